@@ -1,0 +1,29 @@
+//! An AWS KMS external key store (XKS) proxy for PKCS#11 HSMs.
+//!
+//! The path of one request; the numbers are the order of events:
+//!
+//! ```text
+//!  server::event_loop   1 accept, readiness            proto: bytes, the time and completions
+//!  server::tls          2 rustls, bytes <-> plaintext         go in; bytes and jobs come out
+//!  proto::http          3 request head, body framing
+//!  proto::route         4 method and path -> call
+//!  proto::sigv4         5 canonical request, verification
+//!  proto::xks::decode   6 JSON -> typed call
+//!  proto::xks::authorize 7 the store's keys
+//!  hsm::queue           8 bounded shards of jobs, per token
+//!  hsm::worker          9 one thread = one PKCS#11 session
+//!  hsm::pkcs11         10 C_EncryptInit, C_Encrypt / C_DecryptInit, C_Decrypt
+//!  proto::xks::encode  11 the answer, or the one map from error to HTTP
+//!  server::socket      12 write
+//! ```
+//!
+//! `proto` and `hsm` know nothing of each other; they share the words of [`job`] alone.
+
+pub mod cli;
+pub mod hsm;
+pub mod job;
+pub mod limits;
+pub mod observe;
+pub mod proto;
+pub mod server;
+pub mod settings;

@@ -1,0 +1,149 @@
+//! Every limit in one place, units last in the name. What the settings can change says so.
+
+use std::time::Duration;
+
+// ---- AES-GCM and the XKS specification
+
+/// Authentication tag (XKS specification, Encrypt: 128 bits).
+pub const GCM_TAG_BYTES: usize = 16;
+/// The IV that this proxy asks for or makes.
+pub const GCM_IV_BYTES: usize = 12;
+/// The longest IV that the specification allows.
+pub const MAX_GCM_IV_BYTES: usize = 16;
+/// `ciphertextMetadata` before base64 (XKS specification, Encrypt).
+pub const MAX_CIPHERTEXT_METADATA_BYTES: usize = 20;
+/// AAD before base64: its length goes into two bytes.
+pub const MAX_AAD_BYTES: usize = 65_535;
+/// Plaintext that a proxy must be able to take (XKS specification, Encrypt).
+pub const MIN_MAX_PLAINTEXT_BYTES: usize = 4_300;
+/// AAD that a proxy must be able to take (XKS specification, Encrypt).
+pub const MIN_MAX_AAD_BYTES: usize = 8_192;
+/// An external key id (XKS specification, API operations).
+pub const MAX_KEY_ID_BYTES: usize = 128;
+/// ARNs (XKS specification, API operations).
+pub const MAX_ARN_BYTES: usize = 2_048;
+/// The path prefix of a store: with `/kms/xks/v1` at most 128.
+pub const MAX_URI_PATH_PREFIX_BYTES: usize = 117;
+/// The shortest path prefix that is not empty.
+pub const MIN_URI_PATH_PREFIX_BYTES: usize = 9;
+/// `errorMessage` (XKS specification, Error codes: under 512).
+pub const MAX_ERROR_MESSAGE_BYTES: usize = 511;
+/// Entries of `ekmFleetDetails` (XKS specification, GetHealthStatus).
+pub const MAX_FLEET_DETAILS: usize = 10;
+/// A health result is not older than this (XKS specification, GetHealthStatus).
+pub const MAX_HEALTH_AGE: Duration = Duration::from_secs(60);
+
+// ---- HTTP
+
+/// The request target; KMS keeps whole URIs to 256.
+pub const MAX_TARGET_BYTES: usize = 256;
+/// Request line and header fields together.
+pub const MAX_HEAD_BYTES: usize = 8 * 1024;
+/// Header fields in a request.
+pub const MAX_HEADERS: usize = 64;
+/// One chunk-size line with its extensions (RFC 9112, 7.1).
+pub const MAX_CHUNK_LINE_BYTES: usize = 256;
+/// Trailer section of a chunked body; it is read and dropped.
+pub const MAX_TRAILER_BYTES: usize = 1024;
+/// Room in a body for all that is neither plaintext, ciphertext nor AAD: requestMetadata with
+/// ARNs of 2,048 characters, members that KMS may add, white space.
+pub const BODY_OVERHEAD_BYTES: usize = 16 * 1024;
+/// A connection's first buffer; it takes what nearly all requests need.
+pub const SMALL_BUFFER_BYTES: usize = 4 * 1024;
+/// Buffers of each size that a loop keeps for reuse.
+pub const MAX_POOLED_BUFFERS: usize = 1024;
+
+// ---- SigV4
+
+/// How far `x-amz-date` may be from our clock (XKS specification, Appendix A).
+pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+/// Header names in SignedHeaders.
+pub const MAX_SIGNED_HEADERS: usize = 32;
+/// Signing keys kept for each credential: yesterday's, today's and tomorrow's may all be valid
+/// around midnight.
+pub const SIGNING_KEYS_PER_CREDENTIAL: usize = 3;
+/// An access key id (XKS specification, Appendix A).
+pub const MIN_ACCESS_KEY_ID_BYTES: usize = 20;
+/// An access key id (XKS specification, Appendix A).
+pub const MAX_ACCESS_KEY_ID_BYTES: usize = 30;
+/// A secret access key (XKS specification, XKS proxy configuration).
+pub const MIN_SECRET_ACCESS_KEY_BYTES: usize = 43;
+/// A secret access key (XKS specification, XKS proxy configuration).
+pub const MAX_SECRET_ACCESS_KEY_BYTES: usize = 64;
+
+// ---- Time. What the settings name differently is a default.
+
+/// A whole call, from its first byte: KMS hangs up after 250 ms, the network takes some of it.
+/// Setting: `[limits] request_deadline_milli`.
+pub const DEFAULT_REQUEST_DEADLINE_MILLI: u64 = 180;
+/// From a request's first byte to the end of its head. Setting: `[limits] head_timeout_milli`.
+pub const DEFAULT_HEAD_TIMEOUT_MILLI: u64 = 10_000;
+/// From the end of the head to the end of the body. Setting: `[limits] body_timeout_milli`.
+pub const DEFAULT_BODY_TIMEOUT_MILLI: u64 = 10_000;
+/// Between two requests on one connection. Setting: `[limits] idle_timeout_milli`.
+pub const DEFAULT_IDLE_TIMEOUT_MILLI: u64 = 75_000;
+/// For the peer to take an answer. Setting: `[limits] write_timeout_milli`.
+pub const DEFAULT_WRITE_TIMEOUT_MILLI: u64 = 10_000;
+/// For a TLS handshake. Setting: `[limits] handshake_timeout_milli`.
+pub const DEFAULT_HANDSHAKE_TIMEOUT_MILLI: u64 = 10_000;
+/// After an answer that ends a connection, how long what the peer still sends is read and
+/// dropped, so that it gets to see the answer (RFC 9112, 9.6).
+pub const LINGER: Duration = Duration::from_secs(2);
+/// How much is read and dropped in that time.
+pub const MAX_LINGER_BYTES: usize = 256 * 1024;
+/// Between SIGTERM and the end of accepting: readiness is false, answers carry
+/// `Connection: close`. Setting: `[server] drain_delay_milli`.
+pub const DEFAULT_DRAIN_DELAY_MILLI: u64 = 5_000;
+/// Then, for what is in flight to finish. Setting: `[server] drain_timeout_milli`.
+pub const DEFAULT_DRAIN_TIMEOUT_MILLI: u64 = 5_000;
+
+// ---- Event loops
+
+/// Connections in all. Setting: `[limits] max_connections`.
+pub const DEFAULT_MAX_CONNECTIONS: usize = 20_000;
+/// Event loops. Setting: `[server] event_loops`.
+pub const MAX_EVENT_LOOPS: usize = 64;
+/// Connections accepted in one turn of a loop.
+pub const MAX_ACCEPTS_PER_TURN: usize = 64;
+/// Bytes read from one connection in one turn of a loop, and a loop's scratch buffer.
+pub const READ_SCRATCH_BYTES: usize = 64 * 1024;
+/// The kernel's queue of connections not yet accepted.
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// Readiness events taken from the kernel at once.
+pub const MAX_EVENTS_PER_POLL: usize = 1024;
+/// TLS sessions that can be resumed by id (TLS 1.2); TLS 1.3 uses tickets.
+pub const TLS_SESSION_CACHE_SIZE: usize = 4096;
+
+// ---- HSM
+
+/// Sessions of one token. Setting: `[pkcs11] session_pool_max_size`.
+pub const MAX_SESSIONS_PER_TOKEN: usize = 1024;
+/// Jobs that may wait for one token; past it, 429.
+pub const MAX_QUEUED_JOBS_PER_TOKEN: usize = 16 * 1024;
+/// Random bytes fetched by one C_GenerateRandom, cut into IVs: 341 of them.
+pub const IV_BATCH_BYTES: usize = 4092;
+/// Between two probes of a token's health.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two listings of a token's keys.
+pub const KEY_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// Keys that a listing takes from a token.
+pub const MAX_KEYS_PER_TOKEN: usize = 100_000;
+/// Object handles fetched by one C_FindObjects.
+pub const FIND_OBJECTS_BATCH: usize = 1024;
+/// A CKA_LABEL longer than this cannot be an external key id.
+pub const MAX_LABEL_BYTES: usize = 256;
+/// Slots that a module may list.
+pub const MAX_SLOTS: usize = 1024;
+
+// ---- Log
+
+/// Bytes of log lines that wait to be written; past it, lines are dropped and counted.
+pub const MAX_LOG_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+
+const _: () = {
+    assert!(MAX_URI_PATH_PREFIX_BYTES + "/kms/xks/v1".len() == 128);
+    assert!(IV_BATCH_BYTES.is_multiple_of(GCM_IV_BYTES));
+    assert!(MAX_HEAD_BYTES > MAX_TARGET_BYTES);
+    assert!(GCM_IV_BYTES <= MAX_GCM_IV_BYTES);
+    assert!(SMALL_BUFFER_BYTES < MAX_HEAD_BYTES + BODY_OVERHEAD_BYTES);
+};

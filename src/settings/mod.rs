@@ -1,0 +1,210 @@
+//! The settings file, as values that cannot be invalid.
+//!
+//! [`load`] reads a TOML file written for this proxy or for the reference proxy and gives either
+//! [`Settings`] with what is worth a warning, or every mistake in the file at once.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::observe::redaction::Secret;
+
+/// All settings. Sections that are switched off are absent.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The file they were read from.
+    pub file: PathBuf,
+    /// `[server]`
+    pub server: Server,
+    /// `[tracing]`
+    pub tracing: Tracing,
+    /// `[security] is_sigv4_auth_enabled`
+    pub is_sigv4_auth_enabled: bool,
+    /// `[tls]`, if `[security] is_tls_enabled`.
+    pub tls: Option<Tls>,
+    /// `[[external_key_stores]]`
+    pub stores: Vec<Store>,
+    /// `[pkcs11]`, with `[pkcs11_logger]` and `[hsm_capabilities]`
+    pub pkcs11: Pkcs11,
+    /// `[limits]`
+    pub limits: Limits,
+}
+
+/// `[server]`
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Address to listen on.
+    pub ip: IpAddr,
+    /// Port of the XKS API. 0 lets the system choose (tests).
+    pub port: u16,
+    /// Port of the plain-HTTP `/ping` and `/readyz`; may equal `port`. 0 lets the system choose.
+    pub port_http_ping: u16,
+    /// The Region that a SigV4 scope must name.
+    pub region: String,
+    /// The service that a SigV4 scope must name.
+    pub service: String,
+    /// Decoded `ciphertext_metadata_b64`, at most 20 bytes. `None` if absent.
+    pub ciphertext_metadata: Option<Vec<u8>>,
+    /// `[server.tcp_keepalive]`, if `tcp_keepalive_secs` is there.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Event loops; 0 chooses by the number of cores.
+    pub event_loops: usize,
+    /// After SIGTERM, how long readiness is false before accepting ends.
+    pub drain_delay: Duration,
+    /// Then, how long what is in flight may take.
+    pub drain_timeout: Duration,
+}
+
+/// `[server.tcp_keepalive]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// Idle time before the first probe.
+    pub idle: Duration,
+    /// Between probes.
+    pub interval: Option<Duration>,
+    /// Unanswered probes before the connection is dead.
+    pub retries: Option<u32>,
+}
+
+/// `[tracing]`
+#[derive(Clone, Debug)]
+pub struct Tracing {
+    /// Lines go to standard output.
+    pub stdout: bool,
+    /// Lines go to a rotating file.
+    pub file: Option<LogFile>,
+    /// The least severe level that is logged.
+    pub level: tracing::Level,
+    /// `format`
+    pub format: LogFormat,
+}
+
+/// `[tracing] format`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text an event.
+    #[default]
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// `[tracing] directory`, `file_prefix`, `rotation_kind`
+#[derive(Clone, Debug)]
+pub struct LogFile {
+    /// Made if it is missing.
+    pub directory: PathBuf,
+    /// The name begins with this; the time follows.
+    pub prefix: String,
+    /// When a new file begins.
+    pub rotation: Rotation,
+}
+
+/// `[tracing] rotation_kind`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// Each minute
+    Minutely,
+    /// Each hour
+    Hourly,
+    /// Each day
+    Daily,
+    /// One file for good
+    Never,
+}
+
+/// `[tls]`, read and checked: the key fits the certificate.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Ready for the event loops: suites, certificate, session tickets, client verification.
+    pub config: Arc<rustls::ServerConfig>,
+    /// The end-entity certificate's subject, names and expiry, for the log.
+    pub certificate: CertificateSummary,
+    /// Whether client certificates are required (mTLS), and the name they must bear.
+    pub client_name: Option<String>,
+}
+
+/// What the log and `check` say of the server's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateSummary {
+    /// Subject distinguished name.
+    pub subject: String,
+    /// DNS names of the subjectAltName extension.
+    pub names: Vec<String>,
+    /// Seconds since 1970 at which it expires.
+    pub not_after_unix_secs: i64,
+}
+
+/// One of `[[external_key_stores]]`
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// Empty, or "/...", without `/kms/xks/v1`.
+    pub uri_path_prefix: String,
+    /// `None` if both members are empty, as in the reference proxy's sample files: then no
+    /// signature fits, and every call is refused with AuthenticationFailedException.
+    pub credential: Option<Credential>,
+    /// External key ids, each a `CKA_LABEL`, sorted, no doubles.
+    pub xks_key_id_set: Vec<String>,
+}
+
+/// A SigV4 credential.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// Not secret.
+    pub access_key_id: String,
+    /// Shared with KMS.
+    pub secret_access_key: Secret<String>,
+}
+
+/// `[pkcs11]`, `[pkcs11_logger]`, `[hsm_capabilities]`
+#[derive(Clone, Debug)]
+pub struct Pkcs11 {
+    /// The module, from the environment variable `PKCS11_HSM_MODULE` if that is set.
+    pub module: PathBuf,
+    /// PIN, passphrase of a card set, or "user:password" (AWS CloudHSM). May be empty.
+    pub user_pin: Secret<String>,
+    /// Sessions at the most.
+    pub session_pool_max_size: usize,
+    /// Where IVs come from.
+    pub iv_mode: IvMode,
+    /// A label that fits several keys means the first of them, as in the reference proxy.
+    pub allow_ambiguous_labels: bool,
+    /// Environment variables to set before the module is loaded (`[pkcs11_logger]`): those of
+    /// its members that the environment does not have already.
+    pub environment: Vec<(String, String)>,
+}
+
+/// `[hsm_capabilities]` `can_generate_iv`, `is_zero_iv_required`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IvMode {
+    /// 12 bytes from C_GenerateRandom (SoftHSM2).
+    Random,
+    /// A zeroed 12-byte buffer that the HSM overwrites (AWS CloudHSM, nShield).
+    ZeroedBuffer,
+    /// None given; the HSM appends it to the output, after the tag (Thales Luna).
+    Appended,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Base64 bytes of `plaintext` and `ciphertext`.
+    pub max_plaintext_in_base64: usize,
+    /// Base64 bytes of `additionalAuthenticatedData`.
+    pub max_aad_in_base64: usize,
+    /// Connections in all, over all event loops.
+    pub max_connections: usize,
+    /// A whole call, from its first byte.
+    pub request_deadline: Duration,
+    /// First byte to end of head.
+    pub head_timeout: Duration,
+    /// End of head to end of body.
+    pub body_timeout: Duration,
+    /// Between requests.
+    pub idle_timeout: Duration,
+    /// For the peer to take an answer.
+    pub write_timeout: Duration,
+    /// For a TLS handshake.
+    pub handshake_timeout: Duration,
+}
