@@ -111,6 +111,8 @@ pub const READ_SCRATCH_BYTES: usize = 64 * 1024;
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// Readiness events taken from the kernel at once.
 pub const MAX_EVENTS_PER_POLL: usize = 1024;
+/// One TLS record, framing and expansion included (RFC 5246, 6.2.3).
+pub const MAX_RECORD_BYTES: usize = 5 + 16 * 1024 + 2048;
 /// TLS sessions that can be resumed by id (TLS 1.2); TLS 1.3 uses tickets.
 pub const TLS_SESSION_CACHE_SIZE: usize = 4096;
 

@@ -46,3 +46,11 @@ pub struct CallRecord<'a> {
     /// Microseconds from the request's first byte to the answer.
     pub total_micros: u32,
 }
+
+/// A stand-in.
+#[derive(Default)]
+pub struct AccessLog;
+impl AccessLog {
+    /// Writes one.
+    pub fn write(&mut self, _record: &CallRecord<'_>) {}
+}

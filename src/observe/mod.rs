@@ -3,3 +3,4 @@
 pub mod access_log;
 pub mod log;
 pub mod redaction;
+pub mod timestamp;

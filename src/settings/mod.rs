@@ -8,7 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::hsm::config::TokenConfig;
+use crate::observe::log::LogConfig;
 use crate::observe::redaction::Secret;
+use crate::proto::service::Timeouts;
 
 /// All settings. Sections that are switched off are absent.
 #[derive(Clone, Debug)]
@@ -18,7 +21,7 @@ pub struct Settings {
     /// `[server]`
     pub server: Server,
     /// `[tracing]`
-    pub tracing: Tracing,
+    pub tracing: LogConfig,
     /// `[security] is_sigv4_auth_enabled`
     pub is_sigv4_auth_enabled: bool,
     /// `[tls]`, if `[security] is_tls_enabled`.
@@ -67,53 +70,6 @@ pub struct TcpKeepalive {
     pub retries: Option<u32>,
 }
 
-/// `[tracing]`
-#[derive(Clone, Debug)]
-pub struct Tracing {
-    /// Lines go to standard output.
-    pub stdout: bool,
-    /// Lines go to a rotating file.
-    pub file: Option<LogFile>,
-    /// The least severe level that is logged.
-    pub level: tracing::Level,
-    /// `format`
-    pub format: LogFormat,
-}
-
-/// `[tracing] format`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One line of text an event.
-    #[default]
-    Text,
-    /// One JSON object an event.
-    Json,
-}
-
-/// `[tracing] directory`, `file_prefix`, `rotation_kind`
-#[derive(Clone, Debug)]
-pub struct LogFile {
-    /// Made if it is missing.
-    pub directory: PathBuf,
-    /// The name begins with this; the time follows.
-    pub prefix: String,
-    /// When a new file begins.
-    pub rotation: Rotation,
-}
-
-/// `[tracing] rotation_kind`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rotation {
-    /// Each minute
-    Minutely,
-    /// Each hour
-    Hourly,
-    /// Each day
-    Daily,
-    /// One file for good
-    Never,
-}
-
 /// `[tls]`, read and checked: the key fits the certificate.
 #[derive(Clone, Debug)]
 pub struct Tls {
@@ -160,30 +116,13 @@ pub struct Credential {
 /// `[pkcs11]`, `[pkcs11_logger]`, `[hsm_capabilities]`
 #[derive(Clone, Debug)]
 pub struct Pkcs11 {
-    /// The module, from the environment variable `PKCS11_HSM_MODULE` if that is set.
-    pub module: PathBuf,
-    /// PIN, passphrase of a card set, or "user:password" (AWS CloudHSM). May be empty.
-    pub user_pin: Secret<String>,
-    /// Sessions at the most.
-    pub session_pool_max_size: usize,
-    /// Where IVs come from.
-    pub iv_mode: IvMode,
+    /// The tokens. One, until `[[pkcs11.tokens]]` exists: the first slot with a token.
+    pub tokens: Vec<TokenConfig>,
     /// A label that fits several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
     /// Environment variables to set before the module is loaded (`[pkcs11_logger]`): those of
     /// its members that the environment does not have already.
     pub environment: Vec<(String, String)>,
-}
-
-/// `[hsm_capabilities]` `can_generate_iv`, `is_zero_iv_required`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IvMode {
-    /// 12 bytes from C_GenerateRandom (SoftHSM2).
-    Random,
-    /// A zeroed 12-byte buffer that the HSM overwrites (AWS CloudHSM, nShield).
-    ZeroedBuffer,
-    /// None given; the HSM appends it to the output, after the tag (Thales Luna).
-    Appended,
 }
 
 /// `[limits]`
@@ -195,16 +134,6 @@ pub struct Limits {
     pub max_aad_in_base64: usize,
     /// Connections in all, over all event loops.
     pub max_connections: usize,
-    /// A whole call, from its first byte.
-    pub request_deadline: Duration,
-    /// First byte to end of head.
-    pub head_timeout: Duration,
-    /// End of head to end of body.
-    pub body_timeout: Duration,
-    /// Between requests.
-    pub idle_timeout: Duration,
-    /// For the peer to take an answer.
-    pub write_timeout: Duration,
-    /// For a TLS handshake.
-    pub handshake_timeout: Duration,
+    /// How long each wait may last.
+    pub timeouts: Timeouts,
 }

@@ -1,0 +1,186 @@
+//! A connection's receive buffer and the pool it comes from.
+//!
+//! A buffer is small until a request needs more, then large enough for any request that the
+//! limits allow. It goes back to the pool, wiped, when nothing is left in it: an idle connection
+//! holds none.
+
+use zeroize::Zeroize;
+
+use crate::limits::{MAX_POOLED_BUFFERS, SMALL_BUFFER_BYTES};
+
+/// Bytes that a JSON parser may read (and writes back) past the end of a document.
+pub const PADDING_BYTES: usize = simd_json::INPUT_PADDING;
+
+/// Bytes received and not yet consumed: `bytes[..filled]`, with `filled + PADDING_BYTES <= len`.
+#[derive(Default)]
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    filled: usize,
+}
+
+impl Buffer {
+    /// How many bytes have been received and not consumed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.filled
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.filled == 0
+    }
+
+    /// What has been received.
+    #[must_use]
+    pub fn filled(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+
+    /// All of it: what has been received, then at least [`PADDING_BYTES`] more.
+    pub fn padded_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    /// How many more bytes fit.
+    fn spare(&self) -> usize {
+        self.bytes.len().saturating_sub(self.filled + PADDING_BYTES)
+    }
+
+    /// Copies `bytes` in, taking a buffer from the pool or a larger one if need be. What does
+    /// not fit the largest is left: the number of bytes taken is returned.
+    pub fn receive(&mut self, bytes: &[u8], pool: &mut BufferPool) -> usize {
+        if bytes.len() > self.spare() {
+            self.grow(self.filled + bytes.len(), pool);
+        }
+        let taken = bytes.len().min(self.spare());
+        self.bytes[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
+        self.filled += taken;
+        taken
+    }
+
+    fn grow(&mut self, needed: usize, pool: &mut BufferPool) {
+        let mut larger = pool.take(needed + PADDING_BYTES);
+        if larger.len() <= self.bytes.len() {
+            pool.put(larger);
+            return;
+        }
+        larger[..self.filled].copy_from_slice(&self.bytes[..self.filled]);
+        let mut old = std::mem::replace(&mut self.bytes, larger);
+        old[..self.filled].zeroize();
+        pool.put(old);
+    }
+
+    /// Wipes the first `count` bytes and moves the rest to the front; an empty buffer goes back
+    /// to the pool.
+    pub fn consume(&mut self, count: usize, pool: &mut BufferPool) {
+        debug_assert!(count <= self.filled);
+        let count = count.min(self.filled);
+        let rest = self.filled - count;
+        if rest > 0 {
+            self.bytes.copy_within(count..self.filled, 0);
+        }
+        self.bytes[rest..self.filled].zeroize();
+        self.filled = rest;
+        if rest == 0 {
+            pool.put(std::mem::take(&mut self.bytes));
+        }
+    }
+
+    /// Takes `count` bytes out at `at`, moving up what follows.
+    pub fn remove(&mut self, at: usize, count: usize) {
+        debug_assert!(at + count <= self.filled);
+        if at + count <= self.filled {
+            self.bytes.copy_within(at + count..self.filled, at);
+            self.bytes[self.filled - count..self.filled].zeroize();
+            self.filled -= count;
+        }
+    }
+
+    /// Wipes everything and gives the memory back.
+    pub fn clear(&mut self, pool: &mut BufferPool) {
+        self.consume(self.filled, pool);
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.bytes[..self.filled].zeroize();
+    }
+}
+
+/// Wiped buffers of two sizes, the most recently used first.
+pub struct BufferPool {
+    small: Vec<Box<[u8]>>,
+    large: Vec<Box<[u8]>>,
+    large_bytes: usize,
+}
+
+impl BufferPool {
+    /// `large_bytes` is what the longest allowed request needs, with what may come behind it in
+    /// one TLS record.
+    #[must_use]
+    pub fn new(large_bytes: usize) -> Self {
+        Self {
+            small: Vec::new(),
+            large: Vec::new(),
+            large_bytes: large_bytes.max(SMALL_BUFFER_BYTES) + PADDING_BYTES,
+        }
+    }
+
+    /// The most that one buffer holds.
+    #[must_use]
+    pub fn large_bytes(&self) -> usize {
+        self.large_bytes - PADDING_BYTES
+    }
+
+    fn take(&mut self, needed: usize) -> Box<[u8]> {
+        let (pool, size) = if needed <= SMALL_BUFFER_BYTES {
+            (&mut self.small, SMALL_BUFFER_BYTES)
+        } else {
+            (&mut self.large, self.large_bytes)
+        };
+        pool.pop().unwrap_or_else(|| vec![0; size].into_boxed_slice())
+    }
+
+    /// Takes a wiped buffer back; drops it if there are enough.
+    fn put(&mut self, bytes: Box<[u8]>) {
+        let pool = match bytes.len() {
+            SMALL_BUFFER_BYTES => &mut self.small,
+            size if size == self.large_bytes => &mut self.large,
+            _ => return,
+        };
+        if pool.len() < MAX_POOLED_BUFFERS {
+            pool.push(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one request leaves behind must never be seen by the next holder of its buffer.
+    #[test]
+    fn pooled_buffers_are_wiped() {
+        let mut pool = BufferPool::new(64 * 1024);
+        let mut buffer = Buffer::default();
+        assert_eq!(buffer.receive(&[7; 100], &mut pool), 100);
+        assert_eq!(buffer.receive(&[8; 5000], &mut pool), 5000);
+        buffer.consume(5000, &mut pool);
+        assert_eq!(buffer.filled(), &[8; 100]);
+        buffer.clear(&mut pool);
+        assert!(pool.small.iter().chain(&pool.large).flatten().all(|byte| *byte == 0));
+        assert_eq!((pool.small.len(), pool.large.len()), (1, 1));
+    }
+
+    /// The largest buffer bounds what a peer can make us hold.
+    #[test]
+    fn receive_stops_at_the_largest_size() {
+        let mut pool = BufferPool::new(10_000);
+        let mut buffer = Buffer::default();
+        assert_eq!(buffer.receive(&[1; 20_000], &mut pool), 10_000);
+        assert_eq!(buffer.receive(&[1; 1], &mut pool), 0);
+        assert!(buffer.padded_mut().len() >= buffer.len() + PADDING_BYTES);
+    }
+}

@@ -1,0 +1,419 @@
+//! One peer's connection: an explicit state, resumed with each piece of input.
+//!
+//! The shell feeds bytes, completions and the end of waits, and does what the returned [`Step`]
+//! says; whatever has been appended to [`Protocol::out`] is to be sent in any case. Requests are
+//! taken one at a time: what a pipelining peer sends ahead waits in the buffer, so answers keep
+//! their order.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::buffer::Buffer;
+use super::exchange::{Accepted, Exchange};
+use super::http::HttpError;
+use super::http::body::{Progress, Whole};
+use super::http::{request, response};
+use super::protocol::{Moment, Protocol};
+use super::xks::encode;
+use super::xks::error::ApiError;
+use crate::job::{Completion, Failure, FleetHealth, Job, ReplyTo, Request, Success};
+
+/// Which port a connection came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// The XKS API, `/ping` and `/readyz`.
+    Api,
+    /// `/ping` and `/readyz` only.
+    Ping,
+}
+
+/// What the shell has to do next.
+#[must_use]
+pub enum Step {
+    /// Wait for more bytes, until [`Connection::wait`] ends.
+    Receive,
+    /// Hand this to the HSM and wait for its completion. No bytes are wanted meanwhile.
+    Submit(Job),
+    /// Call [`Connection::answer_health`].
+    Health,
+    /// The answer is in [`Protocol::out`]: when it has been sent, call [`Connection::sent`].
+    Send,
+    /// Close the connection.
+    Close,
+}
+
+/// What a connection waits for, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// For a request to begin.
+    Idle(Instant),
+    /// For the rest of a request's head.
+    Head(Instant),
+    /// For the rest of its body.
+    Body(Instant),
+    /// For the HSM; the time is that of the request's first byte.
+    Hsm(Instant),
+    /// For an answer to be sent.
+    Send(Instant),
+}
+
+enum State {
+    /// Bytes up to `searched` hold no end of a head.
+    Head { searched: usize },
+    /// The head ends at `head_bytes`.
+    Body { head_bytes: usize, progress: Progress },
+    /// The HSM works.
+    Waiting { exchange: Exchange, request: Arc<Request>, serial: u64 },
+    /// The fleet's health is asked for.
+    WaitingForHealth { exchange: Exchange },
+    /// The answer is on its way.
+    Answered { close: bool },
+}
+
+/// One peer's connection.
+pub struct Connection {
+    listener: Listener,
+    peer: Option<IpAddr>,
+    buffer: Buffer,
+    state: State,
+    /// When the request's first byte came; while idle, when the last answer had gone.
+    started: Instant,
+    /// When the present state began.
+    since: Instant,
+    /// The peer will send no more.
+    is_half_closed: bool,
+}
+
+impl Connection {
+    /// A connection that has just been made.
+    #[must_use]
+    pub fn new(listener: Listener, peer: Option<IpAddr>, now: Instant) -> Self {
+        Self {
+            listener,
+            peer,
+            buffer: Buffer::default(),
+            state: State::Head { searched: 0 },
+            started: now,
+            since: now,
+            is_half_closed: false,
+        }
+    }
+
+    /// What is waited for. What it means for how long is the service's to say.
+    #[must_use]
+    pub fn wait(&self) -> Wait {
+        match self.state {
+            State::Head { .. } if self.buffer.is_empty() => Wait::Idle(self.since),
+            State::Head { .. } => Wait::Head(self.started),
+            State::Body { .. } => Wait::Body(self.since),
+            State::Waiting { .. } | State::WaitingForHealth { .. } => Wait::Hsm(self.started),
+            State::Answered { .. } => Wait::Send(self.since),
+        }
+    }
+
+    /// How many bytes [`Self::receive`] takes now. None while an answer is pending: a peer that
+    /// sends ahead waits.
+    #[must_use]
+    pub fn room(&self, protocol: &Protocol) -> usize {
+        match self.state {
+            State::Head { .. } | State::Body { .. } => {
+                protocol.buffers.large_bytes().saturating_sub(self.buffer.len())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Takes bytes in, no more than [`Self::room`].
+    pub fn receive(&mut self, protocol: &mut Protocol, moment: &Moment, bytes: &[u8]) {
+        if self.buffer.is_empty() && !bytes.is_empty() {
+            self.started = moment.now;
+        }
+        let taken = self.buffer.receive(bytes, &mut protocol.buffers);
+        debug_assert_eq!(taken, bytes.len());
+    }
+
+    /// The peer has ended its side. What it asked is still answered (RFC 9112, 9.6).
+    pub fn peer_closed(&mut self) -> Step {
+        self.is_half_closed = true;
+        match &mut self.state {
+            State::Head { .. } | State::Body { .. } => Step::Close,
+            State::Waiting { exchange, .. } | State::WaitingForHealth { exchange } => {
+                exchange.close = true;
+                Step::Receive
+            }
+            State::Answered { close } => {
+                *close = true;
+                Step::Receive
+            }
+        }
+    }
+
+    /// Goes on with what has been received.
+    pub fn step(&mut self, protocol: &mut Protocol, moment: &Moment) -> Step {
+        loop {
+            match &mut self.state {
+                State::Head { searched } => {
+                    let empty_lines = request::leading_empty_lines(self.buffer.filled());
+                    if empty_lines > 0 {
+                        self.buffer.consume(empty_lines, &mut protocol.buffers);
+                        *searched = 0;
+                    }
+                    let received = self.buffer.filled();
+                    let Some(end) = request::find_end(received, *searched) else {
+                        if let Some(error) = request::too_large(received) {
+                            return self.refuse(protocol, moment, error);
+                        }
+                        *searched = received.len();
+                        return Step::Receive;
+                    };
+                    if let Err(error) = self.begin_body(protocol, moment, end) {
+                        return self.refuse(protocol, moment, error);
+                    }
+                }
+                State::Body { head_bytes, progress } => {
+                    let (head_bytes, length) = (*head_bytes, self.buffer.len());
+                    let max_bytes = protocol.service.max_body_bytes();
+                    let received = &mut self.buffer.padded_mut()[head_bytes..length];
+                    match progress.advance(received, max_bytes) {
+                        Ok(Some(whole)) => {
+                            return self.process(protocol, moment, head_bytes, whole);
+                        }
+                        Ok(None) => {
+                            if let Some((at, spent)) = progress.take_spent() {
+                                self.buffer.remove(head_bytes + at, spent);
+                            }
+                            return Step::Receive;
+                        }
+                        Err(error) => return self.refuse(protocol, moment, error),
+                    }
+                }
+                State::Waiting { .. } | State::WaitingForHealth { .. } => return Step::Receive,
+                State::Answered { .. } => return Step::Send,
+            }
+        }
+    }
+
+    fn begin_body(
+        &mut self,
+        protocol: &mut Protocol,
+        moment: &Moment,
+        head_bytes: usize,
+    ) -> Result<(), HttpError> {
+        let mut slots = request::header_slots();
+        let received = self.buffer.filled();
+        let head = request::parse(&received[..head_bytes], &mut slots)?;
+        let progress = Progress::new(head.framing, protocol.service.max_body_bytes())?;
+        if head.expects_continue && received.len() == head_bytes {
+            protocol.out.extend_from_slice(response::CONTINUE);
+        }
+        self.state = State::Body { head_bytes, progress };
+        self.since = moment.now;
+        Ok(())
+    }
+
+    /// A whole request is there.
+    fn process(
+        &mut self,
+        protocol: &mut Protocol,
+        moment: &Moment,
+        head_bytes: usize,
+        whole: Whole,
+    ) -> Step {
+        let padded = self.buffer.padded_mut();
+        let base = padded.as_ptr() as usize;
+        let (head, body) = padded.split_at_mut(head_bytes);
+        let mut slots = request::header_slots();
+        let head = match request::parse(head, &mut slots) {
+            Ok(head) => head,
+            Err(error) => return self.refuse(protocol, moment, error),
+        };
+        let mut exchange = Exchange {
+            started: self.started,
+            peer: self.peer,
+            consumed: head_bytes + whole.consumed,
+            close: !head.keep_alive || self.is_half_closed,
+            announce_keep_alive: head.is_http_1_0,
+            is_head: head.method == "HEAD",
+            request_bytes: whole.length,
+            ..Exchange::new(self.started)
+        };
+        let is_api = self.listener == Listener::Api;
+        let accepted = exchange.accept(protocol, moment, is_api, &head, base, body, whole.length);
+        match accepted {
+            Ok(Accepted::Text(status, text)) => {
+                protocol.body.extend_from_slice(text.as_bytes());
+                self.finish(protocol, moment, &exchange, Answer::Text(status))
+            }
+            Ok(Accepted::Health) => {
+                self.state = State::WaitingForHealth { exchange };
+                Step::Health
+            }
+            Ok(Accepted::Job(request)) => {
+                let serial = protocol.take_serial();
+                let job = Job {
+                    request: Arc::clone(&request),
+                    output: protocol.take_output(),
+                    reply_to: ReplyTo { event_loop: protocol.event_loop, slot: 0, serial },
+                    queued_at: moment.now,
+                    deadline: self.started + protocol.service.timeouts.request,
+                };
+                self.state = State::Waiting { exchange, request, serial };
+                Step::Submit(job)
+            }
+            Err(error) => self.finish(protocol, moment, &exchange, Answer::Error(&error)),
+        }
+    }
+
+    /// The answer to [`Step::Health`].
+    pub fn answer_health(
+        &mut self,
+        protocol: &mut Protocol,
+        moment: &Moment,
+        health: &FleetHealth,
+    ) -> Step {
+        let State::WaitingForHealth { exchange } = self.take_state() else {
+            return Step::Receive;
+        };
+        encode::health(&mut protocol.body, health, protocol.service.fleet_size);
+        self.finish(protocol, moment, &exchange, Answer::Json)
+    }
+
+    /// Whether the connection waits for the completion of that serial number.
+    #[must_use]
+    pub fn waits_for(&self, awaited: u64) -> bool {
+        matches!(self.state, State::Waiting { serial, .. } if serial == awaited)
+    }
+
+    /// The HSM side's answer to the job that [`Self::waits_for`] names.
+    pub fn complete(
+        &mut self,
+        protocol: &mut Protocol,
+        moment: &Moment,
+        completion: Completion,
+    ) -> Step {
+        let State::Waiting { mut exchange, request, .. } = self.take_state() else {
+            protocol.recycle_output(completion.output);
+            return Step::Receive;
+        };
+        protocol.recycle_request(request);
+        exchange.token = completion.token;
+        exchange.queue_micros = Some(completion.queue_micros);
+        exchange.hsm_micros = Some(completion.hsm_micros);
+        let body = &mut protocol.body;
+        let step = match completion.outcome {
+            Ok(success) => {
+                match success {
+                    Success::Described(attributes) => encode::key_metadata(body, &attributes),
+                    Success::Encrypted { iv, tag, cdiv } => {
+                        let metadata = protocol.service.ciphertext_metadata.as_deref();
+                        encode::encrypted(
+                            body,
+                            &completion.output,
+                            &iv,
+                            &tag,
+                            metadata,
+                            cdiv.as_ref(),
+                        );
+                    }
+                    Success::Decrypted => encode::decrypted(body, &completion.output),
+                }
+                self.finish(protocol, moment, &exchange, Answer::Json)
+            }
+            Err(failure) => {
+                self.finish(protocol, moment, &exchange, Answer::Error(&failure.into()))
+            }
+        };
+        protocol.recycle_output(completion.output);
+        step
+    }
+
+    /// The HSM side would not take the job.
+    pub fn reject(&mut self, protocol: &mut Protocol, moment: &Moment, failure: Failure) -> Step {
+        let State::Waiting { exchange, request, .. } = self.take_state() else {
+            return Step::Receive;
+        };
+        protocol.recycle_request(request);
+        self.finish(protocol, moment, &exchange, Answer::Error(&failure.into()))
+    }
+
+    /// What [`Self::wait`] named has lasted too long.
+    pub fn timed_out(&mut self, protocol: &mut Protocol, moment: &Moment) -> Step {
+        match &self.state {
+            State::Head { .. } if self.buffer.is_empty() => Step::Close,
+            State::Head { .. } => {
+                let error = HttpError::Timeout("the request head took too long to arrive");
+                self.refuse(protocol, moment, error)
+            }
+            State::Body { .. } => {
+                let error = HttpError::Timeout("the request body took too long to arrive");
+                self.refuse(protocol, moment, error)
+            }
+            State::Waiting { .. } => self.reject(protocol, moment, Failure::TimedOut),
+            State::WaitingForHealth { .. } | State::Answered { .. } => Step::Close,
+        }
+    }
+
+    /// All of [`Protocol::out`] has been sent.
+    pub fn sent(&mut self, protocol: &mut Protocol, moment: &Moment) -> Step {
+        if let State::Answered { close } = self.state {
+            if close {
+                return Step::Close;
+            }
+            self.state = State::Head { searched: 0 };
+            self.since = moment.now;
+            self.started = moment.now;
+        }
+        self.step(protocol, moment)
+    }
+
+    /// Gives the connection's memory back, wiped.
+    pub fn close(mut self, protocol: &mut Protocol) {
+        self.buffer.clear(&mut protocol.buffers);
+        if let State::Waiting { request, .. } = self.state {
+            protocol.recycle_request(request);
+        }
+    }
+
+    fn take_state(&mut self) -> State {
+        std::mem::replace(&mut self.state, State::Answered { close: true })
+    }
+
+    /// Answers what is not a request, and ends the connection: where the next one would begin
+    /// cannot be known.
+    fn refuse(&mut self, protocol: &mut Protocol, moment: &Moment, error: HttpError) -> Step {
+        let mut exchange = Exchange::new(self.started);
+        exchange.peer = self.peer;
+        exchange.consumed = self.buffer.len();
+        exchange.close = true;
+        self.finish(protocol, moment, &exchange, Answer::Error(&error.answer()))
+    }
+
+    /// Appends the answer, whose body is in [`Protocol::body`] unless it is an error; logs it,
+    /// and wipes the request.
+    fn finish(
+        &mut self,
+        protocol: &mut Protocol,
+        moment: &Moment,
+        exchange: &Exchange,
+        answer: Answer<'_>,
+    ) -> Step {
+        let close = exchange.close || moment.is_draining || self.is_half_closed;
+        exchange.write_answer(protocol, moment, &answer, close, self.buffer.filled());
+        let consumed = if close { self.buffer.len() } else { exchange.consumed };
+        self.buffer.consume(consumed, &mut protocol.buffers);
+        self.state = State::Answered { close };
+        self.since = moment.now;
+        Step::Send
+    }
+}
+
+/// What is answered.
+pub(super) enum Answer<'a> {
+    /// 200 and the JSON in [`Protocol::body`].
+    Json,
+    /// That status and the text in [`Protocol::body`].
+    Text(u16),
+    /// An error.
+    Error(&'a ApiError),
+}

@@ -1,0 +1,324 @@
+//! One request and its answer: the order of the checks, and what is logged.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroize as _;
+
+use super::connection::Answer;
+use super::http::request::Head;
+use super::http::response::ResponseHead;
+use super::protocol::{Moment, Protocol};
+use super::route::{Call, Route, route};
+use super::service::Service;
+use super::sigv4;
+use super::xks::authorize;
+use super::xks::decode::{Decoded, Members, RequestMetadata, Span};
+use super::xks::error::{ApiError, ErrorName};
+use crate::job::{HsmAad, Iv, KeyIndex, Operation, Request, TokenIndex};
+use crate::limits::{GCM_IV_BYTES, GCM_TAG_BYTES, MAX_GCM_IV_BYTES};
+use crate::observe::access_log::CallRecord;
+
+/// What a request asks for, once it has passed all checks.
+pub(super) enum Accepted {
+    /// A status and a text that are known at once.
+    Text(u16, &'static str),
+    /// The fleet's health.
+    Health,
+    /// The HSM.
+    Job(Arc<Request>),
+}
+
+/// What is kept of a request until it is answered. Spans are places in the connection's buffer.
+pub(super) struct Exchange {
+    pub(super) started: Instant,
+    pub(super) peer: Option<IpAddr>,
+    /// Received bytes that the request takes up.
+    pub(super) consumed: usize,
+    pub(super) close: bool,
+    pub(super) announce_keep_alive: bool,
+    pub(super) is_head: bool,
+    pub(super) request_bytes: usize,
+    pub(super) token: Option<TokenIndex>,
+    pub(super) queue_micros: Option<u32>,
+    pub(super) hsm_micros: Option<u32>,
+    /// Probes of load balancers are not logged.
+    pub(super) is_probe: bool,
+    pub(super) call: Option<Call>,
+    pub(super) prefix: Option<Span>,
+    pub(super) key_id: Option<Span>,
+    pub(super) metadata: RequestMetadata,
+    /// Where the body begins, for the spans in `metadata`.
+    pub(super) body_offset: usize,
+}
+
+impl Exchange {
+    pub(super) fn new(started: Instant) -> Self {
+        Self {
+            started,
+            peer: None,
+            consumed: 0,
+            close: false,
+            announce_keep_alive: false,
+            is_head: false,
+            request_bytes: 0,
+            token: None,
+            queue_micros: None,
+            hsm_micros: None,
+            is_probe: false,
+            call: None,
+            prefix: None,
+            key_id: None,
+            metadata: RequestMetadata::default(),
+            body_offset: 0,
+        }
+    }
+
+    /// Checks run in this order: path, method, SigV4, content type and JSON, members, key in the
+    /// store's set, size limits. `base` is the address of the buffer; the body is
+    /// `body[..length]`, and there is padding behind it.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
+    pub(super) fn accept(
+        &mut self,
+        protocol: &mut Protocol,
+        moment: &Moment,
+        is_api: bool,
+        head: &Head<'_, '_>,
+        base: usize,
+        body: &mut [u8],
+        length: usize,
+    ) -> Result<Accepted, ApiError> {
+        let no_such_path = || ApiError::new(ErrorName::InvalidUriPath, "there is no such path");
+        let (call, prefix, key_id) = match route(head.path).ok_or_else(no_such_path)? {
+            probe @ (Route::Ping | Route::Ready) => {
+                if head.method != "GET" && head.method != "HEAD" {
+                    return Err(ApiError::method_not_allowed("GET, HEAD"));
+                }
+                self.is_probe = true;
+                return Ok(answer_probe(probe, moment));
+            }
+            Route::Api { .. } if !is_api => return Err(no_such_path()),
+            Route::Api { call, prefix, key_id } => (call, prefix, key_id),
+        };
+        self.call = Some(call);
+        self.prefix = Some(Span::of(prefix, base));
+        self.key_id = (call != Call::Health).then(|| Span::of(key_id, base));
+        self.body_offset = (body.as_ptr() as usize).saturating_sub(base);
+        let service = Arc::clone(&protocol.service);
+        let store = service.store(prefix).ok_or_else(no_such_path)?;
+        if head.method != "POST" {
+            return Err(ApiError::method_not_allowed("POST"));
+        }
+        if service.is_sigv4_auth_enabled {
+            sigv4::verify(
+                head,
+                body.get(..length).unwrap_or_default(),
+                store.credentials(),
+                service.scope(),
+                &mut protocol.signing_keys,
+                moment.unix_secs,
+            )?;
+        }
+        check_content_type(head.content_type)?;
+        let members = protocol.decoder.decode(call, body, length, &mut self.metadata)?;
+        if call == Call::Health {
+            return Ok(Accepted::Health);
+        }
+        let key = authorize::key(store, key_id)?;
+        let mut request = protocol.take_request();
+        let built = match Arc::get_mut(&mut request) {
+            Some(request) => build(request, &service, call, key, &members, body),
+            // The pool holds only what nobody else does.
+            None => Err(ApiError::new(ErrorName::Internal, "a pooled request is in use")),
+        };
+        if let Err(error) = built {
+            protocol.recycle_request(request);
+            return Err(error);
+        }
+        Ok(Accepted::Job(request))
+    }
+
+    /// Appends head and body to [`Protocol::out`] and logs the call. `received` is the buffer
+    /// that the spans are of.
+    pub(super) fn write_answer(
+        &self,
+        protocol: &mut Protocol,
+        moment: &Moment,
+        answer: &Answer<'_>,
+        close: bool,
+        received: &[u8],
+    ) {
+        let (status, content_type, error) = match answer {
+            Answer::Json => (200, "application/json", None),
+            Answer::Text(status) => (*status, "text/plain", None),
+            Answer::Error(error) => {
+                protocol.body.clear();
+                error.write_json(&mut protocol.body);
+                (error.status, "application/json", Some(*error))
+            }
+        };
+        let head = ResponseHead {
+            status,
+            content_type,
+            content_length: protocol.body.len(),
+            date: protocol.date.at(moment.unix_secs),
+            close,
+            announce_keep_alive: self.announce_keep_alive,
+            allow: error.and_then(|error| error.allow),
+        };
+        head.write(&mut protocol.out);
+        if !self.is_head {
+            protocol.out.extend_from_slice(&protocol.body);
+        }
+        if !self.is_probe {
+            self.log(protocol, moment, status, error, received);
+        }
+        protocol.body.zeroize();
+    }
+
+    fn log(
+        &self,
+        protocol: &mut Protocol,
+        moment: &Moment,
+        status: u16,
+        error: Option<&ApiError>,
+        received: &[u8],
+    ) {
+        let text = |span: Option<Span>| span.map(|span| span.text(received));
+        let body = received.get(self.body_offset..).unwrap_or_default();
+        let member = |span: Option<Span>| span.map(|span| span.text(body));
+        let micros = moment.now.saturating_duration_since(self.started).as_micros();
+        let token = self.token.and_then(|token| protocol.token_labels.get(usize::from(token.0)));
+        protocol.access_log.write(&CallRecord {
+            peer: self.peer,
+            call: self.call.map_or("", Call::name),
+            store: text(self.prefix),
+            key_id: text(self.key_id),
+            kms_request_id: member(self.metadata.kms_request_id),
+            kms_operation: member(self.metadata.kms_operation),
+            principal: member(self.metadata.aws_principal_arn),
+            kms_key_arn: member(self.metadata.kms_key_arn),
+            kms_via_service: member(self.metadata.kms_via_service),
+            source_vpc: member(self.metadata.aws_source_vpc),
+            source_vpce: member(self.metadata.aws_source_vpce),
+            status,
+            error_name: error.map(|error| error.name.name()),
+            reason: error.map(ApiError::reason),
+            token: token.map(AsRef::as_ref),
+            request_bytes: self.request_bytes,
+            response_bytes: protocol.body.len(),
+            queue_micros: self.queue_micros,
+            hsm_micros: self.hsm_micros,
+            total_micros: u32::try_from(micros).unwrap_or(u32::MAX),
+        });
+    }
+}
+
+fn answer_probe(probe: Route<'_>, moment: &Moment) -> Accepted {
+    match probe {
+        Route::Ready if moment.is_ready && !moment.is_draining => Accepted::Text(200, "ready\n"),
+        Route::Ready => Accepted::Text(503, "not ready\n"),
+        _ => Accepted::Text(
+            200,
+            concat!("pong from ", env!("CARGO_PKG_NAME"), " v", env!("CARGO_PKG_VERSION"), "\n"),
+        ),
+    }
+}
+
+/// `application/json`, with any parameters (XKS specification, API content type).
+fn check_content_type(value: Option<&[u8]>) -> Result<(), ApiError> {
+    let media_type = value
+        .and_then(|value| value.split(|byte| *byte == b';').next())
+        .map(<[u8]>::trim_ascii)
+        .unwrap_or_default();
+    if media_type.eq_ignore_ascii_case(b"application/json") {
+        return Ok(());
+    }
+    Err(ApiError::validation("the Content-Type is not application/json"))
+}
+
+/// Size limits, then what the HSM needs.
+fn build(
+    request: &mut Request,
+    service: &Service,
+    call: Call,
+    key: KeyIndex,
+    members: &Members,
+    body: &[u8],
+) -> Result<(), ApiError> {
+    request.key = key;
+    if call == Call::Metadata {
+        request.operation = Operation::Describe;
+        return Ok(());
+    }
+    let name = if call == Call::Encrypt { "plaintext" } else { "ciphertext" };
+    check_size(members.data, service.max_plaintext_in_base64, name)?;
+    check_size(members.aad, service.max_aad_in_base64, "additionalAuthenticatedData")?;
+    let bytes = |member: Option<Decoded>| member.map(|member| member.span.bytes(body));
+
+    let mut hash = Sha256::new();
+    let aad = match bytes(members.aad) {
+        None => None,
+        Some(aad) => {
+            let length = u16::try_from(aad.len()).map_err(|_| too_large("AAD", 65_535))?;
+            hash.update(aad);
+            Some((length, <[u8; 32]>::from(hash.clone().finalize())))
+        }
+    };
+    let metadata = match call {
+        Call::Encrypt => service.ciphertext_metadata.as_deref(),
+        _ => bytes(members.ciphertext_metadata),
+    }
+    .unwrap_or_default();
+    request.aad = HsmAad::new(aad.as_ref().map(|(length, digest)| (*length, digest)), metadata);
+    request.input.extend_from_slice(bytes(members.data).unwrap_or_default());
+    request.operation = if call == Call::Encrypt {
+        let cdiv = members.cdiv.then(|| {
+            hash.update(metadata);
+            hash
+        });
+        Operation::Encrypt { cdiv }
+    } else {
+        let iv = bytes(members.iv)
+            .filter(|iv| iv.len() == GCM_IV_BYTES || iv.len() == MAX_GCM_IV_BYTES)
+            .and_then(Iv::from_slice)
+            .ok_or_else(|| {
+                ApiError::new(
+                    ErrorName::InvalidCiphertext,
+                    "the initializationVector is neither 12 nor 16 bytes",
+                )
+            })?;
+        let tag = bytes(members.tag).unwrap_or_default();
+        if tag.len() != GCM_TAG_BYTES {
+            return Err(ApiError::new(
+                ErrorName::InvalidCiphertext,
+                "the authenticationTag is not 16 bytes",
+            ));
+        }
+        request.input.extend_from_slice(tag);
+        Operation::Decrypt { iv }
+    };
+    Ok(())
+}
+
+fn check_size(
+    member: Option<Decoded>,
+    max_base64_bytes: usize,
+    name: &'static str,
+) -> Result<(), ApiError> {
+    match member {
+        Some(member) if member.base64_len > max_base64_bytes => {
+            Err(too_large(name, max_base64_bytes))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn too_large(name: &str, max_bytes: usize) -> ApiError {
+    ApiError::new(
+        ErrorName::UnsupportedOperation,
+        format!("{name} is larger than the configured limit of {max_bytes} bytes of base64"),
+    )
+}

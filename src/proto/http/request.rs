@@ -1,0 +1,399 @@
+//! The request head: request line and header fields (RFC 9112, 3 and 5).
+
+use std::mem::MaybeUninit;
+
+use super::HttpError;
+use super::body::Framing;
+use crate::limits::{MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
+
+/// Room for the header fields of one request.
+pub type HeaderSlots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_HEADERS];
+
+/// Fresh room for header fields.
+#[must_use]
+pub fn header_slots<'b>() -> HeaderSlots<'b> {
+    [MaybeUninit::uninit(); MAX_HEADERS]
+}
+
+/// A request head; all slices are of the received bytes.
+#[derive(Debug)]
+pub struct Head<'h, 'b> {
+    /// As sent; methods are case-sensitive.
+    pub method: &'b str,
+    /// Without the query; begins with "/".
+    pub path: &'b str,
+    /// What follows the first "?", "" if there is none.
+    pub query: &'b str,
+    /// All fields, in order.
+    pub headers: &'h [httparse::Header<'b>],
+    /// How the body is delimited.
+    pub framing: Framing,
+    /// Whether the connection may be used for another request afterwards.
+    pub keep_alive: bool,
+    /// Whether the peer has HTTP/1.0, and so must be told of keep-alive.
+    pub is_http_1_0: bool,
+    /// Whether the peer waits for `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+    /// The one Content-Type, if any.
+    pub content_type: Option<&'b [u8]>,
+}
+
+/// Where the head ends (just past the empty line), looking at `bytes[from..]`. `from` may be
+/// anything up to the end of an earlier search.
+#[must_use]
+pub fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
+    // The empty line may straddle the end of the earlier search.
+    let from = from.saturating_sub(3).min(bytes.len());
+    memchr::memmem::find(&bytes[from..], b"\r\n\r\n").map(|at| from + at + 4)
+}
+
+/// How many empty lines stand before the request line: RFC 9112, 2.2 has a server skip them.
+#[must_use]
+pub fn leading_empty_lines(bytes: &[u8]) -> usize {
+    let mut skipped = 0;
+    while bytes[skipped..].starts_with(b"\r\n") {
+        skipped += 2;
+    }
+    skipped
+}
+
+/// What is wrong with a head that has no end within the limit, if it is past it.
+#[must_use]
+pub fn too_large(bytes: &[u8]) -> Option<HttpError> {
+    if bytes.len() <= MAX_HEAD_BYTES {
+        return None;
+    }
+    if memchr::memmem::find(bytes, b"\r\n").is_none_or(|end| end > MAX_HEAD_BYTES) {
+        return Some(HttpError::TargetTooLong);
+    }
+    Some(HttpError::HeadTooLarge("the request head is larger than 8192 bytes"))
+}
+
+/// Parses a whole head, `bytes` ending with its empty line.
+///
+/// # Errors
+/// An [`HttpError`] for whatever is malformed, ambiguous or over a limit. Nothing that two
+/// parsers could read in two ways is accepted: that is how requests are smuggled.
+pub fn parse<'h, 'b>(
+    bytes: &'b [u8],
+    slots: &'h mut HeaderSlots<'b>,
+) -> Result<Head<'h, 'b>, HttpError> {
+    if bytes.len() > MAX_HEAD_BYTES {
+        return Err(HttpError::HeadTooLarge("the request head is larger than 8192 bytes"));
+    }
+    if has_bare_line_feed(bytes) {
+        return Err(HttpError::BadRequest("a line of the request head ends without CR"));
+    }
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, slots) {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+        Ok(_) => return Err(HttpError::BadRequest("the request head is malformed")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(HttpError::HeadTooLarge("the request has more than 64 header fields"));
+        }
+        Err(httparse::Error::Version) => return Err(version_error(bytes)),
+        Err(httparse::Error::HeaderName) => {
+            return Err(HttpError::BadRequest("a header field's name is malformed"));
+        }
+        Err(httparse::Error::HeaderValue) => {
+            return Err(HttpError::BadRequest("a header field's value is malformed"));
+        }
+        Err(_) => return Err(HttpError::BadRequest("the request line is malformed")),
+    }
+    let (Some(method), Some(target), Some(minor_version)) =
+        (request.method, request.path, request.version)
+    else {
+        return Err(HttpError::BadRequest("the request line is malformed"));
+    };
+    let (path, query) = split_target(target)?;
+    let headers: &'h [httparse::Header<'b>] = request.headers;
+    let fields = Fields::collect(headers)?;
+    let is_http_1_0 = minor_version == 0;
+    if !is_http_1_0 && fields.host == 0 {
+        return Err(HttpError::BadRequest("the Host header field is missing"));
+    }
+    let framing = fields.framing(is_http_1_0)?;
+    Ok(Head {
+        method,
+        path,
+        query,
+        headers,
+        framing,
+        keep_alive: !fields.close && (!is_http_1_0 || fields.keep_alive),
+        is_http_1_0,
+        expects_continue: fields.expects_continue && !is_http_1_0,
+        content_type: fields.content_type,
+    })
+}
+
+/// RFC 9112, 2.2 lets a server take a lone LF for a line's end. Not all parsers do, so we don't.
+fn has_bare_line_feed(bytes: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
+}
+
+/// Tells another version of HTTP from what is not HTTP at all.
+fn version_error(bytes: &[u8]) -> HttpError {
+    let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    match line.rsplit(|byte| *byte == b' ').next() {
+        Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            HttpError::UnknownVersion
+        }
+        _ => HttpError::BadRequest("the request line is malformed"),
+    }
+}
+
+/// Path and query of an origin-form or absolute-form target (RFC 9112, 3.2).
+fn split_target(target: &str) -> Result<(&str, &str), HttpError> {
+    if target.len() > MAX_TARGET_BYTES {
+        return Err(HttpError::TargetTooLong);
+    }
+    if target.contains('#') {
+        return Err(HttpError::BadRequest("the request target has a fragment"));
+    }
+    let origin = if target.starts_with('/') {
+        target
+    } else {
+        let (scheme, rest) = target
+            .split_once("://")
+            .ok_or(HttpError::BadRequest("the request target is not a path"))?;
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return Err(HttpError::BadRequest("the request target's scheme is not http or https"));
+        }
+        match rest.find('/') {
+            Some(0) | None => return Err(HttpError::BadRequest("the request target has no path")),
+            Some(slash) => &rest[slash..],
+        }
+    };
+    Ok(origin.split_once('?').unwrap_or((origin, "")))
+}
+
+/// The fields that the connection itself acts on.
+#[derive(Default)]
+struct Fields<'b> {
+    host: usize,
+    content_length: Option<usize>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    expects_continue: bool,
+    content_type: Option<&'b [u8]>,
+}
+
+impl<'b> Fields<'b> {
+    fn collect(headers: &[httparse::Header<'b>]) -> Result<Self, HttpError> {
+        let mut fields = Self::default();
+        for header in headers {
+            let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+            match header.name.len() {
+                4 if is("host") => {
+                    fields.host += 1;
+                    if fields.host > 1 {
+                        return Err(HttpError::BadRequest("there are several Host header fields"));
+                    }
+                }
+                6 if is("expect") => {
+                    if !header.value.eq_ignore_ascii_case(b"100-continue") {
+                        return Err(HttpError::UnknownExpectation);
+                    }
+                    fields.expects_continue = true;
+                }
+                10 if is("connection") => fields.connection(header.value),
+                12 if is("content-type") => {
+                    if fields.content_type.replace(header.value).is_some() {
+                        return Err(HttpError::BadRequest(
+                            "there are several Content-Type header fields",
+                        ));
+                    }
+                }
+                14 if is("content-length") => fields.content_length(header.value)?,
+                17 if is("transfer-encoding") => {
+                    if fields.chunked {
+                        return Err(HttpError::BadRequest(
+                            "there are several Transfer-Encoding header fields",
+                        ));
+                    }
+                    if !header.value.eq_ignore_ascii_case(b"chunked") {
+                        return Err(HttpError::UnknownTransferCoding);
+                    }
+                    fields.chunked = true;
+                }
+                _ => {}
+            }
+        }
+        Ok(fields)
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for option in value.split(|byte| *byte == b',') {
+            let option = option.trim_ascii();
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    /// RFC 9112, 6.3 lets a list of equal lengths pass; nobody honest sends one.
+    fn content_length(&mut self, value: &[u8]) -> Result<(), HttpError> {
+        const MALFORMED: HttpError = HttpError::BadRequest("the Content-Length is malformed");
+        if self.content_length.is_some() {
+            return Err(HttpError::BadRequest("there are several Content-Length header fields"));
+        }
+        if value.is_empty() {
+            return Err(MALFORMED);
+        }
+        let mut length: usize = 0;
+        for byte in value {
+            if !byte.is_ascii_digit() {
+                return Err(MALFORMED);
+            }
+            length = length
+                .checked_mul(10)
+                .and_then(|length| length.checked_add(usize::from(byte - b'0')))
+                .ok_or(HttpError::BodyTooLarge)?;
+        }
+        self.content_length = Some(length);
+        Ok(())
+    }
+
+    fn framing(&self, is_http_1_0: bool) -> Result<Framing, HttpError> {
+        match (self.content_length, self.chunked) {
+            (Some(_), true) => Err(HttpError::BadRequest(
+                "both Content-Length and Transfer-Encoding are there (RFC 9112, 6.1)",
+            )),
+            (None, true) if is_http_1_0 => {
+                Err(HttpError::BadRequest("HTTP/1.0 has no Transfer-Encoding (RFC 9112, 6.1)"))
+            }
+            (None, true) => Ok(Framing::Chunked),
+            (Some(length), false) => Ok(Framing::Length(length)),
+            (None, false) => Ok(Framing::Length(0)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn error_of(head: &str) -> HttpError {
+        parse(head.as_bytes(), &mut header_slots()).unwrap_err()
+    }
+
+    /// What the rest of the proxy acts on is read from the head as sent.
+    #[test]
+    fn a_request_as_kms_sends_it() {
+        let bytes = b"POST /p/kms/xks/v1/health?a=b HTTP/1.1\r\nHost: xks.example.com\r\n\
+            Content-Type: application/json\r\nContent-Length: 12\r\n\r\n";
+        let mut slots = header_slots();
+        let head = parse(bytes, &mut slots).unwrap();
+        assert_eq!((head.method, head.path, head.query), ("POST", "/p/kms/xks/v1/health", "a=b"));
+        assert_eq!(head.framing, Framing::Length(12));
+        assert_eq!(head.content_type, Some(&b"application/json"[..]));
+        assert!(head.keep_alive && !head.is_http_1_0 && !head.expects_continue);
+        assert_eq!(head.headers.len(), 3);
+    }
+
+    /// RFC 9112, 9.3: HTTP/1.1 persists unless told otherwise, HTTP/1.0 the reverse.
+    #[test]
+    fn persistence() {
+        for (line, header, keep_alive) in [
+            ("HTTP/1.1", "", true),
+            ("HTTP/1.1", "Connection: close\r\n", false),
+            ("HTTP/1.1", "Connection: Keep-Alive, Close\r\n", false),
+            ("HTTP/1.0", "", false),
+            ("HTTP/1.0", "Connection: keep-alive\r\n", true),
+        ] {
+            let text = format!("GET /ping {line}\r\nHost: a\r\n{header}\r\n");
+            let mut slots = header_slots();
+            assert_eq!(
+                parse(text.as_bytes(), &mut slots).unwrap().keep_alive,
+                keep_alive,
+                "{text}"
+            );
+        }
+    }
+
+    /// RFC 9112, 3.2.2: a server takes the absolute form.
+    #[test]
+    fn absolute_form_is_taken() {
+        let mut slots = header_slots();
+        let bytes = b"GET http://other.example/ping?x HTTP/1.1\r\nHost: a\r\n\r\n";
+        let head = parse(bytes, &mut slots).unwrap();
+        assert_eq!((head.path, head.query), ("/ping", "x"));
+    }
+
+    /// Every way to make two parsers disagree about where a request ends is refused.
+    #[test]
+    fn ambiguity_is_refused() {
+        use HttpError::{BadRequest, UnknownTransferCoding};
+        for fields in [
+            "Content-Length: 1\r\nContent-Length: 2\r\n",
+            "Content-Length: 1\r\nContent-Length: 1\r\n",
+            "Content-Length: 1, 1\r\n",
+            "Content-Length: +1\r\n",
+            "Content-Length: \r\n",
+            "Content-Length: 0x1\r\n",
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Host: b\r\n",
+            "X: a\r\n folded\r\n",
+            "X : a\r\n",
+            "X: a\nY: b\r\n",
+            "X: a\0b\r\n",
+        ] {
+            let error = error_of(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+            assert!(matches!(error, BadRequest(_)), "{fields:?}: {error:?}");
+        }
+        for coding in ["gzip", "gzip, chunked", "chunked, chunked", "xchunked"] {
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {coding}\r\n\r\n");
+            assert_eq!(error_of(&head), UnknownTransferCoding, "{coding}");
+        }
+        let error = error_of("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
+        assert!(matches!(error, BadRequest(_)));
+    }
+
+    /// Each limit has its own answer.
+    #[test]
+    fn limits_have_their_own_answers() {
+        assert_eq!(
+            error_of(&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(256))),
+            HttpError::TargetTooLong
+        );
+        let many = "X: a\r\n".repeat(64);
+        assert!(matches!(
+            error_of(&format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n")),
+            HttpError::HeadTooLarge(_)
+        ));
+        assert!(matches!(
+            error_of(&format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "a".repeat(8192))),
+            HttpError::HeadTooLarge(_)
+        ));
+        assert_eq!(too_large(&[b'a'; MAX_HEAD_BYTES + 1]), Some(HttpError::TargetTooLong));
+        assert_eq!(
+            error_of("POST / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n"),
+            HttpError::UnknownExpectation
+        );
+        assert_eq!(error_of("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), HttpError::UnknownVersion);
+        assert!(matches!(error_of("GET / HTTQ/1.1\r\n\r\n"), HttpError::BadRequest(_)));
+        assert!(matches!(error_of("GET / HTTP/1.1\r\n\r\n"), HttpError::BadRequest(_)));
+        let huge = "9".repeat(40);
+        assert_eq!(
+            error_of(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {huge}\r\n\r\n")),
+            HttpError::BodyTooLarge
+        );
+    }
+
+    /// The end is found however the bytes were cut when they came.
+    #[test]
+    fn the_end_is_found_over_any_cut() {
+        let bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        let end = bytes.len() - 4;
+        for cut in 0..bytes.len() {
+            let found = find_end(&bytes[..cut], 0);
+            assert_eq!(found, (cut >= end).then_some(end));
+            assert_eq!(find_end(bytes, cut.min(end - 1)), Some(end));
+        }
+        assert_eq!(leading_empty_lines(b"\r\n\r\nGET"), 4);
+    }
+}

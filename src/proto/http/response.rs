@@ -1,0 +1,74 @@
+//! The response head (RFC 9112, 4).
+
+use std::io::Write as _;
+
+/// What precedes the body of an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseHead<'a> {
+    /// Status code.
+    pub status: u16,
+    /// Content-Type
+    pub content_type: &'a str,
+    /// Content-Length
+    pub content_length: usize,
+    /// Date, as RFC 9110 has it.
+    pub date: &'a [u8],
+    /// The connection ends after this answer.
+    pub close: bool,
+    /// An HTTP/1.0 peer has to be told that the connection stays.
+    pub announce_keep_alive: bool,
+    /// Methods for a 405 (RFC 9110, 15.5.6).
+    pub allow: Option<&'a str>,
+}
+
+/// What a peer waits for that sent `Expect: 100-continue`.
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+impl ResponseHead<'_> {
+    /// Appends the head, empty line included.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        // Writing into a Vec cannot fail.
+        let _ = write!(out, "{}", self.status);
+        out.push(b' ');
+        out.extend_from_slice(reason_phrase(self.status).as_bytes());
+        out.extend_from_slice(b"\r\nDate: ");
+        out.extend_from_slice(self.date);
+        out.extend_from_slice(b"\r\nContent-Type: ");
+        out.extend_from_slice(self.content_type.as_bytes());
+        out.extend_from_slice(b"\r\nContent-Length: ");
+        let _ = write!(out, "{}", self.content_length);
+        if let Some(allow) = self.allow {
+            out.extend_from_slice(b"\r\nAllow: ");
+            out.extend_from_slice(allow.as_bytes());
+        }
+        if self.close {
+            out.extend_from_slice(b"\r\nConnection: close");
+        } else if self.announce_keep_alive {
+            out.extend_from_slice(b"\r\nConnection: keep-alive");
+        }
+        out.extend_from_slice(b"\r\n\r\n");
+    }
+}
+
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        _ => "Unknown",
+    }
+}

@@ -1,0 +1,115 @@
+//! What the connections of one event loop share.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::buffer::BufferPool;
+use super::http::date::HttpDate;
+use super::service::Service;
+use super::sigv4::signing_key::SigningKeys;
+use super::xks::decode::Decoder;
+use crate::job::Request;
+use crate::limits::{MAX_CHUNK_LINE_BYTES, MAX_POOLED_BUFFERS, MAX_RECORD_BYTES};
+use crate::observe::access_log::AccessLog;
+
+/// The time, and the process's state, as the shell sees them at the start of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Monotonic.
+    pub now: Instant,
+    /// Wall clock, seconds after 1970.
+    pub unix_secs: u64,
+    /// Whether a token works.
+    pub is_ready: bool,
+    /// Whether the process is about to stop: answers end their connections.
+    pub is_draining: bool,
+}
+
+/// One event loop's settings, pools and scratch memory.
+pub struct Protocol {
+    /// The same for all loops.
+    pub service: Arc<Service>,
+    /// This loop's number, for [`crate::job::ReplyTo`].
+    pub event_loop: u16,
+    /// What is to be sent, appended by [`super::Connection::step`] and its like.
+    pub out: Vec<u8>,
+    /// One line a call.
+    pub access_log: AccessLog,
+    /// Labels of the tokens, by [`crate::job::TokenIndex`], for the log.
+    pub token_labels: Vec<Box<str>>,
+    pub(super) buffers: BufferPool,
+    pub(super) signing_keys: SigningKeys,
+    pub(super) decoder: Decoder,
+    pub(super) date: HttpDate,
+    pub(super) body: Vec<u8>,
+    requests: Vec<Arc<Request>>,
+    outputs: Vec<Zeroizing<Vec<u8>>>,
+    next_serial: u64,
+}
+
+impl Protocol {
+    /// For event loop number `event_loop`.
+    #[must_use]
+    pub fn new(service: Arc<Service>, event_loop: u16, access_log: AccessLog) -> Self {
+        // Behind what makes a request whole, the same TLS record may bring more.
+        let buffers = BufferPool::new(
+            service.max_request_bytes() + MAX_CHUNK_LINE_BYTES + 2 * MAX_RECORD_BYTES,
+        );
+        Self {
+            event_loop,
+            out: Vec::new(),
+            access_log,
+            token_labels: Vec::new(),
+            buffers,
+            signing_keys: SigningKeys::new(service.credentials()),
+            decoder: Decoder::default(),
+            date: HttpDate::default(),
+            body: Vec::new(),
+            requests: Vec::new(),
+            outputs: Vec::new(),
+            next_serial: 0,
+            service,
+        }
+    }
+
+    pub(super) fn take_serial(&mut self) -> u64 {
+        self.next_serial += 1;
+        self.next_serial
+    }
+
+    pub(super) fn take_request(&mut self) -> Arc<Request> {
+        self.requests.pop().unwrap_or_default()
+    }
+
+    pub(super) fn take_output(&mut self) -> Zeroizing<Vec<u8>> {
+        self.outputs.pop().unwrap_or_default()
+    }
+
+    /// Keeps a request's memory, wiped, if no attempt at it holds it any more; else the last
+    /// attempt wipes it.
+    pub(super) fn recycle_request(&mut self, mut request: Arc<Request>) {
+        if let Some(request) = Arc::get_mut(&mut request) {
+            request.wipe();
+        } else {
+            return;
+        }
+        if self.requests.len() < MAX_POOLED_BUFFERS {
+            self.requests.push(request);
+        }
+    }
+
+    /// Keeps an answer's memory, wiped.
+    pub fn recycle_output(&mut self, mut output: Zeroizing<Vec<u8>>) {
+        output.zeroize();
+        if self.outputs.len() < MAX_POOLED_BUFFERS {
+            self.outputs.push(output);
+        }
+    }
+
+    /// Wipes what has been sent.
+    pub fn clear_out(&mut self) {
+        self.out.zeroize();
+    }
+}

@@ -1,0 +1,116 @@
+//! The route table: method and path to call.
+
+use crate::limits::MAX_KEY_ID_BYTES;
+
+/// The specification's calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// GetKeyMetadata
+    Metadata,
+    /// Encrypt
+    Encrypt,
+    /// Decrypt
+    Decrypt,
+    /// GetHealthStatus
+    Health,
+}
+
+impl Call {
+    /// As in the path.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Metadata => "metadata",
+            Self::Encrypt => "encrypt",
+            Self::Decrypt => "decrypt",
+            Self::Health => "health",
+        }
+    }
+}
+
+/// Where a path leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route<'b> {
+    /// `GET /ping`: the process is alive.
+    Ping,
+    /// `GET /readyz`: a token works, and nothing drains.
+    Ready,
+    /// One of the four calls.
+    Api {
+        /// Which.
+        call: Call,
+        /// What precedes `/kms/xks/v1`.
+        prefix: &'b str,
+        /// The external key id; empty for [`Call::Health`].
+        key_id: &'b str,
+    },
+}
+
+/// The whole route table. `None`: no such path. Read from the end of the path, so that a store's
+/// prefix may itself contain `/kms/xks/v1`.
+#[must_use]
+pub fn route(path: &str) -> Option<Route<'_>> {
+    match path {
+        "/ping" => return Some(Route::Ping),
+        "/readyz" => return Some(Route::Ready),
+        _ => {}
+    }
+    let (rest, last) = path.rsplit_once('/')?;
+    let (call, prefix, key_id) = match last {
+        "health" => (Call::Health, rest.strip_suffix("/kms/xks/v1")?, ""),
+        "metadata" => with_key(Call::Metadata, rest)?,
+        "encrypt" => with_key(Call::Encrypt, rest)?,
+        "decrypt" => with_key(Call::Decrypt, rest)?,
+        _ => return None,
+    };
+    Some(Route::Api { call, prefix, key_id })
+}
+
+fn with_key(call: Call, rest: &str) -> Option<(Call, &str, &str)> {
+    let (rest, key_id) = rest.rsplit_once('/')?;
+    is_key_id(key_id).then_some(())?;
+    Some((call, rest.strip_suffix("/kms/xks/v1/keys")?, key_id))
+}
+
+/// XKS specification, API operations: 1 to 128 of `a-zA-Z0-9-._`. A lone "." or ".." is a path
+/// segment that clients and proxies remove (RFC 3986, 5.2.4), so it names no key.
+#[must_use]
+pub fn is_key_id(text: &str) -> bool {
+    (1..=MAX_KEY_ID_BYTES).contains(&text.len())
+        && text != "."
+        && text != ".."
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every row of the route table, and what is near each.
+    #[test]
+    fn paths() {
+        let api = |call, prefix, key_id| Some(Route::Api { call, prefix, key_id });
+        for (path, expected) in [
+            ("/ping", Some(Route::Ping)),
+            ("/readyz", Some(Route::Ready)),
+            ("/kms/xks/v1/health", api(Call::Health, "", "")),
+            ("/a/b-c_d/kms/xks/v1/health", api(Call::Health, "/a/b-c_d", "")),
+            ("/kms/xks/v1/kms/xks/v1/health", api(Call::Health, "/kms/xks/v1", "")),
+            ("/p/kms/xks/v1/keys/k.1_-Z/encrypt", api(Call::Encrypt, "/p", "k.1_-Z")),
+            ("/kms/xks/v1/keys/health/decrypt", api(Call::Decrypt, "", "health")),
+            ("/kms/xks/v1/keys/k/metadata", api(Call::Metadata, "", "k")),
+            ("/kms/xks/v1/keys//metadata", None),
+            ("/kms/xks/v1/keys/../metadata", None),
+            ("/kms/xks/v1/keys/a%2Fb/metadata", None),
+            ("/kms/xks/v1/keys/k/metadata/", None),
+            ("/kms/xks/v1/keys/k/sign", None),
+            ("/kms/xks/v2/health", None),
+            ("/pings", None),
+            ("/", None),
+            ("", None),
+        ] {
+            assert_eq!(route(path), expected, "{path}");
+        }
+        assert!(is_key_id(&"k".repeat(128)) && !is_key_id(&"k".repeat(129)));
+    }
+}

@@ -1,0 +1,176 @@
+//! What is the same for all connections: stores, credentials, limits.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::sigv4::Scope;
+use super::sigv4::signing_key::Credential;
+use crate::job::KeyIndex;
+use crate::limits::{BODY_OVERHEAD_BYTES, MAX_HEAD_BYTES};
+use crate::observe::redaction::Secret;
+
+/// One external key store: a path prefix, who may call it, and the keys it may use.
+#[derive(Debug)]
+pub struct Store {
+    uri_path_prefix: Box<str>,
+    credentials: Vec<Credential>,
+    keys: HashMap<Box<str>, KeyIndex>,
+}
+
+impl Store {
+    /// What precedes `/kms/xks/v1`; may be empty.
+    #[must_use]
+    pub fn uri_path_prefix(&self) -> &str {
+        &self.uri_path_prefix
+    }
+
+    /// Those who may call it.
+    #[must_use]
+    pub fn credentials(&self) -> &[Credential] {
+        &self.credentials
+    }
+
+    /// The key of that external key id, if it is in the store's set.
+    #[must_use]
+    pub fn key(&self, key_id: &str) -> Option<KeyIndex> {
+        self.keys.get(key_id).copied()
+    }
+}
+
+/// All that the protocol is configured with.
+#[derive(Debug)]
+pub struct Service {
+    /// Scope that signatures must have.
+    pub region: String,
+    /// Scope that signatures must have.
+    pub service: String,
+    /// Whether signatures are required at all.
+    pub is_sigv4_auth_enabled: bool,
+    /// Put into each new ciphertext, at most 20 bytes.
+    pub ciphertext_metadata: Option<Vec<u8>>,
+    /// Base64 bytes of plaintext and ciphertext.
+    pub max_plaintext_in_base64: usize,
+    /// Base64 bytes of AAD.
+    pub max_aad_in_base64: usize,
+    /// `xksProxyFleetSize`
+    pub fleet_size: u32,
+    /// Times allowed.
+    pub timeouts: Timeouts,
+    stores: Vec<Store>,
+    by_prefix: HashMap<Box<str>, usize>,
+    labels: Vec<Box<str>>,
+    credentials: usize,
+}
+
+/// How long each wait may last.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// A whole call, from its first byte.
+    pub request: Duration,
+    /// First byte to end of head.
+    pub head: Duration,
+    /// End of head to end of body.
+    pub body: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// For the peer to take an answer.
+    pub write: Duration,
+    /// For a TLS handshake.
+    pub handshake: Duration,
+}
+
+impl Service {
+    /// A service without stores.
+    #[must_use]
+    pub fn new(region: &str, service: &str, timeouts: Timeouts) -> Self {
+        Self {
+            region: region.to_owned(),
+            service: service.to_owned(),
+            is_sigv4_auth_enabled: true,
+            ciphertext_metadata: None,
+            max_plaintext_in_base64: 8192,
+            max_aad_in_base64: 16_384,
+            fleet_size: 1,
+            timeouts,
+            stores: Vec::new(),
+            by_prefix: HashMap::new(),
+            labels: Vec::new(),
+            credentials: 0,
+        }
+    }
+
+    /// Adds a store. A prefix that is there already is replaced (settings refuse that before).
+    pub fn add_store<'a>(
+        &mut self,
+        uri_path_prefix: &str,
+        credentials: impl IntoIterator<Item = (&'a str, Secret<String>)>,
+        key_ids: impl IntoIterator<Item = &'a str>,
+    ) {
+        let credentials = credentials
+            .into_iter()
+            .map(|(access_key_id, secret)| {
+                self.credentials += 1;
+                Credential::new(access_key_id, secret, self.credentials - 1)
+            })
+            .collect();
+        let mut known: HashMap<Box<str>, KeyIndex> = self
+            .labels
+            .iter()
+            .zip(0..)
+            .map(|(label, index)| (label.clone(), KeyIndex(index)))
+            .collect();
+        let mut keys = HashMap::new();
+        for key_id in key_ids {
+            let index = *known.entry(key_id.into()).or_insert_with(|| {
+                self.labels.push(key_id.into());
+                KeyIndex(u32::try_from(self.labels.len() - 1).unwrap_or(u32::MAX))
+            });
+            keys.insert(key_id.into(), index);
+        }
+        let store = Store { uri_path_prefix: uri_path_prefix.into(), credentials, keys };
+        self.by_prefix.insert(uri_path_prefix.into(), self.stores.len());
+        self.stores.push(store);
+    }
+
+    /// The store of that prefix.
+    #[must_use]
+    pub fn store(&self, uri_path_prefix: &str) -> Option<&Store> {
+        self.stores.get(*self.by_prefix.get(uri_path_prefix)?)
+    }
+
+    /// All stores, in the order of the settings.
+    #[must_use]
+    pub fn stores(&self) -> &[Store] {
+        &self.stores
+    }
+
+    /// The distinct external key ids of all stores, in the order of [`KeyIndex`].
+    #[must_use]
+    pub fn labels(&self) -> &[Box<str>] {
+        &self.labels
+    }
+
+    /// How many credentials there are.
+    #[must_use]
+    pub fn credentials(&self) -> usize {
+        self.credentials
+    }
+
+    /// The scope that signatures must have.
+    #[must_use]
+    pub fn scope(&self) -> Scope<'_> {
+        Scope { region: &self.region, service: &self.service }
+    }
+
+    /// The longest body that the limits can need.
+    #[must_use]
+    pub fn max_body_bytes(&self) -> usize {
+        self.max_plaintext_in_base64 + self.max_aad_in_base64 + BODY_OVERHEAD_BYTES
+    }
+
+    /// The longest request, chunk framing not counted.
+    #[must_use]
+    pub fn max_request_bytes(&self) -> usize {
+        MAX_HEAD_BYTES + self.max_body_bytes()
+    }
+}

@@ -1,0 +1,181 @@
+//! The Authorization header field, taken apart without a copy.
+
+use super::Unauthentic;
+use crate::limits::{MAX_ACCESS_KEY_ID_BYTES, MAX_SIGNED_HEADERS};
+
+/// `AWS4-HMAC-SHA256 Credential=<akid>/<date>/<region>/<service>/aws4_request,
+/// SignedHeaders=<a;b>, Signature=<64 hex>`
+#[derive(Debug)]
+pub struct Authorization<'b> {
+    /// Names the credential.
+    pub access_key_id: &'b str,
+    /// Eight digits; whether they are a day is seen from `x-amz-date`, which begins with them.
+    pub date: &'b str,
+    /// The scope's Region.
+    pub region: &'b str,
+    /// The scope's service.
+    pub service: &'b str,
+    /// The scope's end.
+    pub terminator: &'b str,
+    /// Lower-case names, sorted, no doubles, separated by ";".
+    pub signed_headers: &'b str,
+    /// HMAC-SHA256
+    pub signature: [u8; 32],
+}
+
+impl<'b> Authorization<'b> {
+    /// # Errors
+    /// [`Unauthentic::Malformed`] with the reason.
+    pub fn parse(value: &'b [u8]) -> Result<Self, Unauthentic> {
+        use Unauthentic::Malformed;
+        let text = std::str::from_utf8(value)
+            .map_err(|_| Malformed("the Authorization header field is not ASCII"))?;
+        let parameters = text
+            .strip_prefix("AWS4-HMAC-SHA256 ")
+            .ok_or(Malformed("the Authorization scheme is not AWS4-HMAC-SHA256"))?;
+        let (mut credential, mut signed_headers, mut signature) = (None, None, None);
+        for parameter in parameters.split(',') {
+            let (name, value) = parameter
+                .trim_matches(' ')
+                .split_once('=')
+                .ok_or(Malformed("a part of the Authorization header field has no ="))?;
+            let slot = match name {
+                "Credential" => &mut credential,
+                "SignedHeaders" => &mut signed_headers,
+                "Signature" => &mut signature,
+                _ => return Err(Malformed("the Authorization header field has an unknown part")),
+            };
+            if slot.replace(value).is_some() {
+                return Err(Malformed("the Authorization header field has a part twice"));
+            }
+        }
+        let (Some(credential), Some(signed_headers), Some(signature)) =
+            (credential, signed_headers, signature)
+        else {
+            return Err(Malformed(
+                "the Authorization header field lacks Credential, SignedHeaders or Signature",
+            ));
+        };
+        let mut parts = credential.split('/');
+        let (Some(access_key_id), Some(date), Some(region), Some(service), Some(terminator), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Malformed("the Credential does not have five parts"));
+        };
+        if access_key_id.is_empty() || access_key_id.len() > 2 * MAX_ACCESS_KEY_ID_BYTES {
+            return Err(Malformed("the access key id's length is out of range"));
+        }
+        if date.len() != 8 || !date.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(Malformed("the credential scope's date is not YYYYMMDD"));
+        }
+        check_signed_headers(signed_headers)?;
+        let signature = decode_hex(signature.as_bytes())
+            .ok_or(Malformed("the Signature is not 64 lower-case hexadecimal digits"))?;
+        Ok(Self { access_key_id, date, region, service, terminator, signed_headers, signature })
+    }
+}
+
+/// Sorted, so that one request has one canonical form; without doubles, so that no value counts
+/// twice.
+fn check_signed_headers(names: &str) -> Result<(), Unauthentic> {
+    use Unauthentic::Malformed;
+    let mut previous = "";
+    for (index, name) in names.split(';').enumerate() {
+        if index == MAX_SIGNED_HEADERS {
+            return Err(Malformed("there are more than 32 signed header fields"));
+        }
+        if name.is_empty() || name.bytes().any(|byte| !(0x21..=0x7e).contains(&byte)) {
+            return Err(Malformed("SignedHeaders has a malformed name"));
+        }
+        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(Malformed("SignedHeaders is not in lower case"));
+        }
+        if name <= previous {
+            return Err(Malformed("SignedHeaders is not sorted or has a name twice"));
+        }
+        previous = name;
+    }
+    Ok(())
+}
+
+fn decode_hex(text: &[u8]) -> Option<[u8; 32]> {
+    let text: &[u8; 64] = text.try_into().ok()?;
+    let mut bytes = [0; 32];
+    for (byte, digits) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = digit(digits[0])? << 4 | digit(digits[1])?;
+    }
+    Some(bytes)
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const SIGNATURE: &str = "1164eaa8e79eacaa9c0df54aa42f3b300380d14bedfc08e3b319648d4abfff66";
+
+    fn header(credential: &str, signed: &str, signature: &str) -> String {
+        format!(
+            "AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={signed}, \
+             Signature={signature}"
+        )
+    }
+
+    /// The form of the specification's example, with and without blanks after the commas.
+    #[test]
+    fn the_specification_s_form() {
+        let credential = "MUBSXM6K3KMXHN6RRCXI/20211009/us-west-2/kms-xks-proxy/aws4_request";
+        let text = header(credential, "host;x-amz-date", SIGNATURE);
+        for text in [text.clone(), text.replace(", ", ",")] {
+            let parsed = Authorization::parse(text.as_bytes()).unwrap();
+            assert_eq!(parsed.access_key_id, "MUBSXM6K3KMXHN6RRCXI");
+            assert_eq!(parsed.date, "20211009");
+            assert_eq!((parsed.region, parsed.service), ("us-west-2", "kms-xks-proxy"));
+            assert_eq!(parsed.terminator, "aws4_request");
+            assert_eq!(parsed.signed_headers, "host;x-amz-date");
+            assert_eq!(parsed.signature[..2], [0x11, 0x64]);
+        }
+    }
+
+    /// Nothing that could be read in two ways is accepted.
+    #[test]
+    fn malformed_fields() {
+        let credential = "MUBSXM6K3KMXHN6RRCXI/20211009/us-west-2/kms-xks-proxy/aws4_request";
+        let good = header(credential, "host;x-amz-date", SIGNATURE);
+        assert!(Authorization::parse(good.as_bytes()).is_ok());
+        for bad in [
+            String::new(),
+            "Basic dXNlcjpwYXNz".to_owned(),
+            good.replace("AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256"),
+            good.replace(", Signature", ", Signature=1, Signature"),
+            good.replace(", SignedHeaders=host;x-amz-date", ""),
+            good.replace("20211009", "2021100"),
+            good.replace("20211009", "2021100٣"),
+            good.replace("/aws4_request", "/aws4_request/x"),
+            good.replace("/kms-xks-proxy", ""),
+            good.replace("MUBSXM6K3KMXHN6RRCXI", ""),
+            good.replace("host;x-amz-date", "x-amz-date;host"),
+            good.replace("host;x-amz-date", "host;host;x-amz-date"),
+            good.replace("host;x-amz-date", "Host;x-amz-date"),
+            good.replace("host;x-amz-date", "host;;x-amz-date"),
+            good.replace("ff66", "FF66"),
+            good.replace("ff66", "ff6"),
+            good.replace("ff66", "ff667"),
+            good.replace("ff66", "fg66"),
+            format!("{good}, Extra=1"),
+        ] {
+            assert!(
+                matches!(Authorization::parse(bad.as_bytes()), Err(Unauthentic::Malformed(_))),
+                "{bad}"
+            );
+        }
+    }
+}

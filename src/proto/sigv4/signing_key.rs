@@ -1,0 +1,152 @@
+//! Signing keys (XKS specification, Appendix A, Task 3), made once a credential and day.
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use super::Scope;
+use crate::limits::SIGNING_KEYS_PER_CREDENTIAL;
+use crate::observe::redaction::Secret;
+
+/// A credential that KMS signs with.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    access_key_id: Box<str>,
+    secret_access_key: Secret<String>,
+    /// Its place in [`SigningKeys`].
+    index: usize,
+}
+
+impl Credential {
+    /// `index` is the credential's own among all of the service, counted from 0.
+    #[must_use]
+    pub fn new(access_key_id: &str, secret_access_key: Secret<String>, index: usize) -> Self {
+        Self { access_key_id: access_key_id.into(), secret_access_key, index }
+    }
+
+    /// Not secret.
+    #[must_use]
+    pub fn access_key_id(&self) -> &str {
+        &self.access_key_id
+    }
+}
+
+/// The signing keys of recent days, for one event loop, so that no lock is needed.
+///
+/// What is kept of a signing key is the HMAC state that it leads to: the key's own two blocks
+/// are hashed once a day, not once a request.
+pub struct SigningKeys {
+    /// By [`Credential::index`] + 1; the first is the decoy's.
+    keys: Vec<[Option<SigningKey>; SIGNING_KEYS_PER_CREDENTIAL]>,
+    /// Stands in for a credential that does not exist, so that it takes as long as one that does.
+    decoy: Secret<String>,
+}
+
+#[derive(Clone)]
+struct SigningKey {
+    date: [u8; 8],
+    /// `Hmac` wipes itself when dropped (feature `zeroize`).
+    mac: Hmac<Sha256>,
+}
+
+impl SigningKeys {
+    /// Room for `credentials` credentials.
+    #[must_use]
+    pub fn new(credentials: usize) -> Self {
+        Self {
+            keys: vec![[const { None }; SIGNING_KEYS_PER_CREDENTIAL]; credentials + 1],
+            decoy: Secret::new("-".repeat(43)),
+        }
+    }
+
+    /// An HMAC with the signing key of that credential (or of none) for the scope and `date`,
+    /// which is eight ASCII digits.
+    #[must_use]
+    pub fn keyed_mac(
+        &mut self,
+        credential: Option<&Credential>,
+        date: &str,
+        scope: Scope<'_>,
+    ) -> Hmac<Sha256> {
+        let (index, secret) = credential.map_or((0, &self.decoy), |credential| {
+            (credential.index + 1, &credential.secret_access_key)
+        });
+        let Some(kept) = self.keys.get_mut(index) else {
+            debug_assert!(false, "a credential that was not counted");
+            return derive(secret.expose(), date, scope);
+        };
+        if let Some(key) = kept.iter().flatten().find(|key| key.date == date.as_bytes()) {
+            return key.mac.clone();
+        }
+        let mac = derive(secret.expose(), date, scope);
+        if let Ok(date) = date.as_bytes().try_into() {
+            // The oldest is the last.
+            kept.rotate_right(1);
+            kept[0] = Some(SigningKey { date, mac: mac.clone() });
+        }
+        mac
+    }
+}
+
+fn derive(secret: &str, date: &str, scope: Scope<'_>) -> Hmac<Sha256> {
+    let mut start = Zeroizing::new(Vec::with_capacity(4 + secret.len()));
+    start.extend_from_slice(b"AWS4");
+    start.extend_from_slice(secret.as_bytes());
+    let mut mac = keyed(&start);
+    for part in [date, scope.region, scope.service, "aws4_request"] {
+        mac.update(part.as_bytes());
+        let key: Zeroizing<[u8; 32]> = Zeroizing::new(mac.finalize().into_bytes().into());
+        mac = keyed(key.as_slice());
+    }
+    mac
+}
+
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    #[expect(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104, 2)")]
+    Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCOPE: Scope<'_> = Scope { region: "us-east-1", service: "iam" };
+
+    /// The example of the AWS General Reference, "Deriving the signing key".
+    #[test]
+    fn the_aws_general_reference_s_example() {
+        let secret = Secret::new("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_owned());
+        let credential = Credential::new("AKIDEXAMPLE", secret, 0);
+        let mut keys = SigningKeys::new(1);
+        let mut expected = keyed(&[
+            0xc4, 0xaf, 0xb1, 0xcc, 0x57, 0x71, 0xd8, 0x71, 0x76, 0x3a, 0x39, 0x3e, 0x44, 0xb7,
+            0x03, 0x57, 0x1b, 0x55, 0xcc, 0x28, 0x42, 0x4d, 0x1a, 0x5e, 0x86, 0xda, 0x6e, 0xd3,
+            0xc1, 0x54, 0xa4, 0xb9,
+        ]);
+        expected.update(b"text");
+        let mut mac = keys.keyed_mac(Some(&credential), "20150830", SCOPE);
+        mac.update(b"text");
+        assert_eq!(mac.finalize().into_bytes(), expected.finalize().into_bytes());
+    }
+
+    /// A day's key must not be given for another day, nor one credential's for another's.
+    #[test]
+    fn keys_are_kept_apart() {
+        let credential =
+            |index| Credential::new("A", Secret::new(format!("{index}").repeat(43)), index);
+        let (first, second) = (credential(0), credential(1));
+        let mut keys = SigningKeys::new(2);
+        let mut tag = |credential: Option<&Credential>, date| {
+            keys.keyed_mac(credential, date, SCOPE).finalize().into_bytes()
+        };
+        let mut tags = Vec::new();
+        for date in ["20240101", "20240102", "20240103", "20240104", "20240105"] {
+            tags.extend([tag(Some(&first), date), tag(Some(&second), date), tag(None, date)]);
+        }
+        for (index, one) in tags.iter().enumerate() {
+            assert!(!tags[..index].contains(one));
+        }
+        assert_eq!(tag(Some(&first), "20240105"), tags[12]);
+        assert_eq!(tag(Some(&first), "20240101"), tags[0]);
+    }
+}

@@ -1,0 +1,173 @@
+//! Answers: results to JSON.
+
+use std::io::Write as _;
+
+use crate::job::{FleetHealth, HealthStatus, Iv, KeyAttributes};
+use crate::limits::MAX_FLEET_DETAILS;
+
+/// Appends `"name":"<base64>"`.
+fn base64_member(out: &mut Vec<u8>, name: &str, bytes: &[u8]) {
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":\"");
+    base64_simd::STANDARD.encode_append(bytes, out);
+    out.push(b'"');
+}
+
+/// GetKeyMetadata's answer.
+pub fn key_metadata(out: &mut Vec<u8>, attributes: &KeyAttributes) {
+    // The XKS specification has the string AES_256 for a 256-bit AES key. Another length says
+    // what it is; KMS then refuses to make a KMS key of it.
+    // Writing into a Vec cannot fail.
+    let _ = write!(out, "{{\"keySpec\":\"AES_{}\",\"keyUsage\":[", attributes.bits);
+    let usages = [
+        (attributes.encrypt, "ENCRYPT"),
+        (attributes.decrypt, "DECRYPT"),
+        (attributes.sign, "SIGN"),
+        (attributes.verify, "VERIFY"),
+        (attributes.wrap, "WRAP"),
+        (attributes.unwrap, "UNWRAP"),
+        (attributes.derive, "DERIVE"),
+    ];
+    let mut separator = "";
+    for (_, name) in usages.iter().filter(|(allowed, _)| *allowed) {
+        let _ = write!(out, "{separator}\"{name}\"");
+        separator = ",";
+    }
+    out.extend_from_slice(b"],\"keyStatus\":\"ENABLED\"}");
+}
+
+/// Encrypt's answer.
+pub fn encrypted(
+    out: &mut Vec<u8>,
+    ciphertext: &[u8],
+    iv: &Iv,
+    tag: &[u8],
+    metadata: Option<&[u8]>,
+    cdiv: Option<&[u8; 32]>,
+) {
+    out.push(b'{');
+    base64_member(out, "authenticationTag", tag);
+    out.push(b',');
+    base64_member(out, "ciphertext", ciphertext);
+    if let Some(cdiv) = cdiv {
+        out.push(b',');
+        base64_member(out, "ciphertextDataIntegrityValue", cdiv);
+    }
+    if let Some(metadata) = metadata {
+        out.push(b',');
+        base64_member(out, "ciphertextMetadata", metadata);
+    }
+    out.push(b',');
+    base64_member(out, "initializationVector", iv.as_slice());
+    out.push(b'}');
+}
+
+/// Decrypt's answer.
+pub fn decrypted(out: &mut Vec<u8>, plaintext: &[u8]) {
+    out.push(b'{');
+    base64_member(out, "plaintext", plaintext);
+    out.push(b'}');
+}
+
+/// GetHealthStatus's answer: one to ten entries of `ekmFleetDetails`, whatever the fleet's size.
+pub fn health(out: &mut Vec<u8>, health: &FleetHealth, fleet_size: u32) {
+    let vendor = health.tokens.first().map_or("unknown", |token| token.manufacturer.as_str());
+    let _ = write!(
+        out,
+        "{{\"xksProxyFleetSize\":{fleet_size},\"xksProxyVendor\":\"xks-proxy\",\
+         \"xksProxyModel\":\"xks-proxy {}\",\"ekmVendor\":",
+        env!("CARGO_PKG_VERSION")
+    );
+    string(out, vendor);
+    out.extend_from_slice(b",\"ekmFleetDetails\":[");
+    for (index, token) in health.tokens.iter().take(MAX_FLEET_DETAILS).enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(b"{\"id\":");
+        string(out, &token.id);
+        out.extend_from_slice(b",\"model\":");
+        string(out, &token.model);
+        out.extend_from_slice(b",\"healthStatus\":\"");
+        out.extend_from_slice(status(token.status).as_bytes());
+        out.extend_from_slice(b"\"}");
+    }
+    out.extend_from_slice(b"]}");
+}
+
+fn status(status: HealthStatus) -> &'static str {
+    match status {
+        HealthStatus::Active => "ACTIVE",
+        HealthStatus::Degraded => "DEGRADED",
+        HealthStatus::Unavailable => "UNAVAILABLE",
+    }
+}
+
+/// A JSON string of what a token says of itself: printable ASCII; an empty one would be an
+/// invalid answer, so it says so.
+fn string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    out.extend(text.bytes().map(|byte| match byte {
+        b'"' => b'\'',
+        b'\\' => b'/',
+        0x20..=0x7e => byte,
+        _ => b'?',
+    }));
+    if text.is_empty() {
+        out.extend_from_slice(b"unknown");
+    }
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::TokenHealth;
+
+    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// The specification's own Encrypt and Decrypt examples.
+    #[test]
+    fn the_specification_s_examples() {
+        let iv = [0x1c, 0xca, 0xe5, 0x47, 0x0f, 0x39, 0x70, 0x02, 0x54, 0x77, 0x90, 0x31];
+        let ciphertext = [0x82, 0x1c, 0x64, 0x2b, 0x5b, 0x71, 0x78, 0x33, 0x67, 0xde, 0xaf, 0x18];
+        let tag = [
+            0xbc, 0x1c, 0x4d, 0xda, 0x77, 0x07, 0xd6, 0x81, 0x24, 0x47, 0xc5, 0x95, 0x5e, 0x99,
+            0xb2, 0x61,
+        ];
+        let iv = Iv::from_slice(&iv).unwrap_or_default();
+        let answer =
+            text(|out| encrypted(out, &ciphertext, &iv, &tag, Some(b"key_version=1"), None));
+        assert_eq!(
+            answer,
+            "{\"authenticationTag\":\"vBxN2ncH1oEkR8WVXpmyYQ==\",\
+             \"ciphertext\":\"ghxkK1txeDNn3q8Y\",\
+             \"ciphertextMetadata\":\"a2V5X3ZlcnNpb249MQ==\",\
+             \"initializationVector\":\"HMrlRw85cAJUd5Ax\"}"
+        );
+        let answer = text(|out| decrypted(out, b"Hello World!"));
+        assert_eq!(answer, "{\"plaintext\":\"SGVsbG8gV29ybGQh\"}");
+    }
+
+    /// KMS refuses an answer with an eleventh entry, and one that is not JSON.
+    #[test]
+    fn health_is_always_valid() {
+        let token = TokenHealth {
+            id: "a\"b\\\u{e9}".to_owned(),
+            label: String::new(),
+            model: String::new(),
+            manufacturer: "SoftHSM".to_owned(),
+            status: HealthStatus::Degraded,
+        };
+        let fleet = FleetHealth { tokens: vec![token; 12] };
+        let answer = text(|out| health(out, &fleet, 2));
+        assert_eq!(answer.matches("DEGRADED").count(), 10);
+        assert!(answer.contains("{\"id\":\"a'b/??\",\"model\":\"unknown\","));
+        assert!(answer.starts_with("{\"xksProxyFleetSize\":2,"));
+    }
+}

@@ -1,0 +1,246 @@
+//! The specification's errors, and the one map from what went wrong to what is answered.
+
+use std::borrow::Cow;
+
+use crate::job::Failure;
+use crate::limits::MAX_ERROR_MESSAGE_BYTES;
+use crate::proto::sigv4::Unauthentic;
+
+/// `errorName` (XKS specification, Error codes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorName {
+    /// ValidationException
+    Validation,
+    /// InvalidStateException
+    InvalidState,
+    /// InvalidCiphertextException
+    InvalidCiphertext,
+    /// InvalidKeyUsageException
+    InvalidKeyUsage,
+    /// AuthenticationFailedException
+    AuthenticationFailed,
+    /// AccessDeniedException
+    AccessDenied,
+    /// KeyNotFoundException
+    KeyNotFound,
+    /// InvalidUriPathException
+    InvalidUriPath,
+    /// ThrottlingException
+    Throttling,
+    /// InternalException
+    Internal,
+    /// UnsupportedOperationException
+    UnsupportedOperation,
+    /// DependencyTimeoutException
+    DependencyTimeout,
+}
+
+impl ErrorName {
+    /// As in the answer.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Validation => "ValidationException",
+            Self::InvalidState => "InvalidStateException",
+            Self::InvalidCiphertext => "InvalidCiphertextException",
+            Self::InvalidKeyUsage => "InvalidKeyUsageException",
+            Self::AuthenticationFailed => "AuthenticationFailedException",
+            Self::AccessDenied => "AccessDeniedException",
+            Self::KeyNotFound => "KeyNotFoundException",
+            Self::InvalidUriPath => "InvalidUriPathException",
+            Self::Throttling => "ThrottlingException",
+            Self::Internal => "InternalException",
+            Self::UnsupportedOperation => "UnsupportedOperationException",
+            Self::DependencyTimeout => "DependencyTimeoutException",
+        }
+    }
+
+    fn status(self) -> u16 {
+        match self {
+            Self::Validation
+            | Self::InvalidState
+            | Self::InvalidCiphertext
+            | Self::InvalidKeyUsage => 400,
+            Self::AuthenticationFailed => 401,
+            Self::AccessDenied => 403,
+            Self::KeyNotFound | Self::InvalidUriPath => 404,
+            Self::Throttling => 429,
+            Self::Internal => 500,
+            Self::UnsupportedOperation => 501,
+            Self::DependencyTimeout => 503,
+        }
+    }
+}
+
+/// An error as it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// `errorName`
+    pub name: ErrorName,
+    /// The HTTP status; the specification's, or HTTP's own where no call was reached.
+    pub status: u16,
+    /// `errorMessage`; made printable ASCII of under 512 characters when it is written.
+    pub message: Cow<'static, str>,
+    /// What the log says in place of the message, if that is more.
+    pub reason: Option<Cow<'static, str>>,
+    /// Methods for a 405.
+    pub allow: Option<&'static str>,
+}
+
+impl ApiError {
+    /// With the status that the specification gives to the name.
+    pub fn new(name: ErrorName, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::with_status(name, name.status(), message)
+    }
+
+    /// With a status of HTTP's own.
+    pub fn with_status(
+        name: ErrorName,
+        status: u16,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { name, status, message: message.into(), reason: None, allow: None }
+    }
+
+    /// A ValidationException.
+    pub fn validation(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorName::Validation, message)
+    }
+
+    /// 405, with the methods that the path has (RFC 9110, 15.5.6).
+    #[must_use]
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        let mut error =
+            Self::with_status(ErrorName::Validation, 405, format!("the method here is {allow}"));
+        error.allow = Some(allow);
+        error
+    }
+
+    /// For the log.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        self.reason.as_ref().unwrap_or(&self.message)
+    }
+
+    /// Appends `{"errorName":...,"errorMessage":...}`.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"errorName\":\"");
+        out.extend_from_slice(self.name.name().as_bytes());
+        out.extend_from_slice(b"\",\"errorMessage\":\"");
+        // Under 512 characters of 0x20 to 0x7e (XKS specification, Error codes); what JSON would
+        // have to escape is replaced, so that the length is that of what the reader sees.
+        out.extend(self.message.bytes().take(MAX_ERROR_MESSAGE_BYTES).map(|byte| match byte {
+            b'"' => b'\'',
+            b'\\' => b'/',
+            0x20..=0x7e => byte,
+            _ => b'?',
+        }));
+        out.extend_from_slice(b"\"}");
+    }
+}
+
+impl From<Unauthentic> for ApiError {
+    fn from(unauthentic: Unauthentic) -> Self {
+        let mut error = Self::new(ErrorName::AuthenticationFailed, unauthentic.message());
+        error.reason = Some(unauthentic.reason().into());
+        error
+    }
+}
+
+/// The one map from the HSM side's failures to the specification's errors.
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        use ErrorName::{
+            DependencyTimeout, Internal, InvalidCiphertext, InvalidKeyUsage, InvalidState,
+            KeyNotFound, Throttling,
+        };
+        match failure {
+            Failure::KeyNotFound => {
+                Self::new(KeyNotFound, "the HSM has no AES key of that CKA_LABEL")
+            }
+            Failure::KeyAmbiguous(keys) => Self::new(
+                InvalidState,
+                format!("the CKA_LABEL fits {keys} keys in the HSM, so it names none"),
+            ),
+            Failure::MayNotEncrypt => {
+                Self::new(InvalidKeyUsage, "the key may not encrypt (CKA_ENCRYPT)")
+            }
+            Failure::MayNotDecrypt => {
+                Self::new(InvalidKeyUsage, "the key may not decrypt (CKA_DECRYPT)")
+            }
+            Failure::InvalidCiphertext => Self::new(
+                InvalidCiphertext,
+                "ciphertext, initialization vector, tag, metadata and AAD do not fit together",
+            ),
+            Failure::Overloaded => Self::new(
+                Throttling,
+                "the HSM cannot keep up: the wait would be longer than the deadline",
+            ),
+            Failure::TimedOut => {
+                Self::new(DependencyTimeout, "the HSM did not answer within the deadline")
+            }
+            Failure::NoToken => Self::new(DependencyTimeout, "no HSM token is usable at present"),
+            Failure::CdivMismatch => {
+                Self::new(Internal, "what the HSM encrypted did not decrypt to the same again")
+            }
+            Failure::Malformed => Self::new(Internal, "the HSM's answer breaks PKCS#11"),
+            Failure::Pkcs11(code) => {
+                Self::new(Internal, format!("the HSM failed with PKCS#11 code 0x{code:08x}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The specification's table, row by row.
+    #[test]
+    fn names_and_statuses() {
+        use ErrorName::{
+            AccessDenied, AuthenticationFailed, DependencyTimeout, Internal, InvalidCiphertext,
+            InvalidKeyUsage, InvalidState, InvalidUriPath, KeyNotFound, Throttling,
+            UnsupportedOperation, Validation,
+        };
+        for (name, text, status) in [
+            (Validation, "ValidationException", 400),
+            (InvalidState, "InvalidStateException", 400),
+            (InvalidCiphertext, "InvalidCiphertextException", 400),
+            (InvalidKeyUsage, "InvalidKeyUsageException", 400),
+            (AuthenticationFailed, "AuthenticationFailedException", 401),
+            (AccessDenied, "AccessDeniedException", 403),
+            (KeyNotFound, "KeyNotFoundException", 404),
+            (InvalidUriPath, "InvalidUriPathException", 404),
+            (Throttling, "ThrottlingException", 429),
+            (UnsupportedOperation, "UnsupportedOperationException", 501),
+            (DependencyTimeout, "DependencyTimeoutException", 503),
+            (Internal, "InternalException", 500),
+        ] {
+            let error = ApiError::new(name, "why");
+            assert_eq!((name.name(), error.status), (text, status));
+        }
+    }
+
+    /// XKS specification, Error codes: under 512 characters, 0x20 to 0x7e. And it stays JSON.
+    #[test]
+    fn messages_are_short_printable_ascii() {
+        let message = format!("\"a\\b\n\u{e9}{}", "x".repeat(600));
+        let mut out = Vec::new();
+        ApiError::validation(message).write_json(&mut out);
+        let text = String::from_utf8_lossy(&out);
+        let start = "{\"errorName\":\"ValidationException\",\"errorMessage\":\"";
+        let message = text.strip_prefix(start).and_then(|text| text.strip_suffix("\"}"));
+        assert!(message.is_some_and(|message| message.starts_with("'a'/b???x")));
+        assert!(message.is_some_and(|message| message.len() == MAX_ERROR_MESSAGE_BYTES));
+    }
+
+    /// An unknown access key and a wrong signature must look the same from outside.
+    #[test]
+    fn the_answer_does_not_tell_which_access_keys_exist() {
+        let unknown = ApiError::from(Unauthentic::UnknownAccessKey);
+        let wrong = ApiError::from(Unauthentic::WrongSignature);
+        assert_eq!((unknown.status, &unknown.message), (wrong.status, &wrong.message));
+        assert_ne!(unknown.reason(), wrong.reason());
+    }
+}

@@ -1,0 +1,6 @@
+//! The four calls of the XKS Proxy API: JSON in, JSON out.
+
+pub mod authorize;
+pub mod decode;
+pub mod encode;
+pub mod error;
