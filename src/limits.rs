@@ -110,9 +110,19 @@ pub const READ_SCRATCH_BYTES: usize = 64 * 1024;
 /// The kernel's queue of connections not yet accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// Readiness events taken from the kernel at once.
-pub const MAX_EVENTS_PER_POLL: usize = 1024;
+pub const MAX_EVENTS_PER_POLL: usize = 128;
 /// One TLS record, framing and expansion included (RFC 5246, 6.2.3).
 pub const MAX_RECORD_BYTES: usize = 5 + 16 * 1024 + 2048;
+/// Received TLS bytes that do not make a whole record or handshake message yet: a client's
+/// certificate chain can take several records.
+pub const MAX_PARTIAL_TLS_BYTES: usize = 2 * MAX_RECORD_BYTES;
+/// Failed TLS handshakes that one loop logs in a second; the others are counted.
+pub const MAX_HANDSHAKE_FAILURES_LOGGED_PER_SEC: u32 = 10;
+/// Jobs that a loop gathers before the HSM side gets them, so that the last one of a busy turn
+/// does not keep the first one waiting.
+pub const MAX_JOBS_PER_SUBMIT: usize = 16;
+/// How long accepting pauses at the limit of connections, or when the system has no descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// TLS sessions that can be resumed by id (TLS 1.2); TLS 1.3 uses tickets.
 pub const TLS_SESSION_CACHE_SIZE: usize = 4096;
 
@@ -147,5 +157,6 @@ const _: () = {
     assert!(IV_BATCH_BYTES.is_multiple_of(GCM_IV_BYTES));
     assert!(MAX_HEAD_BYTES > MAX_TARGET_BYTES);
     assert!(GCM_IV_BYTES <= MAX_GCM_IV_BYTES);
+    assert!(MAX_PARTIAL_TLS_BYTES < READ_SCRATCH_BYTES);
     assert!(SMALL_BUFFER_BYTES < MAX_HEAD_BYTES + BODY_OVERHEAD_BYTES);
 };

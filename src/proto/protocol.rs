@@ -10,7 +10,7 @@ use super::http::date::HttpDate;
 use super::service::Service;
 use super::sigv4::signing_key::SigningKeys;
 use super::xks::decode::Decoder;
-use crate::job::Request;
+use crate::job::{Job, Request};
 use crate::limits::{MAX_CHUNK_LINE_BYTES, MAX_POOLED_BUFFERS, MAX_RECORD_BYTES};
 use crate::observe::access_log::AccessLog;
 
@@ -106,6 +106,18 @@ impl Protocol {
         if self.outputs.len() < MAX_POOLED_BUFFERS {
             self.outputs.push(output);
         }
+    }
+
+    /// Keeps the memory of a job that was not done.
+    pub fn recycle_job(&mut self, job: Job) {
+        self.recycle_output(job.output);
+        self.recycle_request(job.request);
+    }
+
+    /// Wipes what an interrupted request may have left.
+    pub fn reset(&mut self) {
+        self.clear_out();
+        self.body.zeroize();
     }
 
     /// Wipes what has been sent.

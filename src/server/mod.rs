@@ -1,1 +1,147 @@
-//! To come.
+//! The only code with sockets: event loops that never block.
+//!
+//! Each loop is a thread with a poll, its own listening sockets, connections and timers. Work for
+//! the HSM leaves as jobs and comes back through the loop's inbox; see `lib.rs` for the order.
+
+pub mod config;
+mod event_loop;
+pub mod lifecycle;
+mod listener;
+mod peer;
+mod timer;
+pub mod tls;
+mod turn;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+
+use self::config::Config;
+use self::event_loop::{EventLoop, Listening, Quota};
+use self::lifecycle::Lifecycle;
+use crate::hsm::Hsm;
+use crate::job::CompletionQueue;
+use crate::limits::MAX_EVENT_LOOPS;
+use crate::observe::access_log::AccessLog;
+use crate::proto::{Listener, Service};
+
+/// Bound sockets and event loops that have not started yet.
+pub struct Server {
+    loops: Vec<EventLoop>,
+    lifecycle: Arc<Lifecycle>,
+    api: SocketAddr,
+    ping: SocketAddr,
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug)]
+pub struct BindError {
+    /// Which.
+    pub address: SocketAddr,
+    /// Why.
+    pub error: io::Error,
+}
+
+impl Server {
+    /// Binds all listeners.
+    ///
+    /// # Errors
+    /// [`BindError`]: for instance, another process listens there.
+    pub fn bind(config: &Config) -> Result<Self, BindError> {
+        let lifecycle = Arc::new(Lifecycle::default());
+        let quota = Arc::new(Quota { open: AtomicUsize::new(0), max: config.max_connections });
+        let mut api = SocketAddr::new(config.ip, config.port);
+        let mut ping = api;
+        let mut loops = Vec::new();
+        let count = event_loops(config.event_loops);
+        for index in 0..count {
+            let fail = |address, error| BindError { address, error };
+            let listen = |address, shared| {
+                listener::listen(address, shared, config.tcp_keepalive)
+                    .and_then(|socket| Ok((socket.local_addr()?, socket)))
+                    .map_err(|error| fail(address, error))
+            };
+            // A port of 0 becomes the first loop's port for all.
+            let (address, socket) = listen(api, count > 1)?;
+            api = address;
+            let mut listeners = vec![Listening::new(socket, Listener::Api, config.tls.clone())];
+            if index == 0 {
+                let has_own_port = config.port_http_ping != config.port || config.port == 0;
+                if has_own_port {
+                    let address = SocketAddr::new(config.ip, config.port_http_ping);
+                    let (address, socket) = listen(address, false)?;
+                    ping = address;
+                    listeners.push(Listening::new(socket, Listener::Ping, None));
+                } else {
+                    ping = api;
+                }
+            }
+            let event_loop = EventLoop::new(listeners, Arc::clone(&lifecycle), Arc::clone(&quota))
+                .map_err(|error| fail(api, error))?;
+            loops.push(event_loop);
+        }
+        Ok(Self { loops, lifecycle, api, ping })
+    }
+
+    /// Where the API is served.
+    #[must_use]
+    pub fn api_address(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// Where `/ping` is served; the API's own address if they share a port.
+    #[must_use]
+    pub fn ping_address(&self) -> SocketAddr {
+        self.ping
+    }
+
+    /// How many event loops there are.
+    #[must_use]
+    pub fn event_loops(&self) -> usize {
+        self.loops.len()
+    }
+
+    /// The loops' inboxes, by [`crate::job::ReplyTo::event_loop`].
+    #[must_use]
+    pub fn completions(&self) -> Vec<Arc<CompletionQueue>> {
+        self.loops.iter().map(EventLoop::completions).collect()
+    }
+
+    /// What drains and stops the loops.
+    #[must_use]
+    pub fn lifecycle(&self) -> Arc<Lifecycle> {
+        Arc::clone(&self.lifecycle)
+    }
+
+    /// Starts the loops, a thread each. `access_log` makes each loop its own.
+    ///
+    /// # Errors
+    /// The system has no room for another thread.
+    pub fn start(
+        self,
+        service: &Arc<Service>,
+        hsm: &Arc<Hsm>,
+        access_log: impl Fn() -> AccessLog,
+    ) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
+        (0..)
+            .zip(self.loops)
+            .map(|(index, event_loop)| {
+                let (service, hsm, access_log) =
+                    (Arc::clone(service), Arc::clone(hsm), access_log());
+                std::thread::Builder::new()
+                    .name(format!("loop-{index}"))
+                    .spawn(move || event_loop.run(index, service, hsm, access_log))
+            })
+            .collect()
+    }
+}
+
+/// A loop serves tens of thousands of requests a second, and on few cores a second one only takes
+/// time from the HSM's sessions; so a loop for each four cores.
+fn event_loops(configured: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let count = if configured == 0 { cores.div_ceil(4) } else { configured };
+    count.clamp(1, MAX_EVENT_LOOPS)
+}

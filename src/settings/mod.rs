@@ -12,6 +12,7 @@ use crate::hsm::config::TokenConfig;
 use crate::observe::log::LogConfig;
 use crate::observe::redaction::Secret;
 use crate::proto::service::Timeouts;
+use crate::server::config::TcpKeepalive;
 
 /// All settings. Sections that are switched off are absent.
 #[derive(Clone, Debug)]
@@ -57,17 +58,6 @@ pub struct Server {
     pub drain_delay: Duration,
     /// Then, how long what is in flight may take.
     pub drain_timeout: Duration,
-}
-
-/// `[server.tcp_keepalive]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpKeepalive {
-    /// Idle time before the first probe.
-    pub idle: Duration,
-    /// Between probes.
-    pub interval: Option<Duration>,
-    /// Unanswered probes before the connection is dead.
-    pub retries: Option<u32>,
 }
 
 /// `[tls]`, read and checked: the key fits the certificate.

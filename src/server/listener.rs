@@ -1,0 +1,47 @@
+//! Listening sockets.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::config::TcpKeepalive;
+use crate::limits::LISTEN_BACKLOG;
+
+/// Listens on `address`. With `shared`, several sockets may, and the kernel spreads connections
+/// over them (SO_REUSEPORT, socket(7)). Accepted sockets inherit the options set here.
+///
+/// # Errors
+/// As the system calls say, for instance that the address is in use.
+pub(super) fn listen(
+    address: SocketAddr,
+    shared: bool,
+    keepalive: Option<TcpKeepalive>,
+) -> io::Result<mio::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    // A restart must not wait for the old process's connections to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() && address.ip() == IpAddr::from([0_u16; 8]) {
+        socket.set_only_v6(false)?;
+    }
+    // An answer is one write; Nagle's algorithm would hold a second one back.
+    socket.set_tcp_nodelay(true)?;
+    if let Some(keepalive) = keepalive {
+        let mut options = socket2::TcpKeepalive::new().with_time(keepalive.idle);
+        if let Some(interval) = keepalive.interval {
+            options = options.with_interval(interval);
+        }
+        if let Some(retries) = keepalive.retries {
+            options = options.with_retries(retries);
+        }
+        socket.set_tcp_keepalive(&options)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(mio::net::TcpListener::from_std(socket.into()))
+}

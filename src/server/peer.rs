@@ -1,0 +1,416 @@
+//! One accepted connection: its socket, its TLS session and its protocol state.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mio::net::TcpStream;
+use zeroize::Zeroize as _;
+
+use super::tls::{Outgoing, Session, TlsError};
+use super::turn::Turn;
+use crate::job::{Completion, Failure};
+use crate::limits::{LINGER, MAX_LINGER_BYTES, READ_SCRATCH_BYTES};
+use crate::proto::{Connection, Step, Wait};
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Fate {
+    /// It stays, waiting for an event or a deadline.
+    Stays,
+    /// It stays, and has more to read than one turn allows.
+    Again,
+    /// It is over.
+    Ends,
+}
+
+enum Phase {
+    /// TLS keys are being agreed on.
+    Handshake { since: Instant },
+    /// Requests and answers.
+    Open,
+    /// All has been said; what the peer still sends is dropped, so that the kernel does not
+    /// reset the connection before the peer has read the last answer (RFC 9112, 9.6).
+    Linger { until: Instant, left: usize },
+}
+
+/// A connection and all that belongs to it.
+pub(super) struct Peer {
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Option<Session>,
+    connection: Connection,
+    /// Bytes that the socket has not taken yet, from `pending_from` on.
+    pending: Vec<u8>,
+    pending_from: usize,
+    phase: Phase,
+    /// The socket may have bytes: edge-triggered readiness is remembered until a read is short.
+    is_readable: bool,
+    /// The kernel has said that the peer has ended its side, so a short read is not the last.
+    is_read_closed: bool,
+    /// The end has been read.
+    is_eof: bool,
+}
+
+enum Filled {
+    Bytes(usize),
+    Nothing,
+    Eof,
+}
+
+impl Peer {
+    pub(super) fn new(
+        stream: TcpStream,
+        address: SocketAddr,
+        tls: Option<Session>,
+        connection: Connection,
+        now: Instant,
+    ) -> Self {
+        let phase = match tls {
+            Some(_) => Phase::Handshake { since: now },
+            None => Phase::Open,
+        };
+        Self {
+            stream,
+            address,
+            tls,
+            connection,
+            pending: Vec::new(),
+            pending_from: 0,
+            phase,
+            is_readable: false,
+            is_read_closed: false,
+            is_eof: false,
+        }
+    }
+
+    pub(super) fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// When what is being waited for has taken too long.
+    pub(super) fn deadline(&self, turn: &Turn) -> Instant {
+        let timeouts = &turn.protocol.service.timeouts;
+        match self.phase {
+            Phase::Handshake { since } => since + timeouts.handshake,
+            Phase::Linger { until, .. } => until,
+            Phase::Open => match self.connection.wait() {
+                Wait::Idle(since) => since + timeouts.idle,
+                Wait::Head(since) => since + timeouts.head,
+                Wait::Body(since) => since + timeouts.body,
+                Wait::Hsm(since) => since + timeouts.request,
+                Wait::Send(since) => since + timeouts.write,
+            },
+        }
+    }
+
+    /// Whether a completion of that serial number is awaited.
+    pub(super) fn waits_for(&self, serial: u64) -> bool {
+        self.connection.waits_for(serial)
+    }
+
+    /// Whether it is open, and nothing has been asked that is still unanswered.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Open) && matches!(self.connection.wait(), Wait::Idle(_))
+    }
+
+    /// The socket may be read, or has been closed by the peer.
+    pub(super) fn on_readable(&mut self, is_read_closed: bool, turn: &mut Turn) -> Fate {
+        self.is_readable = true;
+        self.is_read_closed |= is_read_closed;
+        self.read_on(turn)
+    }
+
+    /// The socket takes bytes again.
+    pub(super) fn on_writable(&mut self, turn: &mut Turn) -> Fate {
+        if self.pending.is_empty() {
+            return Fate::Stays;
+        }
+        match self.flush() {
+            Err(_) => Fate::Ends,
+            Ok(false) => Fate::Stays,
+            Ok(true) if !matches!(self.phase, Phase::Open) => Fate::Stays,
+            Ok(true) => {
+                let step = self.connection.sent(&mut turn.protocol, &turn.moment);
+                self.drive_and_read_on(step, turn)
+            }
+        }
+    }
+
+    /// The HSM's answer has come.
+    pub(super) fn on_completion(&mut self, completion: Completion, turn: &mut Turn) -> Fate {
+        let step = self.connection.complete(&mut turn.protocol, &turn.moment, completion);
+        self.drive_and_read_on(step, turn)
+    }
+
+    /// The HSM side did not take the job.
+    pub(super) fn on_refusal(&mut self, failure: Failure, turn: &mut Turn) -> Fate {
+        let step = self.connection.reject(&mut turn.protocol, &turn.moment, failure);
+        self.drive_and_read_on(step, turn)
+    }
+
+    /// [`Self::deadline`] has passed.
+    pub(super) fn on_deadline(&mut self, turn: &mut Turn) -> Fate {
+        match self.phase {
+            Phase::Handshake { .. } | Phase::Linger { .. } => Fate::Ends,
+            Phase::Open => {
+                let step = self.connection.timed_out(&mut turn.protocol, &turn.moment);
+                self.drive_and_read_on(step, turn)
+            }
+        }
+    }
+
+    /// Gives memory back.
+    pub(super) fn close(mut self, turn: &mut Turn) {
+        self.pending.zeroize();
+        self.connection.close(&mut turn.protocol);
+    }
+
+    fn drive_and_read_on(&mut self, step: Step, turn: &mut Turn) -> Fate {
+        match self.drive(step, turn) {
+            Fate::Stays if self.is_readable => self.read_on(turn),
+            fate => fate,
+        }
+    }
+
+    /// Reads until the socket is empty, a request is whole, or the turn's share is used up.
+    fn read_on(&mut self, turn: &mut Turn) -> Fate {
+        let mut budget = READ_SCRATCH_BYTES;
+        while self.is_readable && !self.is_eof {
+            if let Phase::Linger { .. } = self.phase {
+                return self.drop_input(turn);
+            }
+            let room = self.room(turn);
+            if room == 0 {
+                return Fate::Stays;
+            }
+            if budget == 0 {
+                return Fate::Again;
+            }
+            let step = match self.fill(room.min(budget), turn) {
+                Ok(Filled::Nothing) => return Fate::Stays,
+                Ok(Filled::Bytes(count)) => {
+                    budget -= count;
+                    self.connection.step(&mut turn.protocol, &turn.moment)
+                }
+                Ok(Filled::Eof) => {
+                    self.is_eof = true;
+                    self.connection.peer_closed()
+                }
+                Err(error) => {
+                    self.note(&error, turn);
+                    return Fate::Ends;
+                }
+            };
+            match self.drive(step, turn) {
+                Fate::Stays => {}
+                fate => return fate,
+            }
+        }
+        Fate::Stays
+    }
+
+    /// How many bytes may be read now. While an answer has not gone, none: a peer that does not
+    /// read is not read from.
+    fn room(&self, turn: &Turn) -> usize {
+        let room = if self.pending.is_empty() { self.connection.room(&turn.protocol) } else { 0 };
+        let partial = self.tls.as_ref().map_or(0, |tls| tls.partial().len());
+        room.min(READ_SCRATCH_BYTES).saturating_sub(partial)
+    }
+
+    /// One read, decrypted, into the protocol's buffer.
+    fn fill(&mut self, max_bytes: usize, turn: &mut Turn) -> Result<Filled, PeerError> {
+        let Turn { scratch, protocol, moment, outgoing, .. } = turn;
+        let partial = self.tls.as_ref().map_or(&[][..], Session::partial);
+        let offset = partial.len();
+        scratch[..offset].copy_from_slice(partial);
+        let into = &mut scratch[offset..offset + max_bytes];
+        let count = loop {
+            match self.stream.read(into) {
+                Ok(0) => {
+                    self.is_readable = false;
+                    return Ok(Filled::Eof);
+                }
+                Ok(count) => break count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_readable = false;
+                    return Ok(Filled::Nothing);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(PeerError::Io(error)),
+            }
+        };
+        // A short read has emptied the socket (epoll(7), question 9), and what comes later is
+        // told anew.
+        if count < max_bytes && !self.is_read_closed {
+            self.is_readable = false;
+        }
+        let Some(tls) = &mut self.tls else {
+            self.connection.receive(protocol, moment, &scratch[..count]);
+            return Ok(Filled::Bytes(count));
+        };
+        let connection = &mut self.connection;
+        let received = tls.receive(&mut scratch[..offset + count], outgoing, |plaintext| {
+            connection.receive(protocol, moment, plaintext);
+        });
+        let is_handshaking = tls.is_handshaking();
+        if !outgoing.filled().is_empty() {
+            self.send_outgoing(outgoing).map_err(PeerError::Io)?;
+        }
+        let received = received.map_err(PeerError::Tls)?;
+        if matches!(self.phase, Phase::Handshake { .. }) && !is_handshaking {
+            self.phase = Phase::Open;
+        }
+        if received.is_closed {
+            self.is_readable = false;
+            return Ok(Filled::Eof);
+        }
+        Ok(Filled::Bytes(count))
+    }
+
+    /// Does what the protocol says, until it has to wait.
+    fn drive(&mut self, mut step: Step, turn: &mut Turn) -> Fate {
+        loop {
+            if !turn.protocol.out.is_empty() {
+                let sent = self.send(turn);
+                turn.protocol.clear_out();
+                if sent.is_err() {
+                    return Fate::Ends;
+                }
+            }
+            step = match step {
+                Step::Receive => return Fate::Stays,
+                Step::Submit(job) => {
+                    turn.submit(job);
+                    return Fate::Stays;
+                }
+                Step::Health => {
+                    let health = turn.hsm.health();
+                    self.connection.answer_health(&mut turn.protocol, &turn.moment, &health)
+                }
+                Step::Send if self.pending.is_empty() => {
+                    self.connection.sent(&mut turn.protocol, &turn.moment)
+                }
+                Step::Send => return Fate::Stays,
+                Step::Close => return self.begin_close(turn),
+            };
+        }
+    }
+
+    /// Sends [`crate::proto::Protocol::out`]; what the socket does not take stays pending.
+    fn send(&mut self, turn: &mut Turn) -> Result<(), PeerError> {
+        let Turn { protocol, outgoing, .. } = turn;
+        match &mut self.tls {
+            None => self.write(&protocol.out).map_err(PeerError::Io),
+            Some(tls) => {
+                let encrypted = tls.send(&protocol.out, outgoing);
+                self.send_outgoing(outgoing).map_err(PeerError::Io)?;
+                encrypted.map_err(PeerError::Tls)
+            }
+        }
+    }
+
+    fn send_outgoing(&mut self, outgoing: &mut Outgoing) -> io::Result<()> {
+        let written = self.write(outgoing.filled());
+        outgoing.clear();
+        written
+    }
+
+    /// Writes behind whatever is pending.
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if self.pending.is_empty() {
+            while !bytes.is_empty() {
+                match self.stream.write(bytes) {
+                    Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                    Ok(count) => bytes = &bytes[count..],
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.pending.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Whether nothing is pending any more.
+    fn flush(&mut self) -> io::Result<bool> {
+        while let Some(bytes) = self.pending.get(self.pending_from..)
+            && !bytes.is_empty()
+        {
+            match self.stream.write(bytes) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => self.pending_from += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // A slow reader's memory is not kept for its next answer.
+        self.pending.zeroize();
+        self.pending = Vec::new();
+        self.pending_from = 0;
+        Ok(true)
+    }
+
+    /// Ends our side; lingers if the peer may still be sending.
+    fn begin_close(&mut self, turn: &mut Turn) -> Fate {
+        // The peer has not taken its last answer in time.
+        if !self.pending.is_empty() {
+            return Fate::Ends;
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.close(&mut turn.outgoing);
+            if self.send_outgoing(&mut turn.outgoing).is_err() {
+                return Fate::Ends;
+            }
+        }
+        if self.is_eof || self.stream.shutdown(std::net::Shutdown::Write).is_err() {
+            return Fate::Ends;
+        }
+        self.phase = Phase::Linger { until: turn.moment.now + LINGER, left: MAX_LINGER_BYTES };
+        if self.is_readable { self.drop_input(turn) } else { Fate::Stays }
+    }
+
+    /// Reads and drops, within bounds.
+    fn drop_input(&mut self, turn: &mut Turn) -> Fate {
+        let Phase::Linger { left, .. } = &mut self.phase else {
+            return Fate::Ends;
+        };
+        loop {
+            match self.stream.read(&mut turn.scratch) {
+                Ok(0) => return Fate::Ends,
+                Ok(count) if count >= *left => return Fate::Ends,
+                Ok(count) => *left -= count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_readable = false;
+                    return Fate::Stays;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Fate::Ends,
+            }
+        }
+    }
+
+    /// A handshake that failed is worth a line: a client certificate that is refused shows
+    /// nowhere else. A connection that breaks is the network's daily life.
+    fn note(&self, error: &PeerError, turn: &mut Turn) {
+        match (error, &self.phase) {
+            (PeerError::Tls(error), Phase::Handshake { .. }) => {
+                turn.note_failed_handshake(self.address, error);
+            }
+            (PeerError::Tls(error), _) => {
+                tracing::debug!(peer = %self.address, %error, "TLS session broken");
+            }
+            (PeerError::Io(error), _) => {
+                tracing::debug!(peer = %self.address, %error, "connection broken");
+            }
+        }
+    }
+}
+
+enum PeerError {
+    Io(io::Error),
+    Tls(TlsError),
+}
