@@ -18,7 +18,9 @@ use super::tls::Acceptor;
 use super::turn::Turn;
 use crate::hsm::Hsm;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job};
-use crate::limits::{ACCEPT_PAUSE, MAX_ACCEPTS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_JOBS_PER_SUBMIT};
+use crate::limits::{
+    ACCEPT_PAUSE, LISTEN_BACKLOG, MAX_ACCEPTS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_JOBS_PER_SUBMIT,
+};
 use crate::observe::access_log::AccessLog;
 use crate::proto::{Connection, Listener, Moment, Protocol, Service};
 
