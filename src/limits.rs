@@ -147,6 +147,11 @@ pub const MAX_LABEL_BYTES: usize = 256;
 /// Slots that a module may list.
 pub const MAX_SLOTS: usize = 1024;
 
+// ---- Command line
+
+/// An answer that the demo's and the probe's client takes.
+pub const MAX_CLIENT_ANSWER_BYTES: usize = 1024 * 1024;
+
 // ---- Log
 
 /// Bytes of log lines that wait to be written; past it, lines are dropped and counted.

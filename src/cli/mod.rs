@@ -1,1 +1,79 @@
-//! To come.
+//! The command line.
+
+pub mod client;
+pub mod demo;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Mistakes in the settings (`EX_CONFIG` of sysexits.h): a supervisor need not try again.
+pub const EXIT_SETTINGS: u8 = 78;
+/// An address is in use, a check failed (`EX_UNAVAILABLE`).
+pub const EXIT_UNAVAILABLE: u8 = 69;
+/// An event loop ended by itself (`EX_SOFTWARE`).
+pub const EXIT_SOFTWARE: u8 = 70;
+
+const AFTER_HELP: &str = "\
+Without a command it serves. The settings file is the one that the environment variable
+XKS_PROXY_SETTINGS_TOML names, else the one that configuration/bootstrap.toml names.
+
+Exit codes: 0 done or drained; 2 wrong arguments; 69 an address is taken, a token or a check
+failed; 70 a defect; 78 mistakes in the settings, all of which are printed.";
+
+/// An AWS KMS external key store (XKS) proxy for PKCS#11 HSMs.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT, then drain
+    Serve,
+    /// Check a settings file and say all that is wrong with it
+    Check {
+        /// The settings file, if it is not the one that serving would take
+        file: Option<PathBuf>,
+        /// Also log in to the token, look for the keys and have each encrypt and decrypt
+        #[arg(long)]
+        hsm: bool,
+        /// An unknown member is a mistake, not a warning
+        #[arg(long)]
+        strict: bool,
+    },
+    /// List the AES keys of the token and which store may use which
+    Keys {
+        /// The settings file, if it is not the one that serving would take
+        file: Option<PathBuf>,
+    },
+    /// Try it out on this machine: SoftHSM2, a key, a certificate, the proxy and the four calls
+    Demo {
+        /// End after the calls
+        #[arg(long)]
+        once: bool,
+        /// Make the demo's token with this PKCS#11 module
+        #[arg(long, hide = true)]
+        make_token: Option<PathBuf>,
+    },
+}
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn run() -> ExitCode {
+    let outcome = match Arguments::parse().command.unwrap_or(Command::Serve) {
+        Command::Demo { make_token: Some(module), .. } => demo::make_token_here(&module),
+        Command::Demo { once, make_token: None } => demo::run(once),
+        _ => Ok(()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::from(EXIT_UNAVAILABLE)
+        }
+    }
+}
