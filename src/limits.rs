@@ -156,12 +156,27 @@ pub const MAX_CLIENT_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// Bytes of log lines that wait to be written; past it, lines are dropped and counted.
 pub const MAX_LOG_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+/// One string in a log line, as escaped; what is longer is cut. An ARN goes in whole.
+pub const MAX_LOG_STRING_BYTES: usize = 2_048;
+/// One line of the access log: a dozen strings and as many numbers, with their names.
+pub const MAX_ACCESS_LOG_LINE_BYTES: usize = 32 * 1024;
+/// Lines that an event loop gathers before it hands them over within a turn.
+pub const LOG_BUFFER_BYTES: usize = 64 * 1024;
+/// Lines of requests that were not authenticated, for each event loop; what is left out is
+/// counted.
+pub const MAX_UNAUTHENTICATED_LINES_PER_SECOND: u32 = 10;
+/// Between two writes to a log, so that an event loop under load need not wake the writer.
+pub const LOG_WRITE_INTERVAL: Duration = Duration::from_millis(10);
+/// At the end, for the log's last lines to be written.
+pub const LOG_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 const _: () = {
     assert!(MAX_URI_PATH_PREFIX_BYTES + "/kms/xks/v1".len() == 128);
     assert!(IV_BATCH_BYTES.is_multiple_of(GCM_IV_BYTES));
     assert!(MAX_HEAD_BYTES > MAX_TARGET_BYTES);
     assert!(GCM_IV_BYTES <= MAX_GCM_IV_BYTES);
+    assert!(12 * (MAX_LOG_STRING_BYTES + 32) + 1024 < MAX_ACCESS_LOG_LINE_BYTES);
+    assert!(LOG_BUFFER_BYTES + MAX_ACCESS_LOG_LINE_BYTES < MAX_LOG_BACKLOG_BYTES);
     assert!(MAX_PARTIAL_TLS_BYTES < READ_SCRATCH_BYTES);
     assert!(SMALL_BUFFER_BYTES < MAX_HEAD_BYTES + BODY_OVERHEAD_BYTES);
 };

@@ -1,12 +1,26 @@
 //! One line, or one JSON object, for each call.
 
+use std::io::Write as _;
 use std::net::IpAddr;
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::line::{Line, since_1970};
+use super::log::{LogFormat, Outputs};
+use super::timestamp::Rfc3339;
+use crate::limits::{
+    LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND,
+};
 
 /// What is logged of one call. Strings come from the peer and are escaped when written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CallRecord<'a> {
     /// The connection's other end.
     pub peer: Option<IpAddr>,
+    /// The signature was right, or none is asked for. Else the line may be left out, see
+    /// [`MAX_UNAUTHENTICATED_LINES_PER_SECOND`].
+    pub is_authenticated: bool,
     /// `metadata`, `encrypt`, `decrypt`, `health`; empty if the path named none.
     pub call: &'a str,
     /// The store's `uri_path_prefix`, if the path named one. It may be "".
@@ -47,12 +61,167 @@ pub struct CallRecord<'a> {
     pub total_micros: u32,
 }
 
-/// A stand-in.
-#[derive(Default)]
-pub struct AccessLog;
-impl AccessLog {
-    /// Writes one.
-    pub fn write(&mut self, _record: &CallRecord<'_>) {}
-    /// Hands over.
-    pub fn flush(&mut self) {}
+/// One event loop's access log. Lines gather in a buffer of its own until [`AccessLog::flush`].
+pub struct AccessLog {
+    outputs: Outputs,
+    /// The least severe level that is logged; `None` for an access log that goes nowhere.
+    level: Option<Level>,
+    format: LogFormat,
+    buffer: Vec<u8>,
+    time: Rfc3339,
+    unauthenticated: Unauthenticated,
 }
+
+impl Default for AccessLog {
+    /// Goes nowhere.
+    fn default() -> Self {
+        Self {
+            outputs: Outputs::none(),
+            level: None,
+            format: LogFormat::Text,
+            buffer: Vec::new(),
+            time: Rfc3339::default(),
+            unauthenticated: Unauthenticated::default(),
+        }
+    }
+}
+
+impl AccessLog {
+    pub(super) fn new(outputs: Outputs, level: Level, format: LogFormat) -> Self {
+        Self {
+            outputs,
+            level: Some(level),
+            format,
+            buffer: Vec::with_capacity(LOG_BUFFER_BYTES + MAX_ACCESS_LOG_LINE_BYTES),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a call's line: INFO, WARN if the client is to blame, ERROR if we or the HSM are.
+    pub fn write(&mut self, record: &CallRecord<'_>) {
+        self.write_at(record, since_1970());
+    }
+
+    /// Hands the lines to the writers; once a turn of the loop. Never waits for an output.
+    pub fn flush(&mut self) {
+        if self.unauthenticated.left_out > 0 {
+            self.tell_left_out(since_1970());
+        }
+        self.hand_over();
+    }
+
+    fn write_at(&mut self, record: &CallRecord<'_>, since_1970: Duration) {
+        let level = match record.status {
+            ..400 => Level::INFO,
+            400..500 => Level::WARN,
+            500.. => Level::ERROR,
+        };
+        if !self.is_enabled(level) {
+            return;
+        }
+        self.tell_left_out(since_1970);
+        // Anybody can cause these, so none of them, whatever the status, may fill the disk.
+        if !record.is_authenticated && !self.unauthenticated.admit(since_1970.as_secs()) {
+            return;
+        }
+        let line = Line::begin(&mut self.buffer, self.format, &mut self.time, since_1970, level);
+        write_fields(line, record);
+        if self.buffer.len() >= LOG_BUFFER_BYTES {
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if !self.buffer.is_empty() {
+            self.outputs.push(&self.buffer);
+            self.buffer.clear();
+        }
+    }
+
+    fn is_enabled(&self, level: Level) -> bool {
+        self.level.is_some_and(|least_severe| level <= least_severe)
+    }
+
+    /// Says how many lines the last second lacks, once it is over.
+    fn tell_left_out(&mut self, since_1970: Duration) {
+        let left_out = self.unauthenticated.take_left_out(since_1970.as_secs());
+        if left_out > 0 {
+            let time = &mut self.time;
+            let mut line =
+                Line::begin(&mut self.buffer, self.format, time, since_1970, Level::WARN);
+            line.message("lines of unauthenticated requests were left out");
+            line.number("leftOutLines", u64::from(left_out));
+            line.end();
+        }
+    }
+}
+
+fn write_fields(mut line: Line<'_>, record: &CallRecord<'_>) {
+    line.string("call", if record.call.is_empty() { "none" } else { record.call });
+    line.number("status", u64::from(record.status));
+    line.optional("errorName", record.error_name);
+    line.optional("reason", record.reason);
+    line.optional("kmsRequestId", record.kms_request_id);
+    line.optional("kmsOperation", record.kms_operation);
+    line.optional("principal", record.principal);
+    line.optional("store", record.store);
+    line.optional("externalKeyId", record.key_id);
+    line.optional("kmsKeyArn", record.kms_key_arn);
+    line.optional("kmsViaService", record.kms_via_service);
+    line.optional("sourceVpc", record.source_vpc);
+    line.optional("sourceVpce", record.source_vpce);
+    line.optional("token", record.token);
+    line.number("requestBytes", record.request_bytes as u64);
+    line.number("responseBytes", record.response_bytes as u64);
+    if let Some(micros) = record.queue_micros {
+        line.number("queueMicros", u64::from(micros));
+    }
+    if let Some(micros) = record.hsm_micros {
+        line.number("hsmMicros", u64::from(micros));
+    }
+    line.number("totalMicros", u64::from(record.total_micros));
+    if let Some(peer) = record.peer {
+        // The longest IPv6 address has 45 characters (RFC 4291, 2.2).
+        let mut text = [0; 48];
+        let mut rest = &mut text[..];
+        let _ = write!(rest, "{peer}");
+        let unused = rest.len();
+        let text = &text[..text.len() - unused];
+        line.optional("peer", std::str::from_utf8(text).ok());
+    }
+    line.end();
+}
+
+/// The lines of requests that were not authenticated, which anybody can cause, in this second.
+#[derive(Default)]
+struct Unauthenticated {
+    unix_secs: u64,
+    admitted: u32,
+    left_out: u32,
+}
+
+impl Unauthenticated {
+    /// Whether there may be another line in this second; if not, it is counted.
+    fn admit(&mut self, unix_secs: u64) -> bool {
+        if self.unix_secs != unix_secs {
+            self.unix_secs = unix_secs;
+            self.admitted = 0;
+        }
+        let is_admitted = self.admitted < MAX_UNAUTHENTICATED_LINES_PER_SECOND;
+        if is_admitted {
+            self.admitted += 1;
+        } else {
+            self.left_out = self.left_out.saturating_add(1);
+        }
+        is_admitted
+    }
+
+    /// What was left out in a second that is over.
+    fn take_left_out(&mut self, unix_secs: u64) -> u32 {
+        if self.unix_secs == unix_secs { 0 } else { std::mem::take(&mut self.left_out) }
+    }
+}
+
+#[cfg(test)]
+#[path = "access_log_tests.rs"]
+mod tests;

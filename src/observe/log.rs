@@ -1,6 +1,21 @@
 //! The log: standard output, a rotating file, or both.
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::level_filters::LevelFilter;
+use tracing_appender::rolling::{self, RollingFileAppender};
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use super::access_log::AccessLog;
+use super::backlog::Backlog;
+use super::events::EventLayer;
+use crate::limits::{LOG_STOP_TIMEOUT, MAX_LOG_BACKLOG_BYTES};
 
 /// `[tracing]`
 #[derive(Clone, Debug)]
@@ -48,3 +63,122 @@ pub enum Rotation {
     /// One file for good
     Never,
 }
+
+/// The running log. Dropping it stops it.
+pub struct Log {
+    outputs: Outputs,
+    level: tracing::Level,
+    format: LogFormat,
+}
+
+/// Starts the log and has tracing's events go there.
+///
+/// # Errors
+/// The directory or the file can't be made or written (the error names it), no thread can be
+/// had, or the process has a tracing subscriber already.
+pub fn start(config: &LogConfig) -> io::Result<Log> {
+    let log = Log::open(config)?;
+    let subscriber = tracing_subscriber::registry()
+        .with(LevelFilter::from_level(config.level))
+        .with(log.event_layer());
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    Ok(log)
+}
+
+impl Log {
+    /// Starts the writers.
+    pub(super) fn open(config: &LogConfig) -> io::Result<Self> {
+        let mut outputs = Vec::new();
+        if let Some(file) = &config.file {
+            let output = Box::new(open_file(file)?);
+            outputs.push(Backlog::start("file", output, config.format, MAX_LOG_BACKLOG_BYTES)?);
+        }
+        if config.stdout {
+            // Not through std's handle: its lock would be held while the output is stuck.
+            let output = Box::new(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+            outputs.push(Backlog::start("stdout", output, config.format, MAX_LOG_BACKLOG_BYTES)?);
+        }
+        Ok(Self { outputs: Outputs(outputs.into()), level: config.level, format: config.format })
+    }
+
+    pub(super) fn event_layer(&self) -> EventLayer {
+        EventLayer::new(self.outputs.clone(), self.format)
+    }
+
+    /// An access log, for one event loop.
+    #[must_use]
+    pub fn access_log(&self) -> AccessLog {
+        AccessLog::new(self.outputs.clone(), self.level, self.format)
+    }
+
+    /// Lines that were not written since the start, because an output was too slow or failed;
+    /// the sum over the outputs.
+    #[must_use]
+    pub fn dropped_lines(&self) -> u64 {
+        self.outputs.0.iter().map(|backlog| backlog.dropped_lines()).sum()
+    }
+
+    /// Writes what waits, for [`LOG_STOP_TIMEOUT`] at the most, and ends the writers. Whether all
+    /// of them came to their end.
+    pub fn stop(&self) -> bool {
+        let deadline = Instant::now() + LOG_STOP_TIMEOUT;
+        for backlog in self.outputs.0.iter() {
+            backlog.begin_stop();
+        }
+        self.outputs.0.iter().all(|backlog| backlog.wait_stopped(deadline))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Where lines go: up to two backlogs.
+#[derive(Clone)]
+pub(super) struct Outputs(Arc<[Arc<Backlog>]>);
+
+impl Outputs {
+    /// None.
+    pub(super) fn none() -> Self {
+        Self(Arc::new([]))
+    }
+
+    /// Hands whole lines over.
+    pub(super) fn push(&self, lines: &[u8]) {
+        for backlog in self.0.iter() {
+            backlog.push(lines);
+        }
+    }
+}
+
+/// Makes directory and file; names are those of the reference proxy, `prefix.2026-11-25-08` for
+/// an hour.
+fn open_file(file: &LogFile) -> io::Result<RollingFileAppender> {
+    fs::create_dir_all(&file.directory)
+        .map_err(|error| explain(&file.directory, error.kind(), &error))?;
+    let rotation = match file.rotation {
+        Rotation::Minutely => rolling::Rotation::MINUTELY,
+        Rotation::Hourly => rolling::Rotation::HOURLY,
+        Rotation::Daily => rolling::Rotation::DAILY,
+        Rotation::Never => rolling::Rotation::NEVER,
+    };
+    RollingFileAppender::builder()
+        .rotation(rotation)
+        .filename_prefix(&file.prefix)
+        .build(&file.directory)
+        .map_err(|error| {
+            let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+            let kind = cause.map_or(io::ErrorKind::Other, io::Error::kind);
+            explain(&file.directory.join(&file.prefix), kind, &error)
+        })
+}
+
+fn explain(path: &Path, kind: io::ErrorKind, cause: &dyn std::fmt::Display) -> io::Error {
+    io::Error::new(kind, format!("cannot write the log at {}: {cause}", path.display()))
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+pub(super) mod tests;

@@ -1,6 +1,19 @@
 //! What the process shows of itself: log and access log, and what it never shows (redaction).
+//!
+//! ```text
+//!  event loop    access_log   one line a call -> the loop's own buffer --- once a turn ---+
+//!  any thread    events       tracing's events ------------------------------------------+
+//!                                                                                        v
+//!  writer thread, one for each output        backlog: bounded, one short lock, never waited for
+//!                                                                                        |
+//!  stdout, rotating file  <-------------------- whole batches ----------------------------+
+//! ```
 
 pub mod access_log;
+mod backlog;
+mod escape;
+mod events;
+mod line;
 pub mod log;
 pub mod redaction;
 pub mod timestamp;

@@ -1,4 +1,7 @@
-//! Days and dates of the proleptic Gregorian calendar, UTC.
+//! Days and dates of the proleptic Gregorian calendar, UTC, and RFC 3339 timestamps.
+
+use std::io::Write as _;
+use std::time::Duration;
 
 /// Year, month (1 to 12) and day (1 to 31) of the day that is `days` after 1970-01-01.
 #[must_use]
@@ -28,4 +31,71 @@ pub fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
     let day_of_year = (153 * month_from_march + 2) / 5 + i64::from(day) - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     era * 146_097 + day_of_era - 719_468
+}
+
+/// Formats times as RFC 3339 with microseconds; all but those are kept from the same second.
+#[derive(Debug, Default)]
+pub struct Rfc3339 {
+    unix_secs: Option<u64>,
+    text: Vec<u8>,
+}
+
+impl Rfc3339 {
+    /// `2026-11-25T08:16:31.123456Z` for the time that is `since_1970` after the epoch; the last
+    /// second of year 9999 for anything later.
+    pub fn at(&mut self, since_1970: Duration) -> &[u8] {
+        const LAST_SECOND: u64 = 253_402_300_799;
+        const BEFORE_MICROS: usize = "2026-11-25T08:16:31.".len();
+        let unix_secs = since_1970.as_secs().min(LAST_SECOND);
+        if self.unix_secs != Some(unix_secs) {
+            self.unix_secs = Some(unix_secs);
+            self.text.clear();
+            let days = i64::try_from(unix_secs / 86_400).unwrap_or(0);
+            let (year, month, day) = civil_from_days(days);
+            let second = unix_secs % 86_400;
+            let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+            // Writing into a Vec cannot fail.
+            let _ = write!(
+                self.text,
+                "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.000000Z"
+            );
+        }
+        let mut micros = since_1970.subsec_micros();
+        for digit in self.text.iter_mut().skip(BEFORE_MICROS).take(6).rev() {
+            *digit = b"0123456789"[(micros % 10) as usize];
+            micros /= 10;
+        }
+        &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log whose times are wrong is no evidence: leap days, ends of years, each digit.
+    #[test]
+    fn known_times() {
+        let mut time = Rfc3339::default();
+        for (since_1970, text) in [
+            (Duration::ZERO, "1970-01-01T00:00:00.000000Z"),
+            (Duration::new(784_111_777, 999_999_999), "1994-11-06T08:49:37.999999Z"),
+            (Duration::new(784_111_777, 12_000), "1994-11-06T08:49:37.000012Z"),
+            (Duration::from_secs(951_782_400), "2000-02-29T00:00:00.000000Z"),
+            (Duration::from_secs(4_107_542_399), "2100-02-28T23:59:59.000000Z"),
+            (Duration::from_secs(4_107_542_400), "2100-03-01T00:00:00.000000Z"),
+            (Duration::from_secs(u64::MAX), "9999-12-31T23:59:59.000000Z"),
+        ] {
+            assert_eq!(String::from_utf8_lossy(time.at(since_1970)), text);
+        }
+    }
+
+    /// The two conversions are inverse over 800 years around now.
+    #[test]
+    fn days_and_dates() {
+        for days in -146_097..146_097 {
+            let (year, month, day) = civil_from_days(days);
+            assert_eq!(days_from_civil(year, month, day), days);
+        }
+    }
 }

@@ -46,6 +46,8 @@ pub(super) struct Exchange {
     pub(super) hsm_micros: Option<u32>,
     /// Probes of load balancers are not logged.
     pub(super) is_probe: bool,
+    /// The signature was right, or none is asked for.
+    pub(super) is_authenticated: bool,
     pub(super) call: Option<Call>,
     pub(super) prefix: Option<Span>,
     pub(super) key_id: Option<Span>,
@@ -68,6 +70,7 @@ impl Exchange {
             queue_micros: None,
             hsm_micros: None,
             is_probe: false,
+            is_authenticated: false,
             call: None,
             prefix: None,
             key_id: None,
@@ -121,6 +124,7 @@ impl Exchange {
                 moment.unix_secs,
             )?;
         }
+        self.is_authenticated = true;
         check_content_type(head.content_type)?;
         let members = protocol.decoder.decode(call, body, length, &mut self.metadata)?;
         if call == Call::Health {
@@ -193,6 +197,7 @@ impl Exchange {
         let token = self.token.and_then(|token| protocol.token_labels.get(usize::from(token.0)));
         protocol.access_log.write(&CallRecord {
             peer: self.peer,
+            is_authenticated: self.is_authenticated,
             call: self.call.map_or("", Call::name),
             store: text(self.prefix),
             key_id: text(self.key_id),

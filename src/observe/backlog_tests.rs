@@ -1,0 +1,144 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// An output that passes on what is written and waits, each time, until it is let go.
+struct Gate {
+    written: Sender<Vec<u8>>,
+    go: Receiver<io::Result<usize>>,
+}
+
+impl Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.written.send(bytes.to_vec()).unwrap();
+        // Once the test has let go of its end, all goes through.
+        self.go.recv().unwrap_or(Ok(usize::MAX)).map(|count| count.min(bytes.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn start(max_bytes: usize) -> (Arc<Backlog>, Receiver<Vec<u8>>, Sender<io::Result<usize>>) {
+    let (written, has_written) = channel();
+    let (let_go, go) = channel();
+    let gate = Box::new(Gate { written, go });
+    let backlog = Backlog::start("test", gate, LogFormat::Text, max_bytes).unwrap();
+    (backlog, has_written, let_go)
+}
+
+fn stop(backlog: &Backlog) -> bool {
+    backlog.begin_stop();
+    backlog.wait_stopped(Instant::now() + SOON)
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// A stuck output holds nobody up: what fits waits, what does not is dropped by whole lines and
+/// counted, and the log tells of it when it goes on.
+#[test]
+fn a_stuck_output_drops_and_counts() {
+    let (backlog, written, let_go) = start(10);
+    backlog.push(b"stuck\n");
+    assert_eq!(text(&written.recv_timeout(SOON).unwrap()), "stuck\n");
+    // From here on the writer is inside of `write`.
+    backlog.push(b"one\ntwo\nthree\n");
+    assert_eq!(backlog.dropped_lines(), 1);
+    backlog.push(b"four\nfive\n");
+    assert_eq!(backlog.dropped_lines(), 3);
+    backlog.push(b"6\n");
+    assert_eq!(backlog.dropped_lines(), 3);
+    drop(let_go);
+    assert!(stop(&backlog));
+    let after: Vec<_> = written.into_iter().collect();
+    assert!(text(&after[0]).ends_with(" WARN log lines were dropped droppedLines=3 output=test\n"));
+    assert_eq!(text(&after[1]), "one\ntwo\n6\n");
+    assert_eq!(after.len(), 2);
+}
+
+/// The end does not wait for ever for an output that is stuck.
+#[test]
+fn stop_is_bounded() {
+    let (backlog, written, let_go) = start(100);
+    backlog.push(b"stuck\n");
+    written.recv_timeout(SOON).unwrap();
+    backlog.begin_stop();
+    assert!(!backlog.wait_stopped(Instant::now() + Duration::from_millis(20)));
+    drop(let_go);
+    assert!(backlog.wait_stopped(Instant::now() + SOON));
+}
+
+/// An output that takes a few bytes at a time gets all of them.
+#[test]
+fn short_writes() {
+    let (backlog, written, let_go) = start(100);
+    backlog.push(b"one\n");
+    for count in [1, 2] {
+        let_go.send(Ok(count)).unwrap();
+    }
+    let_go.send(Err(ErrorKind::Interrupted.into())).unwrap();
+    let_go.send(Err(ErrorKind::WouldBlock.into())).unwrap();
+    drop(let_go);
+    assert!(stop(&backlog));
+    assert_eq!(backlog.dropped_lines(), 0);
+    let seen: Vec<_> = written.into_iter().collect();
+    assert_eq!(seen, [&b"one\n"[..], b"ne\n", b"\n", b"\n", b"\n"]);
+}
+
+/// A full disk: what was refused is counted, and a line that was cut by it does not spoil the
+/// next one.
+#[test]
+fn a_failing_output_is_counted_and_the_next_line_is_whole() {
+    let (backlog, written, let_go) = start(100);
+    backlog.push(b"one\ntwo\nthree\n");
+    let_go.send(Ok(6)).unwrap(); // "one", and of the second line "tw"
+    let_go.send(Err(ErrorKind::StorageFull.into())).unwrap();
+    let_go.send(Err(ErrorKind::StorageFull.into())).unwrap(); // the announcement's new line
+    for expected in ["one\ntwo\nthree\n", "o\nthree\n", "\n"] {
+        assert_eq!(text(&written.recv_timeout(SOON).unwrap()), expected);
+    }
+    assert_eq!(backlog.dropped_lines(), 2);
+    drop(let_go);
+    backlog.push(b"four\n");
+    assert!(stop(&backlog));
+    let after: Vec<_> = written.into_iter().collect();
+    assert_eq!(text(&after[0]), "\n");
+    assert_eq!(text(&after[1]), "four\n");
+    assert!(text(&after[2]).ends_with(" droppedLines=2 output=test\n"));
+    assert_eq!(after.len(), 3);
+}
+
+/// An output that panics costs the lines of that write and no more.
+#[test]
+fn a_panicking_output_does_not_end_the_log() {
+    struct Panics(usize, Sender<Vec<u8>>);
+    impl Write for Panics {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += 1;
+            assert!(self.0 != 1, "stderr is gone");
+            self.1.send(bytes.to_vec()).unwrap();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (written, has_written) = channel();
+    let output = Box::new(Panics(0, written));
+    let backlog = Backlog::start("test", output, LogFormat::Json, 100).unwrap();
+    backlog.push(b"lost\n");
+    let announced = has_written.recv_timeout(SOON).unwrap();
+    let announced: serde_json::Value = serde_json::from_slice(&announced).unwrap();
+    assert_eq!(announced["droppedLines"], 1);
+    backlog.push(b"kept\n");
+    assert!(stop(&backlog));
+    assert_eq!(text(&has_written.recv().unwrap()), "kept\n");
+}

@@ -1,0 +1,143 @@
+//! Strings that go into a log line, whoever made them: escaped so that they can neither end the
+//! line nor pass for another field, and cut at [`MAX_LOG_STRING_BYTES`].
+//!
+//! The escapes are those of RFC 8259, 7, in both formats, with everything that is not printable
+//! ASCII as `\uXXXX`; so a log is ASCII whatever was sent.
+
+use crate::limits::MAX_LOG_STRING_BYTES;
+
+/// Stands at the end of a string that was cut.
+const CUT: &[u8] = b"...";
+
+/// Whether a string of JSON may hold the byte as it is.
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+}
+
+/// Whether a value of text may hold the byte without quotes around it.
+const fn is_bare(byte: u8) -> bool {
+    is_plain(byte) && byte != b' ' && byte != b'='
+}
+
+/// Appends `text` as a JSON string (RFC 8259, 7).
+pub(super) fn push_quoted(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    push_escaped(out, text);
+    out.push(b'"');
+}
+
+/// Appends `text` as the value of `key=value`: as it is if it is one word, else quoted.
+pub(super) fn push_word(out: &mut Vec<u8>, text: &str) {
+    let is_word = !text.is_empty() && text.len() <= MAX_LOG_STRING_BYTES;
+    if is_word && text.bytes().all(is_bare) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        push_quoted(out, text);
+    }
+}
+
+/// Appends `text`, escaped, without quotes around it.
+pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str) {
+    if text.len() <= MAX_LOG_STRING_BYTES && text.bytes().all(is_plain) {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    let end = out.len() + MAX_LOG_STRING_BYTES;
+    for character in text.chars() {
+        let mut escape = [0; 12];
+        let escape = escaped(character, &mut escape);
+        if out.len() + escape.len() > end {
+            out.extend_from_slice(CUT);
+            return;
+        }
+        out.extend_from_slice(escape);
+    }
+}
+
+/// The character as a JSON string has it: at most 12 bytes, a surrogate pair.
+fn escaped(character: char, room: &mut [u8; 12]) -> &[u8] {
+    let short = match character {
+        '"' => b"\\\"",
+        '\\' => b"\\\\",
+        '\n' => b"\\n",
+        '\r' => b"\\r",
+        '\t' => b"\\t",
+        ' '..='~' => {
+            character.encode_utf8(room);
+            return &room[..1];
+        }
+        _ => {
+            let mut units = [0; 2];
+            let units = character.encode_utf16(&mut units);
+            for (unit, place) in units.iter().zip(room.chunks_exact_mut(6)) {
+                place[..2].copy_from_slice(b"\\u");
+                for (index, digit) in place[2..].iter_mut().enumerate() {
+                    let nibble = (unit >> (12 - 4 * index)) & 0xf;
+                    *digit = b"0123456789abcdef"[usize::from(nibble)];
+                }
+            }
+            return &room[..6 * units.len()];
+        }
+    };
+    room[..2].copy_from_slice(short);
+    &room[..2]
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn quoted(text: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        push_quoted(&mut out, text);
+        out
+    }
+
+    proptest! {
+        /// Whatever is sent: it reads back the same, and the bytes are printable ASCII.
+        #[test]
+        fn reads_back(text in any::<String>()) {
+            let out = quoted(&text);
+            prop_assert!(out.iter().all(|byte| matches!(byte, b' '..=b'~')));
+            prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+        }
+
+        /// A value of text is one word, or it is quoted.
+        #[test]
+        fn one_word_or_quoted(text in any::<String>()) {
+            let mut out = Vec::new();
+            push_word(&mut out, &text);
+            if out.starts_with(b"\"") {
+                prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+            } else {
+                prop_assert!(out.iter().all(|byte| is_bare(*byte)));
+                prop_assert_eq!(out, text.into_bytes());
+            }
+        }
+    }
+
+    /// What could end a line or drive a terminal, written out.
+    #[test]
+    fn known_escapes() {
+        let out = quoted("a\n\"b\\\u{1b}[2J\u{7f}\u{85}\u{2028}\u{1f511}");
+        assert_eq!(out, br#""a\n\"b\\\u001b[2J\u007f\u0085\u2028\ud83d\udd11""#);
+    }
+
+    /// The bound is that of the escaped string, and no escape is cut in two.
+    #[test]
+    fn long_strings_are_cut() {
+        for text in ["a", "\n", "\u{1}", "\u{1f511}"] {
+            let out = quoted(&text.repeat(MAX_LOG_STRING_BYTES + 1));
+            assert!(out.len() <= MAX_LOG_STRING_BYTES + CUT.len() + 2);
+            assert!(out.len() > MAX_LOG_STRING_BYTES - 12);
+            let read: String = serde_json::from_slice(&out).unwrap();
+            let kept = read.strip_suffix("...").unwrap();
+            assert_eq!(kept, text.repeat(kept.chars().count()));
+        }
+        let whole = "a".repeat(MAX_LOG_STRING_BYTES);
+        assert_eq!(quoted(&whole), format!("\"{whole}\"").into_bytes());
+    }
+}

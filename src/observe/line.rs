@@ -1,0 +1,123 @@
+//! One line of the log, in either format.
+
+use std::time::{Duration, SystemTime};
+
+use tracing::Level;
+
+use super::escape::{push_escaped, push_quoted, push_word};
+use super::log::LogFormat;
+use super::timestamp::Rfc3339;
+
+/// A line in the making, at the end of a buffer.
+///
+/// Text: `2026-11-25T08:16:31.123456Z INFO a message key=value key="quoted value"`.
+/// JSON: `{"time":"2026-11-25T08:16:31.123456Z","level":"INFO","message":"...","key":"value"}`.
+pub(super) struct Line<'a> {
+    out: &'a mut Vec<u8>,
+    format: LogFormat,
+}
+
+impl<'a> Line<'a> {
+    /// Begins with time and level.
+    pub(super) fn begin(
+        out: &'a mut Vec<u8>,
+        format: LogFormat,
+        time: &mut Rfc3339,
+        since_1970: Duration,
+        level: Level,
+    ) -> Self {
+        let time = time.at(since_1970);
+        match format {
+            LogFormat::Text => {
+                out.extend_from_slice(time);
+                out.push(b' ');
+                out.extend_from_slice(level.as_str().as_bytes());
+            }
+            LogFormat::Json => {
+                out.extend_from_slice(b"{\"time\":\"");
+                out.extend_from_slice(time);
+                out.extend_from_slice(b"\",\"level\":\"");
+                out.extend_from_slice(level.as_str().as_bytes());
+                out.push(b'"');
+            }
+        }
+        Self { out, format }
+    }
+
+    /// The message; in text it stands without name and quotes, so it goes first.
+    pub(super) fn message(&mut self, message: &str) {
+        match self.format {
+            LogFormat::Text => {
+                self.out.push(b' ');
+                push_escaped(self.out, message);
+            }
+            LogFormat::Json => self.string("message", message),
+        }
+    }
+
+    /// A string. `key` is a name from our own sources.
+    pub(super) fn string(&mut self, key: &str, value: &str) {
+        self.key(key);
+        match self.format {
+            LogFormat::Text => push_word(self.out, value),
+            LogFormat::Json => push_quoted(self.out, value),
+        }
+    }
+
+    /// A string, if there is one.
+    pub(super) fn optional(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.string(key, value);
+        }
+    }
+
+    /// A number.
+    pub(super) fn number(&mut self, key: &str, mut value: u64) {
+        self.key(key);
+        let mut digits = [0; 20];
+        let mut start = digits.len();
+        loop {
+            start -= 1;
+            digits[start] = b"0123456789"[(value % 10) as usize];
+            value /= 10;
+            if value == 0 {
+                break;
+            }
+        }
+        self.out.extend_from_slice(&digits[start..]);
+    }
+
+    /// A value that is the same in both formats and needs no quotes: `true`, a signed number.
+    pub(super) fn literal(&mut self, key: &str, value: &str) {
+        self.key(key);
+        self.out.extend_from_slice(value.as_bytes());
+    }
+
+    /// Ends the line.
+    pub(super) fn end(self) {
+        self.out.extend_from_slice(match self.format {
+            LogFormat::Text => b"\n",
+            LogFormat::Json => b"}\n",
+        });
+    }
+
+    fn key(&mut self, key: &str) {
+        match self.format {
+            LogFormat::Text => {
+                self.out.push(b' ');
+                self.out.extend_from_slice(key.as_bytes());
+                self.out.push(b'=');
+            }
+            LogFormat::Json => {
+                self.out.extend_from_slice(b",\"");
+                self.out.extend_from_slice(key.as_bytes());
+                self.out.extend_from_slice(b"\":");
+            }
+        }
+    }
+}
+
+/// The time now, since 1970; zero if the clock is before that.
+pub(super) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}

@@ -1,0 +1,97 @@
+//! An event loop's access log allocates nothing: counted by an allocator.
+#![expect(unsafe_code, reason = "a counting allocator")]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use xks_proxy::observe::access_log::CallRecord;
+use xks_proxy::observe::log::{self, LogConfig, LogFile, LogFormat, Rotation};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts the allocations of each thread: the writer's are none of the loop's.
+struct Counting;
+
+// SAFETY: all is passed on to the system's allocator as it came. The counter is a constant-
+// initialised thread local without a destructor: it allocates nothing itself.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(memory, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Formatting and handing over a line must not cost an event loop a call to the allocator, with
+/// strings to escape, lines that are left out, and more lines than the buffer holds.
+#[test]
+fn no_allocation_when_warm() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = log::start(&LogConfig {
+        stdout: false,
+        file: Some(LogFile {
+            directory: directory.path().to_owned(),
+            prefix: "calls".to_owned(),
+            rotation: Rotation::Hourly,
+        }),
+        level: tracing::Level::INFO,
+        format: LogFormat::Json,
+    })
+    .unwrap();
+    let mut access_log = log.access_log();
+    let success = CallRecord {
+        peer: Some("2001:db8::1234:5678".parse().unwrap()),
+        is_authenticated: true,
+        call: "decrypt",
+        store: Some("/example"),
+        key_id: Some("key-1"),
+        kms_request_id: Some("4112f4d6-db54-4af4-ae30-c55a22a8dfae"),
+        principal: Some("arn:aws:iam::123456789012:user/\u{e4}\n\u{1f511}"),
+        status: 200,
+        queue_micros: Some(3),
+        hsm_micros: Some(2_000),
+        total_micros: 2_100,
+        ..CallRecord::default()
+    };
+    let unauthenticated = CallRecord { status: 401, is_authenticated: false, ..success };
+    access_log.write(&success);
+    access_log.flush();
+
+    let before = ALLOCATIONS.get();
+    for _ in 0..20 {
+        for _ in 0..200 {
+            access_log.write(&success);
+            access_log.write(&unauthenticated);
+        }
+        access_log.flush();
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+
+    // The counter counts, and the lines were written.
+    let counted = ALLOCATIONS.get();
+    drop(std::hint::black_box(Box::new(1)));
+    assert_eq!(ALLOCATIONS.get() - counted, 1);
+    assert!(log.stop());
+    assert_eq!(log.dropped_lines(), 0);
+    let file = std::fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap();
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let successes = text.lines().filter(|line| line.contains("\"status\":200")).count();
+    assert_eq!(successes, 1 + 20 * 200);
+}
