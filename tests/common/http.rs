@@ -48,7 +48,7 @@ impl Response {
     #[track_caller]
     pub fn assert_error(&self, status: u16, name: &str) {
         let body = self.json();
-        let text = String::from_utf8_lossy(&self.body);
+        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(600)]);
         assert_eq!((self.status, body["errorName"].as_str()), (status, Some(name)), "{text}");
         for (member, value) in body.as_object().expect("an object") {
             match member.as_str() {
