@@ -1,0 +1,208 @@
+//! A blocking HTTP/1.1 client, small enough that a test decides on every byte it sends.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+/// No answer of the proxy's may take longer than this in a test.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Status code.
+    pub status: u16,
+    /// In order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// As Content-Length says.
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// The one value of a header field.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(field, _)| field == name);
+        let value = values.next().map(|(_, value)| value.as_str());
+        assert!(values.next().is_none(), "{name} twice: {self:?}");
+        value
+    }
+
+    /// The body.
+    pub fn json(&self) -> serde_json::Value {
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The body of an answer that has to be 200.
+    #[track_caller]
+    pub fn ok(&self) -> serde_json::Value {
+        assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
+        self.json()
+    }
+
+    /// Holds that this is the error that the specification gives `name`, with `status`, and that
+    /// its body is what the specification says errors look like.
+    #[track_caller]
+    pub fn assert_error(&self, status: u16, name: &str) {
+        let body = self.json();
+        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(600)]);
+        assert_eq!((self.status, body["errorName"].as_str()), (status, Some(name)), "{text}");
+        for (member, value) in body.as_object().expect("an object") {
+            match member.as_str() {
+                "errorName" => {}
+                "errorMessage" => {
+                    let message = value.as_str().expect("a string");
+                    let is_printable = message.bytes().all(|b| (0x20..=0x7e).contains(&b));
+                    assert!(is_printable && message.len() < 512, "{text}");
+                }
+                _ => panic!("{member} is in no error: {text}"),
+            }
+        }
+    }
+}
+
+trait Stream: Read + Write {
+    fn tls(&self) -> Option<&ClientConnection> {
+        None
+    }
+}
+impl Stream for TcpStream {}
+impl Stream for StreamOwned<ClientConnection, TcpStream> {
+    fn tls(&self) -> Option<&ClientConnection> {
+        Some(&self.conn)
+    }
+}
+
+/// An open connection.
+pub struct Connection {
+    stream: Box<dyn Stream>,
+    /// Read, and not part of an answer yet.
+    received: Vec<u8>,
+}
+
+impl Connection {
+    /// Opens one; with `tls`, the handshake is over when this returns. (In TLS 1.3 the server's
+    /// opinion of a client certificate is known only with the first answer.)
+    pub fn open(address: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
+        let socket = TcpStream::connect_timeout(&address, TIMEOUT)?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
+        socket.set_nodelay(true)?;
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(socket),
+            Some(config) => {
+                let name = "localhost".try_into().unwrap();
+                let connection =
+                    ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+                let mut stream = StreamOwned::new(connection, socket);
+                while stream.conn.is_handshaking() {
+                    stream.conn.complete_io(&mut stream.sock)?;
+                }
+                Box::new(stream)
+            }
+        };
+        Ok(Self { stream, received: Vec::new() })
+    }
+
+    /// The TLS side of it.
+    pub fn tls(&self) -> &ClientConnection {
+        self.stream.tls().expect("a TLS connection")
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
+    }
+
+    /// Sends a request with Host and Content-Length.
+    pub fn send_request(
+        &mut self,
+        method: &str,
+        target: &str,
+        host: &str,
+        headers: &[(String, String)],
+        body: &[u8],
+    ) -> io::Result<()> {
+        let mut bytes = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n").into_bytes();
+        for (name, value) in headers {
+            write!(bytes, "{name}: {value}\r\n")?;
+        }
+        write!(bytes, "content-length: {}\r\n\r\n", body.len())?;
+        bytes.extend_from_slice(body);
+        self.send(&bytes)
+    }
+
+    /// The next answer.
+    pub fn receive(&mut self) -> io::Result<Response> {
+        self.receive_after("POST")
+    }
+
+    /// The next answer; the one to HEAD has no body whatever its Content-Length.
+    pub fn receive_after(&mut self, method: &str) -> io::Result<Response> {
+        loop {
+            let mut fields = [httparse::EMPTY_HEADER; 64];
+            let mut head = httparse::Response::new(&mut fields);
+            match head.parse(&self.received).map_err(io::Error::other)? {
+                httparse::Status::Partial => self.read_more()?,
+                httparse::Status::Complete(head_length) => {
+                    let headers: Vec<_> = head
+                        .headers
+                        .iter()
+                        .map(|field| {
+                            let value = String::from_utf8_lossy(field.value).into_owned();
+                            (field.name.to_ascii_lowercase(), value)
+                        })
+                        .collect();
+                    let status = head.code.unwrap_or(0);
+                    let length = headers
+                        .iter()
+                        .find(|(name, _)| name == "content-length")
+                        .map_or(Ok(0), |(_, value)| value.parse())
+                        .map_err(io::Error::other)?;
+                    let length = if method == "HEAD" || status == 100 { 0 } else { length };
+                    while self.received.len() < head_length + length {
+                        self.read_more()?;
+                    }
+                    let rest = self.received.split_off(head_length + length);
+                    let body = std::mem::replace(&mut self.received, rest).split_off(head_length);
+                    return Ok(Response { status, headers, body });
+                }
+            }
+        }
+    }
+
+    /// Whether the peer ends the connection now, having sent nothing more.
+    pub fn is_at_end(&mut self) -> io::Result<bool> {
+        if !self.received.is_empty() {
+            return Ok(false);
+        }
+        match self.stream.read(&mut [0]) {
+            Ok(0) => Ok(true),
+            Ok(_) => Ok(false),
+            // Without close_notify, or by reset where bytes were left unread.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_more(&mut self) -> io::Result<()> {
+        let mut chunk = [0; 16 * 1024];
+        let count = self.stream.read(&mut chunk)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.received.extend_from_slice(&chunk[..count]);
+        Ok(())
+    }
+}

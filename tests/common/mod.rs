@@ -1,0 +1,24 @@
+//! What the end-to-end tests share: a token, certificates, settings, the proxy as a process, and
+//! a client that nobody of the proxy's own code is part of.
+//!
+//! The program under test is the one that cargo built; `XKS_TEST_PROXY_BINARY` names another one
+//! (the reference proxy, an installed one), to see what the tests say of that.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(unused_imports, reason = "each test program uses a part")]
+
+pub mod certificates;
+pub mod client;
+pub mod http;
+pub mod proxy;
+pub mod settings;
+pub mod signing;
+pub mod token;
+pub mod tools;
+pub mod xks;
+
+pub use client::Client;
+pub use http::{Connection, Response};
+pub use proxy::{Proxy, Setup};
+pub use settings::Store;
+pub use token::Token;

@@ -1,0 +1,347 @@
+//! The program under test as a process of its own, with all that it needs in a directory of its
+//! own.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
+use rustls::version::{TLS12, TLS13};
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+use super::certificates::{CLIENT_NAME, Certificates, ClientIdentity};
+use super::client::Client;
+use super::http::{Connection, Response};
+use super::settings::{self, Store};
+use super::token::Token;
+use super::tools;
+
+/// Longer than any start or end takes, on any machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(10);
+
+/// What a proxy is to be started with.
+pub struct Setup {
+    table: Table,
+    environment: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// Plain HTTP, SigV4, SoftHSM2, two stores.
+    pub fn new() -> Self {
+        Self { table: settings::standard(), environment: Vec::new() }
+    }
+
+    /// With TLS.
+    pub fn tls(self) -> Self {
+        self.set("security.is_tls_enabled", true)
+    }
+
+    /// With TLS and client certificates.
+    pub fn mtls(self) -> Self {
+        self.tls().set("security.is_mtls_enabled", true)
+    }
+
+    /// Sets a member of the settings by its dotted path.
+    pub fn set(mut self, member: &str, value: impl Into<Value>) -> Self {
+        settings::set(&mut self.table, member, value);
+        self
+    }
+
+    /// Sets a variable of the proxy's environment.
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Makes token, certificates and settings file; starts nothing.
+    pub fn prepare(mut self) -> Prepared {
+        let directory = tempfile::Builder::new().prefix("xks-proxy-test").tempdir().unwrap();
+        let token = Token::new(directory.path());
+        let certificates = Certificates::new(directory.path());
+        let file = |name: &str| certificates.path(name).to_str().unwrap().to_owned();
+        for (member, value) in [
+            ("tls.tls_cert_pem", file("server_cert.pem")),
+            ("tls.tls_key_pem", file("server_key.pem")),
+            ("tls.mtls_client_ca_pem", file("client_ca.pem")),
+            ("tls.mtls_client_dns_name", CLIENT_NAME.to_owned()),
+            ("pkcs11.PKCS11_HSM_MODULE", tools::softhsm2_module().to_str().unwrap().to_owned()),
+        ] {
+            let (section, name) = member.split_once('.').unwrap();
+            if self.table.get(section).is_none_or(|section| section.get(name).is_none()) {
+                settings::set(&mut self.table, member, value);
+            }
+        }
+        let binary = std::env::var_os("XKS_TEST_PROXY_BINARY").map(PathBuf::from);
+        if binary.is_some() {
+            // Another program may not tell which port the system chose for it.
+            for member in ["port", "port_http_ping"] {
+                if self.table["server"][member].as_integer() == Some(0) {
+                    settings::set(&mut self.table, &format!("server.{member}"), free_port());
+                }
+            }
+        }
+        let settings_file = directory.path().join("settings.toml");
+        std::fs::write(&settings_file, self.table.to_string()).unwrap();
+        Prepared {
+            is_other: binary.is_some(),
+            binary: binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_xks-proxy").into()),
+            table: self.table,
+            environment: self.environment,
+            settings_file,
+            token,
+            certificates,
+            directory,
+        }
+    }
+
+    /// Starts the proxy and waits until it can serve.
+    #[track_caller]
+    pub fn start(self) -> Proxy {
+        self.prepare().start()
+    }
+}
+
+/// A proxy that has all it needs, and does not run.
+pub struct Prepared {
+    binary: PathBuf,
+    /// Not the program that cargo built.
+    is_other: bool,
+    table: Table,
+    environment: Vec<(String, String)>,
+    /// The settings file; a test may rewrite it.
+    pub settings_file: PathBuf,
+    /// Its token.
+    pub token: Token,
+    /// All certificates.
+    pub certificates: Certificates,
+    directory: TempDir,
+}
+
+impl Prepared {
+    /// The directory of all this.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Sets a variable of the proxy's environment.
+    pub fn env(&mut self, name: &str, value: impl Into<String>) {
+        self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// Starts the proxy and waits until `/readyz` (another program: `/ping`) is 200.
+    #[track_caller]
+    pub fn start(self) -> Proxy {
+        let path = if self.is_other { "/ping" } else { "/readyz" };
+        let mut proxy = self.start_listening();
+        proxy.wait_for(
+            &format!("{path} to be 200"),
+            |proxy| matches!(proxy.try_get(path), Ok(response) if response.status == 200),
+        );
+        proxy
+    }
+
+    /// Starts the proxy and waits until it listens.
+    #[track_caller]
+    pub fn start_listening(self) -> Proxy {
+        let child = self.spawn();
+        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let mut proxy = Proxy { prepared: self, child, api: unknown, ping: unknown };
+        if proxy.prepared.is_other {
+            let server = &proxy.prepared.table["server"];
+            let port = |member: &str| u16::try_from(server[member].as_integer().unwrap()).unwrap();
+            proxy.api = SocketAddr::from((Ipv4Addr::LOCALHOST, port("port")));
+            proxy.ping = SocketAddr::from((Ipv4Addr::LOCALHOST, port("port_http_ping")));
+            proxy.wait_for("the ports to open", |proxy| {
+                Connection::open(proxy.api, None).is_ok()
+                    && Connection::open(proxy.ping, None).is_ok()
+            });
+        } else {
+            proxy.wait_for("the line in the log that says where it listens", |proxy| {
+                let Some((api, ping)) = listening(&proxy.log()) else { return false };
+                (proxy.api, proxy.ping) = (api, ping);
+                true
+            });
+        }
+        proxy
+    }
+
+    /// Starts the proxy and waits until it has ended by itself: how, and what it wrote.
+    #[track_caller]
+    pub fn run_to_end(&self) -> (ExitStatus, String) {
+        let mut child = self.spawn();
+        let started = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return (status, self.log());
+            }
+            if started.elapsed() > DEADLINE {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("it has not ended. Its log:\n{}", self.log());
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn spawn(&self) -> Child {
+        let log = File::create(self.log_file()).unwrap();
+        let (name, value) = self.token.environment();
+        Command::new(&self.binary)
+            .current_dir(self.directory.path())
+            .env("XKS_PROXY_SETTINGS_TOML", &self.settings_file)
+            .env_remove("PKCS11_HSM_MODULE")
+            .env("RUST_BACKTRACE", "1")
+            .env(name, value)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", self.binary.display()))
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("proxy.log")
+    }
+
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+}
+
+/// A proxy that runs. Killed when dropped; its log is shown if the test fails.
+pub struct Proxy {
+    prepared: Prepared,
+    child: Child,
+    /// Where the API is served.
+    pub api: SocketAddr,
+    /// Where `/ping` is served.
+    pub ping: SocketAddr,
+}
+
+impl Proxy {
+    /// A client of the first store; over TLS with the right certificate, if the settings say so.
+    pub fn client(&self) -> Client {
+        self.client_of(&Store::first())
+    }
+
+    /// A client of `store`.
+    pub fn client_of(&self, store: &Store) -> Client {
+        let security = &self.prepared.table["security"];
+        let is_on = |member: &str| security[member].as_bool() == Some(true);
+        let tls = is_on("is_tls_enabled").then(|| {
+            let identity = is_on("is_mtls_enabled").then_some(ClientIdentity::Right);
+            self.tls_config(identity)
+        });
+        Client::new(self.api, tls, store)
+    }
+
+    /// A client that shows `identity`, if any.
+    pub fn tls_config(&self, identity: Option<ClientIdentity>) -> Arc<ClientConfig> {
+        self.prepared.certificates.client_config(identity, &[&TLS12, &TLS13], |_| {})
+    }
+
+    /// Its token.
+    pub fn token(&self) -> &Token {
+        &self.prepared.token
+    }
+
+    /// All certificates.
+    pub fn certificates(&self) -> &Certificates {
+        &self.prepared.certificates
+    }
+
+    /// The directory of settings, token, certificates and log.
+    pub fn directory(&self) -> &Path {
+        self.prepared.directory.path()
+    }
+
+    /// What it wrote to standard output and standard error.
+    pub fn log(&self) -> String {
+        self.prepared.log()
+    }
+
+    /// GET on the ping port.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Response {
+        self.try_get(path).unwrap()
+    }
+
+    fn try_get(&self, path: &str) -> std::io::Result<Response> {
+        let mut connection = Connection::open(self.ping, None)?;
+        connection.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
+        connection.receive()
+    }
+
+    /// Sends a signal: `TERM`, `INT`, `HUP`.
+    pub fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.child.id());
+        tools::run(Command::new("sh").args(["-c", &command]), "a POSIX shell is needed");
+    }
+
+    /// Waits until `condition` holds; fails if the proxy ends before, or after a long time.
+    #[track_caller]
+    pub fn wait_for(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
+        let started = Instant::now();
+        while !condition(self) {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("waiting for {what}: the proxy has ended ({status})");
+            }
+            assert!(started.elapsed() < DEADLINE, "waiting for {what}");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < DEADLINE, "it has not ended");
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("---- the proxy's log\n{}----", self.log());
+        }
+    }
+}
+
+/// Addresses in `... listening ... api=IP:PORT ... ping=IP:PORT ...`.
+fn listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let address = |line: &str, name: &str| {
+        let text = line.split_once(name)?.1;
+        let text = text.trim_start_matches(['"', '=', ':']);
+        let is_part = |c: char| c.is_ascii_hexdigit() || ".:[]".contains(c);
+        text[..text.find(|c| !is_part(c)).unwrap_or(text.len())].parse().ok()
+    };
+    // The last line may not be whole yet.
+    let (lines, _) = log.rsplit_once('\n')?;
+    lines
+        .lines()
+        .filter(|line| line.contains("listening"))
+        .find_map(|line| Some((address(line, "api")?, address(line, "ping")?)))
+}
+
+fn free_port() -> i64 {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
+        Ok(listener) => i64::from(listener.local_addr().unwrap().port()),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => free_port(),
+        Err(error) => panic!("{error}"),
+    }
+}

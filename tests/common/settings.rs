@@ -1,0 +1,120 @@
+//! Settings files, as an installation of the reference proxy has them.
+
+use toml::{Table, Value};
+
+use super::token;
+
+/// What a client has to know of a key store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// `uri_path_prefix`
+    pub prefix: String,
+    /// `sigv4_access_key_id`
+    pub access_key_id: String,
+    /// `sigv4_secret_access_key`
+    pub secret_access_key: String,
+}
+
+impl Store {
+    /// The store that has all keys but [`token::FOREIGN`].
+    pub fn first() -> Self {
+        Self {
+            prefix: "/example/uri/path/prefix".into(),
+            access_key_id: "BETWEEN2TENAND3TENCHARACTERS".into(),
+            secret_access_key: "PleaseReplaceThisWithSomeSecretOfLength43To64".into(),
+        }
+    }
+
+    /// The store that has [`token::SECOND`] alone.
+    pub fn second() -> Self {
+        Self {
+            prefix: "/second/store".into(),
+            access_key_id: "SECONDSTORESACCESSKEYID2".into(),
+            secret_access_key: "AnotherSecretAccessKeyOfAnother/Store+000000=".into(),
+        }
+    }
+}
+
+/// Keys in the first store's set.
+const FIRST_STORES_KEYS: [token::Key; 10] = [
+    token::FULL,
+    token::SECOND,
+    token::ENCRYPT_ONLY,
+    token::DECRYPT_ONLY,
+    token::IMPOTENT,
+    token::SHORT,
+    token::TWIN,
+    token::GENERIC,
+    token::SHARED,
+    token::LATER,
+];
+
+/// Valid settings, which a test may spoil. Paths and switches are [`super::Setup`]'s to fill in.
+pub fn standard() -> Table {
+    let mut table: Table = r#"
+        [server]
+        ip = "127.0.0.1"
+        port = 0
+        port_http_ping = 0
+        region = "us-east-1"
+        service = "kms-xks-proxy"
+
+        [server.tcp_keepalive]
+        tcp_keepalive_secs = 60
+        tcp_keepalive_retries = 3
+        tcp_keepalive_interval_secs = 1
+
+        [tracing]
+        is_stdout_writer_enabled = true
+        is_file_writer_enabled = false
+        level = "INFO"
+
+        [security]
+        is_sigv4_auth_enabled = true
+        is_tls_enabled = false
+        is_mtls_enabled = false
+
+        [pkcs11]
+        session_pool_max_size = 8
+        session_pool_timeout_milli = 0
+        session_eager_close = false
+        user_pin = "1234"
+        context_read_timeout_milli = 10
+
+        [limits]
+        max_plaintext_in_base64 = 8192
+        max_aad_in_base64 = 16384
+
+        [hsm_capabilities]
+        can_generate_iv = false
+        is_zero_iv_required = false
+    "#
+    .parse()
+    .unwrap();
+    let stores =
+        [(Store::first(), FIRST_STORES_KEYS.as_slice()), (Store::second(), &[token::SECOND])];
+    let stores = stores.map(|(store, keys)| {
+        let keys = keys.iter().map(|key| Value::from(key.label)).collect::<Vec<_>>();
+        Value::Table(Table::from_iter([
+            ("uri_path_prefix".into(), Value::from(store.prefix)),
+            ("sigv4_access_key_id".into(), Value::from(store.access_key_id)),
+            ("sigv4_secret_access_key".into(), Value::from(store.secret_access_key)),
+            ("xks_key_id_set".into(), Value::from(keys)),
+        ]))
+    });
+    table.insert("external_key_stores".into(), Value::Array(stores.into()));
+    table
+}
+
+/// Sets a member by its dotted path, as `server.port`.
+pub fn set(table: &mut Table, member: &str, value: impl Into<Value>) {
+    match member.split_once('.') {
+        None => {
+            table.insert(member.to_owned(), value.into());
+        }
+        Some((section, rest)) => {
+            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            set(section.as_table_mut().expect("a section"), rest, value);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! SoftHSM2 tokens with keys whose values the tests know.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+use super::tools;
+
+const LABEL: &str = "xks-proxy";
+const SO_PIN: &str = "87654321";
+/// The user PIN.
+pub const PIN: &str = "1234";
+
+/// A key to put into a token.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// `aes` or `generic`
+    pub kind: &'static str,
+    /// `CKA_LABEL`
+    pub label: &'static str,
+    /// Bytes.
+    pub length: usize,
+    /// What it may do: any of `e`ncrypt, `d`ecrypt, `w`rap, `u`nwrap, `s`ign, `v`erify.
+    pub uses: &'static str,
+}
+
+impl Key {
+    /// AES-256.
+    pub const fn new(label: &'static str, uses: &'static str) -> Self {
+        Self { kind: "aes", label, length: 32, uses }
+    }
+
+    /// The first bytes of a digest of the label: so a test can tell a key by what it encrypts.
+    pub fn value(&self) -> Vec<u8> {
+        Sha256::digest(self.label)[..self.length].to_vec()
+    }
+}
+
+/// May do all that a proxy needs.
+pub const FULL: Key = Key::new("foo", "ed");
+/// Another one, in both stores' sets.
+pub const SECOND: Key = Key::new("bar", "edwusv");
+/// `CKA_DECRYPT` is false.
+pub const ENCRYPT_ONLY: Key = Key::new("encrypt_only_key", "e");
+/// `CKA_ENCRYPT` is false.
+pub const DECRYPT_ONLY: Key = Key::new("decrypt_only_key", "d");
+/// May neither encrypt nor decrypt.
+pub const IMPOTENT: Key = Key::new("impotent_key", "wu");
+/// AES-128.
+pub const SHORT: Key = Key { kind: "aes", label: "short_key", length: 16, uses: "ed" };
+/// In the token twice.
+pub const TWIN: Key = Key::new("twin_key", "ed");
+/// In the token, and in no store's set.
+pub const FOREIGN: Key = Key::new("foreign_key", "ed");
+/// A secret key that is none of AES.
+pub const GENERIC: Key = Key { kind: "generic", label: "generic_key", length: 32, uses: "sv" };
+/// A label that an AES key and a generic secret key share.
+pub const SHARED: Key = Key::new("shared_label", "ed");
+const SHARED_GENERIC: Key = Key { kind: "generic", label: "shared_label", length: 32, uses: "sv" };
+/// In the first store's set; not in the token until a test puts it there.
+pub const LATER: Key = Key::new("later_key", "ed");
+
+/// What [`Token::new`] puts in.
+const STANDARD: [Key; 12] = [
+    FULL,
+    SECOND,
+    ENCRYPT_ONLY,
+    DECRYPT_ONLY,
+    IMPOTENT,
+    SHORT,
+    TWIN,
+    TWIN,
+    FOREIGN,
+    GENERIC,
+    SHARED_GENERIC,
+    SHARED,
+];
+
+/// A SoftHSM2 token directory, removed with the test's temporary directory.
+pub struct Token {
+    configuration: PathBuf,
+}
+
+impl Token {
+    /// Makes one inside `directory`, with the standard keys.
+    pub fn new(directory: &Path) -> Self {
+        let tokens = directory.join("tokens");
+        std::fs::create_dir(&tokens).unwrap();
+        let configuration = directory.join("softhsm2.conf");
+        let text = format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+            tokens.display()
+        );
+        std::fs::write(&configuration, text).unwrap();
+        let token = Self { configuration };
+        let mut commands = vec!["init".to_owned(), LABEL.into(), SO_PIN.into(), PIN.into()];
+        for key in &STANDARD {
+            commands.extend(add_command(key));
+        }
+        token.make(&commands);
+        token
+    }
+
+    /// Puts one more key in, while the proxy runs or before.
+    pub fn add(&self, key: &Key) {
+        self.make(&add_command(key));
+    }
+
+    /// Takes all keys of that label out.
+    pub fn destroy(&self, key: &Key) {
+        self.make(&["destroy".to_owned(), LABEL.into(), PIN.into(), key.label.into()]);
+    }
+
+    /// What a process that uses this token needs in its environment.
+    pub fn environment(&self) -> (&'static str, &Path) {
+        ("SOFTHSM2_CONF", &self.configuration)
+    }
+
+    fn make(&self, commands: &[String]) {
+        let (name, value) = self.environment();
+        let mut command = Command::new(tools::token_maker());
+        command.arg(tools::softhsm2_module()).arg("").args(commands).env(name, value);
+        tools::run(&mut command, "is SoftHSM2 (2.6 or later) whole?");
+    }
+}
+
+fn add_command(key: &Key) -> [String; 7] {
+    let value = key.value().iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    });
+    ["add", LABEL, PIN, key.kind, key.label, &value, key.uses].map(str::to_owned)
+}

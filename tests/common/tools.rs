@@ -1,0 +1,81 @@
+//! Programs and libraries that the tests need beside the proxy.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// Runs `command`; if it is missing or fails, so does the test, with `remedy`.
+pub fn run(command: &mut Command, remedy: &str) -> Output {
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("cannot run {}: {error}\n{remedy}", command.get_program().display())
+    });
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}\n{remedy}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// SoftHSM2's module. `SOFTHSM2_MODULE` names it where it is not in a usual place.
+pub fn softhsm2_module() -> PathBuf {
+    if let Some(path) = std::env::var_os("SOFTHSM2_MODULE") {
+        return path.into();
+    }
+    [
+        "/usr/lib/softhsm/libsofthsm2.so",
+        "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+        "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
+        "/usr/lib64/pkcs11/libsofthsm2.so",
+        "/usr/lib64/softhsm/libsofthsm2.so",
+        "/usr/lib64/libsofthsm2.so",
+        "/usr/local/lib/softhsm/libsofthsm2.so",
+        "/opt/homebrew/lib/softhsm/libsofthsm2.so",
+    ]
+    .into_iter()
+    .map(PathBuf::from)
+    .find(|path| path.exists())
+    .unwrap_or_else(|| {
+        panic!(
+            "the tests need SoftHSM2:\n  Debian, Ubuntu: apt-get install softhsm2\n  \
+             Amazon Linux, Fedora: dnf install softhsm\n\
+             or name its module in SOFTHSM2_MODULE"
+        )
+    })
+}
+
+/// The program that puts keys into tokens.
+pub fn token_maker() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build("xks-token-maker", "xks-token-maker"))
+}
+
+/// The PKCS#11 module that adds delays and faults to another one.
+pub fn interposer() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build("xks-interposer", "libxks_interposer.so"))
+}
+
+/// Has cargo build another package of the workspace in the profile of the program under test
+/// (nothing to do where all of the workspace was built). Gives the path of `file`.
+fn build(package: &str, file: &str) -> PathBuf {
+    let proxy = Path::new(env!("CARGO_BIN_EXE_xks-proxy"));
+    let directory = proxy.parent().expect("a directory");
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(
+        Command::new(cargo)
+            .args(["build", "--quiet", "--package", package, "--profile", profile, "--target-dir"])
+            .arg(directory.parent().expect("the target directory"))
+            .current_dir(env!("CARGO_MANIFEST_DIR")),
+        "the tests build this package of the workspace for themselves",
+    );
+    let path = directory.join(file);
+    assert!(path.exists(), "cargo build --package {package} left no {}", path.display());
+    path
+}

@@ -1,0 +1,28 @@
+//! The proxy from outside: over sockets, against a PKCS#11 module, with signatures and
+//! cryptography that are none of its own code.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_errors_doc,
+    reason = "tests"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod authentication;
+mod bad_settings;
+mod calls;
+mod drain;
+mod errors;
+mod hsm_trouble;
+mod http;
+mod keys;
+mod mtls;
+mod probes;
+mod signers;
+mod sizes;
+mod stores;
+mod tls;

@@ -1,0 +1,75 @@
+//! Client certificates: whoever is not KMS does not get past the handshake.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::version::{TLS12, TLS13};
+
+use crate::common::certificates::ClientIdentity;
+use crate::common::{Connection, Proxy, Response, Setup, xks};
+
+fn health(proxy: &Proxy, tls: Arc<ClientConfig>) -> io::Result<Response> {
+    let mut client = proxy.client();
+    client.tls = Some(tls);
+    let mut connection = Connection::open(client.address, client.tls.as_ref())?;
+    let target = client.target("health");
+    let body = xks::health().to_string();
+    let headers = client.headers(&target, body.as_bytes());
+    connection.send_request("POST", &target, &client.host(), &headers, body.as_bytes())?;
+    connection.receive()
+}
+
+#[test]
+fn right_client() {
+    let proxy = Setup::new().mtls().start();
+    for identity in [ClientIdentity::Right, ClientIdentity::CommonNameOnly] {
+        for version in [&TLS12, &TLS13] {
+            let tls = proxy.certificates().client_config(Some(identity), &[version], |_| {});
+            // The second one resumes, and is as good.
+            for _ in 0..2 {
+                health(&proxy, Arc::clone(&tls)).unwrap().ok();
+            }
+        }
+    }
+}
+
+#[test]
+fn wrong_client() {
+    let proxy = Setup::new().mtls().start();
+    for identity in [
+        None,
+        Some(ClientIdentity::WrongName),
+        Some(ClientIdentity::WrongAuthority),
+        Some(ClientIdentity::Expired),
+        Some(ClientIdentity::ServerOnly),
+        Some(ClientIdentity::SelfSigned),
+    ] {
+        for version in [&TLS12, &TLS13] {
+            let tls = proxy.certificates().client_config(identity, &[version], |_| {});
+            let error = match health(&proxy, tls) {
+                Err(error) => error,
+                Ok(response) => panic!("{identity:?} got {}", response.status),
+            };
+            let is_alert = error
+                .get_ref()
+                .and_then(|error| error.downcast_ref::<rustls::Error>())
+                .is_some_and(|error| matches!(error, rustls::Error::AlertReceived(_)));
+            // With TLS 1.3 the client has sent its request by then, and may see but a reset.
+            let is_reset =
+                matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+            let is_tls13 = version.version == rustls::ProtocolVersion::TLSv1_3;
+            assert!(is_alert || is_tls13 && is_reset, "{identity:?}: {error:?}");
+        }
+    }
+    health(&proxy, proxy.tls_config(Some(ClientIdentity::Right))).unwrap().ok();
+}
+
+/// A client certificate replaces no signature.
+#[test]
+fn signature_still_needed() {
+    let proxy = Setup::new().mtls().start();
+    let mut client = proxy.client();
+    client.signer.store.secret_access_key.push('x');
+    client.call("health", &xks::health()).assert_error(401, "AuthenticationFailedException");
+}

@@ -1,0 +1,77 @@
+//! What load balancers ask.
+
+use crate::common::{Connection, Response, Setup, xks};
+
+fn ask(connection: &mut Connection, method: &str, path: &str) -> Response {
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+    connection.send(request.as_bytes()).unwrap();
+    connection.receive_after(method).unwrap()
+}
+
+fn assert_pong(response: &Response) {
+    assert_eq!(response.status, 200);
+    let text = String::from_utf8_lossy(&response.body);
+    assert!(text.starts_with("pong from xks-proxy v"), "{text}");
+}
+
+/// `/ping` is the plain sign of life that set-up guides use, on both ports; `/readyz` says
+/// whether the HSM can be used.
+#[test]
+fn ping_and_readyz() {
+    let proxy = Setup::new().start();
+    for address in [proxy.ping, proxy.api] {
+        let mut connection = Connection::open(address, None).unwrap();
+        assert_pong(&ask(&mut connection, "GET", "/ping"));
+        assert_eq!(ask(&mut connection, "GET", "/readyz").status, 200);
+        let head = ask(&mut connection, "HEAD", "/ping");
+        assert_eq!((head.status, head.body.len()), (200, 0));
+        assert_ne!(head.header("content-length"), Some("0"));
+        for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+            let refused = ask(&mut connection, method, "/ping");
+            assert_eq!((refused.status, refused.header("allow")), (405, Some("GET, HEAD")));
+        }
+        // Still the same connection.
+        assert_pong(&ask(&mut connection, "GET", "/ping"));
+    }
+}
+
+/// A load balancer speaks plain HTTP to the ping port whatever the API port speaks.
+#[test]
+fn ping_stays_plain() {
+    let proxy = Setup::new().mtls().start();
+    assert_pong(&proxy.get("/ping"));
+    assert_eq!(proxy.get("/readyz").status, 200);
+    let client = proxy.client();
+    assert_pong(&ask(&mut client.connect(), "GET", "/ping"));
+}
+
+/// The ping port is open to whoever may probe: the API is not there.
+#[test]
+fn no_api_on_the_ping_port() {
+    let proxy = Setup::new().start();
+    let mut client = proxy.client();
+    client.address = proxy.ping;
+    client.call("health", &xks::health()).assert_error(404, "InvalidUriPathException");
+    client
+        .call("keys/foo/metadata", &xks::metadata("DescribeKey"))
+        .assert_error(404, "InvalidUriPathException");
+}
+
+/// XKS specification: the calls are POST. GET on them is 405 and says what is allowed.
+#[test]
+fn other_methods_on_api_paths() {
+    let proxy = Setup::new().start();
+    let client = proxy.client();
+    let mut connection = client.connect();
+    for call in ["health", "keys/foo/metadata", "keys/foo/encrypt", "keys/foo/decrypt"] {
+        for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"] {
+            let refused = ask(&mut connection, method, &client.target(call));
+            assert_eq!((refused.status, refused.header("allow")), (405, Some("POST")), "{method}");
+        }
+    }
+    let mut post = ask(&mut connection, "post", &client.target("health"));
+    assert_eq!(post.status, 405, "methods are case-sensitive");
+    post = ask(&mut connection, "GET", "/");
+    post.assert_error(404, "InvalidUriPathException");
+}
