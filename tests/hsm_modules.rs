@@ -174,7 +174,18 @@ fn softhsm_works() {
     });
 }
 
-/// Its functions are the only ones whose parameters NSS's layout differs in.
+#[test]
+fn kryoptic_works() {
+    in_child("kryoptic_works", kryoptic_environment, |_| {
+        let module = kryoptic();
+        let pkcs11 = initialize(&module);
+        let slot = make_token(&pkcs11, "kryoptic");
+        add_keys(&login(&pkcs11, slot));
+        pkcs11.finalize().unwrap();
+        works(config(vec![first(module)], &LABELS));
+    });
+}
+
 #[test]
 fn nss_works() {
     in_child(
@@ -198,7 +209,9 @@ fn nss_works() {
 fn nss_with_keys(parameters: &str) {
     use xks_proxy::hsm::pkcs11::ffi::RawModule;
     let module = nss();
-    RawModule::load(&module).unwrap().initialize_with(parameters).unwrap();
+    // A library that is let go of is unloaded, and forgets.
+    let raw = RawModule::load(&module).unwrap();
+    raw.initialize_with(parameters).unwrap();
     let pkcs11 = initialize(&module);
     let slot = slot_of(&pkcs11, "NSS Certificate DB");
     let session = pkcs11.open_rw_session(slot).unwrap();
@@ -220,7 +233,8 @@ fn nss_without_a_password_works() {
         |directory| {
             use xks_proxy::hsm::pkcs11::ffi::RawModule;
             let parameters = format!("configdir='sql:{}'", directory.display());
-            RawModule::load(&nss()).unwrap().initialize_with(&parameters).unwrap();
+            let raw = RawModule::load(&nss()).unwrap();
+            raw.initialize_with(&parameters).unwrap();
             let pkcs11 = initialize(&nss());
             let slot = slot_of(&pkcs11, "NSS Certificate DB");
             let session = pkcs11.open_rw_session(slot).unwrap();
@@ -269,8 +283,7 @@ fn keys_come_and_go() {
 fn ambiguous_labels_can_be_allowed() {
     in_child("ambiguous_labels_can_be_allowed", softhsm_environment, |_| {
         let token = first(softhsm_with_keys());
-        let config =
-            Config { allow_ambiguous_labels: true, ..config(vec![token], &LABELS) };
+        let config = Config { allow_ambiguous_labels: true, ..config(vec![token], &LABELS) };
         let mut caller = Caller::start(config);
         let (iv, sealed) = caller.encrypt(TWICE, b"x").unwrap();
         assert_eq!(caller.decrypt(TWICE, iv.as_slice(), &sealed).unwrap(), b"x");
@@ -336,9 +349,8 @@ fn jobs_go_to_the_token_that_has_the_key() {
             add_key(&session, "both", &VALUE, ENCRYPT | DECRYPT, true);
         }
         pkcs11.finalize().unwrap();
-        let tokens = ["one", "two"].map(|label| {
-            token(module.clone(), TokenSelector::Label(label.to_owned()), PIN, 2)
-        });
+        let tokens = ["one", "two"]
+            .map(|label| token(module.clone(), TokenSelector::Label(label.to_owned()), PIN, 2));
         let labels = ["of-one", "of-two", "both", "absent"];
         let mut caller = Caller::start(config(tokens.to_vec(), &labels));
         for _ in 0..50 {

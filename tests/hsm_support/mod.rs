@@ -75,6 +75,30 @@ pub fn nss() -> PathBuf {
     )
 }
 
+/// kryoptic, as `tests/modules/build-kryoptic.sh` builds it, or as `KRYOPTIC_MODULE` names it.
+pub fn kryoptic() -> PathBuf {
+    if let Some(module) = std::env::var_os("KRYOPTIC_MODULE") {
+        return PathBuf::from(module);
+    }
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kryoptic");
+    let entries = std::fs::read_dir(built).into_iter().flatten().flatten();
+    let is_module = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "so");
+    entries
+        .map(|entry| entry.path())
+        .find(is_module)
+        .expect("kryoptic is not built: tests/modules/build-kryoptic.sh")
+}
+
+/// Writes kryoptic's configuration for a token of its own.
+pub fn kryoptic_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
+    let file = directory.join("kryoptic.conf");
+    let database = directory.join("token.sql");
+    let text =
+        format!("[[slots]]\nslot = 1\ndbtype = \"sqlite\"\ndbargs = \"{}\"\n", database.display());
+    std::fs::write(&file, text).unwrap();
+    vec![("KRYOPTIC_CONF", file)]
+}
+
 fn first_of(paths: &[&str], missing: &str) -> PathBuf {
     paths.iter().map(PathBuf::from).find(|path| path.exists()).expect(missing)
 }
