@@ -146,6 +146,72 @@ pub const FIND_OBJECTS_BATCH: usize = 1024;
 pub const MAX_LABEL_BYTES: usize = 256;
 /// Slots that a module may list.
 pub const MAX_SLOTS: usize = 1024;
+/// Tokens in the fleet.
+pub const MAX_TOKENS: usize = 16;
+/// Shards of a token's queue.
+pub const MAX_QUEUE_SHARDS: usize = 8;
+/// How long a finished answer may wait for those finished right after it, so that they leave
+/// together.
+pub const MAX_COMPLETION_HOLD: Duration = Duration::from_micros(100);
+/// Attempts at one request, the first included.
+pub const MAX_ATTEMPTS: u32 = 8;
+/// Times that an ambiguous code must follow a known-good operation before the ciphertext is
+/// held to be at fault and not the device.
+pub const AMBIGUOUS_CODE_REPEATS: u32 = 3;
+/// Looking a missing label up anew: not more often than this for each label.
+pub const MISSING_LABEL_INTERVAL: Duration = Duration::from_secs(2);
+/// Looking missing labels up anew, for each token, in one second.
+pub const MAX_MISSING_LABEL_LOOKUPS_PER_SEC: u32 = 50;
+/// Keys of one label that a lookup counts; more are as ambiguous as that many.
+pub const MAX_KEYS_PER_LABEL: usize = 1024;
+/// A call that lasts longer than this, and past its job's deadline, hangs.
+pub const MIN_HANG: Duration = Duration::from_millis(100);
+/// Opening or closing a session, a login, a probe: longer than this is a hang.
+pub const MAX_HOUSEKEEPING: Duration = Duration::from_secs(10);
+/// A probe that lasts longer is evidence against the token; it is still waited for.
+pub const MAX_PROBE: Duration = Duration::from_secs(2);
+/// Listing all of a token's keys: longer than this is a hang.
+pub const MAX_LISTING: Duration = Duration::from_secs(300);
+/// A call that lasts longer than this, and many times longer than usual, gives its place among
+/// the active sessions to another.
+pub const MIN_STALL: Duration = Duration::from_millis(5);
+/// How many times longer than usual that is.
+pub const STALL_FACTOR: u32 = 8;
+/// Threads of one token that may be stuck in a call and written off; past it, they are not
+/// replaced.
+pub const MAX_WRITTEN_OFF_PER_TOKEN: usize = 256;
+/// Faults in a row after which a token gets no jobs until a probe succeeds.
+pub const MAX_FAULTS_IN_A_ROW: u32 = 16;
+/// Answers that a token gives, after it returned, before it is held to be well.
+pub const TRICKLE_SUCCESSES: u32 = 8;
+/// A token whose probe hangs is held to be usable if it gave an answer in this time.
+pub const RECENT_TRAFFIC: Duration = Duration::from_secs(10);
+/// First wait before a token that failed is tried again; doubles.
+pub const MIN_RECONNECT_BACKOFF: Duration = Duration::from_millis(50);
+/// Last wait before a token that failed is tried again.
+pub const MAX_RECONNECT_BACKOFF: Duration = Duration::from_secs(2);
+/// Connection attempts that fail in a row before the module is initialised anew.
+pub const RECONNECTS_BEFORE_REINITIALIZE: u32 = 3;
+/// Between two C_Finalize and C_Initialize of one module.
+pub const MIN_REINITIALIZE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the start waits for the tokens to answer for the first time.
+pub const MAX_START_WAIT: Duration = Duration::from_secs(15);
+/// Waiting for another thread's login or initialisation.
+pub const MAX_LOGIN_WAIT: Duration = Duration::from_secs(5);
+/// How often calls in flight are looked at.
+pub const MONITOR_TICK: Duration = Duration::from_millis(10);
+/// Ticks without a call in flight after which nobody looks until there is one.
+pub const MONITOR_IDLE_TICKS: u32 = 100;
+/// Probes right after connecting, by which the token's pace is known before the first job.
+pub const FIRST_PROBES: u32 = 4;
+/// At a retry on the same token, the first wait; doubles.
+pub const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(1);
+/// Stack of a session's thread; PKCS#11 modules run on it.
+pub const SESSION_STACK_BYTES: usize = 512 * 1024;
+/// One in this many calls has its CPU time measured.
+pub const CPU_SAMPLE_INTERVAL: u32 = 8;
+/// Samples by which a token is held to compute in our process or to wait.
+pub const CPU_SAMPLES_PER_WINDOW: u32 = 32;
 
 // ---- Command line
 

@@ -1,15 +1,48 @@
 //! The HSM side: jobs in, completions out.
+//!
+//! ```text
+//!  event loop ──submit──► fleet ──► queue (per token) ──► worker = session ──► event loop's inbox
+//!                                     keeper: connects, probes, lists keys, recovers
+//!                                     monitor: writes off calls that hang, starts threads, health
+//! ```
+//!
+//! [`pkcs11`] alone knows PKCS#11; all else sees a token as [`backend`] draws it.
 
+pub mod backend;
+pub mod circuit;
 pub mod config;
+pub mod fleet;
+pub mod health;
+pub mod inventory;
+mod keeper;
+mod monitor;
+pub mod pace;
+pub mod pkcs11;
+pub mod queue;
+pub mod roster;
+pub mod signal;
+pub mod token;
+pub mod watch;
+mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::job::{CompletionQueue, Failure, FleetHealth, Job};
+use crate::job::{CompletionQueue, Failure, FleetHealth, Job, TokenIndex};
+use crate::limits::{MAX_START_WAIT, MAX_TOKENS};
+use backend::Backend;
 use config::Config;
+use fleet::{Fleet, complete};
+use inventory::TokenInventory;
+use pkcs11::keys::Labels;
+use pkcs11::token::Pkcs11Token;
+use token::Token;
 
 /// The tokens, their queues and their session workers.
 pub struct Hsm {
-    health: Arc<FleetHealth>,
+    fleet: Arc<Fleet>,
 }
 
 /// Why the HSM side cannot start at all. A token that does not answer, or refuses its PIN, is not
@@ -20,28 +53,186 @@ pub struct StartError {
     pub message: String,
 }
 
+impl std::fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// How one token does, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenStats {
+    /// `CK_TOKEN_INFO.label`
+    pub label: String,
+    /// Whether it gets jobs.
+    pub is_usable: bool,
+    /// Why it does not, or what a probe found.
+    pub trouble: Option<String>,
+    /// Jobs that wait.
+    pub queued: usize,
+    /// Sessions at work or ready for it.
+    pub running: usize,
+    /// Sessions at rest.
+    pub idle: usize,
+    /// Threads stuck in a call.
+    pub hung: usize,
+    /// Sessions that may be at work at once.
+    pub active_limit: usize,
+    /// Average duration of a call, in microseconds.
+    pub service_micros: u64,
+    /// Since the start.
+    pub answered_total: u64,
+    /// Failures of the token or a session since the start.
+    pub faults_total: u64,
+    /// Retries since the start.
+    pub retried_total: u64,
+    /// Jobs dropped past their deadline since the start.
+    pub expired_total: u64,
+    /// Calls that hung since the start.
+    pub hung_total: u64,
+    /// Sessions opened since the start.
+    pub sessions_opened_total: u64,
+    /// Encryptions that did not verify since the start.
+    pub cdiv_mismatches_total: u64,
+}
+
 impl Hsm {
     /// Loads the modules, logs in, lists keys, and starts each token's first session.
     /// `completions` are the event loops' inboxes, by [`crate::job::ReplyTo::event_loop`].
+    /// Waits until each token has answered or failed once, [`MAX_START_WAIT`] at the most.
     ///
     /// # Errors
     /// [`StartError`]: a module is not a PKCS#11 module.
     pub fn start(
-        _config: Config,
-        _completions: Vec<Arc<CompletionQueue>>,
+        config: Config,
+        completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
-        Ok(Arc::new(Self { health: Arc::default() }))
+        let labels = Arc::new(Labels::new(config.labels, config.allow_ambiguous_labels));
+        let mut backends: Vec<(Box<dyn Backend>, usize)> = Vec::new();
+        for token in config.tokens {
+            let max_sessions = token.max_sessions;
+            let backend = Pkcs11Token::new(token, Arc::clone(&labels))
+                .map_err(|message| StartError { message })?;
+            backends.push((Box::new(backend), max_sessions));
+        }
+        Self::start_with(backends, completions)
+    }
+
+    /// As [`Self::start`], with tokens of any kind and how many sessions each may have.
+    ///
+    /// # Errors
+    /// There are no tokens, too many, or no threads to be had.
+    pub fn start_with(
+        backends: Vec<(Box<dyn Backend>, usize)>,
+        completions: Vec<Arc<CompletionQueue>>,
+    ) -> Result<Arc<Self>, StartError> {
+        if backends.is_empty() || backends.len() > MAX_TOKENS {
+            let message = format!("1 to {MAX_TOKENS} HSM tokens are possible");
+            return Err(StartError { message });
+        }
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let spare_cores = cores.saturating_sub(completions.len()).max(1);
+        let start = Instant::now();
+        let tokens = (0..).zip(backends).map(|(index, (backend, max_sessions))| {
+            Token::new(TokenIndex(index), backend, max_sessions, spare_cores, start)
+        });
+        let fleet = Arc::new(Fleet::new(tokens.collect(), completions));
+        monitor::start(&fleet)
+            .map_err(|error| StartError { message: format!("no thread for the HSM: {error}") })?;
+        let end = start + MAX_START_WAIT;
+        let has_tried = |token: &Token| token.keeper.lock().has_tried;
+        while Instant::now() < end && !fleet.tokens.iter().all(has_tried) {
+            fleet.progress.wait_until(end);
+        }
+        health::publish(&fleet, Instant::now());
+        Ok(Arc::new(Self { fleet }))
     }
 
     /// Queues the jobs of one turn of an event loop, emptying `jobs`; what cannot be taken goes
     /// into `refused`. Never blocks on an HSM.
     pub fn submit(&self, jobs: &mut Vec<Job>, refused: &mut Vec<(Job, Failure)>) {
-        refused.extend(jobs.drain(..).map(|job| (job, Failure::NoToken)));
+        self.fleet.submit(jobs, refused);
     }
 
     /// What the last probes found.
     #[must_use]
     pub fn health(&self) -> Arc<FleetHealth> {
-        Arc::clone(&self.health)
+        self.fleet.health.load_full()
+    }
+
+    /// Slots, tokens and keys, for people. Opens a session with each token, and takes as long as
+    /// the HSM does.
+    #[must_use]
+    pub fn inventory(&self) -> Vec<TokenInventory> {
+        self.fleet.tokens.iter().map(|token| token.backend.inventory()).collect()
+    }
+
+    /// How the tokens do, in the order of [`TokenIndex`].
+    #[must_use]
+    pub fn stats(&self) -> Vec<TokenStats> {
+        self.fleet.tokens.iter().map(stats).collect()
+    }
+
+    /// Takes no more jobs, finishes those that wait, closes the sessions, and finalises the
+    /// modules that no call is outstanding in. Takes `timeout` at the most, and says whether all
+    /// was done by then; what still waits is answered with [`Failure::NoToken`].
+    pub fn stop(&self, timeout: Duration) -> bool {
+        let fleet = &self.fleet;
+        if fleet.is_stopping.swap(true, Ordering::AcqRel) {
+            return true;
+        }
+        for token in &fleet.tokens {
+            token.roster.close();
+            token.keeper_signal.tell();
+        }
+        fleet.monitor_signal.tell();
+        let end = Instant::now() + timeout;
+        while fleet.threads.load(Ordering::Acquire) > 0 && Instant::now() < end {
+            fleet.progress.wait_until(end);
+        }
+        for token in &fleet.tokens {
+            for queued in token.queue.drain() {
+                fleet.answer(complete(queued, Err(Failure::NoToken), None, 0));
+            }
+        }
+        let is_done = fleet.threads.load(Ordering::Acquire) == 0;
+        // With a thread still in a call, its module is left as it is.
+        for token in &fleet.tokens {
+            token.backend.close();
+        }
+        is_done
+    }
+}
+
+impl Drop for Hsm {
+    fn drop(&mut self) {
+        self.stop(Duration::from_secs(2));
+    }
+}
+
+fn stats(token: &Token) -> TokenStats {
+    let headcount = token.roster.headcount();
+    let counters = &token.counters;
+    let is_usable = token.circuit.is_usable();
+    let probe = token.keeper.lock().trouble.clone();
+    TokenStats {
+        label: token.backend.identity().label,
+        is_usable,
+        trouble: if is_usable { probe } else { token.circuit.reason().or(probe) },
+        queued: token.queue.len(),
+        running: headcount.running,
+        idle: headcount.idle,
+        hung: headcount.written_off,
+        active_limit: headcount.limit,
+        service_micros: u64::try_from(token.pace.service().as_micros()).unwrap_or(u64::MAX),
+        answered_total: counters.answered.load(Ordering::Relaxed),
+        faults_total: counters.faults.load(Ordering::Relaxed),
+        retried_total: counters.retried.load(Ordering::Relaxed),
+        expired_total: counters.expired.load(Ordering::Relaxed),
+        hung_total: counters.hung.load(Ordering::Relaxed),
+        sessions_opened_total: counters.sessions_opened.load(Ordering::Relaxed),
+        cdiv_mismatches_total: token.backend.cdiv_mismatches(),
     }
 }

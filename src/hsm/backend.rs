@@ -1,0 +1,133 @@
+//! What the queue and the workers know of a token: nothing of PKCS#11.
+
+use crate::job::{Failure, KeyIndex, Request, Success};
+
+use super::inventory::TokenInventory;
+
+/// A token that sessions can be opened with. Calls may block, for as long as the HSM likes.
+pub trait Backend: Send + Sync {
+    /// Opens a session that is logged in.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    fn open(&self) -> Result<Box<dyn Session>, OpenError>;
+
+    /// Whether the token had the key when it was last listed. Never blocks on the token.
+    fn has_key(&self, key: KeyIndex) -> bool;
+
+    /// Whether the keys should be listed again before the next regular time: a handle was found
+    /// stale. Asking clears it.
+    fn take_stale(&self) -> bool;
+
+    /// Who the token is, as far as it ever said. Never blocks on the token.
+    fn identity(&self) -> Identity;
+
+    /// The last rung of recovery: initialises the token's module anew if no session of any of its
+    /// tokens is left and no call is outstanding. At most once in
+    /// [`crate::limits::MIN_REINITIALIZE_INTERVAL`].
+    fn reinitialize(&self);
+
+    /// Encryptions so far whose verifying decryption did not give the plaintext again.
+    fn cdiv_mismatches(&self) -> u64;
+
+    /// Opens a session and lists all that an operator wants to know. Blocks.
+    fn inventory(&self) -> TokenInventory;
+
+    /// No session is left; what the backend holds is given back, unless a call is outstanding.
+    fn close(&self);
+}
+
+/// One session. Dropping it closes it.
+pub trait Session {
+    /// Does what is asked. `output` comes empty, and is empty after an error.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    fn perform(&mut self, request: &Request, output: &mut Vec<u8>) -> Result<Success, Fault>;
+
+    /// Finds out whether the token works.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    fn probe(&mut self) -> Result<(), Fault>;
+
+    /// Lists the token's keys.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    fn refresh_keys(&mut self) -> Result<(), Fault>;
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// It may work later.
+    Unavailable(String),
+    /// The token has no more sessions to give; those that are open go on.
+    TooManySessions(String),
+    /// It must not be tried again: the PIN was refused, and HSMs lock after a few wrong ones.
+    PinRefused(String),
+}
+
+impl OpenError {
+    /// Why, for the operator.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Unavailable(reason)
+            | Self::TooManySessions(reason)
+            | Self::PinRefused(reason) => reason,
+        }
+    }
+}
+
+/// Why a request was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The answer, if nobody else can do it.
+    pub failure: Failure,
+    /// Whose fault it is.
+    pub blame: Blame,
+}
+
+/// Whose fault a failure is, and so what comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The request's own: this is the answer.
+    Request,
+    /// The token lacks the key; another one may have it.
+    Key,
+    /// The token has too much to do. The session is well; the request may be tried again.
+    Busy,
+    /// The session is of no further use; the request may be tried again on another.
+    Session,
+    /// The token is in trouble, and the session with it.
+    Token,
+}
+
+impl Fault {
+    /// The request's own fault.
+    #[must_use]
+    pub const fn answer(failure: Failure) -> Self {
+        Self { failure, blame: Blame::Request }
+    }
+
+    /// Whether the session must be given up.
+    #[must_use]
+    pub const fn breaks_session(&self) -> bool {
+        matches!(self.blame, Blame::Session | Blame::Token)
+    }
+}
+
+/// Who a token is. Each string is printable ASCII.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Serial number, or the label where there is none, or what the settings call it.
+    pub id: String,
+    /// `CK_TOKEN_INFO.label`
+    pub label: String,
+    /// Model with firmware and hardware version.
+    pub model: String,
+    /// `CK_TOKEN_INFO.manufacturerID`
+    pub manufacturer: String,
+}

@@ -1,0 +1,59 @@
+//! The fleet's health, as GetHealthStatus reports it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::fleet::Fleet;
+use super::token::Token;
+use crate::job::{FleetHealth, HealthStatus, TokenHealth};
+use crate::limits::{MAX_HEALTH_AGE, MAX_PROBE};
+
+/// Whether neither a probe nor a job came back lately: what the token does nobody knows.
+#[must_use]
+pub fn is_out_of_sight(token: &Token, now: Instant) -> bool {
+    token.circuit.is_usable() && is_probe_overdue(token, now) && !token.circuit.is_answering(now)
+}
+
+fn is_probe_overdue(token: &Token, now: Instant) -> bool {
+    let state = token.keeper.lock();
+    let is_late = |since: Instant| now.saturating_duration_since(since) > MAX_PROBE;
+    let hangs = !state.is_listing && state.watch.since().is_some_and(is_late);
+    let is_old = |at: Instant| now.saturating_duration_since(at) > MAX_HEALTH_AGE;
+    hangs || state.probed_at.is_none_or(is_old)
+}
+
+/// One token's status.
+#[must_use]
+pub fn status(token: &Token, now: Instant) -> HealthStatus {
+    if !token.circuit.is_usable() || is_out_of_sight(token, now) {
+        return HealthStatus::Unavailable;
+    }
+    let is_troubled = token.keeper.lock().trouble.is_some()
+        || is_probe_overdue(token, now)
+        || token.roster.headcount().written_off > 0
+        || token.circuit.faults_in_a_row() > 1;
+    if is_troubled { HealthStatus::Degraded } else { HealthStatus::Active }
+}
+
+/// Publishes what has changed.
+pub fn publish(fleet: &Fleet, now: Instant) {
+    let before = fleet.health.load();
+    let is_same = before.tokens.len() == fleet.tokens.len()
+        && before.tokens.iter().zip(&fleet.tokens).all(|(published, token)| {
+            published.status == status(token, now) && published.id == token.backend.identity().id
+        });
+    if is_same {
+        return;
+    }
+    let tokens = fleet.tokens.iter().map(|token| {
+        let identity = token.backend.identity();
+        TokenHealth {
+            id: identity.id,
+            label: identity.label,
+            model: identity.model,
+            manufacturer: identity.manufacturer,
+            status: status(token, now),
+        }
+    });
+    fleet.health.store(Arc::new(FleetHealth { tokens: tokens.collect() }));
+}

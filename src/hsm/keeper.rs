@@ -1,0 +1,247 @@
+//! A token's keeper: a thread with a session of its own that connects, probes, lists keys and
+//! climbs the ladder of recovery, so that busy or hung workers have no part in it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::backend::{Fault, OpenError, Session};
+use super::fleet::Fleet;
+use super::pkcs11::ffi::thread_cpu_nanos;
+use super::token::{Backoff, Token};
+use super::watch::{End, Watch};
+use crate::limits::{
+    FIRST_PROBES, KEY_REFRESH_INTERVAL, MAX_HOUSEKEEPING, MAX_LISTING, MISSING_LABEL_INTERVAL,
+    PROBE_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
+};
+
+/// This thread is written off and must end.
+struct WrittenOff;
+
+/// Runs until the fleet stops, the PIN is refused, or a call hangs and this keeper is replaced.
+pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
+    let mut keeper = Keeper {
+        fleet,
+        token,
+        watch,
+        session: None,
+        backoff: Backoff::default(),
+        failures: 0,
+        listed_at: None,
+    };
+    if keeper.keep().is_err() {
+        token.roster.written_off_returned();
+    }
+}
+
+struct Keeper<'a> {
+    fleet: &'a Fleet,
+    token: &'a Token,
+    watch: &'a Watch,
+    session: Option<Box<dyn Session>>,
+    backoff: Backoff,
+    /// Connections or probes that failed in a row.
+    failures: u32,
+    listed_at: Option<Instant>,
+}
+
+impl Keeper<'_> {
+    fn keep(&mut self) -> Result<(), WrittenOff> {
+        while !self.fleet.is_stopping() {
+            let healthy = self.check()?;
+            self.token.keeper.lock().has_tried = true;
+            self.fleet.progress.tell();
+            self.fleet.monitor_signal.tell();
+            let Some(is_healthy) = healthy else { return Ok(()) };
+            let pause = if is_healthy {
+                self.failures = 0;
+                self.backoff.reset();
+                PROBE_INTERVAL
+            } else {
+                self.failures += 1;
+                if self.failures >= RECONNECTS_BEFORE_REINITIALIZE {
+                    self.watched(MAX_HOUSEKEEPING, |_, token| token.backend.reinitialize())?;
+                }
+                self.backoff.wait()
+            };
+            self.token.keeper_signal.wait_until(Instant::now() + pause);
+        }
+        self.drop_session()
+    }
+
+    /// One round. `None`: there is nothing more to do for this token, ever.
+    fn check(&mut self) -> Result<Option<bool>, WrittenOff> {
+        let is_new = self.session.is_none();
+        if is_new {
+            match self.watched(MAX_HOUSEKEEPING, |_, token| token.backend.open())? {
+                Ok(session) => self.session = Some(session),
+                Err(error) => return Ok(self.not_opened(error)),
+            }
+        }
+        let probes = if is_new { FIRST_PROBES } else { 1 };
+        for _ in 0..probes {
+            if let Err(fault) = self.probe()? {
+                let trouble = format!("probe: {:?}", fault.failure);
+                self.drop_session()?;
+                // A session may die alone; the next one tells. A token that answers jobs is not
+                // given up for the sake of a probe.
+                let is_token = is_new || self.failures > 0;
+                self.failed(trouble, is_token);
+                if !is_token {
+                    return self.check();
+                }
+                return Ok(Some(false));
+            }
+        }
+        if is_new && let Some(place) = self.token.pace.conclude() {
+            self.token.settle(place);
+        }
+        {
+            let mut state = self.token.keeper.lock();
+            state.probed_at = Some(Instant::now());
+            state.trouble = None;
+        }
+        if self.token.circuit.close() {
+            let identity = self.token.backend.identity();
+            tracing::info!(
+                token = identity.label,
+                serial = identity.id,
+                model = identity.model,
+                "HSM token in use"
+            );
+            self.fleet.monitor_signal.tell();
+        }
+        self.list()?;
+        Ok(Some(true))
+    }
+
+    fn not_opened(&mut self, error: OpenError) -> Option<bool> {
+        match error {
+            OpenError::PinRefused(reason) => {
+                {
+                    let mut state = self.token.keeper.lock();
+                    state.trouble = Some(reason.clone());
+                    state.has_given_up = true;
+                }
+                if !self.token.circuit.open(reason.clone()) {
+                    let label = self.token.backend.identity().label;
+                    tracing::error!(token = label, reason, "HSM token out of use");
+                } else {
+                    self.fleet.given_up(self.token);
+                }
+                None
+            }
+            // The workers have them all, and may do well.
+            OpenError::TooManySessions(reason) => {
+                let is_working = self.token.roster.headcount().workers > 0;
+                self.failed(reason, !is_working);
+                Some(is_working)
+            }
+            OpenError::Unavailable(reason) => {
+                self.failed(reason, true);
+                Some(false)
+            }
+        }
+    }
+
+    fn failed(&mut self, trouble: String, is_token: bool) {
+        let is_known = {
+            let mut state = self.token.keeper.lock();
+            state.probed_at = Some(Instant::now());
+            state.trouble.replace(trouble.clone()).is_some_and(|known| known == trouble)
+        };
+        if !is_known {
+            let label = self.token.backend.identity().label;
+            tracing::warn!(token = label, trouble, "HSM token in trouble");
+        }
+        let answers = self.token.circuit.is_answering(Instant::now())
+            && self.token.circuit.faults_in_a_row() == 0;
+        if is_token && !answers {
+            self.fleet.give_up(self.token, trouble);
+        }
+    }
+
+    fn probe(&mut self) -> Result<Result<(), Fault>, WrittenOff> {
+        self.watched(MAX_HOUSEKEEPING, |session, token| {
+            let Some(session) = session else { return Ok(()) };
+            let (start, cpu) = (Instant::now(), thread_cpu_nanos());
+            let result = session.probe();
+            if result.is_ok() {
+                let cpu = Duration::from_nanos(thread_cpu_nanos().saturating_sub(cpu));
+                if let Some(place) = token.pace.sample(cpu, start.elapsed()) {
+                    token.settle(place);
+                }
+            }
+            result
+        })
+    }
+
+    /// Lists the keys if it is time to, or if a handle was found stale.
+    fn list(&mut self) -> Result<(), WrittenOff> {
+        let age = self.listed_at.map(|then| then.elapsed());
+        let is_due = match age {
+            None => true,
+            Some(age) if age >= KEY_REFRESH_INTERVAL => true,
+            Some(age) => age >= MISSING_LABEL_INTERVAL && self.token.backend.take_stale(),
+        };
+        if !is_due {
+            return Ok(());
+        }
+        self.token.roster.uncap();
+        self.token.keeper.lock().is_listing = true;
+        let result = self.watched(MAX_LISTING, |session, token| {
+            let _ = token.backend.take_stale();
+            session.as_mut().map_or(Ok(()), |session| session.refresh_keys())
+        });
+        self.token.keeper.lock().is_listing = false;
+        match result? {
+            Ok(()) => self.listed_at = Some(Instant::now()),
+            Err(fault) => {
+                let label = self.token.backend.identity().label;
+                tracing::warn!(token = label, "listing keys: {:?}", fault.failure);
+                if fault.breaks_session() {
+                    self.drop_session()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_session(&mut self) -> Result<(), WrittenOff> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        self.watched(MAX_HOUSEKEEPING, |_, _| drop(session))
+    }
+
+    /// Makes a call under the monitor's eyes.
+    fn watched<T>(
+        &mut self,
+        max: Duration,
+        call: impl FnOnce(&mut Option<Box<dyn Session>>, &Token) -> T,
+    ) -> Result<T, WrittenOff> {
+        let now = Instant::now();
+        self.watch.begin(now, now + max, false);
+        let result = call(&mut self.session, self.token);
+        match self.watch.end() {
+            End::InTime | End::Lent => Ok(result),
+            End::WrittenOff => Err(WrittenOff),
+        }
+    }
+}
+
+/// Counts a thread for as long as it lives.
+pub struct ThreadCount<'a>(&'a Fleet);
+
+impl<'a> ThreadCount<'a> {
+    /// Takes over a count that was made when the thread was started.
+    #[must_use]
+    pub fn of(fleet: &'a Fleet) -> Self {
+        Self(fleet)
+    }
+}
+
+impl Drop for ThreadCount<'_> {
+    fn drop(&mut self) {
+        self.0.threads.fetch_sub(1, Ordering::AcqRel);
+        self.0.progress.tell();
+    }
+}

@@ -1,0 +1,190 @@
+//! The monitor: never calls an HSM, so it never hangs. It writes off calls that do, starts
+//! threads, and publishes the fleet's health.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::fleet::Fleet;
+use super::keeper::{self, ThreadCount};
+use super::roster::Place;
+use super::token::Token;
+use super::watch::{Found, Watch};
+use super::{health, worker};
+use crate::limits::{
+    MAX_WRITTEN_OFF_PER_TOKEN, MIN_STALL, MONITOR_IDLE_TICKS, MONITOR_TICK, PROBE_INTERVAL,
+    SESSION_STACK_BYTES, STALL_FACTOR,
+};
+
+/// Starts the monitor and the keepers.
+///
+/// # Errors
+/// The system gives no more threads.
+pub fn start(fleet: &Arc<Fleet>) -> std::io::Result<()> {
+    for index in 0..fleet.tokens.len() {
+        let watch = Arc::clone(&fleet.tokens[index].keeper.lock().watch);
+        start_keeper(fleet, index, watch)?;
+    }
+    let of_thread = Arc::clone(fleet);
+    fleet.threads.fetch_add(1, Ordering::AcqRel);
+    let started = thread::Builder::new().name("hsm-monitor".to_owned()).spawn(move || {
+        let _count = ThreadCount::of(&of_thread);
+        run(&of_thread);
+    });
+    started.map(drop).inspect_err(|_| {
+        fleet.threads.fetch_sub(1, Ordering::AcqRel);
+    })
+}
+
+fn run(fleet: &Arc<Fleet>) {
+    let mut idle_ticks = 0;
+    // The monitor goes last: until then it writes off those who hang.
+    while !(fleet.is_stopping() && fleet.threads.load(Ordering::Acquire) <= 1) {
+        let now = Instant::now();
+        let mut is_busy = false;
+        for index in 0..fleet.tokens.len() {
+            is_busy |= tend(fleet, index, now);
+        }
+        health::publish(fleet, now);
+        idle_ticks = if is_busy { 0 } else { idle_ticks + 1 };
+        if idle_ticks < MONITOR_IDLE_TICKS || fleet.is_stopping() {
+            fleet.monitor_signal.wait_until(now + MONITOR_TICK);
+        } else {
+            let is_needed = || fleet.tokens.iter().any(|token| !token.queue.is_empty());
+            fleet.monitor_signal.doze_until(now + PROBE_INTERVAL / 2, is_needed);
+        }
+    }
+}
+
+/// Looks after one token. Says whether there is work in it.
+fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
+    let token = &fleet.tokens[index];
+    let stall = MIN_STALL.max(token.pace.service().saturating_mul(STALL_FACTOR));
+    let mut is_busy = look_at_workers(fleet, token, now, stall);
+    is_busy |= look_at_keeper(fleet, index, now);
+    if health::is_out_of_sight(token, now) {
+        let reason = "probes do not return, and neither do jobs".to_owned();
+        fleet.give_up(token, reason);
+    }
+    let waiting = token.queue.len();
+    if waiting > 0 {
+        is_busy = true;
+        // A place may have become free by a call that hangs.
+        token.roster.wake(waiting);
+    }
+    if token.may_hire(now) && !fleet.is_stopping() {
+        for _ in 0..token.roster.hire(waiting) {
+            if let Err(error) = start_worker(fleet, index) {
+                tracing::error!("no thread for an HSM session: {error}");
+                token.roster.leave();
+                token.open_failed(now);
+                break;
+            }
+        }
+    }
+    is_busy
+}
+
+fn look_at_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) -> bool {
+    let mut is_busy = false;
+    let mut hung = 0;
+    token.watches.lock().retain(|watch| match watch.look(now, stall) {
+        Found::Idle => Arc::strong_count(watch) > 1,
+        Found::Busy => {
+            is_busy = true;
+            true
+        }
+        Found::NowLent => {
+            is_busy = true;
+            token.roster.lend();
+            true
+        }
+        Found::NowWrittenOff(was) => {
+            token.roster.write_off(was);
+            hung += 1;
+            false
+        }
+    });
+    for _ in 0..hung {
+        token.counters.hung.fetch_add(1, Ordering::Relaxed);
+        let label = token.backend.identity().label;
+        tracing::warn!(token = label, "an HSM call hangs; its session is replaced");
+        if token.circuit.fault(|| "calls hang".to_owned()) {
+            fleet.given_up(token);
+        }
+    }
+    is_busy
+}
+
+fn look_at_keeper(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
+    let token = &fleet.tokens[index];
+    let mut state = token.keeper.lock();
+    let found = state.watch.look(now, Duration::MAX);
+    if !matches!(found, Found::NowWrittenOff(Place::Elsewhere)) {
+        return found != Found::Idle;
+    }
+    token.roster.write_off_other();
+    state.trouble = Some("a probe does not return".to_owned());
+    state.has_tried = true;
+    state.is_listing = false;
+    if token.roster.headcount().written_off < MAX_WRITTEN_OFF_PER_TOKEN {
+        state.watch = Arc::new(Watch::default());
+        let watch = Arc::clone(&state.watch);
+        drop(state);
+        if let Err(error) = start_keeper(fleet, index, watch) {
+            tracing::error!("no thread to probe an HSM with: {error}");
+        }
+    }
+    true
+}
+
+fn start_keeper(fleet: &Arc<Fleet>, index: usize, watch: Arc<Watch>) -> std::io::Result<()> {
+    spawn(fleet, format!("hsm-keeper-{index}"), move |fleet| {
+        let token = &fleet.tokens[index];
+        let run = || keeper::run(fleet, token, &watch);
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            // The monitor takes it for a hang, and replaces it.
+            tracing::error!("a panic in an HSM probe");
+            let now = Instant::now();
+            watch.begin(now, now, false);
+        }
+    })
+}
+
+fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
+    let watch = Arc::new(Watch::default());
+    fleet.tokens[index].watches.lock().push(Arc::clone(&watch));
+    spawn(fleet, format!("hsm-{index}"), move |fleet| {
+        let token = &fleet.tokens[index];
+        let run = || worker::run(fleet, token, &watch);
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            tracing::error!("a panic in an HSM session");
+            // As after a hang; the thread is gone already.
+            let now = Instant::now();
+            watch.begin(now, now, true);
+            if let Found::NowWrittenOff(was) = watch.look(now, Duration::MAX) {
+                token.roster.write_off(was);
+                token.roster.written_off_returned();
+            }
+        }
+    })
+}
+
+fn spawn(
+    fleet: &Arc<Fleet>,
+    name: String,
+    body: impl FnOnce(&Arc<Fleet>) + Send + 'static,
+) -> std::io::Result<()> {
+    let of_thread = Arc::clone(fleet);
+    fleet.threads.fetch_add(1, Ordering::AcqRel);
+    let started =
+        thread::Builder::new().name(name).stack_size(SESSION_STACK_BYTES).spawn(move || {
+            let _count = ThreadCount::of(&of_thread);
+            body(&of_thread);
+        });
+    started.map(drop).inspect_err(|_| {
+        fleet.threads.fetch_sub(1, Ordering::AcqRel);
+    })
+}

@@ -1,0 +1,119 @@
+//! How fast a token is, and whether it computes in this process or waits on a network.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::limits::CPU_SAMPLES_PER_WINDOW;
+
+/// One token's pace, by its recent calls.
+#[derive(Default)]
+pub struct Pace {
+    service_nanos: AtomicU64,
+    window: Mutex<Window>,
+}
+
+/// A run of samples. What counts is the sample that waited least: on a busy machine, or with
+/// sessions that contend for a module's locks, most calls wait, but the luckiest of many does not
+/// if the token computes here, and always does if the token is elsewhere.
+#[derive(Default)]
+struct Window {
+    samples: u32,
+    /// The largest part of a call's wall time that was its thread's CPU time, in percent.
+    most_cpu_percent: u64,
+}
+
+/// Where a token's work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In this process, on this machine's cores.
+    Here,
+    /// Elsewhere: the call waits.
+    Elsewhere,
+}
+
+impl Pace {
+    /// Takes in how long a call took.
+    pub fn record(&self, service: Duration) {
+        let sample = u64::try_from(service.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let old = self.service_nanos.load(Ordering::Relaxed);
+        // Two workers at once may lose one of two samples, which an average can bear.
+        let new = if old == 0 { sample } else { old - old / 16 + sample / 16 };
+        self.service_nanos.store(new.max(1), Ordering::Relaxed);
+    }
+
+    /// How long a call takes, on average.
+    #[must_use]
+    pub fn service(&self) -> Duration {
+        Duration::from_nanos(self.service_nanos.load(Ordering::Relaxed))
+    }
+
+    /// How long a job will wait behind `ahead` others that `sessions` work on.
+    #[must_use]
+    pub fn expected_wait(&self, ahead: usize, sessions: usize) -> Duration {
+        let service = self.service_nanos.load(Ordering::Relaxed);
+        let ahead = u64::try_from(ahead).unwrap_or(u64::MAX);
+        let sessions = u64::try_from(sessions).unwrap_or(u64::MAX).max(1);
+        Duration::from_nanos(service.saturating_mul(ahead) / sessions)
+    }
+
+    /// Takes in a call's CPU and wall time. At the end of a window of samples, says where the
+    /// work is done.
+    pub fn sample(&self, cpu: Duration, wall: Duration) -> Option<Place> {
+        let percent = cpu.as_nanos().saturating_mul(100) / wall.as_nanos().max(1);
+        let percent = u64::try_from(percent).unwrap_or(100).min(100);
+        let mut window = self.window.lock();
+        window.most_cpu_percent = window.most_cpu_percent.max(percent);
+        window.samples += 1;
+        (window.samples >= CPU_SAMPLES_PER_WINDOW).then(|| window.close())
+    }
+
+    /// Ends the window early: where the work is done by the samples so far, if there are any.
+    pub fn conclude(&self) -> Option<Place> {
+        let mut window = self.window.lock();
+        (window.samples > 0).then(|| window.close())
+    }
+}
+
+impl Window {
+    fn close(&mut self) -> Place {
+        let closed = std::mem::take(self);
+        if closed.most_cpu_percent >= 50 { Place::Here } else { Place::Elsewhere }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    /// Most calls wait for a core or a lock on a busy machine; one that doesn't tells.
+    #[test]
+    fn a_token_that_computes_here_is_told_by_its_luckiest_call() {
+        let pace = Pace::default();
+        let places = (0..CPU_SAMPLES_PER_WINDOW).filter_map(|n| {
+            let wall = if n == 3 { MILLI } else { 20 * MILLI };
+            pace.sample(MILLI, wall)
+        });
+        assert_eq!(places.collect::<Vec<_>>(), [Place::Here]);
+        let places = (0..2 * CPU_SAMPLES_PER_WINDOW).filter_map(|_| pace.sample(MILLI, 20 * MILLI));
+        assert_eq!(places.collect::<Vec<_>>(), [Place::Elsewhere; 2]);
+        assert_eq!(pace.conclude(), None);
+    }
+
+    /// Admission rests on it.
+    #[test]
+    fn expected_wait() {
+        let pace = Pace::default();
+        assert_eq!(pace.expected_wait(1000, 1), Duration::ZERO, "nothing known: let them in");
+        pace.record(2 * MILLI);
+        assert_eq!(pace.expected_wait(64, 64), 2 * MILLI);
+        assert_eq!(pace.expected_wait(100, 0), 200 * MILLI);
+        for _ in 0..200 {
+            pace.record(4 * MILLI);
+        }
+        assert!(pace.service() > 3 * MILLI && pace.service() <= 4 * MILLI);
+    }
+}

@@ -1,0 +1,226 @@
+//! Every `CK_RV`, by name and by what it means for this proxy: one table.
+
+use cryptoki::error::{Error, Rv, RvError};
+use cryptoki_sys::*;
+
+/// What a code means, and so what is done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The ciphertext, its tag, IV or AAD is wrong.
+    BadCiphertext,
+    /// From C_Decrypt: a bad ciphertext for some modules, a device in trouble for others. From
+    /// any other function: the token is in trouble.
+    Ambiguous,
+    /// From C_Decrypt: may mean a bad ciphertext. From any other function: as [`Self::Request`].
+    AmbiguousRequest,
+    /// The session is gone or unusable: another one is opened.
+    Session,
+    /// The login is gone, and with it that of all the token's sessions.
+    Login,
+    /// The cached object handle means nothing any more.
+    KeyHandle,
+    /// The key may not be used so.
+    KeyUsage,
+    /// The token, or the way to it, is in trouble.
+    Token,
+    /// The module as a whole has to be initialised anew.
+    Module,
+    /// Too much at once, or too little memory: the same may work in a moment.
+    Busy,
+    /// The PIN was refused; never tried again.
+    Pin,
+    /// What was asked cannot be done, by this token or at all. Trying again is of no use.
+    Request,
+}
+
+type Row = (CK_RV, &'static str, Class);
+
+macro_rules! table {
+    ($($code:ident => $class:ident,)*) => {
+        &[$(($code, stringify!($code), Class::$class),)*]
+    };
+}
+
+/// PKCS#11 v2.40 and v3.2, section 5.1 and pkcs11t.h, in the order of their numbers.
+const TABLE: &[Row] = table! {
+    CKR_CANCEL => Busy,
+    CKR_HOST_MEMORY => Busy,
+    CKR_SLOT_ID_INVALID => Token,
+    CKR_GENERAL_ERROR => Ambiguous,
+    CKR_FUNCTION_FAILED => Ambiguous,
+    CKR_ARGUMENTS_BAD => AmbiguousRequest,
+    CKR_NO_EVENT => Request,
+    CKR_NEED_TO_CREATE_THREADS => Module,
+    CKR_CANT_LOCK => Module,
+    CKR_ATTRIBUTE_READ_ONLY => Request,
+    CKR_ATTRIBUTE_SENSITIVE => Request,
+    CKR_ATTRIBUTE_TYPE_INVALID => Request,
+    CKR_ATTRIBUTE_VALUE_INVALID => Request,
+    CKR_ACTION_PROHIBITED => Request,
+    CKR_DATA_INVALID => AmbiguousRequest,
+    CKR_DATA_LEN_RANGE => Request,
+    CKR_DEVICE_ERROR => Ambiguous,
+    CKR_DEVICE_MEMORY => Busy,
+    CKR_DEVICE_REMOVED => Token,
+    CKR_ENCRYPTED_DATA_INVALID => BadCiphertext,
+    CKR_ENCRYPTED_DATA_LEN_RANGE => BadCiphertext,
+    CKR_AEAD_DECRYPT_FAILED => BadCiphertext,
+    CKR_FUNCTION_CANCELED => Busy,
+    CKR_FUNCTION_NOT_PARALLEL => Session,
+    CKR_FUNCTION_NOT_SUPPORTED => Request,
+    CKR_KEY_HANDLE_INVALID => KeyHandle,
+    CKR_KEY_SIZE_RANGE => Request,
+    CKR_KEY_TYPE_INCONSISTENT => KeyHandle,
+    CKR_KEY_NOT_NEEDED => Request,
+    CKR_KEY_CHANGED => Request,
+    CKR_KEY_NEEDED => Request,
+    CKR_KEY_INDIGESTIBLE => Request,
+    CKR_KEY_FUNCTION_NOT_PERMITTED => KeyUsage,
+    CKR_KEY_NOT_WRAPPABLE => Request,
+    CKR_KEY_UNEXTRACTABLE => Request,
+    CKR_MECHANISM_INVALID => Request,
+    CKR_MECHANISM_PARAM_INVALID => Request,
+    CKR_OBJECT_HANDLE_INVALID => KeyHandle,
+    CKR_OPERATION_ACTIVE => Session,
+    CKR_OPERATION_NOT_INITIALIZED => Session,
+    CKR_PIN_INCORRECT => Pin,
+    CKR_PIN_INVALID => Pin,
+    CKR_PIN_LEN_RANGE => Pin,
+    CKR_PIN_EXPIRED => Pin,
+    CKR_PIN_LOCKED => Pin,
+    CKR_SESSION_CLOSED => Session,
+    CKR_SESSION_COUNT => Busy,
+    CKR_SESSION_HANDLE_INVALID => Session,
+    CKR_SESSION_PARALLEL_NOT_SUPPORTED => Request,
+    CKR_SESSION_READ_ONLY => Request,
+    CKR_SESSION_EXISTS => Request,
+    CKR_SESSION_READ_ONLY_EXISTS => Request,
+    CKR_SESSION_READ_WRITE_SO_EXISTS => Token,
+    CKR_SIGNATURE_INVALID => AmbiguousRequest,
+    CKR_SIGNATURE_LEN_RANGE => AmbiguousRequest,
+    CKR_TEMPLATE_INCOMPLETE => Request,
+    CKR_TEMPLATE_INCONSISTENT => Request,
+    CKR_TOKEN_NOT_PRESENT => Token,
+    CKR_TOKEN_NOT_RECOGNIZED => Token,
+    CKR_TOKEN_WRITE_PROTECTED => Request,
+    CKR_UNWRAPPING_KEY_HANDLE_INVALID => Request,
+    CKR_UNWRAPPING_KEY_SIZE_RANGE => Request,
+    CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT => Request,
+    CKR_USER_ALREADY_LOGGED_IN => Request,
+    CKR_USER_NOT_LOGGED_IN => Login,
+    CKR_USER_PIN_NOT_INITIALIZED => Token,
+    CKR_USER_TYPE_INVALID => Request,
+    CKR_USER_ANOTHER_ALREADY_LOGGED_IN => Login,
+    CKR_USER_TOO_MANY_TYPES => Token,
+    CKR_WRAPPED_KEY_INVALID => Request,
+    CKR_WRAPPED_KEY_LEN_RANGE => Request,
+    CKR_WRAPPING_KEY_HANDLE_INVALID => Request,
+    CKR_WRAPPING_KEY_SIZE_RANGE => Request,
+    CKR_WRAPPING_KEY_TYPE_INCONSISTENT => Request,
+    CKR_RANDOM_SEED_NOT_SUPPORTED => Request,
+    CKR_RANDOM_NO_RNG => Token,
+    CKR_DOMAIN_PARAMS_INVALID => Request,
+    CKR_CURVE_NOT_SUPPORTED => Request,
+    CKR_BUFFER_TOO_SMALL => Session,
+    CKR_SAVED_STATE_INVALID => Request,
+    CKR_INFORMATION_SENSITIVE => Request,
+    CKR_STATE_UNSAVEABLE => Request,
+    CKR_CRYPTOKI_NOT_INITIALIZED => Module,
+    CKR_CRYPTOKI_ALREADY_INITIALIZED => Request,
+    CKR_MUTEX_BAD => Module,
+    CKR_MUTEX_NOT_LOCKED => Module,
+    CKR_NEW_PIN_MODE => Pin,
+    CKR_NEXT_OTP => Pin,
+    CKR_EXCEEDED_MAX_ITERATIONS => Request,
+    CKR_FIPS_SELF_TEST_FAILED => Token,
+    CKR_LIBRARY_LOAD_FAILED => Module,
+    CKR_PIN_TOO_WEAK => Pin,
+    CKR_PUBLIC_KEY_INVALID => Request,
+    CKR_FUNCTION_REJECTED => Busy,
+    CKR_TOKEN_RESOURCE_EXCEEDED => Busy,
+    CKR_OPERATION_CANCEL_FAILED => Session,
+    CKR_KEY_EXHAUSTED => Request,
+    CKR_PENDING => Session,
+    CKR_SESSION_ASYNC_NOT_SUPPORTED => Request,
+    CKR_SEED_RANDOM_REQUIRED => Token,
+    CKR_OPERATION_NOT_VALIDATED => Request,
+    CKR_TOKEN_NOT_INITIALIZED => Token,
+    CKR_PARAMETER_SET_NOT_SUPPORTED => Request,
+};
+
+fn row(code: CK_RV) -> Option<&'static Row> {
+    TABLE.binary_search_by_key(&code, |row| row.0).ok().map(|at| &TABLE[at])
+}
+
+/// What the code means. A code that the standard doesn't know, a vendor's own, is ambiguous.
+#[must_use]
+pub fn class(code: CK_RV) -> Class {
+    row(code).map_or(Class::Ambiguous, |row| row.2)
+}
+
+/// The code's name and number, for people.
+#[must_use]
+pub fn describe(code: CK_RV) -> String {
+    match row(code) {
+        Some(row) => format!("{} (0x{code:08x})", row.1),
+        None => format!("code 0x{code:08x}"),
+    }
+}
+
+/// The code of an error of the `cryptoki` crate, if the module gave one.
+#[must_use]
+pub fn code_of(error: &Error) -> Option<CK_RV> {
+    let Error::Pkcs11(error, _) = error else { return None };
+    match error {
+        RvError::VendorDefined(code) | RvError::UnknownErrorCode(code) => Some(*code),
+        error => TABLE.iter().map(|row| row.0).find(|code| Rv::from(*code) == Rv::Error(*error)),
+    }
+}
+
+/// An error of the `cryptoki` crate, for people: the function, and the code's name.
+#[must_use]
+pub fn describe_error(error: &Error) -> String {
+    match (error, code_of(error)) {
+        (Error::Pkcs11(_, function), Some(code)) => format!("C_{function:?}: {}", describe(code)),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cryptoki::context::Function;
+
+    /// The search in it relies on the order.
+    #[test]
+    fn table_is_in_order() {
+        assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+
+    /// All the codes that the bindings know are in the table, so none is classed by default.
+    #[test]
+    fn codes_survive_the_cryptoki_crate() {
+        for &(code, name, _) in TABLE {
+            let Rv::Error(error) = Rv::from(code) else { continue };
+            let error = Error::Pkcs11(error, Function::Decrypt);
+            assert_eq!(code_of(&error), Some(code), "{name}");
+        }
+        let vendor = Error::Pkcs11(RvError::VendorDefined(0x8000_1234), Function::Decrypt);
+        assert_eq!(code_of(&vendor), Some(0x8000_1234));
+    }
+
+    /// xks-proxy's rules for the codes that the specification of XKS and vendors' pages name.
+    #[test]
+    fn classes() {
+        assert_eq!(class(CKR_ENCRYPTED_DATA_INVALID), Class::BadCiphertext);
+        assert_eq!(class(CKR_AEAD_DECRYPT_FAILED), Class::BadCiphertext);
+        for code in [CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED, CKR_DEVICE_ERROR] {
+            assert_eq!(class(code), Class::Ambiguous);
+        }
+        assert_eq!(class(CKR_KEY_FUNCTION_NOT_PERMITTED), Class::KeyUsage);
+        assert_eq!(class(CKR_USER_NOT_LOGGED_IN), Class::Login);
+        assert_eq!(class(CKR_CRYPTOKI_NOT_INITIALIZED), Class::Module);
+        assert_eq!(class(0x8000_0001), Class::Ambiguous, "a vendor's own");
+        assert_eq!(describe(CKR_DEVICE_ERROR), "CKR_DEVICE_ERROR (0x00000030)");
+    }
+}

@@ -1,0 +1,386 @@
+//! A token's keys: their handles and attributes by label, found in one listing pass and kept.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cryptoki::error::{Error, RvError};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::Session;
+use cryptoki_sys::CK_OBJECT_HANDLE;
+use parking_lot::{Mutex, RwLock};
+
+use crate::hsm::inventory::KeyInventory;
+use crate::job::{KeyAttributes, KeyIndex};
+use crate::limits::{
+    FIND_OBJECTS_BATCH, MAX_KEYS_PER_LABEL, MAX_KEYS_PER_TOKEN, MAX_LABEL_BYTES,
+    MAX_MISSING_LABEL_LOOKUPS_PER_SEC, MISSING_LABEL_INTERVAL,
+};
+
+const ATTRIBUTES: [AttributeType; 9] = [
+    AttributeType::Label,
+    AttributeType::ValueLen,
+    AttributeType::Encrypt,
+    AttributeType::Decrypt,
+    AttributeType::Sign,
+    AttributeType::Verify,
+    AttributeType::Wrap,
+    AttributeType::Unwrap,
+    AttributeType::Derive,
+];
+
+/// The labels that jobs may name, by [`KeyIndex`], and the way back.
+pub struct Labels {
+    labels: Vec<Box<str>>,
+    indices: HashMap<Box<str>, usize>,
+    /// A label that fits several keys means the first of them.
+    pub allow_ambiguous: bool,
+}
+
+impl Labels {
+    /// In the order of [`KeyIndex`].
+    #[must_use]
+    pub fn new(labels: Vec<Box<str>>, allow_ambiguous: bool) -> Self {
+        let indices = labels.iter().enumerate().map(|(index, label)| (label.clone(), index));
+        Self { indices: indices.collect(), labels, allow_ambiguous }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> &[Box<str>] {
+        &self.labels
+    }
+
+    /// That of the index.
+    #[must_use]
+    pub fn get(&self, key: KeyIndex) -> Option<&str> {
+        self.labels.get(usize::try_from(key.0).ok()?).map(AsRef::as_ref)
+    }
+}
+
+/// A key that the token has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Valid for all sessions of the token until it says otherwise.
+    pub handle: CK_OBJECT_HANDLE,
+    /// As it was when it was listed.
+    pub attributes: KeyAttributes,
+    /// How many keys have its label.
+    pub count: u32,
+}
+
+/// What the cache knows of one label.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    key: Option<Key>,
+    looked_up: Option<Instant>,
+}
+
+/// One token's keys.
+pub struct KeyCache {
+    labels: Arc<Labels>,
+    entries: RwLock<Vec<Entry>>,
+    is_listed: AtomicBool,
+    is_stale: AtomicBool,
+    lookups: Mutex<(Option<Instant>, u32)>,
+}
+
+impl KeyCache {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(labels: Arc<Labels>) -> Self {
+        let entries = RwLock::new(vec![Entry::default(); labels.labels.len()]);
+        Self {
+            labels,
+            entries,
+            is_listed: AtomicBool::new(false),
+            is_stale: AtomicBool::new(false),
+            lookups: Mutex::default(),
+        }
+    }
+
+    /// The labels that it is about.
+    #[must_use]
+    pub fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// The key, if it was there when last looked for.
+    #[must_use]
+    pub fn get(&self, key: KeyIndex) -> Option<Key> {
+        self.entries.read().get(usize::try_from(key.0).ok()?)?.key
+    }
+
+    /// Whether a handle was found stale since this was last asked.
+    pub fn take_stale(&self) -> bool {
+        self.is_stale.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether a missing label may be looked up now: the token is spared more than
+    /// [`MAX_MISSING_LABEL_LOOKUPS_PER_SEC`], and more than one for each label in
+    /// [`MISSING_LABEL_INTERVAL`]. Before the first listing is through, nothing is known to be
+    /// missing, and all may be looked up.
+    pub fn may_look_up(&self, key: KeyIndex, now: Instant) -> bool {
+        let Ok(index) = usize::try_from(key.0) else { return false };
+        let recently = |then: Instant, span: Duration| now.saturating_duration_since(then) < span;
+        let mut lookups = self.lookups.lock();
+        let mut entries = self.entries.write();
+        let Some(entry) = entries.get_mut(index) else { return false };
+        if !self.is_listed.load(Ordering::Acquire) {
+            return true;
+        }
+        if entry.looked_up.is_some_and(|then| recently(then, MISSING_LABEL_INTERVAL)) {
+            return false;
+        }
+        if !lookups.0.is_some_and(|second| recently(second, Duration::from_secs(1))) {
+            *lookups = (Some(now), 0);
+        }
+        let may = lookups.1 < MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
+        if may {
+            lookups.1 += 1;
+            entry.looked_up = Some(now);
+        }
+        may
+    }
+
+    /// The handle means nothing any more: all others of this token are suspect too, and are
+    /// listed anew soon; this label is looked up at once.
+    ///
+    /// # Errors
+    /// The token's.
+    pub fn replace(
+        &self,
+        session: &Session,
+        key: KeyIndex,
+        stale: CK_OBJECT_HANDLE,
+    ) -> Result<Option<Key>, Error> {
+        match self.get(key) {
+            // Another session was faster.
+            Some(known) if known.handle != stale => Ok(Some(known)),
+            _ => {
+                self.is_stale.store(true, Ordering::Release);
+                self.look_up(session, key)
+            }
+        }
+    }
+
+    /// Finds the keys of one label: few calls, where a listing may take thousands.
+    ///
+    /// # Errors
+    /// The token's.
+    pub fn look_up(&self, session: &Session, key: KeyIndex) -> Result<Option<Key>, Error> {
+        let Some(label) = self.labels.get(key) else { return Ok(None) };
+        let mut template = template();
+        template.push(Attribute::Label(label.as_bytes().to_vec()));
+        let handles = find(session, &template, MAX_KEYS_PER_LABEL)?;
+        let mut found = None;
+        let mut count = 0;
+        for handle in handles {
+            // A module that doesn't compare labels must not give another label's key.
+            if let Some((found_label, attributes)) = read(session, handle)?
+                && found_label.as_deref() == Some(label)
+            {
+                count += 1;
+                found.get_or_insert((handle.handle(), attributes));
+            }
+        }
+        let found = found.map(|(handle, attributes)| Key { handle, attributes, count });
+        if let Ok(index) = usize::try_from(key.0)
+            && let Some(entry) = self.entries.write().get_mut(index)
+        {
+            entry.key = found;
+        }
+        Ok(found)
+    }
+
+    /// Lists all keys and replaces what is known.
+    ///
+    /// # Errors
+    /// The token's; what was known stays.
+    pub fn refresh(&self, session: &Session) -> Result<(), Error> {
+        let mut fresh = vec![None::<Key>; self.labels.labels.len()];
+        list(session, |label, handle, attributes| {
+            let index = label.and_then(|label| self.labels.indices.get(label));
+            if let Some(fresh) = index.and_then(|index| fresh.get_mut(*index)) {
+                match fresh {
+                    Some(key) => key.count += 1,
+                    None => *fresh = Some(Key { handle, attributes, count: 1 }),
+                }
+            }
+        })?;
+        for (entry, key) in self.entries.write().iter_mut().zip(fresh) {
+            entry.key = key;
+        }
+        self.is_listed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// All AES keys of the token, for people.
+    ///
+    /// # Errors
+    /// The token's.
+    pub fn inventory(&self, session: &Session) -> Result<Vec<KeyInventory>, Error> {
+        let mut keys = Vec::new();
+        list(session, |label, _, attributes| {
+            let is_configured = label.is_some_and(|label| self.labels.indices.contains_key(label));
+            let label = label.unwrap_or_default().into();
+            keys.push(KeyInventory { label, attributes, is_configured, keys_of_label: 0 });
+        })?;
+        let mut counts = HashMap::<Box<str>, u32>::new();
+        for key in &keys {
+            *counts.entry(key.label.clone()).or_default() += 1;
+        }
+        for key in &mut keys {
+            key.keys_of_label = counts.get(&key.label).copied().unwrap_or(0);
+        }
+        Ok(keys)
+    }
+}
+
+/// AES keys that are the token's own; those of a session never count.
+fn template() -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(true),
+    ]
+}
+
+/// One pass over all AES keys of the token. A label that cannot be an external key id (no UTF-8,
+/// too long) is `None`.
+fn list(
+    session: &Session,
+    mut each: impl FnMut(Option<&str>, CK_OBJECT_HANDLE, KeyAttributes),
+) -> Result<(), Error> {
+    for handle in find(session, &template(), MAX_KEYS_PER_TOKEN)? {
+        if let Some((label, attributes)) = read(session, handle)? {
+            each(label.as_deref(), handle.handle(), attributes);
+        }
+    }
+    Ok(())
+}
+
+fn find(
+    session: &Session,
+    template: &[Attribute],
+    max_objects: usize,
+) -> Result<Vec<ObjectHandle>, Error> {
+    const BATCH: NonZeroUsize = NonZeroUsize::new(FIND_OBJECTS_BATCH).unwrap();
+    // C_FindObjectsFinal is called when the iterator is dropped, whatever came before.
+    session.iter_objects_with_cache_size(template, BATCH)?.take(max_objects).collect()
+}
+
+/// Label and attributes, `None` if the key is gone by now.
+fn read(
+    session: &Session,
+    handle: ObjectHandle,
+) -> Result<Option<(Option<String>, KeyAttributes)>, Error> {
+    let attributes = match session.get_attributes(handle, &ATTRIBUTES) {
+        Ok(attributes) => attributes,
+        Err(Error::Pkcs11(RvError::ObjectHandleInvalid, _)) => return Ok(None),
+        Err(error @ Error::Pkcs11(..)) if !is_about_attributes(&error) => return Err(error),
+        // The module refuses the lot for the sake of one.
+        Err(_) => ATTRIBUTES
+            .iter()
+            .filter_map(|attribute| session.get_attributes(handle, &[*attribute]).ok())
+            .flatten()
+            .collect(),
+    };
+    Ok(Some(digest(attributes)))
+}
+
+fn is_about_attributes(error: &Error) -> bool {
+    use super::codes::{Class, class, code_of};
+    code_of(error).is_some_and(|code| {
+        matches!(class(code), Class::Request | Class::AmbiguousRequest | Class::Ambiguous)
+    })
+}
+
+/// Where a token does not tell a usage flag, it is left to the operation to fail.
+fn digest(attributes: Vec<Attribute>) -> (Option<String>, KeyAttributes) {
+    let mut label = None;
+    let mut key = KeyAttributes {
+        bits: 0,
+        encrypt: true,
+        decrypt: true,
+        sign: false,
+        verify: false,
+        wrap: false,
+        unwrap: false,
+        derive: false,
+    };
+    for attribute in attributes {
+        match attribute {
+            Attribute::Label(bytes) if bytes.len() <= MAX_LABEL_BYTES => {
+                label = String::from_utf8(bytes).ok();
+            }
+            Attribute::ValueLen(bytes) => {
+                let bits = u64::from(bytes).saturating_mul(8);
+                key.bits = u32::try_from(bits).unwrap_or(u32::MAX);
+            }
+            Attribute::Encrypt(may) => key.encrypt = may,
+            Attribute::Decrypt(may) => key.decrypt = may,
+            Attribute::Sign(may) => key.sign = may,
+            Attribute::Verify(may) => key.verify = may,
+            Attribute::Wrap(may) => key.wrap = may,
+            Attribute::Unwrap(may) => key.unwrap = may,
+            Attribute::Derive(may) => key.derive = may,
+            _ => {}
+        }
+    }
+    (label, key)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn cache(labels: &[&str]) -> KeyCache {
+        let labels = labels.iter().map(|label| Box::from(*label)).collect();
+        let cache = KeyCache::new(Arc::new(Labels::new(labels, false)));
+        cache.is_listed.store(true, Ordering::Release);
+        cache
+    }
+
+    /// A store's key that isn't in the token must not turn into a lookup for each call.
+    #[test]
+    fn lookups_of_a_missing_label_are_spaced() {
+        let cache = cache(&["a", "b"]);
+        let start = Instant::now();
+        assert!(cache.may_look_up(KeyIndex(0), start));
+        assert!(!cache.may_look_up(KeyIndex(0), start + Duration::from_millis(1999)));
+        assert!(cache.may_look_up(KeyIndex(1), start));
+        assert!(cache.may_look_up(KeyIndex(0), start + Duration::from_secs(2)));
+        assert!(!cache.may_look_up(KeyIndex(2), start), "no such label");
+    }
+
+    /// Nor do ten thousand of them.
+    #[test]
+    fn lookups_of_a_token_are_limited() {
+        let labels = (0..200).map(|n| n.to_string()).collect::<Vec<_>>();
+        let cache = cache(&labels.iter().map(String::as_str).collect::<Vec<_>>());
+        let start = Instant::now();
+        let allowed = |now| (0..200).filter(|n| cache.may_look_up(KeyIndex(*n), now)).count();
+        let limit = usize::try_from(MAX_MISSING_LABEL_LOOKUPS_PER_SEC).unwrap();
+        assert_eq!(allowed(start), limit);
+        assert_eq!(allowed(start + Duration::from_secs(3)), limit);
+    }
+
+    /// What a token does not tell is left to the operation; a label that is no text names nothing.
+    #[test]
+    fn attributes_that_are_missing() {
+        let (label, key) = digest(vec![Attribute::Label(vec![0xff]), Attribute::Encrypt(false)]);
+        assert_eq!(label, None);
+        assert!(!key.encrypt && key.decrypt && !key.wrap);
+        let (label, key) = digest(vec![
+            Attribute::Label(b"k".to_vec()),
+            Attribute::ValueLen(cryptoki::types::Ulong::new(32)),
+        ]);
+        assert_eq!((label.as_deref(), key.bits), (Some("k"), 256));
+        let (label, _) = digest(vec![Attribute::Label(vec![b'x'; MAX_LABEL_BYTES + 1])]);
+        assert_eq!(label, None);
+    }
+}

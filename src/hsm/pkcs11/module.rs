@@ -1,0 +1,189 @@
+//! A loaded module: initialised once, shared by its tokens, initialised anew as the last resort.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki_sys::CKR_CRYPTOKI_ALREADY_INITIALIZED;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+
+use super::codes;
+use super::ffi::RawModule;
+use crate::limits::{MAX_LOGIN_WAIT, MIN_REINITIALIZE_INTERVAL};
+
+/// The modules of this process: C_Initialize is a process's, not a caller's. They stay loaded, as
+/// a module may have left threads behind.
+static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = LazyLock::new(Mutex::default);
+
+/// One PKCS#11 module.
+pub struct Module {
+    /// Where it was loaded from.
+    pub path: PathBuf,
+    /// For everything but the cryptographic calls.
+    pub pkcs11: Pkcs11,
+    /// For the cryptographic calls.
+    pub raw: RawModule,
+    initialize_parameters: Option<String>,
+    /// Every call into the module holds this for reading; C_Initialize and C_Finalize hold it
+    /// for writing. C_Finalize never waits for it: with a call outstanding its effect is
+    /// undefined (PKCS#11 v2.40, 5.4), and an outstanding call may hang.
+    gate: RwLock<Initialization>,
+    live_sessions: AtomicUsize,
+    users: AtomicUsize,
+}
+
+/// Which C_Initialize handles belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation(u64);
+
+#[derive(Debug)]
+struct Initialization {
+    generation: Generation,
+    is_initialized: bool,
+    /// Another part of this process initialised it; then it is not ours to finalise.
+    is_foreign: bool,
+    last_reinitialized: Option<Instant>,
+}
+
+/// The permission to call into the module; while one is held there is no C_Finalize.
+pub struct Entry<'a> {
+    initialization: RwLockReadGuard<'a, Initialization>,
+}
+
+impl Entry<'_> {
+    /// Which initialisation it is that was entered.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.initialization.generation
+    }
+}
+
+impl Module {
+    /// Loads the module, or finds it loaded. Does not initialise it.
+    ///
+    /// # Errors
+    /// It is not a PKCS#11 module; the text says which and why.
+    pub fn load(path: &Path, initialize_parameters: Option<&str>) -> Result<Arc<Self>, String> {
+        let mut modules = MODULES.lock();
+        let canonical = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if let Some(module) = modules.get(&canonical) {
+            module.users.fetch_add(1, Ordering::Relaxed);
+            return Ok(Arc::clone(module));
+        }
+        let context = |what: String| format!("{}: not a PKCS#11 module: {what}", path.display());
+        let raw = RawModule::load(path).map_err(context)?;
+        let pkcs11 = Pkcs11::new(path).map_err(|error| context(codes::describe_error(&error)))?;
+        let module = Arc::new(Self {
+            path: path.to_owned(),
+            pkcs11,
+            raw,
+            initialize_parameters: initialize_parameters.map(str::to_owned),
+            gate: RwLock::new(Initialization {
+                generation: Generation(0),
+                is_initialized: false,
+                is_foreign: false,
+                last_reinitialized: None,
+            }),
+            live_sessions: AtomicUsize::new(0),
+            users: AtomicUsize::new(1),
+        });
+        modules.insert(canonical, Arc::clone(&module));
+        Ok(module)
+    }
+
+    /// Permission to make calls that are not a session's: initialises the module if need be.
+    ///
+    /// # Errors
+    /// C_Initialize failed, or another thread is at it and takes its time.
+    pub fn enter(&self) -> Result<Entry<'_>, String> {
+        let busy = || "the module is being initialised".to_owned();
+        {
+            let initialization = self.gate.try_read_for(MAX_LOGIN_WAIT).ok_or_else(busy)?;
+            if initialization.is_initialized {
+                return Ok(Entry { initialization });
+            }
+        }
+        let mut initialization = self.gate.try_write_for(MAX_LOGIN_WAIT).ok_or_else(busy)?;
+        if !initialization.is_initialized {
+            self.initialize(&mut initialization)?;
+        }
+        drop(initialization);
+        let initialization = self.gate.try_read_for(MAX_LOGIN_WAIT).ok_or_else(busy)?;
+        if initialization.is_initialized { Ok(Entry { initialization }) } else { Err(busy()) }
+    }
+
+    /// Permission to make a call on a session of that generation. Never waits.
+    #[must_use]
+    pub fn enter_session(&self, generation: Generation) -> Option<Entry<'_>> {
+        let initialization = self.gate.try_read()?;
+        (initialization.is_initialized && initialization.generation == generation)
+            .then_some(Entry { initialization })
+    }
+
+    fn initialize(&self, initialization: &mut Initialization) -> Result<(), String> {
+        let result = match self.initialize_parameters.as_deref() {
+            None => self
+                .pkcs11
+                .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+                .map_err(|error| (codes::code_of(&error), codes::describe_error(&error))),
+            Some(parameters) => self.raw.initialize_with(parameters).map_err(|code| {
+                let what = code.map_or_else(|| "not callable".to_owned(), codes::describe);
+                (code, format!("C_Initialize: {what}"))
+            }),
+        };
+        initialization.is_foreign = match result {
+            Ok(()) => false,
+            Err((Some(CKR_CRYPTOKI_ALREADY_INITIALIZED), _)) => true,
+            Err((_, reason)) => return Err(reason),
+        };
+        initialization.is_initialized = true;
+        initialization.generation.0 += 1;
+        Ok(())
+    }
+
+    /// A session was opened.
+    pub fn session_opened(&self) {
+        self.live_sessions.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A session was closed or given up.
+    pub fn session_gone(&self) {
+        self.live_sessions.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// C_Finalize and C_Initialize, if no session is left, no call is outstanding, and the last
+    /// time was long enough ago. Says whether it was done.
+    pub fn reinitialize(&self) -> bool {
+        let Some(mut initialization) = self.gate.try_write() else { return false };
+        // No session can be opened now: that takes an entry.
+        if self.live_sessions.load(Ordering::Acquire) != 0 || !initialization.is_initialized {
+            return false;
+        }
+        let is_soon = |last: Instant| last.elapsed() < MIN_REINITIALIZE_INTERVAL;
+        if initialization.last_reinitialized.is_some_and(is_soon) {
+            return false;
+        }
+        initialization.last_reinitialized = Some(Instant::now());
+        // It may fail: the module may have lost its initialisation by itself.
+        let _ = self.pkcs11.clone().finalize();
+        initialization.is_initialized = false;
+        self.initialize(&mut initialization).is_ok()
+    }
+
+    /// One user less. The last one finalises the module, if it may.
+    pub fn release(&self) {
+        // The registry is locked so that nobody takes the module up while it is finalised.
+        let _modules = MODULES.lock();
+        if self.users.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let Some(mut initialization) = self.gate.try_write() else { return };
+        if initialization.is_initialized && !initialization.is_foreign {
+            let _ = self.pkcs11.clone().finalize();
+            initialization.is_initialized = false;
+        }
+    }
+}

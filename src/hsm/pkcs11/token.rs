@@ -1,0 +1,375 @@
+//! One token of a module: which slot, who it is, opening sessions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cryptoki::context::Pkcs11;
+use cryptoki::error::Error;
+use cryptoki::session::Session as CryptokiSession;
+use cryptoki::slot::{Slot, TokenInfo};
+use cryptoki_sys::{CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED};
+use parking_lot::RwLock;
+
+use super::codes::{self, Class};
+use super::keys::{KeyCache, Labels};
+use super::login::{Login, LoginRules};
+use super::module::{Generation, Module};
+use super::session::Pkcs11Session;
+use crate::hsm::backend::{Backend, Identity, OpenError, Session};
+use crate::hsm::config::{TokenConfig, TokenSelector};
+use crate::hsm::inventory::{SlotInventory, TokenInventory};
+use crate::job::KeyIndex;
+use crate::limits::MAX_SLOTS;
+
+/// A token, as [`Backend`].
+pub struct Pkcs11Token {
+    shared: Arc<Shared>,
+}
+
+/// What all sessions of a token share.
+pub(super) struct Shared {
+    pub(super) module: Arc<Module>,
+    pub(super) config: TokenConfig,
+    pub(super) keys: KeyCache,
+    pub(super) login: Login,
+    pub(super) cdiv_mismatches: AtomicU64,
+    chosen: RwLock<Chosen>,
+}
+
+/// The slot that the settings mean.
+#[derive(Default)]
+struct Chosen {
+    /// As it was found in that initialisation of the module; looked for anew in another.
+    slot: Option<(Generation, Slot)>,
+    /// Who it was then. It stays, so that "the first token" never becomes another one, and the
+    /// PIN never goes to a stranger.
+    token: Option<SlotInventory>,
+    rules: LoginRules,
+}
+
+impl Shared {
+    pub(super) fn login_rules(&self) -> LoginRules {
+        self.chosen.read().rules
+    }
+
+    fn slot(&self, generation: Generation) -> Result<(Slot, LoginRules), OpenError> {
+        {
+            let chosen = self.chosen.read();
+            if let Some((of, slot)) = chosen.slot
+                && of == generation
+            {
+                return Ok((slot, chosen.rules));
+            }
+        }
+        let slots = list_slots(&self.module.pkcs11)
+            .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))?;
+        let mut chosen = self.chosen.write();
+        let known = chosen.token.as_ref();
+        let index = choose(slots.iter().map(|found| &found.inventory), &self.config.select, known)
+            .map_err(OpenError::Unavailable)?;
+        let found = &slots[index];
+        chosen.slot = Some((generation, found.slot));
+        chosen.token = Some(found.inventory.clone());
+        chosen.rules = found.rules;
+        Ok((found.slot, found.rules))
+    }
+}
+
+impl Pkcs11Token {
+    /// Loads the module. Makes no other call.
+    ///
+    /// # Errors
+    /// It is no PKCS#11 module; the text is for the operator.
+    pub fn new(config: TokenConfig, labels: Arc<Labels>) -> Result<Self, String> {
+        let module = Module::load(&config.module, config.initialize_parameters.as_deref())?;
+        let shared = Shared {
+            module,
+            keys: KeyCache::new(labels),
+            login: Login::new(config.user_pin.clone()),
+            cdiv_mismatches: AtomicU64::new(0),
+            chosen: RwLock::default(),
+            config,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    fn open_session(&self) -> Result<Pkcs11Session, OpenError> {
+        let shared = &self.shared;
+        let entry = shared.module.enter().map_err(OpenError::Unavailable)?;
+        let generation = entry.generation();
+        let (slot, rules) = shared.slot(generation)?;
+        let session = open_in(&shared.module.pkcs11, slot).map_err(|error| {
+            let reason = codes::describe_error(&error);
+            match codes::code_of(&error) {
+                Some(CKR_SESSION_COUNT) => OpenError::TooManySessions(reason),
+                _ => {
+                    // It may come back in another slot.
+                    shared.chosen.write().slot = None;
+                    OpenError::Unavailable(reason)
+                }
+            }
+        })?;
+        let session = Pkcs11Session::new(Arc::clone(shared), session, generation);
+        if let Some(cryptoki) = session.cryptoki() {
+            shared.login.ensure(cryptoki, rules)?;
+        }
+        Ok(session)
+    }
+}
+
+impl Backend for Pkcs11Token {
+    fn open(&self) -> Result<Box<dyn Session>, OpenError> {
+        self.open_session().map(|session| Box::new(session) as Box<dyn Session>)
+    }
+
+    fn has_key(&self, key: KeyIndex) -> bool {
+        self.shared.keys.get(key).is_some()
+    }
+
+    fn take_stale(&self) -> bool {
+        self.shared.keys.take_stale()
+    }
+
+    fn identity(&self) -> Identity {
+        let chosen = self.shared.chosen.read();
+        match &chosen.token {
+            Some(token) => identity(token),
+            None => {
+                let named = match &self.shared.config.select {
+                    TokenSelector::First => "first token".to_owned(),
+                    TokenSelector::Label(name) | TokenSelector::Serial(name) => printable(name),
+                    TokenSelector::Slot(id) => format!("slot {id}"),
+                };
+                Identity {
+                    id: named.clone(),
+                    label: named,
+                    model: "unknown".to_owned(),
+                    manufacturer: "unknown".to_owned(),
+                }
+            }
+        }
+    }
+
+    fn reinitialize(&self) {
+        self.shared.module.reinitialize();
+    }
+
+    fn cdiv_mismatches(&self) -> u64 {
+        self.shared.cdiv_mismatches.load(Ordering::Relaxed)
+    }
+
+    fn inventory(&self) -> TokenInventory {
+        let shared = &self.shared;
+        let mut inventory = TokenInventory {
+            module: shared.module.path.clone(),
+            max_sessions: shared.config.max_sessions,
+            ..TokenInventory::default()
+        };
+        let result = self.open_session();
+        if let Ok(entry) = shared.module.enter() {
+            inventory.library = shared.module.pkcs11.get_library_info().ok().map(|info| {
+                format!(
+                    "{} {} by {}, PKCS#11 {}",
+                    printable(info.library_description()),
+                    info.library_version(),
+                    printable(info.manufacturer_id()),
+                    info.cryptoki_version()
+                )
+            });
+            let slots = list_slots(&shared.module.pkcs11).unwrap_or_default();
+            inventory.slots = slots.into_iter().map(|found| found.inventory).collect();
+            drop(entry);
+        }
+        let chosen = shared.chosen.read().token.clone();
+        // Open sessions, as they are now.
+        let current =
+            chosen.as_ref().and_then(|c| inventory.slots.iter().find(|s| s.id == c.id).cloned());
+        inventory.slot = current.or(chosen);
+        let keys = result.and_then(|session| {
+            let Some(_entry) = session.enter() else { return Ok(Vec::new()) };
+            let cryptoki = session.cryptoki().map(|cryptoki| shared.keys.inventory(cryptoki));
+            cryptoki
+                .transpose()
+                .map(Option::unwrap_or_default)
+                .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))
+        });
+        match keys {
+            Ok(keys) => inventory.keys = keys,
+            Err(error) => inventory.trouble = Some(error.reason().to_owned()),
+        }
+        for label in shared.keys.labels().all() {
+            match inventory.keys.iter().find(|key| key.label == *label) {
+                None => inventory.missing.push(label.clone()),
+                Some(key) if key.keys_of_label > 1 => {
+                    inventory.ambiguous.push((label.clone(), key.keys_of_label));
+                }
+                Some(_) => {}
+            }
+        }
+        inventory
+    }
+
+    fn close(&self) {
+        self.shared.module.release();
+    }
+}
+
+/// AWS CloudHSM has read-write sessions only; a token that is write-protected, none of them.
+fn open_in(pkcs11: &Pkcs11, slot: Slot) -> Result<CryptokiSession, Error> {
+    pkcs11.open_rw_session_no_drop(slot).or_else(|error| match codes::code_of(&error) {
+        Some(CKR_TOKEN_WRITE_PROTECTED) => pkcs11.open_ro_session_no_drop(slot),
+        _ => Err(error),
+    })
+}
+
+struct Found {
+    slot: Slot,
+    inventory: SlotInventory,
+    rules: LoginRules,
+}
+
+fn list_slots(pkcs11: &Pkcs11) -> Result<Vec<Found>, Error> {
+    let mut found = Vec::new();
+    for slot in pkcs11.get_slots_with_token()?.into_iter().take(MAX_SLOTS) {
+        // A token that does not tell who it is may be another one's trouble; but a device error
+        // may be that of the one that is looked for.
+        match pkcs11.get_token_info(slot) {
+            Ok(token) => found.push(Found {
+                slot,
+                rules: LoginRules {
+                    is_required: token.login_required(),
+                    has_protected_path: token.protected_authentication_path(),
+                },
+                inventory: describe(slot, &token),
+            }),
+            Err(error) => match codes::code_of(&error).map(codes::class) {
+                Some(Class::Module) => return Err(error),
+                _ => continue,
+            },
+        }
+    }
+    Ok(found)
+}
+
+fn describe(slot: Slot, token: &TokenInfo) -> SlotInventory {
+    let trimmed = |text: &str| text.trim_end_matches(['\0', ' ']).to_owned();
+    SlotInventory {
+        id: slot.id(),
+        label: trimmed(token.label()),
+        serial: trimmed(token.serial_number()),
+        model: trimmed(token.model()),
+        manufacturer: trimmed(token.manufacturer_id()),
+        firmware: token.firmware_version().to_string(),
+        hardware: token.hardware_version().to_string(),
+        is_initialized: token.token_initialized(),
+        login_required: token.login_required(),
+        is_pin_locked: token.user_pin_locked(),
+        sessions: token.session_count(),
+    }
+}
+
+/// Which of the slots is meant. `known` is who it was before.
+fn choose<'a>(
+    slots: impl Iterator<Item = &'a SlotInventory>,
+    selector: &TokenSelector,
+    known: Option<&SlotInventory>,
+) -> Result<usize, String> {
+    let mut seen = Vec::new();
+    for (index, slot) in slots.enumerate() {
+        let is_meant = match selector {
+            TokenSelector::First => true,
+            TokenSelector::Label(label) => slot.label == *label,
+            TokenSelector::Serial(serial) => slot.serial == *serial,
+            TokenSelector::Slot(id) => slot.id == *id,
+        };
+        let is_same = known.is_none_or(|k| k.serial.is_empty() || k.serial == slot.serial);
+        if is_meant && is_same && slot.is_initialized {
+            return Ok(index);
+        }
+        seen.push(format!("slot {} label {:?} serial {:?}", slot.id, slot.label, slot.serial));
+    }
+    let wanted = match (selector, known) {
+        (_, Some(known)) if !known.serial.is_empty() => {
+            format!("serial {:?}, which was there before", known.serial)
+        }
+        (TokenSelector::First, _) => "any label".to_owned(),
+        (TokenSelector::Label(label), _) => format!("label {label:?}"),
+        (TokenSelector::Serial(serial), _) => format!("serial {serial:?}"),
+        (TokenSelector::Slot(id), _) => format!("slot {id}"),
+    };
+    let seen = if seen.is_empty() { "no token".to_owned() } else { seen.join(", ") };
+    Err(format!("no initialised token of {wanted}; the module shows {seen}"))
+}
+
+fn identity(token: &SlotInventory) -> Identity {
+    let label = printable(&token.label);
+    let serial = printable(&token.serial);
+    Identity {
+        id: if serial.is_empty() { label.clone() } else { serial },
+        label,
+        model: printable(&format!(
+            "{} firmware {} hardware {}",
+            token.model, token.firmware, token.hardware
+        )),
+        manufacturer: printable(&token.manufacturer),
+    }
+}
+
+/// Printable ASCII, trimmed.
+fn printable(text: &str) -> String {
+    text.trim().chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(id: u64, label: &str, serial: &str) -> SlotInventory {
+        SlotInventory {
+            id,
+            label: label.to_owned(),
+            serial: serial.to_owned(),
+            is_initialized: true,
+            ..SlotInventory::default()
+        }
+    }
+
+    /// Each way of naming a token, and that an uninitialised one is never meant.
+    #[test]
+    fn tokens_are_chosen_by_name() {
+        let mut slots = [slot(0, "", ""), slot(7, "a", "01"), slot(9, "b", "02")];
+        slots[0].is_initialized = false;
+        let choose = |selector| choose(slots.iter(), &selector, None);
+        assert_eq!(choose(TokenSelector::First), Ok(1));
+        assert_eq!(choose(TokenSelector::Label("b".to_owned())), Ok(2));
+        assert_eq!(choose(TokenSelector::Serial("02".to_owned())), Ok(2));
+        assert_eq!(choose(TokenSelector::Slot(9)), Ok(2));
+        assert!(choose(TokenSelector::Slot(0)).is_err());
+        let error = choose(TokenSelector::Label("c".to_owned())).unwrap_err();
+        assert!(error.contains("label \"c\"") && error.contains("label \"a\""), "{error}");
+    }
+
+    /// When the first token goes away, the second must not get its PIN.
+    #[test]
+    fn the_first_token_stays_who_it_was() {
+        let known = slot(7, "a", "01");
+        let slots = [slot(9, "b", "02"), slot(3, "a", "01")];
+        assert_eq!(choose(slots.iter(), &TokenSelector::First, Some(&known)), Ok(1));
+        let slots = &slots[..1];
+        assert!(choose(slots.iter(), &TokenSelector::First, Some(&known)).is_err());
+    }
+
+    /// GetHealthStatus takes printable ASCII only.
+    #[test]
+    fn identities_are_printable() {
+        let token = SlotInventory {
+            model: "Modèle\u{7}".to_owned(),
+            firmware: "2.6".to_owned(),
+            hardware: "2.6".to_owned(),
+            ..slot(1, "label", "")
+        };
+        let identity = identity(&token);
+        assert_eq!(identity.id, "label");
+        assert_eq!(identity.model, "Mod?le? firmware 2.6 hardware 2.6");
+    }
+}

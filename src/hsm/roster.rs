@@ -1,0 +1,400 @@
+//! Which of a token's workers run, which rest, and how many there may be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Thread;
+
+use parking_lot::Mutex;
+
+use super::queue::Queue;
+use crate::limits::MAX_WRITTEN_OFF_PER_TOKEN;
+
+/// A worker's bed: it sleeps until it is woken.
+pub struct Parker {
+    thread: Thread,
+    is_awake: AtomicBool,
+}
+
+impl Parker {
+    /// The calling thread's.
+    #[must_use]
+    pub fn current() -> Arc<Self> {
+        Arc::new(Self { thread: std::thread::current(), is_awake: AtomicBool::new(false) })
+    }
+
+    fn wake(&self) {
+        self.is_awake.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+
+    fn sleep(&self) {
+        while !self.is_awake.swap(false, Ordering::Acquire) {
+            std::thread::park();
+        }
+    }
+}
+
+/// The workers of one token.
+pub struct Roster {
+    inner: Mutex<Inner>,
+    /// Copies of the members of that name, for a look without the lock.
+    running: AtomicUsize,
+    limit: AtomicUsize,
+}
+
+struct Inner {
+    /// The one that went to rest last is woken first: its memory is warm.
+    idle: Vec<Arc<Parker>>,
+    /// Those with a session that are awake, but for those that lent their place.
+    running: usize,
+    /// Those whose call takes long, so that another runs in their place.
+    lent: usize,
+    /// Threads that are not written off: running, lent, idle, or about to open a session.
+    workers: usize,
+    /// Threads that are stuck in a call. One may come back before it is counted.
+    written_off: isize,
+    /// How many may run at once.
+    limit: usize,
+    max_workers: usize,
+    configured_workers: usize,
+    is_closed: bool,
+}
+
+impl Inner {
+    /// How many more workers there may be.
+    fn vacancies(&self) -> usize {
+        let max_written_off = isize::try_from(MAX_WRITTEN_OFF_PER_TOKEN).unwrap_or(isize::MAX);
+        if self.is_closed || self.written_off >= max_written_off {
+            return 0;
+        }
+        (self.limit + self.lent).min(self.max_workers).saturating_sub(self.workers)
+    }
+}
+
+/// What a worker does after it asked to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Look for a job.
+    Work,
+    /// End: there will be no more.
+    Leave,
+}
+
+/// What a worker that is written off counted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Running.
+    Running,
+    /// Running, but slow, and its place lent.
+    Lent,
+    /// About to open or close a session.
+    Elsewhere,
+}
+
+/// A look at a [`Roster`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Headcount {
+    /// Awake, with a session.
+    pub running: usize,
+    /// Asleep, with a session.
+    pub idle: usize,
+    /// With a session or about to have one; not written off.
+    pub workers: usize,
+    /// Stuck in a call.
+    pub written_off: usize,
+    /// How many may run at once.
+    pub limit: usize,
+}
+
+impl Roster {
+    /// Nobody yet; at most `max_workers`, all of which may run.
+    #[must_use]
+    pub fn new(max_workers: usize) -> Self {
+        let max_workers = max_workers.max(1);
+        Self {
+            inner: Mutex::new(Inner {
+                idle: Vec::with_capacity(max_workers),
+                running: 0,
+                lent: 0,
+                workers: 0,
+                written_off: 0,
+                limit: max_workers,
+                max_workers,
+                configured_workers: max_workers,
+                is_closed: false,
+            }),
+            running: AtomicUsize::new(0),
+            limit: AtomicUsize::new(max_workers),
+        }
+    }
+
+    fn publish(&self, inner: &Inner) {
+        self.running.store(inner.running, Ordering::Relaxed);
+        self.limit.store(inner.limit, Ordering::Relaxed);
+    }
+
+    /// A look at it.
+    #[must_use]
+    pub fn headcount(&self) -> Headcount {
+        let inner = self.inner.lock();
+        Headcount {
+            running: inner.running,
+            idle: inner.idle.len(),
+            workers: inner.workers,
+            written_off: usize::try_from(inner.written_off).unwrap_or(0),
+            limit: inner.limit,
+        }
+    }
+
+    /// Wakes one worker for each new job, no more than may run. Says whether more workers are
+    /// wanted than there are.
+    pub fn wake(&self, jobs: usize) -> bool {
+        for _ in 0..jobs {
+            let woken = {
+                let mut inner = self.inner.lock();
+                if inner.running >= inner.limit {
+                    return false;
+                }
+                let Some(woken) = inner.idle.pop() else {
+                    return inner.vacancies() > 0;
+                };
+                inner.running += 1;
+                self.publish(&inner);
+                woken
+            };
+            // Not under the lock: the woken one wants it soon.
+            woken.wake();
+        }
+        false
+    }
+
+    /// How many workers to add for the jobs that wait; they count from now on.
+    pub fn hire(&self, waiting: usize) -> usize {
+        let mut inner = self.inner.lock();
+        // Idle, or about to have a session.
+        let available = inner.workers.saturating_sub(inner.running + inner.lent);
+        let wanted = match waiting.saturating_sub(available) {
+            0 if inner.workers == 0 => 1,
+            wanted => wanted,
+        };
+        let hired = wanted.min(inner.vacancies());
+        inner.workers += hired;
+        hired
+    }
+
+    /// A worker has its session and begins to run.
+    pub fn start_running(&self) {
+        let mut inner = self.inner.lock();
+        inner.running += 1;
+        self.publish(&inner);
+    }
+
+    /// A running worker stops running, for as long as it opens another session.
+    pub fn stop_running(&self) {
+        let mut inner = self.inner.lock();
+        inner.running = inner.running.saturating_sub(1);
+        self.publish(&inner);
+    }
+
+    /// A worker that isn't running is gone.
+    pub fn leave(&self) {
+        let mut inner = self.inner.lock();
+        inner.workers = inner.workers.saturating_sub(1);
+    }
+
+    /// Whether more run than may. Just a look; [`Self::rest`] decides.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.running.load(Ordering::Relaxed) > self.limit.load(Ordering::Relaxed)
+    }
+
+    /// A running worker found no job, or is one too many: it sleeps until it is woken.
+    pub fn rest(&self, parker: &Arc<Parker>, queue: &Queue) -> Rest {
+        {
+            let mut inner = self.inner.lock();
+            // A job that comes after this look finds this worker in `idle`: whoever queues one
+            // takes this lock afterwards.
+            if !queue.is_empty() && inner.running <= inner.limit {
+                return Rest::Work;
+            }
+            if inner.is_closed {
+                return Rest::Leave;
+            }
+            inner.running = inner.running.saturating_sub(1);
+            inner.idle.push(Arc::clone(parker));
+            self.publish(&inner);
+        }
+        parker.sleep();
+        Rest::Work
+    }
+
+    /// A running worker's call takes long: another may run in its place.
+    pub fn lend(&self) {
+        let mut inner = self.inner.lock();
+        inner.running = inner.running.saturating_sub(1);
+        inner.lent += 1;
+        self.publish(&inner);
+    }
+
+    /// Its call came back.
+    pub fn reclaim(&self) {
+        let mut inner = self.inner.lock();
+        inner.running += 1;
+        inner.lent = inner.lent.saturating_sub(1);
+        self.publish(&inner);
+    }
+
+    /// A worker's call hangs: it is not counted any more.
+    pub fn write_off(&self, was: Place) {
+        let mut inner = self.inner.lock();
+        match was {
+            Place::Running => inner.running = inner.running.saturating_sub(1),
+            Place::Lent => inner.lent = inner.lent.saturating_sub(1),
+            Place::Elsewhere => {}
+        }
+        inner.workers = inner.workers.saturating_sub(1);
+        inner.written_off += 1;
+        self.publish(&inner);
+    }
+
+    /// The thread of a written-off worker came back and ends.
+    pub fn written_off_returned(&self) {
+        let mut inner = self.inner.lock();
+        inner.written_off -= 1;
+    }
+
+    /// A thread beside the workers (a token's keeper) is stuck.
+    pub fn write_off_other(&self) {
+        self.inner.lock().written_off += 1;
+    }
+
+    /// How many may run at once from now on.
+    pub fn set_limit(&self, limit: usize) {
+        let mut inner = self.inner.lock();
+        inner.limit = limit.clamp(1, inner.configured_workers);
+        self.publish(&inner);
+    }
+
+    /// The token has no more sessions to give than there are, but for the one that asked.
+    pub fn cap(&self) {
+        let mut inner = self.inner.lock();
+        inner.max_workers = inner.workers.saturating_sub(1).max(1);
+    }
+
+    /// It may have more by now.
+    pub fn uncap(&self) {
+        let mut inner = self.inner.lock();
+        inner.max_workers = inner.configured_workers;
+    }
+
+    /// Workers end when the queue is empty.
+    pub fn close(&self) {
+        self.inner.lock().is_closed = true;
+        self.rouse();
+    }
+
+    /// Wakes all who sleep: something has changed.
+    pub fn rouse(&self) {
+        let idle = {
+            let mut inner = self.inner.lock();
+            inner.running += inner.idle.len();
+            let idle: Vec<_> = inner.idle.drain(..).collect();
+            self.publish(&inner);
+            idle
+        };
+        for parker in idle {
+            parker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As many workers as jobs wait for, not more than may run; one at least.
+    #[test]
+    fn hires_as_load_asks() {
+        let roster = Roster::new(8);
+        assert_eq!(roster.hire(0), 1, "there is always one");
+        assert_eq!(roster.hire(0), 0);
+        assert_eq!(roster.hire(3), 2, "one is on its way");
+        for _ in 0..3 {
+            roster.start_running();
+        }
+        assert_eq!(roster.hire(100), 5, "eight at the most");
+        roster.set_limit(1);
+        assert_eq!(roster.hire(100), 0);
+        assert!(roster.is_crowded());
+        roster.set_limit(100);
+        assert_eq!(roster.headcount().limit, 8);
+    }
+
+    /// One that computes here runs alone; when its call hangs, another takes its place at once,
+    /// and when it is written off, still one runs.
+    #[test]
+    fn a_stalled_worker_lends_its_place() {
+        let roster = Roster::new(8);
+        roster.set_limit(1);
+        assert_eq!(roster.hire(5), 1);
+        roster.start_running();
+        assert!(!roster.wake(1), "one may run, and one does");
+        roster.lend();
+        assert!(roster.wake(1), "another one is wanted");
+        assert_eq!(roster.hire(5), 1);
+        roster.start_running();
+        roster.reclaim();
+        assert!(roster.is_crowded());
+        roster.lend();
+        roster.write_off(Place::Lent);
+        let headcount = roster.headcount();
+        assert_eq!((headcount.running, headcount.workers, headcount.written_off), (1, 1, 1));
+        roster.written_off_returned();
+        assert_eq!(roster.headcount().written_off, 0);
+    }
+
+    /// Threads that hang are replaced up to a limit, or a dead HSM would eat all memory.
+    #[test]
+    fn written_off_workers_are_limited() {
+        let roster = Roster::new(1);
+        for _ in 0..MAX_WRITTEN_OFF_PER_TOKEN {
+            assert_eq!(roster.hire(1), 1);
+            roster.write_off(Place::Elsewhere);
+        }
+        assert_eq!(roster.hire(1), 0);
+        roster.written_off_returned();
+        assert_eq!(roster.hire(1), 1);
+    }
+
+    /// Whoever rests is woken by a job, one for each, last come first, and by the end.
+    #[test]
+    fn wakes_one_a_job() {
+        let roster = Arc::new(Roster::new(4));
+        let queue = Arc::new(Queue::new(1, 10));
+        let (sender, receiver) = std::sync::mpsc::channel();
+        for number in 0..2 {
+            roster.hire(number + 1);
+            let (roster2, queue2, sender) = (roster.clone(), queue.clone(), sender.clone());
+            std::thread::spawn(move || {
+                let parker = Parker::current();
+                roster2.start_running();
+                while roster2.rest(&parker, &queue2) == Rest::Work {
+                    let _ = sender.send(number);
+                }
+                let _ = sender.send(100 + number);
+            });
+            while roster.headcount().idle <= number {
+                std::thread::yield_now();
+            }
+        }
+        assert!(!roster.wake(1));
+        assert_eq!(receiver.recv(), Ok(1));
+        while roster.headcount().idle < 2 {
+            std::thread::yield_now();
+        }
+        roster.close();
+        let mut ends: Vec<_> = receiver.iter().take(4).collect();
+        ends.sort_unstable();
+        assert_eq!(ends, [0, 1, 100, 101]);
+    }
+}

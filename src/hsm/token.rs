@@ -1,0 +1,205 @@
+//! One token of the fleet: its queue, its workers, its pace and its state.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::backend::Backend;
+use super::circuit::Circuit;
+use super::pace::{Pace, Place};
+use super::queue::Queue;
+use super::roster::Roster;
+use super::signal::Signal;
+use super::watch::Watch;
+use crate::job::TokenIndex;
+use crate::limits::{
+    MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN, MAX_RECONNECT_BACKOFF, MIN_RECONNECT_BACKOFF,
+};
+
+/// One token.
+pub struct Token {
+    /// In the order of the settings.
+    pub index: TokenIndex,
+    /// How it is reached.
+    pub backend: Box<dyn Backend>,
+    /// Jobs that wait.
+    pub queue: Queue,
+    /// Who works on them.
+    pub roster: Roster,
+    /// How fast.
+    pub pace: Pace,
+    /// Whether it gets jobs.
+    pub circuit: Circuit,
+    /// The workers' calls.
+    pub watches: Mutex<Vec<Arc<Watch>>>,
+    /// The keeper's state.
+    pub keeper: Mutex<KeeperState>,
+    /// Wakes the keeper.
+    pub keeper_signal: Signal,
+    /// Since the start.
+    pub counters: Counters,
+    /// Sessions wait to be opened until then, after one could not be.
+    hire_after: Mutex<(Option<Instant>, Backoff)>,
+    spare_cores: usize,
+    max_sessions: usize,
+}
+
+/// What the keeper last found.
+#[derive(Default)]
+pub struct KeeperState {
+    /// Its call at present. Replaced when the keeper is.
+    pub watch: Arc<Watch>,
+    /// Whether that call is a listing, which may take long on a healthy token.
+    pub is_listing: bool,
+    /// When a probe last succeeded or failed.
+    pub probed_at: Option<Instant>,
+    /// Why the last one failed, if it did.
+    pub trouble: Option<String>,
+    /// It has tried for the first time, whatever came of it.
+    pub has_tried: bool,
+    /// The PIN was refused: there is no keeper any more.
+    pub has_given_up: bool,
+}
+
+/// Counts since the start.
+#[derive(Default)]
+pub struct Counters {
+    /// Jobs answered, well or not.
+    pub answered: AtomicU64,
+    /// Failures that were the token's or a session's own.
+    pub faults: AtomicU64,
+    /// Jobs dropped because nobody waited any more.
+    pub expired: AtomicU64,
+    /// Jobs that went to another token, or were tried again here.
+    pub retried: AtomicU64,
+    /// Calls that hung.
+    pub hung: AtomicU64,
+    /// Sessions opened.
+    pub sessions_opened: AtomicU64,
+    /// Threads alive: workers, written-off workers, keepers.
+    pub threads: AtomicUsize,
+}
+
+impl Token {
+    /// A token that nothing is known of yet. `spare_cores`: those that event loops leave.
+    #[must_use]
+    pub fn new(
+        index: TokenIndex,
+        backend: Box<dyn Backend>,
+        max_sessions: usize,
+        spare_cores: usize,
+        start: Instant,
+    ) -> Self {
+        let shards = max_sessions.min(MAX_QUEUE_SHARDS).min(spare_cores + 1);
+        Self {
+            index,
+            backend,
+            queue: Queue::new(shards, MAX_QUEUED_JOBS_PER_TOKEN),
+            roster: Roster::new(max_sessions),
+            pace: Pace::default(),
+            circuit: Circuit::new(start),
+            watches: Mutex::default(),
+            keeper: Mutex::default(),
+            keeper_signal: Signal::default(),
+            counters: Counters::default(),
+            hire_after: Mutex::new((None, Backoff::default())),
+            spare_cores: spare_cores.max(1),
+            max_sessions,
+        }
+    }
+
+    /// Takes in where the token's work is done. One that computes in this process gets as many
+    /// active sessions as there are cores to compute on, since each further one only makes the
+    /// others wait; one across a network gets all.
+    pub fn settle(&self, place: Place) {
+        let limit = match place {
+            Place::Here => self.spare_cores,
+            Place::Elsewhere => self.max_sessions,
+        };
+        if self.roster.headcount().limit != limit {
+            self.roster.set_limit(limit);
+            self.roster.wake(self.queue.len());
+        }
+    }
+
+    /// How long a job queued now would wait, and how many sessions would work on what is before
+    /// it.
+    #[must_use]
+    pub fn expected_wait(&self, ahead: usize) -> Duration {
+        let headcount = self.roster.headcount();
+        let sessions = headcount.workers.min(headcount.limit);
+        // A session that is free takes the job at once.
+        let free = headcount.limit.saturating_sub(headcount.running).min(headcount.idle);
+        self.pace.expected_wait(ahead.saturating_sub(free), sessions)
+    }
+
+    /// A session could not be opened: the next try waits, longer each time.
+    pub fn open_failed(&self, now: Instant) {
+        let mut hire_after = self.hire_after.lock();
+        let wait = hire_after.1.wait();
+        hire_after.0 = Some(now + wait);
+    }
+
+    /// A session was opened.
+    pub fn open_succeeded(&self) {
+        self.counters.sessions_opened.fetch_add(1, Ordering::Relaxed);
+        *self.hire_after.lock() = (None, Backoff::default());
+    }
+
+    /// Whether a session may be opened now.
+    #[must_use]
+    pub fn may_hire(&self, now: Instant) -> bool {
+        self.circuit.is_usable() && self.hire_after.lock().0.is_none_or(|after| now >= after)
+    }
+}
+
+/// Waits that double, each a little random, so that those who wait don't come back as one.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// The next wait.
+    pub fn wait(&mut self) -> Duration {
+        let wait = MIN_RECONNECT_BACKOFF.saturating_mul(1 << self.failures.min(16));
+        self.failures += 1;
+        jittered(wait.min(MAX_RECONNECT_BACKOFF))
+    }
+
+    /// All is well again.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Between three quarters and five quarters of `wait`.
+fn jittered(wait: Duration) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    // The standard library's hasher is keyed at random: random enough for this.
+    let random = RandomState::new().hash_one(wait) % 512;
+    wait * 3 / 4 + wait * u32::try_from(random).unwrap_or(0) / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It doubles, up to a limit, and those who fail together don't return together.
+    #[test]
+    fn backoff_grows_and_scatters() {
+        let mut backoff = Backoff::default();
+        let first = backoff.wait();
+        assert!(first >= MIN_RECONNECT_BACKOFF * 3 / 4 && first < MIN_RECONNECT_BACKOFF * 5 / 4);
+        for _ in 0..100 {
+            assert!(backoff.wait() < MAX_RECONNECT_BACKOFF * 5 / 4);
+        }
+        assert!(backoff.wait() >= MAX_RECONNECT_BACKOFF * 3 / 4);
+        let different = (0..20).map(|_| jittered(MAX_RECONNECT_BACKOFF));
+        assert!(different.collect::<std::collections::HashSet<_>>().len() > 1);
+        backoff.reset();
+        assert!(backoff.wait() < MIN_RECONNECT_BACKOFF * 5 / 4);
+    }
+}

@@ -1,0 +1,332 @@
+//! A session's thread: takes a job, has the HSM do it, sends the answer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroize as _;
+
+use super::backend::{Blame, OpenError, Session};
+use super::fleet::{Fleet, complete};
+use super::pkcs11::ffi::thread_cpu_nanos;
+use super::queue::Queued;
+use super::roster::{Parker, Rest};
+use super::token::Token;
+use super::watch::{End, Watch};
+use crate::job::{Completion, Failure, Operation};
+use crate::limits::{
+    CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_COMPLETION_HOLD, MAX_HOUSEKEEPING, MIN_HANG,
+    MIN_RETRY_BACKOFF,
+};
+
+/// Runs until the session and its successor are gone, or the fleet stops. The roster counts this
+/// worker already; the watch is registered.
+pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
+    let mut worker = Worker {
+        fleet,
+        token,
+        watch,
+        parker: Parker::current(),
+        outbox: Outbox::new(fleet.event_loops()),
+        cursor: 0,
+        jobs: 0,
+    };
+    let mut pending = None;
+    loop {
+        match worker.open() {
+            Opened::Session(mut session) => {
+                token.roster.start_running();
+                let next = worker.serve(session.as_mut(), pending.take());
+                worker.outbox.send_all(fleet);
+                match next {
+                    Next::Reopen(job) => {
+                        token.roster.stop_running();
+                        pending = job;
+                        if !worker.close(session) {
+                            return worker.give_back(pending);
+                        }
+                    }
+                    Next::Leave => {
+                        token.roster.stop_running();
+                        if worker.close(session) {
+                            token.roster.leave();
+                        }
+                        return;
+                    }
+                    Next::WrittenOff => {
+                        drop(session);
+                        token.roster.written_off_returned();
+                        return;
+                    }
+                }
+            }
+            Opened::Failed => {
+                token.roster.leave();
+                worker.give_back(pending);
+                // Others may be wanted in this one's place, now or after a while.
+                fleet.monitor_signal.tell();
+                return;
+            }
+            Opened::WrittenOff => {
+                token.roster.written_off_returned();
+                return worker.give_back(pending);
+            }
+        }
+    }
+}
+
+struct Worker<'a> {
+    fleet: &'a Fleet,
+    token: &'a Token,
+    watch: &'a Watch,
+    parker: Arc<Parker>,
+    outbox: Outbox,
+    /// The shard that was looked at last.
+    cursor: usize,
+    jobs: u32,
+}
+
+enum Opened {
+    Session(Box<dyn Session>),
+    Failed,
+    WrittenOff,
+}
+
+enum Next {
+    /// The session is broken; this job, if any, is to be tried on its successor.
+    Reopen(Option<Queued>),
+    Leave,
+    WrittenOff,
+}
+
+enum Done {
+    GoOn,
+    /// Not begun, or to be tried again on this same session.
+    Again(Queued),
+    Stop(Next),
+}
+
+impl Worker<'_> {
+    fn open(&self) -> Opened {
+        let now = Instant::now();
+        self.watch.begin(now, now + MAX_HOUSEKEEPING, false);
+        let result = self.token.backend.open();
+        if self.watch.end() == End::WrittenOff {
+            return Opened::WrittenOff;
+        }
+        match result {
+            Ok(session) => {
+                self.token.open_succeeded();
+                Opened::Session(session)
+            }
+            Err(error) => {
+                let label = self.token.backend.identity().label;
+                tracing::warn!(token = label, reason = error.reason(), "no new HSM session");
+                match error {
+                    OpenError::TooManySessions(_) => self.token.roster.cap(),
+                    OpenError::Unavailable(_) | OpenError::PinRefused(_) => {
+                        if self.token.circuit.fault(|| error.reason().to_owned()) {
+                            self.fleet.given_up(self.token);
+                        }
+                    }
+                }
+                self.token.open_failed(Instant::now());
+                self.token.keeper_signal.tell();
+                Opened::Failed
+            }
+        }
+    }
+
+    /// Closes the session. False if that hung, and this thread is written off.
+    fn close(&self, session: Box<dyn Session>) -> bool {
+        let now = Instant::now();
+        self.watch.begin(now, now + MAX_HOUSEKEEPING, false);
+        drop(session);
+        if self.watch.end() == End::WrittenOff {
+            self.token.roster.written_off_returned();
+            return false;
+        }
+        true
+    }
+
+    /// The job that this worker held goes back to its queue, or is answered.
+    fn give_back(&mut self, pending: Option<Queued>) {
+        let Some(queued) = pending else { return };
+        if !self.token.circuit.is_usable() {
+            let failure = queued.failure.unwrap_or(Failure::NoToken);
+            return self.fleet.answer(complete(queued, Err(failure), Some(self.token.index), 0));
+        }
+        match self.token.queue.push_front(queued) {
+            Ok(()) => {
+                self.token.roster.wake(1);
+                // Was the token given up in between? Then nobody else empties its queue.
+                if !self.token.circuit.is_usable() {
+                    self.fleet.evacuate(self.token);
+                }
+            }
+            Err(queued) => {
+                let failure = Err(Failure::Overloaded);
+                self.fleet.answer(complete(queued, failure, Some(self.token.index), 0));
+            }
+        }
+        self.fleet.monitor_signal.tell();
+    }
+
+    fn serve(&mut self, session: &mut dyn Session, pending: Option<Queued>) -> Next {
+        let epoch = self.token.circuit.epoch();
+        let mut pending = pending;
+        loop {
+            // The token was out of use since this session was opened: it is not to be trusted,
+            // and all must be closed before the module can be initialised anew.
+            if self.token.circuit.epoch() != epoch {
+                self.give_back(pending);
+                return Next::Leave;
+            }
+            let queued = match pending.take().or_else(|| self.token.queue.take(&mut self.cursor)) {
+                Some(queued) => queued,
+                None => {
+                    self.outbox.send_all(self.fleet);
+                    match self.token.roster.rest(&self.parker, &self.token.queue) {
+                        Rest::Work => continue,
+                        Rest::Leave => return Next::Leave,
+                    }
+                }
+            };
+            match self.work(session, queued) {
+                Done::GoOn => {}
+                Done::Again(queued) => pending = Some(queued),
+                Done::Stop(next) => return next,
+            }
+            if self.token.roster.is_crowded() && pending.is_none() {
+                self.outbox.send_all(self.fleet);
+                if self.token.roster.rest(&self.parker, &self.token.queue) == Rest::Leave {
+                    return Next::Leave;
+                }
+            }
+        }
+    }
+
+    fn work(&mut self, session: &mut dyn Session, mut queued: Queued) -> Done {
+        let start = Instant::now();
+        if start >= queued.job.deadline {
+            self.token.counters.expired.fetch_add(1, Ordering::Relaxed);
+            return Done::GoOn;
+        }
+        if queued.attempts > 1 && queued.failure.is_some() {
+            self.outbox.send_all(self.fleet);
+            let wait = MIN_RETRY_BACKOFF * (1 << queued.attempts.min(10)) / 4;
+            std::thread::sleep(wait.min(queued.job.deadline - start));
+        }
+        // What is finished does not wait for a slow call.
+        if self.outbox.is_due(start, self.token.pace.service()) {
+            self.outbox.send_all(self.fleet);
+        }
+        let start = Instant::now();
+        let cpu = self.is_sample().then(thread_cpu_nanos);
+        let until = queued.job.deadline.max(start + MIN_HANG);
+        self.watch.begin(start, until, true);
+        let result = session.perform(&queued.job.request, &mut queued.job.output);
+        let end = Instant::now();
+        match self.watch.end() {
+            End::InTime => {}
+            End::Lent => self.token.roster.reclaim(),
+            End::WrittenOff => {
+                queued.job.output.zeroize();
+                return Done::Stop(Next::WrittenOff);
+            }
+        }
+        let service = end - start;
+        queued.hsm_micros = queued.hsm_micros.saturating_add(micros(service));
+        let queue_micros = micros(start.saturating_duration_since(queued.job.queued_at));
+        match result {
+            Ok(success) => {
+                if !matches!(queued.job.request.operation, Operation::Describe) {
+                    self.token.pace.record(service);
+                    if let Some(cpu) = cpu {
+                        let cpu = Duration::from_nanos(thread_cpu_nanos().saturating_sub(cpu));
+                        if let Some(place) = self.token.pace.sample(cpu, service) {
+                            self.token.settle(place);
+                        }
+                    }
+                }
+                self.token.circuit.success(end);
+                let token = Some(self.token.index);
+                self.answer(complete(queued, Ok(success), token, queue_micros), end);
+                Done::GoOn
+            }
+            Err(fault) if matches!(fault.blame, Blame::Request) => {
+                self.token.circuit.success(end);
+                let token = Some(self.token.index);
+                self.answer(complete(queued, Err(fault.failure), token, queue_micros), end);
+                Done::GoOn
+            }
+            Err(fault) => {
+                if fault.blame != Blame::Key {
+                    self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
+                    let reason = || format!("{:?}", fault.failure);
+                    if self.token.circuit.fault(reason) {
+                        self.fleet.given_up(self.token);
+                    }
+                }
+                let mut answered = Vec::new();
+                let back = self.fleet.failed(self.token, queued, fault, &mut answered);
+                for mut completion in answered {
+                    completion.queue_micros = queue_micros;
+                    self.answer(completion, end);
+                }
+                match (fault.breaks_session(), back) {
+                    (true, back) => Done::Stop(Next::Reopen(back)),
+                    (false, Some(queued)) => Done::Again(queued),
+                    (false, None) => Done::GoOn,
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, completion: Completion, now: Instant) {
+        self.token.counters.answered.fetch_add(1, Ordering::Relaxed);
+        self.outbox.add(completion, now);
+    }
+
+    /// The first calls, and one in some: asking for the CPU time is a system call.
+    fn is_sample(&mut self) -> bool {
+        self.jobs = self.jobs.wrapping_add(1);
+        self.jobs <= CPU_SAMPLES_PER_WINDOW || self.jobs.is_multiple_of(CPU_SAMPLE_INTERVAL)
+    }
+}
+
+/// Answers that are held for a moment, so that those finished together leave together.
+struct Outbox {
+    by_loop: Vec<Vec<Completion>>,
+    oldest: Option<Instant>,
+}
+
+impl Outbox {
+    fn new(event_loops: usize) -> Self {
+        Self { by_loop: (0..event_loops).map(|_| Vec::new()).collect(), oldest: None }
+    }
+
+    fn add(&mut self, completion: Completion, now: Instant) {
+        if let Some(of_loop) = self.by_loop.get_mut(usize::from(completion.reply_to.event_loop)) {
+            of_loop.push(completion);
+            self.oldest.get_or_insert(now);
+        }
+    }
+
+    /// Whether the oldest would have waited too long once the next call, of that length, is over.
+    fn is_due(&self, now: Instant, next_call: Duration) -> bool {
+        self.oldest.is_some_and(|oldest| now - oldest + next_call > MAX_COMPLETION_HOLD)
+    }
+
+    fn send_all(&mut self, fleet: &Fleet) {
+        if self.oldest.take().is_some() {
+            for (event_loop, completions) in self.by_loop.iter_mut().enumerate() {
+                fleet.send(event_loop, completions);
+            }
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
