@@ -28,6 +28,10 @@ pub struct TokenConfig {
     pub max_sessions: usize,
     /// Where IVs come from.
     pub iv_mode: IvMode,
+    /// For C_Initialize (`CK_C_INITIALIZE_ARGS`, the reserved pointer): NSS softokn takes
+    /// "configdir='sql:...' certPrefix='' keyPrefix='' secmod='secmod.db' flags=...". Nothing
+    /// else does.
+    pub initialize_parameters: Option<String>,
 }
 
 /// Names a token of a module.
