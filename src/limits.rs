@@ -84,6 +84,10 @@ pub const DEFAULT_BODY_TIMEOUT_MILLI: u64 = 10_000;
 pub const DEFAULT_IDLE_TIMEOUT_MILLI: u64 = 75_000;
 /// For the peer to take an answer. Setting: `[limits] write_timeout_milli`.
 pub const DEFAULT_WRITE_TIMEOUT_MILLI: u64 = 10_000;
+/// KMS hangs up this long after it began a call (XKS specification, Encrypt).
+pub const KMS_TIMEOUT_MILLI: u64 = 250;
+/// What a time in the settings may be at the most: a day.
+pub const MAX_TIMEOUT_MILLI: u64 = 24 * 60 * 60 * 1000;
 /// For a TLS handshake. Setting: `[limits] handshake_timeout_milli`.
 pub const DEFAULT_HANDSHAKE_TIMEOUT_MILLI: u64 = 10_000;
 /// After an answer that ends a connection, how long what the peer still sends is read and
@@ -101,6 +105,8 @@ pub const DEFAULT_DRAIN_TIMEOUT_MILLI: u64 = 5_000;
 
 /// Connections in all. Setting: `[limits] max_connections`.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 20_000;
+/// What `[limits] max_connections` may be at the most.
+pub const MAX_CONNECTIONS: usize = 1_000_000;
 /// Event loops. Setting: `[server] event_loops`.
 pub const MAX_EVENT_LOOPS: usize = 64;
 /// Connections accepted in one turn of a loop.
@@ -235,6 +241,21 @@ pub const MAX_UNAUTHENTICATED_LINES_PER_SECOND: u32 = 10;
 pub const LOG_WRITE_INTERVAL: Duration = Duration::from_millis(10);
 /// At the end, for the log's last lines to be written.
 pub const LOG_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+// ---- Settings
+
+/// The settings file: room for a hundred thousand key ids.
+pub const MAX_SETTINGS_BYTES: u64 = 16 * 1024 * 1024;
+/// A certificate, key or CA file.
+pub const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
+/// Base64 bytes of plaintext. Setting: `[limits] max_plaintext_in_base64`.
+pub const DEFAULT_MAX_PLAINTEXT_IN_BASE64_BYTES: usize = 8192;
+/// What `[limits] max_plaintext_in_base64` may be at the most.
+pub const MAX_PLAINTEXT_IN_BASE64_BYTES: usize = 16 * 1024 * 1024;
+/// Base64 bytes of AAD. Setting: `[limits] max_aad_in_base64`.
+pub const DEFAULT_MAX_AAD_IN_BASE64_BYTES: usize = 16_384;
+/// Days before a certificate's expiry from which on it is warned of.
+pub const CERTIFICATE_WARNING_DAYS: i64 = 30;
 
 const _: () = {
     assert!(MAX_URI_PATH_PREFIX_BYTES + "/kms/xks/v1".len() == 128);

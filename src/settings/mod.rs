@@ -3,6 +3,23 @@
 //! [`load`] reads a TOML file written for this proxy or for the reference proxy and gives either
 //! [`Settings`] with what is worth a warning, or every mistake in the file at once.
 
+mod certificate;
+mod client_verifier;
+mod known;
+mod limits;
+mod load;
+mod pkcs11;
+mod report;
+mod section;
+mod security;
+mod server;
+mod service;
+mod stores;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod tracing;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +30,12 @@ use crate::observe::log::LogConfig;
 use crate::observe::redaction::Secret;
 use crate::proto::service::Timeouts;
 use crate::server::config::TcpKeepalive;
+
+pub use self::load::{
+    BOOTSTRAP_TOML, Environment, PKCS11_HSM_MODULE, XKS_PROXY_SETTINGS_TOML, load, locate,
+    locate_by,
+};
+pub use self::report::{Finding, Severity};
 
 /// All settings. Sections that are switched off are absent.
 #[derive(Clone, Debug)]
@@ -58,6 +81,8 @@ pub struct Server {
     pub drain_delay: Duration,
     /// Then, how long what is in flight may take.
     pub drain_timeout: Duration,
+    /// How many proxies serve these stores: `xksProxyFleetSize` in health answers, at least 1.
+    pub fleet_size: u32,
 }
 
 /// `[tls]`, read and checked: the key fits the certificate.
@@ -67,7 +92,10 @@ pub struct Tls {
     pub config: Arc<rustls::ServerConfig>,
     /// The end-entity certificate's subject, names and expiry, for the log.
     pub certificate: CertificateSummary,
-    /// Whether client certificates are required (mTLS), and the name they must bear.
+    /// Whether client certificates are required (mTLS).
+    pub is_client_certificate_required: bool,
+    /// The name they must bear, as a DNS name or as the common name. Without one, any
+    /// certificate of the configured CAs will do.
     pub client_name: Option<String>,
 }
 

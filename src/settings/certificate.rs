@@ -1,0 +1,247 @@
+//! Certificates and keys from PEM files, and what is wrong with them.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer as _;
+use zeroize::Zeroizing;
+
+use super::CertificateSummary;
+use super::section::{Member, shown};
+use crate::limits::{CERTIFICATE_WARNING_DAYS, MAX_PEM_BYTES};
+use crate::observe::timestamp::civil_from_days;
+
+const SECS_PER_DAY: i64 = 86_400;
+
+/// The PEM text of the file that `member` names.
+fn read(member: &Member<'_>, remedy: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let name = member.string(remedy)?;
+    if name.is_empty() {
+        member.mistake("it is empty", remedy);
+        return None;
+    }
+    let bytes = read_file(Path::new(name));
+    match bytes {
+        Ok(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => {
+            member.mistake(format!("{} is empty", shown(name)), remedy);
+            None
+        }
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            member.mistake(format!("{} cannot be read: {error}", shown(name)), remedy);
+            None
+        }
+    }
+}
+
+fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut open = File::open(path)?;
+    let length = open.metadata()?.len();
+    if length > MAX_PEM_BYTES {
+        return Err(io::Error::other(format!("it is larger than {MAX_PEM_BYTES} bytes")));
+    }
+    let capacity = usize::try_from(length).unwrap_or(0) + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+    open.by_ref().take(MAX_PEM_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// All certificates of a file, at least one.
+pub(super) fn read_chain(
+    member: &Member<'_>,
+    remedy: &str,
+) -> Option<Vec<CertificateDer<'static>>> {
+    let bytes = read(member, remedy)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match certificates {
+        Ok(certificates) if certificates.is_empty() => {
+            let problem = "the file has no CERTIFICATE section (PEM, RFC 7468)";
+            member.mistake(problem, remedy);
+            None
+        }
+        Ok(certificates) => Some(certificates),
+        Err(error) => {
+            member.mistake(format!("the file is not PEM: {error}"), remedy);
+            None
+        }
+    }
+}
+
+/// The first private key of a file.
+pub(super) fn read_key(member: &Member<'_>) -> Option<PrivateKeyDer<'static>> {
+    let remedy = "name the PEM file with the certificate's private key (PKCS#8, PKCS#1 or SEC1)";
+    let bytes = read(member, remedy)?;
+    let has = |mark: &str| memchr::memmem::find(&bytes, mark.as_bytes()).is_some();
+    if has("BEGIN ENCRYPTED PRIVATE KEY") || has("Proc-Type: 4,ENCRYPTED") {
+        let remedy = "decrypt it (openssl pkey -in KEY -out PLAIN_KEY) into a file that only the \
+                      proxy can read, and name that";
+        member.mistake("the private key is encrypted with a passphrase", remedy);
+        return None;
+    }
+    match PrivateKeyDer::from_pem_slice(&bytes) {
+        Ok(key) => Some(key),
+        Err(rustls::pki_types::pem::Error::NoItemsFound) => {
+            member.mistake("the file has no PRIVATE KEY section", remedy);
+            None
+        }
+        Err(_) => {
+            // What the parser says of it could quote the key.
+            member.mistake("the file is not PEM", remedy);
+            None
+        }
+    }
+}
+
+/// Chain and key together. The key has to fit the first certificate.
+pub(super) fn certified_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+    cert_member: &Member<'_>,
+    key_member: &Member<'_>,
+) -> Option<CertifiedKey> {
+    let key = match provider.key_provider.load_private_key(key) {
+        Ok(key) => key,
+        Err(error) => {
+            let remedy = "use an RSA key of at least 2048 bits or an ECDSA key on P-256 or P-384";
+            key_member.mistake(format!("the private key is not usable: {error}"), remedy);
+            return None;
+        }
+    };
+    let fits = |chain: Vec<CertificateDer<'static>>| {
+        use rustls::{Error, InconsistentKeys};
+        match CertifiedKey::new(chain, key.clone()).keys_match() {
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(true),
+            Err(Error::InconsistentKeys(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    };
+    match fits(chain.clone()) {
+        Ok(true) => {}
+        Ok(false) => {
+            let other =
+                chain.iter().skip(1).find(|other| fits(vec![(*other).clone()]).unwrap_or(false));
+            if other.is_some() {
+                let problem = "the private key fits a certificate of this file, but not the first";
+                cert_member.mistake(problem, "put the server's own certificate first");
+            } else {
+                let problem = "the private key does not belong to the certificate in tls_cert_pem";
+                let remedy = "name the key that the certificate was requested with";
+                key_member.mistake(problem, remedy);
+            }
+            return None;
+        }
+        Err(error) => {
+            let remedy = "have the certificate issued anew";
+            cert_member.mistake(format!("the certificate is not usable: {error}"), remedy);
+            return None;
+        }
+    }
+    Some(CertifiedKey::new(chain, key))
+}
+
+/// Warns of what clients may refuse, and of the end; gives what the log says of it.
+pub(super) fn inspect_chain(
+    chain: &[CertificateDer<'static>],
+    member: &Member<'_>,
+) -> Option<CertificateSummary> {
+    let mut parsed = Vec::with_capacity(chain.len());
+    for (index, der) in chain.iter().enumerate() {
+        match X509Certificate::from_der(der) {
+            Ok((_, certificate)) => parsed.push(certificate),
+            Err(_) => {
+                let problem = format!("certificate {} of the file is not X.509", index + 1);
+                member.mistake(problem, "have it issued anew, or remove it");
+                return None;
+            }
+        }
+    }
+    for (index, certificate) in parsed.iter().enumerate() {
+        warn_of_dates(certificate, &format!("certificate {} of the file", index + 1), member);
+    }
+    let out_of_order = parsed.windows(2).position(
+        |pair| matches!(pair, [one, next] if one.issuer().as_raw() != next.subject().as_raw()),
+    );
+    if let Some(index) = out_of_order {
+        let problem = format!(
+            "certificate {} of the file is not the issuer of certificate {}: clients may not \
+             find the chain",
+            index + 2,
+            index + 1
+        );
+        let remedy = "put the server's certificate first, then the one that issued it, and so on";
+        member.warning(problem, remedy);
+    }
+    let end_entity = parsed.first()?;
+    let names = dns_names(end_entity);
+    if names.is_empty() {
+        let problem = "the certificate has no DNS name (subjectAltName): KMS will refuse it";
+        member.warning(problem, "have it issued for the proxy's DNS name");
+    }
+    Some(CertificateSummary {
+        subject: end_entity.subject().to_string(),
+        names,
+        not_after_unix_secs: end_entity.validity().not_after.timestamp(),
+    })
+}
+
+/// Warns of what makes a CA unfit to verify clients.
+pub(super) fn inspect_authorities(chain: &[CertificateDer<'static>], member: &Member<'_>) {
+    for (index, der) in chain.iter().enumerate() {
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+            continue;
+        };
+        let name = format!("certificate {} of the file", index + 1);
+        warn_of_dates(&certificate, &name, member);
+        if !certificate.is_ca() {
+            let problem = format!("{name} is not a CA's (basicConstraints)");
+            member.warning(problem, "name a file with the CAs that issue clients' certificates");
+        }
+    }
+}
+
+fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = extension.value.general_names.iter();
+    names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A proxy that refuses to start on an expired certificate turns a warning into an outage: some
+/// clients go on, and the keys stay reachable once the certificate is replaced.
+fn warn_of_dates(certificate: &X509Certificate<'_>, name: &str, member: &Member<'_>) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let validity = certificate.validity();
+    let (begin, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    let replace = "replace it";
+    if now > end {
+        let problem = format!("{name} EXPIRED on {}: clients will refuse it", date(end));
+        member.warning(problem, "replace it now");
+    } else if now < begin {
+        let problem = format!("{name} is not valid before {}: clients will refuse it", date(begin));
+        member.warning(problem, "check this machine's clock, or replace the certificate");
+    } else if end - now < CERTIFICATE_WARNING_DAYS * SECS_PER_DAY {
+        let days = (end - now) / SECS_PER_DAY;
+        member.warning(format!("{name} expires on {}, in {days} days", date(end)), replace);
+    }
+}
+
+fn date(unix_secs: i64) -> String {
+    let (year, month, day) = civil_from_days(unix_secs.div_euclid(SECS_PER_DAY));
+    format!("{year:04}-{month:02}-{day:02}")
+}

@@ -1,0 +1,153 @@
+//! What is found in a settings file: mistakes, warnings, notices, each with its place.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// How much a [`Finding`] matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The proxy does not start with this file.
+    Mistake,
+    /// The proxy starts; something is probably not as it was meant.
+    Warning,
+    /// Worth a line in the log at start.
+    Notice,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Mistake => "mistake",
+            Self::Warning => "warning",
+            Self::Notice => "notice",
+        })
+    }
+}
+
+/// One thing found. No text in it shows a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// The file.
+    pub file: PathBuf,
+    /// Line and column, both from 1, the column in characters. `None` where it concerns the
+    /// file as a whole.
+    pub position: Option<(usize, usize)>,
+    /// Dotted path, for instance `server.port` or `external_key_stores[1].xks_key_id_set`; stores
+    /// count from 0. Empty where it concerns no member.
+    pub member: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+impl fmt::Display for Finding {
+    /// `FILE:LINE:COLUMN: SEVERITY: MEMBER: PROBLEM; REMEDY`
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.file.display())?;
+        if let Some((line, column)) = self.position {
+            write!(formatter, ":{line}:{column}")?;
+        }
+        write!(formatter, ": {}: ", self.severity)?;
+        if !self.member.is_empty() {
+            write!(formatter, "{}: ", self.member)?;
+        }
+        formatter.write_str(&self.problem)?;
+        if !self.remedy.is_empty() {
+            write!(formatter, "; {}", self.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where something stands: the member, and its offset in the text.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) member: String,
+    pub(super) offset: Option<usize>,
+}
+
+/// Collects findings about one file.
+pub(super) struct Report<'t> {
+    file: &'t Path,
+    text: &'t str,
+    /// Where each line begins.
+    lines: Vec<usize>,
+    is_strict: bool,
+    findings: RefCell<Vec<Finding>>,
+}
+
+impl<'t> Report<'t> {
+    pub(super) fn new(file: &'t Path, text: &'t str, is_strict: bool) -> Self {
+        let line_ends = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
+        let lines = std::iter::once(0).chain(line_ends.map(|(at, _)| at + 1)).collect();
+        Self { file, text, lines, is_strict, findings: RefCell::default() }
+    }
+
+    pub(super) fn mistake(
+        &self,
+        place: &Place,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.add(Severity::Mistake, place, problem.into(), remedy.into());
+    }
+
+    pub(super) fn warning(
+        &self,
+        place: &Place,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.add(Severity::Warning, place, problem.into(), remedy.into());
+    }
+
+    pub(super) fn notice(
+        &self,
+        place: &Place,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.add(Severity::Notice, place, problem.into(), remedy.into());
+    }
+
+    /// A member that nobody knows: a warning, or a mistake if the check is strict.
+    pub(super) fn unknown(&self, place: &Place, problem: String, remedy: String) {
+        let severity = if self.is_strict { Severity::Mistake } else { Severity::Warning };
+        self.add(severity, place, problem, remedy);
+    }
+
+    fn add(&self, severity: Severity, place: &Place, problem: String, remedy: String) {
+        self.findings.borrow_mut().push(Finding {
+            severity,
+            file: self.file.to_owned(),
+            position: place.offset.map(|offset| self.position(offset)),
+            member: place.member.clone(),
+            problem,
+            remedy,
+        });
+    }
+
+    /// Line and column, from 1, of a byte of the text.
+    fn position(&self, offset: usize) -> (usize, usize) {
+        let line = self.lines.partition_point(|&start| start <= offset);
+        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let before = self.text.as_bytes().get(start..offset).unwrap_or_default();
+        let is_first_of_char = |byte: &&u8| (**byte & 0xc0) != 0x80;
+        (line, 1 + before.iter().filter(is_first_of_char).count())
+    }
+
+    pub(super) fn has_mistakes(&self) -> bool {
+        self.findings.borrow().iter().any(|finding| finding.severity == Severity::Mistake)
+    }
+
+    /// In the order of the file; what concerns the whole file comes first.
+    pub(super) fn into_findings(self) -> Vec<Finding> {
+        let mut findings = self.findings.into_inner();
+        findings.sort_by_key(|finding| (finding.position, finding.severity));
+        findings
+    }
+}

@@ -1,0 +1,262 @@
+//! Reading one section of the file: each accessor reports what is wrong and gives `None`.
+
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use zeroize::Zeroize as _;
+
+use super::known;
+use super::report::{Place, Report};
+
+/// A section of the file that is there.
+#[derive(Clone)]
+pub(super) struct Section<'a> {
+    /// As in `known::MEMBERS`.
+    name: &'static str,
+    /// As findings show it: `server`, `external_key_stores[1]`.
+    path: String,
+    offset: usize,
+    table: &'a DeTable<'a>,
+    report: &'a Report<'a>,
+}
+
+/// A member that is there.
+#[derive(Clone)]
+pub(super) struct Member<'a> {
+    place: Place,
+    value: &'a DeValue<'a>,
+    report: &'a Report<'a>,
+}
+
+impl<'a> Section<'a> {
+    /// The file itself.
+    pub(super) fn root(table: &'a DeTable<'a>, report: &'a Report<'a>) -> Self {
+        Self { name: "", path: String::new(), offset: 0, table, report }.checked()
+    }
+
+    fn checked(self) -> Self {
+        known::report_unknown(self.name, &self.path, self.table, self.report);
+        self
+    }
+
+    pub(super) fn report(&self) -> &'a Report<'a> {
+        self.report
+    }
+
+    /// The section's heading.
+    pub(super) fn place(&self) -> Place {
+        let offset = (!self.path.is_empty()).then_some(self.offset);
+        Place { member: self.path.clone(), offset }
+    }
+
+    fn path_of(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// The place of a member: its own if it is there, else the section's heading.
+    pub(super) fn place_of(&self, name: &str) -> Place {
+        let offset = match self.table.get_key_value(name) {
+            Some((key, _)) => Some(key.span().start),
+            None => self.place().offset,
+        };
+        Place { member: self.path_of(name), offset }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Member<'a>> {
+        let value = self.table.get(name)?;
+        Some(Member { place: self.place_of(name), value: value.get_ref(), report: self.report })
+    }
+
+    /// A member that has to be there.
+    pub(super) fn require(&self, name: &str, remedy: &str) -> Option<Member<'a>> {
+        let member = self.get(name);
+        if member.is_none() {
+            self.report.mistake(&self.place_of(name), "it is missing", remedy);
+        }
+        member
+    }
+
+    /// The section `[name]`, directly below this one; `path` is the whole path.
+    pub(super) fn section(&self, path: &'static str) -> Option<Section<'a>> {
+        let name = path.rsplit('.').next().unwrap_or(path);
+        let value = self.table.get(name)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            let (problem, remedy) = match value.get_ref() {
+                DeValue::Array(_) => (
+                    "it is a list, and there can be only one of it".to_owned(),
+                    format!("write [{path}], in single brackets, once"),
+                ),
+                other => (
+                    format!("it is {}, not a section", kind(other)),
+                    format!("write [{path}] on a line of its own, its members below"),
+                ),
+            };
+            self.report.mistake(&self.place_of(name), problem, remedy);
+            return None;
+        };
+        let section = Section {
+            name: path,
+            path: path.to_owned(),
+            offset: value.span().start,
+            table,
+            report: self.report,
+        };
+        Some(section.checked())
+    }
+
+    /// A section that has to be there.
+    pub(super) fn require_section(&self, path: &'static str, remedy: &str) -> Option<Section<'a>> {
+        let name = path.rsplit('.').next().unwrap_or(path);
+        if !self.table.contains_key(name) {
+            let place = Place { member: self.path_of(name), offset: None };
+            self.report.mistake(&place, format!("the section [{path}] is missing"), remedy);
+        }
+        self.section(path)
+    }
+
+    /// The sections `[[path]]`. What has another shape is a mistake.
+    pub(super) fn sections(&self, path: &'static str) -> Option<Vec<Section<'a>>> {
+        let value = self.table.get(path)?;
+        let remedy = || format!("write [[{path}]], in double brackets, before each one's members");
+        let DeValue::Array(array) = value.get_ref() else {
+            let problem = match value.get_ref() {
+                DeValue::Table(_) => "it is a single section, not a list of them".to_owned(),
+                other => format!("it is {}, not a list of sections", kind(other)),
+            };
+            self.report.mistake(&self.place_of(path), problem, remedy());
+            return None;
+        };
+        let sections = array.iter().enumerate().filter_map(|(index, item)| {
+            let place = format!("{path}[{index}]");
+            let offset = item.span().start;
+            let DeValue::Table(table) = item.get_ref() else {
+                let problem = format!("it is {}, not a section", kind(item.get_ref()));
+                let place = Place { member: place, offset: Some(offset) };
+                self.report.mistake(&place, problem, remedy());
+                return None;
+            };
+            let section = Section { name: path, path: place, offset, table, report: self.report };
+            Some(section.checked())
+        });
+        Some(sections.collect())
+    }
+}
+
+impl<'a> Member<'a> {
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(super) fn report(&self) -> &'a Report<'a> {
+        self.report
+    }
+
+    pub(super) fn mistake(&self, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.report.mistake(&self.place, problem, remedy);
+    }
+
+    pub(super) fn warning(&self, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.report.warning(&self.place, problem, remedy);
+    }
+
+    /// A string. The value itself is in no message.
+    pub(super) fn string(&self, remedy: &str) -> Option<&'a str> {
+        let string = self.value.as_str();
+        if string.is_none() {
+            self.mistake(format!("it is {}, not a string", kind(self.value)), remedy);
+        }
+        string
+    }
+
+    pub(super) fn bool(&self) -> Option<bool> {
+        let bool = self.value.as_bool();
+        if bool.is_none() {
+            let problem = format!("it is {}, not a boolean", kind(self.value));
+            self.mistake(problem, "write true or false, without quotes");
+        }
+        bool
+    }
+
+    /// An integer within `range`. `what` it is, with its article and unit, is for the message.
+    pub(super) fn integer<T>(&self, range: RangeInclusive<u64>, what: &str) -> Option<T>
+    where
+        T: TryFrom<u64>,
+    {
+        let (low, high) = (range.start(), range.end());
+        let remedy = format!("write {what} from {low} to {high}, without quotes");
+        let Some(integer) = self.value.as_integer() else {
+            self.mistake(format!("it is {}, not a whole number", kind(self.value)), remedy);
+            return None;
+        };
+        let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
+        let number = number.and_then(|number| u64::try_from(number).ok());
+        let number = number.filter(|number| range.contains(number));
+        if number.is_none() {
+            self.mistake(format!("{} is out of range", shown(&integer.to_string())), remedy);
+        }
+        number.and_then(|number| T::try_from(number).ok())
+    }
+
+    /// A list of strings, each with its place.
+    pub(super) fn strings(&self, remedy: &str) -> Option<Vec<(Place, &'a str)>> {
+        let DeValue::Array(array) = self.value else {
+            self.mistake(format!("it is {}, not a list", kind(self.value)), remedy);
+            return None;
+        };
+        let mut strings = Vec::with_capacity(array.len());
+        let mut is_right = true;
+        for (index, item) in array.iter().enumerate() {
+            let offset = Some(item.span().start);
+            let place = Place { member: format!("{}[{index}]", self.place.member), offset };
+            match item.get_ref() {
+                DeValue::String(string) => strings.push((place, &**string)),
+                other => {
+                    let problem = format!("it is {}, not a string", kind(other));
+                    self.report.mistake(&place, problem, remedy);
+                    is_right = false;
+                }
+            }
+        }
+        is_right.then_some(strings)
+    }
+}
+
+/// A value as messages show it: escaped, and no longer than a line can bear.
+pub(super) fn shown(value: &str) -> String {
+    const MAX_SHOWN_CHARS: usize = 64;
+    let mut shown: String = value.chars().take(MAX_SHOWN_CHARS).collect();
+    if shown.len() < value.len() {
+        shown.push_str("...");
+    }
+    shown.escape_debug().to_string()
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a section",
+    }
+}
+
+/// Wipes what the parser copied out of the text: strings with escapes.
+pub(super) fn wipe(table: &mut DeTable<'_>) {
+    for (_, value) in table.iter_mut() {
+        wipe_value(value);
+    }
+}
+
+fn wipe_value(value: &mut Spanned<DeValue<'_>>) {
+    match value.get_mut() {
+        DeValue::String(Cow::Owned(string)) => string.zeroize(),
+        DeValue::Array(array) => array.iter_mut().for_each(wipe_value),
+        DeValue::Table(table) => wipe(table),
+        _ => {}
+    }
+}

@@ -1,0 +1,54 @@
+//! What the other parts are started with, made from the settings.
+
+use super::Settings;
+use crate::proto::Service;
+use crate::server::tls::Acceptor;
+use crate::{hsm, server};
+
+impl Settings {
+    /// What the protocol is configured with.
+    #[must_use]
+    pub fn service(&self) -> Service {
+        let Settings { server, limits, .. } = self;
+        let mut service = Service::new(&server.region, &server.service, limits.timeouts);
+        service.is_sigv4_auth_enabled = self.is_sigv4_auth_enabled;
+        service.ciphertext_metadata.clone_from(&server.ciphertext_metadata);
+        service.max_plaintext_in_base64 = limits.max_plaintext_in_base64;
+        service.max_aad_in_base64 = limits.max_aad_in_base64;
+        service.fleet_size = server.fleet_size;
+        for store in &self.stores {
+            let credentials = store.credential.iter().map(|credential| {
+                (credential.access_key_id.as_str(), credential.secret_access_key.clone())
+            });
+            let key_ids = store.xks_key_id_set.iter().map(String::as_str);
+            service.add_store(&store.uri_path_prefix, credentials, key_ids);
+        }
+        service
+    }
+
+    /// What the HSM side is started with: jobs name its labels by the indices that `service`, as
+    /// [`Self::service`] made it, gives them.
+    #[must_use]
+    pub fn hsm_config(&self, service: &Service) -> hsm::config::Config {
+        hsm::config::Config {
+            tokens: self.pkcs11.tokens.clone(),
+            labels: service.labels().to_vec(),
+            allow_ambiguous_labels: self.pkcs11.allow_ambiguous_labels,
+        }
+    }
+
+    /// What the event loops are started with.
+    #[must_use]
+    pub fn server_config(&self) -> server::config::Config {
+        let Settings { server, limits, .. } = self;
+        server::config::Config {
+            ip: server.ip,
+            port: server.port,
+            port_http_ping: server.port_http_ping,
+            tls: self.tls.as_ref().map(|tls| Acceptor::new(tls.config.clone())),
+            tcp_keepalive: server.tcp_keepalive,
+            event_loops: server.event_loops,
+            max_connections: limits.max_connections,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! `[[external_key_stores]]`
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::report::Place;
+use super::section::{Member, Section, shown};
+use super::{Credential, Store};
+use crate::limits::{
+    MAX_ACCESS_KEY_ID_BYTES, MAX_KEY_ID_BYTES, MAX_SECRET_ACCESS_KEY_BYTES,
+    MAX_URI_PATH_PREFIX_BYTES, MIN_ACCESS_KEY_ID_BYTES, MIN_SECRET_ACCESS_KEY_BYTES,
+    MIN_URI_PATH_PREFIX_BYTES,
+};
+use crate::observe::redaction::Secret;
+
+/// What the API's paths have after the prefix.
+const API_PATH: &str = "/kms/xks/v1";
+/// In the reference proxy's sample files, and so known to everybody.
+const PUBLISHED_SECRET: &str = "PleaseReplaceThisWithSomeSecretOfLength43To64";
+
+const PREFIX_REMEDY: &str = "write \"\", or '/' and then letters, digits, '/', '-' or '_', \
+                             9 to 117 characters in all, such as \"/example/uri/path/prefix\"";
+const ACCESS_KEY_ID_REMEDY: &str = "write 20 to 30 characters of A-Z and 2-7";
+const SECRET_REMEDY: &str = "write 43 to 64 characters of a-z, A-Z, 0-9, '/', '+' and '='";
+const KEY_ID_REMEDY: &str = "write a list of key labels (CKA_LABEL), each 1 to 128 of a-z, A-Z, \
+                             0-9, '-', '.' and '_', such as [\"my-key\"]";
+
+pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Vec<Store>> {
+    let sections = match root.sections("external_key_stores") {
+        Some(sections) => sections,
+        None if root.get("external_key_stores").is_some() => return None,
+        None => Vec::new(),
+    };
+    if sections.is_empty() {
+        let mut place = root.place_of("external_key_stores");
+        if root.get("external_key_stores").is_none() {
+            place.offset = None;
+        }
+        let problem = "there is no external key store";
+        let remedy = "add [[external_key_stores]] with uri_path_prefix, sigv4_access_key_id, \
+                      sigv4_secret_access_key and xks_key_id_set";
+        root.report().mistake(&place, problem, remedy);
+        return None;
+    }
+    let mut prefixes = HashMap::new();
+    let stores: Vec<Option<Store>> = sections
+        .iter()
+        .map(|section| {
+            let uri_path_prefix = prefix(section, &mut prefixes);
+            let credential = if is_sigv4_auth_enabled { credential(section) } else { Some(None) };
+            let xks_key_id_set = section
+                .require("xks_key_id_set", KEY_ID_REMEDY)
+                .and_then(|member| key_ids(&member));
+            Some(Store {
+                uri_path_prefix: uri_path_prefix?,
+                credential: credential?,
+                xks_key_id_set: xks_key_id_set?,
+            })
+        })
+        .collect();
+    stores.into_iter().collect()
+}
+
+fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Place>) -> Option<String> {
+    let member = section.require("uri_path_prefix", PREFIX_REMEDY)?;
+    let text = member.string(PREFIX_REMEDY)?;
+    if let Some(first) = seen.get(text) {
+        let problem = format!("\"{}\" is the prefix of {} already", shown(text), first.member);
+        member.mistake(problem, "give each store a prefix of its own");
+        return None;
+    }
+    seen.insert(text.to_owned(), section.place());
+    if text.is_empty() {
+        return Some(String::new());
+    }
+    let allowed = MIN_URI_PATH_PREFIX_BYTES..=MAX_URI_PATH_PREFIX_BYTES;
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_');
+    let problem = if !text.bytes().all(is_allowed) {
+        Some("has a character that is not allowed".to_owned())
+    } else if !text.starts_with('/') {
+        Some("does not begin with '/'".to_owned())
+    } else if text.ends_with('/') {
+        Some("ends with '/'".to_owned())
+    } else if !allowed.contains(&text.len()) {
+        Some(format!("has {} characters", text.len()))
+    } else {
+        None
+    };
+    if let Some(problem) = problem {
+        member.mistake(format!("\"{}\" {problem}", shown(text)), PREFIX_REMEDY);
+        return None;
+    }
+    if text.ends_with(API_PATH) {
+        let problem = format!("the API's own {API_PATH} follows after it once more");
+        member.warning(problem, format!("leave {API_PATH} out"));
+    }
+    Some(text.to_owned())
+}
+
+/// `Some(None)` if both members are empty. Neither value is shown: they get mixed up.
+fn credential(section: &Section<'_>) -> Option<Option<Credential>> {
+    let read = |name, remedy| {
+        let member = section.require(name, remedy)?;
+        let text = member.string(remedy)?;
+        Some((member, text))
+    };
+    let access_key_id = read("sigv4_access_key_id", ACCESS_KEY_ID_REMEDY);
+    let secret = read("sigv4_secret_access_key", SECRET_REMEDY);
+    if let (Some((member, "")), Some((_, ""))) = (&access_key_id, &secret) {
+        let problem = "the store has no credential: each of its calls will be refused";
+        let remedy = "write sigv4_access_key_id and sigv4_secret_access_key, the same as in KMS";
+        member.warning(problem, remedy);
+        return Some(None);
+    }
+    let access_key_id = access_key_id.and_then(|(member, text)| {
+        let allowed = MIN_ACCESS_KEY_ID_BYTES..=MAX_ACCESS_KEY_ID_BYTES;
+        let is_allowed = |byte: u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
+        checked(&member, text, allowed, is_allowed, ACCESS_KEY_ID_REMEDY)
+    });
+    let secret = secret.and_then(|(member, text)| {
+        let allowed = MIN_SECRET_ACCESS_KEY_BYTES..=MAX_SECRET_ACCESS_KEY_BYTES;
+        let is_allowed =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'+' | b'=');
+        if text == PUBLISHED_SECRET {
+            let problem = "this secret is published in the reference proxy's samples";
+            member.warning(problem, "replace it, here and in KMS, with one that nobody knows");
+        }
+        checked(&member, text, allowed, is_allowed, SECRET_REMEDY)
+    });
+    Some(Some(Credential {
+        access_key_id: access_key_id?.to_owned(),
+        secret_access_key: Secret::new(secret?.to_owned()),
+    }))
+}
+
+fn checked<'t>(
+    member: &Member<'_>,
+    text: &'t str,
+    allowed: std::ops::RangeInclusive<usize>,
+    is_allowed: impl Fn(u8) -> bool,
+    remedy: &str,
+) -> Option<&'t str> {
+    let problem = if text.is_empty() {
+        "it is empty, and the other half of the credential is not".to_owned()
+    } else if !text.bytes().all(is_allowed) {
+        "it has a character that is not allowed".to_owned()
+    } else if !allowed.contains(&text.len()) {
+        format!("it has {} characters", text.len())
+    } else {
+        return Some(text);
+    };
+    member.mistake(problem, remedy);
+    None
+}
+
+fn key_ids(member: &Member<'_>) -> Option<Vec<String>> {
+    let items = member.strings(KEY_ID_REMEDY)?;
+    if items.is_empty() {
+        member.warning("it is empty: the store can do nothing", KEY_ID_REMEDY);
+    }
+    let mut ids = BTreeSet::new();
+    let mut is_right = true;
+    for (place, id) in items {
+        let is_allowed =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        let problem = if id.is_empty() {
+            "it is empty".to_owned()
+        } else if id.len() > MAX_KEY_ID_BYTES {
+            format!("it has {} bytes", id.len())
+        } else if !id.bytes().all(is_allowed) {
+            format!("\"{}\" has a character that is not allowed", shown(id))
+        } else if matches!(id, "." | "..") {
+            format!("\"{id}\" cannot be part of a URI's path")
+        } else {
+            if !ids.insert(id.to_owned()) {
+                let problem = format!("\"{id}\" is in the list already");
+                member.report().warning(&place, problem, "remove it");
+            }
+            continue;
+        };
+        member.report().mistake(&place, problem, KEY_ID_REMEDY);
+        is_right = false;
+    }
+    is_right.then(|| ids.into_iter().collect())
+}

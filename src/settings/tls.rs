@@ -1,0 +1,147 @@
+//! `[tls]`: the one place that makes a [`rustls::ServerConfig`].
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
+use rustls::pki_types::ServerName;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{RootCertStore, ServerConfig, version};
+
+use super::Tls;
+use super::certificate::{certified_key, inspect_authorities, inspect_chain, read_chain, read_key};
+use super::client_verifier::NamedClientVerifier;
+use super::section::{Section, shown};
+use crate::limits::TLS_SESSION_CACHE_SIZE;
+
+const CERT_REMEDY: &str = "name the PEM file with the server's certificate, and after it those \
+                           that lead to the CA";
+const KEY_REMEDY: &str = "name the PEM file with the certificate's private key";
+const CA_REMEDY: &str = "name the PEM file with the CAs that issue clients' certificates, or set \
+                         is_mtls_enabled to false";
+const NAME_REMEDY: &str = "write the name in KMS's client certificate, \
+                           \"cks.kms.<region>.amazonaws.com\"";
+
+/// Suites and groups: what KMS uses, and nothing below (XKS specification, API
+/// content type).
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        ],
+        kx_groups: vec![
+            kx_group::X25519MLKEM768,
+            kx_group::X25519,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+        ],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+pub(super) fn read(section: &Section<'_>, is_mtls_enabled: bool) -> Option<Tls> {
+    let provider = Arc::new(provider());
+    let cert_member = section.require("tls_cert_pem", CERT_REMEDY);
+    let key_member = section.require("tls_key_pem", KEY_REMEDY);
+    let chain = cert_member.as_ref().and_then(|member| read_chain(member, CERT_REMEDY));
+    let key = key_member.as_ref().and_then(read_key);
+    let verifier =
+        if is_mtls_enabled { client_verifier(section, &provider).map(Some) } else { Some(None) };
+    let (cert_member, key_member) = (cert_member?, key_member?);
+    let chain = chain?;
+    let certificate = inspect_chain(&chain, &cert_member);
+    let certified = certified_key(chain, key?, &provider, &cert_member, &key_member);
+    let (client_name, verifier) = match verifier? {
+        Some((name, verifier)) => (name, Some(verifier)),
+        None => (None, None),
+    };
+    let is_client_certificate_required = verifier.is_some();
+    let config = match server_config(provider, certified?, verifier) {
+        Ok(config) => Arc::new(config),
+        Err(error) => {
+            section.report().mistake(&section.place(), format!("TLS: {error}"), CERT_REMEDY);
+            return None;
+        }
+    };
+    Some(Tls { config, certificate: certificate?, is_client_certificate_required, client_name })
+}
+
+fn server_config(
+    provider: Arc<CryptoProvider>,
+    certified: CertifiedKey,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<ServerConfig, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])?;
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Resumption spares KMS a round trip and us a signature. The tickets' key changes itself.
+    config.session_storage = ServerSessionMemoryCache::new(TLS_SESSION_CACHE_SIZE);
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    // Early data can be replayed (RFC 8446, 8).
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+type NamedVerifier = (Option<String>, Arc<dyn ClientCertVerifier>);
+
+fn client_verifier(section: &Section<'_>, provider: &Arc<CryptoProvider>) -> Option<NamedVerifier> {
+    let name = client_name(section);
+    let member = section.require("mtls_client_ca_pem", CA_REMEDY)?;
+    let authorities = read_chain(&member, CA_REMEDY)?;
+    inspect_authorities(&authorities, &member);
+    let mut roots = RootCertStore::empty();
+    let mut is_right = true;
+    for (index, authority) in authorities.into_iter().enumerate() {
+        if let Err(error) = roots.add(authority) {
+            let problem = format!("certificate {} of the file is not usable: {error}", index + 1);
+            member.mistake(problem, CA_REMEDY);
+            is_right = false;
+        }
+    }
+    if !is_right {
+        return None;
+    }
+    let builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let chain = match builder.build() {
+        Ok(chain) => chain,
+        Err(error) => {
+            member.mistake(format!("no client can be verified by it: {error}"), CA_REMEDY);
+            return None;
+        }
+    };
+    Some(match name? {
+        Some(name) => {
+            let text = name.to_str().into_owned();
+            (Some(text), Arc::new(NamedClientVerifier::new(chain, name)))
+        }
+        None => (None, chain),
+    })
+}
+
+fn client_name(section: &Section<'_>) -> Option<Option<ServerName<'static>>> {
+    let Some(member) = section.get("mtls_client_dns_name") else {
+        let problem = "it is missing: whoever has a certificate of the CA can connect";
+        let place = section.place_of("mtls_client_dns_name");
+        section.report().warning(&place, problem, NAME_REMEDY);
+        return Some(None);
+    };
+    let text = member.string(NAME_REMEDY)?;
+    match ServerName::try_from(text.to_owned()) {
+        Ok(name @ ServerName::DnsName(_)) => Some(Some(name)),
+        _ => {
+            member.mistake(format!("\"{}\" is not a DNS name", shown(text)), NAME_REMEDY);
+            None
+        }
+    }
+}

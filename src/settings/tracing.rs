@@ -1,0 +1,116 @@
+//! `[tracing]`
+
+use std::path::PathBuf;
+
+use super::known::nearest;
+use super::section::{Section, shown};
+use crate::observe::log::{LogConfig, LogFile, LogFormat, Rotation};
+
+const DEFAULT_LEVEL: tracing::Level = tracing::Level::INFO;
+const LEVELS: [&str; 5] = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"];
+const ROTATIONS: [(&str, Rotation); 4] = [
+    ("MINUTELY", Rotation::Minutely),
+    ("HOURLY", Rotation::Hourly),
+    ("DAILY", Rotation::Daily),
+    ("NEVER", Rotation::Never),
+];
+
+/// Without the section: to standard output, from INFO on.
+pub(super) fn read(root: &Section<'_>) -> Option<LogConfig> {
+    let Some(section) = root.section("tracing") else {
+        // Of a wrong shape, which is reported, or absent.
+        let default =
+            LogConfig { stdout: true, file: None, level: DEFAULT_LEVEL, format: LogFormat::Text };
+        return Some(default);
+    };
+    let switch = |name| {
+        let remedy = format!("write {name} = true or {name} = false");
+        section.require(name, &remedy).and_then(|member| member.bool())
+    };
+    let stdout = switch("is_stdout_writer_enabled");
+    let is_file_enabled = switch("is_file_writer_enabled");
+    if stdout == Some(false) && is_file_enabled == Some(false) {
+        let problem = "nothing is logged: both writers are off";
+        let remedy = "set is_stdout_writer_enabled or is_file_writer_enabled to true";
+        section.report().warning(&section.place(), problem, remedy);
+        let (level, format) = (DEFAULT_LEVEL, LogFormat::Text);
+        return Some(LogConfig { stdout: false, file: None, level, format });
+    }
+    let level = level(&section);
+    let format = format(&section);
+    let file = match is_file_enabled {
+        Some(true) => file(&section).map(Some),
+        _ => Some(None),
+    };
+    is_file_enabled?;
+    Some(LogConfig { stdout: stdout?, file: file?, level: level?, format: format? })
+}
+
+fn level(section: &Section<'_>) -> Option<tracing::Level> {
+    let Some(member) = section.get("level") else {
+        return Some(DEFAULT_LEVEL);
+    };
+    let remedy = format!("write one of {} in quotes", LEVELS.join(", "));
+    let text = member.string(&remedy)?;
+    let level = text.parse().ok();
+    if level.is_none() {
+        let remedy = match nearest(text, LEVELS) {
+            Some(nearest) => format!("did you mean {nearest}?"),
+            None => remedy,
+        };
+        member.mistake(format!("\"{}\" is not a level", shown(text)), remedy);
+    }
+    level
+}
+
+fn format(section: &Section<'_>) -> Option<LogFormat> {
+    let Some(member) = section.get("format") else {
+        return Some(LogFormat::Text);
+    };
+    let remedy = "write \"text\" or \"json\"";
+    match member.string(remedy)? {
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        other => {
+            member.mistake(format!("\"{}\" is not a format", shown(other)), remedy);
+            None
+        }
+    }
+}
+
+fn file(section: &Section<'_>) -> Option<LogFile> {
+    let directory_remedy = "write the directory for log files, such as \"/var/log/xks-proxy\", \
+                            or set is_file_writer_enabled to false";
+    let directory = section.require("directory", directory_remedy).and_then(|member| {
+        let text = member.string(directory_remedy)?;
+        if text.is_empty() {
+            member.warning("it is empty: files go to the working directory", directory_remedy);
+            return Some(PathBuf::from("."));
+        }
+        Some(PathBuf::from(text))
+    });
+    let prefix_remedy = "write what the files' names begin with, such as \"xks-proxy.log\"";
+    let prefix = section.require("file_prefix", prefix_remedy).and_then(|member| {
+        let text = member.string(prefix_remedy)?;
+        if text.is_empty() || text.contains(['/', '\0']) {
+            member.mistake("it cannot begin a file's name", prefix_remedy);
+            return None;
+        }
+        Some(text.to_owned())
+    });
+    let names: Vec<&str> = ROTATIONS.iter().map(|(name, _)| *name).collect();
+    let rotation_remedy = format!("write one of {} in quotes", names.join(", "));
+    let rotation = section.require("rotation_kind", &rotation_remedy).and_then(|member| {
+        let text = member.string(&rotation_remedy)?;
+        let found = ROTATIONS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        if found.is_none() {
+            let remedy = match nearest(text, names.iter().copied()) {
+                Some(nearest) => format!("did you mean {nearest}?"),
+                None => rotation_remedy.clone(),
+            };
+            member.mistake(format!("\"{}\" is not a kind of rotation", shown(text)), remedy);
+        }
+        found.map(|(_, rotation)| *rotation)
+    });
+    Some(LogFile { directory: directory?, prefix: prefix?, rotation: rotation? })
+}
