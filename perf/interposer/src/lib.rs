@@ -1,1 +1,97 @@
-//! To come.
+//! A PKCS#11 module in front of a real one: it forwards every call, and on demand delays it,
+//! counts it, fails it, hangs it. For measuring and testing what uses an HSM; not for production.
+//!
+//! An application loads `libxks_interposer.so` where it would load its HSM's module.
+//!
+//! # Environment
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `XKS_INTERPOSER_MODULE` | path of the real module. Required |
+//! | `XKS_INTERPOSER_CONFIG` | path of a settings file. It must be there at the start; it is read again when it changes (looked at every 40 ms), and one that can't be read leaves the former settings in force |
+//! | `XKS_INTERPOSER_SETTINGS` | the settings themselves (TOML), for the simple case: `XKS_INTERPOSER_SETTINGS='hsm_milli = 2'`. Not beside `XKS_INTERPOSER_CONFIG` |
+//! | `XKS_INTERPOSER_COUNTS` | path of the counts file: written every 100 ms if something changed, after C_Finalize, and at once when the file `<path>.request` appears, which is then removed |
+//!
+//! Two copies of this library under different file names are two interposers, in one process
+//! too. Each looks first for the variables with its own file name behind them: a copy
+//! `libxks_interposer_b.so` reads `XKS_INTERPOSER_CONFIG_libxks_interposer_b`, and
+//! `XKS_INTERPOSER_CONFIG` if there is no such variable. Other characters than letters, digits
+//! and `_` in the file's name stand as `_`.
+//!
+//! # Settings
+//!
+//! ```toml
+//! name = "step 3"         # free text; the counts file shows which settings are in force
+//! seed = 42               # of all random choices; else one is made, and shown in the counts file
+//!
+//! # "An HSM of 2 ms": C_Encrypt, C_Decrypt, C_GenerateRandom, C_FindObjectsInit and
+//! # C_GetAttributeValue take 2 ms longer, the other functions go straight through.
+//! hsm_milli = 2
+//!
+//! # At most 8 calls at a time are inside of functions that have a latency (of all functions, if
+//! # none has one); the others wait their turn.
+//! parallel_calls = 8
+//!
+//! [latency]               # a function's own, in place of hsm_milli; "*" is all that aren't named
+//! C_Encrypt = "150us"
+//! C_Decrypt = "2ms, p=0.01:200ms, p=0.001:1.5s"   # a tail: 1 % of calls take 200 ms, 0.1 % 1.5 s
+//!
+//! # Faults. Each has one of the actions; those that fit a call act in this order, before any
+//! # latency. Their counters start anew with the settings.
+//! [[fault]]
+//! return = "CKR_DEVICE_ERROR"    # the call fails with this (or a number), unforwarded
+//! functions = ["C_Encrypt"]      # else all but C_GetFunctionList, C_Initialize, C_Finalize
+//! slot = 1234                    # calls on this slot or a session of it alone
+//! skip = 10                      # the first so many calls that fit are spared
+//! count = 200                    # acts so many times, then no more
+//! probability = 0.5              # acts at each call that fits with this probability
+//! from_milli = 1000              # acts in this time since the settings were read
+//! until_milli = 5000
+//!
+//! [[fault]]
+//! hang = true             # the call waits until settings without a hang for it are read, or
+//!                         # until_milli; then it goes on (or returns `return`)
+//! [[fault]]
+//! delay = "200ms"         # a latency more, with a tail if need be
+//! [[fault]]
+//! close_session = true    # the session is closed behind the application's back; the real module
+//!                         # then says CKR_SESSION_HANDLE_INVALID
+//! [[fault]]
+//! remove_token = true     # needs slot. Calls on the slot say CKR_TOKEN_NOT_PRESENT, calls on its
+//!                         # sessions CKR_DEVICE_REMOVED (or `return`); the sessions are gone
+//!                         # afterwards, and with the last one the login
+//! [[fault]]
+//! flip_bit = true         # one bit of the output of a C_Encrypt that succeeds is wrong. A call
+//!                         # that asks for the length alone fits too, for skip and count
+//! ```
+//!
+//! A random choice depends on the seed and on the number of the call (of its function for a
+//! latency, of those that fit for a fault), not on the order of threads: the same seed and the
+//! same calls give the same faults.
+//!
+//! # Counts file
+//!
+//! TOML: `seed`, `name`, `settings_read` (how many times), `settings_error`, `hung` (calls that
+//! hang now), `[calls]` (calls of each function since the start), and `[[fault]]` with `fitted`
+//! and `acted` for each fault of the settings in force.
+//!
+//! # What it does not do
+//!
+//! Functions beyond PKCS#11 v2.40 are not offered. C_GetSlotList goes on to list a removed token's
+//! slot. Calls of a process that forked are watched again from its C_Initialize on.
+
+mod codes;
+mod counts;
+#[expect(unsafe_code, reason = "loads modules")]
+mod environment;
+mod fault;
+mod functions;
+mod gate;
+mod interposer;
+mod latency;
+mod random;
+mod sessions;
+mod settings;
+#[expect(unsafe_code, reason = "the C interface itself")]
+mod table;
+mod watcher;

@@ -1,0 +1,70 @@
+//! The counts file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::interposer::Interposer;
+
+#[derive(Serialize)]
+struct Counts<'a> {
+    name: &'a str,
+    seed: u64,
+    settings_read: u64,
+    settings_error: &'a str,
+    hung: usize,
+    calls: BTreeMap<&'static str, u64>,
+    fault: Vec<FaultCounts>,
+}
+
+#[derive(Serialize)]
+struct FaultCounts {
+    fitted: u64,
+    acted: u64,
+}
+
+/// All counts as they are now, as TOML.
+pub fn text(interposer: &Interposer) -> String {
+    let settings = interposer.settings.load();
+    let error = interposer.error.lock().unwrap_or_else(PoisonError::into_inner);
+    let counts = Counts {
+        name: &settings.name,
+        seed: settings.seed,
+        settings_read: interposer.reads.load(Ordering::Relaxed),
+        settings_error: &error,
+        hung: interposer.hung.load(Ordering::Relaxed),
+        calls: interposer
+            .calls()
+            .filter(|(_, count)| *count > 0)
+            .map(|(function, count)| (function.name(), count))
+            .collect(),
+        fault: settings
+            .faults
+            .iter()
+            .map(|fault| FaultCounts {
+                fitted: fault.fitted.load(Ordering::Relaxed),
+                acted: fault.acted.load(Ordering::Relaxed),
+            })
+            .collect(),
+    };
+    toml::to_string(&counts).unwrap_or_else(|error| format!("# {error}\n"))
+}
+
+/// Writes the file so that nobody reads half of it.
+///
+/// # Errors
+/// It can't be written.
+pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    // The watcher and a C_Finalize may both be at it.
+    static WRITING: Mutex<()> = Mutex::new(());
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}.new", std::process::id()));
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}

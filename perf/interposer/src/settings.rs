@@ -1,0 +1,273 @@
+//! The settings file, and what it means. The crate's own documentation describes it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::{CK_RV, CK_SLOT_ID};
+use serde::Deserialize;
+
+use crate::codes;
+use crate::fault::{Action, Fault};
+use crate::functions::{FUNCTIONS, Function};
+use crate::gate::Gate;
+use crate::latency::Latency;
+
+/// The functions that `hsm_milli` is about.
+const HSM_FUNCTIONS: [Function; 5] = [
+    Function::C_Encrypt,
+    Function::C_Decrypt,
+    Function::C_GenerateRandom,
+    Function::C_FindObjectsInit,
+    Function::C_GetAttributeValue,
+];
+
+/// Settings in force.
+#[derive(Debug)]
+pub struct Settings {
+    pub name: String,
+    pub seed: u64,
+    pub read_at: Instant,
+    /// By [`Function`].
+    pub latency: Vec<Option<Latency>>,
+    pub gate: Option<Arc<Gate>>,
+    pub faults: Vec<Fault>,
+    /// Nothing is to be done but to count.
+    pub is_passive: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    name: String,
+    seed: Option<u64>,
+    hsm_milli: f64,
+    parallel_calls: Option<usize>,
+    latency: BTreeMap<String, String>,
+    fault: Vec<FaultEntry>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct FaultEntry {
+    r#return: Option<Code>,
+    hang: bool,
+    delay: Option<String>,
+    close_session: bool,
+    remove_token: bool,
+    flip_bit: bool,
+    functions: Vec<String>,
+    slot: Option<CK_SLOT_ID>,
+    skip: u64,
+    count: Option<u64>,
+    probability: Option<f64>,
+    from_milli: u64,
+    until_milli: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Code {
+    Name(String),
+    Number(CK_RV),
+}
+
+impl Settings {
+    /// Reads settings. `default_seed` is used if they name none.
+    ///
+    /// # Errors
+    /// What is wrong, for a person.
+    pub fn parse(text: &str, default_seed: u64) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let latency = latencies(&file)?;
+        let gate = match file.parallel_calls {
+            Some(0) => return Err("parallel_calls = 0 lets no call through".to_owned()),
+            parallel => parallel.map(Gate::new),
+        };
+        let faults = file.fault.iter().map(fault).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            name: file.name,
+            seed: file.seed.unwrap_or(default_seed),
+            read_at: Instant::now(),
+            is_passive: latency.iter().all(Option::is_none) && gate.is_none() && faults.is_empty(),
+            latency,
+            gate,
+            faults,
+        })
+    }
+
+    /// Whether the cap on parallel calls is about this function.
+    pub fn is_capped(&self, function: Function) -> bool {
+        self.latency.get(function as usize).is_some_and(Option::is_some)
+            || self.latency.iter().all(Option::is_none)
+    }
+}
+
+fn latencies(file: &File) -> Result<Vec<Option<Latency>>, String> {
+    let hsm = Duration::try_from_secs_f64(file.hsm_milli / 1000.0)
+        .map_err(|error| format!("hsm_milli: {error}"))?;
+    let mut latencies = vec![None; FUNCTIONS.len()];
+    let mut set = |function: Function, latency: &Latency| {
+        if let Some(place) = latencies.get_mut(function as usize) {
+            *place = Some(latency.clone());
+        }
+    };
+    if let Some(others) = file.latency.get("*") {
+        let others = Latency::parse(others)?;
+        FUNCTIONS.iter().for_each(|function| set(*function, &others));
+    }
+    if !hsm.is_zero() {
+        HSM_FUNCTIONS.iter().for_each(|function| set(*function, &Latency::constant(hsm)));
+    }
+    for (name, latency) in file.latency.iter().filter(|(name, _)| *name != "*") {
+        set(function(name)?, &Latency::parse(latency)?);
+    }
+    Ok(latencies)
+}
+
+fn fault(entry: &FaultEntry) -> Result<Fault, String> {
+    let code = entry.r#return.as_ref().map(code).transpose()?;
+    let delay = entry.delay.as_deref().map(Latency::parse).transpose()?;
+    let actions = [
+        entry.hang.then_some(Action::Hang(code)),
+        delay.map(Action::Delay),
+        entry.close_session.then_some(Action::CloseSession),
+        entry.remove_token.then_some(Action::RemoveToken(code)),
+        entry.flip_bit.then_some(Action::FlipBit),
+    ];
+    let mut actions = actions.into_iter().flatten();
+    let action = match (actions.next(), code, actions.next()) {
+        (Some(action @ (Action::Hang(_) | Action::RemoveToken(_))), _, None)
+        | (Some(action), None, None) => action,
+        (None, Some(code), None) => Action::Return(code),
+        _ => return Err("a [[fault]] has one action, and one only".to_owned()),
+    };
+    if matches!(action, Action::RemoveToken(_)) && entry.slot.is_none() {
+        return Err("remove_token needs a slot".to_owned());
+    }
+    let probability = entry.probability.unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&probability) {
+        return Err(format!("{probability} is not a probability"));
+    }
+    Ok(Fault {
+        action,
+        functions: entry.functions.iter().map(|name| function(name)).collect::<Result<_, _>>()?,
+        slot: entry.slot,
+        skip: entry.skip,
+        count: entry.count.unwrap_or(u64::MAX),
+        probability,
+        from: Duration::from_millis(entry.from_milli),
+        until: entry.until_milli.map_or(Duration::MAX, Duration::from_millis),
+        fitted: AtomicU64::new(0),
+        acted: AtomicU64::new(0),
+    })
+}
+
+fn function(name: &str) -> Result<Function, String> {
+    Function::by_name(name).ok_or_else(|| format!("{name} is not a function of PKCS#11 v2.40"))
+}
+
+fn code(code: &Code) -> Result<CK_RV, String> {
+    match code {
+        Code::Number(number) => Ok(*number),
+        Code::Name(name) => codes::by_name(name).ok_or_else(|| format!("{name} is not known")),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn latency_of(settings: &Settings, function: Function) -> Option<Duration> {
+        let latency = settings.latency[function as usize].as_ref();
+        latency.map(|latency| latency.draw(settings.seed, 0, 0))
+    }
+
+    /// The measurements' "HSM of n ms" is these five functions and no other.
+    #[test]
+    fn hsm_milli() {
+        let settings = Settings::parse("hsm_milli = 2", 0).unwrap();
+        let slow: Vec<_> = FUNCTIONS
+            .into_iter()
+            .filter(|function| latency_of(&settings, *function) == Some(Duration::from_millis(2)))
+            .map(Function::name)
+            .collect();
+        assert_eq!(
+            slow,
+            [
+                "C_GetAttributeValue",
+                "C_FindObjectsInit",
+                "C_Encrypt",
+                "C_Decrypt",
+                "C_GenerateRandom"
+            ]
+        );
+        assert_eq!(settings.latency.iter().flatten().count(), 5);
+        assert!(settings.is_capped(Function::C_Encrypt));
+        assert!(!settings.is_capped(Function::C_EncryptInit));
+        assert_eq!(
+            latency_of(&Settings::parse("hsm_milli = 0.5", 0).unwrap(), Function::C_Decrypt),
+            Some(Duration::from_micros(500))
+        );
+    }
+
+    /// A function's own latency goes before `hsm_milli`, and that before `*`.
+    #[test]
+    fn order_of_latencies() {
+        let text = "hsm_milli = 2\n[latency]\n\"*\" = \"1us\"\nC_Encrypt = \"3ms\"";
+        let settings = Settings::parse(text, 0).unwrap();
+        let of = |function| latency_of(&settings, function).unwrap();
+        assert_eq!(of(Function::C_Encrypt), Duration::from_millis(3));
+        assert_eq!(of(Function::C_Decrypt), Duration::from_millis(2));
+        assert_eq!(of(Function::C_Login), Duration::from_micros(1));
+    }
+
+    /// Nothing set: nothing to do.
+    #[test]
+    fn empty() {
+        let settings = Settings::parse("", 5).unwrap();
+        assert!(settings.is_passive);
+        assert_eq!(settings.seed, 5);
+        assert!(!Settings::parse("parallel_calls = 1", 0).unwrap().is_passive);
+        assert!(!Settings::parse("[[fault]]\nreturn = 5", 0).unwrap().is_passive);
+    }
+
+    /// A slip in the settings must not measure or test something else in silence.
+    #[test]
+    fn refused() {
+        for wrong in [
+            "hsm_millis = 2",
+            "hsm_milli = -1",
+            "parallel_calls = 0",
+            "[latency]\nC_Encrpyt = \"1ms\"",
+            "[latency]\nC_Encrypt = 1",
+            "[[fault]]",
+            "[[fault]]\nreturn = \"CKR_NO_SUCH\"",
+            "[[fault]]\nreturn = 5\nflip_bit = true",
+            "[[fault]]\nhang = true\nflip_bit = true",
+            "[[fault]]\nremove_token = true",
+            "[[fault]]\nflip_bit = true\nprobability = 1.5",
+            "[[fault]]\nflip_bit = true\nfunctions = [\"Encrypt\"]",
+        ] {
+            assert!(Settings::parse(wrong, 0).is_err(), "{wrong}");
+        }
+    }
+
+    /// Each action, with the code that goes with it.
+    #[test]
+    fn actions() {
+        let action = |text: &str| {
+            let text = format!("[[fault]]\n{text}");
+            Settings::parse(&text, 0).unwrap().faults.swap_remove(0).action
+        };
+        assert!(matches!(action("return = \"CKR_DEVICE_ERROR\""), Action::Return(0x30)));
+        assert!(matches!(action("hang = true"), Action::Hang(None)));
+        assert!(matches!(action("hang = true\nreturn = 0x30"), Action::Hang(Some(0x30))));
+        assert!(matches!(action("delay = \"2ms\""), Action::Delay(_)));
+        assert!(matches!(action("close_session = true"), Action::CloseSession));
+        assert!(matches!(action("slot = 1\nremove_token = true"), Action::RemoveToken(None)));
+        assert!(matches!(action("flip_bit = true"), Action::FlipBit));
+    }
+}

@@ -1,0 +1,323 @@
+//! The functions that the application calls.
+#![expect(non_snake_case, reason = "the standard's names")]
+
+use std::ffi::c_void;
+
+use cryptoki_sys::*;
+
+use crate::counts;
+use crate::functions::Function;
+use crate::interposer::{self, Interposer, Target};
+
+/// Lets the settings act on a call, then forwards it.
+fn forward(
+    function: Function,
+    target: Target,
+    call_real: impl FnOnce(&CK_FUNCTION_LIST) -> CK_RV,
+) -> CK_RV {
+    let Some(interposer) = interposer::get() else {
+        return CKR_GENERAL_ERROR;
+    };
+    match interposer.begin(function, target) {
+        Ok(_call) => call_real(interposer.real),
+        Err(code) => code,
+    }
+}
+
+/// `real.C_Name(arguments)`, if the real module has that function.
+macro_rules! call_real {
+    ($real:expr, $name:ident, $($argument:expr),*) => {
+        match $real.$name {
+            // SAFETY: the arguments are the application's own, passed on as they came: what it
+            // promises to us by PKCS#11, it promises to the real module.
+            Some(function) => unsafe { function($($argument),*) },
+            None => CKR_FUNCTION_NOT_SUPPORTED,
+        }
+    };
+}
+
+macro_rules! forward_on {
+    ($target:ident($handle:ident: $handle_type:ty): $($name:ident($($argument:ident: $type:ty),*);)*) => {
+        $(
+                        unsafe extern "C" fn $name($handle: $handle_type $(, $argument: $type)*) -> CK_RV {
+                forward(Function::$name, Target::$target($handle), |real| {
+                    call_real!(real, $name, $handle $(, $argument)*)
+                })
+            }
+        )*
+    };
+}
+
+macro_rules! forward_on_module {
+    ($($name:ident($($argument:ident: $type:ty),*);)*) => {
+        $(
+                        unsafe extern "C" fn $name($($argument: $type),*) -> CK_RV {
+                forward(Function::$name, Target::Module, |real| {
+                    call_real!(real, $name, $($argument),*)
+                })
+            }
+        )*
+    };
+}
+
+forward_on_module! {
+    C_GetInfo(a: CK_INFO_PTR);
+    C_GetSlotList(a: CK_BBOOL, b: CK_SLOT_ID_PTR, c: CK_ULONG_PTR);
+    C_WaitForSlotEvent(a: CK_FLAGS, b: CK_SLOT_ID_PTR, c: *mut c_void);
+}
+
+forward_on! { Slot(slot: CK_SLOT_ID):
+    C_GetSlotInfo(a: CK_SLOT_INFO_PTR);
+    C_GetTokenInfo(a: CK_TOKEN_INFO_PTR);
+    C_GetMechanismList(a: CK_MECHANISM_TYPE_PTR, b: CK_ULONG_PTR);
+    C_GetMechanismInfo(a: CK_MECHANISM_TYPE, b: CK_MECHANISM_INFO_PTR);
+    C_InitToken(a: CK_UTF8CHAR_PTR, b: CK_ULONG, c: CK_UTF8CHAR_PTR);
+}
+
+forward_on! { Session(session: CK_SESSION_HANDLE):
+    C_InitPIN(a: CK_UTF8CHAR_PTR, b: CK_ULONG);
+    C_SetPIN(a: CK_UTF8CHAR_PTR, b: CK_ULONG, c: CK_UTF8CHAR_PTR, d: CK_ULONG);
+    C_GetSessionInfo(a: CK_SESSION_INFO_PTR);
+    C_GetOperationState(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
+    C_SetOperationState(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_OBJECT_HANDLE, d: CK_OBJECT_HANDLE);
+    C_Login(a: CK_USER_TYPE, b: CK_UTF8CHAR_PTR, c: CK_ULONG);
+    C_Logout();
+    C_CreateObject(a: CK_ATTRIBUTE_PTR, b: CK_ULONG, c: CK_OBJECT_HANDLE_PTR);
+    C_CopyObject(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG, d: CK_OBJECT_HANDLE_PTR);
+    C_DestroyObject(a: CK_OBJECT_HANDLE);
+    C_GetObjectSize(a: CK_OBJECT_HANDLE, b: CK_ULONG_PTR);
+    C_GetAttributeValue(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG);
+    C_SetAttributeValue(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG);
+    C_FindObjectsInit(a: CK_ATTRIBUTE_PTR, b: CK_ULONG);
+    C_FindObjects(a: CK_OBJECT_HANDLE_PTR, b: CK_ULONG, c: CK_ULONG_PTR);
+    C_FindObjectsFinal();
+    C_EncryptInit(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE);
+    C_EncryptUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
+    C_EncryptFinal(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
+    C_DecryptInit(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE);
+    C_Decrypt(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
+    C_DecryptUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
+    C_DecryptFinal(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
+    C_DigestInit(a: CK_MECHANISM_PTR);
+    C_Digest(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
+    C_DigestUpdate(a: CK_BYTE_PTR, b: CK_ULONG);
+    C_DigestKey(a: CK_OBJECT_HANDLE);
+    C_DigestFinal(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
+    C_SignInit(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE);
+    C_Sign(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
+    C_SignUpdate(a: CK_BYTE_PTR, b: CK_ULONG);
+    C_SignFinal(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
+    C_SignRecoverInit(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE);
+    C_SignRecover(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
+    C_VerifyInit(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE);
+    C_Verify(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG);
+    C_VerifyUpdate(a: CK_BYTE_PTR, b: CK_ULONG);
+    C_VerifyFinal(a: CK_BYTE_PTR, b: CK_ULONG);
+    C_VerifyRecoverInit(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE);
+    C_VerifyRecover(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
+    C_DigestEncryptUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
+    C_DecryptDigestUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
+    C_SignEncryptUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
+    C_DecryptVerifyUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
+    C_GenerateKey(a: CK_MECHANISM_PTR, b: CK_ATTRIBUTE_PTR, c: CK_ULONG, d: CK_OBJECT_HANDLE_PTR);
+    C_GenerateKeyPair(a: CK_MECHANISM_PTR, b: CK_ATTRIBUTE_PTR, c: CK_ULONG, d: CK_ATTRIBUTE_PTR, e: CK_ULONG, f: CK_OBJECT_HANDLE_PTR, g: CK_OBJECT_HANDLE_PTR);
+    C_WrapKey(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE, c: CK_OBJECT_HANDLE, d: CK_BYTE_PTR, e: CK_ULONG_PTR);
+    C_UnwrapKey(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE, c: CK_BYTE_PTR, d: CK_ULONG, e: CK_ATTRIBUTE_PTR, f: CK_ULONG, g: CK_OBJECT_HANDLE_PTR);
+    C_DeriveKey(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE, c: CK_ATTRIBUTE_PTR, d: CK_ULONG, e: CK_OBJECT_HANDLE_PTR);
+    C_SeedRandom(a: CK_BYTE_PTR, b: CK_ULONG);
+    C_GenerateRandom(a: CK_BYTE_PTR, b: CK_ULONG);
+    C_GetFunctionStatus();
+    C_CancelFunction();
+}
+
+// ---- Functions that are more than forwarded
+
+/// # Safety
+/// As PKCS#11 has it (v2.40, 5.4): `list` points to a place for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GetFunctionList(list: CK_FUNCTION_LIST_PTR_PTR) -> CK_RV {
+    let interposer = match interposer::start() {
+        Ok(interposer) => interposer,
+        Err(error) => {
+            eprintln!("xks-interposer: {error}");
+            return CKR_GENERAL_ERROR;
+        }
+    };
+    if let Err(code) = interposer.begin(Function::C_GetFunctionList, Target::Module) {
+        return code;
+    }
+    if list.is_null() {
+        return CKR_ARGUMENTS_BAD;
+    }
+    // SAFETY: the application promises a place for a pointer. Nobody writes to the table: its
+    // type is that of PKCS#11, which has no const.
+    unsafe { *list = (&raw const TABLE).cast_mut() };
+    CKR_OK
+}
+
+unsafe extern "C" fn C_Initialize(arguments: *mut c_void) -> CK_RV {
+    // A process that forked comes here anew, and needs a watcher of its own.
+    let _ = interposer::start();
+    forward(Function::C_Initialize, Target::Module, |real| {
+        call_real!(real, C_Initialize, arguments)
+    })
+}
+
+unsafe extern "C" fn C_Finalize(reserved: *mut c_void) -> CK_RV {
+    forward(Function::C_Finalize, Target::Module, |real| {
+        let code = call_real!(real, C_Finalize, reserved);
+        with_sessions(code, |interposer| {
+            interposer.sessions.all_closed(None);
+            // The process may end before the watcher comes round.
+            if let Some(path) = &interposer.environment.counts {
+                let _ = counts::write(path, &counts::text(interposer));
+            }
+        })
+    })
+}
+
+unsafe extern "C" fn C_OpenSession(
+    slot: CK_SLOT_ID,
+    flags: CK_FLAGS,
+    application: *mut c_void,
+    notify: CK_NOTIFY,
+    session: *mut CK_SESSION_HANDLE,
+) -> CK_RV {
+    forward(Function::C_OpenSession, Target::Slot(slot), |real| {
+        let code = call_real!(real, C_OpenSession, slot, flags, application, notify, session);
+        with_sessions(code, |interposer| {
+            if !session.is_null() {
+                // SAFETY: the real module has said CKR_OK, so it has written the handle there.
+                interposer.sessions.opened(unsafe { *session }, slot);
+            }
+        })
+    })
+}
+
+unsafe extern "C" fn C_CloseSession(session: CK_SESSION_HANDLE) -> CK_RV {
+    forward(Function::C_CloseSession, Target::Session(session), |real| {
+        // Before: the real module may give the same handle to another thread at once.
+        if let Some(interposer) = interposer::get() {
+            interposer.sessions.closed(session);
+        }
+        call_real!(real, C_CloseSession, session)
+    })
+}
+
+unsafe extern "C" fn C_CloseAllSessions(slot: CK_SLOT_ID) -> CK_RV {
+    forward(Function::C_CloseAllSessions, Target::Slot(slot), |real| {
+        if let Some(interposer) = interposer::get() {
+            interposer.sessions.all_closed(Some(slot));
+        }
+        call_real!(real, C_CloseAllSessions, slot)
+    })
+}
+
+unsafe extern "C" fn C_Encrypt(
+    session: CK_SESSION_HANDLE,
+    data: CK_BYTE_PTR,
+    data_bytes: CK_ULONG,
+    output: CK_BYTE_PTR,
+    output_bytes: CK_ULONG_PTR,
+) -> CK_RV {
+    let Some(interposer) = interposer::get() else {
+        return CKR_GENERAL_ERROR;
+    };
+    let call = match interposer.begin(Function::C_Encrypt, Target::Session(session)) {
+        Ok(call) => call,
+        Err(code) => return code,
+    };
+    let code =
+        call_real!(interposer.real, C_Encrypt, session, data, data_bytes, output, output_bytes);
+    if call.flip_bit && code == CKR_OK && !output.is_null() && !output_bytes.is_null() {
+        // SAFETY: the real module has said CKR_OK: it has written the output and its length.
+        unsafe {
+            if *output_bytes > 0 {
+                *output ^= 1;
+            }
+        }
+    }
+    code
+}
+
+/// Notes what a successful call did to the sessions.
+fn with_sessions(code: CK_RV, work: impl FnOnce(&Interposer)) -> CK_RV {
+    if code == CKR_OK
+        && let Some(interposer) = interposer::get()
+    {
+        work(interposer);
+    }
+    code
+}
+
+static TABLE: CK_FUNCTION_LIST = CK_FUNCTION_LIST {
+    version: CK_VERSION { major: 2, minor: 40 },
+    C_Initialize: Some(C_Initialize),
+    C_Finalize: Some(C_Finalize),
+    C_GetInfo: Some(C_GetInfo),
+    C_GetFunctionList: Some(C_GetFunctionList),
+    C_GetSlotList: Some(C_GetSlotList),
+    C_GetSlotInfo: Some(C_GetSlotInfo),
+    C_GetTokenInfo: Some(C_GetTokenInfo),
+    C_GetMechanismList: Some(C_GetMechanismList),
+    C_GetMechanismInfo: Some(C_GetMechanismInfo),
+    C_InitToken: Some(C_InitToken),
+    C_InitPIN: Some(C_InitPIN),
+    C_SetPIN: Some(C_SetPIN),
+    C_OpenSession: Some(C_OpenSession),
+    C_CloseSession: Some(C_CloseSession),
+    C_CloseAllSessions: Some(C_CloseAllSessions),
+    C_GetSessionInfo: Some(C_GetSessionInfo),
+    C_GetOperationState: Some(C_GetOperationState),
+    C_SetOperationState: Some(C_SetOperationState),
+    C_Login: Some(C_Login),
+    C_Logout: Some(C_Logout),
+    C_CreateObject: Some(C_CreateObject),
+    C_CopyObject: Some(C_CopyObject),
+    C_DestroyObject: Some(C_DestroyObject),
+    C_GetObjectSize: Some(C_GetObjectSize),
+    C_GetAttributeValue: Some(C_GetAttributeValue),
+    C_SetAttributeValue: Some(C_SetAttributeValue),
+    C_FindObjectsInit: Some(C_FindObjectsInit),
+    C_FindObjects: Some(C_FindObjects),
+    C_FindObjectsFinal: Some(C_FindObjectsFinal),
+    C_EncryptInit: Some(C_EncryptInit),
+    C_Encrypt: Some(C_Encrypt),
+    C_EncryptUpdate: Some(C_EncryptUpdate),
+    C_EncryptFinal: Some(C_EncryptFinal),
+    C_DecryptInit: Some(C_DecryptInit),
+    C_Decrypt: Some(C_Decrypt),
+    C_DecryptUpdate: Some(C_DecryptUpdate),
+    C_DecryptFinal: Some(C_DecryptFinal),
+    C_DigestInit: Some(C_DigestInit),
+    C_Digest: Some(C_Digest),
+    C_DigestUpdate: Some(C_DigestUpdate),
+    C_DigestKey: Some(C_DigestKey),
+    C_DigestFinal: Some(C_DigestFinal),
+    C_SignInit: Some(C_SignInit),
+    C_Sign: Some(C_Sign),
+    C_SignUpdate: Some(C_SignUpdate),
+    C_SignFinal: Some(C_SignFinal),
+    C_SignRecoverInit: Some(C_SignRecoverInit),
+    C_SignRecover: Some(C_SignRecover),
+    C_VerifyInit: Some(C_VerifyInit),
+    C_Verify: Some(C_Verify),
+    C_VerifyUpdate: Some(C_VerifyUpdate),
+    C_VerifyFinal: Some(C_VerifyFinal),
+    C_VerifyRecoverInit: Some(C_VerifyRecoverInit),
+    C_VerifyRecover: Some(C_VerifyRecover),
+    C_DigestEncryptUpdate: Some(C_DigestEncryptUpdate),
+    C_DecryptDigestUpdate: Some(C_DecryptDigestUpdate),
+    C_SignEncryptUpdate: Some(C_SignEncryptUpdate),
+    C_DecryptVerifyUpdate: Some(C_DecryptVerifyUpdate),
+    C_GenerateKey: Some(C_GenerateKey),
+    C_GenerateKeyPair: Some(C_GenerateKeyPair),
+    C_WrapKey: Some(C_WrapKey),
+    C_UnwrapKey: Some(C_UnwrapKey),
+    C_DeriveKey: Some(C_DeriveKey),
+    C_SeedRandom: Some(C_SeedRandom),
+    C_GenerateRandom: Some(C_GenerateRandom),
+    C_GetFunctionStatus: Some(C_GetFunctionStatus),
+    C_CancelFunction: Some(C_CancelFunction),
+    C_WaitForSlotEvent: Some(C_WaitForSlotEvent),
+};

@@ -1,0 +1,467 @@
+//! The interposer in front of SoftHSM2, used through the `cryptoki` crate as an application would.
+//!
+//! One process has one instance, so the tests take turns.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error, RvError};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::Slot;
+use cryptoki::types::AuthPin;
+use serde::Deserialize;
+
+const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
+const PIN: &str = "1234";
+/// Longer than a loaded machine takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Deserialize)]
+struct Counts {
+    name: String,
+    seed: u64,
+    settings_read: u64,
+    settings_error: String,
+    hung: usize,
+    calls: BTreeMap<String, u64>,
+    #[serde(default)]
+    fault: Vec<FaultCounts>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct FaultCounts {
+    fitted: u64,
+    acted: u64,
+}
+
+impl Counts {
+    fn of(&self, function: &str) -> u64 {
+        self.calls.get(function).copied().unwrap_or(0)
+    }
+}
+
+/// One instance of the interposer, its files, and two tokens behind it.
+struct Bench {
+    directory: PathBuf,
+    pkcs11: Pkcs11,
+    slots: [Slot; 2],
+}
+
+/// The built library. `cargo test` puts it beside the tests.
+fn library() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().join("libxks_interposer.so")
+}
+
+/// A directory for the process's life, with a SoftHSM2 configuration and two tokens, "a" and "b".
+fn make_tokens(directory: &Path) -> PathBuf {
+    assert!(
+        Path::new(SOFTHSM).exists(),
+        "{SOFTHSM} is missing: install SoftHSM2 (apt-get install softhsm2)"
+    );
+    let tokens = directory.join("tokens");
+    fs::create_dir_all(&tokens).unwrap();
+    let configuration = directory.join("softhsm2.conf");
+    fs::write(&configuration, format!("directories.tokendir = {}\n", tokens.display())).unwrap();
+    for label in ["a", "b"] {
+        let made = Command::new("softhsm2-util")
+            .args(["--init-token", "--free", "--label", label, "--pin", PIN, "--so-pin", PIN])
+            .env("SOFTHSM2_CONF", &configuration)
+            .output()
+            .expect("softhsm2-util is missing: install SoftHSM2 (apt-get install softhsm2)");
+        assert!(made.status.success(), "{made:?}");
+    }
+    configuration
+}
+
+#[expect(unsafe_code, reason = "set_var")]
+fn set(name: &str, value: &Path) {
+    // SAFETY: the tests take turns, and nothing else in this process reads the environment while
+    // the first of them sets it up.
+    unsafe { std::env::set_var(name, value) };
+}
+
+fn initialized(module: &Path) -> Pkcs11 {
+    let pkcs11 = Pkcs11::new(module).unwrap();
+    pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+    pkcs11
+}
+
+/// The bench, with no settings in force; held by one test at a time.
+fn bench() -> MutexGuard<'static, Bench> {
+    static BENCH: OnceLock<Mutex<Bench>> = OnceLock::new();
+    let bench = BENCH.get_or_init(|| {
+        // A static is never dropped: the next run clears up.
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interposer");
+        let _ = fs::remove_dir_all(&directory);
+        set("SOFTHSM2_CONF", &make_tokens(&directory));
+        set("XKS_INTERPOSER_MODULE", Path::new(SOFTHSM));
+        set("XKS_INTERPOSER_CONFIG", &directory.join("settings"));
+        set("XKS_INTERPOSER_COUNTS", &directory.join("counts"));
+        fs::write(directory.join("settings"), "").unwrap();
+        let pkcs11 = initialized(&library());
+        let slots = ["a", "b"].map(|label| {
+            let labelled =
+                |slot: &Slot| pkcs11.get_token_info(*slot).unwrap().label().trim_end() == label;
+            pkcs11.get_slots_with_initialized_token().unwrap().into_iter().find(labelled).unwrap()
+        });
+        Mutex::new(Bench { directory, pkcs11, slots })
+    });
+    let bench = bench.lock().unwrap_or_else(PoisonError::into_inner);
+    bench.apply("");
+    bench
+}
+
+impl Bench {
+    /// Puts settings in force.
+    fn apply(&self, settings: &str) {
+        let next = counts(&self.directory.join("counts")).settings_read + 1;
+        let name = format!("settings {next}");
+        let text = format!("name = \"{name}\"\n{settings}\n");
+        let new = self.directory.join("settings.new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, self.directory.join("settings")).unwrap();
+        self.wait_for(|counts| {
+            assert_eq!(counts.settings_error, "");
+            counts.name == name
+        });
+    }
+
+    fn wait_for(&self, is_so: impl Fn(&Counts) -> bool) -> Counts {
+        let start = Instant::now();
+        loop {
+            let counts = counts(&self.directory.join("counts"));
+            if is_so(&counts) {
+                return counts;
+            }
+            assert!(start.elapsed() < PATIENCE, "{counts:?}");
+        }
+    }
+
+    fn session(&self, token: usize) -> Session {
+        self.pkcs11.open_rw_session(self.slots[token]).unwrap()
+    }
+
+    fn slot_id(&self, token: usize) -> u64 {
+        self.slots[token].id()
+    }
+}
+
+/// Asks for the counts as they are now.
+fn counts(path: &Path) -> Counts {
+    let mut request = path.as_os_str().to_owned();
+    request.push(".request");
+    fs::write(&request, "").unwrap();
+    let start = Instant::now();
+    while Path::new(&request).exists() {
+        assert!(start.elapsed() < PATIENCE, "no counts are written");
+        thread::sleep(Duration::from_millis(1));
+    }
+    toml::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// One C_GenerateRandom.
+fn random(session: &Session) -> Result<(), RvError> {
+    match session.generate_random_slice(&mut [0; 16]) {
+        Ok(()) => Ok(()),
+        Err(Error::Pkcs11(code, _)) => Err(code),
+        Err(error) => unreachable!("{error}"),
+    }
+}
+
+fn randoms(session: &Session, calls: usize) -> Vec<bool> {
+    (0..calls).map(|_| random(session).is_ok()).collect()
+}
+
+fn log_in(session: &Session) {
+    match session.login(UserType::User, Some(&AuthPin::new(PIN.into()))) {
+        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
+        Err(error) => unreachable!("{error}"),
+    }
+}
+
+fn make_key(session: &Session) -> ObjectHandle {
+    let template = [Attribute::Token(false), Attribute::ValueLen(32.into())];
+    session.generate_key(&Mechanism::AesKeyGen, &template).unwrap()
+}
+
+fn encrypt(session: &Session, key: ObjectHandle) -> Vec<u8> {
+    let mut iv = [7; 12];
+    let params = GcmParams::new(&mut iv, b"aad", 128.into()).unwrap();
+    session.encrypt(&Mechanism::AesGcm(params), key, b"plaintext").unwrap()
+}
+
+/// Another program's way of loading and using a module; the counts are there when it has ended.
+#[test]
+fn pkcs11_tool_works_through_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let configuration = make_tokens(directory.path());
+    let counts = directory.path().join("counts");
+    let run = |arguments: &[&str]| {
+        let output = Command::new("pkcs11-tool")
+            .arg("--module")
+            .arg(library())
+            .args(arguments)
+            .env("SOFTHSM2_CONF", &configuration)
+            .env("XKS_INTERPOSER_MODULE", SOFTHSM)
+            .env("XKS_INTERPOSER_SETTINGS", "name = \"inline\"\nhsm_milli = 1\nseed = 5")
+            .env("XKS_INTERPOSER_COUNTS", &counts)
+            .env_remove("XKS_INTERPOSER_CONFIG")
+            .output()
+            .expect("pkcs11-tool is missing: install OpenSC (apt-get install opensc)");
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
+    let key = ["--token-label", "a", "--login", "--pin", PIN, "--keygen", "--key-type", "AES:32"];
+    run(&[&key[..], &["--label", "k1"]].concat());
+    let listed = run(&["--token-label", "a", "--login", "--pin", PIN, "--list-objects"]);
+    assert!(String::from_utf8(listed).unwrap().contains("k1"));
+    assert_eq!(run(&["--token-label", "b", "--generate-random", "16"]).len(), 16);
+    let counts: Counts = toml::from_str(&fs::read_to_string(counts).unwrap()).unwrap();
+    assert_eq!(counts.name, "inline");
+    assert_eq!(counts.seed, 5);
+    assert_eq!([counts.of("C_Initialize"), counts.of("C_Finalize")], [1, 1]);
+    assert_eq!([counts.of("C_GenerateRandom"), counts.of("C_Login")], [1, 0]);
+}
+
+/// What is measured by counting calls must be counted right, from many threads too.
+#[test]
+fn counts_are_right() {
+    let bench = bench();
+    let before = bench.wait_for(|_| true);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            let session = bench.session(0);
+            scope.spawn(move || assert_eq!(randoms(&session, 250), [true; 250]));
+        }
+    });
+    let session = bench.session(0);
+    session.find_objects(&[]).unwrap();
+    let after = bench.wait_for(|_| true);
+    let more = |function| after.of(function) - before.of(function);
+    assert_eq!(more("C_GenerateRandom"), 1000);
+    assert_eq!(more("C_OpenSession"), 5);
+    assert_eq!(more("C_CloseSession"), 4);
+    assert_eq!(more("C_FindObjectsInit"), 1);
+    assert_eq!(more("C_FindObjectsFinal"), 1);
+    assert_eq!(more("C_Encrypt"), 0);
+}
+
+/// A latency is not less than was asked for; one function's is not another's.
+#[test]
+fn a_delay_delays() {
+    let bench = bench();
+    let session = bench.session(0);
+    bench.apply("hsm_milli = 40");
+    let start = Instant::now();
+    random(&session).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(40));
+    bench.apply("[latency]\nC_GetInfo = \"30ms\"");
+    let start = Instant::now();
+    bench.pkcs11.get_library_info().unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(30));
+    bench.apply("[[fault]]\ndelay = \"25ms\"\nfunctions = [\"C_GenerateRandom\"]");
+    let start = Instant::now();
+    random(&session).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(25));
+}
+
+/// Four calls of 20 ms, two at a time, take 40 ms at least.
+#[test]
+fn parallel_calls_are_capped() {
+    let bench = bench();
+    bench.apply("parallel_calls = 2\nhsm_milli = 20");
+    let sessions: Vec<_> = (0..4).map(|_| bench.session(0)).collect();
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for session in sessions {
+            scope.spawn(move || random(&session).unwrap());
+        }
+    });
+    assert!(start.elapsed() >= Duration::from_millis(40));
+}
+
+/// A fault is returned exactly so many times, and no call is forwarded for it.
+#[test]
+fn a_fault_is_returned_n_times() {
+    let bench = bench();
+    let session = bench.session(0);
+    bench.apply(
+        "[[fault]]\nreturn = \"CKR_DEVICE_ERROR\"\nfunctions = [\"C_GenerateRandom\"]\n\
+         skip = 1\ncount = 3",
+    );
+    let codes: Vec<_> = (0..6).map(|_| random(&session)).collect();
+    let error = Err(RvError::DeviceError);
+    assert_eq!(codes, [Ok(()), error, error, error, Ok(()), Ok(())]);
+    let counts = bench.wait_for(|_| true);
+    assert_eq!(counts.fault, [FaultCounts { fitted: 6, acted: 3 }]);
+}
+
+/// The same seed replays the same faults, also by a second reading of the settings.
+#[test]
+fn a_seed_replays() {
+    let bench = bench();
+    let session = bench.session(0);
+    let outcomes = |seed: u64| {
+        bench.apply(&format!(
+            "seed = {seed}\n[[fault]]\nreturn = 0x30\nfunctions = [\"C_GenerateRandom\"]\n\
+             probability = 0.5"
+        ));
+        assert_eq!(bench.wait_for(|_| true).seed, seed);
+        randoms(&session, 64)
+    };
+    let first = outcomes(1);
+    assert!(first.contains(&true) && first.contains(&false));
+    assert_ne!(outcomes(2), first);
+    assert_eq!(outcomes(1), first);
+}
+
+/// A hung call holds nobody else up and goes on when it is released, as if it had been slow.
+#[test]
+fn hang_and_release() {
+    let bench = bench();
+    let (hanging, other) = (bench.session(0), bench.session(0));
+    bench.apply("[[fault]]\nhang = true\nfunctions = [\"C_GenerateRandom\"]\ncount = 1");
+    let hung = thread::spawn(move || random(&hanging));
+    bench.wait_for(|counts| counts.hung == 1);
+    random(&other).unwrap();
+    // Settings that still have the hang do not release it.
+    bench.apply("seed = 2\n[[fault]]\nhang = true\nfunctions = [\"C_GenerateRandom\"]\ncount = 0");
+    assert!(!hung.is_finished());
+    assert_eq!(bench.wait_for(|_| true).hung, 1);
+    bench.apply("");
+    assert_eq!(hung.join().unwrap(), Ok(()));
+    assert_eq!(bench.wait_for(|_| true).hung, 0);
+}
+
+/// One token of two can be made bad.
+#[test]
+fn a_fault_of_one_slot() {
+    let bench = bench();
+    let (bad, good) = (bench.session(0), bench.session(1));
+    let slot = bench.slot_id(0);
+    bench.apply(&format!("[[fault]]\nslot = {slot}\nreturn = \"CKR_FUNCTION_FAILED\""));
+    assert_eq!(random(&bad), Err(RvError::FunctionFailed));
+    assert_eq!(random(&good), Ok(()));
+    assert!(bench.pkcs11.get_token_info(bench.slots[0]).is_err());
+    assert!(bench.pkcs11.get_token_info(bench.slots[1]).is_ok());
+    assert!(bench.pkcs11.open_rw_session(bench.slots[0]).is_err());
+    bench.apply("");
+    assert_eq!(random(&bad), Ok(()));
+}
+
+/// The session is really gone; another one works.
+#[test]
+fn a_closed_session() {
+    let bench = bench();
+    let (lost, other) = (bench.session(0), bench.session(0));
+    bench.apply("[[fault]]\nclose_session = true\nfunctions = [\"C_GenerateRandom\"]\ncount = 1");
+    for _ in 0..2 {
+        assert_eq!(random(&lost), Err(RvError::SessionHandleInvalid));
+    }
+    assert_eq!(random(&other), Ok(()));
+}
+
+/// A removed token takes its sessions and its login with it, those that were idle meanwhile too,
+/// and leaves the other token alone.
+#[test]
+fn a_removed_token_comes_back() {
+    let bench = bench();
+    let (busy, idle, other) = (bench.session(0), bench.session(0), bench.session(1));
+    log_in(&busy);
+    log_in(&other);
+    let slot = bench.slot_id(0);
+    bench.apply(&format!("[[fault]]\nslot = {slot}\nremove_token = true"));
+    assert_eq!(random(&busy), Err(RvError::DeviceRemoved));
+    assert!(matches!(
+        bench.pkcs11.get_token_info(bench.slots[0]),
+        Err(Error::Pkcs11(RvError::TokenNotPresent, _))
+    ));
+    assert_eq!(random(&other), Ok(()));
+    bench.apply("");
+    assert_eq!(random(&busy), Err(RvError::SessionHandleInvalid));
+    assert_eq!(random(&idle), Err(RvError::SessionHandleInvalid));
+    let new = bench.session(0);
+    // Not "already logged in".
+    new.login(UserType::User, Some(&AuthPin::new(PIN.into()))).unwrap();
+    make_key(&new);
+    make_key(&other);
+}
+
+/// A window of time opens and closes by itself.
+#[test]
+fn a_fault_for_a_time() {
+    let bench = bench();
+    let session = bench.session(0);
+    bench.apply("[[fault]]\nreturn = 0x30\nfrom_milli = 3600000");
+    assert_eq!(random(&session), Ok(()));
+    bench.apply("[[fault]]\nreturn = 0x30\nuntil_milli = 300");
+    let start = Instant::now();
+    while random(&session).is_err() {
+        assert!(start.elapsed() < PATIENCE);
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Exactly one bit is wrong, and the token itself then refuses the ciphertext.
+#[test]
+fn a_flipped_bit() {
+    let bench = bench();
+    let session = bench.session(0);
+    log_in(&session);
+    let key = make_key(&session);
+    let right = encrypt(&session, key);
+    bench.apply("[[fault]]\nflip_bit = true\nfunctions = [\"C_Encrypt\"]");
+    let wrong = encrypt(&session, key);
+    let bits: u32 = right.iter().zip(&wrong).map(|(a, b)| (a ^ b).count_ones()).sum();
+    assert_eq!((bits, right.len()), (1, wrong.len()));
+    let mut iv = [7; 12];
+    let params = GcmParams::new(&mut iv, b"aad", 128.into()).unwrap();
+    assert!(session.decrypt(&Mechanism::AesGcm(params), key, &wrong).is_err());
+}
+
+/// Settings that can't be read change nothing, and say why.
+#[test]
+fn broken_settings() {
+    let bench = bench();
+    let session = bench.session(0);
+    bench.apply("[[fault]]\nreturn = 0x30\nfunctions = [\"C_GenerateRandom\"]");
+    fs::write(bench.directory.join("settings"), "hsm_millis = 2").unwrap();
+    let counts = bench.wait_for(|counts| !counts.settings_error.is_empty());
+    assert!(counts.settings_error.contains("hsm_millis"), "{counts:?}");
+    assert_eq!(random(&session), Err(RvError::DeviceError));
+}
+
+/// A copy under another name is another instance, with settings, counts and a module of its own.
+#[test]
+fn two_copies_in_one_process() {
+    let bench = bench();
+    let copy = bench.directory.join("libxks_interposer_b.so");
+    let module = bench.directory.join("module_b.so");
+    fs::copy(library(), &copy).unwrap();
+    fs::copy(SOFTHSM, &module).unwrap();
+    let (settings, counts_b) =
+        (bench.directory.join("settings_b"), bench.directory.join("counts_b"));
+    fs::write(&settings, "[[fault]]\nreturn = 0x30\nfunctions = [\"C_GenerateRandom\"]").unwrap();
+    set("XKS_INTERPOSER_MODULE_libxks_interposer_b", &module);
+    set("XKS_INTERPOSER_CONFIG_libxks_interposer_b", &settings);
+    set("XKS_INTERPOSER_COUNTS_libxks_interposer_b", &counts_b);
+    let pkcs11 = initialized(&copy);
+    let before = bench.wait_for(|_| true);
+    let second = pkcs11.open_rw_session(bench.slots[0]).unwrap();
+    assert_eq!(randoms(&second, 3), [false; 3]);
+    assert_eq!(randoms(&bench.session(0), 2), [true; 2]);
+    assert_eq!(counts(&counts_b).of("C_GenerateRandom"), 3);
+    let after = bench.wait_for(|_| true);
+    assert_eq!(after.of("C_GenerateRandom") - before.of("C_GenerateRandom"), 2);
+}
