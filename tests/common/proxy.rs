@@ -18,7 +18,7 @@ use super::certificates::{CLIENT_NAME, Certificates, ClientIdentity};
 use super::client::Client;
 use super::http::{Connection, Response};
 use super::settings::{self, Store};
-use super::token::Token;
+use super::token::{Module, Token};
 use super::tools;
 
 /// Longer than any start or end takes, on any machine.
@@ -27,6 +27,7 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// What a proxy is to be started with.
 pub struct Setup {
+    module: Module,
     table: Table,
     environment: Vec<(String, String)>,
 }
@@ -34,7 +35,12 @@ pub struct Setup {
 impl Setup {
     /// Plain HTTP, SigV4, SoftHSM2, two stores.
     pub fn new() -> Self {
-        Self { table: settings::standard(), environment: Vec::new() }
+        Self::with_module(Module::SoftHsm2)
+    }
+
+    /// The same with another module.
+    pub fn with_module(module: Module) -> Self {
+        Self { module, table: settings::standard(), environment: Vec::new() }
     }
 
     /// With TLS.
@@ -62,7 +68,7 @@ impl Setup {
     /// Makes token, certificates and settings file; starts nothing.
     pub fn prepare(mut self) -> Prepared {
         let directory = tempfile::Builder::new().prefix("xks-proxy-test").tempdir().unwrap();
-        let token = Token::new(directory.path());
+        let token = Token::new(self.module, directory.path());
         let certificates = Certificates::new(directory.path());
         let file = |name: &str| certificates.path(name).to_str().unwrap().to_owned();
         for (member, value) in [
@@ -70,7 +76,7 @@ impl Setup {
             ("tls.tls_key_pem", file("server_key.pem")),
             ("tls.mtls_client_ca_pem", file("client_ca.pem")),
             ("tls.mtls_client_dns_name", CLIENT_NAME.to_owned()),
-            ("pkcs11.PKCS11_HSM_MODULE", tools::softhsm2_module().to_str().unwrap().to_owned()),
+            ("pkcs11.PKCS11_HSM_MODULE", self.module.path().to_str().unwrap().to_owned()),
         ] {
             let (section, name) = member.split_once('.').unwrap();
             if self.table.get(section).is_none_or(|section| section.get(name).is_none()) {

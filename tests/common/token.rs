@@ -1,4 +1,4 @@
-//! SoftHSM2 tokens with keys whose values the tests know.
+//! Tokens with keys whose values the tests know.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -78,23 +78,59 @@ const STANDARD: [Key; 12] = [
     SHARED,
 ];
 
-/// A SoftHSM2 token directory, removed with the test's temporary directory.
+/// A software token that applications load as a PKCS#11 module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Module {
+    /// SoftHSM2
+    SoftHsm2,
+    /// kryoptic, built for the tests.
+    Kryoptic,
+}
+
+impl Module {
+    /// The module's path.
+    pub fn path(self) -> PathBuf {
+        match self {
+            Self::SoftHsm2 => tools::softhsm2_module(),
+            Self::Kryoptic => tools::kryoptic_module(),
+        }
+    }
+
+    /// The environment variable that names the module's own configuration file.
+    fn variable(self) -> &'static str {
+        match self {
+            Self::SoftHsm2 => "SOFTHSM2_CONF",
+            Self::Kryoptic => "KRYOPTIC_CONF",
+        }
+    }
+
+    fn configuration(self, tokens: &Path) -> String {
+        let tokens = tokens.display();
+        match self {
+            Self::SoftHsm2 => format!(
+                "directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n"
+            ),
+            Self::Kryoptic => format!(
+                "[[slots]]\nslot = 1\ndbtype = \"sqlite\"\ndbargs = \"{tokens}/token.sql\"\n"
+            ),
+        }
+    }
+}
+
+/// A token in a directory of its own, removed with the test's temporary directory.
 pub struct Token {
+    module: Module,
     configuration: PathBuf,
 }
 
 impl Token {
     /// Makes one inside `directory`, with the standard keys.
-    pub fn new(directory: &Path) -> Self {
+    pub fn new(module: Module, directory: &Path) -> Self {
         let tokens = directory.join("tokens");
         std::fs::create_dir(&tokens).unwrap();
-        let configuration = directory.join("softhsm2.conf");
-        let text = format!(
-            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
-            tokens.display()
-        );
-        std::fs::write(&configuration, text).unwrap();
-        let token = Self { configuration };
+        let configuration = directory.join("module.conf");
+        std::fs::write(&configuration, module.configuration(&tokens)).unwrap();
+        let token = Self { module, configuration };
         let mut commands = vec!["init".to_owned(), LABEL.into(), SO_PIN.into(), PIN.into()];
         for key in &STANDARD {
             commands.extend(add_command(key));
@@ -115,14 +151,14 @@ impl Token {
 
     /// What a process that uses this token needs in its environment.
     pub fn environment(&self) -> (&'static str, &Path) {
-        ("SOFTHSM2_CONF", &self.configuration)
+        (self.module.variable(), &self.configuration)
     }
 
     fn make(&self, commands: &[String]) {
         let (name, value) = self.environment();
         let mut command = Command::new(tools::token_maker());
-        command.arg(tools::softhsm2_module()).arg("").args(commands).env(name, value);
-        tools::run(&mut command, "is SoftHSM2 (2.6 or later) whole?");
+        command.arg(self.module.path()).arg("").args(commands).env(name, value);
+        tools::run(&mut command, &format!("is {:?} installed whole?", self.module));
     }
 }
 

@@ -46,6 +46,22 @@ pub fn softhsm2_module() -> PathBuf {
     })
 }
 
+/// kryoptic's module.
+pub fn kryoptic_module() -> PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/modules/build-kryoptic.sh");
+        let output = run(
+            &mut Command::new(script),
+            "the tests build the PKCS#11 module kryoptic, which needs:\n  \
+             Debian, Ubuntu: apt-get install gcc pkg-config libssl-dev libsqlite3-dev libclang-dev\n  \
+             Amazon Linux, Fedora: dnf install gcc pkgconf openssl-devel sqlite-devel clang-devel",
+        );
+        String::from_utf8(output.stdout).unwrap().trim_end().into()
+    };
+    PATH.get_or_init(build).clone()
+}
+
 /// The program that puts keys into tokens.
 pub fn token_maker() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();

@@ -27,12 +27,14 @@ fn value_of<'h>(headers: &'h mut [(String, String)], name: &str) -> &'h mut Stri
     &mut field.unwrap().1
 }
 
+type Change = fn(&mut Client);
+
 #[test]
 fn wrong_credential_or_scope() {
     let proxy = Setup::new().start();
     let right = proxy.client();
     right.call("health", &xks::health()).ok();
-    let changes: [(&str, fn(&mut Client)); 7] = [
+    let cases: [(&str, Change); 7] = [
         ("secret", |client| client.signer.store.secret_access_key.push('x')),
         ("access key id", |client| client.signer.store.access_key_id.push('2')),
         ("another store's credential", |client| {
@@ -43,7 +45,7 @@ fn wrong_credential_or_scope() {
         ("six minutes ago", |client| client.signer.time = SystemTime::now() - 6 * MINUTE),
         ("in six minutes", |client| client.signer.time = SystemTime::now() + 6 * MINUTE),
     ];
-    for (what, change) in changes {
+    for (what, change) in cases {
         let mut client = right.clone();
         change(&mut client);
         eprintln!("{what}");

@@ -8,7 +8,7 @@ use crate::common::{Client, Proxy, Setup, xks};
 const METADATA: &[u8] = b"key version 7";
 
 /// Everything once, as KMS does when a key store is connected, a key created and used.
-fn four_calls(proxy: &Proxy, metadata: &[u8]) {
+pub fn four_calls(proxy: &Proxy, metadata: &[u8]) {
     let client = proxy.client();
     let health = client.call("health", &xks::health()).ok();
     assert!(health["xksProxyFleetSize"].as_u64().is_some_and(|size| size > 0), "{health}");

@@ -1,13 +1,7 @@
 //! The proxy from outside: over sockets, against a PKCS#11 module, with signatures and
 //! cryptography that are none of its own code.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::missing_errors_doc,
-    reason = "tests"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -20,6 +14,7 @@ mod errors;
 mod hsm_trouble;
 mod http;
 mod keys;
+mod modules;
 mod mtls;
 mod probes;
 mod signers;

@@ -1,0 +1,26 @@
+//! Another PKCS#11 module than SoftHSM2, with its own ideas of handles, errors and empty inputs.
+
+use crate::calls::four_calls;
+use crate::common::token::{self, Module};
+use crate::common::{Setup, xks};
+
+#[test]
+fn kryoptic() {
+    let mut proxy = Setup::with_module(Module::Kryoptic).tls().start();
+    four_calls(&proxy, b"");
+
+    let client = proxy.client();
+    let mut encrypted = xks::encrypt_here(&token::FULL, b"plaintext", None, b"");
+    encrypted["authenticationTag"] = xks::base64(&[0; 16]).into();
+    let decrypt = xks::decrypt(&encrypted, None);
+    client.call("keys/foo/decrypt", &decrypt).assert_error(400, "InvalidCiphertextException");
+    let encrypt = xks::encrypt(b"plaintext", None);
+    let refused = client.call("keys/decrypt_only_key/encrypt", &encrypt);
+    refused.assert_error(400, "InvalidKeyUsageException");
+    let missing = client.call("keys/later_key/encrypt", &encrypt);
+    missing.assert_error(404, "KeyNotFoundException");
+    proxy.token().add(&token::LATER);
+    proxy.wait_for("the new key to be found", |_| {
+        client.call("keys/later_key/encrypt", &encrypt).status == 200
+    });
+}
