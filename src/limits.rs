@@ -201,7 +201,8 @@ pub const RECONNECTS_BEFORE_REINITIALIZE: u32 = 3;
 /// Between two C_Finalize and C_Initialize of one module.
 pub const MIN_REINITIALIZE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the start waits for the tokens to answer for the first time.
-pub const MAX_START_WAIT: Duration = Duration::from_secs(15);
+/// Connections wait in the listeners' queues meanwhile.
+pub const MAX_START_WAIT: Duration = Duration::from_secs(3);
 /// Waiting for another thread's login or initialisation.
 pub const MAX_LOGIN_WAIT: Duration = Duration::from_secs(5);
 /// How often calls in flight are looked at.
@@ -220,6 +221,13 @@ pub const CPU_SAMPLE_INTERVAL: u32 = 8;
 pub const CPU_SAMPLES_PER_WINDOW: u32 = 32;
 
 // ---- Command line
+
+/// Keys and labels that one line of the start-up log names; the rest are counted.
+pub const MAX_LABELS_PER_LINE: usize = 20;
+/// For each step of `check --hsm`; nobody waits for it as KMS does.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the sessions to be closed after the last request, when the process ends.
+pub const HSM_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An answer that the demo's and the probe's client takes.
 pub const MAX_CLIENT_ANSWER_BYTES: usize = 1024 * 1024;

@@ -1,12 +1,19 @@
 //! The command line.
 
+pub mod check;
 pub mod client;
 pub mod demo;
+mod hsm_session;
+pub mod keys;
+pub mod serve;
+mod startup_log;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::settings::{self, Finding, Settings};
 
 /// Mistakes in the settings (`EX_CONFIG` of sysexits.h): a supervisor need not try again.
 pub const EXIT_SETTINGS: u8 = 78;
@@ -65,15 +72,52 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     let outcome = match Arguments::parse().command.unwrap_or(Command::Serve) {
-        Command::Demo { make_token: Some(module), .. } => demo::make_token_here(&module),
-        Command::Demo { once, make_token: None } => demo::run(once),
-        _ => Ok(()),
+        Command::Serve => serve::run(),
+        Command::Check { file, hsm, strict } => check::run(file.as_deref(), hsm, strict),
+        Command::Keys { file } => keys::run(file.as_deref()),
+        Command::Demo { make_token: Some(module), .. } => {
+            demo::make_token_here(&module).map_err(Failed::unavailable)
+        }
+        Command::Demo { once, make_token: None } => demo::run(once).map_err(Failed::unavailable),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("{message}");
-            ExitCode::from(EXIT_UNAVAILABLE)
+        Err(failed) => {
+            eprintln!("{}", failed.message);
+            ExitCode::from(failed.exit_code)
         }
     }
+}
+
+/// Why a command ends without success.
+#[derive(Debug)]
+pub struct Failed {
+    /// The process's exit code.
+    pub exit_code: u8,
+    /// For the terminal.
+    pub message: String,
+}
+
+impl Failed {
+    fn new(exit_code: u8, message: String) -> Self {
+        Self { exit_code, message }
+    }
+
+    fn unavailable(message: String) -> Self {
+        Self::new(EXIT_UNAVAILABLE, message)
+    }
+}
+
+/// Loads the settings: `file`, or the one that serving would take.
+fn load(file: Option<&Path>, is_strict: bool) -> Result<(Settings, Vec<Finding>), Failed> {
+    let environment = |name: &str| std::env::var_os(name);
+    let told = |findings: Vec<Finding>| {
+        let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        Failed::new(EXIT_SETTINGS, lines.join("\n"))
+    };
+    let file = match file {
+        Some(file) => file.to_owned(),
+        None => settings::locate(&environment).map_err(told)?,
+    };
+    settings::load(&file, is_strict, &environment).map_err(told)
 }

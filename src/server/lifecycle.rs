@@ -1,10 +1,10 @@
 //! Where the process is between start and end.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use mio::Waker;
 use parking_lot::Mutex;
-use std::sync::Arc;
 
 /// The state that all event loops share. It only ever moves forward.
 #[derive(Default)]

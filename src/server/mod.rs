@@ -14,6 +14,7 @@ mod turn;
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
@@ -115,7 +116,8 @@ impl Server {
         Arc::clone(&self.lifecycle)
     }
 
-    /// Starts the loops, a thread each. `access_log` makes each loop its own.
+    /// Starts the loops, a thread each. `access_log` makes each loop its own; `ended` is called
+    /// from the thread of a loop that ends before it was told to stop, with the reason.
     ///
     /// # Errors
     /// The system has no room for another thread.
@@ -124,15 +126,24 @@ impl Server {
         service: &Arc<Service>,
         hsm: &Arc<Hsm>,
         access_log: impl Fn() -> AccessLog,
-    ) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
+        ended: impl Fn(&str) + Clone + Send + 'static,
+    ) -> io::Result<Vec<JoinHandle<()>>> {
+        let lifecycle = self.lifecycle;
         (0..)
             .zip(self.loops)
             .map(|(index, event_loop)| {
                 let (service, hsm, access_log) =
                     (Arc::clone(service), Arc::clone(hsm), access_log());
-                std::thread::Builder::new()
-                    .name(format!("loop-{index}"))
-                    .spawn(move || event_loop.run(index, service, hsm, access_log))
+                let (lifecycle, ended) = (Arc::clone(&lifecycle), ended.clone());
+                std::thread::Builder::new().name(format!("loop-{index}")).spawn(move || {
+                    let run = || event_loop.run(index, service, hsm, access_log);
+                    match catch_unwind(AssertUnwindSafe(run)) {
+                        Ok(Err(error)) => ended(&error.to_string()),
+                        Err(_) => ended("it panicked"),
+                        Ok(Ok(())) if !lifecycle.is_stopping() => ended("it was not told to stop"),
+                        Ok(Ok(())) => {}
+                    }
+                })
             })
             .collect()
     }

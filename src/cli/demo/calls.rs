@@ -8,7 +8,7 @@ const AAD: &[u8] = b"project=nile,department=marketing";
 /// A GetKeyMetadata request.
 pub(super) const METADATA: &str = r#"{"requestMetadata":{"awsPrincipalArn":"arn:aws:iam::123456789012:user/Alice","kmsOperation":"DescribeKey","kmsRequestId":"4112f4d6-db54-4af4-ae30-c55a22a8dfae"}}"#;
 const HEALTH: &str = r#"{"requestMetadata":{"kmsOperation":"KmsHealthCheck","kmsRequestId":"3b1cbb31-1c0e-4d6f-a5b2-2a1bcb0b5a44"}}"#;
-const CRYPTO_METADATA: &str = r#""requestMetadata":{"awsPrincipalArn":"arn:aws:iam::123456789012:user/Alice","kmsKeyArn":"arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab","kmsOperation":"Encrypt","kmsRequestId":"c5bb2fd3-2f0a-4d4c-b8b0-6d3b5d5d1a3c"}"#;
+const CRYPTO_METADATA: &str = r#""requestMetadata":{"awsPrincipalArn":"arn:aws:iam::123456789012:user/Alice","kmsKeyArn":"arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab","kmsOperation":"ReEncrypt","kmsRequestId":"c5bb2fd3-2f0a-4d4c-b8b0-6d3b5d5d1a3c"}"#;
 
 /// Makes the calls and prints each with its answer and time.
 ///

@@ -1,5 +1,5 @@
-//! All of the crate's `unsafe`: the two cryptographic calls, C_Initialize with parameters, and a
-//! thread's CPU time.
+//! All of the crate's `unsafe`: the two cryptographic calls, C_Initialize with parameters, a
+//! thread's CPU time, and the environment that modules read.
 //!
 //! The `cryptoki` crate asks for an output's length before it fetches it, which many HSMs answer
 //! over the network. So encryption and decryption go straight to the module's function list, each
@@ -51,6 +51,17 @@ pub struct GcmIv {
     pub length: u8,
     /// `ulIvBits`
     pub bits: u32,
+}
+
+/// Sets environment variables that modules read when they are loaded (`[pkcs11_logger]`).
+///
+/// To be called before the process has a second thread: C code may read the environment at any
+/// time, and has no lock for it (setenv(3)).
+pub fn set_environment(variables: &[(String, String)]) {
+    for (name, value) in variables {
+        // SAFETY: by this function's contract there is no other thread.
+        unsafe { std::env::set_var(name, value) };
+    }
 }
 
 impl RawModule {

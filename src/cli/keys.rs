@@ -1,0 +1,100 @@
+//! `xks-proxy keys`: what the token holds, and which store may use what.
+
+use std::path::Path;
+
+use super::hsm_session::HsmSession;
+use super::{EXIT_UNAVAILABLE, Failed};
+use crate::hsm::inventory::{KeyInventory, TokenInventory};
+use crate::settings::Settings;
+
+/// Lists the token's AES keys and each store's.
+///
+/// # Errors
+/// [`Failed`]: the settings are wrong, or a token cannot be used.
+pub fn run(file: Option<&Path>) -> Result<(), Failed> {
+    let (settings, _) = super::load(file, false)?;
+    let session = HsmSession::start(&settings, &settings.service())?;
+    let tokens = session.hsm().inventory();
+    for token in &tokens {
+        print_token(token);
+        print_keys(token, &settings);
+    }
+    match tokens.iter().find_map(|token| token.trouble.as_ref()) {
+        Some(trouble) => Err(Failed::new(EXIT_UNAVAILABLE, trouble.clone())),
+        None => Ok(()),
+    }
+}
+
+/// The module, its tokens, and which of them is used.
+pub(super) fn print_token(token: &TokenInventory) {
+    println!("\nmodule {}", token.module.display());
+    if let Some(library) = &token.library {
+        println!("  {library}");
+    }
+    for slot in &token.slots {
+        let is_used = token.slot.as_ref().is_some_and(|used| used.id == slot.id);
+        println!(
+            "  slot {}: token {:?}, serial {:?}, {} {}, firmware {}{}{}{}",
+            slot.id,
+            slot.label,
+            slot.serial,
+            slot.manufacturer,
+            slot.model,
+            slot.firmware,
+            if slot.is_initialized { "" } else { ", not initialised" },
+            if slot.is_pin_locked { ", PIN LOCKED" } else { "" },
+            if is_used { "  <- used" } else { "" },
+        );
+    }
+    if let Some(trouble) = &token.trouble {
+        println!("  TROUBLE: {trouble}");
+    }
+}
+
+fn print_keys(token: &TokenInventory, settings: &Settings) {
+    println!("\n{:<40} {:<8} {:<42} stores", "CKA_LABEL", "key", "may");
+    for key in &token.keys {
+        let stores: Vec<&str> = settings
+            .stores
+            .iter()
+            .filter(|store| store.xks_key_id_set.iter().any(|id| **id == *key.label))
+            .map(|store| match store.uri_path_prefix.as_str() {
+                "" => "(no prefix)",
+                prefix => prefix,
+            })
+            .collect();
+        let remark = if key.keys_of_label > 1 {
+            format!("  ({} keys have this label)", key.keys_of_label)
+        } else {
+            String::new()
+        };
+        println!(
+            "{:<40} AES-{:<4} {:<42} {}{remark}",
+            key.label,
+            key.attributes.bits,
+            uses(key),
+            if stores.is_empty() { "-".to_owned() } else { stores.join(" ") },
+        );
+    }
+    for label in &token.missing {
+        println!("{label:<40} MISSING: the settings name it, and no AES token key has this label");
+    }
+}
+
+fn uses(key: &KeyInventory) -> String {
+    let attributes = &key.attributes;
+    [
+        (attributes.encrypt, "encrypt"),
+        (attributes.decrypt, "decrypt"),
+        (attributes.sign, "sign"),
+        (attributes.verify, "verify"),
+        (attributes.wrap, "wrap"),
+        (attributes.unwrap, "unwrap"),
+        (attributes.derive, "derive"),
+    ]
+    .iter()
+    .filter(|(may, _)| *may)
+    .map(|(_, name)| *name)
+    .collect::<Vec<_>>()
+    .join(",")
+}

@@ -1,0 +1,116 @@
+//! `xks-proxy serve`: from the settings to the event loops, and through the drain to the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_UNAVAILABLE, Failed, startup_log};
+use crate::hsm::Hsm;
+use crate::hsm::pkcs11::ffi::set_environment;
+use crate::limits::HSM_STOP_TIMEOUT;
+use crate::observe::log;
+use crate::server::Server;
+use crate::settings::{Finding, Settings};
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// [`Failed`]: nothing was started, or an event loop ended by itself.
+pub fn run() -> Result<(), Failed> {
+    let (settings, findings) = super::load(None, false)?;
+    // No thread has been started yet.
+    set_environment(&settings.pkcs11.environment);
+    let log = log::start(&settings.tracing)
+        .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
+    log_panics();
+    let outcome = serve(&settings, &findings, &log);
+    if let Err(failed) = &outcome {
+        tracing::error!("{}", failed.message);
+    }
+    tracing::info!("stopped");
+    log.stop();
+    outcome
+}
+
+fn serve(settings: &Settings, findings: &[Finding], log: &log::Log) -> Result<(), Failed> {
+    // Before any other thread, so that none of them is interrupted by a signal.
+    let signals = signals()?;
+    startup_log::settings(settings, findings);
+    let server = Server::bind(&settings.server_config()).map_err(|error| {
+        let message = format!("[server] cannot listen on {}: {}", error.address, error.error);
+        Failed::new(EXIT_UNAVAILABLE, message)
+    })?;
+    let service = Arc::new(settings.service());
+    let hsm = Hsm::start(settings.hsm_config(&service), server.completions())
+        .map_err(|error| Failed::new(EXIT_SETTINGS, error.message))?;
+    startup_log::listening(&server, settings);
+    startup_log::hsm(Arc::clone(&hsm), settings);
+
+    let lifecycle = server.lifecycle();
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let ended = {
+        let has_failed = Arc::clone(&has_failed);
+        move |reason: &str| {
+            tracing::error!(reason, "an event loop ended; the process stops");
+            has_failed.store(true, Ordering::Relaxed);
+            // Has the main thread drain what other loops have in flight.
+            let _ = signal_hook::low_level::raise(SIGTERM);
+        }
+    };
+    let mut loops = server
+        .start(&service, &hsm, || log.access_log(), ended)
+        .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no event loop: {error}")))?;
+
+    let signal = signals.recv().unwrap_or("signals end");
+    tracing::info!(signal, delay = ?settings.server.drain_delay, "draining: not ready any more");
+    lifecycle.drain();
+    // A second signal cuts the delay short.
+    let _ = signals.recv_timeout(settings.server.drain_delay);
+    tracing::info!(timeout = ?settings.server.drain_timeout, "accepting ends");
+    lifecycle.stop();
+    let end = Instant::now() + settings.server.drain_timeout;
+    while !loops.iter().all(thread::JoinHandle::is_finished) && Instant::now() < end {
+        thread::sleep(Duration::from_millis(2));
+    }
+    loops.retain(|event_loop| !event_loop.is_finished());
+    if !loops.is_empty() {
+        tracing::warn!("connections were still open at the end of drain_timeout_milli");
+    }
+    if !hsm.stop(HSM_STOP_TIMEOUT) {
+        tracing::warn!("a call to the HSM is still outstanding; its module is left as it is");
+    }
+    if has_failed.load(Ordering::Relaxed) {
+        return Err(Failed::new(EXIT_SOFTWARE, "an event loop ended by itself".to_owned()));
+    }
+    Ok(())
+}
+
+/// The names of the signals that end the process, as they come.
+fn signals() -> Result<Receiver<&'static str>, Failed> {
+    let failed = |error: std::io::Error| Failed::new(EXIT_SOFTWARE, format!("signals: {error}"));
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed)?;
+    let (sender, receiver) = mpsc::sync_channel(4);
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for signal in signals.forever() {
+                // Whoever sends more than we can wait for has been heard.
+                let _ = sender.try_send(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
+            }
+        })
+        .map_err(failed)?;
+    Ok(receiver)
+}
+
+/// A panic's message may hold a peer's bytes, so the log gets its place alone.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panic: this is a defect");
+    }));
+}

@@ -1,0 +1,157 @@
+//! What the log says at the start: what is on and off, where we listen, what the HSM has.
+
+use std::sync::Arc;
+use std::thread;
+
+use crate::hsm::Hsm;
+use crate::hsm::inventory::TokenInventory;
+use crate::limits::MAX_LABELS_PER_LINE;
+use crate::server::Server;
+use crate::settings::{Finding, Settings, Severity};
+
+/// The settings, and what is worth a warning in them.
+pub(super) fn settings(settings: &Settings, findings: &[Finding]) {
+    let tls = settings.tls.as_ref();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        settings = %settings.file.display(),
+        region = settings.server.region,
+        service = settings.server.service,
+        "starting"
+    );
+    tracing::info!(
+        sigv4 = settings.is_sigv4_auth_enabled,
+        tls = tls.is_some(),
+        mtls = tls.is_some_and(|tls| tls.is_client_certificate_required),
+        ciphertext_metadata_bytes = settings.server.ciphertext_metadata.as_ref().map(Vec::len),
+        request_deadline = ?settings.limits.timeouts.request,
+        "switched on"
+    );
+    if !settings.is_sigv4_auth_enabled {
+        tracing::warn!(
+            "is_sigv4_auth_enabled = false: anybody who reaches the port can use the keys"
+        );
+    }
+    if let Some(tls) = tls {
+        tracing::info!(
+            subject = tls.certificate.subject,
+            names = tls.certificate.names.join(","),
+            not_after_unix_secs = tls.certificate.not_after_unix_secs,
+            client_name = tls.client_name,
+            "certificate"
+        );
+    }
+    for store in &settings.stores {
+        tracing::info!(
+            uri_path_prefix = store.uri_path_prefix,
+            access_key_id =
+                store.credential.as_ref().map(|credential| credential.access_key_id.as_str()),
+            keys = store.xks_key_id_set.len(),
+            "external key store"
+        );
+    }
+    for finding in findings {
+        if finding.severity == Severity::Notice {
+            tracing::info!("{finding}");
+        } else {
+            tracing::warn!("{finding}");
+        }
+    }
+}
+
+/// Where the proxy is reached.
+pub(super) fn listening(server: &Server, settings: &Settings) {
+    tracing::info!(
+        api = %server.api_address(),
+        ping = %server.ping_address(),
+        tls = settings.tls.is_some(),
+        event_loops = server.event_loops(),
+        "listening"
+    );
+}
+
+/// Modules, tokens and keys. In a thread of its own: an HSM that hangs holds up its line in the
+/// log and nothing else.
+pub(super) fn hsm(hsm: Arc<Hsm>, settings: &Settings) {
+    let stores: Vec<(String, Vec<String>)> = settings
+        .stores
+        .iter()
+        .map(|store| (store.uri_path_prefix.clone(), store.xks_key_id_set.clone()))
+        .collect();
+    let log = move || {
+        for token in hsm.inventory() {
+            log_token(&token);
+            for (prefix, key_ids) in &stores {
+                log_store(prefix, key_ids, &token);
+            }
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("inventory".to_owned()).spawn(log) {
+        tracing::warn!(%error, "the HSM's keys are not listed");
+    }
+}
+
+fn log_token(token: &TokenInventory) {
+    let module = token.module.display();
+    if let Some(trouble) = &token.trouble {
+        tracing::error!(%module, trouble, "HSM token cannot be used");
+    }
+    if let Some(slot) = &token.slot {
+        tracing::info!(
+            %module,
+            library = token.library,
+            slot = slot.id,
+            label = slot.label,
+            serial = slot.serial,
+            model = slot.model,
+            firmware = slot.firmware,
+            max_sessions = token.max_sessions,
+            aes_keys = token.keys.len(),
+            "HSM token"
+        );
+    }
+}
+
+fn log_store(prefix: &str, key_ids: &[String], token: &TokenInventory) {
+    if token.trouble.is_some() {
+        return;
+    }
+    let is_missing = |id: &&String| token.missing.iter().any(|label| **label == ***id);
+    let is_ambiguous = |id: &&String| token.ambiguous.iter().any(|(label, _)| **label == ***id);
+    let missing: Vec<&String> = key_ids.iter().filter(is_missing).collect();
+    let ambiguous: Vec<&String> = key_ids.iter().filter(is_ambiguous).collect();
+    tracing::info!(
+        uri_path_prefix = prefix,
+        found = key_ids.len() - missing.len(),
+        missing = missing.len(),
+        "keys of the external key store"
+    );
+    if !missing.is_empty() {
+        tracing::warn!(
+            uri_path_prefix = prefix,
+            labels = list(&missing),
+            "no AES token key has this CKA_LABEL: calls for it get KeyNotFoundException"
+        );
+    }
+    if !ambiguous.is_empty() {
+        tracing::warn!(
+            uri_path_prefix = prefix,
+            labels = list(&ambiguous),
+            "several keys have this CKA_LABEL"
+        );
+    }
+}
+
+/// The first few, and how many more.
+fn list(labels: &[&String]) -> String {
+    let mut text = labels
+        .iter()
+        .take(MAX_LABELS_PER_LINE)
+        .map(|label| label.as_str())
+        .collect::<Vec<_>>()
+        .join(" ");
+    if labels.len() > MAX_LABELS_PER_LINE {
+        text.push_str(&format!(" and {} more", labels.len() - MAX_LABELS_PER_LINE));
+    }
+    text
+}
