@@ -200,13 +200,7 @@ impl<'b> Fields<'b> {
                     fields.expects_continue = true;
                 }
                 10 if is("connection") => fields.connection(header.value),
-                12 if is("content-type") => {
-                    if fields.content_type.replace(header.value).is_some() {
-                        return Err(HttpError::BadRequest(
-                            "there are several Content-Type header fields",
-                        ));
-                    }
-                }
+                12 if is("content-type") => fields.content_type(header.value)?,
                 14 if is("content-length") => fields.content_length(header.value)?,
                 17 if is("transfer-encoding") => {
                     if fields.chunked {
@@ -223,6 +217,13 @@ impl<'b> Fields<'b> {
             }
         }
         Ok(fields)
+    }
+
+    fn content_type(&mut self, value: &'b [u8]) -> Result<(), HttpError> {
+        match self.content_type.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(HttpError::BadRequest("there are several Content-Type header fields")),
+        }
     }
 
     fn connection(&mut self, value: &[u8]) {
