@@ -57,13 +57,15 @@ pub fn leading_empty_lines(bytes: &[u8]) -> usize {
     skipped
 }
 
-/// What is wrong with a head that has no end within the limit, if it is past it.
+/// What is wrong with a head, or the beginning of one, that is past the limit.
 #[must_use]
 pub fn too_large(bytes: &[u8]) -> Option<HttpError> {
     if bytes.len() <= MAX_HEAD_BYTES {
         return None;
     }
-    if memchr::memmem::find(bytes, b"\r\n").is_none_or(|end| end > MAX_HEAD_BYTES) {
+    // A method and a version do not take up more than that.
+    let max_line = MAX_TARGET_BYTES + 64;
+    if memchr::memchr(b'\n', &bytes[..max_line]).is_none() {
         return Some(HttpError::TargetTooLong);
     }
     Some(HttpError::HeadTooLarge("the request head is larger than 8192 bytes"))
@@ -78,8 +80,8 @@ pub fn parse<'h, 'b>(
     bytes: &'b [u8],
     slots: &'h mut HeaderSlots<'b>,
 ) -> Result<Head<'h, 'b>, HttpError> {
-    if bytes.len() > MAX_HEAD_BYTES {
-        return Err(HttpError::HeadTooLarge("the request head is larger than 8192 bytes"));
+    if let Some(error) = too_large(bytes) {
+        return Err(error);
     }
     if has_bare_line_feed(bytes) {
         return Err(HttpError::BadRequest("a line of the request head ends without CR"));

@@ -130,11 +130,12 @@ pub fn verify<'c>(
     let mut mac = keys.keyed_mac(credential, authorization.date, scope);
     mac.update(b"AWS4-HMAC-SHA256\n");
     mac.update(date_time);
+    mac.update(b"\n");
     for part in [authorization.date, authorization.region, authorization.service] {
-        mac.update(if part == authorization.date { b"\n" } else { b"/" });
         mac.update(part.as_bytes());
+        mac.update(b"/");
     }
-    mac.update(b"/aws4_request\n");
+    mac.update(b"aws4_request\n");
     mac.update(&canonical::hex(&canonical));
     let expected = mac.finalize().into_bytes();
     let fits = bool::from(expected.as_slice().ct_eq(&authorization.signature));
