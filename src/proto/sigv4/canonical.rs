@@ -84,7 +84,8 @@ pub fn path(path: &str) -> Cow<'_, str> {
         canonical.push('/');
         encode(&mut canonical, segment.as_bytes());
     }
-    if segments.is_empty() || path.ends_with('/') {
+    // RFC 3986, 5.2.4, 2.B and 2.C: a dot segment at the end leaves a slash.
+    if segments.is_empty() || ["/", "/.", "/.."].iter().any(|end| path.ends_with(end)) {
         canonical.push('/');
     }
     Cow::Owned(canonical)
@@ -178,6 +179,8 @@ mod tests {
             ("/example/..", "/"),
             ("/example1/example2/../..", "/"),
             ("/./example", "/example"),
+            ("/a/.", "/a/"),
+            ("/a/b/..", "/a/"),
             ("/example space/", "/example%20space/"),
             ("/p/kms/xks/v1/keys/a.b_c-d/encrypt", "/p/kms/xks/v1/keys/a.b_c-d/encrypt"),
             ("/a%2Fb", "/a%252Fb"),
