@@ -74,7 +74,7 @@ fn round_trip(rig: &mut Rig, plaintext: &[u8], aad: Option<&[u8]>) -> Value {
 /// XKS specification, GetKeyMetadata: spec, usage and status, from the key's own attributes.
 #[test]
 fn metadata_tells_of_the_key() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     let body = json!({"requestMetadata": metadata()});
     let answer = rig.ask(&call(&format!("keys/{KEY}/metadata"), &body));
     assert_eq!(answer.status, 200);
@@ -93,7 +93,7 @@ fn metadata_tells_of_the_key() {
 /// GetKeyMetadata needs no kmsKeyArn, health neither that nor a principal.
 #[test]
 fn each_call_requires_its_own_metadata() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     let full = metadata();
     let key = format!("keys/{KEY}");
     for (path, required) in [
@@ -122,7 +122,7 @@ fn each_call_requires_its_own_metadata() {
 /// XKS specification, GetHealthStatus.
 #[test]
 fn health_tells_of_the_fleet() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     let body = json!({"requestMetadata": {"kmsRequestId": "", "kmsOperation": "KmsHealthCheck"}});
     let answer = rig.ask(&call("health", &body));
     assert_eq!(answer.status, 200);
@@ -138,7 +138,7 @@ fn health_tells_of_the_fleet() {
 /// What was encrypted comes back, at every size that the specification demands, and below.
 #[test]
 fn encrypt_and_decrypt_at_all_sizes() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     for plaintext in [0, 1, 2, 3, 32, 4_300] {
         let plaintext: Vec<u8> = (0..plaintext).map(|index| (index % 251) as u8).collect();
         for aad in [None, Some(0), Some(1), Some(33), Some(8_192)] {
@@ -205,7 +205,7 @@ fn aad_and_metadata_are_kept_apart() {
 /// Each part of a ciphertext is bound to the others, and to its key.
 #[test]
 fn a_changed_ciphertext_does_not_decrypt() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     let encrypted = round_trip(&mut rig, b"secret", Some(b"aad"));
     for member in ["ciphertext", "initializationVector", "authenticationTag"] {
         let mut body = decrypt(&encrypted, Some(b"aad"));
@@ -298,7 +298,7 @@ fn metadata_in_the_answer_is_that_in_the_aad() {
 /// may add, nor an opaque kmsRequestId.
 #[test]
 fn what_kms_may_add_is_accepted() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     let mut body = encrypt(b"x", None);
     body["requestMetadata"]["kmsOperation"] = "BulkEncrypt".into();
     body["requestMetadata"]["kmsRequestId"] = "no uuid \u{1F600} \" \\".into();
@@ -315,7 +315,7 @@ fn what_kms_may_add_is_accepted() {
 /// ARNs of up to 2,048 characters must be supported; longer ones are no ARNs.
 #[test]
 fn arns_have_their_length() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     for member in ["awsPrincipalArn", "kmsKeyArn"] {
         for (length, status) in [(2_048, 200), (2_049, 400)] {
             let mut body = encrypt(&[1; 4_300], Some(&[2; 8_192]));

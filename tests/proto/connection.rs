@@ -40,14 +40,14 @@ fn chunked_call(size: usize) -> Vec<u8> {
 fn a_request_may_be_cut_anywhere() {
     for request in [encrypt_call(&[7; 40]), chunked_call(50)] {
         for cut in 1..request.len() {
-            let mut rig = Rig::default();
+            let mut rig = Rig::usual();
             rig.send(&request[..cut]);
             assert!(rig.responses().is_empty());
             rig.send(&request[cut..]);
             assert_eq!(rig.responses()[0].status, 200, "cut at {cut}");
         }
         for piece in [1, 2, 7, 63] {
-            let mut rig = Rig::default();
+            let mut rig = Rig::usual();
             rig.send_in_pieces(&[&request[..], &request].concat(), piece);
             let statuses: Vec<u16> = rig.responses().iter().map(|answer| answer.status).collect();
             assert_eq!(statuses, [200, 200], "pieces of {piece}");
@@ -61,7 +61,7 @@ fn tiny_chunks_of_the_largest_body() {
     let body = encrypt(&[1; 4_300], Some(&[2; 8_192])).to_string().into_bytes();
     let request = Unsigned::call(&format!("keys/{KEY}/encrypt"), body.clone())
         .signed_with(("transfer-encoding", "chunked"), &chunked(&body, 1));
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.send(&request);
     assert_eq!(rig.responses()[0].status, 200);
     assert!(rig.inbox.is_empty());
@@ -71,7 +71,7 @@ fn tiny_chunks_of_the_largest_body() {
 /// one before it is answered.
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.hold_jobs = true;
     let pipeline =
         [encrypt_call(b"1"), PING.to_vec(), encrypt_call(b"22"), encrypt_call(b"333")].concat();
@@ -94,7 +94,7 @@ fn pipelined_requests_are_answered_in_order() {
 /// A peer that sends ahead and does not read gets no more room until its answer has gone.
 #[test]
 fn there_is_no_room_while_an_answer_is_pending() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.hold_answers = true;
     rig.send(PING);
     assert_eq!(rig.connection.as_ref().unwrap().room(&rig.protocol), 0);
@@ -115,23 +115,23 @@ fn expect_continue() {
     let signed = request.signed();
     let head = signed.len() - body.len();
 
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.send(&signed[..head]);
     assert_eq!(rig.responses()[0].status, 100);
     rig.send(&signed[head..]);
     assert_eq!(rig.responses()[0].status, 200);
 
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.send(&signed[..=head]);
     assert!(rig.responses().is_empty());
     rig.send(&signed[head + 1..]);
     assert_eq!(rig.responses()[0].status, 200);
 
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.send(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n");
     assert!(rig.answers.is_empty());
 
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.send(
         b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 99999\r\n\r\n",
     );
@@ -142,12 +142,12 @@ fn expect_continue() {
 /// RFC 9112, 9.3: HTTP/1.0 ends after the answer unless both sides say keep-alive.
 #[test]
 fn http_1_0() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.send(b"GET /ping HTTP/1.0\r\n\r\n");
     let answer = rig.responses().remove(0);
     assert!(answer.status == 200 && answer.closes() && rig.is_closed());
 
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.send(b"GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     let answer = rig.responses().remove(0);
     assert_eq!(answer.field("connection"), Some("keep-alive"));
@@ -157,7 +157,7 @@ fn http_1_0() {
 /// RFC 9112, 9.6: after a request with `Connection: close` nothing more is read.
 #[test]
 fn connection_close() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.send(b"GET /ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET /ping HTTP/1.1\r\n");
     let answers = rig.responses();
     assert!(answers.len() == 1 && answers[0].closes() && rig.is_closed());
@@ -166,7 +166,7 @@ fn connection_close() {
 /// While the process drains, what is under way is answered and the connection ends.
 #[test]
 fn draining_ends_connections_with_an_answer() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.hold_jobs = true;
     rig.send(&encrypt_call(b"x"));
     rig.moment.is_draining = true;
@@ -178,7 +178,7 @@ fn draining_ends_connections_with_an_answer() {
 /// A peer that has ended its side gets the answers to all that it asked.
 #[test]
 fn half_close() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.hold_jobs = true;
     rig.send(&[&encrypt_call(b"x")[..], &encrypt_call(b"y"), PING, &PING[..9]].concat());
     rig.end_input();
@@ -189,7 +189,7 @@ fn half_close() {
     assert!(rig.is_closed());
 
     // The last answer says that it is the last, where that is known.
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.hold_jobs = true;
     rig.send(&encrypt_call(b"x"));
     rig.end_input();
@@ -198,14 +198,14 @@ fn half_close() {
 
     // Nothing was asked, or not all of it.
     for asked in [&b""[..], b"GET /pi", &encrypt_call(b"x")[..600]] {
-        let mut rig = Rig::default();
+        let mut rig = Rig::usual();
         rig.send(asked);
         rig.end_input();
         assert!(rig.is_closed() && rig.answers.is_empty());
     }
 
     // Bytes and end in one turn.
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.connection.as_mut().unwrap().receive(&mut rig.protocol, &rig.moment, PING);
     rig.end_input();
     assert_eq!(rig.responses()[0].status, 200);
@@ -215,14 +215,14 @@ fn half_close() {
 /// Each wait has its end, and what the peer sees of it: idle nothing, else 408.
 #[test]
 fn waits_end() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.pass(Duration::from_millis(74_999));
     assert!(!rig.is_closed());
     rig.pass(Duration::from_millis(1));
     assert!(rig.is_closed() && rig.answers.is_empty());
 
     // The clock of a head is not set back by each of its bytes.
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.pass(Duration::from_secs(60));
     for byte in b"GET /ping" {
         rig.send(&[*byte]);
@@ -233,7 +233,7 @@ fn waits_end() {
     assert_eq!(rig.responses()[0].error(), (408, "ValidationException".to_owned()));
     assert!(rig.is_closed());
 
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.send(&encrypt_call(b"x")[..700]);
     rig.pass(Duration::from_millis(10_999));
     assert!(!rig.is_closed());
@@ -241,14 +241,14 @@ fn waits_end() {
     let answer = rig.responses().remove(0);
     assert!(answer.status == 408 && answer.closes() && rig.is_closed());
 
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.hold_answers = true;
     rig.send(PING);
     rig.pass(Duration::from_secs(12));
     assert!(rig.is_closed());
 
     // Empty lines before a request are no request.
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.send(b"\r\n\r\n");
     assert!(matches!(rig.connection.as_ref().unwrap().wait(), Wait::Idle(_)));
 }
@@ -257,7 +257,7 @@ fn waits_end() {
 /// comes late goes nowhere, even when the connection already waits for another.
 #[test]
 fn deadline_and_late_completion() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.hold_jobs = true;
     let request = encrypt_call(b"first");
     rig.send(&request[..10]);
@@ -287,7 +287,7 @@ fn refused_jobs() {
         (Failure::Overloaded, (429, "ThrottlingException")),
         (Failure::NoToken, (503, "DependencyTimeoutException")),
     ] {
-        let mut rig = Rig::default();
+        let mut rig = Rig::usual();
         rig.hold_jobs = true;
         rig.send(&encrypt_call(b"x"));
         let job = rig.jobs.pop_front().unwrap();
@@ -304,7 +304,7 @@ fn refused_jobs() {
 /// An answer or a refusal that nobody waits for changes nothing.
 #[test]
 fn what_is_not_awaited_changes_nothing() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     let stray = || Completion {
         reply_to: ReplyTo { event_loop: 3, slot: 0, serial: 0 },
         outcome: Err(Failure::TimedOut),
@@ -346,7 +346,7 @@ fn the_ping_port_serves_probes_only() {
 #[test]
 fn ping_and_readyz() {
     let ask = |method: &str, path: &str, is_ready, is_draining| {
-        let mut rig = Rig::default();
+        let mut rig = Rig::usual();
         rig.moment.is_ready = is_ready;
         rig.moment.is_draining = is_draining;
         rig.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
@@ -370,7 +370,7 @@ fn ping_and_readyz() {
 /// A plaintext must not outlive its answer in memory that is used again.
 #[test]
 fn memory_is_wiped_when_it_goes_back() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     rig.hold_jobs = true;
     let secret = b"a plaintext that nobody may see again";
     rig.send(&encrypt_call(secret));

@@ -12,7 +12,7 @@ fn encrypt_path() -> String {
 }
 
 fn refused(request: &[u8], status: u16, name: &str) {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     let answer = rig.ask(request);
     assert_eq!(answer.error(), (status, name.to_owned()), "{}", String::from_utf8_lossy(request));
     assert_eq!(rig.hsm.jobs, 0);
@@ -23,7 +23,7 @@ fn refused(request: &[u8], status: u16, name: &str) {
 /// The HSM side's failures.
 #[test]
 fn failures_of_the_hsm() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     for (failure, status, name) in [
         (Failure::KeyNotFound, 404, "KeyNotFoundException"),
         (Failure::KeyAmbiguous(2), 400, "InvalidStateException"),
@@ -93,7 +93,7 @@ fn paths_that_do_not_exist() {
 fn other_methods_are_not_allowed() {
     for path in ["health".to_owned(), encrypt_path(), format!("keys/{KEY}/metadata")] {
         for method in ["GET", "PUT", "DELETE", "OPTIONS", "post", "PATCH"] {
-            let mut rig = Rig::default();
+            let mut rig = Rig::usual();
             let request =
                 format!("{method} {PREFIX}/kms/xks/v1/{path} HTTP/1.1\r\nHost: a\r\n\r\n");
             let answer = rig.ask(request.as_bytes());
@@ -125,7 +125,7 @@ fn the_content_type_is_json() {
     ] {
         let mut request = Unsigned::call(&encrypt_path(), encrypt(b"x", None).to_string());
         request.headers[1].1 = value.to_owned();
-        let mut rig = Rig::default();
+        let mut rig = Rig::usual();
         let answer = rig.ask(&request.signed());
         if is_good {
             assert_eq!(answer.status, 200, "{value}");
@@ -220,7 +220,7 @@ fn values_above_the_configured_limits() {
     for body in [encrypt(&[1; 6_145], None), encrypt(b"x", Some(&[1; 12_289]))] {
         refused(&call(&path, &body), 501, "UnsupportedOperationException");
     }
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     for body in [encrypt(&[1; 6_144], None), encrypt(b"x", Some(&[1; 12_288]))] {
         assert_eq!(rig.ask(&call(&path, &body)).status, 200);
     }
@@ -268,7 +268,7 @@ fn limits_and_malformed_requests_have_http_s_answers() {
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(), 400),
         (b"\0\0\0\0\r\n\r\n".to_vec(), 400),
     ] {
-        let mut rig = Rig::default();
+        let mut rig = Rig::usual();
         let answer = rig.ask(&request);
         let shown = String::from_utf8_lossy(&request[..request.len().min(60)]).into_owned();
         assert_eq!(answer.status, status, "{shown}");
@@ -285,16 +285,16 @@ fn what_is_just_within_the_limits_is_taken() {
     let request = format!("{start}{fill}\r\n\r\n");
     assert_eq!(request.len(), 8_192);
     for piece in [1, 4_095, 8_192] {
-        let mut rig = Rig::default();
+        let mut rig = Rig::usual();
         rig.send_in_pieces(request.as_bytes(), piece);
         assert_eq!(rig.responses()[0].status, 200, "{piece}");
     }
     let target = format!("/ping?{}", "a".repeat(250));
     assert_eq!(
-        Rig::default().ask(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).status,
+        Rig::usual().ask(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).status,
         200
     );
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     let many = "X: a\r\n".repeat(63);
     let answer = rig.ask(format!("GET /ping HTTP/1.1\r\nHost: a\r\n{many}\r\n").as_bytes());
     assert_eq!(answer.status, 200);

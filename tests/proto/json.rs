@@ -459,7 +459,7 @@ fn deep_nesting() {
         let depth = 30_000 / open.len();
         let value =
             format!("{}1{}", open.repeat(depth), close.repeat(if close == "]" { 0 } else { 1 }));
-        let mut rig = Rig::default();
+        let mut rig = Rig::usual();
         let body = GOOD.replace("{\"req", &format!("{{\"x\":{value},\"req"));
         let request = crate::rig::signer::Unsigned::call(&format!("keys/{KEY}/encrypt"), body);
         assert_eq!(rig.ask(&request.signed()).error().0, 400);

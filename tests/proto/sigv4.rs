@@ -128,7 +128,7 @@ fn the_aws_test_suite() {
 fn a_signed_call_is_accepted() {
     let request = health().signed();
     assert_eq!(check(&request), Ok(()));
-    assert_eq!(Rig::default().ask(&request).status, 200);
+    assert_eq!(Rig::usual().ask(&request).status, 200);
 }
 
 /// Whatever is signed may not differ by anything; each error says what it was.
@@ -201,7 +201,7 @@ fn another_store_s_credential() {
     other.secret = OTHER_SECRET.to_owned();
     let mut mixed = health();
     mixed.secret = OTHER_SECRET.to_owned();
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     let answers: Vec<_> = [other.clone(), mixed]
         .iter()
         .map(|request| {
@@ -252,7 +252,7 @@ fn the_clock_s_edges() {
 #[test]
 fn scopes_around_midnight() {
     let midnight = NOON + 12 * 3600;
-    let mut rig = Rig::default();
+    let mut rig = Rig::usual();
     for now in [midnight - 120, midnight - 1, midnight, midnight + 120] {
         rig.moment.unix_secs = now;
         for signed_at in [midnight - 100, midnight + 100, midnight - 1, midnight] {

@@ -76,17 +76,17 @@ pub struct Rig {
     pub listener: Listener,
 }
 
-impl Default for Rig {
-    fn default() -> Self {
+impl Rig {
+    /// With the usual service.
+    pub fn usual() -> Self {
         Self::new(service())
     }
-}
 
-impl Rig {
     pub fn new(service: Service) -> Self {
         Self::on(Listener::Api, service)
     }
 
+    #[allow(clippy::default_constructed_unit_structs, reason = "not its one form")]
     pub fn on(listener: Listener, service: Service) -> Self {
         let hsm = MemoryHsm::new(&service);
         let moment =
