@@ -151,7 +151,7 @@ fn split_target(target: &str) -> Result<(&str, &str), HttpError> {
     if target.len() > MAX_TARGET_BYTES {
         return Err(HttpError::TargetTooLong);
     }
-    if target.contains('#') {
+    if memchr::memchr(b'#', target.as_bytes()).is_some() {
         return Err(HttpError::BadRequest("the request target has a fragment"));
     }
     let origin = if target.starts_with('/') {
@@ -168,7 +168,10 @@ fn split_target(target: &str) -> Result<(&str, &str), HttpError> {
             Some(slash) => &rest[slash..],
         }
     };
-    Ok(origin.split_once('?').unwrap_or((origin, "")))
+    match memchr::memchr(b'?', origin.as_bytes()) {
+        Some(at) => Ok((&origin[..at], &origin[at + 1..])),
+        None => Ok((origin, "")),
+    }
 }
 
 /// The fields that the connection itself acts on.

@@ -1,7 +1,5 @@
 //! The response head (RFC 9112, 4).
 
-use std::io::Write as _;
-
 /// What precedes the body of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseHead<'a> {
@@ -28,8 +26,7 @@ impl ResponseHead<'_> {
     /// Appends the head, empty line included.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 ");
-        // Writing into a Vec cannot fail.
-        let _ = write!(out, "{}", self.status);
+        decimal(out, usize::from(self.status));
         out.push(b' ');
         out.extend_from_slice(reason_phrase(self.status).as_bytes());
         out.extend_from_slice(b"\r\nDate: ");
@@ -37,7 +34,7 @@ impl ResponseHead<'_> {
         out.extend_from_slice(b"\r\nContent-Type: ");
         out.extend_from_slice(self.content_type.as_bytes());
         out.extend_from_slice(b"\r\nContent-Length: ");
-        let _ = write!(out, "{}", self.content_length);
+        decimal(out, self.content_length);
         if let Some(allow) = self.allow {
             out.extend_from_slice(b"\r\nAllow: ");
             out.extend_from_slice(allow.as_bytes());
@@ -49,6 +46,24 @@ impl ResponseHead<'_> {
         }
         out.extend_from_slice(b"\r\n\r\n");
     }
+}
+
+/// Appends a number in decimal.
+fn decimal(out: &mut Vec<u8>, mut number: usize) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        #[expect(clippy::cast_possible_truncation, reason = "a digit")]
+        {
+            digits[first] = b'0' + (number % 10) as u8;
+        }
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
 }
 
 fn reason_phrase(status: u16) -> &'static str {
@@ -70,5 +85,20 @@ fn reason_phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
         _ => "Unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the formatter would write them.
+    #[test]
+    fn decimals() {
+        for number in [0, 9, 10, 200, 8_192, usize::MAX] {
+            let mut out = Vec::new();
+            decimal(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
     }
 }
