@@ -1,6 +1,9 @@
 //! The request head: request line and header fields (RFC 9112, 3 and 5).
 
 use std::mem::MaybeUninit;
+use std::sync::LazyLock;
+
+use memchr::memmem;
 
 use super::HttpError;
 use super::body::Framing;
@@ -36,6 +39,28 @@ pub struct Head<'h, 'b> {
     pub expects_continue: bool,
     /// The one Content-Type, if any.
     pub content_type: Option<&'b [u8]>,
+    /// Authorization
+    pub authorization: Occurrence<'b>,
+    /// X-Amz-Date
+    pub amz_date: Occurrence<'b>,
+}
+
+/// How often a field is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Occurrence<'b> {
+    /// Not at all.
+    #[default]
+    Never,
+    /// Once, with this value.
+    Once(&'b [u8]),
+    /// More often.
+    Several,
+}
+
+impl<'b> Occurrence<'b> {
+    fn add(&mut self, value: &'b [u8]) {
+        *self = if *self == Self::Never { Self::Once(value) } else { Self::Several };
+    }
 }
 
 /// Where the head ends (just past the empty line), looking at `bytes[from..]`. `from` may be
@@ -43,8 +68,10 @@ pub struct Head<'h, 'b> {
 #[must_use]
 pub fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
     // The empty line may straddle the end of the earlier search.
+    static EMPTY_LINE: LazyLock<memmem::Finder<'static>> =
+        LazyLock::new(|| memmem::Finder::new(b"\r\n\r\n"));
     let from = from.saturating_sub(3).min(bytes.len());
-    memchr::memmem::find(&bytes[from..], b"\r\n\r\n").map(|at| from + at + 4)
+    EMPTY_LINE.find(&bytes[from..]).map(|at| from + at + 4)
 }
 
 /// How many empty lines stand before the request line: RFC 9112, 2.2 has a server skip them.
@@ -83,9 +110,6 @@ pub fn parse<'h, 'b>(
     if let Some(error) = too_large(bytes) {
         return Err(error);
     }
-    if has_bare_line_feed(bytes) {
-        return Err(HttpError::BadRequest("a line of the request head ends without CR"));
-    }
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(bytes, slots) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
@@ -109,6 +133,9 @@ pub fn parse<'h, 'b>(
     };
     let (path, query) = split_target(target)?;
     let headers: &'h [httparse::Header<'b>] = request.headers;
+    if has_bare_line_feed(bytes, headers.len()) {
+        return Err(HttpError::BadRequest("a line of the request head ends without CR"));
+    }
     let fields = Fields::collect(headers)?;
     let is_http_1_0 = minor_version == 0;
     if !is_http_1_0 && fields.host == 0 {
@@ -125,12 +152,16 @@ pub fn parse<'h, 'b>(
         is_http_1_0,
         expects_continue: fields.expects_continue && !is_http_1_0,
         content_type: fields.content_type,
+        authorization: fields.authorization,
+        amz_date: fields.amz_date,
     })
 }
 
 /// RFC 9112, 2.2 lets a server take a lone LF for a line's end. Not all parsers do, so we don't.
-fn has_bare_line_feed(bytes: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
+/// In a head that has been parsed a CR stands before an LF only, and an LF ends the request line,
+/// each field or the empty line.
+fn has_bare_line_feed(bytes: &[u8], fields: usize) -> bool {
+    memchr::memchr_iter(b'\r', bytes).count() != fields + 2
 }
 
 /// Tells another version of HTTP from what is not HTTP at all.
@@ -184,6 +215,8 @@ struct Fields<'b> {
     keep_alive: bool,
     expects_continue: bool,
     content_type: Option<&'b [u8]>,
+    authorization: Occurrence<'b>,
+    amz_date: Occurrence<'b>,
 }
 
 impl<'b> Fields<'b> {
@@ -204,8 +237,10 @@ impl<'b> Fields<'b> {
                     }
                     fields.expects_continue = true;
                 }
+                10 if is("x-amz-date") => fields.amz_date.add(header.value),
                 10 if is("connection") => fields.connection(header.value),
                 12 if is("content-type") => fields.content_type(header.value)?,
+                13 if is("authorization") => fields.authorization.add(header.value),
                 14 if is("content-length") => fields.content_length(header.value)?,
                 17 if is("transfer-encoding") => {
                     if fields.chunked {

@@ -96,14 +96,15 @@ pub fn path(path: &str) -> Cow<'_, str> {
 /// Whether nothing is to be encoded, and no segment is empty or begins with a dot. Each byte is
 /// looked at in any case: that way the compiler makes vector instructions of it.
 fn is_canonical(path: &[u8]) -> bool {
-    let is_plain = path
-        .iter()
-        .fold(true, |is_plain, byte| is_plain & (is_unreserved(*byte) | (*byte == b'/')));
+    let mut is_simple = true;
+    for byte in path {
+        is_simple &= is_unreserved(*byte) | (*byte == b'/');
+    }
     let behind = path.get(1..).unwrap_or_default();
-    is_plain
-        & path.iter().zip(behind).fold(true, |is_simple, (byte, next)| {
-            is_simple & ((*byte != b'/') | ((*next != b'/') & (*next != b'.')))
-        })
+    for (byte, next) in path.iter().zip(behind) {
+        is_simple &= (*byte != b'/') | ((*next != b'/') & (*next != b'.'));
+    }
+    is_simple
 }
 
 /// The canonical query: names and values decoded and encoded anew, sorted. KMS sends none.

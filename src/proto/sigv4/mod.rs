@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq as _;
 
 use self::authorization::Authorization;
 use self::signing_key::{Credential, SigningKeys};
-use super::http::request::Head;
+use super::http::request::{Head, Occurrence};
 use crate::limits::MAX_CLOCK_SKEW;
 
 /// Why a request is not authentic. For the answer an unknown access key and a wrong signature
@@ -104,13 +104,12 @@ pub fn verify<'c>(
     keys: &mut SigningKeys,
     unix_secs: u64,
 ) -> Result<&'c Credential, Unauthentic> {
-    let mut fields =
-        head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("authorization"));
-    let field = fields.next().ok_or(Unauthentic::MissingAuthorization)?;
-    if fields.next().is_some() {
-        return Err(Unauthentic::SeveralAuthorizations);
-    }
-    let authorization = Authorization::parse(field.value)?;
+    let field = match head.authorization {
+        Occurrence::Once(value) => value,
+        Occurrence::Never => return Err(Unauthentic::MissingAuthorization),
+        Occurrence::Several => return Err(Unauthentic::SeveralAuthorizations),
+    };
+    let authorization = Authorization::parse(field)?;
     if authorization.terminator != b"aws4_request" {
         return Err(Unauthentic::WrongTerminator);
     }
@@ -173,12 +172,9 @@ fn signed_date<'b>(
             return Err(Unauthentic::NotSigned(name));
         }
     }
-    let mut fields =
-        head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("x-amz-date"));
-    let (Some(field), None) = (fields.next(), fields.next()) else {
+    let Occurrence::Once(date_time) = head.amz_date else {
         return Err(Unauthentic::MalformedDate);
     };
-    let date_time = field.value;
     let signed_at = date::parse(date_time).ok_or(Unauthentic::MalformedDate)?;
     if !date_time.starts_with(authorization.date) {
         return Err(Unauthentic::ScopeDateDiffers);
