@@ -93,18 +93,17 @@ pub fn path(path: &str) -> Cow<'_, str> {
     Cow::Owned(canonical)
 }
 
-/// Whether nothing is to be encoded, and no segment is empty or begins with a dot. Each byte is
-/// looked at in any case: that way the compiler makes vector instructions of it.
+/// Whether nothing is to be encoded, and no segment is empty or begins with a dot.
 fn is_canonical(path: &[u8]) -> bool {
-    let mut is_simple = true;
-    for byte in path {
-        is_simple &= is_unreserved(*byte) | (*byte == b'/');
-    }
-    let behind = path.get(1..).unwrap_or_default();
-    for (byte, next) in path.iter().zip(behind) {
-        is_simple &= (*byte != b'/') | ((*next != b'/') & (*next != b'.'));
-    }
-    is_simple
+    let mut is_after_slash = false;
+    path.iter().all(|byte| {
+        let is_plain = match byte {
+            b'/' | b'.' => !is_after_slash,
+            _ => is_unreserved(*byte),
+        };
+        is_after_slash = *byte == b'/';
+        is_plain
+    })
 }
 
 /// The canonical query: names and values decoded and encoded anew, sorted. KMS sends none.
@@ -166,9 +165,17 @@ fn encode(out: &mut String, bytes: &[u8]) {
 }
 
 fn is_unreserved(byte: u8) -> bool {
-    let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
-    let number = byte.wrapping_sub(b'0') < 10;
-    letter | number | (byte == b'-') | (byte == b'.') | (byte == b'_') | (byte == b'~')
+    const UNRESERVED: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0_u8;
+        while byte < 128 {
+            table[byte as usize] =
+                byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+            byte += 1;
+        }
+        table
+    };
+    UNRESERVED[usize::from(byte)]
 }
 
 /// Lower-case hexadecimal of a SHA-256.

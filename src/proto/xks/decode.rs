@@ -233,7 +233,7 @@ fn read_metadata(
 
 /// A string goes into its slot once; null counts as absent only where JSON libraries write it
 /// for an optional member, so it is a wrong type here.
-#[inline]
+#[inline(always)]
 fn string_member(
     path: &str,
     name: &str,
