@@ -15,6 +15,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+/// The stages that a decrypt request goes through.
+const DECRYPT: [&str; 5] =
+    ["http_head", "sigv4_verify", "json_decrypt", "encode_decrypted", "response_head"];
+/// What they may take together.
+const MAX_DECRYPT_INSTRUCTIONS: u64 = 15_000;
 /// Runs of a stage before counting begins, and while it goes on.
 const RUNS: u64 = 100;
 /// A count may be so much above its baseline, in percent.
@@ -146,5 +151,8 @@ fn compare(path: &Path, counts: &BTreeMap<&str, u64>) -> ExitCode {
         has_failed |= verdict.starts_with("FAILED");
         println!("{name:24} {count:>12} {baseline:>12} {verdict}");
     }
+    let decrypt: u64 = DECRYPT.iter().map(|stage| counts[stage]).sum();
+    println!("{} = {decrypt}, of {MAX_DECRYPT_INSTRUCTIONS} at the most", DECRYPT.join(" + "));
+    has_failed |= decrypt > MAX_DECRYPT_INSTRUCTIONS;
     if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

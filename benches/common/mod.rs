@@ -8,7 +8,9 @@ use std::hint::black_box;
 
 use xks_proxy::job::{Completion, Iv, Job, KeyAttributes, Operation, Success};
 use xks_proxy::proto::buffer::PADDING_BYTES;
+use xks_proxy::proto::http::date::HttpDate;
 use xks_proxy::proto::http::request::{find_end, header_slots, parse};
+use xks_proxy::proto::http::response::ResponseHead;
 use xks_proxy::proto::route::Call;
 use xks_proxy::proto::sigv4::signing_key::SigningKeys;
 use xks_proxy::proto::sigv4::verify;
@@ -85,6 +87,7 @@ pub fn stages() -> Vec<Stage> {
     }
     stages.push(("encode_encrypted", encode_encrypted()));
     stages.push(("encode_decrypted", encode_decrypted()));
+    stages.push(("response_head", response_head()));
     for (name, call) in [
         ("request_metadata", Call::Metadata),
         ("request_encrypt_cdiv", Call::Encrypt),
@@ -166,6 +169,25 @@ fn encode_decrypted() -> Box<dyn FnMut()> {
     Box::new(move || {
         out.clear();
         encode::decrypted(&mut out, black_box(&DATA_KEY));
+        black_box(&out);
+    })
+}
+
+fn response_head() -> Box<dyn FnMut()> {
+    let mut date = HttpDate::default();
+    let mut out = Vec::with_capacity(4096);
+    Box::new(move || {
+        out.clear();
+        let head = ResponseHead {
+            status: 200,
+            content_type: "application/json",
+            content_length: black_box(60),
+            date: date.at(NOON),
+            close: false,
+            announce_keep_alive: false,
+            allow: None,
+        };
+        head.write(&mut out);
         black_box(&out);
     })
 }

@@ -363,7 +363,7 @@ fn require_value(
 ) -> Result<(), ApiError> {
     match span {
         None => Err(missing(member)),
-        Some(span) if span.text(body) == expected => Ok(()),
+        Some(span) if span.bytes(body) == expected.as_bytes() => Ok(()),
         Some(_) => Err(ApiError::validation(format!("{member} is not {expected}"))),
     }
 }
