@@ -16,7 +16,7 @@ use crate::limits::{GCM_TAG_BYTES, MAX_CIPHERTEXT_METADATA_BYTES, MAX_GCM_IV_BYT
 
 /// Which of the configured external key ids a job is about: an index into the list of labels
 /// that the HSM side was started with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyIndex(pub u32);
 
 /// Which token served a job: an index into the fleet, in the order of the settings.

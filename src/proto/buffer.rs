@@ -37,9 +37,13 @@ impl Buffer {
         &self.bytes[..self.filled]
     }
 
-    /// All of it: what has been received, then at least [`PADDING_BYTES`] more.
-    pub fn padded_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+    /// What has been received, cut at `at`: the part before; the part behind, with at least
+    /// [`PADDING_BYTES`] more; and how long that part is without them.
+    pub fn split_mut(&mut self, at: usize) -> (&mut [u8], &mut [u8], usize) {
+        debug_assert!(at <= self.filled);
+        let at = at.min(self.filled);
+        let (before, behind) = self.bytes.split_at_mut(at);
+        (before, behind, self.filled - at)
     }
 
     /// How many more bytes fit.
@@ -181,6 +185,8 @@ mod tests {
         let mut buffer = Buffer::default();
         assert_eq!(buffer.receive(&[1; 20_000], &mut pool), 10_000);
         assert_eq!(buffer.receive(&[1; 1], &mut pool), 0);
-        assert!(buffer.padded_mut().len() >= buffer.len() + PADDING_BYTES);
+        let (before, behind, received) = buffer.split_mut(100);
+        assert_eq!((before.len(), received), (100, 9_900));
+        assert!(behind.len() >= received + PADDING_BYTES);
     }
 }

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::buffer::Buffer;
-use super::exchange::{Accepted, Exchange};
+use super::exchange::{Accepted, Exchange, Origin, Outcome};
 use super::http::HttpError;
 use super::http::body::{Progress, Whole};
 use super::http::{request, response};
 use super::protocol::{Moment, Protocol};
 use super::xks::encode;
 use super::xks::error::ApiError;
-use crate::job::{Completion, Failure, FleetHealth, Job, ReplyTo, Request, Success};
+use crate::job::{Completion, Failure, FleetHealth, InlineBytes, Job, ReplyTo, Request, Success};
 
 /// Which port a connection came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,17 +133,13 @@ impl Connection {
         debug_assert_eq!(taken, bytes.len());
     }
 
-    /// The peer has ended its side. What it asked is still answered (RFC 9112, 9.6).
-    pub fn peer_closed(&mut self) -> Step {
+    /// The peer has ended its side. What it has asked until then is still answered, requests that
+    /// it sent ahead included (RFC 9112, 9.3.2 and 9.6); then the connection ends.
+    pub fn peer_closed(&mut self, protocol: &mut Protocol, moment: &Moment) -> Step {
         self.is_half_closed = true;
-        match &mut self.state {
-            State::Head { .. } | State::Body { .. } => Step::Close,
-            State::Waiting { exchange, .. } | State::WaitingForHealth { exchange } => {
-                exchange.close = true;
-                Step::Receive
-            }
-            State::Answered { close } => {
-                *close = true;
+        match &self.state {
+            State::Head { .. } | State::Body { .. } => self.step(protocol, moment),
+            State::Waiting { .. } | State::WaitingForHealth { .. } | State::Answered { .. } => {
                 Step::Receive
             }
         }
@@ -165,25 +161,30 @@ impl Connection {
                             return self.refuse(protocol, moment, error);
                         }
                         *searched = received.len();
-                        return Step::Receive;
+                        return self.receive_more();
                     };
-                    if let Err(error) = self.begin_body(protocol, moment, end) {
-                        return self.refuse(protocol, moment, error);
+                    match self.begin(protocol, moment, end) {
+                        Ok(Some(outcome)) => return self.proceed(protocol, moment, outcome),
+                        Ok(None) => {}
+                        Err(error) => return self.refuse(protocol, moment, error),
                     }
                 }
                 State::Body { head_bytes, progress } => {
-                    let (head_bytes, length) = (*head_bytes, self.buffer.len());
+                    let head_bytes = *head_bytes;
                     let max_bytes = protocol.service.max_body_bytes();
-                    let received = &mut self.buffer.padded_mut()[head_bytes..length];
-                    match progress.advance(received, max_bytes) {
+                    let (_, body, received) = self.buffer.split_mut(head_bytes);
+                    match progress.advance(&mut body[..received], max_bytes) {
                         Ok(Some(whole)) => {
-                            return self.process(protocol, moment, head_bytes, whole);
+                            return match self.accept(protocol, moment, head_bytes, whole) {
+                                Ok(outcome) => self.proceed(protocol, moment, outcome),
+                                Err(error) => self.refuse(protocol, moment, error),
+                            };
                         }
                         Ok(None) => {
                             if let Some((at, spent)) = progress.take_spent() {
                                 self.buffer.remove(head_bytes + at, spent);
                             }
-                            return Step::Receive;
+                            return self.receive_more();
                         }
                         Err(error) => return self.refuse(protocol, moment, error),
                     }
@@ -194,52 +195,58 @@ impl Connection {
         }
     }
 
-    fn begin_body(
+    /// The end of the input is the end of a connection that has no whole request.
+    fn receive_more(&self) -> Step {
+        if self.is_half_closed { Step::Close } else { Step::Receive }
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { listener: self.listener, peer: self.peer, started: self.started }
+    }
+
+    /// The head ends at `head_bytes`. If the whole body is behind it, as it nearly always is,
+    /// the head is parsed this once.
+    fn begin(
         &mut self,
         protocol: &mut Protocol,
         moment: &Moment,
         head_bytes: usize,
-    ) -> Result<(), HttpError> {
+    ) -> Result<Option<Outcome>, HttpError> {
+        let origin = self.origin();
+        let max_bytes = protocol.service.max_body_bytes();
+        let (head, body, received) = self.buffer.split_mut(head_bytes);
         let mut slots = request::header_slots();
-        let received = self.buffer.filled();
-        let head = request::parse(&received[..head_bytes], &mut slots)?;
-        let progress = Progress::new(head.framing, protocol.service.max_body_bytes())?;
-        if head.expects_continue && received.len() == head_bytes {
+        let head = request::parse(head, &mut slots)?;
+        let mut progress = Progress::new(head.framing, max_bytes)?;
+        if let Some(whole) = progress.advance(&mut body[..received], max_bytes)? {
+            return Ok(Some(origin.accept(protocol, moment, &head, head_bytes, body, whole)));
+        }
+        if head.expects_continue && received == 0 {
             protocol.out.extend_from_slice(response::CONTINUE);
         }
         self.state = State::Body { head_bytes, progress };
         self.since = moment.now;
-        Ok(())
+        Ok(None)
     }
 
-    /// A whole request is there.
-    fn process(
+    /// The body has come in pieces, and is whole now.
+    fn accept(
         &mut self,
         protocol: &mut Protocol,
         moment: &Moment,
         head_bytes: usize,
         whole: Whole,
-    ) -> Step {
-        let padded = self.buffer.padded_mut();
-        let base = padded.as_ptr() as usize;
-        let (head, body) = padded.split_at_mut(head_bytes);
+    ) -> Result<Outcome, HttpError> {
+        let origin = self.origin();
+        let (head, body, _) = self.buffer.split_mut(head_bytes);
         let mut slots = request::header_slots();
-        let head = match request::parse(head, &mut slots) {
-            Ok(head) => head,
-            Err(error) => return self.refuse(protocol, moment, error),
-        };
-        let mut exchange = Exchange {
-            started: self.started,
-            peer: self.peer,
-            consumed: head_bytes + whole.consumed,
-            close: !head.keep_alive || self.is_half_closed,
-            announce_keep_alive: head.is_http_1_0,
-            is_head: head.method == "HEAD",
-            request_bytes: whole.length,
-            ..Exchange::new(self.started)
-        };
-        let is_api = self.listener == Listener::Api;
-        let accepted = exchange.accept(protocol, moment, is_api, &head, base, body, whole.length);
+        let head = request::parse(head, &mut slots)?;
+        Ok(origin.accept(protocol, moment, &head, head_bytes, body, whole))
+    }
+
+    /// A whole request has been checked.
+    fn proceed(&mut self, protocol: &mut Protocol, moment: &Moment, outcome: Outcome) -> Step {
+        let (exchange, accepted) = outcome;
         match accepted {
             Ok(Accepted::Text(status, text)) => {
                 protocol.body.extend_from_slice(text.as_bytes());
@@ -272,8 +279,12 @@ impl Connection {
         moment: &Moment,
         health: &FleetHealth,
     ) -> Step {
-        let State::WaitingForHealth { exchange } = self.take_state() else {
-            return Step::Receive;
+        let exchange = match self.take_state() {
+            State::WaitingForHealth { exchange } => exchange,
+            other => {
+                self.state = other;
+                return Step::Receive;
+            }
         };
         encode::health(&mut protocol.body, health, protocol.service.fleet_size);
         self.finish(protocol, moment, &exchange, Answer::Json)
@@ -292,11 +303,10 @@ impl Connection {
         moment: &Moment,
         completion: Completion,
     ) -> Step {
-        let State::Waiting { mut exchange, request, .. } = self.take_state() else {
+        let Some(mut exchange) = self.take_waiting(protocol) else {
             protocol.recycle_output(completion.output);
             return Step::Receive;
         };
-        protocol.recycle_request(request);
         exchange.token = completion.token;
         exchange.queue_micros = Some(completion.queue_micros);
         exchange.hsm_micros = Some(completion.hsm_micros);
@@ -306,13 +316,13 @@ impl Connection {
                 match success {
                     Success::Described(attributes) => encode::key_metadata(body, &attributes),
                     Success::Encrypted { iv, tag, cdiv } => {
-                        let metadata = protocol.service.ciphertext_metadata.as_deref();
+                        let metadata = exchange.ciphertext_metadata.as_ref();
                         encode::encrypted(
                             body,
                             &completion.output,
                             &iv,
                             &tag,
-                            metadata,
+                            metadata.map(InlineBytes::as_slice),
                             cdiv.as_ref(),
                         );
                     }
@@ -330,10 +340,9 @@ impl Connection {
 
     /// The HSM side would not take the job.
     pub fn reject(&mut self, protocol: &mut Protocol, moment: &Moment, failure: Failure) -> Step {
-        let State::Waiting { exchange, request, .. } = self.take_state() else {
+        let Some(exchange) = self.take_waiting(protocol) else {
             return Step::Receive;
         };
-        protocol.recycle_request(request);
         self.finish(protocol, moment, &exchange, Answer::Error(&failure.into()))
     }
 
@@ -379,11 +388,24 @@ impl Connection {
         std::mem::replace(&mut self.state, State::Answered { close: true })
     }
 
+    /// The exchange that waits for the HSM, if one does; its request goes back to the pool.
+    fn take_waiting(&mut self, protocol: &mut Protocol) -> Option<Exchange> {
+        match self.take_state() {
+            State::Waiting { exchange, request, .. } => {
+                protocol.recycle_request(request);
+                Some(exchange)
+            }
+            other => {
+                self.state = other;
+                None
+            }
+        }
+    }
+
     /// Answers what is not a request, and ends the connection: where the next one would begin
     /// cannot be known.
     fn refuse(&mut self, protocol: &mut Protocol, moment: &Moment, error: HttpError) -> Step {
-        let mut exchange = Exchange::new(self.started);
-        exchange.peer = self.peer;
+        let mut exchange = Exchange::new(self.origin());
         exchange.consumed = self.buffer.len();
         exchange.close = true;
         self.finish(protocol, moment, &exchange, Answer::Error(&error.answer()))
@@ -398,7 +420,8 @@ impl Connection {
         exchange: &Exchange,
         answer: Answer<'_>,
     ) -> Step {
-        let close = exchange.close || moment.is_draining || self.is_half_closed;
+        let is_last = self.is_half_closed && exchange.consumed >= self.buffer.len();
+        let close = exchange.close || moment.is_draining || is_last;
         exchange.write_answer(protocol, moment, &answer, close, self.buffer.filled());
         let consumed = if close { self.buffer.len() } else { exchange.consumed };
         self.buffer.consume(consumed, &mut protocol.buffers);

@@ -7,7 +7,8 @@ use std::time::Instant;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroize as _;
 
-use super::connection::Answer;
+use super::connection::{Answer, Listener};
+use super::http::body::Whole;
 use super::http::request::Head;
 use super::http::response::ResponseHead;
 use super::protocol::{Moment, Protocol};
@@ -17,8 +18,10 @@ use super::sigv4;
 use super::xks::authorize;
 use super::xks::decode::{Decoded, Members, RequestMetadata, Span};
 use super::xks::error::{ApiError, ErrorName};
-use crate::job::{HsmAad, Iv, KeyIndex, Operation, Request, TokenIndex};
-use crate::limits::{GCM_IV_BYTES, GCM_TAG_BYTES, MAX_GCM_IV_BYTES};
+use crate::job::{HsmAad, InlineBytes, Iv, KeyIndex, Operation, Request, TokenIndex};
+use crate::limits::{
+    GCM_IV_BYTES, GCM_TAG_BYTES, MAX_AAD_BYTES, MAX_CIPHERTEXT_METADATA_BYTES, MAX_GCM_IV_BYTES,
+};
 use crate::observe::access_log::CallRecord;
 
 /// What a request asks for, once it has passed all checks.
@@ -31,10 +34,46 @@ pub(super) enum Accepted {
     Job(Arc<Request>),
 }
 
+/// A request's exchange, and what came of checking it.
+pub(super) type Outcome = (Exchange, Result<Accepted, ApiError>);
+
+/// Where and when a request came in.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    pub(super) listener: Listener,
+    pub(super) peer: Option<IpAddr>,
+    /// When its first byte came.
+    pub(super) started: Instant,
+}
+
+impl Origin {
+    /// Checks a whole request. The body is `body[..whole.length]`, with padding behind it.
+    pub(super) fn accept(
+        self,
+        protocol: &mut Protocol,
+        moment: &Moment,
+        head: &Head<'_, '_>,
+        head_bytes: usize,
+        body: &mut [u8],
+        whole: Whole,
+    ) -> Outcome {
+        let mut exchange = Exchange {
+            consumed: head_bytes + whole.consumed,
+            close: !head.keep_alive,
+            announce_keep_alive: head.is_http_1_0,
+            is_head: head.method == "HEAD",
+            request_bytes: whole.length,
+            body_offset: head_bytes,
+            ..Exchange::new(self)
+        };
+        let accepted = exchange.accept(protocol, moment, head, body, whole.length);
+        (exchange, accepted)
+    }
+}
+
 /// What is kept of a request until it is answered. Spans are places in the connection's buffer.
 pub(super) struct Exchange {
-    pub(super) started: Instant,
-    pub(super) peer: Option<IpAddr>,
+    pub(super) origin: Origin,
     /// Received bytes that the request takes up.
     pub(super) consumed: usize,
     pub(super) close: bool,
@@ -52,15 +91,17 @@ pub(super) struct Exchange {
     pub(super) prefix: Option<Span>,
     pub(super) key_id: Option<Span>,
     pub(super) metadata: RequestMetadata,
+    /// What the new ciphertext is bound to: the answer must say the same, whatever the settings
+    /// are by then.
+    pub(super) ciphertext_metadata: Option<InlineBytes<MAX_CIPHERTEXT_METADATA_BYTES>>,
     /// Where the body begins, for the spans in `metadata`.
     pub(super) body_offset: usize,
 }
 
 impl Exchange {
-    pub(super) fn new(started: Instant) -> Self {
+    pub(super) fn new(origin: Origin) -> Self {
         Self {
-            started,
-            peer: None,
+            origin,
             consumed: 0,
             close: false,
             announce_keep_alive: false,
@@ -75,21 +116,18 @@ impl Exchange {
             prefix: None,
             key_id: None,
             metadata: RequestMetadata::default(),
+            ciphertext_metadata: None,
             body_offset: 0,
         }
     }
 
     /// Checks run in this order: path, method, SigV4, content type and JSON, members, key in the
-    /// store's set, size limits. `base` is the address of the buffer; the body is
-    /// `body[..length]`, and there is padding behind it.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
-    pub(super) fn accept(
+    /// store's set, size limits.
+    fn accept(
         &mut self,
         protocol: &mut Protocol,
         moment: &Moment,
-        is_api: bool,
         head: &Head<'_, '_>,
-        base: usize,
         body: &mut [u8],
         length: usize,
     ) -> Result<Accepted, ApiError> {
@@ -102,13 +140,16 @@ impl Exchange {
                 self.is_probe = true;
                 return Ok(answer_probe(probe, moment));
             }
-            Route::Api { .. } if !is_api => return Err(no_such_path()),
+            Route::Api { .. } if self.origin.listener != Listener::Api => {
+                return Err(no_such_path());
+            }
             Route::Api { call, prefix, key_id } => (call, prefix, key_id),
         };
+        // The head lies right before the body.
+        let base = (body.as_ptr() as usize).wrapping_sub(self.body_offset);
         self.call = Some(call);
         self.prefix = Some(Span::of(prefix, base));
         self.key_id = (call != Call::Health).then(|| Span::of(key_id, base));
-        self.body_offset = (body.as_ptr() as usize).saturating_sub(base);
         let service = Arc::clone(&protocol.service);
         let store = service.store(prefix).ok_or_else(no_such_path)?;
         if head.method != "POST" {
@@ -131,9 +172,14 @@ impl Exchange {
             return Ok(Accepted::Health);
         }
         let key = authorize::key(store, key_id)?;
+        if call == Call::Encrypt {
+            let metadata = service.ciphertext_metadata.as_deref();
+            self.ciphertext_metadata = metadata.and_then(InlineBytes::from_slice);
+        }
+        let metadata = self.ciphertext_metadata.as_ref().map(InlineBytes::as_slice);
         let mut request = protocol.take_request();
         let built = match Arc::get_mut(&mut request) {
-            Some(request) => build(request, &service, call, key, &members, body),
+            Some(request) => build(request, &service, call, key, metadata, &members, body),
             // The pool holds only what nobody else does.
             None => Err(ApiError::new(ErrorName::Internal, "a pooled request is in use")),
         };
@@ -193,10 +239,10 @@ impl Exchange {
         let text = |span: Option<Span>| span.map(|span| span.text(received));
         let body = received.get(self.body_offset..).unwrap_or_default();
         let member = |span: Option<Span>| span.map(|span| span.text(body));
-        let micros = moment.now.saturating_duration_since(self.started).as_micros();
+        let micros = moment.now.saturating_duration_since(self.origin.started).as_micros();
         let token = self.token.and_then(|token| protocol.token_labels.get(usize::from(token.0)));
         protocol.access_log.write(&CallRecord {
-            peer: self.peer,
+            peer: self.origin.peer,
             is_authenticated: self.is_authenticated,
             call: self.call.map_or("", Call::name),
             store: text(self.prefix),
@@ -250,6 +296,7 @@ fn build(
     service: &Service,
     call: Call,
     key: KeyIndex,
+    new_metadata: Option<&[u8]>,
     members: &Members,
     body: &[u8],
 ) -> Result<(), ApiError> {
@@ -267,13 +314,18 @@ fn build(
     let aad = match bytes(members.aad) {
         None => None,
         Some(aad) => {
-            let length = u16::try_from(aad.len()).map_err(|_| too_large("AAD", 65_535))?;
+            let length = u16::try_from(aad.len()).map_err(|_| {
+                ApiError::new(
+                    ErrorName::UnsupportedOperation,
+                    format!("additionalAuthenticatedData is longer than {MAX_AAD_BYTES} bytes"),
+                )
+            })?;
             hash.update(aad);
             Some((length, <[u8; 32]>::from(hash.clone().finalize())))
         }
     };
     let metadata = match call {
-        Call::Encrypt => service.ciphertext_metadata.as_deref(),
+        Call::Encrypt => new_metadata,
         _ => bytes(members.ciphertext_metadata),
     }
     .unwrap_or_default();

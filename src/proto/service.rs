@@ -14,7 +14,8 @@ use crate::observe::redaction::Secret;
 pub struct Store {
     uri_path_prefix: Box<str>,
     credentials: Vec<Credential>,
-    keys: HashMap<Box<str>, KeyIndex>,
+    /// Sorted by external key id.
+    keys: Vec<(Box<str>, KeyIndex)>,
 }
 
 impl Store {
@@ -33,7 +34,8 @@ impl Store {
     /// The key of that external key id, if it is in the store's set.
     #[must_use]
     pub fn key(&self, key_id: &str) -> Option<KeyIndex> {
-        self.keys.get(key_id).copied()
+        let at = self.keys.binary_search_by(|(known, _)| (**known).cmp(key_id)).ok()?;
+        Some(self.keys[at].1)
     }
 }
 
@@ -57,7 +59,8 @@ pub struct Service {
     /// Times allowed.
     pub timeouts: Timeouts,
     stores: Vec<Store>,
-    by_prefix: HashMap<Box<str>, usize>,
+    /// Places in `stores`, sorted by prefix.
+    by_prefix: Vec<(Box<str>, usize)>,
     labels: Vec<Box<str>>,
     credentials: usize,
 }
@@ -93,7 +96,7 @@ impl Service {
             fleet_size: 1,
             timeouts,
             stores: Vec::new(),
-            by_prefix: HashMap::new(),
+            by_prefix: Vec::new(),
             labels: Vec::new(),
             credentials: 0,
         }
@@ -119,23 +122,34 @@ impl Service {
             .zip(0..)
             .map(|(label, index)| (label.clone(), KeyIndex(index)))
             .collect();
-        let mut keys = HashMap::new();
+        let mut keys = Vec::new();
         for key_id in key_ids {
             let index = *known.entry(key_id.into()).or_insert_with(|| {
                 self.labels.push(key_id.into());
                 KeyIndex(u32::try_from(self.labels.len() - 1).unwrap_or(u32::MAX))
             });
-            keys.insert(key_id.into(), index);
+            keys.push((key_id.into(), index));
         }
+        keys.sort();
+        keys.dedup();
         let store = Store { uri_path_prefix: uri_path_prefix.into(), credentials, keys };
-        self.by_prefix.insert(uri_path_prefix.into(), self.stores.len());
+        let place = self.stores.len();
+        match self.place_of(uri_path_prefix) {
+            Ok(at) => self.by_prefix[at].1 = place,
+            Err(at) => self.by_prefix.insert(at, (uri_path_prefix.into(), place)),
+        }
         self.stores.push(store);
     }
 
     /// The store of that prefix.
     #[must_use]
     pub fn store(&self, uri_path_prefix: &str) -> Option<&Store> {
-        self.stores.get(*self.by_prefix.get(uri_path_prefix)?)
+        let at = self.place_of(uri_path_prefix).ok()?;
+        self.stores.get(self.by_prefix[at].1)
+    }
+
+    fn place_of(&self, uri_path_prefix: &str) -> Result<usize, usize> {
+        self.by_prefix.binary_search_by(|(known, _)| (**known).cmp(uri_path_prefix))
     }
 
     /// All stores, in the order of the settings.

@@ -196,7 +196,7 @@ impl Peer {
                 }
                 Ok(Filled::Eof) => {
                     self.is_eof = true;
-                    self.connection.peer_closed()
+                    self.connection.peer_closed(&mut turn.protocol, &turn.moment)
                 }
                 Err(error) => {
                     self.note(&error, turn);

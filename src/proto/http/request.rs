@@ -1,6 +1,9 @@
 //! The request head: request line and header fields (RFC 9112, 3 and 5).
 
 use std::mem::MaybeUninit;
+use std::sync::LazyLock;
+
+use memchr::memmem;
 
 use super::HttpError;
 use super::body::Framing;
@@ -36,6 +39,28 @@ pub struct Head<'h, 'b> {
     pub expects_continue: bool,
     /// The one Content-Type, if any.
     pub content_type: Option<&'b [u8]>,
+    /// Authorization
+    pub authorization: Occurrence<'b>,
+    /// X-Amz-Date
+    pub amz_date: Occurrence<'b>,
+}
+
+/// How often a field is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Occurrence<'b> {
+    /// Not at all.
+    #[default]
+    Never,
+    /// Once, with this value.
+    Once(&'b [u8]),
+    /// More often.
+    Several,
+}
+
+impl<'b> Occurrence<'b> {
+    fn add(&mut self, value: &'b [u8]) {
+        *self = if *self == Self::Never { Self::Once(value) } else { Self::Several };
+    }
 }
 
 /// Where the head ends (just past the empty line), looking at `bytes[from..]`. `from` may be
@@ -43,8 +68,10 @@ pub struct Head<'h, 'b> {
 #[must_use]
 pub fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
     // The empty line may straddle the end of the earlier search.
+    static EMPTY_LINE: LazyLock<memmem::Finder<'static>> =
+        LazyLock::new(|| memmem::Finder::new(b"\r\n\r\n"));
     let from = from.saturating_sub(3).min(bytes.len());
-    memchr::memmem::find(&bytes[from..], b"\r\n\r\n").map(|at| from + at + 4)
+    EMPTY_LINE.find(&bytes[from..]).map(|at| from + at + 4)
 }
 
 /// How many empty lines stand before the request line: RFC 9112, 2.2 has a server skip them.
@@ -57,13 +84,15 @@ pub fn leading_empty_lines(bytes: &[u8]) -> usize {
     skipped
 }
 
-/// What is wrong with a head that has no end within the limit, if it is past it.
+/// What is wrong with a head, or the beginning of one, that is past the limit.
 #[must_use]
 pub fn too_large(bytes: &[u8]) -> Option<HttpError> {
     if bytes.len() <= MAX_HEAD_BYTES {
         return None;
     }
-    if memchr::memmem::find(bytes, b"\r\n").is_none_or(|end| end > MAX_HEAD_BYTES) {
+    // A method and a version do not take up more than that.
+    let max_line = MAX_TARGET_BYTES + 64;
+    if memchr::memchr(b'\n', &bytes[..max_line]).is_none() {
         return Some(HttpError::TargetTooLong);
     }
     Some(HttpError::HeadTooLarge("the request head is larger than 8192 bytes"))
@@ -78,11 +107,8 @@ pub fn parse<'h, 'b>(
     bytes: &'b [u8],
     slots: &'h mut HeaderSlots<'b>,
 ) -> Result<Head<'h, 'b>, HttpError> {
-    if bytes.len() > MAX_HEAD_BYTES {
-        return Err(HttpError::HeadTooLarge("the request head is larger than 8192 bytes"));
-    }
-    if has_bare_line_feed(bytes) {
-        return Err(HttpError::BadRequest("a line of the request head ends without CR"));
+    if let Some(error) = too_large(bytes) {
+        return Err(error);
     }
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(bytes, slots) {
@@ -107,6 +133,9 @@ pub fn parse<'h, 'b>(
     };
     let (path, query) = split_target(target)?;
     let headers: &'h [httparse::Header<'b>] = request.headers;
+    if has_bare_line_feed(bytes, headers.len()) {
+        return Err(HttpError::BadRequest("a line of the request head ends without CR"));
+    }
     let fields = Fields::collect(headers)?;
     let is_http_1_0 = minor_version == 0;
     if !is_http_1_0 && fields.host == 0 {
@@ -123,12 +152,16 @@ pub fn parse<'h, 'b>(
         is_http_1_0,
         expects_continue: fields.expects_continue && !is_http_1_0,
         content_type: fields.content_type,
+        authorization: fields.authorization,
+        amz_date: fields.amz_date,
     })
 }
 
 /// RFC 9112, 2.2 lets a server take a lone LF for a line's end. Not all parsers do, so we don't.
-fn has_bare_line_feed(bytes: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
+/// In a head that has been parsed a CR stands before an LF only, and an LF ends the request line,
+/// each field or the empty line.
+fn has_bare_line_feed(bytes: &[u8], fields: usize) -> bool {
+    memchr::memchr_iter(b'\r', bytes).count() != fields + 2
 }
 
 /// Tells another version of HTTP from what is not HTTP at all.
@@ -149,9 +182,6 @@ fn split_target(target: &str) -> Result<(&str, &str), HttpError> {
     if target.len() > MAX_TARGET_BYTES {
         return Err(HttpError::TargetTooLong);
     }
-    if target.contains('#') {
-        return Err(HttpError::BadRequest("the request target has a fragment"));
-    }
     let origin = if target.starts_with('/') {
         target
     } else {
@@ -166,7 +196,26 @@ fn split_target(target: &str) -> Result<(&str, &str), HttpError> {
             Some(slash) => &rest[slash..],
         }
     };
-    Ok(origin.split_once('?').unwrap_or((origin, "")))
+    let bytes = origin.as_bytes();
+    match memchr::memchr2(b'?', b'#', bytes) {
+        None => Ok((origin, "")),
+        Some(at) if !bytes[at..].contains(&b'#') => Ok((&origin[..at], &origin[at + 1..])),
+        Some(_) => Err(HttpError::BadRequest("the request target has a fragment")),
+    }
+}
+
+/// Whether a field has that name, which is of letters in lower case and hyphens; in that case
+/// setting one bit makes upper case lower, and makes nothing else that may stand in a name equal.
+/// With the length known the compiler makes a few vector instructions of it.
+fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+    let Ok(name) = <&[u8; N]>::try_from(name) else {
+        return false;
+    };
+    let mut difference = 0;
+    for (byte, known) in name.iter().zip(known) {
+        difference |= (byte | 0x20) ^ known;
+    }
+    difference == 0
 }
 
 /// The fields that the connection itself acts on.
@@ -179,36 +228,34 @@ struct Fields<'b> {
     keep_alive: bool,
     expects_continue: bool,
     content_type: Option<&'b [u8]>,
+    authorization: Occurrence<'b>,
+    amz_date: Occurrence<'b>,
 }
 
 impl<'b> Fields<'b> {
     fn collect(headers: &[httparse::Header<'b>]) -> Result<Self, HttpError> {
         let mut fields = Self::default();
         for header in headers {
-            let is = |name: &str| header.name.eq_ignore_ascii_case(name);
-            match header.name.len() {
-                4 if is("host") => {
+            let name = header.name.as_bytes();
+            match name.len() {
+                4 if is(name, b"host") => {
                     fields.host += 1;
                     if fields.host > 1 {
                         return Err(HttpError::BadRequest("there are several Host header fields"));
                     }
                 }
-                6 if is("expect") => {
+                6 if is(name, b"expect") => {
                     if !header.value.eq_ignore_ascii_case(b"100-continue") {
                         return Err(HttpError::UnknownExpectation);
                     }
                     fields.expects_continue = true;
                 }
-                10 if is("connection") => fields.connection(header.value),
-                12 if is("content-type") => {
-                    if fields.content_type.replace(header.value).is_some() {
-                        return Err(HttpError::BadRequest(
-                            "there are several Content-Type header fields",
-                        ));
-                    }
-                }
-                14 if is("content-length") => fields.content_length(header.value)?,
-                17 if is("transfer-encoding") => {
+                10 if is(name, b"x-amz-date") => fields.amz_date.add(header.value),
+                10 if is(name, b"connection") => fields.connection(header.value),
+                12 if is(name, b"content-type") => fields.content_type(header.value)?,
+                13 if is(name, b"authorization") => fields.authorization.add(header.value),
+                14 if is(name, b"content-length") => fields.content_length(header.value)?,
+                17 if is(name, b"transfer-encoding") => {
                     if fields.chunked {
                         return Err(HttpError::BadRequest(
                             "there are several Transfer-Encoding header fields",
@@ -223,6 +270,13 @@ impl<'b> Fields<'b> {
             }
         }
         Ok(fields)
+    }
+
+    fn content_type(&mut self, value: &'b [u8]) -> Result<(), HttpError> {
+        match self.content_type.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(HttpError::BadRequest("there are several Content-Type header fields")),
+        }
     }
 
     fn connection(&mut self, value: &[u8]) {
@@ -340,6 +394,10 @@ mod tests {
             "X: a\r\n folded\r\n",
             "X : a\r\n",
             "X: a\nY: b\r\n",
+            "\nX: a\r\n",
+            "X: a\r\r\n",
+            "X: a\rb\r\n",
+            "X:\r\n\nY: b\r\n",
             "X: a\0b\r\n",
         ] {
             let error = error_of(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
@@ -351,6 +409,29 @@ mod tests {
         }
         let error = error_of("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
         assert!(matches!(error, BadRequest(_)));
+    }
+
+    /// Names are the same in any case, and no byte passes for another.
+    #[test]
+    fn names_of_fields() {
+        for byte in 0..=255_u8 {
+            let is_token = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            if is_token {
+                let letter = byte.eq_ignore_ascii_case(&b'h');
+                assert_eq!(is(&[byte, b'O', b's', b't'], b"host"), letter, "{byte}");
+                assert_eq!(is(&[b'A', byte, b'b'], b"a-b"), byte == b'-', "{byte}");
+            }
+        }
+        assert!(!is(b"hosts", b"host") && !is(b"hos", b"host"));
+    }
+
+    /// RFC 9112, 3.2: a fragment is no part of a request target.
+    #[test]
+    fn fragments_are_refused() {
+        for target in ["/a#", "/#?b", "/a?b#c", "http://h/a#b"] {
+            let error = error_of(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            assert!(matches!(error, HttpError::BadRequest(_)), "{target}");
+        }
     }
 
     /// Each limit has its own answer.

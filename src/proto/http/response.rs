@@ -1,7 +1,5 @@
 //! The response head (RFC 9112, 4).
 
-use std::io::Write as _;
-
 /// What precedes the body of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseHead<'a> {
@@ -28,16 +26,13 @@ impl ResponseHead<'_> {
     /// Appends the head, empty line included.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 ");
-        // Writing into a Vec cannot fail.
-        let _ = write!(out, "{}", self.status);
-        out.push(b' ');
-        out.extend_from_slice(reason_phrase(self.status).as_bytes());
+        out.extend_from_slice(status_line(self.status).as_bytes());
         out.extend_from_slice(b"\r\nDate: ");
         out.extend_from_slice(self.date);
         out.extend_from_slice(b"\r\nContent-Type: ");
         out.extend_from_slice(self.content_type.as_bytes());
         out.extend_from_slice(b"\r\nContent-Length: ");
-        let _ = write!(out, "{}", self.content_length);
+        decimal(out, self.content_length);
         if let Some(allow) = self.allow {
             out.extend_from_slice(b"\r\nAllow: ");
             out.extend_from_slice(allow.as_bytes());
@@ -51,24 +46,57 @@ impl ResponseHead<'_> {
     }
 }
 
-fn reason_phrase(status: u16) -> &'static str {
+/// Appends a number in decimal.
+fn decimal(out: &mut Vec<u8>, mut number: usize) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        #[expect(clippy::cast_possible_truncation, reason = "a digit")]
+        {
+            digits[first] = b'0' + (number % 10) as u8;
+        }
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
+}
+
+/// Status code and reason phrase (RFC 9110, 15).
+fn status_line(status: u16) -> &'static str {
     match status {
-        200 => "OK",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        417 => "Expectation Failed",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        _ => "Unknown",
+        200 => "200 OK",
+        400 => "400 Bad Request",
+        401 => "401 Unauthorized",
+        403 => "403 Forbidden",
+        404 => "404 Not Found",
+        405 => "405 Method Not Allowed",
+        408 => "408 Request Timeout",
+        413 => "413 Content Too Large",
+        414 => "414 URI Too Long",
+        417 => "417 Expectation Failed",
+        429 => "429 Too Many Requests",
+        431 => "431 Request Header Fields Too Large",
+        501 => "501 Not Implemented",
+        503 => "503 Service Unavailable",
+        505 => "505 HTTP Version Not Supported",
+        _ => "500 Internal Server Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the formatter would write them.
+    #[test]
+    fn decimals() {
+        for number in [0, 9, 10, 200, 8_192, usize::MAX] {
+            let mut out = Vec::new();
+            decimal(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
     }
 }

@@ -5,7 +5,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::Scope;
-use crate::limits::SIGNING_KEYS_PER_CREDENTIAL;
+use crate::limits::{MAX_HEAD_BYTES, SIGNING_KEYS_PER_CREDENTIAL};
 use crate::observe::redaction::Secret;
 
 /// A credential that KMS signs with.
@@ -40,6 +40,7 @@ pub struct SigningKeys {
     keys: Vec<[Option<SigningKey>; SIGNING_KEYS_PER_CREDENTIAL]>,
     /// Stands in for a credential that does not exist, so that it takes as long as one that does.
     decoy: Secret<String>,
+    scratch: Vec<u8>,
 }
 
 #[derive(Clone)]
@@ -56,7 +57,14 @@ impl SigningKeys {
         Self {
             keys: vec![[const { None }; SIGNING_KEYS_PER_CREDENTIAL]; credentials + 1],
             decoy: Secret::new("-".repeat(43)),
+            scratch: Vec::with_capacity(MAX_HEAD_BYTES),
         }
+    }
+
+    /// Memory for the texts that are signed, empty.
+    pub(super) fn scratch(&mut self) -> &mut Vec<u8> {
+        self.scratch.clear();
+        &mut self.scratch
     }
 
     /// An HMAC with the signing key of that credential (or of none) for the scope and `date`,
@@ -65,7 +73,7 @@ impl SigningKeys {
     pub fn keyed_mac(
         &mut self,
         credential: Option<&Credential>,
-        date: &str,
+        date: &[u8],
         scope: Scope<'_>,
     ) -> Hmac<Sha256> {
         let (index, secret) = credential.map_or((0, &self.decoy), |credential| {
@@ -75,11 +83,11 @@ impl SigningKeys {
             debug_assert!(false, "a credential that was not counted");
             return derive(secret.expose(), date, scope);
         };
-        if let Some(key) = kept.iter().flatten().find(|key| key.date == date.as_bytes()) {
+        if let Some(key) = kept.iter().flatten().find(|key| key.date == date) {
             return key.mac.clone();
         }
         let mac = derive(secret.expose(), date, scope);
-        if let Ok(date) = date.as_bytes().try_into() {
+        if let Ok(date) = date.try_into() {
             // The oldest is the last.
             kept.rotate_right(1);
             kept[0] = Some(SigningKey { date, mac: mac.clone() });
@@ -88,13 +96,13 @@ impl SigningKeys {
     }
 }
 
-fn derive(secret: &str, date: &str, scope: Scope<'_>) -> Hmac<Sha256> {
+fn derive(secret: &str, date: &[u8], scope: Scope<'_>) -> Hmac<Sha256> {
     let mut start = Zeroizing::new(Vec::with_capacity(4 + secret.len()));
     start.extend_from_slice(b"AWS4");
     start.extend_from_slice(secret.as_bytes());
     let mut mac = keyed(&start);
-    for part in [date, scope.region, scope.service, "aws4_request"] {
-        mac.update(part.as_bytes());
+    for part in [date, scope.region.as_bytes(), scope.service.as_bytes(), b"aws4_request"] {
+        mac.update(part);
         let key: Zeroizing<[u8; 32]> = Zeroizing::new(mac.finalize().into_bytes().into());
         mac = keyed(key.as_slice());
     }
@@ -124,7 +132,7 @@ mod tests {
             0xc1, 0x54, 0xa4, 0xb9,
         ]);
         expected.update(b"text");
-        let mut mac = keys.keyed_mac(Some(&credential), "20150830", SCOPE);
+        let mut mac = keys.keyed_mac(Some(&credential), b"20150830", SCOPE);
         mac.update(b"text");
         assert_eq!(mac.finalize().into_bytes(), expected.finalize().into_bytes());
     }
@@ -136,17 +144,17 @@ mod tests {
             |index| Credential::new("A", Secret::new(format!("{index}").repeat(43)), index);
         let (first, second) = (credential(0), credential(1));
         let mut keys = SigningKeys::new(2);
-        let mut tag = |credential: Option<&Credential>, date| {
+        let mut tag = |credential: Option<&Credential>, date: &[u8; 8]| {
             keys.keyed_mac(credential, date, SCOPE).finalize().into_bytes()
         };
         let mut tags = Vec::new();
-        for date in ["20240101", "20240102", "20240103", "20240104", "20240105"] {
+        for date in [b"20240101", b"20240102", b"20240103", b"20240104", b"20240105"] {
             tags.extend([tag(Some(&first), date), tag(Some(&second), date), tag(None, date)]);
         }
         for (index, one) in tags.iter().enumerate() {
             assert!(!tags[..index].contains(one));
         }
-        assert_eq!(tag(Some(&first), "20240105"), tags[12]);
-        assert_eq!(tag(Some(&first), "20240101"), tags[0]);
+        assert_eq!(tag(Some(&first), b"20240105"), tags[12]);
+        assert_eq!(tag(Some(&first), b"20240101"), tags[0]);
     }
 }

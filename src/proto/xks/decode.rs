@@ -233,6 +233,7 @@ fn read_metadata(
 
 /// A string goes into its slot once; null counts as absent only where JSON libraries write it
 /// for an optional member, so it is a wrong type here.
+#[inline(always)]
 fn string_member(
     path: &str,
     name: &str,
@@ -242,19 +243,24 @@ fn string_member(
     slot: &mut Option<Span>,
 ) -> Result<(), ApiError> {
     let Some(Node::String(text)) = nodes.get(at) else {
-        let kind = match nodes.get(at) {
-            Some(Node::Object { .. }) => "an object",
-            Some(Node::Array { .. }) => "an array",
-            Some(Node::Static(StaticNode::Bool(_))) => "a boolean",
-            Some(Node::Static(StaticNode::Null)) => "null",
-            _ => "a number",
-        };
-        return Err(ApiError::validation(format!("{path}{name} is {kind}, not a string")));
+        return Err(not_a_string(path, name, nodes.get(at)));
     };
     if slot.replace(Span::of(text, base)).is_some() {
         return Err(twice(&format!("{path}{name}")));
     }
     Ok(())
+}
+
+#[cold]
+fn not_a_string(path: &str, name: &str, node: Option<&Node<'_>>) -> ApiError {
+    let kind = match node {
+        Some(Node::Object { .. }) => "an object",
+        Some(Node::Array { .. }) => "an array",
+        Some(Node::Static(StaticNode::Bool(_))) => "a boolean",
+        Some(Node::Static(StaticNode::Null)) => "null",
+        _ => "a number",
+    };
+    ApiError::validation(format!("{path}{name} is {kind}, not a string"))
 }
 
 /// The members of the object that begins at node `at`: name, and where the value begins.
@@ -280,10 +286,12 @@ fn object_at<'t, 'v>(
     }))
 }
 
+#[cold]
 fn missing(member: &str) -> ApiError {
     ApiError::validation(format!("{member} is missing"))
 }
 
+#[cold]
 fn twice(member: &str) -> ApiError {
     ApiError::validation(format!("{member} is there twice"))
 }
@@ -355,7 +363,7 @@ fn require_value(
 ) -> Result<(), ApiError> {
     match span {
         None => Err(missing(member)),
-        Some(span) if span.text(body) == expected => Ok(()),
+        Some(span) if span.bytes(body) == expected.as_bytes() => Ok(()),
         Some(_) => Err(ApiError::validation(format!("{member} is not {expected}"))),
     }
 }

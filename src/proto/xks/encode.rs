@@ -5,13 +5,11 @@ use std::io::Write as _;
 use crate::job::{FleetHealth, HealthStatus, Iv, KeyAttributes};
 use crate::limits::MAX_FLEET_DETAILS;
 
-/// Appends `"name":"<base64>"`.
-fn base64_member(out: &mut Vec<u8>, name: &str, bytes: &[u8]) {
-    out.push(b'"');
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":\"");
+/// Appends what comes before (a member's name, up to the quotation mark of its value), and the
+/// value's base64.
+fn base64_after(out: &mut Vec<u8>, before: &str, bytes: &[u8]) {
+    out.extend_from_slice(before.as_bytes());
     base64_simd::STANDARD.encode_append(bytes, out);
-    out.push(b'"');
 }
 
 /// GetKeyMetadata's answer.
@@ -46,28 +44,22 @@ pub fn encrypted(
     metadata: Option<&[u8]>,
     cdiv: Option<&[u8; 32]>,
 ) {
-    out.push(b'{');
-    base64_member(out, "authenticationTag", tag);
-    out.push(b',');
-    base64_member(out, "ciphertext", ciphertext);
+    base64_after(out, "{\"authenticationTag\":\"", tag);
+    base64_after(out, "\",\"ciphertext\":\"", ciphertext);
     if let Some(cdiv) = cdiv {
-        out.push(b',');
-        base64_member(out, "ciphertextDataIntegrityValue", cdiv);
+        base64_after(out, "\",\"ciphertextDataIntegrityValue\":\"", cdiv);
     }
     if let Some(metadata) = metadata {
-        out.push(b',');
-        base64_member(out, "ciphertextMetadata", metadata);
+        base64_after(out, "\",\"ciphertextMetadata\":\"", metadata);
     }
-    out.push(b',');
-    base64_member(out, "initializationVector", iv.as_slice());
-    out.push(b'}');
+    base64_after(out, "\",\"initializationVector\":\"", iv.as_slice());
+    out.extend_from_slice(b"\"}");
 }
 
 /// Decrypt's answer.
 pub fn decrypted(out: &mut Vec<u8>, plaintext: &[u8]) {
-    out.push(b'{');
-    base64_member(out, "plaintext", plaintext);
-    out.push(b'}');
+    base64_after(out, "{\"plaintext\":\"", plaintext);
+    out.extend_from_slice(b"\"}");
 }
 
 /// GetHealthStatus's answer: one to ten entries of `ekmFleetDetails`, whatever the fleet's size.

@@ -1,0 +1,192 @@
+//! The dependency rules of the design, read off the sources: who may name whom.
+#![expect(clippy::expect_used, reason = "tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines of one file, its tests included.
+const MAX_LINES: usize = 600;
+
+/// One source file: its path below `src/`, and its code without comments and tests.
+struct Source {
+    path: String,
+    lines: usize,
+    code: String,
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    collect(&root, &root, &mut found);
+    assert!(found.len() > 20, "the sources are where they were");
+    found
+}
+
+fn collect(root: &Path, directory: &Path, found: &mut Vec<Source>) {
+    for entry in fs::read_dir(directory).expect("a directory of sources") {
+        let path: PathBuf = entry.expect("an entry").path();
+        if path.is_dir() {
+            collect(root, &path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("a source");
+            let path = path.strip_prefix(root).expect("below src").display().to_string();
+            found.push(Source { path, lines: text.lines().count(), code: code_of(&text) });
+        }
+    }
+}
+
+/// Without comments, and without the tests at the end, which may name what they like.
+fn code_of(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let mut code = String::new();
+    for line in text.lines() {
+        code.push_str(line.split("//").next().unwrap_or_default());
+        code.push('\n');
+    }
+    code
+}
+
+/// Whether `word` stands in the code as a word of its own.
+fn names(code: &str, word: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    code.match_indices(word).any(|(at, _)| {
+        let before = at.checked_sub(1).map(|at| code.as_bytes()[at]);
+        let after = code.as_bytes().get(at + word.len()).copied();
+        let goes_on = word.ends_with(char::is_alphanumeric) && after.is_some_and(is_part);
+        !before.is_some_and(is_part) && !goes_on
+    })
+}
+
+/// Nothing below `directory` (a directory, or one file) names any of `words`, and there is
+/// something below it.
+fn never(directory: &str, words: &[&str]) {
+    let mut looked_at = 0;
+    for source in sources().iter().filter(|source| source.path.starts_with(directory)) {
+        looked_at += 1;
+        for word in words {
+            assert!(!names(&source.code, word), "src/{} names {word}", source.path);
+        }
+    }
+    assert!(looked_at > 0, "src/{directory} is not there");
+}
+
+/// `word` is named in these places only.
+fn only(word: &str, places: &[&str]) {
+    for source in sources() {
+        if names(&source.code, word) {
+            assert!(
+                places.iter().any(|place| source.path.starts_with(place)),
+                "src/{} names {word}, which is for {places:?}",
+                source.path
+            );
+        }
+    }
+}
+
+/// The protocol core has no I/O, no threads and no clock, and knows no HSM.
+#[test]
+fn proto_is_sans_io() {
+    never(
+        "proto/",
+        &[
+            "hsm::",
+            "server::",
+            "settings::",
+            "cryptoki",
+            "cryptoki_sys",
+            "mio",
+            "rustls",
+            "socket2",
+            "TcpStream",
+            "TcpListener",
+            "UdpSocket",
+            "UnixStream",
+            "std::fs",
+            "std::io::Read",
+            "std::thread",
+            "thread::",
+            "now()",
+            "elapsed()",
+        ],
+    );
+}
+
+/// Of std::net the core takes the address, for the log.
+#[test]
+fn proto_takes_only_addresses_from_std_net() {
+    for source in sources().iter().filter(|source| source.path.starts_with("proto/")) {
+        let rest = source.code.replace("std::net::IpAddr", "");
+        assert!(!rest.contains("std::net"), "src/{}", source.path);
+    }
+}
+
+/// The HSM side knows no protocol.
+#[test]
+fn hsm_knows_no_protocol() {
+    never("hsm/", &["proto::", "server::", "httparse", "simd_json", "mio", "rustls"]);
+}
+
+/// Queues and workers know outcomes; what a CK_RV is stays in pkcs11/.
+#[test]
+fn queue_and_worker_name_no_pkcs11_type() {
+    for source in sources() {
+        let name = source.path.strip_prefix("hsm/").unwrap_or_default();
+        if !(name.starts_with("queue") || name.starts_with("worker")) {
+            continue;
+        }
+        for word in ["cryptoki", "cryptoki_sys", "CK_", "CKR_", "CKM_", "CKA_"] {
+            assert!(!names(&source.code, word), "src/{} names {word}", source.path);
+        }
+    }
+}
+
+/// What both sides share knows neither, and the limits know nobody.
+#[test]
+fn the_shared_words_know_nobody() {
+    never("job.rs", &["proto", "hsm", "server", "settings", "observe", "cryptoki"]);
+    never("limits.rs", &["crate"]);
+    never("observe/", &["proto::", "hsm::", "server::"]);
+}
+
+/// One file talks to C.
+#[test]
+fn unsafe_code_is_in_one_file() {
+    only("unsafe", &["hsm/pkcs11/ffi.rs"]);
+    only("cryptoki_sys", &["hsm/pkcs11/"]);
+    only("cryptoki", &["hsm/pkcs11/"]);
+}
+
+/// Another TLS library would change the file that speaks it and the one that configures it.
+#[test]
+fn rustls_is_in_two_places() {
+    only("rustls", &["server/tls.rs", "settings/"]);
+    only("rustls_pki_types", &["server/tls.rs", "settings/"]);
+}
+
+/// Sockets, readiness and wakers are the server's.
+#[test]
+fn sockets_are_in_the_server() {
+    for word in ["mio", "socket2", "slab"] {
+        only(word, &["server/"]);
+    }
+}
+
+/// A file has one reason to exist, and can be read in one go.
+#[test]
+fn files_are_small() {
+    for source in sources() {
+        assert!(source.lines <= MAX_LINES, "src/{} has {} lines", source.path, source.lines);
+    }
+}
+
+/// The rules above would see a violation.
+#[test]
+fn the_rules_can_fail() {
+    let code = code_of("use mio::Poll; // not rustls\nfn f() { Instant::now(); }\n");
+    assert!(names(&code, "mio") && names(&code, "now()") && !names(&code, "rustls"));
+    assert!(!names("let armio = 1; minow()", "mio"));
+    assert!(!names("unsafe_code", "unsafe"));
+    assert!(names("CK_RV", "CK_"));
+    let tested = code_of("fn f() {}\n#[cfg(test)]\nmod tests { use std::net::TcpStream; }\n");
+    assert!(!names(&tested, "TcpStream"));
+}

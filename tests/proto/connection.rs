@@ -1,0 +1,385 @@
+//! The life of a connection: order, framing, timeouts, ends.
+
+use std::time::Duration;
+
+use serde_json::json;
+use xks_proxy::job::{Completion, Failure, ReplyTo};
+use xks_proxy::proto::{Listener, Step, Wait};
+
+use crate::calls::{b64, call, encrypt, metadata, unb64};
+use crate::rig::signer::Unsigned;
+use crate::rig::{KEY, Rig, service};
+
+const PING: &[u8] = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn encrypt_call(plaintext: &[u8]) -> Vec<u8> {
+    call(&format!("keys/{KEY}/encrypt"), &encrypt(plaintext, Some(b"aad")))
+}
+
+/// Chunks of `size` bytes, each with an extension, and a trailer.
+fn chunked(body: &[u8], size: usize) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for chunk in body.chunks(size) {
+        wire.extend_from_slice(format!("{:X};n=\"v\"\r\n", chunk.len()).as_bytes());
+        wire.extend_from_slice(chunk);
+        wire.extend_from_slice(b"\r\n");
+    }
+    wire.extend_from_slice(b"0\r\nX-Trailer: y\r\n\r\n");
+    wire
+}
+
+fn chunked_call(size: usize) -> Vec<u8> {
+    let body = encrypt(b"Hello World!", None).to_string().into_bytes();
+    let wire = chunked(&body, size);
+    Unsigned::call(&format!("keys/{KEY}/encrypt"), body)
+        .signed_with(("transfer-encoding", "chunked"), &wire)
+}
+
+/// Wherever the network cuts a request, the answer is the same.
+#[test]
+fn a_request_may_be_cut_anywhere() {
+    for request in [encrypt_call(&[7; 40]), chunked_call(50)] {
+        for cut in 1..request.len() {
+            let mut rig = Rig::usual();
+            rig.send(&request[..cut]);
+            assert!(rig.responses().is_empty());
+            rig.send(&request[cut..]);
+            assert_eq!(rig.responses()[0].status, 200, "cut at {cut}");
+        }
+        for piece in [1, 2, 7, 63] {
+            let mut rig = Rig::usual();
+            rig.send_in_pieces(&[&request[..], &request].concat(), piece);
+            let statuses: Vec<u16> = rig.responses().iter().map(|answer| answer.status).collect();
+            assert_eq!(statuses, [200, 200], "pieces of {piece}");
+        }
+    }
+}
+
+/// A body in chunks of one byte takes no more room than its data.
+#[test]
+fn tiny_chunks_of_the_largest_body() {
+    let body = encrypt(&[1; 4_300], Some(&[2; 8_192])).to_string().into_bytes();
+    let request = Unsigned::call(&format!("keys/{KEY}/encrypt"), body.clone())
+        .signed_with(("transfer-encoding", "chunked"), &chunked(&body, 1));
+    let mut rig = Rig::usual();
+    rig.send(&request);
+    assert_eq!(rig.responses()[0].status, 200);
+    assert!(rig.inbox.is_empty());
+}
+
+/// RFC 9112, 9.3.2: answers come in the order of the requests, and no request begins before the
+/// one before it is answered.
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let mut rig = Rig::usual();
+    rig.hold_jobs = true;
+    let pipeline =
+        [encrypt_call(b"1"), PING.to_vec(), encrypt_call(b"22"), encrypt_call(b"333")].concat();
+    rig.send(&pipeline);
+    for _ in 0..3 {
+        assert_eq!(rig.jobs.len(), 1);
+        assert!(rig.work());
+    }
+    let lengths: Vec<Option<usize>> = rig
+        .responses()
+        .iter()
+        .map(|answer| match answer.field("content-type") {
+            Some("application/json") => Some(unb64(&answer.json()["ciphertext"]).len()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(lengths, [Some(1), None, Some(2), Some(3)]);
+}
+
+/// A peer that sends ahead and does not read gets no more room until its answer has gone.
+#[test]
+fn there_is_no_room_while_an_answer_is_pending() {
+    let mut rig = Rig::usual();
+    rig.hold_answers = true;
+    rig.send(PING);
+    assert_eq!(rig.connection.as_ref().unwrap().room(&rig.protocol), 0);
+    assert!(matches!(rig.connection.as_ref().unwrap().wait(), Wait::Send(_)));
+    rig.send(PING);
+    assert_eq!((rig.inbox.len(), rig.responses().len()), (PING.len(), 1));
+    rig.take_answer();
+    assert_eq!((rig.inbox.len(), rig.responses().len()), (0, 1));
+}
+
+/// RFC 9110, 10.1.1: who asks for 100 Continue gets it once the head is accepted, unless the body
+/// has already begun; not with HTTP/1.0; and not if the head is refused.
+#[test]
+fn expect_continue() {
+    let body = encrypt(b"x", None).to_string();
+    let mut request = Unsigned::call(&format!("keys/{KEY}/encrypt"), body.clone());
+    request.headers.push(("expect".to_owned(), "100-continue".to_owned()));
+    let signed = request.signed();
+    let head = signed.len() - body.len();
+
+    let mut rig = Rig::usual();
+    rig.send(&signed[..head]);
+    assert_eq!(rig.responses()[0].status, 100);
+    rig.send(&signed[head..]);
+    assert_eq!(rig.responses()[0].status, 200);
+
+    let mut rig = Rig::usual();
+    rig.send(&signed[..=head]);
+    assert!(rig.responses().is_empty());
+    rig.send(&signed[head + 1..]);
+    assert_eq!(rig.responses()[0].status, 200);
+
+    let mut rig = Rig::usual();
+    rig.send(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n");
+    assert!(rig.answers.is_empty());
+
+    let mut rig = Rig::usual();
+    rig.send(
+        b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 99999\r\n\r\n",
+    );
+    assert_eq!(rig.responses()[0].status, 413);
+    assert!(rig.is_closed());
+}
+
+/// RFC 9112, 9.3: HTTP/1.0 ends after the answer unless both sides say keep-alive.
+#[test]
+fn http_1_0() {
+    let mut rig = Rig::usual();
+    rig.send(b"GET /ping HTTP/1.0\r\n\r\n");
+    let answer = rig.responses().remove(0);
+    assert!(answer.status == 200 && answer.closes() && rig.is_closed());
+
+    let mut rig = Rig::usual();
+    rig.send(b"GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let answer = rig.responses().remove(0);
+    assert_eq!(answer.field("connection"), Some("keep-alive"));
+    assert!(!rig.is_closed());
+}
+
+/// RFC 9112, 9.6: after a request with `Connection: close` nothing more is read.
+#[test]
+fn connection_close() {
+    let mut rig = Rig::usual();
+    rig.send(b"GET /ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET /ping HTTP/1.1\r\n");
+    let answers = rig.responses();
+    assert!(answers.len() == 1 && answers[0].closes() && rig.is_closed());
+}
+
+/// While the process drains, what is under way is answered and the connection ends.
+#[test]
+fn draining_ends_connections_with_an_answer() {
+    let mut rig = Rig::usual();
+    rig.hold_jobs = true;
+    rig.send(&encrypt_call(b"x"));
+    rig.moment.is_draining = true;
+    assert!(rig.work());
+    let answer = rig.responses().remove(0);
+    assert!(answer.status == 200 && answer.closes() && rig.is_closed());
+}
+
+/// A peer that has ended its side gets the answers to all that it asked.
+#[test]
+fn half_close() {
+    let mut rig = Rig::usual();
+    rig.hold_jobs = true;
+    rig.send(&[&encrypt_call(b"x")[..], &encrypt_call(b"y"), PING, &PING[..9]].concat());
+    rig.end_input();
+    assert!(!rig.is_closed());
+    assert!(rig.work() && rig.work());
+    let answers = rig.responses();
+    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [200; 3]);
+    assert!(rig.is_closed());
+
+    // The last answer says that it is the last, where that is known.
+    let mut rig = Rig::usual();
+    rig.hold_jobs = true;
+    rig.send(&encrypt_call(b"x"));
+    rig.end_input();
+    rig.work();
+    assert!(rig.responses()[0].closes() && rig.is_closed());
+
+    // Nothing was asked, or not all of it.
+    for asked in [&b""[..], b"GET /pi", &encrypt_call(b"x")[..600]] {
+        let mut rig = Rig::usual();
+        rig.send(asked);
+        rig.end_input();
+        assert!(rig.is_closed() && rig.answers.is_empty());
+    }
+
+    // Bytes and end in one turn.
+    let mut rig = Rig::usual();
+    rig.connection.as_mut().unwrap().receive(&mut rig.protocol, &rig.moment, PING);
+    rig.end_input();
+    assert_eq!(rig.responses()[0].status, 200);
+    assert!(rig.is_closed());
+}
+
+/// Each wait has its end, and what the peer sees of it: idle nothing, else 408.
+#[test]
+fn waits_end() {
+    let mut rig = Rig::usual();
+    rig.pass(Duration::from_millis(74_999));
+    assert!(!rig.is_closed());
+    rig.pass(Duration::from_millis(1));
+    assert!(rig.is_closed() && rig.answers.is_empty());
+
+    // The clock of a head is not set back by each of its bytes.
+    let mut rig = Rig::usual();
+    rig.pass(Duration::from_secs(60));
+    for byte in b"GET /ping" {
+        rig.send(&[*byte]);
+        rig.pass(Duration::from_millis(1_110));
+    }
+    assert!(!rig.is_closed());
+    rig.pass(Duration::from_millis(10));
+    assert_eq!(rig.responses()[0].error(), (408, "ValidationException".to_owned()));
+    assert!(rig.is_closed());
+
+    let mut rig = Rig::usual();
+    rig.send(&encrypt_call(b"x")[..700]);
+    rig.pass(Duration::from_millis(10_999));
+    assert!(!rig.is_closed());
+    rig.pass(Duration::from_millis(1));
+    let answer = rig.responses().remove(0);
+    assert!(answer.status == 408 && answer.closes() && rig.is_closed());
+
+    let mut rig = Rig::usual();
+    rig.hold_answers = true;
+    rig.send(PING);
+    rig.pass(Duration::from_secs(12));
+    assert!(rig.is_closed());
+
+    // Empty lines before a request are no request.
+    let mut rig = Rig::usual();
+    rig.send(b"\r\n\r\n");
+    assert!(matches!(rig.connection.as_ref().unwrap().wait(), Wait::Idle(_)));
+}
+
+/// The deadline counts from the first byte; past it the peer has its 503, and the answer that
+/// comes late goes nowhere, even when the connection already waits for another.
+#[test]
+fn deadline_and_late_completion() {
+    let mut rig = Rig::usual();
+    rig.hold_jobs = true;
+    let request = encrypt_call(b"first");
+    rig.send(&request[..10]);
+    let first_byte = rig.moment.now;
+    rig.pass(Duration::from_millis(100));
+    rig.send(&request[10..]);
+    let deadline = first_byte + Duration::from_millis(180);
+    assert_eq!(rig.jobs[0].deadline, deadline);
+    rig.pass(Duration::from_millis(79));
+    assert!(rig.answers.is_empty());
+    rig.pass(Duration::from_millis(1));
+    let answer = rig.responses().remove(0);
+    assert_eq!(answer.error(), (503, "DependencyTimeoutException".to_owned()));
+    assert!(!rig.is_closed() && !answer.closes());
+
+    rig.send(&encrypt_call(b"second"));
+    assert!(!rig.work(), "the first job is not awaited any more");
+    assert!(rig.answers.is_empty());
+    assert!(rig.work());
+    assert_eq!(unb64(&rig.responses()[0].json()["ciphertext"]).len(), 6);
+}
+
+/// The HSM side refuses a job before it is queued.
+#[test]
+fn refused_jobs() {
+    for (failure, expected) in [
+        (Failure::Overloaded, (429, "ThrottlingException")),
+        (Failure::NoToken, (503, "DependencyTimeoutException")),
+    ] {
+        let mut rig = Rig::usual();
+        rig.hold_jobs = true;
+        rig.send(&encrypt_call(b"x"));
+        let job = rig.jobs.pop_front().unwrap();
+        let connection = rig.connection.as_mut().unwrap();
+        let step = connection.reject(&mut rig.protocol, &rig.moment, failure);
+        rig.drive(step);
+        rig.protocol.recycle_job(job);
+        let answer = rig.responses().remove(0);
+        assert_eq!(answer.error(), (expected.0, expected.1.to_owned()));
+        assert!(!rig.is_closed());
+    }
+}
+
+/// An answer or a refusal that nobody waits for changes nothing.
+#[test]
+fn what_is_not_awaited_changes_nothing() {
+    let mut rig = Rig::usual();
+    let stray = || Completion {
+        reply_to: ReplyTo { event_loop: 3, slot: 0, serial: 0 },
+        outcome: Err(Failure::TimedOut),
+        output: Vec::new().into(),
+        token: None,
+        queue_micros: 0,
+        hsm_micros: 0,
+    };
+    for sent in [&b""[..], b"GET /ping HT", b"TP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n"] {
+        rig.send(sent);
+        let connection = rig.connection.as_mut().unwrap();
+        for step in [
+            connection.complete(&mut rig.protocol, &rig.moment, stray()),
+            connection.reject(&mut rig.protocol, &rig.moment, Failure::NoToken),
+            connection.answer_health(&mut rig.protocol, &rig.moment, &crate::rig::fleet()),
+        ] {
+            assert!(matches!(step, Step::Receive));
+        }
+    }
+    rig.send(b"x");
+    assert_eq!(rig.responses()[0].status, 200);
+    assert!(!rig.is_closed());
+}
+
+/// The port for load balancers answers them, and leads to no key.
+#[test]
+fn the_ping_port_serves_probes_only() {
+    let mut rig = Rig::on(Listener::Ping, service());
+    let answer = rig.ask(PING);
+    assert_eq!((answer.status, answer.field("content-type")), (200, Some("text/plain")));
+    let body = json!({"requestMetadata": metadata()});
+    for request in [call("health", &body), call(&format!("keys/{KEY}/metadata"), &body)] {
+        assert_eq!(rig.ask(&request).error(), (404, "InvalidUriPathException".to_owned()));
+    }
+    assert_eq!(rig.hsm.jobs, 0);
+}
+
+/// Liveness says that the process runs; readiness that a token works and nothing drains.
+#[test]
+fn ping_and_readyz() {
+    let ask = |method: &str, path: &str, is_ready, is_draining| {
+        let mut rig = Rig::usual();
+        rig.moment.is_ready = is_ready;
+        rig.moment.is_draining = is_draining;
+        rig.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        let answers = crate::rig::wire::parse_all(&rig.answers, method == "HEAD");
+        assert_eq!(answers.len(), 1);
+        (answers[0].status, answers[0].body.clone(), answers[0].field("allow").map(str::to_owned))
+    };
+    for (is_ready, is_draining, ready) in
+        [(true, false, 200), (false, false, 503), (true, true, 503), (false, true, 503)]
+    {
+        assert_eq!(ask("GET", "/ping", is_ready, is_draining).0, 200);
+        assert_eq!(ask("GET", "/readyz", is_ready, is_draining).0, ready);
+        let (status, body, _) = ask("HEAD", "/readyz", is_ready, is_draining);
+        assert_eq!((status, body.len()), (ready, 0));
+    }
+    assert!(ask("GET", "/ping", true, false).1.starts_with(b"pong from xks-proxy"));
+    assert_eq!(ask("POST", "/ping", true, false).2.as_deref(), Some("GET, HEAD"));
+    assert_eq!(ask("POST", "/readyz", true, false).0, 405);
+}
+
+/// A plaintext must not outlive its answer in memory that is used again.
+#[test]
+fn memory_is_wiped_when_it_goes_back() {
+    let mut rig = Rig::usual();
+    rig.hold_jobs = true;
+    let secret = b"a plaintext that nobody may see again";
+    rig.send(&encrypt_call(secret));
+    let request = rig.jobs[0].request.clone();
+    assert_eq!(request.input, secret);
+    drop(request);
+    assert!(rig.work());
+    rig.send(&call(&format!("keys/{KEY}/metadata"), &json!({"requestMetadata": metadata()})));
+    let job = rig.jobs.pop_front().unwrap();
+    assert!(job.request.input.is_empty(), "a pooled request comes empty");
+    assert!(!rig.answers.windows(8).any(|window| window == &b64(secret).as_bytes()[..8]));
+}

@@ -1,0 +1,10 @@
+//! The protocol core without a socket: bytes cut anywhere, the time as an argument, completions
+//! from an HSM in memory, signatures by AWS's own signer.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod calls;
+mod connection;
+mod errors;
+mod json;
+mod rig;
+mod sigv4;

@@ -1,0 +1,265 @@
+//! A simulated peer and HSM around the protocol core: no socket, no thread, no clock.
+
+pub mod hsm;
+pub mod signer;
+pub mod wire;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use xks_proxy::job::{Completion, FleetHealth, HealthStatus, Job, TokenHealth};
+use xks_proxy::observe::access_log::AccessLog;
+use xks_proxy::observe::redaction::Secret;
+use xks_proxy::proto::service::Timeouts;
+use xks_proxy::proto::{Connection, Listener, Moment, Protocol, Service, Step, Wait};
+
+use hsm::MemoryHsm;
+use wire::Response;
+
+/// The store that most tests call.
+pub const PREFIX: &str = "/example/store-1";
+/// Its credential.
+pub const ACCESS_KEY_ID: &str = "AKIDEXAMPLEAKIDEXAMPLE";
+/// Its credential.
+pub const SECRET: &str = "wJalrXUtnFEMIK7MDENG/bPxRfiCYEXAMPLEKEY+abcdefg";
+/// Another store, of another customer.
+pub const OTHER_PREFIX: &str = "/example/store-2";
+/// Its credential.
+pub const OTHER_ACCESS_KEY_ID: &str = "OTHEREXAMPLEOTHEREXAMPLE";
+/// Its credential.
+pub const OTHER_SECRET: &str = "zzzzzzUtnFEMIK7MDENG/bPxRfiCYEXAMPLEKEY+abcdefg";
+/// Region and service that signatures name.
+pub const REGION: &str = "eu-west-1";
+/// Region and service that signatures name.
+pub const SERVICE: &str = "kms-xks-proxy";
+/// A key that is in the store and in the HSM.
+pub const KEY: &str = "key-1";
+/// 2024-02-29T12:00:00Z
+pub const NOON: u64 = 1_709_208_000;
+
+/// The service that most tests use: two stores; all waits of a different length, so that none
+/// can pass for another.
+pub fn service() -> Service {
+    let timeouts = Timeouts {
+        request: Duration::from_millis(180),
+        head: Duration::from_secs(10),
+        body: Duration::from_secs(11),
+        idle: Duration::from_secs(75),
+        write: Duration::from_secs(12),
+        handshake: Duration::from_secs(13),
+    };
+    let mut service = Service::new(REGION, SERVICE, timeouts);
+    let secret = |text: &str| Secret::new(text.to_owned());
+    service.add_store(PREFIX, [(ACCESS_KEY_ID, secret(SECRET))], [KEY, "key-2", "not-in-hsm"]);
+    service.add_store(OTHER_PREFIX, [(OTHER_ACCESS_KEY_ID, secret(OTHER_SECRET))], ["key-3"]);
+    service
+}
+
+/// What is at hand of the peer's connection.
+pub struct Rig {
+    pub protocol: Protocol,
+    /// None once closed.
+    pub connection: Option<Connection>,
+    pub hsm: MemoryHsm,
+    pub moment: Moment,
+    /// Jobs submitted and not yet worked on; only where [`Self::hold_jobs`].
+    pub jobs: VecDeque<Job>,
+    /// Whether jobs wait for the test, in place of being done at once.
+    pub hold_jobs: bool,
+    /// Whether answers stay unsent until [`Self::take_answer`].
+    pub hold_answers: bool,
+    /// Bytes sent by the peer that the connection has had no room for.
+    pub inbox: Vec<u8>,
+    /// All that came back.
+    pub answers: Vec<u8>,
+    pub listener: Listener,
+}
+
+impl Rig {
+    /// With the usual service.
+    pub fn usual() -> Self {
+        Self::new(service())
+    }
+
+    pub fn new(service: Service) -> Self {
+        Self::on(Listener::Api, service)
+    }
+
+    #[allow(clippy::default_constructed_unit_structs, reason = "not its one form")]
+    pub fn on(listener: Listener, service: Service) -> Self {
+        let hsm = MemoryHsm::new(&service);
+        let moment =
+            Moment { now: Instant::now(), unix_secs: NOON, is_ready: true, is_draining: false };
+        Self {
+            protocol: Protocol::new(Arc::new(service), 3, AccessLog::default()),
+            connection: Some(Connection::new(listener, None, moment.now)),
+            hsm,
+            moment,
+            jobs: VecDeque::new(),
+            hold_jobs: false,
+            hold_answers: false,
+            inbox: Vec::new(),
+            answers: Vec::new(),
+            listener,
+        }
+    }
+
+    /// A new connection to the same proxy.
+    pub fn reconnect(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.close(&mut self.protocol);
+        }
+        self.inbox.clear();
+        self.answers.clear();
+        self.connection = Some(Connection::new(self.listener, None, self.moment.now));
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.connection.is_none()
+    }
+
+    /// The peer sends bytes, and everything happens that can.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.inbox.extend_from_slice(bytes);
+        self.pump(usize::MAX);
+    }
+
+    /// The same with the bytes arriving in pieces of at most `piece`.
+    pub fn send_in_pieces(&mut self, bytes: &[u8], piece: usize) {
+        self.inbox.extend_from_slice(bytes);
+        self.pump(piece);
+    }
+
+    /// Sends one request on a connection of its own, and expects one answer.
+    pub fn ask(&mut self, request: &[u8]) -> Response {
+        self.reconnect();
+        self.send(request);
+        let mut responses = self.responses();
+        assert_eq!(responses.len(), 1, "one request, one answer");
+        responses.remove(0)
+    }
+
+    /// Hands over what waits in the inbox, as long as there is room for it.
+    pub fn pump(&mut self, piece: usize) {
+        while let Some(connection) = &mut self.connection {
+            let room = connection.room(&self.protocol).min(piece).min(self.inbox.len());
+            if room == 0 {
+                return;
+            }
+            let bytes: Vec<u8> = self.inbox.drain(..room).collect();
+            connection.receive(&mut self.protocol, &self.moment, &bytes);
+            let step = connection.step(&mut self.protocol, &self.moment);
+            self.drive(step);
+        }
+    }
+
+    /// The peer ends its side.
+    pub fn end_input(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            let step = connection.peer_closed(&mut self.protocol, &self.moment);
+            self.drive(step);
+        }
+    }
+
+    /// Time passes; if the connection's wait ends by then, it is told.
+    pub fn pass(&mut self, duration: Duration) {
+        self.moment.now += duration;
+        self.moment.unix_secs += duration.as_secs();
+        let timeouts = self.protocol.service.timeouts;
+        let Some(connection) = &mut self.connection else { return };
+        let end = match connection.wait() {
+            Wait::Idle(since) => since + timeouts.idle,
+            Wait::Head(since) => since + timeouts.head,
+            Wait::Body(since) => since + timeouts.body,
+            Wait::Hsm(since) => since + timeouts.request,
+            Wait::Send(since) => since + timeouts.write,
+        };
+        if self.moment.now >= end {
+            let step = connection.timed_out(&mut self.protocol, &self.moment);
+            self.drive(step);
+        }
+    }
+
+    /// The HSM does the job that has waited longest; its answer arrives if it is still awaited.
+    /// Whether it was.
+    pub fn work(&mut self) -> bool {
+        let job = self.jobs.pop_front().expect("a job waits");
+        let completion = self.hsm.work(job);
+        self.complete(completion)
+    }
+
+    /// An answer of the HSM side arrives. Whether it was awaited.
+    pub fn complete(&mut self, completion: Completion) -> bool {
+        match &mut self.connection {
+            Some(connection) if connection.waits_for(completion.reply_to.serial) => {
+                let step = connection.complete(&mut self.protocol, &self.moment, completion);
+                self.drive(step);
+                self.pump(usize::MAX);
+                true
+            }
+            _ => {
+                self.protocol.recycle_output(completion.output);
+                false
+            }
+        }
+    }
+
+    /// The held answer has been sent.
+    pub fn take_answer(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            let step = connection.sent(&mut self.protocol, &self.moment);
+            self.drive(step);
+            self.pump(usize::MAX);
+        }
+    }
+
+    /// What the shell does with a step.
+    pub fn drive(&mut self, mut step: Step) {
+        loop {
+            self.answers.extend_from_slice(&self.protocol.out);
+            self.protocol.clear_out();
+            let Some(connection) = &mut self.connection else { return };
+            step = match step {
+                Step::Receive => return,
+                Step::Submit(job) if self.hold_jobs => {
+                    self.jobs.push_back(job);
+                    return;
+                }
+                Step::Submit(job) => {
+                    let completion = self.hsm.work(job);
+                    connection.complete(&mut self.protocol, &self.moment, completion)
+                }
+                Step::Health => {
+                    connection.answer_health(&mut self.protocol, &self.moment, &fleet())
+                }
+                Step::Send if self.hold_answers => return,
+                Step::Send => connection.sent(&mut self.protocol, &self.moment),
+                Step::Close => {
+                    if let Some(connection) = self.connection.take() {
+                        connection.close(&mut self.protocol);
+                    }
+                    return;
+                }
+            };
+        }
+    }
+
+    /// All answers so far, each of them well-formed, with nothing behind the last.
+    pub fn responses(&mut self) -> Vec<Response> {
+        wire::parse_all(&std::mem::take(&mut self.answers), false)
+    }
+}
+
+/// What the health call tells of.
+pub fn fleet() -> FleetHealth {
+    FleetHealth {
+        tokens: vec![TokenHealth {
+            id: "0123".to_owned(),
+            label: "token".to_owned(),
+            model: "memory 1.0".to_owned(),
+            manufacturer: "tests".to_owned(),
+            status: HealthStatus::Active,
+        }],
+    }
+}

@@ -1,0 +1,348 @@
+//! Signatures: what AWS's signer makes is accepted, and nothing else.
+
+use proptest::prelude::*;
+use xks_proxy::limits::SIGNING_KEYS_PER_CREDENTIAL;
+use xks_proxy::observe::redaction::Secret;
+use xks_proxy::proto::http::request::{find_end, header_slots, parse};
+use xks_proxy::proto::sigv4::signing_key::{Credential, SigningKeys};
+use xks_proxy::proto::sigv4::{Scope, Unauthentic, verify};
+
+use crate::rig::signer::Unsigned;
+use crate::rig::{
+    ACCESS_KEY_ID, NOON, OTHER_ACCESS_KEY_ID, OTHER_PREFIX, OTHER_SECRET, PREFIX, REGION, Rig,
+    SECRET, SERVICE,
+};
+
+const BODY: &str = r#"{"requestMetadata":{"kmsRequestId":"1","kmsOperation":"KmsHealthCheck"}}"#;
+
+fn secret(text: &str) -> Secret<String> {
+    Secret::new(text.to_owned())
+}
+
+/// Verifies a whole request, head and body, against one credential.
+fn check_as(
+    request: &[u8],
+    credential: &Credential,
+    scope: Scope<'_>,
+    unix_secs: u64,
+) -> Result<(), Unauthentic> {
+    let end = find_end(request, 0).expect("a whole head");
+    let mut slots = header_slots();
+    let head = parse(&request[..end], &mut slots).expect("a good head");
+    let mut keys = SigningKeys::new(1);
+    let credentials = std::slice::from_ref(credential);
+    let body = &request[end..];
+    let first = verify(&head, body, credentials, scope, &mut keys, unix_secs).map(|_| ());
+    // A signing key from the cache decides the same.
+    let second = verify(&head, body, credentials, scope, &mut keys, unix_secs).map(|_| ());
+    assert_eq!(first, second);
+    first
+}
+
+fn check(request: &[u8]) -> Result<(), Unauthentic> {
+    let credential = Credential::new(ACCESS_KEY_ID, secret(SECRET), 0);
+    check_as(request, &credential, Scope { region: REGION, service: SERVICE }, NOON)
+}
+
+fn health() -> Unsigned {
+    Unsigned::call("health", BODY)
+}
+
+/// Replaces text that must be there once.
+fn replaced(request: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let text = String::from_utf8(request.to_vec()).unwrap();
+    assert_eq!(text.matches(from).count(), 1, "{from}");
+    text.replace(from, to).into_bytes()
+}
+
+/// Cases of AWS's public SigV4 test suite, by their names there.
+#[test]
+fn the_aws_test_suite() {
+    let credential =
+        Credential::new("AKIDEXAMPLE", secret("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"), 0);
+    let scope = Scope { region: "us-east-1", service: "service" };
+    for (name, line, fields, signed, signature) in [
+        (
+            "get-vanilla",
+            "GET / HTTP/1.1",
+            "",
+            "host;x-amz-date",
+            "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
+        ),
+        (
+            "post-vanilla",
+            "POST / HTTP/1.1",
+            "",
+            "host;x-amz-date",
+            "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b",
+        ),
+        (
+            "get-vanilla-query-order-key-case",
+            "GET /?Param2=value2&Param1=value1 HTTP/1.1",
+            "",
+            "host;x-amz-date",
+            "b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500",
+        ),
+        (
+            "get-header-key-duplicate",
+            "GET / HTTP/1.1",
+            "My-Header1:value2\r\nMy-Header1:value2\r\nMy-Header1:value1\r\n",
+            "host;my-header1;x-amz-date",
+            "c9d5ea9f3f72853aea855b47ea873832890dbdd183b4468f858259531a5138ea",
+        ),
+        (
+            "get-header-value-trim",
+            "GET / HTTP/1.1",
+            "My-Header1: value1\r\nMy-Header2: \"a   b   c\"\r\n",
+            "host;my-header1;my-header2;x-amz-date",
+            "acc3ed3afb60bb290fc8d2dd0098b9911fcaa05412b367055dee359757a9c736",
+        ),
+        (
+            "get-unreserved",
+            "GET /-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz HTTP/1.1",
+            "",
+            "host;x-amz-date",
+            "07ef7494c76fa4850883e2b006601f940f8a34d404d0cfa977f52a65bbf5f24f",
+        ),
+        (
+            "get-slashes",
+            "GET //example// HTTP/1.1",
+            "",
+            "host;x-amz-date",
+            "9a624bd73a37c9a373b5312afbebe7a714a789de108f0bdfe846570885f57e84",
+        ),
+    ] {
+        let request = format!(
+            "{line}\r\nHost:example.amazonaws.com\r\n{fields}X-Amz-Date:20150830T123600Z\r\n\
+             Authorization: AWS4-HMAC-SHA256 \
+             Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, \
+             SignedHeaders={signed}, Signature={signature}\r\n\r\n"
+        );
+        let checked = check_as(request.as_bytes(), &credential, scope, 1_440_938_160);
+        assert_eq!(checked, Ok(()), "{name}");
+    }
+}
+
+/// What AWS's signer makes of a call is accepted.
+#[test]
+fn a_signed_call_is_accepted() {
+    let request = health().signed();
+    assert_eq!(check(&request), Ok(()));
+    assert_eq!(Rig::usual().ask(&request).status, 200);
+}
+
+/// Whatever is signed may not differ by anything; each error says what it was.
+#[test]
+fn forged_requests() {
+    use Unauthentic::{
+        Malformed, MalformedDate, MissingAuthorization, MissingSignedHeader, NotSigned,
+        ScopeDateDiffers, SeveralAuthorizations, Skewed, UnknownAccessKey, WrongRegion,
+        WrongService, WrongSignature, WrongTerminator,
+    };
+    let request = health().signed();
+    let with_field = |field: &str| {
+        replaced(&request, "\r\ncontent-type", &format!("\r\n{field}\r\ncontent-type"))
+    };
+    for (forged, expected) in [
+        (replaced(&request, "POST ", "PUT "), WrongSignature),
+        (replaced(&request, "store-1", "store-2"), WrongSignature),
+        (replaced(&request, "v1/health", "v1/health?a=b"), WrongSignature),
+        (replaced(&request, "v1/health", "v1/healtH"), WrongSignature),
+        (replaced(&request, "xks.example.com", "xks.example.org"), WrongSignature),
+        (replaced(&request, "application/json", "text/json"), WrongSignature),
+        (replaced(&request, "T120000Z", "T120001Z"), WrongSignature),
+        (replaced(&request, "KmsHealthCheck", "KmsHealthcheck"), WrongSignature),
+        (replaced(&request, "content-type;host;", "host;"), WrongSignature),
+        (
+            replaced(&request, "SignedHeaders=content-type;host;x-amz-date", "SignedHeaders=host"),
+            NotSigned("x-amz-date"),
+        ),
+        (replaced(&request, "content-type;host;", "content-type;"), NotSigned("host")),
+        (replaced(&request, "content-type;host", "content-type;extra;host"), MissingSignedHeader),
+        (
+            replaced(&request, "content-type;host", "host;content-type"),
+            Malformed("SignedHeaders is not sorted or has a name twice"),
+        ),
+        (replaced(&request, "Credential=AK", "Credential=BK"), UnknownAccessKey),
+        (replaced(&request, "/20240229/", "/20240228/"), ScopeDateDiffers),
+        (replaced(&request, "/eu-west-1/", "/eu-west-2/"), WrongRegion),
+        (replaced(&request, "/kms-xks-proxy/", "/kms/"), WrongService),
+        (replaced(&request, "aws4_request", "aws4_requests"), WrongTerminator),
+        (replaced(&request, "x-amz-date: ", "x-amz-dates: "), MalformedDate),
+        (replaced(&request, "20240229T120000Z", "20240229T126000Z"), MalformedDate),
+        (replaced(&request, "20240229T120000Z", "20240230T120000Z"), MalformedDate),
+        (with_field("x-amz-date: 20240229T120000Z"), MalformedDate),
+        (replaced(&request, "20240229T120000Z", "20240229T110000Z"), Skewed),
+        (replaced(&request, "authorization: ", "authorisation: "), MissingAuthorization),
+        (with_field("authorization: x"), SeveralAuthorizations),
+    ] {
+        assert_eq!(check(&forged), Err(expected), "{}", String::from_utf8_lossy(&forged));
+    }
+    // A field that is not signed may be added by whatever stands in between.
+    assert_eq!(check(&with_field("x-forwarded-for: 10.0.0.1")), Ok(()));
+}
+
+/// A doubled signed field has another canonical form.
+#[test]
+fn a_signed_header_cannot_be_doubled() {
+    let mut request = health();
+    request.headers.push(("x-extra".to_owned(), "a".to_owned()));
+    let signed = request.signed();
+    assert_eq!(check(&signed), Ok(()));
+    let forged = replaced(&signed, "x-extra: a", "x-extra: a\r\nx-extra: a");
+    assert_eq!(check(&forged), Err(Unauthentic::WrongSignature));
+}
+
+/// One store's credential opens no other store; an unknown one looks like a wrong signature.
+#[test]
+fn another_store_s_credential() {
+    let mut other = health();
+    other.access_key_id = OTHER_ACCESS_KEY_ID.to_owned();
+    other.secret = OTHER_SECRET.to_owned();
+    let mut mixed = health();
+    mixed.secret = OTHER_SECRET.to_owned();
+    let mut rig = Rig::usual();
+    let answers: Vec<_> = [other.clone(), mixed]
+        .iter()
+        .map(|request| {
+            let answer = rig.ask(&request.signed());
+            assert_eq!(answer.error(), (401, "AuthenticationFailedException".to_owned()));
+            answer.body
+        })
+        .collect();
+    assert_eq!(answers[0], answers[1]);
+    other.target = other.target.replace(PREFIX, OTHER_PREFIX);
+    assert_eq!(rig.ask(&other.signed()).status, 200);
+}
+
+/// XKS specification, Authentication: rotation needs two credentials at once.
+#[test]
+fn two_credentials_of_one_store() {
+    let mut service = crate::rig::service();
+    let credentials =
+        [("AKIDNEWEXAMPLEEXAMPLE", secret(OTHER_SECRET)), (ACCESS_KEY_ID, secret(SECRET))];
+    service.add_store("/rotating", credentials, ["key-1"]);
+    let mut rig = Rig::new(service);
+    for (access_key_id, secret) in
+        [(ACCESS_KEY_ID, SECRET), ("AKIDNEWEXAMPLEEXAMPLE", OTHER_SECRET), (ACCESS_KEY_ID, SECRET)]
+    {
+        let mut request = health();
+        request.target = request.target.replace(PREFIX, "/rotating");
+        request.access_key_id = access_key_id.to_owned();
+        request.secret = secret.to_owned();
+        assert_eq!(rig.ask(&request.signed()).status, 200);
+    }
+}
+
+/// XKS specification, Appendix A: five minutes either way, and not a second more.
+#[test]
+fn the_clock_s_edges() {
+    for (offset, is_good) in
+        [(-301, false), (-300, true), (-299, true), (299, true), (300, true), (301, false)]
+    {
+        let mut request = health();
+        request.unix_secs = NOON.checked_add_signed(offset).unwrap();
+        let expected = if is_good { Ok(()) } else { Err(Unauthentic::Skewed) };
+        assert_eq!(check(&request.signed()), expected, "{offset}");
+    }
+}
+
+/// Around midnight two days' signing keys are in use, and the scope's day is that of x-amz-date,
+/// whatever our own clock has.
+#[test]
+fn scopes_around_midnight() {
+    let midnight = NOON + 12 * 3600;
+    let mut rig = Rig::usual();
+    for now in [midnight - 120, midnight - 1, midnight, midnight + 120] {
+        rig.moment.unix_secs = now;
+        for signed_at in [midnight - 100, midnight + 100, midnight - 1, midnight] {
+            let mut request = health();
+            request.unix_secs = signed_at;
+            assert_eq!(rig.ask(&request.signed()).status, 200, "{now} {signed_at}");
+        }
+    }
+    // Years of days go through the cache.
+    for day in 0..10 * SIGNING_KEYS_PER_CREDENTIAL as u64 {
+        rig.moment.unix_secs = NOON + day * 86_400;
+        let mut request = health();
+        request.unix_secs = rig.moment.unix_secs;
+        assert_eq!(rig.ask(&request.signed()).status, 200);
+    }
+}
+
+/// RFC 9110, 5.5: white space around a value is none of it; runs inside are one blank to SigV4.
+#[test]
+fn odd_spacing() {
+    let mut request = health();
+    request.headers.push(("x-b".to_owned(), "two  blanks   three".to_owned()));
+    request.headers.push(("x-a".to_owned(), "q=\"a  b\"".to_owned()));
+    let signed = request.signed();
+    assert_eq!(check(&signed), Ok(()));
+    let spaced = replaced(&signed, "x-b: two  blanks   three", "X-B:\t  two blanks three \t ");
+    assert_eq!(check(&spaced), Ok(()));
+    let joined = replaced(&signed, "x-b: two  blanks   three", "x-b: twoblanks three");
+    assert_eq!(check(&joined), Err(Unauthentic::WrongSignature));
+}
+
+fn names() -> impl Strategy<Value = String> {
+    "[A-Za-z0-9_./-]{0,60}"
+}
+
+/// A request with a random path, header fields, query and body.
+fn requests() -> impl Strategy<Value = Unsigned> {
+    let fields = prop::collection::btree_map("x-[a-z0-9-]{1,12}", "[!-~]([ -~]{0,30}[!-~])?", 0..6);
+    let query = prop::option::of("[A-Za-z0-9._~=&-]{0,20}");
+    let body = prop::collection::vec(any::<u8>(), 0..200);
+    (prop::sample::select(vec!["POST", "GET", "PUT"]), names(), query, fields, body).prop_map(
+        |(method, path, query, fields, body)| {
+            let mut request = health();
+            request.method = method.to_owned();
+            request.target = format!("/{path}");
+            if let Some(query) = query {
+                request.target.push('?');
+                request.target.push_str(&query);
+            }
+            request.headers.extend(fields);
+            request.body = body;
+            request
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Our verifier accepts whatever AWS's signer signs.
+    #[test]
+    fn whatever_aws_signs_is_accepted(request in requests()) {
+        prop_assert_eq!(check(&request.signed()), Ok(()), "{:?}", request);
+    }
+
+    /// One bit changed in anything that is signed, or in the signature, and it is refused.
+    #[test]
+    fn one_changed_bit_is_refused(request in requests(), at in any::<prop::sample::Index>(), bit in 0..8) {
+        let signed = request.signed();
+        let mut forged = signed.clone();
+        let at = at.index(forged.len());
+        forged[at] ^= 1_u8 << bit;
+        let end = find_end(&signed, 0).unwrap();
+        prop_assume!(find_end(&forged, 0) == Some(end));
+        let (mut slots, mut forged_slots) = (header_slots(), header_slots());
+        let head = parse(&signed[..end], &mut slots).unwrap();
+        // What is no HTTP any more is refused before.
+        let Ok(forged_head) = parse(&forged[..end], &mut forged_slots) else { return Ok(()) };
+        // Names mean the same in any case. Content-Length, the last field, is not signed: what it
+        // delimits is.
+        let fields = head.headers.len() - 1;
+        let is_same = head.headers.len() == forged_head.headers.len()
+            && head.headers.iter().zip(forged_head.headers).take(fields).all(|(one, other)| {
+                one.name.eq_ignore_ascii_case(other.name) && one.value == other.value
+            })
+            && head.method == forged_head.method
+            && head.path == forged_head.path
+            && head.query == forged_head.query
+            && signed[end..] == forged[end..];
+        prop_assume!(!is_same);
+        prop_assert!(check(&forged).is_err(), "{}", String::from_utf8_lossy(&forged));
+    }
+}
