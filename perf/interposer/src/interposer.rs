@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cryptoki_sys::{
-    CK_FUNCTION_LIST, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CKR_DEVICE_REMOVED, CKR_GENERAL_ERROR,
+    CK_FUNCTION_LIST, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CKR_DEVICE_REMOVED,
     CKR_SESSION_HANDLE_INVALID, CKR_TOKEN_NOT_PRESENT,
 };
 
+use crate::counts::Calls;
 use crate::environment::{self, Environment};
 use crate::fault::Action;
-use crate::functions::{FUNCTIONS, Function};
-use crate::gate::Permit;
+use crate::functions::Function;
+use crate::gate::{Gate, Permit};
 use crate::latency;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
@@ -21,8 +22,8 @@ use crate::watcher;
 
 /// How often a hung call looks whether its time is over.
 const HANG_LOOK: Duration = Duration::from_millis(20);
-/// Latencies are drawn apart from faults: their purposes begin here.
-const LATENCY_PURPOSE: u64 = 1 << 32;
+/// The delays of faults are drawn apart from whether they act.
+const DELAY_PURPOSE: u64 = 1 << 32;
 
 /// What a call is about.
 #[derive(Clone, Copy)]
@@ -37,13 +38,13 @@ pub struct Interposer {
     pub real: &'static CK_FUNCTION_LIST,
     pub environment: Environment,
     pub sessions: Sessions,
+    pub calls: Calls,
     pub settings: ArcSwap<Settings>,
     /// How often settings were read, and what was wrong with those that weren't taken.
     pub reads: AtomicU64,
     pub error: Mutex<String>,
     pub hung: AtomicUsize,
     pub watched_by: AtomicU32,
-    calls: [AtomicU64; FUNCTIONS.len()],
     changed: (Mutex<()>, Condvar),
 }
 
@@ -71,12 +72,12 @@ pub fn start() -> Result<&'static Interposer, &'static str> {
             real,
             environment,
             sessions: Sessions::default(),
+            calls: Calls::new(),
             settings: ArcSwap::from_pointee(settings),
             reads: AtomicU64::new(1),
             error: Mutex::default(),
             hung: AtomicUsize::new(0),
             watched_by: AtomicU32::new(0),
-            calls: [const { AtomicU64::new(0) }; FUNCTIONS.len()],
             changed: (Mutex::default(), Condvar::new()),
         })
     });
@@ -96,18 +97,12 @@ impl Interposer {
     /// # Errors
     /// The call is not to be forwarded but to return this.
     pub fn begin(&self, function: Function, target: Target) -> Result<Call, CK_RV> {
-        let calls = self.calls.get(function as usize).ok_or(CKR_GENERAL_ERROR)?;
-        let number = calls.fetch_add(1, Ordering::Relaxed);
+        self.calls.count(function);
         let settings = self.settings.load();
         if settings.is_passive && !self.sessions.any_doomed() {
             return Ok(Call::default());
         }
-        self.act(&settings, function, target, number)
-    }
-
-    /// How often each function was called.
-    pub fn calls(&self) -> impl Iterator<Item = (Function, u64)> + '_ {
-        FUNCTIONS.into_iter().zip(self.calls.iter().map(|calls| calls.load(Ordering::Relaxed)))
+        self.act(&settings, function, target)
     }
 
     /// Puts other settings in force and has hung calls look at them.
@@ -118,21 +113,14 @@ impl Interposer {
         self.changed.1.notify_all();
     }
 
-    fn act(
-        &self,
-        settings: &Settings,
-        function: Function,
-        target: Target,
-        number: u64,
-    ) -> Result<Call, CK_RV> {
-        let slot = match target {
-            Target::Module => None,
-            Target::Slot(slot) => Some(slot),
-            Target::Session(session) => self.sessions.slot_of(session),
-        };
-        let age = settings.read_at.elapsed();
+    fn act(&self, settings: &Settings, function: Function, target: Target) -> Result<Call, CK_RV> {
         let mut flip_bit = false;
         let mut delay = Duration::ZERO;
+        let (slot, age) = if settings.faults.is_empty() {
+            (None, Duration::ZERO)
+        } else {
+            (self.slot_of(target), settings.read_at.elapsed())
+        };
         for (index, fault) in settings.faults.iter().enumerate() {
             if !fault.fits(function, slot, age) {
                 continue;
@@ -149,7 +137,7 @@ impl Interposer {
                     }
                 }
                 Action::Delay(latency) => {
-                    delay += latency.draw(settings.seed, LATENCY_PURPOSE + index as u64, number);
+                    delay += latency.draw(settings.seed, DELAY_PURPOSE + index as u64, number);
                 }
                 Action::CloseSession => self.close(target),
                 Action::RemoveToken(code) => return Err(self.remove(slot, target, *code)),
@@ -157,22 +145,25 @@ impl Interposer {
             }
         }
         if let Target::Session(session) = target
+            && self.sessions.any_doomed()
             && self.sessions.is_doomed(session)
         {
             self.close(target);
             return Err(CKR_SESSION_HANDLE_INVALID);
         }
-        let permit = settings
-            .gate
-            .as_ref()
-            .filter(|_| settings.is_capped(function))
-            .map(|gate| gate.enter());
-        if let Some(latency) = settings.latency.get(function as usize).and_then(Option::as_ref) {
-            let purpose = 2 * LATENCY_PURPOSE + function as u64;
-            delay += latency.draw(settings.seed, purpose, number);
-        }
+        let gate = settings.gate.as_ref().filter(|_| settings.is_capped(function));
+        let permit = gate.map(Gate::enter);
+        delay += settings.draw_latency(function);
         latency::sleep(delay);
         Ok(Call { flip_bit, _permit: permit })
+    }
+
+    fn slot_of(&self, target: Target) -> Option<CK_SLOT_ID> {
+        match target {
+            Target::Module => None,
+            Target::Slot(slot) => Some(slot),
+            Target::Session(session) => self.sessions.slot_of(session),
+        }
     }
 
     /// Waits until the settings in force have no hang that fits.

@@ -40,6 +40,11 @@ impl Latency {
         Ok(Self { usual, tail })
     }
 
+    /// Whether it has no tail.
+    pub fn is_constant(&self) -> bool {
+        self.tail.is_empty()
+    }
+
     /// The latency of call number `number`.
     pub fn draw(&self, seed: u64, purpose: u64, number: u64) -> Duration {
         if self.tail.is_empty() {

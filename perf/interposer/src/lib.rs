@@ -65,9 +65,9 @@
 //!                         # that asks for the length alone fits too, for skip and count
 //! ```
 //!
-//! A random choice depends on the seed and on the number of the call (of its function for a
-//! latency, of those that fit for a fault), not on the order of threads: the same seed and the
-//! same calls give the same faults.
+//! A random choice depends on the seed and on the number of the call since the settings were read
+//! (of those of its function for a latency, of those that fit for a fault) and on nothing else:
+//! the same seed gives the same choices in the same order.
 //!
 //! # Counts file
 //!

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::{CK_RV, CK_SLOT_ID};
@@ -23,6 +23,9 @@ const HSM_FUNCTIONS: [Function; 5] = [
     Function::C_GetAttributeValue,
 ];
 
+/// Latencies are drawn apart from faults: their purposes begin here.
+const LATENCY_PURPOSE: u64 = 1 << 33;
+
 /// Settings in force.
 #[derive(Debug)]
 pub struct Settings {
@@ -30,7 +33,9 @@ pub struct Settings {
     pub seed: u64,
     pub read_at: Instant,
     /// By [`Function`].
-    pub latency: Vec<Option<Latency>>,
+    latency: Vec<Option<Latency>>,
+    /// How many calls of each function have had their latency drawn.
+    drawn: Vec<AtomicU64>,
     pub gate: Option<Arc<Gate>>,
     pub faults: Vec<Fault>,
     /// Nothing is to be done but to count.
@@ -91,10 +96,24 @@ impl Settings {
             seed: file.seed.unwrap_or(default_seed),
             read_at: Instant::now(),
             is_passive: latency.iter().all(Option::is_none) && gate.is_none() && faults.is_empty(),
+            drawn: latency.iter().map(|_| AtomicU64::new(0)).collect(),
             latency,
             gate,
             faults,
         })
+    }
+
+    /// The latency of this call.
+    pub fn draw_latency(&self, function: Function) -> Duration {
+        let index = function as usize;
+        let Some((latency, drawn)) =
+            self.latency.get(index).and_then(Option::as_ref).zip(self.drawn.get(index))
+        else {
+            return Duration::ZERO;
+        };
+        // A constant needs no number, and threads no cache line to fight for.
+        let number = if latency.is_constant() { 0 } else { drawn.fetch_add(1, Ordering::Relaxed) };
+        latency.draw(self.seed, LATENCY_PURPOSE + function as u64, number)
     }
 
     /// Whether the cap on parallel calls is about this function.
@@ -181,8 +200,7 @@ mod tests {
     use super::*;
 
     fn latency_of(settings: &Settings, function: Function) -> Option<Duration> {
-        let latency = settings.latency[function as usize].as_ref();
-        latency.map(|latency| latency.draw(settings.seed, 0, 0))
+        settings.latency[function as usize].as_ref().map(|_| settings.draw_latency(function))
     }
 
     /// The measurements' "HSM of n ms" is these five functions and no other.
@@ -222,6 +240,20 @@ mod tests {
         assert_eq!(of(Function::C_Encrypt), Duration::from_millis(3));
         assert_eq!(of(Function::C_Decrypt), Duration::from_millis(2));
         assert_eq!(of(Function::C_Login), Duration::from_micros(1));
+    }
+
+    /// A tail replays from the seed; another function has another one.
+    #[test]
+    fn tails_replay() {
+        let tail = |seed: u64, function| {
+            let text = format!("seed = {seed}\n[latency]\n\"*\" = \"1ms, p=0.5:2ms\"");
+            let settings = Settings::parse(&text, 0).unwrap();
+            (0..64).map(|_| settings.draw_latency(function)).collect::<Vec<_>>()
+        };
+        let first = tail(1, Function::C_Encrypt);
+        assert_eq!(tail(1, Function::C_Encrypt), first);
+        assert_ne!(tail(2, Function::C_Encrypt), first);
+        assert_ne!(tail(1, Function::C_Decrypt), first);
     }
 
     /// Nothing set: nothing to do.

@@ -344,6 +344,20 @@ fn hang_and_release() {
     assert_eq!(bench.wait_for(|_| true).hung, 0);
 }
 
+/// A hang may end by itself, and then with an error: an HSM's own time-out.
+#[test]
+fn a_hang_that_ends_with_an_error() {
+    let bench = bench();
+    let session = bench.session(0);
+    bench.apply(
+        "[[fault]]\nhang = true\nreturn = \"CKR_DEVICE_ERROR\"\n\
+         functions = [\"C_GenerateRandom\"]\ncount = 1\nuntil_milli = 3000",
+    );
+    assert_eq!(random(&session), Err(RvError::DeviceError));
+    assert_eq!(random(&session), Ok(()));
+    assert_eq!(bench.wait_for(|_| true).hung, 0);
+}
+
 /// One token of two can be made bad.
 #[test]
 fn a_fault_of_one_slot() {
