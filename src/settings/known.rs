@@ -138,3 +138,37 @@ pub(super) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) 
         .min()
         .map(|(_, candidate)| candidate)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member that no file mentions is one that nobody finds. (`secondary_auth` and its section
+    /// are known, and refused.)
+    #[test]
+    fn each_member_is_in_the_documented_file() {
+        let text = include_str!("../../configuration/settings.toml");
+        for (section, members) in MEMBERS.iter().skip(1) {
+            for member in members.iter().filter(|member| {
+                *section != "security.oso" && !["secondary_auth", "oso"].contains(member)
+            }) {
+                let is_line = |line: &str| {
+                    let line = line.trim_start_matches(['#', '[']);
+                    line.strip_prefix(member).is_some_and(|rest| rest.starts_with(" = "))
+                        || line.strip_suffix(']') == Some(&format!("{section}.{member}"))
+                };
+                assert!(text.lines().any(is_line), "[{section}] {member}");
+            }
+        }
+    }
+
+    /// A slip of the finger is recognised, another word is not taken for one.
+    #[test]
+    fn nearest_is_near() {
+        let names = ["port", "ip", "region", "xks_key_id_set"];
+        assert_eq!(nearest("prot", names), Some("port"));
+        assert_eq!(nearest("Region", names), Some("region"));
+        assert_eq!(nearest("xks_key_ids", names), Some("xks_key_id_set"));
+        assert_eq!(nearest("user_pin", names), None);
+    }
+}

@@ -15,8 +15,6 @@ mod security;
 mod server;
 mod service;
 mod stores;
-#[cfg(test)]
-mod tests;
 mod tls;
 mod tracing;
 

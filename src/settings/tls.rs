@@ -54,7 +54,7 @@ pub(super) fn read(section: &Section<'_>, is_mtls_enabled: bool) -> Option<Tls> 
         if is_mtls_enabled { client_verifier(section, &provider).map(Some) } else { Some(None) };
     let (cert_member, key_member) = (cert_member?, key_member?);
     let chain = chain?;
-    let certificate = inspect_chain(&chain, &cert_member);
+    let certificate = inspect_chain(&chain, &cert_member)?;
     let certified = certified_key(chain, key?, &provider, &cert_member, &key_member);
     let (client_name, verifier) = match verifier? {
         Some((name, verifier)) => (name, Some(verifier)),
@@ -68,7 +68,7 @@ pub(super) fn read(section: &Section<'_>, is_mtls_enabled: bool) -> Option<Tls> 
             return None;
         }
     };
-    Some(Tls { config, certificate: certificate?, is_client_certificate_required, client_name })
+    Some(Tls { config, certificate, is_client_certificate_required, client_name })
 }
 
 fn server_config(

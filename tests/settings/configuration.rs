@@ -1,0 +1,94 @@
+//! The files of `configuration/`: they load, and so does what they only mention.
+
+use std::path::{Path, PathBuf};
+
+use xks_proxy::settings::{Severity, locate_by};
+
+use crate::Place;
+use crate::tls_files::self_signed;
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configuration")
+}
+
+/// All settings files, with certificates and module substituted.
+fn files(place: &Place) -> Vec<(String, String)> {
+    let (cert, key) = self_signed(&["xks.example.com"]).write(place, "server");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !name.starts_with("settings") || !name.ends_with(".toml") {
+            continue;
+        }
+        let text = std::fs::read_to_string(directory().join(&name)).unwrap();
+        let lines = text.lines().map(|line| match line.split(" = ").next() {
+            Some("tls_cert_pem") => format!("tls_cert_pem = \"{cert}\""),
+            Some("tls_key_pem") => format!("tls_key_pem = \"{key}\""),
+            Some("mtls_client_ca_pem") => format!("mtls_client_ca_pem = \"{cert}\""),
+            Some("PKCS11_HSM_MODULE") => "PKCS11_HSM_MODULE = \"MODULE\"".to_owned(),
+            _ => line.to_owned(),
+        });
+        files.push((name, lines.collect::<Vec<_>>().join("\n") + "\n"));
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn each_file_loads() {
+    let place = Place::new();
+    let files = files(&place);
+    let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "settings.toml",
+            "settings_cloudhsm.toml",
+            "settings_docker.toml",
+            "settings_kryoptic.toml",
+            "settings_luna.toml",
+            "settings_nshield.toml",
+            "settings_softhsmv2.toml",
+        ]
+    );
+    for (name, text) in &files {
+        let result = place.load_with(text, true, &|_| None);
+        let (_, findings) = result.unwrap_or_else(|it| panic!("{name}: {it:#?}"));
+        for warning in findings.iter().filter(|it| it.severity == Severity::Warning) {
+            // Each administrator's own to fill in.
+            assert!(warning.member.ends_with(".sigv4_access_key_id"), "{name}: {warning}");
+        }
+    }
+}
+
+/// Members that are commented out are spelt right, have right values, and agree with the rest.
+#[test]
+fn what_is_commented_out_loads_too() {
+    let place = Place::new();
+    for (name, text) in files(&place) {
+        let mut uncommented = 0;
+        let lines = text.lines().map(|line| match line.strip_prefix('#') {
+            Some(member)
+                if member.starts_with(|it: char| it.is_ascii_alphabetic() || it == '[') =>
+            {
+                uncommented += 1;
+                member
+            }
+            _ => line,
+        });
+        let text = lines.collect::<Vec<_>>().join("\n") + "\n";
+        let text = text.replace("is_mtls_enabled = false", "is_mtls_enabled = true");
+        let text = text.replace("is_tls_enabled = false", "is_tls_enabled = true");
+        assert!(uncommented > 15, "{name}: {uncommented}");
+        let result = place.load_with(&text, true, &|_| None);
+        let (settings, _) = result.unwrap_or_else(|it| panic!("{name}: {it:#?}"));
+        assert!(settings.tls.unwrap().client_name.unwrap().starts_with("cks.kms."), "{name}");
+    }
+}
+
+/// What is not set in the environment is found through the bootstrap file of this repository.
+#[test]
+fn bootstrap_names_a_file_that_is_there() {
+    let found = locate_by(&|_| None, &directory().join("bootstrap.toml")).unwrap();
+    assert!(directory().parent().unwrap().join(found).is_file());
+}

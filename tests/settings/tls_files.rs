@@ -1,0 +1,245 @@
+//! `[tls]`: what is wrong with certificates and keys, and what is made of right ones.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use xks_proxy::settings::{Finding, Settings, Severity};
+
+use crate::{Place, edited, line_of, mistakes};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A certificate and its key.
+pub struct Identity {
+    pub certificate: rcgen::Certificate,
+    pub params: CertificateParams,
+    pub key: KeyPair,
+}
+
+impl Identity {
+    /// Writes both; gives the paths.
+    pub fn write(&self, place: &Place, name: &str) -> (String, String) {
+        let cert = place.write(&format!("{name}.crt"), self.certificate.pem());
+        let key = place.write(&format!("{name}.key"), self.key.serialize_pem());
+        (cert, key)
+    }
+
+    /// A certificate that this one issues.
+    pub fn issue(&self, mut params: CertificateParams) -> Identity {
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().unwrap();
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        Identity { certificate, params, key }
+    }
+}
+
+pub fn params(names: &[&str], common_name: &str) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+}
+
+pub fn from_params(params: CertificateParams) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    Identity { certificate, params, key }
+}
+
+pub fn self_signed(names: &[&str]) -> Identity {
+    from_params(params(names, "the proxy"))
+}
+
+pub fn authority(name: &str) -> Identity {
+    let mut params = params(&[], name);
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    from_params(params)
+}
+
+/// Loads settings with TLS on; `more` is appended to `[tls]`.
+pub fn load_tls(
+    place: &Place,
+    (cert, key): (&str, &str),
+    more: &str,
+) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
+    let is_mtls = more.contains("mtls_client_ca_pem");
+    let text = tls_text((cert, key), more, is_mtls);
+    place.load(&text)
+}
+
+fn tls_text((cert, key): (&str, &str), more: &str, is_mtls: bool) -> String {
+    edited("is_tls_enabled = false", "is_tls_enabled = true")
+        .replace("is_mtls_enabled = false", &format!("is_mtls_enabled = {is_mtls}"))
+        + &format!("[tls]\ntls_cert_pem = \"{cert}\"\ntls_key_pem = \"{key}\"\n{more}\n")
+}
+
+/// The bytes within a PKCS#8 key: SEC1 or PKCS#1 (RFC 5958, 2: the third member).
+fn inner_key(key: &KeyPair) -> Vec<u8> {
+    use x509_parser::der_parser::parse_der;
+    let der = key.serialize_der();
+    let (_, sequence) = parse_der(&der).unwrap();
+    sequence.as_sequence().unwrap()[2].as_slice().unwrap().to_vec()
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let base64 = base64_simd::STANDARD.encode_to_string(der);
+    let lines: Vec<&str> =
+        base64.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
+#[test]
+fn each_kind_of_key_is_taken() {
+    let place = Place::new();
+    let ec = self_signed(&["a.example"]);
+    let rsa_key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let rsa_params = params(&["a.example"], "rsa");
+    let rsa = Identity {
+        certificate: rsa_params.self_signed(&rsa_key).unwrap(),
+        params: rsa_params,
+        key: rsa_key,
+    };
+    let cases = [
+        (&ec, ec.key.serialize_pem()),
+        (&ec, pem("EC PRIVATE KEY", &inner_key(&ec.key))),
+        (&ec, format!("{}{}", ec.certificate.pem(), ec.key.serialize_pem())),
+        (&rsa, rsa.key.serialize_pem()),
+        (&rsa, pem("RSA PRIVATE KEY", &inner_key(&rsa.key))),
+    ];
+    for (identity, key) in cases {
+        let (cert, _) = identity.write(&place, "server");
+        let key = place.write("server.key", key);
+        let (settings, findings) = load_tls(&place, (&cert, &key), "").unwrap();
+        assert!(findings.iter().all(|it| it.severity == Severity::Notice), "{findings:#?}");
+        let tls = settings.tls.unwrap();
+        assert_eq!(tls.certificate.names, ["a.example"]);
+        assert!(!tls.is_client_certificate_required && tls.client_name.is_none());
+        assert!(tls.certificate.subject.starts_with("CN="), "{}", tls.certificate.subject);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_files_is_said() {
+    let place = Place::new();
+    let (cert, key) = self_signed(&["a.example"]).write(&place, "server");
+    let (_, other_key) = self_signed(&["a.example"]).write(&place, "other");
+    let (issuer_cert, _) = authority("an issuer").write(&place, "issuer");
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    let empty = place.write("empty", "\n");
+    let swapped = place.write("swapped", read(&issuer_cert) + &read(&cert));
+    let encrypted = place.write("encrypted", pem("ENCRYPTED PRIVATE KEY", b"0123456789"));
+    let old_encrypted = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: \
+                         AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+    let old_encrypted = place.write("old_encrypted", old_encrypted);
+    let broken =
+        place.write("broken", "-----BEGIN PRIVATE KEY-----\n!!\n-----END PRIVATE KEY-----\n");
+    let garbage = place.write("garbage", pem("PRIVATE KEY", b"0123456789"));
+    let not_x509 = place.write("not_x509", pem("CERTIFICATE", b"0123456789"));
+    let torn = place.write("torn", &read(&cert)[..200]);
+    #[rustfmt::skip]
+    let cases = [
+        ("/no/such", key.as_str(), "tls_cert_pem", "/no/such cannot be read", "certificate"),
+        ("", &key, "tls_cert_pem", "empty", "certificate"),
+        (&empty, &key, "tls_cert_pem", "empty is empty", "certificate"),
+        (&key, &key, "tls_cert_pem", "no CERTIFICATE", "certificate"),
+        (&torn, &key, "tls_cert_pem", "not PEM", "certificate"),
+        (&not_x509, &key, "tls_cert_pem", "not X.509", "issued anew"),
+        (&swapped, &key, "tls_cert_pem", "not the first", "first"),
+        (&cert, "/no/such", "tls_key_pem", "/no/such cannot be read", "private key"),
+        (&cert, &cert, "tls_key_pem", "no PRIVATE KEY", "private key"),
+        (&cert, &empty, "tls_key_pem", "empty is empty", "private key"),
+        (&cert, &encrypted, "tls_key_pem", "encrypted", "openssl pkey"),
+        (&cert, &old_encrypted, "tls_key_pem", "encrypted", "openssl pkey"),
+        (&cert, &broken, "tls_key_pem", "not PEM", "private key"),
+        (&cert, &garbage, "tls_key_pem", "not usable", "RSA key"),
+        (&cert, &other_key, "tls_key_pem", "does not belong", "requested with"),
+    ];
+    for (cert, key, member, problem, remedy) in cases {
+        let findings = load_tls(&place, (cert, key), "").unwrap_err();
+        let mistakes = mistakes(&findings);
+        assert_eq!(mistakes.len(), 1, "{member} {problem}: {findings:#?}");
+        assert_eq!(mistakes[0].member, format!("tls.{member}"), "{}", mistakes[0]);
+        assert!(mistakes[0].problem.contains(problem), "{}", mistakes[0]);
+        assert!(mistakes[0].remedy.contains(remedy), "{}", mistakes[0]);
+        let line = line_of(&tls_text((cert, key), "", false), &format!("{member} = "));
+        assert_eq!(mistakes[0].position.unwrap().0, line, "{}", mistakes[0]);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_client_verification_is_said() {
+    let place = Place::new();
+    let (cert, key) = self_signed(&["a.example"]).write(&place, "server");
+    let (ca, _) = authority("a CA").write(&place, "ca");
+    let empty = place.write("empty", "");
+    let not_x509 = place.write("not_x509", pem("CERTIFICATE", b"0123456789"));
+    let name = "mtls_client_dns_name = \"cks.kms.us-east-1.amazonaws.com\"\n";
+    #[rustfmt::skip]
+    let cases = [
+        (format!("mtls_client_ca_pem = \"/no/such\"\n{name}"), "mtls_client_ca_pem", "cannot be read"),
+        (format!("mtls_client_ca_pem = \"{empty}\"\n{name}"), "mtls_client_ca_pem", "is empty"),
+        (format!("mtls_client_ca_pem = \"{key}\"\n{name}"), "mtls_client_ca_pem", "no CERTIFICATE"),
+        (format!("mtls_client_ca_pem = \"{not_x509}\"\n{name}"), "mtls_client_ca_pem", "not usable"),
+        (format!("# mtls_client_ca_pem\n{name}"), "mtls_client_ca_pem", "missing"),
+        (format!("mtls_client_ca_pem = \"{ca}\"\nmtls_client_dns_name = \"\"\n"), "mtls_client_dns_name", "not a DNS name"),
+        (format!("mtls_client_ca_pem = \"{ca}\"\nmtls_client_dns_name = \"10.0.0.1\"\n"), "mtls_client_dns_name", "not a DNS name"),
+        (format!("mtls_client_ca_pem = \"{ca}\"\nmtls_client_dns_name = 7\n"), "mtls_client_dns_name", "not a string"),
+    ];
+    for (more, member, problem) in cases {
+        let findings = load_tls(&place, (&cert, &key), &more).unwrap_err();
+        let mistakes = mistakes(&findings);
+        assert_eq!(mistakes.len(), 1, "{more}: {findings:#?}");
+        assert_eq!(mistakes[0].member, format!("tls.{member}"), "{}", mistakes[0]);
+        assert!(mistakes[0].problem.contains(problem), "{}", mistakes[0]);
+    }
+    // No name: allowed, and warned of; nor is a leaf a CA.
+    let more = format!("mtls_client_ca_pem = \"{cert}\"\n");
+    let (settings, findings) = load_tls(&place, (&cert, &key), &more).unwrap();
+    let tls = settings.tls.unwrap();
+    assert!(tls.is_client_certificate_required && tls.client_name.is_none());
+    let warned = |member: &str, problem: &str| {
+        findings.iter().any(|it| {
+            it.severity == Severity::Warning && it.member == member && it.problem.contains(problem)
+        })
+    };
+    assert!(warned("tls.mtls_client_dns_name", "missing"), "{findings:#?}");
+    assert!(warned("tls.mtls_client_ca_pem", "not a CA's"), "{findings:#?}");
+}
+
+/// An expired certificate is warned of loudly and served: see `settings::certificate`.
+#[test]
+fn dates_names_and_order_are_warned_of() {
+    let place = Place::new();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let epoch = date_time_ymd(1970, 1, 1);
+    let warnings = |identity: &Identity, also: &str| {
+        let (cert, key) = identity.write(&place, "server");
+        place.write("server.crt", std::fs::read_to_string(&cert).unwrap() + also);
+        let (settings, findings) = load_tls(&place, (&cert, &key), "").unwrap();
+        assert!(settings.tls.is_some());
+        let warnings = findings.into_iter().filter(|it| it.severity == Severity::Warning);
+        warnings.map(|it| it.to_string()).collect::<Vec<_>>()
+    };
+    let lasting = |begin: Duration, end: Duration| {
+        let mut params = params(&["a.example"], "dates");
+        params.not_before = epoch + begin;
+        params.not_after = epoch + end;
+        from_params(params)
+    };
+    let expired = warnings(&lasting(DAY, now - DAY), "");
+    assert!(expired.len() == 1 && expired[0].contains("EXPIRED on 20"), "{expired:?}");
+    let early = warnings(&lasting(now + DAY, now + DAY * 99), "");
+    assert!(early.len() == 1 && early[0].contains("not valid before"), "{early:?}");
+    let soon = warnings(&lasting(DAY, now + DAY * 10 + DAY / 2), "");
+    assert!(soon.len() == 1 && soon[0].contains("in 10 days"), "{soon:?}");
+    assert!(warnings(&lasting(DAY, now + DAY * 31), "").is_empty());
+    let nameless = warnings(&self_signed(&[]), "");
+    assert!(nameless.len() == 1 && nameless[0].contains("no DNS name"), "{nameless:?}");
+    let (root, stranger) = (authority("root"), authority("stranger"));
+    let issued = root.issue(params(&["a.example"], "leaf"));
+    assert!(warnings(&issued, &root.certificate.pem()).is_empty());
+    let unordered = warnings(&issued, &stranger.certificate.pem());
+    assert!(unordered.len() == 1 && unordered[0].contains("not the issuer"), "{unordered:?}");
+}

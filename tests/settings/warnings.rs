@@ -1,0 +1,166 @@
+//! What loads, and is worth a word.
+
+use xks_proxy::hsm::config::IvMode;
+use xks_proxy::settings::{Finding, Severity};
+
+use crate::{Place, RIGHT, edited, mistakes};
+
+fn only(findings: &[Finding], severity: Severity, member: &str) -> Finding {
+    let found: Vec<_> =
+        findings.iter().filter(|it| it.severity == severity && it.member == member).collect();
+    assert_eq!(found.len(), 1, "{member}: {findings:#?}");
+    found[0].clone()
+}
+
+/// Each of these files works, and the operator is told.
+#[test]
+fn warnings_name_the_member_and_the_remedy() {
+    let place = Place::new();
+    #[rustfmt::skip]
+    let cases = [
+        ("is_sigv4_auth_enabled = true", "is_sigv4_auth_enabled = false", "security.is_sigv4_auth_enabled", "can encrypt and decrypt", "true"),
+        ("[\"foo\", \"cat\"]", "[]", "external_key_stores[0].xks_key_id_set", "empty", "CKA_LABEL"),
+        ("[\"foo\", \"cat\"]", "[\"foo\", \"foo\"]", "external_key_stores[0].xks_key_id_set[1]", "already", "remove"),
+        ("uri_path_prefix = \"\"", "uri_path_prefix = \"/abc/kms/xks/v1\"", "external_key_stores[0].uri_path_prefix", "once more", "leave /kms/xks/v1 out"),
+        ("max_plaintext_in_base64 = 8192", "max_plaintext_in_base64 = 5735", "limits.max_plaintext_in_base64", "specification", "5736"),
+        ("max_aad_in_base64 = 16384", "max_aad_in_base64 = 10923", "limits.max_aad_in_base64", "specification", "10924"),
+        ("request_deadline_milli = 180", "request_deadline_milli = 251", "limits.request_deadline_milli", "250 ms", "180"),
+        ("\"MODULE\"", "\"libsofthsm2.so\"", "pkcs11.PKCS11_HSM_MODULE", "loader", "whole path"),
+        ("tcp_keepalive_secs = 60\n", "", "server.tcp_keepalive", "no probes", "tcp_keepalive_secs"),
+        ("directory = \"/var/local/xks-proxy/logs\"", "directory = \"\"", "tracing.directory", "working directory", "directory"),
+        ("\"HushHushHushHushHushHushHushHushHushHushHushHush\"", "\"PleaseReplaceThisWithSomeSecretOfLength43To64\"", "external_key_stores[0].sigv4_secret_access_key", "published", "replace"),
+    ];
+    for (from, to, member, problem, remedy) in cases {
+        let (_, findings) = place.load(&edited(from, to)).unwrap();
+        let warning = only(&findings, Severity::Warning, member);
+        assert!(warning.problem.contains(problem), "{warning}");
+        assert!(warning.remedy.contains(remedy), "{warning}");
+        assert!(warning.position.is_some(), "{warning}");
+    }
+}
+
+/// A store without a credential loads, as in the reference proxy's sample files, and can't be
+/// called; the members of one that is half there are told apart in `mistakes`.
+#[test]
+fn a_store_without_credential_is_unusable_and_said_to_be() {
+    let text = RIGHT.replacen("\"ABCDEFGHIJKLMNOPQRSTUVWX\"", "\"\"", 1).replacen(
+        "\"HushHushHushHushHushHushHushHushHushHushHushHush\"",
+        "\"\"",
+        1,
+    );
+    let (settings, findings) = Place::new().load(&text).unwrap();
+    let warning = only(&findings, Severity::Warning, "external_key_stores[0].sigv4_access_key_id");
+    assert!(warning.problem.contains("refused"), "{warning}");
+    assert!(settings.stores[0].credential.is_none());
+    assert!(settings.service().store("").unwrap().credentials().is_empty());
+}
+
+/// Unknown members: a warning with the nearest name; under a strict check, a mistake.
+#[test]
+fn unknown_members() {
+    let place = Place::new();
+    let cases = [
+        ("port = 443", "port = 443\nprot = 1", "server.prot", "did you mean port?"),
+        (
+            "[limits]",
+            "[limits]\nmax_add_in_base64 = 1",
+            "limits.max_add_in_base64",
+            "max_aad_in_base64",
+        ),
+        ("[limits]", "[limits]\nuser_pin = \"\"", "limits.user_pin", "it belongs in [pkcs11]"),
+        ("[limits]", "[limits]\nzzzzzzzz = 1", "limits.zzzzzzzz", "remove it"),
+        ("[limits]", "[limts]\n[limits]", "limts", "did you mean limits?"),
+        (
+            "xks_key_id_set",
+            "xks_key_ids = []\nxks_key_id_set",
+            "external_key_stores[0].xks_key_ids",
+            "xks_key_id_set",
+        ),
+        (
+            "tcp_keepalive_secs = 60",
+            "tcp_keepalive_secs = 60\nkeepalive = 1",
+            "server.tcp_keepalive.keepalive",
+            "remove it",
+        ),
+    ];
+    for (from, to, member, remedy) in cases {
+        let text = edited(from, to);
+        let (_, findings) = place.load(&text).unwrap();
+        let warning = only(&findings, Severity::Warning, member);
+        assert!(warning.remedy.contains(remedy), "{warning}");
+        let findings = place.load_with(&text, true, &|_| None).unwrap_err();
+        assert_eq!(mistakes(&findings).len(), 1, "{findings:#?}");
+        only(&findings, Severity::Mistake, member);
+    }
+    assert!(place.load_with(RIGHT, true, &|_| None).is_ok());
+}
+
+/// Members that have no effect here are named once, at start.
+#[test]
+fn members_without_effect_are_noticed() {
+    let text = edited(
+        "user_pin",
+        "session_pool_timeout_milli = 0\nsession_eager_close = false\n\
+         context_read_timeout_milli = 10\nuser_pin",
+    );
+    let (_, findings) = Place::new().load(&text).unwrap();
+    let notice = only(&findings, Severity::Notice, "pkcs11.session_pool_timeout_milli");
+    for name in ["session_pool_timeout_milli", "session_eager_close", "context_read_timeout_milli"]
+    {
+        assert!(notice.problem.contains(name), "{notice}");
+    }
+}
+
+/// The two old switches and the profiles lead to the same IV modes.
+#[test]
+fn profiles_and_switches() {
+    let place = Place::new();
+    let old = "can_generate_iv = false\nis_zero_iv_required = false";
+    let iv_mode = |to: &str| {
+        let (settings, _) = place.load(&edited(old, to)).unwrap();
+        settings.pkcs11.tokens[0].iv_mode
+    };
+    let cases = [
+        ("can_generate_iv = false\nis_zero_iv_required = true", IvMode::Random),
+        ("can_generate_iv = true\nis_zero_iv_required = true", IvMode::ZeroedBuffer),
+        ("can_generate_iv = true\nis_zero_iv_required = false", IvMode::Appended),
+        ("profile = \"softhsm2\"", IvMode::Random),
+        ("profile = \"kryoptic\"", IvMode::Random),
+        ("profile = \"nss\"", IvMode::Random),
+        ("profile = \"opencryptoki\"", IvMode::Random),
+        ("profile = \"nshield\"", IvMode::ZeroedBuffer),
+        ("profile = \"cloudhsm\"", IvMode::ZeroedBuffer),
+        ("profile = \"luna\"", IvMode::Appended),
+        ("profile = \"luna\"\ncan_generate_iv = true", IvMode::Appended),
+        (
+            "profile = \"softhsm2\"\ncan_generate_iv = false\nis_zero_iv_required = true",
+            IvMode::Random,
+        ),
+        ("profile = \"nshield\"\nis_zero_iv_required = true", IvMode::ZeroedBuffer),
+    ];
+    for (to, wanted) in cases {
+        assert_eq!(iv_mode(to), wanted, "{to}");
+    }
+}
+
+/// A file that leaves out all that is optional has the documented defaults.
+#[test]
+fn defaults() {
+    let text = "[server]\nip = \"::1\"\nport = 0\nregion = \"r\"\nservice = \"s\"\n\
+                [security]\nis_sigv4_auth_enabled = false\nis_tls_enabled = false\n\
+                is_mtls_enabled = false\n[[external_key_stores]]\nuri_path_prefix = \"\"\n\
+                xks_key_id_set = [\"a\"]\n[pkcs11]\nsession_pool_max_size = 1\nuser_pin = \"\"\n\
+                PKCS11_HSM_MODULE = \"MODULE\"\n[hsm_capabilities]\nprofile = \"softhsm2\"\n";
+    let (settings, _) = Place::new().load(text).unwrap();
+    assert_eq!((settings.server.port, settings.server.port_http_ping), (0, 80));
+    assert_eq!((settings.server.event_loops, settings.server.fleet_size), (0, 1));
+    assert!(settings.server.tcp_keepalive.is_none());
+    assert_eq!(settings.server.drain_delay.as_millis(), 5_000);
+    assert!(settings.tracing.stdout && settings.tracing.file.is_none());
+    assert_eq!(settings.limits.max_plaintext_in_base64, 8192);
+    assert_eq!(settings.limits.max_aad_in_base64, 16_384);
+    assert_eq!(settings.limits.timeouts.request.as_millis(), 180);
+    assert_eq!(settings.limits.timeouts.idle.as_millis(), 75_000);
+    assert!(!settings.pkcs11.allow_ambiguous_labels);
+    assert!(settings.pkcs11.environment.is_empty());
+}
