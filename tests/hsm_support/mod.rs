@@ -3,6 +3,8 @@
 //! Modules read their configuration from the environment, once a process. So each test runs in a
 //! process of its own: the test binary started again, for that test alone.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;

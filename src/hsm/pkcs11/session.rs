@@ -10,7 +10,8 @@ use cryptoki::object::Attribute;
 use cryptoki::session::Session as CryptokiSession;
 use cryptoki_sys::{
     CK_OBJECT_HANDLE, CK_RV, CKR_ARGUMENTS_BAD, CKR_CRYPTOKI_NOT_INITIALIZED,
-    CKR_MECHANISM_PARAM_INVALID, CKR_USER_NOT_LOGGED_IN,
+    CKR_MECHANISM_PARAM_INVALID, CKR_SESSION_CLOSED, CKR_SESSION_HANDLE_INVALID,
+    CKR_USER_NOT_LOGGED_IN,
 };
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -117,7 +118,13 @@ impl Pkcs11Session {
         let Some(_entry) = self.token.module.enter_session(self.generation) else {
             return Err(NO_SESSION);
         };
-        work(&mut self.calls, &self.token)
+        let result = work(&mut self.calls, &self.token);
+        if let Err(fault) = &result
+            && is_reconnection(fault)
+        {
+            self.token.keys.forget();
+        }
+        result
     }
 }
 
@@ -502,6 +509,17 @@ impl Calls {
                 _ => Ok(ProbeKey::Refused),
             },
         }
+    }
+}
+
+/// Whether after this failure the token is reached anew, and its handles may be others.
+fn is_reconnection(fault: &Fault) -> bool {
+    match fault.failure {
+        Failure::Pkcs11(CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED) => true,
+        Failure::Pkcs11(code) => {
+            matches!(codes::class(code), Class::Login | Class::Token | Class::Module)
+        }
+        _ => false,
     }
 }
 
