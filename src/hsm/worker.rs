@@ -15,8 +15,8 @@ use super::token::Token;
 use super::watch::{End, Watch};
 use crate::job::{Completion, Operation};
 use crate::limits::{
-    CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_COMPLETION_HOLD, MAX_HOUSEKEEPING, MIN_HANG,
-    MIN_RETRY_BACKOFF,
+    CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_COMPLETION_HOLD, MAX_HOUSEKEEPING,
+    MAX_RETRY_BACKOFF, MIN_HANG, MIN_RETRY_BACKOFF,
 };
 
 /// Runs until the session and its successor are gone, or the fleet stops. The roster counts this
@@ -197,8 +197,8 @@ impl Worker<'_> {
         }
         if queued.attempts > 1 && queued.failure.is_some() {
             self.outbox.send_all(self.fleet);
-            let wait = MIN_RETRY_BACKOFF * (1 << queued.attempts.min(10)) / 4;
-            std::thread::sleep(wait.min(queued.job.deadline - start));
+            let wait = MIN_RETRY_BACKOFF * (1 << (queued.attempts - 2).min(16));
+            std::thread::sleep(wait.min(MAX_RETRY_BACKOFF).min(queued.job.deadline - start));
         }
         // What is finished does not wait for a slow call.
         if self.outbox.is_due(start, self.token.pace.service()) {

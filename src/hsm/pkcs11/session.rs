@@ -407,9 +407,13 @@ impl Calls {
     /// Finds out whether the token, this session and this key work. Fails with `code`, the one
     /// that made one ask, if they don't.
     fn known_good(&mut self, token: &Shared, key: &Key, code: CK_RV) -> Result<(), Trouble> {
-        let broken = || Trouble::from(fault_of(code, Blame::Token));
+        // A session in which the failed operation is still active tells nothing of the token.
+        let broken = |fault: Fault| {
+            let blame = if fault.blame == Blame::Session { fault.blame } else { Blame::Token };
+            Trouble::from(fault_of(code, blame))
+        };
         if !(key.attributes.encrypt && key.attributes.decrypt) {
-            return self.probe(token).map_err(|_| broken());
+            return self.probe(token).map_err(broken);
         }
         if let Some(known) = self.known_good.take_if(|known| known.handle == key.handle) {
             let result = self.decrypts_to_probe(token, key.handle, &known.iv, &known.ciphertext);
@@ -422,16 +426,15 @@ impl Calls {
         let aad = &[];
         match self.encrypt_bytes(token, key.handle, aad, &PROBE_PLAINTEXT, &mut ciphertext) {
             Ok(iv) => {
-                self.decrypts_to_probe(token, key.handle, &iv, &ciphertext)
-                    .map_err(|_| broken())?;
+                self.decrypts_to_probe(token, key.handle, &iv, &ciphertext).map_err(broken)?;
                 self.known_good = Some(KnownGood { handle: key.handle, iv, ciphertext });
                 Ok(())
             }
             Err(Trouble::StaleHandle(stale)) => Err(Trouble::StaleHandle(stale)),
             Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
-                self.probe(token).map_err(|_| broken())
+                self.probe(token).map_err(broken)
             }
-            Err(_) => Err(broken()),
+            Err(Trouble::Fault(fault)) => Err(broken(fault)),
         }
     }
 
@@ -457,9 +460,7 @@ impl Calls {
         self.scratch.zeroize();
         match result {
             Ok(()) if is_same => Ok(()),
-            Err(RawError::Init(code) | RawError::Operation(code)) => {
-                Err(fault_of(code, Blame::Token))
-            }
+            Err(RawError::Init(code) | RawError::Operation(code)) => Err(fault_of_class(code)),
             Ok(()) | Err(RawError::Malformed) => Err(malformed()),
         }
     }
