@@ -159,8 +159,8 @@ pub const MAX_QUEUE_SHARDS: usize = 8;
 /// How long a finished answer may wait for those finished right after it, so that they leave
 /// together.
 pub const MAX_COMPLETION_HOLD: Duration = Duration::from_micros(100);
-/// Attempts at one request, the first included.
-pub const MAX_ATTEMPTS: u32 = 8;
+/// Attempts at one request, the first included; the deadline may end them sooner.
+pub const MAX_ATTEMPTS: u32 = 12;
 /// Times that an ambiguous code must follow a known-good operation before the ciphertext is
 /// held to be at fault and not the device.
 pub const AMBIGUOUS_CODE_REPEATS: u32 = 3;
@@ -207,14 +207,20 @@ pub const MAX_START_WAIT: Duration = Duration::from_secs(3);
 pub const MAX_LOGIN_WAIT: Duration = Duration::from_secs(5);
 /// How often calls in flight are looked at.
 pub const MONITOR_TICK: Duration = Duration::from_millis(10);
+/// How often health is looked at for what has changed.
+pub const HEALTH_TICK: Duration = Duration::from_millis(100);
+/// A token that fails again this soon after it returned is not probed at once.
+pub const MIN_STEADY: Duration = Duration::from_secs(5);
 /// Ticks without a call in flight after which nobody looks until there is one.
 pub const MONITOR_IDLE_TICKS: u32 = 100;
 /// Probes right after connecting, by which the token's pace is known before the first job.
 pub const FIRST_PROBES: u32 = 4;
-/// At a retry on the same token, the first wait; doubles.
+/// At the second retry on the same token, the wait; doubles. The first retry is at once.
 pub const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(1);
+/// At further retries on the same token, the longest wait.
+pub const MAX_RETRY_BACKOFF: Duration = Duration::from_millis(16);
 /// Stack of a session's thread; PKCS#11 modules run on it.
-pub const SESSION_STACK_BYTES: usize = 512 * 1024;
+pub const SESSION_STACK_BYTES: usize = 1024 * 1024;
 /// One in this many calls has its CPU time measured.
 pub const CPU_SAMPLE_INTERVAL: u32 = 8;
 /// Samples by which a token is held to compute in our process or to wait.

@@ -155,7 +155,7 @@ fn works(config: Config) {
 
 /// A SoftHSM2 token with [`add_keys`], ready for the proxy to initialise.
 fn softhsm_with_keys() -> PathBuf {
-    let module = softhsm();
+    let module = tools::softhsm2_module();
     let pkcs11 = initialize(&module);
     let slot = make_token(&pkcs11, "first");
     add_keys(&login(&pkcs11, slot));
@@ -177,7 +177,7 @@ fn softhsm_works() {
 #[test]
 fn kryoptic_works() {
     in_child("kryoptic_works", kryoptic_environment, |_| {
-        let module = kryoptic();
+        let module = tools::kryoptic_module();
         let pkcs11 = initialize(&module);
         let slot = make_token(&pkcs11, "kryoptic");
         add_keys(&login(&pkcs11, slot));
@@ -324,7 +324,7 @@ fn what_is_no_module_is_a_start_error() {
 #[test]
 fn a_token_that_comes_later_is_used() {
     in_child("a_token_that_comes_later_is_used", softhsm_environment, |_| {
-        let module = softhsm();
+        let module = tools::softhsm2_module();
         let mut caller = Caller::start(config(vec![first(module.clone())], &LABELS));
         assert_eq!(caller.encrypt(BOTH, b"x"), Err(Failure::NoToken));
         let trouble = stats(&caller).trouble.unwrap();
@@ -340,7 +340,7 @@ fn a_token_that_comes_later_is_used() {
 #[test]
 fn jobs_go_to_the_token_that_has_the_key() {
     in_child("jobs_go_to_the_token_that_has_the_key", softhsm_environment, |_| {
-        let module = softhsm();
+        let module = tools::softhsm2_module();
         let pkcs11 = initialize(&module);
         for label in ["one", "two"] {
             let slot = make_token(&pkcs11, label);

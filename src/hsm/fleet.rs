@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
 use super::backend::{Blame, Fault};
 use super::queue::{Batch, Queued};
 use super::signal::Signal;
-use super::token::Token;
-use crate::job::{
-    Completion, CompletionQueue, Failure, FleetHealth, Job, KeyIndex, Success, TokenIndex,
-};
+use super::token::{Load, Token};
+use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job, Success, TokenIndex};
 use crate::limits::{MAX_ATTEMPTS, MAX_TOKENS};
 
 /// The tokens and the way back to the event loops.
@@ -64,25 +62,21 @@ impl Fleet {
         let now = Instant::now();
         let is_stopping = self.is_stopping();
         // One lock a token for all jobs of this turn, taken in the tokens' order by every loop.
-        let mut batches: [Option<Batch<'_>>; MAX_TOKENS] = [const { None }; MAX_TOKENS];
-        for (token, batch) in self.tokens.iter().zip(&mut batches) {
+        let mut offers: [Option<Offer<'_>>; MAX_TOKENS] = [const { None }; MAX_TOKENS];
+        for (token, offer) in self.tokens.iter().zip(&mut offers) {
             if token.circuit.is_usable() && !is_stopping {
-                *batch = Some(token.queue.batch());
+                *offer = Some(Offer::of(token));
             }
         }
         for job in jobs.drain(..) {
-            match self.choose(&batches, &job, now) {
-                Ok(index) => {
-                    if let Some(batch) = batches.get_mut(index).and_then(Option::as_mut) {
-                        batch.push(job);
-                    }
-                }
+            match self.choose(&mut offers, &job, now) {
+                Ok(offer) => offer.batch.push(job),
                 Err(failure) => refused.push((job, failure)),
             }
         }
         let mut are_more_wanted = false;
-        for (token, batch) in self.tokens.iter().zip(batches) {
-            let pushed = batch.map_or(0, |batch| batch.pushed());
+        for (token, offer) in self.tokens.iter().zip(offers) {
+            let pushed = offer.map_or(0, |offer| offer.batch.pushed());
             if pushed > 0 {
                 are_more_wanted |= token.roster.wake(pushed);
                 // It may have been given up in the meantime, and its queue emptied before these.
@@ -99,33 +93,28 @@ impl Fleet {
     }
 
     /// The token on which the job waits least, of those that have its key.
-    fn choose(
+    fn choose<'o, 'f>(
         &self,
-        batches: &[Option<Batch<'_>>; MAX_TOKENS],
+        offers: &'o mut [Option<Offer<'f>>; MAX_TOKENS],
         job: &Job,
         now: Instant,
-    ) -> Result<usize, Failure> {
-        let mut best = None;
+    ) -> Result<&'o mut Offer<'f>, Failure> {
+        let is_sole = self.tokens.len() == 1;
         let mut is_any_usable = false;
-        for (index, (token, batch)) in self.tokens.iter().zip(batches).enumerate() {
-            let Some(batch) = batch else { continue };
+        let mut best = None;
+        for (token, offer) in self.tokens.iter().zip(offers) {
+            let Some(offer) = offer else { continue };
             is_any_usable = true;
-            let ahead = token.queue.len() + batch.pushed();
-            let wait = token.expected_wait(ahead);
-            if !batch.has_room() || (ahead > 0 && now + wait + token.pace.service() > job.deadline)
-            {
-                continue;
-            }
-            let is_sole = self.tokens.len() == 1;
+            let Some(wait) = offer.wait(job.deadline, now) else { continue };
             let lacks_key = !is_sole && !token.backend.has_key(job.request.key);
-            let is_trickling = !is_sole && token.circuit.is_trickling() && ahead > 0;
-            let rank = (lacks_key, is_trickling, wait, ahead);
-            if best.is_none_or(|(best_rank, _)| rank < best_rank) {
-                best = Some((rank, index));
+            let is_trickling = !is_sole && token.circuit.is_trickling() && !wait.is_zero();
+            let rank = (lacks_key, is_trickling, wait);
+            if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
+                best = Some((rank, offer));
             }
         }
         match best {
-            Some((_, index)) => Ok(index),
+            Some((_, offer)) => Ok(offer),
             None if is_any_usable => Err(Failure::Overloaded),
             None => Err(Failure::NoToken),
         }
@@ -166,13 +155,13 @@ impl Fleet {
                 return Some(queued);
             }
         }
-        let failure = queued.failure.unwrap_or_else(|| self.not_found(queued.job.request.key));
+        let failure = queued.failure.unwrap_or_else(|| self.not_found());
         answered.push(complete(queued, Err(failure), Some(token.index), 0));
         None
     }
 
     /// No token in use has the key; one that is not in use may have it.
-    fn not_found(&self, _key: KeyIndex) -> Failure {
+    fn not_found(&self) -> Failure {
         if self.tokens.iter().all(|token| token.circuit.is_usable()) {
             Failure::KeyNotFound
         } else {
@@ -188,7 +177,7 @@ impl Fleet {
             .iter()
             .filter(|token| queued.tried & bit(token.index) == 0 && token.circuit.is_usable());
         let best = candidates.min_by_key(|token| {
-            (!token.backend.has_key(key), token.expected_wait(token.queue.len()))
+            (!token.backend.has_key(key), token.load().wait(token.queue.len()))
         });
         let Some(token) = best else { return Err(queued) };
         queued = match token.queue.push_front(queued) {
@@ -219,6 +208,24 @@ impl Fleet {
                 self.answer(complete(queued, Err(failure), Some(token.index), 0));
             }
         }
+    }
+
+    /// A worker of the token can't do the job that it holds: it goes back to where it came from.
+    pub fn give_back(&self, token: &Token, queued: Queued) {
+        match token.queue.push_front(queued) {
+            Ok(()) => {
+                token.roster.wake(1);
+                // If the token was given up, nobody else empties its queue.
+                if !token.circuit.is_usable() {
+                    self.evacuate(token);
+                }
+            }
+            Err(queued) => {
+                let failure = Err(queued.failure.unwrap_or(Failure::Overloaded));
+                self.answer(complete(queued, failure, Some(token.index), 0));
+            }
+        }
+        self.monitor_signal.tell();
     }
 
     /// Opens the token's circuit, with all that follows.
@@ -258,6 +265,29 @@ impl Fleet {
     #[must_use]
     pub fn event_loops(&self) -> usize {
         self.inboxes.len()
+    }
+}
+
+/// One token's queue in one turn of an event loop, and how long a job would wait in it.
+struct Offer<'a> {
+    batch: Batch<'a>,
+    waiting: usize,
+    load: Load,
+}
+
+impl<'a> Offer<'a> {
+    fn of(token: &'a Token) -> Self {
+        let batch = token.queue.batch();
+        Self { batch, waiting: token.queue.len(), load: token.load() }
+    }
+
+    /// How long one more job would wait; `None` if that is too long, or there is no room.
+    fn wait(&self, deadline: Instant, now: Instant) -> Option<Duration> {
+        let ahead = self.waiting + self.batch.pushed();
+        let wait = self.load.wait(ahead);
+        // A session that is free tries, however slow the token was before.
+        let is_in_time = wait.is_zero() || now + wait + self.load.service <= deadline;
+        (is_in_time && self.batch.has_room()).then_some(wait)
     }
 }
 

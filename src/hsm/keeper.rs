@@ -11,8 +11,8 @@ use super::pkcs11::ffi::thread_cpu_nanos;
 use super::token::{Backoff, Token};
 use super::watch::{End, Watch};
 use crate::limits::{
-    FIRST_PROBES, KEY_REFRESH_INTERVAL, MAX_HOUSEKEEPING, MAX_LISTING, MISSING_LABEL_INTERVAL,
-    PROBE_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
+    FIRST_PROBES, KEY_REFRESH_INTERVAL, MAX_HOUSEKEEPING, MAX_LISTING, MIN_STEADY,
+    MISSING_LABEL_INTERVAL, PROBE_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
 };
 
 /// This thread is written off and must end.
@@ -28,6 +28,8 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         backoff: Backoff::default(),
         failures: 0,
         listed_at: None,
+        put_in_use_at: None,
+        relapses: Backoff::default(),
     };
     if keeper.keep().is_err() {
         token.roster.written_off_returned();
@@ -43,11 +45,15 @@ struct Keeper<'a> {
     /// Connections or probes that failed in a row.
     failures: u32,
     listed_at: Option<Instant>,
+    put_in_use_at: Option<Instant>,
+    /// Times that the token was given up soon after it was put in use.
+    relapses: Backoff,
 }
 
 impl Keeper<'_> {
     fn keep(&mut self) -> Result<(), WrittenOff> {
         while !self.fleet.is_stopping() {
+            self.let_settle();
             let healthy = self.check()?;
             self.token.keeper.lock().has_tried = true;
             self.fleet.progress.tell();
@@ -69,12 +75,30 @@ impl Keeper<'_> {
         self.drop_session()
     }
 
+    /// A token whose probes pass and whose jobs fail is not to be put in use again and again, each
+    /// time with new sessions, as fast as it can be probed.
+    fn let_settle(&mut self) {
+        let is_new_to_this = |then: Instant| then.elapsed() < MIN_STEADY;
+        if !self.token.circuit.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this) {
+            let end = Instant::now() + self.relapses.wait();
+            while Instant::now() < end && !self.fleet.is_stopping() {
+                self.token.keeper_signal.wait_until(end);
+            }
+        } else if !self.put_in_use_at.is_some_and(is_new_to_this) {
+            self.relapses.reset();
+        }
+    }
+
     /// One round. `None`: there is nothing more to do for this token, ever.
     fn check(&mut self) -> Result<Option<bool>, WrittenOff> {
         let is_new = self.session.is_none();
         if is_new {
             match self.watched(MAX_HOUSEKEEPING, |_, token| token.backend.open())? {
-                Ok(session) => self.session = Some(session),
+                Ok(session) => {
+                    self.session = Some(session);
+                    // Handles do not outlive a reconnection.
+                    self.listed_at = None;
+                }
                 Err(error) => return Ok(self.not_opened(error)),
             }
         }
@@ -102,6 +126,7 @@ impl Keeper<'_> {
             state.trouble = None;
         }
         if self.token.circuit.close() {
+            self.put_in_use_at = Some(Instant::now());
             let identity = self.token.backend.identity();
             tracing::info!(
                 token = identity.label,

@@ -14,8 +14,8 @@ use super::token::Token;
 use super::watch::{Found, Watch};
 use super::{health, worker};
 use crate::limits::{
-    MAX_WRITTEN_OFF_PER_TOKEN, MIN_STALL, MONITOR_IDLE_TICKS, MONITOR_TICK, PROBE_INTERVAL,
-    SESSION_STACK_BYTES, STALL_FACTOR,
+    HEALTH_TICK, MAX_WRITTEN_OFF_PER_TOKEN, MIN_STALL, MONITOR_IDLE_TICKS, MONITOR_TICK,
+    PROBE_INTERVAL, SESSION_STACK_BYTES, STALL_FACTOR,
 };
 
 /// Starts the monitor and the keepers.
@@ -40,14 +40,17 @@ pub fn start(fleet: &Arc<Fleet>) -> std::io::Result<()> {
 
 fn run(fleet: &Arc<Fleet>) {
     let mut idle_ticks = 0;
-    // The monitor goes last: until then it writes off those who hang.
-    while !(fleet.is_stopping() && fleet.threads.load(Ordering::Acquire) <= 1) {
+    let mut published_at = None::<Instant>;
+    while !is_over(fleet) {
         let now = Instant::now();
         let mut is_busy = false;
         for index in 0..fleet.tokens.len() {
             is_busy |= tend(fleet, index, now);
         }
-        health::publish(fleet, now);
+        if published_at.is_none_or(|then| now.saturating_duration_since(then) >= HEALTH_TICK) {
+            health::publish(fleet, now);
+            published_at = Some(now);
+        }
         idle_ticks = if is_busy { 0 } else { idle_ticks + 1 };
         if idle_ticks < MONITOR_IDLE_TICKS || fleet.is_stopping() {
             fleet.monitor_signal.wait_until(now + MONITOR_TICK);
@@ -56,6 +59,14 @@ fn run(fleet: &Arc<Fleet>) {
             fleet.monitor_signal.doze_until(now + PROBE_INTERVAL / 2, is_needed);
         }
     }
+}
+
+/// The monitor goes last: until then it writes off those who hang, and sees to what waits.
+fn is_over(fleet: &Fleet) -> bool {
+    let is_done = |token: &Token| token.queue.is_empty() || !token.circuit.is_usable();
+    fleet.is_stopping()
+        && fleet.threads.load(Ordering::Acquire) <= 1
+        && fleet.tokens.iter().all(is_done)
 }
 
 /// Looks after one token. Says whether there is work in it.
@@ -74,7 +85,7 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
         // A place may have become free by a call that hangs.
         token.roster.wake(waiting);
     }
-    if token.may_hire(now) && !fleet.is_stopping() {
+    if token.may_hire(now) {
         for _ in 0..token.roster.hire(waiting) {
             if let Err(error) = start_worker(fleet, index) {
                 tracing::error!("no thread for an HSM session: {error}");

@@ -64,8 +64,12 @@ impl Inner {
     /// How many more workers there may be.
     fn vacancies(&self) -> usize {
         let max_written_off = isize::try_from(MAX_WRITTEN_OFF_PER_TOKEN).unwrap_or(isize::MAX);
-        if self.is_closed || self.written_off >= max_written_off {
+        if self.written_off >= max_written_off {
             return 0;
+        }
+        if self.is_closed {
+            // What waits is still to be done, by one if there is none left.
+            return usize::from(self.workers == 0);
         }
         (self.limit + self.lent).min(self.max_workers).saturating_sub(self.workers)
     }
@@ -174,7 +178,7 @@ impl Roster {
         // Idle, or about to have a session.
         let available = inner.workers.saturating_sub(inner.running + inner.lent);
         let wanted = match waiting.saturating_sub(available) {
-            0 if inner.workers == 0 => 1,
+            0 if inner.workers == 0 && !inner.is_closed => 1,
             wanted => wanted,
         };
         let hired = wanted.min(inner.vacancies());

@@ -124,15 +124,15 @@ impl Token {
         }
     }
 
-    /// How long a job queued now would wait, and how many sessions would work on what is before
-    /// it.
+    /// What a new job's wait depends on.
     #[must_use]
-    pub fn expected_wait(&self, ahead: usize) -> Duration {
+    pub fn load(&self) -> Load {
         let headcount = self.roster.headcount();
-        let sessions = headcount.workers.min(headcount.limit);
-        // A session that is free takes the job at once.
-        let free = headcount.limit.saturating_sub(headcount.running).min(headcount.idle);
-        self.pace.expected_wait(ahead.saturating_sub(free), sessions)
+        Load {
+            sessions: headcount.workers.min(headcount.limit).max(1),
+            free: headcount.limit.saturating_sub(headcount.running).min(headcount.idle),
+            service: self.pace.service(),
+        }
     }
 
     /// A session could not be opened: the next try waits, longer each time.
@@ -152,6 +152,26 @@ impl Token {
     #[must_use]
     pub fn may_hire(&self, now: Instant) -> bool {
         self.circuit.is_usable() && self.hire_after.lock().0.is_none_or(|after| now >= after)
+    }
+}
+
+/// A token's load at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Sessions that work on what waits; not those that hang.
+    pub sessions: usize,
+    /// Sessions that take a job at once.
+    pub free: usize,
+    /// How long a call takes.
+    pub service: Duration,
+}
+
+impl Load {
+    /// How long a job waits that `ahead` others are before; zero if a session is free for it.
+    #[must_use]
+    pub fn wait(&self, ahead: usize) -> Duration {
+        let behind = u32::try_from(ahead.saturating_sub(self.free)).unwrap_or(u32::MAX);
+        self.service.saturating_mul(behind) / u32::try_from(self.sessions).unwrap_or(1).max(1)
     }
 }
 
@@ -186,6 +206,17 @@ fn jittered(wait: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Admission rests on it.
+    #[test]
+    fn waits_by_load() {
+        let load = Load { sessions: 64, free: 2, service: Duration::from_millis(2) };
+        assert_eq!(load.wait(0), Duration::ZERO);
+        assert_eq!(load.wait(2), Duration::ZERO);
+        assert_eq!(load.wait(66), Duration::from_millis(2));
+        let unknown = Load { service: Duration::ZERO, ..load };
+        assert_eq!(unknown.wait(10_000), Duration::ZERO, "nothing known: let them in");
+    }
 
     /// It doubles, up to a limit, and those who fail together don't return together.
     #[test]

@@ -13,10 +13,10 @@ use super::queue::Queued;
 use super::roster::{Parker, Rest};
 use super::token::Token;
 use super::watch::{End, Watch};
-use crate::job::{Completion, Failure, Operation};
+use crate::job::{Completion, Operation};
 use crate::limits::{
-    CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_COMPLETION_HOLD, MAX_HOUSEKEEPING, MIN_HANG,
-    MIN_RETRY_BACKOFF,
+    CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_COMPLETION_HOLD, MAX_HOUSEKEEPING,
+    MAX_RETRY_BACKOFF, MIN_HANG, MIN_RETRY_BACKOFF,
 };
 
 /// Runs until the session and its successor are gone, or the fleet stops. The roster counts this
@@ -149,27 +149,10 @@ impl Worker<'_> {
         true
     }
 
-    /// The job that this worker held goes back to its queue, or is answered.
-    fn give_back(&mut self, pending: Option<Queued>) {
-        let Some(queued) = pending else { return };
-        if !self.token.circuit.is_usable() {
-            let failure = queued.failure.unwrap_or(Failure::NoToken);
-            return self.fleet.answer(complete(queued, Err(failure), Some(self.token.index), 0));
+    fn give_back(&self, pending: Option<Queued>) {
+        if let Some(queued) = pending {
+            self.fleet.give_back(self.token, queued);
         }
-        match self.token.queue.push_front(queued) {
-            Ok(()) => {
-                self.token.roster.wake(1);
-                // Was the token given up in between? Then nobody else empties its queue.
-                if !self.token.circuit.is_usable() {
-                    self.fleet.evacuate(self.token);
-                }
-            }
-            Err(queued) => {
-                let failure = Err(Failure::Overloaded);
-                self.fleet.answer(complete(queued, failure, Some(self.token.index), 0));
-            }
-        }
-        self.fleet.monitor_signal.tell();
     }
 
     fn serve(&mut self, session: &mut dyn Session, pending: Option<Queued>) -> Next {
@@ -214,8 +197,8 @@ impl Worker<'_> {
         }
         if queued.attempts > 1 && queued.failure.is_some() {
             self.outbox.send_all(self.fleet);
-            let wait = MIN_RETRY_BACKOFF * (1 << queued.attempts.min(10)) / 4;
-            std::thread::sleep(wait.min(queued.job.deadline - start));
+            let wait = MIN_RETRY_BACKOFF * (1 << (queued.attempts - 2).min(16));
+            std::thread::sleep(wait.min(MAX_RETRY_BACKOFF).min(queued.job.deadline - start));
         }
         // What is finished does not wait for a slow call.
         if self.outbox.is_due(start, self.token.pace.service()) {

@@ -3,6 +3,11 @@
 //! Modules read their configuration from the environment, once a process. So each test runs in a
 //! process of its own: the test binary started again, for that test alone.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+#[path = "../common/tools.rs"]
+pub mod tools;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -48,20 +53,6 @@ pub fn in_child(
     assert!(status.success(), "{test} failed in its process");
 }
 
-/// SoftHSM2's library.
-pub fn softhsm() -> PathBuf {
-    first_of(
-        &[
-            "/usr/lib/softhsm/libsofthsm2.so",
-            "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-            "/usr/lib64/pkcs11/libsofthsm2.so",
-            "/usr/local/lib/softhsm/libsofthsm2.so",
-            "/opt/homebrew/lib/softhsm/libsofthsm2.so",
-        ],
-        "SoftHSM2 is not installed: apt-get install softhsm2",
-    )
-}
-
 /// NSS's software token.
 pub fn nss() -> PathBuf {
     first_of(
@@ -73,20 +64,6 @@ pub fn nss() -> PathBuf {
         ],
         "NSS is not installed: apt-get install libnss3",
     )
-}
-
-/// kryoptic, as `tests/modules/build-kryoptic.sh` builds it, or as `KRYOPTIC_MODULE` names it.
-pub fn kryoptic() -> PathBuf {
-    if let Some(module) = std::env::var_os("KRYOPTIC_MODULE") {
-        return PathBuf::from(module);
-    }
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kryoptic");
-    let entries = std::fs::read_dir(built).into_iter().flatten().flatten();
-    let is_module = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "so");
-    entries
-        .map(|entry| entry.path())
-        .find(is_module)
-        .expect("kryoptic is not built: tests/modules/build-kryoptic.sh")
 }
 
 /// Writes kryoptic's configuration for a token of its own.
@@ -114,6 +91,13 @@ pub fn softhsm_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
     );
     std::fs::write(&file, text).unwrap();
     vec![("SOFTHSM2_CONF", file)]
+}
+
+/// A file that changes while the module reads it is not seen half.
+pub fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, file).unwrap();
 }
 
 /// The same module, for the tests' own calls.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cryptoki::error::{Error, RvError};
@@ -82,6 +82,8 @@ struct Entry {
 pub struct KeyCache {
     labels: Arc<Labels>,
     entries: RwLock<Vec<Entry>>,
+    /// Counts the times that all was forgotten.
+    era: AtomicU64,
     is_listed: AtomicBool,
     is_stale: AtomicBool,
     lookups: Mutex<(Option<Instant>, u32)>,
@@ -95,6 +97,7 @@ impl KeyCache {
         Self {
             labels,
             entries,
+            era: AtomicU64::new(0),
             is_listed: AtomicBool::new(false),
             is_stale: AtomicBool::new(false),
             lookups: Mutex::default(),
@@ -116,6 +119,16 @@ impl KeyCache {
     /// Whether a handle was found stale since this was last asked.
     pub fn take_stale(&self) -> bool {
         self.is_stale.swap(false, Ordering::AcqRel)
+    }
+
+    /// Forgets all handles: after the token was away, or the module was initialised anew, a handle
+    /// may be another key's. What is wanted is looked up, until the next listing.
+    pub fn forget(&self) {
+        let mut entries = self.entries.write();
+        self.era.fetch_add(1, Ordering::AcqRel);
+        self.is_listed.store(false, Ordering::Release);
+        self.is_stale.store(true, Ordering::Release);
+        entries.fill(Entry::default());
     }
 
     /// Whether a missing label may be looked up now: the token is spared more than
@@ -172,6 +185,7 @@ impl KeyCache {
     /// The token's.
     pub fn look_up(&self, session: &Session, key: KeyIndex) -> Result<Option<Key>, Error> {
         let Some(label) = self.labels.get(key) else { return Ok(None) };
+        let era = self.era.load(Ordering::Acquire);
         let mut template = template();
         template.push(Attribute::Label(label.as_bytes().to_vec()));
         let handles = find(session, &template, MAX_KEYS_PER_LABEL)?;
@@ -187,8 +201,10 @@ impl KeyCache {
             }
         }
         let found = found.map(|(handle, attributes)| Key { handle, attributes, count });
-        if let Ok(index) = usize::try_from(key.0)
-            && let Some(entry) = self.entries.write().get_mut(index)
+        let mut entries = self.entries.write();
+        if self.era.load(Ordering::Acquire) == era
+            && let Ok(index) = usize::try_from(key.0)
+            && let Some(entry) = entries.get_mut(index)
         {
             entry.key = found;
         }
@@ -200,6 +216,7 @@ impl KeyCache {
     /// # Errors
     /// The token's; what was known stays.
     pub fn refresh(&self, session: &Session) -> Result<(), Error> {
+        let era = self.era.load(Ordering::Acquire);
         let mut fresh = vec![None::<Key>; self.labels.labels.len()];
         list(session, |label, handle, attributes| {
             let index = label.and_then(|label| self.labels.indices.get(label));
@@ -210,10 +227,13 @@ impl KeyCache {
                 }
             }
         })?;
-        for (entry, key) in self.entries.write().iter_mut().zip(fresh) {
-            entry.key = key;
+        let mut entries = self.entries.write();
+        if self.era.load(Ordering::Acquire) == era {
+            for (entry, key) in entries.iter_mut().zip(fresh) {
+                entry.key = key;
+            }
+            self.is_listed.store(true, Ordering::Release);
         }
-        self.is_listed.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -280,20 +300,32 @@ fn read(
     let attributes = match session.get_attributes(handle, &ATTRIBUTES) {
         Ok(attributes) => attributes,
         Err(Error::Pkcs11(RvError::ObjectHandleInvalid, _)) => return Ok(None),
-        Err(error @ Error::Pkcs11(..)) if !is_about_attributes(&error) => return Err(error),
-        // The module refuses the lot for the sake of one.
-        Err(_) => ATTRIBUTES
-            .iter()
-            .filter_map(|attribute| session.get_attributes(handle, &[*attribute]).ok())
-            .flatten()
-            .collect(),
+        Err(error) if !is_about_attributes(&error) => return Err(error),
+        Err(_) => read_one_by_one(session, handle)?,
     };
     Ok(Some(digest(attributes)))
 }
 
+/// For a module that refuses the lot for the sake of one.
+fn read_one_by_one(session: &Session, handle: ObjectHandle) -> Result<Vec<Attribute>, Error> {
+    let mut attributes = Vec::new();
+    for attribute in ATTRIBUTES {
+        match session.get_attributes(handle, &[attribute]) {
+            Ok(one) => attributes.extend(one),
+            // A key without its label would be a key that isn't there.
+            Err(error) if attribute == AttributeType::Label || !is_about_attributes(&error) => {
+                return Err(error);
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(attributes)
+}
+
 fn is_about_attributes(error: &Error) -> bool {
     use super::codes::{Class, class, code_of};
-    code_of(error).is_some_and(|code| {
+    // Without a code, it is a value that is none of its type.
+    code_of(error).is_none_or(|code| {
         matches!(class(code), Class::Request | Class::AmbiguousRequest | Class::Ambiguous)
     })
 }

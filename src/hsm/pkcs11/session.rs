@@ -10,7 +10,8 @@ use cryptoki::object::Attribute;
 use cryptoki::session::Session as CryptokiSession;
 use cryptoki_sys::{
     CK_OBJECT_HANDLE, CK_RV, CKR_ARGUMENTS_BAD, CKR_CRYPTOKI_NOT_INITIALIZED,
-    CKR_MECHANISM_PARAM_INVALID, CKR_USER_NOT_LOGGED_IN,
+    CKR_MECHANISM_PARAM_INVALID, CKR_SESSION_CLOSED, CKR_SESSION_HANDLE_INVALID,
+    CKR_USER_NOT_LOGGED_IN,
 };
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -117,7 +118,13 @@ impl Pkcs11Session {
         let Some(_entry) = self.token.module.enter_session(self.generation) else {
             return Err(NO_SESSION);
         };
-        work(&mut self.calls, &self.token)
+        let result = work(&mut self.calls, &self.token);
+        if let Err(fault) = &result
+            && is_reconnection(fault)
+        {
+            self.token.keys.forget();
+        }
+        result
     }
 }
 
@@ -400,9 +407,13 @@ impl Calls {
     /// Finds out whether the token, this session and this key work. Fails with `code`, the one
     /// that made one ask, if they don't.
     fn known_good(&mut self, token: &Shared, key: &Key, code: CK_RV) -> Result<(), Trouble> {
-        let broken = || Trouble::from(fault_of(code, Blame::Token));
+        // A session in which the failed operation is still active tells nothing of the token.
+        let broken = |fault: Fault| {
+            let blame = if fault.blame == Blame::Session { fault.blame } else { Blame::Token };
+            Trouble::from(fault_of(code, blame))
+        };
         if !(key.attributes.encrypt && key.attributes.decrypt) {
-            return self.probe(token).map_err(|_| broken());
+            return self.probe(token).map_err(broken);
         }
         if let Some(known) = self.known_good.take_if(|known| known.handle == key.handle) {
             let result = self.decrypts_to_probe(token, key.handle, &known.iv, &known.ciphertext);
@@ -415,16 +426,15 @@ impl Calls {
         let aad = &[];
         match self.encrypt_bytes(token, key.handle, aad, &PROBE_PLAINTEXT, &mut ciphertext) {
             Ok(iv) => {
-                self.decrypts_to_probe(token, key.handle, &iv, &ciphertext)
-                    .map_err(|_| broken())?;
+                self.decrypts_to_probe(token, key.handle, &iv, &ciphertext).map_err(broken)?;
                 self.known_good = Some(KnownGood { handle: key.handle, iv, ciphertext });
                 Ok(())
             }
             Err(Trouble::StaleHandle(stale)) => Err(Trouble::StaleHandle(stale)),
             Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
-                self.probe(token).map_err(|_| broken())
+                self.probe(token).map_err(broken)
             }
-            Err(_) => Err(broken()),
+            Err(Trouble::Fault(fault)) => Err(broken(fault)),
         }
     }
 
@@ -450,9 +460,7 @@ impl Calls {
         self.scratch.zeroize();
         match result {
             Ok(()) if is_same => Ok(()),
-            Err(RawError::Init(code) | RawError::Operation(code)) => {
-                Err(fault_of(code, Blame::Token))
-            }
+            Err(RawError::Init(code) | RawError::Operation(code)) => Err(fault_of_class(code)),
             Ok(()) | Err(RawError::Malformed) => Err(malformed()),
         }
     }
@@ -502,6 +510,17 @@ impl Calls {
                 _ => Ok(ProbeKey::Refused),
             },
         }
+    }
+}
+
+/// Whether after this failure the token is reached anew, and its handles may be others.
+fn is_reconnection(fault: &Fault) -> bool {
+    match fault.failure {
+        Failure::Pkcs11(CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED) => true,
+        Failure::Pkcs11(code) => {
+            matches!(codes::class(code), Class::Login | Class::Token | Class::Module)
+        }
+        _ => false,
     }
 }
 

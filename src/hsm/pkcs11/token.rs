@@ -1,7 +1,7 @@
 //! One token of a module: which slot, who it is, opening sessions.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::Error;
@@ -24,6 +24,7 @@ use crate::limits::MAX_SLOTS;
 /// A token, as [`Backend`].
 pub struct Pkcs11Token {
     shared: Arc<Shared>,
+    is_closed: AtomicBool,
 }
 
 /// What all sessions of a token share.
@@ -68,6 +69,10 @@ impl Shared {
         let index = choose(slots.iter().map(|found| &found.inventory), &self.config.select, known)
             .map_err(OpenError::Unavailable)?;
         let found = &slots[index];
+        if chosen.token.is_some() {
+            // Found before, lost, and found again.
+            self.keys.forget();
+        }
         chosen.slot = Some((generation, found.slot));
         chosen.token = Some(found.inventory.clone());
         chosen.rules = found.rules;
@@ -90,7 +95,7 @@ impl Pkcs11Token {
             chosen: RwLock::default(),
             config,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), is_closed: AtomicBool::new(false) })
     }
 
     fn open_session(&self) -> Result<Pkcs11Session, OpenError> {
@@ -210,7 +215,15 @@ impl Backend for Pkcs11Token {
     }
 
     fn close(&self) {
-        self.shared.module.release();
+        if !self.is_closed.swap(true, Ordering::AcqRel) {
+            self.shared.module.release();
+        }
+    }
+}
+
+impl Drop for Pkcs11Token {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -1,0 +1,607 @@
+//! Queue, workers, keeper and monitor, with tokens that do what a test wants.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod hsm_support;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use hsm_support::{Caller, eventually, request};
+use xks_proxy::hsm::backend::{Backend, Blame, Fault, Identity, OpenError, Session};
+use xks_proxy::hsm::inventory::TokenInventory;
+use xks_proxy::hsm::{Hsm, TokenStats};
+use xks_proxy::job::{Failure, HealthStatus, Iv, KeyIndex, Operation, Request, Success};
+
+/// A call of a fake session: the session's number, and the request.
+type Perform = dyn Fn(&Fake, usize, &Request) -> Result<(), Fault> + Send + Sync;
+
+/// A token that does as it is told.
+struct Fake {
+    name: &'static str,
+    perform: Box<Perform>,
+    /// Opening fails with this.
+    refusal: Mutex<Option<OpenError>>,
+    /// Probes fail with this.
+    sickness: Mutex<Option<Fault>>,
+    probes_hang: AtomicBool,
+    opens: AtomicUsize,
+    open_now: AtomicUsize,
+    most_open: AtomicUsize,
+    calls: AtomicUsize,
+    reinitialized: AtomicUsize,
+    closed: AtomicUsize,
+    gate: Gate,
+}
+
+/// What calls can be made to wait at.
+#[derive(Default)]
+struct Gate {
+    is_open: Mutex<bool>,
+    inside: AtomicUsize,
+    condvar: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        let mut is_open = self.is_open.lock().unwrap();
+        while !*is_open {
+            is_open = self.condvar.wait(is_open).unwrap();
+        }
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn open(&self) {
+        *self.is_open.lock().unwrap() = true;
+        self.condvar.notify_all();
+    }
+
+    fn inside(&self) -> usize {
+        self.inside.load(Ordering::SeqCst)
+    }
+}
+
+impl Fake {
+    fn new(
+        perform: impl Fn(&Fake, usize, &Request) -> Result<(), Fault> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Self::named("fake", perform)
+    }
+
+    fn named(
+        name: &'static str,
+        perform: impl Fn(&Fake, usize, &Request) -> Result<(), Fault> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            perform: Box::new(perform),
+            refusal: Mutex::default(),
+            sickness: Mutex::default(),
+            probes_hang: AtomicBool::new(false),
+            opens: AtomicUsize::new(0),
+            open_now: AtomicUsize::new(0),
+            most_open: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
+            reinitialized: AtomicUsize::new(0),
+            closed: AtomicUsize::new(0),
+            gate: Gate::default(),
+        })
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+struct FakeToken(Arc<Fake>);
+
+struct FakeSession {
+    token: Arc<Fake>,
+    number: usize,
+}
+
+impl Backend for FakeToken {
+    fn open(&self) -> Result<Box<dyn Session>, OpenError> {
+        let number = self.0.opens.fetch_add(1, Ordering::SeqCst);
+        if let Some(refusal) = self.0.refusal.lock().unwrap().clone() {
+            return Err(refusal);
+        }
+        let open = self.0.open_now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.most_open.fetch_max(open, Ordering::SeqCst);
+        Ok(Box::new(FakeSession { token: Arc::clone(&self.0), number }))
+    }
+
+    fn has_key(&self, _: KeyIndex) -> bool {
+        true
+    }
+
+    fn take_stale(&self) -> bool {
+        false
+    }
+
+    fn identity(&self) -> Identity {
+        let text = || self.0.name.to_owned();
+        Identity { id: text(), label: text(), model: text(), manufacturer: text() }
+    }
+
+    fn reinitialize(&self) {
+        assert_eq!(self.0.open_now.load(Ordering::SeqCst), 0, "all sessions are closed before");
+        self.0.reinitialized.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn cdiv_mismatches(&self) -> u64 {
+        0
+    }
+
+    fn inventory(&self) -> TokenInventory {
+        TokenInventory::default()
+    }
+
+    fn close(&self) {
+        self.0.closed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Session for FakeSession {
+    fn perform(&mut self, request: &Request, output: &mut Vec<u8>) -> Result<Success, Fault> {
+        self.token.calls.fetch_add(1, Ordering::SeqCst);
+        (self.token.perform)(&self.token, self.number, request)?;
+        output.extend_from_slice(&request.input);
+        Ok(Success::Decrypted)
+    }
+
+    fn probe(&mut self) -> Result<(), Fault> {
+        if self.token.probes_hang.load(Ordering::SeqCst) {
+            self.token.gate.pass();
+        }
+        self.token.sickness.lock().unwrap().map_or(Ok(()), Err)
+    }
+
+    fn refresh_keys(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+impl Drop for FakeSession {
+    fn drop(&mut self) {
+        self.token.open_now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn start(tokens: &[&Arc<Fake>], max_sessions: usize) -> Caller {
+    Caller::with(|inboxes| {
+        let backend =
+            |token: &&Arc<Fake>| Box::new(FakeToken(Arc::clone(token))) as Box<dyn Backend>;
+        let backends = tokens.iter().map(|token| (backend(token), max_sessions));
+        Hsm::start_with(backends.collect(), inboxes).unwrap()
+    })
+}
+
+fn decryption(input: &[u8]) -> Request {
+    request(0, Operation::Decrypt { iv: Iv::from_slice(&[1; 12]).unwrap() }, input)
+}
+
+/// Submits without waiting; the serial numbers of what was taken, and the failures of the rest.
+fn submit(caller: &mut Caller, deadlines_milli: &[u64]) -> (Vec<u64>, Vec<Failure>) {
+    let mut jobs: Vec<_> =
+        deadlines_milli.iter().map(|milli| caller.job(decryption(b"x"), *milli)).collect();
+    let serials: Vec<_> = jobs.iter().map(|job| job.reply_to.serial).collect();
+    let mut refused = Vec::new();
+    caller.hsm.submit(&mut jobs, &mut refused);
+    assert!(jobs.is_empty());
+    let refused_serials: Vec<_> = refused.iter().map(|(job, _)| job.reply_to.serial).collect();
+    let taken = serials.into_iter().filter(|serial| !refused_serials.contains(serial)).collect();
+    (taken, refused.into_iter().map(|(_, failure)| failure).collect())
+}
+
+fn stats(caller: &Caller) -> TokenStats {
+    caller.hsm.stats().remove(0)
+}
+
+const fn fault(blame: Blame) -> Fault {
+    Fault { failure: Failure::Pkcs11(0x30), blame }
+}
+
+/// Sessions are opened as load asks, all work at once on a token that waits, and there are never
+/// more than the settings allow (and the keeper's own).
+#[test]
+fn sessions_grow_with_load_up_to_the_limit() {
+    let token = Fake::new(|token, _, _| {
+        token.gate.pass();
+        Ok(())
+    });
+    let mut caller = start(&[&token], 8);
+    eventually("one session is ready", || token.open_now.load(Ordering::SeqCst) == 2);
+    let (taken, refused) = submit(&mut caller, &[60_000; 3]);
+    assert!(refused.is_empty());
+    eventually("each job has a session", || token.gate.inside() == 3);
+    assert!(token.open_now.load(Ordering::SeqCst) <= 5);
+    let (more, _) = submit(&mut caller, &[60_000; 20]);
+    eventually("all sessions work", || token.gate.inside() == 8);
+    token.gate.open();
+    let answers = caller.wait(taken.len() + more.len());
+    assert_eq!(answers.len(), 23);
+    assert!(answers.iter().all(|a| a.outcome == Ok(Success::Decrypted) && **a.output == *b"x"));
+    assert_eq!(token.most_open.load(Ordering::SeqCst), 9);
+}
+
+/// A job that nobody waits for any more is not executed.
+#[test]
+fn expired_jobs_are_dropped() {
+    let token = Fake::new(|token, _, _| {
+        token.gate.pass();
+        Ok(())
+    });
+    let mut caller = start(&[&token], 1);
+    let (first, _) = submit(&mut caller, &[60_000]);
+    eventually("the session is at work", || token.gate.inside() == 1);
+    submit(&mut caller, &[1, 1]);
+    let (last, _) = submit(&mut caller, &[60_000]);
+    std::thread::sleep(Duration::from_millis(5));
+    token.gate.open();
+    let answered: Vec<_> = caller.wait(2).iter().map(|a| a.reply_to.serial).collect();
+    assert_eq!(answered, [first, last].concat());
+    assert_eq!(token.calls(), 2);
+    assert_eq!(stats(&caller).expired_total, 2);
+}
+
+/// What cannot be done in time is refused at once, and what can be is taken, also right after.
+#[test]
+fn admission_is_by_expected_wait() {
+    let token = Fake::new(|_, _, _| {
+        std::thread::sleep(Duration::from_millis(10));
+        Ok(())
+    });
+    let mut caller = start(&[&token], 1);
+    for _ in 0..3 {
+        caller.ask(decryption(b"x")).unwrap();
+    }
+    // Each takes 10 ms or more, so of a hundred not more than nine fit into 100 ms.
+    let (taken, refused) = submit(&mut caller, &[100; 100]);
+    assert!(taken.len() <= 10, "{} taken", taken.len());
+    assert_eq!(refused.len(), 100 - taken.len());
+    assert!(refused.iter().all(|failure| *failure == Failure::Overloaded));
+    eventually("the queue is empty", || stats(&caller).queued == 0 && stats(&caller).idle == 1);
+    caller.wait(1);
+    assert_eq!(submit(&mut caller, &[100]).1, []);
+}
+
+/// The queue has an end.
+#[test]
+fn a_full_queue_refuses() {
+    let token = Fake::new(|token, _, _| {
+        token.gate.pass();
+        Ok(())
+    });
+    let mut caller = start(&[&token], 1);
+    let limit = xks_proxy::limits::MAX_QUEUED_JOBS_PER_TOKEN;
+    let (_, refused) = submit(&mut caller, &vec![600_000; limit + 100]);
+    assert!(refused.len() >= 99, "{}", refused.len());
+    assert!(refused.iter().all(|failure| *failure == Failure::Overloaded));
+    token.gate.open();
+}
+
+/// A session that dies costs the caller nothing: another one is opened and the job tried again.
+#[test]
+fn a_dead_session_is_replaced_and_its_job_done() {
+    for blame in [Blame::Session, Blame::Token, Blame::Busy] {
+        let token = Fake::new(move |token, _, _| match token.calls() {
+            1 | 2 => Err(fault(blame)),
+            _ => Ok(()),
+        });
+        let mut caller = start(&[&token], 4);
+        let (success, output) = caller.ask(decryption(b"secret")).unwrap();
+        assert_eq!((success, output.as_slice()), (Success::Decrypted, b"secret".as_slice()));
+        assert_eq!(token.calls(), 3, "{blame:?}");
+        assert_eq!(stats(&caller).faults_total, 2);
+    }
+}
+
+/// With 64 dead sessions in the pool (the HSM was restarted), a job must not run from one to the
+/// next until its attempts are used up.
+#[test]
+fn dead_sessions_do_not_use_up_attempts() {
+    const SESSIONS: usize = 64;
+    let token = Fake::new(|token, number, _| {
+        token.gate.pass();
+        if number <= SESSIONS { Err(fault(Blame::Session)) } else { Ok(()) }
+    });
+    let mut caller = start(&[&token], SESSIONS);
+    let (taken, _) = submit(&mut caller, &[60_000; SESSIONS]);
+    eventually("all sessions are open", || token.gate.inside() == SESSIONS);
+    token.gate.open();
+    let answers = caller.wait(taken.len());
+    let good = answers.iter().filter(|answer| answer.outcome.is_ok()).count();
+    assert_eq!(good, SESSIONS);
+}
+
+/// What one token cannot do, another does, and the caller does not see it.
+#[test]
+fn another_token_steps_in() {
+    for blame in [Blame::Session, Blame::Token, Blame::Busy, Blame::Key] {
+        let bad = Fake::named("bad", move |_, _, _| Err(fault(blame)));
+        let good = Fake::named("good", |_, _, _| Ok(()));
+        let mut caller = start(&[&bad, &good], 2);
+        for _ in 0..100 {
+            assert!(caller.ask(decryption(b"x")).is_ok(), "{blame:?}");
+        }
+        assert!(bad.calls() >= 1 && good.calls() == 100);
+        if blame == Blame::Token {
+            eventually("the bad one is probed well again", || {
+                caller.hsm.health().tokens.iter().all(|t| t.status != HealthStatus::Unavailable)
+            });
+        }
+    }
+}
+
+/// A key that no token has is not found; but while a token is away that may have it, nobody knows.
+#[test]
+fn a_missing_key_is_told_from_a_missing_token() {
+    let lacks = |_: &Fake, _: usize, _: &Request| {
+        Err(Fault { failure: Failure::KeyNotFound, blame: Blame::Key })
+    };
+    let (one, two) = (Fake::new(lacks), Fake::new(lacks));
+    let mut caller = start(&[&one, &two], 2);
+    assert_eq!(caller.ask(decryption(b"x")), Err(Failure::KeyNotFound));
+    assert_eq!((one.calls(), two.calls()), (1, 1));
+    drop(caller);
+    *two.refusal.lock().unwrap() = Some(OpenError::Unavailable("away".to_owned()));
+    let mut caller = start(&[&one, &two], 2);
+    assert_eq!(caller.ask(decryption(b"x")), Err(Failure::NoToken));
+}
+
+/// The request's own fault is answered at once, by the token's first word.
+#[test]
+fn a_bad_request_is_not_tried_again() {
+    let token = Fake::new(|_, _, _| Err(Fault::answer(Failure::InvalidCiphertext)));
+    let other = Fake::new(|_, _, _| Err(Fault::answer(Failure::InvalidCiphertext)));
+    let mut caller = start(&[&token, &other], 2);
+    for n in 1..=100 {
+        assert_eq!(caller.ask(decryption(b"x")), Err(Failure::InvalidCiphertext));
+        assert_eq!(token.calls() + other.calls(), n);
+    }
+    assert_eq!(stats(&caller).faults_total, 0);
+    assert_eq!(caller.hsm.health().tokens[0].status, HealthStatus::Active);
+}
+
+/// A call that hangs costs one worker: it is written off, another session goes on, and what comes
+/// back in the end is not sent.
+#[test]
+fn a_hung_call_is_written_off() {
+    let token = Fake::new(|token, _, request| {
+        if request.input == b"hang" {
+            token.gate.pass();
+        }
+        Ok(())
+    });
+    let mut caller = start(&[&token], 1);
+    caller.ask(decryption(b"x")).unwrap();
+    let mut jobs = vec![caller.job(decryption(b"hang"), 50)];
+    caller.hsm.submit(&mut jobs, &mut Vec::new());
+    eventually("it hangs", || token.gate.inside() == 1);
+    // Other jobs wait for as long as the only session is not written off.
+    for _ in 0..10 {
+        assert!(caller.ask(decryption(b"x")).is_ok());
+    }
+    assert_eq!(stats(&caller).hung, 1);
+    assert_eq!(stats(&caller).hung_total, 1);
+    assert_eq!(caller.hsm.health().tokens[0].status, HealthStatus::Degraded);
+    token.gate.open();
+    eventually("its thread has ended", || stats(&caller).hung == 0);
+    eventually("its session is closed", || token.open_now.load(Ordering::SeqCst) == 2);
+    assert!(caller.ask(decryption(b"y")).is_ok(), "and no other answer came before");
+}
+
+/// Where sessions are left, nobody waits for the written-off one.
+#[test]
+fn a_hung_call_does_not_hold_others_up() {
+    let token = Fake::new(|token, _, request| {
+        if request.input == b"hang" {
+            token.gate.pass();
+        }
+        Ok(())
+    });
+    let mut caller = start(&[&token], 4);
+    let mut jobs: Vec<_> = (0..3).map(|_| caller.job(decryption(b"hang"), 60_000)).collect();
+    caller.hsm.submit(&mut jobs, &mut Vec::new());
+    eventually("three hang", || token.gate.inside() == 3);
+    for _ in 0..100 {
+        assert!(caller.ask(decryption(b"x")).is_ok());
+    }
+    assert_eq!(stats(&caller).hung_total, 0);
+    token.gate.open();
+    assert_eq!(caller.wait(3).len(), 3);
+}
+
+/// A token that is away: answers at once, and it is used again when it returns, its dead sessions
+/// closed before the module is initialised anew.
+#[test]
+fn a_token_that_went_away_comes_back() {
+    let is_away = Arc::new(AtomicBool::new(false));
+    let away = Arc::clone(&is_away);
+    let token =
+        Fake::new(
+            move |_, _, _| {
+                if away.load(Ordering::SeqCst) { Err(fault(Blame::Token)) } else { Ok(()) }
+            },
+        );
+    let mut caller = start(&[&token], 4);
+    assert!(caller.ask(decryption(b"x")).is_ok());
+    is_away.store(true, Ordering::SeqCst);
+    *token.refusal.lock().unwrap() = Some(OpenError::Unavailable("away".to_owned()));
+    *token.sickness.lock().unwrap() = Some(fault(Blame::Token));
+    eventually("it is given up", || {
+        caller.ask(decryption(b"x")).is_err() && !stats(&caller).is_usable
+    });
+    let (taken, refused) = submit(&mut caller, &[60_000; 10]);
+    assert!(taken.is_empty());
+    assert_eq!(refused, [Failure::NoToken; 10]);
+    eventually("health tells", || {
+        caller.hsm.health().tokens[0].status == HealthStatus::Unavailable
+    });
+    eventually("the last rung is reached", || token.reinitialized.load(Ordering::SeqCst) > 0);
+    assert_eq!(token.open_now.load(Ordering::SeqCst), 0);
+    is_away.store(false, Ordering::SeqCst);
+    *token.refusal.lock().unwrap() = None;
+    *token.sickness.lock().unwrap() = None;
+    eventually("it is used again", || caller.ask(decryption(b"x")).is_ok());
+    eventually("health tells", || caller.hsm.health().tokens[0].status == HealthStatus::Active);
+}
+
+/// HSMs lock after a few wrong PINs: one attempt in a process's life.
+#[test]
+fn a_refused_pin_is_not_tried_again() {
+    let token = Fake::new(|_, _, _| Ok(()));
+    *token.refusal.lock().unwrap() = Some(OpenError::PinRefused("CKR_PIN_INCORRECT".to_owned()));
+    let mut caller = start(&[&token], 4);
+    for _ in 0..100 {
+        assert_eq!(caller.ask(decryption(b"x")), Err(Failure::NoToken));
+    }
+    // Longer than the first waits of all that could try again.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(token.opens.load(Ordering::SeqCst), 1);
+    assert_eq!(stats(&caller).trouble.as_deref(), Some("CKR_PIN_INCORRECT"));
+    assert_eq!(caller.hsm.health().tokens[0].status, HealthStatus::Unavailable);
+}
+
+/// A token with fewer sessions than the settings want goes on with those that it has.
+#[test]
+fn too_few_sessions_are_made_do_with() {
+    let token = Fake::new(|token, _, _| {
+        token.gate.pass();
+        Ok(())
+    });
+    let mut caller = start(&[&token], 8);
+    let (first, _) = submit(&mut caller, &[60_000; 2]);
+    eventually("two are at work", || token.gate.inside() == 2);
+    *token.refusal.lock().unwrap() = Some(OpenError::TooManySessions("no more".to_owned()));
+    let (more, _) = submit(&mut caller, &[60_000; 20]);
+    token.gate.open();
+    let answers = caller.wait(first.len() + more.len());
+    assert_eq!(answers.len(), 22);
+    assert!(answers.iter().all(|answer| answer.outcome.is_ok()));
+    assert!(stats(&caller).is_usable);
+}
+
+/// A probe that hangs while jobs are answered: the token is degraded and goes on. When they stop,
+/// nobody knows what it does.
+#[test]
+fn a_hung_probe_is_judged_by_recent_traffic() {
+    let token = Fake::new(|_, _, _| Ok(()));
+    let mut caller = start(&[&token], 2);
+    token.probes_hang.store(true, Ordering::SeqCst);
+    let start = Instant::now();
+    eventually("it is degraded", || {
+        assert!(caller.ask(decryption(b"x")).is_ok());
+        caller.hsm.health().tokens[0].status == HealthStatus::Degraded
+    });
+    assert!(start.elapsed() < xks_proxy::limits::MAX_HEALTH_AGE / 2);
+    assert!(caller.hsm.health().can_serve());
+    eventually("nobody knows", || {
+        caller.hsm.health().tokens[0].status == HealthStatus::Unavailable
+    });
+    token.probes_hang.store(false, Ordering::SeqCst);
+    token.gate.open();
+    eventually("it is well again", || caller.ask(decryption(b"x")).is_ok());
+}
+
+/// A token that computes in this process gets as many active sessions as there are cores to
+/// spare, whatever the settings allow; one that waits gets all.
+#[test]
+fn active_sessions_follow_what_the_token_is() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let spare = cores.saturating_sub(1).clamp(1, 64);
+    let computes = Fake::named("computes", |_, _, _| {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_micros(500) {
+            std::hint::spin_loop();
+        }
+        Ok(())
+    });
+    let waits = Fake::named("waits", |_, _, _| {
+        std::thread::sleep(Duration::from_micros(500));
+        Ok(())
+    });
+    for (token, limit) in [(computes, spare), (waits, 64)] {
+        let mut caller = start(&[&token], 64);
+        for _ in 0..100 {
+            caller.ask(decryption(b"x")).unwrap();
+        }
+        eventually("it is settled", || {
+            caller.ask(decryption(b"x")).unwrap();
+            stats(&caller).active_limit == limit
+        });
+        submit(&mut caller, &[60_000; 64]);
+        assert_eq!(caller.wait(64).len(), 64);
+        if limit == 1 {
+            assert!(token.most_open.load(Ordering::SeqCst) <= 64);
+        }
+    }
+}
+
+/// All that was taken is answered before a stop is over, and all sessions are closed.
+#[test]
+fn a_stop_drains() {
+    let token = Fake::new(|_, _, _| {
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(())
+    });
+    let mut caller = start(&[&token], 4);
+    let (taken, _) = submit(&mut caller, &[60_000; 100]);
+    assert!(caller.hsm.stop(Duration::from_secs(20)));
+    let answers = caller.wait(taken.len());
+    assert_eq!(answers.len(), taken.len());
+    assert!(answers.iter().all(|answer| answer.outcome.is_ok()));
+    assert_eq!(token.open_now.load(Ordering::SeqCst), 0);
+    assert_eq!(token.closed.load(Ordering::SeqCst), 1);
+    assert_eq!(submit(&mut caller, &[60_000]).1, [Failure::NoToken]);
+}
+
+/// A call that hangs for good does not hold a stop up for longer than it is given.
+#[test]
+fn a_stop_does_not_wait_for_what_hangs() {
+    let token = Fake::new(|token, _, _| {
+        token.gate.pass();
+        Ok(())
+    });
+    let mut caller = start(&[&token], 1);
+    submit(&mut caller, &[60_000; 5]);
+    eventually("it hangs", || token.gate.inside() == 1);
+    assert!(!caller.hsm.stop(Duration::from_millis(300)));
+    let answers = caller.wait(4);
+    assert_eq!(answers.len(), 4);
+    assert!(answers.iter().all(|answer| answer.outcome == Err(Failure::NoToken)));
+    token.gate.open();
+}
+
+/// No job is lost and none is answered twice, with several loops' worth of jobs, faults of all
+/// kinds, and two tokens.
+#[test]
+fn every_job_is_answered_once() {
+    let mishaps = |token: &Fake, _: usize, _: &Request| match token.calls() % 23 {
+        3 => Err(fault(Blame::Session)),
+        7 => Err(fault(Blame::Token)),
+        11 => Err(fault(Blame::Busy)),
+        13 => Err(Fault { failure: Failure::KeyNotFound, blame: Blame::Key }),
+        17 => Err(Fault::answer(Failure::InvalidCiphertext)),
+        _ => Ok(()),
+    };
+    let (one, two) = (Fake::named("one", mishaps), Fake::named("two", mishaps));
+    let mut caller = start(&[&one, &two], 8);
+    let mut seen = std::collections::HashSet::new();
+    let mut expected = 0;
+    for round in 0..200 {
+        let (taken, refused) = submit(&mut caller, &vec![60_000; round % 40 + 1]);
+        assert_eq!(refused, [], "round {round}");
+        expected += taken.len();
+        for answer in caller.wait(taken.len()) {
+            assert!(seen.insert(answer.reply_to.serial));
+            if let Err(failure) = answer.outcome {
+                assert!(answer.output.is_empty(), "{failure:?}");
+            }
+        }
+    }
+    assert_eq!(seen.len(), expected);
+}

@@ -1,0 +1,386 @@
+//! SoftHSM2's bad days: return codes, hangs, removal and corruption put in front of it by the
+//! interposer. The caller sees right answers, or failures, and never a wrong answer.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod hsm_support;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hsm_support::*;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use xks_proxy::hsm::config::TokenSelector;
+use xks_proxy::job::{Failure, HealthStatus, Operation};
+
+const VALUE: [u8; 32] = [0x42; 32];
+const LABELS: [&str; 3] = ["key", "other", "absent"];
+/// What a token in trouble, or the way to it, may say.
+const CODES: [&str; 15] = [
+    "CKR_GENERAL_ERROR",
+    "CKR_FUNCTION_FAILED",
+    "CKR_DEVICE_ERROR",
+    "CKR_DEVICE_MEMORY",
+    "CKR_DEVICE_REMOVED",
+    "CKR_TOKEN_NOT_PRESENT",
+    "CKR_SESSION_HANDLE_INVALID",
+    "CKR_SESSION_CLOSED",
+    "CKR_USER_NOT_LOGGED_IN",
+    "CKR_KEY_HANDLE_INVALID",
+    "CKR_OBJECT_HANDLE_INVALID",
+    "CKR_OPERATION_ACTIVE",
+    "CKR_CRYPTOKI_NOT_INITIALIZED",
+    "CKR_HOST_MEMORY",
+    "CKR_OPERATION_NOT_INITIALIZED",
+];
+const CRYPTO: &str = r#"functions = ["C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt"]"#;
+
+#[derive(Debug, Default, Deserialize)]
+struct Counts {
+    name: String,
+    calls: BTreeMap<String, u64>,
+}
+
+/// SoftHSM2 behind the interposer, with tokens "one" and "two".
+struct Bench {
+    directory: PathBuf,
+    step: u32,
+}
+
+impl Bench {
+    fn environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
+        let mut environment = softhsm_environment(directory);
+        std::fs::write(directory.join("faults.toml"), "").unwrap();
+        environment.push(("XKS_INTERPOSER_MODULE", tools::softhsm2_module()));
+        environment.push(("XKS_INTERPOSER_CONFIG", directory.join("faults.toml")));
+        environment.push(("XKS_INTERPOSER_COUNTS", directory.join("counts.toml")));
+        environment
+    }
+
+    /// Makes the tokens.
+    fn new(directory: &Path) -> Self {
+        let pkcs11 = initialize(&Self::module());
+        for label in ["one", "two"] {
+            let slot = make_token(&pkcs11, label);
+            let session = login(&pkcs11, slot);
+            add_key(&session, "other", &[1; 32], ENCRYPT | DECRYPT, true);
+            add_key(&session, "key", &VALUE, ENCRYPT | DECRYPT, true);
+        }
+        pkcs11.finalize().unwrap();
+        Self { directory: directory.to_owned(), step: 0 }
+    }
+
+    fn module() -> PathBuf {
+        tools::interposer().to_owned()
+    }
+
+    /// A fleet of these tokens.
+    fn start(labels: &[&str], pin: &str) -> Caller {
+        let tokens = labels
+            .iter()
+            .map(|label| token(Self::module(), TokenSelector::Label((*label).to_owned()), pin, 4));
+        Caller::start(config(tokens.collect(), &LABELS))
+    }
+
+    /// The slot of that token of the fleet.
+    fn slot(caller: &Caller, index: usize) -> u64 {
+        caller.hsm.inventory()[index].slot.clone().unwrap().id
+    }
+
+    /// Puts settings in force.
+    fn set(&mut self, settings: &str) {
+        self.step += 1;
+        let name = format!("step {}", self.step);
+        replace(&self.directory.join("faults.toml"), &format!("name = \"{name}\"\n{settings}\n"));
+        eventually("the settings are in force", || self.counts().name == name);
+    }
+
+    fn counts(&self) -> Counts {
+        std::fs::write(self.directory.join("counts.toml.request"), "").unwrap();
+        eventually("counts are written", || !self.directory.join("counts.toml.request").exists());
+        let text = std::fs::read_to_string(self.directory.join("counts.toml")).unwrap();
+        toml::from_str(&text).unwrap()
+    }
+
+    fn count(&self, function: &str) -> u64 {
+        self.counts().calls.get(function).copied().unwrap_or(0)
+    }
+}
+
+/// Encrypts with CDIV and decrypts, and checks that what is answered is right.
+fn round_trip(caller: &mut Caller, n: u32) -> Result<(), Failure> {
+    let plaintext = n.to_be_bytes();
+    let (iv, sealed, _) = caller.encrypt_with_cdiv(0, Sha256::new(), &plaintext)?;
+    let opened = caller.decrypt(0, iv.as_slice(), &sealed)?;
+    assert_eq!(opened, plaintext, "a wrong answer");
+    Ok(())
+}
+
+/// Two C_ calls an encryption or decryption, four with CDIV, one C_GenerateRandom for 300 IVs and
+/// more, and nothing else.
+#[test]
+fn as_few_calls_as_can_be() {
+    in_child("as_few_calls_as_can_be", Bench::environment, |directory| {
+        let bench = Bench::new(directory);
+        let mut caller = Bench::start(&["one"], PIN);
+        let (iv, sealed) = caller.encrypt(0, b"x").unwrap();
+        let difference = |work: &mut dyn FnMut()| {
+            let before = bench.counts().calls;
+            work();
+            let mut after = bench.counts().calls;
+            for (function, count) in &mut after {
+                *count -= before.get(function).copied().unwrap_or(0);
+            }
+            after
+        };
+        // A probe may come in between, and it may be the first of a new session.
+        let is_about = |calls: &BTreeMap<String, u64>, function: &str, expected: u64| {
+            let count = calls.get(function).copied().unwrap_or(0);
+            assert!((expected..=expected + 6).contains(&count), "{function}: {count}");
+        };
+        let rounds = 600;
+        let calls = difference(&mut || {
+            for _ in 0..rounds {
+                caller.encrypt(0, b"x").unwrap();
+            }
+        });
+        is_about(&calls, "C_EncryptInit", rounds);
+        is_about(&calls, "C_Encrypt", rounds);
+        is_about(&calls, "C_Decrypt", 0);
+        is_about(&calls, "C_GenerateRandom", 1);
+        let calls = difference(&mut || {
+            for _ in 0..rounds {
+                caller.decrypt(0, iv.as_slice(), &sealed).unwrap();
+            }
+        });
+        is_about(&calls, "C_DecryptInit", rounds);
+        is_about(&calls, "C_Decrypt", rounds);
+        is_about(&calls, "C_Encrypt", 0);
+        let calls = difference(&mut || {
+            for _ in 0..rounds {
+                caller.encrypt_with_cdiv(0, Sha256::new(), b"x").unwrap();
+            }
+        });
+        for function in ["C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt"] {
+            is_about(&calls, function, rounds);
+        }
+        for function in ["C_FindObjectsInit", "C_GetAttributeValue", "C_OpenSession", "C_Login"] {
+            is_about(&calls, function, 0);
+        }
+    });
+}
+
+/// 200 calls in a row fail on one token of two: nobody notices.
+#[test]
+fn one_token_of_two_fails() {
+    in_child("one_token_of_two_fails", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        let mut caller = Bench::start(&["one", "two"], PIN);
+        let slot = Bench::slot(&caller, 0);
+        for code in CODES {
+            bench.set(&format!(
+                "[[fault]]\nreturn = \"{code}\"\nslot = {slot}\ncount = 200\n{CRYPTO}"
+            ));
+            for n in 0..300 {
+                assert_eq!(round_trip(&mut caller, n), Ok(()), "{code}, {n}");
+            }
+        }
+    });
+}
+
+/// With one token: failures while no session works, none after, and never a good ciphertext taken
+/// for a bad one.
+#[test]
+fn the_only_token_fails_and_recovers() {
+    in_child("the_only_token_fails_and_recovers", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        let mut caller = Bench::start(&["one"], PIN);
+        for code in CODES {
+            bench.set(&format!("[[fault]]\nreturn = \"{code}\"\ncount = 40\n{CRYPTO}"));
+            for n in 0..20 {
+                if let Err(failure) = round_trip(&mut caller, n) {
+                    assert_ne!(failure, Failure::InvalidCiphertext, "{code}");
+                    assert_ne!(failure, Failure::KeyNotFound, "{code}");
+                }
+            }
+            bench.set("");
+            eventually("it has recovered", || round_trip(&mut caller, 0).is_ok());
+            for n in 0..20 {
+                assert_eq!(round_trip(&mut caller, n), Ok(()), "{code}, {n}");
+            }
+        }
+    });
+}
+
+/// Codes that can mean a bad ciphertext, from a device in trouble: a good ciphertext is never
+/// called bad, however many of the calls fail.
+#[test]
+fn trouble_is_told_from_bad_ciphertexts() {
+    in_child("trouble_is_told_from_bad_ciphertexts", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        let mut caller = Bench::start(&["one"], PIN);
+        let (iv, sealed) = caller.encrypt(0, b"good").unwrap();
+        let mut tampered = sealed.clone();
+        tampered[0] ^= 1;
+        for code in ["CKR_GENERAL_ERROR", "CKR_FUNCTION_FAILED", "CKR_DEVICE_ERROR"] {
+            for count in [1, 2, 3, 5, 8] {
+                bench.set(&format!(
+                    "[[fault]]\nreturn = \"{code}\"\ncount = {count}\nfunctions = [\"C_Decrypt\"]"
+                ));
+                let answer = caller.decrypt(0, iv.as_slice(), &sealed);
+                assert_eq!(
+                    answer.as_deref(),
+                    Ok(&b"good"[..]),
+                    "{code}, {count}: {:?}",
+                    caller.hsm.stats()
+                );
+                eventually("tampering is told again", || {
+                    let answer = caller.decrypt(0, iv.as_slice(), &tampered);
+                    assert!(answer.is_err());
+                    answer == Err(Failure::InvalidCiphertext)
+                });
+            }
+        }
+    });
+}
+
+/// A bit that the HSM got wrong: with CDIV asked for, it never leaves this house.
+#[test]
+fn what_does_not_verify_is_not_sent() {
+    in_child("what_does_not_verify_is_not_sent", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        let mut caller = Bench::start(&["one"], PIN);
+        round_trip(&mut caller, 0).unwrap();
+        bench.set("[[fault]]\nflip_bit = true\ncount = 1");
+        assert_eq!(round_trip(&mut caller, 1), Ok(()));
+        let mismatches = || caller.hsm.stats()[0].cdiv_mismatches_total;
+        assert!(mismatches() <= 1, "the probe may have had it");
+        bench.set("[[fault]]\nflip_bit = true\nprobability = 0.5");
+        for n in 0..100 {
+            // Right, which `round_trip` checks, or none.
+            let _ = round_trip(&mut caller, n);
+        }
+        bench.set("[[fault]]\nflip_bit = true");
+        for _ in 0..10 {
+            assert!(caller.encrypt_with_cdiv(0, Sha256::new(), b"x").is_err());
+        }
+        bench.set("");
+        eventually("it has recovered", || round_trip(&mut caller, 0).is_ok());
+    });
+}
+
+/// A token that is pulled out and put back: known as away, and used again, without a restart.
+#[test]
+fn a_token_is_removed_and_comes_back() {
+    in_child("a_token_is_removed_and_comes_back", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        let mut caller = Bench::start(&["one"], PIN);
+        round_trip(&mut caller, 0).unwrap();
+        let slot = Bench::slot(&caller, 0);
+        bench.set(&format!("[[fault]]\nremove_token = true\nslot = {slot}"));
+        eventually("it is known to be away", || {
+            round_trip(&mut caller, 0) == Err(Failure::NoToken)
+                && caller.hsm.health().tokens[0].status == HealthStatus::Unavailable
+        });
+        bench.set("");
+        eventually("it is used again", || round_trip(&mut caller, 0).is_ok());
+        for n in 0..50 {
+            assert_eq!(round_trip(&mut caller, n), Ok(()));
+        }
+        eventually("it is well", || {
+            let _ = round_trip(&mut caller, 0);
+            caller.hsm.health().tokens[0].status == HealthStatus::Active
+        });
+    });
+}
+
+/// The library lost its mind: when nothing else helps it is initialised anew, and handles that
+/// now are other keys' are not used.
+#[test]
+fn the_module_is_initialised_anew_as_the_last_resort() {
+    let test = "the_module_is_initialised_anew_as_the_last_resort";
+    in_child(test, Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        let mut caller = Bench::start(&["one", "two"], PIN);
+        for n in 0..10 {
+            round_trip(&mut caller, n).unwrap();
+        }
+        assert_eq!(bench.count("C_Finalize"), 1, "the test's own");
+        bench.set("[[fault]]\nreturn = \"CKR_CRYPTOKI_NOT_INITIALIZED\"");
+        eventually("it is initialised anew", || {
+            let _ = round_trip(&mut caller, 0);
+            bench.count("C_Finalize") > 1
+        });
+        bench.set("");
+        eventually("it works again", || round_trip(&mut caller, 0).is_ok());
+        let (iv, sealed) = caller.encrypt(1, b"with the other key").unwrap();
+        assert_eq!(caller.decrypt(0, iv.as_slice(), &sealed), Err(Failure::InvalidCiphertext));
+        assert_eq!(caller.decrypt(1, iv.as_slice(), &sealed).unwrap(), b"with the other key");
+        assert_eq!(bench.count("C_Finalize"), 2, "not again within 30 s");
+    });
+}
+
+/// Sessions closed behind our back are replaced, and the login that went with the last one too.
+#[test]
+fn lost_sessions_and_logins_are_replaced() {
+    in_child("lost_sessions_and_logins_are_replaced", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        let mut caller = Bench::start(&["one"], PIN);
+        for round in 0..10 {
+            bench.set(&format!("[[fault]]\nclose_session = true\ncount = 3\n{CRYPTO}"));
+            for n in 0..10 {
+                assert_eq!(round_trip(&mut caller, n), Ok(()), "{round}");
+            }
+        }
+        bench.set("");
+        // The login is the process's: another part of it logs out.
+        let module = Bench::module();
+        let pkcs11 = initialize(&module);
+        let slot = slot_of(&pkcs11, "one");
+        login(&pkcs11, slot).logout().unwrap();
+        for n in 0..10 {
+            assert_eq!(round_trip(&mut caller, n), Ok(()));
+        }
+        assert_eq!(caller.encrypt(2, b"x"), Err(Failure::KeyNotFound));
+    });
+}
+
+/// A wrong PIN costs one C_Login, whoever asks how often.
+#[test]
+fn a_wrong_pin_is_one_login() {
+    in_child("a_wrong_pin_is_one_login", Bench::environment, |directory| {
+        let bench = Bench::new(directory);
+        let before = bench.count("C_Login");
+        let mut caller = Bench::start(&["one"], "4321");
+        for _ in 0..10 {
+            assert_eq!(caller.encrypt(0, b"x"), Err(Failure::NoToken));
+            assert!(caller.hsm.inventory()[0].trouble.is_some());
+        }
+        assert_eq!(bench.count("C_Login") - before, 1);
+    });
+}
+
+/// Calls that hang for good: others go on, a stop is not held up, and C_Finalize is not called
+/// beside them, for then its effect is undefined.
+#[test]
+fn hung_calls_are_left_alone() {
+    in_child("hung_calls_are_left_alone", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        let mut caller = Bench::start(&["one"], PIN);
+        round_trip(&mut caller, 0).unwrap();
+        let finalized = bench.count("C_Finalize");
+        bench.set("[[fault]]\nhang = true\ncount = 2\nfunctions = [\"C_Encrypt\"]");
+        let encryption = || request(0, Operation::Encrypt { cdiv: None }, b"hangs");
+        let mut jobs = vec![caller.job(encryption(), 150), caller.job(encryption(), 150)];
+        caller.hsm.submit(&mut jobs, &mut Vec::new());
+        eventually("they are written off", || caller.hsm.stats()[0].hung_total == 2);
+        for n in 0..50 {
+            assert_eq!(round_trip(&mut caller, n), Ok(()));
+        }
+        assert!(!caller.hsm.stop(Duration::from_millis(500)));
+        assert_eq!(bench.count("C_Finalize"), finalized);
+        bench.set("");
+    });
+}
