@@ -142,7 +142,8 @@ impl Session {
                 // Early data is not offered, so no state brings it.
                 Ok(_) => is_done = true,
                 Err(error) => {
-                    self.encode_alert(out);
+                    let rest = incoming.get_mut(start + discard..).unwrap_or_default();
+                    self.encode_alert(rest, out);
                     return Err(error.into());
                 }
             }
@@ -213,10 +214,11 @@ impl Session {
         }
     }
 
-    /// After an error, rustls has an alert to send; there is never more than a few records.
-    fn encode_alert(&mut self, out: &mut Outgoing) {
+    /// After an error, rustls has an alert to send; there is never more than a few records. It
+    /// holds places in what was not whole yet, so it sees that again.
+    fn encode_alert(&mut self, rest: &mut [u8], out: &mut Outgoing) {
         for _ in 0..4 {
-            match self.connection.process_tls_records(&mut []).state {
+            match self.connection.process_tls_records(rest).state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     if encode(&mut data, out).is_err() {
                         return;
