@@ -200,7 +200,11 @@ impl Peer {
                 }
                 Err(error) => {
                     self.note(&error, turn);
-                    return Fate::Ends;
+                    return match error {
+                        // So that the peer gets to see the alert.
+                        PeerError::Tls(_) => self.linger(turn),
+                        PeerError::Io(_) => Fate::Ends,
+                    };
                 }
             };
             match self.drive(step, turn) {
@@ -366,6 +370,10 @@ impl Peer {
                 return Fate::Ends;
             }
         }
+        self.linger(turn)
+    }
+
+    fn linger(&mut self, turn: &mut Turn) -> Fate {
         if self.is_eof || self.stream.shutdown(std::net::Shutdown::Write).is_err() {
             return Fate::Ends;
         }
