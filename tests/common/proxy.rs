@@ -322,8 +322,12 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let log = self.log();
         if std::thread::panicking() {
-            eprintln!("---- the proxy's log\n{}----", self.log());
+            eprintln!("---- the proxy's log\n{log}----");
+        } else {
+            // It outlives a panic, but nothing that a peer or an HSM does may cause one.
+            assert!(!log.contains("panicked"), "{log}");
         }
     }
 }
