@@ -12,7 +12,7 @@ use rustls::{RootCertStore, ServerConfig, version};
 
 use super::Tls;
 use super::certificate::{certified_key, inspect_authorities, inspect_chain, read_chain, read_key};
-use super::client_verifier::NamedClientVerifier;
+use super::client_verifier::ClientVerifier;
 use super::section::{Section, shown};
 use crate::limits::TLS_SESSION_CACHE_SIZE;
 
@@ -120,13 +120,9 @@ fn client_verifier(section: &Section<'_>, provider: &Arc<CryptoProvider>) -> Opt
             return None;
         }
     };
-    Some(match name? {
-        Some(name) => {
-            let text = name.to_str().into_owned();
-            (Some(text), Arc::new(NamedClientVerifier::new(chain, name)))
-        }
-        None => (None, chain),
-    })
+    let name = name?;
+    let text = name.as_ref().map(|name| name.to_str().into_owned());
+    Some((text, Arc::new(ClientVerifier::new(chain, name))))
 }
 
 fn client_name(section: &Section<'_>) -> Option<Option<ServerName<'static>>> {

@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
 use rustls::version::{TLS12, TLS13};
+use rustls::{AlertDescription, ClientConfig};
 
 use crate::common::certificates::ClientIdentity;
 use crate::common::{Connection, Proxy, Response, Setup, xks};
@@ -52,18 +52,38 @@ fn wrong_client() {
                 Err(error) => error,
                 Ok(response) => panic!("{identity:?} got {}", response.status),
             };
-            let is_alert = error
-                .get_ref()
-                .and_then(|error| error.downcast_ref::<rustls::Error>())
-                .is_some_and(|error| matches!(error, rustls::Error::AlertReceived(_)));
+            let alert = match error.get_ref().and_then(|error| error.downcast_ref()) {
+                Some(rustls::Error::AlertReceived(alert)) => Some(*alert),
+                _ => None,
+            };
+            // TLS 1.3 has an alert for "no certificate"; else the one that the public test
+            // client looks for.
+            let is_right_alert = match (alert, identity) {
+                (Some(AlertDescription::HandshakeFailure), _) => true,
+                (Some(AlertDescription::CertificateRequired), None) => true,
+                _ => false,
+            };
             // With TLS 1.3 the client has sent its request by then, and may see but a reset.
             let is_reset =
                 matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
             let is_tls13 = version.version == rustls::ProtocolVersion::TLSv1_3;
-            assert!(is_alert || is_tls13 && is_reset, "{version:?}, {identity:?}: {error:?}");
+            assert!(is_right_alert || is_tls13 && is_reset, "{version:?}, {identity:?}: {error:?}");
         }
     }
     health(&proxy, proxy.tls_config(Some(ClientIdentity::Right))).unwrap().ok();
+}
+
+/// Without a name in the settings, the authority decides alone.
+#[test]
+fn no_name_configured() {
+    let prepared = Setup::new().mtls().prepare();
+    let text = std::fs::read_to_string(&prepared.settings_file).unwrap();
+    let is_kept = |line: &&str| !line.starts_with("mtls_client_dns_name");
+    let text: Vec<&str> = text.lines().filter(is_kept).collect();
+    std::fs::write(&prepared.settings_file, text.join("\n")).unwrap();
+    let proxy = prepared.start();
+    health(&proxy, proxy.tls_config(Some(ClientIdentity::WrongName))).unwrap().ok();
+    assert!(health(&proxy, proxy.tls_config(Some(ClientIdentity::WrongAuthority))).is_err());
 }
 
 /// A client certificate replaces no signature.
