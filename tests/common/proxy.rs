@@ -348,7 +348,8 @@ fn listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {
         .find_map(|line| Some((address(line, "api")?, address(line, "ping")?)))
 }
 
-fn free_port() -> i64 {
+/// A port of the loopback address that nobody listens on at present.
+pub fn free_port() -> i64 {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
         Ok(listener) => i64::from(listener.local_addr().unwrap().port()),
         Err(error) if error.kind() == ErrorKind::AddrInUse => free_port(),
