@@ -199,7 +199,8 @@ pub struct Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an attribute of the key")]
 pub struct KeyAttributes {
-    /// `CKA_VALUE_LEN` x 8: 128, 192 or 256 for an AES key.
+    /// `CKA_VALUE_LEN` x 8: 128, 192 or 256 for an AES key; 0 if the token does not say, as
+    /// SoftHSM2 does of imported keys.
     pub bits: u32,
     /// `CKA_ENCRYPT`
     pub encrypt: bool,

@@ -70,9 +70,16 @@ fn round_trip(session: &HsmSession, key: KeyIndex) -> Result<String, String> {
     let (Success::Described(attributes), _) = session.perform(describe).map_err(told)? else {
         return Err("the HSM side gave another answer than was asked for".to_owned());
     };
-    let name = format!("AES-{}", attributes.bits);
+    let name = super::keys::spec(attributes.bits);
+    if attributes.bits == 0 {
+        return Err(
+            "the token does not tell its length (CKA_VALUE_LEN), and KMS makes KMS keys of \
+                    AES-256 keys alone"
+                .to_owned(),
+        );
+    }
     if attributes.bits != 256 {
-        return Err(format!("it is an {name} key; KMS takes AES-256 keys alone"));
+        return Err(format!("it is an {name} key; KMS makes KMS keys of AES-256 keys alone"));
     }
     if !attributes.encrypt {
         return Ok(format!("{name}, may not encrypt (CKA_ENCRYPT), so not tried"));

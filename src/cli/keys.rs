@@ -69,9 +69,9 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
             String::new()
         };
         println!(
-            "{:<40} AES-{:<4} {:<42} {}{remark}",
+            "{:<40} {:<8} {:<42} {}{remark}",
             key.label,
-            key.attributes.bits,
+            spec(key.attributes.bits),
             uses(key),
             if stores.is_empty() { "-".to_owned() } else { stores.join(" ") },
         );
@@ -79,6 +79,11 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
     for label in &token.missing {
         println!("{label:<40} MISSING: the settings name it, and no AES token key has this label");
     }
+}
+
+/// "AES-256", or "AES-?" where the token does not tell `CKA_VALUE_LEN`.
+pub(super) fn spec(bits: u32) -> String {
+    if bits == 0 { "AES-?".to_owned() } else { format!("AES-{bits}") }
 }
 
 fn uses(key: &KeyInventory) -> String {

@@ -214,19 +214,14 @@ impl Session {
         }
     }
 
-    /// After an error, rustls has an alert to send; there is never more than a few records. It
-    /// holds places in what was not whole yet, so it sees that again.
+    /// After an error, rustls may have an alert to send. `rest` is what it has not discarded: it
+    /// holds places in it. It is asked once only, or it would read, and refuse, `rest` again.
     fn encode_alert(&mut self, rest: &mut [u8], out: &mut Outgoing) {
-        for _ in 0..4 {
-            match self.connection.process_tls_records(rest).state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    if encode(&mut data, out).is_err() {
-                        return;
-                    }
-                }
-                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
-                _ => return,
-            }
+        if let Ok(ConnectionState::EncodeTlsData(mut data)) =
+            self.connection.process_tls_records(rest).state
+        {
+            // Without the alert, the connection just ends.
+            let _ = encode(&mut data, out);
         }
     }
 }

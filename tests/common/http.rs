@@ -1,7 +1,7 @@
 //! A blocking HTTP/1.1 client, small enough that a test decides on every byte it sends.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,14 +65,29 @@ impl Response {
 }
 
 trait Stream: Read + Write {
+    fn tls(&self) -> Option<&ClientConnection>;
+    fn end_sending(&mut self) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
     fn tls(&self) -> Option<&ClientConnection> {
         None
     }
+
+    fn end_sending(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
 }
-impl Stream for TcpStream {}
+
 impl Stream for StreamOwned<ClientConnection, TcpStream> {
     fn tls(&self) -> Option<&ClientConnection> {
         Some(&self.conn)
+    }
+
+    fn end_sending(&mut self) -> io::Result<()> {
+        self.conn.send_close_notify();
+        self.flush()?;
+        self.sock.shutdown(Shutdown::Write)
     }
 }
 
@@ -116,6 +131,11 @@ impl Connection {
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)?;
         self.stream.flush()
+    }
+
+    /// Says that nothing more will come, and goes on listening.
+    pub fn end_sending(&mut self) -> io::Result<()> {
+        self.stream.end_sending()
     }
 
     /// Sends a request with Host and Content-Length.

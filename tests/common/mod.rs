@@ -10,6 +10,7 @@
 pub mod certificates;
 pub mod client;
 pub mod http;
+pub mod interposed;
 pub mod proxy;
 pub mod settings;
 pub mod signing;
@@ -19,6 +20,7 @@ pub mod xks;
 
 pub use client::Client;
 pub use http::{Connection, Response};
+pub use interposed::Interposed;
 pub use proxy::{Proxy, Setup};
 pub use settings::Store;
 pub use token::Token;

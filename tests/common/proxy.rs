@@ -322,8 +322,12 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let log = self.log();
         if std::thread::panicking() {
-            eprintln!("---- the proxy's log\n{}----", self.log());
+            eprintln!("---- the proxy's log\n{log}----");
+        } else {
+            // It outlives a panic, but nothing that a peer or an HSM does may cause one.
+            assert!(!log.contains("panic") && !log.contains("is a defect"), "{log}");
         }
     }
 }
@@ -344,7 +348,8 @@ fn listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {
         .find_map(|line| Some((address(line, "api")?, address(line, "ping")?)))
 }
 
-fn free_port() -> i64 {
+/// A port of the loopback address that nobody listens on at present.
+pub fn free_port() -> i64 {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
         Ok(listener) => i64::from(listener.local_addr().unwrap().port()),
         Err(error) if error.kind() == ErrorKind::AddrInUse => free_port(),

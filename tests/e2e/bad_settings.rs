@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use toml::{Table, Value};
 
 use crate::common::proxy::Prepared;
-use crate::common::{Connection, Setup};
+use crate::common::{Connection, Setup, tools, xks};
 
 /// EX_CONFIG of sysexits.h.
 const EXIT_CONFIG: i32 = 78;
@@ -90,6 +90,17 @@ fn key_of_another_certificate() {
 fn secondary_authorization_of_another_kind() {
     let output = refused(&Setup::new().set("security.secondary_auth", "Oso").prepare());
     assert!(output.contains("secondary_auth"), "{output}");
+}
+
+/// The variable of the module's name goes before the file, as with the reference proxy.
+#[test]
+fn the_environment_names_the_module() {
+    let module = tools::softhsm2_module();
+    let proxy = Setup::new()
+        .set("pkcs11.PKCS11_HSM_MODULE", "/no/such/module.so")
+        .env("PKCS11_HSM_MODULE", module.to_str().unwrap())
+        .start();
+    proxy.client().call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
 }
 
 /// Another process has the port.

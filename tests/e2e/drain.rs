@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{Connection, Setup, xks};
-use crate::hsm_trouble::Interposed;
+use crate::common::{Connection, Interposed, Setup, xks};
 
 /// A load balancer first sees readiness go, then clients are asked to leave; who is connected or
 /// comes late is served until the end.
@@ -55,7 +54,7 @@ fn what_is_in_flight_is_finished() {
             .set("server.drain_delay_milli", 0)
             .set("server.drain_timeout_milli", 30_000),
     );
-    proxy.set_delay(1_000);
+    proxy.set("hsm_milli = 1000");
     let client = proxy.client();
     let mut connection = client.connect();
     let body = xks::encrypt(b"in flight", None).to_string();
@@ -66,7 +65,7 @@ fn what_is_in_flight_is_finished() {
     assert_eq!(proxy.wait_for_end().code(), Some(0));
 }
 
-/// A second signal, or a hung HSM, does not make the end wait for ever.
+/// A hung HSM does not make the end wait for ever.
 #[test]
 fn the_end_has_a_limit() {
     let mut proxy = Interposed::new(
@@ -75,7 +74,7 @@ fn the_end_has_a_limit() {
             .set("server.drain_delay_milli", 0)
             .set("server.drain_timeout_milli", 500),
     );
-    proxy.set_delay(600_000);
+    proxy.set("[[fault]]\nhang = true");
     let client = proxy.client();
     let mut connection = client.connect();
     let body = xks::encrypt(b"never answered", None).to_string();

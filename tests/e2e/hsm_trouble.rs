@@ -1,53 +1,27 @@
 //! An HSM that is slow, hangs, or refuses: what the proxy answers meanwhile, and after.
 
-use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::common::{Client, Proxy, Setup, tools, xks};
+use serde_json::Value;
 
-/// A proxy whose PKCS#11 module can be slowed down while it runs.
-pub struct Interposed {
-    proxy: Proxy,
-    configuration: PathBuf,
+use crate::common::{Client, Interposed, Response, Setup, token, xks};
+
+fn encrypt(client: &Client) -> Response {
+    client.call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None))
 }
 
-impl Interposed {
-    /// Starts it, at full speed.
-    pub fn new(setup: Setup) -> Self {
-        let mut prepared = setup
-            .set("pkcs11.PKCS11_HSM_MODULE", tools::interposer().to_str().unwrap())
-            .env("XKS_INTERPOSER_MODULE", tools::softhsm2_module().to_str().unwrap())
-            .prepare();
-        let configuration = prepared.directory().join("interposer.conf");
-        std::fs::write(&configuration, "").unwrap();
-        prepared.env("XKS_INTERPOSER_CONFIG", configuration.to_str().unwrap());
-        Self { proxy: prepared.start(), configuration }
-    }
-
-    /// From now on, each call into the module takes that much longer.
-    pub fn set_delay(&mut self, milli: u32) {
-        let text = if milli == 0 { String::new() } else { format!("hsm_milli = {milli}\n") };
-        // Replaced at once, so that the module never reads half of it.
-        let next = self.configuration.with_extension("next");
-        std::fs::write(&next, text).unwrap();
-        std::fs::rename(&next, &self.configuration).unwrap();
-        // The module looks at the file every 50 ms at the most.
-        std::thread::sleep(Duration::from_millis(200));
-    }
+fn encrypt_with_cdiv(client: &Client) -> Response {
+    client.call("keys/foo/encrypt", &xks::encrypt_with_cdiv(b"plaintext", None))
 }
 
-impl Deref for Interposed {
-    type Target = Proxy;
-    fn deref(&self) -> &Proxy {
-        &self.proxy
-    }
+fn decrypt(client: &Client) -> Response {
+    let encrypted = xks::encrypt_here(&token::FULL, b"plaintext", None, b"");
+    client.call("keys/foo/decrypt", &xks::decrypt(&encrypted, None))
 }
 
-impl DerefMut for Interposed {
-    fn deref_mut(&mut self) -> &mut Proxy {
-        &mut self.proxy
-    }
+fn health_status(client: &Client) -> Value {
+    let health = client.call("health", &xks::health()).ok();
+    health["ekmFleetDetails"][0]["healthStatus"].clone()
 }
 
 /// The median time of 21 runs.
@@ -72,7 +46,7 @@ fn slow_hsm() {
             .set("limits.request_deadline_milli", 60_000)
             .set("pkcs11.session_pool_max_size", 32),
     );
-    proxy.set_delay(500);
+    proxy.set("hsm_milli = 500");
     let client = proxy.client();
     let body = xks::encrypt(b"slow", None).to_string();
     let mut calls: Vec<_> = (0..32)
@@ -87,8 +61,7 @@ fn slow_hsm() {
     let ping = median(|| assert_eq!(proxy.get("/ping").status, 200));
     assert!(ping < limit, "/ping took {ping:?}");
     let health = median(|| {
-        let health = client.call("health", &xks::health()).ok();
-        assert_eq!(health["ekmFleetDetails"][0]["healthStatus"], "ACTIVE");
+        client.call("health", &xks::health()).ok();
     });
     assert!(health < limit, "health took {health:?}");
     for connection in &mut calls {
@@ -102,9 +75,8 @@ fn slow_hsm() {
 fn hung_hsm() {
     let mut proxy = Interposed::new(Setup::new());
     let client = proxy.client();
-    let encrypt = |client: &Client| client.call("keys/foo/encrypt", &xks::encrypt(b"hung", None));
     encrypt(&client).ok();
-    proxy.set_delay(3_000);
+    proxy.set("hsm_milli = 3000");
     for _ in 0..12 {
         let response = encrypt(&client);
         match response.status {
@@ -114,7 +86,7 @@ fn hung_hsm() {
         }
     }
     client.call("health", &xks::health()).ok();
-    proxy.set_delay(0);
+    proxy.set("");
     proxy.wait_for("calls to succeed again", |_| encrypt(&client).status == 200);
 }
 
@@ -123,7 +95,7 @@ fn hung_hsm() {
 #[test]
 fn overload() {
     let mut proxy = Interposed::new(Setup::new().set("pkcs11.session_pool_max_size", 1));
-    proxy.set_delay(60);
+    proxy.set("hsm_milli = 60");
     let client = proxy.client();
     let body = xks::encrypt(b"many", None).to_string();
     let mut served = 0;
@@ -160,10 +132,116 @@ fn refused_login() {
     proxy.wait_for("/ping", |proxy| proxy.get("/ping").status == 200);
     assert_eq!(proxy.get("/readyz").status, 503);
     let client = proxy.client();
-    let health = client.call("health", &xks::health()).ok();
-    assert_eq!(health["ekmFleetDetails"][0]["healthStatus"], "UNAVAILABLE");
+    assert_eq!(health_status(&client), "UNAVAILABLE");
     let refused = client.call("keys/foo/encrypt", &xks::encrypt(b"x", None));
     refused.assert_error(503, "DependencyTimeoutException");
     let log = proxy.log();
     assert!(log.contains("PIN") && !log.contains("4321"), "{log}");
+}
+
+/// One call hangs: it alone is answered late, the others do not wait for it.
+#[test]
+fn one_hung_call() {
+    let mut proxy = Interposed::new(Setup::new());
+    let client = proxy.client();
+    encrypt(&client).ok();
+    proxy.set("[[fault]]\nhang = true\nfunctions = [\"C_Decrypt\"]\nskip = 0\ncount = 1");
+    let mut hung = client.connect();
+    let encrypted = xks::encrypt_here(&token::FULL, b"plaintext", None, b"");
+    let body = xks::decrypt(&encrypted, None).to_string();
+    client.send(&mut hung, "keys/foo/decrypt", body.as_bytes());
+    for _ in 0..20 {
+        encrypt(&client).ok();
+    }
+    match hung.receive().unwrap() {
+        // A probe of health may have been the one that hung.
+        answered if answered.status == 200 => {}
+        late => late.assert_error(503, "DependencyTimeoutException"),
+    }
+    decrypt(&client).ok();
+}
+
+/// What goes wrong once and can be done again is done again: the caller does not see it.
+#[test]
+fn passing_trouble() {
+    let mut proxy = Interposed::new(Setup::new());
+    let client = proxy.client();
+    encrypt(&client).ok();
+    for fault in [
+        "return = \"CKR_SESSION_HANDLE_INVALID\"\nfunctions = [\"C_EncryptInit\", \"C_DecryptInit\"]",
+        "return = \"CKR_SESSION_CLOSED\"\nfunctions = [\"C_EncryptInit\", \"C_DecryptInit\"]",
+        "return = \"CKR_KEY_HANDLE_INVALID\"\nfunctions = [\"C_EncryptInit\", \"C_DecryptInit\"]",
+        "return = \"CKR_OBJECT_HANDLE_INVALID\"\nfunctions = [\"C_EncryptInit\", \"C_DecryptInit\"]",
+        "return = \"CKR_DEVICE_ERROR\"\nfunctions = [\"C_Encrypt\"]",
+        "close_session = true\nfunctions = [\"C_EncryptInit\", \"C_DecryptInit\"]",
+        "flip_bit = true",
+    ] {
+        eprintln!("{fault}");
+        proxy.set(&format!("[[fault]]\ncount = 1\n{fault}"));
+        for _ in 0..5 {
+            encrypt_with_cdiv(&client).ok();
+            decrypt(&client).ok();
+        }
+    }
+}
+
+/// What the HSM will not do at all is an InternalException, not the caller's fault.
+#[test]
+fn lasting_trouble() {
+    let mut proxy = Interposed::new(Setup::new());
+    let client = proxy.client();
+    encrypt(&client).ok();
+    let refuse = "[[fault]]\nreturn = \"CKR_MECHANISM_INVALID\"\nfunctions = [\"C_EncryptInit\"]";
+    proxy.set(refuse);
+    encrypt(&client).assert_error(500, "InternalException");
+    decrypt(&client).ok();
+    proxy.set("");
+    proxy.wait_for("calls to succeed again", |_| encrypt(&client).status == 200);
+}
+
+/// A ciphertext that the HSM got wrong is never sent out (XKS specification, Encrypt: the
+/// verifying decrypt).
+#[test]
+fn a_wrong_ciphertext_is_not_sent_out() {
+    let mut proxy = Interposed::new(Setup::new());
+    let client = proxy.client();
+    encrypt_with_cdiv(&client).ok();
+    proxy.set("[[fault]]\nflip_bit = true");
+    encrypt_with_cdiv(&client).assert_error(500, "InternalException");
+    proxy.set("");
+    proxy.wait_for("calls to succeed again", |_| encrypt_with_cdiv(&client).status == 200);
+}
+
+/// The HSM is unplugged and comes back: health and readiness say so, and nobody restarts
+/// anything.
+#[test]
+fn token_gone_and_back() {
+    let mut proxy = Interposed::new(Setup::new());
+    let client = proxy.client();
+    encrypt(&client).ok();
+    proxy.set("[[fault]]\nreturn = \"CKR_DEVICE_REMOVED\"");
+    proxy.wait_for("health to say UNAVAILABLE", |_| health_status(&client) == "UNAVAILABLE");
+    proxy.wait_for("readiness to go", |proxy| proxy.get("/readyz").status == 503);
+    assert_eq!(proxy.get("/ping").status, 200);
+    encrypt(&client).assert_error(503, "DependencyTimeoutException");
+    proxy.set("");
+    proxy.wait_for("calls to succeed again", |_| encrypt(&client).status == 200);
+    proxy.wait_for("health to say ACTIVE", |_| health_status(&client) == "ACTIVE");
+    proxy.wait_for("readiness", |proxy| proxy.get("/readyz").status == 200);
+}
+
+/// A device's failure must not be told as "your ciphertext is corrupt".
+#[test]
+fn a_broken_device_is_no_bad_ciphertext() {
+    let mut proxy = Interposed::new(Setup::new());
+    let client = proxy.client();
+    decrypt(&client).ok();
+    for code in ["CKR_GENERAL_ERROR", "CKR_FUNCTION_FAILED", "CKR_DEVICE_ERROR"] {
+        proxy.set(&format!("[[fault]]\nreturn = \"{code}\""));
+        let answer = decrypt(&client);
+        let name = answer.json()["errorName"].clone();
+        assert!(answer.status >= 500, "{code}: {} {name}", answer.status);
+        proxy.set("");
+        proxy.wait_for("calls to succeed again", |_| decrypt(&client).status == 200);
+    }
 }

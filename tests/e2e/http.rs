@@ -164,6 +164,39 @@ fn connection_close() {
     assert!(connection.is_at_end().unwrap());
 }
 
+/// RFC 9112, 9.6: what was asked before the peer ended its side is answered.
+#[test]
+fn half_close() {
+    for setup in [Setup::new(), Setup::new().tls()] {
+        let proxy = setup.start();
+        let client = proxy.client();
+        let mut connection = client.connect();
+        let body = xks::encrypt(b"plaintext", None).to_string();
+        client.send(&mut connection, "keys/foo/encrypt", body.as_bytes());
+        connection.end_sending().unwrap();
+        connection.receive().unwrap().ok();
+        assert!(connection.is_at_end().unwrap());
+    }
+}
+
+/// Several event loops share the port; each of them serves.
+#[test]
+fn several_event_loops() {
+    let proxy = Setup::new().tls().set("server.event_loops", 4).start();
+    let client = proxy.client();
+    let mut connections: Vec<Connection> = (0..40).map(|_| client.connect()).collect();
+    for round in 0..3 {
+        for (number, connection) in (round..).zip(&mut connections) {
+            let body = xks::encrypt_with_cdiv(&vec![0; number], None).to_string();
+            client.send(connection, "keys/foo/encrypt", body.as_bytes());
+        }
+        for (number, connection) in (round..).zip(&mut connections) {
+            let encrypted = connection.receive().unwrap().ok();
+            assert_eq!(xks::bytes(&encrypted["ciphertext"]).len(), number);
+        }
+    }
+}
+
 /// Each is answered with JSON that says why, and the connection ends: where the next request
 /// begins cannot be known.
 #[test]

@@ -121,4 +121,13 @@ fn a_key_that_comes_and_goes() {
     proxy.token().add(&token::LATER);
     proxy.wait_for("the new key to be found", |_| encrypt(&client, &token::LATER).status == 200);
     decrypt(&client, &token::LATER).ok();
+    proxy.token().destroy(&token::LATER);
+    proxy.wait_for("the key to be gone", |_| {
+        let response = encrypt(&client, &token::LATER);
+        if response.status != 200 {
+            response.assert_error(404, "KeyNotFoundException");
+        }
+        response.status != 200
+    });
+    encrypt(&client, &token::FULL).ok();
 }

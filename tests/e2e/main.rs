@@ -14,6 +14,7 @@ mod errors;
 mod hsm_trouble;
 mod http;
 mod keys;
+mod logs;
 mod modules;
 mod mtls;
 mod probes;

@@ -1,5 +1,6 @@
 //! What load balancers ask.
 
+use crate::common::proxy::free_port;
 use crate::common::{Connection, Response, Setup, xks};
 
 fn ask(connection: &mut Connection, method: &str, path: &str) -> Response {
@@ -56,6 +57,17 @@ fn no_api_on_the_ping_port() {
     client
         .call("keys/foo/metadata", &xks::metadata("DescribeKey"))
         .assert_error(404, "InvalidUriPathException");
+}
+
+/// `port_http_ping` may be the API's port: then there is one listener, for both.
+#[test]
+fn one_port_for_all() {
+    let port = free_port();
+    let setup = Setup::new().set("server.port", port).set("server.port_http_ping", port);
+    let proxy = setup.start();
+    assert_eq!(proxy.api, proxy.ping);
+    assert_pong(&proxy.get("/ping"));
+    proxy.client().call("health", &xks::health()).ok();
 }
 
 /// XKS specification: the calls are POST. GET on them is 405 and says what is allowed.

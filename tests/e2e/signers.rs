@@ -64,7 +64,15 @@ fn botocore_signs() {
     let body_file = proxy.directory().join("body.json");
     std::fs::write(&body_file, &body).unwrap();
     let store = &client.signer.store;
-    let mut command = Command::new("python3");
+    // The distribution's package is seen by the distribution's Python, which may not be the first.
+    let has_botocore = |python: &&str| {
+        Command::new(python)
+            .args(["-c", "import botocore"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
+    let python = ["python3", "/usr/bin/python3"].into_iter().find(has_botocore);
+    let mut command = Command::new(python.unwrap_or("python3"));
     command
         .args(["-c", BOTOCORE, &format!("http://{}{target}", client.host())])
         .args([&store.access_key_id, &store.secret_access_key])

@@ -15,9 +15,14 @@ fn base64_after(out: &mut Vec<u8>, before: &str, bytes: &[u8]) {
 /// GetKeyMetadata's answer.
 pub fn key_metadata(out: &mut Vec<u8>, attributes: &KeyAttributes) {
     // The XKS specification has the string AES_256 for a 256-bit AES key. Another length says
-    // what it is; KMS then refuses to make a KMS key of it.
-    // Writing into a Vec cannot fail.
-    let _ = write!(out, "{{\"keySpec\":\"AES_{}\",\"keyUsage\":[", attributes.bits);
+    // what it is, and one that the token does not tell says nothing; KMS then refuses to make a
+    // KMS key of it.
+    out.extend_from_slice(b"{\"keySpec\":\"AES");
+    if attributes.bits > 0 {
+        // Writing into a Vec cannot fail.
+        let _ = write!(out, "_{}", attributes.bits);
+    }
+    out.extend_from_slice(b"\",\"keyUsage\":[");
     let usages = [
         (attributes.encrypt, "ENCRYPT"),
         (attributes.decrypt, "DECRYPT"),
@@ -144,6 +149,31 @@ mod tests {
         );
         let answer = text(|out| decrypted(out, b"Hello World!"));
         assert_eq!(answer, "{\"plaintext\":\"SGVsbG8gV29ybGQh\"}");
+    }
+
+    /// A key's length is told as it is; one that the token keeps to itself is not made up.
+    #[test]
+    fn key_spec_says_what_is_known() {
+        let mut attributes = KeyAttributes {
+            bits: 256,
+            encrypt: true,
+            decrypt: true,
+            sign: false,
+            verify: false,
+            wrap: false,
+            unwrap: false,
+            derive: false,
+        };
+        for (bits, spec) in [(256, "AES_256"), (128, "AES_128"), (0, "AES")] {
+            attributes.bits = bits;
+            assert_eq!(
+                text(|out| key_metadata(out, &attributes)),
+                format!(
+                    "{{\"keySpec\":\"{spec}\",\"keyUsage\":[\"ENCRYPT\",\"DECRYPT\"],\
+                     \"keyStatus\":\"ENABLED\"}}"
+                )
+            );
+        }
     }
 
     /// KMS refuses an answer with an eleventh entry, and one that is not JSON.

@@ -1,0 +1,63 @@
+//! A proxy whose PKCS#11 module can be slowed down and made to fail while it runs.
+
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+
+use super::proxy::{Proxy, Setup};
+use super::tools;
+
+/// The proxy, and the module's settings.
+pub struct Interposed {
+    proxy: Proxy,
+    settings: PathBuf,
+    counts: PathBuf,
+    step: u32,
+}
+
+impl Interposed {
+    /// Starts it. The module (perf/interposer) does nothing but forward as yet.
+    #[track_caller]
+    pub fn new(setup: Setup) -> Self {
+        let mut prepared = setup
+            .set("pkcs11.PKCS11_HSM_MODULE", tools::interposer().to_str().unwrap())
+            .env("XKS_INTERPOSER_MODULE", tools::softhsm2_module().to_str().unwrap())
+            .prepare();
+        let settings = prepared.directory().join("interposer.toml");
+        let counts = prepared.directory().join("interposer-counts.toml");
+        std::fs::write(&settings, "").unwrap();
+        prepared.env("XKS_INTERPOSER_CONFIG", settings.to_str().unwrap());
+        prepared.env("XKS_INTERPOSER_COUNTS", counts.to_str().unwrap());
+        Self { proxy: prepared.start(), settings, counts, step: 0 }
+    }
+
+    /// Gives the module other settings, and waits until they are in force.
+    #[track_caller]
+    pub fn set(&mut self, settings: &str) {
+        self.step += 1;
+        let name = format!("name = \"step {}\"\n", self.step);
+        // Replaced at once, so that the module never reads half of it.
+        let next = self.settings.with_extension("next");
+        std::fs::write(&next, format!("{name}{settings}")).unwrap();
+        std::fs::rename(&next, &self.settings).unwrap();
+        let counts = self.counts.clone();
+        self.proxy.wait_for("the module's settings to be in force", |_| {
+            let counts = std::fs::read_to_string(&counts).unwrap_or_default();
+            let error = counts.lines().find(|line| line.starts_with("settings_error"));
+            assert!(error.is_none_or(|line| line.ends_with("\"\"")), "{}", error.unwrap());
+            counts.contains(&name)
+        });
+    }
+}
+
+impl Deref for Interposed {
+    type Target = Proxy;
+    fn deref(&self) -> &Proxy {
+        &self.proxy
+    }
+}
+
+impl DerefMut for Interposed {
+    fn deref_mut(&mut self) -> &mut Proxy {
+        &mut self.proxy
+    }
+}
