@@ -214,6 +214,13 @@ impl Rig {
         }
     }
 
+    /// The same if an answer is held.
+    pub fn take_answer_if_waiting(&mut self) {
+        if self.connection.as_ref().is_some_and(|held| matches!(held.wait(), Wait::Send(_))) {
+            self.take_answer();
+        }
+    }
+
     /// What the shell does with a step.
     pub fn drive(&mut self, mut step: Step) {
         loop {
