@@ -205,19 +205,14 @@ impl Rig {
         }
     }
 
-    /// The held answer has been sent.
+    /// The held answer, if one is held, has been sent.
     pub fn take_answer(&mut self) {
-        if let Some(connection) = &mut self.connection {
+        if let Some(connection) = &mut self.connection
+            && matches!(connection.wait(), Wait::Send(_))
+        {
             let step = connection.sent(&mut self.protocol, &self.moment);
             self.drive(step);
             self.pump(usize::MAX);
-        }
-    }
-
-    /// The same if an answer is held.
-    pub fn take_answer_if_waiting(&mut self) {
-        if self.connection.as_ref().is_some_and(|held| matches!(held.wait(), Wait::Send(_))) {
-            self.take_answer();
         }
     }
 
