@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::calls::{b64, call, decrypt, encrypt, metadata};
-use crate::rig::KEY;
 use crate::rig::signer::Unsigned;
+use crate::rig::{KEY, Rig};
 
 /// Target, name and content of each seed that is made here. Those of `request` begin with the
 /// target's two bytes of options: signatures are on, pieces of any size.
@@ -76,6 +76,18 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             .concat()
     }));
     seeds
+}
+
+/// The signatures fit, so that the fuzzers begin behind them.
+#[test]
+fn the_seeds_are_authentic() {
+    for (target, name, content) in seeds() {
+        if target == "request" {
+            let mut rig = Rig::usual();
+            rig.send(&content[2..]);
+            assert!(rig.responses().iter().all(|answer| answer.status != 401), "{name}");
+        }
+    }
 }
 
 /// The committed files are up to date; with UPDATE_SEEDS set they are written.
