@@ -48,6 +48,9 @@ pub const MAX_TRAILER_BYTES: usize = 1024;
 /// Room in a body for all that is neither plaintext, ciphertext nor AAD: requestMetadata with
 /// ARNs of 2,048 characters, members that KMS may add, white space.
 pub const BODY_OVERHEAD_BYTES: usize = 16 * 1024;
+/// Room in an answer for its head, and for all in its body that is neither plaintext nor
+/// ciphertext: the health call's is the longest.
+pub const ANSWER_OVERHEAD_BYTES: usize = 4 * 1024;
 /// A connection's first buffer; it takes what nearly all requests need.
 pub const SMALL_BUFFER_BYTES: usize = 4 * 1024;
 /// Buffers of each size that a loop keeps for reuse.

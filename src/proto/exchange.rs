@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
-use zeroize::Zeroize as _;
 
 use super::connection::{Answer, Listener};
 use super::http::body::Whole;
@@ -204,7 +203,7 @@ impl Exchange {
             Answer::Json => (200, "application/json", None),
             Answer::Text(status) => (*status, "text/plain", None),
             Answer::Error(error) => {
-                protocol.body.clear();
+                protocol.clear_body();
                 error.write_json(&mut protocol.body);
                 (error.status, "application/json", Some(*error))
             }
@@ -225,7 +224,7 @@ impl Exchange {
         if !self.is_probe {
             self.log(protocol, moment, status, error, received);
         }
-        protocol.body.zeroize();
+        protocol.clear_body();
     }
 
     fn log(

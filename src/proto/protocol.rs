@@ -11,7 +11,9 @@ use super::service::Service;
 use super::sigv4::signing_key::SigningKeys;
 use super::xks::decode::Decoder;
 use crate::job::{Job, Request};
-use crate::limits::{MAX_CHUNK_LINE_BYTES, MAX_POOLED_BUFFERS, MAX_RECORD_BYTES};
+use crate::limits::{
+    ANSWER_OVERHEAD_BYTES, MAX_CHUNK_LINE_BYTES, MAX_POOLED_BUFFERS, MAX_RECORD_BYTES,
+};
 use crate::observe::access_log::AccessLog;
 
 /// The time, and the process's state, as the shell sees them at the start of a turn.
@@ -57,16 +59,18 @@ impl Protocol {
         let buffers = BufferPool::new(
             service.max_request_bytes() + MAX_CHUNK_LINE_BYTES + 2 * MAX_RECORD_BYTES,
         );
+        // Memory that never has to grow leaves no copy of a plaintext behind.
+        let answer_bytes = service.max_plaintext_in_base64 + ANSWER_OVERHEAD_BYTES;
         Self {
             event_loop,
-            out: Vec::new(),
+            out: Vec::with_capacity(answer_bytes),
             access_log,
             token_labels: Vec::new(),
             buffers,
             signing_keys: SigningKeys::new(service.credentials()),
             decoder: Decoder::default(),
             date: HttpDate::default(),
-            body: Vec::new(),
+            body: Vec::with_capacity(answer_bytes),
             requests: Vec::new(),
             outputs: Vec::new(),
             next_serial: 0,
@@ -117,11 +121,23 @@ impl Protocol {
     /// Wipes what an interrupted request may have left.
     pub fn reset(&mut self) {
         self.clear_out();
-        self.body.zeroize();
+        wipe(&mut self.body);
     }
 
     /// Wipes what has been sent.
     pub fn clear_out(&mut self) {
-        self.out.zeroize();
+        wipe(&mut self.out);
     }
+
+    /// Wipes an answer's body, which is in [`Self::out`] now.
+    pub(super) fn clear_body(&mut self) {
+        wipe(&mut self.body);
+    }
+}
+
+/// Wipes what is in it; `Vec::zeroize` would wipe all of the memory each time. What lies behind
+/// has been wiped before, since nothing here is cut short in another way.
+fn wipe(bytes: &mut Vec<u8>) {
+    bytes.as_mut_slice().zeroize();
+    bytes.clear();
 }

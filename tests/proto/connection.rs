@@ -367,6 +367,22 @@ fn ping_and_readyz() {
     assert_eq!(ask("POST", "/readyz", true, false).0, 405);
 }
 
+/// The memory that answers are written into holds the largest, so that it never moves and leaves
+/// a copy behind.
+#[test]
+fn the_largest_answers_fit() {
+    let mut rig = Rig::usual();
+    let (out, capacity) = (rig.protocol.out.as_ptr(), rig.protocol.out.capacity());
+    for plaintext in [0, 6_144] {
+        let mut body = encrypt(&vec![1; plaintext], None);
+        body["ciphertextDataIntegrityValueAlgorithm"] = "SHA_256".into();
+        let encrypted = rig.ask(&call(&format!("keys/{KEY}/encrypt"), &body)).json();
+        let body = crate::calls::decrypt(&encrypted, None);
+        assert_eq!(rig.ask(&call(&format!("keys/{KEY}/decrypt"), &body)).status, 200);
+    }
+    assert_eq!((rig.protocol.out.as_ptr(), rig.protocol.out.capacity()), (out, capacity));
+}
+
 /// A plaintext must not outlive its answer in memory that is used again.
 #[test]
 fn memory_is_wiped_when_it_goes_back() {

@@ -6,5 +6,7 @@ mod calls;
 mod connection;
 mod errors;
 mod json;
+mod json_model;
 mod rig;
+mod seeds;
 mod sigv4;

@@ -98,7 +98,8 @@ pub fn too_large(bytes: &[u8]) -> Option<HttpError> {
     Some(HttpError::HeadTooLarge("the request head is larger than 8192 bytes"))
 }
 
-/// Parses a whole head, `bytes` ending with its empty line.
+/// Parses a whole head, `bytes` ending with its empty line; what [`leading_empty_lines`] counts
+/// must be gone.
 ///
 /// # Errors
 /// An [`HttpError`] for whatever is malformed, ambiguous or over a limit. Nothing that two
@@ -158,10 +159,10 @@ pub fn parse<'h, 'b>(
 }
 
 /// RFC 9112, 2.2 lets a server take a lone LF for a line's end. Not all parsers do, so we don't.
-/// In a head that has been parsed a CR stands before an LF only, and an LF ends the request line,
-/// each field or the empty line.
+/// In a head that has been parsed, and that no empty line precedes, a CR stands before an LF
+/// only, and an LF ends the request line, each field or the empty line.
 fn has_bare_line_feed(bytes: &[u8], fields: usize) -> bool {
-    memchr::memchr_iter(b'\r', bytes).count() != fields + 2
+    matches!(bytes, [b'\r' | b'\n', ..]) || memchr::memchr_iter(b'\r', bytes).count() != fields + 2
 }
 
 /// Tells another version of HTTP from what is not HTTP at all.
@@ -431,6 +432,20 @@ mod tests {
         for target in ["/a#", "/#?b", "/a?b#c", "http://h/a#b"] {
             let error = error_of(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
             assert!(matches!(error, HttpError::BadRequest(_)), "{target}");
+        }
+    }
+
+    /// A lone LF is no line's end, wherever it stands and whatever makes up for its missing CR.
+    #[test]
+    fn bare_line_feeds_are_refused() {
+        for head in [
+            "\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\nGET / HTTP/1.1\nHost: a\r\n\r\n",
+            "\n\r\nGET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+        ] {
+            assert!(matches!(error_of(head), HttpError::BadRequest(_)), "{head:?}");
         }
     }
 

@@ -9,6 +9,7 @@ use simd_json::{Buffers, Node, StaticNode, Tape};
 
 use super::error::ApiError;
 use crate::limits::{MAX_ARN_BYTES, MAX_CIPHERTEXT_METADATA_BYTES};
+use crate::proto::buffer::PADDING_BYTES;
 use crate::proto::route::Call;
 
 /// Where a string lies in the body.
@@ -140,8 +141,6 @@ impl Decoder {
     ///
     /// # Errors
     /// A ValidationException that names the member and says why.
-    ///
-    /// [`PADDING_BYTES`]: crate::proto::buffer::PADDING_BYTES
     pub fn decode(
         &mut self,
         call: Call,
@@ -150,6 +149,8 @@ impl Decoder {
         metadata: &mut RequestMetadata,
     ) -> Result<Members, ApiError> {
         let base = padded.as_ptr() as usize;
+        let is_secret_copied =
+            call == Call::Encrypt && memchr::memchr(b'\\', &padded[..length]).is_some();
         let mut tape = self.tape.take().unwrap_or_else(Tape::null).reset();
         let parsed = simd_json::fill_tape_padded(padded, length, &mut self.buffers, &mut tape);
         let strings = match parsed {
@@ -158,9 +159,27 @@ impl Decoder {
             Err(_) => Err(ApiError::validation("the body is not JSON (RFC 8259)")),
         };
         self.tape = Some(tape.reset());
+        if is_secret_copied {
+            self.wipe(length);
+        }
         let strings = strings?;
         require_metadata(call, metadata)?;
         members(call, &strings, padded)
+    }
+}
+
+impl Decoder {
+    /// The parser unescapes strings in memory of its own, each from the start of it, and keeps
+    /// that memory: here it unescapes a longer one, without a secret.
+    #[cold]
+    fn wipe(&mut self, length: usize) {
+        let mut text = vec![b'0'; length + PADDING_BYTES];
+        if let [b'0', b'0', b'0', .., last] = &mut text[..length] {
+            *last = b'"';
+            text[..3].copy_from_slice(b"\"\\n");
+        }
+        let mut tape = Tape::null();
+        let _ = simd_json::fill_tape_padded(&mut text, length, &mut self.buffers, &mut tape);
     }
 }
 

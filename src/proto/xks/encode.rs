@@ -90,6 +90,11 @@ pub fn health(out: &mut Vec<u8>, health: &FleetHealth, fleet_size: u32) {
         out.extend_from_slice(status(token.status).as_bytes());
         out.extend_from_slice(b"\"}");
     }
+    if health.tokens.is_empty() {
+        out.extend_from_slice(
+            b"{\"id\":\"unknown\",\"model\":\"unknown\",\"healthStatus\":\"UNAVAILABLE\"}",
+        );
+    }
     out.extend_from_slice(b"]}");
 }
 
@@ -176,7 +181,7 @@ mod tests {
         }
     }
 
-    /// KMS refuses an answer with an eleventh entry, and one that is not JSON.
+    /// KMS refuses an answer with no entry or an eleventh, and one that is not JSON.
     #[test]
     fn health_is_always_valid() {
         let token = TokenHealth {
@@ -191,5 +196,7 @@ mod tests {
         assert_eq!(answer.matches("DEGRADED").count(), 10);
         assert!(answer.contains("{\"id\":\"a'b/??\",\"model\":\"unknown\","));
         assert!(answer.starts_with("{\"xksProxyFleetSize\":2,"));
+        let answer = text(|out| health(out, &FleetHealth::default(), 1));
+        assert_eq!(answer.matches("UNAVAILABLE").count(), 1);
     }
 }

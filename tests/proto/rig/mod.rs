@@ -205,9 +205,11 @@ impl Rig {
         }
     }
 
-    /// The held answer has been sent.
+    /// The held answer, if one is held, has been sent.
     pub fn take_answer(&mut self) {
-        if let Some(connection) = &mut self.connection {
+        if let Some(connection) = &mut self.connection
+            && matches!(connection.wait(), Wait::Send(_))
+        {
             let step = connection.sent(&mut self.protocol, &self.moment);
             self.drive(step);
             self.pump(usize::MAX);

@@ -1,0 +1,29 @@
+//! Request heads: what is accepted has one reading, wherever it was cut.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use xks_proxy::limits::{MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
+use xks_proxy::proto::http::request::{find_end, header_slots, parse, too_large};
+use xks_proxy::proto::route::route;
+
+fuzz_target!(|data: &[u8]| {
+    let Some(end) = find_end(data, 0) else {
+        assert_eq!(too_large(data).is_some(), data.len() > MAX_HEAD_BYTES);
+        return;
+    };
+    for from in [1, end / 2, end - 1] {
+        assert_eq!(find_end(data, from), Some(end));
+    }
+    let mut slots = header_slots();
+    let Ok(head) = parse(&data[..end], &mut slots) else { return };
+    assert!(end <= MAX_HEAD_BYTES && head.headers.len() <= MAX_HEADERS);
+    assert!(head.path.starts_with('/') && head.path.len() + head.query.len() <= MAX_TARGET_BYTES);
+    assert!(!head.path.contains(['?', '#', ' ', '\r', '\n']));
+    let lines = data[..end].split(|byte| *byte == b'\n').count() - 1;
+    assert_eq!(lines, head.headers.len() + 2);
+    assert!(data[..end].windows(2).all(|pair| pair[1] != b'\n' || pair[0] == b'\r'));
+    for field in head.headers {
+        assert!(!field.name.is_empty() && !field.value.contains(&b'\n'));
+    }
+    let _ = route(head.path);
+});

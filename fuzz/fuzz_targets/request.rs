@@ -1,0 +1,25 @@
+//! Any bytes, in pieces of any size: no panic; whatever is answered is HTTP with a JSON body where
+//! JSON is announced; what is answered is in proportion to what was sent.
+//!
+//! The first byte switches signatures on (odd) or off, the second is the size of the pieces.
+#![no_main]
+
+#[path = "../answers.rs"]
+mod answers;
+#[allow(dead_code)]
+#[path = "../../tests/proto/rig/mod.rs"]
+mod rig;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let [options, piece, bytes @ ..] = data else { return };
+    let mut service = rig::service();
+    service.is_sigv4_auth_enabled = options & 1 == 1;
+    let mut rig = rig::Rig::new(service);
+    let piece = if *piece == 255 { usize::MAX } else { usize::from(*piece) + 1 };
+    rig.send_in_pieces(bytes, piece);
+    rig.end_input();
+    assert!(rig.is_closed(), "jobs are done at once, so the end of the input is the end");
+    answers::check(&rig.answers, bytes);
+});

@@ -1,0 +1,35 @@
+//! Signatures: no panic on any head and body, and nothing is accepted but what was signed.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../../tests/proto/rig/mod.rs"]
+mod rig;
+
+use libfuzzer_sys::fuzz_target;
+use xks_proxy::proto::http::request::{find_end, header_slots, parse};
+use xks_proxy::proto::sigv4::signing_key::SigningKeys;
+use xks_proxy::proto::sigv4::{canonical, verify};
+
+/// Paths of what has been signed with the rig's secret: the seeds.
+const SIGNED: [&str; 4] =
+    ["health", "keys/key-1/encrypt", "keys/key-1/decrypt", "keys/key-1/metadata"];
+
+fuzz_target!(|data: &[u8]| {
+    let Some(end) = find_end(data, 0) else { return };
+    let mut slots = header_slots();
+    let Ok(head) = parse(&data[..end], &mut slots) else { return };
+    let service = rig::service();
+    let store = service.store(rig::PREFIX).expect("the store");
+    let mut keys = SigningKeys::new(service.credentials());
+    let body = &data[end..];
+    let verified = verify(&head, body, store.credentials(), service.scope(), &mut keys, rig::NOON);
+    if verified.is_ok() {
+        // What has the same canonical form was signed as well.
+        let path = canonical::path(head.path);
+        let path =
+            path.strip_prefix(rig::PREFIX).and_then(|path| path.strip_prefix("/kms/xks/v1/"));
+        assert!(path.is_some_and(|path| SIGNED.contains(&path)), "{}", head.path);
+        assert!(head.method == "POST" && head.query.bytes().all(|byte| byte == b'&'));
+        assert!(serde_json::from_slice::<serde_json::Value>(body).is_ok());
+    }
+});
