@@ -93,7 +93,9 @@ impl Keeper<'_> {
     fn check(&mut self) -> Result<Option<bool>, WrittenOff> {
         let is_new = self.session.is_none();
         if is_new {
-            match self.watched(MAX_HOUSEKEEPING, |_, token| token.backend.open())? {
+            let opened = self.watched(MAX_HOUSEKEEPING, |_, token| token.backend.open())?;
+            self.token.is_identity_new.store(true, Ordering::Release);
+            match opened {
                 Ok(session) => {
                     self.session = Some(session);
                     // Handles do not outlive a reconnection.
