@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::backend::{Fault, OpenError, Session};
 use super::fleet::Fleet;
-use super::pkcs11::ffi::thread_cpu_nanos;
+use super::pace::thread_cpu_time;
 use super::token::{Backoff, Token};
 use super::watch::{End, Watch};
 use crate::limits::{
@@ -191,10 +191,10 @@ impl Keeper<'_> {
     fn probe(&mut self) -> Result<Result<(), Fault>, WrittenOff> {
         self.watched(MAX_HOUSEKEEPING, |session, token| {
             let Some(session) = session else { return Ok(()) };
-            let (start, cpu) = (Instant::now(), thread_cpu_nanos());
+            let (start, cpu) = (Instant::now(), thread_cpu_time());
             let result = session.probe();
             if result.is_ok() {
-                let cpu = Duration::from_nanos(thread_cpu_nanos().saturating_sub(cpu));
+                let cpu = thread_cpu_time().saturating_sub(cpu);
                 if let Some(place) = token.pace.sample(cpu, start.elapsed()) {
                     token.settle(place);
                 }
