@@ -1,6 +1,7 @@
 //! The fleet's health, as GetHealthStatus reports it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::fleet::Fleet;
@@ -38,10 +39,13 @@ pub fn status(token: &Token, now: Instant) -> HealthStatus {
 /// Publishes what has changed.
 pub fn publish(fleet: &Fleet, now: Instant) {
     let before = fleet.health.load();
-    let is_same = before.tokens.len() == fleet.tokens.len()
-        && before.tokens.iter().zip(&fleet.tokens).all(|(published, token)| {
-            published.status == status(token, now) && published.id == token.backend.identity().id
-        });
+    let mut is_same = before.tokens.len() == fleet.tokens.len();
+    for (index, token) in fleet.tokens.iter().enumerate() {
+        let published = before.tokens.get(index).map(|published| published.status);
+        is_same &= published == Some(status(token, now));
+        // Who a token is changes when it is connected to, and only then.
+        is_same &= !token.is_identity_new.swap(false, Ordering::AcqRel);
+    }
     if is_same {
         return;
     }

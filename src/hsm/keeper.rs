@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::backend::{Fault, OpenError, Session};
 use super::fleet::Fleet;
-use super::pkcs11::ffi::thread_cpu_nanos;
+use super::pace::thread_cpu_time;
 use super::token::{Backoff, Token};
 use super::watch::{End, Watch};
 use crate::limits::{
@@ -93,7 +93,9 @@ impl Keeper<'_> {
     fn check(&mut self) -> Result<Option<bool>, WrittenOff> {
         let is_new = self.session.is_none();
         if is_new {
-            match self.watched(MAX_HOUSEKEEPING, |_, token| token.backend.open())? {
+            let opened = self.watched(MAX_HOUSEKEEPING, |_, token| token.backend.open())?;
+            self.token.is_identity_new.store(true, Ordering::Release);
+            match opened {
                 Ok(session) => {
                     self.session = Some(session);
                     // Handles do not outlive a reconnection.
@@ -189,10 +191,10 @@ impl Keeper<'_> {
     fn probe(&mut self) -> Result<Result<(), Fault>, WrittenOff> {
         self.watched(MAX_HOUSEKEEPING, |session, token| {
             let Some(session) = session else { return Ok(()) };
-            let (start, cpu) = (Instant::now(), thread_cpu_nanos());
+            let (start, cpu) = (Instant::now(), thread_cpu_time());
             let result = session.probe();
             if result.is_ok() {
-                let cpu = Duration::from_nanos(thread_cpu_nanos().saturating_sub(cpu));
+                let cpu = thread_cpu_time().saturating_sub(cpu);
                 if let Some(place) = token.pace.sample(cpu, start.elapsed()) {
                     token.settle(place);
                 }

@@ -24,6 +24,15 @@ struct Window {
     most_cpu_percent: u64,
 }
 
+/// CPU time that the calling thread has used so far. A system call.
+#[must_use]
+pub fn thread_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(seconds, nanos)
+}
+
 /// Where a token's work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {

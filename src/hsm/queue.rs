@@ -153,3 +153,82 @@ impl Drop for Batch<'_> {
         self.queue.length.fetch_add(self.pushed, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::job::{ReplyTo, Request};
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    fn job(serial: u64) -> Job {
+        let now = Instant::now();
+        Job {
+            request: Arc::new(Request::default()),
+            output: Vec::new().into(),
+            reply_to: ReplyTo { event_loop: 0, slot: 0, serial },
+            queued_at: now,
+            deadline: now,
+        }
+    }
+
+    fn push(queue: &Queue, serials: &[u64]) {
+        let mut batch = queue.batch();
+        serials.iter().for_each(|serial| batch.push(job(*serial)));
+    }
+
+    fn take(queue: &Queue, cursor: &mut usize) -> Option<u64> {
+        queue.take(cursor).map(|queued| queued.job.reply_to.serial)
+    }
+
+    /// In the order of their coming, with one shard.
+    #[test]
+    fn first_come_first_served() {
+        let (queue, mut cursor) = (Queue::new(1, 100), 0);
+        push(&queue, &[1, 2]);
+        push(&queue, &[3]);
+        queue.push_front(Queued::new(job(0))).ok().unwrap();
+        assert_eq!(queue.len(), 4);
+        for serial in 0..4 {
+            assert_eq!(take(&queue, &mut cursor), Some(serial));
+        }
+        assert_eq!(take(&queue, &mut cursor), None);
+        assert!(queue.is_empty());
+    }
+
+    /// A worker that always finds work does not leave a shard behind, and one worker alone gets
+    /// at all shards.
+    #[test]
+    fn no_shard_is_left_behind() {
+        let (queue, mut cursor) = (Queue::new(4, 1000), 0);
+        for turn in 0..4 {
+            push(&queue, &[turn * 100; 50]);
+        }
+        let first: Vec<_> = (0..4).map(|_| take(&queue, &mut cursor).unwrap()).collect();
+        let mut sorted = first.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [0, 100, 200, 300]);
+        let rest = std::iter::from_fn(|| take(&queue, &mut cursor)).count();
+        assert_eq!(rest, 196);
+    }
+
+    /// It has an end, for new jobs and for those that come back, and each job is in it once.
+    #[test]
+    fn bounded() {
+        let queue = Queue::new(2, 3);
+        push(&queue, &[1, 2]);
+        {
+            let mut batch = queue.batch();
+            assert!(batch.has_room());
+            batch.push(job(3));
+            assert!(!batch.has_room());
+            assert_eq!(batch.pushed(), 1);
+        }
+        assert!(queue.push_front(Queued::new(job(4))).is_err());
+        let mut all: Vec<_> = queue.drain().iter().map(|q| q.job.reply_to.serial).collect();
+        all.sort_unstable();
+        assert_eq!(all, [1, 2, 3]);
+        assert!(queue.is_empty() && queue.batch().has_room());
+    }
+}

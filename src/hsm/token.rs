@@ -1,7 +1,7 @@
 //! One token of the fleet: its queue, its workers, its pace and its state.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -38,6 +38,8 @@ pub struct Token {
     pub keeper: Mutex<KeeperState>,
     /// Wakes the keeper.
     pub keeper_signal: Signal,
+    /// It was connected to since its health was last published.
+    pub is_identity_new: AtomicBool,
     /// Since the start.
     pub counters: Counters,
     /// Sessions wait to be opened until then, after one could not be.
@@ -103,6 +105,7 @@ impl Token {
             watches: Mutex::default(),
             keeper: Mutex::default(),
             keeper_signal: Signal::default(),
+            is_identity_new: AtomicBool::new(false),
             counters: Counters::default(),
             hire_after: Mutex::new((None, Backoff::default())),
             spare_cores: spare_cores.max(1),

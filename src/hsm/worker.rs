@@ -8,7 +8,7 @@ use zeroize::Zeroize as _;
 
 use super::backend::{Blame, OpenError, Session};
 use super::fleet::{Fleet, complete};
-use super::pkcs11::ffi::thread_cpu_nanos;
+use super::pace::thread_cpu_time;
 use super::queue::Queued;
 use super::roster::{Parker, Rest};
 use super::token::Token;
@@ -205,7 +205,7 @@ impl Worker<'_> {
             self.outbox.send_all(self.fleet);
         }
         let start = Instant::now();
-        let cpu = self.is_sample().then(thread_cpu_nanos);
+        let cpu = self.is_sample().then(thread_cpu_time);
         let until = queued.job.deadline.max(start + MIN_HANG);
         self.watch.begin(start, until, true);
         let result = session.perform(&queued.job.request, &mut queued.job.output);
@@ -226,7 +226,7 @@ impl Worker<'_> {
                 if !matches!(queued.job.request.operation, Operation::Describe) {
                     self.token.pace.record(service);
                     if let Some(cpu) = cpu {
-                        let cpu = Duration::from_nanos(thread_cpu_nanos().saturating_sub(cpu));
+                        let cpu = thread_cpu_time().saturating_sub(cpu);
                         if let Some(place) = self.token.pace.sample(cpu, service) {
                             self.token.settle(place);
                         }

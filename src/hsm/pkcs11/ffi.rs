@@ -264,17 +264,3 @@ fn take_output(code: CK_RV, length: CK_ULONG, output: &mut Vec<u8>) -> Result<()
 fn ulong(number: usize) -> CK_ULONG {
     number as CK_ULONG
 }
-
-/// CPU time that the calling thread has used so far, in nanoseconds; 0 if the system won't say.
-#[must_use]
-pub fn thread_cpu_nanos() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is writable and of the type that the call fills.
-    let code = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    if code != 0 {
-        return 0;
-    }
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
-}

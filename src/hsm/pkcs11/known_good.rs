@@ -1,0 +1,151 @@
+//! Whether a session works: operations whose outcome is known.
+
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::Attribute;
+use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::codes::{self, Class};
+use super::ffi::RawError;
+use super::gcm::given_iv;
+use super::keys::Key;
+use super::session::Calls;
+use super::token::Shared;
+use super::trouble::{NO_SESSION, Trouble, fault_of, fault_of_class, fault_of_error, malformed};
+use crate::hsm::backend::{Blame, Fault};
+use crate::job::Iv;
+
+/// What probes and known-good operations encrypt.
+const PROBE_PLAINTEXT: [u8; 32] = *b"xks-proxy probes this HSM's work";
+
+/// A ciphertext that this session has decrypted with the key before.
+pub(super) struct KnownGood {
+    handle: CK_OBJECT_HANDLE,
+    iv: Iv,
+    ciphertext: Vec<u8>,
+}
+
+/// An AES key that lives as long as the session.
+#[derive(Clone, Copy)]
+pub(super) enum ProbeKey {
+    Untried,
+    Made(CK_OBJECT_HANDLE),
+    /// The token makes none, which is no sign of ill health: a FIPS 140 level 3 nShield world
+    /// wants a card for that.
+    Refused,
+}
+
+impl Calls {
+    /// Finds out whether the token, this session and this key work. Fails with `code`, the one
+    /// that made one ask, if they don't.
+    pub(super) fn known_good(
+        &mut self,
+        token: &Shared,
+        key: &Key,
+        code: CK_RV,
+    ) -> Result<(), Trouble> {
+        // A session in which the failed operation is still active tells nothing of the token.
+        let broken = |fault: Fault| {
+            let blame = if fault.blame == Blame::Session { fault.blame } else { Blame::Token };
+            Trouble::from(fault_of(code, blame))
+        };
+        if !(key.attributes.encrypt && key.attributes.decrypt) {
+            return self.probe(token).map_err(broken);
+        }
+        if let Some(known) = self.known_good.take_if(|known| known.handle == key.handle) {
+            let result = self.decrypts_to_probe(token, key.handle, &known.iv, &known.ciphertext);
+            if result.is_ok() {
+                self.known_good = Some(known);
+                return Ok(());
+            }
+        }
+        let mut ciphertext = Vec::new();
+        let aad = &[];
+        match self.encrypt_bytes(token, key.handle, aad, &PROBE_PLAINTEXT, &mut ciphertext) {
+            Ok(iv) => {
+                self.decrypts_to_probe(token, key.handle, &iv, &ciphertext).map_err(broken)?;
+                self.known_good = Some(KnownGood { handle: key.handle, iv, ciphertext });
+                Ok(())
+            }
+            Err(Trouble::StaleHandle(stale)) => Err(Trouble::StaleHandle(stale)),
+            Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
+                self.probe(token).map_err(broken)
+            }
+            Err(Trouble::Fault(fault)) => Err(broken(fault)),
+        }
+    }
+
+    fn decrypts_to_probe(
+        &mut self,
+        token: &Shared,
+        handle: CK_OBJECT_HANDLE,
+        iv: &Iv,
+        ciphertext: &[u8],
+    ) -> Result<(), Fault> {
+        let session = self.session.as_ref().ok_or(NO_SESSION)?;
+        let mut parameter = given_iv(iv);
+        let raw = &token.module.raw;
+        let result = raw.decrypt(
+            session.handle(),
+            handle,
+            &mut parameter,
+            &[],
+            ciphertext,
+            &mut self.scratch,
+        );
+        let is_same = self.scratch.as_slice() == PROBE_PLAINTEXT;
+        self.scratch.zeroize();
+        match result {
+            Ok(()) if is_same => Ok(()),
+            Err(RawError::Init(code) | RawError::Operation(code)) => Err(fault_of_class(code)),
+            Ok(()) | Err(RawError::Malformed) => Err(malformed()),
+        }
+    }
+
+    /// A known-good operation with a key of the session's own; where the token makes none, random
+    /// bytes and the session's state.
+    pub(super) fn probe(&mut self, token: &Shared) -> Result<(), Fault> {
+        self.require_login(token)?;
+        if let ProbeKey::Untried = self.probe_key {
+            self.probe_key = self.make_probe_key()?;
+        }
+        if let ProbeKey::Made(handle) = self.probe_key {
+            let mut ciphertext = Vec::new();
+            match self.encrypt_bytes(token, handle, &[], &PROBE_PLAINTEXT, &mut ciphertext) {
+                Ok(iv) => return self.decrypts_to_probe(token, handle, &iv, &ciphertext),
+                // AES-GCM with this key is not to be had: then not.
+                Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
+                    self.probe_key = ProbeKey::Refused;
+                }
+                Err(Trouble::Fault(fault)) => return Err(fault),
+                Err(Trouble::StaleHandle(code)) => return Err(fault_of(code, Blame::Session)),
+            }
+        }
+        let mut random = Zeroizing::new([0; 16]);
+        self.session()?
+            .generate_random_slice(&mut *random)
+            .map_err(|error| fault_of_error(&error))?;
+        self.session()?.get_session_info().map_err(|error| fault_of_error(&error))?;
+        Ok(())
+    }
+
+    fn make_probe_key(&self) -> Result<ProbeKey, Fault> {
+        let template = [
+            Attribute::Token(false),
+            Attribute::ValueLen(cryptoki::types::Ulong::new(32)),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(false),
+            Attribute::Encrypt(true),
+            Attribute::Decrypt(true),
+        ];
+        match self.session()?.generate_key(&Mechanism::AesKeyGen, &template) {
+            Ok(key) => Ok(ProbeKey::Made(key.handle())),
+            Err(error) => match codes::code_of(&error).map(codes::class) {
+                Some(Class::Session | Class::Login | Class::Token | Class::Module) => {
+                    Err(fault_of_error(&error))
+                }
+                _ => Ok(ProbeKey::Refused),
+            },
+        }
+    }
+}

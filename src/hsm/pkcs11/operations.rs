@@ -1,0 +1,209 @@
+//! AES-GCM operations in as few calls as it can be, and what their failures mean.
+
+use std::sync::atomic::Ordering;
+
+use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_ARGUMENTS_BAD, CKR_MECHANISM_PARAM_INVALID};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroize as _;
+
+use super::codes::{self, Class};
+use super::ffi::RawError;
+use super::gcm::{NoIv, given_iv};
+use super::keys::Key;
+use super::session::Calls;
+use super::token::Shared;
+use super::trouble::{NO_SESSION, Trouble, fault_of_class, malformed, trouble_of};
+use crate::hsm::backend::{Blame, Fault};
+use crate::job::{Failure, Iv, Operation, Request, Success};
+use crate::limits::{AMBIGUOUS_CODE_REPEATS, GCM_IV_BYTES, GCM_TAG_BYTES};
+
+impl Calls {
+    pub(super) fn attempt(
+        &mut self,
+        token: &Shared,
+        key: &Key,
+        request: &Request,
+        output: &mut Vec<u8>,
+    ) -> Result<Success, Trouble> {
+        if key.count > 1 && !token.keys.labels().allow_ambiguous {
+            return Err(Fault::answer(Failure::KeyAmbiguous(key.count)).into());
+        }
+        match &request.operation {
+            Operation::Describe => Ok(Success::Described(key.attributes)),
+            Operation::Encrypt { .. } if !key.attributes.encrypt => {
+                Err(Fault::answer(Failure::MayNotEncrypt).into())
+            }
+            Operation::Encrypt { cdiv: None } => {
+                let iv = self.encrypt(token, key.handle, request, output)?;
+                encrypted(iv, None, output)
+            }
+            Operation::Encrypt { cdiv: Some(_) } | Operation::Decrypt { .. }
+                if !key.attributes.decrypt =>
+            {
+                Err(Fault::answer(Failure::MayNotDecrypt).into())
+            }
+            Operation::Encrypt { cdiv: Some(prefix) } => {
+                self.encrypt_with_cdiv(token, key, request, prefix, output)
+            }
+            Operation::Decrypt { iv } => self.decrypt(token, key, request, iv, output),
+        }
+    }
+
+    /// `output` is ciphertext and tag afterwards.
+    fn encrypt(
+        &mut self,
+        token: &Shared,
+        handle: CK_OBJECT_HANDLE,
+        request: &Request,
+        output: &mut Vec<u8>,
+    ) -> Result<Iv, Trouble> {
+        self.encrypt_bytes(token, handle, request.aad.as_slice(), &request.input, output)
+    }
+
+    pub(super) fn encrypt_bytes(
+        &mut self,
+        token: &Shared,
+        handle: CK_OBJECT_HANDLE,
+        aad: &[u8],
+        plaintext: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<Iv, Trouble> {
+        let session = self.session.as_ref().ok_or(NO_SESSION)?;
+        let mode = token.config.iv_mode;
+        let mut iv = mode.prepare(|| self.ivs.take(session)).map_err(|no_iv| match no_iv {
+            NoIv::Code(Some(code)) => fault_of_class(code),
+            NoIv::Code(None) | NoIv::NotRandom => {
+                Fault { failure: Failure::Malformed, blame: Blame::Token }
+            }
+        })?;
+        let raw = &token.module.raw;
+        raw.encrypt(session.handle(), handle, &mut iv, aad, plaintext, output).map_err(
+            |error| match error {
+                RawError::Init(code) | RawError::Operation(code) => {
+                    trouble_of(code, Failure::MayNotEncrypt)
+                }
+                RawError::Malformed => malformed().into(),
+            },
+        )?;
+        // Wrong length, or no IV: the profile of this HSM is not what the settings say.
+        mode.finish(&iv, plaintext.len(), output).ok_or(Fault::answer(Failure::Malformed).into())
+    }
+
+    fn encrypt_with_cdiv(
+        &mut self,
+        token: &Shared,
+        key: &Key,
+        request: &Request,
+        prefix: &Sha256,
+        output: &mut Vec<u8>,
+    ) -> Result<Success, Trouble> {
+        for _ in 0..2 {
+            let iv = self.encrypt(token, key.handle, request, output)?;
+            // The hash is of what C_Encrypt gave, before anything else touches it.
+            let mut hash = prefix.clone();
+            hash.update(iv.as_slice());
+            hash.update(&*output);
+            let cdiv = hash.finalize().into();
+            if self.verifies(token, key, request, &iv, output)? {
+                return encrypted(iv, Some(cdiv), output);
+            }
+            token.cdiv_mismatches.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(Fault::answer(Failure::CdivMismatch).into())
+    }
+
+    /// Whether the token decrypts what it has encrypted to the same plaintext.
+    fn verifies(
+        &mut self,
+        token: &Shared,
+        key: &Key,
+        request: &Request,
+        iv: &Iv,
+        encrypted: &[u8],
+    ) -> Result<bool, Trouble> {
+        let session = self.session.as_ref().ok_or(NO_SESSION)?;
+        let mut parameter = given_iv(iv);
+        let result = token.module.raw.decrypt(
+            session.handle(),
+            key.handle,
+            &mut parameter,
+            request.aad.as_slice(),
+            encrypted,
+            &mut self.scratch,
+        );
+        let is_same = bool::from(self.scratch.ct_eq(&request.input));
+        self.scratch.zeroize();
+        match result {
+            Ok(()) => Ok(is_same),
+            Err(RawError::Operation(code)) => match codes::class(code) {
+                Class::BadCiphertext => Ok(false),
+                Class::Ambiguous | Class::AmbiguousRequest => {
+                    self.known_good(token, key, code)?;
+                    Ok(false)
+                }
+                _ => Err(trouble_of(code, Failure::MayNotDecrypt)),
+            },
+            Err(RawError::Init(code)) => Err(trouble_of(code, Failure::MayNotDecrypt)),
+            Err(RawError::Malformed) => Err(malformed().into()),
+        }
+    }
+
+    fn decrypt(
+        &mut self,
+        token: &Shared,
+        key: &Key,
+        request: &Request,
+        iv: &Iv,
+        output: &mut Vec<u8>,
+    ) -> Result<Success, Trouble> {
+        let invalid = Err(Fault::answer(Failure::InvalidCiphertext).into());
+        let Some(plaintext_bytes) = request.input.len().checked_sub(GCM_TAG_BYTES) else {
+            return invalid;
+        };
+        for _ in 0..AMBIGUOUS_CODE_REPEATS {
+            let session = self.session.as_ref().ok_or(NO_SESSION)?;
+            let mut parameter = given_iv(iv);
+            let result = token.module.raw.decrypt(
+                session.handle(),
+                key.handle,
+                &mut parameter,
+                request.aad.as_slice(),
+                &request.input,
+                output,
+            );
+            match result {
+                Ok(()) if output.len() == plaintext_bytes => return Ok(Success::Decrypted),
+                Ok(()) | Err(RawError::Malformed) => return Err(malformed().into()),
+                // The token knows no such IV, so it has not made this ciphertext.
+                Err(RawError::Init(CKR_MECHANISM_PARAM_INVALID | CKR_ARGUMENTS_BAD))
+                    if iv.as_slice().len() != GCM_IV_BYTES =>
+                {
+                    return invalid;
+                }
+                Err(RawError::Init(code)) => {
+                    return Err(trouble_of(code, Failure::MayNotDecrypt));
+                }
+                Err(RawError::Operation(code)) => match codes::class(code) {
+                    Class::BadCiphertext => return invalid,
+                    // It may be the device that is in trouble, or too busy. If a good ciphertext
+                    // passes and this one fails, again and again, then it is this one.
+                    Class::Ambiguous | Class::AmbiguousRequest => {
+                        self.known_good(token, key, code)?;
+                    }
+                    _ => return Err(trouble_of(code, Failure::MayNotDecrypt)),
+                },
+            }
+        }
+        invalid
+    }
+}
+
+/// Splits `output`, ciphertext and tag, into the two.
+fn encrypted(iv: Iv, cdiv: Option<[u8; 32]>, output: &mut Vec<u8>) -> Result<Success, Trouble> {
+    let Some((_, &tag)) = output.split_last_chunk::<GCM_TAG_BYTES>() else {
+        return Err(malformed().into());
+    };
+    output.truncate(output.len() - GCM_TAG_BYTES);
+    Ok(Success::Encrypted { iv, tag, cdiv })
+}
