@@ -68,7 +68,7 @@ pub struct Summary {
     pub ok_in_250_ms: u64,
     /// All others.
     pub failed: u64,
-    /// Answered right, a second.
+    /// Right answers a second, by when they came: those after the end are not in it.
     pub ok_per_second: f64,
     /// Of those answered right.
     pub latency_ms: Latency,
@@ -205,17 +205,17 @@ pub fn ratio(amount: f64, by: u64) -> f64 {
     if by == 0 { 0.0 } else { amount / by as f64 }
 }
 
-/// Over that many seconds.
+/// `answered` of them came in that many seconds.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-pub fn summary(tally: &Tally, seconds: f64) -> Summary {
+pub fn summary(tally: &Tally, answered: u64, seconds: f64) -> Summary {
     let ok = tally.latency.len();
     Summary {
         requests: ok + tally.failed,
         ok,
         ok_in_250_ms: tally.in_time,
         failed: tally.failed,
-        ok_per_second: if seconds > 0.0 { ok as f64 / seconds } else { 0.0 },
+        ok_per_second: if seconds > 0.0 { answered as f64 / seconds } else { 0.0 },
         latency_ms: latency(&tally.latency),
     }
 }

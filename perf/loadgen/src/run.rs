@@ -289,7 +289,9 @@ fn results(
     for phase in &stats.phases {
         total.add(phase);
     }
-    let total_summary = summary(&total, *seconds);
+    let measured_phases = plan.phases.iter().zip(&stats.answered);
+    let answered = measured_phases.filter(|(phase, _)| phase.is_measured).map(|(_, n)| n).sum();
+    let total_summary = summary(&total, answered, *seconds);
     let requests = total_summary.requests;
     let operations = Operation::ALL.iter().zip(&stats.operations);
     let is_closed = plan.phases.iter().any(|phase| phase.pace == Pace::Closed);
@@ -312,7 +314,9 @@ fn results(
         is_checked: plan.is_checked,
         seconds: *seconds,
         operations: operations
-            .map(|(operation, tally)| (operation.name().to_owned(), summary(tally, *seconds)))
+            .map(|(operation, tally)| {
+                (operation.name().to_owned(), summary(tally, tally.latency.len(), *seconds))
+            })
             .filter(|(_, summary)| summary.requests > 0)
             .collect(),
         phases: phase_summaries(plan, measured),
@@ -343,10 +347,11 @@ fn results(
 }
 
 fn phase_summaries(plan: &Plan, measured: &Measured) -> Vec<PhaseSummary> {
-    let phases = plan.phases.iter().zip(&measured.stats.phases);
+    let stats = &measured.stats;
+    let phases = plan.phases.iter().zip(stats.phases.iter().zip(&stats.answered));
     phases
         .filter(|(phase, _)| phase.is_measured)
-        .map(|(phase, tally)| {
+        .map(|(phase, (tally, answered))| {
             let seconds = phase.duration.as_secs_f64().min(measured.seconds);
             PhaseSummary {
                 rate: match phase.pace {
@@ -354,7 +359,7 @@ fn phase_summaries(plan: &Plan, measured: &Measured) -> Vec<PhaseSummary> {
                     Pace::Open(rate) => Some(rate),
                 },
                 seconds,
-                summary: summary(tally, seconds),
+                summary: summary(tally, *answered, seconds),
             }
         })
         .collect()

@@ -41,8 +41,8 @@ pub struct Arrivals {
     random: fastrand::Rng,
     phase: usize,
     phase_start: Nanos,
-    /// Nanoseconds after the phase's start of the next arrival; a fraction, so that rates that
-    /// do not divide a second do not drift.
+    /// The next arrival, in mean gaps after the phase's start: whole steps if they are evenly
+    /// spaced, so that nothing adds up to one arrival more or less.
     next: f64,
 }
 
@@ -70,9 +70,11 @@ impl Arrivals {
     pub fn peek(&mut self) -> Option<(Nanos, usize)> {
         while let Some(phase) = self.phases.get(self.phase) {
             let duration = nanos(phase.duration);
-            let next = whole(self.next);
-            if next < duration {
-                return Some((self.phase_start + next, self.phase));
+            if let Some(gap) = self.gap(phase) {
+                let next = whole(self.next * gap);
+                if next < duration {
+                    return Some((self.phase_start + next, self.phase));
+                }
             }
             self.phase_start += duration;
             self.phase += 1;
@@ -83,24 +85,18 @@ impl Arrivals {
 
     /// Takes the arrival that [`Self::peek`] gave.
     pub fn advance(&mut self) {
-        let gap = self.gap();
-        self.next += if self.is_poisson { gap * self.exponential() } else { gap };
+        self.next += if self.is_poisson { self.exponential() } else { 1.0 };
     }
 
     fn begin_phase(&mut self) {
-        let gap = self.gap();
-        let share = if self.is_poisson { self.exponential() } else { self.offset };
-        self.next = gap * share;
-        if gap.is_infinite() {
-            self.next = f64::INFINITY;
-        }
+        self.next = if self.is_poisson { self.exponential() } else { self.offset };
     }
 
-    /// Mean nanoseconds between arrivals; infinite in a closed loop.
-    fn gap(&self) -> f64 {
-        match self.phases.get(self.phase).map(|phase| phase.pace) {
-            Some(Pace::Open(rate)) if rate > 0.0 => 1e9 * self.threads / rate,
-            _ => f64::INFINITY,
+    /// Mean nanoseconds between arrivals; none in a closed loop.
+    fn gap(&self, phase: &Phase) -> Option<f64> {
+        match phase.pace {
+            Pace::Open(rate) => Some(1e9 * self.threads / rate),
+            Pace::Closed => None,
         }
     }
 

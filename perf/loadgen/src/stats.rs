@@ -110,8 +110,11 @@ impl Connections {
 pub struct Stats {
     /// In the order of [`Operation::ALL`].
     pub operations: Vec<Tally>,
-    /// In the order of the phases.
+    /// In the order of the phases, by the time at which requests were meant to be sent.
     pub phases: Vec<Tally>,
+    /// In the order of the phases: right answers that came during it, whenever they were meant
+    /// to be asked for. What a proxy answers after the end of an overload is no throughput.
+    pub answered: Vec<u64>,
     /// Everything that isn't a right answer.
     pub outcomes: Vec<Outcome>,
     /// Open loop: from the intended time to when the generator noticed it: its own delay.
@@ -133,6 +136,7 @@ impl Stats {
         Self {
             operations: Operation::ALL.iter().map(|_| Tally::new(3)).collect(),
             phases: (0..phases).map(|_| Tally::new(3)).collect(),
+            answered: vec![0; phases],
             outcomes: Vec::new(),
             lateness: histogram(3),
             wait: histogram(3),
@@ -190,6 +194,9 @@ impl Stats {
         }
         for (ours, theirs) in self.phases.iter_mut().zip(&other.phases) {
             ours.add(theirs);
+        }
+        for (ours, theirs) in self.answered.iter_mut().zip(&other.answered) {
+            *ours += theirs;
         }
         for outcome in &other.outcomes {
             let _ = self.outcome(outcome.status, &outcome.name).add(&outcome.latency);

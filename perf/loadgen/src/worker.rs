@@ -144,6 +144,8 @@ struct Worker<'p> {
     opening: VecDeque<Expiry>,
     to_reopen: VecDeque<(Nanos, usize)>,
     arrivals: Arrivals,
+    /// The phase under way when events were last looked at.
+    current_phase: Option<usize>,
     remaining: u64,
     busy: usize,
     stats: Stats,
@@ -190,6 +192,7 @@ impl<'p> Worker<'p> {
             opening: VecDeque::new(),
             to_reopen: VecDeque::new(),
             arrivals: Arrivals::new(&plan.phases, share.thread, plan.threads, plan.is_poisson),
+            current_phase: None,
             remaining: share.max_requests,
             busy: 0,
             stats: Stats::new(plan.phases.len()),
@@ -297,6 +300,7 @@ impl<'p> Worker<'p> {
             }
             let next_arrival = self.admit(now);
             let phase = phase_at(&self.plan.phases, now);
+            self.current_phase = phase.map(|(phase, _)| phase);
             self.dispatch(phase);
             self.expire(now);
             if phase.is_some() {
@@ -569,6 +573,9 @@ impl<'p> Worker<'p> {
             self.stats.record(operation, phase, latency, Some((200, "wrong answer")));
         } else {
             self.stats.record(operation, phase, latency, None);
+            if let Some(current) = self.current_phase {
+                self.stats.answered[current] += 1;
+            }
             if operation.is_encrypt() && self.plan.is_checked {
                 self.samples.offer(&sent, &self.connections[index].request, answer.body);
             }
