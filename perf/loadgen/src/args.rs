@@ -1,0 +1,372 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use rustls::pki_types::ServerName;
+
+use crate::request::Operation;
+use crate::schedule::{Pace, Phase};
+use crate::settings::ProxySettings;
+use crate::sigv4::Credential;
+use crate::target::{Target, Tls};
+use crate::tls;
+
+/// Loads an XKS proxy with signed requests, and measures how it answers.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// See [`Arguments`].
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Load a proxy
+    Run(Box<RunArguments>),
+    /// Plot results of earlier runs into an SVG file
+    Plot(PlotArguments),
+    /// Make a CA, and certificates of a server on this machine and of a client
+    MakeCert {
+        /// Where ca.pem, server.pem, server.key, client.pem and client.key go
+        directory: PathBuf,
+        /// The client's name
+        #[arg(long, default_value = "cks.kms.us-east-1.amazonaws.com")]
+        client_name: String,
+    },
+}
+
+/// `xks-load run`
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch")]
+pub struct RunArguments {
+    /// The proxy's settings.toml: address, Region, TLS, prefix, credential and key ids
+    #[arg(long, help_heading = "Target")]
+    settings: Option<PathBuf>,
+    /// IP:PORT of the proxy
+    #[arg(long, help_heading = "Target", required_unless_present = "settings")]
+    address: Option<SocketAddr>,
+    /// The key store's prefix, without /kms/xks/v1 [default: the first store of the settings]
+    #[arg(long, help_heading = "Target")]
+    prefix: Option<String>,
+    /// Speak TLS 1.3 (without settings)
+    #[arg(long, help_heading = "Target")]
+    tls: bool,
+    /// PEM file of the CA that the proxy's certificate must be from
+    #[arg(long, help_heading = "Target")]
+    ca: Option<PathBuf>,
+    /// Do not check the proxy's certificate
+    #[arg(long, help_heading = "Target", conflicts_with = "ca")]
+    insecure: bool,
+    /// The name in the proxy's certificate
+    #[arg(long, help_heading = "Target", default_value = "localhost")]
+    server_name: String,
+    /// PEM file of our certificate chain, for mTLS
+    #[arg(long, help_heading = "Target", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, help_heading = "Target", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+    /// AWS Region in the signatures' scope [default: from the settings, or us-east-1]
+    #[arg(long, help_heading = "Target")]
+    region: Option<String>,
+    /// Access key id [default: from the settings]
+    #[arg(long, help_heading = "Target")]
+    access_key_id: Option<String>,
+    /// Secret access key [default: from the settings]
+    #[arg(
+        long,
+        help_heading = "Target",
+        env = "XKS_LOAD_SECRET_ACCESS_KEY",
+        hide_env_values = true
+    )]
+    secret_access_key: Option<String>,
+    /// External key id; may be given several times [default: the first of the store]
+    #[arg(long = "key-id", help_heading = "Target")]
+    key_ids: Vec<String>,
+    /// Allow an address that is not loopback
+    #[arg(long, help_heading = "Target")]
+    allow_remote: bool,
+
+    /// What is asked, by weight, for instance decrypt=8,encrypt=1,encrypt-cdiv=1
+    #[arg(long, default_value = "decrypt", value_parser = parse_mix, help_heading = "Load")]
+    pub mix: Mix,
+    /// Bytes of plaintext
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(..=65536), help_heading = "Load")]
+    pub plaintext_bytes: u32,
+    /// Bytes of additional authenticated data; 0 leaves the member out
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(..=65535), help_heading = "Load")]
+    pub aad_bytes: u32,
+    /// Connections under load
+    #[arg(long, short, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=60000), help_heading = "Load")]
+    pub connections: u32,
+    /// Connections that are held open beside the load, and not used
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=60000), help_heading = "Load")]
+    pub idle_connections: u32,
+    /// Threads
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256), help_heading = "Load")]
+    pub threads: u32,
+    /// Open loop: requests a second, whatever the answers do [default: closed loop]
+    #[arg(long, value_parser = parse_rate, conflicts_with_all = ["steps", "ramp"], help_heading = "Load")]
+    rate: Option<f64>,
+    /// Open loop: RATExSECONDS, one after the other, for instance 4000x10,8000x30,1000x10
+    #[arg(long, value_parser = parse_step, value_delimiter = ',', conflicts_with = "ramp", help_heading = "Load")]
+    steps: Vec<(f64, Duration)>,
+    /// Open loop: FROM:TO:STEP requests a second, --seconds at each
+    #[arg(long, value_parser = parse_ramp, help_heading = "Load")]
+    ramp: Option<Ramp>,
+    /// Open loop: random arrivals (Poisson) and not evenly spaced ones
+    #[arg(long, help_heading = "Load")]
+    pub poisson: bool,
+    /// Seconds of measured load
+    #[arg(long, default_value = "10", value_parser = parse_seconds, help_heading = "Load")]
+    seconds: Duration,
+    /// Seconds of load before it, at the first rate, not measured
+    #[arg(long, default_value = "1", value_parser = parse_seconds, help_heading = "Load")]
+    warm_up: Duration,
+    /// Requests at the most, warm-up included
+    #[arg(long, default_value_t = u64::MAX, hide_default_value = true, help_heading = "Load")]
+    pub requests: u64,
+    /// Milliseconds after which a request has failed
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=60000), help_heading = "Load")]
+    pub timeout_milli: u32,
+    /// Ciphertexts that decrypts are made from, encrypted through the proxy beforehand
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Load")]
+    pub ciphertexts: u32,
+    /// Encrypt answers that are decrypted after the run
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(..=10_000), help_heading = "Load")]
+    pub samples: u32,
+    /// Look at answers' status alone: for a server that answers with a constant
+    #[arg(long, help_heading = "Load")]
+    pub no_check: bool,
+
+    /// The name of this run in results and plots
+    #[arg(long, default_value = "xks-load", help_heading = "Results")]
+    pub name: String,
+    /// Write the results as JSON
+    #[arg(long, help_heading = "Results")]
+    pub json: Option<PathBuf>,
+    /// Write plots into this directory: latency.svg, over-time.svg and, with several rates,
+    /// rate.svg
+    #[arg(long, help_heading = "Results")]
+    pub plots: Option<PathBuf>,
+    /// Milliseconds of an interval of the figures over time [default: 100, or 1000 in a run of
+    /// more than a minute]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(10..=60000), help_heading = "Results")]
+    interval_milli: Option<u32>,
+    /// Process of the proxy, for its CPU time and memory; may be given several times
+    #[arg(long = "pid", help_heading = "Results")]
+    pub pids: Vec<u32>,
+    /// No progress, no summary
+    #[arg(long, short, help_heading = "Results")]
+    pub quiet: bool,
+}
+
+/// `xks-load plot`
+#[derive(Debug, Args)]
+pub struct PlotArguments {
+    /// What to plot
+    pub kind: PlotKind,
+    /// JSON files of runs, a curve each
+    #[arg(required = true)]
+    pub results: Vec<PathBuf>,
+    /// The SVG file
+    #[arg(long, short)]
+    pub output: PathBuf,
+    /// Above the plot
+    #[arg(long)]
+    pub title: Option<String>,
+}
+
+/// See [`PlotArguments`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PlotKind {
+    /// Latency by percentile
+    Latency,
+    /// Latency over the time of the run
+    OverTime,
+    /// 99th percentile by rate
+    Rate,
+}
+
+/// What is asked, by weight.
+#[derive(Clone, Debug)]
+pub struct Mix(pub Vec<(Operation, u32)>);
+
+/// Rates from, to, and their step.
+#[derive(Clone, Copy, Debug)]
+pub struct Ramp {
+    from: f64,
+    to: f64,
+    step: f64,
+}
+
+/// The longest phase.
+const MAX_SECONDS: f64 = 86_400.0;
+/// Phases at the most.
+const MAX_PHASES: usize = 1000;
+
+fn parse_mix(text: &str) -> Result<Mix, String> {
+    let mut mix = Vec::new();
+    for part in text.split(',') {
+        let (name, weight) = part.split_once('=').unwrap_or((part, "1"));
+        let operation = Operation::ALL
+            .into_iter()
+            .find(|operation| operation.name() == name)
+            .ok_or("the calls are encrypt, encrypt-cdiv, decrypt, metadata and health")?;
+        let weight: u16 = weight.parse().map_err(|_| "a weight is 0 to 65535")?;
+        mix.push((operation, u32::from(weight)));
+    }
+    let sum: u32 = mix.iter().map(|(_, weight)| weight).sum();
+    if sum == 0 { Err("all weights are 0".into()) } else { Ok(Mix(mix)) }
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "a rate is a number")?;
+    if (0.1..=10_000_000.0).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err("a rate is 0.1 to 10,000,000 a second".into())
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "seconds are a number")?;
+    if (0.0..=MAX_SECONDS).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("seconds are 0 to 86,400".into())
+    }
+}
+
+fn parse_step(text: &str) -> Result<(f64, Duration), String> {
+    let (rate, seconds) = text.split_once('x').ok_or("a step is RATExSECONDS")?;
+    Ok((parse_rate(rate)?, parse_seconds(seconds)?))
+}
+
+fn parse_ramp(text: &str) -> Result<Ramp, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let [from, to, step] = parts[..] else { return Err("a ramp is FROM:TO:STEP".into()) };
+    let ramp = Ramp { from: parse_rate(from)?, to: parse_rate(to)?, step: parse_rate(step)? };
+    if ramp.from > ramp.to {
+        return Err("a ramp goes up".into());
+    }
+    Ok(ramp)
+}
+
+impl RunArguments {
+    /// The run's phases.
+    ///
+    /// # Errors
+    /// There are too many, or nothing is measured.
+    pub fn phases(&self) -> Result<Vec<Phase>, String> {
+        let measured = |pace, duration| Phase { pace, duration, is_measured: true };
+        let mut phases: Vec<Phase> = if let Some(ramp) = self.ramp {
+            (0..=MAX_PHASES)
+                .scan(ramp.from, |rate, _| {
+                    let current = *rate;
+                    *rate += ramp.step;
+                    (current <= ramp.to).then_some(current)
+                })
+                .map(|rate| measured(Pace::Open(rate), self.seconds))
+                .collect()
+        } else if self.steps.is_empty() {
+            vec![measured(self.rate.map_or(Pace::Closed, Pace::Open), self.seconds)]
+        } else {
+            self.steps.iter().map(|(rate, time)| measured(Pace::Open(*rate), *time)).collect()
+        };
+        if phases.len() > MAX_PHASES {
+            return Err(format!("more than {MAX_PHASES} rates"));
+        }
+        if phases.iter().any(|phase| phase.duration.is_zero()) {
+            return Err("a load of 0 seconds".into());
+        }
+        if !self.warm_up.is_zero() {
+            let (pace, duration) = (phases[0].pace, self.warm_up);
+            phases.insert(0, Phase { pace, duration, is_measured: false });
+        }
+        Ok(phases)
+    }
+
+    /// Of the figures over time.
+    #[must_use]
+    pub fn interval(&self, total: Duration) -> Duration {
+        let default = if total > Duration::from_secs(60) { 1000 } else { 100 };
+        Duration::from_millis(self.interval_milli.unwrap_or(default).into())
+    }
+
+    /// The proxy that is loaded.
+    ///
+    /// # Errors
+    /// What is missing or wrong, in words.
+    pub fn target(&self) -> Result<Target, String> {
+        let settings = self.settings.as_deref().map(ProxySettings::read).transpose()?;
+        let prefix = self.prefix.as_deref();
+        let store = match &settings {
+            Some(settings) => Some(settings.store(prefix).ok_or("no such key store")?),
+            None => None,
+        };
+        let address = self.address.or(settings.as_ref().map(ProxySettings::address));
+        let address = address.ok_or("--address or --settings is needed")?;
+        if !address.ip().is_loopback() && !self.allow_remote {
+            return Err(format!("{address} is not on this machine: see --allow-remote"));
+        }
+        let mut key_ids = self.key_ids.clone();
+        if key_ids.is_empty() {
+            let first = store.and_then(|store| store.xks_key_id_set.first());
+            key_ids.push(first.ok_or("--key-id or --settings is needed")?.clone());
+        }
+        let or_store = |given: &Option<String>,
+                        of_store: fn(&crate::settings::Store) -> &String| {
+            given.clone().or(store.map(of_store).cloned())
+        };
+        let credential = Credential {
+            access_key_id: or_store(&self.access_key_id, |store| &store.sigv4_access_key_id)
+                .ok_or("--access-key-id or --settings is needed")?,
+            secret_access_key: or_store(&self.secret_access_key, |store| {
+                &store.sigv4_secret_access_key
+            })
+            .ok_or("--secret-access-key or --settings is needed")?,
+            region: match (&self.region, &settings) {
+                (Some(region), _) => region.clone(),
+                (None, Some(settings)) => settings.region().to_owned(),
+                (None, None) => "us-east-1".to_owned(),
+            },
+            service: settings.as_ref().map_or("kms-xks-proxy", ProxySettings::service).to_owned(),
+        };
+        let is_tls = self.tls || settings.as_ref().is_some_and(ProxySettings::is_tls_enabled);
+        Ok(Target {
+            address,
+            host: format!("{}:{}", self.server_name, address.port()),
+            tls: if is_tls { Some(self.tls_settings()?) } else { None },
+            uri_path_prefix: prefix
+                .or(store.map(|store| store.uri_path_prefix.as_str()))
+                .unwrap_or_default()
+                .to_owned(),
+            credential,
+            key_ids,
+        })
+    }
+
+    fn tls_settings(&self) -> Result<Tls, String> {
+        if self.ca.is_none() && !self.insecure {
+            return Err("the proxy speaks TLS: --ca FILE or --insecure is needed".into());
+        }
+        let identity = self.client_cert.as_deref().zip(self.client_key.as_deref());
+        Ok(Tls {
+            config: tls::client_config(self.ca.as_deref(), identity)?,
+            server_name: ServerName::try_from(self.server_name.clone())
+                .map_err(|error| format!("--server-name: {error}"))?,
+        })
+    }
+
+    /// Milliseconds until a request has failed.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_milli.into())
+    }
+}

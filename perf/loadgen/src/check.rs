@@ -1,0 +1,222 @@
+//! Whether an answer is the right one.
+
+use std::sync::Arc;
+
+use base64_simd::STANDARD;
+
+use crate::client::Client;
+use crate::corpus::{Ciphertext, integrity_value};
+use crate::request::{Operation, Requests, Sent, Sizes};
+use crate::response::string_member;
+use crate::target::Target;
+
+/// Whether the body of a 200 answers the request. An encrypt's is of the right shape only: what
+/// it holds is checked by decrypting, see [`verify`].
+#[must_use]
+pub fn is_right(sent: &Sent, ciphertexts: &[Ciphertext], body: &[u8]) -> bool {
+    let length = |name| string_member(body, name).map(<[u8]>::len);
+    let base64 = |bytes| Some(STANDARD.encoded_length(bytes));
+    match sent.operation {
+        Operation::Decrypt => {
+            string_member(body, "\"plaintext\"")
+                == Some(ciphertexts[sent.ciphertext].plaintext.as_slice())
+        }
+        Operation::Encrypt | Operation::EncryptCdiv => {
+            let iv = length("\"initializationVector\"");
+            let cdiv = length("\"ciphertextDataIntegrityValue\"");
+            let wanted_cdiv = base64(32).filter(|_| sent.operation == Operation::EncryptCdiv);
+            length("\"ciphertext\"") == Some(sent.plaintext.len())
+                && (iv == base64(12) || iv == base64(16))
+                && length("\"authenticationTag\"") == base64(16)
+                && cdiv == wanted_cdiv
+        }
+        Operation::Metadata => string_member(body, "\"keySpec\"") == Some(b"AES_256"),
+        Operation::Health => memchr::memmem::find(body, b"\"ekmFleetDetails\"").is_some(),
+    }
+}
+
+/// An encrypt request and its answer, kept to be decrypted after the run.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Which of the two encrypts.
+    pub operation: Operation,
+    /// Index of the key id.
+    pub key: usize,
+    /// Base64.
+    pub plaintext: Vec<u8>,
+    /// Base64; empty if there was none.
+    pub aad: Vec<u8>,
+    /// The answer's body.
+    pub answer: Vec<u8>,
+}
+
+/// Some of many encrypts, each as likely as any other (reservoir sampling).
+pub struct Samples {
+    /// What was drawn.
+    pub drawn: Vec<Sample>,
+    limit: usize,
+    seen: usize,
+}
+
+impl Samples {
+    /// At most `limit` of them.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { drawn: Vec::new(), limit, seen: 0 }
+    }
+
+    /// Offers one.
+    pub fn offer(&mut self, sent: &Sent, request: &[u8], answer: &[u8]) {
+        self.seen += 1;
+        let place = fastrand::usize(..self.seen);
+        if place >= self.limit {
+            return;
+        }
+        let sample = Sample {
+            operation: sent.operation,
+            key: sent.key,
+            plaintext: request[sent.plaintext.clone()].to_vec(),
+            aad: request[sent.aad.clone()].to_vec(),
+            answer: answer.to_vec(),
+        };
+        if self.drawn.len() < self.limit {
+            self.drawn.push(sample);
+        } else {
+            self.drawn[place] = sample;
+        }
+    }
+}
+
+/// Decrypts the samples through the target; says what is wrong with each that is not as it
+/// should be. A CDIV is computed anew.
+#[must_use]
+pub fn verify(target: &Arc<Target>, samples: &[Sample]) -> Vec<String> {
+    let sizes = Sizes { plaintext_bytes: 0, aad_bytes: 0 };
+    let mut requests = Requests::new(target, &Arc::from([]), sizes, fastrand::u64(..), 0);
+    let mut client = Client::new(target);
+    samples
+        .iter()
+        .filter_map(|sample| verify_one(&mut requests, &mut client, sample).err())
+        .collect()
+}
+
+fn verify_one(requests: &mut Requests, client: &mut Client, sample: &Sample) -> Result<(), String> {
+    let Sample { operation, key, plaintext, aad, answer } = sample;
+    if *operation == Operation::EncryptCdiv {
+        let expected = integrity_value(aad, answer);
+        let given = string_member(answer, "\"ciphertextDataIntegrityValue\"");
+        if expected.is_none() || expected.as_ref().map(String::as_bytes) != given {
+            return Err("an encrypt's ciphertextDataIntegrityValue is wrong".into());
+        }
+    }
+    let ciphertext = Ciphertext::from_answer(*key, plaintext, aad, answer)
+        .ok_or("an encrypt's answer lacks a member")?;
+    let mut request = Vec::new();
+    for attempt in 0.. {
+        requests.build_decrypt(&ciphertext, &mut request);
+        let (status, body) = client.call(&request).map_err(|error| error.to_string())?;
+        match status {
+            200 if string_member(&body, "\"plaintext\"") == Some(plaintext) => return Ok(()),
+            200 => return Err("an encrypt's answer decrypts to another plaintext".into()),
+            // After an overload the proxy may need a moment.
+            429 | 503 if attempt < 50 => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            _ => {
+                let body = String::from_utf8_lossy(&body);
+                return Err(format!("decrypting an encrypt's answer: {status} {body}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+pub(crate) mod tests {
+    use super::*;
+    use crate::sigv4::Credential;
+
+    pub(crate) fn target() -> Target {
+        Target {
+            address: "127.0.0.1:1".parse().unwrap(),
+            host: "localhost:1".into(),
+            tls: None,
+            uri_path_prefix: "/example/prefix".into(),
+            credential: Credential {
+                access_key_id: "BETAWBLKD3WJWZLLIF3F".into(),
+                secret_access_key: "s".repeat(43),
+                region: "us-east-1".into(),
+                service: "kms-xks-proxy".into(),
+            },
+            key_ids: vec!["foo".into(), "bar".into()],
+        }
+    }
+
+    pub(crate) fn unchecked_ciphertext() -> Ciphertext {
+        Ciphertext::synthetic(Sizes { plaintext_bytes: 32, aad_bytes: 10 })
+    }
+
+    fn sent(operation: Operation) -> Sent {
+        Sent { operation, key: 0, ciphertext: 0, plaintext: 10..18, aad: 0..0 }
+    }
+
+    /// A proxy that mixes up its callers must not pass.
+    #[test]
+    fn a_decrypt_must_give_back_its_own_plaintext() {
+        let ciphertexts = [unchecked_ciphertext()];
+        let own = String::from_utf8(ciphertexts[0].plaintext.clone()).unwrap();
+        let body = format!(r#"{{"plaintext":"{own}"}}"#);
+        assert!(is_right(&sent(Operation::Decrypt), &ciphertexts, body.as_bytes()));
+        for body in [r#"{"plaintext":"AAAA"}"#, r#"{"plaintext":""}"#, "{}", ""] {
+            assert!(!is_right(&sent(Operation::Decrypt), &ciphertexts, body.as_bytes()), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_encrypt_must_be_of_the_right_shape() {
+        let (iv, tag) = ("A".repeat(16), "A".repeat(24));
+        let answer = |ciphertext: &str, iv: &str, tag: &str, cdiv: &str| {
+            format!(
+                r#"{{"authenticationTag":"{tag}","ciphertext":"{ciphertext}",{cdiv}
+                "initializationVector":"{iv}"}}"#
+            )
+        };
+        let cdiv = format!(r#""ciphertextDataIntegrityValue":"{}","#, "A".repeat(44));
+        let right = |operation, body: String| is_right(&sent(operation), &[], body.as_bytes());
+        assert!(right(Operation::Encrypt, answer("AAAABBBB", &iv, &tag, "")));
+        assert!(right(Operation::Encrypt, answer("AAAABBBB", &"A".repeat(24), &tag, "")));
+        assert!(right(Operation::EncryptCdiv, answer("AAAABBBB", &iv, &tag, &cdiv)));
+        assert!(!right(Operation::EncryptCdiv, answer("AAAABBBB", &iv, &tag, "")));
+        assert!(!right(Operation::Encrypt, answer("AAAABBBB", &iv, &tag, &cdiv)));
+        assert!(!right(Operation::Encrypt, answer("AAAA", &iv, &tag, "")));
+        assert!(!right(Operation::Encrypt, answer("AAAABBBB", "AAAA", &tag, "")));
+        assert!(!right(Operation::Encrypt, answer("AAAABBBB", &iv, "AAAA", "")));
+    }
+
+    /// A late request is as likely to be drawn as an early one: with the first few alone, a
+    /// fault that begins later would go unseen.
+    #[test]
+    fn samples_come_from_the_whole_run() {
+        let mut samples = Samples::new(50);
+        for number in 0..5000 {
+            let text = format!("{number:08}");
+            let sent = Sent { plaintext: 0..8, ..sent(Operation::Encrypt) };
+            samples.offer(&sent, text.as_bytes(), b"");
+        }
+        assert_eq!(samples.drawn.len(), 50);
+        let late =
+            samples.drawn.iter().filter(|s| s.plaintext.as_slice() >= b"00002500".as_slice());
+        assert!(late.count() > 5);
+    }
+
+    /// The order of what is hashed, by hand.
+    #[test]
+    fn integrity_value_is_over_aad_metadata_iv_ciphertext_tag() {
+        let answer = br#"{"authenticationTag":"VEFH","ciphertext":"Q0lQSEVS",
+            "ciphertextMetadata":"TUVUQQ==","initializationVector":"SVZJVg=="}"#;
+        let expected = STANDARD
+            .encode_to_string(<sha2::Sha256 as sha2::Digest>::digest(b"AADMETAIVIVCIPHERTAG"));
+        assert_eq!(integrity_value(b"QUFE", answer), Some(expected));
+    }
+}

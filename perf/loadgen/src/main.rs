@@ -1,0 +1,106 @@
+//! A load generator for XKS proxies.
+//!
+//! ```text
+//! args      the command line            settings    a proxy's settings file
+//! run       one run: threads, progress, figures
+//!   corpus    ciphertexts made beforehand, through client
+//!   worker    a thread's event loop: schedule says when, request builds and sigv4 signs,
+//!             connection sends, response reads, check compares, stats counts
+//! results   JSON and summary            plot        SVG
+//! ```
+//!
+//! Latency is counted from the time at which a request was meant to be sent, so a proxy that
+//! stalls cannot hide it by holding the generator up ("coordinated omission").
+
+mod args;
+mod certificates;
+mod check;
+mod client;
+mod connection;
+mod corpus;
+mod plot;
+mod process;
+mod request;
+mod response;
+mod results;
+mod run;
+mod schedule;
+mod settings;
+mod sigv4;
+mod stats;
+mod svg;
+mod target;
+mod timer;
+mod tls;
+mod worker;
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Arguments, Command, PlotArguments, PlotKind, RunArguments};
+use crate::results::Results;
+
+/// Exit code when an answer was wrong. A refused or lost request is a figure and no error.
+const WRONG_ANSWERS: u8 = 2;
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(arguments) => load(&arguments),
+        Command::Plot(arguments) => plot_files(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::MakeCert { directory, client_name } => {
+            certificates::make(&directory, &client_name)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| format!("{}: {error}", directory.display()))
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xks-load: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn load(arguments: &RunArguments) -> Result<ExitCode, String> {
+    let results = run::run(arguments)?;
+    if !arguments.quiet {
+        print!("{}", results.text());
+    }
+    if let Some(file) = &arguments.json {
+        let json = serde_json::to_string_pretty(&results).map_err(|error| error.to_string())?;
+        write(file, &json)?;
+    }
+    let has_wrong_answers = results.has_wrong_answers();
+    if let Some(directory) = &arguments.plots {
+        fs::create_dir_all(directory)
+            .map_err(|error| format!("{}: {error}", directory.display()))?;
+        let has_rates = results.phases.len() > 1;
+        let runs = [results];
+        write(&directory.join("latency.svg"), &plot::latency(&runs, &arguments.name))?;
+        write(&directory.join("over-time.svg"), &plot::over_time(&runs, &arguments.name))?;
+        if has_rates {
+            write(&directory.join("rate.svg"), &plot::rate(&runs, &arguments.name))?;
+        }
+    }
+    Ok(if has_wrong_answers { ExitCode::from(WRONG_ANSWERS) } else { ExitCode::SUCCESS })
+}
+
+fn plot_files(arguments: &PlotArguments) -> Result<(), String> {
+    let read = |file: &std::path::PathBuf| {
+        let describe = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+        let text = fs::read_to_string(file).map_err(|error| describe(&error))?;
+        serde_json::from_str(&text).map_err(|error| describe(&error))
+    };
+    let runs: Vec<Results> = arguments.results.iter().map(read).collect::<Result<_, _>>()?;
+    let (draw, default): (fn(&[Results], &str) -> String, _) = match arguments.kind {
+        PlotKind::Latency => (plot::latency, "Latency by percentile"),
+        PlotKind::OverTime => (plot::over_time, "Latency over time"),
+        PlotKind::Rate => (plot::rate, "99th percentile by rate"),
+    };
+    write(&arguments.output, &draw(&runs, arguments.title.as_deref().unwrap_or(default)))
+}
+
+fn write(file: &Path, text: &str) -> Result<(), String> {
+    fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
+}

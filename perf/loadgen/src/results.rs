@@ -1,0 +1,342 @@
+//! The results of a run, as they are written to JSON and read back for plots.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use crate::stats::{Connections, Tally};
+
+/// A whole run.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Results {
+    /// As given on the command line.
+    pub name: String,
+    /// IP:PORT
+    pub address: String,
+    /// TLS 1.3, or plain HTTP.
+    pub is_tls: bool,
+    /// What was asked.
+    pub mix: BTreeMap<String, u32>,
+    /// `closed`, `constant` or `poisson`
+    pub pace: String,
+    /// Connections under load.
+    pub connections: u32,
+    /// Connections held beside the load.
+    pub idle_connections: u32,
+    /// The generator's threads.
+    pub threads: u32,
+    /// Whether answers were looked at beyond their status.
+    pub is_checked: bool,
+    /// Seconds that were measured.
+    pub seconds: f64,
+    /// All measured requests.
+    pub total: Summary,
+    /// By call.
+    pub operations: BTreeMap<String, Summary>,
+    /// By phase, the warm-up left out.
+    pub phases: Vec<PhaseSummary>,
+    /// What was not answered right, by status and name.
+    pub failures: Vec<Failure>,
+    /// Milliseconds at every percentile, as HDR histograms tell it: `[percentile, ms]`.
+    pub percentiles: Vec<(f64, f64)>,
+    /// Over the time of the run, the warm-up at negative times.
+    pub over_time: Vec<Point>,
+    /// Fates of connections, warm-up included.
+    pub connection_counts: Connections,
+    /// Encrypt answers that were decrypted after the run.
+    pub verified_encrypts: usize,
+    /// What was wrong with some of them.
+    pub wrong_encrypts: Vec<String>,
+    /// The generator itself.
+    pub generator: Generator,
+    /// The proxy's process or processes, if named.
+    pub server: Option<Server>,
+    /// The latest error of a connection.
+    pub last_error: Option<String>,
+}
+
+/// Requests and how long they took.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// Requests that ended.
+    pub requests: u64,
+    /// Answered right.
+    pub ok: u64,
+    /// Of these, inside KMS's 250 ms.
+    pub ok_in_250_ms: u64,
+    /// All others.
+    pub failed: u64,
+    /// Right answers a second, by when they came: those after the end are not in it.
+    pub ok_per_second: f64,
+    /// Of those answered right.
+    pub latency_ms: Latency,
+}
+
+/// Milliseconds from the intended send time; all 0 if there was nothing.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Latency {
+    /// The shortest.
+    pub min: f64,
+    /// Arithmetic mean.
+    pub mean: f64,
+    /// Median.
+    pub p50: f64,
+    /// 75th percentile.
+    pub p75: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 95th percentile.
+    pub p95: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// 99.9th percentile.
+    pub p99_9: f64,
+    /// 99.99th percentile.
+    pub p99_99: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+/// One phase.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PhaseSummary {
+    /// Offered requests a second; `None` in a closed loop.
+    pub rate: Option<f64>,
+    /// How long.
+    pub seconds: f64,
+    /// By the phase in which they were meant to be sent.
+    #[serde(flatten)]
+    pub summary: Summary,
+}
+
+/// One way to fail.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// HTTP status; 0 without an answer.
+    pub status: u16,
+    /// `errorName`, or what happened.
+    pub name: String,
+    /// How many.
+    pub count: u64,
+    /// How long it took.
+    pub latency_ms: Latency,
+}
+
+/// One interval.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Point {
+    /// Seconds after the warm-up's end at which the interval begins.
+    pub seconds: f64,
+    /// Answered right.
+    pub ok: u64,
+    /// All others that ended in it.
+    pub failed: u64,
+    /// Median.
+    pub p50_ms: f64,
+    /// 99th percentile.
+    pub p99_ms: f64,
+    /// The longest.
+    pub max_ms: f64,
+}
+
+/// What the generator itself used and how late it was.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Generator {
+    /// CPU time during the measured phases.
+    pub cpu_seconds: f64,
+    /// The same, a request.
+    pub cpu_micros_per_request: f64,
+    /// CPU time by time: 1 is one core.
+    pub cores: f64,
+    /// Open loop: from a request's intended time to when the generator noticed.
+    pub lateness_ms: Latency,
+    /// Open loop: from a request's intended time to when a connection was free for it.
+    pub wait_ms: Latency,
+}
+
+/// What the proxy used.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Server {
+    /// Its processes.
+    pub pids: Vec<u32>,
+    /// CPU time during the measured phases, to 10 ms a process.
+    pub cpu_seconds: f64,
+    /// The same, a request that ended.
+    pub cpu_micros_per_request: f64,
+    /// CPU time by time: 1 is one core.
+    pub cores: f64,
+    /// Resident memory before the generator's connections were opened.
+    pub resident_kib_before: u64,
+    /// At the measured phases' end, connections still open.
+    pub resident_kib_after: u64,
+}
+
+/// Of nanoseconds.
+#[must_use]
+pub fn latency(histogram: &Histogram<u64>) -> Latency {
+    let at = |quantile| millis(histogram.value_at_quantile(quantile));
+    Latency {
+        min: millis(histogram.min()),
+        mean: histogram.mean() / 1e6,
+        p50: at(0.5),
+        p75: at(0.75),
+        p90: at(0.9),
+        p95: at(0.95),
+        p99: at(0.99),
+        p99_9: at(0.999),
+        p99_99: at(0.9999),
+        max: millis(histogram.max()),
+    }
+}
+
+/// Nanoseconds as milliseconds.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+pub fn millis(nanos: u64) -> f64 {
+    nanos as f64 / 1e6
+}
+
+/// `amount / by`, or 0.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+pub fn ratio(amount: f64, by: u64) -> f64 {
+    if by == 0 { 0.0 } else { amount / by as f64 }
+}
+
+/// `answered` of them came in that many seconds.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+pub fn summary(tally: &Tally, answered: u64, seconds: f64) -> Summary {
+    let ok = tally.latency.len();
+    Summary {
+        requests: ok + tally.failed,
+        ok,
+        ok_in_250_ms: tally.in_time,
+        failed: tally.failed,
+        ok_per_second: if seconds > 0.0 { answered as f64 / seconds } else { 0.0 },
+        latency_ms: latency(&tally.latency),
+    }
+}
+
+/// `[percentile, ms]`: at each step half of what was left, five times (HdrHistogram's own way).
+#[must_use]
+pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    if histogram.is_empty() {
+        return Vec::new();
+    }
+    histogram
+        .iter_quantiles(5)
+        .map(|step| (step.quantile_iterated_to() * 100.0, millis(step.value_iterated_to())))
+        .collect()
+}
+
+impl Results {
+    /// Whether all answers were right: a failed request is no wrong answer.
+    #[must_use]
+    pub fn has_wrong_answers(&self) -> bool {
+        let is_wrong =
+            |failure: &Failure| failure.status == 200 || failure.name == "malformed answer";
+        !self.wrong_encrypts.is_empty() || self.failures.iter().any(is_wrong)
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write_text(&mut text);
+        text
+    }
+
+    fn write_text(&self, out: &mut String) -> std::fmt::Result {
+        let Results { total, generator, connection_counts: counts, .. } = self;
+        let protocol = if self.is_tls { "TLS 1.3" } else { "plain HTTP" };
+        writeln!(
+            out,
+            "{}: {} connections, {protocol}, {} loop, {:.1} s",
+            self.name, self.connections, self.pace, self.seconds
+        )?;
+        writeln!(
+            out,
+            "  {:.0}/s answered right; {} requests, {} inside 250 ms, {} failed",
+            total.ok_per_second, total.requests, total.ok_in_250_ms, total.failed
+        )?;
+        write_latency(out, "all", &total.latency_ms)?;
+        if self.operations.len() > 1 {
+            for (name, summary) in &self.operations {
+                write_latency(out, name, &summary.latency_ms)?;
+            }
+        }
+        for phase in self.phases.iter().filter(|_| self.phases.len() > 1) {
+            let name = format!("{:.0}/s", phase.rate.unwrap_or(0.0));
+            write_latency(out, &name, &phase.summary.latency_ms)?;
+            let PhaseSummary { summary, .. } = phase;
+            writeln!(
+                out,
+                "{:14} {:.0}/s answered right, {} failed",
+                "", summary.ok_per_second, summary.failed
+            )?;
+        }
+        for failure in &self.failures {
+            writeln!(
+                out,
+                "  failed: {} {}: {} times, p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
+                failure.status,
+                failure.name,
+                failure.count,
+                failure.latency_ms.p50,
+                failure.latency_ms.p99,
+                failure.latency_ms.max
+            )?;
+        }
+        writeln!(
+            out,
+            "  connections: {} opened, {} closed by the server, {} lost, {} given up, {} failed to \
+             open, {} idle ones closed",
+            counts.opened,
+            counts.closed_by_server,
+            counts.lost,
+            counts.given_up,
+            counts.failed_to_open,
+            counts.idle_closed
+        )?;
+        if let Some(error) = &self.last_error {
+            writeln!(out, "  latest error of a connection: {error}")?;
+        }
+        if self.is_checked {
+            writeln!(out, "  encrypts decrypted again: {}", self.verified_encrypts)?;
+        }
+        for wrong in &self.wrong_encrypts {
+            writeln!(out, "  WRONG: {wrong}")?;
+        }
+        writeln!(
+            out,
+            "  generator: {:.2} cores, {:.1} us CPU a request; late by p50 {:.3} ms, p99 {:.3} ms",
+            generator.cores,
+            generator.cpu_micros_per_request,
+            generator.lateness_ms.p50,
+            generator.lateness_ms.p99
+        )?;
+        if let Some(server) = &self.server {
+            writeln!(
+                out,
+                "  server: {:.2} cores, {:.1} us CPU a request; resident {} KiB before, {} after",
+                server.cores,
+                server.cpu_micros_per_request,
+                server.resident_kib_before,
+                server.resident_kib_after
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn write_latency(out: &mut String, name: &str, latency: &Latency) -> std::fmt::Result {
+    writeln!(
+        out,
+        "  {name:12} p50 {:.3}  p90 {:.3}  p99 {:.3}  p99.9 {:.3}  p99.99 {:.3}  max {:.3} ms",
+        latency.p50, latency.p90, latency.p99, latency.p99_9, latency.p99_99, latency.max
+    )
+}

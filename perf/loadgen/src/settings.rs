@@ -1,0 +1,88 @@
+//! What a generator needs of a proxy's settings file.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// The members that are read; all others are passed over.
+#[derive(Debug, Deserialize)]
+pub struct ProxySettings {
+    server: Server,
+    #[serde(default)]
+    security: Security,
+    external_key_stores: Vec<Store>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Server {
+    ip: IpAddr,
+    port: u16,
+    region: String,
+    service: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Security {
+    #[serde(default)]
+    is_tls_enabled: bool,
+}
+
+/// One of `[[external_key_stores]]`
+#[derive(Clone, Debug, Deserialize)]
+pub struct Store {
+    /// Empty, or "/..."
+    pub uri_path_prefix: String,
+    /// The credential's id.
+    pub sigv4_access_key_id: String,
+    /// The credential's secret.
+    pub sigv4_secret_access_key: String,
+    /// External key ids.
+    pub xks_key_id_set: Vec<String>,
+}
+
+impl ProxySettings {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no such file, in words.
+    pub fn read(file: &Path) -> Result<Self, String> {
+        let describe = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+        let text = std::fs::read_to_string(file).map_err(|error| describe(&error))?;
+        toml::from_str(&text).map_err(|error| describe(&error))
+    }
+
+    /// Where to connect: loopback if the proxy listens on all addresses.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        let ip = self.server.ip;
+        let ip = if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip };
+        SocketAddr::new(ip, self.server.port)
+    }
+
+    /// `[server] region`
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.server.region
+    }
+
+    /// `[server] service`
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.server.service
+    }
+
+    /// `[security] is_tls_enabled`
+    #[must_use]
+    pub fn is_tls_enabled(&self) -> bool {
+        self.security.is_tls_enabled
+    }
+
+    /// The store of that prefix, or the first.
+    #[must_use]
+    pub fn store(&self, uri_path_prefix: Option<&str>) -> Option<&Store> {
+        self.external_key_stores
+            .iter()
+            .find(|store| uri_path_prefix.is_none_or(|prefix| store.uri_path_prefix == prefix))
+    }
+}

@@ -1,0 +1,240 @@
+//! What one thread saw, and how threads' figures are put together.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::request::Operation;
+use crate::schedule::{Nanos, nanos};
+
+/// KMS gives up after this long (XKS specification).
+pub const KMS_TIMEOUT: Duration = Duration::from_millis(250);
+/// Different error names that are told apart; the rest is counted as one.
+const MAX_OUTCOMES: usize = 64;
+/// Latencies are kept to a tenth of a microsecond and 60 s.
+const LOWEST: u64 = 100;
+const HIGHEST: u64 = 60_000_000_000;
+
+/// Latencies in nanoseconds, to `digits` significant digits.
+#[must_use]
+pub fn histogram(digits: u8) -> Histogram<u64> {
+    #[expect(clippy::expect_used, reason = "constants that hdrhistogram takes")]
+    Histogram::new_with_bounds(LOWEST, HIGHEST, digits).expect("valid bounds")
+}
+
+/// Requests that ended one way.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// HTTP status; 0 if there was no answer.
+    pub status: u16,
+    /// `errorName`, or what happened.
+    pub name: String,
+    /// Nanoseconds from the intended send time.
+    pub latency: Histogram<u64>,
+}
+
+/// Requests of one kind, or of one phase.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// Latency of those answered right, nanoseconds from the intended send time.
+    pub latency: Histogram<u64>,
+    /// Of these, answered while KMS would still wait.
+    pub in_time: u64,
+    /// All others.
+    pub failed: u64,
+}
+
+impl Tally {
+    /// Nothing yet; latency to `digits` significant digits.
+    #[must_use]
+    pub fn new(digits: u8) -> Self {
+        Self { latency: histogram(digits), in_time: 0, failed: 0 }
+    }
+
+    fn record(&mut self, latency: Nanos, is_right: bool) {
+        if is_right {
+            self.latency.saturating_record(latency);
+            self.in_time += u64::from(latency <= nanos(KMS_TIMEOUT));
+        } else {
+            self.failed += 1;
+        }
+    }
+
+    /// Adds another's figures.
+    pub fn add(&mut self, other: &Self) {
+        // Both have the bounds of `histogram`, so nothing can be out of range.
+        let _ = self.latency.add(&other.latency);
+        self.in_time += other.in_time;
+        self.failed += other.failed;
+    }
+}
+
+/// One thread's requests in one interval of the run, by the time at which they ended.
+#[derive(Clone, Debug)]
+pub struct Interval {
+    /// Intervals are counted from the run's start.
+    pub index: u64,
+    /// What ended in it.
+    pub tally: Tally,
+}
+
+/// Connections' fates.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Connections {
+    /// Opened, the first time and again.
+    pub opened: u64,
+    /// Could not be opened.
+    pub failed_to_open: u64,
+    /// Closed by the server after an answer, or while nothing was under way.
+    pub closed_by_server: u64,
+    /// Lost with a request under way.
+    pub lost: u64,
+    /// Closed by us since a request timed out or its answer was malformed.
+    pub given_up: u64,
+    /// Idle connections beside the load that the server closed.
+    pub idle_closed: u64,
+}
+
+impl Connections {
+    fn add(&mut self, other: &Self) {
+        self.opened += other.opened;
+        self.failed_to_open += other.failed_to_open;
+        self.closed_by_server += other.closed_by_server;
+        self.lost += other.lost;
+        self.given_up += other.given_up;
+        self.idle_closed += other.idle_closed;
+    }
+}
+
+/// See the module. Only measured phases are in it, but for connections.
+pub struct Stats {
+    /// In the order of [`Operation::ALL`].
+    pub operations: Vec<Tally>,
+    /// In the order of the phases, by the time at which requests were meant to be sent.
+    pub phases: Vec<Tally>,
+    /// In the order of the phases: right answers that came during it, whenever they were meant
+    /// to be asked for. What a proxy answers after the end of an overload is no throughput.
+    pub answered: Vec<u64>,
+    /// Everything that isn't a right answer.
+    pub outcomes: Vec<Outcome>,
+    /// Open loop: from the intended time to when the generator noticed it: its own delay.
+    pub lateness: Histogram<u64>,
+    /// Open loop: from the intended time to when a connection was free.
+    pub wait: Histogram<u64>,
+    /// See [`Connections`].
+    pub connections: Connections,
+    /// The latest error of a connection.
+    pub last_error: Option<String>,
+    /// The interval under way.
+    pub interval: Interval,
+}
+
+impl Stats {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(phases: usize) -> Self {
+        Self {
+            operations: Operation::ALL.iter().map(|_| Tally::new(3)).collect(),
+            phases: (0..phases).map(|_| Tally::new(3)).collect(),
+            answered: vec![0; phases],
+            outcomes: Vec::new(),
+            lateness: histogram(3),
+            wait: histogram(3),
+            connections: Connections::default(),
+            last_error: None,
+            interval: Interval { index: 0, tally: Tally::new(2) },
+        }
+    }
+
+    /// A request came to its end: `failure` is a status and a name, or `None` if it was answered
+    /// right.
+    pub fn record(
+        &mut self,
+        operation: Operation,
+        phase: Option<usize>,
+        latency: Nanos,
+        failure: Option<(u16, &str)>,
+    ) {
+        self.interval.tally.record(latency, failure.is_none());
+        let Some(phase) = phase else { return };
+        self.operations[operation as usize].record(latency, failure.is_none());
+        self.phases[phase].record(latency, failure.is_none());
+        if let Some((status, name)) = failure {
+            self.outcome(status, name).saturating_record(latency);
+        }
+    }
+
+    fn outcome(&mut self, status: u16, name: &str) -> &mut Histogram<u64> {
+        let find = |outcomes: &[Outcome], status: u16, name: &str| {
+            outcomes.iter().position(|o| o.status == status && o.name == name)
+        };
+        let place = find(&self.outcomes, status, name).or_else(|| {
+            // The server chooses the names: no more than so many.
+            let is_full = self.outcomes.len() >= MAX_OUTCOMES;
+            let (status, name) = if is_full { (0, "other") } else { (status, name) };
+            find(&self.outcomes, status, name).or_else(|| {
+                let latency = histogram(3);
+                self.outcomes.push(Outcome { status, name: name.to_owned(), latency });
+                Some(self.outcomes.len() - 1)
+            })
+        });
+        &mut self.outcomes[place.unwrap_or(0)].latency
+    }
+
+    /// Ends the interval under way and begins that of `index`.
+    pub fn next_interval(&mut self, index: u64) -> Interval {
+        let next = Interval { index, tally: Tally::new(2) };
+        std::mem::replace(&mut self.interval, next)
+    }
+
+    /// Adds another thread's figures.
+    pub fn add(&mut self, other: &Self) {
+        for (ours, theirs) in self.operations.iter_mut().zip(&other.operations) {
+            ours.add(theirs);
+        }
+        for (ours, theirs) in self.phases.iter_mut().zip(&other.phases) {
+            ours.add(theirs);
+        }
+        for (ours, theirs) in self.answered.iter_mut().zip(&other.answered) {
+            *ours += theirs;
+        }
+        for outcome in &other.outcomes {
+            let _ = self.outcome(outcome.status, &outcome.name).add(&outcome.latency);
+        }
+        let _ = self.lateness.add(&other.lateness);
+        let _ = self.wait.add(&other.wait);
+        self.connections.add(&other.connections);
+        self.last_error = self.last_error.take().or_else(|| other.last_error.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that makes up names must not grow the generator.
+    #[test]
+    fn outcomes_are_bounded() {
+        let mut stats = Stats::new(1);
+        for number in 0..1000 {
+            stats.record(Operation::Encrypt, Some(0), 1, Some((500, &number.to_string())));
+        }
+        assert_eq!(stats.outcomes.len(), MAX_OUTCOMES + 1);
+        let total: u64 = stats.outcomes.iter().map(|outcome| outcome.latency.len()).sum();
+        assert_eq!(total, 1000);
+    }
+
+    /// What KMS would not have waited for is counted apart; a warm-up isn't counted at all.
+    #[test]
+    fn in_time_is_250_milliseconds() {
+        let mut stats = Stats::new(1);
+        for millis in [249, 250, 251] {
+            stats.record(Operation::Decrypt, Some(0), millis * 1_000_000, None);
+        }
+        stats.record(Operation::Decrypt, Some(0), 1, Some((429, "ThrottlingException")));
+        stats.record(Operation::Decrypt, None, 1, None);
+        let tally = &stats.operations[Operation::Decrypt as usize];
+        assert_eq!((tally.latency.len(), tally.in_time, tally.failed), (3, 2, 1));
+        assert_eq!(stats.phases[0].in_time, 2);
+    }
+}

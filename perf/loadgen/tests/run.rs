@@ -1,0 +1,204 @@
+//! Whole runs against servers that misbehave in known ways.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::collections::HashSet;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Reply, generator, results, serve, server_config};
+
+fn healthy() -> Reply {
+    Reply::Answer(200, r#"{"ekmFleetDetails":[]}"#.into())
+}
+
+const HEALTH: [&str; 4] = ["--mix", "health", "--warm-up", "0"];
+
+fn run(address: std::net::SocketAddr, arguments: &[&str]) -> serde_json::Value {
+    results(address, &[&HEALTH, arguments].concat()).0
+}
+
+/// Coordinated omission: a generator that waits for the stalled answer before it goes on would
+/// see one slow request. Here each request that was meant to be sent meanwhile is a slow one.
+#[test]
+fn a_stall_is_seen_by_every_request_that_was_due_meanwhile() {
+    let address = serve(None, |number, _| {
+        if number == 20 {
+            std::thread::sleep(Duration::from_millis(800));
+        }
+        healthy()
+    });
+    let run = run(address, &["--rate", "200", "--seconds", "2", "-c", "1"]);
+    assert_eq!(run["total"]["ok"], 400);
+    // 160 of 400 were due during the stall; those of its first 550 ms waited 250 ms and more.
+    assert!(run["total"]["latency_ms"]["p75"].as_f64().unwrap() > 100.0, "{run}");
+    assert!(run["total"]["ok_in_250_ms"].as_u64().unwrap() <= 300, "{run}");
+}
+
+/// A bound that holds, and no request is like another: replays would be cached or refused.
+#[test]
+fn sends_so_many_requests_and_each_of_its_own() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let address = serve(None, move |_, request| {
+        log.lock().unwrap().push(request.to_owned());
+        healthy()
+    });
+    let run = run(address, &["--requests", "501", "--threads", "3", "-c", "8", "--seconds", "60"]);
+    assert_eq!(run["total"]["ok"], 501);
+    let seen = seen.lock().unwrap();
+    let signatures: HashSet<&str> = seen
+        .iter()
+        .map(|text| text.split_once("Signature=").unwrap().1.get(..64).unwrap())
+        .collect();
+    assert_eq!((seen.len(), signatures.len()), (501, 501));
+}
+
+#[test]
+fn connections_that_the_server_closes_are_opened_again() {
+    let address = serve(None, |_, _| match healthy() {
+        Reply::Answer(status, body) => Reply::AnswerAndClose(status, body),
+        other => other,
+    });
+    let run = run(address, &["--requests", "50", "-c", "2", "--seconds", "60"]);
+    assert_eq!(run["total"]["ok"], 50);
+    assert_eq!(run["connection_counts"]["closed_by_server"], 50);
+    assert_eq!(run["total"]["failed"], 0);
+}
+
+/// Each way to fail is counted as what it was.
+#[test]
+fn failures_are_told_apart() {
+    let address = serve(None, |number, _| match number % 5 {
+        0 => Reply::Silence,
+        1 => Reply::Close,
+        2 => Reply::Answer(429, r#"{"errorName":"ThrottlingException"}"#.into()),
+        3 => Reply::Answer(503, String::new()),
+        _ => healthy(),
+    });
+    let run =
+        run(address, &["--requests", "50", "-c", "1", "--timeout-milli", "50", "--seconds", "60"]);
+    let failures: HashSet<(u64, &str, u64)> = run["failures"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|failure| {
+            let number = |name| failure[name].as_u64().unwrap();
+            (number("status"), failure["name"].as_str().unwrap(), number("count"))
+        })
+        .collect();
+    let expected = [
+        (0, "timeout", 10),
+        (0, "connection lost", 10),
+        (429, "ThrottlingException", 10),
+        (503, "no errorName", 10),
+    ];
+    assert_eq!(failures, expected.into_iter().collect());
+    assert_eq!(run["total"]["ok"], 10);
+    assert_eq!(run["connection_counts"]["given_up"], 10);
+    assert_eq!(run["connection_counts"]["lost"], 10);
+}
+
+/// Requests that found no free connection before their time was up have failed too.
+#[test]
+fn requests_that_could_not_be_sent_count() {
+    let address = serve(None, |_, _| Reply::Silence);
+    let arguments = ["--rate", "100", "--seconds", "1", "-c", "1", "--timeout-milli", "200"];
+    let run = run(address, &arguments);
+    assert_eq!(run["total"]["requests"], 100);
+    assert_eq!(run["total"]["failed"], 100);
+}
+
+/// The proxy gives every decrypt the same plaintext: the run must not pass.
+#[test]
+fn wrong_answers_end_the_run_with_an_error() {
+    let encrypted = format!(
+        r#"{{"ciphertext":"{}","initializationVector":"{}","authenticationTag":"{}"}}"#,
+        "A".repeat(172),
+        "A".repeat(16),
+        "A".repeat(24)
+    );
+    let address = serve(None, move |_, request| {
+        if request.contains("/encrypt ") {
+            Reply::Answer(200, encrypted.clone())
+        } else {
+            Reply::Answer(200, r#"{"plaintext":"AAAA"}"#.into())
+        }
+    });
+    let common = ["--warm-up", "0", "--requests", "10", "--ciphertexts", "4"];
+    let (run, output) = results(address, &[&common[..], &["--mix", "decrypt"]].concat());
+    assert_eq!(run["failures"][0]["name"], "wrong answer");
+    assert_eq!(run["failures"][0]["count"], 10);
+    assert_eq!(output.status.code(), Some(2));
+    // The encrypts look right; only decrypting them again shows that they are not.
+    let (run, output) = results(address, &[&common[..], &["--mix", "encrypt"]].concat());
+    assert_eq!(run["total"]["ok"], 10);
+    assert_eq!(run["wrong_encrypts"].as_array().unwrap().len(), 10);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+/// Steps are one run: a rate, a burst, the rate again, each with figures of its own.
+#[test]
+fn steps_have_figures_of_their_own() {
+    let address = serve(None, |_, _| healthy());
+    let run = run(address, &["--steps", "50x1,200x0.5,50x1", "--poisson"]);
+    let rates: Vec<f64> = run["phases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|phase| phase["rate"].as_f64().unwrap())
+        .collect();
+    assert_eq!(rates, [50.0, 200.0, 50.0]);
+    let sum: u64 = (0..3).map(|phase| run["phases"][phase]["ok"].as_u64().unwrap()).sum();
+    assert_eq!(run["total"]["ok"], sum);
+    assert_eq!(run["pace"], "poisson");
+}
+
+/// Connections beside the load are open and send nothing.
+#[test]
+fn idle_connections_are_held() {
+    let address = serve(None, |_, _| healthy());
+    let run = run(address, &["--idle-connections", "30", "-c", "2", "--requests", "40"]);
+    assert_eq!(run["connection_counts"]["opened"], 32);
+    assert_eq!(run["connection_counts"]["idle_closed"], 0);
+}
+
+/// TLS with a CA that is checked, one that is another's, and none.
+#[test]
+fn tls_certificates_are_checked() {
+    let directory = std::env::temp_dir().join(format!("xks-load-cert-{}", std::process::id()));
+    let make = |name: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_xks-load"))
+            .arg("make-cert")
+            .arg(directory.join(name))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        directory.join(name).join("ca.pem").to_str().unwrap().to_owned()
+    };
+    let (ours, anothers) = (make("a"), make("b"));
+    let address = serve(Some(server_config(&directory.join("a"))), |_, _| healthy());
+    let requests = ["--tls", "--requests", "20"];
+    assert_eq!(run(address, &[&requests[..], &["--ca", &ours]].concat())["total"]["ok"], 20);
+    assert_eq!(run(address, &[&requests[..], &["--insecure"]].concat())["total"]["ok"], 20);
+    for arguments in [&["--ca", &anothers][..], &[]] {
+        let output = generator(address, &[&HEALTH[..], &requests, arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
+    let _ = std::fs::remove_dir_all(directory);
+}
+
+/// A typing error must not load somebody else's machine, and nothing waits for a server that
+/// isn't there.
+#[test]
+fn refuses_other_machines_and_dead_ports() {
+    let output = generator("192.0.2.1:443".parse().unwrap(), &HEALTH);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--allow-remote"));
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = generator(dead, &HEALTH);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("refused"), "{output:?}");
+}
