@@ -45,6 +45,8 @@ pub struct Results {
     pub over_time: Vec<Point>,
     /// Fates of connections, warm-up included.
     pub connection_counts: Connections,
+    /// Ciphertexts that the decrypts were made from.
+    pub ciphertexts: usize,
     /// Encrypt answers that were decrypted after the run.
     pub verified_encrypts: usize,
     /// What was wrong with some of them.

@@ -74,8 +74,8 @@ pub fn run(arguments: &RunArguments) -> Result<Results, String> {
         drop(reports);
         Run { arguments, plan: &plan, inbox }.measure(&starts)
     })?;
-    let wrong = check::verify(&target, &measured.samples);
-    Ok(results(arguments, &plan, &measured, wrong))
+    let verified = check::verify(&target, &measured.samples);
+    Ok(results(arguments, &plan, &measured, verified))
 }
 
 fn ciphertexts(
@@ -282,7 +282,7 @@ fn results(
     arguments: &RunArguments,
     plan: &Plan,
     measured: &Measured,
-    wrong_encrypts: Vec<String>,
+    (verified_encrypts, wrong_encrypts): (usize, Vec<String>),
 ) -> Results {
     let Measured { stats, seconds, .. } = measured;
     let mut total = Tally::new(3);
@@ -324,7 +324,8 @@ fn results(
         percentiles: percentiles(&total.latency),
         over_time: over_time(plan, &measured.intervals),
         connection_counts: stats.connections,
-        verified_encrypts: measured.samples.len(),
+        ciphertexts: plan.ciphertexts.len(),
+        verified_encrypts,
         wrong_encrypts,
         generator: Generator {
             cpu_seconds: own_seconds,

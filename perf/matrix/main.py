@@ -1,0 +1,108 @@
+"""The command: arguments, order, and where results go."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from . import measure, proxy, report, scenarios
+
+PERF = proxy.ROOT / "perf"
+
+
+def arguments(description):
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--other", action="append", default=[], metavar="'NAME=COMMAND'",
+        help="another proxy, side by side; {settings} in COMMAND is the settings file, which "
+        "XKS_PROXY_SETTINGS_TOML names too")
+    add("--this", metavar="COMMAND", help="the command of this proxy [target/release/xks-proxy]")
+    add("--only", metavar="PATTERN", help="scenarios whose name has this regular expression in it")
+    add("--list", action="store_true", help="print the scenarios' names")
+    add("--full", action="store_true", help="all combinations with a slow HSM")
+    add("--seconds", type=float, help="measured seconds of each, in place of its own")
+    add("--rounds", type=int, default=2, help="times that each is measured; the median counts [2]")
+    add("--quick", action="store_true", help="2 seconds, one round: to see that it works")
+    add("--no-build", action="store_true", help="do not build first")
+    add("--work", type=Path, default=PERF / "out",
+        help="tokens, settings and each run's JSON [perf/out]")
+    add("--output", type=Path,
+        help="the report [perf/RESULTS.md; with --only or --quick RESULTS.md under --work]")
+    return parser.parse_args()
+
+
+def main(description):
+    options = arguments(description)
+    chosen = [
+        scenario
+        for scenario in scenarios.all_scenarios(options.full)
+        if re.search(options.only or "", scenario.name)
+    ]
+    if options.list:
+        print("\n".join(scenario.name for scenario in chosen))
+        return 0
+    if not chosen:
+        print("no scenario has that name: see --list", file=sys.stderr)
+        return 1
+    if options.quick:
+        options.rounds = 1
+    work = options.work.resolve()
+    is_partial = bool(options.only or options.quick)
+    output = options.output or (work if is_partial else PERF) / "RESULTS.md"
+    try:
+        if not options.no_build:
+            proxy.build()
+        commands = {"xks-proxy": options.this or str(proxy.binary("xks-proxy"))}
+        for other in options.other:
+            name, _, command = other.partition("=")
+            if not command or name in commands:
+                raise proxy.Failed("--other is NAME=COMMAND, each name once")
+            commands[name] = command
+        proxy.softhsm2_module()
+    except (proxy.Failed, subprocess.CalledProcessError) as error:
+        print(f"perf/run: {error}", file=sys.stderr)
+        return 1
+    proxy.raise_open_files()
+    (work / "runs").mkdir(parents=True, exist_ok=True)
+    measured = []
+    for number, scenario in enumerate(chosen, 1):
+        print(f"[{number}/{len(chosen)}] {scenario.name}", flush=True)
+        measured.append((scenario, run_scenario(scenario, commands, options, work)))
+        # After each, so that what was measured is there if the rest is interrupted.
+        report.write(output, measured, list(commands), options)
+    print(f"{output}")
+    has_wrong = any(
+        "error" in results["xks-proxy"] or results["xks-proxy"]["has_wrong_answers"]
+        for _, results in measured
+    )
+    return 2 if has_wrong else 0
+
+
+def run_scenario(scenario, commands, options, work):
+    """Results by proxy: of the round whose rate is the median."""
+    rounds = {name: [] for name in commands}
+    for number in range(options.rounds):
+        for name, command in commands.items():
+            file = work / "runs" / f"{scenario.name.replace('/', '_')}-{name}-{number}.json"
+            try:
+                with proxy.Proxy(command, scenario, work) as running:
+                    results = measure.measure(running, scenario, options, name, file)
+            except (proxy.Failed, OSError, json.JSONDecodeError) as error:
+                results = {"error": str(error), "has_wrong_answers": False}
+            results["file"] = str(file)
+            rounds[name].append(results)
+            print(f"    {name}: {report.line(results)}", flush=True)
+    return {name: median(results) for name, results in rounds.items()}
+
+
+def median(rounds):
+    """A round that failed or had wrong answers is never passed over."""
+    for results in rounds:
+        if "error" in results or results["has_wrong_answers"]:
+            return results
+    by_rate = sorted(rounds, key=lambda results: results.get("total", {}).get("ok_per_second", 0))
+    return by_rate[(len(by_rate) - 1) // 2]

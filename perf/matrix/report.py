@@ -1,0 +1,275 @@
+"""Tables, ratios, plots and the machine's description."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from . import proxy
+from .scenarios import CAPACITY
+
+LATENCY_COLUMNS = (
+    "measurement", "proxy", "right answers/s", "p50 ms", "p99 ms", "p99.9 ms", "inside 250 ms",
+    "failed", "CPU µs a request", "generator's cores",
+)
+HOW = """\
+Each row is one run of `xks-load` against a proxy that was started for it; it is the median of
+{rounds} rounds, the proxies taking turns. Generator and proxy share the machine. Every request is
+signed and of its own; every decrypt's plaintext is compared with what was encrypted, and encrypts
+are decrypted again by sample. Latency counts from the time at which a request was meant to be
+sent. "HSM of n ms" is SoftHSM2 behind `perf/interposer`, which delays C_Encrypt, C_Decrypt,
+C_GenerateRandom, C_FindObjectsInit and C_GetAttributeValue by n ms. In a name, s is
+`session_pool_max_size` and c the connections. Both proxies log to a file at INFO. CPU is the
+proxy's process, the module in it included. Where the generator's cores and the proxy's make up
+the whole machine, the rate is the machine's, and CPU a request is what compares.
+"""
+
+
+def line(results):
+    """A result in a few words, for the terminal."""
+    if "error" in results:
+        return f"FAILED: {results['error']}"
+    wrong = " WRONG ANSWERS" if results["has_wrong_answers"] else ""
+    if "total" not in results:
+        return f"{results['resident_kib']} KiB, {results['wake_ups_per_second']:.1f} wake-ups/s"
+    total = results["total"]
+    latency = total["latency_ms"]
+    return (
+        f"{total['ok_per_second']:.0f}/s, p50 {latency['p50']:.3f} ms, p99 {latency['p99']:.3f} ms,"
+        f" {total['failed']} failed, {results['server']['cpu_micros_per_request']:.0f} µs CPU{wrong}"
+    )
+
+
+def write(output, measured, names, options):
+    """The whole report."""
+    plots = output.parent / "plots"
+    parts = ["# Measurements\n", machine(options), HOW.format(rounds=options.rounds)]
+    groups = {}
+    for scenario, results in measured:
+        groups.setdefault(scenario.group, []).append((scenario, results))
+    for group, rows in groups.items():
+        parts.append(f"## {group}\n")
+        parts.append(TABLES.get(rows[0][0].kind, latency_table)(rows, names))
+        for scenario, results in rows:
+            if scenario.plot:
+                parts.append(plot(scenario, results, plots))
+    output.write_text("\n".join(part for part in parts if part))
+
+
+def machine(options):
+    """What it was measured on, and with what."""
+    cpu = first("/proc/cpuinfo", "model name") or platform.processor()
+    memory = int((first("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) // 1024
+    facts = {
+        "CPU": f"{cpu}, {os.cpu_count()} cores",
+        "memory": f"{memory:,} MiB",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "SoftHSM2": said("softhsm2-util", "--version"),
+        "compiler": said("rustc", "--version"),
+        "commit": said("git", "-C", proxy.ROOT, "describe", "--always", "--dirty"),
+    }
+    if options.quick:
+        facts["note"] = "--quick: too short to mean anything"
+    return table(("", ""), facts.items())
+
+
+def first(file, key):
+    for text in Path(file).read_text().splitlines():
+        if text.startswith(key):
+            return text.partition(":")[2].strip()
+    return None
+
+
+def said(*command):
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def each(rows, names):
+    """Scenario, proxy, its results and the first proxy's; failed ones apart."""
+    for scenario, results in rows:
+        for name in names:
+            yield scenario, name, results[name], results[names[0]]
+
+
+def failed(scenario, name, results, columns):
+    text = results["error"].replace("|", "/").replace("\n", " ")[:200]
+    return [f"`{scenario.name}`", name, f"failed: {text}"] + [""] * (columns - 3)
+
+
+def latency_table(rows, names):
+    head = list(LATENCY_COLUMNS)
+    if len(names) > 1:
+        head += [f"rate, {names[0]} : this", f"p99, this : {names[0]}"]
+    if rows[0][0].keys > 1 or len({scenario.keys for scenario, _ in rows}) > 1:
+        head.append("start s")
+    if any(scenario.idle_connections for scenario, _ in rows):
+        head.append("KiB a connection")
+    cells = []
+    for scenario, name, results, ours in each(rows, names):
+        if "error" in results:
+            cells.append(failed(scenario, name, results, len(head)))
+            continue
+        row = latency_cells(scenario, name, results)
+        if len(names) > 1:
+            row += ratios(results, ours) if results is not ours else ["", ""]
+        if "start s" in head:
+            row.append(f"{results['start_seconds']:.2f}")
+        if "KiB a connection" in head:
+            row.append(connection_kib(scenario, results))
+        cells.append(row)
+        if scenario.ramp:
+            cells += [phase_cells(phase, name, len(head)) for phase in results["phases"]]
+    return table(head, cells)
+
+
+def latency_cells(scenario, name, results):
+    total = results["total"]
+    wrong = " **wrong answers**" if results["has_wrong_answers"] else ""
+    return [
+        f"`{scenario.name}`",
+        name + wrong,
+        f"{total['ok_per_second']:,.0f}",
+        *percentiles(total),
+        share(total["ok_in_250_ms"], total["requests"]),
+        f"{total['failed']:,}",
+        f"{results['server']['cpu_micros_per_request']:.0f}",
+        f"{results['generator']['cores']:.2f}",
+    ]
+
+
+def phase_cells(phase, name, columns):
+    row = [
+        f"at {phase['rate']:,.0f}/s",
+        name,
+        f"{phase['ok_per_second']:,.0f}",
+        *percentiles(phase),
+        share(phase["ok_in_250_ms"], phase["requests"]),
+        f"{phase['failed']:,}",
+    ]
+    return row + [""] * (columns - len(row))
+
+
+def percentiles(summary):
+    if not summary["ok"]:
+        return ["-", "-", "-"]
+    return [f"{summary['latency_ms'][name]:.2f}" for name in ("p50", "p99", "p99_9")]
+
+
+def ratios(theirs, ours):
+    if "error" in ours:
+        return ["", ""]
+    rate = divided(ours["total"]["ok_per_second"], theirs["total"]["ok_per_second"])
+    p99 = divided(theirs["total"]["latency_ms"]["p99"], ours["total"]["latency_ms"]["p99"])
+    return [rate, p99]
+
+
+def divided(amount, by):
+    return f"{amount / by:.1f}" if amount and by else "-"
+
+
+def share(part, whole):
+    return f"{100 * part / whole:.2f} %" if whole else "-"
+
+
+def connection_kib(scenario, results):
+    if not scenario.idle_connections:
+        return ""
+    grown = results["server"]["resident_kib_after"] - results["server"]["resident_kib_before"]
+    return f"{grown / (scenario.idle_connections + scenario.connections):.1f}"
+
+
+def overload_table(rows, names):
+    head = [
+        "measurement", "proxy", "offered/s", "capacity/s", "right, inside 250 ms, /s",
+        "of capacity", "p99 ms of all right ones", "the others", "memory before, after",
+        "worst p99 ms, from 1 s after the end on",
+    ]
+    cells = []
+    for scenario, name, results, _ in each(rows, names):
+        if "error" in results:
+            cells.append(failed(scenario, name, results, len(head)))
+            continue
+        phase, server = results["phases"][0], results["server"]
+        capacity = results.get("capacity", CAPACITY)
+        in_time = phase["ok_in_250_ms"] / phase["seconds"]
+        others = "; ".join(
+            f"{failure['status'] or ''} {failure['name']}: {failure['count']:,},"
+            f" p99 {failure['latency_ms']['p99']:.0f} ms"
+            for failure in results["failures"]
+        )
+        after = results["after_p99_ms"]
+        cells.append([
+            f"`{scenario.name}`",
+            name,
+            f"{results['offered']:,.0f}",
+            f"{capacity:,.0f}",
+            f"{in_time:,.0f}",
+            share(in_time, capacity),
+            f"{phase['latency_ms']['p99']:.1f}",
+            others,
+            f"{server['resident_kib_before']:,}, {server['resident_kib_after']:,} KiB",
+            "none answered" if after is None else f"{after:.1f}",
+        ])
+    return table(head, cells)
+
+
+def calls_table(rows, names):
+    head = ("measurement", "proxy", "all", "which")
+    cells = []
+    for scenario, name, results, _ in each(rows, names):
+        if "error" in results:
+            cells.append(failed(scenario, name, results, len(head)))
+            continue
+        made = results["calls_per_request"]
+        which = ", ".join(f"{call} {count:.4g}" for call, count in made.items())
+        cells.append([f"`{scenario.name}`", name, f"{sum(made.values()):.3f}", which])
+    return table(head, cells)
+
+
+def idle_table(rows, names):
+    head = ("measurement", "proxy", "resident KiB", "threads", "wake-ups/s")
+    cells = []
+    for scenario, name, results, _ in each(rows, names):
+        if "error" in results:
+            cells.append(failed(scenario, name, results, len(head)))
+            continue
+        cells.append([
+            f"`{scenario.name}`",
+            name,
+            f"{results['resident_kib']:,}",
+            results["threads"],
+            f"{results['wake_ups_per_second']:.1f}",
+        ])
+    return table(head, cells)
+
+
+TABLES = {
+    "overload": overload_table,
+    "own-overload": overload_table,
+    "calls": calls_table,
+    "idle": idle_table,
+}
+
+
+def plot(scenario, results, directory):
+    files = [each["file"] for each in results.values() if "error" not in each]
+    if not files:
+        return ""
+    directory.mkdir(exist_ok=True)
+    svg = directory / f"{scenario.name.replace('/', '_')}.svg"
+    subprocess.run(
+        [proxy.binary("xks-load"), "plot", scenario.plot, *files, "--output", svg,
+         "--title", scenario.name],
+        check=True,
+    )
+    return f"![{scenario.name}]({svg.parent.name}/{svg.name})\n"
