@@ -10,7 +10,7 @@ use rustls::{ClientConnection, StreamOwned};
 use crate::response;
 use crate::target::Target;
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}

@@ -1,0 +1,262 @@
+//! One thread's event loop: sends what is due, checks what comes back.
+
+mod dispatch;
+mod events;
+mod opening;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token};
+
+use crate::check::{Sample, Samples};
+use crate::connection::Connection;
+use crate::corpus::Ciphertext;
+use crate::request::{Operation, Requests, Sent, Sizes};
+use crate::schedule::{Arrivals, Nanos, Pace, Phase, nanos, phase_at};
+use crate::stats::{Interval, Stats};
+use crate::target::Target;
+use crate::timer::Timer;
+
+/// Connections of one thread that are being opened at the same time before the run.
+const MAX_OPENING: usize = 64;
+/// For TCP's and TLS's handshake of one connection.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Before a connection that could not be opened is tried again.
+const REOPEN_DELAY: Duration = Duration::from_millis(50);
+/// Requests that are signed ahead, at the most, and never more than a second's worth.
+const MAX_PREPARED: usize = 32;
+const SCRATCH_BYTES: usize = 64 * 1024;
+const TIMER: Token = Token(usize::MAX);
+
+/// What all threads are to do.
+pub struct Plan {
+    /// Where to.
+    pub target: Arc<Target>,
+    /// For decrypts.
+    pub ciphertexts: Arc<[Ciphertext]>,
+    /// For encrypts.
+    pub sizes: Sizes,
+    /// What is asked, by weight; the weights' sum is not 0.
+    pub mix: Vec<(Operation, u32)>,
+    /// One after the other.
+    pub phases: Vec<Phase>,
+    /// Open loop: random arrivals.
+    pub is_poisson: bool,
+    /// From the intended send time on.
+    pub timeout: Duration,
+    /// Whether answers' contents are checked.
+    pub is_checked: bool,
+    /// Length of an interval of the figures over time.
+    pub interval: Duration,
+    /// Number of threads.
+    pub threads: usize,
+    /// Unique to the run.
+    pub run_id: u64,
+}
+
+/// One thread's part of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Which thread.
+    pub thread: usize,
+    /// Connections under load.
+    pub connections: usize,
+    /// Connections beside the load.
+    pub idle_connections: usize,
+    /// Encrypts kept to be decrypted after the run.
+    pub samples: usize,
+    /// Requests, at the most.
+    pub max_requests: u64,
+}
+
+/// What a thread tells.
+pub enum Report {
+    /// Its connections are open, or why not.
+    Opened(Result<(), String>),
+    /// That thread's interval is over.
+    Interval(usize, Interval),
+    /// The run is over.
+    Finished(Box<Stats>, Vec<Sample>),
+}
+
+/// Opens the connections, waits for the start and does the thread's share.
+pub fn run(plan: &Plan, share: Share, reports: &Sender<Report>, start: &Receiver<Instant>) {
+    // A send fails when the main thread is gone: then there is nobody to tell.
+    let mut worker = match Worker::new(plan, share) {
+        Ok(worker) => worker,
+        Err(error) => {
+            let _ = reports.send(Report::Opened(Err(error.to_string())));
+            return;
+        }
+    };
+    let opened = worker.open_all();
+    let is_ready = opened.is_ok();
+    let _ = reports.send(Report::Opened(opened));
+    if !is_ready {
+        return;
+    }
+    let Ok(start) = start.recv() else { return };
+    worker.start = start;
+    match worker.load(reports) {
+        Ok(()) => {}
+        Err(error) => worker.stats.last_error = Some(error.to_string()),
+    }
+    let _ = reports.send(Report::Finished(Box::new(worker.stats), worker.samples.drawn));
+}
+
+/// A request under way.
+struct InFlight {
+    sent: Sent,
+    intended: Nanos,
+    /// `None` during a warm-up.
+    phase: Option<usize>,
+}
+
+/// When something of a connection is over, if its serial is still that one.
+struct Expiry {
+    at: Nanos,
+    connection: usize,
+    serial: u64,
+}
+
+struct Worker<'p> {
+    plan: &'p Plan,
+    share: Share,
+    start: Instant,
+    poll: Poll,
+    timer: Timer,
+    scratch: Vec<u8>,
+    requests: Requests,
+    random: fastrand::Rng,
+    prepared: VecDeque<(Vec<u8>, Sent)>,
+    max_prepared: usize,
+    spare: Vec<Vec<u8>>,
+    /// Those under load, then those beside it.
+    connections: Vec<Connection>,
+    in_flight: Vec<Option<InFlight>>,
+    /// Counted up when a connection begins something else.
+    serials: Vec<u64>,
+    /// Connections that were idle when they were put in.
+    free: VecDeque<usize>,
+    backlog: VecDeque<(Nanos, usize)>,
+    timeouts: VecDeque<Expiry>,
+    opening: VecDeque<Expiry>,
+    to_reopen: VecDeque<(Nanos, usize)>,
+    arrivals: Arrivals,
+    /// The phase under way when events were last looked at.
+    current_phase: Option<usize>,
+    remaining: u64,
+    busy: usize,
+    stats: Stats,
+    samples: Samples,
+}
+
+impl<'p> Worker<'p> {
+    fn new(plan: &'p Plan, share: Share) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let timer = Timer::new(poll.registry(), TIMER)?;
+        let connections = share.connections + share.idle_connections;
+        let ahead = plan.phases.iter().map(|phase| match phase.pace {
+            Pace::Closed => 0,
+            // Truncated: a thread of less than two a second signs one ahead.
+            Pace::Open(rate) => usize::try_from(Duration::from_secs_f64(rate).as_secs())
+                .unwrap_or(MAX_PREPARED)
+                .div_ceil(plan.threads)
+                .clamp(1, MAX_PREPARED),
+        });
+        Ok(Self {
+            plan,
+            share,
+            start: Instant::now(),
+            poll,
+            timer,
+            scratch: vec![0; SCRATCH_BYTES],
+            requests: Requests::new(
+                &plan.target,
+                &plan.ciphertexts,
+                plan.sizes,
+                plan.run_id,
+                share.thread,
+            ),
+            random: fastrand::Rng::new(),
+            prepared: VecDeque::new(),
+            max_prepared: ahead.min().unwrap_or(0),
+            spare: Vec::new(),
+            connections: (0..connections).map(|_| Connection::default()).collect(),
+            in_flight: (0..connections).map(|_| None).collect(),
+            serials: vec![0; connections],
+            free: VecDeque::new(),
+            backlog: VecDeque::new(),
+            timeouts: VecDeque::new(),
+            opening: VecDeque::new(),
+            to_reopen: VecDeque::new(),
+            arrivals: Arrivals::new(&plan.phases, share.thread, plan.threads, plan.is_poisson),
+            current_phase: None,
+            remaining: share.max_requests,
+            busy: 0,
+            stats: Stats::new(plan.phases.len()),
+            samples: Samples::new(share.samples),
+        })
+    }
+
+    /// Nanoseconds since the start; 0 before it.
+    fn now(&self) -> Nanos {
+        nanos(self.start.elapsed())
+    }
+
+    fn load(&mut self, reports: &Sender<Report>) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        if let Some(early) = self.start.checked_duration_since(Instant::now()) {
+            std::thread::sleep(early);
+        }
+        let interval = nanos(self.plan.interval).max(1);
+        loop {
+            let now = self.now();
+            if now / interval > self.stats.interval.index {
+                let ended = self.stats.next_interval(now / interval);
+                if reports.send(Report::Interval(self.share.thread, ended)).is_err() {
+                    return Ok(());
+                }
+            }
+            let next_arrival = self.admit(now);
+            let phase = phase_at(&self.plan.phases, now);
+            self.current_phase = phase.map(|(phase, _)| phase);
+            self.dispatch(phase);
+            self.expire(now);
+            if phase.is_some() {
+                self.reopen(now);
+            }
+            let is_over = phase.is_none() || self.remaining == 0;
+            if is_over && self.busy == 0 && self.backlog.is_empty() {
+                let last = self.stats.next_interval(u64::MAX);
+                let _ = reports.send(Report::Interval(self.share.thread, last));
+                return Ok(());
+            }
+            let mut wake_at = (now / interval + 1) * interval;
+            let ends = phase.map(|(_, end)| end);
+            let coarse = [
+                ends,
+                self.timeouts.front().map(|expiry| expiry.at),
+                self.opening.front().map(|expiry| expiry.at),
+                self.backlog.front().map(|(intended, _)| intended + nanos(self.plan.timeout)),
+                self.to_reopen.front().map(|(at, _)| *at).filter(|_| phase.is_some()),
+            ];
+            for at in coarse.into_iter().flatten() {
+                wake_at = wake_at.min(at);
+            }
+            let mut wait = Duration::from_nanos(wake_at.saturating_sub(now));
+            if let Some(at) = next_arrival {
+                // epoll counts whole milliseconds: the timer wakes us in time.
+                self.timer.set(at, self.now())?;
+                if self.prepare_one() {
+                    wait = Duration::ZERO;
+                }
+            }
+            self.poll(&mut events, Some(wait))?;
+        }
+    }
+}
