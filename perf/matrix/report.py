@@ -19,7 +19,7 @@ signed and of its own; every decrypt's plaintext is compared with what was encry
 are decrypted again by sample. Latency counts from the time at which a request was meant to be
 sent. "HSM of n ms" is SoftHSM2 behind `perf/interposer`, which delays C_Encrypt, C_Decrypt,
 C_GenerateRandom, C_FindObjectsInit and C_GetAttributeValue by n ms. In a name, s is
-`session_pool_max_size` and c the connections. Both proxies log to a file at INFO. CPU is the
+`session_pool_max_size` and c the connections. Every proxy logs to a file at INFO. CPU is the
 proxy's process, the module in it included. Where the generator's cores and the proxy's make up
 the whole machine, the rate is the machine's, and CPU a request is what compares.
 """

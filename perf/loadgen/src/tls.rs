@@ -10,7 +10,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 /// A client's settings. `ca` is a PEM file of roots; without one the server's certificate isn't
-/// checked. `identity` is a certificate chain and a key, for mTLS.
+/// checked. `identity` is a certificate chain and a key, for mTLS. Sessions are resumed where the
+/// server gives tickets, by all connections of a run.
 ///
 /// # Errors
 /// A file cannot be read or does not fit, in words.
