@@ -285,8 +285,10 @@ impl<'a> Offer<'a> {
     fn wait(&self, deadline: Instant, now: Instant) -> Option<Duration> {
         let ahead = self.waiting + self.batch.pushed();
         let wait = self.load.wait(ahead);
-        // A session that is free tries, however slow the token was before.
-        let is_in_time = wait.is_zero() || now + wait + self.load.service <= deadline;
+        // A quarter in hand for what an average doesn't know. A session that is free tries,
+        // however slow the token was before.
+        let end = now + wait + wait / 4 + self.load.service * 2;
+        let is_in_time = wait.is_zero() || end <= deadline;
         (is_in_time && self.batch.has_room()).then_some(wait)
     }
 }

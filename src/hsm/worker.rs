@@ -16,7 +16,7 @@ use super::watch::{End, Watch};
 use crate::job::{Completion, Operation};
 use crate::limits::{
     CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_COMPLETION_HOLD, MAX_HOUSEKEEPING,
-    MAX_RETRY_BACKOFF, MIN_HANG, MIN_RETRY_BACKOFF,
+    MAX_RETRY_BACKOFF, MIN_RETRY_BACKOFF,
 };
 
 /// Runs until the session and its successor are gone, or the fleet stops. The roster counts this
@@ -206,7 +206,7 @@ impl Worker<'_> {
         }
         let start = Instant::now();
         let cpu = self.is_sample().then(thread_cpu_time);
-        let until = queued.job.deadline.max(start + MIN_HANG);
+        let until = queued.job.deadline.max(start + self.token.pace.hang());
         self.watch.begin(start, until, true);
         let result = session.perform(&queued.job.request, &mut queued.job.output);
         let end = Instant::now();
