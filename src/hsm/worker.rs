@@ -28,7 +28,6 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         watch,
         parker: Parker::current(),
         outbox: Outbox::new(fleet.event_loops()),
-        cursor: 0,
         jobs: 0,
     };
     let mut pending = None;
@@ -81,8 +80,6 @@ struct Worker<'a> {
     watch: &'a Watch,
     parker: Arc<Parker>,
     outbox: Outbox,
-    /// The shard that was looked at last.
-    cursor: usize,
     jobs: u32,
 }
 
@@ -165,7 +162,7 @@ impl Worker<'_> {
                 self.give_back(pending);
                 return Next::Leave;
             }
-            let queued = match pending.take().or_else(|| self.token.queue.take(&mut self.cursor)) {
+            let queued = match pending.take().or_else(|| self.token.queue.take()) {
                 Some(queued) => queued,
                 None => {
                     self.outbox.send_all(self.fleet);
