@@ -173,8 +173,12 @@ pub const MISSING_LABEL_INTERVAL: Duration = Duration::from_secs(2);
 pub const MAX_MISSING_LABEL_LOOKUPS_PER_SEC: u32 = 50;
 /// Keys of one label that a lookup counts; more are as ambiguous as that many.
 pub const MAX_KEYS_PER_LABEL: usize = 1024;
-/// A call that lasts longer than this, and past its job's deadline, hangs.
+/// A call hangs that lasts past its job's deadline, and longer than this.
 pub const MIN_HANG: Duration = Duration::from_millis(100);
+/// And so many times longer than usual: a token that has too much to do is slow, no more.
+pub const HANG_FACTOR: u32 = 32;
+/// But not if it must be longer than this for that.
+pub const MAX_HANG: Duration = Duration::from_secs(2);
 /// Opening or closing a session, a login, a probe: longer than this is a hang.
 pub const MAX_HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// A probe that lasts longer is evidence against the token; it is still waited for.
@@ -282,5 +286,6 @@ const _: () = {
     assert!(12 * (MAX_LOG_STRING_BYTES + 32) + 1024 < MAX_ACCESS_LOG_LINE_BYTES);
     assert!(LOG_BUFFER_BYTES + MAX_ACCESS_LOG_LINE_BYTES < MAX_LOG_BACKLOG_BYTES);
     assert!(MAX_PARTIAL_TLS_BYTES < READ_SCRATCH_BYTES);
+    assert!(MIN_HANG.as_millis() < MAX_HANG.as_millis());
     assert!(SMALL_BUFFER_BYTES < MAX_HEAD_BYTES + BODY_OVERHEAD_BYTES);
 };

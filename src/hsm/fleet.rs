@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use super::backend::{Blame, Fault};
-use super::queue::{Batch, Queued};
+use super::queue::Queued;
 use super::signal::Signal;
 use super::token::{Load, Token};
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job, Success, TokenIndex};
@@ -61,7 +61,7 @@ impl Fleet {
         }
         let now = Instant::now();
         let is_stopping = self.is_stopping();
-        // One lock a token for all jobs of this turn, taken in the tokens' order by every loop.
+        // One look at each token for all jobs of this turn.
         let mut offers: [Option<Offer<'_>>; MAX_TOKENS] = [const { None }; MAX_TOKENS];
         for (token, offer) in self.tokens.iter().zip(&mut offers) {
             if token.circuit.is_usable() && !is_stopping {
@@ -70,13 +70,16 @@ impl Fleet {
         }
         for job in jobs.drain(..) {
             match self.choose(&mut offers, &job, now) {
-                Ok(offer) => offer.batch.push(job),
+                Ok(offer) => match offer.token.queue.push(job) {
+                    Ok(()) => offer.pushed += 1,
+                    Err(job) => refused.push((job, Failure::Overloaded)),
+                },
                 Err(failure) => refused.push((job, failure)),
             }
         }
         let mut are_more_wanted = false;
         for (token, offer) in self.tokens.iter().zip(offers) {
-            let pushed = offer.map_or(0, |offer| offer.batch.pushed());
+            let pushed = offer.map_or(0, |offer| offer.pushed);
             if pushed > 0 {
                 are_more_wanted |= token.roster.wake(pushed);
                 // It may have been given up in the meantime, and its queue emptied before these.
@@ -102,8 +105,8 @@ impl Fleet {
         let is_sole = self.tokens.len() == 1;
         let mut is_any_usable = false;
         let mut best = None;
-        for (token, offer) in self.tokens.iter().zip(offers) {
-            let Some(offer) = offer else { continue };
+        for offer in offers.iter_mut().flatten() {
+            let token = offer.token;
             is_any_usable = true;
             let Some(wait) = offer.wait(job.deadline, now) else { continue };
             let lacks_key = !is_sole && !token.backend.has_key(job.request.key);
@@ -270,24 +273,28 @@ impl Fleet {
 
 /// One token's queue in one turn of an event loop, and how long a job would wait in it.
 struct Offer<'a> {
-    batch: Batch<'a>,
+    token: &'a Token,
+    /// Before this turn.
     waiting: usize,
+    /// In this turn.
+    pushed: usize,
     load: Load,
 }
 
 impl<'a> Offer<'a> {
     fn of(token: &'a Token) -> Self {
-        let batch = token.queue.batch();
-        Self { batch, waiting: token.queue.len(), load: token.load() }
+        Self { token, waiting: token.queue.len(), pushed: 0, load: token.load() }
     }
 
     /// How long one more job would wait; `None` if that is too long, or there is no room.
     fn wait(&self, deadline: Instant, now: Instant) -> Option<Duration> {
-        let ahead = self.waiting + self.batch.pushed();
+        let ahead = self.waiting + self.pushed;
         let wait = self.load.wait(ahead);
-        // A session that is free tries, however slow the token was before.
-        let is_in_time = wait.is_zero() || now + wait + self.load.service <= deadline;
-        (is_in_time && self.batch.has_room()).then_some(wait)
+        // A quarter in hand for what an average doesn't know. A session that is free tries,
+        // however slow the token was before.
+        let end = now + wait + wait / 4 + self.load.service * 2;
+        let is_in_time = wait.is_zero() || end <= deadline;
+        (is_in_time && self.token.queue.has_room()).then_some(wait)
     }
 }
 

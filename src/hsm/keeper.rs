@@ -194,8 +194,9 @@ impl Keeper<'_> {
             let (start, cpu) = (Instant::now(), thread_cpu_time());
             let result = session.probe();
             if result.is_ok() {
-                let cpu = thread_cpu_time().saturating_sub(cpu);
-                if let Some(place) = token.pace.sample(cpu, start.elapsed()) {
+                let (wall, cpu) = (start.elapsed(), thread_cpu_time().saturating_sub(cpu));
+                token.pace.prime(wall);
+                if let Some(place) = token.pace.sample(cpu, wall) {
                     token.settle(place);
                 }
             }

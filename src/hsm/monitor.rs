@@ -14,7 +14,7 @@ use super::token::Token;
 use super::watch::{Found, Watch};
 use super::{health, worker};
 use crate::limits::{
-    HEALTH_TICK, MAX_WRITTEN_OFF_PER_TOKEN, MIN_STALL, MONITOR_IDLE_TICKS, MONITOR_TICK,
+    HEALTH_TICK, MAX_WRITTEN_OFF_PER_TOKEN, MIN_HANG, MIN_STALL, MONITOR_IDLE_TICKS, MONITOR_TICK,
     PROBE_INTERVAL, SESSION_STACK_BYTES, STALL_FACTOR,
 };
 
@@ -122,7 +122,9 @@ fn look_at_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
         token.counters.hung.fetch_add(1, Ordering::Relaxed);
         let label = token.backend.identity().label;
         tracing::warn!(token = label, "an HSM call hangs; its session is replaced");
-        if token.circuit.fault(|| "calls hang".to_owned()) {
+        // If it answers others meanwhile, the token is not at fault, or not as a whole.
+        let answers = token.circuit.last_success().is_some_and(|then| now < then + MIN_HANG);
+        if !answers && token.circuit.fault(|| "calls hang".to_owned()) {
             fleet.given_up(token);
         }
     }

@@ -1,16 +1,18 @@
 //! How fast a token is, and whether it computes in this process or waits on a network.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::limits::CPU_SAMPLES_PER_WINDOW;
+use crate::limits::{CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MIN_HANG};
 
 /// One token's pace, by its recent calls.
 #[derive(Default)]
 pub struct Pace {
     service_nanos: AtomicU64,
+    /// `service_nanos` is a probe's, until there is a job's.
+    is_guess: AtomicBool,
     window: Mutex<Window>,
 }
 
@@ -48,14 +50,32 @@ impl Pace {
         let sample = u64::try_from(service.as_nanos()).unwrap_or(u64::MAX).max(1);
         let old = self.service_nanos.load(Ordering::Relaxed);
         // Two workers at once may lose one of two samples, which an average can bear.
-        let new = if old == 0 { sample } else { old - old / 16 + sample / 16 };
+        let is_first = old == 0 || self.is_guess.load(Ordering::Relaxed);
+        let new = if is_first { sample } else { old - old / 16 + sample / 16 };
         self.service_nanos.store(new.max(1), Ordering::Relaxed);
+        if is_first {
+            self.is_guess.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes in how long a probe took, two operations, if no job tells better.
+    pub fn prime(&self, probe: Duration) {
+        if self.service().is_zero() {
+            self.record(probe / 2);
+            self.is_guess.store(true, Ordering::Relaxed);
+        }
     }
 
     /// How long a call takes, on average.
     #[must_use]
     pub fn service(&self) -> Duration {
         Duration::from_nanos(self.service_nanos.load(Ordering::Relaxed))
+    }
+
+    /// How long a call must last to be held to hang, once its job's deadline is over.
+    #[must_use]
+    pub fn hang(&self) -> Duration {
+        self.service().saturating_mul(HANG_FACTOR).clamp(MIN_HANG, MAX_HANG)
     }
 
     /// Takes in a call's CPU and wall time. At the end of a window of samples, says where the
@@ -107,7 +127,10 @@ mod tests {
     #[test]
     fn average() {
         let pace = Pace::default();
+        pace.prime(100 * MILLI);
+        assert_eq!(pace.service(), 50 * MILLI);
         pace.record(2 * MILLI);
+        pace.prime(100 * MILLI);
         assert_eq!(pace.service(), 2 * MILLI);
         pace.record(34 * MILLI);
         assert_eq!(pace.service(), 4 * MILLI);

@@ -1,13 +1,14 @@
 //! The jobs that wait for one token: bounded, in shards with a lock each.
 //!
-//! A worker takes a job out at the moment it begins it, and not before: what waits can be taken by
-//! any other worker of the token, so a call that hangs captures one job and no job waits behind
-//! another while a session is free. Workers go round the shards, so that none is left behind.
+//! Jobs are dealt to the shards in turn, and workers take from the shards in the same turn, so the
+//! order is that of one queue, and no shard is left behind. A worker takes a job out at the moment
+//! it begins it, and not before: what waits can be taken by any other worker of the token, so a
+//! call that hangs captures one job and no job waits behind another while a session is free.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::job::{Failure, Job};
 
@@ -36,10 +37,11 @@ impl Queued {
 /// One token's queue.
 pub struct Queue {
     shards: Box<[Shard]>,
-    /// Jobs in all shards.
-    length: AtomicUsize,
+    /// Jobs in all shards, and those about to be.
+    length: Counter,
     max_length: usize,
-    next_shard: AtomicUsize,
+    next_push: Counter,
+    next_take: Counter,
 }
 
 /// A lock to a cache line (pair), or two shards would be as one.
@@ -47,12 +49,10 @@ pub struct Queue {
 #[derive(Default)]
 struct Shard(Mutex<VecDeque<Queued>>);
 
-/// One shard, locked to take the jobs of one turn of an event loop.
-pub struct Batch<'a> {
-    jobs: MutexGuard<'a, VecDeque<Queued>>,
-    queue: &'a Queue,
-    pushed: usize,
-}
+/// On a cache line (pair) of its own.
+#[repr(align(128))]
+#[derive(Default)]
+struct Counter(AtomicUsize);
 
 impl Queue {
     /// An empty one for `max_length` jobs.
@@ -60,16 +60,17 @@ impl Queue {
     pub fn new(shards: usize, max_length: usize) -> Self {
         Self {
             shards: (0..shards.max(1)).map(|_| Shard::default()).collect(),
-            length: AtomicUsize::new(0),
+            length: Counter::default(),
             max_length,
-            next_shard: AtomicUsize::new(0),
+            next_push: Counter::default(),
+            next_take: Counter::default(),
         }
     }
 
     /// How many jobs wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.length.load(Ordering::SeqCst)
+        self.length.0.load(Ordering::SeqCst)
     }
 
     /// Whether none waits.
@@ -78,11 +79,22 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Locks the shard whose turn it is.
-    pub fn batch(&self) -> Batch<'_> {
-        let turn = self.next_shard.fetch_add(1, Ordering::Relaxed);
-        let jobs = self.shards[turn % self.shards.len()].0.lock();
-        Batch { jobs, queue: self, pushed: 0 }
+    /// Whether there is room for one more; [`Self::push`] decides.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.len() < self.max_length
+    }
+
+    /// Queues a job.
+    ///
+    /// # Errors
+    /// There is no room; the job comes back.
+    pub fn push(&self, job: Job) -> Result<(), Job> {
+        if !self.reserve() {
+            return Err(job);
+        }
+        self.shard(&self.next_push).0.lock().push_back(Queued::new(job));
+        Ok(())
     }
 
     /// Puts a job that was tried already before all others of a shard.
@@ -90,24 +102,36 @@ impl Queue {
     /// # Errors
     /// There is no room; the job comes back.
     pub fn push_front(&self, queued: Queued) -> Result<(), Queued> {
-        let mut batch = self.batch();
-        if !batch.has_room() {
+        if !self.reserve() {
             return Err(queued);
         }
-        batch.jobs.push_front(queued);
-        batch.pushed += 1;
+        // Its place is where the next is taken from.
+        let turn = self.next_take.0.load(Ordering::Relaxed);
+        self.shards[turn % self.shards.len()].0.lock().push_front(queued);
         Ok(())
     }
 
-    /// The oldest job of the next shard that has one. `cursor` is the worker's own.
-    pub fn take(&self, cursor: &mut usize) -> Option<Queued> {
-        if self.is_empty() {
-            return None;
+    fn reserve(&self) -> bool {
+        let has_room = self.length.0.fetch_add(1, Ordering::SeqCst) < self.max_length;
+        if !has_room {
+            self.length.0.fetch_sub(1, Ordering::SeqCst);
         }
+        has_room
+    }
+
+    fn shard(&self, turn: &Counter) -> &Shard {
+        let turn = turn.0.fetch_add(1, Ordering::Relaxed);
+        &self.shards[turn % self.shards.len()]
+    }
+
+    /// The oldest job of the shard whose turn it is, or of the next one that has any.
+    pub fn take(&self) -> Option<Queued> {
         for _ in 0..self.shards.len() {
-            *cursor = (*cursor + 1) % self.shards.len();
-            if let Some(queued) = self.shards[*cursor].0.lock().pop_front() {
-                self.length.fetch_sub(1, Ordering::SeqCst);
+            if self.is_empty() {
+                return None;
+            }
+            if let Some(queued) = self.shard(&self.next_take).0.lock().pop_front() {
+                self.length.0.fetch_sub(1, Ordering::SeqCst);
                 return Some(queued);
             }
         }
@@ -120,37 +144,10 @@ impl Queue {
         let mut all = Vec::new();
         for shard in &self.shards {
             let mut jobs = shard.0.lock();
-            self.length.fetch_sub(jobs.len(), Ordering::SeqCst);
+            self.length.0.fetch_sub(jobs.len(), Ordering::SeqCst);
             all.extend(jobs.drain(..));
         }
         all
-    }
-}
-
-impl Batch<'_> {
-    /// Whether the queue takes one more.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.queue.len() + self.pushed < self.queue.max_length
-    }
-
-    /// Adds a job; see [`Self::has_room`].
-    pub fn push(&mut self, job: Job) {
-        self.jobs.push_back(Queued::new(job));
-        self.pushed += 1;
-    }
-
-    /// Jobs added so far.
-    #[must_use]
-    pub fn pushed(&self) -> usize {
-        self.pushed
-    }
-}
-
-impl Drop for Batch<'_> {
-    /// The shard is still locked, so nobody takes what is not counted yet.
-    fn drop(&mut self) {
-        self.queue.length.fetch_add(self.pushed, Ordering::SeqCst);
     }
 }
 
@@ -174,61 +171,58 @@ mod tests {
     }
 
     fn push(queue: &Queue, serials: &[u64]) {
-        let mut batch = queue.batch();
-        serials.iter().for_each(|serial| batch.push(job(*serial)));
+        serials.iter().for_each(|serial| queue.push(job(*serial)).ok().unwrap());
     }
 
-    fn take(queue: &Queue, cursor: &mut usize) -> Option<u64> {
-        queue.take(cursor).map(|queued| queued.job.reply_to.serial)
+    fn take(queue: &Queue) -> Option<u64> {
+        queue.take().map(|queued| queued.job.reply_to.serial)
     }
 
-    /// In the order of their coming, with one shard.
+    /// In the order of their coming, however many shards and however uneven the turns that
+    /// brought them: a job must not wait behind those that came after it.
     #[test]
     fn first_come_first_served() {
-        let (queue, mut cursor) = (Queue::new(1, 100), 0);
-        push(&queue, &[1, 2]);
-        push(&queue, &[3]);
-        queue.push_front(Queued::new(job(0))).ok().unwrap();
-        assert_eq!(queue.len(), 4);
-        for serial in 0..4 {
-            assert_eq!(take(&queue, &mut cursor), Some(serial));
+        for shards in 1..=8 {
+            let queue = Queue::new(shards, 1000);
+            let mut serials = 1..=500;
+            for turn in [1, 30, 1, 1, 200, 7, 260] {
+                push(&queue, &serials.by_ref().take(turn).collect::<Vec<_>>());
+            }
+            queue.push_front(Queued::new(job(0))).ok().unwrap();
+            assert_eq!(take(&queue), Some(0), "what was tried already is first");
+            let mut taken: Vec<_> = std::iter::from_fn(|| take(&queue)).collect();
+            assert_eq!(taken.len(), 500);
+            // The turn that the one in front took up shifts the rest by one shard at most.
+            assert!(taken.iter().zip(1..).all(|(serial, place)| serial.abs_diff(place) <= 8));
+            taken.sort_unstable();
+            assert_eq!(taken, (1..=500).collect::<Vec<_>>());
+            assert!(queue.is_empty());
         }
-        assert_eq!(take(&queue, &mut cursor), None);
-        assert!(queue.is_empty());
     }
 
-    /// A worker that always finds work does not leave a shard behind, and one worker alone gets
-    /// at all shards.
+    /// One worker alone gets at all shards.
     #[test]
     fn no_shard_is_left_behind() {
-        let (queue, mut cursor) = (Queue::new(4, 1000), 0);
-        for turn in 0..4 {
-            push(&queue, &[turn * 100; 50]);
+        let queue = Queue::new(4, 1000);
+        for serial in 0..100 {
+            push(&queue, &[serial]);
+            assert_eq!(take(&queue), Some(serial));
+            assert_eq!(take(&queue), None);
         }
-        let first: Vec<_> = (0..4).map(|_| take(&queue, &mut cursor).unwrap()).collect();
-        let mut sorted = first.clone();
-        sorted.sort_unstable();
-        assert_eq!(sorted, [0, 100, 200, 300]);
-        let rest = std::iter::from_fn(|| take(&queue, &mut cursor)).count();
-        assert_eq!(rest, 196);
     }
 
     /// It has an end, for new jobs and for those that come back, and each job is in it once.
     #[test]
     fn bounded() {
         let queue = Queue::new(2, 3);
-        push(&queue, &[1, 2]);
-        {
-            let mut batch = queue.batch();
-            assert!(batch.has_room());
-            batch.push(job(3));
-            assert!(!batch.has_room());
-            assert_eq!(batch.pushed(), 1);
-        }
-        assert!(queue.push_front(Queued::new(job(4))).is_err());
+        push(&queue, &[1, 2, 3]);
+        assert!(!queue.has_room());
+        assert!(queue.push(job(4)).is_err());
+        assert!(queue.push_front(Queued::new(job(5))).is_err());
+        assert_eq!(queue.len(), 3);
         let mut all: Vec<_> = queue.drain().iter().map(|q| q.job.reply_to.serial).collect();
         all.sort_unstable();
         assert_eq!(all, [1, 2, 3]);
-        assert!(queue.is_empty() && queue.batch().has_room());
+        assert!(queue.is_empty() && queue.has_room());
     }
 }

@@ -16,7 +16,7 @@ use super::watch::{End, Watch};
 use crate::job::{Completion, Operation};
 use crate::limits::{
     CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_COMPLETION_HOLD, MAX_HOUSEKEEPING,
-    MAX_RETRY_BACKOFF, MIN_HANG, MIN_RETRY_BACKOFF,
+    MAX_RETRY_BACKOFF, MIN_RETRY_BACKOFF,
 };
 
 /// Runs until the session and its successor are gone, or the fleet stops. The roster counts this
@@ -28,7 +28,6 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         watch,
         parker: Parker::current(),
         outbox: Outbox::new(fleet.event_loops()),
-        cursor: 0,
         jobs: 0,
     };
     let mut pending = None;
@@ -81,8 +80,6 @@ struct Worker<'a> {
     watch: &'a Watch,
     parker: Arc<Parker>,
     outbox: Outbox,
-    /// The shard that was looked at last.
-    cursor: usize,
     jobs: u32,
 }
 
@@ -165,7 +162,7 @@ impl Worker<'_> {
                 self.give_back(pending);
                 return Next::Leave;
             }
-            let queued = match pending.take().or_else(|| self.token.queue.take(&mut self.cursor)) {
+            let queued = match pending.take().or_else(|| self.token.queue.take()) {
                 Some(queued) => queued,
                 None => {
                     self.outbox.send_all(self.fleet);
@@ -206,7 +203,7 @@ impl Worker<'_> {
         }
         let start = Instant::now();
         let cpu = self.is_sample().then(thread_cpu_time);
-        let until = queued.job.deadline.max(start + MIN_HANG);
+        let until = queued.job.deadline.max(start + self.token.pace.hang());
         self.watch.begin(start, until, true);
         let result = session.perform(&queued.job.request, &mut queued.job.output);
         let end = Instant::now();
