@@ -231,7 +231,7 @@ fn a_hung_call_is_written_off() {
     }
     assert_eq!(stats(&caller).hung, 1);
     assert_eq!(stats(&caller).hung_total, 1);
-    assert_eq!(caller.hsm.health().tokens[0].status, HealthStatus::Degraded);
+    eventually("health tells", || caller.hsm.health().tokens[0].status == HealthStatus::Degraded);
     token.gate.open();
     eventually("its thread has ended", || stats(&caller).hung == 0);
     eventually("its session is closed", || token.open_now.load(Ordering::SeqCst) == 2);
