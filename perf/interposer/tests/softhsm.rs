@@ -444,6 +444,155 @@ fn a_flipped_bit() {
     assert!(session.decrypt(&Mechanism::AesGcm(params), key, &wrong).is_err());
 }
 
+/// AES-GCM with these bytes as the application's IV; they are what the module makes of them.
+fn encrypt_with(
+    session: &Session,
+    key: ObjectHandle,
+    iv: &mut [u8],
+    plaintext: &[u8],
+) -> Result<Vec<u8>, RvError> {
+    let params = GcmParams::new(iv, b"aad", 128.into()).unwrap();
+    code_of(session.encrypt(&Mechanism::AesGcm(params), key, plaintext))
+}
+
+fn decrypt_with(
+    session: &Session,
+    key: ObjectHandle,
+    iv: &[u8],
+    ciphertext: &[u8],
+) -> Result<Vec<u8>, RvError> {
+    let mut iv = iv.to_vec();
+    let params = GcmParams::new(&mut iv, b"aad", 128.into()).unwrap();
+    code_of(session.decrypt(&Mechanism::AesGcm(params), key, ciphertext))
+}
+
+fn code_of<T>(result: Result<T, Error>) -> Result<T, RvError> {
+    result.map_err(|error| match error {
+        Error::Pkcs11(code, _) => code,
+        error => unreachable!("{error}"),
+    })
+}
+
+/// nShield and AWS CloudHSM: zeros become an IV, another one each time, with which the plain
+/// module decrypts; an IV of the application's own is refused.
+#[test]
+fn a_zeroed_buffer_is_filled() {
+    let bench = bench();
+    let session = bench.session(0);
+    log_in(&session);
+    let key = make_key(&session);
+    for written_by in ["", "iv_written_by = \"C_EncryptInit\"", "iv_written_by = \"C_Encrypt\""] {
+        bench.apply(&format!("iv = \"zeroed_buffer\"\n{written_by}"));
+        let mut made = Vec::new();
+        for plaintext in [b"".as_slice(), b"plaintext", b"plaintext"] {
+            let mut iv = [0; 12];
+            let ciphertext = encrypt_with(&session, key, &mut iv, plaintext).unwrap();
+            assert_eq!(ciphertext.len(), plaintext.len() + 16);
+            assert!(iv != [0; 12] && !made.contains(&(iv, ciphertext.clone())));
+            assert_eq!(decrypt_with(&session, key, &iv, &ciphertext).unwrap(), plaintext);
+            made.push((iv, ciphertext));
+        }
+        for mut own in [vec![7; 12], vec![0; 16], vec![0; 11], Vec::new(), vec![7; 16]] {
+            let refused = encrypt_with(&session, key, &mut own, b"plaintext");
+            assert_eq!(refused, Err(RvError::MechanismParamInvalid), "{own:?}");
+        }
+        bench.apply("");
+        for (iv, ciphertext) in &made {
+            decrypt_with(&session, key, iv, ciphertext).unwrap();
+        }
+        // What was begun in one mode does not reach into the next.
+        assert_eq!(encrypt_with(&session, key, &mut [0; 12], b"").unwrap().len(), 16);
+    }
+}
+
+/// Thales Luna: no IV is given, it stands at the end of the output, of either length.
+#[test]
+fn an_iv_is_appended() {
+    let bench = bench();
+    let session = bench.session(0);
+    log_in(&session);
+    let key = make_key(&session);
+    // The `cryptoki` crate gives ulIvBits 0 here.
+    for (bytes, iv_bytes) in
+        [("", 16), ("appended_iv_bytes = 16", 16), ("appended_iv_bytes = 12", 12)]
+    {
+        bench.apply(&format!("iv = \"appended\"\n{bytes}"));
+        let mut made = Vec::new();
+        for plaintext in [b"".as_slice(), b"plaintext", b"plaintext"] {
+            let output = encrypt_with(&session, key, &mut [], plaintext).unwrap();
+            let (ciphertext, iv) = output.split_at(plaintext.len() + 16);
+            assert_eq!(iv.len(), iv_bytes);
+            assert!(!made.contains(&output));
+            assert_eq!(decrypt_with(&session, key, iv, ciphertext).unwrap(), plaintext);
+            made.push(output);
+        }
+        for mut own in [vec![7; 12], vec![0; 12], vec![7; 16]] {
+            let refused = encrypt_with(&session, key, &mut own, b"plaintext");
+            assert_eq!(refused, Err(RvError::MechanismParamInvalid), "{own:?}");
+        }
+    }
+}
+
+/// Only what is said of a bad tag is another module's; what is right stays right.
+#[test]
+fn a_bad_tag_of_another_module() {
+    let bench = bench();
+    let session = bench.session(0);
+    log_in(&session);
+    let key = make_key(&session);
+    let iv = [7; 12];
+    let ciphertext = encrypt(&session, key);
+    let mut spoilt = ciphertext.clone();
+    spoilt[0] ^= 1;
+    for (settings, code) in [
+        ("", RvError::GeneralError),
+        ("bad_tag = \"CKR_FUNCTION_FAILED\"", RvError::FunctionFailed),
+        ("bad_tag = 0x40", RvError::EncryptedDataInvalid),
+    ] {
+        bench.apply(settings);
+        assert_eq!(decrypt_with(&session, key, &iv, &spoilt), Err(code), "{settings}");
+        assert_eq!(decrypt_with(&session, key, &iv, &ciphertext).unwrap(), b"plaintext");
+    }
+}
+
+/// A FIPS 140 level 3 world without a card; the keys that are there go on working.
+#[test]
+fn no_keys_are_made() {
+    let bench = bench();
+    let session = bench.session(0);
+    log_in(&session);
+    let key = make_key(&session);
+    let template = [Attribute::Token(false), Attribute::ValueLen(32.into())];
+    for (value, code) in [
+        ("true", RvError::FunctionFailed),
+        ("\"CKR_USER_NOT_LOGGED_IN\"", RvError::UserNotLoggedIn),
+    ] {
+        bench.apply(&format!("no_session_keys = {value}"));
+        let made = session.generate_key(&Mechanism::AesKeyGen, &template);
+        assert_eq!(code_of(made), Err(code));
+        assert_eq!(code_of(session.create_object(&[])), Err(code));
+        encrypt(&session, key);
+    }
+    bench.apply("no_session_keys = false");
+    make_key(&session);
+}
+
+/// Modules that have sessions of one kind alone.
+#[test]
+fn sessions_of_one_kind() {
+    let bench = bench();
+    let slot = bench.slots[0];
+    let outcomes = || {
+        let [rw, ro] = [bench.pkcs11.open_rw_session(slot), bench.pkcs11.open_ro_session(slot)];
+        [rw, ro].map(|opened| code_of(opened).err())
+    };
+    assert_eq!(outcomes(), [None, None]);
+    bench.apply("needs_rw = true");
+    assert_eq!(outcomes(), [None, Some(RvError::FunctionFailed)]);
+    bench.apply("no_rw_sessions = true");
+    assert_eq!(outcomes(), [Some(RvError::TokenWriteProtected), None]);
+}
+
 /// Settings that can't be read change nothing, and say why.
 #[test]
 fn broken_settings() {
