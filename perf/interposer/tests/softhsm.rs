@@ -19,6 +19,9 @@ use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
+use cryptoki_sys::{
+    CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM, CK_RV, CKM_AES_GCM, CKR_BUFFER_TOO_SMALL, CKR_OK,
+};
 use serde::Deserialize;
 
 const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
@@ -530,6 +533,81 @@ fn an_iv_is_appended() {
             let refused = encrypt_with(&session, key, &mut own, b"plaintext");
             assert_eq!(refused, Err(RvError::MechanismParamInvalid), "{own:?}");
         }
+    }
+}
+
+/// PKCS#11 v2.40, 5.2: who asks for the length, or has too little room, hears the whole length, the
+/// IV's with it, and may go on.
+#[test]
+#[expect(unsafe_code, reason = "the cryptoki crate never has too little room")]
+fn lengths_have_the_iv_in_them() {
+    const DATA: &[u8] = b"plaintext";
+    let bench = bench();
+    let session = bench.session(0);
+    log_in(&session);
+    let key = make_key(&session);
+    let library = library();
+    // SAFETY: the library is loaded and initialised already, and stays so.
+    let functions = unsafe {
+        let library = libloading::Library::new(library).unwrap();
+        let get = library
+            .get::<unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV>(b"C_GetFunctionList")
+            .unwrap();
+        let mut list = std::ptr::null_mut();
+        assert_eq!(get(&raw mut list), CKR_OK);
+        *list
+    };
+    for (mode, iv_bytes, appended) in [
+        ("iv = \"appended\"\nappended_iv_bytes = 16", 0, 16),
+        ("iv = \"zeroed_buffer\"", 12, 0),
+        ("iv = \"zeroed_buffer\"\niv_written_by = \"C_Encrypt\"", 12, 0),
+    ] {
+        bench.apply(mode);
+        let needed = DATA.len() + 16 + appended;
+        let mut iv = [0_u8; 12];
+        let mut output = [0_u8; 64];
+        let mut parameters = CK_GCM_PARAMS {
+            pIv: iv.as_mut_ptr(),
+            ulIvLen: iv_bytes,
+            ulIvBits: 96,
+            pAAD: b"aad".as_ptr().cast_mut(),
+            ulAADLen: 3,
+            ulTagBits: 128,
+        };
+        let mut mechanism = CK_MECHANISM {
+            mechanism: CKM_AES_GCM,
+            pParameter: (&raw mut parameters).cast(),
+            ulParameterLen: size_of::<CK_GCM_PARAMS>().try_into().unwrap(),
+        };
+        // SAFETY: mechanism, parameters, IV and AAD outlive the operation.
+        let code = unsafe {
+            functions.C_EncryptInit.unwrap()(session.handle(), &raw mut mechanism, key.handle())
+        };
+        assert_eq!(code, CKR_OK);
+        let is_written = parameters.ulIvLen > 0 && !mode.contains("C_Encrypt");
+        let encrypt = |output: *mut u8, room: usize| {
+            let mut length = room.try_into().unwrap();
+            // SAFETY: `output` is null or has at least `room` bytes.
+            let code = unsafe {
+                functions.C_Encrypt.unwrap()(
+                    session.handle(),
+                    DATA.as_ptr().cast_mut(),
+                    DATA.len().try_into().unwrap(),
+                    output,
+                    &raw mut length,
+                )
+            };
+            (code, usize::try_from(length).unwrap())
+        };
+        assert_eq!(encrypt(std::ptr::null_mut(), 0), (CKR_OK, needed));
+        let short = encrypt(output.as_mut_ptr(), needed - 1);
+        assert_eq!(short, (CKR_BUFFER_TOO_SMALL, needed));
+        assert_eq!(iv != [0; 12], is_written, "{mode}");
+        assert_eq!(encrypt(output.as_mut_ptr(), needed), (CKR_OK, needed));
+        let (ciphertext, rest) = output.split_at(DATA.len() + 16);
+        let iv = if appended > 0 { &rest[..appended] } else { &iv };
+        assert_eq!(decrypt_with(&session, key, iv, ciphertext).unwrap(), DATA);
+        assert!(rest[appended..].iter().all(|byte| *byte == 0), "nothing behind the end");
     }
 }
 
