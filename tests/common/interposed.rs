@@ -18,16 +18,27 @@ impl Interposed {
     /// Starts it. The module (perf/interposer) does nothing but forward as yet.
     #[track_caller]
     pub fn new(setup: Setup) -> Self {
+        Self::with(setup, "")
+    }
+
+    /// Starts it with a module that has these settings from the first call on.
+    #[track_caller]
+    pub fn with(setup: Setup, module_settings: &str) -> Self {
         let mut prepared = setup
             .set("pkcs11.PKCS11_HSM_MODULE", tools::interposer().to_str().unwrap())
             .env("XKS_INTERPOSER_MODULE", tools::softhsm2_module().to_str().unwrap())
             .prepare();
         let settings = prepared.directory().join("interposer.toml");
         let counts = prepared.directory().join("interposer-counts.toml");
-        std::fs::write(&settings, "").unwrap();
+        std::fs::write(&settings, module_settings).unwrap();
         prepared.env("XKS_INTERPOSER_CONFIG", settings.to_str().unwrap());
         prepared.env("XKS_INTERPOSER_COUNTS", counts.to_str().unwrap());
         Self { proxy: prepared.start(), settings, counts, step: 0 }
+    }
+
+    /// What the module has counted.
+    pub fn counts(&self) -> Counts {
+        Counts(self.counts.clone())
     }
 
     /// Gives the module other settings, and waits until they are in force.
@@ -46,6 +57,19 @@ impl Interposed {
             assert!(error.is_none_or(|line| line.ends_with("\"\"")), "{}", error.unwrap());
             counts.contains(&name)
         });
+    }
+}
+
+/// The module's counts file, which it writes every 100 ms.
+pub struct Counts(PathBuf);
+
+impl Counts {
+    /// How often the proxy has called this function, as far as has been written down.
+    pub fn calls(&self, function: &str) -> i64 {
+        let counts = std::fs::read_to_string(&self.0).unwrap_or_default();
+        let counts: toml::Table = counts.parse().unwrap();
+        let calls = counts.get("calls").and_then(|calls| calls.get(function));
+        calls.map_or(0, |calls| calls.as_integer().unwrap())
     }
 }
 

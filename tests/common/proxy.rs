@@ -18,7 +18,7 @@ use super::certificates::{CLIENT_NAME, Certificates, ClientIdentity};
 use super::client::Client;
 use super::http::{Connection, Response};
 use super::settings::{self, Store};
-use super::token::{Module, Token};
+use super::token::{self, Module, Token};
 use super::tools;
 
 /// Longer than any start or end takes, on any machine.
@@ -41,6 +41,28 @@ impl Setup {
     /// The same with another module.
     pub fn with_module(module: Module) -> Self {
         Self { module, table: settings::standard(), environment: Vec::new() }
+    }
+
+    /// An administrator's own file for an HSM that SoftHSM2 stands in for. Only what another machine
+    /// has elsewhere is changed: address, ports, certificates, module, PIN, directory of the logs.
+    pub fn of_file(text: &str) -> Self {
+        let mut table: Table = text.parse().unwrap();
+        for (section, member) in [
+            ("tls", "tls_cert_pem"),
+            ("tls", "tls_key_pem"),
+            ("tls", "mtls_client_ca_pem"),
+            ("pkcs11", "PKCS11_HSM_MODULE"),
+        ] {
+            // `prepare` fills it in.
+            let section = table.get_mut(section).and_then(Value::as_table_mut);
+            section.expect("a section").remove(member).expect("a member");
+        }
+        Self { module: Module::SoftHsm2, table, environment: Vec::new() }
+            .set("server.ip", "127.0.0.1")
+            .set("server.port", 0)
+            .set("server.port_http_ping", 0)
+            .set("pkcs11.user_pin", token::PIN)
+            .set("tracing.directory", "logs")
     }
 
     /// With TLS.
@@ -99,6 +121,7 @@ impl Setup {
             binary: binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_xks-proxy").into()),
             table: self.table,
             environment: self.environment,
+            has_bootstrap: false,
             settings_file,
             token,
             certificates,
@@ -120,6 +143,8 @@ pub struct Prepared {
     is_other: bool,
     table: Table,
     environment: Vec<(String, String)>,
+    /// The settings file is not named in the environment.
+    has_bootstrap: bool,
     /// The settings file; a test may rewrite it.
     pub settings_file: PathBuf,
     /// Its token.
@@ -138,6 +163,21 @@ impl Prepared {
     /// Sets a variable of the proxy's environment.
     pub fn env(&mut self, name: &str, value: impl Into<String>) {
         self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// Has the working directory look like that of the sources, with the settings where the
+    /// bootstrap file says, and nothing in the environment that names either.
+    pub fn bootstrap(&mut self) {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("configuration/bootstrap.toml");
+        let bootstrap = std::fs::read_to_string(sources).unwrap();
+        let named = bootstrap.parse::<Table>().unwrap()["XKS_PROXY_SETTINGS_TOML"].clone();
+        let directory = self.directory.path();
+        std::fs::create_dir(directory.join("configuration")).unwrap();
+        std::fs::write(directory.join("configuration/bootstrap.toml"), bootstrap).unwrap();
+        let settings_file = directory.join(named.as_str().unwrap());
+        std::fs::rename(&self.settings_file, &settings_file).unwrap();
+        self.settings_file = settings_file;
+        self.has_bootstrap = true;
     }
 
     /// Starts the proxy and waits until `/readyz` (another program: `/ping`) is 200.
@@ -198,9 +238,13 @@ impl Prepared {
     fn spawn(&self) -> Child {
         let log = File::create(self.log_file()).unwrap();
         let (name, value) = self.token.environment();
-        Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        match self.has_bootstrap {
+            true => command.env_remove("XKS_PROXY_SETTINGS_TOML"),
+            false => command.env("XKS_PROXY_SETTINGS_TOML", &self.settings_file),
+        };
+        command
             .current_dir(self.directory.path())
-            .env("XKS_PROXY_SETTINGS_TOML", &self.settings_file)
             .env_remove("PKCS11_HSM_MODULE")
             .env("RUST_BACKTRACE", "1")
             .env(name, value)
@@ -245,7 +289,10 @@ impl Proxy {
             let identity = is_on("is_mtls_enabled").then_some(ClientIdentity::Right);
             self.tls_config(identity)
         });
-        Client::new(self.api, tls, store)
+        let mut client = Client::new(self.api, tls, store);
+        let region = &self.prepared.table["server"]["region"];
+        region.as_str().unwrap().clone_into(&mut client.signer.region);
+        client
     }
 
     /// A client that shows `identity`, if any.

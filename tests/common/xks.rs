@@ -1,7 +1,9 @@
 //! The specification's bodies, and AES-GCM by an implementation that is not the HSM's.
 
+use aes_gcm::aead::consts::U16;
 use aes_gcm::aead::{Aead, Payload};
-use aes_gcm::{Aes128Gcm, Aes256Gcm, KeyInit};
+use aes_gcm::aes::Aes256;
+use aes_gcm::{Aes128Gcm, Aes256Gcm, AesGcm, KeyInit};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -104,8 +106,13 @@ pub fn decrypt_here(key: &Key, encrypted: &Value, aad: &[u8]) -> Option<Vec<u8>>
     let mut message = bytes(&encrypted["ciphertext"]);
     message.extend(bytes(&encrypted["authenticationTag"]));
     let iv = bytes(&encrypted["initializationVector"]);
-    let iv = iv.as_slice().try_into().expect("an IV of 12 bytes");
     let payload = Payload { msg: &message, aad };
+    if let Ok(iv) = iv.as_slice().try_into() {
+        // As Luna makes it before firmware 7.9.3.
+        let cipher = AesGcm::<Aes256, U16>::new_from_slice(&key.value()).unwrap();
+        return cipher.decrypt(iv, payload).ok();
+    }
+    let iv = iv.as_slice().try_into().expect("an IV of 12 or 16 bytes");
     match key.length {
         16 => Aes128Gcm::new_from_slice(&key.value()).unwrap().decrypt(iv, payload),
         _ => Aes256Gcm::new_from_slice(&key.value()).unwrap().decrypt(iv, payload),

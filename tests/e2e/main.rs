@@ -8,15 +8,18 @@ mod common;
 
 mod authentication;
 mod bad_settings;
+mod bootstrap;
 mod calls;
 mod drain;
 mod errors;
 mod hsm_trouble;
 mod http;
+mod iv_modes;
 mod keys;
 mod logs;
 mod modules;
 mod mtls;
+mod nshield;
 mod probes;
 mod signers;
 mod sizes;

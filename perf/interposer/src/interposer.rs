@@ -15,6 +15,7 @@ use crate::environment::{self, Environment};
 use crate::fault::Action;
 use crate::functions::Function;
 use crate::gate::{Gate, Permit};
+use crate::gcm::MadeIvs;
 use crate::latency;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
@@ -38,6 +39,7 @@ pub struct Interposer {
     pub real: &'static CK_FUNCTION_LIST,
     pub environment: Environment,
     pub sessions: Sessions,
+    pub made_ivs: MadeIvs,
     pub calls: Calls,
     pub settings: ArcSwap<Settings>,
     /// How often settings were read, and what was wrong with those that weren't taken.
@@ -72,6 +74,7 @@ pub fn start() -> Result<&'static Interposer, &'static str> {
             real,
             environment,
             sessions: Sessions::default(),
+            made_ivs: MadeIvs::default(),
             calls: Calls::new(),
             settings: ArcSwap::from_pointee(settings),
             reads: AtomicU64::new(1),
@@ -150,6 +153,9 @@ impl Interposer {
         {
             self.close(target);
             return Err(CKR_SESSION_HANDLE_INVALID);
+        }
+        if let Some(code) = settings.emulation.refuses(function) {
+            return Err(code);
         }
         let gate = settings.gate.as_ref().filter(|_| settings.is_capped(function));
         let permit = gate.map(Gate::enter);

@@ -28,6 +28,21 @@
 //! # C_GetAttributeValue take 2 ms longer, the other functions go straight through.
 //! hsm_milli = 2
 //!
+//! # Ways of other HSMs. With an IV mode, C_EncryptInit refuses an IV of the application's own
+//! # (CKR_MECHANISM_PARAM_INVALID), as HSMs in FIPS mode do; C_DecryptInit takes it as ever.
+//! iv = "zeroed_buffer"          # nShield, AWS CloudHSM: the application gives 12 zero bytes, into
+//!                               # which the IV is written
+//! iv_written_by = "C_Encrypt"   # then, else by C_EncryptInit
+//! # iv = "appended"             # Thales Luna: ulIvLen is 0, the IV stands after the tag
+//! # appended_iv_bytes = 16      # as before firmware 7.9.3; else 12 if ulIvBits is 96, and 16 if
+//! #                             # it is 0 or 128
+//! bad_tag = "CKR_FUNCTION_FAILED"   # what C_Decrypt says of a bad tag (or a number)
+//! no_session_keys = true        # C_GenerateKey and C_CreateObject say CKR_FUNCTION_FAILED (or the
+//!                               # code in the place of true), as without a card in a FIPS 140
+//!                               # level 3 world
+//! needs_rw = true               # a read-only session is refused with CKR_FUNCTION_FAILED
+//! # no_rw_sessions = true       # a read-write session is, with CKR_TOKEN_WRITE_PROTECTED
+//!
 //! # At most 8 calls at a time are inside of functions that have a latency (of all functions, if
 //! # none has one); the others wait their turn.
 //! parallel_calls = 8
@@ -77,16 +92,20 @@
 //!
 //! # What it does not do
 //!
-//! Functions beyond PKCS#11 v2.40 are not offered. C_GetSlotList goes on to list a removed token's
+//! Functions beyond PKCS#11 v2.40 are not offered. IV modes are those of single-part encryption:
+//! C_EncryptFinal appends no IV, nor does it write one. C_GetSlotList goes on to list a removed token's
 //! slot. Calls of a process that forked are watched again from its C_Initialize on.
 
 mod codes;
 mod counts;
+mod emulation;
 #[expect(unsafe_code, reason = "loads modules")]
 mod environment;
 mod fault;
 mod functions;
 mod gate;
+#[expect(unsafe_code, reason = "works on the application's parameters and buffers")]
+mod gcm;
 mod interposer;
 mod latency;
 mod random;

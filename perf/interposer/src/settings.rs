@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::{CK_RV, CK_SLOT_ID};
+use cryptoki_sys::{CK_RV, CK_SLOT_ID, CKR_FUNCTION_FAILED};
 use serde::Deserialize;
 
 use crate::codes;
+use crate::emulation::{Emulation, IvMode, WrittenBy};
 use crate::fault::{Action, Fault};
 use crate::functions::{FUNCTIONS, Function};
 use crate::gate::Gate;
@@ -38,7 +39,8 @@ pub struct Settings {
     drawn: Vec<AtomicU64>,
     pub gate: Option<Arc<Gate>>,
     pub faults: Vec<Fault>,
-    /// Nothing is to be done but to count.
+    pub emulation: Emulation,
+    /// Nothing is to be done to a call before it is forwarded but to count it.
     pub is_passive: bool,
 }
 
@@ -49,6 +51,13 @@ struct File {
     seed: Option<u64>,
     hsm_milli: f64,
     parallel_calls: Option<usize>,
+    iv: Option<IvEntry>,
+    iv_written_by: Option<WrittenBy>,
+    appended_iv_bytes: Option<usize>,
+    bad_tag: Option<Code>,
+    no_session_keys: Option<Refusal>,
+    needs_rw: bool,
+    no_rw_sessions: bool,
     latency: BTreeMap<String, String>,
     fault: Vec<FaultEntry>,
 }
@@ -71,6 +80,20 @@ struct FaultEntry {
     until_milli: Option<u64>,
 }
 
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum IvEntry {
+    ZeroedBuffer,
+    Appended,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Refusal {
+    Is(bool),
+    With(Code),
+}
+
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Code {
@@ -91,15 +114,20 @@ impl Settings {
             parallel => parallel.map(Gate::new),
         };
         let faults = file.fault.iter().map(fault).collect::<Result<Vec<_>, _>>()?;
+        let emulation = emulation(&file)?;
         Ok(Self {
             name: file.name,
             seed: file.seed.unwrap_or(default_seed),
             read_at: Instant::now(),
-            is_passive: latency.iter().all(Option::is_none) && gate.is_none() && faults.is_empty(),
+            is_passive: latency.iter().all(Option::is_none)
+                && gate.is_none()
+                && faults.is_empty()
+                && emulation.no_session_keys.is_none(),
             drawn: latency.iter().map(|_| AtomicU64::new(0)).collect(),
             latency,
             gate,
             faults,
+            emulation,
         })
     }
 
@@ -143,6 +171,40 @@ fn latencies(file: &File) -> Result<Vec<Option<Latency>>, String> {
         set(function(name)?, &Latency::parse(latency)?);
     }
     Ok(latencies)
+}
+
+fn emulation(file: &File) -> Result<Emulation, String> {
+    let iv = match (file.iv, file.iv_written_by, file.appended_iv_bytes) {
+        (None, None, None) => None,
+        (Some(IvEntry::ZeroedBuffer), by, None) => {
+            Some(IvMode::ZeroedBuffer(by.unwrap_or_default()))
+        }
+        (Some(IvEntry::Appended), None, bytes @ (None | Some(12 | 16))) => {
+            Some(IvMode::Appended(bytes))
+        }
+        (Some(IvEntry::Appended), None, Some(bytes)) => {
+            return Err(format!("appended_iv_bytes = {bytes}: IVs have 12 or 16"));
+        }
+        _ => {
+            return Err("iv_written_by goes with iv = \"zeroed_buffer\", appended_iv_bytes with \
+                        iv = \"appended\""
+                .to_owned());
+        }
+    };
+    if file.needs_rw && file.no_rw_sessions {
+        return Err("needs_rw and no_rw_sessions leave no session".to_owned());
+    }
+    Ok(Emulation {
+        iv,
+        bad_tag: file.bad_tag.as_ref().map(code).transpose()?,
+        no_session_keys: match &file.no_session_keys {
+            None | Some(Refusal::Is(false)) => None,
+            Some(Refusal::Is(true)) => Some(CKR_FUNCTION_FAILED),
+            Some(Refusal::With(with)) => Some(code(with)?),
+        },
+        needs_rw: file.needs_rw,
+        no_rw_sessions: file.no_rw_sessions,
+    })
 }
 
 fn fault(entry: &FaultEntry) -> Result<Fault, String> {
@@ -275,6 +337,14 @@ mod tests {
             "parallel_calls = 0",
             "[latency]\nC_Encrpyt = \"1ms\"",
             "[latency]\nC_Encrypt = 1",
+            "iv = \"random\"",
+            "iv_written_by = \"C_Encrypt\"",
+            "iv = \"zeroed_buffer\"\niv_written_by = \"C_EncryptFinal\"",
+            "iv = \"zeroed_buffer\"\nappended_iv_bytes = 12",
+            "iv = \"appended\"\nappended_iv_bytes = 13",
+            "bad_tag = \"CKR_BAD_TAG\"",
+            "no_session_keys = \"yes\"",
+            "needs_rw = true\nno_rw_sessions = true",
             "[[fault]]",
             "[[fault]]\nreturn = \"CKR_NO_SUCH\"",
             "[[fault]]\nreturn = 5\nflip_bit = true",

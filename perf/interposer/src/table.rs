@@ -7,6 +7,7 @@ use cryptoki_sys::*;
 
 use crate::counts;
 use crate::functions::Function;
+use crate::gcm;
 use crate::interposer::{self, Interposer, Target};
 
 /// Lets the settings act on a call, then forwards it.
@@ -35,6 +36,8 @@ macro_rules! call_real {
         }
     };
 }
+
+pub(crate) use call_real;
 
 macro_rules! forward_on {
     ($target:ident($handle:ident: $handle_type:ty): $($name:ident($($argument:ident: $type:ty),*);)*) => {
@@ -91,11 +94,9 @@ forward_on! { Session(session: CK_SESSION_HANDLE):
     C_FindObjectsInit(a: CK_ATTRIBUTE_PTR, b: CK_ULONG);
     C_FindObjects(a: CK_OBJECT_HANDLE_PTR, b: CK_ULONG, c: CK_ULONG_PTR);
     C_FindObjectsFinal();
-    C_EncryptInit(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE);
     C_EncryptUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
     C_EncryptFinal(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
     C_DecryptInit(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE);
-    C_Decrypt(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
     C_DecryptUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
     C_DecryptFinal(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
     C_DigestInit(a: CK_MECHANISM_PTR);
@@ -184,6 +185,11 @@ unsafe extern "C" fn C_OpenSession(
     session: *mut CK_SESSION_HANDLE,
 ) -> CK_RV {
     forward(Function::C_OpenSession, Target::Slot(slot), |real| {
+        if let Some(code) = interposer::get()
+            .and_then(|interposer| interposer.settings.load().emulation.refuses_session(flags))
+        {
+            return code;
+        }
         let code = call_real!(real, C_OpenSession, slot, flags, application, notify, session);
         with_sessions(code, |interposer| {
             if !session.is_null() {
@@ -199,6 +205,7 @@ unsafe extern "C" fn C_CloseSession(session: CK_SESSION_HANDLE) -> CK_RV {
         // Before: the real module may give the same handle to another thread at once.
         if let Some(interposer) = interposer::get() {
             interposer.sessions.closed(session);
+            interposer.made_ivs.forget(session);
         }
         call_real!(real, C_CloseSession, session)
     })
@@ -210,6 +217,21 @@ unsafe extern "C" fn C_CloseAllSessions(slot: CK_SLOT_ID) -> CK_RV {
             interposer.sessions.all_closed(Some(slot));
         }
         call_real!(real, C_CloseAllSessions, slot)
+    })
+}
+
+unsafe extern "C" fn C_EncryptInit(
+    session: CK_SESSION_HANDLE,
+    mechanism: CK_MECHANISM_PTR,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    let Some(interposer) = interposer::get() else {
+        return CKR_GENERAL_ERROR;
+    };
+    forward(Function::C_EncryptInit, Target::Session(session), |real| {
+        let mode = interposer.settings.load().emulation.iv;
+        // SAFETY: the arguments are the application's own.
+        unsafe { gcm::encrypt_init(real, &interposer.made_ivs, mode, session, mechanism, key) }
     })
 }
 
@@ -227,8 +249,9 @@ unsafe extern "C" fn C_Encrypt(
         Ok(call) => call,
         Err(code) => return code,
     };
-    let code =
-        call_real!(interposer.real, C_Encrypt, session, data, data_bytes, output, output_bytes);
+    let (real, ivs) = (interposer.real, &interposer.made_ivs);
+    // SAFETY: the arguments are the application's own.
+    let code = unsafe { gcm::encrypt(real, ivs, session, data, data_bytes, output, output_bytes) };
     if call.flip_bit && code == CKR_OK && !output.is_null() && !output_bytes.is_null() {
         // SAFETY: the real module has said CKR_OK: it has written the output and its length.
         unsafe {
@@ -238,6 +261,22 @@ unsafe extern "C" fn C_Encrypt(
         }
     }
     code
+}
+
+unsafe extern "C" fn C_Decrypt(
+    session: CK_SESSION_HANDLE,
+    data: CK_BYTE_PTR,
+    data_bytes: CK_ULONG,
+    output: CK_BYTE_PTR,
+    output_bytes: CK_ULONG_PTR,
+) -> CK_RV {
+    let Some(interposer) = interposer::get() else {
+        return CKR_GENERAL_ERROR;
+    };
+    forward(Function::C_Decrypt, Target::Session(session), |real| {
+        let code = call_real!(real, C_Decrypt, session, data, data_bytes, output, output_bytes);
+        interposer.settings.load().emulation.decrypted(code)
+    })
 }
 
 /// Notes what a successful call did to the sessions.

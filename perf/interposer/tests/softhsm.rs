@@ -19,6 +19,9 @@ use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
+use cryptoki_sys::{
+    CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM, CK_RV, CKM_AES_GCM, CKR_BUFFER_TOO_SMALL, CKR_OK,
+};
 use serde::Deserialize;
 
 const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
@@ -442,6 +445,230 @@ fn a_flipped_bit() {
     let mut iv = [7; 12];
     let params = GcmParams::new(&mut iv, b"aad", 128.into()).unwrap();
     assert!(session.decrypt(&Mechanism::AesGcm(params), key, &wrong).is_err());
+}
+
+/// AES-GCM with these bytes as the application's IV; they are what the module makes of them.
+fn encrypt_with(
+    session: &Session,
+    key: ObjectHandle,
+    iv: &mut [u8],
+    plaintext: &[u8],
+) -> Result<Vec<u8>, RvError> {
+    let params = GcmParams::new(iv, b"aad", 128.into()).unwrap();
+    code_of(session.encrypt(&Mechanism::AesGcm(params), key, plaintext))
+}
+
+fn decrypt_with(
+    session: &Session,
+    key: ObjectHandle,
+    iv: &[u8],
+    ciphertext: &[u8],
+) -> Result<Vec<u8>, RvError> {
+    let mut iv = iv.to_vec();
+    let params = GcmParams::new(&mut iv, b"aad", 128.into()).unwrap();
+    code_of(session.decrypt(&Mechanism::AesGcm(params), key, ciphertext))
+}
+
+fn code_of<T>(result: Result<T, Error>) -> Result<T, RvError> {
+    result.map_err(|error| match error {
+        Error::Pkcs11(code, _) => code,
+        error => unreachable!("{error}"),
+    })
+}
+
+/// nShield and AWS CloudHSM: zeros become an IV, another one each time, with which the plain
+/// module decrypts; an IV of the application's own is refused.
+#[test]
+fn a_zeroed_buffer_is_filled() {
+    let bench = bench();
+    let session = bench.session(0);
+    log_in(&session);
+    let key = make_key(&session);
+    for written_by in ["", "iv_written_by = \"C_EncryptInit\"", "iv_written_by = \"C_Encrypt\""] {
+        bench.apply(&format!("iv = \"zeroed_buffer\"\n{written_by}"));
+        let mut made = Vec::new();
+        for plaintext in [b"".as_slice(), b"plaintext", b"plaintext"] {
+            let mut iv = [0; 12];
+            let ciphertext = encrypt_with(&session, key, &mut iv, plaintext).unwrap();
+            assert_eq!(ciphertext.len(), plaintext.len() + 16);
+            assert!(iv != [0; 12] && !made.contains(&(iv, ciphertext.clone())));
+            assert_eq!(decrypt_with(&session, key, &iv, &ciphertext).unwrap(), plaintext);
+            made.push((iv, ciphertext));
+        }
+        for mut own in [vec![7; 12], vec![0; 16], vec![0; 11], Vec::new(), vec![7; 16]] {
+            let refused = encrypt_with(&session, key, &mut own, b"plaintext");
+            assert_eq!(refused, Err(RvError::MechanismParamInvalid), "{own:?}");
+        }
+        bench.apply("");
+        for (iv, ciphertext) in &made {
+            decrypt_with(&session, key, iv, ciphertext).unwrap();
+        }
+        // What was begun in one mode does not reach into the next.
+        assert_eq!(encrypt_with(&session, key, &mut [0; 12], b"").unwrap().len(), 16);
+    }
+}
+
+/// Thales Luna: no IV is given, it stands at the end of the output, of either length.
+#[test]
+fn an_iv_is_appended() {
+    let bench = bench();
+    let session = bench.session(0);
+    log_in(&session);
+    let key = make_key(&session);
+    // The `cryptoki` crate gives ulIvBits 0 here.
+    for (bytes, iv_bytes) in
+        [("", 16), ("appended_iv_bytes = 16", 16), ("appended_iv_bytes = 12", 12)]
+    {
+        bench.apply(&format!("iv = \"appended\"\n{bytes}"));
+        let mut made = Vec::new();
+        for plaintext in [b"".as_slice(), b"plaintext", b"plaintext"] {
+            let output = encrypt_with(&session, key, &mut [], plaintext).unwrap();
+            let (ciphertext, iv) = output.split_at(plaintext.len() + 16);
+            assert_eq!(iv.len(), iv_bytes);
+            assert!(!made.contains(&output));
+            assert_eq!(decrypt_with(&session, key, iv, ciphertext).unwrap(), plaintext);
+            made.push(output);
+        }
+        for mut own in [vec![7; 12], vec![0; 12], vec![7; 16]] {
+            let refused = encrypt_with(&session, key, &mut own, b"plaintext");
+            assert_eq!(refused, Err(RvError::MechanismParamInvalid), "{own:?}");
+        }
+    }
+}
+
+/// PKCS#11 v2.40, 5.2: who asks for the length, or has too little room, hears the whole length, the
+/// IV's with it, and may go on.
+#[test]
+#[expect(unsafe_code, reason = "the cryptoki crate never has too little room")]
+fn lengths_have_the_iv_in_them() {
+    const DATA: &[u8] = b"plaintext";
+    let bench = bench();
+    let session = bench.session(0);
+    log_in(&session);
+    let key = make_key(&session);
+    let library = library();
+    // SAFETY: the library is loaded and initialised already, and stays so.
+    let functions = unsafe {
+        let library = libloading::Library::new(library).unwrap();
+        let get = library
+            .get::<unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV>(b"C_GetFunctionList")
+            .unwrap();
+        let mut list = std::ptr::null_mut();
+        assert_eq!(get(&raw mut list), CKR_OK);
+        *list
+    };
+    for (mode, iv_bytes, appended) in [
+        ("iv = \"appended\"\nappended_iv_bytes = 16", 0, 16),
+        ("iv = \"zeroed_buffer\"", 12, 0),
+        ("iv = \"zeroed_buffer\"\niv_written_by = \"C_Encrypt\"", 12, 0),
+    ] {
+        bench.apply(mode);
+        let needed = DATA.len() + 16 + appended;
+        let mut iv = [0_u8; 12];
+        let mut output = [0_u8; 64];
+        let mut parameters = CK_GCM_PARAMS {
+            pIv: iv.as_mut_ptr(),
+            ulIvLen: iv_bytes,
+            ulIvBits: 96,
+            pAAD: b"aad".as_ptr().cast_mut(),
+            ulAADLen: 3,
+            ulTagBits: 128,
+        };
+        let mut mechanism = CK_MECHANISM {
+            mechanism: CKM_AES_GCM,
+            pParameter: (&raw mut parameters).cast(),
+            ulParameterLen: size_of::<CK_GCM_PARAMS>().try_into().unwrap(),
+        };
+        // SAFETY: mechanism, parameters, IV and AAD outlive the operation.
+        let code = unsafe {
+            functions.C_EncryptInit.unwrap()(session.handle(), &raw mut mechanism, key.handle())
+        };
+        assert_eq!(code, CKR_OK);
+        let is_written = parameters.ulIvLen > 0 && !mode.contains("C_Encrypt");
+        let encrypt = |output: *mut u8, room: usize| {
+            let mut length = room.try_into().unwrap();
+            // SAFETY: `output` is null or has at least `room` bytes.
+            let code = unsafe {
+                functions.C_Encrypt.unwrap()(
+                    session.handle(),
+                    DATA.as_ptr().cast_mut(),
+                    DATA.len().try_into().unwrap(),
+                    output,
+                    &raw mut length,
+                )
+            };
+            (code, usize::try_from(length).unwrap())
+        };
+        assert_eq!(encrypt(std::ptr::null_mut(), 0), (CKR_OK, needed));
+        let short = encrypt(output.as_mut_ptr(), needed - 1);
+        assert_eq!(short, (CKR_BUFFER_TOO_SMALL, needed));
+        assert_eq!(iv != [0; 12], is_written, "{mode}");
+        assert_eq!(encrypt(output.as_mut_ptr(), needed), (CKR_OK, needed));
+        let (ciphertext, rest) = output.split_at(DATA.len() + 16);
+        let iv = if appended > 0 { &rest[..appended] } else { &iv };
+        assert_eq!(decrypt_with(&session, key, iv, ciphertext).unwrap(), DATA);
+        assert!(rest[appended..].iter().all(|byte| *byte == 0), "nothing behind the end");
+    }
+}
+
+/// Only what is said of a bad tag is another module's; what is right stays right.
+#[test]
+fn a_bad_tag_of_another_module() {
+    let bench = bench();
+    let session = bench.session(0);
+    log_in(&session);
+    let key = make_key(&session);
+    let iv = [7; 12];
+    let ciphertext = encrypt(&session, key);
+    let mut spoilt = ciphertext.clone();
+    spoilt[0] ^= 1;
+    for (settings, code) in [
+        ("", RvError::GeneralError),
+        ("bad_tag = \"CKR_FUNCTION_FAILED\"", RvError::FunctionFailed),
+        ("bad_tag = 0x40", RvError::EncryptedDataInvalid),
+    ] {
+        bench.apply(settings);
+        assert_eq!(decrypt_with(&session, key, &iv, &spoilt), Err(code), "{settings}");
+        assert_eq!(decrypt_with(&session, key, &iv, &ciphertext).unwrap(), b"plaintext");
+    }
+}
+
+/// A FIPS 140 level 3 world without a card; the keys that are there go on working.
+#[test]
+fn no_keys_are_made() {
+    let bench = bench();
+    let session = bench.session(0);
+    log_in(&session);
+    let key = make_key(&session);
+    let template = [Attribute::Token(false), Attribute::ValueLen(32.into())];
+    for (value, code) in [
+        ("true", RvError::FunctionFailed),
+        ("\"CKR_USER_NOT_LOGGED_IN\"", RvError::UserNotLoggedIn),
+    ] {
+        bench.apply(&format!("no_session_keys = {value}"));
+        let made = session.generate_key(&Mechanism::AesKeyGen, &template);
+        assert_eq!(code_of(made), Err(code));
+        assert_eq!(code_of(session.create_object(&[])), Err(code));
+        encrypt(&session, key);
+    }
+    bench.apply("no_session_keys = false");
+    make_key(&session);
+}
+
+/// Modules that have sessions of one kind alone.
+#[test]
+fn sessions_of_one_kind() {
+    let bench = bench();
+    let slot = bench.slots[0];
+    let outcomes = || {
+        let [rw, ro] = [bench.pkcs11.open_rw_session(slot), bench.pkcs11.open_ro_session(slot)];
+        [rw, ro].map(|opened| code_of(opened).err())
+    };
+    assert_eq!(outcomes(), [None, None]);
+    bench.apply("needs_rw = true");
+    assert_eq!(outcomes(), [None, Some(RvError::FunctionFailed)]);
+    bench.apply("no_rw_sessions = true");
+    assert_eq!(outcomes(), [Some(RvError::TokenWriteProtected), None]);
 }
 
 /// Settings that can't be read change nothing, and say why.

@@ -5,7 +5,6 @@ use cryptoki::object::Attribute;
 use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::codes::{self, Class};
 use super::ffi::RawError;
 use super::gcm::given_iv;
 use super::keys::Key;
@@ -106,8 +105,10 @@ impl Calls {
     /// bytes and the session's state.
     pub(super) fn probe(&mut self, token: &Shared) -> Result<(), Fault> {
         self.require_login(token)?;
-        if let ProbeKey::Untried = self.probe_key {
-            self.probe_key = self.make_probe_key()?;
+        if let ProbeKey::Untried = self.probe_key
+            && let Some(handle) = self.make_probe_key()?
+        {
+            self.probe_key = ProbeKey::Made(handle);
         }
         if let ProbeKey::Made(handle) = self.probe_key {
             let mut ciphertext = Vec::new();
@@ -126,10 +127,16 @@ impl Calls {
             .generate_random_slice(&mut *random)
             .map_err(|error| fault_of_error(&error))?;
         self.session()?.get_session_info().map_err(|error| fault_of_error(&error))?;
+        if let ProbeKey::Untried = self.probe_key {
+            self.require_login(token)?;
+            self.probe_key = ProbeKey::Refused;
+        }
         Ok(())
     }
 
-    fn make_probe_key(&self) -> Result<ProbeKey, Fault> {
+    /// `None` if the token made none. No code tells a refusal from trouble: a token that wants a
+    /// card may say that nobody is logged in, or that there is no token. What else it does tells.
+    fn make_probe_key(&self) -> Result<Option<CK_OBJECT_HANDLE>, Fault> {
         let template = [
             Attribute::Token(false),
             Attribute::ValueLen(cryptoki::types::Ulong::new(32)),
@@ -138,14 +145,7 @@ impl Calls {
             Attribute::Encrypt(true),
             Attribute::Decrypt(true),
         ];
-        match self.session()?.generate_key(&Mechanism::AesKeyGen, &template) {
-            Ok(key) => Ok(ProbeKey::Made(key.handle())),
-            Err(error) => match codes::code_of(&error).map(codes::class) {
-                Some(Class::Session | Class::Login | Class::Token | Class::Module) => {
-                    Err(fault_of_error(&error))
-                }
-                _ => Ok(ProbeKey::Refused),
-            },
-        }
+        let made = self.session()?.generate_key(&Mechanism::AesKeyGen, &template);
+        Ok(made.ok().map(|key| key.handle()))
     }
 }
