@@ -42,13 +42,15 @@ impl<'b> Authorization<'b> {
                 Some(comma) => (&rest[..comma], Some(&rest[comma + 1..])),
                 None => (rest, None),
             };
-            let (name, value) = cut(trim_blanks(parameter), b'=')
-                .ok_or(Malformed("a part of the Authorization header field has no ="))?;
-            let slot = match name {
-                b"Credential" => &mut credential,
-                b"SignedHeaders" => &mut signed_headers,
-                b"Signature" => &mut signature,
-                _ => return Err(Malformed("the Authorization header field has an unknown part")),
+            let parameter = trim_blanks(parameter);
+            let (slot, value) = if let Some(value) = parameter.strip_prefix(b"Credential=") {
+                (&mut credential, value)
+            } else if let Some(value) = parameter.strip_prefix(b"SignedHeaders=") {
+                (&mut signed_headers, value)
+            } else if let Some(value) = parameter.strip_prefix(b"Signature=") {
+                (&mut signature, value)
+            } else {
+                return Err(Malformed("the Authorization header field has an unknown part"));
             };
             if slot.replace(value).is_some() {
                 return Err(Malformed("the Authorization header field has a part twice"));
