@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -59,6 +60,20 @@ impl Setup {
         self
     }
 
+    /// Removes a member of the settings.
+    pub fn unset(mut self, section: &str, member: &str) -> Self {
+        self.table[section].as_table_mut().unwrap().remove(member).expect("a member");
+        self
+    }
+
+    /// Changes each store's section.
+    pub fn stores(mut self, mut change: impl FnMut(&mut Table)) -> Self {
+        for store in self.table["external_key_stores"].as_array_mut().unwrap() {
+            change(store.as_table_mut().unwrap());
+        }
+        self
+    }
+
     /// Sets a variable of the proxy's environment.
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
@@ -99,6 +114,7 @@ impl Setup {
             binary: binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_xks-proxy").into()),
             table: self.table,
             environment: self.environment,
+            user: None,
             settings_file,
             token,
             certificates,
@@ -120,6 +136,7 @@ pub struct Prepared {
     is_other: bool,
     table: Table,
     environment: Vec<(String, String)>,
+    user: Option<u32>,
     /// The settings file; a test may rewrite it.
     pub settings_file: PathBuf,
     /// Its token.
@@ -138,6 +155,19 @@ impl Prepared {
     /// Sets a variable of the proxy's environment.
     pub fn env(&mut self, name: &str, value: impl Into<String>) {
         self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// Has the proxy run as another user, whom all in its directory then belongs to. Only root
+    /// can do that.
+    pub fn run_as(&mut self, user: u32) {
+        // Where the program is need not be a place that everybody may enter.
+        let binary = self.directory.path().join("xks-proxy");
+        std::fs::copy(&self.binary, &binary).unwrap();
+        self.binary = binary;
+        self.user = Some(user);
+        let mut chown = Command::new("chown");
+        chown.arg("-R").arg(format!("{user}:{user}")).arg(self.directory.path());
+        tools::run(&mut chown, "chown(1) is needed");
     }
 
     /// Starts the proxy and waits until `/readyz` (another program: `/ping`) is 200.
@@ -198,7 +228,11 @@ impl Prepared {
     fn spawn(&self) -> Child {
         let log = File::create(self.log_file()).unwrap();
         let (name, value) = self.token.environment();
-        Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
             .current_dir(self.directory.path())
             .env("XKS_PROXY_SETTINGS_TOML", &self.settings_file)
             .env_remove("PKCS11_HSM_MODULE")
@@ -251,6 +285,11 @@ impl Proxy {
     /// A client that shows `identity`, if any.
     pub fn tls_config(&self, identity: Option<ClientIdentity>) -> Arc<ClientConfig> {
         self.prepared.certificates.client_config(identity, &[&TLS12, &TLS13], |_| {})
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its token.

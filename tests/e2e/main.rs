@@ -9,6 +9,7 @@ mod common;
 mod authentication;
 mod bad_settings;
 mod calls;
+mod confinement;
 mod drain;
 mod errors;
 mod hsm_trouble;
