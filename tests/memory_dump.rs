@@ -6,12 +6,11 @@
 //! library, whose memory `MALLOC_ARENA_MAX=1` keeps in `[heap]`, and the proxy by an allocator
 //! with mappings of its own.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 #[path = "common/mod.rs"]
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
@@ -38,47 +37,59 @@ fn needles() -> Vec<Vec<u8>> {
     needles
 }
 
-/// How often a needle is in each kind of mapping of the process's memory.
-fn search(proxy: &Proxy) -> BTreeMap<String, usize> {
+/// The needles in the process's memory: for each, the name of the mapping and the address.
+fn search(proxy: &Proxy) -> Vec<(String, u64)> {
     let needles = needles();
-    let finders: Vec<Finder<'_>> = needles.iter().map(|needle| Finder::new(needle)).collect();
-    let maps = std::fs::read_to_string(format!("/proc/{}/maps", proxy.pid())).unwrap();
-    let memory = File::open(format!("/proc/{}/mem", proxy.pid())).unwrap();
-    let mut found = BTreeMap::new();
-    for line in maps.lines() {
+    let finders: Vec<Finder<'_>> = needles.iter().map(Finder::new).collect();
+    let open = |file: &str| File::open(format!("/proc/{}/{file}", proxy.pid())).unwrap();
+    let (memory, pages) = (open("mem"), open("pagemap"));
+    let mut found = Vec::new();
+    for line in std::io::read_to_string(open("maps")).unwrap().lines() {
         let mut fields = line.split_whitespace();
         let (range, access) = (fields.next().unwrap(), fields.next().unwrap());
-        let name = fields.nth(3).unwrap_or("anonymous").to_owned();
+        let name = fields.nth(3).unwrap_or("anonymous");
         if !access.starts_with("rw") {
             continue;
         }
         let (start, end) = range.split_once('-').unwrap();
         let address = |text| u64::from_str_radix(text, 16).unwrap();
-        let (start, end) = (address(start), address(end));
-        // A needle may lie across the end of a piece, so pieces overlap.
-        const PIECE: u64 = 4 << 20;
-        let mut at = start;
-        while at < end {
-            let length = (end - at).min(PIECE + 256);
-            let mut piece = vec![0; usize::try_from(length).unwrap()];
-            if memory.read_exact_at(&mut piece, at).is_ok() {
-                for finder in &finders {
-                    for place in finder.find_iter(&piece) {
-                        if place < usize::try_from(PIECE).unwrap() {
-                            *found.entry(name.clone()).or_insert(0) += 1;
-                        }
-                    }
-                }
+        // Pages in a row that have contents: most of an allocator's mapping has none yet.
+        for (at, length) in present(&pages, address(start), address(end)) {
+            let mut bytes = vec![0; usize::try_from(length).unwrap()];
+            // A mapping may go while it is looked at.
+            if memory.read_exact_at(&mut bytes, at).is_err() {
+                continue;
             }
-            at += PIECE;
+            for place in finders.iter().flat_map(|finder| finder.find_iter(&bytes)) {
+                found.push((name.to_owned(), at + u64::try_from(place).unwrap()));
+            }
         }
     }
     found
 }
 
+/// Addresses and lengths of the runs of pages, between `start` and `end`, that are in memory or
+/// swapped out (proc_pid_pagemap(5)).
+fn present(pages: &File, start: u64, end: u64) -> Vec<(u64, u64)> {
+    const PAGE: u64 = 4096;
+    let mut entries = vec![0; usize::try_from((end - start) / PAGE * 8).unwrap()];
+    pages.read_exact_at(&mut entries, start / PAGE * 8).unwrap();
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for (entry, at) in entries.as_chunks().0.iter().zip((start..).step_by(4096)) {
+        if u64::from_ne_bytes(*entry) >> 62 == 0 {
+            continue;
+        }
+        match runs.last_mut() {
+            Some((first, length)) if *first + *length == at => *length += PAGE,
+            _ => runs.push((at, PAGE)),
+        }
+    }
+    runs
+}
+
 fn plaintext(number: usize) -> Vec<u8> {
     // Of several sizes, so that several kinds of buffers are used, and all alignments.
-    let before = "x".repeat(number % 7 + if number % 10 == 0 { 3_000 } else { 0 });
+    let before = "x".repeat(number % 7 + if number.is_multiple_of(10) { 3_000 } else { 0 });
     [before.as_bytes(), MARKER, format!(" {number}").as_bytes()].concat()
 }
 
@@ -88,6 +99,7 @@ fn no_plaintext_stays_in_memory_or_log() {
         let mut setup = Setup::new()
             .set("tracing.level", "TRACE")
             .set("security.allow_core_dumps", true)
+            .set("limits.body_timeout_milli", 2_000)
             .env("MALLOC_ARENA_MAX", "1");
         if is_tls {
             setup = setup.tls();
@@ -126,14 +138,25 @@ fn no_plaintext_stays_in_memory_or_log() {
         let mut unfinished = client.connect();
         unfinished.send(&request.as_bytes()[..request.len() - 1]).unwrap();
         proxy.wait_for("the unfinished request to arrive", |proxy| {
-            search(proxy).keys().any(|name| name != MODULE_HEAP)
+            search(proxy).iter().any(|(name, _)| name != MODULE_HEAP)
         });
         drop(unfinished);
 
         proxy.wait_for("the unfinished request to be forgotten", |proxy| {
             let found = search(proxy);
-            let is_gone = found.keys().all(|name| name == MODULE_HEAP);
-            eprintln!("TLS {is_tls}: {found:?}");
+            let is_gone = found.iter().all(|(name, _)| name == MODULE_HEAP);
+            eprintln!("TLS {is_tls}: {found:x?}");
+                for (n, a) in &found {
+                    let mut b = vec![0u8; 700];
+                    let m = File::open(format!("/proc/{}/mem", proxy.pid())).unwrap();
+                    m.read_exact_at(&mut b, a - 300).unwrap();
+                    eprintln!("{n} {}", String::from_utf8_lossy(&b).escape_debug());
+                }
+                eprintln!(
+                    "{}",
+                    std::fs::read_to_string(format!("/proc/{}/maps", proxy.pid())).unwrap()
+                );
+            }
             is_gone
         });
         let log = proxy.log();

@@ -75,8 +75,8 @@ fn confinement(section: &Section<'_>) -> Option<Confinement> {
     let read = paths(section, "landlock_read");
     let write = paths(section, "landlock_write");
     let (is_on, read, write) = (is_on?, read?, write?);
-    if !is_on && !(read.is_empty() && write.is_empty()) {
-        let name = if read.is_empty() { "landlock_write" } else { "landlock_read" };
+    let names = [("landlock_read", &read), ("landlock_write", &write)];
+    for (name, _) in names.iter().filter(|(_, paths)| !is_on && !paths.is_empty()) {
         let problem = "it has no effect: landlock is not on";
         section.report().notice(&section.place_of(name), problem, "set landlock to true");
     }
