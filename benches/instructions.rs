@@ -7,7 +7,7 @@
 //!
 //! `-- --write` writes the baselines anew; `-- --profile STAGE` keeps callgrind's output file for
 //! `callgrind_annotate` and says where it is.
-#![expect(clippy::expect_used, reason = "a bench may")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a bench may")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! How long each stage takes: `cargo bench --bench stages`.
-#![expect(clippy::expect_used, reason = "a bench may")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a bench may")]
 
 mod common;
 

@@ -233,6 +233,11 @@ pub const CPU_SAMPLE_INTERVAL: u32 = 8;
 /// Samples by which a token is held to compute in our process or to wait.
 pub const CPU_SAMPLES_PER_WINDOW: u32 = 32;
 
+// ---- Secrets
+
+/// A file with one secret: a PIN or a secret access key.
+pub const MAX_SECRET_FILE_BYTES: u64 = 4096;
+
 // ---- Command line
 
 /// Keys and labels that one line of the start-up log names; the rest are counted.

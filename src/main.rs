@@ -2,9 +2,19 @@
 
 use std::process::ExitCode;
 
-/// Small allocations come and go on every thread; this allocator keeps them apart.
+#[cfg(not(address_sanitizer))]
+use mimalloc::MiMalloc;
+#[cfg(not(address_sanitizer))]
+use zeroizing_alloc::ZeroAlloc;
+
+/// Small allocations come and go on every thread; mimalloc keeps them apart. What is freed is
+/// wiped: libraries in between (TLS, JSON) do not wipe the plaintext that went through them.
+///
+/// The address sanitizer needs an allocator that it knows: built with `--cfg address_sanitizer`,
+/// the program has the system's.
+#[cfg(not(address_sanitizer))]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 fn main() -> ExitCode {
     xks_proxy::cli::run()

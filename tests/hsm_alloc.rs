@@ -1,7 +1,7 @@
 //! The path from a loop's job to the HSM and back does not allocate once it is warm.
 
 #![expect(unsafe_code, reason = "an allocator that counts")]
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod hsm_support;
 

@@ -1,7 +1,7 @@
 //! SoftHSM2's bad days: return codes, hangs, removal and corruption put in front of it by the
 //! interposer. The caller sees right answers, or failures, and never a wrong answer.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod hsm_support;
 

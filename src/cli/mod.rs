@@ -5,6 +5,7 @@ pub mod client;
 pub mod demo;
 mod hsm_session;
 pub mod keys;
+mod lockdown;
 pub mod serve;
 mod startup_log;
 
@@ -71,7 +72,11 @@ enum Command {
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn run() -> ExitCode {
-    let outcome = match Arguments::parse().command.unwrap_or(Command::Serve) {
+    let arguments = Arguments::parse();
+    if let Err(error) = lockdown::forbid_dumps() {
+        eprintln!("core dumps cannot be forbidden: {error}");
+    }
+    let outcome = match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(),
         Command::Check { file, hsm, strict } => check::run(file.as_deref(), hsm, strict),
         Command::Keys { file } => keys::run(file.as_deref()),

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_UNAVAILABLE, Failed, startup_log};
+use super::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_UNAVAILABLE, Failed, lockdown, startup_log};
 use crate::hsm::Hsm;
-use crate::hsm::pkcs11::ffi::set_environment;
+use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
 use crate::limits::HSM_STOP_TIMEOUT;
 use crate::observe::log;
 use crate::server::Server;
@@ -25,16 +25,35 @@ pub fn run() -> Result<(), Failed> {
     let (settings, findings) = super::load(None, false)?;
     // No thread has been started yet.
     set_environment(&settings.pkcs11.environment);
+    let dumps = lockdown::dumps(&settings.confinement);
+    let modules = lock_down(&settings)?;
     let log = log::start(&settings.tracing)
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
     log_panics();
+    if let Err(error) = dumps {
+        tracing::warn!(error, "core dumps are not as the settings have them");
+    }
     let outcome = serve(&settings, &findings, &log);
+    drop(modules);
     if let Err(failed) = &outcome {
         tracing::error!("{}", failed.message);
     }
     tracing::info!("stopped");
     log.stop();
     outcome
+}
+
+/// Restricts the process if the settings say so. The modules are loaded before, since a vendor's
+/// library may be put together from files anywhere, and stay loaded for as long as these live.
+fn lock_down(settings: &Settings) -> Result<Vec<RawModule>, Failed> {
+    if settings.confinement.landlock.is_none() {
+        return Ok(Vec::new());
+    }
+    // One that cannot be loaded is reported when it is to be used.
+    let modules = settings.pkcs11.tokens.iter().filter_map(|it| RawModule::load(&it.module).ok());
+    let modules = modules.collect();
+    lockdown::landlock(settings).map_err(|message| Failed::new(EXIT_UNAVAILABLE, message))?;
+    Ok(modules)
 }
 
 fn serve(settings: &Settings, findings: &[Finding], log: &log::Log) -> Result<(), Failed> {

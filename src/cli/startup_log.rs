@@ -25,6 +25,8 @@ pub(super) fn settings(settings: &Settings, findings: &[Finding]) {
         mtls = tls.is_some_and(|tls| tls.is_client_certificate_required),
         ciphertext_metadata_bytes = settings.server.ciphertext_metadata.as_ref().map(Vec::len),
         request_deadline = ?settings.limits.timeouts.request,
+        core_dumps = settings.confinement.allow_core_dumps,
+        landlock = settings.confinement.landlock.is_some(),
         "switched on"
     );
     if !settings.is_sigv4_auth_enabled {

@@ -225,7 +225,7 @@ impl Peer {
 
     /// One read, decrypted, into the protocol's buffer.
     fn fill(&mut self, max_bytes: usize, turn: &mut Turn) -> Result<Filled, PeerError> {
-        let Turn { scratch, protocol, moment, outgoing, .. } = turn;
+        let scratch = &mut turn.scratch;
         let partial = self.tls.as_ref().map_or(&[][..], Session::partial);
         let offset = partial.len();
         scratch[..offset].copy_from_slice(partial);
@@ -250,6 +250,21 @@ impl Peer {
         if count < max_bytes && !self.is_read_closed {
             self.is_readable = false;
         }
+        let filled = self.take_in(offset, count, turn);
+        // It has plaintext in it. (Not dead stores: the next read may leave any of it as it is.)
+        turn.scratch[..offset + count].fill(0);
+        filled
+    }
+
+    /// Hands on what has been read: `count` bytes of the scratch memory, behind `offset` that
+    /// make a whole record with them.
+    fn take_in(
+        &mut self,
+        offset: usize,
+        count: usize,
+        turn: &mut Turn,
+    ) -> Result<Filled, PeerError> {
+        let Turn { scratch, protocol, moment, outgoing, .. } = turn;
         let Some(tls) = &mut self.tls else {
             self.connection.receive(protocol, moment, &scratch[..count]);
             return Ok(Filled::Bytes(count));
@@ -389,8 +404,13 @@ impl Peer {
         loop {
             match self.stream.read(&mut turn.scratch) {
                 Ok(0) => return Fate::Ends,
-                Ok(count) if count >= *left => return Fate::Ends,
-                Ok(count) => *left -= count,
+                Ok(count) => {
+                    turn.scratch[..count].fill(0);
+                    if count >= *left {
+                        return Fate::Ends;
+                    }
+                    *left -= count;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.is_readable = false;
                     return Fate::Stays;

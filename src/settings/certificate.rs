@@ -1,7 +1,5 @@
 //! Certificates and keys from PEM files, and what is wrong with them.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,6 +13,7 @@ use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
 use super::CertificateSummary;
+use super::file::{self, Status};
 use super::section::{Member, shown};
 use crate::limits::{CERTIFICATE_WARNING_DAYS, MAX_PEM_BYTES};
 use crate::observe::timestamp::civil_from_days;
@@ -22,19 +21,21 @@ use crate::observe::timestamp::civil_from_days;
 const SECS_PER_DAY: i64 = 86_400;
 
 /// The PEM text of the file that `member` names.
-fn read(member: &Member<'_>, remedy: &str) -> Option<Zeroizing<Vec<u8>>> {
+fn read(member: &Member<'_>, remedy: &str) -> Option<(Zeroizing<Vec<u8>>, Status)> {
     let name = member.string(remedy)?;
     if name.is_empty() {
         member.mistake("it is empty", remedy);
         return None;
     }
-    let bytes = read_file(Path::new(name));
-    match bytes {
-        Ok(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => {
+    match file::read(Path::new(name), MAX_PEM_BYTES) {
+        Ok((bytes, _)) if bytes.iter().all(u8::is_ascii_whitespace) => {
             member.mistake(format!("{} is empty", shown(name)), remedy);
             None
         }
-        Ok(bytes) => Some(bytes),
+        Ok((bytes, status)) => {
+            member.report().add_file(Path::new(name));
+            Some((bytes, status))
+        }
         Err(error) => {
             member.mistake(format!("{} cannot be read: {error}", shown(name)), remedy);
             None
@@ -42,24 +43,12 @@ fn read(member: &Member<'_>, remedy: &str) -> Option<Zeroizing<Vec<u8>>> {
     }
 }
 
-fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut open = File::open(path)?;
-    let length = open.metadata()?.len();
-    if length > MAX_PEM_BYTES {
-        return Err(io::Error::other(format!("it is larger than {MAX_PEM_BYTES} bytes")));
-    }
-    let capacity = usize::try_from(length).unwrap_or(0) + 1;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
-    open.by_ref().take(MAX_PEM_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 /// All certificates of a file, at least one.
 pub(super) fn read_chain(
     member: &Member<'_>,
     remedy: &str,
 ) -> Option<Vec<CertificateDer<'static>>> {
-    let bytes = read(member, remedy)?;
+    let (bytes, _) = read(member, remedy)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match certificates {
         Ok(certificates) if certificates.is_empty() => {
@@ -78,7 +67,9 @@ pub(super) fn read_chain(
 /// The first private key of a file.
 pub(super) fn read_key(member: &Member<'_>) -> Option<PrivateKeyDer<'static>> {
     let remedy = "name the PEM file with the certificate's private key (PKCS#8, PKCS#1 or SEC1)";
-    let bytes = read(member, remedy)?;
+    let (bytes, status) = read(member, remedy)?;
+    let path = Path::new(member.string(remedy)?);
+    file::check(&status, path, true, member.place(), member.report());
     let has = |mark: &str| memchr::memmem::find(&bytes, mark.as_bytes()).is_some();
     if has("BEGIN ENCRYPTED PRIVATE KEY") || has("Proc-Type: 4,ENCRYPTED") {
         let remedy = "decrypt it (openssl pkey -in KEY -out PLAIN_KEY) into a file that only the \

@@ -1,16 +1,13 @@
 //! From a file to [`Settings`].
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
-use zeroize::Zeroizing;
 
 use super::report::{Finding, Place, Report, Severity};
 use super::section::{Section, wipe};
-use super::{Settings, pkcs11, security, server, stores, tracing};
+use super::{Settings, file, pkcs11, security, server, stores, tracing};
 use crate::limits::MAX_SETTINGS_BYTES;
 
 /// Names the settings file.
@@ -37,26 +34,26 @@ pub(super) fn variable(environment: Environment<'_>, name: &str) -> Option<OsStr
 /// # Errors
 /// All findings, at least one of which is a [`Severity::Mistake`], in the order of the file.
 pub fn load(
-    file: &Path,
+    path: &Path,
     is_strict: bool,
     environment: Environment<'_>,
 ) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
-    let bytes = read(file).map_err(|error| {
+    let (bytes, status) = file::read(path, MAX_SETTINGS_BYTES).map_err(|error| {
         let problem = format!("it cannot be read: {error}");
         let remedy = format!("name a readable file in {XKS_PROXY_SETTINGS_TOML}");
-        vec![whole_file(file, problem, remedy)]
+        vec![whole_file(path, problem, remedy)]
     })?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
         let problem = format!("line {line} is not UTF-8");
-        vec![whole_file(file, problem, "save the file in UTF-8".to_owned())]
+        vec![whole_file(path, problem, "save the file in UTF-8".to_owned())]
     })?;
-    let report = Report::new(file, text, is_strict);
+    let report = Report::new(path, text, is_strict);
     let (mut document, errors) = DeTable::parse_recoverable(text);
     let settings = if report_syntax(&report, &errors) {
         None
     } else {
-        read_settings(file, document.get_ref(), &report, environment)
+        read_settings(path, &status, document.get_ref(), &report, environment)
     };
     wipe(document.get_mut());
     let has_mistakes = report.has_mistakes();
@@ -89,12 +86,16 @@ fn report_syntax(report: &Report<'_>, errors: &[toml::de::Error]) -> bool {
 }
 
 fn read_settings(
-    file: &Path,
+    path: &Path,
+    status: &file::Status,
     document: &DeTable<'_>,
     report: &Report<'_>,
     environment: Environment<'_>,
 ) -> Option<Settings> {
     let root = Section::root(document, report);
+    // Before any file with a secret is read.
+    let strict = security::strict_file_permissions(&root);
+    report.set_strict_about_files(strict == Some(true));
     let server = server::read(&root);
     let tracing = tracing::read(&root);
     let security = security::read(&root);
@@ -102,32 +103,38 @@ fn read_settings(
     let stores = stores::read(&root, is_sigv4_auth_enabled);
     let pkcs11 = pkcs11::read(&root, environment);
     let limits = super::limits::read(&root);
-    let security = security?;
+    let holds_secret = holds_secret(document);
+    file::check(status, path, holds_secret, &Place { member: String::new(), offset: None }, report);
+    strict?;
+    let mut security = security?;
+    if let Some(landlock) = &mut security.confinement.landlock {
+        landlock.reload = file::directories(&report.files());
+    }
     Some(Settings {
-        file: file.to_owned(),
+        file: path.to_owned(),
         server: server?,
         tracing: tracing?,
         is_sigv4_auth_enabled: security.is_sigv4_auth_enabled,
         tls: security.tls,
+        confinement: security.confinement,
         stores: stores?,
         pkcs11: pkcs11?,
         limits: limits?,
     })
 }
 
-/// The file's bytes, in memory that is wiped.
-fn read(file: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut open = File::open(file)?;
-    let length = open.metadata()?.len();
-    if length > MAX_SETTINGS_BYTES {
-        let message = format!("it is larger than {MAX_SETTINGS_BYTES} bytes");
-        return Err(io::Error::other(message));
-    }
-    // One byte more, so that reading to the end does not move what has been read.
-    let capacity = usize::try_from(length).unwrap_or(0) + 1;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
-    open.by_ref().take(MAX_SETTINGS_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// Whether the text itself has a PIN or a secret access key.
+fn holds_secret(document: &DeTable<'_>) -> bool {
+    let is_there = |table: &DeTable<'_>, name: &str| {
+        table.get(name).is_some_and(|value| value.get_ref().as_str() != Some(""))
+    };
+    let pkcs11 = document.get("pkcs11").and_then(|section| section.get_ref().as_table());
+    let stores = document.get("external_key_stores").and_then(|list| list.get_ref().as_array());
+    pkcs11.is_some_and(|section| is_there(section, "user_pin"))
+        || stores.into_iter().flat_map(|list| list.iter()).any(|store| {
+            let store = store.get_ref().as_table();
+            store.is_some_and(|store| is_there(store, "sigv4_secret_access_key"))
+        })
 }
 
 /// The settings file's path: what `XKS_PROXY_SETTINGS_TOML` says in the environment, else in
@@ -150,7 +157,7 @@ pub fn locate_by(environment: Environment<'_>, bootstrap: &Path) -> Result<PathB
     let not_set = format!("{XKS_PROXY_SETTINGS_TOML} is not set in the environment");
     let remedy =
         format!("set {XKS_PROXY_SETTINGS_TOML} to the settings file's path, there or here");
-    let bytes = read(bootstrap).map_err(|error| {
+    let (bytes, _) = file::read(bootstrap, MAX_SETTINGS_BYTES).map_err(|error| {
         let problem = format!("{not_set}, and this file cannot be read: {error}");
         vec![whole_file(bootstrap, problem, remedy.clone())]
     })?;

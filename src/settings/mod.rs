@@ -5,11 +5,13 @@
 
 mod certificate;
 mod client_verifier;
+mod file;
 mod known;
 mod limits;
 mod load;
 mod pkcs11;
 mod report;
+mod secret;
 mod section;
 mod security;
 mod server;
@@ -48,6 +50,8 @@ pub struct Settings {
     pub is_sigv4_auth_enabled: bool,
     /// `[tls]`, if `[security] is_tls_enabled`.
     pub tls: Option<Tls>,
+    /// What `[security]` says of the process itself.
+    pub confinement: Confinement,
     /// `[[external_key_stores]]`
     pub stores: Vec<Store>,
     /// `[pkcs11]`, with `[pkcs11_logger]` and `[hsm_capabilities]`
@@ -81,6 +85,27 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// How many proxies serve these stores: `xksProxyFleetSize` in health answers, at least 1.
     pub fleet_size: u32,
+}
+
+/// What the process denies itself and others: `[security]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// `allow_core_dumps`: also lets processes of the same user read this one's memory.
+    pub allow_core_dumps: bool,
+    /// `landlock`, if it is on.
+    pub landlock: Option<LandlockPaths>,
+}
+
+/// `[security] landlock_read`, `landlock_write`: what a vendor's library needs beyond what the
+/// proxy itself does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LandlockPaths {
+    /// Files and directories to read, with all below.
+    pub read: Vec<PathBuf>,
+    /// Files and directories to read and write, with all below.
+    pub write: Vec<PathBuf>,
+    /// Directories of what a reload reads again: the settings, certificates, secrets.
+    pub reload: Vec<PathBuf>,
 }
 
 /// `[tls]`, read and checked: the key fits the certificate.

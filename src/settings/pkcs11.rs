@@ -6,10 +6,10 @@ use super::Pkcs11;
 use super::known::nearest;
 use super::load::{Environment, PKCS11_HSM_MODULE, variable};
 use super::report::{Place, Report};
+use super::secret;
 use super::section::{Section, shown};
 use crate::hsm::config::{IvMode, TokenConfig, TokenSelector};
 use crate::limits::MAX_SESSIONS_PER_TOKEN;
-use crate::observe::redaction::Secret;
 
 /// They tune the reference proxy's session pool, which has no counterpart here.
 const WITHOUT_EFFECT: [&str; 3] =
@@ -28,7 +28,8 @@ const PROFILES: [(&str, IvMode); 7] = [
 
 const MODULE_REMEDY: &str = "write the path of the HSM vendor's PKCS#11 library, or set the \
                              environment variable PKCS11_HSM_MODULE, which goes before it";
-const PIN_REMEDY: &str = "write the PIN in quotes, \"\" if there is none";
+const PIN_REMEDY: &str = "write the PIN in quotes, \"\" if there is none, or name its file in \
+                          user_pin_file";
 const PROFILE_REMEDY: &str = "write one of cloudhsm, kryoptic, luna, nshield, nss, opencryptoki, \
                               softhsm2, or can_generate_iv and is_zero_iv_required instead";
 
@@ -38,10 +39,8 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
     let remedy = "add it with PKCS11_HSM_MODULE, user_pin and session_pool_max_size";
     let section = root.require_section("pkcs11", remedy)?;
     let module = module(&section, environment);
-    let user_pin = section
-        .require("user_pin", PIN_REMEDY)
-        .and_then(|member| member.string(PIN_REMEDY))
-        .map(|pin| Secret::new(pin.to_owned()));
+    let user_pin =
+        secret::read(&section, "user_pin", "user_pin_file", PIN_REMEDY).map(|(_, pin)| pin);
     let sessions_remedy = "write how many sessions to keep open, such as 30 \
                            (requests a second x seconds that the HSM takes for one)";
     let max_sessions =

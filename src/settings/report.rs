@@ -1,6 +1,6 @@
 //! What is found in a settings file: mistakes, warnings, notices, each with its place.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -77,6 +77,10 @@ pub(super) struct Report<'t> {
     /// Where each line begins.
     lines: Vec<usize>,
     is_strict: bool,
+    /// `[security] strict_file_permissions`
+    is_strict_about_files: Cell<bool>,
+    /// Files that were read, the settings file first.
+    files: RefCell<Vec<PathBuf>>,
     findings: RefCell<Vec<Finding>>,
 }
 
@@ -84,7 +88,37 @@ impl<'t> Report<'t> {
     pub(super) fn new(file: &'t Path, text: &'t str, is_strict: bool) -> Self {
         let line_ends = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
         let lines = std::iter::once(0).chain(line_ends.map(|(at, _)| at + 1)).collect();
-        Self { file, text, lines, is_strict, findings: RefCell::default() }
+        Self {
+            file,
+            text,
+            lines,
+            is_strict,
+            is_strict_about_files: Cell::new(false),
+            files: RefCell::new(vec![file.to_owned()]),
+            findings: RefCell::default(),
+        }
+    }
+
+    pub(super) fn set_strict_about_files(&self, is_strict: bool) {
+        self.is_strict_about_files.set(is_strict);
+    }
+
+    /// Remembers a file that the settings name and that was read.
+    pub(super) fn add_file(&self, file: &Path) {
+        self.files.borrow_mut().push(file.to_owned());
+    }
+
+    /// All files that were read so far.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.borrow().clone()
+    }
+
+    /// A file with a secret that is open to others: a warning, or a mistake if
+    /// `strict_file_permissions` is on.
+    pub(super) fn exposed(&self, place: &Place, problem: String, remedy: String) {
+        let is_strict = self.is_strict_about_files.get();
+        let severity = if is_strict { Severity::Mistake } else { Severity::Warning };
+        self.add(severity, place, problem, remedy);
     }
 
     pub(super) fn mistake(

@@ -69,6 +69,14 @@ impl<'a> Section<'a> {
         Some(Member { place: self.place_of(name), value: value.get_ref(), report: self.report })
     }
 
+    /// A member of the section `[name]`, without a word on what else is in it.
+    pub(super) fn member_of(&self, name: &str, member: &str) -> Option<Member<'a>> {
+        let table = self.table.get(name)?.get_ref().as_table()?;
+        let (key, value) = table.get_key_value(member)?;
+        let place = Place { member: format!("{name}.{member}"), offset: Some(key.span().start) };
+        Some(Member { place, value: value.get_ref(), report: self.report })
+    }
+
     /// A member that has to be there.
     pub(super) fn require(&self, name: &str, remedy: &str) -> Option<Member<'a>> {
         let member = self.get(name);

@@ -1,11 +1,14 @@
 //! `[security]`, and `[tls]` if it is switched on
 
+use std::path::PathBuf;
+
 use super::section::{Section, shown};
-use super::{Tls, tls};
+use super::{Confinement, LandlockPaths, Tls, tls};
 
 pub(super) struct Security {
     pub(super) is_sigv4_auth_enabled: bool,
     pub(super) tls: Option<Tls>,
+    pub(super) confinement: Confinement,
 }
 
 pub(super) fn read(root: &Section<'_>) -> Option<Security> {
@@ -29,6 +32,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Security> {
         section.report().notice(&place, problem, "set it to true where nothing does");
     }
     secondary_authorization(&section);
+    let confinement = confinement(&section);
     let (is_tls_enabled, is_mtls_enabled) = (is_tls_enabled?, is_mtls_enabled?);
     if is_mtls_enabled && !is_tls_enabled {
         let place = section.place_of("is_mtls_enabled");
@@ -43,7 +47,60 @@ pub(super) fn read(root: &Section<'_>) -> Option<Security> {
     } else {
         None
     };
-    Some(Security { is_sigv4_auth_enabled: is_sigv4_auth_enabled?, tls })
+    Some(Security { is_sigv4_auth_enabled: is_sigv4_auth_enabled?, tls, confinement: confinement? })
+}
+
+/// `None` if it is no boolean, which is reported; false if it, or the section, is not there.
+pub(super) fn strict_file_permissions(root: &Section<'_>) -> Option<bool> {
+    // What is wrong with the section as a whole is for `read` to report.
+    let Some(member) = root.member_of("security", "strict_file_permissions") else {
+        return Some(false);
+    };
+    member.bool()
+}
+
+fn confinement(section: &Section<'_>) -> Option<Confinement> {
+    let switch = |name| match section.get(name) {
+        Some(member) => member.bool(),
+        None => Some(false),
+    };
+    let allow_core_dumps = switch("allow_core_dumps");
+    if allow_core_dumps == Some(true) {
+        let place = section.place_of("allow_core_dumps");
+        let problem = "a core file has plaintext, secrets and the PIN in it, and processes of the \
+                       same user can read them in memory";
+        section.report().warning(&place, problem, "remove it once you have what you look for");
+    }
+    let is_on = switch("landlock");
+    let read = paths(section, "landlock_read");
+    let write = paths(section, "landlock_write");
+    let (is_on, read, write) = (is_on?, read?, write?);
+    let names = [("landlock_read", &read), ("landlock_write", &write)];
+    for (name, _) in names.iter().filter(|(_, paths)| !is_on && !paths.is_empty()) {
+        let problem = "it has no effect: landlock is not on";
+        section.report().notice(&section.place_of(name), problem, "set landlock to true");
+    }
+    let landlock = is_on.then_some(LandlockPaths { read, write, reload: Vec::new() });
+    Some(Confinement { allow_core_dumps: allow_core_dumps?, landlock })
+}
+
+/// Paths that are there: no access can be given to one that is not.
+fn paths(section: &Section<'_>, name: &str) -> Option<Vec<PathBuf>> {
+    let Some(member) = section.get(name) else {
+        return Some(Vec::new());
+    };
+    let remedy = "write a list of files and directories, such as [\"/opt/vendor\"]";
+    let mut paths = Vec::new();
+    let mut is_right = true;
+    for (place, text) in member.strings(remedy)? {
+        if let Err(error) = std::fs::metadata(text) {
+            let problem = format!("\"{}\" cannot be found: {error}", shown(text));
+            section.report().mistake(&place, problem, remedy);
+            is_right = false;
+        }
+        paths.push(PathBuf::from(text));
+    }
+    is_right.then_some(paths)
 }
 
 /// A security control is never dropped in silence: whoever asks for one that is not here is told.

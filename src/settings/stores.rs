@@ -4,13 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::report::Place;
 use super::section::{Member, Section, shown};
-use super::{Credential, Store};
+use super::{Credential, Store, secret};
 use crate::limits::{
     MAX_ACCESS_KEY_ID_BYTES, MAX_KEY_ID_BYTES, MAX_SECRET_ACCESS_KEY_BYTES,
     MAX_URI_PATH_PREFIX_BYTES, MIN_ACCESS_KEY_ID_BYTES, MIN_SECRET_ACCESS_KEY_BYTES,
     MIN_URI_PATH_PREFIX_BYTES,
 };
-use crate::observe::redaction::Secret;
 
 /// What the API's paths have after the prefix.
 const API_PATH: &str = "/kms/xks/v1";
@@ -98,14 +97,16 @@ fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Place>) -> Option<St
 
 /// `Some(None)` if both members are empty. Neither value is shown: they get mixed up.
 fn credential(section: &Section<'_>) -> Option<Option<Credential>> {
-    let read = |name, remedy| {
-        let member = section.require(name, remedy)?;
-        let text = member.string(remedy)?;
-        Some((member, text))
-    };
-    let access_key_id = read("sigv4_access_key_id", ACCESS_KEY_ID_REMEDY);
-    let secret = read("sigv4_secret_access_key", SECRET_REMEDY);
-    if let (Some((member, "")), Some((_, ""))) = (&access_key_id, &secret) {
+    let access_key_id =
+        section.require("sigv4_access_key_id", ACCESS_KEY_ID_REMEDY).and_then(|member| {
+            let text = member.string(ACCESS_KEY_ID_REMEDY)?;
+            Some((member, text))
+        });
+    let names = ("sigv4_secret_access_key", "sigv4_secret_access_key_file");
+    let secret = secret::read(section, names.0, names.1, SECRET_REMEDY);
+    if let (Some((member, "")), Some((_, secret))) = (&access_key_id, &secret)
+        && secret.expose().is_empty()
+    {
         let problem = "the store has no credential: each of its calls will be refused";
         let remedy = "write sigv4_access_key_id and sigv4_secret_access_key, the same as in KMS";
         member.warning(problem, remedy);
@@ -116,7 +117,8 @@ fn credential(section: &Section<'_>) -> Option<Option<Credential>> {
         let is_allowed = |byte: u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
         checked(&member, text, allowed, is_allowed, ACCESS_KEY_ID_REMEDY)
     });
-    let secret = secret.and_then(|(member, text)| {
+    let secret = secret.and_then(|(member, secret)| {
+        let text = secret.expose().as_str();
         let allowed = MIN_SECRET_ACCESS_KEY_BYTES..=MAX_SECRET_ACCESS_KEY_BYTES;
         let is_allowed =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'+' | b'=');
@@ -124,12 +126,10 @@ fn credential(section: &Section<'_>) -> Option<Option<Credential>> {
             let problem = "this secret is published in the reference proxy's samples";
             member.warning(problem, "replace it, here and in KMS, with one that nobody knows");
         }
-        checked(&member, text, allowed, is_allowed, SECRET_REMEDY)
+        checked(&member, text, allowed, is_allowed, SECRET_REMEDY)?;
+        Some(secret)
     });
-    Some(Some(Credential {
-        access_key_id: access_key_id?.to_owned(),
-        secret_access_key: Secret::new(secret?.to_owned()),
-    }))
+    Some(Some(Credential { access_key_id: access_key_id?.to_owned(), secret_access_key: secret? }))
 }
 
 fn checked<'t>(

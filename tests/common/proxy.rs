@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -81,6 +82,20 @@ impl Setup {
         self
     }
 
+    /// Removes a member of the settings.
+    pub fn unset(mut self, section: &str, member: &str) -> Self {
+        self.table[section].as_table_mut().unwrap().remove(member).expect("a member");
+        self
+    }
+
+    /// Changes each store's section.
+    pub fn stores(mut self, mut change: impl FnMut(&mut Table)) -> Self {
+        for store in self.table["external_key_stores"].as_array_mut().unwrap() {
+            change(store.as_table_mut().unwrap());
+        }
+        self
+    }
+
     /// Sets a variable of the proxy's environment.
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
@@ -122,6 +137,7 @@ impl Setup {
             table: self.table,
             environment: self.environment,
             has_bootstrap: false,
+            user: None,
             settings_file,
             token,
             certificates,
@@ -145,6 +161,7 @@ pub struct Prepared {
     environment: Vec<(String, String)>,
     /// The settings file is not named in the environment.
     has_bootstrap: bool,
+    user: Option<u32>,
     /// The settings file; a test may rewrite it.
     pub settings_file: PathBuf,
     /// Its token.
@@ -178,6 +195,19 @@ impl Prepared {
         std::fs::rename(&self.settings_file, &settings_file).unwrap();
         self.settings_file = settings_file;
         self.has_bootstrap = true;
+    }
+
+    /// Has the proxy run as another user, whom all in its directory then belongs to. Only root
+    /// can do that.
+    pub fn run_as(&mut self, user: u32) {
+        // Where the program is need not be a place that everybody may enter.
+        let binary = self.directory.path().join("xks-proxy");
+        std::fs::copy(&self.binary, &binary).unwrap();
+        self.binary = binary;
+        self.user = Some(user);
+        let mut chown = Command::new("chown");
+        chown.arg("-R").arg(format!("{user}:{user}")).arg(self.directory.path());
+        tools::run(&mut chown, "chown(1) is needed");
     }
 
     /// Starts the proxy and waits until `/readyz` (another program: `/ping`) is 200.
@@ -243,6 +273,9 @@ impl Prepared {
             true => command.env_remove("XKS_PROXY_SETTINGS_TOML"),
             false => command.env("XKS_PROXY_SETTINGS_TOML", &self.settings_file),
         };
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
             .current_dir(self.directory.path())
             .env_remove("PKCS11_HSM_MODULE")
@@ -298,6 +331,11 @@ impl Proxy {
     /// A client that shows `identity`, if any.
     pub fn tls_config(&self, identity: Option<ClientIdentity>) -> Arc<ClientConfig> {
         self.prepared.certificates.client_config(identity, &[&TLS12, &TLS13], |_| {})
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its token.

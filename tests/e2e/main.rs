@@ -10,6 +10,7 @@ mod authentication;
 mod bad_settings;
 mod bootstrap;
 mod calls;
+mod confinement;
 mod drain;
 mod errors;
 mod hsm_trouble;

@@ -140,7 +140,8 @@ fn health_tells_of_the_fleet() {
 fn encrypt_and_decrypt_at_all_sizes() {
     let mut rig = Rig::usual();
     for plaintext in [0, 1, 2, 3, 32, 4_300] {
-        let plaintext: Vec<u8> = (0..plaintext).map(|index| (index % 251) as u8).collect();
+        let plaintext: Vec<u8> =
+            (0..plaintext).map(|index| u8::try_from(index % 251).unwrap()).collect();
         for aad in [None, Some(0), Some(1), Some(33), Some(8_192)] {
             let aad = aad.map(|length| vec![0xA5; length]);
             for iv_bytes in [12, 16] {

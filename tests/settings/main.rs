@@ -4,6 +4,7 @@
 
 mod configuration;
 mod environment;
+mod files;
 mod fuzz;
 mod handshakes;
 mod mistakes;
@@ -13,6 +14,8 @@ mod tls_files;
 mod warnings;
 
 use std::ffi::OsString;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -106,6 +109,8 @@ impl Place {
     fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         let path = self.path(name);
         std::fs::write(&path, text).unwrap();
+        // As files with secrets should be; `files` is about those that are not.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         path.to_str().unwrap().to_owned()
     }
 

@@ -1,0 +1,139 @@
+//! Reading files that may hold secrets, and who else can.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+use zeroize::Zeroizing;
+
+use super::report::{Place, Report};
+use super::section::shown;
+
+/// Group: write.
+const GROUP_WRITE: u32 = 0o020;
+/// Group: read.
+const GROUP_READ: u32 = 0o040;
+/// Others: write.
+const OTHERS_WRITE: u32 = 0o002;
+/// Others: read.
+const OTHERS_READ: u32 = 0o004;
+
+/// Owner and permissions of a file as it was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Status {
+    owner: u32,
+    mode: u32,
+}
+
+/// The file's bytes, in memory that is wiped.
+///
+/// # Errors
+/// It cannot be read, or is larger than `max_bytes`.
+pub(super) fn read(path: &Path, max_bytes: u64) -> io::Result<(Zeroizing<Vec<u8>>, Status)> {
+    let mut open = File::open(path)?;
+    // Of the open file: a symbolic link, or another file put in its place, cannot deceive.
+    let metadata = open.metadata()?;
+    let too_large = || io::Error::other(format!("it is larger than {max_bytes} bytes"));
+    if metadata.len() > max_bytes {
+        return Err(too_large());
+    }
+    // One byte more, so that reading to the end does not move what has been read.
+    let capacity = usize::try_from(metadata.len()).unwrap_or(0) + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+    open.by_ref().take(max_bytes).read_to_end(&mut bytes)?;
+    Ok((bytes, Status { owner: metadata.uid(), mode: metadata.mode() }))
+}
+
+/// Reports a file that others than we and root can change, or, if it holds a secret, read.
+///
+/// The rules are those of PostgreSQL for its private key, a little stricter than sshd's: the owner
+/// is root or we; nobody else may write; a group may read only what is root's, which is how
+/// Kubernetes (`fsGroup`) and systemd (`LoadCredential=`) hand a secret to a process that is not
+/// root.
+pub(super) fn check(
+    status: &Status,
+    path: &Path,
+    holds_secret: bool,
+    place: &Place,
+    report: &Report<'_>,
+) {
+    let Some(problem) = exposure(status, geteuid().as_raw(), holds_secret) else { return };
+    let name = shown(&path.to_string_lossy());
+    let mode = status.mode & 0o7777;
+    let problem = format!("{name} (mode {mode:04o}, owner {}) {problem}", status.owner);
+    let remedy = if holds_secret {
+        "chown it to the proxy's user and chmod 0400, or root with the proxy's group and 0440"
+    } else {
+        "chown it to root or the proxy's user and chmod go-w"
+    };
+    report.exposed(place, problem, remedy.to_owned());
+}
+
+fn exposure(status: &Status, user: u32, holds_secret: bool) -> Option<&'static str> {
+    let Status { owner, mode } = *status;
+    if owner != 0 && owner != user {
+        Some("belongs to another user, who can change it")
+    } else if mode & (GROUP_WRITE | OTHERS_WRITE) != 0 {
+        Some("can be changed by others")
+    } else if !holds_secret {
+        None
+    } else if mode & OTHERS_READ != 0 {
+        Some("can be read by everybody")
+    } else if mode & GROUP_READ != 0 && owner != 0 {
+        Some("can be read by its group")
+    } else {
+        None
+    }
+}
+
+/// The directories of `files`, and of what they are if they are symbolic links: a file that is
+/// replaced is another one, of the same name in the same directory.
+pub(super) fn directories(files: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found = BTreeSet::new();
+    for file in files {
+        for path in [Some(file.clone()), fs::canonicalize(file).ok()].into_iter().flatten() {
+            match path.parent() {
+                Some(parent) if parent.as_os_str().is_empty() => found.insert(PathBuf::from(".")),
+                Some(parent) => found.insert(parent.to_owned()),
+                None => false,
+            };
+        }
+    }
+    found.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: u32 = 1000;
+
+    /// Which owners and modes are good for a file with a secret, and for one without.
+    #[test]
+    fn who_may_do_what() {
+        for (owner, mode, secret, plain) in [
+            (US, 0o400, true, true),
+            (US, 0o600, true, true),
+            (US, 0o700, true, true),
+            (US, 0o640, false, true),
+            (US, 0o604, false, true),
+            (US, 0o644, false, true),
+            (US, 0o620, false, false),
+            (US, 0o602, false, false),
+            (0, 0o400, true, true),
+            // Kubernetes with fsGroup and defaultMode 0400; a systemd credential.
+            (0, 0o440, true, true),
+            // The same with Kubernetes's own default.
+            (0, 0o644, false, true),
+            (0, 0o460, false, false),
+            (US + 1, 0o600, false, false),
+        ] {
+            let status = Status { owner, mode: 0o100_000 | mode };
+            let is_good = |holds_secret| exposure(&status, US, holds_secret).is_none();
+            assert_eq!((is_good(true), is_good(false)), (secret, plain), "{owner} {mode:04o}");
+        }
+    }
+}

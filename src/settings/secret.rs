@@ -1,0 +1,74 @@
+//! A secret that stands in the settings, or in a file of its own (`..._file`).
+
+use std::path::Path;
+
+use zeroize::Zeroize as _;
+
+use super::file;
+use super::section::{Member, Section, shown};
+use crate::limits::MAX_SECRET_FILE_BYTES;
+use crate::observe::redaction::Secret;
+
+/// The secret `name`, or what is in the file that `file_name` says; one of the two has to be
+/// there. With it comes the member that it is from.
+pub(super) fn read<'a>(
+    section: &Section<'a>,
+    name: &str,
+    file_name: &str,
+    remedy: &str,
+) -> Option<(Member<'a>, Secret<String>)> {
+    let Some(file_member) = section.get(file_name) else {
+        let member = section.require(name, remedy)?;
+        let text = member.string(remedy)?;
+        return Some((member, Secret::new(text.to_owned())));
+    };
+    if section.get(name).is_some() {
+        let problem = format!("{name} is there as well: it is not clear which one counts");
+        file_member.mistake(problem, format!("remove {name} or {file_name}"));
+        return None;
+    }
+    let secret = from_file(&file_member)?;
+    Some((file_member, secret))
+}
+
+/// The file's text without one line end behind it, which editors and `echo` add.
+fn from_file(member: &Member<'_>) -> Option<Secret<String>> {
+    let remedy = "name a file with the secret in one line, which the proxy can read";
+    let name = member.string(remedy)?;
+    let path = Path::new(name);
+    let (mut bytes, status) = match file::read(path, MAX_SECRET_FILE_BYTES) {
+        Ok(read) => read,
+        Err(error) => {
+            member.mistake(format!("\"{}\" cannot be read: {error}", shown(name)), remedy);
+            return None;
+        }
+    };
+    member.report().add_file(path);
+    file::check(&status, path, true, member.place(), member.report());
+    match String::from_utf8(std::mem::take(&mut *bytes)) {
+        Ok(mut text) => {
+            if text.ends_with('\n') {
+                text.pop();
+                if text.ends_with('\r') {
+                    text.pop();
+                }
+            }
+            let secret = Secret::new(text);
+            if secret.expose().is_empty() {
+                // An empty PIN would be tried, and HSMs lock after a few wrong ones.
+                member.mistake(format!("\"{}\" is empty", shown(name)), remedy);
+                return None;
+            }
+            if secret.expose().contains(['\n', '\r', '\0']) {
+                member.mistake(format!("\"{}\" has more than one line", shown(name)), remedy);
+                return None;
+            }
+            Some(secret)
+        }
+        Err(error) => {
+            error.into_bytes().zeroize();
+            member.mistake(format!("\"{}\" is not UTF-8", shown(name)), remedy);
+            None
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What the process denies others and itself, and secrets in files of their own.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::{Setup, Store, xks};
+
+/// Nobody in particular, and not root.
+const USER: u32 = 65_534;
+
+/// Whether another process of `user` may look into that process (ptrace(2), PTRACE_MODE_READ).
+fn can_look_into(pid: u32, user: Option<u32>) -> bool {
+    let mut command = Command::new("head");
+    command.args(["-c", "1", &format!("/proc/{pid}/environ")]);
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
+    command.output().unwrap().status.success()
+}
+
+/// Runs as a user who is not root, and others of that user can neither read its memory nor get a
+/// core file, unless the settings say so.
+#[test]
+fn no_dumps_and_no_root() {
+    // Root may look into all processes, so under root the proxy is somebody else's.
+    let user = rustix::process::geteuid().is_root().then_some(USER);
+    for is_allowed in [false, true] {
+        let mut setup = Setup::new();
+        if is_allowed {
+            setup = setup.set("security.allow_core_dumps", true);
+        }
+        let mut prepared = setup.prepare();
+        if let Some(user) = user {
+            prepared.run_as(user);
+        }
+        let proxy = prepared.start();
+        proxy.client().call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
+        assert_eq!(can_look_into(proxy.pid(), user), is_allowed);
+        let limits = fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        let core: Vec<&str> = core.split_whitespace().skip(4).take(2).collect();
+        assert!(is_allowed || core == ["0", "0"], "{core:?}");
+        assert_eq!(proxy.log().contains("a core file has plaintext"), is_allowed);
+    }
+}
+
+/// Under Landlock the token's files are out of reach, until the settings name them; then all
+/// works, the log file included.
+#[test]
+fn landlock() {
+    let start = |is_named: bool| {
+        let logs = tempfile::tempdir().unwrap();
+        let mut setup = Setup::new()
+            .set("security.landlock", true)
+            .set("tracing.is_file_writer_enabled", true)
+            .set("tracing.directory", logs.path().join("made").to_str().unwrap())
+            .set("tracing.file_prefix", "proxy.log")
+            .set("tracing.rotation_kind", "NEVER");
+        // The token stands where the other tests put it; the settings somewhere else.
+        let settings = tempfile::tempdir().unwrap();
+        let all = toml::Value::Array(vec![std::env::temp_dir().to_str().unwrap().into()]);
+        if is_named {
+            setup = setup.set("security.landlock_write", all);
+        }
+        let mut prepared = setup.prepare();
+        let moved = settings.path().join("settings.toml");
+        fs::rename(&prepared.settings_file, &moved).unwrap();
+        prepared.settings_file = moved;
+        (prepared.start_listening(), settings, logs)
+    };
+    let (mut proxy, _settings, logs) = start(true);
+    proxy.wait_for("readiness", |proxy| proxy.get("/readyz").status == 200);
+    proxy.client().call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
+    let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    let log = fs::read_to_string(logs.path().join("made/proxy.log")).unwrap();
+    assert!(log.contains("landlock=true"), "{log}");
+    drop(proxy);
+
+    let (mut proxy, _settings, _logs) = start(false);
+    proxy.wait_for("the token to be missed", |proxy| {
+        proxy.log().contains("HSM token cannot be used") && proxy.get("/readyz").status == 503
+    });
+}
+
+/// As Kubernetes mounts a secret: files behind two symbolic links, readable by root and a group.
+#[test]
+fn secrets_in_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("..2025_01_01");
+    fs::create_dir(&data).unwrap();
+    symlink("..2025_01_01", directory.path().join("..data")).unwrap();
+    let put = |name: &str, text: &str| {
+        fs::write(data.join(name), text).unwrap();
+        fs::set_permissions(data.join(name), Permissions::from_mode(0o400)).unwrap();
+        symlink(Path::new("..data").join(name), directory.path().join(name)).unwrap();
+        directory.path().join(name).to_str().unwrap().to_owned()
+    };
+    let pin = put("pin", "1234\n");
+    let secrets = [
+        put("first", &format!("{}\n", Store::first().secret_access_key)),
+        put("second", &Store::second().secret_access_key),
+    ];
+    let mut secrets = secrets.iter();
+    let proxy = Setup::new()
+        .unset("pkcs11", "user_pin")
+        .set("pkcs11.user_pin_file", pin)
+        .set("security.strict_file_permissions", true)
+        .stores(|store| {
+            store.remove("sigv4_secret_access_key").unwrap();
+            let file = secrets.next().unwrap().as_str();
+            store.insert("sigv4_secret_access_key_file".to_owned(), file.into());
+        })
+        .start();
+    for store in [Store::first(), Store::second()] {
+        proxy.client_of(&store).call("health", &xks::health()).ok();
+    }
+    proxy.client().call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
+}
+
+/// Secrets that others can read: it does not start if it was told not to.
+#[test]
+fn strict_file_permissions() {
+    let prepared = Setup::new().set("security.strict_file_permissions", true).prepare();
+    fs::set_permissions(&prepared.settings_file, Permissions::from_mode(0o644)).unwrap();
+    let (status, log) = prepared.run_to_end();
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert!(log.contains("can be read by everybody") && log.contains("chmod"), "{log}");
+}

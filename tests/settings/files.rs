@@ -1,0 +1,220 @@
+//! Secrets in files of their own, and files that others can read.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
+use xks_proxy::settings::Severity;
+
+use crate::tls_files::self_signed;
+use crate::{PIN, Place, RIGHT, SECRET, edited, mistakes, quoted};
+
+const INLINE_PIN: &str = "user_pin = \"hush-4711\"";
+const INLINE_SECRET: &str =
+    "sigv4_secret_access_key = \"HushHushHushHushHushHushHushHushHushHushHushHush\"";
+
+/// The right file with PIN and all secret access keys in files of their own.
+fn with_files(place: &Place, pin: &str, secret: &str) -> String {
+    let pin = place.write("pin", pin);
+    let secret = place.write("secret", secret);
+    let secret_member = format!("sigv4_secret_access_key_file = {}", quoted(&secret));
+    edited(INLINE_PIN, &format!("user_pin_file = {}", quoted(&pin)))
+        .replace(INLINE_SECRET, &secret_member)
+}
+
+/// One line end goes, as editors add one; blanks are part of a PIN.
+#[test]
+fn secrets_from_files() {
+    let place = Place::new();
+    for (end, pin) in [("", PIN), ("\n", PIN), ("\r\n", PIN), (" \n", "hush-4711 ")] {
+        let text = with_files(&place, &format!("{PIN}{end}"), &format!("{SECRET}\n"));
+        let (settings, findings) = place.load(&text).unwrap();
+        assert!(findings.iter().all(|it| it.severity == Severity::Notice), "{findings:#?}");
+        assert_eq!(settings.pkcs11.tokens[0].user_pin.expose(), pin);
+        for store in &settings.stores {
+            let credential = store.credential.as_ref().unwrap();
+            assert_eq!(credential.secret_access_key.expose(), SECRET);
+        }
+    }
+}
+
+/// Each mistake names its member and shows nothing of the file.
+#[test]
+fn mistakes_with_secret_files() {
+    let place = Place::new();
+    let pin_file = "pkcs11.user_pin_file";
+    let key_file = "external_key_stores[0].sigv4_secret_access_key_file";
+    let right = format!("{SECRET}\n");
+    let mut cases = vec![
+        (with_files(&place, "", &right), pin_file, "empty"),
+        (with_files(&place, "\n", &right), pin_file, "empty"),
+        (with_files(&place, &format!("{PIN}\n\n"), &right), pin_file, "more than one line"),
+        (with_files(&place, &"1".repeat(5000), &right), pin_file, "larger than 4096"),
+    ];
+    // Each case reads the files as they are when it is loaded, so one at a time.
+    for (text, member, problem) in cases.drain(..) {
+        let contents = match problem {
+            "empty" => "\n".to_owned(),
+            "more than one line" => format!("{PIN}\n\n"),
+            _ => "1".repeat(5000),
+        };
+        place.write("pin", contents);
+        let findings = place.load(&text).unwrap_err();
+        let found = mistakes(&findings);
+        assert_eq!(found.len(), 1, "{findings:#?}");
+        assert_eq!(found[0].member, member);
+        assert!(found[0].problem.contains(problem), "{}", found[0]);
+    }
+    let short = with_files(&place, PIN, "HushHush");
+    let findings = place.load(&short).unwrap_err();
+    let found = mistakes(&findings);
+    assert_eq!(found[0].member, key_file);
+    assert!(found[0].problem.contains("8 characters"), "{}", found[0]);
+    for finding in &findings {
+        assert!(!finding.to_string().contains("HushHush"), "{finding}");
+    }
+    std::fs::write(place.path("pin"), b"hush-4711\xff").unwrap();
+    let findings = place.load(&with_files_kept(&place)).unwrap_err();
+    assert!(findings.iter().any(|it| it.problem.contains("not UTF-8")), "{findings:#?}");
+    assert!(findings.iter().all(|it| !format!("{it:?}").contains("4711")), "{findings:#?}");
+    std::fs::remove_file(place.path("pin")).unwrap();
+    let findings = place.load(&with_files_kept(&place)).unwrap_err();
+    assert!(findings.iter().any(|it| it.problem.contains("cannot be read")), "{findings:#?}");
+}
+
+/// The settings that name the PIN's file, whatever it is like now.
+fn with_files_kept(place: &Place) -> String {
+    let pin = quoted(place.path("pin").to_str().unwrap());
+    edited(INLINE_PIN, &format!("user_pin_file = {pin}"))
+}
+
+/// Which of the two counts would be a guess.
+#[test]
+fn both_forms_are_a_mistake() {
+    let place = Place::new();
+    let pin = place.write("pin", PIN);
+    let secret = place.write("secret", SECRET);
+    for (inline, member, path, named) in [
+        (INLINE_PIN, "user_pin_file", pin, "pkcs11.user_pin_file"),
+        (
+            INLINE_SECRET,
+            "sigv4_secret_access_key_file",
+            secret,
+            "external_key_stores[0].sigv4_secret_access_key_file",
+        ),
+    ] {
+        let text = edited(inline, &format!("{inline}\n{member} = {}", quoted(&path)));
+        let findings = place.load(&text).unwrap_err();
+        let found = mistakes(&findings);
+        assert_eq!(found.len(), 1, "{findings:#?}");
+        assert_eq!(found[0].member, named);
+        assert!(found[0].problem.contains("as well"), "{}", found[0]);
+    }
+}
+
+/// The settings, the PIN, a secret access key, the TLS key: a warning, or with
+/// `strict_file_permissions` a mistake.
+#[test]
+fn files_that_others_can_read() {
+    let place = Place::new();
+    let (cert, key) = self_signed(&["xks.example.com"]).write(&place, "server");
+    let tls = format!(
+        "[tls]\ntls_cert_pem = {}\ntls_key_pem = {}\n[pkcs11]\n",
+        quoted(&cert),
+        quoted(&key)
+    );
+    let with_tls = |text: &str| {
+        text.replacen("[pkcs11]\n", &tls, 1).replacen(
+            "is_tls_enabled = false",
+            "is_tls_enabled = true",
+            1,
+        )
+    };
+    let apart = with_tls(&with_files(&place, PIN, SECRET));
+    let with = |text: &str, is_strict: bool| {
+        let strict = format!("strict_file_permissions = {is_strict}\nis_tls_enabled");
+        text.replacen("is_tls_enabled", &strict, 1)
+    };
+    let open = |path: &str, mode| {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    for (name, member) in [
+        ("pin", "pkcs11.user_pin_file"),
+        ("secret", "external_key_stores[0].sigv4_secret_access_key_file"),
+        (key.as_str(), "tls.tls_key_pem"),
+    ] {
+        let path = place.path(name);
+        let path = path.to_str().unwrap();
+        let is_one = |it: &&xks_proxy::settings::Finding| {
+            it.member == member && it.problem.contains("(mode 0644")
+        };
+        open(path, 0o644);
+        let (_, findings) = place.load(&with(&apart, false)).unwrap();
+        let found = findings.iter().find(is_one).unwrap_or_else(|| panic!("{findings:#?}"));
+        assert_eq!(found.severity, Severity::Warning);
+        assert!(found.remedy.contains("chmod"), "{found}");
+        let findings = place.load(&with(&apart, true)).unwrap_err();
+        let found = findings.iter().find(is_one).unwrap_or_else(|| panic!("{findings:#?}"));
+        assert_eq!(found.severity, Severity::Mistake);
+        open(path, 0o400);
+        let (_, findings) = place.load(&with(&apart, true)).unwrap();
+        assert!(!findings.iter().any(|it| it.problem.contains("(mode")), "{findings:#?}");
+    }
+}
+
+/// The settings file itself is a secret only if there is one in it: a Kubernetes ConfigMap is
+/// for everybody to read.
+#[test]
+fn settings_that_others_can_read() {
+    let place = Place::new();
+    let apart = with_files(&place, PIN, SECRET);
+    for (text, mode, is_exposed) in [
+        (RIGHT, 0o600, false),
+        (RIGHT, 0o644, true),
+        (&apart, 0o644, false),
+        (&apart, 0o664, true),
+        (&apart, 0o666, true),
+    ] {
+        let text = text.replace("\"MODULE\"", &quoted(&place.module()));
+        for is_strict in [false, true] {
+            let text = text.replacen(
+                "is_tls_enabled",
+                &format!("strict_file_permissions = {is_strict}\nis_tls_enabled"),
+                1,
+            );
+            let path = place.write("settings.toml", &text);
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let loaded = xks_proxy::settings::load(path.as_ref(), false, &|_| None);
+            assert_eq!(loaded.is_err(), is_exposed && is_strict, "{mode:o} {loaded:?}");
+            let findings = match loaded {
+                Ok((_, findings)) | Err(findings) => findings,
+            };
+            let found = findings.iter().filter(|it| it.problem.contains("(mode")).count();
+            assert_eq!(found, usize::from(is_exposed), "{mode:o} {findings:#?}");
+        }
+    }
+}
+
+/// Landlock's paths are there, or it is said; they are known to be of use only if it is on.
+#[test]
+fn landlock_paths() {
+    let place = Place::new();
+    let directory = quoted(place.path("").to_str().unwrap());
+    let with = |members: &str| edited("[[external", &format!("{members}\n\n[[external"));
+    let text = with(&format!("landlock = true\nlandlock_read = [{directory}]"));
+    let (settings, _) = place.load(&text).unwrap();
+    let landlock = settings.confinement.landlock.unwrap();
+    assert_eq!(landlock.read, [place.path("")]);
+    assert!(landlock.write.is_empty());
+    // The settings file's directory, for a reload.
+    assert!(landlock.reload.contains(&place.path("settings.toml").parent().unwrap().to_owned()));
+
+    let (settings, findings) =
+        place.load(&with(&format!("landlock_write = [{directory}]"))).unwrap();
+    assert!(settings.confinement.landlock.is_none());
+    assert!(findings.iter().any(|it| it.member == "security.landlock_write"), "{findings:#?}");
+
+    let findings =
+        place.load(&with("landlock = true\nlandlock_read = [\"/no/such/path\"]")).unwrap_err();
+    let found = mistakes(&findings);
+    assert_eq!((found.len(), found[0].member.as_str()), (1, "security.landlock_read[0]"));
+}
