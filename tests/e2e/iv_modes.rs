@@ -32,6 +32,7 @@ pub const NSHIELD: Hsm = Hsm {
     iv_bytes: 12,
 };
 
+/// What CloudHSM and Luna say of a bad tag no source has told: the standard's own code stands in.
 pub const CLOUDHSM: Hsm = Hsm {
     module: "iv = \"zeroed_buffer\"\niv_written_by = \"C_Encrypt\"\nneeds_rw = true\n\
              bad_tag = \"CKR_ENCRYPTED_DATA_INVALID\"",
