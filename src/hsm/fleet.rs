@@ -290,9 +290,10 @@ impl<'a> Offer<'a> {
     fn wait(&self, deadline: Instant, now: Instant) -> Option<Duration> {
         let ahead = self.waiting + self.pushed;
         let wait = self.load.wait(ahead);
-        // A quarter in hand for what an average doesn't know. A session that is free tries,
-        // however slow the token was before.
-        let end = now + wait + wait / 4 + self.load.service * 2;
+        // Half in hand for what an average doesn't know: a job that is taken and not done in time
+        // has cost the others its turn. A session that is free tries, however slow the token was
+        // before.
+        let end = now + wait + wait / 2 + self.load.service * 2;
         let is_in_time = wait.is_zero() || end <= deadline;
         (is_in_time && self.token.queue.has_room()).then_some(wait)
     }

@@ -13,7 +13,7 @@ use super::queue::Queued;
 use super::roster::{Parker, Rest};
 use super::token::Token;
 use super::watch::{End, Watch};
-use crate::job::{Completion, Operation};
+use crate::job::{Completion, Failure, Operation};
 use crate::limits::{
     CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_COMPLETION_HOLD, MAX_HOUSEKEEPING,
     MAX_RETRY_BACKOFF, MIN_RETRY_BACKOFF,
@@ -192,6 +192,13 @@ impl Worker<'_> {
             self.token.counters.expired.fetch_add(1, Ordering::Relaxed);
             return Done::GoOn;
         }
+        if self.comes_too_late(&queued, start) {
+            self.token.counters.expired.fetch_add(1, Ordering::Relaxed);
+            let token = Some(self.token.index);
+            let queue_micros = micros(start.saturating_duration_since(queued.job.queued_at));
+            self.answer(complete(queued, Err(Failure::TimedOut), token, queue_micros), start);
+            return Done::GoOn;
+        }
         if queued.attempts > 1 && queued.failure.is_some() {
             self.outbox.send_all(self.fleet);
             let wait = MIN_RETRY_BACKOFF * (1 << (queued.attempts - 2).min(16));
@@ -261,6 +268,16 @@ impl Worker<'_> {
                 }
             }
         }
+    }
+
+    /// Whether the call would most likely end after its deadline, while others wait for whom it
+    /// would not: then the HSM's time is theirs. A token so slow that no job would be in time is
+    /// tried all the same, or nobody would notice when it is fast again.
+    fn comes_too_late(&self, queued: &Queued, start: Instant) -> bool {
+        let job = &queued.job;
+        let service = self.token.pace.service();
+        let whole = job.deadline.saturating_duration_since(job.queued_at);
+        start + service > job.deadline && service * 4 < whole && !self.token.queue.is_empty()
     }
 
     fn answer(&mut self, completion: Completion, now: Instant) {
