@@ -25,6 +25,7 @@ pub(super) fn settings(settings: &Settings, findings: &[Finding]) {
         mtls = tls.is_some_and(|tls| tls.is_client_certificate_required),
         ciphertext_metadata_bytes = settings.server.ciphertext_metadata.as_ref().map(Vec::len),
         request_deadline = ?settings.limits.timeouts.request,
+        fips = tls.is_some_and(|tls| tls.config.fips()),
         core_dumps = settings.confinement.allow_core_dumps,
         landlock = settings.confinement.landlock.is_some(),
         "switched on"

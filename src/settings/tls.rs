@@ -25,9 +25,9 @@ const NAME_REMEDY: &str = "write the name in KMS's client certificate, \
                            \"cks.kms.<region>.amazonaws.com\"";
 
 /// Suites and groups: what KMS uses, and nothing below (XKS specification, API
-/// content type).
+/// content type). With the feature `fips`, those of them that FIPS 140-3 approves.
 fn provider() -> CryptoProvider {
-    CryptoProvider {
+    let mut provider = CryptoProvider {
         cipher_suites: vec![
             cipher_suite::TLS13_AES_256_GCM_SHA384,
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
@@ -41,7 +41,12 @@ fn provider() -> CryptoProvider {
             kx_group::SECP384R1,
         ],
         ..aws_lc_rs::default_provider()
+    };
+    if cfg!(feature = "fips") {
+        provider.cipher_suites.retain(rustls::SupportedCipherSuite::fips);
+        provider.kx_groups.retain(|group| group.fips());
     }
+    provider
 }
 
 pub(super) fn read(section: &Section<'_>, is_mtls_enabled: bool) -> Option<Tls> {
@@ -89,6 +94,9 @@ fn server_config(
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     // Early data can be replayed (RFC 8446, 8).
     config.max_early_data_size = 0;
+    if cfg!(feature = "fips") && !config.fips() {
+        return Err(rustls::Error::General("the FIPS module is not in its approved mode".into()));
+    }
     Ok(config)
 }
 

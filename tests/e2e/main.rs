@@ -13,6 +13,7 @@ mod calls;
 mod confinement;
 mod drain;
 mod errors;
+mod forgeries;
 mod hsm_trouble;
 mod http;
 mod iv_modes;
