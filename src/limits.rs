@@ -121,6 +121,8 @@ pub const MAX_EVENT_LOOPS: usize = 64;
 /// Connections to the ping port in all. They are not among `max_connections`: a flood on the
 /// API's port must not make a load balancer think that the process is dead.
 pub const MAX_PING_CONNECTIONS: usize = 256;
+/// Open files that are no connections: the HSM's own, logs, listeners, what a module opens.
+pub const DESCRIPTORS_BESIDE_CONNECTIONS: u64 = 1024;
 /// Connections accepted from one listener in one turn of a loop.
 pub const MAX_ACCEPTS_PER_TURN: usize = 16;
 /// Connections ended at once to make room for others.

@@ -5,6 +5,7 @@
 
 mod admission;
 pub mod config;
+mod descriptors;
 mod event_loop;
 pub mod lifecycle;
 mod listener;
@@ -55,6 +56,13 @@ impl Server {
     /// # Errors
     /// [`BindError`]: for instance, another process listens there.
     pub fn bind(config: &Config) -> Result<Self, BindError> {
+        if let Err(possible) = descriptors::raise(config.max_connections) {
+            tracing::warn!(
+                possible,
+                max_connections = config.max_connections,
+                "the hard limit of open files (RLIMIT_NOFILE) is lower than max_connections needs"
+            );
+        }
         let lifecycle = Arc::new(Lifecycle::default());
         let admission = Arc::new(Admission::new(config));
         let mut api = SocketAddr::new(config.ip, config.port);
