@@ -88,7 +88,7 @@ fn never_reading() {
         assert_served(&client, &mut open);
         let before = resident_kilobytes(&proxy);
         let requests = b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n".repeat(2000);
-        let mut deaf: Vec<Connection> = (0..SLOW_PEERS / 3).map(|_| client.connect()).collect();
+        let mut deaf: Vec<Connection> = (0..SLOW_PEERS / 10).map(|_| client.connect()).collect();
         for connection in &mut deaf {
             connection.set_write_timeout(Duration::from_millis(20));
             // Until it would block, or the proxy has had enough.
