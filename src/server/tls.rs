@@ -255,3 +255,8 @@ fn encode(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;
