@@ -25,5 +25,6 @@ pub mod job;
 pub mod limits;
 pub mod observe;
 pub mod proto;
+pub mod rate;
 pub mod server;
 pub mod settings;

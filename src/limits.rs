@@ -55,6 +55,12 @@ pub const ANSWER_OVERHEAD_BYTES: usize = 4 * 1024;
 pub const SMALL_BUFFER_BYTES: usize = 4 * 1024;
 /// Buffers of each size that a loop keeps for reuse.
 pub const MAX_POOLED_BUFFERS: usize = 1024;
+/// And bytes of each size; one buffer is kept in any case.
+pub const MAX_POOLED_BYTES: usize = 8 * 1024 * 1024;
+/// Requests on one connection. A session of AES-GCM may protect some 2^24.5 records (RFC 8446,
+/// 5.5); this ends it in good order long before, and a connection at KMS's quota of 1,800
+/// requests a second not before nine minutes. Setting: `[limits] max_requests_per_connection`.
+pub const DEFAULT_MAX_REQUESTS_PER_CONNECTION: u64 = 1_000_000;
 
 // ---- SigV4
 
@@ -112,9 +118,44 @@ pub const DEFAULT_MAX_CONNECTIONS: usize = 20_000;
 pub const MAX_CONNECTIONS: usize = 1_000_000;
 /// Event loops. Setting: `[server] event_loops`.
 pub const MAX_EVENT_LOOPS: usize = 64;
-/// Connections accepted in one turn of a loop.
-pub const MAX_ACCEPTS_PER_TURN: usize = 64;
-/// Bytes read from one connection in one turn of a loop, and a loop's scratch buffer.
+/// Connections to the ping port in all. They are not among `max_connections`: a flood on the
+/// API's port must not make a load balancer think that the process is dead.
+pub const MAX_PING_CONNECTIONS: usize = 256;
+/// Open files that are no connections: the HSM's own, logs, listeners, what a module opens.
+pub const DESCRIPTORS_BESIDE_CONNECTIONS: u64 = 1024;
+/// Connections accepted from one listener in one turn of a loop.
+pub const MAX_ACCEPTS_PER_TURN: usize = 16;
+/// Connections ended at once to make room for others.
+pub const MAX_EVICTIONS: usize = 64;
+/// Memory that all connections together may hold: receive buffers, answers that were not taken,
+/// incomplete TLS records. Setting: `[limits] max_buffered_bytes`.
+pub const DEFAULT_MAX_BUFFERED_BYTES: usize = 256 * 1024 * 1024;
+/// What `[limits] max_buffered_bytes` may be at the least.
+pub const MIN_MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
+/// What `[limits] max_buffered_bytes` may be at the most.
+pub const MAX_MAX_BUFFERED_BYTES: usize = 1 << 40;
+/// TLS handshakes begun in a second, over all loops. Setting:
+/// `[limits] max_tls_handshakes_per_sec`.
+pub const DEFAULT_MAX_TLS_HANDSHAKES_PER_SEC: u32 = 2_000;
+/// What a rate in the settings may be at the most.
+pub const MAX_RATE_PER_SEC: u32 = 1_000_000;
+/// TLS handshakes whose costly part, key exchange and signature, a loop does in one turn: an open
+/// connection's request waits for no more than that.
+pub const MAX_HANDSHAKES_PER_TURN: usize = 1;
+/// One PROXY protocol header: the addresses take up 36 bytes, the rest are TLVs.
+pub const MAX_PROXY_HEADER_BYTES: usize = 4096;
+/// Networks in `[server] proxy_protocol_from`.
+pub const MAX_PROXY_NETWORKS: usize = 64;
+/// Requests of one connection that are answered in one turn of a loop: who sends ahead does not
+/// keep the others waiting.
+pub const MAX_ANSWERS_PER_TURN: u32 = 4;
+/// Connections whose deadlines are looked after in one turn of a loop.
+pub const MAX_EXPIRIES_PER_TURN: usize = 64;
+/// What is left over from earlier turns has to stop when a turn has lasted this long.
+pub const MAX_TURN: Duration = Duration::from_millis(1);
+/// Bytes read from one connection in one turn of a loop.
+pub const MAX_READ_PER_TURN_BYTES: usize = 2 * MAX_RECORD_BYTES;
+/// A loop's scratch buffer for received bytes.
 pub const READ_SCRATCH_BYTES: usize = 64 * 1024;
 /// The kernel's queue of connections not yet accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
@@ -125,8 +166,11 @@ pub const MAX_RECORD_BYTES: usize = 5 + 16 * 1024 + 2048;
 /// Received TLS bytes that do not make a whole record or handshake message yet: a client's
 /// certificate chain can take several records.
 pub const MAX_PARTIAL_TLS_BYTES: usize = 2 * MAX_RECORD_BYTES;
-/// Failed TLS handshakes that one loop logs in a second; the others are counted.
-pub const MAX_HANDSHAKE_FAILURES_LOGGED_PER_SEC: u32 = 10;
+/// Lines of each kind about peers that were refused, which one loop logs in a second; the others
+/// are counted.
+pub const MAX_REFUSALS_LOGGED_PER_SEC: u32 = 10;
+/// Between two lines in the log about accepting that had to pause.
+pub const ACCEPT_PAUSE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Jobs that a loop gathers before the HSM side gets them, so that the last one of a busy turn
 /// does not keep the first one waiting.
 pub const MAX_JOBS_PER_SUBMIT: usize = 16;

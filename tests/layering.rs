@@ -160,7 +160,7 @@ fn unsafe_code_is_in_one_file() {
 /// command line's client is a program of its own.
 #[test]
 fn rustls_is_in_three_places() {
-    let places = ["server/tls.rs", "settings/", "cli/client/tls.rs"];
+    let places = ["server/tls.rs", "server/tls_tests.rs", "settings/", "cli/client/tls.rs"];
     only("rustls", &places);
     only("rustls_pki_types", &places);
 }

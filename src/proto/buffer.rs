@@ -6,7 +6,7 @@
 
 use zeroize::Zeroize;
 
-use crate::limits::{MAX_POOLED_BUFFERS, SMALL_BUFFER_BYTES};
+use crate::limits::{MAX_POOLED_BUFFERS, MAX_POOLED_BYTES, SMALL_BUFFER_BYTES};
 
 /// Bytes that a JSON parser may read (and writes back) past the end of a document.
 pub const PADDING_BYTES: usize = simd_json::INPUT_PADDING;
@@ -118,6 +118,8 @@ pub struct BufferPool {
     small: Vec<Box<[u8]>>,
     large: Vec<Box<[u8]>>,
     large_bytes: usize,
+    /// Bytes of the buffers that connections hold.
+    held_bytes: usize,
 }
 
 impl BufferPool {
@@ -129,6 +131,7 @@ impl BufferPool {
             small: Vec::new(),
             large: Vec::new(),
             large_bytes: large_bytes.max(SMALL_BUFFER_BYTES) + PADDING_BYTES,
+            held_bytes: 0,
         }
     }
 
@@ -138,26 +141,40 @@ impl BufferPool {
         self.large_bytes - PADDING_BYTES
     }
 
+    /// The memory of the buffers that connections hold at present.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     fn take(&mut self, needed: usize) -> Box<[u8]> {
         let (pool, size) = if needed <= SMALL_BUFFER_BYTES {
             (&mut self.small, SMALL_BUFFER_BYTES)
         } else {
             (&mut self.large, self.large_bytes)
         };
+        self.held_bytes += size;
         pool.pop().unwrap_or_else(|| vec![0; size].into_boxed_slice())
     }
 
     /// Takes a wiped buffer back; drops it if there are enough.
     fn put(&mut self, bytes: Box<[u8]>) {
+        self.held_bytes -= bytes.len();
         let pool = match bytes.len() {
             SMALL_BUFFER_BYTES => &mut self.small,
             size if size == self.large_bytes => &mut self.large,
             _ => return,
         };
-        if pool.len() < MAX_POOLED_BUFFERS {
+        if pool.len() < max_pooled(bytes.len()) {
             pool.push(bytes);
         }
     }
+}
+
+/// How many buffers of that size are kept for reuse.
+#[must_use]
+pub fn max_pooled(bytes: usize) -> usize {
+    (MAX_POOLED_BYTES / bytes.max(1)).clamp(1, MAX_POOLED_BUFFERS)
 }
 
 #[cfg(test)]
@@ -176,6 +193,25 @@ mod tests {
         buffer.clear(&mut pool);
         assert!(pool.small.iter().chain(&pool.large).flatten().all(|byte| *byte == 0));
         assert_eq!((pool.small.len(), pool.large.len()), (1, 1));
+        assert_eq!(pool.held_bytes(), 0);
+    }
+
+    /// What a burst of large requests needed is given back to the system, however large the
+    /// settings let a request be.
+    #[test]
+    fn little_is_kept() {
+        for size in [10_000, 1_000_000, 30_000_000] {
+            let mut pool = BufferPool::new(size);
+            let mut buffers: Vec<_> = (0..50).map(|_| Buffer::default()).collect();
+            for buffer in &mut buffers {
+                buffer.receive(&[1; 5000], &mut pool);
+            }
+            assert!(pool.held_bytes() >= 50 * size);
+            buffers.iter_mut().for_each(|buffer| buffer.clear(&mut pool));
+            assert_eq!(pool.held_bytes(), 0);
+            let kept: usize = pool.large.iter().map(|buffer| buffer.len()).sum();
+            assert!(kept <= MAX_POOLED_BYTES.max(size + PADDING_BYTES), "{kept}");
+        }
     }
 
     /// The largest buffer bounds what a peer can make us hold.
@@ -185,6 +221,7 @@ mod tests {
         let mut buffer = Buffer::default();
         assert_eq!(buffer.receive(&[1; 20_000], &mut pool), 10_000);
         assert_eq!(buffer.receive(&[1; 1], &mut pool), 0);
+        assert_eq!(pool.held_bytes(), 10_000 + PADDING_BYTES);
         let (before, behind, received) = buffer.split_mut(100);
         assert_eq!((before.len(), received), (100, 9_900));
         assert!(behind.len() >= received + PADDING_BYTES);

@@ -83,6 +83,10 @@ pub struct Connection {
     since: Instant,
     /// The peer will send no more.
     is_half_closed: bool,
+    /// Requests answered.
+    answered: u64,
+    /// One of them was authentic.
+    is_proven: bool,
 }
 
 impl Connection {
@@ -97,7 +101,27 @@ impl Connection {
             started: now,
             since: now,
             is_half_closed: false,
+            answered: 0,
+            is_proven: false,
         }
+    }
+
+    /// The peer's address turned out to be another: a load balancer has said whom it speaks for.
+    pub fn set_peer(&mut self, peer: IpAddr) {
+        self.peer = Some(peer);
+    }
+
+    /// Whether a buffer of the pool's is in use for it.
+    #[must_use]
+    pub fn holds_buffer(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Whether the peer has sent an authentic request: one that was signed, where signatures are
+    /// asked for.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.is_proven
     }
 
     /// What is waited for. What it means for how long is the service's to say.
@@ -421,7 +445,10 @@ impl Connection {
         answer: Answer<'_>,
     ) -> Step {
         let is_last = self.is_half_closed && exchange.consumed >= self.buffer.len();
-        let close = exchange.close || moment.is_draining || is_last;
+        self.answered += 1;
+        self.is_proven |= exchange.is_authenticated;
+        let is_worn = self.answered == protocol.service.max_requests_per_connection;
+        let close = exchange.close || moment.is_draining || is_last || is_worn;
         exchange.write_answer(protocol, moment, &answer, close, self.buffer.filled());
         let consumed = if close { self.buffer.len() } else { exchange.consumed };
         self.buffer.consume(consumed, &mut protocol.buffers);

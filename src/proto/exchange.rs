@@ -17,6 +17,7 @@ use super::sigv4;
 use super::xks::authorize;
 use super::xks::decode::{Decoded, Members, RequestMetadata, Span};
 use super::xks::error::{ApiError, ErrorName};
+use super::xks::quota::InFlight;
 use crate::job::{HsmAad, InlineBytes, Iv, KeyIndex, Operation, Request, TokenIndex};
 use crate::limits::{
     GCM_IV_BYTES, GCM_TAG_BYTES, MAX_AAD_BYTES, MAX_CIPHERTEXT_METADATA_BYTES, MAX_GCM_IV_BYTES,
@@ -95,6 +96,9 @@ pub(super) struct Exchange {
     pub(super) ciphertext_metadata: Option<InlineBytes<MAX_CIPHERTEXT_METADATA_BYTES>>,
     /// Where the body begins, for the spans in `metadata`.
     pub(super) body_offset: usize,
+    /// Its place in the store's quota, until it is answered: a call that hangs in the HSM keeps
+    /// none, or a store would be shut out for as long.
+    in_flight: Option<InFlight>,
 }
 
 impl Exchange {
@@ -117,11 +121,12 @@ impl Exchange {
             metadata: RequestMetadata::default(),
             ciphertext_metadata: None,
             body_offset: 0,
+            in_flight: None,
         }
     }
 
     /// Checks run in this order: path, method, SigV4, content type and JSON, members, key in the
-    /// store's set, size limits.
+    /// store's set, the store's quota, size limits.
     fn accept(
         &mut self,
         protocol: &mut Protocol,
@@ -171,6 +176,7 @@ impl Exchange {
             return Ok(Accepted::Health);
         }
         let key = authorize::key(store, key_id)?;
+        self.in_flight = authorize::quota(store, moment.now)?;
         if call == Call::Encrypt {
             let metadata = service.ciphertext_metadata.as_deref();
             self.ciphertext_metadata = metadata.and_then(InlineBytes::from_slice);

@@ -9,6 +9,7 @@ pub mod connection;
 mod exchange;
 pub mod http;
 pub mod protocol;
+pub mod proxy_header;
 pub mod route;
 pub mod service;
 pub mod sigv4;

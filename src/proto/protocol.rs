@@ -5,15 +5,13 @@ use std::time::Instant;
 
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::buffer::BufferPool;
+use super::buffer::{BufferPool, max_pooled};
 use super::http::date::HttpDate;
 use super::service::Service;
 use super::sigv4::signing_key::SigningKeys;
 use super::xks::decode::Decoder;
 use crate::job::{Job, Request};
-use crate::limits::{
-    ANSWER_OVERHEAD_BYTES, MAX_CHUNK_LINE_BYTES, MAX_POOLED_BUFFERS, MAX_RECORD_BYTES,
-};
+use crate::limits::{ANSWER_OVERHEAD_BYTES, MAX_CHUNK_LINE_BYTES, MAX_RECORD_BYTES};
 use crate::observe::access_log::AccessLog;
 
 /// The time, and the process's state, as the shell sees them at the start of a turn.
@@ -78,6 +76,18 @@ impl Protocol {
         }
     }
 
+    /// The memory of the receive buffers that connections hold at present.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.buffers.held_bytes()
+    }
+
+    /// What one connection can hold of it at the most.
+    #[must_use]
+    pub fn max_held_bytes_per_connection(&self) -> usize {
+        self.buffers.large_bytes()
+    }
+
     pub(super) fn take_serial(&mut self) -> u64 {
         self.next_serial += 1;
         self.next_serial
@@ -99,7 +109,7 @@ impl Protocol {
         } else {
             return;
         }
-        if self.requests.len() < MAX_POOLED_BUFFERS {
+        if self.requests.len() < max_pooled(request.input.capacity()) {
             self.requests.push(request);
         }
     }
@@ -107,7 +117,7 @@ impl Protocol {
     /// Keeps an answer's memory, wiped.
     pub fn recycle_output(&mut self, mut output: Zeroizing<Vec<u8>>) {
         output.zeroize();
-        if self.outputs.len() < MAX_POOLED_BUFFERS {
+        if self.outputs.len() < max_pooled(output.capacity()) {
             self.outputs.push(output);
         }
     }

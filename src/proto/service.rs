@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::sigv4::Scope;
 use super::sigv4::signing_key::Credential;
+use super::xks::quota::Quota;
 use crate::job::KeyIndex;
-use crate::limits::{BODY_OVERHEAD_BYTES, MAX_HEAD_BYTES};
+use crate::limits::{BODY_OVERHEAD_BYTES, DEFAULT_MAX_REQUESTS_PER_CONNECTION, MAX_HEAD_BYTES};
 use crate::observe::redaction::Secret;
 
 /// One external key store: a path prefix, who may call it, and the keys it may use.
@@ -16,6 +17,7 @@ pub struct Store {
     credentials: Vec<Credential>,
     /// Sorted by external key id.
     keys: Vec<(Box<str>, KeyIndex)>,
+    quota: Quota,
 }
 
 impl Store {
@@ -37,6 +39,12 @@ impl Store {
         let at = self.keys.binary_search_by(|(known, _)| (**known).cmp(key_id)).ok()?;
         Some(self.keys[at].1)
     }
+
+    /// What it may ask for.
+    #[must_use]
+    pub fn quota(&self) -> &Quota {
+        &self.quota
+    }
 }
 
 /// All that the protocol is configured with.
@@ -54,6 +62,8 @@ pub struct Service {
     pub max_plaintext_in_base64: usize,
     /// Base64 bytes of AAD.
     pub max_aad_in_base64: usize,
+    /// Requests on one connection; the last one's answer ends it. 0 is no bound.
+    pub max_requests_per_connection: u64,
     /// `xksProxyFleetSize`
     pub fleet_size: u32,
     /// Times allowed.
@@ -93,6 +103,7 @@ impl Service {
             ciphertext_metadata: None,
             max_plaintext_in_base64: 8192,
             max_aad_in_base64: 16_384,
+            max_requests_per_connection: DEFAULT_MAX_REQUESTS_PER_CONNECTION,
             fleet_size: 1,
             timeouts,
             stores: Vec::new(),
@@ -132,13 +143,22 @@ impl Service {
         }
         keys.sort();
         keys.dedup();
-        let store = Store { uri_path_prefix: uri_path_prefix.into(), credentials, keys };
+        let (prefix, quota) = (uri_path_prefix.into(), Quota::default());
+        let store = Store { uri_path_prefix: prefix, credentials, keys, quota };
         let place = self.stores.len();
         match self.place_of(uri_path_prefix) {
             Ok(at) => self.by_prefix[at].1 = place,
             Err(at) => self.by_prefix.insert(at, (uri_path_prefix.into(), place)),
         }
         self.stores.push(store);
+    }
+
+    /// Bounds what the store of that prefix may ask for; see [`Quota::new`].
+    pub fn set_quota(&mut self, uri_path_prefix: &str, quota: Quota) {
+        if let Ok(at) = self.place_of(uri_path_prefix) {
+            let place = self.by_prefix[at].1;
+            self.stores[place].quota = quota;
+        }
     }
 
     /// The store of that prefix.

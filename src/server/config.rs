@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::network::Network;
 use super::tls::Acceptor;
 
 /// Listeners and their connections.
@@ -23,6 +24,34 @@ pub struct Config {
     pub event_loops: usize,
     /// Connections in all, over all event loops.
     pub max_connections: usize,
+    /// Connections of one client, by its address.
+    pub max_connections_per_address: Option<u32>,
+    /// Memory that all connections together may hold, in bytes.
+    pub max_buffered_bytes: usize,
+    /// TLS handshakes begun in a second; 0 is no bound.
+    pub max_tls_handshakes_per_sec: u32,
+    /// Peers that have to begin each connection with a PROXY protocol header. Others must not.
+    pub proxy_protocol_from: Vec<Network>,
+}
+
+#[cfg(test)]
+impl Config {
+    /// Any port of the loopback address, and no bounds that a test would meet.
+    pub(super) fn local() -> Self {
+        Self {
+            ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            port: 0,
+            port_http_ping: 0,
+            tls: None,
+            tcp_keepalive: None,
+            event_loops: 1,
+            max_connections: 1000,
+            max_connections_per_address: None,
+            max_buffered_bytes: usize::MAX,
+            max_tls_handshakes_per_sec: 0,
+            proxy_protocol_from: Vec::new(),
+        }
+    }
 }
 
 /// `[server.tcp_keepalive]`

@@ -1,68 +1,43 @@
 //! One event loop: readiness, completions and deadlines in; reads, writes and jobs out.
 
+pub(super) mod accept;
+mod room;
+
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use mio::event::Event;
-use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 
+use self::accept::Listening;
+use super::admission::Admission;
 use super::lifecycle::Lifecycle;
 use super::peer::{Fate, Peer};
 use super::timer::Timers;
-use super::tls::Acceptor;
 use super::turn::Turn;
+use super::waiting::{Entry, Waiting};
 use crate::hsm::Hsm;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job};
 use crate::limits::{
-    ACCEPT_PAUSE, LISTEN_BACKLOG, MAX_ACCEPTS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_JOBS_PER_SUBMIT,
+    MAX_ANSWERS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_EXPIRIES_PER_TURN, MAX_HANDSHAKES_PER_TURN,
+    MAX_JOBS_PER_SUBMIT, MAX_TURN,
 };
 use crate::observe::access_log::AccessLog;
-use crate::proto::{Connection, Listener, Moment, Protocol, Service};
+use crate::proto::{Moment, Protocol, Service};
 
 const WAKER: Token = Token(usize::MAX);
 /// Tokens of listeners count down from here, those of connections up from 0.
 const FIRST_LISTENER: usize = usize::MAX - 1;
 
-/// A listening socket and what comes in by it.
-pub(super) struct Listening {
-    pub(super) socket: TcpListener,
-    pub(super) listener: Listener,
-    pub(super) tls: Option<Acceptor>,
-    /// Connections may be waiting: edge-triggered readiness is remembered.
-    is_ready: bool,
-    /// After a failure, for instance for want of descriptors, when to try again.
-    paused_until: Option<Instant>,
-}
-
-impl Listening {
-    pub(super) fn new(socket: TcpListener, listener: Listener, tls: Option<Acceptor>) -> Self {
-        Self { socket, listener, tls, is_ready: false, paused_until: None }
-    }
-}
-
-/// Connections of all loops together.
-pub(super) struct Quota {
-    pub(super) open: AtomicUsize,
-    pub(super) max: usize,
-}
-
-impl Quota {
-    fn take(&self) -> bool {
-        let taken = self.open.fetch_add(1, Ordering::Relaxed) < self.max;
-        if !taken {
-            self.give_back();
-        }
-        taken
-    }
-
-    fn give_back(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
+/// What a loop has in common with the others.
+pub(super) struct Shared {
+    pub(super) lifecycle: Arc<Lifecycle>,
+    pub(super) admission: Arc<Admission>,
+    /// This loop's share.
+    pub(super) max_buffered_bytes: usize,
 }
 
 /// What exists before the HSM side does: sockets, and the inbox that it answers to.
@@ -70,28 +45,23 @@ pub(super) struct EventLoop {
     poll: Poll,
     listeners: Vec<Listening>,
     completions: Arc<CompletionQueue>,
-    lifecycle: Arc<Lifecycle>,
-    quota: Arc<Quota>,
+    shared: Shared,
 }
 
 impl EventLoop {
-    pub(super) fn new(
-        mut listeners: Vec<Listening>,
-        lifecycle: Arc<Lifecycle>,
-        quota: Arc<Quota>,
-    ) -> io::Result<Self> {
+    pub(super) fn new(mut listeners: Vec<Listening>, shared: Shared) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         for (index, listening) in listeners.iter_mut().enumerate() {
             let token = Token(FIRST_LISTENER - index);
             poll.registry().register(&mut listening.socket, token, Interest::READABLE)?;
         }
-        lifecycle.add_waker(Arc::clone(&waker));
+        shared.lifecycle.add_waker(Arc::clone(&waker));
         let completions = Arc::new(CompletionQueue::new(move || {
             // A waker fails only when the loop's descriptor is gone, and so the loop.
             let _ = waker.wake();
         }));
-        Ok(Self { poll, listeners, completions, lifecycle, quota })
+        Ok(Self { poll, listeners, completions, shared })
     }
 
     pub(super) fn completions(&self) -> Arc<CompletionQueue> {
@@ -116,13 +86,18 @@ impl EventLoop {
             poll: self.poll,
             listeners: self.listeners,
             completions: self.completions,
-            lifecycle: self.lifecycle,
-            quota: self.quota,
+            lifecycle: self.shared.lifecycle,
+            // One connection has to have room, whatever the settings let a request be.
+            max_buffered_bytes: self
+                .shared
+                .max_buffered_bytes
+                .max(2 * protocol.max_held_bytes_per_connection()),
             peers: Slab::new(),
+            next_number: 0,
             timers: Timers::default(),
-            turn: Turn::new(moment, protocol, hsm),
-            again: Vec::new(),
-            spare: Vec::new(),
+            turn: Turn::new(moment, protocol, hsm, self.shared.admission),
+            again: Waiting::default(),
+            handshakes: Waiting::default(),
             answers: Vec::new(),
             refused: Vec::new(),
             health: Arc::default(),
@@ -139,14 +114,16 @@ struct Running {
     listeners: Vec<Listening>,
     completions: Arc<CompletionQueue>,
     lifecycle: Arc<Lifecycle>,
-    quota: Arc<Quota>,
+    max_buffered_bytes: usize,
     peers: Slab<Peer>,
+    /// The number of the connection that came last.
+    next_number: u64,
     timers: Timers,
     turn: Turn,
-    /// Slots whose sockets have more than one turn allows.
-    again: Vec<usize>,
-    /// Memory for the next `again`.
-    spare: Vec<usize>,
+    /// Connections that have more to do than one turn allows.
+    again: Waiting,
+    /// Connections whose TLS handshakes wait for their turn.
+    handshakes: Waiting,
     /// Completions taken from the inbox; memory for the next taking.
     answers: Vec<Completion>,
     /// Jobs that the HSM side did not take.
@@ -169,11 +146,14 @@ impl Running {
             }
             self.look_around();
             self.take_completions();
-            self.go_on();
             for event in &events {
                 self.on_event(event);
             }
+            // What costs more, and what was put off, comes after the requests.
+            self.submit();
+            self.shake_hands();
             self.accept();
+            self.go_on();
             self.expire();
             self.submit();
             self.turn.protocol.access_log.flush();
@@ -183,13 +163,47 @@ impl Running {
         }
     }
 
-    /// Reads on where the last turn stopped.
+    /// Takes up what earlier turns have put off, one connection at least, as long as the turn has
+    /// not lasted too long.
     fn go_on(&mut self) {
-        let mut again = std::mem::replace(&mut self.again, std::mem::take(&mut self.spare));
-        for slot in again.drain(..) {
-            self.with_peer(slot, |peer, turn| peer.on_readable(false, turn));
+        while let Some(entry) = self.again.pop_oldest() {
+            if self.waits_no_more(entry) {
+                self.with_peer(entry.0, |peer, turn| peer.go_on(turn));
+                if self.turn.moment.now.elapsed() > MAX_TURN {
+                    return;
+                }
+            }
         }
-        self.spare = again;
+    }
+
+    /// Does the costly part of TLS handshakes, of few at a time and not faster than the rate
+    /// allows. The newest come first: if there are more than can be done in time, the peers of the
+    /// oldest have given up.
+    fn shake_hands(&mut self) {
+        let mut left = MAX_HANDSHAKES_PER_TURN;
+        while left > 0 && self.handshake_wait().is_zero() {
+            let Some(entry) = self.handshakes.pop_newest() else {
+                return;
+            };
+            if self.waits_no_more(entry) {
+                left -= 1;
+                self.turn.may_shake_hands = true;
+                self.with_peer(entry.0, |peer, turn| peer.go_on(turn));
+                self.turn.may_shake_hands = false;
+            }
+        }
+    }
+
+    /// How long until the next handshake is allowed.
+    fn handshake_wait(&self) -> Duration {
+        let rate = self.turn.admission.handshakes.as_ref();
+        rate.map_or(Duration::ZERO, |rate| rate.wait(self.turn.moment.now))
+    }
+
+    /// An entry has been taken out of its list. Gives whether the connection is still there.
+    fn waits_no_more(&mut self, (slot, number): Entry) -> bool {
+        let peer = self.peers.get_mut(slot).filter(|peer| peer.number() == number);
+        peer.is_some_and(|peer| std::mem::take(&mut peer.is_waiting))
     }
 
     /// How long the kernel may keep us waiting.
@@ -198,6 +212,10 @@ impl Running {
             return Some(Duration::ZERO);
         }
         let mut until = self.timers.next();
+        if !self.handshakes.is_empty() {
+            let at = self.turn.moment.now + self.handshake_wait();
+            until = Some(until.map_or(at, |until| until.min(at)));
+        }
         for listening in self.listeners.iter().filter(|listening| listening.is_ready) {
             match listening.paused_until {
                 None => return Some(Duration::ZERO),
@@ -260,22 +278,26 @@ impl Running {
         };
         let turn = &mut self.turn;
         turn.slot = slot;
+        turn.answers_left = MAX_ANSWERS_PER_TURN;
+        let held_before = peer.held_bytes();
         let fate = catch_unwind(AssertUnwindSafe(|| work(peer, turn))).unwrap_or_else(|_| {
             tracing::error!("a connection ended because handling it panicked; this is a defect");
             turn.protocol.reset();
             turn.outgoing.clear();
             Fate::Ends
         });
+        turn.held_bytes = turn.held_bytes + peer.held_bytes() - held_before;
         if fate == Fate::Ends {
             self.end(slot);
         } else {
-            if fate == Fate::Again {
-                self.again.push(slot);
-            }
             let deadline = peer.deadline(turn);
             // An entry that comes too early is set anew then, which is rarer than a change.
             if self.timers.get(slot).is_none_or(|at| deadline < at) {
                 self.timers.set(slot, deadline);
+            }
+            self.put_off(slot, fate);
+            if self.turn.buffered_bytes() > self.max_buffered_bytes {
+                self.make_room_in_memory(slot);
             }
         }
         if self.turn.jobs.len() >= MAX_JOBS_PER_SUBMIT && !self.is_submitting {
@@ -283,12 +305,33 @@ impl Running {
         }
     }
 
+    /// Lists a connection that cannot go on in this turn.
+    fn put_off(&mut self, slot: usize, fate: Fate) {
+        let list = match fate {
+            Fate::Again => &mut self.again,
+            Fate::Handshake => &mut self.handshakes,
+            Fate::Stays | Fate::Ends => return,
+        };
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        // It may be in the list since an earlier turn.
+        if std::mem::replace(&mut peer.is_waiting, true) {
+            return;
+        }
+        let entry = (slot, peer.number());
+        let peers = &self.peers;
+        list.push(entry, peers.len(), |(slot, number)| {
+            peers.get(slot).is_some_and(|peer| peer.number() == number)
+        });
+    }
+
     fn end(&mut self, slot: usize) {
         self.timers.cancel(slot);
         if let Some(peer) = self.peers.try_remove(slot) {
+            self.turn.held_bytes -= peer.held_bytes();
             // Closing the descriptor takes it out of the epoll set.
             peer.close(&mut self.turn);
-            self.quota.give_back();
         }
     }
 
@@ -329,7 +372,10 @@ impl Running {
     }
 
     fn expire(&mut self) {
-        while let Some(slot) = self.timers.expire(self.turn.moment.now) {
+        for _ in 0..MAX_EXPIRIES_PER_TURN {
+            let Some(slot) = self.timers.expire(self.turn.moment.now) else {
+                return;
+            };
             self.with_peer(slot, |peer, turn| {
                 if peer.deadline(turn) <= turn.moment.now {
                     peer.on_deadline(turn)
@@ -337,95 +383,6 @@ impl Running {
                     Fate::Stays
                 }
             });
-        }
-    }
-
-    fn accept(&mut self) {
-        for index in 0..self.listeners.len() {
-            for _ in 0..MAX_ACCEPTS_PER_TURN {
-                if !self.accept_one(index) {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Whether there may be another.
-    fn accept_one(&mut self, index: usize) -> bool {
-        let now = self.turn.moment.now;
-        let Some(listening) = self.listeners.get_mut(index).filter(|listening| listening.is_ready)
-        else {
-            return false;
-        };
-        if listening.paused_until.is_some_and(|until| until > now) {
-            return false;
-        }
-        listening.paused_until = None;
-        // At the limit connections wait in the kernel's queue.
-        if !self.quota.take() {
-            listening.paused_until = Some(now + ACCEPT_PAUSE);
-            return false;
-        }
-        let accepted = listening.socket.accept();
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                self.quota.give_back();
-                match error.kind() {
-                    ErrorKind::WouldBlock => listening.is_ready = false,
-                    // The peer has gone again, or a signal came.
-                    ErrorKind::ConnectionAborted | ErrorKind::Interrupted => return true,
-                    // No descriptor or no memory: asking again at once would only spin.
-                    _ => {
-                        tracing::error!(%error, "accepting connections pauses");
-                        listening.paused_until = Some(now + ACCEPT_PAUSE);
-                    }
-                }
-                return false;
-            }
-        };
-        let tls = match listening.tls.as_ref().map(Acceptor::accept).transpose() {
-            Ok(tls) => tls,
-            Err(error) => {
-                self.quota.give_back();
-                tracing::error!(%error, "a TLS session cannot begin");
-                return true;
-            }
-        };
-        let connection = Connection::new(listening.listener, Some(address.ip()), now);
-        let entry = self.peers.vacant_entry();
-        let slot = entry.key();
-        let peer = entry.insert(Peer::new(stream, address, tls, connection, now));
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(peer.stream(), Token(slot), interest) {
-            tracing::error!(%error, "a connection cannot be watched");
-            self.end(slot);
-            return true;
-        }
-        // What the peer has sent already may be read at once.
-        self.with_peer(slot, |peer, turn| peer.on_readable(false, turn));
-        true
-    }
-
-    /// Takes in what waits in the listeners' queues, closes them, and ends idle connections.
-    fn end_accepting(&mut self) {
-        for listening in &mut self.listeners {
-            listening.is_ready = true;
-            listening.paused_until = None;
-        }
-        for index in 0..self.listeners.len() {
-            // No more than the kernel's queue holds, or a flood of connections could go on.
-            for _ in 0..LISTEN_BACKLOG {
-                if !self.accept_one(index) {
-                    break;
-                }
-            }
-        }
-        self.listeners.clear();
-        let idle: Vec<usize> =
-            self.peers.iter().filter(|(_, peer)| peer.is_idle()).map(|(slot, _)| slot).collect();
-        for slot in idle {
-            self.end(slot);
         }
     }
 }

@@ -3,24 +3,29 @@
 //! Each loop is a thread with a poll, its own listening sockets, connections and timers. Work for
 //! the HSM leaves as jobs and comes back through the loop's inbox; see `lib.rs` for the order.
 
+mod admission;
 pub mod config;
+mod descriptors;
 mod event_loop;
 pub mod lifecycle;
 mod listener;
+pub mod network;
 mod peer;
 mod timer;
 pub mod tls;
 mod turn;
+mod waiting;
 
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 
+use self::admission::Admission;
 use self::config::Config;
-use self::event_loop::{EventLoop, Listening, Quota};
+use self::event_loop::accept::Listening;
+use self::event_loop::{EventLoop, Shared};
 use self::lifecycle::Lifecycle;
 use crate::hsm::Hsm;
 use crate::job::CompletionQueue;
@@ -51,8 +56,15 @@ impl Server {
     /// # Errors
     /// [`BindError`]: for instance, another process listens there.
     pub fn bind(config: &Config) -> Result<Self, BindError> {
+        if let Err(possible) = descriptors::raise(config.max_connections) {
+            tracing::warn!(
+                possible,
+                max_connections = config.max_connections,
+                "the hard limit of open files (RLIMIT_NOFILE) is lower than max_connections needs"
+            );
+        }
         let lifecycle = Arc::new(Lifecycle::default());
-        let quota = Arc::new(Quota { open: AtomicUsize::new(0), max: config.max_connections });
+        let admission = Arc::new(Admission::new(config));
         let mut api = SocketAddr::new(config.ip, config.port);
         let mut ping = api;
         let mut loops = Vec::new();
@@ -79,8 +91,12 @@ impl Server {
                     ping = api;
                 }
             }
-            let event_loop = EventLoop::new(listeners, Arc::clone(&lifecycle), Arc::clone(&quota))
-                .map_err(|error| fail(api, error))?;
+            let shared = Shared {
+                lifecycle: Arc::clone(&lifecycle),
+                admission: Arc::clone(&admission),
+                max_buffered_bytes: config.max_buffered_bytes / count,
+            };
+            let event_loop = EventLoop::new(listeners, shared).map_err(|error| fail(api, error))?;
             loops.push(event_loop);
         }
         Ok(Self { loops, lifecycle, api, ping })

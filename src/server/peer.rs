@@ -7,11 +7,19 @@ use std::time::Instant;
 use mio::net::TcpStream;
 use zeroize::Zeroize as _;
 
+use super::admission::Ticket;
 use super::tls::{Outgoing, Session, TlsError};
 use super::turn::Turn;
 use crate::job::{Completion, Failure};
-use crate::limits::{LINGER, MAX_LINGER_BYTES, READ_SCRATCH_BYTES};
-use crate::proto::{Connection, Step, Wait};
+use crate::limits::{
+    LINGER, MAX_LINGER_BYTES, MAX_PROXY_HEADER_BYTES, MAX_READ_PER_TURN_BYTES, READ_SCRATCH_BYTES,
+};
+use crate::proto::proxy_header::{self, ProxyHeaderError};
+use crate::proto::{Connection, Listener, Step, Wait};
+
+/// More than an alert's record takes up (RFC 8446, 5.2 and 6), and less than a server's first
+/// flight does.
+const ALERT_BYTES: usize = 32;
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +27,19 @@ use crate::proto::{Connection, Step, Wait};
 pub(super) enum Fate {
     /// It stays, waiting for an event or a deadline.
     Stays,
-    /// It stays, and has more to read than one turn allows.
+    /// It stays, and has more to read, or more requests, than one turn allows.
     Again,
+    /// It stays, and waits for its TLS handshake's turn.
+    Handshake,
     /// It is over.
     Ends,
 }
 
 enum Phase {
-    /// TLS keys are being agreed on.
-    Handshake { since: Instant },
+    /// A load balancer has to say whom it speaks for.
+    Proxy { since: Instant },
+    /// TLS keys are being agreed on. Our first flight, which is what costs, has been sent or not.
+    Handshake { since: Instant, is_answered: bool },
     /// Requests and answers.
     Open,
     /// All has been said; what the peer still sends is dropped, so that the kernel does not
@@ -39,6 +51,12 @@ enum Phase {
 pub(super) struct Peer {
     stream: TcpStream,
     address: SocketAddr,
+    ticket: Ticket,
+    /// No other connection of the loop has it.
+    number: u64,
+    accepted: Instant,
+    /// Whether an entry of it is in one of the loop's lists of those who wait.
+    pub(super) is_waiting: bool,
     tls: Option<Session>,
     connection: Connection,
     /// Bytes that the socket has not taken yet, from `pending_from` on.
@@ -60,20 +78,28 @@ enum Filled {
 }
 
 impl Peer {
+    /// With `is_proxied`, the peer says first whom it speaks for.
     pub(super) fn new(
-        stream: TcpStream,
-        address: SocketAddr,
+        (stream, address): (TcpStream, SocketAddr),
+        ticket: Ticket,
+        is_proxied: bool,
+        number: u64,
         tls: Option<Session>,
         connection: Connection,
         now: Instant,
     ) -> Self {
         let phase = match tls {
-            Some(_) => Phase::Handshake { since: now },
+            _ if is_proxied => Phase::Proxy { since: now },
+            Some(_) => Phase::Handshake { since: now, is_answered: false },
             None => Phase::Open,
         };
         Self {
             stream,
             address,
+            ticket,
+            number,
+            accepted: now,
+            is_waiting: false,
             tls,
             connection,
             pending: Vec::new(),
@@ -93,7 +119,7 @@ impl Peer {
     pub(super) fn deadline(&self, turn: &Turn) -> Instant {
         let timeouts = &turn.protocol.service.timeouts;
         match self.phase {
-            Phase::Handshake { since } => since + timeouts.handshake,
+            Phase::Proxy { since } | Phase::Handshake { since, .. } => since + timeouts.handshake,
             Phase::Linger { until, .. } => until,
             Phase::Open => match self.connection.wait() {
                 Wait::Idle(since) => since + timeouts.idle,
@@ -115,10 +141,56 @@ impl Peer {
         matches!(self.phase, Phase::Open) && matches!(self.connection.wait(), Wait::Idle(_))
     }
 
+    /// No other connection of the loop has it.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// By which port it came.
+    pub(super) fn listener(&self) -> Listener {
+        self.ticket.listener
+    }
+
+    /// Memory that it holds beside its receive buffer.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.pending.capacity() + self.tls.as_ref().map_or(0, Session::held_bytes)
+    }
+
+    /// Whether it holds memory that others may need.
+    pub(super) fn holds_memory(&self) -> bool {
+        self.held_bytes() > 0 || self.connection.holds_buffer()
+    }
+
+    /// Its place among those that may be ended to make room, the least first: who never sent an
+    /// authentic request, by age; then who did and is idle, by how long. `None` while it must not
+    /// be ended: its request is at the HSM, or it has proven itself and is not idle.
+    pub(super) fn standing(&self) -> Option<(bool, Instant)> {
+        let wait = self.connection.wait();
+        match self.phase {
+            Phase::Linger { .. } => Some((false, self.accepted)),
+            Phase::Open if matches!(wait, Wait::Hsm(_)) => None,
+            _ if !self.connection.is_proven() => Some((false, self.accepted)),
+            _ => match wait {
+                Wait::Idle(since) => Some((true, since)),
+                _ => None,
+            },
+        }
+    }
+
     /// The socket may be read, or has been closed by the peer.
     pub(super) fn on_readable(&mut self, is_read_closed: bool, turn: &mut Turn) -> Fate {
         self.is_readable = true;
         self.is_read_closed |= is_read_closed;
+        self.go_on(turn)
+    }
+
+    /// Takes up what the last turn did not allow.
+    pub(super) fn go_on(&mut self, turn: &mut Turn) -> Fate {
+        let is_answered = matches!(self.connection.wait(), Wait::Send(_));
+        if matches!(self.phase, Phase::Open) && is_answered && self.pending.is_empty() {
+            let step = self.connection.sent(&mut turn.protocol, &turn.moment);
+            return self.drive_and_read_on(step, turn);
+        }
         self.read_on(turn)
     }
 
@@ -130,11 +202,14 @@ impl Peer {
         match self.flush() {
             Err(_) => Fate::Ends,
             Ok(false) => Fate::Stays,
-            Ok(true) if !matches!(self.phase, Phase::Open) => Fate::Stays,
-            Ok(true) => {
-                let step = self.connection.sent(&mut turn.protocol, &turn.moment);
-                self.drive_and_read_on(step, turn)
-            }
+            Ok(true) => match self.phase {
+                Phase::Open => {
+                    let step = self.connection.sent(&mut turn.protocol, &turn.moment);
+                    self.drive_and_read_on(step, turn)
+                }
+                // Nothing was read while something was pending.
+                _ => self.read_on(turn),
+            },
         }
     }
 
@@ -153,7 +228,7 @@ impl Peer {
     /// [`Self::deadline`] has passed.
     pub(super) fn on_deadline(&mut self, turn: &mut Turn) -> Fate {
         match self.phase {
-            Phase::Handshake { .. } | Phase::Linger { .. } => Fate::Ends,
+            Phase::Proxy { .. } | Phase::Handshake { .. } | Phase::Linger { .. } => Fate::Ends,
             Phase::Open => {
                 let step = self.connection.timed_out(&mut turn.protocol, &turn.moment);
                 self.drive_and_read_on(step, turn)
@@ -176,10 +251,18 @@ impl Peer {
 
     /// Reads until the socket is empty, a request is whole, or the turn's share is used up.
     fn read_on(&mut self, turn: &mut Turn) -> Fate {
-        let mut budget = READ_SCRATCH_BYTES;
+        let mut budget = MAX_READ_PER_TURN_BYTES;
         while self.is_readable && !self.is_eof {
-            if let Phase::Linger { .. } = self.phase {
-                return self.drop_input(turn);
+            match self.phase {
+                Phase::Proxy { since } => match self.take_proxy_header(since, turn) {
+                    None => continue,
+                    Some(fate) => return fate,
+                },
+                Phase::Handshake { is_answered: false, .. } if !turn.may_shake_hands => {
+                    return Fate::Handshake;
+                }
+                Phase::Linger { .. } => return self.drop_input(turn),
+                Phase::Handshake { .. } | Phase::Open => {}
             }
             let room = self.room(turn);
             if room == 0 {
@@ -213,6 +296,55 @@ impl Peer {
             }
         }
         Fate::Stays
+    }
+
+    /// Reads what a load balancer says before all else, and goes on to the next phase; else the
+    /// connection's fate. The bytes stay in the socket until they are whole.
+    fn take_proxy_header(&mut self, since: Instant, turn: &mut Turn) -> Option<Fate> {
+        let into = &mut turn.scratch[..MAX_PROXY_HEADER_BYTES];
+        let received = match self.stream.peek(into) {
+            Ok(0) => return Some(Fate::Ends),
+            Ok(received) => &into[..received],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.is_readable = false;
+                return Some(Fate::Stays);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => return None,
+            Err(_) => return Some(Fate::Ends),
+        };
+        match proxy_header::parse(received) {
+            Ok(Some(header)) => {
+                let into = &mut turn.scratch[..header.length];
+                if self.stream.read_exact(into).is_err() {
+                    return Some(Fate::Ends);
+                }
+                if let Some((ip, port)) = header.source {
+                    self.address = SocketAddr::new(ip, port);
+                    self.connection.set_peer(ip);
+                    if !self.ticket.count(ip) {
+                        turn.note_too_many(self.address);
+                        return Some(Fate::Ends);
+                    }
+                }
+            }
+            // What comes next is told anew.
+            Ok(None) if !self.is_read_closed => {
+                self.is_readable = false;
+                return Some(Fate::Stays);
+            }
+            Ok(None) => return Some(Fate::Ends),
+            // The same network's probes may come through the load balancer or not.
+            Err(ProxyHeaderError::Missing) if self.listener() == Listener::Ping => {}
+            Err(error) => {
+                turn.note_bad_proxy_header(self.address, &error);
+                return Some(Fate::Ends);
+            }
+        }
+        self.phase = match self.tls {
+            Some(_) => Phase::Handshake { since, is_answered: false },
+            None => Phase::Open,
+        };
+        None
     }
 
     /// How many bytes may be read now. While an answer has not gone, none: a peer that does not
@@ -264,7 +396,7 @@ impl Peer {
         count: usize,
         turn: &mut Turn,
     ) -> Result<Filled, PeerError> {
-        let Turn { scratch, protocol, moment, outgoing, .. } = turn;
+        let Turn { scratch, protocol, moment, outgoing, admission, .. } = turn;
         let Some(tls) = &mut self.tls else {
             self.connection.receive(protocol, moment, &scratch[..count]);
             return Ok(Filled::Bytes(count));
@@ -274,6 +406,15 @@ impl Peer {
             connection.receive(protocol, moment, plaintext);
         });
         let is_handshaking = tls.is_handshaking();
+        if let Phase::Handshake { is_answered, .. } = &mut self.phase
+            && !*is_answered
+            && outgoing.filled().len() > ALERT_BYTES
+        {
+            *is_answered = true;
+            if let Some(rate) = &admission.handshakes {
+                rate.charge(moment.now);
+            }
+        }
         if !outgoing.filled().is_empty() {
             self.send_outgoing(outgoing).map_err(PeerError::Io)?;
         }
@@ -309,6 +450,10 @@ impl Peer {
                     self.connection.answer_health(&mut turn.protocol, &turn.moment, &health)
                 }
                 Step::Send if self.pending.is_empty() => {
+                    if turn.answers_left == 0 {
+                        return Fate::Again;
+                    }
+                    turn.answers_left -= 1;
                     self.connection.sent(&mut turn.protocol, &turn.moment)
                 }
                 Step::Send => return Fate::Stays,
@@ -393,6 +538,7 @@ impl Peer {
             return Fate::Ends;
         }
         self.phase = Phase::Linger { until: turn.moment.now + LINGER, left: MAX_LINGER_BYTES };
+        self.tls = None;
         if self.is_readable { self.drop_input(turn) } else { Fate::Stays }
     }
 
@@ -421,8 +567,7 @@ impl Peer {
         }
     }
 
-    /// A handshake that failed is worth a line: a client certificate that is refused shows
-    /// nowhere else. A connection that breaks is the network's daily life.
+    /// A connection that breaks is the network's daily life.
     fn note(&self, error: &PeerError, turn: &mut Turn) {
         match (error, &self.phase) {
             (PeerError::Tls(error), Phase::Handshake { .. }) => {

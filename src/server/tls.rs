@@ -111,6 +111,11 @@ impl Session {
         &self.partial
     }
 
+    /// Memory for what is not whole yet.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.partial.capacity()
+    }
+
     /// Takes what has been received, [`Self::partial`] included. Plaintext goes to `sink`, what
     /// the handshake answers to `out`.
     ///
@@ -250,3 +255,8 @@ fn encode(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;

@@ -1,13 +1,15 @@
 //! What one turn of an event loop works with.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::tls::{Outgoing, TlsError};
+use super::admission::Admission;
+use super::tls::Outgoing;
 use crate::hsm::Hsm;
 use crate::job::Job;
-use crate::limits::{MAX_HANDSHAKE_FAILURES_LOGGED_PER_SEC, READ_SCRATCH_BYTES};
+use crate::limits::{MAX_REFUSALS_LOGGED_PER_SEC, READ_SCRATCH_BYTES};
 use crate::proto::{Moment, Protocol};
 
 /// An event loop's state, less its connections.
@@ -15,6 +17,7 @@ pub(super) struct Turn {
     pub(super) moment: Moment,
     pub(super) protocol: Protocol,
     pub(super) hsm: Arc<Hsm>,
+    pub(super) admission: Arc<Admission>,
     /// Received bytes on their way into a connection's buffer.
     pub(super) scratch: Box<[u8]>,
     /// TLS records on their way to a socket.
@@ -23,20 +26,42 @@ pub(super) struct Turn {
     pub(super) jobs: Vec<Job>,
     /// The slot of the connection that is being worked on.
     pub(super) slot: usize,
-    failed_handshakes: FailedHandshakes,
+    /// Answers that it may still be given in this turn.
+    pub(super) answers_left: u32,
+    /// Whether the costly part of a TLS handshake may be done now.
+    pub(super) may_shake_hands: bool,
+    /// Memory that connections hold beside their receive buffers.
+    pub(super) held_bytes: usize,
+    handshakes: LogLimit,
+    proxy_headers: LogLimit,
+    addresses: LogLimit,
+    evictions: LogLimit,
 }
 
 impl Turn {
-    pub(super) fn new(moment: Moment, protocol: Protocol, hsm: Arc<Hsm>) -> Self {
+    pub(super) fn new(
+        moment: Moment,
+        protocol: Protocol,
+        hsm: Arc<Hsm>,
+        admission: Arc<Admission>,
+    ) -> Self {
+        let limit = || LogLimit { second: moment.now, logged: 0, left_out: 0 };
         Self {
-            failed_handshakes: FailedHandshakes { second: moment.now, logged: 0, left_out: 0 },
+            handshakes: limit(),
+            proxy_headers: limit(),
+            addresses: limit(),
+            evictions: limit(),
             moment,
             protocol,
             hsm,
+            admission,
             scratch: vec![0; READ_SCRATCH_BYTES].into_boxed_slice(),
             outgoing: Outgoing::default(),
             jobs: Vec::new(),
             slot: 0,
+            answers_left: 0,
+            may_shake_hands: false,
+            held_bytes: 0,
         }
     }
 
@@ -46,26 +71,79 @@ impl Turn {
         self.jobs.push(job);
     }
 
-    pub(super) fn note_failed_handshake(&mut self, peer: SocketAddr, error: &TlsError) {
-        let failures = &mut self.failed_handshakes;
-        if self.moment.now.duration_since(failures.second).as_secs() >= 1 {
-            if failures.left_out > 0 {
-                tracing::info!(count = failures.left_out, "more TLS handshakes failed");
-            }
-            *failures = FailedHandshakes { second: self.moment.now, logged: 0, left_out: 0 };
+    /// Memory that this loop's connections hold.
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.protocol.held_bytes() + self.held_bytes
+    }
+
+    /// A handshake that failed is worth a line: a client certificate that is refused shows nowhere
+    /// else.
+    pub(super) fn note_failed_handshake(&mut self, peer: SocketAddr, error: &dyn fmt::Display) {
+        if let Some(left_out) = self.handshakes.admit(self.moment.now) {
+            tracing::info!(%peer, %error, left_out, "TLS handshake failed");
         }
-        if failures.logged < MAX_HANDSHAKE_FAILURES_LOGGED_PER_SEC {
-            failures.logged += 1;
-            tracing::info!(%peer, %error, "TLS handshake failed");
-        } else {
-            failures.left_out += 1;
+    }
+
+    pub(super) fn note_bad_proxy_header(&mut self, peer: SocketAddr, error: &dyn fmt::Display) {
+        if let Some(left_out) = self.proxy_headers.admit(self.moment.now) {
+            tracing::warn!(%peer, %error, left_out, "PROXY protocol header refused");
+        }
+    }
+
+    pub(super) fn note_too_many(&mut self, peer: SocketAddr) {
+        if let Some(left_out) = self.addresses.admit(self.moment.now) {
+            tracing::warn!(
+                %peer, left_out,
+                "connection refused: the address has its max_connections_per_address already"
+            );
+        }
+    }
+
+    pub(super) fn note_evictions(&mut self, count: usize, reason: &str) {
+        if let Some(left_out) = self.evictions.admit(self.moment.now) {
+            tracing::warn!(count, reason, left_out, "connections ended to make room");
         }
     }
 }
 
-/// Keeps a stranger from filling the log.
-struct FailedHandshakes {
+/// Keeps strangers from filling the log.
+struct LogLimit {
     second: Instant,
     logged: u32,
     left_out: u64,
+}
+
+impl LogLimit {
+    /// Whether a line may be written; if so, how many were left out since the last one.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        if now.saturating_duration_since(self.second).as_secs() >= 1 {
+            self.second = now;
+            self.logged = 0;
+        }
+        if self.logged >= MAX_REFUSALS_LOGGED_PER_SEC {
+            self.left_out += 1;
+            return None;
+        }
+        self.logged += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The first ones of a second are logged; the next line tells how many were not.
+    #[test]
+    fn log_limit() {
+        let start = Instant::now();
+        let mut limit = LogLimit { second: start, logged: 0, left_out: 0 };
+        let logged = (0..1000).filter_map(|_| limit.admit(start)).collect::<Vec<_>>();
+        assert_eq!(logged, [0; MAX_REFUSALS_LOGGED_PER_SEC as usize]);
+        let left_out = 1000 - u64::from(MAX_REFUSALS_LOGGED_PER_SEC);
+        assert_eq!(limit.admit(start + Duration::from_secs(1)), Some(left_out));
+        assert_eq!(limit.admit(start + Duration::from_secs(1)), Some(0));
+    }
 }

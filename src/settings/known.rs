@@ -33,6 +33,7 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "drain_delay_milli",
             "drain_timeout_milli",
             "fleet_size",
+            "proxy_protocol_from",
         ],
     ),
     (
@@ -76,6 +77,8 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "sigv4_secret_access_key",
             "sigv4_secret_access_key_file",
             "xks_key_id_set",
+            "max_requests_per_sec",
+            "max_in_flight",
         ],
     ),
     (
@@ -102,6 +105,10 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "max_plaintext_in_base64",
             "max_aad_in_base64",
             "max_connections",
+            "max_connections_per_address",
+            "max_requests_per_connection",
+            "max_buffered_bytes",
+            "max_tls_handshakes_per_sec",
             "request_deadline_milli",
             "head_timeout_milli",
             "body_timeout_milli",

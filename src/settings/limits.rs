@@ -6,10 +6,12 @@ use super::Limits;
 use super::section::Section;
 use crate::limits::{
     DEFAULT_BODY_TIMEOUT_MILLI, DEFAULT_HANDSHAKE_TIMEOUT_MILLI, DEFAULT_HEAD_TIMEOUT_MILLI,
-    DEFAULT_IDLE_TIMEOUT_MILLI, DEFAULT_MAX_AAD_IN_BASE64_BYTES, DEFAULT_MAX_CONNECTIONS,
-    DEFAULT_MAX_PLAINTEXT_IN_BASE64_BYTES, DEFAULT_REQUEST_DEADLINE_MILLI,
-    DEFAULT_WRITE_TIMEOUT_MILLI, KMS_TIMEOUT_MILLI, MAX_AAD_BYTES, MAX_CONNECTIONS,
-    MAX_PLAINTEXT_IN_BASE64_BYTES, MAX_TIMEOUT_MILLI, MIN_MAX_AAD_BYTES, MIN_MAX_PLAINTEXT_BYTES,
+    DEFAULT_IDLE_TIMEOUT_MILLI, DEFAULT_MAX_AAD_IN_BASE64_BYTES, DEFAULT_MAX_BUFFERED_BYTES,
+    DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_PLAINTEXT_IN_BASE64_BYTES,
+    DEFAULT_MAX_REQUESTS_PER_CONNECTION, DEFAULT_MAX_TLS_HANDSHAKES_PER_SEC,
+    DEFAULT_REQUEST_DEADLINE_MILLI, DEFAULT_WRITE_TIMEOUT_MILLI, KMS_TIMEOUT_MILLI, MAX_AAD_BYTES,
+    MAX_CONNECTIONS, MAX_MAX_BUFFERED_BYTES, MAX_PLAINTEXT_IN_BASE64_BYTES, MAX_RATE_PER_SEC,
+    MAX_TIMEOUT_MILLI, MIN_MAX_AAD_BYTES, MIN_MAX_BUFFERED_BYTES, MIN_MAX_PLAINTEXT_BYTES,
 };
 use crate::proto::service::Timeouts;
 
@@ -44,10 +46,33 @@ pub(super) fn read(root: &Section<'_>) -> Option<Limits> {
         base64_bytes(MIN_MAX_AAD_BYTES),
         base64_bytes(MAX_AAD_BYTES),
     );
-    let max_connections = match section.as_ref().and_then(|section| section.get("max_connections"))
-    {
+    let get = |name| section.as_ref().and_then(|section| section.get(name));
+    let max_connections = match get("max_connections") {
         Some(member) => member.integer(1..=MAX_CONNECTIONS as u64, "a number of connections"),
         None => Some(DEFAULT_MAX_CONNECTIONS),
+    };
+    let max_connections_per_address = match get("max_connections_per_address") {
+        Some(member) => member
+            .integer(0..=MAX_CONNECTIONS as u64, "a number of connections (0: no limit)")
+            .map(|max: u32| (max > 0).then_some(max)),
+        None => Some(None),
+    };
+    let max_requests_per_connection = match get("max_requests_per_connection") {
+        Some(member) => member.integer(0..=u64::MAX / 2, "a number of requests (0: no limit)"),
+        None => Some(DEFAULT_MAX_REQUESTS_PER_CONNECTION),
+    };
+    let max_buffered_bytes = match get("max_buffered_bytes") {
+        Some(member) => {
+            let range = MIN_MAX_BUFFERED_BYTES as u64..=MAX_MAX_BUFFERED_BYTES as u64;
+            member.integer(range, "a number of bytes")
+        }
+        None => Some(DEFAULT_MAX_BUFFERED_BYTES),
+    };
+    let max_tls_handshakes_per_sec = match get("max_tls_handshakes_per_sec") {
+        Some(member) => {
+            member.integer(0..=u64::from(MAX_RATE_PER_SEC), "a number of handshakes (0: no limit)")
+        }
+        None => Some(DEFAULT_MAX_TLS_HANDSHAKES_PER_SEC),
     };
     let time = |name, default| {
         let milli = match section.as_ref().and_then(|section| section.get(name)) {
@@ -76,6 +101,10 @@ pub(super) fn read(root: &Section<'_>) -> Option<Limits> {
         max_plaintext_in_base64: max_plaintext_in_base64?,
         max_aad_in_base64: max_aad_in_base64?,
         max_connections: max_connections?,
+        max_connections_per_address: max_connections_per_address?,
+        max_requests_per_connection: max_requests_per_connection?,
+        max_buffered_bytes: max_buffered_bytes?,
+        max_tls_handshakes_per_sec: max_tls_handshakes_per_sec?,
         timeouts: Timeouts {
             request: request?,
             head: head?,

@@ -30,6 +30,7 @@ use crate::observe::log::LogConfig;
 use crate::observe::redaction::Secret;
 use crate::proto::service::Timeouts;
 use crate::server::config::TcpKeepalive;
+use crate::server::network::Network;
 
 pub use self::load::{
     BOOTSTRAP_TOML, Environment, PKCS11_HSM_MODULE, XKS_PROXY_SETTINGS_TOML, load, locate,
@@ -83,6 +84,8 @@ pub struct Server {
     pub drain_delay: Duration,
     /// Then, how long what is in flight may take.
     pub drain_timeout: Duration,
+    /// Peers that begin each connection with a PROXY protocol header (version 2).
+    pub proxy_protocol_from: Vec<Network>,
     /// How many proxies serve these stores: `xksProxyFleetSize` in health answers, at least 1.
     pub fleet_size: u32,
 }
@@ -143,6 +146,10 @@ pub struct Store {
     pub credential: Option<Credential>,
     /// External key ids, each a `CKA_LABEL`, sorted, no doubles.
     pub xks_key_id_set: Vec<String>,
+    /// Calls to the HSM in a second, of which as many may come at once. `None` is no bound.
+    pub max_requests_per_sec: Option<u32>,
+    /// Calls to the HSM that are not answered yet. `None` is no bound.
+    pub max_in_flight: Option<u32>,
 }
 
 /// A SigV4 credential.
@@ -175,6 +182,14 @@ pub struct Limits {
     pub max_aad_in_base64: usize,
     /// Connections in all, over all event loops.
     pub max_connections: usize,
+    /// Connections of one client address. `None` is no bound.
+    pub max_connections_per_address: Option<u32>,
+    /// Requests on one connection; 0 is no bound.
+    pub max_requests_per_connection: u64,
+    /// Bytes that all connections together may hold.
+    pub max_buffered_bytes: usize,
+    /// TLS handshakes begun in a second, over all event loops; 0 is no bound.
+    pub max_tls_handshakes_per_sec: u32,
     /// How long each wait may last.
     pub timeouts: Timeouts,
 }

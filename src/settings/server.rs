@@ -7,9 +7,10 @@ use super::Server;
 use super::section::{Member, Section, shown};
 use crate::limits::{
     DEFAULT_DRAIN_DELAY_MILLI, DEFAULT_DRAIN_TIMEOUT_MILLI, MAX_CIPHERTEXT_METADATA_BYTES,
-    MAX_EVENT_LOOPS, MAX_TIMEOUT_MILLI,
+    MAX_EVENT_LOOPS, MAX_PROXY_NETWORKS, MAX_TIMEOUT_MILLI,
 };
 use crate::server::config::TcpKeepalive;
+use crate::server::network::Network;
 
 /// The port of `/ping` where `port_http_ping` is absent, as in the reference proxy.
 const DEFAULT_PORT_HTTP_PING: u16 = 80;
@@ -19,6 +20,8 @@ const MAX_KEEPALIVE_SECS: u64 = 32_767;
 const MAX_KEEPALIVE_PROBES: u64 = 127;
 
 const IP_REMEDY: &str = "write an IPv4 or IPv6 address, such as \"0.0.0.0\" for all interfaces";
+const NETWORKS_REMEDY: &str = "write a list of networks, each its first address and the number of \
+                               bits that are the same in all, such as [\"10.0.0.0/8\"]";
 const REGION_REMEDY: &str = "write the AWS Region of the key store, such as \"us-east-1\"";
 const SERVICE_REMEDY: &str = "write \"kms-xks-proxy\"";
 
@@ -53,6 +56,10 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         Some(member) => member.integer(1..=u64::from(u32::MAX), "a number of proxies"),
         None => Some(1),
     };
+    let proxy_protocol_from = match section.get("proxy_protocol_from") {
+        Some(member) => networks(&member),
+        None => Some(Vec::new()),
+    };
     Some(Server {
         ip: ip?,
         port: port?,
@@ -65,6 +72,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,
         fleet_size: fleet_size?,
+        proxy_protocol_from: proxy_protocol_from?,
     })
 }
 
@@ -75,6 +83,27 @@ fn ip(member: &Member<'_>) -> Option<IpAddr> {
         member.mistake(format!("\"{}\" is not an IP address", shown(text)), IP_REMEDY);
     }
     ip
+}
+
+fn networks(member: &Member<'_>) -> Option<Vec<Network>> {
+    let items = member.strings(NETWORKS_REMEDY)?;
+    if items.len() > MAX_PROXY_NETWORKS {
+        let problem = format!("it has {} networks", items.len());
+        member.mistake(problem, format!("write no more than {MAX_PROXY_NETWORKS}"));
+        return None;
+    }
+    let networks: Vec<Option<Network>> = items
+        .into_iter()
+        .map(|(place, text)| {
+            let network = text.parse().ok();
+            if network.is_none() {
+                let problem = format!("\"{}\" is not a network", shown(text));
+                member.report().mistake(&place, problem, NETWORKS_REMEDY);
+            }
+            network
+        })
+        .collect();
+    networks.into_iter().collect()
 }
 
 fn port(member: &Member<'_>) -> Option<u16> {

@@ -2,6 +2,7 @@
 
 use super::Settings;
 use crate::proto::Service;
+use crate::proto::xks::quota::Quota;
 use crate::server::tls::Acceptor;
 use crate::{hsm, server};
 
@@ -16,12 +17,15 @@ impl Settings {
         service.max_plaintext_in_base64 = limits.max_plaintext_in_base64;
         service.max_aad_in_base64 = limits.max_aad_in_base64;
         service.fleet_size = server.fleet_size;
+        service.max_requests_per_connection = limits.max_requests_per_connection;
         for store in &self.stores {
             let credentials = store.credential.iter().map(|credential| {
                 (credential.access_key_id.as_str(), credential.secret_access_key.clone())
             });
             let key_ids = store.xks_key_id_set.iter().map(String::as_str);
             service.add_store(&store.uri_path_prefix, credentials, key_ids);
+            let quota = Quota::new(store.max_requests_per_sec, store.max_in_flight);
+            service.set_quota(&store.uri_path_prefix, quota);
         }
         service
     }
@@ -49,6 +53,10 @@ impl Settings {
             tcp_keepalive: server.tcp_keepalive,
             event_loops: server.event_loops,
             max_connections: limits.max_connections,
+            max_connections_per_address: limits.max_connections_per_address,
+            max_buffered_bytes: limits.max_buffered_bytes,
+            max_tls_handshakes_per_sec: limits.max_tls_handshakes_per_sec,
+            proxy_protocol_from: server.proxy_protocol_from.clone(),
         }
     }
 }

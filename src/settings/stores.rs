@@ -6,7 +6,7 @@ use super::report::Place;
 use super::section::{Member, Section, shown};
 use super::{Credential, Store, secret};
 use crate::limits::{
-    MAX_ACCESS_KEY_ID_BYTES, MAX_KEY_ID_BYTES, MAX_SECRET_ACCESS_KEY_BYTES,
+    MAX_ACCESS_KEY_ID_BYTES, MAX_KEY_ID_BYTES, MAX_RATE_PER_SEC, MAX_SECRET_ACCESS_KEY_BYTES,
     MAX_URI_PATH_PREFIX_BYTES, MIN_ACCESS_KEY_ID_BYTES, MIN_SECRET_ACCESS_KEY_BYTES,
     MIN_URI_PATH_PREFIX_BYTES,
 };
@@ -49,10 +49,18 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
             let xks_key_id_set = section
                 .require("xks_key_id_set", KEY_ID_REMEDY)
                 .and_then(|member| key_ids(&member));
+            let bound = |name, what: &str| match section.get(name) {
+                Some(member) => member.integer(1..=u64::from(MAX_RATE_PER_SEC), what).map(Some),
+                None => Some(None),
+            };
+            let max_requests_per_sec = bound("max_requests_per_sec", "a number of calls a second");
+            let max_in_flight = bound("max_in_flight", "a number of calls");
             Some(Store {
                 uri_path_prefix: uri_path_prefix?,
                 credential: credential?,
                 xks_key_id_set: xks_key_id_set?,
+                max_requests_per_sec: max_requests_per_sec?,
+                max_in_flight: max_in_flight?,
             })
         })
         .collect();

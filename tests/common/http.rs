@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use socket2::{Domain, Socket, Type};
 
 /// No answer of the proxy's may take longer than this in a test.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -67,6 +68,7 @@ impl Response {
 trait Stream: Read + Write {
     fn tls(&self) -> Option<&ClientConnection>;
     fn end_sending(&mut self) -> io::Result<()>;
+    fn socket(&self) -> &TcpStream;
 }
 
 impl Stream for TcpStream {
@@ -76,6 +78,10 @@ impl Stream for TcpStream {
 
     fn end_sending(&mut self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
+    }
+
+    fn socket(&self) -> &TcpStream {
+        self
     }
 }
 
@@ -88,6 +94,10 @@ impl Stream for StreamOwned<ClientConnection, TcpStream> {
         self.conn.send_close_notify();
         self.flush()?;
         self.sock.shutdown(Shutdown::Write)
+    }
+
+    fn socket(&self) -> &TcpStream {
+        &self.sock
     }
 }
 
@@ -102,7 +112,19 @@ impl Connection {
     /// Opens one; with `tls`, the handshake is over when this returns. (In TLS 1.3 the server's
     /// opinion of a client certificate is known only with the first answer.)
     pub fn open(address: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
-        let socket = TcpStream::connect_timeout(&address, TIMEOUT)?;
+        Self::over(TcpStream::connect_timeout(&address, TIMEOUT)?, tls)
+    }
+
+    /// The same from another address of the loopback interface.
+    pub fn open_from(source: [u8; 4], address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.connect_timeout(&address.into(), TIMEOUT)?;
+        Self::over(socket.into(), None)
+    }
+
+    /// Goes on with a socket that is connected, on which something may have been said.
+    pub fn over(socket: TcpStream, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
         socket.set_read_timeout(Some(TIMEOUT))?;
         socket.set_write_timeout(Some(TIMEOUT))?;
         socket.set_nodelay(true)?;
@@ -125,6 +147,11 @@ impl Connection {
     /// The TLS side of it.
     pub fn tls(&self) -> &ClientConnection {
         self.stream.tls().expect("a TLS connection")
+    }
+
+    /// How long [`Self::send`] waits for a peer that does not read.
+    pub fn set_write_timeout(&self, timeout: Duration) {
+        self.stream.socket().set_write_timeout(Some(timeout)).unwrap();
     }
 
     /// Sends bytes as they are.

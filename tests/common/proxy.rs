@@ -96,6 +96,13 @@ impl Setup {
         self
     }
 
+    /// Sets a member of one of the two stores.
+    pub fn set_in_store(mut self, index: usize, member: &str, value: impl Into<Value>) -> Self {
+        let stores = self.table["external_key_stores"].as_array_mut().unwrap();
+        stores[index].as_table_mut().unwrap().insert(member.to_owned(), value.into());
+        self
+    }
+
     /// Sets a variable of the proxy's environment.
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
@@ -368,6 +375,11 @@ impl Proxy {
         let mut connection = Connection::open(self.ping, None)?;
         connection.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
         connection.receive()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal: `TERM`, `INT`, `HUP`.

@@ -1,8 +1,5 @@
 //! HTTP/1.1 and 1.0 on real sockets (RFC 9110, RFC 9112).
 
-use std::io::ErrorKind;
-use std::time::Duration;
-
 use crate::common::{Client, Connection, Setup, xks};
 
 /// The head of a signed request, up to but without the field that frames the body.
@@ -281,35 +278,4 @@ fn peers_that_leave() {
     }
     drop(connection);
     client.call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
-}
-
-/// Past the limit, those who are there are served, and newcomers wait until one leaves.
-#[test]
-fn max_connections() {
-    let proxy = Setup::new().set("limits.max_connections", 8).start();
-    let client = proxy.client();
-    let mut open: Vec<Connection> = (0..8).map(|_| client.connect()).collect();
-    for connection in &mut open {
-        client.send(connection, "health", xks::health().to_string().as_bytes());
-        connection.receive().unwrap().ok();
-    }
-    let mut late = client.connect();
-    open.clear();
-    // Refused, or served once there is room: never left hanging.
-    let request = health_request(&client);
-    let sent = late.send(&request);
-    match sent.and_then(|()| late.receive()) {
-        Ok(response) => drop(response.ok()),
-        Err(error) => assert_ne!(error.kind(), ErrorKind::WouldBlock, "{error}"),
-    }
-    let mut served = false;
-    for _ in 0..100 {
-        let mut connection = client.connect();
-        served = connection.send(&request).and_then(|()| connection.receive()).is_ok();
-        if served {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    assert!(served, "there is room again");
 }

@@ -33,6 +33,7 @@ region = "us-east-1"
 service = "kms-xks-proxy"
 ciphertext_metadata_b64 = "djEuMC4w"
 event_loops = 0
+proxy_protocol_from = ["10.0.0.0/8", "2001:db8::/32"]
 drain_delay_milli = 5000
 drain_timeout_milli = 5000
 fleet_size = 1
@@ -61,6 +62,8 @@ uri_path_prefix = ""
 sigv4_access_key_id = "ABCDEFGHIJKLMNOPQRSTUVWX"
 sigv4_secret_access_key = "HushHushHushHushHushHushHushHushHushHushHushHush"
 xks_key_id_set = ["foo", "cat"]
+max_requests_per_sec = 1800
+max_in_flight = 100
 
 [[external_key_stores]]
 uri_path_prefix = "/example/prefix"
@@ -82,6 +85,10 @@ PKCS11_LOGGER_FLAGS = "0"
 max_plaintext_in_base64 = 8192
 max_aad_in_base64 = 16384
 max_connections = 20000
+max_connections_per_address = 0
+max_requests_per_connection = 1000000
+max_buffered_bytes = 268435456
+max_tls_handshakes_per_sec = 2000
 request_deadline_milli = 180
 head_timeout_milli = 10000
 
@@ -187,4 +194,28 @@ fn the_service_has_the_stores_and_labels() {
     let server = settings.server_config();
     assert_eq!((server.port, server.max_connections, server.tls.is_some()), (443, 20_000, false));
     assert_eq!(server.tcp_keepalive.unwrap().idle.as_secs(), 60);
+    assert_eq!((server.max_connections_per_address, server.max_buffered_bytes), (None, 1 << 28));
+    assert_eq!(server.max_tls_handshakes_per_sec, 2000);
+    let contains = |address: &str| {
+        server.proxy_protocol_from.iter().any(|it| it.contains(address.parse().unwrap()))
+    };
+    assert!(contains("10.1.2.3") && contains("2001:db8::1") && !contains("11.1.2.3"));
+}
+
+/// A store's bounds are its own, and bind.
+#[test]
+fn the_service_has_the_quotas() {
+    let text = edited("max_in_flight = 100", "max_in_flight = 1");
+    let (settings, _) = Place::new().load(&text).unwrap();
+    let service = settings.service();
+    let now = std::time::Instant::now();
+    let first = service.store("").unwrap().quota();
+    let taken = first.admit(now);
+    assert!(taken.is_ok() && first.admit(now).is_err());
+    drop(taken);
+    assert!((0..1799).all(|_| first.admit(now).is_ok()) && first.admit(now).is_err());
+    let second = service.store("/example/prefix").unwrap().quota();
+    let all: Vec<_> = (0..3000).map(|_| second.admit(now)).collect();
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!(service.max_requests_per_connection, 1_000_000);
 }

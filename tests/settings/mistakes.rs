@@ -54,6 +54,9 @@ const CASES: &[Case] = &[
     case(("interval_secs = 1", "interval_secs = 0"), "interval_secs = 0", "server.tcp_keepalive.tcp_keepalive_interval_secs", "0", "1 to 32767"),
     case(("retries = 3", "retries = 128"), "128", "server.tcp_keepalive.tcp_keepalive_retries", "128", "1 to 127"),
     case(("[server.tcp_keepalive]", "[[server.tcp_keepalive]]"), "[[server", "server.tcp_keepalive", "list", "[server.tcp_keepalive]"),
+    case(("\"10.0.0.0/8\"", "\"10.0.0.1/8\""), "10.0.0.1", "server.proxy_protocol_from[0]", "10.0.0.1/8", "first address"),
+    case(("\"2001:db8::/32\"", "\"lb.example.com\""), "lb.ex", "server.proxy_protocol_from[1]", "not a network", "[\"10.0.0.0/8\"]"),
+    case(("[\"10.0.0.0/8\", \"2001:db8::/32\"]", "true"), "= true", "server.proxy_protocol_from", "not a list", "[\"10.0.0.0/8\"]"),
     // [tracing]
     case(("is_stdout_writer_enabled = true\n", ""), "[tracing]", "tracing.is_stdout_writer_enabled", "missing", "true"),
     case(("is_file_writer_enabled = true", "is_file_writer_enabled = \"true\""), "\"true\"", "tracing.is_file_writer_enabled", "a string", "without quotes"),
@@ -95,6 +98,8 @@ const CASES: &[Case] = &[
     case(("[\"foo\", \"cat\"]", "[\"foo\",\n  \"c t\"]"), "c t", "external_key_stores[0].xks_key_id_set[1]", "c t", "1 to 128"),
     case(("[\"foo\", \"cat\"]", "[\"..\"]"), "..", "external_key_stores[0].xks_key_id_set[0]", "path", "1 to 128"),
     case(("[\"foo\", \"cat\"]", "[\"\"]"), "[\"\"]", "external_key_stores[0].xks_key_id_set[0]", "empty", "1 to 128"),
+    case(("max_requests_per_sec = 1800", "max_requests_per_sec = 0"), "sec = 0", "external_key_stores[0].max_requests_per_sec", "0", "calls a second from 1"),
+    case(("max_in_flight = 100", "max_in_flight = 0.5"), "0.5", "external_key_stores[0].max_in_flight", "fraction", "calls from 1"),
     // [pkcs11]
     case(("session_pool_max_size = 30\n", ""), "[pkcs11]", "pkcs11.session_pool_max_size", "missing", "30"),
     case(("session_pool_max_size = 30", "session_pool_max_size = 0"), "size = 0", "pkcs11.session_pool_max_size", "0", "1 to 1024"),
@@ -112,6 +117,10 @@ const CASES: &[Case] = &[
     case(("max_plaintext_in_base64 = 8192", "max_plaintext_in_base64 = -5"), "-5", "limits.max_plaintext_in_base64", "-5", "bytes"),
     case(("max_aad_in_base64 = 16384", "max_aad_in_base64 = 87381"), "87381", "limits.max_aad_in_base64", "87381", "87380"),
     case(("max_connections = 20000", "max_connections = 0"), "connections = 0", "limits.max_connections", "0", "from 1"),
+    case(("max_connections_per_address = 0", "max_connections_per_address = -1"), "address = -1", "limits.max_connections_per_address", "-1", "0: no limit"),
+    case(("max_requests_per_connection = 1000000", "max_requests_per_connection = \"no\""), "\"no\"", "limits.max_requests_per_connection", "a string", "0: no limit"),
+    case(("max_buffered_bytes = 268435456", "max_buffered_bytes = 4096"), "bytes = 4096", "limits.max_buffered_bytes", "4096", "from 4194304"),
+    case(("max_tls_handshakes_per_sec = 2000", "max_tls_handshakes_per_sec = 1000001"), "1000001", "limits.max_tls_handshakes_per_sec", "1000001", "to 1000000"),
     case(("request_deadline_milli = 180", "request_deadline_milli = 0"), "milli = 0", "limits.request_deadline_milli", "0", "milliseconds from 1"),
     case(("head_timeout_milli = 10000", "head_timeout_milli = 1e4"), "1e4", "limits.head_timeout_milli", "fraction", "milliseconds"),
     // [hsm_capabilities]

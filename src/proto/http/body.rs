@@ -161,8 +161,9 @@ fn line(bytes: &[u8], max_bytes: usize) -> Result<Option<&[u8]>, HttpError> {
     match memchr::memchr(b'\n', &bytes[..bytes.len().min(max_bytes + 2)]) {
         Some(end) if end > 0 && bytes[end - 1] == b'\r' => {
             let line = &bytes[..end - 1];
-            if line.contains(&b'\r') {
-                return Err(HttpError::BadRequest("a chunk line has a stray CR"));
+            // A stray CR among them. A tab is white space (RFC 9110, 5.6.3).
+            if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+                return Err(HttpError::BadRequest("a chunk line has a control character"));
             }
             Ok(Some(line))
         }

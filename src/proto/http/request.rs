@@ -169,8 +169,11 @@ fn has_bare_line_feed(bytes: &[u8], fields: usize) -> bool {
 fn version_error(bytes: &[u8]) -> HttpError {
     let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
     match line.rsplit(|byte| *byte == b' ').next() {
+        // Where the version is one that we know, something else is amiss.
         Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
-            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+            if major.is_ascii_digit()
+                && minor.is_ascii_digit()
+                && !matches!((major, minor), (b'1', b'0' | b'1')) =>
         {
             HttpError::UnknownVersion
         }

@@ -4,3 +4,4 @@ pub mod authorize;
 pub mod decode;
 pub mod encode;
 pub mod error;
+pub mod quota;

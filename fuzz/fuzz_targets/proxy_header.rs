@@ -1,0 +1,31 @@
+//! PROXY protocol headers: wherever they are cut they have one reading, and what follows them is
+//! left alone.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use xks_proxy::limits::MAX_PROXY_HEADER_BYTES;
+use xks_proxy::proto::proxy_header::{SIGNATURE, parse};
+
+fuzz_target!(|data: &[u8]| {
+    // Most inputs would not get past the signature.
+    let received = match data {
+        [0, rest @ ..] => [SIGNATURE.as_slice(), rest].concat(),
+        _ => data.to_vec(),
+    };
+    let whole = parse(&received);
+    for cut in [1, 11, 12, 15, 16, 27, 28, 51, 52, received.len() / 2] {
+        let Some(piece) = received.get(..cut) else { continue };
+        match (parse(piece), whole) {
+            (Ok(None), _) => {}
+            (Ok(Some(header)), whole) => assert_eq!(Ok(Some(header)), whole),
+            // A piece may be refused for what the whole is refused for; a text header shows its
+            // version only when there is enough of it.
+            (Err(_), whole) => assert!(whole.is_err()),
+        }
+    }
+    if let Ok(Some(header)) = whole {
+        assert!(header.length <= received.len() && header.length <= MAX_PROXY_HEADER_BYTES);
+        assert_eq!(parse(&received[..header.length]), whole);
+        assert_eq!(parse(&received[..header.length - 1]), Ok(None));
+    }
+});

@@ -1,0 +1,212 @@
+//! The PROXY protocol's version 2: what a load balancer puts in front of a connection to say
+//! whose it is (haproxy.org, The PROXY protocol, 2.2).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::limits::MAX_PROXY_HEADER_BYTES;
+
+/// What each header begins with. HTTP and TLS begin with nothing like it.
+pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Signature, version and command, family and protocol, length.
+const FIXED_BYTES: usize = 16;
+
+/// A header that is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxyHeader {
+    /// The client's address and port, if the header says them: a load balancer's own connections
+    /// (LOCAL) and those of an unknown family keep the peer's.
+    pub source: Option<(IpAddr, u16)>,
+    /// The whole header's length in bytes, addresses and TLVs included.
+    pub length: usize,
+}
+
+/// Why a connection that must begin with a header is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyHeaderError {
+    /// It begins with something else.
+    Missing,
+    /// It begins with the old text form.
+    VersionOne,
+    /// Neither LOCAL nor PROXY, or another version.
+    UnknownCommand(u8),
+    /// Not TCP over IPv4 or IPv6.
+    UnknownFamily(u8),
+    /// Too short for the addresses of its family.
+    TooShort,
+    /// Longer than [`MAX_PROXY_HEADER_BYTES`].
+    TooLong,
+}
+
+impl fmt::Display for ProxyHeaderError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => formatter.write_str("the connection does not begin with one"),
+            Self::VersionOne => formatter.write_str("it is of version 1, and has to be of 2"),
+            Self::UnknownCommand(byte) => {
+                write!(formatter, "unknown version and command 0x{byte:02x}")
+            }
+            Self::UnknownFamily(byte) => {
+                write!(formatter, "unknown family and protocol 0x{byte:02x}")
+            }
+            Self::TooShort => formatter.write_str("it is too short for its addresses"),
+            Self::TooLong => {
+                write!(formatter, "it is longer than {MAX_PROXY_HEADER_BYTES} bytes")
+            }
+        }
+    }
+}
+
+/// Reads the header that `received` begins with; `None` if more bytes are needed to tell. TLVs
+/// are skipped.
+///
+/// # Errors
+/// [`ProxyHeaderError`], as soon as the first bytes show it.
+pub fn parse(received: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
+    let known = received.len().min(SIGNATURE.len());
+    if received[..known] != SIGNATURE[..known] {
+        let is_version_one = received.starts_with(b"PROXY ");
+        return Err(if is_version_one {
+            ProxyHeaderError::VersionOne
+        } else {
+            ProxyHeaderError::Missing
+        });
+    }
+    let Some(fixed) = received.first_chunk::<FIXED_BYTES>() else {
+        return Ok(None);
+    };
+    let [.., command, family, high, low] = *fixed;
+    let length = FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
+    if !matches!(command, 0x20 | 0x21) {
+        return Err(ProxyHeaderError::UnknownCommand(command));
+    }
+    if length > MAX_PROXY_HEADER_BYTES {
+        return Err(ProxyHeaderError::TooLong);
+    }
+    let is_local = command == 0x20;
+    let address_bytes = match family {
+        0x11 if !is_local => 12,
+        0x21 if !is_local => 36,
+        // Addresses of LOCAL, and of an unspecified family, are there to be skipped.
+        _ if is_local || family == 0 => 0,
+        _ => return Err(ProxyHeaderError::UnknownFamily(family)),
+    };
+    if length < FIXED_BYTES + address_bytes {
+        return Err(ProxyHeaderError::TooShort);
+    }
+    let Some(addresses) = received.get(FIXED_BYTES..length) else {
+        return Ok(None);
+    };
+    Ok(Some(ProxyHeader { source: source(&addresses[..address_bytes]), length }))
+}
+
+/// Source and destination address, source and destination port.
+fn source(addresses: &[u8]) -> Option<(IpAddr, u16)> {
+    let (address, port) = match addresses.len() {
+        12 => (IpAddr::from(*addresses.first_chunk::<4>()?), addresses.get(8..10)?),
+        36 => (IpAddr::from(*addresses.first_chunk::<16>()?), addresses.get(32..34)?),
+        _ => return None,
+    };
+    Some((address.to_canonical(), u16::from_be_bytes(port.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = SIGNATURE.to_vec();
+        bytes.extend([command, family]);
+        bytes.extend(u16::try_from(rest.len()).unwrap_or(u16::MAX).to_be_bytes());
+        bytes.extend_from_slice(rest);
+        bytes
+    }
+
+    /// As a Network Load Balancer sends it: addresses, then the endpoint service's TLV.
+    fn version_4() -> Vec<u8> {
+        let mut rest = vec![192, 0, 2, 7, 198, 51, 100, 1, 0xd9, 0x03, 0x01, 0xbb];
+        rest.extend([0xea, 0, 5, 1, b'v', b'p', b'c', b'e']);
+        header(0x21, 0x11, &rest)
+    }
+
+    fn version_6(source: [u8; 16]) -> Vec<u8> {
+        let mut rest = source.to_vec();
+        rest.extend([0; 16]);
+        rest.extend([0x12, 0x34, 0x01, 0xbb]);
+        header(0x21, 0x21, &rest)
+    }
+
+    #[test]
+    fn clients_of_both_families() {
+        let bytes = version_4();
+        let source = Some((IpAddr::from([192, 0, 2, 7]), 0xd903));
+        assert_eq!(parse(&bytes), Ok(Some(ProxyHeader { source, length: bytes.len() })));
+        let mut address = [0; 16];
+        address[..2].copy_from_slice(&[0x20, 0x01]);
+        let source = Some((IpAddr::from(address), 0x1234));
+        assert_eq!(parse(&version_6(address)), Ok(Some(ProxyHeader { source, length: 52 })));
+        // One client must not have two addresses.
+        let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 7];
+        let parsed = parse(&version_6(mapped)).ok().flatten().and_then(|header| header.source);
+        assert_eq!(parsed.map(|source| source.0), Some(IpAddr::from([192, 0, 2, 7])));
+    }
+
+    /// What follows the header is not its business.
+    #[test]
+    fn what_follows_is_left_alone() {
+        let mut bytes = version_4();
+        let length = bytes.len();
+        bytes.extend_from_slice(b"\x16\x03\x01");
+        assert_eq!(parse(&bytes).map(|header| header.map(|it| it.length)), Ok(Some(length)));
+    }
+
+    /// Wherever the network cuts it, it is neither refused nor taken too early.
+    #[test]
+    fn in_pieces() {
+        for bytes in [version_4(), version_6([1; 16]), header(0x20, 0, b"")] {
+            for cut in 0..bytes.len() {
+                assert_eq!(parse(&bytes[..cut]), Ok(None), "{cut}");
+            }
+            assert!(matches!(parse(&bytes), Ok(Some(_))));
+        }
+    }
+
+    /// Health checks of the load balancer's own.
+    #[test]
+    fn the_peer_itself() {
+        for (command, family, rest) in [
+            (0x20, 0x00, &[][..]),
+            (0x20, 0x11, &[1; 12]),
+            (0x20, 0x31, &[1; 3]),
+            (0x21, 0, &[9; 5]),
+        ] {
+            let parsed = parse(&header(command, family, rest));
+            let length = FIXED_BYTES + rest.len();
+            assert_eq!(parsed, Ok(Some(ProxyHeader { source: None, length })));
+        }
+    }
+
+    #[test]
+    fn what_is_refused() {
+        use ProxyHeaderError as Error;
+        let too_long = header(0x21, 0x11, &[0; MAX_PROXY_HEADER_BYTES]);
+        for (bytes, error) in [
+            (b"GET / HTTP/1.1".to_vec(), Error::Missing),
+            (b"\x16\x03\x01".to_vec(), Error::Missing),
+            (b"\r\n\r\n\0\r\nQUIT\r".to_vec(), Error::Missing),
+            (b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), Error::VersionOne),
+            (header(0x22, 0x11, &[0; 12]), Error::UnknownCommand(0x22)),
+            (header(0x11, 0x11, &[0; 12]), Error::UnknownCommand(0x11)),
+            (header(0x21, 0x12, &[0; 12]), Error::UnknownFamily(0x12)),
+            (header(0x21, 0x31, &[0; 216]), Error::UnknownFamily(0x31)),
+            (header(0x21, 0x11, &[0; 11]), Error::TooShort),
+            (header(0x21, 0x21, &[0; 35]), Error::TooShort),
+            (too_long, Error::TooLong),
+        ] {
+            assert_eq!(parse(&bytes), Err(error), "{bytes:?}");
+        }
+        // Said without waiting for the rest of a version 1 header's line.
+        assert_eq!(parse(b"P"), Err(Error::Missing));
+    }
+}

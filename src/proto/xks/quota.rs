@@ -1,0 +1,116 @@
+//! What one key store may ask for, so that it does not starve another.
+//!
+//! Two bounds, over all event loops: requests a second, and requests that are being worked on.
+//! The second is what keeps the HSM's queue fair: however fast a store asks and however slow the
+//! HSM is, no more than that many of its jobs stand before another store's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use super::error::{ApiError, ErrorName};
+use crate::rate::Rate;
+
+/// A store's quota and what is used of it.
+#[derive(Debug, Default)]
+pub struct Quota {
+    rate: Option<Rate>,
+    max_in_flight: Option<u32>,
+    in_flight: Arc<AtomicU32>,
+}
+
+/// A request that is being worked on: it counts until this is dropped.
+pub struct InFlight(Arc<AtomicU32>);
+
+impl Quota {
+    /// `max_requests_per_sec`, as many of which may come at once; `max_in_flight`. `None` is no
+    /// bound.
+    #[must_use]
+    pub fn new(max_requests_per_sec: Option<u32>, max_in_flight: Option<u32>) -> Self {
+        Self {
+            rate: max_requests_per_sec.map(|per_sec| Rate::new(per_sec, per_sec)),
+            max_in_flight,
+            in_flight: Arc::default(),
+        }
+    }
+
+    /// Counts a request.
+    ///
+    /// # Errors
+    /// ThrottlingException: one of the bounds is reached; nothing was counted.
+    pub fn admit(&self, now: Instant) -> Result<Option<InFlight>, ApiError> {
+        let in_flight = match self.max_in_flight {
+            None => None,
+            Some(max) => {
+                // Counted first, so that two threads can't both take the last place.
+                let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+                let in_flight = InFlight(Arc::clone(&self.in_flight));
+                if before >= max {
+                    return Err(throttled("the key store has its max_in_flight requests already"));
+                }
+                Some(in_flight)
+            }
+        };
+        if self.rate.as_ref().is_some_and(|rate| !rate.take(now)) {
+            return Err(throttled("the key store is above its max_requests_per_sec"));
+        }
+        Ok(in_flight)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn throttled(reason: &'static str) -> ApiError {
+    ApiError::new(ErrorName::Throttling, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Requests that are over make room, in whatever way they ended.
+    #[test]
+    fn in_flight() {
+        let quota = Quota::new(None, Some(2));
+        let now = Instant::now();
+        let first = quota.admit(now).ok().flatten();
+        let second = quota.admit(now).ok().flatten();
+        assert!(first.is_some() && second.is_some());
+        for _ in 0..10 {
+            assert!(quota.admit(now).is_err_and(|error| error.status == 429));
+        }
+        drop(second);
+        let third = quota.admit(now);
+        assert!(third.is_ok() && quota.admit(now).is_err());
+    }
+
+    /// A request that is refused for the one bound does not count for the other.
+    #[test]
+    fn a_refusal_costs_nothing() {
+        let quota = Quota::new(Some(2), Some(1));
+        let now = Instant::now();
+        let first = quota.admit(now);
+        for _ in 0..10 {
+            assert!(quota.admit(now).is_err());
+        }
+        drop(first);
+        assert!(quota.admit(now).is_ok());
+        // Now it is the rate: two at once, then one each half second.
+        assert!(quota.admit(now).is_err_and(|error| error.reason().contains("per_sec")));
+        let later = now + Duration::from_millis(500);
+        assert!(quota.admit(later).is_ok() && quota.admit(later).is_err());
+    }
+
+    #[test]
+    fn no_bounds() {
+        let quota = Quota::default();
+        let now = Instant::now();
+        assert!((0..100_000).all(|_| matches!(quota.admit(now), Ok(None))));
+    }
+}

@@ -1,0 +1,183 @@
+//! Who may connect, counted over all event loops.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::config::Config;
+use super::network::Network;
+use crate::limits::MAX_PING_CONNECTIONS;
+use crate::proto::Listener;
+use crate::rate::Rate;
+
+/// Bounds on connections, and what is used of them.
+pub(super) struct Admission {
+    api: Places,
+    ping: Places,
+    addresses: Option<Addresses>,
+    /// How fast TLS handshakes may begin.
+    pub(super) handshakes: Option<Rate>,
+    /// Peers that say first whom they speak for.
+    proxies: Vec<Network>,
+}
+
+struct Places {
+    taken: AtomicUsize,
+    max: usize,
+}
+
+/// Connections by address. Locked when one begins and ends, and only if there is a bound.
+struct Addresses {
+    connections: Mutex<HashMap<IpAddr, u32>>,
+    max: u32,
+}
+
+/// A connection's place; dropping it gives it back.
+pub(super) struct Ticket {
+    admission: Arc<Admission>,
+    pub(super) listener: Listener,
+    /// Whose connections it is counted among.
+    address: Option<IpAddr>,
+}
+
+impl Admission {
+    pub(super) fn new(config: &Config) -> Self {
+        let places = |max| Places { taken: AtomicUsize::new(0), max };
+        let handshakes = config.max_tls_handshakes_per_sec;
+        Self {
+            api: places(config.max_connections),
+            ping: places(MAX_PING_CONNECTIONS),
+            addresses: config
+                .max_connections_per_address
+                .map(|max| Addresses { connections: Mutex::default(), max }),
+            // A tenth of a second's worth at once: more would only wait in the loops.
+            handshakes: (handshakes > 0).then(|| Rate::new(handshakes, handshakes.div_ceil(10))),
+            proxies: config.proxy_protocol_from.clone(),
+        }
+    }
+
+    fn places(&self, listener: Listener) -> &Places {
+        match listener {
+            Listener::Api => &self.api,
+            Listener::Ping => &self.ping,
+        }
+    }
+
+    /// A place for one more connection, if there is one.
+    pub(super) fn admit(self: &Arc<Self>, listener: Listener) -> Option<Ticket> {
+        let places = self.places(listener);
+        if places.taken.fetch_add(1, Ordering::Relaxed) >= places.max {
+            places.taken.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Ticket { admission: Arc::clone(self), listener, address: None })
+    }
+
+    /// Whether a peer of that address says first whom it speaks for.
+    pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(address))
+    }
+}
+
+impl Ticket {
+    /// Counts the connection among those of `address`. Gives whether it may stay.
+    pub(super) fn count(&mut self, address: IpAddr) -> bool {
+        let Some(addresses) = &self.admission.addresses else {
+            return true;
+        };
+        let address = client(address);
+        let mut connections = addresses.connections.lock();
+        let count = connections.entry(address).or_insert(0);
+        if *count >= addresses.max {
+            return false;
+        }
+        *count += 1;
+        self.address = Some(address);
+        true
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.admission.places(self.listener).taken.fetch_sub(1, Ordering::Relaxed);
+        let (Some(address), Some(addresses)) = (self.address, &self.admission.addresses) else {
+            return;
+        };
+        let mut connections = addresses.connections.lock();
+        if let Some(count) = connections.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                connections.remove(&address);
+            }
+        }
+    }
+}
+
+/// What stands for one client: an IPv4 address, or the network that one gets of IPv6 (a /64,
+/// RFC 6177), of which it may use any address.
+fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn admission(max_per_address: Option<u32>) -> Arc<Admission> {
+        Arc::new(Admission::new(&Config {
+            max_connections: 4,
+            max_connections_per_address: max_per_address,
+            proxy_protocol_from: vec!["10.0.0.0/8".parse().unwrap()],
+            ..Config::local()
+        }))
+    }
+
+    /// Places come back however a connection ends, and ping has its own.
+    #[test]
+    fn places() {
+        let admission = admission(None);
+        let mut tickets: Vec<_> = (0..4).map(|_| admission.admit(Listener::Api).unwrap()).collect();
+        assert!(admission.admit(Listener::Api).is_none());
+        assert!(admission.admit(Listener::Ping).is_some());
+        tickets.pop();
+        assert!(admission.admit(Listener::Api).is_some());
+        drop(tickets);
+        assert_eq!(admission.api.taken.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.ping.taken.load(Ordering::Relaxed), 0);
+    }
+
+    /// One client's connections are bounded, whichever of its addresses it uses, and nothing is
+    /// remembered of those who left.
+    #[test]
+    fn addresses() {
+        let admission = admission(Some(1));
+        let count = |address: &str| {
+            let mut ticket = admission.admit(Listener::Api).unwrap();
+            ticket.count(address.parse().unwrap()).then_some(ticket)
+        };
+        for (one, same, other) in [
+            ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
+            ("2001:db8::1", "2001:db8::ffff:0:0:1", "2001:db8:0:1::1"),
+        ] {
+            let first = count(one);
+            assert!(first.is_some() && count(same).is_none() && count(other).is_some());
+            drop(first);
+            assert!(count(same).is_some());
+        }
+        assert!(admission.addresses.as_ref().unwrap().connections.lock().is_empty());
+    }
+
+    #[test]
+    fn proxies() {
+        let admission = admission(None);
+        assert!(admission.is_proxy("10.1.2.3".parse().unwrap()));
+        assert!(!admission.is_proxy("192.0.2.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,45 @@
+//! The limit of open files, which bounds connections too.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::limits::DESCRIPTORS_BESIDE_CONNECTIONS;
+
+/// Raises the soft limit, which is usually 1,024, as far as `max_connections` need it and the hard
+/// one lets it.
+///
+/// # Errors
+/// How many connections there can be, if the hard limit is too low for all of them.
+pub(super) fn raise(max_connections: usize) -> Result<(), u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let connections = u64::try_from(max_connections).unwrap_or(u64::MAX);
+    let needed = connections.saturating_add(DESCRIPTORS_BESIDE_CONNECTIONS);
+    let allowed = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
+    if allowed(limit.current) {
+        return Ok(());
+    }
+    let wanted = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
+    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+    let current =
+        if setrlimit(Resource::Nofile, raised).is_ok() { Some(wanted) } else { limit.current };
+    if allowed(current) {
+        Ok(())
+    } else {
+        Err(current.unwrap_or(0).saturating_sub(DESCRIPTORS_BESIDE_CONNECTIONS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is there already is enough, or is raised; what no process may have is told.
+    #[test]
+    fn raised_as_far_as_it_goes() {
+        assert_eq!(raise(1), Ok(()));
+        if getrlimit(Resource::Nofile).maximum.is_some_and(|maximum| maximum < u64::MAX / 2) {
+            assert!(raise(usize::MAX).is_err_and(|connections| connections < u64::MAX / 2));
+            let limit = getrlimit(Resource::Nofile);
+            assert_eq!(limit.current, limit.maximum);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Networks in CIDR notation (RFC 4632, 3.1; RFC 4291, 2.3).
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// Addresses that begin with the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    first: IpAddr,
+    prefix_bits: u32,
+}
+
+/// Not a network: not an address, a prefix that is too long, or bits beyond the prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkError;
+
+impl Network {
+    /// Whether `address` is one of the network's. IPv4 addresses that a socket of IPv6 shows
+    /// (`::ffff:192.0.2.1`) count as what they are.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.first, address.to_canonical()) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                masked(address.to_bits().into(), 32, self.prefix_bits) == first.to_bits().into()
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => {
+                masked(address.to_bits(), 128, self.prefix_bits) == first.to_bits()
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = NetworkError;
+
+    /// `192.0.2.0/24`, `2001:db8::/32`; an address alone is a network of one.
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let first: IpAddr = address.parse().map_err(|_| NetworkError)?;
+        let (bits, width) = match first {
+            IpAddr::V4(first) => (first.to_bits().into(), 32),
+            IpAddr::V6(first) => (first.to_bits(), 128),
+        };
+        let prefix_bits = match prefix {
+            None => width,
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                digits.parse().map_err(|_| NetworkError)?
+            }
+            Some(_) => return Err(NetworkError),
+        };
+        if prefix_bits > width || masked(bits, width, prefix_bits) != bits {
+            return Err(NetworkError);
+        }
+        Ok(Self { first, prefix_bits })
+    }
+}
+
+/// The first `prefix_bits` of an address that is `width` bits wide.
+fn masked(bits: u128, width: u32, prefix_bits: u32) -> u128 {
+    let low_bits = width.saturating_sub(prefix_bits);
+    let low = if low_bits >= 128 { u128::MAX } else { (1 << low_bits) - 1 };
+    bits & !low
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contains() {
+        for (network, address, expected) in [
+            ("10.0.0.0/8", "10.255.255.255", true),
+            ("10.0.0.0/8", "11.0.0.0", false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("10.0.0.0/8", "::a01:203", false),
+            ("10.1.2.3", "10.1.2.3", true),
+            ("10.1.2.3", "10.1.2.2", false),
+            ("10.1.2.2/31", "10.1.2.3", true),
+            ("0.0.0.0/0", "255.255.255.255", true),
+            ("0.0.0.0/0", "::1", false),
+            ("::/0", "ffff::1", true),
+            ("2001:db8::/32", "2001:db8:ffff::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+            ("::1/128", "::1", true),
+        ] {
+            let parsed: Network = network.parse().unwrap();
+            assert_eq!(parsed.contains(address.parse().unwrap()), expected, "{network} {address}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_network() {
+        for text in [
+            "",
+            "/",
+            "10.0.0.0/",
+            "10.0.0.0/33",
+            "10.0.0.1/8",
+            "10.0.0/8",
+            "::/129",
+            "::1/64",
+            "10.0.0.0/+8",
+            "10.0.0.0/8 ",
+            "localhost",
+            "10.0.0.0/8/8",
+            "10.0.0.0/4294967296",
+        ] {
+            assert_eq!(text.parse::<Network>(), Err(NetworkError), "{text}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Whatever a peer sends, the session ends with an error or goes on, and never panics: rustls'
+//! unbuffered interface holds places in bytes that it has seen, and wants to see them again.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, SignatureScheme,
+};
+
+use super::*;
+
+/// Takes any certificate: the client is only here to say the right things.
+#[derive(Debug)]
+struct Trusting;
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+fn acceptor() -> Acceptor {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    Acceptor::new(Arc::new(config))
+}
+
+fn client(is_old: bool) -> ClientConnection {
+    let versions: &[_] =
+        if is_old { &[&rustls::version::TLS12] } else { &[&rustls::version::TLS13] };
+    let config = ClientConfig::builder_with_protocol_versions(versions)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trusting))
+        .with_no_client_auth();
+    ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap()
+}
+
+/// Hands bytes to the session as the event loop does, and gives what it answers.
+fn feed(session: &mut Session, bytes: &[u8], plaintext: &mut Vec<u8>) -> Result<Vec<u8>, TlsError> {
+    let mut incoming = [session.partial(), bytes].concat();
+    let mut out = Outgoing::default();
+    session.receive(&mut incoming, &mut out, |piece| plaintext.extend_from_slice(piece))?;
+    Ok(out.filled().to_vec())
+}
+
+/// What the client has to say at present.
+fn said(client: &mut ClientConnection) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+fn hear(client: &mut ClientConnection, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        client.read_tls(&mut bytes).unwrap();
+        // A server that was given damaged bytes may answer with an alert.
+        let _ = client.process_new_packets();
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Damage {
+    Flip(usize, u8),
+    Cut(usize),
+    Insert(usize, Vec<u8>),
+    Repeat,
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        (any::<usize>(), 1..=u8::MAX).prop_map(|(at, bits)| Damage::Flip(at, bits)),
+        any::<usize>().prop_map(Damage::Cut),
+        (any::<usize>(), prop::collection::vec(any::<u8>(), 1..40))
+            .prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
+        Just(Damage::Repeat),
+    ]
+}
+
+fn apply(damage: &Damage, bytes: &mut Vec<u8>) {
+    let place = |at: &usize| at % (bytes.len() + 1);
+    match damage {
+        Damage::Flip(at, bits) => {
+            let place = at % bytes.len().max(1);
+            if let Some(byte) = bytes.get_mut(place) {
+                *byte ^= bits;
+            }
+        }
+        Damage::Cut(at) => bytes.truncate(place(at)),
+        Damage::Insert(at, more) => {
+            let place = place(at);
+            bytes.splice(place..place, more.iter().copied());
+        }
+        Damage::Repeat => bytes.extend_from_within(..),
+    }
+}
+
+/// A handshake, a request and an end, in pieces of `piece` bytes; the flight of that number is
+/// damaged. Gives what came out as plaintext.
+fn converse(is_old: bool, piece: usize, damaged: usize, damage: Option<&Damage>) -> Vec<u8> {
+    use std::io::Write as _;
+    let acceptor = acceptor();
+    let mut session = acceptor.accept().unwrap();
+    let mut client = client(is_old);
+    let mut plaintext = Vec::new();
+    let mut has_sent = false;
+    for flight in 0..8 {
+        if !client.is_handshaking() && !has_sent {
+            client.writer().write_all(&[b'x'; 20_000]).unwrap();
+            client.send_close_notify();
+            has_sent = true;
+        }
+        let mut bytes = said(&mut client);
+        if flight == damaged
+            && let Some(damage) = damage
+        {
+            apply(damage, &mut bytes);
+        }
+        for piece in bytes.chunks(piece) {
+            match feed(&mut session, piece, &mut plaintext) {
+                Ok(answer) => hear(&mut client, &answer),
+                Err(_) => return plaintext,
+            }
+        }
+        if !session.is_handshaking() {
+            let mut out = Outgoing::default();
+            if session.send(b"answer", &mut out).is_err() {
+                return plaintext;
+            }
+            hear(&mut client, out.filled());
+        }
+    }
+    session.close(&mut Outgoing::default());
+    plaintext
+}
+
+/// Wherever records are cut, the request comes out.
+#[test]
+fn in_pieces() {
+    for is_old in [false, true] {
+        for piece in [7, 100, 1000, 100_000] {
+            assert_eq!(converse(is_old, piece, 99, None), [b'x'; 20_000], "{piece}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// What is no TLS at all.
+    #[test]
+    fn any_bytes(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..6), is_tls in any::<bool>()) {
+        let acceptor = acceptor();
+        let mut session = acceptor.accept().unwrap();
+        let start: &[u8] = if is_tls { b"\x16\x03\x01\x00\xc8" } else { b"" };
+        for piece in std::iter::once(start).chain(pieces.iter().map(Vec::as_slice)) {
+            if feed(&mut session, piece, &mut Vec::new()).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// What was TLS until something happened to it, in either version.
+    #[test]
+    fn damaged_conversations(
+        is_old in any::<bool>(),
+        piece in 1_usize..3000,
+        damaged in 0_usize..4,
+        damage in damage(),
+    ) {
+        let plaintext = converse(is_old, piece.max(40), damaged, Some(&damage));
+        // Nothing that was tampered with gets through.
+        prop_assert!(plaintext.len() <= 20_000 && plaintext.iter().all(|byte| *byte == b'x'));
+    }
+}

@@ -1,0 +1,51 @@
+//! Connections that wait for their share of a turn.
+
+use std::collections::VecDeque;
+
+/// A connection's slot, and its number, which no other connection of the loop has.
+pub(super) type Entry = (usize, u64);
+
+/// Each connection is in it at most once: it knows whether it is, and is asked before it is taken
+/// out. Those that have ended meanwhile leave entries behind, which are passed over.
+#[derive(Default)]
+pub(super) struct Waiting(VecDeque<Entry>);
+
+impl Waiting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds one. `peers` is how many there are, `is_waiting` whether that entry's still waits:
+    /// what others have left behind does not pile up.
+    pub(super) fn push(&mut self, entry: Entry, peers: usize, is_waiting: impl Fn(Entry) -> bool) {
+        if self.0.len() > 2 * peers + 64 {
+            self.0.retain(|entry| is_waiting(*entry));
+        }
+        self.0.push_back(entry);
+    }
+
+    pub(super) fn pop_oldest(&mut self) -> Option<Entry> {
+        self.0.pop_front()
+    }
+
+    pub(super) fn pop_newest(&mut self) -> Option<Entry> {
+        self.0.pop_back()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Peers that come, wait and leave by the million leave nothing behind.
+    #[test]
+    fn bounded() {
+        let mut waiting = Waiting::default();
+        for number in 0..100_000 {
+            waiting.push((1, number), 1, |(_, waits)| waits + 1 == number);
+            assert!(waiting.0.len() <= 68);
+        }
+        assert_eq!(waiting.pop_newest(), Some((1, 99_999)));
+        assert!(waiting.pop_oldest().is_some_and(|(_, number)| number < 99_999));
+    }
+}

@@ -1,0 +1,185 @@
+//! Bounds on connections: in all, of one address, requests on one; what strangers can take away
+//! from KMS, and what not.
+
+use std::net::TcpStream;
+
+use crate::common::{Client, Connection, Setup, xks};
+
+fn call(client: &Client, connection: &mut Connection) -> std::io::Result<u16> {
+    let body = xks::health().to_string();
+    let target = client.target("health");
+    let headers = client.headers(&target, body.as_bytes());
+    connection.send_request("POST", &target, &client.host(), &headers, body.as_bytes())?;
+    connection.receive().map(|response| response.status)
+}
+
+fn ping(connection: &mut Connection) -> std::io::Result<u16> {
+    connection.send(b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n")?;
+    connection.receive().map(|response| response.status)
+}
+
+/// At the limit a newcomer is served at once; who goes is who never sent an authentic request,
+/// the oldest first, and who did stays, however quiet it is.
+#[test]
+fn strangers_make_room_first() {
+    let proxy = Setup::new().set("limits.max_connections", 8).start();
+    let client = proxy.client();
+    let mut proven = client.connect();
+    assert_eq!(call(&client, &mut proven).unwrap(), 200);
+    let mut strangers: Vec<Connection> = (0..7).map(|_| client.connect()).collect();
+    for stranger in &mut strangers {
+        assert_eq!(ping(stranger).unwrap(), 200);
+    }
+    for _ in 0..3 {
+        let mut newcomer = client.connect();
+        assert_eq!(call(&client, &mut newcomer).unwrap(), 200);
+        strangers.push(newcomer);
+    }
+    for gone in &mut strangers[..3] {
+        assert!(gone.is_at_end().unwrap());
+    }
+    for stays in &mut strangers[3..7] {
+        assert_eq!(ping(stays).unwrap(), 200);
+    }
+    assert_eq!(call(&client, &mut proven).unwrap(), 200);
+}
+
+/// Where all have proven themselves, the one that has been idle for longest goes.
+#[test]
+fn then_the_longest_idle() {
+    let proxy = Setup::new().set("limits.max_connections", 8).start();
+    let client = proxy.client();
+    let mut open: Vec<Connection> = (0..8).map(|_| client.connect()).collect();
+    for connection in &mut open {
+        assert_eq!(call(&client, connection).unwrap(), 200);
+    }
+    assert_eq!(call(&client, &mut open[0]).unwrap(), 200);
+    let mut newcomer = client.connect();
+    assert_eq!(call(&client, &mut newcomer).unwrap(), 200);
+    assert!(open[1].is_at_end().unwrap());
+    for stays in [0, 2, 3, 4, 5, 6, 7] {
+        assert_eq!(call(&client, &mut open[stays]).unwrap(), 200, "{stays}");
+    }
+}
+
+/// A full house at the API's port is none at the ping port: load balancers still get an answer.
+#[test]
+fn ping_has_places_of_its_own() {
+    let proxy = Setup::new().set("limits.max_connections", 2).start();
+    let _open: Vec<Connection> = (0..20).map(|_| proxy.client().connect()).collect();
+    assert_eq!(proxy.get("/ping").status, 200);
+    assert_eq!(proxy.get("/readyz").status, 200);
+}
+
+#[test]
+fn connections_of_one_address() {
+    let proxy = Setup::new().set("limits.max_connections_per_address", 3).start();
+    let client = proxy.client();
+    let open = |last| Connection::open_from([127, 0, 0, last], client.address).unwrap();
+    let mut first: Vec<Connection> = (0..3).map(|_| open(2)).collect();
+    for connection in &mut first {
+        assert_eq!(call(&client, connection).unwrap(), 200);
+    }
+    for _ in 0..5 {
+        assert!(call(&client, &mut open(2)).is_err(), "one too many");
+    }
+    assert_eq!(call(&client, &mut open(3)).unwrap(), 200);
+    // Who is there is left alone, and who leaves makes room.
+    for connection in &mut first {
+        assert_eq!(call(&client, connection).unwrap(), 200);
+    }
+    first.pop();
+    let served = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        call(&client, &mut open(2)).is_ok()
+    });
+    assert!(served, "there is room again");
+    assert!(proxy.log().contains("max_connections_per_address"));
+}
+
+/// The last answer says that it is the last, so that no request is lost.
+#[test]
+fn requests_on_one_connection() {
+    for setup in [Setup::new(), Setup::new().tls()] {
+        let proxy = setup.set("limits.max_requests_per_connection", 3).start();
+        let client = proxy.client();
+        let mut connection = client.connect();
+        for number in 1..=3 {
+            let body = xks::encrypt(b"plaintext", None).to_string();
+            client.send(&mut connection, "keys/foo/encrypt", body.as_bytes());
+            let response = connection.receive().unwrap();
+            let expected = (number == 3).then_some("close");
+            assert_eq!((response.status, response.header("connection")), (200, expected));
+        }
+        assert!(connection.is_at_end().unwrap());
+    }
+}
+
+/// Requests sent ahead are answered in order, all of them, though a turn answers only a few.
+#[test]
+fn many_requests_sent_ahead() {
+    for setup in [Setup::new(), Setup::new().tls()] {
+        let proxy = setup.start();
+        let client = proxy.client();
+        let mut connection = client.connect();
+        let ping = b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n";
+        let not_found = b"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n";
+        let mut requests = Vec::new();
+        for number in 0..500 {
+            requests.extend_from_slice(if number % 3 == 0 { not_found } else { ping });
+        }
+        connection.send(&requests).unwrap();
+        for number in 0..500 {
+            let expected = if number % 3 == 0 { 404 } else { 200 };
+            assert_eq!(connection.receive().unwrap().status, expected, "{number}");
+        }
+        connection.end_sending().unwrap();
+        assert!(connection.is_at_end().unwrap());
+    }
+}
+
+/// More handshakes at once than the rate allows in a second: they wait, none fails, and an open
+/// connection is served meanwhile.
+#[test]
+fn handshakes_wait_for_their_turn() {
+    let proxy = Setup::new().tls().set("limits.max_tls_handshakes_per_sec", 40).start();
+    let client = proxy.client();
+    let mut open = client.connect();
+    std::thread::scope(|scope| {
+        let handshakes: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        assert_eq!(call(&client, &mut client.connect()).unwrap(), 200);
+                    }
+                })
+            })
+            .collect();
+        while !handshakes.iter().all(|thread| thread.is_finished()) {
+            assert_eq!(call(&client, &mut open).unwrap(), 200);
+        }
+    });
+}
+
+/// Those who begin a handshake and leave it there take no more than their places.
+#[test]
+fn handshakes_left_half_done() {
+    let proxy = Setup::new()
+        .tls()
+        .set("limits.max_connections", 100)
+        .set("limits.max_tls_handshakes_per_sec", 20)
+        .start();
+    let client = proxy.client();
+    // A whole ClientHello record's header and the beginning of its message, and no more.
+    let begun = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    let mut halves = Vec::new();
+    for _ in 0..400 {
+        let mut half = TcpStream::connect(client.address).unwrap();
+        // It may have been ended already.
+        let _ = std::io::Write::write_all(&mut half, begun);
+        halves.push(half);
+    }
+    for _ in 0..10 {
+        assert_eq!(call(&client, &mut client.connect()).unwrap(), 200);
+    }
+}

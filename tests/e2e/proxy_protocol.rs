@@ -1,0 +1,180 @@
+//! The PROXY protocol (version 2) from configured peers.
+
+use std::io::Write as _;
+use std::net::TcpStream;
+
+use toml::Value;
+
+use crate::common::{Client, Connection, Proxy, Response, Setup, xks};
+
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// A connection of `client`'s over TCP and IPv4, with a TLV behind the addresses.
+fn header(client: [u8; 4], port: u16) -> Vec<u8> {
+    let mut header = [SIGNATURE, &[0x21, 0x11, 0, 12 + 8]].concat();
+    header.extend(client);
+    header.extend([127, 0, 0, 1]);
+    header.extend(port.to_be_bytes());
+    header.extend([1, 0xbb]);
+    header.extend([0xea, 0, 5, 1, b'v', b'p', b'c', b'e']);
+    header
+}
+
+/// A load balancer's own connection.
+fn local() -> Vec<u8> {
+    [SIGNATURE, &[0x20, 0, 0, 0]].concat()
+}
+
+fn setup() -> Setup {
+    Setup::new().set("server.proxy_protocol_from", vec![Value::from("127.0.0.0/8")])
+}
+
+fn open(client: &Client, first: &[u8]) -> std::io::Result<Connection> {
+    let mut socket = TcpStream::connect(client.address)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(20)))?;
+    socket.write_all(first)?;
+    Connection::over(socket, client.tls.as_ref())
+}
+
+fn call(client: &Client, connection: &mut Connection) -> std::io::Result<Response> {
+    let body = xks::health().to_string();
+    let target = client.target("health");
+    let headers = client.headers(&target, body.as_bytes());
+    connection.send_request("POST", &target, &client.host(), &headers, body.as_bytes())?;
+    connection.receive()
+}
+
+fn assert_refused(proxy: &Proxy, first: &[u8]) {
+    let client = proxy.client();
+    let refused = match open(&client, first) {
+        Err(_) => true,
+        Ok(mut connection) => call(&client, &mut connection).is_err(),
+    };
+    assert!(refused, "{}", first.escape_ascii());
+}
+
+/// The log has the client's address, over plain HTTP and over TLS.
+#[test]
+fn the_log_has_the_clients_address() {
+    for setup in [setup(), setup().tls()] {
+        let mut proxy = setup.start();
+        let client = proxy.client();
+        let mut connection = open(&client, &header([192, 0, 2, 77], 40_000)).unwrap();
+        call(&client, &mut connection).unwrap().ok();
+        call(&client, &mut connection).unwrap().ok();
+        proxy.wait_for("the client's address", |proxy| {
+            proxy.log().lines().filter(|line| line.contains("peer=192.0.2.77")).count() == 2
+        });
+        let mut connection = open(&client, &local()).unwrap();
+        call(&client, &mut connection).unwrap().ok();
+        proxy.wait_for("the load balancer's address", |proxy| {
+            proxy.log().contains("peer=127.0.0.1")
+        });
+    }
+}
+
+/// One byte at a time: nothing is taken too early, or lost.
+#[test]
+fn in_pieces() {
+    for setup in [setup(), setup().tls()] {
+        let proxy = setup.start();
+        let client = proxy.client();
+        let mut socket = TcpStream::connect(client.address).unwrap();
+        socket.set_nodelay(true).unwrap();
+        for byte in header([192, 0, 2, 1], 1) {
+            socket.write_all(&[byte]).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let mut connection = Connection::over(socket, client.tls.as_ref()).unwrap();
+        call(&client, &mut connection).unwrap().ok();
+    }
+}
+
+/// Peers that must send it and don't, or send what can't be read, are closed; the next is served.
+#[test]
+fn what_must_be_there() {
+    let proxy = setup().start();
+    let mut too_long = header([1, 2, 3, 4], 5);
+    too_long[14..16].copy_from_slice(&[0xff, 0xff]);
+    let mut of_udp = header([1, 2, 3, 4], 5);
+    of_udp[13] = 0x12;
+    let mut of_no_version = header([1, 2, 3, 4], 5);
+    of_no_version[12] = 0x31;
+    for first in [
+        b"".as_slice(),
+        b"PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\n",
+        b"\r\n",
+        b"\r\n\r\n\0\r\nQUIT\r",
+        &too_long,
+        &of_udp,
+        &of_no_version,
+    ] {
+        assert_refused(&proxy, first);
+    }
+    // One header is enough; the next would be a request.
+    let twice = [header([1, 2, 3, 4], 5), header([1, 2, 3, 4], 5)].concat();
+    let client = proxy.client();
+    let mut connection = open(&client, &twice).unwrap();
+    connection.send(b"\r\n\r\n").unwrap();
+    assert!(connection.receive().is_ok_and(|response| response.status == 400));
+    let mut connection = open(&client, &header([1, 2, 3, 4], 5)).unwrap();
+    call(&client, &mut connection).unwrap().ok();
+    assert!(proxy.log().contains("PROXY protocol header refused"));
+    assert!(proxy.log().contains("version 1"));
+}
+
+/// A stranger cannot say that it is somebody else.
+#[test]
+fn who_must_not_send_it() {
+    for setup in [Setup::new(), Setup::new().tls()] {
+        let networks = vec![Value::from("192.0.2.0/24"), Value::from("2001:db8::/32")];
+        let proxy = setup.set("server.proxy_protocol_from", networks).start();
+        let client = proxy.client();
+        match open(&client, &header([1, 2, 3, 4], 5)) {
+            Err(_) => {}
+            Ok(mut connection) => {
+                assert!(call(&client, &mut connection).map_or(true, |it| it.status == 400));
+            }
+        }
+        call(&client, &mut client.connect()).unwrap().ok();
+        assert!(!proxy.log().contains("1.2.3.4"));
+    }
+}
+
+/// A header that never ends does not hold its connection for long.
+#[test]
+fn slow_header() {
+    let proxy = setup().set("limits.handshake_timeout_milli", 300).start();
+    let client = proxy.client();
+    for first in [&b""[..], &SIGNATURE[..5], &header([1, 2, 3, 4], 5)[..20]] {
+        assert!(open(&client, first).unwrap().is_at_end().unwrap());
+    }
+}
+
+/// Limits see the client too.
+#[test]
+fn connections_of_one_address() {
+    let proxy = setup().set("limits.max_connections_per_address", 2).start();
+    let client = proxy.client();
+    let open = |last| open(&client, &header([192, 0, 2, last], 1)).unwrap();
+    let (mut one, mut two) = (open(1), open(1));
+    call(&client, &mut one).unwrap().ok();
+    call(&client, &mut two).unwrap().ok();
+    assert!(call(&client, &mut open(1)).is_err());
+    call(&client, &mut open(2)).unwrap().ok();
+}
+
+/// On the ping port it may be there or not: probes come past the load balancer too.
+#[test]
+fn ping_port() {
+    let proxy = setup().start();
+    assert_eq!(proxy.get("/ping").status, 200);
+    for first in [header([192, 0, 2, 1], 1), local()] {
+        let mut socket = TcpStream::connect(proxy.ping).unwrap();
+        socket.write_all(&first).unwrap();
+        let mut connection = Connection::over(socket, None).unwrap();
+        connection.send(b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        assert_eq!(connection.receive().unwrap().status, 200);
+    }
+}

@@ -1,0 +1,102 @@
+//! What a key store may ask of the HSM, and that another one's calls are not its business.
+
+use crate::common::{Connection, Interposed, Setup, Store, token, xks};
+
+/// Both stores use [`token::SECOND`].
+fn encrypt() -> (String, String) {
+    let call = format!("keys/{}/encrypt", token::SECOND.label);
+    (call, xks::encrypt(b"plaintext", None).to_string())
+}
+
+/// As many at once as the rate has in a second, then ThrottlingException; health doesn't count,
+/// nor does what is refused before, and the other store is not concerned.
+#[test]
+fn requests_per_second() {
+    let proxy = Setup::new().set_in_store(0, "max_requests_per_sec", 20).start();
+    let (first, second) = (proxy.client(), proxy.client_of(&Store::second()));
+    let (call, body) = encrypt();
+    let mut connection = first.connect();
+    let mut post = |call: &str, body: &str| {
+        first.send(&mut connection, call, body.as_bytes());
+        connection.receive().unwrap()
+    };
+    for _ in 0..100 {
+        post("health", &xks::health().to_string()).ok();
+        post("keys/no_such_key/encrypt", &body).assert_error(404, "KeyNotFoundException");
+        post(&call, "{}").assert_error(400, "ValidationException");
+    }
+    // A slow machine earns some more while this goes on.
+    let answers: Vec<_> = (0..200).map(|_| post(&call, &body)).collect();
+    let (good, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|it| it.status == 200);
+    assert!(good.len() >= 20 && !refused.is_empty(), "{} good", good.len());
+    assert!(answers[..20].iter().all(|answer| answer.status == 200));
+    for answer in refused {
+        answer.assert_error(429, "ThrottlingException");
+        assert_eq!(answer.header("connection"), None);
+    }
+    for _ in 0..100 {
+        second.call(&call, &xks::encrypt(b"plaintext", None)).ok();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(post(&call, &body).status, 200, "the quota fills up again");
+}
+
+/// An HSM with two slow sessions: a store that sends forty calls at once has four of them worked
+/// on, so another store's call is done in time, and places come back with the answers.
+#[test]
+fn calls_in_flight() {
+    let mut proxy = Interposed::new(
+        Setup::new()
+            .set_in_store(0, "max_in_flight", 4)
+            .set("pkcs11.session_pool_max_size", 2)
+            .set("limits.request_deadline_milli", 10_000),
+    );
+    proxy.set("hsm_milli = 100");
+    let (first, second) = (proxy.client(), proxy.client_of(&Store::second()));
+    let (call, body) = encrypt();
+    for _ in 0..2 {
+        let mut noisy: Vec<Connection> = (0..40).map(|_| first.connect()).collect();
+        for connection in &mut noisy {
+            first.send(connection, &call, body.as_bytes());
+        }
+        second.post(&call, body.as_bytes()).ok();
+        let statuses: Vec<u16> =
+            noisy.iter_mut().map(|connection| connection.receive().unwrap().status).collect();
+        let good = statuses.iter().filter(|status| **status == 200).count();
+        let refused = statuses.iter().filter(|status| **status == 429).count();
+        assert!(good >= 4 && refused > 0 && good + refused == 40, "{statuses:?}");
+    }
+    first.post(&call, body.as_bytes()).ok();
+}
+
+/// A call that hangs in the HSM gives its place back when it is answered, not when the HSM comes
+/// to itself: or a store would be shut out for as long.
+#[test]
+fn hung_calls_keep_no_place() {
+    let mut proxy = Interposed::new(Setup::new().set_in_store(0, "max_in_flight", 2));
+    let client = proxy.client();
+    let (call, body) = encrypt();
+    client.post(&call, body.as_bytes()).ok();
+    proxy.set("hsm_milli = 3000");
+    let mut hung: Vec<Connection> = (0..2).map(|_| client.connect()).collect();
+    for connection in &mut hung {
+        client.send(connection, &call, body.as_bytes());
+    }
+    for connection in &mut hung {
+        connection.receive().unwrap().assert_error(503, "DependencyTimeoutException");
+    }
+    // Whatever comes of it, it is not the quota.
+    let answer = client.post(&call, body.as_bytes());
+    let message = answer.json()["errorMessage"].to_string();
+    assert!(answer.status != 429 || !message.contains("max_in_flight"), "{message}");
+    // A peer that leaves gives its call's place back too.
+    for _ in 0..10 {
+        client.send(&mut client.connect(), &call, body.as_bytes());
+    }
+    proxy.set("");
+    let again = || client.post(&call, body.as_bytes()).status == 200;
+    assert!((0..100).any(|_| again() || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        false
+    }));
+}
