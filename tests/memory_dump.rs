@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt as _;
 
 use memchr::memmem::Finder;
 
-use common::{Proxy, Setup, Store, xks};
+use common::{Proxy, Setup, Store, token, xks};
 
 /// In every plaintext.
 const MARKER: &[u8] = b"<<a marked plaintext to be found nowhere>>";
@@ -100,6 +100,7 @@ fn no_plaintext_stays_in_memory_or_log() {
             .set("tracing.level", "TRACE")
             .set("security.allow_core_dumps", true)
             .set("limits.body_timeout_milli", 2_000)
+            .set("limits.request_deadline_milli", 10_000)
             .env("MALLOC_ARENA_MAX", "1");
         if is_tls {
             setup = setup.tls();
@@ -150,18 +151,18 @@ fn no_plaintext_stays_in_memory_or_log() {
         });
         let log = proxy.log();
         let marker = String::from_utf8_lossy(MARKER).into_owned();
-        let mut secrets = vec![
-            marker,
-            Store::first().secret_access_key,
-            Store::second().secret_access_key,
-            // The tests' PIN, as a value of whatever name.
-            "=1234 ".to_owned(),
-            "\"1234\"".to_owned(),
-        ];
+        let mut secrets =
+            vec![marker, Store::first().secret_access_key, Store::second().secret_access_key];
         secrets.extend(needles().iter().map(|it| String::from_utf8_lossy(it).into_owned()));
         assert!(log.lines().filter(|line| line.contains("arn:aws:iam")).count() >= PLAINTEXTS);
         for secret in secrets {
             assert!(!log.contains(&secret), "{secret} is in the log");
         }
+        // The PIN is a number, as many things are that are said of a call.
+        let words = log
+            .lines()
+            .filter(|line| !line.contains(" call="))
+            .flat_map(|line| line.split(|it: char| !it.is_ascii_alphanumeric()));
+        assert!(words.into_iter().all(|word| word != token::PIN), "the PIN is in the log");
     }
 }
