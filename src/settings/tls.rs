@@ -149,3 +149,16 @@ fn client_name(section: &Section<'_>) -> Option<Option<ServerName<'static>>> {
         }
     }
 }
+
+#[cfg(all(test, feature = "fips"))]
+mod tests {
+    use super::*;
+
+    /// What is left is approved, and enough for KMS: TLS 1.3 and 1.2.
+    #[test]
+    fn all_is_approved() {
+        let provider = provider();
+        assert!(provider.fips());
+        assert_eq!((provider.cipher_suites.len(), provider.kx_groups.len()), (3, 2));
+    }
+}
