@@ -94,8 +94,12 @@ pub struct TokenStats {
     pub hung_total: u64,
     /// Sessions opened since the start.
     pub sessions_opened_total: u64,
+    /// Times that the token's module was initialised anew for its sake since the start.
+    pub reinitialized_total: u64,
     /// Encryptions that did not verify since the start.
     pub cdiv_mismatches_total: u64,
+    /// Codes of failure that the module gave since the start, by name.
+    pub failure_codes: Vec<(&'static str, u64)>,
 }
 
 impl Hsm {
@@ -233,6 +237,8 @@ fn stats(token: &Token) -> TokenStats {
         expired_total: counters.expired.load(Ordering::Relaxed),
         hung_total: counters.hung.load(Ordering::Relaxed),
         sessions_opened_total: counters.sessions_opened.load(Ordering::Relaxed),
+        reinitialized_total: counters.reinitialized.load(Ordering::Relaxed),
         cdiv_mismatches_total: token.backend.cdiv_mismatches(),
+        failure_codes: token.backend.failure_codes(),
     }
 }

@@ -80,6 +80,8 @@ pub struct Counters {
     pub hung: AtomicU64,
     /// Sessions opened.
     pub sessions_opened: AtomicU64,
+    /// Times that the token's module was initialised anew for its sake.
+    pub reinitialized: AtomicU64,
     /// Threads alive: workers, written-off workers, keepers.
     pub threads: AtomicUsize,
 }
