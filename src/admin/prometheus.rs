@@ -223,6 +223,12 @@ const OF_TOKEN: &[OfToken] = &[
         |token| token.retried_total,
     ),
     (
+        "xks_proxy_hsm_hedges_total",
+        Counter,
+        "Requests that went to another token too, since this one was slow.",
+        |token| token.hedged_total,
+    ),
+    (
         "xks_proxy_hsm_expired_requests_total",
         Counter,
         "Requests that were not begun, since nobody waited for them any more.",

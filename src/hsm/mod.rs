@@ -88,6 +88,8 @@ pub struct TokenStats {
     pub faults_total: u64,
     /// Retries since the start.
     pub retried_total: u64,
+    /// Requests that went to another token too since the start.
+    pub hedged_total: u64,
     /// Jobs dropped past their deadline since the start.
     pub expired_total: u64,
     /// Calls that hung since the start.
@@ -234,6 +236,7 @@ fn stats(token: &Token) -> TokenStats {
         answered_total: counters.answered.load(Ordering::Relaxed),
         faults_total: counters.faults.load(Ordering::Relaxed),
         retried_total: counters.retried.load(Ordering::Relaxed),
+        hedged_total: counters.hedged.load(Ordering::Relaxed),
         expired_total: counters.expired.load(Ordering::Relaxed),
         hung_total: counters.hung.load(Ordering::Relaxed),
         sessions_opened_total: counters.sessions_opened.load(Ordering::Relaxed),

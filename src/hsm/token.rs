@@ -76,6 +76,8 @@ pub struct Counters {
     pub expired: AtomicU64,
     /// Jobs that went to another token, or were tried again here.
     pub retried: AtomicU64,
+    /// Requests that went to another token too, since this one was slow.
+    pub hedged: AtomicU64,
     /// Calls that hung.
     pub hung: AtomicU64,
     /// Sessions opened.

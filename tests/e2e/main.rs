@@ -32,5 +32,6 @@ mod quotas;
 mod signers;
 mod sizes;
 mod slow_peers;
+mod status_page;
 mod stores;
 mod tls;
