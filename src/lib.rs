@@ -19,6 +19,7 @@
 //!
 //! `proto` and `hsm` know nothing of each other; they share the words of [`job`] alone.
 
+pub mod admin;
 pub mod cli;
 pub mod hsm;
 pub mod job;

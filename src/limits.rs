@@ -312,6 +312,23 @@ pub const LOG_WRITE_INTERVAL: Duration = Duration::from_millis(10);
 /// At the end, for the log's last lines to be written.
 pub const LOG_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+// ---- Admin listener
+
+/// Threads that serve it, one request each; who comes later waits.
+pub const ADMIN_THREADS: usize = 8;
+/// Stack of such a thread.
+pub const ADMIN_STACK_BYTES: usize = 512 * 1024;
+/// From the accepting of a connection to its end, handshake, request and answer included.
+pub const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a failed accept, for instance for want of descriptors.
+pub const ADMIN_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two samples of the status page's history.
+pub const HISTORY_INTERVAL: Duration = Duration::from_secs(10);
+/// Samples kept: an hour.
+pub const HISTORY_SAMPLES: usize = 360;
+/// Keys that metrics and the status page name; the others are added up as `other`.
+pub const MAX_KEYS_IN_METRICS: usize = 1000;
+
 // ---- Settings
 
 /// The settings file: room for a hundred thousand key ids.
@@ -336,5 +353,6 @@ const _: () = {
     assert!(LOG_BUFFER_BYTES + MAX_ACCESS_LOG_LINE_BYTES < MAX_LOG_BACKLOG_BYTES);
     assert!(MAX_PARTIAL_TLS_BYTES < READ_SCRATCH_BYTES);
     assert!(MIN_HANG.as_millis() < MAX_HANG.as_millis());
+    assert!(HISTORY_SAMPLES as u64 * HISTORY_INTERVAL.as_secs() == 3600);
     assert!(SMALL_BUFFER_BYTES < MAX_HEAD_BYTES + BODY_OVERHEAD_BYTES);
 };

@@ -157,10 +157,11 @@ fn unsafe_code_is_in_one_file() {
 }
 
 /// Another TLS library would change the file that speaks it and those that configure it; the
-/// command line's client is a program of its own.
+/// command line's client is a program of its own, and the admin listener blocks.
 #[test]
-fn rustls_is_in_three_places() {
-    let places = ["server/tls.rs", "server/tls_tests.rs", "settings/", "cli/client/tls.rs"];
+fn rustls_is_in_few_places() {
+    let places =
+        ["server/tls.rs", "server/tls_tests.rs", "settings/", "cli/client/tls.rs", "admin/tls.rs"];
     only("rustls", &places);
     only("rustls_pki_types", &places);
 }

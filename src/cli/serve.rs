@@ -10,12 +10,15 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_UNAVAILABLE, Failed, lockdown, startup_log};
+use crate::admin::{self, Admin};
 use crate::hsm::Hsm;
 use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
 use crate::limits::HSM_STOP_TIMEOUT;
 use crate::observe::log;
+use crate::observe::metrics::counter::SharedCounter;
+use crate::observe::metrics::{CertificateMetrics, Metrics};
 use crate::server::Server;
-use crate::settings::{Finding, Settings};
+use crate::settings::{self, Finding, Settings};
 
 /// Serves until SIGTERM or SIGINT, then drains.
 ///
@@ -29,11 +32,11 @@ pub fn run() -> Result<(), Failed> {
     let modules = lock_down(&settings)?;
     let log = log::start(&settings.tracing)
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
-    log_panics();
+    let panics = watch_panics();
     if let Err(error) = dumps {
         tracing::warn!(error, "core dumps are not as the settings have them");
     }
-    let outcome = serve(&settings, &findings, &log);
+    let outcome = serve(&settings, &findings, &log, panics);
     drop(modules);
     if let Err(failed) = &outcome {
         tracing::error!("{}", failed.message);
@@ -56,7 +59,12 @@ fn lock_down(settings: &Settings) -> Result<Vec<RawModule>, Failed> {
     Ok(modules)
 }
 
-fn serve(settings: &Settings, findings: &[Finding], log: &log::Log) -> Result<(), Failed> {
+fn serve(
+    settings: &Settings,
+    findings: &[Finding],
+    log: &log::Log,
+    panics: Arc<SharedCounter>,
+) -> Result<(), Failed> {
     // Before any other thread, so that none of them is interrupted by a signal.
     let signals = signals()?;
     startup_log::settings(settings, findings);
@@ -64,13 +72,30 @@ fn serve(settings: &Settings, findings: &[Finding], log: &log::Log) -> Result<()
         let message = format!("[server] cannot listen on {}: {}", error.address, error.error);
         Failed::new(EXIT_UNAVAILABLE, message)
     })?;
-    let service = Arc::new(settings.service());
+    let admin = settings.admin.as_ref().map(bind_admin).transpose()?;
+    let metrics = Arc::new(Metrics::new(server.event_loops(), panics));
+    metrics.set_certificates(certificates(settings));
+    let mut service = settings.service();
+    service.count_in(&metrics);
+    let service = Arc::new(service);
     let hsm = Hsm::start(settings.hsm_config(&service), server.completions())
         .map_err(|error| Failed::new(EXIT_SETTINGS, error.message))?;
-    startup_log::listening(&server, settings);
+    startup_log::listening(&server, settings, admin.as_ref());
     startup_log::hsm(Arc::clone(&hsm), settings);
 
     let lifecycle = server.lifecycle();
+    if let Some(admin) = admin {
+        let sources = admin::Sources {
+            metrics: Arc::clone(&metrics),
+            hsm: Arc::clone(&hsm),
+            lifecycle: Arc::clone(&lifecycle),
+            log_loss: log.loss(),
+            facts: facts(settings, &server),
+        };
+        admin
+            .start(sources)
+            .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no admin thread: {error}")))?;
+    }
     let has_failed = Arc::new(AtomicBool::new(false));
     let ended = {
         let has_failed = Arc::clone(&has_failed);
@@ -82,7 +107,7 @@ fn serve(settings: &Settings, findings: &[Finding], log: &log::Log) -> Result<()
         }
     };
     let mut loops = server
-        .start(&service, &hsm, || log.access_log(), ended)
+        .start(&service, &hsm, || log.access_log(), &metrics, ended)
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no event loop: {error}")))?;
 
     let signal = signals.recv().unwrap_or("signals end");
@@ -126,10 +151,50 @@ fn signals() -> Result<Receiver<&'static str>, Failed> {
     Ok(receiver)
 }
 
-/// A panic's message may hold a peer's bytes, so the log gets its place alone.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
+fn bind_admin(settings: &settings::Admin) -> Result<Admin, Failed> {
+    Admin::bind(settings).map_err(|error| {
+        let message = format!("[admin] cannot listen on {}: {error}", settings.address);
+        Failed::new(EXIT_UNAVAILABLE, message)
+    })
+}
+
+fn certificates(settings: &Settings) -> Vec<CertificateMetrics> {
+    let admin = settings.admin.as_ref().and_then(|admin| admin.tls.as_ref());
+    let listeners = [("api", settings.tls.as_ref()), ("admin", admin)];
+    listeners
+        .into_iter()
+        .filter_map(|(listener, tls)| {
+            let certificate = &tls?.certificate;
+            Some(CertificateMetrics {
+                listener,
+                subject: certificate.subject.clone(),
+                not_after_unix_secs: certificate.not_after_unix_secs,
+            })
+        })
+        .collect()
+}
+
+fn facts(settings: &Settings, server: &Server) -> admin::Facts {
+    let deadline = settings.limits.timeouts.request.as_millis();
+    admin::Facts {
+        api: server.api_address(),
+        is_tls: settings.tls.is_some(),
+        is_mtls: settings.tls.as_ref().is_some_and(|tls| tls.is_client_certificate_required),
+        ping: server.ping_address(),
+        max_connections: settings.limits.max_connections,
+        request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
+    }
+}
+
+/// Counts panics and logs where they happen. A panic's message may hold a peer's bytes, so the
+/// log gets its place alone.
+fn watch_panics() -> Arc<SharedCounter> {
+    let panics: Arc<SharedCounter> = Arc::default();
+    let counter = Arc::clone(&panics);
+    std::panic::set_hook(Box::new(move |panic| {
+        counter.add(1);
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "panic: this is a defect");
     }));
+    panics
 }

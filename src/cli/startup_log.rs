@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
+use crate::admin::Admin;
 use crate::hsm::Hsm;
 use crate::hsm::inventory::TokenInventory;
 use crate::limits::MAX_LABELS_PER_LINE;
@@ -63,10 +64,11 @@ pub(super) fn settings(settings: &Settings, findings: &[Finding]) {
 }
 
 /// Where the proxy is reached.
-pub(super) fn listening(server: &Server, settings: &Settings) {
+pub(super) fn listening(server: &Server, settings: &Settings, admin: Option<&Admin>) {
     tracing::info!(
         api = %server.api_address(),
         ping = %server.ping_address(),
+        admin = admin.map(|admin| tracing::field::display(admin.address())),
         tls = settings.tls.is_some(),
         event_loops = server.event_loops(),
         "listening"

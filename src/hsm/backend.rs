@@ -25,7 +25,14 @@ pub trait Backend: Send + Sync {
     /// The last rung of recovery: initialises the token's module anew if no session of any of its
     /// tokens is left and no call is outstanding. At most once in
     /// [`crate::limits::MIN_REINITIALIZE_INTERVAL`].
-    fn reinitialize(&self);
+    /// Says whether it was done.
+    fn reinitialize(&self) -> bool;
+
+    /// The codes of failure that the token's module gave, by name, and how often each came since
+    /// the start. Those that never came are left out.
+    fn failure_codes(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 
     /// Encryptions so far whose verifying decryption did not give the plaintext again.
     fn cdiv_mismatches(&self) -> u64;

@@ -66,7 +66,11 @@ impl Keeper<'_> {
             } else {
                 self.failures += 1;
                 if self.failures >= RECONNECTS_BEFORE_REINITIALIZE {
-                    self.watched(MAX_HOUSEKEEPING, |_, token| token.backend.reinitialize())?;
+                    self.watched(MAX_HOUSEKEEPING, |_, token| {
+                        if token.backend.reinitialize() {
+                            token.counters.reinitialized.fetch_add(1, Ordering::Relaxed);
+                        }
+                    })?;
                 }
                 self.backoff.wait()
             };

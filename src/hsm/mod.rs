@@ -88,14 +88,20 @@ pub struct TokenStats {
     pub faults_total: u64,
     /// Retries since the start.
     pub retried_total: u64,
+    /// Requests that went to another token too since the start.
+    pub hedged_total: u64,
     /// Jobs dropped past their deadline since the start.
     pub expired_total: u64,
     /// Calls that hung since the start.
     pub hung_total: u64,
     /// Sessions opened since the start.
     pub sessions_opened_total: u64,
+    /// Times that the token's module was initialised anew for its sake since the start.
+    pub reinitialized_total: u64,
     /// Encryptions that did not verify since the start.
     pub cdiv_mismatches_total: u64,
+    /// Codes of failure that the module gave since the start, by name.
+    pub failure_codes: Vec<(&'static str, u64)>,
 }
 
 impl Hsm {
@@ -230,9 +236,12 @@ fn stats(token: &Token) -> TokenStats {
         answered_total: counters.answered.load(Ordering::Relaxed),
         faults_total: counters.faults.load(Ordering::Relaxed),
         retried_total: counters.retried.load(Ordering::Relaxed),
+        hedged_total: counters.hedged.load(Ordering::Relaxed),
         expired_total: counters.expired.load(Ordering::Relaxed),
         hung_total: counters.hung.load(Ordering::Relaxed),
         sessions_opened_total: counters.sessions_opened.load(Ordering::Relaxed),
+        reinitialized_total: counters.reinitialized.load(Ordering::Relaxed),
         cdiv_mismatches_total: token.backend.cdiv_mismatches(),
+        failure_codes: token.backend.failure_codes(),
     }
 }

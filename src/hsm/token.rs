@@ -76,10 +76,14 @@ pub struct Counters {
     pub expired: AtomicU64,
     /// Jobs that went to another token, or were tried again here.
     pub retried: AtomicU64,
+    /// Requests that went to another token too, since this one was slow.
+    pub hedged: AtomicU64,
     /// Calls that hung.
     pub hung: AtomicU64,
     /// Sessions opened.
     pub sessions_opened: AtomicU64,
+    /// Times that the token's module was initialised anew for its sake.
+    pub reinitialized: AtomicU64,
     /// Threads alive: workers, written-off workers, keepers.
     pub threads: AtomicUsize,
 }

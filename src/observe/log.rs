@@ -115,7 +115,13 @@ impl Log {
     /// the sum over the outputs.
     #[must_use]
     pub fn dropped_lines(&self) -> u64 {
-        self.outputs.0.iter().map(|backlog| backlog.dropped_lines()).sum()
+        self.loss().dropped_lines()
+    }
+
+    /// What tells of lost lines, for whoever watches.
+    #[must_use]
+    pub fn loss(&self) -> Loss {
+        Loss(self.outputs.clone())
     }
 
     /// Writes what waits, for [`LOG_STOP_TIMEOUT`] at the most, and ends the writers. Whether all
@@ -132,6 +138,18 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// A look at a log's lost lines.
+#[derive(Clone)]
+pub struct Loss(Outputs);
+
+impl Loss {
+    /// As [`Log::dropped_lines`].
+    #[must_use]
+    pub fn dropped_lines(&self) -> u64 {
+        self.0.0.iter().map(|backlog| backlog.dropped_lines()).sum()
     }
 }
 

@@ -15,5 +15,6 @@ mod escape;
 mod events;
 mod line;
 pub mod log;
+pub mod metrics;
 pub mod redaction;
 pub mod timestamp;

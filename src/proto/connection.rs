@@ -289,6 +289,7 @@ impl Connection {
                     queued_at: moment.now,
                     deadline: self.started + protocol.service.timeouts.request,
                 };
+                protocol.metrics.in_flight.increment();
                 self.state = State::Waiting { exchange, request, serial };
                 Step::Submit(job)
             }
@@ -404,6 +405,7 @@ impl Connection {
     pub fn close(mut self, protocol: &mut Protocol) {
         self.buffer.clear(&mut protocol.buffers);
         if let State::Waiting { request, .. } = self.state {
+            protocol.metrics.in_flight.decrement();
             protocol.recycle_request(request);
         }
     }
@@ -416,6 +418,7 @@ impl Connection {
     fn take_waiting(&mut self, protocol: &mut Protocol) -> Option<Exchange> {
         match self.take_state() {
             State::Waiting { exchange, request, .. } => {
+                protocol.metrics.in_flight.decrement();
                 protocol.recycle_request(request);
                 Some(exchange)
             }

@@ -90,6 +90,8 @@ pub(super) struct Exchange {
     pub(super) call: Option<Call>,
     pub(super) prefix: Option<Span>,
     pub(super) key_id: Option<Span>,
+    /// The key that the HSM is asked to use.
+    pub(super) key: Option<KeyIndex>,
     pub(super) metadata: RequestMetadata,
     /// What the new ciphertext is bound to: the answer must say the same, whatever the settings
     /// are by then.
@@ -118,6 +120,7 @@ impl Exchange {
             call: None,
             prefix: None,
             key_id: None,
+            key: None,
             metadata: RequestMetadata::default(),
             ciphertext_metadata: None,
             body_offset: 0,
@@ -160,7 +163,7 @@ impl Exchange {
             return Err(ApiError::method_not_allowed("POST"));
         }
         if service.is_sigv4_auth_enabled {
-            sigv4::verify(
+            let credential = sigv4::verify(
                 head,
                 body.get(..length).unwrap_or_default(),
                 store.credentials(),
@@ -168,6 +171,7 @@ impl Exchange {
                 &mut protocol.signing_keys,
                 moment.unix_secs,
             )?;
+            credential.metrics().used(moment.unix_secs);
         }
         self.is_authenticated = true;
         check_content_type(head.content_type)?;
@@ -177,6 +181,7 @@ impl Exchange {
         }
         let key = authorize::key(store, key_id)?;
         self.in_flight = authorize::quota(store, moment.now)?;
+        self.key = Some(key);
         if call == Call::Encrypt {
             let metadata = service.ciphertext_metadata.as_deref();
             self.ciphertext_metadata = metadata.and_then(InlineBytes::from_slice);
@@ -228,15 +233,53 @@ impl Exchange {
             protocol.out.extend_from_slice(&protocol.body);
         }
         if !self.is_probe {
-            self.log(protocol, moment, status, error, received);
+            let micros = moment.now.saturating_duration_since(self.origin.started).as_micros();
+            let micros = u32::try_from(micros).unwrap_or(u32::MAX);
+            self.count(protocol, error, received, micros);
+            self.log(protocol, micros, status, error, received);
         }
         protocol.clear_body();
+    }
+
+    fn count(
+        &self,
+        protocol: &Protocol,
+        error: Option<&ApiError>,
+        received: &[u8],
+        total_micros: u32,
+    ) {
+        let metrics = &protocol.metrics;
+        let call = self.call.map_or(0, Call::metric);
+        let outcome = error.map_or(0, |error| error.name.metric());
+        // By name: the settings may have changed since the request came.
+        let store = self.prefix.and_then(|prefix| protocol.service.store(prefix.text(received)));
+        let counters = match store {
+            Some(store) => store.metrics().of_loop(protocol.event_loop),
+            None => Some(&metrics.storeless),
+        };
+        if let Some(counters) = counters {
+            counters.count(call, outcome);
+        }
+        if let Some(durations) = metrics.durations.get(call) {
+            durations.total.record(total_micros);
+            if let Some(micros) = self.queue_micros {
+                durations.queue.record(micros);
+            }
+            if let Some(micros) = self.hsm_micros {
+                durations.hsm.record(micros);
+            }
+        }
+        if let (Some(key), Some(Call::Encrypt), None) = (self.key, self.call, error)
+            && let Some(key) = protocol.service.key_metrics(key)
+        {
+            key.encrypts.add(1);
+        }
     }
 
     fn log(
         &self,
         protocol: &mut Protocol,
-        moment: &Moment,
+        total_micros: u32,
         status: u16,
         error: Option<&ApiError>,
         received: &[u8],
@@ -244,7 +287,6 @@ impl Exchange {
         let text = |span: Option<Span>| span.map(|span| span.text(received));
         let body = received.get(self.body_offset..).unwrap_or_default();
         let member = |span: Option<Span>| span.map(|span| span.text(body));
-        let micros = moment.now.saturating_duration_since(self.origin.started).as_micros();
         let token = self.token.and_then(|token| protocol.token_labels.get(usize::from(token.0)));
         protocol.access_log.write(&CallRecord {
             peer: self.origin.peer,
@@ -267,7 +309,7 @@ impl Exchange {
             response_bytes: protocol.body.len(),
             queue_micros: self.queue_micros,
             hsm_micros: self.hsm_micros,
-            total_micros: u32::try_from(micros).unwrap_or(u32::MAX),
+            total_micros,
         });
     }
 }

@@ -13,6 +13,7 @@ use super::xks::decode::Decoder;
 use crate::job::{Job, Request};
 use crate::limits::{ANSWER_OVERHEAD_BYTES, MAX_CHUNK_LINE_BYTES, MAX_RECORD_BYTES};
 use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::LoopMetrics;
 
 /// The time, and the process's state, as the shell sees them at the start of a turn.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,8 @@ pub struct Protocol {
     pub out: Vec<u8>,
     /// One line a call.
     pub access_log: AccessLog,
+    /// This loop's counters.
+    pub metrics: Arc<LoopMetrics>,
     /// Labels of the tokens, by [`crate::job::TokenIndex`], for the log.
     pub token_labels: Vec<Box<str>>,
     pub(super) buffers: BufferPool,
@@ -63,6 +66,7 @@ impl Protocol {
             event_loop,
             out: Vec::with_capacity(answer_bytes),
             access_log,
+            metrics: Arc::default(),
             token_labels: Vec::new(),
             buffers,
             signing_keys: SigningKeys::new(service.credentials()),

@@ -26,6 +26,17 @@ impl Call {
             Self::Health => "health",
         }
     }
+
+    /// Its place in [`crate::observe::metrics::CALLS`].
+    #[must_use]
+    pub fn metric(self) -> usize {
+        match self {
+            Self::Metadata => 1,
+            Self::Encrypt => 2,
+            Self::Decrypt => 3,
+            Self::Health => 4,
+        }
+    }
 }
 
 /// Where a path leads.
@@ -85,6 +96,14 @@ pub fn is_key_id(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Metrics call the calls what the paths call them.
+    #[test]
+    fn metrics_know_the_calls() {
+        for call in [Call::Metadata, Call::Encrypt, Call::Decrypt, Call::Health] {
+            assert_eq!(crate::observe::metrics::CALLS[call.metric()], call.name());
+        }
+    }
 
     /// Every row of the route table, and what is near each.
     #[test]

@@ -1,6 +1,7 @@
 //! What is the same for all connections: stores, credentials, limits.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::sigv4::Scope;
@@ -8,6 +9,7 @@ use super::sigv4::signing_key::Credential;
 use super::xks::quota::Quota;
 use crate::job::KeyIndex;
 use crate::limits::{BODY_OVERHEAD_BYTES, DEFAULT_MAX_REQUESTS_PER_CONNECTION, MAX_HEAD_BYTES};
+use crate::observe::metrics::{KeyMetrics, Metrics, StoreMetrics};
 use crate::observe::redaction::Secret;
 
 /// One external key store: a path prefix, who may call it, and the keys it may use.
@@ -18,6 +20,7 @@ pub struct Store {
     /// Sorted by external key id.
     keys: Vec<(Box<str>, KeyIndex)>,
     quota: Quota,
+    metrics: Arc<StoreMetrics>,
 }
 
 impl Store {
@@ -44,6 +47,12 @@ impl Store {
     #[must_use]
     pub fn quota(&self) -> &Quota {
         &self.quota
+    }
+
+    /// Where its requests are counted.
+    #[must_use]
+    pub fn metrics(&self) -> &StoreMetrics {
+        &self.metrics
     }
 }
 
@@ -72,6 +81,8 @@ pub struct Service {
     /// Places in `stores`, sorted by prefix.
     by_prefix: Vec<(Box<str>, usize)>,
     labels: Vec<Box<str>>,
+    /// By [`KeyIndex`]; empty where nothing is counted.
+    key_metrics: Vec<Arc<KeyMetrics>>,
     credentials: usize,
 }
 
@@ -109,6 +120,7 @@ impl Service {
             stores: Vec::new(),
             by_prefix: Vec::new(),
             labels: Vec::new(),
+            key_metrics: Vec::new(),
             credentials: 0,
         }
     }
@@ -144,7 +156,8 @@ impl Service {
         keys.sort();
         keys.dedup();
         let (prefix, quota) = (uri_path_prefix.into(), Quota::default());
-        let store = Store { uri_path_prefix: prefix, credentials, keys, quota };
+        let metrics = Arc::default();
+        let store = Store { uri_path_prefix: prefix, credentials, keys, quota, metrics };
         let place = self.stores.len();
         match self.place_of(uri_path_prefix) {
             Ok(at) => self.by_prefix[at].1 = place,
@@ -159,6 +172,24 @@ impl Service {
             let place = self.by_prefix[at].1;
             self.stores[place].quota = quota;
         }
+    }
+
+    /// Has what the stores, keys and credentials do be counted there, and not nowhere.
+    pub fn count_in(&mut self, metrics: &Metrics) {
+        for store in &mut self.stores {
+            store.metrics = metrics.store(&store.uri_path_prefix);
+            for credential in &mut store.credentials {
+                let access_key_id = credential.access_key_id();
+                credential.set_metrics(metrics.credential(&store.uri_path_prefix, access_key_id));
+            }
+        }
+        self.key_metrics = metrics.keys(self.labels.iter().map(AsRef::as_ref));
+    }
+
+    /// Where the key's use is counted, if anywhere.
+    #[must_use]
+    pub fn key_metrics(&self, key: KeyIndex) -> Option<&KeyMetrics> {
+        self.key_metrics.get(usize::try_from(key.0).ok()?).map(AsRef::as_ref)
     }
 
     /// The store of that prefix.

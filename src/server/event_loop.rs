@@ -26,6 +26,7 @@ use crate::limits::{
     MAX_JOBS_PER_SUBMIT, MAX_TURN,
 };
 use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::LoopMetrics;
 use crate::proto::{Moment, Protocol, Service};
 
 const WAKER: Token = Token(usize::MAX);
@@ -78,8 +79,10 @@ impl EventLoop {
         service: Arc<Service>,
         hsm: Arc<Hsm>,
         access_log: AccessLog,
+        metrics: Arc<LoopMetrics>,
     ) -> io::Result<()> {
-        let protocol = Protocol::new(service, index, access_log);
+        let mut protocol = Protocol::new(service, index, access_log);
+        protocol.metrics = metrics;
         let moment =
             Moment { now: Instant::now(), unix_secs: 0, is_ready: false, is_draining: false };
         let running = Running {
@@ -332,6 +335,7 @@ impl Running {
             self.turn.held_bytes -= peer.held_bytes();
             // Closing the descriptor takes it out of the epoll set.
             peer.close(&mut self.turn);
+            self.turn.protocol.metrics.connections_closed.add(1);
         }
     }
 

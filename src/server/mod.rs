@@ -31,6 +31,7 @@ use crate::hsm::Hsm;
 use crate::job::CompletionQueue;
 use crate::limits::MAX_EVENT_LOOPS;
 use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::Metrics;
 use crate::proto::{Listener, Service};
 
 /// Bound sockets and event loops that have not started yet.
@@ -132,8 +133,9 @@ impl Server {
         Arc::clone(&self.lifecycle)
     }
 
-    /// Starts the loops, a thread each. `access_log` makes each loop its own; `ended` is called
-    /// from the thread of a loop that ends before it was told to stop, with the reason.
+    /// Starts the loops, a thread each. `access_log` makes each loop its own, `metrics` has its
+    /// counters; `ended` is called from the thread of a loop that ends before it was told to stop,
+    /// with the reason.
     ///
     /// # Errors
     /// The system has no room for another thread.
@@ -142,6 +144,7 @@ impl Server {
         service: &Arc<Service>,
         hsm: &Arc<Hsm>,
         access_log: impl Fn() -> AccessLog,
+        metrics: &Metrics,
         ended: impl Fn(&str) + Clone + Send + 'static,
     ) -> io::Result<Vec<JoinHandle<()>>> {
         let lifecycle = self.lifecycle;
@@ -150,9 +153,10 @@ impl Server {
             .map(|(index, event_loop)| {
                 let (service, hsm, access_log) =
                     (Arc::clone(service), Arc::clone(hsm), access_log());
+                let metrics = metrics.of_loop(index);
                 let (lifecycle, ended) = (Arc::clone(&lifecycle), ended.clone());
                 std::thread::Builder::new().name(format!("loop-{index}")).spawn(move || {
-                    let run = || event_loop.run(index, service, hsm, access_log);
+                    let run = || event_loop.run(index, service, hsm, access_log, metrics);
                     match catch_unwind(AssertUnwindSafe(run)) {
                         Ok(Err(error)) => ended(&error.to_string()),
                         Err(_) => ended("it panicked"),

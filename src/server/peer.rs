@@ -238,6 +238,9 @@ impl Peer {
 
     /// Gives memory back.
     pub(super) fn close(mut self, turn: &mut Turn) {
+        if self.tls.as_ref().is_some_and(Session::is_handshaking) {
+            turn.protocol.metrics.tls_handshake_failures.add(1);
+        }
         self.pending.zeroize();
         self.connection.close(&mut turn.protocol);
     }
@@ -421,6 +424,7 @@ impl Peer {
         let received = received.map_err(PeerError::Tls)?;
         if matches!(self.phase, Phase::Handshake { .. }) && !is_handshaking {
             self.phase = Phase::Open;
+            protocol.metrics.tls_handshakes.add(1);
         }
         if received.is_closed {
             self.is_readable = false;

@@ -91,6 +91,7 @@ impl Turn {
     }
 
     pub(super) fn note_too_many(&mut self, peer: SocketAddr) {
+        self.protocol.metrics.connections_refused.add(1);
         if let Some(left_out) = self.addresses.admit(self.moment.now) {
             tracing::warn!(
                 %peer, left_out,
@@ -100,6 +101,7 @@ impl Turn {
     }
 
     pub(super) fn note_evictions(&mut self, count: usize, reason: &str) {
+        self.protocol.metrics.connections_evicted.add(count as u64);
         if let Some(left_out) = self.evictions.admit(self.moment.now) {
             tracing::warn!(count, reason, left_out, "connections ended to make room");
         }

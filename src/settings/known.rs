@@ -17,6 +17,7 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "pkcs11_logger",
             "limits",
             "hsm_capabilities",
+            "admin",
         ],
     ),
     (
@@ -118,6 +119,10 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("hsm_capabilities", &["can_generate_iv", "is_zero_iv_required", "profile"]),
+    (
+        "admin",
+        &["ip", "port", "tls_cert_pem", "tls_key_pem", "client_ca_pem", "allow_plain_remote"],
+    ),
 ];
 
 /// Reports each member of `table` that `section` does not have. `path` is the section's path as

@@ -7,7 +7,7 @@ use toml::de::DeTable;
 
 use super::report::{Finding, Place, Report, Severity};
 use super::section::{Section, wipe};
-use super::{Settings, file, pkcs11, security, server, stores, tracing};
+use super::{Settings, admin, file, pkcs11, security, server, stores, tracing};
 use crate::limits::MAX_SETTINGS_BYTES;
 
 /// Names the settings file.
@@ -103,6 +103,7 @@ fn read_settings(
     let stores = stores::read(&root, is_sigv4_auth_enabled);
     let pkcs11 = pkcs11::read(&root, environment);
     let limits = super::limits::read(&root);
+    let admin = admin::read(&root, server.as_ref());
     let holds_secret = holds_secret(document);
     file::check(status, path, holds_secret, &Place { member: String::new(), offset: None }, report);
     strict?;
@@ -120,6 +121,7 @@ fn read_settings(
         stores: stores?,
         pkcs11: pkcs11?,
         limits: limits?,
+        admin: admin?,
     })
 }
 

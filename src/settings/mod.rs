@@ -3,6 +3,7 @@
 //! [`load`] reads a TOML file written for this proxy or for the reference proxy and gives either
 //! [`Settings`] with what is worth a warning, or every mistake in the file at once.
 
+mod admin;
 mod certificate;
 mod client_verifier;
 mod file;
@@ -20,7 +21,7 @@ mod stores;
 mod tls;
 mod tracing;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,8 @@ pub struct Settings {
     pub pkcs11: Pkcs11,
     /// `[limits]`
     pub limits: Limits,
+    /// `[admin]`; without it, metrics and status are not served.
+    pub admin: Option<Admin>,
 }
 
 /// `[server]`
@@ -109,6 +112,15 @@ pub struct LandlockPaths {
     pub write: Vec<PathBuf>,
     /// Directories of what a reload reads again: the settings, certificates, secrets.
     pub reload: Vec<PathBuf>,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Address to listen on. Without TLS a loopback address, unless `allow_plain_remote` is set.
+    pub address: SocketAddr,
+    /// `tls_cert_pem`, `tls_key_pem`, `client_ca_pem`, if they are there.
+    pub tls: Option<Tls>,
 }
 
 /// `[tls]`, read and checked: the key fits the certificate.

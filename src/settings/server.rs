@@ -76,7 +76,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     })
 }
 
-fn ip(member: &Member<'_>) -> Option<IpAddr> {
+pub(super) fn ip(member: &Member<'_>) -> Option<IpAddr> {
     let text = member.string(IP_REMEDY)?;
     let ip = text.parse().ok();
     if ip.is_none() {
@@ -106,7 +106,7 @@ fn networks(member: &Member<'_>) -> Option<Vec<Network>> {
     networks.into_iter().collect()
 }
 
-fn port(member: &Member<'_>) -> Option<u16> {
+pub(super) fn port(member: &Member<'_>) -> Option<u16> {
     member.integer(0..=u64::from(u16::MAX), "a port")
 }
 

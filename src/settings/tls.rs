@@ -21,6 +21,8 @@ const CERT_REMEDY: &str = "name the PEM file with the server's certificate, and 
 const KEY_REMEDY: &str = "name the PEM file with the certificate's private key";
 const CA_REMEDY: &str = "name the PEM file with the CAs that issue clients' certificates, or set \
                          is_mtls_enabled to false";
+const ADMIN_CA_REMEDY: &str = "name the PEM file with the CAs that issue the certificates of Prometheus \
+                               and administrators";
 const NAME_REMEDY: &str = "write the name in KMS's client certificate, \
                            \"cks.kms.<region>.amazonaws.com\"";
 
@@ -51,12 +53,32 @@ fn provider() -> CryptoProvider {
 
 pub(super) fn read(section: &Section<'_>, is_mtls_enabled: bool) -> Option<Tls> {
     let provider = Arc::new(provider());
+    let verifier =
+        if is_mtls_enabled { client_verifier(section, &provider).map(Some) } else { Some(None) };
+    read_with(section, provider, verifier)
+}
+
+/// For `[admin]`: clients are known by certificates of the CAs in `client_ca`'s file, if there is
+/// such a member, whatever name they bear.
+pub(super) fn read_admin(section: &Section<'_>, client_ca: Option<&str>) -> Option<Tls> {
+    let provider = Arc::new(provider());
+    let verifier = match client_ca {
+        Some(name) => chain_verifier(section, name, ADMIN_CA_REMEDY, &provider)
+            .map(|chain| Some((None, Arc::new(ClientVerifier::new(chain, None)) as _))),
+        None => Some(None),
+    };
+    read_with(section, provider, verifier)
+}
+
+fn read_with(
+    section: &Section<'_>,
+    provider: Arc<CryptoProvider>,
+    verifier: Option<Option<NamedVerifier>>,
+) -> Option<Tls> {
     let cert_member = section.require("tls_cert_pem", CERT_REMEDY);
     let key_member = section.require("tls_key_pem", KEY_REMEDY);
     let chain = cert_member.as_ref().and_then(|member| read_chain(member, CERT_REMEDY));
     let key = key_member.as_ref().and_then(read_key);
-    let verifier =
-        if is_mtls_enabled { client_verifier(section, &provider).map(Some) } else { Some(None) };
     let (cert_member, key_member) = (cert_member?, key_member?);
     let chain = chain?;
     let certificate = inspect_chain(&chain, &cert_member)?;
@@ -104,15 +126,28 @@ type NamedVerifier = (Option<String>, Arc<dyn ClientCertVerifier>);
 
 fn client_verifier(section: &Section<'_>, provider: &Arc<CryptoProvider>) -> Option<NamedVerifier> {
     let name = client_name(section);
-    let member = section.require("mtls_client_ca_pem", CA_REMEDY)?;
-    let authorities = read_chain(&member, CA_REMEDY)?;
+    let chain = chain_verifier(section, "mtls_client_ca_pem", CA_REMEDY, provider)?;
+    let name = name?;
+    let text = name.as_ref().map(|name| name.to_str().into_owned());
+    Some((text, Arc::new(ClientVerifier::new(chain, name))))
+}
+
+/// Verifies that a client's certificate leads to a CA of the file that the member names.
+fn chain_verifier(
+    section: &Section<'_>,
+    member: &str,
+    remedy: &str,
+    provider: &Arc<CryptoProvider>,
+) -> Option<Arc<dyn ClientCertVerifier>> {
+    let member = section.require(member, remedy)?;
+    let authorities = read_chain(&member, remedy)?;
     inspect_authorities(&authorities, &member);
     let mut roots = RootCertStore::empty();
     let mut is_right = true;
     for (index, authority) in authorities.into_iter().enumerate() {
         if let Err(error) = roots.add(authority) {
             let problem = format!("certificate {} of the file is not usable: {error}", index + 1);
-            member.mistake(problem, CA_REMEDY);
+            member.mistake(problem, remedy);
             is_right = false;
         }
     }
@@ -121,16 +156,13 @@ fn client_verifier(section: &Section<'_>, provider: &Arc<CryptoProvider>) -> Opt
     }
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    let chain = match builder.build() {
-        Ok(chain) => chain,
+    match builder.build() {
+        Ok(chain) => Some(chain),
         Err(error) => {
-            member.mistake(format!("no client can be verified by it: {error}"), CA_REMEDY);
-            return None;
+            member.mistake(format!("no client can be verified by it: {error}"), remedy);
+            None
         }
-    };
-    let name = name?;
-    let text = name.as_ref().map(|name| name.to_str().into_owned());
-    Some((text, Arc::new(ClientVerifier::new(chain, name))))
+    }
 }
 
 fn client_name(section: &Section<'_>) -> Option<Option<ServerName<'static>>> {

@@ -365,6 +365,24 @@ impl Proxy {
         self.prepared.log()
     }
 
+    /// Where the admin listener is, as the log says.
+    #[track_caller]
+    pub fn admin(&self) -> SocketAddr {
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains("listening")).unwrap();
+        address(line, "admin").unwrap_or_else(|| panic!("no admin listener: {line}"))
+    }
+
+    /// GET on the admin listener, without TLS.
+    #[track_caller]
+    pub fn admin_get(&self, path: &str) -> Response {
+        let mut connection = Connection::open(self.admin(), None).unwrap();
+        connection
+            .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+            .unwrap();
+        connection.receive().unwrap()
+    }
+
     /// GET on the ping port.
     #[track_caller]
     pub fn get(&self, path: &str) -> Response {
@@ -429,14 +447,16 @@ impl Drop for Proxy {
     }
 }
 
+/// The address after `name`.
+fn address(line: &str, name: &str) -> Option<SocketAddr> {
+    let text = line.split_once(name)?.1;
+    let text = text.trim_start_matches(['"', '=', ':']);
+    let is_part = |c: char| c.is_ascii_hexdigit() || ".:[]".contains(c);
+    text[..text.find(|c| !is_part(c)).unwrap_or(text.len())].parse().ok()
+}
+
 /// Addresses in `... listening ... api=IP:PORT ... ping=IP:PORT ...`.
 fn listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let address = |line: &str, name: &str| {
-        let text = line.split_once(name)?.1;
-        let text = text.trim_start_matches(['"', '=', ':']);
-        let is_part = |c: char| c.is_ascii_hexdigit() || ".:[]".contains(c);
-        text[..text.find(|c| !is_part(c)).unwrap_or(text.len())].parse().ok()
-    };
     // The last line may not be whole yet.
     let (lines, _) = log.rsplit_once('\n')?;
     lines

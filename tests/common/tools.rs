@@ -1,7 +1,8 @@
 //! Programs and libraries that the tests need beside the proxy.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 /// Runs `command`; if it is missing or fails, so does the test, with `remedy`.
@@ -17,6 +18,23 @@ pub fn run(command: &mut Command, remedy: &str) -> Output {
         String::from_utf8_lossy(&output.stderr)
     );
     output
+}
+
+/// What promtool says with these arguments and that input; it has to be content.
+pub fn promtool(arguments: &[&str], input: &[u8]) -> Output {
+    let remedy = "the tests need promtool, which comes with Prometheus:\n  \
+                  Debian, Ubuntu: apt-get install prometheus (which need not run)\n  \
+                  elsewhere: prometheus.io/download";
+    let mut child = Command::new("promtool")
+        .args(arguments)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("configuration"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run promtool: {error}\n{remedy}"));
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
 }
 
 /// SoftHSM2's module. `SOFTHSM2_MODULE` names it where it is not in a usual place.

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admin;
 mod authentication;
 mod bad_settings;
 mod bootstrap;
@@ -21,6 +22,7 @@ mod iv_modes;
 mod keys;
 mod limits;
 mod logs;
+mod metrics;
 mod modules;
 mod mtls;
 mod nshield;
@@ -30,5 +32,6 @@ mod quotas;
 mod signers;
 mod sizes;
 mod slow_peers;
+mod status_page;
 mod stores;
 mod tls;

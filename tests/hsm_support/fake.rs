@@ -120,9 +120,10 @@ impl Backend for FakeToken {
         Identity { id: text(), label: text(), model: text(), manufacturer: text() }
     }
 
-    fn reinitialize(&self) {
+    fn reinitialize(&self) -> bool {
         assert_eq!(self.0.open_now.load(Ordering::SeqCst), 0, "all sessions are closed before");
         self.0.reinitialized.fetch_add(1, Ordering::SeqCst);
+        true
     }
 
     fn cdiv_mismatches(&self) -> u64 {

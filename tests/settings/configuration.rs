@@ -22,8 +22,9 @@ fn files(place: &Place) -> Vec<(String, String)> {
         }
         let text = std::fs::read_to_string(directory().join(&name)).unwrap();
         let lines = text.lines().map(|line| match line.split(" = ").next() {
-            Some("tls_cert_pem") => format!("tls_cert_pem = \"{cert}\""),
-            Some("tls_key_pem") => format!("tls_key_pem = \"{key}\""),
+            Some(member @ ("tls_cert_pem" | "#tls_cert_pem")) => format!("{member} = \"{cert}\""),
+            Some(member @ ("tls_key_pem" | "#tls_key_pem")) => format!("{member} = \"{key}\""),
+            Some("#client_ca_pem") => format!("#client_ca_pem = \"{cert}\""),
             Some("mtls_client_ca_pem") => format!("mtls_client_ca_pem = \"{cert}\""),
             Some("PKCS11_HSM_MODULE") => "PKCS11_HSM_MODULE = \"MODULE\"".to_owned(),
             _ => line.to_owned(),

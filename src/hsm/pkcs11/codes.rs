@@ -1,5 +1,7 @@
 //! Every `CK_RV`, by name and by what it means for this proxy: one table.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use cryptoki::error::{Error, Rv, RvError};
 use cryptoki_sys::*;
 
@@ -148,6 +150,37 @@ const TABLE: &[Row] = table! {
     CKR_PARAMETER_SET_NOT_SUPPORTED => Request,
 };
 
+/// How often each code came. Those that the standard doesn't know are one.
+pub struct Counts {
+    /// In the order of [`TABLE`]; the last is for all others.
+    counts: [AtomicU64; TABLE.len() + 1],
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { counts: [const { AtomicU64::new(0) }; TABLE.len() + 1] }
+    }
+}
+
+impl Counts {
+    /// Counts one.
+    pub fn count(&self, code: CK_RV) {
+        let place = TABLE.binary_search_by_key(&code, |row| row.0).unwrap_or(TABLE.len());
+        self.counts[place].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Those that came, by name.
+    #[must_use]
+    pub fn seen(&self) -> Vec<(&'static str, u64)> {
+        let names = TABLE.iter().map(|row| row.1).chain(["other"]);
+        names
+            .zip(&self.counts)
+            .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+}
+
 fn row(code: CK_RV) -> Option<&'static Row> {
     TABLE.binary_search_by_key(&code, |row| row.0).ok().map(|at| &TABLE[at])
 }
@@ -207,6 +240,20 @@ mod tests {
         }
         let vendor = Error::Pkcs11(RvError::VendorDefined(0x8000_1234), Function::Decrypt);
         assert_eq!(code_of(&vendor), Some(0x8000_1234));
+    }
+
+    /// Each by its own name, and a vendor's own without a label for each.
+    #[test]
+    fn counts() {
+        let counts = Counts::default();
+        assert!(counts.seen().is_empty());
+        for code in [CKR_GENERAL_ERROR, 0x8000_0001, CKR_DEVICE_ERROR, 0x8000_0002, CKR_CANCEL] {
+            counts.count(code);
+        }
+        assert_eq!(
+            counts.seen(),
+            [("CKR_CANCEL", 1), ("CKR_GENERAL_ERROR", 1), ("CKR_DEVICE_ERROR", 1), ("other", 2)]
+        );
     }
 
     /// xks-proxy's rules for the codes that the specification of XKS and vendors' pages name.

@@ -10,7 +10,7 @@ use super::gcm::given_iv;
 use super::keys::Key;
 use super::session::Calls;
 use super::token::Shared;
-use super::trouble::{NO_SESSION, Trouble, fault_of, fault_of_class, fault_of_error, malformed};
+use super::trouble::{NO_SESSION, Trouble, fault_of, fault_of_class, malformed};
 use crate::hsm::backend::{Blame, Fault};
 use crate::job::Iv;
 
@@ -84,14 +84,14 @@ impl Calls {
         let session = self.session.as_ref().ok_or(NO_SESSION)?;
         let mut parameter = given_iv(iv);
         let raw = &token.module.raw;
-        let result = raw.decrypt(
+        let result = token.counted(raw.decrypt(
             session.handle(),
             handle,
             &mut parameter,
             &[],
             ciphertext,
             &mut self.scratch,
-        );
+        ));
         let is_same = self.scratch.as_slice() == PROBE_PLAINTEXT;
         self.scratch.zeroize();
         match result {
@@ -106,7 +106,7 @@ impl Calls {
     pub(super) fn probe(&mut self, token: &Shared) -> Result<(), Fault> {
         self.require_login(token)?;
         if let ProbeKey::Untried = self.probe_key
-            && let Some(handle) = self.make_probe_key()?
+            && let Some(handle) = self.make_probe_key(token)?
         {
             self.probe_key = ProbeKey::Made(handle);
         }
@@ -123,10 +123,8 @@ impl Calls {
             }
         }
         let mut random = Zeroizing::new([0; 16]);
-        self.session()?
-            .generate_random_slice(&mut *random)
-            .map_err(|error| fault_of_error(&error))?;
-        self.session()?.get_session_info().map_err(|error| fault_of_error(&error))?;
+        self.session()?.generate_random_slice(&mut *random).map_err(|error| token.fault(&error))?;
+        self.session()?.get_session_info().map_err(|error| token.fault(&error))?;
         if let ProbeKey::Untried = self.probe_key {
             self.require_login(token)?;
             self.probe_key = ProbeKey::Refused;
@@ -136,7 +134,7 @@ impl Calls {
 
     /// `None` if the token made none. No code tells a refusal from trouble: a token that wants a
     /// card may say that nobody is logged in, or that there is no token. What else it does tells.
-    fn make_probe_key(&self) -> Result<Option<CK_OBJECT_HANDLE>, Fault> {
+    fn make_probe_key(&self, token: &Shared) -> Result<Option<CK_OBJECT_HANDLE>, Fault> {
         let template = [
             Attribute::Token(false),
             Attribute::ValueLen(cryptoki::types::Ulong::new(32)),
@@ -146,6 +144,6 @@ impl Calls {
             Attribute::Decrypt(true),
         ];
         let made = self.session()?.generate_key(&Mechanism::AesKeyGen, &template);
-        Ok(made.ok().map(|key| key.handle()))
+        Ok(made.inspect_err(|error| token.count(error)).ok().map(|key| key.handle()))
     }
 }

@@ -43,11 +43,16 @@ impl Login {
         Self { pin, state: Mutex::default() }
     }
 
-    /// Sees to it that the session's token is logged in.
+    /// Sees to it that the session's token is logged in. A login that fails is counted in `counts`.
     ///
     /// # Errors
     /// [`OpenError::PinRefused`] now and for ever after if the token refused the PIN.
-    pub fn ensure(&self, session: &Session, rules: LoginRules) -> Result<(), OpenError> {
+    pub fn ensure(
+        &self,
+        session: &Session,
+        rules: LoginRules,
+        counts: &codes::Counts,
+    ) -> Result<(), OpenError> {
         // Another thread's login may hang.
         let Some(mut state) = self.state.try_lock_for(MAX_LOGIN_WAIT) else {
             return Err(OpenError::Unavailable("another login does not return".to_owned()));
@@ -71,6 +76,9 @@ impl Login {
         let code = codes::code_of(&error);
         if code == Some(CKR_USER_ALREADY_LOGGED_IN) {
             return Ok(());
+        }
+        if let Some(code) = code {
+            counts.count(code);
         }
         let reason = codes::describe_error(&error);
         match code.map(codes::class) {

@@ -72,20 +72,22 @@ impl Calls {
         let session = self.session.as_ref().ok_or(NO_SESSION)?;
         let mode = token.config.iv_mode;
         let mut iv = mode.prepare(|| self.ivs.take(session)).map_err(|no_iv| match no_iv {
-            NoIv::Code(Some(code)) => fault_of_class(code),
+            NoIv::Code(Some(code)) => {
+                token.codes.count(code);
+                fault_of_class(code)
+            }
             NoIv::Code(None) | NoIv::NotRandom => {
                 Fault { failure: Failure::Malformed, blame: Blame::Token }
             }
         })?;
         let raw = &token.module.raw;
-        raw.encrypt(session.handle(), handle, &mut iv, aad, plaintext, output).map_err(
-            |error| match error {
-                RawError::Init(code) | RawError::Operation(code) => {
-                    trouble_of(code, Failure::MayNotEncrypt)
-                }
-                RawError::Malformed => malformed().into(),
-            },
-        )?;
+        let result = raw.encrypt(session.handle(), handle, &mut iv, aad, plaintext, output);
+        token.counted(result).map_err(|error| match error {
+            RawError::Init(code) | RawError::Operation(code) => {
+                trouble_of(code, Failure::MayNotEncrypt)
+            }
+            RawError::Malformed => malformed().into(),
+        })?;
         // Wrong length, or no IV: the profile of this HSM is not what the settings say.
         mode.finish(&iv, plaintext.len(), output).ok_or(Fault::answer(Failure::Malformed).into())
     }
@@ -124,14 +126,14 @@ impl Calls {
     ) -> Result<bool, Trouble> {
         let session = self.session.as_ref().ok_or(NO_SESSION)?;
         let mut parameter = given_iv(iv);
-        let result = token.module.raw.decrypt(
+        let result = token.counted(token.module.raw.decrypt(
             session.handle(),
             key.handle,
             &mut parameter,
             request.aad.as_slice(),
             encrypted,
             &mut self.scratch,
-        );
+        ));
         let is_same = bool::from(self.scratch.ct_eq(&request.input));
         self.scratch.zeroize();
         match result {
@@ -164,14 +166,14 @@ impl Calls {
         for _ in 0..AMBIGUOUS_CODE_REPEATS {
             let session = self.session.as_ref().ok_or(NO_SESSION)?;
             let mut parameter = given_iv(iv);
-            let result = token.module.raw.decrypt(
+            let result = token.counted(token.module.raw.decrypt(
                 session.handle(),
                 key.handle,
                 &mut parameter,
                 request.aad.as_slice(),
                 &request.input,
                 output,
-            );
+            ));
             match result {
                 Ok(()) if output.len() == plaintext_bytes => return Ok(Success::Decrypted),
                 Ok(()) | Err(RawError::Malformed) => return Err(malformed().into()),

@@ -13,7 +13,7 @@ use super::known_good::{KnownGood, ProbeKey};
 use super::login;
 use super::module::{Entry, Generation};
 use super::token::Shared;
-use super::trouble::{NO_SESSION, Trouble, fault_of, fault_of_error, is_reconnection};
+use super::trouble::{NO_SESSION, Trouble, fault_of, is_reconnection};
 use crate::hsm::backend::{Blame, Fault, Session};
 use crate::job::{Failure, KeyIndex, Request, Success};
 
@@ -97,7 +97,7 @@ impl Session for Pkcs11Session {
     fn refresh_keys(&mut self) -> Result<(), Fault> {
         self.call(|calls, token| {
             calls.require_login(token)?;
-            token.keys.refresh(calls.session()?).map_err(|error| fault_of_error(&error))
+            token.keys.refresh(calls.session()?).map_err(|error| token.fault(&error))
         })
     }
 }
@@ -137,7 +137,7 @@ impl Calls {
                 let key = token
                     .keys
                     .replace(self.session()?, request.key, key.handle)
-                    .map_err(|error| fault_of_error(&error))?;
+                    .map_err(|error| token.fault(&error))?;
                 let Some(key) = key else { return Err(self.not_found(token)) };
                 self.attempt(token, &key, request, output).map_err(|trouble| match trouble {
                     Trouble::Fault(fault) => fault,
@@ -151,7 +151,7 @@ impl Calls {
     fn look_up(&mut self, token: &Shared, key: KeyIndex) -> Result<Key, Fault> {
         if token.keys.may_look_up(key, Instant::now())
             && let Some(key) =
-                token.keys.look_up(self.session()?, key).map_err(|error| fault_of_error(&error))?
+                token.keys.look_up(self.session()?, key).map_err(|error| token.fault(&error))?
         {
             return Ok(key);
         }

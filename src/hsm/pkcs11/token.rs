@@ -11,11 +11,13 @@ use cryptoki_sys::{CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED};
 use parking_lot::RwLock;
 
 use super::codes::{self, Class};
+use super::ffi::RawError;
 use super::keys::{KeyCache, Labels};
 use super::login::{Login, LoginRules};
 use super::module::{Generation, Module};
 use super::session::Pkcs11Session;
-use crate::hsm::backend::{Backend, Identity, OpenError, Session};
+use super::trouble::fault_of_error;
+use crate::hsm::backend::{Backend, Fault, Identity, OpenError, Session};
 use crate::hsm::config::{TokenConfig, TokenSelector};
 use crate::hsm::inventory::{SlotInventory, TokenInventory};
 use crate::job::KeyIndex;
@@ -34,6 +36,7 @@ pub(super) struct Shared {
     pub(super) keys: KeyCache,
     pub(super) login: Login,
     pub(super) cdiv_mismatches: AtomicU64,
+    pub(super) codes: codes::Counts,
     chosen: RwLock<Chosen>,
 }
 
@@ -53,6 +56,27 @@ impl Shared {
         self.chosen.read().rules
     }
 
+    /// Counts the code of a call that went through `cryptoki`.
+    pub(super) fn count(&self, error: &Error) {
+        if let Some(code) = codes::code_of(error) {
+            self.codes.count(code);
+        }
+    }
+
+    /// [`fault_of_error`], counted.
+    pub(super) fn fault(&self, error: &Error) -> Fault {
+        self.count(error);
+        fault_of_error(error)
+    }
+
+    /// Counts the code of a call that went to the module itself.
+    pub(super) fn counted<T>(&self, result: Result<T, RawError>) -> Result<T, RawError> {
+        if let Err(RawError::Init(code) | RawError::Operation(code)) = result {
+            self.codes.count(code);
+        }
+        result
+    }
+
     fn slot(&self, generation: Generation) -> Result<(Slot, LoginRules), OpenError> {
         {
             let chosen = self.chosen.read();
@@ -63,6 +87,7 @@ impl Shared {
             }
         }
         let slots = list_slots(&self.module.pkcs11)
+            .inspect_err(|error| self.count(error))
             .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))?;
         let mut chosen = self.chosen.write();
         let known = chosen.token.as_ref();
@@ -92,6 +117,7 @@ impl Pkcs11Token {
             keys: KeyCache::new(labels),
             login: Login::new(config.user_pin.clone()),
             cdiv_mismatches: AtomicU64::new(0),
+            codes: codes::Counts::default(),
             chosen: RwLock::default(),
             config,
         };
@@ -104,6 +130,7 @@ impl Pkcs11Token {
         let generation = entry.generation();
         let (slot, rules) = shared.slot(generation)?;
         let session = open_in(&shared.module.pkcs11, slot).map_err(|error| {
+            shared.count(&error);
             let reason = codes::describe_error(&error);
             match codes::code_of(&error) {
                 Some(CKR_SESSION_COUNT) => OpenError::TooManySessions(reason),
@@ -116,7 +143,7 @@ impl Pkcs11Token {
         })?;
         let session = Pkcs11Session::new(Arc::clone(shared), session, generation);
         if let Some(cryptoki) = session.cryptoki() {
-            shared.login.ensure(cryptoki, rules)?;
+            shared.login.ensure(cryptoki, rules, &shared.codes)?;
         }
         Ok(session)
     }
@@ -155,8 +182,12 @@ impl Backend for Pkcs11Token {
         }
     }
 
-    fn reinitialize(&self) {
-        self.shared.module.reinitialize();
+    fn reinitialize(&self) -> bool {
+        self.shared.module.reinitialize()
+    }
+
+    fn failure_codes(&self) -> Vec<(&'static str, u64)> {
+        self.shared.codes.seen()
     }
 
     fn cdiv_mismatches(&self) -> u64 {

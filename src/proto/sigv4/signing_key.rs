@@ -1,11 +1,14 @@
 //! Signing keys (XKS specification, Appendix A, Task 3), made once a credential and day.
 
+use std::sync::Arc;
+
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::Scope;
 use crate::limits::{MAX_HEAD_BYTES, SIGNING_KEYS_PER_CREDENTIAL};
+use crate::observe::metrics::CredentialMetrics;
 use crate::observe::redaction::Secret;
 
 /// A credential that KMS signs with.
@@ -15,19 +18,36 @@ pub struct Credential {
     secret_access_key: Secret<String>,
     /// Its place in [`SigningKeys`].
     index: usize,
+    metrics: Arc<CredentialMetrics>,
 }
 
 impl Credential {
     /// `index` is the credential's own among all of the service, counted from 0.
     #[must_use]
     pub fn new(access_key_id: &str, secret_access_key: Secret<String>, index: usize) -> Self {
-        Self { access_key_id: access_key_id.into(), secret_access_key, index }
+        Self {
+            access_key_id: access_key_id.into(),
+            secret_access_key,
+            index,
+            metrics: Arc::default(),
+        }
     }
 
     /// Not secret.
     #[must_use]
     pub fn access_key_id(&self) -> &str {
         &self.access_key_id
+    }
+
+    /// When it was last used.
+    #[must_use]
+    pub fn metrics(&self) -> &CredentialMetrics {
+        &self.metrics
+    }
+
+    /// Has its use be noted there.
+    pub fn set_metrics(&mut self, metrics: Arc<CredentialMetrics>) {
+        self.metrics = metrics;
     }
 }
 

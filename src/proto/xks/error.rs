@@ -55,6 +55,25 @@ impl ErrorName {
         }
     }
 
+    /// Its place in [`crate::observe::metrics::OUTCOMES`].
+    #[must_use]
+    pub fn metric(self) -> usize {
+        match self {
+            Self::Validation => 1,
+            Self::InvalidState => 2,
+            Self::InvalidCiphertext => 3,
+            Self::InvalidKeyUsage => 4,
+            Self::AuthenticationFailed => 5,
+            Self::AccessDenied => 6,
+            Self::KeyNotFound => 7,
+            Self::InvalidUriPath => 8,
+            Self::Throttling => 9,
+            Self::Internal => 10,
+            Self::UnsupportedOperation => 11,
+            Self::DependencyTimeout => 12,
+        }
+    }
+
     fn status(self) -> u16 {
         match self {
             Self::Validation
@@ -219,6 +238,7 @@ mod tests {
         ] {
             let error = ApiError::new(name, "why");
             assert_eq!((name.name(), error.status), (text, status));
+            assert_eq!(crate::observe::metrics::OUTCOMES[name.metric()], text);
         }
     }
 

@@ -94,6 +94,7 @@ impl Running {
                 // No descriptor or no memory: asking again at once would only spin.
                 _ => {
                     listening.pause(now, &error);
+                    self.turn.protocol.metrics.accept_pauses.add(1);
                     return false;
                 }
             },
@@ -107,6 +108,7 @@ impl Running {
             listening.in_hand = Some((stream, address));
             listening.pause(now, &"the limit of connections is reached, and all are at work");
         }
+        self.turn.protocol.metrics.accept_pauses.add(1);
         false
     }
 
@@ -149,6 +151,7 @@ impl Running {
         let stream = (stream, address);
         let peer =
             entry.insert(Peer::new(stream, ticket, is_proxied, number, tls, connection, now));
+        self.turn.protocol.metrics.connections_accepted.add(1);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(peer.stream(), Token(slot), interest) {
             tracing::error!(%error, "a connection cannot be watched");

@@ -1,0 +1,267 @@
+//! One HTTP/1.1 request and its answer over a blocking socket, within one time limit for all.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::tls::{self, Acceptor, Session};
+use crate::limits::{MAX_HEAD_BYTES, MAX_HEADERS};
+
+/// A request's head. Bodies are not read: no path here takes one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) method: String,
+    /// Without the query.
+    pub(super) path: String,
+    pub(super) host: Option<String>,
+}
+
+/// An answer. The connection ends with it.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    content_type: &'static str,
+    /// Further header fields, each a whole line with its end.
+    fields: String,
+    body: Vec<u8>,
+    /// The body is left out (RFC 9110, 9.3.2).
+    pub(super) is_head: bool,
+}
+
+impl Answer {
+    pub(super) fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
+        Self { status, content_type, fields: String::new(), body, is_head: false }
+    }
+
+    pub(super) fn text(status: u16, text: &str) -> Self {
+        let mut answer = Self::new(status, "text/plain; charset=utf-8", text.into());
+        if status == 405 {
+            answer.field("Allow", "GET, HEAD");
+        }
+        answer
+    }
+
+    pub(super) fn redirect(location: &str) -> Self {
+        let mut answer = Self::text(307, "");
+        answer.field("Location", location);
+        answer
+    }
+
+    /// Adds a header field. Neither part comes from a peer.
+    pub(super) fn field(&mut self, name: &str, value: &str) {
+        self.fields.extend([name, ": ", value, "\r\n"]);
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let reason = match self.status {
+            200 => "OK",
+            307 => "Temporary Redirect",
+            400 => "Bad Request",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            421 => "Misdirected Request",
+            431 => "Request Header Fields Too Large",
+            503 => "Service Unavailable",
+            _ => "Internal Server Error",
+        };
+        let mut bytes = format!(
+            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
+             Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+             Referrer-Policy: no-referrer\r\nConnection: close\r\n{}\r\n",
+            self.status,
+            self.content_type,
+            self.body.len(),
+            self.fields
+        )
+        .into_bytes();
+        if !self.is_head {
+            bytes.extend_from_slice(&self.body);
+        }
+        bytes
+    }
+}
+
+/// A socket whose reads and writes all end at one time.
+struct Limited {
+    stream: TcpStream,
+    until: Instant,
+}
+
+impl Limited {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        match self.until.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(ErrorKind::TimedOut.into()),
+            left => Ok(Some(left)),
+        }
+    }
+}
+
+impl Read for Limited {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Stream {
+    Plain(Limited),
+    Tls(Box<Session<Limited>>),
+}
+
+/// A connection, for one request.
+pub(super) struct Exchange(Stream);
+
+impl Exchange {
+    /// Over `stream`, until then.
+    pub(super) fn new(
+        stream: TcpStream,
+        until: Instant,
+        tls: Option<&Acceptor>,
+    ) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let limited = Limited { stream, until };
+        Ok(Self(match tls {
+            None => Stream::Plain(limited),
+            Some(acceptor) => Stream::Tls(Box::new(acceptor.accept(limited)?)),
+        }))
+    }
+
+    /// The request. In place of one, what to answer; or that there is nobody to answer to.
+    pub(super) fn receive(&mut self) -> Result<Request, io::Result<Answer>> {
+        let mut bytes = [0; MAX_HEAD_BYTES];
+        let mut filled = 0;
+        loop {
+            let read = match &mut self.0 {
+                Stream::Plain(stream) => stream.read(&mut bytes[filled..]),
+                Stream::Tls(stream) => stream.read(&mut bytes[filled..]),
+            };
+            match read {
+                Ok(0) => return Err(Err(ErrorKind::UnexpectedEof.into())),
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Err(error)),
+            }
+            match parse(&bytes[..filled]) {
+                Ok(Some(request)) => return Ok(request),
+                Ok(None) if filled < bytes.len() => {}
+                Ok(None) => return Err(Ok(Answer::text(431, "the request head is too large\n"))),
+                Err(()) => return Err(Ok(Answer::text(400, "this is not HTTP/1.1\n"))),
+            }
+        }
+    }
+
+    /// Sends the answer and ends the connection.
+    pub(super) fn send(&mut self, answer: &Answer) -> io::Result<()> {
+        let bytes = answer.bytes();
+        let limited = match &mut self.0 {
+            Stream::Plain(stream) => {
+                stream.write_all(&bytes)?;
+                stream
+            }
+            Stream::Tls(stream) => {
+                stream.write_all(&bytes)?;
+                tls::close(stream);
+                &mut stream.sock
+            }
+        };
+        limited.stream.shutdown(Shutdown::Write)?;
+        // Until the peer ends its side too: were unread bytes left, the kernel would reset the
+        // connection before the peer has read the answer (RFC 9112, 9.6).
+        let mut rest = [0; 1024];
+        let mut left = MAX_HEAD_BYTES;
+        while left > 0 {
+            match limited.read(&mut rest)? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `Ok(None)`: the head is not whole yet.
+fn parse(bytes: &[u8]) -> Result<Option<Request>, ()> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Request::new(&mut fields);
+    match head.parse(bytes) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err(()),
+    }
+    let target = head.path.unwrap_or_default();
+    let host = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case("host"));
+    Ok(Some(Request {
+        method: head.method.unwrap_or_default().to_owned(),
+        path: target.split('?').next().unwrap_or_default().to_owned(),
+        host: host.map(|field| String::from_utf8_lossy(field.value).into_owned()),
+    }))
+}
+
+/// Whether a Host field names this machine: `localhost`, or an address, which nobody can have
+/// resolve to another one.
+pub(super) fn is_local(host: Option<&str>) -> bool {
+    let Some(host) = host else { return true };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Heads come in pieces; what is no head is refused.
+    #[test]
+    fn heads() {
+        let head = b"GET /status.json?x=1 HTTP/1.1\r\nHost: localhost:9443\r\n\r\n";
+        for end in 0..head.len() {
+            assert_eq!(parse(&head[..end]), Ok(None), "{end}");
+        }
+        let request = parse(head).unwrap_or_default().unwrap_or_default();
+        assert_eq!((request.method.as_str(), request.path.as_str()), ("GET", "/status.json"));
+        assert_eq!(request.host.as_deref(), Some("localhost:9443"));
+        assert_eq!(parse(b"\x16\x03\x01\x00\xa5\x01\x00"), Err(()));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
+        assert_eq!(parse(many.as_bytes()), Err(()));
+    }
+
+    /// A name that somebody else's DNS answers for is not this machine.
+    #[test]
+    fn local_hosts() {
+        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:9443", "[::1]:9443", "10.0.0.1"] {
+            assert!(is_local(Some(host)), "{host}");
+        }
+        for host in ["evil.example:9443", "localhost.evil.example", "127.0.0.1.nip.io", ""] {
+            assert!(!is_local(Some(host)), "{host}");
+        }
+        assert!(is_local(None));
+    }
+
+    /// HEAD has the length and not the body.
+    #[test]
+    fn answers() {
+        let mut answer = Answer::text(405, "no\n");
+        let text = String::from_utf8_lossy(&answer.bytes()).into_owned();
+        assert!(text.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{text}");
+        assert!(
+            text.contains("\r\nContent-Length: 3\r\n") && text.contains("\r\nAllow: GET, HEAD\r\n")
+        );
+        assert!(text.ends_with("\r\n\r\nno\n"), "{text}");
+        answer.is_head = true;
+        let text = String::from_utf8_lossy(&answer.bytes()).into_owned();
+        assert!(text.contains("\r\nContent-Length: 3\r\n") && text.ends_with("\r\n\r\n"), "{text}");
+    }
+}

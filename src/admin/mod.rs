@@ -1,0 +1,212 @@
+//! For those who watch: metrics, probes and the status page, on a listener of their own.
+//!
+//! Its threads are its own too, blocking and few. They read counters that event loops and workers
+//! write without knowing of them, so that nothing here can hold up a call.
+//!
+//! ```text
+//!  listener ──► threads: tls, http ──► /metrics  /livez  /readyz  /status  /status.json
+//!                                          ▲                                   ▲
+//!  observe::metrics, Hsm::stats, Log::loss ┴──── sampler, every 10 s ──► history (one hour)
+//! ```
+
+mod history;
+mod http;
+mod page;
+mod prometheus;
+mod status;
+mod tls;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use self::history::{History, Sampler};
+use self::http::{Answer, Exchange};
+use self::page::Page;
+use self::tls::Acceptor;
+use crate::hsm::Hsm;
+use crate::limits::{
+    ADMIN_ACCEPT_PAUSE, ADMIN_REQUEST_TIMEOUT, ADMIN_STACK_BYTES, ADMIN_THREADS, HISTORY_INTERVAL,
+};
+use crate::observe::log::Loss;
+use crate::observe::metrics::{Metrics, exposition};
+use crate::server::lifecycle::Lifecycle;
+use crate::settings;
+
+/// What there is to be seen.
+pub struct Sources {
+    /// What event loops count.
+    pub metrics: Arc<Metrics>,
+    /// The tokens.
+    pub hsm: Arc<Hsm>,
+    /// Whether the process drains.
+    pub lifecycle: Arc<Lifecycle>,
+    /// Lines that the log has lost.
+    pub log_loss: Loss,
+    /// What does not change while the process runs.
+    pub facts: Facts,
+}
+
+/// What does not change while the process runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Where the XKS API is served.
+    pub api: SocketAddr,
+    /// Whether it speaks TLS.
+    pub is_tls: bool,
+    /// Whether it wants client certificates.
+    pub is_mtls: bool,
+    /// Where `/ping` is served.
+    pub ping: SocketAddr,
+    /// Connections of the API at the most.
+    pub max_connections: usize,
+    /// A call's deadline, in milliseconds.
+    pub request_deadline_milli: u64,
+}
+
+impl Sources {
+    /// What `/readyz` says: a token works, and nothing drains.
+    fn is_ready(&self) -> bool {
+        self.hsm.health().can_serve() && !self.lifecycle.is_draining()
+    }
+}
+
+/// A bound listener that does not serve yet.
+pub struct Admin {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<Acceptor>,
+}
+
+impl Admin {
+    /// Binds the listener.
+    ///
+    /// # Errors
+    /// For instance, another process listens there.
+    pub fn bind(settings: &settings::Admin) -> io::Result<Self> {
+        let listener = TcpListener::bind(settings.address)?;
+        let address = listener.local_addr()?;
+        let tls = settings.tls.as_ref().map(|tls| Acceptor::new(Arc::clone(&tls.config)));
+        Ok(Self { listener, address, tls })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts its threads, which run as long as the process.
+    ///
+    /// # Errors
+    /// The system has no room for more threads or descriptors.
+    pub fn start(self, sources: Sources) -> io::Result<()> {
+        // A page of another origin may have its own name resolve to this address (DNS rebinding),
+        // and what it would read is meant for this machine alone.
+        let wants_local_host = self.address.ip().is_loopback() && self.tls.is_none();
+        let desk = Arc::new(Desk {
+            sources,
+            history: Mutex::new(History::default()),
+            page: Page::new(),
+            wants_local_host,
+        });
+        for number in 0..ADMIN_THREADS {
+            let listener = self.listener.try_clone()?;
+            let (tls, desk) = (self.tls.clone(), Arc::clone(&desk));
+            thread::Builder::new()
+                .name(format!("admin-{number}"))
+                .stack_size(ADMIN_STACK_BYTES)
+                .spawn(move || accept(&listener, tls.as_ref(), &desk))?;
+        }
+        thread::Builder::new()
+            .name("admin-history".to_owned())
+            .stack_size(ADMIN_STACK_BYTES)
+            .spawn(move || sample(&desk))
+            .map(drop)
+    }
+}
+
+/// What the threads share.
+struct Desk {
+    sources: Sources,
+    history: Mutex<History>,
+    page: Page,
+    wants_local_host: bool,
+}
+
+fn accept(listener: &TcpListener, tls: Option<&Acceptor>, desk: &Desk) {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                // A panic is counted and logged where all are; this thread goes on.
+                let _ = catch_unwind(AssertUnwindSafe(|| serve(stream, tls, desk)));
+            }
+            // No descriptor, for instance: asking again at once would only spin.
+            Err(_) => thread::sleep(ADMIN_ACCEPT_PAUSE),
+        }
+    }
+}
+
+/// One request, then the end: who scrapes every few seconds can connect every few seconds.
+fn serve(stream: TcpStream, tls: Option<&Acceptor>, desk: &Desk) {
+    let until = Instant::now() + ADMIN_REQUEST_TIMEOUT;
+    // What the peer does wrong is its own trouble.
+    let _ = Exchange::new(stream, until, tls).and_then(|mut exchange| {
+        let answer = match exchange.receive() {
+            Ok(request) => desk.answer(&request),
+            Err(refusal) => refusal?,
+        };
+        exchange.send(&answer)
+    });
+}
+
+impl Desk {
+    fn answer(&self, request: &http::Request) -> Answer {
+        if self.wants_local_host && !http::is_local(request.host.as_deref()) {
+            return Answer::text(421, "this listener is for this machine: ask for localhost\n");
+        }
+        if request.method != "GET" && request.method != "HEAD" {
+            return Answer::text(405, "the methods here are GET and HEAD\n");
+        }
+        let mut answer = match request.path.as_str() {
+            "/metrics" => Answer::new(
+                200,
+                exposition::CONTENT_TYPE,
+                prometheus::expose(&self.sources).into_bytes(),
+            ),
+            "/livez" => Answer::text(200, "alive\n"),
+            "/readyz" if self.sources.is_ready() => Answer::text(200, "ready\n"),
+            "/readyz" => Answer::text(503, "not ready\n"),
+            "/status" => self.page.answer(),
+            "/status.json" => {
+                let status = status::status(&self.sources, &self.history.lock().clone());
+                match serde_json::to_vec(&status) {
+                    Ok(json) => Answer::new(200, "application/json", json),
+                    Err(_) => Answer::text(500, "the status cannot be written\n"),
+                }
+            }
+            "/" => Answer::redirect("/status"),
+            _ => {
+                Answer::text(404, "here are /metrics, /status, /status.json, /livez and /readyz\n")
+            }
+        };
+        answer.is_head = request.method == "HEAD";
+        answer
+    }
+}
+
+fn sample(desk: &Desk) {
+    let mut sampler = Sampler::new(&desk.sources);
+    let mut next = Instant::now();
+    loop {
+        next += HISTORY_INTERVAL;
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+        let sample = sampler.sample(&desk.sources);
+        desk.history.lock().push(sample);
+    }
+}

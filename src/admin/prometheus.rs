@@ -1,0 +1,383 @@
+//! `/metrics`: all that is counted, under Prometheus's names.
+
+use std::time::SystemTime;
+
+use super::Sources;
+use crate::hsm::TokenStats;
+use crate::job::HealthStatus;
+use crate::limits::MAX_KEYS_IN_METRICS;
+use crate::observe::metrics::exposition::Exposition;
+use crate::observe::metrics::exposition::Kind::{Counter, Gauge, Histogram};
+use crate::observe::metrics::histogram::{self, Snapshot};
+use crate::observe::metrics::process::Process;
+use crate::observe::metrics::{CALLS, Durations, Metrics, OUTCOMES, OutcomeCounts, unix_secs};
+
+/// The whole text.
+pub(super) fn expose(sources: &Sources) -> String {
+    let mut text = Exposition::default();
+    about(&mut text, sources);
+    requests(&mut text, &sources.metrics);
+    durations(&mut text, &sources.metrics);
+    connections(&mut text, sources);
+    tokens(&mut text, sources);
+    credentials(&mut text, &sources.metrics);
+    keys(&mut text, &sources.metrics);
+    process(&mut text, sources);
+    text.into_text()
+}
+
+/// How a store is called in labels. The empty prefix would be a label that is not there.
+pub(super) fn store_label(uri_path_prefix: &str) -> &str {
+    if uri_path_prefix.is_empty() { "/" } else { uri_path_prefix }
+}
+
+fn about(text: &mut Exposition, sources: &Sources) {
+    text.family("xks_proxy_build_info", Gauge, "Always 1; the label says which version runs.")
+        .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    text.family(
+        "xks_proxy_ready",
+        Gauge,
+        "Whether /readyz is 200: a token works and nothing drains.",
+    )
+    .sample(&[], u8::from(sources.is_ready()));
+    text.family("xks_proxy_draining", Gauge, "Whether the process is about to stop.")
+        .sample(&[], u8::from(sources.lifecycle.is_draining()));
+    text.family(
+        "xks_proxy_panics_total",
+        Counter,
+        "Panics; each is a defect, and ended one connection at the most.",
+    )
+    .sample(&[], sources.metrics.panics.get());
+    text.family(
+        "xks_proxy_log_dropped_lines_total",
+        Counter,
+        "Log lines that were not written because an output was too slow or failed.",
+    )
+    .sample(&[], sources.log_loss.dropped_lines());
+}
+
+fn requests(text: &mut Exposition, metrics: &Metrics) {
+    text.family(
+        "xks_proxy_requests_total",
+        Counter,
+        "Requests answered, by key store, call and errorName (XKS specification).",
+    );
+    let mut write = |store: &str, counts: &OutcomeCounts, is_store: bool| {
+        for (call, outcomes) in CALLS.iter().zip(counts) {
+            for (outcome, count) in OUTCOMES.iter().zip(outcomes) {
+                // A rate needs a series that begins before the first request.
+                let is_expected = is_store && *outcome == "ok" && *call != "none";
+                if *count > 0 || is_expected {
+                    let labels = [("store", store), ("call", *call), ("outcome", *outcome)];
+                    text.sample(&labels, count);
+                }
+            }
+        }
+    };
+    for store in metrics.stores() {
+        write(store_label(&store.uri_path_prefix), &store.counts(), true);
+    }
+    write("none", &metrics.storeless(), false);
+    text.family(
+        "xks_proxy_requests_in_flight",
+        Gauge,
+        "Requests that wait for the HSM's answer at present.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.in_flight.get()));
+}
+
+/// One of a call's histograms, all event loops together.
+pub(super) fn total(
+    metrics: &Metrics,
+    call: usize,
+    which: impl Fn(&Durations) -> &histogram::Histogram,
+) -> Snapshot {
+    let mut sum = Snapshot::default();
+    for of_loop in metrics.loops() {
+        if let Some(durations) = of_loop.durations.get(call) {
+            which(durations).add_to(&mut sum);
+        }
+    }
+    sum
+}
+
+fn durations(text: &mut Exposition, metrics: &Metrics) {
+    let calls = || CALLS.iter().enumerate().skip(1);
+    text.family(
+        "xks_proxy_request_duration_seconds",
+        Histogram,
+        "From a request's first byte to its answer.",
+    );
+    for (index, call) in calls() {
+        text.histogram(&[("call", call)], &total(metrics, index, |durations| &durations.total));
+    }
+    text.family(
+        "xks_proxy_request_queue_duration_seconds",
+        Histogram,
+        "From the queueing of a request to its beginning on an HSM session.",
+    );
+    for (index, call) in calls().filter(|(_, call)| **call != "health") {
+        text.histogram(&[("call", call)], &total(metrics, index, |durations| &durations.queue));
+    }
+    text.family(
+        "xks_proxy_request_hsm_duration_seconds",
+        Histogram,
+        "Time of a request in the HSM, all attempts together.",
+    );
+    for (index, call) in calls().filter(|(_, call)| **call != "health") {
+        text.histogram(&[("call", call)], &total(metrics, index, |durations| &durations.hsm));
+    }
+}
+
+fn connections(text: &mut Exposition, sources: &Sources) {
+    let metrics = &sources.metrics;
+    let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
+    let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
+    text.family("xks_proxy_connections", Gauge, "Open connections, /ping's included.")
+        .sample(&[], accepted.saturating_sub(closed));
+    text.family("xks_proxy_connections_max", Gauge, "[limits] max_connections.")
+        .sample(&[], sources.facts.max_connections);
+    text.family("xks_proxy_connections_accepted_total", Counter, "Connections accepted.")
+        .sample(&[], accepted);
+    text.family(
+        "xks_proxy_connections_refused_total",
+        Counter,
+        "Connections ended at once, since their address had max_connections_per_address.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.connections_refused.get()));
+    text.family(
+        "xks_proxy_connections_evicted_total",
+        Counter,
+        "Connections ended to make room, at max_connections or max_buffered_bytes.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.connections_evicted.get()));
+    text.family(
+        "xks_proxy_accept_pauses_total",
+        Counter,
+        "Times that accepting paused at the limit of connections or file descriptors; meanwhile \
+         connections wait in the kernel, which refuses them when its queue is full.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.accept_pauses.get()));
+    text.family("xks_proxy_tls_handshakes_total", Counter, "TLS handshakes completed.")
+        .sample(&[], metrics.sum(|of_loop| of_loop.tls_handshakes.get()));
+    text.family(
+        "xks_proxy_tls_handshake_failures_total",
+        Counter,
+        "Connections to the TLS port that ended before their handshake did.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.tls_handshake_failures.get()));
+    text.family(
+        "xks_proxy_tls_certificate_expiry_timestamp_seconds",
+        Gauge,
+        "When the certificate that the listener shows expires, in seconds since 1970.",
+    );
+    for certificate in metrics.certificates() {
+        let labels = [("listener", certificate.listener), ("subject", &certificate.subject)];
+        text.sample(&labels, certificate.not_after_unix_secs);
+    }
+}
+
+/// A token's state as a number: what dashboards and alerts compare with.
+fn state(status: HealthStatus) -> u8 {
+    match status {
+        HealthStatus::Unavailable => 0,
+        HealthStatus::Degraded => 1,
+        HealthStatus::Active => 2,
+    }
+}
+
+/// A metric of a token: name, kind, help, and where it comes from.
+type OfToken =
+    (&'static str, crate::observe::metrics::exposition::Kind, &'static str, fn(&TokenStats) -> u64);
+
+const OF_TOKEN: &[OfToken] = &[
+    ("xks_proxy_hsm_queue_length", Gauge, "Requests that wait for a session.", |token| {
+        token.queued as u64
+    }),
+    ("xks_proxy_hsm_sessions_busy", Gauge, "Sessions at work, or about to be.", |token| {
+        token.running as u64
+    }),
+    ("xks_proxy_hsm_sessions_idle", Gauge, "Sessions at rest.", |token| token.idle as u64),
+    (
+        "xks_proxy_hsm_sessions_hung",
+        Gauge,
+        "Threads that are stuck in a PKCS#11 call and were replaced.",
+        |token| token.hung as u64,
+    ),
+    ("xks_proxy_hsm_sessions_limit", Gauge, "Sessions that may be at work at once.", |token| {
+        token.active_limit as u64
+    }),
+    ("xks_proxy_hsm_answers_total", Counter, "Requests that the token answered.", |token| {
+        token.answered_total
+    }),
+    (
+        "xks_proxy_hsm_faults_total",
+        Counter,
+        "Failures that were the token's or a session's own.",
+        |token| token.faults_total,
+    ),
+    (
+        "xks_proxy_hsm_retries_total",
+        Counter,
+        "Requests that were tried again, on this token or another.",
+        |token| token.retried_total,
+    ),
+    (
+        "xks_proxy_hsm_hedges_total",
+        Counter,
+        "Requests that went to another token too, since this one was slow.",
+        |token| token.hedged_total,
+    ),
+    (
+        "xks_proxy_hsm_expired_requests_total",
+        Counter,
+        "Requests that were not begun, since nobody waited for them any more.",
+        |token| token.expired_total,
+    ),
+    ("xks_proxy_hsm_hung_calls_total", Counter, "PKCS#11 calls that hung.", |token| {
+        token.hung_total
+    }),
+    ("xks_proxy_hsm_sessions_opened_total", Counter, "Sessions opened.", |token| {
+        token.sessions_opened_total
+    }),
+    (
+        "xks_proxy_hsm_reinitializations_total",
+        Counter,
+        "Times that the token's module was finalised and initialised anew for its sake.",
+        |token| token.reinitialized_total,
+    ),
+    (
+        "xks_proxy_hsm_cdiv_mismatches_total",
+        Counter,
+        "Encryptions that the token did not decrypt to the same plaintext again.",
+        |token| token.cdiv_mismatches_total,
+    ),
+];
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds are far below 2^52")]
+fn tokens(text: &mut Exposition, sources: &Sources) {
+    let stats = sources.hsm.stats();
+    let health = sources.hsm.health();
+    // Labels of tokens need not differ, places in the settings do.
+    let indices: Vec<String> = (0..stats.len()).map(|index| index.to_string()).collect();
+    let labels = |index: usize| {
+        let label = stats.get(index).map_or("", |token| token.label.as_str());
+        [("index", indices.get(index).map_or("", String::as_str)), ("token", label)]
+    };
+    text.family("xks_proxy_hsm_token_info", Gauge, "Always 1; the labels say who the token is.");
+    for (index, token) in health.tokens.iter().enumerate() {
+        let [place, label] = labels(index);
+        let more = [
+            ("serial", token.id.as_str()),
+            ("model", token.model.as_str()),
+            ("manufacturer", token.manufacturer.as_str()),
+        ];
+        text.sample(&[place, label, more[0], more[1], more[2]], 1);
+    }
+    text.family(
+        "xks_proxy_hsm_token_state",
+        Gauge,
+        "A token's health: 2 active, 1 degraded but able to serve, 0 unavailable.",
+    );
+    for (index, token) in health.tokens.iter().enumerate() {
+        text.sample(&labels(index), state(token.status));
+    }
+    text.family(
+        "xks_proxy_hsm_call_duration_average_seconds",
+        Gauge,
+        "Moving average of a call's duration, which admission goes by.",
+    );
+    for (index, token) in stats.iter().enumerate() {
+        text.sample(&labels(index), token.service_micros as f64 / 1e6);
+    }
+    for (name, kind, help, value) in OF_TOKEN {
+        text.family(name, *kind, help);
+        for (index, token) in stats.iter().enumerate() {
+            text.sample(&labels(index), value(token));
+        }
+    }
+    text.family(
+        "xks_proxy_hsm_failure_codes_total",
+        Counter,
+        "CK_RV codes of failure, by name; bad ciphertexts are among them.",
+    );
+    for (index, token) in stats.iter().enumerate() {
+        for (code, count) in &token.failure_codes {
+            let [place, label] = labels(index);
+            text.sample(&[place, label, ("code", code)], count);
+        }
+    }
+}
+
+fn credentials(text: &mut Exposition, metrics: &Metrics) {
+    let credentials = metrics.credentials();
+    text.family(
+        "xks_proxy_credential_loaded_timestamp_seconds",
+        Gauge,
+        "When this process first loaded the SigV4 credential, in seconds since 1970.",
+    );
+    for credential in &credentials {
+        let store = store_label(&credential.uri_path_prefix);
+        let labels = [("store", store), ("access_key_id", &*credential.access_key_id)];
+        text.sample(&labels, credential.loaded_unix_secs);
+    }
+    text.family(
+        "xks_proxy_credential_last_used_timestamp_seconds",
+        Gauge,
+        "When a right signature was last made with the credential, in seconds since 1970; 0 if \
+         not since it was loaded.",
+    );
+    for credential in &credentials {
+        let store = store_label(&credential.uri_path_prefix);
+        let labels = [("store", store), ("access_key_id", &*credential.access_key_id)];
+        text.sample(&labels, credential.last_used_unix_secs());
+    }
+}
+
+/// The keys that were encrypted with most, and what all others come to.
+pub(super) fn most_used(metrics: &Metrics) -> (Vec<(Box<str>, u64)>, u64) {
+    let keys = metrics.used_keys();
+    let mut used: Vec<(Box<str>, u64)> =
+        keys.iter().map(|key| (key.key_id.clone(), key.encrypts.get())).collect();
+    used.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
+    let rest = used.split_off(used.len().min(MAX_KEYS_IN_METRICS));
+    (used, rest.iter().map(|(_, count)| count).sum())
+}
+
+fn keys(text: &mut Exposition, metrics: &Metrics) {
+    text.family(
+        "xks_proxy_key_encrypts_total",
+        Counter,
+        "Encryptions with the key by this process; AES-GCM with random IVs allows a key 2^32 in \
+         all (NIST SP 800-38D, 8.3). Keys beyond the 1,000 most used are one, \"other\".",
+    );
+    let (used, rest) = most_used(metrics);
+    for (key_id, count) in &used {
+        text.sample(&[("key", key_id)], count);
+    }
+    if rest > 0 {
+        text.sample(&[("key", "other")], rest);
+    }
+}
+
+fn process(text: &mut Exposition, sources: &Sources) {
+    let process = Process::now();
+    let started: SystemTime = sources.metrics.started.1;
+    text.family("process_cpu_seconds_total", Counter, "Processor time, user and system.")
+        .sample(&[], process.cpu_seconds);
+    text.family("process_resident_memory_bytes", Gauge, "Resident memory.")
+        .sample(&[], process.resident_bytes);
+    text.family("process_virtual_memory_bytes", Gauge, "Mapped memory.")
+        .sample(&[], process.virtual_bytes);
+    text.family("process_open_fds", Gauge, "Open file descriptors.")
+        .sample(&[], process.open_descriptors);
+    text.family("process_max_fds", Gauge, "How many file descriptors may be open.")
+        .sample(&[], process.max_descriptors);
+    text.family("process_threads", Gauge, "Threads.").sample(&[], process.threads);
+    text.family(
+        "process_start_time_seconds",
+        Gauge,
+        "When the process began, in seconds since 1970.",
+    )
+    .sample(&[], unix_secs(started));
+}

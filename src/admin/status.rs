@@ -1,0 +1,372 @@
+//! `/status.json`: what the status page draws, and what a script may read.
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::history::{History, Sums};
+use super::prometheus::{most_used, total};
+use super::{Facts, Sources};
+use crate::hsm::TokenStats;
+use crate::job::{HealthStatus, TokenHealth};
+use crate::limits::HISTORY_INTERVAL;
+use crate::observe::metrics::process::Process;
+use crate::observe::metrics::{CALLS, Metrics, OUTCOMES, OutcomeCounts, unix_secs};
+
+/// Keys that the page lists.
+const MAX_KEYS_SHOWN: usize = 20;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Status {
+    version: &'static str,
+    unix_secs: u64,
+    uptime_millis: u64,
+    is_ready: bool,
+    is_draining: bool,
+    listeners: Listeners,
+    requests: Requests,
+    connections: Connections,
+    certificates: Vec<Certificate>,
+    calls: Vec<Call>,
+    stores: Vec<Store>,
+    tokens: Vec<Token>,
+    keys: Vec<Key>,
+    process: ProcessStatus,
+    panics: u64,
+    dropped_log_lines: u64,
+    history: Columns,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listeners {
+    api: String,
+    is_tls: bool,
+    is_mtls: bool,
+    ping: String,
+}
+
+/// All stores together.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Requests {
+    ok: u64,
+    refused: u64,
+    failed: u64,
+    in_flight: u64,
+    deadline_millis: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Connections {
+    open: u64,
+    max: usize,
+    accepted: u64,
+    accept_pauses: u64,
+    tls_handshakes: u64,
+    tls_handshake_failures: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Certificate {
+    listener: &'static str,
+    subject: String,
+    not_after_unix_secs: i64,
+}
+
+/// A call's latency since the start.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Call {
+    call: &'static str,
+    count: u64,
+    p50_millis: Option<f64>,
+    p99_millis: Option<f64>,
+    p999_millis: Option<f64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Store {
+    uri_path_prefix: String,
+    ok: u64,
+    refused: u64,
+    failed: u64,
+    /// Requests by call.
+    calls: Vec<(&'static str, u64)>,
+    /// Errors by name, those that came.
+    errors: Vec<(&'static str, u64)>,
+    credentials: Vec<Credential>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Credential {
+    access_key_id: String,
+    loaded_unix_secs: u64,
+    last_used_unix_secs: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Token {
+    label: String,
+    serial: String,
+    model: String,
+    manufacturer: String,
+    state: &'static str,
+    trouble: Option<String>,
+    queued: usize,
+    busy: usize,
+    idle: usize,
+    hung: usize,
+    limit: usize,
+    service_micros: u64,
+    answered: u64,
+    faults: u64,
+    retries: u64,
+    expired: u64,
+    hung_calls: u64,
+    sessions_opened: u64,
+    reinitializations: u64,
+    cdiv_mismatches: u64,
+    failure_codes: Vec<(&'static str, u64)>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Key {
+    key_id: Box<str>,
+    encrypts: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProcessStatus {
+    cpu_seconds: f64,
+    resident_bytes: u64,
+    threads: u64,
+    open_descriptors: u64,
+    max_descriptors: u64,
+}
+
+/// The history by column, rounded: a tenth of the text that objects would take.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Columns {
+    interval_secs: u64,
+    unix_secs: Vec<u64>,
+    ok: Vec<f64>,
+    refused: Vec<f64>,
+    failed: Vec<f64>,
+    p50_millis: Vec<Option<f64>>,
+    p99_millis: Vec<Option<f64>>,
+    hsm_p50_millis: Vec<Option<f64>>,
+    hsm_p99_millis: Vec<Option<f64>>,
+    queued: Vec<u64>,
+    busy: Vec<u64>,
+    tokens: Vec<u64>,
+    cpus: Vec<f64>,
+}
+
+pub(super) fn status(sources: &Sources, history: &History) -> Status {
+    let metrics = &sources.metrics;
+    let sums = Sums::of(metrics);
+    let Facts { api, is_tls, is_mtls, ping, max_connections, request_deadline_milli } =
+        &sources.facts;
+    let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
+    let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
+    let health = sources.hsm.health();
+    let uptime = metrics.started.0.elapsed().as_millis();
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        unix_secs: unix_secs(SystemTime::now()),
+        uptime_millis: u64::try_from(uptime).unwrap_or(u64::MAX),
+        is_ready: sources.is_ready(),
+        is_draining: sources.lifecycle.is_draining(),
+        listeners: Listeners {
+            api: api.to_string(),
+            is_tls: *is_tls,
+            is_mtls: *is_mtls,
+            ping: ping.to_string(),
+        },
+        requests: Requests {
+            ok: sums.ok,
+            refused: sums.refused,
+            failed: sums.failed,
+            in_flight: metrics.sum(|of_loop| of_loop.in_flight.get()),
+            deadline_millis: *request_deadline_milli,
+        },
+        connections: Connections {
+            open: accepted.saturating_sub(closed),
+            max: *max_connections,
+            accepted,
+            accept_pauses: metrics.sum(|of_loop| of_loop.accept_pauses.get()),
+            tls_handshakes: metrics.sum(|of_loop| of_loop.tls_handshakes.get()),
+            tls_handshake_failures: metrics.sum(|of_loop| of_loop.tls_handshake_failures.get()),
+        },
+        certificates: metrics
+            .certificates()
+            .into_iter()
+            .map(|certificate| Certificate {
+                listener: certificate.listener,
+                subject: certificate.subject,
+                not_after_unix_secs: certificate.not_after_unix_secs,
+            })
+            .collect(),
+        calls: calls(metrics),
+        stores: stores(metrics),
+        tokens: sources
+            .hsm
+            .stats()
+            .into_iter()
+            .enumerate()
+            .map(|(index, stats)| token(stats, health.tokens.get(index)))
+            .collect(),
+        keys: keys(metrics),
+        process: process(),
+        panics: metrics.panics.get(),
+        dropped_log_lines: sources.log_loss.dropped_lines(),
+        history: columns(history),
+    }
+}
+
+fn calls(metrics: &Metrics) -> Vec<Call> {
+    let calls = CALLS.iter().enumerate().skip(1);
+    calls
+        .map(|(index, call)| {
+            let total = total(metrics, index, |durations| &durations.total);
+            let milli =
+                |quantile| total.quantile_micros(quantile).map(|micros| rounded(micros / 1e3));
+            Call {
+                call,
+                count: total.count(),
+                p50_millis: milli(0.5),
+                p99_millis: milli(0.99),
+                p999_millis: milli(0.999),
+            }
+        })
+        .collect()
+}
+
+fn stores(metrics: &Metrics) -> Vec<Store> {
+    let credentials = metrics.credentials();
+    let stores = metrics.stores();
+    stores
+        .iter()
+        .map(|store| {
+            let counts = store.counts();
+            let mut sums = Sums::default();
+            sums.add(&counts);
+            let of_store = credentials
+                .iter()
+                .filter(|credential| credential.uri_path_prefix == store.uri_path_prefix);
+            Store {
+                uri_path_prefix: store.uri_path_prefix.to_string(),
+                ok: sums.ok,
+                refused: sums.refused,
+                failed: sums.failed,
+                calls: CALLS
+                    .into_iter()
+                    .zip(&counts)
+                    .skip(1)
+                    .map(|(call, outcomes)| (call, outcomes.iter().sum()))
+                    .collect(),
+                errors: errors(&counts),
+                credentials: of_store
+                    .map(|credential| Credential {
+                        access_key_id: credential.access_key_id.to_string(),
+                        loaded_unix_secs: credential.loaded_unix_secs,
+                        last_used_unix_secs: credential.last_used_unix_secs(),
+                    })
+                    .collect(),
+            }
+        })
+        .collect()
+}
+
+fn errors(counts: &OutcomeCounts) -> Vec<(&'static str, u64)> {
+    let outcomes = OUTCOMES.into_iter().enumerate().skip(1);
+    outcomes
+        .map(|(index, name)| (name, counts.iter().map(|outcomes| outcomes[index]).sum()))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+fn token(stats: TokenStats, health: Option<&TokenHealth>) -> Token {
+    let text = |field: fn(&TokenHealth) -> &String| health.map(field).cloned().unwrap_or_default();
+    Token {
+        serial: text(|health| &health.id),
+        model: text(|health| &health.model),
+        manufacturer: text(|health| &health.manufacturer),
+        state: match health.map(|health| health.status) {
+            Some(HealthStatus::Active) => "active",
+            Some(HealthStatus::Degraded) => "degraded",
+            Some(HealthStatus::Unavailable) | None => "unavailable",
+        },
+        label: stats.label,
+        trouble: stats.trouble,
+        queued: stats.queued,
+        busy: stats.running,
+        idle: stats.idle,
+        hung: stats.hung,
+        limit: stats.active_limit,
+        service_micros: stats.service_micros,
+        answered: stats.answered_total,
+        faults: stats.faults_total,
+        retries: stats.retried_total,
+        expired: stats.expired_total,
+        hung_calls: stats.hung_total,
+        sessions_opened: stats.sessions_opened_total,
+        reinitializations: stats.reinitialized_total,
+        cdiv_mismatches: stats.cdiv_mismatches_total,
+        failure_codes: stats.failure_codes,
+    }
+}
+
+fn keys(metrics: &Metrics) -> Vec<Key> {
+    let (used, _) = most_used(metrics);
+    used.into_iter()
+        .take(MAX_KEYS_SHOWN)
+        .filter(|(_, encrypts)| *encrypts > 0)
+        .map(|(key_id, encrypts)| Key { key_id, encrypts })
+        .collect()
+}
+
+fn process() -> ProcessStatus {
+    let process = Process::now();
+    ProcessStatus {
+        cpu_seconds: process.cpu_seconds,
+        resident_bytes: process.resident_bytes,
+        threads: process.threads,
+        open_descriptors: process.open_descriptors,
+        max_descriptors: process.max_descriptors,
+    }
+}
+
+fn columns(history: &History) -> Columns {
+    let mut columns = Columns { interval_secs: HISTORY_INTERVAL.as_secs(), ..Columns::default() };
+    for sample in history.samples() {
+        columns.unix_secs.push(sample.unix_secs);
+        columns.ok.push(rounded(sample.ok));
+        columns.refused.push(rounded(sample.refused));
+        columns.failed.push(rounded(sample.failed));
+        columns.p50_millis.push(sample.p50_milli.map(rounded));
+        columns.p99_millis.push(sample.p99_milli.map(rounded));
+        columns.hsm_p50_millis.push(sample.hsm_p50_milli.map(rounded));
+        columns.hsm_p99_millis.push(sample.hsm_p99_milli.map(rounded));
+        columns.queued.push(sample.queued);
+        columns.busy.push(sample.busy);
+        columns.tokens.push(sample.tokens);
+        columns.cpus.push(rounded(sample.cpus));
+    }
+    columns
+}
+
+/// To a thousandth.
+fn rounded(number: f64) -> f64 {
+    (number * 1e3).round() / 1e3
+}

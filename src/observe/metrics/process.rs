@@ -1,0 +1,90 @@
+//! What the kernel says of this process, from /proc (proc(5)).
+
+use std::fs;
+
+/// The process at one moment. What the system does not tell is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Process {
+    /// Processor time, user and system.
+    pub cpu_seconds: f64,
+    /// Memory that is resident.
+    pub resident_bytes: u64,
+    /// Memory that is mapped.
+    pub virtual_bytes: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Open file descriptors.
+    pub open_descriptors: u64,
+    /// How many there may be.
+    pub max_descriptors: u64,
+}
+
+impl Process {
+    /// As it is now.
+    #[must_use]
+    pub fn now() -> Self {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        let page_bytes = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+        let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        Self {
+            // The reading itself has one open.
+            open_descriptors: u64::try_from(open.saturating_sub(1)).unwrap_or(0),
+            max_descriptors: max_descriptors(&limits).unwrap_or(0),
+            ..parse(&stat, rustix::param::clock_ticks_per_second(), page_bytes).unwrap_or_default()
+        }
+    }
+}
+
+/// Fields 14 and 15 (CPU time), 20 (threads), 23 and 24 (memory) of /proc/PID/stat. The second one
+/// is a name that may hold blanks and parentheses.
+#[expect(clippy::cast_precision_loss, reason = "ticks are far below 2^52")]
+fn parse(stat: &str, ticks_per_second: u64, page_bytes: u64) -> Option<Process> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<u64> =
+        rest.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    Some(Process {
+        cpu_seconds: (field(14)? + field(15)?) as f64 / ticks_per_second.max(1) as f64,
+        threads: field(20)?,
+        virtual_bytes: field(23)?,
+        resident_bytes: field(24)? * page_bytes,
+        ..Process::default()
+    })
+}
+
+fn max_descriptors(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fields are counted right, whatever the program is called.
+    #[test]
+    fn fields_of_stat() {
+        let stat = "17 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 13 14 15 16 9 18 19 4096000 33 0\n";
+        let process = parse(stat, 100, 4096).expect("it is whole");
+        assert!((process.cpu_seconds - 3.0).abs() < 1e-9);
+        assert_eq!((process.threads, process.virtual_bytes), (9, 4_096_000));
+        assert_eq!(process.resident_bytes, 33 * 4096);
+        assert_eq!(parse("17 (a) S 1", 100, 4096), None);
+        assert_eq!(
+            max_descriptors("Max open files            1024    4096    files\n"),
+            Some(1024)
+        );
+    }
+
+    /// This very process has memory, threads and descriptors.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_process() {
+        let process = Process::now();
+        assert!(process.resident_bytes > 1_000_000 && process.threads >= 1, "{process:?}");
+        assert!(process.open_descriptors >= 3, "{process:?}");
+        assert!(process.max_descriptors >= process.open_descriptors, "{process:?}");
+        assert!(process.virtual_bytes >= process.resident_bytes, "{process:?}");
+    }
+}

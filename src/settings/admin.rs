@@ -1,0 +1,93 @@
+//! `[admin]`: where metrics and the status page are served. Without the section, nowhere.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::section::Section;
+use super::{Admin, Server, tls};
+
+const PORT_REMEDY: &str = "write the port that Prometheus and browsers connect to, such as 9443";
+const TLS_REMEDY: &str = "write both tls_cert_pem and tls_key_pem, or neither";
+
+/// `Some(None)` without the section.
+pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option<Admin>> {
+    if root.get("admin").is_none() {
+        return Some(None);
+    }
+    let section = root.section("admin")?;
+    let ip = match section.get("ip") {
+        Some(member) => super::server::ip(&member),
+        None => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    };
+    let port = section.require("port", PORT_REMEDY).and_then(|member| super::server::port(&member));
+    let allow_plain_remote = match section.get("allow_plain_remote") {
+        Some(member) => member.bool(),
+        None => Some(false),
+    };
+    let tls = read_tls(&section);
+    let (ip, port, allow_plain_remote) = (ip?, port?, allow_plain_remote?);
+    let tls = tls?;
+    // An address that no settings file can keep others from is one that others reach.
+    if !ip.is_loopback() {
+        let place = section.place_of("ip");
+        match &tls {
+            None if !allow_plain_remote => {
+                let problem = format!("{ip} can be reached from other machines, without TLS");
+                let remedy = "set ip to \"127.0.0.1\", or add tls_cert_pem, tls_key_pem and \
+                              client_ca_pem, or set allow_plain_remote to true where the network \
+                              keeps strangers away";
+                section.report().mistake(&place, problem, remedy);
+                return None;
+            }
+            Some(tls) if !tls.is_client_certificate_required => {
+                let problem = "whoever reaches the port can read metrics and status";
+                let remedy = "add client_ca_pem, so that only those with a certificate can";
+                section.report().warning(&place, problem, remedy);
+            }
+            _ => {}
+        }
+    }
+    let address = SocketAddr::new(ip, port);
+    if let Some(server) = server
+        && let Some(taken) = taken_by(address, server)
+    {
+        let problem = format!("{taken} has this port already");
+        section.report().mistake(&section.place_of("port"), problem, PORT_REMEDY);
+        return None;
+    }
+    Some(Some(Admin { address, tls }))
+}
+
+fn read_tls(section: &Section<'_>) -> Option<Option<super::Tls>> {
+    let has = |name| section.get(name).is_some();
+    let has_ca = has("client_ca_pem");
+    match (has("tls_cert_pem"), has("tls_key_pem")) {
+        (true, true) => tls::read_admin(section, has_ca.then_some("client_ca_pem")).map(Some),
+        (false, false) if !has_ca => Some(None),
+        (false, false) => {
+            let problem = "client certificates are asked for, but there is no TLS to send them in";
+            let place = section.place_of("client_ca_pem");
+            section.report().mistake(&place, problem, "add tls_cert_pem and tls_key_pem");
+            None
+        }
+        (has_cert, _) => {
+            let missing = if has_cert { "tls_key_pem" } else { "tls_cert_pem" };
+            section.report().mistake(&section.place_of(missing), "it is missing", TLS_REMEDY);
+            None
+        }
+    }
+}
+
+/// Which of the server's ports is the same. Port 0 is never: the system chooses.
+fn taken_by(address: SocketAddr, server: &Server) -> Option<&'static str> {
+    let overlaps =
+        server.ip == address.ip() || server.ip.is_unspecified() || address.ip().is_unspecified();
+    if address.port() == 0 || !overlaps {
+        None
+    } else if address.port() == server.port {
+        Some("server.port")
+    } else if address.port() == server.port_http_ping {
+        Some("server.port_http_ping")
+    } else {
+        None
+    }
+}
