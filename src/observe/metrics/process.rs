@@ -59,6 +59,7 @@ fn max_descriptors(limits: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[expect(clippy::expect_used, reason = "tests")]
 mod tests {
     use super::*;
 
