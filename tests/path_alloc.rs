@@ -20,6 +20,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use xks_proxy::cli::client::Signer;
 use xks_proxy::hsm::Hsm;
 use xks_proxy::observe::log;
+use xks_proxy::observe::metrics::Metrics;
 use xks_proxy::observe::redaction::Secret;
 use xks_proxy::server::Server;
 
@@ -223,9 +224,9 @@ fn serve(directory: &Path, is_tls_enabled: bool) {
     let service = Arc::new(settings.service());
     let hsm = Hsm::start(settings.hsm_config(&service), server.completions()).unwrap();
     let (address, lifecycle) = (server.api_address(), server.lifecycle());
-    let loops = server
-        .start(&service, &hsm, || log.access_log(), |reason| panic!("a loop ended: {reason}"))
-        .unwrap();
+    let metrics = Metrics::new(server.event_loops(), Arc::default());
+    let ended = |reason: &str| panic!("a loop ended: {reason}");
+    let loops = server.start(&service, &hsm, || log.access_log(), &metrics, ended).unwrap();
 
     IS_CLIENT.set(true);
     let mut tcp = TcpStream::connect(address).unwrap();
