@@ -191,6 +191,6 @@ mod tests {
     fn all_is_approved() {
         let provider = provider();
         assert!(provider.fips());
-        assert_eq!((provider.cipher_suites.len(), provider.kx_groups.len()), (3, 2));
+        assert_eq!((provider.cipher_suites.len(), provider.kx_groups.len()), (3, 3));
     }
 }

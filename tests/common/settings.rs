@@ -49,7 +49,8 @@ const FIRST_STORES_KEYS: [token::Key; 10] = [
     token::LATER,
 ];
 
-/// Valid settings, which a test may spoil. Paths and switches are [`super::Setup`]'s to fill in.
+/// Valid settings, which a test may spoil. The environment variable
+/// `XKS_TEST_REQUEST_DEADLINE_MILLI` gives a proxy under a slow instrument more time. Paths and switches are [`super::Setup`]'s to fill in.
 pub fn standard() -> Table {
     let mut table: Table = r#"
         [server]
@@ -103,6 +104,9 @@ pub fn standard() -> Table {
         ]))
     });
     table.insert("external_key_stores".into(), Value::Array(stores.into()));
+    if let Ok(milli) = std::env::var("XKS_TEST_REQUEST_DEADLINE_MILLI") {
+        set(&mut table, "limits.request_deadline_milli", milli.parse::<i64>().unwrap());
+    }
     table
 }
 
