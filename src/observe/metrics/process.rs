@@ -26,13 +26,24 @@ impl Process {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
         let page_bytes = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-        let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         Self {
-            // The reading itself has one open.
-            open_descriptors: u64::try_from(open.saturating_sub(1)).unwrap_or(0),
+            open_descriptors: open_descriptors(),
             max_descriptors: max_descriptors(&limits).unwrap_or(0),
             ..parse(&stat, rustix::param::clock_ticks_per_second(), page_bytes).unwrap_or_default()
         }
+    }
+}
+
+/// The directory's size is their number since Linux 6.2. Before, they are counted, which a process
+/// that must not be dumped may not do unless it is root's (prctl(2), PR_SET_DUMPABLE).
+fn open_descriptors() -> u64 {
+    match fs::metadata("/proc/self/fd").map_or(0, |directory| directory.len()) {
+        0 => {
+            let counted = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+            // The reading itself has one open.
+            u64::try_from(counted.saturating_sub(1)).unwrap_or(0)
+        }
+        size => size,
     }
 }
 
@@ -59,7 +70,7 @@ fn max_descriptors(limits: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-#[expect(clippy::expect_used, reason = "tests")]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -67,7 +78,7 @@ mod tests {
     #[test]
     fn fields_of_stat() {
         let stat = "17 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 13 14 15 16 9 18 19 4096000 33 0\n";
-        let process = parse(stat, 100, 4096).expect("it is whole");
+        let process = parse(stat, 100, 4096).unwrap();
         assert!((process.cpu_seconds - 3.0).abs() < 1e-9);
         assert_eq!((process.threads, process.virtual_bytes), (9, 4_096_000));
         assert_eq!(process.resident_bytes, 33 * 4096);
