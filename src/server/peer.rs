@@ -238,9 +238,7 @@ impl Peer {
 
     /// Gives memory back.
     pub(super) fn close(mut self, turn: &mut Turn) {
-        if self.tls.as_ref().is_some_and(Session::is_handshaking) {
-            turn.protocol.metrics.tls_handshake_failures.add(1);
-        }
+        turn.count_unfinished_handshake(self.tls.as_ref());
         self.pending.zeroize();
         self.connection.close(&mut turn.protocol);
     }
@@ -542,6 +540,7 @@ impl Peer {
             return Fate::Ends;
         }
         self.phase = Phase::Linger { until: turn.moment.now + LINGER, left: MAX_LINGER_BYTES };
+        turn.count_unfinished_handshake(self.tls.as_ref());
         self.tls = None;
         if self.is_readable { self.drop_input(turn) } else { Fate::Stays }
     }

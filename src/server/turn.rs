@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::Admission;
-use super::tls::Outgoing;
+use super::tls::{Outgoing, Session};
 use crate::hsm::Hsm;
 use crate::job::Job;
 use crate::limits::{MAX_REFUSALS_LOGGED_PER_SEC, READ_SCRATCH_BYTES};
@@ -78,6 +78,13 @@ impl Turn {
 
     /// A handshake that failed is worth a line: a client certificate that is refused shows nowhere
     /// else.
+    /// A session is given up: if it had not come to be one, that is counted.
+    pub(super) fn count_unfinished_handshake(&self, tls: Option<&Session>) {
+        if tls.is_some_and(Session::is_handshaking) {
+            self.protocol.metrics.tls_handshake_failures.add(1);
+        }
+    }
+
     pub(super) fn note_failed_handshake(&mut self, peer: SocketAddr, error: &dyn fmt::Display) {
         if let Some(left_out) = self.handshakes.admit(self.moment.now) {
             tracing::info!(%peer, %error, left_out, "TLS handshake failed");

@@ -341,7 +341,7 @@ fn in_use<T>(all: &Mutex<Vec<Arc<T>>>) -> Vec<Arc<T>> {
 }
 
 #[cfg(test)]
-#[expect(clippy::expect_used, reason = "tests")]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -351,7 +351,7 @@ mod tests {
         let metrics = Metrics::new(2, Arc::default());
         let (kept, dropped) = (metrics.store("/kept"), metrics.store("/dropped"));
         for event_loop in 0..2 {
-            kept.of_loop(event_loop).expect("a shard").count(2, 0);
+            kept.of_loop(event_loop).unwrap().count(2, 0);
         }
         assert!(kept.of_loop(2).is_none());
         let again = metrics.store("/kept");

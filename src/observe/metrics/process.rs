@@ -1,6 +1,9 @@
 //! What the kernel says of this process, from /proc (proc(5)).
 
 use std::fs;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// The process at one moment. What the system does not tell is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -26,26 +29,44 @@ impl Process {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
         let page_bytes = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-        let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         Self {
-            // The reading itself has one open.
-            open_descriptors: u64::try_from(open.saturating_sub(1)).unwrap_or(0),
+            cpu_seconds: cpu_seconds(),
+            open_descriptors: open_descriptors(),
             max_descriptors: max_descriptors(&limits).unwrap_or(0),
-            ..parse(&stat, rustix::param::clock_ticks_per_second(), page_bytes).unwrap_or_default()
+            ..parse(&stat, page_bytes).unwrap_or_default()
         }
     }
 }
 
-/// Fields 14 and 15 (CPU time), 20 (threads), 23 and 24 (memory) of /proc/PID/stat. The second one
-/// is a name that may hold blanks and parentheses.
-#[expect(clippy::cast_precision_loss, reason = "ticks are far below 2^52")]
-fn parse(stat: &str, ticks_per_second: u64, page_bytes: u64) -> Option<Process> {
+/// The directory's size is their number since Linux 6.2. Before, they are counted, which a process
+/// that must not be dumped may not do unless it is root's (prctl(2), PR_SET_DUMPABLE).
+fn open_descriptors() -> u64 {
+    match fs::metadata("/proc/self/fd").map_or(0, |directory| directory.len()) {
+        0 => {
+            let counted = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+            // The reading itself has one open.
+            u64::try_from(counted.saturating_sub(1)).unwrap_or(0)
+        }
+        size => size,
+    }
+}
+
+/// To the nanosecond, where /proc counts in hundredths of a second (clock_gettime(2)).
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let secs = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(secs, nanos).as_secs_f64()
+}
+
+/// Fields 20 (threads), 23 and 24 (memory) of /proc/PID/stat. The second one is a name that may
+/// hold blanks and parentheses.
+fn parse(stat: &str, page_bytes: u64) -> Option<Process> {
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<u64> =
         rest.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
     let field = |number: usize| fields.get(number - 3).copied();
     Some(Process {
-        cpu_seconds: (field(14)? + field(15)?) as f64 / ticks_per_second.max(1) as f64,
         threads: field(20)?,
         virtual_bytes: field(23)?,
         resident_bytes: field(24)? * page_bytes,
@@ -59,7 +80,7 @@ fn max_descriptors(limits: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-#[expect(clippy::expect_used, reason = "tests")]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -67,11 +88,10 @@ mod tests {
     #[test]
     fn fields_of_stat() {
         let stat = "17 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 13 14 15 16 9 18 19 4096000 33 0\n";
-        let process = parse(stat, 100, 4096).expect("it is whole");
-        assert!((process.cpu_seconds - 3.0).abs() < 1e-9);
+        let process = parse(stat, 4096).unwrap();
         assert_eq!((process.threads, process.virtual_bytes), (9, 4_096_000));
         assert_eq!(process.resident_bytes, 33 * 4096);
-        assert_eq!(parse("17 (a) S 1", 100, 4096), None);
+        assert_eq!(parse("17 (a) S 1", 4096), None);
         assert_eq!(
             max_descriptors("Max open files            1024    4096    files\n"),
             Some(1024)
@@ -83,6 +103,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn this_process() {
         let process = Process::now();
+        assert!(process.cpu_seconds > 0.0 && Process::now().cpu_seconds > process.cpu_seconds);
         assert!(process.resident_bytes > 1_000_000 && process.threads >= 1, "{process:?}");
         assert!(process.open_descriptors >= 3, "{process:?}");
         assert!(process.max_descriptors >= process.open_descriptors, "{process:?}");
