@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Peers that harm: thousands of connections that are slow, deaf or half open, kept up.
+
+Loads this machine only. Prints how it stands, as one line of JSON, when it is told to end.
+"""
+
+import argparse
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import ssl
+import time
+
+HEAD = b"POST /kms/xks/v1/health HTTP/1.1\r\nHost: localhost\r\n"
+#: What a slow body has sent before it slows down: the proxy needs its largest buffer.
+BODY = HEAD + b"Content-Length: 30000\r\n\r\n" + b"x" * 20_000
+PINGS = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500
+#: Between two sparing bytes of a slow peer.
+DRIP_SECONDS = 5
+#: Connections begun in a second, where a mode has no rate of its own.
+RAMP_PER_SECOND = 2000
+
+
+def client_hello():
+    """A whole ClientHello, as a client of any kind sends it first."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    try:
+        session.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return outgoing.read()
+
+
+class Peers:
+    """`count` connections at a time; each one that ends is replaced."""
+
+    def __init__(self, options):
+        self.options = options
+        self.address = ("127.0.0.1", options.port)
+        self.hello = client_hello()
+        self.poll = select.epoll()
+        self.open = {}
+        self.begun = self.ended = self.failed = self.answered = 0
+        self.longest_open = 0
+
+    def source(self):
+        return (f"127.0.0.{1 + self.begun % self.options.sources}", 0)
+
+    def begin(self):
+        peer = socket.socket()
+        peer.setblocking(False)
+        if self.options.mode == "never-read":
+            # The sooner it is full, the sooner the proxy has to keep what it answers.
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        try:
+            if self.options.sources > 1:
+                peer.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+                peer.bind(self.source())
+            peer.connect(self.address)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.failed += 1
+            peer.close()
+            return
+        self.begun += 1
+        self.open[peer.fileno()] = peer
+        self.poll.register(peer.fileno(), select.EPOLLOUT)
+
+    def end(self, descriptor):
+        self.open.pop(descriptor).close()
+        self.ended += 1
+
+    def first(self):
+        mode = self.options.mode
+        if mode == "slow-head":
+            return HEAD
+        if mode == "slow-body":
+            return BODY
+        if mode == "half-open":
+            return self.hello[: len(self.hello) // 2]
+        if mode == "handshakes":
+            return self.hello
+        return PINGS
+
+    def on_event(self, descriptor, event):
+        peer = self.open.get(descriptor)
+        if peer is None:
+            return
+        try:
+            if event & select.EPOLLOUT:
+                peer.send(self.first())
+                if self.options.mode != "never-read":
+                    self.poll.modify(descriptor, select.EPOLLIN | select.EPOLLRDHUP)
+            elif event & (select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
+                # The server's flight ends a handshake here; else it is an error's answer, or the
+                # end.
+                self.answered += bool(peer.recv(1 << 16))
+                self.end(descriptor)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.end(descriptor)
+
+    def drip(self):
+        piece = {"slow-head": b"A: b\r\n", "slow-body": b"x"}.get(self.options.mode)
+        if piece is None:
+            return
+        for descriptor, peer in list(self.open.items()):
+            try:
+                peer.send(piece)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.end(descriptor)
+
+    def run(self):
+        started = time.monotonic()
+        rate = self.options.rate or RAMP_PER_SECOND
+        allowance, last, dripped = 0.0, started, started
+        is_ending = []
+        signal.signal(signal.SIGTERM, lambda *_: is_ending.append(True))
+        while not is_ending:
+            now = time.monotonic()
+            allowance = min(allowance + (now - last) * rate, rate / 10)
+            last = now
+            while allowance >= 1 and len(self.open) < self.options.count:
+                allowance -= 1
+                self.begin()
+            self.longest_open = max(self.longest_open, len(self.open))
+            if now - dripped > DRIP_SECONDS:
+                dripped = now
+                self.drip()
+            for descriptor, event in self.poll.poll(0.005, 1024):
+                self.on_event(descriptor, event)
+        report = {
+            "seconds": round(time.monotonic() - started, 1),
+            "open": len(self.open),
+            "most_open": self.longest_open,
+            "begun": self.begun,
+            "ended": self.ended,
+            "answered": self.answered,
+            "failed": self.failed,
+        }
+        print(json.dumps(report), flush=True)
+        # Closing thousands of sockets takes time that nobody waits for.
+        os._exit(0)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    modes = ("slow-head", "slow-body", "never-read", "half-open", "handshakes")
+    parser.add_argument("mode", choices=modes)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--count", type=int, default=5000, help="connections at a time")
+    parser.add_argument("--rate", type=int, help="connections begun in a second")
+    parser.add_argument("--sources", type=int, default=1, help="addresses, from 127.0.0.1 on")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    Peers(parser.parse_args()).run()
+
+
+if __name__ == "__main__":
+    main()
