@@ -159,6 +159,11 @@ pub const MAX_READ_PER_TURN_BYTES: usize = 2 * MAX_RECORD_BYTES;
 pub const READ_SCRATCH_BYTES: usize = 64 * 1024;
 /// The kernel's queue of connections not yet accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
+/// What the kernel keeps of answers that a peer does not read, in bytes (it takes twice as many,
+/// socket(7), SO_SNDBUF); left to itself it goes up to megabytes a connection.
+pub const SOCKET_SEND_BYTES: usize = 32 * 1024;
+/// What the kernel keeps of what a peer sends ahead, in bytes (likewise, SO_RCVBUF).
+pub const SOCKET_RECEIVE_BYTES: usize = 128 * 1024;
 /// Readiness events taken from the kernel at once.
 pub const MAX_EVENTS_PER_POLL: usize = 128;
 /// One TLS record, framing and expansion included (RFC 5246, 6.2.3).
