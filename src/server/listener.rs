@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::config::TcpKeepalive;
-use crate::limits::LISTEN_BACKLOG;
+use crate::limits::{LISTEN_BACKLOG, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
 
 /// Listens on `address`. With `shared`, several sockets may, and the kernel spreads connections
 /// over them (SO_REUSEPORT, socket(7)). Accepted sockets inherit the options set here.
@@ -29,6 +29,9 @@ pub(super) fn listen(
     if address.is_ipv6() && address.ip() == IpAddr::from([0_u16; 8]) {
         socket.set_only_v6(false)?;
     }
+    // What peers that don't read, or that send ahead, make the kernel hold.
+    socket.set_send_buffer_size(SOCKET_SEND_BYTES)?;
+    socket.set_recv_buffer_size(SOCKET_RECEIVE_BYTES)?;
     // An answer is one write; Nagle's algorithm would hold a second one back.
     socket.set_tcp_nodelay(true)?;
     if let Some(keepalive) = keepalive {
