@@ -3,6 +3,7 @@
 //! [`load`] reads a TOML file written for this proxy or for the reference proxy and gives either
 //! [`Settings`] with what is worth a warning, or every mistake in the file at once.
 
+mod capabilities;
 mod certificate;
 mod client_verifier;
 mod file;
@@ -18,6 +19,7 @@ mod server;
 mod service;
 mod stores;
 mod tls;
+mod tokens;
 mod tracing;
 
 use std::net::IpAddr;
@@ -25,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hsm::config::TokenConfig;
+use crate::hsm::config::{Hedging, TokenConfig};
 use crate::observe::log::LogConfig;
 use crate::observe::redaction::Secret;
 use crate::proto::service::Timeouts;
@@ -164,10 +166,14 @@ pub struct Credential {
 /// `[pkcs11]`, `[pkcs11_logger]`, `[hsm_capabilities]`
 #[derive(Clone, Debug)]
 pub struct Pkcs11 {
-    /// The tokens. One, until `[[pkcs11.tokens]]` exists: the first slot with a token.
+    /// `[[pkcs11.tokens]]`; without it one, the first slot with a token.
     pub tokens: Vec<TokenConfig>,
     /// A label that fits several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
+    /// When a slow call is made a second time.
+    pub hedging: Hedging,
+    /// The process ends when no token is usable and calls do not return.
+    pub exit_when_wedged: bool,
     /// Environment variables to set before the module is loaded (`[pkcs11_logger]`): those of
     /// its members that the environment does not have already.
     pub environment: Vec<(String, String)>,

@@ -22,7 +22,7 @@ use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use sha2::Sha256;
 use xks_proxy::hsm::Hsm;
-use xks_proxy::hsm::config::{Config, IvMode, TokenConfig, TokenSelector};
+use xks_proxy::hsm::config::{Config, Hedging, IvMode, Rules, TokenConfig, TokenSelector};
 use xks_proxy::job::{
     Completion, CompletionQueue, Failure, HsmAad, Iv, Job, KeyIndex, Operation, ReplyTo, Request,
     Success,
@@ -163,7 +163,10 @@ pub fn token(module: PathBuf, select: TokenSelector, pin: &str, sessions: usize)
         select,
         user_pin: Secret::new(pin.to_owned()),
         max_sessions: sessions,
+        weight: 1,
+        priority: 0,
         iv_mode: IvMode::Random,
+        rules: Rules::default(),
         initialize_parameters: None,
     }
 }
@@ -174,6 +177,7 @@ pub fn config(tokens: Vec<TokenConfig>, labels: &[&str]) -> Config {
         tokens,
         labels: labels.iter().map(|label| Box::from(*label)).collect(),
         allow_ambiguous_labels: false,
+        hedging: Hedging::default(),
     }
 }
 

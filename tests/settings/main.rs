@@ -5,6 +5,7 @@
 mod configuration;
 mod environment;
 mod files;
+mod fleet;
 mod fuzz;
 mod handshakes;
 mod mistakes;
