@@ -23,12 +23,18 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 /// An event loop ended by itself (`EX_SOFTWARE`).
 pub const EXIT_SOFTWARE: u8 = 70;
 
+/// Calls to the HSM do not return, and `[pkcs11] exit_when_wedged` is on (`EX_TEMPFAIL`): a
+/// supervisor starts the process anew.
+pub const EXIT_WEDGED: u8 = 75;
+
 const AFTER_HELP: &str = "\
 Without a command it serves. The settings file is the one that the environment variable
 XKS_PROXY_SETTINGS_TOML names, else the one that configuration/bootstrap.toml names.
 
 Exit codes: 0 done or drained; 2 wrong arguments; 69 an address is taken, a token or a check
-failed; 70 a defect; 78 mistakes in the settings, all of which are printed.";
+failed; 70 a defect; 75 calls to the HSM do not return and a new start may help, with [pkcs11]
+exit_when_wedged; 78 mistakes in the settings, all of which are printed, or an HSM that cannot
+serve.";
 
 /// An AWS KMS external key store (XKS) proxy for PKCS#11 HSMs.
 #[derive(Debug, Parser)]

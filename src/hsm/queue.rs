@@ -6,10 +6,12 @@
 //! call that hangs captures one job and no job waits behind another while a session is free.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::race::Race;
 use crate::job::{Failure, Job};
 
 /// A job, and what has been tried so far.
@@ -24,13 +26,31 @@ pub struct Queued {
     pub hsm_micros: u32,
     /// The first failure that was a token's fault.
     pub failure: Option<Failure>,
+    /// The other attempts at the same request, if there are any.
+    pub race: Option<Arc<Race>>,
+    /// It was not the first attempt.
+    pub is_hedge: bool,
 }
 
 impl Queued {
+    /// Whether another attempt has answered the request.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.race.as_ref().is_some_and(|race| race.is_over())
+    }
+
     /// Nothing was tried yet.
     #[must_use]
     pub fn new(job: Job) -> Self {
-        Self { job, attempts: 0, tried: 0, hsm_micros: 0, failure: None }
+        Self {
+            job,
+            attempts: 0,
+            tried: 0,
+            hsm_micros: 0,
+            failure: None,
+            race: None,
+            is_hedge: false,
+        }
     }
 }
 
