@@ -136,10 +136,10 @@ impl Fleet {
         }
     }
 
-    /// The token for another attempt at a request: usable, and none of `tried`. One that lacks
+    /// The token for another attempt at a request: usable, and none of `not_these`. One that lacks
     /// the key is asked only where all do, as far as is known.
     #[must_use]
-    pub(super) fn best_for(&self, request: &Request, tried: u32) -> Option<&Token> {
+    pub(super) fn best_for(&self, request: &Request, not_these: u32) -> Option<&Token> {
         let usable = || {
             self.tokens
                 .iter()
@@ -149,7 +149,7 @@ impl Fleet {
         let is_anywhere = usable().any(has_key);
         let mut best = None;
         for token in usable() {
-            if tried & bit(token.index) != 0 || (is_anywhere && !has_key(token)) {
+            if not_these & bit(token.index) != 0 || (is_anywhere && !has_key(token)) {
                 continue;
             }
             let offer = Offer::of(token);

@@ -125,11 +125,14 @@ impl Fleet {
             token.counters.expired.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        queued.tried |= bit(token.index);
+        match fault.blame {
+            Blame::Key => queued.lacking |= bit(token.index),
+            _ => queued.tried |= bit(token.index),
+        }
         let may_retry = queued.attempts < MAX_ATTEMPTS && !self.is_stopping();
         if may_retry {
             token.counters.retried.fetch_add(1, Ordering::Relaxed);
-            match self.pass_on(queued) {
+            match self.pass_on(token, queued) {
                 Ok(()) => return None,
                 Err(back) => queued = back,
             }
@@ -151,12 +154,19 @@ impl Fleet {
         }
     }
 
-    /// Queues the job at a token that has not tried it yet.
+    /// Queues the job at another token than `from`: one that has not tried it yet, or, when all
+    /// have, one that may do better now.
     ///
     /// # Errors
     /// There is none; the job comes back.
-    pub fn pass_on(&self, queued: Queued) -> Result<(), Queued> {
-        match self.best_for(&queued.job.request, queued.tried) {
+    fn pass_on(&self, from: &Token, mut queued: Queued) -> Result<(), Queued> {
+        let not_these = queued.tried | queued.lacking;
+        let mut other = self.best_for(&queued.job.request, not_these);
+        if other.is_none() {
+            queued.tried = bit(from.index);
+            other = self.best_for(&queued.job.request, queued.tried | queued.lacking);
+        }
+        match other {
             Some(token) => self.push_first(token, queued),
             None => Err(queued),
         }
@@ -189,7 +199,7 @@ impl Fleet {
                 continue;
             }
             queued.tried |= bit(token.index);
-            if let Err(queued) = self.pass_on(queued) {
+            if let Err(queued) = self.pass_on(token, queued) {
                 let failure = queued.failure.unwrap_or(Failure::NoToken);
                 self.answer(complete(queued, Err(failure), Some(token.index), 0));
             }

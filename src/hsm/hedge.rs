@@ -130,6 +130,7 @@ fn hedge(
         };
         let mut queued = Queued::new(job);
         queued.tried = attempt.tried | bit(token.index);
+        queued.lacking = attempt.lacking;
         queued.is_hedge = true;
         queued.race = Some(Arc::clone(&race));
         match fleet.push_first(target, queued) {
@@ -162,8 +163,8 @@ fn target<'f>(
     since: Instant,
 ) -> Option<&'f Token> {
     let is_free = |token: &Token| token.queue.is_empty() && !token.load().is_stalled;
-    let tried = attempt.tried | bit(token.index);
-    let other = fleet.best_for(&attempt.request, tried);
+    let not_these = attempt.tried | attempt.lacking | bit(token.index);
+    let other = fleet.best_for(&attempt.request, not_these);
     if let Some(other) = other {
         return is_free(other).then_some(other);
     }
@@ -184,11 +185,14 @@ pub fn relieve(fleet: &Fleet, token: &Token) {
     if !fleet.tokens.iter().any(gets_on) {
         return;
     }
-    for mut queued in token.queue.drain() {
-        let tried = queued.tried;
-        queued.tried |= bit(token.index);
-        if let Err(mut queued) = fleet.pass_on(queued) {
-            queued.tried = tried;
+    for queued in token.queue.drain() {
+        // It has not been tried here: if it fails there, it may come back.
+        let not_these = queued.tried | queued.lacking | bit(token.index);
+        let back = match fleet.best_for(&queued.job.request, not_these) {
+            Some(other) => fleet.push_first(other, queued),
+            None => Err(queued),
+        };
+        if let Err(queued) = back {
             fleet.give_back(token, queued);
         }
     }

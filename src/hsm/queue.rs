@@ -20,8 +20,10 @@ pub struct Queued {
     pub job: Job,
     /// Attempts that failed.
     pub attempts: u32,
-    /// A bit for each token that failed at it or lacks the key.
+    /// A bit for each token that failed at it, till all have.
     pub tried: u32,
+    /// A bit for each token that said that it lacks the key.
+    pub lacking: u32,
     /// Microseconds in the HSM so far.
     pub hsm_micros: u32,
     /// The first failure that was a token's fault.
@@ -46,6 +48,7 @@ impl Queued {
             job,
             attempts: 0,
             tried: 0,
+            lacking: 0,
             hsm_micros: 0,
             failure: None,
             race: None,

@@ -50,6 +50,8 @@ pub struct Attempt {
     /// As in [`Queued`].
     pub tried: u32,
     /// As in [`Queued`].
+    pub lacking: u32,
+    /// As in [`Queued`].
     pub race: Option<Arc<Race>>,
 }
 
@@ -63,6 +65,7 @@ impl Attempt {
             queued_at: queued.job.queued_at,
             deadline: queued.job.deadline,
             tried: queued.tried,
+            lacking: queued.lacking,
             race: queued.race.clone(),
         }
     }
@@ -226,6 +229,7 @@ mod tests {
             queued_at: start,
             deadline: start + Duration::from_secs(1),
             tried: 0,
+            lacking: 0,
             race: None,
         };
         let milli = Duration::from_millis(1);
