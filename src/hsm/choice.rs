@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::fleet::{Fleet, bit};
+use super::queue::TokenSet;
 use super::token::{Load, Token};
 use crate::job::{Failure, Job, Request};
 use crate::limits::MAX_TOKENS;
@@ -139,7 +140,7 @@ impl Fleet {
     /// The token for another attempt at a request: usable, and none of `not_these`. One that lacks
     /// the key is asked only where all do, as far as is known.
     #[must_use]
-    pub(super) fn best_for(&self, request: &Request, not_these: u32) -> Option<&Token> {
+    pub(super) fn best_for(&self, request: &Request, not_these: TokenSet) -> Option<&Token> {
         let usable = || {
             self.tokens
                 .iter()

@@ -10,7 +10,7 @@ use super::backend::{Blame, Fault};
 use super::choice::Offer;
 use super::config::Hedging;
 use super::hedge::Hedger;
-use super::queue::Queued;
+use super::queue::{Queued, TokenSet};
 use super::signal::Signal;
 use super::token::Token;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job, Success, TokenIndex};
@@ -266,8 +266,8 @@ impl Fleet {
 }
 
 /// A token's place in [`Queued::tried`].
-pub const fn bit(index: TokenIndex) -> u32 {
-    1 << (index.0 % 32)
+pub const fn bit(index: TokenIndex) -> TokenSet {
+    1 << (index.0 % 16)
 }
 
 /// The answer to a job, or nothing if another attempt at the request has answered it or may do

@@ -13,6 +13,12 @@ use parking_lot::Mutex;
 
 use super::race::Race;
 use crate::job::{Failure, Job};
+use crate::limits::MAX_TOKENS;
+
+/// A bit for each token of the fleet.
+pub type TokenSet = u16;
+
+const _: () = assert!(MAX_TOKENS <= TokenSet::BITS as usize);
 
 /// A job, and what has been tried so far.
 pub struct Queued {
@@ -21,9 +27,9 @@ pub struct Queued {
     /// Attempts that failed.
     pub attempts: u32,
     /// A bit for each token that failed at it, till all have.
-    pub tried: u32,
+    pub tried: TokenSet,
     /// A bit for each token that said that it lacks the key.
-    pub lacking: u32,
+    pub lacking: TokenSet,
     /// Microseconds in the HSM so far.
     pub hsm_micros: u32,
     /// The first failure that was a token's fault.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::queue::Queued;
+use super::queue::{Queued, TokenSet};
 use super::race::Race;
 use super::roster::Place;
 use crate::job::{ReplyTo, Request};
@@ -48,9 +48,9 @@ pub struct Attempt {
     /// As in [`crate::job::Job`].
     pub deadline: Instant,
     /// As in [`Queued`].
-    pub tried: u32,
+    pub tried: TokenSet,
     /// As in [`Queued`].
-    pub lacking: u32,
+    pub lacking: TokenSet,
     /// As in [`Queued`].
     pub race: Option<Arc<Race>>,
 }
