@@ -1,7 +1,7 @@
 //! Several tokens: who gets a job, when a slow call is made a second time, and that whatever
 //! happens each job is answered once.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod hsm_support;
 

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod bench;
 pub mod fake;
 #[path = "../common/tools.rs"]
 pub mod tools;

@@ -105,7 +105,17 @@ impl Pkcs11Token {
         Ok(Self { shared: Arc::new(shared), is_closed: AtomicBool::new(false) })
     }
 
-    fn open_session(&self) -> Result<Pkcs11Session, OpenError> {
+    pub(super) fn config(&self) -> &TokenConfig {
+        &self.shared.config
+    }
+
+    /// Who it is, in a line.
+    pub(super) fn describe(&self) -> String {
+        let Identity { id, label, model, manufacturer } = self.identity();
+        format!("{label:?}, serial {id:?}, {manufacturer} {model}")
+    }
+
+    pub(super) fn open_session(&self) -> Result<Pkcs11Session, OpenError> {
         let shared = &self.shared;
         let entry = shared.module.enter().map_err(OpenError::Unavailable)?;
         let generation = entry.generation();
