@@ -249,6 +249,8 @@ pub enum Failure {
     MayNotDecrypt,
     /// The tag does not fit ciphertext, AAD and IV.
     InvalidCiphertext,
+    /// More than any token takes in one operation.
+    TooLarge,
     /// The queue is full, or the expected wait is past the deadline.
     Overloaded,
     /// The HSM did not answer before the job's deadline.

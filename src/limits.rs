@@ -208,6 +208,35 @@ pub const MAX_LABEL_BYTES: usize = 256;
 pub const MAX_SLOTS: usize = 1024;
 /// Tokens in the fleet.
 pub const MAX_TOKENS: usize = 16;
+/// The largest `weight` of a token.
+pub const MAX_WEIGHT: u32 = 1000;
+/// The largest `priority` of a token.
+pub const MAX_PRIORITY: u32 = 1000;
+/// Calls in a hundred that may be hedged. Setting: `[pkcs11] hedge_budget_percent`.
+pub const DEFAULT_HEDGE_BUDGET_PERCENT: u32 = 5;
+/// What `[pkcs11] hedge_after_milli` may be at the most.
+pub const MAX_HEDGE_AFTER_MILLI: u64 = 10_000;
+/// Hedges that may be made at once after a time without any.
+pub const MAX_HEDGE_BURST: u32 = 32;
+/// Unless the settings say otherwise, no call is hedged sooner than this: what is quicker is the
+/// noise of a busy machine.
+pub const MIN_HEDGE_AFTER: Duration = Duration::from_millis(5);
+/// Unless the settings say otherwise, a call is hedged that lasts so many times longer than nine
+/// in ten of the best token's.
+pub const HEDGE_FACTOR: u32 = 3;
+/// When that is not known yet.
+pub const UNKNOWN_HEDGE_AFTER: Duration = Duration::from_millis(50);
+/// How often calls in flight are looked at while one may have to be hedged soon.
+pub const MIN_MONITOR_TICK: Duration = Duration::from_millis(2);
+/// The time over which the quantiles of calls' durations are taken: a minute, in parts.
+pub const LATENCY_WINDOW: Duration = Duration::from_secs(10);
+/// How many such parts.
+pub const LATENCY_WINDOWS: usize = 6;
+/// Calls in a minute below which their quantiles tell nothing.
+pub const MIN_LATENCY_SAMPLES: u64 = 20;
+/// With `[pkcs11] exit_when_wedged`: how long no token is usable, with calls that do not return,
+/// before the process gives up. Client libraries' own time limits (20 s, 30 s) come before it.
+pub const WEDGED_TIME: Duration = Duration::from_secs(40);
 /// Shards of a token's queue.
 pub const MAX_QUEUE_SHARDS: usize = 8;
 /// How long a finished answer may wait for those finished right after it, so that they leave

@@ -6,6 +6,7 @@ pub mod demo;
 mod hsm_session;
 pub mod keys;
 mod lockdown;
+pub mod probe_hsm;
 pub mod serve;
 mod startup_log;
 
@@ -23,12 +24,18 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 /// An event loop ended by itself (`EX_SOFTWARE`).
 pub const EXIT_SOFTWARE: u8 = 70;
 
+/// Calls to the HSM do not return, and `[pkcs11] exit_when_wedged` is on (`EX_TEMPFAIL`): a
+/// supervisor starts the process anew.
+pub const EXIT_WEDGED: u8 = 75;
+
 const AFTER_HELP: &str = "\
 Without a command it serves. The settings file is the one that the environment variable
 XKS_PROXY_SETTINGS_TOML names, else the one that configuration/bootstrap.toml names.
 
 Exit codes: 0 done or drained; 2 wrong arguments; 69 an address is taken, a token or a check
-failed; 70 a defect; 78 mistakes in the settings, all of which are printed.";
+failed; 70 a defect; 75 calls to the HSM do not return and a new start may help, with [pkcs11]
+exit_when_wedged; 78 mistakes in the settings, all of which are printed, or an HSM that cannot
+serve.";
 
 /// An AWS KMS external key store (XKS) proxy for PKCS#11 HSMs.
 #[derive(Debug, Parser)]
@@ -58,6 +65,17 @@ enum Command {
         /// The settings file, if it is not the one that serving would take
         file: Option<PathBuf>,
     },
+    /// Find out by trying what each token can do, and print the profile to use
+    ProbeHsm {
+        /// The settings file, if it is not the one that serving would take
+        file: Option<PathBuf>,
+        /// Sessions to open at the most: others may need some
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+        max_sessions: u32,
+        /// How long to measure the throughput of each number of sessions
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+        milli: u64,
+    },
     /// Try it out on this machine: SoftHSM2, a key, a certificate, the proxy and the four calls
     Demo {
         /// End after the calls
@@ -80,6 +98,10 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(),
         Command::Check { file, hsm, strict } => check::run(file.as_deref(), hsm, strict),
         Command::Keys { file } => keys::run(file.as_deref()),
+        Command::ProbeHsm { file, max_sessions, milli } => {
+            let time = std::time::Duration::from_millis(milli);
+            probe_hsm::run(file.as_deref(), max_sessions as usize, time)
+        }
         Command::Demo { make_token: Some(module), .. } => {
             demo::make_token_here(&module).map_err(Failed::unavailable)
         }

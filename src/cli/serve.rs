@@ -9,16 +9,21 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_UNAVAILABLE, Failed, lockdown, startup_log};
+use super::{
+    EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_UNAVAILABLE, EXIT_WEDGED, Failed, lockdown, startup_log,
+};
 use crate::admin::{self, Admin};
 use crate::hsm::Hsm;
 use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
-use crate::limits::HSM_STOP_TIMEOUT;
+use crate::limits::{HSM_STOP_TIMEOUT, WEDGED_TIME};
 use crate::observe::log;
 use crate::observe::metrics::counter::SharedCounter;
 use crate::observe::metrics::{CertificateMetrics, Metrics};
 use crate::server::Server;
 use crate::settings::{self, Finding, Settings};
+
+/// How often to look whether the fleet is wedged.
+const WEDGE_POLL: Duration = Duration::from_millis(250);
 
 /// Serves until SIGTERM or SIGINT, then drains.
 ///
@@ -43,7 +48,13 @@ pub fn run() -> Result<(), Failed> {
     }
     tracing::info!("stopped");
     log.stop();
-    outcome
+    // A module's own clean-up at exit might wait for the calls that it is stuck in.
+    match outcome {
+        Ok(End::Clean) => Ok(()),
+        Ok(End::Stuck) => signal_hook::low_level::exit(0),
+        Ok(End::Wedged) => signal_hook::low_level::exit(EXIT_WEDGED.into()),
+        Err(failed) => Err(failed),
+    }
 }
 
 /// Restricts the process if the settings say so. The modules are loaded before, since a vendor's
@@ -59,12 +70,21 @@ fn lock_down(settings: &Settings) -> Result<Vec<RawModule>, Failed> {
     Ok(modules)
 }
 
+/// How serving ended.
+enum End {
+    Clean,
+    /// A call to the HSM is outstanding.
+    Stuck,
+    /// The same, and a new process is to take over.
+    Wedged,
+}
+
 fn serve(
     settings: &Settings,
     findings: &[Finding],
     log: &log::Log,
     panics: Arc<SharedCounter>,
-) -> Result<(), Failed> {
+) -> Result<End, Failed> {
     // Before any other thread, so that none of them is interrupted by a signal.
     let signals = signals()?;
     startup_log::settings(settings, findings);
@@ -106,6 +126,10 @@ fn serve(
             let _ = signal_hook::low_level::raise(SIGTERM);
         }
     };
+    let has_wedged = Arc::new(AtomicBool::new(false));
+    if settings.pkcs11.exit_when_wedged {
+        watch_for_wedge(&hsm, &has_wedged)?;
+    }
     let mut loops = server
         .start(&service, &hsm, || log.access_log(), &metrics, ended)
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no event loop: {error}")))?;
@@ -125,13 +149,39 @@ fn serve(
     if !loops.is_empty() {
         tracing::warn!("connections were still open at the end of drain_timeout_milli");
     }
-    if !hsm.stop(HSM_STOP_TIMEOUT) {
+    let is_stuck = !hsm.stop(HSM_STOP_TIMEOUT);
+    if is_stuck {
         tracing::warn!("a call to the HSM is still outstanding; its module is left as it is");
     }
     if has_failed.load(Ordering::Relaxed) {
         return Err(Failed::new(EXIT_SOFTWARE, "an event loop ended by itself".to_owned()));
     }
-    Ok(())
+    Ok(match (has_wedged.load(Ordering::Relaxed), is_stuck) {
+        (true, _) => End::Wedged,
+        (false, true) => End::Stuck,
+        (false, false) => End::Clean,
+    })
+}
+
+/// Has the process drain and end once the fleet has been wedged for [`WEDGED_TIME`].
+fn watch_for_wedge(hsm: &Arc<Hsm>, has_wedged: &Arc<AtomicBool>) -> Result<(), Failed> {
+    let (hsm, has_wedged) = (Arc::downgrade(hsm), Arc::clone(has_wedged));
+    let watch = move || {
+        let mut since = None;
+        while let Some(hsm) = hsm.upgrade() {
+            since = if hsm.is_wedged() { since.or_else(|| Some(Instant::now())) } else { None };
+            drop(hsm);
+            if since.is_some_and(|then: Instant| then.elapsed() >= WEDGED_TIME) {
+                tracing::error!("calls to the HSM do not return; the process ends to start anew");
+                has_wedged.store(true, Ordering::Relaxed);
+                let _ = signal_hook::low_level::raise(SIGTERM);
+                return;
+            }
+            thread::sleep(WEDGE_POLL);
+        }
+    };
+    let started = thread::Builder::new().name("wedge-watch".to_owned()).spawn(watch);
+    started.map(drop).map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no thread: {error}")))
 }
 
 /// The names of the signals that end the process, as they come.

@@ -12,7 +12,8 @@ pub trait Backend: Send + Sync {
     /// [`OpenError`]
     fn open(&self) -> Result<Box<dyn Session>, OpenError>;
 
-    /// Whether the token had the key when it was last listed. Never blocks on the token.
+    /// Whether the token had the key when it was last listed; true if it was not listed yet. Never
+    /// blocks on the token.
     fn has_key(&self, key: KeyIndex) -> bool;
 
     /// Whether the keys should be listed again before the next regular time: a handle was found
@@ -74,6 +75,8 @@ pub enum OpenError {
     TooManySessions(String),
     /// It must not be tried again: the PIN was refused, and HSMs lock after a few wrong ones.
     PinRefused(String),
+    /// The token cannot do what is needed, and never will.
+    Unfit(String),
 }
 
 impl OpenError {
@@ -83,7 +86,8 @@ impl OpenError {
         match self {
             Self::Unavailable(reason)
             | Self::TooManySessions(reason)
-            | Self::PinRefused(reason) => reason,
+            | Self::PinRefused(reason)
+            | Self::Unfit(reason) => reason,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What the HSM side is started with.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use crate::limits::DEFAULT_HEDGE_BUDGET_PERCENT;
 use crate::observe::redaction::Secret;
 
 /// The whole fleet.
@@ -13,6 +15,34 @@ pub struct Config {
     pub labels: Vec<Box<str>>,
     /// A label that fits several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
+    /// When a slow call is made a second time, elsewhere.
+    pub hedging: Hedging,
+}
+
+/// `[pkcs11]` `hedge_after_milli`, `hedge_budget_percent`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedging {
+    /// A call that lasts longer is also sent to another session.
+    pub after: HedgeAfter,
+    /// How many calls in a hundred may be, over time.
+    pub budget_percent: u32,
+}
+
+impl Default for Hedging {
+    fn default() -> Self {
+        Self { after: HedgeAfter::Automatic, budget_percent: DEFAULT_HEDGE_BUDGET_PERCENT }
+    }
+}
+
+/// `[pkcs11] hedge_after_milli`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HedgeAfter {
+    /// By what the fleet's best token took lately.
+    Automatic,
+    /// Always the same.
+    Fixed(Duration),
+    /// Never.
+    Off,
 }
 
 /// One token.
@@ -26,8 +56,14 @@ pub struct TokenConfig {
     pub user_pin: Secret<String>,
     /// Sessions at the most, at least one.
     pub max_sessions: usize,
+    /// Its share of the work, beside the other tokens' weights; at least 1.
+    pub weight: u32,
+    /// Tokens of a higher number are standbys: they get jobs when none of a lower one is usable.
+    pub priority: u32,
     /// Where IVs come from.
     pub iv_mode: IvMode,
+    /// What else is known of this make of HSM.
+    pub rules: Rules,
     /// For C_Initialize (`CK_C_INITIALIZE_ARGS`, the reserved pointer): NSS softokn takes
     /// "configdir='sql:...' certPrefix='' keyPrefix='' secmod='secmod.db' flags=...". Nothing
     /// else does.
@@ -57,4 +93,20 @@ pub enum IvMode {
     ZeroedBuffer,
     /// None given; the HSM appends it to the output, after the tag (Thales Luna).
     Appended,
+}
+
+/// What a make of HSM does differently. The default takes nothing for granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Which of the codes that can also mean a device in trouble this HSM gives for a bad tag.
+    /// After one of these, a known-good operation tells; any other is trouble at once. `None`:
+    /// each of them may be a bad tag. (Codes that mean nothing else need not be named.)
+    pub bad_tag_codes: Option<&'static [u64]>,
+    /// The largest plaintext of one operation, in bytes.
+    pub max_operation_bytes: Option<usize>,
+    /// It has read-write sessions only: a refused one is not tried again read-only.
+    pub is_read_write_only: bool,
+    /// `ulIvBits` where the HSM makes the IV and appends it; 0 stands for the default, 96. In all
+    /// other cases it is 8 x `ulIvLen`.
+    pub appended_iv_bits: u32,
 }

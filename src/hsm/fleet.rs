@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
 use super::backend::{Blame, Fault};
-use super::queue::Queued;
+use super::choice::Offer;
+use super::config::Hedging;
+use super::hedge::Hedger;
+use super::queue::{Queued, TokenSet};
 use super::signal::Signal;
-use super::token::{Load, Token};
+use super::token::Token;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job, Success, TokenIndex};
 use crate::limits::{MAX_ATTEMPTS, MAX_TOKENS};
 
@@ -19,6 +22,8 @@ pub struct Fleet {
     pub tokens: Box<[Token]>,
     /// By event loop.
     inboxes: Vec<Arc<CompletionQueue>>,
+    /// When calls are made a second time.
+    pub hedger: Hedger,
     /// As last published.
     pub health: ArcSwap<FleetHealth>,
     /// Wakes the monitor.
@@ -35,11 +40,12 @@ pub struct Fleet {
 impl Fleet {
     /// With those tokens and inboxes.
     #[must_use]
-    pub fn new(tokens: Vec<Token>, inboxes: Vec<Arc<CompletionQueue>>) -> Self {
+    pub fn new(tokens: Vec<Token>, hedging: Hedging, inboxes: Vec<Arc<CompletionQueue>>) -> Self {
         debug_assert!(tokens.len() <= MAX_TOKENS);
         Self {
             tokens: tokens.into_boxed_slice(),
             inboxes,
+            hedger: Hedger::new(hedging),
             health: ArcSwap::default(),
             monitor_signal: Signal::default(),
             is_stopping: AtomicBool::new(false),
@@ -61,6 +67,7 @@ impl Fleet {
         }
         let now = Instant::now();
         let is_stopping = self.is_stopping();
+        self.hedger.earn(jobs.len());
         // One look at each token for all jobs of this turn.
         let mut offers: [Option<Offer<'_>>; MAX_TOKENS] = [const { None }; MAX_TOKENS];
         for (token, offer) in self.tokens.iter().zip(&mut offers) {
@@ -95,34 +102,6 @@ impl Fleet {
         }
     }
 
-    /// The token on which the job waits least, of those that have its key.
-    fn choose<'o, 'f>(
-        &self,
-        offers: &'o mut [Option<Offer<'f>>; MAX_TOKENS],
-        job: &Job,
-        now: Instant,
-    ) -> Result<&'o mut Offer<'f>, Failure> {
-        let is_sole = self.tokens.len() == 1;
-        let mut is_any_usable = false;
-        let mut best = None;
-        for offer in offers.iter_mut().flatten() {
-            let token = offer.token;
-            is_any_usable = true;
-            let Some(wait) = offer.wait(job.deadline, now) else { continue };
-            let lacks_key = !is_sole && !token.backend.has_key(job.request.key);
-            let is_trickling = !is_sole && token.circuit.is_trickling() && !wait.is_zero();
-            let rank = (lacks_key, is_trickling, wait);
-            if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
-                best = Some((rank, offer));
-            }
-        }
-        match best {
-            Some((_, offer)) => Ok(offer),
-            None if is_any_usable => Err(Failure::Overloaded),
-            None => Err(Failure::NoToken),
-        }
-    }
-
     /// Takes in that `token` failed at the job. Gives it back if the same token is to try again;
     /// else it is with another token, or in `answered`.
     pub fn failed(
@@ -138,7 +117,7 @@ impl Fleet {
         }
         let now = Instant::now();
         if fault.blame == Blame::Request {
-            answered.push(complete(queued, Err(fault.failure), Some(token.index), 0));
+            answered.extend(complete(queued, Err(fault.failure), Some(token.index), 0));
             return None;
         }
         if now >= queued.job.deadline {
@@ -146,11 +125,14 @@ impl Fleet {
             token.counters.expired.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        queued.tried |= bit(token.index);
+        match fault.blame {
+            Blame::Key => queued.lacking |= bit(token.index),
+            _ => queued.tried |= bit(token.index),
+        }
         let may_retry = queued.attempts < MAX_ATTEMPTS && !self.is_stopping();
         if may_retry {
             token.counters.retried.fetch_add(1, Ordering::Relaxed);
-            match self.pass_on(queued) {
+            match self.pass_on(token, queued) {
                 Ok(()) => return None,
                 Err(back) => queued = back,
             }
@@ -159,7 +141,7 @@ impl Fleet {
             }
         }
         let failure = queued.failure.unwrap_or_else(|| self.not_found());
-        answered.push(complete(queued, Err(failure), Some(token.index), 0));
+        answered.extend(complete(queued, Err(failure), Some(token.index), 0));
         None
     }
 
@@ -172,29 +154,40 @@ impl Fleet {
         }
     }
 
-    /// Queues the job at a token that has not tried it yet.
-    fn pass_on(&self, mut queued: Queued) -> Result<(), Queued> {
-        let key = queued.job.request.key;
-        let candidates = self
-            .tokens
-            .iter()
-            .filter(|token| queued.tried & bit(token.index) == 0 && token.circuit.is_usable());
-        let best = candidates.min_by_key(|token| {
-            (!token.backend.has_key(key), token.load().wait(token.queue.len()))
-        });
-        let Some(token) = best else { return Err(queued) };
-        queued = match token.queue.push_front(queued) {
-            Ok(()) => {
-                if token.roster.wake(1) {
-                    self.monitor_signal.tell();
-                } else {
-                    self.monitor_signal.tell_if_waiting();
-                }
-                return Ok(());
-            }
-            Err(queued) => queued,
-        };
-        Err(queued)
+    /// Queues the job at another token than `from`: one that has not tried it yet, or, when all
+    /// have, one that may do better now.
+    ///
+    /// # Errors
+    /// There is none; the job comes back.
+    fn pass_on(&self, from: &Token, mut queued: Queued) -> Result<(), Queued> {
+        let not_these = queued.tried | queued.lacking;
+        let mut other = self.best_for(&queued.job.request, not_these);
+        if other.is_none() {
+            queued.tried = bit(from.index);
+            other = self.best_for(&queued.job.request, queued.tried | queued.lacking);
+        }
+        match other {
+            Some(token) => self.push_first(token, queued),
+            None => Err(queued),
+        }
+    }
+
+    /// Queues the job at that token, before all others.
+    ///
+    /// # Errors
+    /// There is no room; the job comes back.
+    pub fn push_first(&self, token: &Token, queued: Queued) -> Result<(), Queued> {
+        token.queue.push_front(queued)?;
+        if token.roster.wake(1) {
+            self.monitor_signal.tell();
+        } else {
+            self.monitor_signal.tell_if_waiting();
+        }
+        // It may have been given up in the meantime, and its queue emptied before this.
+        if !token.circuit.is_usable() {
+            self.evacuate(token);
+        }
+        Ok(())
     }
 
     /// The token is of no use at present: what waits for it goes to others, or is answered.
@@ -206,7 +199,7 @@ impl Fleet {
                 continue;
             }
             queued.tried |= bit(token.index);
-            if let Err(queued) = self.pass_on(queued) {
+            if let Err(queued) = self.pass_on(token, queued) {
                 let failure = queued.failure.unwrap_or(Failure::NoToken);
                 self.answer(complete(queued, Err(failure), Some(token.index), 0));
             }
@@ -250,8 +243,9 @@ impl Fleet {
         self.monitor_signal.tell();
     }
 
-    /// Sends one answer.
-    pub fn answer(&self, completion: Completion) {
+    /// Sends one answer, if there is one to send.
+    pub fn answer(&self, completion: Option<Completion>) {
+        let Some(completion) = completion else { return };
         let event_loop = usize::from(completion.reply_to.event_loop);
         self.send(event_loop, &mut vec![completion]);
     }
@@ -271,47 +265,31 @@ impl Fleet {
     }
 }
 
-/// One token's queue in one turn of an event loop, and how long a job would wait in it.
-struct Offer<'a> {
-    token: &'a Token,
-    /// Before this turn.
-    waiting: usize,
-    /// In this turn.
-    pushed: usize,
-    load: Load,
+/// A token's place in [`Queued::tried`].
+pub const fn bit(index: TokenIndex) -> TokenSet {
+    1 << (index.0 % 16)
 }
 
-impl<'a> Offer<'a> {
-    fn of(token: &'a Token) -> Self {
-        Self { token, waiting: token.queue.len(), pushed: 0, load: token.load() }
-    }
-
-    /// How long one more job would wait; `None` if that is too long, or there is no room.
-    fn wait(&self, deadline: Instant, now: Instant) -> Option<Duration> {
-        let ahead = self.waiting + self.pushed;
-        let wait = self.load.wait(ahead);
-        // Half in hand for what an average doesn't know: a job that is taken and not done in time
-        // has cost the others its turn. A session that is free tries, however slow the token was
-        // before.
-        let end = now + wait + wait / 2 + self.load.service * 2;
-        let is_in_time = wait.is_zero() || end <= deadline;
-        (is_in_time && self.token.queue.has_room()).then_some(wait)
-    }
-}
-
-const fn bit(index: TokenIndex) -> u32 {
-    1 << (index.0 % 32)
-}
-
-/// The answer to a job. The request is let go of before the answer is sent, so that the loop can
-/// use its memory again.
+/// The answer to a job, or nothing if another attempt at the request has answered it or may do
+/// better; then what this one gave is wiped. The request is let go of before the answer is sent,
+/// so that the loop can use its memory again.
 #[must_use]
 pub fn complete(
     queued: Queued,
     outcome: Result<Success, Failure>,
     token: Option<TokenIndex>,
     queue_micros: u32,
-) -> Completion {
+) -> Option<Completion> {
+    if queued.race.is_some_and(|race| !race.finish(&outcome)) {
+        return None;
+    }
     let Job { output, reply_to, .. } = queued.job;
-    Completion { reply_to, outcome, output, token, queue_micros, hsm_micros: queued.hsm_micros }
+    Some(Completion {
+        reply_to,
+        outcome,
+        output,
+        token,
+        queue_micros,
+        hsm_micros: queued.hsm_micros,
+    })
 }

@@ -18,7 +18,7 @@ use crate::limits::{
 /// This thread is written off and must end.
 struct WrittenOff;
 
-/// Runs until the fleet stops, the PIN is refused, or a call hangs and this keeper is replaced.
+/// Runs until the fleet stops, the PIN is refused, the token proves unfit, or a call hangs and this keeper is replaced.
 pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
     let mut keeper = Keeper {
         fleet,
@@ -147,12 +147,14 @@ impl Keeper<'_> {
     }
 
     fn not_opened(&mut self, error: OpenError) -> Option<bool> {
+        let is_unfit = matches!(error, OpenError::Unfit(_));
         match error {
-            OpenError::PinRefused(reason) => {
+            OpenError::PinRefused(reason) | OpenError::Unfit(reason) => {
                 {
                     let mut state = self.token.keeper.lock();
                     state.trouble = Some(reason.clone());
                     state.has_given_up = true;
+                    state.is_unfit = is_unfit;
                 }
                 if !self.token.circuit.open(reason.clone()) {
                     let label = self.token.backend.identity().label;

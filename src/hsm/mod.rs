@@ -9,16 +9,20 @@
 //! [`pkcs11`] alone knows PKCS#11; all else sees a token as [`backend`] draws it.
 
 pub mod backend;
+mod choice;
 pub mod circuit;
 pub mod config;
 pub mod fleet;
 pub mod health;
+mod hedge;
 pub mod inventory;
 mod keeper;
+pub mod latency;
 mod monitor;
 pub mod pace;
 pub mod pkcs11;
 pub mod queue;
+pub mod race;
 pub mod roster;
 pub mod signal;
 pub mod token;
@@ -33,12 +37,12 @@ use std::time::{Duration, Instant};
 use crate::job::{CompletionQueue, Failure, FleetHealth, Job, TokenIndex};
 use crate::limits::{MAX_START_WAIT, MAX_TOKENS};
 use backend::Backend;
-use config::Config;
+use config::{Config, Hedging};
 use fleet::{Fleet, complete};
 use inventory::TokenInventory;
 use pkcs11::keys::Labels;
 use pkcs11::token::Pkcs11Token;
-use token::Token;
+use token::{Share, Token};
 
 /// The tokens, their queues and their session workers.
 pub struct Hsm {
@@ -88,8 +92,10 @@ pub struct TokenStats {
     pub faults_total: u64,
     /// Retries since the start.
     pub retried_total: u64,
-    /// Requests that went to another token too since the start.
+    /// Slow calls that were made a second time elsewhere, since the start.
     pub hedged_total: u64,
+    /// Such second calls here that answered first, since the start.
+    pub hedges_won_total: u64,
     /// Jobs dropped past their deadline since the start.
     pub expired_total: u64,
     /// Calls that hung since the start.
@@ -110,20 +116,25 @@ impl Hsm {
     /// Waits until each token has answered or failed once, [`MAX_START_WAIT`] at the most.
     ///
     /// # Errors
-    /// [`StartError`]: a module is not a PKCS#11 module.
+    /// [`StartError`]: a module is not a PKCS#11 module, or a token has no AES-GCM.
     pub fn start(
         config: Config,
         completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
         let labels = Arc::new(Labels::new(config.labels, config.allow_ambiguous_labels));
-        let mut backends: Vec<(Box<dyn Backend>, usize)> = Vec::new();
+        let mut backends: Vec<(Box<dyn Backend>, Share)> = Vec::new();
         for token in config.tokens {
-            let max_sessions = token.max_sessions;
+            let share = Share {
+                max_sessions: token.max_sessions,
+                weight: token.weight,
+                priority: token.priority,
+                max_operation_bytes: token.rules.max_operation_bytes.unwrap_or(usize::MAX),
+            };
             let backend = Pkcs11Token::new(token, Arc::clone(&labels))
                 .map_err(|message| StartError { message })?;
-            backends.push((Box::new(backend), max_sessions));
+            backends.push((Box::new(backend), share));
         }
-        Self::start_with(backends, completions)
+        Self::start_fleet(backends, config.hedging, completions)
     }
 
     /// As [`Self::start`], with tokens of any kind and how many sessions each may have.
@@ -134,6 +145,20 @@ impl Hsm {
         backends: Vec<(Box<dyn Backend>, usize)>,
         completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
+        let of_sessions = |(backend, sessions)| (backend, Share::of_sessions(sessions));
+        let backends = backends.into_iter().map(of_sessions).collect();
+        Self::start_fleet(backends, Hedging::default(), completions)
+    }
+
+    /// As [`Self::start`], with tokens of any kind and the part of each.
+    ///
+    /// # Errors
+    /// There are no tokens, too many, or no threads to be had.
+    pub fn start_fleet(
+        backends: Vec<(Box<dyn Backend>, Share)>,
+        hedging: Hedging,
+        completions: Vec<Arc<CompletionQueue>>,
+    ) -> Result<Arc<Self>, StartError> {
         if backends.is_empty() || backends.len() > MAX_TOKENS {
             let message = format!("1 to {MAX_TOKENS} HSM tokens are possible");
             return Err(StartError { message });
@@ -141,10 +166,10 @@ impl Hsm {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let spare_cores = cores.saturating_sub(completions.len()).max(1);
         let start = Instant::now();
-        let tokens = (0..).zip(backends).map(|(index, (backend, max_sessions))| {
-            Token::new(TokenIndex(index), backend, max_sessions, spare_cores, start)
+        let tokens = (0..).zip(backends).map(|(index, (backend, share))| {
+            Token::new(TokenIndex(index), backend, share, spare_cores, start)
         });
-        let fleet = Arc::new(Fleet::new(tokens.collect(), completions));
+        let fleet = Arc::new(Fleet::new(tokens.collect(), hedging, completions));
         monitor::start(&fleet)
             .map_err(|error| StartError { message: format!("no thread for the HSM: {error}") })?;
         let end = start + MAX_START_WAIT;
@@ -153,7 +178,27 @@ impl Hsm {
             fleet.progress.wait_until(end);
         }
         health::publish(&fleet, Instant::now());
-        Ok(Arc::new(Self { fleet }))
+        let hsm = Self { fleet };
+        let unfit = |token: &Token| {
+            let state = token.keeper.lock();
+            state.is_unfit.then(|| state.trouble.clone().unwrap_or_default())
+        };
+        match hsm.fleet.tokens.iter().find_map(unfit) {
+            Some(message) => Err(StartError { message }),
+            None => Ok(Arc::new(hsm)),
+        }
+    }
+
+    /// Whether no token is usable and calls do not return, so that the module that they are in
+    /// cannot be initialised anew: a new process may help. It does not where a PIN was refused,
+    /// and would try that again.
+    #[must_use]
+    pub fn is_wedged(&self) -> bool {
+        let tokens = &self.fleet.tokens;
+        let is_stuck = |token: &Token| token.roster.headcount().written_off > 0;
+        tokens.iter().all(|token| !token.circuit.is_usable())
+            && tokens.iter().any(is_stuck)
+            && !tokens.iter().any(|token| token.keeper.lock().has_given_up)
     }
 
     /// Queues the jobs of one turn of an event loop, emptying `jobs`; what cannot be taken goes
@@ -237,6 +282,7 @@ fn stats(token: &Token) -> TokenStats {
         faults_total: counters.faults.load(Ordering::Relaxed),
         retried_total: counters.retried.load(Ordering::Relaxed),
         hedged_total: counters.hedged.load(Ordering::Relaxed),
+        hedges_won_total: counters.hedges_won.load(Ordering::Relaxed),
         expired_total: counters.expired.load(Ordering::Relaxed),
         hung_total: counters.hung.load(Ordering::Relaxed),
         sessions_opened_total: counters.sessions_opened.load(Ordering::Relaxed),

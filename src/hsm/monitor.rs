@@ -12,9 +12,9 @@ use super::keeper::{self, ThreadCount};
 use super::roster::Place;
 use super::token::Token;
 use super::watch::{Found, Watch};
-use super::{health, worker};
+use super::{health, hedge, worker};
 use crate::limits::{
-    HEALTH_TICK, MAX_WRITTEN_OFF_PER_TOKEN, MIN_HANG, MIN_STALL, MONITOR_IDLE_TICKS, MONITOR_TICK,
+    HEALTH_TICK, MAX_WRITTEN_OFF_PER_TOKEN, MIN_HANG, MIN_STALL, MONITOR_IDLE_TICKS,
     PROBE_INTERVAL, SESSION_STACK_BYTES, STALL_FACTOR,
 };
 
@@ -41,19 +41,22 @@ pub fn start(fleet: &Arc<Fleet>) -> std::io::Result<()> {
 fn run(fleet: &Arc<Fleet>) {
     let mut idle_ticks = 0;
     let mut published_at = None::<Instant>;
+    let mut hedge_after = None;
     while !is_over(fleet) {
         let now = Instant::now();
         let mut is_busy = false;
         for index in 0..fleet.tokens.len() {
-            is_busy |= tend(fleet, index, now);
+            is_busy |= tend(fleet, index, now, hedge_after);
         }
         if published_at.is_none_or(|then| now.saturating_duration_since(then) >= HEALTH_TICK) {
             health::publish(fleet, now);
             published_at = Some(now);
+            fleet.tokens.iter().for_each(|token| token.latencies.advance(now));
+            hedge_after = fleet.hedger.after(&fleet.tokens);
         }
         idle_ticks = if is_busy { 0 } else { idle_ticks + 1 };
         if idle_ticks < MONITOR_IDLE_TICKS || fleet.is_stopping() {
-            fleet.monitor_signal.wait_until(now + MONITOR_TICK);
+            fleet.monitor_signal.wait_until(now + hedge::tick(hedge_after));
         } else {
             let is_needed = || fleet.tokens.iter().any(|token| !token.queue.is_empty());
             fleet.monitor_signal.doze_until(now + PROBE_INTERVAL / 2, is_needed);
@@ -70,10 +73,16 @@ fn is_over(fleet: &Fleet) -> bool {
 }
 
 /// Looks after one token. Says whether there is work in it.
-fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
+fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Duration>) -> bool {
     let token = &fleet.tokens[index];
-    let stall = MIN_STALL.max(token.pace.service().saturating_mul(STALL_FACTOR));
+    // A few very slow calls make the average long, and must not hide the next one.
+    let usual = token.pace.service().min(token.latencies.p90().unwrap_or(Duration::MAX));
+    let stall = MIN_STALL.max(usual.saturating_mul(STALL_FACTOR));
     let mut is_busy = look_at_workers(fleet, token, now, stall);
+    if let Some(after) = hedge_after {
+        hedge::look_at_calls(fleet, token, now, after);
+    }
+    hedge::relieve(fleet, token);
     is_busy |= look_at_keeper(fleet, index, now);
     if health::is_out_of_sight(token, now) {
         let reason = "probes do not return, and neither do jobs".to_owned();

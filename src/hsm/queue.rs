@@ -6,11 +6,19 @@
 //! call that hangs captures one job and no job waits behind another while a session is free.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::race::Race;
 use crate::job::{Failure, Job};
+use crate::limits::MAX_TOKENS;
+
+/// A bit for each token of the fleet.
+pub type TokenSet = u16;
+
+const _: () = assert!(MAX_TOKENS <= TokenSet::BITS as usize);
 
 /// A job, and what has been tried so far.
 pub struct Queued {
@@ -18,19 +26,40 @@ pub struct Queued {
     pub job: Job,
     /// Attempts that failed.
     pub attempts: u32,
-    /// A bit for each token that failed at it or lacks the key.
-    pub tried: u32,
+    /// A bit for each token that failed at it, till all have.
+    pub tried: TokenSet,
+    /// A bit for each token that said that it lacks the key.
+    pub lacking: TokenSet,
     /// Microseconds in the HSM so far.
     pub hsm_micros: u32,
     /// The first failure that was a token's fault.
     pub failure: Option<Failure>,
+    /// The other attempts at the same request, if there are any.
+    pub race: Option<Arc<Race>>,
+    /// It was not the first attempt.
+    pub is_hedge: bool,
 }
 
 impl Queued {
+    /// Whether another attempt has answered the request.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.race.as_ref().is_some_and(|race| race.is_over())
+    }
+
     /// Nothing was tried yet.
     #[must_use]
     pub fn new(job: Job) -> Self {
-        Self { job, attempts: 0, tried: 0, hsm_micros: 0, failure: None }
+        Self {
+            job,
+            attempts: 0,
+            tried: 0,
+            lacking: 0,
+            hsm_micros: 0,
+            failure: None,
+            race: None,
+            is_hedge: false,
+        }
     }
 }
 

@@ -100,6 +100,8 @@ pub enum Place {
 pub struct Headcount {
     /// Awake, with a session.
     pub running: usize,
+    /// In a call that takes long.
+    pub lent: usize,
     /// Asleep, with a session.
     pub idle: usize,
     /// With a session or about to have one; not written off.
@@ -143,6 +145,7 @@ impl Roster {
         let inner = self.inner.lock();
         Headcount {
             running: inner.running,
+            lent: inner.lent,
             idle: inner.idle.len(),
             workers: inner.workers,
             written_off: usize::try_from(inner.written_off).unwrap_or(0),

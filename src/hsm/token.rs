@@ -8,14 +8,16 @@ use parking_lot::Mutex;
 
 use super::backend::Backend;
 use super::circuit::Circuit;
+use super::latency::Latencies;
 use super::pace::{Pace, Place};
 use super::queue::Queue;
 use super::roster::Roster;
 use super::signal::Signal;
 use super::watch::Watch;
-use crate::job::TokenIndex;
+use crate::job::{Operation, Request, TokenIndex};
 use crate::limits::{
-    MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN, MAX_RECONNECT_BACKOFF, MIN_RECONNECT_BACKOFF,
+    GCM_TAG_BYTES, MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN, MAX_RECONNECT_BACKOFF,
+    MIN_RECONNECT_BACKOFF,
 };
 
 /// One token.
@@ -30,6 +32,8 @@ pub struct Token {
     pub roster: Roster,
     /// How fast.
     pub pace: Pace,
+    /// How fast it was in the last minute.
+    pub latencies: Latencies,
     /// Whether it gets jobs.
     pub circuit: Circuit,
     /// The workers' calls.
@@ -45,7 +49,29 @@ pub struct Token {
     /// Sessions wait to be opened until then, after one could not be.
     hire_after: Mutex<(Option<Instant>, Backoff)>,
     spare_cores: usize,
-    max_sessions: usize,
+    /// What the settings say.
+    pub share: Share,
+}
+
+/// A token's part in the fleet, by the settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Sessions at the most, at least one.
+    pub max_sessions: usize,
+    /// Its share of the work, beside the other tokens' weights; at least 1.
+    pub weight: u32,
+    /// Tokens of a higher number get jobs when none of a lower one is usable.
+    pub priority: u32,
+    /// The largest plaintext that it takes, in bytes.
+    pub max_operation_bytes: usize,
+}
+
+impl Share {
+    /// As in a fleet of equals.
+    #[must_use]
+    pub fn of_sessions(max_sessions: usize) -> Self {
+        Self { max_sessions, weight: 1, priority: 0, max_operation_bytes: usize::MAX }
+    }
 }
 
 /// What the keeper last found.
@@ -61,8 +87,10 @@ pub struct KeeperState {
     pub trouble: Option<String>,
     /// It has tried for the first time, whatever came of it.
     pub has_tried: bool,
-    /// The PIN was refused: there is no keeper any more.
+    /// The PIN was refused, or the token is unfit: there is no keeper any more.
     pub has_given_up: bool,
+    /// The token cannot do what is needed.
+    pub is_unfit: bool,
 }
 
 /// Counts since the start.
@@ -76,8 +104,10 @@ pub struct Counters {
     pub expired: AtomicU64,
     /// Jobs that went to another token, or were tried again here.
     pub retried: AtomicU64,
-    /// Requests that went to another token too, since this one was slow.
+    /// Calls that were slow, and made a second time elsewhere.
     pub hedged: AtomicU64,
+    /// Such second calls here that were the first to answer.
+    pub hedges_won: AtomicU64,
     /// Calls that hung.
     pub hung: AtomicU64,
     /// Sessions opened.
@@ -94,10 +124,11 @@ impl Token {
     pub fn new(
         index: TokenIndex,
         backend: Box<dyn Backend>,
-        max_sessions: usize,
+        share: Share,
         spare_cores: usize,
         start: Instant,
     ) -> Self {
+        let max_sessions = share.max_sessions;
         let shards = max_sessions.min(MAX_QUEUE_SHARDS).min(spare_cores + 1);
         Self {
             index,
@@ -105,6 +136,7 @@ impl Token {
             queue: Queue::new(shards, MAX_QUEUED_JOBS_PER_TOKEN),
             roster: Roster::new(max_sessions),
             pace: Pace::default(),
+            latencies: Latencies::default(),
             circuit: Circuit::new(start),
             watches: Mutex::default(),
             keeper: Mutex::default(),
@@ -113,7 +145,7 @@ impl Token {
             counters: Counters::default(),
             hire_after: Mutex::new((None, Backoff::default())),
             spare_cores: spare_cores.max(1),
-            max_sessions,
+            share,
         }
     }
 
@@ -123,7 +155,7 @@ impl Token {
     pub fn settle(&self, place: Place) {
         let limit = match place {
             Place::Here => self.spare_cores,
-            Place::Elsewhere => self.max_sessions,
+            Place::Elsewhere => self.share.max_sessions,
         };
         if self.roster.headcount().limit != limit {
             self.roster.set_limit(limit);
@@ -139,7 +171,19 @@ impl Token {
             sessions: headcount.workers.min(headcount.limit).max(1),
             free: headcount.limit.saturating_sub(headcount.running).min(headcount.idle),
             service: self.pace.service(),
+            outstanding: headcount.running + headcount.lent + self.queue.len(),
+            is_stalled: headcount.running == 0 && headcount.idle == 0,
         }
+    }
+
+    /// Whether what is asked is within its limits.
+    #[must_use]
+    pub fn has_room_for(&self, request: &Request) -> bool {
+        let tag_bytes = match request.operation {
+            Operation::Decrypt { .. } => GCM_TAG_BYTES,
+            Operation::Encrypt { .. } | Operation::Describe => 0,
+        };
+        request.input.len().saturating_sub(tag_bytes) <= self.share.max_operation_bytes
     }
 
     /// A session could not be opened: the next try waits, longer each time.
@@ -171,6 +215,10 @@ pub struct Load {
     pub free: usize,
     /// How long a call takes.
     pub service: Duration,
+    /// Jobs that wait or are at work.
+    pub outstanding: usize,
+    /// No session is free, and none gets on: all hang, or are slow, or are yet to be opened.
+    pub is_stalled: bool,
 }
 
 impl Load {
@@ -217,7 +265,13 @@ mod tests {
     /// Admission rests on it.
     #[test]
     fn waits_by_load() {
-        let load = Load { sessions: 64, free: 2, service: Duration::from_millis(2) };
+        let load = Load {
+            sessions: 64,
+            free: 2,
+            service: Duration::from_millis(2),
+            outstanding: 0,
+            is_stalled: false,
+        };
         assert_eq!(load.wait(0), Duration::ZERO);
         assert_eq!(load.wait(2), Duration::ZERO);
         assert_eq!(load.wait(66), Duration::from_millis(2));

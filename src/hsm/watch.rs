@@ -1,10 +1,14 @@
 //! One thread's call into an HSM, as the monitor sees it.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::queue::{Queued, TokenSet};
+use super::race::Race;
 use super::roster::Place;
+use crate::job::{ReplyTo, Request};
 
 /// What a thread does at present.
 #[derive(Default)]
@@ -12,19 +16,59 @@ pub struct Watch {
     call: Mutex<Call>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 enum Call {
     #[default]
     None,
-    Running {
-        since: Instant,
-        /// Later than this it hangs.
-        until: Instant,
-        /// Counts among its token's running workers.
-        is_running: bool,
-        has_lent: bool,
-    },
+    Running(Running),
     WrittenOff,
+}
+
+struct Running {
+    since: Instant,
+    /// Later than this it hangs.
+    until: Instant,
+    /// Counts among its token's running workers.
+    is_running: bool,
+    has_lent: bool,
+    /// What the call is about, until it is hedged.
+    attempt: Option<Attempt>,
+    /// The other attempts, once it is.
+    race: Option<Arc<Race>>,
+}
+
+/// What a second attempt at a request needs to know of the first.
+pub struct Attempt {
+    /// What is asked.
+    pub request: Arc<Request>,
+    /// Whom to answer.
+    pub reply_to: ReplyTo,
+    /// As in [`crate::job::Job`].
+    pub queued_at: Instant,
+    /// As in [`crate::job::Job`].
+    pub deadline: Instant,
+    /// As in [`Queued`].
+    pub tried: TokenSet,
+    /// As in [`Queued`].
+    pub lacking: TokenSet,
+    /// As in [`Queued`].
+    pub race: Option<Arc<Race>>,
+}
+
+impl Attempt {
+    /// At that job.
+    #[must_use]
+    pub fn at(queued: &Queued) -> Self {
+        Self {
+            request: Arc::clone(&queued.job.request),
+            reply_to: queued.job.reply_to,
+            queued_at: queued.job.queued_at,
+            deadline: queued.job.deadline,
+            tried: queued.tried,
+            lacking: queued.lacking,
+            race: queued.race.clone(),
+        }
+    }
 }
 
 /// How a call ended, for the thread that made it.
@@ -52,58 +96,89 @@ pub enum Found {
 }
 
 impl Watch {
-    /// A call begins. `is_running`: the thread is one of the token's running workers.
+    /// A call begins that is about no job. `is_running`: the thread is one of the token's running
+    /// workers.
     pub fn begin(&self, since: Instant, until: Instant, is_running: bool) {
-        *self.call.lock() = Call::Running { since, until, is_running, has_lent: false };
+        self.set(Running { since, until, is_running, has_lent: false, attempt: None, race: None });
+    }
+
+    /// A running worker's call begins.
+    pub fn begin_attempt(&self, since: Instant, until: Instant, attempt: Attempt) {
+        let attempt = Some(attempt);
+        self.set(Running { since, until, is_running: true, has_lent: false, attempt, race: None });
+    }
+
+    fn set(&self, running: Running) {
+        *self.call.lock() = Call::Running(running);
     }
 
     /// It returned.
     pub fn end(&self) -> End {
+        self.end_attempt().0
+    }
+
+    /// It returned. Also gives the race with other attempts, if it was hedged. What was known of
+    /// the job is let go of.
+    pub fn end_attempt(&self) -> (End, Option<Arc<Race>>) {
         let mut call = self.call.lock();
-        match *call {
-            Call::WrittenOff => End::WrittenOff,
-            Call::Running { has_lent: true, .. } => {
-                *call = Call::None;
-                End::Lent
-            }
-            Call::Running { .. } | Call::None => {
-                *call = Call::None;
-                End::InTime
-            }
+        if matches!(*call, Call::WrittenOff) {
+            return (End::WrittenOff, None);
+        }
+        match std::mem::take(&mut *call) {
+            Call::Running(Running { has_lent: true, race, .. }) => (End::Lent, race),
+            Call::Running(Running { race, .. }) => (End::InTime, race),
+            Call::None | Call::WrittenOff => (End::InTime, None),
         }
     }
 
     /// The monitor's look. A call slower than `stall` lends its place.
-    pub fn look(&self, now: Instant, stall: std::time::Duration) -> Found {
+    pub fn look(&self, now: Instant, stall: Duration) -> Found {
         let mut call = self.call.lock();
-        match *call {
+        match &mut *call {
             Call::None => Found::Idle,
             Call::WrittenOff => Found::Busy,
-            Call::Running { until, is_running, has_lent, .. } if now >= until => {
-                *call = Call::WrittenOff;
-                Found::NowWrittenOff(match (is_running, has_lent) {
+            Call::Running(Running { until, is_running, has_lent, .. }) if now >= *until => {
+                let place = match (*is_running, *has_lent) {
                     (false, _) => Place::Elsewhere,
                     (true, false) => Place::Running,
                     (true, true) => Place::Lent,
-                })
+                };
+                *call = Call::WrittenOff;
+                Found::NowWrittenOff(place)
             }
-            Call::Running { since, is_running: true, has_lent: false, .. }
-                if now.saturating_duration_since(since) > stall =>
+            Call::Running(Running { since, is_running: true, has_lent, .. })
+                if !*has_lent && now.saturating_duration_since(*since) > stall =>
             {
-                if let Call::Running { has_lent, .. } = &mut *call {
-                    *has_lent = true;
-                }
+                *has_lent = true;
                 Found::NowLent
             }
-            Call::Running { .. } => Found::Busy,
+            Call::Running(_) => Found::Busy,
+        }
+    }
+
+    /// Has a call hedged that lasts longer than `after`, once: `hedge` is given the attempt and
+    /// when it began, and gives the race if there is another attempt now.
+    pub fn hedge(
+        &self,
+        now: Instant,
+        after: Duration,
+        hedge: impl FnOnce(&Attempt, Instant) -> Option<Arc<Race>>,
+    ) {
+        if let Call::Running(running) = &mut *self.call.lock()
+            && now.saturating_duration_since(running.since) > after
+            && let Some(attempt) = &running.attempt
+            && let Some(race) = hedge(attempt, running.since)
+        {
+            running.race = Some(race);
+            running.attempt = None;
         }
     }
 
     /// Since when a call has been running.
     #[must_use]
     pub fn since(&self) -> Option<Instant> {
-        match *self.call.lock() {
-            Call::Running { since, .. } => Some(since),
+        match &*self.call.lock() {
+            Call::Running(running) => Some(running.since),
             Call::None | Call::WrittenOff => None,
         }
     }
@@ -112,7 +187,6 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     /// A call is in time, then slow, then hung, and its thread hears of the last state.
     #[test]
@@ -142,5 +216,40 @@ mod tests {
         let stall = Duration::from_millis(5);
         assert_eq!(watch.look(start + Duration::from_secs(1), stall), Found::Busy);
         assert_eq!(watch.look(end, stall), Found::NowWrittenOff(Place::Elsewhere));
+    }
+
+    /// A slow call is hedged once; its thread hears of it, and the request is let go of.
+    #[test]
+    fn hedged_once() {
+        let (watch, start) = (Watch::default(), Instant::now());
+        let request = Arc::new(Request::default());
+        let attempt = Attempt {
+            request: Arc::clone(&request),
+            reply_to: ReplyTo { event_loop: 0, slot: 0, serial: 0 },
+            queued_at: start,
+            deadline: start + Duration::from_secs(1),
+            tried: 0,
+            lacking: 0,
+            race: None,
+        };
+        let milli = Duration::from_millis(1);
+        let mut hedges = 0;
+        let mut hedge = |now, is_possible: bool| {
+            watch.hedge(now, 5 * milli, |_, since| {
+                assert_eq!(since, start);
+                hedges += 1;
+                is_possible.then(|| Arc::new(Race::of_two()))
+            });
+        };
+        hedge(start + 9 * milli, true);
+        watch.begin_attempt(start, start + 100 * milli, attempt);
+        hedge(start + 5 * milli, true);
+        hedge(start + 6 * milli, false);
+        hedge(start + 7 * milli, true);
+        hedge(start + 8 * milli, true);
+        assert_eq!(hedges, 2);
+        assert_eq!(Arc::strong_count(&request), 1);
+        let (end, race) = watch.end_attempt();
+        assert!(end == End::InTime && race.is_some());
     }
 }

@@ -12,7 +12,7 @@ use super::pace::thread_cpu_time;
 use super::queue::Queued;
 use super::roster::{Parker, Rest};
 use super::token::Token;
-use super::watch::{End, Watch};
+use super::watch::{Attempt, End, Watch};
 use crate::job::{Completion, Failure, Operation};
 use crate::limits::{
     CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_COMPLETION_HOLD, MAX_HOUSEKEEPING,
@@ -121,7 +121,7 @@ impl Worker<'_> {
                 tracing::warn!(token = label, reason = error.reason(), "no new HSM session");
                 match error {
                     OpenError::TooManySessions(_) => self.token.roster.cap(),
-                    OpenError::Unavailable(_) | OpenError::PinRefused(_) => {
+                    OpenError::Unavailable(_) | OpenError::PinRefused(_) | OpenError::Unfit(_) => {
                         if self.token.circuit.fault(|| error.reason().to_owned()) {
                             self.fleet.given_up(self.token);
                         }
@@ -192,6 +192,9 @@ impl Worker<'_> {
             self.token.counters.expired.fetch_add(1, Ordering::Relaxed);
             return Done::GoOn;
         }
+        if queued.is_answered() {
+            return Done::GoOn;
+        }
         if self.comes_too_late(&queued, start) {
             self.token.counters.expired.fetch_add(1, Ordering::Relaxed);
             let token = Some(self.token.index);
@@ -211,10 +214,14 @@ impl Worker<'_> {
         let start = Instant::now();
         let cpu = self.is_sample().then(thread_cpu_time);
         let until = queued.job.deadline.max(start + self.token.pace.hang());
-        self.watch.begin(start, until, true);
+        self.watch.begin_attempt(start, until, Attempt::at(&queued));
         let result = session.perform(&queued.job.request, &mut queued.job.output);
         let end = Instant::now();
-        match self.watch.end() {
+        let (ended, race) = self.watch.end_attempt();
+        if race.is_some() {
+            queued.race = race;
+        }
+        match ended {
             End::InTime => {}
             End::Lent => self.token.roster.reclaim(),
             End::WrittenOff => {
@@ -229,6 +236,7 @@ impl Worker<'_> {
             Ok(success) => {
                 if !matches!(queued.job.request.operation, Operation::Describe) {
                     self.token.pace.record(service);
+                    self.token.latencies.record(service);
                     if let Some(cpu) = cpu {
                         let cpu = thread_cpu_time().saturating_sub(cpu);
                         if let Some(place) = self.token.pace.sample(cpu, service) {
@@ -237,8 +245,13 @@ impl Worker<'_> {
                     }
                 }
                 self.token.circuit.success(end);
+                let is_hedge = queued.is_hedge;
                 let token = Some(self.token.index);
-                self.answer(complete(queued, Ok(success), token, queue_micros), end);
+                let completion = complete(queued, Ok(success), token, queue_micros);
+                if is_hedge && completion.is_some() {
+                    self.token.counters.hedges_won.fetch_add(1, Ordering::Relaxed);
+                }
+                self.answer(completion, end);
                 Done::GoOn
             }
             Err(fault) if matches!(fault.blame, Blame::Request) => {
@@ -259,7 +272,7 @@ impl Worker<'_> {
                 let back = self.fleet.failed(self.token, queued, fault, &mut answered);
                 for mut completion in answered {
                     completion.queue_micros = queue_micros;
-                    self.answer(completion, end);
+                    self.answer(Some(completion), end);
                 }
                 match (fault.breaks_session(), back) {
                     (true, back) => Done::Stop(Next::Reopen(back)),
@@ -280,9 +293,12 @@ impl Worker<'_> {
         start + service > job.deadline && service * 4 < whole && !self.token.queue.is_empty()
     }
 
-    fn answer(&mut self, completion: Completion, now: Instant) {
-        self.token.counters.answered.fetch_add(1, Ordering::Relaxed);
-        self.outbox.add(completion, now);
+    /// Nothing is to be sent if another attempt at the request was faster.
+    fn answer(&mut self, completion: Option<Completion>, now: Instant) {
+        if let Some(completion) = completion {
+            self.token.counters.answered.fetch_add(1, Ordering::Relaxed);
+            self.outbox.add(completion, now);
+        }
     }
 
     /// The first calls, and one in some: asking for the CPU time is a system call.

@@ -94,6 +94,28 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "context_read_timeout_milli",
             "allow_ambiguous_labels",
             "initialize_parameters",
+            "hedge_after_milli",
+            "hedge_budget_percent",
+            "exit_when_wedged",
+            "tokens",
+        ],
+    ),
+    (
+        "pkcs11.tokens",
+        &[
+            "label",
+            "serial",
+            "slot",
+            "module",
+            "user_pin",
+            "user_pin_file",
+            "session_pool_max_size",
+            "weight",
+            "priority",
+            "initialize_parameters",
+            "profile",
+            "can_generate_iv",
+            "is_zero_iv_required",
         ],
     ),
     (
@@ -185,7 +207,7 @@ mod tests {
                 let is_line = |line: &str| {
                     let line = line.trim_start_matches(['#', '[']);
                     line.strip_prefix(member).is_some_and(|rest| rest.starts_with(" = "))
-                        || line.strip_suffix(']') == Some(&format!("{section}.{member}"))
+                        || line.trim_end_matches(']') == format!("{section}.{member}")
                 };
                 assert!(text.lines().any(is_line), "[{section}] {member}");
             }

@@ -4,6 +4,7 @@
 //! [`Settings`] with what is worth a warning, or every mistake in the file at once.
 
 mod admin;
+mod capabilities;
 mod certificate;
 mod client_verifier;
 mod file;
@@ -19,6 +20,7 @@ mod server;
 mod service;
 mod stores;
 mod tls;
+mod tokens;
 mod tracing;
 
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hsm::config::TokenConfig;
+use crate::hsm::config::{Hedging, TokenConfig};
 use crate::observe::log::LogConfig;
 use crate::observe::redaction::Secret;
 use crate::proto::service::Timeouts;
@@ -176,10 +178,14 @@ pub struct Credential {
 /// `[pkcs11]`, `[pkcs11_logger]`, `[hsm_capabilities]`
 #[derive(Clone, Debug)]
 pub struct Pkcs11 {
-    /// The tokens. One, until `[[pkcs11.tokens]]` exists: the first slot with a token.
+    /// `[[pkcs11.tokens]]`; without it one, the first slot with a token.
     pub tokens: Vec<TokenConfig>,
     /// A label that fits several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
+    /// When a slow call is made a second time.
+    pub hedging: Hedging,
+    /// The process ends when no token is usable and calls do not return.
+    pub exit_when_wedged: bool,
     /// Environment variables to set before the module is loaded (`[pkcs11_logger]`): those of
     /// its members that the environment does not have already.
     pub environment: Vec<(String, String)>,

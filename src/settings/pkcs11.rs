@@ -1,99 +1,170 @@
-//! `[pkcs11]`, `[pkcs11_logger]` and `[hsm_capabilities]`
+//! `[pkcs11]` and `[pkcs11_logger]`
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Pkcs11;
-use super::known::nearest;
+use super::capabilities::{self, Capabilities};
 use super::load::{Environment, PKCS11_HSM_MODULE, variable};
 use super::report::{Place, Report};
 use super::secret;
-use super::section::{Section, shown};
-use crate::hsm::config::{IvMode, TokenConfig, TokenSelector};
-use crate::limits::MAX_SESSIONS_PER_TOKEN;
+use super::section::{Member, Section, shown};
+use super::tokens::{self, Defaults};
+use crate::hsm::config::{HedgeAfter, Hedging, TokenConfig, TokenSelector};
+use crate::limits::{DEFAULT_HEDGE_BUDGET_PERCENT, MAX_HEDGE_AFTER_MILLI, MAX_SESSIONS_PER_TOKEN};
+use crate::observe::redaction::Secret;
 
 /// They tune the reference proxy's session pool, which has no counterpart here.
 const WITHOUT_EFFECT: [&str; 3] =
     ["session_pool_timeout_milli", "session_eager_close", "context_read_timeout_milli"];
 
-/// HSMs that have rules of their own, by the names that `profile` takes.
-const PROFILES: [(&str, IvMode); 7] = [
-    ("cloudhsm", IvMode::ZeroedBuffer),
-    ("kryoptic", IvMode::Random),
-    ("luna", IvMode::Appended),
-    ("nshield", IvMode::ZeroedBuffer),
-    ("nss", IvMode::Random),
-    ("opencryptoki", IvMode::Random),
-    ("softhsm2", IvMode::Random),
-];
-
 const MODULE_REMEDY: &str = "write the path of the HSM vendor's PKCS#11 library, or set the \
                              environment variable PKCS11_HSM_MODULE, which goes before it";
 const PIN_REMEDY: &str = "write the PIN in quotes, \"\" if there is none, or name its file in \
                           user_pin_file";
-const PROFILE_REMEDY: &str = "write one of cloudhsm, kryoptic, luna, nshield, nss, opencryptoki, \
-                              softhsm2, or can_generate_iv and is_zero_iv_required instead";
+const SESSIONS_REMEDY: &str = "write how many sessions to keep open, such as 30 \
+                               (requests a second x seconds that the HSM takes for one)";
 
 pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<Pkcs11> {
-    let iv_mode = iv_mode(root);
+    let has_own = |token: &Section<'_>| capabilities::is_in(token);
+    let pkcs11 = root.peek("pkcs11");
+    let tokens = pkcs11.as_ref().and_then(|section| section.peek_all("tokens"));
+    // Where each token says it itself, nothing is left for `[hsm_capabilities]` to say.
+    let is_said = tokens.is_some_and(|all| !all.is_empty() && all.iter().all(has_own));
+    let capabilities = if is_said && root.peek("hsm_capabilities").is_none() {
+        None
+    } else {
+        Some(capabilities::read(root))
+    };
     let logger = logger(root, environment);
     let remedy = "add it with PKCS11_HSM_MODULE, user_pin and session_pool_max_size";
     let section = root.require_section("pkcs11", remedy)?;
-    let module = module(&section, environment);
-    let user_pin =
-        secret::read(&section, "user_pin", "user_pin_file", PIN_REMEDY).map(|(_, pin)| pin);
-    let sessions_remedy = "write how many sessions to keep open, such as 30 \
-                           (requests a second x seconds that the HSM takes for one)";
+    let has_tokens = section.get("tokens").is_some();
+    let module = module(&section, environment, !has_tokens);
+    let required = |name, remedy| {
+        if has_tokens { section.get(name) } else { section.require(name, remedy) }
+    };
+    let user_pin = pin_of(&section, !has_tokens);
     let max_sessions =
-        section.require("session_pool_max_size", sessions_remedy).and_then(|member| {
-            member.integer(1..=MAX_SESSIONS_PER_TOKEN as u64, "a number of sessions")
-        });
-    let allow_ambiguous_labels = match section.get("allow_ambiguous_labels") {
+        required("session_pool_max_size", SESSIONS_REMEDY).map(|member| sessions_of(&member));
+    let switch = |name| match section.get(name) {
         Some(member) => member.bool(),
         None => Some(false),
     };
+    let allow_ambiguous_labels = switch("allow_ambiguous_labels");
+    let exit_when_wedged = switch("exit_when_wedged");
+    let hedging = hedging(&section);
     let initialize_parameters = match section.get("initialize_parameters") {
-        Some(member) => {
-            let remedy = "write the string that the module takes at C_Initialize, in quotes";
-            match member.string(remedy) {
-                Some(text) if text.contains('\0') => {
-                    member.mistake("it has a NUL character", remedy);
-                    None
-                }
-                text => text.map(|text| Some(text.to_owned())),
-            }
-        }
+        Some(member) => parameters_of(&member).map(Some),
         None => Some(None),
     };
     notice_without_effect(&section);
-    Some(Pkcs11 {
-        tokens: vec![TokenConfig {
-            module: module?,
+    let tokens = if has_tokens {
+        let is_wrong = matches!(module, Some(None))
+            || matches!(user_pin, Some(None))
+            || matches!(max_sessions, Some(None))
+            || matches!(capabilities, Some(None));
+        let tokens = tokens::read(
+            &section,
+            &Defaults {
+                module: module.flatten(),
+                user_pin: user_pin.flatten(),
+                max_sessions: max_sessions.flatten(),
+                initialize_parameters: initialize_parameters?,
+                capabilities: capabilities.flatten(),
+            },
+        );
+        tokens.filter(|_| !is_wrong)?
+    } else {
+        let Capabilities { iv_mode, rules } = capabilities.flatten()?;
+        vec![TokenConfig {
+            module: module.flatten()?,
             select: TokenSelector::First,
-            user_pin: user_pin?,
-            max_sessions: max_sessions?,
-            iv_mode: iv_mode?,
+            user_pin: user_pin.flatten()?,
+            max_sessions: max_sessions.flatten()?,
+            weight: 1,
+            priority: 0,
+            iv_mode,
+            rules,
             initialize_parameters: initialize_parameters?,
-        }],
+        }]
+    };
+    Some(Pkcs11 {
+        tokens,
         allow_ambiguous_labels: allow_ambiguous_labels?,
+        hedging: hedging?,
+        exit_when_wedged: exit_when_wedged?,
         environment: logger?,
     })
 }
 
-fn module(section: &Section<'_>, environment: Environment<'_>) -> Option<PathBuf> {
-    if let Some(path) = variable(environment, PKCS11_HSM_MODULE) {
-        let path = PathBuf::from(path);
-        let place = section.place_of(PKCS11_HSM_MODULE);
-        let origin = "the environment variable PKCS11_HSM_MODULE says";
-        return is_module(&path, origin, &place, section.report()).then_some(path);
+fn hedging(section: &Section<'_>) -> Option<Hedging> {
+    let after = match section.get("hedge_after_milli") {
+        None => Some(HedgeAfter::Automatic),
+        Some(member) => member.integer(0..=MAX_HEDGE_AFTER_MILLI, "a number of milliseconds").map(
+            |milli: u64| match milli {
+                0 => HedgeAfter::Off,
+                milli => HedgeAfter::Fixed(Duration::from_millis(milli)),
+            },
+        ),
+    };
+    let budget_percent = match section.get("hedge_budget_percent") {
+        None => Some(DEFAULT_HEDGE_BUDGET_PERCENT),
+        Some(member) => member.integer(0..=100, "a number of calls in a hundred"),
+    };
+    Some(Hedging { after: after?, budget_percent: budget_percent? })
+}
+
+/// `None` if it is not there and need not be; `Some(None)` if it is wrong.
+pub(super) fn pin_of(section: &Section<'_>, is_required: bool) -> Option<Option<Secret<String>>> {
+    let is_there = ["user_pin", "user_pin_file"].into_iter().any(|it| section.get(it).is_some());
+    (is_there || is_required)
+        .then(|| secret::read(section, "user_pin", "user_pin_file", PIN_REMEDY).map(|(_, pin)| pin))
+}
+
+pub(super) fn sessions_of(member: &Member<'_>) -> Option<usize> {
+    member.integer(1..=MAX_SESSIONS_PER_TOKEN as u64, "a number of sessions")
+}
+
+pub(super) fn parameters_of(member: &Member<'_>) -> Option<String> {
+    let remedy = "write the string that the module takes at C_Initialize, in quotes";
+    let text = member.string(remedy)?;
+    if text.contains('\0') {
+        member.mistake("it has a NUL character", remedy);
+        return None;
     }
-    let member = section.require(PKCS11_HSM_MODULE, MODULE_REMEDY)?;
+    Some(text.to_owned())
+}
+
+/// A module's path, of a file that is there.
+pub(super) fn module_of(member: &Member<'_>) -> Option<PathBuf> {
     let text = member.string(MODULE_REMEDY)?;
     if text.is_empty() {
         member.mistake("it is empty", MODULE_REMEDY);
         return None;
     }
     let path = PathBuf::from(text);
-    is_module(&path, "it says", member.place(), section.report()).then_some(path)
+    is_module(&path, "it says", member.place(), member.report()).then_some(path)
+}
+
+/// `None` if it is not there and need not be; `Some(None)` if it is wrong.
+fn module(
+    section: &Section<'_>,
+    environment: Environment<'_>,
+    is_required: bool,
+) -> Option<Option<PathBuf>> {
+    if let Some(path) = variable(environment, PKCS11_HSM_MODULE) {
+        let path = PathBuf::from(path);
+        let place = section.place_of(PKCS11_HSM_MODULE);
+        let origin = "the environment variable PKCS11_HSM_MODULE says";
+        return Some(is_module(&path, origin, &place, section.report()).then_some(path));
+    }
+    let member = if is_required {
+        section.require(PKCS11_HSM_MODULE, MODULE_REMEDY)
+    } else {
+        section.get(PKCS11_HSM_MODULE)
+    };
+    member.map(|member| module_of(&member))
 }
 
 fn is_module(path: &Path, origin: &str, place: &Place, report: &Report<'_>) -> bool {
@@ -159,66 +230,4 @@ fn logger(root: &Section<'_>, environment: Environment<'_>) -> Option<Vec<(Strin
         }
     }
     is_right.then_some(variables)
-}
-
-fn iv_mode(root: &Section<'_>) -> Option<IvMode> {
-    let remedy = "add it with can_generate_iv and is_zero_iv_required, or with profile";
-    let section = root.require_section("hsm_capabilities", remedy)?;
-    let profile = section.get("profile");
-    let switch = |name| match section.get(name) {
-        Some(member) => member.bool().map(Some),
-        None if profile.is_some() => Some(None),
-        None => {
-            let remedy = format!("write {name} = true or {name} = false, or a profile instead");
-            section.report().mistake(&section.place_of(name), "it is missing", remedy);
-            None
-        }
-    };
-    let can_generate_iv = switch("can_generate_iv");
-    let is_zero_iv_required = switch("is_zero_iv_required");
-    let Some(profile) = profile else {
-        return Some(match (can_generate_iv??, is_zero_iv_required??) {
-            (false, _) => IvMode::Random,
-            (true, true) => IvMode::ZeroedBuffer,
-            (true, false) => IvMode::Appended,
-        });
-    };
-    let name = profile.string(PROFILE_REMEDY)?;
-    let Some(&(_, iv_mode)) = PROFILES.iter().find(|(known, _)| *known == name) else {
-        let (problem, remedy) = unknown_profile(name);
-        profile.mistake(problem, remedy);
-        return None;
-    };
-    let (can, zero) = match iv_mode {
-        IvMode::Random => (false, None),
-        IvMode::ZeroedBuffer => (true, Some(true)),
-        IvMode::Appended => (true, Some(false)),
-    };
-    let mut is_right = true;
-    let mut compare = |member: &str, said: Option<bool>, wanted: Option<bool>| {
-        if let (Some(said), Some(wanted)) = (said, wanted)
-            && said != wanted
-        {
-            let problem = format!("{said} contradicts profile = \"{name}\"");
-            let remedy = format!("write {member} = {wanted}, or remove it, or remove profile");
-            section.report().mistake(&section.place_of(member), problem, remedy);
-            is_right = false;
-        }
-    };
-    compare("can_generate_iv", can_generate_iv?, Some(can));
-    compare("is_zero_iv_required", is_zero_iv_required?, zero);
-    is_right.then_some(iv_mode)
-}
-
-fn unknown_profile(name: &str) -> (String, String) {
-    let lower = name.to_lowercase();
-    if lower.contains("yubi") {
-        let remedy = "use another HSM";
-        return ("a YubiHSM 2 has no AES-GCM and cannot serve".to_owned(), remedy.to_owned());
-    }
-    let remedy = match nearest(name, PROFILES.iter().map(|(known, _)| *known)) {
-        Some(nearest) => format!("did you mean \"{nearest}\"?"),
-        None => PROFILE_REMEDY.to_owned(),
-    };
-    (format!("\"{}\" is not a profile", shown(name)), remedy)
 }

@@ -124,16 +124,35 @@ impl<'a> Section<'a> {
         self.section(path)
     }
 
+    /// A look at a section below this one, if it is one: nothing is reported.
+    pub(super) fn peek(&self, name: &str) -> Option<Section<'a>> {
+        let value = self.table.get(name)?;
+        self.below(value)
+    }
+
+    /// A look at a list of sections below this one: nothing is reported.
+    pub(super) fn peek_all(&self, name: &str) -> Option<Vec<Section<'a>>> {
+        let DeValue::Array(array) = self.table.get(name)?.get_ref() else { return None };
+        array.iter().map(|item| self.below(item)).collect()
+    }
+
+    fn below(&self, value: &'a Spanned<DeValue<'a>>) -> Option<Section<'a>> {
+        let DeValue::Table(table) = value.get_ref() else { return None };
+        let (path, offset) = (String::new(), value.span().start);
+        Some(Section { name: "", path, offset, table, report: self.report })
+    }
+
     /// The sections `[[path]]`. What has another shape is a mistake.
     pub(super) fn sections(&self, path: &'static str) -> Option<Vec<Section<'a>>> {
-        let value = self.table.get(path)?;
+        let name = path.rsplit('.').next().unwrap_or(path);
+        let value = self.table.get(name)?;
         let remedy = || format!("write [[{path}]], in double brackets, before each one's members");
         let DeValue::Array(array) = value.get_ref() else {
             let problem = match value.get_ref() {
                 DeValue::Table(_) => "it is a single section, not a list of them".to_owned(),
                 other => format!("it is {}, not a list of sections", kind(other)),
             };
-            self.report.mistake(&self.place_of(path), problem, remedy());
+            self.report.mistake(&self.place_of(name), problem, remedy());
             return None;
         };
         let sections = array.iter().enumerate().filter_map(|(index, item)| {

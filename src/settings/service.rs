@@ -38,6 +38,7 @@ impl Settings {
             tokens: self.pkcs11.tokens.clone(),
             labels: service.labels().to_vec(),
             allow_ambiguous_labels: self.pkcs11.allow_ambiguous_labels,
+            hedging: self.pkcs11.hedging,
         }
     }
 

@@ -19,6 +19,7 @@ pub struct Fake {
     /// Probes fail with this.
     pub sickness: Mutex<Option<Fault>>,
     pub probes_hang: AtomicBool,
+    pub lacks_key: AtomicBool,
     pub opens: AtomicUsize,
     pub open_now: AtomicUsize,
     pub most_open: AtomicUsize,
@@ -73,6 +74,7 @@ impl Fake {
             refusal: Mutex::default(),
             sickness: Mutex::default(),
             probes_hang: AtomicBool::new(false),
+            lacks_key: AtomicBool::new(false),
             opens: AtomicUsize::new(0),
             open_now: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
@@ -108,7 +110,7 @@ impl Backend for FakeToken {
     }
 
     fn has_key(&self, _: KeyIndex) -> bool {
-        true
+        !self.0.lacks_key.load(Ordering::SeqCst)
     }
 
     fn take_stale(&self) -> bool {

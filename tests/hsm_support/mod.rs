@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod bench;
 pub mod fake;
 #[path = "../common/tools.rs"]
 pub mod tools;
@@ -22,7 +23,7 @@ use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use sha2::Sha256;
 use xks_proxy::hsm::Hsm;
-use xks_proxy::hsm::config::{Config, IvMode, TokenConfig, TokenSelector};
+use xks_proxy::hsm::config::{Config, Hedging, IvMode, Rules, TokenConfig, TokenSelector};
 use xks_proxy::job::{
     Completion, CompletionQueue, Failure, HsmAad, Iv, Job, KeyIndex, Operation, ReplyTo, Request,
     Success,
@@ -163,7 +164,10 @@ pub fn token(module: PathBuf, select: TokenSelector, pin: &str, sessions: usize)
         select,
         user_pin: Secret::new(pin.to_owned()),
         max_sessions: sessions,
+        weight: 1,
+        priority: 0,
         iv_mode: IvMode::Random,
+        rules: Rules::default(),
         initialize_parameters: None,
     }
 }
@@ -174,6 +178,7 @@ pub fn config(tokens: Vec<TokenConfig>, labels: &[&str]) -> Config {
         tokens,
         labels: labels.iter().map(|label| Box::from(*label)).collect(),
         allow_ambiguous_labels: false,
+        hedging: Hedging::default(),
     }
 }
 
@@ -194,13 +199,20 @@ impl Caller {
 
     /// Starts what `start` starts.
     pub fn with(start: impl FnOnce(Vec<Arc<CompletionQueue>>) -> Arc<Hsm>) -> Self {
+        Self::try_with(|inboxes| Some(start(inboxes))).unwrap()
+    }
+
+    /// Starts what `start` starts, if it does.
+    pub fn try_with(
+        start: impl FnOnce(Vec<Arc<CompletionQueue>>) -> Option<Arc<Hsm>>,
+    ) -> Option<Self> {
         let (sender, woken) = channel();
         let sender = std::sync::Mutex::new(sender);
         let inbox = Arc::new(CompletionQueue::new(move || {
             let _ = sender.lock().unwrap().send(());
         }));
-        let hsm = start(vec![Arc::clone(&inbox)]);
-        Self { hsm, inbox, woken, serial: 0 }
+        let hsm = start(vec![Arc::clone(&inbox)])?;
+        Some(Self { hsm, inbox, woken, serial: 0 })
     }
 
     /// A job of this caller with a deadline of that many milliseconds.
@@ -218,10 +230,15 @@ impl Caller {
 
     /// Waits for answers until there are that many, or for ten seconds.
     pub fn wait(&self, count: usize) -> Vec<Completion> {
-        let end = Instant::now() + Duration::from_secs(10);
+        self.wait_for(count, Duration::from_secs(10))
+    }
+
+    /// Waits for answers until there are that many, or for that long.
+    pub fn wait_for(&self, count: usize, time: Duration) -> Vec<Completion> {
+        let end = Instant::now() + time;
         let mut all = Vec::new();
         while all.len() < count && Instant::now() < end {
-            let _ = self.woken.recv_timeout(Duration::from_millis(100));
+            let _ = self.woken.recv_timeout(time.min(Duration::from_millis(100)));
             let mut some = Vec::new();
             self.inbox.take(&mut some);
             all.append(&mut some);
@@ -244,6 +261,20 @@ impl Caller {
             assert!(output.is_empty(), "a failure has no output");
         }
         completion.outcome.map(|success| (success, output))
+    }
+
+    /// Asks and waits, while answers to other jobs may come too.
+    pub fn ask_any(&mut self, request: Request) -> Result<(Success, Vec<u8>), Failure> {
+        let mut jobs = vec![self.job(request, 5_000)];
+        self.hsm.submit(&mut jobs, &mut Vec::new());
+        loop {
+            let answers = self.wait(1);
+            assert!(!answers.is_empty(), "no answer");
+            let is_it = |answer: &Completion| answer.reply_to.serial == self.serial;
+            if let Some(it) = answers.into_iter().find(is_it) {
+                return it.outcome.map(|success| (success, it.output.to_vec()));
+            }
+        }
     }
 
     /// Asks for the attributes.

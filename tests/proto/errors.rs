@@ -30,6 +30,7 @@ fn failures_of_the_hsm() {
         (Failure::MayNotEncrypt, 400, "InvalidKeyUsageException"),
         (Failure::MayNotDecrypt, 400, "InvalidKeyUsageException"),
         (Failure::InvalidCiphertext, 400, "InvalidCiphertextException"),
+        (Failure::TooLarge, 501, "UnsupportedOperationException"),
         (Failure::Overloaded, 429, "ThrottlingException"),
         (Failure::TimedOut, 503, "DependencyTimeoutException"),
         (Failure::NoToken, 503, "DependencyTimeoutException"),

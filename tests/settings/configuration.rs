@@ -27,6 +27,7 @@ fn files(place: &Place) -> Vec<(String, String)> {
             Some("#client_ca_pem") => format!("#client_ca_pem = \"{cert}\""),
             Some("mtls_client_ca_pem") => format!("mtls_client_ca_pem = \"{cert}\""),
             Some("PKCS11_HSM_MODULE") => "PKCS11_HSM_MODULE = \"MODULE\"".to_owned(),
+            Some("#module") => "#module = \"MODULE\"".to_owned(),
             _ => line.to_owned(),
         });
         files.push((name, lines.collect::<Vec<_>>().join("\n") + "\n"));

@@ -6,6 +6,7 @@ mod admin;
 mod configuration;
 mod environment;
 mod files;
+mod fleet;
 mod fuzz;
 mod handshakes;
 mod mistakes;

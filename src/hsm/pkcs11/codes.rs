@@ -191,6 +191,19 @@ pub fn class(code: CK_RV) -> Class {
     row(code).map_or(Class::Ambiguous, |row| row.2)
 }
 
+/// What the code means from C_Decrypt for an HSM that gives these codes for a bad tag, and no
+/// other that can also mean a device in trouble; `None`: it may be any of them.
+#[must_use]
+pub fn class_of_decrypt(code: CK_RV, bad_tag_codes: Option<&[CK_RV]>) -> Class {
+    match (class(code), bad_tag_codes) {
+        (Class::BadCiphertext, _) => Class::BadCiphertext,
+        (_, Some(codes)) if codes.contains(&code) => Class::Ambiguous,
+        (Class::Ambiguous, Some(_)) => Class::Token,
+        (Class::AmbiguousRequest, Some(_)) => Class::Request,
+        (class, _) => class,
+    }
+}
+
 /// The code's name and number, for people.
 #[must_use]
 pub fn describe(code: CK_RV) -> String {
@@ -269,5 +282,23 @@ mod tests {
         assert_eq!(class(CKR_CRYPTOKI_NOT_INITIALIZED), Class::Module);
         assert_eq!(class(0x8000_0001), Class::Ambiguous, "a vendor's own");
         assert_eq!(describe(CKR_DEVICE_ERROR), "CKR_DEVICE_ERROR (0x00000030)");
+    }
+
+    /// A profile narrows down what a failed decryption may mean, and never makes a certain bad
+    /// ciphertext into anything else.
+    #[test]
+    fn profiles_narrow_down() {
+        let nshield = Some(&[CKR_FUNCTION_FAILED][..]);
+        assert_eq!(class_of_decrypt(CKR_FUNCTION_FAILED, nshield), Class::Ambiguous);
+        assert_eq!(class_of_decrypt(CKR_GENERAL_ERROR, nshield), Class::Token);
+        assert_eq!(class_of_decrypt(0x8000_0001, nshield), Class::Token);
+        assert_eq!(class_of_decrypt(CKR_DATA_INVALID, nshield), Class::Request);
+        for codes in [None, Some(&[][..]), nshield] {
+            let class = class_of_decrypt(CKR_ENCRYPTED_DATA_INVALID, codes);
+            assert_eq!(class, Class::BadCiphertext);
+            assert_eq!(class_of_decrypt(CKR_SESSION_CLOSED, codes), Class::Session);
+        }
+        assert_eq!(class_of_decrypt(CKR_GENERAL_ERROR, None), Class::Ambiguous);
+        assert_eq!(class_of_decrypt(CKR_ARGUMENTS_BAD, None), Class::AmbiguousRequest);
     }
 }

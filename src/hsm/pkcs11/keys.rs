@@ -103,6 +103,12 @@ impl KeyCache {
         self.entries.read().get(usize::try_from(key.0).ok()?)?.key
     }
 
+    /// Whether it is there, as far as is known: before a listing, all may be.
+    #[must_use]
+    pub fn may_have(&self, key: KeyIndex) -> bool {
+        self.get(key).is_some() || !self.is_listed.load(Ordering::Acquire)
+    }
+
     /// Whether a handle was found stale since this was last asked.
     pub fn take_stale(&self) -> bool {
         self.is_stale.swap(false, Ordering::AcqRel)

@@ -134,7 +134,7 @@ impl Calls {
 
     /// `None` if the token made none. No code tells a refusal from trouble: a token that wants a
     /// card may say that nobody is logged in, or that there is no token. What else it does tells.
-    fn make_probe_key(&self, token: &Shared) -> Result<Option<CK_OBJECT_HANDLE>, Fault> {
+    pub(super) fn make_probe_key(&self, token: &Shared) -> Result<Option<CK_OBJECT_HANDLE>, Fault> {
         let template = [
             Attribute::Token(false),
             Attribute::ValueLen(cryptoki::types::Ulong::new(32)),

@@ -9,6 +9,8 @@ mod listing;
 pub mod login;
 pub mod module;
 mod operations;
+pub mod probe;
+pub mod profiles;
 pub mod session;
 pub mod token;
 mod trouble;

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroize as _;
 
-use super::codes::{self, Class};
+use super::codes::Class;
 use super::ffi::RawError;
 use super::gcm::{NoIv, given_iv};
 use super::keys::Key;
@@ -15,6 +15,7 @@ use super::session::Calls;
 use super::token::Shared;
 use super::trouble::{NO_SESSION, Trouble, fault_of_class, malformed, trouble_of};
 use crate::hsm::backend::{Blame, Fault};
+use crate::hsm::config::IvMode;
 use crate::job::{Failure, Iv, Operation, Request, Success};
 use crate::limits::{AMBIGUOUS_CODE_REPEATS, GCM_IV_BYTES, GCM_TAG_BYTES};
 
@@ -80,6 +81,9 @@ impl Calls {
                 Fault { failure: Failure::Malformed, blame: Blame::Token }
             }
         })?;
+        if mode == IvMode::Appended && token.config.rules.appended_iv_bits != 0 {
+            iv.bits = token.config.rules.appended_iv_bits;
+        }
         let raw = &token.module.raw;
         let result = raw.encrypt(session.handle(), handle, &mut iv, aad, plaintext, output);
         token.counted(result).map_err(|error| match error {
@@ -138,7 +142,7 @@ impl Calls {
         self.scratch.zeroize();
         match result {
             Ok(()) => Ok(is_same),
-            Err(RawError::Operation(code)) => match codes::class(code) {
+            Err(RawError::Operation(code)) => match token.class_of_decrypt(code) {
                 Class::BadCiphertext => Ok(false),
                 Class::Ambiguous | Class::AmbiguousRequest => {
                     self.known_good(token, key, code)?;
@@ -186,7 +190,7 @@ impl Calls {
                 Err(RawError::Init(code)) => {
                     return Err(trouble_of(code, Failure::MayNotDecrypt));
                 }
-                Err(RawError::Operation(code)) => match codes::class(code) {
+                Err(RawError::Operation(code)) => match token.class_of_decrypt(code) {
                     Class::BadCiphertext => return invalid,
                     // It may be the device that is in trouble, or too busy. If a good ciphertext
                     // passes and this one fails, again and again, then it is this one.

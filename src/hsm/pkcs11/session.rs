@@ -62,7 +62,8 @@ impl Pkcs11Session {
         self.token.module.enter_session(self.generation)
     }
 
-    fn call<T>(
+    /// Makes calls on the session, unless the module was initialised anew since it was opened.
+    pub(super) fn call<T>(
         &mut self,
         work: impl FnOnce(&mut Calls, &Shared) -> Result<T, Fault>,
     ) -> Result<T, Fault> {

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::Error;
+use cryptoki::mechanism::MechanismType;
 use cryptoki::session::Session as CryptokiSession;
 use cryptoki::slot::{Slot, TokenInfo};
-use cryptoki_sys::{CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED};
+use cryptoki_sys::{CK_RV, CKR_MECHANISM_INVALID, CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED};
 use parking_lot::RwLock;
 
 use super::codes::{self, Class};
@@ -77,6 +78,11 @@ impl Shared {
         result
     }
 
+    /// What a code from C_Decrypt means for this make of HSM.
+    pub(super) fn class_of_decrypt(&self, code: CK_RV) -> Class {
+        codes::class_of_decrypt(code, self.config.rules.bad_tag_codes)
+    }
+
     fn slot(&self, generation: Generation) -> Result<(Slot, LoginRules), OpenError> {
         {
             let chosen = self.chosen.read();
@@ -94,6 +100,7 @@ impl Shared {
         let index = choose(slots.iter().map(|found| &found.inventory), &self.config.select, known)
             .map_err(OpenError::Unavailable)?;
         let found = &slots[index];
+        require_gcm(&self.module.pkcs11, found)?;
         if chosen.token.is_some() {
             // Found before, lost, and found again.
             self.keys.forget();
@@ -124,12 +131,24 @@ impl Pkcs11Token {
         Ok(Self { shared: Arc::new(shared), is_closed: AtomicBool::new(false) })
     }
 
-    fn open_session(&self) -> Result<Pkcs11Session, OpenError> {
+    pub(super) fn config(&self) -> &TokenConfig {
+        &self.shared.config
+    }
+
+    /// Who it is, in a line.
+    pub(super) fn describe(&self) -> String {
+        let Identity { id, label, model, manufacturer } = self.identity();
+        format!("{label:?}, serial {id:?}, {manufacturer} {model}")
+    }
+
+    pub(super) fn open_session(&self) -> Result<Pkcs11Session, OpenError> {
         let shared = &self.shared;
         let entry = shared.module.enter().map_err(OpenError::Unavailable)?;
         let generation = entry.generation();
         let (slot, rules) = shared.slot(generation)?;
-        let session = open_in(&shared.module.pkcs11, slot).map_err(|error| {
+        let is_read_write_only = shared.config.rules.is_read_write_only;
+        let opened = open_in(&shared.module.pkcs11, slot, is_read_write_only);
+        let session = opened.map_err(|error| {
             shared.count(&error);
             let reason = codes::describe_error(&error);
             match codes::code_of(&error) {
@@ -155,7 +174,7 @@ impl Backend for Pkcs11Token {
     }
 
     fn has_key(&self, key: KeyIndex) -> bool {
-        self.shared.keys.get(key).is_some()
+        self.shared.keys.may_have(key)
     }
 
     fn take_stale(&self) -> bool {
@@ -259,11 +278,32 @@ impl Drop for Pkcs11Token {
 }
 
 /// AWS CloudHSM has read-write sessions only; a token that is write-protected, none of them.
-fn open_in(pkcs11: &Pkcs11, slot: Slot) -> Result<CryptokiSession, Error> {
+fn open_in(
+    pkcs11: &Pkcs11,
+    slot: Slot,
+    is_read_write_only: bool,
+) -> Result<CryptokiSession, Error> {
     pkcs11.open_rw_session_no_drop(slot).or_else(|error| match codes::code_of(&error) {
-        Some(CKR_TOKEN_WRITE_PROTECTED) => pkcs11.open_ro_session_no_drop(slot),
+        Some(CKR_TOKEN_WRITE_PROTECTED) if !is_read_write_only => {
+            pkcs11.open_ro_session_no_drop(slot)
+        }
         _ => Err(error),
     })
+}
+
+/// Without CKM_AES_GCM there is nothing that the token could do here. One that does not tell its
+/// mechanisms shows it at the first operation.
+fn require_gcm(pkcs11: &Pkcs11, found: &Found) -> Result<(), OpenError> {
+    match pkcs11.get_mechanism_info(found.slot, MechanismType::AES_GCM) {
+        Err(error) if codes::code_of(&error) == Some(CKR_MECHANISM_INVALID) => {
+            let SlotInventory { label, manufacturer, model, .. } = &found.inventory;
+            Err(OpenError::Unfit(format!(
+                "the token {label:?} ({manufacturer} {model}) has no AES-GCM (CKM_AES_GCM), which \
+                 is all that KMS asks of an HSM: it cannot serve"
+            )))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 struct Found {

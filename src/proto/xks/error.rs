@@ -171,7 +171,7 @@ impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         use ErrorName::{
             DependencyTimeout, Internal, InvalidCiphertext, InvalidKeyUsage, InvalidState,
-            KeyNotFound, Throttling,
+            KeyNotFound, Throttling, UnsupportedOperation,
         };
         match failure {
             Failure::KeyNotFound => {
@@ -190,6 +190,10 @@ impl From<Failure> for ApiError {
             Failure::InvalidCiphertext => Self::new(
                 InvalidCiphertext,
                 "ciphertext, initialization vector, tag, metadata and AAD do not fit together",
+            ),
+            Failure::TooLarge => Self::new(
+                UnsupportedOperation,
+                "the data is larger than the HSM takes in one operation",
             ),
             Failure::Overloaded => Self::new(
                 Throttling,

@@ -1,0 +1,292 @@
+"""A proxy with one or two SoftHSM2 tokens behind the interposer, under load, and in trouble."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from matrix.proxy import PIN, Failed, binary, free_ports, make_certificates, softhsm2_module
+
+RATE = 1000
+CRYPTO = ("C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt")
+
+
+def toml_list(strings):
+    return "[" + ", ".join(f'"{string}"' for string in strings) + "]"
+
+
+class Rig:
+    """A proxy that runs for as long as the `with` block; its directory goes with it."""
+
+    def __init__(self, tokens=("one", "two"), sessions=8, pin=PIN, pkcs11="", capabilities=None):
+        self.tokens = tokens
+        self.sessions = sessions
+        self.pin = pin
+        self.pkcs11 = pkcs11
+        self.capabilities = capabilities or 'profile = "softhsm2"'
+        self.step = 0
+        self.process = None
+
+    def __enter__(self):
+        self.stack = contextlib.ExitStack()
+        self.work = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="xks-trouble")))
+        try:
+            self.prepare()
+            self.start()
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+        self.stack.close()
+
+    def prepare(self):
+        work = self.work
+        (work / "tokens").mkdir()
+        (work / "log").mkdir()
+        (work / "softhsm2.conf").write_text(
+            f"directories.tokendir = {work / 'tokens'}\nobjectstore.backend = file\nlog.level = ERROR\n"
+        )
+        make_certificates(work / "certificates")
+        self.environment = {
+            **os.environ,
+            "SOFTHSM2_CONF": str(work / "softhsm2.conf"),
+            "XKS_PROXY_SETTINGS_TOML": str(work / "settings.toml"),
+            "XKS_INTERPOSER_MODULE": softhsm2_module(),
+            "XKS_INTERPOSER_CONFIG": str(work / "faults.toml"),
+            "XKS_INTERPOSER_COUNTS": str(work / "counts.toml"),
+        }
+        self.environment.pop("PKCS11_HSM_MODULE", None)
+        maker = [binary("xks-token-maker"), softhsm2_module(), ""]
+        key = os.urandom(32).hex()
+        for token in self.tokens:
+            commands = ["init", token, "12345678", PIN, "add", token, PIN, "aes", "foo", key, "ed"]
+            subprocess.run([*maker, *commands], env=self.environment, check=True)
+        listed = subprocess.run(
+            [*maker, "slots"], env=self.environment, check=True, capture_output=True, text=True
+        )
+        rows = [line.split("\t") for line in listed.stdout.splitlines()]
+        slots = {row[1].strip(): int(row[0]) for row in rows}
+        self.slots = [slots[token] for token in self.tokens]
+        (work / "faults.toml").write_text("")
+        self.port, self.ping_port = free_ports(2)
+        (work / "settings.toml").write_text(self.settings())
+
+    def settings(self):
+        tokens = "".join(f'[[pkcs11.tokens]]\nlabel = "{token}"\n' for token in self.tokens)
+        return f"""\
+[server]
+ip = "127.0.0.1"
+port = {self.port}
+port_http_ping = {self.ping_port}
+region = "us-east-1"
+service = "kms-xks-proxy"
+drain_delay_milli = 100
+
+[tracing]
+is_stdout_writer_enabled = true
+is_file_writer_enabled = false
+level = "WARN"
+
+[security]
+is_sigv4_auth_enabled = true
+is_tls_enabled = false
+is_mtls_enabled = false
+
+[[external_key_stores]]
+uri_path_prefix = "/example/uri/path/prefix"
+sigv4_access_key_id = "BETWEEN2TENAND3TENCHARACTERS"
+sigv4_secret_access_key = "PleaseReplaceThisWithSomeSecretOfLength43To64"
+xks_key_id_set = ["foo"]
+
+[pkcs11]
+session_pool_max_size = {self.sessions}
+user_pin = "{self.pin}"
+PKCS11_HSM_MODULE = "{binary("libxks_interposer.so")}"
+{self.pkcs11}
+{tokens}
+[hsm_capabilities]
+{self.capabilities}
+"""
+
+    def start(self, must_be_ready=True):
+        with open(self.work / "output.txt", "ab") as output:
+            self.process = subprocess.Popen(
+                [binary("xks-proxy")], env=self.environment, stdout=output, stderr=output
+            )
+        deadline = time.monotonic() + 30
+        while self.get("/readyz" if must_be_ready else "/ping")[0] != 200:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"the proxy does not get ready: {self.log()[-600:]}")
+            time.sleep(0.02)
+
+    def stop(self):
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def log(self):
+        return (self.work / "output.txt").read_text(errors="replace")
+
+    def get(self, path, timeout=5):
+        """Status and milliseconds; status 0 if there was no answer."""
+        started = time.monotonic()
+        try:
+            url = f"http://127.0.0.1:{self.ping_port}{path}"
+            with urllib.request.urlopen(url, timeout=timeout) as answer:
+                status = answer.status
+                answer.read()
+        except urllib.error.HTTPError as error:
+            status = error.code
+        except OSError:
+            status = 0
+        return status, (time.monotonic() - started) * 1000
+
+    def set(self, text):
+        """Puts faults in force, and waits until they are."""
+        self.step += 1
+        name = f'name = "step {self.step}"\n'
+        new = self.work / "faults.new"
+        new.write_text(name + text)
+        new.rename(self.work / "faults.toml")
+        deadline = time.monotonic() + 10
+        while True:
+            counts = self.counts()
+            if counts.get("settings_error"):
+                raise Failed(f"the interposer refuses:\n{text}\n{counts['settings_error']}")
+            if counts.get("name") == f"step {self.step}":
+                return
+            if time.monotonic() > deadline:
+                raise Failed("the interposer does not take its settings")
+            time.sleep(0.01)
+
+    def counts(self):
+        request = self.work / "counts.toml.request"
+        request.touch()
+        deadline = time.monotonic() + 5
+        while request.exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        try:
+            return tomllib.loads((self.work / "counts.toml").read_text())
+        except (OSError, tomllib.TOMLDecodeError):
+            return {}
+
+    @contextlib.contextmanager
+    def load(self, seconds, *options, rate=RATE, mix="decrypt=1,encrypt-cdiv=1"):
+        """Runs the generator beside the block; what it found is in the result's `found` after."""
+        load = Load(self, seconds, options, rate, mix)
+        try:
+            yield load
+            load.wait()
+        finally:
+            load.kill()
+
+
+class Load:
+    def __init__(self, rig, seconds, options, rate, mix):
+        self.json = rig.work / f"load-{time.monotonic_ns()}.json"
+        command = [
+            *(binary("xks-load"), "run", "--settings", rig.work / "settings.toml", "--quiet"),
+            *("--rate", str(rate), "--mix", mix, "--seconds", str(seconds), "--warm-up", "1"),
+            *("--connections", "64", "--json", self.json, "--samples", "2000", *options),
+        ]
+        self.process = subprocess.Popen(
+            command, env=rig.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.seconds = seconds
+        # Encrypts what the decrypts are made of, then warms up.
+        time.sleep(2)
+
+    def wait(self):
+        output, _ = self.process.communicate(timeout=self.seconds + 60)
+        if not self.json.exists():
+            raise Failed(f"the load generator: {output}")
+        self.found = json.loads(self.json.read_text())
+        self.is_wrong = self.process.returncode == 2 or bool(self.found["wrong_encrypts"])
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def failed(self):
+        return self.found["total"]["failed"]
+
+    def failures(self):
+        return {
+            f"{failure['status']} {failure['name']}".strip(): failure["count"]
+            for failure in self.found["failures"]
+        }
+
+    def line(self):
+        total, latency = self.found["total"], self.found["total"]["latency_ms"]
+        late = self.found["generator"]["lateness_ms"]
+        text = (
+            f"{total['requests']} requests, {total['failed']} failed, p50 {latency['p50']:.2f}, "
+            f"p99 {latency['p99']:.1f}, p99.9 {latency['p99_9']:.1f}, max {latency['max']:.1f} ms"
+        )
+        text += f" (generator late: p99 {late['p99']:.1f}, p99.9 {late['p99_9']:.1f})"
+        if total["failed"]:
+            text += f" {self.failures()}"
+        return text + (" WRONG ANSWERS" if self.is_wrong else "")
+
+
+class Pinger:
+    """Calls /ping (or another path) every 10 ms, and keeps how long it took."""
+
+    def __init__(self, rig, path="/ping"):
+        self.rig, self.path = rig, path
+        self.times, self.failures = [], 0
+        self.is_over = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        # One connection: what is measured is the proxy, not this script.
+        connection = None
+        request = f"GET {self.path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        while not self.is_over.wait(0.01):
+            try:
+                if connection is None:
+                    address = ("127.0.0.1", self.rig.ping_port)
+                    connection = socket.create_connection(address, 5)
+                started = time.monotonic()
+                connection.sendall(request)
+                if not connection.recv(4096).startswith(b"HTTP/1.1 200"):
+                    self.failures += 1
+                self.times.append((time.monotonic() - started) * 1000)
+            except OSError:
+                self.failures += 1
+                connection = None
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over.set()
+        self.thread.join()
+
+    def line(self):
+        times = sorted(self.times) or [0.0]
+        at = lambda part: times[min(len(times) - 1, int(part * len(times)))]  # noqa: E731
+        return (
+            f"{self.path}: {len(self.times)} calls, {self.failures} failed, p50 {at(0.5):.2f}, "
+            f"p99 {at(0.99):.2f}, max {times[-1]:.2f} ms"
+        )

@@ -1,0 +1,134 @@
+//! `xks-proxy probe-hsm`: what a token can do, and which profile to write down.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{EXIT_UNAVAILABLE, Failed};
+use crate::hsm::config::{IvMode, TokenConfig, TokenSelector};
+use crate::hsm::pkcs11::codes;
+use crate::hsm::pkcs11::ffi::set_environment;
+use crate::hsm::pkcs11::probe::{self, Bounds, Findings};
+
+/// Tries each token of the settings.
+///
+/// # Errors
+/// [`Failed`]: the settings are wrong, or a token cannot be tried or cannot serve.
+pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(), Failed> {
+    let (settings, _) = super::load(file, false)?;
+    // No thread has been started yet.
+    set_environment(&settings.pkcs11.environment);
+    let service = settings.service();
+    let mut failures = Vec::new();
+    for token in &settings.pkcs11.tokens {
+        println!("\nmodule {}, {}", token.module.display(), name(&token.select));
+        match probe::run(token, service.labels(), Bounds { max_sessions, time }) {
+            Ok(findings) => {
+                print(&findings, token);
+                if findings.iv_mode.is_none() {
+                    failures.push("no way of making IVs works: it cannot serve".to_owned());
+                }
+            }
+            Err(why) => {
+                println!("  FAILED: {why}");
+                failures.push(why);
+            }
+        }
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Failed::new(EXIT_UNAVAILABLE, failures.join("\n")))
+}
+
+fn name(select: &TokenSelector) -> String {
+    match select {
+        TokenSelector::First => "the first token".to_owned(),
+        TokenSelector::Label(label) => format!("the token of label {label:?}"),
+        TokenSelector::Serial(serial) => format!("the token of serial number {serial:?}"),
+        TokenSelector::Slot(slot) => format!("slot {slot}"),
+    }
+}
+
+fn print(findings: &Findings, token: &TokenConfig) {
+    println!("  token {}", findings.token);
+    for (iv_mode, outcome) in &findings.iv_modes {
+        match outcome {
+            Ok(bytes) => println!("  {}: works, {bytes} bytes", what(*iv_mode)),
+            Err(why) => println!("  {}: no ({why})", what(*iv_mode)),
+        }
+    }
+    let Some(iv_mode) = findings.iv_mode else { return };
+    let names: Vec<String> =
+        findings.bad_tag_codes.iter().map(|code| codes::describe(*code)).collect();
+    println!("  a bad tag: {}", names.join(", "));
+    for oddity in &findings.bad_tag_oddities {
+        println!("  ATTENTION: {oddity}");
+    }
+    match &findings.too_large {
+        None => println!("  one operation: {} bytes, no end found", findings.max_operation_bytes),
+        Some(why) => {
+            println!("  one operation: {} bytes, then {why}", findings.max_operation_bytes);
+        }
+    }
+    match &findings.sessions {
+        (count, None) => println!("  sessions: {count}, no end found"),
+        (count, Some(why)) => println!("  sessions: {count}, then {why}"),
+    }
+    for (sessions, rate) in &findings.throughput {
+        println!("  {sessions:>4} sessions at once: {rate:>8.0} operations a second");
+    }
+    print_profile(findings, token, iv_mode);
+}
+
+fn print_profile(findings: &Findings, token: &TokenConfig, iv_mode: IvMode) {
+    let fitting: Vec<&str> = findings.fitting_profiles().map(|profile| profile.name).collect();
+    let (can, zero) = switches(iv_mode);
+    println!("\n  To be written:\n\n  [hsm_capabilities]");
+    match fitting.iter().find(|name| is_of(findings, name)) {
+        Some(name) => println!("  profile = \"{name}\""),
+        None => {
+            println!("  can_generate_iv = {can}\n  is_zero_iv_required = {zero}");
+            if !fitting.is_empty() {
+                println!("  # or a profile, if it is such an HSM: {}", fitting.join(", "));
+            }
+        }
+    }
+    if let Some(sessions) = findings.useful_sessions() {
+        println!("\n  [pkcs11]\n  session_pool_max_size = {sessions}   # nine tenths of the best");
+    }
+    if token.iv_mode != iv_mode {
+        println!("\n  The settings say something else at present: {}.", what(token.iv_mode));
+    }
+}
+
+/// Whether the token calls itself that.
+fn is_of(findings: &Findings, profile: &str) -> bool {
+    let words: &[&str] = match profile {
+        "cloudhsm" => &["cloudhsm", "cavium", "marvell"],
+        "kryoptic" => &["kryoptic"],
+        "luna" => &["luna", "safenet", "thales"],
+        "nshield" => &["ncipher", "entrust", "nshield"],
+        "nss" => &["nss", "mozilla"],
+        "opencryptoki" => &["opencryptoki", "ibm"],
+        "softhsm2" => &["softhsm"],
+        _ => &[],
+    };
+    let token = findings.token.to_lowercase();
+    words.iter().any(|word| token.contains(word))
+}
+
+const fn switches(iv_mode: IvMode) -> (bool, bool) {
+    match iv_mode {
+        IvMode::Random => (false, false),
+        IvMode::ZeroedBuffer => (true, true),
+        IvMode::Appended => (true, false),
+    }
+}
+
+const fn what(iv_mode: IvMode) -> &'static str {
+    match iv_mode {
+        IvMode::Random => "an IV of random bytes",
+        IvMode::ZeroedBuffer => "an IV that the HSM writes over zeros",
+        IvMode::Appended => "an IV that the HSM appends to the output",
+    }
+}

@@ -1,0 +1,201 @@
+//! Which token gets a job.
+//!
+//! In this order: one that has the key; that gets on; of the lowest priority number there is; in
+//! time; not one that has just returned and is busy; where the job waits least; with the fewest
+//! jobs for its weight. Equals get jobs at random, in proportion to their weights.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use super::fleet::{Fleet, bit};
+use super::queue::TokenSet;
+use super::token::{Load, Token};
+use crate::job::{Failure, Job, Request};
+use crate::limits::MAX_TOKENS;
+
+/// One token's queue in one turn of an event loop, and how long a job would wait in it.
+pub struct Offer<'a> {
+    /// Whose.
+    pub token: &'a Token,
+    /// Jobs queued in this turn.
+    pub pushed: usize,
+    /// Before this turn.
+    waiting: usize,
+    load: Load,
+}
+
+impl<'a> Offer<'a> {
+    /// As it is now.
+    #[must_use]
+    pub fn of(token: &'a Token) -> Self {
+        Self { token, waiting: token.queue.len(), pushed: 0, load: token.load() }
+    }
+
+    fn wait(&self) -> Duration {
+        self.load.wait(self.waiting + self.pushed)
+    }
+
+    /// Whether one more job would be done in time, and there is room for it.
+    fn is_in_time(&self, wait: Duration, deadline: Instant, now: Instant) -> bool {
+        // Half in hand for what an average doesn't know: a job that is taken and not done in time
+        // has cost the others its turn. A session that is free tries, however slow the token was
+        // before.
+        let end = now + wait + wait / 2 + self.load.service * 2;
+        (wait.is_zero() || end <= deadline) && self.token.queue.has_room()
+    }
+
+    fn rank(&self, is_in_time: bool, wait: Duration) -> Rank {
+        let weight = self.token.share.weight.max(1);
+        let outstanding = self.load.outstanding + self.pushed;
+        Rank {
+            is_stalled: self.load.is_stalled,
+            priority: self.token.share.priority,
+            is_late: !is_in_time,
+            is_trickling: outstanding > 0 && self.token.circuit.is_trickling(),
+            wait: wait / weight,
+            outstanding: (u64::try_from(outstanding).unwrap_or(u64::MAX) << 10) / u64::from(weight),
+            lot: lot(weight),
+        }
+    }
+}
+
+/// What tokens are compared by, the first member first; the least is the best.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+struct Rank {
+    is_stalled: bool,
+    priority: u32,
+    is_late: bool,
+    is_trickling: bool,
+    wait: Duration,
+    /// For its weight.
+    outstanding: u64,
+    lot: f32,
+}
+
+/// The lowest of several tokens' lots is each one's with a probability in proportion to its
+/// weight: the minimum of exponentially distributed variables.
+fn lot(weight: u32) -> f32 {
+    #[expect(clippy::cast_precision_loss, reason = "24 bits, and a weight of up to 1000")]
+    let (number, weight) = ((random() >> 40) as f32, weight as f32);
+    -((number + 1.0) / 16_777_217.0).ln() / weight
+}
+
+/// SplitMix64, for each thread its own.
+fn random() -> u64 {
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new({
+            use std::hash::{BuildHasher as _, RandomState};
+            RandomState::new().hash_one(0)
+        });
+    }
+    let state = STATE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    STATE.set(state);
+    let mut mixed = state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+impl Fleet {
+    /// The token for a new job, of those that offer.
+    ///
+    /// # Errors
+    /// Why the job is refused.
+    pub(super) fn choose<'o, 'f>(
+        &self,
+        offers: &'o mut [Option<Offer<'f>>; MAX_TOKENS],
+        job: &Job,
+        now: Instant,
+    ) -> Result<&'o mut Offer<'f>, Failure> {
+        let is_sole = self.tokens.len() == 1;
+        let mut is_any_usable = false;
+        let mut best = None;
+        let mut is_too_large = false;
+        for offer in offers.iter_mut().flatten() {
+            is_any_usable = true;
+            if !offer.token.has_room_for(&job.request) {
+                is_too_large = true;
+                continue;
+            }
+            let wait = offer.wait();
+            let is_in_time = offer.is_in_time(wait, job.deadline, now);
+            if is_sole {
+                return if is_in_time { Ok(offer) } else { Err(Failure::Overloaded) };
+            }
+            let lacks_key = !offer.token.backend.has_key(job.request.key);
+            let rank = (lacks_key, offer.rank(is_in_time, wait));
+            if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
+                best = Some((rank, offer));
+            }
+        }
+        match best {
+            Some(((_, rank), offer)) if !rank.is_late => Ok(offer),
+            Some(_) => Err(Failure::Overloaded),
+            None if is_too_large => Err(Failure::TooLarge),
+            None if is_any_usable => Err(Failure::Overloaded),
+            None => Err(Failure::NoToken),
+        }
+    }
+
+    /// The token for another attempt at a request: usable, and none of `not_these`. One that lacks
+    /// the key is asked only where all do, as far as is known.
+    #[must_use]
+    pub(super) fn best_for(&self, request: &Request, not_these: TokenSet) -> Option<&Token> {
+        let usable = || {
+            self.tokens
+                .iter()
+                .filter(|token| token.circuit.is_usable() && token.has_room_for(request))
+        };
+        let has_key = |token: &Token| token.backend.has_key(request.key);
+        let is_anywhere = usable().any(has_key);
+        let mut best = None;
+        for token in usable() {
+            if not_these & bit(token.index) != 0 || (is_anywhere && !has_key(token)) {
+                continue;
+            }
+            let offer = Offer::of(token);
+            let rank = offer.rank(true, offer.wait());
+            if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
+                best = Some((rank, token));
+            }
+        }
+        best.map(|(_, token)| token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A token of three times the weight has three in four jobs where both are idle.
+    #[test]
+    fn lots_follow_weights() {
+        let heavy = (0..40_000).filter(|_| lot(3) < lot(1)).count();
+        assert!((29_000..31_000).contains(&heavy), "{heavy}");
+    }
+
+    /// What counts before what.
+    #[test]
+    fn order() {
+        let rank = Rank {
+            is_stalled: false,
+            priority: 1,
+            is_late: false,
+            is_trickling: false,
+            wait: Duration::ZERO,
+            outstanding: 0,
+            lot: 0.5,
+        };
+        let better_first = [
+            Rank { priority: 0, is_late: true, ..rank },
+            Rank { lot: 0.1, ..rank },
+            rank,
+            Rank { outstanding: 1, lot: 0.1, ..rank },
+            Rank { wait: Duration::from_nanos(1), ..rank },
+            Rank { is_trickling: true, ..rank },
+            Rank { is_late: true, ..rank },
+            Rank { is_stalled: true, priority: 0, ..rank },
+        ];
+        assert!(better_first.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+}

@@ -1,0 +1,241 @@
+//! A call that lasts too long is made a second time, elsewhere; what waits behind such calls goes
+//! elsewhere too.
+//!
+//! A *hedge* costs the fleet work, so there is a budget: some calls in a hundred. A call that has
+//! used up half of its request's time is past hedging: it is *rescued* whatever the budget says,
+//! but only where a session is free for it, so that a fleet with too much to do gets no more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use super::config::{HedgeAfter, Hedging};
+use super::fleet::{Fleet, bit};
+use super::queue::Queued;
+use super::race::Race;
+use super::token::Token;
+use super::watch::Attempt;
+use crate::job::Job;
+use crate::limits::{
+    HEDGE_FACTOR, MAX_HEDGE_BURST, MIN_HEDGE_AFTER, MIN_MONITOR_TICK, MONITOR_TICK,
+    UNKNOWN_HEDGE_AFTER,
+};
+
+/// One hedge, in the budget's unit: a hundredth of a percent of a call, so to speak.
+const ONE: i64 = 100;
+
+/// When to hedge, and how often.
+pub struct Hedger {
+    hedging: Hedging,
+    /// In hundredths of a hedge.
+    budget: AtomicI64,
+}
+
+impl Hedger {
+    /// With a whole burst in hand.
+    #[must_use]
+    pub fn new(hedging: Hedging) -> Self {
+        Self { hedging, budget: AtomicI64::new(Self::max(hedging)) }
+    }
+
+    fn max(hedging: Hedging) -> i64 {
+        if hedging.budget_percent == 0 { 0 } else { i64::from(MAX_HEDGE_BURST) * ONE }
+    }
+
+    /// So many calls were queued.
+    pub fn earn(&self, calls: usize) {
+        let max = Self::max(self.hedging);
+        let earned = i64::try_from(calls).unwrap_or(max) * i64::from(self.hedging.budget_percent);
+        // Mostly it is full: then the cache line stays shared.
+        let budget = self.budget.load(Ordering::Relaxed);
+        if budget < max {
+            self.budget.fetch_add(earned.min(max - budget), Ordering::Relaxed);
+        }
+    }
+
+    fn spend(&self) -> bool {
+        let less = |budget: i64| (budget >= ONE).then_some(budget - ONE);
+        self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    fn give_back(&self) {
+        self.budget.fetch_add(ONE, Ordering::Relaxed);
+    }
+
+    /// How long a call must last to be hedged; `None`: none is.
+    #[must_use]
+    pub fn after(&self, tokens: &[Token]) -> Option<Duration> {
+        match self.hedging.after {
+            HedgeAfter::Off => None,
+            HedgeAfter::Fixed(after) => Some(after),
+            HedgeAfter::Automatic => {
+                let usable = tokens.iter().filter(|token| token.circuit.is_usable());
+                let best = usable.filter_map(|token| token.latencies.p90()).min();
+                Some(
+                    best.map_or(UNKNOWN_HEDGE_AFTER, |p90| {
+                        (p90 * HEDGE_FACTOR).max(MIN_HEDGE_AFTER)
+                    }),
+                )
+            }
+        }
+    }
+}
+
+/// How often to look, so that a hedge comes about in time.
+#[must_use]
+pub fn tick(after: Option<Duration>) -> Duration {
+    after.map_or(MONITOR_TICK, |after| (after / 2).clamp(MIN_MONITOR_TICK, MONITOR_TICK))
+}
+
+/// Hedges the token's calls that need it.
+pub fn look_at_calls(fleet: &Fleet, token: &Token, now: Instant, after: Duration) {
+    for watch in token.watches.lock().iter() {
+        watch.hedge(now, after, |attempt, since| hedge(fleet, token, attempt, since, now));
+    }
+}
+
+fn hedge(
+    fleet: &Fleet,
+    token: &Token,
+    attempt: &Attempt,
+    since: Instant,
+    now: Instant,
+) -> Option<Arc<Race>> {
+    if now >= attempt.deadline || attempt.race.as_ref().is_some_and(|race| race.is_over()) {
+        return None;
+    }
+    let time = attempt.deadline.saturating_duration_since(attempt.queued_at);
+    let is_late = now.saturating_duration_since(attempt.queued_at) >= time / 2;
+    let is_paid = fleet.hedger.spend();
+    if !is_paid && !is_late {
+        return None;
+    }
+    let target = target(fleet, token, attempt, since);
+    let race = target.and_then(|target| {
+        let race = match &attempt.race {
+            Some(race) => {
+                race.join();
+                Arc::clone(race)
+            }
+            None => Arc::new(Race::of_two()),
+        };
+        let job = Job {
+            request: Arc::clone(&attempt.request),
+            output: Zeroizing::new(Vec::with_capacity(attempt.request.max_output_bytes())),
+            reply_to: attempt.reply_to,
+            queued_at: attempt.queued_at,
+            deadline: attempt.deadline,
+        };
+        let mut queued = Queued::new(job);
+        queued.tried = attempt.tried | bit(token.index);
+        queued.lacking = attempt.lacking;
+        queued.is_hedge = true;
+        queued.race = Some(Arc::clone(&race));
+        match fleet.push_first(target, queued) {
+            Ok(()) => Some(race),
+            // As if it had never been: the first attempt's failure is to be answered.
+            Err(_) => {
+                race.leave();
+                None
+            }
+        }
+    });
+    match race {
+        Some(_) => {
+            token.counters.hedged.fetch_add(1, Ordering::Relaxed);
+        }
+        None if is_paid => fleet.hedger.give_back(),
+        None => {}
+    }
+    race
+}
+
+/// Where a second attempt is likely to be answered soon: a token with nothing waiting, else a
+/// session of the same token, if that answers others meanwhile. (One session of many is stuck
+/// where a connection or a member of the HSM's own cluster behind it is. If all are slow, another
+/// call is of no use.)
+fn target<'f>(
+    fleet: &'f Fleet,
+    token: &'f Token,
+    attempt: &Attempt,
+    since: Instant,
+) -> Option<&'f Token> {
+    let is_free = |token: &Token| token.queue.is_empty() && !token.load().is_stalled;
+    let not_these = attempt.tried | attempt.lacking | bit(token.index);
+    let other = fleet.best_for(&attempt.request, not_these);
+    if let Some(other) = other {
+        return is_free(other).then_some(other);
+    }
+    let answers_others = || token.circuit.last_success().is_some_and(|then| then > since);
+    let is_sole_attempt = attempt.race.is_none();
+    (is_sole_attempt && token.circuit.is_usable() && is_free(token) && answers_others())
+        .then_some(token)
+}
+
+/// What waits for a token none of whose sessions gets on goes to others that do.
+pub fn relieve(fleet: &Fleet, token: &Token) {
+    if token.queue.is_empty() || !token.load().is_stalled {
+        return;
+    }
+    let gets_on = |other: &Token| {
+        other.index != token.index && other.circuit.is_usable() && !other.load().is_stalled
+    };
+    if !fleet.tokens.iter().any(gets_on) {
+        return;
+    }
+    for queued in token.queue.drain() {
+        // It has not been tried here: if it fails there, it may come back.
+        let not_these = queued.tried | queued.lacking | bit(token.index);
+        let back = match fleet.best_for(&queued.job.request, not_these) {
+            Some(other) => fleet.push_first(other, queued),
+            None => Err(queued),
+        };
+        if let Err(queued) = back {
+            fleet.give_back(token, queued);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hedger(budget_percent: u32) -> Hedger {
+        Hedger::new(Hedging { after: HedgeAfter::Automatic, budget_percent })
+    }
+
+    /// So many calls in a hundred, after a burst, which does not grow.
+    #[test]
+    fn the_budget_holds() {
+        let hedger = hedger(5);
+        let spent = |hedger: &Hedger| (0..10_000).filter(|_| hedger.spend()).count();
+        assert_eq!(spent(&hedger), MAX_HEDGE_BURST as usize);
+        hedger.earn(100);
+        assert_eq!(spent(&hedger), 5);
+        for _ in 0..1000 {
+            hedger.earn(1);
+        }
+        assert_eq!(spent(&hedger), MAX_HEDGE_BURST as usize, "a thousand calls are fifty hedges");
+        hedger.earn(usize::MAX);
+        assert_eq!(spent(&hedger), MAX_HEDGE_BURST as usize);
+    }
+
+    /// None at all, if the settings say so.
+    #[test]
+    fn no_budget() {
+        let hedger = hedger(0);
+        hedger.earn(1_000_000);
+        assert!(!hedger.spend());
+    }
+
+    /// Looked at often enough to be in time, and no oftener than is of use.
+    #[test]
+    fn ticks() {
+        assert_eq!(tick(None), MONITOR_TICK);
+        assert_eq!(tick(Some(MIN_HEDGE_AFTER)), MIN_HEDGE_AFTER / 2);
+        assert_eq!(tick(Some(Duration::from_millis(1))), MIN_MONITOR_TICK);
+        assert_eq!(tick(Some(Duration::from_secs(1))), MONITOR_TICK);
+    }
+}

@@ -1,0 +1,92 @@
+//! `[hsm_capabilities]`, and the same members of a `[[pkcs11.tokens]]`.
+
+use super::known::nearest;
+use super::section::{Section, shown};
+use crate::hsm::config::{IvMode, Rules};
+use crate::hsm::pkcs11::profiles::{self, PROFILES};
+
+/// What an HSM can do, and how it wants to be asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Capabilities {
+    pub(super) iv_mode: IvMode,
+    pub(super) rules: Rules,
+}
+
+/// The members that this reads.
+const MEMBERS: [&str; 3] = ["can_generate_iv", "is_zero_iv_required", "profile"];
+
+const PROFILE_REMEDY: &str = "write one of cloudhsm, kryoptic, luna, nshield, nss, opencryptoki, \
+                              softhsm2, or can_generate_iv and is_zero_iv_required instead";
+
+/// `[hsm_capabilities]`
+pub(super) fn read(root: &Section<'_>) -> Option<Capabilities> {
+    let remedy = "add it with can_generate_iv and is_zero_iv_required, or with profile";
+    of(&root.require_section("hsm_capabilities", remedy)?)
+}
+
+/// A section that has at least one of the members.
+pub(super) fn is_in(section: &Section<'_>) -> bool {
+    MEMBERS.into_iter().any(|name| section.get(name).is_some())
+}
+
+/// The members of that section.
+pub(super) fn of(section: &Section<'_>) -> Option<Capabilities> {
+    let profile = section.get("profile");
+    let switch = |name| match section.get(name) {
+        Some(member) => member.bool().map(Some),
+        None if profile.is_some() => Some(None),
+        None => {
+            let remedy = format!("write {name} = true or {name} = false, or a profile instead");
+            section.report().mistake(&section.place_of(name), "it is missing", remedy);
+            None
+        }
+    };
+    let can_generate_iv = switch("can_generate_iv");
+    let is_zero_iv_required = switch("is_zero_iv_required");
+    let Some(profile) = profile else {
+        let iv_mode = match (can_generate_iv??, is_zero_iv_required??) {
+            (false, _) => IvMode::Random,
+            (true, true) => IvMode::ZeroedBuffer,
+            (true, false) => IvMode::Appended,
+        };
+        return Some(Capabilities { iv_mode, rules: Rules::default() });
+    };
+    let name = profile.string(PROFILE_REMEDY)?;
+    let Some(known) = profiles::by_name(name) else {
+        let (problem, remedy) = unknown_profile(name);
+        profile.mistake(problem, remedy);
+        return None;
+    };
+    let (can, zero) = match known.iv_mode {
+        IvMode::Random => (false, None),
+        IvMode::ZeroedBuffer => (true, Some(true)),
+        IvMode::Appended => (true, Some(false)),
+    };
+    let mut is_right = true;
+    let mut compare = |member: &str, said: Option<bool>, wanted: Option<bool>| {
+        if let (Some(said), Some(wanted)) = (said, wanted)
+            && said != wanted
+        {
+            let problem = format!("{said} contradicts profile = \"{name}\"");
+            let remedy = format!("write {member} = {wanted}, or remove it, or remove profile");
+            section.report().mistake(&section.place_of(member), problem, remedy);
+            is_right = false;
+        }
+    };
+    compare("can_generate_iv", can_generate_iv?, Some(can));
+    compare("is_zero_iv_required", is_zero_iv_required?, zero);
+    is_right.then_some(Capabilities { iv_mode: known.iv_mode, rules: known.rules })
+}
+
+fn unknown_profile(name: &str) -> (String, String) {
+    let lower = name.to_lowercase();
+    if lower.contains("yubi") {
+        let remedy = "use another HSM";
+        return ("a YubiHSM 2 has no AES-GCM and cannot serve".to_owned(), remedy.to_owned());
+    }
+    let remedy = match nearest(name, PROFILES.iter().map(|profile| profile.name)) {
+        Some(nearest) => format!("did you mean \"{nearest}\"?"),
+        None => PROFILE_REMEDY.to_owned(),
+    };
+    (format!("\"{}\" is not a profile", shown(name)), remedy)
+}

@@ -1,0 +1,149 @@
+//! `[[pkcs11.tokens]]`: a fleet of several tokens.
+
+use std::path::PathBuf;
+
+use super::capabilities::{self, Capabilities};
+use super::pkcs11::{module_of, parameters_of, pin_of, sessions_of};
+use super::section::Section;
+use crate::hsm::config::{TokenConfig, TokenSelector};
+use crate::limits::{MAX_PRIORITY, MAX_TOKENS, MAX_WEIGHT};
+use crate::observe::redaction::Secret;
+
+const NAME_REMEDY: &str = "write one of label, serial and slot";
+
+/// What `[pkcs11]` and `[hsm_capabilities]` say, for tokens that do not say it themselves.
+pub(super) struct Defaults {
+    pub(super) module: Option<PathBuf>,
+    pub(super) user_pin: Option<Secret<String>>,
+    pub(super) max_sessions: Option<usize>,
+    pub(super) initialize_parameters: Option<String>,
+    pub(super) capabilities: Option<Capabilities>,
+}
+
+/// All of them. `section` is `[pkcs11]`.
+pub(super) fn read(section: &Section<'_>, defaults: &Defaults) -> Option<Vec<TokenConfig>> {
+    let sections = section.sections("pkcs11.tokens")?;
+    let place = section.place_of("tokens");
+    if sections.is_empty() || sections.len() > MAX_TOKENS {
+        let problem = format!("there are {} of them", sections.len());
+        let remedy = format!("write 1 to {MAX_TOKENS}, or none for the first slot with a token");
+        section.report().mistake(&place, problem, remedy);
+        return None;
+    }
+    let is_sole = sections.len() == 1;
+    let read: Vec<_> = sections.iter().map(|token| one(token, defaults, is_sole)).collect();
+    let tokens = read.into_iter().collect::<Option<Vec<_>>>()?;
+    let mut is_right = true;
+    for (index, token) in tokens.iter().enumerate() {
+        let is_same =
+            |other: &TokenConfig| (&other.module, &other.select) == (&token.module, &token.select);
+        if let Some(first) = tokens[..index].iter().position(is_same) {
+            let problem = format!("it is the token of pkcs11.tokens[{first}] again");
+            let remedy = "name another token, or give the first one more weight";
+            section.report().mistake(&sections[index].place(), problem, remedy);
+            is_right = false;
+        }
+    }
+    is_right.then_some(tokens)
+}
+
+fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenConfig> {
+    let select = select(token, is_sole);
+    let module = match token.get("module") {
+        Some(member) => module_of(&member),
+        None => or_default(token, "module", "PKCS11_HSM_MODULE", defaults.module.as_ref()),
+    };
+    let user_pin = match pin_of(token, false) {
+        Some(pin) => pin,
+        None => or_default(token, "user_pin", "user_pin", defaults.user_pin.as_ref()),
+    };
+    let sessions = "session_pool_max_size";
+    let max_sessions = match token.get(sessions) {
+        Some(member) => sessions_of(&member),
+        None => or_default(token, sessions, sessions, defaults.max_sessions.as_ref()),
+    };
+    let number = |name, low: u32, high: u32, default, what| match token.get(name) {
+        Some(member) => member.integer(u64::from(low)..=u64::from(high), what),
+        None => Some(default),
+    };
+    let weight = number("weight", 1, MAX_WEIGHT, 1, "a weight");
+    let priority = number("priority", 0, MAX_PRIORITY, 0, "a number");
+    let initialize_parameters = match token.get("initialize_parameters") {
+        Some(member) => parameters_of(&member).map(Some),
+        // Of the module that they are for.
+        None if token.get("module").is_some() => Some(None),
+        None => Some(defaults.initialize_parameters.clone()),
+    };
+    let capabilities =
+        if capabilities::is_in(token) { capabilities::of(token) } else { defaults.capabilities };
+    let Capabilities { iv_mode, rules } = capabilities?;
+    Some(TokenConfig {
+        module: module?,
+        select: select?,
+        user_pin: user_pin?,
+        max_sessions: max_sessions?,
+        weight: weight?,
+        priority: priority?,
+        iv_mode,
+        rules,
+        initialize_parameters: initialize_parameters?,
+    })
+}
+
+fn or_default<T: Clone>(
+    token: &Section<'_>,
+    name: &str,
+    member: &str,
+    default: Option<&T>,
+) -> Option<T> {
+    if default.is_none() {
+        let remedy = format!("write it here, or {member} in [pkcs11] for all tokens");
+        token.report().mistake(&token.place_of(name), "it is missing", remedy);
+    }
+    default.cloned()
+}
+
+fn select(token: &Section<'_>, is_sole: bool) -> Option<TokenSelector> {
+    let label = token.get("label");
+    let serial = token.get("serial");
+    let slot = token.get("slot");
+    let named: Vec<&str> = [("label", &label), ("serial", &serial), ("slot", &slot)]
+        .into_iter()
+        .filter(|(_, member)| member.is_some())
+        .map(|(name, _)| name)
+        .collect();
+    match (named.as_slice(), label, serial, slot) {
+        ([], ..) if is_sole => Some(TokenSelector::First),
+        ([], ..) => {
+            let problem = "nothing says which token it is";
+            token.report().mistake(&token.place(), problem, NAME_REMEDY);
+            None
+        }
+        ([_], Some(label), ..) => {
+            let remedy = "write the token's label, in quotes";
+            name(&label, remedy).map(TokenSelector::Label)
+        }
+        ([_], _, Some(serial), _) => {
+            let remedy = "write the token's serial number, in quotes";
+            name(&serial, remedy).map(TokenSelector::Serial)
+        }
+        ([_], _, _, Some(slot)) => {
+            slot.integer(0..=i64::MAX.unsigned_abs(), "a slot's id").map(TokenSelector::Slot)
+        }
+        (several, ..) => {
+            let problem = format!("it has {}", several.join(" and "));
+            token.report().mistake(&token.place_of(several[1]), problem, NAME_REMEDY);
+            None
+        }
+    }
+}
+
+fn name(member: &super::section::Member<'_>, remedy: &str) -> Option<String> {
+    let text = member.string(remedy)?;
+    if text.trim().is_empty() {
+        member.mistake("it is empty", remedy);
+        return None;
+    }
+    // Tokens pad theirs with blanks.
+    Some(text.trim_end().to_owned())
+}
