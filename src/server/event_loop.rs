@@ -264,10 +264,13 @@ impl Running {
                 let is_readable = event.is_readable() || is_closed;
                 let is_writable = event.is_writable();
                 self.with_peer(slot, |peer, turn| {
-                    if is_writable && peer.on_writable(turn) == Fate::Ends {
-                        return Fate::Ends;
+                    let fate = if is_writable { peer.on_writable(turn) } else { Fate::Stays };
+                    // Reading takes up what writing left for later, so its word counts.
+                    if is_readable && fate != Fate::Ends {
+                        peer.on_readable(is_closed, turn)
+                    } else {
+                        fate
                     }
-                    if is_readable { peer.on_readable(is_closed, turn) } else { Fate::Stays }
                 });
             }
         }
