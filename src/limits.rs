@@ -236,7 +236,7 @@ pub const LATENCY_WINDOWS: usize = 6;
 pub const MIN_LATENCY_SAMPLES: u64 = 20;
 /// With `[pkcs11] exit_when_wedged`: how long no token is usable, with calls that do not return,
 /// before the process gives up. Client libraries' own time limits (20 s, 30 s) come before it.
-pub const WEDGED_TIME: Duration = Duration::from_secs(40);
+pub const WEDGED_TIME: Duration = Duration::from_secs(35);
 /// Shards of a token's queue.
 pub const MAX_QUEUE_SHARDS: usize = 8;
 /// How long a finished answer may wait for those finished right after it, so that they leave

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hsm_support::bench::*;
 use hsm_support::*;
 use sha2::{Digest as _, Sha256};
-use xks_proxy::hsm::config::{HedgeAfter, Rules, TokenConfig, TokenSelector};
+use xks_proxy::hsm::config::{HedgeAfter, IvMode, Rules, TokenConfig, TokenSelector};
 use xks_proxy::hsm::pkcs11::{probe, profiles};
 use xks_proxy::job::{Failure, HealthStatus, Operation};
 
@@ -245,6 +245,33 @@ fn the_probe_knows_softhsm2() {
 
         let wrong = TokenConfig { user_pin: token_pin("4321"), ..token };
         assert!(probe::run(&wrong, &[], bounds).unwrap_err().contains("PIN"));
+    });
+}
+
+/// It tells the ways of making IVs apart, and the codes, where no session keys are to be had too.
+#[test]
+fn the_probe_tells_ways_apart() {
+    in_child("the_probe_tells_ways_apart", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        // So that the module stays initialised, and reads its settings.
+        let _pkcs11 = initialize(&Bench::module());
+        let bounds = probe::Bounds { max_sessions: 2, time: Duration::from_millis(20) };
+        let labels = [Box::from("key")];
+        for (profile, iv_mode, settings) in [
+            (
+                "nshield",
+                IvMode::ZeroedBuffer,
+                "iv = \"zeroed_buffer\"\nbad_tag = \"CKR_FUNCTION_FAILED\"\nno_session_keys = true",
+            ),
+            ("luna", IvMode::Appended, "iv = \"appended\""),
+            ("opencryptoki", IvMode::Random, "bad_tag = \"CKR_ENCRYPTED_DATA_INVALID\""),
+        ] {
+            bench.set(settings);
+            let findings = probe::run(&named("one", 4), &labels, bounds).unwrap();
+            assert_eq!(findings.iv_mode, Some(iv_mode), "{findings:#?}");
+            let mut fitting = findings.fitting_profiles();
+            assert!(fitting.any(|fitting| fitting.name == profile), "{findings:#?}");
+        }
     });
 }
 

@@ -182,6 +182,7 @@ fn kryoptic_works() {
         let slot = make_token(&pkcs11, "kryoptic");
         add_keys(&login(&pkcs11, slot));
         pkcs11.finalize().unwrap();
+        is_as_its_profile_says(&first(module.clone()), "kryoptic");
         works(config(vec![first(module)], &LABELS));
     });
 }
@@ -201,9 +202,20 @@ fn nss_works() {
                 initialize_parameters: Some(parameters),
                 ..token(nss(), TokenSelector::Label("NSS Certificate DB".to_owned()), PIN, 4)
             };
+            is_as_its_profile_says(&token, "nss");
             works(config(vec![token], &LABELS));
         },
     );
+}
+
+/// What the probe finds is what the profile of that name says.
+fn is_as_its_profile_says(token: &TokenConfig, name: &str) {
+    use xks_proxy::hsm::pkcs11::{probe, profiles};
+    let bounds = probe::Bounds { max_sessions: 4, time: std::time::Duration::from_millis(20) };
+    let findings = probe::run(token, &[], bounds).unwrap();
+    let fits = findings.fitting_profiles().any(|profile| profile.name == name);
+    assert!(fits && findings.throughput.len() == 3, "{findings:#?}");
+    assert!(profiles::by_name(name).is_some() && findings.bad_tag_oddities.is_empty());
 }
 
 fn nss_with_keys(parameters: &str) {

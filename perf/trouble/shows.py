@@ -52,11 +52,15 @@ def codes_one_token(seconds):
                 time.sleep(1)
             acted = rig.counts()["fault"][0]["acted"]
             rig.set("")
+            cleared = time.monotonic()
+            while rig.get("/readyz")[0] != 200 and time.monotonic() < cleared + 10:
+                time.sleep(0.01)
+            back = time.monotonic() - cleared
             with rig.load(3) as after:
                 pass
-            is_right = after.failed == 0 and not load.is_wrong and not after.is_wrong
+            is_right = back < 5 and after.failed == 0 and not load.is_wrong and not after.is_wrong
             is_right &= not any("Ciphertext" in name for name in load.failures())
-            yield f"{code}: acted {acted}; {load.line()}; after: {after.failed} failed", is_right
+            yield f"{code}: acted {acted}; {load.line()}; back after {back:.2f} s; after: {after.line()}", is_right
 
 
 def dead_and_back(seconds):
@@ -121,7 +125,8 @@ def tail(seconds):
             with rig.load(seconds) as load:
                 pass
             p99_9 = load.found["total"]["latency_ms"]["p99_9"]
-            is_right = load.failed == 0 and not load.is_wrong and (bool(pkcs11) or p99_9 <= 30)
+            # Without hedging it is there for comparison: 200 ms are past the deadline.
+            is_right = bool(pkcs11) or (load.failed == 0 and not load.is_wrong and p99_9 <= 30)
             yield f"{name}: {load.line()}; without the tail: {quiet.line()}", is_right
 
 
@@ -129,12 +134,13 @@ def only_token_away(seconds):
     """The only token away: quick answers, health, and back within 5 s"""
     with Rig(tokens=("one",)) as rig:
         rig.set(f"[[fault]]\nremove_token = true\nslot = {rig.slots[0]}")
-        with rig.load(1):
+        # No decrypts: the generator would have to encrypt what they are made of.
+        with rig.load(1, mix="encrypt-cdiv=1"):
             pass
         deadline = time.monotonic() + 20
         while rig.get("/readyz")[0] != 503 and time.monotonic() < deadline:
             time.sleep(0.01)
-        with rig.load(seconds, rate=200) as away:
+        with rig.load(seconds, mix="encrypt-cdiv=1") as away:
             status = rig.get("/readyz")[0]
         failures = away.found["failures"]
         slow = max((failure["latency_ms"]["p99"] for failure in failures), default=0)

@@ -245,3 +245,35 @@ fn a_broken_device_is_no_bad_ciphertext() {
         proxy.wait_for("calls to succeed again", |_| decrypt(&client).status == 200);
     }
 }
+
+/// All calls hang for good, and the settings say that a supervisor is to start the process anew:
+/// it ends, with the code that says so. (Otherwise it stays, alive and not ready.)
+#[test]
+fn a_wedged_process_ends() {
+    let mut proxy = Interposed::new(
+        Setup::new()
+            .set("pkcs11.exit_when_wedged", true)
+            .set("pkcs11.session_pool_max_size", 4)
+            .set("server.drain_delay_milli", 10),
+    );
+    let client = proxy.client();
+    encrypt(&client).ok();
+    proxy.set("[[fault]]\nhang = true");
+    // Enough of them that the token is known to hang; some are turned away by then.
+    for _ in 0..8 {
+        let body = xks::encrypt(b"hangs", None).to_string();
+        let mut calls: Vec<_> = (0..8)
+            .map(|_| {
+                let mut connection = client.connect();
+                client.send(&mut connection, "keys/foo/encrypt", body.as_bytes());
+                connection
+            })
+            .collect();
+        for connection in &mut calls {
+            assert_ne!(connection.receive().unwrap().status, 200);
+        }
+    }
+    proxy.wait_for("readiness to go", |proxy| proxy.get("/readyz").status == 503);
+    assert_eq!(proxy.get("/ping").status, 200);
+    assert_eq!(proxy.wait_for_end().code(), Some(75));
+}
