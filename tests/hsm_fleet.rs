@@ -277,6 +277,26 @@ fn a_stuck_session_of_the_only_token() {
     nothing_more_comes(&caller);
 }
 
+/// If it is the request that hangs, its second attempt hangs too: others still get a session.
+#[test]
+fn a_request_that_hangs_does_not_take_the_last_session() {
+    let token = Fake::new(|token, _, request| {
+        if request.input == b"hangs" {
+            token.gate.pass();
+        }
+        Ok(())
+    });
+    let mut caller = start(&[(&token, share(3))], SOON);
+    let mut jobs = (0..2).map(|_| caller.job(decryption(b"hangs"), 60_000)).collect();
+    caller.hsm.submit(&mut jobs, &mut Vec::new());
+    eventually("both hang", || token.gate.inside() == 2);
+    for _ in 0..50 {
+        assert!(caller.ask_any(decryption(b"x")).is_ok());
+    }
+    assert_eq!(token.gate.inside(), 2);
+    token.gate.open();
+}
+
 /// A token all of whose calls are slow has too much to do: to call again makes it worse.
 #[test]
 fn a_slow_token_is_not_called_twice() {

@@ -204,7 +204,8 @@ class Load:
         command = [
             *(binary("xks-load"), "run", "--settings", rig.work / "settings.toml", "--quiet"),
             *("--rate", str(rate), "--mix", mix, "--seconds", str(seconds), "--warm-up", "1"),
-            *("--connections", "64", "--json", self.json, "--samples", "2000", *options),
+            *("--connections", "256", "--timeout-milli", "10000", "--json", self.json),
+            *("--samples", "2000", *options),
         ]
         self.process = subprocess.Popen(
             command, env=rig.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

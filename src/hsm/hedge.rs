@@ -155,7 +155,8 @@ fn hedge(
 /// Where a second attempt is likely to be answered soon: a token with nothing waiting, else a
 /// session of the same token, if that answers others meanwhile. (One session of many is stuck
 /// where a connection or a member of the HSM's own cluster behind it is. If all are slow, another
-/// call is of no use.)
+/// call is of no use. It never takes the last session: if it is the request that hangs, it hangs
+/// again, and the others need one.)
 fn target<'f>(
     fleet: &'f Fleet,
     token: &'f Token,
@@ -170,8 +171,12 @@ fn target<'f>(
     }
     let answers_others = || token.circuit.last_success().is_some_and(|then| then > since);
     let is_sole_attempt = attempt.race.is_none();
-    (is_sole_attempt && token.circuit.is_usable() && is_free(token) && answers_others())
-        .then_some(token)
+    let is_good = is_sole_attempt
+        && token.circuit.is_usable()
+        && is_free(token)
+        && token.spare_sessions() > 1
+        && answers_others();
+    is_good.then_some(token)
 }
 
 /// What waits for a token none of whose sessions gets on goes to others that do.

@@ -176,6 +176,13 @@ impl Token {
         }
     }
 
+    /// Sessions that are not in a call, those among them that are not open yet.
+    #[must_use]
+    pub fn spare_sessions(&self) -> usize {
+        let headcount = self.roster.headcount();
+        self.share.max_sessions.saturating_sub(headcount.running + headcount.lent)
+    }
+
     /// Whether what is asked is within its limits.
     #[must_use]
     pub fn has_room_for(&self, request: &Request) -> bool {
