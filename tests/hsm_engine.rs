@@ -112,6 +112,26 @@ fn admission_is_by_expected_wait() {
     assert_eq!(submit(&mut caller, &[100]).1, []);
 }
 
+/// A burst that one session could not do in time is not refused while more may be opened for it.
+#[test]
+fn a_first_burst_counts_on_sessions_to_come() {
+    let token = Fake::new(|_, _, _| {
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(())
+    });
+    let mut caller = start(&[&token], 32);
+    // One after the other, until it is clear that the token does not compute here.
+    for _ in 0..1_000 {
+        if stats(&caller).active_limit == 32 {
+            break;
+        }
+        caller.ask(decryption(b"x")).unwrap();
+    }
+    assert!(stats(&caller).running + stats(&caller).idle < 4);
+    let (taken, refused) = submit(&mut caller, &[100; 32]);
+    assert_eq!((taken.len(), refused), (32, Vec::new()));
+}
+
 /// The queue has an end.
 #[test]
 fn a_full_queue_refuses() {
@@ -172,7 +192,8 @@ fn another_token_steps_in() {
             let answer = caller.ask(decryption(b"x"));
             assert!(answer.is_ok(), "{blame:?}: {answer:?} {:#?}", caller.hsm.stats());
         }
-        assert!(bad.calls() >= 1 && good.calls() == 100);
+        // A slow call may be hedged, and so made twice.
+        assert!(bad.calls() >= 1 && good.calls() >= 100);
         if blame == Blame::Token {
             eventually("the bad one is probed well again", || {
                 caller.hsm.health().tokens.iter().all(|t| t.status != HealthStatus::Unavailable)

@@ -110,6 +110,8 @@ pub struct Headcount {
     pub written_off: usize,
     /// How many may run at once.
     pub limit: usize,
+    /// How many more there may be.
+    pub vacancies: usize,
 }
 
 impl Roster {
@@ -150,6 +152,7 @@ impl Roster {
             workers: inner.workers,
             written_off: usize::try_from(inner.written_off).unwrap_or(0),
             limit: inner.limit,
+            vacancies: inner.vacancies(),
         }
     }
 

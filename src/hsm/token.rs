@@ -167,8 +167,15 @@ impl Token {
     #[must_use]
     pub fn load(&self) -> Load {
         let headcount = self.roster.headcount();
+        // Sessions are opened as load asks, and that takes less than a job may wait; unless the
+        // last try to open one failed.
+        let to_come = match self.hire_after.lock().0 {
+            None => headcount.vacancies,
+            Some(_) => 0,
+        };
+        let sessions = headcount.workers + to_come;
         Load {
-            sessions: headcount.workers.min(headcount.limit).max(1),
+            sessions: sessions.min(headcount.limit).max(1),
             free: headcount.limit.saturating_sub(headcount.running).min(headcount.idle),
             service: self.pace.service(),
             outstanding: headcount.running + headcount.lent + self.queue.len(),
