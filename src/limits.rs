@@ -144,6 +144,8 @@ pub const MAX_RATE_PER_SEC: u32 = 1_000_000;
 /// TLS handshakes whose costly part, key exchange and signature, a loop does in one turn: an open
 /// connection's request waits for no more than that.
 pub const MAX_HANDSHAKES_PER_TURN: usize = 1;
+/// Where handshakes wait, one in so many is that of the peer that has waited for longest.
+pub const HANDSHAKES_PER_OLDEST: u32 = 4;
 /// One PROXY protocol header: the addresses take up 36 bytes, the rest are TLVs.
 pub const MAX_PROXY_HEADER_BYTES: usize = 4096;
 /// Networks in `[server] proxy_protocol_from`.

@@ -22,8 +22,8 @@ use super::waiting::{Entry, Waiting};
 use crate::hsm::Hsm;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job};
 use crate::limits::{
-    MAX_ANSWERS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_EXPIRIES_PER_TURN, MAX_HANDSHAKES_PER_TURN,
-    MAX_JOBS_PER_SUBMIT, MAX_TURN,
+    HANDSHAKES_PER_OLDEST, MAX_ANSWERS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_EXPIRIES_PER_TURN,
+    MAX_HANDSHAKES_PER_TURN, MAX_JOBS_PER_SUBMIT, MAX_TURN,
 };
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
@@ -101,6 +101,7 @@ impl EventLoop {
             turn: Turn::new(moment, protocol, hsm, self.shared.admission),
             again: Waiting::default(),
             handshakes: Waiting::default(),
+            handshakes_done: 0,
             answers: Vec::new(),
             refused: Vec::new(),
             health: Arc::default(),
@@ -127,6 +128,7 @@ struct Running {
     again: Waiting,
     /// Connections whose TLS handshakes wait for their turn.
     handshakes: Waiting,
+    handshakes_done: u32,
     /// Completions taken from the inbox; memory for the next taking.
     answers: Vec<Completion>,
     /// Jobs that the HSM side did not take.
@@ -180,16 +182,24 @@ impl Running {
     }
 
     /// Does the costly part of TLS handshakes, of few at a time and not faster than the rate
-    /// allows. The newest come first: if there are more than can be done in time, the peers of the
-    /// oldest have given up.
+    /// allows. If there are more than that, the newest come first, since KMS waits for 250 ms and
+    /// not for its turn behind a flood; but one in [`HANDSHAKES_PER_OLDEST`] is the oldest, so that
+    /// a patient peer is not passed over for ever.
     fn shake_hands(&mut self) {
         let mut left = MAX_HANDSHAKES_PER_TURN;
         while left > 0 && self.handshake_wait().is_zero() {
-            let Some(entry) = self.handshakes.pop_newest() else {
+            let is_oldests_turn = self.handshakes_done % HANDSHAKES_PER_OLDEST == 0;
+            let entry = if is_oldests_turn {
+                self.handshakes.pop_oldest()
+            } else {
+                self.handshakes.pop_newest()
+            };
+            let Some(entry) = entry else {
                 return;
             };
             if self.waits_no_more(entry) {
                 left -= 1;
+                self.handshakes_done = self.handshakes_done.wrapping_add(1);
                 self.turn.may_shake_hands = true;
                 self.with_peer(entry.0, |peer, turn| peer.go_on(turn));
                 self.turn.may_shake_hands = false;
@@ -264,12 +274,14 @@ impl Running {
                 let is_readable = event.is_readable() || is_closed;
                 let is_writable = event.is_writable();
                 self.with_peer(slot, |peer, turn| {
-                    let fate = if is_writable { peer.on_writable(turn) } else { Fate::Stays };
-                    // Reading takes up what writing left for later, so its word counts.
-                    if is_readable && fate != Fate::Ends {
-                        peer.on_readable(is_closed, turn)
-                    } else {
-                        fate
+                    let written = if is_writable { peer.on_writable(turn) } else { Fate::Stays };
+                    if written == Fate::Ends || !is_readable {
+                        return written;
+                    }
+                    match peer.on_readable(is_closed, turn) {
+                        // What the one has put off, the other has not necessarily done.
+                        Fate::Stays => written,
+                        fate => fate,
                     }
                 });
             }

@@ -1,6 +1,10 @@
 //! One accepted connection: its socket, its TLS session and its protocol state.
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
+mod ending;
+mod proxied;
+mod sending;
+
+use std::io::{self, ErrorKind, Read as _};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -8,13 +12,10 @@ use mio::net::TcpStream;
 use zeroize::Zeroize as _;
 
 use super::admission::Ticket;
-use super::tls::{Outgoing, Session, TlsError};
+use super::tls::{Session, TlsError};
 use super::turn::Turn;
 use crate::job::{Completion, Failure};
-use crate::limits::{
-    LINGER, MAX_LINGER_BYTES, MAX_PROXY_HEADER_BYTES, MAX_READ_PER_TURN_BYTES, READ_SCRATCH_BYTES,
-};
-use crate::proto::proxy_header::{self, ProxyHeaderError};
+use crate::limits::{MAX_READ_PER_TURN_BYTES, READ_SCRATCH_BYTES};
 use crate::proto::{Connection, Listener, Step, Wait};
 
 /// More than an alert's record takes up (RFC 8446, 5.2 and 6), and less than a server's first
@@ -259,6 +260,10 @@ impl Peer {
                     None => continue,
                     Some(fate) => return fate,
                 },
+                // It has given up, or will not hear the answer: nothing is to be computed for it.
+                Phase::Handshake { is_answered: false, .. } if self.is_read_closed => {
+                    return Fate::Ends;
+                }
                 Phase::Handshake { is_answered: false, .. } if !turn.may_shake_hands => {
                     return Fate::Handshake;
                 }
@@ -297,55 +302,6 @@ impl Peer {
             }
         }
         Fate::Stays
-    }
-
-    /// Reads what a load balancer says before all else, and goes on to the next phase; else the
-    /// connection's fate. The bytes stay in the socket until they are whole.
-    fn take_proxy_header(&mut self, since: Instant, turn: &mut Turn) -> Option<Fate> {
-        let into = &mut turn.scratch[..MAX_PROXY_HEADER_BYTES];
-        let received = match self.stream.peek(into) {
-            Ok(0) => return Some(Fate::Ends),
-            Ok(received) => &into[..received],
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.is_readable = false;
-                return Some(Fate::Stays);
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => return None,
-            Err(_) => return Some(Fate::Ends),
-        };
-        match proxy_header::parse(received) {
-            Ok(Some(header)) => {
-                let into = &mut turn.scratch[..header.length];
-                if self.stream.read_exact(into).is_err() {
-                    return Some(Fate::Ends);
-                }
-                if let Some((ip, port)) = header.source {
-                    self.address = SocketAddr::new(ip, port);
-                    self.connection.set_peer(ip);
-                    if !self.ticket.count(ip) {
-                        turn.note_too_many(self.address);
-                        return Some(Fate::Ends);
-                    }
-                }
-            }
-            // What comes next is told anew.
-            Ok(None) if !self.is_read_closed => {
-                self.is_readable = false;
-                return Some(Fate::Stays);
-            }
-            Ok(None) => return Some(Fate::Ends),
-            // The same network's probes may come through the load balancer or not.
-            Err(ProxyHeaderError::Missing) if self.listener() == Listener::Ping => {}
-            Err(error) => {
-                turn.note_bad_proxy_header(self.address, &error);
-                return Some(Fate::Ends);
-            }
-        }
-        self.phase = match self.tls {
-            Some(_) => Phase::Handshake { since, is_answered: false },
-            None => Phase::Open,
-        };
-        None
     }
 
     /// How many bytes may be read now. While an answer has not gone, none: a peer that does not
@@ -461,112 +417,6 @@ impl Peer {
                 Step::Send => return Fate::Stays,
                 Step::Close => return self.begin_close(turn),
             };
-        }
-    }
-
-    /// Sends [`crate::proto::Protocol::out`]; what the socket does not take stays pending.
-    fn send(&mut self, turn: &mut Turn) -> Result<(), PeerError> {
-        let Turn { protocol, outgoing, .. } = turn;
-        match &mut self.tls {
-            None => self.write(&protocol.out).map_err(PeerError::Io),
-            Some(tls) => {
-                let encrypted = tls.send(&protocol.out, outgoing);
-                self.send_outgoing(outgoing).map_err(PeerError::Io)?;
-                encrypted.map_err(PeerError::Tls)
-            }
-        }
-    }
-
-    fn send_outgoing(&mut self, outgoing: &mut Outgoing) -> io::Result<()> {
-        let written = self.write(outgoing.filled());
-        outgoing.clear();
-        written
-    }
-
-    /// Writes behind whatever is pending.
-    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        if self.pending.is_empty() {
-            while !bytes.is_empty() {
-                match self.stream.write(bytes) {
-                    Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                    Ok(count) => bytes = &bytes[count..],
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        self.pending.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    /// Whether nothing is pending any more.
-    fn flush(&mut self) -> io::Result<bool> {
-        while let Some(bytes) = self.pending.get(self.pending_from..)
-            && !bytes.is_empty()
-        {
-            match self.stream.write(bytes) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.pending_from += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        // A slow reader's memory is not kept for its next answer.
-        self.pending.zeroize();
-        self.pending = Vec::new();
-        self.pending_from = 0;
-        Ok(true)
-    }
-
-    /// Ends our side; lingers if the peer may still be sending.
-    fn begin_close(&mut self, turn: &mut Turn) -> Fate {
-        // The peer has not taken its last answer in time.
-        if !self.pending.is_empty() {
-            return Fate::Ends;
-        }
-        if let Some(tls) = &mut self.tls {
-            tls.close(&mut turn.outgoing);
-            if self.send_outgoing(&mut turn.outgoing).is_err() {
-                return Fate::Ends;
-            }
-        }
-        self.linger(turn)
-    }
-
-    fn linger(&mut self, turn: &mut Turn) -> Fate {
-        if self.is_eof || self.stream.shutdown(std::net::Shutdown::Write).is_err() {
-            return Fate::Ends;
-        }
-        self.phase = Phase::Linger { until: turn.moment.now + LINGER, left: MAX_LINGER_BYTES };
-        turn.count_unfinished_handshake(self.tls.as_ref());
-        self.tls = None;
-        if self.is_readable { self.drop_input(turn) } else { Fate::Stays }
-    }
-
-    /// Reads and drops, within bounds.
-    fn drop_input(&mut self, turn: &mut Turn) -> Fate {
-        let Phase::Linger { left, .. } = &mut self.phase else {
-            return Fate::Ends;
-        };
-        loop {
-            match self.stream.read(&mut turn.scratch) {
-                Ok(0) => return Fate::Ends,
-                Ok(count) => {
-                    turn.scratch[..count].fill(0);
-                    if count >= *left {
-                        return Fate::Ends;
-                    }
-                    *left -= count;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.is_readable = false;
-                    return Fate::Stays;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Fate::Ends,
-            }
         }
     }
 

@@ -123,6 +123,14 @@ impl Connection {
         Self::over(socket.into(), None)
     }
 
+    /// The same with little room in the kernel for what is not read yet.
+    pub fn open_small(address: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_recv_buffer_size(4096)?;
+        socket.connect_timeout(&address.into(), TIMEOUT)?;
+        Self::over(socket.into(), tls)
+    }
+
     /// Goes on with a socket that is connected, on which something may have been said.
     pub fn over(socket: TcpStream, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
         socket.set_read_timeout(Some(TIMEOUT))?;

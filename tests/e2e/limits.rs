@@ -1,7 +1,13 @@
 //! Bounds on connections: in all, of one address, requests on one; what strangers can take away
 //! from KMS, and what not.
 
+use std::io::Write as _;
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustls::ClientConnection;
 
 use crate::common::{Client, Connection, Setup, xks};
 
@@ -90,7 +96,7 @@ fn connections_of_one_address() {
     }
     first.pop();
     let served = (0..200).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
         call(&client, &mut open(2)).is_ok()
     });
     assert!(served, "there is room again");
@@ -115,13 +121,14 @@ fn requests_on_one_connection() {
     }
 }
 
-/// Requests sent ahead are answered in order, all of them, though a turn answers only a few.
+/// Requests sent ahead are answered in order, all of them, though a turn answers only a few, and
+/// the peer takes the answers only after it has had the proxy wait.
 #[test]
 fn many_requests_sent_ahead() {
     for setup in [Setup::new(), Setup::new().tls()] {
         let proxy = setup.start();
         let client = proxy.client();
-        let mut connection = client.connect();
+        let mut connection = Connection::open_small(client.address, client.tls.as_ref()).unwrap();
         let ping = b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n";
         let not_found = b"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n";
         let mut requests = Vec::new();
@@ -129,6 +136,7 @@ fn many_requests_sent_ahead() {
             requests.extend_from_slice(if number % 3 == 0 { not_found } else { ping });
         }
         connection.send(&requests).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
         for number in 0..500 {
             let expected = if number % 3 == 0 { 404 } else { 200 };
             assert_eq!(connection.receive().unwrap().status, expected, "{number}");
@@ -176,10 +184,66 @@ fn handshakes_left_half_done() {
     for _ in 0..400 {
         let mut half = TcpStream::connect(client.address).unwrap();
         // It may have been ended already.
-        let _ = std::io::Write::write_all(&mut half, begun);
+        let _ = half.write_all(begun);
         halves.push(half);
     }
     for _ in 0..10 {
+        assert_eq!(call(&client, &mut client.connect()).unwrap(), 200);
+    }
+}
+
+/// A whole ClientHello of a client that goes no further.
+fn client_hello(client: &Client) -> Vec<u8> {
+    let config = Arc::clone(client.tls.as_ref().unwrap());
+    let mut session = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    session.write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// A flood of new handshakes that never ends: one that began before it has its turn too.
+#[test]
+fn a_patient_handshake_is_not_passed_over() {
+    let proxy = Setup::new().tls().set("limits.max_tls_handshakes_per_sec", 4).start();
+    let client = proxy.client();
+    let hello = client_hello(&client);
+    let begin = || {
+        let mut socket = TcpStream::connect(client.address).unwrap();
+        socket.write_all(&hello).unwrap();
+        socket
+    };
+    // Uses up what the rate allows at once.
+    let first = begin();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| {
+            let status = Connection::open(client.address, client.tls.as_ref())
+                .and_then(|mut connection| call(&client, &mut connection));
+            is_over.store(true, Ordering::Relaxed);
+            status
+        });
+        let mut flood = vec![first];
+        while !is_over.load(Ordering::Relaxed) {
+            flood.push(begin());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(patient.join().unwrap().unwrap(), 200);
+    });
+}
+
+/// Nothing is computed for peers that have left before their turn.
+#[test]
+fn who_left_costs_no_handshake() {
+    let proxy = Setup::new().tls().set("limits.max_tls_handshakes_per_sec", 2).start();
+    let client = proxy.client();
+    let hello = client_hello(&client);
+    let mut kept = TcpStream::connect(client.address).unwrap();
+    kept.write_all(&hello).unwrap();
+    for _ in 0..200 {
+        TcpStream::connect(client.address).unwrap().write_all(&hello).unwrap();
+    }
+    // At two a second the two hundred would take longer than a client waits here.
+    for _ in 0..4 {
         assert_eq!(call(&client, &mut client.connect()).unwrap(), 200);
     }
 }

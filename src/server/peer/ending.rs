@@ -1,0 +1,59 @@
+//! The end of a connection, so that the peer gets to see the last answer.
+
+use std::io::{ErrorKind, Read as _};
+
+use super::{Fate, Peer, Phase};
+use crate::limits::{LINGER, MAX_LINGER_BYTES};
+use crate::server::turn::Turn;
+
+impl Peer {
+    /// Ends our side; lingers if the peer may still be sending.
+    pub(super) fn begin_close(&mut self, turn: &mut Turn) -> Fate {
+        // The peer has not taken its last answer in time.
+        if !self.pending.is_empty() {
+            return Fate::Ends;
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.close(&mut turn.outgoing);
+            if self.send_outgoing(&mut turn.outgoing).is_err() {
+                return Fate::Ends;
+            }
+        }
+        self.linger(turn)
+    }
+
+    pub(super) fn linger(&mut self, turn: &mut Turn) -> Fate {
+        if self.is_eof || self.stream.shutdown(std::net::Shutdown::Write).is_err() {
+            return Fate::Ends;
+        }
+        self.phase = Phase::Linger { until: turn.moment.now + LINGER, left: MAX_LINGER_BYTES };
+        turn.count_unfinished_handshake(self.tls.as_ref());
+        self.tls = None;
+        if self.is_readable { self.drop_input(turn) } else { Fate::Stays }
+    }
+
+    /// Reads and drops, within bounds.
+    pub(super) fn drop_input(&mut self, turn: &mut Turn) -> Fate {
+        let Phase::Linger { left, .. } = &mut self.phase else {
+            return Fate::Ends;
+        };
+        loop {
+            match self.stream.read(&mut turn.scratch) {
+                Ok(0) => return Fate::Ends,
+                Ok(count) => {
+                    turn.scratch[..count].fill(0);
+                    if count >= *left {
+                        return Fate::Ends;
+                    }
+                    *left -= count;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_readable = false;
+                    return Fate::Stays;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Fate::Ends,
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Bytes on their way out: written at once as far as the socket takes them, kept for the rest.
+
+use std::io::{self, ErrorKind, Write as _};
+
+use zeroize::Zeroize as _;
+
+use super::{Peer, PeerError};
+use crate::server::tls::Outgoing;
+use crate::server::turn::Turn;
+
+impl Peer {
+    /// Sends [`crate::proto::Protocol::out`]; what the socket does not take stays pending.
+    pub(super) fn send(&mut self, turn: &mut Turn) -> Result<(), PeerError> {
+        let Turn { protocol, outgoing, .. } = turn;
+        match &mut self.tls {
+            None => self.write(&protocol.out).map_err(PeerError::Io),
+            Some(tls) => {
+                let encrypted = tls.send(&protocol.out, outgoing);
+                self.send_outgoing(outgoing).map_err(PeerError::Io)?;
+                encrypted.map_err(PeerError::Tls)
+            }
+        }
+    }
+
+    pub(super) fn send_outgoing(&mut self, outgoing: &mut Outgoing) -> io::Result<()> {
+        let written = self.write(outgoing.filled());
+        outgoing.clear();
+        written
+    }
+
+    /// Writes behind whatever is pending.
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if self.pending.is_empty() {
+            while !bytes.is_empty() {
+                match self.stream.write(bytes) {
+                    Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                    Ok(count) => bytes = &bytes[count..],
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.pending.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Whether nothing is pending any more.
+    pub(super) fn flush(&mut self) -> io::Result<bool> {
+        while let Some(bytes) = self.pending.get(self.pending_from..)
+            && !bytes.is_empty()
+        {
+            match self.stream.write(bytes) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => self.pending_from += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // A slow reader's memory is not kept for its next answer.
+        self.pending.zeroize();
+        self.pending = Vec::new();
+        self.pending_from = 0;
+        Ok(true)
+    }
+}
