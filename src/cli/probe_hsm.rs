@@ -94,7 +94,9 @@ fn print_profile(findings: &Findings, token: &TokenConfig, iv_mode: IvMode) {
         }
     }
     if let Some(sessions) = findings.useful_sessions() {
-        println!("\n  [pkcs11]\n  session_pool_max_size = {sessions}   # nine tenths of the best");
+        let with_spare = (sessions + sessions.div_ceil(2)).max(2);
+        println!("\n  # {sessions} give nine tenths of the best; some more for when one hangs");
+        println!("  [pkcs11]\n  session_pool_max_size = {with_spare}");
     }
     if token.iv_mode != iv_mode {
         println!("\n  The settings say something else at present: {}.", what(token.iv_mode));
