@@ -174,6 +174,7 @@ fn a_wrong_pin_of_one_of_two() {
         let before = bench.count("C_Login");
         let one = token(Bench::module(), TokenSelector::Label("one".to_owned()), "4321", 4);
         let mut caller = Caller::start(config(vec![one, named("two", 4)], &LABELS));
+        eventually("the second is usable", || caller.hsm.stats()[1].is_usable);
         for n in 0..50 {
             round_trip(&mut caller, n).unwrap();
         }

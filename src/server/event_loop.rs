@@ -188,7 +188,7 @@ impl Running {
     fn shake_hands(&mut self) {
         let mut left = MAX_HANDSHAKES_PER_TURN;
         while left > 0 && self.handshake_wait().is_zero() {
-            let is_oldests_turn = self.handshakes_done % HANDSHAKES_PER_OLDEST == 0;
+            let is_oldests_turn = self.handshakes_done.is_multiple_of(HANDSHAKES_PER_OLDEST);
             let entry = if is_oldests_turn {
                 self.handshakes.pop_oldest()
             } else {
