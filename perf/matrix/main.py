@@ -28,6 +28,8 @@ def arguments(description):
     add("--rounds", type=int, default=2, help="times that each is measured; the median counts [2]")
     add("--quick", action="store_true", help="2 seconds, one round: to see that it works")
     add("--no-build", action="store_true", help="do not build first")
+    add("--resume", action="store_true",
+        help="measure only what has no results under --work yet: goes on after an interruption")
     add("--work", type=Path, default=PERF / "out",
         help="tokens, settings and each run's JSON [perf/out]")
     add("--output", type=Path,
@@ -88,12 +90,17 @@ def run_scenario(scenario, commands, options, work):
     for number in range(options.rounds):
         for name, command in commands.items():
             file = work / "runs" / f"{scenario.name.replace('/', '_')}-{name}-{number}.json"
-            try:
-                with proxy.Proxy(command, scenario, work) as running:
-                    results = measure.measure(running, scenario, options, name, file)
-            except (proxy.Failed, OSError, json.JSONDecodeError) as error:
-                results = {"error": str(error), "has_wrong_answers": False}
-            results["file"] = str(file)
+            kept = file.with_suffix(".results.json")
+            if options.resume and kept.exists():
+                results = json.loads(kept.read_text())
+            else:
+                try:
+                    with proxy.Proxy(command, scenario, work) as running:
+                        results = measure.measure(running, scenario, options, name, file)
+                except (proxy.Failed, OSError, json.JSONDecodeError) as error:
+                    results = {"error": str(error), "has_wrong_answers": False}
+                results["file"] = str(file)
+                kept.write_text(json.dumps(results))
             rounds[name].append(results)
             print(f"    {name}: {report.line(results)}", flush=True)
     return {name: median(results) for name, results in rounds.items()}

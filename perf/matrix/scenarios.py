@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 #: Seconds of a closed loop, unless --seconds says otherwise.
-SECONDS = 10
+SECONDS = 5
 #: KMS's default quota of a key store, requests a second.
 KMS_RATE = 1800
 #: The largest HSM latency and session counts of the matrix.

@@ -105,8 +105,11 @@ def main(description):
     if not arguments.no_build:
         proxy.build()
     with Rig(sessions=8) as rig:
+        # Sessions are opened as load asks and then kept: a slow HSM asks for all there may be.
+        rig.set('[[fault]]\ndelay = "40ms"')
         with rig.load(5, rate=arguments.rate) as warm:
             pass
+        rig.set("")
         time.sleep(1)
         before = footprint(rig)
         count = 0
