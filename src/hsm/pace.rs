@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::limits::{CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MIN_HANG};
+use crate::limits::{CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MAX_OUTLIER_FACTOR, MIN_HANG};
+
+/// Calls that the average remembers: one of each session, where there are many, since all are slow
+/// at once when the machine is busy for a moment.
+const MEMORY: u64 = 64;
 
 /// One token's pace, by its recent calls.
 #[derive(Default)]
@@ -51,7 +55,13 @@ impl Pace {
         let old = self.service_nanos.load(Ordering::Relaxed);
         // Two workers at once may lose one of two samples, which an average can bear.
         let is_first = old == 0 || self.is_guess.load(Ordering::Relaxed);
-        let new = if is_first { sample } else { old - old / 16 + sample / 16 };
+        // A thread that lost its core for some milliseconds says nothing of the next calls, but to
+        // an average of microseconds it would be enough to refuse what can be done in time.
+        let new = if is_first {
+            sample
+        } else {
+            old - old / MEMORY + sample.min(old.saturating_mul(MAX_OUTLIER_FACTOR)) / MEMORY
+        };
         self.service_nanos.store(new.max(1), Ordering::Relaxed);
         if is_first {
             self.is_guess.store(false, Ordering::Relaxed);
@@ -133,8 +143,13 @@ mod tests {
         pace.prime(100 * MILLI);
         assert_eq!(pace.service(), 2 * MILLI);
         pace.record(34 * MILLI);
-        assert_eq!(pace.service(), 4 * MILLI);
-        for _ in 0..200 {
+        let after_one = pace.service();
+        assert!(after_one < 3 * MILLI, "{after_one:?}");
+        for _ in 0..30 {
+            pace.record(200 * MILLI);
+        }
+        assert!(pace.service() > 50 * MILLI, "a token that is slow now is soon known to be");
+        for _ in 0..500 {
             pace.record(MILLI);
         }
         assert!(pace.service() < 2 * MILLI);
