@@ -1,22 +1,24 @@
 //! How fast a token is, and whether it computes in this process or waits on a network.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::limits::{CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MAX_OUTLIER_FACTOR, MIN_HANG};
-
-/// Calls that the average remembers: one of each session, where there are many, since all are slow
-/// at once when the machine is busy for a moment.
-const MEMORY: u64 = 64;
+use crate::limits::{
+    CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MAX_OUTLIER_FACTOR, MIN_HANG, MIN_PACE_DIVISOR,
+    PACE_MEMORY,
+};
 
 /// One token's pace, by its recent calls.
-#[derive(Default)]
 pub struct Pace {
-    service_nanos: AtomicU64,
-    /// `service_nanos` is a probe's, until there is a job's.
+    /// The average service time in 1/1024 ns: many small steps must not be lost to rounding.
+    service: AtomicU64,
+    /// `service` is a probe's, until there is a job's.
     is_guess: AtomicBool,
+    start: Instant,
+    /// When the last call ended, nanoseconds after `start`.
+    last_end: AtomicU64,
     window: Mutex<Window>,
 }
 
@@ -49,20 +51,39 @@ pub enum Place {
 }
 
 impl Pace {
-    /// Takes in how long a call took.
-    pub fn record(&self, service: Duration) {
-        let sample = u64::try_from(service.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let old = self.service_nanos.load(Ordering::Relaxed);
+    /// Nothing is known yet. `start` is any time before the first call's end.
+    #[must_use]
+    pub fn new(start: Instant) -> Self {
+        Self {
+            service: AtomicU64::new(0),
+            is_guess: AtomicBool::new(false),
+            start,
+            last_end: AtomicU64::new(0),
+            window: Mutex::default(),
+        }
+    }
+
+    /// Takes in how long a call took that ended at `end`.
+    ///
+    /// A call weighs by the time since the one before it, whichever session's that was. When the
+    /// machine is busy for some milliseconds, all sessions' calls are slow at once; each for itself,
+    /// they would be enough to make the token look slow, and requests be refused that it could have
+    /// done in time.
+    pub fn record(&self, service: Duration, end: Instant) {
+        let sample = fixed_point(service).max(1);
+        let end = nanos(end.saturating_duration_since(self.start));
         // Two workers at once may lose one of two samples, which an average can bear.
+        let passed = end.saturating_sub(self.last_end.swap(end, Ordering::Relaxed)).max(1);
+        let old = self.service.load(Ordering::Relaxed);
         let is_first = old == 0 || self.is_guess.load(Ordering::Relaxed);
-        // A thread that lost its core for some milliseconds says nothing of the next calls, but to
-        // an average of microseconds it would be enough to refuse what can be done in time.
         let new = if is_first {
             sample
         } else {
-            old - old / MEMORY + sample.min(old.saturating_mul(MAX_OUTLIER_FACTOR)) / MEMORY
+            let sample = sample.min(old.saturating_mul(MAX_OUTLIER_FACTOR));
+            let weight = (nanos(PACE_MEMORY) / passed).max(MIN_PACE_DIVISOR);
+            old - old / weight + sample / weight
         };
-        self.service_nanos.store(new.max(1), Ordering::Relaxed);
+        self.service.store(new.max(1), Ordering::Relaxed);
         if is_first {
             self.is_guess.store(false, Ordering::Relaxed);
         }
@@ -71,7 +92,7 @@ impl Pace {
     /// Takes in how long a probe took, two operations, if no job tells better.
     pub fn prime(&self, probe: Duration) {
         if self.service().is_zero() {
-            self.record(probe / 2);
+            self.record(probe / 2, self.start);
             self.is_guess.store(true, Ordering::Relaxed);
         }
     }
@@ -79,7 +100,7 @@ impl Pace {
     /// How long a call takes, on average.
     #[must_use]
     pub fn service(&self) -> Duration {
-        Duration::from_nanos(self.service_nanos.load(Ordering::Relaxed))
+        Duration::from_nanos(self.service.load(Ordering::Relaxed) >> FRACTION_BITS)
     }
 
     /// How long a call must last to be held to hang, once its job's deadline is over.
@@ -106,6 +127,17 @@ impl Pace {
     }
 }
 
+/// Of `Pace::service`.
+const FRACTION_BITS: u32 = 10;
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn fixed_point(duration: Duration) -> u64 {
+    nanos(duration).saturating_mul(1 << FRACTION_BITS)
+}
+
 impl Window {
     fn close(&mut self) -> Place {
         let closed = std::mem::take(self);
@@ -122,7 +154,7 @@ mod tests {
     /// Most calls wait for a core or a lock on a busy machine; one that doesn't tells.
     #[test]
     fn a_token_that_computes_here_is_told_by_its_luckiest_call() {
-        let pace = Pace::default();
+        let pace = Pace::new(Instant::now());
         let places = (0..CPU_SAMPLES_PER_WINDOW).filter_map(|n| {
             let wall = if n == 3 { MILLI } else { 20 * MILLI };
             pace.sample(MILLI, wall)
@@ -136,22 +168,53 @@ mod tests {
     /// The average follows, and one outlier does not carry it away.
     #[test]
     fn average() {
-        let pace = Pace::default();
+        let mut now = Instant::now();
+        let pace = Pace::new(now);
+        let mut record = |service| {
+            now += service;
+            pace.record(service, now);
+            pace.service()
+        };
         pace.prime(100 * MILLI);
         assert_eq!(pace.service(), 50 * MILLI);
-        pace.record(2 * MILLI);
+        assert_eq!(record(2 * MILLI), 2 * MILLI);
         pace.prime(100 * MILLI);
         assert_eq!(pace.service(), 2 * MILLI);
-        pace.record(34 * MILLI);
-        let after_one = pace.service();
-        assert!(after_one < 3 * MILLI, "{after_one:?}");
-        for _ in 0..30 {
-            pace.record(200 * MILLI);
+        assert!(record(34 * MILLI) < 6 * MILLI);
+        for _ in 0..8 {
+            record(200 * MILLI);
         }
         assert!(pace.service() > 50 * MILLI, "a token that is slow now is soon known to be");
-        for _ in 0..500 {
-            pace.record(MILLI);
+        for _ in 0..400 {
+            record(MILLI);
         }
         assert!(pace.service() < 2 * MILLI);
+        for _ in 0..40_000 {
+            record(MILLI / 100);
+        }
+        assert!(pace.service() < MILLI / 90, "small steps count too: {:?}", pace.service());
+    }
+
+    /// Sixty-four sessions whose calls of 2 ms all lasted 10 ms once, since the machine was busy.
+    #[test]
+    fn a_moment_does_not_count_once_for_each_session() {
+        let mut now = Instant::now();
+        let pace = Pace::new(now);
+        for _ in 0..640 {
+            now += 2 * MILLI / 64;
+            pace.record(2 * MILLI, now);
+        }
+        now += 8 * MILLI;
+        for _ in 0..64 {
+            now += MILLI / 100;
+            pace.record(10 * MILLI, now);
+        }
+        assert!(pace.service() < 5 * MILLI, "{:?}", pace.service());
+        // But if it goes on, it does.
+        for _ in 0..2_000 {
+            now += 10 * MILLI / 64;
+            pace.record(10 * MILLI, now);
+        }
+        assert!(pace.service() > 9 * MILLI, "{:?}", pace.service());
     }
 }

@@ -135,7 +135,7 @@ impl Token {
             backend,
             queue: Queue::new(shards, MAX_QUEUED_JOBS_PER_TOKEN),
             roster: Roster::new(max_sessions),
-            pace: Pace::default(),
+            pace: Pace::new(start),
             latencies: Latencies::default(),
             circuit: Circuit::new(start),
             watches: Mutex::default(),

@@ -235,7 +235,7 @@ impl Worker<'_> {
         match result {
             Ok(success) => {
                 if !matches!(queued.job.request.operation, Operation::Describe) {
-                    self.token.pace.record(service);
+                    self.token.pace.record(service, end);
                     self.token.latencies.record(service);
                     if let Some(cpu) = cpu {
                         let cpu = thread_cpu_time().saturating_sub(cpu);
