@@ -261,12 +261,10 @@ pub const MIN_HANG: Duration = Duration::from_millis(100);
 pub const HANG_FACTOR: u32 = 32;
 /// But not if it must be longer than this for that.
 pub const MAX_HANG: Duration = Duration::from_secs(2);
-/// What one call's time counts as at the most in a token's average, in multiples of it.
-pub const MAX_OUTLIER_FACTOR: u64 = 8;
-/// How far back that average remembers where calls are many.
-pub const PACE_MEMORY: Duration = Duration::from_millis(50);
-/// One call changes that average by one part in so many at the most.
-pub const MIN_PACE_DIVISOR: u64 = 8;
+/// How long a token's calls are averaged over where they are many.
+pub const PACE_STRETCH: Duration = Duration::from_millis(50);
+/// So many calls in that time make up the average alone; fewer, their part of it.
+pub const PACE_CALLS: u64 = 8;
 /// Opening or closing a session, a login, a probe: longer than this is a hang.
 pub const MAX_HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// A probe that lasts longer is evidence against the token; it is still waited for.

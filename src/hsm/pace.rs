@@ -6,19 +6,22 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::limits::{
-    CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MAX_OUTLIER_FACTOR, MIN_HANG, MIN_PACE_DIVISOR,
-    PACE_MEMORY,
+    CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MIN_HANG, PACE_CALLS, PACE_STRETCH,
 };
 
 /// One token's pace, by its recent calls.
 pub struct Pace {
-    /// The average service time in 1/1024 ns: many small steps must not be lost to rounding.
-    service: AtomicU64,
-    /// `service` is a probe's, until there is a job's.
+    /// The average service time.
+    service_nanos: AtomicU64,
+    /// `service_nanos` is a probe's, until there is a job's.
     is_guess: AtomicBool,
     start: Instant,
-    /// When the last call ended, nanoseconds after `start`.
-    last_end: AtomicU64,
+    /// When the present stretch of time began, nanoseconds after `start`.
+    stretch_start: AtomicU64,
+    /// The calls that ended in it.
+    stretch_calls: AtomicU64,
+    /// How long they took in all, nanoseconds.
+    stretch_sum: AtomicU64,
     window: Mutex<Window>,
 }
 
@@ -55,38 +58,45 @@ impl Pace {
     #[must_use]
     pub fn new(start: Instant) -> Self {
         Self {
-            service: AtomicU64::new(0),
+            service_nanos: AtomicU64::new(0),
             is_guess: AtomicBool::new(false),
             start,
-            last_end: AtomicU64::new(0),
+            stretch_start: AtomicU64::new(0),
+            stretch_calls: AtomicU64::new(0),
+            stretch_sum: AtomicU64::new(0),
             window: Mutex::default(),
         }
     }
 
     /// Takes in how long a call took that ended at `end`.
     ///
-    /// A call weighs by the time since the one before it, whichever session's that was. When the
-    /// machine is busy for some milliseconds, all sessions' calls are slow at once; each for itself,
-    /// they would be enough to make the token look slow, and requests be refused that it could have
-    /// done in time.
+    /// What counts is the mean over a stretch of time: when the machine is busy for some
+    /// milliseconds, the calls of all sessions are slow at once, or one call of microseconds lasts
+    /// for milliseconds, and an average of so many calls would make the token look slow and
+    /// requests be refused that it could have done in time.
     pub fn record(&self, service: Duration, end: Instant) {
-        let sample = fixed_point(service).max(1);
-        let end = nanos(end.saturating_duration_since(self.start));
-        // Two workers at once may lose one of two samples, which an average can bear.
-        let passed = end.saturating_sub(self.last_end.swap(end, Ordering::Relaxed)).max(1);
-        let old = self.service.load(Ordering::Relaxed);
-        let is_first = old == 0 || self.is_guess.load(Ordering::Relaxed);
-        let new = if is_first {
-            sample
-        } else {
-            let sample = sample.min(old.saturating_mul(MAX_OUTLIER_FACTOR));
-            let weight = (nanos(PACE_MEMORY) / passed).max(MIN_PACE_DIVISOR);
-            old - old / weight + sample / weight
-        };
-        self.service.store(new.max(1), Ordering::Relaxed);
-        if is_first {
+        let sample = nanos(service).max(1);
+        if self.service_nanos.load(Ordering::Relaxed) == 0 || self.is_guess.load(Ordering::Relaxed)
+        {
+            self.service_nanos.store(sample, Ordering::Relaxed);
             self.is_guess.store(false, Ordering::Relaxed);
         }
+        self.stretch_sum.fetch_add(sample, Ordering::Relaxed);
+        self.stretch_calls.fetch_add(1, Ordering::Relaxed);
+        let end = nanos(end.saturating_duration_since(self.start));
+        let began = self.stretch_start.load(Ordering::Relaxed);
+        let is_over = end.saturating_sub(began) >= nanos(PACE_STRETCH);
+        // Of several workers one ends it.
+        let relaxed = Ordering::Relaxed;
+        if !is_over || self.stretch_start.compare_exchange(began, end, relaxed, relaxed).is_err() {
+            return;
+        }
+        let calls = self.stretch_calls.swap(0, Ordering::Relaxed).max(1);
+        let mean = self.stretch_sum.swap(0, Ordering::Relaxed) / calls;
+        let weight = calls.min(PACE_CALLS);
+        let old = self.service_nanos.load(Ordering::Relaxed);
+        let new = (old * (PACE_CALLS - weight) + mean * weight) / PACE_CALLS;
+        self.service_nanos.store(new.max(1), Ordering::Relaxed);
     }
 
     /// Takes in how long a probe took, two operations, if no job tells better.
@@ -100,7 +110,7 @@ impl Pace {
     /// How long a call takes, on average.
     #[must_use]
     pub fn service(&self) -> Duration {
-        Duration::from_nanos(self.service.load(Ordering::Relaxed) >> FRACTION_BITS)
+        Duration::from_nanos(self.service_nanos.load(Ordering::Relaxed))
     }
 
     /// How long a call must last to be held to hang, once its job's deadline is over.
@@ -127,15 +137,8 @@ impl Pace {
     }
 }
 
-/// Of `Pace::service`.
-const FRACTION_BITS: u32 = 10;
-
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn fixed_point(duration: Duration) -> u64 {
-    nanos(duration).saturating_mul(1 << FRACTION_BITS)
 }
 
 impl Window {
@@ -170,29 +173,29 @@ mod tests {
     fn average() {
         let mut now = Instant::now();
         let pace = Pace::new(now);
-        let mut record = |service| {
-            now += service;
-            pace.record(service, now);
+        let mut record = |service, times| {
+            for _ in 0..times {
+                now += service;
+                pace.record(service, now);
+            }
             pace.service()
         };
         pace.prime(100 * MILLI);
         assert_eq!(pace.service(), 50 * MILLI);
-        assert_eq!(record(2 * MILLI), 2 * MILLI);
+        assert_eq!(record(2 * MILLI, 1), 2 * MILLI);
         pace.prime(100 * MILLI);
         assert_eq!(pace.service(), 2 * MILLI);
-        assert!(record(34 * MILLI) < 6 * MILLI);
-        for _ in 0..8 {
-            record(200 * MILLI);
+        record(2 * MILLI, 30);
+        record(34 * MILLI, 1);
+        assert!(record(2 * MILLI, 25) < 6 * MILLI);
+        assert!(record(200 * MILLI, 8) > 100 * MILLI, "slow now, and soon known to be");
+        assert!(record(MILLI, 400) < 2 * MILLI);
+        // A thread that computes for 3 ms and then waits for its core for 3 ms: two a 40 us.
+        for _ in 0..100 {
+            record(3 * MILLI, 1);
+            record(MILLI / 50, 150);
         }
-        assert!(pace.service() > 50 * MILLI, "a token that is slow now is soon known to be");
-        for _ in 0..400 {
-            record(MILLI);
-        }
-        assert!(pace.service() < 2 * MILLI);
-        for _ in 0..40_000 {
-            record(MILLI / 100);
-        }
-        assert!(pace.service() < MILLI / 90, "small steps count too: {:?}", pace.service());
+        assert!(pace.service() < MILLI / 20, "{:?}", pace.service());
     }
 
     /// Sixty-four sessions whose calls of 2 ms all lasted 10 ms once, since the machine was busy.
@@ -200,21 +203,16 @@ mod tests {
     fn a_moment_does_not_count_once_for_each_session() {
         let mut now = Instant::now();
         let pace = Pace::new(now);
-        for _ in 0..640 {
-            now += 2 * MILLI / 64;
-            pace.record(2 * MILLI, now);
-        }
-        now += 8 * MILLI;
-        for _ in 0..64 {
-            now += MILLI / 100;
-            pace.record(10 * MILLI, now);
-        }
-        assert!(pace.service() < 5 * MILLI, "{:?}", pace.service());
-        // But if it goes on, it does.
-        for _ in 0..2_000 {
-            now += 10 * MILLI / 64;
-            pace.record(10 * MILLI, now);
-        }
-        assert!(pace.service() > 9 * MILLI, "{:?}", pace.service());
+        let mut record = |service, after, times| {
+            for _ in 0..times {
+                now += after;
+                pace.record(service, now);
+            }
+            pace.service()
+        };
+        record(2 * MILLI, 2 * MILLI / 64, 6_400);
+        record(10 * MILLI, MILLI / 10, 64);
+        assert!(record(2 * MILLI, 2 * MILLI / 64, 1_600) < 3 * MILLI);
+        assert!(record(10 * MILLI, 10 * MILLI / 64, 2_000) > 9 * MILLI, "but if it goes on");
     }
 }
