@@ -1,7 +1,7 @@
 //! A rate, shared by threads without a lock.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// So many events a second, with a burst: the generic cell rate algorithm (ITU-T I.371, Annex A),
@@ -13,6 +13,12 @@ pub struct Rate {
     interval_nanos: u64,
     /// How far ahead of its time an event may come.
     tolerance_nanos: u64,
+    /// What has been used of it; shared with those that take its place.
+    used: Arc<Used>,
+}
+
+#[derive(Debug, Default)]
+struct Used {
     /// Nanoseconds after `epoch`.
     due: AtomicU64,
     /// The first time that was seen.
@@ -27,9 +33,14 @@ impl Rate {
         Self {
             interval_nanos,
             tolerance_nanos: interval_nanos * u64::from(burst.max(1) - 1),
-            due: AtomicU64::new(0),
-            epoch: OnceLock::new(),
+            used: Arc::default(),
         }
+    }
+
+    /// Another rate in the place of this one: what was used of this counts against it.
+    #[must_use]
+    pub fn succeeded_by(&self, per_sec: u32, burst: u32) -> Self {
+        Self { used: Arc::clone(&self.used), ..Self::new(per_sec, burst) }
     }
 
     /// Counts an event if the rate allows one now.
@@ -39,25 +50,25 @@ impl Rate {
         let next = |due: u64| {
             (due <= now + self.tolerance_nanos).then(|| due.max(now) + self.interval_nanos)
         };
-        self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+        self.used.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
     /// Counts an event that could not be prevented: the next ones wait for longer.
     pub fn charge(&self, now: Instant) {
         let now = self.nanos(now);
         let next = |due: u64| Some(due.max(now) + self.interval_nanos);
-        let _ = self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let _ = self.used.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
     /// How long until the rate allows an event; zero if it does now.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
-        let due = self.due.load(Ordering::Relaxed);
+        let due = self.used.due.load(Ordering::Relaxed);
         Duration::from_nanos(due.saturating_sub(self.nanos(now) + self.tolerance_nanos))
     }
 
     fn nanos(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(*self.epoch.get_or_init(|| now));
+        let since = now.saturating_duration_since(*self.used.epoch.get_or_init(|| now));
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2)
     }
 }
@@ -95,6 +106,23 @@ mod tests {
         assert_eq!(rate.wait(now), Duration::from_millis(10));
         assert!(!rate.take(now + Duration::from_millis(9)));
         assert!(rate.take(now + Duration::from_millis(10)));
+    }
+
+    /// Settings that are read again give nobody a second burst.
+    #[test]
+    fn a_successor_knows_what_was_used() {
+        let rate = Rate::new(100, 10);
+        let start = Instant::now();
+        let taken = |rate: &Rate, millis| {
+            let now = start + Duration::from_millis(millis);
+            (0..50).filter(|_| rate.take(now)).count()
+        };
+        assert_eq!(taken(&rate, 0), 10);
+        let same = rate.succeeded_by(100, 10);
+        assert_eq!((taken(&same, 0), taken(&same, 10)), (0, 1));
+        assert_eq!(taken(&rate, 10), 0, "nor by asking both");
+        let wider = same.succeeded_by(1000, 200);
+        assert!((90..=110).contains(&taken(&wider, 10)), "the difference");
     }
 
     /// Over any second, all threads together get the rate and the burst, and not one more.

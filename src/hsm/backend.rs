@@ -20,6 +20,15 @@ pub trait Backend: Send + Sync {
     /// stale. Asking clears it.
     fn take_stale(&self) -> bool;
 
+    /// Jobs may name more keys from now on: `labels` are all that there are, in the order of
+    /// [`KeyIndex`]; those that were known keep their places. Never blocks on the token.
+    fn extend_labels(&self, _labels: &[Box<str>]) {}
+
+    /// Whether keys of such labels have not been listed yet.
+    fn has_new_labels(&self) -> bool {
+        false
+    }
+
     /// Who the token is, as far as it ever said. Never blocks on the token.
     fn identity(&self) -> Identity;
 

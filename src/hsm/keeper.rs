@@ -216,6 +216,7 @@ impl Keeper<'_> {
         let is_due = match age {
             None => true,
             Some(age) if age >= KEY_REFRESH_INTERVAL => true,
+            Some(_) if self.token.backend.has_new_labels() => true,
             Some(age) => age >= MISSING_LABEL_INTERVAL && self.token.backend.take_stale(),
         };
         if !is_due {

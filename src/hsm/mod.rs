@@ -189,6 +189,43 @@ impl Hsm {
         }
     }
 
+    /// Has jobs name more keys from now on: `labels` are all that there are, in the order of
+    /// [`crate::job::KeyIndex`]; those that were known keep their places. Waits until the tokens
+    /// in use have been looked through for the new ones, `timeout` at the most, and says whether
+    /// they have. Where they have not, a new key is looked up when it is first asked for.
+    pub fn extend_labels(&self, labels: &[Box<str>], timeout: Duration) -> bool {
+        let fleet = &self.fleet;
+        for token in &fleet.tokens {
+            token.backend.extend_labels(labels);
+            if token.backend.has_new_labels() {
+                token.keeper_signal.tell();
+            }
+        }
+        let is_known =
+            |token: &Token| !token.circuit.is_usable() || !token.backend.has_new_labels();
+        let end = Instant::now() + timeout;
+        while !fleet.tokens.iter().all(is_known) {
+            if Instant::now() >= end {
+                return false;
+            }
+            fleet.progress.wait_until(end);
+        }
+        true
+    }
+
+    /// Why no token is usable, if none is.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let tokens = self.stats();
+        if tokens.iter().any(|token| token.is_usable) {
+            return None;
+        }
+        let tell = |token: &TokenStats| {
+            format!("{}: {}", token.label, token.trouble.as_deref().unwrap_or("unknown"))
+        };
+        Some(tokens.iter().map(tell).collect::<Vec<_>>().join("; "))
+    }
+
     /// Whether no token is usable and calls do not return, so that the module that they are in
     /// cannot be initialised anew: a new process may help. It does not where a PIN was refused,
     /// and would try that again.

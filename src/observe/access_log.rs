@@ -2,12 +2,13 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Level;
 
 use super::line::{Line, since_1970};
-use super::log::{LogFormat, Outputs};
+use super::log::{LeastSevere, LogFormat, Outputs};
 use super::timestamp::Rfc3339;
 use crate::limits::{
     LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND,
@@ -65,7 +66,7 @@ pub struct CallRecord<'a> {
 pub struct AccessLog {
     outputs: Outputs,
     /// The least severe level that is logged; `None` for an access log that goes nowhere.
-    level: Option<Level>,
+    level: Option<Arc<LeastSevere>>,
     format: LogFormat,
     buffer: Vec<u8>,
     time: Rfc3339,
@@ -87,7 +88,7 @@ impl Default for AccessLog {
 }
 
 impl AccessLog {
-    pub(super) fn new(outputs: Outputs, level: Level, format: LogFormat) -> Self {
+    pub(super) fn new(outputs: Outputs, level: Arc<LeastSevere>, format: LogFormat) -> Self {
         Self {
             outputs,
             level: Some(level),
@@ -139,7 +140,7 @@ impl AccessLog {
     }
 
     fn is_enabled(&self, level: Level) -> bool {
-        self.level.is_some_and(|least_severe| level <= least_severe)
+        self.level.as_ref().is_some_and(|least_severe| level <= least_severe.get())
     }
 
     /// Says how many lines the last second lacks, once it is over.

@@ -17,6 +17,32 @@ use super::log::LogFormat;
 use super::timestamp::Rfc3339;
 use crate::limits::LOG_WRITE_INTERVAL;
 
+/// Where lines are written.
+pub(super) struct Output {
+    open: Box<dyn Write + Send>,
+    /// Opens it anew, where that can be done.
+    opener: Option<Opener>,
+}
+
+type Opener = Box<dyn Fn() -> io::Result<Box<dyn Write + Send>> + Send>;
+
+impl Output {
+    /// One that stays open.
+    pub(super) fn of(open: impl Write + Send + 'static) -> Self {
+        Self { open: Box::new(open), opener: None }
+    }
+
+    /// One that can be opened again and again.
+    ///
+    /// # Errors
+    /// The opener's.
+    pub(super) fn opened_by(
+        opener: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + 'static,
+    ) -> io::Result<Self> {
+        Ok(Self { open: opener()?, opener: Some(Box::new(opener)) })
+    }
+}
+
 /// The lines that wait for one output.
 pub(super) struct Backlog {
     max_bytes: usize,
@@ -31,6 +57,8 @@ struct Waiting {
     /// The writer sleeps until there is a line. Else it looks by itself, within
     /// [`LOG_WRITE_INTERVAL`], and need not be woken.
     is_idle: bool,
+    /// The output is to be opened anew first.
+    is_to_reopen: bool,
     is_stopping: bool,
     /// The writer takes no more lines.
     is_closed: bool,
@@ -45,7 +73,7 @@ impl Backlog {
     /// No thread can be had.
     pub(super) fn start(
         name: &'static str,
-        output: Box<dyn Write + Send>,
+        output: Output,
         format: LogFormat,
         max_bytes: usize,
     ) -> io::Result<Arc<Self>> {
@@ -53,6 +81,7 @@ impl Backlog {
             // Memory that is not written to is not used: this way it never grows under the lock.
             lines: Vec::with_capacity(max_bytes),
             is_idle: false,
+            is_to_reopen: false,
             is_stopping: false,
             is_closed: false,
             is_finished: false,
@@ -108,6 +137,12 @@ impl Backlog {
         self.dropped_lines.load(Ordering::Relaxed)
     }
 
+    /// Has the writer open its output anew before it writes the next lines.
+    pub(super) fn reopen(&self) {
+        self.waiting.lock().is_to_reopen = true;
+        self.changed.notify_all();
+    }
+
     /// Asks the writer to write what waits and to end. Lines that come later may be dropped.
     pub(super) fn begin_stop(&self) {
         self.waiting.lock().is_stopping = true;
@@ -139,7 +174,7 @@ impl Backlog {
 struct Writer {
     backlog: Arc<Backlog>,
     name: &'static str,
-    output: Box<dyn Write + Send>,
+    output: Output,
     format: LogFormat,
     time: Rfc3339,
     /// How many of the dropped lines the log has told of.
@@ -151,7 +186,10 @@ struct Writer {
 impl Writer {
     fn run(&mut self) {
         let mut batch = Vec::with_capacity(self.backlog.max_bytes);
-        while self.take(&mut batch) {
+        while let Some(is_to_reopen) = self.take(&mut batch) {
+            if is_to_reopen {
+                self.reopen();
+            }
             self.write(&batch);
             batch.clear();
             self.announce_dropped();
@@ -162,20 +200,34 @@ impl Writer {
         self.backlog.changed.notify_all();
     }
 
-    /// Waits for lines and takes them all; false if there are none and none will come.
-    fn take(&self, batch: &mut Vec<u8>) -> bool {
+    /// Waits for lines and takes them all, and gives whether the output is to be opened anew
+    /// before; `None` if there are none and none will come.
+    fn take(&self, batch: &mut Vec<u8>) -> Option<bool> {
         let mut waiting = self.backlog.waiting.lock();
-        while waiting.lines.is_empty() {
+        while waiting.lines.is_empty() && !waiting.is_to_reopen {
             if waiting.is_stopping {
                 waiting.is_closed = true;
-                return false;
+                return None;
             }
             waiting.is_idle = true;
             self.backlog.changed.wait(&mut waiting);
         }
         waiting.is_idle = false;
         std::mem::swap(&mut waiting.lines, batch);
-        true
+        Some(std::mem::take(&mut waiting.is_to_reopen))
+    }
+
+    /// Goes on with the output as its name means it now; if that fails, as it is.
+    fn reopen(&mut self) {
+        let Some(opener) = &self.output.opener else { return };
+        match opener() {
+            Ok(open) => {
+                self.output.open = open;
+                self.is_mid_line = false;
+            }
+            // It waits for this writer, as any line does.
+            Err(error) => tracing::error!(%error, output = self.name, "it cannot be opened anew"),
+        }
     }
 
     /// Lets lines gather, unless there is a hurry.
@@ -213,7 +265,7 @@ impl Writer {
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
             // The file's appender prints to stderr what it can't do, and printing panics where
             // stderr is gone. The log goes on.
-            let result = catch_unwind(AssertUnwindSafe(|| self.output.write(rest)));
+            let result = catch_unwind(AssertUnwindSafe(|| self.output.open.write(rest)));
             match result.unwrap_or_else(|_| Err(io::Error::other("panicked"))) {
                 Ok(0) => break,
                 Ok(count) => written += count,

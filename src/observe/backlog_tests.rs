@@ -29,7 +29,7 @@ fn start(max_bytes: usize) -> (Arc<Backlog>, Receiver<Vec<u8>>, Sender<io::Resul
     let (written, has_written) = channel();
     let (let_go, go) = channel();
     let gate = Box::new(Gate { written, go });
-    let backlog = Backlog::start("test", gate, LogFormat::Text, max_bytes).unwrap();
+    let backlog = Backlog::start("test", Output::of(gate), LogFormat::Text, max_bytes).unwrap();
     (backlog, has_written, let_go)
 }
 
@@ -133,7 +133,7 @@ fn a_panicking_output_does_not_end_the_log() {
     }
     let (written, has_written) = channel();
     let output = Box::new(Panics(0, written));
-    let backlog = Backlog::start("test", output, LogFormat::Json, 100).unwrap();
+    let backlog = Backlog::start("test", Output::of(output), LogFormat::Json, 100).unwrap();
     backlog.push(b"lost\n");
     let announced = has_written.recv_timeout(SOON).unwrap();
     let announced: serde_json::Value = serde_json::from_slice(&announced).unwrap();

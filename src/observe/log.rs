@@ -6,14 +6,18 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
+use parking_lot::Mutex;
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::rolling::{self, RollingFileAppender};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{Registry, reload};
 
 use super::access_log::AccessLog;
-use super::backlog::Backlog;
+use super::backlog::{Backlog, Output};
 use super::events::EventLayer;
 use crate::limits::{LOG_STOP_TIMEOUT, MAX_LOG_BACKLOG_BYTES};
 
@@ -67,8 +71,34 @@ pub enum Rotation {
 /// The running log. Dropping it stops it.
 pub struct Log {
     outputs: Outputs,
-    level: tracing::Level,
+    level: Arc<LeastSevere>,
+    /// tracing's own, if its events go here.
+    filter: Mutex<Option<reload::Handle<LevelFilter, Registry>>>,
     format: LogFormat,
+}
+
+/// The least severe level that is logged, as all access logs see it.
+#[derive(Debug)]
+pub(super) struct LeastSevere(AtomicU8);
+
+const LEVELS: [Level; 5] = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+
+impl LeastSevere {
+    fn new(level: Level) -> Self {
+        let all = Self(AtomicU8::new(0));
+        all.set(level);
+        all
+    }
+
+    fn set(&self, level: Level) {
+        let place = (0..).zip(LEVELS).find_map(|(place, known)| (known == level).then_some(place));
+        self.0.store(place.unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> Level {
+        let place = usize::from(self.0.load(Ordering::Relaxed));
+        LEVELS.get(place).copied().unwrap_or(Level::ERROR)
+    }
 }
 
 /// Starts the log and has tracing's events go there.
@@ -78,10 +108,10 @@ pub struct Log {
 /// had, or the process has a tracing subscriber already.
 pub fn start(config: &LogConfig) -> io::Result<Log> {
     let log = Log::open(config)?;
-    let subscriber = tracing_subscriber::registry()
-        .with(LevelFilter::from_level(config.level))
-        .with(log.event_layer());
+    let (filter, handle) = reload::Layer::new(LevelFilter::from_level(config.level));
+    let subscriber = tracing_subscriber::registry().with(filter).with(log.event_layer());
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    *log.filter.lock() = Some(handle);
     Ok(log)
 }
 
@@ -90,15 +120,21 @@ impl Log {
     pub(super) fn open(config: &LogConfig) -> io::Result<Self> {
         let mut outputs = Vec::new();
         if let Some(file) = &config.file {
-            let output = Box::new(open_file(file)?);
+            let file = file.clone();
+            let output = Output::opened_by(move || Ok(Box::new(open_file(&file)?)))?;
             outputs.push(Backlog::start("file", output, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
         if config.stdout {
             // Not through std's handle: its lock would be held while the output is stuck.
-            let output = Box::new(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+            let output = Output::of(File::from(io::stdout().as_fd().try_clone_to_owned()?));
             outputs.push(Backlog::start("stdout", output, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
-        Ok(Self { outputs: Outputs(outputs.into()), level: config.level, format: config.format })
+        Ok(Self {
+            outputs: Outputs(outputs.into()),
+            level: Arc::new(LeastSevere::new(config.level)),
+            filter: Mutex::new(None),
+            format: config.format,
+        })
     }
 
     pub(super) fn event_layer(&self) -> EventLayer {
@@ -108,7 +144,26 @@ impl Log {
     /// An access log, for one event loop.
     #[must_use]
     pub fn access_log(&self) -> AccessLog {
-        AccessLog::new(self.outputs.clone(), self.level, self.format)
+        AccessLog::new(self.outputs.clone(), Arc::clone(&self.level), self.format)
+    }
+
+    /// Logs from that level on, on all threads.
+    pub fn set_level(&self, level: Level) {
+        self.level.set(level);
+        if let Some(filter) = &*self.filter.lock()
+            // It fails when the subscriber is gone, and with it all events.
+            && let Err(error) = filter.modify(|filter| *filter = LevelFilter::from_level(level))
+        {
+            tracing::error!(%error, "the log's level stays as it was");
+        }
+    }
+
+    /// Has files be opened anew, by their names, before the next lines are written: another
+    /// program has moved them away (logrotate). Does not wait for it.
+    pub fn reopen(&self) {
+        for backlog in self.outputs.0.iter() {
+            backlog.reopen();
+        }
     }
 
     /// Lines that were not written since the start, because an output was too slow or failed;

@@ -100,3 +100,41 @@ fn lines_after_the_stop_are_counted() {
     assert_eq!(log.dropped_lines(), 1);
     assert_eq!(read_logged(directory.path()), "");
 }
+
+/// logrotate moves the file away and tells: what is logged from then on is in a file of the old
+/// name, and nothing is lost or twice. What the access log leaves out changes with the level.
+#[test]
+fn reopened_and_another_level() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Log::open(&file_config(directory.path(), LogFormat::Text)).unwrap();
+    let mut access_log = log.access_log();
+    let mut write = |status, request_bytes| {
+        access_log.write(&CallRecord {
+            status,
+            request_bytes,
+            is_authenticated: true,
+            ..CallRecord::default()
+        });
+        access_log.flush();
+    };
+    write(200, 1);
+    let moved = directory.path().join("moved");
+    while fs::metadata(directory.path().join("calls")).unwrap().len() == 0 {
+        std::thread::yield_now();
+    }
+    fs::rename(directory.path().join("calls"), &moved).unwrap();
+    log.reopen();
+    write(200, 2);
+    log.set_level(Level::WARN);
+    write(200, 3);
+    write(400, 4);
+    log.set_level(Level::INFO);
+    write(200, 5);
+    assert!(log.stop());
+    let bytes_of = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.split_once("requestBytes=").unwrap().1);
+        lines.map(|rest| rest.split(' ').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(bytes_of(&fs::read_to_string(moved).unwrap()), ["1"]);
+    assert_eq!(bytes_of(&read_logged(directory.path())), ["2", "4", "5"]);
+}

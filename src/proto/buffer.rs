@@ -135,6 +135,15 @@ impl BufferPool {
         }
     }
 
+    /// Has buffers hold `large_bytes` from now on, if that is more than before. They never shrink:
+    /// a request that has begun to arrive must find the room that there was for it.
+    pub fn enlarge(&mut self, large_bytes: usize) {
+        if large_bytes > self.large_bytes() {
+            self.large_bytes = large_bytes + PADDING_BYTES;
+            self.large.clear();
+        }
+    }
+
     /// The most that one buffer holds.
     #[must_use]
     pub fn large_bytes(&self) -> usize {
@@ -212,6 +221,22 @@ mod tests {
             let kept: usize = pool.large.iter().map(|buffer| buffer.len()).sum();
             assert!(kept <= MAX_POOLED_BYTES.max(size + PADDING_BYTES), "{kept}");
         }
+    }
+
+    /// A request that was cut off by the old size goes on in the new one; buffers of the old size
+    /// are not kept, and none is counted twice.
+    #[test]
+    fn larger_while_in_use() {
+        let mut pool = BufferPool::new(10_000);
+        let mut buffer = Buffer::default();
+        assert_eq!(buffer.receive(&[1; 20_000], &mut pool), 10_000);
+        pool.enlarge(30_000);
+        pool.enlarge(5_000);
+        assert_eq!(buffer.receive(&[2; 20_000], &mut pool), 20_000);
+        assert_eq!(buffer.filled()[9_999..10_001], [1, 2]);
+        assert_eq!(pool.held_bytes(), 30_000 + PADDING_BYTES);
+        buffer.clear(&mut pool);
+        assert_eq!((pool.held_bytes(), pool.large.len()), (0, 1));
     }
 
     /// The largest buffer bounds what a peer can make us hold.

@@ -52,7 +52,7 @@ pub enum Wait {
     Head(Instant),
     /// For the rest of its body.
     Body(Instant),
-    /// For the HSM; the time is that of the request's first byte.
+    /// For the HSM; the time is when the request has to be answered, whatever came of it.
     Hsm(Instant),
     /// For an answer to be sent.
     Send(Instant),
@@ -61,10 +61,10 @@ pub enum Wait {
 enum State {
     /// Bytes up to `searched` hold no end of a head.
     Head { searched: usize },
-    /// The head ends at `head_bytes`.
-    Body { head_bytes: usize, progress: Progress },
+    /// The head ends at `head_bytes`. The body may be as long as the settings said then.
+    Body { head_bytes: usize, max_bytes: usize, progress: Progress },
     /// The HSM works.
-    Waiting { exchange: Exchange, request: Arc<Request>, serial: u64 },
+    Waiting { exchange: Exchange, request: Arc<Request>, serial: u64, deadline: Instant },
     /// The fleet's health is asked for.
     WaitingForHealth { exchange: Exchange },
     /// The answer is on its way.
@@ -131,7 +131,9 @@ impl Connection {
             State::Head { .. } if self.buffer.is_empty() => Wait::Idle(self.since),
             State::Head { .. } => Wait::Head(self.started),
             State::Body { .. } => Wait::Body(self.since),
-            State::Waiting { .. } | State::WaitingForHealth { .. } => Wait::Hsm(self.started),
+            State::Waiting { deadline, .. } => Wait::Hsm(deadline),
+            // It is not waited for.
+            State::WaitingForHealth { .. } => Wait::Hsm(self.since),
             State::Answered { .. } => Wait::Send(self.since),
         }
     }
@@ -193,9 +195,8 @@ impl Connection {
                         Err(error) => return self.refuse(protocol, moment, error),
                     }
                 }
-                State::Body { head_bytes, progress } => {
-                    let head_bytes = *head_bytes;
-                    let max_bytes = protocol.service.max_body_bytes();
+                State::Body { head_bytes, max_bytes, progress } => {
+                    let (head_bytes, max_bytes) = (*head_bytes, *max_bytes);
                     let (_, body, received) = self.buffer.split_mut(head_bytes);
                     match progress.advance(&mut body[..received], max_bytes) {
                         Ok(Some(whole)) => {
@@ -248,7 +249,7 @@ impl Connection {
         if head.expects_continue && received == 0 {
             protocol.out.extend_from_slice(response::CONTINUE);
         }
-        self.state = State::Body { head_bytes, progress };
+        self.state = State::Body { head_bytes, max_bytes, progress };
         self.since = moment.now;
         Ok(None)
     }
@@ -282,15 +283,16 @@ impl Connection {
             }
             Ok(Accepted::Job(request)) => {
                 let serial = protocol.take_serial();
+                let deadline = self.started + protocol.service.timeouts.request;
                 let job = Job {
                     request: Arc::clone(&request),
                     output: protocol.take_output(),
                     reply_to: ReplyTo { event_loop: protocol.event_loop, slot: 0, serial },
                     queued_at: moment.now,
-                    deadline: self.started + protocol.service.timeouts.request,
+                    deadline,
                 };
                 protocol.metrics.in_flight.increment();
-                self.state = State::Waiting { exchange, request, serial };
+                self.state = State::Waiting { exchange, request, serial, deadline };
                 Step::Submit(job)
             }
             Err(error) => self.finish(protocol, moment, &exchange, Answer::Error(&error)),
@@ -339,7 +341,9 @@ impl Connection {
         let step = match completion.outcome {
             Ok(success) => {
                 match success {
-                    Success::Described(attributes) => encode::key_metadata(body, &attributes),
+                    Success::Described(attributes) => {
+                        encode::key_metadata(body, &attributes, !exchange.is_disabled);
+                    }
                     Success::Encrypted { iv, tag, cdiv } => {
                         let metadata = exchange.ciphertext_metadata.as_ref();
                         encode::encrypted(
@@ -450,7 +454,8 @@ impl Connection {
         let is_last = self.is_half_closed && exchange.consumed >= self.buffer.len();
         self.answered += 1;
         self.is_proven |= exchange.is_authenticated;
-        let is_worn = self.answered == protocol.service.max_requests_per_connection;
+        let max_requests = protocol.service.max_requests_per_connection;
+        let is_worn = max_requests > 0 && self.answered >= max_requests;
         let close = exchange.close || moment.is_draining || is_last || is_worn;
         exchange.write_answer(protocol, moment, &answer, close, self.buffer.filled());
         let consumed = if close { self.buffer.len() } else { exchange.consumed };

@@ -81,6 +81,8 @@ pub(super) struct Exchange {
     pub(super) is_head: bool,
     pub(super) request_bytes: usize,
     pub(super) token: Option<TokenIndex>,
+    /// [`Protocol::fleet`] as the request was taken.
+    fleet: u32,
     pub(super) queue_micros: Option<u32>,
     pub(super) hsm_micros: Option<u32>,
     /// Probes of load balancers are not logged.
@@ -92,6 +94,8 @@ pub(super) struct Exchange {
     pub(super) key_id: Option<Span>,
     /// The key that the HSM is asked to use.
     pub(super) key: Option<KeyIndex>,
+    /// The key, or its store, is switched off.
+    pub(super) is_disabled: bool,
     pub(super) metadata: RequestMetadata,
     /// What the new ciphertext is bound to: the answer must say the same, whatever the settings
     /// are by then.
@@ -113,6 +117,7 @@ impl Exchange {
             is_head: false,
             request_bytes: 0,
             token: None,
+            fleet: 0,
             queue_micros: None,
             hsm_micros: None,
             is_probe: false,
@@ -121,6 +126,7 @@ impl Exchange {
             prefix: None,
             key_id: None,
             key: None,
+            is_disabled: false,
             metadata: RequestMetadata::default(),
             ciphertext_metadata: None,
             body_offset: 0,
@@ -129,7 +135,7 @@ impl Exchange {
     }
 
     /// Checks run in this order: path, method, SigV4, content type and JSON, members, key in the
-    /// store's set, the store's quota, size limits.
+    /// store's set and not disabled, the store's quota, size limits.
     fn accept(
         &mut self,
         protocol: &mut Protocol,
@@ -179,9 +185,13 @@ impl Exchange {
         if call == Call::Health {
             return Ok(Accepted::Health);
         }
-        let key = authorize::key(store, key_id)?;
+        let found = authorize::key(store, key_id)?;
+        let key = found.index;
+        self.is_disabled = found.is_disabled;
+        authorize::state(store, found, call)?;
         self.in_flight = authorize::quota(store, moment.now)?;
         self.key = Some(key);
+        self.fleet = protocol.fleet;
         if call == Call::Encrypt {
             let metadata = service.ciphertext_metadata.as_deref();
             self.ciphertext_metadata = metadata.and_then(InlineBytes::from_slice);
@@ -287,7 +297,9 @@ impl Exchange {
         let text = |span: Option<Span>| span.map(|span| span.text(received));
         let body = received.get(self.body_offset..).unwrap_or_default();
         let member = |span: Option<Span>| span.map(|span| span.text(body));
-        let token = self.token.and_then(|token| protocol.token_labels.get(usize::from(token.0)));
+        // A token that has left the fleet since is not told by another one's label.
+        let token = self.token.filter(|_| self.fleet == protocol.fleet);
+        let token = token.and_then(|token| protocol.token_labels.get(usize::from(token.0)));
         protocol.access_log.write(&CallRecord {
             peer: self.origin.peer,
             is_authenticated: self.is_authenticated,

@@ -42,6 +42,8 @@ pub struct Protocol {
     pub metrics: Arc<LoopMetrics>,
     /// Labels of the tokens, by [`crate::job::TokenIndex`], for the log.
     pub token_labels: Vec<Box<str>>,
+    /// Counts changes of the fleet: a [`crate::job::TokenIndex`] means something within one.
+    pub fleet: u32,
     pub(super) buffers: BufferPool,
     pub(super) signing_keys: SigningKeys,
     pub(super) decoder: Decoder,
@@ -56,19 +58,15 @@ impl Protocol {
     /// For event loop number `event_loop`.
     #[must_use]
     pub fn new(service: Arc<Service>, event_loop: u16, access_log: AccessLog) -> Self {
-        // Behind what makes a request whole, the same TLS record may bring more.
-        let buffers = BufferPool::new(
-            service.max_request_bytes() + MAX_CHUNK_LINE_BYTES + 2 * MAX_RECORD_BYTES,
-        );
-        // Memory that never has to grow leaves no copy of a plaintext behind.
-        let answer_bytes = service.max_plaintext_in_base64 + ANSWER_OVERHEAD_BYTES;
+        let answer_bytes = answer_bytes(&service);
         Self {
             event_loop,
             out: Vec::with_capacity(answer_bytes),
             access_log,
             metrics: Arc::default(),
             token_labels: Vec::new(),
-            buffers,
+            fleet: 0,
+            buffers: BufferPool::new(buffer_bytes(&service)),
             signing_keys: SigningKeys::new(service.credentials()),
             decoder: Decoder::default(),
             date: HttpDate::default(),
@@ -78,6 +76,19 @@ impl Protocol {
             next_serial: 0,
             service,
         }
+    }
+
+    /// Goes on with other settings, between two turns. What has been asked of the HSM is answered
+    /// as it was asked.
+    pub fn adopt(&mut self, service: Arc<Service>) {
+        self.buffers.enlarge(buffer_bytes(&service));
+        for memory in [&mut self.out, &mut self.body] {
+            debug_assert!(memory.is_empty());
+            memory.reserve_exact(answer_bytes(&service));
+        }
+        // A signing key of an access key id whose secret has changed must not be found any more.
+        self.signing_keys = SigningKeys::new(service.credentials());
+        self.service = service;
     }
 
     /// The memory of the receive buffers that connections hold at present.
@@ -147,6 +158,16 @@ impl Protocol {
     pub(super) fn clear_body(&mut self) {
         wipe(&mut self.body);
     }
+}
+
+/// Behind what makes a request whole, the same TLS record may bring more.
+fn buffer_bytes(service: &Service) -> usize {
+    service.max_request_bytes() + MAX_CHUNK_LINE_BYTES + 2 * MAX_RECORD_BYTES
+}
+
+/// Memory that never has to grow leaves no copy of a plaintext behind.
+fn answer_bytes(service: &Service) -> usize {
+    service.max_plaintext_in_base64 + ANSWER_OVERHEAD_BYTES
 }
 
 /// Wipes what is in it; `Vec::zeroize` would wipe all of the memory each time. What lies behind

@@ -18,9 +18,19 @@ pub struct Store {
     uri_path_prefix: Box<str>,
     credentials: Vec<Credential>,
     /// Sorted by external key id.
-    keys: Vec<(Box<str>, KeyIndex)>,
+    keys: Vec<(Box<str>, StoreKey)>,
+    is_disabled: bool,
     quota: Quota,
     metrics: Arc<StoreMetrics>,
+}
+
+/// A key of a store's set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreKey {
+    /// What jobs call it.
+    pub index: KeyIndex,
+    /// It, or the whole store, is switched off.
+    pub is_disabled: bool,
 }
 
 impl Store {
@@ -38,9 +48,18 @@ impl Store {
 
     /// The key of that external key id, if it is in the store's set.
     #[must_use]
-    pub fn key(&self, key_id: &str) -> Option<KeyIndex> {
-        let at = self.keys.binary_search_by(|(known, _)| (**known).cmp(key_id)).ok()?;
-        Some(self.keys[at].1)
+    pub fn key(&self, key_id: &str) -> Option<StoreKey> {
+        self.place_of(key_id).map(|at| self.keys[at].1)
+    }
+
+    fn place_of(&self, key_id: &str) -> Option<usize> {
+        self.keys.binary_search_by(|(known, _)| (**known).cmp(key_id)).ok()
+    }
+
+    /// Whether all of it is switched off.
+    #[must_use]
+    pub fn is_disabled(&self) -> bool {
+        self.is_disabled
     }
 
     /// What it may ask for.
@@ -87,7 +106,7 @@ pub struct Service {
 }
 
 /// How long each wait may last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// A whole call, from its first byte.
     pub request: Duration,
@@ -125,6 +144,14 @@ impl Service {
         }
     }
 
+    /// Has external key ids keep the [`KeyIndex`] that they have in `former`, whose place this
+    /// service, still without stores, is to take: jobs and the HSM side know them by it. An id that
+    /// no store names any more keeps its index too.
+    pub fn keep_labels(&mut self, former: &Self) {
+        debug_assert!(self.labels.is_empty());
+        self.labels.clone_from(&former.labels);
+    }
+
     /// Adds a store. A prefix that is there already is replaced (settings refuse that before).
     pub fn add_store<'a>(
         &mut self,
@@ -151,13 +178,15 @@ impl Service {
                 self.labels.push(key_id.into());
                 KeyIndex(u32::try_from(self.labels.len() - 1).unwrap_or(u32::MAX))
             });
-            keys.push((key_id.into(), index));
+            keys.push((key_id.into(), StoreKey { index, is_disabled: false }));
         }
-        keys.sort();
+        keys.sort_by(|one: &(Box<str>, StoreKey), other| one.0.cmp(&other.0));
         keys.dedup();
         let (prefix, quota) = (uri_path_prefix.into(), Quota::default());
         let metrics = Arc::default();
-        let store = Store { uri_path_prefix: prefix, credentials, keys, quota, metrics };
+        let is_disabled = false;
+        let store =
+            Store { uri_path_prefix: prefix, credentials, keys, is_disabled, quota, metrics };
         let place = self.stores.len();
         match self.place_of(uri_path_prefix) {
             Ok(at) => self.by_prefix[at].1 = place,
@@ -171,6 +200,25 @@ impl Service {
         if let Ok(at) = self.place_of(uri_path_prefix) {
             let place = self.by_prefix[at].1;
             self.stores[place].quota = quota;
+        }
+    }
+
+    /// Switches off the store of that prefix, with all its keys.
+    pub fn disable_store(&mut self, uri_path_prefix: &str) {
+        if let Ok(at) = self.place_of(uri_path_prefix) {
+            let store = &mut self.stores[self.by_prefix[at].1];
+            store.is_disabled = true;
+            store.keys.iter_mut().for_each(|(_, key)| key.is_disabled = true);
+        }
+    }
+
+    /// Switches off one key of the store of that prefix.
+    pub fn disable_key(&mut self, uri_path_prefix: &str, key_id: &str) {
+        if let Ok(at) = self.place_of(uri_path_prefix) {
+            let store = &mut self.stores[self.by_prefix[at].1];
+            if let Some(at) = store.place_of(key_id) {
+                store.keys[at].1.is_disabled = true;
+            }
         }
     }
 
@@ -209,7 +257,8 @@ impl Service {
         &self.stores
     }
 
-    /// The distinct external key ids of all stores, in the order of [`KeyIndex`].
+    /// The distinct external key ids of all stores, of former ones too, in the order of
+    /// [`KeyIndex`].
     #[must_use]
     pub fn labels(&self) -> &[Box<str>] {
         &self.labels

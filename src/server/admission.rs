@@ -25,13 +25,15 @@ pub(super) struct Admission {
 }
 
 struct Places {
-    taken: AtomicUsize,
+    /// Shared with those that take this one's place.
+    taken: Arc<AtomicUsize>,
     max: usize,
 }
 
 /// Connections by address. Locked when one begins and ends, and only if there is a bound.
 struct Addresses {
-    connections: Mutex<HashMap<IpAddr, u32>>,
+    /// Shared with those that take this one's place.
+    connections: Arc<Mutex<HashMap<IpAddr, u32>>>,
     max: u32,
 }
 
@@ -45,16 +47,30 @@ pub(super) struct Ticket {
 
 impl Admission {
     pub(super) fn new(config: &Config) -> Self {
-        let places = |max| Places { taken: AtomicUsize::new(0), max };
-        let handshakes = config.max_tls_handshakes_per_sec;
+        let places = |max| Places { taken: Arc::default(), max };
         Self {
             api: places(config.max_connections),
             ping: places(MAX_PING_CONNECTIONS),
             addresses: config
                 .max_connections_per_address
-                .map(|max| Addresses { connections: Mutex::default(), max }),
-            // A tenth of a second's worth at once: more would only wait in the loops.
-            handshakes: (handshakes > 0).then(|| Rate::new(handshakes, handshakes.div_ceil(10))),
+                .map(|max| Addresses { connections: Arc::default(), max }),
+            handshakes: handshake_rate(config, None),
+            proxies: config.proxy_protocol_from.clone(),
+        }
+    }
+
+    /// With other bounds: what is used of these counts. (Where there was no bound on a client's
+    /// connections, those that are open were not counted by client, and are not now.)
+    pub(super) fn succeeded_by(&self, config: &Config) -> Self {
+        let places = |former: &Places, max| Places { taken: Arc::clone(&former.taken), max };
+        let connections = self.addresses.as_ref().map(|former| Arc::clone(&former.connections));
+        Self {
+            api: places(&self.api, config.max_connections),
+            ping: places(&self.ping, MAX_PING_CONNECTIONS),
+            addresses: config
+                .max_connections_per_address
+                .map(|max| Addresses { connections: connections.unwrap_or_default(), max }),
+            handshakes: handshake_rate(config, self.handshakes.as_ref()),
             proxies: config.proxy_protocol_from.clone(),
         }
     }
@@ -80,6 +96,16 @@ impl Admission {
     pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
         self.proxies.iter().any(|network| network.contains(address))
     }
+}
+
+/// A tenth of a second's worth at once: more would only wait in the loops.
+fn handshake_rate(config: &Config, former: Option<&Rate>) -> Option<Rate> {
+    let per_sec = config.max_tls_handshakes_per_sec;
+    let burst = per_sec.div_ceil(10);
+    (per_sec > 0).then(|| match former {
+        Some(former) => former.succeeded_by(per_sec, burst),
+        None => Rate::new(per_sec, burst),
+    })
 }
 
 impl Ticket {
@@ -171,6 +197,27 @@ mod tests {
             drop(first);
             assert!(count(same).is_some());
         }
+        assert!(admission.addresses.as_ref().unwrap().connections.lock().is_empty());
+    }
+
+    /// Connections that came before a change of the settings count after it, and give their
+    /// places back to those who come then.
+    #[test]
+    fn a_successor_knows_who_is_there() {
+        let former = admission(Some(1));
+        let address = "192.0.2.1".parse().unwrap();
+        let mut old: Vec<_> = (0..2).map(|_| former.admit(Listener::Api).unwrap()).collect();
+        assert!(old[0].count(address) && !old[1].count(address));
+        let config =
+            Config { max_connections: 3, max_connections_per_address: Some(2), ..Config::local() };
+        let admission = Arc::new(former.succeeded_by(&config));
+        let mut new = admission.admit(Listener::Api).unwrap();
+        assert!(new.count(address) && admission.admit(Listener::Api).is_none());
+        drop(old);
+        let mut last = admission.admit(Listener::Api).unwrap();
+        assert!(last.count(address));
+        drop((new, last));
+        assert_eq!(admission.api.taken.load(Ordering::Relaxed), 0);
         assert!(admission.addresses.as_ref().unwrap().connections.lock().is_empty());
     }
 

@@ -1,6 +1,7 @@
 //! One event loop: readiness, completions and deadlines in; reads, writes and jobs out.
 
 pub(super) mod accept;
+mod adopt;
 mod room;
 
 use std::io::{self, ErrorKind};
@@ -14,6 +15,7 @@ use slab::Slab;
 
 use self::accept::Listening;
 use super::admission::Admission;
+use super::changes::Changes;
 use super::lifecycle::Lifecycle;
 use super::peer::{Fate, Peer};
 use super::timer::Timers;
@@ -37,6 +39,7 @@ const FIRST_LISTENER: usize = usize::MAX - 1;
 pub(super) struct Shared {
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) admission: Arc<Admission>,
+    pub(super) changes: Arc<Changes>,
     /// This loop's share.
     pub(super) max_buffered_bytes: usize,
 }
@@ -90,6 +93,8 @@ impl EventLoop {
             listeners: self.listeners,
             completions: self.completions,
             lifecycle: self.shared.lifecycle,
+            changes: self.shared.changes,
+            change_number: 0,
             // One connection has to have room, whatever the settings let a request be.
             max_buffered_bytes: self
                 .shared
@@ -118,6 +123,9 @@ struct Running {
     listeners: Vec<Listening>,
     completions: Arc<CompletionQueue>,
     lifecycle: Arc<Lifecycle>,
+    changes: Arc<Changes>,
+    /// That of the last one which was taken up.
+    change_number: u64,
     max_buffered_bytes: usize,
     peers: Slab<Peer>,
     /// The number of the connection that came last.
@@ -149,6 +157,7 @@ impl Running {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
+            self.adopt_changes();
             self.look_around();
             self.take_completions();
             for event in &events {

@@ -46,6 +46,11 @@ impl Lifecycle {
 
     fn advance(&self, state: u8) {
         self.state.fetch_max(state, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Has each event loop take a turn.
+    pub(super) fn wake(&self) {
         for waker in self.wakers.lock().iter() {
             // A waker fails only when its event loop's descriptor is gone, and so the loop.
             let _ = waker.wake();

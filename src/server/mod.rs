@@ -4,6 +4,7 @@
 //! the HSM leaves as jobs and comes back through the loop's inbox; see `lib.rs` for the order.
 
 mod admission;
+pub mod changes;
 pub mod config;
 mod descriptors;
 mod event_loop;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use self::admission::Admission;
+use self::changes::Changes;
 use self::config::Config;
 use self::event_loop::accept::Listening;
 use self::event_loop::{EventLoop, Shared};
@@ -38,6 +40,7 @@ use crate::proto::{Listener, Service};
 pub struct Server {
     loops: Vec<EventLoop>,
     lifecycle: Arc<Lifecycle>,
+    changes: Arc<Changes>,
     api: SocketAddr,
     ping: SocketAddr,
 }
@@ -57,19 +60,15 @@ impl Server {
     /// # Errors
     /// [`BindError`]: for instance, another process listens there.
     pub fn bind(config: &Config) -> Result<Self, BindError> {
-        if let Err(possible) = descriptors::raise(config.max_connections) {
-            tracing::warn!(
-                possible,
-                max_connections = config.max_connections,
-                "the hard limit of open files (RLIMIT_NOFILE) is lower than max_connections needs"
-            );
-        }
+        raise_descriptors(config.max_connections);
+        let count = event_loops(config.event_loops);
         let lifecycle = Arc::new(Lifecycle::default());
         let admission = Arc::new(Admission::new(config));
+        let changes = Changes::new(Arc::clone(&lifecycle), Arc::clone(&admission), count);
+        let changes = Arc::new(changes);
         let mut api = SocketAddr::new(config.ip, config.port);
         let mut ping = api;
         let mut loops = Vec::new();
-        let count = event_loops(config.event_loops);
         for index in 0..count {
             let fail = |address, error| BindError { address, error };
             let listen = |address, shared| {
@@ -95,12 +94,13 @@ impl Server {
             let shared = Shared {
                 lifecycle: Arc::clone(&lifecycle),
                 admission: Arc::clone(&admission),
+                changes: Arc::clone(&changes),
                 max_buffered_bytes: config.max_buffered_bytes / count,
             };
             let event_loop = EventLoop::new(listeners, shared).map_err(|error| fail(api, error))?;
             loops.push(event_loop);
         }
-        Ok(Self { loops, lifecycle, api, ping })
+        Ok(Self { loops, lifecycle, changes, api, ping })
     }
 
     /// Where the API is served.
@@ -131,6 +131,12 @@ impl Server {
     #[must_use]
     pub fn lifecycle(&self) -> Arc<Lifecycle> {
         Arc::clone(&self.lifecycle)
+    }
+
+    /// What has the loops go on with other settings.
+    #[must_use]
+    pub fn changes(&self) -> Arc<Changes> {
+        Arc::clone(&self.changes)
     }
 
     /// Starts the loops, a thread each. `access_log` makes each loop its own, `metrics` has its
@@ -166,6 +172,16 @@ impl Server {
                 })
             })
             .collect()
+    }
+}
+
+fn raise_descriptors(max_connections: usize) {
+    if let Err(possible) = descriptors::raise(max_connections) {
+        tracing::warn!(
+            possible,
+            max_connections,
+            "the hard limit of open files (RLIMIT_NOFILE) is lower than max_connections needs"
+        );
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "drain_delay_milli",
             "drain_timeout_milli",
             "fleet_size",
+            "pid_file",
             "proxy_protocol_from",
         ],
     ),
@@ -80,6 +81,8 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "xks_key_id_set",
             "max_requests_per_sec",
             "max_in_flight",
+            "disabled",
+            "disabled_keys",
         ],
     ),
     (

@@ -93,6 +93,8 @@ pub struct Server {
     pub proxy_protocol_from: Vec<Network>,
     /// How many proxies serve these stores: `xksProxyFleetSize` in health answers, at least 1.
     pub fleet_size: u32,
+    /// Where the process id is written while it serves.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// What the process denies itself and others: `[security]`
@@ -164,6 +166,10 @@ pub struct Store {
     pub max_requests_per_sec: Option<u32>,
     /// Calls to the HSM that are not answered yet. `None` is no bound.
     pub max_in_flight: Option<u32>,
+    /// The kill switch: the store neither encrypts nor decrypts.
+    pub disabled: bool,
+    /// The same for single keys, each in `xks_key_id_set`.
+    pub disabled_keys: Vec<String>,
 }
 
 /// A SigV4 credential.

@@ -1,6 +1,7 @@
 //! `[server]` and `[server.tcp_keepalive]`
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Server;
@@ -60,6 +61,10 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         Some(member) => networks(&member),
         None => Some(Vec::new()),
     };
+    let pid_file = match section.get("pid_file") {
+        Some(member) => pid_file(&member).map(Some),
+        None => Some(None),
+    };
     Some(Server {
         ip: ip?,
         port: port?,
@@ -73,6 +78,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         drain_timeout: drain_timeout?,
         fleet_size: fleet_size?,
         proxy_protocol_from: proxy_protocol_from?,
+        pid_file: pid_file?,
     })
 }
 
@@ -83,6 +89,16 @@ pub(super) fn ip(member: &Member<'_>) -> Option<IpAddr> {
         member.mistake(format!("\"{}\" is not an IP address", shown(text)), IP_REMEDY);
     }
     ip
+}
+
+fn pid_file(member: &Member<'_>) -> Option<PathBuf> {
+    let remedy = "write the path of a file that the proxy may make, such as \"/run/xks-proxy.pid\"";
+    let text = member.string(remedy)?;
+    if text.is_empty() || text.contains('\0') {
+        member.mistake("it cannot be a file's name", remedy);
+        return None;
+    }
+    Some(PathBuf::from(text))
 }
 
 fn networks(member: &Member<'_>) -> Option<Vec<Network>> {

@@ -10,8 +10,18 @@ impl Settings {
     /// What the protocol is configured with.
     #[must_use]
     pub fn service(&self) -> Service {
+        self.service_after(None)
+    }
+
+    /// The same, to take the place of `former`: key ids keep their indices, and what stores have
+    /// used of their quotas counts.
+    #[must_use]
+    pub fn service_after(&self, former: Option<&Service>) -> Service {
         let Settings { server, limits, .. } = self;
         let mut service = Service::new(&server.region, &server.service, limits.timeouts);
+        if let Some(former) = former {
+            service.keep_labels(former);
+        }
         service.is_sigv4_auth_enabled = self.is_sigv4_auth_enabled;
         service.ciphertext_metadata.clone_from(&server.ciphertext_metadata);
         service.max_plaintext_in_base64 = limits.max_plaintext_in_base64;
@@ -25,7 +35,18 @@ impl Settings {
             let key_ids = store.xks_key_id_set.iter().map(String::as_str);
             service.add_store(&store.uri_path_prefix, credentials, key_ids);
             let quota = Quota::new(store.max_requests_per_sec, store.max_in_flight);
+            let former = former.and_then(|former| former.store(&store.uri_path_prefix));
+            let quota = match former {
+                Some(former) => quota.succeeding(former.quota()),
+                None => quota,
+            };
             service.set_quota(&store.uri_path_prefix, quota);
+            if store.disabled {
+                service.disable_store(&store.uri_path_prefix);
+            }
+            for key_id in &store.disabled_keys {
+                service.disable_key(&store.uri_path_prefix, key_id);
+            }
         }
         service
     }

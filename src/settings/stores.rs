@@ -55,12 +55,24 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
             };
             let max_requests_per_sec = bound("max_requests_per_sec", "a number of calls a second");
             let max_in_flight = bound("max_in_flight", "a number of calls");
+            let disabled = match section.get("disabled") {
+                Some(member) => member.bool(),
+                None => Some(false),
+            };
+            let disabled_keys = disabled_keys(section, xks_key_id_set.as_deref());
+            if disabled == Some(true) {
+                let problem = "the store is disabled: it neither encrypts nor decrypts";
+                let remedy = "set it to false, or remove it, to have it serve again";
+                section.report().notice(&section.place_of("disabled"), problem, remedy);
+            }
             Some(Store {
                 uri_path_prefix: uri_path_prefix?,
                 credential: credential?,
                 xks_key_id_set: xks_key_id_set?,
                 max_requests_per_sec: max_requests_per_sec?,
                 max_in_flight: max_in_flight?,
+                disabled: disabled?,
+                disabled_keys: disabled_keys?,
             })
         })
         .collect();
@@ -158,6 +170,31 @@ fn checked<'t>(
     };
     member.mistake(problem, remedy);
     None
+}
+
+/// `disabled_keys`, all of which are in the store's set: a kill switch that names nothing would
+/// switch nothing off.
+fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<String>> {
+    let Some(member) = section.get("disabled_keys") else {
+        return Some(Vec::new());
+    };
+    let remedy = "write a list of key ids that are in xks_key_id_set, such as [\"my-key\"]";
+    let mut ids = Vec::new();
+    let mut is_right = true;
+    for (place, id) in member.strings(remedy)? {
+        // A set that is wrong has been reported.
+        if set.is_some_and(|set| !set.iter().any(|known| known == id)) {
+            let problem = format!("\"{}\" is not in the store's xks_key_id_set", shown(id));
+            member.report().mistake(&place, problem, remedy);
+            is_right = false;
+        }
+        ids.push(id.to_owned());
+    }
+    if is_right && !ids.is_empty() {
+        let problem = format!("{} of the store's keys neither encrypt nor decrypt", ids.len());
+        member.report().notice(member.place(), problem, "remove those that are to serve again");
+    }
+    is_right.then_some(ids)
 }
 
 fn key_ids(member: &Member<'_>) -> Option<Vec<String>> {

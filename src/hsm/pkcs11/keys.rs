@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use cryptoki::error::Error;
 use cryptoki::object::Attribute;
 use cryptoki::session::Session;
@@ -18,20 +19,23 @@ use crate::limits::{
     MAX_KEYS_PER_LABEL, MAX_MISSING_LABEL_LOOKUPS_PER_SEC, MISSING_LABEL_INTERVAL,
 };
 
-/// The labels that jobs may name, by [`KeyIndex`], and the way back.
+/// The labels that jobs may name, shared by all tokens. They only ever become more.
 pub struct Labels {
-    labels: Vec<Box<str>>,
-    indices: HashMap<Box<str>, usize>,
+    list: ArcSwap<LabelList>,
     /// A label that fits several keys means the first of them.
     pub allow_ambiguous: bool,
 }
 
-impl Labels {
-    /// In the order of [`KeyIndex`].
-    #[must_use]
-    pub fn new(labels: Vec<Box<str>>, allow_ambiguous: bool) -> Self {
+/// The labels as they are at one moment: by [`KeyIndex`], and the way back.
+pub struct LabelList {
+    labels: Vec<Box<str>>,
+    indices: HashMap<Box<str>, usize>,
+}
+
+impl LabelList {
+    fn new(labels: Vec<Box<str>>) -> Self {
         let indices = labels.iter().enumerate().map(|(index, label)| (label.clone(), index));
-        Self { indices: indices.collect(), labels, allow_ambiguous }
+        Self { indices: indices.collect(), labels }
     }
 
     /// All of them.
@@ -44,6 +48,30 @@ impl Labels {
     #[must_use]
     pub fn get(&self, key: KeyIndex) -> Option<&str> {
         self.labels.get(usize::try_from(key.0).ok()?).map(AsRef::as_ref)
+    }
+}
+
+impl Labels {
+    /// In the order of [`KeyIndex`].
+    #[must_use]
+    pub fn new(labels: Vec<Box<str>>, allow_ambiguous: bool) -> Self {
+        Self { list: ArcSwap::from_pointee(LabelList::new(labels)), allow_ambiguous }
+    }
+
+    /// Those that there are now.
+    #[must_use]
+    pub fn now(&self) -> Arc<LabelList> {
+        self.list.load_full()
+    }
+
+    /// Appends those of `labels` that are not there yet. The first ones are those that are, in
+    /// the same order: an index never comes to mean another label.
+    fn extend_to(&self, labels: &[Box<str>]) {
+        let known = self.now();
+        debug_assert!(labels.starts_with(known.all()) || known.all().starts_with(labels));
+        if labels.len() > known.all().len() {
+            self.list.store(Arc::new(LabelList::new(labels.to_vec())));
+        }
     }
 }
 
@@ -62,6 +90,8 @@ pub struct Key {
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     key: Option<Key>,
+    /// A listing has told whether the token has it.
+    is_listed: bool,
     looked_up: Option<Instant>,
 }
 
@@ -71,7 +101,8 @@ pub struct KeyCache {
     entries: RwLock<Vec<Entry>>,
     /// Counts the times that all was forgotten.
     era: AtomicU64,
-    is_listed: AtomicBool,
+    /// Labels were added that no listing has been about.
+    has_new: AtomicBool,
     is_stale: AtomicBool,
     lookups: Mutex<(Option<Instant>, u32)>,
 }
@@ -80,12 +111,12 @@ impl KeyCache {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(labels: Arc<Labels>) -> Self {
-        let entries = RwLock::new(vec![Entry::default(); labels.labels.len()]);
+        let entries = RwLock::new(vec![Entry::default(); labels.now().all().len()]);
         Self {
             labels,
             entries,
             era: AtomicU64::new(0),
-            is_listed: AtomicBool::new(false),
+            has_new: AtomicBool::new(false),
             is_stale: AtomicBool::new(false),
             lookups: Mutex::default(),
         }
@@ -97,6 +128,23 @@ impl KeyCache {
         &self.labels
     }
 
+    /// Takes in that jobs may name more labels, see [`Labels`]. Until the next listing, which
+    /// should be soon, the token may have any of the new ones.
+    pub fn extend_to(&self, labels: &[Box<str>]) {
+        self.labels.extend_to(labels);
+        let mut entries = self.entries.write();
+        if labels.len() > entries.len() {
+            entries.resize(labels.len(), Entry::default());
+            self.has_new.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether labels were added since the last listing.
+    #[must_use]
+    pub fn has_new(&self) -> bool {
+        self.has_new.load(Ordering::Acquire)
+    }
+
     /// The key, if it was there when last looked for.
     #[must_use]
     pub fn get(&self, key: KeyIndex) -> Option<Key> {
@@ -106,7 +154,9 @@ impl KeyCache {
     /// Whether it is there, as far as is known: before a listing, all may be.
     #[must_use]
     pub fn may_have(&self, key: KeyIndex) -> bool {
-        self.get(key).is_some() || !self.is_listed.load(Ordering::Acquire)
+        let entries = self.entries.read();
+        let entry = usize::try_from(key.0).ok().and_then(|index| entries.get(index));
+        entry.is_some_and(|entry| entry.key.is_some() || !entry.is_listed)
     }
 
     /// Whether a handle was found stale since this was last asked.
@@ -119,22 +169,21 @@ impl KeyCache {
     pub fn forget(&self) {
         let mut entries = self.entries.write();
         self.era.fetch_add(1, Ordering::AcqRel);
-        self.is_listed.store(false, Ordering::Release);
         self.is_stale.store(true, Ordering::Release);
         entries.fill(Entry::default());
     }
 
     /// Whether a missing label may be looked up now: the token is spared more than
     /// [`MAX_MISSING_LABEL_LOOKUPS_PER_SEC`], and more than one for each label in
-    /// [`MISSING_LABEL_INTERVAL`]. Before the first listing is through, nothing is known to be
-    /// missing, and all may be looked up.
+    /// [`MISSING_LABEL_INTERVAL`]. Before the first listing is through, a label is not known to be
+    /// missing, and may be looked up.
     pub fn may_look_up(&self, key: KeyIndex, now: Instant) -> bool {
         let Ok(index) = usize::try_from(key.0) else { return false };
         let recently = |then: Instant, span: Duration| now.saturating_duration_since(then) < span;
         let mut lookups = self.lookups.lock();
         let mut entries = self.entries.write();
         let Some(entry) = entries.get_mut(index) else { return false };
-        if !self.is_listed.load(Ordering::Acquire) {
+        if !entry.is_listed {
             return true;
         }
         if entry.looked_up.is_some_and(|then| recently(then, MISSING_LABEL_INTERVAL)) {
@@ -177,7 +226,8 @@ impl KeyCache {
     /// # Errors
     /// The token's.
     pub fn look_up(&self, session: &Session, key: KeyIndex) -> Result<Option<Key>, Error> {
-        let Some(label) = self.labels.get(key) else { return Ok(None) };
+        let labels = self.labels.now();
+        let Some(label) = labels.get(key) else { return Ok(None) };
         let era = self.era.load(Ordering::Acquire);
         let mut template = template();
         template.push(Attribute::Label(label.as_bytes().to_vec()));
@@ -210,9 +260,10 @@ impl KeyCache {
     /// The token's; what was known stays.
     pub fn refresh(&self, session: &Session) -> Result<(), Error> {
         let era = self.era.load(Ordering::Acquire);
-        let mut fresh = vec![None::<Key>; self.labels.labels.len()];
+        let labels = self.labels.now();
+        let mut fresh = vec![None::<Key>; labels.all().len()];
         list(session, |label, handle, attributes| {
-            let index = label.and_then(|label| self.labels.indices.get(label));
+            let index = label.and_then(|label| labels.indices.get(label));
             if let Some(fresh) = index.and_then(|index| fresh.get_mut(*index)) {
                 match fresh {
                     Some(key) => key.count += 1,
@@ -222,10 +273,11 @@ impl KeyCache {
         })?;
         let mut entries = self.entries.write();
         if self.era.load(Ordering::Acquire) == era {
+            self.has_new.store(entries.len() > fresh.len(), Ordering::Release);
             for (entry, key) in entries.iter_mut().zip(fresh) {
                 entry.key = key;
+                entry.is_listed = true;
             }
-            self.is_listed.store(true, Ordering::Release);
         }
         Ok(())
     }
@@ -236,8 +288,9 @@ impl KeyCache {
     /// The token's.
     pub fn inventory(&self, session: &Session) -> Result<Vec<KeyInventory>, Error> {
         let mut keys = Vec::new();
+        let labels = self.labels.now();
         list(session, |label, _, attributes| {
-            let is_configured = label.is_some_and(|label| self.labels.indices.contains_key(label));
+            let is_configured = label.is_some_and(|label| labels.indices.contains_key(label));
             let label = label.unwrap_or_default().into();
             keys.push(KeyInventory { label, attributes, is_configured, keys_of_label: 0 });
         })?;
@@ -260,7 +313,7 @@ mod tests {
     fn cache(labels: &[&str]) -> KeyCache {
         let labels = labels.iter().map(|label| Box::from(*label)).collect();
         let cache = KeyCache::new(Arc::new(Labels::new(labels, false)));
-        cache.is_listed.store(true, Ordering::Release);
+        cache.entries.write().iter_mut().for_each(|entry| entry.is_listed = true);
         cache
     }
 
@@ -274,6 +327,22 @@ mod tests {
         assert!(cache.may_look_up(KeyIndex(1), start));
         assert!(cache.may_look_up(KeyIndex(0), start + Duration::from_secs(2)));
         assert!(!cache.may_look_up(KeyIndex(2), start), "no such label");
+    }
+
+    /// What a reload adds may be there before a listing has told; what was known stays.
+    #[test]
+    fn added_labels_may_be_there() {
+        let cache = cache(&["a"]);
+        cache.extend_to(&[Box::from("a"), Box::from("b")]);
+        assert!(cache.has_new() && cache.may_have(KeyIndex(1)) && !cache.may_have(KeyIndex(0)));
+        let now = Instant::now();
+        assert!((0..10).all(|_| cache.may_look_up(KeyIndex(1), now)));
+        assert!(cache.may_look_up(KeyIndex(0), now) && !cache.may_look_up(KeyIndex(0), now));
+        assert_eq!(cache.labels().now().get(KeyIndex(1)), Some("b"));
+        assert!(!cache.may_have(KeyIndex(2)));
+        // Fewer are not a change.
+        cache.extend_to(&[Box::from("a")]);
+        assert_eq!(cache.labels().now().all().len(), 2);
     }
 
     /// Nor do ten thousand of them.

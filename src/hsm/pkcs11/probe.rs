@@ -263,7 +263,7 @@ fn key(calls: &mut Calls, token: &Shared) -> Result<CK_OBJECT_HANDLE, String> {
     }
     let session = calls.session().map_err(|fault| failure(&fault.failure))?;
     token.keys.refresh(session).map_err(|error| codes::describe_error(&error))?;
-    let indices = 0..u32::try_from(token.keys.labels().all().len()).unwrap_or(u32::MAX);
+    let indices = 0..u32::try_from(token.keys.labels().now().all().len()).unwrap_or(u32::MAX);
     let mut keys = indices.filter_map(|index| token.keys.get(KeyIndex(index)));
     let key = keys.find(|key| key.attributes.encrypt && key.attributes.decrypt);
     key.map(|key| key.handle).ok_or_else(|| {

@@ -181,6 +181,14 @@ impl Backend for Pkcs11Token {
         self.shared.keys.take_stale()
     }
 
+    fn extend_labels(&self, labels: &[Box<str>]) {
+        self.shared.keys.extend_to(labels);
+    }
+
+    fn has_new_labels(&self) -> bool {
+        self.shared.keys.has_new()
+    }
+
     fn identity(&self) -> Identity {
         let chosen = self.shared.chosen.read();
         match &chosen.token {
@@ -252,7 +260,7 @@ impl Backend for Pkcs11Token {
             Ok(keys) => inventory.keys = keys,
             Err(error) => inventory.trouble = Some(error.reason().to_owned()),
         }
-        for label in shared.keys.labels().all() {
+        for label in shared.keys.labels().now().all() {
             match inventory.keys.iter().find(|key| key.label == *label) {
                 None => inventory.missing.push(label.clone()),
                 Some(key) if key.keys_of_label > 1 => {

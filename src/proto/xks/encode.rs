@@ -13,7 +13,7 @@ fn base64_after(out: &mut Vec<u8>, before: &str, bytes: &[u8]) {
 }
 
 /// GetKeyMetadata's answer.
-pub fn key_metadata(out: &mut Vec<u8>, attributes: &KeyAttributes) {
+pub fn key_metadata(out: &mut Vec<u8>, attributes: &KeyAttributes, is_enabled: bool) {
     // The XKS specification has the string AES_256 for a 256-bit AES key. Another length says
     // what it is, and one that the token does not tell says nothing; KMS then refuses to make a
     // KMS key of it.
@@ -37,7 +37,8 @@ pub fn key_metadata(out: &mut Vec<u8>, attributes: &KeyAttributes) {
         let _ = write!(out, "{separator}\"{name}\"");
         separator = ",";
     }
-    out.extend_from_slice(b"],\"keyStatus\":\"ENABLED\"}");
+    let status = if is_enabled { "ENABLED" } else { "DISABLED" };
+    let _ = write!(out, "],\"keyStatus\":\"{status}\"}}");
 }
 
 /// Encrypt's answer.
@@ -172,7 +173,7 @@ mod tests {
         for (bits, spec) in [(256, "AES_256"), (128, "AES_128"), (0, "AES")] {
             attributes.bits = bits;
             assert_eq!(
-                text(|out| key_metadata(out, &attributes)),
+                text(|out| key_metadata(out, &attributes, true)),
                 format!(
                     "{{\"keySpec\":\"{spec}\",\"keyUsage\":[\"ENCRYPT\",\"DECRYPT\"],\
                      \"keyStatus\":\"ENABLED\"}}"

@@ -14,7 +14,8 @@ use crate::rate::Rate;
 /// A store's quota and what is used of it.
 #[derive(Debug, Default)]
 pub struct Quota {
-    rate: Option<Rate>,
+    /// With its events a second.
+    rate: Option<(Rate, u32)>,
     max_in_flight: Option<u32>,
     in_flight: Arc<AtomicU32>,
 }
@@ -28,10 +29,20 @@ impl Quota {
     #[must_use]
     pub fn new(max_requests_per_sec: Option<u32>, max_in_flight: Option<u32>) -> Self {
         Self {
-            rate: max_requests_per_sec.map(|per_sec| Rate::new(per_sec, per_sec)),
+            rate: max_requests_per_sec.map(|per_sec| (Rate::new(per_sec, per_sec), per_sec)),
             max_in_flight,
             in_flight: Arc::default(),
         }
+    }
+
+    /// Takes the place of `former`: what is used of that counts here.
+    #[must_use]
+    pub fn succeeding(mut self, former: &Self) -> Self {
+        self.in_flight = Arc::clone(&former.in_flight);
+        if let (Some((rate, per_sec)), Some((former, _))) = (&mut self.rate, &former.rate) {
+            *rate = former.succeeded_by(*per_sec, *per_sec);
+        }
+        self
     }
 
     /// Counts a request.
@@ -51,7 +62,7 @@ impl Quota {
                 Some(in_flight)
             }
         };
-        if self.rate.as_ref().is_some_and(|rate| !rate.take(now)) {
+        if self.rate.as_ref().is_some_and(|(rate, _)| !rate.take(now)) {
             return Err(throttled("the key store is above its max_requests_per_sec"));
         }
         Ok(in_flight)
@@ -105,6 +116,24 @@ mod tests {
         assert!(quota.admit(now).is_err_and(|error| error.reason().contains("per_sec")));
         let later = now + Duration::from_millis(500);
         assert!(quota.admit(later).is_ok() && quota.admit(later).is_err());
+    }
+
+    /// A new reading of the settings does not set anything back, and what was begun before it
+    /// still counts, until it is over.
+    #[test]
+    fn a_successor_knows_what_is_used() {
+        let former = Quota::new(Some(100), Some(2));
+        let now = Instant::now();
+        let first = former.admit(now);
+        let quota = Quota::new(Some(100), Some(2)).succeeding(&former);
+        let second = quota.admit(now);
+        assert!(first.is_ok() && second.is_ok() && quota.admit(now).is_err());
+        drop(first);
+        assert!(quota.admit(now).is_ok());
+        drop(second);
+        let stricter = Quota::new(None, Some(1)).succeeding(&quota);
+        let third = stricter.admit(now);
+        assert!(third.is_ok() && stricter.admit(now).is_err());
     }
 
     #[test]

@@ -19,8 +19,9 @@ use crate::server::tls::Acceptor;
 /// A listening socket and what comes in by it.
 pub(in crate::server) struct Listening {
     pub(super) socket: TcpListener,
-    listener: Listener,
-    tls: Option<Acceptor>,
+    pub(super) listener: Listener,
+    /// For connections that come from now on.
+    pub(super) tls: Option<Acceptor>,
     /// A connection for which there was no place.
     in_hand: Option<(TcpStream, SocketAddr)>,
     /// Connections may be waiting: edge-triggered readiness is remembered.

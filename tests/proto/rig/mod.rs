@@ -172,7 +172,7 @@ impl Rig {
             Wait::Idle(since) => since + timeouts.idle,
             Wait::Head(since) => since + timeouts.head,
             Wait::Body(since) => since + timeouts.body,
-            Wait::Hsm(since) => since + timeouts.request,
+            Wait::Hsm(until) => until,
             Wait::Send(since) => since + timeouts.write,
         };
         if self.moment.now >= end {

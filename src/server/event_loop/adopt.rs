@@ -1,0 +1,40 @@
+//! Taking up other settings between two turns.
+//!
+//! Nothing ends by it. A request that is at the HSM has its deadline and its key; what has begun to
+//! arrive goes on arriving under the limits it began with, and is then judged by the new settings;
+//! a TLS session keeps what it was made with.
+
+use std::sync::Arc;
+
+use super::Running;
+use crate::proto::Listener;
+
+impl Running {
+    pub(super) fn adopt_changes(&mut self) {
+        let Some(change) = self.changes.after(self.change_number) else {
+            return;
+        };
+        self.change_number = change.number;
+        let turn = &mut self.turn;
+        let before = turn.protocol.service.timeouts;
+        turn.protocol.adopt(Arc::clone(&change.service));
+        if !Arc::ptr_eq(&turn.hsm, &change.hsm) {
+            turn.hsm = Arc::clone(&change.hsm);
+            turn.protocol.fleet = turn.protocol.fleet.wrapping_add(1);
+        }
+        turn.admission = Arc::clone(&change.admission);
+        self.max_buffered_bytes =
+            change.max_buffered_bytes.max(2 * turn.protocol.max_held_bytes_per_connection());
+        for listening in &mut self.listeners {
+            if listening.listener == Listener::Api {
+                listening.tls.clone_from(&change.tls);
+            }
+        }
+        if change.service.timeouts != before {
+            for (slot, peer) in &self.peers {
+                self.timers.set(slot, peer.deadline(&self.turn));
+            }
+        }
+        self.changes.adopted(self.turn.protocol.event_loop, change.number);
+    }
+}
