@@ -330,6 +330,14 @@ pub const MAX_SECRET_FILE_BYTES: u64 = 4096;
 pub const MAX_LABELS_PER_LINE: usize = 20;
 /// For each step of `check --hsm`; nobody waits for it as KMS does.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// For all event loops to take up a change of the settings: they do at their next turn.
+pub const MAX_CHANGE_WAIT: Duration = Duration::from_secs(5);
+/// For the sessions with tokens that are out of the settings to finish and to be closed.
+pub const HSM_RETIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For `xks-proxy reload` to hear what came of it: listing keys and connecting to tokens included.
+pub const RELOAD_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+/// The admin listener's `/status.json`, as `xks-proxy reload` takes it.
+pub const MAX_STATUS_BYTES: u64 = 64 * 1024 * 1024;
 /// For the sessions to be closed after the last request, when the process ends.
 pub const HSM_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 

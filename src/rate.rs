@@ -115,7 +115,7 @@ mod tests {
         let start = Instant::now();
         let taken = |rate: &Rate, millis| {
             let now = start + Duration::from_millis(millis);
-            (0..50).filter(|_| rate.take(now)).count()
+            (0..500).filter(|_| rate.take(now)).count()
         };
         assert_eq!(taken(&rate, 0), 10);
         let same = rate.succeeded_by(100, 10);

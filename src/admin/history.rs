@@ -134,7 +134,7 @@ impl Sampler {
         let now = Totals::of(sources);
         let last = std::mem::replace(&mut self.last, now);
         let now = &self.last;
-        let stats = sources.hsm.stats();
+        let stats = sources.hsm.load().stats();
         Sample {
             unix_secs: unix_secs(SystemTime::now()),
             queued: stats.iter().map(|token| token.queued as u64).sum(),

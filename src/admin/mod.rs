@@ -23,12 +23,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use self::history::{History, Sampler};
 use self::http::{Answer, Exchange};
 use self::page::Page;
-use self::tls::Acceptor;
+pub use self::tls::Acceptor;
 use crate::hsm::Hsm;
 use crate::limits::{
     ADMIN_ACCEPT_PAUSE, ADMIN_REQUEST_TIMEOUT, ADMIN_STACK_BYTES, ADMIN_THREADS, HISTORY_INTERVAL,
@@ -42,17 +43,17 @@ use crate::settings;
 pub struct Sources {
     /// What event loops count.
     pub metrics: Arc<Metrics>,
-    /// The tokens.
-    pub hsm: Arc<Hsm>,
+    /// The tokens, replaced when the settings name others.
+    pub hsm: Arc<ArcSwap<Hsm>>,
     /// Whether the process drains.
     pub lifecycle: Arc<Lifecycle>,
     /// Lines that the log has lost.
     pub log_loss: Loss,
-    /// What does not change while the process runs.
-    pub facts: Facts,
+    /// What the settings say, replaced with them.
+    pub facts: Arc<ArcSwap<Facts>>,
 }
 
-/// What does not change while the process runs.
+/// What the settings say, and where the process listens.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// Where the XKS API is served.
@@ -69,10 +70,27 @@ pub struct Facts {
     pub request_deadline_milli: u64,
 }
 
+impl Facts {
+    /// The same addresses with what other settings say.
+    #[must_use]
+    pub fn with(&self, settings: &settings::Settings) -> Self {
+        let tls = settings.tls.as_ref();
+        let deadline = settings.limits.timeouts.request.as_millis();
+        Self {
+            api: self.api,
+            is_tls: tls.is_some(),
+            is_mtls: tls.is_some_and(|tls| tls.is_client_certificate_required),
+            ping: self.ping,
+            max_connections: settings.limits.max_connections,
+            request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
+        }
+    }
+}
+
 impl Sources {
     /// What `/readyz` says: a token works, and nothing drains.
     fn is_ready(&self) -> bool {
-        self.hsm.health().can_serve() && !self.lifecycle.is_draining()
+        self.hsm.load().health().can_serve() && !self.lifecycle.is_draining()
     }
 }
 
@@ -99,6 +117,12 @@ impl Admin {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its certificate can be replaced, if it speaks TLS.
+    #[must_use]
+    pub fn acceptor(&self) -> Option<Acceptor> {
+        self.tls.clone()
     }
 
     /// Starts its threads, which run as long as the process.

@@ -16,6 +16,7 @@ use crate::observe::metrics::{CALLS, Durations, Metrics, OUTCOMES, OutcomeCounts
 pub(super) fn expose(sources: &Sources) -> String {
     let mut text = Exposition::default();
     about(&mut text, sources);
+    settings(&mut text, &sources.metrics);
     requests(&mut text, &sources.metrics);
     durations(&mut text, &sources.metrics);
     connections(&mut text, sources);
@@ -54,6 +55,35 @@ fn about(text: &mut Exposition, sources: &Sources) {
         "Log lines that were not written because an output was too slow or failed.",
     )
     .sample(&[], sources.log_loss.dropped_lines());
+}
+
+fn settings(text: &mut Exposition, metrics: &Metrics) {
+    let state = metrics.reloads.state();
+    text.family(
+        "xks_proxy_settings_reloads_total",
+        Counter,
+        "Times that the settings were read again, by what came of it: taken_up or refused.",
+    )
+    .sample(&[("outcome", "taken_up")], state.taken_up)
+    .sample(&[("outcome", "refused")], state.tries - state.taken_up);
+    text.family(
+        "xks_proxy_settings_last_reload_successful",
+        Gauge,
+        "0 if the settings were refused when they were last read, so that older ones are in use.",
+    )
+    .sample(&[], u8::from(state.refused.is_empty()));
+    text.family(
+        "xks_proxy_settings_loaded_timestamp_seconds",
+        Gauge,
+        "When the settings in use were taken up, in seconds since 1970.",
+    )
+    .sample(&[], state.loaded_unix_secs);
+    text.family(
+        "xks_proxy_settings_restart_needed",
+        Gauge,
+        "Sections and members whose values in the file have no effect until a restart.",
+    )
+    .sample(&[], state.needs_restart.len());
 }
 
 fn requests(text: &mut Exposition, metrics: &Metrics) {
@@ -136,7 +166,7 @@ fn connections(text: &mut Exposition, sources: &Sources) {
     text.family("xks_proxy_connections", Gauge, "Open connections, /ping's included.")
         .sample(&[], accepted.saturating_sub(closed));
     text.family("xks_proxy_connections_max", Gauge, "[limits] max_connections.")
-        .sample(&[], sources.facts.max_connections);
+        .sample(&[], sources.facts.load().max_connections);
     text.family("xks_proxy_connections_accepted_total", Counter, "Connections accepted.")
         .sample(&[], accepted);
     text.family(
@@ -256,8 +286,8 @@ const OF_TOKEN: &[OfToken] = &[
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds are far below 2^52")]
 fn tokens(text: &mut Exposition, sources: &Sources) {
-    let stats = sources.hsm.stats();
-    let health = sources.hsm.health();
+    let hsm = sources.hsm.load();
+    let (stats, health) = (hsm.stats(), hsm.health());
     // Labels of tokens need not differ, places in the settings do.
     let indices: Vec<String> = (0..stats.len()).map(|index| index.to_string()).collect();
     let labels = |index: usize| {

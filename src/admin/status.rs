@@ -11,6 +11,7 @@ use crate::hsm::TokenStats;
 use crate::job::{HealthStatus, TokenHealth};
 use crate::limits::HISTORY_INTERVAL;
 use crate::observe::metrics::process::Process;
+use crate::observe::metrics::reloads::ReloadState;
 use crate::observe::metrics::{CALLS, Metrics, OUTCOMES, OutcomeCounts, unix_secs};
 
 /// Keys that the page lists.
@@ -24,6 +25,7 @@ pub(super) struct Status {
     uptime_millis: u64,
     is_ready: bool,
     is_draining: bool,
+    settings: SettingsStatus,
     listeners: Listeners,
     requests: Requests,
     connections: Connections,
@@ -45,6 +47,36 @@ struct Listeners {
     is_tls: bool,
     is_mtls: bool,
     ping: String,
+}
+
+/// What became of the settings.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SettingsStatus {
+    /// When those in use were taken up.
+    loaded_unix_secs: u64,
+    /// Times that they were read again.
+    reload_tries: u64,
+    reloads: u64,
+    /// When the last try ended; 0 if there was none.
+    tried_unix_secs: u64,
+    /// Why it was refused.
+    refused: Vec<String>,
+    /// Members without effect until a restart.
+    needs_restart: Vec<String>,
+}
+
+impl From<ReloadState> for SettingsStatus {
+    fn from(state: ReloadState) -> Self {
+        Self {
+            loaded_unix_secs: state.loaded_unix_secs,
+            reload_tries: state.tries,
+            reloads: state.taken_up,
+            tried_unix_secs: state.tried_unix_secs,
+            refused: state.refused,
+            needs_restart: state.needs_restart,
+        }
+    }
 }
 
 /// All stores together.
@@ -176,10 +208,11 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
     let metrics = &sources.metrics;
     let sums = Sums::of(metrics);
     let Facts { api, is_tls, is_mtls, ping, max_connections, request_deadline_milli } =
-        &sources.facts;
+        &**sources.facts.load();
     let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
     let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
-    let health = sources.hsm.health();
+    let hsm = sources.hsm.load();
+    let health = hsm.health();
     let uptime = metrics.started.0.elapsed().as_millis();
     Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -187,6 +220,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
         uptime_millis: u64::try_from(uptime).unwrap_or(u64::MAX),
         is_ready: sources.is_ready(),
         is_draining: sources.lifecycle.is_draining(),
+        settings: metrics.reloads.state().into(),
         listeners: Listeners {
             api: api.to_string(),
             is_tls: *is_tls,
@@ -219,8 +253,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             .collect(),
         calls: calls(metrics),
         stores: stores(metrics),
-        tokens: sources
-            .hsm
+        tokens: hsm
             .stats()
             .into_iter()
             .enumerate()

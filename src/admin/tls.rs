@@ -3,23 +3,29 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A session over a blocking stream.
 pub(super) type Session<S> = StreamOwned<ServerConnection, S>;
 
-/// Begins sessions.
+/// Begins sessions. Its clones are one.
 #[derive(Clone)]
-pub(super) struct Acceptor(Arc<ServerConfig>);
+pub struct Acceptor(Arc<ArcSwap<ServerConfig>>);
 
 impl Acceptor {
     pub(super) fn new(config: Arc<ServerConfig>) -> Self {
-        Self(config)
+        Self(Arc::new(ArcSwap::new(config)))
+    }
+
+    /// Has the sessions that begin from now on be as `config` says.
+    pub fn replace(&self, config: Arc<ServerConfig>) {
+        self.0.store(config);
     }
 
     /// A session over `stream`; the handshake happens with the first read.
     pub(super) fn accept<S: Read + Write>(&self, stream: S) -> io::Result<Session<S>> {
-        let connection = ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
+        let connection = ServerConnection::new(self.0.load_full()).map_err(io::Error::other)?;
         Ok(StreamOwned::new(connection, stream))
     }
 }

@@ -6,7 +6,9 @@ pub mod demo;
 mod hsm_session;
 pub mod keys;
 mod lockdown;
+mod pid_file;
 pub mod probe_hsm;
+pub mod reload;
 pub mod serve;
 mod startup_log;
 
@@ -60,6 +62,18 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Have a running proxy read its settings again, and say what came of it
+    ///
+    /// The file is checked first, as by `check`; with mistakes in it nothing is sent. Then the
+    /// process gets SIGHUP. Where the settings have an [admin] listener without TLS, this waits for
+    /// the outcome and tells it; else the outcome is in the proxy's log.
+    Reload {
+        /// The settings file, if it is not the one that serving would take
+        file: Option<PathBuf>,
+        /// The process, if the settings have no [server] pid_file
+        #[arg(long)]
+        pid: Option<u32>,
+    },
     /// List the AES keys of the token and which store may use which
     Keys {
         /// The settings file, if it is not the one that serving would take
@@ -97,6 +111,7 @@ pub fn run() -> ExitCode {
     let outcome = match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(),
         Command::Check { file, hsm, strict } => check::run(file.as_deref(), hsm, strict),
+        Command::Reload { file, pid } => reload::command::run(file.as_deref(), pid),
         Command::Keys { file } => keys::run(file.as_deref()),
         Command::ProbeHsm { file, max_sessions, milli } => {
             let time = std::time::Duration::from_millis(milli);

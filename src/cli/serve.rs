@@ -1,14 +1,18 @@
 //! `xks-proxy serve`: from the settings to the event loops, and through the drain to the end.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use arc_swap::ArcSwap;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use super::pid_file::PidFile;
+use super::reload::{self, InUse, Reloader};
 use super::{
     EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_UNAVAILABLE, EXIT_WEDGED, Failed, lockdown, startup_log,
 };
@@ -37,11 +41,12 @@ pub fn run() -> Result<(), Failed> {
     let modules = lock_down(&settings)?;
     let log = log::start(&settings.tracing)
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
+    let log = Arc::new(log);
     let panics = watch_panics();
     if let Err(error) = dumps {
         tracing::warn!(error, "core dumps are not as the settings have them");
     }
-    let outcome = serve(&settings, &findings, &log, panics);
+    let outcome = serve(Arc::new(settings), &findings, &log, panics);
     drop(modules);
     if let Err(failed) = &outcome {
         tracing::error!("{}", failed.message);
@@ -80,13 +85,14 @@ enum End {
 }
 
 fn serve(
-    settings: &Settings,
+    started: Arc<Settings>,
     findings: &[Finding],
-    log: &log::Log,
+    log: &Arc<log::Log>,
     panics: Arc<SharedCounter>,
 ) -> Result<End, Failed> {
+    let settings = &*started;
     // Before any other thread, so that none of them is interrupted by a signal.
-    let signals = signals()?;
+    let signals = signals(log)?;
     startup_log::settings(settings, findings);
     let server = Server::bind(&settings.server_config()).map_err(|error| {
         let message = format!("[server] cannot listen on {}: {}", error.address, error.error);
@@ -104,13 +110,29 @@ fn serve(
     startup_log::hsm(Arc::clone(&hsm), settings);
 
     let lifecycle = server.lifecycle();
+    let in_use = InUse {
+        settings: Arc::new(ArcSwap::new(Arc::clone(&started))),
+        hsm: Arc::new(ArcSwap::new(Arc::clone(&hsm))),
+        facts: Arc::new(ArcSwap::from_pointee(facts(settings, &server))),
+    };
+    let reloader = Reloader {
+        started: Arc::clone(&started),
+        in_use: in_use.clone(),
+        service: Arc::clone(&service),
+        changes: server.changes(),
+        completions: server.completions(),
+        lifecycle: Arc::clone(&lifecycle),
+        metrics: Arc::clone(&metrics),
+        log: Arc::clone(log),
+        admin: admin.as_ref().and_then(Admin::acceptor),
+    };
     if let Some(admin) = admin {
         let sources = admin::Sources {
             metrics: Arc::clone(&metrics),
-            hsm: Arc::clone(&hsm),
+            hsm: Arc::clone(&in_use.hsm),
             lifecycle: Arc::clone(&lifecycle),
             log_loss: log.loss(),
-            facts: facts(settings, &server),
+            facts: Arc::clone(&in_use.facts),
         };
         admin
             .start(sources)
@@ -128,20 +150,29 @@ fn serve(
     };
     let has_wedged = Arc::new(AtomicBool::new(false));
     if settings.pkcs11.exit_when_wedged {
-        watch_for_wedge(&hsm, &has_wedged)?;
+        watch_for_wedge(&in_use.hsm, &has_wedged)?;
     }
     let mut loops = server
         .start(&service, &hsm, || log.access_log(), &metrics, ended)
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no event loop: {error}")))?;
 
-    let signal = signals.recv().unwrap_or("signals end");
-    tracing::info!(signal, delay = ?settings.server.drain_delay, "draining: not ready any more");
+    metrics.reloads.started();
+    let reloader = reload::start(reloader, signals.reload)
+        .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no thread: {error}")))?;
+    let _pid_file = settings.server.pid_file.as_deref().map(write_pid_file).transpose()?;
+
+    let signal = signals.end.recv().unwrap_or("signals end");
+    let (delay, timeout) = {
+        let server = &in_use.settings.load().server;
+        (server.drain_delay, server.drain_timeout)
+    };
+    tracing::info!(signal, ?delay, "draining: not ready any more");
     lifecycle.drain();
     // A second signal cuts the delay short.
-    let _ = signals.recv_timeout(settings.server.drain_delay);
-    tracing::info!(timeout = ?settings.server.drain_timeout, "accepting ends");
+    let _ = signals.end.recv_timeout(delay);
+    tracing::info!(?timeout, "accepting ends");
     lifecycle.stop();
-    let end = Instant::now() + settings.server.drain_timeout;
+    let end = Instant::now() + timeout;
     while !loops.iter().all(thread::JoinHandle::is_finished) && Instant::now() < end {
         thread::sleep(Duration::from_millis(2));
     }
@@ -149,7 +180,9 @@ fn serve(
     if !loops.is_empty() {
         tracing::warn!("connections were still open at the end of drain_timeout_milli");
     }
-    let is_stuck = !hsm.stop(HSM_STOP_TIMEOUT);
+    // A reload that is at work may bring other tokens.
+    let _no_reload = reloader.try_lock_for(HSM_STOP_TIMEOUT);
+    let is_stuck = !in_use.hsm.load().stop(HSM_STOP_TIMEOUT);
     if is_stuck {
         tracing::warn!("a call to the HSM is still outstanding; its module is left as it is");
     }
@@ -164,12 +197,13 @@ fn serve(
 }
 
 /// Has the process drain and end once the fleet has been wedged for [`WEDGED_TIME`].
-fn watch_for_wedge(hsm: &Arc<Hsm>, has_wedged: &Arc<AtomicBool>) -> Result<(), Failed> {
+fn watch_for_wedge(hsm: &Arc<ArcSwap<Hsm>>, has_wedged: &Arc<AtomicBool>) -> Result<(), Failed> {
     let (hsm, has_wedged) = (Arc::downgrade(hsm), Arc::clone(has_wedged));
     let watch = move || {
         let mut since = None;
         while let Some(hsm) = hsm.upgrade() {
-            since = if hsm.is_wedged() { since.or_else(|| Some(Instant::now())) } else { None };
+            since =
+                if hsm.load().is_wedged() { since.or_else(|| Some(Instant::now())) } else { None };
             drop(hsm);
             if since.is_some_and(|then: Instant| then.elapsed() >= WEDGED_TIME) {
                 tracing::error!("calls to the HSM do not return; the process ends to start anew");
@@ -184,21 +218,50 @@ fn watch_for_wedge(hsm: &Arc<Hsm>, has_wedged: &Arc<AtomicBool>) -> Result<(), F
     started.map(drop).map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no thread: {error}")))
 }
 
-/// The names of the signals that end the process, as they come.
-fn signals() -> Result<Receiver<&'static str>, Failed> {
+/// What signals ask for.
+struct Asked {
+    /// The end; with the signal's name.
+    end: Receiver<&'static str>,
+    /// That the settings be read again. What comes while one waits is the same.
+    reload: Receiver<()>,
+}
+
+/// What signals ask for, as they come. SIGUSR1 is dealt with at once: see [`reopen`].
+fn signals(log: &Arc<log::Log>) -> Result<Asked, Failed> {
     let failed = |error: std::io::Error| Failed::new(EXIT_SOFTWARE, format!("signals: {error}"));
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed)?;
-    let (sender, receiver) = mpsc::sync_channel(4);
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(failed)?;
+    let (end_sender, end) = mpsc::sync_channel(4);
+    let (reload_sender, reload) = mpsc::sync_channel(1);
+    let log = Arc::clone(log);
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             for signal in signals.forever() {
                 // Whoever sends more than we can wait for has been heard.
-                let _ = sender.try_send(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
+                match signal {
+                    SIGHUP => drop(reload_sender.try_send(())),
+                    SIGUSR1 => reopen(&log),
+                    SIGTERM => drop(end_sender.try_send("SIGTERM")),
+                    _ => drop(end_sender.try_send("SIGINT")),
+                }
             }
         })
         .map_err(failed)?;
-    Ok(receiver)
+    Ok(Asked { end, reload })
+}
+
+/// All files that are written for long are opened anew, by their names: logrotate has moved them
+/// away. Does not wait for a disk.
+fn reopen(log: &log::Log) {
+    tracing::info!("log files are opened anew");
+    log.reopen();
+}
+
+fn write_pid_file(path: &Path) -> Result<PidFile, Failed> {
+    PidFile::write(path).map_err(|error| {
+        let message = format!("[server] pid_file {}: {error}", path.display());
+        Failed::new(EXIT_UNAVAILABLE, message)
+    })
 }
 
 fn bind_admin(settings: &settings::Admin) -> Result<Admin, Failed> {
@@ -208,7 +271,7 @@ fn bind_admin(settings: &settings::Admin) -> Result<Admin, Failed> {
     })
 }
 
-fn certificates(settings: &Settings) -> Vec<CertificateMetrics> {
+pub(super) fn certificates(settings: &Settings) -> Vec<CertificateMetrics> {
     let admin = settings.admin.as_ref().and_then(|admin| admin.tls.as_ref());
     let listeners = [("api", settings.tls.as_ref()), ("admin", admin)];
     listeners

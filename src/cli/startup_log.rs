@@ -12,7 +12,6 @@ use crate::settings::{Finding, Settings, Severity};
 
 /// The settings, and what is worth a warning in them.
 pub(super) fn settings(settings: &Settings, findings: &[Finding]) {
-    let tls = settings.tls.as_ref();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         settings = %settings.file.display(),
@@ -20,6 +19,12 @@ pub(super) fn settings(settings: &Settings, findings: &[Finding]) {
         service = settings.server.service,
         "starting"
     );
+    in_use(settings, findings);
+}
+
+/// What of the settings is in use from now on.
+pub(super) fn in_use(settings: &Settings, findings: &[Finding]) {
+    let tls = settings.tls.as_ref();
     tracing::info!(
         sigv4 = settings.is_sigv4_auth_enabled,
         tls = tls.is_some(),
@@ -51,6 +56,8 @@ pub(super) fn settings(settings: &Settings, findings: &[Finding]) {
             access_key_id =
                 store.credential.as_ref().map(|credential| credential.access_key_id.as_str()),
             keys = store.xks_key_id_set.len(),
+            disabled = store.disabled,
+            disabled_keys = store.disabled_keys.len(),
             "external key store"
         );
     }

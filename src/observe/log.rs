@@ -45,7 +45,7 @@ pub enum LogFormat {
 }
 
 /// `[tracing] directory`, `file_prefix`, `rotation_kind`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFile {
     /// Made if it is missing.
     pub directory: PathBuf,

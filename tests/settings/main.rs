@@ -191,7 +191,7 @@ fn the_service_has_the_stores_and_labels() {
     assert_eq!(service.timeouts.request.as_millis(), 180);
     let hsm = settings.hsm_config(&service);
     let bar = service.store("/example/prefix").unwrap().key("bar").unwrap();
-    assert_eq!(&*hsm.labels[usize::try_from(bar.0).unwrap()], "bar");
+    assert_eq!(&*hsm.labels[usize::try_from(bar.index.0).unwrap()], "bar");
     assert_eq!((hsm.tokens.len(), hsm.tokens[0].max_sessions), (1, 30));
     let server = settings.server_config();
     assert_eq!((server.port, server.max_connections, server.tls.is_some()), (443, 20_000, false));

@@ -8,6 +8,7 @@ pub mod counter;
 pub mod exposition;
 pub mod histogram;
 pub mod process;
+pub mod reloads;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -188,6 +189,8 @@ pub struct Metrics {
     pub started: (Instant, SystemTime),
     /// Panics: each is a defect.
     pub panics: Arc<SharedCounter>,
+    /// What became of the settings.
+    pub reloads: reloads::Reloads,
     loops: Box<[Arc<LoopMetrics>]>,
     stores: Mutex<Vec<Arc<StoreMetrics>>>,
     keys: Mutex<Vec<Arc<KeyMetrics>>>,
@@ -202,6 +205,7 @@ impl Metrics {
         Self {
             started: (Instant::now(), SystemTime::now()),
             panics,
+            reloads: reloads::Reloads::default(),
             loops: (0..event_loops).map(|_| Arc::default()).collect(),
             stores: Mutex::default(),
             keys: Mutex::default(),
