@@ -61,6 +61,11 @@ pub(super) fn in_use(settings: &Settings, findings: &[Finding]) {
             "external key store"
         );
     }
+    self::findings(findings);
+}
+
+/// What is worth a line in the settings.
+pub(super) fn findings(findings: &[Finding]) {
     for finding in findings {
         if finding.severity == Severity::Notice {
             tracing::info!("{finding}");

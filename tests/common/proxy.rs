@@ -400,6 +400,27 @@ impl Proxy {
         self.child.id()
     }
 
+    /// Changes the settings file that the proxy was started with. It is not told.
+    pub fn change_settings(&self, change: impl FnOnce(&mut Table)) {
+        let file = &self.prepared.settings_file;
+        let mut table: Table = std::fs::read_to_string(file).unwrap().parse().unwrap();
+        change(&mut table);
+        std::fs::write(file, table.to_string()).unwrap();
+    }
+
+    /// `xks-proxy reload`: its exit code, and all that it printed.
+    pub fn reload(&self) -> (Option<i32>, String) {
+        let output = Command::new(&self.prepared.binary)
+            .arg("reload")
+            .current_dir(self.directory())
+            .env("XKS_PROXY_SETTINGS_TOML", &self.prepared.settings_file)
+            .env_remove("PKCS11_HSM_MODULE")
+            .output()
+            .unwrap();
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
+    }
+
     /// Sends a signal: `TERM`, `INT`, `HUP`.
     pub fn signal(&self, name: &str) {
         let command = format!("kill -{name} {}", self.child.id());

@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::tools;
 
-const LABEL: &str = "xks-proxy";
+/// `CK_TOKEN_INFO.label`
+pub const LABEL: &str = "xks-proxy";
 const SO_PIN: &str = "87654321";
 /// The user PIN.
 pub const PIN: &str = "1234";
@@ -142,6 +143,18 @@ impl Token {
     /// Puts one more key in, while the proxy runs or before.
     pub fn add(&self, key: &Key) {
         self.make(&add_command(key));
+    }
+
+    /// Makes another token of the same module, with these keys. A module may not see it before it
+    /// is initialised anew.
+    pub fn add_token(&self, label: &str, keys: &[Key]) {
+        let mut commands = vec!["init".to_owned(), label.into(), SO_PIN.into(), PIN.into()];
+        for key in keys {
+            let mut command = add_command(key);
+            command[1] = label.to_owned();
+            commands.extend(command);
+        }
+        self.make(&commands);
     }
 
     /// Takes all keys of that label out.

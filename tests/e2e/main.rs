@@ -29,6 +29,7 @@ mod nshield;
 mod probes;
 mod proxy_protocol;
 mod quotas;
+mod reload;
 mod signers;
 mod sizes;
 mod slow_peers;

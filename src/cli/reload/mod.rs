@@ -24,7 +24,7 @@ use crate::observe::metrics::Metrics;
 use crate::proto::Service;
 use crate::server::changes::Changes;
 use crate::server::lifecycle::Lifecycle;
-use crate::settings::{self, Settings};
+use crate::settings::{self, Finding, Settings, Severity};
 
 /// What changes with the settings, as others see it: always whole.
 #[derive(Clone)]
@@ -68,6 +68,14 @@ pub(super) fn start(
         }
     })?;
     Ok(reloader)
+}
+
+/// The mistakes among all that was found in the file; the rest is logged.
+fn mistakes(findings: Vec<Finding>) -> Vec<String> {
+    let (mistakes, remarks): (Vec<_>, Vec<_>) =
+        findings.into_iter().partition(|finding| finding.severity == Severity::Mistake);
+    startup_log::findings(&remarks);
+    mistakes.iter().map(ToString::to_string).collect()
 }
 
 impl Reloader {
@@ -117,8 +125,8 @@ impl Reloader {
             let is_own = own.iter().any(|(own, _)| own == name);
             if is_own { None } else { std::env::var_os(name) }
         };
-        let (settings, findings) = settings::load(&self.started.file, false, &environment)
-            .map_err(|findings| findings.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let (settings, findings) =
+            settings::load(&self.started.file, false, &environment).map_err(mistakes)?;
         let needs_restart = restart::members(&self.started, &settings);
 
         let mut service = settings.service_after(Some(&self.service));
