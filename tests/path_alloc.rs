@@ -179,7 +179,14 @@ fn allocations(stream: &mut (impl Read + Write), request: &[u8]) -> usize {
     (0..5).map(|_| run(stream)).min().unwrap()
 }
 
-fn measure(stream: &mut (impl Read + Write), per_request: usize) {
+/// Before and after the settings change under the open connection.
+fn measure(stream: &mut (impl Read + Write), per_request: usize, change: impl FnOnce()) {
+    measure_calls(stream, per_request);
+    change();
+    measure_calls(stream, per_request);
+}
+
+fn measure_calls(stream: &mut (impl Read + Write), per_request: usize) {
     let metadata = r#""requestMetadata":{"awsPrincipalArn":"arn:aws:iam::123456789012:user/Alice","kmsKeyArn":"arn:aws:kms:us-east-1:123456789012:key/1","kmsOperation":"Encrypt","kmsRequestId":"4112f4d6-db54-4af4-ae30-c55a22a8dfae"}"#;
     let algorithm = r#""encryptionAlgorithm":"AES_GCM","additionalAuthenticatedData":"AAAA""#;
     let encrypt = format!(r#"{{{metadata},{algorithm},"plaintext":"cGxhaW50ZXh0"}}"#);
@@ -224,9 +231,16 @@ fn serve(directory: &Path, is_tls_enabled: bool) {
     let service = Arc::new(settings.service());
     let hsm = Hsm::start(settings.hsm_config(&service), server.completions()).unwrap();
     let (address, lifecycle) = (server.api_address(), server.lifecycle());
+    let changes = server.changes();
     let metrics = Metrics::new(server.event_loops(), Arc::default());
     let ended = |reason: &str| panic!("a loop ended: {reason}");
     let loops = server.start(&service, &hsm, || log.access_log(), &metrics, ended).unwrap();
+
+    let change = || {
+        let service = Arc::new(settings.service_after(Some(&service)));
+        changes.put(service, Arc::clone(&hsm), &settings.server_config());
+        assert!(changes.wait(std::time::Duration::from_secs(20)));
+    };
 
     IS_CLIENT.set(true);
     let mut tcp = TcpStream::connect(address).unwrap();
@@ -242,9 +256,9 @@ fn serve(directory: &Path, is_tls_enabled: bool) {
             .with_no_client_auth();
         let name = ServerName::try_from("localhost").unwrap();
         let client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        measure(&mut rustls::StreamOwned::new(client, tcp), TLS_ALLOCATIONS_PER_REQUEST);
+        measure(&mut rustls::StreamOwned::new(client, tcp), TLS_ALLOCATIONS_PER_REQUEST, change);
     } else {
-        measure(&mut tcp, 0);
+        measure(&mut tcp, 0, change);
     }
     lifecycle.stop();
     for event_loop in loops {

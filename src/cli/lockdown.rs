@@ -89,6 +89,15 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
         make_directory(&file.directory)?;
         rules.push((file.directory.clone(), write));
     }
+    if let Some(pid_file) = &settings.server.pid_file {
+        // A rule is for what is there. Only the file may be written, so it is emptied at the end.
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(pid_file)
+            .map_err(|error| format!("[server] pid_file {}: {error}", pid_file.display()))?;
+        rules.push((pid_file.clone(), write));
+    }
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(all)

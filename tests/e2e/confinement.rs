@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Setup, Store, xks};
+use crate::common::{Setup, Store, settings, xks};
 
 /// Nobody in particular, and not root.
 const USER: u32 = 65_534;
@@ -55,6 +55,7 @@ fn landlock() {
         let logs = tempfile::tempdir().unwrap();
         let mut setup = Setup::new()
             .set("security.landlock", true)
+            .set("server.pid_file", "proxy.pid")
             .set("tracing.is_file_writer_enabled", true)
             .set("tracing.directory", logs.path().join("made").to_str().unwrap())
             .set("tracing.file_prefix", "proxy.log")
@@ -84,6 +85,19 @@ fn landlock() {
     proxy.wait_for("the token to be missed", |proxy| {
         proxy.log().contains("HSM token cannot be used") && proxy.get("/readyz").status == 503
     });
+    // What a reload reads, and the file that tells the process's id, are within reach.
+    proxy.change_settings(|table| settings::set(table, "server.fleet_size", 3));
+    let (code, printed) = proxy.reload();
+    assert_eq!(code, Some(0), "{printed}");
+    proxy.wait_for("the settings to be taken up", |proxy| {
+        proxy.client().call("health", &xks::health()).ok()["xksProxyFleetSize"] == 3
+    });
+    let pid_file = proxy.directory().join("proxy.pid");
+    assert_eq!(fs::read_to_string(&pid_file).unwrap().trim(), proxy.pid().to_string());
+    proxy.signal("TERM");
+    proxy.signal("TERM");
+    assert!(proxy.wait_for_end().success());
+    assert_eq!(fs::read_to_string(&pid_file).unwrap(), "");
 }
 
 /// As Kubernetes mounts a secret: files behind two symbolic links, readable by root and a group.
