@@ -17,7 +17,7 @@ const PLAINTEXT: &[u8] = b"plaintext";
 /// Callers of the second store, each on one connection.
 struct Load {
     is_over: Arc<AtomicBool>,
-    callers: Vec<JoinHandle<usize>>,
+    callers: Vec<JoinHandle<()>>,
 }
 
 impl Load {
@@ -37,13 +37,12 @@ impl Load {
     fn end(self) {
         self.is_over.store(true, Ordering::Relaxed);
         for caller in self.callers {
-            let calls = caller.join().expect("each call is answered with 200");
-            assert!(calls > 20, "{calls}");
+            caller.join().expect("each call is answered with 200");
         }
     }
 }
 
-fn call_until(client: &Client, is_over: &AtomicBool) -> usize {
+fn call_until(client: &Client, is_over: &AtomicBool) {
     let mut connection = client.connect();
     let mut post = |call: &str, body: &serde_json::Value| {
         let call = format!("keys/{}/{call}", token::SECOND.label);
@@ -53,18 +52,20 @@ fn call_until(client: &Client, is_over: &AtomicBool) -> usize {
         answer.ok()
     };
     let mut calls = 0;
-    while !is_over.load(Ordering::Relaxed) {
+    while calls < 20 || !is_over.load(Ordering::Relaxed) {
         let encrypted = post("encrypt", &xks::encrypt_with_cdiv(PLAINTEXT, Some(b"aad")));
         let decrypted = post("decrypt", &xks::decrypt(&encrypted, Some(b"aad")));
         assert_eq!(xks::bytes(&decrypted["plaintext"]), PLAINTEXT);
         calls += 2;
     }
-    calls
 }
 
 /// With an admin listener, by which `xks-proxy reload` hears of the outcome.
 fn setup() -> Setup {
-    Setup::new().set("admin.port", free_port()).set("server.pid_file", "proxy.pid")
+    Setup::new()
+        .set("admin.port", free_port())
+        .set("server.pid_file", "proxy.pid")
+        .set("server.event_loops", 2)
 }
 
 fn first_store(table: &mut Table) -> &mut Table {

@@ -4,6 +4,7 @@
 
 mod aws_suite;
 mod calls;
+mod changes;
 mod connection;
 mod errors;
 mod json;
