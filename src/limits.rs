@@ -344,6 +344,28 @@ pub const HSM_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// An answer that the demo's and the probe's client takes.
 pub const MAX_CLIENT_ANSWER_BYTES: usize = 1024 * 1024;
 
+// ---- Probe of a proxy
+
+/// Connecting, TLS included, and then each call: ten times what KMS waits, so that a slow answer
+/// is told from none.
+pub const PROBE_CALL_TIMEOUT: Duration = Duration::from_millis(10 * KMS_TIMEOUT_MILLI);
+/// Between KMS and the proxy, there and back (XKS specification, GetKeyMetadata: the ping latency
+/// between the data centers should be 35 ms or less).
+pub const MAX_NETWORK_ROUND_TRIP: Duration = Duration::from_millis(35);
+/// Connections opened one after the other to measure the network and whole calls.
+pub const PROBE_FRESH_CONNECTIONS: u32 = 5;
+/// `--count` at the most.
+pub const MAX_PROBE_COUNT: i64 = 100_000;
+/// `--connections` at the most.
+pub const MAX_PROBE_CONNECTIONS: i64 = 64;
+/// `--rate` at the most: KMS's default quota of a key store.
+pub const MAX_PROBE_RATE_PER_SEC: i64 = 1_800;
+/// How far a proxy's clock may be from ours before it is told of: a fifth of what the signature
+/// check allows.
+pub const PROBE_CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// Of what a proxy answered, how much is shown.
+pub const MAX_PROBE_EXCERPT_BYTES: usize = 200;
+
 // ---- Log
 
 /// Bytes of log lines that wait to be written; past it, lines are dropped and counted.

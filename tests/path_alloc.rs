@@ -134,7 +134,7 @@ fn settings(directory: &Path, is_tls_enabled: bool) -> xks_proxy::settings::Sett
 
 fn request(call: &str, body: &str) -> Vec<u8> {
     let path = format!("/kms/xks/v1/keys/key/{call}");
-    let signed = signer().sign("localhost", &path, body.as_bytes(), SystemTime::now());
+    let signed = signer().sign("POST", "localhost", &path, body.as_bytes(), SystemTime::now());
     format!(
         "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\nX-Amz-Date: {}\r\nAuthorization: {}\r\n\r\n{body}",

@@ -7,6 +7,7 @@ mod hsm_session;
 pub mod keys;
 mod lockdown;
 mod pid_file;
+pub mod probe;
 pub mod probe_hsm;
 pub mod reload;
 pub mod serve;
@@ -38,6 +39,10 @@ Exit codes: 0 done or drained; 2 wrong arguments; 69 an address is taken, a toke
 failed; 70 a defect; 75 calls to the HSM do not return and a new start may help, with [pkcs11]
 exit_when_wedged; 78 mistakes in the settings, all of which are printed, or an HSM that cannot
 serve.";
+
+const PROBE_AFTER_HELP: &str = "\
+Exit codes: 0 no check failed; 1 a check failed; 69 the proxy cannot be reached; 78 the URL, a key
+id, the credential or a file is not right.";
 
 /// An AWS KMS external key store (XKS) proxy for PKCS#11 HSMs.
 #[derive(Debug, Parser)]
@@ -90,6 +95,9 @@ enum Command {
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
         milli: u64,
     },
+    /// Call a proxy, anybody's, as KMS does, and say where it departs from the specification
+    #[command(after_help = PROBE_AFTER_HELP)]
+    Probe(Box<probe::options::Arguments>),
     /// Try it out on this machine: SoftHSM2, a key, a certificate, the proxy and the four calls
     Demo {
         /// End after the calls
@@ -117,6 +125,7 @@ pub fn run() -> ExitCode {
             let time = std::time::Duration::from_millis(milli);
             probe_hsm::run(file.as_deref(), max_sessions as usize, time)
         }
+        Command::Probe(arguments) => probe::run(&arguments),
         Command::Demo { make_token: Some(module), .. } => {
             demo::make_token_here(&module).map_err(Failed::unavailable)
         }

@@ -1,234 +1,191 @@
-//! A blocking HTTPS client for trying a proxy out: one connection, one call at a time.
+//! A blocking HTTP/1.1 client for trying a proxy out: one connection, one call at a time.
 
+mod answer;
+pub mod bodies;
+mod endpoint;
+mod request;
 pub mod signer;
 mod tls;
 
-use std::io::{self, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant, SystemTime};
 
-pub use self::signer::Signer;
-pub use self::tls::Trust;
+pub use self::answer::Answer;
+pub use self::endpoint::Endpoint;
+pub use self::request::Request;
+pub use self::signer::{Signed, Signer};
+pub use self::tls::{Anchor, Handshake, TlsVersion, Trust};
 use crate::limits::MAX_CLIENT_ANSWER_BYTES;
-
-/// Where a proxy is: `http[s]://host[:port][/prefix]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Whether to speak TLS.
-    pub is_https: bool,
-    /// A name or an address, IPv6 in brackets.
-    pub host: String,
-    /// By default 443 or 80.
-    pub port: u16,
-    /// The store's path prefix; may be empty.
-    pub prefix: String,
-}
-
-impl Endpoint {
-    /// # Errors
-    /// What is wrong with the text.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (is_https, rest) = match text.split_once("://") {
-            Some(("https", rest)) => (true, rest),
-            Some(("http", rest)) => (false, rest),
-            _ => return Err(format!("{text}: begins with neither https:// nor http://")),
-        };
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => {
-                let port = port.parse().map_err(|_| format!("{text}: {port} is no port"))?;
-                (host, port)
-            }
-            _ => (authority, if is_https { 443 } else { 80 }),
-        };
-        if host.is_empty() {
-            return Err(format!("{text}: there is no host"));
-        }
-        let prefix = path.trim_end_matches('/');
-        let prefix = prefix.strip_suffix("/kms/xks/v1").unwrap_or(prefix);
-        Ok(Self { is_https, host: host.to_owned(), port, prefix: prefix.to_owned() })
-    }
-
-    /// The Host header field: the port only where it is not the scheme's own.
-    #[must_use]
-    pub fn host_header(&self) -> String {
-        let default = if self.is_https { 443 } else { 80 };
-        if self.port == default {
-            self.host.clone()
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-}
 
 /// An open connection.
 pub struct Client {
-    stream: BufReader<Box<dyn Stream>>,
+    stream: Box<dyn Stream>,
+    /// The same socket, for its time limits.
+    socket: TcpStream,
     endpoint: Endpoint,
-    /// What was agreed on, for instance "TLSv1_3, TLS13_AES_256_GCM_SHA384".
-    pub tls: Option<String>,
+    timeout: Duration,
+    is_over: bool,
+    /// What was agreed on, if it speaks TLS.
+    pub handshake: Option<Handshake>,
     /// How long connecting and shaking hands took.
     pub connect_time: Duration,
 }
 
-trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
-
-/// An answer.
-#[derive(Debug)]
-pub struct Answer {
-    /// Status code.
-    pub status: u16,
-    /// Header fields, names in lower case.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: Vec<u8>,
-    /// From the request's first byte to the answer's last.
-    pub time: Duration,
-}
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
 
 impl Client {
-    /// Connects, allowing `timeout` for it and for each read and write afterwards.
+    /// Connects, allowing `timeout` for it and for each call afterwards.
     ///
     /// # Errors
     /// What the network or TLS says.
     pub fn connect(endpoint: &Endpoint, trust: &Trust, timeout: Duration) -> io::Result<Self> {
         let started = Instant::now();
-        let name = endpoint.host.trim_matches(['[', ']']);
-        let address = (name, endpoint.port)
-            .to_socket_addrs()?
-            .next()
-            .ok_or_else(|| io::Error::other(format!("{name} has no address")))?;
-        let tcp = TcpStream::connect_timeout(&address, timeout)?;
-        tcp.set_nodelay(true)?;
-        tcp.set_read_timeout(Some(timeout))?;
-        tcp.set_write_timeout(Some(timeout))?;
-        let (stream, tls): (Box<dyn Stream>, _) = if endpoint.is_https {
-            let (stream, tls) = tls::connect(tcp, name, trust)?;
-            (Box::new(stream), Some(tls))
-        } else {
-            (Box::new(tcp), None)
-        };
-        Ok(Self {
-            stream: BufReader::new(stream),
-            endpoint: endpoint.clone(),
-            tls,
-            connect_time: started.elapsed(),
-        })
+        let socket = connect(&resolve(endpoint)?, timeout)?;
+        Self::over(socket, endpoint, trust, started, timeout).1
     }
 
-    /// POSTs JSON, signed if there is a signer; `path` follows the prefix and `/kms/xks/v1`.
+    /// Goes on with a connected socket. What TLS found out comes with the error too. Time counts
+    /// from `started` on.
+    pub fn over(
+        socket: TcpStream,
+        endpoint: &Endpoint,
+        trust: &Trust,
+        started: Instant,
+        timeout: Duration,
+    ) -> (Option<Handshake>, io::Result<Self>) {
+        let made = |socket: &TcpStream, stream, handshake: Option<Handshake>| {
+            Ok(Self {
+                stream,
+                socket: socket.try_clone()?,
+                endpoint: endpoint.clone(),
+                timeout,
+                is_over: false,
+                handshake,
+                connect_time: started.elapsed(),
+            })
+        };
+        if !endpoint.is_https {
+            let socket_again = socket.try_clone();
+            return (None, socket_again.and_then(|again| made(&again, Box::new(socket), None)));
+        }
+        let again = match socket.try_clone() {
+            Ok(again) => again,
+            Err(error) => return (None, Err(error)),
+        };
+        let (handshake, stream) =
+            tls::connect(socket, endpoint.host_name(), trust, started + timeout);
+        let client = stream.and_then(|stream| made(&again, Box::new(stream), handshake.clone()));
+        (handshake, client)
+    }
+
+    /// POSTs JSON, signed if there is a signer; `call` is for instance `/health`.
     ///
     /// # Errors
     /// What the network says, or that the answer is no HTTP.
-    pub fn call(&mut self, signer: Option<&Signer>, path: &str, body: &str) -> io::Result<Answer> {
+    pub fn call(&mut self, signer: Option<&Signer>, call: &str, body: &str) -> io::Result<Answer> {
+        let path = self.endpoint.path(call);
         let host = self.endpoint.host_header();
-        let path = format!("{}/kms/xks/v1{path}", self.endpoint.prefix);
-        let mut request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n",
-            body.len()
-        );
-        if let Some(signer) = signer {
-            let signed = signer.sign(&host, &path, body.as_bytes(), SystemTime::now());
-            request.push_str(&format!(
-                "X-Amz-Date: {}\r\nAuthorization: {}\r\n",
-                signed.date, signed.authorization
-            ));
-        }
-        request.push_str("\r\n");
-        request.push_str(body);
-        self.exchange(request.as_bytes())
+        let body = body.as_bytes();
+        let signed =
+            signer.map(|signer| signer.sign("POST", &host, &path, body, SystemTime::now()));
+        let content_type = "application/json";
+        self.send(&Request { method: "POST", path: &path, content_type, signed, body })
     }
 
-    /// Sends a whole request and reads its answer.
+    /// Sends a request and reads its answer.
+    ///
+    /// # Errors
+    /// What the network says, or that the answer is no HTTP.
+    pub fn send(&mut self, request: &Request<'_>) -> io::Result<Answer> {
+        let bytes = request.encode(&self.endpoint.host_header());
+        self.exchange(&bytes)
+    }
+
+    /// Sends bytes that are a whole request and reads its answer. After an error the connection
+    /// is of no use.
     ///
     /// # Errors
     /// What the network says, or that the answer is no HTTP.
     pub fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
         let started = Instant::now();
-        let stream = self.stream.get_mut();
-        stream.write_all(request)?;
-        stream.flush()?;
+        let deadline = started + self.timeout;
+        self.is_over = true;
+        limit(&self.socket, deadline)?;
+        self.stream.write_all(request)?;
+        self.stream.flush()?;
         let mut received = Vec::new();
+        let mut piece = vec![0; 16 * 1024];
         loop {
-            if let Some(mut answer) = parse(&received)? {
-                answer.time = started.elapsed();
-                return Ok(answer);
-            }
-            let mut piece = [0; 4096];
-            let count = self.stream.read(&mut piece)?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            limit(&self.socket, deadline)?;
+            let count = self.read(&mut piece)?;
             received.extend_from_slice(&piece[..count]);
             if received.len() > MAX_CLIENT_ANSWER_BYTES {
                 return Err(io::Error::other("the answer is too large"));
             }
+            let Some((mut answer, taken)) = Answer::parse(&received, count == 0)? else { continue };
+            answer.time = started.elapsed();
+            if taken < received.len() {
+                return Err(io::Error::other("more bytes came than the answer has"));
+            }
+            self.is_over = answer.is_last() || count == 0;
+            return Ok(answer);
+        }
+    }
+
+    /// Whether the connection serves no further call.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// A peer that ends TLS without saying so has ended it.
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        match self.stream.read(piece) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            other => other,
         }
     }
 }
 
-/// A whole answer, delimited by its Content-Length; `None` means that more is needed.
-fn parse(received: &[u8]) -> io::Result<Option<Answer>> {
-    let mut slots = [httparse::EMPTY_HEADER; 64];
-    let mut response = httparse::Response::new(&mut slots);
-    let head = match response.parse(received) {
-        Ok(httparse::Status::Complete(head)) => head,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return Err(io::Error::other(format!("the answer is no HTTP: {error}"))),
-    };
-    let headers: Vec<(String, String)> = response
-        .headers
-        .iter()
-        .map(|field| {
-            let value = String::from_utf8_lossy(field.value).trim().to_owned();
-            (field.name.to_ascii_lowercase(), value)
-        })
-        .collect();
-    let length = headers
-        .iter()
-        .find(|(name, _)| name == "content-length")
-        .and_then(|(_, value)| value.parse::<usize>().ok())
-        .ok_or_else(|| io::Error::other("the answer has no Content-Length"))?;
-    let Some(body) = received.get(head..head.saturating_add(length)) else {
-        return Ok(None);
-    };
-    Ok(Some(Answer {
-        status: response.code.unwrap_or(0),
-        headers,
-        body: body.to_vec(),
-        time: Duration::ZERO,
-    }))
+/// The addresses of the endpoint's host.
+///
+/// # Errors
+/// The name is not known.
+pub fn resolve(endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
+    let name = endpoint.host_name();
+    let found: Vec<SocketAddr> = (name, endpoint.port).to_socket_addrs()?.collect();
+    if found.is_empty() {
+        return Err(io::Error::other(format!("{name} has no address")));
+    }
+    Ok(found)
 }
 
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    /// What an administrator may paste, the console's path included.
-    #[test]
-    fn endpoints() {
-        let endpoint = Endpoint::parse("https://xks.example.com/p/kms/xks/v1").unwrap();
-        assert_eq!((endpoint.port, endpoint.prefix.as_str()), (443, "/p"));
-        assert_eq!(endpoint.host_header(), "xks.example.com");
-        let endpoint = Endpoint::parse("http://[::1]:8080/").unwrap();
-        assert_eq!((endpoint.host_header().as_str(), endpoint.prefix.as_str()), ("[::1]:8080", ""));
-        for wrong in ["xks.example.com", "ftp://a", "https://", "https://a:x"] {
-            assert!(Endpoint::parse(wrong).unwrap_err().contains(wrong));
+/// Connects to the first of these addresses that takes it.
+///
+/// # Errors
+/// What the network says of the last one.
+pub fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::other("no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(address, timeout) {
+            Ok(socket) => {
+                socket.set_nodelay(true)?;
+                return Ok(socket);
+            }
+            Err(error) => last = error,
         }
     }
+    Err(last)
+}
 
-    /// An answer is whole when its body is.
-    #[test]
-    fn answers() {
-        let wire = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\n{}";
-        for end in 0..wire.len() {
-            assert!(parse(&wire[..end]).unwrap().is_none());
-        }
-        let answer = parse(wire).unwrap().unwrap();
-        assert_eq!((answer.status, answer.body.as_slice()), (200, &b"{}"[..]));
-        assert!(parse(b"SSH-2.0\r\n").is_err());
+/// Lets reading and writing take until `deadline`.
+fn limit(socket: &TcpStream, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
     }
+    socket.set_read_timeout(Some(left))?;
+    socket.set_write_timeout(Some(left))
 }

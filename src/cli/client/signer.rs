@@ -33,15 +33,21 @@ pub struct Signed {
 }
 
 impl Signer {
-    /// Signs a POST of JSON without a query: host, content-type and x-amz-date are signed. Time
-    /// before 1970 counts as 1970.
+    /// Signs a request without a query: host and x-amz-date are signed, as KMS does over HTTP/1.1.
+    /// Time before 1970 counts as 1970.
     #[must_use]
-    pub fn sign(&self, host: &str, path: &str, body: &[u8], time: SystemTime) -> Signed {
+    pub fn sign(
+        &self,
+        method: &str,
+        host: &str,
+        path: &str,
+        body: &[u8],
+        time: SystemTime,
+    ) -> Signed {
         let (day, date) = amz_date(time);
-        let signed_headers = "content-type;host;x-amz-date";
+        let signed_headers = "host;x-amz-date";
         let canonical = format!(
-            "POST\n{path}\n\ncontent-type:application/json\nhost:{host}\nx-amz-date:{date}\n\n\
-             {signed_headers}\n{}",
+            "{method}\n{path}\n\nhost:{host}\nx-amz-date:{date}\n\n{signed_headers}\n{}",
             hex(&Sha256::digest(body))
         );
         let scope = format!("{day}/{}/{}/aws4_request", self.region, self.service);
@@ -120,7 +126,7 @@ mod tests {
             .build()
             .unwrap()
             .into();
-        let headers = [("host", "xks.example.com:8443"), ("content-type", "application/json")];
+        let headers = [("host", "xks.example.com:8443")];
         let request = SignableRequest::new(
             "POST",
             "https://xks.example.com:8443/p/kms/xks/v1/health",
@@ -135,7 +141,8 @@ mod tests {
                 .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
                 .map(|(_, value)| value.to_owned())
         };
-        let signed = signer.sign("xks.example.com:8443", "/p/kms/xks/v1/health", b"{}", time);
+        let path = "/p/kms/xks/v1/health";
+        let signed = signer.sign("POST", "xks.example.com:8443", path, b"{}", time);
         assert_eq!(expected("x-amz-date"), Some(signed.date));
         assert_eq!(expected("authorization"), Some(signed.authorization));
     }

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 pub use self::softhsm::make_token_here;
-use super::client::{Client, Endpoint, Signer, Trust};
+use super::client::bodies::Caller;
+use super::client::{Client, Endpoint, Handshake, Signer, Trust};
 use crate::observe::redaction::Secret;
 
 /// The store that the demo serves.
@@ -67,10 +68,11 @@ pub fn run(once: bool) -> Result<(), String> {
     println!(
         "Connected in {:.2} ms: {}",
         client.connect_time.as_secs_f64() * 1e3,
-        client.tls.as_deref().unwrap_or_default()
+        client.handshake.as_ref().map(Handshake::summary).unwrap_or_default()
     );
-    calls::show(&mut client, &signer, KEY_ID)?;
-    print_curl(&directory.0, &endpoint, &signer);
+    let caller = Caller::new(REGION).map_err(|error| format!("/dev/urandom: {error}"))?;
+    calls::show(&mut client, &signer, &caller, KEY_ID)?;
+    print_curl(&directory.0, &endpoint, &signer, &caller);
     if once {
         return proxy.stop();
     }
@@ -298,7 +300,7 @@ is_zero_iv_required = false
     Ok(path)
 }
 
-fn print_curl(directory: &Path, endpoint: &Endpoint, signer: &Signer) {
+fn print_curl(directory: &Path, endpoint: &Endpoint, signer: &Signer, caller: &Caller) {
     println!(
         "\nTry it yourself:\n\n\
          curl --cacert {directory}/server_cert.pem --aws-sigv4 aws:amz:{REGION}:{SERVICE} \\\n  \
@@ -308,7 +310,7 @@ fn print_curl(directory: &Path, endpoint: &Endpoint, signer: &Signer) {
         directory = directory.display(),
         access_key_id = signer.access_key_id,
         secret = signer.secret_access_key.expose(),
-        body = calls::METADATA,
+        body = caller.key_metadata(),
         port = endpoint.port,
     );
 }

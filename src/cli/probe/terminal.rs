@@ -1,0 +1,107 @@
+//! What people see.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use super::latency::{KMS_TIMEOUT, Measured};
+use super::report::{Check, Level, Rule, Verdict};
+
+/// Upper bounds of the histogram's lines, in microseconds; the last is KMS's time-out.
+const BOUNDS_MICROS: [u64; 11] =
+    [200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 35_000, 50_000, 100_000, 250_000];
+const BAR_WIDTH: usize = 50;
+
+/// One check, in a line; what is wanted too if it did not pass, or on demand.
+pub fn print_check(check: &Check, is_verbose: bool) {
+    clear_progress();
+    let name = check.rule.name;
+    let subject = check.subject.as_ref().map(|key| format!(" [{key}]")).unwrap_or_default();
+    let verdict = match check.verdict {
+        Verdict::Pass => "pass",
+        Verdict::Warn => "WARN",
+        Verdict::Fail => "FAIL",
+        Verdict::Skip => "skip",
+    };
+    if check.verdict == Verdict::Pass && !is_verbose {
+        println!("{verdict}  {name}{subject}");
+        return;
+    }
+    println!("{verdict}  {name}{subject}: {}", check.came);
+    if check.verdict != Verdict::Skip {
+        println!("      wanted: {} ({})", check.rule.wants, check.rule.section);
+    }
+}
+
+/// What is checked.
+pub fn print_rules(rules: &[&Rule]) {
+    for rule in rules {
+        let level = match rule.level {
+            Level::Must => "must",
+            Level::Should => "should",
+        };
+        println!("{} ({level}; {})\n      {}", rule.name, rule.section, rule.wants);
+    }
+}
+
+/// A small histogram.
+pub fn print_histogram(name: &str, measured: &Measured) {
+    clear_progress();
+    println!("\n{name}: {} calls", measured.times.len());
+    for (bound, count) in buckets(&measured.times) {
+        let bar = "#".repeat((count * BAR_WIDTH).div_ceil(measured.times.len().max(1)));
+        match bound {
+            Some(bound) => println!("  <= {:>5} ms {count:>7} {bar}", bound.as_secs_f64() * 1e3),
+            None => println!("   > {:>5} ms {count:>7} {bar}", KMS_TIMEOUT.as_millis()),
+        }
+    }
+}
+
+/// How many fall under each bound, from the first to the last that has any.
+fn buckets(times: &[Duration]) -> Vec<(Option<Duration>, usize)> {
+    let bounds = BOUNDS_MICROS.map(|micros| Some(Duration::from_micros(micros)));
+    let mut below = 0;
+    let mut all = Vec::new();
+    for bound in bounds.into_iter().chain([None]) {
+        let up_to = times.iter().filter(|time| bound.is_none_or(|bound| **time <= bound)).count();
+        all.push((bound, up_to - below));
+        below = up_to;
+    }
+    let is_empty = |bucket: &(Option<Duration>, usize)| bucket.1 == 0;
+    let first = all.iter().position(|bucket| !is_empty(bucket)).unwrap_or(0);
+    let last = all.iter().rposition(|bucket| !is_empty(bucket)).unwrap_or(0);
+    all.drain(last + 1..);
+    all.drain(..first);
+    all
+}
+
+/// How far the measurement is: on a terminal alone.
+pub fn print_progress(done: u32, all: u32) {
+    if (done.is_multiple_of(10) || done == all) && io::stderr().is_terminal() {
+        eprint!("\r  measuring: {done} of {all} calls ");
+        // What cannot be shown need not be.
+        let _ = io::stderr().flush();
+    }
+}
+
+fn clear_progress() {
+    if io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every call is in one line, and the time-out is a bound.
+    #[test]
+    fn histogram() {
+        assert_eq!(BOUNDS_MICROS.last().copied().map(Duration::from_micros), Some(KMS_TIMEOUT));
+        let times = [700, 700, 1_500, 300_000].map(Duration::from_micros);
+        let found = buckets(&times);
+        assert_eq!(found.first().map(|bucket| bucket.1), Some(2));
+        assert_eq!(found.last(), Some(&(None, 1)));
+        assert_eq!(found.iter().map(|bucket| bucket.1).sum::<usize>(), times.len());
+        assert_eq!(buckets(&[]).len(), 1);
+    }
+}
