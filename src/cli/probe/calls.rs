@@ -68,18 +68,18 @@ const DECRYPT_WITHOUT_AAD: Rule = Rule::must(
 const USAGE_ENCRYPT: Rule = Rule::must(
     "encrypt.usage",
     "Error codes",
-    "Encrypt with a key that may not encrypt: 400 InvalidKeyUsageException.",
+    "Encrypt with a key whose keyUsage has no ENCRYPT: 400 InvalidKeyUsageException.",
 );
 const USAGE_CDIV: Rule = Rule::should(
     "encrypt.usage-cdiv",
     "Appendix C",
-    "Encrypt with a data integrity value, with a key that may not decrypt, cannot be verified: \
-     400 InvalidKeyUsageException.",
+    "Encrypt with a data integrity value cannot be verified with a key whose keyUsage has no \
+     DECRYPT: 400 InvalidKeyUsageException.",
 );
 const USAGE_DECRYPT: Rule = Rule::must(
     "decrypt.usage",
     "Error codes",
-    "Decrypt with a key that may not decrypt: 400 InvalidKeyUsageException.",
+    "Decrypt with a key whose keyUsage has no DECRYPT: 400 InvalidKeyUsageException.",
 );
 
 /// Every rule here.
@@ -153,6 +153,14 @@ pub fn key(
     report: &mut Report,
 ) -> Option<(Sealed, Vec<u8>)> {
     let metadata = metadata(session, key_id, is_first, report);
+    if metadata.as_ref().is_some_and(|known| !is_first && !known.spec.starts_with("AES_")) {
+        // What such metadata says of the key's uses is not to be gone by either.
+        for rule in [&ENCRYPT, &DECRYPT] {
+            let why = "its metadata is not an AES key's".to_owned();
+            report.add(rule, Some(key_id), Outcome::Untried(why));
+        }
+        return None;
+    }
     // Where it is not known, or the first one, it has to work.
     let may = |usage: &str| is_first || metadata.as_ref().is_none_or(|known| known.may(usage));
     if !may("ENCRYPT") {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::answers::{self, expect_success};
 use super::calls::{AAD, of_key};
 use super::report::{Outcome, Report, Rule};
-use super::session::Target;
+use super::session::{Target, no_answer};
 use crate::cli::client::Client;
 use crate::cli::client::bodies::Sealed;
 use crate::limits::{KMS_TIMEOUT_MILLI, PROBE_FRESH_CONNECTIONS};
@@ -130,9 +130,7 @@ impl Load<'_> {
             ("encrypt", options.caller.encrypt(self.plaintext, Some(AAD), true))
         };
         let path = of_key(self.key_id, call);
-        let reply = client
-            .call(Some(&options.signer), &path, &body.to_string())
-            .map_err(|error| format!("no answer: {error}"));
+        let reply = client.call(Some(&options.signer), &path, &body.to_string()).map_err(no_answer);
         let found = expect_success(&reply, |object| {
             if is_decrypt {
                 return answers::opened(object, self.plaintext);

@@ -139,7 +139,9 @@ fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
     if calls::health(&mut session, report) {
         conversation(&mut session, report);
     } else {
-        println!("      The path or the credential is not taken, so nothing else was tried.");
+        println!(
+            "      Without an answer, the path or the credential all else would fail as well."
+        );
     }
     observed(&session.observed, report);
     authentication::clock(&session, report);

@@ -124,7 +124,7 @@ impl<'a> Session<'a> {
     ) -> Reply {
         let content_type = "application/json";
         let request = Request { method, path, content_type, signed, body: body.as_bytes() };
-        let answer = self.send(&request).map_err(|error| format!("no answer: {error}"))?;
+        let answer = self.send(&request).map_err(no_answer)?;
         if method == "POST" {
             self.observed.note(path, &answer);
         }
@@ -154,6 +154,17 @@ impl<'a> Session<'a> {
     fn keep(&mut self, client: Client) {
         self.client = (!client.is_over()).then_some(client);
     }
+}
+
+/// Why there is no answer, and what could be done.
+pub fn no_answer(error: io::Error) -> String {
+    let why = error.to_string();
+    let hint = if why.contains("CertificateRequired") {
+        " (mTLS: --client-cert, --client-key)"
+    } else {
+        ""
+    };
+    format!("no answer: {why}{hint}")
 }
 
 fn is_end(error: &io::Error) -> bool {

@@ -115,7 +115,7 @@ pub fn examine(options: &Options, report: &mut Report) -> io::Result<Option<Vec<
     let offers = [TlsVersion::Tls13, TlsVersion::Tls12].map(|version| {
         let mut trust = trust.clone();
         trust.version = Some(version);
-        try_calling(options, &addresses, &trust).is_ok()
+        open(options, &addresses, &trust).is_ok()
     });
     report.add(&VERSIONS, None, versions(offers));
     if options.has_identity {
@@ -235,35 +235,42 @@ fn versions([is_13, is_12]: [bool; 2]) -> Outcome {
     }
 }
 
-/// Whether a connection that trusts and shows so gets an answer, of whatever kind, to a GET. In
-/// TLS 1.3 a server refuses a client's certificate after the client has finished.
-fn try_calling(options: &Options, addresses: &[SocketAddr], trust: &Trust) -> io::Result<u16> {
+fn open(options: &Options, addresses: &[SocketAddr], trust: &Trust) -> io::Result<Client> {
     let started = Instant::now();
     let socket = client::connect(addresses, PROBE_CALL_TIMEOUT)?;
+    Client::over(socket, &options.endpoint, trust, started, PROBE_CALL_TIMEOUT).1
+}
+
+/// The status that a GET gets, whatever it is: in TLS 1.3 a server refuses a client's certificate
+/// after the client has finished.
+fn get(options: &Options, addresses: &[SocketAddr], trust: &Trust) -> io::Result<u16> {
     let endpoint = &options.endpoint;
-    let mut client = Client::over(socket, endpoint, trust, started, PROBE_CALL_TIMEOUT).1?;
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
         endpoint.path("/health"),
         endpoint.host_header()
     );
-    client.exchange(request.as_bytes()).map(|answer| answer.status)
+    let answer = open(options, addresses, trust)?.exchange(request.as_bytes())?;
+    Ok(answer.status)
 }
 
 fn mutual(options: &Options, addresses: &[SocketAddr], report: &mut Report) {
     let mut trust = options.trust.clone();
     trust.be_anonymous();
-    let anonymous = try_calling(options, addresses, &trust);
+    let anonymous = get(options, addresses, &trust);
+    let is_asked = anonymous.is_err();
     report.add(&MTLS_ASKED, None, refused(anonymous, "without a certificate"));
     let name = format!("cks.kms.{}.amazonaws.com", options.signer.region);
-    let outcome = match stranger(&name) {
-        Ok((certificate, key)) => match trust.identify_by(certificate, key) {
-            Ok(()) => refused(
-                try_calling(options, addresses, &trust),
-                &format!("with a certificate for {name} that it issued itself"),
-            ),
-            Err(error) => Outcome::Untried(error.to_string()),
-        },
+    let outcome = if is_asked {
+        stranger(&name).and_then(|(certificate, key)| {
+            trust.identify_by(certificate, key).map_err(|error| error.to_string())
+        })
+    } else {
+        Err("no client certificate is asked for".to_owned())
+    };
+    let how = format!("with a certificate for {name} that it issued itself");
+    let outcome = match outcome {
+        Ok(()) => refused(get(options, addresses, &trust), &how),
         Err(why) => Outcome::Untried(why),
     };
     report.add(&MTLS_STRANGER, None, outcome);
