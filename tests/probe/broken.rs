@@ -1,0 +1,153 @@
+//! Each check can fail: a stand-in that does one thing wrong is found out by the check that is
+//! about it, and by no other.
+
+use std::sync::Mutex;
+
+use crate::run::{Run, probe, run};
+use crate::stand_in::StandIn;
+
+/// Checks that plain HTTP on the loopback address cannot provoke: `tls.rs` and unit tests do.
+const ELSEWHERE: [&str; 13] = [
+    "uri.endpoint",
+    "network.round-trip",
+    "tls.https",
+    "tls.handshake",
+    "tls.versions",
+    "tls.chain",
+    "tls.name",
+    "tls.expiry",
+    "tls.key",
+    "mtls.required",
+    "mtls.stranger",
+    // The stand-in has keys for it, without a fault.
+    "metadata.usable-other",
+    // Comes as an error of the first key too; see below.
+    "metadata.answer",
+];
+
+/// Warned of in any case here.
+const ALWAYS: [&str; 3] = ["uri.endpoint", "tls.https", "metadata.usable-other"];
+
+/// What else must fail with a fault, or may.
+fn also(fault: &str) -> &'static [&'static str] {
+    match fault {
+        "encrypt.answer" => &["encrypt.answer"],
+        "http.version" => &["http.keep-alive"],
+        "health.time" => &["http.in-time"],
+        // Without it the stand-in's connections of all measurements are throttled now and then.
+        "latency.one-at-a-time" => &["latency.concurrent"],
+        "encrypt.cdiv" => {
+            &["latency.new-connection", "latency.one-at-a-time", "latency.concurrent"]
+        }
+        "decrypt.answer" => {
+            &["latency.new-connection", "latency.one-at-a-time", "latency.concurrent"]
+        }
+        "latency.new-connection" => &["latency.one-at-a-time", "latency.concurrent"],
+        _ => &[],
+    }
+}
+
+fn probe_at(stand_in: &StandIn) -> Run {
+    let url = format!("http://127.0.0.1:{}/store", stand_in.port());
+    let keys = ["--key-id", "key", "--key-id", "no-encrypt", "--key-id", "no-decrypt"];
+    probe(&[&[url.as_str(), "--insecure-http"], keys.as_slice()].concat())
+}
+
+/// Names of all checks and whether each is a must.
+fn listed() -> Vec<(String, bool)> {
+    let directory = tempfile::tempdir().unwrap();
+    let text = run(&["--list"], directory.path()).text;
+    let names = text.lines().filter(|line| !line.starts_with(' ')).map(|line| {
+        let (name, rest) = line.split_once(" (").expect("name (level; section)");
+        (name.to_owned(), rest.starts_with("must"))
+    });
+    names.collect()
+}
+
+/// Without a fault nothing is wrong with it: what fails below is due to the fault.
+#[test]
+fn none() {
+    let run = probe_at(&StandIn::http(""));
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    assert_eq!(run.with_verdict("fail"), Vec::<&str>::new());
+    let warned = run.with_verdict("warn");
+    let is_time = |name: &str| name == "http.in-time" || name.starts_with("latency.");
+    assert!(warned.iter().all(|name| ALWAYS.contains(name) || is_time(name)), "{}", run.text);
+}
+
+#[test]
+fn each_check_can_fail() {
+    let names = listed();
+    assert!(names.len() > 80, "{names:?}");
+    for name in ELSEWHERE {
+        assert!(names.iter().any(|(listed, _)| listed == name), "{name} is no check any more");
+    }
+    let left: Mutex<Vec<_>> =
+        Mutex::new(names.into_iter().filter(|(name, _)| !ELSEWHERE.contains(&&**name)).collect());
+    let wrong = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some((name, is_must)) = { left.lock().unwrap().pop() } {
+                    if let Err(why) = found_out(&name, is_must) {
+                        wrong.lock().unwrap().push(why);
+                    }
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// The fault of that name is found by the check of that name.
+fn found_out(name: &str, is_must: bool) -> Result<(), String> {
+    let run = probe_at(&StandIn::http(name));
+    let verdict = if is_must { "fail" } else { "warn" };
+    if !run.with_verdict(verdict).contains(&name) {
+        return Err(format!("{name} did not {verdict}: {}", run.text));
+    }
+    if (run.code == Some(1)) != !run.with_verdict("fail").is_empty() {
+        return Err(format!("{name}: exit code {:?}: {}", run.code, run.text));
+    }
+    // A slow machine can be late anywhere.
+    let is_other = |other: &&&str| {
+        **other != name
+            && !also(name).contains(other)
+            && !ALWAYS.contains(other)
+            && **other != "http.in-time"
+    };
+    let (failed, warned) = (run.with_verdict("fail"), run.with_verdict("warn"));
+    let others: Vec<_> = failed.iter().chain(&warned).filter(is_other).collect();
+    if others.is_empty() { Ok(()) } else { Err(format!("{name}: {others:?} too: {}", run.text)) }
+}
+
+/// A key whose metadata is out of the question is told of, whichever key it is.
+#[test]
+fn metadata() {
+    let run = probe_at(&StandIn::http("metadata.answer"));
+    assert!(run.with_verdict("fail").contains(&"metadata.answer"), "{}", run.text);
+}
+
+/// Faults that end the conversation: no credential that fits, another server altogether.
+#[test]
+fn no_conversation() {
+    let stand_in = StandIn::http("");
+    let url = format!("http://127.0.0.1:{}/other", stand_in.port());
+    let run = probe(&[&url, "--insecure-http", "--key-id", "key"]);
+    assert_eq!((run.code, run.with_verdict("fail")), (Some(1), vec!["health.answer"]));
+    assert!(run.came("health.answer").contains("InvalidUriPathException"), "{}", run.text);
+    assert!(!run.text.contains("metadata."), "{}", run.text);
+
+    let ssh = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}/store", ssh.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for socket in ssh.incoming() {
+            use std::io::Write as _;
+            let _ = socket.unwrap().write_all(b"SSH-2.0-\x1b[31mserver\r\n\r\n");
+        }
+    });
+    let run = probe(&[&url, "--insecure-http", "--key-id", "key"]);
+    assert_eq!(run.code, Some(1), "{}", run.text);
+    assert!(!run.text.contains('\x1b'), "{}", run.text);
+}

@@ -1,0 +1,80 @@
+//! Our own proxy departs from nothing.
+
+use crate::common::certificates::ClientIdentity;
+use crate::common::{Proxy, Setup, Store, token};
+use crate::run::{Run, probe};
+
+/// What cannot be otherwise on this machine: it has no domain name, and some of the keys that are
+/// probed are of no use to KMS, on purpose.
+const EXPECTED_WARNINGS: [&str; 2] = ["uri.endpoint", "metadata.usable-other"];
+
+fn probe_ours(proxy: &Proxy, host: &str, scheme: &str, more: &[&str]) -> Run {
+    let url = format!("{scheme}://{host}:{}{}/kms/xks/v1", proxy.api.port(), Store::first().prefix);
+    let keys = [token::FULL, token::ENCRYPT_ONLY, token::DECRYPT_ONLY, token::IMPOTENT];
+    let mut arguments = vec![url.as_str()];
+    for key in &keys {
+        arguments.extend(["--key-id", key.label]);
+    }
+    arguments.extend(more);
+    probe(&arguments)
+}
+
+#[track_caller]
+fn assert_clean(run: &Run, more_warnings: &[&str]) {
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    assert_eq!(run.with_verdict("fail"), Vec::<&str>::new());
+    assert_eq!(run.with_verdict("skip"), Vec::<&str>::new());
+    for name in run.with_verdict("warn") {
+        // How fast this machine is at the moment is not the subject.
+        let is_time = name == "http.in-time" || name.starts_with("latency.");
+        let is_expected = EXPECTED_WARNINGS.contains(&name) || more_warnings.contains(&name);
+        assert!(is_time || is_expected, "{name}: {}", run.text);
+    }
+    assert!(run.with_verdict("pass").len() > 70, "{}", run.text);
+    assert!(run.text.contains("one at a time: 20 calls"), "{}", run.text);
+}
+
+#[test]
+fn over_http() {
+    let proxy = Setup::new().start();
+    let run = probe_ours(&proxy, "127.0.0.1", "http", &["--insecure-http"]);
+    assert_clean(&run, &["tls.https"]);
+}
+
+/// ciphertextMetadata makes more checks apply.
+#[test]
+fn with_ciphertext_metadata() {
+    let proxy = Setup::new().set("server.ciphertext_metadata_b64", "a2V5X3ZlcnNpb249MQ==").start();
+    let run = probe_ours(&proxy, "127.0.0.1", "http", &["--insecure-http"]);
+    assert_clean(&run, &["tls.https"]);
+    assert!(run.with_verdict("pass").contains(&"binding.metadata-as-aad"));
+}
+
+#[test]
+fn over_tls() {
+    let proxy = Setup::new().tls().start();
+    let ca = proxy.certificates().path("server_ca.pem");
+    let run = probe_ours(&proxy, "localhost", "https", &["--ca", ca.to_str().unwrap()]);
+    assert_clean(&run, &[]);
+    assert_eq!(run.json["tls"]["version"], "TLSv1_3");
+    assert!(run.came("tls.name").contains("localhost"));
+    assert!(run.came("tls.chain").contains("--ca alone"), "KMS does not trust it");
+}
+
+#[test]
+fn over_mtls() {
+    let proxy = Setup::new().mtls().start();
+    let file = |name: &str| proxy.certificates().path(name).to_str().unwrap().to_owned();
+    let ca = file("server_ca.pem");
+    let identity = format!("{:?}", ClientIdentity::Right);
+    let (chain, key) =
+        (file(&format!("{identity}_cert.pem")), file(&format!("{identity}_key.pem")));
+    let more = ["--ca", &ca, "--client-cert", &chain, "--client-key", &key];
+    let run = probe_ours(&proxy, "localhost", "https", &more);
+    assert_clean(&run, &[]);
+    assert!(run.with_verdict("pass").contains(&"mtls.stranger"));
+
+    let run = probe_ours(&proxy, "localhost", "https", &["--ca", &ca]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.came("health.answer").contains("--client-cert"), "{}", run.text);
+}

@@ -1,0 +1,71 @@
+//! The program as a process, and what it found.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::common::Store;
+
+/// What a run of the probe gave.
+pub struct Run {
+    /// Exit code.
+    pub code: Option<i32>,
+    /// Standard output and standard error.
+    pub text: String,
+    /// What it wrote for machines; null if it wrote nothing.
+    pub json: Value,
+}
+
+/// `xks-proxy probe ARGUMENTS`, with the first store's credential and few, fast calls.
+pub fn probe(arguments: &[&str]) -> Run {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, format!("{}\n", Store::first().secret_access_key)).unwrap();
+    let id = Store::first().access_key_id;
+    let secret = secret.to_str().unwrap();
+    let given = ["--access-key-id", &id, "--secret-access-key-file", secret];
+    let quick = ["--count", "20", "--rate", "400", "--connections", "4"];
+    run(&[arguments, &given, &quick].concat(), directory.path())
+}
+
+/// `xks-proxy probe ARGUMENTS`
+pub fn run(arguments: &[&str], directory: &Path) -> Run {
+    let json = directory.join("probe.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_xks-proxy"))
+        .arg("probe")
+        .args(arguments)
+        .arg("--json")
+        .arg(&json)
+        .env_remove("SIGV4_ACCESS_KEY_ID")
+        .env_remove("SIGV4_SECRET_ACCESS_KEY")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let json =
+        std::fs::read(&json).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap());
+    Run { code: output.status.code(), text: String::from_utf8_lossy(&text).into_owned(), json }
+}
+
+impl Run {
+    /// Names of the checks with this verdict, each once.
+    pub fn with_verdict(&self, verdict: &str) -> Vec<&str> {
+        let checks = self.json["checks"].as_array().unwrap_or_else(|| panic!("{}", self.text));
+        let mut names: Vec<&str> = checks
+            .iter()
+            .filter(|check| check["verdict"] == verdict)
+            .map(|check| check["name"].as_str().unwrap())
+            .collect();
+        names.dedup();
+        names
+    }
+
+    /// What came of the check of that name.
+    #[track_caller]
+    pub fn came(&self, name: &str) -> &str {
+        let checks = self.json["checks"].as_array().unwrap();
+        let found = checks.iter().find(|check| check["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name}: {}", self.text))["came"].as_str().unwrap()
+    }
+}
