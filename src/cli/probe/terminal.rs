@@ -28,7 +28,8 @@ pub fn print_check(check: &Check, is_verbose: bool) {
     }
     println!("{verdict}  {name}{subject}: {}", check.came);
     if check.verdict != Verdict::Skip {
-        println!("      wanted: {} ({})", check.rule.wants, check.rule.section);
+        let section = check.rule.section.trim_matches(['(', ')']);
+        println!("      wanted: {} ({section})", check.rule.wants);
     }
 }
 
@@ -39,7 +40,8 @@ pub fn print_rules(rules: &[&Rule]) {
             Level::Must => "must",
             Level::Should => "should",
         };
-        println!("{} ({level}; {})\n      {}", rule.name, rule.section, rule.wants);
+        let section = rule.section.trim_matches(['(', ')']);
+        println!("{} ({level}; {section})\n      {}", rule.name, rule.wants);
     }
 }
 
