@@ -95,7 +95,8 @@ fn found_out(name: &str, is_must: bool) -> Result<(), String> {
     if !run.with_verdict(verdict).contains(&name) {
         return Err(format!("{name} did not {verdict}: {}", run.text));
     }
-    if (run.code == Some(1)) != !run.with_verdict("fail").is_empty() {
+    let code = i32::from(!run.with_verdict("fail").is_empty());
+    if run.code != Some(code) {
         return Err(format!("{name}: exit code {:?}: {}", run.code, run.text));
     }
     let is_other = |other: &&&str| {

@@ -188,10 +188,8 @@ impl Shared {
                 Answer::new(405, String::new())
             };
         }
-        if let Some(rule) = self.not_authentic(request) {
-            if !self.is(rule) {
-                return error(401, "AuthenticationFailedException");
-            }
+        if self.not_authentic(request).is_some_and(|rule| !self.is(rule)) {
+            return error(401, "AuthenticationFailedException");
         }
         let mut values = serde_json::Deserializer::from_slice(&request.body).into_iter::<Value>();
         let Some(Ok(body)) = values.next() else {
