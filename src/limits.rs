@@ -79,6 +79,11 @@ pub const MAX_ACCESS_KEY_ID_BYTES: usize = 30;
 pub const MIN_SECRET_ACCESS_KEY_BYTES: usize = 43;
 /// A secret access key (XKS specification, XKS proxy configuration).
 pub const MAX_SECRET_ACCESS_KEY_BYTES: usize = 64;
+/// Credentials of one store that are valid at once: two in a rotation (XKS specification, SigV4
+/// credentials rotation), and some more. Each is looked at for every request.
+pub const MAX_CREDENTIALS_PER_STORE: usize = 8;
+/// `name` of a credential.
+pub const MAX_CREDENTIAL_NAME_BYTES: usize = 64;
 
 // ---- Time. What the settings name differently is a default.
 
@@ -340,6 +345,8 @@ pub const RELOAD_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 pub const MAX_STATUS_BYTES: u64 = 64 * 1024 * 1024;
 /// For the sessions to be closed after the last request, when the process ends.
 pub const HSM_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// For the admin listener to answer, at each step; who waits is at a terminal.
+pub const ADMIN_CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An answer that the demo's and the probe's client takes.
 pub const MAX_CLIENT_ANSWER_BYTES: usize = 1024 * 1024;

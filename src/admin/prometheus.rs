@@ -352,6 +352,18 @@ fn credentials(text: &mut Exposition, metrics: &Metrics) {
         text.sample(&labels, credential.loaded_unix_secs);
     }
     text.family(
+        "xks_proxy_credential_created_timestamp_seconds",
+        Gauge,
+        "When the SigV4 credential was made, in seconds since 1970, where the settings say it.",
+    );
+    for credential in &credentials {
+        if let Some(created) = credential.created_unix_secs() {
+            let store = store_label(&credential.uri_path_prefix);
+            let labels = [("store", store), ("access_key_id", &*credential.access_key_id)];
+            text.sample(&labels, created);
+        }
+    }
+    text.family(
         "xks_proxy_credential_last_used_timestamp_seconds",
         Gauge,
         "When a right signature was last made with the credential, in seconds since 1970; 0 if \

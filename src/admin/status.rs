@@ -138,6 +138,7 @@ struct Store {
 #[serde(rename_all = "camelCase")]
 struct Credential {
     access_key_id: String,
+    created_unix_secs: Option<u64>,
     loaded_unix_secs: u64,
     last_used_unix_secs: u64,
 }
@@ -312,6 +313,7 @@ fn stores(metrics: &Metrics) -> Vec<Store> {
                 credentials: of_store
                     .map(|credential| Credential {
                         access_key_id: credential.access_key_id.to_string(),
+                        created_unix_secs: credential.created_unix_secs(),
                         loaded_unix_secs: credential.loaded_unix_secs,
                         last_used_unix_secs: credential.last_used_unix_secs(),
                     })

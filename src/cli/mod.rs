@@ -2,16 +2,20 @@
 
 pub mod check;
 pub mod client;
+pub mod credentials;
 pub mod demo;
 mod hsm_session;
 pub mod keys;
+pub mod kms_config;
 mod lockdown;
 mod pid_file;
 pub mod probe;
 pub mod probe_hsm;
 pub mod reload;
+mod secret_output;
 pub mod serve;
 mod startup_log;
+mod which_store;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +24,8 @@ use clap::{Parser, Subcommand};
 
 use crate::settings::{self, Finding, Settings};
 
+/// Wrong arguments, as clap has it.
+pub const EXIT_ARGUMENTS: u8 = 2;
 /// Mistakes in the settings (`EX_CONFIG` of sysexits.h): a supervisor need not try again.
 pub const EXIT_SETTINGS: u8 = 78;
 /// An address is in use, a check failed (`EX_UNAVAILABLE`).
@@ -84,6 +90,15 @@ enum Command {
         /// The settings file, if it is not the one that serving would take
         file: Option<PathBuf>,
     },
+    /// Make SigV4 credentials, and see when each was last used
+    Credentials {
+        #[command(subcommand)]
+        command: credentials::Command,
+    },
+    /// Print the file that the AWS console takes for an external key store: path and credential
+    ///
+    /// It holds a secret. It is never printed on a terminal, unless --show-secret says so.
+    KmsConfig(kms_config::Arguments),
     /// Find out by trying what each token can do, and print the profile to use
     ProbeHsm {
         /// The settings file, if it is not the one that serving would take
@@ -121,6 +136,8 @@ pub fn run() -> ExitCode {
         Command::Check { file, hsm, strict } => check::run(file.as_deref(), hsm, strict),
         Command::Reload { file, pid } => reload::command::run(file.as_deref(), pid),
         Command::Keys { file } => keys::run(file.as_deref()),
+        Command::Credentials { command } => credentials::run(&command),
+        Command::KmsConfig(arguments) => kms_config::run(&arguments),
         Command::ProbeHsm { file, max_sessions, milli } => {
             let time = std::time::Duration::from_millis(milli);
             probe_hsm::run(file.as_deref(), max_sessions as usize, time)

@@ -51,10 +51,10 @@ pub(super) fn in_use(settings: &Settings, findings: &[Finding]) {
         );
     }
     for store in &settings.stores {
+        let ids = store.credentials.iter().map(|credential| credential.access_key_id.as_str());
         tracing::info!(
             uri_path_prefix = store.uri_path_prefix,
-            access_key_id =
-                store.credential.as_ref().map(|credential| credential.access_key_id.as_str()),
+            access_key_ids = ids.collect::<Vec<_>>().join(","),
             keys = store.xks_key_id_set.len(),
             disabled = store.disabled,
             disabled_keys = store.disabled_keys.len(),

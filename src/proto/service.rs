@@ -222,6 +222,23 @@ impl Service {
         }
     }
 
+    /// Says when a credential was made, in seconds since 1970, if that is known.
+    pub fn set_created(
+        &mut self,
+        uri_path_prefix: &str,
+        access_key_id: &str,
+        unix_secs: Option<u64>,
+    ) {
+        if let Ok(at) = self.place_of(uri_path_prefix) {
+            let store = &mut self.stores[self.by_prefix[at].1];
+            let credentials = &mut store.credentials;
+            if let Some(it) = credentials.iter_mut().find(|it| it.access_key_id() == access_key_id)
+            {
+                it.set_created(unix_secs);
+            }
+        }
+    }
+
     /// Has what the stores, keys and credentials do be counted there, and not nowhere.
     pub fn count_in(&mut self, metrics: &Metrics) {
         for store in &mut self.stores {

@@ -78,11 +78,22 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "sigv4_access_key_id",
             "sigv4_secret_access_key",
             "sigv4_secret_access_key_file",
+            "credentials",
             "xks_key_id_set",
             "max_requests_per_sec",
             "max_in_flight",
             "disabled",
             "disabled_keys",
+        ],
+    ),
+    (
+        "external_key_stores.credentials",
+        &[
+            "sigv4_access_key_id",
+            "sigv4_secret_access_key",
+            "sigv4_secret_access_key_file",
+            "name",
+            "created",
         ],
     ),
     (

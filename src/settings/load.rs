@@ -134,8 +134,13 @@ fn holds_secret(document: &DeTable<'_>) -> bool {
     let stores = document.get("external_key_stores").and_then(|list| list.get_ref().as_array());
     pkcs11.is_some_and(|section| is_there(section, "user_pin"))
         || stores.into_iter().flat_map(|list| list.iter()).any(|store| {
-            let store = store.get_ref().as_table();
-            store.is_some_and(|store| is_there(store, "sigv4_secret_access_key"))
+            let Some(store) = store.get_ref().as_table() else { return false };
+            let listed = store.get("credentials").and_then(|list| list.get_ref().as_array());
+            let listed = listed.into_iter().flat_map(|list| list.iter());
+            listed
+                .filter_map(|credential| credential.get_ref().as_table())
+                .chain([store])
+                .any(|section| is_there(section, "sigv4_secret_access_key"))
         })
 }
 

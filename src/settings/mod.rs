@@ -7,6 +7,7 @@ mod admin;
 mod capabilities;
 mod certificate;
 mod client_verifier;
+mod credentials;
 mod file;
 mod known;
 mod limits;
@@ -157,9 +158,10 @@ pub struct CertificateSummary {
 pub struct Store {
     /// Empty, or "/...", without `/kms/xks/v1`.
     pub uri_path_prefix: String,
-    /// `None` if both members are empty, as in the reference proxy's sample files: then no
-    /// signature fits, and every call is refused with AuthenticationFailedException.
-    pub credential: Option<Credential>,
+    /// All of them are valid, in the order of the file, so that the last is the newest. Empty if
+    /// `sigv4_access_key_id` and `sigv4_secret_access_key` are, as in the reference proxy's sample
+    /// files: then no signature fits, and every call is refused with AuthenticationFailedException.
+    pub credentials: Vec<Credential>,
     /// External key ids, each a `CKA_LABEL`, sorted, no doubles.
     pub xks_key_id_set: Vec<String>,
     /// Calls to the HSM in a second, of which as many may come at once. `None` is no bound.
@@ -172,13 +174,18 @@ pub struct Store {
     pub disabled_keys: Vec<String>,
 }
 
-/// A SigV4 credential.
+/// A SigV4 credential: `sigv4_access_key_id` and `sigv4_secret_access_key` of a store, or one of
+/// `[[external_key_stores.credentials]]`.
 #[derive(Clone, Debug)]
 pub struct Credential {
-    /// Not secret.
+    /// Not secret. No two of a store are the same.
     pub access_key_id: String,
     /// Shared with KMS.
     pub secret_access_key: Secret<String>,
+    /// By which people know it.
+    pub name: Option<String>,
+    /// When it was made, if that is known: the beginning of the day, in seconds since 1970.
+    pub created_unix_secs: Option<u64>,
 }
 
 /// `[pkcs11]`, `[pkcs11_logger]`, `[hsm_capabilities]`

@@ -9,6 +9,7 @@ use zeroize::Zeroize as _;
 
 use super::known;
 use super::report::{Place, Report};
+use crate::observe::timestamp::{civil_from_days, days_from_civil};
 
 /// A section of the file that is there.
 #[derive(Clone)]
@@ -156,7 +157,8 @@ impl<'a> Section<'a> {
             return None;
         };
         let sections = array.iter().enumerate().filter_map(|(index, item)| {
-            let place = format!("{path}[{index}]");
+            // With the places of the lists that it is in.
+            let place = format!("{}[{index}]", self.path_of(name));
             let offset = item.span().start;
             let DeValue::Table(table) = item.get_ref() else {
                 let problem = format!("it is {}, not a section", kind(item.get_ref()));
@@ -224,6 +226,29 @@ impl<'a> Member<'a> {
             self.mistake(format!("{} is out of range", shown(&integer.to_string())), remedy);
         }
         number.and_then(|number| T::try_from(number).ok())
+    }
+
+    /// A day, as the seconds from 1970 to its beginning (UTC).
+    pub(super) fn date(&self) -> Option<u64> {
+        let remedy = "write a day without a time and without quotes, such as 2026-11-25";
+        let Some(datetime) = self.value.as_datetime() else {
+            self.mistake(format!("it is {}, not a date", kind(self.value)), remedy);
+            return None;
+        };
+        let day = match (&datetime.date, &datetime.time, &datetime.offset) {
+            (Some(date), None, None) => {
+                let date = (i64::from(date.year), u32::from(date.month), u32::from(date.day));
+                let days = days_from_civil(date.0, date.1, date.2);
+                // What the calendar does not have comes out as another day.
+                (civil_from_days(days) == date).then_some(days)
+            }
+            _ => None,
+        };
+        let unix_secs = day.and_then(|days| u64::try_from(days * 86_400).ok());
+        if unix_secs.is_none() {
+            self.mistake(format!("{datetime} is not a day after 1969"), remedy);
+        }
+        unix_secs
     }
 
     /// A list of strings, each with its place.

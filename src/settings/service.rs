@@ -29,11 +29,15 @@ impl Settings {
         service.fleet_size = server.fleet_size;
         service.max_requests_per_connection = limits.max_requests_per_connection;
         for store in &self.stores {
-            let credentials = store.credential.iter().map(|credential| {
+            let credentials = store.credentials.iter().map(|credential| {
                 (credential.access_key_id.as_str(), credential.secret_access_key.clone())
             });
             let key_ids = store.xks_key_id_set.iter().map(String::as_str);
             service.add_store(&store.uri_path_prefix, credentials, key_ids);
+            for credential in &store.credentials {
+                let created = credential.created_unix_secs;
+                service.set_created(&store.uri_path_prefix, &credential.access_key_id, created);
+            }
             let quota = Quota::new(store.max_requests_per_sec, store.max_in_flight);
             let former = former.and_then(|former| former.store(&store.uri_path_prefix));
             let quota = match former {

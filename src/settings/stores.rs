@@ -4,22 +4,16 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::report::Place;
 use super::section::{Member, Section, shown};
-use super::{Credential, Store, secret};
+use super::{Store, credentials};
 use crate::limits::{
-    MAX_ACCESS_KEY_ID_BYTES, MAX_KEY_ID_BYTES, MAX_RATE_PER_SEC, MAX_SECRET_ACCESS_KEY_BYTES,
-    MAX_URI_PATH_PREFIX_BYTES, MIN_ACCESS_KEY_ID_BYTES, MIN_SECRET_ACCESS_KEY_BYTES,
-    MIN_URI_PATH_PREFIX_BYTES,
+    MAX_KEY_ID_BYTES, MAX_RATE_PER_SEC, MAX_URI_PATH_PREFIX_BYTES, MIN_URI_PATH_PREFIX_BYTES,
 };
 
 /// What the API's paths have after the prefix.
 const API_PATH: &str = "/kms/xks/v1";
-/// In the reference proxy's sample files, and so known to everybody.
-const PUBLISHED_SECRET: &str = "PleaseReplaceThisWithSomeSecretOfLength43To64";
 
 const PREFIX_REMEDY: &str = "write \"\", or '/' and then letters, digits, '/', '-' or '_', \
                              9 to 117 characters in all, such as \"/example/uri/path/prefix\"";
-const ACCESS_KEY_ID_REMEDY: &str = "write 20 to 30 characters of A-Z and 2-7";
-const SECRET_REMEDY: &str = "write 43 to 64 characters of a-z, A-Z, 0-9, '/', '+' and '='";
 const KEY_ID_REMEDY: &str = "write a list of key labels (CKA_LABEL), each 1 to 128 of a-z, A-Z, \
                              0-9, '-', '.' and '_', such as [\"my-key\"]";
 
@@ -45,7 +39,10 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
         .iter()
         .map(|section| {
             let uri_path_prefix = prefix(section, &mut prefixes);
-            let credential = if is_sigv4_auth_enabled { credential(section) } else { Some(None) };
+            let credentials = match is_sigv4_auth_enabled {
+                true => credentials::read(section),
+                false => Some(Vec::new()),
+            };
             let xks_key_id_set = section
                 .require("xks_key_id_set", KEY_ID_REMEDY)
                 .and_then(|member| key_ids(&member));
@@ -67,7 +64,7 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
             }
             Some(Store {
                 uri_path_prefix: uri_path_prefix?,
-                credential: credential?,
+                credentials: credentials?,
                 xks_key_id_set: xks_key_id_set?,
                 max_requests_per_sec: max_requests_per_sec?,
                 max_in_flight: max_in_flight?,
@@ -113,63 +110,6 @@ fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Place>) -> Option<St
         member.warning(problem, format!("leave {API_PATH} out"));
     }
     Some(text.to_owned())
-}
-
-/// `Some(None)` if both members are empty. Neither value is shown: they get mixed up.
-fn credential(section: &Section<'_>) -> Option<Option<Credential>> {
-    let access_key_id =
-        section.require("sigv4_access_key_id", ACCESS_KEY_ID_REMEDY).and_then(|member| {
-            let text = member.string(ACCESS_KEY_ID_REMEDY)?;
-            Some((member, text))
-        });
-    let names = ("sigv4_secret_access_key", "sigv4_secret_access_key_file");
-    let secret = secret::read(section, names.0, names.1, SECRET_REMEDY);
-    if let (Some((member, "")), Some((_, secret))) = (&access_key_id, &secret)
-        && secret.expose().is_empty()
-    {
-        let problem = "the store has no credential: each of its calls will be refused";
-        let remedy = "write sigv4_access_key_id and sigv4_secret_access_key, the same as in KMS";
-        member.warning(problem, remedy);
-        return Some(None);
-    }
-    let access_key_id = access_key_id.and_then(|(member, text)| {
-        let allowed = MIN_ACCESS_KEY_ID_BYTES..=MAX_ACCESS_KEY_ID_BYTES;
-        let is_allowed = |byte: u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
-        checked(&member, text, allowed, is_allowed, ACCESS_KEY_ID_REMEDY)
-    });
-    let secret = secret.and_then(|(member, secret)| {
-        let text = secret.expose().as_str();
-        let allowed = MIN_SECRET_ACCESS_KEY_BYTES..=MAX_SECRET_ACCESS_KEY_BYTES;
-        let is_allowed =
-            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'+' | b'=');
-        if text == PUBLISHED_SECRET {
-            let problem = "this secret is published in the reference proxy's samples";
-            member.warning(problem, "replace it, here and in KMS, with one that nobody knows");
-        }
-        checked(&member, text, allowed, is_allowed, SECRET_REMEDY)?;
-        Some(secret)
-    });
-    Some(Some(Credential { access_key_id: access_key_id?.to_owned(), secret_access_key: secret? }))
-}
-
-fn checked<'t>(
-    member: &Member<'_>,
-    text: &'t str,
-    allowed: std::ops::RangeInclusive<usize>,
-    is_allowed: impl Fn(u8) -> bool,
-    remedy: &str,
-) -> Option<&'t str> {
-    let problem = if text.is_empty() {
-        "it is empty, and the other half of the credential is not".to_owned()
-    } else if !text.bytes().all(is_allowed) {
-        "it has a character that is not allowed".to_owned()
-    } else if !allowed.contains(&text.len()) {
-        format!("it has {} characters", text.len())
-    } else {
-        return Some(text);
-    };
-    member.mistake(problem, remedy);
-    None
 }
 
 /// `disabled_keys`, all of which are in the store's set: a kill switch that names nothing would

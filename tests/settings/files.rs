@@ -31,7 +31,7 @@ fn secrets_from_files() {
         assert!(findings.iter().all(|it| it.severity == Severity::Notice), "{findings:#?}");
         assert_eq!(settings.pkcs11.tokens[0].user_pin.expose(), pin);
         for store in &settings.stores {
-            let credential = store.credential.as_ref().unwrap();
+            let credential = &store.credentials[0];
             assert_eq!(credential.secret_access_key.expose(), SECRET);
         }
     }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod configuration;
+mod credentials;
 mod environment;
 mod files;
 mod fleet;
@@ -174,7 +175,7 @@ fn the_right_file_loads_without_a_warning() {
     assert_eq!(settings.stores.len(), 2);
     assert_eq!(settings.stores[0].xks_key_id_set, ["cat", "foo"]);
     assert_eq!(settings.pkcs11.tokens[0].user_pin.expose(), PIN);
-    let credential = settings.stores[1].credential.as_ref().unwrap();
+    let credential = &settings.stores[1].credentials[0];
     assert_eq!(credential.secret_access_key.expose(), SECRET);
 }
 

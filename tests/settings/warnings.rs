@@ -51,7 +51,7 @@ fn a_store_without_credential_is_unusable_and_said_to_be() {
     let (settings, findings) = Place::new().load(&text).unwrap();
     let warning = only(&findings, Severity::Warning, "external_key_stores[0].sigv4_access_key_id");
     assert!(warning.problem.contains("refused"), "{warning}");
-    assert!(settings.stores[0].credential.is_none());
+    assert!(settings.stores[0].credentials.is_empty());
     assert!(settings.service().store("").unwrap().credentials().is_empty());
 }
 

@@ -143,7 +143,7 @@ pub struct KeyMetrics {
     pub encrypts: SharedCounter,
 }
 
-/// When a credential was loaded and last used.
+/// When a credential was made, loaded and last used.
 #[derive(Debug, Default)]
 pub struct CredentialMetrics {
     /// The store's `uri_path_prefix`.
@@ -152,6 +152,8 @@ pub struct CredentialMetrics {
     pub access_key_id: Box<str>,
     /// Seconds since 1970.
     pub loaded_unix_secs: u64,
+    /// 0 if it is not known.
+    created_unix_secs: AtomicU64,
     last_used_unix_secs: AtomicU64,
 }
 
@@ -162,6 +164,17 @@ impl CredentialMetrics {
         if self.last_used_unix_secs.load(Ordering::Relaxed) != unix_secs {
             self.last_used_unix_secs.store(unix_secs, Ordering::Relaxed);
         }
+    }
+
+    /// What the settings say of when it was made, in seconds since 1970.
+    pub fn set_created(&self, unix_secs: Option<u64>) {
+        self.created_unix_secs.store(unix_secs.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Seconds since 1970, if the settings say it.
+    #[must_use]
+    pub fn created_unix_secs(&self) -> Option<u64> {
+        Some(self.created_unix_secs.load(Ordering::Relaxed)).filter(|unix_secs| *unix_secs > 0)
     }
 
     /// Seconds since 1970; 0 if it was not used since it was loaded.
@@ -282,6 +295,7 @@ impl Metrics {
             uri_path_prefix: uri_path_prefix.into(),
             access_key_id: access_key_id.into(),
             loaded_unix_secs: unix_secs(SystemTime::now()),
+            created_unix_secs: AtomicU64::new(0),
             last_used_unix_secs: AtomicU64::new(0),
         };
         known_or_new(&self.credentials, is_it, new)

@@ -122,9 +122,7 @@ pub fn verify<'c>(
     let date_time = signed_date(head, &authorization, unix_secs)?;
 
     // From here on all takes the same time, whether the access key is known or not.
-    let credential = credentials
-        .iter()
-        .find(|credential| credential.access_key_id().as_bytes() == authorization.access_key_id);
+    let credential = find(credentials, authorization.access_key_id);
     let mut mac = keys.keyed_mac(credential, authorization.date, scope);
     let text = keys.scratch();
     let payload_hash = Sha256::digest(body).into();
@@ -149,6 +147,18 @@ pub fn verify<'c>(
         Some(_) => Err(Unauthentic::WrongSignature),
         None => Err(Unauthentic::UnknownAccessKey),
     }
+}
+
+/// The credential of that access key id. All are looked at, so that the time says neither whether
+/// there is one nor which it is.
+fn find<'c>(credentials: &'c [Credential], access_key_id: &[u8]) -> Option<&'c Credential> {
+    let mut found = None;
+    for credential in credentials {
+        if credential.access_key_id().as_bytes() == access_key_id {
+            found = Some(credential);
+        }
+    }
+    found
 }
 
 /// Eight bytes at a time, for the comparison in constant time.

@@ -18,6 +18,7 @@ pub struct Credential {
     secret_access_key: Secret<String>,
     /// Its place in [`SigningKeys`].
     index: usize,
+    created_unix_secs: Option<u64>,
     metrics: Arc<CredentialMetrics>,
 }
 
@@ -29,6 +30,7 @@ impl Credential {
             access_key_id: access_key_id.into(),
             secret_access_key,
             index,
+            created_unix_secs: None,
             metrics: Arc::default(),
         }
     }
@@ -47,7 +49,13 @@ impl Credential {
 
     /// Has its use be noted there.
     pub fn set_metrics(&mut self, metrics: Arc<CredentialMetrics>) {
+        metrics.set_created(self.created_unix_secs);
         self.metrics = metrics;
+    }
+
+    /// Says when it was made, in seconds since 1970. To be called before [`Self::set_metrics`].
+    pub fn set_created(&mut self, unix_secs: Option<u64>) {
+        self.created_unix_secs = unix_secs;
     }
 }
 

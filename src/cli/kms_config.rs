@@ -1,0 +1,172 @@
+//! `xks-proxy kms-config`: the file that the AWS console takes when an external key store is
+//! created or edited (XKS specification, XKS proxy configuration in AWS KMS console).
+
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::which_store::{self, API_PATH};
+use super::{EXIT_ARGUMENTS, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed, secret_output};
+use crate::settings::Credential;
+
+/// More than the file ever has: its longest strings are 128, 30 and 64 bytes.
+const MAX_FILE_BYTES: usize = 1024;
+
+/// What the command line says.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The store's uri_path_prefix; needed if there are several
+    store: Option<String>,
+    /// The credential to hand to KMS, if it is not the one that the settings list last
+    #[arg(long, value_name = "ID")]
+    access_key_id: Option<String>,
+    /// Write it to a new file of mode 0600, in place of standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Print it even if standard output is a terminal, which is refused otherwise
+    #[arg(long, conflicts_with = "output")]
+    show_secret: bool,
+    /// The settings file, if it is not the one that serving would take
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+}
+
+/// The file's members.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ProxyConfiguration<'c> {
+    xks_proxy_uri_path: String,
+    xks_proxy_authentication_credential: AuthenticationCredential<'c>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct AuthenticationCredential<'c> {
+    access_key_id: &'c str,
+    raw_secret_access_key: &'c str,
+}
+
+/// Prints or writes the file.
+///
+/// # Errors
+/// [`Failed`]: the settings are wrong, store or credential are not there, or the file is.
+pub fn run(arguments: &Arguments) -> Result<(), Failed> {
+    if arguments.output.is_none() && io::stdout().is_terminal() && !arguments.show_secret {
+        let message = "it holds a secret, and standard output is a terminal: name a new file with \
+                       --output FILE, or have it printed with --show-secret";
+        return Err(Failed::new(EXIT_ARGUMENTS, message.to_owned()));
+    }
+    let (settings, _) = super::load(arguments.settings.as_deref(), false)?;
+    let store = which_store::named(&settings, arguments.store.as_deref())?;
+    let prefix = store.uri_path_prefix.as_str();
+    let credential = choose(prefix, &store.credentials, arguments.access_key_id.as_deref())?;
+    let json = json(prefix, credential)
+        .map_err(|error| Failed::unavailable(format!("it cannot be written: {error}")))?;
+    let id = &credential.access_key_id;
+    match &arguments.output {
+        Some(path) => {
+            secret_output::to_new_file(path, &json).map_err(Failed::unavailable)?;
+            eprintln!(
+                "{} holds the secret of credential {id}: remove it as soon as KMS has it.",
+                path.display()
+            );
+        }
+        None => {
+            eprintln!("This holds the secret of credential {id}: keep it from others.");
+            secret_output::to_stdout(&json).map_err(|error| {
+                Failed::new(EXIT_UNAVAILABLE, format!("standard output: {error}"))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The credential of that access key id, or the one listed last, which is the newest.
+fn choose<'c>(
+    prefix: &str,
+    credentials: &'c [Credential],
+    access_key_id: Option<&str>,
+) -> Result<&'c Credential, Failed> {
+    let Some(newest) = credentials.last() else {
+        let message = format!(
+            "store {prefix:?} has no credential, or [security] is_sigv4_auth_enabled is false; \
+             `xks-proxy credentials new` makes one"
+        );
+        return Err(Failed::new(EXIT_SETTINGS, message));
+    };
+    let Some(id) = access_key_id else { return Ok(newest) };
+    credentials.iter().find(|credential| credential.access_key_id == id).ok_or_else(|| {
+        let known: Vec<&str> = credentials.iter().map(|it| it.access_key_id.as_str()).collect();
+        let known = known.join(", ");
+        let message = format!("store {prefix:?} has no credential {id:?}; it has {known}");
+        Failed::new(EXIT_ARGUMENTS, message)
+    })
+}
+
+/// The file's text, in memory that is wiped.
+fn json(prefix: &str, credential: &Credential) -> serde_json::Result<Zeroizing<Vec<u8>>> {
+    let configuration = ProxyConfiguration {
+        xks_proxy_uri_path: format!("{prefix}{API_PATH}"),
+        xks_proxy_authentication_credential: AuthenticationCredential {
+            access_key_id: &credential.access_key_id,
+            raw_secret_access_key: credential.secret_access_key.expose(),
+        },
+    };
+    let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES));
+    serde_json::to_writer_pretty(&mut *text, &configuration)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::observe::redaction::Secret;
+
+    fn credentials() -> [Credential; 2] {
+        let credential = |id: &str, secret: &str| Credential {
+            access_key_id: id.to_owned(),
+            secret_access_key: Secret::new(secret.to_owned()),
+            name: None,
+            created_unix_secs: None,
+        };
+        [
+            credential("OLDAAAAAAAAAAAAAAAAA", "old/secret+="),
+            credential("AKIAI2SFODNN7EXAMPLE", "FYtE5EFA5FT0mCc3DrGUe2sti527BitkQ0Zr9MO9fvE"),
+        ]
+    }
+
+    /// Member for member the specification's example, of the credential listed last.
+    #[test]
+    fn the_specification_s_example() {
+        let credentials = credentials();
+        let newest = choose("/keystores/4a0d79d6", &credentials, None).unwrap();
+        let text = json("/keystores/4a0d79d6", newest).unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let expected = serde_json::json!({
+            "XksProxyUriPath": "/keystores/4a0d79d6/kms/xks/v1",
+            "XksProxyAuthenticationCredential": {
+                "AccessKeyId": "AKIAI2SFODNN7EXAMPLE",
+                "RawSecretAccessKey": "FYtE5EFA5FT0mCc3DrGUe2sti527BitkQ0Zr9MO9fvE"
+            }
+        });
+        assert_eq!(found, expected);
+        // Nothing was left behind by a vector that grew.
+        assert_eq!(text.capacity(), MAX_FILE_BYTES);
+    }
+
+    /// A credential is never guessed.
+    #[test]
+    fn a_credential_by_its_id() {
+        let credentials = credentials();
+        let old = choose("", &credentials, Some("OLDAAAAAAAAAAAAAAAAA")).unwrap();
+        assert_eq!(old.secret_access_key.expose(), "old/secret+=");
+        let failed = choose("", &credentials, Some("OLD")).unwrap_err();
+        assert!(failed.message.contains("AKIAI2SFODNN7EXAMPLE"), "{}", failed.message);
+        assert!(!failed.message.contains("old/secret"), "{}", failed.message);
+        assert_eq!(choose("", &[], None).unwrap_err().exit_code, EXIT_SETTINGS);
+    }
+}

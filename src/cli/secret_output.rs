@@ -1,0 +1,64 @@
+//! Where a secret leaves the process: standard output, or a new file that nobody else can read.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+/// Writes to standard output with no buffer in between that would not be wiped.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn to_stdout(secret: &[u8]) -> io::Result<()> {
+    let stdout = io::stdout();
+    stdout.lock().flush()?;
+    File::from(stdout.as_fd().try_clone_to_owned()?).write_all(secret)
+}
+
+/// Writes a new file of mode 0600. One that is there already, a symbolic link included, is left
+/// as it is.
+///
+/// # Errors
+/// What went wrong, for the terminal; then there is no new file.
+pub(super) fn to_new_file(path: &Path, secret: &[u8]) -> Result<(), String> {
+    let told = |error: io::Error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            format!("{} is there already: remove it, or name another", path.display())
+        }
+        _ => format!("{} cannot be written: {error}", path.display()),
+    };
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(told)?;
+    file.write_all(secret).and_then(|()| file.sync_all()).map_err(|error| {
+        // Half a secret is of no use.
+        let _ = fs::remove_file(path);
+        told(error)
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// A secret must not end up in a file that was there, nor in one that others can read.
+    #[test]
+    fn new_files_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        to_new_file(&path, b"hush").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"hush");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert!(to_new_file(&path, b"other").unwrap_err().contains("already"));
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path().join("nowhere"), &link).unwrap();
+        assert!(to_new_file(&link, b"other").unwrap_err().contains("already"));
+        assert!(!directory.path().join("nowhere").exists());
+        assert_eq!(fs::read(&path).unwrap(), b"hush");
+        let nowhere = directory.path().join("no/such");
+        assert!(to_new_file(&nowhere, b"other").unwrap_err().contains("cannot be written"));
+    }
+}

@@ -1,0 +1,235 @@
+//! The SigV4 credentials of one of `[[external_key_stores]]`: the two members of the reference
+//! proxy, `[[external_key_stores.credentials]]`, or both. All of them are valid at once, so that
+//! KMS can be moved from one to the next (XKS specification, SigV4 credentials rotation).
+
+use std::time::SystemTime;
+
+use super::section::{Member, Section, shown};
+use super::{Credential, secret};
+use crate::limits::{
+    MAX_ACCESS_KEY_ID_BYTES, MAX_CREDENTIAL_NAME_BYTES, MAX_CREDENTIALS_PER_STORE,
+    MAX_SECRET_ACCESS_KEY_BYTES, MIN_ACCESS_KEY_ID_BYTES, MIN_SECRET_ACCESS_KEY_BYTES,
+};
+use crate::observe::metrics::unix_secs;
+use crate::observe::redaction::Secret;
+
+/// In the reference proxy's sample files, and so known to everybody.
+const PUBLISHED_SECRET: &str = "PleaseReplaceThisWithSomeSecretOfLength43To64";
+
+const ID: &str = "sigv4_access_key_id";
+const SECRET: &str = "sigv4_secret_access_key";
+const SECRET_FILE: &str = "sigv4_secret_access_key_file";
+const LIST: &str = "external_key_stores.credentials";
+
+const ID_REMEDY: &str = "write 20 to 30 characters of A-Z and 2-7";
+const SECRET_REMEDY: &str = "write 43 to 64 characters of a-z, A-Z, 0-9, '/', '+' and '='";
+const NAME_REMEDY: &str = "write up to 64 characters by which you know the credential";
+const SECS_PER_DAY: u64 = 86_400;
+
+/// A credential, and the members that it is from.
+struct Found<'a> {
+    credential: Credential,
+    id: Member<'a>,
+    secret: Member<'a>,
+}
+
+/// All credentials of a store, in the order of the file; that of the two members comes first.
+/// Empty only if these are there and both empty, as in the reference proxy's sample files.
+pub(super) fn read(store: &Section<'_>) -> Option<Vec<Credential>> {
+    let listed = match store.get("credentials") {
+        Some(_) => store.sections(LIST)?,
+        None => Vec::new(),
+    };
+    let has_pair = [ID, SECRET, SECRET_FILE].iter().any(|name| store.get(name).is_some());
+    if !has_pair && listed.is_empty() {
+        let problem = "the store has no credential";
+        let remedy = "add [[external_key_stores.credentials]] below the store's other members, as \
+                      `xks-proxy credentials new` prints it, or write sigv4_access_key_id and \
+                      sigv4_secret_access_key";
+        store.report().mistake(&store.place_of("credentials"), problem, remedy);
+        return None;
+    }
+    let room = MAX_CREDENTIALS_PER_STORE - usize::from(has_pair);
+    if let Some(first_too_many) = listed.get(room) {
+        let problem = format!("the store has {} credentials before it", MAX_CREDENTIALS_PER_STORE);
+        let remedy = "remove those that KMS does not use: see `xks-proxy credentials list`";
+        store.report().mistake(&first_too_many.place(), problem, remedy);
+        return None;
+    }
+    let mut found = Vec::new();
+    if has_pair {
+        match pair(store) {
+            Pair::Empty(member) if listed.is_empty() => {
+                let problem = "the store has no credential: each of its calls will be refused";
+                let remedy = "write sigv4_access_key_id and sigv4_secret_access_key, the same as \
+                              in KMS";
+                member.warning(problem, remedy);
+            }
+            Pair::Empty(_) => {}
+            Pair::Wrong => found.push(None),
+            Pair::Right(pair) => found.push(Some(*pair)),
+        }
+    }
+    found.extend(listed.iter().map(listed_one));
+    let found: Option<Vec<Found<'_>>> = found.into_iter().collect();
+    let found = found?;
+    differ(&found)?;
+    Some(found.into_iter().map(|found| found.credential).collect())
+}
+
+/// What the two members of the reference proxy come to.
+enum Pair<'a> {
+    /// Both empty; the access key id's member.
+    Empty(Member<'a>),
+    Wrong,
+    Right(Box<Found<'a>>),
+}
+
+/// Reads access key id and secret access key, in a store's own section or in one of its list.
+/// Neither value is shown: they get mixed up.
+fn pair<'a>(section: &Section<'a>) -> Pair<'a> {
+    let id = section
+        .require(ID, ID_REMEDY)
+        .and_then(|member| member.string(ID_REMEDY).map(|text| (member, text)));
+    let secret = secret::read(section, SECRET, SECRET_FILE, SECRET_REMEDY);
+    let (is_id_empty, is_secret_empty) = (
+        id.as_ref().is_some_and(|(_, text)| text.is_empty()),
+        secret.as_ref().is_some_and(|(_, secret)| secret.expose().is_empty()),
+    );
+    if let (Some((member, _)), true, true) = (&id, is_id_empty, is_secret_empty) {
+        return Pair::Empty(member.clone());
+    }
+    let id = id.filter(|(member, text)| is_access_key_id(member, text));
+    let secret = secret.filter(|(member, secret)| is_secret_access_key(member, secret));
+    match (id, secret) {
+        (Some((id, text)), Some((secret, secret_access_key))) => {
+            let access_key_id = text.to_owned();
+            let credential = Credential {
+                access_key_id,
+                secret_access_key,
+                name: None,
+                created_unix_secs: None,
+            };
+            Pair::Right(Box::new(Found { credential, id, secret }))
+        }
+        _ => Pair::Wrong,
+    }
+}
+
+/// One of `[[external_key_stores.credentials]]`.
+fn listed_one<'a>(section: &Section<'a>) -> Option<Found<'a>> {
+    let name = match section.get("name") {
+        Some(member) => name(&member).map(Some),
+        None => Some(None),
+    };
+    let created = match section.get("created") {
+        Some(member) => created(&member).map(Some),
+        None => Some(None),
+    };
+    let mut found = match pair(section) {
+        Pair::Right(found) => *found,
+        Pair::Wrong => return None,
+        Pair::Empty(member) => {
+            let remedy = "write both members, or remove this section";
+            member.mistake("it is empty, and so is the secret access key", remedy);
+            return None;
+        }
+    };
+    found.credential.name = name?;
+    found.credential.created_unix_secs = created?;
+    Some(found)
+}
+
+fn name(member: &Member<'_>) -> Option<String> {
+    let text = member.string(NAME_REMEDY)?;
+    let problem = if text.is_empty() {
+        "it is empty".to_owned()
+    } else if text.len() > MAX_CREDENTIAL_NAME_BYTES {
+        format!("it has {} bytes", text.len())
+    } else if text.chars().any(char::is_control) {
+        "it has a control character".to_owned()
+    } else {
+        return Some(text.to_owned());
+    };
+    member.mistake(problem, NAME_REMEDY);
+    None
+}
+
+fn created(member: &Member<'_>) -> Option<u64> {
+    let created = member.date()?;
+    // A day more, since it is one already east of here.
+    if created > unix_secs(SystemTime::now()) + SECS_PER_DAY {
+        member.warning("that day has not come yet", "write the day on which it was made");
+    }
+    Some(created)
+}
+
+fn is_access_key_id(member: &Member<'_>, text: &str) -> bool {
+    let allowed = MIN_ACCESS_KEY_ID_BYTES..=MAX_ACCESS_KEY_ID_BYTES;
+    let is_allowed = |byte: u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
+    is_right(member, text, allowed, is_allowed, ID_REMEDY)
+}
+
+fn is_secret_access_key(member: &Member<'_>, secret: &Secret<String>) -> bool {
+    let text = secret.expose().as_str();
+    if text == PUBLISHED_SECRET {
+        let problem = "this secret is published in the reference proxy's samples";
+        let remedy = "replace it, here and in KMS, with one that nobody knows: `xks-proxy \
+                      credentials new` makes one";
+        member.warning(problem, remedy);
+    }
+    let allowed = MIN_SECRET_ACCESS_KEY_BYTES..=MAX_SECRET_ACCESS_KEY_BYTES;
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'+' | b'=');
+    is_right(member, text, allowed, is_allowed, SECRET_REMEDY)
+}
+
+fn is_right(
+    member: &Member<'_>,
+    text: &str,
+    allowed: std::ops::RangeInclusive<usize>,
+    is_allowed: impl Fn(u8) -> bool,
+    remedy: &str,
+) -> bool {
+    let problem = if text.is_empty() {
+        "it is empty, and the other half of the credential is not".to_owned()
+    } else if !text.bytes().all(is_allowed) {
+        "it has a character that is not allowed".to_owned()
+    } else if !allowed.contains(&text.len()) {
+        format!("it has {} characters", text.len())
+    } else {
+        return true;
+    };
+    member.mistake(problem, remedy);
+    false
+}
+
+/// An access key id must identify one secret (XKS specification, Appendix A); the same secret
+/// under two ids is worth a word.
+fn differ(found: &[Found<'_>]) -> Option<()> {
+    let mut is_right = Some(());
+    for (index, one) in found.iter().enumerate() {
+        let before = || found.iter().take(index);
+        let same_id =
+            before().find(|other| other.credential.access_key_id == one.credential.access_key_id);
+        if let Some(other) = same_id {
+            let problem = format!(
+                "\"{}\" is in {} already",
+                shown(&one.credential.access_key_id),
+                other.id.place().member
+            );
+            let remedy = "remove one of the two, or make a new one: `xks-proxy credentials new`";
+            one.id.mistake(problem, remedy);
+            is_right = None;
+            continue;
+        }
+        let secret = one.credential.secret_access_key.expose();
+        let same_secret =
+            before().find(|other| other.credential.secret_access_key.expose() == secret);
+        if let Some(other) = same_secret {
+            let problem = format!("it is the secret of {} already", other.secret.place().member);
+            let remedy = "give each credential a secret of its own: `xks-proxy credentials new`";
+            one.secret.warning(problem, remedy);
+        }
+    }
+    is_right
+}
