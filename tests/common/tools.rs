@@ -37,6 +37,23 @@ pub fn promtool(arguments: &[&str], input: &[u8]) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// A Python that has botocore. The distribution's package is seen by the distribution's Python,
+/// which may not be the first.
+pub fn python_with_botocore() -> Command {
+    let has_botocore = |python: &&str| {
+        Command::new(python)
+            .args(["-c", "import botocore"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
+    let python = ["python3", "/usr/bin/python3"].into_iter().find(has_botocore);
+    Command::new(python.unwrap_or("python3"))
+}
+
+/// How to get [`python_with_botocore`].
+pub const BOTOCORE_REMEDY: &str =
+    "the tests need botocore: apt-get install python3-botocore, or pip install botocore";
+
 /// SoftHSM2's module. `SOFTHSM2_MODULE` names it where it is not in a usual place.
 pub fn softhsm2_module() -> PathBuf {
     if let Some(path) = std::env::var_os("SOFTHSM2_MODULE") {

@@ -12,6 +12,7 @@ mod bad_settings;
 mod bootstrap;
 mod calls;
 mod confinement;
+mod credentials;
 mod drain;
 mod errors;
 mod forgeries;

@@ -64,23 +64,12 @@ fn botocore_signs() {
     let body_file = proxy.directory().join("body.json");
     std::fs::write(&body_file, &body).unwrap();
     let store = &client.signer.store;
-    // The distribution's package is seen by the distribution's Python, which may not be the first.
-    let has_botocore = |python: &&str| {
-        Command::new(python)
-            .args(["-c", "import botocore"])
-            .output()
-            .is_ok_and(|output| output.status.success())
-    };
-    let python = ["python3", "/usr/bin/python3"].into_iter().find(has_botocore);
-    let mut command = Command::new(python.unwrap_or("python3"));
+    let mut command = tools::python_with_botocore();
     command
         .args(["-c", BOTOCORE, &format!("http://{}{target}", client.host())])
         .args([&store.access_key_id, &store.secret_access_key])
         .stdin(Stdio::from(std::fs::File::open(body_file).unwrap()));
-    let output = tools::run(
-        &mut command,
-        "the tests need botocore: apt-get install python3-botocore, or pip install botocore",
-    );
+    let output = tools::run(&mut command, tools::BOTOCORE_REMEDY);
     let headers: Vec<(String, String)> = String::from_utf8(output.stdout)
         .unwrap()
         .lines()

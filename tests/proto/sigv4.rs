@@ -1,7 +1,7 @@
 //! Signatures: what AWS's signer makes is accepted, and nothing else.
 
 use proptest::prelude::*;
-use xks_proxy::limits::SIGNING_KEYS_PER_CREDENTIAL;
+use xks_proxy::limits::{MAX_CREDENTIALS_PER_STORE, SIGNING_KEYS_PER_CREDENTIAL};
 use xks_proxy::observe::redaction::Secret;
 use xks_proxy::proto::http::request::{find_end, header_slots, parse};
 use xks_proxy::proto::sigv4::signing_key::{Credential, SigningKeys};
@@ -163,6 +163,41 @@ fn two_credentials_of_one_store() {
         request.access_key_id = access_key_id.to_owned();
         request.secret = secret.to_owned();
         assert_eq!(rig.ask(&request.signed()).status, 200);
+    }
+}
+
+/// As many as there may be: each with its own secret alone, turn and turn about, so that signing
+/// keys that are kept are never another's. One that is not there is refused with the same words.
+#[test]
+fn all_credentials_of_one_store() {
+    let id = |index: usize| format!("AKIDNEWEXAMPLEEXAMPL{}", char::from(b"ABCDEFGHI"[index]));
+    let ids: Vec<String> = (0..=MAX_CREDENTIALS_PER_STORE).map(id).collect();
+    let secret_of = |index: usize| format!("{index}").repeat(48);
+    let mut service = crate::rig::service();
+    let listed = ids.iter().take(MAX_CREDENTIALS_PER_STORE).enumerate();
+    let listed = listed.map(|(index, id)| (id.as_str(), secret(&secret_of(index))));
+    service.add_store("/rotating", listed, ["key-1"]);
+    let mut rig = Rig::new(service);
+    let mut ask = |id: usize, secret: usize| {
+        let mut request = health();
+        request.target = request.target.replace(PREFIX, "/rotating");
+        request.access_key_id = ids[id].clone();
+        request.secret = secret_of(secret);
+        let answer = rig.ask(&request.signed());
+        (answer.status, answer.body)
+    };
+    let (_, refusal) = ask(MAX_CREDENTIALS_PER_STORE, MAX_CREDENTIALS_PER_STORE);
+    for _ in 0..2 {
+        for id in 0..=MAX_CREDENTIALS_PER_STORE {
+            for secret in 0..=MAX_CREDENTIALS_PER_STORE {
+                let (status, body) = ask(id, secret);
+                if id == secret && id < MAX_CREDENTIALS_PER_STORE {
+                    assert_eq!(status, 200, "{id}");
+                } else {
+                    assert_eq!((status, &body), (401, &refusal), "{id} {secret}");
+                }
+            }
+        }
     }
 }
 

@@ -208,6 +208,6 @@ mod tests {
     fn columns() {
         let row = |cells: [&str; 5]| cells.map(String::from);
         let text = aligned(&[row(["a", "bb", "", "c", ""]), row(["aaa", "b", "", "", "é"])]);
-        assert_eq!(text, "a    bb    c\naaa  b       é\n");
+        assert_eq!(text, "a    bb    c\naaa  b        é\n");
     }
 }

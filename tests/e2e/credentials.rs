@@ -1,0 +1,332 @@
+//! Rotating a credential: made, accepted beside the old one, handed to KMS, watched, removed.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use toml::Value;
+
+use crate::common::proxy::{Prepared, free_port};
+use crate::common::{Client, Proxy, Setup, Store, tools, xks};
+
+const NEW_ID: &str = "NEWNEWNEWNEWNEWNEWNEW234";
+const NEW_SECRET: &str = "NewSecretNewSecretNewSecretNewSecretNewSecret/+=";
+
+/// Runs the program with these arguments.
+fn program(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xks-proxy"));
+    command.args(arguments).env_remove("PKCS11_HSM_MODULE").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn output_of(arguments: &[&str]) -> String {
+    let output = program(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn with_new_credential(setup: Setup) -> Setup {
+    let listed = toml::Table::from_iter([
+        ("name".to_owned(), Value::from("the new one")),
+        ("created".to_owned(), "2026-01-31".parse::<toml::value::Datetime>().unwrap().into()),
+        ("sigv4_access_key_id".to_owned(), Value::from(NEW_ID)),
+        ("sigv4_secret_access_key".to_owned(), Value::from(NEW_SECRET)),
+    ]);
+    setup.set_in_store(0, "credentials", Value::Array(vec![Value::Table(listed)]))
+}
+
+fn with(proxy: &Proxy, id: &str, secret: &str) -> Client {
+    proxy.client_of(&Store {
+        access_key_id: id.to_owned(),
+        secret_access_key: secret.to_owned(),
+        ..Store::first()
+    })
+}
+
+fn settings_of(prepared: &Prepared) -> String {
+    prepared.settings_file.to_str().unwrap().to_owned()
+}
+
+/// Both are accepted while both are there; what is removed is refused, and what is left serves on.
+#[test]
+fn both_then_the_new_one_alone() {
+    let proxy = with_new_credential(Setup::new()).start();
+    let old = proxy.client();
+    let new = with(&proxy, NEW_ID, NEW_SECRET);
+    for _ in 0..3 {
+        let encrypted = old.call("keys/foo/encrypt", &xks::encrypt(b"rotated", None)).ok();
+        let decrypted = new.call("keys/foo/decrypt", &xks::decrypt(&encrypted, None)).ok();
+        assert_eq!(xks::bytes(&decrypted["plaintext"]), b"rotated");
+    }
+    let refused = |client: &Client| {
+        client.call("health", &xks::health()).assert_error(401, "AuthenticationFailedException");
+    };
+    refused(&with(&proxy, NEW_ID, &Store::first().secret_access_key));
+    refused(&with(&proxy, &Store::first().access_key_id, NEW_SECRET));
+    // It opens its own store alone.
+    let mut other = new.clone();
+    other.signer.store.prefix = Store::second().prefix;
+    refused(&other);
+    drop(proxy);
+
+    let proxy = with_new_credential(Setup::new())
+        .set_in_store(0, "sigv4_access_key_id", "")
+        .set_in_store(0, "sigv4_secret_access_key", "")
+        .start();
+    refused(&proxy.client());
+    with(&proxy, NEW_ID, NEW_SECRET).call("health", &xks::health()).ok();
+}
+
+/// What `credentials new` prints is pasted as it is, with the secret in it or in its own file; the
+/// proxy takes it, and its day is known.
+#[test]
+fn a_new_credential_works() {
+    for is_file in [false, true] {
+        let prepared = Setup::new().set("admin.port", 0).prepare();
+        let settings = settings_of(&prepared);
+        let file = prepared.directory().join("a new secret");
+        let file = file.to_str().unwrap();
+        let prefix = Store::first().prefix;
+        let mut arguments = vec!["credentials", "new", "--store", &prefix, "--settings", &settings];
+        if is_file {
+            arguments.extend(["--secret-file", file]);
+        }
+        let printed = output_of(&arguments);
+        let table: toml::Table = printed.parse().unwrap();
+        let listed = &table["external_key_stores"]["credentials"][0];
+        let id = listed["sigv4_access_key_id"].as_str().unwrap().to_owned();
+        let secret = if is_file {
+            assert!(listed.get("sigv4_secret_access_key").is_none());
+            let mode = std::fs::metadata(file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o600);
+            // It is never written over.
+            let again = program(&arguments);
+            assert_eq!(again.status.code(), Some(69), "{}", text(&again.stderr));
+            assert!(again.stdout.is_empty());
+            let secret = std::fs::read_to_string(file).unwrap();
+            assert!(!printed.contains(secret.trim_end()));
+            secret.trim_end().to_owned()
+        } else {
+            listed["sigv4_secret_access_key"].as_str().unwrap().to_owned()
+        };
+        // Behind the first store's members, as the comment says.
+        let old = std::fs::read_to_string(&prepared.settings_file).unwrap();
+        let second = old.match_indices("[[external_key_stores]]").nth(1).unwrap().0;
+        let pasted = format!("{}{printed}\n{}", &old[..second], &old[second..]);
+        std::fs::write(&prepared.settings_file, pasted).unwrap();
+
+        let proxy = prepared.start();
+        with(&proxy, &id, &secret).call("health", &xks::health()).ok();
+        proxy.client().call("health", &xks::health()).ok();
+        let metrics = text(&proxy.admin_get("/metrics").body);
+        let created = format!(
+            "xks_proxy_credential_created_timestamp_seconds{{store=\"{prefix}\",access_key_id=\"{id}\"}} "
+        );
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&created)).unwrap();
+        let midnight: u64 = line.parse().unwrap();
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        assert!(midnight % 86_400 == 0 && (midnight..midnight + 2 * 86_400).contains(&now));
+        // Of the old one it is not known.
+        assert_eq!(metrics.matches("xks_proxy_credential_created_timestamp_seconds{").count(), 1);
+        let log = proxy.log();
+        assert!(log.contains(&id) && !log.contains(&secret), "{log}");
+    }
+}
+
+/// Two of the same are never made, nothing is asked of a settings file that is not named, and a
+/// store that is not there is said.
+#[test]
+fn new_without_settings() {
+    let (one, other) = (output_of(&["credentials", "new"]), output_of(&["credentials", "new"]));
+    assert_ne!(one, other);
+    let prepared = Setup::new().prepare();
+    let arguments =
+        ["credentials", "new", "--store", "/no/such/store", "--settings", &settings_of(&prepared)];
+    let output = program(&arguments);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output.stdout.is_empty());
+    assert!(text(&output.stderr).contains(&Store::first().prefix), "{}", text(&output.stderr));
+}
+
+/// The last use comes from the proxy that runs; without one the list is as long and says so.
+#[test]
+fn the_list_says_what_is_in_use() {
+    let port = free_port();
+    let prepared = with_new_credential(Setup::new()).set("admin.port", port).prepare();
+    let settings = settings_of(&prepared);
+    let list = || output_of(&["credentials", "list", &settings]);
+    let ids = [Store::first().access_key_id, NEW_ID.to_owned(), Store::second().access_key_id];
+    let before = list();
+    for (line, id) in before.lines().skip(1).zip(&ids) {
+        assert!(line.contains(id.as_str()), "{before}");
+        assert!(line.contains("unknown: the proxy's admin listener does not answer"), "{before}");
+    }
+    assert_eq!(before.lines().count(), 4, "{before}");
+    assert!(before.contains("2026-01-31 (") && before.contains("the new one"), "{before}");
+
+    let proxy = prepared.start();
+    with(&proxy, NEW_ID, NEW_SECRET).call("health", &xks::health()).ok();
+    let after = list();
+    let line_of = |list: &str, id: &str| {
+        list.lines().find(|line| line.contains(id)).unwrap_or_else(|| panic!("{list}")).to_owned()
+    };
+    assert!(line_of(&after, NEW_ID).contains("Z ("), "{after}");
+    assert!(line_of(&after, NEW_ID).contains(" ago)"), "{after}");
+    for id in [&ids[0], &ids[2]] {
+        assert!(line_of(&after, id).contains("not since it was loaded, 20"), "{after}");
+    }
+    // Named instead, twice, with one that nobody listens on.
+    let admin = format!("http://{}", proxy.admin());
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let output =
+        program(&["credentials", "list", &settings, "--admin", &admin, "--admin", &nobody]);
+    let (said, list) = (text(&output.stderr), text(&output.stdout));
+    assert!(output.status.success() && said.contains(&nobody), "{said}");
+    assert!(line_of(&list, NEW_ID).contains(" ago)"), "{list}");
+
+    // Another file than the one that the proxy has read.
+    let edited =
+        std::fs::read_to_string(&settings).unwrap().replace(NEW_ID, "OTHEROTHEROTHEROTHER2");
+    std::fs::write(&settings, edited).unwrap();
+    let list = output_of(&["credentials", "list", &settings]);
+    assert!(line_of(&list, "OTHEROTHEROTHEROTHER2").contains("not loaded"), "{list}");
+    assert!(line_of(&list, NEW_ID).contains("NOT IN THE SETTINGS"), "{list}");
+    for secret in [NEW_SECRET, &Store::first().secret_access_key] {
+        assert!(![&before, &after, &list].iter().any(|list| list.contains(secret)));
+    }
+}
+
+/// Over TLS with client certificates, as the admin listener may want.
+#[test]
+fn the_list_over_tls() {
+    let prepared = Setup::new().set("admin.port", 0).prepare();
+    let file = |name: &str| prepared.certificates.path(name).to_str().unwrap().to_owned();
+    let members = format!(
+        "[admin]\ntls_cert_pem = \"{}\"\ntls_key_pem = \"{}\"\nclient_ca_pem = \"{}\"\n",
+        file("server_cert.pem"),
+        file("server_key.pem"),
+        file("client_ca.pem")
+    );
+    let old = std::fs::read_to_string(&prepared.settings_file).unwrap();
+    std::fs::write(&prepared.settings_file, old.replace("[admin]\n", &members)).unwrap();
+    let settings = settings_of(&prepared);
+    let without = output_of(&["credentials", "list", &settings]);
+    assert!(without.contains("unknown: the admin listener speaks TLS"), "{without}");
+    let proxy = prepared.start();
+    proxy.client().call("health", &xks::health()).ok();
+    let admin = format!("https://localhost:{}", proxy.admin().port());
+    let certificates = proxy.certificates();
+    let path = |name: &str| certificates.path(name).to_str().unwrap().to_owned();
+    let (ca, cert, key) = (path("server_ca.pem"), path("Right_cert.pem"), path("Right_key.pem"));
+    let arguments = ["credentials", "list", &settings, "--admin", &admin, "--ca", &ca];
+    let list = output_of(&[&arguments[..], &["--cert", &cert, "--key", &key]].concat());
+    assert!(list.contains(" ago)"), "{list}");
+    let list = output_of(&arguments);
+    assert!(list.contains("unknown: ") && list.contains("does not answer"), "{list}");
+}
+
+/// Has botocore check the file as UpdateCustomKeyStore's input, which the README feeds it to.
+const VALIDATE: &str = "
+import json, sys
+import botocore.session
+from botocore.validate import ParamValidator
+model = botocore.session.get_session().get_service_model('kms')
+parameters = json.load(open(sys.argv[1]))
+for name, more in [
+    ('UpdateCustomKeyStore', {'CustomKeyStoreId': 'cks-1234567890abcdef0'}),
+    ('CreateCustomKeyStore', {'CustomKeyStoreName': 'mine'}),
+]:
+    shape = model.operation_model(name).input_shape
+    assert set(parameters) <= set(shape.members), name
+    report = ParamValidator().validate({**parameters, **more}, shape)
+    assert not report.has_errors(), report.generate_report()
+";
+
+/// What the file says opens the store; it is of the newest credential unless another is named.
+#[test]
+fn kms_s_file_opens_the_store() {
+    let prepared = with_new_credential(Setup::new()).prepare();
+    let settings = settings_of(&prepared);
+    let file = prepared.directory().join("kms.json");
+    let file = file.to_str().unwrap();
+    let prefix = Store::first().prefix;
+    let printed = output_of(&["kms-config", &prefix, "--settings", &settings]);
+    let kms: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let credential = &kms["XksProxyAuthenticationCredential"];
+    assert_eq!(credential["AccessKeyId"], NEW_ID);
+    let path = kms["XksProxyUriPath"].as_str().unwrap().to_owned();
+
+    let whole_path = format!("{prefix}/kms/xks/v1");
+    let old_id = Store::first().access_key_id;
+    let arguments =
+        ["kms-config", &whole_path, "--settings", &settings, "--access-key-id", &old_id];
+    let arguments = [&arguments[..], &["--output", file]].concat();
+    let output = program(&arguments);
+    assert!(output.status.success() && output.stdout.is_empty(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("holds the secret"), "{}", text(&output.stderr));
+    let mode = std::fs::metadata(file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    assert_eq!(program(&arguments).status.code(), Some(69), "it writes over nothing");
+    let old: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(old["XksProxyAuthenticationCredential"]["AccessKeyId"], old_id.as_str());
+    let mut validate = tools::python_with_botocore();
+    tools::run(validate.args(["-c", VALIDATE, file]), tools::BOTOCORE_REMEDY);
+
+    // Several stores, and none named; one that is not there.
+    for arguments in [
+        &["kms-config", "--settings", &settings][..],
+        &["kms-config", "/no/such/store", "--settings", &settings],
+        &["kms-config", &prefix, "--settings", &settings, "--access-key-id", "NOBODY"],
+    ] {
+        let output = program(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty());
+    }
+
+    let proxy = prepared.start();
+    let string = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    for kms in [&kms, &old] {
+        let credential = &kms["XksProxyAuthenticationCredential"];
+        let client = proxy.client_of(&Store {
+            prefix: path.strip_suffix("/kms/xks/v1").unwrap().to_owned(),
+            access_key_id: string(&credential["AccessKeyId"]),
+            secret_access_key: string(&credential["RawSecretAccessKey"]),
+        });
+        client.call("health", &xks::health()).ok();
+    }
+}
+
+/// A terminal is shown no secret of KMS's unless it is asked for.
+#[test]
+fn a_terminal_is_shown_no_secret() {
+    let prepared = with_new_credential(Setup::new()).prepare();
+    let run = |more: &str| {
+        let command = format!(
+            "'{}' kms-config '{}' --settings '{}' {more}",
+            env!("CARGO_BIN_EXE_xks-proxy"),
+            Store::first().prefix,
+            settings_of(&prepared)
+        );
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
+        script.current_dir(prepared.directory()).stdin(std::process::Stdio::null());
+        let output = script.output().unwrap_or_else(|error| {
+            panic!("cannot run script(1): {error}\nit comes with util-linux (bsdutils)")
+        });
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, shown) = run("");
+    assert_eq!(code, Some(2), "{shown}");
+    assert!(shown.contains("--show-secret") && !shown.contains(NEW_SECRET), "{shown}");
+    let (code, shown) = run("--show-secret");
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains(NEW_SECRET), "{shown}");
+    let (code, shown) = run("--output kms.json");
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(!shown.contains(NEW_SECRET), "{shown}");
+    assert!(Path::new(&prepared.directory().join("kms.json")).exists());
+}
