@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use toml::Value;
 
 use crate::common::proxy::{Prepared, free_port};
-use crate::common::{Client, Proxy, Setup, Store, tools, xks};
+use crate::common::{Client, Connection, Proxy, Response, Setup, Store, tools, xks};
 
 const NEW_ID: &str = "NEWNEWNEWNEWNEWNEWNEW234";
 const NEW_SECRET: &str = "NewSecretNewSecretNewSecretNewSecretNewSecret/+=";
@@ -29,14 +29,19 @@ fn output_of(arguments: &[&str]) -> String {
     text(&output.stdout)
 }
 
-fn with_new_credential(setup: Setup) -> Setup {
-    let listed = toml::Table::from_iter([
+/// `[[external_key_stores.credentials]]` with one entry.
+fn listed() -> Value {
+    let new = toml::Table::from_iter([
         ("name".to_owned(), Value::from("the new one")),
         ("created".to_owned(), "2026-01-31".parse::<toml::value::Datetime>().unwrap().into()),
         ("sigv4_access_key_id".to_owned(), Value::from(NEW_ID)),
         ("sigv4_secret_access_key".to_owned(), Value::from(NEW_SECRET)),
     ]);
-    setup.set_in_store(0, "credentials", Value::Array(vec![Value::Table(listed)]))
+    Value::Array(vec![Value::Table(new)])
+}
+
+fn with_new_credential(setup: Setup) -> Setup {
+    setup.set_in_store(0, "credentials", listed())
 }
 
 fn with(proxy: &Proxy, id: &str, secret: &str) -> Client {
@@ -51,34 +56,54 @@ fn settings_of(prepared: &Prepared) -> String {
     prepared.settings_file.to_str().unwrap().to_owned()
 }
 
-/// Both are accepted while both are there; what is removed is refused, and what is left serves on.
+/// The old one, both, the new one alone, each by a reload, on connections that stay: both are
+/// accepted while both are there, what is removed is refused, and what is left serves on.
 #[test]
-fn both_then_the_new_one_alone() {
-    let proxy = with_new_credential(Setup::new()).start();
-    let old = proxy.client();
-    let new = with(&proxy, NEW_ID, NEW_SECRET);
-    for _ in 0..3 {
-        let encrypted = old.call("keys/foo/encrypt", &xks::encrypt(b"rotated", None)).ok();
-        let decrypted = new.call("keys/foo/decrypt", &xks::decrypt(&encrypted, None)).ok();
-        assert_eq!(xks::bytes(&decrypted["plaintext"]), b"rotated");
-    }
-    let refused = |client: &Client| {
-        client.call("health", &xks::health()).assert_error(401, "AuthenticationFailedException");
+fn a_rotation_while_it_serves() {
+    let setup = Setup::new().set("admin.port", free_port()).set("server.pid_file", "proxy.pid");
+    let proxy = setup.start();
+    let (old, new) = (proxy.client(), with(&proxy, NEW_ID, NEW_SECRET));
+    let mut connections = [old.connect(), new.connect()];
+    let [by_old, by_new] = &mut connections;
+    let body = xks::health().to_string();
+    let ask = |client: &Client, connection: &mut Connection| {
+        client.send(connection, "health", body.as_bytes());
+        connection.receive().unwrap()
     };
-    refused(&with(&proxy, NEW_ID, &Store::first().secret_access_key));
-    refused(&with(&proxy, &Store::first().access_key_id, NEW_SECRET));
-    // It opens its own store alone.
+    let refused = |response: Response| response.assert_error(401, "AuthenticationFailedException");
+    let change = |change: &dyn Fn(&mut toml::Table)| {
+        proxy.change_settings(|table| {
+            change(table["external_key_stores"][0].as_table_mut().unwrap());
+        });
+        let (code, printed) = proxy.reload();
+        assert_eq!(code, Some(0), "{printed}");
+    };
+    ask(&old, by_old).ok();
+    refused(ask(&new, by_new));
+
+    change(&|store| {
+        store.insert("credentials".to_owned(), listed());
+    });
+    for _ in 0..3 {
+        ask(&old, by_old).ok();
+        ask(&new, by_new).ok();
+    }
+    let encrypted = old.call("keys/foo/encrypt", &xks::encrypt(b"rotated", None)).ok();
+    let decrypted = new.call("keys/foo/decrypt", &xks::decrypt(&encrypted, None)).ok();
+    assert_eq!(xks::bytes(&decrypted["plaintext"]), b"rotated");
+    // Halves of the two don't fit together, and the other store is none of its business.
+    refused(ask(&with(&proxy, NEW_ID, &Store::first().secret_access_key), by_new));
+    refused(ask(&with(&proxy, &Store::first().access_key_id, NEW_SECRET), by_new));
     let mut other = new.clone();
     other.signer.store.prefix = Store::second().prefix;
-    refused(&other);
-    drop(proxy);
+    refused(ask(&other, by_new));
 
-    let proxy = with_new_credential(Setup::new())
-        .set_in_store(0, "sigv4_access_key_id", "")
-        .set_in_store(0, "sigv4_secret_access_key", "")
-        .start();
-    refused(&proxy.client());
-    with(&proxy, NEW_ID, NEW_SECRET).call("health", &xks::health()).ok();
+    change(&|store| {
+        store.remove("sigv4_access_key_id");
+        store.remove("sigv4_secret_access_key");
+    });
+    refused(ask(&old, by_old));
+    ask(&new, by_new).ok();
 }
 
 /// What `credentials new` prints is pasted as it is, with the secret in it or in its own file; the
@@ -129,7 +154,9 @@ fn a_new_credential_works() {
         let line = metrics.lines().find_map(|line| line.strip_prefix(&created)).unwrap();
         let midnight: u64 = line.parse().unwrap();
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
-        assert!(midnight % 86_400 == 0 && (midnight..midnight + 2 * 86_400).contains(&now));
+        assert!(
+            midnight.is_multiple_of(86_400) && (midnight..midnight + 2 * 86_400).contains(&now)
+        );
         // Of the old one it is not known.
         assert_eq!(metrics.matches("xks_proxy_credential_created_timestamp_seconds{").count(), 1);
         let log = proxy.log();
