@@ -115,6 +115,24 @@ pub const DEFAULT_DRAIN_DELAY_MILLI: u64 = 5_000;
 /// Then, for what is in flight to finish. Setting: `[server] drain_timeout_milli`.
 pub const DEFAULT_DRAIN_TIMEOUT_MILLI: u64 = 5_000;
 
+/// While the process ends, how long a connection may be quiet: who was at work or came in a moment
+/// ago may have sent a request that is still under way. KMS sends one at once.
+pub const STOPPING_PATIENCE: Duration = Duration::from_millis(1_000);
+
+// ---- Service manager and upgrades
+
+/// For a message to systemd.
+pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
+/// For a new process to say that it serves, before it is ended and the old one goes on.
+pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Then, for it to end by itself.
+pub const UPGRADE_ABORT_TIMEOUT: Duration = Duration::from_secs(15);
+/// For the old process to answer that it is done accepting.
+pub const UPGRADE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Listening sockets that a process hands on, or is given: the kernel passes 253 in one message
+/// (unix(7), SCM_RIGHTS).
+pub const MAX_INHERITED_SOCKETS: usize = 128;
+
 // ---- Event loops
 
 /// Connections in all. Setting: `[limits] max_connections`.
@@ -130,6 +148,9 @@ pub const MAX_PING_CONNECTIONS: usize = 256;
 pub const DESCRIPTORS_BESIDE_CONNECTIONS: u64 = 1024;
 /// Connections accepted from one listener in one turn of a loop.
 pub const MAX_ACCEPTS_PER_TURN: usize = 16;
+/// Where event loops accept from one socket, how long one that has more connections than another
+/// leaves the next to it.
+pub const ACCEPT_YIELD: Duration = Duration::from_millis(1);
 /// Connections ended at once to make room for others.
 pub const MAX_EVICTIONS: usize = 64;
 /// Memory that all connections together may hold: receive buffers, answers that were not taken,
@@ -401,6 +422,8 @@ pub const ADMIN_STACK_BYTES: usize = 512 * 1024;
 pub const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failed accept, for instance for want of descriptors.
 pub const ADMIN_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often a thread that waits for a connection looks whether another process serves.
+pub const ADMIN_ACCEPT_POLL: Duration = Duration::from_millis(500);
 /// Between two samples of the status page's history.
 pub const HISTORY_INTERVAL: Duration = Duration::from_secs(10);
 /// Samples kept: an hour.

@@ -18,6 +18,7 @@ mod tls;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -25,6 +26,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::history::{History, Sampler};
 use self::http::{Answer, Exchange};
@@ -32,7 +34,8 @@ use self::page::Page;
 pub use self::tls::Acceptor;
 use crate::hsm::Hsm;
 use crate::limits::{
-    ADMIN_ACCEPT_PAUSE, ADMIN_REQUEST_TIMEOUT, ADMIN_STACK_BYTES, ADMIN_THREADS, HISTORY_INTERVAL,
+    ADMIN_ACCEPT_PAUSE, ADMIN_ACCEPT_POLL, ADMIN_REQUEST_TIMEOUT, ADMIN_STACK_BYTES, ADMIN_THREADS,
+    HISTORY_INTERVAL,
 };
 use crate::observe::log::Loss;
 use crate::observe::metrics::{Metrics, exposition};
@@ -102,12 +105,14 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Binds the listener.
+    /// Binds the listener, if it is not `given`, bound already.
     ///
     /// # Errors
     /// For instance, another process listens there.
-    pub fn bind(settings: &settings::Admin) -> io::Result<Self> {
-        let listener = TcpListener::bind(settings.address)?;
+    pub fn bind(settings: &settings::Admin, given: Option<TcpListener>) -> io::Result<Self> {
+        let listener = given.map_or_else(|| TcpListener::bind(settings.address), Ok)?;
+        // Another process may accept what this one has been told of.
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let tls = settings.tls.as_ref().map(|tls| Acceptor::new(Arc::clone(&tls.config)));
         Ok(Self { listener, address, tls })
@@ -123,6 +128,14 @@ impl Admin {
     #[must_use]
     pub fn acceptor(&self) -> Option<Acceptor> {
         self.tls.clone()
+    }
+
+    /// A descriptor of the listening socket, for another process.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     /// Starts its threads, which run as long as the process.
@@ -163,13 +176,20 @@ struct Desk {
     wants_local_host: bool,
 }
 
+/// Until another process accepts from the same socket.
 fn accept(listener: &TcpListener, tls: Option<&Acceptor>, desk: &Desk) {
-    loop {
+    let Ok(interval) = Timespec::try_from(ADMIN_ACCEPT_POLL) else { return };
+    while !desk.sources.lifecycle.is_handed_over() {
+        let mut fds = [PollFd::new(listener, PollFlags::IN)];
+        if !matches!(poll(&mut fds, Some(&interval)), Ok(1..)) {
+            continue;
+        }
         match listener.accept() {
             Ok((stream, _)) => {
                 // A panic is counted and logged where all are; this thread goes on.
                 let _ = catch_unwind(AssertUnwindSafe(|| serve(stream, tls, desk)));
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // No descriptor, for instance: asking again at once would only spin.
             Err(_) => thread::sleep(ADMIN_ACCEPT_PAUSE),
         }

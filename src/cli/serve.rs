@@ -1,20 +1,23 @@
 //! `xks-proxy serve`: from the settings to the event loops, and through the drain to the end.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::SIGTERM;
 
+use super::events::Events;
+use super::inherited::{self, Start};
 use super::pid_file::PidFile;
 use super::reload::{self, InUse, Reloader};
+use super::upgrade::{Program, Sockets};
 use super::{
     EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_UNAVAILABLE, EXIT_WEDGED, Failed, lockdown, startup_log,
+    watchdog,
 };
 use crate::admin::{self, Admin};
 use crate::hsm::Hsm;
@@ -29,11 +32,13 @@ use crate::settings::{self, Finding, Settings};
 /// How often to look whether the fleet is wedged.
 const WEDGE_POLL: Duration = Duration::from_millis(250);
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM or SIGINT, or until another process does in its place (SIGUSR2), then
+/// drains.
 ///
 /// # Errors
 /// [`Failed`]: nothing was started, or an event loop ended by itself.
 pub fn run() -> Result<(), Failed> {
+    let start = Start::new()?;
     let (settings, findings) = super::load(None, false)?;
     // No thread has been started yet.
     set_environment(&settings.pkcs11.environment);
@@ -46,7 +51,7 @@ pub fn run() -> Result<(), Failed> {
     if let Err(error) = dumps {
         tracing::warn!(error, "core dumps are not as the settings have them");
     }
-    let outcome = serve(Arc::new(settings), &findings, &log, panics);
+    let outcome = serve(Arc::new(settings), &findings, &log, panics, start);
     drop(modules);
     if let Err(failed) = &outcome {
         tracing::error!("{}", failed.message);
@@ -89,16 +94,28 @@ fn serve(
     findings: &[Finding],
     log: &Arc<log::Log>,
     panics: Arc<SharedCounter>,
+    start: Start,
 ) -> Result<End, Failed> {
     let settings = &*started;
+    let Start { given, takeover, notifier } = start;
     // Before any other thread, so that none of them is interrupted by a signal.
-    let signals = signals(log)?;
+    let (events, told_to_reload) = Events::of_signals(log)
+        .map_err(|error| Failed::new(EXIT_SOFTWARE, format!("signals: {error}")))?;
     startup_log::settings(settings, findings);
-    let server = Server::bind(&settings.server_config()).map_err(|error| {
+    let inherited_sockets = given.len();
+    let assigned = inherited::assign(given, settings)
+        .map_err(|findings| Failed::new(EXIT_SETTINGS, findings.join("\n")))?;
+    let config = settings.server_config();
+    let mut server = Server::bind_with(&config, assigned.server).map_err(|error| {
         let message = format!("[server] cannot listen on {}: {}", error.address, error.error);
         Failed::new(EXIT_UNAVAILABLE, message)
     })?;
-    let admin = settings.admin.as_ref().map(bind_admin).transpose()?;
+    let admin = match &settings.admin {
+        Some(settings) => Some(bind_admin(settings, assigned.admin)?),
+        None => None,
+    };
+    let sockets = Sockets::of(&mut server, admin.as_ref())
+        .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("[admin]: {error}")))?;
     let metrics = Arc::new(Metrics::new(server.event_loops(), panics));
     metrics.set_certificates(certificates(settings));
     let mut service = settings.service();
@@ -106,7 +123,7 @@ fn serve(
     let service = Arc::new(service);
     let hsm = Hsm::start(settings.hsm_config(&service), server.completions())
         .map_err(|error| Failed::new(EXIT_SETTINGS, error.message))?;
-    startup_log::listening(&server, settings, admin.as_ref());
+    startup_log::listening(&server, settings, admin.as_ref(), inherited_sockets);
     startup_log::hsm(Arc::clone(&hsm), settings);
 
     let lifecycle = server.lifecycle();
@@ -125,6 +142,7 @@ fn serve(
         metrics: Arc::clone(&metrics),
         log: Arc::clone(log),
         admin: admin.as_ref().and_then(Admin::acceptor),
+        notifier: notifier.clone(),
     };
     if let Some(admin) = admin {
         let sources = admin::Sources {
@@ -152,25 +170,51 @@ fn serve(
     if settings.pkcs11.exit_when_wedged {
         watch_for_wedge(&in_use.hsm, &has_wedged)?;
     }
+    if let Some(takeover) = &takeover
+        && !events.wait_for_token(&hsm, takeover)
+    {
+        return Ok(End::Clean);
+    }
     let mut loops = server
         .start(&service, &hsm, || log.access_log(), &metrics, ended)
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no event loop: {error}")))?;
 
-    metrics.reloads.started();
-    let reloader = reload::start(reloader, signals.reload)
-        .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no thread: {error}")))?;
+    if let Some(takeover) = takeover {
+        takeover.finish();
+    }
     let _pid_file = settings.server.pid_file.as_deref().map(write_pid_file).transpose()?;
+    // An HSM that is away does not hold this up: systemd would start the process again and again,
+    // and each start logs in. `/readyz` says whether a token works.
+    notifier.ready("serving");
+    watchdog::start(&notifier, &lifecycle)
+        .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no thread: {error}")))?;
+    metrics.reloads.started();
+    let reloader = reload::start(reloader, told_to_reload)
+        .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no thread: {error}")))?;
 
-    let signal = signals.end.recv().unwrap_or("signals end");
+    let program = Program::new(settings, &notifier);
+    let successor = events.until_the_end(&program, &sockets, &notifier);
     let (delay, timeout) = {
         let server = &in_use.settings.load().server;
         (server.drain_delay, server.drain_timeout)
     };
-    tracing::info!(signal, ?delay, "draining: not ready any more");
-    lifecycle.drain();
+    match successor {
+        Some(successor) => {
+            lifecycle.hand_over();
+            notifier.hand_over_to(successor.pid);
+            successor.go_on();
+            tracing::info!(pid = successor.pid, ?delay, "draining: another process serves");
+        }
+        None => {
+            notifier.stopping();
+            tracing::info!(?delay, "draining: not ready any more");
+            lifecycle.drain();
+        }
+    }
     // A second signal cuts the delay short.
-    let _ = signals.end.recv_timeout(delay);
+    events.wait_for_end(delay);
     tracing::info!(?timeout, "accepting ends");
+    drop(sockets);
     lifecycle.stop();
     let end = Instant::now() + timeout;
     while !loops.iter().all(thread::JoinHandle::is_finished) && Instant::now() < end {
@@ -218,45 +262,6 @@ fn watch_for_wedge(hsm: &Arc<ArcSwap<Hsm>>, has_wedged: &Arc<AtomicBool>) -> Res
     started.map(drop).map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no thread: {error}")))
 }
 
-/// What signals ask for.
-struct Asked {
-    /// The end; with the signal's name.
-    end: Receiver<&'static str>,
-    /// That the settings be read again. What comes while one waits is the same.
-    reload: Receiver<()>,
-}
-
-/// What signals ask for, as they come. SIGUSR1 is dealt with at once: see [`reopen`].
-fn signals(log: &Arc<log::Log>) -> Result<Asked, Failed> {
-    let failed = |error: std::io::Error| Failed::new(EXIT_SOFTWARE, format!("signals: {error}"));
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(failed)?;
-    let (end_sender, end) = mpsc::sync_channel(4);
-    let (reload_sender, reload) = mpsc::sync_channel(1);
-    let log = Arc::clone(log);
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            for signal in signals.forever() {
-                // Whoever sends more than we can wait for has been heard.
-                match signal {
-                    SIGHUP => drop(reload_sender.try_send(())),
-                    SIGUSR1 => reopen(&log),
-                    SIGTERM => drop(end_sender.try_send("SIGTERM")),
-                    _ => drop(end_sender.try_send("SIGINT")),
-                }
-            }
-        })
-        .map_err(failed)?;
-    Ok(Asked { end, reload })
-}
-
-/// All files that are written for long are opened anew, by their names: logrotate has moved them
-/// away. Does not wait for a disk.
-fn reopen(log: &log::Log) {
-    tracing::info!("log files are opened anew");
-    log.reopen();
-}
-
 fn write_pid_file(path: &Path) -> Result<PidFile, Failed> {
     PidFile::write(path).map_err(|error| {
         let message = format!("[server] pid_file {}: {error}", path.display());
@@ -264,8 +269,8 @@ fn write_pid_file(path: &Path) -> Result<PidFile, Failed> {
     })
 }
 
-fn bind_admin(settings: &settings::Admin) -> Result<Admin, Failed> {
-    Admin::bind(settings).map_err(|error| {
+fn bind_admin(settings: &settings::Admin, given: Option<TcpListener>) -> Result<Admin, Failed> {
+    Admin::bind(settings, given).map_err(|error| {
         let message = format!("[admin] cannot listen on {}: {error}", settings.address);
         Failed::new(EXIT_UNAVAILABLE, message)
     })

@@ -76,13 +76,19 @@ pub(super) fn findings(findings: &[Finding]) {
 }
 
 /// Where the proxy is reached.
-pub(super) fn listening(server: &Server, settings: &Settings, admin: Option<&Admin>) {
+pub(super) fn listening(
+    server: &Server,
+    settings: &Settings,
+    admin: Option<&Admin>,
+    inherited: usize,
+) {
     tracing::info!(
         api = %server.api_address(),
         ping = %server.ping_address(),
         admin = admin.map(|admin| tracing::field::display(admin.address())),
         tls = settings.tls.is_some(),
         event_loops = server.event_loops(),
+        inherited_sockets = inherited,
         "listening"
     );
 }

@@ -16,7 +16,7 @@ use slab::Slab;
 use self::accept::Listening;
 use super::admission::Admission;
 use super::changes::Changes;
-use super::lifecycle::Lifecycle;
+use super::lifecycle::{Lifecycle, Pulse};
 use super::peer::{Fate, Peer};
 use super::timer::Timers;
 use super::turn::Turn;
@@ -34,6 +34,8 @@ use crate::proto::{Moment, Protocol, Service};
 const WAKER: Token = Token(usize::MAX);
 /// Tokens of listeners count down from here, those of connections up from 0.
 const FIRST_LISTENER: usize = usize::MAX - 1;
+/// Far more than a loop has: each of its own, and what a process with more loops handed over.
+const MAX_LISTENERS: usize = 256;
 
 /// What a loop has in common with the others.
 pub(super) struct Shared {
@@ -50,6 +52,7 @@ pub(super) struct EventLoop {
     listeners: Vec<Listening>,
     completions: Arc<CompletionQueue>,
     shared: Shared,
+    pulse: Arc<Pulse>,
 }
 
 impl EventLoop {
@@ -60,12 +63,12 @@ impl EventLoop {
             let token = Token(FIRST_LISTENER - index);
             poll.registry().register(&mut listening.socket, token, Interest::READABLE)?;
         }
-        shared.lifecycle.add_waker(Arc::clone(&waker));
+        let pulse = shared.lifecycle.add_loop(Arc::clone(&waker));
         let completions = Arc::new(CompletionQueue::new(move || {
             // A waker fails only when the loop's descriptor is gone, and so the loop.
             let _ = waker.wake();
         }));
-        Ok(Self { poll, listeners, completions, shared })
+        Ok(Self { poll, listeners, completions, shared, pulse })
     }
 
     pub(super) fn completions(&self) -> Arc<CompletionQueue> {
@@ -95,6 +98,7 @@ impl EventLoop {
             lifecycle: self.shared.lifecycle,
             changes: self.shared.changes,
             change_number: 0,
+            pulse: self.pulse,
             // One connection has to have room, whatever the settings let a request be.
             max_buffered_bytes: self
                 .shared
@@ -110,7 +114,6 @@ impl EventLoop {
             answers: Vec::new(),
             refused: Vec::new(),
             health: Arc::default(),
-            is_stopping: false,
             is_submitting: false,
         };
         running.serve()
@@ -126,6 +129,7 @@ struct Running {
     changes: Arc<Changes>,
     /// That of the last one which was taken up.
     change_number: u64,
+    pulse: Arc<Pulse>,
     max_buffered_bytes: usize,
     peers: Slab<Peer>,
     /// The number of the connection that came last.
@@ -143,7 +147,6 @@ struct Running {
     refused: Vec<(Job, Failure)>,
     /// What the last turn saw.
     health: Arc<FleetHealth>,
-    is_stopping: bool,
     is_submitting: bool,
 }
 
@@ -171,7 +174,7 @@ impl Running {
             self.expire();
             self.submit();
             self.turn.protocol.access_log.flush();
-            if self.is_stopping && self.peers.is_empty() {
+            if self.turn.is_stopping && self.peers.is_empty() {
                 return Ok(());
             }
         }
@@ -249,6 +252,7 @@ impl Running {
 
     /// The time, and what the rest of the process is doing.
     fn look_around(&mut self) {
+        self.pulse.beat();
         let health = self.turn.hsm.health();
         if !Arc::ptr_eq(&health, &self.health) {
             self.turn.protocol.token_labels =
@@ -264,8 +268,11 @@ impl Running {
             is_ready: self.health.can_serve(),
             is_draining: self.lifecycle.is_draining(),
         };
-        if self.lifecycle.is_stopping() && !self.is_stopping {
-            self.is_stopping = true;
+        if self.lifecycle.is_handed_over() {
+            self.let_go_of_listeners();
+        }
+        if self.lifecycle.is_stopping() && !self.turn.is_stopping {
+            self.turn.is_stopping = true;
             self.end_accepting();
         }
     }
@@ -273,7 +280,7 @@ impl Running {
     fn on_event(&mut self, event: &Event) {
         match event.token() {
             WAKER => {}
-            Token(token) if token > FIRST_LISTENER - 16 => {
+            Token(token) if token > FIRST_LISTENER - MAX_LISTENERS => {
                 if let Some(listening) = self.listeners.get_mut(FIRST_LISTENER - token) {
                     listening.is_ready = true;
                 }

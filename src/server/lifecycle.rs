@@ -1,7 +1,7 @@
-//! Where the process is between start and end.
+//! Where the process is between start and end, and whether its event loops turn.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use mio::Waker;
 use parking_lot::Mutex;
@@ -10,11 +10,48 @@ use parking_lot::Mutex;
 #[derive(Default)]
 pub struct Lifecycle {
     state: AtomicU8,
-    wakers: Mutex<Vec<Arc<Waker>>>,
+    is_handed_over: AtomicBool,
+    loops: Mutex<Vec<Watched>>,
 }
 
 const DRAINING: u8 = 1;
 const STOPPING: u8 = 2;
+
+/// One event loop, as others see it.
+struct Watched {
+    waker: Arc<Waker>,
+    /// Gone when the loop is.
+    pulse: Weak<Pulse>,
+}
+
+/// How often an event loop has turned.
+#[derive(Default)]
+pub(super) struct Pulse(AtomicU64);
+
+impl Pulse {
+    /// The loop begins a turn.
+    pub(super) fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A call to all event loops to turn.
+pub struct Round(Vec<(Weak<Pulse>, u64)>);
+
+impl Round {
+    /// Whether each loop has turned since, or has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let has_turned = |(pulse, before): &(Weak<Pulse>, u64)| {
+            pulse.upgrade().is_none_or(|pulse| pulse.count() != *before)
+        };
+        self.0.iter().all(has_turned)
+    }
+}
 
 impl Lifecycle {
     /// Readiness goes false and answers end their connections, so that load balancers move
@@ -26,6 +63,13 @@ impl Lifecycle {
     /// Accepting ends; what is in flight is finished.
     pub fn stop(&self) {
         self.advance(STOPPING);
+    }
+
+    /// Another process accepts from the same sockets: this one accepts nothing more, and closes
+    /// none of what is waiting in them.
+    pub fn hand_over(&self) {
+        self.is_handed_over.store(true, Ordering::Relaxed);
+        self.advance(DRAINING);
     }
 
     /// Whether [`Self::drain`] or [`Self::stop`] has been called.
@@ -40,8 +84,28 @@ impl Lifecycle {
         self.state.load(Ordering::Relaxed) >= STOPPING
     }
 
-    pub(super) fn add_waker(&self, waker: Arc<Waker>) {
-        self.wakers.lock().push(waker);
+    /// Whether [`Self::hand_over`] has been called.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Ordering::Relaxed)
+    }
+
+    /// Wakes every event loop, to see whether it still turns.
+    #[must_use]
+    pub fn round(&self) -> Round {
+        let count = |watched: &Watched| {
+            let count = watched.pulse.upgrade().map_or(0, |pulse| pulse.count());
+            (watched.pulse.clone(), count)
+        };
+        let round = Round(self.loops.lock().iter().map(count).collect());
+        self.wake();
+        round
+    }
+
+    pub(super) fn add_loop(&self, waker: Arc<Waker>) -> Arc<Pulse> {
+        let pulse = Arc::new(Pulse::default());
+        self.loops.lock().push(Watched { waker, pulse: Arc::downgrade(&pulse) });
+        pulse
     }
 
     fn advance(&self, state: u8) {
@@ -51,9 +115,43 @@ impl Lifecycle {
 
     /// Has each event loop take a turn.
     pub(super) fn wake(&self) {
-        for waker in self.wakers.lock().iter() {
+        for watched in self.loops.lock().iter() {
             // A waker fails only when its event loop's descriptor is gone, and so the loop.
-            let _ = waker.wake();
+            let _ = watched.waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::time::Duration;
+
+    use mio::{Events, Poll, Token};
+
+    use super::*;
+
+    /// A round is over when every loop has turned since: one that hangs is noticed, one that has
+    /// nothing to do is woken, one that has ended is not waited for.
+    #[test]
+    fn rounds() {
+        let lifecycle = Lifecycle::default();
+        let mut polls: Vec<Poll> = (0..3).map(|_| Poll::new().unwrap()).collect();
+        let add = |poll: &Poll| {
+            let waker = Waker::new(poll.registry(), Token(0)).unwrap();
+            lifecycle.add_loop(Arc::new(waker))
+        };
+        let (idle, hung, ended) = (add(&polls[0]), add(&polls[1]), add(&polls[2]));
+        drop(ended);
+
+        let round = lifecycle.round();
+        let mut events = Events::with_capacity(1);
+        polls[0].poll(&mut events, Some(Duration::from_secs(60))).unwrap();
+        assert!(!events.is_empty(), "woken");
+        idle.beat();
+        assert!(!round.is_over());
+        hung.beat();
+        assert!(round.is_over());
+        assert!(!lifecycle.round().is_over());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -29,6 +30,29 @@ pub(super) fn listen(
     if address.is_ipv6() && address.ip() == IpAddr::from([0_u16; 8]) {
         socket.set_only_v6(false)?;
     }
+    set_options(&socket, keepalive)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(mio::net::TcpListener::from_std(socket.into()))
+}
+
+/// Serves on a socket that another process has bound. What is waiting in it stays.
+///
+/// # Errors
+/// As the system calls say.
+pub(super) fn adopt(
+    socket: impl Into<OwnedFd>,
+    keepalive: Option<TcpKeepalive>,
+) -> io::Result<mio::net::TcpListener> {
+    let socket = Socket::from(socket.into());
+    socket.set_nonblocking(true)?;
+    set_options(&socket, keepalive)?;
+    // Sets the length of its queue anew (listen(2)); systemd's default was 128 once.
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(mio::net::TcpListener::from_std(socket.into()))
+}
+
+fn set_options(socket: &Socket, keepalive: Option<TcpKeepalive>) -> io::Result<()> {
     // What peers that don't read, or that send ahead, make the kernel hold.
     socket.set_send_buffer_size(SOCKET_SEND_BYTES)?;
     socket.set_recv_buffer_size(SOCKET_RECEIVE_BYTES)?;
@@ -44,7 +68,5 @@ pub(super) fn listen(
         }
         socket.set_tcp_keepalive(&options)?;
     }
-    socket.bind(&address.into())?;
-    socket.listen(LISTEN_BACKLOG)?;
-    Ok(mio::net::TcpListener::from_std(socket.into()))
+    Ok(())
 }

@@ -12,6 +12,7 @@ pub mod lifecycle;
 mod listener;
 pub mod network;
 mod peer;
+pub mod sockets;
 mod timer;
 pub mod tls;
 mod turn;
@@ -19,6 +20,7 @@ mod waiting;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -29,6 +31,7 @@ use self::config::Config;
 use self::event_loop::accept::Listening;
 use self::event_loop::{EventLoop, Shared};
 use self::lifecycle::Lifecycle;
+use self::sockets::{Inherited, Sockets};
 use crate::hsm::Hsm;
 use crate::job::CompletionQueue;
 use crate::limits::MAX_EVENT_LOOPS;
@@ -43,6 +46,7 @@ pub struct Server {
     changes: Arc<Changes>,
     api: SocketAddr,
     ping: SocketAddr,
+    sockets: Vec<(Listener, OwnedFd)>,
 }
 
 /// An address that cannot be listened on.
@@ -60,47 +64,68 @@ impl Server {
     /// # Errors
     /// [`BindError`]: for instance, another process listens there.
     pub fn bind(config: &Config) -> Result<Self, BindError> {
+        Self::bind_with(config, Inherited::default())
+    }
+
+    /// As [`Self::bind`], but for sockets that are there already.
+    ///
+    /// # Errors
+    /// [`BindError`]: for instance, another process listens there.
+    pub fn bind_with(config: &Config, inherited: Inherited) -> Result<Self, BindError> {
         raise_descriptors(config.max_connections);
         let count = event_loops(config.event_loops);
         let lifecycle = Arc::new(Lifecycle::default());
         let admission = Arc::new(Admission::new(config));
         let changes = Changes::new(Arc::clone(&lifecycle), Arc::clone(&admission), count);
         let changes = Arc::new(changes);
-        let mut api = SocketAddr::new(config.ip, config.port);
-        let mut ping = api;
-        let mut loops = Vec::new();
-        for index in 0..count {
-            let fail = |address, error| BindError { address, error };
-            let listen = |address, shared| {
-                listener::listen(address, shared, config.tcp_keepalive)
-                    .and_then(|socket| Ok((socket.local_addr()?, socket)))
-                    .map_err(|error| fail(address, error))
-            };
-            // A port of 0 becomes the first loop's port for all.
-            let (address, socket) = listen(api, count > 1)?;
-            api = address;
-            let mut listeners = vec![Listening::new(socket, Listener::Api, config.tls.clone())];
-            if index == 0 {
-                let has_own_port = config.port_http_ping != config.port || config.port == 0;
-                if has_own_port {
-                    let address = SocketAddr::new(config.ip, config.port_http_ping);
-                    let (address, socket) = listen(address, false)?;
-                    ping = address;
-                    listeners.push(Listening::new(socket, Listener::Ping, None));
-                } else {
-                    ping = api;
-                }
+        let api = SocketAddr::new(config.ip, config.port);
+        let has_own_port = config.port_http_ping != config.port || config.port == 0;
+        let ping = SocketAddr::new(config.ip, config.port_http_ping);
+        let mut sockets = Sockets::new(config);
+        let mut listeners: Vec<Vec<Listening>> = (0..count).map(|_| Vec::new()).collect();
+        let api = match inherited.api.is_empty() {
+            true => sockets.listen_for_all(&mut listeners, api),
+            false => sockets.spread(&mut listeners, inherited.api),
+        }
+        .map_err(|error| BindError { address: api, error })?;
+        let fail = |error| BindError { address: ping, error };
+        let ping = match (inherited.ping.is_empty(), has_own_port) {
+            (true, false) => api,
+            (true, true) => {
+                let socket = listener::listen(ping, false, config.tcp_keepalive).map_err(fail)?;
+                sockets.add(&mut listeners, 0, socket, Listener::Ping, None).map_err(fail)?
             }
+            (false, _) => {
+                let mut address = ping;
+                for socket in inherited.ping {
+                    let socket = listener::adopt(socket, config.tcp_keepalive).map_err(fail)?;
+                    address = sockets
+                        .add(&mut listeners, 0, socket, Listener::Ping, None)
+                        .map_err(fail)?;
+                }
+                address
+            }
+        };
+        let sockets = sockets.kept();
+        let mut loops = Vec::new();
+        for listeners in listeners {
             let shared = Shared {
                 lifecycle: Arc::clone(&lifecycle),
                 admission: Arc::clone(&admission),
                 changes: Arc::clone(&changes),
                 max_buffered_bytes: config.max_buffered_bytes / count,
             };
-            let event_loop = EventLoop::new(listeners, shared).map_err(|error| fail(api, error))?;
+            let event_loop = EventLoop::new(listeners, shared)
+                .map_err(|error| BindError { address: api, error })?;
             loops.push(event_loop);
         }
-        Ok(Self { loops, lifecycle, changes, api, ping })
+        Ok(Self { loops, lifecycle, changes, api, ping, sockets })
+    }
+
+    /// A descriptor of each listening socket, for another process. While one is open, so is the
+    /// socket: they are given out once.
+    pub fn take_sockets(&mut self) -> Vec<(Listener, OwnedFd)> {
+        std::mem::take(&mut self.sockets)
     }
 
     /// Where the API is served.

@@ -6,7 +6,7 @@ mod sending;
 
 use std::io::{self, ErrorKind, Read as _};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use zeroize::Zeroize as _;
@@ -15,7 +15,7 @@ use super::admission::Ticket;
 use super::tls::{Session, TlsError};
 use super::turn::Turn;
 use crate::job::{Completion, Failure};
-use crate::limits::{MAX_READ_PER_TURN_BYTES, READ_SCRATCH_BYTES};
+use crate::limits::{MAX_READ_PER_TURN_BYTES, READ_SCRATCH_BYTES, STOPPING_PATIENCE};
 use crate::proto::{Connection, Listener, Step, Wait};
 
 /// More than an alert's record takes up (RFC 8446, 5.2 and 6), and less than a server's first
@@ -119,11 +119,16 @@ impl Peer {
     /// When what is being waited for has taken too long.
     pub(super) fn deadline(&self, turn: &Turn) -> Instant {
         let timeouts = &turn.protocol.service.timeouts;
+        let at_the_end = |time: Duration| {
+            if turn.is_stopping { time.min(STOPPING_PATIENCE) } else { time }
+        };
         match self.phase {
-            Phase::Proxy { since } | Phase::Handshake { since, .. } => since + timeouts.handshake,
+            Phase::Proxy { since } | Phase::Handshake { since, .. } => {
+                since + at_the_end(timeouts.handshake)
+            }
             Phase::Linger { until, .. } => until,
             Phase::Open => match self.connection.wait() {
-                Wait::Idle(since) => since + timeouts.idle,
+                Wait::Idle(since) => since + at_the_end(timeouts.idle),
                 Wait::Head(since) => since + timeouts.head,
                 Wait::Body(since) => since + timeouts.body,
                 Wait::Hsm(until) => until,
@@ -138,7 +143,7 @@ impl Peer {
     }
 
     /// Whether it is open, and nothing has been asked that is still unanswered.
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Open) && matches!(self.connection.wait(), Wait::Idle(_))
     }
 
@@ -230,6 +235,8 @@ impl Peer {
     pub(super) fn on_deadline(&mut self, turn: &mut Turn) -> Fate {
         match self.phase {
             Phase::Proxy { .. } | Phase::Handshake { .. } | Phase::Linger { .. } => Fate::Ends,
+            // No answer is on its way that the peer could miss.
+            Phase::Open if turn.is_stopping && self.is_idle() => self.leave(turn),
             Phase::Open => {
                 let step = self.connection.timed_out(&mut turn.protocol, &turn.moment);
                 self.drive_and_read_on(step, turn)

@@ -14,6 +14,7 @@ use std::thread;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::notify::Notifier;
 use super::{serve, startup_log};
 use crate::admin;
 use crate::hsm::Hsm;
@@ -49,6 +50,7 @@ pub(super) struct Reloader {
     pub(super) log: Arc<Log>,
     /// The admin listener's certificate.
     pub(super) admin: Option<admin::Acceptor>,
+    pub(super) notifier: Notifier,
 }
 
 /// Reloads each time that it is told, in a thread of its own. Who holds the lock sees no reload at
@@ -79,15 +81,15 @@ fn mistakes(findings: Vec<Finding>) -> Vec<String> {
 }
 
 impl Reloader {
-    /// Reads the settings again and takes them up, or says why not. This is where a supervisor is
-    /// to be told that a reload begins and that it is over.
+    /// Reads the settings again and takes them up, or says why not.
     fn reload(&mut self) {
         if self.lifecycle.is_draining() {
             tracing::warn!("the settings are not read again: the process is about to stop");
             return;
         }
         tracing::info!(settings = %self.started.file.display(), "reading the settings again");
-        match self.try_reload() {
+        self.notifier.reloading();
+        let status = match self.try_reload() {
             Ok(needs_restart) => {
                 let all_loops = self.changes.wait(MAX_CHANGE_WAIT);
                 if !all_loops {
@@ -101,6 +103,7 @@ impl Reloader {
                 tracing::info!(stores, outcome = "taken_up", "settings reloaded");
                 let needs_restart = needs_restart.into_iter().map(str::to_owned);
                 self.metrics.reloads.taken_up(needs_restart.collect());
+                "serving"
             }
             Err(reasons) => {
                 for reason in &reasons {
@@ -113,7 +116,12 @@ impl Reloader {
                     "the new settings are refused, and those in use stay as they are"
                 );
                 self.metrics.reloads.refused(reasons);
+                "serving; the new settings were refused, see the log"
             }
+        };
+        // Unless it drains since.
+        if !self.lifecycle.is_draining() {
+            self.notifier.ready(status);
         }
     }
 

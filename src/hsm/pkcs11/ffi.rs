@@ -64,6 +64,14 @@ pub fn set_environment(variables: &[(String, String)]) {
     }
 }
 
+/// Removes environment variables. The same contract as [`set_environment`]'s.
+pub fn remove_environment(names: &[&str]) {
+    for name in names {
+        // SAFETY: by this function's contract there is no other thread.
+        unsafe { std::env::remove_var(name) };
+    }
+}
+
 impl RawModule {
     /// Loads the module's function list. It does not call C_Initialize.
     ///

@@ -2,6 +2,8 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use mio::net::{TcpListener, TcpStream};
@@ -9,11 +11,11 @@ use mio::{Interest, Token};
 
 use super::Running;
 use crate::limits::{
-    ACCEPT_PAUSE, ACCEPT_PAUSE_LOG_INTERVAL, LISTEN_BACKLOG, MAX_ACCEPTS_PER_TURN,
+    ACCEPT_PAUSE, ACCEPT_PAUSE_LOG_INTERVAL, ACCEPT_YIELD, LISTEN_BACKLOG, MAX_ACCEPTS_PER_TURN,
 };
 use crate::proto::{Connection, Listener};
 use crate::server::admission::Ticket;
-use crate::server::peer::Peer;
+use crate::server::peer::{Fate, Peer};
 use crate::server::tls::Acceptor;
 
 /// A listening socket and what comes in by it.
@@ -22,6 +24,7 @@ pub(in crate::server) struct Listening {
     pub(super) listener: Listener,
     /// For connections that come from now on.
     pub(super) tls: Option<Acceptor>,
+    share: Option<Share>,
     /// A connection for which there was no place.
     in_hand: Option<(TcpStream, SocketAddr)>,
     /// Connections may be waiting: edge-triggered readiness is remembered.
@@ -32,16 +35,49 @@ pub(in crate::server) struct Listening {
     pause_logged: Option<Instant>,
 }
 
+/// A loop's share in a socket that several loops accept from. The kernel tells all of them of each
+/// connection, and the first to ask for it gets it; left alone, that would often be the same one.
+pub(in crate::server) struct Share {
+    /// Connections of each loop.
+    loads: Arc<[AtomicUsize]>,
+    /// This loop's place among them.
+    index: usize,
+    /// The next one has been left to the others for as long as it may be.
+    has_yielded: bool,
+}
+
+impl Share {
+    /// A share for each of `loops`.
+    pub(in crate::server) fn split(loops: usize) -> Vec<Self> {
+        let loads: Arc<[AtomicUsize]> = (0..loops).map(|_| AtomicUsize::new(0)).collect();
+        let share = |index| Self { loads: Arc::clone(&loads), index, has_yielded: false };
+        (0..loops).map(share).collect()
+    }
+
+    /// Whether to leave the next connection to a loop that has fewer, once. A loop that does not
+    /// take its turn is not waited for.
+    fn yields(&mut self, load: usize) -> bool {
+        if let Some(own) = self.loads.get(self.index) {
+            own.store(load, Ordering::Relaxed);
+        }
+        let has_fewer = |other: &AtomicUsize| other.load(Ordering::Relaxed) < load;
+        self.has_yielded = !self.has_yielded && self.loads.iter().any(has_fewer);
+        self.has_yielded
+    }
+}
+
 impl Listening {
     pub(in crate::server) fn new(
         socket: TcpListener,
         listener: Listener,
         tls: Option<Acceptor>,
+        share: Option<Share>,
     ) -> Self {
         Self {
             socket,
             listener,
             tls,
+            share,
             in_hand: None,
             is_ready: false,
             paused_until: None,
@@ -63,7 +99,9 @@ impl Listening {
 impl Running {
     pub(super) fn accept(&mut self) {
         for index in 0..self.listeners.len() {
-            for _ in 0..MAX_ACCEPTS_PER_TURN {
+            // What is shared is taken one by one, so that a busy loop takes fewer.
+            let is_shared = self.listeners.get(index).is_some_and(|it| it.share.is_some());
+            for _ in 0..if is_shared { 1 } else { MAX_ACCEPTS_PER_TURN } {
                 if !self.accept_one(index) {
                     break;
                 }
@@ -74,6 +112,7 @@ impl Running {
     /// Whether there may be another.
     fn accept_one(&mut self, index: usize) -> bool {
         let now = self.turn.moment.now;
+        let load = self.peers.len();
         let Some(listening) = self.listeners.get_mut(index).filter(|listening| listening.is_ready)
         else {
             return false;
@@ -82,6 +121,10 @@ impl Running {
             return false;
         }
         listening.paused_until = None;
+        if !self.turn.is_stopping && listening.share.as_mut().is_some_and(|it| it.yields(load)) {
+            listening.paused_until = Some(now + ACCEPT_YIELD);
+            return false;
+        }
         let accepted = listening.in_hand.take().map_or_else(|| listening.socket.accept(), Ok);
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
@@ -163,6 +206,14 @@ impl Running {
         self.with_peer(slot, |peer, turn| peer.on_readable(false, turn));
     }
 
+    /// Closes this process's descriptors of sockets that another one accepts from.
+    pub(super) fn let_go_of_listeners(&mut self) {
+        for mut listening in self.listeners.drain(..) {
+            // A socket that is still open elsewhere would stay in the epoll set. It is in there.
+            let _ = self.poll.registry().deregister(&mut listening.socket);
+        }
+    }
+
     /// Takes in what waits in the listeners' queues, closes them, and ends idle connections.
     pub(super) fn end_accepting(&mut self) {
         for listening in &mut self.listeners {
@@ -177,11 +228,34 @@ impl Running {
                 }
             }
         }
-        self.listeners.clear();
-        let idle: Vec<usize> =
-            self.peers.iter().filter(|(_, peer)| peer.is_idle()).map(|(slot, _)| slot).collect();
-        for slot in idle {
-            self.end(slot);
+        self.let_go_of_listeners();
+        let slots: Vec<usize> = self.peers.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            // What has come is read first. Then the deadline, which is another one from now on.
+            self.with_peer(slot, |peer, turn| match peer.on_readable(false, turn) {
+                Fate::Stays if peer.deadline(turn) <= turn.moment.now => peer.on_deadline(turn),
+                fate => fate,
+            });
         }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// The loop that has more leaves one to the other, but not for ever.
+    #[test]
+    fn shares() {
+        let mut shares = Share::split(2);
+        let mut second = shares.pop().unwrap();
+        let mut first = shares.pop().unwrap();
+        assert!(!first.yields(0));
+        assert!(first.yields(1));
+        assert!(!first.yields(1), "nobody took it");
+        assert!(!second.yields(0));
+        assert!(!second.yields(1), "as many");
+        assert!(second.yields(2));
     }
 }

@@ -7,6 +7,16 @@ use crate::limits::{LINGER, MAX_LINGER_BYTES};
 use crate::server::turn::Turn;
 
 impl Peer {
+    /// Ends a connection that nothing is going on in.
+    pub(super) fn leave(&mut self, turn: &mut Turn) -> Fate {
+        if let Some(tls) = &mut self.tls {
+            tls.close(&mut turn.outgoing);
+            // It ends in any case.
+            let _ = self.send_outgoing(&mut turn.outgoing);
+        }
+        Fate::Ends
+    }
+
     /// Ends our side; lingers if the peer may still be sending.
     pub(super) fn begin_close(&mut self, turn: &mut Turn) -> Fate {
         // The peer has not taken its last answer in time.

@@ -1,0 +1,119 @@
+//! The new process's side of an upgrade; [`super::upgrade`] is the old one's.
+//!
+//! ```text
+//!  old                                          new
+//!  ├─ starts it, a socket as its standard input ─► starts
+//!  ├─ names, and a descriptor of each listener ──► checks them against its settings
+//!  │  goes on accepting                            logs in to the HSM; once a token works:
+//!  │                                               accepts
+//!  ◄────────────────────────────────── "serving" ─┤
+//!  ├─ "go on": has stopped accepting ────────────► is the service
+//!  drains and ends
+//! ```
+//!
+//! The listening sockets are the same in both, so none is ever closed with connections waiting in
+//! it. Nothing but standard input is inherited: the descriptors come as messages (unix(7),
+//! SCM_RIGHTS), close-on-exec from the start.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send,
+};
+
+use super::inherited::{self, Given};
+use crate::limits::{MAX_INHERITED_SOCKETS, UPGRADE_ANSWER_TIMEOUT};
+
+/// In the environment of a process that is to take another one's place: that one's id.
+pub(super) const VARIABLE: &str = "XKS_PROXY_UPGRADE_FROM";
+/// The new process accepts connections.
+pub(super) const SERVING: &[u8] = b"serving";
+/// The old process does not any more.
+pub(super) const GO_ON: &[u8] = b"go on";
+/// All names in one message, with a separator each.
+pub(super) const MAX_NAMES_BYTES: usize = 16 * MAX_INHERITED_SOCKETS;
+
+/// The process whose place is to be taken.
+pub(super) struct Takeover {
+    socket: OwnedFd,
+    /// Its process id, as it says.
+    pub(super) from: String,
+}
+
+/// What the process before this one hands over, if there is one.
+pub(super) fn from_environment() -> Option<Result<(Takeover, Vec<Given>), String>> {
+    let from = env::var(VARIABLE).ok()?;
+    Some(receive(from).map_err(|error| format!("{VARIABLE}: nothing is handed over: {error}")))
+}
+
+fn receive(from: String) -> io::Result<(Takeover, Vec<Given>)> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    // Nobody else is to read from it.
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    let mut names = vec![0; MAX_NAMES_BYTES];
+    let mut space =
+        vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_INHERITED_SOCKETS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(
+        &socket,
+        &mut [IoSliceMut::new(&mut names)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let names = String::from_utf8_lossy(names.get(..message.bytes).unwrap_or_default());
+    let mut names = names.split(':');
+    let mut given = Vec::new();
+    for message in control.drain() {
+        let RecvAncillaryMessage::ScmRights(descriptors) = message else { continue };
+        for descriptor in descriptors {
+            let name = names.next().unwrap_or_default().to_owned();
+            given.push(Given { name, socket: inherited::listening(TcpListener::from(descriptor)) });
+        }
+    }
+    if given.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no sockets came"));
+    }
+    Ok((Takeover { socket, from }, given))
+}
+
+impl Takeover {
+    /// Whether the old process has gone: then nobody serves but this one, whatever its HSM does.
+    pub(super) fn is_alone(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
+        let has_ended = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        has_ended.is_ok_and(|count| count > 0)
+    }
+
+    /// Tells the old process that this one accepts, and waits until that one does not, which
+    /// takes it no time. Should it be gone, this one goes on all the same.
+    pub(super) fn finish(self) {
+        if send(&self.socket, SERVING, SendFlags::NOSIGNAL).is_ok() {
+            let _ = answer(&self.socket, UPGRADE_ANSWER_TIMEOUT);
+        }
+    }
+}
+
+/// The other process's next message, empty if it has ended; `None` if there is none in that time.
+///
+/// # Errors
+/// As the system calls say.
+pub(super) fn answer(socket: &OwnedFd, timeout: Duration) -> io::Result<Option<Vec<u8>>> {
+    let mut fds = [PollFd::new(socket, PollFlags::IN)];
+    let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(None),
+        Ok(_) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut message = vec![0; 64];
+    let (length, _) = recv(socket, message.as_mut_slice(), RecvFlags::empty())?;
+    message.truncate(length);
+    Ok(Some(message))
+}

@@ -1,0 +1,234 @@
+//! The old process's side of an upgrade (SIGUSR2); [`super::takeover`] is the new one's and shows
+//! the order of events.
+//!
+//! The program is started anew, as this one was, from the file that its path leads to now. It is
+//! never only forked: a PKCS#11 module is not usable in a child (PKCS#11, C_Initialize).
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    send, sendmsg, socketpair,
+};
+use rustix::process::{Pid, Signal, getpid, kill_process};
+
+use super::inherited;
+use super::notify::Notifier;
+use super::takeover::{GO_ON, SERVING, VARIABLE, answer};
+use crate::admin::Admin;
+use crate::limits::{UPGRADE_ABORT_TIMEOUT, UPGRADE_TIMEOUT};
+use crate::proto::Listener;
+use crate::server::Server;
+use crate::settings::Settings;
+
+/// How often to look whether the attempt is to be given up.
+const POLL: Duration = Duration::from_millis(20);
+/// From the closing of a process's descriptors to its end.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Listening sockets with their names ([`super::inherited::API`] and the like), kept open to be
+/// handed over. To be dropped before the event loops close theirs.
+pub(super) struct Sockets(Vec<(&'static str, OwnedFd)>);
+
+impl Sockets {
+    /// All listeners.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub(super) fn of(server: &mut Server, admin: Option<&Admin>) -> io::Result<Self> {
+        let name = |listener| match listener {
+            Listener::Api => inherited::API,
+            Listener::Ping => inherited::PING,
+        };
+        let sockets = server.take_sockets().into_iter();
+        let mut sockets: Vec<_> = sockets.map(|(it, socket)| (name(it), socket)).collect();
+        if let Some(admin) = admin {
+            sockets.push((inherited::ADMIN, admin.socket()?));
+        }
+        Ok(Self(sockets))
+    }
+}
+
+/// How the process was started, as far as the next one has to be started in the same way.
+pub(super) struct Program {
+    path: OsString,
+    arguments: Vec<OsString>,
+    /// Set by this process, from its settings.
+    unset: Vec<String>,
+    notifier: Notifier,
+    refusal: Option<&'static str>,
+}
+
+/// A new process on its way.
+pub(super) struct Attempt {
+    is_given_up: Arc<AtomicBool>,
+}
+
+/// A new process that serves.
+#[derive(Debug)]
+pub(super) struct Successor {
+    /// Its process id.
+    pub(super) pid: u32,
+    socket: OwnedFd,
+}
+
+impl Program {
+    pub(super) fn new(settings: &Settings, notifier: &Notifier) -> Self {
+        let mut arguments = env::args_os();
+        // Not /proc/self/exe: that is the file that was there when this process started.
+        let path = arguments.next().unwrap_or_else(|| "xks-proxy".into());
+        let refusal = if settings.confinement.landlock.is_some() {
+            Some(
+                "[security] landlock = true: a new process would be confined to what this one may \
+                 open; restart it, with systemd holding its sockets",
+            )
+        } else if getpid() == Pid::INIT {
+            Some("this is process 1 of a container, which ends with it; start another container")
+        } else {
+            None
+        };
+        Self {
+            path,
+            arguments: arguments.collect(),
+            unset: settings.pkcs11.environment.iter().map(|(name, _)| name.clone()).collect(),
+            notifier: notifier.clone(),
+            refusal,
+        }
+    }
+
+    /// Starts the program anew and hands `sockets` to it; `done` is called from another thread
+    /// with the outcome: the new process serves, or why not, and then it has ended.
+    ///
+    /// # Errors
+    /// Why it cannot be started.
+    pub(super) fn start(
+        &self,
+        sockets: &Sockets,
+        done: impl FnOnce(Result<Successor, String>) + Send + 'static,
+    ) -> Result<Attempt, String> {
+        if let Some(refusal) = self.refusal {
+            return Err(refusal.to_owned());
+        }
+        let (child, socket) = self
+            .spawn(sockets)
+            .map_err(|error| format!("{} cannot be started: {error}", self.path.display()))?;
+        tracing::info!(pid = child.id(), program = %self.path.display(), "upgrade: started");
+        let is_given_up = Arc::new(AtomicBool::new(false));
+        let wait = {
+            let is_given_up = Arc::clone(&is_given_up);
+            move || done(wait(child, socket, &is_given_up))
+        };
+        let thread = thread::Builder::new().name("upgrade".to_owned()).spawn(wait);
+        thread.map_err(|error| format!("no thread: {error}"))?;
+        Ok(Attempt { is_given_up })
+    }
+
+    fn spawn(&self, sockets: &Sockets) -> io::Result<(Child, OwnedFd)> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // Before it is there: the kernel keeps the message.
+        send_sockets(&ours, sockets)?;
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).stdin(Stdio::from(theirs));
+        for name in &self.unset {
+            command.env_remove(name);
+        }
+        let variables = self.notifier.variables().iter();
+        command.envs(variables.map(|(name, value)| (name, value)));
+        command.env(VARIABLE, std::process::id().to_string());
+        Ok((command.spawn()?, ours))
+    }
+}
+
+fn send_sockets(to: &OwnedFd, Sockets(sockets): &Sockets) -> io::Result<()> {
+    let names: Vec<&str> = sockets.iter().map(|(name, _)| *name).collect();
+    let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, fd)| fd.as_fd()).collect();
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(descriptors.len()))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other("too many sockets for one message"));
+    }
+    sendmsg(to, &[IoSlice::new(names.join(":").as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Waits until the new process serves or has ended.
+fn wait(mut child: Child, socket: OwnedFd, is_given_up: &AtomicBool) -> Result<Successor, String> {
+    let end = Instant::now() + UPGRADE_TIMEOUT;
+    let problem = loop {
+        match answer(&socket, POLL) {
+            Ok(Some(message)) if message == SERVING => {
+                return Ok(Successor { pid: child.id(), socket });
+            }
+            Ok(Some(message)) if message.is_empty() => {
+                has_ended(&mut child, ENDING_TIMEOUT);
+                break "it ended before it served; its reasons are in the log or on standard error"
+                    .to_owned();
+            }
+            Ok(Some(_)) => break "it said something else than that it serves".to_owned(),
+            Err(error) => break format!("it cannot be heard: {error}"),
+            Ok(None) if is_given_up.load(Ordering::Relaxed) => {
+                break "this process is to end".to_owned();
+            }
+            Ok(None) if Instant::now() >= end => {
+                break format!("it did not serve within {UPGRADE_TIMEOUT:?}");
+            }
+            Ok(None) => {}
+        }
+    };
+    match end_of(&mut child) {
+        Ok(status) => Err(format!("{problem} ({status})")),
+        Err(error) => Err(format!("{problem}; it cannot be ended: {error}")),
+    }
+}
+
+/// Waits for a process to end, and says whether it has.
+fn has_ended(child: &mut Child, timeout: Duration) -> bool {
+    let end = Instant::now() + timeout;
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+    true
+}
+
+/// Has a new process end: in good order, should it have begun to serve just now.
+fn end_of(child: &mut Child) -> io::Result<std::process::ExitStatus> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid
+        && child.try_wait()?.is_none()
+    {
+        // It may have ended meanwhile, but its id is its own until it is waited for.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    if !has_ended(child, UPGRADE_ABORT_TIMEOUT) {
+        child.kill()?;
+    }
+    child.wait()
+}
+
+impl Attempt {
+    /// Has the new process ended, unless it serves by now. The outcome comes as it does else.
+    pub(super) fn give_up(self) {
+        self.is_given_up.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Successor {
+    /// Tells it that this process has stopped accepting.
+    pub(super) fn go_on(&self) {
+        // If it has ended meanwhile, there is nobody to tell.
+        let _ = send(&self.socket, GO_ON, SendFlags::NOSIGNAL);
+    }
+}

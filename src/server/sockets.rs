@@ -1,0 +1,130 @@
+//! Which event loop accepts from which listening socket.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use super::config::Config;
+use super::event_loop::accept::{Listening, Share};
+use super::listener;
+use crate::proto::Listener;
+
+/// Listening sockets that somebody else has bound: systemd, or the process before this one. Where
+/// there are none, the server binds its own.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// For the API; several of one address have SO_REUSEPORT.
+    pub api: Vec<TcpListener>,
+    /// For `/ping` on a port of its own.
+    pub ping: Vec<TcpListener>,
+}
+
+/// Puts listening sockets into event loops, and keeps a descriptor of each.
+pub(super) struct Sockets<'a> {
+    config: &'a Config,
+    kept: Vec<(Listener, OwnedFd)>,
+}
+
+impl<'a> Sockets<'a> {
+    pub(super) fn new(config: &'a Config) -> Self {
+        Self { config, kept: Vec::new() }
+    }
+
+    pub(super) fn kept(self) -> Vec<(Listener, OwnedFd)> {
+        self.kept
+    }
+
+    /// A socket for each loop.
+    pub(super) fn listen_for_all(
+        &mut self,
+        listeners: &mut [Vec<Listening>],
+        mut address: SocketAddr,
+    ) -> io::Result<SocketAddr> {
+        let is_shared = listeners.len() > 1;
+        for index in 0..listeners.len() {
+            // A port of 0 becomes the first loop's port for all.
+            let socket = listener::listen(address, is_shared, self.config.tcp_keepalive)?;
+            address = self.add(listeners, index, socket, Listener::Api, None)?;
+        }
+        Ok(address)
+    }
+
+    /// Each socket gets into a loop, and each loop gets a socket: one of its own, or its share in
+    /// one.
+    pub(super) fn spread(
+        &mut self,
+        listeners: &mut [Vec<Listening>],
+        sockets: Vec<TcpListener>,
+    ) -> io::Result<SocketAddr> {
+        let loops = listeners.len();
+        let count = sockets.len();
+        let mut address = SocketAddr::new(self.config.ip, self.config.port);
+        for (index, socket) in sockets.into_iter().enumerate() {
+            let users: Vec<usize> = match index < loops {
+                true => (index..loops).step_by(count).collect(),
+                false => vec![index % loops],
+            };
+            if let [only] = users[..] {
+                let socket = listener::adopt(socket, self.config.tcp_keepalive)?;
+                address = self.add(listeners, only, socket, Listener::Api, None)?;
+                continue;
+            }
+            for (nth, (user, share)) in users.iter().zip(Share::split(users.len())).enumerate() {
+                let socket = listener::adopt(socket.try_clone()?, self.config.tcp_keepalive)?;
+                address = self.add(listeners, *user, socket, Listener::Api, Some(share))?;
+                if nth > 0 {
+                    // The same socket is handed on once.
+                    self.kept.pop();
+                }
+            }
+        }
+        Ok(address)
+    }
+
+    pub(super) fn add(
+        &mut self,
+        listeners: &mut [Vec<Listening>],
+        index: usize,
+        socket: mio::net::TcpListener,
+        listener: Listener,
+        share: Option<Share>,
+    ) -> io::Result<SocketAddr> {
+        let address = socket.local_addr()?;
+        self.kept.push((listener, socket.as_fd().try_clone_to_owned()?));
+        let tls = match listener {
+            Listener::Api => self.config.tls.clone(),
+            Listener::Ping => None,
+        };
+        if let Some(listeners) = listeners.get_mut(index) {
+            listeners.push(Listening::new(socket, listener, tls, share));
+        }
+        Ok(address)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn spread(sockets: usize, loops: usize) -> (Vec<usize>, usize) {
+        let config = Config::local();
+        let mut listeners: Vec<Vec<Listening>> = (0..loops).map(|_| Vec::new()).collect();
+        let given = (0..sockets).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
+        let mut placed = Sockets::new(&config);
+        placed.spread(&mut listeners, given).unwrap();
+        (listeners.iter().map(Vec::len).collect(), placed.kept().len())
+    }
+
+    /// Whoever was before had more loops, or fewer: no socket is left without a loop, no loop
+    /// without a socket, and each socket is handed on once.
+    #[test]
+    fn any_number_for_any_number() {
+        assert_eq!(spread(1, 1), (vec![1], 1));
+        assert_eq!(spread(1, 3), (vec![1, 1, 1], 1));
+        assert_eq!(spread(2, 5), (vec![1; 5], 2));
+        assert_eq!(spread(3, 3), (vec![1, 1, 1], 3));
+        assert_eq!(spread(5, 2), (vec![3, 2], 5));
+        assert_eq!(spread(64, 1), (vec![64], 64));
+    }
+}
