@@ -145,6 +145,7 @@ impl Setup {
             environment: self.environment,
             has_bootstrap: false,
             user: None,
+            sockets: Vec::new(),
             settings_file,
             token,
             certificates,
@@ -169,6 +170,8 @@ pub struct Prepared {
     /// The settings file is not named in the environment.
     has_bootstrap: bool,
     user: Option<u32>,
+    /// Listening sockets to start it with, and their names: systemd's part.
+    sockets: Vec<(String, TcpListener)>,
     /// The settings file; a test may rewrite it.
     pub settings_file: PathBuf,
     /// Its token.
@@ -202,6 +205,19 @@ impl Prepared {
         std::fs::rename(&self.settings_file, &settings_file).unwrap();
         self.settings_file = settings_file;
         self.has_bootstrap = true;
+    }
+
+    /// Has the proxy started by a path of its own, which a test may have lead elsewhere.
+    pub fn link_binary(&mut self) -> PathBuf {
+        let link = self.directory.path().join("linked-proxy");
+        std::os::unix::fs::symlink(&self.binary, &link).unwrap();
+        std::mem::replace(&mut self.binary, link)
+    }
+
+    /// Has the proxy started with listening sockets, two at the most, as systemd does.
+    pub fn activate(&mut self, sockets: Vec<(&str, TcpListener)>) {
+        let owned = |(name, socket): (&str, TcpListener)| (name.to_owned(), socket);
+        self.sockets = sockets.into_iter().map(owned).collect();
     }
 
     /// Has the proxy run as another user, whom all in its directory then belongs to. Only root
@@ -275,7 +291,10 @@ impl Prepared {
     fn spawn(&self) -> Child {
         let log = File::create(self.log_file()).unwrap();
         let (name, value) = self.token.environment();
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.sockets.is_empty() {
+            true => Command::new(&self.binary),
+            false => self.activated(),
+        };
         match self.has_bootstrap {
             true => command.env_remove("XKS_PROXY_SETTINGS_TOML"),
             false => command.env("XKS_PROXY_SETTINGS_TOML", &self.settings_file),
@@ -289,11 +308,29 @@ impl Prepared {
             .env("RUST_BACKTRACE", "1")
             .env(name, value)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
+            .stdin(self.socket(0).unwrap_or_else(Stdio::null))
+            .stdout(self.socket(1).unwrap_or_else(|| log.try_clone().unwrap().into()))
             .stderr(log)
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}", self.binary.display()))
+    }
+
+    fn socket(&self, index: usize) -> Option<Stdio> {
+        let (_, socket) = self.sockets.get(index)?;
+        Some(std::os::fd::OwnedFd::from(socket.try_clone().unwrap()).into())
+    }
+
+    /// A shell moves the descriptors to where they belong (sd_listen_fds(3)), and becomes the
+    /// proxy.
+    fn activated(&self) -> Command {
+        let names: Vec<&str> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "exec 3<&0 4>&1 </dev/null >&2; LISTEN_PID=$$ exec \"$0\""])
+            .arg(&self.binary)
+            .env("LISTEN_FDS", names.len().to_string())
+            .env("LISTEN_FDNAMES", names.join(":"));
+        command
     }
 
     fn log_file(&self) -> PathBuf {
@@ -438,6 +475,14 @@ impl Proxy {
             assert!(started.elapsed() < DEADLINE, "waiting for {what}");
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Starts it again once it has ended, with a new log, and waits until it listens.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        self.wait_for_end();
+        self.child = self.prepared.spawn();
+        self.wait_for("it to listen again", |proxy| listening(&proxy.log()).is_some());
     }
 
     /// Waits until it has ended by itself.

@@ -1,0 +1,161 @@
+//! systemd's part played by the test: it holds the listening sockets, and listens to what it is
+//! told.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use super::load::Load;
+use crate::common::proxy::free_port;
+use crate::common::{Connection, Setup, xks};
+
+fn listener() -> TcpListener {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap()
+}
+
+fn port(listener: &TcpListener) -> i64 {
+    listener.local_addr().unwrap().port().into()
+}
+
+/// Sockets without names that mean anything are known by their addresses; the process is stopped
+/// and started again under load, and connections wait meanwhile: no call fails, though there is
+/// no drain delay at all.
+#[test]
+fn restarts_under_load() {
+    let (api, ping) = (listener(), listener());
+    let mut prepared = Setup::new()
+        .tls()
+        .set("server.port", port(&api))
+        .set("server.port_http_ping", port(&ping))
+        .set("server.drain_delay_milli", 0)
+        .set("server.drain_timeout_milli", 20_000)
+        .set("limits.request_deadline_milli", 15_000)
+        .prepare();
+    prepared.activate(vec![("xks-proxy.socket", ping), ("xks-proxy.socket", api)]);
+    let mut proxy = prepared.start();
+    assert!(proxy.log().contains("inherited_sockets=2"), "{}", proxy.log());
+    let load = Load::start(&proxy.client(), 3);
+    for _ in 0..3 {
+        load.wait_for_answers(20);
+        proxy.signal("TERM");
+        proxy.start_again();
+    }
+    load.wait_for_answers(20);
+    load.finish();
+    assert_eq!(proxy.get("/ping").status, 200);
+}
+
+/// Two event loops accept from one socket, and each gets its share.
+#[test]
+fn loops_share_a_socket() {
+    const CONNECTIONS: usize = 64;
+    let mut prepared = Setup::new()
+        .set("server.event_loops", 2)
+        // So that the test may look into the process.
+        .set("security.allow_core_dumps", true)
+        .prepare();
+    prepared.activate(vec![("api", listener())]);
+    let proxy = prepared.start();
+    let client = proxy.client();
+    let body = xks::health().to_string();
+    let mut kept: Vec<Connection> = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut connection = client.connect();
+        client.send(&mut connection, "health", body.as_bytes());
+        connection.receive().unwrap().ok();
+        kept.push(connection);
+    }
+    let mut shares = descriptors_by_epoll(proxy.pid());
+    shares.sort_unstable();
+    let [.., fewer, more] = shares[..] else { panic!("{shares:?}") };
+    assert!(fewer + more >= CONNECTIONS && fewer >= CONNECTIONS / 4, "{shares:?}");
+    // All at once, with nobody left out.
+    for connection in &mut kept {
+        client.send(connection, "health", body.as_bytes());
+    }
+    for connection in &mut kept {
+        connection.receive().unwrap().ok();
+    }
+}
+
+/// How many descriptors each epoll set of a process has (proc_pid_fdinfo(5)).
+fn descriptors_by_epoll(pid: u32) -> Vec<usize> {
+    let directory = format!("/proc/{pid}/fd");
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    let is_epoll = |entry: &fs::DirEntry| {
+        fs::read_link(entry.path()).is_ok_and(|target| target.ends_with("anon_inode:[eventpoll]"))
+    };
+    entries
+        .filter(is_epoll)
+        .map(|entry| {
+            let info = format!("/proc/{pid}/fdinfo/{}", entry.file_name().display());
+            fs::read_to_string(info).unwrap().matches("tfd:").count()
+        })
+        .collect()
+}
+
+/// What does not fit the settings is said, all of it, and nothing is served.
+#[test]
+fn what_does_not_fit() {
+    let (api, other) = (listener(), listener());
+    let wanted = free_port();
+    let mut prepared = Setup::new().set("server.port", wanted).prepare();
+    prepared.activate(vec![("api", api), ("other", other)]);
+    let (status, log) = prepared.run_to_end();
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert!(log.contains(&format!("the settings have 127.0.0.1:{wanted}; make them")), "{log}");
+    assert!(log.contains("handed over as \"other\" listens on"), "{log}");
+}
+
+/// A socket that the process was not meant to have, since another's id is in LISTEN_PID, is left
+/// alone.
+#[test]
+fn for_another_process() {
+    let proxy = Setup::new().env("LISTEN_PID", "1").env("LISTEN_FDS", "1").start();
+    assert!(proxy.log().contains("inherited_sockets=0"), "{}", proxy.log());
+}
+
+/// What systemd hears, in order: the service is ready, lives, becomes another process, which is
+/// ready and lives, and stops.
+#[test]
+fn messages() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let receive = || {
+        let mut message = [0; 4096];
+        let length = systemd.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    // Without the watchdog's.
+    let next = || loop {
+        let message = receive();
+        if message != "WATCHDOG=1" {
+            return message;
+        }
+    };
+    let lives = || while receive() != "WATCHDOG=1" {};
+
+    let mut proxy = Setup::new()
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "400000")
+        .set("server.drain_delay_milli", 100)
+        .start();
+    assert_eq!(next(), "READY=1\nSTATUS=serving");
+    lives();
+    proxy.signal("USR2");
+    assert_eq!(next(), "STATUS=serving; an upgrade is under way");
+    let message = next();
+    let pid: u32 = message.strip_prefix("MAINPID=").expect(&message).parse().unwrap();
+    assert_ne!(pid, proxy.pid());
+    assert_eq!(next(), "READY=1\nSTATUS=serving");
+    assert_eq!(proxy.wait_for_end().code(), Some(0));
+    lives();
+    lives();
+    let kill = format!("kill -TERM {pid}");
+    std::process::Command::new("sh").args(["-c", &kill]).status().unwrap();
+    // The old process, which is not the service any more, has not said that it stops.
+    assert_eq!(next(), "STOPPING=1\nSTATUS=draining");
+}

@@ -1,0 +1,210 @@
+//! A new process takes the place of the running one (SIGUSR2), and nobody notices.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::load::Load;
+use crate::common::proxy::Prepared;
+use crate::common::{Connection, Proxy, Setup, tools, xks};
+
+/// Longer than an upgrade takes on any machine.
+const DEADLINE: Duration = Duration::from_secs(100);
+
+/// Slow machines are no part of these tests, but the drain is.
+fn setup() -> Setup {
+    Setup::new()
+        .set("limits.request_deadline_milli", 15_000)
+        .set("server.drain_delay_milli", 300)
+        .set("server.drain_timeout_milli", 20_000)
+}
+
+/// A proxy and the processes that come after it, which are none of ours. All end with this.
+struct Generations(Proxy);
+
+impl Generations {
+    /// The process that came last.
+    fn newest(&self) -> u32 {
+        let log = self.0.log();
+        let served = log.lines().filter(|line| line.contains("another process serves"));
+        served.filter_map(|line| number(line, "pid=")).last().unwrap_or(self.0.pid())
+    }
+
+    fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.newest());
+        tools::run(Command::new("sh").args(["-c", &command]), "a POSIX shell is needed");
+    }
+
+    /// Waits until the log has `count` lines that contain `text`.
+    #[track_caller]
+    fn wait_for_lines(&self, text: &str, count: usize) {
+        let started = Instant::now();
+        while self.0.log().matches(text).count() < count {
+            assert!(started.elapsed() < DEADLINE, "waiting for {count} x {text:?}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// One upgrade, the `nth`, until the old process has ended.
+    #[track_caller]
+    fn upgrade(&self, nth: usize) {
+        self.signal("USR2");
+        self.wait_for_lines("another process serves", nth);
+        self.wait_for_lines("stopped", nth);
+    }
+}
+
+impl Drop for Generations {
+    fn drop(&mut self) {
+        for pid in self.0.log().lines().filter_map(|line| {
+            line.contains("upgrade: started").then(|| number(line, "pid=")).flatten()
+        }) {
+            // It may have ended long ago; its number is not another's so soon.
+            let arguments = format!("/proc/{pid}/cmdline");
+            if fs::read(arguments).is_ok_and(|it| String::from_utf8_lossy(&it).contains("proxy")) {
+                let _ = Command::new("sh").args(["-c", &format!("kill -KILL {pid}")]).output();
+            }
+        }
+    }
+}
+
+fn number(line: &str, before: &str) -> Option<u32> {
+    let digits = line.split_once(before)?.1;
+    digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())].parse().ok()
+}
+
+/// Several upgrades in a row under load, over TLS: each call is answered with success, whether its
+/// connection is kept or new. The listeners of two event loops and of the admin are handed over.
+#[test]
+fn under_load() {
+    let setup = setup().tls().set("server.event_loops", 2).set("admin.port", 0);
+    let proxy = Generations(setup.start());
+    let load = Load::start(&proxy.0.client(), 4);
+    for nth in 1..=4 {
+        load.wait_for_answers(20);
+        proxy.upgrade(nth);
+    }
+    load.wait_for_answers(20);
+    load.finish();
+    assert_eq!(proxy.0.get("/readyz").status, 200);
+    assert_eq!(proxy.0.admin_get("/readyz").status, 200);
+    let log = proxy.0.log();
+    assert_eq!(log.matches("inherited_sockets=4").count(), 4, "{log}");
+    proxy.signal("TERM");
+    proxy.wait_for_lines("stopped", 5);
+    assert!(Connection::open(proxy.0.api, None).is_err(), "the last one closes the sockets");
+}
+
+/// The new process has another number of event loops: each socket is still accepted from.
+#[test]
+fn other_event_loops() {
+    let prepared = setup().set("server.event_loops", 3).prepare();
+    let settings = prepared.settings_file.clone();
+    let proxy = Generations(prepared.start());
+    let load = Load::start(&proxy.0.client(), 2);
+    for (nth, loops) in [(1, 1), (2, 4)] {
+        let text = fs::read_to_string(&settings).unwrap();
+        let before = if nth == 1 { 3 } else { 1 };
+        let changed =
+            text.replace(&format!("event_loops = {before}"), &format!("event_loops = {loops}"));
+        assert_ne!(changed, text);
+        fs::write(&settings, changed).unwrap();
+        proxy.upgrade(nth);
+        load.wait_for_answers(10);
+    }
+    // By each of the sockets some come in.
+    for _ in 0..50 {
+        proxy.0.client().call("health", &xks::health()).ok();
+    }
+    load.finish();
+}
+
+/// Whatever is wrong with the new program or its settings, the old process goes on, and says why.
+#[test]
+fn what_cannot_start() {
+    let mut prepared: Prepared = setup().prepare();
+    let good = prepared.link_binary();
+    let link = prepared.directory().join("linked-proxy");
+    let settings = prepared.settings_file.clone();
+    let script = prepared.directory().join("script");
+    let proxy = Generations(prepared.start());
+    let client = proxy.0.client();
+    let mut kept = client.connect();
+    let lead_to = |target: &Path| {
+        fs::remove_file(&link).unwrap();
+        symlink(target, &link).unwrap();
+    };
+    let mut failures = 0;
+    let mut fails = |why: &str| {
+        failures += 1;
+        proxy.signal("USR2");
+        proxy.wait_for_lines("upgrade: it failed", failures);
+        let log = proxy.0.log();
+        let line = log.lines().rfind(|line| line.contains("upgrade: it failed")).unwrap();
+        assert!(line.contains(why), "{line}");
+        client.send(&mut kept, "health", xks::health().to_string().as_bytes());
+        let answer = kept.receive().unwrap();
+        assert_eq!(answer.header("connection"), None, "no drain");
+        answer.ok();
+    };
+
+    lead_to(&script);
+    fails("cannot be started");
+    for (text, why) in
+        [("exit 3", "exit status: 3"), ("printf nonsense >&0; exec sleep 100", "something else")]
+    {
+        fs::write(&script, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        fails(why);
+    }
+    lead_to(&good);
+    let right = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, right.replace("region = ", "regoin = ")).unwrap();
+    fails("exit status: 78");
+    // Another address is nothing that the sockets could follow to.
+    fs::write(&settings, right.replace("ip = \"127.0.0.1\"", "ip = \"127.0.0.2\"")).unwrap();
+    fails("exit status: 78");
+    assert!(proxy.0.log().contains("the settings have 127.0.0.2:0"), "{}", proxy.0.log());
+
+    fs::write(&settings, right).unwrap();
+    proxy.upgrade(1);
+    client.call("health", &xks::health()).ok();
+}
+
+/// An HSM that the new process cannot use is a reason to stay with the old one. Told to end while
+/// the new one tries, both end.
+#[test]
+fn not_before_a_token_works() {
+    let prepared = setup().prepare();
+    let settings = prepared.settings_file.clone();
+    let proxy = Generations(prepared.start());
+    let text = fs::read_to_string(&settings).unwrap();
+    let wrong = text.replace("user_pin = \"1234\"", "user_pin = \"wrong\"");
+    assert_ne!(text, wrong);
+    fs::write(&settings, wrong).unwrap();
+    proxy.signal("USR2");
+    proxy.wait_for_lines("taking over once a token works", 1);
+    thread::sleep(Duration::from_millis(500));
+    for _ in 0..20 {
+        proxy.0.client().call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
+    }
+    proxy.signal("TERM");
+    proxy.wait_for_lines("stopped", 2);
+    assert!(Connection::open(proxy.0.api, None).is_err());
+}
+
+/// Landlock's restrictions would be the new process's as well.
+#[test]
+fn not_out_of_landlock() {
+    let all = std::env::temp_dir().to_str().unwrap().to_owned();
+    let setup = setup()
+        .set("security.landlock", true)
+        .set("security.landlock_write", toml::Value::Array(vec![all.into()]));
+    let proxy = Generations(setup.start());
+    proxy.signal("USR2");
+    proxy.wait_for_lines("a new process would be confined", 1);
+    proxy.0.client().call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
+}
