@@ -362,9 +362,12 @@ impl Running {
 
     fn end(&mut self, slot: usize) {
         self.timers.cancel(slot);
-        if let Some(peer) = self.peers.try_remove(slot) {
+        if let Some(mut peer) = self.peers.try_remove(slot) {
             self.turn.held_bytes -= peer.held_bytes();
-            // Closing the descriptor takes it out of the epoll set.
+            // Closing it takes it out of the epoll set, but not while a child process has a copy
+            // of the descriptor, between fork and exec (epoll(7), question 6): its events would be
+            // taken for those of the slot's next connection. If it is in there.
+            let _ = self.poll.registry().deregister(peer.stream());
             peer.close(&mut self.turn);
             self.turn.protocol.metrics.connections_closed.add(1);
         }
