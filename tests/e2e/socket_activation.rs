@@ -116,7 +116,7 @@ fn for_another_process() {
     assert!(proxy.log().contains("inherited_sockets=0"), "{}", proxy.log());
 }
 
-/// What systemd hears, in order: the service is ready, lives, becomes another process, which is
+/// What systemd hears, in order: the service is ready, lives, reads its settings anew, becomes another process, which is
 /// ready and lives, and stops.
 #[test]
 fn messages() {
@@ -145,6 +145,12 @@ fn messages() {
         .start();
     assert_eq!(next(), "READY=1\nSTATUS=serving");
     lives();
+    proxy.signal("HUP");
+    let message = next();
+    let (reloading, micros) = message.split_once("MONOTONIC_USEC=").expect(&message);
+    assert_eq!(reloading, "RELOADING=1\n");
+    assert!(micros.lines().next().unwrap().parse::<u64>().unwrap() > 0, "{message}");
+    assert_eq!(next(), "READY=1\nSTATUS=serving");
     proxy.signal("USR2");
     assert_eq!(next(), "STATUS=serving; an upgrade is under way");
     let message = next();

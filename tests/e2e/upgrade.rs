@@ -30,7 +30,7 @@ impl Generations {
     fn newest(&self) -> u32 {
         let log = self.0.log();
         let served = log.lines().filter(|line| line.contains("another process serves"));
-        served.filter_map(|line| number(line, "pid=")).last().unwrap_or(self.0.pid())
+        served.filter_map(|line| number(line, "pid=")).next_back().unwrap_or(self.0.pid())
     }
 
     fn signal(&self, name: &str) {
