@@ -175,6 +175,8 @@ fn serve(
     {
         return Ok(End::Clean);
     }
+    // Who sees it serve finds it there.
+    let _pid_file = settings.server.pid_file.as_deref().map(write_pid_file).transpose()?;
     let mut loops = server
         .start(&service, &hsm, || log.access_log(), &metrics, ended)
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no event loop: {error}")))?;
@@ -182,7 +184,6 @@ fn serve(
     if let Some(takeover) = takeover {
         takeover.finish();
     }
-    let _pid_file = settings.server.pid_file.as_deref().map(write_pid_file).transpose()?;
     // An HSM that is away does not hold this up: systemd would start the process again and again,
     // and each start logs in. `/readyz` says whether a token works.
     notifier.ready("serving");
