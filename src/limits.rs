@@ -369,6 +369,10 @@ pub const HSM_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// For the admin listener to answer, at each step; who waits is at a terminal.
 pub const ADMIN_CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// For each step of `xks-proxy ping`.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// What it reads of an answer.
+pub const MAX_PING_ANSWER_BYTES: u64 = 4096;
 /// An answer that the demo's and the probe's client takes.
 pub const MAX_CLIENT_ANSWER_BYTES: usize = 1024 * 1024;
 

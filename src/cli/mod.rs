@@ -12,6 +12,7 @@ pub mod kms_config;
 mod lockdown;
 pub mod notify;
 mod pid_file;
+pub mod ping;
 pub mod probe;
 pub mod probe_hsm;
 pub mod reload;
@@ -119,6 +120,15 @@ enum Command {
     /// Call a proxy, anybody's, as KMS does, and say where it departs from the specification
     #[command(after_help = PROBE_AFTER_HELP)]
     Probe(Box<probe::options::Arguments>),
+    /// Ask a running proxy for /ping, as a container's health check does
+    Ping {
+        /// The ping port: [server] port_http_ping
+        #[arg(default_value = "127.0.0.1:80", value_name = "HOST:PORT")]
+        address: String,
+        /// Ask for /readyz: whether an HSM can be used, and the process isn't about to stop
+        #[arg(long)]
+        ready: bool,
+    },
     /// Try it out on this machine: SoftHSM2, a key, a certificate, the proxy and the four calls
     Demo {
         /// End after the calls
@@ -149,6 +159,7 @@ pub fn run() -> ExitCode {
             probe_hsm::run(file.as_deref(), max_sessions as usize, time)
         }
         Command::Probe(arguments) => probe::run(&arguments),
+        Command::Ping { address, ready } => ping::run(&address, ready),
         Command::Demo { make_token: Some(module), .. } => {
             demo::make_token_here(&module).map_err(Failed::unavailable)
         }

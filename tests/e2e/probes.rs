@@ -1,5 +1,7 @@
 //! What load balancers ask.
 
+use std::process::Command;
+
 use crate::common::proxy::free_port;
 use crate::common::{Connection, Response, Setup, xks};
 
@@ -86,4 +88,34 @@ fn other_methods_on_api_paths() {
     assert_eq!(post.status, 405, "methods are case-sensitive");
     post = ask(&mut connection, "GET", "/");
     post.assert_error(404, "InvalidUriPathException");
+}
+
+/// What a container's health check runs: 0 while the process lives (or, asked for that, is ready),
+/// 69 where nobody answers or the answer is no.
+#[test]
+fn ping_command() {
+    let ping = |address: &str, more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_xks-proxy"))
+            .arg("ping")
+            .arg(address)
+            .args(more)
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let proxy = Setup::new().start();
+    let address = proxy.ping.to_string();
+    let (code, text) = ping(&address, &[]);
+    assert!(code == Some(0) && text.starts_with("pong from xks-proxy v"), "{code:?} {text}");
+    assert_eq!(ping(&address, &["--ready"]).0, Some(0));
+    drop(proxy);
+    let (code, text) = ping(&address, &[]);
+    assert!(code == Some(69) && text.contains(&address), "{code:?} {text}");
+
+    let unready = Setup::new().set("pkcs11.user_pin", "4321").prepare().start_listening();
+    let address = unready.ping.to_string();
+    assert_eq!(ping(&address, &[]).0, Some(0));
+    let (code, text) = ping(&address, &["--ready"]);
+    assert!(code == Some(69) && text.contains("status 503"), "{code:?} {text}");
 }
