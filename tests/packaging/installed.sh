@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Run by packages.sh in a throw-away root: installs the package that it is given, as an
+# administrator would, and uses it.
+set -euo pipefail
+
+package=$1
+fail() {
+    echo "$package: $*" >&2
+    exit 1
+}
+install_it() {
+    case $package in
+    *.deb) dpkg --install "$package" ;;
+    # Where dpkg rules, rpm knows of no library.
+    *.rpm) rpm --upgrade --nodeps --force "$package" ;;
+    esac
+} >/tmp/install.log 2>&1
+remove_it() {
+    case $package in
+    *.deb) dpkg --"$1" xks-proxy ;;
+    *.rpm) rpm --erase xks-proxy ;;
+    esac
+} >/tmp/install.log 2>&1
+trap 'status=$?; [[ $status = 0 ]] || cat /tmp/*.log >&2; exit $status' EXIT
+
+# Whose each thing is, and who may do what.
+owned() {
+    local found
+    found=$(stat -c '%U:%G %a' "$1") || fail "$1 is missing"
+    [[ $found = "$2" ]] || fail "$1 is $found, not $2"
+}
+
+install_it
+owned /usr/bin/xks-proxy 'root:root 755'
+owned /etc/xks-proxy 'root:xks-proxy 750'
+owned /etc/xks-proxy/tls 'root:xks-proxy 750'
+owned /etc/xks-proxy/settings.toml 'root:xks-proxy 640'
+owned /var/log/xks-proxy 'xks-proxy:xks-proxy 750'
+[[ $(getent passwd xks-proxy) = *nologin ]] || fail 'somebody can log in as xks-proxy'
+units=()
+for unit in xks-proxy.service xks-proxy.socket; do
+    file=/usr/lib/systemd/system/$unit
+    [[ -e $file ]] || file=/lib/systemd/system/$unit
+    owned "$file" 'root:root 644'
+    units+=("$file")
+done
+systemd-analyze verify --man=no "${units[@]}" || fail 'the units are not as they should be'
+enabled=$(find /etc/systemd/system -name 'xks-proxy*')
+[[ -z $enabled ]] || fail "enabled without having been asked: $enabled"
+case $package in
+*.deb) examples=$(dpkg --listfiles xks-proxy) ;;
+*.rpm) examples=$(rpm --query --list xks-proxy) ;;
+esac
+for example in settings.toml settings_nshield.toml prometheus-alerts.yml; do
+    grep -q "/usr/share/doc/xks-proxy/examples/$example" <<<"$examples" || fail "no $example"
+done
+version=$(xks-proxy --version)
+[[ ${package##*/} = xks-proxy[-_]"${version#xks-proxy }"[-_]* ]] || fail "it is $version"
+
+# As installed it serves nothing: it says what is missing, which is what nobody else can know.
+export XKS_PROXY_SETTINGS_TOML=/etc/xks-proxy/settings.toml
+status=0
+xks-proxy check >/tmp/check.log 2>&1 || status=$?
+[[ $status = 78 ]] || fail "check of the untouched settings ends with $status"
+for missing in tls_cert_pem sigv4_secret_access_key_file user_pin_file PKCS11_HSM_MODULE; do
+    grep -q "$missing" /tmp/check.log || fail "check does not name $missing"
+done
+if grep -q 'no such member' /tmp/check.log; then fail 'check does not know a member'; fi
+
+# Filled in, by the words of the file's own comments.
+secret() { install -o root -g xks-proxy -m 0640 /dev/stdin "/etc/xks-proxy/$1"; }
+echo 1234 | secret user_pin
+echo 0123456789012345678901234567890123456789012 | secret sigv4_secret_access_key
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90 \
+    -subj /CN=xks.example.com -addext subjectAltName=DNS:xks.example.com \
+    -keyout /tmp/key.pem -out /tmp/cert.pem 2>/dev/null
+secret tls/server_cert.pem </tmp/cert.pem
+secret tls/server_key.pem </tmp/key.pem
+module=$(find /usr/lib /usr/lib64 -name 'libsofthsm2.so' -print -quit 2>/dev/null)
+sed -i -e 's/^sigv4_access_key_id = .*/sigv4_access_key_id = "ABCDEFGHIJKLMNOPQRST"/' \
+    -e 's/^xks_key_id_set = .*/xks_key_id_set = ["foo"]/' \
+    -e "s#^PKCS11_HSM_MODULE = .*#PKCS11_HSM_MODULE = \"$module\"#" "$XKS_PROXY_SETTINGS_TOML"
+install -d -o xks-proxy -g xks-proxy -m 0700 /tmp/tokens
+echo 'directories.tokendir = /tmp/tokens' >/tmp/softhsm2.conf
+export SOFTHSM2_CONF=/tmp/softhsm2.conf
+as_user() { setpriv --reuid xks-proxy --regid xks-proxy --init-groups --bounding-set -all "$@"; }
+chmod 1777 /tmp
+as_user softhsm2-util --init-token --free --label t --so-pin 1234 --pin 1234 >/tmp/token.log
+as_user pkcs11-tool --module "$module" --token-label t --login --pin 1234 --keygen \
+    --key-type aes:32 --label foo >/tmp/token.log 2>&1
+as_user xks-proxy check --hsm --strict >/tmp/check.log 2>&1 || fail 'check of the filled-in settings'
+
+# It serves, as its own user and without a capability, and ends in good order.
+as_user xks-proxy >/tmp/serve.log 2>&1 &
+process=$!
+for ((tries = 0; ; tries++)); do
+    xks-proxy ping --ready 127.0.0.1:80 >/tmp/ping.log 2>&1 && break
+    [[ $tries -lt 600 ]] || fail 'it does not get ready'
+    kill -0 $process || fail 'it ended'
+    sleep 0.1
+done
+# The second one cuts the draining short.
+kill -TERM $process
+sleep 0.5
+kill -TERM $process
+wait $process || fail "it ended with $?"
+
+# Another version keeps what was filled in, and whose it is; removal leaves what is not the
+# package's.
+install_it
+grep -q ABCDEFGHIJKLMNOPQRST "$XKS_PROXY_SETTINGS_TOML" || fail 'the settings were overwritten'
+owned "$XKS_PROXY_SETTINGS_TOML" 'root:xks-proxy 640'
+remove_it remove
+[[ ! -e /usr/bin/xks-proxy ]] || fail 'the program is still there'
+[[ -e /etc/xks-proxy/user_pin && -e /etc/xks-proxy/tls/server_key.pem ]] || fail 'secrets are gone'
+if [[ $package = *.deb ]]; then
+    remove_it purge
+    [[ ! -e $XKS_PROXY_SETTINGS_TOML && ! -e /var/log/xks-proxy ]] || fail 'not purged'
+    [[ -e /etc/xks-proxy/user_pin ]] || fail 'secrets are gone'
+fi
+echo "installed, checked, served, upgraded, removed: $version"

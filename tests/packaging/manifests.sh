@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# What can be checked of container image, Kubernetes manifests and CloudFormation template without
+# Docker, a cluster or an AWS account. Needs kubectl or kustomize; tools of PyPI are installed below
+# target/.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+tools=target/packaging-tools
+requirements=tests/packaging/requirements.txt
+if ! cmp -s "$requirements" "$tools/installed"; then
+    rm -rf "$tools"
+    python3 -m venv "$tools"
+    "$tools/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$tools/installed"
+fi
+
+if command -v kustomize >/dev/null; then
+    render() { kustomize build "$1"; }
+elif command -v kubectl >/dev/null; then
+    render() { kubectl kustomize "$1"; }
+else
+    echo "$0: install kubectl or kustomize (kubernetes.io/docs/tasks/tools)" >&2
+    exit 1
+fi
+
+echo 'container image: hadolint'
+"$tools/bin/hadolint" packaging/docker/Dockerfile
+
+echo 'CloudFormation: cfn-lint'
+"$tools/bin/cfn-lint" packaging/cloudformation/template.yaml
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+for overlay in packaging/kubernetes/overlays/*; do
+    name=$(basename "$overlay")
+    echo "Kubernetes, overlay $name: kustomize, kubernetes-validate, our own rules, xks-proxy check"
+    render "$overlay" >"$work/$name.yaml"
+    # The oldest release that knows all fields, and the newest that the tool knows.
+    for version in 1.31 1.37; do
+        "$tools/bin/kubernetes-validate" --strict --quiet -k "$version" "$work/$name.yaml"
+    done
+    "$tools/bin/python" tests/packaging/manifests.py "$work/$name.yaml" "$work/$name.toml"
+done
+
+# Each pod's settings are right, strictly, once what the cluster mounts is there.
+cargo build --quiet --locked --bin xks-proxy
+mkdir -p "$work/run/secrets/xks-proxy" "$work/run/secrets/xks-proxy-tls"
+touch "$work/run/pkcs11.so"
+umask 077
+printf '1234\n' >"$work/run/secrets/xks-proxy/user_pin"
+printf '%s' 0123456789012345678901234567890123456789012 \
+    >"$work/run/secrets/xks-proxy/sigv4_secret_access_key"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90 \
+    -subj /CN=xks.example.com -addext subjectAltName=DNS:xks.example.com \
+    -keyout "$work/run/secrets/xks-proxy-tls/tls.key" \
+    -out "$work/run/secrets/xks-proxy-tls/tls.crt" 2>/dev/null
+for settings in "$work"/*.toml; do
+    sed -e "s#\"/run/secrets/#\"$work/run/secrets/#" \
+        -e "s#^PKCS11_HSM_MODULE = .*#PKCS11_HSM_MODULE = \"$work/run/pkcs11.so\"#" -i "$settings"
+    target/debug/xks-proxy check --strict "$settings"
+done
+echo 'not checked, for want of them: a build of the image, a cluster, AWS'
