@@ -83,15 +83,15 @@ sed -i -e 's/^sigv4_access_key_id = .*/sigv4_access_key_id = "ABCDEFGHIJKLMNOPQR
 install -d -o xks-proxy -g xks-proxy -m 0700 /tmp/tokens
 echo 'directories.tokendir = /tmp/tokens' >/tmp/softhsm2.conf
 export SOFTHSM2_CONF=/tmp/softhsm2.conf
-as_user() { setpriv --reuid xks-proxy --regid xks-proxy --init-groups --bounding-set -all "$@"; }
+as_user=(setpriv --reuid xks-proxy --regid xks-proxy --init-groups --bounding-set -all)
 chmod 1777 /tmp
-as_user softhsm2-util --init-token --free --label t --so-pin 1234 --pin 1234 >/tmp/token.log
-as_user pkcs11-tool --module "$module" --token-label t --login --pin 1234 --keygen \
+"${as_user[@]}" softhsm2-util --init-token --free --label t --so-pin 1234 --pin 1234 >/tmp/token.log
+"${as_user[@]}" pkcs11-tool --module "$module" --token-label t --login --pin 1234 --keygen \
     --key-type aes:32 --label foo >/tmp/token.log 2>&1
-as_user xks-proxy check --hsm --strict >/tmp/check.log 2>&1 || fail 'check of the filled-in settings'
+"${as_user[@]}" xks-proxy check --hsm --strict >/tmp/check.log 2>&1 || fail 'check of the filled-in settings'
 
 # It serves, as its own user and without a capability, and ends in good order.
-as_user xks-proxy >/tmp/serve.log 2>&1 &
+"${as_user[@]}" xks-proxy >/tmp/serve.log 2>&1 &
 process=$!
 for ((tries = 0; ; tries++)); do
     xks-proxy ping --ready 127.0.0.1:80 >/tmp/ping.log 2>&1 && break
@@ -102,7 +102,7 @@ done
 # The second one cuts the draining short.
 kill -TERM $process
 sleep 0.5
-kill -TERM $process
+kill -TERM $process || fail 'it did not drain'
 wait $process || fail "it ended with $?"
 
 # Another version keeps what was filled in, and whose it is; removal leaves what is not the
