@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Run by packages.sh in a throw-away root: installs the package that it is given, as an
-# administrator would, and uses it.
+# Run by packages.sh under a systemd that is thrown away: installs the package that it is given, as
+# an administrator would, and uses it.
 set -euo pipefail
 
 package=$1
+work=$(mktemp -d)
 fail() {
     echo "$package: $*" >&2
     exit 1
@@ -14,14 +15,19 @@ install_it() {
     # Where dpkg rules, rpm knows of no library.
     *.rpm) rpm --upgrade --nodeps --force "$package" ;;
     esac
-} >/tmp/install.log 2>&1
+} >"$work/install.log" 2>&1
 remove_it() {
     case $package in
     *.deb) dpkg --"$1" xks-proxy ;;
     *.rpm) rpm --erase xks-proxy ;;
     esac
-} >/tmp/install.log 2>&1
-trap 'status=$?; [[ $status = 0 ]] || cat /tmp/*.log >&2; exit $status' EXIT
+} >"$work/install.log" 2>&1
+told() {
+    cat "$work"/*.log >&2 || true
+    systemctl status --no-pager xks-proxy || true
+    journalctl --no-pager --unit xks-proxy || true
+}
+trap 'status=$?; [[ $status = 0 ]] || told; exit $status' EXIT
 
 # Whose each thing is, and who may do what.
 owned() {
@@ -60,12 +66,12 @@ version=$(xks-proxy --version)
 # As installed it serves nothing: it says what is missing, which is what nobody else can know.
 export XKS_PROXY_SETTINGS_TOML=/etc/xks-proxy/settings.toml
 status=0
-xks-proxy check >/tmp/check.log 2>&1 || status=$?
+xks-proxy check >"$work/check.log" 2>&1 || status=$?
 [[ $status = 78 ]] || fail "check of the untouched settings ends with $status"
 for missing in tls_cert_pem sigv4_secret_access_key_file user_pin_file PKCS11_HSM_MODULE; do
-    grep -q "$missing" /tmp/check.log || fail "check does not name $missing"
+    grep -q "$missing" $work/check.log || fail "check does not name $missing"
 done
-if grep -q 'no such member' /tmp/check.log; then fail 'check does not know a member'; fi
+if grep -q 'no such member' "$work/check.log"; then fail 'check does not know a member'; fi
 
 # Filled in, by the words of the file's own comments.
 secret() { install -o root -g xks-proxy -m 0640 /dev/stdin "/etc/xks-proxy/$1"; }
@@ -73,44 +79,56 @@ echo 1234 | secret user_pin
 echo 0123456789012345678901234567890123456789012 | secret sigv4_secret_access_key
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90 \
     -subj /CN=xks.example.com -addext subjectAltName=DNS:xks.example.com \
-    -keyout /tmp/key.pem -out /tmp/cert.pem 2>/dev/null
-secret tls/server_cert.pem </tmp/cert.pem
-secret tls/server_key.pem </tmp/key.pem
+    -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
+secret tls/server_cert.pem <"$work/cert.pem"
+secret tls/server_key.pem <"$work/key.pem"
 module=$(find /usr/lib /usr/lib64 -name 'libsofthsm2.so' -print -quit 2>/dev/null)
 sed -i -e 's/^sigv4_access_key_id = .*/sigv4_access_key_id = "ABCDEFGHIJKLMNOPQRST"/' \
     -e 's/^xks_key_id_set = .*/xks_key_id_set = ["foo"]/' \
     -e "s#^PKCS11_HSM_MODULE = .*#PKCS11_HSM_MODULE = \"$module\"#" "$XKS_PROXY_SETTINGS_TOML"
-install -d -o xks-proxy -g xks-proxy -m 0700 /tmp/tokens
-echo 'directories.tokendir = /tmp/tokens' >/tmp/softhsm2.conf
-export SOFTHSM2_CONF=/tmp/softhsm2.conf
-as_user=(setpriv --reuid xks-proxy --regid xks-proxy --init-groups --bounding-set -all)
-chmod 1777 /tmp
-"${as_user[@]}" softhsm2-util --init-token --free --label t --so-pin 1234 --pin 1234 >/tmp/token.log
-"${as_user[@]}" pkcs11-tool --module "$module" --token-label t --login --pin 1234 --keygen \
-    --key-type aes:32 --label foo >/tmp/token.log 2>&1
-"${as_user[@]}" xks-proxy check --hsm --strict >/tmp/check.log 2>&1 || fail 'check of the filled-in settings'
 
-# It serves, as its own user and without a capability, and ends in good order.
-"${as_user[@]}" xks-proxy >/tmp/serve.log 2>&1 &
-process=$!
+# SoftHSM2 in the HSM's place writes, which the unit's drop-in has to permit.
+tokens=/var/lib/xks-proxy-tokens
+install -d -o xks-proxy -g xks-proxy -m 0700 $tokens
+export SOFTHSM2_CONF=/etc/xks-proxy/softhsm2.conf
+echo "directories.tokendir = $tokens" | secret softhsm2.conf
+mkdir -p /etc/systemd/system/xks-proxy.service.d
+cat >/etc/systemd/system/xks-proxy.service.d/softhsm.conf <<END
+[Service]
+Environment=SOFTHSM2_CONF=$SOFTHSM2_CONF
+ReadWritePaths=$tokens
+END
+as_user=(setpriv --reuid xks-proxy --regid xks-proxy --init-groups --bounding-set -all)
+"${as_user[@]}" softhsm2-util --init-token --free --label t --so-pin 1234 --pin 1234 \
+    >"$work/token.log" 2>&1
+"${as_user[@]}" pkcs11-tool --module "$module" --token-label t --login --pin 1234 --keygen \
+    --key-type aes:32 --label foo >"$work/token.log" 2>&1
+"${as_user[@]}" xks-proxy check --hsm --strict >"$work/check.log" 2>&1 ||
+    fail 'check of the filled-in settings'
+
+# The unit starts it: with its own user, sandbox and ports, and it is told that it is up.
+systemctl daemon-reload
+systemctl start xks-proxy || fail 'it does not start'
 for ((tries = 0; ; tries++)); do
-    xks-proxy ping --ready 127.0.0.1:80 >/tmp/ping.log 2>&1 && break
+    xks-proxy ping --ready >"$work/ping.log" 2>&1 && break
     [[ $tries -lt 600 ]] || fail 'it does not get ready'
-    kill -0 $process || fail 'it ended'
     sleep 0.1
 done
-# The second one cuts the draining short.
-kill -TERM $process
-sleep 0.5
-kill -TERM $process || fail 'it did not drain'
-wait $process || fail "it ended with $?"
+process=$(systemctl show --property MainPID --value xks-proxy)
+[[ $(stat -c %U "/proc/$process") = root ]] || fail 'its memory can be read: it is dumpable'
+for line in $'Uid:\t'"$(id -u xks-proxy)" $'NoNewPrivs:\t1' $'Seccomp:\t2'; do
+    grep -q "^$line" "/proc/$process/status" || fail "its status is not $line"
+done
 
 # Another version keeps what was filled in, and whose it is; removal leaves what is not the
 # package's.
 install_it
 grep -q ABCDEFGHIJKLMNOPQRST "$XKS_PROXY_SETTINGS_TOML" || fail 'the settings were overwritten'
 owned "$XKS_PROXY_SETTINGS_TOML" 'root:xks-proxy 640'
+[[ $(systemctl show --property MainPID --value xks-proxy) = "$process" ]] ||
+    fail 'an upgrade of the package has ended it'
 remove_it remove
+[[ ! -e "/proc/$process" ]] || fail 'it goes on without the program'
 [[ ! -e /usr/bin/xks-proxy ]] || fail 'the program is still there'
 [[ -e /etc/xks-proxy/user_pin && -e /etc/xks-proxy/tls/server_key.pem ]] || fail 'secrets are gone'
 if [[ $package = *.deb ]]; then

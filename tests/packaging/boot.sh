@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Starts a systemd in a copy-on-write view of this machine, which runs one command and ends.
+# Arguments: a directory of ours, which the view has as /mnt; the command. Its output is in
+# test.log there, and there is a file "passed" if it succeeded.
+#
+# To be run by `unshare --mount --net`: mounts and ports go with those namespaces.
+set -euo pipefail
+shared=$1 command=$2
+
+view=$(mktemp -d)
+mount -t tmpfs tmpfs "$view"
+mkdir "$view/upper" "$view/work" "$view/cgroup" "$view/root"
+mount -t overlay overlay "$view/root" -o lowerdir=/,upperdir="$view/upper",workdir="$view/work"
+mount -t cgroup2 none "$view/cgroup"
+group=$view/cgroup/xks-proxy-test.$$
+mkdir "$group"
+ip link set lo up
+
+units=$view/root/etc/systemd/system
+mkdir -p "$units"
+cat >"$units/test.service" <<END
+[Unit]
+DefaultDependencies=no
+[Service]
+Type=oneshot
+ExecStart=$command
+ExecStartPost=/usr/bin/touch /mnt/passed
+ExecStopPost=/bin/systemctl --force --force poweroff
+StandardOutput=file:/mnt/test.log
+StandardError=file:/mnt/test.log
+END
+cat >"$units/test.target" <<'END'
+[Unit]
+Requires=test.service
+After=test.service
+END
+
+# In a group and in namespaces of its own, it is a container's to itself, and leaves the machine's
+# clock, name and kernel parameters alone.
+(
+    echo "$BASHPID" >"$group/cgroup.procs"
+    exec unshare --cgroup --uts --ipc --mount --pid --fork --kill-child \
+        bash -euo pipefail -s "$view/root" "$shared" <<'END'
+        root=$1 shared=$2
+        mount -t proc proc "$root/proc"
+        mount -t sysfs sysfs "$root/sys"
+        mount -t cgroup2 none "$root/sys/fs/cgroup"
+        mount --rbind /dev "$root/dev"
+        mount -t tmpfs tmpfs "$root/run"
+        mount --bind "$shared" "$root/mnt"
+        exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+            chroot "$root" /lib/systemd/systemd --system --unit=test.target </dev/null
+END
+) || true
+rmdir "$group" || true
