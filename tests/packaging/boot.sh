@@ -25,9 +25,9 @@ DefaultDependencies=no
 Type=oneshot
 ExecStart=$command
 ExecStartPost=/usr/bin/touch /mnt/passed
-ExecStopPost=/bin/systemctl --force --force poweroff
-StandardOutput=file:/mnt/test.log
-StandardError=file:/mnt/test.log
+ExecStopPost=/bin/sh -c "exec systemctl --force --force poweroff >/dev/null 2>&1"
+StandardOutput=append:/mnt/test.log
+StandardError=append:/mnt/test.log
 END
 cat >"$units/test.target" <<'END'
 [Unit]

@@ -4,7 +4,9 @@
 set -euo pipefail
 
 package=$1
-work=$(mktemp -d)
+# Not below /tmp: systemd mounts one of its own when the first unit asks for it.
+work=${0%/*}/work
+mkdir "$work"
 fail() {
     echo "$package: $*" >&2
     exit 1
@@ -69,7 +71,7 @@ status=0
 xks-proxy check >"$work/check.log" 2>&1 || status=$?
 [[ $status = 78 ]] || fail "check of the untouched settings ends with $status"
 for missing in tls_cert_pem sigv4_secret_access_key_file user_pin_file PKCS11_HSM_MODULE; do
-    grep -q "$missing" $work/check.log || fail "check does not name $missing"
+    grep -q "$missing" "$work/check.log" || fail "check does not name $missing"
 done
 if grep -q 'no such member' "$work/check.log"; then fail 'check does not know a member'; fi
 
@@ -115,7 +117,7 @@ for ((tries = 0; ; tries++)); do
     sleep 0.1
 done
 process=$(systemctl show --property MainPID --value xks-proxy)
-[[ $(stat -c %U "/proc/$process") = root ]] || fail 'its memory can be read: it is dumpable'
+[[ $(stat -c %U "/proc/$process/environ") = root ]] || fail 'its memory can be read: it is dumpable'
 for line in $'Uid:\t'"$(id -u xks-proxy)" $'NoNewPrivs:\t1' $'Seccomp:\t2'; do
     grep -q "^$line" "/proc/$process/status" || fail "its status is not $line"
 done
