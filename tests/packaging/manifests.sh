@@ -23,14 +23,27 @@ else
     exit 1
 fi
 
-echo 'container image: hadolint'
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+echo 'container image: hadolint, version of Rust, sources that the build is given'
 "$tools/bin/hadolint" packaging/docker/Dockerfile
+rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+if ! grep -q "^ARG RUST_IMAGE=rust:$rust[.-]" packaging/docker/Dockerfile; then
+    echo "$0: Cargo.toml says Rust $rust, the Dockerfile something else" >&2
+    exit 1
+fi
+mkdir "$work/sources"
+# Each COPY from outside: the last word is where to.
+sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' packaging/docker/Dockerfile | tr ' ' '\n' | sort -u |
+    (cd "$work/sources" && while read -r path; do
+        mkdir -p "$(dirname "$path")" && cp -R "$OLDPWD/$path" "$path"
+    done)
+(cd "$work/sources" && cargo metadata --locked --offline --format-version 1 >"$work/metadata")
 
 echo 'CloudFormation: cfn-lint'
 "$tools/bin/cfn-lint" packaging/cloudformation/template.yaml
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 for overlay in packaging/kubernetes/overlays/*; do
     name=$(basename "$overlay")
     echo "Kubernetes, overlay $name: kustomize, kubernetes-validate, our own rules, xks-proxy check"
