@@ -14,6 +14,10 @@ from trouble.shows import CODES
 MORE_THREADS = 3
 MORE_DESCRIPTORS = 2
 MORE_KIB = 48 * 1024
+#: Whether all is well again is asked gently, and so often: a busy machine may delay an answer past
+#: its deadline, but a proxy that has not recovered fails each time.
+PEACE_RATE = 200
+PEACE_ROUNDS = 5
 FUNCTIONS = (*CRYPTO, "C_GenerateRandom", "C_OpenSession", "C_GetSessionInfo", "C_FindObjectsInit")
 
 
@@ -98,13 +102,20 @@ def main(description):
     parser.add_argument("--seed", type=int, help="replays a run")
     parser.add_argument("--seconds", type=float, default=1200)
     parser.add_argument("--rate", type=float, default=1000)
+    parser.add_argument(
+        "--deadline-milli",
+        type=int,
+        default=1000,
+        help="request_deadline_milli; the proxy's own default is too short where the machine is "
+        "busy with other work",
+    )
     parser.add_argument("--no-build", action="store_true")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 32)
     print(f"seed {seed}", flush=True)
     if not arguments.no_build:
         proxy.build()
-    with Rig(sessions=8) as rig:
+    with Rig(sessions=8, limits=f"request_deadline_milli = {arguments.deadline_milli}") as rig:
         # Sessions are opened as load asks and then kept: a slow HSM asks for all there may be.
         rig.set('[[fault]]\ndelay = "40ms"')
         with rig.load(5, rate=arguments.rate) as warm:
@@ -124,8 +135,11 @@ def main(description):
             time.sleep(0.05)
         # What comes back after module-wide trouble takes a moment.
         time.sleep(5)
-        with rig.load(5, rate=arguments.rate) as peace:
-            pass
+        for rounds in range(1, PEACE_ROUNDS + 1):
+            with rig.load(5, rate=PEACE_RATE) as peace:
+                pass
+            if not peace.failed or peace.is_wrong:
+                break
         time.sleep(1)
         after = settled(rig, before)
         problems = more(before, after)
@@ -139,11 +153,11 @@ def main(description):
         if any("Ciphertext" in name or "KeyNotFound" in name for name in load.failures()):
             problems.append("trouble told as the caller's fault")
         if peace.failed:
-            problems.append("failures after the trouble was over")
+            problems.append(f"failures after the trouble was over, in {rounds} rounds")
         if "is a defect" in rig.log():
             problems.append("a panic")
         print(f"{count} settings; {load.line()}")
-        print(f"before {before}\nafter  {after}\npeace: {peace.line()}")
+        print(f"before {before}\nafter  {after}\npeace, round {rounds}: {peace.line()}")
     for problem in problems:
         print(f"FAIL {problem} (seed {seed})")
     return 1 if problems else 0

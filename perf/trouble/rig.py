@@ -27,12 +27,15 @@ def toml_list(strings):
 class Rig:
     """A proxy that runs for as long as the `with` block; its directory goes with it."""
 
-    def __init__(self, tokens=("one", "two"), sessions=8, pin=PIN, pkcs11="", capabilities=None):
+    def __init__(
+        self, tokens=("one", "two"), sessions=8, pin=PIN, pkcs11="", capabilities=None, limits=""
+    ):
         self.tokens = tokens
         self.sessions = sessions
         self.pin = pin
         self.pkcs11 = pkcs11
         self.capabilities = capabilities or 'profile = "softhsm2"'
+        self.limits = limits
         self.step = 0
         self.process = None
 
@@ -118,6 +121,9 @@ PKCS11_HSM_MODULE = "{binary("libxks_interposer.so")}"
 {tokens}
 [hsm_capabilities]
 {self.capabilities}
+
+[limits]
+{self.limits}
 """
 
     def start(self, must_be_ready=True):
