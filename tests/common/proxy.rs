@@ -45,7 +45,8 @@ impl Setup {
     }
 
     /// An administrator's own file for an HSM that SoftHSM2 stands in for. Only what another machine
-    /// has elsewhere is changed: address, ports, certificates, module, PIN, directory of the logs.
+    /// has elsewhere is changed: address, ports, certificates, module, PIN, directory of the logs;
+    /// and the deadline, as in [`settings::standard`].
     pub fn of_file(text: &str) -> Self {
         let mut table: Table = text.parse().unwrap();
         for (section, member) in [
@@ -64,6 +65,7 @@ impl Setup {
             .set("server.port_http_ping", 0)
             .set("pkcs11.user_pin", token::PIN)
             .set("tracing.directory", "logs")
+            .set("limits.request_deadline_milli", settings::GENEROUS_DEADLINE_MILLI)
     }
 
     /// With TLS.
@@ -74,6 +76,12 @@ impl Setup {
     /// With TLS and client certificates.
     pub fn mtls(self) -> Self {
         self.tls().set("security.is_mtls_enabled", true)
+    }
+
+    /// With the deadline that a proxy has by itself: for what deadlines do.
+    pub fn usual_deadline(mut self) -> Self {
+        settings::usual_deadline(&mut self.table);
+        self
     }
 
     /// Sets a member of the settings by its dotted path.

@@ -73,7 +73,10 @@ fn calls_in_flight() {
 /// to itself: or a store would be shut out for as long.
 #[test]
 fn hung_calls_keep_no_place() {
-    let mut proxy = Interposed::new(Setup::new().set_in_store(0, "max_in_flight", 2));
+    let setup = Setup::new()
+        .set_in_store(0, "max_in_flight", 2)
+        .set("limits.request_deadline_milli", 1_000);
+    let mut proxy = Interposed::new(setup);
     let client = proxy.client();
     let (call, body) = encrypt();
     client.post(&call, body.as_bytes()).ok();
