@@ -272,9 +272,14 @@ pub const MAX_QUEUE_SHARDS: usize = 8;
 pub const MAX_COMPLETION_HOLD: Duration = Duration::from_micros(100);
 /// Attempts at one request, the first included; the deadline may end them sooner.
 pub const MAX_ATTEMPTS: u32 = 12;
-/// Times that an ambiguous code must follow a known-good operation before the ciphertext is
-/// held to be at fault and not the device.
-pub const AMBIGUOUS_CODE_REPEATS: u32 = 3;
+/// Times that a decryption must fail with a code that may also mean trouble, each time followed
+/// by a known-good operation that succeeds, before the ciphertext is held to be at fault. A bad
+/// ciphertext costs twice as many operations. A token that fails at random, whatever its rate,
+/// passes this off with a probability of 2^-8 at the most.
+pub const SUSPICIONS: u8 = 4;
+/// The same where a token that said so has failed at anything in the last [`RECENT_FAULTS`]:
+/// 2^-20 at the most.
+pub const MAX_SUSPICIONS: u8 = 10;
 /// Looking a missing label up anew: not more often than this for each label.
 pub const MISSING_LABEL_INTERVAL: Duration = Duration::from_secs(2);
 /// Looking missing labels up anew, for each token, in one second.
@@ -307,6 +312,10 @@ pub const STALL_FACTOR: u32 = 8;
 pub const MAX_WRITTEN_OFF_PER_TOKEN: usize = 256;
 /// Faults in a row after which a token gets no jobs until a probe succeeds.
 pub const MAX_FAULTS_IN_A_ROW: u32 = 16;
+/// Faults among a token's latest 64 outcomes from which on its health is DEGRADED: one in ten.
+pub const MIN_DEGRADED_FAULTS: u32 = 7;
+/// Faults older than this say nothing of a token's health.
+pub const RECENT_FAULTS: Duration = Duration::from_secs(30);
 /// Answers that a token gives, after it returned, before it is held to be well.
 pub const TRICKLE_SUCCESSES: u32 = 8;
 /// A token whose probe hangs is held to be usable if it gave an answer in this time.
@@ -459,6 +468,7 @@ const _: () = {
     assert!(LOG_BUFFER_BYTES + MAX_ACCESS_LOG_LINE_BYTES < MAX_LOG_BACKLOG_BYTES);
     assert!(MAX_PARTIAL_TLS_BYTES < READ_SCRATCH_BYTES);
     assert!(MIN_HANG.as_millis() < MAX_HANG.as_millis());
+    assert!(SUSPICIONS <= MAX_SUSPICIONS);
     assert!(HISTORY_SAMPLES as u64 * HISTORY_INTERVAL.as_secs() == 3600);
     assert!(SMALL_BUFFER_BYTES < MAX_HEAD_BYTES + BODY_OVERHEAD_BYTES);
 };

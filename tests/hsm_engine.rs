@@ -13,6 +13,7 @@ use hsm_support::{Caller, eventually, request};
 use xks_proxy::hsm::backend::{Backend, Blame, Fault, OpenError};
 use xks_proxy::hsm::{Hsm, TokenStats};
 use xks_proxy::job::{Failure, HealthStatus, Iv, Operation, Request, Success};
+use xks_proxy::limits::{MAX_SUSPICIONS, SUSPICIONS};
 
 fn start(tokens: &[&Arc<Fake>], max_sessions: usize) -> Caller {
     Caller::with(|inboxes| {
@@ -119,17 +120,18 @@ fn a_first_burst_counts_on_sessions_to_come() {
         std::thread::sleep(Duration::from_millis(20));
         Ok(())
     });
-    let mut caller = start(&[&token], 32);
+    let mut caller = start(&[&token], 64);
     // One after the other, until it is clear that the token does not compute here.
     for _ in 0..1_000 {
-        if stats(&caller).active_limit == 32 {
+        if stats(&caller).active_limit == 64 {
             break;
         }
         caller.ask(decryption(b"x")).unwrap();
     }
-    assert!(stats(&caller).running + stats(&caller).idle < 4);
-    let (taken, refused) = submit(&mut caller, &[100; 32]);
-    assert_eq!((taken.len(), refused), (32, Vec::new()));
+    // On a busy machine a call may have been hedged. Eight sessions could do half of it in time.
+    assert!(stats(&caller).running + stats(&caller).idle < 8);
+    let (taken, refused) = submit(&mut caller, &[200; 64]);
+    assert_eq!((taken.len(), refused), (64, Vec::new()));
 }
 
 /// The queue has an end.
@@ -232,6 +234,79 @@ fn a_bad_request_is_not_tried_again() {
     assert_eq!(caller.hsm.health().tokens[0].status, HealthStatus::Active);
 }
 
+const SUSPICION_CALLS: usize = SUSPICIONS as usize;
+const SUSPECT: Fault = Fault { failure: Failure::InvalidCiphertext, blame: Blame::Suspect };
+
+/// A code that may mean trouble is the caller's fault only when it comes again and again: so often,
+/// and after recent trouble more often, but not for ever.
+#[test]
+fn a_suspect_ciphertext_is_tried_a_few_times() {
+    let token = Fake::new(|_, _, request| match request.input.as_slice() {
+        b"bad" => Err(SUSPECT),
+        _ => Ok(()),
+    });
+    let mut caller = start(&[&token], 2);
+    for n in 1..=100 {
+        assert_eq!(caller.ask(decryption(b"bad")), Err(Failure::InvalidCiphertext));
+        assert_eq!(token.calls(), n * SUSPICION_CALLS);
+    }
+    assert_eq!((stats(&caller).faults_total, stats(&caller).sessions_opened_total), (0, 1));
+    assert_eq!(caller.hsm.health().tokens[0].status, HealthStatus::Active);
+
+    let token = Fake::new(|token, _, _| match token.calls() {
+        1 => Err(fault(Blame::Busy)),
+        _ => Err(SUSPECT),
+    });
+    let mut caller = start(&[&token], 2);
+    assert_eq!(caller.ask(decryption(b"bad")), Err(Failure::InvalidCiphertext));
+    assert_eq!(token.calls(), 1 + usize::from(MAX_SUSPICIONS));
+}
+
+/// If it decrypts in the end it was the token that failed, which is counted; and with that the
+/// token's word is worth less.
+#[test]
+fn a_suspicion_that_proves_wrong_is_a_fault() {
+    let token = Fake::new(|token, _, _| match token.calls() {
+        1..SUSPICION_CALLS => Err(SUSPECT),
+        SUSPICION_CALLS => Ok(()),
+        _ => Err(SUSPECT),
+    });
+    let mut caller = start(&[&token], 2);
+    assert!(caller.ask(decryption(b"good")).is_ok());
+    assert_eq!(stats(&caller).faults_total, 1);
+    assert_eq!(caller.ask(decryption(b"bad")), Err(Failure::InvalidCiphertext));
+    assert_eq!(token.calls(), SUSPICION_CALLS + usize::from(MAX_SUSPICIONS));
+}
+
+/// A token that fails at three calls in ten goes on, for the others succeed at once when they are
+/// tried again; and its health tells.
+#[test]
+fn a_token_that_often_fails_is_degraded() {
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = Arc::clone(&is_well);
+    let token = Fake::new(move |token, _, _| {
+        if well.load(Ordering::SeqCst) || token.calls() % 10 >= 3 {
+            Ok(())
+        } else {
+            Err(fault(Blame::Busy))
+        }
+    });
+    let mut caller = start(&[&token], 2);
+    eventually("it is degraded", || {
+        caller.ask(decryption(b"x")).unwrap();
+        // Not for two faults in a row, which it has all the time.
+        caller.hsm.health().tokens[0].status == HealthStatus::Degraded
+            && stats(&caller).trouble.is_some_and(|trouble| trouble.contains("of the latest 64"))
+    });
+    assert!(caller.hsm.health().can_serve());
+    is_well.store(true, Ordering::SeqCst);
+    eventually("it is well", || {
+        caller.ask(decryption(b"x")).unwrap();
+        caller.hsm.health().tokens[0].status == HealthStatus::Active
+    });
+    assert_eq!(stats(&caller).trouble, None);
+}
+
 /// A call that hangs costs one worker: it is written off, another session goes on, and what comes
 /// back in the end is not sent.
 #[test]
@@ -304,6 +379,8 @@ fn a_token_that_went_away_comes_back() {
     let (taken, refused) = submit(&mut caller, &[60_000; 10]);
     assert!(taken.is_empty());
     assert_eq!(refused, [Failure::NoToken; 10]);
+    let trouble = stats(&caller).trouble.unwrap();
+    assert!(["CKR_DEVICE_ERROR (0x00000030)", "away"].contains(&trouble.as_str()), "{trouble}");
     eventually("health tells", || {
         caller.hsm.health().tokens[0].status == HealthStatus::Unavailable
     });

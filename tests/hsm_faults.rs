@@ -141,6 +141,32 @@ fn trouble_is_told_from_bad_ciphertexts() {
     });
 }
 
+/// The same at random: three decryptions in ten fail, known-good ones too, with the very code of a
+/// bad tag.
+#[test]
+fn random_trouble_is_told_from_bad_ciphertexts() {
+    in_child("random_trouble_is_told_from_bad_ciphertexts", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        let mut caller = Bench::start(&["one"], PIN);
+        let (iv, sealed) = caller.encrypt(0, b"good").unwrap();
+        bench.set(
+            "seed = 1\n[[fault]]\nreturn = \"CKR_GENERAL_ERROR\"\nprobability = 0.3\n\
+             functions = [\"C_Decrypt\"]",
+        );
+        let mut good = 0;
+        eventually("many were tried", || {
+            match caller.decrypt(0, iv.as_slice(), &sealed) {
+                Ok(opened) => {
+                    assert_eq!(opened, b"good");
+                    good += 1;
+                }
+                Err(failure) => assert_ne!(failure, Failure::InvalidCiphertext, "after {good}"),
+            }
+            good == 500
+        });
+    });
+}
+
 /// A bit that the HSM got wrong: with CDIV asked for, it never leaves this house.
 #[test]
 fn what_does_not_verify_is_not_sent() {
@@ -179,6 +205,9 @@ fn a_token_is_removed_and_comes_back() {
             round_trip(&mut caller, 0) == Err(Failure::NoToken)
                 && caller.hsm.health().tokens[0].status == HealthStatus::Unavailable
         });
+        // By name, for whoever reads the log or the status page.
+        let trouble = caller.hsm.stats().remove(0).trouble.unwrap();
+        assert!(trouble.contains("CKR_") || trouble.contains("no initialised token"), "{trouble}");
         bench.set("");
         eventually("it is used again", || round_trip(&mut caller, 0).is_ok());
         for n in 0..50 {

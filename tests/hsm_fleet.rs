@@ -192,6 +192,69 @@ fn who_lacks_the_key_is_not_asked() {
     assert!(lacks.calls() > 0);
 }
 
+/// A ciphertext that one token holds to be bad is for another to judge too: if that decrypts it,
+/// all is well, and the first one's health tells; if not, it was bad, and the work is shared.
+#[test]
+fn two_tokens_judge_a_ciphertext() {
+    const SUSPECT: Fault = Fault { failure: Failure::InvalidCiphertext, blame: Blame::Suspect };
+    let wrong = Fake::named("wrong", |_, _, _| Err(SUSPECT));
+    let right = Fake::named("right", |_, _, request| match request.input.as_slice() {
+        b"bad" => Err(SUSPECT),
+        _ => Ok(()),
+    });
+    let mut caller = start(&[(&wrong, share(4)), (&right, share(4))], OFF);
+    assert_eq!(caller.ask(decryption(b"bad")), Err(Failure::InvalidCiphertext));
+    let each = usize::from(xks_proxy::limits::SUSPICIONS) / 2;
+    assert_eq!((wrong.calls(), right.calls()), (each, each));
+    for _ in 0..100 {
+        caller.ask(decryption(b"good")).unwrap();
+    }
+    let stats = caller.hsm.stats();
+    assert!(stats[0].faults_total > 20 && stats[0].is_usable, "{stats:#?}");
+    assert_eq!(stats[1].faults_total, 0);
+    eventually("health tells", || caller.hsm.health().tokens[0].status == HealthStatus::Degraded);
+    assert_eq!(caller.hsm.health().tokens[1].status, HealthStatus::Active);
+}
+
+/// What one token will not do at all, another make of HSM may; if none will, each was asked once.
+#[test]
+fn what_one_refuses_another_may_do() {
+    let refusal = Fault::answer(Failure::Pkcs11(0x71));
+    let refuses = Fake::named("refuses", move |_, _, _| Err(refusal));
+    let fussy = Fake::named("fussy", move |_, _, request| match request.input.as_slice() {
+        b"neither" => Err(refusal),
+        _ => Ok(()),
+    });
+    let mut caller = start(&[(&refuses, share(4)), (&fussy, share(4))], OFF);
+    for _ in 0..50 {
+        caller.ask(decryption(b"x")).unwrap();
+    }
+    let before = refuses.calls() + fussy.calls();
+    assert_eq!(caller.ask(decryption(b"neither")), Err(Failure::Pkcs11(0x71)));
+    assert_eq!(refuses.calls() + fussy.calls(), before + 2);
+    assert_eq!(caller.hsm.stats()[0].faults_total, 0);
+}
+
+/// Who was tried before the last token was given up, and who comes after, hear the same.
+#[test]
+fn with_no_token_left_all_hear_the_same() {
+    let fault = Fault { failure: Failure::Pkcs11(0x32), blame: Blame::Token };
+    let gone = Fake::named("gone", move |token, _, _| {
+        token.gate.pass();
+        *token.sickness.lock().unwrap() = Some(fault);
+        Err(fault)
+    });
+    let mut caller = start(&[(&gone, share(8))], OFF);
+    submit(&mut caller, 40, 60_000);
+    eventually("all sessions are at work", || gone.gate.inside() == 8);
+    gone.gate.open();
+    let answers = caller.wait(40);
+    assert_eq!(answers.len(), 40);
+    for answer in &answers {
+        assert_eq!(answer.outcome, Err(Failure::NoToken));
+    }
+}
+
 /// What is too large for one goes to another, and is refused if there is none.
 #[test]
 fn the_largest_operation() {

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use xks_proxy::hsm::config::{HedgeAfter, IvMode, Rules, TokenConfig, TokenSelector};
 use xks_proxy::hsm::pkcs11::{probe, profiles};
 use xks_proxy::job::{Failure, HealthStatus, Operation};
+use xks_proxy::limits::SUSPICIONS;
 
 fn named(label: &str, sessions: usize) -> TokenConfig {
     token(Bench::module(), TokenSelector::Label(label.to_owned()), PIN, sessions)
@@ -68,6 +69,26 @@ fn one_of_two_dies_and_returns() {
         eventually("both are well", || {
             round_trip(&mut caller, 0).unwrap();
             caller.hsm.health().tokens.iter().all(|token| token.status == HealthStatus::Active)
+        });
+    });
+}
+
+/// One of two gets each ciphertext wrong: none goes out, none fails, and it is out of use soon.
+#[test]
+fn one_of_two_gets_it_wrong() {
+    in_child("one_of_two_gets_it_wrong", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        let mut caller = Bench::start(&["one", "two"], PIN);
+        let slot = Bench::slot(&caller, 0);
+        bench.set(&format!("[[fault]]\nflip_bit = true\nslot = {slot}"));
+        eventually("it is out of use", || {
+            round_trip(&mut caller, 0).unwrap();
+            !caller.hsm.stats()[0].is_usable
+        });
+        bench.set("");
+        eventually("it is back", || {
+            round_trip(&mut caller, 0).unwrap();
+            caller.hsm.stats()[0].is_usable
         });
     });
 }
@@ -190,7 +211,7 @@ fn a_wrong_pin_of_one_of_two() {
 #[test]
 fn tampered_ciphertexts_among_good_ones() {
     in_child("tampered_ciphertexts_among_good_ones", Bench::environment, |directory| {
-        let _bench = Bench::new(directory);
+        let bench = Bench::new(directory);
         let softhsm2 = profiles::by_name("softhsm2").unwrap().rules;
         for rules in [Rules::default(), softhsm2] {
             let one = TokenConfig { rules, ..named("one", 4) };
@@ -205,6 +226,16 @@ fn tampered_ciphertexts_among_good_ones() {
             }
             let stats = caller.hsm.stats().remove(0);
             assert_eq!((stats.faults_total, stats.sessions_opened_total), (0, 1), "{stats:#?}");
+            // What a bad ciphertext costs: each suspicion, and the known-good operation after it.
+            let before = bench.count("C_Decrypt");
+            for _ in 0..100 {
+                let answer = caller.decrypt(0, iv.as_slice(), &tampered);
+                assert_eq!(answer, Err(Failure::InvalidCiphertext));
+            }
+            let cost = bench.count("C_Decrypt") - before;
+            let expected = 100 * 2 * u64::from(SUSPICIONS);
+            // Probes come in between.
+            assert!((expected..expected + 20).contains(&cost), "{cost}");
         }
     });
 }

@@ -66,13 +66,23 @@ pub trait Session {
     ///
     /// # Errors
     /// [`Fault`]
-    fn probe(&mut self) -> Result<(), Fault>;
+    fn probe(&mut self) -> Result<Probed, Fault>;
 
     /// Lists the token's keys.
     ///
     /// # Errors
     /// [`Fault`]
     fn refresh_keys(&mut self) -> Result<(), Fault>;
+}
+
+/// What a probe found of a token that works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probed {
+    /// All is well.
+    Well,
+    /// It does not encrypt, as it is asked to; why, and what to do about it, for the operator.
+    /// What was encrypted before it may well decrypt.
+    CannotEncrypt(String),
 }
 
 /// Why there is no session.
@@ -115,9 +125,13 @@ pub struct Fault {
 pub enum Blame {
     /// The request's own: this is the answer.
     Request,
+    /// The ciphertext's, as it seems: a known-good operation succeeded on the same session. But
+    /// the token's code may also mean trouble, so it is tried again before it is the answer.
+    Suspect,
     /// The token lacks the key; another one may have it.
     Key,
-    /// The token has too much to do. The session is well; the request may be tried again.
+    /// The token has too much to do, or did it wrong. The session is well; the request may be
+    /// tried again.
     Busy,
     /// The session is of no further use; the request may be tried again on another.
     Session,

@@ -1,12 +1,14 @@
 //! Whether a token gets jobs: a circuit breaker, closed by a probe that succeeds and opened by
-//! faults in a row or a probe that fails.
+//! faults in a row or a probe that fails. And how the token did lately, while it gets some.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::limits::{MAX_FAULTS_IN_A_ROW, RECENT_TRAFFIC, TRICKLE_SUCCESSES};
+use crate::limits::{
+    MAX_FAULTS_IN_A_ROW, MIN_DEGRADED_FAULTS, RECENT_FAULTS, RECENT_TRAFFIC, TRICKLE_SUCCESSES,
+};
 
 /// One token's.
 pub struct Circuit {
@@ -18,6 +20,10 @@ pub struct Circuit {
     trickle: AtomicU32,
     /// Milliseconds after `start`, plus one; 0: never.
     last_success_milli: AtomicU64,
+    /// As above.
+    last_fault_milli: AtomicU64,
+    /// A bit for each of the latest outcomes, the newest the lowest; set: a fault.
+    outcomes: AtomicU64,
     /// How often it was opened: sessions older than that are suspect.
     epoch: AtomicU64,
     reason: Mutex<Option<String>>,
@@ -33,6 +39,8 @@ impl Circuit {
             faults_in_a_row: AtomicU32::new(0),
             trickle: AtomicU32::new(0),
             last_success_milli: AtomicU64::new(0),
+            last_fault_milli: AtomicU64::new(0),
+            outcomes: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             reason: Mutex::new(Some("not connected yet".to_owned())),
         }
@@ -64,12 +72,13 @@ impl Circuit {
 
     /// The token gave an answer.
     pub fn success(&self, now: Instant) {
-        let milli = u64::try_from(now.saturating_duration_since(self.start).as_millis())
-            .unwrap_or(u64::MAX - 1)
-            + 1;
+        let milli = self.milli(now);
         // Mostly unchanged: then the cache line stays shared.
         if self.last_success_milli.load(Ordering::Relaxed) != milli {
             self.last_success_milli.store(milli, Ordering::Relaxed);
+        }
+        if self.outcomes.load(Ordering::Relaxed) != 0 {
+            self.take_in(0);
         }
         if self.faults_in_a_row.load(Ordering::Relaxed) != 0 {
             self.faults_in_a_row.store(0, Ordering::Relaxed);
@@ -83,8 +92,22 @@ impl Circuit {
     /// When the token last gave an answer.
     #[must_use]
     pub fn last_success(&self) -> Option<Instant> {
-        let milli = self.last_success_milli.load(Ordering::Relaxed).checked_sub(1)?;
+        self.instant(&self.last_success_milli)
+    }
+
+    fn milli(&self, now: Instant) -> u64 {
+        let milli = now.saturating_duration_since(self.start).as_millis();
+        u64::try_from(milli).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn instant(&self, milli: &AtomicU64) -> Option<Instant> {
+        let milli = milli.load(Ordering::Relaxed).checked_sub(1)?;
         self.start.checked_add(Duration::from_millis(milli))
+    }
+
+    fn take_in(&self, outcome: u64) {
+        let shifted = |outcomes: u64| Some(outcomes << 1 | outcome);
+        let _ = self.outcomes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shifted);
     }
 
     /// Whether it did lately.
@@ -99,8 +122,31 @@ impl Circuit {
         self.faults_in_a_row.load(Ordering::Relaxed)
     }
 
+    /// The token gave a failure that was its own, and what it did next was well: no reason to
+    /// open the circuit.
+    pub fn blemish(&self, now: Instant) {
+        self.last_fault_milli.store(self.milli(now), Ordering::Relaxed);
+        self.take_in(1);
+    }
+
+    /// Whether the token failed at anything in the last [`RECENT_FAULTS`].
+    #[must_use]
+    pub fn is_blemished(&self, now: Instant) -> bool {
+        let is_recent = |then| now.saturating_duration_since(then) < RECENT_FAULTS;
+        self.instant(&self.last_fault_milli).is_some_and(is_recent)
+    }
+
+    /// How many of its latest 64 outcomes were faults, if that is [`MIN_DEGRADED_FAULTS`] or more:
+    /// it serves, and is not well.
+    #[must_use]
+    pub fn recent_faults(&self, now: Instant) -> Option<u32> {
+        let faults = self.outcomes.load(Ordering::Relaxed).count_ones();
+        (faults >= MIN_DEGRADED_FAULTS && self.is_blemished(now)).then_some(faults)
+    }
+
     /// The token failed at a job. Says whether that opened the circuit.
-    pub fn fault(&self, reason: impl FnOnce() -> String) -> bool {
+    pub fn fault(&self, now: Instant, reason: impl FnOnce() -> String) -> bool {
+        self.blemish(now);
         let faults = self.faults_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
         faults >= MAX_FAULTS_IN_A_ROW && self.open(reason())
     }
@@ -124,6 +170,7 @@ impl Circuit {
         let mut reason = self.reason.lock();
         *reason = None;
         self.faults_in_a_row.store(0, Ordering::Relaxed);
+        self.outcomes.store(0, Ordering::Relaxed);
         if self.epoch() > 0 {
             self.trickle.store(TRICKLE_SUCCESSES, Ordering::Relaxed);
         }
@@ -143,13 +190,13 @@ mod tests {
         let circuit = Circuit::new(start);
         assert!(!circuit.is_usable() && circuit.close() && !circuit.is_trickling());
         for _ in 1..MAX_FAULTS_IN_A_ROW {
-            assert!(!circuit.fault(String::new));
+            assert!(!circuit.fault(start, String::new));
         }
         circuit.success(start + RECENT_TRAFFIC);
         for _ in 1..MAX_FAULTS_IN_A_ROW {
-            assert!(!circuit.fault(String::new));
+            assert!(!circuit.fault(start, String::new));
         }
-        assert!(circuit.fault(|| "broken".to_owned()));
+        assert!(circuit.fault(start, || "broken".to_owned()));
         assert!(!circuit.is_usable());
         assert_eq!(circuit.reason().as_deref(), Some("broken"));
         assert!(circuit.is_answering(start + RECENT_TRAFFIC));
@@ -160,5 +207,35 @@ mod tests {
             circuit.success(start);
         }
         assert!(!circuit.is_trickling());
+    }
+    /// A token that fails at three calls in ten stays in use and is not well, until that is over:
+    /// by calls that succeed, by time where there are none, or by a probe after it was given up.
+    #[test]
+    fn remembers_what_came_of_the_latest_calls() {
+        let now = Instant::now();
+        let circuit = Circuit::new(now);
+        circuit.close();
+        assert!(!circuit.is_blemished(now) && circuit.recent_faults(now).is_none());
+        let serve_badly = || {
+            for n in 0..200 {
+                match n % 10 {
+                    0..3 => assert!(!circuit.fault(now, String::new)),
+                    _ => circuit.success(now),
+                }
+            }
+        };
+        serve_badly();
+        assert!(circuit.is_usable() && circuit.is_blemished(now));
+        assert!(circuit.recent_faults(now).is_some_and(|faults| (18..=21).contains(&faults)));
+        assert_eq!(circuit.recent_faults(now + RECENT_FAULTS), None);
+        for _ in 0..60 {
+            circuit.success(now);
+        }
+        assert_eq!(circuit.recent_faults(now), None, "a few are no sign of ill health");
+        assert!(circuit.is_blemished(now));
+        serve_badly();
+        circuit.open(String::new());
+        circuit.close();
+        assert_eq!(circuit.recent_faults(now), None);
     }
 }

@@ -14,7 +14,7 @@ use super::queue::{Queued, TokenSet};
 use super::signal::Signal;
 use super::token::Token;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job, Success, TokenIndex};
-use crate::limits::{MAX_ATTEMPTS, MAX_TOKENS};
+use crate::limits::{MAX_ATTEMPTS, MAX_SUSPICIONS, MAX_TOKENS, SUSPICIONS};
 
 /// The tokens and the way back to the event loops.
 pub struct Fleet {
@@ -111,13 +111,22 @@ impl Fleet {
         fault: Fault,
         answered: &mut Vec<Completion>,
     ) -> Option<Queued> {
-        queued.attempts += 1;
-        if fault.blame != Blame::Key {
-            queued.failure.get_or_insert(fault.failure);
-        }
         let now = Instant::now();
         if fault.blame == Blame::Request {
-            answered.extend(complete(queued, Err(fault.failure), Some(token.index), 0));
+            if matches!(fault.failure, Failure::Pkcs11(_) | Failure::Malformed) {
+                // What one token will not do at all another make of HSM may.
+                queued.lacking |= bit(token.index);
+                queued.failure.get_or_insert(fault.failure);
+                let not_these = queued.tried | queued.lacking;
+                if let Some(other) = self.best_for(&queued.job.request, not_these) {
+                    match self.push_first(other, queued) {
+                        Ok(()) => return None,
+                        Err(back) => queued = back,
+                    }
+                }
+            }
+            let failure = Err(fault.failure);
+            answered.extend(complete(queued, failure, Some(token.index), 0));
             return None;
         }
         if now >= queued.job.deadline {
@@ -125,9 +134,16 @@ impl Fleet {
             token.counters.expired.fetch_add(1, Ordering::Relaxed);
             return None;
         }
+        if fault.blame == Blame::Suspect {
+            return self.suspected(token, queued, now, answered);
+        }
+        queued.attempts += 1;
         match fault.blame {
             Blame::Key => queued.lacking |= bit(token.index),
-            _ => queued.tried |= bit(token.index),
+            _ => {
+                queued.failure.get_or_insert(fault.failure);
+                queued.tried |= bit(token.index);
+            }
         }
         let may_retry = queued.attempts < MAX_ATTEMPTS && !self.is_stopping();
         if may_retry {
@@ -140,17 +156,69 @@ impl Fleet {
                 return Some(queued);
             }
         }
-        let failure = queued.failure.unwrap_or_else(|| self.not_found());
+        let failure = self.last_word(&queued);
         answered.extend(complete(queued, Err(failure), Some(token.index), 0));
         None
     }
 
-    /// No token in use has the key; one that is not in use may have it.
-    fn not_found(&self) -> Failure {
-        if self.tokens.iter().all(|token| token.circuit.is_usable()) {
-            Failure::KeyNotFound
-        } else {
-            Failure::NoToken
+    /// Takes in that `token` holds the ciphertext to be bad, and that its code for that may also
+    /// mean trouble. Another token is asked then, or the same one again, and it is the answer when
+    /// enough say so. As [`Self::failed`].
+    fn suspected(
+        &self,
+        token: &Token,
+        mut queued: Queued,
+        now: Instant,
+        answered: &mut Vec<Completion>,
+    ) -> Option<Queued> {
+        queued.suspicions += 1;
+        queued.suspecting |= bit(token.index);
+        queued.tried |= bit(token.index);
+        let is_doubtful = |token: &Token| {
+            queued.suspecting & bit(token.index) != 0 && token.circuit.is_blemished(now)
+        };
+        let needed = if self.tokens.iter().any(is_doubtful) { MAX_SUSPICIONS } else { SUSPICIONS };
+        if queued.suspicions >= needed {
+            token.circuit.success(now);
+            let failure = Err(Failure::InvalidCiphertext);
+            answered.extend(complete(queued, failure, Some(token.index), 0));
+            return None;
+        }
+        let queued = match self.pass_on(token, queued) {
+            Ok(()) => return None,
+            Err(back) => back,
+        };
+        if token.circuit.is_usable() && !self.is_stopping() {
+            return Some(queued);
+        }
+        answered.extend(complete(queued, Err(Failure::NoToken), Some(token.index), 0));
+        None
+    }
+
+    /// The request was done: those who held its ciphertext to be bad were in trouble.
+    pub fn clear_of_suspicion(&self, queued: &Queued, now: Instant) {
+        if queued.suspicions == 0 {
+            return;
+        }
+        for token in &self.tokens {
+            if queued.suspecting & bit(token.index) != 0 {
+                token.counters.faults.fetch_add(1, Ordering::Relaxed);
+                token.circuit.blemish(now);
+            }
+        }
+    }
+
+    /// The answer to a request that nobody could do. With no token left it is that, whatever
+    /// failed before: who was tried in the moment before and who came in the one after hear the
+    /// same. Else the first failure; or no token in use has the key, while one that is not in use
+    /// may have it.
+    fn last_word(&self, queued: &Queued) -> Failure {
+        let mut usable = self.tokens.iter().map(|token| token.circuit.is_usable());
+        match queued.failure {
+            _ if !usable.clone().any(|is_usable| is_usable) => Failure::NoToken,
+            Some(failure) => failure,
+            None if usable.all(|is_usable| is_usable) => Failure::KeyNotFound,
+            None => Failure::NoToken,
         }
     }
 
@@ -200,8 +268,7 @@ impl Fleet {
             }
             queued.tried |= bit(token.index);
             if let Err(queued) = self.pass_on(token, queued) {
-                let failure = queued.failure.unwrap_or(Failure::NoToken);
-                self.answer(complete(queued, Err(failure), Some(token.index), 0));
+                self.answer(complete(queued, Err(Failure::NoToken), Some(token.index), 0));
             }
         }
     }

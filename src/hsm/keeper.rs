@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::backend::{Fault, OpenError, Session};
+use super::backend::{Fault, OpenError, Probed, Session};
 use super::fleet::Fleet;
 use super::pace::thread_cpu_time;
 use super::token::{Backoff, Token};
@@ -110,26 +110,22 @@ impl Keeper<'_> {
         }
         let probes = if is_new { FIRST_PROBES } else { 1 };
         for _ in 0..probes {
-            if let Err(fault) = self.probe()? {
-                let trouble = format!("probe: {:?}", fault.failure);
-                self.drop_session()?;
-                // A session may die alone; the next one tells. A token that answers jobs is not
-                // given up for the sake of a probe.
-                let is_token = is_new || self.failures > 0;
-                self.failed(trouble, is_token);
-                if !is_token {
-                    return self.check();
+            match self.probe(Self::sample)? {
+                Ok(probed) => self.note(probed),
+                Err(fault) => {
+                    // A session may die alone; the next one tells. A token that answers jobs is
+                    // not given up for the sake of a probe.
+                    let is_token = is_new || self.failures > 0;
+                    self.probe_failed(fault, is_token)?;
+                    if !is_token {
+                        return self.check();
+                    }
+                    return Ok(Some(false));
                 }
-                return Ok(Some(false));
             }
         }
         if is_new && let Some(place) = self.token.pace.conclude() {
             self.token.settle(place);
-        }
-        {
-            let mut state = self.token.keeper.lock();
-            state.probed_at = Some(Instant::now());
-            state.trouble = None;
         }
         if self.token.circuit.close() {
             self.put_in_use_at = Some(Instant::now());
@@ -143,7 +139,42 @@ impl Keeper<'_> {
             self.fleet.monitor_signal.tell();
         }
         self.list()?;
+        if is_new && self.session.is_some() {
+            // Now there may be a key to probe with, where the token makes none for that. It is no
+            // sample of the token's pace: the window that was closed begins with the first jobs.
+            match self.probe(|_, _, _| {})? {
+                Ok(probed) => self.note(probed),
+                Err(fault) => {
+                    self.probe_failed(fault, false)?;
+                    return Ok(Some(false));
+                }
+            }
+        }
         Ok(Some(true))
+    }
+
+    fn note(&self, probed: Probed) {
+        let trouble = match probed {
+            Probed::Well => None,
+            Probed::CannotEncrypt(trouble) => Some(trouble),
+        };
+        let is_new = {
+            let mut state = self.token.keeper.lock();
+            state.probed_at = Some(Instant::now());
+            let is_new = trouble.is_some() && state.trouble != trouble;
+            state.trouble.clone_from(&trouble);
+            is_new
+        };
+        if is_new {
+            let label = self.token.backend.identity().label;
+            tracing::error!(token = label, trouble, "HSM token does not encrypt");
+        }
+    }
+
+    fn probe_failed(&mut self, fault: Fault, is_token: bool) -> Result<(), WrittenOff> {
+        self.drop_session()?;
+        self.failed(format!("probe: {}", fault.failure), is_token);
+        Ok(())
     }
 
     fn not_opened(&mut self, error: OpenError) -> Option<bool> {
@@ -194,20 +225,27 @@ impl Keeper<'_> {
         }
     }
 
-    fn probe(&mut self) -> Result<Result<(), Fault>, WrittenOff> {
+    /// `took` hears the wall and the CPU time of a probe that succeeds.
+    fn probe(
+        &mut self,
+        took: impl FnOnce(&Token, Duration, Duration),
+    ) -> Result<Result<Probed, Fault>, WrittenOff> {
         self.watched(MAX_HOUSEKEEPING, |session, token| {
-            let Some(session) = session else { return Ok(()) };
+            let Some(session) = session else { return Ok(Probed::Well) };
             let (start, cpu) = (Instant::now(), thread_cpu_time());
             let result = session.probe();
             if result.is_ok() {
-                let (wall, cpu) = (start.elapsed(), thread_cpu_time().saturating_sub(cpu));
-                token.pace.prime(wall);
-                if let Some(place) = token.pace.sample(cpu, wall) {
-                    token.settle(place);
-                }
+                took(token, start.elapsed(), thread_cpu_time().saturating_sub(cpu));
             }
             result
         })
+    }
+
+    fn sample(token: &Token, wall: Duration, cpu: Duration) {
+        token.pace.prime(wall);
+        if let Some(place) = token.pace.sample(cpu, wall) {
+            token.settle(place);
+        }
     }
 
     /// Lists the keys if it is time to, or if a handle was found stale.
@@ -233,7 +271,7 @@ impl Keeper<'_> {
             Ok(()) => self.listed_at = Some(Instant::now()),
             Err(fault) => {
                 let label = self.token.backend.identity().label;
-                tracing::warn!(token = label, "listing keys: {:?}", fault.failure);
+                tracing::warn!(token = label, "listing keys: {}", fault.failure);
                 if fault.breaks_session() {
                     self.drop_session()?;
                 }

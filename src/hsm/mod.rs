@@ -72,7 +72,7 @@ pub struct TokenStats {
     pub label: String,
     /// Whether it gets jobs.
     pub is_usable: bool,
-    /// Why it does not, or what a probe found.
+    /// Why it does not, or what is wrong with it by the latest probe or the latest calls.
     pub trouble: Option<String>,
     /// Jobs that wait.
     pub queued: usize,
@@ -305,10 +305,14 @@ fn stats(token: &Token) -> TokenStats {
     let counters = &token.counters;
     let is_usable = token.circuit.is_usable();
     let probe = token.keeper.lock().trouble.clone();
+    let recent = || {
+        let faults = token.circuit.recent_faults(Instant::now())?;
+        Some(format!("{faults} of the latest 64 calls failed"))
+    };
     TokenStats {
         label: token.backend.identity().label,
         is_usable,
-        trouble: if is_usable { probe } else { token.circuit.reason().or(probe) },
+        trouble: if is_usable { probe.or_else(recent) } else { token.circuit.reason().or(probe) },
         queued: token.queue.len(),
         running: headcount.running,
         idle: headcount.idle,

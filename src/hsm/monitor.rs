@@ -133,7 +133,9 @@ fn look_at_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
         tracing::warn!(token = label, "an HSM call hangs; its session is replaced");
         // If it answers others meanwhile, the token is not at fault, or not as a whole.
         let answers = token.circuit.last_success().is_some_and(|then| now < then + MIN_HANG);
-        if !answers && token.circuit.fault(|| "calls hang".to_owned()) {
+        if answers {
+            token.circuit.blemish(now);
+        } else if token.circuit.fault(now, || "calls hang".to_owned()) {
             fleet.given_up(token);
         }
     }

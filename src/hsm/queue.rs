@@ -28,8 +28,12 @@ pub struct Queued {
     pub attempts: u32,
     /// A bit for each token that failed at it, till all have.
     pub tried: TokenSet,
-    /// A bit for each token that said that it lacks the key.
+    /// A bit for each token that said that it lacks the key, or will not do such a thing.
     pub lacking: TokenSet,
+    /// Times that the ciphertext was held to be bad.
+    pub suspicions: u8,
+    /// A bit for each token that did so.
+    pub suspecting: TokenSet,
     /// Microseconds in the HSM so far.
     pub hsm_micros: u32,
     /// The first failure that was a token's fault.
@@ -55,6 +59,8 @@ impl Queued {
             attempts: 0,
             tried: 0,
             lacking: 0,
+            suspicions: 0,
+            suspecting: 0,
             hsm_micros: 0,
             failure: None,
             race: None,

@@ -122,7 +122,8 @@ impl Worker<'_> {
                 match error {
                     OpenError::TooManySessions(_) => self.token.roster.cap(),
                     OpenError::Unavailable(_) | OpenError::PinRefused(_) | OpenError::Unfit(_) => {
-                        if self.token.circuit.fault(|| error.reason().to_owned()) {
+                        let reason = || error.reason().to_owned();
+                        if self.token.circuit.fault(Instant::now(), reason) {
                             self.fleet.given_up(self.token);
                         }
                     }
@@ -245,6 +246,7 @@ impl Worker<'_> {
                     }
                 }
                 self.token.circuit.success(end);
+                self.fleet.clear_of_suspicion(&queued, end);
                 let is_hedge = queued.is_hedge;
                 let token = Some(self.token.index);
                 let completion = complete(queued, Ok(success), token, queue_micros);
@@ -254,18 +256,16 @@ impl Worker<'_> {
                 self.answer(completion, end);
                 Done::GoOn
             }
-            Err(fault) if matches!(fault.blame, Blame::Request) => {
-                self.token.circuit.success(end);
-                let token = Some(self.token.index);
-                self.answer(complete(queued, Err(fault.failure), token, queue_micros), end);
-                Done::GoOn
-            }
             Err(fault) => {
-                if fault.blame != Blame::Key {
-                    self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
-                    let reason = || format!("{:?}", fault.failure);
-                    if self.token.circuit.fault(reason) {
-                        self.fleet.given_up(self.token);
+                match fault.blame {
+                    Blame::Request => self.token.circuit.success(end),
+                    // Not known yet, or no outcome.
+                    Blame::Suspect | Blame::Key => {}
+                    Blame::Busy | Blame::Session | Blame::Token => {
+                        self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
+                        if self.token.circuit.fault(end, || fault.failure.to_string()) {
+                            self.fleet.given_up(self.token);
+                        }
                     }
                 }
                 let mut answered = Vec::new();

@@ -73,9 +73,9 @@ fn slow_hsm() {
 /// HSM is itself again, so is the proxy.
 #[test]
 fn hung_hsm() {
-    let mut proxy = Interposed::new(Setup::new());
+    let mut proxy = Interposed::new(Setup::new().usual_deadline());
     let client = proxy.client();
-    encrypt(&client).ok();
+    proxy.wait_for("a call to succeed", |_| encrypt(&client).status == 200);
     proxy.set("hsm_milli = 3000");
     for _ in 0..12 {
         let response = encrypt(&client);
@@ -94,7 +94,8 @@ fn hung_hsm() {
 /// are served in time.
 #[test]
 fn overload() {
-    let mut proxy = Interposed::new(Setup::new().set("pkcs11.session_pool_max_size", 1));
+    let setup = Setup::new().usual_deadline().set("pkcs11.session_pool_max_size", 1);
+    let mut proxy = Interposed::new(setup);
     proxy.set("hsm_milli = 60");
     let client = proxy.client();
     let body = xks::encrypt(b"many", None).to_string();
@@ -142,7 +143,7 @@ fn refused_login() {
 /// One call hangs: it alone is answered late, the others do not wait for it.
 #[test]
 fn one_hung_call() {
-    let mut proxy = Interposed::new(Setup::new());
+    let mut proxy = Interposed::new(Setup::new().set("limits.request_deadline_milli", 2_000));
     let client = proxy.client();
     encrypt(&client).ok();
     proxy.set("[[fault]]\nhang = true\nfunctions = [\"C_Decrypt\"]\nskip = 0\ncount = 1");
@@ -200,14 +201,21 @@ fn lasting_trouble() {
 }
 
 /// A ciphertext that the HSM got wrong is never sent out (XKS specification, Encrypt: the
-/// verifying decrypt).
+/// verifying decrypt), and an HSM that gets none right is out of use.
 #[test]
 fn a_wrong_ciphertext_is_not_sent_out() {
     let mut proxy = Interposed::new(Setup::new());
     let client = proxy.client();
     encrypt_with_cdiv(&client).ok();
     proxy.set("[[fault]]\nflip_bit = true");
-    encrypt_with_cdiv(&client).assert_error(500, "InternalException");
+    proxy.wait_for("health to say UNAVAILABLE", |_| {
+        let refused = encrypt_with_cdiv(&client);
+        match refused.status {
+            503 => refused.assert_error(503, "DependencyTimeoutException"),
+            _ => refused.assert_error(500, "InternalException"),
+        }
+        health_status(&client) == "UNAVAILABLE"
+    });
     proxy.set("");
     proxy.wait_for("calls to succeed again", |_| encrypt_with_cdiv(&client).status == 200);
 }
@@ -224,6 +232,8 @@ fn token_gone_and_back() {
     proxy.wait_for("readiness to go", |proxy| proxy.get("/readyz").status == 503);
     assert_eq!(proxy.get("/ping").status, 200);
     encrypt(&client).assert_error(503, "DependencyTimeoutException");
+    let log = proxy.log();
+    assert!(log.contains("CKR_DEVICE_REMOVED (0x00000032)"), "{log}");
     proxy.set("");
     proxy.wait_for("calls to succeed again", |_| encrypt(&client).status == 200);
     proxy.wait_for("health to say ACTIVE", |_| health_status(&client) == "ACTIVE");
@@ -252,12 +262,13 @@ fn a_broken_device_is_no_bad_ciphertext() {
 fn a_wedged_process_ends() {
     let mut proxy = Interposed::new(
         Setup::new()
+            .usual_deadline()
             .set("pkcs11.exit_when_wedged", true)
             .set("pkcs11.session_pool_max_size", 4)
             .set("server.drain_delay_milli", 10),
     );
     let client = proxy.client();
-    encrypt(&client).ok();
+    proxy.wait_for("a call to succeed", |_| encrypt(&client).status == 200);
     proxy.set("[[fault]]\nhang = true");
     // Enough of them that the token is known to hang; some are turned away by then.
     for _ in 0..8 {

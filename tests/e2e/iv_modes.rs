@@ -192,21 +192,33 @@ fn read_only_sessions() {
 }
 
 /// Settings that are not this HSM's: no ciphertext goes out, least of all one with an IV of zeros,
-/// which would be every message's; and what was encrypted before can still be read.
+/// which would be every message's; and what was encrypted before can still be read. So health is
+/// DEGRADED, which is "can still serve traffic" (XKS specification, GetHealthStatus), and the log
+/// says once what to change.
 #[test]
 fn settings_of_another_hsm() {
     let hsms = [("SoftHSM2", SOFTHSM2), ("nShield", NSHIELD), ("Luna", LUNA)];
     for (name, hsm) in hsms {
         for (other_name, other) in hsms.into_iter().filter(|(other_name, _)| *other_name != name) {
             eprintln!("{name} with the settings of {other_name}");
-            let proxy = hsm.start_with(other);
+            let mut proxy = hsm.start_with(other);
             let client = proxy.client();
+            proxy.wait_for("health to say DEGRADED", |_| health_status(&client) == "DEGRADED");
+            assert_eq!(proxy.get("/readyz").status, 200);
             for body in [xks::encrypt(b"secret", None), xks::encrypt_with_cdiv(b"secret", None)] {
                 let refused = client.call("keys/foo/encrypt", &body);
                 refused.assert_error(500, "InternalException");
             }
             let encrypted = xks::encrypt_here(&token::FULL, b"plaintext", None, b"");
             client.call("keys/foo/decrypt", &xks::decrypt(&encrypted, None)).ok();
+            assert_eq!(health_status(&client), "DEGRADED");
+            let log = proxy.log();
+            let advice = "HSM token does not encrypt";
+            assert_eq!(log.matches(advice).count(), 1, "{log}");
+            let line = log.lines().find(|line| line.contains(advice)).unwrap();
+            for part in ["[hsm_capabilities]", "can_generate_iv = ", "xks-proxy probe-hsm"] {
+                assert!(line.contains(part), "{line}");
+            }
         }
     }
 }

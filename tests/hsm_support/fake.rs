@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use xks_proxy::hsm::backend::{Backend, Fault, Identity, OpenError, Session};
+use xks_proxy::hsm::backend::{Backend, Fault, Identity, OpenError, Probed, Session};
 use xks_proxy::hsm::inventory::TokenInventory;
 use xks_proxy::job::{KeyIndex, Request, Success};
 
@@ -149,11 +149,11 @@ impl Session for FakeSession {
         Ok(Success::Decrypted)
     }
 
-    fn probe(&mut self) -> Result<(), Fault> {
+    fn probe(&mut self) -> Result<Probed, Fault> {
         if self.token.probes_hang.load(Ordering::SeqCst) {
             self.token.gate.pass();
         }
-        self.token.sickness.lock().unwrap().map_or(Ok(()), Err)
+        self.token.sickness.lock().unwrap().map_or(Ok(Probed::Well), Err)
     }
 
     fn refresh_keys(&mut self) -> Result<(), Fault> {

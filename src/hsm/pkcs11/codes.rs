@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cryptoki::error::{Error, Rv, RvError};
 use cryptoki_sys::*;
 
+use crate::job::Failure;
+
 /// What a code means, and so what is done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -213,6 +215,26 @@ pub fn describe(code: CK_RV) -> String {
     }
 }
 
+/// For logs and the status page; it stands here because the names of the codes do.
+impl std::fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::KeyNotFound => "no such key",
+            Self::KeyAmbiguous(keys) => return write!(formatter, "{keys} keys of that label"),
+            Self::MayNotEncrypt => "the key may not encrypt",
+            Self::MayNotDecrypt => "the key may not decrypt",
+            Self::InvalidCiphertext => "bad ciphertext",
+            Self::TooLarge => "larger than the HSM takes",
+            Self::Overloaded => "too many calls wait",
+            Self::TimedOut => "no answer in time",
+            Self::NoToken => "no HSM token is usable",
+            Self::CdivMismatch => "what was encrypted does not decrypt to the same again",
+            Self::Malformed => "the output breaks PKCS#11: no IV, or a wrong length",
+            Self::Pkcs11(code) => return formatter.write_str(&describe(*code)),
+        })
+    }
+}
+
 /// The code of an error of the `cryptoki` crate, if the module gave one.
 #[must_use]
 pub fn code_of(error: &Error) -> Option<CK_RV> {
@@ -282,6 +304,8 @@ mod tests {
         assert_eq!(class(CKR_CRYPTOKI_NOT_INITIALIZED), Class::Module);
         assert_eq!(class(0x8000_0001), Class::Ambiguous, "a vendor's own");
         assert_eq!(describe(CKR_DEVICE_ERROR), "CKR_DEVICE_ERROR (0x00000030)");
+        assert_eq!(Failure::Pkcs11(0x32).to_string(), "CKR_DEVICE_REMOVED (0x00000032)");
+        assert_eq!(Failure::Pkcs11(0x8000_0001).to_string(), "code 0x80000001");
     }
 
     /// A profile narrows down what a failed decryption may mean, and never makes a certain bad

@@ -151,6 +151,15 @@ impl KeyCache {
         self.entries.read().get(usize::try_from(key.0).ok()?)?.key
     }
 
+    /// A key of those known that may encrypt, and decrypt too if there is such a one.
+    #[must_use]
+    pub fn to_probe_with(&self) -> Option<Key> {
+        let entries = self.entries.read();
+        let keys = || entries.iter().filter_map(|entry| entry.key);
+        let both = |key: &Key| key.attributes.encrypt && key.attributes.decrypt;
+        keys().find(both).or_else(|| keys().find(|key| key.attributes.encrypt))
+    }
+
     /// Whether it is there, as far as is known: before a listing, all may be.
     #[must_use]
     pub fn may_have(&self, key: KeyIndex) -> bool {
@@ -162,6 +171,11 @@ impl KeyCache {
     /// Whether a handle was found stale since this was last asked.
     pub fn take_stale(&self) -> bool {
         self.is_stale.swap(false, Ordering::AcqRel)
+    }
+
+    /// A handle was found stale: the keys are to be listed anew.
+    pub fn suspect(&self) {
+        self.is_stale.store(true, Ordering::Release);
     }
 
     /// Forgets all handles: after the token was away, or the module was initialised anew, a handle

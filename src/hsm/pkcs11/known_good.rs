@@ -11,8 +11,9 @@ use super::keys::Key;
 use super::session::Calls;
 use super::token::Shared;
 use super::trouble::{NO_SESSION, Trouble, fault_of, fault_of_class, malformed};
-use crate::hsm::backend::{Blame, Fault};
-use crate::job::Iv;
+use crate::hsm::backend::{Blame, Fault, Probed};
+use crate::hsm::config::IvMode;
+use crate::job::{Failure, Iv};
 
 /// What probes and known-good operations encrypt.
 const PROBE_PLAINTEXT: [u8; 32] = *b"xks-proxy probes this HSM's work";
@@ -49,7 +50,7 @@ impl Calls {
             Trouble::from(fault_of(code, blame))
         };
         if !(key.attributes.encrypt && key.attributes.decrypt) {
-            return self.probe(token).map_err(broken);
+            return self.probe(token).map(drop).map_err(broken);
         }
         if let Some(known) = self.known_good.take_if(|known| known.handle == key.handle) {
             let result = self.decrypts_to_probe(token, key.handle, &known.iv, &known.ciphertext);
@@ -68,7 +69,7 @@ impl Calls {
             }
             Err(Trouble::StaleHandle(stale)) => Err(Trouble::StaleHandle(stale)),
             Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
-                self.probe(token).map_err(broken)
+                self.probe(token).map(drop).map_err(broken)
             }
             Err(Trouble::Fault(fault)) => Err(broken(fault)),
         }
@@ -101,9 +102,9 @@ impl Calls {
         }
     }
 
-    /// A known-good operation with a key of the session's own; where the token makes none, random
-    /// bytes and the session's state.
-    pub(super) fn probe(&mut self, token: &Shared) -> Result<(), Fault> {
+    /// A known-good operation with a key of the session's own; where that is not to be had, with
+    /// a key that requests name; where there is none, random bytes and the session's state.
+    pub(super) fn probe(&mut self, token: &Shared) -> Result<Probed, Fault> {
         self.require_login(token)?;
         if let ProbeKey::Untried = self.probe_key
             && let Some(handle) = self.make_probe_key(token)?
@@ -113,14 +114,22 @@ impl Calls {
         if let ProbeKey::Made(handle) = self.probe_key {
             let mut ciphertext = Vec::new();
             match self.encrypt_bytes(token, handle, &[], &PROBE_PLAINTEXT, &mut ciphertext) {
-                Ok(iv) => return self.decrypts_to_probe(token, handle, &iv, &ciphertext),
-                // AES-GCM with this key is not to be had: then not.
+                Ok(iv) => {
+                    self.decrypts_to_probe(token, handle, &iv, &ciphertext)?;
+                    return Ok(Probed::Well);
+                }
+                // AES-GCM is not to be had with this key, or not in this way.
                 Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
                     self.probe_key = ProbeKey::Refused;
                 }
                 Err(Trouble::Fault(fault)) => return Err(fault),
                 Err(Trouble::StaleHandle(code)) => return Err(fault_of(code, Blame::Session)),
             }
+        }
+        if let Some(key) = token.keys.to_probe_with()
+            && let Some(probed) = self.probe_with(token, &key)?
+        {
+            return Ok(probed);
         }
         let mut random = Zeroizing::new([0; 16]);
         self.session()?.generate_random_slice(&mut *random).map_err(|error| token.fault(&error))?;
@@ -129,7 +138,30 @@ impl Calls {
             self.require_login(token)?;
             self.probe_key = ProbeKey::Refused;
         }
-        Ok(())
+        Ok(Probed::Well)
+    }
+
+    /// With a key that requests name; `None` if this key tells nothing of the token.
+    fn probe_with(&mut self, token: &Shared, key: &Key) -> Result<Option<Probed>, Fault> {
+        let mut ciphertext = Vec::new();
+        match self.encrypt_bytes(token, key.handle, &[], &PROBE_PLAINTEXT, &mut ciphertext) {
+            Ok(_) if !key.attributes.decrypt => Ok(Some(Probed::Well)),
+            Ok(iv) => match self.decrypts_to_probe(token, key.handle, &iv, &ciphertext) {
+                Ok(()) => Ok(Some(Probed::Well)),
+                Err(Fault { blame: Blame::Request, .. }) => Ok(None),
+                Err(fault) => Err(fault),
+            },
+            Err(Trouble::Fault(Fault {
+                failure: failure @ (Failure::Pkcs11(_) | Failure::Malformed),
+                blame: Blame::Request,
+            })) => Ok(Some(Probed::CannotEncrypt(advice(failure, token.config.iv_mode)))),
+            Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => Ok(None),
+            Err(Trouble::Fault(fault)) => Err(fault),
+            Err(Trouble::StaleHandle(_)) => {
+                token.keys.suspect();
+                Ok(None)
+            }
+        }
     }
 
     /// `None` if the token made none. No code tells a refusal from trouble: a token that wants a
@@ -146,4 +178,17 @@ impl Calls {
         let made = self.session()?.generate_key(&Mechanism::AesKeyGen, &template);
         Ok(made.inspect_err(|error| token.count(error)).ok().map(|key| key.handle()))
     }
+}
+
+/// What an operator can do about a token that does not encrypt in the way that the settings say.
+fn advice(failure: Failure, iv_mode: IvMode) -> String {
+    let said = match iv_mode {
+        IvMode::Random => "can_generate_iv = false",
+        IvMode::ZeroedBuffer => "can_generate_iv = true, is_zero_iv_required = true",
+        IvMode::Appended => "can_generate_iv = true, is_zero_iv_required = false",
+    };
+    format!(
+        "encryption fails: {failure}. [hsm_capabilities] says {said}, by its own members or by \
+         its profile, and may be another HSM's: `xks-proxy probe-hsm` finds out what is right"
+    )
 }

@@ -17,7 +17,7 @@ use super::trouble::{NO_SESSION, Trouble, fault_of_class, malformed, trouble_of}
 use crate::hsm::backend::{Blame, Fault};
 use crate::hsm::config::IvMode;
 use crate::job::{Failure, Iv, Operation, Request, Success};
-use crate::limits::{AMBIGUOUS_CODE_REPEATS, GCM_IV_BYTES, GCM_TAG_BYTES};
+use crate::limits::{GCM_IV_BYTES, GCM_TAG_BYTES};
 
 impl Calls {
     pub(super) fn attempt(
@@ -104,19 +104,18 @@ impl Calls {
         prefix: &Sha256,
         output: &mut Vec<u8>,
     ) -> Result<Success, Trouble> {
-        for _ in 0..2 {
-            let iv = self.encrypt(token, key.handle, request, output)?;
-            // The hash is of what C_Encrypt gave, before anything else touches it.
-            let mut hash = prefix.clone();
-            hash.update(iv.as_slice());
-            hash.update(&*output);
-            let cdiv = hash.finalize().into();
-            if self.verifies(token, key, request, &iv, output)? {
-                return encrypted(iv, Some(cdiv), output);
-            }
-            token.cdiv_mismatches.fetch_add(1, Ordering::Relaxed);
+        let iv = self.encrypt(token, key.handle, request, output)?;
+        // The hash is of what C_Encrypt gave, before anything else touches it.
+        let mut hash = prefix.clone();
+        hash.update(iv.as_slice());
+        hash.update(&*output);
+        let cdiv = hash.finalize().into();
+        if self.verifies(token, key, request, &iv, output)? {
+            return encrypted(iv, Some(cdiv), output);
         }
-        Err(Fault::answer(Failure::CdivMismatch).into())
+        token.cdiv_mismatches.fetch_add(1, Ordering::Relaxed);
+        // Another token may do better, and this one is to be known as one that does it wrong.
+        Err(Fault { failure: Failure::CdivMismatch, blame: Blame::Busy }.into())
     }
 
     /// Whether the token decrypts what it has encrypted to the same plaintext.
@@ -167,41 +166,38 @@ impl Calls {
         let Some(plaintext_bytes) = request.input.len().checked_sub(GCM_TAG_BYTES) else {
             return invalid;
         };
-        for _ in 0..AMBIGUOUS_CODE_REPEATS {
-            let session = self.session.as_ref().ok_or(NO_SESSION)?;
-            let mut parameter = given_iv(iv);
-            let result = token.counted(token.module.raw.decrypt(
-                session.handle(),
-                key.handle,
-                &mut parameter,
-                request.aad.as_slice(),
-                &request.input,
-                output,
-            ));
-            match result {
-                Ok(()) if output.len() == plaintext_bytes => return Ok(Success::Decrypted),
-                Ok(()) | Err(RawError::Malformed) => return Err(malformed().into()),
-                // The token knows no such IV, so it has not made this ciphertext.
-                Err(RawError::Init(CKR_MECHANISM_PARAM_INVALID | CKR_ARGUMENTS_BAD))
-                    if iv.as_slice().len() != GCM_IV_BYTES =>
-                {
-                    return invalid;
-                }
-                Err(RawError::Init(code)) => {
-                    return Err(trouble_of(code, Failure::MayNotDecrypt));
-                }
-                Err(RawError::Operation(code)) => match token.class_of_decrypt(code) {
-                    Class::BadCiphertext => return invalid,
-                    // It may be the device that is in trouble, or too busy. If a good ciphertext
-                    // passes and this one fails, again and again, then it is this one.
-                    Class::Ambiguous | Class::AmbiguousRequest => {
-                        self.known_good(token, key, code)?;
-                    }
-                    _ => return Err(trouble_of(code, Failure::MayNotDecrypt)),
-                },
+        let session = self.session.as_ref().ok_or(NO_SESSION)?;
+        let mut parameter = given_iv(iv);
+        let result = token.counted(token.module.raw.decrypt(
+            session.handle(),
+            key.handle,
+            &mut parameter,
+            request.aad.as_slice(),
+            &request.input,
+            output,
+        ));
+        match result {
+            Ok(()) if output.len() == plaintext_bytes => Ok(Success::Decrypted),
+            Ok(()) | Err(RawError::Malformed) => Err(malformed().into()),
+            // The token knows no such IV, so it has not made this ciphertext.
+            Err(RawError::Init(CKR_MECHANISM_PARAM_INVALID | CKR_ARGUMENTS_BAD))
+                if iv.as_slice().len() != GCM_IV_BYTES =>
+            {
+                invalid
             }
+            Err(RawError::Init(code)) => Err(trouble_of(code, Failure::MayNotDecrypt)),
+            Err(RawError::Operation(code)) => match token.class_of_decrypt(code) {
+                Class::BadCiphertext => invalid,
+                // It may be the device that is in trouble, or too busy. If a good ciphertext
+                // passes and this one fails, again and again, then it is this one.
+                Class::Ambiguous | Class::AmbiguousRequest => {
+                    self.known_good(token, key, code)?;
+                    let failure = Failure::InvalidCiphertext;
+                    Err(Fault { failure, blame: Blame::Suspect }.into())
+                }
+                _ => Err(trouble_of(code, Failure::MayNotDecrypt)),
+            },
         }
-        invalid
     }
 }
 

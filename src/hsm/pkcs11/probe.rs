@@ -20,7 +20,7 @@ use super::token::{Pkcs11Token, Shared};
 use super::trouble::Trouble;
 use crate::hsm::backend::OpenError;
 use crate::hsm::config::{IvMode, TokenConfig};
-use crate::job::{Failure, Iv, KeyIndex};
+use crate::job::Iv;
 use crate::limits::GCM_TAG_BYTES;
 
 /// What is encrypted where the size is not the question.
@@ -158,7 +158,7 @@ impl Probe {
         let mut session = token.open_session().map_err(told)?;
         let key = session
             .call(|calls, token| Ok(key(calls, token)))
-            .map_err(|fault| failure(&fault.failure))??;
+            .map_err(|fault| fault.failure.to_string())??;
         Ok(Self { session, token, key })
     }
 
@@ -170,7 +170,7 @@ impl Probe {
             .call(|calls, token| Ok(calls.encrypt_bytes(token, key, aad, &plaintext, &mut output)));
         match iv {
             Ok(Ok(iv)) => Ok((iv, output)),
-            Ok(Err(Trouble::Fault(fault))) | Err(fault) => Err(failure(&fault.failure)),
+            Ok(Err(Trouble::Fault(fault))) | Err(fault) => Err(fault.failure.to_string()),
             Ok(Err(Trouble::StaleHandle(code))) => Err(codes::describe(code)),
         }
     }
@@ -259,13 +259,11 @@ fn key(calls: &mut Calls, token: &Shared) -> Result<CK_OBJECT_HANDLE, String> {
     match calls.make_probe_key(token) {
         Ok(Some(handle)) => return Ok(handle),
         Ok(None) => {}
-        Err(fault) => return Err(failure(&fault.failure)),
+        Err(fault) => return Err(fault.failure.to_string()),
     }
-    let session = calls.session().map_err(|fault| failure(&fault.failure))?;
+    let session = calls.session().map_err(|fault| fault.failure.to_string())?;
     token.keys.refresh(session).map_err(|error| codes::describe_error(&error))?;
-    let indices = 0..u32::try_from(token.keys.labels().now().all().len()).unwrap_or(u32::MAX);
-    let mut keys = indices.filter_map(|index| token.keys.get(KeyIndex(index)));
-    let key = keys.find(|key| key.attributes.encrypt && key.attributes.decrypt);
+    let key = token.keys.to_probe_with().filter(|key| key.attributes.decrypt);
     key.map(|key| key.handle).ok_or_else(|| {
         "the token makes no session keys, and has no key of xks_key_id_set that may encrypt and \
          decrypt"
@@ -333,13 +331,5 @@ fn raw(error: RawError) -> String {
         RawError::Init(code) => format!("C_DecryptInit: {}", codes::describe(code)),
         RawError::Operation(code) => format!("C_Decrypt: {}", codes::describe(code)),
         RawError::Malformed => "its output is not what PKCS#11 has it".to_owned(),
-    }
-}
-
-fn failure(failure: &Failure) -> String {
-    match failure {
-        Failure::Pkcs11(code) => codes::describe(*code),
-        Failure::Malformed => "its output has no IV, or a wrong length".to_owned(),
-        other => format!("{other:?}"),
     }
 }

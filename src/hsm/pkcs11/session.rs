@@ -14,7 +14,7 @@ use super::login;
 use super::module::{Entry, Generation};
 use super::token::Shared;
 use super::trouble::{NO_SESSION, Trouble, fault_of, is_reconnection};
-use crate::hsm::backend::{Blame, Fault, Session};
+use crate::hsm::backend::{Blame, Fault, Probed, Session};
 use crate::job::{Failure, KeyIndex, Request, Success};
 
 /// A logged-in session of a token.
@@ -91,7 +91,7 @@ impl Session for Pkcs11Session {
         result
     }
 
-    fn probe(&mut self) -> Result<(), Fault> {
+    fn probe(&mut self) -> Result<Probed, Fault> {
         self.call(Calls::probe)
     }
 

@@ -207,9 +207,7 @@ impl From<Failure> for ApiError {
                 Self::new(Internal, "what the HSM encrypted did not decrypt to the same again")
             }
             Failure::Malformed => Self::new(Internal, "the HSM's answer breaks PKCS#11"),
-            Failure::Pkcs11(code) => {
-                Self::new(Internal, format!("the HSM failed with PKCS#11 code 0x{code:08x}"))
-            }
+            Failure::Pkcs11(_) => Self::new(Internal, format!("the HSM failed with {failure}")),
         }
     }
 }
