@@ -124,6 +124,10 @@ fn two_modules() {
     let environment = |directory: &Path| {
         let mut environment = Bench::environment(directory);
         std::fs::copy(Bench::module(), directory.join("libsecond.so")).unwrap();
+        // Nor may they meet in one SoftHSM2: its C_Initialize is not made for two at a time.
+        let softhsm2 = directory.join("libsofthsm2-second.so");
+        std::fs::copy(tools::softhsm2_module(), &softhsm2).unwrap();
+        environment.push(("XKS_INTERPOSER_MODULE_libsecond", softhsm2));
         std::fs::write(directory.join("second.toml"), "").unwrap();
         environment.push(("XKS_INTERPOSER_CONFIG_libsecond", directory.join("second.toml")));
         environment.push(("XKS_INTERPOSER_COUNTS_libsecond", directory.join("counts2.toml")));
