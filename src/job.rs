@@ -262,6 +262,8 @@ pub enum Failure {
     /// The HSM gave something PKCS#11 does not allow here (for instance an output of the wrong
     /// length).
     Malformed,
+    /// The attempt panicked.
+    Defect,
     /// Any other `CK_RV`.
     Pkcs11(u64),
 }

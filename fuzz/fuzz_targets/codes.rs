@@ -12,7 +12,7 @@ fuzz_target!(|data: (u64, u32, u8)| {
     assert_eq!(class(code), class(code));
     let described = describe(code);
     assert!(described.ends_with(')') || described.starts_with("code 0x"), "{described}");
-    let failure = match which % 11 {
+    let failure = match which % 12 {
         0 => Failure::KeyNotFound,
         1 => Failure::KeyAmbiguous(count),
         2 => Failure::MayNotEncrypt,
@@ -23,6 +23,7 @@ fuzz_target!(|data: (u64, u32, u8)| {
         7 => Failure::NoToken,
         8 => Failure::CdivMismatch,
         9 => Failure::Malformed,
+        10 => Failure::Defect,
         _ => Failure::Pkcs11(code),
     };
     for failure in [failure, Failure::Pkcs11(code)] {

@@ -136,7 +136,7 @@ uri_path_prefix = "/example/uri/path/prefix"
 sigv4_access_key_id = "BETWEEN2TENAND3TENCHARACTERS"
 sigv4_secret_access_key = "PleaseReplaceThisWithSomeSecretOfLength43To64"
 xks_key_id_set = [{labels}]
-
+{noisy_store(scenario, labels)}
 [pkcs11]
 session_pool_max_size = {scenario.sessions}
 session_pool_timeout_milli = 0
@@ -152,6 +152,20 @@ max_aad_in_base64 = 16384
 [hsm_capabilities]
 can_generate_iv = false
 is_zero_iv_required = false
+"""
+
+
+def noisy_store(scenario, labels):
+    """A second store with a quota. (Not for the reference proxy.)"""
+    if scenario.noisy_quota is None:
+        return ""
+    return f"""
+[[external_key_stores]]
+uri_path_prefix = "/noisy/store"
+sigv4_access_key_id = "NOISYSTORESACCESSKEYID22"
+sigv4_secret_access_key = "AnotherSecretOfAnotherStoreOfLength43To64ch"
+xks_key_id_set = [{labels}]
+max_requests_per_sec = {scenario.noisy_quota}
 """
 
 

@@ -45,6 +45,8 @@ class Scenario:
     seconds: float | None = None
     #: Keys in the token and the store.
     keys: int = 1
+    #: max_requests_per_sec of a second store, /noisy/store; none is no such store.
+    noisy_quota: int | None = None
     #: Draw a plot of this kind: "latency", "over-time" or "rate".
     plot: str | None = None
 

@@ -23,9 +23,9 @@ use crate::admin::{self, Admin};
 use crate::hsm::Hsm;
 use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
 use crate::limits::{HSM_STOP_TIMEOUT, WEDGED_TIME};
-use crate::observe::log;
 use crate::observe::metrics::counter::SharedCounter;
 use crate::observe::metrics::{CertificateMetrics, Metrics};
+use crate::observe::{log, panics};
 use crate::server::Server;
 use crate::settings::{self, Finding, Settings};
 
@@ -47,7 +47,7 @@ pub fn run() -> Result<(), Failed> {
     let log = log::start(&settings.tracing)
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
     let log = Arc::new(log);
-    let panics = watch_panics();
+    let panics = panics::watch();
     if let Err(error) = dumps {
         tracing::warn!(error, "core dumps are not as the settings have them");
     }
@@ -303,17 +303,4 @@ fn facts(settings: &Settings, server: &Server) -> admin::Facts {
         max_connections: settings.limits.max_connections,
         request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
     }
-}
-
-/// Counts panics and logs where they happen. A panic's message may hold a peer's bytes, so the
-/// log gets its place alone.
-fn watch_panics() -> Arc<SharedCounter> {
-    let panics: Arc<SharedCounter> = Arc::default();
-    let counter = Arc::clone(&panics);
-    std::panic::set_hook(Box::new(move |panic| {
-        counter.add(1);
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "panic: this is a defect");
-    }));
-    panics
 }

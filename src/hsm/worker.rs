@@ -1,5 +1,6 @@
 //! A session's thread: takes a job, has the HSM do it, sends the answer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -216,7 +217,9 @@ impl Worker<'_> {
         let cpu = self.is_sample().then(thread_cpu_time);
         let until = queued.job.deadline.max(start + self.token.pace.hang());
         self.watch.begin_attempt(start, until, Attempt::at(&queued));
-        let result = session.perform(&queued.job.request, &mut queued.job.output);
+        let job = &mut queued.job;
+        let result =
+            catch_unwind(AssertUnwindSafe(|| session.perform(&job.request, &mut job.output)));
         let end = Instant::now();
         let (ended, race) = self.watch.end_attempt();
         if race.is_some() {
@@ -233,6 +236,15 @@ impl Worker<'_> {
         let service = end - start;
         queued.hsm_micros = queued.hsm_micros.saturating_add(micros(service));
         let queue_micros = micros(start.saturating_duration_since(queued.job.queued_at));
+        let Ok(result) = result else {
+            // A defect, or a backend's: the request is not tried again, since it would most likely
+            // cost another session, and this session may be in the middle of something.
+            tracing::error!(token = self.token.backend.identity().label, "an HSM call panicked");
+            queued.job.output.zeroize();
+            let token = Some(self.token.index);
+            self.answer(complete(queued, Err(Failure::Defect), token, queue_micros), end);
+            return Done::Stop(Next::Reopen(None));
+        };
         match result {
             Ok(success) => {
                 if !matches!(queued.job.request.operation, Operation::Describe) {

@@ -16,5 +16,6 @@ mod events;
 mod line;
 pub mod log;
 pub mod metrics;
+pub mod panics;
 pub mod redaction;
 pub mod timestamp;

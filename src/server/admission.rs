@@ -46,10 +46,11 @@ pub(super) struct Ticket {
 }
 
 impl Admission {
-    pub(super) fn new(config: &Config) -> Self {
+    /// With room for `max_connections`, whatever `config` says of that.
+    pub(super) fn new(config: &Config, max_connections: usize) -> Self {
         let places = |max| Places { taken: Arc::default(), max };
         Self {
-            api: places(config.max_connections),
+            api: places(max_connections),
             ping: places(MAX_PING_CONNECTIONS),
             addresses: config
                 .max_connections_per_address
@@ -61,11 +62,11 @@ impl Admission {
 
     /// With other bounds: what is used of these counts. (Where there was no bound on a client's
     /// connections, those that are open were not counted by client, and are not now.)
-    pub(super) fn succeeded_by(&self, config: &Config) -> Self {
+    pub(super) fn succeeded_by(&self, config: &Config, max_connections: usize) -> Self {
         let places = |former: &Places, max| Places { taken: Arc::clone(&former.taken), max };
         let connections = self.addresses.as_ref().map(|former| Arc::clone(&former.connections));
         Self {
-            api: places(&self.api, config.max_connections),
+            api: places(&self.api, max_connections),
             ping: places(&self.ping, MAX_PING_CONNECTIONS),
             addresses: config
                 .max_connections_per_address
@@ -157,12 +158,12 @@ mod tests {
     use super::*;
 
     fn admission(max_per_address: Option<u32>) -> Arc<Admission> {
-        Arc::new(Admission::new(&Config {
-            max_connections: 4,
+        let config = Config {
             max_connections_per_address: max_per_address,
             proxy_protocol_from: vec!["10.0.0.0/8".parse().unwrap()],
             ..Config::local()
-        }))
+        };
+        Arc::new(Admission::new(&config, 4))
     }
 
     /// Places come back however a connection ends, and ping has its own.
@@ -208,9 +209,8 @@ mod tests {
         let address = "192.0.2.1".parse().unwrap();
         let mut old: Vec<_> = (0..2).map(|_| former.admit(Listener::Api).unwrap()).collect();
         assert!(old[0].count(address) && !old[1].count(address));
-        let config =
-            Config { max_connections: 3, max_connections_per_address: Some(2), ..Config::local() };
-        let admission = Arc::new(former.succeeded_by(&config));
+        let config = Config { max_connections_per_address: Some(2), ..Config::local() };
+        let admission = Arc::new(former.succeeded_by(&config, 3));
         let mut new = admission.admit(Listener::Api).unwrap();
         assert!(new.count(address) && admission.admit(Listener::Api).is_none());
         drop(old);

@@ -64,9 +64,9 @@ impl Changes {
     /// Has all event loops go on with these. Of `config`, what only a start can change (addresses,
     /// keepalive, the number of loops) is passed over.
     pub fn put(&self, service: Arc<Service>, hsm: Arc<Hsm>, config: &Config) {
-        super::raise_descriptors(config.max_connections);
+        let max_connections = super::possible_connections(config.max_connections);
         let mut state = self.state.lock();
-        let admission = Arc::new(state.admission.succeeded_by(config));
+        let admission = Arc::new(state.admission.succeeded_by(config, max_connections));
         let number = self.number.load(Ordering::Relaxed) + 1;
         state.admission = Arc::clone(&admission);
         state.last = Some(Arc::new(Change {

@@ -9,7 +9,7 @@ use crate::limits::DESCRIPTORS_BESIDE_CONNECTIONS;
 ///
 /// # Errors
 /// How many connections there can be, if the hard limit is too low for all of them.
-pub(super) fn raise(max_connections: usize) -> Result<(), u64> {
+pub(super) fn raise(max_connections: usize) -> Result<(), usize> {
     let limit = getrlimit(Resource::Nofile);
     let connections = u64::try_from(max_connections).unwrap_or(u64::MAX);
     let needed = connections.saturating_add(DESCRIPTORS_BESIDE_CONNECTIONS);
@@ -21,11 +21,14 @@ pub(super) fn raise(max_connections: usize) -> Result<(), u64> {
     let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
     let current =
         if setrlimit(Resource::Nofile, raised).is_ok() { Some(wanted) } else { limit.current };
-    if allowed(current) {
-        Ok(())
-    } else {
-        Err(current.unwrap_or(0).saturating_sub(DESCRIPTORS_BESIDE_CONNECTIONS))
-    }
+    if allowed(current) { Ok(()) } else { Err(connections_within(current.unwrap_or(0))) }
+}
+
+/// How many connections leave the HSM's module, the log and `/ping` what they need, of so many
+/// descriptors: where there are few, half of them.
+fn connections_within(descriptors: u64) -> usize {
+    let connections = descriptors - DESCRIPTORS_BESIDE_CONNECTIONS.min(descriptors / 2);
+    usize::try_from(connections).unwrap_or(usize::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -37,9 +40,19 @@ mod tests {
     fn raised_as_far_as_it_goes() {
         assert_eq!(raise(1), Ok(()));
         if getrlimit(Resource::Nofile).maximum.is_some_and(|maximum| maximum < u64::MAX / 2) {
-            assert!(raise(usize::MAX).is_err_and(|connections| connections < u64::MAX / 2));
+            assert!(raise(usize::MAX).is_err_and(|connections| connections < usize::MAX / 2));
             let limit = getrlimit(Resource::Nofile);
             assert_eq!(limit.current, limit.maximum);
+        }
+    }
+
+    /// Connections alone never use all descriptors up.
+    #[test]
+    fn some_are_left() {
+        for (descriptors, connections) in
+            [(0, 1), (2, 1), (256, 128), (2048, 1024), (2100, 1076), (21_024, 20_000)]
+        {
+            assert_eq!(connections_within(descriptors), connections, "{descriptors}");
         }
     }
 }

@@ -315,9 +315,9 @@ impl Running {
         turn.answers_left = MAX_ANSWERS_PER_TURN;
         let held_before = peer.held_bytes();
         let fate = catch_unwind(AssertUnwindSafe(|| work(peer, turn))).unwrap_or_else(|_| {
-            tracing::error!("a connection ended because handling it panicked; this is a defect");
-            turn.protocol.reset();
-            turn.outgoing.clear();
+            let peer = peer.address();
+            tracing::error!(%peer, "a connection ended because handling it panicked");
+            turn.wipe();
             Fate::Ends
         });
         turn.held_bytes = turn.held_bytes + peer.held_bytes() - held_before;

@@ -8,9 +8,13 @@ pub mod changes;
 pub mod config;
 mod descriptors;
 mod event_loop;
+#[cfg(test)]
+mod faults;
 pub mod lifecycle;
 mod listener;
 pub mod network;
+#[cfg(test)]
+mod panic_tests;
 mod peer;
 pub mod sockets;
 mod timer;
@@ -72,10 +76,10 @@ impl Server {
     /// # Errors
     /// [`BindError`]: for instance, another process listens there.
     pub fn bind_with(config: &Config, inherited: Inherited) -> Result<Self, BindError> {
-        raise_descriptors(config.max_connections);
+        let max_connections = possible_connections(config.max_connections);
         let count = event_loops(config.event_loops);
         let lifecycle = Arc::new(Lifecycle::default());
-        let admission = Arc::new(Admission::new(config));
+        let admission = Arc::new(Admission::new(config, max_connections));
         let changes = Changes::new(Arc::clone(&lifecycle), Arc::clone(&admission), count);
         let changes = Arc::new(changes);
         let api = SocketAddr::new(config.ip, config.port);
@@ -200,14 +204,20 @@ impl Server {
     }
 }
 
-fn raise_descriptors(max_connections: usize) {
-    if let Err(possible) = descriptors::raise(max_connections) {
-        tracing::warn!(
-            possible,
-            max_connections,
-            "the hard limit of open files (RLIMIT_NOFILE) is lower than max_connections needs"
-        );
-    }
+/// How many connections there can be: what is asked for, or as many as the limit of open files
+/// allows. At a bound of ours a newcomer takes a stranger's place; at the system's, nobody could
+/// come in, the load balancer's probes and the HSM's module included.
+fn possible_connections(max_connections: usize) -> usize {
+    let Err(possible) = descriptors::raise(max_connections) else {
+        return max_connections;
+    };
+    tracing::warn!(
+        possible,
+        max_connections,
+        "there are fewer connections than max_connections, since the hard limit of open files \
+         (RLIMIT_NOFILE) is too low for them"
+    );
+    possible
 }
 
 /// A loop serves tens of thousands of requests a second, and on few cores a second one only takes

@@ -12,6 +12,8 @@ use mio::net::TcpStream;
 use zeroize::Zeroize as _;
 
 use super::admission::Ticket;
+#[cfg(test)]
+use super::faults::{self, Place};
 use super::tls::{Session, TlsError};
 use super::turn::Turn;
 use crate::job::{Completion, Failure};
@@ -114,6 +116,11 @@ impl Peer {
 
     pub(super) fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
+    }
+
+    /// The other end of its socket.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// When what is being waited for has taken too long.
@@ -221,6 +228,8 @@ impl Peer {
 
     /// The HSM's answer has come.
     pub(super) fn on_completion(&mut self, completion: Completion, turn: &mut Turn) -> Fate {
+        #[cfg(test)]
+        faults::at(Place::Completion, self.address);
         let step = self.connection.complete(&mut turn.protocol, &turn.moment, completion);
         self.drive_and_read_on(step, turn)
     }
@@ -233,6 +242,8 @@ impl Peer {
 
     /// [`Self::deadline`] has passed.
     pub(super) fn on_deadline(&mut self, turn: &mut Turn) -> Fate {
+        #[cfg(test)]
+        faults::at(Place::Deadline, self.address);
         match self.phase {
             Phase::Proxy { .. } | Phase::Handshake { .. } | Phase::Linger { .. } => Fate::Ends,
             // No answer is on its way that the peer could miss.
@@ -347,6 +358,8 @@ impl Peer {
             self.is_readable = false;
         }
         let filled = self.take_in(offset, count, turn);
+        #[cfg(test)]
+        faults::at(Place::Received, self.address);
         // It has plaintext in it. (Not dead stores: the next read may leave any of it as it is.)
         turn.scratch[..offset + count].fill(0);
         filled
@@ -398,6 +411,8 @@ impl Peer {
     fn drive(&mut self, mut step: Step, turn: &mut Turn) -> Fate {
         loop {
             if !turn.protocol.out.is_empty() {
+                #[cfg(test)]
+                faults::at(Place::Answer, self.address);
                 let sent = self.send(turn);
                 turn.protocol.clear_out();
                 if sent.is_err() {

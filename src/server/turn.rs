@@ -74,6 +74,13 @@ impl Turn {
         self.jobs.push(job);
     }
 
+    /// Wipes what a connection leaves that could not finish its turn.
+    pub(super) fn wipe(&mut self) {
+        self.protocol.reset();
+        self.outgoing.clear();
+        self.scratch.fill(0);
+    }
+
     /// Memory that this loop's connections hold.
     pub(super) fn buffered_bytes(&self) -> usize {
         self.protocol.held_bytes() + self.held_bytes

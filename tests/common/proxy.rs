@@ -154,6 +154,7 @@ impl Setup {
             has_bootstrap: false,
             user: None,
             sockets: Vec::new(),
+            open_files: None,
             settings_file,
             token,
             certificates,
@@ -180,6 +181,7 @@ pub struct Prepared {
     user: Option<u32>,
     /// Listening sockets to start it with, and their names: systemd's part.
     sockets: Vec<(String, TcpListener)>,
+    open_files: Option<u32>,
     /// The settings file; a test may rewrite it.
     pub settings_file: PathBuf,
     /// Its token.
@@ -239,6 +241,11 @@ impl Prepared {
         let mut chown = Command::new("chown");
         chown.arg("-R").arg(format!("{user}:{user}")).arg(self.directory.path());
         tools::run(&mut chown, "chown(1) is needed");
+    }
+
+    /// Has the proxy have that many open files at the most, without a way to raise it.
+    pub fn limit_open_files(&mut self, open_files: u32) {
+        self.open_files = Some(open_files);
     }
 
     /// Starts the proxy and waits until `/readyz` (another program: `/ping`) is 200.
@@ -303,6 +310,11 @@ impl Prepared {
             true => Command::new(&self.binary),
             false => self.activated(),
         };
+        if let Some(open_files) = self.open_files {
+            // It becomes the proxy.
+            command = Command::new("prlimit");
+            command.arg(format!("--nofile={open_files}:{open_files}")).arg(&self.binary);
+        }
         match self.has_bootstrap {
             true => command.env_remove("XKS_PROXY_SETTINGS_TOML"),
             false => command.env("XKS_PROXY_SETTINGS_TOML", &self.settings_file),

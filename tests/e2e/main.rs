@@ -13,6 +13,7 @@ mod bootstrap;
 mod calls;
 mod confinement;
 mod credentials;
+mod descriptors;
 mod drain;
 mod errors;
 mod forgeries;

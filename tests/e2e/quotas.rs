@@ -1,5 +1,8 @@
 //! What a key store may ask of the HSM, and that another one's calls are not its business.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
+
 use crate::common::{Connection, Interposed, Setup, Store, token, xks};
 
 /// Both stores use [`token::SECOND`].
@@ -102,4 +105,50 @@ fn hung_calls_keep_no_place() {
         std::thread::sleep(std::time::Duration::from_millis(100));
         false
     }));
+}
+
+/// A store that asks for more than ten times its quota: it gets its quota and a plain
+/// ThrottlingException for the rest, on connections that stay open, while each of another store's
+/// calls is done.
+#[test]
+fn a_noisy_store_beside_another() {
+    const QUOTA: u32 = 5;
+    let proxy = Setup::new().set_in_store(0, "max_requests_per_sec", QUOTA).start();
+    let (noisy, quiet) = (proxy.client(), proxy.client_of(&Store::second()));
+    let (call, body) = encrypt();
+    let (good, refused) = (AtomicU32::new(0), AtomicU32::new(0));
+    let is_over = AtomicBool::new(false);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let make_noise = || {
+            let mut connection = noisy.connect();
+            while !is_over.load(Ordering::Relaxed) {
+                noisy.send(&mut connection, &call, body.as_bytes());
+                let answer = connection.receive().unwrap();
+                match answer.status {
+                    200 => good.fetch_add(1, Ordering::Relaxed),
+                    _ => {
+                        answer.assert_error(429, "ThrottlingException");
+                        assert_eq!(answer.header("connection"), None);
+                        refused.fetch_add(1, Ordering::Relaxed)
+                    }
+                };
+            }
+        };
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(make_noise)).collect();
+        let mut connection = quiet.connect();
+        let is_loud = || refused.load(Ordering::Relaxed) > 10 * good.load(Ordering::Relaxed);
+        let mut answered = 0;
+        while answered < 100 || !is_loud() {
+            quiet.send(&mut connection, &call, body.as_bytes());
+            connection.receive().unwrap().ok();
+            answered += 1;
+            assert!(threads.iter().all(|thread| !thread.is_finished()), "the noise has ended");
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    // What may come at once, and what has been earned since.
+    let earned = QUOTA + u32::try_from(began.elapsed().as_secs()).unwrap() * QUOTA + QUOTA;
+    let good = good.into_inner();
+    assert!((QUOTA..=earned).contains(&good), "{good} done, of {earned}");
 }

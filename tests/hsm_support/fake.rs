@@ -19,6 +19,10 @@ pub struct Fake {
     /// Probes fail with this.
     pub sickness: Mutex<Option<Fault>>,
     pub probes_hang: AtomicBool,
+    pub probes_panic: AtomicBool,
+    pub probes: AtomicUsize,
+    /// Of probes.
+    pub panics: AtomicUsize,
     pub lacks_key: AtomicBool,
     pub opens: AtomicUsize,
     pub open_now: AtomicUsize,
@@ -74,6 +78,9 @@ impl Fake {
             refusal: Mutex::default(),
             sickness: Mutex::default(),
             probes_hang: AtomicBool::new(false),
+            probes_panic: AtomicBool::new(false),
+            probes: AtomicUsize::new(0),
+            panics: AtomicUsize::new(0),
             lacks_key: AtomicBool::new(false),
             opens: AtomicUsize::new(0),
             open_now: AtomicUsize::new(0),
@@ -150,6 +157,11 @@ impl Session for FakeSession {
     }
 
     fn probe(&mut self) -> Result<Probed, Fault> {
+        if self.token.probes_panic.load(Ordering::SeqCst) {
+            self.token.panics.fetch_add(1, Ordering::SeqCst);
+            panic!("as asked");
+        }
+        self.token.probes.fetch_add(1, Ordering::SeqCst);
         if self.token.probes_hang.load(Ordering::SeqCst) {
             self.token.gate.pass();
         }

@@ -36,6 +36,7 @@ fn failures_of_the_hsm() {
         (Failure::NoToken, 503, "DependencyTimeoutException"),
         (Failure::CdivMismatch, 500, "InternalException"),
         (Failure::Malformed, 500, "InternalException"),
+        (Failure::Defect, 500, "InternalException"),
         (Failure::Pkcs11(0x30), 500, "InternalException"),
     ] {
         rig.hsm.failure = Some(failure);

@@ -207,6 +207,7 @@ impl From<Failure> for ApiError {
                 Self::new(Internal, "what the HSM encrypted did not decrypt to the same again")
             }
             Failure::Malformed => Self::new(Internal, "the HSM's answer breaks PKCS#11"),
+            Failure::Defect => Self::new(Internal, "a defect in the proxy: its log says where"),
             Failure::Pkcs11(_) => Self::new(Internal, format!("the HSM failed with {failure}")),
         }
     }

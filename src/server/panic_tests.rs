@@ -1,0 +1,246 @@
+//! Should handling one request panic, at whatever point, that connection alone ends: it is counted
+//! and logged with its place, nothing of its request is left where others work, and the others go
+//! on.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::config::Config;
+use super::faults::{self, Place};
+use super::*;
+use crate::hsm::backend::{Backend, Fault, Identity, OpenError, Session};
+use crate::hsm::inventory::TokenInventory;
+use crate::job::{Iv, KeyIndex, Operation, Request, Success};
+use crate::observe::metrics::counter::SharedCounter;
+use crate::observe::panics;
+use crate::observe::redaction::Secret;
+use crate::proto::service::Timeouts;
+use crate::proto::xks::quota::Quota;
+
+/// Longer than any wait here, on any machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const MARK: &str = "aW4gdGhlIGNsZWFy";
+
+/// A token that gives back what it gets.
+struct Echo;
+
+impl Backend for Echo {
+    fn open(&self) -> Result<Box<dyn Session>, OpenError> {
+        Ok(Box::new(Self))
+    }
+
+    fn has_key(&self, _: KeyIndex) -> bool {
+        true
+    }
+
+    fn take_stale(&self) -> bool {
+        false
+    }
+
+    fn identity(&self) -> Identity {
+        Identity::default()
+    }
+
+    fn reinitialize(&self) -> bool {
+        false
+    }
+
+    fn cdiv_mismatches(&self) -> u64 {
+        0
+    }
+
+    fn inventory(&self) -> TokenInventory {
+        TokenInventory::default()
+    }
+
+    fn close(&self) {}
+}
+
+impl Session for Echo {
+    fn perform(&mut self, request: &Request, output: &mut Vec<u8>) -> Result<Success, Fault> {
+        output.extend_from_slice(&request.input);
+        match request.operation {
+            Operation::Encrypt { .. } => Ok(Success::Encrypted {
+                iv: Iv::from_slice(&[1; 12]).unwrap(),
+                tag: [2; 16],
+                cdiv: None,
+            }),
+            _ => Ok(Success::Decrypted),
+        }
+    }
+
+    fn probe(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn refresh_keys(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// A store whose quota is one request at a time: a place that is not given back would be missed.
+fn service() -> Service {
+    let long = PATIENCE;
+    let timeouts = Timeouts {
+        request: long,
+        head: Duration::from_millis(50),
+        body: long,
+        idle: long,
+        write: long,
+        handshake: long,
+    };
+    let mut service = Service::new("us-east-1", "kms-xks-proxy", timeouts);
+    service.is_sigv4_auth_enabled = false;
+    let secret = Secret::new("A".repeat(43));
+    service.add_store("/of/the/test", [("AAAAAAAAAAAAAAAAAAAA", secret)], ["foo"]);
+    service.set_quota("/of/the/test", Quota::new(None, Some(1)));
+    service
+}
+
+/// Where the loop's thread logs to.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An event loop at work.
+struct Running {
+    address: SocketAddr,
+    lifecycle: Arc<Lifecycle>,
+    metrics: Arc<Metrics>,
+    thread: JoinHandle<io::Result<()>>,
+    log: Log,
+}
+
+fn start(panics: Arc<SharedCounter>) -> Running {
+    let mut server = Server::bind(&Config::local()).unwrap_or_else(|error| panic!("{error:?}"));
+    let backends: Vec<(Box<dyn Backend>, usize)> = vec![(Box::new(Echo), 2)];
+    let hsm = Hsm::start_with(backends, server.completions()).unwrap();
+    let metrics = Arc::new(Metrics::new(1, panics));
+    let (event_loop, of_loop) = (server.loops.remove(0), metrics.of_loop(0));
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let run = move || {
+        tracing::subscriber::with_default(subscriber, || {
+            event_loop.run(0, Arc::new(service()), hsm, AccessLog::default(), of_loop)
+        })
+    };
+    let thread = thread::Builder::new().name(LOOP.to_owned()).spawn(run).unwrap();
+    Running { address: server.api_address(), lifecycle: server.lifecycle(), metrics, thread, log }
+}
+
+const LOOP: &str = "a-loop-that-may-panic";
+
+/// Those of the loop under test are noted as the program notes them; others' are as usual.
+fn watch_panics() -> Arc<SharedCounter> {
+    let counter: Arc<SharedCounter> = Arc::default();
+    let (usual, noted) = (std::panic::take_hook(), Arc::clone(&counter));
+    std::panic::set_hook(Box::new(move |panic| match thread::current().name() {
+        Some(LOOP) => panics::note(panic, &noted),
+        _ => usual(panic),
+    }));
+    counter
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn encrypt() -> String {
+    let body = format!(
+        r#"{{"requestMetadata":{{"awsPrincipalArn":"a","kmsKeyArn":"k","kmsOperation":"Encrypt","kmsRequestId":"1"}},"plaintext":"{MARK}","encryptionAlgorithm":"AES_GCM"}}"#
+    );
+    format!(
+        "POST /of/the/test/kms/xks/v1/keys/foo/encrypt HTTP/1.1\r\nHost: h\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Has an answer to `request`, and gives its status line and body.
+fn ask(stream: &mut TcpStream, request: &str) -> String {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let count = stream.read(&mut piece).unwrap();
+        assert!(count > 0, "the end in place of an answer");
+        answer.extend_from_slice(&piece[..count]);
+        let text = String::from_utf8(answer.clone()).unwrap();
+        // Each of these answers ends so, and comes as one.
+        if text.ends_with('}') || text.contains("pong") {
+            return text;
+        }
+    }
+}
+
+/// Whether the connection has ended without a word.
+fn has_ended(stream: &mut TcpStream) -> bool {
+    match stream.read(&mut [0; 64]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn a_panic_ends_one_connection() {
+    let panics = watch_panics();
+    let running = start(Arc::clone(&panics));
+    let mut bystander = connect(running.address);
+    assert!(ask(&mut bystander, &encrypt()).starts_with("HTTP/1.1 200"));
+    let get = "GET /ping HTTP/1.1\r\nHost: h\r\n\r\n";
+    let unfinished = "POST /of/the/test/kms/xks/v1/keys/foo/encrypt HTTP/1.1\r\n";
+    let cases = [
+        (Place::Received, encrypt()),
+        (Place::Answer, get.to_owned()),
+        (Place::Answer, encrypt()),
+        (Place::Completion, encrypt()),
+        (Place::Deadline, unfinished.to_owned()),
+    ];
+    let mut expected = 0;
+    for _ in 0..3 {
+        for (place, request) in &cases {
+            let mut victim = connect(running.address);
+            faults::arm(*place, victim.local_addr().unwrap());
+            victim.write_all(request.as_bytes()).unwrap();
+            assert!(has_ended(&mut victim), "{place:?}");
+            expected += 1;
+            assert_eq!(panics.get(), expected, "{place:?}");
+            assert_eq!(running.metrics.panics.get(), expected);
+            // Nothing of it in the others' answers; the store's one place is free again.
+            for stream in [&mut bystander, &mut connect(running.address)] {
+                let answer = ask(stream, &encrypt());
+                assert!(answer.starts_with("HTTP/1.1 200"), "{place:?}: {answer}");
+                assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{place:?}: {answer}");
+                assert!(ask(stream, get).contains("pong"));
+            }
+        }
+    }
+    let metrics = running.metrics.of_loop(0);
+    assert_eq!(metrics.in_flight.get(), 0);
+    drop(bystander);
+    running.lifecycle.stop();
+    running.thread.join().unwrap().unwrap();
+    assert_eq!(metrics.connections_accepted.get(), metrics.connections_closed.get());
+    let log = String::from_utf8(running.log.0.lock().clone()).unwrap();
+    let count = usize::try_from(expected).unwrap();
+    assert_eq!(log.matches("src/server/faults.rs:").count(), count, "with its place: {log}");
+    assert_eq!(log.matches("because handling it panicked").count(), count, "{log}");
+    assert!(!log.contains("on demand") && !log.contains(MARK), "no message: {log}");
+}

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Reads what a TLS scanner found (sslyze's JSON, or testssl.sh's), prints it in few lines, and
+ends with 1 if there is a weakness among it."""
+
+import argparse
+import json
+import sys
+
+#: XKS Proxy API specification, "TLS": what KMS speaks, and what it may come to.
+SUITES = {
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+}
+OLD = ("ssl_2_0", "ssl_3_0", "tls_1_0", "tls_1_1")
+NEW = ("tls_1_2", "tls_1_3")
+#: testssl.sh rates these above INFO, and why that is no weakness here.
+EXPECTED = {
+    "cert_trust": "an authority of this test's own",
+    "cert_chain_of_trust": "an authority of this test's own",
+    "cert_revocation": "no CRL and no OCSP in a private authority's certificate",
+    "cert_crlDistributionPoints": "likewise",
+    "cert_ocspURL": "likewise",
+    "OCSP_stapling": "likewise",
+    "cert_mustStapleExtension": "likewise",
+    "DNS_CAArecord": "localhost has none",
+    "cert_caIssuers": "an authority of this test's own",
+    "HSTS": "for browsers",
+    "HTTP_status_code": "/ is no path of the API",
+    "overall_grade": "capped for the authority",
+    "security_headers": "for browsers",
+    "certificate_transparency": "a private authority's certificate",
+    "intermediate_cert_badOCSP": "likewise",
+}
+
+
+def sslyze(results):
+    """What it accepts, and what is wrong with that."""
+    [server] = results["server_scan_results"]
+    assert server["scan_status"] == "COMPLETED", server["scan_status"]
+    scan = server["scan_result"]
+
+    def found(command):
+        attempt = scan[command]
+        if attempt["status"] != "COMPLETED":
+            wrong.append(f"{command}: {attempt['status']} {attempt['error_reason']}")
+            return None
+        return attempt["result"]
+
+    wrong, notes = [], []
+    for version in (*OLD, *NEW):
+        result = found(f"{version}_cipher_suites")
+        suites = [it["cipher_suite"]["name"] for it in result["accepted_cipher_suites"]]
+        if version in OLD and suites:
+            wrong.append(f"{version} is accepted")
+        wrong += [f"{version}: {suite}" for suite in suites if suite not in SUITES]
+        if suites:
+            notes.append(f"{version}: {', '.join(suites)}")
+    curves = found("elliptic_curves")
+    notes.append("curves: " + ", ".join(it["name"] for it in curves["supported_curves"]))
+    robot = found("robot")["robot_result"]
+    if not robot.startswith("NOT_VULNERABLE"):
+        wrong.append(f"ROBOT: {robot}")
+    for command, member, good in (
+        ("tls_compression", "supports_compression", False),
+        ("tls_1_3_early_data", "supports_early_data", False),
+        ("openssl_ccs_injection", "is_vulnerable_to_ccs_injection", False),
+        ("tls_fallback_scsv", "supports_fallback_scsv", None),
+        ("heartbleed", "is_vulnerable_to_heartbleed", False),
+        ("session_renegotiation", "supports_secure_renegotiation", True),
+        ("session_renegotiation", "is_vulnerable_to_client_renegotiation_dos", False),
+        ("tls_extended_master_secret", "supports_ems_extension", True),
+    ):
+        result = found(command)
+        value = result and result[member]
+        notes.append(f"{member}: {value}")
+        if result and good is not None and value != good:
+            wrong.append(f"{command}: {member} is {value}")
+    [deployment] = found("certificate_info")["certificate_deployments"]
+    own = [it for it in deployment["path_validation_results"] if it["trust_store"]["name"].startswith("Supplied")]
+    if not own or not all(it["was_validation_successful"] for it in own):
+        wrong.append(f"the certificate chain does not verify: {own}")
+    if not deployment["received_chain_has_valid_order"]:
+        wrong.append("the certificate chain is out of order")
+    return notes, wrong
+
+
+def testssl(results):
+    """Everything that it rates above INFO."""
+    rated = [it for it in results if it["severity"] not in ("OK", "INFO", "DEBUG")]
+    notes = [f"{len(results)} findings"]
+    wrong = []
+    for finding in rated:
+        text = f"{finding['severity']} {finding['id']}: {finding['finding']}"
+        known = EXPECTED.get(finding["id"].split(" ")[0])
+        (notes if known else wrong).append(f"{text} ({known})" if known else text)
+    return notes, wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--testssl", action="store_true")
+    parser.add_argument("name")
+    parser.add_argument("file")
+    options = parser.parse_args()
+    with open(options.file) as file:
+        results = json.load(file)
+    notes, wrong = (testssl if options.testssl else sslyze)(results)
+    scanner = "testssl.sh" if options.testssl else f"sslyze {results['sslyze_version']}"
+    print(f"== {scanner}, {options.name} certificate")
+    for note in notes:
+        print(f"   {note}")
+    for weakness in wrong:
+        print(f"   WEAKNESS: {weakness}")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+//! README.md's page of threats names the test that holds each: the names must be those of tests
+//! that exist.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Rows of the table under `### Threats`, cut into cells.
+fn threats(readme: &str) -> Vec<[String; 3]> {
+    let section = readme.split("\n### Threats\n").nth(1).expect("a section on threats");
+    let section = section.split("\n### ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| {
+        // A bar inside of code is none.
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(|it| it.trim().into()).collect();
+        cells.try_into().expect("a threat, what holds it, the test")
+    })
+    .collect()
+}
+
+/// What stands in backticks.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Files in which a test may be that is named without one.
+fn all_tests() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut directories = vec![root().join("tests"), root().join("src")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+fn has_test(text: &str, name: &str) -> bool {
+    // Property tests stand in proptest's macro, the others right behind their attribute.
+    let signature = format!("fn {name}(");
+    text.match_indices(&signature).any(|(at, _)| {
+        let before = text[..at].trim_end();
+        before.ends_with("#[test]") || before.ends_with(']') && before.contains("#[test]")
+    })
+}
+
+/// What is wrong with a cell that names tests; nothing if it names at least one.
+fn problems(cell: &str) -> Vec<String> {
+    let fuzz = fs::read_to_string(root().join("fuzz/Cargo.toml")).unwrap();
+    let mut problems = Vec::new();
+    let mut held = 0;
+    let mut missing_names: Vec<&str> = Vec::new();
+    let mut is_fuzz = false;
+    for name in code(cell) {
+        let is_file = name.contains('/') && !name.contains(' ');
+        if name == "fuzz" {
+            is_fuzz = true;
+        } else if is_file {
+            held += 1;
+            is_fuzz = false;
+            let Ok(text) = fs::read_to_string(root().join(name)) else {
+                problems.push(format!("{name} is not there"));
+                continue;
+            };
+            // Names before a file are those of its tests.
+            for test in missing_names.drain(..) {
+                if !has_test(&text, test) {
+                    problems.push(format!("{name} has no test {test}"));
+                }
+            }
+        } else if is_fuzz {
+            held += 1;
+            if !fuzz.contains(&format!("name = \"{name}\"")) {
+                problems.push(format!("no fuzz target {name}"));
+            }
+        } else if is_test_name(name) {
+            held += 1;
+            missing_names.push(name);
+        }
+    }
+    for name in missing_names {
+        let is_there = |path: &PathBuf| has_test(&fs::read_to_string(path).unwrap(), name);
+        if !all_tests().iter().any(is_there) {
+            problems.push(format!("no test {name}"));
+        }
+    }
+    if held == 0 {
+        problems.push("it names no test".to_owned());
+    }
+    problems
+}
+
+fn is_test_name(name: &str) -> bool {
+    name.contains('_')
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        || name == "landlock"
+}
+
+#[test]
+fn each_threat_has_its_test() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let threats = threats(&readme);
+    assert!(threats.len() >= 20, "{} threats", threats.len());
+    let mut wrong = Vec::new();
+    for [threat, _, tests] in &threats {
+        wrong.extend(problems(tests).into_iter().map(|problem| format!("{threat}: {problem}")));
+    }
+    assert!(wrong.is_empty(), "README.md, Threats:\n{}", wrong.join("\n"));
+}
+
+/// The test above can fail.
+#[test]
+fn what_is_not_there_is_found() {
+    for (cell, count) in [
+        ("`tests/threats.rs`", 0),
+        ("`each_threat_has_its_test` in `tests/threats.rs`", 0),
+        ("`each_threat_has_its_test`, `fuzz` targets `head`, `body`", 0),
+        ("`tests/no_such.rs`", 1),
+        ("`no_such_test` in `tests/threats.rs`", 1),
+        ("`code_of_nothing`, `fuzz` target `no`", 2),
+        ("", 1),
+    ] {
+        assert_eq!(problems(cell).len(), count, "{cell}: {:?}", problems(cell));
+    }
+}
