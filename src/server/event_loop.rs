@@ -397,7 +397,12 @@ impl Running {
         self.is_submitting = true;
         let mut refused = std::mem::take(&mut self.refused);
         let hsm = Arc::clone(&self.turn.hsm);
-        hsm.submit(&mut self.turn.jobs, &mut refused);
+        let jobs = &mut self.turn.jobs;
+        if catch_unwind(AssertUnwindSafe(|| hsm.submit(jobs, &mut refused))).is_err() {
+            // What has come to no queue is answered by its deadline.
+            tracing::error!("requests are lost because handing them to the HSM panicked");
+            jobs.clear();
+        }
         for (job, failure) in refused.drain(..) {
             let (slot, serial) = (job.reply_to.slot as usize, job.reply_to.serial);
             self.turn.protocol.recycle_job(job);

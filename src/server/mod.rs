@@ -8,13 +8,9 @@ pub mod changes;
 pub mod config;
 mod descriptors;
 mod event_loop;
-#[cfg(test)]
-mod faults;
 pub mod lifecycle;
 mod listener;
 pub mod network;
-#[cfg(test)]
-mod panic_tests;
 mod peer;
 pub mod sockets;
 mod timer;
@@ -227,3 +223,8 @@ fn event_loops(configured: usize) -> usize {
     let count = if configured == 0 { cores.div_ceil(4) } else { configured };
     count.clamp(1, MAX_EVENT_LOOPS)
 }
+
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod panic_tests;

@@ -2,9 +2,12 @@
 //! and logged with its place, nothing of its request is left where others work, and the others go
 //! on.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -27,14 +30,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MARK: &str = "aW4gdGhlIGNsZWFy";
 
 /// A token that gives back what it gets.
-struct Echo;
+struct Echo {
+    /// The next time that the event loop asks it something.
+    panics: Arc<AtomicBool>,
+}
 
 impl Backend for Echo {
     fn open(&self) -> Result<Box<dyn Session>, OpenError> {
-        Ok(Box::new(Self))
+        Ok(Box::new(EchoSession))
     }
 
     fn has_key(&self, _: KeyIndex) -> bool {
+        assert!(!self.panics.swap(false, Ordering::Relaxed), "on demand");
         true
     }
 
@@ -61,7 +68,9 @@ impl Backend for Echo {
     fn close(&self) {}
 }
 
-impl Session for Echo {
+struct EchoSession;
+
+impl Session for EchoSession {
     fn perform(&mut self, request: &Request, output: &mut Vec<u8>) -> Result<Success, Fault> {
         output.extend_from_slice(&request.input);
         match request.operation {
@@ -87,7 +96,7 @@ impl Session for Echo {
 fn service() -> Service {
     let long = PATIENCE;
     let timeouts = Timeouts {
-        request: long,
+        request: Duration::from_secs(5),
         head: Duration::from_millis(50),
         body: long,
         idle: long,
@@ -121,13 +130,16 @@ struct Running {
     address: SocketAddr,
     lifecycle: Arc<Lifecycle>,
     metrics: Arc<Metrics>,
+    hsm_panics: Arc<AtomicBool>,
     thread: JoinHandle<io::Result<()>>,
     log: Log,
 }
 
 fn start(panics: Arc<SharedCounter>) -> Running {
     let mut server = Server::bind(&Config::local()).unwrap_or_else(|error| panic!("{error:?}"));
-    let backends: Vec<(Box<dyn Backend>, usize)> = vec![(Box::new(Echo), 2)];
+    let hsm_panics = Arc::new(AtomicBool::new(false));
+    let echo = Echo { panics: Arc::clone(&hsm_panics) };
+    let backends: Vec<(Box<dyn Backend>, usize)> = vec![(Box::new(echo), 2)];
     let hsm = Hsm::start_with(backends, server.completions()).unwrap();
     let metrics = Arc::new(Metrics::new(1, panics));
     let (event_loop, of_loop) = (server.loops.remove(0), metrics.of_loop(0));
@@ -140,7 +152,8 @@ fn start(panics: Arc<SharedCounter>) -> Running {
         })
     };
     let thread = thread::Builder::new().name(LOOP.to_owned()).spawn(run).unwrap();
-    Running { address: server.api_address(), lifecycle: server.lifecycle(), metrics, thread, log }
+    let (address, lifecycle) = (server.api_address(), server.lifecycle());
+    Running { address, lifecycle, metrics, hsm_panics, thread, log }
 }
 
 const LOOP: &str = "a-loop-that-may-panic";
@@ -232,6 +245,17 @@ fn a_panic_ends_one_connection() {
             }
         }
     }
+    // Outside of any connection's turn: the loop goes on, and the request is answered in time.
+    running.hsm_panics.store(true, Ordering::Relaxed);
+    let mut victim = connect(running.address);
+    let answer = ask(&mut victim, &encrypt());
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    expected += 1;
+    assert_eq!(panics.get(), expected);
+    for stream in [&mut bystander, &mut victim] {
+        assert!(ask(stream, &encrypt()).starts_with("HTTP/1.1 200"));
+    }
+    drop(victim);
     let metrics = running.metrics.of_loop(0);
     assert_eq!(metrics.in_flight.get(), 0);
     drop(bystander);
@@ -240,7 +264,9 @@ fn a_panic_ends_one_connection() {
     assert_eq!(metrics.connections_accepted.get(), metrics.connections_closed.get());
     let log = String::from_utf8(running.log.0.lock().clone()).unwrap();
     let count = usize::try_from(expected).unwrap();
-    assert_eq!(log.matches("src/server/faults.rs:").count(), count, "with its place: {log}");
-    assert_eq!(log.matches("because handling it panicked").count(), count, "{log}");
+    assert_eq!(log.matches("src/server/faults.rs:").count(), count - 1, "with its place: {log}");
+    assert_eq!(log.matches("src/server/panic_tests.rs:").count(), 1, "{log}");
+    assert_eq!(log.matches("because handling it panicked").count(), count - 1, "{log}");
+    assert_eq!(log.matches("handing them to the HSM panicked").count(), 1, "{log}");
     assert!(!log.contains("on demand") && !log.contains(MARK), "no message: {log}");
 }

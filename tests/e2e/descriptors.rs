@@ -41,7 +41,7 @@ fn none_left() {
     let client = proxy.client();
     let health = xks::health().to_string();
     let mut open = client.connect();
-    let mut is_served = |open: &mut Connection| {
+    let is_served = |open: &mut Connection| {
         client.send(open, "health", health.as_bytes());
         open.receive().unwrap().ok();
     };
@@ -86,7 +86,8 @@ fn open_files(proxy: &Proxy) -> usize {
 
 /// User and system time of all of the proxy's threads so far (proc(5), /proc/pid/stat).
 fn cpu_time(proxy: &Proxy) -> Duration {
-    let stat = std::fs::read_to_string(Path::new("/proc").join(proxy.id().to_string()).join("stat"));
+    let stat =
+        std::fs::read_to_string(Path::new("/proc").join(proxy.id().to_string()).join("stat"));
     let stat = stat.unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
