@@ -6,34 +6,21 @@ import argparse
 import json
 import sys
 
-#: XKS Proxy API specification, "TLS": what KMS speaks, and what it may come to.
+#: The suites that the XKS Proxy API specification names, and no others.
 SUITES = {
     "TLS_AES_256_GCM_SHA384",
     "TLS_CHACHA20_POLY1305_SHA256",
     "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
     "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
-    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
-    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
 }
 OLD = ("ssl_2_0", "ssl_3_0", "tls_1_0", "tls_1_1")
 NEW = ("tls_1_2", "tls_1_3")
 #: testssl.sh rates these above INFO, and why that is no weakness here.
 EXPECTED = {
-    "cert_trust": "an authority of this test's own",
-    "cert_chain_of_trust": "an authority of this test's own",
     "cert_revocation": "no CRL and no OCSP in a private authority's certificate",
-    "cert_crlDistributionPoints": "likewise",
-    "cert_ocspURL": "likewise",
-    "OCSP_stapling": "likewise",
-    "cert_mustStapleExtension": "likewise",
     "DNS_CAArecord": "localhost has none",
-    "cert_caIssuers": "an authority of this test's own",
     "HSTS": "for browsers",
-    "HTTP_status_code": "/ is no path of the API",
-    "overall_grade": "capped for the authority",
     "security_headers": "for browsers",
-    "certificate_transparency": "a private authority's certificate",
-    "intermediate_cert_badOCSP": "likewise",
 }
 
 
@@ -80,7 +67,11 @@ def sslyze(results):
         if result and good is not None and value != good:
             wrong.append(f"{command}: {member} is {value}")
     [deployment] = found("certificate_info")["certificate_deployments"]
-    own = [it for it in deployment["path_validation_results"] if it["trust_store"]["name"].startswith("Supplied")]
+    own = [
+        it
+        for it in deployment["path_validation_results"]
+        if it["trust_store"]["name"] == "Supplied CA file"
+    ]
     if not own or not all(it["was_validation_successful"] for it in own):
         wrong.append(f"the certificate chain does not verify: {own}")
     if not deployment["received_chain_has_valid_order"]:
