@@ -138,8 +138,9 @@ struct Running {
 fn start(panics: Arc<SharedCounter>) -> Running {
     let mut server = Server::bind(&Config::local()).unwrap_or_else(|error| panic!("{error:?}"));
     let hsm_panics = Arc::new(AtomicBool::new(false));
-    let echo = Echo { panics: Arc::clone(&hsm_panics) };
-    let backends: Vec<(Box<dyn Backend>, usize)> = vec![(Box::new(echo), 2)];
+    // Where there are several, a token is asked for a job's key before it gets the job.
+    let backend = || -> Box<dyn Backend> { Box::new(Echo { panics: Arc::clone(&hsm_panics) }) };
+    let backends = vec![(backend(), 2), (backend(), 2)];
     let hsm = Hsm::start_with(backends, server.completions()).unwrap();
     let metrics = Arc::new(Metrics::new(1, panics));
     let (event_loop, of_loop) = (server.loops.remove(0), metrics.of_loop(0));
