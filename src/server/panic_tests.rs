@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::config::Config;
 use super::faults::{self, Place};
 use super::*;
-use crate::hsm::backend::{Backend, Fault, Identity, OpenError, Session};
+use crate::hsm::backend::{Backend, Fault, Identity, OpenError, Probed, Session};
 use crate::hsm::inventory::TokenInventory;
 use crate::job::{Iv, KeyIndex, Operation, Request, Success};
 use crate::observe::metrics::counter::SharedCounter;
@@ -83,8 +83,8 @@ impl Session for EchoSession {
         }
     }
 
-    fn probe(&mut self) -> Result<(), Fault> {
-        Ok(())
+    fn probe(&mut self) -> Result<Probed, Fault> {
+        Ok(Probed::Well)
     }
 
     fn refresh_keys(&mut self) -> Result<(), Fault> {

@@ -230,6 +230,7 @@ impl std::fmt::Display for Failure {
             Self::NoToken => "no HSM token is usable",
             Self::CdivMismatch => "what was encrypted does not decrypt to the same again",
             Self::Malformed => "the output breaks PKCS#11: no IV, or a wrong length",
+            Self::Defect => "a defect in the proxy",
             Self::Pkcs11(code) => return formatter.write_str(&describe(*code)),
         })
     }
