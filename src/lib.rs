@@ -9,7 +9,7 @@
 //!  proto::route         4 method and path -> call
 //!  proto::sigv4         5 canonical request, verification
 //!  proto::xks::decode   6 JSON -> typed call
-//!  proto::xks::authorize 7 the store's keys
+//!  proto::xks::authorize 7 the store's keys, its policy (`policy`), its quota
 //!  hsm::queue           8 bounded shards of jobs, per token
 //!  hsm::worker          9 one thread = one PKCS#11 session
 //!  hsm::pkcs11         10 C_EncryptInit, C_Encrypt / C_DecryptInit, C_Decrypt
@@ -25,6 +25,7 @@ pub mod hsm;
 pub mod job;
 pub mod limits;
 pub mod observe;
+pub mod policy;
 pub mod proto;
 pub mod rate;
 pub mod server;

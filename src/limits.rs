@@ -1,5 +1,6 @@
 //! Every limit in one place, units last in the name. What the settings can change says so.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 // ---- AES-GCM and the XKS specification
@@ -443,6 +444,33 @@ pub const HISTORY_INTERVAL: Duration = Duration::from_secs(10);
 pub const HISTORY_SAMPLES: usize = 360;
 /// Keys that metrics and the status page name; the others are added up as `other`.
 pub const MAX_KEYS_IN_METRICS: usize = 1000;
+
+// ---- Policies
+
+/// An event loop's stack, on which policies are evaluated, by recursion. Only what is used of it
+/// is memory.
+pub const EVENT_LOOP_STACK_BYTES: usize = 8 * 1024 * 1024;
+
+/// A policy's file.
+pub const MAX_POLICY_BYTES: u64 = 1024 * 1024;
+/// The file of a request for `policy test`.
+pub const MAX_POLICY_REQUEST_BYTES: u64 = 1024 * 1024;
+/// What an event loop remembers of a policy's decisions; some 1.5 MiB if all are taken by ARNs of
+/// usual lengths.
+pub const DECISION_SLOTS: usize = 4096;
+/// Attributes of one call; decisions on longer ones are not remembered.
+pub const MAX_REMEMBERED_ATTRIBUTES_BYTES: usize = 1024;
+/// Processor time of one evaluation of a Rego module, which could go on for ever; meanwhile its
+/// event loop stands still. (Cedar has no loops.)
+pub const MAX_POLICY_EVALUATION_TIME: Duration = Duration::from_millis(20);
+/// Steps of an evaluation between two looks at the clock.
+pub const POLICY_TIME_CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(64).unwrap();
+/// How deep a policy's expressions and rules may nest: they are evaluated by recursion.
+pub const MAX_POLICY_NESTING: usize = 64;
+/// A policy is parsed by recursion too, which takes more. Only what is used of it is memory.
+pub const POLICY_LOADER_STACK_BYTES: usize = 64 * 1024 * 1024;
+/// How many of the policies that decided together are named.
+pub const MAX_REPORTED_POLICIES: usize = 4;
 
 // ---- Settings
 

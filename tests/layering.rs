@@ -166,6 +166,15 @@ fn rustls_is_in_few_places() {
     only("rustls_pki_types", &places);
 }
 
+/// A policy is asked through one type, whatever it is written in; it knows nobody who asks.
+#[test]
+fn policies_know_nobody() {
+    never("policy/", &["proto::", "hsm::", "server::", "settings::", "simd_json", "std::fs"]);
+    only("cedar_policy", &["policy/cedar.rs"]);
+    only("miette", &["policy/cedar.rs"]);
+    only("regorus", &["policy/rego.rs", "policy/recursion.rs"]);
+}
+
 /// Sockets, readiness and wakers are the server's.
 #[test]
 fn sockets_are_in_the_server() {

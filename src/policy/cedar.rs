@@ -1,0 +1,224 @@
+//! Policies in Cedar, checked against the schema that `configuration/policy.cedarschema` shows.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::str::FromStr as _;
+
+use cedar_policy::{
+    AuthorizationError, Authorizer, Context, Effect, Entities, EntityId, EntityTypeName, EntityUid,
+    PolicyId, PolicySet, Request, RestrictedExpression, Schema, ValidationMode, Validator,
+};
+use miette::Diagnostic;
+
+use super::{Action, Attributes, Decision, REQUEST_ID, Remark, nesting, position};
+use crate::limits::{MAX_POLICY_NESTING, MAX_REPORTED_POLICIES};
+
+/// What a call is made of, in Cedar's terms.
+pub const SCHEMA: &str = include_str!("../../configuration/policy.cedarschema");
+
+/// Cedar policies that fit the schema.
+#[derive(Debug)]
+pub struct Cedar {
+    policies: PolicySet,
+    authorizer: Authorizer,
+    /// None: what policies ask about is in the context.
+    entities: Entities,
+    principal: EntityTypeName,
+    key: EntityTypeName,
+    actions: [EntityUid; Action::ALL.len()],
+    /// As the log has them: `"no-ec2" at policy.cedar:12`.
+    names: HashMap<PolicyId, String>,
+    file: String,
+    names_request_id: bool,
+}
+
+impl Cedar {
+    pub(super) fn load(file: &str, text: &str) -> Result<(Self, Vec<Remark>), Vec<Remark>> {
+        let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(defect)?;
+        if let Some(offset) = nesting::too_deep(text) {
+            let problem = format!("it nests more than {MAX_POLICY_NESTING} deep");
+            let remedy = "say it with several policies";
+            return Err(vec![Remark::mistake(Some(position(text, offset)), problem, remedy)]);
+        }
+        let policies = PolicySet::from_str(text).map_err(|errors| {
+            errors.iter().map(|error| remark(text, error, true)).collect::<Vec<_>>()
+        })?;
+        let mut remarks: Vec<Remark> = policies
+            .templates()
+            .map(|template| {
+                let problem =
+                    format!("policy {} is a template, which decides nothing", template.id());
+                Remark::mistake(
+                    None,
+                    problem,
+                    "write principals and keys instead of ?principal and ?resource",
+                )
+            })
+            .collect();
+        let validated = Validator::new(schema).validate(&policies, ValidationMode::Strict);
+        remarks.extend(validated.validation_errors().map(|error| remark(text, error, true)));
+        remarks.extend(validated.validation_warnings().map(|error| remark(text, error, false)));
+        if remarks.iter().any(|remark| remark.is_mistake) {
+            return Err(remarks);
+        }
+        if !policies.policies().any(|policy| policy.effect() == Effect::Permit) {
+            remarks.push(Remark {
+                is_mistake: false,
+                position: None,
+                problem: "no policy in it permits anything: every call is denied".to_owned(),
+                remedy: "add a permit policy".to_owned(),
+            });
+        }
+        let action = EntityTypeName::from_str("Action").map_err(defect)?;
+        let actions = Action::ALL
+            .map(|it| EntityUid::from_type_name_and_id(action.clone(), EntityId::new(it.name())));
+        let cedar = Self {
+            names: names(file, text, &policies),
+            names_request_id: names_request_id(&policies, text),
+            policies,
+            authorizer: Authorizer::new(),
+            entities: Entities::empty(),
+            principal: EntityTypeName::from_str("Principal").map_err(defect)?,
+            key: EntityTypeName::from_str("Key").map_err(defect)?,
+            actions,
+            file: file.to_owned(),
+        };
+        Ok((cedar, remarks))
+    }
+
+    pub(super) fn names_request_id(&self) -> bool {
+        self.names_request_id
+    }
+
+    pub(super) fn decide(&self, attributes: &Attributes<'_>) -> Decision {
+        let request = match self.request(attributes) {
+            Ok(request) => request,
+            // It fits the schema, as far as anybody knows.
+            Err(error) => return denied(format!("Cedar cannot be asked: {error}")),
+        };
+        let response = self.authorizer.is_authorized(&request, &self.policies, &self.entities);
+        let diagnostics = response.diagnostics();
+        // Cedar leaves out a policy that fails, a forbidding one too; here that is no reason to
+        // allow.
+        if let Some(AuthorizationError::PolicyEvaluationError(error)) = diagnostics.errors().next()
+        {
+            let name = self.name(error.policy_id());
+            return denied(format!("policy {name} cannot be evaluated: {}", error.inner()));
+        }
+        let deciding = self.list(diagnostics.reason());
+        match response.decision() {
+            cedar_policy::Decision::Allow => Decision {
+                is_allowed: true,
+                reason: format!("permitted by policy {deciding}").into(),
+                is_lasting: true,
+            },
+            cedar_policy::Decision::Deny if deciding.is_empty() => {
+                denied(format!("no policy in {} permits it", self.file))
+            }
+            cedar_policy::Decision::Deny => denied(format!("forbidden by policy {deciding}")),
+        }
+    }
+
+    fn request(&self, attributes: &Attributes<'_>) -> Result<Request, String> {
+        let uid = |name: &EntityTypeName, id: &str| {
+            EntityUid::from_type_name_and_id(name.clone(), EntityId::new(id))
+        };
+        let principal = uid(&self.principal, attributes.aws_principal_arn);
+        let key = uid(&self.key, attributes.external_key_id);
+        let action = self.actions[attributes.action as usize].clone();
+        let context = context(attributes)?;
+        Request::new(principal, action, key, context, None).map_err(|error| error.to_string())
+    }
+
+    fn name<'s>(&'s self, id: &'s PolicyId) -> &'s str {
+        self.names.get(id).map_or(id.as_ref(), String::as_str)
+    }
+
+    /// Those that decided, in the order of their names.
+    fn list<'s>(&'s self, ids: impl Iterator<Item = &'s PolicyId>) -> String {
+        let mut names: Vec<&str> = ids.map(|id| self.name(id)).collect();
+        names.sort_unstable();
+        let more = names.len().saturating_sub(MAX_REPORTED_POLICIES);
+        names.truncate(MAX_REPORTED_POLICIES);
+        let mut list = names.join(", ");
+        if more > 0 {
+            // Writing into a String cannot fail.
+            let _ = write!(list, " and {more} more");
+        }
+        list
+    }
+}
+
+fn denied(reason: String) -> Decision {
+    Decision { is_allowed: false, reason: reason.into(), is_lasting: true }
+}
+
+fn context(attributes: &Attributes<'_>) -> Result<Context, String> {
+    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+    let mut pairs = Vec::with_capacity(12);
+    let mut add = |name: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            pairs.push((name.to_owned(), text(value)));
+        }
+    };
+    add("store", Some(attributes.store));
+    add("externalKeyId", Some(attributes.external_key_id));
+    add("call", Some(attributes.action.name()));
+    add("kmsOperation", Some(attributes.kms_operation));
+    add("awsPrincipalArn", Some(attributes.aws_principal_arn));
+    add(REQUEST_ID, Some(attributes.kms_request_id));
+    add("kmsKeyArn", attributes.kms_key_arn);
+    add("kmsViaService", attributes.kms_via_service);
+    add("awsSourceVpc", attributes.aws_source_vpc);
+    add("awsSourceVpce", attributes.aws_source_vpce);
+    if let Some(key) = attributes.kms_key() {
+        let parts = [
+            ("partition", key.partition),
+            ("region", key.region),
+            ("account", key.account),
+            ("keyId", key.key_id),
+        ];
+        let parts = parts.map(|(name, part)| (name.to_owned(), text(part)));
+        let record = RestrictedExpression::new_record(parts).map_err(|error| error.to_string())?;
+        pairs.push(("kmsKey".to_owned(), record));
+    }
+    Context::from_pairs(pairs).map_err(|error| error.to_string())
+}
+
+/// Each policy's name, from its annotation `@id` or its number, and its line.
+fn names(file: &str, text: &str, policies: &PolicySet) -> HashMap<PolicyId, String> {
+    let name = |policy: &cedar_policy::Policy| {
+        let name = policy.annotation("id").unwrap_or(policy.id().as_ref());
+        let line = policy.as_ref().loc().map(|place| position(text, place.start()).0);
+        let line = line.map_or_else(String::new, |line| format!(":{line}"));
+        format!("\"{name}\" at {file}{line}")
+    };
+    policies.policies().map(|policy| (policy.id().clone(), name(policy))).collect()
+}
+
+/// In Cedar's own form, which has no escapes and no comments; in the text if there is none.
+fn names_request_id(policies: &PolicySet, text: &str) -> bool {
+    policies.policies().any(|policy| match policy.to_json() {
+        Ok(json) => json.to_string().contains(REQUEST_ID),
+        Err(_) => text.contains(REQUEST_ID),
+    })
+}
+
+fn remark(text: &str, error: &dyn Diagnostic, is_mistake: bool) -> Remark {
+    let place = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
+    Remark {
+        is_mistake,
+        position: place.map(|offset| position(text, offset)),
+        problem: one_line(&error.to_string()),
+        remedy: error.help().map_or_else(String::new, |help| one_line(&help.to_string())),
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What a test would have found.
+fn defect(error: impl std::fmt::Display) -> Vec<Remark> {
+    vec![Remark::mistake(None, format!("a defect in the built-in schema: {error}"), "report it")]
+}

@@ -1,0 +1,90 @@
+//! Whether the rules of a Rego module can lead to themselves, or too deep.
+//!
+//! Rego forbids recursion. The interpreter finds it in rules when it evaluates them; in functions it
+//! doesn't, and recurses until the stack overflows. So it is looked for here, by name: a rule that
+//! names another is taken to use it.
+
+use std::collections::HashMap;
+
+use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
+
+use super::Remark;
+use crate::limits::MAX_POLICY_NESTING;
+
+/// All definitions of one name.
+#[derive(Default)]
+struct Definitions<'m> {
+    is_function: bool,
+    line: u32,
+    /// What stands behind the heads.
+    bodies: Vec<&'m str>,
+}
+
+/// What is wrong, if anything.
+pub(super) fn check(modules: &[Ref<Module>]) -> Option<Remark> {
+    let mut by_name: HashMap<&str, Definitions<'_>> = HashMap::new();
+    for rule in modules.iter().flat_map(|module| &module.policy) {
+        let Rule::Spec { span, head, .. } = rule.as_ref() else { continue };
+        let (refr, is_function) = match head {
+            RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } => (refr, false),
+            RuleHead::Func { refr, .. } => (refr, true),
+        };
+        let name = first_word(refr);
+        let definitions = by_name.entry(name).or_default();
+        definitions.is_function |= is_function;
+        definitions.line = span.line;
+        let text = span.text();
+        definitions.bodies.push(text.get(name.len()..).unwrap_or_default());
+    }
+    let mut walk = Walk { by_name: &by_name, depths: HashMap::new() };
+    let mut names: Vec<&str> = by_name.keys().copied().collect();
+    names.sort_unstable();
+    names.into_iter().find_map(|name| walk.depth(name, 1).err())
+}
+
+struct Walk<'w, 'm> {
+    by_name: &'w HashMap<&'m str, Definitions<'m>>,
+    /// How many rules are one within another from there on; `None` while that is being found out.
+    depths: HashMap<&'m str, Option<usize>>,
+}
+
+impl<'m> Walk<'_, 'm> {
+    fn depth(&mut self, name: &'m str, above: usize) -> Result<usize, Remark> {
+        let Some(definitions) = self.by_name.get(name) else { return Ok(0) };
+        let place = usize::try_from(definitions.line).ok().map(|line| (line, 1));
+        match self.depths.get(name) {
+            Some(Some(depth)) => return Ok(*depth),
+            Some(None) if definitions.is_function => {
+                let problem = format!("the function {name} calls itself, directly or by others");
+                return Err(Remark::mistake(place, problem, "Rego has no recursion"));
+            }
+            // Found when it is evaluated, if it is one.
+            Some(None) => return Ok(0),
+            None => {}
+        }
+        let mut below = 0;
+        self.depths.insert(name, None);
+        for word in definitions.bodies.iter().flat_map(|body| words(body)) {
+            if above <= MAX_POLICY_NESTING {
+                below = below.max(self.depth(word, above + 1)?);
+            }
+        }
+        let depth = below + 1;
+        if depth > MAX_POLICY_NESTING || above > MAX_POLICY_NESTING {
+            let problem =
+                format!("rules use each other more than {MAX_POLICY_NESTING} deep, from {name} on");
+            return Err(Remark::mistake(place, problem, "say it with fewer"));
+        }
+        self.depths.insert(name, Some(depth));
+        Ok(depth)
+    }
+}
+
+fn first_word(refr: &Ref<Expr>) -> &str {
+    words(refr.span().text()).next().unwrap_or_default()
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|character: char| !character.is_alphanumeric() && character != '_')
+        .filter(|word| !word.is_empty())
+}
