@@ -76,7 +76,7 @@ fn signer() -> Signer {
     }
 }
 
-fn settings(directory: &Path, is_tls_enabled: bool) -> xks_proxy::settings::Settings {
+fn settings(directory: &Path, is_tls_enabled: bool, policy: &str) -> xks_proxy::settings::Settings {
     let path = directory.join("settings.toml");
     let module = tools::softhsm2_module();
     let text = format!(
@@ -99,6 +99,7 @@ fn settings(directory: &Path, is_tls_enabled: bool) -> xks_proxy::settings::Sett
         is_sigv4_auth_enabled = true
         is_tls_enabled = {is_tls_enabled}
         is_mtls_enabled = false
+        {policy}
         [tls]
         tls_cert_pem = "{directory}/cert.pem"
         tls_key_pem = "{directory}/key.pem"
@@ -216,7 +217,7 @@ fn measure_calls(stream: &mut (impl Read + Write), per_request: usize) {
     }
 }
 
-fn serve(directory: &Path, is_tls_enabled: bool) {
+fn serve(directory: &Path, is_tls_enabled: bool, policy: &str) {
     let pkcs11 = initialize(&tools::softhsm2_module());
     let slot = make_token(&pkcs11, "token");
     add_key(&login(&pkcs11, slot), "key", &[1; 32], ENCRYPT | DECRYPT, true);
@@ -225,7 +226,7 @@ fn serve(directory: &Path, is_tls_enabled: bool) {
     std::fs::write(directory.join("cert.pem"), made.cert.pem()).unwrap();
     std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
 
-    let settings = settings(directory, is_tls_enabled);
+    let settings = settings(directory, is_tls_enabled, policy);
     let log = log::start(&settings.tracing).unwrap();
     let server = Server::bind(&settings.server_config()).unwrap();
     let service = Arc::new(settings.service());
@@ -270,13 +271,29 @@ fn serve(directory: &Path, is_tls_enabled: bool) {
 #[test]
 fn plain_requests_allocate_nothing() {
     in_child("plain_requests_allocate_nothing", softhsm_environment, |directory| {
-        serve(directory, false);
+        serve(directory, false, "");
     });
 }
 
 #[test]
 fn tls_requests_allocate_what_rustls_does() {
     in_child("tls_requests_allocate_what_rustls_does", softhsm_environment, |directory| {
-        serve(directory, true);
+        serve(directory, true, "");
+    });
+}
+
+/// What a policy has decided is remembered: it is not evaluated again for the same caller and key.
+#[test]
+fn requests_under_a_policy_allocate_nothing() {
+    in_child("requests_under_a_policy_allocate_nothing", softhsm_environment, |directory| {
+        let file = directory.join("policy.cedar");
+        let text = "permit (principal, action, resource) \
+                    when { context has kmsKey && context.kmsKey.account == \"123456789012\" };";
+        std::fs::write(&file, text).unwrap();
+        let policy = format!(
+            "secondary_auth = \"Cedar\"\n[security.cedar]\npolicy_file = \"{}\"",
+            file.display()
+        );
+        serve(directory, false, &policy);
     });
 }

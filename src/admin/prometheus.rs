@@ -109,6 +109,14 @@ fn requests(text: &mut Exposition, metrics: &Metrics) {
     }
     write("none", &metrics.storeless(), false);
     text.family(
+        "xks_proxy_policy_decisions_total",
+        Counter,
+        "Calls that secondary_auth's policy decided on, by evaluation, or by memory of one with \
+         the same attributes. Denials are in xks_proxy_requests_total: AccessDeniedException.",
+    )
+    .sample(&[("by", "evaluation")], metrics.sum(|of_loop| of_loop.policy_evaluations.get()))
+    .sample(&[("by", "memory")], metrics.sum(|of_loop| of_loop.policy_decisions_remembered.get()));
+    text.family(
         "xks_proxy_requests_in_flight",
         Gauge,
         "Requests that wait for the HSM's answer at present.",

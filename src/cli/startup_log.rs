@@ -29,6 +29,7 @@ pub(super) fn in_use(settings: &Settings, findings: &[Finding]) {
         sigv4 = settings.is_sigv4_auth_enabled,
         tls = tls.is_some(),
         mtls = tls.is_some_and(|tls| tls.is_client_certificate_required),
+        secondary_auth = settings.policy.as_ref().map(|policy| policy.language().name()),
         ciphertext_metadata_bytes = settings.server.ciphertext_metadata.as_ref().map(Vec::len),
         request_deadline = ?settings.limits.timeouts.request,
         fips = tls.is_some_and(|tls| tls.config.fips()),

@@ -135,7 +135,7 @@ impl Exchange {
     }
 
     /// Checks run in this order: path, method, SigV4, content type and JSON, members, key in the
-    /// store's set and not disabled, the store's quota, size limits.
+    /// store's set and not disabled, the policy, the store's quota, size limits.
     fn accept(
         &mut self,
         protocol: &mut Protocol,
@@ -189,6 +189,10 @@ impl Exchange {
         let key = found.index;
         self.is_disabled = found.is_disabled;
         authorize::state(store, found, call)?;
+        if let Some(policy) = &service.policy {
+            let attributes = authorize::attributes(call, store, key_id, &self.metadata, body);
+            authorize::policy(policy, &mut protocol.decisions, &protocol.metrics, &attributes)?;
+        }
         self.in_flight = authorize::quota(store, moment.now)?;
         self.key = Some(key);
         self.fleet = protocol.fleet;

@@ -14,6 +14,7 @@ use crate::job::{Job, Request};
 use crate::limits::{ANSWER_OVERHEAD_BYTES, MAX_CHUNK_LINE_BYTES, MAX_RECORD_BYTES};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
+use crate::policy::decisions::Decisions;
 
 /// The time, and the process's state, as the shell sees them at the start of a turn.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,7 @@ pub struct Protocol {
     pub(super) buffers: BufferPool,
     pub(super) signing_keys: SigningKeys,
     pub(super) decoder: Decoder,
+    pub(super) decisions: Decisions,
     pub(super) date: HttpDate,
     pub(super) body: Vec<u8>,
     requests: Vec<Arc<Request>>,
@@ -69,6 +71,7 @@ impl Protocol {
             buffers: BufferPool::new(buffer_bytes(&service)),
             signing_keys: SigningKeys::new(service.credentials()),
             decoder: Decoder::default(),
+            decisions: Decisions::default(),
             date: HttpDate::default(),
             body: Vec::with_capacity(answer_bytes),
             requests: Vec::new(),

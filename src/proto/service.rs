@@ -11,6 +11,7 @@ use crate::job::KeyIndex;
 use crate::limits::{BODY_OVERHEAD_BYTES, DEFAULT_MAX_REQUESTS_PER_CONNECTION, MAX_HEAD_BYTES};
 use crate::observe::metrics::{KeyMetrics, Metrics, StoreMetrics};
 use crate::observe::redaction::Secret;
+use crate::policy::Policy;
 
 /// One external key store: a path prefix, who may call it, and the keys it may use.
 #[derive(Debug)]
@@ -86,6 +87,8 @@ pub struct Service {
     pub is_sigv4_auth_enabled: bool,
     /// Put into each new ciphertext, at most 20 bytes.
     pub ciphertext_metadata: Option<Vec<u8>>,
+    /// What each call but health is subject to, if anything.
+    pub policy: Option<Arc<Policy>>,
     /// Base64 bytes of plaintext and ciphertext.
     pub max_plaintext_in_base64: usize,
     /// Base64 bytes of AAD.
@@ -131,6 +134,7 @@ impl Service {
             service: service.to_owned(),
             is_sigv4_auth_enabled: true,
             ciphertext_metadata: None,
+            policy: None,
             max_plaintext_in_base64: 8192,
             max_aad_in_base64: 16_384,
             max_requests_per_connection: DEFAULT_MAX_REQUESTS_PER_CONNECTION,

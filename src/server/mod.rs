@@ -34,7 +34,7 @@ use self::lifecycle::Lifecycle;
 use self::sockets::{Inherited, Sockets};
 use crate::hsm::Hsm;
 use crate::job::CompletionQueue;
-use crate::limits::MAX_EVENT_LOOPS;
+use crate::limits::{EVENT_LOOP_STACK_BYTES, MAX_EVENT_LOOPS};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::proto::{Listener, Service};
@@ -186,7 +186,10 @@ impl Server {
                     (Arc::clone(service), Arc::clone(hsm), access_log());
                 let metrics = metrics.of_loop(index);
                 let (lifecycle, ended) = (Arc::clone(&lifecycle), ended.clone());
-                std::thread::Builder::new().name(format!("loop-{index}")).spawn(move || {
+                let thread = std::thread::Builder::new()
+                    .name(format!("loop-{index}"))
+                    .stack_size(EVENT_LOOP_STACK_BYTES);
+                thread.spawn(move || {
                     let run = || event_loop.run(index, service, hsm, access_log, metrics);
                     match catch_unwind(AssertUnwindSafe(run)) {
                         Ok(Err(error)) => ended(&error.to_string()),

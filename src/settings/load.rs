@@ -117,6 +117,7 @@ fn read_settings(
         tracing: tracing?,
         is_sigv4_auth_enabled: security.is_sigv4_auth_enabled,
         tls: security.tls,
+        policy: security.policy,
         confinement: security.confinement,
         stores: stores?,
         pkcs11: pkcs11?,

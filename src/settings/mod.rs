@@ -13,6 +13,7 @@ mod known;
 mod limits;
 mod load;
 mod pkcs11;
+mod policy;
 mod report;
 mod secret;
 mod section;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use crate::hsm::config::{Hedging, TokenConfig};
 use crate::observe::log::LogConfig;
 use crate::observe::redaction::Secret;
+use crate::policy::Policy;
 use crate::proto::service::Timeouts;
 use crate::server::config::TcpKeepalive;
 use crate::server::network::Network;
@@ -55,6 +57,8 @@ pub struct Settings {
     pub is_sigv4_auth_enabled: bool,
     /// `[tls]`, if `[security] is_tls_enabled`.
     pub tls: Option<Tls>,
+    /// `[security] secondary_auth`: the policy that each call but health is subject to.
+    pub policy: Option<Arc<Policy>>,
     /// What `[security]` says of the process itself.
     pub confinement: Confinement,
     /// `[[external_key_stores]]`

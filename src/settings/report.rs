@@ -154,6 +154,20 @@ impl<'t> Report<'t> {
         self.add(severity, place, problem, remedy);
     }
 
+    /// What is found in another file, which the settings name.
+    pub(super) fn elsewhere(
+        &self,
+        severity: Severity,
+        file: &Path,
+        position: Option<(usize, usize)>,
+        problem: String,
+        remedy: String,
+    ) {
+        let (file, member) = (file.to_owned(), String::new());
+        let finding = Finding { severity, file, position, member, problem, remedy };
+        self.findings.borrow_mut().push(finding);
+    }
+
     fn add(&self, severity: Severity, place: &Place, problem: String, remedy: String) {
         self.findings.borrow_mut().push(Finding {
             severity,
@@ -178,10 +192,11 @@ impl<'t> Report<'t> {
         self.findings.borrow().iter().any(|finding| finding.severity == Severity::Mistake)
     }
 
-    /// In the order of the file; what concerns the whole file comes first.
+    /// In the order of the file, and then of other files; what concerns the whole file comes first.
     pub(super) fn into_findings(self) -> Vec<Finding> {
         let mut findings = self.findings.into_inner();
-        findings.sort_by_key(|finding| (finding.position, finding.severity));
+        findings
+            .sort_by_key(|finding| (finding.file != self.file, finding.position, finding.severity));
         findings
     }
 }

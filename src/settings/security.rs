@@ -1,14 +1,17 @@
 //! `[security]`, and `[tls]` if it is switched on
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::section::{Section, shown};
-use super::{Confinement, LandlockPaths, Tls, tls};
+use super::{Confinement, LandlockPaths, Tls, policy, tls};
+use crate::policy::Policy;
 
 pub(super) struct Security {
     pub(super) is_sigv4_auth_enabled: bool,
     pub(super) tls: Option<Tls>,
     pub(super) confinement: Confinement,
+    pub(super) policy: Option<Arc<Policy>>,
 }
 
 pub(super) fn read(root: &Section<'_>) -> Option<Security> {
@@ -31,7 +34,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Security> {
         let problem = "KMS speaks HTTPS only: something in front has to do it";
         section.report().notice(&place, problem, "set it to true where nothing does");
     }
-    secondary_authorization(&section);
+    let policy = policy::read(&section);
     let confinement = confinement(&section);
     let (is_tls_enabled, is_mtls_enabled) = (is_tls_enabled?, is_mtls_enabled?);
     if is_mtls_enabled && !is_tls_enabled {
@@ -47,7 +50,12 @@ pub(super) fn read(root: &Section<'_>) -> Option<Security> {
     } else {
         None
     };
-    Some(Security { is_sigv4_auth_enabled: is_sigv4_auth_enabled?, tls, confinement: confinement? })
+    Some(Security {
+        is_sigv4_auth_enabled: is_sigv4_auth_enabled?,
+        tls,
+        confinement: confinement?,
+        policy: policy?,
+    })
 }
 
 /// `None` if it is no boolean, which is reported; false if it, or the section, is not there.
@@ -101,28 +109,4 @@ fn paths(section: &Section<'_>, name: &str) -> Option<Vec<PathBuf>> {
         paths.push(PathBuf::from(text));
     }
     is_right.then_some(paths)
-}
-
-/// A security control is never dropped in silence: whoever asks for one that is not here is told.
-fn secondary_authorization(section: &Section<'_>) {
-    let Some(member) = section.get("secondary_auth") else {
-        if let Some(oso) = section.section("security.oso") {
-            let problem = "it has no effect: secondary_auth is not set";
-            section.report().notice(&oso.place(), problem, "it may stay or go");
-        }
-        return;
-    };
-    let remedy = "remove the member if you can do without a second check of each call";
-    match member.string(remedy) {
-        Some("Oso") => member.mistake(
-            "Oso policies are not supported, and starting without them would let through what \
-             they forbid",
-            "move their rules into the policy of the KMS key and into xks_key_id_set, then \
-             remove secondary_auth and [security.oso]; until then keep the present proxy",
-        ),
-        Some(other) => {
-            member.mistake(format!("\"{}\" is not supported", shown(other)), remedy);
-        }
-        None => {}
-    }
 }

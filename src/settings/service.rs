@@ -26,6 +26,7 @@ impl Settings {
         service.ciphertext_metadata.clone_from(&server.ciphertext_metadata);
         service.max_plaintext_in_base64 = limits.max_plaintext_in_base64;
         service.max_aad_in_base64 = limits.max_aad_in_base64;
+        service.policy.clone_from(&self.policy);
         service.fleet_size = server.fleet_size;
         service.max_requests_per_connection = limits.max_requests_per_connection;
         for store in &self.stores {

@@ -11,6 +11,7 @@ mod fleet;
 mod fuzz;
 mod handshakes;
 mod mistakes;
+mod policy;
 mod reference;
 mod secrets;
 mod tls_files;

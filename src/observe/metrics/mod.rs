@@ -103,6 +103,10 @@ pub struct LoopMetrics {
     pub tls_handshake_failures: Counter,
     /// Requests that wait for the HSM's answer.
     pub in_flight: Gauge,
+    /// Times that the policy was evaluated.
+    pub policy_evaluations: Counter,
+    /// Times that what it had decided before was remembered.
+    pub policy_decisions_remembered: Counter,
     /// Requests that reached no store.
     pub storeless: Outcomes,
     /// By call.

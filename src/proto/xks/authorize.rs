@@ -1,9 +1,14 @@
-//! What a verified call may do: the store's keys, and its quota.
+//! What a verified call may do: the store's keys, the policy, and the store's quota.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::decode::{RequestMetadata, Span};
 use super::error::{ApiError, ErrorName};
 use super::quota::InFlight;
+use crate::observe::metrics::LoopMetrics;
+use crate::policy::decisions::Decisions;
+use crate::policy::{Action, Attributes, Policy};
 use crate::proto::route::Call;
 use crate::proto::service::{Store, StoreKey};
 
@@ -29,6 +34,62 @@ pub fn state(store: &Store, key: StoreKey, call: Call) -> Result<(), ApiError> {
     let what =
         if store.is_disabled() { "the key store is disabled" } else { "the key is disabled" };
     Err(ApiError::new(ErrorName::InvalidState, what))
+}
+
+/// What a policy is told of a call. `metadata` has been required to be whole, and is of `body`.
+#[must_use]
+pub fn attributes<'a>(
+    call: Call,
+    store: &'a Store,
+    key_id: &'a str,
+    metadata: &RequestMetadata,
+    body: &'a [u8],
+) -> Attributes<'a> {
+    let text = |span: Option<Span>| span.map(|span| span.text(body));
+    let required = |span| text(span).unwrap_or_default();
+    Attributes {
+        action: match call {
+            Call::Encrypt => Action::Encrypt,
+            Call::Decrypt => Action::Decrypt,
+            // Health is exempt, and answered before.
+            Call::Metadata | Call::Health => Action::Metadata,
+        },
+        store: store.uri_path_prefix(),
+        external_key_id: key_id,
+        aws_principal_arn: required(metadata.aws_principal_arn),
+        kms_operation: required(metadata.kms_operation),
+        kms_request_id: required(metadata.kms_request_id),
+        kms_key_arn: text(metadata.kms_key_arn),
+        kms_via_service: text(metadata.kms_via_service),
+        aws_source_vpc: text(metadata.aws_source_vpc),
+        aws_source_vpce: text(metadata.aws_source_vpce),
+    }
+}
+
+/// Asks the policy (XKS specification, Authorization). The caller is told no more than that it was
+/// denied; the log, what decided.
+///
+/// # Errors
+/// AccessDeniedException: the policy does not allow the call.
+pub fn policy(
+    policy: &Arc<Policy>,
+    decisions: &mut Decisions,
+    metrics: &LoopMetrics,
+    attributes: &Attributes<'_>,
+) -> Result<(), ApiError> {
+    let decided = decisions.decide(policy, attributes);
+    if decided.was_remembered {
+        metrics.policy_decisions_remembered.add(1);
+    } else {
+        metrics.policy_evaluations.add(1);
+    }
+    if decided.is_allowed {
+        return Ok(());
+    }
+    let message = "the policy of the external key store proxy does not allow this call";
+    let mut error = ApiError::new(ErrorName::AccessDenied, message);
+    error.reason = Some(decided.reason.to_owned().into());
+    Err(error)
 }
 
 /// Counts a call that asks something of the HSM. Calls that are refused before, and the health
