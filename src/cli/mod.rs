@@ -13,6 +13,7 @@ mod lockdown;
 pub mod notify;
 mod pid_file;
 pub mod ping;
+pub mod policy;
 pub mod probe;
 pub mod probe_hsm;
 pub mod reload;
@@ -40,6 +41,9 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 /// An event loop ended by itself (`EX_SOFTWARE`).
 pub const EXIT_SOFTWARE: u8 = 70;
 
+/// `policy test`: the policy denies.
+pub const EXIT_DENIED: u8 = 1;
+
 /// Calls to the HSM do not return, and `[pkcs11] exit_when_wedged` is on (`EX_TEMPFAIL`): a
 /// supervisor starts the process anew.
 pub const EXIT_WEDGED: u8 = 75;
@@ -48,7 +52,7 @@ const AFTER_HELP: &str = "\
 Without a command it serves. The settings file is the one that the environment variable
 XKS_PROXY_SETTINGS_TOML names, else the one that configuration/bootstrap.toml names.
 
-Exit codes: 0 done or drained; 2 wrong arguments; 69 an address is taken, a token or a check
+Exit codes: 0 done or drained; 1 a policy that is tried denies; 2 wrong arguments; 69 an address is taken, a token or a check
 failed; 70 a defect; 75 calls to the HSM do not return and a new start may help, with [pkcs11]
 exit_when_wedged; 78 mistakes in the settings, all of which are printed, or an HSM that cannot
 serve.";
@@ -129,6 +133,11 @@ enum Command {
         #[arg(long)]
         ready: bool,
     },
+    /// Policies for secondary authorization
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Try it out on this machine: SoftHSM2, a key, a certificate, the proxy and the four calls
     Demo {
         /// End after the calls
@@ -137,6 +146,20 @@ enum Command {
         /// Make the demo's token with this PKCS#11 module
         #[arg(long, hide = true)]
         make_token: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Try a policy on a request: prints allow or deny, and what decided
+    ///
+    /// Exit codes: 0 allow, 1 deny, 78 mistakes in one of the files.
+    Test {
+        /// The policy: a file that ends with .cedar or .rego
+        file: PathBuf,
+        /// The request: a JSON file with call ("metadata", "encrypt" or "decrypt"), store (its
+        /// uri_path_prefix), externalKeyId, and requestMetadata as KMS sends it
+        request: PathBuf,
     },
 }
 
@@ -160,6 +183,9 @@ pub fn run() -> ExitCode {
         }
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Ping { address, ready } => ping::run(&address, ready),
+        Command::Policy { command: PolicyCommand::Test { file, request } } => {
+            policy::test(&file, &request)
+        }
         Command::Demo { make_token: Some(module), .. } => {
             demo::make_token_here(&module).map_err(Failed::unavailable)
         }
@@ -168,7 +194,9 @@ pub fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
-            eprintln!("{}", failed.message);
+            if !failed.message.is_empty() {
+                eprintln!("{}", failed.message);
+            }
             ExitCode::from(failed.exit_code)
         }
     }

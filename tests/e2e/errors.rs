@@ -1,5 +1,5 @@
 //! The specification's error table, row by row, as far as a peer can provoke it. (The rows that
-//! an HSM provokes are in `hsm_trouble`; AccessDeniedException needs a policy.)
+//! an HSM provokes are in `hsm_trouble`.)
 
 use serde_json::{Value, json};
 
@@ -161,6 +161,23 @@ fn invalid_ciphertext_exception() {
     }
     let other_key = client.call("keys/bar/decrypt", &decrypt(|_| {}));
     other_key.assert_error(400, "InvalidCiphertextException");
+}
+
+/// Secondary authorization; more in `policy`.
+#[test]
+fn access_denied_exception() {
+    let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/configuration/oso.cedar");
+    let proxy = Setup::new()
+        .set("security.secondary_auth", "Cedar")
+        .set("security.cedar.policy_file", policy)
+        .start();
+    let client = proxy.client();
+    let rejected = encrypt(|body| body["requestMetadata"]["kmsViaService"] = json!("s3"));
+    let answer = client.call("keys/foo/encrypt", &rejected);
+    answer.assert_error(403, "AccessDeniedException");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    // The row has no GetHealthStatus.
+    client.call("health", &xks::health()).ok();
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod metrics;
 mod modules;
 mod mtls;
 mod nshield;
+mod policy;
 mod probes;
 mod proxy_protocol;
 mod quotas;
