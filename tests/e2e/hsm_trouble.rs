@@ -76,7 +76,8 @@ fn hung_hsm() {
     let mut proxy = Interposed::new(Setup::new().usual_deadline());
     let client = proxy.client();
     proxy.wait_for("a call to succeed", |_| encrypt(&client).status == 200);
-    proxy.set("hsm_milli = 3000");
+    // Past the deadline under a slow instrument too.
+    proxy.set("hsm_milli = 6000");
     for _ in 0..12 {
         let response = encrypt(&client);
         match response.status {
