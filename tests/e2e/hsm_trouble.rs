@@ -95,9 +95,11 @@ fn hung_hsm() {
 /// are served in time.
 #[test]
 fn overload() {
-    let setup = Setup::new().usual_deadline().set("pkcs11.session_pool_max_size", 1);
+    let setup = Setup::new()
+        .set("limits.request_deadline_milli", 1_000)
+        .set("pkcs11.session_pool_max_size", 1);
     let mut proxy = Interposed::new(setup);
-    proxy.set("hsm_milli = 60");
+    proxy.set("hsm_milli = 200");
     let client = proxy.client();
     let body = xks::encrypt(b"many", None).to_string();
     let mut served = 0;
