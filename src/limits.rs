@@ -426,6 +426,42 @@ pub const LOG_WRITE_INTERVAL: Duration = Duration::from_millis(10);
 /// At the end, for the log's last lines to be written.
 pub const LOG_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+// ---- Audit log
+
+/// Bytes of lines that wait to be written, and of room that is reserved for those of calls that
+/// are being made: some 10,000 calls of the usual size at once.
+pub const MAX_AUDIT_BACKLOG_BYTES: usize = 32 * 1024 * 1024;
+/// Beyond them, for events: start, stop, changes of the settings.
+pub const MAX_AUDIT_EVENT_BYTES: usize = 64 * 1024;
+/// Of a call's line, all but the strings that the peer sent.
+pub const AUDIT_LINE_OVERHEAD_BYTES: usize = 1536;
+/// Bytes that are chained before they are written.
+pub const AUDIT_WRITE_BYTES: usize = 256 * 1024;
+/// Between two attempts to write to a file that could not be written.
+pub const AUDIT_RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the writer looks whether something is due when no line comes.
+pub const AUDIT_IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// With `[audit] sync = "interval"`: between two times that lines are forced to the disk.
+pub const AUDIT_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two lines that tell of lines that are lost or left out.
+pub const AUDIT_GAP_INTERVAL: Duration = Duration::from_secs(1);
+/// At the end, for the last lines to be written.
+pub const AUDIT_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between the start of a process that takes another one's place and the end of that one, which
+/// may drain for so long; then writing is held to fail.
+pub const MAX_AUDIT_TAKEOVER_WAIT: Duration = Duration::from_secs(60);
+/// What a start reads of the file for lines that came after the state was kept.
+pub const MAX_AUDIT_RECOVERY_BYTES: u64 = 2 * MAX_AUDIT_BACKLOG_BYTES as u64;
+/// Lines that the verifier passes over to come to the first one that is there: at some 200 ns
+/// each, half an hour.
+pub const MAX_AUDIT_SKIP_LINES: u64 = 10_000_000_000;
+/// What `[audit] max_file_bytes` may be at the least.
+pub const MIN_AUDIT_FILE_BYTES: u64 = 64 * 1024;
+/// What `[audit] max_file_bytes` may be at the most.
+pub const MAX_AUDIT_FILE_BYTES: u64 = 1 << 50;
+/// What `[audit] retain_files` may be at the most.
+pub const MAX_AUDIT_RETAINED_FILES: u64 = 1_000_000;
+
 // ---- Admin listener
 
 /// Threads that serve it, one request each; who comes later waits.
@@ -494,6 +530,8 @@ const _: () = {
     assert!(GCM_IV_BYTES <= MAX_GCM_IV_BYTES);
     assert!(12 * (MAX_LOG_STRING_BYTES + 32) + 1024 < MAX_ACCESS_LOG_LINE_BYTES);
     assert!(LOG_BUFFER_BYTES + MAX_ACCESS_LOG_LINE_BYTES < MAX_LOG_BACKLOG_BYTES);
+    assert!(AUDIT_LINE_OVERHEAD_BYTES + 9 * (MAX_LOG_STRING_BYTES + 3) < MAX_ACCESS_LOG_LINE_BYTES);
+    assert!(AUDIT_WRITE_BYTES > MAX_ACCESS_LOG_LINE_BYTES);
     assert!(MAX_PARTIAL_TLS_BYTES < READ_SCRATCH_BYTES);
     assert!(MIN_HANG.as_millis() < MAX_HANG.as_millis());
     assert!(SUSPICIONS <= MAX_SUSPICIONS);

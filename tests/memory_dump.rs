@@ -14,7 +14,9 @@ mod common;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use memchr::memmem::Finder;
+use sha2::Sha256;
 
 use common::{Proxy, Setup, Store, token, xks};
 
@@ -38,8 +40,7 @@ fn needles() -> Vec<Vec<u8>> {
 }
 
 /// The needles in the process's memory: for each, the name of the mapping and the address.
-fn search(proxy: &Proxy) -> Vec<(String, u64)> {
-    let needles = needles();
+fn search(proxy: &Proxy, needles: &[Vec<u8>]) -> Vec<(String, u64)> {
     let finders: Vec<Finder<'_>> = needles.iter().map(Finder::new).collect();
     let open = |file: &str| File::open(format!("/proc/{}/{file}", proxy.pid())).unwrap();
     let (memory, pages) = (open("mem"), open("pagemap"));
@@ -139,12 +140,12 @@ fn no_plaintext_stays_in_memory_or_log() {
         let mut unfinished = client.connect();
         unfinished.send(&request.as_bytes()[..request.len() - 1]).unwrap();
         proxy.wait_for("the unfinished request to arrive", |proxy| {
-            search(proxy).iter().any(|(name, _)| name != MODULE_HEAP)
+            search(proxy, &needles()).iter().any(|(name, _)| name != MODULE_HEAP)
         });
         drop(unfinished);
 
         proxy.wait_for("the unfinished request to be forgotten", |proxy| {
-            let found = search(proxy);
+            let found = search(proxy, &needles());
             let is_gone = found.iter().all(|(name, _)| name == MODULE_HEAP);
             eprintln!("TLS {is_tls}: {found:x?}");
             is_gone
@@ -165,4 +166,40 @@ fn no_plaintext_stays_in_memory_or_log() {
             .flat_map(|line| line.split(|it: char| !it.is_ascii_alphanumeric()));
         assert!(words.into_iter().all(|word| word != token::PIN), "the PIN is in the log");
     }
+}
+
+/// Whoever takes the machine over finds in the process's memory the key of the audit log's next
+/// line, and no key of a line before: he could change that line.
+#[test]
+fn no_former_key_of_the_audit_log_stays_in_memory() {
+    let prepared = Setup::new()
+        .set("audit.directory", "audit")
+        .set("audit.key_file", "key")
+        .set("security.allow_core_dumps", true)
+        .set("limits.request_deadline_milli", 10_000)
+        .prepare();
+    let first: [u8; 32] = std::array::from_fn(|at| u8::try_from(at * 7 + 1).unwrap());
+    xks_proxy::observe::audit::key::write_new(&prepared.directory().join("key"), &first).unwrap();
+    let mut proxy = prepared.start();
+    let client = proxy.client();
+    for _ in 0..100 {
+        client.call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
+    }
+    let lines = |proxy: &Proxy| {
+        let file = proxy.directory().join("audit/audit.jsonl");
+        std::fs::read_to_string(file).unwrap().lines().count()
+    };
+    // 100 calls, and the lines of the start.
+    proxy.wait_for("all lines", |proxy| lines(proxy) == 102);
+    let mut keys = vec![first.to_vec()];
+    for number in 0..102 {
+        let key = Hmac::<Sha256>::new_from_slice(&keys[number]).unwrap();
+        keys.push(key.chain_update([2]).finalize().into_bytes().to_vec());
+    }
+    let next = keys.split_off(102);
+    let digits: String = first.iter().map(|byte| format!("{byte:02x}")).collect();
+    keys.push(digits.into_bytes());
+    proxy.wait_for("the search to find what is there", |proxy| !search(proxy, &next).is_empty());
+    let found = search(&proxy, &keys);
+    assert!(found.is_empty(), "{found:x?}");
 }

@@ -19,6 +19,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use xks_proxy::cli::client::Signer;
 use xks_proxy::hsm::Hsm;
+use xks_proxy::observe::audit::{Audit, key};
 use xks_proxy::observe::log;
 use xks_proxy::observe::metrics::Metrics;
 use xks_proxy::observe::redaction::Secret;
@@ -121,6 +122,9 @@ fn settings(directory: &Path, is_tls_enabled: bool, policy: &str) -> xks_proxy::
         [hsm_capabilities]
         can_generate_iv = false
         is_zero_iv_required = false
+        [audit]
+        directory = "{directory}/audit"
+        key_file = "{directory}/audit.key"
         "#,
         directory = directory.display(),
         module = module.display(),
@@ -217,7 +221,7 @@ fn measure_calls(stream: &mut (impl Read + Write), per_request: usize) {
     }
 }
 
-fn serve(directory: &Path, is_tls_enabled: bool, policy: &str) {
+fn serve(directory: &Path, is_tls_enabled: bool, policy: &str, is_audited: bool) {
     let pkcs11 = initialize(&tools::softhsm2_module());
     let slot = make_token(&pkcs11, "token");
     add_key(&login(&pkcs11, slot), "key", &[1; 32], ENCRYPT | DECRYPT, true);
@@ -226,8 +230,13 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: &str) {
     std::fs::write(directory.join("cert.pem"), made.cert.pem()).unwrap();
     std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
 
+    key::write_new(&directory.join("audit.key"), &[1; 32]).unwrap();
     let settings = settings(directory, is_tls_enabled, policy);
     let log = log::start(&settings.tracing).unwrap();
+    let audit = match is_audited {
+        true => Audit::open(settings.audit.as_ref().unwrap()).unwrap(),
+        false => Audit::off(),
+    };
     let server = Server::bind(&settings.server_config()).unwrap();
     let service = Arc::new(settings.service());
     let hsm = Hsm::start(settings.hsm_config(&service), server.completions()).unwrap();
@@ -235,7 +244,9 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: &str) {
     let changes = server.changes();
     let metrics = Metrics::new(server.event_loops(), Arc::default());
     let ended = |reason: &str| panic!("a loop ended: {reason}");
-    let loops = server.start(&service, &hsm, || log.access_log(), &metrics, ended).unwrap();
+    let loops = server
+        .start(&service, &hsm, || log.access_log().with_audit(audit.trail()), &metrics, ended)
+        .unwrap();
 
     let change = || {
         let service = Arc::new(settings.service_after(Some(&service)));
@@ -266,19 +277,33 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: &str) {
         event_loop.join().unwrap();
     }
     hsm.stop(std::time::Duration::from_secs(5));
+    assert!(audit.stop());
+    if is_audited {
+        let stats = audit.stats().unwrap();
+        assert!(stats.written_lines > (4 * 6 * REQUESTS) as u64, "{stats:?}");
+        assert_eq!((stats.dropped_lines, stats.refused_calls), (0, 0));
+    }
 }
 
 #[test]
 fn plain_requests_allocate_nothing() {
     in_child("plain_requests_allocate_nothing", softhsm_environment, |directory| {
-        serve(directory, false, "");
+        serve(directory, false, "", false);
+    });
+}
+
+/// Lines of the audit log are formatted, chained and written in memory that is there.
+#[test]
+fn audited_requests_allocate_nothing() {
+    in_child("audited_requests_allocate_nothing", softhsm_environment, |directory| {
+        serve(directory, false, "", true);
     });
 }
 
 #[test]
 fn tls_requests_allocate_what_rustls_does() {
     in_child("tls_requests_allocate_what_rustls_does", softhsm_environment, |directory| {
-        serve(directory, true, "");
+        serve(directory, true, "", false);
     });
 }
 
@@ -294,6 +319,6 @@ fn requests_under_a_policy_allocate_nothing() {
             "secondary_auth = \"Cedar\"\n[security.cedar]\npolicy_file = \"{}\"",
             file.display()
         );
-        serve(directory, false, &policy);
+        serve(directory, false, &policy, false);
     });
 }

@@ -37,6 +37,7 @@ use crate::limits::{
     ADMIN_ACCEPT_PAUSE, ADMIN_ACCEPT_POLL, ADMIN_REQUEST_TIMEOUT, ADMIN_STACK_BYTES, ADMIN_THREADS,
     HISTORY_INTERVAL,
 };
+use crate::observe::audit::Audit;
 use crate::observe::log::Loss;
 use crate::observe::metrics::{Metrics, exposition};
 use crate::server::lifecycle::Lifecycle;
@@ -52,6 +53,8 @@ pub struct Sources {
     pub lifecycle: Arc<Lifecycle>,
     /// Lines that the log has lost.
     pub log_loss: Loss,
+    /// The audit log, if there is one.
+    pub audit: Audit,
     /// What the settings say, replaced with them.
     pub facts: Arc<ArcSwap<Facts>>,
 }
@@ -91,9 +94,11 @@ impl Facts {
 }
 
 impl Sources {
-    /// What `/readyz` says: a token works, and nothing drains.
+    /// What `/readyz` says: a token works, calls can be written down, and nothing drains.
     fn is_ready(&self) -> bool {
-        self.hsm.load().health().can_serve() && !self.lifecycle.is_draining()
+        self.hsm.load().health().can_serve()
+            && self.audit.can_serve()
+            && !self.lifecycle.is_draining()
     }
 }
 

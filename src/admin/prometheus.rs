@@ -17,6 +17,7 @@ pub(super) fn expose(sources: &Sources) -> String {
     let mut text = Exposition::default();
     about(&mut text, sources);
     settings(&mut text, &sources.metrics);
+    audit(&mut text, sources);
     requests(&mut text, &sources.metrics);
     durations(&mut text, &sources.metrics);
     connections(&mut text, sources);
@@ -84,6 +85,51 @@ fn settings(text: &mut Exposition, metrics: &Metrics) {
         "Sections and members whose values in the file have no effect until a restart.",
     )
     .sample(&[], state.needs_restart.len());
+}
+
+/// Nothing without an audit log.
+fn audit(text: &mut Exposition, sources: &Sources) {
+    let Some(audit) = sources.audit.stats() else { return };
+    text.family("xks_proxy_audit_lines_total", Counter, "Lines of the audit log written.")
+        .sample(&[], audit.written_lines);
+    text.family("xks_proxy_audit_dropped_lines_total", Counter, "Lines of the audit log lost.")
+        .sample(&[], audit.dropped_lines);
+    text.family(
+        "xks_proxy_audit_refused_calls_total",
+        Counter,
+        "Calls refused because their lines in the audit log could not have been kept.",
+    )
+    .sample(&[], audit.refused_calls);
+    text.family(
+        "xks_proxy_audit_left_out_lines_total",
+        Counter,
+        "Lines of unauthenticated calls beyond what one second may have.",
+    )
+    .sample(&[], audit.left_out_lines);
+    text.family(
+        "xks_proxy_audit_write_errors_total",
+        Counter,
+        "Attempts to write, synchronise or rotate the audit log that failed.",
+    )
+    .sample(&[], audit.write_errors);
+    text.family(
+        "xks_proxy_audit_failing",
+        Gauge,
+        "1 while the audit log cannot be written; with when_full = \"refuse\", calls are refused.",
+    )
+    .sample(&[], u8::from(audit.is_failing));
+    text.family(
+        "xks_proxy_audit_last_write_timestamp_seconds",
+        Gauge,
+        "When a line of the audit log was last written, in seconds since 1970.",
+    )
+    .sample(&[], audit.last_write_unix_secs);
+    text.family(
+        "xks_proxy_audit_queued_bytes",
+        Gauge,
+        "Lines of the audit log that wait to be written, and room reserved for calls in flight.",
+    )
+    .sample(&[], audit.queued_bytes);
 }
 
 fn requests(text: &mut Exposition, metrics: &Metrics) {

@@ -37,7 +37,19 @@ pub(super) struct Status {
     process: ProcessStatus,
     panics: u64,
     dropped_log_lines: u64,
+    /// `null` without an audit log.
+    audit: Option<AuditLog>,
     history: Columns,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AuditLog {
+    is_failing: bool,
+    lines: u64,
+    dropped_lines: u64,
+    refused_calls: u64,
+    last_write_unix_secs: u64,
 }
 
 #[derive(Serialize)]
@@ -264,6 +276,13 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
         process: process(),
         panics: metrics.panics.get(),
         dropped_log_lines: sources.log_loss.dropped_lines(),
+        audit: sources.audit.stats().map(|audit| AuditLog {
+            is_failing: audit.is_failing,
+            lines: audit.written_lines,
+            dropped_lines: audit.dropped_lines,
+            refused_calls: audit.refused_calls,
+            last_write_unix_secs: audit.last_write_unix_secs,
+        }),
         history: columns(history),
     }
 }

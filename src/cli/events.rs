@@ -14,6 +14,7 @@ use super::takeover::Takeover;
 use super::upgrade::{Attempt, Program, Sockets, Successor};
 use crate::hsm::Hsm;
 use crate::limits::UPGRADE_ABORT_TIMEOUT;
+use crate::observe::audit::Audit;
 use crate::observe::log::Log;
 
 /// How often to look whether a token works that the upgrade waits for.
@@ -36,18 +37,18 @@ pub(super) struct Events {
 impl Events {
     /// What signals ask for, as they come; and, for SIGHUP, that the settings be read again: what
     /// comes while one waits is the same. SIGUSR1 is dealt with at once: see [`reopen`].
-    pub(super) fn of_signals(log: &Arc<Log>) -> io::Result<(Self, Receiver<()>)> {
+    pub(super) fn of_signals(log: &Arc<Log>, audit: &Audit) -> io::Result<(Self, Receiver<()>)> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
         let (sender, receiver) = mpsc::sync_channel(4);
         let (reload_sender, reload) = mpsc::sync_channel(1);
-        let log = Arc::clone(log);
+        let (log, audit) = (Arc::clone(log), audit.clone());
         let of_signals = sender.clone();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
                 // Whoever sends more than we can wait for has been heard.
                 match signal {
                     SIGHUP => drop(reload_sender.try_send(())),
-                    SIGUSR1 => reopen(&log),
+                    SIGUSR1 => reopen(&log, &audit),
                     signal => drop(of_signals.try_send(Event::Signal(signal))),
                 }
             }
@@ -136,9 +137,10 @@ impl Events {
 
 /// All files that are written for long are opened anew, by their names: logrotate has moved them
 /// away. Does not wait for a disk.
-fn reopen(log: &Log) {
+fn reopen(log: &Log, audit: &Audit) {
     tracing::info!("log files are opened anew");
     log.reopen();
+    audit.reopen();
 }
 
 fn refuse_upgrade(notifier: &Notifier, reason: &str) {

@@ -98,6 +98,10 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
             .map_err(|error| format!("[server] pid_file {}: {error}", pid_file.display()))?;
         rules.push((pid_file.clone(), write));
     }
+    if let Some(audit) = &settings.audit {
+        make_directory(&audit.directory)?;
+        rules.push((audit.directory.clone(), write));
+    }
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(all)

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod audit;
 pub mod check;
 pub mod client;
 pub mod credentials;
@@ -48,11 +49,15 @@ pub const EXIT_DENIED: u8 = 1;
 /// supervisor starts the process anew.
 pub const EXIT_WEDGED: u8 = 75;
 
+/// The audit log is not what the proxy wrote.
+pub const EXIT_TAMPERED: u8 = 1;
+
 const AFTER_HELP: &str = "\
 Without a command it serves. The settings file is the one that the environment variable
 XKS_PROXY_SETTINGS_TOML names, else the one that configuration/bootstrap.toml names.
 
-Exit codes: 0 done or drained; 1 a policy that is tried denies; 2 wrong arguments; 69 an address is taken, a token or a check
+Exit codes: 0 done or drained; 1 a policy that is tried denies, a probe's check failed or an audit
+log was tampered with; 2 wrong arguments; 69 an address is taken, a token or a check
 failed; 70 a defect; 75 calls to the HSM do not return and a new start may help, with [pkcs11]
 exit_when_wedged; 78 mistakes in the settings, all of which are printed, or an HSM that cannot
 serve.";
@@ -138,6 +143,9 @@ enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// Make an audit log's key, or check an audit log
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Try it out on this machine: SoftHSM2, a key, a certificate, the proxy and the four calls
     Demo {
         /// End after the calls
@@ -186,6 +194,7 @@ pub fn run() -> ExitCode {
         Command::Policy { command: PolicyCommand::Test { file, request } } => {
             policy::test(&file, &request)
         }
+        Command::Audit(command) => audit::run(command),
         Command::Demo { make_token: Some(module), .. } => {
             demo::make_token_here(&module).map_err(Failed::unavailable)
         }

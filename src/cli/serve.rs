@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use signal_hook::consts::SIGTERM;
+use signal_hook::consts::{SIGTERM, SIGXFSZ};
 
 use super::events::Events;
 use super::inherited::{self, Start};
@@ -16,13 +16,14 @@ use super::pid_file::PidFile;
 use super::reload::{self, InUse, Reloader};
 use super::upgrade::{Program, Sockets};
 use super::{
-    EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_UNAVAILABLE, EXIT_WEDGED, Failed, lockdown, startup_log,
-    watchdog,
+    EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_UNAVAILABLE, EXIT_WEDGED, Failed, audit, lockdown,
+    startup_log, watchdog,
 };
 use crate::admin::{self, Admin};
 use crate::hsm::Hsm;
 use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
 use crate::limits::{HSM_STOP_TIMEOUT, WEDGED_TIME};
+use crate::observe::audit::Audit;
 use crate::observe::metrics::counter::SharedCounter;
 use crate::observe::metrics::{CertificateMetrics, Metrics};
 use crate::observe::{log, panics};
@@ -48,10 +49,18 @@ pub fn run() -> Result<(), Failed> {
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
     let log = Arc::new(log);
     let panics = panics::watch();
+    // A limit on the size of files (RLIMIT_FSIZE) is a failed write, and not the end.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     if let Err(error) = dumps {
         tracing::warn!(error, "core dumps are not as the settings have them");
     }
-    let outcome = serve(Arc::new(settings), &findings, &log, panics, start);
+    let outcome = audit::open(&settings).and_then(|audit| {
+        let outcome = serve(Arc::new(settings), &findings, &log, &audit, panics, start);
+        if !audit.stop() {
+            tracing::error!("the audit log's last lines could not be written in time");
+        }
+        outcome
+    });
     drop(modules);
     if let Err(failed) = &outcome {
         tracing::error!("{}", failed.message);
@@ -93,13 +102,14 @@ fn serve(
     started: Arc<Settings>,
     findings: &[Finding],
     log: &Arc<log::Log>,
+    audit: &Audit,
     panics: Arc<SharedCounter>,
     start: Start,
 ) -> Result<End, Failed> {
     let settings = &*started;
     let Start { given, takeover, notifier } = start;
     // Before any other thread, so that none of them is interrupted by a signal.
-    let (events, told_to_reload) = Events::of_signals(log)
+    let (events, told_to_reload) = Events::of_signals(log, audit)
         .map_err(|error| Failed::new(EXIT_SOFTWARE, format!("signals: {error}")))?;
     startup_log::settings(settings, findings);
     let inherited_sockets = given.len();
@@ -141,6 +151,7 @@ fn serve(
         lifecycle: Arc::clone(&lifecycle),
         metrics: Arc::clone(&metrics),
         log: Arc::clone(log),
+        audit: audit.clone(),
         admin: admin.as_ref().and_then(Admin::acceptor),
         notifier: notifier.clone(),
     };
@@ -150,6 +161,7 @@ fn serve(
             hsm: Arc::clone(&in_use.hsm),
             lifecycle: Arc::clone(&lifecycle),
             log_loss: log.loss(),
+            audit: audit.clone(),
             facts: Arc::clone(&in_use.facts),
         };
         admin
@@ -178,7 +190,7 @@ fn serve(
     // Who sees it serve finds it there.
     let _pid_file = settings.server.pid_file.as_deref().map(write_pid_file).transpose()?;
     let mut loops = server
-        .start(&service, &hsm, || log.access_log(), &metrics, ended)
+        .start(&service, &hsm, || log.access_log().with_audit(audit.trail()), &metrics, ended)
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no event loop: {error}")))?;
 
     if let Some(takeover) = takeover {

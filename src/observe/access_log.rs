@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::Level;
 
+use super::audit::trail::AuditTrail;
 use super::line::{Line, since_1970};
 use super::log::{LeastSevere, LogFormat, Outputs};
 use super::timestamp::Rfc3339;
@@ -26,6 +27,8 @@ pub struct CallRecord<'a> {
     pub call: &'a str,
     /// The store's `uri_path_prefix`, if the path named one. It may be "".
     pub store: Option<&'a str>,
+    /// The access key id that signed; for the audit log.
+    pub access_key_id: Option<&'a str>,
     /// The external key id in the path.
     pub key_id: Option<&'a str>,
     /// `requestMetadata.kmsRequestId`
@@ -71,6 +74,8 @@ pub struct AccessLog {
     buffer: Vec<u8>,
     time: Rfc3339,
     unauthenticated: Unauthenticated,
+    /// The same calls' way into the audit log.
+    pub audit: AuditTrail,
 }
 
 impl Default for AccessLog {
@@ -83,6 +88,7 @@ impl Default for AccessLog {
             buffer: Vec::new(),
             time: Rfc3339::default(),
             unauthenticated: Unauthenticated::default(),
+            audit: AuditTrail::default(),
         }
     }
 }
@@ -98,6 +104,13 @@ impl AccessLog {
         }
     }
 
+    /// With the calls going into the audit log as well.
+    #[must_use]
+    pub fn with_audit(mut self, audit: AuditTrail) -> Self {
+        self.audit = audit;
+        self
+    }
+
     /// Adds a call's line: INFO, WARN if the client is to blame, ERROR if we or the HSM are.
     pub fn write(&mut self, record: &CallRecord<'_>) {
         self.write_at(record, since_1970());
@@ -105,6 +118,7 @@ impl AccessLog {
 
     /// Hands the lines to the writers; once a turn of the loop. Never waits for an output.
     pub fn flush(&mut self) {
+        self.audit.flush();
         if self.unauthenticated.left_out > 0 {
             self.tell_left_out(since_1970());
         }
@@ -195,7 +209,7 @@ fn write_fields(mut line: Line<'_>, record: &CallRecord<'_>) {
 
 /// The lines of requests that were not authenticated, which anybody can cause, in this second.
 #[derive(Default)]
-struct Unauthenticated {
+pub(super) struct Unauthenticated {
     unix_secs: u64,
     admitted: u32,
     left_out: u32,
@@ -203,7 +217,7 @@ struct Unauthenticated {
 
 impl Unauthenticated {
     /// Whether there may be another line in this second; if not, it is counted.
-    fn admit(&mut self, unix_secs: u64) -> bool {
+    pub(super) fn admit(&mut self, unix_secs: u64) -> bool {
         if self.unix_secs != unix_secs {
             self.unix_secs = unix_secs;
             self.admitted = 0;

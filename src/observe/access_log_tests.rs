@@ -18,6 +18,7 @@ fn record() -> CallRecord<'static> {
         is_authenticated: true,
         call: "decrypt",
         store: Some("/example"),
+        access_key_id: Some("ABCDEFGHIJKLMNOPQRSTUVWX"),
         key_id: Some("key.1"),
         kms_request_id: Some("4112f4d6-db54-4af4-ae30-c55a22a8dfae"),
         kms_operation: Some("Decrypt"),
@@ -155,6 +156,7 @@ fn the_longest_line() {
     let longest = CallRecord {
         call: "decrypt",
         store: long,
+        access_key_id: long,
         key_id: long,
         kms_request_id: long,
         kms_operation: long,

@@ -44,6 +44,11 @@ impl<'a> Line<'a> {
         Self { out, format }
     }
 
+    /// Goes on with a JSON object whose first member is there, or will be.
+    pub(super) fn go_on(out: &'a mut Vec<u8>) -> Self {
+        Self { out, format: LogFormat::Json }
+    }
+
     /// The message; in text it stands without name and quotes, so it goes first.
     pub(super) fn message(&mut self, message: &str) {
         match self.format {

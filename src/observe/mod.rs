@@ -1,4 +1,4 @@
-//! What the process shows of itself: log and access log, and what it never shows (redaction).
+//! What the process shows of itself: log, access log and audit log, and what it never shows (redaction).
 //!
 //! ```text
 //!  event loop    access_log   one line a call -> the loop's own buffer --- once a turn ---+
@@ -10,6 +10,7 @@
 //! ```
 
 pub mod access_log;
+pub mod audit;
 mod backlog;
 mod escape;
 mod events;

@@ -407,6 +407,9 @@ impl Connection {
 
     /// Gives the connection's memory back, wiped.
     pub fn close(mut self, protocol: &mut Protocol) {
+        if let State::Waiting { exchange, .. } = &self.state {
+            exchange.abandon(protocol, self.buffer.filled());
+        }
         self.buffer.clear(&mut protocol.buffers);
         if let State::Waiting { request, .. } = self.state {
             protocol.metrics.in_flight.decrement();

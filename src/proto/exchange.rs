@@ -20,9 +20,12 @@ use super::xks::error::{ApiError, ErrorName};
 use super::xks::quota::InFlight;
 use crate::job::{HsmAad, InlineBytes, Iv, KeyIndex, Operation, Request, TokenIndex};
 use crate::limits::{
-    GCM_IV_BYTES, GCM_TAG_BYTES, MAX_AAD_BYTES, MAX_CIPHERTEXT_METADATA_BYTES, MAX_GCM_IV_BYTES,
+    GCM_IV_BYTES, GCM_TAG_BYTES, MAX_AAD_BYTES, MAX_ACCESS_KEY_ID_BYTES,
+    MAX_CIPHERTEXT_METADATA_BYTES, MAX_GCM_IV_BYTES,
 };
 use crate::observe::access_log::CallRecord;
+use crate::observe::audit::Reservation;
+use crate::observe::audit::trail::CannotAudit;
 
 /// What a request asks for, once it has passed all checks.
 pub(super) enum Accepted {
@@ -67,6 +70,7 @@ impl Origin {
             ..Exchange::new(self)
         };
         let accepted = exchange.accept(protocol, moment, head, body, whole.length);
+        let accepted = exchange.reserve_audit_line(protocol, accepted);
         (exchange, accepted)
     }
 }
@@ -102,6 +106,12 @@ pub(super) struct Exchange {
     pub(super) ciphertext_metadata: Option<InlineBytes<MAX_CIPHERTEXT_METADATA_BYTES>>,
     /// Where the body begins, for the spans in `metadata`.
     pub(super) body_offset: usize,
+    /// Who signed.
+    access_key_id: Option<InlineBytes<MAX_ACCESS_KEY_ID_BYTES>>,
+    /// Room for its line in the audit log.
+    audit_line: Option<Reservation>,
+    /// It was refused because its line cannot be kept, which is counted.
+    is_unaudited: bool,
     /// Its place in the store's quota, until it is answered: a call that hangs in the HSM keeps
     /// none, or a store would be shut out for as long.
     in_flight: Option<InFlight>,
@@ -130,6 +140,9 @@ impl Exchange {
             metadata: RequestMetadata::default(),
             ciphertext_metadata: None,
             body_offset: 0,
+            access_key_id: None,
+            audit_line: None,
+            is_unaudited: false,
             in_flight: None,
         }
     }
@@ -178,6 +191,7 @@ impl Exchange {
                 moment.unix_secs,
             )?;
             credential.metrics().used(moment.unix_secs);
+            self.access_key_id = InlineBytes::from_slice(credential.access_key_id().as_bytes());
         }
         self.is_authenticated = true;
         check_content_type(head.content_type)?;
@@ -212,6 +226,50 @@ impl Exchange {
             return Err(error);
         }
         Ok(Accepted::Job(request))
+    }
+
+    /// Makes sure, before the HSM is asked, that the audit log will have room for the call. A call
+    /// that cannot be written down is not made.
+    fn reserve_audit_line(
+        &mut self,
+        protocol: &mut Protocol,
+        accepted: Result<Accepted, ApiError>,
+    ) -> Result<Accepted, ApiError> {
+        if self.call.is_none() || !self.is_authenticated {
+            return accepted;
+        }
+        let metadata = &self.metadata;
+        let strings = [
+            self.prefix,
+            self.key_id,
+            metadata.kms_request_id,
+            metadata.kms_operation,
+            metadata.aws_principal_arn,
+            metadata.kms_key_arn,
+            metadata.kms_via_service,
+            metadata.aws_source_vpc,
+            metadata.aws_source_vpce,
+        ];
+        let lengths = strings.into_iter().flatten().map(Span::len);
+        match protocol.access_log.audit.reserve(lengths) {
+            Ok(reservation) => {
+                self.audit_line = reservation;
+                accepted
+            }
+            Err(CannotAudit) => {
+                if let Ok(Accepted::Job(request)) = accepted {
+                    protocol.recycle_request(request);
+                }
+                self.is_unaudited = true;
+                let message = "the audit log cannot be written at present";
+                Err(ApiError::new(ErrorName::DependencyTimeout, message))
+            }
+        }
+    }
+
+    /// The peer has gone before there was an answer: that the call was made is still written down.
+    pub(super) fn abandon(&self, protocol: &mut Protocol, received: &[u8]) {
+        self.audit(protocol, 0, None, received);
     }
 
     /// Appends head and body to [`Protocol::out`] and logs the call. `received` is the buffer
@@ -251,6 +309,7 @@ impl Exchange {
             let micros = u32::try_from(micros).unwrap_or(u32::MAX);
             self.count(protocol, error, received, micros);
             self.log(protocol, micros, status, error, received);
+            self.audit(protocol, status, error, received);
         }
         protocol.clear_body();
     }
@@ -298,17 +357,53 @@ impl Exchange {
         error: Option<&ApiError>,
         received: &[u8],
     ) {
+        let labels = self.known_labels(protocol.fleet, &protocol.token_labels);
+        let record = CallRecord {
+            total_micros,
+            response_bytes: protocol.body.len(),
+            ..self.record(labels, status, error, received)
+        };
+        protocol.access_log.write(&record);
+    }
+
+    fn audit(
+        &self,
+        protocol: &mut Protocol,
+        status: u16,
+        error: Option<&ApiError>,
+        received: &[u8],
+    ) {
+        if self.call.is_none() || self.is_unaudited || !protocol.access_log.audit.is_on() {
+            return;
+        }
+        let labels = self.known_labels(protocol.fleet, &protocol.token_labels);
+        let record = self.record(labels, status, error, received);
+        protocol.access_log.audit.write(&record, self.audit_line.as_ref());
+    }
+
+    /// A token that has left the fleet since is not told by another one's label.
+    fn known_labels<'l>(&self, fleet: u32, labels: &'l [Box<str>]) -> &'l [Box<str>] {
+        if self.fleet == fleet { labels } else { &[] }
+    }
+
+    fn record<'r>(
+        &'r self,
+        token_labels: &'r [Box<str>],
+        status: u16,
+        error: Option<&'r ApiError>,
+        received: &'r [u8],
+    ) -> CallRecord<'r> {
         let text = |span: Option<Span>| span.map(|span| span.text(received));
         let body = received.get(self.body_offset..).unwrap_or_default();
         let member = |span: Option<Span>| span.map(|span| span.text(body));
-        // A token that has left the fleet since is not told by another one's label.
-        let token = self.token.filter(|_| self.fleet == protocol.fleet);
-        let token = token.and_then(|token| protocol.token_labels.get(usize::from(token.0)));
-        protocol.access_log.write(&CallRecord {
+        let token = self.token.and_then(|token| token_labels.get(usize::from(token.0)));
+        let access_key_id = self.access_key_id.as_ref().map(InlineBytes::as_slice);
+        CallRecord {
             peer: self.origin.peer,
             is_authenticated: self.is_authenticated,
             call: self.call.map_or("", Call::name),
             store: text(self.prefix),
+            access_key_id: access_key_id.and_then(|id| std::str::from_utf8(id).ok()),
             key_id: text(self.key_id),
             kms_request_id: member(self.metadata.kms_request_id),
             kms_operation: member(self.metadata.kms_operation),
@@ -322,11 +417,10 @@ impl Exchange {
             reason: error.map(ApiError::reason),
             token: token.map(AsRef::as_ref),
             request_bytes: self.request_bytes,
-            response_bytes: protocol.body.len(),
             queue_micros: self.queue_micros,
             hsm_micros: self.hsm_micros,
-            total_micros,
-        });
+            ..CallRecord::default()
+        }
     }
 }
 

@@ -265,7 +265,7 @@ impl Running {
         self.turn.moment = Moment {
             now: Instant::now(),
             unix_secs,
-            is_ready: self.health.can_serve(),
+            is_ready: self.health.can_serve() && self.turn.protocol.access_log.audit.can_serve(),
             is_draining: self.lifecycle.is_draining(),
         };
         if self.lifecycle.is_handed_over() {

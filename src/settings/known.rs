@@ -18,6 +18,7 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "limits",
             "hsm_capabilities",
             "admin",
+            "audit",
         ],
     ),
     (
@@ -162,6 +163,19 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
     (
         "admin",
         &["ip", "port", "tls_cert_pem", "tls_key_pem", "client_ca_pem", "allow_plain_remote"],
+    ),
+    (
+        "audit",
+        &[
+            "directory",
+            "file_prefix",
+            "key_file",
+            "when_full",
+            "sync",
+            "rotation_kind",
+            "max_file_bytes",
+            "retain_files",
+        ],
     ),
 ];
 

@@ -7,7 +7,7 @@ use toml::de::DeTable;
 
 use super::report::{Finding, Place, Report, Severity};
 use super::section::{Section, wipe};
-use super::{Settings, admin, file, pkcs11, security, server, stores, tracing};
+use super::{Settings, admin, audit, file, pkcs11, security, server, stores, tracing};
 use crate::limits::MAX_SETTINGS_BYTES;
 
 /// Names the settings file.
@@ -104,6 +104,7 @@ fn read_settings(
     let pkcs11 = pkcs11::read(&root, environment);
     let limits = super::limits::read(&root);
     let admin = admin::read(&root, server.as_ref());
+    let audit = audit::read(&root);
     let holds_secret = holds_secret(document);
     file::check(status, path, holds_secret, &Place { member: String::new(), offset: None }, report);
     strict?;
@@ -123,6 +124,7 @@ fn read_settings(
         pkcs11: pkcs11?,
         limits: limits?,
         admin: admin?,
+        audit: audit?,
     })
 }
 

@@ -4,6 +4,7 @@
 //! [`Settings`] with what is worth a warning, or every mistake in the file at once.
 
 mod admin;
+mod audit;
 mod capabilities;
 mod certificate;
 mod client_verifier;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::hsm::config::{Hedging, TokenConfig};
+use crate::observe::audit::AuditConfig;
 use crate::observe::log::LogConfig;
 use crate::observe::redaction::Secret;
 use crate::policy::Policy;
@@ -69,6 +71,8 @@ pub struct Settings {
     pub limits: Limits,
     /// `[admin]`; without it, metrics and status are not served.
     pub admin: Option<Admin>,
+    /// `[audit]`; without it, there is no audit log.
+    pub audit: Option<AuditConfig>,
 }
 
 /// `[server]`

@@ -21,6 +21,6 @@ pub mod xks;
 pub use client::Client;
 pub use http::{Connection, Response};
 pub use interposed::Interposed;
-pub use proxy::{Proxy, Setup};
+pub use proxy::{Prepared, Proxy, Setup};
 pub use settings::Store;
 pub use token::Token;

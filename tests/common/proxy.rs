@@ -505,6 +505,18 @@ impl Proxy {
         self.wait_for("it to listen again", |proxy| listening(&proxy.log()).is_some());
     }
 
+    /// After its end, starts it again with the same token, settings and directory, and waits until
+    /// it is ready. Its former log is gone.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.child = self.prepared.spawn();
+        self.wait_for("/readyz of the new process to be 200", |proxy| {
+            let Some((api, ping)) = listening(&proxy.log()) else { return false };
+            (proxy.api, proxy.ping) = (api, ping);
+            matches!(proxy.try_get("/readyz"), Ok(response) if response.status == 200)
+        });
+    }
+
     /// Waits until it has ended by itself.
     #[track_caller]
     pub fn wait_for_end(&mut self) -> ExitStatus {

@@ -7,6 +7,7 @@
 mod common;
 
 mod admin;
+mod audit;
 mod authentication;
 mod bad_settings;
 mod bootstrap;

@@ -226,7 +226,7 @@ fn a_token_that_is_down_shows() {
 /// Names, types, units and help are as Prometheus wants them.
 #[test]
 fn promtool_is_content_with_the_metrics() {
-    let proxy = watched().mtls().start();
+    let proxy = super::audit::audited(watched().mtls()).start();
     let client = proxy.client();
     client.call("keys/foo/encrypt", &xks::encrypt(b"x", None)).ok();
     let text = proxy.admin_get("/metrics").body;
@@ -262,7 +262,7 @@ fn promtool_is_content_with_the_alerts() {
 /// A dashboard that asks for what is not there shows nothing, and an alert never fires.
 #[test]
 fn dashboard_and_alerts_name_metrics_that_exist() {
-    let proxy = watched().mtls().start();
+    let proxy = super::audit::audited(watched().mtls()).start();
     let client = proxy.client();
     client.call("keys/foo/encrypt", &xks::encrypt(b"x", None)).ok();
     let text = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();

@@ -81,14 +81,14 @@ fn number(line: &str, before: &str) -> Option<u32> {
 #[test]
 fn under_load() {
     let setup = setup().tls().set("server.event_loops", 2).set("admin.port", 0);
-    let proxy = Generations(setup.start());
+    let proxy = Generations(super::audit::audited(setup).start());
     let load = Load::start(&proxy.0.client(), 4);
     for nth in 1..=4 {
         load.wait_for_answers(20);
         proxy.upgrade(nth);
     }
     load.wait_for_answers(20);
-    load.finish();
+    let answered = load.finish();
     assert_eq!(proxy.0.get("/readyz").status, 200);
     assert_eq!(proxy.0.admin_get("/readyz").status, 200);
     let log = proxy.0.log();
@@ -96,6 +96,8 @@ fn under_load() {
     proxy.signal("TERM");
     proxy.wait_for_lines("stopped", 5);
     assert!(Connection::open(proxy.0.api, None).is_err(), "the last one closes the sockets");
+    // The audit log of all five is one, and whole: they wrote one after the other.
+    super::audit::assert_one_log(proxy.0.directory(), 5, answered);
 }
 
 /// The new process has another number of event loops: each socket is still accepted from.

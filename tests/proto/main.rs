@@ -2,6 +2,7 @@
 //! from an HSM in memory, signatures by AWS's own signer.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod audit;
 mod aws_suite;
 mod calls;
 mod changes;

@@ -1,5 +1,7 @@
 //! The files of `configuration/`: they load, and so does what they only mention.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use xks_proxy::settings::{Severity, locate_by};
@@ -14,6 +16,11 @@ fn directory() -> PathBuf {
 /// All settings files, with certificates and module substituted.
 fn files(place: &Place) -> Vec<(String, String)> {
     let (cert, key) = self_signed(&["xks.example.com"]).write(place, "server");
+    let audit_key = place.path("audit_key");
+    if !audit_key.exists() {
+        std::fs::write(&audit_key, "5a".repeat(32)).unwrap();
+        std::fs::set_permissions(&audit_key, Permissions::from_mode(0o400)).unwrap();
+    }
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
@@ -27,6 +34,7 @@ fn files(place: &Place) -> Vec<(String, String)> {
             Some("#client_ca_pem") => format!("#client_ca_pem = \"{cert}\""),
             Some("mtls_client_ca_pem") => format!("mtls_client_ca_pem = \"{cert}\""),
             Some("PKCS11_HSM_MODULE") => "PKCS11_HSM_MODULE = \"MODULE\"".to_owned(),
+            Some("#key_file") => format!("#key_file = \"{}\"", audit_key.display()),
             Some("#module") => "#module = \"MODULE\"".to_owned(),
             _ => line.to_owned(),
         });
@@ -71,7 +79,13 @@ fn what_is_commented_out_loads_too() {
         let mut uncommented = 0;
         let lines = text.lines().map(|line| match line.strip_prefix('#') {
             // Members in place of others, which `files` is about.
-            Some(member) if member.contains("_file = ") && !member.starts_with("policy") => line,
+            Some(member)
+                if member.contains("_file = ")
+                    && !member.starts_with("policy")
+                    && !member.starts_with("key_file") =>
+            {
+                line
+            }
             Some(member)
                 if member.starts_with(|it: char| it.is_ascii_alphabetic() || it == '[') =>
             {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod admin;
+mod audit;
 mod configuration;
 mod credentials;
 mod environment;

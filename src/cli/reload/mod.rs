@@ -20,6 +20,7 @@ use crate::admin;
 use crate::hsm::Hsm;
 use crate::job::CompletionQueue;
 use crate::limits::{HSM_RETIRE_TIMEOUT, MAX_CHANGE_WAIT, MAX_START_WAIT};
+use crate::observe::audit::Audit;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::proto::Service;
@@ -48,6 +49,7 @@ pub(super) struct Reloader {
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Arc<Log>,
+    pub(super) audit: Audit,
     /// The admin listener's certificate.
     pub(super) admin: Option<admin::Acceptor>,
     pub(super) notifier: Notifier,
@@ -101,6 +103,7 @@ impl Reloader {
                 }
                 let stores = self.service.stores().len();
                 tracing::info!(stores, outcome = "taken_up", "settings reloaded");
+                self.note("taken_up", &[("needsRestart", &needs_restart.join(", "))]);
                 let needs_restart = needs_restart.into_iter().map(str::to_owned);
                 self.metrics.reloads.taken_up(needs_restart.collect());
                 "serving"
@@ -115,6 +118,7 @@ impl Reloader {
                     outcome = "refused",
                     "the new settings are refused, and those in use stay as they are"
                 );
+                self.note("refused", &[("reasons", &reasons_total.to_string())]);
                 self.metrics.reloads.refused(reasons);
                 "serving; the new settings were refused, see the log"
             }
@@ -123,6 +127,13 @@ impl Reloader {
         if !self.lifecycle.is_draining() {
             self.notifier.ready(status);
         }
+    }
+
+    /// A change of the settings, or an attempt at one, goes into the audit log.
+    fn note(&self, outcome: &str, more: &[(&str, &str)]) {
+        let file = self.started.file.to_string_lossy();
+        let members = [&[("settings", &*file), ("outcome", outcome)], more].concat();
+        self.audit.note("settings", &members);
     }
 
     /// What needs a restart, or why nothing was taken up.

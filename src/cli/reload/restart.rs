@@ -34,6 +34,7 @@ pub(super) fn members(started: &Settings, new: &Settings) -> Vec<&'static str> {
         ("pkcs11.exit_when_wedged", started.pkcs11.exit_when_wedged != new.pkcs11.exit_when_wedged),
         ("pkcs11.initialize_parameters", is_initialized_otherwise(started, new)),
         ("pkcs11_logger", started.pkcs11.environment != new.pkcs11.environment),
+        ("audit", started.audit != new.audit),
         ("admin.ip or port", address(&started.admin) != address(&new.admin)),
         (
             "admin.tls_cert_pem",

@@ -1,0 +1,125 @@
+//! `xks-proxy audit`: the first key of an audit log's chain, and the check of what was written.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use rustix::rand::{GetRandomFlags, getrandom};
+use zeroize::Zeroizing;
+
+use super::{EXIT_SETTINGS, EXIT_TAMPERED, EXIT_UNAVAILABLE, Failed};
+use crate::observe::audit::chain::{CODE_BYTES, Chain};
+use crate::observe::audit::verify::{Finding, Summary, verify};
+use crate::observe::audit::{Audit, key};
+use crate::settings::Settings;
+
+/// What can be done with an audit log.
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Make the first key of an audit log's chain
+    ///
+    /// Name the file in [audit] key_file and keep a copy away from this machine: it is what
+    /// `verify` needs. Once the proxy has started for the first time, remove the file here.
+    NewKey {
+        /// The file to make; one that is there is never overwritten
+        file: PathBuf,
+    },
+    /// Find lines that were changed, removed, inserted or moved
+    ///
+    /// Exit codes: 0 all is as the proxy wrote it; 1 it is not; 78 it cannot be checked.
+    Verify {
+        /// The chain's first key; without it, the one that the settings file names
+        #[arg(long)]
+        key_file: Option<PathBuf>,
+        /// The log's .state file, or a later copy of it: also finds lines cut off the end
+        #[arg(long)]
+        state: Option<PathBuf>,
+        /// All files of the log, in any order; the oldest may be gone
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+pub(super) fn run(command: AuditCommand) -> Result<(), Failed> {
+    match command {
+        AuditCommand::NewKey { file } => new_key(&file),
+        AuditCommand::Verify { key_file, state, files } => {
+            check(key_file.as_deref(), state.as_deref(), &files)
+        }
+    }
+}
+
+fn new_key(file: &Path) -> Result<(), Failed> {
+    let unavailable = |error: &dyn std::fmt::Display| {
+        Failed::new(EXIT_UNAVAILABLE, format!("{}: {error}", file.display()))
+    };
+    let mut random = Zeroizing::new([0; CODE_BYTES]);
+    let count = getrandom(&mut *random, GetRandomFlags::empty()).map_err(|e| unavailable(&e))?;
+    if count != CODE_BYTES {
+        return Err(unavailable(&"the system has no random bytes"));
+    }
+    key::write_new(file, &random).map_err(|error| unavailable(&error))?;
+    println!(
+        "{} is the first key. Copy it to where the log is checked, name it in [audit] key_file, \
+         start the proxy, then remove it here.",
+        file.display()
+    );
+    Ok(())
+}
+
+fn check(key_file: Option<&Path>, state: Option<&Path>, files: &[PathBuf]) -> Result<(), Failed> {
+    let unusable = |text: String| Failed::new(EXIT_SETTINGS, text);
+    let key_file = match key_file {
+        Some(file) => file.to_owned(),
+        None => {
+            let (settings, _) = super::load(None, false)?;
+            let audit = settings.audit.ok_or_else(|| {
+                unusable("name the key with --key-file: the settings have no [audit]".to_owned())
+            })?;
+            audit.key_file
+        }
+    };
+    let key = key::read(&key_file)
+        .map_err(|error| unusable(format!("{}: {error}", key_file.display())))?;
+    let mut tell = |finding: &Finding| {
+        let word = if finding.is_tampered { "TAMPERED" } else { "note" };
+        println!("{}: {word}: {}", finding.place, finding.text);
+    };
+    let summary = verify(files, Chain::begin(key), state, &mut tell)
+        .map_err(|error| unusable(error.to_string()))?;
+    judge(&summary, state.is_some())
+}
+
+fn judge(summary: &Summary, has_state: bool) -> Result<(), Failed> {
+    if summary.is_other_chain {
+        let text = "no line fits this key, and the log names another chain: it is the wrong key";
+        return Err(Failed::new(EXIT_SETTINGS, text.to_owned()));
+    }
+    let Summary { good_lines, tampered, first_seq, next_seq, .. } = *summary;
+    if tampered > 0 {
+        let text = format!("{tampered} findings; {good_lines} lines are as they were written");
+        return Err(Failed::new(EXIT_TAMPERED, text));
+    }
+    let Some(first) = first_seq else {
+        return Err(Failed::new(EXIT_SETTINGS, "there is no line in these files".to_owned()));
+    };
+    println!("good: {good_lines} lines, number {first} to {}", next_seq - 1);
+    if !summary.is_ended && !has_state {
+        println!(
+            "The last line is not the end of a process or file: whether lines were cut off behind \
+             it, --state tells, or a later file."
+        );
+    }
+    Ok(())
+}
+
+/// The audit log that the settings ask for, if they do.
+pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
+    let Some(config) = &settings.audit else { return Ok(Audit::off()) };
+    let audit = Audit::open(config)
+        .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("[audit]: {error}")))?;
+    audit.note(
+        "start",
+        &[("version", env!("CARGO_PKG_VERSION")), ("settings", &settings.file.to_string_lossy())],
+    );
+    Ok(audit)
+}

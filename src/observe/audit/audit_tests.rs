@@ -1,0 +1,158 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn config(directory: &TempDir) -> AuditConfig {
+    let key_file = directory.path().join("key");
+    if !key_file.exists() {
+        key::write_new(&key_file, &[5; 32]).unwrap();
+    }
+    AuditConfig {
+        directory: directory.path().join("log"),
+        prefix: "audit".to_owned(),
+        rotation: AuditRotation::Never,
+        max_file_bytes: None,
+        retain_files: None,
+        when_full: WhenFull::Refuse,
+        sync: AuditSync::Always,
+        key_file,
+    }
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + SOON;
+    while !condition() {
+        assert!(Instant::now() < end, "waiting for {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// All files of the log, and what the verifier says of them.
+fn assert_good(config: &AuditConfig) -> Vec<PathBuf> {
+    let files: Vec<PathBuf> = fs::read_dir(&config.directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_none_or(|extension| extension != "state"))
+        .collect();
+    let chain = super::chain::Chain::begin(super::chain::key_of(&[5; 32]));
+    let mut findings = Vec::new();
+    let state = config.state_file();
+    let mut told = |finding: &verify::Finding| findings.push(finding.clone());
+    let summary = verify::verify(&files, chain, Some(&state), &mut told).unwrap();
+    assert_eq!((summary.tampered, summary.is_ended), (0, true), "{findings:?}");
+    files
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// logrotate moves the file and has it opened anew: not a line is lost, and the chain goes on in
+/// the new file.
+#[test]
+fn reopening() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let audit = Audit::open(&config).unwrap();
+    let present = config.directory.join("audit.jsonl");
+    let moved = config.directory.join("audit.jsonl.1");
+    audit.note("settings", &[("what", "before")]);
+    wait_for("a line", || text(&present).contains("before"));
+    fs::rename(&present, &moved).unwrap();
+    audit.note("settings", &[("what", "between")]);
+    wait_for("a line in the moved file", || text(&moved).contains("between"));
+    audit.reopen();
+    wait_for("the new file", || text(&present).contains("\"event\":\"reopen\""));
+    audit.note("settings", &[("what", "after")]);
+    // Nobody has moved it this time: it is the same file, and says so.
+    audit.reopen();
+    wait_for("another line", || text(&present).matches("\"event\":\"reopen\"").count() == 2);
+    assert!(audit.stop());
+    assert!(text(&moved).trim_end().lines().last().unwrap().contains("\"event\":\"rotate\""));
+    assert!(text(&present).contains("\"previous\"") && text(&present).contains("after"));
+    assert_eq!(assert_good(&config).len(), 2);
+}
+
+/// A file of a day that is over gives way to the next one; with it goes the oldest that is not
+/// kept any more, and nothing that is not the log's.
+#[test]
+fn rotation_by_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(&directory);
+    config.rotation = AuditRotation::Daily;
+    config.retain_files = Some(1);
+    let audit = Audit::open(&config).unwrap();
+    assert!(audit.stop());
+    let present = config.directory.join("audit.jsonl");
+    let stranger = config.directory.join("audit-of-last-year.jsonl");
+    fs::write(&stranger, "").unwrap();
+    for _ in 0..3 {
+        let days_ago = std::time::SystemTime::now() - Duration::from_secs(3 * 86_400);
+        fs::File::options().append(true).open(&present).unwrap().set_modified(days_ago).unwrap();
+        let audit = Audit::open(&config).unwrap();
+        assert!(audit.stop());
+    }
+    fs::remove_file(&stranger).unwrap();
+    assert_eq!(assert_good(&config).len(), 2);
+    assert!(!config.directory.join("audit.jsonl.next").exists());
+}
+
+/// The key is read once in the chain's life; without it and without a state nothing begins.
+#[test]
+fn the_first_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    assert!(Audit::open(&config).unwrap().stop());
+    fs::remove_file(&config.key_file).unwrap();
+    assert!(Audit::open(&config).unwrap().stop());
+    assert_good(&config);
+    fs::remove_file(config.state_file()).unwrap();
+    let error = Audit::open(&config).err().unwrap();
+    assert!(error.to_string().contains(config.key_file.to_str().unwrap()), "{error}");
+}
+
+/// The audit log that is off takes everything and does nothing.
+#[test]
+fn off() {
+    let audit = Audit::off();
+    audit.note("start", &[]);
+    audit.reopen();
+    let mut trail = audit.trail();
+    assert!(trail.reserve([usize::MAX].into_iter()).unwrap().is_none());
+    trail.write(&super::super::access_log::CallRecord::default(), None);
+    trail.flush();
+    assert!(audit.stop() && audit.can_serve() && audit.stats().is_none());
+}
+
+/// A process takes another one's place: while that one still writes, the lines wait; then they
+/// follow behind its last one. One that ends before writes nothing.
+#[test]
+fn one_writer_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let present = config.directory.join("audit.jsonl");
+    let former = Audit::open(&config).unwrap();
+    let failed = Audit::open(&config).unwrap();
+    failed.note("settings", &[("what", "failed")]);
+    assert!(failed.stop());
+    let next = Audit::open(&config).unwrap();
+    next.note("settings", &[("what", "next")]);
+    assert!(next.can_serve());
+    former.note("settings", &[("what", "former")]);
+    wait_for("the former's line", || text(&present).contains("former"));
+    assert!(former.stop());
+    wait_for("the next one's line", || text(&present).contains("next"));
+    assert!(next.stop());
+    let text = text(&present);
+    let at = |what: &str| text.find(what).unwrap();
+    assert!(at("former") < at("\"event\":\"stop\"") && at("\"event\":\"stop\"") < at("next"));
+    assert!(!text.contains("failed") && text.contains("\"previousEnd\":\"clean\""));
+    assert_good(&config);
+}

@@ -1,0 +1,88 @@
+//! Where the writer begins: with the files, and the chain where it was kept.
+//!
+//! One process writes at a time: it holds a lock on the state file. A process that takes another
+//! one's place (an upgrade) serves while that one still drains; its lines wait in the queue.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::chain::{Chain, wipe_stack};
+use super::files::Files;
+use super::queue::Queue;
+use super::recover::recover;
+use super::state::{State, StateFile};
+use super::writer::{Opened, Writer};
+use super::{AuditConfig, explain, key};
+use crate::limits::{AUDIT_RETRY_INTERVAL, MAX_AUDIT_TAKEOVER_WAIT};
+
+/// Opens the files and takes the chain up.
+///
+/// # Errors
+/// [`ErrorKind::WouldBlock`]: another process writes the log. Else the directory, a file, the state
+/// or the key cannot be read or written; the error names which.
+pub(super) fn begin(config: &AuditConfig, queue: &Arc<Queue>) -> io::Result<Writer> {
+    fs::create_dir_all(&config.directory).map_err(|error| explain(&config.directory, &error))?;
+    let state_path = config.state_file();
+    let (mut state_file, kept) =
+        StateFile::open(&state_path).map_err(|error| explain(&state_path, &error))?;
+    let mut files = Files::open(config).map_err(|error| explain(&config.directory, &error))?;
+    let previous_end = match &kept {
+        None => "none",
+        Some(state) if state.is_clean => "clean",
+        Some(_) => "crash",
+    };
+    let mut state = match kept {
+        Some(state) => state,
+        None => {
+            let key =
+                key::read(&config.key_file).map_err(|error| explain(&config.key_file, &error))?;
+            State { chain: Chain::begin(key), file_bytes: files.bytes(), is_clean: false }
+        }
+    };
+    let found = recover(files.file(), files.bytes(), &mut state)
+        .map_err(|error| explain(&files.path(), &error))?;
+    files.set_bytes(files.bytes() - found.torn_bytes);
+    state_file
+        .save(&state.chain, files.bytes(), false)
+        .and_then(|()| state_file.sync())
+        .map_err(|error| explain(&state_path, &error))?;
+    wipe_stack();
+    let mut writer = Writer::new(Arc::clone(queue), files, state_file, state.chain, config.sync);
+    writer.add_opened(&Opened {
+        previous_end,
+        recovered_lines: found.lines,
+        torn_bytes: found.torn_bytes,
+    });
+    Ok(writer)
+}
+
+/// Waits for the other process to let go. `None` if this one ends before.
+pub(super) fn wait_and_begin(config: &AuditConfig, queue: &Arc<Queue>) -> Option<Writer> {
+    tracing::info!("another process writes the audit log; lines wait until it has ended");
+    let since = Instant::now();
+    loop {
+        match begin(config, queue) {
+            Ok(writer) => {
+                queue.set_failing(false);
+                tracing::info!("the audit log is this process's now");
+                return Some(writer);
+            }
+            Err(error) => {
+                let is_held = error.kind() == ErrorKind::WouldBlock;
+                let is_late = since.elapsed() > MAX_AUDIT_TAKEOVER_WAIT;
+                if (!is_held || is_late) && !queue.is_failing() {
+                    queue.set_failing(true);
+                    queue.counters.write_errors.add(1);
+                    tracing::error!(%error, "the audit log cannot be taken over");
+                }
+            }
+        }
+        if queue.wait_to_retry(AUDIT_RETRY_INTERVAL).stop {
+            tracing::warn!("this process ends before it could write to the audit log");
+            queue.finish();
+            return None;
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The first key of a chain: a file with 64 hexadecimal digits.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::chain::{CODE_BYTES, Key, from_hex, key_of, push_hex, wipe_stack};
+
+/// The digits and a line end.
+const FILE_BYTES: usize = 2 * CODE_BYTES + 1;
+
+/// Reads a key file.
+///
+/// # Errors
+/// It cannot be read, others than its owner and group can read or change it, or it is no key.
+pub fn read(path: &Path) -> io::Result<Key> {
+    let key = read_and_parse(path);
+    wipe_stack();
+    key
+}
+
+#[inline(never)]
+fn read_and_parse(path: &Path) -> io::Result<Key> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.mode() & 0o7777;
+    // A group may read it: root's file with the proxy's group, as systemd and Kubernetes have it.
+    if mode & 0o027 != 0 {
+        return Err(io::Error::other(format!("its mode is {mode:04o}: chmod it 0400")));
+    }
+    let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES + 1));
+    file.take(FILE_BYTES as u64 + 1).read_to_end(&mut text)?;
+    let digits = text.strip_suffix(b"\n").unwrap_or(&text);
+    from_hex(digits).map(|bytes| key_of(&bytes)).ok_or_else(|| {
+        io::Error::new(
+            ErrorKind::InvalidData,
+            "it is not 64 hexadecimal digits; `xks-proxy audit new-key` makes one",
+        )
+    })
+}
+
+/// Makes a key file from `random` bytes, readable by its owner alone. One that is there is never
+/// overwritten.
+///
+/// # Errors
+/// There is such a file, or it cannot be written.
+pub fn write_new(path: &Path, random: &[u8; CODE_BYTES]) -> io::Result<()> {
+    let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES));
+    push_hex(&mut text, random);
+    text.push(b'\n');
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
+    file.write_all(&text)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// What is made reads back, is closed to others, and stays.
+    #[test]
+    fn there_and_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        write_new(&path, &[0xa5; 32]).unwrap();
+        assert_eq!(**read(&path).unwrap(), [0xa5; 32]);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o400);
+        assert_eq!(write_new(&path, &[1; 32]).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(**read(&path).unwrap(), [0xa5; 32]);
+    }
+
+    /// A key that others know protects nothing; what is no key is not cut or filled to be one.
+    #[test]
+    fn what_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        for text in ["", "00", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64)] {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            assert!(read(&path).is_err(), "{text}");
+        }
+        fs::write(&path, "0".repeat(64)).unwrap();
+        for (mode, is_good) in [(0o600, true), (0o440, true), (0o644, false), (0o660, false)] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read(&path).is_ok(), is_good, "{mode:o}");
+        }
+    }
+}

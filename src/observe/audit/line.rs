@@ -1,0 +1,133 @@
+//! The form of a line of the audit log: `{"seq":7,...,"mac":"64 hexadecimal digits"}`.
+//!
+//! The code covers all before `,"mac":`. The first line of a file has the code of the last line
+//! of the file before as its second member, `"previous"`.
+
+use super::chain::{CODE_BYTES, Chain, from_hex, push_hex};
+
+const BEGIN: &[u8] = b"{\"seq\":";
+const PREVIOUS: &[u8] = b",\"previous\":\"";
+const MAC: &[u8] = b",\"mac\":\"";
+const END: &[u8] = b"\"}";
+const CODE_DIGITS: usize = 2 * CODE_BYTES;
+
+/// Appends a line whose members, but for those of the chain, are `members`: `,"name":value,...`.
+pub(super) fn write(out: &mut Vec<u8>, chain: &mut Chain, members: &[u8], is_first_of_file: bool) {
+    let start = out.len();
+    out.extend_from_slice(BEGIN);
+    push_number(out, chain.seq());
+    if is_first_of_file {
+        out.extend_from_slice(PREVIOUS);
+        push_hex(out, chain.previous());
+        out.push(b'"');
+    }
+    out.extend_from_slice(members);
+    let code = chain.seal(out.get(start..).unwrap_or_default());
+    out.extend_from_slice(MAC);
+    push_hex(out, &code);
+    out.extend_from_slice(END);
+    out.push(b'\n');
+}
+
+/// A decimal number, appended.
+fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// A line, taken apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parsed<'l> {
+    /// `seq`
+    pub(super) seq: u64,
+    /// `previous`, if it is there.
+    pub(super) previous: Option<[u8; CODE_BYTES]>,
+    /// What the code covers.
+    pub(super) covered: &'l [u8],
+    /// `mac`
+    pub(super) code: [u8; CODE_BYTES],
+}
+
+/// Takes a line, without its line end, apart. `None` if it has not the form of one.
+pub(super) fn parse(line: &[u8]) -> Option<Parsed<'_>> {
+    let (covered, tail) =
+        line.split_at_checked(line.len().checked_sub(MAC.len() + CODE_DIGITS + END.len())?)?;
+    let code = from_hex(tail.strip_prefix(MAC)?.strip_suffix(END)?)?;
+    let rest = covered.strip_prefix(BEGIN)?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, rest) = rest.split_at(digits);
+    let seq = std::str::from_utf8(number).ok()?.parse().ok()?;
+    // A string cannot have an unescaped quote in it, so this is the member.
+    let previous = rest
+        .strip_prefix(PREVIOUS)
+        .and_then(|rest| rest.split_at_checked(CODE_DIGITS))
+        .and_then(|(digits, _)| from_hex(digits));
+    Some(Parsed { seq, previous, covered, code })
+}
+
+/// A string member of a line that our own code wrote as it stands in it: still escaped.
+pub(super) fn string<'l>(line: &'l [u8], name: &str) -> Option<&'l str> {
+    let text = std::str::from_utf8(line).ok()?;
+    let (_, rest) = text.split_once(&format!(",\"{name}\":\""))?;
+    rest.split_once('"').map(|(value, _)| value)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::observe::audit::chain::key_of;
+
+    /// What is written reads back, is JSON, and its code fits.
+    #[test]
+    fn there_and_back() {
+        let mut chain = Chain::begin(key_of(&[1; CODE_BYTES]));
+        let check = chain.clone();
+        let mut out = Vec::new();
+        write(&mut out, &mut chain, b",\"event\":\"start\"", true);
+        let first = out.clone();
+        out.clear();
+        write(&mut out, &mut chain, b",\"event\":\"call\"", false);
+
+        let parsed = parse(first.strip_suffix(b"\n").unwrap()).unwrap();
+        assert_eq!((parsed.seq, parsed.previous), (0, Some([0; CODE_BYTES])));
+        assert!(check.fits(&[0; CODE_BYTES], parsed.covered, &parsed.code));
+        assert_eq!(string(&first, "event"), Some("start"));
+        let parsed = parse(out.strip_suffix(b"\n").unwrap()).unwrap();
+        assert_eq!((parsed.seq, parsed.previous), (1, None));
+        assert_eq!(*chain.previous(), parsed.code);
+        let json: serde_json::Value = serde_json::from_slice(&first).unwrap();
+        assert_eq!((&json["seq"], &json["event"]), (&0.into(), &"start".into()));
+        assert_eq!(json["previous"], "0".repeat(64));
+    }
+
+    /// Nothing else is taken for a line.
+    #[test]
+    fn what_is_no_line() {
+        let code = "a".repeat(CODE_DIGITS);
+        let good = format!("{{\"seq\":7,\"mac\":\"{code}\"}}");
+        assert!(parse(good.as_bytes()).is_some());
+        for wrong in [
+            String::new(),
+            good.replace('7', ""),
+            good.replace('7', "99999999999999999999"),
+            good.replace('7', "-7"),
+            good.replace("a\"}", "A\"}"),
+            good.replace("a\"}", "\"}"),
+            format!("{good} "),
+            format!("{good}\r"),
+            good[1..].to_owned(),
+        ] {
+            assert!(parse(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+}

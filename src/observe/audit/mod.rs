@@ -1,0 +1,227 @@
+//! The audit log: who has used which key for what, and what changed, in lines that cannot be
+//! changed afterwards without its being seen.
+//!
+//! ```text
+//!  event loop   proto::exchange: room for the line is reserved; then the HSM is asked
+//!               trail   the line goes into the queue; then the answer leaves
+//!                 |
+//!  writer       queue: bounded ── chain: a code for each line ── files: rotation, reopening
+//!                                   |
+//!                                 state: the key of the next line, for a restart
+//!
+//!  elsewhere    verify: with the chain's first key, each line is checked
+//! ```
+
+mod begin;
+pub mod chain;
+mod files;
+pub mod key;
+mod line;
+mod queue;
+mod record;
+mod recover;
+mod state;
+pub mod trail;
+pub mod verify;
+mod writer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Instant;
+
+use self::begin::{begin, wait_and_begin};
+use self::queue::Queue;
+pub use self::queue::Reservation;
+use self::trail::AuditTrail;
+use super::line::since_1970;
+use super::timestamp::Rfc3339;
+use crate::limits::{AUDIT_STOP_TIMEOUT, MAX_AUDIT_BACKLOG_BYTES, MAX_AUDIT_EVENT_BYTES};
+
+/// `[audit]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditConfig {
+    /// Where the files are. Made if it is missing.
+    pub directory: PathBuf,
+    /// What their names begin with.
+    pub prefix: String,
+    /// When a new file begins.
+    pub rotation: AuditRotation,
+    /// How long a file may become before a new one begins, in bytes.
+    pub max_file_bytes: Option<u64>,
+    /// How many files are kept beside the present one. `None` is all of them.
+    pub retain_files: Option<usize>,
+    /// What to do when a line cannot be kept.
+    pub when_full: WhenFull,
+    /// When lines are forced to the disk.
+    pub sync: AuditSync,
+    /// The first key of the chain. Read only where there is no state yet.
+    pub key_file: PathBuf,
+}
+
+impl AuditConfig {
+    /// Where the chain's state is kept.
+    #[must_use]
+    pub fn state_file(&self) -> PathBuf {
+        self.directory.join(format!("{}.state", self.prefix))
+    }
+}
+
+/// `[audit] rotation_kind`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditRotation {
+    /// Each hour, UTC
+    Hourly,
+    /// Each day, UTC
+    Daily,
+    /// When it is moved away, or too large
+    Never,
+}
+
+/// `[audit] when_full`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Calls are refused whose lines cannot be kept.
+    #[default]
+    Refuse,
+    /// Lines are lost, and counted.
+    Drop,
+}
+
+/// `[audit] sync`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuditSync {
+    /// After each batch of lines: fdatasync(2).
+    Always,
+    /// Each [`crate::limits::AUDIT_SYNC_INTERVAL`].
+    #[default]
+    Interval,
+    /// When the system does.
+    Never,
+}
+
+/// How the audit log does, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuditStats {
+    /// Lines written since the start.
+    pub written_lines: u64,
+    /// Lines lost since the start.
+    pub dropped_lines: u64,
+    /// Calls refused since the start because their lines could not have been kept.
+    pub refused_calls: u64,
+    /// Lines of unauthenticated calls that were left out since the start.
+    pub left_out_lines: u64,
+    /// Writes that failed since the start.
+    pub write_errors: u64,
+    /// When a line was last written, in seconds since 1970.
+    pub last_write_unix_secs: u64,
+    /// Bytes of lines that wait, and of room that is reserved.
+    pub queued_bytes: usize,
+    /// The last attempt to write failed.
+    pub is_failing: bool,
+}
+
+/// The running audit log, or none. Clones are the same one.
+#[derive(Clone, Default)]
+pub struct Audit {
+    queue: Option<Arc<Queue>>,
+}
+
+impl Audit {
+    /// None: nothing is written anywhere.
+    #[must_use]
+    pub fn off() -> Self {
+        Self::default()
+    }
+
+    /// Opens the files, goes on with the chain where it was or begins it, and starts the writer.
+    /// While another process writes the log, lines wait for its end.
+    ///
+    /// # Errors
+    /// The directory, a file, the state or the key cannot be read or written (the error names
+    /// which), or no thread can be had.
+    pub fn open(config: &AuditConfig) -> io::Result<Self> {
+        let queue = Arc::new(Queue::new(MAX_AUDIT_BACKLOG_BYTES, config.when_full));
+        let audit = Self { queue: Some(Arc::clone(&queue)) };
+        let batch = Vec::with_capacity(MAX_AUDIT_BACKLOG_BYTES + MAX_AUDIT_EVENT_BYTES);
+        let begun = match begin(config, &queue) {
+            Ok(writer) => Some(writer),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => return Err(error),
+        };
+        let config = config.clone();
+        thread::Builder::new().name("audit".to_owned()).spawn(move || {
+            if let Some(mut writer) = begun.or_else(|| wait_and_begin(&config, &queue)) {
+                writer.run(batch);
+            }
+        })?;
+        Ok(audit)
+    }
+
+    /// An event loop's way into it.
+    #[must_use]
+    pub fn trail(&self) -> AuditTrail {
+        self.queue.as_ref().map(|queue| AuditTrail::new(Arc::clone(queue))).unwrap_or_default()
+    }
+
+    /// Writes an event down: `start`, `stop`, `settings`. Names of members are our own; values
+    /// are whatever they are, but secret.
+    pub fn note(&self, event: &str, members: &[(&str, &str)]) {
+        let Some(queue) = &self.queue else { return };
+        let mut line = Vec::new();
+        record::write_event(&mut line, &mut Rfc3339::default(), since_1970(), event, members);
+        line.push(b'\n');
+        queue.push(&line);
+        queue.wake();
+    }
+
+    /// Opens the file anew, behind whoever has moved it (logrotate(8)).
+    pub fn reopen(&self) {
+        if let Some(queue) = &self.queue {
+            queue.ask_to_reopen();
+        }
+    }
+
+    /// How it does; `None` if there is none.
+    #[must_use]
+    pub fn stats(&self) -> Option<AuditStats> {
+        let queue = self.queue.as_ref()?;
+        let counters = &queue.counters;
+        Some(AuditStats {
+            written_lines: counters.written.get(),
+            dropped_lines: counters.dropped.get(),
+            refused_calls: counters.refused.get(),
+            left_out_lines: counters.left_out.get(),
+            write_errors: counters.write_errors.get(),
+            last_write_unix_secs: counters.last_write_unix_secs.load(Ordering::Relaxed),
+            queued_bytes: queue.used_bytes(),
+            is_failing: queue.is_failing(),
+        })
+    }
+
+    /// Whether calls may be made at present: false while lines must not be lost and cannot be
+    /// written.
+    #[must_use]
+    pub fn can_serve(&self) -> bool {
+        self.queue.as_ref().is_none_or(|queue| !(queue.is_lossless() && queue.is_failing()))
+    }
+
+    /// Writes what waits, for [`AUDIT_STOP_TIMEOUT`] at the most, and ends the writer. Whether it
+    /// came to its end.
+    pub fn stop(&self) -> bool {
+        let Some(queue) = &self.queue else { return true };
+        self.note("stop", &[]);
+        queue.ask_to_stop();
+        queue.wait_finished(Instant::now() + AUDIT_STOP_TIMEOUT)
+    }
+}
+
+fn explain(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+#[path = "audit_tests.rs"]
+mod tests;

@@ -1,0 +1,243 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::observe::audit::chain::key_of;
+use crate::observe::audit::line;
+
+const KEY: [u8; CODE_BYTES] = [0x42; CODE_BYTES];
+
+fn chain() -> Chain {
+    Chain::begin(key_of(&KEY))
+}
+
+/// A log of two files, with the state behind it: its lines, and where the second file begins.
+fn log(lines: usize, second: usize) -> (Vec<Vec<u8>>, Chain) {
+    let mut chain = chain();
+    let lines = (0..lines)
+        .map(|number| {
+            let mut out = Vec::new();
+            let members = format!(",\"event\":\"call\",\"store\":\"/s\",\"n\":{number}");
+            let is_first = number == 0 || number == second;
+            line::write(&mut out, &mut chain, members.as_bytes(), is_first);
+            out
+        })
+        .collect();
+    (lines, chain)
+}
+
+struct Files {
+    directory: TempDir,
+    paths: Vec<PathBuf>,
+}
+
+/// Writes lines into files, each beginning at one of `starts`.
+fn write(lines: &[Vec<u8>], starts: &[usize]) -> Files {
+    let directory = tempfile::tempdir().unwrap();
+    let ends = starts.iter().skip(1).copied().chain([lines.len()]);
+    let paths = starts
+        .iter()
+        .zip(ends)
+        .map(|(start, end)| {
+            let path = directory.path().join(format!("part{start}"));
+            fs::write(&path, lines[*start..end].concat()).unwrap();
+            path
+        })
+        .collect();
+    Files { directory, paths }
+}
+
+fn check(files: &[PathBuf], state: Option<&Path>) -> (Summary, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let summary =
+        verify(files, chain(), state, &mut |finding| findings.push(finding.clone())).unwrap();
+    (summary, findings)
+}
+
+fn check_lines(lines: &[Vec<u8>]) -> (Summary, Vec<Finding>) {
+    check(&write(lines, &[0]).paths, None)
+}
+
+/// Line and text of what is wrong.
+fn told(findings: &[Finding]) -> Vec<(u64, &str)> {
+    findings.iter().map(|finding| (finding.place.line, finding.text.as_str())).collect()
+}
+
+/// What nobody has touched is good, whatever the order in which the files are named.
+#[test]
+fn a_good_log() {
+    let (lines, _) = log(9, 5);
+    let mut files = write(&lines, &[0, 5]);
+    for _ in 0..2 {
+        let (summary, findings) = check(&files.paths, None);
+        assert_eq!(findings, []);
+        assert_eq!((summary.good_lines, summary.next_seq, summary.tampered), (9, 9, 0));
+        files.paths.reverse();
+    }
+    // The older file may have been removed; its end may not.
+    let (summary, findings) = check(&files.paths[1..], None);
+    assert_eq!((summary.good_lines, summary.first_seq), (4, Some(5)));
+    assert_eq!(findings, []);
+}
+
+/// Each kind of change is told by file and line.
+#[test]
+fn what_is_said() {
+    let (lines, _) = log(8, 8);
+    let changed = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
+        let mut lines = lines.clone();
+        change(&mut lines);
+        let (summary, findings) = check_lines(&lines);
+        assert!(summary.tampered > 0);
+        findings
+    };
+    let text = |line: &mut Vec<u8>, from: &str, to: &str| {
+        *line = String::from_utf8(line.clone()).unwrap().replace(from, to).into_bytes();
+    };
+
+    let findings = changed(&|lines| text(&mut lines[3], "\"n\":3", "\"n\":4"));
+    assert_eq!(told(&findings), [(4, "the code does not fit: the line was changed")]);
+    let findings = changed(&|lines| drop(lines.remove(3)));
+    assert_eq!(told(&findings), [(4, "line number 3 is missing before this line")]);
+    let findings = changed(&|lines| drop(lines.drain(2..5)));
+    assert_eq!(told(&findings), [(3, "lines number 2 to 4 are missing before this line")]);
+    let findings = changed(&|lines| lines.insert(4, lines[1].clone()));
+    assert_eq!(
+        told(&findings),
+        [(5, "number 1 has been before: the line was doubled, moved or inserted")]
+    );
+    let findings = changed(&|lines| lines.insert(4, b"{\"seq\":4,\"event\":\"call\"}\n".to_vec()));
+    assert_eq!(
+        told(&findings),
+        [(5, "this is not a line of the audit log: it was changed or inserted")]
+    );
+    let findings = changed(&|lines| lines.swap(3, 4));
+    assert_eq!(
+        told(&findings),
+        [
+            (4, "nothing goes on from this line: it was inserted, moved or changed"),
+            (6, "line number 4 is missing before this line")
+        ]
+    );
+    let findings = changed(&|lines| {
+        lines[7].pop();
+    });
+    assert_eq!(told(&findings), [(8, "the line is not whole: its end is missing")]);
+    // Forged by somebody who has another key.
+    let mut other = Chain::begin(key_of(&[1; CODE_BYTES]));
+    while other.seq() < 5 {
+        other.skip([0; CODE_BYTES]);
+    }
+    let mut forged = Vec::new();
+    line::write(&mut forged, &mut other, b",\"event\":\"call\"", false);
+    let findings = changed(&|lines| lines[5].clone_from(&forged));
+    assert_eq!(told(&findings)[0], (6, "the code does not fit: the line was changed"));
+}
+
+/// A whole file that is missing shows in the next one; lines cut off a file's end, too.
+#[test]
+fn across_files() {
+    let (lines, _) = log(12, 5);
+    let files = write(&lines, &[0, 5]);
+    fs::write(&files.paths[0], lines[..4].concat()).unwrap();
+    let (summary, findings) = check(&files.paths, None);
+    assert_eq!(told(&findings), [(1, "line number 4 is missing before this line")]);
+    assert_eq!(findings[0].place.file, files.paths[1]);
+    assert_eq!(summary.good_lines, 11);
+    // A first file that does not say what was before it has had its head cut off.
+    let (summary, _) = check_lines(&lines[7..]);
+    assert!(summary.tampered > 0);
+    drop(files.directory);
+}
+
+/// Lines that were cut off the end are missed by the state, or a copy of it.
+#[test]
+fn the_end_against_the_state() {
+    let (lines, chain) = log(6, 6);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let (mut file, _) = super::super::state::StateFile::open(&path).unwrap();
+    file.save(&chain, 0, false).unwrap();
+    let (summary, _) = check(&write(&lines, &[0]).paths, Some(&path));
+    assert_eq!(summary.tampered, 0);
+    let (summary, findings) = check(&write(&lines[..4], &[0]).paths, Some(&path));
+    assert_eq!(summary.tampered, 1);
+    assert_eq!(told(&findings), [(4, "lines number 4 to 5 are missing behind this line")]);
+}
+
+/// With the wrong key it says so, and does not cry that all lines were changed for nothing.
+#[test]
+fn another_chain() {
+    let mut other = Chain::begin(key_of(&[1; CODE_BYTES]));
+    let mut out = Vec::new();
+    line::write(&mut out, &mut other, b",\"event\":\"open\",\"chain\":\"0011223344556677\"", true);
+    let (summary, _) = check_lines(&[out]);
+    assert!(summary.is_other_chain);
+}
+
+/// What the proxy itself says of crashes and gaps is passed on, and is no tampering.
+#[test]
+fn notes() {
+    let mut chain = chain();
+    let mut out = Vec::new();
+    line::write(&mut out, &mut chain, b",\"event\":\"open\",\"previousEnd\":\"crash\"", true);
+    line::write(&mut out, &mut chain, b",\"event\":\"gap\",\"droppedLines\":2", false);
+    line::write(&mut out, &mut chain, b",\"event\":\"stop\"", false);
+    let (summary, findings) = check_lines(&[out]);
+    assert_eq!((summary.tampered, summary.is_ended), (0, true));
+    assert_eq!(findings.iter().map(|it| it.place.line).collect::<Vec<_>>(), [1, 2]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Any one byte changed, in any line.
+    #[test]
+    fn any_changed_byte(at in any::<prop::sample::Index>(), to in any::<u8>()) {
+        let (lines, _) = log(7, 4);
+        let mut text = lines.concat();
+        let at = at.index(text.len());
+        prop_assume!(text[at] != to);
+        text[at] = to;
+        let (summary, findings) = check_lines(&[text]);
+        prop_assert!(summary.tampered > 0, "{findings:?}");
+    }
+
+    /// Any run of lines removed, but the end; any two swapped; any one put elsewhere once more.
+    #[test]
+    fn any_moved_line(kind in 0..4, first in 0_usize..9, second in 0_usize..9) {
+        let (mut lines, _) = log(9, 4);
+        let (low, high) = (first.min(second), first.max(second));
+        match kind {
+            0 => {
+                prop_assume!(high < 8 && !(low == 0 && high == 3));
+                lines.drain(low..=high);
+            }
+            1 => {
+                prop_assume!(low != high);
+                lines.swap(low, high);
+            }
+            2 => {
+                let again = lines[first].clone();
+                lines.insert(second, again);
+            }
+            _ => {
+                prop_assume!(first != second);
+                let moved = lines.remove(first);
+                lines.insert(second, moved);
+            }
+        }
+        let (summary, findings) = check_lines(&lines);
+        prop_assert!(summary.tampered > 0, "{findings:?}");
+    }
+
+    /// Any bytes at all: no panic.
+    #[test]
+    fn rubbish(text in prop::collection::vec(any::<u8>(), 0..300)) {
+        check_lines(&[text]);
+    }
+}

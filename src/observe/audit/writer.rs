@@ -1,0 +1,360 @@
+//! The thread that chains lines, writes them, and begins new files. It alone waits for the disk.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use memchr::{memchr_iter, memrchr};
+
+use super::chain::{Chain, push_hex, wipe_stack};
+use super::files::Files;
+use super::queue::{Asked, Queue};
+use super::record;
+use super::state::StateFile;
+use super::{AuditSync, line};
+use crate::limits::{
+    AUDIT_GAP_INTERVAL, AUDIT_IDLE_INTERVAL, AUDIT_RETRY_INTERVAL, AUDIT_SYNC_INTERVAL,
+    AUDIT_WRITE_BYTES, LOG_WRITE_INTERVAL, MAX_ACCESS_LOG_LINE_BYTES,
+};
+use crate::observe::line::since_1970;
+use crate::observe::timestamp::Rfc3339;
+
+/// What is lost or left out, as far as the log has told of it.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Told {
+    dropped: u64,
+    refused: u64,
+    left_out: u64,
+}
+
+/// How the writer has found the log.
+pub(super) struct Opened {
+    /// How the process before has ended: `none`, `clean` or `crash`.
+    pub(super) previous_end: &'static str,
+    /// Lines that it had written after it kept its state.
+    pub(super) recovered_lines: u64,
+    /// Bytes of a line that was not whole.
+    pub(super) torn_bytes: u64,
+}
+
+pub(super) struct Writer {
+    queue: Arc<Queue>,
+    files: Files,
+    state_file: StateFile,
+    chain: Chain,
+    sync: AuditSync,
+    /// Whole lines on their way to the file.
+    out: Vec<u8>,
+    /// How much of it the file has taken.
+    written: usize,
+    is_first_of_file: bool,
+    members: Vec<u8>,
+    time: Rfc3339,
+    told: Told,
+    told_at: Instant,
+    unsynced_since: Option<Instant>,
+    /// The log has said that the state cannot be kept.
+    has_state_failed: bool,
+}
+
+impl Writer {
+    pub(super) fn new(
+        queue: Arc<Queue>,
+        files: Files,
+        state_file: StateFile,
+        chain: Chain,
+        sync: AuditSync,
+    ) -> Self {
+        Self {
+            queue,
+            files,
+            state_file,
+            chain,
+            sync,
+            out: Vec::with_capacity(AUDIT_WRITE_BYTES + 2 * MAX_ACCESS_LOG_LINE_BYTES),
+            written: 0,
+            is_first_of_file: true,
+            members: Vec::with_capacity(MAX_ACCESS_LOG_LINE_BYTES),
+            time: Rfc3339::default(),
+            told: Told::default(),
+            told_at: Instant::now(),
+            unsynced_since: None,
+            has_state_failed: false,
+        }
+    }
+
+    /// The first line of a process, to be written with the first batch.
+    pub(super) fn add_opened(&mut self, opened: &Opened) {
+        let id = self.chain_id();
+        let strings = [("chain", id.as_str()), ("previousEnd", opened.previous_end)];
+        let numbers =
+            [("recoveredLines", opened.recovered_lines), ("tornBytes", opened.torn_bytes)];
+        self.add_event("open", &strings, &numbers);
+    }
+
+    fn chain_id(&self) -> String {
+        let mut id = Vec::new();
+        push_hex(&mut id, &self.chain.id());
+        String::from_utf8(id).unwrap_or_default()
+    }
+
+    /// Writes until it is asked to stop and nothing waits.
+    pub(super) fn run(&mut self, mut batch: Vec<u8>) {
+        let has_written_all = loop {
+            let asked = self.queue.take(&mut batch, AUDIT_IDLE_INTERVAL);
+            let is_written = self.turn(&batch, asked);
+            wipe_stack();
+            if !is_written {
+                break false;
+            }
+            self.queue.done(batch.len());
+            let was_empty = batch.is_empty();
+            batch.clear();
+            if asked.stop && was_empty && self.queue.close() {
+                break self.tell_of_gaps(Duration::ZERO) && self.write_out();
+            }
+            if !was_empty {
+                self.queue.pause(LOG_WRITE_INTERVAL);
+            }
+        };
+        if has_written_all {
+            self.sync_now();
+        } else {
+            let lost = memchr_iter(b'\n', self.out.get(self.written..).unwrap_or_default()).count()
+                + memchr_iter(b'\n', &batch).count();
+            tracing::error!(lost, "the audit log could not be written at the end");
+            // The next start cuts off what there is of a line.
+            let begun = self.out.get(..self.written).unwrap_or_default();
+            let torn = begun.len() - memrchr(b'\n', begun).map_or(0, |newline| newline + 1);
+            self.files.set_bytes(self.files.bytes().saturating_sub(torn as u64));
+        }
+        // Behind lines that could not be written: that they are missing has to show.
+        self.save_state(has_written_all);
+        let _ = self.state_file.sync();
+        wipe_stack();
+        self.queue.finish();
+    }
+
+    /// One batch, and what else is due; never inlined, for [`wipe_stack`]'s sake. False: it cannot be written, and the process ends.
+    #[inline(never)]
+    fn turn(&mut self, batch: &[u8], asked: Asked) -> bool {
+        let is_written = self.rotate_if_due()
+            && (!asked.reopen || self.reopen())
+            && self.tell_of_gaps(AUDIT_GAP_INTERVAL)
+            && self.append(batch)
+            && self.write_out();
+        if !is_written {
+            return false;
+        }
+        if !batch.is_empty() {
+            self.save_state(false);
+        }
+        let is_sync_due = match self.sync {
+            AuditSync::Always => self.unsynced_since.is_some(),
+            AuditSync::Interval => {
+                self.unsynced_since.is_some_and(|since| since.elapsed() >= AUDIT_SYNC_INTERVAL)
+            }
+            AuditSync::Never => false,
+        };
+        if is_sync_due {
+            self.sync_now();
+        }
+        true
+    }
+
+    /// Chains lines and writes them.
+    fn append(&mut self, batch: &[u8]) -> bool {
+        let mut begin = 0;
+        for newline in memchr_iter(b'\n', batch) {
+            self.add(batch.get(begin..newline).unwrap_or_default());
+            begin = newline + 1;
+            if self.out.len() >= AUDIT_WRITE_BYTES && !self.write_out() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn add(&mut self, members: &[u8]) {
+        line::write(&mut self.out, &mut self.chain, members, self.is_first_of_file);
+        self.is_first_of_file = false;
+    }
+
+    /// An event of the writer's own.
+    fn add_event(&mut self, event: &str, strings: &[(&str, &str)], numbers: &[(&str, u64)]) {
+        let mut members = std::mem::take(&mut self.members);
+        members.clear();
+        let mut line =
+            record::write_event(&mut members, &mut self.time, since_1970(), event, strings);
+        for (name, number) in numbers {
+            line.number(name, *number);
+        }
+        self.add(&members);
+        self.members = members;
+    }
+
+    /// Says in the log itself how much of it is missing, not more often than each `interval`.
+    fn tell_of_gaps(&mut self, interval: Duration) -> bool {
+        let counters = &self.queue.counters;
+        let now = Told {
+            dropped: counters.dropped.get(),
+            refused: counters.refused.get(),
+            left_out: counters.left_out.get(),
+        };
+        if now != self.told && self.told_at.elapsed() >= interval {
+            let numbers = [
+                ("droppedLines", now.dropped - self.told.dropped),
+                ("refusedCalls", now.refused - self.told.refused),
+                ("leftOutUnauthenticatedCalls", now.left_out - self.told.left_out),
+            ];
+            self.add_event("gap", &[], &numbers);
+            self.told = now;
+            self.told_at = Instant::now();
+            return self.write_out();
+        }
+        true
+    }
+
+    /// Writes all of [`Self::out`], however long it takes. False: it cannot, and the process
+    /// ends.
+    fn write_out(&mut self) -> bool {
+        while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match self.files.write(rest) {
+                Ok(0) => {
+                    if !self.fail(&ErrorKind::WriteZero.into()) {
+                        return false;
+                    }
+                }
+                Ok(count) => {
+                    self.written += count;
+                    self.unsynced_since.get_or_insert_with(Instant::now);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if !self.fail(&error) {
+                        return false;
+                    }
+                }
+            }
+        }
+        if !self.out.is_empty() {
+            let counters = &self.queue.counters;
+            counters.written.add(memchr_iter(b'\n', &self.out).count() as u64);
+            counters.last_write_unix_secs.store(since_1970().as_secs(), Ordering::Relaxed);
+            self.out.clear();
+            self.written = 0;
+            if self.queue.is_failing() {
+                self.queue.set_failing(false);
+                tracing::info!("the audit log is written again");
+            }
+        }
+        true
+    }
+
+    /// A write has failed: waits before the next attempt. False if the process ends meanwhile.
+    fn fail(&mut self, error: &io::Error) -> bool {
+        self.queue.counters.write_errors.add(1);
+        if !self.queue.is_failing() {
+            self.queue.set_failing(true);
+            let file = self.files.path();
+            let are_refused = self.queue.is_lossless();
+            tracing::error!(%error, file = %file.display(), are_refused,
+                "the audit log cannot be written; calls are refused until it can, if when_full says so");
+        }
+        let asked = self.queue.wait_to_retry(AUDIT_RETRY_INTERVAL);
+        let is_between_lines =
+            self.written == 0 || self.out.get(self.written - 1).is_some_and(|byte| *byte == b'\n');
+        if asked.reopen && is_between_lines {
+            // Somebody has made room elsewhere. What is chained already goes there as it is.
+            if let Ok(Some(other)) = self.files.other_file() {
+                let _ = self.files.switch_to(other, since_1970());
+            }
+        }
+        !asked.stop
+    }
+
+    fn rotate_if_due(&mut self) -> bool {
+        if !self.files.is_due(since_1970()) {
+            return true;
+        }
+        let next = match self.files.prepare_next() {
+            Ok(next) => next,
+            Err(error) => return self.no_next_file(&error),
+        };
+        self.add_event("rotate", &[], &[]);
+        if !self.write_out() {
+            return false;
+        }
+        self.sync_now();
+        let last = self.chain.seq().saturating_sub(1);
+        if let Err(error) = self.files.rotate(next, since_1970(), last) {
+            return self.no_next_file(&error);
+        }
+        if let Err(error) = self.files.remove_old() {
+            tracing::warn!(%error, "old files of the audit log cannot be removed");
+        }
+        self.go_on("continue")
+    }
+
+    /// All goes on in the present file.
+    fn no_next_file(&mut self, error: &io::Error) -> bool {
+        self.queue.counters.write_errors.add(1);
+        self.files.postpone(since_1970());
+        tracing::error!(%error, "the audit log cannot begin a new file; it goes on in the present one");
+        true
+    }
+
+    /// Closes the file and opens the one that has its name now.
+    fn reopen(&mut self) -> bool {
+        let other = match self.files.other_file() {
+            Ok(Some(other)) => other,
+            // Nobody has moved it.
+            Ok(None) => {
+                self.add_event("reopen", &[], &[]);
+                return self.write_out();
+            }
+            Err(error) => return self.no_next_file(&error),
+        };
+        self.add_event("rotate", &[], &[]);
+        if !self.write_out() {
+            return false;
+        }
+        self.sync_now();
+        if let Err(error) = self.files.switch_to(other, since_1970()) {
+            return self.no_next_file(&error);
+        }
+        self.go_on("reopen")
+    }
+
+    /// The first line of a file.
+    fn go_on(&mut self, event: &str) -> bool {
+        self.is_first_of_file = true;
+        let id = self.chain_id();
+        self.add_event(event, &[("chain", id.as_str())], &[]);
+        let is_written = self.write_out();
+        self.save_state(false);
+        is_written
+    }
+
+    fn sync_now(&mut self) {
+        let synced = self.files.sync().and_then(|()| self.state_file.sync());
+        if let Err(error) = synced {
+            self.queue.counters.write_errors.add(1);
+            tracing::error!(%error, "the audit log cannot be synchronised with the disk");
+        }
+        self.unsynced_since = None;
+    }
+
+    fn save_state(&mut self, is_clean: bool) {
+        match self.state_file.save(&self.chain, self.files.bytes(), is_clean) {
+            Ok(()) => self.has_state_failed = false,
+            Err(error) => {
+                self.queue.counters.write_errors.add(1);
+                if !std::mem::replace(&mut self.has_state_failed, true) {
+                    tracing::error!(%error, "the state of the audit log cannot be kept");
+                }
+            }
+        }
+    }
+}

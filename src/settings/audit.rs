@@ -1,0 +1,149 @@
+//! `[audit]`: the audit log. Without the section there is none.
+
+use std::path::{Path, PathBuf};
+
+use super::file;
+use super::known::nearest;
+use super::section::{Member, Section, shown};
+use crate::limits::{
+    MAX_AUDIT_FILE_BYTES, MAX_AUDIT_RETAINED_FILES, MAX_SECRET_FILE_BYTES, MIN_AUDIT_FILE_BYTES,
+};
+use crate::observe::audit::{AuditConfig, AuditRotation, AuditSync, WhenFull, key};
+
+const DEFAULT_PREFIX: &str = "audit";
+const ROTATIONS: [(&str, AuditRotation); 3] = [
+    ("HOURLY", AuditRotation::Hourly),
+    ("DAILY", AuditRotation::Daily),
+    ("NEVER", AuditRotation::Never),
+];
+const WHEN_FULL: [(&str, WhenFull); 2] = [("refuse", WhenFull::Refuse), ("drop", WhenFull::Drop)];
+const SYNCS: [(&str, AuditSync); 3] =
+    [("always", AuditSync::Always), ("interval", AuditSync::Interval), ("never", AuditSync::Never)];
+
+/// `Some(None)` without the section.
+pub(super) fn read(root: &Section<'_>) -> Option<Option<AuditConfig>> {
+    if root.get("audit").is_none() {
+        return Some(None);
+    }
+    let section = root.section("audit")?;
+    let directory_remedy = "write the directory for the audit log's files, such as \
+                            \"/var/log/xks-proxy/audit\"";
+    let directory = section.require("directory", directory_remedy).and_then(|member| {
+        let text = member.string(directory_remedy)?;
+        if text.is_empty() {
+            member.mistake("it is empty", directory_remedy);
+            return None;
+        }
+        Some(PathBuf::from(text))
+    });
+    let prefix = prefix(&section);
+    let rotation = choice(&section, "rotation_kind", &ROTATIONS, AuditRotation::Daily);
+    let when_full = choice(&section, "when_full", &WHEN_FULL, WhenFull::default());
+    let sync = choice(&section, "sync", &SYNCS, AuditSync::default());
+    let max_file_bytes = number(
+        &section,
+        "max_file_bytes",
+        MIN_AUDIT_FILE_BYTES..=MAX_AUDIT_FILE_BYTES,
+        "a number of bytes",
+    );
+    let retain_files =
+        number(&section, "retain_files", 1..=MAX_AUDIT_RETAINED_FILES, "a number of files");
+    let key_remedy =
+        "write the path of the chain's first key, which `xks-proxy audit new-key` makes";
+    let key_file = section.require("key_file", key_remedy);
+    let key_path =
+        key_file.as_ref().and_then(|member| member.string(key_remedy)).map(PathBuf::from);
+    let config = AuditConfig {
+        directory: directory?,
+        prefix: prefix?,
+        rotation: rotation?,
+        max_file_bytes: max_file_bytes?,
+        retain_files: retain_files?.and_then(|files| usize::try_from(files).ok()),
+        when_full: when_full?,
+        sync: sync?,
+        key_file: key_path?,
+    };
+    check_key(&key_file?, &config)?;
+    Some(Some(config))
+}
+
+/// The first start needs the key; after it, the key should be elsewhere.
+fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
+    let state = config.state_file();
+    let has_state = state.metadata().is_ok_and(|metadata| metadata.len() > 0);
+    let path: &Path = &config.key_file;
+    let name = shown(&path.to_string_lossy());
+    if has_state {
+        if path.exists() {
+            let problem = format!("\"{name}\" is still here: whoever reads it can forge the log");
+            let remedy = "move it to where the log is checked; this machine needs it no more";
+            member.warning(problem, remedy);
+        }
+        return Some(());
+    }
+    let remedy = "make one with `xks-proxy audit new-key FILE`";
+    match file::read(path, MAX_SECRET_FILE_BYTES) {
+        Ok((_, status)) => {
+            member.report().add_file(path);
+            file::check(&status, path, true, member.place(), member.report());
+        }
+        Err(error) => {
+            member.mistake(format!("\"{name}\" cannot be read: {error}"), remedy);
+            return None;
+        }
+    }
+    if let Err(error) = key::read(path) {
+        member.mistake(format!("\"{name}\": {error}"), remedy);
+        return None;
+    }
+    Some(())
+}
+
+fn prefix(section: &Section<'_>) -> Option<String> {
+    let Some(member) = section.get("file_prefix") else {
+        return Some(DEFAULT_PREFIX.to_owned());
+    };
+    let remedy = "write what the files' names begin with, such as \"audit\"";
+    let text = member.string(remedy)?;
+    if text.is_empty() || text.contains(['/', '\0']) {
+        member.mistake("it cannot begin a file's name", remedy);
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn number(
+    section: &Section<'_>,
+    name: &str,
+    range: std::ops::RangeInclusive<u64>,
+    what: &str,
+) -> Option<Option<u64>> {
+    match section.get(name) {
+        None => Some(None),
+        Some(member) => member.integer(range, what).map(Some),
+    }
+}
+
+/// One of a few words.
+fn choice<T: Copy>(
+    section: &Section<'_>,
+    name: &str,
+    choices: &[(&str, T)],
+    default: T,
+) -> Option<T> {
+    let Some(member) = section.get(name) else {
+        return Some(default);
+    };
+    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    let remedy = format!("write one of {} in quotes", names.join(", "));
+    let text = member.string(&remedy)?;
+    let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+    if found.is_none() {
+        let remedy = match nearest(text, names.iter().copied()) {
+            Some(nearest) => format!("did you mean {nearest}?"),
+            None => remedy,
+        };
+        member.mistake(format!("\"{}\" is not possible here", shown(text)), remedy);
+    }
+    found.map(|(_, value)| *value)
+}
