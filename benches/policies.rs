@@ -72,7 +72,7 @@ fn policies(criterion: &mut Criterion) {
         criterion.bench_function(&format!("remember {file}"), |bencher| {
             bencher.iter(|| decisions.decide(&policy, black_box(&CALL)).is_allowed);
         });
-        assert_eq!(policy.decide(&CALL).is_allowed, !file.starts_with("nobody"));
+        assert!(policy.decide(&CALL).is_allowed, "{file}");
     }
 }
 

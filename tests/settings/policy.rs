@@ -48,7 +48,7 @@ fn mistakes_have_their_place() {
             3,
             "optional",
         ),
-        ("Rego", "package xks\n\nallow if {\n\tinput.call =\n}\n", 5, ""),
+        ("Rego", "package xks\n\nallow if {\n\tinput.call =\n}\n", 4, "expect"),
         ("Rego", "package other\nallow := true\n", 1, "data.other"),
     ] {
         let place = Place::new();
