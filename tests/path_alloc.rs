@@ -119,6 +119,7 @@ fn settings(directory: &Path, is_tls_enabled: bool, policy: &str) -> xks_proxy::
         [limits]
         max_plaintext_in_base64 = 8192
         max_aad_in_base64 = 16384
+        request_deadline_milli = 10000
         [hsm_capabilities]
         can_generate_iv = false
         is_zero_iv_required = false
