@@ -30,6 +30,7 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         parker: Parker::current(),
         outbox: Outbox::new(fleet.event_loops()),
         jobs: 0,
+        is_successor: false,
     };
     let mut pending = None;
     loop {
@@ -82,6 +83,8 @@ struct Worker<'a> {
     parker: Arc<Parker>,
     outbox: Outbox,
     jobs: u32,
+    /// The session before this one broke, and this one has done nothing yet.
+    is_successor: bool,
 }
 
 enum Opened {
@@ -247,6 +250,7 @@ impl Worker<'_> {
         };
         match result {
             Ok(success) => {
+                self.is_successor = false;
                 if !matches!(queued.job.request.operation, Operation::Describe) {
                     self.token.pace.record(service, end);
                     self.token.latencies.record(service);
@@ -273,6 +277,12 @@ impl Worker<'_> {
                     Blame::Request => self.token.circuit.success(end),
                     // Not known yet, or no outcome.
                     Blame::Suspect | Blame::Key => {}
+                    // A pool of sessions that died together, say because the HSM was restarted, is
+                    // no reason to give up a token on which new ones work.
+                    Blame::Session if !std::mem::replace(&mut self.is_successor, true) => {
+                        self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
+                        self.token.circuit.blemish(end);
+                    }
                     Blame::Busy | Blame::Session | Blame::Token => {
                         self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
                         if self.token.circuit.fault(end, || fault.failure.to_string()) {
