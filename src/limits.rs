@@ -445,11 +445,13 @@ pub const AUDIT_IDLE_INTERVAL: Duration = Duration::from_secs(1);
 pub const AUDIT_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two lines that tell of lines that are lost or left out.
 pub const AUDIT_GAP_INTERVAL: Duration = Duration::from_secs(1);
-/// At the end, for the last lines to be written.
-pub const AUDIT_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// At the end, for the last lines to be written, and for a process that still writes to end.
+pub const AUDIT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between the start of a process that takes another one's place and the end of that one, which
 /// may drain for so long; then writing is held to fail.
 pub const MAX_AUDIT_TAKEOVER_WAIT: Duration = Duration::from_secs(60);
+/// How often a process that takes another one's place looks whether that one has ended.
+pub const AUDIT_TAKEOVER_POLL: Duration = Duration::from_millis(20);
 /// What a start reads of the file for lines that came after the state was kept.
 pub const MAX_AUDIT_RECOVERY_BYTES: u64 = 2 * MAX_AUDIT_BACKLOG_BYTES as u64;
 /// Lines that the verifier passes over to come to the first one that is there: at some 200 ns

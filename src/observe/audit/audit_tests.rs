@@ -156,3 +156,32 @@ fn one_writer_at_a_time() {
     assert!(!text.contains("failed") && text.contains("\"previousEnd\":\"clean\""));
     assert_good(&config);
 }
+
+/// Upgrades in quick succession: a process that has answered calls is told to end while the one
+/// before still writes. It waits for its turn; not a line is lost.
+#[test]
+fn a_process_between_two_others_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let former = Audit::open(&config).unwrap();
+    let between = Audit::open(&config).unwrap();
+    let mut trail = between.trail();
+    let reservation = trail.reserve([10].into_iter()).unwrap();
+    let record = super::super::access_log::CallRecord {
+        is_authenticated: true,
+        call: "encrypt",
+        status: 200,
+        kms_request_id: Some("in-between"),
+        ..Default::default()
+    };
+    trail.write(&record, reservation.as_ref());
+    drop(reservation);
+    let stopping = thread::spawn(move || between.stop());
+    // Long enough for it to have given up.
+    thread::sleep(Duration::from_millis(300));
+    assert!(!stopping.is_finished());
+    assert!(former.stop());
+    assert!(stopping.join().unwrap());
+    assert!(text(&config.directory.join("audit.jsonl")).contains("in-between"));
+    assert_good(&config);
+}

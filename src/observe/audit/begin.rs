@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use super::chain::{Chain, wipe_stack};
@@ -15,7 +16,7 @@ use super::recover::recover;
 use super::state::{State, StateFile};
 use super::writer::{Opened, Writer};
 use super::{AuditConfig, explain, key};
-use crate::limits::{AUDIT_RETRY_INTERVAL, MAX_AUDIT_TAKEOVER_WAIT};
+use crate::limits::{AUDIT_STOP_TIMEOUT, AUDIT_TAKEOVER_POLL, MAX_AUDIT_TAKEOVER_WAIT};
 
 /// Opens the files and takes the chain up.
 ///
@@ -58,10 +59,12 @@ pub(super) fn begin(config: &AuditConfig, queue: &Arc<Queue>) -> io::Result<Writ
     Ok(writer)
 }
 
-/// Waits for the other process to let go. `None` if this one ends before.
+/// Waits for the other process to let go. `None` if this one ends before, with nothing to write or
+/// after [`AUDIT_STOP_TIMEOUT`].
 pub(super) fn wait_and_begin(config: &AuditConfig, queue: &Arc<Queue>) -> Option<Writer> {
     tracing::info!("another process writes the audit log; lines wait until it has ended");
     let since = Instant::now();
+    let mut until = None;
     loop {
         match begin(config, queue) {
             Ok(writer) => {
@@ -79,10 +82,18 @@ pub(super) fn wait_and_begin(config: &AuditConfig, queue: &Arc<Queue>) -> Option
                 }
             }
         }
-        if queue.wait_to_retry(AUDIT_RETRY_INTERVAL).stop {
-            tracing::warn!("this process ends before it could write to the audit log");
-            queue.finish();
-            return None;
+        if queue.wait_to_retry(AUDIT_TAKEOVER_POLL).stop {
+            // Calls that were answered are written down, if the other one ends in time.
+            let lost = queue.waiting_calls();
+            let until = *until.get_or_insert_with(|| Instant::now() + AUDIT_STOP_TIMEOUT);
+            if lost == 0 || Instant::now() >= until {
+                if lost > 0 {
+                    tracing::error!(lost, "another process kept the audit log; lines are lost");
+                }
+                queue.finish();
+                return None;
+            }
+            thread::sleep(AUDIT_TAKEOVER_POLL);
         }
     }
 }

@@ -173,7 +173,7 @@ impl Audit {
         let mut line = Vec::new();
         record::write_event(&mut line, &mut Rfc3339::default(), since_1970(), event, members);
         line.push(b'\n');
-        queue.push(&line);
+        queue.push_event(&line);
         queue.wake();
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use memchr::memchr_iter;
 use parking_lot::{Condvar, Mutex};
 
 use super::WhenFull;
@@ -44,6 +45,8 @@ pub(super) struct Queue {
 
 struct Waiting {
     lines: Vec<u8>,
+    /// Some of them are of calls, and not of events alone.
+    has_calls: bool,
     /// The writer sleeps until it is woken.
     is_idle: bool,
     is_stopping: bool,
@@ -77,6 +80,7 @@ impl Queue {
         let waiting = Waiting {
             // Memory that is not written to is not used: this way it never grows under the lock.
             lines: Vec::with_capacity(max_bytes + MAX_AUDIT_EVENT_BYTES),
+            has_calls: false,
             is_idle: false,
             is_stopping: false,
             wants_reopening: false,
@@ -124,9 +128,18 @@ impl Queue {
         self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Adds a line for which there is a [`Reservation`], or an event's. Gives whether
-    /// [`Self::wake`] is to be called.
+    /// Adds a call's line, for which there is a [`Reservation`]. Gives whether [`Self::wake`] is to
+    /// be called.
     pub(super) fn push(&self, line: &[u8]) -> bool {
+        self.push_line(line, true)
+    }
+
+    /// Adds an event's line. Gives whether [`Self::wake`] is to be called.
+    pub(super) fn push_event(&self, line: &[u8]) -> bool {
+        self.push_line(line, false)
+    }
+
+    fn push_line(&self, line: &[u8], is_call: bool) -> bool {
         debug_assert!(line.ends_with(b"\n"), "a whole line");
         let mut waiting = self.waiting.lock();
         let room = waiting.lines.capacity() - waiting.lines.len();
@@ -136,6 +149,7 @@ impl Queue {
             return false;
         }
         waiting.lines.extend_from_slice(line);
+        waiting.has_calls |= is_call;
         self.used_bytes.fetch_add(line.len(), Ordering::Relaxed);
         let is_urgent = waiting.lines.len() > self.max_bytes / 2;
         std::mem::take(&mut waiting.is_idle) || is_urgent
@@ -180,6 +194,7 @@ impl Queue {
             waiting.is_idle = false;
         }
         std::mem::swap(&mut waiting.lines, batch);
+        waiting.has_calls = false;
         let reopen = std::mem::take(&mut waiting.wants_reopening);
         Asked { reopen, stop: waiting.is_stopping }
     }
@@ -212,6 +227,12 @@ impl Queue {
 
     pub(super) fn set_failing(&self, is_failing: bool) {
         self.is_failing.store(is_failing, Ordering::Relaxed);
+    }
+
+    /// How many lines wait; none if they are of events alone.
+    pub(super) fn waiting_calls(&self) -> usize {
+        let waiting = self.waiting.lock();
+        if waiting.has_calls { memchr_iter(b'\n', &waiting.lines).count() } else { 0 }
     }
 
     /// No more lines are taken, if none waits. Whether that is so.

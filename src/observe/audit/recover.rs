@@ -91,6 +91,26 @@ mod tests {
         }
     }
 
+    /// A process is killed while one file gives way to the next: whichever is there, or none, the
+    /// chain goes on behind the last line that was written.
+    #[test]
+    fn between_two_files() {
+        let mut chain = Chain::begin(key_of(&[3; 32]));
+        let (mut old, mut next) = (Vec::new(), Vec::new());
+        line::write(&mut old, &mut chain, b",\"event\":\"open\"", true);
+        line::write(&mut old, &mut chain, b",\"event\":\"rotate\"", false);
+        let kept = State { chain: chain.clone(), file_bytes: 0, is_clean: false };
+        line::write(&mut next, &mut chain, b",\"event\":\"continue\"", true);
+        for (text, seq) in [(&old, 2), (&Vec::new(), 2), (&next, 3)] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(text).unwrap();
+            let mut state = kept.clone();
+            let found = recover(&file, text.len() as u64, &mut state).unwrap();
+            assert_eq!((found.lines, found.torn_bytes), (seq - 2, 0));
+            assert_eq!(state.chain.seq(), seq);
+        }
+    }
+
     /// Lines that somebody else wrote are not taken for ours.
     #[test]
     fn forged_lines_move_nothing() {

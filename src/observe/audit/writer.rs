@@ -282,11 +282,9 @@ impl Writer {
             Ok(next) => next,
             Err(error) => return self.no_next_file(&error),
         };
-        self.add_event("rotate", &[], &[]);
-        if !self.write_out() {
+        if !self.end_file() {
             return false;
         }
-        self.sync_now();
         let last = self.chain.seq().saturating_sub(1);
         if let Err(error) = self.files.rotate(next, since_1970(), last) {
             return self.no_next_file(&error);
@@ -295,6 +293,18 @@ impl Writer {
             tracing::warn!(%error, "old files of the audit log cannot be removed");
         }
         self.go_on("continue")
+    }
+
+    /// The last line of a file. The state says from then on that the whole file is to be looked
+    /// through after a crash, whichever it is by then: the one that ends, or the next one.
+    fn end_file(&mut self) -> bool {
+        self.add_event("rotate", &[], &[]);
+        let is_written = self.write_out();
+        if is_written {
+            self.save_state_at(0, false);
+            self.sync_now();
+        }
+        is_written
     }
 
     /// All goes on in the present file.
@@ -316,11 +326,9 @@ impl Writer {
             }
             Err(error) => return self.no_next_file(&error),
         };
-        self.add_event("rotate", &[], &[]);
-        if !self.write_out() {
+        if !self.end_file() {
             return false;
         }
-        self.sync_now();
         if let Err(error) = self.files.switch_to(other, since_1970()) {
             return self.no_next_file(&error);
         }
@@ -347,7 +355,11 @@ impl Writer {
     }
 
     fn save_state(&mut self, is_clean: bool) {
-        match self.state_file.save(&self.chain, self.files.bytes(), is_clean) {
+        self.save_state_at(self.files.bytes(), is_clean);
+    }
+
+    fn save_state_at(&mut self, file_bytes: u64, is_clean: bool) {
+        match self.state_file.save(&self.chain, file_bytes, is_clean) {
             Ok(()) => self.has_state_failed = false,
             Err(error) => {
                 self.queue.counters.write_errors.add(1);
