@@ -173,6 +173,8 @@ fn start_keeper(fleet: &Arc<Fleet>, index: usize, watch: Arc<Watch>) -> std::io:
             tracing::error!("a panic in an HSM probe");
             let now = Instant::now();
             watch.begin(now, now, false);
+            // Unlike one that hangs it is gone already, before the monitor has counted it.
+            token.roster.written_off_returned();
         }
     })
 }
