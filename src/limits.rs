@@ -429,12 +429,13 @@ pub const LOG_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 // ---- Audit log
 
 /// Bytes of lines that wait to be written, and of room that is reserved for those of calls that
-/// are being made: some 10,000 calls of the usual size at once.
+/// are being made: some 7,000 calls of the usual size at once.
 pub const MAX_AUDIT_BACKLOG_BYTES: usize = 32 * 1024 * 1024;
 /// Beyond them, for events: start, stop, changes of the settings.
 pub const MAX_AUDIT_EVENT_BYTES: usize = 64 * 1024;
-/// Of a call's line, all but the strings that the peer sent.
-pub const AUDIT_LINE_OVERHEAD_BYTES: usize = 1536;
+/// Of a call's line, all but the strings that the peer sent: names and numbers, the token's label,
+/// and the reason, which may name policies and so be as long as any string.
+pub const AUDIT_LINE_OVERHEAD_BYTES: usize = 3 * 1024;
 /// Bytes that are chained before they are written.
 pub const AUDIT_WRITE_BYTES: usize = 256 * 1024;
 /// Between two attempts to write to a file that could not be written.

@@ -169,7 +169,7 @@ mod tests {
                     source_vpce: long,
                     status: 503,
                     error_name: Some("UnsupportedOperationException"),
-                    reason: Some(&"r".repeat(511)),
+                    reason: Some(&"r".repeat(2 * MAX_LOG_STRING_BYTES)),
                     token: Some(&token),
                     ..CallRecord::default()
                 };
