@@ -169,20 +169,8 @@ impl RawModule {
         if code != CKR_OK {
             return Err(RawError::Init(code));
         }
-        let mut length = ulong(output.capacity());
-        // SAFETY: `plaintext` is readable for its length (the module does not write to it: the
-        // standard's C prototype lacks const); `output` is writable for its capacity, which is
-        // what `length` says.
-        let code = unsafe {
-            encrypt(
-                session,
-                readable(plaintext),
-                ulong(plaintext.len()),
-                output.as_mut_ptr(),
-                &raw mut length,
-            )
-        };
-        take_output(code, length, output)
+        // SAFETY: the function comes from the module's list.
+        unsafe { one_part(encrypt, session, plaintext, output) }
     }
 
     /// AES-GCM with a tag of 128 bits: C_DecryptInit and C_Decrypt, once each. The plaintext
@@ -212,18 +200,8 @@ impl RawModule {
         if code != CKR_OK {
             return Err(RawError::Init(code));
         }
-        let mut length = ulong(output.capacity());
         // SAFETY: as in `encrypt`.
-        let code = unsafe {
-            decrypt(
-                session,
-                readable(ciphertext_and_tag),
-                ulong(ciphertext_and_tag.len()),
-                output.as_mut_ptr(),
-                &raw mut length,
-            )
-        };
-        take_output(code, length, output)
+        unsafe { one_part(decrypt, session, ciphertext_and_tag, output) }
     }
 }
 
@@ -255,7 +233,31 @@ fn readable(bytes: &[u8]) -> *mut CK_BYTE {
     if bytes.is_empty() { EMPTY.as_ptr().cast_mut() } else { bytes.as_ptr().cast_mut() }
 }
 
-fn take_output(code: CK_RV, length: CK_ULONG, output: &mut Vec<u8>) -> Result<(), RawError> {
+/// C_Encrypt or C_Decrypt, which have the same form: what the module wrote is in `output`, which
+/// was empty, with the room that there may be need of.
+///
+/// # Safety
+/// `operation` is one of the two, of a module that is loaded.
+unsafe fn one_part(
+    operation: unsafe extern "C" fn(
+        CK_SESSION_HANDLE,
+        *mut CK_BYTE,
+        CK_ULONG,
+        *mut CK_BYTE,
+        *mut CK_ULONG,
+    ) -> CK_RV,
+    session: CK_SESSION_HANDLE,
+    input: &[u8],
+    output: &mut Vec<u8>,
+) -> Result<(), RawError> {
+    let mut length = ulong(output.capacity());
+    // SAFETY: `input` is readable for its length (the module does not write to it: the standard's
+    // C prototype lacks const); `output` is writable for its capacity, which is what `length`
+    // says; the function is what the contract says.
+    let code = unsafe {
+        let written = output.as_mut_ptr();
+        operation(session, readable(input), ulong(input.len()), written, &raw mut length)
+    };
     if code != CKR_OK {
         return Err(RawError::Operation(code));
     }

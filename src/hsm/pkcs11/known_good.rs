@@ -6,11 +6,10 @@ use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::ffi::RawError;
-use super::gcm::given_iv;
 use super::keys::Key;
 use super::session::Calls;
 use super::token::Shared;
-use super::trouble::{NO_SESSION, Trouble, fault_of, fault_of_class, malformed};
+use super::trouble::{Trouble, fault_of, fault_of_class, malformed};
 use crate::hsm::backend::{Blame, Fault, Probed};
 use crate::hsm::config::IvMode;
 use crate::job::{Failure, Iv};
@@ -82,17 +81,8 @@ impl Calls {
         iv: &Iv,
         ciphertext: &[u8],
     ) -> Result<(), Fault> {
-        let session = self.session.as_ref().ok_or(NO_SESSION)?;
-        let mut parameter = given_iv(iv);
-        let raw = &token.module.raw;
-        let result = token.counted(raw.decrypt(
-            session.handle(),
-            handle,
-            &mut parameter,
-            &[],
-            ciphertext,
-            &mut self.scratch,
-        ));
+        let session = self.session.as_ref();
+        let result = token.decrypt(session, handle, iv, &[], ciphertext, &mut self.scratch)?;
         let is_same = self.scratch.as_slice() == PROBE_PLAINTEXT;
         self.scratch.zeroize();
         match result {

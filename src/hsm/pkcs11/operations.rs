@@ -9,7 +9,7 @@ use zeroize::Zeroize as _;
 
 use super::codes::Class;
 use super::ffi::RawError;
-use super::gcm::{NoIv, given_iv};
+use super::gcm::NoIv;
 use super::keys::Key;
 use super::session::Calls;
 use super::token::Shared;
@@ -127,16 +127,8 @@ impl Calls {
         iv: &Iv,
         encrypted: &[u8],
     ) -> Result<bool, Trouble> {
-        let session = self.session.as_ref().ok_or(NO_SESSION)?;
-        let mut parameter = given_iv(iv);
-        let result = token.counted(token.module.raw.decrypt(
-            session.handle(),
-            key.handle,
-            &mut parameter,
-            request.aad.as_slice(),
-            encrypted,
-            &mut self.scratch,
-        ));
+        let (session, aad) = (self.session.as_ref(), request.aad.as_slice());
+        let result = token.decrypt(session, key.handle, iv, aad, encrypted, &mut self.scratch)?;
         let is_same = bool::from(self.scratch.ct_eq(&request.input));
         self.scratch.zeroize();
         match result {
@@ -166,16 +158,8 @@ impl Calls {
         let Some(plaintext_bytes) = request.input.len().checked_sub(GCM_TAG_BYTES) else {
             return invalid;
         };
-        let session = self.session.as_ref().ok_or(NO_SESSION)?;
-        let mut parameter = given_iv(iv);
-        let result = token.counted(token.module.raw.decrypt(
-            session.handle(),
-            key.handle,
-            &mut parameter,
-            request.aad.as_slice(),
-            &request.input,
-            output,
-        ));
+        let (session, aad) = (self.session.as_ref(), request.aad.as_slice());
+        let result = token.decrypt(session, key.handle, iv, aad, &request.input, output)?;
         match result {
             Ok(()) if output.len() == plaintext_bytes => Ok(Success::Decrypted),
             Ok(()) | Err(RawError::Malformed) => Err(malformed().into()),

@@ -8,20 +8,23 @@ use cryptoki::error::Error;
 use cryptoki::mechanism::MechanismType;
 use cryptoki::session::Session as CryptokiSession;
 use cryptoki::slot::{Slot, TokenInfo};
-use cryptoki_sys::{CK_RV, CKR_MECHANISM_INVALID, CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED};
+use cryptoki_sys::{
+    CK_OBJECT_HANDLE, CK_RV, CKR_MECHANISM_INVALID, CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED,
+};
 use parking_lot::RwLock;
 
 use super::codes::{self, Class};
 use super::ffi::RawError;
+use super::gcm::given_iv;
 use super::keys::{KeyCache, Labels};
 use super::login::{Login, LoginRules};
 use super::module::{Generation, Module};
 use super::session::Pkcs11Session;
-use super::trouble::fault_of_error;
+use super::trouble::{NO_SESSION, fault_of_error};
 use crate::hsm::backend::{Backend, Fault, Identity, OpenError, Session};
 use crate::hsm::config::{TokenConfig, TokenSelector};
 use crate::hsm::inventory::{SlotInventory, TokenInventory};
-use crate::job::KeyIndex;
+use crate::job::{Iv, KeyIndex};
 use crate::limits::MAX_SLOTS;
 
 /// A token, as [`Backend`].
@@ -76,6 +79,21 @@ impl Shared {
             self.codes.count(code);
         }
         result
+    }
+
+    /// C_DecryptInit and C_Decrypt, counted.
+    pub(super) fn decrypt(
+        &self,
+        session: Option<&CryptokiSession>,
+        key: CK_OBJECT_HANDLE,
+        iv: &Iv,
+        aad: &[u8],
+        ciphertext_and_tag: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<Result<(), RawError>, Fault> {
+        let session = session.ok_or(NO_SESSION)?.handle();
+        let (raw, mut iv) = (&self.module.raw, given_iv(iv));
+        Ok(self.counted(raw.decrypt(session, key, &mut iv, aad, ciphertext_and_tag, output)))
     }
 
     /// What a code from C_Decrypt means for this make of HSM.
