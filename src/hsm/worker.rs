@@ -277,15 +277,15 @@ impl Worker<'_> {
                     Blame::Request => self.token.circuit.success(end),
                     // Not known yet, or no outcome.
                     Blame::Suspect | Blame::Key => {}
-                    // A pool of sessions that died together, say because the HSM was restarted, is
-                    // no reason to give up a token on which new ones work.
-                    Blame::Session if !std::mem::replace(&mut self.is_successor, true) => {
-                        self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
-                        self.token.circuit.blemish(end);
-                    }
                     Blame::Busy | Blame::Session | Blame::Token => {
                         self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
-                        if self.token.circuit.fault(end, || fault.failure.to_string()) {
+                        // A pool of sessions that died together, say because the HSM was restarted,
+                        // is no reason to give up a token on which new ones work.
+                        let is_first = fault.blame == Blame::Session
+                            && !std::mem::replace(&mut self.is_successor, true);
+                        if is_first {
+                            self.token.circuit.blemish(end);
+                        } else if self.token.circuit.fault(end, || fault.failure.to_string()) {
                             self.fleet.given_up(self.token);
                         }
                     }
