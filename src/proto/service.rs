@@ -201,16 +201,14 @@ impl Service {
 
     /// Bounds what the store of that prefix may ask for; see [`Quota::new`].
     pub fn set_quota(&mut self, uri_path_prefix: &str, quota: Quota) {
-        if let Ok(at) = self.place_of(uri_path_prefix) {
-            let place = self.by_prefix[at].1;
-            self.stores[place].quota = quota;
+        if let Some(store) = self.store_mut(uri_path_prefix) {
+            store.quota = quota;
         }
     }
 
     /// Switches off the store of that prefix, with all its keys.
     pub fn disable_store(&mut self, uri_path_prefix: &str) {
-        if let Ok(at) = self.place_of(uri_path_prefix) {
-            let store = &mut self.stores[self.by_prefix[at].1];
+        if let Some(store) = self.store_mut(uri_path_prefix) {
             store.is_disabled = true;
             store.keys.iter_mut().for_each(|(_, key)| key.is_disabled = true);
         }
@@ -218,11 +216,10 @@ impl Service {
 
     /// Switches off one key of the store of that prefix.
     pub fn disable_key(&mut self, uri_path_prefix: &str, key_id: &str) {
-        if let Ok(at) = self.place_of(uri_path_prefix) {
-            let store = &mut self.stores[self.by_prefix[at].1];
-            if let Some(at) = store.place_of(key_id) {
-                store.keys[at].1.is_disabled = true;
-            }
+        if let Some(store) = self.store_mut(uri_path_prefix)
+            && let Some(at) = store.place_of(key_id)
+        {
+            store.keys[at].1.is_disabled = true;
         }
     }
 
@@ -233,13 +230,10 @@ impl Service {
         access_key_id: &str,
         unix_secs: Option<u64>,
     ) {
-        if let Ok(at) = self.place_of(uri_path_prefix) {
-            let store = &mut self.stores[self.by_prefix[at].1];
-            let credentials = &mut store.credentials;
-            if let Some(it) = credentials.iter_mut().find(|it| it.access_key_id() == access_key_id)
-            {
-                it.set_created(unix_secs);
-            }
+        let Some(store) = self.store_mut(uri_path_prefix) else { return };
+        let mut credentials = store.credentials.iter_mut();
+        if let Some(credential) = credentials.find(|it| it.access_key_id() == access_key_id) {
+            credential.set_created(unix_secs);
         }
     }
 
@@ -266,6 +260,11 @@ impl Service {
     pub fn store(&self, uri_path_prefix: &str) -> Option<&Store> {
         let at = self.place_of(uri_path_prefix).ok()?;
         self.stores.get(self.by_prefix[at].1)
+    }
+
+    fn store_mut(&mut self, uri_path_prefix: &str) -> Option<&mut Store> {
+        let at = self.place_of(uri_path_prefix).ok()?;
+        self.stores.get_mut(self.by_prefix[at].1)
     }
 
     fn place_of(&self, uri_path_prefix: &str) -> Result<usize, usize> {
