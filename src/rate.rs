@@ -37,10 +37,10 @@ impl Rate {
         }
     }
 
-    /// Another rate in the place of this one: what was used of this counts against it.
+    /// Takes the place of `former`: what was used of that counts against this.
     #[must_use]
-    pub fn succeeded_by(&self, per_sec: u32, burst: u32) -> Self {
-        Self { used: Arc::clone(&self.used), ..Self::new(per_sec, burst) }
+    pub fn succeeding(self, former: &Self) -> Self {
+        Self { used: Arc::clone(&former.used), ..self }
     }
 
     /// Counts an event if the rate allows one now.
@@ -118,10 +118,10 @@ mod tests {
             (0..500).filter(|_| rate.take(now)).count()
         };
         assert_eq!(taken(&rate, 0), 10);
-        let same = rate.succeeded_by(100, 10);
+        let same = Rate::new(100, 10).succeeding(&rate);
         assert_eq!((taken(&same, 0), taken(&same, 10)), (0, 1));
         assert_eq!(taken(&rate, 10), 0, "nor by asking both");
-        let wider = same.succeeded_by(1000, 200);
+        let wider = Rate::new(1000, 200).succeeding(&same);
         assert!((90..=110).contains(&taken(&wider, 10)), "the difference");
     }
 

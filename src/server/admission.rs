@@ -102,10 +102,10 @@ impl Admission {
 /// A tenth of a second's worth at once: more would only wait in the loops.
 fn handshake_rate(config: &Config, former: Option<&Rate>) -> Option<Rate> {
     let per_sec = config.max_tls_handshakes_per_sec;
-    let burst = per_sec.div_ceil(10);
-    (per_sec > 0).then(|| match former {
-        Some(former) => former.succeeded_by(per_sec, burst),
-        None => Rate::new(per_sec, burst),
+    let rate = (per_sec > 0).then(|| Rate::new(per_sec, per_sec.div_ceil(10)))?;
+    Some(match former {
+        Some(former) => rate.succeeding(former),
+        None => rate,
     })
 }
 

@@ -14,8 +14,7 @@ use crate::rate::Rate;
 /// A store's quota and what is used of it.
 #[derive(Debug, Default)]
 pub struct Quota {
-    /// With its events a second.
-    rate: Option<(Rate, u32)>,
+    rate: Option<Rate>,
     max_in_flight: Option<u32>,
     in_flight: Arc<AtomicU32>,
 }
@@ -29,7 +28,7 @@ impl Quota {
     #[must_use]
     pub fn new(max_requests_per_sec: Option<u32>, max_in_flight: Option<u32>) -> Self {
         Self {
-            rate: max_requests_per_sec.map(|per_sec| (Rate::new(per_sec, per_sec), per_sec)),
+            rate: max_requests_per_sec.map(|per_sec| Rate::new(per_sec, per_sec)),
             max_in_flight,
             in_flight: Arc::default(),
         }
@@ -39,9 +38,10 @@ impl Quota {
     #[must_use]
     pub fn succeeding(mut self, former: &Self) -> Self {
         self.in_flight = Arc::clone(&former.in_flight);
-        if let (Some((rate, per_sec)), Some((former, _))) = (&mut self.rate, &former.rate) {
-            *rate = former.succeeded_by(*per_sec, *per_sec);
-        }
+        self.rate = self.rate.map(|rate| match &former.rate {
+            Some(former) => rate.succeeding(former),
+            None => rate,
+        });
         self
     }
 
@@ -62,7 +62,7 @@ impl Quota {
                 Some(in_flight)
             }
         };
-        if self.rate.as_ref().is_some_and(|(rate, _)| !rate.take(now)) {
+        if self.rate.as_ref().is_some_and(|rate| !rate.take(now)) {
             return Err(throttled("the key store is above its max_requests_per_sec"));
         }
         Ok(in_flight)
