@@ -128,6 +128,8 @@ fn serve(
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("[admin]: {error}")))?;
     let metrics = Arc::new(Metrics::new(server.event_loops(), panics));
     metrics.set_certificates(certificates(settings));
+    // Before the admin listener tells of it.
+    metrics.reloads.started();
     let mut service = settings.service();
     service.count_in(&metrics);
     let service = Arc::new(service);
@@ -201,7 +203,6 @@ fn serve(
     notifier.ready("serving");
     watchdog::start(&notifier, &lifecycle)
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no thread: {error}")))?;
-    metrics.reloads.started();
     let reloader = reload::start(reloader, told_to_reload)
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no thread: {error}")))?;
 
