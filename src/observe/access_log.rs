@@ -1,6 +1,5 @@
 //! One line, or one JSON object, for each call.
 
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,12 +125,7 @@ impl AccessLog {
     }
 
     fn write_at(&mut self, record: &CallRecord<'_>, since_1970: Duration) {
-        let level = match record.status {
-            ..400 => Level::INFO,
-            400..500 => Level::WARN,
-            500.. => Level::ERROR,
-        };
-        if !self.is_enabled(level) {
+        if !self.is_enabled_for(record.status) {
             return;
         }
         self.tell_left_out(since_1970);
@@ -139,6 +133,7 @@ impl AccessLog {
         if !record.is_authenticated && !self.unauthenticated.admit(since_1970.as_secs()) {
             return;
         }
+        let level = level(record.status);
         let line = Line::begin(&mut self.buffer, self.format, &mut self.time, since_1970, level);
         write_fields(line, record);
         if self.buffer.len() >= LOG_BUFFER_BYTES {
@@ -153,8 +148,10 @@ impl AccessLog {
         }
     }
 
-    fn is_enabled(&self, level: Level) -> bool {
-        self.level.as_ref().is_some_and(|least_severe| level <= least_severe.get())
+    /// Whether a call that is answered with that HTTP status gets a line.
+    #[must_use]
+    pub fn is_enabled_for(&self, status: u16) -> bool {
+        self.level.as_ref().is_some_and(|least_severe| level(status) <= least_severe.get())
     }
 
     /// Says how many lines the last second lacks, once it is over.
@@ -168,6 +165,14 @@ impl AccessLog {
             line.number("leftOutLines", u64::from(left_out));
             line.end();
         }
+    }
+}
+
+fn level(status: u16) -> Level {
+    match status {
+        ..400 => Level::INFO,
+        400..500 => Level::WARN,
+        500.. => Level::ERROR,
     }
 }
 
@@ -196,13 +201,7 @@ fn write_fields(mut line: Line<'_>, record: &CallRecord<'_>) {
     }
     line.number("totalMicros", u64::from(record.total_micros));
     if let Some(peer) = record.peer {
-        // The longest IPv6 address has 45 characters (RFC 4291, 2.2).
-        let mut text = [0; 48];
-        let mut rest = &mut text[..];
-        let _ = write!(rest, "{peer}");
-        let unused = rest.len();
-        let text = &text[..text.len() - unused];
-        line.optional("peer", std::str::from_utf8(text).ok());
+        line.address("peer", peer);
     }
     line.end();
 }

@@ -1,5 +1,7 @@
 //! One line of the log, in either format.
 
+use std::io::Write as _;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use tracing::Level;
@@ -90,6 +92,17 @@ impl<'a> Line<'a> {
             }
         }
         self.out.extend_from_slice(&digits[start..]);
+    }
+
+    /// An IP address.
+    pub(super) fn address(&mut self, key: &str, value: IpAddr) {
+        // The longest IPv6 address has 45 characters (RFC 4291, 2.2).
+        let mut text = [0; 48];
+        let mut rest = &mut text[..];
+        let _ = write!(rest, "{value}");
+        let unused = rest.len();
+        let text = &text[..text.len() - unused];
+        self.optional(key, std::str::from_utf8(text).ok());
     }
 
     /// A value that is the same in both formats and needs no quotes: `true`, a signed number.

@@ -69,8 +69,12 @@ impl Origin {
             body_offset: head_bytes,
             ..Exchange::new(self)
         };
-        let accepted = exchange.accept(protocol, moment, head, body, whole.length);
-        let accepted = exchange.reserve_audit_line(protocol, accepted);
+        let mut accepted = exchange.accept(protocol, moment, head, body, whole.length);
+        if let Err(error) = exchange.reserve_audit_line(protocol)
+            && let Ok(Accepted::Job(request)) = std::mem::replace(&mut accepted, Err(error))
+        {
+            protocol.recycle_request(request);
+        }
         (exchange, accepted)
     }
 }
@@ -230,13 +234,9 @@ impl Exchange {
 
     /// Makes sure, before the HSM is asked, that the audit log will have room for the call. A call
     /// that cannot be written down is not made.
-    fn reserve_audit_line(
-        &mut self,
-        protocol: &mut Protocol,
-        accepted: Result<Accepted, ApiError>,
-    ) -> Result<Accepted, ApiError> {
+    fn reserve_audit_line(&mut self, protocol: &Protocol) -> Result<(), ApiError> {
         if self.call.is_none() || !self.is_authenticated {
-            return accepted;
+            return Ok(());
         }
         let metadata = &self.metadata;
         let strings = [
@@ -254,12 +254,9 @@ impl Exchange {
         match protocol.access_log.audit.reserve(lengths) {
             Ok(reservation) => {
                 self.audit_line = reservation;
-                accepted
+                Ok(())
             }
             Err(CannotAudit) => {
-                if let Ok(Accepted::Job(request)) = accepted {
-                    protocol.recycle_request(request);
-                }
                 self.is_unaudited = true;
                 let message = "the audit log cannot be written at present";
                 Err(ApiError::new(ErrorName::DependencyTimeout, message))
@@ -269,7 +266,11 @@ impl Exchange {
 
     /// The peer has gone before there was an answer: that the call was made is still written down.
     pub(super) fn abandon(&self, protocol: &mut Protocol, received: &[u8]) {
-        self.audit(protocol, 0, None, received);
+        if self.is_audited(protocol) {
+            let labels = self.known_labels(protocol.fleet, &protocol.token_labels);
+            let record = self.record(labels, 0, None, received);
+            protocol.access_log.audit.write(&record, self.audit_line.as_ref());
+        }
     }
 
     /// Appends head and body to [`Protocol::out`] and logs the call. `received` is the buffer
@@ -309,7 +310,6 @@ impl Exchange {
             let micros = u32::try_from(micros).unwrap_or(u32::MAX);
             self.count(protocol, error, received, micros);
             self.log(protocol, micros, status, error, received);
-            self.audit(protocol, status, error, received);
         }
         protocol.clear_body();
     }
@@ -357,28 +357,28 @@ impl Exchange {
         error: Option<&ApiError>,
         received: &[u8],
     ) {
+        let (is_logged, is_audited) =
+            (protocol.access_log.is_enabled_for(status), self.is_audited(protocol));
+        // What nobody writes down is not put together: each string is looked at for that.
+        if !is_logged && !is_audited {
+            return;
+        }
         let labels = self.known_labels(protocol.fleet, &protocol.token_labels);
         let record = CallRecord {
             total_micros,
             response_bytes: protocol.body.len(),
             ..self.record(labels, status, error, received)
         };
-        protocol.access_log.write(&record);
+        if is_logged {
+            protocol.access_log.write(&record);
+        }
+        if is_audited {
+            protocol.access_log.audit.write(&record, self.audit_line.as_ref());
+        }
     }
 
-    fn audit(
-        &self,
-        protocol: &mut Protocol,
-        status: u16,
-        error: Option<&ApiError>,
-        received: &[u8],
-    ) {
-        if self.call.is_none() || self.is_unaudited || !protocol.access_log.audit.is_on() {
-            return;
-        }
-        let labels = self.known_labels(protocol.fleet, &protocol.token_labels);
-        let record = self.record(labels, status, error, received);
-        protocol.access_log.audit.write(&record, self.audit_line.as_ref());
+    fn is_audited(&self, protocol: &Protocol) -> bool {
+        self.call.is_some() && !self.is_unaudited && protocol.access_log.audit.is_on()
     }
 
     /// A token that has left the fleet since is not told by another one's label.

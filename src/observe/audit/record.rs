@@ -1,8 +1,6 @@
 //! What a line says: members as JSON, each string escaped. No plaintext, ciphertext, AAD or
 //! secret is among them.
 
-use std::io::Write as _;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::limits::{AUDIT_LINE_OVERHEAD_BYTES, MAX_LOG_STRING_BYTES};
@@ -50,7 +48,7 @@ pub(super) fn write_call(
     line.optional("store", record.store);
     line.optional("accessKeyId", record.access_key_id);
     if let Some(peer) = record.peer {
-        write_peer(&mut line, peer);
+        line.address("peer", peer);
     }
     line.optional("externalKeyId", record.key_id);
     line.optional("kmsKeyArn", record.kms_key_arn);
@@ -70,16 +68,6 @@ pub(super) fn write_call(
     line.optional("reason", record.reason);
     line.optional("token", record.token);
     out.push(b'\n');
-}
-
-fn write_peer(line: &mut Line<'_>, peer: IpAddr) {
-    // The longest IPv6 address has 45 characters (RFC 4291, 2.2).
-    let mut text = [0; 48];
-    let mut rest = &mut text[..];
-    let _ = write!(rest, "{peer}");
-    let unused = rest.len();
-    let text = &text[..text.len() - unused];
-    line.optional("peer", std::str::from_utf8(text).ok());
 }
 
 #[cfg(test)]
