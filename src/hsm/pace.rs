@@ -25,14 +25,17 @@ pub struct Pace {
     window: Mutex<Window>,
 }
 
-/// A run of samples. What counts is the sample that waited least: on a busy machine, or with
-/// sessions that contend for a module's locks, most calls wait, but the luckiest of many does not
-/// if the token computes here, and always does if the token is elsewhere.
+/// A run of samples. What counts is the fastest call: on a busy machine, or with sessions that
+/// contend for a module's locks, most calls wait, but the luckiest of many does not if the token
+/// computes here, and always does if the token is elsewhere. (Not the one with the largest part of
+/// CPU time: where a hypervisor stops the machine for a while, the thread that ran has computed all
+/// that time as far as it can tell, and a token elsewhere would be left with a session for each
+/// core until the next window's end.)
 #[derive(Default)]
 struct Window {
     samples: u32,
-    /// The largest part of a call's wall time that was its thread's CPU time, in percent.
-    most_cpu_percent: u64,
+    /// The shortest call, and its thread's CPU time.
+    fastest: Option<(Duration, Duration)>,
 }
 
 /// CPU time that the calling thread has used so far. A system call.
@@ -122,10 +125,10 @@ impl Pace {
     /// Takes in a call's CPU and wall time. At the end of a window of samples, says where the
     /// work is done.
     pub fn sample(&self, cpu: Duration, wall: Duration) -> Option<Place> {
-        let percent = cpu.as_nanos().saturating_mul(100) / wall.as_nanos().max(1);
-        let percent = u64::try_from(percent).unwrap_or(100).min(100);
         let mut window = self.window.lock();
-        window.most_cpu_percent = window.most_cpu_percent.max(percent);
+        if window.fastest.is_none_or(|(fastest, _)| wall < fastest) {
+            window.fastest = Some((wall, cpu));
+        }
         window.samples += 1;
         (window.samples >= CPU_SAMPLES_PER_WINDOW).then(|| window.close())
     }
@@ -144,7 +147,8 @@ fn nanos(duration: Duration) -> u64 {
 impl Window {
     fn close(&mut self) -> Place {
         let closed = std::mem::take(self);
-        if closed.most_cpu_percent >= 50 { Place::Here } else { Place::Elsewhere }
+        let computes = closed.fastest.is_some_and(|(wall, cpu)| cpu >= wall / 2);
+        if computes { Place::Here } else { Place::Elsewhere }
     }
 }
 
@@ -166,6 +170,17 @@ mod tests {
         let places = (0..2 * CPU_SAMPLES_PER_WINDOW).filter_map(|_| pace.sample(MILLI, 20 * MILLI));
         assert_eq!(places.collect::<Vec<_>>(), [Place::Elsewhere; 2]);
         assert_eq!(pace.conclude(), None);
+    }
+
+    /// A machine that was stopped for a while in the middle of a call, which looks like computing.
+    #[test]
+    fn a_stop_of_the_machine_is_no_computing() {
+        let pace = Pace::new(Instant::now());
+        let places = (0..CPU_SAMPLES_PER_WINDOW).filter_map(|n| {
+            let (cpu, wall) = if n == 3 { (20, 22) } else { (0, 2) };
+            pace.sample(cpu * MILLI, wall * MILLI)
+        });
+        assert_eq!(places.collect::<Vec<_>>(), [Place::Elsewhere]);
     }
 
     /// The average follows, and one outlier does not carry it away.
