@@ -26,6 +26,8 @@ pub struct Client {
     endpoint: Endpoint,
     timeout: Duration,
     is_over: bool,
+    /// An answer that is longer is an error.
+    pub max_answer_bytes: usize,
     /// What was agreed on, if it speaks TLS.
     pub handshake: Option<Handshake>,
     /// How long connecting and shaking hands took.
@@ -62,6 +64,7 @@ impl Client {
                 endpoint: endpoint.clone(),
                 timeout,
                 is_over: false,
+                max_answer_bytes: MAX_CLIENT_ANSWER_BYTES,
                 handshake,
                 connect_time: started.elapsed(),
             })
@@ -94,6 +97,16 @@ impl Client {
         self.send(&Request { method: "POST", path: &path, content_type, signed, body })
     }
 
+    /// GETs `path`, and nothing else on this connection.
+    ///
+    /// # Errors
+    /// What the network says, or that the answer is no HTTP.
+    pub fn get(&mut self, path: &str) -> io::Result<Answer> {
+        let host = self.endpoint.host_header();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        self.exchange(request.as_bytes())
+    }
+
     /// Sends a request and reads its answer.
     ///
     /// # Errors
@@ -121,7 +134,7 @@ impl Client {
             limit(&self.socket, deadline)?;
             let count = self.read(&mut piece)?;
             received.extend_from_slice(&piece[..count]);
-            if received.len() > MAX_CLIENT_ANSWER_BYTES {
+            if received.len() > self.max_answer_bytes {
                 return Err(io::Error::other("the answer is too large"));
             }
             let Some((mut answer, taken)) = Answer::parse(&received, count == 0)? else { continue };

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::super::client::{Endpoint, Trust};
-use super::super::{EXIT_ARGUMENTS, EXIT_UNAVAILABLE, Failed};
-use super::watch::{self, Seen, Times};
+use super::super::{EXIT_ARGUMENTS, EXIT_UNAVAILABLE, Failed, admin_client};
+use super::watch::{Seen, Times};
 use crate::observe::metrics::unix_secs;
 use crate::observe::timestamp::Rfc3339;
 use crate::settings::{Credential, Settings};
@@ -28,7 +28,7 @@ pub(super) fn run(
     let mut seen = Seen::default();
     let mut troubles = Vec::new();
     if admins.is_empty() {
-        let asked = watch::of_settings(settings.admin.as_ref())
+        let asked = admin_client::of_settings(settings.admin.as_ref())
             .and_then(|endpoint| seen.ask(&endpoint, &trust));
         troubles.extend(asked.err());
     }

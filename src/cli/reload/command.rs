@@ -1,20 +1,39 @@
 //! `xks-proxy reload`: has a running proxy read its settings again, and says what came of it.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
 
-use super::asking::{self, SettingsStatus};
-use crate::cli::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed, load, pid_file};
+use crate::cli::client::{Endpoint, Trust};
+use crate::cli::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed, admin_client, load, pid_file};
 use crate::limits::RELOAD_COMMAND_TIMEOUT;
 use crate::settings::Settings;
 
 /// Between two looks at what came of it.
 const POLL: Duration = Duration::from_millis(50);
+
+/// The part of `/status.json` that is about the settings.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SettingsStatus {
+    reload_tries: u64,
+    refused: Vec<String>,
+    needs_restart: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    settings: SettingsStatus,
+}
+
+fn ask(admin: &Endpoint) -> Option<SettingsStatus> {
+    let status: Status = admin_client::status(admin, &Trust::default()).ok()?;
+    Some(status.settings)
+}
 
 /// Checks the settings file and, if it is good, has the process `pid` read it again; without `pid`,
 /// the one that the file's `pid_file` names. The outcome is known where the settings have an
@@ -36,17 +55,15 @@ pub fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
         None => pid_of(&settings)?,
     };
     let process = own_kind(pid)?;
-    let admin =
-        settings.admin.as_ref().filter(|admin| admin.tls.is_none() && admin.address.port() > 0);
-    let admin = admin.map(|admin| admin.address);
-    let before = admin.and_then(|address| asking::ask(address).ok());
+    let admin = admin_client::of_settings(settings.admin.as_ref()).ok().filter(|it| it.port > 0);
+    let before = admin.as_ref().and_then(ask);
     kill_process(process, Signal::HUP)
         .map_err(|error| Failed::unavailable(format!("process {pid}: {error}")))?;
-    let (Some(address), Some(before)) = (admin, before) else {
+    let (Some(admin), Some(before)) = (admin, before) else {
         println!("process {pid} was told; what came of it is in its log");
         return Ok(());
     };
-    report(pid, wait(address, before.reload_tries)?)
+    report(pid, wait(&admin, before.reload_tries)?)
 }
 
 fn report(pid: u32, status: SettingsStatus) -> Result<(), Failed> {
@@ -63,11 +80,11 @@ fn report(pid: u32, status: SettingsStatus) -> Result<(), Failed> {
     Ok(())
 }
 
-fn wait(address: SocketAddr, before: u64) -> Result<SettingsStatus, Failed> {
+fn wait(admin: &Endpoint, before: u64) -> Result<SettingsStatus, Failed> {
     let end = Instant::now() + RELOAD_COMMAND_TIMEOUT;
     while Instant::now() < end {
         thread::sleep(POLL);
-        if let Ok(status) = asking::ask(address)
+        if let Some(status) = ask(admin)
             && status.reload_tries > before
         {
             return Ok(status);

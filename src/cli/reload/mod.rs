@@ -3,7 +3,6 @@
 //! The new file is read and checked by the code of the start. It is taken up whole, or refused with
 //! all that is wrong in it, and then nothing changes. What only a start can take up is named.
 
-mod asking;
 pub mod command;
 mod restart;
 
