@@ -62,6 +62,7 @@ fn audit(criterion: &mut Criterion) {
         when_full: WhenFull::Refuse,
         sync: AuditSync::Never,
         key_file,
+        hsm_key: None,
     })
     .expect("an audit log");
     let mut trail = audit.trail();

@@ -284,8 +284,9 @@ pub struct Completion {
     pub hsm_micros: u32,
 }
 
-/// An event loop's inbox for completions.
+/// An inbox for completions: an event loop's, or that of somebody who asks for one thing at a time.
 pub struct CompletionQueue {
+    is_event_loops: bool,
     completions: Mutex<Vec<Completion>>,
     wake: Box<dyn Fn() + Send + Sync>,
 }
@@ -293,7 +294,18 @@ pub struct CompletionQueue {
 impl CompletionQueue {
     /// An empty inbox; `wake` is called, from the worker's thread, when it stops being empty.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { completions: Mutex::new(Vec::new()), wake: Box::new(wake) }
+        Self { is_event_loops: true, completions: Mutex::new(Vec::new()), wake: Box::new(wake) }
+    }
+
+    /// The same for one who is not at work all the time, as an event loop is under load.
+    pub fn of_caller(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { is_event_loops: false, ..Self::new(wake) }
+    }
+
+    /// Whether it is an event loop's, which has a core to itself.
+    #[must_use]
+    pub fn is_event_loops(&self) -> bool {
+        self.is_event_loops
     }
 
     /// Adds completions, emptying `batch`; wakes the loop if there were none before.

@@ -373,7 +373,7 @@ pub const HSM_RETIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For `xks-proxy reload` to hear what came of it: listing keys and connecting to tokens included.
 pub const RELOAD_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// The admin listener's `/status.json`, as `xks-proxy reload` takes it.
-pub const MAX_STATUS_BYTES: u64 = 64 * 1024 * 1024;
+pub const MAX_STATUS_BYTES: usize = 64 * 1024 * 1024;
 /// For the sessions to be closed after the last request, when the process ends.
 pub const HSM_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// For the admin listener to answer, at each step; who waits is at a terminal.
@@ -382,7 +382,7 @@ pub const ADMIN_CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For each step of `xks-proxy ping`.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// What it reads of an answer.
-pub const MAX_PING_ANSWER_BYTES: u64 = 4096;
+pub const MAX_PING_ANSWER_BYTES: usize = 4096;
 /// An answer that the demo's and the probe's client takes.
 pub const MAX_CLIENT_ANSWER_BYTES: usize = 1024 * 1024;
 
@@ -446,6 +446,14 @@ pub const AUDIT_IDLE_INTERVAL: Duration = Duration::from_secs(1);
 pub const AUDIT_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two lines that tell of lines that are lost or left out.
 pub const AUDIT_GAP_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two checkpoints that the HSM seals.
+pub const AUDIT_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(600);
+/// Before the HSM is asked again for a checkpoint that it did not seal.
+pub const AUDIT_CHECKPOINT_RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// Beyond its timeout, for the answer to a request that one caller waits for.
+pub const HSM_CALLER_GRACE: Duration = Duration::from_secs(1);
+/// For the HSM to seal a checkpoint; lines gather meanwhile.
+pub const MAX_AUDIT_CHECKPOINT_WAIT: Duration = Duration::from_secs(1);
 /// At the end, for the last lines to be written, and for a process that still writes to end.
 pub const AUDIT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between the start of a process that takes another one's place and the end of that one, which

@@ -113,6 +113,18 @@ fn audit(text: &mut Exposition, sources: &Sources) {
     )
     .sample(&[], audit.write_errors);
     text.family(
+        "xks_proxy_audit_checkpoint_errors_total",
+        Counter,
+        "Checkpoints of the audit log that the HSM did not seal.",
+    )
+    .sample(&[], audit.checkpoint_errors);
+    text.family(
+        "xks_proxy_audit_last_checkpoint_timestamp_seconds",
+        Gauge,
+        "When the HSM last sealed a checkpoint of the audit log, in seconds since 1970; 0 before.",
+    )
+    .sample(&[], audit.last_checkpoint_unix_secs);
+    text.family(
         "xks_proxy_audit_failing",
         Gauge,
         "1 while the audit log cannot be written; with when_full = \"refuse\", calls are refused.",
@@ -309,7 +321,7 @@ const OF_TOKEN: &[OfToken] = &[
     (
         "xks_proxy_hsm_hedges_total",
         Counter,
-        "Requests that went to another token too, since this one was slow.",
+        "Requests that went to another token or session too, since this one was slow.",
         |token| token.hedged_total,
     ),
     (

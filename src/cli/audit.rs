@@ -1,15 +1,23 @@
 //! `xks-proxy audit`: the first key of an audit log's chain, and the check of what was written.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use clap::Subcommand;
 use rustix::rand::{GetRandomFlags, getrandom};
 use zeroize::Zeroizing;
 
+use super::audit_seal::{SealingKey, is_sealed};
+use super::hsm_caller::HsmCaller;
+use super::hsm_session::HsmSession;
 use super::{EXIT_SETTINGS, EXIT_TAMPERED, EXIT_UNAVAILABLE, Failed};
+use crate::hsm::Hsm;
 use crate::observe::audit::chain::{CODE_BYTES, Chain};
+use crate::observe::audit::checkpoint::Checkpoint;
 use crate::observe::audit::verify::{Finding, Summary, verify};
 use crate::observe::audit::{Audit, key};
+use crate::proto::Service;
 use crate::settings::Settings;
 
 /// What can be done with an audit log.
@@ -33,6 +41,9 @@ pub(super) enum AuditCommand {
         /// The log's .state file, or a later copy of it: also finds lines cut off the end
         #[arg(long)]
         state: Option<PathBuf>,
+        /// Have the HSM of the settings file say whether it has sealed the log's checkpoints
+        #[arg(long)]
+        hsm: bool,
         /// All files of the log, in any order; the oldest may be gone
         #[arg(required = true)]
         files: Vec<PathBuf>,
@@ -42,8 +53,8 @@ pub(super) enum AuditCommand {
 pub(super) fn run(command: AuditCommand) -> Result<(), Failed> {
     match command {
         AuditCommand::NewKey { file } => new_key(&file),
-        AuditCommand::Verify { key_file, state, files } => {
-            check(key_file.as_deref(), state.as_deref(), &files)
+        AuditCommand::Verify { key_file, state, hsm, files } => {
+            check(key_file.as_deref(), state.as_deref(), hsm, &files)
         }
     }
 }
@@ -66,16 +77,23 @@ fn new_key(file: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
-fn check(key_file: Option<&Path>, state: Option<&Path>, files: &[PathBuf]) -> Result<(), Failed> {
+fn check(
+    key_file: Option<&Path>,
+    state: Option<&Path>,
+    with_hsm: bool,
+    files: &[PathBuf],
+) -> Result<(), Failed> {
     let unusable = |text: String| Failed::new(EXIT_SETTINGS, text);
-    let key_file = match key_file {
-        Some(file) => file.to_owned(),
-        None => {
-            let (settings, _) = super::load(None, false)?;
-            let audit = settings.audit.ok_or_else(|| {
-                unusable("name the key with --key-file: the settings have no [audit]".to_owned())
-            })?;
-            audit.key_file
+    let settings = match key_file.is_none() || with_hsm {
+        true => Some(super::load(None, false)?.0),
+        false => None,
+    };
+    let key_file = match (key_file, settings.as_ref().and_then(|it| it.audit.as_ref())) {
+        (Some(file), _) => file.to_owned(),
+        (None, Some(audit)) => audit.key_file.clone(),
+        (None, None) => {
+            let text = "name the key with --key-file: the settings have no [audit]";
+            return Err(unusable(text.to_owned()));
         }
     };
     let key = key::read(&key_file)
@@ -84,12 +102,27 @@ fn check(key_file: Option<&Path>, state: Option<&Path>, files: &[PathBuf]) -> Re
         let word = if finding.is_tampered { "TAMPERED" } else { "note" };
         println!("{}: {word}: {}", finding.place, finding.text);
     };
-    let summary = verify(files, Chain::begin(key), state, &mut tell)
-        .map_err(|error| unusable(error.to_string()))?;
-    judge(&summary, state.is_some())
+    let chain = Chain::begin(key);
+    let summary = match settings.filter(|_| with_hsm) {
+        Some(settings) => {
+            let service = settings.service();
+            let session = HsmSession::start(&settings, &service)?;
+            let mut ask = |checkpoint: &Checkpoint| match service.key_of(&checkpoint.label) {
+                Some(key) => is_sealed(&session, key, checkpoint),
+                None => Err(format!(
+                    "the checkpoint names the key {:?}, which [audit] hsm_key in the settings does \
+                     not",
+                    checkpoint.label
+                )),
+            };
+            verify(files, chain, state, Some(&mut ask), &mut tell)
+        }
+        None => verify(files, chain, state, None, &mut tell),
+    };
+    judge(&summary.map_err(|error| unusable(error.to_string()))?, state.is_some(), with_hsm)
 }
 
-fn judge(summary: &Summary, has_state: bool) -> Result<(), Failed> {
+fn judge(summary: &Summary, has_state: bool, with_hsm: bool) -> Result<(), Failed> {
     if summary.is_other_chain {
         let text = "no line fits this key, and the log names another chain: it is the wrong key";
         return Err(Failed::new(EXIT_SETTINGS, text.to_owned()));
@@ -103,6 +136,14 @@ fn judge(summary: &Summary, has_state: bool) -> Result<(), Failed> {
         return Err(Failed::new(EXIT_SETTINGS, "there is no line in these files".to_owned()));
     };
     println!("good: {good_lines} lines, number {first} to {}", next_seq - 1);
+    match (summary.checkpoints, summary.sealed_seq) {
+        (0, _) if with_hsm => println!("There is no checkpoint that the HSM could vouch with."),
+        (0, _) => {}
+        (count, Some(seq)) => {
+            println!("The HSM vouches for all before number {seq}; checkpoints: {count}.");
+        }
+        (count, None) => println!("Checkpoints: {count}; --hsm finds out whether they are sealed."),
+    }
     if !summary.is_ended && !has_state {
         println!(
             "The last line is not the end of a process or file: whether lines were cut off behind \
@@ -122,4 +163,21 @@ pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
         &[("version", env!("CARGO_PKG_VERSION")), ("settings", &settings.file.to_string_lossy())],
     );
     Ok(audit)
+}
+
+/// Has the HSM vouch for the log from now on, if the settings name a key for that.
+pub(super) fn seal(
+    audit: &Audit,
+    settings: &Settings,
+    service: &Service,
+    hsm: &Arc<ArcSwap<Hsm>>,
+    caller: HsmCaller,
+) {
+    let Some(label) = settings.audit.as_ref().and_then(|audit| audit.hsm_key.clone()) else {
+        return;
+    };
+    if let Some(key) = service.key_of(&label) {
+        let hsm = Arc::clone(hsm);
+        audit.set_checkpoint_key(Box::new(SealingKey { label, key, hsm, caller }));
+    }
 }

@@ -1,11 +1,14 @@
 //! The command line.
 
+mod admin_client;
 mod audit;
+mod audit_seal;
 pub mod check;
 pub mod client;
 pub mod credentials;
 pub mod demo;
 mod events;
+mod hsm_caller;
 mod hsm_session;
 mod inherited;
 pub mod keys;

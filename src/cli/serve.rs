@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use signal_hook::consts::{SIGTERM, SIGXFSZ};
 
 use super::events::Events;
+use super::hsm_caller::HsmCaller;
 use super::inherited::{self, Start};
 use super::pid_file::PidFile;
 use super::reload::{self, InUse, Reloader};
@@ -133,7 +134,10 @@ fn serve(
     let mut service = settings.service();
     service.count_in(&metrics);
     let service = Arc::new(service);
-    let hsm = Hsm::start(settings.hsm_config(&service), server.completions())
+    let mut completions = server.completions();
+    let caller = HsmCaller::new(u16::try_from(completions.len()).unwrap_or(u16::MAX));
+    completions.push(caller.inbox());
+    let hsm = Hsm::start(settings.hsm_config(&service), completions.clone())
         .map_err(|error| Failed::new(EXIT_SETTINGS, error.message))?;
     startup_log::listening(&server, settings, admin.as_ref(), inherited_sockets);
     startup_log::hsm(Arc::clone(&hsm), settings);
@@ -144,12 +148,13 @@ fn serve(
         hsm: Arc::new(ArcSwap::new(Arc::clone(&hsm))),
         facts: Arc::new(ArcSwap::from_pointee(facts(settings, &server))),
     };
+    audit::seal(audit, settings, &service, &in_use.hsm, caller);
     let reloader = Reloader {
         started: Arc::clone(&started),
         in_use: in_use.clone(),
         service: Arc::clone(&service),
         changes: server.changes(),
-        completions: server.completions(),
+        completions,
         lifecycle: Arc::clone(&lifecycle),
         metrics: Arc::clone(&metrics),
         log: Arc::clone(log),

@@ -164,7 +164,8 @@ impl Hsm {
             return Err(StartError { message });
         }
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let spare_cores = cores.saturating_sub(completions.len()).max(1);
+        let event_loops = completions.iter().filter(|inbox| inbox.is_event_loops()).count();
+        let spare_cores = cores.saturating_sub(event_loops).max(1);
         let start = Instant::now();
         let tokens = (0..).zip(backends).map(|(index, (backend, share))| {
             Token::new(TokenIndex(index), backend, share, spare_cores, start)

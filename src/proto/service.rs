@@ -156,6 +156,20 @@ impl Service {
         self.labels.clone_from(&former.labels);
     }
 
+    /// Has the HSM side know a key that belongs to no store.
+    pub fn add_label(&mut self, label: &str) {
+        if self.key_of(label).is_none() {
+            self.labels.push(label.into());
+        }
+    }
+
+    /// What jobs call the key of that label, if the HSM side knows it.
+    #[must_use]
+    pub fn key_of(&self, label: &str) -> Option<KeyIndex> {
+        let place = self.labels.iter().position(|known| **known == *label)?;
+        u32::try_from(place).ok().map(KeyIndex)
+    }
+
     /// Adds a store. A prefix that is there already is replaced (settings refuse that before).
     pub fn add_store<'a>(
         &mut self,

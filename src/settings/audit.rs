@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Store;
 use super::file;
 use super::known::nearest;
 use super::section::{Member, Section, shown};
@@ -21,7 +22,7 @@ const SYNCS: [(&str, AuditSync); 3] =
     [("always", AuditSync::Always), ("interval", AuditSync::Interval), ("never", AuditSync::Never)];
 
 /// `Some(None)` without the section.
-pub(super) fn read(root: &Section<'_>) -> Option<Option<AuditConfig>> {
+pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Option<AuditConfig>> {
     if root.get("audit").is_none() {
         return Some(None);
     }
@@ -48,6 +49,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Option<AuditConfig>> {
     );
     let retain_files =
         number(&section, "retain_files", 1..=MAX_AUDIT_RETAINED_FILES, "a number of files");
+    let hsm_key = hsm_key(&section, stores);
     let key_remedy =
         "write the path of the chain's first key, which `xks-proxy audit new-key` makes";
     let key_file = section.require("key_file", key_remedy);
@@ -62,6 +64,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Option<AuditConfig>> {
         when_full: when_full?,
         sync: sync?,
         key_file: key_path?,
+        hsm_key: hsm_key?,
     };
     check_key(&key_file?, &config)?;
     Some(Some(config))
@@ -97,6 +100,28 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
         return None;
     }
     Some(())
+}
+
+/// The label of the HSM's key for checkpoints.
+fn hsm_key(section: &Section<'_>, stores: Option<&[Store]>) -> Option<Option<String>> {
+    let Some(member) = section.get("hsm_key") else { return Some(None) };
+    let remedy = "write the CKA_LABEL of an AES-256 key that no key store uses";
+    let label = member.string(remedy)?;
+    if label.is_empty() {
+        member.mistake("it is empty", remedy);
+        return None;
+    }
+    let has_key = |store: &&Store| store.xks_key_id_set.iter().any(|id| id == label);
+    if let Some(store) = stores.into_iter().flatten().find(has_key) {
+        let (key, prefix) = (shown(label), shown(&store.uri_path_prefix));
+        let problem = format!(
+            "\"{key}\" is in the xks_key_id_set of the store \"{prefix}\": whoever may call that \
+             store could seal checkpoints of his own"
+        );
+        member.mistake(problem, remedy);
+        return None;
+    }
+    Some(Some(label.to_owned()))
 }
 
 fn prefix(section: &Section<'_>) -> Option<String> {

@@ -170,6 +170,7 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "directory",
             "file_prefix",
             "key_file",
+            "hsm_key",
             "when_full",
             "sync",
             "rotation_kind",

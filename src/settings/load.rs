@@ -104,7 +104,7 @@ fn read_settings(
     let pkcs11 = pkcs11::read(&root, environment);
     let limits = super::limits::read(&root);
     let admin = admin::read(&root, server.as_ref());
-    let audit = audit::read(&root);
+    let audit = audit::read(&root, stores.as_deref());
     let holds_secret = holds_secret(document);
     file::check(status, path, holds_secret, &Place { member: String::new(), offset: None }, report);
     strict?;

@@ -29,6 +29,9 @@ impl Settings {
         service.policy.clone_from(&self.policy);
         service.fleet_size = server.fleet_size;
         service.max_requests_per_connection = limits.max_requests_per_connection;
+        if let Some(label) = self.audit.as_ref().and_then(|audit| audit.hsm_key.as_deref()) {
+            service.add_label(label);
+        }
         for store in &self.stores {
             let credentials = store.credentials.iter().map(|credential| {
                 (credential.access_key_id.as_str(), credential.secret_access_key.clone())

@@ -467,11 +467,19 @@ impl Proxy {
 
     /// `xks-proxy reload`: its exit code, and all that it printed.
     pub fn reload(&self) -> (Option<i32>, String) {
+        self.run(&["reload"])
+    }
+
+    /// Another command with the same settings file and token: its exit code, and all that it
+    /// printed.
+    pub fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let (name, value) = self.token().environment();
         let output = Command::new(&self.prepared.binary)
-            .arg("reload")
+            .args(arguments)
             .current_dir(self.directory())
             .env("XKS_PROXY_SETTINGS_TOML", &self.prepared.settings_file)
             .env_remove("PKCS11_HSM_MODULE")
+            .env(name, value)
             .output()
             .unwrap();
         let printed = [output.stdout, output.stderr].concat();

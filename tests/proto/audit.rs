@@ -22,6 +22,7 @@ fn open(directory: &TempDir, when_full: WhenFull) -> Audit {
         rotation: AuditRotation::Never,
         max_file_bytes: None,
         retain_files: None,
+        hsm_key: None,
         when_full,
         sync: AuditSync::Never,
         key_file,

@@ -47,6 +47,7 @@ fn defaults() {
             when_full: WhenFull::Refuse,
             sync: AuditSync::Interval,
             key_file: place.path("key"),
+            hsm_key: None,
         }
     );
 }
@@ -59,13 +60,15 @@ fn all_members() {
         &place,
         &format!(
             "{NEEDED}\nfile_prefix = \"calls\"\nwhen_full = \"drop\"\nsync = \"always\"\n\
-             rotation_kind = \"HOURLY\"\nmax_file_bytes = 65536\nretain_files = 3"
+             rotation_kind = \"HOURLY\"\nmax_file_bytes = 65536\nretain_files = 3\n\
+             hsm_key = \"audit key\""
         ),
     )
     .unwrap();
     let audit = audit.unwrap();
     assert_eq!((audit.prefix.as_str(), audit.when_full), ("calls", WhenFull::Drop));
     assert_eq!((audit.sync, audit.rotation), (AuditSync::Always, AuditRotation::Hourly));
+    assert_eq!(audit.hsm_key.as_deref(), Some("audit key"));
     assert_eq!((audit.max_file_bytes, audit.retain_files), (Some(65_536), Some(3)));
 }
 
@@ -86,6 +89,7 @@ fn what_is_wrong() {
         (&format!("{NEEDED}\nfile_prefix = \"a/b\""), "audit.file_prefix"),
         (&format!("{NEEDED}\nmax_file_bytes = 100"), "audit.max_file_bytes"),
         (&format!("{NEEDED}\nretain_files = 0"), "audit.retain_files"),
+        (&format!("{NEEDED}\nhsm_key = \"\""), "audit.hsm_key"),
         (&format!("{NEEDED}\nretain = 1"), "audit.retain"),
     ] {
         let findings = load(&place, members).unwrap_err();

@@ -23,6 +23,7 @@ fn config(directory: &TempDir) -> AuditConfig {
         when_full: WhenFull::Refuse,
         sync: AuditSync::Always,
         key_file,
+        hsm_key: None,
     }
 }
 
@@ -45,7 +46,7 @@ fn assert_good(config: &AuditConfig) -> Vec<PathBuf> {
     let mut findings = Vec::new();
     let state = config.state_file();
     let mut told = |finding: &verify::Finding| findings.push(finding.clone());
-    let summary = verify::verify(&files, chain, Some(&state), &mut told).unwrap();
+    let summary = verify::verify(&files, chain, Some(&state), None, &mut told).unwrap();
     assert_eq!((summary.tampered, summary.is_ended), (0, true), "{findings:?}");
     files
 }

@@ -8,12 +8,14 @@
 //!  writer       queue: bounded ── chain: a code for each line ── files: rotation, reopening
 //!                                   |
 //!                                 state: the key of the next line, for a restart
+//!                                 checkpoint: now and then, what the HSM vouches for
 //!
 //!  elsewhere    verify: with the chain's first key, each line is checked
 //! ```
 
 mod begin;
 pub mod chain;
+pub mod checkpoint;
 mod files;
 pub mod key;
 mod line;
@@ -33,6 +35,7 @@ use std::thread;
 use std::time::Instant;
 
 use self::begin::{begin, wait_and_begin};
+use self::checkpoint::CheckpointKey;
 use self::queue::Queue;
 pub use self::queue::Reservation;
 use self::trail::AuditTrail;
@@ -59,6 +62,8 @@ pub struct AuditConfig {
     pub sync: AuditSync,
     /// The first key of the chain. Read only where there is no state yet.
     pub key_file: PathBuf,
+    /// `CKA_LABEL` of the key in the HSM that seals checkpoints, if any are to be.
+    pub hsm_key: Option<String>,
 }
 
 impl AuditConfig {
@@ -115,6 +120,10 @@ pub struct AuditStats {
     pub left_out_lines: u64,
     /// Writes that failed since the start.
     pub write_errors: u64,
+    /// Checkpoints since the start that the HSM did not seal.
+    pub checkpoint_errors: u64,
+    /// When the HSM last sealed a checkpoint, in seconds since 1970; 0 if it has not yet.
+    pub last_checkpoint_unix_secs: u64,
     /// When a line was last written, in seconds since 1970.
     pub last_write_unix_secs: u64,
     /// Bytes of lines that wait, and of room that is reserved.
@@ -177,6 +186,16 @@ impl Audit {
         queue.wake();
     }
 
+    /// Has that key vouch for the log from now on, with a checkpoint at once, each
+    /// [`crate::limits::AUDIT_CHECKPOINT_INTERVAL`] in which there are new lines, and before a file
+    /// ends.
+    pub fn set_checkpoint_key(&self, key: Box<dyn CheckpointKey>) {
+        if let Some(queue) = &self.queue {
+            *queue.checkpoint_key.lock() = Some(key);
+            queue.wake();
+        }
+    }
+
     /// Opens the file anew, behind whoever has moved it (logrotate(8)).
     pub fn reopen(&self) {
         if let Some(queue) = &self.queue {
@@ -195,6 +214,8 @@ impl Audit {
             refused_calls: counters.refused.get(),
             left_out_lines: counters.left_out.get(),
             write_errors: counters.write_errors.get(),
+            checkpoint_errors: counters.checkpoint_errors.get(),
+            last_checkpoint_unix_secs: counters.last_checkpoint_unix_secs.load(Ordering::Relaxed),
             last_write_unix_secs: counters.last_write_unix_secs.load(Ordering::Relaxed),
             queued_bytes: queue.used_bytes(),
             is_failing: queue.is_failing(),

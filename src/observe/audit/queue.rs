@@ -11,6 +11,7 @@ use memchr::memchr_iter;
 use parking_lot::{Condvar, Mutex};
 
 use super::WhenFull;
+use super::checkpoint::CheckpointKey;
 use crate::limits::MAX_AUDIT_EVENT_BYTES;
 use crate::observe::metrics::counter::SharedCounter;
 
@@ -27,6 +28,10 @@ pub(super) struct Counters {
     pub(super) left_out: SharedCounter,
     /// Writes that failed.
     pub(super) write_errors: SharedCounter,
+    /// Checkpoints that the HSM did not seal.
+    pub(super) checkpoint_errors: SharedCounter,
+    /// When it last sealed one, in seconds since 1970.
+    pub(super) last_checkpoint_unix_secs: AtomicU64,
     /// When a line was last written, in seconds since 1970.
     pub(super) last_write_unix_secs: AtomicU64,
 }
@@ -39,6 +44,8 @@ pub(super) struct Queue {
     used_bytes: AtomicUsize,
     is_failing: AtomicBool,
     pub(super) counters: Counters,
+    /// What the HSM vouches with; locked by the writer for as long as the HSM takes.
+    pub(super) checkpoint_key: Mutex<Option<Box<dyn CheckpointKey>>>,
     waiting: Mutex<Waiting>,
     changed: Condvar,
 }
@@ -93,6 +100,7 @@ impl Queue {
             used_bytes: AtomicUsize::new(0),
             is_failing: AtomicBool::new(false),
             counters: Counters::default(),
+            checkpoint_key: Mutex::new(None),
             waiting: Mutex::new(waiting),
             changed: Condvar::new(),
         }

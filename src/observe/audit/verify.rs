@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::chain::{CODE_BYTES, Chain, push_hex};
+use super::checkpoint::{self, Checkpoint};
 use super::line::{Parsed, parse, string};
 use super::state::State;
 use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_AUDIT_SKIP_LINES};
@@ -50,21 +51,33 @@ pub struct Summary {
     pub first_seq: Option<u64>,
     /// The number behind the last line.
     pub next_seq: u64,
+    /// Checkpoints that say that the HSM has sealed them.
+    pub checkpoints: u64,
+    /// The number of the last one of those that it has; all lines before are as they were then.
+    pub sealed_seq: Option<u64>,
     /// The last line says that the process ended, or that another file follows.
     pub is_ended: bool,
     /// The log names another chain than the key's, and no line fits: it is the wrong key.
     pub is_other_chain: bool,
 }
 
-/// Checks files, whatever their order, as one log. `told` is called for each finding. With a
-/// `state` file, or a copy of it, the end of the log is checked too.
+/// Asks the HSM whether it has sealed a checkpoint.
 ///
 /// # Errors
-/// A file cannot be read; the error names it.
+/// Why that cannot be told.
+pub type AskHsm<'a> = &'a mut dyn FnMut(&Checkpoint) -> Result<bool, String>;
+
+/// Checks files, whatever their order, as one log. `told` is called for each finding. With a
+/// `state` file, or a copy of it, the end of the log is checked too; with `ask_hsm`, checkpoints.
+///
+/// # Errors
+/// A file cannot be read, or the HSM does not say whether a checkpoint is its own; the error names
+/// which.
 pub fn verify(
     files: &[PathBuf],
     chain: Chain,
     state: Option<&Path>,
+    ask_hsm: Option<AskHsm<'_>>,
     told: &mut dyn FnMut(&Finding),
 ) -> io::Result<Summary> {
     let explain = |path: &Path, error: &io::Error| super::explain(path, error);
@@ -79,7 +92,7 @@ pub fn verify(
         ordered.push((first, file));
     }
     ordered.sort();
-    let mut verifier = Verifier::new(chain, told);
+    let mut verifier = Verifier::new(chain, ask_hsm, told);
     for (_, file) in ordered {
         verifier.file(file).map_err(|error| explain(file, &error))?;
     }
@@ -113,7 +126,7 @@ struct Jump {
     behind: Chain,
 }
 
-struct Verifier<'t> {
+struct Verifier<'t, 'h> {
     /// Before the next line.
     chain: Chain,
     id: String,
@@ -122,11 +135,12 @@ struct Verifier<'t> {
     is_shaken: bool,
     place: Place,
     summary: Summary,
+    ask_hsm: Option<AskHsm<'h>>,
     told: &'t mut dyn FnMut(&Finding),
 }
 
-impl<'t> Verifier<'t> {
-    fn new(chain: Chain, told: &'t mut dyn FnMut(&Finding)) -> Self {
+impl<'t, 'h> Verifier<'t, 'h> {
+    fn new(chain: Chain, ask_hsm: Option<AskHsm<'h>>, told: &'t mut dyn FnMut(&Finding)) -> Self {
         let mut id = Vec::new();
         push_hex(&mut id, &chain.id());
         Self {
@@ -136,6 +150,7 @@ impl<'t> Verifier<'t> {
             is_shaken: false,
             place: Place { file: PathBuf::new(), line: 0 },
             summary: Summary::default(),
+            ask_hsm,
             told,
         }
     }
@@ -147,17 +162,17 @@ impl<'t> Verifier<'t> {
         while read_line(&mut reader, &mut line)? > 0 {
             self.place.line += 1;
             match line.strip_suffix(b"\n") {
-                Some(whole) => self.line(whole),
+                Some(whole) => self.line(whole)?,
                 None => self.tampered("the line is not whole: its end is missing"),
             }
         }
         Ok(())
     }
 
-    fn line(&mut self, line: &[u8]) {
+    fn line(&mut self, line: &[u8]) -> io::Result<()> {
         let Some(parsed) = parse(line) else {
-            return self
-                .tampered("this is not a line of the audit log: it was changed or inserted");
+            self.tampered("this is not a line of the audit log: it was changed or inserted");
+            return Ok(());
         };
         self.note_chain(line);
         if self.settle_jump(&parsed) {
@@ -170,9 +185,9 @@ impl<'t> Verifier<'t> {
                 parsed.seq
             ));
         } else if parsed.seq > expected {
-            self.leap(line, &parsed);
+            return self.leap(line, &parsed);
         } else if self.fits(&self.chain, &parsed) {
-            self.accept(line, &parsed);
+            return self.accept(line, &parsed);
         } else {
             let text = match self.is_shaken {
                 true => "the code does not fit: this line or the one before was changed",
@@ -182,6 +197,7 @@ impl<'t> Verifier<'t> {
             self.chain.skip(parsed.code);
             self.is_shaken = true;
         }
+        Ok(())
     }
 
     /// Whether the line is the one that `chain` stands before.
@@ -191,10 +207,11 @@ impl<'t> Verifier<'t> {
     }
 
     /// A line whose number leaves some out.
-    fn leap(&mut self, line: &[u8], parsed: &Parsed<'_>) {
+    fn leap(&mut self, line: &[u8], parsed: &Parsed<'_>) -> io::Result<()> {
         let expected = self.chain.seq();
         if parsed.seq - expected > MAX_AUDIT_SKIP_LINES {
-            return self.tampered(&format!("number {} cannot be: {expected} is next", parsed.seq));
+            self.tampered(&format!("number {} cannot be: {expected} is next", parsed.seq));
+            return Ok(());
         }
         let mut ahead = self.chain.clone();
         while ahead.seq() < parsed.seq {
@@ -210,10 +227,11 @@ impl<'t> Verifier<'t> {
                 self.missing(&self.place.clone(), expected, parsed.seq);
             }
             self.chain = ahead;
-            self.accept(line, parsed);
+            return self.accept(line, parsed);
         } else {
             self.tampered("the code does not fit: the line was changed or inserted");
         }
+        Ok(())
     }
 
     /// Decides on a leap by the line behind it. Whether that line goes on from there.
@@ -241,12 +259,15 @@ impl<'t> Verifier<'t> {
         self.tell(place.clone(), true, &text);
     }
 
-    fn accept(&mut self, line: &[u8], parsed: &Parsed<'_>) {
+    fn accept(&mut self, line: &[u8], parsed: &Parsed<'_>) -> io::Result<()> {
         self.summary.first_seq.get_or_insert(parsed.seq);
         self.summary.good_lines += 1;
         self.is_shaken = false;
-        self.chain.skip(parsed.code);
         let event = string(line, "event").unwrap_or_default();
+        if event == checkpoint::EVENT {
+            self.checkpoint(line, parsed.seq)?;
+        }
+        self.chain.skip(parsed.code);
         self.summary.is_ended = matches!(event, "stop" | "rotate");
         let text = match event {
             "open" if string(line, "previousEnd") == Some("crash") => {
@@ -254,9 +275,31 @@ impl<'t> Verifier<'t> {
                  are lost"
             }
             "gap" => "the proxy says that it had to leave lines out or to refuse calls",
-            _ => return,
+            _ => return Ok(()),
         };
         self.tell(self.place.clone(), false, text);
+        Ok(())
+    }
+
+    /// A line behind [`Self::chain`], whose code fits, says that the HSM vouches for those before.
+    fn checkpoint(&mut self, line: &[u8], seq: u64) -> io::Result<()> {
+        self.summary.checkpoints += 1;
+        let Some(ask_hsm) = &mut self.ask_hsm else { return Ok(()) };
+        let is_sealed = match checkpoint::parse(line, &self.chain) {
+            Some(checkpoint) => ask_hsm(&checkpoint).map_err(|reason| {
+                io::Error::other(format!("line {}: {reason}", self.place.line))
+            })?,
+            None => false,
+        };
+        if is_sealed {
+            self.summary.sealed_seq = Some(seq);
+        } else {
+            self.tampered(
+                "the HSM has not sealed this checkpoint: this line or one before was written by \
+                 somebody who had the chain's first key, but not the HSM's",
+            );
+        }
+        Ok(())
     }
 
     fn note_chain(&mut self, line: &[u8]) {

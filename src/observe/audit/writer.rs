@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use memchr::{memchr_iter, memrchr};
 
 use super::chain::{Chain, push_hex, wipe_stack};
+use super::checkpoint::{self, Schedule};
 use super::files::Files;
 use super::queue::{Asked, Queue};
 use super::record;
 use super::state::StateFile;
 use super::{AuditSync, line};
 use crate::limits::{
-    AUDIT_GAP_INTERVAL, AUDIT_IDLE_INTERVAL, AUDIT_RETRY_INTERVAL, AUDIT_SYNC_INTERVAL,
-    AUDIT_WRITE_BYTES, LOG_WRITE_INTERVAL, MAX_ACCESS_LOG_LINE_BYTES,
+    AUDIT_CHECKPOINT_INTERVAL, AUDIT_GAP_INTERVAL, AUDIT_IDLE_INTERVAL, AUDIT_RETRY_INTERVAL,
+    AUDIT_SYNC_INTERVAL, AUDIT_WRITE_BYTES, LOG_WRITE_INTERVAL, MAX_ACCESS_LOG_LINE_BYTES,
 };
 use crate::observe::line::since_1970;
 use crate::observe::timestamp::Rfc3339;
@@ -56,6 +57,7 @@ pub(super) struct Writer {
     unsynced_since: Option<Instant>,
     /// The log has said that the state cannot be kept.
     has_state_failed: bool,
+    checkpoints: Schedule,
 }
 
 impl Writer {
@@ -81,6 +83,7 @@ impl Writer {
             told_at: Instant::now(),
             unsynced_since: None,
             has_state_failed: false,
+            checkpoints: Schedule::new(),
         }
     }
 
@@ -139,15 +142,17 @@ impl Writer {
     /// One batch, and what else is due; never inlined, for [`wipe_stack`]'s sake. False: it cannot be written, and the process ends.
     #[inline(never)]
     fn turn(&mut self, batch: &[u8], asked: Asked) -> bool {
-        let is_written = self.rotate_if_due()
+        let is_appended = self.rotate_if_due()
             && (!asked.reopen || self.reopen())
             && self.tell_of_gaps(AUDIT_GAP_INTERVAL)
-            && self.append(batch)
-            && self.write_out();
-        if !is_written {
+            && self.append(batch);
+        let has_checkpoint = is_appended
+            && self.checkpoints.is_due(self.chain.seq(), Instant::now())
+            && self.add_checkpoint();
+        if !is_appended || !self.write_out() {
             return false;
         }
-        if !batch.is_empty() {
+        if !batch.is_empty() || has_checkpoint {
             self.save_state(false);
         }
         let is_sync_due = match self.sync {
@@ -192,6 +197,30 @@ impl Writer {
         }
         self.add(&members);
         self.members = members;
+    }
+
+    /// Has the HSM vouch for all lines so far, if there is a key for that. Whether there is a line
+    /// that says so. An HSM that is away costs no line, but a wait: lines gather meanwhile.
+    fn add_checkpoint(&mut self) -> bool {
+        let queue = Arc::clone(&self.queue);
+        let key = queue.checkpoint_key.lock();
+        let Some(key) = &*key else { return false };
+        let counters = &queue.counters;
+        match key.seal(&checkpoint::digest(&self.chain)) {
+            Ok(sealed) => {
+                let (iv, bytes) = checkpoint::members(&sealed);
+                let members = [("key", key.label()), ("iv", &iv), ("sealed", &bytes)];
+                self.add_event(checkpoint::EVENT, &members, &[]);
+                self.checkpoints.done(self.chain.seq(), Instant::now(), AUDIT_CHECKPOINT_INTERVAL);
+                counters.last_checkpoint_unix_secs.store(since_1970().as_secs(), Ordering::Relaxed);
+                true
+            }
+            Err(reason) => {
+                self.checkpoints.failed(Instant::now(), &reason);
+                counters.checkpoint_errors.add(1);
+                false
+            }
+        }
     }
 
     /// Says in the log itself how much of it is missing, not more often than each `interval`.
@@ -298,6 +327,9 @@ impl Writer {
     /// The last line of a file. The state says from then on that the whole file is to be looked
     /// through after a crash, whichever it is by then: the one that ends, or the next one.
     fn end_file(&mut self) -> bool {
+        if self.checkpoints.is_due_at_the_end(self.chain.seq()) {
+            self.add_checkpoint();
+        }
         self.add_event("rotate", &[], &[]);
         let is_written = self.write_out();
         if is_written {
