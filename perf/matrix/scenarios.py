@@ -141,7 +141,7 @@ def open_loop():
         kind="own-overload",
         hsm_milli=2,
         sessions=64,
-        connections=1000,
+        connections=8000,
         seconds=30,
         plot="over-time",
     )

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 
 use crate::request::Operation;
 use crate::schedule::{Pace, Phase};
-use crate::settings::ProxySettings;
+use crate::settings::{ProxySettings, Store};
 use crate::sigv4::Credential;
 use crate::target::{Target, Tls};
 use crate::tls;
@@ -320,17 +320,19 @@ impl RunArguments {
             let first = store.and_then(|store| store.xks_key_id_set.first());
             key_ids.push(first.ok_or("--key-id or --settings is needed")?.clone());
         }
-        let or_store = |given: &Option<String>,
-                        of_store: fn(&crate::settings::Store) -> &String| {
-            given.clone().or(store.map(of_store).cloned())
+        let of_store = store.and_then(Store::credential);
+        let or_store = |given: &Option<String>, of_store: Option<&String>| {
+            given.clone().or_else(|| of_store.cloned())
         };
+        let (id, secret) = (
+            of_store.map(|credential| &credential.sigv4_access_key_id),
+            of_store.map(|credential| &credential.sigv4_secret_access_key),
+        );
         let credential = Credential {
-            access_key_id: or_store(&self.access_key_id, |store| &store.sigv4_access_key_id)
-                .ok_or("--access-key-id or --settings is needed")?,
-            secret_access_key: or_store(&self.secret_access_key, |store| {
-                &store.sigv4_secret_access_key
-            })
-            .ok_or("--secret-access-key or --settings is needed")?,
+            access_key_id: or_store(&self.access_key_id, id)
+                .ok_or("--access-key-id is needed, or --settings with one")?,
+            secret_access_key: or_store(&self.secret_access_key, secret)
+                .ok_or("--secret-access-key is needed, or --settings with one")?,
             region: match (&self.region, &settings) {
                 (Some(region), _) => region.clone(),
                 (None, Some(settings)) => settings.region().to_owned(),

@@ -33,12 +33,33 @@ struct Security {
 pub struct Store {
     /// Empty, or "/..."
     pub uri_path_prefix: String,
-    /// The credential's id.
-    pub sigv4_access_key_id: String,
-    /// The credential's secret.
-    pub sigv4_secret_access_key: String,
     /// External key ids.
     pub xks_key_id_set: Vec<String>,
+    /// In the store itself,
+    #[serde(flatten)]
+    credential: Option<Credential>,
+    /// or in a list.
+    #[serde(default)]
+    credentials: Vec<Credential>,
+}
+
+impl Store {
+    /// The first of those who may call it whose secret is in the file.
+    #[must_use]
+    pub fn credential(&self) -> Option<&Credential> {
+        // Two empty members are none.
+        let own = self.credential.as_ref().filter(|it| !it.sigv4_access_key_id.is_empty());
+        own.or_else(|| self.credentials.first())
+    }
+}
+
+/// Who may call a store.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Credential {
+    /// Its id.
+    pub sigv4_access_key_id: String,
+    /// Its secret.
+    pub sigv4_secret_access_key: String,
 }
 
 impl ProxySettings {

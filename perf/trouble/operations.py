@@ -1,0 +1,346 @@
+"""What an operator does to a proxy that serves, with figures of what its callers notice."""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+
+from matrix import proxy
+from matrix.proxy import PIN, Failed, binary, make_certificates, softhsm2_module
+from trouble.rig import Rig
+
+PREFIX = "/example/uri/path/prefix"
+OLD = ("BETWEEN2TENAND3TENCHARACTERS", "PleaseReplaceThisWithSomeSecretOfLength43To64")
+NEW = ("THENEWCREDENTIALSACCESSKEYID", "AnotherSecretAccessKeyOfALengthOf43To64Chars")
+DESCRIBE = {
+    "requestMetadata": {
+        "awsPrincipalArn": "arn:aws:iam::123456789012:user/Alice",
+        "kmsOperation": "DescribeKey",
+        "kmsRequestId": "4112f4d6-db54-4af4-ae30-c55a22a8dfae",
+    }
+}
+
+
+class Served(Rig):
+    """A proxy as in production: TLS, a log file, an admin listener, a pid file."""
+
+    def __init__(self):
+        super().__init__(tokens=("one",), sessions=16)
+        self.credentials = [OLD]
+        self.keys = ["foo"]
+        self.certificates = "certificates"
+        self.sockets = []
+
+    def prepare(self):
+        super().prepare()
+        maker = [binary("xks-token-maker"), softhsm2_module(), ""]
+        key = ["add", "one", PIN, "aes", "bar", os.urandom(32).hex(), "ed"]
+        subprocess.run([*maker, *key], env=self.environment, check=True)
+        make_certificates(self.work / "certificates-2")
+        cas = [self.work / name / "ca.pem" for name in ("certificates", "certificates-2")]
+        (self.work / "ca.pem").write_text("".join(path.read_text() for path in cas))
+        self.admin_port = proxy.free_ports(1)[0]
+        self.write_settings()
+
+    def settings(self):
+        credentials = "".join(
+            "[[external_key_stores.credentials]]\n"
+            f'sigv4_access_key_id = "{name}"\nsigv4_secret_access_key = "{secret}"\n'
+            for name, secret in self.credentials
+        )
+        keys = ", ".join(f'"{key}"' for key in self.keys)
+        work = self.work
+        return f"""\
+[server]
+ip = "127.0.0.1"
+port = {self.port}
+port_http_ping = {self.ping_port}
+region = "us-east-1"
+service = "kms-xks-proxy"
+pid_file = "{work / "pid"}"
+drain_delay_milli = 1000
+drain_timeout_milli = 20000
+
+[tracing]
+is_stdout_writer_enabled = false
+is_file_writer_enabled = true
+level = "INFO"
+directory = "{work / "log"}"
+file_prefix = "xks-proxy.log"
+rotation_kind = "NEVER"
+
+[security]
+is_sigv4_auth_enabled = true
+is_tls_enabled = true
+is_mtls_enabled = false
+
+[tls]
+tls_cert_pem = "{work / self.certificates / "server.pem"}"
+tls_key_pem = "{work / self.certificates / "server.key"}"
+
+[[external_key_stores]]
+uri_path_prefix = "{PREFIX}"
+xks_key_id_set = [{keys}]
+{credentials}
+[pkcs11]
+session_pool_max_size = {self.sessions}
+user_pin = "{PIN}"
+PKCS11_HSM_MODULE = "{softhsm2_module()}"
+
+[hsm_capabilities]
+profile = "softhsm2"
+
+[admin]
+ip = "127.0.0.1"
+port = {getattr(self, "admin_port", 0)}
+"""
+
+    def write_settings(self):
+        """In one step, as an operator's editor does."""
+        new = self.work / "settings.new"
+        new.write_text(self.settings())
+        new.rename(self.work / "settings.toml")
+
+    def command(self, *arguments):
+        """Another command of the program: exit code and what it printed."""
+        done = subprocess.run(
+            [binary("xks-proxy"), *arguments],
+            env=self.environment, capture_output=True, text=True, timeout=60,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def reload(self, expected=0):
+        self.write_settings()
+        code, said = self.command("reload")
+        if code != expected:
+            raise Failed(f"reload ended with {code}: {said}")
+        return said
+
+    def call(self, credential, key):
+        """DescribeKey by curl: the status."""
+        url = f"https://localhost:{self.port}{PREFIX}/kms/xks/v1/keys/{key}/metadata"
+        command = [
+            *("curl", "--silent", "--cacert", self.work / self.certificates / "ca.pem", "--output", "/dev/null"),
+            *("--write-out", "%{http_code}", "--aws-sigv4", "aws:amz:us-east-1:kms-xks-proxy"),
+            *("--user", ":".join(credential), "--header", "Content-Type: application/json"),
+            *("--data-binary", json.dumps(DESCRIBE), "--resolve", f"localhost:{self.port}:127.0.0.1"),
+            url,
+        ]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        return int(done.stdout or 0)
+
+    def serves_certificate(self):
+        """The certificate that a new connection gets."""
+        return ssl.get_server_certificate(("127.0.0.1", self.port))
+
+    def log_file(self):
+        return self.work / "log/xks-proxy.log"
+
+    def served_by(self):
+        return int((self.work / "pid").read_text())
+
+    def load_with(self, credential, seconds, rate):
+        """The generator, with that credential."""
+        return self.load(
+            seconds,
+            *("--ca", self.work / "ca.pem", "--access-key-id", credential[0]),
+            *("--secret-access-key", credential[1], "--key-id", "foo", "--poisson"),
+            rate=rate,
+        )
+
+    def listen(self):
+        """Holds the listening sockets from now on, as systemd does; processes inherit them."""
+        for port in (self.port, self.ping_port):
+            listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+            listener.set_inheritable(True)
+            self.sockets.append(listener)
+
+    def start(self, must_be_ready=True):
+        if not self.sockets:
+            return super().start(must_be_ready)
+        # Descriptors from 3 on (sd_listen_fds(3)); first out of each other's way.
+        moves = "".join(f" 1{n}<&{s.fileno()}" for n, s in enumerate(self.sockets))
+        places = "".join(f" {3 + n}<&1{n} 1{n}<&-" for n in range(len(self.sockets)))
+        script = f"exec{moves}; exec{places}; LISTEN_FDS={len(self.sockets)} LISTEN_PID=$$ exec $0"
+        with open(self.work / "output.txt", "ab") as output:
+            self.process = subprocess.Popen(
+                ["bash", "-c", script, binary("xks-proxy")],
+                env=self.environment, stdout=output, stderr=output,
+                pass_fds=[listener.fileno() for listener in self.sockets],
+            )
+
+    def stop(self):
+        super().stop()
+        # A process that has taken over is none of our children.
+        with contextlib.suppress(OSError, ValueError):
+            pid = self.served_by()
+            if "xks-proxy" in Path(f"/proc/{pid}/comm").read_text():
+                os.kill(pid, signal.SIGTERM)
+                wait_for(lambda: not Path(f"/proc/{pid}").exists(), 30)
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Failed("it takes too long")
+        time.sleep(0.02)
+
+
+def judged(load, may_close):
+    """The line of a load, and whether its callers noticed nothing."""
+    counts = load.found["connection_counts"]
+    total = load.found["total"]
+    line = (
+        f"{load.line()}; in 250 ms: {total['ok_in_250_ms']}; connections: {counts['opened']} opened, "
+        f"{counts['lost']} lost, {counts['closed_by_server']} closed by the proxy"
+    )
+    is_right = load.failed == 0 and not load.is_wrong and counts["lost"] == 0
+    return line, is_right and (may_close or counts["closed_by_server"] == 0)
+
+
+class Expect:
+    """Facts that have to hold on the way."""
+
+    def __init__(self):
+        self.wrong = []
+
+    def __call__(self, what, found, expected):
+        if found != expected:
+            self.wrong.append(f"{what}: {found}, not {expected}")
+
+
+def change(seconds):
+    """Credentials, certificate, keys and log changed, and a broken file offered"""
+    expect = Expect()
+    half = seconds / 2
+    with Served() as rig:
+
+        def steps(pause, number):
+            """A key added and removed, another certificate, the log reopened, a broken file."""
+            rig.keys = ["foo", "bar"]
+            expect("bar before", rig.call(rig.credentials[0], "bar"), 404)
+            rig.reload()
+            expect("bar added", rig.call(rig.credentials[0], "bar"), 200)
+            time.sleep(pause)
+            before = rig.serves_certificate()
+            rig.certificates = ("certificates-2", "certificates")[number % 2]
+            rig.reload()
+            served = rig.serves_certificate().split()
+            file = (rig.work / rig.certificates / "server.pem").read_text()
+            expect("another certificate", served != before.split(), True)
+            expect("the file's certificate", "".join(served) in "".join(file.split()), True)
+            time.sleep(pause)
+            rig.keys = ["foo"]
+            rig.reload()
+            expect("bar removed", rig.call(rig.credentials[0], "bar"), 404)
+            time.sleep(pause)
+            rig.log_file().rename(rig.log_file().with_suffix(f".log.{number}"))
+            os.kill(rig.process.pid, signal.SIGUSR1)
+            wait_for(lambda: rig.log_file().exists() and rig.log_file().stat().st_size > 0, 10)
+            time.sleep(pause)
+            good = rig.settings()
+            (rig.work / "settings.toml").write_text(good.replace('"foo"', '"foo", 7') + "\n[[[")
+            expect("the command's word on a broken file", rig.command("reload")[0], 78)
+            # Past the command, to the process itself.
+            os.kill(rig.process.pid, signal.SIGHUP)
+            wait_for(lambda: "new settings are refused" in rig.log_file().read_text(), 10)
+            rig.write_settings()
+            time.sleep(pause)
+
+        pause = max((half - 25) / 6, 0.5)
+        with rig.load_with(OLD, half, 1000) as first:
+            expect("the new one, before", rig.call(NEW, "foo"), 401)
+            steps(pause, 0)
+            rig.credentials = [OLD, NEW]
+            rig.reload()
+            expect("the new one, beside the old one", rig.call(NEW, "foo"), 200)
+            expect("the old one, beside the new one", rig.call(OLD, "foo"), 200)
+            with rig.load_with(NEW, half, 1000) as second:
+                first.wait()
+                rig.credentials = [NEW]
+                rig.reload()
+                expect("the old one, removed", rig.call(OLD, "foo"), 401)
+                expect("the new one, alone", rig.call(NEW, "foo"), 200)
+                steps(pause, 1)
+        for name, load in (("old credential", first), ("new credential", second)):
+            line, is_right = judged(load, may_close=False)
+            yield f"{name}: {line}", is_right
+        yield f"on the way: {expect.wrong or 'all as it has to be'}", not expect.wrong
+
+
+def restart(seconds):
+    """The process stopped and started again, its sockets held by systemd (played by this script)"""
+    with Served() as rig:
+        rig.stop()
+        rig.listen()
+        rig.start()
+        wait_for(lambda: rig.get("/readyz")[0] == 200, 30)
+        restarts, away = 0, []
+        with rig.load_with(OLD, seconds, 1000) as load:
+            end = time.monotonic() + seconds - 5
+            while time.monotonic() < end:
+                os.kill(rig.process.pid, signal.SIGTERM)
+                rig.process.wait(30)
+                stopped = time.monotonic()
+                rig.start()
+                wait_for(lambda: rig.get("/readyz")[0] == 200, 30)
+                away.append(time.monotonic() - stopped)
+                restarts += 1
+                time.sleep(max(seconds / 10 - 2, 1))
+        line, is_right = judged(load, may_close=True)
+        yield f"{restarts} restarts, ready after {max(away):.2f} s at the most: {line}", is_right
+
+
+def upgrade(seconds):
+    """SIGUSR2 again and again: a new process takes over all listeners while the old one drains"""
+    with Served() as rig:
+        upgrades = 0
+        with rig.load_with(OLD, seconds, 1000) as load:
+            end = time.monotonic() + seconds - 10
+            while time.monotonic() < end:
+                before = rig.served_by()
+                os.kill(before, signal.SIGUSR2)
+                wait_for(lambda: rig.served_by() != before, 30)
+                if before == rig.process.pid:
+                    rig.process.wait(40)
+                wait_for(lambda: not Path(f"/proc/{before}").exists(), 40)
+                upgrades += 1
+                time.sleep(max(seconds / 10 - 3, 1))
+        line, is_right = judged(load, may_close=True)
+        yield f"{upgrades} upgrades: {line}", is_right
+
+
+CASES = {"change": change, "restart": restart, "upgrade": upgrade}
+
+
+def main(description):
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--seconds", type=float, default=300, help="of load in each")
+    parser.add_argument("--no-build", action="store_true")
+    arguments = parser.parse_args()
+    unknown = set(arguments.cases) - set(CASES)
+    if unknown:
+        parser.error(f"no such case: {', '.join(unknown)}")
+    if not shutil.which("curl"):
+        parser.error("curl is not installed: apt-get install curl")
+    if not arguments.no_build:
+        proxy.build()
+    are_right = True
+    for name in arguments.cases or CASES:
+        case = CASES[name]
+        print(f"## {name}: {case.__doc__}", flush=True)
+        for line, is_right in case(arguments.seconds):
+            are_right &= is_right
+            # Its figures are for people; the pid and the paths are not.
+            print(f"{'ok  ' if is_right else 'FAIL'} {re.sub(r'/tmp/[^ ]*', '...', line)}", flush=True)
+    return 0 if are_right else 1
