@@ -90,7 +90,8 @@ impl Login {
             }
             Some(Class::Pin) => {
                 let reason = format!(
-                    "the PIN was refused ({reason}); it is not tried again before a restart"
+                    "the PIN was refused ({reason}); it is not tried again before a restart, or a \
+                     reload that changes the HSM's settings"
                 );
                 *state = State::Refused(reason.clone());
                 Err(OpenError::PinRefused(reason))
