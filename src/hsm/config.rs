@@ -58,7 +58,8 @@ pub struct TokenConfig {
     pub max_sessions: usize,
     /// Its share of the work, beside the other tokens' weights; at least 1.
     pub weight: u32,
-    /// Tokens of a higher number are standbys: they get jobs when none of a lower one is usable.
+    /// Tokens of a higher number are standbys: they get jobs when none of a lower one is usable and
+    /// gets on, and second attempts.
     pub priority: u32,
     /// Where IVs come from.
     pub iv_mode: IvMode,

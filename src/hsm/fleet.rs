@@ -288,7 +288,6 @@ impl Fleet {
                 self.answer(complete(queued, failure, Some(token.index), 0));
             }
         }
-        self.monitor_signal.tell();
     }
 
     /// Opens the token's circuit, with all that follows.

@@ -12,9 +12,12 @@ use crate::limits::{MAX_HEALTH_AGE, MAX_PROBE};
 /// Whether neither a probe nor a job came back lately: what the token does nobody knows.
 #[must_use]
 pub fn is_out_of_sight(token: &Token, now: Instant) -> bool {
-    token.circuit.is_usable() && is_probe_overdue(token, now) && !token.circuit.is_answering(now)
+    // While keys are listed, which takes minutes where there are many, there are no probes.
+    let is_lost = || is_probe_overdue(token, now) && !token.keeper.lock().is_listing;
+    token.circuit.is_usable() && is_lost() && !token.circuit.is_answering(now)
 }
 
+/// A probe hangs, or the last one is older than what health may report.
 fn is_probe_overdue(token: &Token, now: Instant) -> bool {
     let state = token.keeper.lock();
     let is_late = |since: Instant| now.saturating_duration_since(since) > MAX_PROBE;

@@ -23,7 +23,7 @@ use crate::limits::{
     UNKNOWN_HEDGE_AFTER,
 };
 
-/// One hedge, in the budget's unit: a hundredth of a percent of a call, so to speak.
+/// One hedge, in the budget's unit: so many percent of a call are so many of it.
 const ONE: i64 = 100;
 
 /// When to hedge, and how often.
@@ -190,16 +190,25 @@ pub fn relieve(fleet: &Fleet, token: &Token) {
     if !fleet.tokens.iter().any(gets_on) {
         return;
     }
+    let now = Instant::now();
+    let mut kept = Vec::new();
     for queued in token.queue.drain() {
+        if now >= queued.job.deadline {
+            // The loop has answered by its timer.
+            token.counters.expired.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
         // It has not been tried here: if it fails there, it may come back.
         let not_these = queued.tried | queued.lacking | bit(token.index);
         let back = match fleet.best_for(&queued.job.request, not_these) {
             Some(other) => fleet.push_first(other, queued),
             None => Err(queued),
         };
-        if let Err(queued) = back {
-            fleet.give_back(token, queued);
-        }
+        kept.extend(back.err());
+    }
+    // Each goes before those that are there: the first is to be the first again.
+    for queued in kept.into_iter().rev() {
+        fleet.give_back(token, queued);
     }
 }
 

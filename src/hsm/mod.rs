@@ -19,6 +19,7 @@ pub mod inventory;
 mod keeper;
 pub mod latency;
 mod monitor;
+mod outbox;
 pub mod pace;
 pub mod pkcs11;
 pub mod queue;
@@ -29,13 +30,13 @@ pub mod token;
 pub mod watch;
 mod worker;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::job::{CompletionQueue, Failure, FleetHealth, Job, TokenIndex};
-use crate::limits::{MAX_START_WAIT, MAX_TOKENS};
+use crate::limits::{HSM_STOP_TIMEOUT, MAX_START_WAIT, MAX_TOKENS, MIN_CLOSE_WAIT};
 use backend::Backend;
 use config::{Config, Hedging};
 use fleet::{Fleet, complete};
@@ -287,17 +288,30 @@ impl Hsm {
             }
         }
         let is_done = fleet.threads.load(Ordering::Acquire) == 0;
-        // With a thread still in a call, its module is left as it is.
-        for token in &fleet.tokens {
-            token.backend.close();
-        }
-        is_done
+        self.close_backends(end) && is_done
+    }
+
+    /// Has the modules finalised, those that a thread is still in a call of left as they are. In a
+    /// thread of its own, since C_Finalize may wait for the HSM too. Whether it was done by `end`.
+    fn close_backends(&self, end: Instant) -> bool {
+        let (done, is_done) = mpsc::channel();
+        let fleet = Arc::clone(&self.fleet);
+        let close = move || {
+            for token in &fleet.tokens {
+                token.backend.close();
+            }
+            // Nobody listens if it took too long.
+            let _ = done.send(());
+        };
+        let started = thread::Builder::new().name("hsm-close".to_owned()).spawn(close);
+        let patience = end.saturating_duration_since(Instant::now()).max(MIN_CLOSE_WAIT);
+        started.is_ok() && is_done.recv_timeout(patience).is_ok()
     }
 }
 
 impl Drop for Hsm {
     fn drop(&mut self) {
-        self.stop(Duration::from_secs(2));
+        self.stop(HSM_STOP_TIMEOUT);
     }
 }
 

@@ -14,8 +14,8 @@ use super::token::Token;
 use super::watch::{Found, Watch};
 use super::{health, hedge, worker};
 use crate::limits::{
-    HEALTH_TICK, MAX_WRITTEN_OFF_PER_TOKEN, MIN_HANG, MIN_STALL, MONITOR_IDLE_TICKS,
-    PROBE_INTERVAL, SESSION_STACK_BYTES, STALL_FACTOR,
+    HEALTH_TICK, KEEPER_RETRY_INTERVAL, MAX_WRITTEN_OFF_PER_TOKEN, MIN_HANG, MIN_STALL,
+    MONITOR_IDLE_TICKS, PROBE_INTERVAL, SESSION_STACK_BYTES, STALL_FACTOR,
 };
 
 /// Starts the monitor and the keepers.
@@ -112,16 +112,20 @@ fn look_at_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
     let mut hung = 0;
     token.watches.lock().retain(|watch| match watch.look(now, stall) {
         Found::Idle => Arc::strong_count(watch) > 1,
+        // Its thread is gone: it panicked.
+        Found::Busy if Arc::strong_count(watch) == 1 => false,
         Found::Busy => {
             is_busy = true;
             true
         }
         Found::NowLent => {
             is_busy = true;
+            watch.held.lock().send_all(fleet);
             token.roster.lend();
             true
         }
         Found::NowWrittenOff(was) => {
+            watch.held.lock().send_all(fleet);
             token.roster.write_off(was);
             hung += 1;
             false
@@ -146,19 +150,25 @@ fn look_at_keeper(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     let token = &fleet.tokens[index];
     let mut state = token.keeper.lock();
     let found = state.watch.look(now, Duration::MAX);
-    if !matches!(found, Found::NowWrittenOff(Place::Elsewhere)) {
-        return found != Found::Idle;
+    if matches!(found, Found::NowWrittenOff(Place::Elsewhere)) {
+        token.roster.write_off_other();
+        state.trouble = Some("a probe does not return".to_owned());
+        state.has_tried = true;
+        state.is_listing = false;
+        state.replace_at = Some(now);
     }
-    token.roster.write_off_other();
-    state.trouble = Some("a probe does not return".to_owned());
-    state.has_tried = true;
-    state.is_listing = false;
-    if token.roster.headcount().written_off < MAX_WRITTEN_OFF_PER_TOKEN {
-        state.watch = Arc::new(Watch::default());
-        let watch = Arc::clone(&state.watch);
-        drop(state);
-        if let Err(error) = start_keeper(fleet, index, watch) {
+    let Some(replace_at) = state.replace_at else { return found != Found::Idle };
+    // Those that hang may return, and then there is room for another.
+    let has_room = token.roster.headcount().written_off < MAX_WRITTEN_OFF_PER_TOKEN;
+    if now < replace_at || !has_room || fleet.is_stopping() {
+        return true;
+    }
+    state.watch = Arc::new(Watch::default());
+    match start_keeper(fleet, index, Arc::clone(&state.watch)) {
+        Ok(()) => state.replace_at = None,
+        Err(error) => {
             tracing::error!("no thread to probe an HSM with: {error}");
+            state.replace_at = Some(now + KEEPER_RETRY_INTERVAL);
         }
     }
     true

@@ -218,10 +218,19 @@ impl Roster {
         self.running.load(Ordering::Relaxed) > self.limit.load(Ordering::Relaxed)
     }
 
-    /// A running worker found no job, or is one too many: it sleeps until it is woken.
-    pub fn rest(&self, parker: &Arc<Parker>, queue: &Queue) -> Rest {
+    /// A running worker found no job, or is one too many: it sleeps until it is woken, unless it
+    /// must not. `may_sleep` is asked under the lock that [`Self::rouse`] takes.
+    pub fn rest(
+        &self,
+        parker: &Arc<Parker>,
+        queue: &Queue,
+        may_sleep: impl FnOnce() -> bool,
+    ) -> Rest {
         {
             let mut inner = self.inner.lock();
+            if !may_sleep() {
+                return Rest::Work;
+            }
             // A job that comes after this look finds this worker in `idle`: whoever queues one
             // takes this lock afterwards.
             if !queue.is_empty() && inner.running <= inner.limit {
@@ -388,7 +397,7 @@ mod tests {
             std::thread::spawn(move || {
                 let parker = Parker::current();
                 roster2.start_running();
-                while roster2.rest(&parker, &queue2) == Rest::Work {
+                while roster2.rest(&parker, &queue2, || true) == Rest::Work {
                     let _ = sender.send(number);
                 }
                 let _ = sender.send(100 + number);

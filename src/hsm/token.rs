@@ -1,7 +1,7 @@
 //! One token of the fleet: its queue, its workers, its pace and its state.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -79,6 +79,8 @@ impl Share {
 pub struct KeeperState {
     /// Its call at present. Replaced when the keeper is.
     pub watch: Arc<Watch>,
+    /// It hangs, and another is to take its place, not before that.
+    pub replace_at: Option<Instant>,
     /// Whether that call is a listing, which may take long on a healthy token.
     pub is_listing: bool,
     /// When a probe last succeeded or failed.
@@ -114,8 +116,6 @@ pub struct Counters {
     pub sessions_opened: AtomicU64,
     /// Times that the token's module was initialised anew for its sake.
     pub reinitialized: AtomicU64,
-    /// Threads alive: workers, written-off workers, keepers.
-    pub threads: AtomicUsize,
 }
 
 impl Token {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::outbox::Outbox;
 use super::queue::{Queued, TokenSet};
 use super::race::Race;
 use super::roster::Place;
@@ -14,6 +15,9 @@ use crate::job::{ReplyTo, Request};
 #[derive(Default)]
 pub struct Watch {
     call: Mutex<Call>,
+    /// What the thread has finished and not sent yet. Here, so that a call that hangs does not hold
+    /// answers to others.
+    pub held: Mutex<Outbox>,
 }
 
 #[derive(Default)]

@@ -16,29 +16,28 @@ use super::token::Token;
 use super::watch::{Attempt, End, Watch};
 use crate::job::{Completion, Failure, Operation};
 use crate::limits::{
-    CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_COMPLETION_HOLD, MAX_HOUSEKEEPING,
-    MAX_RETRY_BACKOFF, MIN_RETRY_BACKOFF,
+    CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_HOUSEKEEPING, MAX_RETRY_BACKOFF,
+    MIN_RETRY_BACKOFF,
 };
 
 /// Runs until the session and its successor are gone, or the fleet stops. The roster counts this
 /// worker already; the watch is registered.
 pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
-    let mut worker = Worker {
-        fleet,
-        token,
-        watch,
-        parker: Parker::current(),
-        outbox: Outbox::new(fleet.event_loops()),
-        jobs: 0,
-        is_successor: false,
-    };
+    let mut worker =
+        Worker { fleet, token, watch, parker: Parker::current(), jobs: 0, is_successor: false };
     let mut pending = None;
     loop {
+        // New ones are begun once it is usable again. Until then no session may be left, or the
+        // module could not be initialised anew.
+        if !token.circuit.is_usable() {
+            token.roster.leave();
+            return worker.give_back(pending);
+        }
         match worker.open() {
             Opened::Session(mut session) => {
                 token.roster.start_running();
                 let next = worker.serve(session.as_mut(), pending.take());
-                worker.outbox.send_all(fleet);
+                worker.send_held();
                 match next {
                     Next::Reopen(job) => {
                         token.roster.stop_running();
@@ -81,7 +80,6 @@ struct Worker<'a> {
     token: &'a Token,
     watch: &'a Watch,
     parker: Arc<Parker>,
-    outbox: Outbox,
     jobs: u32,
     /// The session before this one broke, and this one has done nothing yet.
     is_successor: bool,
@@ -154,6 +152,7 @@ impl Worker<'_> {
     fn give_back(&self, pending: Option<Queued>) {
         if let Some(queued) = pending {
             self.fleet.give_back(self.token, queued);
+            self.fleet.monitor_signal.tell();
         }
     }
 
@@ -163,15 +162,15 @@ impl Worker<'_> {
         loop {
             // The token was out of use since this session was opened: it is not to be trusted,
             // and all must be closed before the module can be initialised anew.
-            if self.token.circuit.epoch() != epoch {
+            if !self.is_trusted(epoch) {
                 self.give_back(pending);
                 return Next::Leave;
             }
             let queued = match pending.take().or_else(|| self.token.queue.take()) {
                 Some(queued) => queued,
                 None => {
-                    self.outbox.send_all(self.fleet);
-                    match self.token.roster.rest(&self.parker, &self.token.queue) {
+                    self.send_held();
+                    match self.rest(epoch) {
                         Rest::Work => continue,
                         Rest::Leave => return Next::Leave,
                     }
@@ -183,12 +182,28 @@ impl Worker<'_> {
                 Done::Stop(next) => return next,
             }
             if self.token.roster.is_crowded() && pending.is_none() {
-                self.outbox.send_all(self.fleet);
-                if self.token.roster.rest(&self.parker, &self.token.queue) == Rest::Leave {
+                self.send_held();
+                if self.rest(epoch) == Rest::Leave {
                     return Next::Leave;
                 }
             }
         }
+    }
+
+    /// Whether the token has been in use since `epoch`.
+    fn is_trusted(&self, epoch: u64) -> bool {
+        self.token.circuit.is_usable() && self.token.circuit.epoch() == epoch
+    }
+
+    fn rest(&self, epoch: u64) -> Rest {
+        // Whoever takes the token out of use wakes those who sleep, once it is: who has not gone to
+        // sleep by then must not.
+        let may_sleep = || self.is_trusted(epoch);
+        self.token.roster.rest(&self.parker, &self.token.queue, may_sleep)
+    }
+
+    fn send_held(&self) {
+        self.watch.held.lock().send_all(self.fleet);
     }
 
     fn work(&mut self, session: &mut dyn Session, mut queued: Queued) -> Done {
@@ -208,13 +223,16 @@ impl Worker<'_> {
             return Done::GoOn;
         }
         if queued.attempts > 1 && queued.failure.is_some() {
-            self.outbox.send_all(self.fleet);
+            self.send_held();
             let wait = MIN_RETRY_BACKOFF * (1 << (queued.attempts - 2).min(16));
             std::thread::sleep(wait.min(MAX_RETRY_BACKOFF).min(queued.job.deadline - start));
         }
         // What is finished does not wait for a slow call.
-        if self.outbox.is_due(start, self.token.pace.service()) {
-            self.outbox.send_all(self.fleet);
+        {
+            let mut held = self.watch.held.lock();
+            if held.is_due(start, self.token.pace.service()) {
+                held.send_all(self.fleet);
+            }
         }
         let start = Instant::now();
         let cpu = self.is_sample().then(thread_cpu_time);
@@ -319,7 +337,7 @@ impl Worker<'_> {
     fn answer(&mut self, completion: Option<Completion>, now: Instant) {
         if let Some(completion) = completion {
             self.token.counters.answered.fetch_add(1, Ordering::Relaxed);
-            self.outbox.add(completion, now);
+            self.watch.held.lock().add(completion, now);
         }
     }
 
@@ -327,38 +345,6 @@ impl Worker<'_> {
     fn is_sample(&mut self) -> bool {
         self.jobs = self.jobs.wrapping_add(1);
         self.jobs <= CPU_SAMPLES_PER_WINDOW || self.jobs.is_multiple_of(CPU_SAMPLE_INTERVAL)
-    }
-}
-
-/// Answers that are held for a moment, so that those finished together leave together.
-struct Outbox {
-    by_loop: Vec<Vec<Completion>>,
-    oldest: Option<Instant>,
-}
-
-impl Outbox {
-    fn new(event_loops: usize) -> Self {
-        Self { by_loop: (0..event_loops).map(|_| Vec::new()).collect(), oldest: None }
-    }
-
-    fn add(&mut self, completion: Completion, now: Instant) {
-        if let Some(of_loop) = self.by_loop.get_mut(usize::from(completion.reply_to.event_loop)) {
-            of_loop.push(completion);
-            self.oldest.get_or_insert(now);
-        }
-    }
-
-    /// Whether the oldest would have waited too long once the next call, of that length, is over.
-    fn is_due(&self, now: Instant, next_call: Duration) -> bool {
-        self.oldest.is_some_and(|oldest| now - oldest + next_call > MAX_COMPLETION_HOLD)
-    }
-
-    fn send_all(&mut self, fleet: &Fleet) {
-        if self.oldest.take().is_some() {
-            for (event_loop, completions) in self.by_loop.iter_mut().enumerate() {
-                fleet.send(event_loop, completions);
-            }
-        }
     }
 }
 

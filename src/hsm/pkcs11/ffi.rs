@@ -1,5 +1,5 @@
-//! All of the crate's `unsafe`: the two cryptographic calls, C_Initialize with parameters, a
-//! thread's CPU time, and the environment that modules read.
+//! All of the crate's `unsafe`: the two cryptographic calls, C_Initialize with parameters, and the
+//! environment that modules read.
 //!
 //! The `cryptoki` crate asks for an output's length before it fetches it, which many HSMs answer
 //! over the network. So encryption and decryption go straight to the module's function list, each

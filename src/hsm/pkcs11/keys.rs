@@ -273,7 +273,7 @@ impl KeyCache {
     /// # Errors
     /// The token's; what was known stays.
     pub fn refresh(&self, session: &Session) -> Result<(), Error> {
-        let era = self.era.load(Ordering::Acquire);
+        let (era, began) = (self.era.load(Ordering::Acquire), Instant::now());
         let labels = self.labels.now();
         let mut fresh = vec![None::<Key>; labels.all().len()];
         list(session, |label, handle, attributes| {
@@ -289,8 +289,12 @@ impl KeyCache {
         if self.era.load(Ordering::Acquire) == era {
             self.has_new.store(entries.len() > fresh.len(), Ordering::Release);
             for (entry, key) in entries.iter_mut().zip(fresh) {
-                entry.key = key;
                 entry.is_listed = true;
+                // A key that came while the others were listed, and was looked up.
+                let is_newer = entry.looked_up.is_some_and(|then| then >= began);
+                if key.is_some() || !is_newer {
+                    entry.key = key;
+                }
             }
         }
         Ok(())

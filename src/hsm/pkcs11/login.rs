@@ -90,7 +90,7 @@ impl Login {
             }
             Some(Class::Pin) => {
                 let reason = format!(
-                    "the PIN was refused ({reason}); it is not tried again before a restart, or a \
+                    "the PIN (user_pin) was refused ({reason}); it is not tried again before a restart, or a \
                      reload that changes the HSM's settings"
                 );
                 *state = State::Refused(reason.clone());

@@ -73,7 +73,9 @@ impl Module {
             module.users.fetch_add(1, Ordering::Relaxed);
             return Ok(Arc::clone(module));
         }
-        let context = |what: String| format!("{}: not a PKCS#11 module: {what}", path.display());
+        let context = |what: String| {
+            format!("{} (PKCS11_HSM_MODULE): not a PKCS#11 module: {what}", path.display())
+        };
         let raw = RawModule::load(path).map_err(context)?;
         let pkcs11 = Pkcs11::new(path).map_err(|error| context(codes::describe_error(&error)))?;
         let module = Arc::new(Self {
@@ -159,7 +161,9 @@ impl Module {
     pub fn reinitialize(&self) -> bool {
         let Some(mut initialization) = self.gate.try_write() else { return false };
         // No session can be opened now: that takes an entry.
-        if self.live_sessions.load(Ordering::Acquire) != 0 || !initialization.is_initialized {
+        // One that others initialised is theirs to finalise.
+        let may = initialization.is_initialized && !initialization.is_foreign;
+        if self.live_sessions.load(Ordering::Acquire) != 0 || !may {
             return false;
         }
         let is_soon = |last: Instant| last.elapsed() < MIN_REINITIALIZE_INTERVAL;

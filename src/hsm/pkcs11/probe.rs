@@ -25,7 +25,7 @@ use crate::limits::GCM_TAG_BYTES;
 
 /// What is encrypted where the size is not the question.
 const PLAINTEXT_BYTES: usize = 128;
-/// The largest operation that is tried: the most that an XKS request can carry is below it.
+/// The largest operation that is tried: many times what KMS sends, which is 4 KiB at the most.
 const MAX_OPERATION_BYTES: usize = 256 * 1024;
 /// Each kind of tampering is tried so often, since codes may differ from time to time.
 const TAMPERINGS: usize = 8;

@@ -113,12 +113,14 @@ impl Shared {
         let slots = list_slots(&self.module.pkcs11)
             .inspect_err(|error| self.count(error))
             .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))?;
-        let mut chosen = self.chosen.write();
-        let known = chosen.token.as_ref();
-        let index = choose(slots.iter().map(|found| &found.inventory), &self.config.select, known)
-            .map_err(OpenError::Unavailable)?;
+        let known = self.chosen.read().token.clone();
+        let found = slots.iter().map(|found| &found.inventory);
+        let index =
+            choose(found, &self.config.select, known.as_ref()).map_err(OpenError::Unavailable)?;
         let found = &slots[index];
+        // Not under the lock: the call may hang, and the monitor asks who the token is.
         require_gcm(&self.module.pkcs11, found)?;
+        let mut chosen = self.chosen.write();
         if chosen.token.is_some() {
             // Found before, lost, and found again.
             self.keys.forget();
@@ -408,7 +410,10 @@ fn choose<'a>(
         (TokenSelector::Slot(id), _) => format!("slot {id}"),
     };
     let seen = if seen.is_empty() { "no token".to_owned() } else { seen.join(", ") };
-    Err(format!("no initialised token of {wanted}; the module shows {seen}"))
+    Err(format!(
+        "no initialised token of {wanted} ([pkcs11.tokens], without it the first); the module shows \
+         {seen}"
+    ))
 }
 
 fn identity(token: &SlotInventory) -> Identity {
