@@ -395,6 +395,34 @@ fn a_token_that_went_away_comes_back() {
     eventually("health tells", || caller.hsm.health().tokens[0].status == HealthStatus::Active);
 }
 
+/// Sessions open, and nothing works in them: workers keep none while the token is out of use, so
+/// that the module can be initialised anew.
+#[test]
+fn sessions_that_open_in_vain_do_not_keep_the_module() {
+    let is_away = Arc::new(AtomicBool::new(false));
+    let away = Arc::clone(&is_away);
+    let token =
+        Fake::new(
+            move |_, _, _| {
+                if away.load(Ordering::SeqCst) { Err(fault(Blame::Token)) } else { Ok(()) }
+            },
+        );
+    let mut caller = start(&[&token], 4);
+    assert!(caller.ask(decryption(b"x")).is_ok());
+    is_away.store(true, Ordering::SeqCst);
+    *token.sickness.lock().unwrap() = Some(fault(Blame::Token));
+    eventually("it is given up", || {
+        caller.ask(decryption(b"x")).is_err() && !stats(&caller).is_usable
+    });
+    eventually("the module is asked to be initialised anew", || {
+        token.reinitialized.load(Ordering::SeqCst) > 0
+    });
+    eventually("no session is left", || token.open_now.load(Ordering::SeqCst) == 0);
+    is_away.store(false, Ordering::SeqCst);
+    *token.sickness.lock().unwrap() = None;
+    eventually("it is used again", || caller.ask(decryption(b"x")).is_ok());
+}
+
 /// HSMs lock after a few wrong PINs: one attempt in a process's life.
 #[test]
 fn a_refused_pin_is_not_tried_again() {
