@@ -44,9 +44,9 @@ def binary(name):
 
 
 def build():
-    packages = ("xks-proxy", "xks-load", "xks-interposer", "xks-token-maker")
-    arguments = [argument for package in packages for argument in ("-p", package)]
-    subprocess.run(["cargo", "build", "--release", "--locked", *arguments], cwd=ROOT, check=True)
+    # All of it, so that cargo has no other features to build crates with the next time.
+    command = ["cargo", "build", "--release", "--locked", "--workspace"]
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 def raise_open_files():
