@@ -19,6 +19,8 @@ pub(super) struct Files {
     prefix: String,
     rotation: AuditRotation,
     max_file_bytes: Option<u64>,
+    /// How long this file may become: as long as any, but where its end had to be postponed.
+    due_bytes: Option<u64>,
     retain_files: Option<usize>,
     file: File,
     bytes: u64,
@@ -42,6 +44,7 @@ impl Files {
             prefix: config.prefix.clone(),
             rotation: config.rotation,
             max_file_bytes: config.max_file_bytes,
+            due_bytes: config.max_file_bytes,
             retain_files: config.retain_files,
             bytes: metadata.len(),
             period: period(config.rotation, modified),
@@ -93,7 +96,7 @@ impl Files {
         if self.bytes == 0 {
             self.period = period;
         }
-        period != self.period || self.max_file_bytes.is_some_and(|max| self.bytes >= max)
+        period != self.period || self.due_bytes.is_some_and(|max| self.bytes >= max)
     }
 
     /// Makes the next file, without using it yet: if that cannot be done, nothing has changed.
@@ -109,7 +112,7 @@ impl Files {
     }
 
     /// Puts the present file under the name of its time and its last line's number, and `next` in
-    /// its place.
+    /// its place. The names are on the disk once [`Self::sync_names`] has been.
     ///
     /// # Errors
     /// As the system says; the present file stays.
@@ -121,17 +124,32 @@ impl Files {
             let _ = fs::rename(&archived, &present);
             return Err(error);
         }
-        self.file = next;
-        self.bytes = 0;
-        self.period = period(self.rotation, since_1970);
-        // The names are on the disk once the directory is.
+        self.begin(next, 0, since_1970);
+        Ok(())
+    }
+
+    /// Waits until the files' names are on the disk: the directory's doing, which may fail when
+    /// the files have long changed places.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub(super) fn sync_names(&self) -> io::Result<()> {
         File::open(&self.directory)?.sync_all()
     }
 
-    /// Not due again before the next period, or before the file has grown as much again.
+    /// Goes on in a file that has so many bytes.
+    fn begin(&mut self, file: File, bytes: u64, since_1970: Duration) {
+        self.file = file;
+        self.bytes = bytes;
+        self.period = period(self.rotation, since_1970);
+        self.due_bytes = self.max_file_bytes;
+    }
+
+    /// Not due again before the next period, or before the file has grown as much again. The next
+    /// file is as long as the settings say.
     pub(super) fn postpone(&mut self, since_1970: Duration) {
         self.period = period(self.rotation, since_1970);
-        if let Some(max) = &mut self.max_file_bytes {
+        if let Some(max) = &mut self.due_bytes {
             *max = max.saturating_add(*max);
         }
     }
@@ -169,11 +187,10 @@ impl Files {
     /// Goes on in `other`.
     ///
     /// # Errors
-    /// As the system says.
+    /// As the system says; the present file stays.
     pub(super) fn switch_to(&mut self, other: File, since_1970: Duration) -> io::Result<()> {
-        self.bytes = other.metadata()?.len();
-        self.file = other;
-        self.period = period(self.rotation, since_1970);
+        let bytes = other.metadata()?.len();
+        self.begin(other, bytes, since_1970);
         Ok(())
     }
 
@@ -221,4 +238,71 @@ fn period(rotation: AuditRotation, since_1970: Duration) -> u64 {
 /// Mode 0640: a group may read it, as /var/log's has it.
 fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(path)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::super::{AuditSync, WhenFull};
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_000_000);
+
+    fn files(directory: &Path) -> Files {
+        Files::open(&AuditConfig {
+            directory: directory.to_owned(),
+            prefix: "audit".to_owned(),
+            rotation: AuditRotation::Never,
+            max_file_bytes: Some(10),
+            retain_files: None,
+            when_full: WhenFull::Refuse,
+            sync: AuditSync::Never,
+            key_file: PathBuf::new(),
+            hsm_key: None,
+        })
+        .unwrap()
+    }
+
+    /// A file that could not be ended in time may grow longer. Those after it may not.
+    #[test]
+    fn postponing_is_for_one_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = files(directory.path());
+        for _ in 0..2 {
+            files.write(&[b'x'; 10]).unwrap();
+            assert!(files.is_due(NOW));
+            files.postpone(NOW);
+            assert!(!files.is_due(NOW));
+            files.write(&[b'x'; 10]).unwrap();
+            assert!(files.is_due(NOW));
+            let (next, seq) = (files.prepare_next().unwrap(), files.bytes());
+            files.rotate(next, NOW, seq).unwrap();
+            files.sync_names().unwrap();
+            // logrotate(8) takes one away too.
+            files.write(&[b'x'; 10]).unwrap();
+            files.postpone(NOW);
+            fs::remove_file(files.path()).unwrap();
+            let other = files.other_file().unwrap().unwrap();
+            files.switch_to(other, NOW).unwrap();
+            assert!(!files.is_due(NOW));
+        }
+    }
+
+    /// Where the next file cannot take the present one's place, the present one goes on under its
+    /// name. Once it has, nothing is an error that comes after: the line that begins a file has to
+    /// be written into it.
+    #[test]
+    fn a_switch_is_done_or_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = files(directory.path());
+        files.write(b"one").unwrap();
+        let next = files.prepare_next().unwrap();
+        fs::remove_file(files.next_path()).unwrap();
+        assert!(files.rotate(next, NOW, 1).is_err());
+        files.write(b"two").unwrap();
+        assert_eq!(fs::read(files.path()).unwrap(), b"onetwo");
+        let next = files.prepare_next().unwrap();
+        files.rotate(next, NOW, 2).unwrap();
+        assert_eq!((files.bytes(), fs::read(files.path()).unwrap()), (0, Vec::new()));
+    }
 }

@@ -318,6 +318,9 @@ impl Writer {
         if let Err(error) = self.files.rotate(next, since_1970(), last) {
             return self.no_next_file(&error);
         }
+        if let Err(error) = self.files.sync_names() {
+            self.note_unsynced(&error);
+        }
         if let Err(error) = self.files.remove_old() {
             tracing::warn!(%error, "old files of the audit log cannot be removed");
         }
@@ -380,10 +383,14 @@ impl Writer {
     fn sync_now(&mut self) {
         let synced = self.files.sync().and_then(|()| self.state_file.sync());
         if let Err(error) = synced {
-            self.queue.counters.write_errors.add(1);
-            tracing::error!(%error, "the audit log cannot be synchronised with the disk");
+            self.note_unsynced(&error);
         }
         self.unsynced_since = None;
+    }
+
+    fn note_unsynced(&self, error: &io::Error) {
+        self.queue.counters.write_errors.add(1);
+        tracing::error!(%error, "the audit log cannot be synchronised with the disk");
     }
 
     fn save_state(&mut self, is_clean: bool) {
