@@ -49,6 +49,8 @@ pub(super) struct Writer {
     out: Vec<u8>,
     /// How much of it the file has taken.
     written: usize,
+    /// How much of the batch is chained: its lines are in [`Self::out`], or have been.
+    chained: usize,
     is_first_of_file: bool,
     members: Vec<u8>,
     time: Rfc3339,
@@ -76,6 +78,7 @@ impl Writer {
             sync,
             out: Vec::with_capacity(AUDIT_WRITE_BYTES + 2 * MAX_ACCESS_LOG_LINE_BYTES),
             written: 0,
+            chained: 0,
             is_first_of_file: true,
             members: Vec::with_capacity(MAX_ACCESS_LOG_LINE_BYTES),
             time: Rfc3339::default(),
@@ -114,6 +117,7 @@ impl Writer {
             self.queue.done(batch.len());
             let was_empty = batch.is_empty();
             batch.clear();
+            self.chained = 0;
             if asked.stop && was_empty && self.queue.close() {
                 break self.tell_of_gaps(Duration::ZERO) && self.write_out();
             }
@@ -124,8 +128,7 @@ impl Writer {
         if has_written_all {
             self.sync_now();
         } else {
-            let lost = memchr_iter(b'\n', self.out.get(self.written..).unwrap_or_default()).count()
-                + memchr_iter(b'\n', &batch).count();
+            let lost = self.lost(&batch);
             tracing::error!(lost, "the audit log could not be written at the end");
             // The next start cuts off what there is of a line.
             let begun = self.out.get(..self.written).unwrap_or_default();
@@ -139,9 +142,16 @@ impl Writer {
         self.queue.finish();
     }
 
+    /// How many lines are neither in the file, nor will be.
+    fn lost(&self, batch: &[u8]) -> usize {
+        let (out, batch) = (self.out.get(self.written..), batch.get(self.chained..));
+        [out, batch].into_iter().flatten().map(|rest| memchr_iter(b'\n', rest).count()).sum()
+    }
+
     /// One batch, and what else is due; never inlined, for [`wipe_stack`]'s sake. False: it cannot be written, and the process ends.
     #[inline(never)]
     fn turn(&mut self, batch: &[u8], asked: Asked) -> bool {
+        self.chained = 0;
         let is_appended = self.rotate_if_due()
             && (!asked.reopen || self.reopen())
             && self.tell_of_gaps(AUDIT_GAP_INTERVAL)
@@ -174,6 +184,7 @@ impl Writer {
         for newline in memchr_iter(b'\n', batch) {
             self.add(batch.get(begin..newline).unwrap_or_default());
             begin = newline + 1;
+            self.chained = begin;
             if self.out.len() >= AUDIT_WRITE_BYTES && !self.write_out() {
                 return false;
             }
@@ -406,6 +417,52 @@ impl Writer {
                     tracing::error!(%error, "the state of the audit log cannot be kept");
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::super::begin::begin;
+    use super::super::{AuditConfig, AuditRotation, WhenFull, key};
+    use super::*;
+
+    /// What the last line in the log says of lost lines is what auditors go by: each is counted
+    /// once, wherever it was when the disk was full.
+    #[test]
+    fn a_lost_line_is_counted_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let key_file = directory.path().join("key");
+        key::write_new(&key_file, &[5; 32]).unwrap();
+        let log = directory.path().join("log");
+        fs::create_dir(&log).unwrap();
+        // Takes nothing, as a full disk does.
+        symlink("/dev/full", log.join("audit.jsonl")).unwrap();
+        let config = AuditConfig {
+            directory: log,
+            prefix: "audit".to_owned(),
+            rotation: AuditRotation::Never,
+            max_file_bytes: None,
+            retain_files: None,
+            when_full: WhenFull::Refuse,
+            sync: AuditSync::Never,
+            key_file,
+            hsm_key: None,
+        };
+        let line = b",\"a\":1\n";
+        // All of the one batch is chained before anything is written; of the other, a part is.
+        for lines in [3, 2 * AUDIT_WRITE_BYTES / line.len()] {
+            let queue = Arc::new(Queue::new(1 << 20, WhenFull::Refuse));
+            queue.ask_to_stop();
+            let mut writer = begin(&config, &queue).unwrap();
+            let batch = line.repeat(lines);
+            assert!(!writer.turn(&batch, Asked::default()));
+            // And the line of the writer's own that the process begins with.
+            assert_eq!(writer.lost(&batch), lines + 1);
         }
     }
 }
