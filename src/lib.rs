@@ -14,7 +14,7 @@
 //!  hsm::worker          9 one thread = one PKCS#11 session
 //!  hsm::pkcs11         10 C_EncryptInit, C_Encrypt / C_DecryptInit, C_Decrypt
 //!  proto::xks::encode  11 the answer, or the one map from error to HTTP
-//!  server::socket      12 write
+//!  server::peer::sending 12 write
 //! ```
 //!
 //! `proto` and `hsm` know nothing of each other; they share the words of [`job`] alone.

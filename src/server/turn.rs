@@ -86,8 +86,6 @@ impl Turn {
         self.protocol.held_bytes() + self.held_bytes
     }
 
-    /// A handshake that failed is worth a line: a client certificate that is refused shows nowhere
-    /// else.
     /// A session is given up: if it had not come to be one, that is counted.
     pub(super) fn count_unfinished_handshake(&self, tls: Option<&Session>) {
         if tls.is_some_and(Session::is_handshaking) {
@@ -95,6 +93,8 @@ impl Turn {
         }
     }
 
+    /// A handshake that failed is worth a line: a client certificate that is refused shows nowhere
+    /// else.
     pub(super) fn note_failed_handshake(&mut self, peer: SocketAddr, error: &dyn fmt::Display) {
         if let Some(left_out) = self.handshakes.admit(self.moment.now) {
             tracing::info!(%peer, %error, left_out, "TLS handshake failed");
