@@ -209,14 +209,17 @@ impl Reloader {
         }
     }
 
-    /// Ends a fleet, once no event loop asks anything of it any more and all is answered.
+    /// Ends a fleet, once no event loop asks anything of it any more and all is answered. It is
+    /// stopped even where a loop is late: else that loop would be the last to have it, and would
+    /// stand still while its sessions close.
     fn retire(&self, hsm: Arc<Hsm>) {
         let changes = Arc::clone(&self.changes);
         let retire = move || {
-            if !changes.wait(HSM_RETIRE_TIMEOUT) || !hsm.stop(HSM_RETIRE_TIMEOUT) {
-                tracing::warn!("a call to a token that is out of the settings is outstanding");
+            let is_left_alone = changes.wait(HSM_RETIRE_TIMEOUT);
+            if hsm.stop(HSM_RETIRE_TIMEOUT) {
+                tracing::info!(is_left_alone, "the former HSM sessions are closed");
             } else {
-                tracing::info!("the former HSM sessions are closed");
+                tracing::warn!("a call to a token that is out of the settings is outstanding");
             }
         };
         if let Err(error) = thread::Builder::new().name("hsm-retire".to_owned()).spawn(retire) {
