@@ -171,6 +171,10 @@ pub const MAX_RATE_PER_SEC: u32 = 1_000_000;
 /// TLS handshakes whose costly part, key exchange and signature, a loop does in one turn: an open
 /// connection's request waits for no more than that.
 pub const MAX_HANDSHAKES_PER_TURN: usize = 1;
+/// What a server says in a handshake before it has agreed on keys: an alert (7 bytes), or a
+/// HelloRetryRequest with its change_cipher_spec (99; RFC 8446, 4.1.4). Its first flight is longer:
+/// some 240 where a session is resumed, more than the certificate where it is not.
+pub const MAX_UNKEYED_FLIGHT_BYTES: usize = 128;
 /// Where handshakes wait, one in so many is that of the peer that has waited for longest.
 pub const HANDSHAKES_PER_OLDEST: u32 = 4;
 /// One PROXY protocol header: the addresses take up 36 bytes, the rest are TLVs.

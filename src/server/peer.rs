@@ -17,12 +17,10 @@ use super::faults::{self, Place};
 use super::tls::{Session, TlsError};
 use super::turn::Turn;
 use crate::job::{Completion, Failure};
-use crate::limits::{MAX_READ_PER_TURN_BYTES, READ_SCRATCH_BYTES, STOPPING_PATIENCE};
+use crate::limits::{
+    MAX_READ_PER_TURN_BYTES, MAX_UNKEYED_FLIGHT_BYTES, READ_SCRATCH_BYTES, STOPPING_PATIENCE,
+};
 use crate::proto::{Connection, Listener, Step, Wait};
-
-/// More than an alert's record takes up (RFC 8446, 5.2 and 6), and less than a server's first
-/// flight does.
-const ALERT_BYTES: usize = 32;
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -385,7 +383,7 @@ impl Peer {
         let is_handshaking = tls.is_handshaking();
         if let Phase::Handshake { is_answered, .. } = &mut self.phase
             && !*is_answered
-            && outgoing.filled().len() > ALERT_BYTES
+            && outgoing.filled().len() > MAX_UNKEYED_FLIGHT_BYTES
         {
             *is_answered = true;
             if let Some(rate) = &admission.handshakes {

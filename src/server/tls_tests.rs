@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use rustls::crypto::SupportedKxGroup;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
@@ -11,6 +13,7 @@ use rustls::{
 };
 
 use super::*;
+use crate::limits::MAX_UNKEYED_FLIGHT_BYTES;
 
 /// Takes any certificate: the client is only here to say the right things.
 #[derive(Debug)]
@@ -51,10 +54,22 @@ impl ServerCertVerifier for Trusting {
     }
 }
 
+/// Key agreement by these, the first that is known to both first.
+fn provider(groups: &[&'static dyn SupportedKxGroup]) -> Arc<rustls::crypto::CryptoProvider> {
+    let kx_groups = groups.to_vec();
+    Arc::new(rustls::crypto::CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() })
+}
+
 fn acceptor() -> Acceptor {
+    acceptor_by(&[kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1])
+}
+
+fn acceptor_by(groups: &[&'static dyn SupportedKxGroup]) -> Acceptor {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
-    let config = ServerConfig::builder()
+    let config = ServerConfig::builder_with_provider(provider(groups))
+        .with_safe_default_protocol_versions()
+        .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![certified.cert.der().clone()], key)
         .unwrap();
@@ -177,6 +192,51 @@ fn in_pieces() {
     for is_old in [false, true] {
         for piece in [7, 100, 1000, 100_000] {
             assert_eq!(converse(is_old, piece, 99, None), [b'x'; 20_000], "{piece}");
+        }
+    }
+}
+
+/// An event loop tells by its size whether what a session says first has cost it the key agreement
+/// (and the signature): a HelloRetryRequest has not, for a client's next hello does. Whatever the
+/// version and the group, and also where a session is resumed.
+#[test]
+fn a_first_flight_is_told_from_what_costs_nothing() {
+    use rustls::version::{TLS12, TLS13};
+    let acceptor = acceptor_by(&[kx_group::SECP256R1]);
+    let (liked, unliked) = (kx_group::SECP256R1, kx_group::SECP384R1);
+    let cases: [(&rustls::SupportedProtocolVersion, &[_], usize); 3] = [
+        (&TLS13, &[unliked, liked], 1),
+        (&TLS13, &[liked], 0),
+        (&TLS12, &[liked], 0),
+    ];
+    for (version, groups, retries) in cases {
+        let mut config = ClientConfig::builder_with_provider(provider(groups))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Trusting))
+            .with_no_client_auth();
+        config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        let config = Arc::new(config);
+        for is_resumed in [false, true] {
+            let name = "localhost".try_into().unwrap();
+            let mut client = ClientConnection::new(Arc::clone(&config), name).unwrap();
+            let mut session = acceptor.accept().unwrap();
+            let mut flights = Vec::new();
+            for _ in 0..4 {
+                let said = said(&mut client);
+                let flight = feed(&mut session, &said, &mut Vec::new()).unwrap();
+                hear(&mut client, &flight);
+                flights.push(flight.len());
+            }
+            assert!(!session.is_handshaking() && !client.is_handshaking());
+            // A client remembers the group that was taken.
+            let retries = if is_resumed { 0 } else { retries };
+            let (free, rest) = flights.split_at(retries);
+            assert!(free.iter().all(|bytes| (1..=MAX_UNKEYED_FLIGHT_BYTES).contains(bytes)));
+            // To resume one in TLS 1.2 costs nothing either.
+            let is_free = is_resumed && *version == TLS12;
+            assert!(is_free || rest[0] > MAX_UNKEYED_FLIGHT_BYTES, "{flights:?}");
         }
     }
 }
