@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MARK: &str = "aW4gdGhlIGNsZWFy";
 
 /// A token that gives back what it gets.
+#[derive(Default)]
 struct Echo {
     /// The next time that the event loop asks it something.
     panics: Arc<AtomicBool>,
@@ -92,8 +93,13 @@ impl Session for EchoSession {
     }
 }
 
+/// A fleet of one such token.
+pub(super) fn echo() -> Arc<Hsm> {
+    Hsm::start_with(vec![(Box::new(Echo::default()), 1)], Vec::new()).unwrap()
+}
+
 /// A store whose quota is one request at a time: a place that is not given back would be missed.
-fn service() -> Service {
+pub(super) fn service() -> Service {
     let long = PATIENCE;
     let timeouts = Timeouts {
         request: Duration::from_secs(5),

@@ -14,6 +14,14 @@ impl Peer {
     /// Reads what a load balancer says before all else, and goes on to the next phase; else the
     /// connection's fate. The bytes stay in the socket until they are whole.
     pub(super) fn take_proxy_header(&mut self, since: Instant, turn: &mut Turn) -> Option<Fate> {
+        let fate = self.look_for_proxy_header(since, turn);
+        // Without TLS, the beginning of a request may stand behind the header, with plaintext in
+        // it. (Not dead stores: the next read may leave any of it as it is.)
+        turn.scratch[..MAX_PROXY_HEADER_BYTES].fill(0);
+        fate
+    }
+
+    fn look_for_proxy_header(&mut self, since: Instant, turn: &mut Turn) -> Option<Fate> {
         let into = &mut turn.scratch[..MAX_PROXY_HEADER_BYTES];
         let received = match self.stream.peek(into) {
             Ok(0) => return Some(Fate::Ends),
@@ -58,5 +66,46 @@ impl Peer {
             None => Phase::Open,
         };
         None
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::io::Write as _;
+    use std::net;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::observe::access_log::AccessLog;
+    use crate::proto::{Connection, Moment, Protocol};
+    use crate::server::admission::Admission;
+    use crate::server::config::Config;
+    use crate::server::panic_tests::{echo, service};
+
+    /// Nothing of a request is left in the loop's memory, whose beginning came with the header.
+    #[test]
+    fn what_was_looked_at_is_wiped() {
+        let listener = net::TcpListener::bind((net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, address) = listener.accept().unwrap();
+        let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+        client.write_all(&[&local[..], b"POST /of/the/test HTTP/1.1\r\n"].concat()).unwrap();
+        stream.peek(&mut [0]).unwrap();
+        stream.set_nonblocking(true).unwrap();
+
+        let now = Instant::now();
+        let moment = Moment { now, unix_secs: 0, is_ready: true, is_draining: false };
+        let protocol = Protocol::new(Arc::new(service()), 0, AccessLog::default());
+        let admission = Arc::new(Admission::new(&Config::local(), 1));
+        let mut turn = Turn::new(moment, protocol, echo(), Arc::clone(&admission));
+        let ticket = admission.admit(Listener::Api).unwrap();
+        let connection = Connection::new(Listener::Api, None, now);
+        let stream = (mio::net::TcpStream::from_std(stream), address);
+        let mut peer = Peer::new(stream, ticket, true, 1, None, connection, now);
+        assert_eq!(peer.take_proxy_header(now, &mut turn), None);
+        assert!(matches!(peer.phase, Phase::Open));
+        assert!(turn.scratch.iter().all(|byte| *byte == 0));
+        turn.hsm.stop(std::time::Duration::from_secs(10));
     }
 }
