@@ -206,8 +206,19 @@ impl Running {
         self.with_peer(slot, |peer, turn| peer.on_readable(false, turn));
     }
 
-    /// Closes this process's descriptors of sockets that another one accepts from.
+    /// Closes this process's descriptors of sockets that another one accepts from. A connection for
+    /// which there was no place is in no queue any more where that one would find it, so it gets
+    /// one now if it can be had.
     pub(super) fn let_go_of_listeners(&mut self) {
+        for index in 0..self.listeners.len() {
+            let Some(listening) = self.listeners.get_mut(index) else { break };
+            let listener = listening.listener;
+            if let Some((stream, address)) = listening.in_hand.take()
+                && let Some(ticket) = self.place_for_one_more(listener)
+            {
+                self.take_in(index, stream, address, ticket);
+            }
+        }
         for mut listening in self.listeners.drain(..) {
             // A socket that is still open elsewhere would stay in the epoll set. It is in there.
             let _ = self.poll.registry().deregister(&mut listening.socket);
