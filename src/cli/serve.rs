@@ -199,6 +199,8 @@ fn serve(
     let mut loops = server
         .start(&service, &hsm, || log.access_log().with_audit(audit.trail()), &metrics, ended)
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no event loop: {error}")))?;
+    // Whoever works with it has it. What it alone names is shown until a reload takes its place.
+    drop(service);
 
     if let Some(takeover) = takeover {
         takeover.finish();

@@ -103,8 +103,11 @@ pub struct Service {
     /// Places in `stores`, sorted by prefix.
     by_prefix: Vec<(Box<str>, usize)>,
     labels: Vec<Box<str>>,
-    /// By [`KeyIndex`]; empty where nothing is counted.
-    key_metrics: Vec<Arc<KeyMetrics>>,
+    /// Keys that belong to no store.
+    storeless_keys: Vec<KeyIndex>,
+    /// By [`KeyIndex`]; none of a key that only former services name. Empty where nothing is
+    /// counted.
+    key_metrics: Vec<Option<Arc<KeyMetrics>>>,
     credentials: usize,
 }
 
@@ -143,6 +146,7 @@ impl Service {
             stores: Vec::new(),
             by_prefix: Vec::new(),
             labels: Vec::new(),
+            storeless_keys: Vec::new(),
             key_metrics: Vec::new(),
             credentials: 0,
         }
@@ -161,6 +165,7 @@ impl Service {
         if self.key_of(label).is_none() {
             self.labels.push(label.into());
         }
+        self.storeless_keys.extend(self.key_of(label));
     }
 
     /// What jobs call the key of that label, if the HSM side knows it.
@@ -251,7 +256,8 @@ impl Service {
         }
     }
 
-    /// Has what the stores, keys and credentials do be counted there, and not nowhere.
+    /// Has what the stores, keys and credentials do be counted there, and not nowhere. A key that
+    /// nothing names any more has an index still, but no counter: it is not to be shown for ever.
     pub fn count_in(&mut self, metrics: &Metrics) {
         for store in &mut self.stores {
             store.metrics = metrics.store(&store.uri_path_prefix);
@@ -260,13 +266,22 @@ impl Service {
                 credential.set_metrics(metrics.credential(&store.uri_path_prefix, access_key_id));
             }
         }
-        self.key_metrics = metrics.keys(self.labels.iter().map(AsRef::as_ref));
+        let mut is_named = vec![false; self.labels.len()];
+        let of_stores = self.stores.iter().flat_map(|store| &store.keys).map(|(_, key)| key.index);
+        for index in of_stores.chain(self.storeless_keys.iter().copied()) {
+            let place = usize::try_from(index.0).ok().and_then(|place| is_named.get_mut(place));
+            place.into_iter().for_each(|is_named| *is_named = true);
+        }
+        let named = self.labels.iter().zip(&is_named).filter(|(_, is_named)| **is_named);
+        let mut counters = metrics.keys(named.map(|(label, _)| label.as_ref())).into_iter();
+        let counter = |is_named| if is_named { counters.next() } else { None };
+        self.key_metrics = is_named.into_iter().map(counter).collect();
     }
 
     /// Where the key's use is counted, if anywhere.
     #[must_use]
     pub fn key_metrics(&self, key: KeyIndex) -> Option<&KeyMetrics> {
-        self.key_metrics.get(usize::try_from(key.0).ok()?).map(AsRef::as_ref)
+        self.key_metrics.get(usize::try_from(key.0).ok()?)?.as_deref()
     }
 
     /// The store of that prefix.
@@ -320,5 +335,56 @@ impl Service {
     #[must_use]
     pub fn max_request_bytes(&self) -> usize {
         MAX_HEAD_BYTES + self.max_body_bytes()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn service(former: Option<&Service>, key_ids: &[&str]) -> Service {
+        let long = Duration::from_secs(60);
+        let timeouts = Timeouts {
+            request: long,
+            head: long,
+            body: long,
+            idle: long,
+            write: long,
+            handshake: long,
+        };
+        let mut service = Service::new("us-east-1", "kms-xks-proxy", timeouts);
+        former.into_iter().for_each(|former| service.keep_labels(former));
+        service.add_label("of_the_audit_log");
+        service.add_store("/of/the/test", [], key_ids.iter().copied());
+        service
+    }
+
+    /// A key that leaves all stores keeps its index, for jobs that are under way, and is not
+    /// counted and not shown any more; the others go on counting where they were.
+    #[test]
+    fn a_key_that_leaves_is_not_counted() {
+        let metrics = Metrics::new(1, Arc::default());
+        let mut former = service(None, &["leaves", "stays"]);
+        former.count_in(&metrics);
+        let (leaves, stays) = (former.key_of("leaves").unwrap(), former.key_of("stays").unwrap());
+        former.key_metrics(leaves).unwrap().encrypts.add(1);
+        former.key_metrics(stays).unwrap().encrypts.add(7);
+        let mut service = service(Some(&former), &["comes", "stays"]);
+        service.count_in(&metrics);
+        drop(former);
+        assert_eq!((service.key_of("leaves"), service.key_of("stays")), (Some(leaves), Some(stays)));
+        assert!(service.key_metrics(leaves).is_none());
+        assert_eq!(service.key_metrics(stays).unwrap().encrypts.get(), 7);
+        let comes = service.key_of("comes").unwrap();
+        assert_eq!(&*service.key_metrics(comes).unwrap().key_id, "comes");
+        let mut shown: Vec<_> =
+            metrics.used_keys().iter().map(|key| key.key_id.clone()).collect();
+        shown.sort();
+        assert_eq!(shown.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), [
+            "comes",
+            "of_the_audit_log",
+            "stays"
+        ]);
     }
 }

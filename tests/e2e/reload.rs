@@ -264,6 +264,21 @@ fn each_change_under_load() {
     assert!(proxy.log().contains("anybody who reaches the port can use the keys"));
     change(&proxy, |table| settings::set(table, "security.is_sigv4_auth_enabled", true));
     unsigned().assert_error(401, "AuthenticationFailedException");
+
+    // What is named no more is not shown for ever: keys of the start, keys of a reload, a store.
+    let shown = || String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
+    let keys = [token::FULL, token::FOREIGN, added].map(|key| {
+        format!("xks_proxy_key_encrypts_total{{key=\"{}\"}}", key.label)
+    });
+    let before = shown();
+    assert!(keys.iter().all(|key| before.contains(key)), "{before}");
+    change(&proxy, |table| {
+        let keys = vec![Value::from(token::FOREIGN.label)];
+        first_store(table).insert("xks_key_id_set".into(), Value::Array(keys));
+    });
+    let after = shown();
+    let are_there = keys.map(|key| after.contains(&key));
+    assert_eq!((are_there, after.contains(&third.prefix)), ([false, true, false], false), "{after}");
     load.end();
 }
 
