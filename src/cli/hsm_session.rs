@@ -26,7 +26,7 @@ impl HsmSession {
         set_environment(&settings.pkcs11.environment);
         let caller = HsmCaller::new(0);
         let hsm = Hsm::start(settings.hsm_config(service), vec![caller.inbox()])
-            .map_err(|error| Failed::new(EXIT_SETTINGS, error.message))?;
+            .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[pkcs11]: {error}")))?;
         Ok(Self { hsm, caller })
     }
 

@@ -138,7 +138,7 @@ fn serve(
     let caller = HsmCaller::new(u16::try_from(completions.len()).unwrap_or(u16::MAX));
     completions.push(caller.inbox());
     let hsm = Hsm::start(settings.hsm_config(&service), completions.clone())
-        .map_err(|error| Failed::new(EXIT_SETTINGS, error.message))?;
+        .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[pkcs11]: {error}")))?;
     startup_log::listening(&server, settings, admin.as_ref(), inherited_sockets);
     startup_log::hsm(Arc::clone(&hsm), settings);
 
