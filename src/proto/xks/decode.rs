@@ -40,13 +40,6 @@ impl Span {
         self.len() == 0
     }
 
-    /// The same place, seen from `offset` bytes earlier.
-    #[must_use]
-    pub fn offset(self, offset: usize) -> Self {
-        let offset = u32::try_from(offset).unwrap_or(u32::MAX);
-        Self { start: self.start.saturating_add(offset), end: self.end.saturating_add(offset) }
-    }
-
     fn range(self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize
     }
