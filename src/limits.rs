@@ -147,6 +147,9 @@ pub const MAX_EVENT_LOOPS: usize = 64;
 pub const MAX_PING_CONNECTIONS: usize = 256;
 /// Open files that are no connections: the HSM's own, logs, listeners, what a module opens.
 pub const DESCRIPTORS_BESIDE_CONNECTIONS: u64 = 1024;
+/// Listeners of one loop: far more than it has, of its own and of what a process with more loops
+/// handed over.
+pub const MAX_LISTENERS_PER_LOOP: usize = 256;
 /// Connections accepted from one listener in one turn of a loop.
 pub const MAX_ACCEPTS_PER_TURN: usize = 16;
 /// Where event loops accept from one socket, how long one that has more connections than another
@@ -154,6 +157,8 @@ pub const MAX_ACCEPTS_PER_TURN: usize = 16;
 pub const ACCEPT_YIELD: Duration = Duration::from_millis(1);
 /// Connections ended at once to make room for others.
 pub const MAX_EVICTIONS: usize = 64;
+/// For so many that may be ended, one more is at once: where there are many, looking for them costs.
+pub const CONNECTIONS_PER_EVICTION: usize = 256;
 /// Memory that all connections together may hold: receive buffers, answers that were not taken,
 /// incomplete TLS records. Setting: `[limits] max_buffered_bytes`.
 pub const DEFAULT_MAX_BUFFERED_BYTES: usize = 256 * 1024 * 1024;
@@ -177,6 +182,9 @@ pub const MAX_HANDSHAKES_PER_TURN: usize = 1;
 pub const MAX_UNKEYED_FLIGHT_BYTES: usize = 128;
 /// Where handshakes wait, one in so many is that of the peer that has waited for longest.
 pub const HANDSHAKES_PER_OLDEST: u32 = 4;
+/// In a list of connections that wait, entries that those who ended have left behind, beyond two
+/// for each connection there is.
+pub const MAX_LEFT_BEHIND_ENTRIES: usize = 64;
 /// One PROXY protocol header: the addresses take up 36 bytes, the rest are TLVs.
 pub const MAX_PROXY_HEADER_BYTES: usize = 4096;
 /// Networks in `[server] proxy_protocol_from`.
@@ -201,8 +209,10 @@ pub const SOCKET_SEND_BYTES: usize = 32 * 1024;
 pub const SOCKET_RECEIVE_BYTES: usize = 128 * 1024;
 /// Readiness events taken from the kernel at once.
 pub const MAX_EVENTS_PER_POLL: usize = 128;
+/// What one TLS record carries (RFC 8446, 5.1).
+pub const MAX_RECORD_PLAINTEXT_BYTES: usize = 16 * 1024;
 /// One TLS record, framing and expansion included (RFC 5246, 6.2.3).
-pub const MAX_RECORD_BYTES: usize = 5 + 16 * 1024 + 2048;
+pub const MAX_RECORD_BYTES: usize = 5 + MAX_RECORD_PLAINTEXT_BYTES + 2048;
 /// Received TLS bytes that do not make a whole record or handshake message yet: a client's
 /// certificate chain can take several records.
 pub const MAX_PARTIAL_TLS_BYTES: usize = 2 * MAX_RECORD_BYTES;
@@ -546,6 +556,7 @@ const _: () = {
     assert!(MAX_URI_PATH_PREFIX_BYTES + "/kms/xks/v1".len() == 128);
     assert!(IV_BATCH_BYTES.is_multiple_of(GCM_IV_BYTES));
     assert!(MAX_HEAD_BYTES > MAX_TARGET_BYTES);
+    assert!(MAX_INHERITED_SOCKETS < MAX_LISTENERS_PER_LOOP);
     assert!(GCM_IV_BYTES <= MAX_GCM_IV_BYTES);
     assert!(12 * (MAX_LOG_STRING_BYTES + 32) + 1024 < MAX_ACCESS_LOG_LINE_BYTES);
     assert!(LOG_BUFFER_BYTES + MAX_ACCESS_LOG_LINE_BYTES < MAX_LOG_BACKLOG_BYTES);

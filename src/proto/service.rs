@@ -8,7 +8,10 @@ use super::sigv4::Scope;
 use super::sigv4::signing_key::Credential;
 use super::xks::quota::Quota;
 use crate::job::KeyIndex;
-use crate::limits::{BODY_OVERHEAD_BYTES, DEFAULT_MAX_REQUESTS_PER_CONNECTION, MAX_HEAD_BYTES};
+use crate::limits::{
+    BODY_OVERHEAD_BYTES, DEFAULT_MAX_AAD_IN_BASE64_BYTES, DEFAULT_MAX_PLAINTEXT_IN_BASE64_BYTES,
+    DEFAULT_MAX_REQUESTS_PER_CONNECTION, MAX_HEAD_BYTES,
+};
 use crate::observe::metrics::{KeyMetrics, Metrics, StoreMetrics};
 use crate::observe::redaction::Secret;
 use crate::policy::Policy;
@@ -138,8 +141,8 @@ impl Service {
             is_sigv4_auth_enabled: true,
             ciphertext_metadata: None,
             policy: None,
-            max_plaintext_in_base64: 8192,
-            max_aad_in_base64: 16_384,
+            max_plaintext_in_base64: DEFAULT_MAX_PLAINTEXT_IN_BASE64_BYTES,
+            max_aad_in_base64: DEFAULT_MAX_AAD_IN_BASE64_BYTES,
             max_requests_per_connection: DEFAULT_MAX_REQUESTS_PER_CONNECTION,
             fleet_size: 1,
             timeouts,

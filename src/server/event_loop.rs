@@ -25,7 +25,7 @@ use crate::hsm::Hsm;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job};
 use crate::limits::{
     HANDSHAKES_PER_OLDEST, MAX_ANSWERS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_EXPIRIES_PER_TURN,
-    MAX_HANDSHAKES_PER_TURN, MAX_JOBS_PER_SUBMIT, MAX_TURN,
+    MAX_HANDSHAKES_PER_TURN, MAX_JOBS_PER_SUBMIT, MAX_LISTENERS_PER_LOOP, MAX_TURN,
 };
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
@@ -34,8 +34,6 @@ use crate::proto::{Moment, Protocol, Service};
 const WAKER: Token = Token(usize::MAX);
 /// Tokens of listeners count down from here, those of connections up from 0.
 const FIRST_LISTENER: usize = usize::MAX - 1;
-/// Far more than a loop has: each of its own, and what a process with more loops handed over.
-const MAX_LISTENERS: usize = 256;
 
 /// What a loop has in common with the others.
 pub(super) struct Shared {
@@ -280,7 +278,7 @@ impl Running {
     fn on_event(&mut self, event: &Event) {
         match event.token() {
             WAKER => {}
-            Token(token) if token > FIRST_LISTENER - MAX_LISTENERS => {
+            Token(token) if token > FIRST_LISTENER - MAX_LISTENERS_PER_LOOP => {
                 if let Some(listening) = self.listeners.get_mut(FIRST_LISTENER - token) {
                     listening.is_ready = true;
                 }

@@ -8,7 +8,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use zeroize::Zeroize as _;
 
-use crate::limits::{MAX_PARTIAL_TLS_BYTES, MAX_RECORD_BYTES};
+use crate::limits::{MAX_PARTIAL_TLS_BYTES, MAX_RECORD_BYTES, MAX_RECORD_PLAINTEXT_BYTES};
 
 /// Begins sessions.
 #[derive(Clone)]
@@ -180,8 +180,8 @@ impl Session {
     /// [`TlsError`]: the session is over.
     pub(super) fn send(&mut self, plaintext: &[u8], out: &mut Outgoing) -> Result<(), TlsError> {
         self.write(out, |traffic, out| {
-            let records = plaintext.len() / (16 * 1024) + 1;
-            let needed = plaintext.len() + records * (MAX_RECORD_BYTES - 16 * 1024);
+            let records = plaintext.len() / MAX_RECORD_PLAINTEXT_BYTES + 1;
+            let needed = plaintext.len() + records * (MAX_RECORD_BYTES - MAX_RECORD_PLAINTEXT_BYTES);
             traffic.encrypt(plaintext, out.room(needed))
         })
     }

@@ -26,6 +26,13 @@ const SECRET_REMEDY: &str = "write 43 to 64 characters of a-z, A-Z, 0-9, '/', '+
 const NAME_REMEDY: &str = "write up to 64 characters by which you know the credential";
 const SECS_PER_DAY: u64 = 86_400;
 
+// As the remedies have them.
+const _: () = {
+    assert!(MIN_ACCESS_KEY_ID_BYTES == 20 && MAX_ACCESS_KEY_ID_BYTES == 30);
+    assert!(MIN_SECRET_ACCESS_KEY_BYTES == 43 && MAX_SECRET_ACCESS_KEY_BYTES == 64);
+    assert!(MAX_CREDENTIAL_NAME_BYTES == 64);
+};
+
 /// A credential, and the members that it is from.
 struct Found<'a> {
     credential: Credential,

@@ -6,6 +6,10 @@ pub mod request;
 pub mod response;
 
 use super::xks::error::{ApiError, ErrorName};
+use crate::limits::MAX_TARGET_BYTES;
+
+// As the error's text has it.
+const _: () = assert!(MAX_TARGET_BYTES == 256);
 
 /// A request that is answered without being understood; the connection ends afterwards.
 ///

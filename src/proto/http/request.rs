@@ -9,6 +9,9 @@ use super::HttpError;
 use super::body::Framing;
 use crate::limits::{MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
 
+// As the errors' texts have them.
+const _: () = assert!(MAX_HEAD_BYTES == 8192 && MAX_HEADERS == 64);
+
 /// Room for the header fields of one request.
 pub type HeaderSlots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_HEADERS];
 

@@ -3,6 +3,9 @@
 use super::Unauthentic;
 use crate::limits::{MAX_ACCESS_KEY_ID_BYTES, MAX_SIGNED_HEADERS};
 
+// As the error's text has it.
+const _: () = assert!(MAX_SIGNED_HEADERS == 32);
+
 /// What KMS signs (XKS specification, Appendix A).
 pub const KMS_SIGNED_HEADERS: &[u8] = b"host;x-amz-date";
 

@@ -7,7 +7,9 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::Scope;
-use crate::limits::{MAX_HEAD_BYTES, SIGNING_KEYS_PER_CREDENTIAL};
+use crate::limits::{
+    MAX_HEAD_BYTES, MIN_SECRET_ACCESS_KEY_BYTES, SIGNING_KEYS_PER_CREDENTIAL,
+};
 use crate::observe::metrics::CredentialMetrics;
 use crate::observe::redaction::Secret;
 
@@ -84,7 +86,7 @@ impl SigningKeys {
     pub fn new(credentials: usize) -> Self {
         Self {
             keys: vec![[const { None }; SIGNING_KEYS_PER_CREDENTIAL]; credentials + 1],
-            decoy: Secret::new("-".repeat(43)),
+            decoy: Secret::new("-".repeat(MIN_SECRET_ACCESS_KEY_BYTES)),
             scratch: Vec::with_capacity(MAX_HEAD_BYTES),
         }
     }

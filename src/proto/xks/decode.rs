@@ -12,6 +12,9 @@ use crate::limits::{MAX_ARN_BYTES, MAX_CIPHERTEXT_METADATA_BYTES};
 use crate::proto::buffer::PADDING_BYTES;
 use crate::proto::route::Call;
 
+// As the error's text has it.
+const _: () = assert!(MAX_CIPHERTEXT_METADATA_BYTES == 20);
+
 /// Where a string lies in the body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {

@@ -12,7 +12,7 @@
 use std::time::Instant;
 
 use super::Running;
-use crate::limits::MAX_EVICTIONS;
+use crate::limits::{CONNECTIONS_PER_EVICTION, MAX_EVICTIONS};
 use crate::proto::Listener;
 use crate::server::peer::Peer;
 
@@ -53,7 +53,7 @@ impl Running {
             return 0;
         }
         // More than one at a time where there are so many that looking for them costs.
-        let count = (1 + standings.len() / 256).min(MAX_EVICTIONS);
+        let count = (1 + standings.len() / CONNECTIONS_PER_EVICTION).min(MAX_EVICTIONS);
         standings.select_nth_unstable(count - 1);
         for (_, slot) in &standings[..count] {
             self.end(*slot);
