@@ -21,6 +21,7 @@
 
 pub mod admin;
 pub mod cli;
+mod decimal;
 pub mod hsm;
 pub mod job;
 pub mod limits;

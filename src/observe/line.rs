@@ -9,6 +9,7 @@ use tracing::Level;
 use super::escape::{push_escaped, push_quoted, push_word};
 use super::log::LogFormat;
 use super::timestamp::Rfc3339;
+use crate::decimal::push_decimal;
 
 /// A line in the making, at the end of a buffer.
 ///
@@ -79,19 +80,9 @@ impl<'a> Line<'a> {
     }
 
     /// A number.
-    pub(super) fn number(&mut self, key: &str, mut value: u64) {
+    pub(super) fn number(&mut self, key: &str, value: u64) {
         self.key(key);
-        let mut digits = [0; 20];
-        let mut start = digits.len();
-        loop {
-            start -= 1;
-            digits[start] = b"0123456789"[(value % 10) as usize];
-            value /= 10;
-            if value == 0 {
-                break;
-            }
-        }
-        self.out.extend_from_slice(&digits[start..]);
+        push_decimal(self.out, value);
     }
 
     /// An IP address.

@@ -4,6 +4,7 @@
 //! of the file before as its second member, `"previous"`.
 
 use super::chain::{CODE_BYTES, Chain, from_hex, push_hex};
+use crate::decimal::push_decimal;
 
 const BEGIN: &[u8] = b"{\"seq\":";
 const PREVIOUS: &[u8] = b",\"previous\":\"";
@@ -15,7 +16,7 @@ const CODE_DIGITS: usize = 2 * CODE_BYTES;
 pub(super) fn write(out: &mut Vec<u8>, chain: &mut Chain, members: &[u8], is_first_of_file: bool) {
     let start = out.len();
     out.extend_from_slice(BEGIN);
-    push_number(out, chain.seq());
+    push_decimal(out, chain.seq());
     if is_first_of_file {
         out.extend_from_slice(PREVIOUS);
         push_hex(out, chain.previous());
@@ -27,21 +28,6 @@ pub(super) fn write(out: &mut Vec<u8>, chain: &mut Chain, members: &[u8], is_fir
     push_hex(out, &code);
     out.extend_from_slice(END);
     out.push(b'\n');
-}
-
-/// A decimal number, appended.
-fn push_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b"0123456789"[(number % 10) as usize];
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
 }
 
 /// A line, taken apart.

@@ -226,7 +226,7 @@ impl Audit {
     /// written.
     #[must_use]
     pub fn can_serve(&self) -> bool {
-        self.queue.as_ref().is_none_or(|queue| !(queue.is_lossless() && queue.is_failing()))
+        self.queue.as_ref().is_none_or(|queue| queue.can_serve())
     }
 
     /// Writes what waits, for [`AUDIT_STOP_TIMEOUT`] at the most, and ends the writer. Whether it

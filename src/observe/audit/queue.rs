@@ -116,6 +116,12 @@ impl Queue {
         self.is_failing.load(Ordering::Relaxed)
     }
 
+    /// Whether calls may be made at present: false while lines must not be lost and cannot be
+    /// written.
+    pub(super) fn can_serve(&self) -> bool {
+        !(self.is_lossless() && self.is_failing())
+    }
+
     /// Lines that wait, and reservations.
     pub(super) fn used_bytes(&self) -> usize {
         self.used_bytes.load(Ordering::Relaxed)
@@ -124,7 +130,7 @@ impl Queue {
     /// Room for a line of at most so many bytes; `None` if there is none, or if lines must not be
     /// lost and cannot be written.
     pub(super) fn reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
-        if self.is_lossless() && self.is_failing() {
+        if !self.can_serve() {
             return None;
         }
         let before = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -38,7 +38,7 @@ impl AuditTrail {
     /// Whether a call may be made at present.
     #[must_use]
     pub fn can_serve(&self) -> bool {
-        self.queue.as_ref().is_none_or(|queue| !(queue.is_lossless() && queue.is_failing()))
+        self.queue.as_ref().is_none_or(|queue| queue.can_serve())
     }
 
     /// Makes room for the line of a call whose strings have these lengths, before the call is

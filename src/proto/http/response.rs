@@ -1,5 +1,7 @@
 //! The response head (RFC 9112, 4).
 
+use crate::decimal::push_decimal;
+
 /// What precedes the body of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseHead<'a> {
@@ -32,7 +34,7 @@ impl ResponseHead<'_> {
         out.extend_from_slice(b"\r\nContent-Type: ");
         out.extend_from_slice(self.content_type.as_bytes());
         out.extend_from_slice(b"\r\nContent-Length: ");
-        decimal(out, self.content_length);
+        push_decimal(out, self.content_length as u64);
         if let Some(allow) = self.allow {
             out.extend_from_slice(b"\r\nAllow: ");
             out.extend_from_slice(allow.as_bytes());
@@ -44,24 +46,6 @@ impl ResponseHead<'_> {
         }
         out.extend_from_slice(b"\r\n\r\n");
     }
-}
-
-/// Appends a number in decimal.
-fn decimal(out: &mut Vec<u8>, mut number: usize) {
-    let mut digits = [0; 20];
-    let mut first = digits.len();
-    loop {
-        first -= 1;
-        #[expect(clippy::cast_possible_truncation, reason = "a digit")]
-        {
-            digits[first] = b'0' + (number % 10) as u8;
-        }
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[first..]);
 }
 
 /// Status code and reason phrase (RFC 9110, 15).
@@ -83,20 +67,5 @@ fn status_line(status: u16) -> &'static str {
         503 => "503 Service Unavailable",
         505 => "505 HTTP Version Not Supported",
         _ => "500 Internal Server Error",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As the formatter would write them.
-    #[test]
-    fn decimals() {
-        for number in [0, 9, 10, 200, 8_192, usize::MAX] {
-            let mut out = Vec::new();
-            decimal(&mut out, number);
-            assert_eq!(out, number.to_string().as_bytes());
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use super::error::push_printable;
 use crate::job::{FleetHealth, HealthStatus, Iv, KeyAttributes};
 use crate::limits::MAX_FLEET_DETAILS;
 
@@ -111,12 +112,7 @@ fn status(status: HealthStatus) -> &'static str {
 /// invalid answer, so it says so.
 fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    out.extend(text.bytes().map(|byte| match byte {
-        b'"' => b'\'',
-        b'\\' => b'/',
-        0x20..=0x7e => byte,
-        _ => b'?',
-    }));
+    push_printable(out, text.as_bytes());
     if text.is_empty() {
         out.extend_from_slice(b"unknown");
     }

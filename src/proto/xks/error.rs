@@ -146,16 +146,22 @@ impl ApiError {
         out.extend_from_slice(b"{\"errorName\":\"");
         out.extend_from_slice(self.name.name().as_bytes());
         out.extend_from_slice(b"\",\"errorMessage\":\"");
-        // Under 512 characters of 0x20 to 0x7e (XKS specification, Error codes); what JSON would
-        // have to escape is replaced, so that the length is that of what the reader sees.
-        out.extend(self.message.bytes().take(MAX_ERROR_MESSAGE_BYTES).map(|byte| match byte {
-            b'"' => b'\'',
-            b'\\' => b'/',
-            0x20..=0x7e => byte,
-            _ => b'?',
-        }));
+        // Under 512 characters of 0x20 to 0x7e (XKS specification, Error codes).
+        let message = self.message.as_bytes();
+        push_printable(out, message.get(..MAX_ERROR_MESSAGE_BYTES).unwrap_or(message));
         out.extend_from_slice(b"\"}");
     }
+}
+
+/// Appends `text` as printable ASCII for a JSON string. What JSON would have to escape is replaced,
+/// so that the length is that of what the reader sees.
+pub(super) fn push_printable(out: &mut Vec<u8>, text: &[u8]) {
+    out.extend(text.iter().map(|byte| match byte {
+        b'"' => b'\'',
+        b'\\' => b'/',
+        0x20..=0x7e => *byte,
+        _ => b'?',
+    }));
 }
 
 impl From<Unauthentic> for ApiError {

@@ -1,0 +1,32 @@
+//! Whole numbers as text, without an allocation: for answers, and for lines of the logs.
+
+/// Appends `number` in decimal.
+pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    // u64::MAX has 20 digits.
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the formatter would write them.
+    #[test]
+    fn decimals() {
+        for number in [0, 9, 10, 200, 8_192, u64::MAX] {
+            let mut out = b"n = ".to_vec();
+            push_decimal(&mut out, number);
+            assert_eq!(out, format!("n = {number}").as_bytes());
+        }
+    }
+}
