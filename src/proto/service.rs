@@ -376,18 +376,19 @@ mod tests {
         let mut service = service(Some(&former), &["comes", "stays"]);
         service.count_in(&metrics);
         drop(former);
-        assert_eq!((service.key_of("leaves"), service.key_of("stays")), (Some(leaves), Some(stays)));
+        assert_eq!(
+            (service.key_of("leaves"), service.key_of("stays")),
+            (Some(leaves), Some(stays))
+        );
         assert!(service.key_metrics(leaves).is_none());
         assert_eq!(service.key_metrics(stays).unwrap().encrypts.get(), 7);
         let comes = service.key_of("comes").unwrap();
         assert_eq!(&*service.key_metrics(comes).unwrap().key_id, "comes");
-        let mut shown: Vec<_> =
-            metrics.used_keys().iter().map(|key| key.key_id.clone()).collect();
+        let mut shown: Vec<_> = metrics.used_keys().iter().map(|key| key.key_id.clone()).collect();
         shown.sort();
-        assert_eq!(shown.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), [
-            "comes",
-            "of_the_audit_log",
-            "stays"
-        ]);
+        assert_eq!(
+            shown.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
+            ["comes", "of_the_audit_log", "stays"]
+        );
     }
 }

@@ -181,7 +181,8 @@ impl Session {
     pub(super) fn send(&mut self, plaintext: &[u8], out: &mut Outgoing) -> Result<(), TlsError> {
         self.write(out, |traffic, out| {
             let records = plaintext.len() / MAX_RECORD_PLAINTEXT_BYTES + 1;
-            let needed = plaintext.len() + records * (MAX_RECORD_BYTES - MAX_RECORD_PLAINTEXT_BYTES);
+            let needed =
+                plaintext.len() + records * (MAX_RECORD_BYTES - MAX_RECORD_PLAINTEXT_BYTES);
             traffic.encrypt(plaintext, out.room(needed))
         })
     }

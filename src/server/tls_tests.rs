@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, SignatureScheme,
@@ -204,11 +204,8 @@ fn a_first_flight_is_told_from_what_costs_nothing() {
     use rustls::version::{TLS12, TLS13};
     let acceptor = acceptor_by(&[kx_group::SECP256R1]);
     let (liked, unliked) = (kx_group::SECP256R1, kx_group::SECP384R1);
-    let cases: [(&rustls::SupportedProtocolVersion, &[_], usize); 3] = [
-        (&TLS13, &[unliked, liked], 1),
-        (&TLS13, &[liked], 0),
-        (&TLS12, &[liked], 0),
-    ];
+    let cases: [(&rustls::SupportedProtocolVersion, &[_], usize); 3] =
+        [(&TLS13, &[unliked, liked], 1), (&TLS13, &[liked], 0), (&TLS12, &[liked], 0)];
     for (version, groups, retries) in cases {
         let mut config = ClientConfig::builder_with_provider(provider(groups))
             .with_protocol_versions(&[version])

@@ -267,9 +267,8 @@ fn each_change_under_load() {
 
     // What is named no more is not shown for ever: keys of the start, keys of a reload, a store.
     let shown = || String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
-    let keys = [token::FULL, token::FOREIGN, added].map(|key| {
-        format!("xks_proxy_key_encrypts_total{{key=\"{}\"}}", key.label)
-    });
+    let keys = [token::FULL, token::FOREIGN, added]
+        .map(|key| format!("xks_proxy_key_encrypts_total{{key=\"{}\"}}", key.label));
     let before = shown();
     assert!(keys.iter().all(|key| before.contains(key)), "{before}");
     change(&proxy, |table| {
@@ -278,7 +277,11 @@ fn each_change_under_load() {
     });
     let after = shown();
     let are_there = keys.map(|key| after.contains(&key));
-    assert_eq!((are_there, after.contains(&third.prefix)), ([false, true, false], false), "{after}");
+    assert_eq!(
+        (are_there, after.contains(&third.prefix)),
+        ([false, true, false], false),
+        "{after}"
+    );
     load.end();
 }
 

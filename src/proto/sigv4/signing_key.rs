@@ -7,9 +7,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::Scope;
-use crate::limits::{
-    MAX_HEAD_BYTES, MIN_SECRET_ACCESS_KEY_BYTES, SIGNING_KEYS_PER_CREDENTIAL,
-};
+use crate::limits::{MAX_HEAD_BYTES, MIN_SECRET_ACCESS_KEY_BYTES, SIGNING_KEYS_PER_CREDENTIAL};
 use crate::observe::metrics::CredentialMetrics;
 use crate::observe::redaction::Secret;
 
