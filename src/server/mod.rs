@@ -230,4 +230,6 @@ fn event_loops(configured: usize) -> usize {
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod hand_over_tests;
+#[cfg(test)]
 mod panic_tests;

@@ -132,17 +132,17 @@ impl Write for Log {
 }
 
 /// An event loop at work.
-struct Running {
-    address: SocketAddr,
-    lifecycle: Arc<Lifecycle>,
-    metrics: Arc<Metrics>,
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
+    pub(super) lifecycle: Arc<Lifecycle>,
+    pub(super) metrics: Arc<Metrics>,
     hsm_panics: Arc<AtomicBool>,
-    thread: JoinHandle<io::Result<()>>,
+    pub(super) thread: JoinHandle<io::Result<()>>,
     log: Log,
 }
 
-fn start(panics: Arc<SharedCounter>) -> Running {
-    let mut server = Server::bind(&Config::local()).unwrap_or_else(|error| panic!("{error:?}"));
+pub(super) fn start(config: &Config, panics: Arc<SharedCounter>) -> Running {
+    let mut server = Server::bind(config).unwrap_or_else(|error| panic!("{error:?}"));
     let hsm_panics = Arc::new(AtomicBool::new(false));
     // Where there are several, a token is asked for a job's key before it gets the job.
     let backend = || -> Box<dyn Backend> { Box::new(Echo { panics: Arc::clone(&hsm_panics) }) };
@@ -176,13 +176,13 @@ fn watch_panics() -> Arc<SharedCounter> {
     counter
 }
 
-fn connect(address: SocketAddr) -> TcpStream {
+pub(super) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
-fn encrypt() -> String {
+pub(super) fn encrypt() -> String {
     let body = format!(
         r#"{{"requestMetadata":{{"awsPrincipalArn":"a","kmsKeyArn":"k","kmsOperation":"Encrypt","kmsRequestId":"1"}},"plaintext":"{MARK}","encryptionAlgorithm":"AES_GCM"}}"#
     );
@@ -194,7 +194,7 @@ fn encrypt() -> String {
 }
 
 /// Has an answer to `request`, and gives its status line and body.
-fn ask(stream: &mut TcpStream, request: &str) -> String {
+pub(super) fn ask(stream: &mut TcpStream, request: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
     let mut piece = [0; 4096];
@@ -221,7 +221,7 @@ fn has_ended(stream: &mut TcpStream) -> bool {
 #[test]
 fn a_panic_ends_one_connection() {
     let panics = watch_panics();
-    let running = start(Arc::clone(&panics));
+    let running = start(&Config::local(), Arc::clone(&panics));
     let mut bystander = connect(running.address);
     assert!(ask(&mut bystander, &encrypt()).starts_with("HTTP/1.1 200"));
     let get = "GET /ping HTTP/1.1\r\nHost: h\r\n\r\n";
