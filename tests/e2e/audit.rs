@@ -365,6 +365,23 @@ fn the_hsm_vouches_for_the_log() {
     assert!(said.contains("TAMPERED: the HSM has not sealed this checkpoint"), "{said}");
 }
 
+/// Where the HSM does not seal, the log goes on, and the operator hears of it.
+#[test]
+fn an_hsm_that_does_not_seal_costs_no_line() {
+    let setup = Setup::new().set("audit.hsm_key", "no_such_key").set("admin.port", 0);
+    let mut proxy = audited(setup).start();
+    encrypt(&proxy.client());
+    proxy.wait_for("the metric", |proxy| {
+        let metrics = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
+        metrics.contains("\nxks_proxy_audit_checkpoint_errors_total 1\n")
+            && metrics.contains("\nxks_proxy_audit_last_checkpoint_timestamp_seconds 0\n")
+    });
+    assert!(proxy.log().contains("does not seal a checkpoint"), "{}", proxy.log());
+    end(&mut proxy);
+    assert_eq!(calls(proxy.directory()).len(), 1);
+    assert_good(proxy.directory());
+}
+
 /// A killed process loses no line that was written, and the next one says what happened.
 #[test]
 fn a_crash_is_told() {
