@@ -57,6 +57,23 @@ fn any_json() -> impl Strategy<Value = String> {
     })
 }
 
+/// Objects are objects, in whatever order an array has the members' values. (Found by fuzzing, as
+/// the model's error.)
+#[test]
+fn arrays_are_no_objects() {
+    let good = br#"{"requestMetadata":{"kmsRequestId":"id","kmsOperation":"Encrypt"}}"#;
+    for (body, is_good) in [
+        (&good[..], true),
+        (br#"{"requestMetadata":["id","Encrypt"]}"#, false),
+        (br#"[{"kmsRequestId":"id","kmsOperation":"Encrypt"}]"#, false),
+        (br#"[["id","Encrypt"]]"#, false),
+    ] {
+        let seen = decode(&mut Decoder::default(), Call::Health, body);
+        assert_eq!(seen.is_some(), is_good, "{}", String::from_utf8_lossy(body));
+        assert_eq!(seen, model(Call::Health, body));
+    }
+}
+
 fn base64_text() -> impl Strategy<Value = String> {
     let good = prop::collection::vec(any::<u8>(), 0..40)
         .prop_map(|bytes| base64_simd::STANDARD.encode_to_string(bytes));

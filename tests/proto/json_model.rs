@@ -123,7 +123,11 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 /// The same by serde_json and the specification's words.
 pub fn model(call: Call, body: &[u8]) -> Option<Seen> {
     // Of the members that it skips serde_json would let pass what is not even UTF-8.
-    serde_json::from_slice::<serde_json::Value>(body).ok()?;
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    // serde takes an array for a struct, member by member.
+    if !value.is_object() || !value["requestMetadata"].is_object() {
+        return None;
+    }
     let optional = |text: Option<String>| match text {
         None => Some(None),
         Some(text) => base64(&text).map(Some),
