@@ -1,13 +1,17 @@
 //! Whole numbers as text, without an allocation: for answers, and for lines of the logs.
 
 /// Appends `number` in decimal.
+#[inline]
 pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
     // u64::MAX has 20 digits.
     let mut digits = [0; 20];
     let mut start = digits.len();
     loop {
         start -= 1;
-        digits[start] = b"0123456789"[(number % 10) as usize];
+        #[expect(clippy::cast_possible_truncation, reason = "a digit")]
+        {
+            digits[start] = b'0' + (number % 10) as u8;
+        }
         number /= 10;
         if number == 0 {
             break;
