@@ -358,18 +358,21 @@ fn a_hung_call_does_not_hold_others_up() {
     assert_eq!(caller.wait(3).len(), 3);
 }
 
+/// A token, and what makes its calls fail.
+fn goes_away() -> (Arc<Fake>, Arc<AtomicBool>) {
+    let is_away = Arc::new(AtomicBool::new(false));
+    let away = Arc::clone(&is_away);
+    let call = move |_: &Fake, _, _: &Request| {
+        if away.load(Ordering::SeqCst) { Err(fault(Blame::Token)) } else { Ok(()) }
+    };
+    (Fake::new(call), is_away)
+}
+
 /// A token that is away: answers at once, and it is used again when it returns, its dead sessions
 /// closed before the module is initialised anew.
 #[test]
 fn a_token_that_went_away_comes_back() {
-    let is_away = Arc::new(AtomicBool::new(false));
-    let away = Arc::clone(&is_away);
-    let token =
-        Fake::new(
-            move |_, _, _| {
-                if away.load(Ordering::SeqCst) { Err(fault(Blame::Token)) } else { Ok(()) }
-            },
-        );
+    let (token, is_away) = goes_away();
     let mut caller = start(&[&token], 4);
     assert!(caller.ask(decryption(b"x")).is_ok());
     is_away.store(true, Ordering::SeqCst);
@@ -399,14 +402,7 @@ fn a_token_that_went_away_comes_back() {
 /// that the module can be initialised anew.
 #[test]
 fn sessions_that_open_in_vain_do_not_keep_the_module() {
-    let is_away = Arc::new(AtomicBool::new(false));
-    let away = Arc::clone(&is_away);
-    let token =
-        Fake::new(
-            move |_, _, _| {
-                if away.load(Ordering::SeqCst) { Err(fault(Blame::Token)) } else { Ok(()) }
-            },
-        );
+    let (token, is_away) = goes_away();
     let mut caller = start(&[&token], 4);
     assert!(caller.ask(decryption(b"x")).is_ok());
     is_away.store(true, Ordering::SeqCst);

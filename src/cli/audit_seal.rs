@@ -5,23 +5,18 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use subtle::ConstantTimeEq as _;
 
-use super::hsm_caller::HsmCaller;
+use super::hsm_caller::{HsmCaller, OTHER_ANSWER, told};
 use super::hsm_session::HsmSession;
 use crate::hsm::Hsm;
 use crate::job::{Failure, HsmAad, Iv, KeyIndex, Operation, Request, Success};
 use crate::limits::MAX_AUDIT_CHECKPOINT_WAIT;
 use crate::observe::audit::checkpoint::{Checkpoint, CheckpointKey, DIGEST_BYTES, Sealed};
-use crate::proto::xks::error::ApiError;
 
 /// What else is authenticated: nothing that a key store encrypts can pass for a checkpoint.
 const CONTEXT: &[u8] = b"audit checkpoint 1";
 
 fn aad() -> HsmAad {
     HsmAad::new(None, CONTEXT)
-}
-
-fn told(failure: Failure) -> String {
-    ApiError::from(failure).message.into_owned()
 }
 
 /// `[audit] hsm_key`, by way of the sessions that serve calls.
@@ -50,7 +45,7 @@ impl CheckpointKey for SealingKey {
                 let bytes = [ciphertext.as_slice(), &tag].concat();
                 Ok(Sealed { iv: iv.as_slice().to_vec(), bytes })
             }
-            _ => Err("the HSM side gave another answer than was asked for".to_owned()),
+            _ => Err(OTHER_ANSWER.to_owned()),
         }
     }
 }

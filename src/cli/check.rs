@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::hsm_caller::{OTHER_ANSWER, told};
 use super::hsm_session::HsmSession;
 use super::{EXIT_UNAVAILABLE, Failed};
-use crate::job::{Failure, HsmAad, KeyIndex, Operation, Request, Success};
+use crate::job::{HsmAad, KeyIndex, Operation, Request, Success};
 use crate::proto::Service;
 use crate::settings::Settings;
 
@@ -63,12 +64,10 @@ fn millis(time: Duration) -> String {
 }
 
 fn round_trip(session: &HsmSession, key: KeyIndex) -> Result<String, String> {
-    let told =
-        |failure: Failure| crate::proto::xks::error::ApiError::from(failure).message.into_owned();
     let mut describe = Request::default();
     describe.key = key;
     let (Success::Described(attributes), _) = session.perform(describe).map_err(told)? else {
-        return Err("the HSM side gave another answer than was asked for".to_owned());
+        return Err(OTHER_ANSWER.to_owned());
     };
     let name = super::keys::spec(attributes.bits);
     if attributes.bits == 0 {
@@ -89,7 +88,7 @@ fn round_trip(session: &HsmSession, key: KeyIndex) -> Result<String, String> {
     let encrypt = Request { operation, key, aad, input: SAMPLE.to_vec() };
     let (success, mut sealed) = session.perform(encrypt).map_err(told)?;
     let Success::Encrypted { iv, tag, .. } = success else {
-        return Err("the HSM side gave another answer than was asked for".to_owned());
+        return Err(OTHER_ANSWER.to_owned());
     };
     if !attributes.decrypt {
         return Ok(format!("{name}, encrypts; may not decrypt (CKA_DECRYPT), so not tried"));

@@ -11,6 +11,15 @@ use zeroize::Zeroizing;
 use crate::hsm::Hsm;
 use crate::job::{CompletionQueue, Failure, Job, ReplyTo, Request, Success};
 use crate::limits::HSM_CALLER_GRACE;
+use crate::proto::xks::error::ApiError;
+
+/// What it says of an answer that does not fit the request: a defect.
+pub(super) const OTHER_ANSWER: &str = "the HSM side gave another answer than was asked for";
+
+/// Why the HSM side did not do it, for people: as callers of the API hear it.
+pub(super) fn told(failure: Failure) -> String {
+    ApiError::from(failure).message.into_owned()
+}
 
 /// The inbox of one caller, and where it stands among the HSM side's inboxes.
 pub(super) struct HsmCaller {

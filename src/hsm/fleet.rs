@@ -260,12 +260,7 @@ impl Fleet {
 
     /// The token is of no use at present: what waits for it goes to others, or is answered.
     pub fn evacuate(&self, token: &Token) {
-        let now = Instant::now();
-        for mut queued in token.queue.drain() {
-            if now >= queued.job.deadline {
-                token.counters.expired.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
+        for mut queued in token.drain_living(Instant::now()) {
             queued.tried |= bit(token.index);
             if let Err(queued) = self.pass_on(token, queued) {
                 self.answer(complete(queued, Err(Failure::NoToken), Some(token.index), 0));
@@ -322,12 +317,6 @@ impl Fleet {
             Some(inbox) => inbox.push(completions),
             None => completions.clear(),
         }
-    }
-
-    /// How many event loops there are.
-    #[must_use]
-    pub fn event_loops(&self) -> usize {
-        self.inboxes.len()
     }
 }
 

@@ -190,14 +190,8 @@ pub fn relieve(fleet: &Fleet, token: &Token) {
     if !fleet.tokens.iter().any(gets_on) {
         return;
     }
-    let now = Instant::now();
     let mut kept = Vec::new();
-    for queued in token.queue.drain() {
-        if now >= queued.job.deadline {
-            // The loop has answered by its timer.
-            token.counters.expired.fetch_add(1, Ordering::Relaxed);
-            continue;
-        }
+    for queued in token.drain_living(Instant::now()) {
         // It has not been tried here: if it fails there, it may come back.
         let not_these = queued.tried | queued.lacking | bit(token.index);
         let back = match fleet.best_for(&queued.job.request, not_these) {

@@ -10,7 +10,7 @@ use super::backend::Backend;
 use super::circuit::Circuit;
 use super::latency::Latencies;
 use super::pace::{Pace, Place};
-use super::queue::Queue;
+use super::queue::{Queue, Queued};
 use super::roster::Roster;
 use super::signal::Signal;
 use super::watch::Watch;
@@ -181,6 +181,16 @@ impl Token {
             outstanding: headcount.running + headcount.lent + self.queue.len(),
             is_stalled: headcount.running == 0 && headcount.idle == 0,
         }
+    }
+
+    /// Empties the queue. Jobs that nobody waits for any more are only counted: the loop has
+    /// answered by its timer.
+    pub fn drain_living(&self, now: Instant) -> Vec<Queued> {
+        let mut queued = self.queue.drain();
+        let all = queued.len();
+        queued.retain(|queued| now < queued.job.deadline);
+        self.counters.expired.fetch_add((all - queued.len()) as u64, Ordering::Relaxed);
+        queued
     }
 
     /// Sessions that are not in a call, those among them that are not open yet.

@@ -159,6 +159,14 @@ pub(super) fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
+/// The same as a text of its own.
+#[must_use]
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let mut digits = Vec::with_capacity(2 * bytes.len());
+    push_hex(&mut digits, bytes);
+    String::from_utf8(digits).unwrap_or_default()
+}
+
 /// The bytes that exactly so many lower-case hexadecimal digits stand for.
 #[must_use]
 pub(super) fn from_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
-use super::chain::{Chain, push_hex};
+use super::chain::{Chain, from_hex, hex};
 use super::line::string;
 use crate::limits::AUDIT_CHECKPOINT_RETRY_INTERVAL;
 
@@ -63,11 +63,6 @@ pub(super) fn digest(chain: &Chain) -> [u8; DIGEST_BYTES] {
 
 /// The members of a checkpoint, in hexadecimal digits where they are bytes.
 pub(super) fn members(sealed: &Sealed) -> (String, String) {
-    let hex = |bytes: &[u8]| {
-        let mut digits = Vec::with_capacity(2 * bytes.len());
-        push_hex(&mut digits, bytes);
-        String::from_utf8(digits).unwrap_or_default()
-    };
     (hex(&sealed.iv), hex(&sealed.bytes))
 }
 
@@ -84,7 +79,7 @@ fn bytes_of(digits: &str) -> Option<Vec<u8>> {
     if !pairs.1.is_empty() {
         return None;
     }
-    pairs.0.iter().map(|pair| super::chain::from_hex::<1>(pair).map(|[byte]| byte)).collect()
+    pairs.0.iter().map(|pair| from_hex::<1>(pair).map(|[byte]| byte)).collect()
 }
 
 /// When the next checkpoint is due.

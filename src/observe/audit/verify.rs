@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::chain::{CODE_BYTES, Chain, push_hex};
+use super::chain::{CODE_BYTES, Chain, hex};
 use super::checkpoint::{self, Checkpoint};
 use super::line::{Parsed, parse, string};
 use super::state::State;
@@ -141,11 +141,9 @@ struct Verifier<'t, 'h> {
 
 impl<'t, 'h> Verifier<'t, 'h> {
     fn new(chain: Chain, ask_hsm: Option<AskHsm<'h>>, told: &'t mut dyn FnMut(&Finding)) -> Self {
-        let mut id = Vec::new();
-        push_hex(&mut id, &chain.id());
         Self {
+            id: hex(&chain.id()),
             chain,
-            id: String::from_utf8(id).unwrap_or_default(),
             jump: None,
             is_shaken: false,
             place: Place { file: PathBuf::new(), line: 0 },

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use memchr::{memchr_iter, memrchr};
 
-use super::chain::{Chain, push_hex, wipe_stack};
+use super::chain::{Chain, hex, wipe_stack};
 use super::checkpoint::{self, Schedule};
 use super::files::Files;
 use super::queue::{Asked, Queue};
@@ -100,9 +100,7 @@ impl Writer {
     }
 
     fn chain_id(&self) -> String {
-        let mut id = Vec::new();
-        push_hex(&mut id, &self.chain.id());
-        String::from_utf8(id).unwrap_or_default()
+        hex(&self.chain.id())
     }
 
     /// Writes until it is asked to stop and nothing waits.
