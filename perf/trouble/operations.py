@@ -1,10 +1,8 @@
 """What an operator does to a proxy that serves, with figures of what its callers notice."""
 
-import argparse
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -13,8 +11,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from matrix import proxy
-from matrix.proxy import PIN, Failed, binary, make_certificates, softhsm2_module
+from matrix.proxy import PIN, Failed, binary, free_ports, make_certificates, softhsm2_module
+from trouble import cases
 from trouble.rig import Rig
 
 PREFIX = "/example/uri/path/prefix"
@@ -33,22 +31,18 @@ class Served(Rig):
     """A proxy as in production: TLS, a log file, an admin listener, a pid file."""
 
     def __init__(self):
-        super().__init__(tokens=("one",), sessions=16)
+        super().__init__(tokens=("one",), sessions=16, keys=("foo", "bar"))
         self.credentials = [OLD]
-        self.keys = ["foo"]
+        self.key_set = ["foo"]
         self.certificates = "certificates"
         self.sockets = []
 
     def prepare(self):
+        self.admin_port = free_ports(1)[0]
         super().prepare()
-        maker = [binary("xks-token-maker"), softhsm2_module(), ""]
-        key = ["add", "one", PIN, "aes", "bar", os.urandom(32).hex(), "ed"]
-        subprocess.run([*maker, *key], env=self.environment, check=True)
         make_certificates(self.work / "certificates-2")
         cas = [self.work / name / "ca.pem" for name in ("certificates", "certificates-2")]
         (self.work / "ca.pem").write_text("".join(path.read_text() for path in cas))
-        self.admin_port = proxy.free_ports(1)[0]
-        self.write_settings()
 
     def settings(self):
         credentials = "".join(
@@ -56,7 +50,7 @@ class Served(Rig):
             f'sigv4_access_key_id = "{name}"\nsigv4_secret_access_key = "{secret}"\n'
             for name, secret in self.credentials
         )
-        keys = ", ".join(f'"{key}"' for key in self.keys)
+        keys = ", ".join(f'"{key}"' for key in self.key_set)
         work = self.work
         return f"""\
 [server]
@@ -100,7 +94,7 @@ profile = "softhsm2"
 
 [admin]
 ip = "127.0.0.1"
-port = {getattr(self, "admin_port", 0)}
+port = {self.admin_port}
 """
 
     def write_settings(self):
@@ -226,7 +220,7 @@ def change(seconds):
 
         def steps(pause, number):
             """A key added and removed, another certificate, the log reopened, a broken file."""
-            rig.keys = ["foo", "bar"]
+            rig.key_set = ["foo", "bar"]
             expect("bar before", rig.call(rig.credentials[0], "bar"), 404)
             rig.reload()
             expect("bar added", rig.call(rig.credentials[0], "bar"), 200)
@@ -239,7 +233,7 @@ def change(seconds):
             expect("another certificate", served != before.split(), True)
             expect("the file's certificate", "".join(served) in "".join(file.split()), True)
             time.sleep(pause)
-            rig.keys = ["foo"]
+            rig.key_set = ["foo"]
             rig.reload()
             expect("bar removed", rig.call(rig.credentials[0], "bar"), 404)
             time.sleep(pause)
@@ -323,24 +317,6 @@ CASES = {"change": change, "restart": restart, "upgrade": upgrade}
 
 
 def main(description):
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--seconds", type=float, default=300, help="of load in each")
-    parser.add_argument("--no-build", action="store_true")
-    arguments = parser.parse_args()
-    unknown = set(arguments.cases) - set(CASES)
-    if unknown:
-        parser.error(f"no such case: {', '.join(unknown)}")
     if not shutil.which("curl"):
-        parser.error("curl is not installed: apt-get install curl")
-    if not arguments.no_build:
-        proxy.build()
-    are_right = True
-    for name in arguments.cases or CASES:
-        case = CASES[name]
-        print(f"## {name}: {case.__doc__}", flush=True)
-        for line, is_right in case(arguments.seconds):
-            are_right &= is_right
-            # Its figures are for people; the pid and the paths are not.
-            print(f"{'ok  ' if is_right else 'FAIL'} {re.sub(r'/tmp/[^ ]*', '...', line)}", flush=True)
-    return 0 if are_right else 1
+        raise SystemExit("curl is not installed: apt-get install curl")
+    return cases.run(description, CASES, seconds=300)

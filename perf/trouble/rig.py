@@ -28,7 +28,8 @@ class Rig:
     """A proxy that runs for as long as the `with` block; its directory goes with it."""
 
     def __init__(
-        self, tokens=("one", "two"), sessions=8, pin=PIN, pkcs11="", capabilities=None, limits=""
+        self, tokens=("one", "two"), sessions=8, pin=PIN, pkcs11="", capabilities=None, limits="",
+        keys=("foo",),
     ):
         self.tokens = tokens
         self.sessions = sessions
@@ -36,6 +37,7 @@ class Rig:
         self.pkcs11 = pkcs11
         self.capabilities = capabilities or 'profile = "softhsm2"'
         self.limits = limits
+        self.keys = keys
         self.step = 0
         self.process = None
 
@@ -72,9 +74,11 @@ class Rig:
         }
         self.environment.pop("PKCS11_HSM_MODULE", None)
         maker = [binary("xks-token-maker"), softhsm2_module(), ""]
-        key = os.urandom(32).hex()
+        values = {key: os.urandom(32).hex() for key in self.keys}
         for token in self.tokens:
-            commands = ["init", token, "12345678", PIN, "add", token, PIN, "aes", "foo", key, "ed"]
+            commands = ["init", token, "12345678", PIN]
+            for key, value in values.items():
+                commands += ["add", token, PIN, "aes", key, value, "ed"]
             subprocess.run([*maker, *commands], env=self.environment, check=True)
         listed = subprocess.run(
             [*maker, "slots"], env=self.environment, check=True, capture_output=True, text=True

@@ -1,10 +1,8 @@
 """What an HSM's bad day looks like from outside, case by case, with figures."""
 
-import argparse
-import sys
 import time
 
-from matrix import proxy
+from trouble import cases
 from trouble.rig import CRYPTO, Pinger, Rig, toml_list
 
 CODES = (
@@ -175,25 +173,4 @@ CASES = {
 
 
 def main(description):
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--seconds", type=float, default=20, help="of load in each")
-    parser.add_argument("--no-build", action="store_true")
-    arguments = parser.parse_args()
-    unknown = set(arguments.cases) - set(CASES)
-    if unknown:
-        parser.error(f"no such case: {', '.join(unknown)}")
-    if not arguments.no_build:
-        proxy.build()
-    are_right = True
-    for name in arguments.cases or CASES:
-        case = CASES[name]
-        print(f"## {name}: {case.__doc__}", flush=True)
-        for line, is_right in case(arguments.seconds):
-            are_right &= is_right
-            print(f"{'ok  ' if is_right else 'FAIL'} {line}", flush=True)
-    return 0 if are_right else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(__doc__))
+    return cases.run(description, CASES, seconds=20)

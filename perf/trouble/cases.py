@@ -1,0 +1,28 @@
+"""Runs cases by name, and prints what each found."""
+
+import argparse
+
+from matrix import proxy
+
+
+def run(description, cases, seconds):
+    """The command line of a script that has `cases`: name, and what yields lines and whether each
+    is as it has to be. `seconds` of load by default. The exit code."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(cases))
+    parser.add_argument("--seconds", type=float, default=seconds, help="of load in each")
+    parser.add_argument("--no-build", action="store_true")
+    arguments = parser.parse_args()
+    unknown = set(arguments.cases) - set(cases)
+    if unknown:
+        parser.error(f"no such case: {', '.join(unknown)}")
+    if not arguments.no_build:
+        proxy.build()
+    are_right = True
+    for name in arguments.cases or cases:
+        case = cases[name]
+        print(f"## {name}: {case.__doc__}", flush=True)
+        for line, is_right in case(arguments.seconds):
+            are_right &= is_right
+            print(f"{'ok  ' if is_right else 'FAIL'} {line}", flush=True)
+    return 0 if are_right else 1
