@@ -505,6 +505,21 @@ impl Proxy {
         }
     }
 
+    /// The log once it has `text` in it: it is written behind what it tells of. Fails after a long
+    /// time without it.
+    #[track_caller]
+    pub fn log_with(&self, text: &str) -> String {
+        let started = Instant::now();
+        loop {
+            let log = self.log();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(started.elapsed() < DEADLINE, "the log has no {text:?}");
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// Starts it again once it has ended, with a new log, and waits until it listens.
     #[track_caller]
     pub fn start_again(&mut self) {

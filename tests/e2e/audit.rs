@@ -376,7 +376,7 @@ fn an_hsm_that_does_not_seal_costs_no_line() {
         metrics.contains("\nxks_proxy_audit_checkpoint_errors_total 1\n")
             && metrics.contains("\nxks_proxy_audit_last_checkpoint_timestamp_seconds 0\n")
     });
-    assert!(proxy.log().contains("does not seal a checkpoint"), "{}", proxy.log());
+    proxy.log_with("does not seal a checkpoint");
     end(&mut proxy);
     assert_eq!(calls(proxy.directory()).len(), 1);
     assert_good(proxy.directory());

@@ -212,8 +212,8 @@ fn settings_of_another_hsm() {
             let encrypted = xks::encrypt_here(&token::FULL, b"plaintext", None, b"");
             client.call("keys/foo/decrypt", &xks::decrypt(&encrypted, None)).ok();
             assert_eq!(health_status(&client), "DEGRADED");
-            let log = proxy.log();
             let advice = "HSM token does not encrypt";
+            let log = proxy.log_with(advice);
             assert_eq!(log.matches(advice).count(), 1, "{log}");
             let line = log.lines().find(|line| line.contains(advice)).unwrap();
             for part in ["[hsm_capabilities]", "can_generate_iv = ", "xks-proxy probe-hsm"] {

@@ -100,7 +100,7 @@ fn connections_of_one_address() {
         call(&client, &mut open(2)).is_ok()
     });
     assert!(served, "there is room again");
-    assert!(proxy.log().contains("max_connections_per_address"));
+    proxy.log_with("max_connections_per_address");
 }
 
 /// The last answer says that it is the last, so that no request is lost.

@@ -41,7 +41,7 @@ fn wait_for_line(proxy: &mut Proxy, words: &[&str]) {
 /// log; a second one, which is remembered, as the first.
 fn serve(language: &str, file: &str) {
     let mut proxy = with_policy(Setup::new(), language, file).set("admin.port", 0).start();
-    assert!(proxy.log().contains(&format!("secondary_auth={language}")));
+    proxy.log_with(&format!("secondary_auth={language}"));
     let client = proxy.client();
     let encrypted = client.call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
     let decrypt = xks::decrypt(&encrypted, None);

@@ -261,7 +261,7 @@ fn each_change_under_load() {
     unsigned().assert_error(401, "AuthenticationFailedException");
     change(&proxy, |table| settings::set(table, "security.is_sigv4_auth_enabled", false));
     unsigned().ok();
-    assert!(proxy.log().contains("anybody who reaches the port can use the keys"));
+    proxy.log_with("anybody who reaches the port can use the keys");
     change(&proxy, |table| settings::set(table, "security.is_sigv4_auth_enabled", true));
     unsigned().assert_error(401, "AuthenticationFailedException");
 
@@ -349,8 +349,7 @@ fn refused_and_put_off() {
     for member in ["server.event_loops", "pkcs11.exit_when_wedged"] {
         assert!(printed.contains(&format!("{member}: no effect until a restart")), "{printed}");
     }
-    let log = proxy.log();
-    assert!(log.contains("WARN these have no effect until a restart"), "{log}");
+    proxy.log_with("WARN these have no effect until a restart");
     proxy.client().post(&foo, body.as_bytes()).assert_error(400, "InvalidStateException");
     let metrics = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
     assert!(metrics.contains("xks_proxy_settings_restart_needed 2"));

@@ -169,7 +169,7 @@ fn what_cannot_start() {
     // Another address is nothing that the sockets could follow to.
     fs::write(&settings, right.replace("ip = \"127.0.0.1\"", "ip = \"127.0.0.2\"")).unwrap();
     fails("exit status: 78");
-    assert!(proxy.0.log().contains("the settings have 127.0.0.2:0"), "{}", proxy.0.log());
+    proxy.0.log_with("the settings have 127.0.0.2:0");
 
     fs::write(&settings, right).unwrap();
     proxy.upgrade(1);
