@@ -11,56 +11,73 @@ use crate::limits::{MAX_POOLED_BUFFERS, MAX_POOLED_BYTES, SMALL_BUFFER_BYTES};
 /// Bytes that a JSON parser may read (and writes back) past the end of a document.
 pub const PADDING_BYTES: usize = simd_json::INPUT_PADDING;
 
-/// Bytes received and not yet consumed: `bytes[..filled]`, with `filled + PADDING_BYTES <= len`.
+/// Bytes received and not yet consumed: `bytes[begin..end]`, with `end + PADDING_BYTES <= len`.
+/// Everything before and behind is wiped.
 #[derive(Default)]
 pub struct Buffer {
     bytes: Box<[u8]>,
-    filled: usize,
+    begin: usize,
+    end: usize,
 }
 
 impl Buffer {
     /// How many bytes have been received and not consumed.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.filled
+        self.end - self.begin
     }
 
     /// Whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.filled == 0
+        self.begin == self.end
     }
 
     /// What has been received.
     #[must_use]
     pub fn filled(&self) -> &[u8] {
-        &self.bytes[..self.filled]
+        &self.bytes[self.begin..self.end]
     }
 
     /// What has been received, cut at `at`: the part before; the part behind, with at least
     /// [`PADDING_BYTES`] more; and how long that part is without them.
     pub fn split_mut(&mut self, at: usize) -> (&mut [u8], &mut [u8], usize) {
-        debug_assert!(at <= self.filled);
-        let at = at.min(self.filled);
-        let (before, behind) = self.bytes.split_at_mut(at);
-        (before, behind, self.filled - at)
+        debug_assert!(at <= self.len());
+        let at = at.min(self.len());
+        let received = self.len() - at;
+        let (before, behind) = self.bytes[self.begin..].split_at_mut(at);
+        (before, behind, received)
     }
 
-    /// How many more bytes fit.
+    /// How many more bytes fit behind.
     fn spare(&self) -> usize {
-        self.bytes.len().saturating_sub(self.filled + PADDING_BYTES)
+        self.bytes.len().saturating_sub(self.end + PADDING_BYTES)
     }
 
     /// Copies `bytes` in, taking a buffer from the pool or a larger one if need be. What does
     /// not fit the largest is left: the number of bytes taken is returned.
     pub fn receive(&mut self, bytes: &[u8], pool: &mut BufferPool) -> usize {
         if bytes.len() > self.spare() {
-            self.grow(self.filled + bytes.len(), pool);
+            self.move_to_front();
+        }
+        if bytes.len() > self.spare() {
+            self.grow(self.end + bytes.len(), pool);
         }
         let taken = bytes.len().min(self.spare());
-        self.bytes[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
-        self.filled += taken;
+        self.bytes[self.end..self.end + taken].copy_from_slice(&bytes[..taken]);
+        self.end += taken;
         taken
+    }
+
+    /// Makes room behind of what has been consumed before. Not with each request that is: to move
+    /// all that a peer has sent ahead each time would cost the square of it.
+    fn move_to_front(&mut self) {
+        if self.begin > 0 {
+            let length = self.len();
+            self.bytes.copy_within(self.begin..self.end, 0);
+            self.bytes[length.max(self.begin)..self.end].zeroize();
+            (self.begin, self.end) = (0, length);
+        }
     }
 
     fn grow(&mut self, needed: usize, pool: &mut BufferPool) {
@@ -69,47 +86,44 @@ impl Buffer {
             pool.put(larger);
             return;
         }
-        larger[..self.filled].copy_from_slice(&self.bytes[..self.filled]);
+        larger[..self.end].copy_from_slice(&self.bytes[..self.end]);
         let mut old = std::mem::replace(&mut self.bytes, larger);
-        old[..self.filled].zeroize();
+        old[..self.end].zeroize();
         pool.put(old);
     }
 
-    /// Wipes the first `count` bytes and moves the rest to the front; an empty buffer goes back
-    /// to the pool.
+    /// Wipes the first `count` bytes; an empty buffer goes back to the pool.
     pub fn consume(&mut self, count: usize, pool: &mut BufferPool) {
-        debug_assert!(count <= self.filled);
-        let count = count.min(self.filled);
-        let rest = self.filled - count;
-        if rest > 0 {
-            self.bytes.copy_within(count..self.filled, 0);
-        }
-        self.bytes[rest..self.filled].zeroize();
-        self.filled = rest;
-        if rest == 0 {
+        debug_assert!(count <= self.len());
+        let consumed = self.begin + count.min(self.len());
+        self.bytes[self.begin..consumed].zeroize();
+        self.begin = consumed;
+        if self.is_empty() {
             pool.put(std::mem::take(&mut self.bytes));
+            (self.begin, self.end) = (0, 0);
         }
     }
 
     /// Takes `count` bytes out at `at`, moving up what follows.
     pub fn remove(&mut self, at: usize, count: usize) {
-        debug_assert!(at + count <= self.filled);
-        if at + count <= self.filled {
-            self.bytes.copy_within(at + count..self.filled, at);
-            self.bytes[self.filled - count..self.filled].zeroize();
-            self.filled -= count;
+        debug_assert!(at + count <= self.len());
+        if at + count <= self.len() {
+            let at = self.begin + at;
+            self.bytes.copy_within(at + count..self.end, at);
+            self.bytes[self.end - count..self.end].zeroize();
+            self.end -= count;
         }
     }
 
     /// Wipes everything and gives the memory back.
     pub fn clear(&mut self, pool: &mut BufferPool) {
-        self.consume(self.filled, pool);
+        self.consume(self.len(), pool);
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.bytes[..self.filled].zeroize();
+        self.bytes[self.begin..self.end].zeroize();
     }
 }
 
@@ -202,6 +216,30 @@ mod tests {
         buffer.clear(&mut pool);
         assert!(pool.small.iter().chain(&pool.large).flatten().all(|byte| *byte == 0));
         assert_eq!((pool.small.len(), pool.large.len()), (1, 1));
+        assert_eq!(pool.held_bytes(), 0);
+    }
+
+    /// What is consumed makes room for more, wherever in the buffer it was, and nothing of it is
+    /// left behind what has moved.
+    #[test]
+    fn consumed_bytes_make_room() {
+        let mut pool = BufferPool::new(10_000);
+        for consumed in [1, 4_000, 6_000, 9_999] {
+            let mut buffer = Buffer::default();
+            buffer.receive(&[1; 10_000], &mut pool);
+            buffer.consume(consumed, &mut pool);
+            assert_eq!(buffer.len(), 10_000 - consumed);
+            assert_eq!(buffer.receive(&[2; 1], &mut pool), 1, "{consumed}");
+            assert_eq!(buffer.filled()[9_999 - consumed..10_001 - consumed], [1, 2]);
+            assert_eq!(buffer.receive(&[2; 10_000], &mut pool), consumed - 1);
+            buffer.consume(10_000 - 1, &mut pool);
+            assert_eq!(buffer.receive(&[3; 5], &mut pool), 5);
+            buffer.remove(1, 2);
+            assert_eq!(buffer.filled(), [2, 3, 3, 3]);
+            let outside = [&buffer.bytes[..buffer.begin], &buffer.bytes[buffer.end..]].concat();
+            assert!(outside.iter().all(|byte| *byte == 0), "{consumed}");
+            buffer.clear(&mut pool);
+        }
         assert_eq!(pool.held_bytes(), 0);
     }
 
