@@ -194,8 +194,18 @@ pub const MAX_PROXY_NETWORKS: usize = 64;
 pub const MAX_ANSWERS_PER_TURN: u32 = 1;
 /// Connections whose deadlines are looked after in one turn of a loop.
 pub const MAX_EXPIRIES_PER_TURN: usize = 64;
-/// What is left over from earlier turns has to stop when a turn has lasted this long.
+/// The next connection is left to the next turn when one has lasted this long: answers of the HSM,
+/// handshakes and new connections get their share however many requests there are.
 pub const MAX_TURN: Duration = Duration::from_micros(300);
+/// The same for connections that have had their share in an earlier turn: what the kernel has to
+/// tell meanwhile does not wait for longer.
+pub const MAX_LEFTOVERS: Duration = Duration::from_micros(50);
+/// Where requests wait in an event loop for too long, and never less, for this long, they begin to
+/// be turned away. A machine that stood still for a moment catches up sooner.
+pub const CONGESTION_BEGINS_AFTER: Duration = Duration::from_millis(50);
+/// When none has waited for too long for this long, turning away ends. Until then, what waits for
+/// too long is turned away at once: otherwise each relief would let it pile up anew.
+pub const CONGESTION_ENDS_AFTER: Duration = Duration::from_secs(2);
 /// Bytes read from one connection in one turn of a loop.
 pub const MAX_READ_PER_TURN_BYTES: usize = 2 * MAX_RECORD_BYTES;
 /// A loop's scratch buffer for received bytes.

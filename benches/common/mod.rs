@@ -199,7 +199,7 @@ fn whole(request: Vec<u8>) -> Box<dyn FnMut()> {
     let fleet = rig::fleet();
     let mut connection = Connection::new(Listener::Api, None, moment.now);
     Box::new(move || {
-        connection.receive(&mut protocol, &moment, black_box(&request));
+        connection.receive(&mut protocol, moment.now, black_box(&request));
         let mut step = connection.step(&mut protocol, &moment);
         loop {
             step = match step {

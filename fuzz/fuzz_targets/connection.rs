@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     let mut rest = data;
     while let [operation, operands @ ..] = rest {
         rest = operands;
-        match operation % 8 {
+        match operation % 9 {
             0 => {
                 let [high, low, bytes @ ..] = rest else { break };
                 let length = usize::from(u16::from_be_bytes([*high, *low])).min(bytes.len());
@@ -56,6 +56,7 @@ fuzz_target!(|data: &[u8]| {
                     rig.protocol.recycle_job(job);
                 }
             }
+            8 => rig.moment.is_congested = !rig.moment.is_congested,
             _ => {}
         }
         answered.append(&mut rig.answers);

@@ -254,6 +254,12 @@ fn connections(text: &mut Exposition, sources: &Sources) {
          connections wait in the kernel, which refuses them when its queue is full.",
     )
     .sample(&[], metrics.sum(|of_loop| of_loop.accept_pauses.get()));
+    text.family(
+        "xks_proxy_congestion_refusals_total",
+        Counter,
+        "Requests answered 429 unseen, since an event loop cannot keep up with what comes.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.congestion_refusals.get()));
     text.family("xks_proxy_tls_handshakes_total", Counter, "TLS handshakes completed.")
         .sample(&[], metrics.sum(|of_loop| of_loop.tls_handshakes.get()));
     text.family(

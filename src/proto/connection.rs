@@ -150,10 +150,10 @@ impl Connection {
         }
     }
 
-    /// Takes bytes in, no more than [`Self::room`].
-    pub fn receive(&mut self, protocol: &mut Protocol, moment: &Moment, bytes: &[u8]) {
+    /// Takes bytes in, no more than [`Self::room`], that have been there to be read since `since`.
+    pub fn receive(&mut self, protocol: &mut Protocol, since: Instant, bytes: &[u8]) {
         if self.buffer.is_empty() && !bytes.is_empty() {
-            self.started = moment.now;
+            self.started = since;
         }
         let taken = self.buffer.receive(bytes, &mut protocol.buffers);
         debug_assert_eq!(taken, bytes.len());

@@ -27,6 +27,9 @@ use crate::observe::access_log::CallRecord;
 use crate::observe::audit::Reservation;
 use crate::observe::audit::trail::CannotAudit;
 
+const CONGESTED: &str =
+    "the proxy gets more requests than it can look at: this one has waited too long";
+
 /// What a request asks for, once it has passed all checks.
 pub(super) enum Accepted {
     /// A status and a text that are known at once.
@@ -151,7 +154,7 @@ impl Exchange {
         }
     }
 
-    /// Checks run in this order: path, method, SigV4, content type and JSON, members, key in the
+    /// Checks run in this order: path, method, whether there is still time for it, SigV4, content type and JSON, members, key in the
     /// store's set and not disabled, the policy, the store's quota, size limits.
     fn accept(
         &mut self,
@@ -184,6 +187,13 @@ impl Exchange {
         let store = service.store(prefix).ok_or_else(no_such_path)?;
         if head.method != "POST" {
             return Err(ApiError::method_not_allowed("POST"));
+        }
+        if moment.is_congested && call != Call::Health {
+            let waited = moment.now.saturating_duration_since(self.origin.started);
+            if waited >= service.max_wait_in_loop() {
+                protocol.metrics.congestion_refusals.add(1);
+                return Err(ApiError::new(ErrorName::Throttling, CONGESTED));
+            }
         }
         if service.is_sigv4_auth_enabled {
             let credential = sigv4::verify(

@@ -27,6 +27,8 @@ pub struct Moment {
     pub is_ready: bool,
     /// Whether the process is about to stop: answers end their connections.
     pub is_draining: bool,
+    /// Whether the event loop cannot keep up with what comes.
+    pub is_congested: bool,
 }
 
 /// One event loop's settings, pools and scratch memory.

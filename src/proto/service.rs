@@ -132,6 +132,13 @@ pub struct Timeouts {
 }
 
 impl Service {
+    /// How long a request may wait for its event loop where others wait as well: half of the time
+    /// that there is for it leaves the other half to the HSM.
+    #[must_use]
+    pub fn max_wait_in_loop(&self) -> Duration {
+        self.timeouts.request / 2
+    }
+
     /// A service without stores.
     #[must_use]
     pub fn new(region: &str, service: &str, timeouts: Timeouts) -> Self {

@@ -16,16 +16,17 @@ use slab::Slab;
 use self::accept::Listening;
 use super::admission::Admission;
 use super::changes::Changes;
+use super::congestion::Congestion;
 use super::lifecycle::{Lifecycle, Pulse};
 use super::peer::{Fate, Peer};
 use super::timer::Timers;
 use super::turn::Turn;
-use super::waiting::{Entry, Waiting};
+use super::waiting::{Entry, List, Lists};
 use crate::hsm::Hsm;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job};
 use crate::limits::{
     HANDSHAKES_PER_OLDEST, MAX_ANSWERS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_EXPIRIES_PER_TURN,
-    MAX_HANDSHAKES_PER_TURN, MAX_JOBS_PER_SUBMIT, MAX_LISTENERS_PER_LOOP, MAX_TURN,
+    MAX_HANDSHAKES_PER_TURN, MAX_JOBS_PER_SUBMIT, MAX_LEFTOVERS, MAX_LISTENERS_PER_LOOP, MAX_TURN,
 };
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
@@ -87,8 +88,13 @@ impl EventLoop {
     ) -> io::Result<()> {
         let mut protocol = Protocol::new(service, index, access_log);
         protocol.metrics = metrics;
-        let moment =
-            Moment { now: Instant::now(), unix_secs: 0, is_ready: false, is_draining: false };
+        let moment = Moment {
+            now: Instant::now(),
+            unix_secs: 0,
+            is_ready: false,
+            is_draining: false,
+            is_congested: false,
+        };
         let running = Running {
             poll: self.poll,
             listeners: self.listeners,
@@ -106,8 +112,8 @@ impl EventLoop {
             next_number: 0,
             timers: Timers::default(),
             turn: Turn::new(moment, protocol, hsm, self.shared.admission),
-            again: Waiting::default(),
-            handshakes: Waiting::default(),
+            lists: Lists::default(),
+            congestion: Congestion::default(),
             handshakes_done: 0,
             answers: Vec::new(),
             refused: Vec::new(),
@@ -134,10 +140,8 @@ struct Running {
     next_number: u64,
     timers: Timers,
     turn: Turn,
-    /// Connections that have more to do than one turn allows.
-    again: Waiting,
-    /// Connections whose TLS handshakes wait for their turn.
-    handshakes: Waiting,
+    lists: Lists,
+    congestion: Congestion,
     handshakes_done: u32,
     /// Completions taken from the inbox; memory for the next taking.
     answers: Vec<Completion>,
@@ -160,15 +164,15 @@ impl Running {
             }
             self.adopt_changes();
             self.look_around();
-            self.take_completions();
             for event in &events {
                 self.on_event(event);
             }
-            // What costs more, and what was put off, comes after the requests.
+            self.take_completions();
+            self.serve_ready();
+            // What costs more comes after the requests.
             self.submit();
             self.shake_hands();
             self.accept();
-            self.go_on();
             self.expire();
             self.submit();
             self.turn.protocol.access_log.flush();
@@ -178,17 +182,49 @@ impl Running {
         }
     }
 
-    /// Takes up what earlier turns have put off, one connection at least, as long as the turn has
-    /// not lasted too long.
-    fn go_on(&mut self) {
-        while let Some(entry) = self.again.pop_oldest() {
-            if self.waits_no_more(entry) {
-                self.with_peer(entry.0, |peer, turn| peer.go_on(turn));
-                if self.turn.moment.now.elapsed() > MAX_TURN {
+    /// Lets those who have something to do work, and then those who have had their share in an
+    /// earlier turn: who sends ahead, or does not read, keeps nobody waiting.
+    fn serve_ready(&mut self) {
+        self.look_at_longest_wait();
+        self.serve_list(List::Ready, self.turn.moment.now + MAX_TURN);
+        self.serve_list(List::Again, Instant::now() + MAX_LEFTOVERS);
+    }
+
+    /// Serves a list in its order: one connection at least, and more until it is time to look at
+    /// other things.
+    fn serve_list(&mut self, list: List, until: Instant) {
+        while let Some(entry) = self.lists.of(list).pop_oldest() {
+            if let Some(since) = self.peer_of(entry).and_then(|peer| peer.ready_since.take()) {
+                self.with_peer(entry.0, |peer, turn| {
+                    turn.ready_since = since;
+                    peer.go_on(turn)
+                });
+                if Instant::now() >= until {
                     return;
                 }
             }
         }
+    }
+
+    /// Whether the loop keeps up shows in how long the first in its list has waited.
+    fn look_at_longest_wait(&mut self) {
+        let now = self.turn.moment.now;
+        let mut wait = Duration::ZERO;
+        while let Some(entry) = self.lists.ready.oldest() {
+            if let Some(since) = self.peer_of(entry).and_then(|peer| peer.ready_since) {
+                wait = now.saturating_duration_since(since);
+                break;
+            }
+            // Of one that has ended meanwhile.
+            let _ = self.lists.ready.pop_oldest();
+        }
+        let max_wait = self.turn.protocol.service.max_wait_in_loop();
+        self.turn.moment.is_congested = self.congestion.note(wait >= max_wait, now);
+    }
+
+    /// The connection of an entry in one of the lists, if it is still there.
+    fn peer_of(&mut self, (slot, number): Entry) -> Option<&mut Peer> {
+        self.peers.get_mut(slot).filter(|peer| peer.number() == number)
     }
 
     /// Does the costly part of TLS handshakes, of few at a time and not faster than the rate
@@ -200,9 +236,9 @@ impl Running {
         while left > 0 && self.handshake_wait().is_zero() {
             let is_oldests_turn = self.handshakes_done.is_multiple_of(HANDSHAKES_PER_OLDEST);
             let entry = if is_oldests_turn {
-                self.handshakes.pop_oldest()
+                self.lists.handshakes.pop_oldest()
             } else {
-                self.handshakes.pop_newest()
+                self.lists.handshakes.pop_newest()
             };
             let Some(entry) = entry else {
                 return;
@@ -224,18 +260,20 @@ impl Running {
     }
 
     /// An entry has been taken out of its list. Gives whether the connection is still there.
-    fn waits_no_more(&mut self, (slot, number): Entry) -> bool {
-        let peer = self.peers.get_mut(slot).filter(|peer| peer.number() == number);
-        peer.is_some_and(|peer| std::mem::take(&mut peer.is_waiting))
+    fn waits_no_more(&mut self, entry: Entry) -> bool {
+        self.peer_of(entry).is_some_and(|peer| std::mem::take(&mut peer.awaits_handshake))
     }
 
     /// How long the kernel may keep us waiting.
     fn timeout(&self) -> Option<Duration> {
-        if !self.again.is_empty() || !self.turn.jobs.is_empty() {
+        if !self.lists.ready.is_empty()
+            || !self.lists.again.is_empty()
+            || !self.turn.jobs.is_empty()
+        {
             return Some(Duration::ZERO);
         }
         let mut until = self.timers.next();
-        if !self.handshakes.is_empty() {
+        if !self.lists.handshakes.is_empty() {
             let at = self.turn.moment.now + self.handshake_wait();
             until = Some(until.map_or(at, |until| until.min(at)));
         }
@@ -265,6 +303,7 @@ impl Running {
             unix_secs,
             is_ready: self.health.can_serve() && self.turn.protocol.access_log.audit.can_serve(),
             is_draining: self.lifecycle.is_draining(),
+            is_congested: self.turn.moment.is_congested,
         };
         if self.lifecycle.is_handed_over() {
             self.let_go_of_listeners();
@@ -284,20 +323,11 @@ impl Running {
                 }
             }
             Token(slot) => {
-                let is_closed = event.is_read_closed() || event.is_error();
-                let is_readable = event.is_readable() || is_closed;
-                let is_writable = event.is_writable();
-                self.with_peer(slot, |peer, turn| {
-                    let written = if is_writable { peer.on_writable(turn) } else { Fate::Stays };
-                    if written == Fate::Ends || !is_readable {
-                        return written;
-                    }
-                    match peer.on_readable(is_closed, turn) {
-                        // What the one has put off, the other has not necessarily done.
-                        Fate::Stays => written,
-                        fate => fate,
-                    }
-                });
+                if let Some(peer) = self.peers.get_mut(slot)
+                    && peer.note_event(event)
+                {
+                    self.list(slot, List::Ready);
+                }
             }
         }
     }
@@ -310,6 +340,7 @@ impl Running {
         };
         let turn = &mut self.turn;
         turn.slot = slot;
+        turn.ready_since = turn.moment.now;
         turn.answers_left = MAX_ANSWERS_PER_TURN;
         let held_before = peer.held_bytes();
         let fate = catch_unwind(AssertUnwindSafe(|| work(peer, turn))).unwrap_or_else(|_| {
@@ -339,21 +370,32 @@ impl Running {
 
     /// Lists a connection that cannot go on in this turn.
     fn put_off(&mut self, slot: usize, fate: Fate) {
-        let list = match fate {
-            Fate::Again => &mut self.again,
-            Fate::Handshake => &mut self.handshakes,
-            Fate::Stays | Fate::Ends => return,
-        };
+        match fate {
+            Fate::Again => self.list(slot, List::Again),
+            Fate::Handshake => self.list(slot, List::Handshakes),
+            Fate::Stays | Fate::Ends => {}
+        }
+    }
+
+    /// Adds a connection to a list, unless it has been in one since an earlier turn.
+    fn list(&mut self, slot: usize, list: List) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
-        // It may be in the list since an earlier turn.
-        if std::mem::replace(&mut peer.is_waiting, true) {
+        let is_listed = match list {
+            List::Handshakes => std::mem::replace(&mut peer.awaits_handshake, true),
+            List::Ready | List::Again => {
+                let is_listed = peer.ready_since.is_some();
+                peer.ready_since.get_or_insert(self.turn.moment.now);
+                is_listed
+            }
+        };
+        if is_listed {
             return;
         }
         let entry = (slot, peer.number());
         let peers = &self.peers;
-        list.push(entry, peers.len(), |(slot, number)| {
+        self.lists.of(list).push(entry, peers.len(), |(slot, number)| {
             peers.get(slot).is_some_and(|peer| peer.number() == number)
         });
     }

@@ -6,6 +6,7 @@
 mod admission;
 pub mod changes;
 pub mod config;
+mod congestion;
 mod descriptors;
 mod event_loop;
 pub mod lifecycle;

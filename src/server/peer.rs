@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Read as _};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use mio::event::Event;
 use mio::net::TcpStream;
 use zeroize::Zeroize as _;
 
@@ -56,14 +57,18 @@ pub(super) struct Peer {
     /// No other connection of the loop has it.
     number: u64,
     accepted: Instant,
-    /// Whether an entry of it is in one of the loop's lists of those who wait.
-    pub(super) is_waiting: bool,
+    /// Since when it has had something to do, while it is in the loop's list of those who have.
+    pub(super) ready_since: Option<Instant>,
+    /// Whether it is in the loop's list of those whose handshake waits.
+    pub(super) awaits_handshake: bool,
     tls: Option<Session>,
     connection: Connection,
     /// Bytes that the socket has not taken yet, from `pending_from` on.
     pending: Vec<u8>,
     pending_from: usize,
     phase: Phase,
+    /// The kernel has said that the socket takes bytes again.
+    is_writable: bool,
     /// The socket may have bytes: edge-triggered readiness is remembered until a read is short.
     is_readable: bool,
     /// The kernel has said that the peer has ended its side, so a short read is not the last.
@@ -100,12 +105,14 @@ impl Peer {
             ticket,
             number,
             accepted: now,
-            is_waiting: false,
+            ready_since: None,
+            awaits_handshake: false,
             tls,
             connection,
             pending: Vec::new(),
             pending_from: 0,
             phase,
+            is_writable: false,
             is_readable: false,
             is_read_closed: false,
             is_eof: false,
@@ -188,15 +195,29 @@ impl Peer {
         }
     }
 
-    /// The socket may be read, or has been closed by the peer.
-    pub(super) fn on_readable(&mut self, is_read_closed: bool, turn: &mut Turn) -> Fate {
+    /// Keeps what the kernel says about its socket. Gives whether there is something to do.
+    pub(super) fn note_event(&mut self, event: &Event) -> bool {
+        let is_closed = event.is_read_closed() || event.is_error();
+        self.is_read_closed |= is_closed;
+        self.is_readable |= event.is_readable() || is_closed;
+        self.is_writable |= event.is_writable() && !self.pending.is_empty();
+        self.is_readable || self.is_writable
+    }
+
+    /// Reads what has come, of which the kernel has not told yet.
+    pub(super) fn read_at_once(&mut self, turn: &mut Turn) -> Fate {
         self.is_readable = true;
-        self.is_read_closed |= is_read_closed;
         self.go_on(turn)
     }
 
-    /// Takes up what the last turn did not allow.
+    /// Takes up what the kernel has told of, or the last turn did not allow.
     pub(super) fn go_on(&mut self, turn: &mut Turn) -> Fate {
+        if std::mem::take(&mut self.is_writable) {
+            match self.on_writable(turn) {
+                Fate::Stays => {}
+                fate => return fate,
+            }
+        }
         let is_answered = matches!(self.connection.wait(), Wait::Send(_));
         if matches!(self.phase, Phase::Open) && is_answered && self.pending.is_empty() {
             let step = self.connection.sent(&mut turn.protocol, &turn.moment);
@@ -206,7 +227,7 @@ impl Peer {
     }
 
     /// The socket takes bytes again.
-    pub(super) fn on_writable(&mut self, turn: &mut Turn) -> Fate {
+    fn on_writable(&mut self, turn: &mut Turn) -> Fate {
         if self.pending.is_empty() {
             return Fate::Stays;
         }
@@ -372,13 +393,14 @@ impl Peer {
         turn: &mut Turn,
     ) -> Result<Filled, PeerError> {
         let Turn { scratch, protocol, moment, outgoing, admission, .. } = turn;
+        let ready_since = turn.ready_since;
         let Some(tls) = &mut self.tls else {
-            self.connection.receive(protocol, moment, &scratch[..count]);
+            self.connection.receive(protocol, ready_since, &scratch[..count]);
             return Ok(Filled::Bytes(count));
         };
         let connection = &mut self.connection;
         let received = tls.receive(&mut scratch[..offset + count], outgoing, |plaintext| {
-            connection.receive(protocol, moment, plaintext);
+            connection.receive(protocol, ready_since, plaintext);
         });
         let is_handshaking = tls.is_handshaking();
         if let Phase::Handshake { is_answered, .. } = &mut self.phase

@@ -26,6 +26,8 @@ pub(super) struct Turn {
     pub(super) jobs: Vec<Job>,
     /// The slot of the connection that is being worked on.
     pub(super) slot: usize,
+    /// Since when it has had something to do.
+    pub(super) ready_since: Instant,
     /// Answers that it may still be given in this turn.
     pub(super) answers_left: u32,
     /// Whether the costly part of a TLS handshake may be done now.
@@ -49,6 +51,7 @@ impl Turn {
     ) -> Self {
         let limit = || LogLimit { second: moment.now, logged: 0, left_out: 0 };
         Self {
+            ready_since: moment.now,
             handshakes: limit(),
             proxy_headers: limit(),
             addresses: limit(),

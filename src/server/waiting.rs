@@ -7,6 +7,35 @@ use crate::limits::MAX_LEFT_BEHIND_ENTRIES;
 /// A connection's slot, and its number, which no other connection of the loop has.
 pub(super) type Entry = (usize, u64);
 
+/// Where a connection waits until the loop lets it work.
+#[derive(Clone, Copy)]
+pub(super) enum List {
+    /// The kernel has said that it has something to do.
+    Ready,
+    /// It has more to do than one turn allows.
+    Again,
+    /// Its TLS handshake waits for its turn.
+    Handshakes,
+}
+
+/// The connections of each list, in the order in which they came to it.
+#[derive(Default)]
+pub(super) struct Lists {
+    pub(super) ready: Waiting,
+    pub(super) again: Waiting,
+    pub(super) handshakes: Waiting,
+}
+
+impl Lists {
+    pub(super) fn of(&mut self, list: List) -> &mut Waiting {
+        match list {
+            List::Ready => &mut self.ready,
+            List::Again => &mut self.again,
+            List::Handshakes => &mut self.handshakes,
+        }
+    }
+}
+
 /// Each connection is in it at most once: it knows whether it is, and is asked before it is taken
 /// out. Those that have ended meanwhile leave entries behind, which are passed over.
 #[derive(Default)]
@@ -24,6 +53,10 @@ impl Waiting {
             self.0.retain(|entry| is_waiting(*entry));
         }
         self.0.push_back(entry);
+    }
+
+    pub(super) fn oldest(&self) -> Option<Entry> {
+        self.0.front().copied()
     }
 
     pub(super) fn pop_oldest(&mut self) -> Option<Entry> {

@@ -146,6 +146,45 @@ fn many_requests_sent_ahead() {
     }
 }
 
+/// More requests than the event loop can look at: calls that have waited for too long are turned
+/// away and the log says so, probes and health are still answered, and it ends by itself.
+#[test]
+fn more_than_the_loop_can_look_at() {
+    let setup = Setup::new().set("limits.request_deadline_milli", 10).set("admin.port", 0);
+    let mut proxy = setup.set("server.event_loops", 1).start();
+    let client = proxy.client();
+    let encrypt = xks::encrypt(b"plaintext", None);
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut connections: Vec<_> = (0..200).map(|_| client.connect()).collect();
+                while !enough.load(Ordering::Relaxed) {
+                    for connection in &mut connections {
+                        connection.send(b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+                    }
+                    for connection in &mut connections {
+                        assert_eq!(connection.receive().unwrap().status, 200);
+                    }
+                }
+            });
+        }
+        proxy.wait_for("a call to be turned away", |_| {
+            let answer = client.call("keys/foo/encrypt", &encrypt);
+            answer.status == 429 && String::from_utf8_lossy(&answer.body).contains("too long")
+        });
+        client.call("health", &xks::health()).ok();
+        let metrics = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
+        assert!(!metrics.contains("\nxks_proxy_congestion_refusals_total 0\n"), "{metrics}");
+        enough.store(true, Ordering::Relaxed);
+    });
+    proxy.log_with("cannot keep up");
+    proxy.wait_for("calls to be served again", |proxy| {
+        let answer = client.call("keys/foo/encrypt", &encrypt);
+        answer.status == 200 && proxy.log().contains("keeps up again")
+    });
+}
+
 /// More handshakes at once than the rate allows in a second: they wait, none fails, and an open
 /// connection is served meanwhile.
 #[test]

@@ -206,7 +206,7 @@ fn half_close() {
 
     // Bytes and end in one turn.
     let mut rig = Rig::usual();
-    rig.connection.as_mut().unwrap().receive(&mut rig.protocol, &rig.moment, PING);
+    rig.connection.as_mut().unwrap().receive(&mut rig.protocol, rig.moment.now, PING);
     rig.end_input();
     assert_eq!(rig.responses()[0].status, 200);
     assert!(rig.is_closed());
@@ -278,6 +278,42 @@ fn deadline_and_late_completion() {
     assert!(rig.answers.is_empty());
     assert!(rig.work());
     assert_eq!(unb64(&rig.responses()[0].json()["ciphertext"]).len(), 6);
+}
+
+/// A loop that cannot keep up turns away what has waited for half of its time, whoever sent it,
+/// and spends no signature check on it; the health of the fleet is still told.
+#[test]
+fn congestion() {
+    let old = Duration::from_millis(90);
+    let late = (429, "ThrottlingException".to_owned());
+    for (is_congested, waited, name, refused) in [
+        (true, old, "encrypt", Some(late.clone())),
+        (true, old, "forged", Some(late)),
+        (true, old - Duration::from_nanos(1), "encrypt", None),
+        (true, old, "health", None),
+        (false, old, "encrypt", None),
+        (false, old, "forged", Some((401, "AuthenticationFailedException".to_owned()))),
+    ] {
+        let mut rig = Rig::usual();
+        rig.moment.is_congested = is_congested;
+        let mut request = match name {
+            "health" => call("health", &json!({ "requestMetadata": metadata() })),
+            _ => encrypt_call(b"plaintext"),
+        };
+        if name == "forged" {
+            let last = request.len() - 1;
+            request[last] = b' ';
+        }
+        rig.send(&request[..10]);
+        rig.moment.now += waited;
+        rig.send(&request[10..]);
+        let answer = rig.responses().remove(0);
+        match refused {
+            None => assert_eq!(answer.status, 200, "{name} after {waited:?}"),
+            Some(error) => assert_eq!(answer.error(), error, "{name} after {waited:?}"),
+        }
+        assert!(!rig.is_closed() && !answer.closes());
+    }
 }
 
 /// The HSM side refuses a job before it is queued.

@@ -101,6 +101,8 @@ pub struct LoopMetrics {
     pub tls_handshakes: Counter,
     /// TLS handshakes that failed.
     pub tls_handshake_failures: Counter,
+    /// Requests turned away unseen, since the loop cannot keep up with what comes.
+    pub congestion_refusals: Counter,
     /// Requests that wait for the HSM's answer.
     pub in_flight: Gauge,
     /// Times that the policy was evaluated.

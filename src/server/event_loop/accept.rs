@@ -203,7 +203,7 @@ impl Running {
             return;
         }
         // What the peer has sent already may be read at once.
-        self.with_peer(slot, |peer, turn| peer.on_readable(false, turn));
+        self.with_peer(slot, |peer, turn| peer.read_at_once(turn));
     }
 
     /// Closes this process's descriptors of sockets that another one accepts from. A connection for
@@ -243,7 +243,7 @@ impl Running {
         let slots: Vec<usize> = self.peers.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             // What has come is read first. Then the deadline, which is another one from now on.
-            self.with_peer(slot, |peer, turn| match peer.on_readable(false, turn) {
+            self.with_peer(slot, |peer, turn| match peer.read_at_once(turn) {
                 Fate::Stays if peer.deadline(turn) <= turn.moment.now => peer.on_deadline(turn),
                 fate => fate,
             });

@@ -95,7 +95,8 @@ mod tests {
         stream.set_nonblocking(true).unwrap();
 
         let now = Instant::now();
-        let moment = Moment { now, unix_secs: 0, is_ready: true, is_draining: false };
+        let moment =
+            Moment { now, unix_secs: 0, is_ready: true, is_draining: false, is_congested: false };
         let protocol = Protocol::new(Arc::new(service()), 0, AccessLog::default());
         let admission = Arc::new(Admission::new(&Config::local(), 1));
         let mut turn = Turn::new(moment, protocol, echo(), Arc::clone(&admission));

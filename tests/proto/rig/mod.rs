@@ -89,8 +89,13 @@ impl Rig {
     #[allow(clippy::default_constructed_unit_structs, reason = "not its one form")]
     pub fn on(listener: Listener, service: Service) -> Self {
         let hsm = MemoryHsm::new(&service);
-        let moment =
-            Moment { now: Instant::now(), unix_secs: NOON, is_ready: true, is_draining: false };
+        let moment = Moment {
+            now: Instant::now(),
+            unix_secs: NOON,
+            is_ready: true,
+            is_draining: false,
+            is_congested: false,
+        };
         Self {
             protocol: Protocol::new(Arc::new(service), 3, AccessLog::default()),
             connection: Some(Connection::new(listener, None, moment.now)),
@@ -148,7 +153,7 @@ impl Rig {
                 return;
             }
             let bytes: Vec<u8> = self.inbox.drain(..room).collect();
-            connection.receive(&mut self.protocol, &self.moment, &bytes);
+            connection.receive(&mut self.protocol, self.moment.now, &bytes);
             let step = connection.step(&mut self.protocol, &self.moment);
             self.drive(step);
         }
