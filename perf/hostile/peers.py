@@ -18,6 +18,11 @@ HEAD = b"POST /kms/xks/v1/health HTTP/1.1\r\nHost: localhost\r\n"
 #: What a slow body has sent before it slows down: the proxy needs its largest buffer.
 BODY = HEAD + b"Content-Length: 30000\r\n\r\n" + b"x" * 20_000
 PINGS = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500
+#: For those who send one request after the other that no credential has signed.
+UNSIGNED = (
+    b"POST /example/uri/path/prefix/kms/xks/v1/keys/foo/encrypt HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 400\r\n\r\n" + b"x" * 400
+)
 #: Between two sparing bytes of a slow peer.
 DRIP_SECONDS = 5
 #: Connections begun in a second, where a mode has no rate of its own.
@@ -88,6 +93,8 @@ class Peers:
             return self.hello[: len(self.hello) // 2]
         if mode == "handshakes":
             return self.hello
+        if mode == "unsigned":
+            return UNSIGNED
         return PINGS
 
     def on_event(self, descriptor, event):
@@ -102,8 +109,12 @@ class Peers:
             elif event & (select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
                 # The server's flight ends a handshake here; else it is an error's answer, or the
                 # end.
-                self.answered += bool(peer.recv(1 << 16))
-                self.end(descriptor)
+                is_answer = bool(peer.recv(1 << 16))
+                self.answered += is_answer
+                if is_answer and self.options.mode == "unsigned":
+                    peer.send(UNSIGNED)
+                else:
+                    self.end(descriptor)
         except BlockingIOError:
             pass
         except OSError:
@@ -156,7 +167,7 @@ class Peers:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    modes = ("slow-head", "slow-body", "never-read", "half-open", "handshakes")
+    modes = ("slow-head", "slow-body", "never-read", "half-open", "handshakes", "unsigned")
     parser.add_argument("mode", choices=modes)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--count", type=int, default=5000, help="connections at a time")
