@@ -197,8 +197,8 @@ pub const MAX_EXPIRIES_PER_TURN: usize = 64;
 /// The next connection is left to the next turn when one has lasted this long: answers of the HSM,
 /// handshakes and new connections get their share however many requests there are.
 pub const MAX_TURN: Duration = Duration::from_micros(300);
-/// The same for strangers, and for connections that have had their share in an earlier turn: what
-/// the kernel has to tell meanwhile does not wait for longer.
+/// The same for connections that have had their share in an earlier turn: what the kernel has to
+/// tell meanwhile does not wait for longer.
 pub const MAX_LEFTOVERS: Duration = Duration::from_micros(50);
 /// Where requests wait in an event loop for too long, and never less, for this long, they begin to
 /// be turned away. A machine that stood still for a moment catches up sooner.

@@ -182,8 +182,8 @@ impl Running {
         }
     }
 
-    /// Lets those who have something to do work, and then strangers and those who have had their
-    /// share in an earlier turn: who sends ahead, or does not read, keeps nobody waiting.
+    /// Lets those who have something to do work, and then those who have had their share in an
+    /// earlier turn: who sends ahead, or does not read, keeps nobody waiting.
     fn serve_ready(&mut self) {
         self.look_at_longest_wait();
         self.serve_list(List::Ready, self.turn.moment.now + MAX_TURN);
@@ -326,9 +326,7 @@ impl Running {
                 if let Some(peer) = self.peers.get_mut(slot)
                     && peer.note_event(event)
                 {
-                    // Strangers keep nobody waiting who has proven to be KMS, however many they are.
-                    let list = if peer.is_proven() { List::Ready } else { List::Again };
-                    self.list(slot, list);
+                    self.list(slot, List::Ready);
                 }
             }
         }

@@ -154,11 +154,6 @@ impl Peer {
         self.connection.waits_for(serial)
     }
 
-    /// Whether it has sent an authentic request.
-    pub(super) fn is_proven(&self) -> bool {
-        self.connection.is_proven()
-    }
-
     /// Whether it is open, and nothing has been asked that is still unanswered.
     fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Open) && matches!(self.connection.wait(), Wait::Idle(_))

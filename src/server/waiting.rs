@@ -10,9 +10,9 @@ pub(super) type Entry = (usize, u64);
 /// Where a connection waits until the loop lets it work.
 #[derive(Clone, Copy)]
 pub(super) enum List {
-    /// The kernel has said that it has something to do, and it has sent an authentic request before.
+    /// The kernel has said that it has something to do.
     Ready,
-    /// It has more to do than one turn allows, or is a stranger.
+    /// It has more to do than one turn allows.
     Again,
     /// Its TLS handshake waits for its turn.
     Handshakes,

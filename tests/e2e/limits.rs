@@ -159,7 +159,6 @@ fn more_than_the_loop_can_look_at() {
         for _ in 0..8 {
             scope.spawn(|| {
                 let mut connections: Vec<_> = (0..200).map(|_| client.connect()).collect();
-                // Strangers would not keep the others waiting.
                 for connection in &mut connections {
                     assert_eq!(self::call(&client, connection).unwrap(), 200);
                 }
