@@ -154,8 +154,9 @@ impl Exchange {
         }
     }
 
-    /// Checks run in this order: path, method, whether there is still time for it, SigV4, content type and JSON, members, key in the
-    /// store's set and not disabled, the policy, the store's quota, size limits.
+    /// Checks run in this order: path, method, whether there is still time for it, SigV4, content
+    /// type and JSON, members, key in the store's set and not disabled, the policy, the store's
+    /// quota, size limits.
     fn accept(
         &mut self,
         protocol: &mut Protocol,

@@ -160,7 +160,7 @@ fn more_than_the_loop_can_look_at() {
             scope.spawn(|| {
                 let mut connections: Vec<_> = (0..200).map(|_| client.connect()).collect();
                 for connection in &mut connections {
-                    assert_eq!(self::call(&client, connection).unwrap(), 200);
+                    assert_eq!(call(&client, connection).unwrap(), 200);
                 }
                 while !enough.load(Ordering::Relaxed) {
                     for connection in &mut connections {
