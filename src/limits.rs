@@ -321,6 +321,8 @@ pub const MAX_HANG: Duration = Duration::from_secs(2);
 pub const PACE_STRETCH: Duration = Duration::from_millis(50);
 /// So many calls in that time make up the average alone; fewer, their part of it.
 pub const PACE_CALLS: u64 = 8;
+/// Of a token's first calls the shortest counts, not their average.
+pub const PACE_FIRST_CALLS: u64 = 256;
 /// Opening or closing a session, a login, a probe: longer than this is a hang.
 pub const MAX_HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// A probe that lasts longer is evidence against the token; it is still waited for.

@@ -1,20 +1,22 @@
 //! How fast a token is, and whether it computes in this process or waits on a network.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::limits::{
-    CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MIN_HANG, PACE_CALLS, PACE_STRETCH,
+    CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MIN_HANG, PACE_CALLS, PACE_FIRST_CALLS,
+    PACE_STRETCH,
 };
 
 /// One token's pace, by its recent calls.
 pub struct Pace {
-    /// The average service time.
+    /// The average service time; the shortest, among the first calls.
     service_nanos: AtomicU64,
-    /// `service_nanos` is a probe's, until there is a job's.
-    is_guess: AtomicBool,
+    /// Jobs' calls so far, not counted beyond [`PACE_FIRST_CALLS`]. With none, `service_nanos` is a
+    /// probe's.
+    first_calls: AtomicU64,
     start: Instant,
     /// When the present stretch of time began, nanoseconds after `start`.
     stretch_start: AtomicU64,
@@ -62,7 +64,7 @@ impl Pace {
     pub fn new(start: Instant) -> Self {
         Self {
             service_nanos: AtomicU64::new(0),
-            is_guess: AtomicBool::new(false),
+            first_calls: AtomicU64::new(0),
             start,
             stretch_start: AtomicU64::new(0),
             stretch_calls: AtomicU64::new(0),
@@ -77,36 +79,45 @@ impl Pace {
     /// milliseconds, the calls of all sessions are slow at once, or one call of microseconds lasts
     /// for milliseconds, and an average of so many calls would make the token look slow and
     /// requests be refused that it could have done in time.
+    ///
+    /// Of the first calls the shortest counts. They are made while a new process shakes hands with
+    /// all its clients at once, and wait for a core more than for the token: a mean of them had
+    /// requests refused in each restart under load.
     pub fn record(&self, service: Duration, end: Instant) {
+        let relaxed = Ordering::Relaxed;
         let sample = nanos(service).max(1);
-        if self.service_nanos.load(Ordering::Relaxed) == 0 || self.is_guess.load(Ordering::Relaxed)
-        {
-            self.service_nanos.store(sample, Ordering::Relaxed);
-            self.is_guess.store(false, Ordering::Relaxed);
+        let is_among_first = self.first_calls.load(relaxed) < PACE_FIRST_CALLS;
+        if is_among_first {
+            if self.first_calls.fetch_add(1, relaxed) == 0 {
+                self.service_nanos.store(sample, relaxed);
+            } else {
+                self.service_nanos.fetch_min(sample, relaxed);
+            }
         }
-        self.stretch_sum.fetch_add(sample, Ordering::Relaxed);
-        self.stretch_calls.fetch_add(1, Ordering::Relaxed);
+        self.stretch_sum.fetch_add(sample, relaxed);
+        self.stretch_calls.fetch_add(1, relaxed);
         let end = nanos(end.saturating_duration_since(self.start));
-        let began = self.stretch_start.load(Ordering::Relaxed);
+        let began = self.stretch_start.load(relaxed);
         let is_over = end.saturating_sub(began) >= nanos(PACE_STRETCH);
         // Of several workers one ends it.
-        let relaxed = Ordering::Relaxed;
         if !is_over || self.stretch_start.compare_exchange(began, end, relaxed, relaxed).is_err() {
             return;
         }
-        let calls = self.stretch_calls.swap(0, Ordering::Relaxed).max(1);
-        let mean = self.stretch_sum.swap(0, Ordering::Relaxed) / calls;
+        let calls = self.stretch_calls.swap(0, relaxed).max(1);
+        let mean = self.stretch_sum.swap(0, relaxed) / calls;
+        if is_among_first {
+            return;
+        }
         let weight = calls.min(PACE_CALLS);
-        let old = self.service_nanos.load(Ordering::Relaxed);
+        let old = self.service_nanos.load(relaxed);
         let new = (old * (PACE_CALLS - weight) + mean * weight) / PACE_CALLS;
-        self.service_nanos.store(new.max(1), Ordering::Relaxed);
+        self.service_nanos.store(new.max(1), relaxed);
     }
 
     /// Takes in how long a probe took, two operations, if no job tells better.
     pub fn prime(&self, probe: Duration) {
-        if self.service().is_zero() {
-            self.record(probe / 2, self.start);
-            self.is_guess.store(true, Ordering::Relaxed);
+        if self.first_calls.load(Ordering::Relaxed) == 0 {
+            self.service_nanos.store(nanos(probe / 2), Ordering::Relaxed);
         }
     }
 
@@ -200,7 +211,7 @@ mod tests {
         assert_eq!(record(2 * MILLI, 1), 2 * MILLI);
         pace.prime(100 * MILLI);
         assert_eq!(pace.service(), 2 * MILLI);
-        record(2 * MILLI, 30);
+        record(2 * MILLI, PACE_FIRST_CALLS);
         record(34 * MILLI, 1);
         assert!(record(2 * MILLI, 25) < 6 * MILLI);
         assert!(record(200 * MILLI, 8) > 100 * MILLI, "slow now, and soon known to be");
@@ -229,5 +240,25 @@ mod tests {
         record(10 * MILLI, MILLI / 10, 64);
         assert!(record(2 * MILLI, 2 * MILLI / 64, 1_600) < 3 * MILLI);
         assert!(record(10 * MILLI, 10 * MILLI / 64, 2_000) > 9 * MILLI, "but if it goes on");
+    }
+
+    /// A new process that shakes hands with all its clients has little of the cores for its calls,
+    /// for longer than one stretch; what it could do in time then must not be refused.
+    #[test]
+    fn a_busy_start_does_not_make_a_token_slow() {
+        let mut now = Instant::now();
+        let pace = Pace::new(now);
+        let mut record = |service, times| {
+            for _ in 0..times {
+                now += service;
+                pace.record(service, now);
+            }
+            pace.service()
+        };
+        assert_eq!(record(38 * MILLI, 1), 38 * MILLI);
+        assert_eq!(record(MILLI / 20, 5), MILLI / 20);
+        assert_eq!(record(38 * MILLI, 8), MILLI / 20);
+        record(MILLI / 20, PACE_FIRST_CALLS);
+        assert!(record(10 * MILLI, 100) > 9 * MILLI, "but if it goes on");
     }
 }
