@@ -10,12 +10,22 @@ use std::process;
 pub(super) struct PidFile(PathBuf);
 
 impl PidFile {
-    /// Writes this process's id.
+    /// Writes this process's id, in one step: who reads it while one process takes over from
+    /// another finds either of them, and not an empty file.
     ///
     /// # Errors
     /// The file cannot be written.
     pub(super) fn write(path: &Path) -> io::Result<Self> {
-        fs::write(path, format!("{}\n", process::id()))?;
+        let id = process::id();
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{id}"));
+        let beside = PathBuf::from(beside);
+        let text = format!("{id}\n");
+        if fs::write(&beside, &text).and_then(|()| fs::rename(&beside, path)).is_err() {
+            // Only the file may be written, and not its directory.
+            let _ = fs::remove_file(&beside);
+            fs::write(path, text)?;
+        }
         Ok(Self(path.to_owned()))
     }
 }
@@ -44,6 +54,20 @@ pub(super) fn read(path: &Path) -> io::Result<u32> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    /// Whoever looks while a process takes over finds an id, the former's or its own.
+    #[test]
+    fn never_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        fs::write(&path, "1\n").unwrap();
+        // Open at the former one, as a reader is that has not read yet.
+        let mut former = fs::File::open(&path).unwrap();
+        let _file = PidFile::write(&path).unwrap();
+        assert_eq!(io::read_to_string(&mut former).unwrap(), "1\n");
+        assert_eq!(read(&path).unwrap(), process::id());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
 
     /// It goes with the process, unless it is another one's by then.
     #[test]
