@@ -110,8 +110,8 @@ pub const DEFAULT_HANDSHAKE_TIMEOUT_MILLI: u64 = 10_000;
 pub const LINGER: Duration = Duration::from_secs(2);
 /// How much is read and dropped in that time.
 pub const MAX_LINGER_BYTES: usize = 256 * 1024;
-/// Between SIGTERM and the end of accepting: readiness is false, answers carry
-/// `Connection: close`. Setting: `[server] drain_delay_milli`.
+/// Between SIGTERM and the end of accepting: readiness is false, answers on the connections that
+/// were open carry `Connection: close`. Setting: `[server] drain_delay_milli`.
 pub const DEFAULT_DRAIN_DELAY_MILLI: u64 = 5_000;
 /// Then, for what is in flight to finish. Setting: `[server] drain_timeout_milli`.
 pub const DEFAULT_DRAIN_TIMEOUT_MILLI: u64 = 5_000;

@@ -197,7 +197,7 @@ fn whole(request: Vec<u8>) -> Box<dyn FnMut()> {
     let rig = Rig::new(service());
     let (mut protocol, moment, attributes) = (rig.protocol, rig.moment, rig.hsm.attributes);
     let fleet = rig::fleet();
-    let mut connection = Connection::new(Listener::Api, None, moment.now);
+    let mut connection = Connection::new(Listener::Api, None, &moment);
     Box::new(move || {
         connection.receive(&mut protocol, moment.now, black_box(&request));
         let mut step = connection.step(&mut protocol, &moment);

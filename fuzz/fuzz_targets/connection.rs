@@ -44,7 +44,11 @@ fuzz_target!(|data: &[u8]| {
             3 => rig.end_input(),
             4 => rig.hold_answers = !rig.hold_answers,
             5 => rig.take_answer(),
-            6 => rig.moment.is_draining = !rig.moment.is_draining,
+            // Serving, draining, stopping, and serving again.
+            6 => {
+                rig.moment.is_stopping = rig.moment.is_draining && !rig.moment.is_stopping;
+                rig.moment.is_draining = !rig.moment.is_draining || rig.moment.is_stopping;
+            }
             7 => {
                 let awaited = rig.jobs.pop_front();
                 if let (Some(job), Some(connection)) = (awaited, &mut rig.connection) {

@@ -87,22 +87,25 @@ pub struct Connection {
     answered: u64,
     /// One of them was authentic.
     is_proven: bool,
+    /// It was made while the process drained.
+    came_late: bool,
 }
 
 impl Connection {
     /// A connection that has just been made.
     #[must_use]
-    pub fn new(listener: Listener, peer: Option<IpAddr>, now: Instant) -> Self {
+    pub fn new(listener: Listener, peer: Option<IpAddr>, moment: &Moment) -> Self {
         Self {
             listener,
             peer,
             buffer: Buffer::default(),
             state: State::Head { searched: 0 },
-            started: now,
-            since: now,
+            started: moment.now,
+            since: moment.now,
             is_half_closed: false,
             answered: 0,
             is_proven: false,
+            came_late: moment.is_draining,
         }
     }
 
@@ -455,11 +458,14 @@ impl Connection {
         answer: Answer<'_>,
     ) -> Step {
         let is_last = self.is_half_closed && exchange.consumed >= self.buffer.len();
+        // A peer that is sent here all the same, since nothing else serves yet or the load balancer
+        // has not noticed, would be here again with the next request: a handshake for each.
+        let is_sent_away = moment.is_draining && !self.came_late;
         self.answered += 1;
         self.is_proven |= exchange.is_authenticated;
         let max_requests = protocol.service.max_requests_per_connection;
         let is_worn = max_requests > 0 && self.answered >= max_requests;
-        let close = exchange.close || moment.is_draining || is_last || is_worn;
+        let close = exchange.close || is_sent_away || moment.is_stopping || is_last || is_worn;
         exchange.write_answer(protocol, moment, &answer, close, self.buffer.filled());
         let consumed = if close { self.buffer.len() } else { exchange.consumed };
         self.buffer.consume(consumed, &mut protocol.buffers);

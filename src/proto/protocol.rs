@@ -25,8 +25,10 @@ pub struct Moment {
     pub unix_secs: u64,
     /// Whether a token works.
     pub is_ready: bool,
-    /// Whether the process is about to stop: answers end their connections.
+    /// Whether the process is about to stop: answers end the connections that are open already.
     pub is_draining: bool,
+    /// Whether it accepts no more: answers end all connections.
+    pub is_stopping: bool,
     /// Whether the event loop cannot keep up with what comes.
     pub is_congested: bool,
 }

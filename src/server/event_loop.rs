@@ -93,6 +93,7 @@ impl EventLoop {
             unix_secs: 0,
             is_ready: false,
             is_draining: false,
+            is_stopping: false,
             is_congested: false,
         };
         let running = Running {
@@ -303,6 +304,7 @@ impl Running {
             unix_secs,
             is_ready: self.health.can_serve() && self.turn.protocol.access_log.audit.can_serve(),
             is_draining: self.lifecycle.is_draining(),
+            is_stopping: self.lifecycle.is_stopping(),
             is_congested: self.turn.moment.is_congested,
         };
         if self.lifecycle.is_handed_over() {

@@ -54,8 +54,8 @@ impl Round {
 }
 
 impl Lifecycle {
-    /// Readiness goes false and answers end their connections, so that load balancers move
-    /// away; new connections are still served.
+    /// Readiness goes false and answers end the connections that are open, so that load balancers
+    /// move away; new connections are still served.
     pub fn drain(&self) {
         self.advance(DRAINING);
     }

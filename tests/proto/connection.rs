@@ -175,6 +175,22 @@ fn draining_ends_connections_with_an_answer() {
     assert!(answer.status == 200 && answer.closes() && rig.is_closed());
 }
 
+/// Who has been sent away and comes back, since nothing else serves yet, is not sent away with each
+/// answer: that would be a handshake for each request until the process ends.
+#[test]
+fn who_comes_while_it_drains_stays_until_it_stops() {
+    let mut rig = Rig::usual();
+    rig.moment.is_draining = true;
+    rig.reconnect();
+    for _ in 0..3 {
+        rig.send(PING);
+        assert!(!rig.responses().remove(0).closes() && !rig.is_closed());
+    }
+    rig.moment.is_stopping = true;
+    rig.send(PING);
+    assert!(rig.responses().remove(0).closes() && rig.is_closed());
+}
+
 /// A peer that has ended its side gets the answers to all that it asked.
 #[test]
 fn half_close() {

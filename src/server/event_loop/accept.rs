@@ -187,7 +187,7 @@ impl Running {
                 return;
             }
         };
-        let connection = Connection::new(listening.listener, Some(address.ip()), now);
+        let connection = Connection::new(listening.listener, Some(address.ip()), &self.turn.moment);
         self.next_number += 1;
         let number = self.next_number;
         let entry = self.peers.vacant_entry();

@@ -95,13 +95,19 @@ mod tests {
         stream.set_nonblocking(true).unwrap();
 
         let now = Instant::now();
-        let moment =
-            Moment { now, unix_secs: 0, is_ready: true, is_draining: false, is_congested: false };
+        let moment = Moment {
+            now,
+            unix_secs: 0,
+            is_ready: true,
+            is_draining: false,
+            is_stopping: false,
+            is_congested: false,
+        };
         let protocol = Protocol::new(Arc::new(service()), 0, AccessLog::default());
         let admission = Arc::new(Admission::new(&Config::local(), 1));
         let mut turn = Turn::new(moment, protocol, echo(), Arc::clone(&admission));
         let ticket = admission.admit(Listener::Api).unwrap();
-        let connection = Connection::new(Listener::Api, None, now);
+        let connection = Connection::new(Listener::Api, None, &moment);
         let stream = (mio::net::TcpStream::from_std(stream), address);
         let mut peer = Peer::new(stream, ticket, true, 1, None, connection, now);
         assert_eq!(peer.take_proxy_header(now, &mut turn), None);

@@ -94,11 +94,12 @@ impl Rig {
             unix_secs: NOON,
             is_ready: true,
             is_draining: false,
+            is_stopping: false,
             is_congested: false,
         };
         Self {
             protocol: Protocol::new(Arc::new(service), 3, AccessLog::default()),
-            connection: Some(Connection::new(listener, None, moment.now)),
+            connection: Some(Connection::new(listener, None, &moment)),
             hsm,
             moment,
             jobs: VecDeque::new(),
@@ -117,7 +118,7 @@ impl Rig {
         }
         self.inbox.clear();
         self.answers.clear();
-        self.connection = Some(Connection::new(self.listener, None, self.moment.now));
+        self.connection = Some(Connection::new(self.listener, None, &self.moment));
     }
 
     pub fn is_closed(&self) -> bool {
