@@ -27,7 +27,8 @@ pub struct Moment {
     pub is_ready: bool,
     /// Whether the process is about to stop: answers end the connections that are open already.
     pub is_draining: bool,
-    /// Whether it accepts no more: answers end all connections.
+    /// Whether nothing new is accepted: answers end all connections, and who has nothing to ask is
+    /// sent away.
     pub is_stopping: bool,
     /// Whether the event loop cannot keep up with what comes.
     pub is_congested: bool,

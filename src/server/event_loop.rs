@@ -177,7 +177,7 @@ impl Running {
             self.expire();
             self.submit();
             self.turn.protocol.access_log.flush();
-            if self.turn.is_stopping && self.peers.is_empty() {
+            if self.turn.moment.is_stopping && self.peers.is_empty() {
                 return Ok(());
             }
         }
@@ -299,6 +299,7 @@ impl Running {
         let unix_secs = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
+        let was_stopping = self.turn.moment.is_stopping;
         self.turn.moment = Moment {
             now: Instant::now(),
             unix_secs,
@@ -310,8 +311,7 @@ impl Running {
         if self.lifecycle.is_handed_over() {
             self.let_go_of_listeners();
         }
-        if self.lifecycle.is_stopping() && !self.turn.is_stopping {
-            self.turn.is_stopping = true;
+        if self.turn.moment.is_stopping && !was_stopping {
             self.end_accepting();
         }
     }

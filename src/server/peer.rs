@@ -132,7 +132,7 @@ impl Peer {
     pub(super) fn deadline(&self, turn: &Turn) -> Instant {
         let timeouts = &turn.protocol.service.timeouts;
         let at_the_end = |time: Duration| {
-            if turn.is_stopping { time.min(STOPPING_PATIENCE) } else { time }
+            if turn.moment.is_stopping { time.min(STOPPING_PATIENCE) } else { time }
         };
         match self.phase {
             Phase::Proxy { since } | Phase::Handshake { since, .. } => {
@@ -266,7 +266,7 @@ impl Peer {
         match self.phase {
             Phase::Proxy { .. } | Phase::Handshake { .. } | Phase::Linger { .. } => Fate::Ends,
             // No answer is on its way that the peer could miss.
-            Phase::Open if turn.is_stopping && self.is_idle() => self.leave(turn),
+            Phase::Open if turn.moment.is_stopping && self.is_idle() => self.leave(turn),
             Phase::Open => {
                 let step = self.connection.timed_out(&mut turn.protocol, &turn.moment);
                 self.drive_and_read_on(step, turn)

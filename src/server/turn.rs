@@ -32,8 +32,6 @@ pub(super) struct Turn {
     pub(super) answers_left: u32,
     /// Whether the costly part of a TLS handshake may be done now.
     pub(super) may_shake_hands: bool,
-    /// Nothing new is accepted, and who has nothing to ask is sent away.
-    pub(super) is_stopping: bool,
     /// Memory that connections hold beside their receive buffers.
     pub(super) held_bytes: usize,
     handshakes: LogLimit,
@@ -66,7 +64,6 @@ impl Turn {
             slot: 0,
             answers_left: 0,
             may_shake_hands: false,
-            is_stopping: false,
             held_bytes: 0,
         }
     }

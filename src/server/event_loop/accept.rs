@@ -121,7 +121,9 @@ impl Running {
             return false;
         }
         listening.paused_until = None;
-        if !self.turn.is_stopping && listening.share.as_mut().is_some_and(|it| it.yields(load)) {
+        if !self.turn.moment.is_stopping
+            && listening.share.as_mut().is_some_and(|it| it.yields(load))
+        {
             listening.paused_until = Some(now + ACCEPT_YIELD);
             return false;
         }
