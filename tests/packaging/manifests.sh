@@ -39,7 +39,7 @@ sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' packaging/docker/Dockerfile | tr ' ' '\n
     (cd "$work/sources" && while read -r path; do
         mkdir -p "$(dirname "$path")" && cp -R "$OLDPWD/$path" "$path"
     done)
-(cd "$work/sources" && cargo metadata --locked --offline --format-version 1 >"$work/metadata")
+(cd "$work/sources" && cargo metadata --quiet --locked --format-version 1 >"$work/metadata")
 
 echo 'CloudFormation: cfn-lint'
 "$tools/bin/cfn-lint" packaging/cloudformation/template.yaml
