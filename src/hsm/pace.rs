@@ -169,6 +169,19 @@ mod tests {
 
     const MILLI: Duration = Duration::from_millis(1);
 
+    /// Records so many calls, each of which ends that long after the one before. Gives the average
+    /// then.
+    fn recorder(pace: &Pace) -> impl FnMut(Duration, Duration, u64) -> Duration {
+        let mut now = pace.start;
+        move |service, after, times| {
+            for _ in 0..times {
+                now += after;
+                pace.record(service, now);
+            }
+            pace.service()
+        }
+    }
+
     /// Most calls wait for a core or a lock on a busy machine; one that doesn't tells.
     #[test]
     fn a_token_that_computes_here_is_told_by_its_luckiest_call() {
@@ -197,15 +210,9 @@ mod tests {
     /// The average follows, and one outlier does not carry it away.
     #[test]
     fn average() {
-        let mut now = Instant::now();
-        let pace = Pace::new(now);
-        let mut record = |service, times| {
-            for _ in 0..times {
-                now += service;
-                pace.record(service, now);
-            }
-            pace.service()
-        };
+        let pace = Pace::new(Instant::now());
+        let mut apart = recorder(&pace);
+        let mut record = |service, times| apart(service, service, times);
         pace.prime(100 * MILLI);
         assert_eq!(pace.service(), 50 * MILLI);
         assert_eq!(record(2 * MILLI, 1), 2 * MILLI);
@@ -227,15 +234,8 @@ mod tests {
     /// Sixty-four sessions whose calls of 2 ms all lasted 10 ms once, since the machine was busy.
     #[test]
     fn a_moment_does_not_count_once_for_each_session() {
-        let mut now = Instant::now();
-        let pace = Pace::new(now);
-        let mut record = |service, after, times| {
-            for _ in 0..times {
-                now += after;
-                pace.record(service, now);
-            }
-            pace.service()
-        };
+        let pace = Pace::new(Instant::now());
+        let mut record = recorder(&pace);
         record(2 * MILLI, 2 * MILLI / 64, 6_400);
         record(10 * MILLI, MILLI / 10, 64);
         assert!(record(2 * MILLI, 2 * MILLI / 64, 1_600) < 3 * MILLI);
@@ -246,15 +246,9 @@ mod tests {
     /// for longer than one stretch; what it could do in time then must not be refused.
     #[test]
     fn a_busy_start_does_not_make_a_token_slow() {
-        let mut now = Instant::now();
-        let pace = Pace::new(now);
-        let mut record = |service, times| {
-            for _ in 0..times {
-                now += service;
-                pace.record(service, now);
-            }
-            pace.service()
-        };
+        let pace = Pace::new(Instant::now());
+        let mut apart = recorder(&pace);
+        let mut record = |service, times| apart(service, service, times);
         assert_eq!(record(38 * MILLI, 1), 38 * MILLI);
         assert_eq!(record(MILLI / 20, 5), MILLI / 20);
         assert_eq!(record(38 * MILLI, 8), MILLI / 20);
