@@ -337,6 +337,56 @@ pub const STALL_FACTOR: u32 = 8;
 /// Threads of one token that may be stuck in a call and written off; past it, they are not
 /// replaced.
 pub const MAX_WRITTEN_OFF_PER_TOKEN: usize = 256;
+/// Overdue calls of one key, with no success in between, from which on no new one begins on that
+/// token before one returns or a back-off ends.
+pub const MAX_OVERDUE_CALLS_PER_KEY: isize = 4;
+/// Overdue calls of all keys of a token that hang while the token serves others: half of
+/// [`MAX_WRITTEN_OFF_PER_TOKEN`]. Past it, keys that have not succeeded lately wait for a trial.
+pub const MAX_OVERDUE_CALLS_OF_KEYS: isize = 128;
+/// First wait before a key that hangs is tried again; doubles.
+pub const MIN_HANG_BACKOFF: Duration = Duration::from_secs(1);
+/// Last wait before a key that hangs is tried again.
+pub const MAX_HANG_BACKOFF: Duration = Duration::from_secs(30);
+/// A call that hangs for longer than client libraries' own time limits is a lost connection: the
+/// key is tried again though the bound on its hung threads is reached.
+pub const LONG_HANG: Duration = Duration::from_secs(120);
+/// Stalled calls of one key on a token, with no success of the key since, up to which another
+/// session is tried: one session may hang for reasons of its own.
+pub const MAX_STALLED_TO_HEDGE: isize = 2;
+/// Other keys count as served if one succeeded in this time.
+pub const OTHER_KEYS_ALIVE: Duration = Duration::from_secs(1);
+/// Faults of a key in a row, charged to the key, that open its circuit breaker.
+pub const MIN_KEY_FAULTS: u32 = 5;
+/// The same where other keys of the token fail too: at a fault rate of 30 %, a key fails so often
+/// in a row with a probability of less than 2^-13.
+pub const MIN_KEY_FAULTS_IN_TROUBLE: u32 = 8;
+/// Faults of a key in a row after which a request with it is not tried a third time. At a fault
+/// rate of 30 % of the token's, with evidence that passes each time, fewer than one request in a
+/// thousand is given up that would have been done.
+pub const MIN_DOUBTFUL_KEY_FAULTS: u32 = 4;
+/// Time between the first of these faults and the one that opens the circuit breaker, at least.
+pub const KEY_FAULT_SPAN: Duration = Duration::from_millis(500);
+/// Wait before one request tries a key whose circuit breaker is open, up to half as long again.
+pub const KEY_TRIAL_INTERVAL: Duration = Duration::from_secs(1);
+/// Faults of a key that came to nothing are forgotten after this time.
+pub const KEY_FAULT_MEMORY: Duration = Duration::from_secs(60);
+/// Other keys fail too if the token or a session was charged with a fault in this time.
+pub const OTHERS_FAIL: Duration = Duration::from_secs(2);
+/// Attempts at a request on a token, after which the charge of its faults decides about a third.
+pub const ATTEMPTS_BEFORE_CHARGE: u32 = 2;
+/// Keys that a known-good operation is tried with before it counts as failed.
+pub const MAX_EVIDENCE_KEYS: usize = 3;
+/// Requests in a row that expired, with no success in between, after which a token is probed at
+/// once, and is out of use if the probe takes longer than a request may.
+pub const MAX_EXPIRED_IN_A_ROW: u32 = 5;
+/// Of a request's time, the part in hundredths within which each operation of a probe has to be
+/// done before a token that was out of use returns.
+pub const RETURN_WITHIN_PERCENT: u32 = 90;
+/// Last wait before a token that was too slow is probed again.
+pub const MAX_SLOW_BACKOFF: Duration = Duration::from_secs(5);
+/// A handle that was found again and refused again: the key is not looked for more often than
+/// this.
+pub const REFUSED_HANDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// Faults in a row after which a token gets no jobs until a probe succeeds.
 pub const MAX_FAULTS_IN_A_ROW: u32 = 16;
 /// Faults among a token's latest 64 outcomes from which on its health is DEGRADED: one in ten.
@@ -360,6 +410,11 @@ pub const MIN_REINITIALIZE_INTERVAL: Duration = Duration::from_secs(30);
 pub const MAX_START_WAIT: Duration = Duration::from_secs(3);
 /// Waiting for another thread's login or initialisation.
 pub const MAX_LOGIN_WAIT: Duration = Duration::from_secs(5);
+/// While keys are listed nothing probes a token: if it answers no request for this long, it is out
+/// of use.
+pub const SILENT_WHILE_LISTING: Duration = Duration::from_secs(1);
+/// How often a token is probed that answers no requests.
+pub const SILENT_PROBE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often calls in flight are looked at.
 pub const MONITOR_TICK: Duration = Duration::from_millis(10);
 /// How often health is looked at for what has changed.
@@ -577,6 +632,10 @@ const _: () = {
     assert!(MAX_PARTIAL_TLS_BYTES < READ_SCRATCH_BYTES);
     assert!(MIN_HANG.as_millis() < MAX_HANG.as_millis());
     assert!(SUSPICIONS <= MAX_SUSPICIONS);
+    assert!(2 * MAX_OVERDUE_CALLS_OF_KEYS as usize == MAX_WRITTEN_OFF_PER_TOKEN);
+    assert!(MIN_DOUBTFUL_KEY_FAULTS <= MIN_KEY_FAULTS);
+    assert!(MIN_KEY_FAULTS <= MIN_KEY_FAULTS_IN_TROUBLE);
+    assert!(MIN_KEY_FAULTS_IN_TROUBLE <= MAX_ATTEMPTS);
     assert!(HISTORY_SAMPLES as u64 * HISTORY_INTERVAL.as_secs() == 3600);
     assert!(SMALL_BUFFER_BYTES < MAX_HEAD_BYTES + BODY_OVERHEAD_BYTES);
 };

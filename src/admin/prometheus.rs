@@ -349,6 +349,25 @@ const OF_TOKEN: &[OfToken] = &[
         |token| token.reinitialized_total,
     ),
     (
+        "xks_proxy_hsm_put_in_use_total",
+        Counter,
+        "Times that the token was put in use, the first time included.",
+        |token| token.put_in_use_total,
+    ),
+    (
+        "xks_proxy_hsm_key_breakers_open",
+        Gauge,
+        "Keys and directions (encrypt, decrypt) that the token does not serve, though it serves \
+         others: their requests fail again and again, or do not return.",
+        |token| token.keys_out_of_use.len() as u64,
+    ),
+    (
+        "xks_proxy_hsm_key_breaker_openings_total",
+        Counter,
+        "Times that a key was taken out of use since its requests failed again and again.",
+        |token| token.key_breaker_openings_total,
+    ),
+    (
         "xks_proxy_hsm_cdiv_mismatches_total",
         Counter,
         "Encryptions that the token did not decrypt to the same plaintext again.",

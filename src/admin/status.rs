@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::history::{History, Sums};
 use super::prometheus::{most_used, total};
 use super::{Facts, Sources};
-use crate::hsm::TokenStats;
+use crate::hsm::{self, TokenStats};
 use crate::job::{HealthStatus, TokenHealth};
 use crate::limits::HISTORY_INTERVAL;
 use crate::observe::metrics::process::Process;
@@ -179,6 +179,18 @@ struct Token {
     reinitializations: u64,
     cdiv_mismatches: u64,
     failure_codes: Vec<(&'static str, u64)>,
+    keys_out_of_use: Vec<KeyOutOfUse>,
+}
+
+/// A key that the token does not serve, though it serves others.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KeyOutOfUse {
+    label: String,
+    direction: &'static str,
+    reason: String,
+    /// `null` where its calls do not return.
+    for_millis: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -378,7 +390,14 @@ fn token(stats: TokenStats, health: Option<&TokenHealth>) -> Token {
         reinitializations: stats.reinitialized_total,
         cdiv_mismatches: stats.cdiv_mismatches_total,
         failure_codes: stats.failure_codes,
+        keys_out_of_use: stats.keys_out_of_use.into_iter().map(key_out_of_use).collect(),
     }
+}
+
+fn key_out_of_use(key: hsm::KeyOutOfUse) -> KeyOutOfUse {
+    let for_millis =
+        key.since.map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    KeyOutOfUse { label: key.label, direction: key.direction, reason: key.reason, for_millis }
 }
 
 fn keys(metrics: &Metrics) -> Vec<Key> {

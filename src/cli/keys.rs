@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use serde::Deserialize;
+
+use super::client::Trust;
 use super::hsm_session::HsmSession;
-use super::{EXIT_UNAVAILABLE, Failed};
+use super::{EXIT_UNAVAILABLE, Failed, admin_client};
 use crate::hsm::inventory::{KeyInventory, TokenInventory};
 use crate::settings::Settings;
 
@@ -19,6 +22,7 @@ pub fn run(file: Option<&Path>) -> Result<(), Failed> {
         print_token(token);
         print_keys(token, &settings);
     }
+    print_out_of_use(&settings);
     match tokens.iter().find_map(|token| token.trouble.as_ref()) {
         Some(trouble) => Err(Failed::new(EXIT_UNAVAILABLE, trouble.clone())),
         None => Ok(()),
@@ -79,6 +83,56 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
     for label in &token.missing {
         println!("{label:<40} MISSING: the settings name it, and no AES token key has this label");
     }
+}
+
+/// What is read of `/status.json`; it has more.
+#[derive(Deserialize)]
+struct Status {
+    tokens: Vec<TokenStatus>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenStatus {
+    label: String,
+    keys_out_of_use: Vec<KeyStatus>,
+}
+
+#[derive(Deserialize)]
+struct KeyStatus {
+    label: String,
+    direction: String,
+    reason: String,
+}
+
+/// Prints the keys that the running proxy finds its tokens do not serve, if it can be asked.
+fn print_out_of_use(settings: &Settings) {
+    let status = admin_client::of_settings(settings.admin.as_ref())
+        .and_then(|endpoint| admin_client::status::<Status>(&endpoint, &Trust::default()));
+    let status = match status {
+        Ok(status) => status,
+        Err(why) => return println!("\nkeys that the running proxy cannot use: not known: {why}"),
+    };
+    let lines: Vec<String> = status.tokens.iter().flat_map(lines_of).collect();
+    if lines.is_empty() {
+        println!("\nkeys that the running proxy cannot use: none");
+    } else {
+        println!("\nkeys that the running proxy cannot use:\n{}", lines.join("\n"));
+    }
+}
+
+fn lines_of(token: &TokenStatus) -> impl Iterator<Item = String> {
+    token.keys_out_of_use.iter().map(|key| {
+        // A proxy said this.
+        let KeyStatus { label, direction, reason } = key;
+        format!(
+            "{} {} on token {}: {}",
+            label.escape_debug(),
+            direction.escape_debug(),
+            token.label.escape_debug(),
+            reason.escape_debug()
+        )
+    })
 }
 
 /// "AES-256", or "AES-?" where the token does not tell `CKA_VALUE_LEN`.

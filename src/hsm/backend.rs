@@ -1,6 +1,6 @@
 //! What the queue and the workers know of a token: nothing of PKCS#11.
 
-use crate::job::{Failure, KeyIndex, Request, Success};
+use crate::job::{Failure, KeyIndex, Operation, Request, Success};
 
 use super::inventory::TokenInventory;
 
@@ -15,6 +15,16 @@ pub trait Backend: Send + Sync {
     /// Whether the token had the key when it was last listed; true if it was not listed yet. Never
     /// blocks on the token.
     fn has_key(&self, key: KeyIndex) -> bool;
+
+    /// How many of the configured keys the token has, as far as is known.
+    fn keys(&self) -> usize {
+        1
+    }
+
+    /// The `CKA_LABEL` of the key.
+    fn label_of(&self, key: KeyIndex) -> String {
+        format!("#{}", key.0)
+    }
 
     /// Whether the keys should be listed again before the next regular time: a handle was found
     /// stale. Asking clears it.
@@ -62,17 +72,99 @@ pub trait Session {
     /// [`Fault`]
     fn perform(&mut self, request: &Request, output: &mut Vec<u8>) -> Result<Success, Fault>;
 
-    /// Finds out whether the token works.
+    /// Finds out whether the token works, with the health key, a key of the session's own, or
+    /// configured keys that `may_use` admits.
     ///
     /// # Errors
     /// [`Fault`]
-    fn probe(&mut self) -> Result<Probed, Fault>;
+    fn probe(&mut self, may_use: &MayUse<'_>) -> Result<Probed, Fault>;
+
+    /// Does a known-good operation with another key than the one that has just failed in this
+    /// session.
+    fn known_good(&mut self, _failed: Failed, _may_use: &MayUse<'_>) -> Evidence {
+        Evidence::Unavailable
+    }
+
+    /// Does a known-good operation with one of the keys that requests name.
+    fn try_configured_key(&mut self, _may_use: &MayUse<'_>) -> Evidence {
+        Evidence::Unavailable
+    }
+
+    /// Takes in that this failure is held to be the session's or the token's: what the token's
+    /// sessions share, such as handles, may be of no use any more.
+    fn is_broken_by(&mut self, _fault: &Fault) {}
 
     /// Lists the token's keys.
     ///
     /// # Errors
     /// [`Fault`]
     fn refresh_keys(&mut self) -> Result<(), Fault>;
+}
+
+/// What a key is used for. A key may serve one direction and not the other: an expired one often
+/// still decrypts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// C_Encrypt, and the C_Decrypt that verifies it.
+    Encrypt,
+    /// C_Decrypt of a request's own.
+    Decrypt,
+}
+
+impl Direction {
+    /// The direction of a request; `None` if it only reads the key's attributes.
+    #[must_use]
+    pub fn of(operation: &Operation) -> Option<Self> {
+        match operation {
+            Operation::Describe => None,
+            Operation::Encrypt { .. } => Some(Self::Encrypt),
+            Operation::Decrypt { .. } => Some(Self::Decrypt),
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Encrypt => "encrypt",
+            Self::Decrypt => "decrypt",
+        }
+    }
+}
+
+/// Which key has failed, and in which direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// The key.
+    pub key: KeyIndex,
+    /// `None` if only its attributes were asked for.
+    pub direction: Option<Direction>,
+}
+
+/// Says whether a key may be used for evidence: it has not been failing itself.
+pub type MayUse<'a> = dyn Fn(KeyIndex) -> bool + 'a;
+
+/// The outcome of the known-good operation with another key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// It succeeded in the session that had just failed.
+    Passed,
+    /// It failed as well.
+    Failed,
+    /// There is no other key to try it with.
+    Unavailable,
+}
+
+impl Evidence {
+    /// Both together: one success is enough, and a failure tells more than nothing.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Passed, _) | (_, Self::Passed) => Self::Passed,
+            (Self::Failed, _) | (_, Self::Failed) => Self::Failed,
+            (Self::Unavailable, Self::Unavailable) => Self::Unavailable,
+        }
+    }
 }
 
 /// What a probe found of a token that works.

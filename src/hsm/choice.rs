@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::fleet::{Fleet, bit};
+use super::key_breaker::Admission;
 use super::queue::TokenSet;
 use super::token::{Load, Token};
 use crate::job::{Failure, Job, Request};
@@ -19,6 +20,8 @@ pub struct Offer<'a> {
     pub token: &'a Token,
     /// Jobs queued in this turn.
     pub pushed: usize,
+    /// The job that it is chosen for tries a key that the token does not serve otherwise.
+    pub is_trial: bool,
     /// Before this turn.
     waiting: usize,
     load: Load,
@@ -28,7 +31,7 @@ impl<'a> Offer<'a> {
     /// As it is now.
     #[must_use]
     pub fn of(token: &'a Token) -> Self {
-        Self { token, waiting: token.queue.len(), pushed: 0, load: token.load() }
+        Self { token, waiting: token.queue.len(), pushed: 0, is_trial: false, load: token.load() }
     }
 
     fn wait(&self) -> Duration {
@@ -42,6 +45,15 @@ impl<'a> Offer<'a> {
         // before.
         let end = now + wait + wait / 2 + self.load.service * 2;
         (wait.is_zero() || end <= deadline) && self.token.queue.has_room()
+    }
+
+    /// Why a job is refused that would not be done in time: there is more work than the token
+    /// does, or it does none.
+    fn too_late(&self) -> Failure {
+        match self.token.circuit.unanswered() {
+            Some(_) => Failure::TimedOut,
+            None => Failure::Overloaded,
+        }
     }
 
     fn rank(&self, is_in_time: bool, wait: Duration) -> Rank {
@@ -111,6 +123,7 @@ impl Fleet {
         let mut is_any_usable = false;
         let mut best = None;
         let mut is_too_large = false;
+        let mut refused = None;
         for offer in offers.iter_mut().flatten() {
             is_any_usable = true;
             if !offer.token.has_room_for(&job.request) {
@@ -119,8 +132,21 @@ impl Fleet {
             }
             let wait = offer.wait();
             let is_in_time = offer.is_in_time(wait, job.deadline, now);
+            if offer.token.has_failing_keys() {
+                match offer.token.admit(&job.request, now, is_in_time) {
+                    Admission::Admitted => {}
+                    Admission::Trial => {
+                        offer.is_trial = true;
+                        return Ok(offer);
+                    }
+                    Admission::Refused(failure) => {
+                        refused = refused.or(Some(failure));
+                        continue;
+                    }
+                }
+            }
             if is_sole {
-                return if is_in_time { Ok(offer) } else { Err(Failure::Overloaded) };
+                return if is_in_time { Ok(offer) } else { Err(offer.too_late()) };
             }
             let lacks_key = !offer.token.backend.has_key(job.request.key);
             let rank = (lacks_key, offer.rank(is_in_time, wait));
@@ -128,23 +154,31 @@ impl Fleet {
                 best = Some((rank, offer));
             }
         }
-        match best {
-            Some(((_, rank), offer)) if !rank.is_late => Ok(offer),
-            Some(_) => Err(Failure::Overloaded),
-            None if is_too_large => Err(Failure::TooLarge),
-            None if is_any_usable => Err(Failure::Overloaded),
-            None => Err(Failure::NoToken),
+        match (best, refused) {
+            // No token but the one that does not serve the key is known to have it.
+            (Some(((true, _), _)), Some(failure)) => Err(failure),
+            (Some(((_, rank), offer)), _) if !rank.is_late => Ok(offer),
+            (Some((_, offer)), _) => Err(offer.too_late()),
+            (None, Some(failure)) => Err(failure),
+            (None, None) if is_too_large => Err(Failure::TooLarge),
+            (None, None) if is_any_usable => Err(Failure::Overloaded),
+            (None, None) => Err(Failure::NoToken),
         }
     }
 
-    /// The token for another attempt at a request: usable, and none of `not_these`. One that lacks
-    /// the key is asked only where all do, as far as is known.
+    /// The token for another attempt at a request: usable, serving the key, and none of
+    /// `not_these`. One that lacks the key is asked only where all do, as far as is known.
     #[must_use]
     pub(super) fn best_for(&self, request: &Request, not_these: TokenSet) -> Option<&Token> {
+        let now = Instant::now();
+        let serves_key = |token: &Token| {
+            !token.has_failing_keys()
+                || !matches!(token.admit(request, now, false), Admission::Refused(_))
+        };
         let usable = || {
-            self.tokens
-                .iter()
-                .filter(|token| token.circuit.is_usable() && token.has_room_for(request))
+            self.tokens.iter().filter(|token| {
+                token.circuit.is_usable() && token.has_room_for(request) && serves_key(token)
+            })
         };
         let has_key = |token: &Token| token.backend.has_key(request.key);
         let is_anywhere = usable().any(has_key);

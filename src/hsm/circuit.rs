@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::limits::{
-    MAX_FAULTS_IN_A_ROW, MIN_DEGRADED_FAULTS, RECENT_FAULTS, RECENT_TRAFFIC, TRICKLE_SUCCESSES,
+    MAX_EXPIRED_IN_A_ROW, MAX_FAULTS_IN_A_ROW, MIN_DEGRADED_FAULTS, OTHERS_FAIL, RECENT_FAULTS,
+    RECENT_TRAFFIC, TRICKLE_SUCCESSES,
 };
 
 /// One token's.
@@ -16,12 +17,18 @@ pub struct Circuit {
     start: Instant,
     is_usable: AtomicBool,
     faults_in_a_row: AtomicU32,
+    /// Requests that expired since the last answer.
+    expired_in_a_row: AtomicU32,
+    /// How long the latest request that expired might have taken, in microseconds; 0: none has.
+    request_micros: AtomicU64,
     /// Answers still to come before a returned token gets more than a trickle.
     trickle: AtomicU32,
     /// Milliseconds after `start`, plus one; 0: never.
     last_success_milli: AtomicU64,
     /// As above.
     last_fault_milli: AtomicU64,
+    /// As above, faults that are charged to keys left out.
+    last_own_fault_milli: AtomicU64,
     /// A bit for each of the latest outcomes, the newest the lowest; set: a fault.
     outcomes: AtomicU64,
     /// How often it was opened: sessions older than that are suspect.
@@ -37,9 +44,12 @@ impl Circuit {
             start,
             is_usable: AtomicBool::new(false),
             faults_in_a_row: AtomicU32::new(0),
+            expired_in_a_row: AtomicU32::new(0),
+            request_micros: AtomicU64::new(0),
             trickle: AtomicU32::new(0),
             last_success_milli: AtomicU64::new(0),
             last_fault_milli: AtomicU64::new(0),
+            last_own_fault_milli: AtomicU64::new(0),
             outcomes: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             reason: Mutex::new(Some("not connected yet".to_owned())),
@@ -83,6 +93,9 @@ impl Circuit {
         if self.faults_in_a_row.load(Ordering::Relaxed) != 0 {
             self.faults_in_a_row.store(0, Ordering::Relaxed);
         }
+        if self.expired_in_a_row.load(Ordering::Relaxed) != 0 {
+            self.expired_in_a_row.store(0, Ordering::Relaxed);
+        }
         let trickle = self.trickle.load(Ordering::Relaxed);
         if trickle > 0 {
             self.trickle.store(trickle - 1, Ordering::Relaxed);
@@ -122,11 +135,50 @@ impl Circuit {
         self.faults_in_a_row.load(Ordering::Relaxed)
     }
 
+    /// A request expired that the token had been given; `time` is what it might have taken.
+    /// Returns whether this was the one after which, with no answer in between, it takes a probe to
+    /// tell whether the token answers at all.
+    pub fn expired(&self, time: Duration) -> bool {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.request_micros.store(micros, Ordering::Relaxed);
+        self.expired_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 == MAX_EXPIRED_IN_A_ROW
+    }
+
+    /// How long a request may take, where the latest ones all expired; `None` while the token
+    /// answers.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<Duration> {
+        let is_silent = self.expired_in_a_row.load(Ordering::Relaxed) >= MAX_EXPIRED_IN_A_ROW;
+        self.request_time().filter(|_| is_silent)
+    }
+
+    /// How long the latest request that expired might have taken.
+    #[must_use]
+    pub fn request_time(&self) -> Option<Duration> {
+        let micros = self.request_micros.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
+    }
+
     /// The token gave a failure that was its own, and what it did next was well: no reason to
     /// open the circuit.
     pub fn blemish(&self, now: Instant) {
-        self.last_fault_milli.store(self.milli(now), Ordering::Relaxed);
+        self.blemish_of_key(now);
+        self.last_own_fault_milli.store(self.milli(now), Ordering::Relaxed);
         self.take_in(1);
+    }
+
+    /// The token failed at something with one key, and did it with another. It may yet be the
+    /// token's, so a ciphertext that it calls bad is asked about more often; but its health is
+    /// as before.
+    pub fn blemish_of_key(&self, now: Instant) {
+        self.last_fault_milli.store(self.milli(now), Ordering::Relaxed);
+    }
+
+    /// Whether the token or one of its sessions was charged with a fault lately.
+    #[must_use]
+    pub fn fails_by_itself(&self, now: Instant) -> bool {
+        let is_recent = |then| now.saturating_duration_since(then) < OTHERS_FAIL;
+        self.instant(&self.last_own_fault_milli).is_some_and(is_recent)
     }
 
     /// Whether the token failed at anything in the last [`RECENT_FAULTS`].
@@ -170,6 +222,7 @@ impl Circuit {
         let mut reason = self.reason.lock();
         *reason = None;
         self.faults_in_a_row.store(0, Ordering::Relaxed);
+        self.expired_in_a_row.store(0, Ordering::Relaxed);
         self.outcomes.store(0, Ordering::Relaxed);
         if self.epoch() > 0 {
             self.trickle.store(TRICKLE_SUCCESSES, Ordering::Relaxed);
@@ -208,6 +261,41 @@ mod tests {
         }
         assert!(!circuit.is_trickling());
     }
+    /// Requests that expire are a reason to probe once there are several with no answer in
+    /// between.
+    #[test]
+    fn requests_that_expire() {
+        let now = Instant::now();
+        let (circuit, time) = (Circuit::new(now), Duration::from_millis(180));
+        circuit.close();
+        for _ in 1..MAX_EXPIRED_IN_A_ROW {
+            assert!(!circuit.expired(time));
+        }
+        circuit.success(now);
+        for _ in 1..MAX_EXPIRED_IN_A_ROW {
+            assert!(!circuit.expired(time) && circuit.unanswered().is_none());
+        }
+        assert!(circuit.expired(time));
+        assert_eq!(circuit.unanswered(), Some(time));
+        circuit.open(String::new());
+        circuit.close();
+        assert_eq!(circuit.unanswered(), None);
+    }
+
+    /// A key's faults are no sign of the token's health, but ciphertexts that it calls bad are
+    /// doubted.
+    #[test]
+    fn faults_of_keys() {
+        let now = Instant::now();
+        let circuit = Circuit::new(now);
+        circuit.close();
+        (0..100).for_each(|_| circuit.blemish_of_key(now));
+        assert!(circuit.is_blemished(now) && !circuit.fails_by_itself(now));
+        assert_eq!(circuit.recent_faults(now), None);
+        circuit.blemish(now);
+        assert!(circuit.fails_by_itself(now) && !circuit.fails_by_itself(now + OTHERS_FAIL));
+    }
+
     /// A token that fails at three calls in ten stays in use and is not well, until that is over:
     /// by calls that succeed, by time where there are none, or by a probe after it was given up.
     #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::job::KeyIndex;
 use crate::limits::DEFAULT_HEDGE_BUDGET_PERCENT;
 use crate::observe::redaction::Secret;
 
@@ -15,6 +16,8 @@ pub struct Config {
     pub labels: Vec<Box<str>>,
     /// A label that fits several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
+    /// The key that probes and known-good operations use, on tokens that have it.
+    pub health_key: Option<KeyIndex>,
     /// When a slow call is made a second time, elsewhere.
     pub hedging: Hedging,
 }

@@ -14,7 +14,7 @@ use super::queue::{Queued, TokenSet};
 use super::signal::Signal;
 use super::token::Token;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job, Success, TokenIndex};
-use crate::limits::{MAX_ATTEMPTS, MAX_SUSPICIONS, MAX_TOKENS, SUSPICIONS};
+use crate::limits::{ATTEMPTS_BEFORE_CHARGE, MAX_ATTEMPTS, MAX_SUSPICIONS, MAX_TOKENS, SUSPICIONS};
 
 /// The tokens and the way back to the event loops.
 pub struct Fleet {
@@ -77,10 +77,13 @@ impl Fleet {
         }
         for job in jobs.drain(..) {
             match self.choose(&mut offers, &job, now) {
-                Ok(offer) => match offer.token.queue.push(job) {
-                    Ok(()) => offer.pushed += 1,
-                    Err(job) => refused.push((job, Failure::Overloaded)),
-                },
+                Ok(offer) => {
+                    let is_trial = std::mem::take(&mut offer.is_trial);
+                    match offer.token.queue.push(job, is_trial) {
+                        Ok(()) => offer.pushed += 1,
+                        Err(job) => refused.push((job, Failure::Overloaded)),
+                    }
+                }
                 Err(failure) => refused.push((job, failure)),
             }
         }
@@ -102,8 +105,9 @@ impl Fleet {
         }
     }
 
-    /// Takes in that `token` failed at the job. Gives it back if the same token is to try again;
-    /// else it is with another token, or in `answered`.
+    /// Takes in that `token` failed at the job in a way that says nothing of the token: it is
+    /// answered, goes to another token, or comes back to be tried again on the same one. What is
+    /// answered is in `answered`.
     pub fn failed(
         &self,
         token: &Token,
@@ -112,53 +116,117 @@ impl Fleet {
         answered: &mut Vec<Completion>,
     ) -> Option<Queued> {
         let now = Instant::now();
-        if fault.blame == Blame::Request {
-            if matches!(fault.failure, Failure::Pkcs11(_) | Failure::Malformed) {
-                // What one token will not do at all another make of HSM may.
+        match fault.blame {
+            Blame::Request => self.answered_by(token, queued, fault, answered),
+            _ if now >= queued.job.deadline => token.expired(&queued.job),
+            Blame::Suspect => return self.suspected(token, queued, now, answered),
+            Blame::Key | Blame::Busy | Blame::Session | Blame::Token => {
+                queued.attempts += 1;
                 queued.lacking |= bit(token.index);
-                queued.failure.get_or_insert(fault.failure);
-                let not_these = queued.tried | queued.lacking;
-                if let Some(other) = self.best_for(&queued.job.request, not_these) {
-                    match self.push_first(other, queued) {
+                if queued.attempts < MAX_ATTEMPTS && !self.is_stopping() {
+                    token.counters.retried.fetch_add(1, Ordering::Relaxed);
+                    match self.pass_on(token, queued) {
                         Ok(()) => return None,
                         Err(back) => queued = back,
                     }
                 }
+                self.give_last_word(token, queued, answered);
             }
-            let failure = Err(fault.failure);
-            answered.extend(complete(queued, failure, Some(token.index), 0));
-            return None;
         }
-        if now >= queued.job.deadline {
+        None
+    }
+
+    /// Answers a request whose own fault it is, unless another make of HSM may do what this token
+    /// will not do at all.
+    fn answered_by(
+        &self,
+        token: &Token,
+        mut queued: Queued,
+        fault: Fault,
+        answered: &mut Vec<Completion>,
+    ) {
+        if matches!(fault.failure, Failure::Pkcs11(_) | Failure::Malformed) {
+            queued.lacking |= bit(token.index);
+            queued.failure.get_or_insert(fault.failure);
+            let not_these = queued.tried | queued.lacking;
+            if let Some(other) = self.best_for(&queued.job.request, not_these) {
+                match self.push_first(other, queued) {
+                    Ok(()) => return,
+                    Err(back) => queued = back,
+                }
+            }
+        }
+        answered.extend(complete(queued, Err(fault.failure), Some(token.index), 0));
+    }
+
+    /// Takes in that `token` failed at the job, by a fault of its own, a session's or a key's. The
+    /// job goes to a token that has not tried it, if there is one, before anybody looks into whose
+    /// fault it was; else it comes back.
+    pub fn pass_on_at_once(
+        &self,
+        token: &Token,
+        mut queued: Queued,
+        fault: Fault,
+    ) -> Option<Queued> {
+        if Instant::now() >= queued.job.deadline {
             // The loop has answered by its timer.
-            token.counters.expired.fetch_add(1, Ordering::Relaxed);
+            token.expired(&queued.job);
             return None;
-        }
-        if fault.blame == Blame::Suspect {
-            return self.suspected(token, queued, now, answered);
         }
         queued.attempts += 1;
-        match fault.blame {
-            Blame::Key => queued.lacking |= bit(token.index),
-            _ => {
-                queued.failure.get_or_insert(fault.failure);
-                queued.tried |= bit(token.index);
-            }
+        queued.failure.get_or_insert(fault.failure);
+        queued.tried |= bit(token.index);
+        if queued.attempts >= MAX_ATTEMPTS || self.is_stopping() {
+            return Some(queued);
         }
-        let may_retry = queued.attempts < MAX_ATTEMPTS && !self.is_stopping();
-        if may_retry {
+        let not_these = queued.tried | queued.lacking;
+        let Some(other) = self.best_for(&queued.job.request, not_these) else {
+            return Some(queued);
+        };
+        token.counters.retried.fetch_add(1, Ordering::Relaxed);
+        self.push_first(other, queued).err()
+    }
+
+    /// Decides what becomes of a job that all tokens have failed at, once the fault is charged: it
+    /// is tried again here, and comes back for that, or elsewhere, or is answered. A key that has
+    /// failed too often in a row is not tried again.
+    pub fn retry(
+        &self,
+        token: &Token,
+        mut queued: Queued,
+        answered: &mut Vec<Completion>,
+    ) -> Option<Queued> {
+        let now = Instant::now();
+        let about = queued.about();
+        let is_doubtful = |token: &Token| {
+            token.breakers.is_doubtful(
+                about.key,
+                about.direction,
+                token.circuit.fails_by_itself(now),
+            )
+        };
+        let has_tried_enough = queued.attempts >= ATTEMPTS_BEFORE_CHARGE;
+        if queued.attempts < MAX_ATTEMPTS && !self.is_stopping() {
+            if has_tried_enough {
+                let doubtful = self.tokens.iter().filter(|token| is_doubtful(token));
+                queued.lacking |= doubtful.fold(0, |all, token| all | bit(token.index));
+            }
             token.counters.retried.fetch_add(1, Ordering::Relaxed);
             match self.pass_on(token, queued) {
                 Ok(()) => return None,
                 Err(back) => queued = back,
             }
-            if fault.blame != Blame::Key && token.circuit.is_usable() {
+            if queued.lacking & bit(token.index) == 0 && token.circuit.is_usable() {
                 return Some(queued);
             }
         }
+        self.give_last_word(token, queued, answered);
+        None
+    }
+
+    fn give_last_word(&self, token: &Token, queued: Queued, answered: &mut Vec<Completion>) {
         let failure = self.last_word(&queued);
         answered.extend(complete(queued, Err(failure), Some(token.index), 0));
-        None
     }
 
     /// Takes in that `token` holds the ciphertext to be bad, and that its code for that may also

@@ -29,7 +29,7 @@ fn is_probe_overdue(token: &Token, now: Instant) -> bool {
 /// One token's status.
 #[must_use]
 pub fn status(token: &Token, now: Instant) -> HealthStatus {
-    if !token.circuit.is_usable() || is_out_of_sight(token, now) {
+    if !token.circuit.is_usable() || is_out_of_sight(token, now) || token.serves_no_key() {
         return HealthStatus::Unavailable;
     }
     let is_troubled = token.keeper.lock().trouble.is_some()

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::config::{HedgeAfter, Hedging};
 use super::fleet::{Fleet, bit};
-use super::queue::Queued;
+use super::queue::{Queued, key_use};
 use super::race::Race;
 use super::token::Token;
 use super::watch::Attempt;
@@ -164,7 +164,11 @@ fn target<'f>(
     since: Instant,
 ) -> Option<&'f Token> {
     let is_free = |token: &Token| token.queue.is_empty() && !token.load().is_stalled;
-    let not_these = attempt.tried | attempt.lacking | bit(token.index);
+    let key = key_use(&attempt.request);
+    let may_hedge = |token: &Token| key.is_none_or(|key| token.hangs.may_hedge(key, since));
+    let hanging = fleet.tokens.iter().filter(|token| !may_hedge(token));
+    let hanging = hanging.fold(0, |all, token| all | bit(token.index));
+    let not_these = attempt.tried | attempt.lacking | bit(token.index) | hanging;
     let other = fleet.best_for(&attempt.request, not_these);
     if let Some(other) = other {
         return is_free(other).then_some(other);
@@ -172,6 +176,7 @@ fn target<'f>(
     let answers_others = || token.circuit.last_success().is_some_and(|then| then > since);
     let is_sole_attempt = attempt.race.is_none();
     let is_good = is_sole_attempt
+        && may_hedge(token)
         && token.circuit.is_usable()
         && is_free(token)
         && token.spare_sessions() > 1

@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::backend::{Fault, OpenError, Probed, Session};
+use super::backoff::Backoff;
 use super::fleet::Fleet;
 use super::pace::thread_cpu_time;
-use super::token::{Backoff, Token};
+use super::token::Token;
 use super::watch::{End, Watch};
 use crate::limits::{
-    FIRST_PROBES, KEY_REFRESH_INTERVAL, MAX_HOUSEKEEPING, MAX_LISTING, MIN_STEADY,
-    MISSING_LABEL_INTERVAL, PROBE_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
+    FIRST_PROBES, KEY_REFRESH_INTERVAL, MAX_HOUSEKEEPING, MAX_LISTING, MAX_SLOW_BACKOFF,
+    MIN_STEADY, MISSING_LABEL_INTERVAL, PROBE_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
+    RETURN_WITHIN_PERCENT, SILENT_PROBE_INTERVAL,
 };
 
 /// This thread is written off and must end.
@@ -30,6 +32,8 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         listed_at: None,
         put_in_use_at: None,
         relapses: Backoff::default(),
+        is_slow: false,
+        slow_backoff: Backoff::up_to(MAX_SLOW_BACKOFF),
     };
     if keeper.keep().is_err() {
         token.roster.written_off_returned();
@@ -48,6 +52,9 @@ struct Keeper<'a> {
     put_in_use_at: Option<Instant>,
     /// Times that the token was given up soon after it was put in use.
     relapses: Backoff,
+    /// The token does nothing in the time that a request has.
+    is_slow: bool,
+    slow_backoff: Backoff,
 }
 
 impl Keeper<'_> {
@@ -62,7 +69,13 @@ impl Keeper<'_> {
             let pause = if is_healthy {
                 self.failures = 0;
                 self.backoff.reset();
-                PROBE_INTERVAL
+                self.slow_backoff.reset();
+                match self.token.circuit.unanswered() {
+                    Some(_) => SILENT_PROBE_INTERVAL,
+                    None => PROBE_INTERVAL,
+                }
+            } else if self.is_slow {
+                self.slow_backoff.wait()
             } else {
                 self.failures += 1;
                 if self.failures >= RECONNECTS_BEFORE_REINITIALIZE {
@@ -109,9 +122,15 @@ impl Keeper<'_> {
             }
         }
         let probes = if is_new { FIRST_PROBES } else { 1 };
-        for _ in 0..probes {
+        for number in 0..probes {
             match self.probe(Self::sample)? {
-                Ok(probed) => self.note(probed),
+                Ok((probed, took)) => {
+                    self.note(probed);
+                    // The first one of a session also makes a key.
+                    if (number > 0 || !is_new) && self.is_too_slow(took)? {
+                        return Ok(Some(false));
+                    }
+                }
                 Err(fault) => {
                     // A session may die alone; the next one tells. A token that answers jobs is
                     // not given up for the sake of a probe.
@@ -127,7 +146,12 @@ impl Keeper<'_> {
         if is_new && let Some(place) = self.token.pace.conclude() {
             self.token.settle(place);
         }
+        if !self.token.roster.has_sessions() {
+            return Ok(Some(false));
+        }
+        self.is_slow = false;
         if self.token.circuit.close() {
+            self.token.counters.put_in_use.fetch_add(1, Ordering::Relaxed);
             self.put_in_use_at = Some(Instant::now());
             let identity = self.token.backend.identity();
             tracing::info!(
@@ -143,7 +167,7 @@ impl Keeper<'_> {
             // Now there may be a key to probe with, where the token makes none for that. It is no
             // sample of the token's pace: the window that was closed begins with the first jobs.
             match self.probe(|_, _, _| {})? {
-                Ok(probed) => self.note(probed),
+                Ok((probed, _)) => self.note(probed),
                 Err(fault) => {
                     self.probe_failed(fault, false)?;
                     return Ok(Some(false));
@@ -171,7 +195,48 @@ impl Keeper<'_> {
         }
     }
 
+    /// Whether a token that answers no requests, or is to be put in use, does a single operation in
+    /// more time than a request has; then it is out of use. `took`: a probe, which is two.
+    fn is_too_slow(&mut self, took: Duration) -> Result<bool, WrittenOff> {
+        let Some(time) = self.token.circuit.request_time() else { return Ok(false) };
+        let is_usable = self.token.circuit.is_usable();
+        if is_usable && self.token.circuit.unanswered().is_none() {
+            return Ok(false);
+        }
+        let max = if is_usable { time } else { time * RETURN_WITHIN_PERCENT / 100 };
+        let mut operation = took / 2;
+        if operation <= max {
+            // A key of the session's own may do well while those that requests name do not.
+            operation = self.time_configured_key()? / 2;
+        }
+        if operation <= max {
+            return Ok(false);
+        }
+        self.is_slow = true;
+        self.drop_session()?;
+        let trouble = format!(
+            "an operation takes {} ms, and a request has {} ms",
+            operation.as_millis(),
+            time.as_millis()
+        );
+        self.failed(trouble, true);
+        Ok(true)
+    }
+
+    /// How long a known-good operation with a configured key takes.
+    fn time_configured_key(&mut self) -> Result<Duration, WrittenOff> {
+        self.watched(MAX_HOUSEKEEPING, |session, _| {
+            let start = Instant::now();
+            // Only the time matters: what fails at once is a matter of circuit breakers.
+            session.as_mut().map(|session| session.try_configured_key(&|_| true));
+            start.elapsed()
+        })
+    }
+
     fn probe_failed(&mut self, fault: Fault, is_token: bool) -> Result<(), WrittenOff> {
+        if let Some(session) = &mut self.session {
+            session.is_broken_by(&fault);
+        }
         self.drop_session()?;
         self.failed(format!("probe: {}", fault.failure), is_token);
         Ok(())
@@ -219,7 +284,8 @@ impl Keeper<'_> {
             tracing::warn!(token = label, trouble, "HSM token in trouble");
         }
         let answers = self.token.circuit.is_answering(Instant::now())
-            && self.token.circuit.faults_in_a_row() == 0;
+            && self.token.circuit.faults_in_a_row() == 0
+            && self.token.circuit.unanswered().is_none();
         if is_token && !answers {
             self.fleet.give_up(self.token, trouble);
         }
@@ -229,15 +295,16 @@ impl Keeper<'_> {
     fn probe(
         &mut self,
         took: impl FnOnce(&Token, Duration, Duration),
-    ) -> Result<Result<Probed, Fault>, WrittenOff> {
+    ) -> Result<Result<(Probed, Duration), Fault>, WrittenOff> {
         self.watched(MAX_HOUSEKEEPING, |session, token| {
-            let Some(session) = session else { return Ok(Probed::Well) };
+            let Some(session) = session else { return Ok((Probed::Well, Duration::ZERO)) };
             let (start, cpu) = (Instant::now(), thread_cpu_time());
-            let result = session.probe();
+            let result = session.probe(&|key| token.is_above_doubt(key));
+            let wall = start.elapsed();
             if result.is_ok() {
-                took(token, start.elapsed(), thread_cpu_time().saturating_sub(cpu));
+                took(token, wall, thread_cpu_time().saturating_sub(cpu));
             }
-            result
+            result.map(|probed| (probed, wall))
         })
     }
 
@@ -273,6 +340,9 @@ impl Keeper<'_> {
                 let label = self.token.backend.identity().label;
                 tracing::warn!(token = label, "listing keys: {}", fault.failure);
                 if fault.breaks_session() {
+                    if let Some(session) = &mut self.session {
+                        session.is_broken_by(&fault);
+                    }
                     self.drop_session()?;
                 }
             }

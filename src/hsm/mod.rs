@@ -9,14 +9,20 @@
 //! [`pkcs11`] alone knows PKCS#11; all else sees a token as [`backend`] draws it.
 
 pub mod backend;
+mod backoff;
+mod charge;
 mod choice;
 pub mod circuit;
 pub mod config;
+mod deferred;
+mod faults;
 pub mod fleet;
 pub mod health;
 mod hedge;
 pub mod inventory;
 mod keeper;
+pub mod key_breaker;
+pub mod key_hangs;
 pub mod latency;
 mod monitor;
 mod outbox;
@@ -105,10 +111,29 @@ pub struct TokenStats {
     pub sessions_opened_total: u64,
     /// Times that the token's module was initialised anew for its sake since the start.
     pub reinitialized_total: u64,
+    /// Times that it was put in use since the start, the first time included.
+    pub put_in_use_total: u64,
+    /// Keys that it does not serve, and what requests with them are answered.
+    pub keys_out_of_use: Vec<KeyOutOfUse>,
+    /// Times that a key was taken out of use since the start.
+    pub key_breaker_openings_total: u64,
     /// Encryptions that did not verify since the start.
     pub cdiv_mismatches_total: u64,
     /// Codes of failure that the module gave since the start, by name.
     pub failure_codes: Vec<(&'static str, u64)>,
+}
+
+/// A key that a token does not serve, though it serves others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyOutOfUse {
+    /// `CKA_LABEL`
+    pub label: String,
+    /// `encrypt` or `decrypt`
+    pub direction: &'static str,
+    /// Why.
+    pub reason: String,
+    /// For how long, if it is not that its calls hang.
+    pub since: Option<Duration>,
 }
 
 impl Hsm {
@@ -122,7 +147,8 @@ impl Hsm {
         config: Config,
         completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
-        let labels = Arc::new(Labels::new(config.labels, config.allow_ambiguous_labels));
+        let labels =
+            Arc::new(Labels::new(config.labels, config.allow_ambiguous_labels, config.health_key));
         let mut backends: Vec<(Box<dyn Backend>, Share)> = Vec::new();
         for token in config.tokens {
             let share = Share {
@@ -283,7 +309,7 @@ impl Hsm {
             fleet.progress.wait_until(end);
         }
         for token in &fleet.tokens {
-            for queued in token.queue.drain() {
+            for queued in token.drain() {
                 fleet.answer(complete(queued, Err(Failure::NoToken), None, 0));
             }
         }
@@ -315,6 +341,24 @@ impl Drop for Hsm {
     }
 }
 
+/// By circuit breakers, and by calls that hang.
+fn keys_out_of_use(token: &Token) -> Vec<KeyOutOfUse> {
+    let now = Instant::now();
+    let broken = token.breakers.all_open().into_iter().map(|open| KeyOutOfUse {
+        label: token.backend.label_of(open.key),
+        direction: open.direction.name(),
+        reason: format!("{} ({} times in a row)", open.failure, open.faults),
+        since: Some(now.saturating_duration_since(open.since)),
+    });
+    let hanging = token.hangs.blocked().into_iter().map(|(key, direction)| KeyOutOfUse {
+        label: token.backend.label_of(key),
+        direction: direction.name(),
+        reason: "calls do not return".to_owned(),
+        since: None,
+    });
+    broken.chain(hanging).collect()
+}
+
 fn stats(token: &Token) -> TokenStats {
     let headcount = token.roster.headcount();
     let counters = &token.counters;
@@ -343,6 +387,9 @@ fn stats(token: &Token) -> TokenStats {
         hung_total: counters.hung.load(Ordering::Relaxed),
         sessions_opened_total: counters.sessions_opened.load(Ordering::Relaxed),
         reinitialized_total: counters.reinitialized.load(Ordering::Relaxed),
+        put_in_use_total: counters.put_in_use.load(Ordering::Relaxed),
+        keys_out_of_use: keys_out_of_use(token),
+        key_breaker_openings_total: token.breakers.opened_total(),
         cdiv_mismatches_total: token.backend.cdiv_mismatches(),
         failure_codes: token.backend.failure_codes(),
     }

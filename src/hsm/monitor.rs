@@ -11,11 +11,11 @@ use super::fleet::Fleet;
 use super::keeper::{self, ThreadCount};
 use super::roster::Place;
 use super::token::Token;
-use super::watch::{Found, Watch};
+use super::watch::{Found, JobCall, Watch};
 use super::{health, hedge, worker};
 use crate::limits::{
     HEALTH_TICK, KEEPER_RETRY_INTERVAL, MAX_WRITTEN_OFF_PER_TOKEN, MIN_HANG, MIN_STALL,
-    MONITOR_IDLE_TICKS, PROBE_INTERVAL, SESSION_STACK_BYTES, STALL_FACTOR,
+    MONITOR_IDLE_TICKS, PROBE_INTERVAL, SESSION_STACK_BYTES, SILENT_WHILE_LISTING, STALL_FACTOR,
 };
 
 /// Starts the monitor and the keepers.
@@ -51,7 +51,10 @@ fn run(fleet: &Arc<Fleet>) {
         if published_at.is_none_or(|then| now.saturating_duration_since(then) >= HEALTH_TICK) {
             health::publish(fleet, now);
             published_at = Some(now);
-            fleet.tokens.iter().for_each(|token| token.latencies.advance(now));
+            for token in &fleet.tokens {
+                token.latencies.advance(now);
+                token.breakers.forget_old(now);
+            }
             hedge_after = fleet.hedger.after(&fleet.tokens);
         }
         idle_ticks = if is_busy { 0 } else { idle_ticks + 1 };
@@ -88,6 +91,8 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Dura
         let reason = "probes do not return, and neither do jobs".to_owned();
         fleet.give_up(token, reason);
     }
+    look_at_service(fleet, token, now);
+    is_busy |= look_at_deferred(token, now);
     let waiting = token.queue.len();
     if waiting > 0 {
         is_busy = true;
@@ -109,7 +114,7 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Dura
 
 fn look_at_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) -> bool {
     let mut is_busy = false;
-    let mut hung = 0;
+    let mut hung = Vec::new();
     token.watches.lock().retain(|watch| match watch.look(now, stall) {
         Found::Idle => Arc::strong_count(watch) > 1,
         // Its thread is gone: it panicked.
@@ -118,39 +123,94 @@ fn look_at_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
             is_busy = true;
             true
         }
-        Found::NowLent => {
+        Found::NowLent(job) => {
             is_busy = true;
             watch.held.lock().send_all(fleet);
             token.roster.lend();
+            if let Some(key) = job.and_then(|job| job.key) {
+                token.hangs.stalled(key);
+            }
             true
         }
-        Found::NowWrittenOff(was) => {
+        Found::NowWrittenOff(was, job) => {
             watch.held.lock().send_all(fleet);
             token.roster.write_off(was);
-            hung += 1;
+            if let Some(key) = job.and_then(|job| job.key) {
+                token.hangs.overdue(key, was == Place::Lent, now);
+            }
+            hung.push(job);
             false
         }
     });
-    for _ in 0..hung {
-        token.counters.hung.fetch_add(1, Ordering::Relaxed);
-        let label = token.backend.identity().label;
-        tracing::warn!(token = label, "an HSM call hangs; its session is replaced");
-        // If it answers others meanwhile, the token is not at fault, or not as a whole.
-        let answers = token.circuit.last_success().is_some_and(|then| now < then + MIN_HANG);
-        if answers {
-            token.circuit.blemish(now);
-        } else if token.circuit.fault(now, || "calls hang".to_owned()) {
-            fleet.given_up(token);
-        }
+    for job in hung {
+        call_hangs(fleet, token, job, now);
     }
     is_busy
+}
+
+/// Takes in that a call was written off.
+fn call_hangs(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
+    token.counters.hung.fetch_add(1, Ordering::Relaxed);
+    let key = job.and_then(|job| job.key);
+    let label = token.backend.identity().label;
+    let key_label = key.map(|key| token.backend.label_of(key.0));
+    tracing::warn!(token = label, key = key_label, "an HSM call hangs; its session is replaced");
+    if job.is_some_and(|job| token.circuit.expired(job.time)) {
+        token.keeper_signal.tell();
+    }
+    // If it answers others meanwhile, the token is not at fault, or not as a whole.
+    let answers = token.circuit.last_success().is_some_and(|then| now < then + MIN_HANG);
+    if answers && key.is_some_and(|key| token.hangs.hangs(key.0)) {
+        token.circuit.blemish_of_key(now);
+    } else if answers {
+        token.circuit.blemish(now);
+    } else if token.circuit.fault(now, || "calls hang".to_owned()) {
+        fleet.given_up(token);
+    }
+}
+
+/// Takes a token out of use that has no session left to serve with, or that answers nobody while a
+/// probe of it does not return either.
+fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
+    if !token.circuit.is_usable() {
+        return;
+    }
+    if !token.roster.has_sessions() {
+        let hung = token.roster.headcount().written_off;
+        fleet.give_up(token, format!("no session is left: {hung} calls do not return"));
+        return;
+    }
+    let Some(time) = token.circuit.unanswered() else { return };
+    let (since, is_listing) = {
+        let state = token.keeper.lock();
+        (state.watch.since(), state.is_listing)
+    };
+    // A probe is an encryption and a decryption. A listing may take minutes on a healthy token,
+    // and leaves nobody to probe it: then the requests' word is taken for it.
+    let patience = if is_listing { SILENT_WHILE_LISTING } else { time * 2 };
+    let last = if is_listing { token.circuit.last_success() } else { since };
+    if last.is_some_and(|last| now.saturating_duration_since(last) > patience) {
+        fleet.give_up(token, "it answers no request in time, and no probe".to_owned());
+    }
+}
+
+/// Sees to the requests that wait since their keys are slow. Returns whether there are any.
+fn look_at_deferred(token: &Token, now: Instant) -> bool {
+    if token.deferred.is_empty() {
+        return false;
+    }
+    while let Some(queued) = token.deferred.take(|queued| now >= queued.job.deadline) {
+        token.expired(&queued.job);
+    }
+    token.roster.wake(token.deferred.len());
+    true
 }
 
 fn look_at_keeper(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     let token = &fleet.tokens[index];
     let mut state = token.keeper.lock();
     let found = state.watch.look(now, Duration::MAX);
-    if matches!(found, Found::NowWrittenOff(Place::Elsewhere)) {
+    if matches!(found, Found::NowWrittenOff(Place::Elsewhere, _)) {
         token.roster.write_off_other();
         state.trouble = Some("a probe does not return".to_owned());
         state.has_tried = true;
@@ -200,7 +260,7 @@ fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
             // As after a hang; the thread is gone already.
             let now = Instant::now();
             watch.begin(now, now, true);
-            if let Found::NowWrittenOff(was) = watch.look(now, Duration::MAX) {
+            if let Found::NowWrittenOff(was, _) = watch.look(now, Duration::MAX) {
                 token.roster.write_off(was);
                 token.roster.written_off_returned();
             }

@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::backend::{Direction, Failed};
+use super::key_hangs::KeyUse;
 use super::race::Race;
-use crate::job::{Failure, Job};
+use crate::job::{Failure, Job, Request};
 use crate::limits::MAX_TOKENS;
 
 /// A bit for each token of the fleet.
@@ -42,6 +44,12 @@ pub struct Queued {
     pub race: Option<Arc<Race>>,
     /// It was not the first attempt.
     pub is_hedge: bool,
+    /// It tries a key that hangs, so it waits for no share of the sessions.
+    pub is_trial: bool,
+    /// A session was opened again for its sake.
+    pub has_reopened: bool,
+    /// The latest failure was not the key's: the token is to have a moment before the next attempt.
+    pub backs_off: bool,
 }
 
 impl Queued {
@@ -49,6 +57,19 @@ impl Queued {
     #[must_use]
     pub fn is_answered(&self) -> bool {
         self.race.as_ref().is_some_and(|race| race.is_over())
+    }
+
+    /// Its key and direction; `None` if only the key's attributes are asked for.
+    #[must_use]
+    pub fn key_use(&self) -> Option<KeyUse> {
+        key_use(&self.job.request)
+    }
+
+    /// Which key it is about, and in which direction.
+    #[must_use]
+    pub fn about(&self) -> Failed {
+        let request = &self.job.request;
+        Failed { key: request.key, direction: Direction::of(&request.operation) }
     }
 
     /// Nothing was tried yet.
@@ -65,8 +86,17 @@ impl Queued {
             failure: None,
             race: None,
             is_hedge: false,
+            is_trial: false,
+            has_reopened: false,
+            backs_off: false,
         }
     }
+}
+
+/// The request's key and direction; `None` if it only asks for the key's attributes.
+#[must_use]
+pub fn key_use(request: &Request) -> Option<KeyUse> {
+    Direction::of(&request.operation).map(|direction| (request.key, direction))
 }
 
 /// One token's queue.
@@ -120,15 +150,16 @@ impl Queue {
         self.len() < self.max_length
     }
 
-    /// Queues a job.
+    /// Queues a job. `is_trial`: see [`Queued::is_trial`].
     ///
     /// # Errors
     /// There is no room; the job comes back.
-    pub fn push(&self, job: Job) -> Result<(), Job> {
+    pub fn push(&self, job: Job, is_trial: bool) -> Result<(), Job> {
         if !self.reserve() {
             return Err(job);
         }
-        self.shard(&self.next_push).0.lock().push_back(Queued::new(job));
+        let queued = Queued { is_trial, ..Queued::new(job) };
+        self.shard(&self.next_push).0.lock().push_back(queued);
         Ok(())
     }
 
@@ -190,7 +221,7 @@ impl Queue {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::job::{ReplyTo, Request};
+    use crate::job::ReplyTo;
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -206,7 +237,7 @@ mod tests {
     }
 
     fn push(queue: &Queue, serials: &[u64]) {
-        serials.iter().for_each(|serial| queue.push(job(*serial)).ok().unwrap());
+        serials.iter().for_each(|serial| queue.push(job(*serial), false).ok().unwrap());
     }
 
     fn take(queue: &Queue) -> Option<u64> {
@@ -252,7 +283,7 @@ mod tests {
         let queue = Queue::new(2, 3);
         push(&queue, &[1, 2, 3]);
         assert!(!queue.has_room());
-        assert!(queue.push(job(4)).is_err());
+        assert!(queue.push(job(4), false).is_err());
         assert!(queue.push_front(Queued::new(job(5))).is_err());
         assert_eq!(queue.len(), 3);
         let mut all: Vec<_> = queue.drain().iter().map(|q| q.job.reply_to.serial).collect();

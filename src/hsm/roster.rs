@@ -156,6 +156,13 @@ impl Roster {
         }
     }
 
+    /// Whether there is a worker, or room for one.
+    #[must_use]
+    pub fn has_sessions(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.workers > 0 || inner.vacancies() > 0 || inner.is_closed
+    }
+
     /// Wakes one worker for each new job, no more than may run. Says whether more workers are
     /// wanted than there are.
     pub fn wake(&self, jobs: usize) -> bool {
@@ -381,7 +388,9 @@ mod tests {
             roster.write_off(Place::Elsewhere);
         }
         assert_eq!(roster.hire(1), 0);
+        assert!(!roster.has_sessions());
         roster.written_off_returned();
+        assert!(roster.has_sessions());
         assert_eq!(roster.hire(1), 1);
     }
 

@@ -6,19 +6,20 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::backend::Backend;
+use super::backend::{Backend, Direction};
+use super::backoff::Backoff;
 use super::circuit::Circuit;
+use super::deferred::Deferred;
+use super::key_breaker::{Admission, KeyBreakers};
+use super::key_hangs::{KeyHangs, KeyUse};
 use super::latency::Latencies;
 use super::pace::{Pace, Place};
-use super::queue::{Queue, Queued};
+use super::queue::{Queue, Queued, key_use};
 use super::roster::Roster;
 use super::signal::Signal;
 use super::watch::Watch;
-use crate::job::{Operation, Request, TokenIndex};
-use crate::limits::{
-    GCM_TAG_BYTES, MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN, MAX_RECONNECT_BACKOFF,
-    MIN_RECONNECT_BACKOFF,
-};
+use crate::job::{Failure, Job, KeyIndex, Operation, Request, TokenIndex};
+use crate::limits::{GCM_TAG_BYTES, MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN};
 
 /// One token.
 pub struct Token {
@@ -36,6 +37,12 @@ pub struct Token {
     pub latencies: Latencies,
     /// Whether it gets jobs.
     pub circuit: Circuit,
+    /// Keys that it does not serve.
+    pub breakers: KeyBreakers,
+    /// Keys whose calls do not return.
+    pub hangs: KeyHangs,
+    /// Requests with such keys.
+    pub deferred: Deferred,
     /// The workers' calls.
     pub watches: Mutex<Vec<Arc<Watch>>>,
     /// The keeper's state.
@@ -116,6 +123,8 @@ pub struct Counters {
     pub sessions_opened: AtomicU64,
     /// Times that the token's module was initialised anew for its sake.
     pub reinitialized: AtomicU64,
+    /// Times that the token was put in use, the first time included.
+    pub put_in_use: AtomicU64,
 }
 
 impl Token {
@@ -138,6 +147,9 @@ impl Token {
             pace: Pace::new(start),
             latencies: Latencies::default(),
             circuit: Circuit::new(start),
+            breakers: KeyBreakers::default(),
+            hangs: KeyHangs::new(max_sessions),
+            deferred: Deferred::default(),
             watches: Mutex::default(),
             keeper: Mutex::default(),
             keeper_signal: Signal::default(),
@@ -186,11 +198,71 @@ impl Token {
     /// Empties the queue. Jobs that nobody waits for any more are only counted: the loop has
     /// answered by its timer.
     pub fn drain_living(&self, now: Instant) -> Vec<Queued> {
-        let mut queued = self.queue.drain();
+        let mut queued = self.drain();
         let all = queued.len();
         queued.retain(|queued| now < queued.job.deadline);
         self.counters.expired.fetch_add((all - queued.len()) as u64, Ordering::Relaxed);
         queued
+    }
+
+    /// Takes out all that waits.
+    #[must_use]
+    pub fn drain(&self) -> Vec<Queued> {
+        let mut queued = self.queue.drain();
+        queued.extend(self.deferred.drain());
+        queued
+    }
+
+    /// Takes in that a request that the token had been given has expired.
+    pub fn expired(&self, job: &Job) {
+        self.counters.expired.fetch_add(1, Ordering::Relaxed);
+        if self.circuit.expired(job.deadline.saturating_duration_since(job.queued_at)) {
+            // Does it answer at all?
+            self.keeper_signal.tell();
+        }
+    }
+
+    /// Whether [`Self::admit`] has anything to decide.
+    #[must_use]
+    pub fn has_failing_keys(&self) -> bool {
+        self.breakers.open() > 0 || self.hangs.is_any()
+    }
+
+    /// Decides whether a new request may be given to the token, as far as its key is concerned.
+    /// `takes_trial`: if the key is to be tried now, it is by this request.
+    #[must_use]
+    pub fn admit(&self, request: &Request, now: Instant, takes_trial: bool) -> Admission {
+        let Some(key) = key_use(request) else { return Admission::Admitted };
+        if self.hangs.is_blocked(key, now) {
+            return Admission::Refused(Failure::TimedOut);
+        }
+        let admission = self.breakers.admit(key.0, Some(key.1), now, takes_trial);
+        if admission == Admission::Admitted && takes_trial && self.hangs.takes_trial(key, now) {
+            return Admission::Trial;
+        }
+        admission
+    }
+
+    /// Whether the key may be used for evidence about this token: it has not been failing itself.
+    #[must_use]
+    pub fn is_above_doubt(&self, key: KeyIndex) -> bool {
+        let is_open = |direction| self.breakers.is_open(key, Some(direction));
+        !is_open(Direction::Encrypt) && !is_open(Direction::Decrypt) && !self.hangs.hangs(key)
+    }
+
+    /// Whether none of the configured keys that the token has can be served.
+    #[must_use]
+    pub fn serves_no_key(&self) -> bool {
+        if self.breakers.open() == 0 && !self.hangs.is_any() {
+            return false;
+        }
+        let mut unserved: Vec<KeyUse> = self.hangs.blocked();
+        unserved.extend(self.breakers.all_open().iter().map(|open| (open.key, open.direction)));
+        unserved.sort_unstable();
+        unserved.dedup();
+        let both = unserved.windows(2).filter(|pair| pair[0].0 == pair[1].0).count();
+        let keys = self.backend.keys();
+        keys > 0 && both >= keys
     }
 
     /// Sessions that are not in a call, those among them that are not open yet.
@@ -254,34 +326,6 @@ impl Load {
     }
 }
 
-/// Waits that double, each a little random, so that those who wait don't come back as one.
-#[derive(Debug, Default)]
-pub struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    /// The next wait.
-    pub fn wait(&mut self) -> Duration {
-        let wait = MIN_RECONNECT_BACKOFF.saturating_mul(1 << self.failures.min(16));
-        self.failures += 1;
-        jittered(wait.min(MAX_RECONNECT_BACKOFF))
-    }
-
-    /// All is well again.
-    pub fn reset(&mut self) {
-        self.failures = 0;
-    }
-}
-
-/// Between three quarters and five quarters of `wait`.
-fn jittered(wait: Duration) -> Duration {
-    use std::hash::{BuildHasher as _, RandomState};
-    // The standard library's hasher is keyed at random: random enough for this.
-    let random = RandomState::new().hash_one(wait) % 512;
-    wait * 3 / 4 + wait * u32::try_from(random).unwrap_or(0) / 1024
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,21 +345,5 @@ mod tests {
         assert_eq!(load.wait(66), Duration::from_millis(2));
         let unknown = Load { service: Duration::ZERO, ..load };
         assert_eq!(unknown.wait(10_000), Duration::ZERO, "nothing known: let them in");
-    }
-
-    /// It doubles, up to a limit, and those who fail together don't return together.
-    #[test]
-    fn backoff_grows_and_scatters() {
-        let mut backoff = Backoff::default();
-        let first = backoff.wait();
-        assert!(first >= MIN_RECONNECT_BACKOFF * 3 / 4 && first < MIN_RECONNECT_BACKOFF * 5 / 4);
-        for _ in 0..100 {
-            assert!(backoff.wait() < MAX_RECONNECT_BACKOFF * 5 / 4);
-        }
-        assert!(backoff.wait() >= MAX_RECONNECT_BACKOFF * 3 / 4);
-        let different = (0..20).map(|_| jittered(MAX_RECONNECT_BACKOFF));
-        assert!(different.collect::<std::collections::HashSet<_>>().len() > 1);
-        backoff.reset();
-        assert!(backoff.wait() < MIN_RECONNECT_BACKOFF * 5 / 4);
     }
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::key_hangs::KeyUse;
 use super::outbox::Outbox;
-use super::queue::{Queued, TokenSet};
+use super::queue::{Queued, TokenSet, key_use};
 use super::race::Race;
 use super::roster::Place;
 use crate::job::{ReplyTo, Request};
@@ -35,10 +36,21 @@ struct Running {
     /// Counts among its token's running workers.
     is_running: bool,
     has_lent: bool,
+    /// The job that the call is about.
+    job: Option<JobCall>,
     /// What the call is about, until it is hedged.
     attempt: Option<Attempt>,
     /// The other attempts, once it is.
     race: Option<Arc<Race>>,
+}
+
+/// What is to be known of a job whose call lasts too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobCall {
+    /// Its key; `None` if only the key's attributes are asked for.
+    pub key: Option<KeyUse>,
+    /// How long the whole request may take.
+    pub time: Duration,
 }
 
 /// What a second attempt at a request needs to know of the first.
@@ -94,22 +106,33 @@ pub enum Found {
     /// A call, and it may go on.
     Busy,
     /// A call that from now on counts as slow.
-    NowLent,
+    NowLent(Option<JobCall>),
     /// A call that from now on counts as hung, and what its thread counted as.
-    NowWrittenOff(Place),
+    NowWrittenOff(Place, Option<JobCall>),
 }
 
 impl Watch {
     /// A call begins that is about no job. `is_running`: the thread is one of the token's running
     /// workers.
     pub fn begin(&self, since: Instant, until: Instant, is_running: bool) {
-        self.set(Running { since, until, is_running, has_lent: false, attempt: None, race: None });
+        let (job, attempt, race) = (None, None, None);
+        self.set(Running { since, until, is_running, has_lent: false, job, attempt, race });
     }
 
     /// A running worker's call begins.
     pub fn begin_attempt(&self, since: Instant, until: Instant, attempt: Attempt) {
+        let time = attempt.deadline.saturating_duration_since(attempt.queued_at);
+        let job = Some(JobCall { key: key_use(&attempt.request), time });
         let attempt = Some(attempt);
-        self.set(Running { since, until, is_running: true, has_lent: false, attempt, race: None });
+        self.set(Running {
+            since,
+            until,
+            is_running: true,
+            has_lent: false,
+            job,
+            attempt,
+            race: None,
+        });
     }
 
     fn set(&self, running: Running) {
@@ -141,20 +164,21 @@ impl Watch {
         match &mut *call {
             Call::None => Found::Idle,
             Call::WrittenOff => Found::Busy,
-            Call::Running(Running { until, is_running, has_lent, .. }) if now >= *until => {
+            Call::Running(Running { until, is_running, has_lent, job, .. }) if now >= *until => {
+                let job = *job;
                 let place = match (*is_running, *has_lent) {
                     (false, _) => Place::Elsewhere,
                     (true, false) => Place::Running,
                     (true, true) => Place::Lent,
                 };
                 *call = Call::WrittenOff;
-                Found::NowWrittenOff(place)
+                Found::NowWrittenOff(place, job)
             }
-            Call::Running(Running { since, is_running: true, has_lent, .. })
+            Call::Running(Running { since, is_running: true, has_lent, job, .. })
                 if !*has_lent && now.saturating_duration_since(*since) > stall =>
             {
                 *has_lent = true;
-                Found::NowLent
+                Found::NowLent(*job)
             }
             Call::Running(_) => Found::Busy,
         }
@@ -201,12 +225,12 @@ mod tests {
         assert_eq!(watch.look(start, stall), Found::Idle);
         watch.begin(start, at(100), true);
         assert_eq!(watch.look(at(5), stall), Found::Busy);
-        assert_eq!(watch.look(at(6), stall), Found::NowLent);
+        assert_eq!(watch.look(at(6), stall), Found::NowLent(None));
         assert_eq!(watch.look(at(99), stall), Found::Busy);
         assert_eq!(watch.end(), End::Lent);
         watch.begin(start, at(100), true);
-        assert_eq!(watch.look(at(50), stall), Found::NowLent);
-        assert_eq!(watch.look(at(100), stall), Found::NowWrittenOff(Place::Lent));
+        assert_eq!(watch.look(at(50), stall), Found::NowLent(None));
+        assert_eq!(watch.look(at(100), stall), Found::NowWrittenOff(Place::Lent, None));
         assert_eq!(watch.look(at(200), stall), Found::Busy);
         assert_eq!(watch.end(), End::WrittenOff);
     }
@@ -219,7 +243,7 @@ mod tests {
         watch.begin(start, end, false);
         let stall = Duration::from_millis(5);
         assert_eq!(watch.look(start + Duration::from_secs(1), stall), Found::Busy);
-        assert_eq!(watch.look(end, stall), Found::NowWrittenOff(Place::Elsewhere));
+        assert_eq!(watch.look(end, stall), Found::NowWrittenOff(Place::Elsewhere, None));
     }
 
     /// A slow call is hedged once; its thread hears of it, and the request is let go of.

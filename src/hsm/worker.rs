@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroize as _;
 
-use super::backend::{Blame, OpenError, Session};
+use super::backend::{self, Blame, Evidence, Fault, OpenError, Session};
+use super::charge::{Attempt as Case, Charge, charge};
+use super::faults;
 use super::fleet::{Fleet, complete};
 use super::pace::thread_cpu_time;
 use super::queue::Queued;
 use super::roster::{Parker, Rest};
 use super::token::Token;
 use super::watch::{Attempt, End, Watch};
-use crate::job::{Completion, Failure, Operation};
+use crate::job::{Completion, Failure, Operation, Success};
 use crate::limits::{
     CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_HOUSEKEEPING, MAX_RETRY_BACKOFF,
     MIN_RETRY_BACKOFF,
@@ -98,6 +100,25 @@ enum Next {
     WrittenOff,
 }
 
+/// How a call ended.
+enum Called {
+    Succeeded(Queued, Success, Times),
+    Failed(Queued, Fault, Times),
+    Stopped(Next),
+}
+
+/// A call's times.
+struct Times {
+    service: Duration,
+    end: Instant,
+    /// CPU time of the thread when the call began, if this call is a sample.
+    cpu: Option<Duration>,
+    queue_micros: u32,
+}
+
+/// The thread is written off.
+struct Hung;
+
 enum Done {
     GoOn,
     /// Not begun, or to be tried again on this same session.
@@ -166,7 +187,7 @@ impl Worker<'_> {
                 self.give_back(pending);
                 return Next::Leave;
             }
-            let queued = match pending.take().or_else(|| self.token.queue.take()) {
+            let queued = match pending.take().or_else(|| self.next_job()) {
                 Some(queued) => queued,
                 None => {
                     self.send_held();
@@ -206,34 +227,71 @@ impl Worker<'_> {
         self.watch.held.lock().send_all(self.fleet);
     }
 
-    fn work(&mut self, session: &mut dyn Session, mut queued: Queued) -> Done {
+    /// The next job; those of keys whose slow calls hold their share of the sessions wait.
+    fn next_job(&self) -> Option<Queued> {
+        let hangs = &self.token.hangs;
+        let must_wait = |queued: &Queued| {
+            !queued.is_trial
+                && queued.key_use().is_some_and(|key| hangs.must_wait(key, Instant::now()))
+        };
+        if let Some(queued) = self.token.deferred.take(|queued| !must_wait(queued)) {
+            return Some(queued);
+        }
+        loop {
+            let queued = self.token.queue.take()?;
+            if !hangs.is_any() || !must_wait(&queued) {
+                return Some(queued);
+            }
+            if let Err(queued) = self.token.deferred.push(queued) {
+                return Some(queued);
+            }
+        }
+    }
+
+    fn work(&mut self, session: &mut dyn Session, queued: Queued) -> Done {
+        let Some(queued) = self.begin(queued) else { return Done::GoOn };
+        match self.call(session, queued) {
+            Called::Stopped(next) => Done::Stop(next),
+            Called::Succeeded(queued, success, times) => {
+                self.succeeded(queued, success, times);
+                Done::GoOn
+            }
+            Called::Failed(queued, fault, times) => self.failed(session, queued, fault, times),
+        }
+    }
+
+    /// Sees whether the job is still to be done, and is so now.
+    fn begin(&mut self, mut queued: Queued) -> Option<Queued> {
         let start = Instant::now();
         if start >= queued.job.deadline {
-            self.token.counters.expired.fetch_add(1, Ordering::Relaxed);
-            return Done::GoOn;
+            self.token.expired(&queued.job);
+            return None;
         }
         if queued.is_answered() {
-            return Done::GoOn;
+            return None;
         }
         if self.comes_too_late(&queued, start) {
-            self.token.counters.expired.fetch_add(1, Ordering::Relaxed);
+            self.token.expired(&queued.job);
             let token = Some(self.token.index);
             let queue_micros = micros(start.saturating_duration_since(queued.job.queued_at));
             self.answer(complete(queued, Err(Failure::TimedOut), token, queue_micros), start);
-            return Done::GoOn;
+            return None;
         }
-        if queued.attempts > 1 && queued.failure.is_some() {
+        if std::mem::take(&mut queued.backs_off) && queued.attempts > 1 {
             self.send_held();
             let wait = MIN_RETRY_BACKOFF * (1 << (queued.attempts - 2).min(16));
             std::thread::sleep(wait.min(MAX_RETRY_BACKOFF).min(queued.job.deadline - start));
         }
         // What is finished does not wait for a slow call.
-        {
-            let mut held = self.watch.held.lock();
-            if held.is_due(start, self.token.pace.service()) {
-                held.send_all(self.fleet);
-            }
+        let mut held = self.watch.held.lock();
+        if held.is_due(start, self.token.pace.service()) {
+            held.send_all(self.fleet);
         }
+        Some(queued)
+    }
+
+    /// Has the HSM do it.
+    fn call(&mut self, session: &mut dyn Session, mut queued: Queued) -> Called {
         let start = Instant::now();
         let cpu = self.is_sample().then(thread_cpu_time);
         let until = queued.job.deadline.max(start + self.token.pace.hang());
@@ -242,85 +300,211 @@ impl Worker<'_> {
         let result =
             catch_unwind(AssertUnwindSafe(|| session.perform(&job.request, &mut job.output)));
         let end = Instant::now();
-        let (ended, race) = self.watch.end_attempt();
-        if race.is_some() {
-            queued.race = race;
-        }
-        match ended {
-            End::InTime => {}
-            End::Lent => self.token.roster.reclaim(),
-            End::WrittenOff => {
-                queued.job.output.zeroize();
-                return Done::Stop(Next::WrittenOff);
-            }
+        if !self.end_call(&mut queued) {
+            return Called::Stopped(Next::WrittenOff);
         }
         let service = end - start;
         queued.hsm_micros = queued.hsm_micros.saturating_add(micros(service));
         let queue_micros = micros(start.saturating_duration_since(queued.job.queued_at));
-        let Ok(result) = result else {
-            // A defect, or a backend's: the request is not tried again, since it would most likely
-            // cost another session, and this session may be in the middle of something.
-            tracing::error!(token = self.token.backend.identity().label, "an HSM call panicked");
-            queued.job.output.zeroize();
-            let token = Some(self.token.index);
-            self.answer(complete(queued, Err(Failure::Defect), token, queue_micros), end);
-            return Done::Stop(Next::Reopen(None));
-        };
+        let times = Times { service, end, cpu, queue_micros };
         match result {
-            Ok(success) => {
-                self.is_successor = false;
-                if !matches!(queued.job.request.operation, Operation::Describe) {
-                    self.token.pace.record(service, end);
-                    self.token.latencies.record(service);
-                    if let Some(cpu) = cpu {
-                        let cpu = thread_cpu_time().saturating_sub(cpu);
-                        if let Some(place) = self.token.pace.sample(cpu, service) {
-                            self.token.settle(place);
-                        }
-                    }
-                }
-                self.token.circuit.success(end);
-                self.fleet.clear_of_suspicion(&queued, end);
-                let is_hedge = queued.is_hedge;
+            Ok(Ok(success)) => Called::Succeeded(queued, success, times),
+            Ok(Err(fault)) => Called::Failed(queued, fault, times),
+            Err(_) => {
+                // A defect, or a backend's: the request is not tried again, since it would most
+                // likely cost another session, and this session may be in the middle of something.
+                let label = self.token.backend.identity().label;
+                tracing::error!(token = label, "an HSM call panicked");
+                queued.job.output.zeroize();
                 let token = Some(self.token.index);
-                let completion = complete(queued, Ok(success), token, queue_micros);
-                if is_hedge && completion.is_some() {
-                    self.token.counters.hedges_won.fetch_add(1, Ordering::Relaxed);
-                }
-                self.answer(completion, end);
-                Done::GoOn
+                self.answer(complete(queued, Err(Failure::Defect), token, queue_micros), end);
+                Called::Stopped(Next::Reopen(None))
             }
-            Err(fault) => {
-                match fault.blame {
-                    Blame::Request => self.token.circuit.success(end),
-                    // Not known yet, or no outcome.
-                    Blame::Suspect | Blame::Key => {}
-                    Blame::Busy | Blame::Session | Blame::Token => {
-                        self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
-                        // A pool of sessions that died together, say because the HSM was restarted,
-                        // is no reason to give up a token on which new ones work.
-                        let is_first = fault.blame == Blame::Session
-                            && !std::mem::replace(&mut self.is_successor, true);
-                        if is_first {
-                            self.token.circuit.blemish(end);
-                        } else if self.token.circuit.fault(end, || fault.failure.to_string()) {
-                            self.fleet.given_up(self.token);
-                        }
-                    }
+        }
+    }
+
+    /// Takes in that a call for the job returned. False if its thread is written off; then what it
+    /// gave is wiped.
+    fn end_call(&self, queued: &mut Queued) -> bool {
+        let (ended, race) = self.watch.end_attempt();
+        if race.is_some() {
+            queued.race = race;
+        }
+        let key = queued.key_use();
+        match ended {
+            End::InTime => true,
+            End::Lent => {
+                self.token.roster.reclaim();
+                if let Some(key) = key {
+                    self.token.hangs.resumed(key);
                 }
-                let mut answered = Vec::new();
-                let back = self.fleet.failed(self.token, queued, fault, &mut answered);
-                for mut completion in answered {
-                    completion.queue_micros = queue_micros;
-                    self.answer(Some(completion), end);
+                true
+            }
+            End::WrittenOff => {
+                if let Some(key) = key {
+                    self.token.hangs.returned(key);
                 }
-                match (fault.breaks_session(), back) {
-                    (true, back) => Done::Stop(Next::Reopen(back)),
-                    (false, Some(queued)) => Done::Again(queued),
-                    (false, None) => Done::GoOn,
+                queued.job.output.zeroize();
+                false
+            }
+        }
+    }
+
+    fn succeeded(&mut self, queued: Queued, success: Success, times: Times) {
+        let Times { service, end, cpu, queue_micros } = times;
+        self.is_successor = false;
+        if !matches!(queued.job.request.operation, Operation::Describe) {
+            self.token.pace.record(service, end);
+            self.token.latencies.record(service);
+            if let Some(cpu) = cpu {
+                let cpu = thread_cpu_time().saturating_sub(cpu);
+                if let Some(place) = self.token.pace.sample(cpu, service) {
+                    self.token.settle(place);
                 }
             }
         }
+        if end <= queued.job.deadline {
+            self.token.circuit.success(end);
+        } else {
+            // Too late for the one who asked: a token that does nothing in time does nothing.
+            self.token.expired(&queued.job);
+        }
+        if let Some(key) = queued.key_use() {
+            faults::key_succeeded(self.token, key, end);
+        }
+        self.fleet.clear_of_suspicion(&queued, end);
+        let is_hedge = queued.is_hedge;
+        let token = Some(self.token.index);
+        let completion = complete(queued, Ok(success), token, queue_micros);
+        if is_hedge && completion.is_some() {
+            self.token.counters.hedges_won.fetch_add(1, Ordering::Relaxed);
+        }
+        self.answer(completion, end);
+    }
+
+    fn failed(
+        &mut self,
+        session: &mut dyn Session,
+        queued: Queued,
+        fault: Fault,
+        times: Times,
+    ) -> Done {
+        let mut answered = Vec::new();
+        let done = match fault.blame {
+            Blame::Busy | Blame::Session | Blame::Token => {
+                self.charge(session, queued, fault, &mut answered)
+            }
+            Blame::Request | Blame::Suspect | Blame::Key => {
+                if fault.blame == Blame::Request {
+                    self.token.circuit.success(times.end);
+                }
+                match self.fleet.failed(self.token, queued, fault, &mut answered) {
+                    Some(queued) => Done::Again(queued),
+                    None => Done::GoOn,
+                }
+            }
+        };
+        for mut completion in answered {
+            completion.queue_micros = times.queue_micros;
+            self.answer(Some(completion), times.end);
+        }
+        done
+    }
+
+    /// Finds out whose fault it was, with all that follows for key, session, token and job.
+    fn charge(
+        &mut self,
+        session: &mut dyn Session,
+        queued: Queued,
+        fault: Fault,
+        answered: &mut Vec<Completion>,
+    ) -> Done {
+        self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
+        let about = queued.about();
+        let is_first_attempt = queued.attempts == 0;
+        let back = self.fleet.pass_on_at_once(self.token, queued, fault);
+        let charge = if self.token.breakers.explains(about.key, about.direction, fault.failure) {
+            Charge::Key
+        } else {
+            let evidence = match fault.blame {
+                // The session is well, and the next attempt may be.
+                Blame::Busy if is_first_attempt => None,
+                _ => match self.ask_other_key(session, about) {
+                    Ok(evidence) => Some(evidence),
+                    Err(Hung) => {
+                        if let Some(queued) = back {
+                            self.fleet.give_back(self.token, queued);
+                        }
+                        return Done::Stop(Next::WrittenOff);
+                    }
+                },
+            };
+            match evidence {
+                None => Charge::Key,
+                Some(evidence) => {
+                    let is_fresh_session = self.is_successor;
+                    charge(Case { blame: fault.blame, evidence, is_fresh_session })
+                }
+            }
+        };
+        let breaks_session = fault.breaks_session() && charge != Charge::Key;
+        faults::take_in(self.fleet, self.token, about, fault, charge);
+        if breaks_session {
+            self.is_successor = true;
+            session.is_broken_by(&fault);
+        }
+        let back = back.and_then(|mut queued| {
+            queued.backs_off = charge != Charge::Key;
+            self.fleet.retry(self.token, queued, answered)
+        });
+        self.after_fault(back, fault, breaks_session, charge)
+    }
+
+    /// What becomes of the session and the job that is to be tried again.
+    fn after_fault(
+        &self,
+        back: Option<Queued>,
+        fault: Fault,
+        breaks_session: bool,
+        charge: Charge,
+    ) -> Done {
+        match back {
+            None if breaks_session => Done::Stop(Next::Reopen(None)),
+            None => Done::GoOn,
+            Some(queued) if !breaks_session => Done::Again(queued),
+            // A session is opened again once for a job. That the next one fails too is no fault
+            // of the session's, unless the module says so.
+            Some(queued) if queued.has_reopened && charge == Charge::Token => match fault.blame {
+                Blame::Session => {
+                    self.give_back(Some(queued));
+                    Done::Stop(Next::Reopen(None))
+                }
+                _ => Done::Again(queued),
+            },
+            Some(mut queued) => {
+                queued.has_reopened = true;
+                Done::Stop(Next::Reopen(Some(queued)))
+            }
+        }
+    }
+
+    /// Does a known-good operation with another key in the session that has just failed.
+    fn ask_other_key(
+        &self,
+        session: &mut dyn Session,
+        about: backend::Failed,
+    ) -> Result<Evidence, Hung> {
+        let token = self.token;
+        let now = Instant::now();
+        self.watch.begin(now, now + token.pace.hang(), true);
+        let may_use = |key| token.is_above_doubt(key);
+        let asked = catch_unwind(AssertUnwindSafe(|| session.known_good(about, &may_use)));
+        match self.watch.end() {
+            End::InTime => {}
+            End::Lent => token.roster.reclaim(),
+            End::WrittenOff => return Err(Hung),
+        }
+        Ok(asked.unwrap_or(Evidence::Failed))
     }
 
     /// Whether the call would most likely end after its deadline, while others wait for whom it

@@ -116,6 +116,7 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "hedge_after_milli",
             "hedge_budget_percent",
             "exit_when_wedged",
+            "health_key",
             "tokens",
         ],
     ),

@@ -203,6 +203,8 @@ pub struct Pkcs11 {
     pub tokens: Vec<TokenConfig>,
     /// A label that fits several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
+    /// The `CKA_LABEL` of the key that probes use.
+    pub health_key: Option<String>,
     /// When a slow call is made a second time.
     pub hedging: Hedging,
     /// The process ends when no token is usable and calls do not return.

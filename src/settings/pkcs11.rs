@@ -11,7 +11,9 @@ use super::secret;
 use super::section::{Member, Section, shown};
 use super::tokens::{self, Defaults};
 use crate::hsm::config::{HedgeAfter, Hedging, TokenConfig, TokenSelector};
-use crate::limits::{DEFAULT_HEDGE_BUDGET_PERCENT, MAX_HEDGE_AFTER_MILLI, MAX_SESSIONS_PER_TOKEN};
+use crate::limits::{
+    DEFAULT_HEDGE_BUDGET_PERCENT, MAX_HEDGE_AFTER_MILLI, MAX_LABEL_BYTES, MAX_SESSIONS_PER_TOKEN,
+};
 use crate::observe::redaction::Secret;
 
 /// They tune the reference proxy's session pool, which has no counterpart here.
@@ -54,6 +56,10 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
     let allow_ambiguous_labels = switch("allow_ambiguous_labels");
     let exit_when_wedged = switch("exit_when_wedged");
     let hedging = hedging(&section);
+    let health_key = match section.get("health_key") {
+        Some(member) => health_key_of(&member).map(Some),
+        None => Some(None),
+    };
     let initialize_parameters = match section.get("initialize_parameters") {
         Some(member) => parameters_of(&member).map(Some),
         None => Some(None),
@@ -92,6 +98,7 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
     Some(Pkcs11 {
         tokens,
         allow_ambiguous_labels: allow_ambiguous_labels?,
+        health_key: health_key?,
         hedging: hedging?,
         exit_when_wedged: exit_when_wedged?,
         environment: logger?,
@@ -124,6 +131,16 @@ pub(super) fn pin_of(section: &Section<'_>, is_required: bool) -> Option<Option<
 
 pub(super) fn sessions_of(member: &Member<'_>) -> Option<usize> {
     member.integer(1..=MAX_SESSIONS_PER_TOKEN as u64, "a number of sessions")
+}
+
+fn health_key_of(member: &Member<'_>) -> Option<String> {
+    let remedy = "write the CKA_LABEL of an AES key that exists for probes, in quotes";
+    let label = member.string(remedy)?;
+    if label.is_empty() || label.len() > MAX_LABEL_BYTES {
+        member.mistake(format!("it has 0 or more than {MAX_LABEL_BYTES} bytes"), remedy);
+        return None;
+    }
+    Some(label.to_owned())
 }
 
 pub(super) fn parameters_of(member: &Member<'_>) -> Option<String> {

@@ -32,6 +32,9 @@ impl Settings {
         if let Some(label) = self.audit.as_ref().and_then(|audit| audit.hsm_key.as_deref()) {
             service.add_label(label);
         }
+        if let Some(label) = self.pkcs11.health_key.as_deref() {
+            service.add_label(label);
+        }
         for store in &self.stores {
             let credentials = store.credentials.iter().map(|credential| {
                 (credential.access_key_id.as_str(), credential.secret_access_key.clone())
@@ -67,6 +70,7 @@ impl Settings {
             tokens: self.pkcs11.tokens.clone(),
             labels: service.labels().to_vec(),
             allow_ambiguous_labels: self.pkcs11.allow_ambiguous_labels,
+            health_key: self.pkcs11.health_key.as_deref().and_then(|label| service.key_of(label)),
             hedging: self.pkcs11.hedging,
         }
     }

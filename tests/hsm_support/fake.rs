@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use xks_proxy::hsm::backend::{Backend, Fault, Identity, OpenError, Probed, Session};
+use xks_proxy::hsm::backend::{
+    Backend, Evidence, Failed, Fault, Identity, MayUse, OpenError, Probed, Session,
+};
 use xks_proxy::hsm::inventory::TokenInventory;
 use xks_proxy::job::{KeyIndex, Request, Success};
 
@@ -16,6 +18,8 @@ pub struct Fake {
     pub perform: Box<Perform>,
     /// Opening fails with this.
     pub refusal: Mutex<Option<OpenError>>,
+    /// What a known-good operation with another key shows.
+    pub evidence: Mutex<Evidence>,
     /// Probes fail with this.
     pub sickness: Mutex<Option<Fault>>,
     pub probes_hang: AtomicBool,
@@ -76,6 +80,7 @@ impl Fake {
             name,
             perform: Box::new(perform),
             refusal: Mutex::default(),
+            evidence: Mutex::new(Evidence::Unavailable),
             sickness: Mutex::default(),
             probes_hang: AtomicBool::new(false),
             probes_panic: AtomicBool::new(false),
@@ -156,7 +161,11 @@ impl Session for FakeSession {
         Ok(Success::Decrypted)
     }
 
-    fn probe(&mut self) -> Result<Probed, Fault> {
+    fn known_good(&mut self, _: Failed, _: &MayUse<'_>) -> Evidence {
+        *self.token.evidence.lock().unwrap()
+    }
+
+    fn probe(&mut self, _: &MayUse<'_>) -> Result<Probed, Fault> {
         if self.token.probes_panic.load(Ordering::SeqCst) {
             self.token.panics.fetch_add(1, Ordering::SeqCst);
             panic!("as asked");

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -13,10 +13,12 @@ use cryptoki_sys::CK_OBJECT_HANDLE;
 use parking_lot::{Mutex, RwLock};
 
 use super::listing::{find, list, read, template};
+use crate::hsm::backend::MayUse;
 use crate::hsm::inventory::KeyInventory;
 use crate::job::{KeyAttributes, KeyIndex};
 use crate::limits::{
-    MAX_KEYS_PER_LABEL, MAX_MISSING_LABEL_LOOKUPS_PER_SEC, MISSING_LABEL_INTERVAL,
+    MAX_EVIDENCE_KEYS, MAX_KEYS_PER_LABEL, MAX_MISSING_LABEL_LOOKUPS_PER_SEC,
+    MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL,
 };
 
 /// The labels that jobs may name, shared by all tokens. They only ever become more.
@@ -24,6 +26,8 @@ pub struct Labels {
     list: ArcSwap<LabelList>,
     /// A label that fits several keys means the first of them.
     pub allow_ambiguous: bool,
+    /// The key that probes use.
+    health_key: Option<KeyIndex>,
 }
 
 /// The labels as they are at one moment: by [`KeyIndex`], and the way back.
@@ -54,8 +58,9 @@ impl LabelList {
 impl Labels {
     /// In the order of [`KeyIndex`].
     #[must_use]
-    pub fn new(labels: Vec<Box<str>>, allow_ambiguous: bool) -> Self {
-        Self { list: ArcSwap::from_pointee(LabelList::new(labels)), allow_ambiguous }
+    pub fn new(labels: Vec<Box<str>>, allow_ambiguous: bool, health_key: Option<KeyIndex>) -> Self {
+        let list = ArcSwap::from_pointee(LabelList::new(labels));
+        Self { list, allow_ambiguous, health_key }
     }
 
     /// Those that there are now.
@@ -93,6 +98,8 @@ struct Entry {
     /// A listing has told whether the token has it.
     is_listed: bool,
     looked_up: Option<Instant>,
+    /// A handle that the token refused right after it was found.
+    refused: Option<(CK_OBJECT_HANDLE, Instant)>,
 }
 
 /// One token's keys.
@@ -104,6 +111,8 @@ pub struct KeyCache {
     /// Labels were added that no listing has been about.
     has_new: AtomicBool,
     is_stale: AtomicBool,
+    /// Where the next look for other keys begins, so that it is not always the same ones.
+    next_evidence: AtomicUsize,
     lookups: Mutex<(Option<Instant>, u32)>,
 }
 
@@ -118,6 +127,7 @@ impl KeyCache {
             era: AtomicU64::new(0),
             has_new: AtomicBool::new(false),
             is_stale: AtomicBool::new(false),
+            next_evidence: AtomicUsize::new(0),
             lookups: Mutex::default(),
         }
     }
@@ -151,13 +161,74 @@ impl KeyCache {
         self.entries.read().get(usize::try_from(key.0).ok()?)?.key
     }
 
-    /// A key of those known that may encrypt, and decrypt too if there is such a one.
+    /// The health key, if the settings name one and the token has it.
     #[must_use]
-    pub fn to_probe_with(&self) -> Option<Key> {
+    pub fn health_key(&self) -> Option<(KeyIndex, Key)> {
+        let index = self.labels.health_key?;
+        self.get(index).map(|key| (index, key))
+    }
+
+    /// Keys to probe with: a few that may encrypt and decrypt; where there are none, one that may
+    /// encrypt.
+    #[must_use]
+    pub fn to_probe_with(&self, may_use: &MayUse<'_>) -> Vec<Key> {
+        let both = self.some_for_evidence(MAX_EVIDENCE_KEYS, may_use);
+        if !both.is_empty() {
+            return both;
+        }
         let entries = self.entries.read();
-        let keys = || entries.iter().filter_map(|entry| entry.key);
-        let both = |key: &Key| key.attributes.encrypt && key.attributes.decrypt;
-        keys().find(both).or_else(|| keys().find(|key| key.attributes.encrypt))
+        let mut keys = entries.iter().filter_map(|entry| entry.key);
+        keys.find(|key| key.attributes.encrypt).into_iter().collect()
+    }
+
+    /// Up to `max` keys that may encrypt and decrypt and that `may_use` admits, beginning where
+    /// the last look ended.
+    #[must_use]
+    pub fn some_for_evidence(&self, max: usize, may_use: &MayUse<'_>) -> Vec<Key> {
+        let entries = self.entries.read();
+        let start = self.next_evidence.load(Ordering::Relaxed) % entries.len().max(1);
+        let (before, after) = entries.split_at(start);
+        let places = (start..).zip(after).chain((0..).zip(before));
+        let mut found = Vec::new();
+        for (place, entry) in places {
+            if let Some(key) = entry.key
+                && key.attributes.encrypt
+                && key.attributes.decrypt
+                && u32::try_from(place).is_ok_and(|place| may_use(KeyIndex(place)))
+            {
+                found.push(key);
+                if found.len() == max {
+                    self.next_evidence.store(place + 1, Ordering::Relaxed);
+                    break;
+                }
+            }
+        }
+        found
+    }
+
+    /// How many of the labels the token has a key of.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        self.entries.read().iter().filter(|entry| entry.key.is_some()).count()
+    }
+
+    /// Whether a handle that the token does not take may be looked for again: not soon after it
+    /// was found and refused.
+    #[must_use]
+    pub fn may_replace(&self, key: KeyIndex, stale: CK_OBJECT_HANDLE, now: Instant) -> bool {
+        let entries = self.entries.read();
+        let entry = usize::try_from(key.0).ok().and_then(|index| entries.get(index));
+        !entry.and_then(|entry| entry.refused).is_some_and(|(handle, then)| {
+            handle == stale && now.saturating_duration_since(then) < REFUSED_HANDLE_INTERVAL
+        })
+    }
+
+    /// Takes in that the token refused a handle right after it was found.
+    pub fn refused(&self, key: KeyIndex, handle: CK_OBJECT_HANDLE, now: Instant) {
+        let mut entries = self.entries.write();
+        if let Some(entry) = usize::try_from(key.0).ok().and_then(|index| entries.get_mut(index)) {
+            entry.refused = Some((handle, now));
+        }
     }
 
     /// Whether it is there, as far as is known: before a listing, all may be.
@@ -214,8 +285,8 @@ impl KeyCache {
         may
     }
 
-    /// The handle means nothing any more: all others of this token are suspect too, and are
-    /// listed anew soon; this label is looked up at once.
+    /// The handle means nothing any more: this label is looked up at once. If its handle is
+    /// another one now, all others of this token are suspect too, and are listed again soon.
     ///
     /// # Errors
     /// The token's.
@@ -229,8 +300,11 @@ impl KeyCache {
             // Another session was faster.
             Some(known) if known.handle != stale => Ok(Some(known)),
             _ => {
-                self.is_stale.store(true, Ordering::Release);
-                self.look_up(session, key)
+                let found = self.look_up(session, key)?;
+                if found.is_none_or(|found| found.handle != stale) {
+                    self.is_stale.store(true, Ordering::Release);
+                }
+                Ok(found)
             }
         }
     }
@@ -330,7 +404,7 @@ mod tests {
 
     fn cache(labels: &[&str]) -> KeyCache {
         let labels = labels.iter().map(|label| Box::from(*label)).collect();
-        let cache = KeyCache::new(Arc::new(Labels::new(labels, false)));
+        let cache = KeyCache::new(Arc::new(Labels::new(labels, false, None)));
         cache.entries.write().iter_mut().for_each(|entry| entry.is_listed = true);
         cache
     }

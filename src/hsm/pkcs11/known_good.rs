@@ -10,18 +10,19 @@ use super::keys::Key;
 use super::session::Calls;
 use super::token::Shared;
 use super::trouble::{Trouble, fault_of, fault_of_class, malformed};
-use crate::hsm::backend::{Blame, Fault, Probed};
+use crate::hsm::backend::{Blame, Fault, MayUse, Probed};
 use crate::hsm::config::IvMode;
 use crate::job::{Failure, Iv};
 
 /// What probes and known-good operations encrypt.
-const PROBE_PLAINTEXT: [u8; 32] = *b"xks-proxy probes this HSM's work";
+pub(super) const PROBE_PLAINTEXT: [u8; 32] = *b"xks-proxy probes this HSM's work";
 
-/// A ciphertext that this session has decrypted with the key before.
+/// A ciphertext of [`PROBE_PLAINTEXT`].
+#[derive(Clone)]
 pub(super) struct KnownGood {
-    handle: CK_OBJECT_HANDLE,
-    iv: Iv,
-    ciphertext: Vec<u8>,
+    pub(super) handle: CK_OBJECT_HANDLE,
+    pub(super) iv: Iv,
+    pub(super) ciphertext: Vec<u8>,
 }
 
 /// An AES key that lives as long as the session.
@@ -49,7 +50,7 @@ impl Calls {
             Trouble::from(fault_of(code, blame))
         };
         if !(key.attributes.encrypt && key.attributes.decrypt) {
-            return self.probe(token).map(drop).map_err(broken);
+            return self.probe(token, &|_| true).map(drop).map_err(broken);
         }
         if let Some(known) = self.known_good.take_if(|known| known.handle == key.handle) {
             let result = self.decrypts_to_probe(token, key.handle, &known.iv, &known.ciphertext);
@@ -68,13 +69,13 @@ impl Calls {
             }
             Err(Trouble::StaleHandle(stale)) => Err(Trouble::StaleHandle(stale)),
             Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
-                self.probe(token).map(drop).map_err(broken)
+                self.probe(token, &|_| true).map(drop).map_err(broken)
             }
             Err(Trouble::Fault(fault)) => Err(broken(fault)),
         }
     }
 
-    fn decrypts_to_probe(
+    pub(super) fn decrypts_to_probe(
         &mut self,
         token: &Shared,
         handle: CK_OBJECT_HANDLE,
@@ -92,34 +93,35 @@ impl Calls {
         }
     }
 
-    /// A known-good operation with a key of the session's own; where that is not to be had, with
-    /// a key that requests name; where there is none, random bytes and the session's state.
-    pub(super) fn probe(&mut self, token: &Shared) -> Result<Probed, Fault> {
+    /// A known-good operation with the health key; where there is none, with a key of the
+    /// session's own; where that is not to be had, with keys that requests name; and where there
+    /// is none of those either, random bytes and the session's state.
+    ///
+    /// One key that works is enough: a fault that the others do not show is that key's.
+    pub(super) fn probe(&mut self, token: &Shared, may_use: &MayUse<'_>) -> Result<Probed, Fault> {
         self.require_login(token)?;
-        if let ProbeKey::Untried = self.probe_key
-            && let Some(handle) = self.make_probe_key(token)?
-        {
-            self.probe_key = ProbeKey::Made(handle);
-        }
-        if let ProbeKey::Made(handle) = self.probe_key {
-            let mut ciphertext = Vec::new();
-            match self.encrypt_bytes(token, handle, &[], &PROBE_PLAINTEXT, &mut ciphertext) {
-                Ok(iv) => {
-                    self.decrypts_to_probe(token, handle, &iv, &ciphertext)?;
-                    return Ok(Probed::Well);
-                }
-                // AES-GCM is not to be had with this key, or not in this way.
-                Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
-                    self.probe_key = ProbeKey::Refused;
-                }
-                Err(Trouble::Fault(fault)) => return Err(fault),
-                Err(Trouble::StaleHandle(code)) => return Err(fault_of(code, Blame::Session)),
+        let mut fault = None;
+        if let Some((_, key)) = token.keys.health_key() {
+            match self.probe_with(token, &key) {
+                Ok(Some(probed)) => return Ok(probed),
+                Ok(None) => {}
+                Err(trouble) => fault = Some(trouble),
             }
         }
-        if let Some(key) = token.keys.to_probe_with()
-            && let Some(probed) = self.probe_with(token, &key)?
-        {
-            return Ok(probed);
+        match self.probe_with_session_key(token) {
+            Ok(true) => return Ok(Probed::Well),
+            Ok(false) => {}
+            Err(trouble) => fault = Some(trouble),
+        }
+        for key in token.keys.to_probe_with(may_use) {
+            match self.probe_with(token, &key) {
+                Ok(Some(probed)) => return Ok(probed),
+                Ok(None) => {}
+                Err(trouble) => fault = Some(trouble),
+            }
+        }
+        if let Some(fault) = fault {
+            return Err(fault);
         }
         let mut random = Zeroizing::new([0; 16]);
         self.session()?.generate_random_slice(&mut *random).map_err(|error| token.fault(&error))?;
@@ -127,8 +129,34 @@ impl Calls {
         if let ProbeKey::Untried = self.probe_key {
             self.require_login(token)?;
             self.probe_key = ProbeKey::Refused;
+            token.notice_no_session_keys();
         }
         Ok(Probed::Well)
+    }
+
+    /// Whether a round trip with a key of the session's own was made; false if there is none to
+    /// be had.
+    fn probe_with_session_key(&mut self, token: &Shared) -> Result<bool, Fault> {
+        if let ProbeKey::Untried = self.probe_key
+            && let Some(handle) = self.make_probe_key(token)?
+        {
+            self.probe_key = ProbeKey::Made(handle);
+        }
+        let ProbeKey::Made(handle) = self.probe_key else { return Ok(false) };
+        let mut ciphertext = Vec::new();
+        match self.encrypt_bytes(token, handle, &[], &PROBE_PLAINTEXT, &mut ciphertext) {
+            Ok(iv) => {
+                self.decrypts_to_probe(token, handle, &iv, &ciphertext)?;
+                Ok(true)
+            }
+            // AES-GCM is not to be had with this key, or not in this way.
+            Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
+                self.probe_key = ProbeKey::Refused;
+                Ok(false)
+            }
+            Err(Trouble::Fault(fault)) => Err(fault),
+            Err(Trouble::StaleHandle(code)) => Err(fault_of(code, Blame::Session)),
+        }
     }
 
     /// With a key that requests name; `None` if this key tells nothing of the token.
@@ -137,7 +165,11 @@ impl Calls {
         match self.encrypt_bytes(token, key.handle, &[], &PROBE_PLAINTEXT, &mut ciphertext) {
             Ok(_) if !key.attributes.decrypt => Ok(Some(Probed::Well)),
             Ok(iv) => match self.decrypts_to_probe(token, key.handle, &iv, &ciphertext) {
-                Ok(()) => Ok(Some(Probed::Well)),
+                Ok(()) => {
+                    let handle = key.handle;
+                    *token.sample.lock() = Some(KnownGood { handle, iv, ciphertext });
+                    Ok(Some(Probed::Well))
+                }
                 Err(Fault { blame: Blame::Request, .. }) => Ok(None),
                 Err(fault) => Err(fault),
             },

@@ -1,6 +1,7 @@
 //! PKCS#11: tokens, sessions and keys as [`super::backend`] wants them.
 
 pub mod codes;
+mod evidence;
 pub mod ffi;
 pub mod gcm;
 pub mod keys;

@@ -14,7 +14,7 @@ use super::login;
 use super::module::{Entry, Generation};
 use super::token::Shared;
 use super::trouble::{NO_SESSION, Trouble, fault_of, is_reconnection};
-use crate::hsm::backend::{Blame, Fault, Probed, Session};
+use crate::hsm::backend::{Blame, Direction, Evidence, Failed, Fault, MayUse, Probed, Session};
 use crate::job::{Failure, KeyIndex, Request, Success};
 
 /// A logged-in session of a token.
@@ -31,6 +31,8 @@ pub(super) struct Calls {
     /// Plaintexts of verifying decryptions; wiped after each.
     pub(super) scratch: Zeroizing<Vec<u8>>,
     pub(super) known_good: Option<KnownGood>,
+    /// A ciphertext of another key's, by which faults are charged.
+    pub(super) evidence: Option<KnownGood>,
     pub(super) probe_key: ProbeKey,
 }
 
@@ -47,6 +49,7 @@ impl Pkcs11Session {
             ivs: IvStock::new(),
             scratch: Zeroizing::new(Vec::new()),
             known_good: None,
+            evidence: None,
             probe_key: ProbeKey::Untried,
         };
         Self { token, generation, calls }
@@ -72,13 +75,7 @@ impl Pkcs11Session {
         let Some(_entry) = self.token.module.enter_session(self.generation) else {
             return Err(NO_SESSION);
         };
-        let result = work(&mut self.calls, &self.token);
-        if let Err(fault) = &result
-            && is_reconnection(fault)
-        {
-            self.token.keys.forget();
-        }
-        result
+        work(&mut self.calls, &self.token)
     }
 }
 
@@ -91,8 +88,27 @@ impl Session for Pkcs11Session {
         result
     }
 
-    fn probe(&mut self) -> Result<Probed, Fault> {
-        self.call(Calls::probe)
+    fn probe(&mut self, may_use: &MayUse<'_>) -> Result<Probed, Fault> {
+        self.call(|calls, token| calls.probe(token, may_use))
+    }
+
+    fn known_good(&mut self, failed: Failed, may_use: &MayUse<'_>) -> Evidence {
+        let found =
+            self.call(|calls, token| Ok(calls.known_good_elsewhere(token, failed, may_use)));
+        found.unwrap_or(Evidence::Failed)
+    }
+
+    fn try_configured_key(&mut self, may_use: &MayUse<'_>) -> Evidence {
+        let found = self.call(|calls, token| {
+            Ok(calls.configured_keys_work(token, Direction::Decrypt, may_use))
+        });
+        found.unwrap_or(Evidence::Failed)
+    }
+
+    fn is_broken_by(&mut self, fault: &Fault) {
+        if is_reconnection(fault) {
+            self.token.keys.forget();
+        }
     }
 
     fn refresh_keys(&mut self) -> Result<(), Fault> {
@@ -134,7 +150,10 @@ impl Calls {
         match self.attempt(token, &key, request, output) {
             Ok(success) => Ok(success),
             Err(Trouble::Fault(fault)) => Err(fault),
-            Err(Trouble::StaleHandle(_)) => {
+            Err(Trouble::StaleHandle(code)) => {
+                if !token.keys.may_replace(request.key, key.handle, Instant::now()) {
+                    return Err(fault_of(code, Blame::Session));
+                }
                 let key = token
                     .keys
                     .replace(self.session()?, request.key, key.handle)
@@ -142,8 +161,12 @@ impl Calls {
                 let Some(key) = key else { return Err(self.not_found(token)) };
                 self.attempt(token, &key, request, output).map_err(|trouble| match trouble {
                     Trouble::Fault(fault) => fault,
-                    // A handle just found is not stale: the session is.
-                    Trouble::StaleHandle(code) => fault_of(code, Blame::Session),
+                    // A handle just found is not stale. Whether the session is at fault, or the
+                    // key, another key shows.
+                    Trouble::StaleHandle(code) => {
+                        token.keys.refused(request.key, key.handle, Instant::now());
+                        fault_of(code, Blame::Session)
+                    }
                 })
             }
         }

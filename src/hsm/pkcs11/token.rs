@@ -11,12 +11,13 @@ use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki_sys::{
     CK_OBJECT_HANDLE, CK_RV, CKR_MECHANISM_INVALID, CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED,
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::codes::{self, Class};
 use super::ffi::RawError;
 use super::gcm::given_iv;
 use super::keys::{KeyCache, Labels};
+use super::known_good::KnownGood;
 use super::login::{Login, LoginRules};
 use super::module::{Generation, Module};
 use super::session::Pkcs11Session;
@@ -41,6 +42,9 @@ pub(super) struct Shared {
     pub(super) login: Login,
     pub(super) cdiv_mismatches: AtomicU64,
     pub(super) codes: codes::Counts,
+    /// A ciphertext of a configured key, made by the latest probe that used one.
+    pub(super) sample: Mutex<Option<KnownGood>>,
+    makes_no_session_keys: AtomicBool,
     chosen: RwLock<Chosen>,
 }
 
@@ -58,6 +62,15 @@ struct Chosen {
 impl Shared {
     pub(super) fn login_rules(&self) -> LoginRules {
         self.chosen.read().rules
+    }
+
+    /// Whether the token was seen to refuse keys of sessions while it was well otherwise.
+    pub(super) fn refuses_session_keys(&self) -> bool {
+        self.makes_no_session_keys.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn notice_no_session_keys(&self) {
+        self.makes_no_session_keys.store(true, Ordering::Relaxed);
     }
 
     /// Counts the code of a call that went through `cryptoki`.
@@ -145,6 +158,8 @@ impl Pkcs11Token {
             login: Login::new(config.user_pin.clone()),
             cdiv_mismatches: AtomicU64::new(0),
             codes: codes::Counts::default(),
+            sample: Mutex::default(),
+            makes_no_session_keys: AtomicBool::new(false),
             chosen: RwLock::default(),
             config,
         };
@@ -195,6 +210,15 @@ impl Backend for Pkcs11Token {
 
     fn has_key(&self, key: KeyIndex) -> bool {
         self.shared.keys.may_have(key)
+    }
+
+    fn keys(&self) -> usize {
+        self.shared.keys.known()
+    }
+
+    fn label_of(&self, key: KeyIndex) -> String {
+        let labels = self.shared.keys.labels().now();
+        labels.get(key).map_or_else(String::new, printable)
     }
 
     fn take_stale(&self) -> bool {

@@ -1,0 +1,68 @@
+//! Waits between attempts at something that fails.
+
+use std::time::Duration;
+
+use crate::limits::{MAX_RECONNECT_BACKOFF, MIN_RECONNECT_BACKOFF};
+
+/// Waits that double, each a little random, so that those who wait do not come back as one.
+#[derive(Debug)]
+pub struct Backoff {
+    failures: u32,
+    max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::up_to(MAX_RECONNECT_BACKOFF)
+    }
+}
+
+impl Backoff {
+    /// Waits of up to `max` and a quarter.
+    #[must_use]
+    pub fn up_to(max: Duration) -> Self {
+        Self { failures: 0, max }
+    }
+
+    /// The next wait.
+    pub fn wait(&mut self) -> Duration {
+        let wait = MIN_RECONNECT_BACKOFF.saturating_mul(1 << self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        jittered(wait.min(self.max))
+    }
+
+    /// All is well again.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Between three quarters and five quarters of `wait`.
+#[must_use]
+pub fn jittered(wait: Duration) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    // The standard library's hasher is keyed at random: random enough for this.
+    let random = RandomState::new().hash_one(wait) % 512;
+    wait * 3 / 4 + wait * u32::try_from(random).unwrap_or(0) / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It doubles, up to a limit, and those who fail together don't return together.
+    #[test]
+    fn backoff_grows_and_scatters() {
+        let mut backoff = Backoff::default();
+        let first = backoff.wait();
+        assert!(first >= MIN_RECONNECT_BACKOFF * 3 / 4 && first < MIN_RECONNECT_BACKOFF * 5 / 4);
+        for _ in 0..100 {
+            assert!(backoff.wait() < MAX_RECONNECT_BACKOFF * 5 / 4);
+        }
+        assert!(backoff.wait() >= MAX_RECONNECT_BACKOFF * 3 / 4);
+        let different = (0..20).map(|_| jittered(MAX_RECONNECT_BACKOFF));
+        assert!(different.collect::<std::collections::HashSet<_>>().len() > 1);
+        backoff.reset();
+        assert!(backoff.wait() < MIN_RECONNECT_BACKOFF * 5 / 4);
+    }
+}

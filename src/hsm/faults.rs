@@ -1,0 +1,70 @@
+//! The consequences of faults that are charged, and of what keys do: breakers, the log.
+
+use std::time::Instant;
+
+use super::backend::{Failed, Fault};
+use super::charge::Charge;
+use super::fleet::Fleet;
+use super::key_breaker::Change;
+use super::key_hangs::KeyUse;
+use super::token::Token;
+use crate::job::Failure;
+
+/// Takes in a fault that is charged. A token that failed too often in a row is taken out of use.
+pub fn take_in(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, charge: Charge) {
+    let now = Instant::now();
+    match charge {
+        Charge::Key => take_in_of_key(token, about, fault, now),
+        // A pool of sessions that died together, say because the HSM was restarted, is no reason
+        // to give up a token on which new ones work.
+        Charge::Session => token.circuit.blemish(now),
+        Charge::Token => {
+            if token.circuit.fault(now, || fault.failure.to_string()) {
+                fleet.given_up(token);
+            }
+        }
+    }
+}
+
+fn take_in_of_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
+    let Failed { key, direction: Some(direction) } = about else { return };
+    let do_others_fail = token.circuit.fails_by_itself(now);
+    if !token.breakers.is_doubtful(key, Some(direction), do_others_fail) {
+        token.circuit.blemish_of_key(now);
+    }
+    // Busy is no fault of the key's; a wrong result is.
+    if !fault.breaks_session() && fault.failure != Failure::CdivMismatch {
+        token.breakers.busy(key, direction, fault.failure, now);
+        return;
+    }
+    let opened = token.breakers.fault(key, direction, fault.failure, do_others_fail, now);
+    if let Some(Change { failure, faults, .. }) = opened {
+        tracing::error!(
+            token = token.backend.identity().label,
+            key = token.backend.label_of(key),
+            direction = direction.name(),
+            failure = %failure,
+            faults,
+            "HSM key out of use: the token does not serve it, and serves other keys"
+        );
+    }
+}
+
+/// Takes in that the token did something with a key.
+pub fn key_succeeded(token: &Token, (key, direction): KeyUse, now: Instant) {
+    if token.hangs.is_any() {
+        token.hangs.success((key, direction), now);
+    }
+    if !token.breakers.is_any_failing() {
+        return;
+    }
+    if let Some(change) = token.breakers.success(key, direction, now) {
+        tracing::info!(
+            token = token.backend.identity().label,
+            key = token.backend.label_of(key),
+            direction = direction.name(),
+            out_of_use_secs = change.open_for.as_secs(),
+            "HSM key in use again"
+        );
+    }
+}

@@ -1,0 +1,431 @@
+//! A circuit breaker for each key, token and direction: a key that the token does not serve is
+//! answered at once, and costs the token an attempt now and then.
+//!
+//! It opens after [`MIN_KEY_FAULTS`] faults in a row that [`super::charge`] charges to the key, if
+//! [`KEY_FAULT_SPAN`] has passed since the first of them. Where other keys fail too, it takes
+//! [`MIN_KEY_FAULTS_IN_TROUBLE`]: random faults of a token rarely hit one key so often in a row.
+//! One request in [`KEY_TRIAL_INTERVAL`] and a little tries an open one; the first success closes
+//! it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::backend::Direction;
+use super::backoff::jittered;
+use crate::job::{Failure, KeyIndex};
+use crate::limits::{
+    KEY_FAULT_MEMORY, KEY_FAULT_SPAN, KEY_TRIAL_INTERVAL, MIN_DOUBTFUL_KEY_FAULTS, MIN_KEY_FAULTS,
+    MIN_KEY_FAULTS_IN_TROUBLE,
+};
+
+/// The breaker of one key and direction on one token. It exists from the first fault on.
+#[derive(Clone, Copy, Debug)]
+struct Breaker {
+    /// Faults in a row.
+    faults: u32,
+    /// Refusals of a busy token among them, which do not count towards opening.
+    busy: u32,
+    first_fault: Instant,
+    last_fault: Instant,
+    /// The latest fault, which is the answer while the breaker is open.
+    failure: Failure,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Closed,
+    Open { since: Instant, next_trial: Instant },
+}
+
+/// Whether a request may go to the token, as far as its key is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes.
+    Admitted,
+    /// The breaker is open, and this request is the one that tries the key.
+    Trial,
+    /// The breaker is open: this is the answer, unless another token has the key.
+    Refused(Failure),
+}
+
+/// An open breaker, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenBreaker {
+    /// The key.
+    pub key: KeyIndex,
+    /// The direction that is not served.
+    pub direction: Direction,
+    /// What requests are answered.
+    pub failure: Failure,
+    /// Since when.
+    pub since: Instant,
+    /// Faults in a row.
+    pub faults: u32,
+}
+
+/// A breaker that a fault has just opened, or a success has just closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The fault that opened it.
+    pub failure: Failure,
+    /// How many there were in a row.
+    pub faults: u32,
+    /// How long it was open; zero if it has just been opened.
+    pub open_for: Duration,
+}
+
+impl Breaker {
+    fn new(now: Instant, failure: Failure) -> Self {
+        Self {
+            faults: 0,
+            busy: 0,
+            first_fault: now,
+            last_fault: now,
+            failure,
+            state: State::Closed,
+        }
+    }
+
+    /// Takes in that the token was too busy. That never opens the breaker.
+    fn busy(&mut self, now: Instant) {
+        self.busy = self.busy.saturating_add(1);
+        self.last_fault = now;
+    }
+
+    /// Takes in a fault. Returns whether it opened the breaker.
+    fn fault(&mut self, now: Instant, failure: Failure, do_others_fail: bool) -> bool {
+        if self.faults == 0 {
+            self.first_fault = now;
+        }
+        self.faults = self.faults.saturating_add(1);
+        self.last_fault = now;
+        self.failure = failure;
+        let spans = now.saturating_duration_since(self.first_fault) >= KEY_FAULT_SPAN;
+        let needed = if do_others_fail { MIN_KEY_FAULTS_IN_TROUBLE } else { MIN_KEY_FAULTS };
+        let opens = self.state == State::Closed && spans && self.faults >= needed;
+        if opens {
+            self.state = State::Open { since: now, next_trial: now + jittered_trial() };
+        }
+        opens
+    }
+
+    fn admit(&mut self, now: Instant, takes_trial: bool) -> Admission {
+        match &mut self.state {
+            State::Closed => Admission::Admitted,
+            State::Open { next_trial, .. } if now >= *next_trial && takes_trial => {
+                *next_trial = now + jittered_trial();
+                Admission::Trial
+            }
+            State::Open { .. } => Admission::Refused(self.failure),
+        }
+    }
+}
+
+/// Between 1 and 1.5 seconds.
+fn jittered_trial() -> Duration {
+    KEY_TRIAL_INTERVAL + jittered(KEY_TRIAL_INTERVAL).saturating_sub(KEY_TRIAL_INTERVAL * 3 / 4)
+}
+
+/// The breakers of one token. Where no key has failed, asking costs one load.
+#[derive(Default)]
+pub struct KeyBreakers {
+    breakers: Mutex<HashMap<(KeyIndex, Direction), Breaker>>,
+    /// Entries of `breakers`.
+    count: AtomicUsize,
+    /// Those that are open.
+    open: AtomicUsize,
+    opened_total: AtomicU64,
+}
+
+impl KeyBreakers {
+    /// Whether any key has failed lately: the other members need not be asked otherwise.
+    #[must_use]
+    pub fn is_any_failing(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many are open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Times that one was opened since the start.
+    #[must_use]
+    pub fn opened_total(&self) -> u64 {
+        self.opened_total.load(Ordering::Relaxed)
+    }
+
+    /// Decides about a new request. [`Admission::Trial`] is returned once in a while, and only to
+    /// one that takes it.
+    #[must_use]
+    pub fn admit(
+        &self,
+        key: KeyIndex,
+        direction: Option<Direction>,
+        now: Instant,
+        takes_trial: bool,
+    ) -> Admission {
+        let Some(direction) = direction else { return Admission::Admitted };
+        if self.open() == 0 {
+            return Admission::Admitted;
+        }
+        let mut breakers = self.breakers.lock();
+        breakers
+            .get_mut(&(key, direction))
+            .map_or(Admission::Admitted, |it| it.admit(now, takes_trial))
+    }
+
+    /// Whether the breaker is open.
+    #[must_use]
+    pub fn is_open(&self, key: KeyIndex, direction: Option<Direction>) -> bool {
+        let Some(direction) = direction else { return false };
+        self.open() > 0
+            && self
+                .breakers
+                .lock()
+                .get(&(key, direction))
+                .is_some_and(|breaker| breaker.state != State::Closed)
+    }
+
+    /// Whether the key has failed so often in a row that one more attempt at the same request is
+    /// of no use here.
+    #[must_use]
+    pub fn is_doubtful(
+        &self,
+        key: KeyIndex,
+        direction: Option<Direction>,
+        do_others_fail: bool,
+    ) -> bool {
+        let needed =
+            if do_others_fail { MIN_KEY_FAULTS_IN_TROUBLE } else { MIN_DOUBTFUL_KEY_FAULTS };
+        let Some(direction) = direction else { return false };
+        self.is_any_failing()
+            && self
+                .breakers
+                .lock()
+                .get(&(key, direction))
+                .is_some_and(|breaker| breaker.faults.saturating_add(breaker.busy) >= needed)
+    }
+
+    /// Whether the key's latest fault was this very one, and its breaker is open: then it explains
+    /// the next one, and no evidence is needed.
+    #[must_use]
+    pub fn explains(&self, key: KeyIndex, direction: Option<Direction>, failure: Failure) -> bool {
+        let Some(direction) = direction else { return false };
+        self.open() > 0
+            && self
+                .breakers
+                .lock()
+                .get(&(key, direction))
+                .is_some_and(|breaker| breaker.state != State::Closed && breaker.failure == failure)
+    }
+
+    /// Takes in a fault that is charged to the key. Returns what changed if that opened the
+    /// breaker.
+    pub fn fault(
+        &self,
+        key: KeyIndex,
+        direction: Direction,
+        failure: Failure,
+        do_others_fail: bool,
+        now: Instant,
+    ) -> Option<Change> {
+        let mut breakers = self.breakers.lock();
+        let breaker =
+            breakers.entry((key, direction)).or_insert_with(|| Breaker::new(now, failure));
+        let opened = breaker.fault(now, failure, do_others_fail);
+        let change = Change { failure, faults: breaker.faults, open_for: Duration::ZERO };
+        self.count.store(breakers.len(), Ordering::Relaxed);
+        if opened {
+            self.open.fetch_add(1, Ordering::Relaxed);
+            self.opened_total.fetch_add(1, Ordering::Relaxed);
+        }
+        opened.then_some(change)
+    }
+
+    /// Takes in that the token was too busy for the key, and not for another. That opens no
+    /// breaker, but a request is not tried again and again.
+    pub fn busy(&self, key: KeyIndex, direction: Direction, failure: Failure, now: Instant) {
+        let mut breakers = self.breakers.lock();
+        breakers.entry((key, direction)).or_insert_with(|| Breaker::new(now, failure)).busy(now);
+        self.count.store(breakers.len(), Ordering::Relaxed);
+    }
+
+    /// Takes in that the token did something with the key. Returns what changed if that closed the
+    /// breaker. To be called where [`Self::is_any_failing`].
+    pub fn success(&self, key: KeyIndex, direction: Direction, now: Instant) -> Option<Change> {
+        let mut breakers = self.breakers.lock();
+        let breaker = breakers.remove(&(key, direction))?;
+        self.count.store(breakers.len(), Ordering::Relaxed);
+        let State::Open { since, .. } = breaker.state else { return None };
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        let open_for = now.saturating_duration_since(since);
+        Some(Change { failure: breaker.failure, faults: breaker.faults, open_for })
+    }
+
+    /// Forgets keys whose last fault is long ago and did not open their breakers.
+    pub fn forget_old(&self, now: Instant) {
+        if !self.is_any_failing() {
+            return;
+        }
+        let mut breakers = self.breakers.lock();
+        breakers.retain(|_, breaker| {
+            breaker.state != State::Closed
+                || now.saturating_duration_since(breaker.last_fault) < KEY_FAULT_MEMORY
+        });
+        self.count.store(breakers.len(), Ordering::Relaxed);
+    }
+
+    /// Those that are open, in the order of their keys.
+    #[must_use]
+    pub fn all_open(&self) -> Vec<OpenBreaker> {
+        let breakers = self.breakers.lock();
+        let mut open: Vec<_> = breakers
+            .iter()
+            .filter_map(|(&(key, direction), breaker)| {
+                let State::Open { since, .. } = breaker.state else { return None };
+                let Breaker { failure, faults, .. } = *breaker;
+                Some(OpenBreaker { key, direction, failure, since, faults })
+            })
+            .collect();
+        open.sort_by_key(|breaker| (breaker.key, breaker.direction));
+        open
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const KEY: KeyIndex = KeyIndex(7);
+    const ENCRYPT: Direction = Direction::Encrypt;
+    const FAILURE: Failure = Failure::Pkcs11(6);
+
+    fn milli(milli: u64) -> Duration {
+        Duration::from_millis(milli)
+    }
+
+    /// So many faults, that far apart, from `start` on. Returns whether any opened the breaker.
+    fn fail(breakers: &KeyBreakers, start: Instant, count: u64, step: u64, trouble: bool) -> bool {
+        (0..count)
+            .filter_map(|n| breakers.fault(KEY, ENCRYPT, FAILURE, trouble, start + milli(n * step)))
+            .count()
+            > 0
+    }
+
+    /// Neither a burst nor a few faults over a long time open it; both together do.
+    #[test]
+    fn opens_by_number_and_time() {
+        let start = Instant::now();
+        assert!(!fail(&KeyBreakers::default(), start, 1000, 0, false), "a burst");
+        assert!(!fail(&KeyBreakers::default(), start, 4, 1000, false), "a few");
+        let breakers = KeyBreakers::default();
+        assert!(fail(&breakers, start, 6, 100, false), "six faults over half a second");
+        assert!(breakers.is_open(KEY, Some(ENCRYPT)) && breakers.open() == 1);
+        assert!(!breakers.is_open(KEY, Some(Direction::Decrypt)), "the other direction");
+        assert!(!breakers.is_open(KeyIndex(8), Some(ENCRYPT)), "another key");
+    }
+
+    /// A success in between starts the count again.
+    #[test]
+    fn a_success_in_between() {
+        let (breakers, start) = (KeyBreakers::default(), Instant::now());
+        for round in 0..10 {
+            assert!(!fail(&breakers, start + milli(round * 1000), 4, 200, false));
+            assert_eq!(breakers.success(KEY, ENCRYPT, start), None);
+            assert!(!breakers.is_any_failing());
+        }
+        assert_eq!(breakers.opened_total(), 0);
+    }
+
+    /// Where other keys fail too, it takes more.
+    #[test]
+    fn others_fail_too() {
+        let (breakers, start) = (KeyBreakers::default(), Instant::now());
+        assert!(!fail(&breakers, start, 7, 200, true));
+        assert!(!breakers.is_doubtful(KEY, Some(ENCRYPT), true), "so far");
+        assert!(breakers.is_doubtful(KEY, Some(ENCRYPT), false));
+        assert!(fail(&breakers, start + milli(1400), 1, 0, true));
+    }
+
+    /// A token that is too busy for a key, however often, opens no breaker.
+    #[test]
+    fn busy_is_no_fault() {
+        let (breakers, start) = (KeyBreakers::default(), Instant::now());
+        for n in 0..100 {
+            breakers.busy(KEY, ENCRYPT, FAILURE, start + milli(n * 100));
+        }
+        assert!(breakers.is_doubtful(KEY, Some(ENCRYPT), true) && breakers.open() == 0);
+        assert!(!fail(&breakers, start + milli(10_000), 4, 0, false));
+    }
+
+    /// While it is open, one request in a second or two tries the key, and a success closes it.
+    #[test]
+    fn trials() {
+        let (breakers, start) = (KeyBreakers::default(), Instant::now());
+        assert!(fail(&breakers, start, 6, 100, false));
+        let admitted = (0..10_000)
+            .map(|n| breakers.admit(KEY, Some(ENCRYPT), start + milli(500 + n), true))
+            .filter(|admission| *admission == Admission::Trial)
+            .count();
+        assert!((6..=9).contains(&admitted), "{admitted} trials in 10 s");
+        let now = start + milli(10_500);
+        assert_eq!(breakers.admit(KEY, Some(ENCRYPT), now, false), Admission::Refused(FAILURE));
+        assert_eq!(breakers.admit(KEY, None, now, true), Admission::Admitted, "attributes");
+        assert!(breakers.explains(KEY, Some(ENCRYPT), FAILURE));
+        assert!(!breakers.explains(KEY, Some(ENCRYPT), Failure::NoToken));
+        assert_eq!(breakers.all_open().len(), 1);
+        let change = breakers.success(KEY, ENCRYPT, now).unwrap();
+        assert_eq!((change.faults, change.open_for), (6, milli(10_000)));
+        assert_eq!(breakers.admit(KEY, Some(ENCRYPT), now, true), Admission::Admitted);
+        assert_eq!((breakers.open(), breakers.opened_total()), (0, 1));
+    }
+
+    /// What is long ago and came to nothing takes no memory; what is open stays.
+    #[test]
+    fn old_faults_are_forgotten() {
+        let (breakers, start) = (KeyBreakers::default(), Instant::now());
+        breakers.fault(KeyIndex(1), ENCRYPT, FAILURE, false, start);
+        fail(&breakers, start, 6, 100, false);
+        breakers.forget_old(start + KEY_FAULT_MEMORY - milli(1));
+        assert_eq!(breakers.count.load(Ordering::Relaxed), 2);
+        breakers.forget_old(start + KEY_FAULT_MEMORY * 2);
+        assert_eq!(breakers.count.load(Ordering::Relaxed), 1);
+        assert!(breakers.is_open(KEY, Some(ENCRYPT)));
+    }
+
+    /// By a table of random histories: it is open only after enough faults in a row that span
+    /// enough time, and never after a success.
+    #[test]
+    fn random_histories() {
+        let mut seed = 1_u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        for _ in 0..2_000 {
+            let (breakers, mut now) = (KeyBreakers::default(), Instant::now());
+            let mut run: Vec<Instant> = Vec::new();
+            for _ in 0..random(40) {
+                now += milli(random(200));
+                if random(8) == 0 {
+                    breakers.success(KEY, ENCRYPT, now);
+                    run.clear();
+                } else {
+                    breakers.fault(KEY, ENCRYPT, FAILURE, false, now);
+                    run.push(now);
+                }
+                let is_open = breakers.is_open(KEY, Some(ENCRYPT));
+                let enough = usize::try_from(MIN_KEY_FAULTS).unwrap();
+                let may = run.len() >= enough && run.last().unwrap() >= &(run[0] + KEY_FAULT_SPAN);
+                assert_eq!(is_open, may);
+            }
+        }
+    }
+}

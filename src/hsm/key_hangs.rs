@@ -1,0 +1,430 @@
+//! Calls that do not return, by key: a key that hangs keeps neither sessions nor threads from
+//! other keys.
+//!
+//! - A call *stalls* once it lasts much longer than usual, and is *overdue* once its thread is
+//!   written off. Where other keys are served, stalled calls of one key hold half of the token's
+//!   sessions; its further requests wait.
+//! - With [`MAX_OVERDUE_CALLS_PER_KEY`] overdue calls and no success in between, no new call with
+//!   the key begins, except one at the end of each back-off, until one returns. Once the token has
+//!   many overdue calls, a single one is enough.
+//! - So a hang of a session, which other sessions do not share, blocks no key: the key succeeds
+//!   there.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::backend::Direction;
+use crate::job::KeyIndex;
+use crate::limits::{
+    LONG_HANG, MAX_HANG_BACKOFF, MAX_OVERDUE_CALLS_OF_KEYS, MAX_OVERDUE_CALLS_PER_KEY,
+    MAX_STALLED_TO_HEDGE, MIN_HANG_BACKOFF, OTHER_KEYS_ALIVE,
+};
+
+/// A key and what it is used for.
+pub type KeyUse = (KeyIndex, Direction);
+
+/// The calls of one key and direction.
+#[derive(Debug, Default)]
+struct Calls {
+    /// A call may return before it is counted, so this may be -1 for a moment; so may `overdue`.
+    stalled: isize,
+    /// Threads that are written off and have not come back.
+    overdue: isize,
+    /// Calls that became overdue since the last success or return.
+    streak: isize,
+    /// When the first of the streak became overdue.
+    first_overdue: Option<Instant>,
+    backoff: Backoff,
+    /// Since calls began to last too long.
+    last_success: Option<Instant>,
+}
+
+/// When a blocked key may be tried.
+#[derive(Debug, Default)]
+struct Backoff {
+    tries: u32,
+    next: Option<Instant>,
+}
+
+impl Backoff {
+    fn start(&mut self, now: Instant) {
+        let wait = MIN_HANG_BACKOFF.saturating_mul(1 << self.tries.min(16));
+        self.next = Some(now + wait.min(MAX_HANG_BACKOFF));
+        self.tries = self.tries.saturating_add(1);
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.next.is_none_or(|next| now >= next)
+    }
+}
+
+/// What a key's next call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// One as any other.
+    Free,
+    /// The one at the end of the key's back-off.
+    Trial,
+    /// The first of a key that has not succeeded since very many calls began to hang.
+    Newcomer,
+    /// None at present.
+    Blocked,
+}
+
+/// All calls of one token that last too long.
+pub struct KeyHangs {
+    /// Calls that one key may have stalled while others are served.
+    half: isize,
+    is_any: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    keys: HashMap<KeyUse, Calls>,
+    overdue: isize,
+    /// The latest successes of two different keys, the newer one first.
+    recent: [Option<(KeyIndex, Instant)>; 2],
+    /// For keys that have not succeeded since calls began to hang, where very many hang.
+    newcomers: Backoff,
+}
+
+impl KeyHangs {
+    /// No call lasts too long yet, on a token with that many sessions.
+    #[must_use]
+    pub fn new(max_sessions: usize) -> Self {
+        let half = isize::try_from(max_sessions.div_ceil(2)).unwrap_or(isize::MAX).max(1);
+        Self { half, is_any: AtomicBool::new(false), inner: Mutex::default() }
+    }
+
+    /// Whether a call lasts too long: the other members need not be asked otherwise.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.is_any.load(Ordering::Relaxed)
+    }
+
+    /// A call lasts much longer than usual.
+    pub fn stalled(&self, key: KeyUse) {
+        let mut inner = self.inner.lock();
+        inner.keys.entry(key).or_default().stalled += 1;
+        self.is_any.store(true, Ordering::Relaxed);
+    }
+
+    /// A stalled call returned in time.
+    pub fn resumed(&self, key: KeyUse) {
+        let mut inner = self.inner.lock();
+        inner.keys.entry(key).or_default().stalled -= 1;
+        self.tidy(&mut inner);
+    }
+
+    /// A call's thread is written off; `was_stalled`: it was counted by [`Self::stalled`].
+    pub fn overdue(&self, key: KeyUse, was_stalled: bool, now: Instant) {
+        let mut inner = self.inner.lock();
+        inner.overdue += 1;
+        let is_crowded = inner.overdue >= self.crowd();
+        let calls = inner.keys.entry(key).or_default();
+        if was_stalled {
+            calls.stalled -= 1;
+        }
+        calls.overdue += 1;
+        calls.streak += 1;
+        calls.first_overdue.get_or_insert(now);
+        if calls.streak >= Self::limit(is_crowded) && calls.backoff.is_over(now) {
+            calls.backoff.start(now);
+        }
+        if inner.overdue >= MAX_OVERDUE_CALLS_OF_KEYS && inner.newcomers.is_over(now) {
+            inner.newcomers.start(now);
+        }
+        self.is_any.store(true, Ordering::Relaxed);
+    }
+
+    /// The thread of an overdue call came back.
+    pub fn returned(&self, key: KeyUse) {
+        let mut inner = self.inner.lock();
+        inner.overdue -= 1;
+        let calls = inner.keys.entry(key).or_default();
+        calls.overdue -= 1;
+        calls.streak = (calls.streak - 1).max(0);
+        self.tidy(&mut inner);
+    }
+
+    /// The token did something with the key. To be called where [`Self::is_any`].
+    pub fn success(&self, key: KeyUse, now: Instant) {
+        let mut inner = self.inner.lock();
+        if inner.recent[0].is_some_and(|(recent, _)| recent != key.0) {
+            inner.recent[1] = inner.recent[0];
+        }
+        inner.recent[0] = Some((key.0, now));
+        let calls = inner.keys.entry(key).or_default();
+        calls.last_success = Some(now);
+        calls.streak = 0;
+        calls.first_overdue = None;
+        calls.backoff = Backoff::default();
+    }
+
+    /// Forgets all where nothing lasts too long any more.
+    fn tidy(&self, inner: &mut Inner) {
+        let is_over = |calls: &Calls| calls.stalled == 0 && calls.overdue == 0;
+        let is_any = !inner.keys.values().all(is_over);
+        if !is_any {
+            *inner = Inner::default();
+        }
+        self.is_any.store(is_any, Ordering::Relaxed);
+    }
+
+    /// Overdue calls from which on one is enough to block a key.
+    fn crowd(&self) -> isize {
+        self.half.max(MAX_OVERDUE_CALLS_PER_KEY)
+    }
+
+    fn limit(is_crowded: bool) -> isize {
+        if is_crowded { 1 } else { MAX_OVERDUE_CALLS_PER_KEY }
+    }
+
+    /// Whether no call with the key may begin now.
+    #[must_use]
+    pub fn is_blocked(&self, key: KeyUse, now: Instant) -> bool {
+        self.is_any() && self.standing(&self.inner.lock(), key, now) == Standing::Blocked
+    }
+
+    /// Whether a call with the key that begins now is its trial; then the next back-off begins.
+    pub fn takes_trial(&self, key: KeyUse, now: Instant) -> bool {
+        if !self.is_any() {
+            return false;
+        }
+        let mut inner = self.inner.lock();
+        match self.standing(&inner, key, now) {
+            Standing::Free | Standing::Blocked => return false,
+            Standing::Trial => {
+                if let Some(calls) = inner.keys.get_mut(&key) {
+                    calls.backoff.start(now);
+                }
+            }
+            Standing::Newcomer => inner.newcomers.start(now),
+        }
+        true
+    }
+
+    fn standing(&self, inner: &Inner, key: KeyUse, now: Instant) -> Standing {
+        let is_full = inner.overdue >= MAX_OVERDUE_CALLS_OF_KEYS;
+        let known = inner.keys.get(&key);
+        if is_full && known.is_none_or(|calls| calls.last_success.is_none()) {
+            let is_due = inner.newcomers.is_over(now);
+            return if is_due { Standing::Newcomer } else { Standing::Blocked };
+        }
+        let Some(calls) = known else { return Standing::Free };
+        if calls.streak < Self::limit(inner.overdue >= self.crowd()) {
+            return Standing::Free;
+        }
+        let has_room = inner.overdue < self.half + MAX_OVERDUE_CALLS_PER_KEY;
+        let hangs_for_long =
+            calls.first_overdue.is_some_and(|at| now.saturating_duration_since(at) > LONG_HANG);
+        let is_due = calls.backoff.is_over(now) && calls.stalled == 0;
+        let may_try = is_due && (has_room || (hangs_for_long && !is_full));
+        if may_try { Standing::Trial } else { Standing::Blocked }
+    }
+
+    /// Whether a request is to wait, since stalled calls with its key hold their share of the
+    /// sessions and other keys are served.
+    #[must_use]
+    pub fn must_wait(&self, key: KeyUse, now: Instant) -> bool {
+        if !self.is_any() {
+            return false;
+        }
+        let inner = self.inner.lock();
+        let holds_half =
+            inner.keys.get(&key).is_some_and(|calls| calls.stalled + calls.streak >= self.half);
+        let is_alive = |recent: &(KeyIndex, Instant)| {
+            recent.0 != key.0 && now.saturating_duration_since(recent.1) < OTHER_KEYS_ALIVE
+        };
+        holds_half && inner.recent.iter().flatten().any(is_alive)
+    }
+
+    /// Whether a call with the key is overdue and none has succeeded since.
+    #[must_use]
+    pub fn hangs(&self, key: KeyIndex) -> bool {
+        self.is_any()
+            && self.inner.lock().keys.iter().any(|(at, calls)| at.0 == key && calls.streak > 0)
+    }
+
+    /// Whether a second attempt at a slow call that began at `since` may be of use on this token:
+    /// not where the key hangs already, unless it has succeeded meanwhile.
+    #[must_use]
+    pub fn may_hedge(&self, key: KeyUse, since: Instant) -> bool {
+        if !self.is_any() {
+            return true;
+        }
+        let inner = self.inner.lock();
+        let Some(calls) = inner.keys.get(&key) else { return true };
+        let has_succeeded = calls.last_success.is_some_and(|then| then > since);
+        has_succeeded || (calls.streak == 0 && calls.stalled <= MAX_STALLED_TO_HEDGE)
+    }
+
+    /// Keys and directions that hang too often to be served, in order.
+    #[must_use]
+    pub fn blocked(&self) -> Vec<KeyUse> {
+        if !self.is_any() {
+            return Vec::new();
+        }
+        let inner = self.inner.lock();
+        let limit = Self::limit(inner.overdue >= self.crowd());
+        let is_blocked = |(key, calls): (&KeyUse, &Calls)| (calls.streak >= limit).then_some(*key);
+        let mut keys: Vec<_> = inner.keys.iter().filter_map(is_blocked).collect();
+        keys.sort_unstable();
+        keys
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const HANGS: KeyUse = (KeyIndex(1), Direction::Encrypt);
+    const GOOD: KeyUse = (KeyIndex(2), Direction::Encrypt);
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    /// A call that stalls and is written off.
+    fn hang(hangs: &KeyHangs, key: KeyUse, now: Instant) {
+        hangs.stalled(key);
+        hangs.overdue(key, true, now);
+    }
+
+    /// Whether a call may begin, and takes the trial if it is one.
+    fn begins(hangs: &KeyHangs, key: KeyUse, now: Instant) -> bool {
+        let may = !hangs.is_blocked(key, now);
+        may && {
+            hangs.takes_trial(key, now);
+            true
+        }
+    }
+
+    /// Four overdue calls block the key, and no other; each back-off lets one try; a return
+    /// unblocks it.
+    #[test]
+    fn four_overdue_calls_block_a_key() {
+        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        for _ in 0..3 {
+            hang(&hangs, HANGS, start);
+            assert!(begins(&hangs, HANGS, start));
+        }
+        hang(&hangs, HANGS, start);
+        assert!(!begins(&hangs, HANGS, start) && hangs.hangs(HANGS.0));
+        assert!(begins(&hangs, GOOD, start) && !hangs.hangs(GOOD.0));
+        assert_eq!(hangs.blocked(), [HANGS]);
+        let now = start + secs(1);
+        assert!(!hangs.is_blocked(HANGS, now), "a look takes no trial");
+        assert!(begins(&hangs, HANGS, now), "the trial");
+        assert!(!begins(&hangs, HANGS, now), "one only");
+        hang(&hangs, HANGS, now);
+        assert!(!begins(&hangs, HANGS, now + secs(1)), "the back-off grows");
+        assert!(begins(&hangs, HANGS, now + secs(2)));
+        for _ in 0..2 {
+            hangs.returned(HANGS);
+        }
+        assert!(begins(&hangs, HANGS, now + secs(2)));
+    }
+
+    /// Hung threads of one key end at half of the sessions and four, whatever the time, unless
+    /// they hang for very long.
+    #[test]
+    fn trials_are_bounded() {
+        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        let mut hung = 0;
+        for tick in 0..1200 {
+            let now = start + Duration::from_millis(tick * 100);
+            if begins(&hangs, HANGS, now) {
+                hang(&hangs, HANGS, now);
+                hung += 1;
+            }
+        }
+        assert_eq!(hung, 8);
+        let mut late = 0;
+        for tick in 0..600 {
+            let now = start + secs(121 + tick);
+            if begins(&hangs, HANGS, now) {
+                hang(&hangs, HANGS, now);
+                late += 1;
+            }
+        }
+        assert!((15..=21).contains(&late), "one in half a minute: {late}");
+    }
+
+    /// A session that hangs blocks no key that other sessions serve.
+    #[test]
+    fn a_success_in_between() {
+        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        for _ in 0..50 {
+            hang(&hangs, GOOD, start);
+            hangs.success(GOOD, start);
+            assert!(begins(&hangs, GOOD, start));
+        }
+    }
+
+    /// Stalled calls of one key leave half of the sessions to others, while there are others.
+    #[test]
+    fn stalled_calls_hold_half() {
+        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        for _ in 0..4 {
+            hangs.stalled(HANGS);
+        }
+        assert!(!hangs.must_wait(HANGS, start), "nobody else is there");
+        hangs.success(HANGS, start);
+        assert!(!hangs.must_wait(HANGS, start), "nobody else is there");
+        hangs.success(GOOD, start);
+        assert!(hangs.must_wait(HANGS, start) && !hangs.must_wait(GOOD, start));
+        assert!(!hangs.must_wait(HANGS, start + OTHER_KEYS_ALIVE));
+        hangs.resumed(HANGS);
+        assert!(!hangs.must_wait(HANGS, start));
+        for _ in 0..3 {
+            hangs.resumed(HANGS);
+        }
+        assert!(!hangs.is_any(), "all is well");
+    }
+
+    /// A second attempt is of use where the key does not hang, or has succeeded meanwhile.
+    #[test]
+    fn second_attempts() {
+        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        assert!(hangs.may_hedge(HANGS, start));
+        hangs.stalled(HANGS);
+        assert!(hangs.may_hedge(HANGS, start), "it may be the session");
+        for _ in 0..MAX_STALLED_TO_HEDGE {
+            hangs.stalled(HANGS);
+        }
+        assert!(!hangs.may_hedge(HANGS, start));
+        hangs.success(HANGS, start + secs(1));
+        assert!(hangs.may_hedge(HANGS, start));
+        hangs.overdue(HANGS, true, start + secs(2));
+        assert!(!hangs.may_hedge(HANGS, start + secs(1)) && hangs.may_hedge(GOOD, start));
+    }
+
+    /// With many keys that hang, each is blocked by its first overdue call, and together they
+    /// leave half of the threads that may hang.
+    #[test]
+    fn many_keys_hang() {
+        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        let key = |number: u32| (KeyIndex(number), Direction::Decrypt);
+        let mut hung = 0;
+        for round in 0..20 {
+            let now = start + Duration::from_millis(round);
+            hangs.success(GOOD, now);
+            for number in (0..200).map(|n| n + 10) {
+                if begins(&hangs, key(number), now) {
+                    hang(&hangs, key(number), now);
+                    hung += 1;
+                }
+            }
+        }
+        assert_eq!(hung, MAX_OVERDUE_CALLS_OF_KEYS);
+        assert!(begins(&hangs, GOOD, start + secs(1)), "who succeeds is not a newcomer");
+        assert!(begins(&hangs, key(500), start + secs(1)), "a newcomer in a second");
+        assert!(!begins(&hangs, key(501), start + secs(1)), "one");
+    }
+}
