@@ -177,6 +177,7 @@ struct Token {
     hung_calls: u64,
     sessions_opened: u64,
     reinitializations: u64,
+    put_in_use: u64,
     cdiv_mismatches: u64,
     failure_codes: Vec<(&'static str, u64)>,
     keys_out_of_use: Vec<KeyOutOfUse>,
@@ -388,6 +389,7 @@ fn token(stats: TokenStats, health: Option<&TokenHealth>) -> Token {
         hung_calls: stats.hung_total,
         sessions_opened: stats.sessions_opened_total,
         reinitializations: stats.reinitialized_total,
+        put_in_use: stats.put_in_use_total,
         cdiv_mismatches: stats.cdiv_mismatches_total,
         failure_codes: stats.failure_codes,
         keys_out_of_use: stats.keys_out_of_use.into_iter().map(key_out_of_use).collect(),
@@ -395,8 +397,7 @@ fn token(stats: TokenStats, health: Option<&TokenHealth>) -> Token {
 }
 
 fn key_out_of_use(key: hsm::KeyOutOfUse) -> KeyOutOfUse {
-    let for_millis =
-        key.since.map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    let for_millis = key.since.map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
     KeyOutOfUse { label: key.label, direction: key.direction, reason: key.reason, for_millis }
 }
 

@@ -22,6 +22,7 @@ mod hostile_http;
 mod hsm_trouble;
 mod http;
 mod iv_modes;
+mod key_trouble;
 mod keys;
 mod limits;
 mod load;
