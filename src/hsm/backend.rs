@@ -90,6 +90,11 @@ pub trait Session {
         Evidence::Unavailable
     }
 
+    /// Does a known-good operation with that key, in that direction.
+    fn try_key(&mut self, _key: KeyIndex, _direction: Direction) -> Evidence {
+        Evidence::Unavailable
+    }
+
     /// Takes in that this failure is held to be the session's or the token's: what the token's
     /// sessions share, such as handles, may be of no use any more.
     fn is_broken_by(&mut self, _fault: &Fault) {}

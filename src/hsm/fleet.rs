@@ -7,6 +7,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::backend::{Blame, Fault};
+use super::charge::Charge;
 use super::choice::Offer;
 use super::config::Hedging;
 use super::hedge::Hedger;
@@ -194,20 +195,18 @@ impl Fleet {
         &self,
         token: &Token,
         mut queued: Queued,
+        charge: Charge,
         answered: &mut Vec<Completion>,
     ) -> Option<Queued> {
         let now = Instant::now();
         let about = queued.about();
         let is_doubtful = |token: &Token| {
-            token.breakers.is_doubtful(
-                about.key,
-                about.direction,
-                token.circuit.fails_by_itself(now),
-            )
+            let do_others_fail = token.circuit.fails_by_itself(now);
+            token.breakers.is_doubtful(about.key, about.direction, do_others_fail)
         };
-        let has_tried_enough = queued.attempts >= ATTEMPTS_BEFORE_CHARGE;
+        let is_of_key = charge == Charge::Key && queued.attempts >= ATTEMPTS_BEFORE_CHARGE;
         if queued.attempts < MAX_ATTEMPTS && !self.is_stopping() {
-            if has_tried_enough {
+            if is_of_key {
                 let doubtful = self.tokens.iter().filter(|token| is_doubtful(token));
                 queued.lacking |= doubtful.fold(0, |all, token| all | bit(token.index));
             }

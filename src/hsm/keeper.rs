@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::backend::{Fault, OpenError, Probed, Session};
+use super::backend::{Evidence, Fault, OpenError, Probed, Session};
 use super::backoff::Backoff;
+use super::faults;
 use super::fleet::Fleet;
 use super::pace::thread_cpu_time;
 use super::token::Token;
 use super::watch::{End, Watch};
 use crate::limits::{
-    FIRST_PROBES, KEY_REFRESH_INTERVAL, MAX_HOUSEKEEPING, MAX_LISTING, MAX_SLOW_BACKOFF,
-    MIN_STEADY, MISSING_LABEL_INTERVAL, PROBE_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
-    RETURN_WITHIN_PERCENT, SILENT_PROBE_INTERVAL,
+    FIRST_PROBES, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL, MAX_EVIDENCE_KEYS, MAX_HOUSEKEEPING,
+    MAX_LISTING, MAX_SLOW_BACKOFF, MIN_STEADY, MISSING_LABEL_INTERVAL, PROBE_INTERVAL,
+    RECONNECTS_BEFORE_REINITIALIZE, RETURN_WITHIN_PERCENT, SILENT_PROBE_INTERVAL,
 };
 
 /// This thread is written off and must end.
@@ -70,10 +71,7 @@ impl Keeper<'_> {
                 self.failures = 0;
                 self.backoff.reset();
                 self.slow_backoff.reset();
-                match self.token.circuit.unanswered() {
-                    Some(_) => SILENT_PROBE_INTERVAL,
-                    None => PROBE_INTERVAL,
-                }
+                self.pause()
             } else if self.is_slow {
                 self.slow_backoff.wait()
             } else {
@@ -90,6 +88,33 @@ impl Keeper<'_> {
             self.token.keeper_signal.wait_until(Instant::now() + pause);
         }
         self.drop_session()
+    }
+
+    /// How long a token that is well is left alone.
+    fn pause(&self) -> Duration {
+        if self.token.circuit.unanswered().is_some() {
+            SILENT_PROBE_INTERVAL
+        } else if self.token.serves_no_key() {
+            KEY_TRIAL_INTERVAL
+        } else {
+            PROBE_INTERVAL
+        }
+    }
+
+    /// Tries keys that are out of use and that no request tries: a replica that is not ready gets
+    /// none.
+    fn try_keys_out_of_use(&mut self) -> Result<(), WrittenOff> {
+        for (key, direction) in self.token.breakers.take_untried(MAX_EVIDENCE_KEYS, Instant::now())
+        {
+            let evidence = self.watched(MAX_HOUSEKEEPING, |session, _| {
+                let session = session.as_mut();
+                session.map_or(Evidence::Unavailable, |session| session.try_key(key, direction))
+            })?;
+            if evidence == Evidence::Passed {
+                faults::key_succeeded(self.token, (key, direction), Instant::now());
+            }
+        }
+        Ok(())
     }
 
     /// A token whose probes pass and whose jobs fail is not to be put in use again and again, each
@@ -163,6 +188,7 @@ impl Keeper<'_> {
             self.fleet.monitor_signal.tell();
         }
         self.list()?;
+        self.try_keys_out_of_use()?;
         if is_new && self.session.is_some() {
             // Now there may be a key to probe with, where the token makes none for that. It is no
             // sample of the token's pace: the window that was closed begins with the first jobs.

@@ -281,6 +281,27 @@ impl KeyBreakers {
         self.count.store(breakers.len(), Ordering::Relaxed);
     }
 
+    /// Up to `max` open ones that no request has tried for some time though one might have. Their
+    /// trials are taken.
+    #[must_use]
+    pub fn take_untried(&self, max: usize, now: Instant) -> Vec<(KeyIndex, Direction)> {
+        if self.open() == 0 {
+            return Vec::new();
+        }
+        let mut breakers = self.breakers.lock();
+        let mut untried = Vec::new();
+        for (key_use, breaker) in breakers.iter_mut() {
+            if let State::Open { next_trial, .. } = &mut breaker.state
+                && now >= *next_trial + KEY_TRIAL_INTERVAL
+                && untried.len() < max
+            {
+                *next_trial = now + jittered_trial();
+                untried.push(*key_use);
+            }
+        }
+        untried
+    }
+
     /// Those that are open, in the order of their keys.
     #[must_use]
     pub fn all_open(&self) -> Vec<OpenBreaker> {
@@ -381,6 +402,10 @@ mod tests {
         assert!(breakers.explains(KEY, Some(ENCRYPT), FAILURE));
         assert!(!breakers.explains(KEY, Some(ENCRYPT), Failure::NoToken));
         assert_eq!(breakers.all_open().len(), 1);
+        assert!(breakers.take_untried(3, now).is_empty(), "requests try it");
+        let later = now + KEY_TRIAL_INTERVAL * 4;
+        assert_eq!(breakers.take_untried(3, later), [(KEY, ENCRYPT)]);
+        assert!(breakers.take_untried(3, later).is_empty(), "once");
         let change = breakers.success(KEY, ENCRYPT, now).unwrap();
         assert_eq!((change.faults, change.open_for), (6, milli(10_000)));
         assert_eq!(breakers.admit(KEY, Some(ENCRYPT), now, true), Admission::Admitted);

@@ -11,7 +11,7 @@ use super::backoff::Backoff;
 use super::circuit::Circuit;
 use super::deferred::Deferred;
 use super::key_breaker::{Admission, KeyBreakers};
-use super::key_hangs::{KeyHangs, KeyUse};
+use super::key_hangs::KeyHangs;
 use super::latency::Latencies;
 use super::pace::{Pace, Place};
 use super::queue::{Queue, Queued, key_use};
@@ -250,19 +250,12 @@ impl Token {
         !is_open(Direction::Encrypt) && !is_open(Direction::Decrypt) && !self.hangs.hangs(key)
     }
 
-    /// Whether none of the configured keys that the token has can be served.
+    /// Whether the circuit breakers of all configured keys that the token has are open, for both
+    /// directions.
     #[must_use]
     pub fn serves_no_key(&self) -> bool {
-        if self.breakers.open() == 0 && !self.hangs.is_any() {
-            return false;
-        }
-        let mut unserved: Vec<KeyUse> = self.hangs.blocked();
-        unserved.extend(self.breakers.all_open().iter().map(|open| (open.key, open.direction)));
-        unserved.sort_unstable();
-        unserved.dedup();
-        let both = unserved.windows(2).filter(|pair| pair[0].0 == pair[1].0).count();
-        let keys = self.backend.keys();
-        keys > 0 && both >= keys
+        let (open, keys) = (self.breakers.open(), self.backend.keys());
+        keys > 0 && open >= 2 * keys
     }
 
     /// Sessions that are not in a call, those among them that are not open yet.

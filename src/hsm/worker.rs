@@ -455,7 +455,7 @@ impl Worker<'_> {
         }
         let back = back.and_then(|mut queued| {
             queued.backs_off = charge != Charge::Key;
-            self.fleet.retry(self.token, queued, answered)
+            self.fleet.retry(self.token, queued, charge, answered)
         });
         self.after_fault(back, fault, breaks_session, charge)
     }

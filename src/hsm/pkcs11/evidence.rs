@@ -7,6 +7,7 @@ use super::session::Calls;
 use super::token::Shared;
 use super::trouble::Trouble;
 use crate::hsm::backend::{Blame, Direction, Evidence, Failed, Fault, MayUse};
+use crate::job::KeyIndex;
 use crate::limits::MAX_EVIDENCE_KEYS;
 
 impl Calls {
@@ -64,6 +65,19 @@ impl Calls {
         evidence
     }
 
+    /// Whether a known-good operation with that key succeeds.
+    pub(super) fn key_works(
+        &mut self,
+        token: &Shared,
+        key: KeyIndex,
+        direction: Direction,
+    ) -> Evidence {
+        match token.keys.get(key) {
+            Some(key) => self.works(token, key.handle, direction),
+            None => Evidence::Unavailable,
+        }
+    }
+
     /// The session's own key, made at the first call, if the token makes such keys.
     fn session_key(&mut self, token: &Shared) -> Option<CK_OBJECT_HANDLE> {
         if let ProbeKey::Made(handle) = self.probe_key {
@@ -99,13 +113,8 @@ impl Calls {
                 }
             }
         };
-        let result = match direction {
-            Direction::Encrypt => Ok(()),
-            Direction::Decrypt => {
-                self.decrypts_to_probe(token, handle, &known.iv, &known.ciphertext)
-            }
-        };
-        match result {
+        // An encryption is known to be good once it decrypts: a token may get it wrong.
+        match self.decrypts_to_probe(token, handle, &known.iv, &known.ciphertext) {
             Ok(()) => {
                 self.evidence = Some(known);
                 Evidence::Passed

@@ -105,6 +105,11 @@ impl Session for Pkcs11Session {
         found.unwrap_or(Evidence::Failed)
     }
 
+    fn try_key(&mut self, key: KeyIndex, direction: Direction) -> Evidence {
+        let found = self.call(|calls, token| Ok(calls.key_works(token, key, direction)));
+        found.unwrap_or(Evidence::Failed)
+    }
+
     fn is_broken_by(&mut self, fault: &Fault) {
         if is_reconnection(fault) {
             self.token.keys.forget();
