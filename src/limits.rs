@@ -296,7 +296,7 @@ pub const MAX_QUEUE_SHARDS: usize = 8;
 /// together.
 pub const MAX_COMPLETION_HOLD: Duration = Duration::from_micros(100);
 /// Attempts at one request, the first included; the deadline may end them sooner.
-pub const MAX_ATTEMPTS: u32 = 12;
+pub const MAX_ATTEMPTS: u8 = 12;
 /// Times that a decryption must fail with a code that may also mean trouble, each time followed
 /// by a known-good operation that succeeds, before the ciphertext is held to be at fault. A bad
 /// ciphertext costs twice as many operations. A token that fails at random, whatever its rate,
@@ -373,7 +373,7 @@ pub const KEY_FAULT_MEMORY: Duration = Duration::from_secs(60);
 /// Other keys fail too if the token or a session was charged with a fault in this time.
 pub const OTHERS_FAIL: Duration = Duration::from_secs(2);
 /// Attempts at a request on a token, after which the charge of its faults decides about a third.
-pub const ATTEMPTS_BEFORE_CHARGE: u32 = 2;
+pub const ATTEMPTS_BEFORE_CHARGE: u8 = 2;
 /// Keys that a known-good operation is tried with before it counts as failed.
 pub const MAX_EVIDENCE_KEYS: usize = 3;
 /// Requests in a row that expired, with no success in between, after which a token is probed at
@@ -635,7 +635,7 @@ const _: () = {
     assert!(2 * MAX_OVERDUE_CALLS_OF_KEYS as usize == MAX_WRITTEN_OFF_PER_TOKEN);
     assert!(MIN_DOUBTFUL_KEY_FAULTS <= MIN_KEY_FAULTS);
     assert!(MIN_KEY_FAULTS <= MIN_KEY_FAULTS_IN_TROUBLE);
-    assert!(MIN_KEY_FAULTS_IN_TROUBLE <= MAX_ATTEMPTS);
+    assert!(MIN_KEY_FAULTS_IN_TROUBLE <= MAX_ATTEMPTS as u32);
     assert!(HISTORY_SAMPLES as u64 * HISTORY_INTERVAL.as_secs() == 3600);
     assert!(SMALL_BUFFER_BYTES < MAX_HEAD_BYTES + BODY_OVERHEAD_BYTES);
 };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hsm_support::fake::{Fake, FakeToken};
 use hsm_support::{Caller, eventually, request};
-use xks_proxy::hsm::backend::{Backend, Blame, Fault, OpenError};
+use xks_proxy::hsm::backend::{Backend, Blame, Evidence, Fault, OpenError};
 use xks_proxy::hsm::{Hsm, TokenStats};
 use xks_proxy::job::{Failure, HealthStatus, Iv, Operation, Request, Success};
 use xks_proxy::limits::{MAX_SUSPICIONS, SUSPICIONS};
@@ -573,4 +573,104 @@ fn every_job_is_answered_once() {
         }
     }
     assert_eq!(seen.len(), expected);
+}
+
+fn of_key(key: u32) -> Request {
+    request(key, Operation::Decrypt { iv: Iv::from_slice(&[1; 12]).unwrap() }, b"x")
+}
+
+/// A token that does nothing with key 1, and everything with other keys.
+fn with_a_bad_key(name: &'static str) -> Arc<Fake> {
+    let token = Fake::named(name, |token, _, request| {
+        if request.key.0 == 1 {
+            token.counted.fetch_add(1, Ordering::SeqCst);
+            return Err(fault(Blame::Token));
+        }
+        Ok(())
+    });
+    *token.evidence.lock().unwrap() = Evidence::Passed;
+    token
+}
+
+/// Where another key does well in the same session, a key's faults cost no session and no circuit;
+/// they open the key's circuit breaker, and the token hears of it now and then.
+#[test]
+fn a_bad_key_costs_no_session() {
+    let token = with_a_bad_key("one");
+    let mut caller = start(&[&token], 4);
+    eventually("one session is ready", || token.open_now.load(Ordering::SeqCst) == 2);
+    eventually("the key is out of use", || {
+        assert_eq!(caller.ask(of_key(1)), Err(Failure::Pkcs11(0x30)));
+        assert!(caller.ask(of_key(0)).is_ok());
+        !stats(&caller).keys_out_of_use.is_empty()
+    });
+    let before = token.counted.load(Ordering::SeqCst);
+    for _ in 0..200 {
+        assert_eq!(caller.ask(of_key(1)), Err(Failure::Pkcs11(0x30)));
+        assert!(caller.ask(of_key(0)).is_ok());
+    }
+    let tried = token.counted.load(Ordering::SeqCst) - before;
+    assert!(tried <= 2, "{tried} attempts with an open circuit breaker");
+    let stats = stats(&caller);
+    assert_eq!(stats.keys_out_of_use[0].direction, "decrypt");
+    assert_eq!((stats.put_in_use_total, stats.key_breaker_openings_total), (1, 1), "{stats:#?}");
+    assert!(stats.is_usable && token.opens.load(Ordering::SeqCst) <= 5, "{stats:#?}");
+    assert_eq!(caller.hsm.health().tokens[0].status, HealthStatus::Active);
+}
+
+/// A key that one token does not serve is another token's from the first failure on, and goes there
+/// at once when the circuit breaker is open.
+#[test]
+fn another_token_serves_the_key() {
+    let (one, two) = (with_a_bad_key("one"), Fake::named("two", |_, _, _| Ok(())));
+    let mut caller = start(&[&one, &two], 4);
+    eventually("both are usable", || caller.hsm.stats().iter().all(|token| token.is_usable));
+    eventually("the key is out of use on one", || {
+        assert!(caller.ask(of_key(1)).is_ok() && caller.ask(of_key(0)).is_ok());
+        !stats(&caller).keys_out_of_use.is_empty()
+    });
+    let before = one.counted.load(Ordering::SeqCst);
+    for _ in 0..100 {
+        assert!(caller.ask(of_key(1)).is_ok());
+    }
+    assert!(one.counted.load(Ordering::SeqCst) - before <= 2);
+}
+
+/// Where the other key fails as well, in that session and in the next, the token is at fault, and
+/// no key.
+#[test]
+fn where_another_key_fails_too_the_token_is_at_fault() {
+    let token = with_a_bad_key("one");
+    *token.evidence.lock().unwrap() = Evidence::Failed;
+    let mut caller = start(&[&token], 2);
+    eventually("the token is usable", || stats(&caller).is_usable);
+    eventually("the token is out of use", || {
+        assert!(caller.ask_any(of_key(1)).is_err());
+        stats(&caller).put_in_use_total > 1 || !stats(&caller).is_usable
+    });
+    assert!(stats(&caller).keys_out_of_use.is_empty());
+}
+
+/// A token all of whose threads hang, with no room for another session, is not usable.
+#[test]
+fn no_session_left() {
+    let token = Fake::new(|token, _, request| {
+        if matches!(request.operation, Operation::Describe) {
+            token.gate.pass();
+        }
+        Ok(())
+    });
+    let mut caller = start(&[&token], 64);
+    caller.ask(decryption(b"x")).unwrap();
+    eventually("no session is left", || {
+        let mut jobs: Vec<_> =
+            (0..64).map(|_| caller.job(request(0, Operation::Describe, b""), 1)).collect();
+        caller.hsm.submit(&mut jobs, &mut Vec::new());
+        std::thread::sleep(Duration::from_millis(120));
+        !stats(&caller).is_usable
+    });
+    eventually("health tells", || !caller.hsm.health().can_serve());
+    assert!(caller.hsm.is_wedged());
+    token.gate.open();
+    eventually("it is usable again", || stats(&caller).is_usable);
 }

@@ -80,11 +80,12 @@ impl Circuit {
         self.reason.lock().clone()
     }
 
-    /// The token gave an answer.
-    pub fn success(&self, now: Instant) {
+    /// The token gave an answer. Returns whether it is the first one in this millisecond.
+    pub fn success(&self, now: Instant) -> bool {
         let milli = self.milli(now);
         // Mostly unchanged: then the cache line stays shared.
-        if self.last_success_milli.load(Ordering::Relaxed) != milli {
+        let is_first = self.last_success_milli.load(Ordering::Relaxed) != milli;
+        if is_first {
             self.last_success_milli.store(milli, Ordering::Relaxed);
         }
         if self.outcomes.load(Ordering::Relaxed) != 0 {
@@ -100,6 +101,7 @@ impl Circuit {
         if trickle > 0 {
             self.trickle.store(trickle - 1, Ordering::Relaxed);
         }
+        is_first
     }
 
     /// When the token last gave an answer.
@@ -308,7 +310,7 @@ mod tests {
             for n in 0..200 {
                 match n % 10 {
                     0..3 => assert!(!circuit.fault(now, String::new)),
-                    _ => circuit.success(now),
+                    _ => drop(circuit.success(now)),
                 }
             }
         };

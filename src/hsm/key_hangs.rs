@@ -11,7 +11,7 @@
 //!   there.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -80,14 +80,23 @@ pub struct KeyHangs {
     half: isize,
     is_any: AtomicBool,
     inner: Mutex<Inner>,
+    /// The two keys that were served last, the newer one first, and when: not each time, but once
+    /// in a while.
+    served: [Served; 2],
+    start: Instant,
+}
+
+/// A key, and when it was served, in milliseconds after the start; 0: never.
+#[derive(Debug, Default)]
+struct Served {
+    key: AtomicU32,
+    milli: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     keys: HashMap<KeyUse, Calls>,
     overdue: isize,
-    /// The latest successes of two different keys, the newer one first.
-    recent: [Option<(KeyIndex, Instant)>; 2],
     /// For keys that have not succeeded since calls began to hang, where very many hang.
     newcomers: Backoff,
 }
@@ -95,9 +104,10 @@ struct Inner {
 impl KeyHangs {
     /// No call lasts too long yet, on a token with that many sessions.
     #[must_use]
-    pub fn new(max_sessions: usize) -> Self {
+    pub fn new(max_sessions: usize, start: Instant) -> Self {
         let half = isize::try_from(max_sessions.div_ceil(2)).unwrap_or(isize::MAX).max(1);
-        Self { half, is_any: AtomicBool::new(false), inner: Mutex::default() }
+        let is_any = AtomicBool::new(false);
+        Self { half, is_any, inner: Mutex::default(), served: Default::default(), start }
     }
 
     /// Whether a call lasts too long: the other members need not be asked otherwise.
@@ -154,15 +164,53 @@ impl KeyHangs {
     /// The token did something with the key. To be called where [`Self::is_any`].
     pub fn success(&self, key: KeyUse, now: Instant) {
         let mut inner = self.inner.lock();
-        if inner.recent[0].is_some_and(|(recent, _)| recent != key.0) {
-            inner.recent[1] = inner.recent[0];
-        }
-        inner.recent[0] = Some((key.0, now));
         let calls = inner.keys.entry(key).or_default();
         calls.last_success = Some(now);
         calls.streak = 0;
         calls.first_overdue = None;
         calls.backoff = Backoff::default();
+    }
+
+    /// The token did something with the key in time. To be called once in a while, so that it is
+    /// known whether there are other keys when one begins to hang.
+    pub fn served(&self, key: KeyIndex, now: Instant) {
+        let [newer, older] = &self.served;
+        if newer.key.load(Ordering::Relaxed) != key.0 {
+            older.key.store(newer.key.swap(key.0, Ordering::Relaxed), Ordering::Relaxed);
+            older.milli.store(newer.milli.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        newer.milli.store(self.milli(now), Ordering::Relaxed);
+    }
+
+    fn milli(&self, now: Instant) -> u64 {
+        let milli = now.saturating_duration_since(self.start).as_millis();
+        u64::try_from(milli).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    /// Whether keys other than this one were served lately.
+    fn are_others_served(&self, key: KeyIndex, now: Instant) -> bool {
+        let span = u64::try_from(OTHER_KEYS_ALIVE.as_millis()).unwrap_or(u64::MAX);
+        let now = self.milli(now);
+        self.served.iter().any(|served| {
+            let milli = served.milli.load(Ordering::Relaxed);
+            milli > 0 && served.key.load(Ordering::Relaxed) != key.0 && now < milli + span
+        })
+    }
+
+    /// Stalled calls beyond their keys' shares of the sessions, while other keys are served: so
+    /// many sessions more are due to the others, up to half as many as there are.
+    #[must_use]
+    pub fn surplus(&self, now: Instant) -> usize {
+        if !self.is_any() {
+            return 0;
+        }
+        let inner = self.inner.lock();
+        let beyond = |(key, calls): (&KeyUse, &Calls)| match calls.stalled - self.half {
+            beyond @ 1.. if self.are_others_served(key.0, now) => beyond,
+            _ => 0,
+        };
+        let surplus: isize = inner.keys.iter().map(beyond).sum();
+        usize::try_from(surplus.min(self.half)).unwrap_or(0)
     }
 
     /// Forgets all where nothing lasts too long any more.
@@ -237,10 +285,7 @@ impl KeyHangs {
         let inner = self.inner.lock();
         let holds_half =
             inner.keys.get(&key).is_some_and(|calls| calls.stalled + calls.streak >= self.half);
-        let is_alive = |recent: &(KeyIndex, Instant)| {
-            recent.0 != key.0 && now.saturating_duration_since(recent.1) < OTHER_KEYS_ALIVE
-        };
-        holds_half && inner.recent.iter().flatten().any(is_alive)
+        holds_half && self.are_others_served(key.0, now)
     }
 
     /// Whether a call with the key is overdue and none has succeeded since.
@@ -286,6 +331,12 @@ mod tests {
     const HANGS: KeyUse = (KeyIndex(1), Direction::Encrypt);
     const GOOD: KeyUse = (KeyIndex(2), Direction::Encrypt);
 
+    /// A token of eight sessions, and the time.
+    fn token() -> (KeyHangs, Instant) {
+        let start = Instant::now();
+        (KeyHangs::new(8, start), start)
+    }
+
     fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
     }
@@ -309,7 +360,7 @@ mod tests {
     /// unblocks it.
     #[test]
     fn four_overdue_calls_block_a_key() {
-        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        let (hangs, start) = token();
         for _ in 0..3 {
             hang(&hangs, HANGS, start);
             assert!(begins(&hangs, HANGS, start));
@@ -335,7 +386,7 @@ mod tests {
     /// they hang for very long.
     #[test]
     fn trials_are_bounded() {
-        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        let (hangs, start) = token();
         let mut hung = 0;
         for tick in 0..1200 {
             let now = start + Duration::from_millis(tick * 100);
@@ -359,7 +410,7 @@ mod tests {
     /// A session that hangs blocks no key that other sessions serve.
     #[test]
     fn a_success_in_between() {
-        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        let (hangs, start) = token();
         for _ in 0..50 {
             hang(&hangs, GOOD, start);
             hangs.success(GOOD, start);
@@ -370,18 +421,26 @@ mod tests {
     /// Stalled calls of one key leave half of the sessions to others, while there are others.
     #[test]
     fn stalled_calls_hold_half() {
-        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        let (hangs, start) = token();
+        hangs.served(HANGS.0, start);
         for _ in 0..4 {
             hangs.stalled(HANGS);
         }
         assert!(!hangs.must_wait(HANGS, start), "nobody else is there");
-        hangs.success(HANGS, start);
-        assert!(!hangs.must_wait(HANGS, start), "nobody else is there");
-        hangs.success(GOOD, start);
+        hangs.served(GOOD.0, start);
+        hangs.served(HANGS.0, start);
         assert!(hangs.must_wait(HANGS, start) && !hangs.must_wait(GOOD, start));
         assert!(!hangs.must_wait(HANGS, start + OTHER_KEYS_ALIVE));
-        hangs.resumed(HANGS);
-        assert!(!hangs.must_wait(HANGS, start));
+        assert_eq!(hangs.surplus(start), 0);
+        for _ in 0..4 {
+            hangs.stalled(HANGS);
+        }
+        assert_eq!(hangs.surplus(start), 4, "the others are due the half that it has taken");
+        assert_eq!(hangs.surplus(start + OTHER_KEYS_ALIVE), 0, "there are no others");
+        for _ in 0..5 {
+            hangs.resumed(HANGS);
+        }
+        assert!(!hangs.must_wait(HANGS, start) && hangs.surplus(start) == 0);
         for _ in 0..3 {
             hangs.resumed(HANGS);
         }
@@ -391,7 +450,7 @@ mod tests {
     /// A second attempt is of use where the key does not hang, or has succeeded meanwhile.
     #[test]
     fn second_attempts() {
-        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        let (hangs, start) = token();
         assert!(hangs.may_hedge(HANGS, start));
         hangs.stalled(HANGS);
         assert!(hangs.may_hedge(HANGS, start), "it may be the session");
@@ -409,7 +468,7 @@ mod tests {
     /// leave half of the threads that may hang.
     #[test]
     fn many_keys_hang() {
-        let (hangs, start) = (KeyHangs::new(8), Instant::now());
+        let (hangs, start) = token();
         let key = |number: u32| (KeyIndex(number), Direction::Decrypt);
         let mut hung = 0;
         for round in 0..20 {

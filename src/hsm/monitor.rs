@@ -99,6 +99,7 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Dura
         // A place may have become free by a call that hangs.
         token.roster.wake(waiting);
     }
+    token.roster.set_extra(token.hangs.surplus(now));
     if token.may_hire(now) {
         for _ in 0..token.roster.hire(waiting) {
             if let Err(error) = start_worker(fleet, index) {

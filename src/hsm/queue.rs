@@ -27,7 +27,7 @@ pub struct Queued {
     /// The attempt at hand.
     pub job: Job,
     /// Attempts that failed.
-    pub attempts: u32,
+    pub attempts: u8,
     /// A bit for each token that failed at it, till all have.
     pub tried: TokenSet,
     /// A bit for each token that said that it lacks the key, or will not do such a thing.

@@ -56,6 +56,8 @@ struct Inner {
     /// How many may run at once.
     limit: usize,
     max_workers: usize,
+    /// Beyond `max_workers`, in the place of those that slow calls of one key hold.
+    extra: usize,
     configured_workers: usize,
     is_closed: bool,
 }
@@ -71,7 +73,7 @@ impl Inner {
             // What waits is still to be done, by one if there is none left.
             return usize::from(self.workers == 0);
         }
-        (self.limit + self.lent).min(self.max_workers).saturating_sub(self.workers)
+        (self.limit + self.lent).min(self.max_workers + self.extra).saturating_sub(self.workers)
     }
 }
 
@@ -128,6 +130,7 @@ impl Roster {
                 written_off: 0,
                 limit: max_workers,
                 max_workers,
+                extra: 0,
                 configured_workers: max_workers,
                 is_closed: false,
             }),
@@ -243,7 +246,7 @@ impl Roster {
             if !queue.is_empty() && inner.running <= inner.limit {
                 return Rest::Work;
             }
-            if inner.is_closed {
+            if inner.is_closed || inner.workers > inner.max_workers + inner.extra {
                 return Rest::Leave;
             }
             inner.running = inner.running.saturating_sub(1);
@@ -299,6 +302,11 @@ impl Roster {
         let mut inner = self.inner.lock();
         inner.limit = limit.clamp(1, inner.configured_workers);
         self.publish(&inner);
+    }
+
+    /// How many workers there may be beyond the configured ones.
+    pub fn set_extra(&self, extra: usize) {
+        self.inner.lock().extra = extra;
     }
 
     /// The token has no more sessions to give than there are, but for the one that asked.
@@ -392,6 +400,24 @@ mod tests {
         roster.written_off_returned();
         assert!(roster.has_sessions());
         assert_eq!(roster.hire(1), 1);
+    }
+
+    /// Where slow calls of one key hold more than their share, there are sessions for the others;
+    /// they go when that is over.
+    #[test]
+    fn extra_workers() {
+        let (roster, queue) = (Roster::new(4), Queue::new(1, 10));
+        assert_eq!(roster.hire(10), 4);
+        for _ in 0..4 {
+            roster.start_running();
+            roster.lend();
+        }
+        assert_eq!(roster.hire(10), 0);
+        roster.set_extra(2);
+        assert_eq!(roster.hire(10), 2);
+        roster.start_running();
+        roster.set_extra(0);
+        assert_eq!(roster.rest(&Parker::current(), &queue, || true), Rest::Leave);
     }
 
     /// Whoever rests is woken by a job, one for each, last come first, and by the end.

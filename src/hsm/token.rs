@@ -148,7 +148,7 @@ impl Token {
             latencies: Latencies::default(),
             circuit: Circuit::new(start),
             breakers: KeyBreakers::default(),
-            hangs: KeyHangs::new(max_sessions),
+            hangs: KeyHangs::new(max_sessions, start),
             deferred: Deferred::default(),
             watches: Mutex::default(),
             keeper: Mutex::default(),

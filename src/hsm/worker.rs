@@ -364,7 +364,9 @@ impl Worker<'_> {
             }
         }
         if end <= queued.job.deadline {
-            self.token.circuit.success(end);
+            if self.token.circuit.success(end) {
+                self.token.hangs.served(queued.job.request.key, end);
+            }
         } else {
             // Too late for the one who asked: a token that does nothing in time does nothing.
             self.token.expired(&queued.job);

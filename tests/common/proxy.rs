@@ -22,6 +22,9 @@ use super::settings::{self, Store};
 use super::token::{self, Module, Token};
 use super::tools;
 
+/// Names the module behind the interposer: a command of the proxy's loads the same one.
+const INTERPOSED: &str = "XKS_INTERPOSER_MODULE";
+
 /// Longer than any start or end takes, on any machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
@@ -480,6 +483,7 @@ impl Proxy {
             .env("XKS_PROXY_SETTINGS_TOML", &self.prepared.settings_file)
             .env_remove("PKCS11_HSM_MODULE")
             .env(name, value)
+            .envs(self.prepared.environment.iter().filter(|(name, _)| *name == INTERPOSED).cloned())
             .output()
             .unwrap();
         let printed = [output.stdout, output.stderr].concat();

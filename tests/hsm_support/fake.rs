@@ -32,6 +32,8 @@ pub struct Fake {
     pub open_now: AtomicUsize,
     pub most_open: AtomicUsize,
     pub calls: AtomicUsize,
+    /// What a test counts.
+    pub counted: AtomicUsize,
     pub reinitialized: AtomicUsize,
     pub closed: AtomicUsize,
     pub gate: Gate,
@@ -91,6 +93,7 @@ impl Fake {
             open_now: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
+            counted: AtomicUsize::new(0),
             reinitialized: AtomicUsize::new(0),
             closed: AtomicUsize::new(0),
             gate: Gate::default(),
