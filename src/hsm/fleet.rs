@@ -204,10 +204,14 @@ impl Fleet {
             let do_others_fail = token.circuit.fails_by_itself(now);
             token.breakers.is_doubtful(about.key, about.direction, do_others_fail)
         };
-        let is_of_key = charge == Charge::Key && queued.attempts >= ATTEMPTS_BEFORE_CHARGE;
+        // A request that tried a key with an open circuit breaker has told all there is to know.
+        let is_known = |token: &Token| token.breakers.is_open(about.key, about.direction);
+        let is_of_key =
+            charge == Charge::Key && (queued.attempts >= ATTEMPTS_BEFORE_CHARGE || is_known(token));
         if queued.attempts < MAX_ATTEMPTS && !self.is_stopping() {
             if is_of_key {
-                let doubtful = self.tokens.iter().filter(|token| is_doubtful(token));
+                let doubtful =
+                    self.tokens.iter().filter(|token| is_doubtful(token) || is_known(token));
                 queued.lacking |= doubtful.fold(0, |all, token| all | bit(token.index));
             }
             token.counters.retried.fetch_add(1, Ordering::Relaxed);

@@ -187,6 +187,21 @@ impl KeyHangs {
         u64::try_from(milli).unwrap_or(u64::MAX - 1) + 1
     }
 
+    /// Whether calls with the key last too long.
+    #[must_use]
+    pub fn is_slow(&self, key: KeyIndex) -> bool {
+        let lasts = |calls: &Calls| calls.stalled > 0 || calls.overdue > 0;
+        self.is_any()
+            && self.inner.lock().keys.iter().any(|(at, calls)| at.0 == key && lasts(calls))
+    }
+
+    /// Whether that requests with this key are not answered is the key's fault: its calls last too
+    /// long, while other keys are served.
+    #[must_use]
+    pub fn explains_silence(&self, key: KeyIndex, now: Instant) -> bool {
+        self.is_slow(key) && self.are_others_served(key, now)
+    }
+
     /// Whether keys other than this one were served lately.
     fn are_others_served(&self, key: KeyIndex, now: Instant) -> bool {
         let span = u64::try_from(OTHER_KEYS_ALIVE.as_millis()).unwrap_or(u64::MAX);
@@ -430,6 +445,9 @@ mod tests {
         hangs.served(GOOD.0, start);
         hangs.served(HANGS.0, start);
         assert!(hangs.must_wait(HANGS, start) && !hangs.must_wait(GOOD, start));
+        assert!(hangs.explains_silence(HANGS.0, start));
+        assert!(!hangs.explains_silence(GOOD.0, start));
+        assert!(!hangs.explains_silence(HANGS.0, start + OTHER_KEYS_ALIVE));
         assert!(!hangs.must_wait(HANGS, start + OTHER_KEYS_ALIVE));
         assert_eq!(hangs.surplus(start), 0);
         for _ in 0..4 {

@@ -156,8 +156,8 @@ fn call_hangs(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) 
     let label = token.backend.identity().label;
     let key_label = key.map(|key| token.backend.label_of(key.0));
     tracing::warn!(token = label, key = key_label, "an HSM call hangs; its session is replaced");
-    if job.is_some_and(|job| token.circuit.expired(job.time)) {
-        token.keeper_signal.tell();
+    if let Some(job) = job {
+        token.left_unanswered(key.map(|key| key.0), job.time);
     }
     // If it answers others meanwhile, the token is not at fault, or not as a whole.
     let answers = token.circuit.last_success().is_some_and(|then| now < then + MIN_HANG);
@@ -182,6 +182,9 @@ fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
         return;
     }
     let Some(time) = token.circuit.unanswered() else { return };
+    if token.circuit.last_success().is_some_and(|then| now < then + time) {
+        return;
+    }
     let (since, is_listing) = {
         let state = token.keeper.lock();
         (state.watch.since(), state.is_listing)

@@ -216,7 +216,17 @@ impl Token {
     /// Takes in that a request that the token had been given has expired.
     pub fn expired(&self, job: &Job) {
         self.counters.expired.fetch_add(1, Ordering::Relaxed);
-        if self.circuit.expired(job.deadline.saturating_duration_since(job.queued_at)) {
+        let time = job.deadline.saturating_duration_since(job.queued_at);
+        self.left_unanswered(Some(job.request.key), time);
+    }
+
+    /// Takes in that a request that might have taken that long was not answered in time.
+    pub fn left_unanswered(&self, key: Option<KeyIndex>, time: Duration) {
+        let now = Instant::now();
+        if key.is_some_and(|key| self.hangs.explains_silence(key, now)) {
+            return;
+        }
+        if self.circuit.expired(time) {
             // Does it answer at all?
             self.keeper_signal.tell();
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::common::proxy::free_port;
 use crate::common::{Client, Interposed, Proxy, Setup, token, xks};
 use crate::metrics::watched;
 
@@ -154,7 +155,8 @@ fn at_a_decryption() {
 /// An expired key encrypts no more, and decrypts as ever.
 #[test]
 fn an_expired_key_decrypts() {
-    let mut proxy = Interposed::new(watched().usual_deadline());
+    let setup = Setup::new().set("admin.port", free_port()).usual_deadline();
+    let mut proxy = Interposed::new(setup);
     let client = proxy.client();
     proxy.wait_for("the key to be served", |_| ask(&client, &token::SECOND, "encrypt") == 200);
     proxy.set(
