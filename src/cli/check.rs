@@ -67,7 +67,7 @@ fn tell_of_health_key(token: &TokenInventory, health_key: Option<&str>) -> bool 
     false
 }
 
-/// Has each key but `left_out` make a round trip. Returns how many failed.
+/// Makes a round trip with each key but `left_out`. Returns how many failed.
 fn check_keys(session: &HsmSession, service: &Service, left_out: Option<&str>) -> usize {
     println!();
     let mut failures = 0;

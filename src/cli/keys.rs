@@ -85,7 +85,7 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
     }
 }
 
-/// What is read of `/status.json`; it has more.
+/// The members of `/status.json` that are read; it has more.
 #[derive(Deserialize)]
 struct Status {
     tokens: Vec<TokenStatus>,

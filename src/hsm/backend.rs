@@ -106,8 +106,8 @@ pub trait Session {
     fn refresh_keys(&mut self) -> Result<(), Fault>;
 }
 
-/// What a key is used for. A key may serve one direction and not the other: an expired one often
-/// still decrypts.
+/// The use that is made of a key. A key may serve one direction and not the other: an expired one
+/// often still decrypts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
     /// C_Encrypt, and the C_Decrypt that verifies it.

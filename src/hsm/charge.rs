@@ -25,7 +25,7 @@ use super::backend::{Blame, Evidence};
 pub struct Attempt {
     /// The module's own view, by its code.
     pub blame: Blame,
-    /// What another key did in the same session.
+    /// The outcome with another key in the same session.
     pub evidence: Evidence,
     /// The session replaced one that broke, and has done nothing well yet.
     pub is_fresh_session: bool,

@@ -27,7 +27,7 @@ impl Deferred {
         self.len() == 0
     }
 
-    /// Has a request wait.
+    /// Lets a request wait.
     ///
     /// # Errors
     /// There is no room; the request comes back.

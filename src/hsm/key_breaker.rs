@@ -59,7 +59,7 @@ pub struct OpenBreaker {
     pub key: KeyIndex,
     /// The direction that is not served.
     pub direction: Direction,
-    /// What requests are answered.
+    /// The answer to requests.
     pub failure: Failure,
     /// Since when.
     pub since: Instant,
@@ -412,7 +412,7 @@ mod tests {
         assert_eq!((breakers.open(), breakers.opened_total()), (0, 1));
     }
 
-    /// What is long ago and came to nothing takes no memory; what is open stays.
+    /// Faults that are long ago and came to nothing take no memory; open breakers stay.
     #[test]
     fn old_faults_are_forgotten() {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());

@@ -61,7 +61,7 @@ impl Backoff {
     }
 }
 
-/// What a key's next call is.
+/// The standing of a key's next call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     /// One as any other.

@@ -44,7 +44,7 @@ struct Running {
     race: Option<Arc<Race>>,
 }
 
-/// What is to be known of a job whose call lasts too long.
+/// The facts about a job whose call lasts too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobCall {
     /// Its key; `None` if only the key's attributes are asked for.

@@ -290,7 +290,7 @@ impl Worker<'_> {
         Some(queued)
     }
 
-    /// Has the HSM do it.
+    /// Makes the call into the HSM.
     fn call(&mut self, session: &mut dyn Session, mut queued: Queued) -> Called {
         let start = Instant::now();
         let cpu = self.is_sample().then(thread_cpu_time);
@@ -462,7 +462,7 @@ impl Worker<'_> {
         self.after_fault(back, fault, breaks_session, charge)
     }
 
-    /// What becomes of the session and the job that is to be tried again.
+    /// Decides what becomes of the session, and of a job that is to be tried again.
     fn after_fault(
         &self,
         back: Option<Queued>,

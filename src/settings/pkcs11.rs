@@ -56,14 +56,8 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
     let allow_ambiguous_labels = switch("allow_ambiguous_labels");
     let exit_when_wedged = switch("exit_when_wedged");
     let hedging = hedging(&section);
-    let health_key = match section.get("health_key") {
-        Some(member) => health_key_of(&member).map(Some),
-        None => Some(None),
-    };
-    let initialize_parameters = match section.get("initialize_parameters") {
-        Some(member) => parameters_of(&member).map(Some),
-        None => Some(None),
-    };
+    let health_key = optional(&section, "health_key", health_key_of);
+    let initialize_parameters = optional(&section, "initialize_parameters", parameters_of);
     notice_without_effect(&section);
     let tokens = if has_tokens {
         let is_wrong = matches!(module, Some(None))
@@ -131,6 +125,18 @@ pub(super) fn pin_of(section: &Section<'_>, is_required: bool) -> Option<Option<
 
 pub(super) fn sessions_of(member: &Member<'_>) -> Option<usize> {
     member.integer(1..=MAX_SESSIONS_PER_TOKEN as u64, "a number of sessions")
+}
+
+/// `Some(None)` if the member is not there, `None` if it is wrong.
+fn optional<T>(
+    section: &Section<'_>,
+    name: &str,
+    read: impl FnOnce(&Member<'_>) -> Option<T>,
+) -> Option<Option<T>> {
+    match section.get(name) {
+        Some(member) => read(&member).map(Some),
+        None => Some(None),
+    }
 }
 
 fn health_key_of(member: &Member<'_>) -> Option<String> {

@@ -18,7 +18,7 @@ pub struct Fake {
     pub perform: Box<Perform>,
     /// Opening fails with this.
     pub refusal: Mutex<Option<OpenError>>,
-    /// What a known-good operation with another key shows.
+    /// The outcome of a known-good operation with another key.
     pub evidence: Mutex<Evidence>,
     /// Probes fail with this.
     pub sickness: Mutex<Option<Fault>>,
@@ -32,7 +32,7 @@ pub struct Fake {
     pub open_now: AtomicUsize,
     pub most_open: AtomicUsize,
     pub calls: AtomicUsize,
-    /// What a test counts.
+    /// A counter for tests.
     pub counted: AtomicUsize,
     pub reinitialized: AtomicUsize,
     pub closed: AtomicUsize,

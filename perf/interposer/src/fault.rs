@@ -27,7 +27,7 @@ pub enum Action {
     FlipBit,
 }
 
-/// What a call is about, as far as faults ask.
+/// The subject of a call, as far as faults ask.
 #[derive(Clone, Debug)]
 pub struct About {
     pub function: Function,

@@ -21,7 +21,7 @@ impl Latency {
     /// Reads `2ms, p=0.01:200ms`.
     ///
     /// # Errors
-    /// What is wrong with the text.
+    /// The mistake in the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parts = text.split(',').map(str::trim);
         let usual = parse_duration(parts.next().unwrap_or_default())?;
@@ -71,7 +71,7 @@ fn parse_probability(text: &str) -> Result<f64, String> {
 /// Reads `150us`.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// The mistake in the text.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let unit_at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);

@@ -156,7 +156,7 @@ fn steps_have_figures_of_their_own() {
     assert_eq!(run["pace"], "poisson");
 }
 
-/// What fails in a phase has figures of its own there, apart from what is answered right.
+/// Failures of a phase have figures of their own, apart from right answers.
 #[test]
 fn failures_have_latencies_by_phase() {
     let address = serve(None, |number, _| {

@@ -15,7 +15,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// # Errors
-    /// What is wrong with the text.
+    /// The mistake in the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (is_https, rest) = match text.split_once("://") {
             Some(("https", rest)) => (true, rest),
