@@ -20,7 +20,7 @@ def arguments(description):
     add("--other", action="append", default=[], metavar="'NAME=COMMAND'",
         help="another proxy, side by side; {settings} in COMMAND is the settings file, which "
         "XKS_PROXY_SETTINGS_TOML names too")
-    add("--this", metavar="COMMAND", help="the command of this proxy [target/release/xks-proxy]")
+    add("--this", metavar="COMMAND", help="the command of this proxy [target/dist/xks-proxy]")
     add("--only", metavar="PATTERN", help="scenarios whose name has this regular expression in it")
     add("--list", action="store_true", help="print the scenarios' names")
     add("--full", action="store_true", help="all combinations with a slow HSM")

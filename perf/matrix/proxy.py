@@ -21,6 +21,8 @@ SOFTHSM2_MODULES = (
     "/usr/local/lib/softhsm/libsofthsm2.so",
 )
 PIN = "1234"
+#: That of the packages, unless told otherwise.
+PROFILE = os.environ.get("PERF_PROFILE", "dist")
 #: Keys that one token-maker process adds: an argument list has its limits.
 KEYS_PER_PROCESS = 2000
 
@@ -36,8 +38,12 @@ def softhsm2_module():
     raise Failed("SoftHSM2 is not installed: apt-get install softhsm2")
 
 
+def built(name):
+    return ROOT / "target" / PROFILE / name
+
+
 def binary(name):
-    path = ROOT / "target/release" / name
+    path = built(name)
     if not path.exists():
         raise Failed(f"{path} is missing: run without --no-build")
     return path
@@ -45,7 +51,7 @@ def binary(name):
 
 def build():
     # All of it, so that cargo has no other features to build crates with the next time.
-    command = ["cargo", "build", "--release", "--locked", "--workspace"]
+    command = ["cargo", "build", "--profile", PROFILE, "--locked", "--workspace"]
     subprocess.run(command, cwd=ROOT, check=True)
 
 

@@ -71,9 +71,10 @@ fi
 
 # "minimal" has AES-GCM and the SQLite store; "standard" wants OpenSSL 3.2.
 # The lock file is the one that was published with the crate.
-(cd "$source" && CARGO_TARGET_DIR=$directory/build cargo build --release --locked --lib \
+(cd "$source" && CARGO_TARGET_DIR=$directory/build CARGO_PROFILE_DEV_DEBUG=false \
+    cargo build --locked --lib \
     --no-default-features --features minimal,kryoptic-lib/dynamic >&2)
 
-cp "$directory/build/release/libkryoptic_pkcs11.so" "$module.new"
+cp "$directory/build/debug/libkryoptic_pkcs11.so" "$module.new"
 mv "$module.new" "$module"
 echo "$module"
