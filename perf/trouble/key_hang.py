@@ -16,8 +16,12 @@ MAX_BACK_SECONDS = 2
 #: Seconds that the load goes on after calls return.
 RECOVERY = 4.0
 MAX_UNREADY_SECONDS = 2
+#: Beyond this 99th percentile of the generator's own delay, a trial that fails is made again.
+MAX_LATE_MS = 20
+ATTEMPTS = 3
 #: exit_when_wedged: src/limits.rs, WEDGED_TIME, with what notices it and the drain.
 WEDGED_SECONDS = (35, 45)
+WEDGED_PATIENCE = 60
 WEDGED_CODE = 75
 
 
@@ -52,6 +56,16 @@ def listed(functions):
     return ", ".join(functions) or "every function"
 
 
+def unless_busy(trial):
+    """What a trial finds; tried again if it is not right and the generator was late: the machine
+    was busy with other work."""
+    for _ in range(ATTEMPTS):
+        line, is_right, load = trial()
+        if is_right or load.found["generator"]["lateness_ms"]["p99"] <= MAX_LATE_MS:
+            break
+    return line, is_right
+
+
 def some(good, bad, functions, seconds, options):
     """Some keys hang at these functions."""
     options = {"sessions": SESSIONS, "tokens": ("one",), **options}
@@ -79,37 +93,42 @@ def some(good, bad, functions, seconds, options):
     is_right = others.failed == 0 and not others.is_wrong and not keys.is_wrong
     is_right &= max(stuck.most, written_off) <= MAX_STUCK
     is_right &= watch.outages == 0 and back <= MAX_BACK_SECONDS
-    yield (
+    line = (
         f"{listed(functions)}: others: {others.line()}; stuck: {stuck.most} calls, "
         f"{written_off:.0f} threads written off (at most {MAX_STUCK}); circuit opened "
         f"{watch.outages} times; hanging keys: {keys.failed} of "
         f"{keys.found['total']['requests']} failed, back after {back:.2f} s"
-    ), is_right
+    )
+    return line, is_right, others
 
 
 def one(seconds, options):
     """One key's encryptions hang for 120 s a call, at 50/s beside 500/s"""
-    yield from some(8, 1, ("C_EncryptInit",), seconds, options)
+    yield unless_busy(lambda: some(8, 1, ("C_EncryptInit",), seconds, options))
 
 
 def one_both_ways(seconds, options):
     """One key hangs in both directions, where the HSM computes"""
-    yield from some(8, 1, ("C_Encrypt", "C_Decrypt"), seconds, options)
+    yield unless_busy(lambda: some(8, 1, ("C_Encrypt", "C_Decrypt"), seconds, options))
 
 
 def ten(seconds, options):
     """10 keys hang among 200 good ones"""
-    yield from some(200, 10, ("C_EncryptInit",), seconds, options)
+    yield unless_busy(lambda: some(200, 10, ("C_EncryptInit",), seconds, options))
 
 
 def hundred(seconds, options):
     """100 keys hang among 200 good ones"""
-    yield from some(200, 100, ("C_EncryptInit",), seconds, options)
+    yield unless_busy(lambda: some(200, 100, ("C_EncryptInit",), seconds, options))
 
 
 def hundred_both_ways(seconds, options):
     """100 keys hang in both directions among 200 good ones, where the HSM computes"""
-    yield from some(200, 100, ("C_Encrypt", "C_Decrypt"), seconds, options)
+    yield unless_busy(lambda: some(200, 100, ("C_Encrypt", "C_Decrypt"), seconds, options))
+
+
+def shown(seconds):
+    return "never" if seconds is None else f"after {seconds:.2f} s"
 
 
 def wait_for_ready(rig, status, seconds):
@@ -122,33 +141,38 @@ def wait_for_ready(rig, status, seconds):
     return None
 
 
+def all_keys(functions, options):
+    """Every key hangs at these functions, for a while."""
+    options = {"sessions": SESSIONS, "tokens": ("one",), **options}
+    with KeyRig(good=8, **options) as rig, contextlib.ExitStack() as stack:
+        hung, after = 15, 4
+        phases = [(GOOD_RATE, hung), (GOOD_RATE, after), (GOOD_RATE, 4)]
+        load = rig.load_of(GOOD, phases, "decrypt=1,encrypt=1", GOOD_CONNECTIONS, warm_up=1)
+        stack.callback(load.kill)
+        load.wait_until_measured()
+        pings = stack.enter_context(Pinger(rig))
+        stuck = stack.enter_context(Stuck(rig))
+        rig.set(hanging(functions))
+        out = wait_for_ready(rig, 503, 10)
+        time.sleep(max(0.0, load.measured_from + hung - time.monotonic()))
+        rig.set("")
+        back = wait_for_ready(rig, 200, 30)
+        load.wait()
+    peace = load.found["phases"][2]["failed"]
+    is_right = out is not None and out <= MAX_UNREADY_SECONDS
+    is_right &= back is not None and back <= MAX_BACK_SECONDS and peace == 0
+    is_right &= pings.failures == 0 and not load.is_wrong
+    line = (
+        f"{listed(functions)}: /readyz 503 {shown(out)}, {stuck.most} calls stuck; calls "
+        f"return: /readyz 200 {shown(back)}, {peace} failed from {after} s on; {load.line()}"
+    )
+    return line, is_right, load
+
+
 def every(_seconds, options):
     """Every key hangs: /readyz 503 within 2 s, and all is well by itself when calls return"""
-    options = {"sessions": SESSIONS, "tokens": ("one",), **options}
     for functions in (("C_EncryptInit", "C_DecryptInit"), CRYPTO, ()):
-        with KeyRig(good=8, **options) as rig, contextlib.ExitStack() as stack:
-            hung, after = 15, 4
-            phases = [(GOOD_RATE, hung), (GOOD_RATE, after), (GOOD_RATE, 4)]
-            load = rig.load_of(GOOD, phases, "decrypt=1,encrypt=1", GOOD_CONNECTIONS, warm_up=1)
-            stack.callback(load.kill)
-            load.wait_until_measured()
-            pings = stack.enter_context(Pinger(rig))
-            stuck = stack.enter_context(Stuck(rig))
-            rig.set(hanging(functions))
-            out = wait_for_ready(rig, 503, 10)
-            time.sleep(max(0.0, load.measured_from + hung - time.monotonic()))
-            rig.set("")
-            back = wait_for_ready(rig, 200, 30)
-            load.wait()
-        peace = load.found["phases"][2]["failed"]
-        is_right = out is not None and out <= MAX_UNREADY_SECONDS and back is not None
-        is_right &= back is not None and back <= MAX_BACK_SECONDS and peace == 0
-        is_right &= pings.failures == 0 and not load.is_wrong
-        shown = lambda time: "never" if time is None else f"after {time:.2f} s"  # noqa: E731
-        yield (
-            f"{listed(functions)}: /readyz 503 {shown(out)}, {stuck.most} calls stuck; calls "
-            f"return: /readyz 200 {shown(back)}, {peace} failed from {after} s on; {load.line()}"
-        ), is_right
+        yield unless_busy(lambda functions=functions: all_keys(functions, options))
 
 
 def wedged(_seconds, options):
@@ -157,20 +181,24 @@ def wedged(_seconds, options):
     options = {"sessions": SESSIONS, "tokens": ("one",), **options, "pkcs11": pkcs11}
     for functions in (CRYPTO, ()):
         with KeyRig(good=8, **options) as rig, contextlib.ExitStack() as stack:
-            phases = [(GOOD_RATE, WEDGED_SECONDS[1] + 2)]
+            phases = [(GOOD_RATE, WEDGED_PATIENCE)]
             load = rig.load_of(GOOD, phases, "decrypt=1,encrypt=1", GOOD_CONNECTIONS, warm_up=1)
             stack.callback(load.kill)
             load.wait_until_measured()
             rig.set(hanging(functions))
             started = time.monotonic()
-            while rig.process.poll() is None and time.monotonic() < started + WEDGED_SECONDS[1]:
+            out = wait_for_ready(rig, 503, 10)
+            while rig.process.poll() is None and time.monotonic() < started + WEDGED_PATIENCE:
                 time.sleep(0.05)
             ended, code = time.monotonic() - started, rig.process.poll()
-            # A process with calls that hang need not end by a signal before they return.
-            rig.set("")
+            hung = rig.counts().get("hung")
+            if code is None:
+                # With calls that hang it would be slow to end by a signal.
+                rig.set("")
         is_right = code == WEDGED_CODE and WEDGED_SECONDS[0] <= ended <= WEDGED_SECONDS[1]
         what = "still runs" if code is None else f"ended with {code}"
-        yield f"{listed(functions)}: {what} after {ended:.1f} s", is_right
+        unready = f"/readyz 503 {shown(out)}, stuck {hung}"
+        yield f"{listed(functions)}: {unready}; {what} after {ended:.1f} s", is_right
 
 
 CASES = {
