@@ -24,9 +24,9 @@ LISTEN_PORT = 443
 class Fleet(Loadable):
     """Runs for as long as the `with` block; its directory and namespaces go with it."""
 
-    def __init__(self, program, checks, rate, connections):
-        self.program, self.checks, self.rate = program, checks, rate
-        self.connections = connections
+    def __init__(self, program, options):
+        self.program, self.checks, self.rate = program, options.checks, options.rate
+        self.connections, self.new_connections = options.connections, options.new_connections
         self.keys = random_keys(KEYS)
 
     def __enter__(self):
@@ -84,8 +84,12 @@ class Fleet(Loadable):
         )
 
     def good_load(self, seconds):
-        """As KMS does: few requests on each of many connections."""
-        options = ("--key-id", "foo", "--connections", str(self.connections))
+        """Over many connections, which do not live for ever: a replica that is in rotation again
+        gets new ones alone."""
+        options = ["--key-id", "foo", "--connections", str(self.connections)]
+        if self.new_connections:
+            requests = max(1, round(self.rate / self.new_connections))
+            options += ["--requests-per-connection", str(requests)]
         return self.load(seconds, *options, rate=self.rate)
 
     @property

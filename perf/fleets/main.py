@@ -25,7 +25,9 @@ def arguments(description):
     add("--only", default="", metavar="REGEX", help="trials whose name has this in it")
     add("--seconds", type=float, help="of trouble, in place of each trial's own")
     add("--rate", type=float, default=450, help="requests a second, over all replicas [450]")
-    add("--connections", type=int, default=96, help="of the clients, over all replicas [96]")
+    add("--connections", type=int, default=192, help="of the clients, over all replicas [192]")
+    add("--new-connections", type=float, default=40,
+        help="a second, each in the place of an older one [40]")
     add("--rounds", type=int, default=1, help="times that each trial is made [1]")
     add("--binary", type=Path, metavar="PATH", help="the proxy [target/release/xks-proxy]")
     add("--other", action="append", default=[], metavar="NAME=PATH",
@@ -79,7 +81,10 @@ def run_all(options):
         for name, path in options.programs.items()
     }
     print(f"{balancer.version()}: {options.checks.line()}")
-    print(f"{options.rate:g} requests/s over {options.connections} connections, TLS", flush=True)
+    print(
+        f"{options.rate:g} requests/s over {options.connections} connections, "
+        f"{options.new_connections:g} new ones a second, TLS", flush=True,
+    )
     kept = []
     is_right = True
     for name, trial in options.chosen.items():

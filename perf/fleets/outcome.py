@@ -9,18 +9,17 @@ from matrix.proxy import Failed
 
 #: Under load before the trouble.
 LEAD_SECONDS = 3
-#: Under load after it, beside what the balancer takes to let a replica in again.
-TAIL_SECONDS = 8
+#: The generator's own beginning is not waited for exactly.
+SPARE_SECONDS = 2
 
 
 def run(trial, program, options):
     """Runs it with a fleet of its own. The outcome; raises NotAvailable or Failed."""
     checks = options.checks
-    with Fleet(program, checks, options.rate, options.connections) as fleet:
+    with Fleet(program, options) as fleet:
         seconds = options.seconds or trial.seconds
         stage = Stage(fleet, seconds)
-        load_seconds = LEAD_SECONDS + seconds + trial.more_seconds(checks)
-        load_seconds += TAIL_SECONDS + checks.seconds_until_in
+        load_seconds = LEAD_SECONDS + SPARE_SECONDS + seconds + trial.more_seconds(checks)
         fleet.wait_until_whole(20)
         began = time.time()
         with fleet.good_load(load_seconds) as load:

@@ -30,7 +30,12 @@ class Trial:
         return self.steps.__doc__
 
 
-def trial(seconds, bound, more_seconds=lambda checks: 0):
+def until_back(checks):
+    """The HSM or the process well again, then /readyz, then the balancer, then load for a while."""
+    return checks.seconds_until_in + 8
+
+
+def trial(seconds, bound, more_seconds=until_back):
     def add(steps):
         TRIALS[steps.__name__.replace("_", "-")] = Trial(steps, seconds, bound, more_seconds)
         return steps
@@ -40,10 +45,14 @@ def trial(seconds, bound, more_seconds=lambda checks: 0):
 
 def for_each_replica(checks):
     """A stop with the drain's own delay, a start, and back into rotation."""
-    return 3 * (5 + 3 + checks.seconds_until_in)
+    return 3 * (5 + until_back(checks))
 
 
-@trial(seconds=20, bound=bounds.nothing)
+def none(_):
+    return 0
+
+
+@trial(seconds=20, bound=bounds.nothing, more_seconds=none)
 def undisturbed(stage):
     """Nothing happens."""
     stage.wait()
