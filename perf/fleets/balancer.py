@@ -18,7 +18,7 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 #: How a session ended, by the first letter of HAProxy's termination state.
 ENDS = {
     "C": "by the client",
-    "D": "by the balancer, as the replica was marked down",
+    "D": "by the balancer, as a replica was marked down",
     "L": "by the balancer itself",
     "P": "by the balancer, against the protocol",
     "R": "by the balancer, out of resources",
@@ -176,5 +176,11 @@ backend replicas
 
     def unusual_ends(self):
         """Sessions that did not end as they should, by server and who ended them."""
-        found = re.findall(r" replicas/(\S+) [-\d]+/[-\d]+/\+?[-\d]+ \d+ (\w)", self.log())
-        return Counter((server, ENDS.get(state, state)) for server, state in found)
+        found = re.findall(
+            r" replicas/(\S+) [-\d]+/[-\d]+/\+?[-\d]+ \d+ (\w)\S (?:\d+/){4}(\+?)", self.log()
+        )
+        # With a plus it had been given to another server first: whose end it is, nobody says.
+        return Counter(
+            ("redispatched:" if is_second else f"{server}:", ENDS.get(state, state))
+            for server, state, is_second in found
+        )

@@ -15,6 +15,10 @@ from fleets.trials import TRIALS
 from matrix import proxy
 from matrix.proxy import Failed
 
+#: Of a trial that failed while the generator itself was late.
+ATTEMPTS = 3
+MAX_LATE_MILLI = 50
+
 
 def arguments(description):
     parser = argparse.ArgumentParser(
@@ -91,13 +95,24 @@ def run_all(options):
         print(f"## {name}: {trial.about}", flush=True)
         for _ in range(options.rounds):
             for program, path in programs.items():
-                found = one(trial, path, options)
+                found = one_undisturbed(trial, program, path, options)
                 kept.append({"trial": name, "program": program, **found})
-                tell(program, found)
                 is_right &= program != "xks-proxy" or not found["problems"]
                 if options.json:
                     options.json.write_text(json.dumps(kept, indent=1) + "\n")
     return 0 if is_right else 1
+
+
+def one_undisturbed(trial, program, path, options):
+    """What failed while the machine was busy with other work is made again; the last time counts."""
+    for _ in range(ATTEMPTS):
+        found = one(trial, path, options)
+        tell(program, found)
+        late = found.get("generator_late_ms", {"p99_9": 0})["p99_9"]
+        if not found["problems"] or late <= MAX_LATE_MILLI:
+            break
+        print("     ! the generator was late: the machine is busy", flush=True)
+    return found
 
 
 def one(trial, path, options):

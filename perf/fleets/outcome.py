@@ -119,8 +119,14 @@ def lines(found):
         yield f"not answered: {counted(found['unanswered'])}"
     if found["failing_for_seconds"] is not None:
         yield f"last error answered {found['failing_for_seconds']:.1f} s after the beginning"
+    counts = found["connections"]
+    yield (
+        f"connections: {counts['opened']} opened, {counts['failed_to_open']} could not be, "
+        f"{counts['closed_by_server']} closed by a replica or the balancer with nothing under way, "
+        f"{counts['lost']} lost with a request, {counts['given_up']} given up with a request"
+    )
     if found["ended_unusually"]:
-        yield f"connections ended: {counted(found['ended_unusually'])}"
+        yield f"sessions ended early, {counted(found['ended_unusually'])}"
     for each in found["rotation"]:
         yield (
             f"{each['replica']}, in trouble for {each['trouble_seconds']:.1f} s: not ready after "
