@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -93,6 +94,12 @@ class Fleet(Loadable):
             requests = max(1, round(self.rate / self.new_connections))
             options += ["--requests-per-connection", str(requests)]
         return self.load(seconds, *options, rate=self.rate)
+
+    def copy_logs(self, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.work / "haproxy.txt", directory)
+        for replica in self.replicas:
+            shutil.copy(replica.work / "output.txt", directory / f"{replica.name}.txt")
 
     @property
     def share(self):

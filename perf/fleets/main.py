@@ -40,6 +40,8 @@ def arguments(description):
         help="the balancer leaves sessions open when it marks a replica down (no "
         "on-marked-down shutdown-sessions)")
     add("--json", type=Path, metavar="FILE", help="all figures")
+    add("--logs", type=Path, metavar="DIR",
+        help="keep the logs of replicas and balancer, of the last time that a trial was made")
     add("--no-build", action="store_true", help="do not build first")
     options = parser.parse_args()
     options.checks = Checks(shuts_sessions=not options.keep_sessions)
@@ -106,7 +108,8 @@ def run_all(options):
 def one_undisturbed(trial, program, path, options):
     """What failed while the machine was busy with other work is made again; the last time counts."""
     for _ in range(ATTEMPTS):
-        found = one(trial, path, options)
+        logs = options.logs and options.logs / program / trial.name
+        found = one(trial, path, options, logs)
         tell(program, found)
         late = found.get("generator_late_ms", {"p99_9": 0})["p99_9"]
         if not found["problems"] or late <= MAX_LATE_MILLI:
@@ -115,10 +118,10 @@ def one_undisturbed(trial, program, path, options):
     return found
 
 
-def one(trial, path, options):
+def one(trial, path, options, logs):
     started = time.monotonic()
     try:
-        found = outcome.run(trial, path, options)
+        found = outcome.run(trial, path, options, logs)
     except NotAvailable as missing:
         return {"not_available": str(missing), "problems": []}
     except (Failed, OSError, subprocess.SubprocessError) as error:

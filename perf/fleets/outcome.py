@@ -13,8 +13,9 @@ LEAD_SECONDS = 3
 SPARE_SECONDS = 2
 
 
-def run(trial, program, options):
-    """Runs it with a fleet of its own. The outcome; raises NotAvailable or Failed."""
+def run(trial, program, options, logs=None):
+    """Runs it with a fleet of its own, whose logs are copied to `logs`. The outcome; raises
+    NotAvailable or Failed."""
     checks = options.checks
     with Fleet(program, options) as fleet:
         seconds = options.seconds or trial.seconds
@@ -31,6 +32,8 @@ def run(trial, program, options):
                 stage.problems.append(str(failed))
             if load.process.poll() is not None:
                 stage.problems.append("the load was over before the trial was")
+        if logs:
+            fleet.copy_logs(logs)
         return judged(figures(fleet, stage, load, began), trial.bound(fleet), stage)
 
 

@@ -20,6 +20,7 @@ BAD_KEY_RATE = 12
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
+    name: str
     steps: Callable
     seconds: float
     bound: Callable
@@ -37,7 +38,8 @@ def until_back(checks):
 
 def trial(seconds, bound, more_seconds=until_back):
     def add(steps):
-        TRIALS[steps.__name__.replace("_", "-")] = Trial(steps, seconds, bound, more_seconds)
+        name = steps.__name__.replace("_", "-")
+        TRIALS[name] = Trial(name, steps, seconds, bound, more_seconds)
         return steps
 
     return add
