@@ -15,8 +15,9 @@ from matrix.proxy import Failed, make_certificates
 from trouble.rig import Loadable, random_keys
 
 NAMES = ("a", "b", "c")
-#: Beside the key that all load is for, one for trials about a single key.
-KEYS = ("foo", "bad")
+GOOD_KEY = "foo"
+#: For trials about a single key beside others.
+BAD_KEY = "bad"
 #: Of the range for benchmarks (RFC 2544): four addresses a pair of interfaces.
 NETWORK = "198.18.{}.{}"
 LISTEN_PORT = 443
@@ -30,7 +31,7 @@ class Fleet(Loadable):
     def __init__(self, program, options):
         self.program, self.checks, self.rate = program, options.checks, options.rate
         self.connections, self.new_connections = options.connections, options.new_connections
-        self.keys = random_keys(KEYS)
+        self.keys = random_keys((GOOD_KEY, BAD_KEY))
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -82,18 +83,18 @@ class Fleet(Loadable):
         self.load_prefix = self.namespaces["client"].prefix
         self.load_options = (
             *("--address", f"{self.balancer.address[0]}:{LISTEN_PORT}", "--allow-remote"),
-            *("--ca", self.work / "certificates/ca.pem", "--poisson", "--samples", "500"),
+            *("--ca", self.work / "certificates/ca.pem", "--poisson"),
             *("--timeout-milli", str(KMS_MILLI)),
         )
 
     def good_load(self, seconds):
         """Over many connections, which do not live for ever: a replica that is in rotation again
         gets new ones alone."""
-        options = ["--key-id", "foo", "--connections", str(self.connections)]
+        options = ["--key-id", GOOD_KEY]
         if self.new_connections:
             requests = max(1, round(self.rate / self.new_connections))
             options += ["--requests-per-connection", str(requests)]
-        return self.load(seconds, *options, rate=self.rate)
+        return self.load(seconds, *options, rate=self.rate, connections=self.connections)
 
     def copy_logs(self, directory):
         directory.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -36,6 +37,8 @@ def arguments(description):
     add("--binary", type=Path, metavar="PATH", help="the proxy [target/release/xks-proxy]")
     add("--other", action="append", default=[], metavar="NAME=PATH",
         help="another proxy, in turns; it is not judged")
+    add("--nice", type=int, default=0, metavar="N",
+        help="of replicas, balancer and generator: below 0 where the machine has other work [0]")
     add("--keep-sessions", action="store_true",
         help="the balancer leaves sessions open when it marks a replica down (no "
         "on-marked-down shutdown-sessions)")
@@ -71,6 +74,7 @@ def main(description):
     try:
         if apart.is_apart():
             apart.settle_in()
+            os.nice(options.nice)
             return run_all(options)
         balancer.install()
         if not options.no_build:
@@ -107,8 +111,8 @@ def run_all(options):
 
 def one_undisturbed(trial, program, path, options):
     """What failed while the machine was busy with other work is made again; the last time counts."""
+    logs = options.logs and options.logs / program / trial.name
     for _ in range(ATTEMPTS):
-        logs = options.logs and options.logs / program / trial.name
         found = one(trial, path, options, logs)
         tell(program, found)
         late = found.get("generator_late_ms", {"p99_9": 0})["p99_9"]

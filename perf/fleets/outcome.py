@@ -3,7 +3,7 @@
 import re
 import time
 
-from fleets.fleet import Fleet
+from fleets.fleet import BAD_KEY, Fleet
 from fleets.stage import Stage
 from matrix.proxy import Failed
 
@@ -41,7 +41,7 @@ def figures(fleet, stage, load, began):
     total = load.found["total"]
     failures = load.found["failures"]
     since = stage.troubles[0].began if stage.troubles else began
-    answered = {replica.name: replica.errors(began) for replica in fleet.replicas}
+    answered = {replica.name: replica.errors(began, but_of=BAD_KEY) for replica in fleet.replicas}
     return {
         "requests": total["requests"],
         "failed": total["failed"],
@@ -64,7 +64,7 @@ def figures(fleet, stage, load, began):
         "ended_unusually": {
             f"{server} {how}": count for (server, how), count in fleet.balancer.unusual_ends().items()
         },
-        "hsm_changes": {replica.name: len(replica.changes(since)) for replica in fleet.replicas},
+        "hsm_changes": {replica.name: replica.changes(since) for replica in fleet.replicas},
         "readyz_changes": {name: watch.changes(since) for name, watch in fleet.ready.items()},
         "rotation": [rotation(fleet, trouble) for trouble in stage.troubles],
         "generator_late_ms": {

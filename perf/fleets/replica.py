@@ -6,11 +6,12 @@ import signal
 from collections import Counter
 
 from matrix.proxy import Failed
-from trouble.rig import Rig
+from trouble.rig import PREFIX, Rig
 
-PORT, PING_PORT = 8443, 8080
-ANSWERED = re.compile(r"^(\S+) \w+ call=\w+ status=(?!200)(\d+) .*?errorName=(\w+)", re.M)
-CHANGED = re.compile(r"^(\S+) \w+ HSM token (in use|out of use)|^(\S+) \w+ .*?\"HSM token", re.M)
+PORT, PING_PORT, ADMIN_PORT = 8443, 8080, 9443
+#: Time, status, error and rest of a call that was not answered with 200.
+ERROR = re.compile(r"^(\S+) \w+ call=\w+ status=(?!200)(\d+) errorName=(\w+) (.*)$", re.M)
+CHANGE = re.compile(r"^(\S+) \w+ HSM token (?:in|out of) use ", re.M)
 
 
 class Replica(Rig):
@@ -21,9 +22,9 @@ class Replica(Rig):
     is_tls = True
 
     def __init__(self, name, namespace, address, program, fleet):
-        super().__init__(tokens=(f"hsm-{name}",), keys=fleet.keys)
+        stores = ((PREFIX, tuple(fleet.keys)),)
+        super().__init__(tokens=(f"hsm-{name}",), keys=fleet.keys, stores=stores, proxy=program)
         self.name, self.namespace, self.address = name, namespace, address
-        self.path = program
         self.certificates = fleet.work / "certificates"
         self.balancer_address = fleet.balancer_address(name)
 
@@ -36,10 +37,10 @@ pid_file = "{self.work / "pid"}"
 """
 
     def ports(self):
-        return PORT, PING_PORT
+        return PORT, PING_PORT, ADMIN_PORT
 
     def program(self):
-        return [*self.namespace.prefix, self.path]
+        return [*self.namespace.prefix, self.proxy]
 
     def prepare(self):
         # KMS sees one certificate, whoever answers.
@@ -60,24 +61,19 @@ pid_file = "{self.work / "pid"}"
         self.process.pid = int((self.work / "pid").read_text())
         self.process.returncode = None
 
-    def errors(self, since):
-        """Calls that were not answered with 200, by status and name, and when the last one was."""
-        found = Counter()
-        last = None
-        for at, status, name in ANSWERED.findall(self.log()):
-            if seconds(at) >= since:
+    def errors(self, since, but_of):
+        """Calls that were not answered with 200, by status and name, and when the last one was; the
+        calls of one key left out."""
+        found, last = Counter(), None
+        for at, status, name, rest in ERROR.findall(self.log()):
+            if seconds(at) >= since and f"externalKeyId={but_of} " not in rest:
                 found[f"{status} {name}"] += 1
                 last = seconds(at)
         return found, last
 
     def changes(self, since):
-        """Times at which its HSM came into use or went out of it, by its log."""
-        return [
-            seconds(line.split(" ", 1)[0])
-            for line in self.log().splitlines()
-            if re.search(r"HSM token (in|out of) use", line)
-            and seconds(line.split(" ", 1)[0]) >= since
-        ]
+        """How often its HSM came into use or went out of it, by its log."""
+        return sum(1 for at in CHANGE.findall(self.log()) if seconds(at) >= since)
 
 
 def seconds(text):

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 
 from fleets import bounds
+from fleets.fleet import BAD_KEY
 from fleets.stage import NotAvailable
 from matrix.proxy import Failed
 
@@ -84,7 +85,10 @@ def replica_hsm_dead(stage):
 @trial(seconds=20, bound=bounds.nothing)
 def one_bad_key(stage):
     """One key fails at C_EncryptInit on all replicas, asked 12 times a second beside the others."""
-    fault = '[[fault]]\nkey = "bad"\nfunctions = ["C_EncryptInit"]\nreturn = "CKR_FUNCTION_FAILED"'
+    fault = (
+        f'[[fault]]\nkey = "{BAD_KEY}"\nfunctions = ["C_EncryptInit"]\n'
+        'return = "CKR_FUNCTION_FAILED"'
+    )
     try:
         for replica in stage.replicas:
             replica.set(fault)
@@ -92,8 +96,8 @@ def one_bad_key(stage):
         if "unknown field `key`" in str(failed):
             raise NotAvailable("the interposer has no faults of one key") from failed
         raise
-    options = ("--key-id", "bad", "--connections", "12")
-    with stage.fleet.load(stage.seconds, *options, rate=BAD_KEY_RATE, mix="encrypt=1") as bad:
+    load = {"rate": BAD_KEY_RATE, "mix": "encrypt=1", "connections": BAD_KEY_RATE}
+    with stage.fleet.load(stage.seconds, "--key-id", BAD_KEY, **load) as bad:
         pass
     for replica in stage.replicas:
         replica.set("")

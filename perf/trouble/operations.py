@@ -11,12 +11,11 @@ import subprocess
 import time
 from pathlib import Path
 
-from matrix.proxy import PIN, Failed, binary, free_ports, make_certificates, softhsm2_module
+from matrix.proxy import PIN, Failed, binary, make_certificates, softhsm2_module
 from trouble import cases
-from trouble.rig import Rig
+from trouble.rig import CREDENTIAL, PREFIX, Rig
 
-PREFIX = "/example/uri/path/prefix"
-OLD = ("BETWEEN2TENAND3TENCHARACTERS", "PleaseReplaceThisWithSomeSecretOfLength43To64")
+OLD = CREDENTIAL
 NEW = ("THENEWCREDENTIALSACCESSKEYID", "AnotherSecretAccessKeyOfALengthOf43To64Chars")
 DESCRIBE = {
     "requestMetadata": {
@@ -38,7 +37,6 @@ class Served(Rig):
         self.sockets = []
 
     def prepare(self):
-        self.admin_port = free_ports(1)[0]
         super().prepare()
         make_certificates(self.work / "certificates-2")
         cas = [self.work / name / "ca.pem" for name in ("certificates", "certificates-2")]

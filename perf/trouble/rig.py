@@ -18,10 +18,23 @@ from matrix.proxy import PIN, Failed, binary, free_ports, make_certificates, sof
 
 RATE = 1000
 CRYPTO = ("C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt")
+#: The one key store of a rig that names none.
+PREFIX = "/example/uri/path/prefix"
+CREDENTIAL = ("BETWEEN2TENAND3TENCHARACTERS", "PleaseReplaceThisWithSomeSecretOfLength43To64")
 
 
 def toml_list(strings):
     return "[" + ", ".join(f'"{string}"' for string in strings) + "]"
+
+
+def store_settings(prefix, keys):
+    return f"""
+[[external_key_stores]]
+uri_path_prefix = "{prefix}"
+sigv4_access_key_id = "{CREDENTIAL[0]}"
+sigv4_secret_access_key = "{CREDENTIAL[1]}"
+xks_key_id_set = {toml_list(keys)}
+"""
 
 
 def random_keys(labels):
@@ -34,12 +47,16 @@ class Loadable:
 
     #: In front of the generator's command.
     load_prefix = ()
-    load_options = ("--connections", "256", "--timeout-milli", "10000", "--samples", "2000")
+    #: Of all its runs.
+    load_options = ("--timeout-milli", "10000")
 
     @contextlib.contextmanager
-    def load(self, seconds, *options, rate=RATE, mix="decrypt=1,encrypt-cdiv=1"):
+    def load(self, seconds, *options, rate=RATE, mix="decrypt=1,encrypt-cdiv=1", connections=256):
         """Runs the generator beside the block; what it found is in the result's `found` after."""
-        load = Load(self, seconds, options, rate, mix)
+        pace = ("--rate", str(rate), "--seconds", str(seconds), "--warm-up", "1")
+        load = Load(self, seconds, ("--connections", str(connections), *pace, *options), mix)
+        # Encrypts what the decrypts are made of, then warms up.
+        time.sleep(2)
         try:
             yield load
             load.wait()
@@ -58,8 +75,10 @@ class Rig(Loadable):
 
     def __init__(
         self, tokens=("one", "two"), sessions=8, pin=PIN, pkcs11="", capabilities=None, limits="",
-        keys=("foo",),
+        keys=("foo",), stores=((PREFIX, ("foo",)),), has_admin=False, proxy=None, interposer="",
     ):
+        """`stores`: prefixes and key ids. `proxy`: path of another binary. `interposer`: settings
+        that are in force whatever else is."""
         self.tokens = tokens
         self.sessions = sessions
         self.pin = pin
@@ -68,6 +87,10 @@ class Rig(Loadable):
         self.limits = limits
         #: Labels and values. Several rigs can be given the same.
         self.keys = keys if isinstance(keys, dict) else random_keys(keys)
+        self.stores = stores
+        self.has_admin = has_admin
+        self.proxy = proxy or binary("xks-proxy")
+        self.interposer = interposer
         self.step = 0
         self.process = None
 
@@ -115,21 +138,22 @@ class Rig(Loadable):
         rows = [line.split("\t") for line in listed.stdout.splitlines()]
         slots = {row[1].strip(): int(row[0]) for row in rows}
         self.slots = [slots[token] for token in self.tokens]
-        (work / "faults.toml").write_text("")
-        self.port, self.ping_port = self.ports()
+        (work / "faults.toml").write_text(self.interposer)
+        self.port, self.ping_port, self.admin_port = self.ports()
         (work / "settings.toml").write_text(self.settings())
 
     def ports(self):
-        """Of the API and of /ping."""
-        return free_ports(2)
+        """Of the API, of /ping, and of the admin listener."""
+        return free_ports(3)
 
     def program(self):
         """The command that starts the proxy."""
-        return [binary("xks-proxy")]
+        return [self.proxy]
 
     def settings(self):
-        keys = ", ".join(f'"{key}"' for key in self.keys)
         tokens = "".join(f'[[pkcs11.tokens]]\nlabel = "{token}"\n' for token in self.tokens)
+        stores = "".join(store_settings(prefix, keys) for prefix, keys in self.stores)
+        admin = f'[admin]\nip = "127.0.0.1"\nport = {self.admin_port}\n' if self.has_admin else ""
         return f"""\
 [server]
 ip = "{self.ip}"
@@ -152,13 +176,7 @@ is_mtls_enabled = false
 [tls]
 tls_cert_pem = "{self.work / "certificates/server.pem"}"
 tls_key_pem = "{self.work / "certificates/server.key"}"
-
-[[external_key_stores]]
-uri_path_prefix = "/example/uri/path/prefix"
-sigv4_access_key_id = "BETWEEN2TENAND3TENCHARACTERS"
-sigv4_secret_access_key = "PleaseReplaceThisWithSomeSecretOfLength43To64"
-xks_key_id_set = [{keys}]
-
+{stores}
 [pkcs11]
 session_pool_max_size = {self.sessions}
 user_pin = "{self.pin}"
@@ -170,7 +188,8 @@ PKCS11_HSM_MODULE = "{binary("libxks_interposer.so")}"
 
 [limits]
 {self.limits}
-"""
+
+{admin}"""
 
     def start(self, must_be_ready=True):
         with open(self.work / "output.txt", "ab") as output:
@@ -215,7 +234,7 @@ PKCS11_HSM_MODULE = "{binary("libxks_interposer.so")}"
         self.step += 1
         name = f'name = "step {self.step}"\n'
         new = self.work / "faults.new"
-        new.write_text(name + text)
+        new.write_text(f"{name}{self.interposer}\n{text}")
         new.rename(self.work / "faults.toml")
         deadline = time.monotonic() + 10
         while True:
@@ -241,21 +260,27 @@ PKCS11_HSM_MODULE = "{binary("libxks_interposer.so")}"
 
 
 class Load:
-    def __init__(self, rig, seconds, options, rate, mix):
+    def __init__(self, rig, seconds, options, mix, samples=2000):
+        """`options` with the pace, which takes that many seconds."""
         self.json = rig.work / f"load-{time.monotonic_ns()}.json"
         self.found = None
         command = [
             *(*rig.load_prefix, binary("xks-load"), "run", "--quiet", "--json", self.json),
             *("--settings", rig.work / "settings.toml", *rig.load_options),
-            *("--rate", str(rate), "--mix", mix, "--seconds", str(seconds), "--warm-up", "1"),
-            *options,
+            *("--mix", mix, "--samples", str(samples), *options),
         ]
         self.process = subprocess.Popen(
             command, env=rig.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         self.seconds = seconds
-        # Encrypts what the decrypts are made of, then warms up.
-        time.sleep(2)
+
+    def wait_until_measured(self):
+        """With --announce: until the warm-up is over, which is then."""
+        for line in self.process.stdout:
+            if line.strip() == "measuring":
+                self.measured_from = time.monotonic()
+                return
+        raise Failed("the load generator ended early")
 
     def wait(self):
         """Until it has ended; again, if need be."""

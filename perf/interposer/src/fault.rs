@@ -6,6 +6,7 @@ use std::time::Duration;
 use cryptoki_sys::{CK_RV, CK_SLOT_ID};
 
 use crate::functions::Function;
+use crate::keys::{KEYED, KeySet, Label};
 use crate::latency::Latency;
 use crate::random;
 
@@ -14,8 +15,8 @@ use crate::random;
 pub enum Action {
     /// Fails it, unforwarded.
     Return(CK_RV),
-    /// Holds it until it is released; then fails it, or lets it go on.
-    Hang(Option<CK_RV>),
+    /// Holds it until it is released, or for this time; then fails it, or lets it go on.
+    Hang { time: Duration, code: Option<CK_RV> },
     /// Makes it slower.
     Delay(Latency),
     /// Closes its session before it is forwarded.
@@ -26,13 +27,23 @@ pub enum Action {
     FlipBit,
 }
 
+/// What a call is about, as far as faults ask.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub function: Function,
+    pub slot: Option<CK_SLOT_ID>,
+    pub key: Option<Label>,
+}
+
 /// One `[[fault]]`.
 #[derive(Debug)]
 pub struct Fault {
     pub action: Action,
-    /// Empty: all that have no need to be named.
+    /// Empty: all that have no need to be named, or, with keys, all that are about a key.
     pub functions: Vec<Function>,
     pub slot: Option<CK_SLOT_ID>,
+    /// Calls about these keys alone.
+    pub keys: Option<KeySet>,
     pub skip: u64,
     pub count: u64,
     pub probability: f64,
@@ -44,15 +55,17 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Whether function, slot and time since the settings were read fit.
-    pub fn fits(&self, function: Function, slot: Option<CK_SLOT_ID>, age: Duration) -> bool {
-        let fits_function = if self.functions.is_empty() {
-            !function.must_be_named()
-        } else {
-            self.functions.contains(&function)
+    /// Whether function, slot, key and time since the settings were read fit.
+    pub fn fits(&self, call: &About, age: Duration) -> bool {
+        let fits_function = match (self.functions.as_slice(), &self.keys) {
+            ([], None) => !call.function.must_be_named(),
+            ([], Some(_)) => KEYED.contains(&call.function),
+            (functions, _) => functions.contains(&call.function),
         };
+        let fits_key = |keys: &KeySet| call.key.as_ref().is_some_and(|key| keys.contains(key));
         fits_function
-            && (self.slot.is_none() || self.slot == slot)
+            && (self.slot.is_none() || self.slot == call.slot)
+            && self.keys.as_ref().is_none_or(fits_key)
             && (self.from..self.until).contains(&age)
     }
 
@@ -81,6 +94,7 @@ mod tests {
             action: Action::FlipBit,
             functions: vec![Function::C_Encrypt],
             slot: None,
+            keys: None,
             skip: 0,
             count: u64::MAX,
             probability: 1.0,
@@ -115,15 +129,31 @@ mod tests {
     #[test]
     fn fits() {
         let second = Duration::from_secs(1);
+        let about = |function, slot| About { function, slot, key: None };
         let limited = Fault { slot: Some(7), from: second, until: 2 * second, ..fault() };
-        assert!(limited.fits(Function::C_Encrypt, Some(7), second));
-        assert!(!limited.fits(Function::C_Decrypt, Some(7), second));
-        assert!(!limited.fits(Function::C_Encrypt, Some(8), second));
-        assert!(!limited.fits(Function::C_Encrypt, None, second));
-        assert!(!limited.fits(Function::C_Encrypt, Some(7), second / 2));
-        assert!(!limited.fits(Function::C_Encrypt, Some(7), 2 * second));
+        assert!(limited.fits(&about(Function::C_Encrypt, Some(7)), second));
+        assert!(!limited.fits(&about(Function::C_Decrypt, Some(7)), second));
+        assert!(!limited.fits(&about(Function::C_Encrypt, Some(8)), second));
+        assert!(!limited.fits(&about(Function::C_Encrypt, None), second));
+        assert!(!limited.fits(&about(Function::C_Encrypt, Some(7)), second / 2));
+        assert!(!limited.fits(&about(Function::C_Encrypt, Some(7)), 2 * second));
         let any = Fault { functions: Vec::new(), ..fault() };
-        assert!(any.fits(Function::C_Login, None, second));
-        assert!(!any.fits(Function::C_Initialize, None, second));
+        assert!(any.fits(&about(Function::C_Login, None), second));
+        assert!(!any.fits(&about(Function::C_Initialize, None), second));
+    }
+
+    /// A fault of some keys fits no call about another key, nor one about none.
+    #[test]
+    fn fits_keys() {
+        let keys = KeySet { labels: [b"bad".to_vec()].into(), prefix: None };
+        let bad = Fault { keys: Some(keys), functions: Vec::new(), ..fault() };
+        let fits = |function, key: Option<&str>| {
+            let key = key.map(|key| Label::from(key.as_bytes()));
+            bad.fits(&About { function, slot: Some(7), key }, Duration::ZERO)
+        };
+        assert!(KEYED.into_iter().all(|function| fits(function, Some("bad"))));
+        assert!(!fits(Function::C_Encrypt, Some("good")));
+        assert!(!fits(Function::C_Encrypt, None));
+        assert!(!fits(Function::C_Login, None));
     }
 }

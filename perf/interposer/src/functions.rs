@@ -3,7 +3,7 @@
 macro_rules! functions {
     ($($name:ident),* $(,)?) => {
         /// A function, numbered in the order of `CK_FUNCTION_LIST`.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[expect(non_camel_case_types, clippy::enum_variant_names, reason = "the standard's names")]
         pub enum Function {
             $($name),*

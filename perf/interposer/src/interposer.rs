@@ -2,27 +2,28 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use cryptoki_sys::{
-    CK_FUNCTION_LIST, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CKR_DEVICE_REMOVED,
-    CKR_SESSION_HANDLE_INVALID, CKR_TOKEN_NOT_PRESENT,
+    CK_FUNCTION_LIST, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CKR_BUFFER_TOO_SMALL,
+    CKR_DEVICE_REMOVED, CKR_SESSION_HANDLE_INVALID, CKR_TOKEN_NOT_PRESENT,
 };
 
 use crate::counts::Calls;
 use crate::environment::{self, Environment};
-use crate::fault::Action;
+use crate::fault::{About, Action, Fault};
 use crate::functions::Function;
 use crate::gate::{Gate, Permit};
 use crate::gcm::MadeIvs;
+use crate::keys::{self, Label, Labels};
 use crate::latency;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::watcher;
 
-/// How often a hung call looks whether its time is over.
-const HANG_LOOK: Duration = Duration::from_millis(20);
+/// The longest that a hung call waits before it looks again by itself.
+const HANG_LOOK: Duration = Duration::from_secs(60);
 /// The delays of faults are drawn apart from whether they act.
 const DELAY_PURPOSE: u64 = 1 << 32;
 
@@ -32,6 +33,17 @@ pub enum Target {
     Module,
     Slot(CK_SLOT_ID),
     Session(CK_SESSION_HANDLE),
+    /// An operation of the session that is about to begin with this key.
+    Key(CK_SESSION_HANDLE, CK_OBJECT_HANDLE),
+}
+
+impl Target {
+    fn session(self) -> Option<CK_SESSION_HANDLE> {
+        match self {
+            Self::Module | Self::Slot(_) => None,
+            Self::Session(session) | Self::Key(session, _) => Some(session),
+        }
+    }
 }
 
 /// The state of this copy of the library.
@@ -40,6 +52,7 @@ pub struct Interposer {
     pub environment: Environment,
     pub sessions: Sessions,
     pub made_ivs: MadeIvs,
+    pub labels: Labels,
     pub calls: Calls,
     pub settings: ArcSwap<Settings>,
     /// How often settings were read, and what was wrong with those that weren't taken.
@@ -55,6 +68,8 @@ pub struct Interposer {
 pub struct Call {
     /// Its output is to be made wrong.
     pub flip_bit: bool,
+    /// The key of the operation that it begins, if faults ask for it.
+    pub begins_with: Option<Label>,
     /// Held until it is back.
     _permit: Option<Permit>,
 }
@@ -75,6 +90,7 @@ pub fn start() -> Result<&'static Interposer, &'static str> {
             environment,
             sessions: Sessions::default(),
             made_ivs: MadeIvs::default(),
+            labels: Labels::default(),
             calls: Calls::new(),
             settings: ArcSwap::from_pointee(settings),
             reads: AtomicU64::new(1),
@@ -112,6 +128,7 @@ impl Interposer {
     pub fn change(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
         self.reads.fetch_add(1, Ordering::Relaxed);
+        self.labels.settings_changed();
         let _guard = self.changed.0.lock().unwrap_or_else(PoisonError::into_inner);
         self.changed.1.notify_all();
     }
@@ -119,35 +136,35 @@ impl Interposer {
     fn act(&self, settings: &Settings, function: Function, target: Target) -> Result<Call, CK_RV> {
         let mut flip_bit = false;
         let mut delay = Duration::ZERO;
-        let (slot, age) = if settings.faults.is_empty() {
-            (None, Duration::ZERO)
+        let (about, age) = if settings.faults.is_empty() {
+            (About { function, slot: None, key: None }, Duration::ZERO)
         } else {
-            (self.slot_of(target), settings.read_at.elapsed())
+            (self.about(settings, function, target), settings.read_at.elapsed())
         };
         for (index, fault) in settings.faults.iter().enumerate() {
-            if !fault.fits(function, slot, age) {
+            if !fault.fits(&about, age) {
                 continue;
             }
             let Some(number) = fault.strike(settings.seed, index) else {
                 continue;
             };
             match &fault.action {
-                Action::Return(code) => return Err(*code),
-                Action::Hang(code) => {
-                    self.hang(function, slot);
+                Action::Return(code) => return Err(self.fail(fault, &about, target, *code)),
+                Action::Hang { time, code } => {
+                    self.hang(&about, *time);
                     if let Some(code) = code {
-                        return Err(*code);
+                        return Err(self.fail(fault, &about, target, *code));
                     }
                 }
                 Action::Delay(latency) => {
                     delay += latency.draw(settings.seed, DELAY_PURPOSE + index as u64, number);
                 }
                 Action::CloseSession => self.close(target),
-                Action::RemoveToken(code) => return Err(self.remove(slot, target, *code)),
+                Action::RemoveToken(code) => return Err(self.remove(about.slot, target, *code)),
                 Action::FlipBit => flip_bit = true,
             }
         }
-        if let Target::Session(session) = target
+        if let Some(session) = target.session()
             && self.sessions.any_doomed()
             && self.sessions.is_doomed(session)
         {
@@ -161,38 +178,92 @@ impl Interposer {
         let permit = gate.map(Gate::enter);
         delay += settings.draw_latency(function);
         latency::sleep(delay);
-        Ok(Call { flip_bit, _permit: permit })
+        let begins_with = about.key.filter(|_| matches!(target, Target::Key(..)));
+        Ok(Call { flip_bit, begins_with, _permit: permit })
     }
 
-    fn slot_of(&self, target: Target) -> Option<CK_SLOT_ID> {
-        match target {
-            Target::Module => None,
-            Target::Slot(slot) => Some(slot),
-            Target::Session(session) => self.sessions.slot_of(session),
+    fn about(&self, settings: &Settings, function: Function, target: Target) -> About {
+        let slot = self.slot_of(target);
+        let key = match (target, slot) {
+            _ if !settings.asks_for_keys => None,
+            (Target::Key(session, key), Some(slot)) => {
+                Some(self.labels.of(self.real, slot, session, key))
+            }
+            (Target::Session(session), _) => self.labels.in_use(function, session),
+            _ => None,
+        };
+        About { function, slot, key }
+    }
+
+    /// Notes how the real module answered a call that begins an operation.
+    pub fn began(&self, function: Function, session: CK_SESSION_HANDLE, call: Call, code: CK_RV) {
+        if let Some(label) = call.begins_with {
+            let slot = self.sessions.slot_of(session);
+            self.labels.began(function, session, slot, label, code);
         }
     }
 
-    /// Waits until the settings in force have no hang that fits.
-    fn hang(&self, function: Function, slot: Option<CK_SLOT_ID>) {
+    /// Forgets a session that is about to be closed. (Before: the real module may give the same
+    /// handle to another thread at once.)
+    pub fn closing(&self, session: CK_SESSION_HANDLE) {
+        self.labels.sessions_closed(self.sessions.slot_of(session), |closed| closed == session);
+        self.sessions.closed(session);
+        self.made_ivs.forget(session);
+    }
+
+    /// Forgets the sessions of a slot, or all.
+    pub fn all_closed(&self, slot: Option<CK_SLOT_ID>) {
+        self.sessions.all_closed(slot);
+        self.labels.sessions_closed(slot, |session| self.sessions.slot_of(session).is_none());
+    }
+
+    /// Returns the slot of what a call is about.
+    pub fn slot_of(&self, target: Target) -> Option<CK_SLOT_ID> {
+        match target {
+            Target::Module => None,
+            Target::Slot(slot) => Some(slot),
+            Target::Session(session) | Target::Key(session, _) => self.sessions.slot_of(session),
+        }
+    }
+
+    /// Waits until the settings in force have no hang that fits, or for this time.
+    fn hang(&self, about: &About, time: Duration) {
+        let started = Instant::now();
         self.hung.fetch_add(1, Ordering::Relaxed);
         let mut guard = self.changed.0.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let settings = self.settings.load_full();
             let age = settings.read_at.elapsed();
-            let is_hung = settings.faults.iter().any(|fault| {
-                matches!(fault.action, Action::Hang(_)) && fault.fits(function, slot, age)
+            // While one fits, nothing but the end of its time or other settings change that.
+            let ends = settings.faults.iter().filter_map(|fault| {
+                let is_hang = matches!(fault.action, Action::Hang { .. });
+                (is_hang && fault.fits(about, age)).then(|| fault.until.saturating_sub(age))
             });
-            if !is_hung {
+            let left = time.saturating_sub(started.elapsed());
+            let Some(end) = ends.min().filter(|_| !left.is_zero()) else {
                 break;
-            }
+            };
             guard = self
                 .changed
                 .1
-                .wait_timeout(guard, HANG_LOOK)
+                .wait_timeout(guard, end.min(left).min(HANG_LOOK))
                 .map_or_else(|poisoned| poisoned.into_inner().0, |(guard, _)| guard);
         }
         drop(guard);
         self.hung.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Returns what a fault says of a call that is not forwarded. One of a key has reached the
+    /// token, as it were, and so ends the operation (PKCS#11 v2.40, 5.8.2).
+    fn fail(&self, fault: &Fault, about: &About, target: Target, code: CK_RV) -> CK_RV {
+        if let Some(session) = target.session()
+            && fault.keys.is_some()
+            && code != CKR_BUFFER_TOO_SMALL
+        {
+            keys::end_operation(self.real, about.function, session);
+            self.made_ivs.forget(session);
+        }
+        code
     }
 
     /// The token is gone, and what it had open with it.
@@ -202,7 +273,7 @@ impl Interposer {
         }
         self.close(target);
         code.unwrap_or(match target {
-            Target::Session(_) => CKR_DEVICE_REMOVED,
+            Target::Session(_) | Target::Key(..) => CKR_DEVICE_REMOVED,
             _ => CKR_TOKEN_NOT_PRESENT,
         })
     }
@@ -210,10 +281,10 @@ impl Interposer {
     /// Closes a session behind the application's back.
     #[expect(unsafe_code, reason = "calls the real module")]
     fn close(&self, target: Target) {
-        let Target::Session(session) = target else {
+        let Some(session) = target.session() else {
             return;
         };
-        self.sessions.closed(session);
+        self.closing(session);
         if let Some(close_session) = self.real.C_CloseSession {
             // SAFETY: the real module checks the handle. The thread that makes the call is the
             // one that uses the session, as far as the application keeps to one thread a session.

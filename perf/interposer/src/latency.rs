@@ -68,7 +68,11 @@ fn parse_probability(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("{text:?} is not a probability"))
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// Reads `150us`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let unit_at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let seconds_per_unit = match unit {

@@ -57,6 +57,10 @@
 //! return = "CKR_DEVICE_ERROR"    # the call fails with this (or a number), unforwarded
 //! functions = ["C_Encrypt"]      # else all but C_GetFunctionList, C_Initialize, C_Finalize
 //! slot = 1234                    # calls on this slot or a session of it alone
+//! key = "label"                  # calls about this key alone: C_EncryptInit and C_DecryptInit that
+//!                                # name it, and C_Encrypt and C_Decrypt of the operation begun so
+//! keys = ["one", "two"]          # or about one of these
+//! key_prefix = "bad-"            # or about one whose label begins so
 //! skip = 10                      # the first so many calls that fit are spared
 //! count = 200                    # acts so many times, then no more
 //! probability = 0.5              # acts at each call that fits with this probability
@@ -66,6 +70,7 @@
 //! [[fault]]
 //! hang = true             # the call waits until settings without a hang for it are read, or
 //!                         # until_milli; then it goes on (or returns `return`)
+//! # hang = "120s"         # or for that time at most
 //! [[fault]]
 //! delay = "200ms"         # a latency more, with a tail if need be
 //! [[fault]]
@@ -84,11 +89,21 @@
 //! (of those of its function for a latency, of those that fit for a fault) and on nothing else:
 //! the same seed gives the same choices in the same order.
 //!
+//! Keys are known by CKA_LABEL, which is asked of the real module once for each handle, and again
+//! when the handle may have become another object's. That, as the rest, is done only while a
+//! fault has a key. An operation that began before the fault's settings were read fits no key.
+//!
+//! C_Encrypt and C_Decrypt that fail by a fault of a key have ended the operation, as a token does
+//! (but with CKR_BUFFER_TOO_SMALL). By a fault without a key they have not: the call went nowhere,
+//! and the next C_EncryptInit of the session hears CKR_OPERATION_ACTIVE.
+//!
 //! # Counts file
 //!
 //! TOML: `seed`, `name`, `settings_read` (how many times), `settings_error`, `hung` (calls that
 //! hang now), `[calls]` (calls of each function since the start), and `[[fault]]` with `fitted`
-//! and `acted` for each fault of the settings in force.
+//! and `acted` for each fault of the settings in force. A fault that does nothing
+//! (`delay = "0ms"`) counts what fits it: the calls that one key costs, say. It stands before the
+//! faults that fail those calls.
 //!
 //! # What it does not do
 //!
@@ -107,6 +122,8 @@ mod gate;
 #[expect(unsafe_code, reason = "works on the application's parameters and buffers")]
 mod gcm;
 mod interposer;
+#[expect(unsafe_code, reason = "asks the real module for labels")]
+mod keys;
 mod latency;
 mod random;
 mod sessions;

@@ -13,7 +13,8 @@ use crate::emulation::{Emulation, IvMode, WrittenBy};
 use crate::fault::{Action, Fault};
 use crate::functions::{FUNCTIONS, Function};
 use crate::gate::Gate;
-use crate::latency::Latency;
+use crate::keys::{KEYED, KeySet};
+use crate::latency::{self, Latency};
 
 /// The functions that `hsm_milli` is about.
 const HSM_FUNCTIONS: [Function; 5] = [
@@ -39,6 +40,8 @@ pub struct Settings {
     drawn: Vec<AtomicU64>,
     pub gate: Option<Arc<Gate>>,
     pub faults: Vec<Fault>,
+    /// A fault asks which key a call is about.
+    pub asks_for_keys: bool,
     pub emulation: Emulation,
     /// Nothing is to be done to a call before it is forwarded but to count it.
     pub is_passive: bool,
@@ -66,13 +69,16 @@ struct File {
 #[serde(default, deny_unknown_fields)]
 struct FaultEntry {
     r#return: Option<Code>,
-    hang: bool,
+    hang: Option<HangEntry>,
     delay: Option<String>,
     close_session: bool,
     remove_token: bool,
     flip_bit: bool,
     functions: Vec<String>,
     slot: Option<CK_SLOT_ID>,
+    key: Option<String>,
+    keys: Vec<String>,
+    key_prefix: Option<String>,
     skip: u64,
     count: Option<u64>,
     probability: Option<f64>,
@@ -85,6 +91,13 @@ struct FaultEntry {
 enum IvEntry {
     ZeroedBuffer,
     Appended,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum HangEntry {
+    Is(bool),
+    For(String),
 }
 
 #[derive(Deserialize)]
@@ -126,6 +139,7 @@ impl Settings {
             drawn: latency.iter().map(|_| AtomicU64::new(0)).collect(),
             latency,
             gate,
+            asks_for_keys: faults.iter().any(|fault| fault.keys.is_some()),
             faults,
             emulation,
         })
@@ -211,7 +225,7 @@ fn fault(entry: &FaultEntry) -> Result<Fault, String> {
     let code = entry.r#return.as_ref().map(code).transpose()?;
     let delay = entry.delay.as_deref().map(Latency::parse).transpose()?;
     let actions = [
-        entry.hang.then_some(Action::Hang(code)),
+        hang(entry)?.map(|time| Action::Hang { time, code }),
         delay.map(Action::Delay),
         entry.close_session.then_some(Action::CloseSession),
         entry.remove_token.then_some(Action::RemoveToken(code)),
@@ -219,7 +233,7 @@ fn fault(entry: &FaultEntry) -> Result<Fault, String> {
     ];
     let mut actions = actions.into_iter().flatten();
     let action = match (actions.next(), code, actions.next()) {
-        (Some(action @ (Action::Hang(_) | Action::RemoveToken(_))), _, None)
+        (Some(action @ (Action::Hang { .. } | Action::RemoveToken(_))), _, None)
         | (Some(action), None, None) => action,
         (None, Some(code), None) => Action::Return(code),
         _ => return Err("a [[fault]] has one action, and one only".to_owned()),
@@ -231,9 +245,16 @@ fn fault(entry: &FaultEntry) -> Result<Fault, String> {
     if !(0.0..=1.0).contains(&probability) {
         return Err(format!("{probability} is not a probability"));
     }
+    let functions: Vec<_> =
+        entry.functions.iter().map(|name| function(name)).collect::<Result<_, _>>()?;
+    let keys = keys(entry)?;
+    if keys.is_some() && !functions.iter().all(|function| KEYED.contains(function)) {
+        return Err(format!("a fault of a key is about {KEYED:?} alone"));
+    }
     Ok(Fault {
         action,
-        functions: entry.functions.iter().map(|name| function(name)).collect::<Result<_, _>>()?,
+        functions,
+        keys,
         slot: entry.slot,
         skip: entry.skip,
         count: entry.count.unwrap_or(u64::MAX),
@@ -243,6 +264,29 @@ fn fault(entry: &FaultEntry) -> Result<Fault, String> {
         fitted: AtomicU64::new(0),
         acted: AtomicU64::new(0),
     })
+}
+
+/// Returns how long a fault's hangs last, if it has any.
+fn hang(entry: &FaultEntry) -> Result<Option<Duration>, String> {
+    match &entry.hang {
+        None | Some(HangEntry::Is(false)) => Ok(None),
+        Some(HangEntry::Is(true)) => Ok(Some(Duration::MAX)),
+        Some(HangEntry::For(time)) => latency::parse_duration(time).map(Some),
+    }
+}
+
+fn keys(entry: &FaultEntry) -> Result<Option<KeySet>, String> {
+    let labels: Vec<_> = entry.key.iter().chain(&entry.keys).collect();
+    if labels.is_empty() && entry.key_prefix.is_none() {
+        return Ok(None);
+    }
+    if labels.iter().copied().chain(&entry.key_prefix).any(String::is_empty) {
+        return Err("a key without a label cannot be named".to_owned());
+    }
+    Ok(Some(KeySet {
+        labels: labels.into_iter().map(|label| label.clone().into_bytes()).collect(),
+        prefix: entry.key_prefix.clone().map(String::into_bytes),
+    }))
 }
 
 fn function(name: &str) -> Result<Function, String> {
@@ -326,6 +370,8 @@ mod tests {
         assert_eq!(settings.seed, 5);
         assert!(!Settings::parse("parallel_calls = 1", 0).unwrap().is_passive);
         assert!(!Settings::parse("[[fault]]\nreturn = 5", 0).unwrap().is_passive);
+        assert!(!Settings::parse("[[fault]]\nreturn = 5", 0).unwrap().asks_for_keys);
+        assert!(Settings::parse("[[fault]]\nreturn = 5\nkey = \"a\"", 0).unwrap().asks_for_keys);
     }
 
     /// A slip in the settings must not measure or test something else in silence.
@@ -352,6 +398,10 @@ mod tests {
             "[[fault]]\nremove_token = true",
             "[[fault]]\nflip_bit = true\nprobability = 1.5",
             "[[fault]]\nflip_bit = true\nfunctions = [\"Encrypt\"]",
+            "[[fault]]\nhang = \"2\"",
+            "[[fault]]\nhang = true\nkey = \"\"",
+            "[[fault]]\nhang = true\nkey_prefix = \"\"",
+            "[[fault]]\nhang = true\nkey = \"a\"\nfunctions = [\"C_Login\"]",
         ] {
             assert!(Settings::parse(wrong, 0).is_err(), "{wrong}");
         }
@@ -365,8 +415,17 @@ mod tests {
             Settings::parse(&text, 0).unwrap().faults.swap_remove(0).action
         };
         assert!(matches!(action("return = \"CKR_DEVICE_ERROR\""), Action::Return(0x30)));
-        assert!(matches!(action("hang = true"), Action::Hang(None)));
-        assert!(matches!(action("hang = true\nreturn = 0x30"), Action::Hang(Some(0x30))));
+        assert!(matches!(action("return = 0x80000066"), Action::Return(0x8000_0066)));
+        assert!(matches!(action("hang = true"), Action::Hang { time: Duration::MAX, code: None }));
+        assert!(matches!(
+            action("hang = true\nreturn = 0x30"),
+            Action::Hang { code: Some(0x30), .. }
+        ));
+        let two_minutes = Duration::from_secs(120);
+        assert!(matches!(
+            action("hang = \"120s\""),
+            Action::Hang { time, code: None } if time == two_minutes
+        ));
         assert!(matches!(action("delay = \"2ms\""), Action::Delay(_)));
         assert!(matches!(action("close_session = true"), Action::CloseSession));
         assert!(matches!(action("slot = 1\nremove_token = true"), Action::RemoveToken(None)));

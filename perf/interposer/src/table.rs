@@ -39,11 +39,44 @@ macro_rules! call_real {
 
 pub(crate) use call_real;
 
+/// As [`forward`], for a function after which handles may be other objects' than before.
+fn forward_change(
+    function: Function,
+    target: Target,
+    call_real: impl FnOnce(&CK_FUNCTION_LIST) -> CK_RV,
+) -> CK_RV {
+    let code = forward(function, target, call_real);
+    if let Some(interposer) = interposer::get() {
+        interposer.labels.forget(interposer.slot_of(target));
+    }
+    code
+}
+
+/// As [`forward`], for a function that begins an operation with a key.
+fn forward_beginning(
+    function: Function,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    call_real: impl FnOnce(&CK_FUNCTION_LIST) -> CK_RV,
+) -> CK_RV {
+    let Some(interposer) = interposer::get() else {
+        return CKR_GENERAL_ERROR;
+    };
+    match interposer.begin(function, Target::Key(session, key)) {
+        Ok(call) => {
+            let code = call_real(interposer.real);
+            interposer.began(function, session, call, code);
+            code
+        }
+        Err(code) => code,
+    }
+}
+
 macro_rules! forward_on {
-    ($target:ident($handle:ident: $handle_type:ty): $($name:ident($($argument:ident: $type:ty),*);)*) => {
+    ($forward:ident $target:ident($handle:ident: $handle_type:ty): $($name:ident($($argument:ident: $type:ty),*);)*) => {
         $(
                         unsafe extern "C" fn $name($handle: $handle_type $(, $argument: $type)*) -> CK_RV {
-                forward(Function::$name, Target::$target($handle), |real| {
+                $forward(Function::$name, Target::$target($handle), |real| {
                     call_real!(real, $name, $handle $(, $argument)*)
                 })
             }
@@ -69,34 +102,39 @@ forward_on_module! {
     C_WaitForSlotEvent(a: CK_FLAGS, b: CK_SLOT_ID_PTR, c: *mut c_void);
 }
 
-forward_on! { Slot(slot: CK_SLOT_ID):
+forward_on! { forward_change Slot(slot: CK_SLOT_ID):
+    C_InitToken(a: CK_UTF8CHAR_PTR, b: CK_ULONG, c: CK_UTF8CHAR_PTR);
+}
+
+forward_on! { forward_change Session(session: CK_SESSION_HANDLE):
+    C_Logout();
+    C_DestroyObject(a: CK_OBJECT_HANDLE);
+    C_SetAttributeValue(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG);
+}
+
+forward_on! { forward Slot(slot: CK_SLOT_ID):
     C_GetSlotInfo(a: CK_SLOT_INFO_PTR);
     C_GetTokenInfo(a: CK_TOKEN_INFO_PTR);
     C_GetMechanismList(a: CK_MECHANISM_TYPE_PTR, b: CK_ULONG_PTR);
     C_GetMechanismInfo(a: CK_MECHANISM_TYPE, b: CK_MECHANISM_INFO_PTR);
-    C_InitToken(a: CK_UTF8CHAR_PTR, b: CK_ULONG, c: CK_UTF8CHAR_PTR);
 }
 
-forward_on! { Session(session: CK_SESSION_HANDLE):
+forward_on! { forward Session(session: CK_SESSION_HANDLE):
     C_InitPIN(a: CK_UTF8CHAR_PTR, b: CK_ULONG);
     C_SetPIN(a: CK_UTF8CHAR_PTR, b: CK_ULONG, c: CK_UTF8CHAR_PTR, d: CK_ULONG);
     C_GetSessionInfo(a: CK_SESSION_INFO_PTR);
     C_GetOperationState(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
     C_SetOperationState(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_OBJECT_HANDLE, d: CK_OBJECT_HANDLE);
     C_Login(a: CK_USER_TYPE, b: CK_UTF8CHAR_PTR, c: CK_ULONG);
-    C_Logout();
     C_CreateObject(a: CK_ATTRIBUTE_PTR, b: CK_ULONG, c: CK_OBJECT_HANDLE_PTR);
     C_CopyObject(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG, d: CK_OBJECT_HANDLE_PTR);
-    C_DestroyObject(a: CK_OBJECT_HANDLE);
     C_GetObjectSize(a: CK_OBJECT_HANDLE, b: CK_ULONG_PTR);
     C_GetAttributeValue(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG);
-    C_SetAttributeValue(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG);
     C_FindObjectsInit(a: CK_ATTRIBUTE_PTR, b: CK_ULONG);
     C_FindObjects(a: CK_OBJECT_HANDLE_PTR, b: CK_ULONG, c: CK_ULONG_PTR);
     C_FindObjectsFinal();
     C_EncryptUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
     C_EncryptFinal(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
-    C_DecryptInit(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE);
     C_DecryptUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
     C_DecryptFinal(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
     C_DigestInit(a: CK_MECHANISM_PTR);
@@ -168,7 +206,7 @@ unsafe extern "C" fn C_Finalize(reserved: *mut c_void) -> CK_RV {
     forward(Function::C_Finalize, Target::Module, |real| {
         let code = call_real!(real, C_Finalize, reserved);
         with_sessions(code, |interposer| {
-            interposer.sessions.all_closed(None);
+            interposer.all_closed(None);
             // The process may end before the watcher comes round.
             if let Some(path) = &interposer.environment.counts {
                 let _ = counts::write(path, &counts::text(interposer));
@@ -202,10 +240,8 @@ unsafe extern "C" fn C_OpenSession(
 
 unsafe extern "C" fn C_CloseSession(session: CK_SESSION_HANDLE) -> CK_RV {
     forward(Function::C_CloseSession, Target::Session(session), |real| {
-        // Before: the real module may give the same handle to another thread at once.
         if let Some(interposer) = interposer::get() {
-            interposer.sessions.closed(session);
-            interposer.made_ivs.forget(session);
+            interposer.closing(session);
         }
         call_real!(real, C_CloseSession, session)
     })
@@ -214,7 +250,7 @@ unsafe extern "C" fn C_CloseSession(session: CK_SESSION_HANDLE) -> CK_RV {
 unsafe extern "C" fn C_CloseAllSessions(slot: CK_SLOT_ID) -> CK_RV {
     forward(Function::C_CloseAllSessions, Target::Slot(slot), |real| {
         if let Some(interposer) = interposer::get() {
-            interposer.sessions.all_closed(Some(slot));
+            interposer.all_closed(Some(slot));
         }
         call_real!(real, C_CloseAllSessions, slot)
     })
@@ -228,10 +264,20 @@ unsafe extern "C" fn C_EncryptInit(
     let Some(interposer) = interposer::get() else {
         return CKR_GENERAL_ERROR;
     };
-    forward(Function::C_EncryptInit, Target::Session(session), |real| {
+    forward_beginning(Function::C_EncryptInit, session, key, |real| {
         let mode = interposer.settings.load().emulation.iv;
         // SAFETY: the arguments are the application's own.
         unsafe { gcm::encrypt_init(real, &interposer.made_ivs, mode, session, mechanism, key) }
+    })
+}
+
+unsafe extern "C" fn C_DecryptInit(
+    session: CK_SESSION_HANDLE,
+    mechanism: CK_MECHANISM_PTR,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    forward_beginning(Function::C_DecryptInit, session, key, |real| {
+        call_real!(real, C_DecryptInit, session, mechanism, key)
     })
 }
 

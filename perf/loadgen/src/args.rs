@@ -165,6 +165,9 @@ pub struct RunArguments {
     /// Process of the proxy, for its CPU time and memory; may be given several times
     #[arg(long = "pid", help_heading = "Results")]
     pub pids: Vec<u32>,
+    /// Print the line "measuring" when the warm-up is over
+    #[arg(long, help_heading = "Results")]
+    pub announce: bool,
     /// No progress, no summary
     #[arg(long, short, help_heading = "Results")]
     pub quiet: bool,

@@ -111,6 +111,8 @@ pub struct PhaseSummary {
     /// By the phase in which they were meant to be sent.
     #[serde(flatten)]
     pub summary: Summary,
+    /// Of those not answered right.
+    pub failed_latency_ms: Latency,
 }
 
 /// One way to fail.

@@ -24,6 +24,8 @@ use crate::worker::{self, Plan, Report, Share};
 const OTHER_FILES: u64 = 64;
 /// Threads begin together, this long after the last one is ready.
 const START_DELAY: Duration = Duration::from_millis(20);
+/// The line that says that measured load has begun.
+const ANNOUNCEMENT: &str = "measuring";
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
 
@@ -154,6 +156,9 @@ impl Run<'_> {
         let mut collected = Collected::new(phases.len(), starts.len());
         let mut progress = Progress::new(self.arguments.quiet);
         self.collect_until(measured_from, &mut collected, &mut progress);
+        if self.arguments.announce {
+            println!("{ANNOUNCEMENT}");
+        }
         let (before, own_before, from) = (self.server_cpu(), own_cpu_time(), Instant::now());
         self.collect_until(measured_to, &mut collected, &mut progress);
         let (after, own_after, to) = (self.server_cpu(), own_cpu_time(), Instant::now());
@@ -350,10 +355,11 @@ fn results(
 
 fn phase_summaries(plan: &Plan, measured: &Measured) -> Vec<PhaseSummary> {
     let stats = &measured.stats;
-    let phases = plan.phases.iter().zip(stats.phases.iter().zip(&stats.answered));
+    let tallies = stats.phases.iter().zip(&stats.answered).zip(&stats.phase_failures);
+    let phases = plan.phases.iter().zip(tallies);
     phases
         .filter(|(phase, _)| phase.is_measured)
-        .map(|(phase, (tally, answered))| {
+        .map(|(phase, ((tally, answered), failures))| {
             let seconds = phase.duration.as_secs_f64().min(measured.seconds);
             PhaseSummary {
                 rate: match phase.pace {
@@ -362,6 +368,7 @@ fn phase_summaries(plan: &Plan, measured: &Measured) -> Vec<PhaseSummary> {
                 },
                 seconds,
                 summary: summary(tally, *answered, seconds),
+                failed_latency_ms: latency(failures),
             }
         })
         .collect()

@@ -116,6 +116,8 @@ pub struct Stats {
     pub operations: Vec<Tally>,
     /// In the order of the phases, by the time at which requests were meant to be sent.
     pub phases: Vec<Tally>,
+    /// Latency of those of each phase that were not answered right, nanoseconds.
+    pub phase_failures: Vec<Histogram<u64>>,
     /// In the order of the phases: right answers that came during it, whenever they were meant
     /// to be asked for. What a proxy answers after the end of an overload is no throughput.
     pub answered: Vec<u64>,
@@ -140,6 +142,7 @@ impl Stats {
         Self {
             operations: Operation::ALL.iter().map(|_| Tally::new(3)).collect(),
             phases: (0..phases).map(|_| Tally::new(3)).collect(),
+            phase_failures: (0..phases).map(|_| histogram(3)).collect(),
             answered: vec![0; phases],
             outcomes: Vec::new(),
             lateness: histogram(3),
@@ -164,6 +167,7 @@ impl Stats {
         self.operations[operation as usize].record(latency, failure.is_none());
         self.phases[phase].record(latency, failure.is_none());
         if let Some((status, name)) = failure {
+            self.phase_failures[phase].saturating_record(latency);
             self.outcome(status, name).saturating_record(latency);
         }
     }
@@ -198,6 +202,9 @@ impl Stats {
         }
         for (ours, theirs) in self.phases.iter_mut().zip(&other.phases) {
             ours.add(theirs);
+        }
+        for (ours, theirs) in self.phase_failures.iter_mut().zip(&other.phase_failures) {
+            let _ = ours.add(theirs);
         }
         for (ours, theirs) in self.answered.iter_mut().zip(&other.answered) {
             *ours += theirs;

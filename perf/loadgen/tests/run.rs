@@ -175,6 +175,35 @@ fn steps_have_figures_of_their_own() {
     assert_eq!(run["pace"], "poisson");
 }
 
+/// What fails in a phase has figures of its own there, apart from what is answered right.
+#[test]
+fn failures_have_latencies_by_phase() {
+    let address = serve(None, |number, _| {
+        if number < 20 {
+            return healthy();
+        }
+        std::thread::sleep(Duration::from_millis(30));
+        Reply::Answer(503, String::new())
+    });
+    let run = run(address, &["--steps", "20x1,21x1", "-c", "1"]);
+    let figure = |phase: usize, name: &str| run["phases"][phase][name]["p50"].as_f64().unwrap();
+    assert_eq!([&run["phases"][0]["failed"], &run["phases"][1]["failed"]], [0, 21]);
+    assert!(figure(0, "latency_ms") > 0.0 && figure(1, "failed_latency_ms") >= 30.0, "{run}");
+    assert!(figure(0, "failed_latency_ms") + figure(1, "latency_ms") == 0.0, "{run}");
+}
+
+/// A script may begin something when measuring does: once, and not before the warm-up is over.
+#[test]
+fn the_beginning_is_announced() {
+    let address = serve(None, |_, _| healthy());
+    let arguments = ["--announce", "--quiet", "--rate", "100", "--seconds", "0.2"];
+    let warm_up = ["--mix", "health", "--warm-up", "0.3"];
+    let output = generator(address, &[&warm_up[..], &arguments].concat());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "measuring\n");
+    let output = generator(address, &[&warm_up[..], &arguments[1..]].concat());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+}
+
 /// Connections beside the load are open and send nothing.
 #[test]
 fn idle_connections_are_held() {

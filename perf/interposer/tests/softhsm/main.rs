@@ -3,206 +3,28 @@
 //! One process has one instance, so the tests take turns.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::collections::BTreeMap;
+mod bench;
+mod keys;
+
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::aead::GcmParams;
-use cryptoki::object::{Attribute, ObjectHandle};
-use cryptoki::session::{Session, UserType};
-use cryptoki::slot::Slot;
+use cryptoki::object::Attribute;
+use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 use cryptoki_sys::{
     CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM, CK_RV, CKM_AES_GCM, CKR_BUFFER_TOO_SMALL, CKR_OK,
 };
-use serde::Deserialize;
 
-const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
-const PIN: &str = "1234";
-/// Longer than a loaded machine takes.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-#[derive(Debug, Deserialize)]
-struct Counts {
-    name: String,
-    seed: u64,
-    settings_read: u64,
-    settings_error: String,
-    hung: usize,
-    calls: BTreeMap<String, u64>,
-    #[serde(default)]
-    fault: Vec<FaultCounts>,
-}
-
-#[derive(Debug, Deserialize, PartialEq)]
-struct FaultCounts {
-    fitted: u64,
-    acted: u64,
-}
-
-impl Counts {
-    fn of(&self, function: &str) -> u64 {
-        self.calls.get(function).copied().unwrap_or(0)
-    }
-}
-
-/// One instance of the interposer, its files, and two tokens behind it.
-struct Bench {
-    directory: PathBuf,
-    pkcs11: Pkcs11,
-    slots: [Slot; 2],
-}
-
-/// The built library. `cargo test` puts it beside the tests.
-fn library() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().join("libxks_interposer.so")
-}
-
-/// A directory for the process's life, with a SoftHSM2 configuration and two tokens, "a" and "b".
-fn make_tokens(directory: &Path) -> PathBuf {
-    assert!(
-        Path::new(SOFTHSM).exists(),
-        "{SOFTHSM} is missing: install SoftHSM2 (apt-get install softhsm2)"
-    );
-    let tokens = directory.join("tokens");
-    fs::create_dir_all(&tokens).unwrap();
-    let configuration = directory.join("softhsm2.conf");
-    fs::write(&configuration, format!("directories.tokendir = {}\n", tokens.display())).unwrap();
-    for label in ["a", "b"] {
-        let made = Command::new("softhsm2-util")
-            .args(["--init-token", "--free", "--label", label, "--pin", PIN, "--so-pin", PIN])
-            .env("SOFTHSM2_CONF", &configuration)
-            .output()
-            .expect("softhsm2-util is missing: install SoftHSM2 (apt-get install softhsm2)");
-        assert!(made.status.success(), "{made:?}");
-    }
-    configuration
-}
-
-#[expect(unsafe_code, reason = "set_var")]
-fn set(name: &str, value: &Path) {
-    // SAFETY: the tests take turns, and nothing else in this process reads the environment while
-    // the first of them sets it up.
-    unsafe { std::env::set_var(name, value) };
-}
-
-fn initialized(module: &Path) -> Pkcs11 {
-    let pkcs11 = Pkcs11::new(module).unwrap();
-    pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-    pkcs11
-}
-
-/// The bench, with no settings in force; held by one test at a time.
-fn bench() -> MutexGuard<'static, Bench> {
-    static BENCH: OnceLock<Mutex<Bench>> = OnceLock::new();
-    let bench = BENCH.get_or_init(|| {
-        // A static is never dropped: the next run clears up.
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interposer");
-        let _ = fs::remove_dir_all(&directory);
-        set("SOFTHSM2_CONF", &make_tokens(&directory));
-        set("XKS_INTERPOSER_MODULE", Path::new(SOFTHSM));
-        set("XKS_INTERPOSER_CONFIG", &directory.join("settings"));
-        set("XKS_INTERPOSER_COUNTS", &directory.join("counts"));
-        fs::write(directory.join("settings"), "").unwrap();
-        let pkcs11 = initialized(&library());
-        let slots = ["a", "b"].map(|label| {
-            let labelled =
-                |slot: &Slot| pkcs11.get_token_info(*slot).unwrap().label().trim_end() == label;
-            pkcs11.get_slots_with_initialized_token().unwrap().into_iter().find(labelled).unwrap()
-        });
-        Mutex::new(Bench { directory, pkcs11, slots })
-    });
-    let bench = bench.lock().unwrap_or_else(PoisonError::into_inner);
-    bench.apply("");
-    bench
-}
-
-impl Bench {
-    /// Puts settings in force.
-    fn apply(&self, settings: &str) {
-        let next = counts(&self.directory.join("counts")).settings_read + 1;
-        let name = format!("settings {next}");
-        let text = format!("name = \"{name}\"\n{settings}\n");
-        let new = self.directory.join("settings.new");
-        fs::write(&new, text).unwrap();
-        fs::rename(&new, self.directory.join("settings")).unwrap();
-        self.wait_for(|counts| {
-            assert_eq!(counts.settings_error, "");
-            counts.name == name
-        });
-    }
-
-    fn wait_for(&self, is_so: impl Fn(&Counts) -> bool) -> Counts {
-        let start = Instant::now();
-        loop {
-            let counts = counts(&self.directory.join("counts"));
-            if is_so(&counts) {
-                return counts;
-            }
-            assert!(start.elapsed() < PATIENCE, "{counts:?}");
-        }
-    }
-
-    fn session(&self, token: usize) -> Session {
-        self.pkcs11.open_rw_session(self.slots[token]).unwrap()
-    }
-
-    fn slot_id(&self, token: usize) -> u64 {
-        self.slots[token].id()
-    }
-}
-
-/// Asks for the counts as they are now.
-fn counts(path: &Path) -> Counts {
-    let mut request = path.as_os_str().to_owned();
-    request.push(".request");
-    fs::write(&request, "").unwrap();
-    let start = Instant::now();
-    while Path::new(&request).exists() {
-        assert!(start.elapsed() < PATIENCE, "no counts are written");
-        thread::sleep(Duration::from_millis(1));
-    }
-    toml::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-}
-
-/// One C_GenerateRandom.
-fn random(session: &Session) -> Result<(), RvError> {
-    match session.generate_random_slice(&mut [0; 16]) {
-        Ok(()) => Ok(()),
-        Err(Error::Pkcs11(code, _)) => Err(code),
-        Err(error) => unreachable!("{error}"),
-    }
-}
-
-fn randoms(session: &Session, calls: usize) -> Vec<bool> {
-    (0..calls).map(|_| random(session).is_ok()).collect()
-}
-
-fn log_in(session: &Session) {
-    match session.login(UserType::User, Some(&AuthPin::new(PIN.into()))) {
-        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
-        Err(error) => unreachable!("{error}"),
-    }
-}
-
-fn make_key(session: &Session) -> ObjectHandle {
-    let template = [Attribute::Token(false), Attribute::ValueLen(32.into())];
-    session.generate_key(&Mechanism::AesKeyGen, &template).unwrap()
-}
-
-fn encrypt(session: &Session, key: ObjectHandle) -> Vec<u8> {
-    let mut iv = [7; 12];
-    let params = GcmParams::new(&mut iv, b"aad", 128.into()).unwrap();
-    session.encrypt(&Mechanism::AesGcm(params), key, b"plaintext").unwrap()
-}
+use bench::{
+    Counts, FaultCounts, PATIENCE, PIN, SOFTHSM, bench, code_of, counts, decrypt_with, encrypt,
+    encrypt_with, initialized, library, log_in, make_key, make_tokens, random, randoms, set,
+};
 
 /// Another program's way of loading and using a module; the counts are there when it has ended.
 #[test]
@@ -445,35 +267,6 @@ fn a_flipped_bit() {
     let mut iv = [7; 12];
     let params = GcmParams::new(&mut iv, b"aad", 128.into()).unwrap();
     assert!(session.decrypt(&Mechanism::AesGcm(params), key, &wrong).is_err());
-}
-
-/// AES-GCM with these bytes as the application's IV; they are what the module makes of them.
-fn encrypt_with(
-    session: &Session,
-    key: ObjectHandle,
-    iv: &mut [u8],
-    plaintext: &[u8],
-) -> Result<Vec<u8>, RvError> {
-    let params = GcmParams::new(iv, b"aad", 128.into()).unwrap();
-    code_of(session.encrypt(&Mechanism::AesGcm(params), key, plaintext))
-}
-
-fn decrypt_with(
-    session: &Session,
-    key: ObjectHandle,
-    iv: &[u8],
-    ciphertext: &[u8],
-) -> Result<Vec<u8>, RvError> {
-    let mut iv = iv.to_vec();
-    let params = GcmParams::new(&mut iv, b"aad", 128.into()).unwrap();
-    code_of(session.decrypt(&Mechanism::AesGcm(params), key, ciphertext))
-}
-
-fn code_of<T>(result: Result<T, Error>) -> Result<T, RvError> {
-    result.map_err(|error| match error {
-        Error::Pkcs11(code, _) => code,
-        error => unreachable!("{error}"),
-    })
 }
 
 /// nShield and AWS CloudHSM: zeros become an IV, another one each time, with which the plain

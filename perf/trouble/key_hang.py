@@ -1,0 +1,184 @@
+"""Keys whose calls hang, beside keys whose calls do not; and all of them."""
+
+import contextlib
+import threading
+import time
+
+from trouble.keys import BAD, GOOD, HUNG, KeyRig, Watch, last_failure
+from trouble.rig import CRYPTO, Pinger, toml_list
+
+GOOD_RATE, BAD_RATE = 500, 50
+GOOD_CONNECTIONS, BAD_CONNECTIONS = 64, 16
+SESSIONS = 8
+#: Threads that may be stuck: half of the sessions, and the calls that tell that a key hangs.
+MAX_STUCK = SESSIONS // 2 + 4
+MAX_BACK_SECONDS = 2
+#: Seconds that the load goes on after calls return.
+RECOVERY = 4.0
+MAX_UNREADY_SECONDS = 2
+#: exit_when_wedged: src/limits.rs, WEDGED_TIME, with what notices it and the drain.
+WEDGED_SECONDS = (35, 45)
+WEDGED_CODE = 75
+
+
+class Stuck:
+    """How many calls hang, by the interposer: those that the proxy does not know of too."""
+
+    def __init__(self, rig):
+        self.rig, self.most = rig, 0
+        self.is_over = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over.set()
+        self.thread.join()
+
+    def run(self):
+        while not self.is_over.wait(0.5):
+            self.most = max(self.most, self.rig.counts().get("hung", 0))
+
+
+def hanging(functions, extra=""):
+    """Settings in which these functions hang; all if none is named."""
+    named = f"functions = {toml_list(functions)}\n" if functions else ""
+    return f'[[fault]]\n{named}{extra}hang = "120s"\n'
+
+
+def listed(functions):
+    return ", ".join(functions) or "every function"
+
+
+def some(good, bad, functions, seconds, options):
+    """Some keys hang at these functions."""
+    options = {"sessions": SESSIONS, "tokens": ("one",), **options}
+    with KeyRig(good=good, bad=bad, **options) as rig, contextlib.ExitStack() as stack:
+        mix = "decrypt=1,encrypt=1"
+        good_phases = [(GOOD_RATE, seconds), (GOOD_RATE, RECOVERY)]
+        bad_phases = [(BAD_RATE, seconds), (BAD_RATE, RECOVERY)]
+        others = rig.load_of(GOOD, good_phases, mix, GOOD_CONNECTIONS, warm_up=1)
+        stack.callback(others.kill)
+        keys = rig.load_of(BAD, bad_phases, mix, BAD_CONNECTIONS, warm_up=1)
+        stack.callback(keys.kill)
+        others.wait_until_measured()
+        keys.wait_until_measured()
+        watch = stack.enter_context(Watch(rig))
+        stuck = stack.enter_context(Stuck(rig))
+        rig.set(hanging(functions, 'key_prefix = "bad-"\n'))
+        time.sleep(max(0.0, keys.measured_from + seconds - time.monotonic()))
+        cleared = time.monotonic()
+        rig.set("")
+        keys.wait()
+        others.wait()
+    written_off = watch.most.get(HUNG, 0)
+    last = last_failure(keys)
+    back = max(0.0, last - cleared) if last else 0.0
+    is_right = others.failed == 0 and not others.is_wrong and not keys.is_wrong
+    is_right &= max(stuck.most, written_off) <= MAX_STUCK
+    is_right &= watch.outages == 0 and back <= MAX_BACK_SECONDS
+    yield (
+        f"{listed(functions)}: others: {others.line()}; stuck: {stuck.most} calls, "
+        f"{written_off:.0f} threads written off (at most {MAX_STUCK}); circuit opened "
+        f"{watch.outages} times; hanging keys: {keys.failed} of "
+        f"{keys.found['total']['requests']} failed, back after {back:.2f} s"
+    ), is_right
+
+
+def one(seconds, options):
+    """One key's encryptions hang for 120 s a call, at 50/s beside 500/s"""
+    yield from some(8, 1, ("C_EncryptInit",), seconds, options)
+
+
+def one_both_ways(seconds, options):
+    """One key hangs in both directions, where the HSM computes"""
+    yield from some(8, 1, ("C_Encrypt", "C_Decrypt"), seconds, options)
+
+
+def ten(seconds, options):
+    """10 keys hang among 200 good ones"""
+    yield from some(200, 10, ("C_EncryptInit",), seconds, options)
+
+
+def hundred(seconds, options):
+    """100 keys hang among 200 good ones"""
+    yield from some(200, 100, ("C_EncryptInit",), seconds, options)
+
+
+def hundred_both_ways(seconds, options):
+    """100 keys hang in both directions among 200 good ones, where the HSM computes"""
+    yield from some(200, 100, ("C_Encrypt", "C_Decrypt"), seconds, options)
+
+
+def wait_for_ready(rig, status, seconds):
+    """Seconds until /readyz has that status; None if it takes longer."""
+    started = time.monotonic()
+    while time.monotonic() < started + seconds:
+        if rig.get("/readyz")[0] == status:
+            return time.monotonic() - started
+        time.sleep(0.01)
+    return None
+
+
+def every(_seconds, options):
+    """Every key hangs: /readyz 503 within 2 s, and all is well by itself when calls return"""
+    options = {"sessions": SESSIONS, "tokens": ("one",), **options}
+    for functions in (("C_EncryptInit", "C_DecryptInit"), CRYPTO, ()):
+        with KeyRig(good=8, **options) as rig, contextlib.ExitStack() as stack:
+            hung, after = 15, 4
+            phases = [(GOOD_RATE, hung), (GOOD_RATE, after), (GOOD_RATE, 4)]
+            load = rig.load_of(GOOD, phases, "decrypt=1,encrypt=1", GOOD_CONNECTIONS, warm_up=1)
+            stack.callback(load.kill)
+            load.wait_until_measured()
+            pings = stack.enter_context(Pinger(rig))
+            stuck = stack.enter_context(Stuck(rig))
+            rig.set(hanging(functions))
+            out = wait_for_ready(rig, 503, 10)
+            time.sleep(max(0.0, load.measured_from + hung - time.monotonic()))
+            rig.set("")
+            back = wait_for_ready(rig, 200, 30)
+            load.wait()
+        peace = load.found["phases"][2]["failed"]
+        is_right = out is not None and out <= MAX_UNREADY_SECONDS and back is not None
+        is_right &= back is not None and back <= MAX_BACK_SECONDS and peace == 0
+        is_right &= pings.failures == 0 and not load.is_wrong
+        shown = lambda time: "never" if time is None else f"after {time:.2f} s"  # noqa: E731
+        yield (
+            f"{listed(functions)}: /readyz 503 {shown(out)}, {stuck.most} calls stuck; calls "
+            f"return: /readyz 200 {shown(back)}, {peace} failed from {after} s on; {load.line()}"
+        ), is_right
+
+
+def wedged(_seconds, options):
+    """Every key hangs and exit_when_wedged is on: the process ends in its time, with its code"""
+    pkcs11 = options.get("pkcs11", "") + "\nexit_when_wedged = true"
+    options = {"sessions": SESSIONS, "tokens": ("one",), **options, "pkcs11": pkcs11}
+    for functions in (CRYPTO, ()):
+        with KeyRig(good=8, **options) as rig, contextlib.ExitStack() as stack:
+            phases = [(GOOD_RATE, WEDGED_SECONDS[1] + 2)]
+            load = rig.load_of(GOOD, phases, "decrypt=1,encrypt=1", GOOD_CONNECTIONS, warm_up=1)
+            stack.callback(load.kill)
+            load.wait_until_measured()
+            rig.set(hanging(functions))
+            started = time.monotonic()
+            while rig.process.poll() is None and time.monotonic() < started + WEDGED_SECONDS[1]:
+                time.sleep(0.05)
+            ended, code = time.monotonic() - started, rig.process.poll()
+            # A process with calls that hang need not end by a signal before they return.
+            rig.set("")
+        is_right = code == WEDGED_CODE and WEDGED_SECONDS[0] <= ended <= WEDGED_SECONDS[1]
+        what = "still runs" if code is None else f"ended with {code}"
+        yield f"{listed(functions)}: {what} after {ended:.1f} s", is_right
+
+
+CASES = {
+    "one": one,
+    "one-both-ways": one_both_ways,
+    "ten": ten,
+    "hundred": hundred,
+    "hundred-both-ways": hundred_both_ways,
+    "every": every,
+    "wedged": wedged,
+}

@@ -1,0 +1,121 @@
+"""A proxy with a key that gets into trouble, in a store of its own, beside keys that do not."""
+
+import re
+import threading
+import time
+import urllib.request
+
+from trouble.rig import Load, Rig
+
+GOOD = "/good/keys"
+BAD = "/bad/keys"
+#: Between two looks at the proxy's metrics.
+LOOK = 0.2
+SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+BREAKERS_OPEN = "xks_proxy_hsm_key_breakers_open"
+BREAKER_OPENINGS = "xks_proxy_hsm_key_breaker_openings_total"
+HUNG = "xks_proxy_hsm_sessions_hung"
+STATE = "xks_proxy_hsm_token_state"
+SESSIONS_OPENED = "xks_proxy_hsm_sessions_opened_total"
+
+
+def labels(name, count):
+    return tuple(f"{name}-{number:03}" for number in range(count))
+
+
+class KeyRig(Rig):
+    """Two stores, one for good keys and one for bad ones."""
+
+    def __init__(self, good=4, bad=1, **others):
+        self.good, self.bad = labels("good", good), labels("bad", bad)
+        stores = tuple(store for store in ((GOOD, self.good), (BAD, self.bad)) if store[1])
+        super().__init__(keys=self.good + self.bad, stores=stores, has_admin=True, **others)
+
+    def load_of(self, prefix, phases, mix, connections, *options, warm_up=0.5):
+        """The generator on all keys of a store; `phases` are pairs of rate and seconds."""
+        keys = dict(self.stores)[prefix]
+        steps = ",".join(f"{rate:g}x{seconds:g}" for rate, seconds in phases)
+        command = [*("--prefix", prefix, "--steps", steps, "--warm-up", str(warm_up)), "--announce"]
+        command += ["--connections", str(connections), "--interval-milli", "20"]
+        command += ["--ciphertexts", str(max(64, 2 * len(keys)))]
+        for key in keys:
+            command += ["--key-id", key]
+        seconds = warm_up + sum(seconds for _, seconds in phases)
+        # Verifying samples afterwards would meet the trouble of the next row.
+        return Load(self, seconds, (*command, *options), mix, samples=0)
+
+    def metrics(self):
+        """Sums by name, over all labels."""
+        url = f"http://127.0.0.1:{self.admin_port}/metrics"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            text = answer.read().decode()
+        sums, lowest = {}, {}
+        for name, _, value in SAMPLE.findall(text):
+            sums[name] = sums.get(name, 0.0) + float(value)
+            lowest[name] = min(lowest.get(name, float("inf")), float(value))
+        return Metrics(sums, lowest)
+
+
+class Metrics:
+    def __init__(self, sums, lowest):
+        self.sums, self.lowest = sums, lowest
+
+    def total(self, name):
+        """The sum over all tokens; None if there is no such metric."""
+        return self.sums.get(name)
+
+
+class Watch:
+    """Looks at the metrics now and then, and keeps the worst of what it saw."""
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.most = {}
+        self.lowest_state = float("inf")
+        self.outages = 0
+        self.is_over = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def __enter__(self):
+        self.first = self.latest = self.rig.metrics()
+        self.began = time.monotonic()
+        self.log_bytes = len(self.rig.log())
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over.set()
+        self.thread.join()
+        self.look()
+        self.seconds = time.monotonic() - self.began
+        # Times that a token was put out of use: by the log, which misses none, and by what was
+        # seen of it.
+        said = self.rig.log()[self.log_bytes :].count("HSM token out of use")
+        self.outages = max(said, int(self.lowest_state == 0))
+
+    def run(self):
+        while not self.is_over.wait(LOOK):
+            self.look()
+
+    def look(self):
+        try:
+            self.latest = self.rig.metrics()
+        except OSError:
+            return
+        for name, value in self.latest.sums.items():
+            self.most[name] = max(self.most.get(name, 0.0), value)
+        self.lowest_state = min(self.lowest_state, self.latest.lowest.get(STATE, float("inf")))
+
+    def more(self, name):
+        """What a counter has grown by; None if there is no such metric."""
+        if self.latest.total(name) is None:
+            return None
+        return self.latest.total(name) - (self.first.total(name) or 0.0)
+
+
+def last_failure(load):
+    """When the last failed request ended, as time.monotonic() has it; None if none did."""
+    over_time = load.found["over_time"]
+    failed = [point["seconds"] for point in over_time if point["failed"]]
+    # An interval is counted from its beginning.
+    return load.measured_from + failed[-1] + 0.02 if failed else None
