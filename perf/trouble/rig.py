@@ -37,8 +37,41 @@ xks_key_id_set = {toml_list(keys)}
 """
 
 
-class Rig:
+def random_keys(labels):
+    return {label: os.urandom(32).hex() for label in labels}
+
+
+class Loadable:
+    """What the generator can load: it has a directory `work` with `settings.toml` in it, and an
+    `environment`."""
+
+    #: In front of the generator's command.
+    load_prefix = ()
+    #: Of all its runs.
+    load_options = ("--timeout-milli", "10000")
+
+    @contextlib.contextmanager
+    def load(self, seconds, *options, rate=RATE, mix="decrypt=1,encrypt-cdiv=1", connections=256):
+        """Runs the generator beside the block; what it found is in the result's `found` after."""
+        pace = ("--rate", str(rate), "--seconds", str(seconds), "--warm-up", "1")
+        load = Load(self, seconds, ("--connections", str(connections), *pace, *options), mix)
+        # Encrypts what the decrypts are made of, then warms up.
+        time.sleep(2)
+        try:
+            yield load
+            load.wait()
+        finally:
+            load.kill()
+
+
+class Rig(Loadable):
     """A proxy that runs for as long as the `with` block; its directory goes with it."""
+
+    ip = "127.0.0.1"
+    log_level = "WARN"
+    #: Further members of [server].
+    server = "drain_delay_milli = 100"
+    is_tls = False
 
     def __init__(
         self, tokens=("one", "two"), sessions=8, pin=PIN, pkcs11="", capabilities=None, limits="",
@@ -52,7 +85,8 @@ class Rig:
         self.pkcs11 = pkcs11
         self.capabilities = capabilities or 'profile = "softhsm2"'
         self.limits = limits
-        self.keys = keys
+        #: Labels and values. Several rigs can be given the same.
+        self.keys = keys if isinstance(keys, dict) else random_keys(keys)
         self.stores = stores
         self.has_admin = has_admin
         self.proxy = proxy or binary("xks-proxy")
@@ -93,10 +127,9 @@ class Rig:
         }
         self.environment.pop("PKCS11_HSM_MODULE", None)
         maker = [binary("xks-token-maker"), softhsm2_module(), ""]
-        values = {key: os.urandom(32).hex() for key in self.keys}
         for token in self.tokens:
             commands = ["init", token, "12345678", PIN]
-            for key, value in values.items():
+            for key, value in self.keys.items():
                 commands += ["add", token, PIN, "aes", key, value, "ed"]
             subprocess.run([*maker, *commands], env=self.environment, check=True)
         listed = subprocess.run(
@@ -106,8 +139,16 @@ class Rig:
         slots = {row[1].strip(): int(row[0]) for row in rows}
         self.slots = [slots[token] for token in self.tokens]
         (work / "faults.toml").write_text(self.interposer)
-        self.port, self.ping_port, self.admin_port = free_ports(3)
+        self.port, self.ping_port, self.admin_port = self.ports()
         (work / "settings.toml").write_text(self.settings())
+
+    def ports(self):
+        """Of the API, of /ping, and of the admin listener."""
+        return free_ports(3)
+
+    def program(self):
+        """The command that starts the proxy."""
+        return [self.proxy]
 
     def settings(self):
         tokens = "".join(f'[[pkcs11.tokens]]\nlabel = "{token}"\n' for token in self.tokens)
@@ -115,23 +156,26 @@ class Rig:
         admin = f'[admin]\nip = "127.0.0.1"\nport = {self.admin_port}\n' if self.has_admin else ""
         return f"""\
 [server]
-ip = "127.0.0.1"
+ip = "{self.ip}"
 port = {self.port}
 port_http_ping = {self.ping_port}
 region = "us-east-1"
 service = "kms-xks-proxy"
-drain_delay_milli = 100
+{self.server}
 
 [tracing]
 is_stdout_writer_enabled = true
 is_file_writer_enabled = false
-level = "WARN"
+level = "{self.log_level}"
 
 [security]
 is_sigv4_auth_enabled = true
-is_tls_enabled = false
+is_tls_enabled = {"true" if self.is_tls else "false"}
 is_mtls_enabled = false
 
+[tls]
+tls_cert_pem = "{self.work / "certificates/server.pem"}"
+tls_key_pem = "{self.work / "certificates/server.key"}"
 {stores}
 [pkcs11]
 session_pool_max_size = {self.sessions}
@@ -150,7 +194,7 @@ PKCS11_HSM_MODULE = "{binary("libxks_interposer.so")}"
     def start(self, must_be_ready=True):
         with open(self.work / "output.txt", "ab") as output:
             self.process = subprocess.Popen(
-                [self.proxy], env=self.environment, stdout=output, stderr=output
+                self.program(), env=self.environment, stdout=output, stderr=output
             )
         deadline = time.monotonic() + 30
         while self.get("/readyz" if must_be_ready else "/ping")[0] != 200:
@@ -214,19 +258,6 @@ PKCS11_HSM_MODULE = "{binary("libxks_interposer.so")}"
         except (OSError, tomllib.TOMLDecodeError):
             return {}
 
-    @contextlib.contextmanager
-    def load(self, seconds, *options, rate=RATE, mix="decrypt=1,encrypt-cdiv=1"):
-        """Runs the generator beside the block; what it found is in the result's `found` after."""
-        pace = ("--rate", str(rate), "--seconds", str(seconds), "--warm-up", "1")
-        load = Load(self, seconds, ("--connections", "256", *pace, *options), mix)
-        # Encrypts what the decrypts are made of, then warms up.
-        time.sleep(2)
-        try:
-            yield load
-            load.wait()
-        finally:
-            load.kill()
-
 
 class Load:
     def __init__(self, rig, seconds, options, mix, samples=2000):
@@ -234,9 +265,9 @@ class Load:
         self.json = rig.work / f"load-{time.monotonic_ns()}.json"
         self.found = None
         command = [
-            *(binary("xks-load"), "run", "--settings", rig.work / "settings.toml", "--quiet"),
-            *("--mix", mix, "--timeout-milli", "10000", "--json", self.json),
-            *("--samples", str(samples), *options),
+            *(*rig.load_prefix, binary("xks-load"), "run", "--quiet", "--json", self.json),
+            *("--settings", rig.work / "settings.toml", *rig.load_options),
+            *("--mix", mix, "--samples", str(samples), *options),
         ]
         self.process = subprocess.Popen(
             command, env=rig.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

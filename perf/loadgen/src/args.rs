@@ -107,6 +107,10 @@ pub struct RunArguments {
     /// Connections that are held open beside the load, and not used
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=60000), help_heading = "Load")]
     pub idle_connections: u32,
+    /// Requests on a connection, on average, before we close it and open another; which is random
+    /// [default: no limit]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Load")]
+    pub requests_per_connection: Option<u32>,
     /// Threads
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256), help_heading = "Load")]
     pub threads: u32,

@@ -297,10 +297,11 @@ impl Results {
         }
         writeln!(
             out,
-            "  connections: {} opened, {} closed by the server, {} lost, {} given up, {} failed to \
-             open, {} idle ones closed",
+            "  connections: {} opened, {} closed by the server, {} renewed, {} lost, {} given up, {} \
+             failed to open, {} idle ones closed",
             counts.opened,
             counts.closed_by_server,
+            counts.renewed,
             counts.lost,
             counts.given_up,
             counts.failed_to_open,

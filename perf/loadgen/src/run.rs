@@ -59,6 +59,7 @@ pub fn run(arguments: &RunArguments) -> Result<Results, String> {
         is_poisson: arguments.poisson,
         timeout: arguments.timeout(),
         is_checked: !arguments.no_check,
+        requests_per_connection: arguments.requests_per_connection,
         interval: arguments.interval(total),
         threads: usize::try_from(arguments.threads.min(arguments.connections)).unwrap_or(1),
         run_id: fastrand::u64(..),

@@ -87,6 +87,9 @@ pub struct Connections {
     pub failed_to_open: u64,
     /// Closed by the server after an answer, or while nothing was under way.
     pub closed_by_server: u64,
+    /// Closed by us after an answer, as asked for.
+    #[serde(default)]
+    pub renewed: u64,
     /// Lost with a request under way.
     pub lost: u64,
     /// Closed by us since a request timed out or its answer was malformed.
@@ -100,6 +103,7 @@ impl Connections {
         self.opened += other.opened;
         self.failed_to_open += other.failed_to_open;
         self.closed_by_server += other.closed_by_server;
+        self.renewed += other.renewed;
         self.lost += other.lost;
         self.given_up += other.given_up;
         self.idle_closed += other.idle_closed;

@@ -68,6 +68,25 @@ fn connections_that_the_server_closes_are_opened_again() {
     assert_eq!(run["total"]["failed"], 0);
 }
 
+#[test]
+fn connections_are_renewed_after_so_many_requests_on_average() {
+    let address = serve(None, |_, _| healthy());
+    for (requests, expected) in [("1", 400..=400), ("4", 50..=150)] {
+        let limit = ["--requests-per-connection", requests];
+        let run = run(
+            address,
+            &[&limit[..], &["--requests", "400", "-c", "2", "--seconds", "60"]].concat(),
+        );
+        assert_eq!(run["total"]["ok"], 400);
+        let renewed = run["connection_counts"]["renewed"].as_u64().unwrap();
+        assert!(expected.contains(&renewed), "{run}");
+        // The last ones need not have been opened before the end.
+        let opened = run["connection_counts"]["opened"].as_u64().unwrap();
+        assert!((renewed..=renewed + 2).contains(&opened), "{run}");
+        assert_eq!(run["connection_counts"]["closed_by_server"], 0);
+    }
+}
+
 /// Each way to fail is counted as what it was.
 #[test]
 fn failures_are_told_apart() {

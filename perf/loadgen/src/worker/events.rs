@@ -82,6 +82,9 @@ impl Worker<'_> {
                 if answer.close || !is_alive {
                     self.stats.connections.closed_by_server += 1;
                     self.replace(index);
+                } else if self.is_to_be_renewed() {
+                    self.stats.connections.renewed += 1;
+                    self.replace(index);
                 } else {
                     self.connections[index].state = State::Idle;
                     self.free.push_back(index);
@@ -101,6 +104,12 @@ impl Worker<'_> {
         // Its memory is used again.
         self.connections[index].received = bytes;
         self.connections[index].received.clear();
+    }
+
+    /// Without a memory, so that connections which were opened together are not renewed together.
+    fn is_to_be_renewed(&mut self) -> bool {
+        let requests = self.plan.requests_per_connection;
+        requests.is_some_and(|requests| self.random.u32(..requests) == 0)
     }
 
     pub(super) fn answered(&mut self, index: usize, now: Nanos, answer: &response::Answer<'_>) {

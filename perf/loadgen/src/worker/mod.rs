@@ -50,6 +50,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// Whether answers' contents are checked.
     pub is_checked: bool,
+    /// On average, before we close it and open another.
+    pub requests_per_connection: Option<u32>,
     /// Length of an interval of the figures over time.
     pub interval: Duration,
     /// Number of threads.

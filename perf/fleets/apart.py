@@ -1,0 +1,127 @@
+"""A network, a table of processes and a list of namespaces of the script's own.
+
+What the script makes in there is out of everybody else's way, and the kernel takes it down with the
+script, however that ends.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from matrix.proxy import Failed
+
+VARIABLE = "XKS_FLEET_IS_APART"
+CLONE_NEWNET = 0x40000000
+
+
+def is_apart():
+    return VARIABLE in os.environ
+
+
+def run_apart():
+    """Runs this script again, apart. Its exit code."""
+    if os.geteuid() != 0:
+        raise Failed("network namespaces need root")
+    with tempfile.TemporaryDirectory(prefix="xks-fleet") as directory:
+        command = [
+            *("setpriv", "--pdeathsig", "KILL"),
+            *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *(sys.executable, *sys.argv),
+        ]
+        environment = {**os.environ, VARIABLE: "yes", "TMPDIR": directory}
+        # A terminal's Ctrl-C is for this process alone, which ends the other.
+        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, end)
+        try:
+            return child.wait()
+        finally:
+            kill(child)
+
+
+def end(number, _):
+    raise SystemExit(128 + number)
+
+
+def kill(unshare):
+    """Ends what is apart, and waits until all of it has ended: the first process of a process
+    namespace is not gone before the others are."""
+    children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children")
+    with contextlib.suppress(OSError):
+        for child in children.read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        unshare.wait(5)
+    unshare.kill()
+    unshare.wait()
+
+
+def ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True)
+
+
+def settle_in():
+    """To be called once, apart."""
+    if not is_apart():
+        raise Failed("not apart")
+    names = Path("/run/netns")
+    names.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "xks-fleet", names], check=True)
+
+
+class Namespace:
+    """A network namespace. Its interfaces are called as the namespaces that they lead to."""
+
+    def __init__(self, name):
+        self.name = name
+        self.full_name = f"xks-fleet-{name}"
+        ip("netns", "add", self.full_name)
+        ip("-n", self.full_name, "link", "set", "lo", "up")
+
+    def remove(self):
+        ip("netns", "del", self.full_name)
+
+    @property
+    def prefix(self):
+        """In front of a command that is to run in it."""
+        return ("ip", "netns", "exec", self.full_name)
+
+    def link(self, own_address, other, address):
+        """A pair of interfaces, this namespace's and the other's."""
+        peer = ("peer", "name", self.name, "netns", other.full_name)
+        ip("-n", self.full_name, "link", "add", "name", other.name, "type", "veth", *peer)
+        for here, there, its_address in ((self, other, own_address), (other, self, address)):
+            ip("-n", here.full_name, "address", "add", f"{its_address}/30", "dev", there.name)
+            ip("-n", here.full_name, "link", "set", "dev", there.name, "up")
+
+    def set_link(self, interface, state):
+        """Up or down."""
+        ip("-n", self.full_name, "link", "set", "dev", interface, state)
+
+    @contextlib.contextmanager
+    def entered(self):
+        """Sockets that the thread makes in the block are in this namespace, and stay in it."""
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            its = os.open(f"/run/netns/{self.full_name}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                enter(its)
+            finally:
+                os.close(its)
+            try:
+                yield
+            finally:
+                enter(own)
+        finally:
+            os.close(own)
+
+
+def enter(descriptor):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")

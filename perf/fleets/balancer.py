@@ -1,0 +1,186 @@
+"""HAProxy in front of the replicas: TCP mode, PROXY protocol, health by /readyz."""
+
+import contextlib
+import csv
+import dataclasses
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+from matrix.proxy import Failed
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+#: How a session ended, by the first letter of HAProxy's termination state.
+ENDS = {
+    "C": "by the client",
+    "D": "by the balancer, as a replica was marked down",
+    "L": "by the balancer itself",
+    "P": "by the balancer, against the protocol",
+    "R": "by the balancer, out of resources",
+    "S": "by the replica",
+    "c": "by the client's time-out",
+    "s": "by the replica's time-out",
+}
+
+
+def install():
+    """Debian's package, if there is no HAProxy. Its service is not started."""
+    if shutil.which("haproxy"):
+        return
+    if not shutil.which("apt-get"):
+        raise Failed("HAProxy is not installed, and there is no apt-get")
+    is_ours = not POLICY.exists()
+    if is_ours:
+        POLICY.write_text("#!/bin/sh\nexit 101\n")
+        POLICY.chmod(0o755)
+    try:
+        subprocess.run(["apt-get", "update", "-q"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "install", "-qy", "--no-install-recommends", "haproxy"],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            check=True, stdout=subprocess.DEVNULL,
+        )
+    finally:
+        if is_ours:
+            POLICY.unlink()
+
+
+def version():
+    said = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=True).stdout
+    return " ".join(said.split()[:3])
+
+
+@dataclasses.dataclass(frozen=True)
+class Checks:
+    """How the balancer looks at the replicas, and what it does when one is not well."""
+
+    inter_seconds: float = 2
+    fall: int = 2
+    rise: int = 2
+    timeout_seconds: float = 1
+    shuts_sessions: bool = True
+
+    @property
+    def seconds_until_out(self):
+        """From /readyz's no to no more connections there, at most."""
+        return self.inter_seconds * self.fall + self.timeout_seconds
+
+    @property
+    def seconds_until_in(self):
+        return self.inter_seconds * self.rise + self.timeout_seconds
+
+    def line(self):
+        sessions = (
+            "on-marked-down shutdown-sessions" if self.shuts_sessions
+            else "open sessions stay when a replica is marked down"
+        )
+        return (
+            f"TCP mode, leastconn, send-proxy-v2, GET /readyz (inter {self.inter_seconds:g}s fall "
+            f"{self.fall} rise {self.rise}, timeout check {self.timeout_seconds:g}s), {sessions}"
+        )
+
+
+class Balancer:
+    """A HAProxy that listens on `address` in the namespace, in front of servers: names, and pairs of
+    address and port."""
+
+    def __init__(self, namespace, work, address, checks):
+        self.namespace, self.work, self.checks = namespace, work, checks
+        self.address = address
+        self.process = None
+
+    def configuration(self, servers, ping_port):
+        checks = self.checks
+        shut = "on-marked-down shutdown-sessions" if checks.shuts_sessions else ""
+        lines = "".join(
+            f"    server {name} {ip}:{port} check port {ping_port}\n"
+            for name, (ip, port) in servers.items()
+        )
+        # The client's and the server's time-outs are above the proxy's idle_timeout_milli: the
+        # proxy says when a connection ends. A connection that a replica refuses goes to another.
+        return f"""\
+global
+    maxconn 2000
+    log stderr format raw local0
+    stats socket {self.work / "haproxy.sock"} mode 600
+
+defaults
+    mode tcp
+    log global
+    option tcplog
+    option dontlog-normal
+    option redispatch 1
+    retries 3
+    timeout connect 1s
+    timeout client 90s
+    timeout server 90s
+    timeout check {checks.timeout_seconds:g}s
+
+frontend api
+    bind {self.address[0]}:{self.address[1]}
+    default_backend replicas
+
+backend replicas
+    balance leastconn
+    option httpchk
+    http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host localhost
+    http-check expect status 200
+    default-server inter {checks.inter_seconds:g}s fall {checks.fall} rise {checks.rise} send-proxy-v2 {shut}
+{lines}"""
+
+    def start(self, servers, ping_port):
+        file = self.work / "haproxy.cfg"
+        file.write_text(self.configuration(servers, ping_port))
+        with open(self.work / "haproxy.txt", "ab") as output:
+            self.process = subprocess.Popen(
+                [*self.namespace.prefix, "haproxy", "-db", "-f", file],
+                stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+            )
+        deadline = time.monotonic() + 10
+        while set(self.states().values()) != {"UP"}:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"HAProxy does not start: {self.log()[-600:]}")
+            time.sleep(0.05)
+
+    def stop(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def log(self):
+        return (self.work / "haproxy.txt").read_text(errors="replace")
+
+    def states(self):
+        """UP or DOWN (or MAINT, DRAIN) by server; nothing if it does not answer."""
+        said = b""
+        try:
+            with contextlib.closing(socket.socket(socket.AF_UNIX)) as asked:
+                asked.settimeout(2)
+                asked.connect(str(self.work / "haproxy.sock"))
+                asked.sendall(b"show stat\n")
+                while part := asked.recv(65536):
+                    said += part
+        except OSError:
+            return {}
+        rows = csv.DictReader(said.decode().removeprefix("# ").splitlines())
+        # "UP 1/2" is on its way down, "DOWN 1/2" up.
+        return {
+            row["svname"]: row["status"].split()[0]
+            for row in rows if row["pxname"] == "replicas" and row["svname"] != "BACKEND"
+        }
+
+    def unusual_ends(self):
+        """Sessions that did not end as they should, by server and who ended them."""
+        found = re.findall(
+            r" replicas/(\S+) [-\d]+/[-\d]+/\+?[-\d]+ \d+ (\w)\S (?:\d+/){4}(\+?)", self.log()
+        )
+        # With a plus it had been given to another server first: whose end it is, nobody says.
+        return Counter(
+            ("redispatched:" if is_second else f"{server}:", ENDS.get(state, state))
+            for server, state, is_second in found
+        )

@@ -1,0 +1,128 @@
+"""Three replicas behind a balancer, each in a namespace of its own, and clients in another."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from fleets.apart import Namespace
+from fleets.balancer import Balancer
+from fleets.replica import PING_PORT, PORT, Replica
+from fleets.watch import Readiness, Watch
+from matrix.proxy import Failed, make_certificates
+from trouble.rig import Loadable, random_keys
+
+NAMES = ("a", "b", "c")
+GOOD_KEY = "foo"
+#: For trials about a single key beside others.
+BAD_KEY = "bad"
+#: Of the range for benchmarks (RFC 2544): four addresses a pair of interfaces.
+NETWORK = "198.18.{}.{}"
+LISTEN_PORT = 443
+#: KMS gives up after that (XKS specification), and its connection with the request.
+KMS_MILLI = 250
+
+
+class Fleet(Loadable):
+    """Runs for as long as the `with` block; its directory and namespaces go with it."""
+
+    def __init__(self, program, options):
+        self.program, self.checks, self.rate = program, options.checks, options.rate
+        self.connections, self.new_connections = options.connections, options.new_connections
+        self.keys = random_keys((GOOD_KEY, BAD_KEY))
+
+    def __enter__(self):
+        with contextlib.ExitStack() as stack:
+            self.work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet")))
+            make_certificates(self.work / "certificates")
+            self.namespaces = {name: self.namespace(stack, name) for name in ("balancer", "client", *NAMES)}
+            self.replicas = [self.replica(stack, name) for name in NAMES]
+            self.balancer = self.start_balancer(stack)
+            self.prepare_load()
+            self.ready = {
+                replica.name: stack.enter_context(Watch(Readiness(replica, 1), 0.05))
+                for replica in self.replicas
+            }
+            self.states = stack.enter_context(Watch(self.balancer.states, 0.1))
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+
+    def namespace(self, stack, name):
+        namespace = Namespace(name)
+        stack.callback(namespace.remove)
+        return namespace
+
+    @staticmethod
+    def balancer_address(name):
+        """The balancer's own towards that replica; the replica's is the next one."""
+        return NETWORK.format(NAMES.index(name) + 1, 1)
+
+    def replica(self, stack, name):
+        namespace = self.namespaces[name]
+        address = NETWORK.format(NAMES.index(name) + 1, 2)
+        self.namespaces["balancer"].link(self.balancer_address(name), namespace, address)
+        return stack.enter_context(Replica(name, namespace, address, self.program, self))
+
+    def start_balancer(self, stack):
+        listen = NETWORK.format(0, 1)
+        self.namespaces["balancer"].link(listen, self.namespaces["client"], NETWORK.format(0, 2))
+        balancer = Balancer(self.namespaces["balancer"], self.work, (listen, LISTEN_PORT), self.checks)
+        stack.callback(balancer.stop)
+        balancer.start({replica.name: (replica.address, PORT) for replica in self.replicas}, PING_PORT)
+        return balancer
+
+    def prepare_load(self):
+        # Prefix and credential are the same in all.
+        (self.work / "settings.toml").symlink_to(self.replicas[0].work / "settings.toml")
+        self.environment = dict(os.environ)
+        self.load_prefix = self.namespaces["client"].prefix
+        self.load_options = (
+            *("--address", f"{self.balancer.address[0]}:{LISTEN_PORT}", "--allow-remote"),
+            *("--ca", self.work / "certificates/ca.pem", "--poisson"),
+            *("--timeout-milli", str(KMS_MILLI)),
+        )
+
+    def good_load(self, seconds):
+        """Over many connections, which do not live for ever: a replica that is in rotation again
+        gets new ones alone."""
+        options = ["--key-id", GOOD_KEY]
+        if self.new_connections:
+            requests = max(1, round(self.rate / self.new_connections))
+            options += ["--requests-per-connection", str(requests)]
+        return self.load(seconds, *options, rate=self.rate, connections=self.connections)
+
+    def copy_logs(self, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.work / "haproxy.txt", directory)
+        for replica in self.replicas:
+            shutil.copy(replica.work / "output.txt", directory / f"{replica.name}.txt")
+
+    @property
+    def share(self):
+        """Requests a second that one replica gets."""
+        return self.rate / len(self.replicas)
+
+    def is_whole(self):
+        """Whether all replicas are ready, and the balancer knows."""
+        return all(watch.seen and watch.seen[-1][1] for watch in self.ready.values()) and set(
+            self.states.seen[-1][1].values() if self.states.seen else ()
+        ) == {"UP"}
+
+    def wait_until_whole(self, seconds):
+        deadline = time.monotonic() + seconds
+        while not self.is_whole():
+            if time.monotonic() > deadline:
+                raise Failed(f"not all replicas are back: {self.states.seen[-1][1]}")
+            time.sleep(0.05)
+
+    def wait_until_out(self, replica, seconds):
+        deadline = time.monotonic() + seconds
+        while self.states.seen[-1][1].get(replica.name) == "UP":
+            if time.monotonic() > deadline:
+                raise Failed(f"{replica.name} stays in rotation")
+            time.sleep(0.05)

@@ -1,0 +1,85 @@
+"""What changes while a trial runs, and when."""
+
+import socket
+import threading
+import time
+
+
+class Watch:
+    """Looks at something again and again, in a thread; keeps when it was another than before.
+    `look` is called with nothing and returns what it sees."""
+
+    def __init__(self, look, every_seconds):
+        self.look, self.every_seconds = look, every_seconds
+        #: Pairs of seconds since 1970 and what was seen from then on.
+        self.seen = []
+        self.is_over = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self):
+        while True:
+            found = self.look()
+            if not self.seen or self.seen[-1][1] != found:
+                self.seen.append((time.time(), found))
+            if self.is_over.wait(self.every_seconds):
+                return
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over.set()
+        self.thread.join()
+
+    def first(self, is_it, since):
+        """Seconds from then until `is_it` was first seen; 0 if it was so then; None if never."""
+        at_first = [found for at, found in self.seen if at <= since]
+        if at_first and is_it(at_first[-1]):
+            return 0.0
+        for at, found in self.seen:
+            if at > since and is_it(found):
+                return at - since
+        return None
+
+    def changes(self, since):
+        return sum(1 for at, _ in self.seen[1:] if at >= since)
+
+
+class Readiness:
+    """Whether a replica's /readyz says yes, over one connection for as long as it lasts."""
+
+    REQUEST = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def __init__(self, replica, timeout_seconds):
+        self.replica, self.timeout_seconds = replica, timeout_seconds
+        self.connection = None
+
+    def __call__(self):
+        for _ in range(2):
+            is_new = self.connection is None
+            try:
+                return self.ask()
+            except OSError:
+                self.close()
+                if is_new:
+                    break
+        return False
+
+    def ask(self):
+        if self.connection is None:
+            address = ("127.0.0.1", self.replica.ping_port)
+            with self.replica.namespace.entered():
+                self.connection = socket.create_connection(address, self.timeout_seconds)
+        self.connection.sendall(self.REQUEST)
+        answer = self.connection.recv(4096)
+        if not answer:
+            raise ConnectionResetError
+        if b"onnection: close" in answer:
+            self.close()
+        return answer.startswith(b"HTTP/1.1 200")
+
+    def close(self):
+        if self.connection is not None:
+            self.connection.close()
+        self.connection = None
