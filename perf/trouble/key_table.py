@@ -66,6 +66,11 @@ class Row:
     broken: list = field(default_factory=list)
 
     @property
+    def is_quiet(self):
+        """Whether nothing was wrong and the machine had time."""
+        return not self.broken and self.late <= MAX_LATE_MS
+
+    @property
     def is_fault(self):
         return self.class_ in codes.FAULTS
 
@@ -147,6 +152,7 @@ def judge(row, seconds):
     bounds = {
         "the fault did not act": row.acted > 0,
         "others failed": row.others_failed == 0,
+        "nothing to compare the p99 with": row.ratio is not None,
         "p99": row.ratio is None or row.ratio <= MAX_P99_RATIO,
         "circuit opened": row.outages == 0,
         "sessions reopened": row.sessions_per_second <= MAX_SESSIONS_PER_SECOND,
@@ -201,8 +207,10 @@ class Table:
             run(self.rig, row, self.seconds, "")
             if row.late <= MAX_LATE_MS:
                 break
-        self.baselines = [*self.baselines, row.p99][-BASELINES:]
         row.broken = ["others failed"] if row.others_failed or row.bad_failed else []
+        # A disturbed one would excuse any latency.
+        if row.is_quiet:
+            self.baselines = [*self.baselines, row.p99][-BASELINES:]
         return row
 
     def row(self, function, code, class_):
@@ -211,13 +219,14 @@ class Table:
         p99s, undisturbed = [], list(self.baselines)
         for attempt in range(ATTEMPTS):
             self.ready()
-            if attempt or not undisturbed:
-                undisturbed.append(self.baseline().p99)
+            if attempt or not self.baselines:
+                baseline = self.baseline()
+                undisturbed += [baseline.p99] if baseline.is_quiet else []
             row = Row(self.shape, function, code, class_)
             run(self.rig, row, self.seconds, faults(self.rig, self.shape, function, code))
             p99s.append(row.p99)
             row.p99 = statistics.median(p99s)
-            row.ratio = row.p99 / statistics.median(undisturbed)
+            row.ratio = row.p99 / statistics.median(undisturbed) if undisturbed else None
             judge(row, self.seconds)
             was_busy = row.late > MAX_LATE_MS and attempt < BUSY_ATTEMPTS
             if row.broken != ["p99"] and not (row.broken and was_busy):
