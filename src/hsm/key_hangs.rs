@@ -61,6 +61,13 @@ impl Backoff {
     }
 }
 
+impl Inner {
+    /// Stalled calls of all keys.
+    fn stalled(&self) -> isize {
+        self.keys.values().map(|calls| calls.stalled).sum()
+    }
+}
+
 /// The standing of a key's next call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
@@ -282,7 +289,8 @@ impl KeyHangs {
         if calls.streak < Self::limit(inner.overdue >= self.crowd()) {
             return Standing::Free;
         }
-        let has_room = inner.overdue < self.half + MAX_OVERDUE_CALLS_PER_KEY;
+        let hung = inner.overdue + inner.stalled();
+        let has_room = hung < self.half + MAX_OVERDUE_CALLS_PER_KEY;
         let hangs_for_long =
             calls.first_overdue.is_some_and(|at| now.saturating_duration_since(at) > LONG_HANG);
         let is_due = calls.backoff.is_over(now) && calls.stalled == 0;
@@ -291,16 +299,21 @@ impl KeyHangs {
     }
 
     /// Whether a request is to wait, since stalled calls with its key hold their share of the
-    /// sessions and other keys are served.
+    /// sessions and other keys are served: half of them, or a single one where all stalled calls
+    /// together hold half.
     #[must_use]
     pub fn must_wait(&self, key: KeyUse, now: Instant) -> bool {
         if !self.is_any() {
             return false;
         }
         let inner = self.inner.lock();
-        let holds_half =
-            inner.keys.get(&key).is_some_and(|calls| calls.stalled + calls.streak >= self.half);
-        holds_half && self.are_others_served(key.0, now)
+        let Some(calls) = inner.keys.get(&key) else { return false };
+        let of_key = |(at, calls): (&KeyUse, &Calls)| if at.0 == key.0 { calls.stalled } else { 0 };
+        let stalled_of_key: isize = inner.keys.iter().map(of_key).sum();
+        // Where several keys are slow, each shows it by one call.
+        let share = if inner.stalled() >= self.half { 1 } else { self.half };
+        let holds_its_share = stalled_of_key + calls.streak >= share;
+        holds_its_share && self.are_others_served(key.0, now)
     }
 
     /// Whether a call with the key is overdue and none has succeeded since.
@@ -445,6 +458,9 @@ mod tests {
         hangs.served(GOOD.0, start);
         hangs.served(HANGS.0, start);
         assert!(hangs.must_wait(HANGS, start) && !hangs.must_wait(GOOD, start));
+        hangs.stalled(GOOD);
+        assert!(hangs.must_wait(GOOD, start), "one slow call each");
+        hangs.resumed(GOOD);
         assert!(hangs.explains_silence(HANGS.0, start));
         assert!(!hangs.explains_silence(GOOD.0, start));
         assert!(!hangs.explains_silence(HANGS.0, start + OTHER_KEYS_ALIVE));

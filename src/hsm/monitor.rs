@@ -91,6 +91,7 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Dura
         let reason = "probes do not return, and neither do jobs".to_owned();
         fleet.give_up(token, reason);
     }
+    look_at_queue(token, now);
     look_at_service(fleet, token, now);
     is_busy |= look_at_deferred(token, now);
     let waiting = token.queue.len();
@@ -195,6 +196,17 @@ fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
     let last = if is_listing { token.circuit.last_success() } else { since };
     if last.is_some_and(|last| now.saturating_duration_since(last) > patience) {
         fleet.give_up(token, "it answers no request in time, and no probe".to_owned());
+    }
+}
+
+/// Counts requests that expired in the queue of a token none of whose sessions gets on: nobody else
+/// takes them out.
+fn look_at_queue(token: &Token, now: Instant) {
+    if token.queue.is_empty() || !token.load().is_stalled {
+        return;
+    }
+    for queued in token.queue.take_expired(now) {
+        token.expired(&queued.job);
     }
 }
 

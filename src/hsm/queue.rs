@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -204,6 +205,20 @@ impl Queue {
         None
     }
 
+    /// Takes out the oldest jobs that nobody waits for any more.
+    #[must_use]
+    pub fn take_expired(&self, now: Instant) -> Vec<Queued> {
+        let mut expired = Vec::new();
+        for shard in &self.shards {
+            let mut jobs = shard.0.lock();
+            while jobs.front().is_some_and(|queued| now >= queued.job.deadline) {
+                self.length.0.fetch_sub(1, Ordering::SeqCst);
+                expired.extend(jobs.pop_front());
+            }
+        }
+        expired
+    }
+
     /// Takes all jobs out.
     #[must_use]
     pub fn drain(&self) -> Vec<Queued> {
@@ -223,7 +238,7 @@ mod tests {
     use super::*;
     use crate::job::ReplyTo;
     use std::sync::Arc;
-    use std::time::Instant;
+    use std::time::Duration;
 
     fn job(serial: u64) -> Job {
         let now = Instant::now();
@@ -275,6 +290,17 @@ mod tests {
             assert_eq!(take(&queue), Some(serial));
             assert_eq!(take(&queue), None);
         }
+    }
+
+    /// Jobs that nobody waits for are found where no worker takes them.
+    #[test]
+    fn expired_jobs_are_taken_out() {
+        let (queue, now) = (Queue::new(2, 10), Instant::now());
+        push(&queue, &[1, 2, 3]);
+        let later = Job { deadline: now + Duration::from_secs(60), ..job(4) };
+        queue.push(later, false).ok().unwrap();
+        assert_eq!(queue.take_expired(now + Duration::from_secs(1)).len(), 3);
+        assert_eq!((queue.len(), take(&queue)), (1, Some(4)));
     }
 
     /// It has an end, for new jobs and for those that come back, and each job is in it once.
