@@ -333,7 +333,7 @@ const OF_TOKEN: &[OfToken] = &[
     (
         "xks_proxy_hsm_expired_requests_total",
         Counter,
-        "Requests that were not begun, since nobody waited for them any more.",
+        "Requests that the token was given and did not answer in time.",
         |token| token.expired_total,
     ),
     ("xks_proxy_hsm_hung_calls_total", Counter, "PKCS#11 calls that hung.", |token| {

@@ -16,7 +16,7 @@ pub trait Backend: Send + Sync {
     /// blocks on the token.
     fn has_key(&self, key: KeyIndex) -> bool;
 
-    /// How many of the configured keys the token has, as far as is known.
+    /// How many of the keys that requests may name the token has, as far as is known.
     fn keys(&self) -> usize {
         1
     }

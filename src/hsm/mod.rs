@@ -103,7 +103,7 @@ pub struct TokenStats {
     pub hedged_total: u64,
     /// Such second calls here that answered first, since the start.
     pub hedges_won_total: u64,
-    /// Jobs dropped past their deadline since the start.
+    /// Jobs that were not answered by their deadline since the start.
     pub expired_total: u64,
     /// Calls that hung since the start.
     pub hung_total: u64,

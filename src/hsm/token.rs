@@ -109,7 +109,7 @@ pub struct Counters {
     pub answered: AtomicU64,
     /// Failures that were the token's or a session's own.
     pub faults: AtomicU64,
-    /// Jobs dropped because nobody waited any more.
+    /// Jobs that were not answered by their deadline.
     pub expired: AtomicU64,
     /// Jobs that went to another token, or were tried again here.
     pub retried: AtomicU64,

@@ -428,9 +428,10 @@ impl Worker<'_> {
         let charge = if self.token.breakers.explains(about.key, about.direction, fault.failure) {
             Charge::Key
         } else {
-            let evidence = match fault.blame {
+            let is_busy = fault.blame == Blame::Busy && fault.failure != Failure::CdivMismatch;
+            let evidence = match back {
                 // The session is well, and the next attempt may be.
-                Blame::Busy if is_first_attempt => None,
+                Some(_) if is_busy && is_first_attempt => None,
                 _ => match self.ask_other_key(session, about) {
                     Ok(evidence) => Some(evidence),
                     Err(Hung) => {
@@ -450,6 +451,10 @@ impl Worker<'_> {
             }
         };
         let breaks_session = fault.breaks_session() && charge != Charge::Key;
+        if fault.breaks_session() && charge == Charge::Key {
+            // It did well with another key.
+            self.is_successor = false;
+        }
         faults::take_in(self.fleet, self.token, about, fault, charge);
         if breaks_session {
             self.is_successor = true;

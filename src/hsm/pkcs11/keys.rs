@@ -206,10 +206,11 @@ impl KeyCache {
         found
     }
 
-    /// How many of the labels the token has a key of.
+    /// How many of the labels, the health key's left out, the token has a key of.
     #[must_use]
     pub fn known(&self) -> usize {
-        self.entries.read().iter().filter(|entry| entry.key.is_some()).count()
+        let known = self.entries.read().iter().filter(|entry| entry.key.is_some()).count();
+        known - usize::from(self.health_key().is_some()).min(known)
     }
 
     /// Whether a handle that the token does not take may be looked for again: not soon after it
