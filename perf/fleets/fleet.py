@@ -90,7 +90,7 @@ class Fleet(Loadable):
     def good_load(self, seconds):
         """Over many connections, which do not live for ever: a replica that is in rotation again
         gets new ones alone."""
-        options = ["--key-id", GOOD_KEY]
+        options = ["--key-id", GOOD_KEY, "--announce"]
         if self.new_connections:
             requests = max(1, round(self.rate / self.new_connections))
             options += ["--requests-per-connection", str(requests)]

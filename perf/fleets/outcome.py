@@ -4,13 +4,13 @@ import re
 import time
 
 from fleets.fleet import BAD_KEY, Fleet
-from fleets.stage import Stage
+from fleets.stage import Stage, counted
 from matrix.proxy import Failed
 
 #: Under load before the trouble.
 LEAD_SECONDS = 3
-#: The generator's own beginning is not waited for exactly.
-SPARE_SECONDS = 2
+#: Under load after the last step, at least.
+SPARE_SECONDS = 1
 
 
 def run(trial, program, options, logs=None):
@@ -22,8 +22,9 @@ def run(trial, program, options, logs=None):
         stage = Stage(fleet, seconds)
         load_seconds = LEAD_SECONDS + SPARE_SECONDS + seconds + trial.more_seconds(checks)
         fleet.wait_until_whole(20)
-        began = time.time()
         with fleet.good_load(load_seconds) as load:
+            load.wait_until_measured()
+            began = time.time()
             time.sleep(LEAD_SECONDS)
             try:
                 trial.steps(stage)
@@ -137,13 +138,12 @@ def lines(found):
             f"from the end ready after {after(each['ready_after'])}, back in rotation after "
             f"{after(each['in_after'])}"
         )
-    yield f"HSM in and out of use: {counted(found['hsm_changes'])}; /readyz: {counted(found['readyz_changes'])}"
+    yield (
+        f"HSM in and out of use: {counted(found['hsm_changes'])}; "
+        f"/readyz: {counted(found['readyz_changes'])}"
+    )
     for name, note in found["notes"].items():
         yield f"{name}: {note}"
-
-
-def counted(counts):
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def after(seconds):

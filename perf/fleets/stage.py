@@ -60,3 +60,7 @@ class Stage:
             replica.set(text)
             yield
             replica.set("")
+
+
+def counted(counts):
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
