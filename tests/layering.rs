@@ -145,6 +145,7 @@ fn queue_and_worker_name_no_pkcs11_type() {
 fn the_shared_words_know_nobody() {
     never("job.rs", &["proto", "hsm", "server", "settings", "observe", "cryptoki"]);
     never("limits.rs", &["crate"]);
+    never("limits/", &["crate"]);
     never("observe/", &["proto::", "hsm::", "server::"]);
 }
 

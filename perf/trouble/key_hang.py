@@ -19,7 +19,7 @@ MAX_UNREADY_SECONDS = 2
 #: Beyond this 99th percentile of the generator's own delay, a trial that fails is made again.
 MAX_LATE_MS = 20
 ATTEMPTS = 3
-#: exit_when_wedged: src/limits.rs, WEDGED_TIME, with what notices it and the drain.
+#: exit_when_wedged: src/limits/hsm.rs, WEDGED_TIME, with what notices it and the drain.
 WEDGED_SECONDS = (35, 45)
 WEDGED_PATIENCE = 60
 WEDGED_CODE = 75

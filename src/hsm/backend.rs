@@ -16,9 +16,10 @@ pub trait Backend: Send + Sync {
     /// blocks on the token.
     fn has_key(&self, key: KeyIndex) -> bool;
 
-    /// How many of the keys that requests may name the token has, as far as is known.
-    fn keys(&self) -> usize {
-        1
+    /// Whether all keys of the stores that the token has, of which there is at least one, are out
+    /// of use by `is_out`, in each direction that their attributes allow.
+    fn serves_no_key(&self, _is_out: &dyn Fn(KeyIndex, Direction) -> bool) -> bool {
+        false
     }
 
     /// The `CKA_LABEL` of the key.
@@ -73,20 +74,20 @@ pub trait Session {
     fn perform(&mut self, request: &Request, output: &mut Vec<u8>) -> Result<Success, Fault>;
 
     /// Finds out whether the token works, with the health key, a key of the session's own, or
-    /// configured keys that `may_use` admits.
+    /// configured keys that `keys` admits.
     ///
     /// # Errors
     /// [`Fault`]
-    fn probe(&mut self, may_use: &MayUse<'_>) -> Result<Probed, Fault>;
+    fn probe(&mut self, keys: &dyn KeyChoice) -> Result<Probed, Fault>;
 
     /// Does a known-good operation with another key than the one that has just failed in this
     /// session.
-    fn known_good(&mut self, _failed: Failed, _may_use: &MayUse<'_>) -> Evidence {
+    fn known_good(&mut self, _failed: Failed, _keys: &dyn KeyChoice) -> Evidence {
         Evidence::Unavailable
     }
 
     /// Does a known-good operation with one of the keys that requests name.
-    fn try_configured_key(&mut self, _may_use: &MayUse<'_>) -> Evidence {
+    fn try_configured_key(&mut self, _keys: &dyn KeyChoice) -> Evidence {
         Evidence::Unavailable
     }
 
@@ -127,6 +128,15 @@ impl Direction {
         }
     }
 
+    /// The opposite one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Encrypt => Self::Decrypt,
+            Self::Decrypt => Self::Encrypt,
+        }
+    }
+
     /// For people.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -146,8 +156,14 @@ pub struct Failed {
     pub direction: Option<Direction>,
 }
 
-/// Says whether a key may be used for evidence: it has not been failing itself.
-pub type MayUse<'a> = dyn Fn(KeyIndex) -> bool + 'a;
+/// Chooses among the configured keys for known-good operations, and hears of each that is used.
+pub trait KeyChoice {
+    /// Whether the key may be used: it has not been failing itself.
+    fn may_use(&self, key: KeyIndex) -> bool;
+
+    /// An operation begins with this key; `None`: with one of the session's own.
+    fn uses(&self, _key: Option<KeyIndex>) {}
+}
 
 /// The outcome of the known-good operation with another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,9 @@
 //! - It fails, and the session has worked before: the fault is the session's, which is replaced.
 //! - It fails in a session opened since then, too: the fault is the token's.
 //! - There is no other key to try (a token with one key that makes no session keys, as an nShield
-//!   of FIPS 140 level 3): what the module's code says counts. The session's faults are told from
-//!   the token's by a fresh session, so a dead HSM is never taken for a bad key.
+//!   of FIPS 140 level 3), and the key's other direction does not work either: the module's code
+//!   decides, and a fresh session tells a session's fault from the token's. A dead HSM is never
+//!   taken for a bad key.
 //!
 //! A code by which a module says that it is busy does not break a session, and is never charged to
 //! a key's circuit breaker. Verdicts on the request itself (a bad ciphertext, a refused use) never

@@ -18,6 +18,8 @@ pub struct Config {
     pub allow_ambiguous_labels: bool,
     /// The key that probes and known-good operations use, on tokens that have it.
     pub health_key: Option<KeyIndex>,
+    /// Keys among `labels` that no store names: the health key, the audit log's.
+    pub storeless_keys: Vec<KeyIndex>,
     /// When a slow call is made a second time, elsewhere.
     pub hedging: Hedging,
 }

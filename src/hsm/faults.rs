@@ -50,6 +50,17 @@ fn take_in_of_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
     }
 }
 
+/// Takes in that the token gave an answer with a key, be it a refusal: its calls do not hang. A
+/// verdict on a ciphertext takes the key, so it is served.
+pub fn key_answered(token: &Token, key: KeyUse, fault: Fault, now: Instant) {
+    if token.hangs.is_any() {
+        token.hangs.success(key, now);
+    }
+    if fault.failure == Failure::InvalidCiphertext {
+        key_succeeded(token, key, now);
+    }
+}
+
 /// Takes in that the token did something with a key.
 pub fn key_succeeded(token: &Token, (key, direction): KeyUse, now: Instant) {
     if token.hangs.is_any() {

@@ -210,6 +210,10 @@ impl Fleet {
             charge == Charge::Key && (queued.attempts >= ATTEMPTS_BEFORE_CHARGE || is_known(token));
         if queued.attempts < MAX_ATTEMPTS && !self.is_stopping() {
             if is_of_key {
+                if about.direction.is_none() {
+                    // No circuit breaker counts who only asks for the attributes.
+                    queued.lacking |= bit(token.index);
+                }
                 let doubtful =
                     self.tokens.iter().filter(|token| is_doubtful(token) || is_known(token));
                 queued.lacking |= doubtful.fold(0, |all, token| all | bit(token.index));

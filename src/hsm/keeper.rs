@@ -5,21 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::backend::{Evidence, Fault, OpenError, Probed, Session};
+use super::backend::{Direction, Evidence, Fault, KeyChoice, OpenError, Probed, Session};
 use super::backoff::Backoff;
+use super::evidence_keys::Watched;
 use super::faults;
 use super::fleet::Fleet;
+use super::key_hangs::KeyUse;
 use super::pace::thread_cpu_time;
 use super::token::Token;
 use super::watch::{End, Watch};
+use crate::job::KeyIndex;
 use crate::limits::{
     FIRST_PROBES, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL, MAX_EVIDENCE_KEYS, MAX_HOUSEKEEPING,
-    MAX_LISTING, MAX_SLOW_BACKOFF, MIN_STEADY, MISSING_LABEL_INTERVAL, PROBE_INTERVAL,
+    MAX_LISTING, MAX_PROBE, MAX_SLOW_BACKOFF, MIN_STEADY, MISSING_LABEL_INTERVAL, PROBE_INTERVAL,
     RECONNECTS_BEFORE_REINITIALIZE, RETURN_WITHIN_PERCENT, SILENT_PROBE_INTERVAL,
 };
 
-/// This thread is written off and must end.
-struct WrittenOff;
+/// This thread is written off and must end; its call was counted for that key.
+struct WrittenOff(Option<KeyUse>);
 
 /// Runs until the fleet stops, the PIN is refused, the token proves unfit, or a call hangs and this keeper is replaced.
 pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
@@ -36,8 +39,9 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         is_slow: false,
         slow_backoff: Backoff::up_to(MAX_SLOW_BACKOFF),
     };
-    if keeper.keep().is_err() {
+    if let Err(WrittenOff(key)) = keeper.keep() {
         token.roster.written_off_returned();
+        key.inspect(|key| token.hangs.returned(*key));
     }
 }
 
@@ -77,7 +81,7 @@ impl Keeper<'_> {
             } else {
                 self.failures += 1;
                 if self.failures >= RECONNECTS_BEFORE_REINITIALIZE {
-                    self.watched(MAX_HOUSEKEEPING, |_, token| {
+                    self.watched(MAX_HOUSEKEEPING, |_, Watched { token, .. }| {
                         if token.backend.reinitialize() {
                             token.counters.reinitialized.fetch_add(1, Ordering::Relaxed);
                         }
@@ -104,14 +108,22 @@ impl Keeper<'_> {
     /// Tries keys that are out of use and that no request tries: a replica that is not ready gets
     /// none.
     fn try_keys_out_of_use(&mut self) -> Result<(), WrittenOff> {
-        for (key, direction) in self.token.breakers.take_untried(MAX_EVIDENCE_KEYS, Instant::now())
-        {
-            let evidence = self.watched(MAX_HOUSEKEEPING, |session, _| {
-                let session = session.as_mut();
-                session.map_or(Evidence::Unavailable, |session| session.try_key(key, direction))
+        let untried = self.token.breakers.take_untried(MAX_EVIDENCE_KEYS, Instant::now());
+        for (key, direction) in untried {
+            if self.token.hangs.is_slow(key) {
+                continue;
+            }
+            let evidence = self.watched(MAX_HOUSEKEEPING, |session, keys| {
+                let Some(session) = session else { return Evidence::Unavailable };
+                let keys = Watched { direction, ..keys };
+                keys.uses(Some(key));
+                session.try_key(key, direction)
             })?;
-            if evidence == Evidence::Passed {
-                faults::key_succeeded(self.token, (key, direction), Instant::now());
+            let now = Instant::now();
+            match evidence {
+                Evidence::Passed => faults::key_succeeded(self.token, (key, direction), now),
+                Evidence::Failed => self.token.breakers.still_fails(key, direction, now),
+                Evidence::Unavailable => {}
             }
         }
         Ok(())
@@ -135,7 +147,7 @@ impl Keeper<'_> {
     fn check(&mut self) -> Result<Option<bool>, WrittenOff> {
         let is_new = self.session.is_none();
         if is_new {
-            let opened = self.watched(MAX_HOUSEKEEPING, |_, token| token.backend.open())?;
+            let opened = self.watched(MAX_HOUSEKEEPING, |_, keys| keys.token.backend.open())?;
             self.token.is_identity_new.store(true, Ordering::Release);
             match opened {
                 Ok(session) => {
@@ -175,6 +187,9 @@ impl Keeper<'_> {
             return Ok(Some(false));
         }
         self.is_slow = false;
+        if !self.token.circuit.is_usable() {
+            self.token.hangs.forgive();
+        }
         if self.token.circuit.close() {
             self.token.counters.put_in_use.fetch_add(1, Ordering::Relaxed);
             self.put_in_use_at = Some(Instant::now());
@@ -231,9 +246,11 @@ impl Keeper<'_> {
         }
         let max = if is_usable { time } else { time * RETURN_WITHIN_PERCENT / 100 };
         let mut operation = took / 2;
-        if operation <= max {
+        if operation <= max
+            && let Some(took) = self.time_configured_key()?
+        {
             // A key of the session's own may do well while those that requests name do not.
-            operation = self.time_configured_key()? / 2;
+            operation = took / 2;
         }
         if operation <= max {
             return Ok(false);
@@ -250,17 +267,17 @@ impl Keeper<'_> {
     }
 
     /// How long a known-good operation with a configured key takes: one whose calls do not last
-    /// too long already, if there is one.
-    fn time_configured_key(&mut self) -> Result<Duration, WrittenOff> {
-        self.watched(MAX_HOUSEKEEPING, |session, token| {
-            let Some(session) = session else { return Duration::ZERO };
-            let start = Instant::now();
-            // Only the time matters: what fails at once is a matter of circuit breakers.
-            let found = session.try_configured_key(&|key| !token.hangs.is_slow(key));
+    /// too long already, if there is one. `None` if none succeeds.
+    fn time_configured_key(&mut self) -> Result<Option<Duration>, WrittenOff> {
+        self.watched(MAX_HOUSEKEEPING, |session, keys| {
+            let session = session.as_mut()?;
+            let mut start = Instant::now();
+            let mut found = session.try_configured_key(&keys);
             if found == Evidence::Unavailable {
-                session.try_configured_key(&|_| true);
+                start = Instant::now();
+                found = session.try_configured_key(&AnyKey);
             }
-            start.elapsed()
+            (found == Evidence::Passed).then(|| start.elapsed())
         })
     }
 
@@ -327,13 +344,13 @@ impl Keeper<'_> {
         &mut self,
         took: impl FnOnce(&Token, Duration, Duration),
     ) -> Result<Result<(Probed, Duration), Fault>, WrittenOff> {
-        self.watched(MAX_HOUSEKEEPING, |session, token| {
+        self.watched(MAX_HOUSEKEEPING, |session, keys| {
             let Some(session) = session else { return Ok((Probed::Well, Duration::ZERO)) };
             let (start, cpu) = (Instant::now(), thread_cpu_time());
-            let result = session.probe(&|key| token.is_above_doubt(key));
+            let result = session.probe(&keys);
             let wall = start.elapsed();
             if result.is_ok() {
-                took(token, wall, thread_cpu_time().saturating_sub(cpu));
+                took(keys.token, wall, thread_cpu_time().saturating_sub(cpu));
             }
             result.map(|probed| (probed, wall))
         })
@@ -360,8 +377,8 @@ impl Keeper<'_> {
         }
         self.token.roster.uncap();
         self.token.keeper.lock().is_listing = true;
-        let result = self.watched(MAX_LISTING, |session, token| {
-            let _ = token.backend.take_stale();
+        let result = self.watched(MAX_LISTING, |session, keys| {
+            let _ = keys.token.backend.take_stale();
             session.as_mut().map_or(Ok(()), |session| session.refresh_keys())
         });
         self.token.keeper.lock().is_listing = false;
@@ -390,15 +407,26 @@ impl Keeper<'_> {
     fn watched<T>(
         &mut self,
         max: Duration,
-        call: impl FnOnce(&mut Option<Box<dyn Session>>, &Token) -> T,
+        call: impl FnOnce(&mut Option<Box<dyn Session>>, Watched<'_>) -> T,
     ) -> Result<T, WrittenOff> {
         let now = Instant::now();
+        let (token, direction) = (self.token, Direction::Decrypt);
+        let keys = Watched { token, watch: self.watch, direction, max: Some(MAX_PROBE) };
         self.watch.begin(now, now + max, false);
-        let result = call(&mut self.session, self.token);
+        let result = call(&mut self.session, keys);
         match self.watch.end() {
-            End::InTime | End::Lent => Ok(result),
-            End::WrittenOff => Err(WrittenOff),
+            (End::InTime | End::Lent, _) => Ok(result),
+            (End::WrittenOff, key) => Err(WrittenOff(key)),
         }
+    }
+}
+
+/// Any key will do.
+struct AnyKey;
+
+impl KeyChoice for AnyKey {
+    fn may_use(&self, _: KeyIndex) -> bool {
+        true
     }
 }
 

@@ -268,17 +268,19 @@ impl KeyBreakers {
         Some(Change { failure: breaker.failure, faults: breaker.faults, open_for })
     }
 
-    /// Forgets keys whose last fault is long ago and did not open their breakers.
+    /// Forgets keys whose last fault is long ago. A breaker is open for that long only if neither a
+    /// request nor the token's keeper could try the key: then requests are to show how it does.
     pub fn forget_old(&self, now: Instant) {
         if !self.is_any_failing() {
             return;
         }
         let mut breakers = self.breakers.lock();
         breakers.retain(|_, breaker| {
-            breaker.state != State::Closed
-                || now.saturating_duration_since(breaker.last_fault) < KEY_FAULT_MEMORY
+            now.saturating_duration_since(breaker.last_fault) < KEY_FAULT_MEMORY
         });
         self.count.store(breakers.len(), Ordering::Relaxed);
+        let open = breakers.values().filter(|breaker| breaker.state != State::Closed).count();
+        self.open.store(open, Ordering::Relaxed);
     }
 
     /// Up to `max` open ones that no request has tried for some time though one might have. Their
@@ -300,6 +302,13 @@ impl KeyBreakers {
             }
         }
         untried
+    }
+
+    /// Takes in that a trial without a request failed.
+    pub fn still_fails(&self, key: KeyIndex, direction: Direction, now: Instant) {
+        if let Some(breaker) = self.breakers.lock().get_mut(&(key, direction)) {
+            breaker.last_fault = now;
+        }
     }
 
     /// Those that are open, in the order of their keys.
@@ -412,7 +421,8 @@ mod tests {
         assert_eq!((breakers.open(), breakers.opened_total()), (0, 1));
     }
 
-    /// Faults that are long ago and came to nothing take no memory; open breakers stay.
+    /// Faults that are long ago take no memory, and a breaker that nobody can try does not stay
+    /// open for ever.
     #[test]
     fn old_faults_are_forgotten() {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());
@@ -420,9 +430,12 @@ mod tests {
         fail(&breakers, start, 6, 100, false);
         breakers.forget_old(start + KEY_FAULT_MEMORY - milli(1));
         assert_eq!(breakers.count.load(Ordering::Relaxed), 2);
-        breakers.forget_old(start + KEY_FAULT_MEMORY * 2);
-        assert_eq!(breakers.count.load(Ordering::Relaxed), 1);
+        breakers.still_fails(KEY, ENCRYPT, start + KEY_FAULT_MEMORY);
+        breakers.forget_old(start + KEY_FAULT_MEMORY);
+        assert_eq!((breakers.count.load(Ordering::Relaxed), breakers.open()), (1, 1));
         assert!(breakers.is_open(KEY, Some(ENCRYPT)));
+        breakers.forget_old(start + KEY_FAULT_MEMORY * 2);
+        assert_eq!((breakers.count.load(Ordering::Relaxed), breakers.open()), (0, 0));
     }
 
     /// By a table of random histories: it is open only after enough faults in a row that span

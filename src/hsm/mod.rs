@@ -15,6 +15,7 @@ mod choice;
 pub mod circuit;
 pub mod config;
 mod deferred;
+mod evidence_keys;
 mod faults;
 pub mod fleet;
 pub mod health;
@@ -147,8 +148,12 @@ impl Hsm {
         config: Config,
         completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
-        let labels =
-            Arc::new(Labels::new(config.labels, config.allow_ambiguous_labels, config.health_key));
+        let labels = Arc::new(Labels::new(
+            config.labels,
+            config.allow_ambiguous_labels,
+            config.health_key,
+            config.storeless_keys,
+        ));
         let mut backends: Vec<(Box<dyn Backend>, Share)> = Vec::new();
         for token in config.tokens {
             let share = Share {
@@ -372,7 +377,7 @@ fn stats(token: &Token) -> TokenStats {
         label: token.backend.identity().label,
         is_usable,
         trouble: if is_usable { probe.or_else(recent) } else { token.circuit.reason().or(probe) },
-        queued: token.queue.len(),
+        queued: token.queue.len() + token.deferred.len(),
         running: headcount.running,
         idle: headcount.idle,
         hung: headcount.written_off,

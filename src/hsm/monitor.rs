@@ -61,7 +61,8 @@ fn run(fleet: &Arc<Fleet>) {
         if idle_ticks < MONITOR_IDLE_TICKS || fleet.is_stopping() {
             fleet.monitor_signal.wait_until(now + hedge::tick(hedge_after));
         } else {
-            let is_needed = || fleet.tokens.iter().any(|token| !token.queue.is_empty());
+            let waits = |token: &Token| !token.queue.is_empty() || !token.deferred.is_empty();
+            let is_needed = || fleet.tokens.iter().any(waits);
             fleet.monitor_signal.doze_until(now + PROBE_INTERVAL / 2, is_needed);
         }
     }
@@ -69,7 +70,8 @@ fn run(fleet: &Arc<Fleet>) {
 
 /// The monitor goes last: until then it writes off those who hang, and sees to what waits.
 fn is_over(fleet: &Fleet) -> bool {
-    let is_done = |token: &Token| token.queue.is_empty() || !token.circuit.is_usable();
+    let waits = |token: &Token| !token.queue.is_empty() || !token.deferred.is_empty();
+    let is_done = |token: &Token| !waits(token) || !token.circuit.is_usable();
     fleet.is_stopping()
         && fleet.threads.load(Ordering::Acquire) <= 1
         && fleet.tokens.iter().all(is_done)
@@ -157,8 +159,8 @@ fn call_hangs(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) 
     let label = token.backend.identity().label;
     let key_label = key.map(|key| token.backend.label_of(key.0));
     tracing::warn!(token = label, key = key_label, "an HSM call hangs; its session is replaced");
-    if let Some(job) = job {
-        token.left_unanswered(key.map(|key| key.0), job.time);
+    if let Some(time) = job.and_then(|job| job.time) {
+        token.left_unanswered(key.map(|key| key.0), time);
     }
     // If it answers others meanwhile, the token is not at fault, or not as a whole.
     let answers = token.circuit.last_success().is_some_and(|then| now < then + MIN_HANG);
@@ -226,9 +228,13 @@ fn look_at_keeper(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     let token = &fleet.tokens[index];
     let mut state = token.keeper.lock();
     let found = state.watch.look(now, Duration::MAX);
-    if matches!(found, Found::NowWrittenOff(Place::Elsewhere, _)) {
+    if let Found::NowWrittenOff(Place::Elsewhere, job) = found {
         token.roster.write_off_other();
-        state.trouble = Some("a probe does not return".to_owned());
+        match job.and_then(|job| job.key) {
+            // The next probe uses another key.
+            Some(key) => token.hangs.overdue(key, false, now),
+            None => state.trouble = Some("a probe does not return".to_owned()),
+        }
         state.has_tried = true;
         state.is_listing = false;
         state.replace_at = Some(now);

@@ -1,5 +1,6 @@
 //! One token of the fleet: its queue, its workers, its pace and its state.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -260,12 +261,16 @@ impl Token {
         !is_open(Direction::Encrypt) && !is_open(Direction::Decrypt) && !self.hangs.hangs(key)
     }
 
-    /// Whether the circuit breakers of all configured keys that the token has are open, for both
-    /// directions.
+    /// Whether the circuit breakers of all keys of the stores that the token has are open, for each
+    /// direction that a key may be used in.
     #[must_use]
     pub fn serves_no_key(&self) -> bool {
-        let (open, keys) = (self.breakers.open(), self.backend.keys());
-        keys > 0 && open >= 2 * keys
+        if self.breakers.open() == 0 {
+            return false;
+        }
+        let open: HashSet<_> =
+            self.breakers.all_open().iter().map(|open| (open.key, open.direction)).collect();
+        self.backend.serves_no_key(&|key, direction| open.contains(&(key, direction)))
     }
 
     /// Sessions that are not in a call, those among them that are not open yet.

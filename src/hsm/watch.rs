@@ -26,7 +26,8 @@ enum Call {
     #[default]
     None,
     Running(Running),
-    WrittenOff,
+    /// And the key that it is counted for.
+    WrittenOff(Option<KeyUse>),
 }
 
 struct Running {
@@ -49,8 +50,8 @@ struct Running {
 pub struct JobCall {
     /// Its key; `None` if only the key's attributes are asked for.
     pub key: Option<KeyUse>,
-    /// How long the whole request may take.
-    pub time: Duration,
+    /// How long the whole request may take; `None` if it is no request's.
+    pub time: Option<Duration>,
 }
 
 /// What a second attempt at a request needs to know of the first.
@@ -122,7 +123,7 @@ impl Watch {
     /// A running worker's call begins.
     pub fn begin_attempt(&self, since: Instant, until: Instant, attempt: Attempt) {
         let time = attempt.deadline.saturating_duration_since(attempt.queued_at);
-        let job = Some(JobCall { key: key_use(&attempt.request), time });
+        let job = Some(JobCall { key: key_use(&attempt.request), time: Some(time) });
         let attempt = Some(attempt);
         self.set(Running {
             since,
@@ -139,22 +140,38 @@ impl Watch {
         *self.call.lock() = Call::Running(running);
     }
 
-    /// It returned.
-    pub fn end(&self) -> End {
-        self.end_attempt().0
+    /// The call is about this key from now on, if it is not counted as slow for another one
+    /// already. `max`: it hangs if it lasts for so long from now on.
+    pub fn uses(&self, key: Option<KeyUse>, max: Option<Duration>) {
+        if let Call::Running(running) = &mut *self.call.lock()
+            && !running.has_lent
+        {
+            running.job = key.map(|key| JobCall { key: Some(key), time: None });
+            if let Some(max) = max {
+                running.until = Instant::now() + max;
+            }
+        }
     }
 
-    /// It returned. Also gives the race with other attempts, if it was hedged. What was known of
-    /// the job is let go of.
-    pub fn end_attempt(&self) -> (End, Option<Arc<Race>>) {
+    /// It returned.
+    pub fn end(&self) -> (End, Option<KeyUse>) {
+        let (end, _, key) = self.end_attempt();
+        (end, key)
+    }
+
+    /// It returned. Also gives the race with other attempts, if it was hedged, and the key that it
+    /// was counted for. The rest that was known of the job is let go of.
+    pub fn end_attempt(&self) -> (End, Option<Arc<Race>>, Option<KeyUse>) {
         let mut call = self.call.lock();
-        if matches!(*call, Call::WrittenOff) {
-            return (End::WrittenOff, None);
+        if let Call::WrittenOff(key) = *call {
+            return (End::WrittenOff, None, key);
         }
         match std::mem::take(&mut *call) {
-            Call::Running(Running { has_lent: true, race, .. }) => (End::Lent, race),
-            Call::Running(Running { race, .. }) => (End::InTime, race),
-            Call::None | Call::WrittenOff => (End::InTime, None),
+            Call::Running(Running { has_lent, race, job, .. }) => {
+                let end = if has_lent { End::Lent } else { End::InTime };
+                (end, race, job.and_then(|job| job.key))
+            }
+            Call::None | Call::WrittenOff(_) => (End::InTime, None, None),
         }
     }
 
@@ -163,7 +180,7 @@ impl Watch {
         let mut call = self.call.lock();
         match &mut *call {
             Call::None => Found::Idle,
-            Call::WrittenOff => Found::Busy,
+            Call::WrittenOff(_) => Found::Busy,
             Call::Running(Running { until, is_running, has_lent, job, .. }) if now >= *until => {
                 let job = *job;
                 let place = match (*is_running, *has_lent) {
@@ -171,7 +188,7 @@ impl Watch {
                     (true, false) => Place::Running,
                     (true, true) => Place::Lent,
                 };
-                *call = Call::WrittenOff;
+                *call = Call::WrittenOff(job.and_then(|job| job.key));
                 Found::NowWrittenOff(place, job)
             }
             Call::Running(Running { since, is_running: true, has_lent, job, .. })
@@ -207,7 +224,7 @@ impl Watch {
     pub fn since(&self) -> Option<Instant> {
         match &*self.call.lock() {
             Call::Running(running) => Some(running.since),
-            Call::None | Call::WrittenOff => None,
+            Call::None | Call::WrittenOff(_) => None,
         }
     }
 }
@@ -215,6 +232,8 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hsm::backend::Direction;
+    use crate::job::KeyIndex;
 
     /// A call is in time, then slow, then hung, and its thread hears of the last state.
     #[test]
@@ -227,12 +246,32 @@ mod tests {
         assert_eq!(watch.look(at(5), stall), Found::Busy);
         assert_eq!(watch.look(at(6), stall), Found::NowLent(None));
         assert_eq!(watch.look(at(99), stall), Found::Busy);
-        assert_eq!(watch.end(), End::Lent);
+        assert_eq!(watch.end(), (End::Lent, None));
         watch.begin(start, at(100), true);
         assert_eq!(watch.look(at(50), stall), Found::NowLent(None));
         assert_eq!(watch.look(at(100), stall), Found::NowWrittenOff(Place::Lent, None));
         assert_eq!(watch.look(at(200), stall), Found::Busy);
-        assert_eq!(watch.end(), End::WrittenOff);
+        assert_eq!(watch.end(), (End::WrittenOff, None));
+    }
+
+    /// A call that uses one key after the other is counted for the first one that it is slow with.
+    #[test]
+    fn keys_of_a_call() {
+        let (watch, start) = (Watch::default(), Instant::now());
+        let (stall, key) = (Duration::from_millis(5), |n| (KeyIndex(n), Direction::Encrypt));
+        let job = |n| Some(JobCall { key: Some(key(n)), time: None });
+        watch.begin(start, start + Duration::from_secs(60), true);
+        watch.uses(Some(key(1)), None);
+        watch.uses(Some(key(2)), Some(Duration::ZERO));
+        assert_eq!(watch.look(start + Duration::from_secs(1), stall), {
+            Found::NowWrittenOff(Place::Running, job(2))
+        });
+        assert_eq!(watch.end(), (End::WrittenOff, Some(key(2))));
+        watch.begin(start, start + Duration::from_secs(60), true);
+        watch.uses(Some(key(1)), None);
+        assert_eq!(watch.look(start + 2 * stall, stall), Found::NowLent(job(1)));
+        watch.uses(Some(key(2)), None);
+        assert_eq!(watch.end(), (End::Lent, Some(key(1))));
     }
 
     /// Opening a session lends no place, for it has none.
@@ -277,7 +316,7 @@ mod tests {
         hedge(start + 8 * milli, true);
         assert_eq!(hedges, 2);
         assert_eq!(Arc::strong_count(&request), 1);
-        let (end, race) = watch.end_attempt();
+        let (end, race, _) = watch.end_attempt();
         assert!(end == End::InTime && race.is_some());
     }
 }

@@ -1,5 +1,6 @@
 //! A session's thread: takes a job, has the HSM do it, sends the answer.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroize as _;
 
-use super::backend::{self, Blame, Evidence, Fault, OpenError, Session};
+use super::backend::{self, Blame, Direction, Evidence, Fault, OpenError, Session};
 use super::charge::{Attempt as Case, Charge, charge};
+use super::evidence_keys::Watched;
 use super::faults;
 use super::fleet::{Fleet, complete};
+use super::key_hangs::KeyUse;
 use super::pace::thread_cpu_time;
 use super::queue::Queued;
 use super::roster::{Parker, Rest};
@@ -131,7 +134,7 @@ impl Worker<'_> {
         let now = Instant::now();
         self.watch.begin(now, now + MAX_HOUSEKEEPING, false);
         let result = self.token.backend.open();
-        if self.watch.end() == End::WrittenOff {
+        if self.watch.end().0 == End::WrittenOff {
             return Opened::WrittenOff;
         }
         match result {
@@ -163,7 +166,7 @@ impl Worker<'_> {
         let now = Instant::now();
         self.watch.begin(now, now + MAX_HOUSEKEEPING, false);
         drop(session);
-        if self.watch.end() == End::WrittenOff {
+        if self.watch.end().0 == End::WrittenOff {
             self.token.roster.written_off_returned();
             return false;
         }
@@ -230,9 +233,21 @@ impl Worker<'_> {
     /// The next job; those of keys whose slow calls hold their share of the sessions wait.
     fn next_job(&self) -> Option<Queued> {
         let hangs = &self.token.hangs;
+        let (now, is_stopping) = (Instant::now(), self.fleet.is_stopping());
+        // Of many requests with one key, one is looked at.
+        let last = Cell::new(None::<(KeyUse, bool)>);
         let must_wait = |queued: &Queued| {
-            !queued.is_trial
-                && queued.key_use().is_some_and(|key| hangs.must_wait(key, Instant::now()))
+            let Some(key) = queued.key_use().filter(|_| !queued.is_trial && !is_stopping) else {
+                return false;
+            };
+            if let Some((known, must_wait)) = last.get()
+                && known == key
+            {
+                return must_wait;
+            }
+            let must_wait = hangs.must_wait(key, now);
+            last.set(Some((key, must_wait)));
+            must_wait
         };
         if let Some(queued) = self.token.deferred.take(|queued| !must_wait(queued)) {
             return Some(queued);
@@ -326,28 +341,30 @@ impl Worker<'_> {
     /// Takes in that a call for the job returned. False if its thread is written off; then what it
     /// gave is wiped.
     fn end_call(&self, queued: &mut Queued) -> bool {
-        let (ended, race) = self.watch.end_attempt();
+        let (ended, race, key) = self.watch.end_attempt();
         if race.is_some() {
             queued.race = race;
         }
-        let key = queued.key_use();
+        let is_in_time = self.ended(ended, key);
+        if !is_in_time {
+            queued.job.output.zeroize();
+        }
+        is_in_time
+    }
+
+    /// Takes in how a running worker's call ended. False if its thread is written off.
+    fn ended(&self, ended: End, key: Option<KeyUse>) -> bool {
         match ended {
-            End::InTime => true,
+            End::InTime => {}
             End::Lent => {
                 self.token.roster.reclaim();
-                if let Some(key) = key {
-                    self.token.hangs.resumed(key);
-                }
-                true
+                key.inspect(|key| self.token.hangs.resumed(*key));
             }
             End::WrittenOff => {
-                if let Some(key) = key {
-                    self.token.hangs.returned(key);
-                }
-                queued.job.output.zeroize();
-                false
+                key.inspect(|key| self.token.hangs.returned(*key));
             }
         }
+        ended != End::WrittenOff
     }
 
     fn succeeded(&mut self, queued: Queued, success: Success, times: Times) {
@@ -400,6 +417,9 @@ impl Worker<'_> {
                 if fault.blame == Blame::Request {
                     self.token.circuit.success(times.end);
                 }
+                if let Some(key) = queued.key_use() {
+                    faults::key_answered(self.token, key, fault, times.end);
+                }
                 match self.fleet.failed(self.token, queued, fault, &mut answered) {
                     Some(queued) => Done::Again(queued),
                     None => Done::GoOn,
@@ -435,6 +455,11 @@ impl Worker<'_> {
                 _ => match self.ask_other_key(session, about) {
                     Ok(evidence) => Some(evidence),
                     Err(Hung) => {
+                        // The other key hung: it is counted as such, and tells nothing of this one.
+                        let key = (about.key, Instant::now());
+                        if self.token.hangs.are_others_served(key.0, key.1) {
+                            faults::take_in(self.fleet, self.token, about, fault, Charge::Key);
+                        }
                         if let Some(queued) = back {
                             self.fleet.give_back(self.token, queued);
                         }
@@ -504,12 +529,12 @@ impl Worker<'_> {
         let token = self.token;
         let now = Instant::now();
         self.watch.begin(now, now + token.pace.hang(), true);
-        let may_use = |key| token.is_above_doubt(key);
-        let asked = catch_unwind(AssertUnwindSafe(|| session.known_good(about, &may_use)));
-        match self.watch.end() {
-            End::InTime => {}
-            End::Lent => token.roster.reclaim(),
-            End::WrittenOff => return Err(Hung),
+        let direction = about.direction.unwrap_or(Direction::Encrypt);
+        let keys = Watched { token, watch: self.watch, direction, max: None };
+        let asked = catch_unwind(AssertUnwindSafe(|| session.known_good(about, &keys)));
+        let (ended, key) = self.watch.end();
+        if !self.ended(ended, key) {
+            return Err(Hung);
         }
         Ok(asked.unwrap_or(Evidence::Failed))
     }

@@ -84,7 +84,7 @@ impl Session for EchoSession {
         }
     }
 
-    fn probe(&mut self, _: &crate::hsm::backend::MayUse<'_>) -> Result<Probed, Fault> {
+    fn probe(&mut self, _: &dyn crate::hsm::backend::KeyChoice) -> Result<Probed, Fault> {
         Ok(Probed::Well)
     }
 

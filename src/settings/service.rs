@@ -1,6 +1,7 @@
 //! What the other parts are started with, made from the settings.
 
 use super::Settings;
+use crate::job::KeyIndex;
 use crate::proto::Service;
 use crate::proto::xks::quota::Quota;
 use crate::server::tls::Acceptor;
@@ -71,8 +72,23 @@ impl Settings {
             labels: service.labels().to_vec(),
             allow_ambiguous_labels: self.pkcs11.allow_ambiguous_labels,
             health_key: self.pkcs11.health_key.as_deref().and_then(|label| service.key_of(label)),
+            storeless_keys: self.storeless_keys(service),
             hedging: self.pkcs11.hedging,
         }
+    }
+
+    fn storeless_keys(&self, service: &Service) -> Vec<KeyIndex> {
+        let audit_key = self.audit.as_ref().and_then(|audit| audit.hsm_key.as_deref());
+        let is_of_store = |label: &str| {
+            let mut of_stores = self.stores.iter().flat_map(|store| &store.xks_key_id_set);
+            of_stores.any(|key_id| key_id == label)
+        };
+        [audit_key, self.pkcs11.health_key.as_deref()]
+            .into_iter()
+            .flatten()
+            .filter(|label| !is_of_store(label))
+            .filter_map(|label| service.key_of(label))
+            .collect()
     }
 
     /// What the event loops are started with.

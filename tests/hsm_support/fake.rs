@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use xks_proxy::hsm::backend::{
-    Backend, Evidence, Failed, Fault, Identity, MayUse, OpenError, Probed, Session,
+    Backend, Evidence, Failed, Fault, Identity, KeyChoice, OpenError, Probed, Session,
 };
 use xks_proxy::hsm::inventory::TokenInventory;
 use xks_proxy::job::{KeyIndex, Request, Success};
@@ -164,11 +164,11 @@ impl Session for FakeSession {
         Ok(Success::Decrypted)
     }
 
-    fn known_good(&mut self, _: Failed, _: &MayUse<'_>) -> Evidence {
+    fn known_good(&mut self, _: Failed, _: &dyn KeyChoice) -> Evidence {
         *self.token.evidence.lock().unwrap()
     }
 
-    fn probe(&mut self, _: &MayUse<'_>) -> Result<Probed, Fault> {
+    fn probe(&mut self, _: &dyn KeyChoice) -> Result<Probed, Fault> {
         if self.token.probes_panic.load(Ordering::SeqCst) {
             self.token.panics.fetch_add(1, Ordering::SeqCst);
             panic!("as asked");

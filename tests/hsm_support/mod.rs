@@ -179,6 +179,7 @@ pub fn config(tokens: Vec<TokenConfig>, labels: &[&str]) -> Config {
         labels: labels.iter().map(|label| Box::from(*label)).collect(),
         allow_ambiguous_labels: false,
         health_key: None,
+        storeless_keys: Vec::new(),
         hedging: Hedging::default(),
     }
 }

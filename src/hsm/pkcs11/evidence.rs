@@ -1,63 +1,81 @@
 //! Known-good operations with other keys than the one that failed: what faults are charged by.
 
+use std::time::Instant;
+
 use cryptoki_sys::CK_OBJECT_HANDLE;
 
 use super::known_good::{KnownGood, PROBE_PLAINTEXT, ProbeKey};
 use super::session::Calls;
 use super::token::Shared;
 use super::trouble::Trouble;
-use crate::hsm::backend::{Blame, Direction, Evidence, Failed, Fault, MayUse};
+use crate::hsm::backend::{Blame, Direction, Evidence, Failed, Fault, KeyChoice};
 use crate::job::KeyIndex;
 use crate::limits::MAX_EVIDENCE_KEYS;
+
+/// The handle means nothing to the token.
+struct Stale;
 
 impl Calls {
     /// Does a known-good operation in the direction that failed with the health key, a key of the
     /// session's own, or other configured keys, until one succeeds.
     ///
     /// A token that has a single key and makes no session keys is judged by that key's other
-    /// direction, if a ciphertext of it is known.
+    /// direction, where that can be tried.
     pub(super) fn known_good_elsewhere(
         &mut self,
         token: &Shared,
         failed: Failed,
-        may_use: &MayUse<'_>,
+        keys: &dyn KeyChoice,
     ) -> Evidence {
+        // Keys of sessions are public, and go on without a login.
+        if self.require_login(token).is_err() {
+            return Evidence::Failed;
+        }
         let direction = failed.direction.unwrap_or(Direction::Encrypt);
         let mut evidence = Evidence::Unavailable;
-        let health_key = token.keys.health_key();
-        if let Some((index, key)) = health_key
+        let health_key = token.keys.health_key().map(|found| found.0);
+        if let Some(index) = health_key
             && index != failed.key
-            && may_use(index)
+            && keys.may_use(index)
         {
-            evidence = evidence.or(self.works(token, key.handle, direction));
-        }
-        if evidence != Evidence::Passed
-            && let Some(handle) = self.session_key(token)
-        {
-            evidence = evidence.or(self.works(token, handle, direction));
+            keys.uses(Some(index));
+            evidence = evidence.or(self.key_works(token, index, direction));
         }
         if evidence != Evidence::Passed {
-            let is_other = |index| {
-                index != failed.key && Some(index) != health_key.map(|it| it.0) && may_use(index)
-            };
-            evidence = evidence.or(self.configured_keys_work(token, direction, &is_other));
+            keys.uses(None);
+            if let Some(handle) = self.session_key(token) {
+                let works = self.works(token, handle, direction);
+                evidence = evidence.or(works.unwrap_or(Evidence::Failed));
+            }
+        }
+        if evidence != Evidence::Passed {
+            let not_these = [Some(failed.key), health_key];
+            let works = self.configured_keys_work(token, direction, not_these, keys);
+            evidence = evidence.or(works);
         }
         if evidence == Evidence::Unavailable {
+            keys.uses(Some(failed.key));
             evidence = self.other_direction_works(token, failed);
         }
         evidence
     }
 
-    /// Tries a few of the configured keys, other ones each time, until one works.
+    /// Tries a few of the configured keys but `not_these`, other ones each time, until one works.
     pub(super) fn configured_keys_work(
         &mut self,
         token: &Shared,
         direction: Direction,
-        may_use: &MayUse<'_>,
+        not_these: [Option<KeyIndex>; 2],
+        keys: &dyn KeyChoice,
     ) -> Evidence {
+        let may_use = |index| !not_these.contains(&Some(index)) && keys.may_use(index);
+        if token.keys.is_unknown() {
+            self.look_a_few_up(token, &may_use);
+        }
         let mut evidence = Evidence::Unavailable;
-        for key in token.keys.some_for_evidence(MAX_EVIDENCE_KEYS, may_use) {
-            evidence = evidence.or(self.works(token, key.handle, direction));
+        for (index, _) in token.keys.some_for_evidence(MAX_EVIDENCE_KEYS, &may_use) {
+            keys.uses(Some(index));
+            evidence = evidence.or(self.key_works(token, index, direction));
             if evidence == Evidence::Passed {
                 break;
             }
@@ -65,16 +83,14 @@ impl Calls {
         evidence
     }
 
-    /// Whether a known-good operation with that key succeeds.
-    pub(super) fn key_works(
-        &mut self,
-        token: &Shared,
-        key: KeyIndex,
-        direction: Direction,
-    ) -> Evidence {
-        match token.keys.get(key) {
-            Some(key) => self.works(token, key.handle, direction),
-            None => Evidence::Unavailable,
+    /// Finds a few keys: right after a reconnection no handle is known yet. Whether that fails
+    /// shows afterwards.
+    fn look_a_few_up(&self, token: &Shared, may_use: &dyn Fn(KeyIndex) -> bool) {
+        let Ok(session) = self.session() else { return };
+        let labels = u32::try_from(token.keys.labels().now().all().len()).unwrap_or(u32::MAX);
+        let indices = (0..labels).map(KeyIndex).filter(|index| may_use(*index));
+        for index in indices.take(MAX_EVIDENCE_KEYS) {
+            let _ = token.keys.look_up(session, index);
         }
     }
 
@@ -91,14 +107,34 @@ impl Calls {
         Some(handle)
     }
 
+    /// Whether a known-good operation with that key succeeds. A handle that has become stale is
+    /// found again.
+    pub(super) fn key_works(
+        &mut self,
+        token: &Shared,
+        index: KeyIndex,
+        direction: Direction,
+    ) -> Evidence {
+        let Some(key) = token.keys.get(index) else { return Evidence::Unavailable };
+        match self.works(token, key.handle, direction) {
+            Err(Stale) if token.keys.may_replace(index, key.handle, Instant::now()) => {
+                let session = self.session().ok();
+                let found = session.and_then(|it| token.keys.replace(it, index, key.handle).ok());
+                let Some(Some(found)) = found else { return Evidence::Failed };
+                self.works(token, found.handle, direction).unwrap_or(Evidence::Failed)
+            }
+            result => result.unwrap_or(Evidence::Failed),
+        }
+    }
+
     /// Whether an operation with that key succeeds. A key that may not be used in this way tells
-    /// nothing.
+    /// nothing, and neither does one of which a ciphertext is needed and that does not encrypt.
     fn works(
         &mut self,
         token: &Shared,
         handle: CK_OBJECT_HANDLE,
         direction: Direction,
-    ) -> Evidence {
+    ) -> Result<Evidence, Stale> {
         let known = self.evidence.take_if(|known| known.handle == handle);
         let known = match (direction, known) {
             (Direction::Decrypt, Some(known)) => known,
@@ -106,10 +142,11 @@ impl Calls {
                 let mut ciphertext = Vec::new();
                 match self.encrypt_bytes(token, handle, &[], &PROBE_PLAINTEXT, &mut ciphertext) {
                     Ok(iv) => KnownGood { handle, iv, ciphertext },
+                    Err(Trouble::StaleHandle(_)) => return Err(Stale),
                     Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
-                        return Evidence::Unavailable;
+                        return Ok(Evidence::Unavailable);
                     }
-                    Err(Trouble::Fault(_) | Trouble::StaleHandle(_)) => return Evidence::Failed,
+                    Err(Trouble::Fault(_)) => return Ok(Evidence::Failed),
                 }
             }
         };
@@ -117,10 +154,10 @@ impl Calls {
         match self.decrypts_to_probe(token, handle, &known.iv, &known.ciphertext) {
             Ok(()) => {
                 self.evidence = Some(known);
-                Evidence::Passed
+                Ok(Evidence::Passed)
             }
-            Err(Fault { blame: Blame::Request, .. }) => Evidence::Unavailable,
-            Err(_) => Evidence::Failed,
+            Err(Fault { blame: Blame::Request, .. }) => Ok(Evidence::Unavailable),
+            Err(_) => Ok(Evidence::Failed),
         }
     }
 
@@ -128,21 +165,20 @@ impl Calls {
     /// decrypts.
     fn other_direction_works(&mut self, token: &Shared, failed: Failed) -> Evidence {
         let Some(key) = token.keys.get(failed.key) else { return Evidence::Unavailable };
-        match failed.direction {
-            None => Evidence::Unavailable,
+        let works = match failed.direction {
             Some(Direction::Decrypt) if key.attributes.encrypt => {
-                self.works(token, key.handle, Direction::Encrypt)
+                let (plaintext, mut ciphertext) = (&PROBE_PLAINTEXT, Vec::new());
+                self.encrypt_bytes(token, key.handle, &[], plaintext, &mut ciphertext).is_ok()
             }
             Some(Direction::Encrypt) => {
                 let sample = token.sample.lock().clone();
-                let Some(sample) = sample.filter(|sample| sample.handle == key.handle) else {
-                    return Evidence::Unavailable;
-                };
-                let result =
-                    self.decrypts_to_probe(token, key.handle, &sample.iv, &sample.ciphertext);
-                if result.is_ok() { Evidence::Passed } else { Evidence::Unavailable }
+                let sample = sample.filter(|sample| sample.handle == key.handle);
+                sample.is_some_and(|KnownGood { iv, ciphertext, .. }| {
+                    self.decrypts_to_probe(token, key.handle, &iv, &ciphertext).is_ok()
+                })
             }
-            Some(Direction::Decrypt) => Evidence::Unavailable,
-        }
+            Some(Direction::Decrypt) | None => false,
+        };
+        if works { Evidence::Passed } else { Evidence::Unavailable }
     }
 }

@@ -13,7 +13,7 @@ use cryptoki_sys::CK_OBJECT_HANDLE;
 use parking_lot::{Mutex, RwLock};
 
 use super::listing::{find, list, read, template};
-use crate::hsm::backend::MayUse;
+use crate::hsm::backend::Direction;
 use crate::hsm::inventory::KeyInventory;
 use crate::job::{KeyAttributes, KeyIndex};
 use crate::limits::{
@@ -28,6 +28,8 @@ pub struct Labels {
     pub allow_ambiguous: bool,
     /// The key that probes use.
     health_key: Option<KeyIndex>,
+    /// Keys that no store names.
+    storeless: Vec<KeyIndex>,
 }
 
 /// The labels as they are at one moment: by [`KeyIndex`], and the way back.
@@ -58,9 +60,14 @@ impl LabelList {
 impl Labels {
     /// In the order of [`KeyIndex`].
     #[must_use]
-    pub fn new(labels: Vec<Box<str>>, allow_ambiguous: bool, health_key: Option<KeyIndex>) -> Self {
+    pub fn new(
+        labels: Vec<Box<str>>,
+        allow_ambiguous: bool,
+        health_key: Option<KeyIndex>,
+        storeless: Vec<KeyIndex>,
+    ) -> Self {
         let list = ArcSwap::from_pointee(LabelList::new(labels));
-        Self { list, allow_ambiguous, health_key }
+        Self { list, allow_ambiguous, health_key, storeless }
     }
 
     /// Those that there are now.
@@ -171,20 +178,26 @@ impl KeyCache {
     /// Keys to probe with: a few that may encrypt and decrypt; where there are none, one that may
     /// encrypt.
     #[must_use]
-    pub fn to_probe_with(&self, may_use: &MayUse<'_>) -> Vec<Key> {
+    pub fn to_probe_with(&self, may_use: &dyn Fn(KeyIndex) -> bool) -> Vec<(KeyIndex, Key)> {
         let both = self.some_for_evidence(MAX_EVIDENCE_KEYS, may_use);
         if !both.is_empty() {
             return both;
         }
         let entries = self.entries.read();
-        let mut keys = entries.iter().filter_map(|entry| entry.key);
-        keys.find(|key| key.attributes.encrypt).into_iter().collect()
+        let mut keys = (0..).zip(entries.iter()).filter_map(|(at, entry)| {
+            entry.key.filter(|key| key.attributes.encrypt).map(|key| (KeyIndex(at), key))
+        });
+        keys.find(|(index, _)| may_use(*index)).into_iter().collect()
     }
 
     /// Up to `max` keys that may encrypt and decrypt and that `may_use` admits, beginning where
     /// the last look ended.
     #[must_use]
-    pub fn some_for_evidence(&self, max: usize, may_use: &MayUse<'_>) -> Vec<Key> {
+    pub fn some_for_evidence(
+        &self,
+        max: usize,
+        may_use: &dyn Fn(KeyIndex) -> bool,
+    ) -> Vec<(KeyIndex, Key)> {
         let entries = self.entries.read();
         let start = self.next_evidence.load(Ordering::Relaxed) % entries.len().max(1);
         let (before, after) = entries.split_at(start);
@@ -194,11 +207,15 @@ impl KeyCache {
             if let Some(key) = entry.key
                 && key.attributes.encrypt
                 && key.attributes.decrypt
-                && u32::try_from(place).is_ok_and(|place| may_use(KeyIndex(place)))
+                && let Ok(index) = u32::try_from(place).map(KeyIndex)
+                && may_use(index)
             {
-                found.push(key);
-                if found.len() == max {
+                if found.is_empty() {
+                    // Not the same one first the next time.
                     self.next_evidence.store(place + 1, Ordering::Relaxed);
+                }
+                found.push((index, key));
+                if found.len() == max {
                     break;
                 }
             }
@@ -206,11 +223,32 @@ impl KeyCache {
         found
     }
 
-    /// How many of the labels, the health key's left out, the token has a key of.
+    /// Whether nothing is known of any key.
     #[must_use]
-    pub fn known(&self) -> usize {
-        let known = self.entries.read().iter().filter(|entry| entry.key.is_some()).count();
-        known - usize::from(self.health_key().is_some()).min(known)
+    pub fn is_unknown(&self) -> bool {
+        self.entries.read().iter().all(|entry| entry.key.is_none())
+    }
+
+    /// Whether all keys of stores that the token has, of which there is at least one, are out of
+    /// use by `is_out`, in each direction that their attributes allow.
+    #[must_use]
+    pub fn are_all(&self, is_out: &dyn Fn(KeyIndex, Direction) -> bool) -> bool {
+        let entries = self.entries.read();
+        let of_stores = (0..).zip(entries.iter()).filter_map(|(at, entry)| {
+            let index = KeyIndex(at);
+            entry.key.filter(|_| !self.labels.storeless.contains(&index)).map(|key| (index, key))
+        });
+        let mut is_any = false;
+        for (index, Key { attributes, .. }) in of_stores {
+            let serves = |may: bool, direction| may && !is_out(index, direction);
+            if serves(attributes.encrypt, Direction::Encrypt)
+                || serves(attributes.decrypt, Direction::Decrypt)
+            {
+                return false;
+            }
+            is_any |= attributes.encrypt || attributes.decrypt;
+        }
+        is_any
     }
 
     /// Whether a handle that the token does not take may be looked for again: not soon after it
@@ -405,7 +443,7 @@ mod tests {
 
     fn cache(labels: &[&str]) -> KeyCache {
         let labels = labels.iter().map(|label| Box::from(*label)).collect();
-        let cache = KeyCache::new(Arc::new(Labels::new(labels, false, None)));
+        let cache = KeyCache::new(Arc::new(Labels::new(labels, false, None, Vec::new())));
         cache.entries.write().iter_mut().for_each(|entry| entry.is_listed = true);
         cache
     }
@@ -436,6 +474,37 @@ mod tests {
         // Fewer are not a change.
         cache.extend_to(&[Box::from("a")]);
         assert_eq!(cache.labels().now().all().len(), 2);
+    }
+
+    /// A token serves no key where each key of a store is out of use, in each direction that it may
+    /// be used in. A key that no store names does not count.
+    #[test]
+    fn all_keys_out_of_use() {
+        let labels = ["a", "b", "health"].map(Box::from).to_vec();
+        let health = KeyIndex(2);
+        let cache = KeyCache::new(Arc::new(Labels::new(labels, false, Some(health), vec![health])));
+        let all = |_: KeyIndex, _: Direction| true;
+        assert!(!cache.are_all(&all), "there are none");
+        let mut attributes = KeyAttributes {
+            bits: 256,
+            encrypt: true,
+            decrypt: true,
+            sign: false,
+            verify: false,
+            wrap: false,
+            unwrap: false,
+            derive: false,
+        };
+        for entry in cache.entries.write().iter_mut() {
+            entry.key = Some(Key { handle: 1, attributes, count: 1 });
+            attributes.decrypt = false;
+        }
+        assert!(cache.are_all(&all) && cache.are_all(&|key, _| key != health));
+        assert!(!cache.are_all(&|_, direction| direction == Direction::Encrypt));
+        assert!(!cache.are_all(&|key, _| key == KeyIndex(0)));
+        let encrypts_with_one =
+            |key, direction| key == KeyIndex(0) || direction == Direction::Encrypt;
+        assert!(cache.are_all(&encrypts_with_one), "it may not decrypt with the other");
     }
 
     /// Nor do ten thousand of them.

@@ -10,9 +10,9 @@ use super::keys::Key;
 use super::session::Calls;
 use super::token::Shared;
 use super::trouble::{Trouble, fault_of, fault_of_class, malformed};
-use crate::hsm::backend::{Blame, Fault, MayUse, Probed};
+use crate::hsm::backend::{Blame, Fault, KeyChoice, Probed};
 use crate::hsm::config::IvMode;
-use crate::job::{Failure, Iv};
+use crate::job::{Failure, Iv, KeyIndex};
 
 /// What probes and known-good operations encrypt.
 pub(super) const PROBE_PLAINTEXT: [u8; 32] = *b"xks-proxy probes this HSM's work";
@@ -35,6 +35,15 @@ pub(super) enum ProbeKey {
     Refused,
 }
 
+/// Any key will do.
+struct AnyKey;
+
+impl KeyChoice for AnyKey {
+    fn may_use(&self, _: KeyIndex) -> bool {
+        true
+    }
+}
+
 impl Calls {
     /// Finds out whether the token, this session and this key work. Fails with `code`, the one
     /// that made one ask, if they don't.
@@ -50,7 +59,7 @@ impl Calls {
             Trouble::from(fault_of(code, blame))
         };
         if !(key.attributes.encrypt && key.attributes.decrypt) {
-            return self.probe(token, &|_| true).map(drop).map_err(broken);
+            return self.probe(token, &AnyKey).map(drop).map_err(broken);
         }
         if let Some(known) = self.known_good.take_if(|known| known.handle == key.handle) {
             let result = self.decrypts_to_probe(token, key.handle, &known.iv, &known.ciphertext);
@@ -69,7 +78,7 @@ impl Calls {
             }
             Err(Trouble::StaleHandle(stale)) => Err(Trouble::StaleHandle(stale)),
             Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
-                self.probe(token, &|_| true).map(drop).map_err(broken)
+                self.probe(token, &AnyKey).map(drop).map_err(broken)
             }
             Err(Trouble::Fault(fault)) => Err(broken(fault)),
         }
@@ -98,22 +107,27 @@ impl Calls {
     /// is none of those either, random bytes and the session's state.
     ///
     /// One key that works is enough: a fault that the others do not show is that key's.
-    pub(super) fn probe(&mut self, token: &Shared, may_use: &MayUse<'_>) -> Result<Probed, Fault> {
+    pub(super) fn probe(&mut self, token: &Shared, keys: &dyn KeyChoice) -> Result<Probed, Fault> {
         self.require_login(token)?;
         let mut fault = None;
-        if let Some((_, key)) = token.keys.health_key() {
+        if let Some((index, key)) = token.keys.health_key()
+            && keys.may_use(index)
+        {
+            keys.uses(Some(index));
             match self.probe_with(token, &key) {
                 Ok(Some(probed)) => return Ok(probed),
                 Ok(None) => {}
                 Err(trouble) => fault = Some(trouble),
             }
         }
+        keys.uses(None);
         match self.probe_with_session_key(token) {
             Ok(true) => return Ok(Probed::Well),
             Ok(false) => {}
             Err(trouble) => fault = Some(trouble),
         }
-        for key in token.keys.to_probe_with(may_use) {
+        for (index, key) in token.keys.to_probe_with(&|key| keys.may_use(key)) {
+            keys.uses(Some(index));
             match self.probe_with(token, &key) {
                 Ok(Some(probed)) => return Ok(probed),
                 Ok(None) => {}
@@ -123,6 +137,7 @@ impl Calls {
         if let Some(fault) = fault {
             return Err(fault);
         }
+        keys.uses(None);
         let mut random = Zeroizing::new([0; 16]);
         self.session()?.generate_random_slice(&mut *random).map_err(|error| token.fault(&error))?;
         self.session()?.get_session_info().map_err(|error| token.fault(&error))?;

@@ -95,7 +95,7 @@ impl Findings {
 /// # Errors
 /// The token cannot be reached, refuses the PIN, has no AES-GCM, or no key to try with.
 pub fn run(config: &TokenConfig, labels: &[Box<str>], bounds: Bounds) -> Result<Findings, String> {
-    let labels = Arc::new(Labels::new(labels.to_vec(), true, None));
+    let labels = Arc::new(Labels::new(labels.to_vec(), true, None, Vec::new()));
     // The first opening does the login. The others find it done, so a PIN is tried once.
     let first = Probe::of(config, IvMode::Random, &labels)?;
     let token = first.token.describe();
@@ -263,7 +263,7 @@ fn key(calls: &mut Calls, token: &Shared) -> Result<CK_OBJECT_HANDLE, String> {
     }
     let session = calls.session().map_err(|fault| fault.failure.to_string())?;
     token.keys.refresh(session).map_err(|error| codes::describe_error(&error))?;
-    let key = token.keys.some_for_evidence(1, &|_| true).into_iter().next();
+    let key = token.keys.some_for_evidence(1, &|_| true).into_iter().next().map(|found| found.1);
     key.map(|key| key.handle).ok_or_else(|| {
         "the token makes no session keys, and has no key of xks_key_id_set that may encrypt and \
          decrypt"

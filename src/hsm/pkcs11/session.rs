@@ -14,7 +14,7 @@ use super::login;
 use super::module::{Entry, Generation};
 use super::token::Shared;
 use super::trouble::{NO_SESSION, Trouble, fault_of, is_reconnection};
-use crate::hsm::backend::{Blame, Direction, Evidence, Failed, Fault, MayUse, Probed, Session};
+use crate::hsm::backend::{Blame, Direction, Evidence, Failed, Fault, KeyChoice, Probed, Session};
 use crate::job::{Failure, KeyIndex, Request, Success};
 
 /// A logged-in session of a token.
@@ -88,19 +88,18 @@ impl Session for Pkcs11Session {
         result
     }
 
-    fn probe(&mut self, may_use: &MayUse<'_>) -> Result<Probed, Fault> {
-        self.call(|calls, token| calls.probe(token, may_use))
+    fn probe(&mut self, keys: &dyn KeyChoice) -> Result<Probed, Fault> {
+        self.call(|calls, token| calls.probe(token, keys))
     }
 
-    fn known_good(&mut self, failed: Failed, may_use: &MayUse<'_>) -> Evidence {
-        let found =
-            self.call(|calls, token| Ok(calls.known_good_elsewhere(token, failed, may_use)));
+    fn known_good(&mut self, failed: Failed, keys: &dyn KeyChoice) -> Evidence {
+        let found = self.call(|calls, token| Ok(calls.known_good_elsewhere(token, failed, keys)));
         found.unwrap_or(Evidence::Failed)
     }
 
-    fn try_configured_key(&mut self, may_use: &MayUse<'_>) -> Evidence {
+    fn try_configured_key(&mut self, keys: &dyn KeyChoice) -> Evidence {
         let found = self.call(|calls, token| {
-            Ok(calls.configured_keys_work(token, Direction::Decrypt, may_use))
+            Ok(calls.configured_keys_work(token, Direction::Decrypt, [None; 2], keys))
         });
         found.unwrap_or(Evidence::Failed)
     }

@@ -22,7 +22,7 @@ use super::login::{Login, LoginRules};
 use super::module::{Generation, Module};
 use super::session::Pkcs11Session;
 use super::trouble::{NO_SESSION, fault_of_error};
-use crate::hsm::backend::{Backend, Fault, Identity, OpenError, Session};
+use crate::hsm::backend::{Backend, Direction, Fault, Identity, OpenError, Session};
 use crate::hsm::config::{TokenConfig, TokenSelector};
 use crate::hsm::inventory::{SlotInventory, TokenInventory};
 use crate::job::{Iv, KeyIndex};
@@ -212,8 +212,8 @@ impl Backend for Pkcs11Token {
         self.shared.keys.may_have(key)
     }
 
-    fn keys(&self) -> usize {
-        self.shared.keys.known()
+    fn serves_no_key(&self, is_out: &dyn Fn(KeyIndex, Direction) -> bool) -> bool {
+        self.shared.keys.are_all(is_out)
     }
 
     fn label_of(&self, key: KeyIndex) -> String {

@@ -1,0 +1,32 @@
+//! The keys that known-good operations use: none that fails or hangs itself, and each under the
+//! monitor's eyes, so that one that hangs is known.
+
+use std::time::Duration;
+
+use super::backend::{Direction, KeyChoice};
+use super::token::Token;
+use super::watch::Watch;
+use crate::job::KeyIndex;
+
+/// The choice of one call.
+pub struct Watched<'a> {
+    /// Whose keys.
+    pub token: &'a Token,
+    /// The thread's call.
+    pub watch: &'a Watch,
+    /// What the keys are used for.
+    pub direction: Direction,
+    /// An operation with one of the configured keys hangs if it lasts longer; `None`: the call's
+    /// own limit.
+    pub max: Option<Duration>,
+}
+
+impl KeyChoice for Watched<'_> {
+    fn may_use(&self, key: KeyIndex) -> bool {
+        self.token.is_above_doubt(key)
+    }
+
+    fn uses(&self, key: Option<KeyIndex>) {
+        self.watch.uses(key.map(|key| (key, self.direction)), self.max.filter(|_| key.is_some()));
+    }
+}
