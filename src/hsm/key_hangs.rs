@@ -319,7 +319,8 @@ impl KeyHangs {
             calls.stalled + inner.keys.get(&other_direction).map_or(0, |calls| calls.stalled);
         // Where several keys are slow, each shows it by one call.
         let share = if inner.stalled >= self.half { 1 } else { self.half };
-        let holds_its_share = stalled_of_key + calls.streak >= share;
+        // After calls that never came back, fewer at a time; but one shows whether it is well.
+        let holds_its_share = stalled_of_key >= (share - calls.streak).max(1);
         holds_its_share && self.are_others_served(key.0, now)
     }
 
@@ -501,6 +502,19 @@ mod tests {
             hangs.resumed(HANGS);
         }
         assert!(!hangs.is_any(), "all is well");
+    }
+
+    /// A key of which calls hang on a token of few sessions goes on with one at a time until it is
+    /// blocked: what hung may have been the session.
+    #[test]
+    fn one_at_a_time() {
+        let start = Instant::now();
+        let hangs = KeyHangs::new(2, start);
+        hangs.served(GOOD.0, start);
+        hang(&hangs, HANGS, start);
+        assert!(!hangs.must_wait(HANGS, start));
+        hangs.stalled(HANGS);
+        assert!(hangs.must_wait(HANGS, start));
     }
 
     /// A second attempt is of use where the key does not hang, or has succeeded meanwhile.
