@@ -245,7 +245,7 @@ impl Worker<'_> {
             {
                 return must_wait;
             }
-            let must_wait = hangs.must_wait(key, now);
+            let must_wait = hangs.must_wait(key, now) || hangs.is_blocked(key, now);
             last.set(Some((key, must_wait)));
             must_wait
         };
