@@ -45,7 +45,7 @@ awk -v section="$home/section" '
 ' settings.toml >edited.toml
 cat edited.toml >settings.toml
 # In this shell, so that the proxy can be ended, and with its output elsewhere.
-eval "${use/xks-proxy &/xks-proxy >log 2>&1 \&}" >"$home/used"
+eval "$(sed 's/^xks-proxy & /xks-proxy >log 2>\&1 \& /' <<<"$use")" >"$home/used"
 cat "$home/used"
 grep -q ' 0 failed' "$home/used"
 grep -q RawSecretAccessKey kms.json
