@@ -1,5 +1,5 @@
-//! What the profile "release" leaves out, so that it builds soon, is there in "bench", which is that
-//! of the packages and figures too.
+//! The profile "bench", which packages and figures have too, makes every optimisation that "release"
+//! leaves out so that it builds soon.
 #![expect(clippy::expect_used, reason = "tests")]
 
 use toml::{Table, Value};

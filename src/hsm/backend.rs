@@ -165,6 +165,15 @@ pub trait KeyChoice {
     fn uses(&self, _key: Option<KeyIndex>) {}
 }
 
+/// The choice that admits every key.
+pub struct AnyKey;
+
+impl KeyChoice for AnyKey {
+    fn may_use(&self, _: KeyIndex) -> bool {
+        true
+    }
+}
+
 /// The outcome of the known-good operation with another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {

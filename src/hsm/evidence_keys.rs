@@ -14,7 +14,7 @@ pub struct Watched<'a> {
     pub token: &'a Token,
     /// The thread's call.
     pub watch: &'a Watch,
-    /// What the keys are used for.
+    /// The direction in which the keys are used.
     pub direction: Direction,
     /// An operation with one of the configured keys hangs if it lasts longer; `None`: the call's
     /// own limit.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::backend::{Direction, Evidence, Fault, KeyChoice, OpenError, Probed, Session};
+use super::backend::{
+    AnyKey, Direction, Evidence, Fault, KeyChoice as _, OpenError, Probed, Session,
+};
 use super::backoff::Backoff;
 use super::evidence_keys::Watched;
 use super::faults;
@@ -14,7 +16,6 @@ use super::key_hangs::KeyUse;
 use super::pace::thread_cpu_time;
 use super::token::Token;
 use super::watch::{End, Watch};
-use crate::job::KeyIndex;
 use crate::limits::{
     FIRST_PROBES, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL, MAX_EVIDENCE_KEYS, MAX_HOUSEKEEPING,
     MAX_LISTING, MAX_PROBE, MAX_SLOW_BACKOFF, MIN_STEADY, MISSING_LABEL_INTERVAL, PROBE_INTERVAL,
@@ -418,15 +419,6 @@ impl Keeper<'_> {
             (End::InTime | End::Lent, _) => Ok(result),
             (End::WrittenOff, key) => Err(WrittenOff(key)),
         }
-    }
-}
-
-/// Any key will do.
-struct AnyKey;
-
-impl KeyChoice for AnyKey {
-    fn may_use(&self, _: KeyIndex) -> bool {
-        true
     }
 }
 

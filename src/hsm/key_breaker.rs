@@ -180,16 +180,22 @@ impl KeyBreakers {
             .map_or(Admission::Admitted, |it| it.admit(now, takes_trial))
     }
 
+    /// Whether there is a breaker of that key and direction that is so.
+    fn is(
+        &self,
+        key: KeyIndex,
+        direction: Option<Direction>,
+        is_so: impl FnOnce(&Breaker) -> bool,
+    ) -> bool {
+        direction.is_some_and(|direction| {
+            self.is_any_failing() && self.breakers.lock().get(&(key, direction)).is_some_and(is_so)
+        })
+    }
+
     /// Whether the breaker is open.
     #[must_use]
     pub fn is_open(&self, key: KeyIndex, direction: Option<Direction>) -> bool {
-        let Some(direction) = direction else { return false };
-        self.open() > 0
-            && self
-                .breakers
-                .lock()
-                .get(&(key, direction))
-                .is_some_and(|breaker| breaker.state != State::Closed)
+        self.is(key, direction, |breaker| breaker.state != State::Closed)
     }
 
     /// Whether the key has failed so often in a row that one more attempt at the same request is
@@ -203,26 +209,16 @@ impl KeyBreakers {
     ) -> bool {
         let needed =
             if do_others_fail { MIN_KEY_FAULTS_IN_TROUBLE } else { MIN_DOUBTFUL_KEY_FAULTS };
-        let Some(direction) = direction else { return false };
-        self.is_any_failing()
-            && self
-                .breakers
-                .lock()
-                .get(&(key, direction))
-                .is_some_and(|breaker| breaker.faults.saturating_add(breaker.busy) >= needed)
+        self.is(key, direction, |breaker| breaker.faults.saturating_add(breaker.busy) >= needed)
     }
 
     /// Whether the key's latest fault was this very one, and its breaker is open: then it explains
     /// the next one, and no evidence is needed.
     #[must_use]
     pub fn explains(&self, key: KeyIndex, direction: Option<Direction>, failure: Failure) -> bool {
-        let Some(direction) = direction else { return false };
-        self.open() > 0
-            && self
-                .breakers
-                .lock()
-                .get(&(key, direction))
-                .is_some_and(|breaker| breaker.state != State::Closed && breaker.failure == failure)
+        self.is(key, direction, |breaker| {
+            breaker.state != State::Closed && breaker.failure == failure
+        })
     }
 
     /// Takes in a fault that is charged to the key. Returns what changed if that opened the

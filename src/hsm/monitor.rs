@@ -61,8 +61,7 @@ fn run(fleet: &Arc<Fleet>) {
         if idle_ticks < MONITOR_IDLE_TICKS || fleet.is_stopping() {
             fleet.monitor_signal.wait_until(now + hedge::tick(hedge_after));
         } else {
-            let waits = |token: &Token| !token.queue.is_empty() || !token.deferred.is_empty();
-            let is_needed = || fleet.tokens.iter().any(waits);
+            let is_needed = || fleet.tokens.iter().any(Token::has_waiting);
             fleet.monitor_signal.doze_until(now + PROBE_INTERVAL / 2, is_needed);
         }
     }
@@ -70,8 +69,7 @@ fn run(fleet: &Arc<Fleet>) {
 
 /// The monitor goes last: until then it writes off those who hang, and sees to what waits.
 fn is_over(fleet: &Fleet) -> bool {
-    let waits = |token: &Token| !token.queue.is_empty() || !token.deferred.is_empty();
-    let is_done = |token: &Token| !waits(token) || !token.circuit.is_usable();
+    let is_done = |token: &Token| !token.has_waiting() || !token.circuit.is_usable();
     fleet.is_stopping()
         && fleet.threads.load(Ordering::Acquire) <= 1
         && fleet.tokens.iter().all(is_done)

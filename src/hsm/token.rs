@@ -206,6 +206,12 @@ impl Token {
         queued
     }
 
+    /// Whether a request waits, in the queue or for a slow key.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.queue.is_empty() || !self.deferred.is_empty()
+    }
+
     /// Takes out all that waits.
     #[must_use]
     pub fn drain(&self) -> Vec<Queued> {

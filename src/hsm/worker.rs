@@ -233,6 +233,9 @@ impl Worker<'_> {
     /// The next job; those of keys whose slow calls hold their share of the sessions wait.
     fn next_job(&self) -> Option<Queued> {
         let hangs = &self.token.hangs;
+        if !hangs.is_any() && self.token.deferred.is_empty() {
+            return self.token.queue.take();
+        }
         let (now, is_stopping) = (Instant::now(), self.fleet.is_stopping());
         // Of many requests with one key, one is looked at.
         let last = Cell::new(None::<(KeyUse, bool)>);
@@ -254,7 +257,7 @@ impl Worker<'_> {
         }
         loop {
             let queued = self.token.queue.take()?;
-            if !hangs.is_any() || !must_wait(&queued) {
+            if !must_wait(&queued) {
                 return Some(queued);
             }
             if let Err(queued) = self.token.deferred.push(queued) {

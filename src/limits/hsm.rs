@@ -30,7 +30,7 @@ pub const MAX_WEIGHT: u32 = 1000;
 pub const MAX_PRIORITY: u32 = 1000;
 /// Calls in a hundred that may be hedged. Setting: `[pkcs11] hedge_budget_percent`.
 pub const DEFAULT_HEDGE_BUDGET_PERCENT: u32 = 5;
-/// What `[pkcs11] hedge_after_milli` may be at the most.
+/// Upper bound of `[pkcs11] hedge_after_milli`.
 pub const MAX_HEDGE_AFTER_MILLI: u64 = 10_000;
 /// Hedges that may be made at once after a time without any.
 pub const MAX_HEDGE_BURST: u32 = 32;
@@ -63,14 +63,14 @@ pub const MAX_ATTEMPTS: u8 = 12;
 /// Times that a decryption must fail with a code that may also mean trouble, each time followed
 /// by a known-good operation that succeeds, before the ciphertext is held to be at fault. A bad
 /// ciphertext costs twice as many operations. A token that fails at random, whatever its rate,
-/// passes this off with a probability of 2^-8 at the most.
+/// passes this off with a probability of at most 2^-8.
 pub const SUSPICIONS: u8 = 4;
 /// The same where a token that said so has failed at anything in the last [`RECENT_FAULTS`]:
-/// 2^-20 at the most.
+/// at most 2^-20.
 pub const MAX_SUSPICIONS: u8 = 10;
-/// Looking a missing label up anew: not more often than this for each label.
+/// Between two lookups of one missing label.
 pub const MISSING_LABEL_INTERVAL: Duration = Duration::from_secs(2);
-/// Looking missing labels up anew, for each token, in one second.
+/// Lookups of missing labels in one second, for each token.
 pub const MAX_MISSING_LABEL_LOOKUPS_PER_SEC: u32 = 50;
 /// Keys of one label that a lookup counts; more are as ambiguous as that many.
 pub const MAX_KEYS_PER_LABEL: usize = 1024;
@@ -161,7 +161,7 @@ pub const RECENT_TRAFFIC: Duration = Duration::from_secs(10);
 pub const MIN_RECONNECT_BACKOFF: Duration = Duration::from_millis(50);
 /// Last wait before a token that failed is tried again.
 pub const MAX_RECONNECT_BACKOFF: Duration = Duration::from_secs(2);
-/// Connection attempts that fail in a row before the module is initialised anew.
+/// Connection attempts that fail in a row before the module is initialised again.
 pub const RECONNECTS_BEFORE_REINITIALIZE: u32 = 3;
 /// Between two C_Finalize and C_Initialize of one module.
 pub const MIN_REINITIALIZE_INTERVAL: Duration = Duration::from_secs(30);

@@ -10,9 +10,9 @@ use super::keys::Key;
 use super::session::Calls;
 use super::token::Shared;
 use super::trouble::{Trouble, fault_of, fault_of_class, malformed};
-use crate::hsm::backend::{Blame, Fault, KeyChoice, Probed};
+use crate::hsm::backend::{AnyKey, Blame, Fault, KeyChoice, Probed};
 use crate::hsm::config::IvMode;
-use crate::job::{Failure, Iv, KeyIndex};
+use crate::job::{Failure, Iv};
 
 /// What probes and known-good operations encrypt.
 pub(super) const PROBE_PLAINTEXT: [u8; 32] = *b"xks-proxy probes this HSM's work";
@@ -33,15 +33,6 @@ pub(super) enum ProbeKey {
     /// The token makes none, which is no sign of ill health: a FIPS 140 level 3 nShield world
     /// wants a card for that.
     Refused,
-}
-
-/// Any key will do.
-struct AnyKey;
-
-impl KeyChoice for AnyKey {
-    fn may_use(&self, _: KeyIndex) -> bool {
-        true
-    }
 }
 
 impl Calls {
