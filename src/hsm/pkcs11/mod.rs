@@ -12,6 +12,8 @@ pub mod module;
 mod operations;
 pub mod probe;
 pub mod profiles;
+mod prove;
 pub mod session;
+mod standing;
 pub mod token;
 mod trouble;
