@@ -447,4 +447,4 @@ pub const MAX_STATE_LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Between two writes of the keys' witnesses.
 pub const MIN_SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait before a write to the state directory that failed is tried again.
-pub const SAVE_RETRY_INTERVAL: Duration = Duration::from_secs(30);
+pub const SAVE_RETRY_INTERVAL: Duration = Duration::from_secs(5);

@@ -44,3 +44,4 @@ mod status_page;
 mod stores;
 mod tls;
 mod upgrade;
+mod witnesses;
