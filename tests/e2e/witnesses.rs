@@ -8,14 +8,17 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
+use crate::common::proxy::free_port;
 use crate::common::{Client, Prepared, Proxy, Setup, Store, settings, token, xks};
 use crate::metrics::watched;
 
 const ANOTHER: &str = "another";
 const ENCRYPT: &str = "keys/foo/encrypt";
 
-/// Makes a second token with other keys than the first one's.
+/// Makes a second token with another key "foo" than the first one's.
 fn with_a_stranger(setup: Setup) -> Prepared {
+    let keys = Value::Array(vec![token::FULL.label.into()]);
+    let setup = setup.set_in_store(0, "xks_key_id_set", keys).set("server.pid_file", "proxy.pid");
     let prepared = setup.prepare();
     prepared.token.add_token_of_strangers(ANOTHER, &[token::FULL]);
     prepared
@@ -33,7 +36,8 @@ fn encrypt(client: &Client) -> Json {
 fn assert_refused(client: &Client) {
     let response = client.call(ENCRYPT, &xks::encrypt(b"plaintext", None));
     response.assert_error(400, "InvalidStateException");
-    assert!(response.text().contains("hold different keys"), "{}", response.text());
+    let said = String::from_utf8_lossy(&response.body);
+    assert!(said.contains("hold different keys"), "{said}");
 }
 
 fn assert_decrypts(client: &Client, encrypted: &Json) {
@@ -51,6 +55,14 @@ fn change(proxy: &Proxy, change: impl FnOnce(&mut Table)) {
     assert_eq!(code, Some(0), "{printed}");
 }
 
+fn restart_with(proxy: &mut Proxy, labels: &[&str]) {
+    proxy.signal("TERM");
+    proxy.signal("TERM");
+    proxy.wait_for_end();
+    proxy.change_settings(|table| settings::set(table, "pkcs11.tokens", tokens(labels)));
+    proxy.restart();
+}
+
 fn state_in(directory: &Path) -> PathBuf {
     directory.join("state")
 }
@@ -63,13 +75,13 @@ fn witnesses_of(state: &Path) -> String {
 /// was encrypted is decrypted, log, metrics, status and commands say so, and `trust_token` ends it.
 #[test]
 fn two_keys_of_one_label() {
-    let mut proxy = with_a_stranger(watched().set("pkcs11.tokens", tokens(&[ANOTHER]))).start();
+    let setup = watched().set("admin.port", free_port()).set("pkcs11.tokens", tokens(&[ANOTHER]));
+    let mut proxy = with_a_stranger(setup).start();
     let of_another = encrypt(&proxy.client());
-    change(&proxy, |table| settings::set(table, "pkcs11.tokens", tokens(&[token::LABEL])));
+    // Without a state directory, the next process knows nothing of the one before.
+    restart_with(&mut proxy, &[token::LABEL]);
     let of_first = encrypt(&proxy.client());
-    change(&proxy, |table| {
-        settings::set(table, "pkcs11.tokens", tokens(&[token::LABEL, ANOTHER]));
-    });
+    restart_with(&mut proxy, &[token::LABEL, ANOTHER]);
     proxy.wait_for("the difference to be seen", |proxy| {
         token_status(proxy, 1)["keysDiffering"] == 1
     });
@@ -124,11 +136,7 @@ fn the_next_process_knows() {
     assert_eq!(code, Some(0), "{printed}");
     assert!(fs::read_to_string(&exported).unwrap().contains("\"foo\""));
 
-    proxy.signal("TERM");
-    proxy.signal("TERM");
-    proxy.wait_for_end();
-    proxy.change_settings(|table| settings::set(table, "pkcs11.tokens", tokens(&[ANOTHER])));
-    proxy.restart();
+    restart_with(&mut proxy, &[ANOTHER]);
     assert_refused(&proxy.client());
     proxy.log_with("HSM keys differ");
 
