@@ -17,6 +17,7 @@ from pathlib import Path
 from matrix.proxy import PIN, Failed, binary, free_ports, make_certificates, softhsm2_module
 
 RATE = 1000
+KEYS_PER_PROCESS = 1000
 CRYPTO = ("C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt")
 #: The one key store of a rig that names none.
 PREFIX = "/example/uri/path/prefix"
@@ -129,9 +130,14 @@ class Rig(Loadable):
         maker = [binary("xks-token-maker"), softhsm2_module(), ""]
         for token in self.tokens:
             commands = ["init", token, "12345678", PIN]
-            for key, value in self.keys.items():
+            for number, (key, value) in enumerate(self.keys.items(), 1):
                 commands += ["add", token, PIN, "aes", key, value, "ed"]
-            subprocess.run([*maker, *commands], env=self.environment, check=True)
+                # A command line has an end.
+                if number % KEYS_PER_PROCESS == 0:
+                    subprocess.run([*maker, *commands], env=self.environment, check=True)
+                    commands = []
+            if commands:
+                subprocess.run([*maker, *commands], env=self.environment, check=True)
         listed = subprocess.run(
             [*maker, "slots"], env=self.environment, check=True, capture_output=True, text=True
         )

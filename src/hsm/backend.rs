@@ -149,7 +149,9 @@ pub trait Session {
 pub enum Standing {
     /// It has decrypted the key's witness, or made it.
     Proven,
-    /// It has not been tried, could not be tried, or was not looked for yet.
+    /// It will be tried by the key's witness before the next encryption.
+    Provable,
+    /// There is no witness, it could not be tried by that, or it was not looked for yet.
     Unproven,
     /// It is another key: it does not decrypt the witness.
     Disagrees,

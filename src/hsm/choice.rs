@@ -112,7 +112,8 @@ fn random() -> u64 {
 /// How well a token's key suits a request: the least is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fit {
-    /// It is the same key as the others', or a decryption shows it.
+    /// It is the same key as the others', or will be tried before it encrypts, or a decryption
+    /// shows it.
     Suits,
     /// It is not known to be the same. All that encrypt with such a key use the same token: the
     /// first in use, by priority and settings.
@@ -126,7 +127,7 @@ enum Fit {
 impl Fit {
     fn of(token: &Token, request: &Request) -> Self {
         match token.backend.standing(request.key, Direction::of(&request.operation)) {
-            Standing::Proven => Self::Suits,
+            Standing::Proven | Standing::Provable => Self::Suits,
             Standing::Unproven if !is_encryption(request) => Self::Suits,
             Standing::Unproven => {
                 Self::Unproven { priority: token.share.priority, place: token.index.0 }

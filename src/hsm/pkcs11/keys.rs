@@ -121,6 +121,8 @@ pub(super) struct Entry {
     refused: Option<(CK_OBJECT_HANDLE, Instant)>,
     /// It is not to be proven before that time, in that era.
     pub(super) prove_after: Option<(Instant, u32)>,
+    /// The era in which it could not be tried by its witness.
+    pub(super) unprovable_in: u32,
 }
 
 /// One token's keys.

@@ -41,7 +41,8 @@ enum Opened {
 
 impl Calls {
     /// Makes sure, before an encryption, that the key is the one that the other tokens have. A key
-    /// that cannot be tried is let pass: it is chosen only where no token's key is proven.
+    /// that cannot be tried is let pass from the second time on: by then it is chosen only where no
+    /// other token's key is proven or can be.
     #[inline]
     pub(super) fn require_proof(
         &mut self,
@@ -53,7 +54,12 @@ impl Calls {
             return Ok(());
         }
         match self.prove_key(token, index, key)? {
-            Proof::Agrees | Proof::Made | Proof::Unproven(_) => Ok(()),
+            Proof::Agrees | Proof::Made => Ok(()),
+            Proof::Unproven(_) if !key.attributes.decrypt => Ok(()),
+            Proof::Unproven(_) if !token.keys.cannot_be_proven(index) => Ok(()),
+            Proof::Unproven(_) => {
+                Err(Fault { failure: Failure::KeysDiffer, blame: Blame::Key }.into())
+            }
             Proof::Disputed => Err(Fault::answer(Failure::KeysDiffer).into()),
             Proof::Disagrees => {
                 Err(Fault { failure: Failure::KeysDiffer, blame: Blame::Key }.into())

@@ -53,8 +53,23 @@ impl KeyCache {
             }
             _ if self.disagreeing.contains(key) => Standing::Disagrees,
             Some(found) if found.proven_in == self.witnesses.era() => Standing::Proven,
+            Some(found) if self.is_provable(key, &found, entry.unprovable_in) => Standing::Provable,
             _ => Standing::Unproven,
         }
+    }
+
+    fn is_provable(&self, key: KeyIndex, found: &Key, unprovable_in: u32) -> bool {
+        let has_witness = || self.labels().now().get(key).is_some_and(|it| self.witnesses.has(it));
+        found.attributes.decrypt && unprovable_in != self.witnesses.era() && has_witness()
+    }
+
+    /// Takes in that the key cannot be tried by its witness. Returns whether that is news.
+    pub(super) fn cannot_be_proven(&self, key: KeyIndex) -> bool {
+        let (era, mut is_news) = (self.witnesses.era(), false);
+        self.with_entry(key, |entry| {
+            is_news = std::mem::replace(&mut entry.unprovable_in, era) != era;
+        });
+        is_news
     }
 
     /// The keys that are there and are not proven.
@@ -84,6 +99,7 @@ impl KeyCache {
                 key.proven_in = era;
             }
             entry.prove_after = None;
+            entry.unprovable_in = 0;
         });
         self.disagreeing.set(key, false)
     }
