@@ -60,7 +60,7 @@ impl Keeper<'_> {
 }
 
 impl Fleet {
-    /// Whether each token was tried once, or has had its time for it.
+    /// Returns whether each token was tried once, or has had its time for it.
     fn have_all_tried(&self) -> bool {
         let has_tried = |token: &Token| token.keeper.lock().has_tried;
         self.start.elapsed() >= MAX_START_WAIT || self.tokens.iter().all(has_tried)

@@ -5,9 +5,9 @@
 //! key makes a ciphertext of a fixed plaintext, the key's witness, and each other token has to
 //! decrypt it before it encrypts with its own key of that label.
 //!
-//! A witness counts only once every token in use at the time has been asked: until then it may be
-//! the wrong one of two. If one of them disagrees, nobody knows which is right, and the key is in
-//! dispute until an operator says so.
+//! A new witness is provisional until every token in use has been tried with it; then it is settled,
+//! and a token that disagrees later is excluded. If a token disagrees with a provisional witness,
+//! nothing tells which of the two keys is right: the key is disputed until an operator decides.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,14 +45,14 @@ pub struct Witness {
 /// The outcome of a token's disagreement with a witness.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Disagreement {
-    /// The witness counts: the token does not serve the key.
+    /// The witness is settled: the token must not encrypt with the key.
     Excluded,
-    /// The witness did not count yet: nobody knows which key is right. `maker` made it.
+    /// The witness is provisional: nothing tells which key is right.
     Disputed {
         /// Serial number or label of the token that made the witness.
         maker: String,
     },
-    /// The settings trust this token: the witness is dropped, and the token makes another.
+    /// The witness was dropped, or is no longer the key's; the token may make another one.
     Dropped,
 }
 
@@ -60,9 +60,9 @@ struct Entry {
     witness: Arc<Witness>,
     /// The token that made it in this process.
     maker: Option<TokenIndex>,
-    /// Tokens that were asked, whatever they said.
+    /// Tokens that were tried with it, whatever came of it.
     heard: TokenSet,
-    /// Tokens that said that it is not theirs.
+    /// Tokens that disagree with it.
     dissent: TokenSet,
     is_settled: bool,
 }
@@ -77,11 +77,11 @@ impl Entry {
 /// The witnesses of all keys, by label.
 pub struct Witnesses {
     entries: RwLock<HashMap<Box<str>, Entry>>,
-    /// Raised when a witness that tokens were proven by has lost its worth: all proofs are of the
-    /// past then.
+    /// Incremented when a witness that tokens were proven by is replaced or disputed, which makes
+    /// all proofs invalid.
     era: AtomicU32,
     unsettled: AtomicUsize,
-    /// Counts the witnesses that came to count since the start.
+    /// The number of witnesses settled since the start.
     revision: AtomicU32,
     is_changed: Signal,
     trusted: RwLock<Option<String>>,
@@ -94,8 +94,8 @@ impl Default for Witnesses {
 }
 
 impl Witnesses {
-    /// Those that are known from before, which count. `trusted`: the label or the serial number of
-    /// the token that is right where tokens disagree and no witness counts.
+    /// Creates the collection with `known`, which are settled. `trusted` is the label or the serial
+    /// number of the token that is right where tokens disagree and no witness is settled.
     #[must_use]
     pub fn new(known: HashMap<Box<str>, Witness>, trusted: Option<String>) -> Self {
         let entries = known.into_iter().map(|(label, witness)| (label, Entry::settled(witness)));
@@ -109,33 +109,33 @@ impl Witnesses {
         }
     }
 
-    /// The era at present: a proof of another one tells nothing. Never 0.
+    /// Returns the current era, which is never 0. Proofs made in another era are invalid.
     #[must_use]
     pub fn era(&self) -> u32 {
         self.era.load(Ordering::Acquire)
     }
 
-    /// How often a witness has come to count since the start.
+    /// Returns the number of witnesses settled since the start.
     #[must_use]
     pub fn revision(&self) -> u32 {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// Waits until a witness comes to count after that revision, or until `end`. For one thread.
+    /// Waits until a witness is settled after that revision, or until `end`. For a single thread.
     pub fn wait_for_change(&self, end: Instant, revision: u32) {
         if self.revision() == revision {
             self.is_changed.wait_until(end);
         }
     }
 
-    /// Takes in which token the settings trust from now on. What is in dispute is decided by that.
+    /// Sets the token that the settings trust, which decides all disputes.
     pub fn trust(&self, trusted: Option<String>) {
         if std::mem::replace(&mut *self.trusted.write(), trusted.clone()) != trusted {
             self.forget_unsettled();
         }
     }
 
-    /// Drops the witnesses that do not count yet: they are about tokens that may be others now.
+    /// Drops the provisional witnesses: the fleet may consist of other tokens from now on.
     pub fn forget_unsettled(&self) {
         let mut entries = self.entries.write();
         entries.retain(|_, entry| entry.is_settled);
@@ -144,34 +144,34 @@ impl Witnesses {
         self.era.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether the settings name this token as the one that is right.
+    /// Returns whether the settings name this token as the one that is right.
     #[must_use]
     pub fn is_trusted(&self, token: &Identity) -> bool {
         let names = |trusted: &String| *trusted == token.id || *trusted == token.label;
         self.trusted.read().as_ref().is_some_and(names)
     }
 
-    /// The key's witness, if there is one.
+    /// Returns the key's witness, if there is one.
     #[must_use]
     pub fn get(&self, label: &str) -> Option<Arc<Witness>> {
         self.entries.read().get(label).map(|entry| Arc::clone(&entry.witness))
     }
 
-    /// Whether there is one.
+    /// Returns whether the key has a witness.
     #[must_use]
     pub fn has(&self, label: &str) -> bool {
         self.entries.read().contains_key(label)
     }
 
-    /// Whether tokens disagree about the key, and nobody knows which is right.
+    /// Returns whether tokens disagree about the key and no witness is settled.
     #[must_use]
     pub fn is_disputed(&self, label: &str) -> bool {
         let entries = self.entries.read();
         entries.get(label).is_some_and(|entry| !entry.is_settled && entry.dissent != 0)
     }
 
-    /// Takes a witness that a token has made. Returns false if there is one already: then the
-    /// token has to be proven by that.
+    /// Adds a witness that a token has made. Returns false if the key has one already, by which the
+    /// token must be proven instead.
     pub fn offer(
         &self,
         label: &str,
@@ -194,7 +194,7 @@ impl Witnesses {
         true
     }
 
-    /// Takes in that a token has decrypted the witness.
+    /// Records that a token has decrypted the witness.
     pub fn agrees(&self, label: &str, token: TokenIndex) {
         if let Some(entry) = self.entries.write().get_mut(label) {
             entry.heard |= bit(token);
@@ -202,7 +202,7 @@ impl Witnesses {
         }
     }
 
-    /// Takes in that a token could not be proven for now.
+    /// Records that a token could not be tried for now.
     pub fn unproven(&self, label: &str, token: TokenIndex) {
         if self.unsettled.load(Ordering::Acquire) > 0
             && let Some(entry) = self.entries.write().get_mut(label)
@@ -211,8 +211,7 @@ impl Witnesses {
         }
     }
 
-    /// Takes in that a token holds another key than the one that made `witness`, by its own
-    /// definite word.
+    /// Records that a token does not hold the key that `witness` was made with.
     pub fn disagrees(
         &self,
         label: &str,
@@ -244,8 +243,7 @@ impl Witnesses {
         Disagreement::Disputed { maker: entry.witness.made_by.clone() }
     }
 
-    /// Has those witnesses count that all `usable` tokens were asked about and that none disagrees
-    /// with.
+    /// Settles the witnesses that all `usable` tokens were tried with and none disagrees with.
     pub fn settle(&self, usable: TokenSet) {
         if self.unsettled.load(Ordering::Acquire) == 0 {
             return;
@@ -264,7 +262,7 @@ impl Witnesses {
         self.is_changed.tell();
     }
 
-    /// Takes over witnesses that others have made, in place of those that differ.
+    /// Takes over settled witnesses from elsewhere; they replace those that differ.
     pub fn adopt(&self, known: impl IntoIterator<Item = (Box<str>, Witness)>) {
         let mut entries = self.entries.write();
         for (label, witness) in known {
@@ -284,7 +282,7 @@ impl Witnesses {
         }
     }
 
-    /// The witnesses that count.
+    /// Returns the settled witnesses.
     #[must_use]
     pub fn settled(&self) -> Vec<(Box<str>, Arc<Witness>)> {
         let entries = self.entries.read();
@@ -322,7 +320,7 @@ mod tests {
         assert!(WITNESS_AAD.len() < 2 + 32 + 1, "with the digest of one that is");
     }
 
-    /// The first witness is that of the key; it counts when all tokens in use were asked.
+    /// The first witness is the key's, and is settled when all tokens in use were tried with it.
     #[test]
     fn counts_when_all_were_asked() {
         let witnesses = Witnesses::default();
@@ -337,8 +335,8 @@ mod tests {
         assert!(!witnesses.is_disputed("key"));
     }
 
-    /// Without one that counts, nobody knows which of two keys is right; once they are the same,
-    /// it counts.
+    /// A provisional witness that a token disagrees with is disputed, until the token holds the
+    /// same key.
     #[test]
     fn a_dispute_and_its_end() {
         let witnesses = Witnesses::default();
@@ -373,7 +371,7 @@ mod tests {
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
     }
 
-    /// A maker whose key was replaced before its witness counted makes another one.
+    /// A token whose key is replaced while its witness is provisional makes another witness.
     #[test]
     fn a_maker_that_changed_its_mind() {
         let witnesses = Witnesses::default();
@@ -386,7 +384,7 @@ mod tests {
         assert!(!witnesses.is_disputed("key"));
     }
 
-    /// What others made takes the place of one's own.
+    /// Witnesses from elsewhere replace one's own.
     #[test]
     fn adopts_the_word_of_others() {
         let witnesses = Witnesses::default();

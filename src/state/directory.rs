@@ -39,7 +39,7 @@ impl Directory {
         &self.path
     }
 
-    /// Whether others than the owner may look into it; false if that cannot be told.
+    /// Returns whether others than the owner may look into it; false if that cannot be told.
     #[must_use]
     pub fn is_open_to_others(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|it| it.permissions().mode() & 0o077 != 0)

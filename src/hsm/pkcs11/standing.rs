@@ -24,7 +24,7 @@ impl Disagreeing {
         self.count.load(Ordering::Acquire) > 0 && self.keys.read().contains(&key)
     }
 
-    /// Returns whether that is news.
+    /// Returns whether that is new.
     fn set(&self, key: KeyIndex, disagrees: bool) -> bool {
         if !disagrees && self.count.load(Ordering::Acquire) == 0 {
             return false;
@@ -37,7 +37,7 @@ impl Disagreeing {
 }
 
 impl KeyCache {
-    /// What is known of the key, for that use of it.
+    /// Returns what is known of the key, for that use of it.
     #[must_use]
     pub fn standing(&self, key: KeyIndex, direction: Option<Direction>) -> Standing {
         let entries = self.entries.read();
@@ -63,7 +63,7 @@ impl KeyCache {
         found.attributes.decrypt && unprovable_in != self.witnesses.era() && has_witness()
     }
 
-    /// Takes in that the key cannot be tried by its witness. Returns whether that is news.
+    /// Records that the key cannot be tried by its witness. Returns whether that is new.
     pub(super) fn cannot_be_proven(&self, key: KeyIndex) -> bool {
         let (era, mut is_news) = (self.witnesses.era(), false);
         self.with_entry(key, |entry| {
@@ -72,7 +72,7 @@ impl KeyCache {
         is_news
     }
 
-    /// The keys that are there and are not proven.
+    /// Returns the keys that are there and are not proven.
     #[must_use]
     pub fn not_proven(&self) -> NotProven {
         let (era, labels) = (self.witnesses.era(), self.labels().now());
@@ -91,7 +91,7 @@ impl KeyCache {
         found
     }
 
-    /// Takes in that the key with that handle was proven in that era. Returns whether it disagreed
+    /// Records that the key with that handle was proven in that era. Returns whether it disagreed
     /// before.
     pub(super) fn is_proven(&self, key: KeyIndex, handle: CK_OBJECT_HANDLE, era: u32) -> bool {
         self.with_entry(key, |entry| {
@@ -104,7 +104,7 @@ impl KeyCache {
         self.disagreeing.set(key, false)
     }
 
-    /// Takes in that it is another key than the witness's. Returns whether that is news.
+    /// Records that it is another key than the witness's. Returns whether that is new.
     pub(super) fn disagrees(&self, key: KeyIndex) -> bool {
         self.with_entry(key, |entry| {
             if let Some(key) = &mut entry.key {
@@ -114,13 +114,13 @@ impl KeyCache {
         self.disagreeing.set(key, true)
     }
 
-    /// Leaves it as it is until then, or until witnesses have changed.
+    /// Puts the next attempt off until then, or until witnesses have changed.
     pub(super) fn prove_later(&self, key: KeyIndex, after: Instant) {
         let era = self.witnesses.era();
         self.with_entry(key, |entry| entry.prove_after = Some((after, era)));
     }
 
-    /// A key that can be proven now: one that has a witness, or that `may_make` one.
+    /// Returns a key that can be proven now: one that has a witness, or that `may_make` admits.
     pub(super) fn next_to_prove(
         &self,
         now: Instant,
