@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use hsm_support::bench::*;
 use hsm_support::*;
 use sha2::{Digest as _, Sha256};
+use xks_proxy::hsm::backend::Proof;
 use xks_proxy::hsm::config::{HedgeAfter, IvMode, Rules, TokenConfig, TokenSelector};
 use xks_proxy::hsm::pkcs11::{probe, profiles};
+use xks_proxy::hsm::proofs::TokenProofs;
 use xks_proxy::job::{Failure, HealthStatus, Operation};
 use xks_proxy::limits::SUSPICIONS;
 
@@ -80,10 +82,11 @@ fn one_of_two_gets_it_wrong() {
         let mut bench = Bench::new(directory);
         let mut caller = Bench::start(&["one", "two"], PIN);
         let slot = Bench::slot(&caller, 0);
-        // One whose keys are not proven is not asked to encrypt, and so does nothing wrong.
-        eventually("both encrypt", || {
-            caller.hsm.stats().iter().all(|token| token.keys_unproven == 0)
-        });
+        let proofs = caller.hsm.prove_all(2);
+        let are_proven = |token: &TokenProofs| {
+            token.keys.iter().all(|key| matches!(key.proof, Proof::Agrees | Proof::Made))
+        };
+        assert!(proofs.iter().all(are_proven), "{proofs:?}");
         bench.set(&format!("[[fault]]\nflip_bit = true\nslot = {slot}"));
         eventually("it is out of use", || {
             round_trip(&mut caller, 0).unwrap();
