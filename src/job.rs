@@ -247,6 +247,8 @@ pub enum Failure {
     MayNotEncrypt,
     /// `CKA_DECRYPT` is false, or the token said `CKR_KEY_FUNCTION_NOT_PERMITTED`.
     MayNotDecrypt,
+    /// The tokens in use hold different keys under the label, or another key than its witness.
+    KeysDiffer,
     /// The tag does not fit ciphertext, AAD and IV.
     InvalidCiphertext,
     /// More than any token takes in one operation.

@@ -31,3 +31,4 @@ pub mod proto;
 pub mod rate;
 pub mod server;
 pub mod settings;
+pub mod state;

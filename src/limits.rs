@@ -440,3 +440,11 @@ const _: () = {
     assert!(HISTORY_SAMPLES as u64 * HISTORY_INTERVAL.as_secs() == 3600);
     assert!(SMALL_BUFFER_BYTES < MAX_HEAD_BYTES + BODY_OVERHEAD_BYTES);
 };
+/// The file of the keys' witnesses: some 300 bytes for each key.
+pub const MAX_WITNESS_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// How long another process's change of the state directory is waited for.
+pub const MAX_STATE_LOCK_WAIT: Duration = Duration::from_secs(5);
+/// Between two writes of the keys' witnesses.
+pub const MIN_SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Wait before a write to the state directory that failed is tried again.
+pub const SAVE_RETRY_INTERVAL: Duration = Duration::from_secs(5);

@@ -80,6 +80,10 @@ fn one_of_two_gets_it_wrong() {
         let mut bench = Bench::new(directory);
         let mut caller = Bench::start(&["one", "two"], PIN);
         let slot = Bench::slot(&caller, 0);
+        // One whose keys are not proven is not asked to encrypt, and so does nothing wrong.
+        eventually("both encrypt", || {
+            caller.hsm.stats().iter().all(|token| token.keys_unproven == 0)
+        });
         bench.set(&format!("[[fault]]\nflip_bit = true\nslot = {slot}"));
         eventually("it is out of use", || {
             round_trip(&mut caller, 0).unwrap();

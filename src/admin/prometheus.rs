@@ -368,6 +368,19 @@ const OF_TOKEN: &[OfToken] = &[
         |token| token.key_breaker_openings_total,
     ),
     (
+        "xks_proxy_hsm_keys_differing",
+        Gauge,
+        "Keys of the token that are others than the other tokens' keys of the same label, or than \
+         the witness of that label.",
+        |token| token.keys_disagreeing.len() as u64,
+    ),
+    (
+        "xks_proxy_hsm_keys_unproven",
+        Gauge,
+        "Keys of the token that have not been proven yet to be the same as the other tokens'.",
+        |token| token.keys_unproven as u64,
+    ),
+    (
         "xks_proxy_hsm_cdiv_mismatches_total",
         Counter,
         "Encryptions that the token did not decrypt to the same plaintext again.",

@@ -181,6 +181,10 @@ struct Token {
     cdiv_mismatches: u64,
     failure_codes: Vec<(&'static str, u64)>,
     keys_out_of_use: Vec<KeyOutOfUse>,
+    keys_unproven: usize,
+    keys_differing: usize,
+    /// Labels of those, up to [`MAX_KEYS_SHOWN`].
+    differing_keys: Vec<Box<str>>,
 }
 
 /// A key that the token does not serve, though it serves others.
@@ -393,6 +397,9 @@ fn token(stats: TokenStats, health: Option<&TokenHealth>) -> Token {
         cdiv_mismatches: stats.cdiv_mismatches_total,
         failure_codes: stats.failure_codes,
         keys_out_of_use: stats.keys_out_of_use.into_iter().map(key_out_of_use).collect(),
+        keys_unproven: stats.keys_unproven,
+        keys_differing: stats.keys_disagreeing.len(),
+        differing_keys: stats.keys_disagreeing.into_iter().take(MAX_KEYS_SHOWN).collect(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::hsm_caller::{OTHER_ANSWER, told};
 use super::hsm_session::HsmSession;
-use super::{EXIT_UNAVAILABLE, Failed};
+use super::{EXIT_UNAVAILABLE, Failed, keys_prove};
 use crate::hsm::inventory::TokenInventory;
 use crate::job::{HsmAad, KeyIndex, Operation, Request, Success};
 use crate::proto::Service;
@@ -40,8 +40,14 @@ fn check_hsm(settings: &Settings) -> Result<(), Failed> {
     }
     let left_out = health_key.filter(|_| !has_health_key);
     mistakes += check_keys(&session, &service, left_out);
+    let proofs = keys_prove::prove(&session, &service);
+    keys_prove::print_table(&proofs, &service, settings);
+    mistakes += keys_prove::mistakes(&proofs, &service, settings);
     if mistakes == 0 {
-        println!("\nthe HSM has all keys, and each encrypts and decrypts as its attributes say");
+        println!(
+            "\nthe HSM has all keys, and each encrypts and decrypts as its attributes say, and is \
+             the same on each token that has it"
+        );
         return Ok(());
     }
     Err(Failed::new(EXIT_UNAVAILABLE, format!("{mistakes} of the checks with the HSM failed")))

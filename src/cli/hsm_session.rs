@@ -5,8 +5,10 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::hsm_caller::HsmCaller;
+use super::kept_state::KeptState;
 use super::{EXIT_SETTINGS, Failed};
 use crate::hsm::Hsm;
+use crate::hsm::config::Config;
 use crate::hsm::pkcs11::ffi::set_environment;
 use crate::job::{Failure, Request, Success};
 use crate::limits::{CHECK_TIMEOUT, HSM_STOP_TIMEOUT};
@@ -20,12 +22,18 @@ pub(super) struct HsmSession {
 }
 
 impl HsmSession {
-    /// Loads the module and logs in.
+    /// Loads the module and logs in. The state directory's witnesses are those of the keys.
     pub(super) fn start(settings: &Settings, service: &Service) -> Result<Self, Failed> {
+        let state = KeptState::read(settings);
+        Self::start_with(settings, state.hsm_config(settings, service))
+    }
+
+    /// The same, with other witnesses.
+    pub(super) fn start_with(settings: &Settings, config: Config) -> Result<Self, Failed> {
         // No thread has been started yet.
         set_environment(&settings.pkcs11.environment);
         let caller = HsmCaller::new(0);
-        let hsm = Hsm::start(settings.hsm_config(service), vec![caller.inbox()])
+        let hsm = Hsm::start(config, vec![caller.inbox()])
             .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[pkcs11]: {error}")))?;
         Ok(Self { hsm, caller })
     }

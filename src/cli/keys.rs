@@ -96,6 +96,7 @@ struct Status {
 struct TokenStatus {
     label: String,
     keys_out_of_use: Vec<KeyStatus>,
+    differing_keys: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -122,7 +123,14 @@ fn print_out_of_use(settings: &Settings) {
 }
 
 fn lines_of(token: &TokenStatus) -> impl Iterator<Item = String> {
-    token.keys_out_of_use.iter().map(|key| {
+    let differing = token.differing_keys.iter().map(|label| {
+        format!(
+            "{} on token {}: it is another key than its witness's, or the other tokens'",
+            label.escape_debug(),
+            token.label.escape_debug()
+        )
+    });
+    differing.chain(token.keys_out_of_use.iter().map(|key| {
         // A proxy said this.
         let KeyStatus { label, direction, reason } = key;
         format!(
@@ -132,7 +140,7 @@ fn lines_of(token: &TokenStatus) -> impl Iterator<Item = String> {
             token.label.escape_debug(),
             reason.escape_debug()
         )
-    })
+    }))
 }
 
 /// "AES-256", or "AES-?" where the token does not tell `CKA_VALUE_LEN`.

@@ -11,6 +11,7 @@ use landlock::{
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use crate::settings::{Confinement, LandlockPaths, Settings};
+use crate::state::directory::Directory;
 
 /// What any program reads: libraries, the resolver's and OpenSSL's settings, the number of cores,
 /// time zones, random bytes. `/proc/self` is this process's own.
@@ -101,6 +102,11 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
     if let Some(audit) = &settings.audit {
         make_directory(&audit.directory)?;
         rules.push((audit.directory.clone(), write));
+    }
+    if let Some(directory) = &settings.state_directory {
+        // It may not be there to be made: then serving goes on without it.
+        let directory = Directory::new(directory);
+        rules.push((directory.path().to_owned(), write));
     }
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)

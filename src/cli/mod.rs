@@ -11,7 +11,9 @@ mod events;
 mod hsm_caller;
 mod hsm_session;
 mod inherited;
+mod kept_state;
 pub mod keys;
+pub mod keys_prove;
 pub mod kms_config;
 mod lockdown;
 pub mod notify;
@@ -105,7 +107,10 @@ enum Command {
         pid: Option<u32>,
     },
     /// List the AES keys of the token and which store may use which
+    #[command(args_conflicts_with_subcommands = true)]
     Keys {
+        #[command(subcommand)]
+        command: Option<KeysCommand>,
         /// The settings file, if it is not the one that serving would take
         file: Option<PathBuf>,
     },
@@ -161,6 +166,12 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Prove that all tokens hold the same keys, by a ciphertext of each key: its witness
+    Prove(keys_prove::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
 enum PolicyCommand {
     /// Try a policy on a request: prints allow or deny, and what decided
     ///
@@ -185,7 +196,10 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(),
         Command::Check { file, hsm, strict } => check::run(file.as_deref(), hsm, strict),
         Command::Reload { file, pid } => reload::command::run(file.as_deref(), pid),
-        Command::Keys { file } => keys::run(file.as_deref()),
+        Command::Keys { command: Some(KeysCommand::Prove(arguments)), .. } => {
+            keys_prove::run(&arguments)
+        }
+        Command::Keys { command: None, file } => keys::run(file.as_deref()),
         Command::Credentials { command } => credentials::run(&command),
         Command::KmsConfig(arguments) => kms_config::run(&arguments),
         Command::ProbeHsm { file, max_sessions, milli } => {

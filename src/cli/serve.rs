@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGTERM, SIGXFSZ};
 use super::events::Events;
 use super::hsm_caller::HsmCaller;
 use super::inherited::{self, Start};
+use super::kept_state::KeptState;
 use super::pid_file::PidFile;
 use super::reload::{self, InUse, Reloader};
 use super::upgrade::{Program, Sockets};
@@ -137,8 +138,12 @@ fn serve(
     let mut completions = server.completions();
     let caller = HsmCaller::new(u16::try_from(completions.len()).unwrap_or(u16::MAX));
     completions.push(caller.inbox());
-    let hsm = Hsm::start(settings.hsm_config(&service), completions.clone())
+    let state = KeptState::read(settings);
+    let hsm = Hsm::start(state.hsm_config(settings, &service), completions.clone())
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[pkcs11]: {error}")))?;
+    state
+        .save_changes()
+        .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no thread: {error}")))?;
     startup_log::listening(&server, settings, admin.as_ref(), inherited_sockets);
     startup_log::hsm(Arc::clone(&hsm), settings);
 
@@ -159,6 +164,7 @@ fn serve(
         metrics: Arc::clone(&metrics),
         log: Arc::clone(log),
         audit: audit.clone(),
+        state,
         admin: admin.as_ref().and_then(Admin::acceptor),
         notifier: notifier.clone(),
     };

@@ -16,6 +16,27 @@ pub trait Backend: Send + Sync {
     /// blocks on the token.
     fn has_key(&self, key: KeyIndex) -> bool;
 
+    /// Whether the token's key of that label is known to be the same as the others'. A key that may
+    /// not be used in that direction is as good as absent. Never blocks on the token.
+    fn standing(&self, key: KeyIndex, _direction: Option<Direction>) -> Standing {
+        if self.has_key(key) { Standing::Proven } else { Standing::Absent }
+    }
+
+    /// Keys of the token whose standing is not [`Standing::Proven`], and that it has.
+    fn not_proven(&self) -> NotProven {
+        NotProven::default()
+    }
+
+    /// Whether tokens disagree about the key, and nobody knows which is right.
+    fn is_disputed(&self, _key: KeyIndex) -> bool {
+        false
+    }
+
+    /// Whether the settings trust this token where tokens disagree.
+    fn is_trusted(&self) -> bool {
+        false
+    }
+
     /// Whether all keys of the stores that the token has, of which there is at least one, are out
     /// of use by `is_out`, in each direction that their attributes allow.
     fn serves_no_key(&self, _is_out: &dyn Fn(KeyIndex, Direction) -> bool) -> bool {
@@ -102,6 +123,21 @@ pub trait Session {
         Evidence::Unavailable
     }
 
+    /// Proves a key that has not been proven, if there is one to be proven now: by its witness, or
+    /// by making one, if `may_make` it. `None` if there is none.
+    fn prove_next(
+        &mut self,
+        _may_make: &dyn Fn(KeyIndex) -> bool,
+        _keys: &dyn KeyChoice,
+    ) -> Option<Proof> {
+        None
+    }
+
+    /// Proves that key, or makes its witness.
+    fn prove(&mut self, _key: KeyIndex) -> Proof {
+        Proof::Absent
+    }
+
     /// Takes in that this failure is held to be the session's or the token's: what the token's
     /// sessions share, such as handles, may be of no use any more.
     fn is_broken_by(&mut self, _fault: &Fault) {}
@@ -119,6 +155,46 @@ pub trait Session {
     /// # Errors
     /// [`Fault`]; [`Fault::KEYS_MISSED`]: keys that were there are not.
     fn refresh_keys(&mut self) -> Result<(), Fault>;
+}
+
+/// What is known of a token's key: whether it is the same as the key of that label on the other
+/// tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It has decrypted the key's witness, or made it.
+    Proven,
+    /// It has not been tried, could not be tried, or was not looked for yet.
+    Unproven,
+    /// It is another key: it does not decrypt the witness.
+    Disagrees,
+    /// The token does not have it, or not for that use.
+    Absent,
+}
+
+/// Keys of a token that are not proven to be the same as the other tokens'.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotProven {
+    /// How many are unproven.
+    pub unproven: usize,
+    /// Labels of those that disagree.
+    pub disagreeing: Vec<Box<str>>,
+}
+
+/// The outcome of an attempt to prove a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The token decrypts the key's witness.
+    Agrees,
+    /// There was no witness: the token has made it.
+    Made,
+    /// The token holds another key under this label.
+    Disagrees,
+    /// Tokens disagree, and no witness says which one is right.
+    Disputed,
+    /// It could not be tried; why.
+    Unproven(String),
+    /// The token does not have the key.
+    Absent,
 }
 
 /// The use that is made of a key. A key may serve one direction and not the other: an expired one

@@ -1,17 +1,18 @@
 //! Which token gets a job.
 //!
-//! In this order: one that has the key; that gets on; of the lowest priority number there is; in
+//! In this order: one that has the key, proven to be the same as the others'; that gets on; of the lowest priority number there is; in
 //! time; not one that has just returned and is busy; where the job waits least; with the fewest
 //! jobs for its weight. Equals get jobs at random, in proportion to their weights.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use super::backend::{Direction, Standing};
 use super::fleet::{Fleet, bit};
 use super::key_breaker::Admission;
 use super::queue::TokenSet;
 use super::token::{Load, Token};
-use crate::job::{Failure, Job, Request};
+use crate::job::{Failure, Job, KeyIndex, Operation, Request};
 use crate::limits::MAX_TOKENS;
 
 /// One token's queue in one turn of an event loop, and how long a job would wait in it.
@@ -108,7 +109,62 @@ fn random() -> u64 {
     mixed ^ (mixed >> 31)
 }
 
+/// How well a token's key suits a request: the least is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// It is the same key as the others', or a decryption shows it.
+    Suits,
+    /// It is not known to be the same. All that encrypt with such a key use the same token: the
+    /// first in use, by priority and settings.
+    Unproven { priority: u32, place: u16 },
+    /// It is another key. A ciphertext that it made, nobody else decrypts.
+    Differs,
+    /// The token does not have it, or not for this use.
+    Lacks,
+}
+
+impl Fit {
+    fn of(token: &Token, request: &Request) -> Self {
+        match token.backend.standing(request.key, Direction::of(&request.operation)) {
+            Standing::Proven => Self::Suits,
+            Standing::Unproven if !is_encryption(request) => Self::Suits,
+            Standing::Unproven => {
+                Self::Unproven { priority: token.share.priority, place: token.index.0 }
+            }
+            Standing::Disagrees => Self::Differs,
+            Standing::Absent => Self::Lacks,
+        }
+    }
+}
+
+fn is_encryption(request: &Request) -> bool {
+    matches!(request.operation, Operation::Encrypt { .. })
+}
+
 impl Fleet {
+    /// Why a request is refused whose key is another one on the tokens that are in use.
+    fn keys_differ(&self) -> Failure {
+        // One that is out of use may hold the right key.
+        match self.tokens.iter().all(|token| token.circuit.is_usable()) {
+            true => Failure::KeysDiffer,
+            false => Failure::NoToken,
+        }
+    }
+
+    /// Whether the token is the one that makes the witness of that key: of those in use that may
+    /// have it, the one that the settings trust, or else the first.
+    #[must_use]
+    pub(super) fn may_make_witness(&self, token: &Token, key: KeyIndex) -> bool {
+        let order = |it: &Token| (!it.backend.is_trusted(), it.share.priority, it.index.0);
+        let own = order(token);
+        let comes_before = |it: &Token| {
+            it.circuit.is_usable()
+                && it.backend.standing(key, Some(Direction::Encrypt)) != Standing::Absent
+                && order(it) < own
+        };
+        !self.tokens.iter().any(comes_before)
+    }
+
     /// The token for a new job, of those that offer.
     ///
     /// # Errors
@@ -148,15 +204,19 @@ impl Fleet {
             if is_sole {
                 return if is_in_time { Ok(offer) } else { Err(offer.too_late()) };
             }
-            let lacks_key = !offer.token.backend.has_key(job.request.key);
-            let rank = (lacks_key, offer.rank(is_in_time, wait));
+            let fit = Fit::of(offer.token, &job.request);
+            if fit == Fit::Differs && is_encryption(&job.request) {
+                refused = refused.or(Some(self.keys_differ()));
+                continue;
+            }
+            let rank = (fit, offer.rank(is_in_time, wait));
             if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
                 best = Some((rank, offer));
             }
         }
         match (best, refused) {
             // No token but the one that does not serve the key is known to have it.
-            (Some(((true, _), _)), Some(failure)) => Err(failure),
+            (Some(((Fit::Lacks, _), _)), Some(failure)) => Err(failure),
             (Some(((_, rank), offer)), _) if !rank.is_late => Ok(offer),
             (Some((_, offer)), _) => Err(offer.too_late()),
             (None, Some(failure)) => Err(failure),
@@ -175,9 +235,14 @@ impl Fleet {
             !token.has_failing_keys()
                 || !matches!(token.admit(request, now, false), Admission::Refused(_))
         };
+        let may_do =
+            |token: &Token| !is_encryption(request) || Fit::of(token, request) != Fit::Differs;
         let usable = || {
             self.tokens.iter().filter(|token| {
-                token.circuit.is_usable() && token.has_room_for(request) && serves_key(token)
+                token.circuit.is_usable()
+                    && token.has_room_for(request)
+                    && serves_key(token)
+                    && may_do(token)
             })
         };
         let has_key = |token: &Token| token.backend.has_key(request.key);
@@ -188,7 +253,7 @@ impl Fleet {
                 continue;
             }
             let offer = Offer::of(token);
-            let rank = offer.rank(true, offer.wait());
+            let rank = (Fit::of(token, request), offer.rank(true, offer.wait()));
             if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
                 best = Some((rank, token));
             }

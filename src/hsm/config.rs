@@ -1,14 +1,16 @@
 //! What the HSM side is started with.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::witness::Witnesses;
 use crate::job::KeyIndex;
 use crate::limits::DEFAULT_HEDGE_BUDGET_PERCENT;
 use crate::observe::redaction::Secret;
 
 /// The whole fleet.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// In the order of [`crate::job::TokenIndex`]; at least one.
     pub tokens: Vec<TokenConfig>,
@@ -22,6 +24,8 @@ pub struct Config {
     pub storeless_keys: Vec<KeyIndex>,
     /// When a slow call is made a second time, elsewhere.
     pub hedging: Hedging,
+    /// By which tokens show that they hold the same keys.
+    pub witnesses: Arc<Witnesses>,
 }
 
 /// `[pkcs11]` `hedge_after_milli`, `hedge_budget_percent`

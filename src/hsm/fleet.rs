@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use super::backend::{Blame, Fault};
+use super::backend::{Blame, Direction, Fault, Standing};
 use super::charge::Charge;
 use super::choice::Offer;
 use super::config::Hedging;
@@ -14,6 +14,7 @@ use super::hedge::Hedger;
 use super::queue::{Queued, TokenSet};
 use super::signal::Signal;
 use super::token::Token;
+use super::witness::Witnesses;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job, Success, TokenIndex};
 use crate::limits::{ATTEMPTS_BEFORE_CHARGE, MAX_ATTEMPTS, MAX_SUSPICIONS, MAX_TOKENS, SUSPICIONS};
 
@@ -25,6 +26,10 @@ pub struct Fleet {
     inboxes: Vec<Arc<CompletionQueue>>,
     /// When calls are made a second time.
     pub hedger: Hedger,
+    /// By which tokens show that they hold the same keys.
+    pub witnesses: Arc<Witnesses>,
+    /// When the first token was connected to.
+    pub start: Instant,
     /// As last published.
     pub health: ArcSwap<FleetHealth>,
     /// Wakes the monitor.
@@ -41,12 +46,19 @@ pub struct Fleet {
 impl Fleet {
     /// With those tokens and inboxes.
     #[must_use]
-    pub fn new(tokens: Vec<Token>, hedging: Hedging, inboxes: Vec<Arc<CompletionQueue>>) -> Self {
+    pub fn new(
+        tokens: Vec<Token>,
+        hedging: Hedging,
+        witnesses: Arc<Witnesses>,
+        inboxes: Vec<Arc<CompletionQueue>>,
+    ) -> Self {
         debug_assert!(tokens.len() <= MAX_TOKENS);
         Self {
             tokens: tokens.into_boxed_slice(),
             inboxes,
             hedger: Hedger::new(hedging),
+            witnesses,
+            start: Instant::now(),
             health: ArcSwap::default(),
             monitor_signal: Signal::default(),
             is_stopping: AtomicBool::new(false),
@@ -124,6 +136,9 @@ impl Fleet {
             Blame::Key | Blame::Busy | Blame::Session | Blame::Token => {
                 queued.attempts += 1;
                 queued.lacking |= bit(token.index);
+                if fault.failure == Failure::KeysDiffer {
+                    queued.failure.get_or_insert(fault.failure);
+                }
                 if queued.attempts < MAX_ATTEMPTS && !self.is_stopping() {
                     token.counters.retried.fetch_add(1, Ordering::Relaxed);
                     match self.pass_on(token, queued) {
@@ -146,6 +161,9 @@ impl Fleet {
         fault: Fault,
         answered: &mut Vec<Completion>,
     ) {
+        if fault.failure == Failure::InvalidCiphertext {
+            return self.refused_as_bad(token, queued, answered);
+        }
         if matches!(fault.failure, Failure::Pkcs11(_) | Failure::Malformed) {
             queued.lacking |= bit(token.index);
             queued.failure.get_or_insert(fault.failure);
@@ -158,6 +176,40 @@ impl Fleet {
             }
         }
         answered.extend(complete(queued, Err(fault.failure), Some(token.index), 0));
+    }
+
+    /// Takes in that `token` is sure that the ciphertext is bad. A token that may hold another key
+    /// under the label is asked then, which may have made it; and where only such a token said so,
+    /// and another one is out of use, nobody knows.
+    fn refused_as_bad(&self, token: &Token, mut queued: Queued, answered: &mut Vec<Completion>) {
+        let mut failure = Failure::InvalidCiphertext;
+        if self.tokens.len() > 1 {
+            let key = queued.job.request.key;
+            queued.lacking |= bit(token.index);
+            let is_proven = |it: &&Token| {
+                it.backend.standing(key, Some(Direction::Decrypt)) == Standing::Proven
+            };
+            if is_proven(&token) {
+                queued.failure = Some(failure);
+            }
+            let is_certain = queued.failure == Some(failure);
+            // A token with the same key says the same.
+            let proven = self.tokens.iter().filter(is_proven);
+            let same = proven.filter(|_| is_certain).fold(0, |all, it| all | bit(it.index));
+            let not_these = queued.lacking | same;
+            if let Some(other) = self.best_for(&queued.job.request, not_these) {
+                match self.push_first(other, queued) {
+                    Ok(()) => return,
+                    Err(back) => queued = back,
+                }
+            }
+            let may_know = |it: &Token| queued.lacking & bit(it.index) == 0;
+            let is_out = |it: &Token| !it.circuit.is_usable() && may_know(it);
+            if !is_certain && self.tokens.iter().any(is_out) {
+                failure = Failure::NoToken;
+            }
+        }
+        answered.extend(complete(queued, Err(failure), Some(token.index), 0));
     }
 
     /// Takes in that `token` failed at the job, by a fault of its own, a session's or a key's. The
@@ -255,8 +307,7 @@ impl Fleet {
         let needed = if self.tokens.iter().any(is_doubtful) { MAX_SUSPICIONS } else { SUSPICIONS };
         if queued.suspicions >= needed {
             token.circuit.success(now);
-            let failure = Err(Failure::InvalidCiphertext);
-            answered.extend(complete(queued, failure, Some(token.index), 0));
+            self.refused_as_bad(token, queued, answered);
             return None;
         }
         let queued = match self.pass_on(token, queued) {
@@ -275,8 +326,12 @@ impl Fleet {
         if queued.suspicions == 0 {
             return;
         }
+        let key = queued.job.request.key;
+        let is_alone = self.tokens.len() == 1;
         for token in &self.tokens {
-            if queued.suspecting & bit(token.index) != 0 {
+            // One that may hold another key was right.
+            let is_same = || is_alone || token.backend.standing(key, None) == Standing::Proven;
+            if queued.suspecting & bit(token.index) != 0 && is_same() {
                 token.counters.faults.fetch_add(1, Ordering::Relaxed);
                 token.circuit.blemish(now);
             }
@@ -291,6 +346,8 @@ impl Fleet {
         let mut usable = self.tokens.iter().map(|token| token.circuit.is_usable());
         match queued.failure {
             _ if !usable.clone().any(|is_usable| is_usable) => Failure::NoToken,
+            // One that is out of use may hold the right key.
+            Some(Failure::KeysDiffer) if !usable.all(|is_usable| is_usable) => Failure::NoToken,
             Some(failure) => failure,
             None if usable.all(|is_usable| is_usable) => Failure::KeyNotFound,
             None => Failure::NoToken,

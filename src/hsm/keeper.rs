@@ -24,7 +24,7 @@ use crate::limits::{
 };
 
 /// This thread is written off and must end; its call was counted for that key.
-struct WrittenOff(Option<KeyUse>);
+pub(super) struct WrittenOff(Option<KeyUse>);
 
 /// Runs until the fleet stops, the PIN is refused, the token proves unfit, or a call hangs and this keeper is replaced.
 pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
@@ -47,9 +47,9 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
     }
 }
 
-struct Keeper<'a> {
-    fleet: &'a Fleet,
-    token: &'a Token,
+pub(super) struct Keeper<'a> {
+    pub(super) fleet: &'a Fleet,
+    pub(super) token: &'a Token,
     watch: &'a Watch,
     session: Option<Box<dyn Session>>,
     backoff: Backoff,
@@ -84,7 +84,11 @@ impl Keeper<'_> {
                 self.failures += 1;
                 if self.reinitialize()? { MIN_RECONNECT_BACKOFF } else { self.backoff.wait() }
             };
-            self.token.keeper_signal.wait_until(Instant::now() + pause);
+            let end = Instant::now() + pause;
+            if is_healthy {
+                self.prove_keys(end)?;
+            }
+            self.token.keeper_signal.wait_until(end);
         }
         self.drop_session()
     }
@@ -440,7 +444,7 @@ impl Keeper<'_> {
     }
 
     /// Makes a call under the monitor's eyes.
-    fn watched<T>(
+    pub(super) fn watched<T>(
         &mut self,
         max: Duration,
         call: impl FnOnce(&mut Option<Box<dyn Session>>, Watched<'_>) -> T,

@@ -29,12 +29,15 @@ mod monitor;
 mod outbox;
 pub mod pace;
 pub mod pkcs11;
+pub mod proofs;
+mod prover;
 pub mod queue;
 pub mod race;
 pub mod roster;
 pub mod signal;
 pub mod token;
 pub mod watch;
+pub mod witness;
 mod worker;
 
 use std::sync::atomic::Ordering;
@@ -51,6 +54,7 @@ use inventory::TokenInventory;
 use pkcs11::keys::Labels;
 use pkcs11::token::Pkcs11Token;
 use token::{Share, Token};
+use witness::Witnesses;
 
 /// The tokens, their queues and their session workers.
 pub struct Hsm {
@@ -116,6 +120,10 @@ pub struct TokenStats {
     pub put_in_use_total: u64,
     /// Keys that it does not serve, and what requests with them are answered.
     pub keys_out_of_use: Vec<KeyOutOfUse>,
+    /// Keys that it has and that are not proven to be the same as the other tokens'.
+    pub keys_unproven: usize,
+    /// `CKA_LABEL`s of keys that are others than the other tokens', or than their witnesses.
+    pub keys_disagreeing: Vec<Box<str>>,
     /// Times that a key was taken out of use since the start.
     pub key_breaker_openings_total: u64,
     /// Encryptions that did not verify since the start.
@@ -155,18 +163,19 @@ impl Hsm {
             config.storeless_keys,
         ));
         let mut backends: Vec<(Box<dyn Backend>, Share)> = Vec::new();
-        for token in config.tokens {
+        for (index, token) in (0..).map(TokenIndex).zip(config.tokens) {
             let share = Share {
                 max_sessions: token.max_sessions,
                 weight: token.weight,
                 priority: token.priority,
                 max_operation_bytes: token.rules.max_operation_bytes.unwrap_or(usize::MAX),
             };
-            let backend = Pkcs11Token::new(token, Arc::clone(&labels))
+            let witnesses = Arc::clone(&config.witnesses);
+            let backend = Pkcs11Token::new(token, index, Arc::clone(&labels), witnesses)
                 .map_err(|message| StartError { message })?;
             backends.push((Box::new(backend), share));
         }
-        Self::start_fleet(backends, config.hedging, completions)
+        Self::start_proven(backends, config.hedging, config.witnesses, completions)
     }
 
     /// As [`Self::start`], with tokens of any kind and how many sessions each may have.
@@ -191,6 +200,15 @@ impl Hsm {
         hedging: Hedging,
         completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
+        Self::start_proven(backends, hedging, Arc::default(), completions)
+    }
+
+    fn start_proven(
+        backends: Vec<(Box<dyn Backend>, Share)>,
+        hedging: Hedging,
+        witnesses: Arc<Witnesses>,
+        completions: Vec<Arc<CompletionQueue>>,
+    ) -> Result<Arc<Self>, StartError> {
         if backends.is_empty() || backends.len() > MAX_TOKENS {
             let message = format!("1 to {MAX_TOKENS} HSM tokens are possible");
             return Err(StartError { message });
@@ -202,7 +220,7 @@ impl Hsm {
         let tokens = (0..).zip(backends).map(|(index, (backend, share))| {
             Token::new(TokenIndex(index), backend, share, spare_cores, start)
         });
-        let fleet = Arc::new(Fleet::new(tokens.collect(), hedging, completions));
+        let fleet = Arc::new(Fleet::new(tokens.collect(), hedging, witnesses, completions));
         monitor::start(&fleet)
             .map_err(|error| StartError { message: format!("no thread for the HSM: {error}") })?;
         let end = start + MAX_START_WAIT;
@@ -244,6 +262,11 @@ impl Hsm {
             fleet.progress.wait_until(end);
         }
         true
+    }
+
+    /// Has the tokens' keys proven now, as far as they are not: witnesses may have changed.
+    pub fn prove_again(&self) {
+        self.fleet.tokens.iter().for_each(|token| token.keeper_signal.tell());
     }
 
     /// Why no token is usable, if none is.
@@ -369,6 +392,7 @@ fn stats(token: &Token) -> TokenStats {
     let counters = &token.counters;
     let is_usable = token.circuit.is_usable();
     let probe = token.keeper.lock().trouble.clone();
+    let not_proven = token.backend.not_proven();
     let recent = || {
         let faults = token.circuit.recent_faults(Instant::now())?;
         Some(format!("{faults} of the latest 64 calls failed"))
@@ -394,6 +418,8 @@ fn stats(token: &Token) -> TokenStats {
         reinitialized_total: counters.reinitialized.load(Ordering::Relaxed),
         put_in_use_total: counters.put_in_use.load(Ordering::Relaxed),
         keys_out_of_use: keys_out_of_use(token),
+        keys_unproven: not_proven.unproven,
+        keys_disagreeing: not_proven.disagreeing,
         key_breaker_openings_total: token.breakers.opened_total(),
         cdiv_mismatches_total: token.backend.cdiv_mismatches(),
         failure_codes: token.backend.failure_codes(),

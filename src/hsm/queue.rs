@@ -39,7 +39,8 @@ pub struct Queued {
     pub suspecting: TokenSet,
     /// Microseconds in the HSM so far.
     pub hsm_micros: u32,
-    /// The first failure that was a token's fault.
+    /// The first failure that was a token's fault; that the ciphertext is bad, if a token whose
+    /// key is proven is sure of it.
     pub failure: Option<Failure>,
     /// The other attempts at the same request, if there are any.
     pub race: Option<Arc<Race>>,

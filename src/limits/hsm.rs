@@ -134,6 +134,17 @@ pub const KEY_FAULT_MEMORY: Duration = Duration::from_secs(60);
 pub const OTHERS_FAIL: Duration = Duration::from_secs(2);
 /// Attempts at a request on a token, after which the charge of its faults decides about a third.
 pub const ATTEMPTS_BEFORE_CHARGE: u8 = 2;
+/// How long a token's keys are proven at a stretch; then as long, and [`PROOF_PAUSE`] at least, it
+/// is left to the requests.
+pub const PROOF_SLICE: Duration = Duration::from_millis(25);
+/// The shortest pause between two such stretches.
+pub const PROOF_PAUSE: Duration = Duration::from_millis(50);
+/// Keys proven at a stretch: 500 a second.
+pub const MAX_PROOFS_PER_SLICE: usize = 25;
+/// Wait before a key is tried again that could not be proven.
+pub const PROOF_RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// Wait before a key is tried again that disagrees with its witness: it may have been repaired.
+pub const DISAGREEMENT_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 /// Keys that a known-good operation is tried with before it counts as failed.
 pub const MAX_EVIDENCE_KEYS: usize = 3;
 /// Requests in a row that expired, with no success in between, after which a token is probed at

@@ -19,8 +19,10 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "hsm_capabilities",
             "admin",
             "audit",
+            "state",
         ],
     ),
+    ("state", &["directory"]),
     (
         "server",
         &[
@@ -117,6 +119,7 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "hedge_budget_percent",
             "exit_when_wedged",
             "health_key",
+            "trust_token",
             "tokens",
         ],
     ),

@@ -7,7 +7,7 @@ use toml::de::DeTable;
 
 use super::report::{Finding, Place, Report, Severity};
 use super::section::{Section, wipe};
-use super::{Settings, admin, audit, file, pkcs11, security, server, stores, tracing};
+use super::{Settings, admin, audit, file, pkcs11, security, server, state, stores, tracing};
 use crate::limits::MAX_SETTINGS_BYTES;
 
 /// Names the settings file.
@@ -105,6 +105,7 @@ fn read_settings(
     let limits = super::limits::read(&root);
     let admin = admin::read(&root, server.as_ref());
     let audit = audit::read(&root, stores.as_deref());
+    let state_directory = state::read(&root);
     let holds_secret = holds_secret(document);
     file::check(status, path, holds_secret, &Place { member: String::new(), offset: None }, report);
     strict?;
@@ -125,6 +126,7 @@ fn read_settings(
         limits: limits?,
         admin: admin?,
         audit: audit?,
+        state_directory: state_directory?,
     })
 }
 

@@ -21,6 +21,7 @@ mod section;
 mod security;
 mod server;
 mod service;
+mod state;
 mod stores;
 mod tls;
 mod tokens;
@@ -73,6 +74,8 @@ pub struct Settings {
     pub admin: Option<Admin>,
     /// `[audit]`; without it, there is no audit log.
     pub audit: Option<AuditConfig>,
+    /// `[state] directory`; without it, nothing is kept from one life to the next.
+    pub state_directory: Option<PathBuf>,
 }
 
 /// `[server]`
@@ -205,6 +208,9 @@ pub struct Pkcs11 {
     pub allow_ambiguous_labels: bool,
     /// The `CKA_LABEL` of the key that probes use.
     pub health_key: Option<String>,
+    /// The label or the serial number of the token that is right where tokens hold different keys
+    /// under one label, and no witness says which is.
+    pub trust_token: Option<String>,
     /// When a slow call is made a second time.
     pub hedging: Hedging,
     /// The process ends when no token is usable and calls do not return.

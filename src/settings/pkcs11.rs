@@ -57,6 +57,7 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
     let exit_when_wedged = switch("exit_when_wedged");
     let hedging = hedging(&section);
     let health_key = optional(&section, "health_key", health_key_of);
+    let trust_token = optional(&section, "trust_token", trust_token_of);
     let initialize_parameters = optional(&section, "initialize_parameters", parameters_of);
     notice_without_effect(&section);
     let tokens = if has_tokens {
@@ -93,6 +94,7 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
         tokens,
         allow_ambiguous_labels: allow_ambiguous_labels?,
         health_key: health_key?,
+        trust_token: trust_token?,
         hedging: hedging?,
         exit_when_wedged: exit_when_wedged?,
         environment: logger?,
@@ -253,4 +255,15 @@ fn logger(root: &Section<'_>, environment: Environment<'_>) -> Option<Vec<(Strin
         }
     }
     is_right.then_some(variables)
+}
+
+fn trust_token_of(member: &Member<'_>) -> Option<String> {
+    let remedy = "write the label or the serial number of the token whose keys are right, as \
+                  `xks-proxy keys` shows it";
+    let name = member.string(remedy)?;
+    if name.is_empty() {
+        member.mistake("it is empty", remedy);
+        return None;
+    }
+    Some(name.to_owned())
 }

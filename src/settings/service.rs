@@ -1,5 +1,7 @@
 //! What the other parts are started with, made from the settings.
 
+use std::sync::Arc;
+
 use super::Settings;
 use crate::job::KeyIndex;
 use crate::proto::Service;
@@ -74,6 +76,7 @@ impl Settings {
             health_key: self.pkcs11.health_key.as_deref().and_then(|label| service.key_of(label)),
             storeless_keys: self.storeless_keys(service),
             hedging: self.pkcs11.hedging,
+            witnesses: Arc::default(),
         }
     }
 

@@ -200,6 +200,14 @@ impl Prepared {
         self.directory.path()
     }
 
+    /// Starts the proxy, with a member of the settings that names a place in its directory.
+    #[track_caller]
+    pub fn start_with(mut self, member: &str, value: impl Into<Value>) -> Proxy {
+        settings::set(&mut self.table, member, value);
+        std::fs::write(&self.settings_file, self.table.to_string()).unwrap();
+        self.start()
+    }
+
     /// Sets a variable of the proxy's environment.
     pub fn env(&mut self, name: &str, value: impl Into<String>) {
         self.environment.push((name.to_owned(), value.into()));

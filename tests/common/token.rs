@@ -157,6 +157,20 @@ impl Token {
         self.make(&commands);
     }
 
+    /// Makes another token of the same module, with other keys under these keys' labels.
+    pub fn add_token_of_strangers(&self, label: &str, keys: &[Key]) {
+        let mut commands = vec!["init".to_owned(), label.into(), SO_PIN.into(), PIN.into()];
+        for key in keys {
+            let mut command = add_command(key);
+            command[1] = label.to_owned();
+            // Another digit in front of each byte's second one.
+            command[5] =
+                command[5].bytes().map(|byte| if byte == b'0' { '1' } else { '0' }).collect();
+            commands.extend(command);
+        }
+        self.make(&commands);
+    }
+
     /// Takes all keys of that label out.
     pub fn destroy(&self, key: &Key) {
         self.make(&["destroy".to_owned(), LABEL.into(), PIN.into(), key.label.into()]);

@@ -45,3 +45,4 @@ mod status_page;
 mod stores;
 mod tls;
 mod upgrade;
+mod witnesses;

@@ -181,6 +181,7 @@ pub fn config(tokens: Vec<TokenConfig>, labels: &[&str]) -> Config {
         health_key: None,
         storeless_keys: Vec::new(),
         hedging: Hedging::default(),
+        witnesses: Arc::default(),
     }
 }
 

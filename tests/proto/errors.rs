@@ -27,6 +27,7 @@ fn failures_of_the_hsm() {
     for (failure, status, name) in [
         (Failure::KeyNotFound, 404, "KeyNotFoundException"),
         (Failure::KeyAmbiguous(2), 400, "InvalidStateException"),
+        (Failure::KeysDiffer, 400, "InvalidStateException"),
         (Failure::MayNotEncrypt, 400, "InvalidKeyUsageException"),
         (Failure::MayNotDecrypt, 400, "InvalidKeyUsageException"),
         (Failure::InvalidCiphertext, 400, "InvalidCiphertextException"),

@@ -283,6 +283,9 @@ user_pin = "{USER_PIN}"
 PKCS11_HSM_MODULE = "{module}"
 context_read_timeout_milli = 10
 
+[state]
+directory = "{directory}/state"
+
 [limits]
 max_plaintext_in_base64 = 8192
 max_aad_in_base64 = 16384

@@ -13,6 +13,7 @@ use std::thread;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::kept_state::KeptState;
 use super::notify::Notifier;
 use super::{serve, startup_log};
 use crate::admin;
@@ -49,6 +50,7 @@ pub(super) struct Reloader {
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Arc<Log>,
     pub(super) audit: Audit,
+    pub(super) state: KeptState,
     /// The admin listener's certificate.
     pub(super) admin: Option<admin::Acceptor>,
     pub(super) notifier: Notifier,
@@ -168,6 +170,8 @@ impl Reloader {
         };
 
         // From here on nothing fails.
+        self.state.read_again(&settings);
+        hsm.prove_again();
         self.changes.put(Arc::clone(&service), Arc::clone(&hsm), &settings.server_config());
         self.in_use.hsm.store(Arc::clone(&hsm));
         self.service = service;
@@ -196,7 +200,8 @@ impl Reloader {
         former: &Hsm,
     ) -> Result<Arc<Hsm>, Vec<String>> {
         tracing::info!(tokens = settings.pkcs11.tokens.len(), "connecting to other HSM tokens");
-        let config = settings.hsm_config(service);
+        self.state.expect_other_tokens();
+        let config = self.state.hsm_config(settings, service);
         let hsm = Hsm::start(config, self.completions.clone())
             .map_err(|error| vec![format!("[pkcs11]: {error}")])?;
         match hsm.trouble() {

@@ -221,6 +221,7 @@ impl std::fmt::Display for Failure {
         formatter.write_str(match self {
             Self::KeyNotFound => "no such key",
             Self::KeyAmbiguous(keys) => return write!(formatter, "{keys} keys of that label"),
+            Self::KeysDiffer => "the tokens' keys of that label differ",
             Self::MayNotEncrypt => "the key may not encrypt",
             Self::MayNotDecrypt => "the key may not decrypt",
             Self::InvalidCiphertext => "bad ciphertext",

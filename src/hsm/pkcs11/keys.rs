@@ -13,8 +13,10 @@ use cryptoki_sys::CK_OBJECT_HANDLE;
 use parking_lot::{Mutex, RwLock};
 
 use super::listing::{find, list, read, template};
+use super::standing::Disagreeing;
 use crate::hsm::backend::Direction;
 use crate::hsm::inventory::KeyInventory;
+use crate::hsm::witness::Witnesses;
 use crate::job::{KeyAttributes, KeyIndex};
 use crate::limits::{
     MAX_EVIDENCE_KEYS, MAX_KEYS_PER_LABEL, MAX_KEYS_PER_TOKEN, MAX_MISSING_LABEL_LOOKUPS_PER_SEC,
@@ -96,6 +98,16 @@ pub struct Key {
     pub attributes: KeyAttributes,
     /// How many keys have its label.
     pub count: u32,
+    /// The era of the witness that it was proven by, 0 if it was not: see [`Witnesses::era`].
+    pub proven_in: u32,
+}
+
+impl Key {
+    /// The same key, found again: what was proven of `former` holds.
+    fn after(self, former: Option<Self>) -> Self {
+        let same = former.filter(|former| former.handle == self.handle);
+        Self { proven_in: same.map_or(0, |former| former.proven_in), ..self }
+    }
 }
 
 /// What the cache knows of one label.
@@ -105,10 +117,12 @@ pub(super) struct Entry {
     /// It was found before, in this or another session, and is not held to be deleted.
     pub(super) was_there: bool,
     /// A listing has told whether the token has it.
-    is_listed: bool,
+    pub(super) is_listed: bool,
     looked_up: Option<Instant>,
     /// A handle that the token refused right after it was found.
     refused: Option<(CK_OBJECT_HANDLE, Instant)>,
+    /// It is not to be proven before that time, in that era.
+    pub(super) prove_after: Option<(Instant, u32)>,
 }
 
 impl Entry {
@@ -130,6 +144,8 @@ pub(super) struct Listed {
 /// One token's keys.
 pub struct KeyCache {
     labels: Arc<Labels>,
+    pub(super) witnesses: Arc<Witnesses>,
+    pub(super) disagreeing: Disagreeing,
     pub(super) entries: RwLock<Vec<Entry>>,
     /// Counts the times that all was forgotten.
     era: AtomicU64,
@@ -144,10 +160,12 @@ pub struct KeyCache {
 impl KeyCache {
     /// Nothing is known yet.
     #[must_use]
-    pub fn new(labels: Arc<Labels>) -> Self {
+    pub fn new(labels: Arc<Labels>, witnesses: Arc<Witnesses>) -> Self {
         let entries = RwLock::new(vec![Entry::default(); labels.now().all().len()]);
         Self {
             labels,
+            witnesses,
+            disagreeing: Disagreeing::default(),
             entries,
             era: AtomicU64::new(0),
             has_new: AtomicBool::new(false),
@@ -161,6 +179,24 @@ impl KeyCache {
     #[must_use]
     pub fn labels(&self) -> &Labels {
         &self.labels
+    }
+
+    /// Those of the fleet.
+    #[must_use]
+    pub fn witnesses(&self) -> &Witnesses {
+        &self.witnesses
+    }
+
+    /// Whether it is the health key and no store's: each token may have its own.
+    pub(super) fn is_for_probes_alone(&self, key: KeyIndex) -> bool {
+        self.labels.health_key == Some(key) && self.labels.storeless.contains(&key)
+    }
+
+    pub(super) fn with_entry(&self, key: KeyIndex, change: impl FnOnce(&mut Entry)) {
+        let mut entries = self.entries.write();
+        if let Some(entry) = usize::try_from(key.0).ok().and_then(|index| entries.get_mut(index)) {
+            change(entry);
+        }
     }
 
     /// Takes in that jobs may name more labels, see [`Labels`]. Until the next listing, which
@@ -390,13 +426,15 @@ impl KeyCache {
                 found.get_or_insert((handle.handle(), attributes));
             }
         }
-        let found = found.map(|(handle, attributes)| Key { handle, attributes, count });
+        let found =
+            found.map(|(handle, attributes)| Key { handle, attributes, count, proven_in: 0 });
         let mut entries = self.entries.write();
         if self.era.load(Ordering::Acquire) == era
             && let Ok(index) = usize::try_from(key.0)
             && let Some(entry) = entries.get_mut(index)
         {
             entry.find(found);
+            entry.prove_after = None;
         }
         Ok(found)
     }
@@ -416,7 +454,9 @@ impl KeyCache {
             if let Some(fresh) = index.and_then(|index| fresh.get_mut(*index)) {
                 match fresh {
                     Some(key) => key.count += 1,
-                    None => *fresh = Some(Key { handle, attributes, count: 1 }),
+                    None => {
+                        *fresh = Some(Key { handle, attributes, count: 1, proven_in: 0 });
+                    }
                 }
             }
         })?;
@@ -438,6 +478,7 @@ impl KeyCache {
                 }
             }
             if key.is_some() || !is_newer {
+                let key = key.map(|key| key.after(entry.key));
                 entry.find(key);
             }
         }
@@ -474,7 +515,8 @@ mod tests {
 
     fn cache(labels: &[&str]) -> KeyCache {
         let labels = labels.iter().map(|label| Box::from(*label)).collect();
-        let cache = KeyCache::new(Arc::new(Labels::new(labels, false, None, Vec::new())));
+        let labels = Labels::new(labels, false, None, Vec::new());
+        let cache = KeyCache::new(Arc::new(labels), Arc::default());
         cache.entries.write().iter_mut().for_each(|entry| entry.is_listed = true);
         cache
     }
@@ -513,7 +555,8 @@ mod tests {
     fn all_keys_out_of_use() {
         let labels = ["a", "b", "health"].map(Box::from).to_vec();
         let health = KeyIndex(2);
-        let cache = KeyCache::new(Arc::new(Labels::new(labels, false, Some(health), vec![health])));
+        let labels = Labels::new(labels, false, Some(health), vec![health]);
+        let cache = KeyCache::new(Arc::new(labels), Arc::default());
         let all = |_: KeyIndex, _: Direction| true;
         assert!(!cache.are_all(&all), "there are none");
         let mut attributes = KeyAttributes {
@@ -527,7 +570,7 @@ mod tests {
             derive: false,
         };
         for entry in cache.entries.write().iter_mut() {
-            entry.key = Some(Key { handle: 1, attributes, count: 1 });
+            entry.key = Some(Key { handle: 1, attributes, count: 1, proven_in: 0 });
             attributes.decrypt = false;
         }
         assert!(cache.are_all(&all) && cache.are_all(&|key, _| key != health));

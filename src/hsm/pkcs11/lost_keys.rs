@@ -263,7 +263,7 @@ impl Shared {
         let Some(first) = gone.first() else { return };
         let labels = self.keys.labels().now();
         tracing::warn!(
-            token = self.label(),
+            token = self.identity().label,
             key = labels.get(*first),
             keys = gone.len(),
             "HSM keys that were there were deleted: calls for them get KeyNotFoundException"
@@ -292,6 +292,7 @@ mod tests {
             derive: false,
         },
         count: 1,
+        proven_in: 0,
     };
 
     /// Keys that were there are known through a reconnection, until they are held to be deleted; a
@@ -299,7 +300,8 @@ mod tests {
     #[test]
     fn keys_that_were_there() {
         let labels = ["a", "b", "never"].map(Box::from).to_vec();
-        let cache = KeyCache::new(Arc::new(Labels::new(labels, false, None, Vec::new())));
+        let labels = Arc::new(Labels::new(labels, false, None, Vec::new()));
+        let cache = KeyCache::new(labels, Arc::default());
         let (a, b) = (KeyIndex(0), KeyIndex(1));
         cache.entries.write().iter_mut().take(2).for_each(|entry| entry.find(Some(KEY)));
         cache.forget();

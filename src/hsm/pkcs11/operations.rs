@@ -36,6 +36,7 @@ impl Calls {
                 Err(Fault::answer(Failure::MayNotEncrypt).into())
             }
             Operation::Encrypt { cdiv: None } => {
+                self.require_proof(token, request.key, key)?;
                 let iv = self.encrypt(token, key.handle, request, output)?;
                 encrypted(iv, None, output)
             }
@@ -45,6 +46,7 @@ impl Calls {
                 Err(Fault::answer(Failure::MayNotDecrypt).into())
             }
             Operation::Encrypt { cdiv: Some(prefix) } => {
+                self.require_proof(token, request.key, key)?;
                 self.encrypt_with_cdiv(token, key, request, prefix, output)
             }
             Operation::Decrypt { iv } => self.decrypt(token, key, request, iv, output),

@@ -20,7 +20,7 @@ use super::token::{Pkcs11Token, Shared};
 use super::trouble::Trouble;
 use crate::hsm::backend::OpenError;
 use crate::hsm::config::{IvMode, TokenConfig};
-use crate::job::Iv;
+use crate::job::{Iv, TokenIndex};
 use crate::limits::GCM_TAG_BYTES;
 
 /// What is encrypted where the size is not the question.
@@ -153,7 +153,7 @@ struct Probe {
 impl Probe {
     fn of(config: &TokenConfig, iv_mode: IvMode, labels: &Arc<Labels>) -> Result<Self, String> {
         let config = TokenConfig { iv_mode, ..config.clone() };
-        let token = Pkcs11Token::new(config, Arc::clone(labels))?;
+        let token = Pkcs11Token::new(config, TokenIndex(0), Arc::clone(labels), Arc::default())?;
         let told = |error: OpenError| error.reason().to_owned();
         let mut session = token.open_session().map_err(told)?;
         let key = session
@@ -279,7 +279,7 @@ fn sessions(
     max: usize,
 ) -> Result<(usize, Option<String>), String> {
     let config = TokenConfig { iv_mode, ..config.clone() };
-    let token = Pkcs11Token::new(config, Arc::clone(labels))?;
+    let token = Pkcs11Token::new(config, TokenIndex(0), Arc::clone(labels), Arc::default())?;
     let mut open = Vec::new();
     while open.len() < max {
         match token.open_session() {

@@ -15,7 +15,9 @@ use super::login;
 use super::module::{Entry, Generation};
 use super::token::Shared;
 use super::trouble::{NO_SESSION, Trouble, fault_of, is_reconnection};
-use crate::hsm::backend::{Blame, Direction, Evidence, Failed, Fault, KeyChoice, Probed, Session};
+use crate::hsm::backend::{
+    Blame, Direction, Evidence, Failed, Fault, KeyChoice, Probed, Proof, Session,
+};
 use crate::job::{KeyIndex, Request, Success};
 
 /// A logged-in session of a token.
@@ -113,6 +115,19 @@ impl Session for Pkcs11Session {
     fn try_key(&mut self, key: KeyIndex, direction: Direction) -> Evidence {
         let found = self.call(|calls, token| Ok(calls.key_works(token, key, direction)));
         found.unwrap_or(Evidence::Failed)
+    }
+
+    fn prove_next(
+        &mut self,
+        may_make: &dyn Fn(KeyIndex) -> bool,
+        keys: &dyn KeyChoice,
+    ) -> Option<Proof> {
+        self.call(|calls, token| Ok(calls.prove_next(token, may_make, keys))).unwrap_or(None)
+    }
+
+    fn prove(&mut self, key: KeyIndex) -> Proof {
+        let proof = self.call(|calls, token| Ok(calls.prove_by_index(token, key)));
+        proof.unwrap_or_else(|fault| Proof::Unproven(fault.failure.to_string()))
     }
 
     fn is_broken_by(&mut self, fault: &Fault) {

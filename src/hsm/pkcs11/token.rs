@@ -26,10 +26,13 @@ use super::reinitialization::User;
 use super::selection::{choose, describe as describe_slot};
 use super::session::{Opened, Pkcs11Session};
 use super::trouble::{NO_SESSION, fault_of_error};
-use crate::hsm::backend::{Backend, Direction, Fault, Identity, OpenError, Session};
+use crate::hsm::backend::{
+    Backend, Direction, Fault, Identity, NotProven, OpenError, Session, Standing,
+};
 use crate::hsm::config::{TokenConfig, TokenSelector};
 use crate::hsm::inventory::{SlotInventory, TokenInventory};
-use crate::job::{Iv, KeyIndex};
+use crate::hsm::witness::Witnesses;
+use crate::job::{Iv, KeyIndex, TokenIndex};
 use crate::limits::MAX_SLOTS;
 
 /// A token, as [`Backend`].
@@ -44,6 +47,8 @@ pub(super) struct Shared {
     pub(super) config: TokenConfig,
     /// Who this is to the module.
     pub(super) user: User,
+    /// Its place in the fleet.
+    pub(super) index: TokenIndex,
     pub(super) keys: KeyCache,
     pub(super) missed: Missed,
     pub(super) login: Login,
@@ -71,11 +76,6 @@ impl Shared {
         self.chosen.read().rules
     }
 
-    /// What the log calls it.
-    pub(super) fn label(&self) -> String {
-        self.chosen.read().token.as_ref().map_or_else(String::new, |token| printable(&token.label))
-    }
-
     /// Whether the token was seen to refuse keys of sessions while it was well otherwise.
     pub(super) fn refuses_session_keys(&self) -> bool {
         self.makes_no_session_keys.load(Ordering::Relaxed)
@@ -83,6 +83,35 @@ impl Shared {
 
     pub(super) fn notice_no_session_keys(&self) {
         self.makes_no_session_keys.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        let chosen = self.chosen.read();
+        match &chosen.token {
+            Some(token) => identity(token),
+            None => {
+                let named = match &self.config.select {
+                    TokenSelector::First => "first token".to_owned(),
+                    TokenSelector::Label(name) | TokenSelector::Serial(name) => printable(name),
+                    TokenSelector::Slot(id) => format!("slot {id}"),
+                };
+                Identity {
+                    id: named.clone(),
+                    label: named,
+                    model: "unknown".to_owned(),
+                    manufacturer: "unknown".to_owned(),
+                }
+            }
+        }
+    }
+
+    /// Its label, for the log.
+    pub(super) fn name(&self) -> String {
+        self.identity().label
+    }
+
+    pub(super) fn label_of(&self, key: KeyIndex) -> String {
+        self.keys.labels().now().get(key).map_or_else(String::new, printable)
     }
 
     /// Counts the code of a call that went through `cryptoki`.
@@ -173,12 +202,18 @@ impl Pkcs11Token {
     ///
     /// # Errors
     /// It is no PKCS#11 module; the text is for the operator.
-    pub fn new(config: TokenConfig, labels: Arc<Labels>) -> Result<Self, String> {
+    pub fn new(
+        config: TokenConfig,
+        index: TokenIndex,
+        labels: Arc<Labels>,
+        witnesses: Arc<Witnesses>,
+    ) -> Result<Self, String> {
         let module = Module::load(&config.module, config.initialize_parameters.as_deref())?;
         let shared = Shared {
             user: module.enlist(),
             module,
-            keys: KeyCache::new(labels),
+            index,
+            keys: KeyCache::new(labels, witnesses),
             missed: Missed::default(),
             login: Login::new(config.user_pin.clone()),
             cdiv_mismatches: AtomicU64::new(0),
@@ -247,8 +282,24 @@ impl Backend for Pkcs11Token {
     }
 
     fn label_of(&self, key: KeyIndex) -> String {
-        let labels = self.shared.keys.labels().now();
-        labels.get(key).map_or_else(String::new, printable)
+        self.shared.label_of(key)
+    }
+
+    fn standing(&self, key: KeyIndex, direction: Option<Direction>) -> Standing {
+        self.shared.keys.standing(key, direction)
+    }
+
+    fn not_proven(&self) -> NotProven {
+        self.shared.keys.not_proven()
+    }
+
+    fn is_disputed(&self, key: KeyIndex) -> bool {
+        let keys = &self.shared.keys;
+        keys.labels().now().get(key).is_some_and(|label| keys.witnesses().is_disputed(label))
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.shared.keys.witnesses().is_trusted(&self.shared.identity())
     }
 
     fn take_stale(&self) -> bool {
@@ -264,23 +315,7 @@ impl Backend for Pkcs11Token {
     }
 
     fn identity(&self) -> Identity {
-        let chosen = self.shared.chosen.read();
-        match &chosen.token {
-            Some(token) => identity(token),
-            None => {
-                let named = match &self.shared.config.select {
-                    TokenSelector::First => "first token".to_owned(),
-                    TokenSelector::Label(name) | TokenSelector::Serial(name) => printable(name),
-                    TokenSelector::Slot(id) => format!("slot {id}"),
-                };
-                Identity {
-                    id: named.clone(),
-                    label: named,
-                    model: "unknown".to_owned(),
-                    manufacturer: "unknown".to_owned(),
-                }
-            }
-        }
+        self.shared.identity()
     }
 
     fn missed_keys(&self) -> usize {

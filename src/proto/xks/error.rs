@@ -187,6 +187,11 @@ impl From<Failure> for ApiError {
                 InvalidState,
                 format!("the CKA_LABEL fits {keys} keys in the HSM, so it names none"),
             ),
+            Failure::KeysDiffer => Self::new(
+                InvalidState,
+                "the HSM's tokens hold different keys under that CKA_LABEL: the proxy's log names \
+                 them",
+            ),
             Failure::MayNotEncrypt => {
                 Self::new(InvalidKeyUsage, "the key may not encrypt (CKA_ENCRYPT)")
             }

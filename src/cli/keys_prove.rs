@@ -1,0 +1,231 @@
+//! `xks-proxy keys prove`: do all tokens hold the same keys?
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::hsm_session::HsmSession;
+use super::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
+use crate::hsm::backend::{Evidence, Proof};
+use crate::hsm::proofs::{KeyOnToken, TokenProofs};
+use crate::hsm::witness::Witnesses;
+use crate::limits::MAX_WITNESS_FILE_BYTES;
+use crate::proto::Service;
+use crate::settings::Settings;
+use crate::state::directory::Directory;
+use crate::state::witness_file::{self, Content};
+
+/// Proves each key on each token of the settings, and prints a table.
+///
+/// A key's witness is a ciphertext of a fixed text. The one of the state directory counts, where
+/// there is one; else the first token makes one. A token that does not decrypt it holds another
+/// key. After a change of the state directory, have running proxies read it: `xks-proxy reload`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The settings file, if it is not the one that serving would take
+    file: Option<PathBuf>,
+    /// Write the keys' witnesses to a file, for replicas that have tokens of their own
+    #[arg(long, value_name = "FILE")]
+    export: Option<PathBuf>,
+    /// Prove the tokens by the witnesses of a file, and keep them in the state directory
+    #[arg(long, value_name = "FILE")]
+    with: Option<PathBuf>,
+    /// Make the keys' witnesses with this token (label or serial number), which is right from now
+    /// on whatever the witnesses were, and keep them in the state directory
+    #[arg(long, value_name = "TOKEN", conflicts_with = "with")]
+    trust: Option<String>,
+    /// With --trust: this key alone (its external key id); all, if not given
+    #[arg(long, value_name = "LABEL", requires = "trust")]
+    key: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failed`]: the settings or a file are wrong, or a key is not the same on all tokens.
+pub fn run(arguments: &Arguments) -> Result<(), Failed> {
+    let (settings, _) = super::load(arguments.file.as_deref(), false)?;
+    let directory = settings.state_directory.as_deref().map(Directory::new);
+    let keeps = arguments.with.is_some() || arguments.trust.is_some();
+    if keeps && directory.is_none() {
+        let message = "the settings have no [state] directory to keep the witnesses in: add it";
+        return Err(Failed::new(EXIT_SETTINGS, message.to_owned()));
+    }
+    let service = settings.service();
+    let known = known_witnesses(arguments, &service, directory.as_ref())?;
+    let trusted = arguments.trust.clone().or_else(|| settings.pkcs11.trust_token.clone());
+    let witnesses = Arc::new(Witnesses::new(known, trusted));
+    let mut config = settings.hsm_config(&service);
+    config.witnesses = Arc::clone(&witnesses);
+    let session = HsmSession::start_with(&settings, config)?;
+    let tokens = prove(&session, &service);
+    if let Some(trust) = &arguments.trust
+        && !tokens.iter().any(|token| token.label == *trust || token.id == *trust)
+    {
+        let message =
+            format!("--trust {trust:?}: no token of the settings has this label or serial number");
+        return Err(Failed::new(EXIT_SETTINGS, message));
+    }
+    print_table(&tokens, &service, &settings);
+    if let Some(directory) = directory.as_ref().filter(|_| keeps) {
+        keep(directory, &witnesses, arguments.trust.is_some())?;
+    }
+    if let Some(file) = &arguments.export {
+        export(file, &witnesses)?;
+    }
+    match mistakes(&tokens, &service, &settings) {
+        0 => Ok(()),
+        number => Err(Failed::new(EXIT_UNAVAILABLE, format!("\n{number} keys are not proven"))),
+    }
+}
+
+fn known_witnesses(
+    arguments: &Arguments,
+    service: &Service,
+    directory: Option<&Directory>,
+) -> Result<witness_file::Witnesses, Failed> {
+    let mut known = match directory {
+        Some(directory) => content(directory.path(), witness_file::load(directory))?,
+        None => witness_file::Witnesses::new(),
+    };
+    if arguments.trust.is_some() {
+        for key in &arguments.key {
+            if service.key_of(key).is_none() {
+                let message = format!("--key {key:?}: no store of the settings has this key");
+                return Err(Failed::new(EXIT_SETTINGS, message));
+            }
+        }
+        known.retain(|label, _| {
+            !arguments.key.is_empty() && !arguments.key.iter().any(|key| **key == **label)
+        });
+    }
+    if let Some(file) = &arguments.with {
+        let told = |error| Failed::new(EXIT_SETTINGS, format!("{}: {error}", file.display()));
+        let mut bytes = Vec::new();
+        let open = fs::File::open(file).map_err(told)?;
+        open.take(MAX_WITNESS_FILE_BYTES).read_to_end(&mut bytes).map_err(told)?;
+        known.extend(content(file, witness_file::parse(&bytes))?);
+    }
+    Ok(known)
+}
+
+/// What a file holds; damage is a mistake where somebody looks on.
+fn content(
+    path: &Path,
+    content: Result<Content, witness_file::Unreadable>,
+) -> Result<witness_file::Witnesses, Failed> {
+    let failed = |why: String| Failed::new(EXIT_SETTINGS, format!("{}: {why}", path.display()));
+    match content {
+        Ok(Content { witnesses, damaged_lines: 0 }) => Ok(witnesses),
+        Ok(Content { damaged_lines, .. }) => {
+            Err(failed(format!("{damaged_lines} lines of the witnesses are damaged")))
+        }
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+fn keep(directory: &Directory, witnesses: &Witnesses, replaces: bool) -> Result<(), Failed> {
+    let settled = witnesses.settled();
+    let number = settled.len();
+    let changed = witness_file::change(directory, |known| {
+        for (label, witness) in settled {
+            if replaces || !known.contains_key(&label) {
+                known.insert(label, (*witness).clone());
+            }
+        }
+    });
+    let path = directory.path().display();
+    changed.map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("{path}: {error}")))?;
+    println!(
+        "\n{path}: {number} witnesses kept; running proxies take them up by `xks-proxy reload`"
+    );
+    Ok(())
+}
+
+fn export(file: &Path, witnesses: &Witnesses) -> Result<(), Failed> {
+    let settled = witnesses.settled();
+    let number = settled.len();
+    let owned = settled.into_iter().map(|(label, witness)| (label, (*witness).clone()));
+    let written = witness_file::format(&owned.collect()).and_then(|it| fs::write(file, it));
+    let told = |error| Failed::new(EXIT_UNAVAILABLE, format!("{}: {error}", file.display()));
+    written.map_err(told)?;
+    println!("\n{}: {number} witnesses written", file.display());
+    Ok(())
+}
+
+/// Tries all keys on all tokens.
+pub(super) fn prove(session: &HsmSession, service: &Service) -> Vec<TokenProofs> {
+    let keys = u32::try_from(service.labels().len()).unwrap_or(u32::MAX);
+    session.hsm().prove_all(keys)
+}
+
+/// Prints what each token does with each key.
+pub(super) fn print_table(tokens: &[TokenProofs], service: &Service, settings: &Settings) {
+    for TokenProofs { label, id, keys, trouble } in tokens {
+        println!("\ntoken {label:?}, serial {id:?}");
+        if let Some(trouble) = trouble {
+            println!("  NOT TRIED: {trouble}");
+        }
+        for (name, key) in of_stores(keys, service, settings) {
+            println!("  {name:<40} {}", told(key));
+        }
+    }
+    let all = tokens.iter().flat_map(|token| of_stores(&token.keys, service, settings));
+    if all.clone().any(|(_, key)| matches!(key.proof, Proof::Disagrees | Proof::Disputed)) {
+        println!(
+            "\nREMEDY: a key that differs encrypts what the other tokens cannot decrypt. Import the \
+             right key into each token under its label. Where the tokens disagree, say which one \
+             is right: [pkcs11] trust_token, or `xks-proxy keys prove --trust TOKEN --key LABEL`, \
+             with the token that made the ciphertexts which are in use."
+        );
+    }
+}
+
+/// The keys of the stores, and the audit log's: each token may have a health key of its own.
+fn of_stores<'a>(
+    keys: &'a [KeyOnToken],
+    service: &'a Service,
+    settings: &'a Settings,
+) -> impl Iterator<Item = (&'a str, &'a KeyOnToken)> + Clone {
+    let is_of_store = |label: &str| {
+        settings.stores.iter().any(|store| store.xks_key_id_set.iter().any(|id| id == label))
+    };
+    let is_for_probes_alone = move |label: &str| {
+        settings.pkcs11.health_key.as_deref() == Some(label) && !is_of_store(label)
+    };
+    let labels = service.labels().iter().map(AsRef::as_ref);
+    labels.zip(keys).filter(move |(label, _)| !is_for_probes_alone(label))
+}
+
+fn told(key: &KeyOnToken) -> String {
+    let proof = match &key.proof {
+        Proof::Agrees => "proven: it decrypts the key's witness".to_owned(),
+        Proof::Made => "proven: it made the key's witness".to_owned(),
+        Proof::Disagrees => "DIFFERS: it is another key than the witness's".to_owned(),
+        Proof::Disputed => {
+            "DIFFERS from another token's, and no witness says which is right".into()
+        }
+        Proof::Unproven(reason) => format!("not proven: {reason}"),
+        Proof::Absent => "missing".to_owned(),
+    };
+    match key.round_trip {
+        Evidence::Passed => format!("{proof}; encrypts and decrypts"),
+        Evidence::Failed => format!("{proof}; FAILS to encrypt or decrypt"),
+        Evidence::Unavailable => proof,
+    }
+}
+
+/// How many keys, each on one token, are not what they should be. A key that some tokens have and
+/// others do not is no mistake: tokens may share the keys out.
+pub(super) fn mistakes(tokens: &[TokenProofs], service: &Service, settings: &Settings) -> usize {
+    let is_wrong = |key: &KeyOnToken| {
+        key.round_trip == Evidence::Failed
+            || matches!(key.proof, Proof::Disagrees | Proof::Disputed)
+            || matches!(key.proof, Proof::Unproven(_)) && key.round_trip == Evidence::Passed
+    };
+    let keys = tokens.iter().flat_map(|token| of_stores(&token.keys, service, settings));
+    keys.filter(|(_, key)| is_wrong(key)).count()
+}

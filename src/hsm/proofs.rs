@@ -1,0 +1,79 @@
+//! All keys on all tokens, tried one after the other: for people.
+
+use super::Hsm;
+use super::backend::{Direction, Evidence, Proof};
+use super::fleet::bit;
+use super::token::Token;
+use crate::job::KeyIndex;
+
+/// What came of one key on one token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyOnToken {
+    /// Whether it is the same as the others'.
+    pub proof: Proof,
+    /// Whether it encrypts, and decrypts what it has encrypted.
+    pub round_trip: Evidence,
+}
+
+/// One token's keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenProofs {
+    /// `CK_TOKEN_INFO.label`
+    pub label: String,
+    /// Serial number, or the label where there is none.
+    pub id: String,
+    /// In the order of [`KeyIndex`]; empty if there is trouble.
+    pub keys: Vec<KeyOnToken>,
+    /// Why no session could be opened.
+    pub trouble: Option<String>,
+}
+
+impl Hsm {
+    /// Makes a round trip with each of the first `keys` keys on each token, and proves each, in the
+    /// order of the settings. Takes as long as the HSM does.
+    #[must_use]
+    pub fn prove_all(&self, keys: u32) -> Vec<TokenProofs> {
+        let tokens = &self.fleet.tokens;
+        let order =
+            |token: &&Token| (!token.backend.is_trusted(), token.share.priority, token.index.0);
+        let mut ordered: Vec<&Token> = tokens.iter().collect();
+        ordered.sort_by_key(order);
+        let mut proofs: Vec<_> =
+            ordered.iter().map(|token| (token.index, prove_keys(token, keys))).collect();
+        let usable = proofs.iter().filter(|(_, proofs)| proofs.trouble.is_none());
+        self.fleet.witnesses.settle(usable.fold(0, |all, (index, _)| all | bit(*index)));
+        // A dispute that came up later is about the first token's key too.
+        for (token, (_, proofs)) in ordered.iter().zip(&mut proofs) {
+            correct(token, proofs);
+        }
+        proofs.sort_by_key(|(index, _)| index.0);
+        proofs.into_iter().map(|(_, proofs)| proofs).collect()
+    }
+}
+
+fn prove_keys(token: &Token, keys: u32) -> TokenProofs {
+    let opened = token.backend.open();
+    let identity = token.backend.identity();
+    let mut proofs =
+        TokenProofs { label: identity.label, id: identity.id, keys: Vec::new(), trouble: None };
+    match opened {
+        Ok(mut session) => {
+            let keys = (0..keys).map(KeyIndex).map(|key| {
+                let proof = session.prove(key);
+                KeyOnToken { proof, round_trip: session.try_key(key, Direction::Encrypt) }
+            });
+            proofs.keys = keys.collect();
+        }
+        Err(error) => proofs.trouble = Some(error.reason().to_owned()),
+    }
+    proofs
+}
+
+fn correct(token: &Token, proofs: &mut TokenProofs) {
+    let disputed = (0..).map(KeyIndex).map(|key| token.backend.is_disputed(key));
+    for (key, is_disputed) in proofs.keys.iter_mut().zip(disputed) {
+        if is_disputed && matches!(key.proof, Proof::Agrees | Proof::Made) {
+            key.proof = Proof::Disputed;
+        }
+    }
+}

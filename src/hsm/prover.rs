@@ -1,0 +1,76 @@
+//! A keeper proves its token's keys beside the traffic, at a bounded rate.
+
+use std::time::Instant;
+
+use super::backend::Proof;
+use super::fleet::{Fleet, bit};
+use super::keeper::{Keeper, WrittenOff};
+use super::token::Token;
+use crate::limits::{
+    MAX_HOUSEKEEPING, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_PAUSE, PROOF_SLICE,
+};
+
+impl Keeper<'_> {
+    /// Proves keys until none is left to be proven now, something else is to be done, or `end`.
+    pub(super) fn prove_keys(&mut self, end: Instant) -> Result<(), WrittenOff> {
+        if !self.fleet.have_all_tried() {
+            // Until then nobody knows which token is the first.
+            return Ok(());
+        }
+        let mut has_made = false;
+        while self.token.circuit.is_usable() && !self.fleet.is_stopping() {
+            let start = Instant::now();
+            let mut is_done = false;
+            for _ in 0..MAX_PROOFS_PER_SLICE {
+                match self.prove_next()? {
+                    Some(proof) => has_made |= proof == Proof::Made,
+                    None => is_done = true,
+                }
+                if is_done || start.elapsed() >= PROOF_SLICE {
+                    break;
+                }
+            }
+            self.fleet.settle_witnesses();
+            let next = Instant::now() + start.elapsed().max(PROOF_PAUSE);
+            if is_done || next >= end {
+                break;
+            }
+            self.token.keeper_signal.wait_until(next);
+            if Instant::now() < next {
+                // It was told of something else.
+                self.token.keeper_signal.tell();
+                break;
+            }
+        }
+        if has_made {
+            // Now there is something to prove theirs by.
+            let others = self.fleet.tokens.iter().filter(|other| other.index != self.token.index);
+            others.for_each(|other| other.keeper_signal.tell());
+        }
+        Ok(())
+    }
+
+    fn prove_next(&mut self) -> Result<Option<Proof>, WrittenOff> {
+        let fleet = self.fleet;
+        self.watched(MAX_HOUSEKEEPING, |session, keys| {
+            let may_make = |key| fleet.may_make_witness(keys.token, key);
+            session.as_mut().and_then(|session| session.prove_next(&may_make, &keys))
+        })
+    }
+}
+
+impl Fleet {
+    /// Whether each token was tried once, or has had its time for it.
+    fn have_all_tried(&self) -> bool {
+        let has_tried = |token: &Token| token.keeper.lock().has_tried;
+        self.start.elapsed() >= MAX_START_WAIT || self.tokens.iter().all(has_tried)
+    }
+
+    /// Has the witnesses count that all tokens in use have been asked about.
+    fn settle_witnesses(&self) {
+        if self.have_all_tried() {
+            let usable = self.tokens.iter().filter(|token| token.circuit.is_usable());
+            self.witnesses.settle(usable.fold(0, |all, token| all | bit(token.index)));
+        }
+    }
+}

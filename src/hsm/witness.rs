@@ -1,0 +1,402 @@
+//! Witnesses: a ciphertext of each key, by which a token shows that it holds the same key.
+//!
+//! Two tokens that hold different keys under one label would each encrypt what the other cannot
+//! decrypt, and nothing would tell until the first is gone. So the first token that encrypts with a
+//! key makes a ciphertext of a fixed plaintext, the key's witness, and each other token has to
+//! decrypt it before it encrypts with its own key of that label.
+//!
+//! A witness counts only once every token in use at the time has been asked: until then it may be
+//! the wrong one of two. If one of them disagrees, nobody knows which is right, and the key is in
+//! dispute until an operator says so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::RwLock;
+
+use super::backend::Identity;
+use super::fleet::bit;
+use super::queue::TokenSet;
+use super::signal::Signal;
+use crate::job::{Iv, TokenIndex};
+
+/// The plaintext of every witness.
+pub const WITNESS_PLAINTEXT: [u8; 32] = *b"the witness of an xks-proxy key\n";
+/// The additional authenticated data of every witness. A request's begins with the length of its
+/// AAD and is 3 bytes long, up to 23 with metadata, where that is zero, and at least 35 otherwise
+/// (see [`crate::job::HsmAad`]): 19 bytes that do not begin with two zeros are no request's.
+pub const WITNESS_AAD: [u8; 19] = *b"xks-proxy witness 1";
+
+/// A ciphertext of [`WITNESS_PLAINTEXT`] under [`WITNESS_AAD`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Witness {
+    /// 12 or 16 bytes.
+    pub iv: Iv,
+    /// Ciphertext and tag.
+    pub ciphertext: Vec<u8>,
+    /// The serial number, or the label, of the token that made it.
+    pub made_by: String,
+    /// When, in seconds since 1970.
+    pub made_unix_secs: u64,
+}
+
+/// The outcome of a token's disagreement with a witness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disagreement {
+    /// The witness counts: the token does not serve the key.
+    Excluded,
+    /// The witness did not count yet: nobody knows which key is right. `maker` made it.
+    Disputed {
+        /// Serial number or label of the token that made the witness.
+        maker: String,
+    },
+    /// The settings trust this token: the witness is dropped, and the token makes another.
+    Dropped,
+}
+
+struct Entry {
+    witness: Arc<Witness>,
+    /// The token that made it in this process.
+    maker: Option<TokenIndex>,
+    /// Tokens that were asked, whatever they said.
+    heard: TokenSet,
+    /// Tokens that said that it is not theirs.
+    dissent: TokenSet,
+    is_settled: bool,
+}
+
+impl Entry {
+    fn settled(witness: Witness) -> Self {
+        let witness = Arc::new(witness);
+        Self { witness, maker: None, heard: 0, dissent: 0, is_settled: true }
+    }
+}
+
+/// The witnesses of all keys, by label.
+pub struct Witnesses {
+    entries: RwLock<HashMap<Box<str>, Entry>>,
+    /// Raised when a witness that tokens were proven by has lost its worth: all proofs are of the
+    /// past then.
+    era: AtomicU32,
+    unsettled: AtomicUsize,
+    /// Counts the witnesses that came to count since the start.
+    revision: AtomicU32,
+    is_changed: Signal,
+    trusted: RwLock<Option<String>>,
+}
+
+impl Default for Witnesses {
+    fn default() -> Self {
+        Self::new(HashMap::new(), None)
+    }
+}
+
+impl Witnesses {
+    /// Those that are known from before, which count. `trusted`: the label or the serial number of
+    /// the token that is right where tokens disagree and no witness counts.
+    #[must_use]
+    pub fn new(known: HashMap<Box<str>, Witness>, trusted: Option<String>) -> Self {
+        let entries = known.into_iter().map(|(label, witness)| (label, Entry::settled(witness)));
+        Self {
+            entries: RwLock::new(entries.collect()),
+            era: AtomicU32::new(1),
+            unsettled: AtomicUsize::new(0),
+            revision: AtomicU32::new(0),
+            is_changed: Signal::default(),
+            trusted: RwLock::new(trusted),
+        }
+    }
+
+    /// The era at present: a proof of another one tells nothing. Never 0.
+    #[must_use]
+    pub fn era(&self) -> u32 {
+        self.era.load(Ordering::Acquire)
+    }
+
+    /// How often a witness has come to count since the start.
+    #[must_use]
+    pub fn revision(&self) -> u32 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// Waits until a witness comes to count after that revision, or until `end`. For one thread.
+    pub fn wait_for_change(&self, end: Instant, revision: u32) {
+        if self.revision() == revision {
+            self.is_changed.wait_until(end);
+        }
+    }
+
+    /// Takes in which token the settings trust from now on. What is in dispute is decided by that.
+    pub fn trust(&self, trusted: Option<String>) {
+        if std::mem::replace(&mut *self.trusted.write(), trusted.clone()) != trusted {
+            self.forget_unsettled();
+        }
+    }
+
+    /// Drops the witnesses that do not count yet: they are about tokens that may be others now.
+    pub fn forget_unsettled(&self) {
+        let mut entries = self.entries.write();
+        entries.retain(|_, entry| entry.is_settled);
+        entries.values_mut().for_each(|entry| entry.maker = None);
+        self.unsettled.store(0, Ordering::Release);
+        self.era.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether the settings name this token as the one that is right.
+    #[must_use]
+    pub fn is_trusted(&self, token: &Identity) -> bool {
+        let names = |trusted: &String| *trusted == token.id || *trusted == token.label;
+        self.trusted.read().as_ref().is_some_and(names)
+    }
+
+    /// The key's witness, if there is one.
+    #[must_use]
+    pub fn get(&self, label: &str) -> Option<Arc<Witness>> {
+        self.entries.read().get(label).map(|entry| Arc::clone(&entry.witness))
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn has(&self, label: &str) -> bool {
+        self.entries.read().contains_key(label)
+    }
+
+    /// Whether tokens disagree about the key, and nobody knows which is right.
+    #[must_use]
+    pub fn is_disputed(&self, label: &str) -> bool {
+        let entries = self.entries.read();
+        entries.get(label).is_some_and(|entry| !entry.is_settled && entry.dissent != 0)
+    }
+
+    /// Takes a witness that a token has made. Returns false if there is one already: then the
+    /// token has to be proven by that.
+    pub fn offer(
+        &self,
+        label: &str,
+        witness: Witness,
+        token: TokenIndex,
+        identity: &Identity,
+    ) -> bool {
+        let mut entries = self.entries.write();
+        if entries.contains_key(label) {
+            return false;
+        }
+        let (witness, heard) = (Arc::new(witness), bit(token));
+        let maker = Some(token);
+        let mut entry = Entry { witness, maker, heard, dissent: 0, is_settled: false };
+        self.unsettled.fetch_add(1, Ordering::AcqRel);
+        if self.is_trusted(identity) {
+            self.settle_one(&mut entry);
+        }
+        entries.insert(label.into(), entry);
+        true
+    }
+
+    /// Takes in that a token has decrypted the witness.
+    pub fn agrees(&self, label: &str, token: TokenIndex) {
+        if let Some(entry) = self.entries.write().get_mut(label) {
+            entry.heard |= bit(token);
+            entry.dissent &= !bit(token);
+        }
+    }
+
+    /// Takes in that a token could not be proven for now.
+    pub fn unproven(&self, label: &str, token: TokenIndex) {
+        if self.unsettled.load(Ordering::Acquire) > 0
+            && let Some(entry) = self.entries.write().get_mut(label)
+        {
+            entry.heard |= bit(token);
+        }
+    }
+
+    /// Takes in that a token holds another key than the one that made `witness`, by its own
+    /// definite word.
+    pub fn disagrees(
+        &self,
+        label: &str,
+        witness: &Witness,
+        token: TokenIndex,
+        identity: &Identity,
+    ) -> Disagreement {
+        let mut entries = self.entries.write();
+        let Some(entry) = entries.get_mut(label).filter(|entry| *entry.witness == *witness) else {
+            // It was dropped in the meantime.
+            return Disagreement::Dropped;
+        };
+        entry.heard |= bit(token);
+        if entry.is_settled {
+            return Disagreement::Excluded;
+        }
+        // Who made it holds another key now, or is not the one that the settings trust.
+        if entry.maker == Some(token) || self.is_trusted(identity) {
+            entries.remove(label);
+            self.unsettled.fetch_sub(1, Ordering::AcqRel);
+            self.era.fetch_add(1, Ordering::AcqRel);
+            return Disagreement::Dropped;
+        }
+        if entry.dissent == 0 {
+            // The maker does not encrypt with it any more either.
+            self.era.fetch_add(1, Ordering::AcqRel);
+        }
+        entry.dissent |= bit(token);
+        Disagreement::Disputed { maker: entry.witness.made_by.clone() }
+    }
+
+    /// Has those witnesses count that all `usable` tokens were asked about and that none disagrees
+    /// with.
+    pub fn settle(&self, usable: TokenSet) {
+        if self.unsettled.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        for entry in self.entries.write().values_mut() {
+            if !entry.is_settled && entry.dissent == 0 && usable & !entry.heard == 0 {
+                self.settle_one(entry);
+            }
+        }
+    }
+
+    fn settle_one(&self, entry: &mut Entry) {
+        entry.is_settled = true;
+        self.unsettled.fetch_sub(1, Ordering::AcqRel);
+        self.revision.fetch_add(1, Ordering::AcqRel);
+        self.is_changed.tell();
+    }
+
+    /// Takes over witnesses that others have made, in place of those that differ.
+    pub fn adopt(&self, known: impl IntoIterator<Item = (Box<str>, Witness)>) {
+        let mut entries = self.entries.write();
+        for (label, witness) in known {
+            match entries.get(&label) {
+                Some(entry) if *entry.witness == witness && entry.is_settled => continue,
+                Some(entry) => {
+                    if !entry.is_settled {
+                        self.unsettled.fetch_sub(1, Ordering::AcqRel);
+                    }
+                    if *entry.witness != witness {
+                        self.era.fetch_add(1, Ordering::AcqRel);
+                    }
+                }
+                None => {}
+            }
+            entries.insert(label, Entry::settled(witness));
+        }
+    }
+
+    /// The witnesses that count.
+    #[must_use]
+    pub fn settled(&self) -> Vec<(Box<str>, Arc<Witness>)> {
+        let entries = self.entries.read();
+        let settled = entries.iter().filter(|(_, entry)| entry.is_settled);
+        settled.map(|(label, entry)| (label.clone(), Arc::clone(&entry.witness))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: TokenIndex = TokenIndex(0);
+    const B: TokenIndex = TokenIndex(1);
+
+    fn witness(by: &str) -> Witness {
+        let iv = Iv::from_slice(by.as_bytes()).unwrap_or_default();
+        Witness { iv, ciphertext: vec![0; 48], made_by: by.to_owned(), made_unix_secs: 0 }
+    }
+
+    fn named(name: &str) -> Identity {
+        Identity { id: name.to_owned(), ..Identity::default() }
+    }
+
+    fn disagrees(witnesses: &Witnesses, token: TokenIndex, name: &str) -> Disagreement {
+        let against = witnesses.get("key").map_or_else(|| witness("gone"), |it| (*it).clone());
+        witnesses.disagrees("key", &against, token, &named(name))
+    }
+
+    /// No request's AAD is that of a witness.
+    #[test]
+    fn no_request_has_this_aad() {
+        assert_eq!(WITNESS_AAD.len(), 19);
+        assert_ne!(WITNESS_AAD[..2], [0, 0], "the length of an AAD that is not there");
+        assert!(WITNESS_AAD.len() < 2 + 32 + 1, "with the digest of one that is");
+    }
+
+    /// The first witness is that of the key; it counts when all tokens in use were asked.
+    #[test]
+    fn counts_when_all_were_asked() {
+        let witnesses = Witnesses::default();
+        assert!(witnesses.offer("key", witness("a"), A, &named("a")));
+        assert!(!witnesses.offer("key", witness("b"), B, &named("b")));
+        witnesses.settle(0b11);
+        assert!(witnesses.settled().is_empty(), "the other was not asked yet");
+        witnesses.unproven("key", B);
+        witnesses.settle(0b11);
+        assert_eq!((witnesses.settled().len(), witnesses.revision()), (1, 1));
+        assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
+        assert!(!witnesses.is_disputed("key"));
+    }
+
+    /// Without one that counts, nobody knows which of two keys is right; once they are the same,
+    /// it counts.
+    #[test]
+    fn a_dispute_and_its_end() {
+        let witnesses = Witnesses::default();
+        witnesses.offer("key", witness("a"), A, &named("a"));
+        let era = witnesses.era();
+        let disputed = Disagreement::Disputed { maker: "a".to_owned() };
+        assert_eq!(disagrees(&witnesses, B, "b"), disputed);
+        assert!(witnesses.is_disputed("key") && witnesses.era() != era);
+        witnesses.agrees("key", TokenIndex(2));
+        witnesses.settle(0b111);
+        assert!(witnesses.is_disputed("key"), "a majority decides nothing");
+        witnesses.agrees("key", B);
+        witnesses.settle(0b111);
+        assert!(!witnesses.is_disputed("key"));
+        assert_eq!(witnesses.settled().len(), 1);
+    }
+
+    /// The token that the settings trust is right, whichever came first.
+    #[test]
+    fn trust_decides() {
+        let witnesses = Witnesses::new(HashMap::new(), Some("a".to_owned()));
+        witnesses.offer("key", witness("a"), A, &named("a"));
+        assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
+        let witnesses = Witnesses::new(HashMap::new(), Some("b".to_owned()));
+        witnesses.offer("key", witness("a"), A, &named("a"));
+        let era = witnesses.era();
+        assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Dropped);
+        assert!(witnesses.get("key").is_none() && witnesses.era() != era);
+        // A witness that counts is not overruled by it.
+        let known = HashMap::from([("key".into(), witness("a"))]);
+        let witnesses = Witnesses::new(known, Some("b".to_owned()));
+        assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
+    }
+
+    /// A maker whose key was replaced before its witness counted makes another one.
+    #[test]
+    fn a_maker_that_changed_its_mind() {
+        let witnesses = Witnesses::default();
+        witnesses.offer("key", witness("a"), A, &named("a"));
+        assert_eq!(disagrees(&witnesses, A, "a"), Disagreement::Dropped);
+        assert!(witnesses.offer("key", witness("a2"), A, &named("a")));
+        // Word about the one before says nothing of this one.
+        let late = witnesses.disagrees("key", &witness("a"), B, &named("b"));
+        assert_eq!(late, Disagreement::Dropped);
+        assert!(!witnesses.is_disputed("key"));
+    }
+
+    /// What others made takes the place of one's own.
+    #[test]
+    fn adopts_the_word_of_others() {
+        let witnesses = Witnesses::default();
+        witnesses.offer("key", witness("a"), A, &named("a"));
+        let era = witnesses.era();
+        witnesses.adopt([("key".into(), witness("b")), ("other".into(), witness("b"))]);
+        assert_ne!(witnesses.era(), era);
+        assert_eq!(witnesses.settled().len(), 2);
+        let era = witnesses.era();
+        witnesses.adopt([("key".into(), witness("b"))]);
+        assert_eq!(witnesses.era(), era);
+    }
+}

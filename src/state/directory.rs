@@ -1,0 +1,158 @@
+//! Files that are replaced as a whole, so that a crash leaves the former or the next, and a lock
+//! for those who read one to write it again.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::limits::MAX_STATE_LOCK_WAIT;
+
+/// How often a lock that another process holds is tried.
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
+/// `[state] directory`
+#[derive(Clone, Debug)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+/// The right to change the files, until it is dropped.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "closing it gives the lock back")] File);
+
+impl Directory {
+    /// The directory, made with mode 0700 if it is not there. Whether its files can be read and
+    /// written shows when they are.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        // What goes wrong here goes wrong again, and is told of, when a file is written.
+        let _ = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        Self { path: path.to_owned() }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether others than the owner may look into it; false if that cannot be told.
+    #[must_use]
+    pub fn is_open_to_others(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|it| it.permissions().mode() & 0o077 != 0)
+    }
+
+    /// A file's content, up to `max_bytes`; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is larger.
+    pub fn read(&self, name: &str, max_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+        let file = match File::open(self.path.join(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut content = Vec::new();
+        file.take(max_bytes + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > max_bytes {
+            let message = format!("it is larger than {max_bytes} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
+        Ok(Some(content))
+    }
+
+    /// Puts a file with mode 0600 in the place of the one of that name.
+    ///
+    /// # Errors
+    /// It could not be written, or not be made durable; the former is still there then.
+    pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let (path, next) = (self.path.join(name), self.path.join(format!("{name}.next")));
+        let write = || {
+            // One that a crash left is not written through, whatever it is.
+            match fs::remove_file(&next) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&next, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().inspect_err(|_| {
+            let _ = fs::remove_file(&next);
+        })
+    }
+
+    /// Keeps a copy of a file that is about to be replaced though it could not be read in full.
+    ///
+    /// # Errors
+    /// It could not be copied.
+    pub fn set_aside(&self, name: &str) -> io::Result<PathBuf> {
+        let copy = self.path.join(format!("{name}.damaged"));
+        fs::copy(self.path.join(name), &copy)?;
+        Ok(copy)
+    }
+
+    /// Waits for other processes that change the files, [`MAX_STATE_LOCK_WAIT`] at most.
+    ///
+    /// # Errors
+    /// The lock file cannot be made, or another process keeps the lock.
+    pub fn lock(&self) -> io::Result<Lock> {
+        let path = self.path.join("lock");
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let end = Instant::now() + MAX_STATE_LOCK_WAIT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Lock(file)),
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) if Instant::now() >= end => {
+                    let message = "another process keeps the lock";
+                    return Err(io::Error::new(io::ErrorKind::WouldBlock, message));
+                }
+                Err(TryLockError::WouldBlock) => thread::sleep(LOCK_POLL),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// Only the owner may look; a file is replaced whole; what was left by a crash is in nobody's
+    /// way.
+    #[test]
+    fn files_are_replaced() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = Directory::new(&parent.path().join("state"));
+        assert!(!directory.is_open_to_others());
+        assert_eq!(directory.read("file", 10).unwrap(), None);
+        fs::write(directory.path().join("file.next"), "half").unwrap();
+        directory.write("file", b"one").unwrap();
+        directory.write("file", b"two").unwrap();
+        assert_eq!(directory.read("file", 3).unwrap().unwrap(), b"two");
+        assert!(directory.read("file", 2).is_err(), "too large");
+        let mode = fs::metadata(directory.path().join("file")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!directory.path().join("file.next").exists());
+    }
+
+    /// Two processes do not change the files at the same time.
+    #[test]
+    fn the_lock_is_one_owners() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = Directory::new(parent.path());
+        let lock = directory.lock().unwrap();
+        let other = OpenOptions::new().write(true).open(parent.path().join("lock")).unwrap();
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(lock);
+        other.try_lock().unwrap();
+    }
+}

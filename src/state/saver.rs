@@ -1,0 +1,84 @@
+//! Witnesses on their way between the HSM side and the state directory.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::directory::Directory;
+use super::witness_file::{self, Content};
+use crate::hsm::witness::Witnesses;
+use crate::limits::{MIN_SAVE_INTERVAL, SAVE_RETRY_INTERVAL};
+
+/// A wait that nothing but a change ends.
+const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// Reads the state directory's witnesses. Where that fails, there is a warning, and the tokens make
+/// others or, until an operator has looked, are compared with each other.
+#[must_use]
+pub fn load(directory: &Directory) -> witness_file::Witnesses {
+    let path = directory.path().display();
+    if directory.is_open_to_others() {
+        tracing::warn!(
+            directory = %path,
+            "[state] directory: others may look into it; set its mode to 0700"
+        );
+    }
+    match witness_file::load(directory) {
+        Ok(Content { witnesses, damaged_lines }) => {
+            if damaged_lines > 0 {
+                tracing::warn!(
+                    directory = %path,
+                    damaged_lines,
+                    "[state] directory: some keys' witnesses are damaged; others are made"
+                );
+            }
+            witnesses
+        }
+        Err(reason) => {
+            tracing::warn!(
+                directory = %path,
+                %reason,
+                "[state] directory: the keys' witnesses cannot be read; others are made, for this \
+                 process alone"
+            );
+            witness_file::Witnesses::new()
+        }
+    }
+}
+
+/// Writes witnesses as they come to count, in a thread that lives as long as the process.
+///
+/// # Errors
+/// The system gives no more threads.
+pub fn start(directory: Directory, witnesses: Arc<Witnesses>) -> io::Result<()> {
+    let save = move || {
+        let mut saved = 0;
+        let mut is_failing = false;
+        loop {
+            witnesses.wait_for_change(Instant::now() + LONG, saved);
+            let (revision, start) = (witnesses.revision(), Instant::now());
+            match witness_file::save(&directory, witnesses.settled()) {
+                Ok(all) => {
+                    witnesses.adopt(all);
+                    saved = revision;
+                    is_failing = false;
+                    // A large file is not written again and again while keys are proven.
+                    thread::sleep(MIN_SAVE_INTERVAL.max(start.elapsed() * 20));
+                }
+                Err(reason) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(
+                            directory = %directory.path().display(),
+                            %reason,
+                            "[state] directory: the keys' witnesses cannot be written; this is \
+                             tried again, and the process goes on with those in memory"
+                        );
+                    }
+                    thread::sleep(SAVE_RETRY_INTERVAL);
+                }
+            }
+        }
+    };
+    thread::Builder::new().name("state".to_owned()).spawn(save).map(drop)
+}

@@ -1,0 +1,251 @@
+//! Tokens that hold the same keys, or do not: by real SoftHSM2 tokens behind the interposer.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod hsm_support;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use hsm_support::bench::*;
+use hsm_support::*;
+use xks_proxy::hsm::backend::Proof;
+use xks_proxy::hsm::config::{Config, TokenSelector};
+use xks_proxy::hsm::witness::Witnesses;
+use xks_proxy::job::{Failure, Iv};
+
+const KEY: u32 = 0;
+const OTHER: u32 = 1;
+const A: [u8; 32] = [0xaa; 32];
+const B: [u8; 32] = [0xbb; 32];
+/// `[[fault]]` settings that take a slot's token away.
+const AWAY: &str = "[[fault]]\nremove_token = true\nslot = ";
+
+/// Makes a token with these keys.
+fn make(label: &str, keys: &[(&str, [u8; 32], u8)]) {
+    let pkcs11 = initialize(&Bench::module());
+    let slot = make_token(&pkcs11, label);
+    let session = login(&pkcs11, slot);
+    for (label, value, uses) in keys {
+        add_key(&session, label, value, *uses, true);
+    }
+    drop(session);
+    pkcs11.finalize().unwrap();
+}
+
+/// Makes tokens that hold that value under "key", and the same under "other".
+fn tokens(directory: &Path, of_key: &[(&str, [u8; 32])]) -> Bench {
+    for (label, value) in of_key {
+        let both = ENCRYPT | DECRYPT;
+        make(label, &[("key", *value, both), ("other", [1; 32], both)]);
+    }
+    Bench { directory: directory.to_owned(), step: 0 }
+}
+
+fn fleet(labels: &[&str], witnesses: Witnesses) -> Config {
+    let select = |label: &&str| TokenSelector::Label((*label).to_owned());
+    let tokens = labels.iter().map(|label| token(Bench::module(), select(label), PIN, 2));
+    let mut config = config(tokens.collect(), &LABELS);
+    config.witnesses = Arc::new(witnesses);
+    config
+}
+
+/// Waits until each token in use has given its word on each key.
+fn start(config: Config) -> Caller {
+    let caller = Caller::start(config);
+    eventually("all keys have been tried", || {
+        let stats = caller.hsm.stats();
+        stats.iter().all(|token| !token.is_usable || token.keys_unproven == 0)
+            || stats.iter().any(|token| !token.keys_disagreeing.is_empty())
+    });
+    caller
+}
+
+fn differing(caller: &Caller) -> Vec<Vec<String>> {
+    let labels = |keys: &[Box<str>]| keys.iter().map(ToString::to_string).collect();
+    caller.hsm.stats().iter().map(|token| labels(&token.keys_disagreeing)).collect()
+}
+
+/// A ciphertext that was made on a token that is the only one.
+fn made_on(label: &str) -> (Iv, Vec<u8>) {
+    let mut caller = start(fleet(&[label], Witnesses::default()));
+    let sealed = caller.encrypt(KEY, label.as_bytes()).unwrap();
+    assert!(caller.hsm.stop(std::time::Duration::from_secs(5)));
+    sealed
+}
+
+fn opens(caller: &mut Caller, sealed: &(Iv, Vec<u8>)) -> Result<Vec<u8>, Failure> {
+    caller.decrypt(KEY, sealed.0.as_slice(), &sealed.1)
+}
+
+/// A witness that was made on a token before.
+fn known_of(label: &str) -> Witnesses {
+    let witnesses = Arc::new(Witnesses::default());
+    let mut config = fleet(&[label], Witnesses::default());
+    config.witnesses = Arc::clone(&witnesses);
+    let caller = start(config);
+    eventually("the witnesses count", || witnesses.settled().len() == 2);
+    drop(caller);
+    let owned = witnesses.settled().into_iter().map(|(label, it)| (label, (*it).clone()));
+    Witnesses::new(owned.collect::<HashMap<_, _>>(), None)
+}
+
+/// Two tokens with the same keys: both are proven, and both encrypt.
+#[test]
+fn equal_keys() {
+    in_child("equal_keys", Bench::environment, |directory| {
+        let _bench = tokens(directory, &[("one", A), ("two", A)]);
+        let mut caller = start(fleet(&["one", "two"], Witnesses::default()));
+        eventually("both are proven", || {
+            caller.hsm.stats().iter().all(|token| token.keys_unproven == 0)
+        });
+        for n in 0..50 {
+            round_trip(&mut caller, n).unwrap();
+        }
+        let stats = caller.hsm.stats();
+        assert!(stats.iter().all(|token| token.answered_total > 0), "both work");
+        assert_eq!(differing(&caller), [[""; 0]; 2]);
+        let proofs = caller.hsm.prove_all(3);
+        let of = |index: usize| proofs[index].keys.iter().map(|key| key.proof.clone());
+        assert_eq!(of(0).collect::<Vec<_>>(), [Proof::Agrees, Proof::Agrees, Proof::Absent]);
+        assert_eq!(of(1).collect::<Vec<_>>(), [Proof::Agrees, Proof::Agrees, Proof::Absent]);
+    });
+}
+
+/// Two tokens with different keys under one label and nothing that says which is right: nothing is
+/// encrypted with it, all that was is decrypted, and the other key is served.
+#[test]
+fn different_keys_without_a_witness() {
+    in_child("different_keys_without_a_witness", Bench::environment, |directory| {
+        let _bench = tokens(directory, &[("one", A), ("two", B)]);
+        let (of_one, of_two) = (made_on("one"), made_on("two"));
+        let mut caller = start(fleet(&["one", "two"], Witnesses::default()));
+        eventually("they are seen to differ", || differing(&caller)[1] == ["key"]);
+        for _ in 0..20 {
+            assert_eq!(caller.encrypt(KEY, b"x"), Err(Failure::KeysDiffer));
+            assert_eq!(opens(&mut caller, &of_one).unwrap(), b"one");
+            assert_eq!(opens(&mut caller, &of_two).unwrap(), b"two");
+            caller.encrypt(OTHER, b"x").unwrap();
+        }
+        let mut forged = of_one.clone();
+        forged.1[0] ^= 1;
+        assert_eq!(opens(&mut caller, &forged), Err(Failure::InvalidCiphertext));
+        let proofs = caller.hsm.prove_all(2);
+        assert!(proofs.iter().all(|token| token.keys[0].proof == Proof::Disputed));
+        assert!(proofs.iter().all(|token| token.keys[1].proof == Proof::Agrees));
+    });
+}
+
+/// The same where the settings trust a token, or a witness is known from before: that decides.
+#[test]
+fn different_keys_and_one_is_right() {
+    in_child("different_keys_and_one_is_right", Bench::environment, |directory| {
+        let _bench = tokens(directory, &[("one", A), ("two", B)]);
+        let (of_one, of_two) = (made_on("one"), made_on("two"));
+        let trusting = Witnesses::new(HashMap::new(), Some("two".to_owned()));
+        for witnesses in [trusting, known_of("two")] {
+            let mut caller = start(fleet(&["one", "two"], witnesses));
+            eventually("the first is excluded", || {
+                differing(&caller) == [vec!["key".to_owned()], Vec::new()]
+            });
+            for _ in 0..20 {
+                let sealed = caller.encrypt(KEY, b"x").unwrap();
+                assert_eq!(opens(&mut caller, &sealed).unwrap(), b"x");
+                // Nobody else decrypts what the first one made.
+                assert_eq!(opens(&mut caller, &of_one).unwrap(), b"one");
+                assert_eq!(opens(&mut caller, &of_two).unwrap(), b"two");
+            }
+            caller.hsm.stop(std::time::Duration::from_secs(5));
+        }
+        // By the witness of the second, its replica with the first token alone encrypts nothing.
+        let mut caller = start(fleet(&["one"], known_of("two")));
+        assert_eq!(caller.encrypt(KEY, b"x"), Err(Failure::KeysDiffer));
+        assert_eq!(opens(&mut caller, &of_one).unwrap(), b"one");
+        caller.encrypt(OTHER, b"x").unwrap();
+    });
+}
+
+/// A token that is away at the start and holds another key is excluded when it joins; while the one
+/// that made the witness is away, a ciphertext that the other cannot decrypt is not said to be bad,
+/// and nothing is encrypted with the other's key.
+#[test]
+fn another_key_joins_late() {
+    in_child("another_key_joins_late", Bench::environment, |directory| {
+        let mut bench = tokens(directory, &[("one", A), ("two", B)]);
+        let (one, two) = {
+            let caller = start(fleet(&["one", "two"], Witnesses::default()));
+            (Bench::slot(&caller, 0), Bench::slot(&caller, 1))
+        };
+        bench.set(&format!("{AWAY}{two}"));
+        let mut caller = start(fleet(&["one", "two"], Witnesses::default()));
+        let sealed = caller.encrypt(KEY, b"x").unwrap();
+        eventually("the witness counts", || caller.hsm.stats()[0].keys_unproven == 0);
+        bench.set("");
+        eventually("it is excluded", || differing(&caller)[1] == ["key"]);
+        for _ in 0..20 {
+            let more = caller.encrypt(KEY, b"x").unwrap();
+            assert_eq!(opens(&mut caller, &more).unwrap(), b"x");
+        }
+        bench.set(&format!("{AWAY}{one}"));
+        eventually("the first is away", || {
+            let _ = caller.encrypt(OTHER, b"x");
+            !caller.hsm.stats()[0].is_usable
+        });
+        for _ in 0..20 {
+            assert_eq!(caller.encrypt(KEY, b"x"), Err(Failure::NoToken));
+            assert_eq!(opens(&mut caller, &sealed), Err(Failure::NoToken));
+            caller.encrypt(OTHER, b"x").unwrap();
+        }
+        bench.set("");
+        eventually("it is back", || opens(&mut caller, &sealed) == Ok(b"x".to_vec()));
+    });
+}
+
+/// A token that fails while it is to be proven is not held to differ; it is proven afterwards.
+#[test]
+fn faults_prove_nothing() {
+    in_child("faults_prove_nothing", Bench::environment, |directory| {
+        let mut bench = tokens(directory, &[("one", A), ("two", A)]);
+        let two = {
+            let caller = start(fleet(&["one", "two"], Witnesses::default()));
+            Bench::slot(&caller, 1)
+        };
+        let decrypts = "functions = [\"C_DecryptInit\", \"C_Decrypt\"]";
+        for (code, probability) in [
+            ("CKR_GENERAL_ERROR", 0.5),
+            ("CKR_ENCRYPTED_DATA_INVALID", 1.0),
+            ("CKR_FUNCTION_FAILED", 0.5),
+        ] {
+            let fault = format!(
+                "[[fault]]\nslot = {two}\nprobability = {probability}\nreturn = \"{code}\""
+            );
+            bench.set(&format!("{fault}\n{decrypts}"));
+            let caller = Caller::start(fleet(&["one", "two"], Witnesses::default()));
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            assert_eq!(differing(&caller), [[""; 0]; 2], "{code}");
+            bench.set("");
+            eventually("it is proven", || caller.hsm.stats()[1].keys_unproven == 0);
+            caller.hsm.stop(std::time::Duration::from_secs(5));
+        }
+    });
+}
+
+/// Keys that differ in what they may be used for, and one that a token lacks: no dispute.
+#[test]
+fn different_uses() {
+    in_child("different_uses", Bench::environment, |directory| {
+        make("one", &[("key", A, ENCRYPT | DECRYPT), ("other", B, ENCRYPT | DECRYPT)]);
+        make("two", &[("key", A, DECRYPT)]);
+        make("three", &[("other", B, ENCRYPT)]);
+        let _ = directory;
+        let mut caller = Caller::start(fleet(&["one", "two", "three"], Witnesses::default()));
+        eventually("the second is proven", || caller.hsm.stats()[1].keys_unproven == 0);
+        assert_eq!(differing(&caller), [[""; 0]; 3]);
+        for n in 0..20 {
+            round_trip(&mut caller, n).unwrap();
+            let (iv, sealed) = caller.encrypt(OTHER, b"x").unwrap();
+            assert_eq!(caller.decrypt(OTHER, iv.as_slice(), &sealed).unwrap(), b"x");
+        }
+    });
+}
