@@ -398,6 +398,7 @@ fn the_only_key_is_deleted_beside_a_token_that_works() {
         let session = login(&pkcs11, slot_of(&pkcs11, "one"));
         let key = session.find_objects(&[Attribute::Label("of-one".into())]).unwrap();
         session.destroy_object(key[0]).unwrap();
+        assert_eq!(caller.encrypt(0, b"x"), Err(Failure::NoToken), "it may be the token's trouble");
         eventually("the key is known as deleted", || {
             caller.encrypt(1, b"x").unwrap();
             match caller.encrypt(0, b"x") {

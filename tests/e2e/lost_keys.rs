@@ -272,6 +272,7 @@ fn one_key_of_two_is_deleted() {
         assert!(is_right, "{status} {error} {:?} after it was deleted", at - deleted);
     }
     assert!(other.stop().iter().all(|answer| answer.status == 200));
+    proxy.log_with("were deleted");
     assert_eq!(proxy.get("/readyz").status, 200);
     let token = proxy.admin_get("/status.json").json()["tokens"][0].clone();
     assert_eq!(token["putInUse"], 1, "{token:#}");
