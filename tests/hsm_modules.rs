@@ -377,6 +377,44 @@ fn jobs_go_to_the_token_that_has_the_key() {
     });
 }
 
+/// A token's only key is deleted while another token of the module works: then the module is not
+/// initialised again, a new session is enough to know, and the other token serves all the time.
+#[test]
+fn the_only_key_is_deleted_beside_a_token_that_works() {
+    let test = "the_only_key_is_deleted_beside_a_token_that_works";
+    in_child(test, softhsm_environment, |_| {
+        let module = tools::softhsm2_module();
+        let pkcs11 = initialize(&module);
+        for label in ["one", "two"] {
+            let session = login(&pkcs11, make_token(&pkcs11, label));
+            add_key(&session, &format!("of-{label}"), &VALUE, ENCRYPT | DECRYPT, true);
+        }
+        pkcs11.finalize().unwrap();
+        let tokens = ["one", "two"]
+            .map(|label| token(module.clone(), TokenSelector::Label(label.to_owned()), PIN, 2));
+        let mut caller = Caller::start(config(tokens.to_vec(), &["of-one", "of-two"]));
+        caller.encrypt(0, b"x").unwrap();
+        let pkcs11 = initialize(&module);
+        let session = login(&pkcs11, slot_of(&pkcs11, "one"));
+        let key = session.find_objects(&[Attribute::Label("of-one".into())]).unwrap();
+        session.destroy_object(key[0]).unwrap();
+        assert_eq!(caller.encrypt(0, b"x"), Err(Failure::NoToken), "it may be the token's trouble");
+        eventually("the key is known as deleted", || {
+            caller.encrypt(1, b"x").unwrap();
+            match caller.encrypt(0, b"x") {
+                Err(Failure::KeyNotFound) => true,
+                Err(Failure::NoToken) => false,
+                other => panic!("{other:?}"),
+            }
+        });
+        eventually("both tokens are in use", || caller.hsm.stats().iter().all(|it| it.is_usable));
+        assert_eq!(caller.encrypt(0, b"x"), Err(Failure::KeyNotFound));
+        assert!(caller.hsm.stats().iter().all(|token| token.reinitialized_total == 0));
+        add_key(&session, "of-one", &VALUE, ENCRYPT | DECRYPT, true);
+        eventually("a new key is found", || caller.encrypt(0, b"x").is_ok());
+    });
+}
+
 /// SoftHSM2 leaves a zeroed IV as it is: with the profile of an HSM that fills it, each message
 /// would get the same IV. It must not leave this house.
 #[test]

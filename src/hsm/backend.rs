@@ -64,9 +64,15 @@ pub trait Backend: Send + Sync {
     /// Who the token is, as far as it ever said. Never blocks on the token.
     fn identity(&self) -> Identity;
 
+    /// How many keys that were there are missed: it is not known yet whether they were deleted or
+    /// the token is in trouble.
+    fn missed_keys(&self) -> usize {
+        0
+    }
+
     /// The last rung of recovery: initialises the token's module anew if no session of any of its
-    /// tokens is left and no call is outstanding. At most once in
-    /// [`crate::limits::MIN_REINITIALIZE_INTERVAL`].
+    /// tokens is left and no call is outstanding, after waits that grow up to
+    /// [`crate::limits::MAX_REINITIALIZE_WAIT`]. To be called in each round that failed.
     /// Says whether it was done.
     fn reinitialize(&self) -> bool;
 
@@ -136,10 +142,18 @@ pub trait Session {
     /// sessions share, such as handles, may be of no use any more.
     fn is_broken_by(&mut self, _fault: &Fault) {}
 
+    /// Finds out whether the token itself says that it is there.
+    ///
+    /// # Errors
+    /// [`Fault`]; [`Fault::KEYS_MISSED`]: and its keys are not.
+    fn token_is_present(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// Lists the token's keys.
     ///
     /// # Errors
-    /// [`Fault`]
+    /// [`Fault`]; [`Fault::KEYS_MISSED`]: keys that were there are not.
     fn refresh_keys(&mut self) -> Result<(), Fault>;
 }
 
@@ -340,6 +354,10 @@ pub enum Blame {
 }
 
 impl Fault {
+    /// Keys that were there are not found, which may be the token's trouble: KMS hears of an HSM
+    /// that is not available, until it is known that they were deleted.
+    pub const KEYS_MISSED: Self = Self { failure: Failure::NoToken, blame: Blame::Token };
+
     /// The request's own fault.
     #[must_use]
     pub const fn answer(failure: Failure) -> Self {

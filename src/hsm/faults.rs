@@ -13,13 +13,23 @@ use crate::job::Failure;
 /// Takes in a fault that is charged. A token that failed too often in a row is taken out of use.
 pub fn take_in(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, charge: Charge) {
     let now = Instant::now();
+    let are_keys_missed = fault == Fault::KEYS_MISSED;
+    if are_keys_missed {
+        // Whether they were deleted or the token is in trouble is for the keeper to find out.
+        token.keeper_signal.tell();
+    }
     match charge {
+        Charge::Key if are_keys_missed => {}
         Charge::Key => take_in_of_key(token, about, fault, now),
         // A pool of sessions that died together, say because the HSM was restarted, is no reason
         // to give up a token on which new ones work.
         Charge::Session => token.circuit.blemish(now),
         Charge::Token => {
-            if token.circuit.fault(now, || fault.failure.to_string()) {
+            let reason = || match are_keys_missed {
+                true => "keys that were there are not found".to_owned(),
+                false => fault.failure.to_string(),
+            };
+            if token.circuit.fault(now, reason) {
                 fleet.given_up(token);
             }
         }

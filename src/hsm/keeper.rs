@@ -18,8 +18,9 @@ use super::token::Token;
 use super::watch::{End, Watch};
 use crate::limits::{
     FIRST_PROBES, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL, MAX_EVIDENCE_KEYS, MAX_HOUSEKEEPING,
-    MAX_LISTING, MAX_PROBE, MAX_SLOW_BACKOFF, MIN_STEADY, MISSING_LABEL_INTERVAL, PROBE_INTERVAL,
-    RECONNECTS_BEFORE_REINITIALIZE, RETURN_WITHIN_PERCENT, SILENT_PROBE_INTERVAL,
+    MAX_LISTING, MAX_PROBE, MAX_SLOW_BACKOFF, MIN_RECONNECT_BACKOFF, MIN_STEADY,
+    MISSING_LABEL_INTERVAL, PROBE_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE, RETURN_WITHIN_PERCENT,
+    SILENT_PROBE_INTERVAL,
 };
 
 /// This thread is written off and must end; its call was counted for that key.
@@ -81,14 +82,7 @@ impl Keeper<'_> {
                 self.slow_backoff.wait()
             } else {
                 self.failures += 1;
-                if self.failures >= RECONNECTS_BEFORE_REINITIALIZE {
-                    self.watched(MAX_HOUSEKEEPING, |_, Watched { token, .. }| {
-                        if token.backend.reinitialize() {
-                            token.counters.reinitialized.fetch_add(1, Ordering::Relaxed);
-                        }
-                    })?;
-                }
-                self.backoff.wait()
+                if self.reinitialize()? { MIN_RECONNECT_BACKOFF } else { self.backoff.wait() }
             };
             let end = Instant::now() + pause;
             if is_healthy {
@@ -97,6 +91,20 @@ impl Keeper<'_> {
             self.token.keeper_signal.wait_until(end);
         }
         self.drop_session()
+    }
+
+    /// The last rung of the ladder, where it is time for it. Returns whether it was climbed.
+    fn reinitialize(&mut self) -> Result<bool, WrittenOff> {
+        let is_token_lost = self.token.backend.missed_keys() > 0;
+        if !is_token_lost && self.failures < RECONNECTS_BEFORE_REINITIALIZE {
+            return Ok(false);
+        }
+        let is_done = self
+            .watched(MAX_HOUSEKEEPING, |_, Watched { token, .. }| token.backend.reinitialize())?;
+        if is_done {
+            self.token.counters.reinitialized.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(is_done)
     }
 
     /// How long a token that is well is left alone.
@@ -173,17 +181,14 @@ impl Keeper<'_> {
                         return Ok(Some(false));
                     }
                 }
-                Err(fault) => {
-                    // A session may die alone; the next one tells. A token that answers jobs is
-                    // not given up for the sake of a probe.
-                    let is_token = is_new || self.failures > 0;
-                    self.probe_failed(fault, is_token)?;
-                    if !is_token {
-                        return self.check();
-                    }
-                    return Ok(Some(false));
-                }
+                Err(fault) => return self.round_failed(fault, is_new),
             }
+        }
+        let present = self.watched(MAX_HOUSEKEEPING, |session, _| {
+            session.as_mut().map_or(Ok(()), |session| session.token_is_present())
+        })?;
+        if let Err(fault) = present {
+            return self.round_failed(fault, is_new);
         }
         if is_new && let Some(place) = self.token.pace.conclude() {
             self.token.settle(place);
@@ -192,6 +197,13 @@ impl Keeper<'_> {
             return Ok(Some(false));
         }
         self.is_slow = false;
+        // Before a token that lost keys is used again it shows what it has.
+        if self.token.backend.missed_keys() > 0
+            && !(self.list()? && self.token.backend.missed_keys() == 0)
+        {
+            self.drop_session()?;
+            return Ok(Some(false));
+        }
         if !self.token.circuit.is_usable() {
             self.token.hangs.forgive();
         }
@@ -207,7 +219,9 @@ impl Keeper<'_> {
             );
             self.fleet.monitor_signal.tell();
         }
-        self.list()?;
+        if !self.list()? {
+            return Ok(Some(false));
+        }
         self.try_keys_out_of_use()?;
         if is_new && self.session.is_some() {
             // Now there may be a key to probe with, where the token makes none for that. It is no
@@ -221,6 +235,13 @@ impl Keeper<'_> {
             }
         }
         Ok(Some(true))
+    }
+
+    /// A session may die alone; the next one tells.
+    fn round_failed(&mut self, fault: Fault, is_new: bool) -> Result<Option<bool>, WrittenOff> {
+        let is_token = is_new || self.failures > 0 || fault == Fault::KEYS_MISSED;
+        self.probe_failed(fault, is_token)?;
+        if is_token { Ok(Some(false)) } else { self.check() }
     }
 
     fn note(&self, probed: Probed) {
@@ -291,7 +312,13 @@ impl Keeper<'_> {
             session.is_broken_by(&fault);
         }
         self.drop_session()?;
-        self.failed(format!("probe: {}", fault.failure), is_token);
+        let trouble = match self.token.backend.missed_keys() {
+            keys if fault == Fault::KEYS_MISSED => {
+                format!("keys that were there are not found: {keys}")
+            }
+            _ => format!("probe: {}", fault.failure),
+        };
+        self.failed(trouble, is_token);
         Ok(())
     }
 
@@ -336,7 +363,9 @@ impl Keeper<'_> {
             let label = self.token.backend.identity().label;
             tracing::warn!(token = label, trouble, "HSM token in trouble");
         }
-        let answers = self.token.circuit.is_answering(Instant::now())
+        // A token that answers jobs is not given up for the sake of a probe.
+        let answers = self.token.backend.missed_keys() == 0
+            && self.token.circuit.is_answering(Instant::now())
             && self.token.circuit.faults_in_a_row() == 0
             && self.token.circuit.unanswered().is_none();
         if is_token && !answers {
@@ -368,17 +397,19 @@ impl Keeper<'_> {
         }
     }
 
-    /// Lists the keys if it is time to, or if a handle was found stale.
-    fn list(&mut self) -> Result<(), WrittenOff> {
+    /// Lists the keys if it is time to, or if a handle was found stale. Returns false if keys that
+    /// were there are missed: then the token is given up.
+    fn list(&mut self) -> Result<bool, WrittenOff> {
         let age = self.listed_at.map(|then| then.elapsed());
         let is_due = match age {
             None => true,
             Some(age) if age >= KEY_REFRESH_INTERVAL => true,
             Some(_) if self.token.backend.has_new_labels() => true,
+            Some(_) if self.token.backend.missed_keys() > 0 => true,
             Some(age) => age >= MISSING_LABEL_INTERVAL && self.token.backend.take_stale(),
         };
         if !is_due {
-            return Ok(());
+            return Ok(true);
         }
         self.token.roster.uncap();
         self.token.keeper.lock().is_listing = true;
@@ -389,6 +420,10 @@ impl Keeper<'_> {
         self.token.keeper.lock().is_listing = false;
         match result? {
             Ok(()) => self.listed_at = Some(Instant::now()),
+            Err(fault) if fault == Fault::KEYS_MISSED => {
+                self.probe_failed(fault, true)?;
+                return Ok(false);
+            }
             Err(fault) => {
                 let label = self.token.backend.identity().label;
                 tracing::warn!(token = label, "listing keys: {}", fault.failure);
@@ -400,7 +435,7 @@ impl Keeper<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn drop_session(&mut self) -> Result<(), WrittenOff> {

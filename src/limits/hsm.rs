@@ -174,8 +174,10 @@ pub const MIN_RECONNECT_BACKOFF: Duration = Duration::from_millis(50);
 pub const MAX_RECONNECT_BACKOFF: Duration = Duration::from_secs(2);
 /// Connection attempts that fail in a row before the module is initialised again.
 pub const RECONNECTS_BEFORE_REINITIALIZE: u32 = 3;
-/// Between two C_Finalize and C_Initialize of one module.
-pub const MIN_REINITIALIZE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long nothing of a module has to work before its first C_Finalize and C_Initialize; doubles.
+pub const MIN_REINITIALIZE_WAIT: Duration = Duration::from_secs(1);
+/// The same in the end.
+pub const MAX_REINITIALIZE_WAIT: Duration = Duration::from_secs(30);
 /// How long the start waits for the tokens to answer for the first time.
 /// Connections wait in the listeners' queues meanwhile.
 pub const MAX_START_WAIT: Duration = Duration::from_secs(3);

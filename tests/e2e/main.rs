@@ -27,6 +27,7 @@ mod keys;
 mod limits;
 mod load;
 mod logs;
+mod lost_keys;
 mod metrics;
 mod modules;
 mod mtls;

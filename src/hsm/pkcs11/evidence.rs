@@ -41,7 +41,8 @@ impl Calls {
             keys.uses(Some(index));
             evidence = evidence.or(self.key_works(token, index, direction));
         }
-        if evidence != Evidence::Passed {
+        // A key of the session's own says nothing of a token that lost those it stores.
+        if evidence != Evidence::Passed && token.missed.keys() == 0 {
             keys.uses(None);
             if let Some(handle) = self.session_key(token) {
                 let works = self.works(token, handle, direction);

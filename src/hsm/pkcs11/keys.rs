@@ -19,7 +19,7 @@ use crate::hsm::inventory::KeyInventory;
 use crate::hsm::witness::Witnesses;
 use crate::job::{KeyAttributes, KeyIndex};
 use crate::limits::{
-    MAX_EVIDENCE_KEYS, MAX_KEYS_PER_LABEL, MAX_MISSING_LABEL_LOOKUPS_PER_SEC,
+    MAX_EVIDENCE_KEYS, MAX_KEYS_PER_LABEL, MAX_KEYS_PER_TOKEN, MAX_MISSING_LABEL_LOOKUPS_PER_SEC,
     MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL,
 };
 
@@ -114,6 +114,8 @@ impl Key {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Entry {
     pub(super) key: Option<Key>,
+    /// It was found before, in this or another session, and is not held to be deleted.
+    pub(super) was_there: bool,
     /// A listing has told whether the token has it.
     pub(super) is_listed: bool,
     looked_up: Option<Instant>,
@@ -123,6 +125,22 @@ pub(super) struct Entry {
     pub(super) prove_after: Option<(Instant, u32)>,
     /// The era in which it could not be tried by its witness.
     pub(super) unprovable_in: u32,
+}
+
+impl Entry {
+    pub(super) fn find(&mut self, key: Option<Key>) {
+        self.key = key;
+        self.was_there |= key.is_some();
+    }
+}
+
+/// What a listing tells of the keys that were there before.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    /// Those that are not; none, if the token has more keys than are listed.
+    pub(super) missing: Vec<KeyIndex>,
+    /// Others are.
+    pub(super) is_any_left: bool,
 }
 
 /// One token's keys.
@@ -137,7 +155,7 @@ pub struct KeyCache {
     has_new: AtomicBool,
     is_stale: AtomicBool,
     /// Where the next look for other keys begins, so that it is not always the same ones.
-    next_evidence: AtomicUsize,
+    pub(super) next_evidence: AtomicUsize,
     lookups: Mutex<(Option<Instant>, u32)>,
 }
 
@@ -332,7 +350,9 @@ impl KeyCache {
         let mut entries = self.entries.write();
         self.era.fetch_add(1, Ordering::AcqRel);
         self.is_stale.store(true, Ordering::Release);
-        entries.fill(Entry::default());
+        for entry in entries.iter_mut() {
+            *entry = Entry { was_there: entry.was_there, ..Entry::default() };
+        }
     }
 
     /// Whether a missing label may be looked up now: the token is spared more than
@@ -415,21 +435,23 @@ impl KeyCache {
             && let Ok(index) = usize::try_from(key.0)
             && let Some(entry) = entries.get_mut(index)
         {
-            entry.key = found;
+            entry.find(found);
             entry.prove_after = None;
         }
         Ok(found)
     }
 
-    /// Lists all keys and replaces what is known.
+    /// Lists all keys and replaces what is known. `None`: all was forgotten meanwhile.
     ///
     /// # Errors
     /// The token's; what was known stays.
-    pub fn refresh(&self, session: &Session) -> Result<(), Error> {
+    pub(super) fn refresh(&self, session: &Session) -> Result<Option<Listed>, Error> {
         let (era, began) = (self.era.load(Ordering::Acquire), Instant::now());
         let labels = self.labels.now();
         let mut fresh = vec![None::<Key>; labels.all().len()];
+        let mut seen = 0;
         list(session, |label, handle, attributes| {
+            seen += 1;
             let index = label.and_then(|label| labels.indices.get(label));
             if let Some(fresh) = index.and_then(|index| fresh.get_mut(*index)) {
                 match fresh {
@@ -441,18 +463,28 @@ impl KeyCache {
             }
         })?;
         let mut entries = self.entries.write();
-        if self.era.load(Ordering::Acquire) == era {
-            self.has_new.store(entries.len() > fresh.len(), Ordering::Release);
-            for (entry, key) in entries.iter_mut().zip(fresh) {
-                entry.is_listed = true;
-                // A key that came while the others were listed, and was looked up.
-                let is_newer = entry.looked_up.is_some_and(|then| then >= began);
-                if key.is_some() || !is_newer {
-                    entry.key = key.map(|key| key.after(entry.key));
+        if self.era.load(Ordering::Acquire) != era {
+            return Ok(None);
+        }
+        self.has_new.store(entries.len() > fresh.len(), Ordering::Release);
+        let mut listed = Listed::default();
+        for ((index, entry), key) in (0..).map(KeyIndex).zip(entries.iter_mut()).zip(fresh) {
+            entry.is_listed = true;
+            // A key that came while the others were listed, and was looked up.
+            let is_newer = entry.looked_up.is_some_and(|then| then >= began);
+            if entry.was_there {
+                listed.is_any_left |= key.is_some();
+                let is_kept = is_newer && entry.key.is_some();
+                if key.is_none() && !is_kept && seen < MAX_KEYS_PER_TOKEN {
+                    listed.missing.push(index);
                 }
             }
+            if key.is_some() || !is_newer {
+                let key = key.map(|key| key.after(entry.key));
+                entry.find(key);
+            }
         }
-        Ok(())
+        Ok(Some(listed))
     }
 
     /// All AES keys of the token, for people.

@@ -2,17 +2,19 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::slot::Slot;
 use cryptoki_sys::CKR_CRYPTOKI_ALREADY_INITIALIZED;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::codes;
 use super::ffi::RawModule;
-use crate::limits::{MAX_LOGIN_WAIT, MIN_REINITIALIZE_INTERVAL};
+use super::reinitialization::{Schedule, User};
+use crate::limits::MAX_LOGIN_WAIT;
 
 /// The modules of this process: C_Initialize is a process's, not a caller's. They stay loaded, as
 /// a module may have left threads behind.
@@ -31,8 +33,13 @@ pub struct Module {
     /// for writing. C_Finalize never waits for it: with a call outstanding its effect is
     /// undefined (PKCS#11 v2.40, 5.4), and an outstanding call may hang.
     gate: RwLock<Initialization>,
+    /// Another part of this process initialised it; then it is not ours to finalise.
+    is_foreign: AtomicBool,
     live_sessions: AtomicUsize,
     users: AtomicUsize,
+    /// Users so far.
+    next_user: AtomicU64,
+    schedule: Mutex<Schedule>,
 }
 
 /// Which C_Initialize handles belong to.
@@ -43,9 +50,6 @@ pub struct Generation(u64);
 struct Initialization {
     generation: Generation,
     is_initialized: bool,
-    /// Another part of this process initialised it; then it is not ours to finalise.
-    is_foreign: bool,
-    last_reinitialized: Option<Instant>,
 }
 
 /// The permission to call into the module; while one is held there is no C_Finalize.
@@ -83,14 +87,12 @@ impl Module {
             pkcs11,
             raw,
             initialize_parameters: initialize_parameters.map(str::to_owned),
-            gate: RwLock::new(Initialization {
-                generation: Generation(0),
-                is_initialized: false,
-                is_foreign: false,
-                last_reinitialized: None,
-            }),
+            gate: RwLock::new(Initialization { generation: Generation(0), is_initialized: false }),
+            is_foreign: AtomicBool::new(false),
             live_sessions: AtomicUsize::new(0),
             users: AtomicUsize::new(1),
+            next_user: AtomicU64::new(0),
+            schedule: Mutex::default(),
         });
         modules.insert(canonical, Arc::clone(&module));
         Ok(module)
@@ -136,11 +138,12 @@ impl Module {
                 (code, format!("C_Initialize: {what}"))
             }),
         };
-        initialization.is_foreign = match result {
+        let is_foreign = match result {
             Ok(()) => false,
             Err((Some(CKR_CRYPTOKI_ALREADY_INITIALIZED), _)) => true,
             Err((_, reason)) => return Err(reason),
         };
+        self.is_foreign.store(is_foreign, Ordering::Release);
         initialization.is_initialized = true;
         initialization.generation.0 += 1;
         Ok(())
@@ -156,25 +159,49 @@ impl Module {
         self.live_sessions.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// C_Finalize and C_Initialize, if no session is left, no call is outstanding, and the last
-    /// time was long enough ago. Says whether it was done.
+    /// Numbers a user.
+    pub fn enlist(&self) -> User {
+        User(self.next_user.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A token of the module works.
+    pub fn works(&self, user: User) {
+        self.schedule.lock().works(user, Instant::now());
+    }
+
+    /// A token of the module does not work.
+    pub fn fails(&self, user: User) {
+        self.schedule.lock().fails(user);
+    }
+
+    /// Whether [`Self::reinitialize`] may come to something for that user, sooner or later: no other
+    /// token of the module works, and the module is ours to finalise.
+    #[must_use]
+    pub fn may_be_reinitialized(&self, user: User) -> bool {
+        !self.is_foreign.load(Ordering::Acquire) && !self.schedule.lock().does_another_work(user)
+    }
+
+    /// C_Finalize and C_Initialize, if no session is left, no call is outstanding, and it is due
+    /// (see [`Schedule`]). Returns whether it was done.
     pub fn reinitialize(&self) -> bool {
         let Some(mut initialization) = self.gate.try_write() else { return false };
         // No session can be opened now: that takes an entry.
         // One that others initialised is theirs to finalise.
-        let may = initialization.is_initialized && !initialization.is_foreign;
+        let may = initialization.is_initialized && !self.is_foreign.load(Ordering::Acquire);
         if self.live_sessions.load(Ordering::Acquire) != 0 || !may {
             return false;
         }
-        let is_soon = |last: Instant| last.elapsed() < MIN_REINITIALIZE_INTERVAL;
-        if initialization.last_reinitialized.is_some_and(is_soon) {
+        let slots = self.pkcs11.get_slots_with_token().ok();
+        let slots = slots.map(|slots| slots.iter().map(Slot::id).collect());
+        if !self.schedule.lock().is_due(Instant::now(), slots) {
             return false;
         }
-        initialization.last_reinitialized = Some(Instant::now());
         // It may fail: the module may have lost its initialisation by itself.
         let _ = self.pkcs11.clone().finalize();
         initialization.is_initialized = false;
-        self.initialize(&mut initialization).is_ok()
+        let result = self.initialize(&mut initialization);
+        self.schedule.lock().done(Instant::now());
+        result.is_ok()
     }
 
     /// One user less. The last one finalises the module, if it may.
@@ -185,7 +212,7 @@ impl Module {
             return;
         }
         let Some(mut initialization) = self.gate.try_write() else { return };
-        if initialization.is_initialized && !initialization.is_foreign {
+        if initialization.is_initialized && !self.is_foreign.load(Ordering::Acquire) {
             let _ = self.pkcs11.clone().finalize();
             initialization.is_initialized = false;
         }

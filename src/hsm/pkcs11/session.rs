@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cryptoki::session::Session as CryptokiSession;
+use cryptoki::slot::Slot;
 use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
 use zeroize::Zeroizing;
 
@@ -17,18 +18,26 @@ use super::trouble::{NO_SESSION, Trouble, fault_of, is_reconnection};
 use crate::hsm::backend::{
     Blame, Direction, Evidence, Failed, Fault, KeyChoice, Probed, Proof, Session,
 };
-use crate::job::{Failure, KeyIndex, Request, Success};
+use crate::job::{KeyIndex, Request, Success};
 
 /// A logged-in session of a token.
 pub struct Pkcs11Session {
     token: Arc<Shared>,
-    generation: Generation,
     calls: Calls,
+}
+
+/// Where and when a session was opened.
+#[derive(Clone, Copy)]
+pub(super) struct Opened {
+    pub(super) slot: Slot,
+    pub(super) generation: Generation,
+    pub(super) at: Instant,
 }
 
 /// The session proper, apart from the token so that both can be borrowed.
 pub(super) struct Calls {
     pub(super) session: Option<CryptokiSession>,
+    pub(super) opened: Opened,
     pub(super) ivs: IvStock,
     /// Plaintexts of verifying decryptions; wiped after each.
     pub(super) scratch: Zeroizing<Vec<u8>>,
@@ -40,21 +49,18 @@ pub(super) struct Calls {
 
 impl Pkcs11Session {
     /// Takes a session over; it is closed when this is dropped.
-    pub(super) fn new(
-        token: Arc<Shared>,
-        session: CryptokiSession,
-        generation: Generation,
-    ) -> Self {
+    pub(super) fn new(token: Arc<Shared>, session: CryptokiSession, opened: Opened) -> Self {
         token.module.session_opened();
         let calls = Calls {
             session: Some(session),
+            opened,
             ivs: IvStock::new(),
             scratch: Zeroizing::new(Vec::new()),
             known_good: None,
             evidence: None,
             probe_key: ProbeKey::Untried,
         };
-        Self { token, generation, calls }
+        Self { token, calls }
     }
 
     /// For calls through `cryptoki`. The caller holds an entry of this session's generation.
@@ -64,7 +70,7 @@ impl Pkcs11Session {
 
     /// For calls on [`Self::cryptoki`]; `None` if the module was initialised anew since.
     pub(super) fn enter(&self) -> Option<Entry<'_>> {
-        self.token.module.enter_session(self.generation)
+        self.token.module.enter_session(self.calls.opened.generation)
     }
 
     /// Makes calls on the session, unless the module was initialised anew since it was opened.
@@ -74,7 +80,7 @@ impl Pkcs11Session {
     ) -> Result<T, Fault> {
         // While the entry is held there is no C_Finalize; if there was one, the handle may by now
         // be another session's.
-        let Some(_entry) = self.token.module.enter_session(self.generation) else {
+        let Some(_entry) = self.token.module.enter_session(self.calls.opened.generation) else {
             return Err(NO_SESSION);
         };
         work(&mut self.calls, &self.token)
@@ -130,11 +136,12 @@ impl Session for Pkcs11Session {
         }
     }
 
+    fn token_is_present(&mut self) -> Result<(), Fault> {
+        self.call(|calls, token| calls.token_is_present(token))
+    }
+
     fn refresh_keys(&mut self) -> Result<(), Fault> {
-        self.call(|calls, token| {
-            calls.require_login(token)?;
-            token.keys.refresh(calls.session()?).map_err(|error| token.fault(&error))
-        })
+        self.call(|calls, token| calls.refresh_keys(token))
     }
 }
 
@@ -142,7 +149,7 @@ impl Drop for Pkcs11Session {
     fn drop(&mut self) {
         let session = self.calls.session.take();
         if let (Some(session), Some(_entry)) =
-            (session, self.token.module.enter_session(self.generation))
+            (session, self.token.module.enter_session(self.calls.opened.generation))
         {
             // What it answers does not matter: the session is gone either way.
             let _ = session.close();
@@ -177,7 +184,7 @@ impl Calls {
                     .keys
                     .replace(self.session()?, request.key, key.handle)
                     .map_err(|error| token.fault(&error))?;
-                let Some(key) = key else { return Err(self.not_found(token)) };
+                let Some(key) = key else { return Err(self.not_found(token, request.key)) };
                 self.attempt(token, &key, request, output).map_err(|trouble| match trouble {
                     Trouble::Fault(fault) => fault,
                     // A handle just found is not stale. Whether the session is at fault, or the
@@ -198,15 +205,7 @@ impl Calls {
         {
             return Ok(key);
         }
-        Err(self.not_found(token))
-    }
-
-    /// A token that lost its login shows no private keys: that is no key missing.
-    fn not_found(&self, token: &Shared) -> Fault {
-        match self.require_login(token) {
-            Ok(()) => Fault { failure: Failure::KeyNotFound, blame: Blame::Key },
-            Err(fault) => fault,
-        }
+        Err(self.not_found(token, key))
     }
 
     pub(super) fn require_login(&self, token: &Shared) -> Result<(), Fault> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::Error;
@@ -19,8 +20,11 @@ use super::gcm::given_iv;
 use super::keys::{KeyCache, Labels};
 use super::known_good::KnownGood;
 use super::login::{Login, LoginRules};
+use super::lost_keys::Missed;
 use super::module::{Generation, Module};
-use super::session::Pkcs11Session;
+use super::reinitialization::User;
+use super::selection::{choose, describe as describe_slot};
+use super::session::{Opened, Pkcs11Session};
 use super::trouble::{NO_SESSION, fault_of_error};
 use crate::hsm::backend::{
     Backend, Direction, Fault, Identity, NotProven, OpenError, Session, Standing,
@@ -41,9 +45,12 @@ pub struct Pkcs11Token {
 pub(super) struct Shared {
     pub(super) module: Arc<Module>,
     pub(super) config: TokenConfig,
+    /// Who this is to the module.
+    pub(super) user: User,
     /// Its place in the fleet.
     pub(super) index: TokenIndex,
     pub(super) keys: KeyCache,
+    pub(super) missed: Missed,
     pub(super) login: Login,
     pub(super) cdiv_mismatches: AtomicU64,
     pub(super) codes: codes::Counts,
@@ -162,9 +169,9 @@ impl Shared {
             .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))?;
         let known = self.chosen.read().token.clone();
         let found = slots.iter().map(|found| &found.inventory);
-        let index =
+        let choice =
             choose(found, &self.config.select, known.as_ref()).map_err(OpenError::Unavailable)?;
-        let found = &slots[index];
+        let found = &slots[choice.index];
         // Not under the lock: the call may hang, and the monitor asks who the token is.
         require_gcm(&self.module.pkcs11, found)?;
         let mut chosen = self.chosen.write();
@@ -175,6 +182,17 @@ impl Shared {
         chosen.slot = Some((generation, found.slot));
         chosen.token = Some(found.inventory.clone());
         chosen.rules = found.rules;
+        drop(chosen);
+        let is_new = known
+            .is_none_or(|it| it.id != found.inventory.id || it.serial != found.inventory.serial);
+        if let Some(slots) = choice.alike.filter(|_| is_new) {
+            let taken = describe_slot(&found.inventory);
+            tracing::warn!(
+                slots,
+                taken,
+                "several HSM slots fit the settings: `serial` or `slot` would tell them apart"
+            );
+        }
         Ok((found.slot, found.rules))
     }
 }
@@ -192,9 +210,11 @@ impl Pkcs11Token {
     ) -> Result<Self, String> {
         let module = Module::load(&config.module, config.initialize_parameters.as_deref())?;
         let shared = Shared {
+            user: module.enlist(),
             module,
             index,
             keys: KeyCache::new(labels, witnesses),
+            missed: Missed::default(),
             login: Login::new(config.user_pin.clone()),
             cdiv_mismatches: AtomicU64::new(0),
             codes: codes::Counts::default(),
@@ -235,7 +255,8 @@ impl Pkcs11Token {
                 }
             }
         })?;
-        let session = Pkcs11Session::new(Arc::clone(shared), session, generation);
+        let opened = Opened { slot, generation, at: Instant::now() };
+        let session = Pkcs11Session::new(Arc::clone(shared), session, opened);
         if let Some(cryptoki) = session.cryptoki() {
             shared.login.ensure(cryptoki, rules, &shared.codes)?;
         }
@@ -245,7 +266,11 @@ impl Pkcs11Token {
 
 impl Backend for Pkcs11Token {
     fn open(&self) -> Result<Box<dyn Session>, OpenError> {
-        self.open_session().map(|session| Box::new(session) as Box<dyn Session>)
+        let opened = self.open_session().inspect_err(|error| match error {
+            OpenError::TooManySessions(_) => {}
+            _ => self.shared.module.fails(self.shared.user),
+        });
+        opened.map(|session| Box::new(session) as Box<dyn Session>)
     }
 
     fn has_key(&self, key: KeyIndex) -> bool {
@@ -293,7 +318,12 @@ impl Backend for Pkcs11Token {
         self.shared.identity()
     }
 
+    fn missed_keys(&self) -> usize {
+        self.shared.missed.keys()
+    }
+
     fn reinitialize(&self) -> bool {
+        self.shared.module.fails(self.shared.user);
         self.shared.module.reinitialize()
     }
 
@@ -358,6 +388,7 @@ impl Backend for Pkcs11Token {
 
     fn close(&self) {
         if !self.is_closed.swap(true, Ordering::AcqRel) {
+            self.shared.module.fails(self.shared.user);
             self.shared.module.release();
         }
     }
@@ -444,42 +475,6 @@ fn describe(slot: Slot, token: &TokenInfo) -> SlotInventory {
     }
 }
 
-/// Which of the slots is meant. `known` is who it was before.
-fn choose<'a>(
-    slots: impl Iterator<Item = &'a SlotInventory>,
-    selector: &TokenSelector,
-    known: Option<&SlotInventory>,
-) -> Result<usize, String> {
-    let mut seen = Vec::new();
-    for (index, slot) in slots.enumerate() {
-        let is_meant = match selector {
-            TokenSelector::First => true,
-            TokenSelector::Label(label) => slot.label == *label,
-            TokenSelector::Serial(serial) => slot.serial == *serial,
-            TokenSelector::Slot(id) => slot.id == *id,
-        };
-        let is_same = known.is_none_or(|k| k.serial.is_empty() || k.serial == slot.serial);
-        if is_meant && is_same && slot.is_initialized {
-            return Ok(index);
-        }
-        seen.push(format!("slot {} label {:?} serial {:?}", slot.id, slot.label, slot.serial));
-    }
-    let wanted = match (selector, known) {
-        (_, Some(known)) if !known.serial.is_empty() => {
-            format!("serial {:?}, which was there before", known.serial)
-        }
-        (TokenSelector::First, _) => "any label".to_owned(),
-        (TokenSelector::Label(label), _) => format!("label {label:?}"),
-        (TokenSelector::Serial(serial), _) => format!("serial {serial:?}"),
-        (TokenSelector::Slot(id), _) => format!("slot {id}"),
-    };
-    let seen = if seen.is_empty() { "no token".to_owned() } else { seen.join(", ") };
-    Err(format!(
-        "no initialised token of {wanted} ([pkcs11.tokens], without it the first); the module shows \
-         {seen}"
-    ))
-}
-
 fn identity(token: &SlotInventory) -> Identity {
     let label = printable(&token.label);
     let serial = printable(&token.serial);
@@ -500,44 +495,8 @@ fn printable(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-
-    fn slot(id: u64, label: &str, serial: &str) -> SlotInventory {
-        SlotInventory {
-            id,
-            label: label.to_owned(),
-            serial: serial.to_owned(),
-            is_initialized: true,
-            ..SlotInventory::default()
-        }
-    }
-
-    /// Each way of naming a token, and that an uninitialised one is never meant.
-    #[test]
-    fn tokens_are_chosen_by_name() {
-        let mut slots = [slot(0, "", ""), slot(7, "a", "01"), slot(9, "b", "02")];
-        slots[0].is_initialized = false;
-        let choose = |selector| choose(slots.iter(), &selector, None);
-        assert_eq!(choose(TokenSelector::First), Ok(1));
-        assert_eq!(choose(TokenSelector::Label("b".to_owned())), Ok(2));
-        assert_eq!(choose(TokenSelector::Serial("02".to_owned())), Ok(2));
-        assert_eq!(choose(TokenSelector::Slot(9)), Ok(2));
-        assert!(choose(TokenSelector::Slot(0)).is_err());
-        let error = choose(TokenSelector::Label("c".to_owned())).unwrap_err();
-        assert!(error.contains("label \"c\"") && error.contains("label \"a\""), "{error}");
-    }
-
-    /// When the first token goes away, the second must not get its PIN.
-    #[test]
-    fn the_first_token_stays_who_it_was() {
-        let known = slot(7, "a", "01");
-        let slots = [slot(9, "b", "02"), slot(3, "a", "01")];
-        assert_eq!(choose(slots.iter(), &TokenSelector::First, Some(&known)), Ok(1));
-        let slots = &slots[..1];
-        assert!(choose(slots.iter(), &TokenSelector::First, Some(&known)).is_err());
-    }
 
     /// GetHealthStatus takes printable ASCII only.
     #[test]
@@ -546,7 +505,8 @@ mod tests {
             model: "Modèle\u{7}".to_owned(),
             firmware: "2.6".to_owned(),
             hardware: "2.6".to_owned(),
-            ..slot(1, "label", "")
+            label: "label".to_owned(),
+            ..SlotInventory::default()
         };
         let identity = identity(&token);
         assert_eq!(identity.id, "label");

@@ -1,0 +1,153 @@
+//! When a module is initialised again: after waits that grow while nothing of it works.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::limits::{MAX_REINITIALIZE_WAIT, MIN_REINITIALIZE_WAIT, MIN_STEADY};
+
+/// One of the users of a module: a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct User(pub u64);
+
+/// The waits before a module is initialised again, and who does not need it.
+#[derive(Debug)]
+pub struct Schedule {
+    /// Those whose latest probe succeeded, and since when that is so.
+    working: HashMap<User, Instant>,
+    wait: Duration,
+    /// When the present wait began.
+    since: Option<Instant>,
+    last: Option<Instant>,
+    /// The module's slots, as they were when last asked for in this initialisation.
+    slots: Option<Vec<u64>>,
+    have_slots_changed: bool,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            working: HashMap::new(),
+            wait: MIN_REINITIALIZE_WAIT,
+            since: None,
+            last: None,
+            slots: None,
+            have_slots_changed: false,
+        }
+    }
+}
+
+impl Schedule {
+    /// Takes in that a token works.
+    pub fn works(&mut self, user: User, now: Instant) {
+        let since = *self.working.entry(user).or_insert(now);
+        if now.saturating_duration_since(since) >= MIN_STEADY {
+            self.wait = MIN_REINITIALIZE_WAIT;
+        }
+        self.since = None;
+    }
+
+    /// Takes in that a token does not work, or is no more.
+    pub fn fails(&mut self, user: User) {
+        self.working.remove(&user);
+    }
+
+    /// Whether another token than that one works.
+    #[must_use]
+    pub fn does_another_work(&self, user: User) -> bool {
+        self.working.keys().any(|other| *other != user)
+    }
+
+    /// Whether the module is to be initialised again, now that nothing of it works: the wait is
+    /// over, or the module shows other slots than it did. `None`: it does not tell.
+    pub fn is_due(&mut self, now: Instant, slots: Option<Vec<u64>>) -> bool {
+        if let Some(slots) = slots {
+            self.have_slots_changed |= self.slots.as_ref().is_some_and(|known| *known != slots);
+            self.slots = Some(slots);
+        }
+        let is_over = |since: Instant, wait| now.saturating_duration_since(since) >= wait;
+        let since = *self.since.get_or_insert(now);
+        // A module whose slots come and go is not initialised again and again.
+        let may_at_once = self.last.is_none_or(|last| is_over(last, MIN_REINITIALIZE_WAIT));
+        is_over(since, self.wait) || (self.have_slots_changed && may_at_once)
+    }
+
+    /// Takes in that the module was initialised again, or that it was tried.
+    pub fn done(&mut self, now: Instant) {
+        self.wait = (self.wait * 2).min(MAX_REINITIALIZE_WAIT);
+        (self.since, self.last) = (Some(now), Some(now));
+        (self.slots, self.have_slots_changed) = (None, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: User = User(1);
+
+    /// Asks each 100 ms, from `start` on, and returns the milliseconds at which it was due.
+    fn due_within(schedule: &mut Schedule, start: Instant, secs: u32) -> Vec<u128> {
+        let mut due = Vec::new();
+        for tick in 0..secs * 10 {
+            let at = Duration::from_millis(100) * tick;
+            if schedule.is_due(start + at, Some(vec![1, 2])) {
+                schedule.done(start + at);
+                due.push(at.as_millis());
+            }
+        }
+        due
+    }
+
+    /// Each wait is twice as long as the one before, and 30 s in the end.
+    #[test]
+    fn waits_grow() {
+        let mut schedule = Schedule::default();
+        let start = Instant::now();
+        let due = due_within(&mut schedule, start, 130);
+        assert_eq!(due, [1_000, 3_000, 7_000, 15_000, 31_000, 61_000, 91_000, 121_000]);
+    }
+
+    /// After a token has worked for a while they are short again; a single probe that succeeds is
+    /// no reason for it.
+    #[test]
+    fn waits_are_short_again() {
+        let mut schedule = Schedule::default();
+        let start = Instant::now();
+        assert_eq!(due_within(&mut schedule, start, 10), [1_000, 3_000, 7_000]);
+        let start = start + Duration::from_secs(10);
+        schedule.works(ONE, start);
+        schedule.fails(ONE);
+        assert_eq!(due_within(&mut schedule, start, 10), [8_000]);
+        let start = start + Duration::from_secs(10);
+        schedule.works(ONE, start);
+        schedule.works(ONE, start + MIN_STEADY);
+        schedule.fails(ONE);
+        assert_eq!(due_within(&mut schedule, start + MIN_STEADY, 2), [1_000]);
+    }
+
+    /// When other slots show it is due at once, though not again within a second.
+    #[test]
+    fn slots_that_change() {
+        let mut schedule = Schedule::default();
+        let start = Instant::now();
+        let after = |milli| start + Duration::from_millis(milli);
+        assert!(!schedule.is_due(start, Some(vec![1])));
+        assert!(!schedule.is_due(after(100), None) && !schedule.is_due(after(200), Some(vec![1])));
+        assert!(schedule.is_due(after(300), Some(vec![1, 2])));
+        schedule.done(after(300));
+        assert!(!schedule.is_due(after(400), Some(vec![1])), "the first look at it");
+        assert!(!schedule.is_due(after(500), Some(vec![])) && !schedule.is_due(after(600), None));
+        assert!(schedule.is_due(after(1_300), Some(vec![])));
+    }
+
+    /// A token knows whether it is the only one that could work.
+    #[test]
+    fn others_that_work() {
+        let mut schedule = Schedule::default();
+        let now = Instant::now();
+        schedule.works(ONE, now);
+        assert!(!schedule.does_another_work(ONE) && schedule.does_another_work(User(2)));
+        schedule.fails(ONE);
+        assert!(!schedule.does_another_work(User(2)));
+    }
+}
