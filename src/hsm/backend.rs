@@ -176,7 +176,7 @@ pub enum Standing {
 /// Keys of a token that are not proven to be the same as the other tokens'.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotProven {
-    /// How many are unproven.
+    /// How many are unproven; those that have not been looked for yet count.
     pub unproven: usize,
     /// Labels of those that disagree.
     pub disagreeing: Vec<Box<str>>,

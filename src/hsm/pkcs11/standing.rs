@@ -72,19 +72,21 @@ impl KeyCache {
         is_news
     }
 
-    /// Returns the keys that are there and are not proven.
+    /// Returns the keys that are there, or have not been looked for yet, and are not proven.
     #[must_use]
     pub fn not_proven(&self) -> NotProven {
         let (era, labels) = (self.witnesses.era(), self.labels().now());
         let mut found = NotProven::default();
         for (at, entry) in (0..).zip(self.entries.read().iter()) {
             let index = KeyIndex(at);
-            let Some(key) = entry.key.filter(|_| !self.is_for_probes_alone(index)) else {
-                continue;
+            let proven_in = match entry.key {
+                _ if self.is_for_probes_alone(index) => continue,
+                None if entry.is_listed => continue,
+                key => key.map_or(0, |key| key.proven_in),
             };
             if self.disagreeing.contains(index) {
                 found.disagreeing.extend(labels.get(index).map(Box::from));
-            } else if key.proven_in != era {
+            } else if proven_in != era {
                 found.unproven += 1;
             }
         }
