@@ -1,6 +1,7 @@
 //! Which of a token's keys are proven to be the same as the other tokens'.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -104,31 +105,91 @@ impl KeyCache {
         self.with_entry(key, |entry| entry.prove_after = Some((after, era)));
     }
 
-    /// A key that can be proven now: one that has a witness, or that `may_make` one.
+    /// A key that can be proven now: one that has a witness, or that `may_make` one. No lock is
+    /// held while `may_make` and `keys` are asked: they look at this and other tokens' keys, and a
+    /// thread that reads what it is reading already waits for itself once a writer waits between.
     pub(super) fn next_to_prove(
         &self,
         now: Instant,
         may_make: &dyn Fn(KeyIndex) -> bool,
         keys: &dyn KeyChoice,
     ) -> Option<(KeyIndex, Key)> {
-        let (era, labels) = (self.witnesses.era(), self.labels().now());
-        let entries = self.entries.read();
-        let start = self.disagreeing.next.load(Ordering::Relaxed) % entries.len().max(1);
-        let (before, after) = entries.split_at(start);
-        for (place, entry) in (start..).zip(after).chain((0..).zip(before)) {
-            let Some(key) = entry.key.filter(|key| key.proven_in != era) else { continue };
-            let Ok(index) = u32::try_from(place).map(KeyIndex) else { continue };
-            let is_put_off = entry.prove_after.is_some_and(|(after, of)| now < after && of == era);
-            if is_put_off || !key.attributes.decrypt || self.is_for_probes_alone(index) {
+        let labels = self.labels().now();
+        let all = labels.all().len();
+        let start = self.disagreeing.next.load(Ordering::Relaxed) % all.max(1);
+        let (mut place, mut end, mut is_first_half) = (start, all, true);
+        loop {
+            let Some((found, index, key)) = self.first_due(place..end, now) else {
+                if !std::mem::take(&mut is_first_half) {
+                    return None;
+                }
+                (place, end) = (0, start);
                 continue;
-            }
+            };
             let has_witness = || labels.get(index).is_some_and(|it| self.witnesses.has(it));
             let can_make = || key.attributes.encrypt && may_make(index);
             if keys.may_use(index) && (has_witness() || can_make()) {
-                self.disagreeing.next.store(place + 1, Ordering::Relaxed);
+                self.disagreeing.next.store(found + 1, Ordering::Relaxed);
                 return Some((index, key));
             }
+            place = found + 1;
         }
-        None
+    }
+
+    /// The first key of those places that is not proven and has not been put off.
+    fn first_due(&self, places: Range<usize>, now: Instant) -> Option<(usize, KeyIndex, Key)> {
+        let era = self.witnesses.era();
+        let entries = self.entries.read();
+        let places = places.start..places.end.min(entries.len());
+        places.clone().zip(entries.get(places)?).find_map(|(place, entry)| {
+            let key = entry.key.filter(|key| key.proven_in != era && key.attributes.decrypt)?;
+            let index = u32::try_from(place).map(KeyIndex).ok()?;
+            let is_put_off = entry.prove_after.is_some_and(|(after, of)| now < after && of == era);
+            let is_due = !is_put_off && !self.is_for_probes_alone(index);
+            is_due.then_some((place, index, key))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::hsm::backend::AnyKey;
+    use crate::hsm::pkcs11::keys::Labels;
+    use crate::job::KeyAttributes;
+
+    /// Whether a key may be proven depends on all tokens' keys, and their threads change them
+    /// meanwhile: nobody is asked about it while the keys are locked.
+    #[test]
+    fn asks_without_a_lock() {
+        let labels = ["a", "b", "c"].map(Box::from).to_vec();
+        let labels = Labels::new(labels, false, None, Vec::new());
+        let cache = KeyCache::new(Arc::new(labels), Arc::default());
+        let attributes = KeyAttributes {
+            bits: 256,
+            encrypt: true,
+            decrypt: true,
+            sign: false,
+            verify: false,
+            wrap: false,
+            unwrap: false,
+            derive: false,
+        };
+        for entry in cache.entries.write().iter_mut() {
+            entry.key = Some(Key { handle: 1, attributes, count: 1, proven_in: 0 });
+        }
+        let is_last = |key: KeyIndex| {
+            assert!(cache.entries.try_write().is_some(), "the keys are locked");
+            key == KeyIndex(2)
+        };
+        let next = || cache.next_to_prove(Instant::now(), &is_last, &AnyKey);
+        // From wherever the last look ended.
+        for _ in 0..3 {
+            assert_eq!(next().map(|(index, _)| index), Some(KeyIndex(2)));
+        }
+        cache.is_proven(KeyIndex(2), 1, cache.witnesses().era());
+        assert_eq!(next(), None);
     }
 }
