@@ -22,6 +22,11 @@ pub trait Backend: Send + Sync {
         if self.has_key(key) { Standing::Proven } else { Standing::Absent }
     }
 
+    /// The key of that label, if requests may name it.
+    fn index_of(&self, _label: &str) -> Option<KeyIndex> {
+        None
+    }
+
     /// Keys of the token whose standing is not [`Standing::Proven`], and that it has.
     fn not_proven(&self) -> NotProven {
         NotProven::default()

@@ -52,6 +52,12 @@ impl LabelList {
         &self.labels
     }
 
+    /// The index of that label.
+    #[must_use]
+    pub fn index_of(&self, label: &str) -> Option<KeyIndex> {
+        self.indices.get(label).and_then(|index| u32::try_from(*index).ok()).map(KeyIndex)
+    }
+
     /// That of the index.
     #[must_use]
     pub fn get(&self, key: KeyIndex) -> Option<&str> {

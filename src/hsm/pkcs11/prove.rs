@@ -88,8 +88,19 @@ impl Calls {
         Some(proof)
     }
 
-    /// Proves that key. A handle that has become stale is found again.
+    /// Proves that key, and has its witness not wait for this token where that cannot be done.
     pub(super) fn prove_by_index(&mut self, token: &Shared, index: KeyIndex) -> Proof {
+        let proof = self.try_to_prove(token, index);
+        if matches!(proof, Proof::Unproven(_) | Proof::Absent)
+            && let Some(label) = token.keys.labels().now().get(index)
+        {
+            token.keys.witnesses().unproven(label, token.index);
+        }
+        proof
+    }
+
+    /// Proves that key. A handle that has become stale is found again.
+    fn try_to_prove(&mut self, token: &Shared, index: KeyIndex) -> Proof {
         let found = match token.keys.get(index) {
             Some(key) => Ok(Some(key)),
             None => self.find(token, index, None),
@@ -110,9 +121,6 @@ impl Calls {
             Err(fault) => Err(fault.into()),
         };
         proof.unwrap_or_else(|trouble| {
-            if let Some(label) = token.keys.labels().now().get(index) {
-                token.keys.witnesses().unproven(label, token.index);
-            }
             Proof::Unproven(match trouble {
                 Trouble::Fault(fault) => fault.failure.to_string(),
                 Trouble::StaleHandle(code) => codes::describe(code),

@@ -264,6 +264,10 @@ impl Backend for Pkcs11Token {
         self.shared.keys.standing(key, direction)
     }
 
+    fn index_of(&self, label: &str) -> Option<KeyIndex> {
+        self.shared.keys.labels().now().index_of(label)
+    }
+
     fn not_proven(&self) -> NotProven {
         self.shared.keys.not_proven()
     }
