@@ -37,6 +37,8 @@ pub struct Queued {
     pub suspicions: u8,
     /// A bit for each token that did so.
     pub suspecting: TokenSet,
+    /// Tokens that are sure of it.
+    pub condemning: TokenSet,
     /// Microseconds in the HSM so far.
     pub hsm_micros: u32,
     /// The first failure that was a token's fault; that the ciphertext is bad, if a token whose
@@ -84,6 +86,7 @@ impl Queued {
             lacking: 0,
             suspicions: 0,
             suspecting: 0,
+            condemning: 0,
             hsm_micros: 0,
             failure: None,
             race: None,
