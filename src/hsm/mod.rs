@@ -51,7 +51,7 @@ use backend::Backend;
 use config::{Config, Hedging};
 use fleet::{Fleet, complete};
 use inventory::TokenInventory;
-use pkcs11::keys::Labels;
+use pkcs11::labels::Labels;
 use pkcs11::token::Pkcs11Token;
 use token::{Share, Token};
 use witness::Witnesses;

@@ -41,7 +41,7 @@ impl Hsm {
         let mut proofs: Vec<_> =
             ordered.iter().map(|token| (token.index, prove_keys(token, keys))).collect();
         let usable = proofs.iter().filter(|(_, proofs)| proofs.trouble.is_none());
-        self.fleet.witnesses.settle(usable.fold(0, |all, (index, _)| all | bit(*index)));
+        self.fleet.settle_among(usable.fold(0, |all, (index, _)| all | bit(*index)));
         // A dispute that came up later is about the first token's key too.
         for (token, (_, proofs)) in ordered.iter().zip(&mut proofs) {
             correct(token, proofs);

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use super::backend::Proof;
+use super::backend::{Direction, Proof, Standing};
 use super::fleet::{Fleet, bit};
 use super::keeper::{Keeper, WrittenOff};
+use super::queue::TokenSet;
 use super::token::Token;
 use crate::limits::{
     MAX_HOUSEKEEPING, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_PAUSE, PROOF_SLICE,
@@ -70,7 +71,22 @@ impl Fleet {
     fn settle_witnesses(&self) {
         if self.have_all_tried() {
             let usable = self.tokens.iter().filter(|token| token.circuit.is_usable());
-            self.witnesses.settle(usable.fold(0, |all, token| all | bit(token.index)));
+            self.settle_among(usable.fold(0, |all, token| all | bit(token.index)));
         }
+    }
+
+    /// Has the witnesses count that those tokens have been asked about. One that lacks the key, or
+    /// may not decrypt with it, or on which it is out of use, is not asked, and not waited for.
+    pub(super) fn settle_among(&self, tokens: TokenSet) {
+        let is_silent = |token: &&Token, label: &str| {
+            token.backend.index_of(label).is_some_and(|key| {
+                let standing = token.backend.standing(key, Some(Direction::Decrypt));
+                standing == Standing::Absent || !token.is_above_doubt(key)
+            })
+        };
+        self.witnesses.settle(tokens, &|label| {
+            let silent = self.tokens.iter().filter(|token| is_silent(token, label));
+            silent.fold(0, |all, token| all | bit(token.index))
+        });
     }
 }

@@ -72,6 +72,11 @@ impl Entry {
         let witness = Arc::new(witness);
         Self { witness, maker: None, heard: 0, dissent: 0, is_settled: true }
     }
+
+    /// Whether it does not count yet, and nobody disagrees with it.
+    fn is_undecided(&self) -> bool {
+        !self.is_settled && self.dissent == 0
+    }
 }
 
 /// The witnesses of all keys, by label.
@@ -142,6 +147,12 @@ impl Witnesses {
         entries.values_mut().for_each(|entry| entry.maker = None);
         self.unsettled.store(0, Ordering::Release);
         self.era.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Returns whether the settings name a token that is right.
+    #[must_use]
+    pub fn has_trust(&self) -> bool {
+        self.trusted.read().is_some()
     }
 
     /// Returns whether the settings name this token as the one that is right.
@@ -243,13 +254,30 @@ impl Witnesses {
         Disagreement::Disputed { maker: entry.witness.made_by.clone() }
     }
 
-    /// Settles the witnesses that all `usable` tokens were tried with and none disagrees with.
-    pub fn settle(&self, usable: TokenSet) {
+    /// Settles the witnesses that all `usable` tokens were tried with, except those that
+    /// `cannot_tell` gives for a label, and that none disagrees with.
+    pub fn settle(&self, usable: TokenSet, cannot_tell: &dyn Fn(&str) -> TokenSet) {
         if self.unsettled.load(Ordering::Acquire) == 0 {
             return;
         }
-        for entry in self.entries.write().values_mut() {
-            if !entry.is_settled && entry.dissent == 0 && usable & !entry.heard == 0 {
+        // Tokens that look at their keys ask for witnesses: no lock is held while they are asked.
+        let waiting: Vec<_> = {
+            let entries = self.entries.read();
+            let waiting = entries.iter().filter(|(_, entry)| entry.is_undecided());
+            waiting.map(|(label, entry)| (label.clone(), usable & !entry.heard)).collect()
+        };
+        let silent = |silent: TokenSet, label: &str| match silent {
+            0 => 0,
+            _ => silent & cannot_tell(label),
+        };
+        let waiting: Vec<_> =
+            waiting.into_iter().map(|(label, unheard)| (silent(unheard, &label), label)).collect();
+        let mut entries = self.entries.write();
+        for (silent, label) in waiting {
+            if let Some(entry) = entries.get_mut(&label)
+                && entry.is_undecided()
+                && usable & !entry.heard & !silent == 0
+            {
                 self.settle_one(entry);
             }
         }
@@ -326,13 +354,25 @@ mod tests {
         let witnesses = Witnesses::default();
         assert!(witnesses.offer("key", witness("a"), A, &named("a")));
         assert!(!witnesses.offer("key", witness("b"), B, &named("b")));
-        witnesses.settle(0b11);
+        witnesses.settle(0b11, &|_| 0);
         assert!(witnesses.settled().is_empty(), "the other was not asked yet");
         witnesses.unproven("key", B);
-        witnesses.settle(0b11);
+        witnesses.settle(0b11, &|_| 0);
         assert_eq!((witnesses.settled().len(), witnesses.revision()), (1, 1));
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
         assert!(!witnesses.is_disputed("key"));
+    }
+
+    /// A token that lacks the key has no word on it, and no witness waits for one.
+    #[test]
+    fn who_cannot_tell_is_not_waited_for() {
+        let witnesses = Witnesses::default();
+        witnesses.offer("key", witness("a"), A, &named("a"));
+        witnesses.settle(0b111, &|_| bit(B));
+        assert!(witnesses.settled().is_empty(), "there is a third one");
+        witnesses.agrees("key", TokenIndex(2));
+        witnesses.settle(0b111, &|label| if label == "key" { bit(B) } else { 0 });
+        assert_eq!(witnesses.settled().len(), 1);
     }
 
     /// A provisional witness that a token disagrees with is disputed, until the token holds the
@@ -346,10 +386,10 @@ mod tests {
         assert_eq!(disagrees(&witnesses, B, "b"), disputed);
         assert!(witnesses.is_disputed("key") && witnesses.era() != era);
         witnesses.agrees("key", TokenIndex(2));
-        witnesses.settle(0b111);
+        witnesses.settle(0b111, &|_| 0);
         assert!(witnesses.is_disputed("key"), "a majority decides nothing");
         witnesses.agrees("key", B);
-        witnesses.settle(0b111);
+        witnesses.settle(0b111, &|_| 0);
         assert!(!witnesses.is_disputed("key"));
         assert_eq!(witnesses.settled().len(), 1);
     }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use cryptoki::error::Error;
 use cryptoki::object::Attribute;
 use cryptoki::session::Session;
 use cryptoki_sys::CK_OBJECT_HANDLE;
 use parking_lot::{Mutex, RwLock};
 
+use super::labels::Labels;
 use super::listing::{find, list, read, template};
 use super::standing::Disagreeing;
 use crate::hsm::backend::Direction;
@@ -22,72 +22,6 @@ use crate::limits::{
     MAX_EVIDENCE_KEYS, MAX_KEYS_PER_LABEL, MAX_KEYS_PER_TOKEN, MAX_MISSING_LABEL_LOOKUPS_PER_SEC,
     MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL,
 };
-
-/// The labels that jobs may name, shared by all tokens. They only ever become more.
-pub struct Labels {
-    list: ArcSwap<LabelList>,
-    /// A label that fits several keys means the first of them.
-    pub allow_ambiguous: bool,
-    /// The key that probes use.
-    health_key: Option<KeyIndex>,
-    /// Keys that no store names.
-    storeless: Vec<KeyIndex>,
-}
-
-/// The labels as they are at one moment: by [`KeyIndex`], and the way back.
-pub struct LabelList {
-    labels: Vec<Box<str>>,
-    indices: HashMap<Box<str>, usize>,
-}
-
-impl LabelList {
-    fn new(labels: Vec<Box<str>>) -> Self {
-        let indices = labels.iter().enumerate().map(|(index, label)| (label.clone(), index));
-        Self { indices: indices.collect(), labels }
-    }
-
-    /// All of them.
-    #[must_use]
-    pub fn all(&self) -> &[Box<str>] {
-        &self.labels
-    }
-
-    /// That of the index.
-    #[must_use]
-    pub fn get(&self, key: KeyIndex) -> Option<&str> {
-        self.labels.get(usize::try_from(key.0).ok()?).map(AsRef::as_ref)
-    }
-}
-
-impl Labels {
-    /// In the order of [`KeyIndex`].
-    #[must_use]
-    pub fn new(
-        labels: Vec<Box<str>>,
-        allow_ambiguous: bool,
-        health_key: Option<KeyIndex>,
-        storeless: Vec<KeyIndex>,
-    ) -> Self {
-        let list = ArcSwap::from_pointee(LabelList::new(labels));
-        Self { list, allow_ambiguous, health_key, storeless }
-    }
-
-    /// Those that there are now.
-    #[must_use]
-    pub fn now(&self) -> Arc<LabelList> {
-        self.list.load_full()
-    }
-
-    /// Appends those of `labels` that are not there yet. The first ones are those that are, in
-    /// the same order: an index never comes to mean another label.
-    fn extend_to(&self, labels: &[Box<str>]) {
-        let known = self.now();
-        debug_assert!(labels.starts_with(known.all()) || known.all().starts_with(labels));
-        if labels.len() > known.all().len() {
-            self.list.store(Arc::new(LabelList::new(labels.to_vec())));
-        }
-    }
-}
 
 /// A key that the token has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +75,12 @@ pub(super) struct Listed {
     pub(super) missing: Vec<KeyIndex>,
     /// Others are.
     pub(super) is_any_left: bool,
+}
+
+impl Entry {
+    pub(super) fn is_put_off(&self, now: Instant, era: u32) -> bool {
+        self.prove_after.is_some_and(|(after, of)| now < after && of == era)
+    }
 }
 
 /// One token's keys.

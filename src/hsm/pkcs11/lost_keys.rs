@@ -276,7 +276,8 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use crate::hsm::pkcs11::keys::{Key, Labels};
+    use crate::hsm::pkcs11::keys::Key;
+    use crate::hsm::pkcs11::labels::Labels;
     use crate::job::KeyAttributes;
 
     const KEY: Key = Key {

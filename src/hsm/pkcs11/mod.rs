@@ -6,6 +6,7 @@ pub mod ffi;
 pub mod gcm;
 pub mod keys;
 mod known_good;
+pub mod labels;
 mod listing;
 pub mod login;
 mod lost_keys;

@@ -13,7 +13,7 @@ use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV};
 use super::codes::{self, Class};
 use super::ffi::RawError;
 use super::gcm::given_iv;
-use super::keys::Labels;
+use super::labels::Labels;
 use super::profiles::{PROFILES, Profile};
 use super::session::{Calls, Pkcs11Session};
 use super::token::{Pkcs11Token, Shared};

@@ -53,16 +53,21 @@ impl Calls {
         if key.proven_in == token.keys.witnesses().era() {
             return Ok(());
         }
+        let differs = Fault { failure: Failure::KeysDiffer, blame: Blame::Key };
+        let now = Instant::now();
+        if token.keys.is_known_to_disagree(index, now) {
+            return Err(differs.into());
+        }
         match self.prove_key(token, index, key)? {
             Proof::Agrees | Proof::Made => Ok(()),
+            Proof::Unproven(_) if token.keys.has_disagreed(index) => Err(differs.into()),
             Proof::Unproven(_) if !key.attributes.decrypt => Ok(()),
             Proof::Unproven(_) if !token.keys.cannot_be_proven(index) => Ok(()),
-            Proof::Unproven(_) => {
-                Err(Fault { failure: Failure::KeysDiffer, blame: Blame::Key }.into())
-            }
+            Proof::Unproven(_) => Err(differs.into()),
             Proof::Disputed => Err(Fault::answer(Failure::KeysDiffer).into()),
             Proof::Disagrees => {
-                Err(Fault { failure: Failure::KeysDiffer, blame: Blame::Key }.into())
+                token.keys.prove_later(index, now + DISAGREEMENT_RETRY_INTERVAL);
+                Err(differs.into())
             }
             Proof::Absent => Err(Fault { failure: Failure::KeyNotFound, blame: Blame::Key }.into()),
         }
@@ -94,8 +99,19 @@ impl Calls {
         Some(proof)
     }
 
-    /// Proves that key. A handle that has become stale is found again.
+    /// Proves that key, and has its witness not wait for this token where that cannot be done.
     pub(super) fn prove_by_index(&mut self, token: &Shared, index: KeyIndex) -> Proof {
+        let proof = self.try_to_prove(token, index);
+        if matches!(proof, Proof::Unproven(_) | Proof::Absent)
+            && let Some(label) = token.keys.labels().now().get(index)
+        {
+            token.keys.witnesses().unproven(label, token.index);
+        }
+        proof
+    }
+
+    /// Proves that key. A handle that has become stale is found again.
+    fn try_to_prove(&mut self, token: &Shared, index: KeyIndex) -> Proof {
         let found = match token.keys.get(index) {
             Some(key) => Ok(Some(key)),
             None => self.find(token, index, None),
@@ -116,9 +132,6 @@ impl Calls {
             Err(fault) => Err(fault.into()),
         };
         proof.unwrap_or_else(|trouble| {
-            if let Some(label) = token.keys.labels().now().get(index) {
-                token.keys.witnesses().unproven(label, token.index);
-            }
             Proof::Unproven(match trouble {
                 Trouble::Fault(fault) => fault.failure.to_string(),
                 Trouble::StaleHandle(code) => codes::describe(code),

@@ -1,6 +1,7 @@
 //! Which of a token's keys are proven to be the same as the other tokens'.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -14,23 +15,31 @@ use crate::job::KeyIndex;
 /// One token's keys that disagree, and where to look for the next one to prove.
 #[derive(Default)]
 pub(super) struct Disagreeing {
-    keys: RwLock<BTreeSet<KeyIndex>>,
+    /// Each with the era of the witnesses that it was found out in.
+    keys: RwLock<BTreeMap<KeyIndex, u32>>,
     count: AtomicUsize,
     next: AtomicUsize,
 }
 
 impl Disagreeing {
-    fn contains(&self, key: KeyIndex) -> bool {
-        self.count.load(Ordering::Acquire) > 0 && self.keys.read().contains(&key)
+    /// The era of the witness that the key disagreed with when it was last tried.
+    fn era_of(&self, key: KeyIndex) -> Option<u32> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.keys.read().get(&key).copied()
     }
 
-    /// Returns whether that is new.
-    fn set(&self, key: KeyIndex, disagrees: bool) -> bool {
-        if !disagrees && self.count.load(Ordering::Acquire) == 0 {
+    /// `disagrees`: in which era, if so. Returns whether that is new.
+    fn set(&self, key: KeyIndex, disagrees: Option<u32>) -> bool {
+        if disagrees.is_none() && self.count.load(Ordering::Acquire) == 0 {
             return false;
         }
         let mut keys = self.keys.write();
-        let is_news = if disagrees { keys.insert(key) } else { keys.remove(&key) };
+        let is_news = match disagrees {
+            Some(era) => keys.insert(key, era).is_none(),
+            None => keys.remove(&key).is_some(),
+        };
         self.count.store(keys.len(), Ordering::Release);
         is_news
     }
@@ -40,21 +49,34 @@ impl KeyCache {
     /// Returns what is known of the key, for that use of it.
     #[must_use]
     pub fn standing(&self, key: KeyIndex, direction: Option<Direction>) -> Standing {
-        let entries = self.entries.read();
-        let entry = usize::try_from(key.0).ok().and_then(|index| entries.get(index));
-        let Some(entry) = entry else { return Standing::Absent };
-        match entry.key {
-            None if entry.is_listed => Standing::Absent,
+        // The lock is not held while witnesses are asked.
+        let entry = usize::try_from(key.0).ok().and_then(|index| {
+            let entries = self.entries.read();
+            entries.get(index).map(|it| (it.key, it.is_listed, it.unprovable_in))
+        });
+        let Some((found, is_listed, unprovable_in)) = entry else { return Standing::Absent };
+        match found {
+            None if is_listed => Standing::Absent,
             Some(Key { attributes, .. })
                 if direction == Some(Direction::Encrypt) && !attributes.encrypt
                     || direction == Some(Direction::Decrypt) && !attributes.decrypt =>
             {
                 Standing::Absent
             }
-            _ if self.disagreeing.contains(key) => Standing::Disagrees,
-            Some(found) if found.proven_in == self.witnesses.era() => Standing::Proven,
-            Some(found) if self.is_provable(key, &found, entry.unprovable_in) => Standing::Provable,
-            _ => Standing::Unproven,
+            found => match self.disagreeing.era_of(key) {
+                // Witnesses have changed: the next encryption tries it again.
+                Some(of) if direction == Some(Direction::Encrypt) && of != self.witnesses.era() => {
+                    Standing::Unproven
+                }
+                Some(_) => Standing::Disagrees,
+                None => match found {
+                    Some(found) if found.proven_in == self.witnesses.era() => Standing::Proven,
+                    Some(found) if self.is_provable(key, &found, unprovable_in) => {
+                        Standing::Provable
+                    }
+                    _ => Standing::Unproven,
+                },
+            },
         }
     }
 
@@ -72,6 +94,29 @@ impl KeyCache {
         is_news
     }
 
+    /// Returns whether the key was another one when it was last tried.
+    pub(super) fn has_disagreed(&self, key: KeyIndex) -> bool {
+        self.disagreeing.era_of(key).is_some()
+    }
+
+    /// Returns whether the key was another one a moment ago, and no witness has changed since.
+    pub(super) fn is_known_to_disagree(&self, key: KeyIndex, now: Instant) -> bool {
+        self.disagreeing.era_of(key) == Some(self.witnesses.era()) && self.is_put_off(key, now)
+    }
+
+    /// Returns whether an attempt to prove the key is of no use at present.
+    pub fn is_untestable(&self, key: KeyIndex, now: Instant) -> bool {
+        let may_decrypt = self.get(key).is_none_or(|key| key.attributes.decrypt);
+        !may_decrypt || self.is_put_off(key, now)
+    }
+
+    fn is_put_off(&self, key: KeyIndex, now: Instant) -> bool {
+        let era = self.witnesses.era();
+        let entries = self.entries.read();
+        let entry = usize::try_from(key.0).ok().and_then(|index| entries.get(index));
+        entry.is_some_and(|entry| entry.is_put_off(now, era))
+    }
+
     /// Returns the keys that are there, or have not been looked for yet, and are not proven.
     #[must_use]
     pub fn not_proven(&self) -> NotProven {
@@ -84,7 +129,7 @@ impl KeyCache {
                 None if entry.is_listed => continue,
                 key => key.map_or(0, |key| key.proven_in),
             };
-            if self.disagreeing.contains(index) {
+            if self.has_disagreed(index) {
                 found.disagreeing.extend(labels.get(index).map(Box::from));
             } else if proven_in != era {
                 found.unproven += 1;
@@ -103,7 +148,7 @@ impl KeyCache {
             entry.prove_after = None;
             entry.unprovable_in = 0;
         });
-        self.disagreeing.set(key, false)
+        self.disagreeing.set(key, None)
     }
 
     /// Records that it is another key than the witness's. Returns whether that is new.
@@ -113,7 +158,7 @@ impl KeyCache {
                 key.proven_in = 0;
             }
         });
-        self.disagreeing.set(key, true)
+        self.disagreeing.set(key, Some(self.witnesses.era()))
     }
 
     /// Puts the next attempt off until then, or until witnesses have changed.
@@ -122,31 +167,90 @@ impl KeyCache {
         self.with_entry(key, |entry| entry.prove_after = Some((after, era)));
     }
 
-    /// Returns a key that can be proven now: one that has a witness, or that `may_make` admits.
+    /// Returns a key that can be proven now: one that has a witness, or that `may_make` admits. No lock is
+    /// held while `may_make` and `keys` are asked: they look at this and other tokens' keys, and a
+    /// thread that reads what it is reading already waits for itself once a writer waits between.
     pub(super) fn next_to_prove(
         &self,
         now: Instant,
         may_make: &dyn Fn(KeyIndex) -> bool,
         keys: &dyn KeyChoice,
     ) -> Option<(KeyIndex, Key)> {
-        let (era, labels) = (self.witnesses.era(), self.labels().now());
-        let entries = self.entries.read();
-        let start = self.disagreeing.next.load(Ordering::Relaxed) % entries.len().max(1);
-        let (before, after) = entries.split_at(start);
-        for (place, entry) in (start..).zip(after).chain((0..).zip(before)) {
-            let Some(key) = entry.key.filter(|key| key.proven_in != era) else { continue };
-            let Ok(index) = u32::try_from(place).map(KeyIndex) else { continue };
-            let is_put_off = entry.prove_after.is_some_and(|(after, of)| now < after && of == era);
-            if is_put_off || !key.attributes.decrypt || self.is_for_probes_alone(index) {
+        let labels = self.labels().now();
+        let all = labels.all().len();
+        let start = self.disagreeing.next.load(Ordering::Relaxed) % all.max(1);
+        let (mut place, mut end, mut is_first_half) = (start, all, true);
+        loop {
+            let Some((found, index, key)) = self.first_due(place..end, now) else {
+                if !std::mem::take(&mut is_first_half) {
+                    return None;
+                }
+                (place, end) = (0, start);
                 continue;
-            }
+            };
             let has_witness = || labels.get(index).is_some_and(|it| self.witnesses.has(it));
             let can_make = || key.attributes.encrypt && may_make(index);
             if keys.may_use(index) && (has_witness() || can_make()) {
-                self.disagreeing.next.store(place + 1, Ordering::Relaxed);
+                self.disagreeing.next.store(found + 1, Ordering::Relaxed);
                 return Some((index, key));
             }
+            place = found + 1;
         }
-        None
+    }
+
+    /// The first key of those places that is not proven and has not been put off.
+    fn first_due(&self, places: Range<usize>, now: Instant) -> Option<(usize, KeyIndex, Key)> {
+        let era = self.witnesses.era();
+        let entries = self.entries.read();
+        let places = places.start..places.end.min(entries.len());
+        places.clone().zip(entries.get(places)?).find_map(|(place, entry)| {
+            let key = entry.key.filter(|key| key.proven_in != era && key.attributes.decrypt)?;
+            let index = u32::try_from(place).map(KeyIndex).ok()?;
+            let is_due = !entry.is_put_off(now, era) && !self.is_for_probes_alone(index);
+            is_due.then_some((place, index, key))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::hsm::backend::AnyKey;
+    use crate::hsm::pkcs11::labels::Labels;
+    use crate::job::KeyAttributes;
+
+    /// Whether a key may be proven depends on all tokens' keys, and their threads change them
+    /// meanwhile: nobody is asked about it while the keys are locked.
+    #[test]
+    fn asks_without_a_lock() {
+        let labels = ["a", "b", "c"].map(Box::from).to_vec();
+        let labels = Labels::new(labels, false, None, Vec::new());
+        let cache = KeyCache::new(Arc::new(labels), Arc::default());
+        let attributes = KeyAttributes {
+            bits: 256,
+            encrypt: true,
+            decrypt: true,
+            sign: false,
+            verify: false,
+            wrap: false,
+            unwrap: false,
+            derive: false,
+        };
+        for entry in cache.entries.write().iter_mut() {
+            entry.key = Some(Key { handle: 1, attributes, count: 1, proven_in: 0 });
+        }
+        let is_last = |key: KeyIndex| {
+            assert!(cache.entries.try_write().is_some(), "the keys are locked");
+            key == KeyIndex(2)
+        };
+        let next = || cache.next_to_prove(Instant::now(), &is_last, &AnyKey);
+        // From wherever the last look ended.
+        for _ in 0..3 {
+            assert_eq!(next().map(|(index, _)| index), Some(KeyIndex(2)));
+        }
+        cache.is_proven(KeyIndex(2), 1, cache.witnesses().era());
+        assert_eq!(next(), None);
     }
 }

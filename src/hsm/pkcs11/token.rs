@@ -17,8 +17,9 @@ use parking_lot::{Mutex, RwLock};
 use super::codes::{self, Class};
 use super::ffi::RawError;
 use super::gcm::given_iv;
-use super::keys::{KeyCache, Labels};
+use super::keys::KeyCache;
 use super::known_good::KnownGood;
+use super::labels::Labels;
 use super::login::{Login, LoginRules};
 use super::lost_keys::Missed;
 use super::module::{Generation, Module};
@@ -289,6 +290,14 @@ impl Backend for Pkcs11Token {
         self.shared.keys.standing(key, direction)
     }
 
+    fn is_untestable(&self, key: KeyIndex) -> bool {
+        self.shared.keys.is_untestable(key, Instant::now())
+    }
+
+    fn index_of(&self, label: &str) -> Option<KeyIndex> {
+        self.shared.keys.labels().now().index_of(label)
+    }
+
     fn not_proven(&self) -> NotProven {
         self.shared.keys.not_proven()
     }
@@ -299,7 +308,8 @@ impl Backend for Pkcs11Token {
     }
 
     fn is_trusted(&self) -> bool {
-        self.shared.keys.witnesses().is_trusted(&self.shared.identity())
+        let witnesses = self.shared.keys.witnesses();
+        witnesses.has_trust() && witnesses.is_trusted(&self.shared.identity())
     }
 
     fn take_stale(&self) -> bool {
