@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -73,6 +74,8 @@ class Rig(Loadable):
     #: Further members of [server].
     server = "drain_delay_milli = 100"
     is_tls = False
+    #: Where the tokens are taken from, or kept once they are made: many keys take minutes.
+    token_directory = None
 
     def __init__(
         self, tokens=("one", "two"), sessions=8, pin=PIN, pkcs11="", capabilities=None, limits="",
@@ -128,6 +131,22 @@ class Rig(Loadable):
         }
         self.environment.pop("PKCS11_HSM_MODULE", None)
         maker = [binary("xks-token-maker"), softhsm2_module(), ""]
+        self.make_tokens(maker)
+        listed = subprocess.run(
+            [*maker, "slots"], env=self.environment, check=True, capture_output=True, text=True
+        )
+        rows = [line.split("\t") for line in listed.stdout.splitlines()]
+        slots = {row[1].strip(): int(row[0]) for row in rows}
+        self.slots = [slots[token] for token in self.tokens]
+        (work / "faults.toml").write_text(self.interposer)
+        self.port, self.ping_port, self.admin_port = self.ports()
+        (work / "settings.toml").write_text(self.settings())
+
+    def make_tokens(self, maker):
+        kept = self.token_directory
+        if kept and kept.exists():
+            shutil.copytree(kept, self.work / "tokens", dirs_exist_ok=True)
+            return
         for token in self.tokens:
             commands = ["init", token, "12345678", PIN]
             for number, (key, value) in enumerate(self.keys.items(), 1):
@@ -138,15 +157,8 @@ class Rig(Loadable):
                     commands = []
             if commands:
                 subprocess.run([*maker, *commands], env=self.environment, check=True)
-        listed = subprocess.run(
-            [*maker, "slots"], env=self.environment, check=True, capture_output=True, text=True
-        )
-        rows = [line.split("\t") for line in listed.stdout.splitlines()]
-        slots = {row[1].strip(): int(row[0]) for row in rows}
-        self.slots = [slots[token] for token in self.tokens]
-        (work / "faults.toml").write_text(self.interposer)
-        self.port, self.ping_port, self.admin_port = self.ports()
-        (work / "settings.toml").write_text(self.settings())
+        if kept:
+            shutil.copytree(self.work / "tokens", kept)
 
     def ports(self):
         """Of the API, of /ping, and of the admin listener."""
