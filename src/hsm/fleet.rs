@@ -187,7 +187,6 @@ impl Fleet {
         let key = queued.job.request.key;
         let standing = |it: &Token| it.backend.standing(key, Some(Direction::Decrypt));
         queued.lacking |= bit(token.index);
-        queued.condemning |= bit(token.index);
         if standing(token) == Standing::Proven {
             queued.failure = Some(bad);
         }
@@ -210,24 +209,26 @@ impl Fleet {
     fn undecided(&self, queued: &Queued) -> Failure {
         let request = &queued.job.request;
         let standing = |it: &Token| it.backend.standing(request.key, Some(Direction::Decrypt));
-        let condemns = |it: &&Token| queued.condemning & bit(it.index) != 0;
-        let condemning = || self.tokens.iter().filter(condemns);
-        // One that failed in another way has not said so.
-        let may_know = |it: &&Token| !condemns(it) && standing(it) != Standing::Absent;
-        let mut unasked = self.tokens.iter().filter(may_know);
+        let has_said_so = |it: &&Token| queued.lacking & bit(it.index) != 0;
+        let have_key = || self.tokens.iter().filter(|it| standing(it) != Standing::Absent);
+        let mut unasked = have_key().filter(|it| !has_said_so(it));
         if unasked.clone().any(|it| !it.circuit.is_usable()) {
             return Failure::NoToken;
         }
+        // A token that failed at it has not said so.
+        if let Some(failure) = queued.failure {
+            return failure;
+        }
         match unasked.next() {
-            Some(it) => {
-                queued.failure.unwrap_or_else(|| match it.admit(request, Instant::now(), false) {
-                    _ if !it.has_room_for(request) => Failure::TooLarge,
-                    Admission::Refused(failure) => failure,
-                    Admission::Admitted | Admission::Trial => Failure::Overloaded,
-                })
-            }
+            Some(it) => match it.admit(request, Instant::now(), false) {
+                _ if !it.has_room_for(request) => Failure::TooLarge,
+                Admission::Refused(failure) => failure,
+                Admission::Admitted | Admission::Trial => Failure::Overloaded,
+            },
             // The right key is on none of them.
-            None if condemning().all(|it| standing(it) == Standing::Disagrees) => {
+            None if have_key().any(|it| standing(it) == Standing::Disagrees)
+                && have_key().all(|it| standing(it) == Standing::Disagrees) =>
+            {
                 Failure::KeysDiffer
             }
             None => Failure::InvalidCiphertext,
@@ -343,13 +344,17 @@ impl Fleet {
         None
     }
 
-    /// The request was done: those who held its ciphertext to be bad were in trouble.
-    pub fn clear_of_suspicion(&self, queued: &Queued, now: Instant) {
+    /// The request was done by `by`: those who held its ciphertext to be bad were in trouble, but
+    /// where that one's key is another.
+    pub fn clear_of_suspicion(&self, by: &Token, queued: &Queued, now: Instant) {
         if queued.suspicions == 0 {
             return;
         }
         let key = queued.job.request.key;
         let is_alone = self.tokens.len() == 1;
+        if !is_alone && by.backend.standing(key, None) != Standing::Proven {
+            return;
+        }
         for token in &self.tokens {
             // One that may hold another key was right.
             let is_same = || is_alone || token.backend.standing(key, None) == Standing::Proven;

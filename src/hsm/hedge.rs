@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::config::{HedgeAfter, Hedging};
 use super::fleet::{Fleet, bit};
-use super::queue::{Mark, Queued, key_use};
+use super::queue::{Queued, key_use};
 use super::race::Race;
 use super::token::Token;
 use super::watch::Attempt;
@@ -131,7 +131,7 @@ fn hedge(
         let mut queued = Queued::new(job);
         queued.tried = attempt.tried | bit(token.index);
         queued.lacking = attempt.lacking;
-        queued.marks.set(Mark::Hedge, true);
+        queued.is_hedge = true;
         queued.race = Some(Arc::clone(&race));
         match fleet.push_first(target, queued) {
             Ok(()) => Some(race),

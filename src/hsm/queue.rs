@@ -37,8 +37,6 @@ pub struct Queued {
     pub suspicions: u8,
     /// A bit for each token that did so.
     pub suspecting: TokenSet,
-    /// A bit for each token that was sure of it.
-    pub condemning: TokenSet,
     /// Microseconds in the HSM so far.
     pub hsm_micros: u32,
     /// The first failure that was a token's fault; that the ciphertext is bad, if a token whose
@@ -46,42 +44,14 @@ pub struct Queued {
     pub failure: Option<Failure>,
     /// The other attempts at the same request, if there are any.
     pub race: Option<Arc<Race>>,
-    /// What else is to be known of it.
-    pub marks: Marks,
-}
-
-/// A fact of a job that waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
-    /// It is not the first attempt at the request.
-    Hedge = 1,
+    /// It was not the first attempt.
+    pub is_hedge: bool,
     /// It tries a key that hangs, so it waits for no share of the sessions.
-    Trial = 2,
+    pub is_trial: bool,
     /// A session was opened again for its sake.
-    Reopened = 4,
+    pub has_reopened: bool,
     /// The latest failure was not the key's: the token is to have a moment before the next attempt.
-    BacksOff = 8,
-}
-
-/// A job's marks, in a byte: a [`Queued`] is moved often.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Marks(u8);
-
-impl Marks {
-    /// Returns whether the mark is there.
-    #[must_use]
-    pub const fn has(self, mark: Mark) -> bool {
-        self.0 & mark as u8 != 0
-    }
-
-    /// Sets or removes the mark.
-    pub const fn set(&mut self, mark: Mark, is_there: bool) {
-        if is_there {
-            self.0 |= mark as u8;
-        } else {
-            self.0 &= !(mark as u8);
-        }
-    }
+    pub backs_off: bool,
 }
 
 impl Queued {
@@ -114,11 +84,13 @@ impl Queued {
             lacking: 0,
             suspicions: 0,
             suspecting: 0,
-            condemning: 0,
             hsm_micros: 0,
             failure: None,
             race: None,
-            marks: Marks::default(),
+            is_hedge: false,
+            is_trial: false,
+            has_reopened: false,
+            backs_off: false,
         }
     }
 }
@@ -180,7 +152,7 @@ impl Queue {
         self.len() < self.max_length
     }
 
-    /// Queues a job. `is_trial`: see [`Mark::Trial`].
+    /// Queues a job. `is_trial`: see [`Queued::is_trial`].
     ///
     /// # Errors
     /// There is no room; the job comes back.
@@ -188,8 +160,7 @@ impl Queue {
         if !self.reserve() {
             return Err(job);
         }
-        let mut queued = Queued::new(job);
-        queued.marks.set(Mark::Trial, is_trial);
+        let queued = Queued { is_trial, ..Queued::new(job) };
         self.shard(&self.next_push).0.lock().push_back(queued);
         Ok(())
     }

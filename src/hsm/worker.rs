@@ -15,7 +15,7 @@ use super::faults;
 use super::fleet::{Fleet, complete};
 use super::key_hangs::KeyUse;
 use super::pace::thread_cpu_time;
-use super::queue::{Mark, Queued};
+use super::queue::Queued;
 use super::roster::{Parker, Rest};
 use super::token::Token;
 use super::watch::{Attempt, End, Watch};
@@ -240,9 +240,7 @@ impl Worker<'_> {
         // Of many requests with one key, one is looked at.
         let last = Cell::new(None::<(KeyUse, bool)>);
         let must_wait = |queued: &Queued| {
-            let Some(key) =
-                queued.key_use().filter(|_| !queued.marks.has(Mark::Trial) && !is_stopping)
-            else {
+            let Some(key) = queued.key_use().filter(|_| !queued.is_trial && !is_stopping) else {
                 return false;
             };
             if let Some((known, must_wait)) = last.get()
@@ -297,9 +295,7 @@ impl Worker<'_> {
             self.answer(complete(queued, Err(Failure::TimedOut), token, queue_micros), start);
             return None;
         }
-        let backs_off = queued.marks.has(Mark::BacksOff);
-        queued.marks.set(Mark::BacksOff, false);
-        if backs_off && queued.attempts > 1 {
+        if std::mem::take(&mut queued.backs_off) && queued.attempts > 1 {
             self.send_held();
             let wait = MIN_RETRY_BACKOFF * (1 << (queued.attempts - 2).min(16));
             std::thread::sleep(wait.min(MAX_RETRY_BACKOFF).min(queued.job.deadline - start));
@@ -398,8 +394,8 @@ impl Worker<'_> {
         if let Some(key) = queued.key_use() {
             faults::key_succeeded(self.token, key, end);
         }
-        self.fleet.clear_of_suspicion(&queued, end);
-        let is_hedge = queued.marks.has(Mark::Hedge);
+        self.fleet.clear_of_suspicion(self.token, &queued, end);
+        let is_hedge = queued.is_hedge;
         let token = Some(self.token.index);
         let completion = complete(queued, Ok(success), token, queue_micros);
         if is_hedge && completion.is_some() {
@@ -493,7 +489,7 @@ impl Worker<'_> {
             session.is_broken_by(&fault);
         }
         let back = back.and_then(|mut queued| {
-            queued.marks.set(Mark::BacksOff, charge != Charge::Key);
+            queued.backs_off = charge != Charge::Key;
             self.fleet.retry(self.token, queued, charge, answered)
         });
         self.after_fault(back, fault, breaks_session, charge)
@@ -513,17 +509,15 @@ impl Worker<'_> {
             Some(queued) if !breaks_session => Done::Again(queued),
             // A session is opened again once for a job. That the next one fails too is no fault
             // of the session's, unless the module says so.
-            Some(queued) if queued.marks.has(Mark::Reopened) && charge == Charge::Token => {
-                match fault.blame {
-                    Blame::Session => {
-                        self.give_back(Some(queued));
-                        Done::Stop(Next::Reopen(None))
-                    }
-                    _ => Done::Again(queued),
+            Some(queued) if queued.has_reopened && charge == Charge::Token => match fault.blame {
+                Blame::Session => {
+                    self.give_back(Some(queued));
+                    Done::Stop(Next::Reopen(None))
                 }
-            }
+                _ => Done::Again(queued),
+            },
             Some(mut queued) => {
-                queued.marks.set(Mark::Reopened, true);
+                queued.has_reopened = true;
                 Done::Stop(Next::Reopen(Some(queued)))
             }
         }
