@@ -11,6 +11,7 @@ use super::charge::Charge;
 use super::choice::Offer;
 use super::config::Hedging;
 use super::hedge::Hedger;
+use super::key_breaker::Admission;
 use super::queue::{Queued, TokenSet};
 use super::signal::Signal;
 use super::token::Token;
@@ -179,37 +180,59 @@ impl Fleet {
     }
 
     /// Takes in that `token` is sure that the ciphertext is bad. A token that may hold another key
-    /// under the label is asked then, which may have made it; and where only such a token said so,
-    /// and another one is out of use, nobody knows.
+    /// under the label is asked then, which may have made it; and where no token said so whose key
+    /// is proven, and one could not be asked, nobody knows.
     fn refused_as_bad(&self, token: &Token, mut queued: Queued, answered: &mut Vec<Completion>) {
-        let mut failure = Failure::InvalidCiphertext;
-        if self.tokens.len() > 1 {
-            let key = queued.job.request.key;
-            queued.lacking |= bit(token.index);
-            let is_proven = |it: &&Token| {
-                it.backend.standing(key, Some(Direction::Decrypt)) == Standing::Proven
-            };
-            if is_proven(&token) {
-                queued.failure = Some(failure);
-            }
-            let is_certain = queued.failure == Some(failure);
-            // A token with the same key says the same.
-            let proven = self.tokens.iter().filter(is_proven);
-            let same = proven.filter(|_| is_certain).fold(0, |all, it| all | bit(it.index));
-            let not_these = queued.lacking | same;
-            if let Some(other) = self.best_for(&queued.job.request, not_these) {
-                match self.push_first(other, queued) {
-                    Ok(()) => return,
-                    Err(back) => queued = back,
-                }
-            }
-            let may_know = |it: &Token| queued.lacking & bit(it.index) == 0;
-            let is_out = |it: &Token| !it.circuit.is_usable() && may_know(it);
-            if !is_certain && self.tokens.iter().any(is_out) {
-                failure = Failure::NoToken;
+        let bad = Failure::InvalidCiphertext;
+        let key = queued.job.request.key;
+        let standing = |it: &Token| it.backend.standing(key, Some(Direction::Decrypt));
+        queued.lacking |= bit(token.index);
+        if standing(token) == Standing::Proven {
+            queued.failure = Some(bad);
+        }
+        let is_certain = queued.failure == Some(bad);
+        // A token with the same key says the same.
+        let same = self.tokens.iter().filter(|it| is_certain && standing(it) == Standing::Proven);
+        let not_these = same.fold(queued.lacking, |all, it| all | bit(it.index));
+        if let Some(other) = self.best_for(&queued.job.request, not_these) {
+            match self.push_first(other, queued) {
+                Ok(()) => return,
+                Err(back) => queued = back,
             }
         }
+        let failure = if is_certain { bad } else { self.undecided(&queued) };
         answered.extend(complete(queued, Err(failure), Some(token.index), 0));
+    }
+
+    /// The answer to a decryption that is bad by the word of those that could be asked, none of
+    /// which is known to have the right key.
+    fn undecided(&self, queued: &Queued) -> Failure {
+        let request = &queued.job.request;
+        let standing = |it: &Token| it.backend.standing(request.key, Some(Direction::Decrypt));
+        let has_said_so = |it: &&Token| queued.lacking & bit(it.index) != 0;
+        let have_key = || self.tokens.iter().filter(|it| standing(it) != Standing::Absent);
+        let mut unasked = have_key().filter(|it| !has_said_so(it));
+        if unasked.clone().any(|it| !it.circuit.is_usable()) {
+            return Failure::NoToken;
+        }
+        // A token that failed at it has not said so.
+        if let Some(failure) = queued.failure {
+            return failure;
+        }
+        match unasked.next() {
+            Some(it) => match it.admit(request, Instant::now(), false) {
+                _ if !it.has_room_for(request) => Failure::TooLarge,
+                Admission::Refused(failure) => failure,
+                Admission::Admitted | Admission::Trial => Failure::Overloaded,
+            },
+            // The right key is on none of them.
+            None if have_key().any(|it| standing(it) == Standing::Disagrees)
+                && have_key().all(|it| standing(it) == Standing::Disagrees) =>
+            {
+                Failure::KeysDiffer
+            }
+            None => Failure::InvalidCiphertext,
+        }
     }
 
     /// Takes in that `token` failed at the job, by a fault of its own, a session's or a key's. The
@@ -321,13 +344,17 @@ impl Fleet {
         None
     }
 
-    /// The request was done: those who held its ciphertext to be bad were in trouble.
-    pub fn clear_of_suspicion(&self, queued: &Queued, now: Instant) {
+    /// The request was done by `by`: those who held its ciphertext to be bad were in trouble, but
+    /// where that one's key is another.
+    pub fn clear_of_suspicion(&self, by: &Token, queued: &Queued, now: Instant) {
         if queued.suspicions == 0 {
             return;
         }
         let key = queued.job.request.key;
         let is_alone = self.tokens.len() == 1;
+        if !is_alone && by.backend.standing(key, None) != Standing::Proven {
+            return;
+        }
         for token in &self.tokens {
             // One that may hold another key was right.
             let is_same = || is_alone || token.backend.standing(key, None) == Standing::Proven;

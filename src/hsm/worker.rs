@@ -394,7 +394,7 @@ impl Worker<'_> {
         if let Some(key) = queued.key_use() {
             faults::key_succeeded(self.token, key, end);
         }
-        self.fleet.clear_of_suspicion(&queued, end);
+        self.fleet.clear_of_suspicion(self.token, &queued, end);
         let is_hedge = queued.is_hedge;
         let token = Some(self.token.index);
         let completion = complete(queued, Ok(success), token, queue_micros);
