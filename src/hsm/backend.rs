@@ -22,6 +22,12 @@ pub trait Backend: Send + Sync {
         if self.has_key(key) { Standing::Proven } else { Standing::Absent }
     }
 
+    /// Whether a key that is unproven cannot be proven at present, as far as is known: it may not
+    /// decrypt, or was tried a moment ago.
+    fn is_untestable(&self, _key: KeyIndex) -> bool {
+        false
+    }
+
     /// The key of that label, if requests may name it.
     fn index_of(&self, _label: &str) -> Option<KeyIndex> {
         None

@@ -1,8 +1,9 @@
 //! Which token gets a job.
 //!
-//! In this order: one that has the key, proven to be the same as the others'; that gets on; of the lowest priority number there is; in
-//! time; not one that has just returned and is busy; where the job waits least; with the fewest
-//! jobs for its weight. Equals get jobs at random, in proportion to their weights.
+//! In this order: one that has the key, proven to be the same as the others'; that gets on; of the
+//! lowest priority number there is; in time; not one that has just returned and is busy; where the
+//! job waits least; with the fewest jobs for its weight. Equals get jobs at random, in proportion
+//! to their weights.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -115,8 +116,8 @@ enum Fit {
     /// It is the same key as the others', or a decryption shows it.
     Suits,
     /// It is not known to be the same. All that encrypt with such a key use the same token: the
-    /// first in use, by priority and settings.
-    Unproven { priority: u32, place: u16 },
+    /// first in use, by trust, priority and settings.
+    Unproven { is_untrusted: bool, priority: u32, place: u16 },
     /// It is another key. A ciphertext that it made, nobody else decrypts.
     Differs,
     /// The token does not have it, or not for this use.
@@ -125,12 +126,23 @@ enum Fit {
 
 impl Fit {
     fn of(token: &Token, request: &Request) -> Self {
-        match token.backend.standing(request.key, Direction::of(&request.operation)) {
+        let backend = &token.backend;
+        match backend.standing(request.key, Direction::of(&request.operation)) {
             Standing::Proven => Self::Suits,
             Standing::Unproven if !is_encryption(request) => Self::Suits,
-            Standing::Unproven => {
-                Self::Unproven { priority: token.share.priority, place: token.index.0 }
+            // What is encrypted with a CDIV is decrypted to see; what is proven was decrypted.
+            Standing::Unproven
+                if matches!(request.operation, Operation::Encrypt { cdiv: Some(_) })
+                    && backend.standing(request.key, Some(Direction::Decrypt))
+                        == Standing::Absent =>
+            {
+                Self::Lacks
             }
+            Standing::Unproven => Self::Unproven {
+                is_untrusted: !backend.is_trusted(),
+                priority: token.share.priority,
+                place: token.index.0,
+            },
             Standing::Disagrees => Self::Differs,
             Standing::Absent => Self::Lacks,
         }
@@ -235,8 +247,21 @@ impl Fleet {
             !token.has_failing_keys()
                 || !matches!(token.admit(request, now, false), Admission::Refused(_))
         };
-        let may_do =
-            |token: &Token| !is_encryption(request) || Fit::of(token, request) != Fit::Differs;
+        let is_proven_somewhere = || {
+            let mut usable = self.tokens.iter().filter(|token| token.circuit.is_usable());
+            usable.any(|token| Fit::of(token, request) == Fit::Suits)
+        };
+        let may_do = |token: &Token| {
+            !is_encryption(request)
+                || match Fit::of(token, request) {
+                    Fit::Suits | Fit::Lacks => true,
+                    Fit::Differs => false,
+                    // Its key would be a second one, and nothing would tell whether it is another.
+                    Fit::Unproven { .. } => {
+                        !token.backend.is_untestable(request.key) || !is_proven_somewhere()
+                    }
+                }
+        };
         let usable = || {
             self.tokens.iter().filter(|token| {
                 token.circuit.is_usable()
@@ -245,7 +270,7 @@ impl Fleet {
                     && may_do(token)
             })
         };
-        let has_key = |token: &Token| token.backend.has_key(request.key);
+        let has_key = |token: &Token| Fit::of(token, request) != Fit::Lacks;
         let is_anywhere = usable().any(has_key);
         let mut best = None;
         for token in usable() {

@@ -149,6 +149,12 @@ impl Witnesses {
         self.era.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Whether the settings name a token that is right.
+    #[must_use]
+    pub fn has_trust(&self) -> bool {
+        self.trusted.read().is_some()
+    }
+
     /// Whether the settings name this token as the one that is right.
     #[must_use]
     pub fn is_trusted(&self, token: &Identity) -> bool {

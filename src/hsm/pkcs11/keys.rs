@@ -129,6 +129,12 @@ pub(super) struct Entry {
     pub(super) prove_after: Option<(Instant, u32)>,
 }
 
+impl Entry {
+    pub(super) fn is_put_off(&self, now: Instant, era: u32) -> bool {
+        self.prove_after.is_some_and(|(after, of)| now < after && of == era)
+    }
+}
+
 /// One token's keys.
 pub struct KeyCache {
     labels: Arc<Labels>,

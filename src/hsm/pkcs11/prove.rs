@@ -52,11 +52,18 @@ impl Calls {
         if key.proven_in == token.keys.witnesses().era() {
             return Ok(());
         }
+        let differs = Fault { failure: Failure::KeysDiffer, blame: Blame::Key };
+        let now = Instant::now();
+        if token.keys.is_known_to_disagree(index, now) {
+            return Err(differs.into());
+        }
         match self.prove_key(token, index, key)? {
+            Proof::Unproven(_) if token.keys.has_disagreed(index) => Err(differs.into()),
             Proof::Agrees | Proof::Made | Proof::Unproven(_) => Ok(()),
             Proof::Disputed => Err(Fault::answer(Failure::KeysDiffer).into()),
             Proof::Disagrees => {
-                Err(Fault { failure: Failure::KeysDiffer, blame: Blame::Key }.into())
+                token.keys.prove_later(index, now + DISAGREEMENT_RETRY_INTERVAL);
+                Err(differs.into())
             }
             Proof::Absent => Err(Fault { failure: Failure::KeyNotFound, blame: Blame::Key }.into()),
         }

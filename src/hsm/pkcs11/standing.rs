@@ -1,6 +1,6 @@
 //! Which of a token's keys are proven to be the same as the other tokens'.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -15,23 +15,31 @@ use crate::job::KeyIndex;
 /// One token's keys that disagree, and where to look for the next one to prove.
 #[derive(Default)]
 pub(super) struct Disagreeing {
-    keys: RwLock<BTreeSet<KeyIndex>>,
+    /// Each with the era of the witnesses that it was found out in.
+    keys: RwLock<BTreeMap<KeyIndex, u32>>,
     count: AtomicUsize,
     next: AtomicUsize,
 }
 
 impl Disagreeing {
-    fn contains(&self, key: KeyIndex) -> bool {
-        self.count.load(Ordering::Acquire) > 0 && self.keys.read().contains(&key)
+    /// The era of the witness that the key disagreed with when it was last tried.
+    fn era_of(&self, key: KeyIndex) -> Option<u32> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.keys.read().get(&key).copied()
     }
 
-    /// Returns whether that is news.
-    fn set(&self, key: KeyIndex, disagrees: bool) -> bool {
-        if !disagrees && self.count.load(Ordering::Acquire) == 0 {
+    /// `disagrees`: in which era, if so. Returns whether that is news.
+    fn set(&self, key: KeyIndex, disagrees: Option<u32>) -> bool {
+        if disagrees.is_none() && self.count.load(Ordering::Acquire) == 0 {
             return false;
         }
         let mut keys = self.keys.write();
-        let is_news = if disagrees { keys.insert(key) } else { keys.remove(&key) };
+        let is_news = match disagrees {
+            Some(era) => keys.insert(key, era).is_none(),
+            None => keys.remove(&key).is_some(),
+        };
         self.count.store(keys.len(), Ordering::Release);
         is_news
     }
@@ -52,10 +60,41 @@ impl KeyCache {
             {
                 Standing::Absent
             }
-            _ if self.disagreeing.contains(key) => Standing::Disagrees,
-            Some(found) if found.proven_in == self.witnesses.era() => Standing::Proven,
-            _ => Standing::Unproven,
+            found => match self.disagreeing.era_of(key) {
+                // Witnesses have changed: the next encryption tries it again.
+                Some(of) if direction == Some(Direction::Encrypt) && of != self.witnesses.era() => {
+                    Standing::Unproven
+                }
+                Some(_) => Standing::Disagrees,
+                None => match found {
+                    Some(key) if key.proven_in == self.witnesses.era() => Standing::Proven,
+                    _ => Standing::Unproven,
+                },
+            },
         }
+    }
+
+    /// Whether the key was another one when it was last tried.
+    pub(super) fn has_disagreed(&self, key: KeyIndex) -> bool {
+        self.disagreeing.era_of(key).is_some()
+    }
+
+    /// Whether the key was another one a moment ago, and no witness has changed since.
+    pub(super) fn is_known_to_disagree(&self, key: KeyIndex, now: Instant) -> bool {
+        self.disagreeing.era_of(key) == Some(self.witnesses.era()) && self.is_put_off(key, now)
+    }
+
+    /// Whether an attempt to prove the key is of no use at present.
+    pub fn is_untestable(&self, key: KeyIndex, now: Instant) -> bool {
+        let may_decrypt = self.get(key).is_none_or(|key| key.attributes.decrypt);
+        !may_decrypt || self.is_put_off(key, now)
+    }
+
+    fn is_put_off(&self, key: KeyIndex, now: Instant) -> bool {
+        let era = self.witnesses.era();
+        let entries = self.entries.read();
+        let entry = usize::try_from(key.0).ok().and_then(|index| entries.get(index));
+        entry.is_some_and(|entry| entry.is_put_off(now, era))
     }
 
     /// The keys that are there and are not proven.
@@ -68,7 +107,7 @@ impl KeyCache {
             let Some(key) = entry.key.filter(|_| !self.is_for_probes_alone(index)) else {
                 continue;
             };
-            if self.disagreeing.contains(index) {
+            if self.has_disagreed(index) {
                 found.disagreeing.extend(labels.get(index).map(Box::from));
             } else if key.proven_in != era {
                 found.unproven += 1;
@@ -86,7 +125,7 @@ impl KeyCache {
             }
             entry.prove_after = None;
         });
-        self.disagreeing.set(key, false)
+        self.disagreeing.set(key, None)
     }
 
     /// Takes in that it is another key than the witness's. Returns whether that is news.
@@ -96,7 +135,7 @@ impl KeyCache {
                 key.proven_in = 0;
             }
         });
-        self.disagreeing.set(key, true)
+        self.disagreeing.set(key, Some(self.witnesses.era()))
     }
 
     /// Leaves it as it is until then, or until witnesses have changed.
@@ -144,8 +183,7 @@ impl KeyCache {
         places.clone().zip(entries.get(places)?).find_map(|(place, entry)| {
             let key = entry.key.filter(|key| key.proven_in != era && key.attributes.decrypt)?;
             let index = u32::try_from(place).map(KeyIndex).ok()?;
-            let is_put_off = entry.prove_after.is_some_and(|(after, of)| now < after && of == era);
-            let is_due = !is_put_off && !self.is_for_probes_alone(index);
+            let is_due = !entry.is_put_off(now, era) && !self.is_for_probes_alone(index);
             is_due.then_some((place, index, key))
         })
     }

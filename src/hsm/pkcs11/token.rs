@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::Error;
@@ -264,6 +265,10 @@ impl Backend for Pkcs11Token {
         self.shared.keys.standing(key, direction)
     }
 
+    fn is_untestable(&self, key: KeyIndex) -> bool {
+        self.shared.keys.is_untestable(key, Instant::now())
+    }
+
     fn index_of(&self, label: &str) -> Option<KeyIndex> {
         self.shared.keys.labels().now().index_of(label)
     }
@@ -278,7 +283,8 @@ impl Backend for Pkcs11Token {
     }
 
     fn is_trusted(&self) -> bool {
-        self.shared.keys.witnesses().is_trusted(&self.shared.identity())
+        let witnesses = self.shared.keys.witnesses();
+        witnesses.has_trust() && witnesses.is_trusted(&self.shared.identity())
     }
 
     fn take_stale(&self) -> bool {
