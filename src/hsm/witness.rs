@@ -58,8 +58,6 @@ pub enum Disagreement {
 
 struct Entry {
     witness: Arc<Witness>,
-    /// The token that made it in this process.
-    maker: Option<TokenIndex>,
     /// Tokens that were asked, whatever they said.
     heard: TokenSet,
     /// Tokens that said that it is not theirs.
@@ -70,7 +68,7 @@ struct Entry {
 impl Entry {
     fn settled(witness: Witness) -> Self {
         let witness = Arc::new(witness);
-        Self { witness, maker: None, heard: 0, dissent: 0, is_settled: true }
+        Self { witness, heard: 0, dissent: 0, is_settled: true }
     }
 
     /// Whether it does not count yet, and nobody disagrees with it.
@@ -144,7 +142,6 @@ impl Witnesses {
     pub fn forget_unsettled(&self) {
         let mut entries = self.entries.write();
         entries.retain(|_, entry| entry.is_settled);
-        entries.values_mut().for_each(|entry| entry.maker = None);
         self.unsettled.store(0, Ordering::Release);
         self.era.fetch_add(1, Ordering::AcqRel);
     }
@@ -195,8 +192,7 @@ impl Witnesses {
             return false;
         }
         let (witness, heard) = (Arc::new(witness), bit(token));
-        let maker = Some(token);
-        let mut entry = Entry { witness, maker, heard, dissent: 0, is_settled: false };
+        let mut entry = Entry { witness, heard, dissent: 0, is_settled: false };
         self.unsettled.fetch_add(1, Ordering::AcqRel);
         if self.is_trusted(identity) {
             self.settle_one(&mut entry);
@@ -240,8 +236,7 @@ impl Witnesses {
         if entry.is_settled {
             return Disagreement::Excluded;
         }
-        // Who made it holds another key now, or is not the one that the settings trust.
-        if entry.maker == Some(token) || self.is_trusted(identity) {
+        if self.is_trusted(identity) {
             entries.remove(label);
             self.unsettled.fetch_sub(1, Ordering::AcqRel);
             self.era.fetch_add(1, Ordering::AcqRel);
@@ -412,14 +407,17 @@ mod tests {
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
     }
 
-    /// A maker whose key was replaced before its witness counted makes another one.
+    /// A maker that holds another key by now, before its witness counted, has encrypted with both:
+    /// nobody knows which is right. Once the witness is dropped, word about it says nothing.
     #[test]
     fn a_maker_that_changed_its_mind() {
         let witnesses = Witnesses::default();
         witnesses.offer("key", witness("a"), A, &named("a"));
-        assert_eq!(disagrees(&witnesses, A, "a"), Disagreement::Dropped);
+        let disputed = Disagreement::Disputed { maker: "a".to_owned() };
+        assert_eq!(disagrees(&witnesses, A, "a"), disputed);
+        assert!(witnesses.is_disputed("key"));
+        witnesses.trust(Some("a".to_owned()));
         assert!(witnesses.offer("key", witness("a2"), A, &named("a")));
-        // Word about the one before says nothing of this one.
         let late = witnesses.disagrees("key", &witness("a"), B, &named("b"));
         assert_eq!(late, Disagreement::Dropped);
         assert!(!witnesses.is_disputed("key"));
