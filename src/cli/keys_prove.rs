@@ -11,7 +11,7 @@ use super::hsm_session::HsmSession;
 use super::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::hsm::backend::{Evidence, Proof};
 use crate::hsm::proofs::{KeyOnToken, TokenProofs};
-use crate::hsm::witness::Witnesses;
+use crate::hsm::witness::{Witness, Witnesses};
 use crate::limits::MAX_WITNESS_FILE_BYTES;
 use crate::proto::Service;
 use crate::settings::Settings;
@@ -55,28 +55,35 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
         return Err(Failed::new(EXIT_SETTINGS, message.to_owned()));
     }
     let service = settings.service();
-    let known = known_witnesses(arguments, &service, directory.as_ref())?;
+    let mut known = known_witnesses(arguments, &service, directory.as_ref())?;
+    let given = given_witnesses(arguments)?;
+    known.extend(given.clone());
     let trusted = arguments.trust.clone().or_else(|| settings.pkcs11.trust_token.clone());
     let witnesses = Arc::new(Witnesses::new(known, trusted));
     let mut config = settings.hsm_config(&service);
     config.witnesses = Arc::clone(&witnesses);
     let session = HsmSession::start_with(&settings, config)?;
     let tokens = prove(&session, &service);
-    if let Some(trust) = &arguments.trust
-        && !tokens.iter().any(|token| token.label == *trust || token.id == *trust)
-    {
-        let message =
-            format!("--trust {trust:?}: no token of the settings has this label or serial number");
-        return Err(Failed::new(EXIT_SETTINGS, message));
-    }
     print_table(&tokens, &service, &settings);
+    let trusted = arguments.trust.as_deref().map(|name| trusted_id(&tokens, name)).transpose()?;
     if let Some(directory) = directory.as_ref().filter(|_| keeps) {
-        keep(directory, &witnesses, arguments.trust.is_some())?;
+        let precedence = |label: &str, witness: &Witness| match &trusted {
+            Some(id) if witness.made_by == *id => Precedence::First,
+            // One that the trusted token did not make is not what was asked for.
+            Some(_) => Precedence::None,
+            None if given.get(label) == Some(witness) => Precedence::First,
+            None => Precedence::Second,
+        };
+        keep(directory, &witnesses, precedence)?;
     }
     if let Some(file) = &arguments.export {
         export(file, &witnesses)?;
     }
+    let untried = tokens.iter().filter(|token| token.trouble.is_some()).count();
     match mistakes(&tokens, &service, &settings) {
+        0 if untried > 0 => {
+            Err(Failed::new(EXIT_UNAVAILABLE, format!("\n{untried} tokens could not be tried")))
+        }
         0 => Ok(()),
         number => Err(Failed::new(EXIT_UNAVAILABLE, format!("\n{number} keys are not proven"))),
     }
@@ -102,14 +109,34 @@ fn known_witnesses(
             !arguments.key.is_empty() && !arguments.key.iter().any(|key| **key == **label)
         });
     }
-    if let Some(file) = &arguments.with {
-        let told = |error| Failed::new(EXIT_SETTINGS, format!("{}: {error}", file.display()));
-        let mut bytes = Vec::new();
-        let open = fs::File::open(file).map_err(told)?;
-        open.take(MAX_WITNESS_FILE_BYTES).read_to_end(&mut bytes).map_err(told)?;
-        known.extend(content(file, witness_file::parse(&bytes))?);
-    }
     Ok(known)
+}
+
+/// Those of --with.
+fn given_witnesses(arguments: &Arguments) -> Result<witness_file::Witnesses, Failed> {
+    let Some(file) = &arguments.with else { return Ok(witness_file::Witnesses::new()) };
+    let told = |error| Failed::new(EXIT_SETTINGS, format!("{}: {error}", file.display()));
+    let mut bytes = Vec::new();
+    let open = fs::File::open(file).map_err(told)?;
+    open.take(MAX_WITNESS_FILE_BYTES).read_to_end(&mut bytes).map_err(told)?;
+    content(file, witness_file::parse(&bytes))
+}
+
+/// The serial number, or the label, of the token that --trust names. It has to be there: else the
+/// witnesses are another one's.
+fn trusted_id(tokens: &[TokenProofs], name: &str) -> Result<String, Failed> {
+    let Some(token) = tokens.iter().find(|token| token.label == name || token.id == name) else {
+        let message =
+            format!("--trust {name:?}: no token of the settings has this label or serial number");
+        return Err(Failed::new(EXIT_SETTINGS, message));
+    };
+    match &token.trouble {
+        None => Ok(token.id.clone()),
+        Some(trouble) => {
+            let message = format!("--trust {name:?}: {trouble}; no witness was kept");
+            Err(Failed::new(EXIT_UNAVAILABLE, message))
+        }
+    }
 }
 
 /// What a file holds; damage is a mistake where somebody looks on.
@@ -127,12 +154,31 @@ fn content(
     }
 }
 
-fn keep(directory: &Directory, witnesses: &Witnesses, replaces: bool) -> Result<(), Failed> {
-    let settled = witnesses.settled();
-    let number = settled.len();
+/// Whether a witness comes before the state directory's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Precedence {
+    First,
+    /// It is kept where there is none.
+    Second,
+    /// It is not kept.
+    None,
+}
+
+fn keep(
+    directory: &Directory,
+    witnesses: &Witnesses,
+    precedence: impl Fn(&str, &Witness) -> Precedence,
+) -> Result<(), Failed> {
+    let mut kept = 0;
     let changed = witness_file::change(directory, |known| {
-        for (label, witness) in settled {
-            if replaces || !known.contains_key(&label) {
+        for (label, witness) in witnesses.settled() {
+            let is_kept = match precedence(&label, &witness) {
+                Precedence::First => known.get(&label) != Some(&*witness),
+                Precedence::Second => !known.contains_key(&label),
+                Precedence::None => false,
+            };
+            if is_kept {
+                kept += 1;
                 known.insert(label, (*witness).clone());
             }
         }
@@ -140,7 +186,7 @@ fn keep(directory: &Directory, witnesses: &Witnesses, replaces: bool) -> Result<
     let path = directory.path().display();
     changed.map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("{path}: {error}")))?;
     println!(
-        "\n{path}: {number} witnesses kept; running proxies take them up by `xks-proxy reload`"
+        "\n{path}: {kept} witnesses are new; running proxies take them up by `xks-proxy reload`"
     );
     Ok(())
 }
