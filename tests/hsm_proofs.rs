@@ -249,3 +249,136 @@ fn different_uses() {
         }
     });
 }
+
+/// Which of two values a ciphertext was made with.
+fn value_of(sealed: &(Iv, Vec<u8>)) -> [u8; 32] {
+    let is_of = |value: &[u8; 32]| hsm_support::opens_with(value, sealed);
+    [A, B].into_iter().find(is_of).expect("made with one of the two")
+}
+
+/// A token that lacks a key has nothing to say about its witness, which counts all the same: once
+/// it does, a token that joins with another key is excluded, and does not put the key in dispute.
+#[test]
+fn keys_that_one_token_lacks() {
+    in_child("keys_that_one_token_lacks", Bench::environment, |directory| {
+        make("one", &[("key", A, ENCRYPT | DECRYPT), ("other", B, ENCRYPT | DECRYPT)]);
+        make("two", &[("other", B, ENCRYPT | DECRYPT)]);
+        make("three", &[("key", B, ENCRYPT | DECRYPT)]);
+        let mut bench = Bench { directory: directory.to_owned(), step: 0 };
+        let labels = ["one", "two", "three"];
+        let three = Bench::slot(&Caller::start(fleet(&labels, Witnesses::default())), 2);
+        bench.set(&format!("{AWAY}{three}"));
+        let config = fleet(&labels, Witnesses::default());
+        let witnesses = Arc::clone(&config.witnesses);
+        let mut caller = Caller::start(config);
+        eventually("both count", || witnesses.settled().len() == 2);
+        bench.set("");
+        eventually("it is excluded", || differing(&caller)[2] == ["key"]);
+        for _ in 0..20 {
+            let sealed = caller.encrypt(KEY, b"x").unwrap();
+            assert_eq!(value_of(&sealed), A);
+        }
+        let one = fleet(&labels[..2], Witnesses::default());
+        let witnesses = Arc::clone(&one.witnesses);
+        let hsm = xks_proxy::hsm::Hsm::start(one, Vec::new()).unwrap();
+        assert_eq!(hsm.prove_all(3).len(), 2);
+        assert_eq!(witnesses.settled().len(), 2, "as for people");
+    });
+}
+
+/// Where the right token does not serve the key at present, the word of one with another key is no
+/// word on a ciphertext.
+#[test]
+fn only_the_wrong_token_calls_it_bad() {
+    in_child("only_the_wrong_token_calls_it_bad", Bench::environment, |directory| {
+        let mut bench = tokens(directory, &[("one", A), ("two", B)]);
+        let mut caller = start(fleet(&["one", "two"], known_of("one")));
+        eventually("the second is excluded", || differing(&caller)[1] == ["key"]);
+        let sealed = caller.encrypt(KEY, b"x").unwrap();
+        let one = Bench::slot(&caller, 0);
+        bench.set(&format!(
+            "[[fault]]\nslot = {one}\nkey = \"key\"\nreturn = \"CKR_DEVICE_ERROR\"\nfunctions = \
+             [\"C_DecryptInit\"]"
+        ));
+        let mut refused = || {
+            let said = opens(&mut caller, &sealed);
+            assert!(!matches!(said, Ok(_) | Err(Failure::InvalidCiphertext)), "{said:?}");
+            !caller.hsm.stats()[0].keys_out_of_use.is_empty()
+        };
+        eventually("the key is out of use", &mut refused);
+        assert!((0..20).all(|_| refused()));
+        bench.set("");
+        eventually("it is decrypted", || opens(&mut caller, &sealed) == Ok(b"x".to_vec()));
+        let tampered = (sealed.0, vec![0; sealed.1.len()]);
+        assert_eq!(opens(&mut caller, &tampered), Err(Failure::InvalidCiphertext));
+    });
+}
+
+/// The only token has another key than the witness's: what it cannot decrypt may be good. Nor does
+/// a refused encryption cost it calls.
+#[test]
+fn the_only_token_is_wrong() {
+    in_child("the_only_token_is_wrong", Bench::environment, |directory| {
+        let bench = tokens(directory, &[("one", A), ("two", B)]);
+        let of_two = made_on("two");
+        let mut caller = start(fleet(&["one"], known_of("two")));
+        assert_eq!(differing(&caller)[0], ["key"]);
+        assert_eq!(opens(&mut caller, &of_two), Err(Failure::KeysDiffer));
+        let before = bench.count("C_DecryptInit");
+        for _ in 0..100 {
+            assert_eq!(caller.encrypt(KEY, b"x"), Err(Failure::KeysDiffer));
+        }
+        let calls = bench.count("C_DecryptInit") - before;
+        assert!(calls < 50, "{calls} calls for 100 refusals");
+    });
+}
+
+/// The token that the settings trust is the first to encrypt, and nobody else makes a witness
+/// while it is in use: not before all tokens were tried, and not after a dispute.
+#[test]
+fn the_trusted_one_comes_first() {
+    in_child("the_trusted_one_comes_first", Bench::environment, |directory| {
+        let mut bench = tokens(directory, &[("one", A), ("two", B)]);
+        let config = fleet(&["one", "two"], Witnesses::default());
+        let witnesses = Arc::clone(&config.witnesses);
+        let mut caller = start(config);
+        eventually("they are seen to differ", || differing(&caller)[1] == ["key"]);
+        let two = Bench::slot(&caller, 1);
+        witnesses.trust(Some("two".to_owned()));
+        for _ in 0..20 {
+            assert_eq!(value_of(&caller.encrypt(KEY, b"x").unwrap()), B);
+        }
+        drop(caller);
+        // The second takes its time to make a witness.
+        bench.set(&format!(
+            "[[fault]]\nslot = {two}\nkey = \"key\"\ndelay = \"30ms\"\nfunctions = \
+             [\"C_Encrypt\"]"
+        ));
+        let trusting = Witnesses::new(HashMap::new(), Some("two".to_owned()));
+        let mut caller = Caller::start(fleet(&["one", "two"], trusting));
+        for _ in 0..20 {
+            assert_eq!(value_of(&caller.encrypt(KEY, b"x").unwrap()), B);
+        }
+    });
+}
+
+/// What fails at one token is not tried on another whose key may not do it, or cannot show that it
+/// is the same.
+#[test]
+fn retries_keep_to_the_same_key() {
+    in_child("retries_keep_to_the_same_key", Bench::environment, |directory| {
+        make("one", &[("key", A, ENCRYPT | DECRYPT), ("other", A, ENCRYPT | DECRYPT)]);
+        make("two", &[("key", A, DECRYPT), ("other", B, ENCRYPT)]);
+        let mut bench = Bench { directory: directory.to_owned(), step: 0 };
+        let mut caller = Caller::start(fleet(&["one", "two"], Witnesses::default()));
+        eventually("the first is proven", || caller.hsm.stats()[0].keys_unproven == 0);
+        let one = Bench::slot(&caller, 0);
+        for key in [OTHER, KEY].into_iter().cycle().take(10) {
+            bench.set(&format!(
+                "[[fault]]\nslot = {one}\ncount = 1\nreturn = \"CKR_GENERAL_ERROR\"\nkeys = \
+                 [\"key\", \"other\"]\nfunctions = [\"C_EncryptInit\"]"
+            ));
+            assert_eq!(value_of(&caller.encrypt(key, b"x").unwrap()), A);
+        }
+    });
+}

@@ -165,6 +165,41 @@ fn the_next_process_knows() {
     response.assert_error(400, "InvalidCiphertextException");
 }
 
+/// What `--with` says takes the place of what the state directory says; `--trust` changes nothing
+/// where the trusted token is out of reach.
+#[test]
+fn witnesses_by_command() {
+    let prepared = with_a_stranger(watched().set("pkcs11.tokens", tokens(&[ANOTHER])));
+    let state = state_in(prepared.directory());
+    let mut proxy = prepared.start_with("state.directory", state.to_str().unwrap());
+    encrypt(&proxy.client());
+    proxy.wait_for("the witness to be kept", |_| witnesses_of(&state).contains("\"foo\""));
+    let of_another = witnesses_of(&state);
+    proxy.signal("TERM");
+    proxy.signal("TERM");
+    proxy.wait_for_end();
+
+    let unreachable = tokens(&[token::LABEL, "away"]);
+    proxy.change_settings(|table| settings::set(table, "pkcs11.tokens", unreachable));
+    let (code, printed) = proxy.run(&["keys", "prove", "--trust", "away"]);
+    assert_eq!(code, Some(69), "{printed}");
+    assert_eq!(witnesses_of(&state), of_another, "{printed}");
+
+    let exported = proxy.directory().join("exported");
+    let other_state = proxy.directory().join("other");
+    proxy.change_settings(|table| {
+        settings::set(table, "pkcs11.tokens", tokens(&[token::LABEL]));
+        settings::set(table, "state.directory", other_state.to_str().unwrap());
+    });
+    let (code, printed) = proxy.run(&["keys", "prove", "--export", exported.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{printed}");
+    proxy.change_settings(|table| settings::set(table, "state.directory", state.to_str().unwrap()));
+    let (code, printed) = proxy.run(&["keys", "prove", "--with", exported.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{printed}");
+    let of = |text: &str| text.lines().find(|it| it.contains("\"foo\"")).map(str::to_owned);
+    assert_eq!(of(&witnesses_of(&state)), of(&fs::read_to_string(&exported).unwrap()));
+}
+
 /// Whatever is wrong with the state directory: the proxy serves, with one warning, and what it
 /// could not read is still there.
 #[test]

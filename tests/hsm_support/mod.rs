@@ -330,6 +330,16 @@ pub fn request(key: u32, operation: Operation, input: &[u8]) -> Request {
     Request { operation, key: KeyIndex(key), aad: aad(), input: input.to_vec() }
 }
 
+/// Whether a ciphertext that was made with [`aad`] is one of a key of that value.
+pub fn opens_with(value: &[u8; 32], (iv, sealed): &(Iv, Vec<u8>)) -> bool {
+    use aes_gcm::aead::{Aead as _, Payload};
+    use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce};
+    let nonce = Nonce::try_from(iv.as_slice()).unwrap();
+    let aad = aad();
+    let payload = Payload { msg: sealed, aad: aad.as_slice() };
+    Aes256Gcm::new_from_slice(value).unwrap().decrypt(&nonce, payload).is_ok()
+}
+
 /// Waits, with patience for slow machines, until something is so.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
