@@ -68,8 +68,11 @@ impl Keeper<'_> {
         while !self.fleet.is_stopping() {
             self.let_settle();
             let healthy = self.check()?;
-            self.token.keeper.lock().has_tried = true;
+            let has_tried = std::mem::replace(&mut self.token.keeper.lock().has_tried, true);
             self.fleet.progress.tell();
+            if !has_tried {
+                self.fleet.begin_proofs(self.token);
+            }
             self.fleet.monitor_signal.tell();
             let Some(is_healthy) = healthy else { return Ok(()) };
             let pause = if is_healthy {

@@ -45,8 +45,7 @@ impl Keeper<'_> {
         }
         if has_made {
             // Now there is something to prove theirs by.
-            let others = self.fleet.tokens.iter().filter(|other| other.index != self.token.index);
-            others.for_each(|other| other.keeper_signal.tell());
+            self.fleet.tell_other_keepers(self.token);
         }
         Ok(())
     }
@@ -61,6 +60,19 @@ impl Keeper<'_> {
 }
 
 impl Fleet {
+    /// Takes in that `last` was tried for the first time: once all were, the keys of those that
+    /// were tried before it can be proven, and their keepers are at rest.
+    pub(super) fn begin_proofs(&self, last: &Token) {
+        if self.have_all_tried() {
+            self.tell_other_keepers(last);
+        }
+    }
+
+    fn tell_other_keepers(&self, than: &Token) {
+        let others = self.tokens.iter().filter(|other| other.index != than.index);
+        others.for_each(|other| other.keeper_signal.tell());
+    }
+
     /// Whether each token was tried once, or has had its time for it.
     fn have_all_tried(&self) -> bool {
         let has_tried = |token: &Token| token.keeper.lock().has_tried;
