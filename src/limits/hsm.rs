@@ -186,6 +186,11 @@ pub const MAX_LOGIN_WAIT: Duration = Duration::from_secs(5);
 pub const SILENT_WHILE_LISTING: Duration = Duration::from_secs(1);
 /// How often a token is probed that answers no requests.
 pub const SILENT_PROBE_INTERVAL: Duration = Duration::from_millis(250);
+/// Refusals of a login that don't speak of the PIN, with no success in between, after which it is
+/// not tried again.
+pub const MAX_OTHER_LOGIN_REFUSALS: u32 = 2;
+/// How often a token that refused its PIN is looked at: it may have been unlocked.
+pub const REFUSED_LOGIN_INTERVAL: Duration = Duration::from_secs(5);
 /// How often calls in flight are looked at.
 pub const MONITOR_TICK: Duration = Duration::from_millis(10);
 /// How often health is looked at for what has changed.
