@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use super::hsm_retry_login;
 use super::notify::Notifier;
 use super::takeover::Takeover;
 use super::upgrade::{Attempt, Program, Sockets, Successor};
@@ -36,9 +37,11 @@ pub(super) struct Events {
 
 impl Events {
     /// What signals ask for, as they come; and, for SIGHUP, that the settings be read again: what
-    /// comes while one waits is the same. SIGUSR1 is dealt with at once: see [`reopen`].
+    /// comes while one waits is the same. SIGUSR1, and the one of `hsm retry-login`, are
+    /// dealt with at once.
     pub(super) fn of_signals(log: &Arc<Log>, audit: &Audit) -> io::Result<(Self, Receiver<()>)> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
+        let mut signals =
+            Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, hsm_retry_login::SIGNAL])?;
         let (sender, receiver) = mpsc::sync_channel(4);
         let (reload_sender, reload) = mpsc::sync_channel(1);
         let (log, audit) = (Arc::clone(log), audit.clone());
@@ -49,6 +52,7 @@ impl Events {
                 match signal {
                     SIGHUP => drop(reload_sender.try_send(())),
                     SIGUSR1 => reopen(&log, &audit),
+                    hsm_retry_login::SIGNAL => hsm_retry_login::told(),
                     signal => drop(of_signals.try_send(Event::Signal(signal))),
                 }
             }

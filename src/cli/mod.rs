@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod demo;
 mod events;
 mod hsm_caller;
+mod hsm_retry_login;
 mod hsm_session;
 mod inherited;
 mod kept_state;
@@ -23,6 +24,7 @@ pub mod policy;
 pub mod probe;
 pub mod probe_hsm;
 pub mod reload;
+mod running;
 mod secret_output;
 pub mod serve;
 mod startup_log;
@@ -123,6 +125,11 @@ enum Command {
     ///
     /// It holds a secret. It is never printed on a terminal, unless --show-secret says so.
     KmsConfig(kms_config::Arguments),
+    /// What an operator tells a running proxy about its HSM
+    Hsm {
+        #[command(subcommand)]
+        command: HsmCommand,
+    },
     /// Find out by trying what each token can do, and print the profile to use
     ProbeHsm {
         /// The settings file, if it is not the one that serving would take
@@ -166,6 +173,21 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+enum HsmCommand {
+    /// Let a running proxy try once more each PIN that it does not try again
+    ///
+    /// A PIN that a token refused is not tried again, and none is tried where one more wrong PIN
+    /// locks the token. Make sure first that the PIN in use is right.
+    RetryLogin {
+        /// The settings file, if it is not the one that serving would take
+        file: Option<PathBuf>,
+        /// The process, if the settings have no [server] pid_file
+        #[arg(long)]
+        pid: Option<u32>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum KeysCommand {
     /// Prove that all tokens hold the same keys, by a ciphertext of each key: its witness
     Prove(keys_prove::Arguments),
@@ -202,6 +224,9 @@ pub fn run() -> ExitCode {
         Command::Keys { command: None, file } => keys::run(file.as_deref()),
         Command::Credentials { command } => credentials::run(&command),
         Command::KmsConfig(arguments) => kms_config::run(&arguments),
+        Command::Hsm { command: HsmCommand::RetryLogin { file, pid } } => {
+            hsm_retry_login::run(file.as_deref(), pid)
+        }
         Command::ProbeHsm { file, max_sessions, milli } => {
             let time = std::time::Duration::from_millis(milli);
             probe_hsm::run(file.as_deref(), max_sessions as usize, time)

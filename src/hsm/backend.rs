@@ -317,7 +317,8 @@ pub enum OpenError {
     Unavailable(String),
     /// The token has no more sessions to give; those that are open go on.
     TooManySessions(String),
-    /// It must not be tried again: the PIN was refused, and HSMs lock after a few wrong ones.
+    /// The PIN was refused, and HSMs lock after a few wrong ones: it is not tried again before the
+    /// token is unlocked, an operator says so, or the settings have another.
     PinRefused(String),
     /// The token cannot do what is needed, and never will.
     Unfit(String),

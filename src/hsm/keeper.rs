@@ -19,14 +19,14 @@ use super::watch::{End, Watch};
 use crate::limits::{
     FIRST_PROBES, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL, MAX_EVIDENCE_KEYS, MAX_HOUSEKEEPING,
     MAX_LISTING, MAX_PROBE, MAX_SLOW_BACKOFF, MIN_RECONNECT_BACKOFF, MIN_STEADY,
-    MISSING_LABEL_INTERVAL, PROBE_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE, RETURN_WITHIN_PERCENT,
-    SILENT_PROBE_INTERVAL,
+    MISSING_LABEL_INTERVAL, PROBE_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE, REFUSED_LOGIN_INTERVAL,
+    RETURN_WITHIN_PERCENT, SILENT_PROBE_INTERVAL,
 };
 
 /// This thread is written off and must end; its call was counted for that key.
 pub(super) struct WrittenOff(Option<KeyUse>);
 
-/// Runs until the fleet stops, the PIN is refused, the token proves unfit, or a call hangs and this keeper is replaced.
+/// Runs until the fleet stops, the token proves unfit, or a call hangs and this keeper is replaced.
 pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
     let mut keeper = Keeper {
         fleet,
@@ -39,6 +39,7 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         put_in_use_at: None,
         relapses: Backoff::default(),
         is_slow: false,
+        is_refused: false,
         slow_backoff: Backoff::up_to(MAX_SLOW_BACKOFF),
     };
     if let Err(WrittenOff(key)) = keeper.keep() {
@@ -61,6 +62,8 @@ pub(super) struct Keeper<'a> {
     relapses: Backoff,
     /// The token does nothing in the time that a request has.
     is_slow: bool,
+    /// The PIN was refused, and is not tried again before something has changed.
+    is_refused: bool,
     slow_backoff: Backoff,
 }
 
@@ -83,6 +86,9 @@ impl Keeper<'_> {
                 self.pause()
             } else if self.is_slow {
                 self.slow_backoff.wait()
+            } else if self.is_refused {
+                self.leave_alone(REFUSED_LOGIN_INTERVAL);
+                continue;
             } else {
                 self.failures += 1;
                 if self.reinitialize()? { MIN_RECONNECT_BACKOFF } else { self.backoff.wait() }
@@ -150,12 +156,18 @@ impl Keeper<'_> {
     fn let_settle(&mut self) {
         let is_new_to_this = |then: Instant| then.elapsed() < MIN_STEADY;
         if !self.token.circuit.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this) {
-            let end = Instant::now() + self.relapses.wait();
-            while Instant::now() < end && !self.fleet.is_stopping() {
-                self.token.keeper_signal.wait_until(end);
-            }
+            let pause = self.relapses.wait();
+            self.leave_alone(pause);
         } else if !self.put_in_use_at.is_some_and(is_new_to_this) {
             self.relapses.reset();
+        }
+    }
+
+    /// Waits for that long, whoever tells what, but for the end.
+    fn leave_alone(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end && !self.fleet.is_stopping() {
+            self.token.keeper_signal.wait_until(end);
         }
     }
 
@@ -167,6 +179,8 @@ impl Keeper<'_> {
             self.token.is_identity_new.store(true, Ordering::Release);
             match opened {
                 Ok(session) => {
+                    self.is_refused = false;
+                    self.token.keeper.lock().has_given_up = false;
                     self.session = Some(session);
                     // Handles do not outlive a reconnection.
                     self.listed_at = None;
@@ -326,21 +340,14 @@ impl Keeper<'_> {
     }
 
     fn not_opened(&mut self, error: OpenError) -> Option<bool> {
-        let is_unfit = matches!(error, OpenError::Unfit(_));
+        self.is_refused = matches!(error, OpenError::PinRefused(_));
         match error {
-            OpenError::PinRefused(reason) | OpenError::Unfit(reason) => {
-                {
-                    let mut state = self.token.keeper.lock();
-                    state.trouble = Some(reason.clone());
-                    state.has_given_up = true;
-                    state.is_unfit = is_unfit;
-                }
-                if !self.token.circuit.open(reason.clone()) {
-                    let label = self.token.backend.identity().label;
-                    tracing::error!(token = label, reason, "HSM token out of use");
-                } else {
-                    self.fleet.given_up(self.token);
-                }
+            OpenError::PinRefused(reason) => {
+                self.give_up(reason, false);
+                Some(false)
+            }
+            OpenError::Unfit(reason) => {
+                self.give_up(reason, true);
                 None
             }
             // The workers have them all, and may do well.
@@ -353,6 +360,22 @@ impl Keeper<'_> {
                 self.failed(reason, true);
                 Some(false)
             }
+        }
+    }
+
+    /// Puts the token out of use until something has changed, or for good.
+    fn give_up(&self, reason: String, is_unfit: bool) {
+        let is_known = {
+            let mut state = self.token.keeper.lock();
+            state.has_given_up = true;
+            state.is_unfit = is_unfit;
+            state.trouble.replace(reason.clone()).is_some_and(|known| known == reason)
+        };
+        if self.token.circuit.open(reason.clone()) {
+            self.fleet.given_up(self.token);
+        } else if !is_known {
+            let label = self.token.backend.identity().label;
+            tracing::error!(token = label, reason, "HSM token out of use");
         }
     }
 

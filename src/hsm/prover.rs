@@ -32,7 +32,7 @@ impl Keeper<'_> {
                 }
             }
             self.fleet.settle_witnesses();
-            let next = Instant::now() + start.elapsed().max(PROOF_PAUSE);
+            let next = start + (start.elapsed() * 2).max(PROOF_PAUSE);
             if is_done || next >= end {
                 break;
             }

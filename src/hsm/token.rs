@@ -97,7 +97,8 @@ pub struct KeeperState {
     pub trouble: Option<String>,
     /// It has tried for the first time, whatever came of it.
     pub has_tried: bool,
-    /// The PIN was refused, or the token is unfit: there is no keeper any more.
+    /// The PIN was refused, and nothing has changed since; or the token is unfit, and there is no
+    /// keeper any more.
     pub has_given_up: bool,
     /// The token cannot do what is needed.
     pub is_unfit: bool,

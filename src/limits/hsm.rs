@@ -134,10 +134,9 @@ pub const KEY_FAULT_MEMORY: Duration = Duration::from_secs(60);
 pub const OTHERS_FAIL: Duration = Duration::from_secs(2);
 /// Attempts at a request on a token, after which the charge of its faults decides about a third.
 pub const ATTEMPTS_BEFORE_CHARGE: u8 = 2;
-/// How long a token's keys are proven at a stretch; then as long, and [`PROOF_PAUSE`] at least, it
-/// is left to the requests.
+/// How long a token's keys are proven at a stretch; then it is left to the requests for as long.
 pub const PROOF_SLICE: Duration = Duration::from_millis(25);
-/// The shortest pause between two such stretches.
+/// The shortest time from the beginning of one such stretch to that of the next.
 pub const PROOF_PAUSE: Duration = Duration::from_millis(50);
 /// Keys proven at a stretch: 500 a second.
 pub const MAX_PROOFS_PER_SLICE: usize = 25;
@@ -188,6 +187,11 @@ pub const MAX_LOGIN_WAIT: Duration = Duration::from_secs(5);
 pub const SILENT_WHILE_LISTING: Duration = Duration::from_secs(1);
 /// How often a token is probed that answers no requests.
 pub const SILENT_PROBE_INTERVAL: Duration = Duration::from_millis(250);
+/// Refusals of a login that don't speak of the PIN, with no success in between, after which it is
+/// not tried again.
+pub const MAX_OTHER_LOGIN_REFUSALS: u32 = 2;
+/// How often a token that refused its PIN is looked at: it may have been unlocked.
+pub const REFUSED_LOGIN_INTERVAL: Duration = Duration::from_secs(5);
 /// How often calls in flight are looked at.
 pub const MONITOR_TICK: Duration = Duration::from_millis(10);
 /// How often health is looked at for what has changed.

@@ -1,6 +1,6 @@
 //! `[[pkcs11.tokens]]`: a fleet of several tokens.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::capabilities::{self, Capabilities};
 use super::pkcs11::{module_of, parameters_of, pin_of, sessions_of};
@@ -9,6 +9,7 @@ use crate::hsm::config::{TokenConfig, TokenSelector};
 use crate::limits::{MAX_PRIORITY, MAX_TOKENS, MAX_WEIGHT};
 use crate::observe::redaction::Secret;
 
+const PIN_REMEDY: &str = "write it here, \"\" if there is none, or name its file in user_pin_file";
 const NAME_REMEDY: &str = "write one of label, serial and slot";
 
 /// What `[pkcs11]` and `[hsm_capabilities]` say, for tokens that do not say it themselves.
@@ -55,6 +56,12 @@ fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenC
     };
     let user_pin = match pin_of(token, false) {
         Some(pin) => pin,
+        // A PIN is for the tokens of the module that it stands beside.
+        None if is_of_another_module(module.as_deref(), token, defaults) => {
+            let problem = "it is missing, and the PIN in [pkcs11] is not for another module";
+            token.report().mistake(&token.place_of("user_pin"), problem, PIN_REMEDY);
+            None
+        }
         None => or_default(token, "user_pin", "user_pin", defaults.user_pin.as_ref()),
     };
     let sessions = "session_pool_max_size";
@@ -88,6 +95,12 @@ fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenC
         rules,
         initialize_parameters: initialize_parameters?,
     })
+}
+
+/// Whether the token names a module that isn't `[pkcs11]`'s.
+fn is_of_another_module(module: Option<&Path>, token: &Section<'_>, defaults: &Defaults) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    token.get("module").is_some() && module.map(real) != defaults.module.as_deref().map(real)
 }
 
 fn or_default<T: Clone>(

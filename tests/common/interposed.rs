@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 
-use super::proxy::{Proxy, Setup};
+use super::proxy::{Prepared, Proxy, Setup};
 use super::tools;
 
 /// The proxy, and the module's settings.
@@ -24,6 +24,17 @@ impl Interposed {
     /// Starts it with a module that has these settings from the first call on.
     #[track_caller]
     pub fn with(setup: Setup, module_settings: &str) -> Self {
+        Self::started(setup, module_settings, Prepared::start)
+    }
+
+    /// The same, and waits only until it listens.
+    #[track_caller]
+    pub fn listening(setup: Setup, module_settings: &str) -> Self {
+        Self::started(setup, module_settings, Prepared::start_listening)
+    }
+
+    #[track_caller]
+    fn started(setup: Setup, module_settings: &str, start: fn(Prepared) -> Proxy) -> Self {
         let mut prepared = setup
             .set("pkcs11.PKCS11_HSM_MODULE", tools::interposer().to_str().unwrap())
             .env("XKS_INTERPOSER_MODULE", tools::softhsm2_module().to_str().unwrap())
@@ -33,7 +44,7 @@ impl Interposed {
         std::fs::write(&settings, module_settings).unwrap();
         prepared.env("XKS_INTERPOSER_CONFIG", settings.to_str().unwrap());
         prepared.env("XKS_INTERPOSER_COUNTS", counts.to_str().unwrap());
-        Self { proxy: prepared.start(), settings, counts, step: 0 }
+        Self { proxy: start(prepared), settings, counts, step: 0 }
     }
 
     /// What the module has counted.

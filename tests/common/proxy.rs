@@ -537,7 +537,11 @@ impl Proxy {
     pub fn start_again(&mut self) {
         self.wait_for_end();
         self.child = self.prepared.spawn();
-        self.wait_for("it to listen again", |proxy| listening(&proxy.log()).is_some());
+        self.wait_for("it to listen again", |proxy| {
+            let Some((api, ping)) = listening(&proxy.log()) else { return false };
+            (proxy.api, proxy.ping) = (api, ping);
+            true
+        });
     }
 
     /// After its end, starts it again with the same token, settings and directory, and waits until

@@ -26,6 +26,7 @@ mod key_trouble;
 mod keys;
 mod limits;
 mod load;
+mod logins;
 mod logs;
 mod lost_keys;
 mod metrics;

@@ -37,7 +37,8 @@ fn tokens_inherit() {
          [[pkcs11.tokens]]\nlabel = \"a  \"\n\
          [[pkcs11.tokens]]\nserial = \"01\"\nuser_pin = \"other\"\nsession_pool_max_size = 3\n\
          weight = 5\npriority = 1\n\
-         [[pkcs11.tokens]]\nslot = 7\nmodule = \"{own}\"\nprofile = \"cloudhsm\""
+         [[pkcs11.tokens]]\nslot = 7\nmodule = \"{own}\"\nuser_pin = \"its\"\n\
+         profile = \"cloudhsm\""
     ));
     let (settings, _) = place.load(&text).unwrap();
     let [a, b, c] = settings.pkcs11.tokens.as_slice() else { panic!("three") };
@@ -52,6 +53,22 @@ fn tokens_inherit() {
     assert_eq!(c.iv_mode, IvMode::ZeroedBuffer);
     assert_eq!(c.rules.max_operation_bytes, Some(16 * 1024));
     assert!(c.rules.is_read_write_only && !a.rules.is_read_write_only);
+}
+
+/// A PIN never goes to another module's token because the settings say nothing. The same module by
+/// another way is no other.
+#[test]
+fn a_pin_is_for_its_module() {
+    let place = Place::new();
+    let own = place.write("own.so", "");
+    let token = format!("[[pkcs11.tokens]]\nlabel = \"a\"\nmodule = \"{own}\"\n");
+    let findings = place.load(&with(&token)).unwrap_err();
+    let mistakes = mistakes(&findings);
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+    assert_eq!(mistakes[0].member, "pkcs11.tokens[0].user_pin");
+    assert!(mistakes[0].problem.contains("another module"), "{mistakes:?}");
+    place.load(&with(&format!("{token}user_pin = \"\"\n"))).unwrap();
+    place.load(&with("[[pkcs11.tokens]]\nlabel = \"a\"\nmodule = \"MODULE\"\n")).unwrap();
 }
 
 /// Where each token says all, `[pkcs11]` and `[hsm_capabilities]` need not.

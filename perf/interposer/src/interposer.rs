@@ -18,6 +18,7 @@ use crate::gate::{Gate, Permit};
 use crate::gcm::MadeIvs;
 use crate::keys::{self, Label, Labels};
 use crate::latency;
+use crate::oddities::Asked;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::watcher;
@@ -52,6 +53,7 @@ pub struct Interposer {
     pub environment: Environment,
     pub sessions: Sessions,
     pub made_ivs: MadeIvs,
+    pub asked: Asked,
     pub labels: Labels,
     pub calls: Calls,
     pub settings: ArcSwap<Settings>,
@@ -90,6 +92,7 @@ pub fn start() -> Result<&'static Interposer, &'static str> {
             environment,
             sessions: Sessions::default(),
             made_ivs: MadeIvs::default(),
+            asked: Asked::default(),
             labels: Labels::default(),
             calls: Calls::new(),
             settings: ArcSwap::from_pointee(settings),
@@ -122,6 +125,17 @@ impl Interposer {
             return Ok(Call::default());
         }
         self.act(&settings, function, target)
+    }
+
+    /// Whether a call with a buffer for its output, or none, may go on to the real module.
+    pub fn may_go_on(
+        &self,
+        function: Function,
+        session: CK_SESSION_HANDLE,
+        has_buffer: bool,
+    ) -> bool {
+        !self.settings.load().odd.wants_length_first
+            || self.asked.may_go_on(function, session, has_buffer)
     }
 
     /// Puts other settings in force and has hung calls look at them.

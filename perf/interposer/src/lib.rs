@@ -43,6 +43,16 @@
 //! needs_rw = true               # a read-only session is refused with CKR_FUNCTION_FAILED
 //! # no_rw_sessions = true       # a read-write session is, with CKR_TOKEN_WRITE_PROTECTED
 //!
+//! [odd]                   # what PKCS#11 allows, or real modules show; each is left out by default
+//! token_flags_set = 0x40000     # in CK_TOKEN_INFO: here CKF_USER_PIN_LOCKED; token_flags_cleared
+//! serial = "7"                  # another one; utc_time = "..." comes with CKF_CLOCK_ON_TOKEN
+//! find_at_most = 3              # handles that one C_FindObjects gives
+//! template_at_most = 2          # more attributes: C_FindObjectsInit says CKR_TEMPLATE_INCONSISTENT
+//! wants_length_first = true     # C_Encrypt and C_Decrypt say CKR_BUFFER_TOO_SMALL to a buffer that
+//!                               # comes before a question of the length
+//! no_iv_bits = true             # AES-GCM takes PKCS#11 v2.40's first CK_GCM_PARAMS alone
+//! initialize = "no_os_locking"  # C_Initialize: CKR_CANT_LOCK; or "null_only"
+//!
 //! # At most 8 calls at a time are inside of functions that have a latency (of all functions, if
 //! # none has one); the others wait their turn.
 //! parallel_calls = 8
@@ -125,6 +135,8 @@ mod interposer;
 #[expect(unsafe_code, reason = "asks the real module for labels")]
 mod keys;
 mod latency;
+#[expect(unsafe_code, reason = "works on the application's parameters")]
+mod oddities;
 mod random;
 mod sessions;
 mod settings;

@@ -15,6 +15,7 @@ use crate::functions::{FUNCTIONS, Function};
 use crate::gate::Gate;
 use crate::keys::{KEYED, KeySet};
 use crate::latency::{self, Latency};
+use crate::oddities::Oddities;
 
 /// The functions that `hsm_milli` is about.
 const HSM_FUNCTIONS: [Function; 5] = [
@@ -43,6 +44,7 @@ pub struct Settings {
     /// A fault asks which key a call is about.
     pub asks_for_keys: bool,
     pub emulation: Emulation,
+    pub odd: Oddities,
     /// Nothing is to be done to a call before it is forwarded but to count it.
     pub is_passive: bool,
 }
@@ -61,6 +63,7 @@ struct File {
     no_session_keys: Option<Refusal>,
     needs_rw: bool,
     no_rw_sessions: bool,
+    odd: Oddities,
     latency: BTreeMap<String, String>,
     fault: Vec<FaultEntry>,
 }
@@ -142,6 +145,7 @@ impl Settings {
             asks_for_keys: faults.iter().any(|fault| fault.keys.is_some()),
             faults,
             emulation,
+            odd: file.odd,
         })
     }
 

@@ -114,7 +114,6 @@ forward_on! { forward_change Session(session: CK_SESSION_HANDLE):
 
 forward_on! { forward Slot(slot: CK_SLOT_ID):
     C_GetSlotInfo(a: CK_SLOT_INFO_PTR);
-    C_GetTokenInfo(a: CK_TOKEN_INFO_PTR);
     C_GetMechanismList(a: CK_MECHANISM_TYPE_PTR, b: CK_ULONG_PTR);
     C_GetMechanismInfo(a: CK_MECHANISM_TYPE, b: CK_MECHANISM_INFO_PTR);
 }
@@ -130,8 +129,6 @@ forward_on! { forward Session(session: CK_SESSION_HANDLE):
     C_CopyObject(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG, d: CK_OBJECT_HANDLE_PTR);
     C_GetObjectSize(a: CK_OBJECT_HANDLE, b: CK_ULONG_PTR);
     C_GetAttributeValue(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG);
-    C_FindObjectsInit(a: CK_ATTRIBUTE_PTR, b: CK_ULONG);
-    C_FindObjects(a: CK_OBJECT_HANDLE_PTR, b: CK_ULONG, c: CK_ULONG_PTR);
     C_FindObjectsFinal();
     C_EncryptUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
     C_EncryptFinal(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
@@ -198,7 +195,10 @@ unsafe extern "C" fn C_Initialize(arguments: *mut c_void) -> CK_RV {
     // A process that forked comes here anew, and needs a watcher of its own.
     let _ = interposer::start();
     forward(Function::C_Initialize, Target::Module, |real| {
-        call_real!(real, C_Initialize, arguments)
+        let settings = interposer::get().map(|interposer| interposer.settings.load());
+        // SAFETY: the arguments are the application's own.
+        let refusal = settings.and_then(|it| unsafe { it.odd.refuses_to_initialize(arguments) });
+        refusal.unwrap_or_else(|| call_real!(real, C_Initialize, arguments))
     })
 }
 
@@ -212,6 +212,45 @@ unsafe extern "C" fn C_Finalize(reserved: *mut c_void) -> CK_RV {
                 let _ = counts::write(path, &counts::text(interposer));
             }
         })
+    })
+}
+
+unsafe extern "C" fn C_GetTokenInfo(slot: CK_SLOT_ID, info: CK_TOKEN_INFO_PTR) -> CK_RV {
+    forward(Function::C_GetTokenInfo, Target::Slot(slot), |real| {
+        let code = call_real!(real, C_GetTokenInfo, slot, info);
+        with_sessions(code, |interposer| {
+            // SAFETY: the application's place, which the real module has filled.
+            if let Some(info) = unsafe { info.as_mut() } {
+                interposer.settings.load().odd.change(info);
+            }
+        })
+    })
+}
+
+unsafe extern "C" fn C_FindObjectsInit(
+    session: CK_SESSION_HANDLE,
+    template: CK_ATTRIBUTE_PTR,
+    attributes: CK_ULONG,
+) -> CK_RV {
+    forward(Function::C_FindObjectsInit, Target::Session(session), |real| {
+        let at_most = interposer::get().and_then(|it| it.settings.load().odd.template_at_most);
+        if at_most.is_some_and(|at_most| attributes > at_most) {
+            return CKR_TEMPLATE_INCONSISTENT;
+        }
+        call_real!(real, C_FindObjectsInit, session, template, attributes)
+    })
+}
+
+unsafe extern "C" fn C_FindObjects(
+    session: CK_SESSION_HANDLE,
+    objects: CK_OBJECT_HANDLE_PTR,
+    max_objects: CK_ULONG,
+    found: CK_ULONG_PTR,
+) -> CK_RV {
+    forward(Function::C_FindObjects, Target::Session(session), |real| {
+        let at_most = interposer::get().and_then(|it| it.settings.load().odd.find_at_most);
+        let max_objects = at_most.map_or(max_objects, |at_most| at_most.min(max_objects));
+        call_real!(real, C_FindObjects, session, objects, max_objects, found)
     })
 }
 
@@ -265,9 +304,14 @@ unsafe extern "C" fn C_EncryptInit(
         return CKR_GENERAL_ERROR;
     };
     forward_beginning(Function::C_EncryptInit, session, key, |real| {
-        let mode = interposer.settings.load().emulation.iv;
+        let settings = interposer.settings.load();
+        let (mode, ivs) = (settings.emulation.iv, &interposer.made_ivs);
         // SAFETY: the arguments are the application's own.
-        unsafe { gcm::encrypt_init(real, &interposer.made_ivs, mode, session, mechanism, key) }
+        unsafe {
+            settings.odd.with_iv_bits(mechanism, |mechanism| {
+                gcm::encrypt_init(real, ivs, mode, session, mechanism, key)
+            })
+        }
     })
 }
 
@@ -276,8 +320,14 @@ unsafe extern "C" fn C_DecryptInit(
     mechanism: CK_MECHANISM_PTR,
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
+    let Some(interposer) = interposer::get() else {
+        return CKR_GENERAL_ERROR;
+    };
     forward_beginning(Function::C_DecryptInit, session, key, |real| {
-        call_real!(real, C_DecryptInit, session, mechanism, key)
+        let settings = interposer.settings.load();
+        let init = |mechanism| call_real!(real, C_DecryptInit, session, mechanism, key);
+        // SAFETY: the arguments are the application's own.
+        unsafe { settings.odd.with_iv_bits(mechanism, init) }
     })
 }
 
@@ -295,6 +345,9 @@ unsafe extern "C" fn C_Encrypt(
         Ok(call) => call,
         Err(code) => return code,
     };
+    if !interposer.may_go_on(Function::C_Encrypt, session, !output.is_null()) {
+        return CKR_BUFFER_TOO_SMALL;
+    }
     let (real, ivs) = (interposer.real, &interposer.made_ivs);
     // SAFETY: the arguments are the application's own.
     let code = unsafe { gcm::encrypt(real, ivs, session, data, data_bytes, output, output_bytes) };
@@ -320,6 +373,9 @@ unsafe extern "C" fn C_Decrypt(
         return CKR_GENERAL_ERROR;
     };
     forward(Function::C_Decrypt, Target::Session(session), |real| {
+        if !interposer.may_go_on(Function::C_Decrypt, session, !output.is_null()) {
+            return CKR_BUFFER_TOO_SMALL;
+        }
         let code = call_real!(real, C_Decrypt, session, data, data_bytes, output, output_bytes);
         interposer.settings.load().emulation.decrypted(code)
     })

@@ -1,17 +1,15 @@
 //! `xks-proxy reload`: has a running proxy read its settings again, and says what came of it.
 
-use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde::Deserialize;
 
 use crate::cli::client::{Endpoint, Trust};
-use crate::cli::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed, admin_client, load, pid_file};
+use crate::cli::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed, admin_client, load, running};
 use crate::limits::RELOAD_COMMAND_TIMEOUT;
-use crate::settings::Settings;
 
 /// Between two looks at what came of it.
 const POLL: Duration = Duration::from_millis(50);
@@ -50,11 +48,7 @@ pub fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
     for finding in &findings {
         println!("{finding}");
     }
-    let pid = match pid {
-        Some(pid) => pid,
-        None => pid_of(&settings)?,
-    };
-    let process = own_kind(pid)?;
+    let (pid, process) = running::find(pid, settings.server.pid_file.as_deref())?;
     let admin = admin_client::of_settings(settings.admin.as_ref()).ok().filter(|it| it.port > 0);
     let before = admin.as_ref().and_then(ask);
     kill_process(process, Signal::HUP)
@@ -95,28 +89,4 @@ fn wait(admin: &Endpoint, before: u64) -> Result<SettingsStatus, Failed> {
          see its log"
     );
     Err(Failed::new(EXIT_UNAVAILABLE, message))
-}
-
-fn pid_of(settings: &Settings) -> Result<u32, Failed> {
-    let Some(path) = &settings.server.pid_file else {
-        let message = "which process? Name it by --pid, or have the settings say [server] pid_file";
-        return Err(Failed::unavailable(message.to_owned()));
-    };
-    pid_file::read(path)
-        .map_err(|error| Failed::unavailable(format!("{}: {error}", path.display())))
-}
-
-/// A file may outlive its process, and the signal ends most programs: only one of our own name
-/// gets it.
-fn own_kind(pid: u32) -> Result<Pid, Failed> {
-    let name_of = |process: &str| fs::read_to_string(format!("/proc/{process}/comm"));
-    let no_such = || Failed::unavailable(format!("there is no process {pid}"));
-    let name = name_of(&pid.to_string()).map_err(|_| no_such())?;
-    // Another version may have a file of another name, as "xks-proxy-2".
-    let is_ours = name.starts_with("xks-proxy") || name_of("self").is_ok_and(|own| own == name);
-    if !is_ours {
-        let message = format!("process {pid} is not an xks-proxy, but {}", name.trim_end());
-        return Err(Failed::unavailable(message));
-    }
-    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(no_such)
 }

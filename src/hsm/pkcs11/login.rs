@@ -1,13 +1,15 @@
-//! The login: one for all sessions of a token, done by one of them, and a wrong PIN only once.
+//! The login: one for all sessions of a token, done by one of them, and a PIN that was refused is
+//! not tried again.
 
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::types::AuthPin;
-use cryptoki_sys::CKR_USER_ALREADY_LOGGED_IN;
+use cryptoki_sys::*;
 use parking_lot::Mutex;
 
 use super::codes::{self, Class};
+use super::pin_tries::{self, NotNow, PinFlags, PinId, Refusal};
 use crate::hsm::backend::OpenError;
-use crate::limits::MAX_LOGIN_WAIT;
+use crate::limits::{MAX_LOGIN_WAIT, MAX_OTHER_LOGIN_REFUSALS};
 use crate::observe::redaction::Secret;
 
 /// What the token said of itself in CK_TOKEN_INFO that a login depends on.
@@ -17,6 +19,18 @@ pub struct LoginRules {
     pub is_required: bool,
     /// CKF_PROTECTED_AUTHENTICATION_PATH: the PIN is entered at the device.
     pub has_protected_path: bool,
+    /// How much its user PIN can bear.
+    pub pin: PinFlags,
+}
+
+/// The token as it is right before a login.
+pub struct About {
+    /// What it says of logins.
+    pub rules: LoginRules,
+    /// The PIN on this token.
+    pub pin_id: PinId,
+    /// For the log.
+    pub name: String,
 }
 
 /// A token's login.
@@ -32,8 +46,6 @@ enum State {
     Needed,
     /// The token has no password, and said so.
     NotNeeded,
-    /// The PIN was refused.
-    Refused(String),
 }
 
 impl Login {
@@ -43,22 +55,28 @@ impl Login {
         Self { pin, state: Mutex::default() }
     }
 
-    /// Sees to it that the session's token is logged in. A login that fails is counted in `counts`.
+    /// The PIN, to be told from others.
+    #[must_use]
+    pub fn pin(&self) -> &Secret<String> {
+        &self.pin
+    }
+
+    /// Sees to it that the session's token is logged in. `ask` asks the token who it is, right
+    /// before it gets the PIN. A login that fails is counted in `counts`.
     ///
     /// # Errors
-    /// [`OpenError::PinRefused`] now and for ever after if the token refused the PIN.
+    /// [`OpenError::PinRefused`] if the token refused the PIN, now or before; those of `ask`.
     pub fn ensure(
         &self,
         session: &Session,
-        rules: LoginRules,
+        ask: impl FnOnce() -> Result<About, OpenError>,
         counts: &codes::Counts,
     ) -> Result<(), OpenError> {
         // Another thread's login may hang.
         let Some(mut state) = self.state.try_lock_for(MAX_LOGIN_WAIT) else {
-            return Err(OpenError::Unavailable("another login does not return".to_owned()));
+            return Err(busy());
         };
         match &*state {
-            State::Refused(reason) => return Err(OpenError::PinRefused(reason.clone())),
             State::NotNeeded => return Ok(()),
             State::Needed => {}
         }
@@ -67,37 +85,44 @@ impl Login {
             Ok(false) => {}
             Err(reason) => return Err(OpenError::Unavailable(reason)),
         }
+        let About { rules, pin_id, name } = ask()?;
+        let under_way = pin_tries::begin(pin_id, rules.pin).map_err(|not_now| match not_now {
+            NotNow::Busy => busy(),
+            NotNow::Spent(reason) => OpenError::PinRefused(reason),
+        })?;
+        if rules.pin.is_count_low {
+            tracing::warn!(
+                token = name,
+                "a wrong PIN was given to the token since the last login, by whomever: few more lock \
+                 it (CKF_USER_PIN_COUNT_LOW)"
+            );
+        }
         let pin = self.pin.expose();
-        let by_device = pin.is_empty() && rules.has_protected_path;
-        let pin_for_call = (!by_device).then(|| AuthPin::new(pin.as_str().into()));
+        let is_by_device = pin.is_empty() && rules.has_protected_path;
+        let pin_for_call = (!is_by_device).then(|| AuthPin::new(pin.as_str().into()));
         let Err(error) = session.login(UserType::User, pin_for_call.as_ref()) else {
+            under_way.succeeded();
             return Ok(());
         };
         let code = codes::code_of(&error);
         if code == Some(CKR_USER_ALREADY_LOGGED_IN) {
+            under_way.succeeded();
             return Ok(());
         }
         if let Some(code) = code {
             counts.count(code);
         }
         let reason = codes::describe_error(&error);
-        match code.map(codes::class) {
-            Some(Class::Pin | Class::Request | Class::AmbiguousRequest | Class::Token)
-                if !rules.is_required && pin.is_empty() =>
-            {
-                *state = State::NotNeeded;
-                Ok(())
-            }
-            Some(Class::Pin) => {
-                let reason = format!(
-                    "the PIN (user_pin) was refused ({reason}); it is not tried again before a restart, or a \
-                     reload that changes the HSM's settings"
-                );
-                *state = State::Refused(reason.clone());
-                Err(OpenError::PinRefused(reason))
-            }
-            _ => Err(OpenError::Unavailable(reason)),
+        if !rules.is_required && pin.is_empty() && code.is_some_and(wants_no_login) {
+            *state = State::NotNeeded;
+            return Ok(());
         }
+        let (refusal, told) = refused(code, is_by_device, &reason);
+        under_way.refused(refusal, &told);
+        Err(match refusal {
+            Refusal::Final => OpenError::PinRefused(told),
+            Refusal::Other | Refusal::BeforeTheCheck => OpenError::Unavailable(reason),
+        })
     }
 
     /// Whether a session that isn't logged in is of no use.
@@ -105,6 +130,75 @@ impl Login {
     pub fn is_needed(&self) -> bool {
         self.state.try_lock().is_none_or(|state| !matches!(*state, State::NotNeeded))
     }
+}
+
+fn busy() -> OpenError {
+    OpenError::Unavailable("another login does not return".to_owned())
+}
+
+/// What a token may say to an empty PIN that has no password.
+fn wants_no_login(code: CK_RV) -> bool {
+    matches!(
+        codes::class(code),
+        Class::Pin | Class::Request | Class::AmbiguousRequest | Class::Token
+    )
+}
+
+/// Whether a C_Login that ended so has looked at no PIN.
+fn is_before_the_check(code: CK_RV) -> bool {
+    matches!(
+        code,
+        CKR_CRYPTOKI_NOT_INITIALIZED
+            | CKR_DEVICE_REMOVED
+            | CKR_HOST_MEMORY
+            | CKR_LIBRARY_LOAD_FAILED
+            | CKR_OPERATION_ACTIVE
+            | CKR_SESSION_CLOSED
+            | CKR_SESSION_COUNT
+            | CKR_SESSION_HANDLE_INVALID
+            | CKR_SESSION_READ_ONLY_EXISTS
+            | CKR_SLOT_ID_INVALID
+            | CKR_TOKEN_NOT_INITIALIZED
+            | CKR_TOKEN_NOT_PRESENT
+            | CKR_TOKEN_NOT_RECOGNIZED
+            | CKR_USER_PIN_NOT_INITIALIZED
+    )
+}
+
+/// Whether a login may be tried again, and what is said once it is not. `None` for a code that the
+/// `cryptoki` crate gave: the module was not called.
+fn refused(code: Option<CK_RV>, is_by_device: bool, reason: &str) -> (Refusal, String) {
+    const RETRY: &str = "then say `xks-proxy hsm retry-login`";
+    let Some(code) = code.filter(|code| !is_before_the_check(*code)) else {
+        return (Refusal::BeforeTheCheck, reason.to_owned());
+    };
+    let told = match (code, codes::class(code)) {
+        (CKR_USER_ANOTHER_ALREADY_LOGGED_IN, _) => format!(
+            "another user, such as the security officer, is logged in to the token ({reason}): log \
+             it out, {RETRY}"
+        ),
+        _ if is_by_device => format!(
+            "the token takes its PIN at the device alone (CKF_PROTECTED_AUTHENTICATION_PATH), and \
+             the login failed ({reason}); it is not tried again: be ready to enter it there, {RETRY}"
+        ),
+        (CKR_PIN_LOCKED, _) => format!(
+            "the token's user PIN is locked ({reason}): once it is unlocked, the PIN (user_pin) is \
+             tried once more"
+        ),
+        (_, Class::Pin) => format!(
+            "the PIN (user_pin) was refused ({reason}); it is not tried again on this token in this \
+             process's life: correct it in the settings and reload them; or set the token right, \
+             {RETRY}"
+        ),
+        _ => {
+            let told = format!(
+                "the login was refused {MAX_OTHER_LOGIN_REFUSALS} times ({reason}), and each may \
+                 have cost a try of the PIN; it is not tried again: find out why, {RETRY}"
+            );
+            return (Refusal::Other, told);
+        }
+    };
+    (Refusal::Final, told)
 }
 
 /// Whether the user is logged in, by the session's own word.
@@ -115,5 +209,30 @@ pub fn is_logged_in(session: &Session) -> Result<bool, String> {
     match session.get_session_info() {
         Ok(info) => Ok(matches!(info.session_state(), SessionState::RwUser | SessionState::RoUser)),
         Err(error) => Err(codes::describe_error(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Codes that PKCS#11 lists for C_Login, some that it doesn't, and a vendor's.
+    #[test]
+    fn refusals() {
+        let of = |code| refused(Some(code), false, "C_Login: no").0;
+        for code in
+            [CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED]
+        {
+            assert_eq!(of(code), Refusal::Final, "{code:x}");
+        }
+        assert_eq!(of(CKR_USER_ANOTHER_ALREADY_LOGGED_IN), Refusal::Final);
+        for code in [CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR, CKR_DEVICE_ERROR, 0x8000_0001] {
+            assert_eq!(of(code), Refusal::Other, "{code:x}");
+            assert_eq!(refused(Some(code), true, "no").0, Refusal::Final, "at the device");
+        }
+        for code in [CKR_TOKEN_NOT_PRESENT, CKR_DEVICE_REMOVED, CKR_SESSION_HANDLE_INVALID] {
+            assert_eq!(of(code), Refusal::BeforeTheCheck, "{code:x}");
+        }
+        assert_eq!(refused(None, false, "no").0, Refusal::BeforeTheCheck);
     }
 }

@@ -6,12 +6,9 @@ use std::time::Instant;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::Error;
-use cryptoki::mechanism::MechanismType;
 use cryptoki::session::Session as CryptokiSession;
-use cryptoki::slot::{Slot, TokenInfo};
-use cryptoki_sys::{
-    CK_OBJECT_HANDLE, CK_RV, CKR_MECHANISM_INVALID, CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED,
-};
+use cryptoki::slot::Slot;
+use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV, CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED};
 use parking_lot::{Mutex, RwLock};
 
 use super::codes::{self, Class};
@@ -26,6 +23,7 @@ use super::module::{Generation, Module};
 use super::reinitialization::User;
 use super::selection::{choose, describe as describe_slot};
 use super::session::{Opened, Pkcs11Session};
+use super::slots::{list_slots, require_gcm};
 use super::trouble::{NO_SESSION, fault_of_error};
 use crate::hsm::backend::{
     Backend, Direction, Fault, Identity, NotProven, OpenError, Session, Standing,
@@ -34,7 +32,6 @@ use crate::hsm::config::{TokenConfig, TokenSelector};
 use crate::hsm::inventory::{SlotInventory, TokenInventory};
 use crate::hsm::witness::Witnesses;
 use crate::job::{Iv, KeyIndex, TokenIndex};
-use crate::limits::MAX_SLOTS;
 
 /// A token, as [`Backend`].
 pub struct Pkcs11Token {
@@ -58,18 +55,18 @@ pub(super) struct Shared {
     /// A ciphertext of a configured key, made by the latest probe that used one.
     pub(super) sample: Mutex<Option<KnownGood>>,
     makes_no_session_keys: AtomicBool,
-    chosen: RwLock<Chosen>,
+    pub(super) chosen: RwLock<Chosen>,
 }
 
 /// The slot that the settings mean.
 #[derive(Default)]
-struct Chosen {
+pub(super) struct Chosen {
     /// As it was found in that initialisation of the module; looked for anew in another.
-    slot: Option<(Generation, Slot)>,
+    pub(super) slot: Option<(Generation, Slot)>,
     /// Who it was then. It stays, so that "the first token" never becomes another one, and the
     /// PIN never goes to a stranger.
-    token: Option<SlotInventory>,
-    rules: LoginRules,
+    pub(super) token: Option<SlotInventory>,
+    pub(super) rules: LoginRules,
 }
 
 impl Shared {
@@ -156,13 +153,13 @@ impl Shared {
         codes::class_of_decrypt(code, self.config.rules.bad_tag_codes)
     }
 
-    fn slot(&self, generation: Generation) -> Result<(Slot, LoginRules), OpenError> {
+    fn slot(&self, generation: Generation) -> Result<Slot, OpenError> {
         {
             let chosen = self.chosen.read();
             if let Some((of, slot)) = chosen.slot
                 && of == generation
             {
-                return Ok((slot, chosen.rules));
+                return Ok(slot);
             }
         }
         let slots = list_slots(&self.module.pkcs11)
@@ -194,7 +191,7 @@ impl Shared {
                 "several HSM slots fit the settings: `serial` or `slot` would tell them apart"
             );
         }
-        Ok((found.slot, found.rules))
+        Ok(found.slot)
     }
 }
 
@@ -241,7 +238,7 @@ impl Pkcs11Token {
         let shared = &self.shared;
         let entry = shared.module.enter().map_err(OpenError::Unavailable)?;
         let generation = entry.generation();
-        let (slot, rules) = shared.slot(generation)?;
+        let slot = shared.slot(generation)?;
         let is_read_write_only = shared.config.rules.is_read_write_only;
         let opened = open_in(&shared.module.pkcs11, slot, is_read_write_only);
         let session = opened.map_err(|error| {
@@ -259,7 +256,7 @@ impl Pkcs11Token {
         let opened = Opened { slot, generation, at: Instant::now() };
         let session = Pkcs11Session::new(Arc::clone(shared), session, opened);
         if let Some(cryptoki) = session.cryptoki() {
-            shared.login.ensure(cryptoki, rules, &shared.codes)?;
+            shared.login.ensure(cryptoki, || shared.before_login(slot), &shared.codes)?;
         }
         Ok(session)
     }
@@ -424,68 +421,7 @@ fn open_in(
     })
 }
 
-/// Without CKM_AES_GCM there is nothing that the token could do here. One that does not tell its
-/// mechanisms shows it at the first operation.
-fn require_gcm(pkcs11: &Pkcs11, found: &Found) -> Result<(), OpenError> {
-    match pkcs11.get_mechanism_info(found.slot, MechanismType::AES_GCM) {
-        Err(error) if codes::code_of(&error) == Some(CKR_MECHANISM_INVALID) => {
-            let SlotInventory { label, manufacturer, model, .. } = &found.inventory;
-            Err(OpenError::Unfit(format!(
-                "the token {label:?} ({manufacturer} {model}) has no AES-GCM (CKM_AES_GCM), which \
-                 is all that KMS asks of an HSM: it cannot serve"
-            )))
-        }
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
-struct Found {
-    slot: Slot,
-    inventory: SlotInventory,
-    rules: LoginRules,
-}
-
-fn list_slots(pkcs11: &Pkcs11) -> Result<Vec<Found>, Error> {
-    let mut found = Vec::new();
-    for slot in pkcs11.get_slots_with_token()?.into_iter().take(MAX_SLOTS) {
-        // A token that does not tell who it is may be another one's trouble; but a device error
-        // may be that of the one that is looked for.
-        match pkcs11.get_token_info(slot) {
-            Ok(token) => found.push(Found {
-                slot,
-                rules: LoginRules {
-                    is_required: token.login_required(),
-                    has_protected_path: token.protected_authentication_path(),
-                },
-                inventory: describe(slot, &token),
-            }),
-            Err(error) => match codes::code_of(&error).map(codes::class) {
-                Some(Class::Module) => return Err(error),
-                _ => continue,
-            },
-        }
-    }
-    Ok(found)
-}
-
-fn describe(slot: Slot, token: &TokenInfo) -> SlotInventory {
-    let trimmed = |text: &str| text.trim_end_matches(['\0', ' ']).to_owned();
-    SlotInventory {
-        id: slot.id(),
-        label: trimmed(token.label()),
-        serial: trimmed(token.serial_number()),
-        model: trimmed(token.model()),
-        manufacturer: trimmed(token.manufacturer_id()),
-        firmware: token.firmware_version().to_string(),
-        hardware: token.hardware_version().to_string(),
-        is_initialized: token.token_initialized(),
-        login_required: token.login_required(),
-        is_pin_locked: token.user_pin_locked(),
-        sessions: token.session_count(),
-    }
-}
-
-fn identity(token: &SlotInventory) -> Identity {
+pub(super) fn identity(token: &SlotInventory) -> Identity {
     let label = printable(&token.label);
     let serial = printable(&token.serial);
     Identity {

@@ -1,0 +1,178 @@
+//! What PKCS#11 allows, or real modules show, and the real module here does not: answers that are
+//! changed on their way back, and calls that are refused for their form.
+
+use std::collections::HashSet;
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+use cryptoki_sys::*;
+use serde::Deserialize;
+
+use crate::functions::Function;
+
+/// `[odd]`. By default nothing is.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Oddities {
+    /// Bits that CK_TOKEN_INFO.flags has.
+    pub token_flags_set: u64,
+    /// Bits that CK_TOKEN_INFO.flags has not.
+    pub token_flags_cleared: u64,
+    /// CK_TOKEN_INFO.serialNumber
+    pub serial: Option<String>,
+    /// CK_TOKEN_INFO.utcTime, with CKF_CLOCK_ON_TOKEN.
+    pub utc_time: Option<String>,
+    /// Handles that C_FindObjects gives at once.
+    pub find_at_most: Option<CK_ULONG>,
+    /// Attributes of a template that C_FindObjectsInit takes.
+    pub template_at_most: Option<CK_ULONG>,
+    /// C_Encrypt and C_Decrypt say CKR_BUFFER_TOO_SMALL before they were asked for the length.
+    pub wants_length_first: bool,
+    /// CK_GCM_PARAMS is that of PKCS#11 v2.40's first edition, without ulIvBits.
+    pub no_iv_bits: bool,
+    /// What C_Initialize takes.
+    pub initialize: Initialize,
+}
+
+/// What C_Initialize takes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Initialize {
+    #[default]
+    Anything,
+    /// CKR_CANT_LOCK for CKF_OS_LOCKING_OK.
+    NoOsLocking,
+    /// CKR_ARGUMENTS_BAD for all but a null pointer.
+    NullOnly,
+}
+
+impl Oddities {
+    /// Changes what a token said of itself.
+    pub fn change(&self, info: &mut CK_TOKEN_INFO) {
+        info.flags = (info.flags | self.token_flags_set as CK_FLAGS)
+            & !(self.token_flags_cleared as CK_FLAGS);
+        if let Some(serial) = &self.serial {
+            pad(&mut info.serialNumber, serial);
+        }
+        if let Some(time) = &self.utc_time {
+            info.flags |= CKF_CLOCK_ON_TOKEN;
+            pad(&mut info.utcTime, time);
+        }
+    }
+
+    /// What C_Initialize returns without being forwarded, if so.
+    ///
+    /// # Safety
+    /// `arguments` is null, or points to what PKCS#11 v2.40, 5.4 has there.
+    pub unsafe fn refuses_to_initialize(&self, arguments: CK_VOID_PTR) -> Option<CK_RV> {
+        // SAFETY: by this function's contract.
+        let flags = unsafe { arguments.cast::<CK_C_INITIALIZE_ARGS>().as_ref() }.map(|it| it.flags);
+        match (self.initialize, flags) {
+            (Initialize::NoOsLocking, Some(flags)) if flags & CKF_OS_LOCKING_OK != 0 => {
+                Some(CKR_CANT_LOCK)
+            }
+            (Initialize::NullOnly, Some(_)) => Some(CKR_ARGUMENTS_BAD),
+            _ => None,
+        }
+    }
+
+    /// Calls a function that begins an operation of AES-GCM with the parameters that the real module
+    /// knows.
+    ///
+    /// # Safety
+    /// `mechanism` is null or the application's.
+    pub unsafe fn with_iv_bits(
+        &self,
+        mechanism: CK_MECHANISM_PTR,
+        call: impl FnOnce(CK_MECHANISM_PTR) -> CK_RV,
+    ) -> CK_RV {
+        /// Without ulIvBits.
+        #[repr(C)]
+        #[derive(Clone, Copy)]
+        struct FirstGcmParams {
+            iv: CK_BYTE_PTR,
+            iv_bytes: CK_ULONG,
+            aad: CK_BYTE_PTR,
+            aad_bytes: CK_ULONG,
+            tag_bits: CK_ULONG,
+        }
+        // SAFETY: by this function's contract.
+        let mut given = match unsafe { mechanism.as_ref() } {
+            Some(given) if self.no_iv_bits && given.mechanism == CKM_AES_GCM => *given,
+            _ => return call(mechanism),
+        };
+        if given.ulParameterLen != size_of::<FirstGcmParams>() as CK_ULONG {
+            return CKR_MECHANISM_PARAM_INVALID;
+        }
+        // SAFETY: of that mechanism, and of the right size.
+        let first = unsafe { given.pParameter.cast::<FirstGcmParams>().read_unaligned() };
+        let mut parameters = CK_GCM_PARAMS {
+            pIv: first.iv,
+            ulIvLen: first.iv_bytes,
+            ulIvBits: first.iv_bytes * 8,
+            pAAD: first.aad,
+            ulAADLen: first.aad_bytes,
+            ulTagBits: first.tag_bits,
+        };
+        given.pParameter = ptr::from_mut(&mut parameters).cast();
+        given.ulParameterLen = size_of::<CK_GCM_PARAMS>() as CK_ULONG;
+        call(&raw mut given)
+    }
+}
+
+/// A fixed field, padded with blanks.
+fn pad(field: &mut [CK_UTF8CHAR], text: &str) {
+    field.fill(b' ');
+    for (place, byte) in field.iter_mut().zip(text.bytes()) {
+        *place = byte;
+    }
+}
+
+/// Sessions whose operation was asked for the length of its output.
+#[derive(Default)]
+pub struct Asked(Mutex<HashSet<(CK_SESSION_HANDLE, Function)>>);
+
+impl Asked {
+    /// Whether a call that gives a buffer, or none, may go on; notes one that gives none.
+    pub fn may_go_on(
+        &self,
+        function: Function,
+        session: CK_SESSION_HANDLE,
+        has_buffer: bool,
+    ) -> bool {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if has_buffer {
+            asked.remove(&(session, function))
+        } else {
+            asked.insert((session, function));
+            true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The length has to be asked for, once for each operation.
+    #[test]
+    fn lengths() {
+        let asked = Asked::default();
+        let may = |has_buffer| asked.may_go_on(Function::C_Encrypt, 1, has_buffer);
+        assert_eq!([true, false, true, true].map(may), [false, true, true, false]);
+    }
+
+    /// Fields are filled whole.
+    #[test]
+    fn token_information() {
+        let mut info = CK_TOKEN_INFO { flags: 5, ..CK_TOKEN_INFO::default() };
+        let odd = Oddities {
+            token_flags_set: 2,
+            token_flags_cleared: 4,
+            serial: Some("7".to_owned()),
+            ..Oddities::default()
+        };
+        odd.change(&mut info);
+        assert_eq!((info.flags, &info.serialNumber), (3, b"7               "));
+    }
+}
