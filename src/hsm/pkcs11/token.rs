@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::codes::{self, Class};
 use super::ffi::RawError;
-use super::gcm::given_iv;
+use super::gcm::{SeenBatches, given_iv};
 use super::keys::KeyCache;
 use super::known_good::KnownGood;
 use super::labels::Labels;
@@ -50,6 +50,7 @@ pub(super) struct Shared {
     pub(super) keys: KeyCache,
     pub(super) missed: Missed,
     pub(super) login: Login,
+    pub(super) iv_batches: SeenBatches,
     pub(super) cdiv_mismatches: AtomicU64,
     pub(super) codes: codes::Counts,
     /// A ciphertext of a configured key, made by the latest probe that used one.
@@ -214,6 +215,7 @@ impl Pkcs11Token {
             keys: KeyCache::new(labels, witnesses),
             missed: Missed::default(),
             login: Login::new(config.user_pin.clone()),
+            iv_batches: SeenBatches::default(),
             cdiv_mismatches: AtomicU64::new(0),
             codes: codes::Counts::default(),
             sample: Mutex::default(),
