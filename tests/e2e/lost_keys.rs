@@ -182,6 +182,7 @@ fn one_token_of_two_loses_its_storage() {
     let named = |label: &str| toml::Table::from_iter([("label".to_owned(), label.into())]);
     let mut other = named("other");
     other.insert("module".to_owned(), copy.to_str().unwrap().into());
+    other.insert("user_pin".to_owned(), token::PIN.into());
     let prepared = watched().set("pkcs11.tokens", vec![named(token::LABEL), other]).prepare();
     let storage = Storage::in_directory(&prepared.directory().join("tokens"));
     prepared.token.add_token("other", &[token::FULL, token::SECOND]);
