@@ -126,21 +126,21 @@ impl Run {
     fn new(seed: u64, directory: &Path) -> Self {
         let mut random = Random(seed);
         let pkcs11 = initialize(&Bench::module());
-        let mut values = Vec::new();
+        // One token has another key than the two others.
+        let odd = random.of(&TOKENS);
+        println!("the odd one is {odd}");
         for label in TOKENS {
             let slot = make_token(&pkcs11, label);
             let session = login(&pkcs11, slot);
-            let value = random.of(&[0, 0, 1]);
-            values.push(value);
+            let value = VALUES[usize::from(label == odd)];
             add_key(&session, "other", &[1; 32], ENCRYPT | DECRYPT, true);
-            add_key(&session, "key", &VALUES[value], ENCRYPT | DECRYPT, true);
+            add_key(&session, "key", &value, ENCRYPT | DECRYPT, true);
         }
         pkcs11.finalize().unwrap();
         // SoftHSM2 gives a new token another slot then.
         let pkcs11 = initialize(&Bench::module());
         let slots = TOKENS.map(|label| slot_of(&pkcs11, label).id()).to_vec();
         pkcs11.finalize().unwrap();
-        println!("values {values:?}");
         let bench = Bench { directory: directory.to_owned(), step: 0 };
         Self {
             random,
@@ -160,19 +160,19 @@ impl Run {
         let mut faults = String::new();
         for (place, slot) in self.slots.iter().enumerate() {
             let fault = match random.below(8) {
-                0..=2 => "remove_token = true".to_owned(),
-                3 => format!(
+                0..=3 => "remove_token = true".to_owned(),
+                4 => format!(
                     "probability = 0.{}\nreturn = \"{}\"\nfunctions = [\"C_EncryptInit\", \
                      \"C_Encrypt\", \"C_DecryptInit\"]",
                     1 + random.below(9),
                     random.of(&CODES)
                 ),
-                4 => format!(
+                5 => format!(
                     "probability = 0.{}\nreturn = \"{}\"\nfunctions = [\"C_Decrypt\"]",
                     1 + random.below(9),
                     random.of(&CODES_OF_DECRYPT)
                 ),
-                5 => format!(
+                6 => format!(
                     "delay = \"{}ms\"\nfunctions = [\"C_Encrypt\", \"C_Decrypt\"]",
                     1 + random.below(40)
                 ),
