@@ -337,6 +337,25 @@ fn the_only_token_is_wrong() {
     });
 }
 
+/// Right after the start, before its keys are proven, the only token calls no ciphertext bad that
+/// another key has made: it is tried by the witness first.
+#[test]
+fn a_wrong_token_is_known_by_its_first_refusal() {
+    let test = "a_wrong_token_is_known_by_its_first_refusal";
+    in_child(test, Bench::environment, |directory| {
+        let _bench = tokens(directory, &[("one", A), ("two", B)]);
+        let of_two = made_on("two");
+        let known = known_of("two").settled();
+        for _ in 0..5 {
+            let known = known.iter().map(|(label, it)| (label.clone(), (**it).clone()));
+            let witnesses = Witnesses::new(known.collect(), None);
+            let mut caller = Caller::start(fleet(&["one"], witnesses));
+            assert_eq!(opens(&mut caller, &of_two), Err(Failure::KeysDiffer));
+            caller.hsm.stop(std::time::Duration::from_secs(5));
+        }
+    });
+}
+
 /// The token that the settings trust is the first to encrypt, and nobody else makes a witness
 /// while it is in use: not before all tokens were tried, and not after a dispute.
 #[test]

@@ -51,8 +51,8 @@ impl KeptState {
         self.witnesses.trust(settings.pkcs11.trust_token.clone());
     }
 
-    /// Other tokens are about to take the place of those in use.
-    pub(super) fn expect_other_tokens(&self) {
-        self.witnesses.forget_unsettled();
+    /// Takes in that the fleet with that number stays in use, though another one was started.
+    pub(super) fn stays_with(&self, fleet: u32) {
+        self.witnesses.resume_fleet(fleet);
     }
 }

@@ -29,6 +29,8 @@ pub struct Fleet {
     pub hedger: Hedger,
     /// By which tokens show that they hold the same keys.
     pub witnesses: Arc<Witnesses>,
+    /// As the witnesses count fleets.
+    pub number: u32,
     /// When the first token was connected to.
     pub start: Instant,
     /// As last published.
@@ -50,7 +52,7 @@ impl Fleet {
     pub fn new(
         tokens: Vec<Token>,
         hedging: Hedging,
-        witnesses: Arc<Witnesses>,
+        (witnesses, number): (Arc<Witnesses>, u32),
         inboxes: Vec<Arc<CompletionQueue>>,
     ) -> Self {
         debug_assert!(tokens.len() <= MAX_TOKENS);
@@ -59,6 +61,7 @@ impl Fleet {
             inboxes,
             hedger: Hedger::new(hedging),
             witnesses,
+            number,
             start: Instant::now(),
             health: ArcSwap::default(),
             monitor_signal: Signal::default(),

@@ -54,7 +54,7 @@ use inventory::TokenInventory;
 use pkcs11::labels::Labels;
 use pkcs11::token::Pkcs11Token;
 use token::{Share, Token};
-use witness::Witnesses;
+use witness::{Member, Witnesses};
 
 /// The tokens, their queues and their session workers.
 pub struct Hsm {
@@ -163,6 +163,7 @@ impl Hsm {
             config.storeless_keys,
         ));
         let mut backends: Vec<(Box<dyn Backend>, Share)> = Vec::new();
+        let fleet = config.witnesses.begin_fleet();
         for (index, token) in (0..).map(TokenIndex).zip(config.tokens) {
             let share = Share {
                 max_sessions: token.max_sessions,
@@ -171,11 +172,12 @@ impl Hsm {
                 max_operation_bytes: token.rules.max_operation_bytes.unwrap_or(usize::MAX),
             };
             let witnesses = Arc::clone(&config.witnesses);
-            let backend = Pkcs11Token::new(token, index, Arc::clone(&labels), witnesses)
+            let member = Member { fleet, index };
+            let backend = Pkcs11Token::new(token, member, Arc::clone(&labels), witnesses)
                 .map_err(|message| StartError { message })?;
             backends.push((Box::new(backend), share));
         }
-        Self::start_proven(backends, config.hedging, config.witnesses, completions)
+        Self::start_proven(backends, config.hedging, (config.witnesses, fleet), completions)
     }
 
     /// As [`Self::start`], with tokens of any kind and how many sessions each may have.
@@ -200,13 +202,13 @@ impl Hsm {
         hedging: Hedging,
         completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
-        Self::start_proven(backends, hedging, Arc::default(), completions)
+        Self::start_proven(backends, hedging, (Arc::default(), 0), completions)
     }
 
     fn start_proven(
         backends: Vec<(Box<dyn Backend>, Share)>,
         hedging: Hedging,
-        witnesses: Arc<Witnesses>,
+        witnesses: (Arc<Witnesses>, u32),
         completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
         if backends.is_empty() || backends.len() > MAX_TOKENS {
@@ -262,6 +264,12 @@ impl Hsm {
             fleet.progress.wait_until(end);
         }
         true
+    }
+
+    /// Its number among the fleets of the same witnesses: see [`Witnesses::begin_fleet`].
+    #[must_use]
+    pub fn fleet_number(&self) -> u32 {
+        self.fleet.number
     }
 
     /// Has the tokens' keys proven now, as far as they are not: witnesses may have changed.

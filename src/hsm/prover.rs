@@ -96,7 +96,7 @@ impl Fleet {
                 standing == Standing::Absent || !token.is_above_doubt(key)
             })
         };
-        self.witnesses.settle(tokens, &|label| {
+        self.witnesses.settle(self.number, tokens, &|label| {
             let silent = self.tokens.iter().filter(|token| is_silent(token, label));
             silent.fold(0, |all, token| all | bit(token.index))
         });

@@ -56,6 +56,16 @@ pub enum Disagreement {
     Dropped,
 }
 
+/// A token of one of the fleets that there were since the start: a reload may bring other tokens, and
+/// those before are at work for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// As [`Witnesses::begin_fleet`] counts them.
+    pub fleet: u32,
+    /// The token's place in it.
+    pub index: TokenIndex,
+}
+
 struct Entry {
     witness: Arc<Witness>,
     /// Tokens that were tried with it, whatever came of it.
@@ -83,6 +93,8 @@ pub struct Witnesses {
     /// Incremented when a witness that tokens were proven by is replaced or disputed, which makes
     /// all proofs invalid.
     era: AtomicU32,
+    /// The fleet whose tokens decide about provisional witnesses.
+    fleet: AtomicU32,
     unsettled: AtomicUsize,
     /// The number of witnesses settled since the start.
     revision: AtomicU32,
@@ -105,6 +117,7 @@ impl Witnesses {
         Self {
             entries: RwLock::new(entries.collect()),
             era: AtomicU32::new(1),
+            fleet: AtomicU32::new(0),
             unsettled: AtomicUsize::new(0),
             revision: AtomicU32::new(0),
             is_changed: Signal::default(),
@@ -138,12 +151,30 @@ impl Witnesses {
         }
     }
 
-    /// Drops the provisional witnesses: the fleet may consist of other tokens from now on.
-    pub fn forget_unsettled(&self) {
+    /// Starts a fleet, whose tokens alone decide about provisional witnesses from now on, and
+    /// returns its number. Those that there are, are dropped.
+    pub fn begin_fleet(&self) -> u32 {
+        let fleet = self.fleet.fetch_add(1, Ordering::AcqRel) + 1;
+        self.forget_unsettled();
+        fleet
+    }
+
+    /// Goes back to a former fleet, since the latest does not take its place.
+    pub fn resume_fleet(&self, fleet: u32) {
+        self.fleet.store(fleet, Ordering::Release);
+        self.forget_unsettled();
+    }
+
+    fn forget_unsettled(&self) {
         let mut entries = self.entries.write();
         entries.retain(|_, entry| entry.is_settled);
         self.unsettled.store(0, Ordering::Release);
         self.era.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The member's bit, or none if it belongs to another fleet.
+    fn bit_of(&self, member: Member) -> TokenSet {
+        if member.fleet == self.fleet.load(Ordering::Acquire) { bit(member.index) } else { 0 }
     }
 
     /// Returns whether the settings name a token that is right.
@@ -184,14 +215,14 @@ impl Witnesses {
         &self,
         label: &str,
         witness: Witness,
-        token: TokenIndex,
+        member: Member,
         identity: &Identity,
     ) -> bool {
         let mut entries = self.entries.write();
         if entries.contains_key(label) {
             return false;
         }
-        let (witness, heard) = (Arc::new(witness), bit(token));
+        let (witness, heard) = (Arc::new(witness), self.bit_of(member));
         let mut entry = Entry { witness, heard, dissent: 0, is_settled: false };
         self.unsettled.fetch_add(1, Ordering::AcqRel);
         if self.is_trusted(identity) {
@@ -202,19 +233,19 @@ impl Witnesses {
     }
 
     /// Records that a token has decrypted the witness.
-    pub fn agrees(&self, label: &str, token: TokenIndex) {
+    pub fn agrees(&self, label: &str, member: Member) {
         if let Some(entry) = self.entries.write().get_mut(label) {
-            entry.heard |= bit(token);
-            entry.dissent &= !bit(token);
+            entry.heard |= self.bit_of(member);
+            entry.dissent &= !self.bit_of(member);
         }
     }
 
     /// Records that a token could not be tried for now.
-    pub fn unproven(&self, label: &str, token: TokenIndex) {
+    pub fn unproven(&self, label: &str, member: Member) {
         if self.unsettled.load(Ordering::Acquire) > 0
             && let Some(entry) = self.entries.write().get_mut(label)
         {
-            entry.heard |= bit(token);
+            entry.heard |= self.bit_of(member);
         }
     }
 
@@ -223,7 +254,7 @@ impl Witnesses {
         &self,
         label: &str,
         witness: &Witness,
-        token: TokenIndex,
+        member: Member,
         identity: &Identity,
     ) -> Disagreement {
         let mut entries = self.entries.write();
@@ -231,10 +262,12 @@ impl Witnesses {
             // It was dropped in the meantime.
             return Disagreement::Dropped;
         };
-        entry.heard |= bit(token);
-        if entry.is_settled {
+        let mark = self.bit_of(member);
+        // A token of a former fleet has no word about a provisional witness.
+        if entry.is_settled || mark == 0 {
             return Disagreement::Excluded;
         }
+        entry.heard |= mark;
         if self.is_trusted(identity) {
             entries.remove(label);
             self.unsettled.fetch_sub(1, Ordering::AcqRel);
@@ -245,14 +278,15 @@ impl Witnesses {
             // The maker does not encrypt with it any more either.
             self.era.fetch_add(1, Ordering::AcqRel);
         }
-        entry.dissent |= bit(token);
+        entry.dissent |= mark;
         Disagreement::Disputed { maker: entry.witness.made_by.clone() }
     }
 
-    /// Settles the witnesses that all `usable` tokens were tried with, except those that
+    /// Settles the witnesses that all `usable` tokens of the fleet were tried with, except those that
     /// `cannot_tell` gives for a label, and that none disagrees with.
-    pub fn settle(&self, usable: TokenSet, cannot_tell: &dyn Fn(&str) -> TokenSet) {
-        if self.unsettled.load(Ordering::Acquire) == 0 {
+    pub fn settle(&self, fleet: u32, usable: TokenSet, cannot_tell: &dyn Fn(&str) -> TokenSet) {
+        let is_former = fleet != self.fleet.load(Ordering::Acquire);
+        if is_former || self.unsettled.load(Ordering::Acquire) == 0 {
             return;
         }
         // Tokens that look at their keys ask for witnesses: no lock is held while they are asked.
@@ -318,8 +352,9 @@ impl Witnesses {
 mod tests {
     use super::*;
 
-    const A: TokenIndex = TokenIndex(0);
-    const B: TokenIndex = TokenIndex(1);
+    const A: Member = Member { fleet: 0, index: TokenIndex(0) };
+    const B: Member = Member { fleet: 0, index: TokenIndex(1) };
+    const C: Member = Member { fleet: 0, index: TokenIndex(2) };
 
     fn witness(by: &str) -> Witness {
         let iv = Iv::from_slice(by.as_bytes()).unwrap_or_default();
@@ -330,9 +365,9 @@ mod tests {
         Identity { id: name.to_owned(), ..Identity::default() }
     }
 
-    fn disagrees(witnesses: &Witnesses, token: TokenIndex, name: &str) -> Disagreement {
+    fn disagrees(witnesses: &Witnesses, member: Member, name: &str) -> Disagreement {
         let against = witnesses.get("key").map_or_else(|| witness("gone"), |it| (*it).clone());
-        witnesses.disagrees("key", &against, token, &named(name))
+        witnesses.disagrees("key", &against, member, &named(name))
     }
 
     /// No request's AAD is that of a witness.
@@ -349,10 +384,10 @@ mod tests {
         let witnesses = Witnesses::default();
         assert!(witnesses.offer("key", witness("a"), A, &named("a")));
         assert!(!witnesses.offer("key", witness("b"), B, &named("b")));
-        witnesses.settle(0b11, &|_| 0);
+        witnesses.settle(0, 0b11, &|_| 0);
         assert!(witnesses.settled().is_empty(), "the other was not asked yet");
         witnesses.unproven("key", B);
-        witnesses.settle(0b11, &|_| 0);
+        witnesses.settle(0, 0b11, &|_| 0);
         assert_eq!((witnesses.settled().len(), witnesses.revision()), (1, 1));
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
         assert!(!witnesses.is_disputed("key"));
@@ -363,10 +398,10 @@ mod tests {
     fn who_cannot_tell_is_not_waited_for() {
         let witnesses = Witnesses::default();
         witnesses.offer("key", witness("a"), A, &named("a"));
-        witnesses.settle(0b111, &|_| bit(B));
+        witnesses.settle(0, 0b111, &|_| bit(B.index));
         assert!(witnesses.settled().is_empty(), "there is a third one");
-        witnesses.agrees("key", TokenIndex(2));
-        witnesses.settle(0b111, &|label| if label == "key" { bit(B) } else { 0 });
+        witnesses.agrees("key", C);
+        witnesses.settle(0, 0b111, &|label| if label == "key" { bit(B.index) } else { 0 });
         assert_eq!(witnesses.settled().len(), 1);
     }
 
@@ -380,11 +415,11 @@ mod tests {
         let disputed = Disagreement::Disputed { maker: "a".to_owned() };
         assert_eq!(disagrees(&witnesses, B, "b"), disputed);
         assert!(witnesses.is_disputed("key") && witnesses.era() != era);
-        witnesses.agrees("key", TokenIndex(2));
-        witnesses.settle(0b111, &|_| 0);
+        witnesses.agrees("key", C);
+        witnesses.settle(0, 0b111, &|_| 0);
         assert!(witnesses.is_disputed("key"), "a majority decides nothing");
         witnesses.agrees("key", B);
-        witnesses.settle(0b111, &|_| 0);
+        witnesses.settle(0, 0b111, &|_| 0);
         assert!(!witnesses.is_disputed("key"));
         assert_eq!(witnesses.settled().len(), 1);
     }
@@ -434,5 +469,23 @@ mod tests {
         let era = witnesses.era();
         witnesses.adopt([("key".into(), witness("b"))]);
         assert_eq!(witnesses.era(), era);
+    }
+
+    /// Tokens that a reload has replaced dispute nothing that the new ones have made.
+    #[test]
+    fn a_former_fleet_has_no_word() {
+        let witnesses = Witnesses::default();
+        witnesses.offer("key", witness("a"), A, &named("a"));
+        disagrees(&witnesses, B, "b");
+        assert!(witnesses.is_disputed("key"));
+        let fleet = witnesses.begin_fleet();
+        assert!(witnesses.get("key").is_none());
+        let new = Member { fleet, index: TokenIndex(0) };
+        assert!(witnesses.offer("key", witness("a"), new, &named("a")));
+        assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
+        witnesses.settle(0, 0b1, &|_| 0);
+        assert!(witnesses.settled().is_empty(), "the former fleet's word");
+        witnesses.settle(fleet, 0b1, &|_| 0);
+        assert_eq!(witnesses.settled().len(), 1);
     }
 }

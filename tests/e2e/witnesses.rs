@@ -119,6 +119,26 @@ fn two_keys_of_one_label() {
     }
 }
 
+/// A reload that takes the wrong token out ends the dispute for good, whatever that token still says
+/// while its sessions end.
+#[test]
+fn the_wrong_token_is_taken_out() {
+    let setup = watched().set("pkcs11.tokens", tokens(&[token::LABEL, ANOTHER]));
+    let mut proxy = with_a_stranger(setup).start();
+    proxy.wait_for("the difference to be seen", |proxy| {
+        token_status(proxy, 1)["keysDiffering"] == 1
+    });
+    assert_refused(&proxy.client());
+    change(&proxy, |table| settings::set(table, "pkcs11.tokens", tokens(&[token::LABEL])));
+    let client = proxy.client();
+    proxy.log_with("settings reloaded");
+    for _ in 0..60 {
+        encrypt(&client);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(token_status(&proxy, 0)["keysUnproven"], 0);
+}
+
 /// What one process has proven, the next one knows: a token with another key does not get to
 /// encrypt, though it is the only one. `keys prove --trust` overrules that.
 #[test]

@@ -200,14 +200,16 @@ impl Reloader {
         former: &Hsm,
     ) -> Result<Arc<Hsm>, Vec<String>> {
         tracing::info!(tokens = settings.pkcs11.tokens.len(), "connecting to other HSM tokens");
-        self.state.expect_other_tokens();
         let config = self.state.hsm_config(settings, service);
-        let hsm = Hsm::start(config, self.completions.clone())
-            .map_err(|error| vec![format!("[pkcs11]: {error}")])?;
+        let hsm = Hsm::start(config, self.completions.clone()).map_err(|error| {
+            self.state.stays_with(former.fleet_number());
+            vec![format!("[pkcs11]: {error}")]
+        })?;
         match hsm.trouble() {
             // No worse than before.
             Some(trouble) if former.trouble().is_none() => {
                 hsm.stop(HSM_RETIRE_TIMEOUT);
+                self.state.stays_with(former.fleet_number());
                 Err(vec![format!("[pkcs11]: no token of the new settings can be used: {trouble}")])
             }
             _ => Ok(hsm),

@@ -175,11 +175,15 @@ impl Calls {
             }
             Err(RawError::Init(code)) => Err(trouble_of(code, Failure::MayNotDecrypt)),
             Err(RawError::Operation(code)) => match token.class_of_decrypt(code) {
-                Class::BadCiphertext => invalid,
+                Class::BadCiphertext => {
+                    self.try_before_refusal(token, request.key, key);
+                    invalid
+                }
                 // It may be the device that is in trouble, or too busy. If a good ciphertext
                 // passes and this one fails, again and again, then it is this one.
                 Class::Ambiguous | Class::AmbiguousRequest => {
                     self.known_good(token, key, code)?;
+                    self.try_before_refusal(token, request.key, key);
                     let failure = Failure::InvalidCiphertext;
                     Err(Fault { failure, blame: Blame::Suspect }.into())
                 }

@@ -20,6 +20,7 @@ use super::token::{Pkcs11Token, Shared};
 use super::trouble::Trouble;
 use crate::hsm::backend::OpenError;
 use crate::hsm::config::{IvMode, TokenConfig};
+use crate::hsm::witness::Member;
 use crate::job::{Iv, TokenIndex};
 use crate::limits::GCM_TAG_BYTES;
 
@@ -143,6 +144,9 @@ pub fn run(config: &TokenConfig, labels: &[Box<str>], bounds: Bounds) -> Result<
     Ok(findings)
 }
 
+/// A token that is no fleet's.
+const ALONE: Member = Member { fleet: 0, index: TokenIndex(0) };
+
 /// A session and a key to try with.
 struct Probe {
     session: Pkcs11Session,
@@ -153,7 +157,7 @@ struct Probe {
 impl Probe {
     fn of(config: &TokenConfig, iv_mode: IvMode, labels: &Arc<Labels>) -> Result<Self, String> {
         let config = TokenConfig { iv_mode, ..config.clone() };
-        let token = Pkcs11Token::new(config, TokenIndex(0), Arc::clone(labels), Arc::default())?;
+        let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
         let told = |error: OpenError| error.reason().to_owned();
         let mut session = token.open_session().map_err(told)?;
         let key = session
@@ -279,7 +283,7 @@ fn sessions(
     max: usize,
 ) -> Result<(usize, Option<String>), String> {
     let config = TokenConfig { iv_mode, ..config.clone() };
-    let token = Pkcs11Token::new(config, TokenIndex(0), Arc::clone(labels), Arc::default())?;
+    let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
     let mut open = Vec::new();
     while open.len() < max {
         match token.open_session() {

@@ -73,6 +73,24 @@ impl Calls {
         }
     }
 
+    /// Tries a key that is not proven by its witness, if it has one, before it calls a ciphertext
+    /// bad: the word of another key means little.
+    #[cold]
+    pub(super) fn try_before_refusal(&mut self, token: &Shared, index: KeyIndex, key: &Key) {
+        let now = Instant::now();
+        let witnesses = token.keys.witnesses();
+        let has_witness =
+            || token.keys.labels().now().get(index).is_some_and(|label| witnesses.has(label));
+        let is_known = key.proven_in == witnesses.era() || token.keys.is_untestable(index, now);
+        if is_known || !has_witness() {
+            return;
+        }
+        // A fault says nothing of the key; the next attempt may tell.
+        if let Ok(Proof::Disagrees | Proof::Disputed) = self.prove_key(token, index, key) {
+            token.keys.prove_later(index, now + DISAGREEMENT_RETRY_INTERVAL);
+        }
+    }
+
     /// Proves a key that is due, if there is one.
     pub(super) fn prove_next(
         &mut self,
@@ -105,7 +123,7 @@ impl Calls {
         if matches!(proof, Proof::Unproven(_) | Proof::Absent)
             && let Some(label) = token.keys.labels().now().get(index)
         {
-            token.keys.witnesses().unproven(label, token.index);
+            token.keys.witnesses().unproven(label, token.member);
         }
         proof
     }
@@ -166,7 +184,7 @@ impl Calls {
                     return Ok(Proof::Unproven("it may not encrypt and decrypt".to_owned()));
                 }
                 let witness = self.make_witness(token, key)?;
-                if witnesses.offer(label, witness, token.index, &token.identity()) {
+                if witnesses.offer(label, witness, token.member, &token.identity()) {
                     token.keys.is_proven(index, key.handle, era);
                     return Ok(Proof::Made);
                 }
@@ -175,7 +193,7 @@ impl Calls {
             };
             match self.compare(token, key, &witness)? {
                 Comparison::Same => {
-                    witnesses.agrees(label, token.index);
+                    witnesses.agrees(label, token.member);
                     if witnesses.is_disputed(label) {
                         return Ok(Proof::Disputed);
                     }
@@ -187,7 +205,7 @@ impl Calls {
                 }
                 Comparison::Different => {
                     let identity = token.identity();
-                    match witnesses.disagrees(label, &witness, token.index, &identity) {
+                    match witnesses.disagrees(label, &witness, token.member, &identity) {
                         Disagreement::Dropped => {}
                         Disagreement::Excluded => {
                             tell_of_exclusion(token, index, label, &witness);
@@ -200,7 +218,7 @@ impl Calls {
                     }
                 }
                 Comparison::Impossible(reason) => {
-                    witnesses.unproven(label, token.index);
+                    witnesses.unproven(label, token.member);
                     return Ok(Proof::Unproven(reason));
                 }
             }

@@ -30,8 +30,8 @@ use crate::hsm::backend::{
 };
 use crate::hsm::config::{TokenConfig, TokenSelector};
 use crate::hsm::inventory::{SlotInventory, TokenInventory};
-use crate::hsm::witness::Witnesses;
-use crate::job::{Iv, KeyIndex, TokenIndex};
+use crate::hsm::witness::{Member, Witnesses};
+use crate::job::{Iv, KeyIndex};
 
 /// A token, as [`Backend`].
 pub struct Pkcs11Token {
@@ -46,7 +46,7 @@ pub(super) struct Shared {
     /// Who this is to the module.
     pub(super) user: User,
     /// Its place in the fleet.
-    pub(super) index: TokenIndex,
+    pub(super) member: Member,
     pub(super) keys: KeyCache,
     pub(super) missed: Missed,
     pub(super) login: Login,
@@ -203,7 +203,7 @@ impl Pkcs11Token {
     /// It is no PKCS#11 module; the text is for the operator.
     pub fn new(
         config: TokenConfig,
-        index: TokenIndex,
+        member: Member,
         labels: Arc<Labels>,
         witnesses: Arc<Witnesses>,
     ) -> Result<Self, String> {
@@ -211,7 +211,7 @@ impl Pkcs11Token {
         let shared = Shared {
             user: module.enlist(),
             module,
-            index,
+            member,
             keys: KeyCache::new(labels, witnesses),
             missed: Missed::default(),
             login: Login::new(config.user_pin.clone()),
