@@ -43,6 +43,15 @@ fn check_hsm(settings: &Settings) -> Result<(), Failed> {
     let proofs = keys_prove::prove(&session, &service);
     keys_prove::print_table(&proofs, &service, settings);
     mistakes += keys_prove::mistakes(&proofs, &service, settings);
+    if let Some(trusted) = &settings.pkcs11.trust_token
+        && !proofs.iter().any(|token| token.label == *trusted || token.id == *trusted)
+    {
+        mistakes += 1;
+        println!(
+            "\npkcs11.trust_token: no token of the settings has the label or the serial number \
+             {trusted:?}"
+        );
+    }
     if mistakes == 0 {
         println!(
             "\nthe HSM has all keys, and each encrypts and decrypts as its attributes say, and is \

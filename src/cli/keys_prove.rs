@@ -66,10 +66,15 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     let tokens = prove(&session, &service);
     print_table(&tokens, &service, &settings);
     let trusted = arguments.trust.as_deref().map(|name| trusted_id(&tokens, name)).transpose()?;
+    if let Some(id) = &trusted {
+        require_witnesses(&witnesses, id, &arguments.key)?;
+    }
+    let is_named =
+        |label: &str| arguments.key.is_empty() || arguments.key.iter().any(|key| **key == *label);
     if let Some(directory) = directory.as_ref().filter(|_| keeps) {
         let precedence = |label: &str, witness: &Witness| match &trusted {
-            Some(id) if witness.made_by == *id => Precedence::First,
-            // One that the trusted token did not make is not what was asked for.
+            Some(id) if witness.made_by == *id && is_named(label) => Precedence::First,
+            // Nobody has asked for that one.
             Some(_) => Precedence::None,
             None if given.get(label) == Some(witness) => Precedence::First,
             None => Precedence::Second,
@@ -85,7 +90,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
             Err(Failed::new(EXIT_UNAVAILABLE, format!("\n{untried} tokens could not be tried")))
         }
         0 => Ok(()),
-        number => Err(Failed::new(EXIT_UNAVAILABLE, format!("\n{number} keys are not proven"))),
+        number => {
+            let message = format!("\nkeys that are not the same on all tokens, or fail: {number}");
+            Err(Failed::new(EXIT_UNAVAILABLE, message))
+        }
     }
 }
 
@@ -139,6 +147,21 @@ fn trusted_id(tokens: &[TokenProofs], name: &str) -> Result<String, Failed> {
     }
 }
 
+/// The trusted token has to have made the witness of each key that --key names.
+fn require_witnesses(witnesses: &Witnesses, id: &str, keys: &[String]) -> Result<(), Failed> {
+    let is_made = |key: &&String| witnesses.get(key).is_some_and(|it| it.made_by == id);
+    match keys.iter().find(|key| !is_made(key)) {
+        None => Ok(()),
+        Some(key) => {
+            let message = format!(
+                "--key {key:?}: the token {id:?} has made no witness of it, see the table above; no \
+                 witness was kept"
+            );
+            Err(Failed::new(EXIT_UNAVAILABLE, message))
+        }
+    }
+}
+
 /// What a file holds; damage is a mistake where somebody looks on.
 fn content(
     path: &Path,
@@ -185,9 +208,7 @@ fn keep(
     });
     let path = directory.path().display();
     changed.map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("{path}: {error}")))?;
-    println!(
-        "\n{path}: {kept} witnesses are new; running proxies take them up by `xks-proxy reload`"
-    );
+    println!("\n{path}: new witnesses: {kept}; running proxies take them up by `xks-proxy reload`");
     Ok(())
 }
 
@@ -198,7 +219,7 @@ fn export(file: &Path, witnesses: &Witnesses) -> Result<(), Failed> {
     let written = witness_file::format(&owned.collect()).and_then(|it| fs::write(file, it));
     let told = |error| Failed::new(EXIT_UNAVAILABLE, format!("{}: {error}", file.display()));
     written.map_err(told)?;
-    println!("\n{}: {number} witnesses written", file.display());
+    println!("\n{}: witnesses written: {number}", file.display());
     Ok(())
 }
 

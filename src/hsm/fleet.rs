@@ -203,7 +203,16 @@ impl Fleet {
                 Err(back) => queued = back,
             }
         }
-        let failure = if is_certain { bad } else { self.undecided(&queued) };
+        // A token that is out of use and is known to hold another key may have made it.
+        let may_have_made = |it: &Token| {
+            let is_asked = queued.lacking & bit(it.index) != 0;
+            !it.circuit.is_usable() && !is_asked && standing(it) == Standing::Disagrees
+        };
+        let failure = match is_certain {
+            true if self.tokens.iter().any(may_have_made) => Failure::NoToken,
+            true => bad,
+            false => self.undecided(&queued),
+        };
         answered.extend(complete(queued, Err(failure), Some(token.index), 0));
     }
 
@@ -213,7 +222,9 @@ impl Fleet {
         let request = &queued.job.request;
         let standing = |it: &Token| it.backend.standing(request.key, Some(Direction::Decrypt));
         let has_said_so = |it: &&Token| queued.lacking & bit(it.index) != 0;
-        let have_key = || self.tokens.iter().filter(|it| standing(it) != Standing::Absent);
+        // One that is out of use may have lost its keys for as long.
+        let may_have = |it: &&Token| !it.circuit.is_usable() || standing(it) != Standing::Absent;
+        let have_key = || self.tokens.iter().filter(may_have);
         let mut unasked = have_key().filter(|it| !has_said_so(it));
         if unasked.clone().any(|it| !it.circuit.is_usable()) {
             return Failure::NoToken;

@@ -119,6 +119,26 @@ fn two_keys_of_one_label() {
     }
 }
 
+/// `keys prove --trust TOKEN --key LABEL` decides about that key alone, and not about one that the
+/// token does not have.
+#[test]
+fn trust_is_for_the_named_keys_alone() {
+    let both = [token::LABEL, ANOTHER];
+    let prepared = Setup::new().set("pkcs11.tokens", tokens(&both)).prepare();
+    prepared.token.add_token_of_strangers(ANOTHER, &[token::FULL, token::SECOND]);
+    let state = state_in(prepared.directory());
+    let proxy = prepared.start_with("state.directory", state.to_str().unwrap());
+    let trust = |key: &str| proxy.run(&["keys", "prove", "--trust", ANOTHER, "--key", key]);
+    let (code, printed) = trust(token::ENCRYPT_ONLY.label);
+    assert_eq!(code, Some(69), "{printed}");
+    assert!(printed.contains("has made no witness of it"), "{printed}");
+    let has = |label: &str| witnesses_of(&state).contains(&format!("\"{label}\""));
+    assert!(!has("foo") && !has("bar"));
+    let (_, printed) = trust("foo");
+    assert!(printed.contains("new witnesses: 1;"), "{printed}");
+    assert!(has("foo") && !has("bar"));
+}
+
 /// A reload that takes the wrong token out ends the dispute for good, whatever that token still says
 /// while its sessions end.
 #[test]

@@ -126,13 +126,17 @@ impl KeyCache {
             let index = KeyIndex(at);
             let proven_in = match entry.key {
                 _ if self.is_for_probes_alone(index) => continue,
-                None if entry.is_listed => continue,
+                None if entry.is_listed && !entry.was_there => continue,
                 key => key.map_or(0, |key| key.proven_in),
             };
             if self.has_disagreed(index) {
                 found.disagreeing.extend(labels.get(index).map(Box::from));
             } else if proven_in != era {
-                found.unproven += 1;
+                // Of two tokens that disagree, either may be the wrong one.
+                match labels.get(index).filter(|label| self.witnesses.is_disputed(label)) {
+                    Some(label) => found.disagreeing.push(label.into()),
+                    None => found.unproven += 1,
+                }
             }
         }
         found

@@ -189,8 +189,8 @@ impl From<Failure> for ApiError {
             ),
             Failure::KeysDiffer => Self::new(
                 InvalidState,
-                "the HSM's tokens hold different keys under that CKA_LABEL: the proxy's log names \
-                 them",
+                "the HSM's tokens hold different keys under that CKA_LABEL: the proxy's operator has \
+                 to say which is right",
             ),
             Failure::MayNotEncrypt => {
                 Self::new(InvalidKeyUsage, "the key may not encrypt (CKA_ENCRYPT)")
