@@ -218,6 +218,21 @@ pub struct KeyAttributes {
     pub derive: bool,
 }
 
+impl KeyAttributes {
+    /// The attributes of a key of which the token tells nothing: whether it encrypts and decrypts is
+    /// left to the operation to fail.
+    pub const UNTOLD: Self = Self {
+        bits: 0,
+        encrypt: true,
+        decrypt: true,
+        sign: false,
+        verify: false,
+        wrap: false,
+        unwrap: false,
+        derive: false,
+    };
+}
+
 /// The answer to a job that succeeded. Bytes are in [`Completion::output`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Success {

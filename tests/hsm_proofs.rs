@@ -385,7 +385,7 @@ fn the_trusted_one_comes_first() {
     });
 }
 
-/// What fails at one token is not tried on another whose key may not do it, or cannot show that it
+/// A request that fails at one token is not tried on another whose key may not do it, or cannot show that it
 /// is the same.
 #[test]
 fn retries_keep_to_the_same_key() {

@@ -1,5 +1,5 @@
 //! Random runs: tokens with the same key or another one under one label come and go, calls fail,
-//! the process starts anew, and no two keys ever encrypt under that label.
+//! the process restarts, and no two keys ever encrypt under that label.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -115,7 +115,7 @@ impl Life {
         )
     }
 
-    /// What counts.
+    /// The counts that the assertions are about.
     fn settled(&self) -> HashMap<Box<str>, Witness> {
         let settled = self.witnesses.settled().into_iter();
         settled.map(|(label, witness)| (label, (*witness).clone())).collect()
@@ -221,7 +221,7 @@ impl Run {
             let asked = life.asked.remove(&job.reply_to.serial).unwrap();
             self.take_in_failure(&asked, *failure);
         }
-        // What expires is not answered, and may be later.
+        // A request that expires is not answered, or later.
         let count = BATCH - refused.len();
         for completion in life.caller.wait_for(count, Duration::from_millis(100)) {
             if let Some(asked) = life.asked.remove(&completion.reply_to.serial) {

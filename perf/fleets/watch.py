@@ -1,20 +1,20 @@
 """What changes while a trial runs, and when."""
 
 import socket
-import threading
 import time
 
+from trouble.background import Background
 
-class Watch:
+
+class Watch(Background):
     """Looks at something again and again, in a thread; keeps when it was another than before.
     `look` is called with nothing and returns what it sees."""
 
     def __init__(self, look, every_seconds):
+        super().__init__()
         self.look, self.every_seconds = look, every_seconds
         #: Pairs of seconds since 1970 and what was seen from then on.
         self.seen = []
-        self.is_over = threading.Event()
-        self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
         while True:
@@ -23,14 +23,6 @@ class Watch:
                 self.seen.append((time.time(), found))
             if self.is_over.wait(self.every_seconds):
                 return
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.is_over.set()
-        self.thread.join()
 
     def first(self, is_it, since):
         """Seconds from then until `is_it` was first seen; 0 if it was so then; None if never."""

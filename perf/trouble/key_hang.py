@@ -1,9 +1,9 @@
 """Keys whose calls hang, beside keys whose calls do not; and all of them."""
 
 import contextlib
-import threading
 import time
 
+from trouble.background import Background
 from trouble.keys import BAD, GOOD, HUNG, KeyRig, Watch, last_failure
 from trouble.rig import CRYPTO, Pinger, toml_list
 
@@ -25,21 +25,12 @@ WEDGED_PATIENCE = 60
 WEDGED_CODE = 75
 
 
-class Stuck:
+class Stuck(Background):
     """How many calls hang, by the interposer: those that the proxy does not know of too."""
 
     def __init__(self, rig):
+        super().__init__()
         self.rig, self.most = rig, 0
-        self.is_over = threading.Event()
-        self.thread = threading.Thread(target=self.run)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.is_over.set()
-        self.thread.join()
 
     def run(self):
         while not self.is_over.wait(0.5):

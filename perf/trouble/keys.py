@@ -1,10 +1,10 @@
 """A proxy with a key that gets into trouble, in a store of its own, beside keys that do not."""
 
 import re
-import threading
 import time
 import urllib.request
 
+from trouble.background import Background
 from trouble.rig import Load, Rig
 
 GOOD = "/good/keys"
@@ -65,27 +65,24 @@ class Metrics:
         return self.sums.get(name)
 
 
-class Watch:
+class Watch(Background):
     """Looks at the metrics now and then, and keeps the worst of what it saw."""
 
     def __init__(self, rig):
+        super().__init__()
         self.rig = rig
         self.most = {}
         self.lowest_state = float("inf")
         self.outages = 0
-        self.is_over = threading.Event()
-        self.thread = threading.Thread(target=self.run)
 
     def __enter__(self):
         self.first = self.latest = self.rig.metrics()
         self.began = time.monotonic()
         self.log_bytes = len(self.rig.log())
-        self.thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *_):
-        self.is_over.set()
-        self.thread.join()
+        super().__exit__()
         self.look()
         self.seconds = time.monotonic() - self.began
         # Times that a token was put out of use: by the log, which misses none, and by what was

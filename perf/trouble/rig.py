@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 import tomllib
 import urllib.error
@@ -16,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 from matrix.proxy import PIN, Failed, binary, free_ports, make_certificates, softhsm2_module
+from trouble.background import Background
 
 RATE = 1000
 KEYS_PER_PROCESS = 1000
@@ -338,14 +338,13 @@ class Load:
         return text + (" WRONG ANSWERS" if self.is_wrong else "")
 
 
-class Pinger:
+class Pinger(Background):
     """Calls /ping (or another path) every 10 ms, and keeps how long it took."""
 
     def __init__(self, rig, path="/ping"):
+        super().__init__()
         self.rig, self.path = rig, path
         self.times, self.failures = [], 0
-        self.is_over = threading.Event()
-        self.thread = threading.Thread(target=self.run)
 
     def run(self):
         # One connection: what is measured is the proxy, not this script.
@@ -364,14 +363,6 @@ class Pinger:
             except OSError:
                 self.failures += 1
                 connection = None
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.is_over.set()
-        self.thread.join()
 
     def line(self):
         times = sorted(self.times) or [0.0]

@@ -10,7 +10,7 @@ use crate::settings::Settings;
 use crate::state::directory::Directory;
 use crate::state::{saver, witness_file};
 
-/// What the process knows from its former life, and will know in its next.
+/// State that survives a restart of the process.
 pub(super) struct KeptState {
     directory: Option<Directory>,
     witnesses: Arc<Witnesses>,
@@ -36,7 +36,7 @@ impl KeptState {
         }
     }
 
-    /// What the HSM side is started with.
+    /// Returns the configuration that the HSM side is started with.
     pub(super) fn hsm_config(&self, settings: &Settings, service: &Service) -> Config {
         let mut config = settings.hsm_config(service);
         config.witnesses = Arc::clone(&self.witnesses);

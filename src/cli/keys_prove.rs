@@ -162,7 +162,7 @@ fn require_witnesses(witnesses: &Witnesses, id: &str, keys: &[String]) -> Result
     }
 }
 
-/// What a file holds; damage is a mistake where somebody looks on.
+/// Returns a file's witnesses. Damage is an error here, since an operator is at the terminal.
 fn content(
     path: &Path,
     content: Result<Content, witness_file::Unreadable>,

@@ -125,7 +125,7 @@ enum Command {
     ///
     /// It holds a secret. It is never printed on a terminal, unless --show-secret says so.
     KmsConfig(kms_config::Arguments),
-    /// What an operator tells a running proxy about its HSM
+    /// Tell a running proxy something about its HSM
     Hsm {
         #[command(subcommand)]
         command: HsmCommand,

@@ -168,8 +168,7 @@ pub trait Session {
     fn refresh_keys(&mut self) -> Result<(), Fault>;
 }
 
-/// What is known of a token's key: whether it is the same as the key of that label on the other
-/// tokens.
+/// How far a token's key is known to be the same as the key of that label on the other tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     /// It has decrypted the key's witness, or made it.

@@ -131,7 +131,7 @@ impl Fit {
         match backend.standing(request.key, Direction::of(&request.operation)) {
             Standing::Proven | Standing::Provable => Self::Suits,
             Standing::Unproven if !is_encryption(request) => Self::Suits,
-            // What is encrypted with a CDIV is decrypted to see; what is proven was decrypted.
+            // An encryption with a CDIV is verified by a decryption, which this key may not do.
             Standing::Unproven
                 if matches!(request.operation, Operation::Encrypt { cdiv: Some(_) })
                     && backend.standing(request.key, Some(Direction::Decrypt))

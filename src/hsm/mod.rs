@@ -272,7 +272,7 @@ impl Hsm {
         self.fleet.number
     }
 
-    /// Has the tokens' keys proven now, as far as they are not: witnesses may have changed.
+    /// Wakes the keepers to prove the keys that are not proven: witnesses may have changed.
     pub fn prove_again(&self) {
         self.fleet.tokens.iter().for_each(|token| token.keeper_signal.tell());
     }

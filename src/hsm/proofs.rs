@@ -6,7 +6,7 @@ use super::fleet::bit;
 use super::token::Token;
 use crate::job::KeyIndex;
 
-/// What came of one key on one token.
+/// The outcome for one key on one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyOnToken {
     /// Whether it is the same as the others'.

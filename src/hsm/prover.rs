@@ -79,7 +79,7 @@ impl Fleet {
         self.start.elapsed() >= MAX_START_WAIT || self.tokens.iter().all(has_tried)
     }
 
-    /// Has the witnesses count that all tokens in use have been asked about.
+    /// Settles the witnesses that all tokens in use were tried with.
     fn settle_witnesses(&self) {
         if self.have_all_tried() {
             let usable = self.tokens.iter().filter(|token| token.circuit.is_usable());
@@ -87,7 +87,7 @@ impl Fleet {
         }
     }
 
-    /// Has the witnesses count that those tokens have been asked about. One that lacks the key, or
+    /// Settles the witnesses that those tokens were tried with. One that lacks the key, or
     /// may not decrypt with it, or on which it is out of use, is not asked, and not waited for.
     pub(super) fn settle_among(&self, tokens: TokenSet) {
         let is_silent = |token: &&Token, label: &str| {

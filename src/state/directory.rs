@@ -28,7 +28,7 @@ impl Directory {
     /// written shows when they are.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        // What goes wrong here goes wrong again, and is told of, when a file is written.
+        // A failure here shows again, and is logged, when a file is written.
         let _ = DirBuilder::new().recursive(true).mode(0o700).create(path);
         Self { path: path.to_owned() }
     }

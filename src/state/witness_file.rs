@@ -219,7 +219,7 @@ mod tests {
         HashMap::from([("a".into(), witness(1)), ("ключ".into(), witness(2))])
     }
 
-    /// What is written is read again.
+    /// Witnesses that are written are read back unchanged.
     #[test]
     fn there_and_back() {
         let content = parse(&format(&two()).unwrap()).unwrap();

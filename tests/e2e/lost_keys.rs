@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::common::{Client, Proxy, Setup, token, tools, xks};
 use crate::metrics::watched;
 
-/// What a call was answered, and when.
+/// The answer to a call, and its time.
 struct Answer {
     at: Instant,
     status: u16,

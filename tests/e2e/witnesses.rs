@@ -159,7 +159,7 @@ fn the_wrong_token_is_taken_out() {
     assert_eq!(token_status(&proxy, 0)["keysUnproven"], 0);
 }
 
-/// What one process has proven, the next one knows: a token with another key does not get to
+/// A process knows what the one before has proven: a token with another key does not get to
 /// encrypt, though it is the only one. `keys prove --trust` overrules that.
 #[test]
 fn the_next_process_knows() {
@@ -205,7 +205,7 @@ fn the_next_process_knows() {
     response.assert_error(400, "InvalidCiphertextException");
 }
 
-/// What `--with` says takes the place of what the state directory says; `--trust` changes nothing
+/// The witnesses of `--with` replace those of the state directory; `--trust` changes nothing
 /// where the trusted token is out of reach.
 #[test]
 fn witnesses_by_command() {

@@ -1,5 +1,5 @@
-//! What PKCS#11 allows, or real modules show, and the real module here does not: answers that are
-//! changed on their way back, and calls that are refused for their form.
+//! Behaviour that PKCS#11 allows or other modules show, and that the real module here lacks: answers
+//! that are changed on their way back, and calls that are refused for their form.
 
 use std::collections::HashSet;
 use std::ptr;
@@ -30,11 +30,11 @@ pub struct Oddities {
     pub wants_length_first: bool,
     /// CK_GCM_PARAMS is that of PKCS#11 v2.40's first edition, without ulIvBits.
     pub no_iv_bits: bool,
-    /// What C_Initialize takes.
+    /// The arguments that C_Initialize accepts.
     pub initialize: Initialize,
 }
 
-/// What C_Initialize takes.
+/// The arguments that C_Initialize accepts.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Initialize {
@@ -60,7 +60,7 @@ impl Oddities {
         }
     }
 
-    /// What C_Initialize returns without being forwarded, if so.
+    /// Returns the code of a C_Initialize that is not forwarded; `None` if it is.
     ///
     /// # Safety
     /// `arguments` is null, or points to what PKCS#11 v2.40, 5.4 has there.

@@ -68,7 +68,7 @@ impl Entry {
     }
 }
 
-/// What a listing tells of the keys that were there before.
+/// The outcome of a listing for the keys that were there before.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
     /// Those that are not; none, if the token has more keys than are listed.
@@ -134,6 +134,12 @@ impl KeyCache {
         self.labels.health_key == Some(key) && self.labels.storeless.contains(&key)
     }
 
+    /// Looks at the label's entry, if there is one, with the lock held for reading.
+    pub(super) fn look_at<T>(&self, key: KeyIndex, look: impl FnOnce(&Entry) -> T) -> Option<T> {
+        self.entries.read().get(usize::try_from(key.0).ok()?).map(look)
+    }
+
+    /// Changes the label's entry, if there is one, with the lock held for writing.
     pub(super) fn with_entry(&self, key: KeyIndex, change: impl FnOnce(&mut Entry)) {
         let mut entries = self.entries.write();
         if let Some(entry) = usize::try_from(key.0).ok().and_then(|index| entries.get_mut(index)) {
@@ -161,7 +167,7 @@ impl KeyCache {
     /// The key, if it was there when last looked for.
     #[must_use]
     pub fn get(&self, key: KeyIndex) -> Option<Key> {
-        self.entries.read().get(usize::try_from(key.0).ok()?)?.key
+        self.look_at(key, |entry| entry.key).flatten()
     }
 
     /// The health key, if the settings name one and the token has it.
@@ -251,27 +257,21 @@ impl KeyCache {
     /// was found and refused.
     #[must_use]
     pub fn may_replace(&self, key: KeyIndex, stale: CK_OBJECT_HANDLE, now: Instant) -> bool {
-        let entries = self.entries.read();
-        let entry = usize::try_from(key.0).ok().and_then(|index| entries.get(index));
-        !entry.and_then(|entry| entry.refused).is_some_and(|(handle, then)| {
+        let refused = self.look_at(key, |entry| entry.refused).flatten();
+        !refused.is_some_and(|(handle, then)| {
             handle == stale && now.saturating_duration_since(then) < REFUSED_HANDLE_INTERVAL
         })
     }
 
     /// Takes in that the token refused a handle right after it was found.
     pub fn refused(&self, key: KeyIndex, handle: CK_OBJECT_HANDLE, now: Instant) {
-        let mut entries = self.entries.write();
-        if let Some(entry) = usize::try_from(key.0).ok().and_then(|index| entries.get_mut(index)) {
-            entry.refused = Some((handle, now));
-        }
+        self.with_entry(key, |entry| entry.refused = Some((handle, now)));
     }
 
     /// Whether it is there, as far as is known: before a listing, all may be.
     #[must_use]
     pub fn may_have(&self, key: KeyIndex) -> bool {
-        let entries = self.entries.read();
-        let entry = usize::try_from(key.0).ok().and_then(|index| entries.get(index));
-        entry.is_some_and(|entry| entry.key.is_some() || !entry.is_listed)
+        self.look_at(key, |entry| entry.key.is_some() || !entry.is_listed).unwrap_or(false)
     }
 
     /// Whether a handle was found stale since this was last asked.
@@ -501,16 +501,7 @@ mod tests {
         let cache = KeyCache::new(Arc::new(labels), Arc::default());
         let all = |_: KeyIndex, _: Direction| true;
         assert!(!cache.are_all(&all), "there are none");
-        let mut attributes = KeyAttributes {
-            bits: 256,
-            encrypt: true,
-            decrypt: true,
-            sign: false,
-            verify: false,
-            wrap: false,
-            unwrap: false,
-            derive: false,
-        };
+        let mut attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD };
         for entry in cache.entries.write().iter_mut() {
             entry.key = Some(Key { handle: 1, attributes, count: 1, proven_in: 0 });
             attributes.decrypt = false;

@@ -96,16 +96,7 @@ fn is_about_attributes(error: &Error) -> bool {
 /// Where a token does not tell a usage flag, it is left to the operation to fail.
 fn digest(attributes: Vec<Attribute>) -> (Option<String>, KeyAttributes) {
     let mut label = None;
-    let mut key = KeyAttributes {
-        bits: 0,
-        encrypt: true,
-        decrypt: true,
-        sign: false,
-        verify: false,
-        wrap: false,
-        unwrap: false,
-        derive: false,
-    };
+    let mut key = KeyAttributes::UNTOLD;
     for attribute in attributes {
         match attribute {
             Attribute::Label(bytes) if bytes.len() <= MAX_LABEL_BYTES => {

@@ -31,7 +31,7 @@ pub struct LoginRules {
 
 /// The token as it is right before a login.
 pub struct About {
-    /// What it says of logins.
+    /// Its rules for logins.
     pub rules: LoginRules,
     /// The PIN on this token.
     pub pin_id: PinId,
@@ -152,7 +152,7 @@ fn busy() -> OpenError {
     OpenError::Unavailable("another login does not return".to_owned())
 }
 
-/// What a token may say to an empty PIN that has no password.
+/// Returns whether the code is one that a token without a password may give to an empty PIN.
 fn wants_no_login(code: CK_RV) -> bool {
     matches!(
         codes::class(code),

@@ -66,7 +66,7 @@ impl Missed {
     }
 }
 
-/// What was tried since keys were first missed.
+/// The attempts made since keys were first missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tried {
     Nothing,
@@ -111,9 +111,7 @@ fn judge(facts: Facts) -> Verdict {
 impl KeyCache {
     /// Whether the key was there, and is not held to be deleted.
     pub(super) fn was_there(&self, key: KeyIndex) -> bool {
-        let entries = self.entries.read();
-        let entry = usize::try_from(key.0).ok().and_then(|index| entries.get(index));
-        entry.is_some_and(|entry| entry.was_there)
+        self.look_at(key, |entry| entry.was_there).unwrap_or(false)
     }
 
     /// How many keys were there, and are not held to be deleted.
@@ -282,16 +280,7 @@ mod tests {
 
     const KEY: Key = Key {
         handle: 7,
-        attributes: KeyAttributes {
-            bits: 256,
-            encrypt: true,
-            decrypt: true,
-            sign: false,
-            verify: false,
-            wrap: false,
-            unwrap: false,
-            derive: false,
-        },
+        attributes: KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD },
         count: 1,
         proven_in: 0,
     };

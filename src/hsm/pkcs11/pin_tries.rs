@@ -38,7 +38,7 @@ impl PinId {
     }
 }
 
-/// What a token says of its user PIN (CK_TOKEN_INFO.flags).
+/// The state of a token's user PIN (CK_TOKEN_INFO.flags).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PinFlags {
     /// CKF_USER_PIN_LOCKED
@@ -69,7 +69,7 @@ pub enum NotNow {
     Spent(String),
 }
 
-/// What is known of one PIN on one token.
+/// The history of one PIN on one token.
 #[derive(Debug, Default)]
 struct Try {
     /// A C_Login with it has not returned.
@@ -84,7 +84,7 @@ struct Try {
     is_granted: bool,
     /// CKF_USER_PIN_FINAL_TRY keeps it from being tried.
     waits_for_grant: bool,
-    /// What the one under way owes its permission to: a grant, a lock that has gone.
+    /// Why the login under way was permitted: a grant, or a lock that has gone.
     owes: (bool, bool),
 }
 
@@ -232,8 +232,8 @@ mod tests {
         assert!(others.iter().all(|other| *other != id("a", "1234")));
     }
 
-    /// What speaks of the PIN comes once, any other refusal twice, and what came before the check
-    /// does not count.
+    /// A refusal that speaks of the PIN is the last, any other may come twice, and a failure before
+    /// the check does not count.
     #[test]
     fn how_often() {
         let mut all = Tries::default();

@@ -50,10 +50,7 @@ impl KeyCache {
     #[must_use]
     pub fn standing(&self, key: KeyIndex, direction: Option<Direction>) -> Standing {
         // The lock is not held while witnesses are asked.
-        let entry = usize::try_from(key.0).ok().and_then(|index| {
-            let entries = self.entries.read();
-            entries.get(index).map(|it| (it.key, it.is_listed, it.unprovable_in))
-        });
+        let entry = self.look_at(key, |it| (it.key, it.is_listed, it.unprovable_in));
         let Some((found, is_listed, unprovable_in)) = entry else { return Standing::Absent };
         match found {
             None if is_listed => Standing::Absent,
@@ -112,9 +109,7 @@ impl KeyCache {
 
     fn is_put_off(&self, key: KeyIndex, now: Instant) -> bool {
         let era = self.witnesses.era();
-        let entries = self.entries.read();
-        let entry = usize::try_from(key.0).ok().and_then(|index| entries.get(index));
-        entry.is_some_and(|entry| entry.is_put_off(now, era))
+        self.look_at(key, |entry| entry.is_put_off(now, era)).unwrap_or(false)
     }
 
     /// Returns the keys that are there, or have not been looked for yet, and are not proven.
@@ -232,16 +227,7 @@ mod tests {
         let labels = ["a", "b", "c"].map(Box::from).to_vec();
         let labels = Labels::new(labels, false, None, Vec::new());
         let cache = KeyCache::new(Arc::new(labels), Arc::default());
-        let attributes = KeyAttributes {
-            bits: 256,
-            encrypt: true,
-            decrypt: true,
-            sign: false,
-            verify: false,
-            wrap: false,
-            unwrap: false,
-            derive: false,
-        };
+        let attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD };
         for entry in cache.entries.write().iter_mut() {
             entry.key = Some(Key { handle: 1, attributes, count: 1, proven_in: 0 });
         }

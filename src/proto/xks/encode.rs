@@ -156,16 +156,7 @@ mod tests {
     /// A key's length is told as it is; one that the token keeps to itself is not made up.
     #[test]
     fn key_spec_says_what_is_known() {
-        let mut attributes = KeyAttributes {
-            bits: 256,
-            encrypt: true,
-            decrypt: true,
-            sign: false,
-            verify: false,
-            wrap: false,
-            unwrap: false,
-            derive: false,
-        };
+        let mut attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD };
         for (bits, spec) in [(256, "AES_256"), (128, "AES_128"), (0, "AES")] {
             attributes.bits = bits;
             assert_eq!(

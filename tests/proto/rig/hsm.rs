@@ -36,16 +36,8 @@ impl MemoryHsm {
             .filter(|label| !label.starts_with("not-in"))
             .map(|label| (label.clone(), Sha256::digest(label).into()))
             .collect();
-        let attributes = KeyAttributes {
-            bits: 256,
-            encrypt: true,
-            decrypt: true,
-            sign: false,
-            verify: false,
-            wrap: true,
-            unwrap: true,
-            derive: false,
-        };
+        let attributes =
+            KeyAttributes { bits: 256, wrap: true, unwrap: true, ..KeyAttributes::UNTOLD };
         Self {
             labels,
             keys,
