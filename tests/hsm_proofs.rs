@@ -81,11 +81,20 @@ fn opens(caller: &mut Caller, sealed: &(Iv, Vec<u8>)) -> Result<Vec<u8>, Failure
 
 /// A witness that was made on a token before.
 fn known_of(label: &str) -> Witnesses {
+    known(label, 2)
+}
+
+/// The same of a token that has one key.
+fn known_of_key(label: &str) -> Witnesses {
+    known(label, 1)
+}
+
+fn known(label: &str, keys: usize) -> Witnesses {
     let witnesses = Arc::new(Witnesses::default());
     let mut config = fleet(&[label], Witnesses::default());
     config.witnesses = Arc::clone(&witnesses);
     let caller = start(config);
-    eventually("the witnesses count", || witnesses.settled().len() == 2);
+    eventually("the witnesses count", || witnesses.settled().len() == keys);
     drop(caller);
     let owned = witnesses.settled().into_iter().map(|(label, it)| (label, (*it).clone()));
     Witnesses::new(owned.collect::<HashMap<_, _>>(), None)
@@ -334,6 +343,51 @@ fn the_only_token_is_wrong() {
         }
         let calls = bench.count("C_DecryptInit") - before;
         assert!(calls < 50, "{calls} calls for 100 refusals");
+    });
+}
+
+/// While a token is out of use that is known to hold another key, a ciphertext that the right ones
+/// call bad may be that token's: it is not called bad for good.
+#[test]
+fn the_other_key_is_away() {
+    in_child("the_other_key_is_away", Bench::environment, |directory| {
+        let mut bench = tokens(directory, &[("one", A), ("two", B)]);
+        let of_two = made_on("two");
+        let mut caller = start(fleet(&["one", "two"], known_of("one")));
+        eventually("the second is excluded", || differing(&caller)[1] == ["key"]);
+        let two = Bench::slot(&caller, 1);
+        bench.set(&format!("{AWAY}{two}"));
+        eventually("the second is away", || !caller.hsm.stats()[1].is_usable);
+        assert_eq!(opens(&mut caller, &of_two), Err(Failure::NoToken));
+        assert_eq!(differing(&caller)[1], ["key"], "it still differs");
+        bench.set("");
+        eventually("it is back", || opens(&mut caller, &of_two) == Ok(b"two".to_vec()));
+    });
+}
+
+/// A token that lost its storage shows no keys, which is not to lack them: a ciphertext of its key
+/// is not called bad, nor the tokens' keys different, by the word of the one with another key.
+#[test]
+fn the_right_key_is_lost() {
+    in_child("the_right_key_is_lost", Bench::environment, |directory| {
+        make("one", &[("key", A, ENCRYPT | DECRYPT)]);
+        let storage = std::fs::read_dir(directory.join("tokens")).unwrap();
+        let storage = storage.map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
+        let storage = storage.unwrap();
+        make("two", &[("key", B, ENCRYPT | DECRYPT), ("other", B, ENCRYPT | DECRYPT)]);
+        let _bench = Bench { directory: directory.to_owned(), step: 0 };
+        let of_one = made_on("one");
+        let mut caller = start(fleet(&["one", "two"], known_of_key("one")));
+        eventually("the second is excluded", || differing(&caller)[1] == ["key"]);
+        std::fs::rename(&storage, directory.join("away")).unwrap();
+        eventually("the first is out of use", || {
+            let _ = caller.encrypt(KEY, b"x");
+            !caller.hsm.stats()[0].is_usable
+        });
+        for _ in 0..50 {
+            assert_eq!(opens(&mut caller, &of_one), Err(Failure::NoToken));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     });
 }
 
