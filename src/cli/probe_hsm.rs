@@ -93,6 +93,12 @@ fn print_profile(findings: &Findings, token: &TokenConfig, iv_mode: IvMode) {
             }
         }
     }
+    if findings.form.asks_length {
+        println!("  ask_output_length = true");
+    }
+    if findings.form.has_no_iv_bits {
+        println!("  gcm_params_without_iv_bits = true");
+    }
     if let Some(sessions) = findings.useful_sessions() {
         let with_spare = (sessions + sessions.div_ceil(2)).max(2);
         println!("\n  # {sessions} give nine tenths of the best; some more for when one hangs");

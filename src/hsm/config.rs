@@ -105,6 +105,15 @@ pub enum IvMode {
     Appended,
 }
 
+/// How a module wants AES-GCM called; by default in as few calls as it can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcmForm {
+    /// It wants to be asked for the output's length first: one call more each time.
+    pub asks_length: bool,
+    /// It knows `CK_GCM_PARAMS` without `ulIvBits` alone, as PKCS#11 v2.40 had it first.
+    pub has_no_iv_bits: bool,
+}
+
 /// What a make of HSM does differently. The default takes nothing for granted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
@@ -116,6 +125,8 @@ pub struct Rules {
     pub max_operation_bytes: Option<usize>,
     /// It has read-write sessions only: a refused one is not tried again read-only.
     pub is_read_write_only: bool,
+    /// How its module wants AES-GCM called.
+    pub form: GcmForm,
     /// `ulIvBits` where the HSM makes the IV and appends it; 0 stands for the default, 96. In all
     /// other cases it is 8 x `ulIvLen`.
     pub appended_iv_bits: u32,

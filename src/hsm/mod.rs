@@ -224,8 +224,8 @@ impl Hsm {
         monitor::start(&fleet)
             .map_err(|error| StartError { message: format!("no thread for the HSM: {error}") })?;
         let end = start + MAX_START_WAIT;
-        let has_tried = |token: &Token| token.keeper.lock().has_tried;
-        while Instant::now() < end && !fleet.tokens.iter().all(has_tried) {
+        let is_begun = |token: &Token| token.keeper.lock().has_tried && token.is_begun();
+        while Instant::now() < end && !fleet.tokens.iter().all(is_begun) {
             fleet.progress.wait_until(end);
         }
         health::publish(&fleet, Instant::now());

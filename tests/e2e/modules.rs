@@ -6,7 +6,20 @@ use crate::common::{Setup, xks};
 
 #[test]
 fn kryoptic() {
-    let mut proxy = Setup::with_module(Module::Kryoptic).tls().start();
+    serves(Setup::with_module(Module::Kryoptic));
+}
+
+/// Each call of its C_GetFunctionList gives an instance of its own, which knows no other's sessions.
+/// It shows tokens of other modules too.
+#[test]
+fn p11_kit_proxy() {
+    let named = toml::Table::from_iter([("label".to_owned(), token::LABEL.into())]);
+    let tokens = toml::Value::Array(vec![named.into()]);
+    serves(Setup::with_module(Module::P11Kit).set("pkcs11.tokens", tokens));
+}
+
+fn serves(setup: Setup) {
+    let mut proxy = setup.tls().start();
     four_calls(&proxy, b"");
 
     let client = proxy.client();

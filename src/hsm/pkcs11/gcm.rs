@@ -1,11 +1,11 @@
 //! Initialization vectors: where they come from, and that none is used twice.
 
-use cryptoki::session::Session;
 use cryptoki_sys::CK_RV;
 use zeroize::Zeroize as _;
 
 use super::codes;
 use super::ffi::GcmIv;
+use super::native::Session;
 use crate::hsm::config::IvMode;
 use crate::job::Iv;
 use crate::limits::{GCM_IV_BYTES, GCM_TAG_BYTES, IV_BATCH_BYTES, MAX_GCM_IV_BYTES};
@@ -51,9 +51,7 @@ impl IvStock {
     /// [`NoIv`]
     pub fn take(&mut self, session: &Session) -> Result<[u8; GCM_IV_BYTES], NoIv> {
         if self.next == self.end {
-            self.refill(|bytes| {
-                session.generate_random_slice(bytes).map_err(|error| codes::code_of(&error))
-            })?;
+            self.refill(|bytes| session.generate_random_slice(bytes).map_err(|error| error.code))?;
         }
         Ok(self.cut())
     }

@@ -6,20 +6,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use cryptoki::error::Error;
-use cryptoki::object::Attribute;
-use cryptoki::session::Session;
 use cryptoki_sys::CK_OBJECT_HANDLE;
 use parking_lot::{Mutex, RwLock};
 
-use super::listing::{find, list, read, template};
+use super::listing::{FoundKey, find, list, read};
+use super::native::{Error, Session};
 use super::standing::Disagreeing;
 use crate::hsm::backend::Direction;
 use crate::hsm::inventory::KeyInventory;
 use crate::hsm::witness::Witnesses;
 use crate::job::{KeyAttributes, KeyIndex};
 use crate::limits::{
-    MAX_EVIDENCE_KEYS, MAX_KEYS_PER_LABEL, MAX_MISSING_LABEL_LOOKUPS_PER_SEC,
+    MAX_EVIDENCE_KEYS, MAX_KEYS_PER_LABEL, MAX_KEYS_PER_TOKEN, MAX_MISSING_LABEL_LOOKUPS_PER_SEC,
     MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL,
 };
 
@@ -392,18 +390,16 @@ impl KeyCache {
         let labels = self.labels.now();
         let Some(label) = labels.get(key) else { return Ok(None) };
         let era = self.era.load(Ordering::Acquire);
-        let mut template = template();
-        template.push(Attribute::Label(label.as_bytes().to_vec()));
-        let handles = find(session, &template, MAX_KEYS_PER_LABEL)?;
+        let (handles, _) = find(session, Some(label), MAX_KEYS_PER_LABEL)?;
         let mut found = None;
         let mut count = 0;
         for handle in handles {
             // A module that doesn't compare labels must not give another label's key.
-            if let Some((found_label, attributes)) = read(session, handle)?
-                && found_label.as_deref() == Some(label)
+            if let Some(key) = read(session, handle)?
+                && key.label.as_deref() == Some(label)
             {
                 count += 1;
-                found.get_or_insert((handle.handle(), attributes));
+                found.get_or_insert((key.handle, key.attributes));
             }
         }
         let found =
@@ -427,8 +423,8 @@ impl KeyCache {
         let (era, began) = (self.era.load(Ordering::Acquire), Instant::now());
         let labels = self.labels.now();
         let mut fresh = vec![None::<Key>; labels.all().len()];
-        list(session, |label, handle, attributes| {
-            let index = label.and_then(|label| labels.indices.get(label));
+        let is_cut = list(session, |FoundKey { handle, label, attributes }| {
+            let index = label.and_then(|label| labels.indices.get(label.as_str()));
             if let Some(fresh) = index.and_then(|index| fresh.get_mut(*index)) {
                 match fresh {
                     Some(key) => key.count += 1,
@@ -438,11 +434,19 @@ impl KeyCache {
                 }
             }
         })?;
+        if is_cut {
+            tracing::warn!(
+                keys = MAX_KEYS_PER_TOKEN,
+                "the token has more AES keys than are listed: the others are looked up when they \
+                 are asked for"
+            );
+        }
         let mut entries = self.entries.write();
         if self.era.load(Ordering::Acquire) == era {
             self.has_new.store(entries.len() > fresh.len(), Ordering::Release);
             for (entry, key) in entries.iter_mut().zip(fresh) {
-                entry.is_listed = true;
+                // Not to be in a listing that was cut short is not to be missing.
+                entry.is_listed = key.is_some() || !is_cut;
                 // A key that came while the others were listed, and was looked up.
                 let is_newer = entry.looked_up.is_some_and(|then| then >= began);
                 if key.is_some() || !is_newer {
@@ -460,8 +464,9 @@ impl KeyCache {
     pub fn inventory(&self, session: &Session) -> Result<Vec<KeyInventory>, Error> {
         let mut keys = Vec::new();
         let labels = self.labels.now();
-        list(session, |label, _, attributes| {
-            let is_configured = label.is_some_and(|label| labels.indices.contains_key(label));
+        list(session, |FoundKey { label, attributes, .. }| {
+            let is_configured =
+                label.as_ref().is_some_and(|label| labels.indices.contains_key(label.as_str()));
             let label = label.unwrap_or_default().into();
             keys.push(KeyInventory { label, attributes, is_configured, keys_of_label: 0 });
         })?;

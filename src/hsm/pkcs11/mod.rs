@@ -9,6 +9,7 @@ mod known_good;
 mod listing;
 pub mod login;
 pub mod module;
+pub mod native;
 mod operations;
 pub mod pin_tries;
 pub mod probe;

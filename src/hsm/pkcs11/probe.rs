@@ -19,7 +19,7 @@ use super::session::{Calls, Pkcs11Session};
 use super::token::{Pkcs11Token, Shared};
 use super::trouble::Trouble;
 use crate::hsm::backend::OpenError;
-use crate::hsm::config::{IvMode, TokenConfig};
+use crate::hsm::config::{GcmForm, IvMode, TokenConfig};
 use crate::job::{Iv, TokenIndex};
 use crate::limits::GCM_TAG_BYTES;
 
@@ -30,6 +30,14 @@ const MAX_OPERATION_BYTES: usize = 256 * 1024;
 /// Each kind of tampering is tried so often, since codes may differ from time to time.
 const TAMPERINGS: usize = 8;
 const IV_MODES: [IvMode; 3] = [IvMode::ZeroedBuffer, IvMode::Appended, IvMode::Random];
+
+/// Ways of calling a module, the usual one first.
+const FORMS: [GcmForm; 4] = [
+    GcmForm { asks_length: false, has_no_iv_bits: false },
+    GcmForm { asks_length: true, has_no_iv_bits: false },
+    GcmForm { asks_length: false, has_no_iv_bits: true },
+    GcmForm { asks_length: true, has_no_iv_bits: true },
+];
 
 /// How far to go.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +57,8 @@ pub struct Findings {
     pub iv_modes: Vec<(IvMode, Result<usize, String>)>,
     /// The way to take; `None` if none works.
     pub iv_mode: Option<IvMode>,
+    /// How the module wants to be called for that.
+    pub form: GcmForm,
     /// The codes of failed decryptions of what was tampered with.
     pub bad_tag_codes: Vec<CK_RV>,
     /// What was tampered with and decrypted all the same, or failed before C_Decrypt.
@@ -101,20 +111,35 @@ pub fn run(config: &TokenConfig, labels: &[Box<str>], bounds: Bounds) -> Result<
     let token = first.token.describe();
     let mut iv_modes = Vec::new();
     let mut working = Vec::new();
-    for iv_mode in IV_MODES {
-        let mut probe = Probe::of(config, iv_mode, &labels)?;
-        match probe.round_trip(PLAINTEXT_BYTES) {
-            Ok(iv_bytes) => {
-                iv_modes.push((iv_mode, Ok(iv_bytes)));
-                working.push(probe);
+    // The first form in which the module does anything: those with more calls are for others.
+    let mut config = config.clone();
+    for form in FORMS {
+        config.rules.form = form;
+        let mut tried = Vec::new();
+        for iv_mode in IV_MODES {
+            let mut probe = Probe::of(&config, iv_mode, &labels)?;
+            match probe.round_trip(PLAINTEXT_BYTES) {
+                Ok(iv_bytes) => {
+                    tried.push((iv_mode, Ok(iv_bytes)));
+                    working.push(probe);
+                }
+                Err(why) => tried.push((iv_mode, Err(why))),
             }
-            Err(why) => iv_modes.push((iv_mode, Err(why))),
+        }
+        // What is told of a module that does nothing is about the usual form.
+        if iv_modes.is_empty() || !working.is_empty() {
+            iv_modes = tried;
+        }
+        if !working.is_empty() {
+            break;
         }
     }
+    let (config, form) = (&config, config.rules.form);
     let mut findings = Findings {
         token,
         iv_modes,
         iv_mode: None,
+        form,
         bad_tag_codes: Vec::new(),
         bad_tag_oddities: Vec::new(),
         max_operation_bytes: 0,
@@ -181,7 +206,8 @@ impl Probe {
         let result = self.session.call(|calls, token| {
             let Some(session) = &calls.session else { return Ok(Err(RawError::Malformed)) };
             let (raw, mut parameter) = (&token.module.raw, given_iv(iv));
-            Ok(raw.decrypt(session.handle(), key, &mut parameter, aad, input, &mut output))
+            let form = token.config.rules.form;
+            Ok(raw.decrypt(form, session.handle(), key, &mut parameter, aad, input, &mut output))
         });
         match result {
             Ok(result) => result.map(|()| output),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cryptoki::session::Session as CryptokiSession;
 use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
 use zeroize::Zeroizing;
 
@@ -12,6 +11,7 @@ use super::keys::Key;
 use super::known_good::{KnownGood, ProbeKey};
 use super::login;
 use super::module::{Entry, Generation};
+use super::native::Session as NativeSession;
 use super::token::Shared;
 use super::trouble::{NO_SESSION, Trouble, fault_of, is_reconnection};
 use crate::hsm::backend::{
@@ -28,7 +28,7 @@ pub struct Pkcs11Session {
 
 /// The session proper, apart from the token so that both can be borrowed.
 pub(super) struct Calls {
-    pub(super) session: Option<CryptokiSession>,
+    pub(super) session: Option<NativeSession>,
     pub(super) ivs: IvStock,
     /// Plaintexts of verifying decryptions; wiped after each.
     pub(super) scratch: Zeroizing<Vec<u8>>,
@@ -40,11 +40,7 @@ pub(super) struct Calls {
 
 impl Pkcs11Session {
     /// Takes a session over; it is closed when this is dropped.
-    pub(super) fn new(
-        token: Arc<Shared>,
-        session: CryptokiSession,
-        generation: Generation,
-    ) -> Self {
+    pub(super) fn new(token: Arc<Shared>, session: NativeSession, generation: Generation) -> Self {
         token.module.session_opened();
         let calls = Calls {
             session: Some(session),
@@ -57,12 +53,12 @@ impl Pkcs11Session {
         Self { token, generation, calls }
     }
 
-    /// For calls through `cryptoki`. The caller holds an entry of this session's generation.
-    pub(super) fn cryptoki(&self) -> Option<&CryptokiSession> {
+    /// For calls of its own. The caller holds an entry of this session's generation.
+    pub(super) fn native(&self) -> Option<&NativeSession> {
         self.calls.session.as_ref()
     }
 
-    /// For calls on [`Self::cryptoki`]; `None` if the module was initialised anew since.
+    /// For calls on [`Self::native`]; `None` if the module was initialised anew since.
     pub(super) fn enter(&self) -> Option<Entry<'_>> {
         self.token.module.enter_session(self.generation)
     }
@@ -152,7 +148,7 @@ impl Drop for Pkcs11Session {
 }
 
 impl Calls {
-    pub(super) fn session(&self) -> Result<&CryptokiSession, Fault> {
+    pub(super) fn session(&self) -> Result<&NativeSession, Fault> {
         self.session.as_ref().ok_or(NO_SESSION)
     }
 
