@@ -10,6 +10,8 @@ pub const MAX_SESSIONS_PER_TOKEN: usize = 1024;
 pub const MAX_QUEUED_JOBS_PER_TOKEN: usize = 16 * 1024;
 /// Random bytes fetched by one C_GenerateRandom, cut into IVs: 341 of them.
 pub const IV_BATCH_BYTES: usize = 4092;
+/// Batches of random bytes of a token's sessions whose beginnings are compared with a new one's.
+pub const MAX_SEEN_BATCHES: usize = 1024;
 /// Between two probes of a token's health.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two listings of a token's keys.

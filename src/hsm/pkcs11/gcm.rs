@@ -1,6 +1,9 @@
 //! Initialization vectors: where they come from, and that none is used twice.
 
+use std::collections::VecDeque;
+
 use cryptoki_sys::CK_RV;
+use parking_lot::Mutex;
 use zeroize::Zeroize as _;
 
 use super::codes;
@@ -8,19 +11,46 @@ use super::ffi::GcmIv;
 use super::native::Session;
 use crate::hsm::config::IvMode;
 use crate::job::Iv;
-use crate::limits::{GCM_IV_BYTES, GCM_TAG_BYTES, IV_BATCH_BYTES, MAX_GCM_IV_BYTES};
+use crate::limits::{
+    GCM_IV_BYTES, GCM_TAG_BYTES, IV_BATCH_BYTES, MAX_GCM_IV_BYTES, MAX_SEEN_BATCHES,
+};
 
 /// Bytes asked of C_GenerateRandom at once, tried in this order: some modules give 1,024 at the
 /// most.
 const BATCHES: [usize; 3] = [IV_BATCH_BYTES, 1020, GCM_IV_BYTES];
 
 /// Random bytes from the HSM, cut into IVs. Each is given out once and wiped.
+///
+/// An IV is their XOR with as many of the operating system's, drawn at each use: a stock that was
+/// copied with a virtual machine, or restored with it, gives other IVs than the original, where the
+/// kernel is told of the copy (vmgenid). XOR is enough: with either of the two random, and made
+/// without knowledge of the other, the outcome is as random.
 pub struct IvStock {
     bytes: Box<[u8; IV_BATCH_BYTES]>,
     next: usize,
     end: usize,
     batch: usize,
-    first_of_last_batch: [u8; GCM_IV_BYTES],
+}
+
+/// The beginnings of the batches that a token's sessions were given lately: a generator that gives
+/// two sessions the same is found out.
+#[derive(Default)]
+pub struct SeenBatches(Mutex<VecDeque<[u8; GCM_IV_BYTES]>>);
+
+impl SeenBatches {
+    /// Takes in a batch; false if one began so lately.
+    fn is_new(&self, first: &[u8]) -> bool {
+        let Ok(first) = <[u8; GCM_IV_BYTES]>::try_from(first) else { return false };
+        let mut seen = self.0.lock();
+        if seen.contains(&first) {
+            return false;
+        }
+        if seen.len() == MAX_SEEN_BATCHES {
+            seen.pop_front();
+        }
+        seen.push_back(first);
+        true
+    }
 }
 
 /// Why there is no IV.
@@ -30,43 +60,49 @@ pub enum NoIv {
     Code(Option<CK_RV>),
     /// What came is not random.
     NotRandom,
+    /// The operating system gives no random bytes.
+    NoSystemRandom,
 }
 
 impl IvStock {
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            bytes: Box::new([0; IV_BATCH_BYTES]),
-            next: 0,
-            end: 0,
-            batch: 0,
-            first_of_last_batch: [0; GCM_IV_BYTES],
-        }
+        Self { bytes: Box::new([0; IV_BATCH_BYTES]), next: 0, end: 0, batch: 0 }
     }
 
     /// One IV that was never given out before; fetches more when there are none left.
     ///
     /// # Errors
     /// [`NoIv`]
-    pub fn take(&mut self, session: &Session) -> Result<[u8; GCM_IV_BYTES], NoIv> {
+    pub fn take(
+        &mut self,
+        session: &Session,
+        seen: &SeenBatches,
+    ) -> Result<[u8; GCM_IV_BYTES], NoIv> {
         if self.next == self.end {
-            self.refill(|bytes| session.generate_random_slice(bytes).map_err(|error| error.code))?;
+            self.refill(seen, |bytes| {
+                session.generate_random_slice(bytes).map_err(|error| error.code)
+            })?;
         }
-        Ok(self.cut())
+        self.cut()
     }
 
-    fn cut(&mut self) -> [u8; GCM_IV_BYTES] {
+    fn cut(&mut self) -> Result<[u8; GCM_IV_BYTES], NoIv> {
         let mut iv = [0; GCM_IV_BYTES];
+        getrandom::fill(&mut iv).map_err(|_| NoIv::NoSystemRandom)?;
         let taken = &mut self.bytes[self.next..self.next + GCM_IV_BYTES];
-        iv.copy_from_slice(taken);
+        for (byte, from_hsm) in iv.iter_mut().zip(taken.iter()) {
+            *byte ^= from_hsm;
+        }
         taken.zeroize();
         self.next += GCM_IV_BYTES;
-        iv
+        Ok(iv)
     }
 
     fn refill(
         &mut self,
+        seen: &SeenBatches,
         mut generate: impl FnMut(&mut [u8]) -> Result<(), Option<CK_RV>>,
     ) -> Result<(), NoIv> {
         loop {
@@ -81,15 +117,14 @@ impl IvStock {
                 Err(code) => return Err(NoIv::Code(code)),
             }
             // An IV used twice gives the key away. A module that says OK and writes nothing, or
-            // the same again, is found out here, at the price of 341 comparisons a batch.
+            // the same again, is found out here, at the price of some comparisons a batch.
             let is_zero = |iv: &[u8]| iv.iter().all(|byte| *byte == 0);
             let is_broken = batch.chunks_exact(GCM_IV_BYTES).any(is_zero)
-                || batch[..GCM_IV_BYTES] == self.first_of_last_batch;
+                || !seen.is_new(&batch[..GCM_IV_BYTES]);
             if is_broken {
                 batch.zeroize();
                 return Err(NoIv::NotRandom);
             }
-            self.first_of_last_batch.copy_from_slice(&batch[..GCM_IV_BYTES]);
             (self.next, self.end) = (0, length);
             return Ok(());
         }
@@ -188,18 +223,19 @@ mod tests {
     #[test]
     fn each_iv_is_given_once_and_wiped() {
         let (mut stock, mut counter, mut calls) = (IvStock::new(), 0, 0);
+        let batches = SeenBatches::default();
         let mut seen = HashSet::new();
         for _ in 0..1000 {
             if stock.next == stock.end {
                 calls += 1;
                 stock
-                    .refill(|bytes| {
+                    .refill(&batches, |bytes| {
                         counting(bytes, &mut counter);
                         Ok(())
                     })
                     .unwrap();
             }
-            assert!(seen.insert(stock.cut()));
+            assert!(seen.insert(stock.cut().unwrap()));
             assert!(stock.bytes[..stock.next].iter().all(|byte| *byte == 0));
         }
         assert_eq!(calls, 3);
@@ -216,26 +252,60 @@ mod tests {
             counting(bytes, &mut counter);
             Ok(())
         };
-        stock.refill(limited).unwrap();
+        stock.refill(&SeenBatches::default(), limited).unwrap();
         assert_eq!(stock.end, 1020);
     }
 
     /// A module whose generator does nothing must not lead to the same IV for all messages.
     #[test]
     fn random_that_is_not_random_is_refused() {
-        let mut stock = IvStock::new();
-        assert_eq!(stock.refill(|_| Ok(())), Err(NoIv::NotRandom));
+        let (mut stock, seen) = (IvStock::new(), SeenBatches::default());
+        assert_eq!(stock.refill(&seen, |_| Ok(())), Err(NoIv::NotRandom));
         let same = |bytes: &mut [u8]| {
             bytes.fill(7);
             Ok(())
         };
-        stock.refill(same).unwrap();
+        stock.refill(&seen, same).unwrap();
         stock.next = stock.end;
-        assert_eq!(stock.refill(same), Err(NoIv::NotRandom));
+        assert_eq!(stock.refill(&seen, same), Err(NoIv::NotRandom));
+        // Another session of the token's.
+        assert_eq!(IvStock::new().refill(&seen, same), Err(NoIv::NotRandom));
         assert_eq!(
-            IvStock::new().refill(|_| Err(Some(CKR_DEVICE_ERROR))),
+            IvStock::new().refill(&seen, |_| Err(Some(CKR_DEVICE_ERROR))),
             Err(NoIv::Code(Some(CKR_DEVICE_ERROR)))
         );
+    }
+
+    /// A process that is restored, or copied with its machine, does not repeat its other self's IVs.
+    #[test]
+    fn copies_of_a_stock_differ() {
+        let (mut original, mut copy) = (IvStock::new(), IvStock::new());
+        for stock in [&mut original, &mut copy] {
+            let fill = |bytes: &mut [u8]| {
+                counting(bytes, &mut 0);
+                Ok(())
+            };
+            stock.refill(&SeenBatches::default(), fill).unwrap();
+        }
+        assert!(original.bytes == copy.bytes && original.next == copy.next);
+        let mut seen = HashSet::new();
+        while original.next < original.end {
+            assert!(seen.insert(original.cut().unwrap()) && seen.insert(copy.cut().unwrap()));
+        }
+        assert_eq!(seen.len(), 2 * 341);
+    }
+
+    /// Of a great many batches the latest are looked at.
+    #[test]
+    fn batches_are_forgotten() {
+        let seen = SeenBatches::default();
+        let first = |n: usize| {
+            let mut first = [0; GCM_IV_BYTES];
+            first[..8].copy_from_slice(&n.to_be_bytes());
+            first
+        };
+        assert!((0..=MAX_SEEN_BATCHES).all(|n| seen.is_new(&first(n))));
+        assert!(!seen.is_new(&first(1)) && seen.is_new(&first(0)));
     }
 
     fn iv_of(mode: IvMode, bytes: [u8; MAX_GCM_IV_BYTES]) -> GcmIv {

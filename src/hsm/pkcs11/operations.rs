@@ -74,15 +74,17 @@ impl Calls {
     ) -> Result<Iv, Trouble> {
         let session = self.session.as_ref().ok_or(NO_SESSION)?;
         let mode = token.config.iv_mode;
-        let mut iv = mode.prepare(|| self.ivs.take(session)).map_err(|no_iv| match no_iv {
-            NoIv::Code(Some(code)) => {
-                token.codes.count(code);
-                fault_of_class(code)
-            }
-            NoIv::Code(None) | NoIv::NotRandom => {
-                Fault { failure: Failure::Malformed, blame: Blame::Token }
-            }
-        })?;
+        let mut iv = mode.prepare(|| self.ivs.take(session, &token.iv_batches)).map_err(
+            |no_iv| match no_iv {
+                NoIv::Code(Some(code)) => {
+                    token.codes.count(code);
+                    fault_of_class(code)
+                }
+                NoIv::Code(None) | NoIv::NotRandom | NoIv::NoSystemRandom => {
+                    Fault { failure: Failure::Malformed, blame: Blame::Token }
+                }
+            },
+        )?;
         if mode == IvMode::Appended && token.config.rules.appended_iv_bits != 0 {
             iv.bits = token.config.rules.appended_iv_bits;
         }

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::codes::{self, Class};
 use super::ffi::{RawError, RawModule};
-use super::gcm::given_iv;
+use super::gcm::{SeenBatches, given_iv};
 use super::keys::{KeyCache, Labels};
 use super::known_good::KnownGood;
 use super::login::{Login, LoginRules};
@@ -41,6 +41,7 @@ pub(super) struct Shared {
     pub(super) index: TokenIndex,
     pub(super) keys: KeyCache,
     pub(super) login: Login,
+    pub(super) iv_batches: SeenBatches,
     pub(super) cdiv_mismatches: AtomicU64,
     pub(super) codes: codes::Counts,
     /// A ciphertext of a configured key, made by the latest probe that used one.
@@ -193,6 +194,7 @@ impl Pkcs11Token {
             index,
             keys: KeyCache::new(labels, witnesses),
             login: Login::new(config.user_pin.clone()),
+            iv_batches: SeenBatches::default(),
             cdiv_mismatches: AtomicU64::new(0),
             codes: codes::Counts::default(),
             sample: Mutex::default(),
