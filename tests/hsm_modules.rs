@@ -406,6 +406,48 @@ fn starts_again_after_a_stop() {
     });
 }
 
+/// A public object that has a key's label, which anybody may have put there, is not used in the
+/// key's place. Alone it serves, unless the settings want private keys.
+#[test]
+fn private_keys_come_first() {
+    in_child("private_keys_come_first", softhsm_environment, |_| {
+        let module = tools::softhsm2_module();
+        let pkcs11 = initialize(&module);
+        let slot = make_token(&pkcs11, "first");
+        let session = login(&pkcs11, slot);
+        let public = |label: &str| {
+            let template = [
+                Attribute::Class(ObjectClass::SECRET_KEY),
+                Attribute::KeyType(KeyType::AES),
+                Attribute::Token(true),
+                Attribute::Private(false),
+                Attribute::Label(label.into()),
+                Attribute::Value(vec![1; 32]),
+                Attribute::Encrypt(true),
+                Attribute::Decrypt(true),
+            ];
+            session.create_object(&template).unwrap();
+        };
+        public("both");
+        add_key(&session, "both", &VALUE, ENCRYPT | DECRYPT, true);
+        public("both");
+        public("encrypt-only");
+        drop(session);
+        pkcs11.finalize().unwrap();
+        for require_private_keys in [false, true] {
+            let config = config(vec![first(module.clone())], &LABELS);
+            let mut caller = Caller::start(Config { require_private_keys, ..config });
+            let (iv, sealed) = caller.encrypt(BOTH, b"x").unwrap();
+            assert_eq!(unseal(iv.as_slice(), &sealed), b"x");
+            let public_alone = caller.encrypt(ENCRYPT_ONLY, b"x");
+            let refused = public_alone == Err(Failure::KeyNotFound);
+            assert_eq!(refused, require_private_keys, "{public_alone:?}");
+            assert_eq!(caller.hsm.inventory()[0].ambiguous, []);
+            assert!(caller.hsm.stop(std::time::Duration::from_secs(10)));
+        }
+    });
+}
+
 /// opencryptoki's daemon, without which its module does nothing; one that runs already is used.
 struct SlotDaemon(Option<std::process::Child>);
 

@@ -18,6 +18,8 @@ pub struct Config {
     pub labels: Vec<Box<str>>,
     /// A label that fits several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
+    /// A key that is no private object is as good as absent.
+    pub require_private_keys: bool,
     /// The key that probes and known-good operations use, on tokens that have it.
     pub health_key: Option<KeyIndex>,
     /// Keys among `labels` that no store names: the health key, the audit log's.

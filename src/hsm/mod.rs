@@ -156,12 +156,13 @@ impl Hsm {
         config: Config,
         completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
-        let labels = Arc::new(Labels::new(
+        let labels = Labels::new(
             config.labels,
             config.allow_ambiguous_labels,
             config.health_key,
             config.storeless_keys,
-        ));
+        );
+        let labels = Arc::new(labels.private_if(config.require_private_keys));
         let mut backends: Vec<(Box<dyn Backend>, Share)> = Vec::new();
         for (index, token) in (0..).map(TokenIndex).zip(config.tokens) {
             let share = Share {

@@ -114,6 +114,7 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "PKCS11_HSM_MODULE",
             "context_read_timeout_milli",
             "allow_ambiguous_labels",
+            "require_private_keys",
             "initialize_parameters",
             "hedge_after_milli",
             "hedge_budget_percent",

@@ -206,6 +206,8 @@ pub struct Pkcs11 {
     pub tokens: Vec<TokenConfig>,
     /// A label that fits several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
+    /// A key that is no private object is refused.
+    pub require_private_keys: bool,
     /// The `CKA_LABEL` of the key that probes use.
     pub health_key: Option<String>,
     /// The label or the serial number of the token that is right where tokens hold different keys

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::listing::{FoundKey, find, list, read};
 use super::native::{Error, Session};
+use super::private_first::{OfLabel, PrivateFirst};
 use super::standing::Disagreeing;
 use crate::hsm::backend::Direction;
 use crate::hsm::inventory::KeyInventory;
@@ -26,6 +27,8 @@ pub struct Labels {
     list: ArcSwap<LabelList>,
     /// A label that fits several keys means the first of them.
     pub allow_ambiguous: bool,
+    /// A key that is no private object is none.
+    pub require_private: bool,
     /// The key that probes use.
     health_key: Option<KeyIndex>,
     /// Keys that no store names.
@@ -67,7 +70,13 @@ impl Labels {
         storeless: Vec<KeyIndex>,
     ) -> Self {
         let list = ArcSwap::from_pointee(LabelList::new(labels));
-        Self { list, allow_ambiguous, health_key, storeless }
+        Self { list, allow_ambiguous, require_private: false, health_key, storeless }
+    }
+
+    /// The same, of private keys alone.
+    #[must_use]
+    pub fn private_if(self, require_private: bool) -> Self {
+        Self { require_private, ..self }
     }
 
     /// Those that there are now.
@@ -126,6 +135,7 @@ pub struct KeyCache {
     labels: Arc<Labels>,
     pub(super) witnesses: Arc<Witnesses>,
     pub(super) disagreeing: Disagreeing,
+    private_first: PrivateFirst,
     pub(super) entries: RwLock<Vec<Entry>>,
     /// Counts the times that all was forgotten.
     era: AtomicU64,
@@ -146,6 +156,7 @@ impl KeyCache {
             labels,
             witnesses,
             disagreeing: Disagreeing::default(),
+            private_first: PrivateFirst::default(),
             entries,
             era: AtomicU64::new(0),
             has_new: AtomicBool::new(false),
@@ -391,19 +402,16 @@ impl KeyCache {
         let Some(label) = labels.get(key) else { return Ok(None) };
         let era = self.era.load(Ordering::Acquire);
         let (handles, _) = find(session, Some(label), MAX_KEYS_PER_LABEL)?;
-        let mut found = None;
-        let mut count = 0;
+        let mut found = OfLabel::default();
         for handle in handles {
             // A module that doesn't compare labels must not give another label's key.
             if let Some(key) = read(session, handle)?
                 && key.label.as_deref() == Some(label)
             {
-                count += 1;
-                found.get_or_insert((key.handle, key.attributes));
+                found.add(&key);
             }
         }
-        let found =
-            found.map(|(handle, attributes)| Key { handle, attributes, count, proven_in: 0 });
+        let found = self.private_first.choose(label, found, self.labels.require_private);
         let mut entries = self.entries.write();
         if self.era.load(Ordering::Acquire) == era
             && let Ok(index) = usize::try_from(key.0)
@@ -422,18 +430,18 @@ impl KeyCache {
     pub fn refresh(&self, session: &Session) -> Result<(), Error> {
         let (era, began) = (self.era.load(Ordering::Acquire), Instant::now());
         let labels = self.labels.now();
-        let mut fresh = vec![None::<Key>; labels.all().len()];
-        let is_cut = list(session, |FoundKey { handle, label, attributes }| {
-            let index = label.and_then(|label| labels.indices.get(label.as_str()));
+        let mut fresh = vec![OfLabel::default(); labels.all().len()];
+        let is_cut = list(session, |key| {
+            let index = key.label.as_ref().and_then(|label| labels.indices.get(label.as_str()));
             if let Some(fresh) = index.and_then(|index| fresh.get_mut(*index)) {
-                match fresh {
-                    Some(key) => key.count += 1,
-                    None => {
-                        *fresh = Some(Key { handle, attributes, count: 1, proven_in: 0 });
-                    }
-                }
+                fresh.add(&key);
             }
         })?;
+        let is_required = self.labels.require_private;
+        let found = labels.all().iter().zip(fresh);
+        let fresh: Vec<_> = found
+            .map(|(label, found)| self.private_first.choose(label, found, is_required))
+            .collect();
         if is_cut {
             tracing::warn!(
                 keys = MAX_KEYS_PER_TOKEN,
@@ -464,14 +472,25 @@ impl KeyCache {
     pub fn inventory(&self, session: &Session) -> Result<Vec<KeyInventory>, Error> {
         let mut keys = Vec::new();
         let labels = self.labels.now();
-        list(session, |FoundKey { label, attributes, .. }| {
+        list(session, |FoundKey { label, attributes, is_private, .. }| {
             let is_configured =
                 label.as_ref().is_some_and(|label| labels.indices.contains_key(label.as_str()));
             let label = label.unwrap_or_default().into();
-            keys.push(KeyInventory { label, attributes, is_configured, keys_of_label: 0 });
+            keys.push(KeyInventory {
+                label,
+                attributes,
+                is_private,
+                is_configured,
+                keys_of_label: 0,
+            });
         })?;
         let mut counts = HashMap::<Box<str>, u32>::new();
-        for key in &keys {
+        let is_passed_over = |key: &KeyInventory| {
+            let is_better =
+                |it: &KeyInventory| it.label == key.label && it.is_private != Some(false);
+            key.is_private == Some(false) && keys.iter().any(is_better)
+        };
+        for key in keys.iter().filter(|key| !is_passed_over(key)) {
             *counts.entry(key.label.clone()).or_default() += 1;
         }
         for key in &mut keys {

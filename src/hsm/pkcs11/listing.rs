@@ -8,11 +8,12 @@ use crate::job::KeyAttributes;
 use crate::limits::{MAX_KEYS_PER_TOKEN, MAX_LABEL_BYTES};
 
 /// What an object is, and then what a key may do.
-const ATTRIBUTES: [CK_ATTRIBUTE_TYPE; 12] = [
+const ATTRIBUTES: [CK_ATTRIBUTE_TYPE; 13] = [
     CKA_LABEL,
     CKA_CLASS,
     CKA_KEY_TYPE,
     CKA_TOKEN,
+    CKA_PRIVATE,
     CKA_VALUE_LEN,
     CKA_ENCRYPT,
     CKA_DECRYPT,
@@ -30,6 +31,8 @@ pub(super) struct FoundKey {
     /// `None` if it cannot be an external key id: no UTF-8, or too long.
     pub(super) label: Option<String>,
     pub(super) attributes: KeyAttributes,
+    /// CKA_PRIVATE; `None` if the token does not tell.
+    pub(super) is_private: Option<bool>,
 }
 
 /// One pass over all AES keys of the token. Says whether there are more than are looked at.
@@ -131,7 +134,7 @@ fn digest(
     handle: CK_OBJECT_HANDLE,
     attributes: Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>,
 ) -> Option<FoundKey> {
-    let mut label = None;
+    let (mut label, mut is_private) = (None, None);
     let mut key = KeyAttributes {
         bits: 0,
         encrypt: true,
@@ -150,6 +153,7 @@ fn digest(
             }
             CKA_KEY_TYPE if number(&value).is_some_and(|kind| kind != CKK_AES) => return None,
             CKA_TOKEN if !flag(&value) => return None,
+            CKA_PRIVATE => is_private = Some(flag(&value)),
             CKA_VALUE_LEN => {
                 let bits = number(&value).unwrap_or(0).saturating_mul(8);
                 key.bits = u32::try_from(bits).unwrap_or(u32::MAX);
@@ -164,7 +168,7 @@ fn digest(
             _ => {}
         }
     }
-    Some(FoundKey { handle, label, attributes: key })
+    Some(FoundKey { handle, label, attributes: key, is_private })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod module;
 pub mod native;
 mod operations;
 pub mod pin_tries;
+mod private_first;
 pub mod probe;
 pub mod profiles;
 mod prove;
