@@ -125,3 +125,23 @@ fn forms_are_found() {
         assert_eq!(found("no_iv_bits = true"), first);
     });
 }
+
+/// What the probe tells beside: of SoftHSM2 all is known.
+#[test]
+fn the_probe_tells_more() {
+    in_child("the_probe_tells_more", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        let bounds = Bounds { max_sessions: 1, time: Duration::from_millis(10) };
+        bench.set("[latency]\nC_EncryptInit = \"3ms\"");
+        let findings = probe::run(&config_of(GcmForm::default()), &[], bounds).unwrap();
+        assert_eq!(findings.interfaces, ["PKCS#11 2.40 (C_GetFunctionList)"]);
+        assert_eq!(findings.has_messages, Some(false));
+        assert!(findings.makes_session_keys);
+        let (begins, rest) = findings.encryption.unwrap();
+        assert!(begins >= Duration::from_millis(3) && rest < begins, "{begins:?} {rest:?}");
+        bench.set("no_session_keys = true");
+        let labels = LABELS.map(Box::from);
+        let findings = probe::run(&config_of(GcmForm::default()), &labels, bounds).unwrap();
+        assert!(!findings.makes_session_keys);
+    });
+}

@@ -42,8 +42,8 @@ use crate::server::config::TcpKeepalive;
 use crate::server::network::Network;
 
 pub use self::load::{
-    BOOTSTRAP_TOML, Environment, PKCS11_HSM_MODULE, XKS_PROXY_SETTINGS_TOML, load, locate,
-    locate_by,
+    BOOTSTRAP_TOML, Environment, PKCS11_HSM_MODULE, XKS_PROXY_SETTINGS_TOML, load, load_to_probe,
+    locate, locate_by,
 };
 pub use self::report::{Finding, Severity};
 

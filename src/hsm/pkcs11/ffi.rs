@@ -8,7 +8,7 @@
 
 #![expect(unsafe_code, reason = "PKCS#11 is a C interface; nothing outside this file is unsafe")]
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +16,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cryptoki_sys::*;
 use parking_lot::{Mutex, MutexGuard};
 
+pub use super::native::{Arguments, GcmIv, RawError};
 use super::native::{Attribute, Error};
 use crate::hsm::config::GcmForm;
 use crate::limits::{GCM_TAG_BYTES, MAX_GCM_IV_BYTES, MAX_LABEL_BYTES, MAX_OUTPUT_EXCESS};
 
 /// 64-bit words that an attribute's value may have: a label that is too long shows as such.
 const ATTRIBUTE_WORDS: usize = MAX_LABEL_BYTES / 8 + 1;
+
+/// Interfaces that are told of.
+const MAX_INTERFACES: usize = 16;
 
 /// A loaded module, as the functions of its list.
 pub struct RawModule {
@@ -30,42 +34,7 @@ pub struct RawModule {
     is_serial: AtomicBool,
     turn: Mutex<()>,
     /// Keeps the functions mapped. Last, so that it is dropped last.
-    _library: libloading::Library,
-}
-
-/// The argument of C_Initialize.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arguments<'a> {
-    /// CKF_OS_LOCKING_OK: threads call as they like.
-    OsLocking,
-    /// The same, with the module's own parameter string.
-    Parameters(&'a str),
-    /// No locks and no flags: one call at a time.
-    NoLocking,
-    /// A null pointer, which says the same.
-    Null,
-}
-
-/// A cryptographic operation that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RawError {
-    /// C_EncryptInit or C_DecryptInit: there is no operation.
-    Init(CK_RV),
-    /// C_Encrypt or C_Decrypt. The operation is over, unless the code is CKR_BUFFER_TOO_SMALL
-    /// (PKCS#11 v2.40, 5.2).
-    Operation(CK_RV),
-    /// The module says that it wrote more than there was room for, or has no such function.
-    Malformed,
-}
-
-/// `CK_GCM_PARAMS` but for the AAD: the IV's buffer and what is said of it.
-pub struct GcmIv {
-    /// The IV, or room for the one that the HSM writes.
-    pub bytes: [u8; MAX_GCM_IV_BYTES],
-    /// `ulIvLen`; at most [`MAX_GCM_IV_BYTES`].
-    pub length: u8,
-    /// `ulIvBits`
-    pub bits: u32,
+    library: libloading::Library,
 }
 
 /// Sets environment variables that modules read when they are loaded (`[pkcs11_logger]`).
@@ -123,7 +92,44 @@ impl RawModule {
             ptr::read_unaligned(list)
         };
         let (is_serial, turn) = (AtomicBool::new(false), Mutex::new(()));
-        Ok(Self { functions, is_serial, turn, _library: library })
+        Ok(Self { functions, is_serial, turn, library })
+    }
+
+    /// The version of PKCS#11 that the function list says it is of.
+    #[must_use]
+    pub fn version(&self) -> CK_VERSION {
+        self.functions.version
+    }
+
+    /// C_GetInterfaceList of PKCS#11 v3.0: names and versions of the interfaces; none if there is no
+    /// such function.
+    #[must_use]
+    pub fn interfaces(&self) -> Vec<(String, CK_VERSION)> {
+        type GetInterfaceList = unsafe extern "C" fn(*mut CK_INTERFACE, *mut CK_ULONG) -> CK_RV;
+        let mut list = [CK_INTERFACE::default(); MAX_INTERFACES];
+        let mut count = ulong(list.len());
+        // SAFETY: the type is that of PKCS#11 v3.0, 5.4.5 C_GetInterfaceList; the list has room for
+        // as many as `count` says.
+        let code = unsafe {
+            let Ok(function) = self.library.get::<GetInterfaceList>(b"C_GetInterfaceList\0") else {
+                return Vec::new();
+            };
+            function(list.as_mut_ptr(), &raw mut count)
+        };
+        let count = usize::try_from(count).map_or(0, |count| count.min(list.len()));
+        let told = if code == CKR_OK { &list[..count] } else { &[] };
+        let named = told
+            .iter()
+            .filter(|it| !it.pInterfaceName.is_null() && !it.pFunctionList.is_null())
+            .map(|it| {
+                // SAFETY: by the same section a name is a string that ends with NUL, and each
+                // function list begins with its version.
+                unsafe {
+                    let name = CStr::from_ptr(it.pInterfaceName.cast()).to_string_lossy();
+                    (name.into_owned(), it.pFunctionList.cast::<CK_VERSION>().read_unaligned())
+                }
+            });
+        named.collect()
     }
 
     /// Has calls made one at a time from now on, or not any more.
@@ -413,7 +419,7 @@ impl RawModule {
 
     /// AES-GCM with a tag of 128 bits: C_EncryptInit and C_Encrypt, once each unless `form` says
     /// more. What the module wrote, ciphertext and tag, replaces what was in `output`; an IV that
-    /// the HSM wrote is in `iv`.
+    /// the HSM wrote is in `iv`. `began` is called between the two.
     ///
     /// # Errors
     /// [`RawError`]; `output` is empty then.
@@ -427,6 +433,7 @@ impl RawModule {
         aad: &[u8],
         plaintext: &[u8],
         output: &mut Vec<u8>,
+        began: impl FnOnce(),
     ) -> Result<(), RawError> {
         output.clear();
         output.reserve(plaintext.len() + GCM_TAG_BYTES + MAX_GCM_IV_BYTES);
@@ -435,6 +442,7 @@ impl RawModule {
         // Mechanism, parameters, IV and AAD outlive both calls, so a module that keeps the pointers
         // finds them.
         call!(self.C_EncryptInit(session, &raw mut mechanism, key)).map_err(init)?;
+        began();
         one_part(form, plaintext, output, |input, bytes, output, length| {
             call!(self.C_Encrypt(session, input, bytes, output, length))
         })

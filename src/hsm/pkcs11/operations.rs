@@ -90,7 +90,8 @@ impl Calls {
         }
         let raw = &token.module.raw;
         let form = token.config.rules.form;
-        let result = raw.encrypt(form, session.handle(), handle, &mut iv, aad, plaintext, output);
+        let result =
+            raw.encrypt(form, session.handle(), handle, &mut iv, aad, plaintext, output, || {});
         token.counted(result).map_err(|error| match error {
             RawError::Init(code) | RawError::Operation(code) => {
                 trouble_of(code, Failure::MayNotEncrypt)

@@ -209,6 +209,10 @@ impl Pkcs11Token {
         &self.shared.config
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Who it is, in a line.
     pub(super) fn describe(&self) -> String {
         let Identity { id, label, model, manufacturer } = self.identity();
