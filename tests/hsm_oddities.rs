@@ -5,11 +5,14 @@
 
 mod hsm_support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hsm_support::bench::*;
 use hsm_support::*;
 use xks_proxy::hsm::config::{GcmForm, Rules, TokenConfig, TokenSelector};
+use xks_proxy::hsm::pkcs11::ffi::RawModule;
+use xks_proxy::hsm::pkcs11::native::{Arguments, Session};
 use xks_proxy::hsm::pkcs11::probe::{self, Bounds};
 
 /// The token "one", called in that form.
@@ -58,6 +61,27 @@ fn a_clock_that_is_wrong() {
 #[test]
 fn few_objects_at_once() {
     serves("find_at_most = 1", GcmForm::default());
+}
+
+/// Whether there are more objects than are looked at is known, and a search ends whatever it found.
+#[test]
+fn more_objects_than_are_looked_at() {
+    in_child("more_objects_than_are_looked_at", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        bench.set("[odd]\nfind_at_most = 1");
+        let module = Arc::new(RawModule::load(&Bench::module()).unwrap());
+        module.initialize(Arguments::OsLocking).unwrap();
+        let named = |slot: &u64| module.token_info(*slot).unwrap().label.starts_with(b"one ");
+        let slot = module.slots(10).unwrap().into_iter().find(named).unwrap();
+        let session = Session::open(&module, slot, false).unwrap();
+        session.login(Some(PIN)).unwrap();
+        for (max_objects, expected) in [(0, (0, true)), (1, (1, true)), (2, (2, false))] {
+            let (found, has_more) = session.find(&[], max_objects).unwrap();
+            assert_eq!((found.len(), has_more), expected);
+        }
+        session.close().unwrap();
+        module.finalize().unwrap();
+    });
 }
 
 /// A search by class and label is all that some modules take; others take none at all.

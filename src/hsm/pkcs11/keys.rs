@@ -465,14 +465,14 @@ impl KeyCache {
         Ok(())
     }
 
-    /// All AES keys of the token, for people.
+    /// All AES keys of the token, for people, and whether there are more.
     ///
     /// # Errors
     /// The token's.
-    pub fn inventory(&self, session: &Session) -> Result<Vec<KeyInventory>, Error> {
+    pub fn inventory(&self, session: &Session) -> Result<(Vec<KeyInventory>, bool), Error> {
         let mut keys = Vec::new();
         let labels = self.labels.now();
-        list(session, |FoundKey { label, attributes, is_private, .. }| {
+        let is_cut = list(session, |FoundKey { label, attributes, is_private, .. }| {
             let is_configured =
                 label.as_ref().is_some_and(|label| labels.indices.contains_key(label.as_str()));
             let label = label.unwrap_or_default().into();
@@ -496,7 +496,7 @@ impl KeyCache {
         for key in &mut keys {
             key.keys_of_label = counts.get(&key.label).copied().unwrap_or(0);
         }
-        Ok(keys)
+        Ok((keys, is_cut))
     }
 }
 

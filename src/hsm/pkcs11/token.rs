@@ -336,19 +336,22 @@ impl Backend for Pkcs11Token {
             chosen.as_ref().and_then(|c| inventory.slots.iter().find(|s| s.id == c.id).cloned());
         inventory.slot = current.or(chosen);
         let keys = result.and_then(|session| {
-            let Some(_entry) = session.enter() else { return Ok(Vec::new()) };
+            let Some(_entry) = session.enter() else { return Ok(Default::default()) };
             let native = session.native().map(|native| shared.keys.inventory(native));
             native
                 .transpose()
                 .map(Option::unwrap_or_default)
                 .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))
         });
+        let mut is_cut = false;
         match keys {
-            Ok(keys) => inventory.keys = keys,
+            Ok(keys) => (inventory.keys, is_cut) = keys,
             Err(error) => inventory.trouble = Some(error.reason().to_owned()),
         }
         for label in shared.keys.labels().now().all() {
             match inventory.keys.iter().find(|key| key.label == *label) {
+                // It may be among those that were not looked at.
+                None if is_cut => {}
                 None => inventory.missing.push(label.clone()),
                 Some(key) if key.keys_of_label > 1 => {
                     inventory.ambiguous.push((label.clone(), key.keys_of_label));
