@@ -443,3 +443,108 @@ fn starts_again_after_a_stop() {
         assert!(pkcs11.get_slots_with_token().is_err(), "it is finalised");
     });
 }
+
+/// A public object that has a key's label, which anybody may have put there, is not used in the
+/// key's place. Alone it serves, unless the settings want private keys.
+#[test]
+fn private_keys_come_first() {
+    in_child("private_keys_come_first", softhsm_environment, |_| {
+        let module = tools::softhsm2_module();
+        let pkcs11 = initialize(&module);
+        let slot = make_token(&pkcs11, "first");
+        let session = login(&pkcs11, slot);
+        let public = |label: &str| {
+            let template = [
+                Attribute::Class(ObjectClass::SECRET_KEY),
+                Attribute::KeyType(KeyType::AES),
+                Attribute::Token(true),
+                Attribute::Private(false),
+                Attribute::Label(label.into()),
+                Attribute::Value(vec![1; 32]),
+                Attribute::Encrypt(true),
+                Attribute::Decrypt(true),
+            ];
+            session.create_object(&template).unwrap();
+        };
+        public("both");
+        add_key(&session, "both", &VALUE, ENCRYPT | DECRYPT, true);
+        public("both");
+        public("encrypt-only");
+        drop(session);
+        pkcs11.finalize().unwrap();
+        for require_private_keys in [false, true] {
+            let config = config(vec![first(module.clone())], &LABELS);
+            let mut caller = Caller::start(Config { require_private_keys, ..config });
+            let (iv, sealed) = caller.encrypt(BOTH, b"x").unwrap();
+            assert_eq!(unseal(iv.as_slice(), &sealed), b"x");
+            let public_alone = caller.encrypt(ENCRYPT_ONLY, b"x");
+            let refused = public_alone == Err(Failure::KeyNotFound);
+            assert_eq!(refused, require_private_keys, "{public_alone:?}");
+            assert_eq!(caller.hsm.inventory()[0].ambiguous, []);
+            assert!(caller.hsm.stop(std::time::Duration::from_secs(10)));
+        }
+    });
+}
+
+/// opencryptoki's daemon, without which its module does nothing; one that runs already is used.
+struct SlotDaemon(Option<std::process::Child>);
+
+impl SlotDaemon {
+    fn start() -> Self {
+        let is_up = || {
+            std::process::Command::new("pkcsconf")
+                .arg("-t")
+                .output()
+                .expect("opencryptoki is not installed: apt-get install opencryptoki")
+                .status
+                .success()
+        };
+        if is_up() {
+            return Self(None);
+        }
+        // /run is empty after each start of the system, and in containers.
+        std::fs::create_dir_all("/run/lock/opencryptoki").unwrap();
+        let daemon = std::process::Command::new("pkcsslotd").arg("-f").spawn().unwrap();
+        eventually("opencryptoki's daemon is up", is_up);
+        Self(Some(daemon))
+    }
+}
+
+impl Drop for SlotDaemon {
+    fn drop(&mut self) {
+        if let Some(daemon) = &mut self.0 {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+/// opencryptoki's software token has a clock whose time is not what PKCS#11 has it, and is seen all
+/// the same. Up to version 3.8.1 at least it has no AES-GCM, which is said at the start.
+#[test]
+fn opencryptoki_is_seen() {
+    in_child(
+        "opencryptoki_is_seen",
+        |_| Vec::new(),
+        |_| {
+            let module = [
+                "/usr/lib/x86_64-linux-gnu/pkcs11/libopencryptoki.so",
+                "/usr/lib/aarch64-linux-gnu/pkcs11/libopencryptoki.so",
+                "/usr/lib64/pkcs11/libopencryptoki.so",
+            ];
+            let module = module.iter().map(PathBuf::from).find(|path| path.exists()).unwrap();
+            let _daemon = SlotDaemon::start();
+            let token = token(module, TokenSelector::Label("IBM OS PKCS#11".to_owned()), PIN, 1);
+            let config = config(vec![token], &LABELS);
+            let told = match Hsm::start(config, Vec::new()) {
+                // No token was made of it: that is for an administrator.
+                Ok(hsm) => hsm.stats().remove(0).trouble.unwrap_or_default(),
+                Err(error) => error.to_string(),
+            };
+            assert!(
+                told.contains("label \"IBM OS PKCS#11\" serial") || told.contains("no AES-GCM"),
+                "{told}"
+            );
+        },
+    );
+}

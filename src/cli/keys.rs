@@ -67,11 +67,14 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
                 prefix => prefix,
             })
             .collect();
-        let remark = if key.keys_of_label > 1 {
+        let mut remark = if key.keys_of_label > 1 {
             format!("  ({} keys have this label)", key.keys_of_label)
         } else {
             String::new()
         };
+        if key.is_private == Some(false) {
+            remark.push_str("  (a public object: CKA_PRIVATE is false)");
+        }
         println!(
             "{:<40} {:<8} {:<42} {}{remark}",
             key.label,

@@ -272,6 +272,14 @@ impl Failed {
     }
 }
 
+/// Loads settings that lack `[hsm_capabilities]` and are right otherwise.
+fn load_to_probe(file: Option<&Path>) -> Option<Settings> {
+    let environment = |name: &str| std::env::var_os(name);
+    let file =
+        file.map_or_else(|| settings::locate(&environment).ok(), |it| Some(it.to_owned()))?;
+    settings::load_to_probe(&file, &environment).ok().map(|(settings, _)| settings)
+}
+
 /// Loads the settings: `file`, or the one that serving would take.
 fn load(file: Option<&Path>, is_strict: bool) -> Result<(Settings, Vec<Finding>), Failed> {
     let environment = |name: &str| std::env::var_os(name);

@@ -14,7 +14,14 @@ use crate::hsm::pkcs11::probe::{self, Bounds, Findings};
 /// # Errors
 /// [`Failed`]: the settings are wrong, or a token cannot be tried or cannot serve.
 pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(), Failed> {
-    let (settings, _) = super::load(file, false)?;
+    // It is there to find them: a file without `[hsm_capabilities]` is as good.
+    let (settings, are_missing) = match super::load(file, false) {
+        Ok((settings, _)) => (settings, false),
+        Err(failed) => match super::load_to_probe(file) {
+            Some(settings) => (settings, true),
+            None => return Err(failed),
+        },
+    };
     // No thread has been started yet.
     set_environment(&settings.pkcs11.environment);
     let service = settings.service();
@@ -23,7 +30,7 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
         println!("\nmodule {}, {}", token.module.display(), name(&token.select));
         match probe::run(token, service.labels(), Bounds { max_sessions, time }) {
             Ok(findings) => {
-                print(&findings, token);
+                print(&findings, token, are_missing);
                 if findings.iv_mode.is_none() {
                     failures.push("no way of making IVs works: it cannot serve".to_owned());
                 }
@@ -49,8 +56,17 @@ fn name(select: &TokenSelector) -> String {
     }
 }
 
-fn print(findings: &Findings, token: &TokenConfig) {
+fn print(findings: &Findings, token: &TokenConfig, are_missing: bool) {
     println!("  token {}", findings.token);
+    println!("  interfaces: {}", findings.interfaces.join(", "));
+    let messages = match findings.has_messages {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "not told",
+    };
+    println!("  messages with CKM_AES_GCM (CKF_MESSAGE_ENCRYPT): {messages}");
+    let session_keys = if findings.makes_session_keys { "can be made" } else { "are not made" };
+    println!("  keys of a session's own: {session_keys}");
     for (iv_mode, outcome) in &findings.iv_modes {
         match outcome {
             Ok(bytes) => println!("  {}: works, {bytes} bytes", what(*iv_mode)),
@@ -63,6 +79,9 @@ fn print(findings: &Findings, token: &TokenConfig) {
     println!("  a bad tag: {}", names.join(", "));
     for oddity in &findings.bad_tag_oddities {
         println!("  ATTENTION: {oddity}");
+    }
+    if let Some((begins, rest)) = findings.encryption {
+        println!("  an encryption: C_EncryptInit {begins:.1?}, C_Encrypt {rest:.1?} (medians)");
     }
     match &findings.too_large {
         None => println!("  one operation: {} bytes, no end found", findings.max_operation_bytes),
@@ -77,10 +96,13 @@ fn print(findings: &Findings, token: &TokenConfig) {
     for (sessions, rate) in &findings.throughput {
         println!("  {sessions:>4} sessions at once: {rate:>8.0} operations a second");
     }
-    print_profile(findings, token, iv_mode);
+    print_profile(findings, iv_mode);
+    if token.iv_mode != iv_mode && !are_missing {
+        println!("\n  The settings say something else at present: {}.", what(token.iv_mode));
+    }
 }
 
-fn print_profile(findings: &Findings, token: &TokenConfig, iv_mode: IvMode) {
+fn print_profile(findings: &Findings, iv_mode: IvMode) {
     let fitting: Vec<&str> = findings.fitting_profiles().map(|profile| profile.name).collect();
     let (can, zero) = switches(iv_mode);
     println!("\n  To be written:\n\n  [hsm_capabilities]");
@@ -93,13 +115,16 @@ fn print_profile(findings: &Findings, token: &TokenConfig, iv_mode: IvMode) {
             }
         }
     }
+    if findings.form.asks_length {
+        println!("  ask_output_length = true");
+    }
+    if findings.form.has_no_iv_bits {
+        println!("  gcm_params_without_iv_bits = true");
+    }
     if let Some(sessions) = findings.useful_sessions() {
         let with_spare = (sessions + sessions.div_ceil(2)).max(2);
         println!("\n  # {sessions} give nine tenths of the best; some more for when one hangs");
         println!("  [pkcs11]\n  session_pool_max_size = {with_spare}");
-    }
-    if token.iv_mode != iv_mode {
-        println!("\n  The settings say something else at present: {}.", what(token.iv_mode));
     }
 }
 

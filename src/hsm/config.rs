@@ -18,6 +18,8 @@ pub struct Config {
     pub labels: Vec<Box<str>>,
     /// A label that fits several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
+    /// A key that is no private object is as good as absent.
+    pub require_private_keys: bool,
     /// The key that probes and known-good operations use, on tokens that have it.
     pub health_key: Option<KeyIndex>,
     /// Keys among `labels` that no store names: the health key, the audit log's.
@@ -105,6 +107,15 @@ pub enum IvMode {
     Appended,
 }
 
+/// How a module wants AES-GCM called; by default in as few calls as it can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcmForm {
+    /// It wants to be asked for the output's length first: one call more each time.
+    pub asks_length: bool,
+    /// It knows `CK_GCM_PARAMS` without `ulIvBits` alone, as PKCS#11 v2.40 had it first.
+    pub has_no_iv_bits: bool,
+}
+
 /// What a make of HSM does differently. The default takes nothing for granted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
@@ -116,6 +127,8 @@ pub struct Rules {
     pub max_operation_bytes: Option<usize>,
     /// It has read-write sessions only: a refused one is not tried again read-only.
     pub is_read_write_only: bool,
+    /// How its module wants AES-GCM called.
+    pub form: GcmForm,
     /// `ulIvBits` where the HSM makes the IV and appends it; 0 stands for the default, 96. In all
     /// other cases it is 8 x `ulIvLen`.
     pub appended_iv_bits: u32,

@@ -61,8 +61,11 @@ pub struct KeyInventory {
     pub label: Box<str>,
     /// Size and permitted uses.
     pub attributes: KeyAttributes,
+    /// CKA_PRIVATE; `None` if the token does not tell.
+    pub is_private: Option<bool>,
     /// Whether the settings name the label.
     pub is_configured: bool,
-    /// AES keys of this token that have the label, this one included.
+    /// AES keys of this token that have the label and are as good as each other: public ones do not
+    /// count beside private ones.
     pub keys_of_label: u32,
 }

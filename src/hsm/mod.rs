@@ -156,12 +156,13 @@ impl Hsm {
         config: Config,
         completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
-        let labels = Arc::new(Labels::new(
+        let labels = Labels::new(
             config.labels,
             config.allow_ambiguous_labels,
             config.health_key,
             config.storeless_keys,
-        ));
+        );
+        let labels = Arc::new(labels.private_if(config.require_private_keys));
         let mut backends: Vec<(Box<dyn Backend>, Share)> = Vec::new();
         let fleet = config.witnesses.begin_fleet();
         for (index, token) in (0..).map(TokenIndex).zip(config.tokens) {
@@ -226,8 +227,8 @@ impl Hsm {
         monitor::start(&fleet)
             .map_err(|error| StartError { message: format!("no thread for the HSM: {error}") })?;
         let end = start + MAX_START_WAIT;
-        let has_tried = |token: &Token| token.keeper.lock().has_tried;
-        while Instant::now() < end && !fleet.tokens.iter().all(has_tried) {
+        let is_begun = |token: &Token| token.keeper.lock().has_tried && token.is_begun();
+        while Instant::now() < end && !fleet.tokens.iter().all(is_begun) {
             fleet.progress.wait_until(end);
         }
         health::publish(&fleet, Instant::now());

@@ -197,6 +197,16 @@ impl Token {
         }
     }
 
+    /// Whether its first job need not wait for a session to be opened, which may take longer than a
+    /// job has: there is one, or none is to be had now.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        let headcount = self.roster.headcount();
+        !self.circuit.is_usable()
+            || headcount.running + headcount.lent + headcount.idle > 0
+            || self.hire_after.lock().0.is_some()
+    }
+
     /// Empties the queue. Jobs that nobody waits for any more are only counted: the loop has
     /// answered by its timer.
     pub fn drain_living(&self, now: Instant) -> Vec<Queued> {

@@ -41,6 +41,7 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         match worker.open() {
             Opened::Session(mut session) => {
                 token.roster.start_running();
+                fleet.progress.tell();
                 let next = worker.serve(session.as_mut(), pending.take());
                 worker.send_held();
                 match next {
@@ -67,6 +68,7 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
             }
             Opened::Failed => {
                 token.roster.leave();
+                fleet.progress.tell();
                 worker.give_back(pending);
                 // Others may be wanted in this one's place, now or after a while.
                 fleet.monitor_signal.tell();

@@ -22,6 +22,8 @@ pub const MAX_KEYS_PER_TOKEN: usize = 100_000;
 pub const FIND_OBJECTS_BATCH: usize = 1024;
 /// A CKA_LABEL longer than this cannot be an external key id.
 pub const MAX_LABEL_BYTES: usize = 256;
+/// Bytes that an output may be longer than its input, for a module that says how long it is.
+pub const MAX_OUTPUT_EXCESS: usize = 1024;
 /// Slots that a module may list.
 pub const MAX_SLOTS: usize = 1024;
 /// Tokens in the fleet.

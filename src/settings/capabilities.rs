@@ -2,7 +2,7 @@
 
 use super::known::nearest;
 use super::section::{Section, shown};
-use crate::hsm::config::{IvMode, Rules};
+use crate::hsm::config::{GcmForm, IvMode, Rules};
 use crate::hsm::pkcs11::profiles::{self, PROFILES};
 
 /// What an HSM can do, and how it wants to be asked.
@@ -13,7 +13,10 @@ pub(super) struct Capabilities {
 }
 
 /// The members that this reads.
-const MEMBERS: [&str; 3] = ["can_generate_iv", "is_zero_iv_required", "profile"];
+const MEMBERS: [&str; 5] =
+    ["can_generate_iv", "is_zero_iv_required", "profile", ASKS_LENGTH, HAS_NO_IV_BITS];
+const ASKS_LENGTH: &str = "ask_output_length";
+const HAS_NO_IV_BITS: &str = "gcm_params_without_iv_bits";
 
 const PROFILE_REMEDY: &str = "write one of cloudhsm, kryoptic, luna, nshield, nss, opencryptoki, \
                               softhsm2, or can_generate_iv and is_zero_iv_required instead";
@@ -43,13 +46,20 @@ pub(super) fn of(section: &Section<'_>) -> Option<Capabilities> {
     };
     let can_generate_iv = switch("can_generate_iv");
     let is_zero_iv_required = switch("is_zero_iv_required");
+    let form = |default: GcmForm| {
+        let or = |name, default| section.get(name).map_or(Some(default), |member| member.bool());
+        let asks_length = or(ASKS_LENGTH, default.asks_length);
+        let has_no_iv_bits = or(HAS_NO_IV_BITS, default.has_no_iv_bits);
+        Some(GcmForm { asks_length: asks_length?, has_no_iv_bits: has_no_iv_bits? })
+    };
     let Some(profile) = profile else {
+        let form = form(GcmForm::default());
         let iv_mode = match (can_generate_iv??, is_zero_iv_required??) {
             (false, _) => IvMode::Random,
             (true, true) => IvMode::ZeroedBuffer,
             (true, false) => IvMode::Appended,
         };
-        return Some(Capabilities { iv_mode, rules: Rules::default() });
+        return Some(Capabilities { iv_mode, rules: Rules { form: form?, ..Rules::default() } });
     };
     let name = profile.string(PROFILE_REMEDY)?;
     let Some(known) = profiles::by_name(name) else {
@@ -75,7 +85,8 @@ pub(super) fn of(section: &Section<'_>) -> Option<Capabilities> {
     };
     compare("can_generate_iv", can_generate_iv?, Some(can));
     compare("is_zero_iv_required", is_zero_iv_required?, zero);
-    is_right.then_some(Capabilities { iv_mode: known.iv_mode, rules: known.rules })
+    let rules = Rules { form: form(known.rules.form)?, ..known.rules };
+    is_right.then_some(Capabilities { iv_mode: known.iv_mode, rules })
 }
 
 fn unknown_profile(name: &str) -> (String, String) {

@@ -114,6 +114,7 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "PKCS11_HSM_MODULE",
             "context_read_timeout_milli",
             "allow_ambiguous_labels",
+            "require_private_keys",
             "initialize_parameters",
             "hedge_after_milli",
             "hedge_budget_percent",
@@ -139,6 +140,8 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "profile",
             "can_generate_iv",
             "is_zero_iv_required",
+            "ask_output_length",
+            "gcm_params_without_iv_bits",
         ],
     ),
     (
@@ -163,7 +166,16 @@ pub(super) const MEMBERS: &[(&str, &[&str])] = &[
             "handshake_timeout_milli",
         ],
     ),
-    ("hsm_capabilities", &["can_generate_iv", "is_zero_iv_required", "profile"]),
+    (
+        "hsm_capabilities",
+        &[
+            "can_generate_iv",
+            "is_zero_iv_required",
+            "profile",
+            "ask_output_length",
+            "gcm_params_without_iv_bits",
+        ],
+    ),
     (
         "admin",
         &["ip", "port", "tls_cert_pem", "tls_key_pem", "client_ca_pem", "allow_plain_remote"],

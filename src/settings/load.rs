@@ -38,6 +38,29 @@ pub fn load(
     is_strict: bool,
     environment: Environment<'_>,
 ) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
+    load_with(path, is_strict, environment, "")
+}
+
+/// Loads a settings file for those who find out what belongs into `[hsm_capabilities]`: where it is
+/// missing, it stands as for an HSM that makes no initialization vectors.
+///
+/// # Errors
+/// All mistakes.
+pub fn load_to_probe(
+    path: &Path,
+    environment: Environment<'_>,
+) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
+    let missing = "[hsm_capabilities]\ncan_generate_iv = false\nis_zero_iv_required = false\n";
+    load_with(path, false, environment, missing)
+}
+
+/// `missing`: sections that stand where the file has none of that name.
+fn load_with(
+    path: &Path,
+    is_strict: bool,
+    environment: Environment<'_>,
+    missing: &'static str,
+) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
     let (bytes, status) = file::read(path, MAX_SETTINGS_BYTES).map_err(|error| {
         let problem = format!("it cannot be read: {error}");
         let remedy = format!("name a readable file in {XKS_PROXY_SETTINGS_TOML}");
@@ -50,6 +73,10 @@ pub fn load(
     })?;
     let report = Report::new(path, text, is_strict);
     let (mut document, errors) = DeTable::parse_recoverable(text);
+    let (others, _) = DeTable::parse_recoverable(missing);
+    for (name, section) in others.into_inner() {
+        document.get_mut().entry(name).or_insert(section);
+    }
     let settings = if report_syntax(&report, &errors) {
         None
     } else {

@@ -42,8 +42,8 @@ use crate::server::config::TcpKeepalive;
 use crate::server::network::Network;
 
 pub use self::load::{
-    BOOTSTRAP_TOML, Environment, PKCS11_HSM_MODULE, XKS_PROXY_SETTINGS_TOML, load, locate,
-    locate_by,
+    BOOTSTRAP_TOML, Environment, PKCS11_HSM_MODULE, XKS_PROXY_SETTINGS_TOML, load, load_to_probe,
+    locate, locate_by,
 };
 pub use self::report::{Finding, Severity};
 
@@ -206,6 +206,8 @@ pub struct Pkcs11 {
     pub tokens: Vec<TokenConfig>,
     /// A label that fits several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
+    /// A key that is no private object is refused.
+    pub require_private_keys: bool,
     /// The `CKA_LABEL` of the key that probes use.
     pub health_key: Option<String>,
     /// The label or the serial number of the token that is right where tokens hold different keys

@@ -54,6 +54,7 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
         None => Some(false),
     };
     let allow_ambiguous_labels = switch("allow_ambiguous_labels");
+    let require_private_keys = switch("require_private_keys");
     let exit_when_wedged = switch("exit_when_wedged");
     let hedging = hedging(&section);
     let health_key = optional(&section, "health_key", health_key_of);
@@ -93,6 +94,7 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
     Some(Pkcs11 {
         tokens,
         allow_ambiguous_labels: allow_ambiguous_labels?,
+        require_private_keys: require_private_keys?,
         health_key: health_key?,
         trust_token: trust_token?,
         hedging: hedging?,

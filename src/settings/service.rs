@@ -73,6 +73,7 @@ impl Settings {
             tokens: self.pkcs11.tokens.clone(),
             labels: service.labels().to_vec(),
             allow_ambiguous_labels: self.pkcs11.allow_ambiguous_labels,
+            require_private_keys: self.pkcs11.require_private_keys,
             health_key: self.pkcs11.health_key.as_deref().and_then(|label| service.key_of(label)),
             storeless_keys: self.storeless_keys(service),
             hedging: self.pkcs11.hedging,

@@ -86,6 +86,8 @@ pub enum Module {
     SoftHsm2,
     /// kryoptic, built for the tests.
     Kryoptic,
+    /// p11-kit's proxy in front of SoftHSM2, as the distributions set it up.
+    P11Kit,
 }
 
 impl Module {
@@ -94,13 +96,22 @@ impl Module {
         match self {
             Self::SoftHsm2 => tools::softhsm2_module(),
             Self::Kryoptic => tools::kryoptic_module(),
+            Self::P11Kit => tools::p11_kit_proxy(),
+        }
+    }
+
+    /// The path of the module that tokens are made with.
+    fn maker(self) -> PathBuf {
+        match self {
+            Self::P11Kit => tools::softhsm2_module(),
+            module => module.path(),
         }
     }
 
     /// The environment variable that names the module's own configuration file.
     fn variable(self) -> &'static str {
         match self {
-            Self::SoftHsm2 => "SOFTHSM2_CONF",
+            Self::SoftHsm2 | Self::P11Kit => "SOFTHSM2_CONF",
             Self::Kryoptic => "KRYOPTIC_CONF",
         }
     }
@@ -108,7 +119,7 @@ impl Module {
     fn configuration(self, tokens: &Path) -> String {
         let tokens = tokens.display();
         match self {
-            Self::SoftHsm2 => format!(
+            Self::SoftHsm2 | Self::P11Kit => format!(
                 "directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n"
             ),
             Self::Kryoptic => format!(
@@ -184,7 +195,7 @@ impl Token {
     fn make(&self, commands: &[String]) {
         let (name, value) = self.environment();
         let mut command = Command::new(tools::token_maker());
-        command.arg(self.module.path()).arg("").args(commands).env(name, value);
+        command.arg(self.module.maker()).arg("").args(commands).env(name, value);
         tools::run(&mut command, &format!("is {:?} installed whole?", self.module));
     }
 }

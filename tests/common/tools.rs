@@ -81,6 +81,19 @@ pub fn softhsm2_module() -> PathBuf {
     })
 }
 
+/// p11-kit's proxy of all modules that the system has set up, SoftHSM2 among them.
+pub fn p11_kit_proxy() -> PathBuf {
+    let remedy = "the tests need p11-kit and SoftHSM2's registration with it:\n  \
+                  Debian, Ubuntu: apt-get install p11-kit-modules p11-kit softhsm2\n  \
+                  Amazon Linux, Fedora: dnf install p11-kit softhsm";
+    let paths = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
+    let mut paths = paths.iter().map(|path| Path::new(path).join("p11-kit-proxy.so"));
+    let path = paths.find(|path| path.exists()).expect(remedy);
+    let modules = run(Command::new("p11-kit").arg("list-modules"), remedy);
+    assert!(String::from_utf8_lossy(&modules.stdout).contains("softhsm2"), "{remedy}");
+    path
+}
+
 /// kryoptic's module.
 pub fn kryoptic_module() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();

@@ -6,7 +6,20 @@ use crate::common::{Setup, xks};
 
 #[test]
 fn kryoptic() {
-    let mut proxy = Setup::with_module(Module::Kryoptic).tls().start();
+    serves(Setup::with_module(Module::Kryoptic));
+}
+
+/// Each call of its C_GetFunctionList gives an instance of its own, which knows no other's sessions.
+/// It shows tokens of other modules too.
+#[test]
+fn p11_kit_proxy() {
+    let named = toml::Table::from_iter([("label".to_owned(), token::LABEL.into())]);
+    let tokens = toml::Value::Array(vec![named.into()]);
+    serves(Setup::with_module(Module::P11Kit).set("pkcs11.tokens", tokens));
+}
+
+fn serves(setup: Setup) {
+    let mut proxy = setup.tls().start();
     four_calls(&proxy, b"");
 
     let client = proxy.client();
@@ -23,4 +36,30 @@ fn kryoptic() {
     proxy.wait_for("the new key to be found", |_| {
         client.call("keys/later_key/encrypt", &encrypt).status == 200
     });
+}
+
+/// `probe-hsm` is there to find what belongs into `[hsm_capabilities]`: it does without, and what it
+/// prints, pasted, serves.
+#[test]
+fn a_probed_profile_serves() {
+    for module in [Module::SoftHsm2, Module::Kryoptic] {
+        let mut proxy = Setup::with_module(module).start();
+        proxy.change_settings(|table| {
+            table.remove("hsm_capabilities").expect("the section");
+        });
+        let probe = ["probe-hsm", "--max-sessions", "2", "--milli", "10"];
+        let (code, printed) = proxy.run(&probe);
+        assert_eq!(code, Some(0), "{printed}");
+        let (_, profile) = printed.split_once("[hsm_capabilities]\n").expect("a profile to paste");
+        let members: Vec<_> = profile.lines().take_while(|line| !line.trim().is_empty()).collect();
+        assert!(members[0].contains("profile = "), "{printed}");
+        let section: toml::Table = members.join("\n").parse().unwrap();
+        proxy.change_settings(|table| {
+            table.insert("hsm_capabilities".to_owned(), section.into());
+        });
+        proxy.signal("TERM");
+        proxy.wait_for_end();
+        proxy.restart();
+        four_calls(&proxy, b"");
+    }
 }

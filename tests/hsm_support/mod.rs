@@ -178,6 +178,7 @@ pub fn config(tokens: Vec<TokenConfig>, labels: &[&str]) -> Config {
         tokens,
         labels: labels.iter().map(|label| Box::from(*label)).collect(),
         allow_ambiguous_labels: false,
+        require_private_keys: false,
         health_key: None,
         storeless_keys: Vec::new(),
         hedging: Hedging::default(),

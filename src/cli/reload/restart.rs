@@ -61,6 +61,7 @@ pub(super) fn is_same_fleet(one: &Settings, other: &Settings) -> bool {
     one.tokens.len() == other.tokens.len()
         && one.tokens.iter().zip(&other.tokens).all(|(one, other)| is_same_token(one, other))
         && one.allow_ambiguous_labels == other.allow_ambiguous_labels
+        && one.require_private_keys == other.require_private_keys
         && one.hedging == other.hedging
         && one.health_key == other.health_key
 }

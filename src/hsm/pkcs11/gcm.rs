@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 
-use cryptoki::session::Session;
 use cryptoki_sys::CK_RV;
 use parking_lot::Mutex;
 use zeroize::Zeroize as _;
 
 use super::codes;
 use super::ffi::GcmIv;
+use super::native::Session;
 use crate::hsm::config::IvMode;
 use crate::job::Iv;
 use crate::limits::{
@@ -82,7 +82,7 @@ impl IvStock {
     ) -> Result<[u8; GCM_IV_BYTES], NoIv> {
         if self.next == self.end {
             self.refill(seen, |bytes| {
-                session.generate_random_slice(bytes).map_err(|error| codes::code_of(&error))
+                session.generate_random_slice(bytes).map_err(|error| error.code)
             })?;
         }
         self.cut()

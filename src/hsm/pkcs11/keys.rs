@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cryptoki::error::Error;
-use cryptoki::object::Attribute;
-use cryptoki::session::Session;
 use cryptoki_sys::CK_OBJECT_HANDLE;
 use parking_lot::{Mutex, RwLock};
 
 use super::labels::Labels;
-use super::listing::{find, list, read, template};
+use super::listing::{FoundKey, find, list, read};
+use super::native::{Error, Session};
+use super::private_first::{OfLabel, PrivateFirst};
 use super::standing::Disagreeing;
 use crate::hsm::backend::Direction;
 use crate::hsm::inventory::KeyInventory;
@@ -88,6 +87,7 @@ pub struct KeyCache {
     labels: Arc<Labels>,
     pub(super) witnesses: Arc<Witnesses>,
     pub(super) disagreeing: Disagreeing,
+    private_first: PrivateFirst,
     pub(super) entries: RwLock<Vec<Entry>>,
     /// Counts the times that all was forgotten.
     era: AtomicU64,
@@ -108,6 +108,7 @@ impl KeyCache {
             labels,
             witnesses,
             disagreeing: Disagreeing::default(),
+            private_first: PrivateFirst::default(),
             entries,
             era: AtomicU64::new(0),
             has_new: AtomicBool::new(false),
@@ -354,22 +355,17 @@ impl KeyCache {
         let labels = self.labels.now();
         let Some(label) = labels.get(key) else { return Ok(None) };
         let era = self.era.load(Ordering::Acquire);
-        let mut template = template();
-        template.push(Attribute::Label(label.as_bytes().to_vec()));
-        let handles = find(session, &template, MAX_KEYS_PER_LABEL)?;
-        let mut found = None;
-        let mut count = 0;
+        let (handles, _) = find(session, Some(label), MAX_KEYS_PER_LABEL)?;
+        let mut found = OfLabel::default();
         for handle in handles {
             // A module that doesn't compare labels must not give another label's key.
-            if let Some((found_label, attributes)) = read(session, handle)?
-                && found_label.as_deref() == Some(label)
+            if let Some(key) = read(session, handle)?
+                && key.label.as_deref() == Some(label)
             {
-                count += 1;
-                found.get_or_insert((handle.handle(), attributes));
+                found.add(&key);
             }
         }
-        let found =
-            found.map(|(handle, attributes)| Key { handle, attributes, count, proven_in: 0 });
+        let found = self.private_first.choose(label, found, self.labels.require_private);
         let mut entries = self.entries.write();
         if self.era.load(Ordering::Acquire) == era
             && let Ok(index) = usize::try_from(key.0)
@@ -388,20 +384,25 @@ impl KeyCache {
     pub(super) fn refresh(&self, session: &Session) -> Result<Option<Listed>, Error> {
         let (era, began) = (self.era.load(Ordering::Acquire), Instant::now());
         let labels = self.labels.now();
-        let mut fresh = vec![None::<Key>; labels.all().len()];
-        let mut seen = 0;
-        list(session, |label, handle, attributes| {
-            seen += 1;
-            let index = label.and_then(|label| labels.indices.get(label));
+        let mut fresh = vec![OfLabel::default(); labels.all().len()];
+        let is_cut = list(session, |key| {
+            let index = key.label.as_ref().and_then(|label| labels.indices.get(label.as_str()));
             if let Some(fresh) = index.and_then(|index| fresh.get_mut(*index)) {
-                match fresh {
-                    Some(key) => key.count += 1,
-                    None => {
-                        *fresh = Some(Key { handle, attributes, count: 1, proven_in: 0 });
-                    }
-                }
+                fresh.add(&key);
             }
         })?;
+        let is_required = self.labels.require_private;
+        let found = labels.all().iter().zip(fresh);
+        let fresh: Vec<_> = found
+            .map(|(label, found)| self.private_first.choose(label, found, is_required))
+            .collect();
+        if is_cut {
+            tracing::warn!(
+                keys = MAX_KEYS_PER_TOKEN,
+                "the token has more AES keys than are listed: the others are looked up when they \
+                 are asked for"
+            );
+        }
         let mut entries = self.entries.write();
         if self.era.load(Ordering::Acquire) != era {
             return Ok(None);
@@ -409,13 +410,14 @@ impl KeyCache {
         self.has_new.store(entries.len() > fresh.len(), Ordering::Release);
         let mut listed = Listed::default();
         for ((index, entry), key) in (0..).map(KeyIndex).zip(entries.iter_mut()).zip(fresh) {
-            entry.is_listed = true;
+            // Not to be in a listing that was cut short is not to be missing.
+            entry.is_listed = key.is_some() || !is_cut;
             // A key that came while the others were listed, and was looked up.
             let is_newer = entry.looked_up.is_some_and(|then| then >= began);
             if entry.was_there {
                 listed.is_any_left |= key.is_some();
                 let is_kept = is_newer && entry.key.is_some();
-                if key.is_none() && !is_kept && seen < MAX_KEYS_PER_TOKEN {
+                if key.is_none() && !is_kept && !is_cut {
                     listed.missing.push(index);
                 }
             }
@@ -427,26 +429,38 @@ impl KeyCache {
         Ok(Some(listed))
     }
 
-    /// All AES keys of the token, for people.
+    /// All AES keys of the token, for people, and whether there are more.
     ///
     /// # Errors
     /// The token's.
-    pub fn inventory(&self, session: &Session) -> Result<Vec<KeyInventory>, Error> {
+    pub fn inventory(&self, session: &Session) -> Result<(Vec<KeyInventory>, bool), Error> {
         let mut keys = Vec::new();
         let labels = self.labels.now();
-        list(session, |label, _, attributes| {
-            let is_configured = label.is_some_and(|label| labels.indices.contains_key(label));
+        let is_cut = list(session, |FoundKey { label, attributes, is_private, .. }| {
+            let is_configured =
+                label.as_ref().is_some_and(|label| labels.indices.contains_key(label.as_str()));
             let label = label.unwrap_or_default().into();
-            keys.push(KeyInventory { label, attributes, is_configured, keys_of_label: 0 });
+            keys.push(KeyInventory {
+                label,
+                attributes,
+                is_private,
+                is_configured,
+                keys_of_label: 0,
+            });
         })?;
         let mut counts = HashMap::<Box<str>, u32>::new();
-        for key in &keys {
+        let is_passed_over = |key: &KeyInventory| {
+            let is_better =
+                |it: &KeyInventory| it.label == key.label && it.is_private != Some(false);
+            key.is_private == Some(false) && keys.iter().any(is_better)
+        };
+        for key in keys.iter().filter(|key| !is_passed_over(key)) {
             *counts.entry(key.label.clone()).or_default() += 1;
         }
         for key in &mut keys {
             key.keys_of_label = counts.get(&key.label).copied().unwrap_or(0);
         }
-        Ok(keys)
+        Ok((keys, is_cut))
     }
 }
 

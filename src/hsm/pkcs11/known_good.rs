@@ -1,12 +1,11 @@
 //! Whether a session works: operations whose outcome is known.
 
-use cryptoki::mechanism::Mechanism;
-use cryptoki::object::Attribute;
-use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV};
+use cryptoki_sys::*;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::ffi::RawError;
 use super::keys::Key;
+use super::native::Attribute;
 use super::session::Calls;
 use super::token::Shared;
 use super::trouble::{Trouble, fault_of, fault_of_class, malformed};
@@ -131,7 +130,7 @@ impl Calls {
         keys.uses(None);
         let mut random = Zeroizing::new([0; 16]);
         self.session()?.generate_random_slice(&mut *random).map_err(|error| token.fault(&error))?;
-        self.session()?.get_session_info().map_err(|error| token.fault(&error))?;
+        self.session()?.is_logged_in().map_err(|error| token.fault(&error))?;
         if let ProbeKey::Untried = self.probe_key {
             self.require_login(token)?;
             self.probe_key = ProbeKey::Refused;
@@ -196,15 +195,15 @@ impl Calls {
     /// card may say that nobody is logged in, or that there is no token. What else it does tells.
     pub(super) fn make_probe_key(&self, token: &Shared) -> Result<Option<CK_OBJECT_HANDLE>, Fault> {
         let template = [
-            Attribute::Token(false),
-            Attribute::ValueLen(cryptoki::types::Ulong::new(32)),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(false),
-            Attribute::Encrypt(true),
-            Attribute::Decrypt(true),
+            Attribute::Flag(CKA_TOKEN, CK_FALSE),
+            Attribute::Number(CKA_VALUE_LEN, 32),
+            Attribute::Flag(CKA_SENSITIVE, CK_TRUE),
+            Attribute::Flag(CKA_EXTRACTABLE, CK_FALSE),
+            Attribute::Flag(CKA_ENCRYPT, CK_TRUE),
+            Attribute::Flag(CKA_DECRYPT, CK_TRUE),
         ];
-        let made = self.session()?.generate_key(&Mechanism::AesKeyGen, &template);
-        Ok(made.inspect_err(|error| token.count(error)).ok().map(|key| key.handle()))
+        let made = self.session()?.generate_aes_key(&template);
+        Ok(made.inspect_err(|error| token.count(error)).ok())
     }
 }
 

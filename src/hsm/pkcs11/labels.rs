@@ -12,6 +12,8 @@ pub struct Labels {
     list: ArcSwap<LabelList>,
     /// A label that fits several keys means the first of them.
     pub allow_ambiguous: bool,
+    /// A key that is not a private object does not count.
+    pub require_private: bool,
     /// The key that probes use.
     pub(super) health_key: Option<KeyIndex>,
     /// Keys that no store names.
@@ -59,7 +61,13 @@ impl Labels {
         storeless: Vec<KeyIndex>,
     ) -> Self {
         let list = ArcSwap::from_pointee(LabelList::new(labels));
-        Self { list, allow_ambiguous, health_key, storeless }
+        Self { list, allow_ambiguous, require_private: false, health_key, storeless }
+    }
+
+    /// Restricts the labels to private keys, if `require_private`.
+    #[must_use]
+    pub fn private_if(self, require_private: bool) -> Self {
+        Self { require_private, ..self }
     }
 
     /// Those that there are now.

@@ -4,12 +4,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cryptoki::session::{Session, SessionState, UserType};
-use cryptoki::types::AuthPin;
 use cryptoki_sys::*;
 use parking_lot::Mutex;
 
 use super::codes::{self, Class};
+use super::native::Session;
 use super::pin_tries::{self, NotNow, PinFlags, PinId, Refusal, UnderWay};
 use crate::hsm::backend::OpenError;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_OTHER_LOGIN_REFUSALS};
@@ -102,12 +101,11 @@ impl Login {
         }
         let pin = self.pin.expose();
         let is_by_device = pin.is_empty() && rules.has_protected_path;
-        let pin_for_call = (!is_by_device).then(|| AuthPin::new(pin.as_str().into()));
-        let Err(error) = session.login(UserType::User, pin_for_call.as_ref()) else {
+        let Err(error) = session.login((!is_by_device).then_some(pin.as_str())) else {
             under_way.succeeded();
             return Ok(());
         };
-        let code = codes::code_of(&error);
+        let code = error.code;
         if code == Some(CKR_USER_ALREADY_LOGGED_IN) {
             under_way.succeeded();
             return Ok(());
@@ -181,8 +179,8 @@ fn is_before_the_check(code: CK_RV) -> bool {
     )
 }
 
-/// Whether a login may be tried again, and what is said once it is not. `None` for a code that the
-/// `cryptoki` crate gave: the module was not called.
+/// Whether a login may be tried again, and what is said once it is not. Without a code the module
+/// was not called.
 fn refused(code: Option<CK_RV>, is_by_device: bool, reason: &str) -> (Refusal, String) {
     const RETRY: &str = "then say `xks-proxy hsm retry-login`";
     let Some(code) = code.filter(|code| !is_before_the_check(*code)) else {
@@ -222,10 +220,7 @@ fn refused(code: Option<CK_RV>, is_by_device: bool, reason: &str) -> (Refusal, S
 /// # Errors
 /// The token did not say; the text says why.
 pub fn is_logged_in(session: &Session) -> Result<bool, String> {
-    match session.get_session_info() {
-        Ok(info) => Ok(matches!(info.session_state(), SessionState::RwUser | SessionState::RoUser)),
-        Err(error) => Err(codes::describe_error(&error)),
-    }
+    session.is_logged_in().map_err(|error| codes::describe_error(&error))
 }
 
 #[cfg(test)]

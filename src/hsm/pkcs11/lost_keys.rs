@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::codes::code_of;
 use super::keys::KeyCache;
 use super::module::Generation;
 use super::session::{Calls, Opened};
@@ -234,12 +233,10 @@ impl Calls {
         })
     }
 
-    /// C_GetTokenInfo. A value in it that `cryptoki` does not understand is no failure.
+    /// C_GetTokenInfo.
     fn ask_for_token(&self, token: &Shared) -> Result<(), Fault> {
-        match token.module.pkcs11.get_token_info(self.opened.slot) {
-            Err(error) if code_of(&error).is_some() => Err(token.fault(&error)),
-            Ok(_) | Err(_) => Ok(()),
-        }
+        let info = token.module.raw.token_info(self.opened.slot);
+        info.map(drop).map_err(|error| token.fault(&error))
     }
 
     /// Whether one of a few keys that were there, other ones each time, is found by a look-up.

@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
-use cryptoki::slot::Slot;
-use cryptoki_sys::CKR_CRYPTOKI_ALREADY_INITIALIZED;
+use cryptoki_sys::{
+    CKR_ARGUMENTS_BAD, CKR_CANT_LOCK, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_NEED_TO_CREATE_THREADS,
+};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::codes;
-use super::ffi::RawModule;
+use super::ffi::{Arguments, RawModule};
+use super::native::Error;
 use super::reinitialization::{Schedule, User};
-use crate::limits::MAX_LOGIN_WAIT;
+use crate::limits::{MAX_LOGIN_WAIT, MAX_SLOTS};
 
 /// The modules of this process: C_Initialize is a process's, not a caller's. They stay loaded, as
 /// a module may have left threads behind.
@@ -24,10 +25,8 @@ static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = LazyLock::new(M
 pub struct Module {
     /// Where it was loaded from.
     pub path: PathBuf,
-    /// For everything but the cryptographic calls.
-    pub pkcs11: Pkcs11,
-    /// For the cryptographic calls.
-    pub raw: RawModule,
+    /// For all calls.
+    pub raw: Arc<RawModule>,
     initialize_parameters: Option<String>,
     /// Every call into the module holds this for reading; C_Initialize and C_Finalize hold it
     /// for writing. C_Finalize never waits for it: with a call outstanding its effect is
@@ -81,11 +80,9 @@ impl Module {
             format!("{} (PKCS11_HSM_MODULE): not a PKCS#11 module: {what}", path.display())
         };
         let raw = RawModule::load(path).map_err(context)?;
-        let pkcs11 = Pkcs11::new(path).map_err(|error| context(codes::describe_error(&error)))?;
         let module = Arc::new(Self {
             path: path.to_owned(),
-            pkcs11,
-            raw,
+            raw: Arc::new(raw),
             initialize_parameters: initialize_parameters.map(str::to_owned),
             gate: RwLock::new(Initialization { generation: Generation(0), is_initialized: false }),
             is_foreign: AtomicBool::new(false),
@@ -129,23 +126,45 @@ impl Module {
 
     fn initialize(&self, initialization: &mut Initialization) -> Result<(), String> {
         let result = match self.initialize_parameters.as_deref() {
-            None => self
-                .pkcs11
-                .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
-                .map_err(|error| (codes::code_of(&error), codes::describe_error(&error))),
-            Some(parameters) => self.raw.initialize_with(parameters).map_err(|code| {
-                let what = code.map_or_else(|| "not callable".to_owned(), codes::describe);
-                (code, format!("C_Initialize: {what}"))
-            }),
+            None => self.initialize_as_it_likes(),
+            Some(parameters) => self.raw.initialize(Arguments::Parameters(parameters)),
         };
         let is_foreign = match result {
             Ok(()) => false,
-            Err((Some(CKR_CRYPTOKI_ALREADY_INITIALIZED), _)) => true,
-            Err((_, reason)) => return Err(reason),
+            Err(Error { code: Some(CKR_CRYPTOKI_ALREADY_INITIALIZED), .. }) => true,
+            Err(error) => return Err(codes::describe_error(&error)),
         };
         self.is_foreign.store(is_foreign, Ordering::Release);
         initialization.is_initialized = true;
         initialization.generation.0 += 1;
+        Ok(())
+    }
+
+    /// With the locks of the operating system; a module that cannot use them is not thread-safe, and
+    /// may take no arguments at all.
+    fn initialize_as_it_likes(&self) -> Result<(), Error> {
+        let is_about_arguments = |error: &Error| {
+            matches!(
+                error.code,
+                Some(CKR_CANT_LOCK | CKR_ARGUMENTS_BAD | CKR_NEED_TO_CREATE_THREADS)
+            )
+        };
+        self.raw.set_serial(false);
+        let refusal = match self.raw.initialize(Arguments::OsLocking) {
+            Err(error) if is_about_arguments(&error) => error,
+            result => return result,
+        };
+        match self.raw.initialize(Arguments::NoLocking) {
+            Err(error) if is_about_arguments(&error) => self.raw.initialize(Arguments::Null)?,
+            result => result?,
+        }
+        self.raw.set_serial(true);
+        tracing::warn!(
+            module = %self.path.display(),
+            reason = codes::describe_error(&refusal),
+            "the PKCS#11 module is not thread-safe: its calls are made one at a time, so more \
+             sessions do no more work, and one call that hangs holds up all"
+        );
         Ok(())
     }
 
@@ -191,13 +210,12 @@ impl Module {
         if self.live_sessions.load(Ordering::Acquire) != 0 || !may {
             return false;
         }
-        let slots = self.pkcs11.get_slots_with_token().ok();
-        let slots = slots.map(|slots| slots.iter().map(Slot::id).collect());
+        let slots = self.raw.slots(MAX_SLOTS).ok();
         if !self.schedule.lock().is_due(Instant::now(), slots) {
             return false;
         }
         // It may fail: the module may have lost its initialisation by itself.
-        let _ = self.pkcs11.clone().finalize();
+        let _ = self.raw.finalize();
         initialization.is_initialized = false;
         let result = self.initialize(&mut initialization);
         self.schedule.lock().done(Instant::now());
@@ -213,7 +231,7 @@ impl Module {
         }
         let Some(mut initialization) = self.gate.try_write() else { return };
         if initialization.is_initialized && !self.is_foreign.load(Ordering::Acquire) {
-            let _ = self.pkcs11.clone().finalize();
+            let _ = self.raw.finalize();
             initialization.is_initialized = false;
         }
     }

@@ -89,7 +89,9 @@ impl Calls {
             iv.bits = token.config.rules.appended_iv_bits;
         }
         let raw = &token.module.raw;
-        let result = raw.encrypt(session.handle(), handle, &mut iv, aad, plaintext, output);
+        let form = token.config.rules.form;
+        let result =
+            raw.encrypt(form, session.handle(), handle, &mut iv, aad, plaintext, output, || {});
         token.counted(result).map_err(|error| match error {
             RawError::Init(code) | RawError::Operation(code) => {
                 trouble_of(code, Failure::MayNotEncrypt)

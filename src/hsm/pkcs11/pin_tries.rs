@@ -6,15 +6,18 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use sha2::Sha256;
 
-use crate::limits::MAX_OTHER_LOGIN_REFUSALS;
+use crate::limits::{MAX_LOGIN_WAIT, MAX_OTHER_LOGIN_REFUSALS};
 
 /// The process's memory.
 static TRIES: LazyLock<Mutex<Tries>> = LazyLock::new(Mutex::default);
+/// A C_Login has returned.
+static ENDED: Condvar = Condvar::new();
 
 /// One PIN on one token of one module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,7 +66,7 @@ pub enum Refusal {
 /// Why there is no C_Login now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotNow {
-    /// Another thread is at it with the same PIN.
+    /// Another thread is at it with the same PIN, and does not return.
     Busy,
     /// It takes an operator, or a token that is unlocked; why.
     Spent(String),
@@ -164,32 +167,43 @@ pub struct UnderWay {
 impl UnderWay {
     /// It has logged in.
     pub fn succeeded(mut self) {
-        self.is_told = true;
-        TRIES.lock().end(self.id, None);
+        self.tell(None);
     }
 
     /// It has not; `reason` is what is said from then on if it is not repeated.
     pub fn refused(mut self, refusal: Refusal, reason: &str) {
+        self.tell(Some((refusal, reason)));
+    }
+
+    fn tell(&mut self, outcome: Option<(Refusal, &str)>) {
         self.is_told = true;
-        TRIES.lock().end(self.id, Some((refusal, reason)));
+        TRIES.lock().end(self.id, outcome);
+        ENDED.notify_all();
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         if !self.is_told {
-            TRIES.lock().end(self.id, Some((Refusal::BeforeTheCheck, "")));
+            self.tell(Some((Refusal::BeforeTheCheck, "")));
         }
     }
 }
 
-/// The permission to call C_Login with that PIN once.
+/// The permission to call C_Login with that PIN once. Waits for a call with it that is under way,
+/// [`MAX_LOGIN_WAIT`] at most.
 ///
 /// # Errors
 /// [`NotNow`]
 pub fn begin(id: PinId, flags: PinFlags) -> Result<UnderWay, NotNow> {
-    TRIES.lock().begin(id, flags)?;
-    Ok(UnderWay { id, is_told: false })
+    let end = Instant::now() + MAX_LOGIN_WAIT;
+    let mut tries = TRIES.lock();
+    loop {
+        match tries.begin(id, flags) {
+            Err(NotNow::Busy) if !ENDED.wait_until(&mut tries, end).timed_out() => {}
+            may => return may.map(|()| UnderWay { id, is_told: false }),
+        }
+    }
 }
 
 /// Lets each PIN that is not tried again be tried once more. Says how many there are.
@@ -281,6 +295,17 @@ mod tests {
         assert_eq!(tries(&mut all, pin, FINAL, Refusal::Final), 0);
         // Nor is one on a token that is not at its last try needed, or used up.
         assert_eq!(tries(&mut all, pin, WELL, Refusal::Final), 1);
+    }
+
+    /// A thread waits for another's outcome.
+    #[test]
+    fn waits_for_the_other() {
+        let pin = id("of two threads", "1");
+        let first = begin(pin, WELL).unwrap();
+        let second = std::thread::spawn(move || begin(pin, WELL).map(UnderWay::succeeded));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        first.refused(Refusal::Final, "no");
+        assert_eq!(second.join().unwrap(), Err(NotNow::Spent("no".to_owned())));
     }
 
     /// Two threads do not try the same PIN at once.

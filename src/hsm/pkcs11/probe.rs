@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV};
+use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV, CKF_MESSAGE_ENCRYPT, CKM_AES_GCM};
 
 use super::codes::{self, Class};
 use super::ffi::RawError;
@@ -16,10 +16,11 @@ use super::gcm::given_iv;
 use super::labels::Labels;
 use super::profiles::{PROFILES, Profile};
 use super::session::{Calls, Pkcs11Session};
+use super::slots::version;
 use super::token::{Pkcs11Token, Shared};
 use super::trouble::Trouble;
 use crate::hsm::backend::OpenError;
-use crate::hsm::config::{IvMode, TokenConfig};
+use crate::hsm::config::{GcmForm, IvMode, TokenConfig};
 use crate::hsm::witness::Member;
 use crate::job::{Iv, TokenIndex};
 use crate::limits::GCM_TAG_BYTES;
@@ -30,7 +31,17 @@ const PLAINTEXT_BYTES: usize = 128;
 const MAX_OPERATION_BYTES: usize = 256 * 1024;
 /// Each kind of tampering is tried so often, since codes may differ from time to time.
 const TAMPERINGS: usize = 8;
+/// Encryptions that are timed.
+const TIMED_ENCRYPTIONS: usize = 101;
 const IV_MODES: [IvMode; 3] = [IvMode::ZeroedBuffer, IvMode::Appended, IvMode::Random];
+
+/// Ways of calling a module, the usual one first.
+const FORMS: [GcmForm; 4] = [
+    GcmForm { asks_length: false, has_no_iv_bits: false },
+    GcmForm { asks_length: true, has_no_iv_bits: false },
+    GcmForm { asks_length: false, has_no_iv_bits: true },
+    GcmForm { asks_length: true, has_no_iv_bits: true },
+];
 
 /// How far to go.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +61,16 @@ pub struct Findings {
     pub iv_modes: Vec<(IvMode, Result<usize, String>)>,
     /// The way to take; `None` if none works.
     pub iv_mode: Option<IvMode>,
+    /// How the module wants to be called for that.
+    pub form: GcmForm,
+    /// PKCS#11's version, as the function list has it, and the interfaces of v3.0 and later.
+    pub interfaces: Vec<String>,
+    /// CKM_AES_GCM has CKF_MESSAGE_ENCRYPT; `None` if the token does not tell.
+    pub has_messages: Option<bool>,
+    /// Keys of a session's own can be made.
+    pub makes_session_keys: bool,
+    /// The medians of C_EncryptInit and C_Encrypt.
+    pub encryption: Option<(Duration, Duration)>,
     /// The codes of failed decryptions of what was tampered with.
     pub bad_tag_codes: Vec<CK_RV>,
     /// What was tampered with and decrypted all the same, or failed before C_Decrypt.
@@ -102,20 +123,39 @@ pub fn run(config: &TokenConfig, labels: &[Box<str>], bounds: Bounds) -> Result<
     let token = first.token.describe();
     let mut iv_modes = Vec::new();
     let mut working = Vec::new();
-    for iv_mode in IV_MODES {
-        let mut probe = Probe::of(config, iv_mode, &labels)?;
-        match probe.round_trip(PLAINTEXT_BYTES) {
-            Ok(iv_bytes) => {
-                iv_modes.push((iv_mode, Ok(iv_bytes)));
-                working.push(probe);
+    // The first form in which the module does anything: those with more calls are for others.
+    let mut config = config.clone();
+    for form in FORMS {
+        config.rules.form = form;
+        let mut tried = Vec::new();
+        for iv_mode in IV_MODES {
+            let mut probe = Probe::of(&config, iv_mode, &labels)?;
+            match probe.round_trip(PLAINTEXT_BYTES) {
+                Ok(iv_bytes) => {
+                    tried.push((iv_mode, Ok(iv_bytes)));
+                    working.push(probe);
+                }
+                Err(why) => tried.push((iv_mode, Err(why))),
             }
-            Err(why) => iv_modes.push((iv_mode, Err(why))),
+        }
+        // What is told of a module that does nothing is about the usual form.
+        if iv_modes.is_empty() || !working.is_empty() {
+            iv_modes = tried;
+        }
+        if !working.is_empty() {
+            break;
         }
     }
+    let (config, form) = (&config, config.rules.form);
     let mut findings = Findings {
         token,
         iv_modes,
         iv_mode: None,
+        form,
+        interfaces: first.interfaces(),
+        has_messages: first.has_messages(),
+        makes_session_keys: first.makes_session_keys,
+        encryption: None,
         bad_tag_codes: Vec::new(),
         bad_tag_oddities: Vec::new(),
         max_operation_bytes: 0,
@@ -131,6 +171,7 @@ pub fn run(config: &TokenConfig, labels: &[Box<str>], bounds: Bounds) -> Result<
     drop(working);
     let iv_mode = probe.token.config().iv_mode;
     findings.iv_mode = Some(iv_mode);
+    findings.encryption = probe.time_encryption();
     probe.tamper(&mut findings);
     (findings.max_operation_bytes, findings.too_large) = probe.largest();
     drop((probe, first));
@@ -152,6 +193,7 @@ struct Probe {
     session: Pkcs11Session,
     token: Pkcs11Token,
     key: CK_OBJECT_HANDLE,
+    makes_session_keys: bool,
 }
 
 impl Probe {
@@ -160,10 +202,40 @@ impl Probe {
         let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
         let told = |error: OpenError| error.reason().to_owned();
         let mut session = token.open_session().map_err(told)?;
-        let key = session
+        let (key, makes_session_keys) = session
             .call(|calls, token| Ok(key(calls, token)))
             .map_err(|fault| fault.failure.to_string())??;
-        Ok(Self { session, token, key })
+        Ok(Self { session, token, key, makes_session_keys })
+    }
+
+    fn interfaces(&self) -> Vec<String> {
+        let module = &self.token.shared().module.raw;
+        let list = format!("PKCS#11 {} (C_GetFunctionList)", version(module.version()));
+        let others = module.interfaces().into_iter();
+        let others = others.map(|(name, of)| format!("{name:?} {}", version(of)));
+        [list].into_iter().chain(others).collect()
+    }
+
+    fn has_messages(&self) -> Option<bool> {
+        let shared = self.token.shared();
+        let slot = shared.chosen.read().slot?.1;
+        let info = shared.module.raw.mechanism_info(slot, CKM_AES_GCM).ok()?;
+        Some(info.flags & CKF_MESSAGE_ENCRYPT != 0)
+    }
+
+    /// The medians of what the two calls of an encryption take.
+    fn time_encryption(&mut self) -> Option<(Duration, Duration)> {
+        let (key, mut both) = (self.key, Vec::new());
+        for _ in 0..TIMED_ENCRYPTIONS {
+            let times = self.session.call(|calls, token| Ok(calls.time_encryption(token, key)));
+            both.push(times.ok()??);
+        }
+        let median = |mut times: Vec<Duration>| {
+            times.sort_unstable();
+            times[TIMED_ENCRYPTIONS / 2]
+        };
+        let (begins, rest): (Vec<_>, Vec<_>) = both.into_iter().unzip();
+        Some((median(begins), median(rest)))
     }
 
     fn encrypt(&mut self, aad: &[u8], bytes: usize) -> Result<(Iv, Vec<u8>), String> {
@@ -185,7 +257,8 @@ impl Probe {
         let result = self.session.call(|calls, token| {
             let Some(session) = &calls.session else { return Ok(Err(RawError::Malformed)) };
             let (raw, mut parameter) = (&token.module.raw, given_iv(iv));
-            Ok(raw.decrypt(session.handle(), key, &mut parameter, aad, input, &mut output))
+            let form = token.config.rules.form;
+            Ok(raw.decrypt(form, session.handle(), key, &mut parameter, aad, input, &mut output))
         });
         match result {
             Ok(result) => result.map(|()| output),
@@ -259,20 +332,41 @@ impl Probe {
 }
 
 /// A key of the session's own, or else one of the token's that the settings name.
-fn key(calls: &mut Calls, token: &Shared) -> Result<CK_OBJECT_HANDLE, String> {
+fn key(calls: &mut Calls, token: &Shared) -> Result<(CK_OBJECT_HANDLE, bool), String> {
     match calls.make_probe_key(token) {
-        Ok(Some(handle)) => return Ok(handle),
+        Ok(Some(handle)) => return Ok((handle, true)),
         Ok(None) => {}
         Err(fault) => return Err(fault.failure.to_string()),
     }
     let session = calls.session().map_err(|fault| fault.failure.to_string())?;
     token.keys.refresh(session).map_err(|error| codes::describe_error(&error))?;
     let key = token.keys.some_for_evidence(1, &|_| true).into_iter().next().map(|found| found.1);
-    key.map(|key| key.handle).ok_or_else(|| {
+    key.map(|key| (key.handle, false)).ok_or_else(|| {
         "the token makes no session keys, and has no key of xks_key_id_set that may encrypt and \
          decrypt"
             .to_owned()
     })
+}
+
+impl Calls {
+    /// What C_EncryptInit takes and what C_Encrypt does, of one encryption.
+    fn time_encryption(
+        &mut self,
+        token: &Shared,
+        key: CK_OBJECT_HANDLE,
+    ) -> Option<(Duration, Duration)> {
+        let session = self.session.as_ref()?;
+        let fresh = || self.ivs.take(session, &token.iv_batches);
+        let mut iv = token.config.iv_mode.prepare(fresh).ok()?;
+        let (form, plaintext, mut output) =
+            (token.config.rules.form, [0x5a; PLAINTEXT_BYTES], Vec::new());
+        let start = Instant::now();
+        let mut began = start;
+        let tell = || began = Instant::now();
+        let (raw, handle) = (&token.module.raw, session.handle());
+        raw.encrypt(form, handle, key, &mut iv, &[], &plaintext, &mut output, tell).ok()?;
+        Some((began - start, began.elapsed()))
+    }
 }
 
 /// How many sessions can be open, up to `max`.

@@ -5,7 +5,7 @@
 
 use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR};
 
-use crate::hsm::config::{IvMode, Rules};
+use crate::hsm::config::{GcmForm, IvMode, Rules};
 
 /// One make of HSM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,7 @@ const CAREFUL: Rules = Rules {
     bad_tag_codes: None,
     max_operation_bytes: None,
     is_read_write_only: false,
+    form: GcmForm { asks_length: false, has_no_iv_bits: false },
     appended_iv_bits: 0,
 };
 

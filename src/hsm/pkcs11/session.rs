@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cryptoki::session::Session as CryptokiSession;
-use cryptoki::slot::Slot;
-use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
+use cryptoki_sys::{CK_SLOT_ID, CKR_USER_NOT_LOGGED_IN};
 use zeroize::Zeroizing;
 
 use super::gcm::IvStock;
@@ -13,6 +11,7 @@ use super::keys::Key;
 use super::known_good::{KnownGood, ProbeKey};
 use super::login;
 use super::module::{Entry, Generation};
+use super::native::Session as NativeSession;
 use super::token::Shared;
 use super::trouble::{NO_SESSION, Trouble, fault_of, is_reconnection};
 use crate::hsm::backend::{
@@ -29,14 +28,14 @@ pub struct Pkcs11Session {
 /// Where and when a session was opened.
 #[derive(Clone, Copy)]
 pub(super) struct Opened {
-    pub(super) slot: Slot,
+    pub(super) slot: CK_SLOT_ID,
     pub(super) generation: Generation,
     pub(super) at: Instant,
 }
 
 /// The session proper, apart from the token so that both can be borrowed.
 pub(super) struct Calls {
-    pub(super) session: Option<CryptokiSession>,
+    pub(super) session: Option<NativeSession>,
     pub(super) opened: Opened,
     pub(super) ivs: IvStock,
     /// Plaintexts of verifying decryptions; wiped after each.
@@ -49,7 +48,7 @@ pub(super) struct Calls {
 
 impl Pkcs11Session {
     /// Takes a session over; it is closed when this is dropped.
-    pub(super) fn new(token: Arc<Shared>, session: CryptokiSession, opened: Opened) -> Self {
+    pub(super) fn new(token: Arc<Shared>, session: NativeSession, opened: Opened) -> Self {
         token.module.session_opened();
         let calls = Calls {
             session: Some(session),
@@ -63,12 +62,12 @@ impl Pkcs11Session {
         Self { token, calls }
     }
 
-    /// For calls through `cryptoki`. The caller holds an entry of this session's generation.
-    pub(super) fn cryptoki(&self) -> Option<&CryptokiSession> {
+    /// For calls of its own. The caller holds an entry of this session's generation.
+    pub(super) fn native(&self) -> Option<&NativeSession> {
         self.calls.session.as_ref()
     }
 
-    /// For calls on [`Self::cryptoki`]; `None` if the module was initialised anew since.
+    /// For calls on [`Self::native`]; `None` if the module was initialised anew since.
     pub(super) fn enter(&self) -> Option<Entry<'_>> {
         self.token.module.enter_session(self.calls.opened.generation)
     }
@@ -159,7 +158,7 @@ impl Drop for Pkcs11Session {
 }
 
 impl Calls {
-    pub(super) fn session(&self) -> Result<&CryptokiSession, Fault> {
+    pub(super) fn session(&self) -> Result<&NativeSession, Fault> {
         self.session.as_ref().ok_or(NO_SESSION)
     }
 

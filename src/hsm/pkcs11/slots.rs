@@ -1,13 +1,11 @@
 //! The module's slots: who is in each, and whether it is still the one that is meant.
 
-use cryptoki::context::Pkcs11;
-use cryptoki::error::Error;
-use cryptoki::mechanism::MechanismType;
-use cryptoki::slot::{Slot, TokenInfo};
-use cryptoki_sys::CKR_MECHANISM_INVALID;
+use cryptoki_sys::*;
 
 use super::codes::{self, Class};
+use super::ffi::RawModule;
 use super::login::{About, LoginRules};
+use super::native::Error;
 use super::pin_tries::{PinFlags, PinId};
 use super::token::{Shared, identity};
 use crate::hsm::backend::{Identity, OpenError};
@@ -16,7 +14,7 @@ use crate::limits::MAX_SLOTS;
 
 /// A slot with a token.
 pub(super) struct Found {
-    pub(super) slot: Slot,
+    pub(super) slot: CK_SLOT_ID,
     pub(super) inventory: SlotInventory,
     pub(super) rules: LoginRules,
 }
@@ -24,9 +22,9 @@ pub(super) struct Found {
 impl Shared {
     /// Asks the slot once more who its token is, right before it gets the PIN: another may have
     /// come into it since.
-    pub(super) fn before_login(&self, slot: Slot) -> Result<About, OpenError> {
+    pub(super) fn before_login(&self, slot: CK_SLOT_ID) -> Result<About, OpenError> {
         let unavailable = |reason| OpenError::Unavailable(reason);
-        let found = self.module.pkcs11.get_token_info(slot).map_err(|error| {
+        let found = self.module.raw.token_info(slot).map_err(|error| {
             self.count(&error);
             unavailable(codes::describe_error(&error))
         })?;
@@ -55,9 +53,9 @@ impl Shared {
 
 /// Without CKM_AES_GCM there is nothing that the token could do here. One that does not tell its
 /// mechanisms shows it at the first operation.
-pub(super) fn require_gcm(pkcs11: &Pkcs11, found: &Found) -> Result<(), OpenError> {
-    match pkcs11.get_mechanism_info(found.slot, MechanismType::AES_GCM) {
-        Err(error) if codes::code_of(&error) == Some(CKR_MECHANISM_INVALID) => {
+pub(super) fn require_gcm(module: &RawModule, found: &Found) -> Result<(), OpenError> {
+    match module.mechanism_info(found.slot, CKM_AES_GCM) {
+        Err(Error { code: Some(CKR_MECHANISM_INVALID), .. }) => {
             let SlotInventory { label, manufacturer, model, .. } = &found.inventory;
             Err(OpenError::Unfit(format!(
                 "the token {label:?} ({manufacturer} {model}) has no AES-GCM (CKM_AES_GCM), which \
@@ -69,18 +67,18 @@ pub(super) fn require_gcm(pkcs11: &Pkcs11, found: &Found) -> Result<(), OpenErro
 }
 
 /// Lists the slots that have a token which says who it is.
-pub(super) fn list_slots(pkcs11: &Pkcs11) -> Result<Vec<Found>, Error> {
+pub(super) fn list_slots(module: &RawModule) -> Result<Vec<Found>, Error> {
     let mut found = Vec::new();
-    for slot in pkcs11.get_slots_with_token()?.into_iter().take(MAX_SLOTS) {
+    for slot in module.slots(MAX_SLOTS)? {
         // A token that does not tell who it is may be another one's trouble; but a device error
         // may be that of the one that is looked for.
-        match pkcs11.get_token_info(slot) {
+        match module.token_info(slot) {
             Ok(token) => found.push(Found {
                 slot,
                 rules: rules_of(&token),
                 inventory: describe(slot, &token),
             }),
-            Err(error) => match codes::code_of(&error).map(codes::class) {
+            Err(error) => match error.code.map(codes::class) {
                 Some(Class::Module) => return Err(error),
                 _ => continue,
             },
@@ -89,31 +87,43 @@ pub(super) fn list_slots(pkcs11: &Pkcs11) -> Result<Vec<Found>, Error> {
     Ok(found)
 }
 
-fn rules_of(token: &TokenInfo) -> LoginRules {
+fn rules_of(token: &CK_TOKEN_INFO) -> LoginRules {
+    let has = |flag| token.flags & flag != 0;
     LoginRules {
-        is_required: token.login_required(),
-        has_protected_path: token.protected_authentication_path(),
+        is_required: has(CKF_LOGIN_REQUIRED),
+        has_protected_path: has(CKF_PROTECTED_AUTHENTICATION_PATH),
         pin: PinFlags {
-            is_locked: token.user_pin_locked(),
-            is_final_try: token.user_pin_final_try(),
-            is_count_low: token.user_pin_count_low(),
+            is_locked: has(CKF_USER_PIN_LOCKED),
+            is_final_try: has(CKF_USER_PIN_FINAL_TRY),
+            is_count_low: has(CKF_USER_PIN_COUNT_LOW),
         },
     }
 }
 
-fn describe(slot: Slot, token: &TokenInfo) -> SlotInventory {
-    let trimmed = |text: &str| text.trim_end_matches(['\0', ' ']).to_owned();
+/// What is of use here, whatever the other members are: a token whose clock is wrong is a token.
+fn describe(slot: CK_SLOT_ID, token: &CK_TOKEN_INFO) -> SlotInventory {
+    let has = |flag| token.flags & flag != 0;
     SlotInventory {
-        id: slot.id(),
-        label: trimmed(token.label()),
-        serial: trimmed(token.serial_number()),
-        model: trimmed(token.model()),
-        manufacturer: trimmed(token.manufacturer_id()),
-        firmware: token.firmware_version().to_string(),
-        hardware: token.hardware_version().to_string(),
-        is_initialized: token.token_initialized(),
-        login_required: token.login_required(),
-        is_pin_locked: token.user_pin_locked(),
-        sessions: token.session_count(),
+        id: slot,
+        label: text(&token.label),
+        serial: text(&token.serialNumber),
+        model: text(&token.model),
+        manufacturer: text(&token.manufacturerID),
+        firmware: version(token.firmwareVersion),
+        hardware: version(token.hardwareVersion),
+        is_initialized: has(CKF_TOKEN_INITIALIZED),
+        login_required: has(CKF_LOGIN_REQUIRED),
+        is_pin_locked: has(CKF_USER_PIN_LOCKED),
+        sessions: (token.ulSessionCount != CK_UNAVAILABLE_INFORMATION)
+            .then_some(token.ulSessionCount),
     }
+}
+
+/// A field of a fixed length, which ends with blanks, or, as some have it, with NULs.
+pub(super) fn text(field: &[u8]) -> String {
+    String::from_utf8_lossy(field).trim_end_matches(['\0', ' ']).to_owned()
+}
+
+pub(super) fn version(version: CK_VERSION) -> String {
+    format!("{}.{}", version.major, version.minor)
 }

@@ -4,15 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use cryptoki::context::Pkcs11;
-use cryptoki::error::Error;
-use cryptoki::session::Session as CryptokiSession;
-use cryptoki::slot::Slot;
-use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV, CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED};
+use cryptoki_sys::{
+    CK_OBJECT_HANDLE, CK_RV, CK_SLOT_ID, CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED,
+};
 use parking_lot::{Mutex, RwLock};
 
 use super::codes::{self, Class};
-use super::ffi::RawError;
+use super::ffi::{RawError, RawModule};
 use super::gcm::{SeenBatches, given_iv};
 use super::keys::KeyCache;
 use super::known_good::KnownGood;
@@ -20,10 +18,11 @@ use super::labels::Labels;
 use super::login::{Login, LoginRules};
 use super::lost_keys::Missed;
 use super::module::{Generation, Module};
+use super::native::{Error, Session as NativeSession};
 use super::reinitialization::User;
 use super::selection::{choose, describe as describe_slot};
 use super::session::{Opened, Pkcs11Session};
-use super::slots::{list_slots, require_gcm};
+use super::slots::{list_slots, require_gcm, text, version};
 use super::trouble::{NO_SESSION, fault_of_error};
 use crate::hsm::backend::{
     Backend, Direction, Fault, Identity, NotProven, OpenError, Session, Standing,
@@ -63,7 +62,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct Chosen {
     /// As it was found in that initialisation of the module; looked for anew in another.
-    pub(super) slot: Option<(Generation, Slot)>,
+    pub(super) slot: Option<(Generation, CK_SLOT_ID)>,
     /// Who it was then. It stays, so that "the first token" never becomes another one, and the
     /// PIN never goes to a stranger.
     pub(super) token: Option<SlotInventory>,
@@ -113,9 +112,9 @@ impl Shared {
         self.keys.labels().now().get(key).map_or_else(String::new, printable)
     }
 
-    /// Counts the code of a call that went through `cryptoki`.
+    /// Counts the code of a call that failed.
     pub(super) fn count(&self, error: &Error) {
-        if let Some(code) = codes::code_of(error) {
+        if let Some(code) = error.code {
             self.codes.count(code);
         }
     }
@@ -126,7 +125,7 @@ impl Shared {
         fault_of_error(error)
     }
 
-    /// Counts the code of a call that went to the module itself.
+    /// Counts the code of an operation that failed.
     pub(super) fn counted<T>(&self, result: Result<T, RawError>) -> Result<T, RawError> {
         if let Err(RawError::Init(code) | RawError::Operation(code)) = result {
             self.codes.count(code);
@@ -137,7 +136,7 @@ impl Shared {
     /// C_DecryptInit and C_Decrypt, counted.
     pub(super) fn decrypt(
         &self,
-        session: Option<&CryptokiSession>,
+        session: Option<&NativeSession>,
         key: CK_OBJECT_HANDLE,
         iv: &Iv,
         aad: &[u8],
@@ -146,7 +145,8 @@ impl Shared {
     ) -> Result<Result<(), RawError>, Fault> {
         let session = session.ok_or(NO_SESSION)?.handle();
         let (raw, mut iv) = (&self.module.raw, given_iv(iv));
-        Ok(self.counted(raw.decrypt(session, key, &mut iv, aad, ciphertext_and_tag, output)))
+        let form = self.config.rules.form;
+        Ok(self.counted(raw.decrypt(form, session, key, &mut iv, aad, ciphertext_and_tag, output)))
     }
 
     /// What a code from C_Decrypt means for this make of HSM.
@@ -154,7 +154,7 @@ impl Shared {
         codes::class_of_decrypt(code, self.config.rules.bad_tag_codes)
     }
 
-    fn slot(&self, generation: Generation) -> Result<Slot, OpenError> {
+    fn slot(&self, generation: Generation) -> Result<CK_SLOT_ID, OpenError> {
         {
             let chosen = self.chosen.read();
             if let Some((of, slot)) = chosen.slot
@@ -163,7 +163,7 @@ impl Shared {
                 return Ok(slot);
             }
         }
-        let slots = list_slots(&self.module.pkcs11)
+        let slots = list_slots(&self.module.raw)
             .inspect_err(|error| self.count(error))
             .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))?;
         let known = self.chosen.read().token.clone();
@@ -172,7 +172,7 @@ impl Shared {
             choose(found, &self.config.select, known.as_ref()).map_err(OpenError::Unavailable)?;
         let found = &slots[choice.index];
         // Not under the lock: the call may hang, and the monitor asks who the token is.
-        require_gcm(&self.module.pkcs11, found)?;
+        require_gcm(&self.module.raw, found)?;
         let mut chosen = self.chosen.write();
         if chosen.token.is_some() {
             // Found before, lost, and found again.
@@ -230,6 +230,10 @@ impl Pkcs11Token {
         &self.shared.config
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Who it is, in a line.
     pub(super) fn describe(&self) -> String {
         let Identity { id, label, model, manufacturer } = self.identity();
@@ -242,11 +246,11 @@ impl Pkcs11Token {
         let generation = entry.generation();
         let slot = shared.slot(generation)?;
         let is_read_write_only = shared.config.rules.is_read_write_only;
-        let opened = open_in(&shared.module.pkcs11, slot, is_read_write_only);
+        let opened = open_in(&shared.module.raw, slot, is_read_write_only);
         let session = opened.map_err(|error| {
             shared.count(&error);
             let reason = codes::describe_error(&error);
-            match codes::code_of(&error) {
+            match error.code {
                 Some(CKR_SESSION_COUNT) => OpenError::TooManySessions(reason),
                 _ => {
                     // It may come back in another slot.
@@ -257,8 +261,8 @@ impl Pkcs11Token {
         })?;
         let opened = Opened { slot, generation, at: Instant::now() };
         let session = Pkcs11Session::new(Arc::clone(shared), session, opened);
-        if let Some(cryptoki) = session.cryptoki() {
-            shared.login.ensure(cryptoki, || shared.before_login(slot), &shared.codes)?;
+        if let Some(native) = session.native() {
+            shared.login.ensure(native, || shared.before_login(slot), &shared.codes)?;
         }
         Ok(session)
     }
@@ -353,16 +357,16 @@ impl Backend for Pkcs11Token {
         };
         let result = self.open_session();
         if let Ok(entry) = shared.module.enter() {
-            inventory.library = shared.module.pkcs11.get_library_info().ok().map(|info| {
+            inventory.library = shared.module.raw.info().ok().map(|info| {
                 format!(
                     "{} {} by {}, PKCS#11 {}",
-                    printable(info.library_description()),
-                    info.library_version(),
-                    printable(info.manufacturer_id()),
-                    info.cryptoki_version()
+                    printable(&text(&info.libraryDescription)),
+                    version(info.libraryVersion),
+                    printable(&text(&info.manufacturerID)),
+                    version(info.cryptokiVersion)
                 )
             });
-            let slots = list_slots(&shared.module.pkcs11).unwrap_or_default();
+            let slots = list_slots(&shared.module.raw).unwrap_or_default();
             inventory.slots = slots.into_iter().map(|found| found.inventory).collect();
             drop(entry);
         }
@@ -372,19 +376,22 @@ impl Backend for Pkcs11Token {
             chosen.as_ref().and_then(|c| inventory.slots.iter().find(|s| s.id == c.id).cloned());
         inventory.slot = current.or(chosen);
         let keys = result.and_then(|session| {
-            let Some(_entry) = session.enter() else { return Ok(Vec::new()) };
-            let cryptoki = session.cryptoki().map(|cryptoki| shared.keys.inventory(cryptoki));
-            cryptoki
+            let Some(_entry) = session.enter() else { return Ok(Default::default()) };
+            let native = session.native().map(|native| shared.keys.inventory(native));
+            native
                 .transpose()
                 .map(Option::unwrap_or_default)
                 .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))
         });
+        let mut is_cut = false;
         match keys {
-            Ok(keys) => inventory.keys = keys,
+            Ok(keys) => (inventory.keys, is_cut) = keys,
             Err(error) => inventory.trouble = Some(error.reason().to_owned()),
         }
         for label in shared.keys.labels().now().all() {
             match inventory.keys.iter().find(|key| key.label == *label) {
+                // It may be among those that were not looked at.
+                None if is_cut => {}
                 None => inventory.missing.push(label.clone()),
                 Some(key) if key.keys_of_label > 1 => {
                     inventory.ambiguous.push((label.clone(), key.keys_of_label));
@@ -411,13 +418,13 @@ impl Drop for Pkcs11Token {
 
 /// AWS CloudHSM has read-write sessions only; a token that is write-protected, none of them.
 fn open_in(
-    pkcs11: &Pkcs11,
-    slot: Slot,
+    module: &Arc<RawModule>,
+    slot: CK_SLOT_ID,
     is_read_write_only: bool,
-) -> Result<CryptokiSession, Error> {
-    pkcs11.open_rw_session_no_drop(slot).or_else(|error| match codes::code_of(&error) {
+) -> Result<NativeSession, Error> {
+    NativeSession::open(module, slot, true).or_else(|error| match error.code {
         Some(CKR_TOKEN_WRITE_PROTECTED) if !is_read_write_only => {
-            pkcs11.open_ro_session_no_drop(slot)
+            NativeSession::open(module, slot, false)
         }
         _ => Err(error),
     })

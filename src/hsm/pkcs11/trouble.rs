@@ -1,11 +1,11 @@
 //! What went wrong, and whose fault it is: from codes to [`Fault`].
 
-use cryptoki::error::Error;
 use cryptoki_sys::{
     CK_RV, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_CLOSED, CKR_SESSION_HANDLE_INVALID,
 };
 
 use super::codes::{self, Class};
+use super::native::Error;
 use crate::hsm::backend::{Blame, Fault};
 use crate::job::Failure;
 
@@ -59,7 +59,7 @@ pub(super) fn fault_of_class(code: CK_RV) -> Fault {
 }
 
 pub(super) fn fault_of_error(error: &Error) -> Fault {
-    codes::code_of(error).map_or(malformed(), fault_of_class)
+    error.code.map_or(malformed(), fault_of_class)
 }
 
 pub(super) fn trouble_of(code: CK_RV, may_not: Failure) -> Trouble {
