@@ -1,6 +1,6 @@
 //! The rules of `docs/architecture.md` on who may import whom, and on sizes, read off the sources.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![expect(clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod arrows;
 mod functions;
