@@ -18,6 +18,8 @@ use parking_lot::{Mutex, RwLock};
 use super::labels::Labels;
 use crate::hsm::witness::Witnesses;
 use crate::job::KeyIndex;
+use crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
+use crate::rate::PerSecond;
 use disagreeing::Disagreeing;
 use key::Entry;
 pub use key::Key;
@@ -39,7 +41,7 @@ pub struct KeyCache {
     next_evidence: AtomicUsize,
     /// Where the search for the next key to prove begins.
     next_proof: AtomicUsize,
-    lookups: Mutex<(Option<Instant>, u32)>,
+    lookups: Mutex<PerSecond<Instant>>,
 }
 
 impl KeyCache {
@@ -58,7 +60,7 @@ impl KeyCache {
             is_stale: AtomicBool::new(false),
             next_evidence: AtomicUsize::new(0),
             next_proof: AtomicUsize::new(0),
-            lookups: Mutex::default(),
+            lookups: Mutex::new(PerSecond::new(MAX_MISSING_LABEL_LOOKUPS_PER_SEC)),
         }
     }
 

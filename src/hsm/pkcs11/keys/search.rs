@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cryptoki_sys::CK_OBJECT_HANDLE;
 
@@ -15,8 +15,7 @@ use crate::hsm::pkcs11::native::Error;
 use crate::hsm::pkcs11::native_session::NativeSession;
 use crate::job::KeyIndex;
 use crate::limits::{
-    MAX_KEYS_PER_LABEL, MAX_KEYS_PER_TOKEN, MAX_MISSING_LABEL_LOOKUPS_PER_SEC,
-    MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL,
+    MAX_KEYS_PER_LABEL, MAX_KEYS_PER_TOKEN, MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL,
 };
 
 /// The outcome of a listing for the keys that were there before.
@@ -50,22 +49,18 @@ impl KeyCache {
     /// missing, and may be looked up.
     pub fn may_look_up(&self, key: KeyIndex, now: Instant) -> bool {
         let Ok(index) = usize::try_from(key.0) else { return false };
-        let recently = |then: Instant, span: Duration| now.saturating_duration_since(then) < span;
         let mut lookups = self.lookups.lock();
         let mut entries = self.entries.write();
         let Some(entry) = entries.get_mut(index) else { return false };
         if !entry.is_listed {
             return true;
         }
-        if entry.looked_up.is_some_and(|then| recently(then, MISSING_LABEL_INTERVAL)) {
+        let is_recent = |then| now.saturating_duration_since(then) < MISSING_LABEL_INTERVAL;
+        if entry.looked_up.is_some_and(is_recent) {
             return false;
         }
-        if !lookups.0.is_some_and(|second| recently(second, Duration::from_secs(1))) {
-            *lookups = (Some(now), 0);
-        }
-        let may = lookups.1 < MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
+        let may = lookups.admit(now).is_some();
         if may {
-            lookups.1 += 1;
             entry.looked_up = Some(now);
         }
         may
@@ -217,8 +212,10 @@ impl KeyCache {
 mod tests {
     use super::*;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use crate::hsm::pkcs11::labels::Labels;
+    use crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
 
     fn cache(labels: &[&str]) -> KeyCache {
         let labels = labels.iter().map(|label| Box::from(*label)).collect();
