@@ -11,12 +11,12 @@ mod descriptors;
 mod event_loop;
 pub mod lifecycle;
 mod listener;
+mod loop_context;
 pub mod network;
 mod peer;
 pub mod sockets;
 mod timer;
 pub mod tls;
-mod turn;
 mod waiting;
 
 use std::io;

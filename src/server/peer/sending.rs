@@ -5,13 +5,13 @@ use std::io::{self, ErrorKind, Write as _};
 use zeroize::Zeroize as _;
 
 use super::{Peer, PeerError};
+use crate::server::loop_context::LoopContext;
 use crate::server::tls::Outgoing;
-use crate::server::turn::Turn;
 
 impl Peer {
     /// Sends [`crate::proto::Protocol::out`]; what the socket does not take stays pending.
-    pub(super) fn send(&mut self, turn: &mut Turn) -> Result<(), PeerError> {
-        let Turn { protocol, outgoing, .. } = turn;
+    pub(super) fn send(&mut self, context: &mut LoopContext) -> Result<(), PeerError> {
+        let LoopContext { protocol, outgoing, .. } = context;
         match &mut self.tls {
             None => self.write(&protocol.out).map_err(PeerError::Io),
             Some(tls) => {

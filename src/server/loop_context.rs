@@ -13,7 +13,7 @@ use crate::limits::{MAX_REFUSALS_LOGGED_PER_SEC, READ_SCRATCH_BYTES};
 use crate::proto::{Moment, Protocol};
 
 /// An event loop's state, less its connections.
-pub(super) struct Turn {
+pub(super) struct LoopContext {
     pub(super) moment: Moment,
     pub(super) protocol: Protocol,
     pub(super) hsm: Arc<Hsm>,
@@ -40,7 +40,7 @@ pub(super) struct Turn {
     evictions: LogLimit,
 }
 
-impl Turn {
+impl LoopContext {
     pub(super) fn new(
         moment: Moment,
         protocol: Protocol,
