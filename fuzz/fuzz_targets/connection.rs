@@ -53,11 +53,14 @@ fuzz_target!(|data: &[u8]| {
                 let awaited = rig.jobs.pop_front();
                 if let (Some(job), Some(connection)) = (awaited, &mut rig.connection) {
                     if connection.waits_for(job.reply_to.serial) {
-                        let step =
-                            connection.reject(&mut rig.protocol, &rig.moment, Failure::Overloaded);
+                        let step = connection.reject(
+                            &mut rig.loop_state,
+                            &rig.moment,
+                            Failure::Overloaded,
+                        );
                         rig.drive(step);
                     }
-                    rig.protocol.recycle_job(job);
+                    rig.loop_state.recycle_job(job);
                 }
             }
             8 => rig.moment.is_congested = !rig.moment.is_congested,

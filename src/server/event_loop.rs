@@ -30,7 +30,7 @@ use crate::limits::{
 };
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
-use crate::proto::{Moment, Protocol, Service};
+use crate::proto::{LoopState, Moment, Service};
 
 const WAKER: Token = Token(usize::MAX);
 /// Tokens of listeners count down from here, those of connections up from 0.
@@ -86,8 +86,8 @@ impl EventLoop {
         access_log: AccessLog,
         metrics: Arc<LoopMetrics>,
     ) -> io::Result<()> {
-        let mut protocol = Protocol::new(service, index, access_log);
-        protocol.metrics = metrics;
+        let mut loop_state = LoopState::new(service, index, access_log);
+        loop_state.metrics = metrics;
         let moment = Moment {
             now: Instant::now(),
             unix_secs: 0,
@@ -108,11 +108,11 @@ impl EventLoop {
             max_buffered_bytes: self
                 .shared
                 .max_buffered_bytes
-                .max(2 * protocol.max_held_bytes_per_connection()),
+                .max(2 * loop_state.max_held_bytes_per_connection()),
             peers: Slab::new(),
             next_number: 0,
             timers: Timers::default(),
-            context: LoopContext::new(moment, protocol, hsm, self.shared.admission),
+            context: LoopContext::new(moment, loop_state, hsm, self.shared.admission),
             lists: Lists::default(),
             congestion: Congestion::default(),
             handshakes_done: 0,
@@ -176,7 +176,7 @@ impl Running {
             self.accept();
             self.expire();
             self.submit();
-            self.context.protocol.access_log.flush();
+            self.context.loop_state.access_log.flush();
             if self.context.moment.is_stopping && self.peers.is_empty() {
                 return Ok(());
             }
@@ -219,7 +219,7 @@ impl Running {
             // Of one that has ended meanwhile.
             let _ = self.lists.ready.pop_oldest();
         }
-        let max_wait = self.context.protocol.service.max_wait_in_loop();
+        let max_wait = self.context.loop_state.service.max_wait_in_loop();
         self.context.moment.is_congested = self.congestion.note(wait >= max_wait, now);
     }
 
@@ -292,7 +292,7 @@ impl Running {
         self.pulse.beat();
         let health = self.context.hsm.health();
         if !Arc::ptr_eq(&health, &self.health) {
-            self.context.protocol.token_labels =
+            self.context.loop_state.token_labels =
                 health.tokens.iter().map(|token| token.label.as_str().into()).collect();
             self.health = health;
         }
@@ -303,7 +303,8 @@ impl Running {
         self.context.moment = Moment {
             now: Instant::now(),
             unix_secs,
-            is_ready: self.health.can_serve() && self.context.protocol.access_log.audit.can_serve(),
+            is_ready: self.health.can_serve()
+                && self.context.loop_state.access_log.audit.can_serve(),
             is_draining: self.lifecycle.is_draining(),
             is_stopping: self.lifecycle.is_stopping(),
             is_congested: self.context.moment.is_congested,
@@ -411,7 +412,7 @@ impl Running {
             // taken for those of the slot's next connection. If it is in there.
             let _ = self.poll.registry().deregister(peer.stream());
             peer.close(&mut self.context);
-            self.context.protocol.metrics.connections_closed.add(1);
+            self.context.loop_state.metrics.connections_closed.add(1);
         }
     }
 
@@ -424,7 +425,7 @@ impl Running {
             if self.peers.get(slot).is_some_and(|peer| peer.waits_for(serial)) {
                 self.with_peer(slot, |peer, context| peer.on_completion(completion, context));
             } else {
-                self.context.protocol.recycle_output(completion.output);
+                self.context.loop_state.recycle_output(completion.output);
             }
         }
         self.answers = answers;
@@ -447,7 +448,7 @@ impl Running {
         }
         for (job, failure) in refused.drain(..) {
             let (slot, serial) = (job.reply_to.slot as usize, job.reply_to.serial);
-            self.context.protocol.recycle_job(job);
+            self.context.loop_state.recycle_job(job);
             if self.peers.get(slot).is_some_and(|peer| peer.waits_for(serial)) {
                 self.with_peer(slot, |peer, context| peer.on_refusal(failure, context));
             }

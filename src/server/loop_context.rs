@@ -10,12 +10,12 @@ use super::tls::{Outgoing, Session};
 use crate::hsm::Hsm;
 use crate::job::Job;
 use crate::limits::{MAX_REFUSALS_LOGGED_PER_SEC, READ_SCRATCH_BYTES};
-use crate::proto::{Moment, Protocol};
+use crate::proto::{LoopState, Moment};
 
 /// An event loop's state, less its connections.
 pub(super) struct LoopContext {
     pub(super) moment: Moment,
-    pub(super) protocol: Protocol,
+    pub(super) loop_state: LoopState,
     pub(super) hsm: Arc<Hsm>,
     pub(super) admission: Arc<Admission>,
     /// Received bytes on their way into a connection's buffer.
@@ -43,7 +43,7 @@ pub(super) struct LoopContext {
 impl LoopContext {
     pub(super) fn new(
         moment: Moment,
-        protocol: Protocol,
+        loop_state: LoopState,
         hsm: Arc<Hsm>,
         admission: Arc<Admission>,
     ) -> Self {
@@ -55,7 +55,7 @@ impl LoopContext {
             addresses: limit(),
             evictions: limit(),
             moment,
-            protocol,
+            loop_state,
             hsm,
             admission,
             scratch: vec![0; READ_SCRATCH_BYTES].into_boxed_slice(),
@@ -76,20 +76,20 @@ impl LoopContext {
 
     /// Wipes what a connection leaves that could not finish its turn.
     pub(super) fn wipe(&mut self) {
-        self.protocol.reset();
+        self.loop_state.reset();
         self.outgoing.clear();
         self.scratch.fill(0);
     }
 
     /// Memory that this loop's connections hold.
     pub(super) fn buffered_bytes(&self) -> usize {
-        self.protocol.held_bytes() + self.held_bytes
+        self.loop_state.held_bytes() + self.held_bytes
     }
 
     /// A session is given up: if it had not come to be one, that is counted.
     pub(super) fn count_unfinished_handshake(&self, tls: Option<&Session>) {
         if tls.is_some_and(Session::is_handshaking) {
-            self.protocol.metrics.tls_handshake_failures.add(1);
+            self.loop_state.metrics.tls_handshake_failures.add(1);
         }
     }
 
@@ -108,7 +108,7 @@ impl LoopContext {
     }
 
     pub(super) fn note_too_many(&mut self, peer: SocketAddr) {
-        self.protocol.metrics.connections_refused.add(1);
+        self.loop_state.metrics.connections_refused.add(1);
         if let Some(left_out) = self.addresses.admit(self.moment.now) {
             tracing::warn!(
                 %peer, left_out,
@@ -118,7 +118,7 @@ impl LoopContext {
     }
 
     pub(super) fn note_evictions(&mut self, count: usize, reason: &str) {
-        self.protocol.metrics.connections_evicted.add(count as u64);
+        self.loop_state.metrics.connections_evicted.add(count as u64);
         if let Some(left_out) = self.evictions.admit(self.moment.now) {
             tracing::warn!(count, reason, left_out, "connections ended to make room");
         }

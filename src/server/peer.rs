@@ -130,7 +130,7 @@ impl Peer {
 
     /// When what is being waited for has taken too long.
     pub(super) fn deadline(&self, context: &LoopContext) -> Instant {
-        let timeouts = &context.protocol.service.timeouts;
+        let timeouts = &context.loop_state.service.timeouts;
         let at_the_end = |time: Duration| {
             if context.moment.is_stopping { time.min(STOPPING_PATIENCE) } else { time }
         };
@@ -220,7 +220,7 @@ impl Peer {
         }
         let is_answered = matches!(self.connection.wait(), Wait::Send(_));
         if matches!(self.phase, Phase::Open) && is_answered && self.pending.is_empty() {
-            let step = self.connection.sent(&mut context.protocol, &context.moment);
+            let step = self.connection.sent(&mut context.loop_state, &context.moment);
             return self.drive_and_read_on(step, context);
         }
         self.read_on(context)
@@ -236,7 +236,7 @@ impl Peer {
             Ok(false) => Fate::Stays,
             Ok(true) => match self.phase {
                 Phase::Open => {
-                    let step = self.connection.sent(&mut context.protocol, &context.moment);
+                    let step = self.connection.sent(&mut context.loop_state, &context.moment);
                     self.drive_and_read_on(step, context)
                 }
                 // Nothing was read while something was pending.
@@ -253,13 +253,13 @@ impl Peer {
     ) -> Fate {
         #[cfg(test)]
         faults::at(Place::Completion, self.address);
-        let step = self.connection.complete(&mut context.protocol, &context.moment, completion);
+        let step = self.connection.complete(&mut context.loop_state, &context.moment, completion);
         self.drive_and_read_on(step, context)
     }
 
     /// The HSM side did not take the job.
     pub(super) fn on_refusal(&mut self, failure: Failure, context: &mut LoopContext) -> Fate {
-        let step = self.connection.reject(&mut context.protocol, &context.moment, failure);
+        let step = self.connection.reject(&mut context.loop_state, &context.moment, failure);
         self.drive_and_read_on(step, context)
     }
 
@@ -272,7 +272,7 @@ impl Peer {
             // No answer is on its way that the peer could miss.
             Phase::Open if context.moment.is_stopping && self.is_idle() => self.leave(context),
             Phase::Open => {
-                let step = self.connection.timed_out(&mut context.protocol, &context.moment);
+                let step = self.connection.timed_out(&mut context.loop_state, &context.moment);
                 self.drive_and_read_on(step, context)
             }
         }
@@ -282,7 +282,7 @@ impl Peer {
     pub(super) fn close(mut self, context: &mut LoopContext) {
         context.count_unfinished_handshake(self.tls.as_ref());
         self.pending.zeroize();
-        self.connection.close(&mut context.protocol);
+        self.connection.close(&mut context.loop_state);
     }
 
     fn drive_and_read_on(&mut self, step: Step, context: &mut LoopContext) -> Fate {
@@ -322,11 +322,11 @@ impl Peer {
                 Ok(Filled::Nothing) => return Fate::Stays,
                 Ok(Filled::Bytes(count)) => {
                     budget -= count;
-                    self.connection.step(&mut context.protocol, &context.moment)
+                    self.connection.step(&mut context.loop_state, &context.moment)
                 }
                 Ok(Filled::Eof) => {
                     self.is_eof = true;
-                    self.connection.peer_closed(&mut context.protocol, &context.moment)
+                    self.connection.peer_closed(&mut context.loop_state, &context.moment)
                 }
                 Err(error) => {
                     self.note(&error, context);
@@ -349,7 +349,7 @@ impl Peer {
     /// read is not read from.
     fn room(&self, context: &LoopContext) -> usize {
         let room =
-            if self.pending.is_empty() { self.connection.room(&context.protocol) } else { 0 };
+            if self.pending.is_empty() { self.connection.room(&context.loop_state) } else { 0 };
         let partial = self.tls.as_ref().map_or(0, |tls| tls.partial().len());
         room.min(READ_SCRATCH_BYTES).saturating_sub(partial)
     }
@@ -397,15 +397,15 @@ impl Peer {
         count: usize,
         context: &mut LoopContext,
     ) -> Result<Filled, PeerError> {
-        let LoopContext { scratch, protocol, moment, outgoing, admission, .. } = context;
+        let LoopContext { scratch, loop_state, moment, outgoing, admission, .. } = context;
         let ready_since = context.ready_since;
         let Some(tls) = &mut self.tls else {
-            self.connection.receive(protocol, ready_since, &scratch[..count]);
+            self.connection.receive(loop_state, ready_since, &scratch[..count]);
             return Ok(Filled::Bytes(count));
         };
         let connection = &mut self.connection;
         let received = tls.receive(&mut scratch[..offset + count], outgoing, |plaintext| {
-            connection.receive(protocol, ready_since, plaintext);
+            connection.receive(loop_state, ready_since, plaintext);
         });
         let is_handshaking = tls.is_handshaking();
         if let Phase::Handshake { is_answered, .. } = &mut self.phase
@@ -423,7 +423,7 @@ impl Peer {
         let received = received.map_err(PeerError::Tls)?;
         if matches!(self.phase, Phase::Handshake { .. }) && !is_handshaking {
             self.phase = Phase::Open;
-            protocol.metrics.tls_handshakes.add(1);
+            loop_state.metrics.tls_handshakes.add(1);
         }
         if received.is_closed {
             self.is_readable = false;
@@ -435,11 +435,11 @@ impl Peer {
     /// Does what the protocol says, until it has to wait.
     fn drive(&mut self, mut step: Step, context: &mut LoopContext) -> Fate {
         loop {
-            if !context.protocol.out.is_empty() {
+            if !context.loop_state.out.is_empty() {
                 #[cfg(test)]
                 faults::at(Place::Answer, self.address);
                 let sent = self.send(context);
-                context.protocol.clear_out();
+                context.loop_state.clear_out();
                 if sent.is_err() {
                     return Fate::Ends;
                 }
@@ -452,14 +452,14 @@ impl Peer {
                 }
                 Step::Health => {
                     let health = context.hsm.health();
-                    self.connection.answer_health(&mut context.protocol, &context.moment, &health)
+                    self.connection.answer_health(&mut context.loop_state, &context.moment, &health)
                 }
                 Step::Send if self.pending.is_empty() => {
                     if context.answers_left == 0 {
                         return Fate::Again;
                     }
                     context.answers_left -= 1;
-                    self.connection.sent(&mut context.protocol, &context.moment)
+                    self.connection.sent(&mut context.loop_state, &context.moment)
                 }
                 Step::Send => return Fate::Stays,
                 Step::Close => return self.begin_close(context),

@@ -29,7 +29,7 @@ fn limits_change_within_a_request() {
     for cut in [1, 100, 600, 1000, 3000, 5000, 20_000, 100_000, request.len() - 1] {
         let mut rig = Rig::new(large());
         rig.send(&request[..cut]);
-        rig.protocol.adopt(Arc::new(service()));
+        rig.loop_state.adopt(Arc::new(service()));
         rig.send(&request[cut..]);
         let responses = rig.responses();
         // Judged by the new limits: as too large a value, or, if its head had not come whole, as
@@ -40,12 +40,12 @@ fn limits_change_within_a_request() {
             rig.send(&encrypt_call(100));
             assert_eq!(rig.responses()[0].status, 200, "{cut}");
         }
-        assert_eq!(rig.protocol.held_bytes(), 0);
+        assert_eq!(rig.loop_state.held_bytes(), 0);
 
         let mut rig = Rig::new(service());
         let head = cut.min(200);
         rig.send(&request[..head]);
-        rig.protocol.adopt(Arc::new(large()));
+        rig.loop_state.adopt(Arc::new(large()));
         rig.send(&request[head..]);
         rig.send(&request);
         let statuses: Vec<u16> = rig.responses().iter().map(|answer| answer.status).collect();
@@ -67,7 +67,7 @@ fn a_request_at_the_hsm_is_finished() {
         let mut rig = Rig::usual();
         rig.hold_jobs = true;
         rig.send(&encrypt_call(100));
-        rig.protocol.adopt(Arc::new(change));
+        rig.loop_state.adopt(Arc::new(change));
         rig.pass(Duration::from_millis(179));
         assert!(rig.work());
         let responses = rig.responses();
@@ -78,7 +78,7 @@ fn a_request_at_the_hsm_is_finished() {
     let mut rig = Rig::usual();
     rig.hold_jobs = true;
     rig.send(&encrypt_call(100));
-    rig.protocol.adopt(Arc::new(patient));
+    rig.loop_state.adopt(Arc::new(patient));
     rig.pass(Duration::from_millis(180));
     assert_eq!(rig.responses()[0].error(), (503, "DependencyTimeoutException".to_owned()));
 }

@@ -97,7 +97,7 @@ fn there_is_no_room_while_an_answer_is_pending() {
     let mut rig = Rig::usual();
     rig.hold_answers = true;
     rig.send(PING);
-    assert_eq!(rig.connection.as_ref().unwrap().room(&rig.protocol), 0);
+    assert_eq!(rig.connection.as_ref().unwrap().room(&rig.loop_state), 0);
     assert!(matches!(rig.connection.as_ref().unwrap().wait(), Wait::Send(_)));
     rig.send(PING);
     assert_eq!((rig.inbox.len(), rig.responses().len()), (PING.len(), 1));
@@ -222,7 +222,7 @@ fn half_close() {
 
     // Bytes and end in one turn.
     let mut rig = Rig::usual();
-    rig.connection.as_mut().unwrap().receive(&mut rig.protocol, rig.moment.now, PING);
+    rig.connection.as_mut().unwrap().receive(&mut rig.loop_state, rig.moment.now, PING);
     rig.end_input();
     assert_eq!(rig.responses()[0].status, 200);
     assert!(rig.is_closed());
@@ -344,9 +344,9 @@ fn refused_jobs() {
         rig.send(&encrypt_call(b"x"));
         let job = rig.jobs.pop_front().unwrap();
         let connection = rig.connection.as_mut().unwrap();
-        let step = connection.reject(&mut rig.protocol, &rig.moment, failure);
+        let step = connection.reject(&mut rig.loop_state, &rig.moment, failure);
         rig.drive(step);
-        rig.protocol.recycle_job(job);
+        rig.loop_state.recycle_job(job);
         let answer = rig.responses().remove(0);
         assert_eq!(answer.error(), (expected.0, expected.1.to_owned()));
         assert!(!rig.is_closed());
@@ -369,9 +369,9 @@ fn what_is_not_awaited_changes_nothing() {
         rig.send(sent);
         let connection = rig.connection.as_mut().unwrap();
         for step in [
-            connection.complete(&mut rig.protocol, &rig.moment, stray()),
-            connection.reject(&mut rig.protocol, &rig.moment, Failure::NoToken),
-            connection.answer_health(&mut rig.protocol, &rig.moment, &crate::rig::fleet()),
+            connection.complete(&mut rig.loop_state, &rig.moment, stray()),
+            connection.reject(&mut rig.loop_state, &rig.moment, Failure::NoToken),
+            connection.answer_health(&mut rig.loop_state, &rig.moment, &crate::rig::fleet()),
         ] {
             assert!(matches!(step, Step::Receive));
         }
@@ -424,7 +424,7 @@ fn ping_and_readyz() {
 #[test]
 fn the_largest_answers_fit() {
     let mut rig = Rig::usual();
-    let (out, capacity) = (rig.protocol.out.as_ptr(), rig.protocol.out.capacity());
+    let (out, capacity) = (rig.loop_state.out.as_ptr(), rig.loop_state.out.capacity());
     for plaintext in [0, 6_144] {
         let mut body = encrypt(&vec![1; plaintext], None);
         body["ciphertextDataIntegrityValueAlgorithm"] = "SHA_256".into();
@@ -432,7 +432,7 @@ fn the_largest_answers_fit() {
         let body = crate::calls::decrypt(&encrypted, None);
         assert_eq!(rig.ask(&call(&format!("keys/{KEY}/decrypt"), &body)).status, 200);
     }
-    assert_eq!((rig.protocol.out.as_ptr(), rig.protocol.out.capacity()), (out, capacity));
+    assert_eq!((rig.loop_state.out.as_ptr(), rig.loop_state.out.capacity()), (out, capacity));
 }
 
 /// A plaintext must not outlive its answer in memory that is used again.

@@ -140,7 +140,7 @@ impl Running {
                 // No descriptor or no memory: asking again at once would only spin.
                 _ => {
                     listening.pause(now, &error);
-                    self.context.protocol.metrics.accept_pauses.add(1);
+                    self.context.loop_state.metrics.accept_pauses.add(1);
                     return false;
                 }
             },
@@ -154,7 +154,7 @@ impl Running {
             listening.in_hand = Some((stream, address));
             listening.pause(now, &"the limit of connections is reached, and all are at work");
         }
-        self.context.protocol.metrics.accept_pauses.add(1);
+        self.context.loop_state.metrics.accept_pauses.add(1);
         false
     }
 
@@ -198,7 +198,7 @@ impl Running {
         let stream = (stream, address);
         let peer =
             entry.insert(Peer::new(stream, ticket, is_proxied, number, tls, connection, now));
-        self.context.protocol.metrics.connections_accepted.add(1);
+        self.context.loop_state.metrics.connections_accepted.add(1);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(peer.stream(), Token(slot), interest) {
             tracing::error!(%error, "a connection cannot be watched");

@@ -16,15 +16,15 @@ impl Running {
         };
         self.change_number = change.number;
         let context = &mut self.context;
-        let before = context.protocol.service.timeouts;
-        context.protocol.adopt(Arc::clone(&change.service));
+        let before = context.loop_state.service.timeouts;
+        context.loop_state.adopt(Arc::clone(&change.service));
         if !Arc::ptr_eq(&context.hsm, &change.hsm) {
             context.hsm = Arc::clone(&change.hsm);
-            context.protocol.fleet = context.protocol.fleet.wrapping_add(1);
+            context.loop_state.fleet = context.loop_state.fleet.wrapping_add(1);
         }
         context.admission = Arc::clone(&change.admission);
         self.max_buffered_bytes =
-            change.max_buffered_bytes.max(2 * context.protocol.max_held_bytes_per_connection());
+            change.max_buffered_bytes.max(2 * context.loop_state.max_held_bytes_per_connection());
         for listening in &mut self.listeners {
             if listening.listener == Listener::Api {
                 listening.tls.clone_from(&change.tls);
@@ -35,6 +35,6 @@ impl Running {
                 self.timers.set(slot, peer.deadline(&self.context));
             }
         }
-        self.changes.adopted(self.context.protocol.event_loop, change.number);
+        self.changes.adopted(self.context.loop_state.event_loop, change.number);
     }
 }

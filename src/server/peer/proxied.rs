@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::observe::access_log::AccessLog;
-    use crate::proto::{Connection, Moment, Protocol};
+    use crate::proto::{Connection, LoopState, Moment};
     use crate::server::admission::Admission;
     use crate::server::config::Config;
     use crate::server::panic_tests::{echo, service};
@@ -107,9 +107,9 @@ mod tests {
             is_stopping: false,
             is_congested: false,
         };
-        let protocol = Protocol::new(Arc::new(service()), 0, AccessLog::default());
+        let loop_state = LoopState::new(Arc::new(service()), 0, AccessLog::default());
         let admission = Arc::new(Admission::new(&Config::local(), 1));
-        let mut context = LoopContext::new(moment, protocol, echo(), Arc::clone(&admission));
+        let mut context = LoopContext::new(moment, loop_state, echo(), Arc::clone(&admission));
         let ticket = admission.admit(Listener::Api).unwrap();
         let connection = Connection::new(Listener::Api, None, &moment);
         let stream = (mio::net::TcpStream::from_std(stream), address);

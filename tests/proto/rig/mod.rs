@@ -12,7 +12,7 @@ use xks_proxy::job::{Completion, FleetHealth, HealthStatus, Job, TokenHealth};
 use xks_proxy::observe::access_log::AccessLog;
 use xks_proxy::observe::redaction::Secret;
 use xks_proxy::proto::service::Timeouts;
-use xks_proxy::proto::{Connection, Listener, Moment, Protocol, Service, Step, Wait};
+use xks_proxy::proto::{Connection, Listener, LoopState, Moment, Service, Step, Wait};
 
 use hsm::MemoryHsm;
 use wire::Response;
@@ -58,7 +58,7 @@ pub fn service() -> Service {
 
 /// What is at hand of the peer's connection.
 pub struct Rig {
-    pub protocol: Protocol,
+    pub loop_state: LoopState,
     /// None once closed.
     pub connection: Option<Connection>,
     pub hsm: MemoryHsm,
@@ -98,7 +98,7 @@ impl Rig {
             is_congested: false,
         };
         Self {
-            protocol: Protocol::new(Arc::new(service), 3, AccessLog::default()),
+            loop_state: LoopState::new(Arc::new(service), 3, AccessLog::default()),
             connection: Some(Connection::new(listener, None, &moment)),
             hsm,
             moment,
@@ -114,7 +114,7 @@ impl Rig {
     /// A new connection to the same proxy.
     pub fn reconnect(&mut self) {
         if let Some(connection) = self.connection.take() {
-            connection.close(&mut self.protocol);
+            connection.close(&mut self.loop_state);
         }
         self.inbox.clear();
         self.answers.clear();
@@ -149,13 +149,13 @@ impl Rig {
     /// Hands over what waits in the inbox, as long as there is room for it.
     pub fn pump(&mut self, piece: usize) {
         while let Some(connection) = &mut self.connection {
-            let room = connection.room(&self.protocol).min(piece).min(self.inbox.len());
+            let room = connection.room(&self.loop_state).min(piece).min(self.inbox.len());
             if room == 0 {
                 return;
             }
             let bytes: Vec<u8> = self.inbox.drain(..room).collect();
-            connection.receive(&mut self.protocol, self.moment.now, &bytes);
-            let step = connection.step(&mut self.protocol, &self.moment);
+            connection.receive(&mut self.loop_state, self.moment.now, &bytes);
+            let step = connection.step(&mut self.loop_state, &self.moment);
             self.drive(step);
         }
     }
@@ -163,7 +163,7 @@ impl Rig {
     /// The peer ends its side.
     pub fn end_input(&mut self) {
         if let Some(connection) = &mut self.connection {
-            let step = connection.peer_closed(&mut self.protocol, &self.moment);
+            let step = connection.peer_closed(&mut self.loop_state, &self.moment);
             self.drive(step);
         }
     }
@@ -172,7 +172,7 @@ impl Rig {
     pub fn pass(&mut self, duration: Duration) {
         self.moment.now += duration;
         self.moment.unix_secs += duration.as_secs();
-        let timeouts = self.protocol.service.timeouts;
+        let timeouts = self.loop_state.service.timeouts;
         let Some(connection) = &mut self.connection else { return };
         let end = match connection.wait() {
             Wait::Idle(since) => since + timeouts.idle,
@@ -182,7 +182,7 @@ impl Rig {
             Wait::Send(since) => since + timeouts.write,
         };
         if self.moment.now >= end {
-            let step = connection.timed_out(&mut self.protocol, &self.moment);
+            let step = connection.timed_out(&mut self.loop_state, &self.moment);
             self.drive(step);
         }
     }
@@ -199,13 +199,13 @@ impl Rig {
     pub fn complete(&mut self, completion: Completion) -> bool {
         match &mut self.connection {
             Some(connection) if connection.waits_for(completion.reply_to.serial) => {
-                let step = connection.complete(&mut self.protocol, &self.moment, completion);
+                let step = connection.complete(&mut self.loop_state, &self.moment, completion);
                 self.drive(step);
                 self.pump(usize::MAX);
                 true
             }
             _ => {
-                self.protocol.recycle_output(completion.output);
+                self.loop_state.recycle_output(completion.output);
                 false
             }
         }
@@ -216,7 +216,7 @@ impl Rig {
         if let Some(connection) = &mut self.connection
             && matches!(connection.wait(), Wait::Send(_))
         {
-            let step = connection.sent(&mut self.protocol, &self.moment);
+            let step = connection.sent(&mut self.loop_state, &self.moment);
             self.drive(step);
             self.pump(usize::MAX);
         }
@@ -225,8 +225,8 @@ impl Rig {
     /// What the shell does with a step.
     pub fn drive(&mut self, mut step: Step) {
         loop {
-            self.answers.extend_from_slice(&self.protocol.out);
-            self.protocol.clear_out();
+            self.answers.extend_from_slice(&self.loop_state.out);
+            self.loop_state.clear_out();
             let Some(connection) = &mut self.connection else { return };
             step = match step {
                 Step::Receive => return,
@@ -236,16 +236,16 @@ impl Rig {
                 }
                 Step::Submit(job) => {
                     let completion = self.hsm.work(job);
-                    connection.complete(&mut self.protocol, &self.moment, completion)
+                    connection.complete(&mut self.loop_state, &self.moment, completion)
                 }
                 Step::Health => {
-                    connection.answer_health(&mut self.protocol, &self.moment, &fleet())
+                    connection.answer_health(&mut self.loop_state, &self.moment, &fleet())
                 }
                 Step::Send if self.hold_answers => return,
-                Step::Send => connection.sent(&mut self.protocol, &self.moment),
+                Step::Send => connection.sent(&mut self.loop_state, &self.moment),
                 Step::Close => {
                     if let Some(connection) = self.connection.take() {
-                        connection.close(&mut self.protocol);
+                        connection.close(&mut self.loop_state);
                     }
                     return;
                 }

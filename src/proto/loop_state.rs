@@ -35,7 +35,7 @@ pub struct Moment {
 }
 
 /// One event loop's settings, pools and scratch memory.
-pub struct Protocol {
+pub struct LoopState {
     /// The same for all loops.
     pub service: Arc<Service>,
     /// This loop's number, for [`crate::job::ReplyTo`].
@@ -61,7 +61,7 @@ pub struct Protocol {
     next_serial: u64,
 }
 
-impl Protocol {
+impl LoopState {
     /// For event loop number `event_loop`.
     #[must_use]
     pub fn new(service: Arc<Service>, event_loop: u16, access_log: AccessLog) -> Self {
