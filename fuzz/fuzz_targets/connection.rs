@@ -46,8 +46,8 @@ fuzz_target!(|data: &[u8]| {
             5 => rig.take_answer(),
             // Serving, draining, stopping, and serving again.
             6 => {
-                rig.moment.is_stopping = rig.moment.is_draining && !rig.moment.is_stopping;
-                rig.moment.is_draining = !rig.moment.is_draining || rig.moment.is_stopping;
+                rig.snapshot.is_stopping = rig.snapshot.is_draining && !rig.snapshot.is_stopping;
+                rig.snapshot.is_draining = !rig.snapshot.is_draining || rig.snapshot.is_stopping;
             }
             7 => {
                 let awaited = rig.jobs.pop_front();
@@ -55,7 +55,7 @@ fuzz_target!(|data: &[u8]| {
                     if connection.waits_for(job.reply_to.serial) {
                         let step = connection.reject(
                             &mut rig.loop_state,
-                            &rig.moment,
+                            &rig.snapshot,
                             Failure::Overloaded,
                         );
                         rig.drive(step);
@@ -63,7 +63,7 @@ fuzz_target!(|data: &[u8]| {
                     rig.loop_state.recycle_job(job);
                 }
             }
-            8 => rig.moment.is_congested = !rig.moment.is_congested,
+            8 => rig.snapshot.is_congested = !rig.snapshot.is_congested,
             _ => {}
         }
         answered.append(&mut rig.answers);

@@ -14,7 +14,7 @@ use super::exchange::{Accepted, Exchange, Origin, Outcome};
 use super::http::HttpError;
 use super::http::body::{Progress, Whole};
 use super::http::{request, response};
-use super::loop_state::{LoopState, Moment};
+use super::loop_state::{LoopState, Snapshot};
 use super::xks::encode;
 use super::xks::error::ApiError;
 use crate::job::{Completion, Failure, FleetHealth, InlineBytes, Job, ReplyTo, Request, Success};
@@ -94,18 +94,18 @@ pub struct Connection {
 impl Connection {
     /// A connection that has just been made.
     #[must_use]
-    pub fn new(listener: Listener, peer: Option<IpAddr>, moment: &Moment) -> Self {
+    pub fn new(listener: Listener, peer: Option<IpAddr>, snapshot: &Snapshot) -> Self {
         Self {
             listener,
             peer,
             buffer: Buffer::default(),
             state: State::Head { searched: 0 },
-            started: moment.now,
-            since: moment.now,
+            started: snapshot.now,
+            since: snapshot.now,
             is_half_closed: false,
             answered: 0,
             is_proven: false,
-            came_late: moment.is_draining,
+            came_late: snapshot.is_draining,
         }
     }
 
@@ -164,10 +164,10 @@ impl Connection {
 
     /// The peer has ended its side. What it has asked until then is still answered, requests that
     /// it sent ahead included (RFC 9112, 9.3.2 and 9.6); then the connection ends.
-    pub fn peer_closed(&mut self, loop_state: &mut LoopState, moment: &Moment) -> Step {
+    pub fn peer_closed(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         self.is_half_closed = true;
         match &self.state {
-            State::Head { .. } | State::Body { .. } => self.step(loop_state, moment),
+            State::Head { .. } | State::Body { .. } => self.step(loop_state, snapshot),
             State::Waiting { .. } | State::WaitingForHealth { .. } | State::Answered { .. } => {
                 Step::Receive
             }
@@ -175,7 +175,7 @@ impl Connection {
     }
 
     /// Goes on with what has been received.
-    pub fn step(&mut self, loop_state: &mut LoopState, moment: &Moment) -> Step {
+    pub fn step(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         loop {
             match &mut self.state {
                 State::Head { searched } => {
@@ -187,15 +187,15 @@ impl Connection {
                     let received = self.buffer.filled();
                     let Some(end) = request::find_end(received, *searched) else {
                         if let Some(error) = request::too_large(received) {
-                            return self.refuse(loop_state, moment, error);
+                            return self.refuse(loop_state, snapshot, error);
                         }
                         *searched = received.len();
                         return self.receive_more();
                     };
-                    match self.begin(loop_state, moment, end) {
-                        Ok(Some(outcome)) => return self.proceed(loop_state, moment, outcome),
+                    match self.begin(loop_state, snapshot, end) {
+                        Ok(Some(outcome)) => return self.proceed(loop_state, snapshot, outcome),
                         Ok(None) => {}
-                        Err(error) => return self.refuse(loop_state, moment, error),
+                        Err(error) => return self.refuse(loop_state, snapshot, error),
                     }
                 }
                 State::Body { head_bytes, max_bytes, progress } => {
@@ -203,9 +203,9 @@ impl Connection {
                     let (_, body, received) = self.buffer.split_mut(head_bytes);
                     match progress.advance(&mut body[..received], max_bytes) {
                         Ok(Some(whole)) => {
-                            return match self.accept(loop_state, moment, head_bytes, whole) {
-                                Ok(outcome) => self.proceed(loop_state, moment, outcome),
-                                Err(error) => self.refuse(loop_state, moment, error),
+                            return match self.accept(loop_state, snapshot, head_bytes, whole) {
+                                Ok(outcome) => self.proceed(loop_state, snapshot, outcome),
+                                Err(error) => self.refuse(loop_state, snapshot, error),
                             };
                         }
                         Ok(None) => {
@@ -214,7 +214,7 @@ impl Connection {
                             }
                             return self.receive_more();
                         }
-                        Err(error) => return self.refuse(loop_state, moment, error),
+                        Err(error) => return self.refuse(loop_state, snapshot, error),
                     }
                 }
                 State::Waiting { .. } | State::WaitingForHealth { .. } => return Step::Receive,
@@ -237,7 +237,7 @@ impl Connection {
     fn begin(
         &mut self,
         loop_state: &mut LoopState,
-        moment: &Moment,
+        snapshot: &Snapshot,
         head_bytes: usize,
     ) -> Result<Option<Outcome>, HttpError> {
         let origin = self.origin();
@@ -247,13 +247,13 @@ impl Connection {
         let head = request::parse(head, &mut slots)?;
         let mut progress = Progress::new(head.framing, max_bytes)?;
         if let Some(whole) = progress.advance(&mut body[..received], max_bytes)? {
-            return Ok(Some(origin.accept(loop_state, moment, &head, head_bytes, body, whole)));
+            return Ok(Some(origin.accept(loop_state, snapshot, &head, head_bytes, body, whole)));
         }
         if head.expects_continue && received == 0 {
             loop_state.out.extend_from_slice(response::CONTINUE);
         }
         self.state = State::Body { head_bytes, max_bytes, progress };
-        self.since = moment.now;
+        self.since = snapshot.now;
         Ok(None)
     }
 
@@ -261,7 +261,7 @@ impl Connection {
     fn accept(
         &mut self,
         loop_state: &mut LoopState,
-        moment: &Moment,
+        snapshot: &Snapshot,
         head_bytes: usize,
         whole: Whole,
     ) -> Result<Outcome, HttpError> {
@@ -269,16 +269,21 @@ impl Connection {
         let (head, body, _) = self.buffer.split_mut(head_bytes);
         let mut slots = request::header_slots();
         let head = request::parse(head, &mut slots)?;
-        Ok(origin.accept(loop_state, moment, &head, head_bytes, body, whole))
+        Ok(origin.accept(loop_state, snapshot, &head, head_bytes, body, whole))
     }
 
     /// A whole request has been checked.
-    fn proceed(&mut self, loop_state: &mut LoopState, moment: &Moment, outcome: Outcome) -> Step {
+    fn proceed(
+        &mut self,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
+        outcome: Outcome,
+    ) -> Step {
         let (exchange, accepted) = outcome;
         match accepted {
             Ok(Accepted::Text(status, text)) => {
                 loop_state.body.extend_from_slice(text.as_bytes());
-                self.finish(loop_state, moment, &exchange, Answer::Text(status))
+                self.finish(loop_state, snapshot, &exchange, Answer::Text(status))
             }
             Ok(Accepted::Health) => {
                 self.state = State::WaitingForHealth { exchange };
@@ -291,14 +296,14 @@ impl Connection {
                     request: Arc::clone(&request),
                     output: loop_state.take_output(),
                     reply_to: ReplyTo { event_loop: loop_state.event_loop, slot: 0, serial },
-                    queued_at: moment.now,
+                    queued_at: snapshot.now,
                     deadline,
                 };
                 loop_state.metrics.in_flight.increment();
                 self.state = State::Waiting { exchange, request, serial, deadline };
                 Step::Submit(job)
             }
-            Err(error) => self.finish(loop_state, moment, &exchange, Answer::Error(&error)),
+            Err(error) => self.finish(loop_state, snapshot, &exchange, Answer::Error(&error)),
         }
     }
 
@@ -306,7 +311,7 @@ impl Connection {
     pub fn answer_health(
         &mut self,
         loop_state: &mut LoopState,
-        moment: &Moment,
+        snapshot: &Snapshot,
         health: &FleetHealth,
     ) -> Step {
         let exchange = match self.take_state() {
@@ -317,7 +322,7 @@ impl Connection {
             }
         };
         encode::health(&mut loop_state.body, health, loop_state.service.fleet_size);
-        self.finish(loop_state, moment, &exchange, Answer::Json)
+        self.finish(loop_state, snapshot, &exchange, Answer::Json)
     }
 
     /// Whether the connection waits for the completion of that serial number.
@@ -330,7 +335,7 @@ impl Connection {
     pub fn complete(
         &mut self,
         loop_state: &mut LoopState,
-        moment: &Moment,
+        snapshot: &Snapshot,
         completion: Completion,
     ) -> Step {
         let Some(mut exchange) = self.take_waiting(loop_state) else {
@@ -360,10 +365,10 @@ impl Connection {
                     }
                     Success::Decrypted => encode::decrypted(body, &completion.output),
                 }
-                self.finish(loop_state, moment, &exchange, Answer::Json)
+                self.finish(loop_state, snapshot, &exchange, Answer::Json)
             }
             Err(failure) => {
-                self.finish(loop_state, moment, &exchange, Answer::Error(&failure.into()))
+                self.finish(loop_state, snapshot, &exchange, Answer::Error(&failure.into()))
             }
         };
         loop_state.recycle_output(completion.output);
@@ -374,43 +379,43 @@ impl Connection {
     pub fn reject(
         &mut self,
         loop_state: &mut LoopState,
-        moment: &Moment,
+        snapshot: &Snapshot,
         failure: Failure,
     ) -> Step {
         let Some(exchange) = self.take_waiting(loop_state) else {
             return Step::Receive;
         };
-        self.finish(loop_state, moment, &exchange, Answer::Error(&failure.into()))
+        self.finish(loop_state, snapshot, &exchange, Answer::Error(&failure.into()))
     }
 
     /// What [`Self::wait`] named has lasted too long.
-    pub fn timed_out(&mut self, loop_state: &mut LoopState, moment: &Moment) -> Step {
+    pub fn timed_out(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         match &self.state {
             State::Head { .. } if self.buffer.is_empty() => Step::Close,
             State::Head { .. } => {
                 let error = HttpError::Timeout("the request head took too long to arrive");
-                self.refuse(loop_state, moment, error)
+                self.refuse(loop_state, snapshot, error)
             }
             State::Body { .. } => {
                 let error = HttpError::Timeout("the request body took too long to arrive");
-                self.refuse(loop_state, moment, error)
+                self.refuse(loop_state, snapshot, error)
             }
-            State::Waiting { .. } => self.reject(loop_state, moment, Failure::TimedOut),
+            State::Waiting { .. } => self.reject(loop_state, snapshot, Failure::TimedOut),
             State::WaitingForHealth { .. } | State::Answered { .. } => Step::Close,
         }
     }
 
     /// All of [`LoopState::out`] has been sent.
-    pub fn sent(&mut self, loop_state: &mut LoopState, moment: &Moment) -> Step {
+    pub fn sent(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         if let State::Answered { close } = self.state {
             if close {
                 return Step::Close;
             }
             self.state = State::Head { searched: 0 };
-            self.since = moment.now;
-            self.started = moment.now;
+            self.since = snapshot.now;
+            self.started = snapshot.now;
         }
-        self.step(loop_state, moment)
+        self.step(loop_state, snapshot)
     }
 
     /// Gives the connection's memory back, wiped.
@@ -446,11 +451,16 @@ impl Connection {
 
     /// Answers what is not a request, and ends the connection: where the next one would begin
     /// cannot be known.
-    fn refuse(&mut self, loop_state: &mut LoopState, moment: &Moment, error: HttpError) -> Step {
+    fn refuse(
+        &mut self,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
+        error: HttpError,
+    ) -> Step {
         let mut exchange = Exchange::new(self.origin());
         exchange.consumed = self.buffer.len();
         exchange.close = true;
-        self.finish(loop_state, moment, &exchange, Answer::Error(&error.answer()))
+        self.finish(loop_state, snapshot, &exchange, Answer::Error(&error.answer()))
     }
 
     /// Appends the answer, whose body is in [`LoopState::body`] unless it is an error; logs it,
@@ -458,24 +468,24 @@ impl Connection {
     fn finish(
         &mut self,
         loop_state: &mut LoopState,
-        moment: &Moment,
+        snapshot: &Snapshot,
         exchange: &Exchange,
         answer: Answer<'_>,
     ) -> Step {
         let is_last = self.is_half_closed && exchange.consumed >= self.buffer.len();
         // A peer that is sent here all the same, since nothing else serves yet or the load balancer
         // has not noticed, would be here again with the next request: a handshake for each.
-        let is_sent_away = moment.is_draining && !self.came_late;
+        let is_sent_away = snapshot.is_draining && !self.came_late;
         self.answered += 1;
         self.is_proven |= exchange.is_authenticated;
         let max_requests = loop_state.service.max_requests_per_connection;
         let is_worn = max_requests > 0 && self.answered >= max_requests;
-        let close = exchange.close || is_sent_away || moment.is_stopping || is_last || is_worn;
-        exchange.write_answer(loop_state, moment, &answer, close, self.buffer.filled());
+        let close = exchange.close || is_sent_away || snapshot.is_stopping || is_last || is_worn;
+        exchange.write_answer(loop_state, snapshot, &answer, close, self.buffer.filled());
         let consumed = if close { self.buffer.len() } else { exchange.consumed };
         self.buffer.consume(consumed, &mut loop_state.buffers);
         self.state = State::Answered { close };
-        self.since = moment.now;
+        self.since = snapshot.now;
         Step::Send
     }
 }

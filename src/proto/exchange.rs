@@ -10,7 +10,7 @@ use super::connection::{Answer, Listener};
 use super::http::body::Whole;
 use super::http::request::Head;
 use super::http::response::ResponseHead;
-use super::loop_state::{LoopState, Moment};
+use super::loop_state::{LoopState, Snapshot};
 use super::route::{Call, Route, route};
 use super::service::Service;
 use super::sigv4;
@@ -57,7 +57,7 @@ impl Origin {
     pub(super) fn accept(
         self,
         loop_state: &mut LoopState,
-        moment: &Moment,
+        snapshot: &Snapshot,
         head: &Head<'_, '_>,
         head_bytes: usize,
         body: &mut [u8],
@@ -72,7 +72,7 @@ impl Origin {
             body_offset: head_bytes,
             ..Exchange::new(self)
         };
-        let mut accepted = exchange.accept(loop_state, moment, head, body, whole.length);
+        let mut accepted = exchange.accept(loop_state, snapshot, head, body, whole.length);
         if let Err(error) = exchange.reserve_audit_line(loop_state)
             && let Ok(Accepted::Job(request)) = std::mem::replace(&mut accepted, Err(error))
         {
@@ -160,7 +160,7 @@ impl Exchange {
     fn accept(
         &mut self,
         loop_state: &mut LoopState,
-        moment: &Moment,
+        snapshot: &Snapshot,
         head: &Head<'_, '_>,
         body: &mut [u8],
         length: usize,
@@ -172,7 +172,7 @@ impl Exchange {
                     return Err(ApiError::method_not_allowed("GET, HEAD"));
                 }
                 self.is_probe = true;
-                return Ok(answer_probe(probe, moment));
+                return Ok(answer_probe(probe, snapshot));
             }
             Route::Api { .. } if self.origin.listener != Listener::Api => {
                 return Err(no_such_path());
@@ -189,8 +189,8 @@ impl Exchange {
         if head.method != "POST" {
             return Err(ApiError::method_not_allowed("POST"));
         }
-        if moment.is_congested && call != Call::Health {
-            let waited = moment.now.saturating_duration_since(self.origin.started);
+        if snapshot.is_congested && call != Call::Health {
+            let waited = snapshot.now.saturating_duration_since(self.origin.started);
             if waited >= service.max_wait_in_loop() {
                 loop_state.metrics.congestion_refusals.add(1);
                 return Err(ApiError::new(ErrorName::Throttling, CONGESTED));
@@ -203,9 +203,9 @@ impl Exchange {
                 store.credentials(),
                 service.scope(),
                 &mut loop_state.signing_keys,
-                moment.unix_secs,
+                snapshot.unix_secs,
             )?;
-            credential.metrics().used(moment.unix_secs);
+            credential.metrics().used(snapshot.unix_secs);
             self.access_key_id = InlineBytes::from_slice(credential.access_key_id().as_bytes());
         }
         self.is_authenticated = true;
@@ -222,7 +222,7 @@ impl Exchange {
             let attributes = authorize::attributes(call, store, key_id, &self.metadata, body);
             authorize::policy(policy, &mut loop_state.decisions, &loop_state.metrics, &attributes)?;
         }
-        self.in_flight = authorize::quota(store, moment.now)?;
+        self.in_flight = authorize::quota(store, snapshot.now)?;
         self.key = Some(key);
         self.fleet = loop_state.fleet;
         if call == Call::Encrypt {
@@ -289,7 +289,7 @@ impl Exchange {
     pub(super) fn write_answer(
         &self,
         loop_state: &mut LoopState,
-        moment: &Moment,
+        snapshot: &Snapshot,
         answer: &Answer<'_>,
         close: bool,
         received: &[u8],
@@ -307,7 +307,7 @@ impl Exchange {
             status,
             content_type,
             content_length: loop_state.body.len(),
-            date: loop_state.date.at(moment.unix_secs),
+            date: loop_state.date.at(snapshot.unix_secs),
             close,
             announce_keep_alive: self.announce_keep_alive,
             allow: error.and_then(|error| error.allow),
@@ -317,7 +317,7 @@ impl Exchange {
             loop_state.out.extend_from_slice(&loop_state.body);
         }
         if !self.is_probe {
-            let micros = moment.now.saturating_duration_since(self.origin.started).as_micros();
+            let micros = snapshot.now.saturating_duration_since(self.origin.started).as_micros();
             let micros = u32::try_from(micros).unwrap_or(u32::MAX);
             self.count(loop_state, error, received, micros);
             self.log(loop_state, micros, status, error, received);
@@ -435,9 +435,11 @@ impl Exchange {
     }
 }
 
-fn answer_probe(probe: Route<'_>, moment: &Moment) -> Accepted {
+fn answer_probe(probe: Route<'_>, snapshot: &Snapshot) -> Accepted {
     match probe {
-        Route::Ready if moment.is_ready && !moment.is_draining => Accepted::Text(200, "ready\n"),
+        Route::Ready if snapshot.is_ready && !snapshot.is_draining => {
+            Accepted::Text(200, "ready\n")
+        }
         Route::Ready => Accepted::Text(503, "not ready\n"),
         _ => Accepted::Text(
             200,

@@ -18,7 +18,7 @@ use crate::policy::decisions::Decisions;
 
 /// The time, and the process's state, as the shell sees them at the start of a turn.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
+pub struct Snapshot {
     /// Monotonic.
     pub now: Instant,
     /// Wall clock, seconds after 1970.

@@ -16,5 +16,5 @@ pub mod sigv4;
 pub mod xks;
 
 pub use connection::{Connection, Listener, Step, Wait};
-pub use loop_state::{LoopState, Moment};
+pub use loop_state::{LoopState, Snapshot};
 pub use service::{Service, Store};

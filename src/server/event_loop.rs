@@ -30,7 +30,7 @@ use crate::limits::{
 };
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
-use crate::proto::{LoopState, Moment, Service};
+use crate::proto::{LoopState, Service, Snapshot};
 
 const WAKER: Token = Token(usize::MAX);
 /// Tokens of listeners count down from here, those of connections up from 0.
@@ -88,7 +88,7 @@ impl EventLoop {
     ) -> io::Result<()> {
         let mut loop_state = LoopState::new(service, index, access_log);
         loop_state.metrics = metrics;
-        let moment = Moment {
+        let snapshot = Snapshot {
             now: Instant::now(),
             unix_secs: 0,
             is_ready: false,
@@ -112,7 +112,7 @@ impl EventLoop {
             peers: Slab::new(),
             next_number: 0,
             timers: Timers::default(),
-            context: LoopContext::new(moment, loop_state, hsm, self.shared.admission),
+            context: LoopContext::new(snapshot, loop_state, hsm, self.shared.admission),
             lists: Lists::default(),
             congestion: Congestion::default(),
             handshakes_done: 0,
@@ -177,7 +177,7 @@ impl Running {
             self.expire();
             self.submit();
             self.context.loop_state.access_log.flush();
-            if self.context.moment.is_stopping && self.peers.is_empty() {
+            if self.context.snapshot.is_stopping && self.peers.is_empty() {
                 return Ok(());
             }
         }
@@ -187,7 +187,7 @@ impl Running {
     /// earlier turn: who sends ahead, or does not read, keeps nobody waiting.
     fn serve_ready(&mut self) {
         self.look_at_longest_wait();
-        self.serve_list(List::Ready, self.context.moment.now + MAX_TURN);
+        self.serve_list(List::Ready, self.context.snapshot.now + MAX_TURN);
         self.serve_list(List::Again, Instant::now() + MAX_LEFTOVERS);
     }
 
@@ -209,7 +209,7 @@ impl Running {
 
     /// Whether the loop keeps up shows in how long the first in its list has waited.
     fn look_at_longest_wait(&mut self) {
-        let now = self.context.moment.now;
+        let now = self.context.snapshot.now;
         let mut wait = Duration::ZERO;
         while let Some(entry) = self.lists.ready.oldest() {
             if let Some(since) = self.peer_of(entry).and_then(|peer| peer.ready_since) {
@@ -220,7 +220,7 @@ impl Running {
             let _ = self.lists.ready.pop_oldest();
         }
         let max_wait = self.context.loop_state.service.max_wait_in_loop();
-        self.context.moment.is_congested = self.congestion.note(wait >= max_wait, now);
+        self.context.snapshot.is_congested = self.congestion.note(wait >= max_wait, now);
     }
 
     /// The connection of an entry in one of the lists, if it is still there.
@@ -257,7 +257,7 @@ impl Running {
     /// How long until the next handshake is allowed.
     fn handshake_wait(&self) -> Duration {
         let rate = self.context.admission.handshakes.as_ref();
-        rate.map_or(Duration::ZERO, |rate| rate.wait(self.context.moment.now))
+        rate.map_or(Duration::ZERO, |rate| rate.wait(self.context.snapshot.now))
     }
 
     /// An entry has been taken out of its list. Gives whether the connection is still there.
@@ -275,7 +275,7 @@ impl Running {
         }
         let mut until = self.timers.next();
         if !self.lists.handshakes.is_empty() {
-            let at = self.context.moment.now + self.handshake_wait();
+            let at = self.context.snapshot.now + self.handshake_wait();
             until = Some(until.map_or(at, |until| until.min(at)));
         }
         for listening in self.listeners.iter().filter(|listening| listening.is_ready) {
@@ -299,20 +299,20 @@ impl Running {
         let unix_secs = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        let was_stopping = self.context.moment.is_stopping;
-        self.context.moment = Moment {
+        let was_stopping = self.context.snapshot.is_stopping;
+        self.context.snapshot = Snapshot {
             now: Instant::now(),
             unix_secs,
             is_ready: self.health.can_serve()
                 && self.context.loop_state.access_log.audit.can_serve(),
             is_draining: self.lifecycle.is_draining(),
             is_stopping: self.lifecycle.is_stopping(),
-            is_congested: self.context.moment.is_congested,
+            is_congested: self.context.snapshot.is_congested,
         };
         if self.lifecycle.is_handed_over() {
             self.let_go_of_listeners();
         }
-        if self.context.moment.is_stopping && !was_stopping {
+        if self.context.snapshot.is_stopping && !was_stopping {
             self.end_accepting();
         }
     }
@@ -343,7 +343,7 @@ impl Running {
         };
         let context = &mut self.context;
         context.slot = slot;
-        context.ready_since = context.moment.now;
+        context.ready_since = context.snapshot.now;
         context.answers_left = MAX_ANSWERS_PER_TURN;
         let held_before = peer.held_bytes();
         let fate = catch_unwind(AssertUnwindSafe(|| work(peer, context))).unwrap_or_else(|_| {
@@ -389,7 +389,7 @@ impl Running {
             List::Handshakes => std::mem::replace(&mut peer.awaits_handshake, true),
             List::Ready | List::Again => {
                 let is_listed = peer.ready_since.is_some();
-                peer.ready_since.get_or_insert(self.context.moment.now);
+                peer.ready_since.get_or_insert(self.context.snapshot.now);
                 is_listed
             }
         };
@@ -459,11 +459,11 @@ impl Running {
 
     fn expire(&mut self) {
         for _ in 0..MAX_EXPIRIES_PER_TURN {
-            let Some(slot) = self.timers.expire(self.context.moment.now) else {
+            let Some(slot) = self.timers.expire(self.context.snapshot.now) else {
                 return;
             };
             self.with_peer(slot, |peer, context| {
-                if peer.deadline(context) <= context.moment.now {
+                if peer.deadline(context) <= context.snapshot.now {
                     peer.on_deadline(context)
                 } else {
                     Fate::Stays

@@ -10,11 +10,11 @@ use super::tls::{Outgoing, Session};
 use crate::hsm::Hsm;
 use crate::job::Job;
 use crate::limits::{MAX_REFUSALS_LOGGED_PER_SEC, READ_SCRATCH_BYTES};
-use crate::proto::{LoopState, Moment};
+use crate::proto::{LoopState, Snapshot};
 
 /// An event loop's state, less its connections.
 pub(super) struct LoopContext {
-    pub(super) moment: Moment,
+    pub(super) snapshot: Snapshot,
     pub(super) loop_state: LoopState,
     pub(super) hsm: Arc<Hsm>,
     pub(super) admission: Arc<Admission>,
@@ -42,19 +42,19 @@ pub(super) struct LoopContext {
 
 impl LoopContext {
     pub(super) fn new(
-        moment: Moment,
+        snapshot: Snapshot,
         loop_state: LoopState,
         hsm: Arc<Hsm>,
         admission: Arc<Admission>,
     ) -> Self {
-        let limit = || LogLimit { second: moment.now, logged: 0, left_out: 0 };
+        let limit = || LogLimit { second: snapshot.now, logged: 0, left_out: 0 };
         Self {
-            ready_since: moment.now,
+            ready_since: snapshot.now,
             handshakes: limit(),
             proxy_headers: limit(),
             addresses: limit(),
             evictions: limit(),
-            moment,
+            snapshot,
             loop_state,
             hsm,
             admission,
@@ -96,20 +96,20 @@ impl LoopContext {
     /// A handshake that failed is worth a line: a client certificate that is refused shows nowhere
     /// else.
     pub(super) fn note_failed_handshake(&mut self, peer: SocketAddr, error: &dyn fmt::Display) {
-        if let Some(left_out) = self.handshakes.admit(self.moment.now) {
+        if let Some(left_out) = self.handshakes.admit(self.snapshot.now) {
             tracing::info!(%peer, %error, left_out, "TLS handshake failed");
         }
     }
 
     pub(super) fn note_bad_proxy_header(&mut self, peer: SocketAddr, error: &dyn fmt::Display) {
-        if let Some(left_out) = self.proxy_headers.admit(self.moment.now) {
+        if let Some(left_out) = self.proxy_headers.admit(self.snapshot.now) {
             tracing::warn!(%peer, %error, left_out, "PROXY protocol header refused");
         }
     }
 
     pub(super) fn note_too_many(&mut self, peer: SocketAddr) {
         self.loop_state.metrics.connections_refused.add(1);
-        if let Some(left_out) = self.addresses.admit(self.moment.now) {
+        if let Some(left_out) = self.addresses.admit(self.snapshot.now) {
             tracing::warn!(
                 %peer, left_out,
                 "connection refused: the address has its max_connections_per_address already"
@@ -119,7 +119,7 @@ impl LoopContext {
 
     pub(super) fn note_evictions(&mut self, count: usize, reason: &str) {
         self.loop_state.metrics.connections_evicted.add(count as u64);
-        if let Some(left_out) = self.evictions.admit(self.moment.now) {
+        if let Some(left_out) = self.evictions.admit(self.snapshot.now) {
             tracing::warn!(count, reason, left_out, "connections ended to make room");
         }
     }

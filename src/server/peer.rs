@@ -132,7 +132,7 @@ impl Peer {
     pub(super) fn deadline(&self, context: &LoopContext) -> Instant {
         let timeouts = &context.loop_state.service.timeouts;
         let at_the_end = |time: Duration| {
-            if context.moment.is_stopping { time.min(STOPPING_PATIENCE) } else { time }
+            if context.snapshot.is_stopping { time.min(STOPPING_PATIENCE) } else { time }
         };
         match self.phase {
             Phase::Proxy { since } | Phase::Handshake { since, .. } => {
@@ -220,7 +220,7 @@ impl Peer {
         }
         let is_answered = matches!(self.connection.wait(), Wait::Send(_));
         if matches!(self.phase, Phase::Open) && is_answered && self.pending.is_empty() {
-            let step = self.connection.sent(&mut context.loop_state, &context.moment);
+            let step = self.connection.sent(&mut context.loop_state, &context.snapshot);
             return self.drive_and_read_on(step, context);
         }
         self.read_on(context)
@@ -236,7 +236,7 @@ impl Peer {
             Ok(false) => Fate::Stays,
             Ok(true) => match self.phase {
                 Phase::Open => {
-                    let step = self.connection.sent(&mut context.loop_state, &context.moment);
+                    let step = self.connection.sent(&mut context.loop_state, &context.snapshot);
                     self.drive_and_read_on(step, context)
                 }
                 // Nothing was read while something was pending.
@@ -253,13 +253,13 @@ impl Peer {
     ) -> Fate {
         #[cfg(test)]
         faults::at(Place::Completion, self.address);
-        let step = self.connection.complete(&mut context.loop_state, &context.moment, completion);
+        let step = self.connection.complete(&mut context.loop_state, &context.snapshot, completion);
         self.drive_and_read_on(step, context)
     }
 
     /// The HSM side did not take the job.
     pub(super) fn on_refusal(&mut self, failure: Failure, context: &mut LoopContext) -> Fate {
-        let step = self.connection.reject(&mut context.loop_state, &context.moment, failure);
+        let step = self.connection.reject(&mut context.loop_state, &context.snapshot, failure);
         self.drive_and_read_on(step, context)
     }
 
@@ -270,9 +270,9 @@ impl Peer {
         match self.phase {
             Phase::Proxy { .. } | Phase::Handshake { .. } | Phase::Linger { .. } => Fate::Ends,
             // No answer is on its way that the peer could miss.
-            Phase::Open if context.moment.is_stopping && self.is_idle() => self.leave(context),
+            Phase::Open if context.snapshot.is_stopping && self.is_idle() => self.leave(context),
             Phase::Open => {
-                let step = self.connection.timed_out(&mut context.loop_state, &context.moment);
+                let step = self.connection.timed_out(&mut context.loop_state, &context.snapshot);
                 self.drive_and_read_on(step, context)
             }
         }
@@ -322,11 +322,11 @@ impl Peer {
                 Ok(Filled::Nothing) => return Fate::Stays,
                 Ok(Filled::Bytes(count)) => {
                     budget -= count;
-                    self.connection.step(&mut context.loop_state, &context.moment)
+                    self.connection.step(&mut context.loop_state, &context.snapshot)
                 }
                 Ok(Filled::Eof) => {
                     self.is_eof = true;
-                    self.connection.peer_closed(&mut context.loop_state, &context.moment)
+                    self.connection.peer_closed(&mut context.loop_state, &context.snapshot)
                 }
                 Err(error) => {
                     self.note(&error, context);
@@ -397,7 +397,7 @@ impl Peer {
         count: usize,
         context: &mut LoopContext,
     ) -> Result<Filled, PeerError> {
-        let LoopContext { scratch, loop_state, moment, outgoing, admission, .. } = context;
+        let LoopContext { scratch, loop_state, snapshot, outgoing, admission, .. } = context;
         let ready_since = context.ready_since;
         let Some(tls) = &mut self.tls else {
             self.connection.receive(loop_state, ready_since, &scratch[..count]);
@@ -414,7 +414,7 @@ impl Peer {
         {
             *is_answered = true;
             if let Some(rate) = &admission.handshakes {
-                rate.charge(moment.now);
+                rate.charge(snapshot.now);
             }
         }
         if !outgoing.filled().is_empty() {
@@ -452,14 +452,18 @@ impl Peer {
                 }
                 Step::Health => {
                     let health = context.hsm.health();
-                    self.connection.answer_health(&mut context.loop_state, &context.moment, &health)
+                    self.connection.answer_health(
+                        &mut context.loop_state,
+                        &context.snapshot,
+                        &health,
+                    )
                 }
                 Step::Send if self.pending.is_empty() => {
                     if context.answers_left == 0 {
                         return Fate::Again;
                     }
                     context.answers_left -= 1;
-                    self.connection.sent(&mut context.loop_state, &context.moment)
+                    self.connection.sent(&mut context.loop_state, &context.snapshot)
                 }
                 Step::Send => return Fate::Stays,
                 Step::Close => return self.begin_close(context),

@@ -111,7 +111,7 @@ impl Running {
 
     /// Whether there may be another.
     fn accept_one(&mut self, index: usize) -> bool {
-        let now = self.context.moment.now;
+        let now = self.context.snapshot.now;
         let load = self.peers.len();
         let Some(listening) = self.listeners.get_mut(index).filter(|listening| listening.is_ready)
         else {
@@ -121,7 +121,7 @@ impl Running {
             return false;
         }
         listening.paused_until = None;
-        if !self.context.moment.is_stopping
+        if !self.context.snapshot.is_stopping
             && listening.share.as_mut().is_some_and(|it| it.yields(load))
         {
             listening.paused_until = Some(now + ACCEPT_YIELD);
@@ -173,7 +173,7 @@ impl Running {
         address: SocketAddr,
         mut ticket: Ticket,
     ) {
-        let now = self.context.moment.now;
+        let now = self.context.snapshot.now;
         let Some(listening) = self.listeners.get(index) else {
             return;
         };
@@ -190,7 +190,7 @@ impl Running {
             }
         };
         let connection =
-            Connection::new(listening.listener, Some(address.ip()), &self.context.moment);
+            Connection::new(listening.listener, Some(address.ip()), &self.context.snapshot);
         self.next_number += 1;
         let number = self.next_number;
         let entry = self.peers.vacant_entry();
@@ -247,7 +247,7 @@ impl Running {
         for slot in slots {
             // What has come is read first. Then the deadline, which is another one from now on.
             self.with_peer(slot, |peer, context| match peer.read_at_once(context) {
-                Fate::Stays if peer.deadline(context) <= context.moment.now => {
+                Fate::Stays if peer.deadline(context) <= context.snapshot.now => {
                     peer.on_deadline(context)
                 }
                 fate => fate,

@@ -36,7 +36,7 @@ impl Peer {
         if self.is_eof || self.stream.shutdown(std::net::Shutdown::Write).is_err() {
             return Fate::Ends;
         }
-        self.phase = Phase::Linger { until: context.moment.now + LINGER, left: MAX_LINGER_BYTES };
+        self.phase = Phase::Linger { until: context.snapshot.now + LINGER, left: MAX_LINGER_BYTES };
         context.count_unfinished_handshake(self.tls.as_ref());
         self.tls = None;
         if self.is_readable { self.drop_input(context) } else { Fate::Stays }

@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::observe::access_log::AccessLog;
-    use crate::proto::{Connection, LoopState, Moment};
+    use crate::proto::{Connection, LoopState, Snapshot};
     use crate::server::admission::Admission;
     use crate::server::config::Config;
     use crate::server::panic_tests::{echo, service};
@@ -99,7 +99,7 @@ mod tests {
         stream.set_nonblocking(true).unwrap();
 
         let now = Instant::now();
-        let moment = Moment {
+        let snapshot = Snapshot {
             now,
             unix_secs: 0,
             is_ready: true,
@@ -109,9 +109,9 @@ mod tests {
         };
         let loop_state = LoopState::new(Arc::new(service()), 0, AccessLog::default());
         let admission = Arc::new(Admission::new(&Config::local(), 1));
-        let mut context = LoopContext::new(moment, loop_state, echo(), Arc::clone(&admission));
+        let mut context = LoopContext::new(snapshot, loop_state, echo(), Arc::clone(&admission));
         let ticket = admission.admit(Listener::Api).unwrap();
-        let connection = Connection::new(Listener::Api, None, &moment);
+        let connection = Connection::new(Listener::Api, None, &snapshot);
         let stream = (mio::net::TcpStream::from_std(stream), address);
         let mut peer = Peer::new(stream, ticket, true, 1, None, connection, now);
         assert_eq!(peer.take_proxy_header(now, &mut context), None);

@@ -12,7 +12,7 @@ use xks_proxy::job::{Completion, FleetHealth, HealthStatus, Job, TokenHealth};
 use xks_proxy::observe::access_log::AccessLog;
 use xks_proxy::observe::redaction::Secret;
 use xks_proxy::proto::service::Timeouts;
-use xks_proxy::proto::{Connection, Listener, LoopState, Moment, Service, Step, Wait};
+use xks_proxy::proto::{Connection, Listener, LoopState, Service, Snapshot, Step, Wait};
 
 use hsm::MemoryHsm;
 use wire::Response;
@@ -62,7 +62,7 @@ pub struct Rig {
     /// None once closed.
     pub connection: Option<Connection>,
     pub hsm: MemoryHsm,
-    pub moment: Moment,
+    pub snapshot: Snapshot,
     /// Jobs submitted and not yet worked on; only where [`Self::hold_jobs`].
     pub jobs: VecDeque<Job>,
     /// Whether jobs wait for the test, in place of being done at once.
@@ -89,7 +89,7 @@ impl Rig {
     #[allow(clippy::default_constructed_unit_structs, reason = "not its one form")]
     pub fn on(listener: Listener, service: Service) -> Self {
         let hsm = MemoryHsm::new(&service);
-        let moment = Moment {
+        let snapshot = Snapshot {
             now: Instant::now(),
             unix_secs: NOON,
             is_ready: true,
@@ -99,9 +99,9 @@ impl Rig {
         };
         Self {
             loop_state: LoopState::new(Arc::new(service), 3, AccessLog::default()),
-            connection: Some(Connection::new(listener, None, &moment)),
+            connection: Some(Connection::new(listener, None, &snapshot)),
             hsm,
-            moment,
+            snapshot,
             jobs: VecDeque::new(),
             hold_jobs: false,
             hold_answers: false,
@@ -118,7 +118,7 @@ impl Rig {
         }
         self.inbox.clear();
         self.answers.clear();
-        self.connection = Some(Connection::new(self.listener, None, &self.moment));
+        self.connection = Some(Connection::new(self.listener, None, &self.snapshot));
     }
 
     pub fn is_closed(&self) -> bool {
@@ -154,8 +154,8 @@ impl Rig {
                 return;
             }
             let bytes: Vec<u8> = self.inbox.drain(..room).collect();
-            connection.receive(&mut self.loop_state, self.moment.now, &bytes);
-            let step = connection.step(&mut self.loop_state, &self.moment);
+            connection.receive(&mut self.loop_state, self.snapshot.now, &bytes);
+            let step = connection.step(&mut self.loop_state, &self.snapshot);
             self.drive(step);
         }
     }
@@ -163,15 +163,15 @@ impl Rig {
     /// The peer ends its side.
     pub fn end_input(&mut self) {
         if let Some(connection) = &mut self.connection {
-            let step = connection.peer_closed(&mut self.loop_state, &self.moment);
+            let step = connection.peer_closed(&mut self.loop_state, &self.snapshot);
             self.drive(step);
         }
     }
 
     /// Time passes; if the connection's wait ends by then, it is told.
     pub fn pass(&mut self, duration: Duration) {
-        self.moment.now += duration;
-        self.moment.unix_secs += duration.as_secs();
+        self.snapshot.now += duration;
+        self.snapshot.unix_secs += duration.as_secs();
         let timeouts = self.loop_state.service.timeouts;
         let Some(connection) = &mut self.connection else { return };
         let end = match connection.wait() {
@@ -181,8 +181,8 @@ impl Rig {
             Wait::Hsm(until) => until,
             Wait::Send(since) => since + timeouts.write,
         };
-        if self.moment.now >= end {
-            let step = connection.timed_out(&mut self.loop_state, &self.moment);
+        if self.snapshot.now >= end {
+            let step = connection.timed_out(&mut self.loop_state, &self.snapshot);
             self.drive(step);
         }
     }
@@ -199,7 +199,7 @@ impl Rig {
     pub fn complete(&mut self, completion: Completion) -> bool {
         match &mut self.connection {
             Some(connection) if connection.waits_for(completion.reply_to.serial) => {
-                let step = connection.complete(&mut self.loop_state, &self.moment, completion);
+                let step = connection.complete(&mut self.loop_state, &self.snapshot, completion);
                 self.drive(step);
                 self.pump(usize::MAX);
                 true
@@ -216,7 +216,7 @@ impl Rig {
         if let Some(connection) = &mut self.connection
             && matches!(connection.wait(), Wait::Send(_))
         {
-            let step = connection.sent(&mut self.loop_state, &self.moment);
+            let step = connection.sent(&mut self.loop_state, &self.snapshot);
             self.drive(step);
             self.pump(usize::MAX);
         }
@@ -236,13 +236,13 @@ impl Rig {
                 }
                 Step::Submit(job) => {
                     let completion = self.hsm.work(job);
-                    connection.complete(&mut self.loop_state, &self.moment, completion)
+                    connection.complete(&mut self.loop_state, &self.snapshot, completion)
                 }
                 Step::Health => {
-                    connection.answer_health(&mut self.loop_state, &self.moment, &fleet())
+                    connection.answer_health(&mut self.loop_state, &self.snapshot, &fleet())
                 }
                 Step::Send if self.hold_answers => return,
-                Step::Send => connection.sent(&mut self.loop_state, &self.moment),
+                Step::Send => connection.sent(&mut self.loop_state, &self.snapshot),
                 Step::Close => {
                     if let Some(connection) = self.connection.take() {
                         connection.close(&mut self.loop_state);
