@@ -12,7 +12,7 @@ use super::http::request::Head;
 use super::http::response::ResponseHead;
 use super::loop_state::{LoopState, Snapshot};
 use super::route::{Call, Route, route};
-use super::service::Service;
+use super::service_config::ServiceConfig;
 use super::sigv4;
 use super::xks::authorize;
 use super::xks::decode::{Decoded, Members, RequestMetadata, Span};
@@ -463,7 +463,7 @@ fn check_content_type(value: Option<&[u8]>) -> Result<(), ApiError> {
 /// Size limits, then what the HSM needs.
 fn build(
     request: &mut Request,
-    service: &Service,
+    service: &ServiceConfig,
     call: Call,
     key: KeyIndex,
     new_metadata: Option<&[u8]>,

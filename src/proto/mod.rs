@@ -11,10 +11,10 @@ pub mod http;
 pub mod loop_state;
 pub mod proxy_header;
 pub mod route;
-pub mod service;
+pub mod service_config;
 pub mod sigv4;
 pub mod xks;
 
 pub use connection::{Connection, Listener, Step, Wait};
 pub use loop_state::{LoopState, Snapshot};
-pub use service::{Service, Store};
+pub use service_config::{ServiceConfig, Store};

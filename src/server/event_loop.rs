@@ -30,7 +30,7 @@ use crate::limits::{
 };
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
-use crate::proto::{LoopState, Service, Snapshot};
+use crate::proto::{LoopState, ServiceConfig, Snapshot};
 
 const WAKER: Token = Token(usize::MAX);
 /// Tokens of listeners count down from here, those of connections up from 0.
@@ -81,7 +81,7 @@ impl EventLoop {
     pub(super) fn run(
         self,
         index: u16,
-        service: Arc<Service>,
+        service: Arc<ServiceConfig>,
         hsm: Arc<Hsm>,
         access_log: AccessLog,
         metrics: Arc<LoopMetrics>,

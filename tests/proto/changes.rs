@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use xks_proxy::observe::redaction::Secret;
-use xks_proxy::proto::Service;
+use xks_proxy::proto::ServiceConfig;
 
 use crate::calls::{call, encrypt, metadata};
 use crate::rig::{ACCESS_KEY_ID, KEY, PREFIX, Rig, SECRET, service};
@@ -15,7 +15,7 @@ fn encrypt_call(length: usize) -> Vec<u8> {
 }
 
 /// The usual service with limits for large requests.
-fn large() -> Service {
+fn large() -> ServiceConfig {
     let mut service = service();
     service.max_plaintext_in_base64 = 200_000;
     service
@@ -57,7 +57,7 @@ fn limits_change_within_a_request() {
 /// store is gone or switched off by then.
 #[test]
 fn a_request_at_the_hsm_is_finished() {
-    let mut gone = Service::new("eu-west-1", "kms-xks-proxy", service().timeouts);
+    let mut gone = ServiceConfig::new("eu-west-1", "kms-xks-proxy", service().timeouts);
     gone.keep_labels(&service());
     let mut disabled = service();
     disabled.disable_store(PREFIX);
@@ -87,13 +87,14 @@ fn a_request_at_the_hsm_is_finished() {
 #[test]
 fn indices_stay() {
     let first = service();
-    let mut second = Service::new("eu-west-1", "kms-xks-proxy", first.timeouts);
+    let mut second = ServiceConfig::new("eu-west-1", "kms-xks-proxy", first.timeouts);
     second.keep_labels(&first);
     let credential = (ACCESS_KEY_ID, Secret::new(SECRET.to_owned()));
     second.add_store(PREFIX, [credential], ["a-new-one", "key-3", KEY]);
     assert!(second.labels().starts_with(first.labels()));
     assert_eq!(second.labels().len(), first.labels().len() + 1);
-    let index = |service: &Service, prefix, key| service.store(prefix)?.key(key).map(|it| it.index);
+    let index =
+        |service: &ServiceConfig, prefix, key| service.store(prefix)?.key(key).map(|it| it.index);
     assert_eq!(index(&second, PREFIX, KEY), index(&first, PREFIX, KEY));
     assert_eq!(index(&second, PREFIX, "key-3"), index(&first, "/example/store-2", "key-3"));
     assert_eq!(index(&second, PREFIX, "key-2"), None);

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use xks_proxy::job::{Completion, FleetHealth, HealthStatus, Job, TokenHealth};
 use xks_proxy::observe::access_log::AccessLog;
 use xks_proxy::observe::redaction::Secret;
-use xks_proxy::proto::service::Timeouts;
-use xks_proxy::proto::{Connection, Listener, LoopState, Service, Snapshot, Step, Wait};
+use xks_proxy::proto::service_config::Timeouts;
+use xks_proxy::proto::{Connection, Listener, LoopState, ServiceConfig, Snapshot, Step, Wait};
 
 use hsm::MemoryHsm;
 use wire::Response;
@@ -40,7 +40,7 @@ pub const NOON: u64 = 1_709_208_000;
 
 /// The service that most tests use: two stores; all waits of a different length, so that none
 /// can pass for another.
-pub fn service() -> Service {
+pub fn service() -> ServiceConfig {
     let timeouts = Timeouts {
         request: Duration::from_millis(180),
         head: Duration::from_secs(10),
@@ -49,7 +49,7 @@ pub fn service() -> Service {
         write: Duration::from_secs(12),
         handshake: Duration::from_secs(13),
     };
-    let mut service = Service::new(REGION, SERVICE, timeouts);
+    let mut service = ServiceConfig::new(REGION, SERVICE, timeouts);
     let secret = |text: &str| Secret::new(text.to_owned());
     service.add_store(PREFIX, [(ACCESS_KEY_ID, secret(SECRET))], [KEY, "key-2", "not-in-hsm"]);
     service.add_store(OTHER_PREFIX, [(OTHER_ACCESS_KEY_ID, secret(OTHER_SECRET))], ["key-3"]);
@@ -82,12 +82,12 @@ impl Rig {
         Self::new(service())
     }
 
-    pub fn new(service: Service) -> Self {
+    pub fn new(service: ServiceConfig) -> Self {
         Self::on(Listener::Api, service)
     }
 
     #[allow(clippy::default_constructed_unit_structs, reason = "not its one form")]
-    pub fn on(listener: Listener, service: Service) -> Self {
+    pub fn on(listener: Listener, service: ServiceConfig) -> Self {
         let hsm = MemoryHsm::new(&service);
         let snapshot = Snapshot {
             now: Instant::now(),
