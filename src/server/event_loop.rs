@@ -2,7 +2,7 @@
 
 pub(super) mod accept;
 mod adopt;
-mod room;
+mod eviction;
 
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -363,7 +363,7 @@ impl Running {
             }
             self.put_off(slot, fate);
             if self.context.buffered_bytes() > self.max_buffered_bytes {
-                self.make_room_in_memory(slot);
+                self.evict_for_memory(slot);
             }
         }
         if self.context.jobs.len() >= MAX_JOBS_PER_SUBMIT && !self.is_submitting {

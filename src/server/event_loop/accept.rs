@@ -160,7 +160,7 @@ impl Running {
 
     fn place_for_one_more(&mut self, listener: Listener) -> Option<Ticket> {
         let ticket = self.context.admission.admit(listener);
-        if ticket.is_none() && self.make_room_for_connections(listener) {
+        if ticket.is_none() && self.evict_for_connections(listener) {
             return self.context.admission.admit(listener);
         }
         ticket
