@@ -200,7 +200,12 @@ fn nss_works() {
             nss_with_keys(&parameters);
             let token = TokenConfig {
                 initialize_parameters: Some(parameters),
-                ..token(nss(), TokenSelector::Label("NSS Certificate DB".to_owned()), PIN, 4)
+                ..token(
+                    tools::nss_module(),
+                    TokenSelector::Label("NSS Certificate DB".to_owned()),
+                    PIN,
+                    4,
+                )
             };
             is_as_its_profile_says(&token, "nss");
             works(config(vec![token], &LABELS));
@@ -220,7 +225,7 @@ fn is_as_its_profile_says(token: &TokenConfig, name: &str) {
 
 fn nss_with_keys(parameters: &str) {
     use xks_proxy::hsm::pkcs11::ffi::RawModule;
-    let module = nss();
+    let module = tools::nss_module();
     // A library that is let go of is unloaded, and forgets.
     let raw = RawModule::load(&module).unwrap();
     raw.initialize_with(parameters).unwrap();
@@ -245,9 +250,9 @@ fn nss_without_a_password_works() {
         |directory| {
             use xks_proxy::hsm::pkcs11::ffi::RawModule;
             let parameters = format!("configdir='sql:{}'", directory.display());
-            let raw = RawModule::load(&nss()).unwrap();
+            let raw = RawModule::load(&tools::nss_module()).unwrap();
             raw.initialize_with(&parameters).unwrap();
-            let pkcs11 = initialize(&nss());
+            let pkcs11 = initialize(&tools::nss_module());
             let slot = slot_of(&pkcs11, "NSS Certificate DB");
             let session = pkcs11.open_rw_session(slot).unwrap();
             let empty = cryptoki::types::AuthPin::new("".into());
@@ -259,7 +264,12 @@ fn nss_without_a_password_works() {
             pkcs11.finalize().unwrap();
             let token = TokenConfig {
                 initialize_parameters: Some(parameters),
-                ..token(nss(), TokenSelector::Label("NSS Certificate DB".to_owned()), "", 4)
+                ..token(
+                    tools::nss_module(),
+                    TokenSelector::Label("NSS Certificate DB".to_owned()),
+                    "",
+                    4,
+                )
             };
             works(config(vec![token], &LABELS));
         },

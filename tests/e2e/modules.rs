@@ -13,9 +13,14 @@ fn kryoptic() {
 /// It shows tokens of other modules too.
 #[test]
 fn p11_kit_proxy() {
-    let named = toml::Table::from_iter([("label".to_owned(), token::LABEL.into())]);
-    let tokens = toml::Value::Array(vec![named.into()]);
+    let tokens = tokens_of(Module::P11Kit);
     serves(Setup::with_module(Module::P11Kit).set("pkcs11.tokens", tokens));
+}
+
+/// `[[pkcs11.tokens]]` that names the module's token alone.
+fn tokens_of(module: Module) -> toml::Value {
+    let named = toml::Table::from_iter([("label".to_owned(), module.token_label().into())]);
+    toml::Value::Array(vec![named.into()])
 }
 
 fn serves(setup: Setup) {
@@ -38,12 +43,16 @@ fn serves(setup: Setup) {
     });
 }
 
-/// `probe-hsm` is there to find what belongs into `[hsm_capabilities]`: it does without, and what it
-/// prints, pasted, serves.
+/// The profile that `probe-hsm` prints for each module serves once it is pasted into the settings.
+/// The command is run without `[hsm_capabilities]`, which it is there to find. (Of opencryptoki, which
+/// has no AES-GCM, `opencryptoki_cannot_serve` of tests/hsm_modules.rs tests what is printed.)
 #[test]
 fn a_probed_profile_serves() {
-    for module in [Module::SoftHsm2, Module::Kryoptic] {
-        let mut proxy = Setup::with_module(module).start();
+    for (module, name) in
+        [(Module::SoftHsm2, "softhsm2"), (Module::Kryoptic, "kryoptic"), (Module::Nss, "nss")]
+    {
+        let setup = Setup::with_module(module).set("pkcs11.tokens", tokens_of(module));
+        let mut proxy = setup.start();
         proxy.change_settings(|table| {
             table.remove("hsm_capabilities").expect("the section");
         });
@@ -52,7 +61,7 @@ fn a_probed_profile_serves() {
         assert_eq!(code, Some(0), "{printed}");
         let (_, profile) = printed.split_once("[hsm_capabilities]\n").expect("a profile to paste");
         let members: Vec<_> = profile.lines().take_while(|line| !line.trim().is_empty()).collect();
-        assert!(members[0].contains("profile = "), "{printed}");
+        assert_eq!(members[0].trim(), format!("profile = \"{name}\""), "{printed}");
         let section: toml::Table = members.join("\n").parse().unwrap();
         proxy.change_settings(|table| {
             table.insert("hsm_capabilities".to_owned(), section.into());
