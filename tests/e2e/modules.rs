@@ -2,7 +2,7 @@
 
 use crate::calls::four_calls;
 use crate::common::token::{self, Module};
-use crate::common::{Setup, xks};
+use crate::common::{Interposed, Setup, xks};
 
 #[test]
 fn kryoptic() {
@@ -41,6 +41,32 @@ fn serves(setup: Setup) {
     proxy.wait_for("the new key to be found", |_| {
         client.call("keys/later_key/encrypt", &encrypt).status == 200
     });
+}
+
+/// Keys of a token that has more objects than are listed are looked up one by one, and none of them is
+/// said to be missing.
+#[test]
+fn more_objects_than_are_listed() {
+    let proxy = Interposed::with(Setup::new(), "[odd]\nfind_strays = 100000");
+    four_calls(&proxy, b"");
+    let client = proxy.client();
+    let missing = client.call("keys/later_key/encrypt", &xks::encrypt(b"plaintext", None));
+    missing.assert_error(404, "KeyNotFoundException");
+    proxy.wait_for("the log to tell", |proxy| {
+        proxy.log().contains("the token has more AES keys than are listed")
+    });
+    let (_, keys) = proxy.run(&["keys"]);
+    assert!(keys.contains("CKA_LABEL") && !keys.contains("MISSING"), "{keys}");
+    assert!(!proxy.log().contains("were deleted"), "{}", proxy.log());
+}
+
+/// The log says what a module costs that is called by one thread at a time.
+#[test]
+fn a_module_that_is_not_thread_safe() {
+    let proxy = Interposed::with(Setup::new(), "[odd]\ninitialize = \"no_os_locking\"");
+    four_calls(&proxy, b"");
+    let log = proxy.log();
+    assert!(log.contains("is not thread-safe") && log.contains("CKR_CANT_LOCK"), "{log}");
 }
 
 /// The profile that `probe-hsm` prints for each module serves once it is pasted into the settings.
