@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::hsm_caller::{OTHER_ANSWER, told};
-use super::hsm_session::HsmSession;
-use super::{EXIT_UNAVAILABLE, Failed, keys_prove};
+use super::{keys_prove, settings_file};
+use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::inventory::TokenInventory;
 use crate::job::{HsmAad, KeyIndex, Operation, Request, Success};
+use crate::process::hsm_caller::{OTHER_ANSWER, told};
+use crate::process::hsm_session::HsmSession;
 use crate::proto::Service;
 use crate::settings::Settings;
 
@@ -19,7 +20,7 @@ const SAMPLE: &[u8] = b"32 bytes to go there and back...";
 /// # Errors
 /// [`Failed`]: all that is wrong.
 pub fn run(file: Option<&Path>, with_hsm: bool, is_strict: bool) -> Result<(), Failed> {
-    let (settings, findings) = super::load(file, is_strict)?;
+    let (settings, findings) = settings_file::load(file, is_strict)?;
     for finding in &findings {
         println!("{finding}");
     }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::hsm_session::HsmSession;
-use super::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
+use super::settings_file;
+use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::hsm::backend::{Evidence, Proof};
 use crate::hsm::proofs::{KeyOnToken, TokenProofs};
 use crate::hsm::witness::{Witness, Witnesses};
 use crate::limits::MAX_WITNESS_FILE_BYTES;
+use crate::process::hsm_session::HsmSession;
 use crate::proto::Service;
 use crate::settings::Settings;
 use crate::state::directory::Directory;
@@ -47,7 +48,7 @@ pub struct Arguments {
 /// # Errors
 /// [`Failed`]: the settings or a file are wrong, or a key is not the same on all tokens.
 pub fn run(arguments: &Arguments) -> Result<(), Failed> {
-    let (settings, _) = super::load(arguments.file.as_deref(), false)?;
+    let (settings, _) = settings_file::load(arguments.file.as_deref(), false)?;
     let directory = settings.state_directory.as_deref().map(Directory::new);
     let keeps = arguments.with.is_some() || arguments.trust.is_some();
     if keeps && directory.is_none() {

@@ -14,10 +14,10 @@ use crate::limits::HSM_CALLER_GRACE;
 use crate::proto::xks::error::ApiError;
 
 /// What it says of an answer that does not fit the request: a defect.
-pub(super) const OTHER_ANSWER: &str = "the HSM side gave another answer than was asked for";
+pub(crate) const OTHER_ANSWER: &str = "the HSM side gave another answer than was asked for";
 
 /// Why the HSM side did not do it, for people: as callers of the API hear it.
-pub(super) fn told(failure: Failure) -> String {
+pub(crate) fn told(failure: Failure) -> String {
     ApiError::from(failure).message.into_owned()
 }
 

@@ -24,7 +24,7 @@ pub(super) const VARIABLES: [&str; 3] = [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_
 
 /// Speaks to the service manager.
 #[derive(Clone, Debug)]
-pub struct Notifier(Arc<Inner>);
+pub(super) struct Notifier(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -38,8 +38,7 @@ struct Inner {
 
 impl Notifier {
     /// Reads the environment.
-    #[must_use]
-    pub fn from_environment() -> Self {
+    pub(super) fn from_environment() -> Self {
         let socket = env::var_os(NOTIFY_SOCKET);
         let channel = socket.as_ref().and_then(|name| match channel(name.as_bytes()) {
             Ok(channel) => Some(channel),
@@ -68,8 +67,7 @@ impl Notifier {
 
     /// How long systemd waits for [`Self::watchdog`] before it takes the process for hung
     /// (`WatchdogSec=`), if it does.
-    #[must_use]
-    pub fn watchdog_period(&self) -> Option<Duration> {
+    pub(super) fn watchdog_period(&self) -> Option<Duration> {
         self.0.watchdog
     }
 
@@ -81,12 +79,12 @@ impl Notifier {
     /// The listeners are served. `status` is for people: `systemctl status` shows it. To be called
     /// at the start, and after each [`Self::reloading`], whether the new settings were taken or
     /// refused.
-    pub fn ready(&self, status: &str) {
+    pub(super) fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
     /// A reload begins.
-    pub fn reloading(&self) {
+    pub(super) fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
         // Both in one message (sd_notify(3), RELOADING=1).
@@ -94,17 +92,17 @@ impl Notifier {
     }
 
     /// The process drains.
-    pub fn stopping(&self) {
+    pub(super) fn stopping(&self) {
         self.send("STOPPING=1\nSTATUS=draining");
     }
 
     /// Every event loop turns.
-    pub fn watchdog(&self) {
+    pub(super) fn watchdog(&self) {
         self.send("WATCHDOG=1");
     }
 
     /// A line for people.
-    pub fn status(&self, status: &str) {
+    pub(super) fn status(&self, status: &str) {
         self.send(&format!("STATUS={status}"));
     }
 

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 pub use self::softhsm::make_token_here;
-use super::client::bodies::Caller;
-use super::client::{Client, Endpoint, Handshake, Signer, Trust};
+use crate::client::bodies::Caller;
+use crate::client::{Client, Endpoint, Handshake, Signer, Trust};
 use crate::observe::redaction::Secret;
 
 /// The store that the demo serves.

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::cli::client::bodies::{Caller, base64};
-use crate::cli::client::{Answer, Client, Signer};
+use crate::client::bodies::{Caller, base64};
+use crate::client::{Answer, Client, Signer};
 
 const PLAINTEXT: &[u8] = b"a data key of an S3 object, say.";
 const AAD: &[u8] = b"project=nile,department=marketing";

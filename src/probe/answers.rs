@@ -7,8 +7,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::report::{Outcome, excerpt};
 use super::session::Reply;
-use crate::cli::client::Answer;
-use crate::cli::client::bodies::Sealed;
+use crate::client::Answer;
+use crate::client::bodies::Sealed;
 use crate::limits::{
     GCM_IV_BYTES, GCM_TAG_BYTES, MAX_CIPHERTEXT_METADATA_BYTES, MAX_ERROR_MESSAGE_BYTES,
     MAX_FLEET_DETAILS, MAX_GCM_IV_BYTES,

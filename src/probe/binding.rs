@@ -4,7 +4,7 @@ use super::answers::{self, expect_error, expect_success};
 use super::calls::{AAD, of_key};
 use super::report::{Outcome, Report, Rule};
 use super::session::Session;
-use crate::cli::client::bodies::Sealed;
+use crate::client::bodies::Sealed;
 use crate::limits::{MAX_CIPHERTEXT_METADATA_BYTES, MIN_MAX_AAD_BYTES, MIN_MAX_PLAINTEXT_BYTES};
 
 const AAD_OTHER: Rule = Rule::must(

@@ -26,11 +26,8 @@ use serde_json::json;
 use self::options::{Arguments, Options};
 use self::report::{Outcome, Report, Rule, Verdict};
 use self::session::{Observed, Session, Target};
-use super::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
+use crate::exit::{EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::observe::timestamp::Rfc3339;
-
-/// A check failed.
-const EXIT_FAILED: u8 = 1;
 
 const ERROR_FORM: Rule = Rule::must(
     "errors.form",

@@ -10,8 +10,8 @@ use super::answers::{self, expect_success};
 use super::calls::{AAD, of_key};
 use super::report::{Outcome, Report, Rule};
 use super::session::{Target, no_answer};
-use crate::cli::client::Client;
-use crate::cli::client::bodies::Sealed;
+use crate::client::Client;
+use crate::client::bodies::Sealed;
 use crate::limits::{KMS_TIMEOUT_MILLI, PROBE_FRESH_CONNECTIONS};
 
 const FRESH: Rule = Rule::must(

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use crate::cli::client::bodies::Caller;
-use crate::cli::client::{Endpoint, Signer, Trust};
-use crate::cli::{EXIT_SETTINGS, Failed};
+use crate::client::bodies::Caller;
+use crate::client::{Endpoint, Signer, Trust};
+use crate::exit::{EXIT_SETTINGS, Failed};
 use crate::limits::{
     MAX_ACCESS_KEY_ID_BYTES, MAX_ARN_BYTES, MAX_KEY_ID_BYTES, MAX_PROBE_CONNECTIONS,
     MAX_PROBE_COUNT, MAX_PROBE_RATE_PER_SEC, MAX_SECRET_ACCESS_KEY_BYTES, MAX_SECRET_FILE_BYTES,

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, kill_process};
 use serde::Deserialize;
 
-use crate::cli::client::{Endpoint, Trust};
-use crate::cli::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed, admin_client, load, running};
+use super::{admin_client, running, settings_file};
+use crate::client::{Endpoint, Trust};
+use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::limits::RELOAD_COMMAND_TIMEOUT;
 
 /// Between two looks at what came of it.
@@ -41,7 +42,7 @@ fn ask(admin: &Endpoint) -> Option<SettingsStatus> {
 /// [`Failed`]: the file has mistakes, and nothing was sent; there is no such process; or it
 /// refused the settings.
 pub fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
-    let (settings, findings) = load(file, false).map_err(|failed| {
+    let (settings, findings) = settings_file::load(file, false).map_err(|failed| {
         let message = format!("{}\nnothing was sent: the file has mistakes", failed.message);
         Failed::new(failed.exit_code, message)
     })?;

@@ -7,10 +7,14 @@ use subtle::ConstantTimeEq as _;
 
 use super::hsm_caller::{HsmCaller, OTHER_ANSWER, told};
 use super::hsm_session::HsmSession;
+use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::Hsm;
 use crate::job::{Failure, HsmAad, Iv, KeyIndex, Operation, Request, Success};
 use crate::limits::MAX_AUDIT_CHECKPOINT_WAIT;
+use crate::observe::audit::Audit;
 use crate::observe::audit::checkpoint::{Checkpoint, CheckpointKey, DIGEST_BYTES, Sealed};
+use crate::proto::Service;
+use crate::settings::Settings;
 
 /// What else is authenticated: nothing that a key store encrypts can pass for a checkpoint.
 const CONTEXT: &[u8] = b"audit checkpoint 1";
@@ -54,7 +58,7 @@ impl CheckpointKey for SealingKey {
 ///
 /// # Errors
 /// Why it cannot be told.
-pub(super) fn is_sealed(
+pub(crate) fn is_sealed(
     session: &HsmSession,
     key: KeyIndex,
     checkpoint: &Checkpoint,
@@ -66,5 +70,34 @@ pub(super) fn is_sealed(
         Ok((_, digest)) => Ok(digest.as_slice().ct_eq(&checkpoint.digest).into()),
         Err(Failure::InvalidCiphertext) => Ok(false),
         Err(failure) => Err(told(failure)),
+    }
+}
+
+/// The audit log that the settings ask for, if they do.
+pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
+    let Some(config) = &settings.audit else { return Ok(Audit::off()) };
+    let audit = Audit::open(config)
+        .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("[audit]: {error}")))?;
+    audit.note(
+        "start",
+        &[("version", env!("CARGO_PKG_VERSION")), ("settings", &settings.file.to_string_lossy())],
+    );
+    Ok(audit)
+}
+
+/// Has the HSM vouch for the log from now on, if the settings name a key for that.
+pub(super) fn seal(
+    audit: &Audit,
+    settings: &Settings,
+    service: &Service,
+    hsm: &Arc<ArcSwap<Hsm>>,
+    caller: HsmCaller,
+) {
+    let Some(label) = settings.audit.as_ref().and_then(|audit| audit.hsm_key.clone()) else {
+        return;
+    };
+    if let Some(key) = service.key_of(&label) {
+        let hsm = Arc::clone(hsm);
+        audit.set_checkpoint_key(Box::new(SealingKey { label, key, hsm, caller }));
     }
 }

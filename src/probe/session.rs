@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::answers;
 use super::options::Options;
-use crate::cli::client::{self, Answer, Client, Request, Signed};
+use crate::client::{self, Answer, Client, Request, Signed};
 use crate::limits::{KMS_TIMEOUT_MILLI, PROBE_CALL_TIMEOUT};
 
 /// What came of a call: an answer, or why there is none.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::hsm_retry_login;
 use super::notify::Notifier;
+use super::retry_login;
 use super::takeover::Takeover;
 use super::upgrade::{Attempt, Program, Sockets, Successor};
 use crate::hsm::Hsm;
@@ -41,7 +41,7 @@ impl Events {
     /// dealt with at once.
     pub(super) fn of_signals(log: &Arc<Log>, audit: &Audit) -> io::Result<(Self, Receiver<()>)> {
         let mut signals =
-            Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, hsm_retry_login::SIGNAL])?;
+            Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, retry_login::SIGNAL])?;
         let (sender, receiver) = mpsc::sync_channel(4);
         let (reload_sender, reload) = mpsc::sync_channel(1);
         let (log, audit) = (Arc::clone(log), audit.clone());
@@ -52,7 +52,7 @@ impl Events {
                 match signal {
                     SIGHUP => drop(reload_sender.try_send(())),
                     SIGUSR1 => reopen(&log, &audit),
-                    hsm_retry_login::SIGNAL => hsm_retry_login::told(),
+                    retry_login::SIGNAL => retry_login::on_signal(),
                     signal => drop(of_signals.try_send(Event::Signal(signal))),
                 }
             }

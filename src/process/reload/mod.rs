@@ -3,7 +3,6 @@
 //! The new file is read and checked by the code of the start. It is taken up whole, or refused with
 //! all that is wrong in it, and then nothing changes. What only a start can take up is named.
 
-pub mod command;
 mod restart;
 
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::kept_state::KeptState;
 use super::notify::Notifier;
-use super::{serve, startup_log};
+use super::{certificates, startup_log};
 use crate::admin;
 use crate::hsm::Hsm;
 use crate::job::CompletionQueue;
@@ -176,7 +175,7 @@ impl Reloader {
         self.in_use.hsm.store(Arc::clone(&hsm));
         self.service = service;
         self.log.set_level(settings.tracing.level);
-        self.metrics.set_certificates(serve::certificates(&settings));
+        self.metrics.set_certificates(certificates::of_settings(&settings));
         if let (Some(acceptor), Some(tls)) =
             (&self.admin, settings.admin.as_ref().and_then(|admin| admin.tls.as_ref()))
         {

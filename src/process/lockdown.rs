@@ -37,7 +37,7 @@ const SYSTEM_WRITE: [&str; 1] = ["/dev/null"];
 ///
 /// # Errors
 /// The system refuses; for the log.
-pub(super) fn forbid_dumps() -> Result<(), String> {
+pub(crate) fn forbid_dumps() -> Result<(), String> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("PR_SET_DUMPABLE: {error}"))
 }

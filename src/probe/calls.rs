@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::answers::{self, KeyMetadata, expect_error, expect_success};
 use super::report::{Outcome, Report, Rule};
 use super::session::{Reply, Session};
-use crate::cli::client::bodies::{Sealed, random};
+use crate::client::bodies::{Sealed, random};
 use crate::limits::KMS_TIMEOUT_MILLI;
 
 const HEALTH: Rule = Rule::must(

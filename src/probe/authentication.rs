@@ -6,7 +6,7 @@ use super::answers::{came, expect_error};
 use super::calls::{of_key, plaintext};
 use super::report::{Outcome, Report, Rule};
 use super::session::{Reply, Session};
-use crate::cli::client::{Signed, Signer};
+use crate::client::{Signed, Signer};
 use crate::limits::{MAX_CLOCK_SKEW, PROBE_CLOCK_SKEW};
 use crate::observe::redaction::Secret;
 

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::hsm_caller::HsmCaller;
 use super::kept_state::KeptState;
-use super::{EXIT_SETTINGS, Failed};
+use crate::exit::{EXIT_SETTINGS, Failed};
 use crate::hsm::Hsm;
 use crate::hsm::config::Config;
 use crate::hsm::pkcs11::ffi::set_environment;
@@ -16,20 +16,20 @@ use crate::proto::Service;
 use crate::settings::Settings;
 
 /// A started HSM side and who calls it.
-pub(super) struct HsmSession {
+pub(crate) struct HsmSession {
     hsm: Arc<Hsm>,
     caller: HsmCaller,
 }
 
 impl HsmSession {
     /// Loads the module and logs in. The state directory's witnesses are those of the keys.
-    pub(super) fn start(settings: &Settings, service: &Service) -> Result<Self, Failed> {
+    pub(crate) fn start(settings: &Settings, service: &Service) -> Result<Self, Failed> {
         let state = KeptState::read(settings);
         Self::start_with(settings, state.hsm_config(settings, service))
     }
 
     /// The same, with other witnesses.
-    pub(super) fn start_with(settings: &Settings, config: Config) -> Result<Self, Failed> {
+    pub(crate) fn start_with(settings: &Settings, config: Config) -> Result<Self, Failed> {
         // No thread has been started yet.
         set_environment(&settings.pkcs11.environment);
         let caller = HsmCaller::new(0);
@@ -38,12 +38,12 @@ impl HsmSession {
         Ok(Self { hsm, caller })
     }
 
-    pub(super) fn hsm(&self) -> &Hsm {
+    pub(crate) fn hsm(&self) -> &Hsm {
         &self.hsm
     }
 
     /// Has one request done, within [`CHECK_TIMEOUT`].
-    pub(super) fn perform(
+    pub(crate) fn perform(
         &self,
         request: Request,
     ) -> Result<(Success, Zeroizing<Vec<u8>>), Failure> {

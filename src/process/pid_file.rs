@@ -44,7 +44,7 @@ impl Drop for PidFile {
 ///
 /// # Errors
 /// It is not there, or there is none in it.
-pub(super) fn read(path: &Path) -> io::Result<u32> {
+pub(crate) fn read(path: &Path) -> io::Result<u32> {
     let text = fs::read_to_string(path)?;
     let no_id = |_| io::Error::other("there is no process id in it");
     text.trim().parse().map_err(no_id)

@@ -7,16 +7,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use listenfd::ListenFd;
 use rustix::net::sockopt;
 
-use super::notify::{self, Notifier};
-use super::takeover::{self, Takeover};
-use super::{EXIT_UNAVAILABLE, Failed};
-use crate::hsm::pkcs11::ffi::remove_environment;
 use crate::limits::MAX_INHERITED_SOCKETS;
 use crate::server::sockets::Inherited;
 use crate::settings::Settings;
 
 /// The variables that are read here. Whatever this process starts was not given the sockets.
-const VARIABLES: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_FDS_FIRST_FD"];
+pub(super) const VARIABLES: [&str; 4] =
+    ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_FDS_FIRST_FD"];
 
 /// Names that say which listener a socket is for (systemd.socket(5), FileDescriptorName=).
 pub(super) const API: &str = "api";
@@ -33,33 +30,6 @@ pub(super) struct Given {
     pub(super) socket: Result<TcpListener, String>,
 }
 
-/// What the process is started with beside its settings.
-pub(super) struct Start {
-    pub(super) given: Vec<Given>,
-    pub(super) takeover: Option<Takeover>,
-    pub(super) notifier: Notifier,
-}
-
-impl Start {
-    /// Reads the environment, and removes what is for this process alone.
-    ///
-    /// # Errors
-    /// The process before this one does not hand over what it should.
-    pub(super) fn new() -> Result<Self, Failed> {
-        let taken = match takeover::from_environment() {
-            None => Ok((from_systemd(), None)),
-            Some(taken) => taken.map(|(takeover, given)| (given, Some(takeover))),
-        };
-        let notifier = Notifier::from_environment();
-        // No thread has been started yet.
-        remove_environment(&VARIABLES);
-        remove_environment(&notify::VARIABLES);
-        remove_environment(&[takeover::VARIABLE]);
-        let (given, takeover) = taken.map_err(|message| Failed::new(EXIT_UNAVAILABLE, message))?;
-        Ok(Self { given, takeover, notifier })
-    }
-}
-
 /// All sockets, by what they are for.
 #[derive(Default)]
 pub(super) struct Assigned {
@@ -69,7 +39,7 @@ pub(super) struct Assigned {
 
 /// What systemd gives. To be called first: whatever opens a file before might get the number of a
 /// descriptor that the environment falsely speaks of.
-fn from_systemd() -> Vec<Given> {
+pub(super) fn from_systemd() -> Vec<Given> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
     // Removes LISTEN_FDS and LISTEN_PID, which has to be this process.

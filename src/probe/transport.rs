@@ -9,7 +9,7 @@ use serde_json::json;
 use super::certificate::{self, Certificate};
 use super::options::Options;
 use super::report::{Outcome, Report, Rule};
-use crate::cli::client::{self, Anchor, Client, Handshake, TlsVersion, Trust, bodies::base64};
+use crate::client::{self, Anchor, Client, Handshake, TlsVersion, Trust, bodies::base64};
 use crate::limits::{
     CERTIFICATE_WARNING_DAYS, MAX_NETWORK_ROUND_TRIP, PROBE_CALL_TIMEOUT, PROBE_FRESH_CONNECTIONS,
 };
