@@ -13,7 +13,7 @@ use crate::observe::audit::checkpoint::Checkpoint;
 use crate::observe::audit::key;
 use crate::observe::audit::verify::{Finding, Summary, verify};
 use crate::process::audit::is_sealed;
-use crate::process::hsm_session::HsmSession;
+use crate::process::standalone_hsm::StandaloneHsm;
 
 /// What can be done with an audit log.
 #[derive(Debug, Subcommand)]
@@ -101,9 +101,9 @@ fn check(
     let summary = match settings.filter(|_| with_hsm) {
         Some(settings) => {
             let service = settings.service();
-            let session = HsmSession::start(&settings, &service)?;
+            let standalone = StandaloneHsm::start(&settings, &service)?;
             let mut ask = |checkpoint: &Checkpoint| match service.key_of(&checkpoint.label) {
-                Some(key) => is_sealed(&session, key, checkpoint),
+                Some(key) => is_sealed(&standalone, key, checkpoint),
                 None => Err(format!(
                     "the checkpoint names the key {:?}, which [audit] hsm_key in the settings does \
                      not",

@@ -8,7 +8,7 @@ use super::{admin_client, settings_file};
 use crate::client::Trust;
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::inventory::{KeyInventory, TokenInventory};
-use crate::process::hsm_session::HsmSession;
+use crate::process::standalone_hsm::StandaloneHsm;
 use crate::settings::Settings;
 
 /// Lists the token's AES keys and each store's.
@@ -17,8 +17,8 @@ use crate::settings::Settings;
 /// [`Failed`]: the settings are wrong, or a token cannot be used.
 pub fn run(file: Option<&Path>) -> Result<(), Failed> {
     let (settings, _) = settings_file::load(file, false)?;
-    let session = HsmSession::start(&settings, &settings.service())?;
-    let tokens = session.hsm().inventory();
+    let standalone = StandaloneHsm::start(&settings, &settings.service())?;
+    let tokens = standalone.hsm().inventory();
     for token in &tokens {
         print_token(token);
         print_keys(token, &settings);

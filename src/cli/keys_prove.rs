@@ -13,7 +13,7 @@ use crate::hsm::backend::{Evidence, Proof};
 use crate::hsm::proofs::{KeyOnToken, TokenProofs};
 use crate::hsm::witness::{Witness, Witnesses};
 use crate::limits::MAX_WITNESS_FILE_BYTES;
-use crate::process::hsm_session::HsmSession;
+use crate::process::standalone_hsm::StandaloneHsm;
 use crate::proto::Service;
 use crate::settings::Settings;
 use crate::state::directory::Directory;
@@ -63,8 +63,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     let witnesses = Arc::new(Witnesses::new(known, trusted));
     let mut config = settings.hsm_config(&service);
     config.witnesses = Arc::clone(&witnesses);
-    let session = HsmSession::start_with(&settings, config)?;
-    let tokens = prove(&session, &service);
+    let standalone = StandaloneHsm::start_with(&settings, config)?;
+    let tokens = prove(&standalone, &service);
     print_table(&tokens, &service, &settings);
     let trusted = arguments.trust.as_deref().map(|name| trusted_id(&tokens, name)).transpose()?;
     if let Some(id) = &trusted {
@@ -225,9 +225,9 @@ fn export(file: &Path, witnesses: &Witnesses) -> Result<(), Failed> {
 }
 
 /// Tries all keys on all tokens.
-pub(super) fn prove(session: &HsmSession, service: &Service) -> Vec<TokenProofs> {
+pub(super) fn prove(standalone: &StandaloneHsm, service: &Service) -> Vec<TokenProofs> {
     let keys = u32::try_from(service.labels().len()).unwrap_or(u32::MAX);
-    session.hsm().prove_all(keys)
+    standalone.hsm().prove_all(keys)
 }
 
 /// Prints what each token does with each key.

@@ -5,16 +5,19 @@ pub mod bodies;
 mod endpoint;
 mod request;
 pub mod signer;
+mod socket;
 mod tls;
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use self::answer::Answer;
 pub use self::endpoint::Endpoint;
-pub use self::request::Request;
+pub use self::request::OutgoingRequest;
 pub use self::signer::{Signed, Signer};
+use self::socket::limit;
+pub use self::socket::{connect, resolve};
 pub use self::tls::{Anchor, Handshake, TlsVersion, Trust};
 use crate::limits::MAX_CLIENT_ANSWER_BYTES;
 
@@ -94,7 +97,7 @@ impl Client {
         let signed =
             signer.map(|signer| signer.sign("POST", &host, &path, body, SystemTime::now()));
         let content_type = "application/json";
-        self.send(&Request { method: "POST", path: &path, content_type, signed, body })
+        self.send(&OutgoingRequest { method: "POST", path: &path, content_type, signed, body })
     }
 
     /// GETs `path`, and nothing else on this connection.
@@ -111,7 +114,7 @@ impl Client {
     ///
     /// # Errors
     /// What the network says, or that the answer is no HTTP.
-    pub fn send(&mut self, request: &Request<'_>) -> io::Result<Answer> {
+    pub fn send(&mut self, request: &OutgoingRequest<'_>) -> io::Result<Answer> {
         let bytes = request.encode(&self.endpoint.host_header());
         self.exchange(&bytes)
     }
@@ -160,45 +163,4 @@ impl Client {
             other => other,
         }
     }
-}
-
-/// The addresses of the endpoint's host.
-///
-/// # Errors
-/// The name is not known.
-pub fn resolve(endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
-    let name = endpoint.host_name();
-    let found: Vec<SocketAddr> = (name, endpoint.port).to_socket_addrs()?.collect();
-    if found.is_empty() {
-        return Err(io::Error::other(format!("{name} has no address")));
-    }
-    Ok(found)
-}
-
-/// Connects to the first of these addresses that takes it.
-///
-/// # Errors
-/// What the network says of the last one.
-pub fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStream> {
-    let mut last = io::Error::other("no address");
-    for address in addresses {
-        match TcpStream::connect_timeout(address, timeout) {
-            Ok(socket) => {
-                socket.set_nodelay(true)?;
-                return Ok(socket);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// Lets reading and writing take until `deadline`.
-fn limit(socket: &TcpStream, deadline: Instant) -> io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    socket.set_read_timeout(Some(left))?;
-    socket.set_write_timeout(Some(left))
 }

@@ -6,7 +6,7 @@ use super::signer::Signed;
 
 /// A request with a body.
 #[derive(Clone, Debug)]
-pub struct Request<'a> {
+pub struct OutgoingRequest<'a> {
     /// `POST` for the four calls.
     pub method: &'a str,
     /// From the first slash on.
@@ -19,7 +19,7 @@ pub struct Request<'a> {
     pub body: &'a [u8],
 }
 
-impl Request<'_> {
+impl OutgoingRequest<'_> {
     pub(super) fn encode(&self, host: &str) -> Vec<u8> {
         let mut head = format!(
             "{} {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: xks-proxy/{}\r\nAccept: */*\r\n\

@@ -18,6 +18,8 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject as _;
 
+use super::socket::limit;
+
 /// Versions of TLS that the specification allows (API content type).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsVersion {
@@ -306,7 +308,7 @@ fn shake_hands(
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     while connection.is_handshaking() {
-        super::limit(&tcp, deadline)?;
+        limit(&tcp, deadline)?;
         if connection.wants_write() {
             connection.write_tls(&mut tcp)?;
         } else {
@@ -322,7 +324,7 @@ fn shake_hands(
     }
     // The last flight.
     while connection.wants_write() {
-        super::limit(&tcp, deadline)?;
+        limit(&tcp, deadline)?;
         connection.write_tls(&mut tcp)?;
     }
     Ok(StreamOwned::new(connection, tcp))

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 pub use self::softhsm::make_token_here;
+use self::softhsm::{KEY_ID, USER_PIN};
 use crate::client::bodies::Caller;
 use crate::client::{Client, Endpoint, Handshake, Signer, Trust};
 use crate::observe::redaction::Secret;
@@ -26,8 +27,6 @@ use crate::observe::redaction::Secret;
 const PREFIX: &str = "/xks-demo";
 const REGION: &str = "us-east-1";
 const SERVICE: &str = "kms-xks-proxy";
-const KEY_ID: &str = "demo-key";
-const USER_PIN: &str = "1234";
 /// For the proxy to become ready, and for each call.
 const PATIENCE: Duration = Duration::from_secs(20);
 

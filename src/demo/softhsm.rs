@@ -13,8 +13,10 @@ use cryptoki::object::Attribute;
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 
-use super::{KEY_ID, USER_PIN};
-
+/// Label of the demo's key.
+pub(super) const KEY_ID: &str = "demo-key";
+/// PIN of the demo's token.
+pub(super) const USER_PIN: &str = "1234";
 const TOKEN_LABEL: &str = "xks-proxy";
 
 /// Where distributions put the module.

@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::report::{Outcome, excerpt};
-use super::session::Reply;
 use crate::client::Answer;
 use crate::client::bodies::Sealed;
 use crate::limits::{
@@ -14,6 +13,9 @@ use crate::limits::{
     MAX_FLEET_DETAILS, MAX_GCM_IV_BYTES,
 };
 use crate::observe::timestamp::days_from_civil;
+
+/// What came of a call: an answer, or why there is none.
+pub type Reply = Result<Answer, String>;
 
 /// Error codes: which status goes with which name.
 const ERRORS: [(u16, &str); 12] = [

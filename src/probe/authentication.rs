@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::answers::{came, expect_error};
+use super::answers::{Reply, came, expect_error};
 use super::calls::{of_key, plaintext};
+use super::prober::Prober;
 use super::report::{Outcome, Report, Rule};
-use super::session::{Reply, Session};
 use crate::client::{Signed, Signer};
 use crate::limits::{MAX_CLOCK_SKEW, PROBE_CLOCK_SKEW};
 use crate::observe::redaction::Secret;
@@ -93,15 +93,15 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Calls that are not authentic, and some that just are.
-pub fn examine(session: &mut Session<'_>, key_id: &str, report: &mut Report) {
+pub fn examine(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
     let call = of_key(key_id, "encrypt");
-    let body = session.options.caller.encrypt(&plaintext(), None, false).to_string();
-    let right = session.options.signer.clone();
+    let body = prober.options.caller.encrypt(&plaintext(), None, false).to_string();
+    let right = prober.options.signer.clone();
     let now = SystemTime::now();
 
-    refuse(session, &call, None, &body, &UNSIGNED, report);
-    let garbage = Signed { authorization: "Bearer token".to_owned(), ..session.sign(&call, &body) };
-    refuse(session, &call, Some(garbage), &body, &GARBAGE, report);
+    refuse(prober, &call, None, &body, &UNSIGNED, report);
+    let garbage = Signed { authorization: "Bearer token".to_owned(), ..prober.sign(&call, &body) };
+    refuse(prober, &call, Some(garbage), &body, &GARBAGE, report);
 
     let other_secret: String = right.secret_access_key.expose().chars().rev().collect();
     let palindrome = other_secret == *right.secret_access_key.expose();
@@ -115,33 +115,33 @@ pub fn examine(session: &mut Session<'_>, key_id: &str, report: &mut Report) {
         (&ACCESS_KEY, Signer { access_key_id, ..right.clone() }),
         (&SERVICE, Signer { service: "kms".to_owned(), ..right }),
     ] {
-        let signed = sign_with(session, &signer, &call, &body);
-        refuse(session, &call, Some(signed), &body, rule, report);
+        let signed = sign_with(prober, &signer, &call, &body);
+        refuse(prober, &call, Some(signed), &body, rule, report);
     }
 
-    let signed = session.sign(&call, &body);
-    let other_body = session.options.caller.encrypt(&plaintext(), None, false).to_string();
-    refuse(session, &call, Some(signed), &other_body, &BODY, report);
-    let signed = session.sign(&of_key(key_id, "metadata"), &body);
-    refuse(session, &call, Some(signed), &body, &PATH, report);
+    let signed = prober.sign(&call, &body);
+    let other_body = prober.options.caller.encrypt(&plaintext(), None, false).to_string();
+    refuse(prober, &call, Some(signed), &other_body, &BODY, report);
+    let signed = prober.sign(&of_key(key_id, "metadata"), &body);
+    refuse(prober, &call, Some(signed), &body, &PATH, report);
 
     let (old, future) = (now.checked_sub(HOUR), now.checked_add(HOUR));
     for (rule, time) in [(&OLD, old), (&FUTURE, future)] {
-        let reply = at(session, &call, &body, time);
+        let reply = at(prober, &call, &body, time);
         report.add(rule, None, expect_error(&reply, FAILED));
     }
     let (late, early) = (MAX_CLOCK_SKEW + MINUTE, MAX_CLOCK_SKEW - MINUTE);
     let refused = [now.checked_sub(late), now.checked_add(late)]
-        .map(|time| expect_error(&at(session, &call, &body, time), FAILED));
+        .map(|time| expect_error(&at(prober, &call, &body, time), FAILED));
     report.add(&SIX_MINUTES, None, both(refused));
     let accepted = [now.checked_sub(early), now.checked_add(early)]
-        .map(|time| accepted(&at(session, &call, &body, time)));
+        .map(|time| accepted(&at(prober, &call, &body, time)));
     report.add(&FOUR_MINUTES, None, both(accepted));
 }
 
 /// What the Date fields said.
-pub fn clock(session: &Session<'_>, report: &mut Report) {
-    let outcome = match session.observed.clock {
+pub fn clock(prober: &Prober<'_>, report: &mut Report) {
+    let outcome = match prober.observed.clock {
         None => Outcome::Untried("no answer had a Date field".to_owned()),
         Some(difference) => {
             let came = format!("{} s apart", difference.as_secs());
@@ -152,27 +152,27 @@ pub fn clock(session: &Session<'_>, report: &mut Report) {
 }
 
 fn refuse(
-    session: &mut Session<'_>,
+    prober: &mut Prober<'_>,
     call: &str,
     signed: Option<Signed>,
     body: &str,
     rule: &'static Rule,
     report: &mut Report,
 ) {
-    let reply = session.deliver("POST", call, signed, body);
+    let reply = prober.deliver("POST", call, signed, body);
     report.add(rule, None, expect_error(&reply, FAILED));
 }
 
-fn sign_with(session: &Session<'_>, signer: &Signer, call: &str, body: &str) -> Signed {
-    let endpoint = &session.options.endpoint;
+fn sign_with(prober: &Prober<'_>, signer: &Signer, call: &str, body: &str) -> Signed {
+    let endpoint = &prober.options.endpoint;
     let (host, path) = (endpoint.host_header(), endpoint.path(call));
     signer.sign("POST", &host, &path, body.as_bytes(), SystemTime::now())
 }
 
-fn at(session: &mut Session<'_>, call: &str, body: &str, time: Option<SystemTime>) -> Reply {
+fn at(prober: &mut Prober<'_>, call: &str, body: &str, time: Option<SystemTime>) -> Reply {
     let time = time.ok_or("our own clock is off")?;
-    let signed = session.sign_at(call, body, time);
-    session.deliver("POST", call, Some(signed), body)
+    let signed = prober.sign_at(call, body, time);
+    prober.deliver("POST", call, Some(signed), body)
 }
 
 fn accepted(reply: &Reply) -> Outcome {

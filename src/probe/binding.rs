@@ -2,8 +2,8 @@
 
 use super::answers::{self, expect_error, expect_success};
 use super::calls::{AAD, of_key};
+use super::prober::Prober;
 use super::report::{Outcome, Report, Rule};
-use super::session::Session;
 use crate::client::bodies::Sealed;
 use crate::limits::{MAX_CIPHERTEXT_METADATA_BYTES, MIN_MAX_AAD_BYTES, MIN_MAX_PLAINTEXT_BYTES};
 
@@ -105,10 +105,10 @@ const INVALID_CIPHERTEXT: &[&str] = &["InvalidCiphertextException"];
 const INVALID: &[&str] = &["InvalidCiphertextException", "ValidationException"];
 
 /// Decrypts what was altered; `sealed` was made with [`AAD`].
-pub fn examine(session: &mut Session<'_>, key_id: &str, sealed: &Sealed, report: &mut Report) {
+pub fn examine(prober: &mut Prober<'_>, key_id: &str, sealed: &Sealed, report: &mut Report) {
     let mut refuse = |rule, sealed: &Sealed, aad: Option<&[u8]>, names| {
-        let body = session.options.caller.decrypt(sealed, aad);
-        let reply = session.post(&of_key(key_id, "decrypt"), &body);
+        let body = prober.options.caller.decrypt(sealed, aad);
+        let reply = prober.post(&of_key(key_id, "decrypt"), &body);
         report.add(rule, None, expect_error(&reply, names));
     };
     let mut other_aad = AAD.to_vec();
@@ -162,26 +162,26 @@ fn flip(bytes: &mut [u8]) {
 }
 
 /// Sizes that a proxy must be able to take.
-pub fn sizes(session: &mut Session<'_>, key_id: &str, report: &mut Report) {
+pub fn sizes(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
     let large = vec![0x5a; MIN_MAX_PLAINTEXT_BYTES];
     let large_aad = vec![0xa5; MIN_MAX_AAD_BYTES];
     for (rule, plaintext, aad, has_cdiv) in [
         (&LARGE, large.as_slice(), Some(large_aad.as_slice()), false),
         (&ONE_BYTE, b"x".as_slice(), None, true),
     ] {
-        report.add(rule, None, there_and_back(session, key_id, plaintext, aad, has_cdiv));
+        report.add(rule, None, there_and_back(prober, key_id, plaintext, aad, has_cdiv));
     }
 }
 
 fn there_and_back(
-    session: &mut Session<'_>,
+    prober: &mut Prober<'_>,
     key_id: &str,
     plaintext: &[u8],
     aad: Option<&[u8]>,
     has_cdiv: bool,
 ) -> Outcome {
-    let body = session.options.caller.encrypt(plaintext, aad, has_cdiv);
-    let reply = session.post(&of_key(key_id, "encrypt"), &body);
+    let body = prober.options.caller.encrypt(plaintext, aad, has_cdiv);
+    let reply = prober.post(&of_key(key_id, "encrypt"), &body);
     let sealed = expect_success(&reply, |object| {
         let sealed = answers::sealed(object, plaintext.len())?;
         if has_cdiv {
@@ -194,8 +194,8 @@ fn there_and_back(
         Err(Outcome::Broken(why)) => return Outcome::Broken(format!("Encrypt: {why}")),
         Err(outcome) => return outcome,
     };
-    let body = session.options.caller.decrypt(&sealed, aad);
-    let reply = session.post(&of_key(key_id, "decrypt"), &body);
+    let body = prober.options.caller.decrypt(&sealed, aad);
+    let reply = prober.post(&of_key(key_id, "decrypt"), &body);
     match expect_success(&reply, |object| answers::opened(object, plaintext)) {
         Ok(()) => Outcome::Held("it came back".to_owned()),
         Err(Outcome::Broken(why)) => Outcome::Broken(format!("Decrypt: {why}")),

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::answers::{self, KeyMetadata, expect_error, expect_success};
+use super::answers::{self, KeyMetadata, Reply, expect_error, expect_success};
+use super::prober::Prober;
 use super::report::{Outcome, Report, Rule};
-use super::session::{Reply, Session};
 use crate::client::bodies::{Sealed, random};
 use crate::limits::KMS_TIMEOUT_MILLI;
 
@@ -117,8 +117,8 @@ pub(super) fn of_key(key_id: &str, call: &str) -> String {
 }
 
 /// GetHealthStatus. Whether the proxy knows the path and takes the credential.
-pub fn health(session: &mut Session<'_>, report: &mut Report) -> bool {
-    let reply = session.post("/health", &session.options.caller.health());
+pub fn health(prober: &mut Prober<'_>, report: &mut Report) -> bool {
+    let reply = prober.post("/health", &prober.options.caller.health());
     let found = expect_success(&reply, answers::health);
     let (outcome, status) = match found {
         Ok((fleet, is_active)) => {
@@ -147,12 +147,12 @@ fn in_time(reply: &Reply) -> Outcome {
 /// GetKeyMetadata, Encrypt and Decrypt with a key; the first is the one that all else is tried
 /// with. A ciphertext of it with [`AAD`] and its plaintext, if it encrypts.
 pub fn key(
-    session: &mut Session<'_>,
+    prober: &mut Prober<'_>,
     key_id: &str,
     is_first: bool,
     report: &mut Report,
 ) -> Option<(Sealed, Vec<u8>)> {
-    let metadata = metadata(session, key_id, is_first, report);
+    let metadata = metadata(prober, key_id, is_first, report);
     if metadata.as_ref().is_some_and(|known| !is_first && !known.spec.starts_with("AES_")) {
         // What such metadata says of the key's uses is not to be gone by either.
         for rule in [&ENCRYPT, &DECRYPT] {
@@ -164,20 +164,20 @@ pub fn key(
     // Where it is not known, or the first one, it has to work.
     let may = |usage: &str| is_first || metadata.as_ref().is_none_or(|known| known.may(usage));
     if !may("ENCRYPT") {
-        let body = session.options.caller.encrypt(&plaintext(), Some(AAD), false);
-        let reply = session.post(&of_key(key_id, "encrypt"), &body);
+        let body = prober.options.caller.encrypt(&plaintext(), Some(AAD), false);
+        let reply = prober.post(&of_key(key_id, "encrypt"), &body);
         report.add(
             &USAGE_ENCRYPT,
             Some(key_id),
             expect_error(&reply, &["InvalidKeyUsageException"]),
         );
         if !may("DECRYPT") {
-            decrypt_forbidden(session, key_id, &any_sealed(), report);
+            decrypt_forbidden(prober, key_id, &any_sealed(), report);
         }
         return None;
     }
     let plaintext = plaintext();
-    let sealed = encrypt(session, key_id, &plaintext, may("DECRYPT"), report);
+    let sealed = encrypt(prober, key_id, &plaintext, may("DECRYPT"), report);
     let Some((with_aad, without_aad)) = sealed else {
         for rule in [&DECRYPT, &DECRYPT_WITHOUT_AAD] {
             report.add(rule, Some(key_id), Outcome::Untried("there is no ciphertext".to_owned()));
@@ -185,14 +185,14 @@ pub fn key(
         return None;
     };
     if !may("DECRYPT") {
-        decrypt_forbidden(session, key_id, &with_aad, report);
+        decrypt_forbidden(prober, key_id, &with_aad, report);
         return None;
     }
     for (rule, sealed, aad) in
         [(&DECRYPT, &with_aad, Some(AAD)), (&DECRYPT_WITHOUT_AAD, &without_aad, None)]
     {
-        let body = session.options.caller.decrypt(sealed, aad);
-        let reply = session.post(&of_key(key_id, "decrypt"), &body);
+        let body = prober.options.caller.decrypt(sealed, aad);
+        let reply = prober.post(&of_key(key_id, "decrypt"), &body);
         let opened = expect_success(&reply, |object| answers::opened(object, &plaintext));
         let outcome = opened.map_or_else(|outcome| outcome, |()| came(&reply));
         report.add(rule, Some(key_id), outcome);
@@ -205,13 +205,13 @@ fn came(reply: &Reply) -> Outcome {
 }
 
 fn metadata(
-    session: &mut Session<'_>,
+    prober: &mut Prober<'_>,
     key_id: &str,
     is_first: bool,
     report: &mut Report,
 ) -> Option<KeyMetadata> {
-    let body = session.options.caller.key_metadata();
-    let reply = session.post(&of_key(key_id, "metadata"), &body);
+    let body = prober.options.caller.key_metadata();
+    let reply = prober.post(&of_key(key_id, "metadata"), &body);
     let rule = if is_first { &METADATA_USABLE } else { &OTHER_METADATA_USABLE };
     match expect_success(&reply, KeyMetadata::parse) {
         Ok(metadata) => {
@@ -236,15 +236,15 @@ fn metadata(
 
 /// Encrypts with AAD and without, asking for the data integrity value if the key `may_decrypt`.
 fn encrypt(
-    session: &mut Session<'_>,
+    prober: &mut Prober<'_>,
     key_id: &str,
     plaintext: &[u8],
     may_decrypt: bool,
     report: &mut Report,
 ) -> Option<(Sealed, Sealed)> {
     let path = of_key(key_id, "encrypt");
-    let body = session.options.caller.encrypt(plaintext, Some(AAD), false);
-    let reply = session.post(&path, &body);
+    let body = prober.options.caller.encrypt(plaintext, Some(AAD), false);
+    let reply = prober.post(&path, &body);
     let found = expect_success(&reply, |object| answers::sealed(object, plaintext.len()));
     let plain = match found {
         Ok(sealed) => {
@@ -262,8 +262,8 @@ fn encrypt(
     };
     let mut made = vec![plain];
     for (rule, aad) in [(&CDIV, Some(AAD)), (&CDIV_WITHOUT_AAD, None)] {
-        let body = session.options.caller.encrypt(plaintext, aad, may_decrypt);
-        let reply = session.post(&path, &body);
+        let body = prober.options.caller.encrypt(plaintext, aad, may_decrypt);
+        let reply = prober.post(&path, &body);
         let found = expect_success(&reply, |object| {
             let sealed = answers::sealed(object, plaintext.len())?;
             let value = if may_decrypt {
@@ -285,8 +285,8 @@ fn encrypt(
         }
     }
     if !may_decrypt {
-        let body = session.options.caller.encrypt(plaintext, Some(AAD), true);
-        let reply = session.post(&path, &body);
+        let body = prober.options.caller.encrypt(plaintext, Some(AAD), true);
+        let reply = prober.post(&path, &body);
         let outcome = expect_error(&reply, &["InvalidKeyUsageException"]);
         report.add(&USAGE_CDIV, Some(key_id), outcome);
     }
@@ -304,14 +304,9 @@ fn fresh_ivs(made: &[Sealed]) -> Outcome {
     if ivs.len() == made.len() { Outcome::Held(came) } else { Outcome::Broken(came) }
 }
 
-fn decrypt_forbidden(
-    session: &mut Session<'_>,
-    key_id: &str,
-    sealed: &Sealed,
-    report: &mut Report,
-) {
-    let body = session.options.caller.decrypt(sealed, Some(AAD));
-    let reply = session.post(&of_key(key_id, "decrypt"), &body);
+fn decrypt_forbidden(prober: &mut Prober<'_>, key_id: &str, sealed: &Sealed, report: &mut Report) {
+    let body = prober.options.caller.decrypt(sealed, Some(AAD));
+    let reply = prober.post(&of_key(key_id, "decrypt"), &body);
     report.add(&USAGE_DECRYPT, Some(key_id), expect_error(&reply, &["InvalidKeyUsageException"]));
 }
 

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::answers::{self, expect_success};
 use super::calls::{AAD, of_key};
+use super::prober::{Target, no_answer};
 use super::report::{Outcome, Report, Rule};
-use super::session::{Target, no_answer};
 use crate::client::Client;
 use crate::client::bodies::Sealed;
 use crate::limits::{KMS_TIMEOUT_MILLI, PROBE_FRESH_CONNECTIONS};

@@ -11,8 +11,8 @@ mod calls;
 mod certificate;
 mod latency;
 pub mod options;
+mod prober;
 pub mod report;
-mod session;
 mod terminal;
 mod tolerance;
 mod transport;
@@ -24,8 +24,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use self::options::{Arguments, Options};
+use self::prober::{Observed, Prober, Target};
 use self::report::{Outcome, Report, Rule, Verdict};
-use self::session::{Observed, Session, Target};
 use crate::exit::{EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::observe::timestamp::Rfc3339;
 
@@ -132,43 +132,43 @@ fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
     let Some(addresses) = addresses else {
         return Ok(());
     };
-    let mut session = Session::new(Target { options, addresses });
-    if calls::health(&mut session, report) {
-        conversation(&mut session, report);
+    let mut prober = Prober::new(Target { options, addresses });
+    if calls::health(&mut prober, report) {
+        conversation(&mut prober, report);
     } else {
         println!(
             "      Without an answer, the path or the credential all else would fail as well."
         );
     }
-    observed(&session.observed, report);
-    authentication::clock(&session, report);
+    observed(&prober.observed, report);
+    authentication::clock(&prober, report);
     Ok(())
 }
 
 /// All that needs a path and a credential that are right.
-fn conversation(session: &mut Session<'_>, report: &mut Report) {
+fn conversation(prober: &mut Prober<'_>, report: &mut Report) {
     let mut made = None;
-    for (index, key_id) in session.options.key_ids.iter().enumerate() {
-        let sealed = calls::key(session, key_id, index == 0, report);
+    for (index, key_id) in prober.options.key_ids.iter().enumerate() {
+        let sealed = calls::key(prober, key_id, index == 0, report);
         if index == 0 {
             made = sealed.map(|(sealed, plaintext)| (key_id.as_str(), sealed, plaintext));
         }
     }
-    let Some(first) = session.options.key_ids.first() else { return };
+    let Some(first) = prober.options.key_ids.first() else { return };
     if let Some((key_id, sealed, _)) = &made {
-        binding::examine(session, key_id, sealed, report);
-        binding::sizes(session, key_id, report);
-        tolerance::examine(session, key_id, report);
+        binding::examine(prober, key_id, sealed, report);
+        binding::sizes(prober, key_id, report);
+        tolerance::examine(prober, key_id, report);
     } else {
         println!("      Without a ciphertext neither binding nor latency can be tried.");
     }
-    validation::bodies(session, first, report);
-    validation::paths(session, first, report);
-    authentication::examine(session, first, report);
+    validation::bodies(prober, first, report);
+    validation::paths(prober, first, report);
+    authentication::examine(prober, first, report);
     if let Some((key_id, sealed, plaintext)) = &made {
         let progress = &terminal::print_progress;
         let load = latency::Load { key_id, sealed, plaintext, progress };
-        for (name, measured) in latency::examine(&session.target, &load, report) {
+        for (name, measured) in latency::examine(&prober.target, &load, report) {
             terminal::print_histogram(name, &measured);
         }
         println!();

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::answers::{self, expect_success};
+use super::answers::{self, Reply, expect_success};
 use super::calls::{of_key, plaintext};
+use super::prober::Prober;
 use super::report::{Outcome, Report, Rule};
-use super::session::{Reply, Session};
 use crate::limits::MAX_ARN_BYTES;
 
 const OPERATION: Rule = Rule::must(
@@ -62,18 +62,18 @@ pub(super) const RULES: &[&Rule] = &[
 ];
 
 /// Encrypts with what KMS may send some day.
-pub fn examine(session: &mut Session<'_>, key_id: &str, report: &mut Report) {
-    let mut body = session.options.caller.health();
+pub fn examine(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
+    let mut body = prober.options.caller.health();
     body["requestMetadata"]["kmsOperation"] = json!("BulkEncrypt");
-    let reply = session.post("/health", &body);
+    let reply = prober.post("/health", &body);
     let found = expect_success(&reply, answers::health);
     let outcome = found.map_or_else(|outcome| outcome, |_| Outcome::Held("200".to_owned()));
     report.add(&HEALTH_OPERATION, None, outcome);
 
     let mut accept = |rule: &'static Rule, change: fn(&mut Value)| {
-        let mut body = session.options.caller.encrypt(&plaintext(), None, false);
+        let mut body = prober.options.caller.encrypt(&plaintext(), None, false);
         change(&mut body);
-        let reply = session.post(&of_key(key_id, "encrypt"), &body);
+        let reply = prober.post(&of_key(key_id, "encrypt"), &body);
         report.add(rule, None, accepted(&reply));
     };
     accept(&OPERATION, |body| body["requestMetadata"]["kmsOperation"] = json!("BulkEncrypt"));

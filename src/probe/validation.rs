@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::answers::{came, expect_error, is_denied};
 use super::calls::{any_sealed, of_key, plaintext};
+use super::prober::Prober;
 use super::report::{Outcome, Report, Rule};
-use super::session::Session;
 
 const NO_PLAINTEXT: Rule = Rule::must(
     "validation.no-plaintext",
@@ -161,8 +161,8 @@ const INVALID: &[&str] = &["ValidationException", "InvalidCiphertextException"];
 const UNKNOWN_KEY: &str = "xks-proxy-probe.no-such-key";
 
 /// Requests that are not as the specification has them.
-pub fn bodies(session: &mut Session<'_>, key_id: &str, report: &mut Report) {
-    let caller = &session.options.caller;
+pub fn bodies(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
+    let caller = &prober.options.caller;
     let encrypt = caller.encrypt(&plaintext(), None, false);
     let decrypt = caller.decrypt(&any_sealed(), None);
     let without = |body: &Value, name: &str| {
@@ -211,38 +211,38 @@ pub fn bodies(session: &mut Session<'_>, key_id: &str, report: &mut Report) {
         (&NO_IV, of("decrypt"), without(&decrypt, "initializationVector"), INVALID),
         (&NO_CIPHERTEXT, of("decrypt"), without(&decrypt, "ciphertext"), INVALID),
     ] {
-        let reply = session.post_text(&call, &body);
+        let reply = prober.post_text(&call, &body);
         report.add(rule, None, expect_error(&reply, names));
     }
 }
 
 /// Keys and paths that are not there.
-pub fn paths(session: &mut Session<'_>, key_id: &str, report: &mut Report) {
-    let caller = &session.options.caller;
+pub fn paths(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
+    let caller = &prober.options.caller;
     for (rule, call, body) in [
         (&KEY_METADATA, "metadata", caller.key_metadata()),
         (&KEY_ENCRYPT, "encrypt", caller.encrypt(&plaintext(), None, false)),
         (&KEY_DECRYPT, "decrypt", caller.decrypt(&any_sealed(), None)),
     ] {
-        let reply = session.post(&of_key(UNKNOWN_KEY, call), &body);
+        let reply = prober.post(&of_key(UNKNOWN_KEY, call), &body);
         report.add(rule, None, expect_error(&reply, &["KeyNotFoundException"]));
     }
     let body = caller.encrypt(&plaintext(), None, false).to_string();
-    let reply = session.post_text(&of_key(key_id, "sign"), &body);
+    let reply = prober.post_text(&of_key(key_id, "sign"), &body);
     report.add(&PATH_CALL, None, expect_error(&reply, &["InvalidUriPathException"]));
 
-    let endpoint = &session.options.endpoint;
+    let endpoint = &prober.options.endpoint;
     let path = format!("{}/no-such-store/kms/xks/v1/health", endpoint.prefix);
     let body = caller.health().to_string();
     let host = endpoint.host_header();
     let now = std::time::SystemTime::now();
-    let signed = session.options.signer.sign("POST", &host, &path, body.as_bytes(), now);
-    let reply = session.deliver_to("POST", &path, Some(signed), &body);
+    let signed = prober.options.signer.sign("POST", &host, &path, body.as_bytes(), now);
+    let reply = prober.deliver_to("POST", &path, Some(signed), &body);
     report.add(&PATH_PREFIX, None, expect_error(&reply, &["InvalidUriPathException"]));
 
     let path = endpoint.path("/health");
-    let signed = session.options.signer.sign("GET", &host, &path, b"", now);
-    let reply = session.deliver_to("GET", &path, Some(signed), "");
+    let signed = prober.options.signer.sign("GET", &host, &path, b"", now);
+    let reply = prober.deliver_to("GET", &path, Some(signed), "");
     let outcome = match &reply {
         Ok(answer) if answer.status == 405 => Outcome::Held("405".to_owned()),
         Ok(answer) if is_denied(&reply) => Outcome::Doubtful(came(answer)),

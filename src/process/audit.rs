@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use subtle::ConstantTimeEq as _;
 
 use super::hsm_caller::{HsmCaller, OTHER_ANSWER, told};
-use super::hsm_session::HsmSession;
+use super::standalone_hsm::StandaloneHsm;
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::Hsm;
 use crate::job::{Failure, HsmAad, Iv, KeyIndex, Operation, Request, Success};
@@ -59,14 +59,14 @@ impl CheckpointKey for SealingKey {
 /// # Errors
 /// Why it cannot be told.
 pub(crate) fn is_sealed(
-    session: &HsmSession,
+    standalone: &StandaloneHsm,
     key: KeyIndex,
     checkpoint: &Checkpoint,
 ) -> Result<bool, String> {
     let Some(iv) = Iv::from_slice(&checkpoint.sealed.iv) else { return Ok(false) };
     let operation = Operation::Decrypt { iv };
     let input = checkpoint.sealed.bytes.clone();
-    match session.perform(Request { operation, key, aad: aad(), input }) {
+    match standalone.perform(Request { operation, key, aad: aad(), input }) {
         Ok((_, digest)) => Ok(digest.as_slice().ct_eq(&checkpoint.digest).into()),
         Err(Failure::InvalidCiphertext) => Ok(false),
         Err(failure) => Err(told(failure)),

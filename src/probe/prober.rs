@@ -6,13 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::answers;
+use super::answers::{self, Reply};
 use super::options::Options;
-use crate::client::{self, Answer, Client, Request, Signed};
+use crate::client::{self, Answer, Client, OutgoingRequest, Signed};
 use crate::limits::{KMS_TIMEOUT_MILLI, PROBE_CALL_TIMEOUT};
-
-/// What came of a call: an answer, or why there is none.
-pub type Reply = Result<Answer, String>;
 
 /// A proxy, and how it is probed.
 #[derive(Clone, Debug)]
@@ -37,7 +34,7 @@ impl Target<'_> {
 }
 
 /// A connection that is opened when it is needed.
-pub struct Session<'a> {
+pub struct Prober<'a> {
     /// How the proxy is probed.
     pub options: &'a Options,
     /// The proxy.
@@ -71,8 +68,8 @@ pub struct Observed {
 /// More of a kind are not listed.
 const MAX_LISTED: usize = 5;
 
-impl<'a> Session<'a> {
-    /// A session with `target`.
+impl<'a> Prober<'a> {
+    /// Returns a prober of `target`, not yet connected.
     pub fn new(target: Target<'a>) -> Self {
         Self { options: target.options, target, client: None, observed: Observed::default() }
     }
@@ -123,7 +120,7 @@ impl<'a> Session<'a> {
         body: &str,
     ) -> Reply {
         let content_type = "application/json";
-        let request = Request { method, path, content_type, signed, body: body.as_bytes() };
+        let request = OutgoingRequest { method, path, content_type, signed, body: body.as_bytes() };
         let answer = self.send(&request).map_err(no_answer)?;
         if method == "POST" {
             self.observed.note(path, &answer);
@@ -131,7 +128,7 @@ impl<'a> Session<'a> {
         Ok(answer)
     }
 
-    fn send(&mut self, request: &Request<'_>) -> io::Result<Answer> {
+    fn send(&mut self, request: &OutgoingRequest<'_>) -> io::Result<Answer> {
         if let Some(mut kept) = self.client.take() {
             match kept.send(request) {
                 Ok(answer) => {

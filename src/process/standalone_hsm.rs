@@ -16,12 +16,12 @@ use crate::proto::Service;
 use crate::settings::Settings;
 
 /// A started HSM side and who calls it.
-pub(crate) struct HsmSession {
+pub(crate) struct StandaloneHsm {
     hsm: Arc<Hsm>,
     caller: HsmCaller,
 }
 
-impl HsmSession {
+impl StandaloneHsm {
     /// Loads the module and logs in. The state directory's witnesses are those of the keys.
     pub(crate) fn start(settings: &Settings, service: &Service) -> Result<Self, Failed> {
         let state = KeptState::read(settings);
@@ -51,7 +51,7 @@ impl HsmSession {
     }
 }
 
-impl Drop for HsmSession {
+impl Drop for StandaloneHsm {
     fn drop(&mut self) {
         self.hsm.stop(HSM_STOP_TIMEOUT);
     }
