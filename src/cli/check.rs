@@ -9,7 +9,7 @@ use crate::hsm::inventory::TokenInventory;
 use crate::job::{HsmAad, KeyIndex, Operation, Request, Success};
 use crate::process::hsm_caller::{OTHER_ANSWER, told};
 use crate::process::standalone_hsm::StandaloneHsm;
-use crate::proto::Service;
+use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
 /// What each key encrypts and decrypts.
@@ -84,7 +84,11 @@ fn tell_of_health_key(token: &TokenInventory, health_key: Option<&str>) -> bool 
 }
 
 /// Makes a round trip with each key but `left_out`. Returns how many failed.
-fn check_keys(standalone: &StandaloneHsm, service: &Service, left_out: Option<&str>) -> usize {
+fn check_keys(
+    standalone: &StandaloneHsm,
+    service: &ServiceConfig,
+    left_out: Option<&str>,
+) -> usize {
     println!();
     let mut failures = 0;
     let keys = service.labels().iter().zip(0..);

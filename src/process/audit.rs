@@ -13,7 +13,7 @@ use crate::job::{Failure, HsmAad, Iv, KeyIndex, Operation, Request, Success};
 use crate::limits::MAX_AUDIT_CHECKPOINT_WAIT;
 use crate::observe::audit::Audit;
 use crate::observe::audit::checkpoint::{Checkpoint, CheckpointKey, DIGEST_BYTES, Sealed};
-use crate::proto::Service;
+use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
 /// What else is authenticated: nothing that a key store encrypts can pass for a checkpoint.
@@ -89,7 +89,7 @@ pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
 pub(super) fn seal(
     audit: &Audit,
     settings: &Settings,
-    service: &Service,
+    service: &ServiceConfig,
     hsm: &Arc<ArcSwap<Hsm>>,
     caller: HsmCaller,
 ) {
