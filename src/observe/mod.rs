@@ -9,12 +9,11 @@
 //!  stdout, rotating file  <-------------------- whole batches ----------------------------+
 //! ```
 
-pub mod access_log;
 pub mod audit;
-mod backlog;
+pub mod call_record;
 mod escape;
-mod events;
 mod line;
+mod line_limit;
 pub mod log;
 pub mod metrics;
 pub mod panics;

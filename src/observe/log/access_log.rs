@@ -1,80 +1,30 @@
 //! One line, or one JSON object, for each call.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Level;
 
-use super::audit::trail::AuditTrail;
-use super::line::{Line, since_1970};
-use super::log::{LeastSevere, LogFormat, Outputs};
-use super::timestamp::Rfc3339;
-use crate::limits::{
-    LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND,
-};
-
-/// What is logged of one call. Strings come from the peer and are escaped when written.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CallRecord<'a> {
-    /// The connection's other end.
-    pub peer: Option<IpAddr>,
-    /// The signature was right, or none is asked for. Else the line may be left out, see
-    /// [`MAX_UNAUTHENTICATED_LINES_PER_SECOND`].
-    pub is_authenticated: bool,
-    /// `metadata`, `encrypt`, `decrypt`, `health`; empty if the path named none.
-    pub call: &'a str,
-    /// The store's `uri_path_prefix`, if the path named one. It may be "".
-    pub store: Option<&'a str>,
-    /// The access key id that signed; for the audit log.
-    pub access_key_id: Option<&'a str>,
-    /// The external key id in the path.
-    pub key_id: Option<&'a str>,
-    /// `requestMetadata.kmsRequestId`
-    pub kms_request_id: Option<&'a str>,
-    /// `requestMetadata.kmsOperation`
-    pub kms_operation: Option<&'a str>,
-    /// `requestMetadata.awsPrincipalArn`
-    pub principal: Option<&'a str>,
-    /// `requestMetadata.kmsKeyArn`
-    pub kms_key_arn: Option<&'a str>,
-    /// `requestMetadata.kmsViaService`
-    pub kms_via_service: Option<&'a str>,
-    /// `requestMetadata.awsSourceVpc`
-    pub source_vpc: Option<&'a str>,
-    /// `requestMetadata.awsSourceVpce`
-    pub source_vpce: Option<&'a str>,
-    /// HTTP status.
-    pub status: u16,
-    /// `errorName`, if it is an error.
-    pub error_name: Option<&'a str>,
-    /// Why, for the operator. It may say more than the answer does.
-    pub reason: Option<&'a str>,
-    /// Label of the token that gave the answer.
-    pub token: Option<&'a str>,
-    /// Bytes of the request's body.
-    pub request_bytes: usize,
-    /// Bytes of the answer's body.
-    pub response_bytes: usize,
-    /// Microseconds in the queue, if there was a job.
-    pub queue_micros: Option<u32>,
-    /// Microseconds in the HSM, if there was a job.
-    pub hsm_micros: Option<u32>,
-    /// Microseconds from the request's first byte to the answer.
-    pub total_micros: u32,
-}
+use super::level::SharedLevel;
+use super::outputs::Outputs;
+use crate::limits::{LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES};
+use crate::observe::audit::handle::AuditHandle;
+use crate::observe::call_record::CallRecord;
+use crate::observe::line::{Line, LogFormat};
+use crate::observe::line_limit::Unauthenticated;
+use crate::observe::timestamp::{Rfc3339, since_1970};
 
 /// One event loop's access log. Lines gather in a buffer of its own until [`AccessLog::flush`].
 pub struct AccessLog {
     outputs: Outputs,
     /// The least severe level that is logged; `None` for an access log that goes nowhere.
-    level: Option<Arc<LeastSevere>>,
+    level: Option<Arc<SharedLevel>>,
     format: LogFormat,
     buffer: Vec<u8>,
     time: Rfc3339,
     unauthenticated: Unauthenticated,
     /// The same calls' way into the audit log.
-    pub audit: AuditTrail,
+    pub audit: AuditHandle,
 }
 
 impl Default for AccessLog {
@@ -87,13 +37,13 @@ impl Default for AccessLog {
             buffer: Vec::new(),
             time: Rfc3339::default(),
             unauthenticated: Unauthenticated::default(),
-            audit: AuditTrail::default(),
+            audit: AuditHandle::default(),
         }
     }
 }
 
 impl AccessLog {
-    pub(super) fn new(outputs: Outputs, level: Arc<LeastSevere>, format: LogFormat) -> Self {
+    pub(super) fn new(outputs: Outputs, level: Arc<SharedLevel>, format: LogFormat) -> Self {
         Self {
             outputs,
             level: Some(level),
@@ -105,7 +55,7 @@ impl AccessLog {
 
     /// With the calls going into the audit log as well.
     #[must_use]
-    pub fn with_audit(mut self, audit: AuditTrail) -> Self {
+    pub fn with_audit(mut self, audit: AuditHandle) -> Self {
         self.audit = audit;
         self
     }
@@ -204,36 +154,6 @@ fn write_fields(mut line: Line<'_>, record: &CallRecord<'_>) {
         line.address("peer", peer);
     }
     line.end();
-}
-
-/// The lines of requests that were not authenticated, which anybody can cause, in this second.
-#[derive(Default)]
-pub(super) struct Unauthenticated {
-    unix_secs: u64,
-    admitted: u32,
-    left_out: u32,
-}
-
-impl Unauthenticated {
-    /// Whether there may be another line in this second; if not, it is counted.
-    pub(super) fn admit(&mut self, unix_secs: u64) -> bool {
-        if self.unix_secs != unix_secs {
-            self.unix_secs = unix_secs;
-            self.admitted = 0;
-        }
-        let is_admitted = self.admitted < MAX_UNAUTHENTICATED_LINES_PER_SECOND;
-        if is_admitted {
-            self.admitted += 1;
-        } else {
-            self.left_out = self.left_out.saturating_add(1);
-        }
-        is_admitted
-    }
-
-    /// What was left out in a second that is over.
-    fn take_left_out(&mut self, unix_secs: u64) -> u32 {
-        if self.unix_secs == unix_secs { 0 } else { std::mem::take(&mut self.left_out) }
-    }
 }
 
 #[cfg(test)]

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::queue::{Queue, Reservation};
 use super::record;
 use crate::limits::MAX_ACCESS_LOG_LINE_BYTES;
-use crate::observe::access_log::{CallRecord, Unauthenticated};
-use crate::observe::line::since_1970;
-use crate::observe::timestamp::Rfc3339;
+use crate::observe::call_record::CallRecord;
+use crate::observe::line_limit::Unauthenticated;
+use crate::observe::timestamp::{Rfc3339, since_1970};
 
 /// Where an event loop's calls are written down; nowhere by default.
 #[derive(Default)]
-pub struct AuditTrail {
+pub struct AuditHandle {
     queue: Option<Arc<Queue>>,
     buffer: Vec<u8>,
     time: Rfc3339,
@@ -23,7 +23,7 @@ pub struct AuditTrail {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotAudit;
 
-impl AuditTrail {
+impl AuditHandle {
     pub(super) fn new(queue: Arc<Queue>) -> Self {
         let buffer = Vec::with_capacity(MAX_ACCESS_LOG_LINE_BYTES);
         Self { queue: Some(queue), buffer, ..Self::default() }
