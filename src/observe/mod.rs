@@ -13,7 +13,6 @@ pub mod audit;
 pub mod call_record;
 mod escape;
 mod line;
-mod line_limit;
 pub mod log;
 pub mod metrics;
 pub mod panics;

@@ -11,6 +11,7 @@ use crate::hsm::Hsm;
 use crate::job::Job;
 use crate::limits::{MAX_REFUSALS_LOGGED_PER_SEC, READ_SCRATCH_BYTES};
 use crate::proto::{Moment, Protocol};
+use crate::rate::PerSecond;
 
 /// An event loop's state, less its connections.
 pub(super) struct Turn {
@@ -34,10 +35,10 @@ pub(super) struct Turn {
     pub(super) may_shake_hands: bool,
     /// Memory that connections hold beside their receive buffers.
     pub(super) held_bytes: usize,
-    handshakes: LogLimit,
-    proxy_headers: LogLimit,
-    addresses: LogLimit,
-    evictions: LogLimit,
+    handshakes: PerSecond<Instant>,
+    proxy_headers: PerSecond<Instant>,
+    addresses: PerSecond<Instant>,
+    evictions: PerSecond<Instant>,
 }
 
 impl Turn {
@@ -47,7 +48,8 @@ impl Turn {
         hsm: Arc<Hsm>,
         admission: Arc<Admission>,
     ) -> Self {
-        let limit = || LogLimit { second: moment.now, logged: 0, left_out: 0 };
+        // Strangers must not fill the log.
+        let limit = || PerSecond::new(MAX_REFUSALS_LOGGED_PER_SEC);
         Self {
             ready_since: moment.now,
             handshakes: limit(),
@@ -122,47 +124,5 @@ impl Turn {
         if let Some(left_out) = self.evictions.admit(self.moment.now) {
             tracing::warn!(count, reason, left_out, "connections ended to make room");
         }
-    }
-}
-
-/// Keeps strangers from filling the log.
-struct LogLimit {
-    second: Instant,
-    logged: u32,
-    left_out: u64,
-}
-
-impl LogLimit {
-    /// Whether a line may be written; if so, how many were left out since the last one.
-    fn admit(&mut self, now: Instant) -> Option<u64> {
-        if now.saturating_duration_since(self.second).as_secs() >= 1 {
-            self.second = now;
-            self.logged = 0;
-        }
-        if self.logged >= MAX_REFUSALS_LOGGED_PER_SEC {
-            self.left_out += 1;
-            return None;
-        }
-        self.logged += 1;
-        Some(std::mem::take(&mut self.left_out))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    /// The first ones of a second are logged; the next line tells how many were not.
-    #[test]
-    fn log_limit() {
-        let start = Instant::now();
-        let mut limit = LogLimit { second: start, logged: 0, left_out: 0 };
-        let logged = (0..1000).filter_map(|_| limit.admit(start)).collect::<Vec<_>>();
-        assert_eq!(logged, [0; MAX_REFUSALS_LOGGED_PER_SEC as usize]);
-        let left_out = 1000 - u64::from(MAX_REFUSALS_LOGGED_PER_SEC);
-        assert_eq!(limit.admit(start + Duration::from_secs(1)), Some(left_out));
-        assert_eq!(limit.admit(start + Duration::from_secs(1)), Some(0));
     }
 }

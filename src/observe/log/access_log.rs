@@ -7,12 +7,14 @@ use tracing::Level;
 
 use super::level::SharedLevel;
 use super::outputs::Outputs;
-use crate::limits::{LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES};
+use crate::limits::{
+    LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND,
+};
 use crate::observe::audit::handle::AuditHandle;
 use crate::observe::call_record::CallRecord;
 use crate::observe::line::{Line, LogFormat};
-use crate::observe::line_limit::Unauthenticated;
 use crate::observe::timestamp::{Rfc3339, since_1970};
+use crate::rate::PerSecond;
 
 /// One event loop's access log. Lines gather in a buffer of its own until [`AccessLog::flush`].
 pub struct AccessLog {
@@ -22,7 +24,8 @@ pub struct AccessLog {
     format: LogFormat,
     buffer: Vec<u8>,
     time: Rfc3339,
-    unauthenticated: Unauthenticated,
+    /// By seconds since 1970, as the lines tell the time.
+    unauthenticated: PerSecond<u64>,
     /// The same calls' way into the audit log.
     pub audit: AuditHandle,
 }
@@ -36,7 +39,7 @@ impl Default for AccessLog {
             format: LogFormat::Text,
             buffer: Vec::new(),
             time: Rfc3339::default(),
-            unauthenticated: Unauthenticated::default(),
+            unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SECOND),
             audit: AuditHandle::default(),
         }
     }
@@ -68,7 +71,7 @@ impl AccessLog {
     /// Hands the lines to the writers; once a turn of the loop. Never waits for an output.
     pub fn flush(&mut self) {
         self.audit.flush();
-        if self.unauthenticated.left_out > 0 {
+        if self.unauthenticated.has_refused() {
             self.tell_left_out(since_1970());
         }
         self.hand_over();
@@ -80,7 +83,7 @@ impl AccessLog {
         }
         self.tell_left_out(since_1970);
         // Anybody can cause these, so none of them, whatever the status, may fill the disk.
-        if !record.is_authenticated && !self.unauthenticated.admit(since_1970.as_secs()) {
+        if !record.is_authenticated && self.unauthenticated.admit(since_1970.as_secs()).is_none() {
             return;
         }
         let level = level(record.status);
@@ -106,13 +109,13 @@ impl AccessLog {
 
     /// Says how many lines the last second lacks, once it is over.
     fn tell_left_out(&mut self, since_1970: Duration) {
-        let left_out = self.unauthenticated.take_left_out(since_1970.as_secs());
+        let left_out = self.unauthenticated.take_refused(since_1970.as_secs());
         if left_out > 0 {
             let time = &mut self.time;
             let mut line =
                 Line::begin(&mut self.buffer, self.format, time, since_1970, Level::WARN);
             line.message("lines of unauthenticated requests were left out");
-            line.number("leftOutLines", u64::from(left_out));
+            line.number("leftOutLines", left_out);
             line.end();
         }
     }

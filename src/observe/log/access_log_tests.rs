@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::limits::{MAX_LOG_STRING_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND};
+use crate::limits::MAX_LOG_STRING_BYTES;
 use crate::observe::log::Log;
 use crate::observe::log::tests::{file_config, read_logged};
 
