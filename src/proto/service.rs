@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::sigv4::Scope;
-use super::sigv4::signing_key::Credential;
+use super::sigv4::signing_key::SigningCredential;
 use super::xks::quota::Quota;
 use crate::job::KeyIndex;
 use crate::limits::{
@@ -20,7 +20,7 @@ use crate::policy::Policy;
 #[derive(Debug)]
 pub struct Store {
     uri_path_prefix: Box<str>,
-    credentials: Vec<Credential>,
+    credentials: Vec<SigningCredential>,
     /// Sorted by external key id.
     keys: Vec<(Box<str>, StoreKey)>,
     is_disabled: bool,
@@ -46,7 +46,7 @@ impl Store {
 
     /// Those who may call it.
     #[must_use]
-    pub fn credentials(&self) -> &[Credential] {
+    pub fn credentials(&self) -> &[SigningCredential] {
         &self.credentials
     }
 
@@ -196,7 +196,7 @@ impl Service {
             .into_iter()
             .map(|(access_key_id, secret)| {
                 self.credentials += 1;
-                Credential::new(access_key_id, secret, self.credentials - 1)
+                SigningCredential::new(access_key_id, secret, self.credentials - 1)
             })
             .collect();
         let mut known: HashMap<Box<str>, KeyIndex> = self

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use xks_proxy::limits::{MAX_CREDENTIALS_PER_STORE, SIGNING_KEYS_PER_CREDENTIAL};
 use xks_proxy::observe::redaction::Secret;
 use xks_proxy::proto::http::request::{find_end, header_slots, parse};
-use xks_proxy::proto::sigv4::signing_key::{Credential, SigningKeys};
+use xks_proxy::proto::sigv4::signing_key::{SigningCredential, SigningKeys};
 use xks_proxy::proto::sigv4::{Scope, Unauthentic, verify};
 
 use crate::rig::signer::Unsigned;
@@ -22,7 +22,7 @@ pub fn secret(text: &str) -> Secret<String> {
 /// Verifies a whole request, head and body, against one credential.
 pub fn check_as(
     request: &[u8],
-    credential: &Credential,
+    credential: &SigningCredential,
     scope: Scope<'_>,
     unix_secs: u64,
 ) -> Result<(), Unauthentic> {
@@ -40,7 +40,7 @@ pub fn check_as(
 }
 
 fn check(request: &[u8]) -> Result<(), Unauthentic> {
-    let credential = Credential::new(ACCESS_KEY_ID, secret(SECRET), 0);
+    let credential = SigningCredential::new(ACCESS_KEY_ID, secret(SECRET), 0);
     check_as(request, &credential, Scope { region: REGION, service: SERVICE }, NOON)
 }
 
