@@ -106,7 +106,7 @@ fn start_admin(admin: Admin, reloader: &Reloader) -> Result<(), Failed> {
         metrics: Arc::clone(&reloader.metrics),
         hsm: Arc::clone(&reloader.in_use.hsm),
         lifecycle: Arc::clone(&reloader.lifecycle),
-        log_loss: reloader.log.loss(),
+        lost_lines: reloader.log.lost_lines(),
         audit: reloader.audit.clone(),
         facts: Arc::clone(&reloader.in_use.facts),
     };

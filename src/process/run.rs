@@ -67,7 +67,7 @@ impl Running {
         }
         // Before serving begins: whoever sees the process serve finds the file.
         let pid_file = settings.server.pid_file.as_deref().map(write_pid_file).transpose()?;
-        let access_log = || reloader.log.access_log().with_audit(reloader.audit.trail());
+        let access_log = || reloader.log.access_log().with_audit(reloader.audit.handle());
         let loops = server
             .start(&reloader.service, &hsm, access_log, &reloader.metrics, on_end(&has_failed))
             .map_err(|error| Failed::unavailable(format!("no event loop: {error}")))?;

@@ -7,8 +7,8 @@ use super::super::{admin_client, settings_file};
 use super::watch::{Seen, Times};
 use crate::client::{Endpoint, Trust};
 use crate::exit::{EXIT_ARGUMENTS, EXIT_UNAVAILABLE, Failed};
-use crate::observe::metrics::unix_secs;
 use crate::observe::timestamp::Rfc3339;
+use crate::observe::timestamp::unix_secs;
 use crate::settings::{Credential, Settings};
 
 const SECS_PER_DAY: u64 = 86_400;
