@@ -239,7 +239,7 @@ unsafe extern "C" fn C_FindObjectsInit(
         }
         if let Some(interposer) = interposer::get() {
             // SAFETY: the application's template has that many attributes.
-            let is_for_label = (0..attributes as usize)
+            let is_for_label = (0..usize::try_from(attributes).unwrap_or(0))
                 .any(|at| unsafe { (*template.add(at)).type_ } == CKA_LABEL);
             let strays = if is_for_label { 0 } else { interposer.settings.load().odd.find_strays };
             interposer.strays.begin(session, strays);
@@ -258,7 +258,9 @@ unsafe extern "C" fn C_FindObjects(
         let at_most = interposer::get().and_then(|it| it.settings.load().odd.find_at_most);
         let max_objects = at_most.map_or(max_objects, |at_most| at_most.min(max_objects));
         // SAFETY: the application's places, as many as it says.
-        let handles = unsafe { std::slice::from_raw_parts_mut(objects, max_objects as usize) };
+        let handles = unsafe {
+            std::slice::from_raw_parts_mut(objects, usize::try_from(max_objects).unwrap_or(0))
+        };
         let strays = interposer::get().map_or(0, |it| it.strays.give(session, handles));
         if strays > 0 {
             // SAFETY: the application's place.
