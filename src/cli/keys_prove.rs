@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::hsm_session::HsmSession;
-use super::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
+use super::settings_file;
+use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::hsm::backend::{Evidence, Proof};
 use crate::hsm::proofs::{KeyOnToken, TokenProofs};
 use crate::hsm::witness::{Witness, Witnesses};
 use crate::limits::MAX_WITNESS_FILE_BYTES;
-use crate::proto::Service;
+use crate::process::standalone_hsm::StandaloneHsm;
+use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 use crate::state::directory::Directory;
 use crate::state::witness_file::{self, Content};
@@ -47,7 +48,7 @@ pub struct Arguments {
 /// # Errors
 /// [`Failed`]: the settings or a file are wrong, or a key is not the same on all tokens.
 pub fn run(arguments: &Arguments) -> Result<(), Failed> {
-    let (settings, _) = super::load(arguments.file.as_deref(), false)?;
+    let (settings, _) = settings_file::load(arguments.file.as_deref(), false)?;
     let directory = settings.state_directory.as_deref().map(Directory::new);
     let keeps = arguments.with.is_some() || arguments.trust.is_some();
     if keeps && directory.is_none() {
@@ -62,8 +63,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     let witnesses = Arc::new(Witnesses::new(known, trusted));
     let mut config = settings.hsm_config(&service);
     config.witnesses = Arc::clone(&witnesses);
-    let session = HsmSession::start_with(&settings, config)?;
-    let tokens = prove(&session, &service);
+    let standalone = StandaloneHsm::start_with(&settings, config)?;
+    let tokens = prove(&standalone, &service);
     print_table(&tokens, &service, &settings);
     let trusted = arguments.trust.as_deref().map(|name| trusted_id(&tokens, name)).transpose()?;
     if let Some(id) = &trusted {
@@ -99,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
 
 fn known_witnesses(
     arguments: &Arguments,
-    service: &Service,
+    service: &ServiceConfig,
     directory: Option<&Directory>,
 ) -> Result<witness_file::Witnesses, Failed> {
     let mut known = match directory {
@@ -224,13 +225,13 @@ fn export(file: &Path, witnesses: &Witnesses) -> Result<(), Failed> {
 }
 
 /// Tries all keys on all tokens.
-pub(super) fn prove(session: &HsmSession, service: &Service) -> Vec<TokenProofs> {
+pub(super) fn prove(standalone: &StandaloneHsm, service: &ServiceConfig) -> Vec<TokenProofs> {
     let keys = u32::try_from(service.labels().len()).unwrap_or(u32::MAX);
-    session.hsm().prove_all(keys)
+    standalone.hsm().prove_all(keys)
 }
 
 /// Prints what each token does with each key.
-pub(super) fn print_table(tokens: &[TokenProofs], service: &Service, settings: &Settings) {
+pub(super) fn print_table(tokens: &[TokenProofs], service: &ServiceConfig, settings: &Settings) {
     for TokenProofs { label, id, keys, trouble } in tokens {
         println!("\ntoken {label:?}, serial {id:?}");
         if let Some(trouble) = trouble {
@@ -254,7 +255,7 @@ pub(super) fn print_table(tokens: &[TokenProofs], service: &Service, settings: &
 /// The keys of the stores, and the audit log's: each token may have a health key of its own.
 fn of_stores<'a>(
     keys: &'a [KeyOnToken],
-    service: &'a Service,
+    service: &'a ServiceConfig,
     settings: &'a Settings,
 ) -> impl Iterator<Item = (&'a str, &'a KeyOnToken)> + Clone {
     let is_of_store = |label: &str| {
@@ -287,7 +288,11 @@ fn told(key: &KeyOnToken) -> String {
 
 /// How many keys, each on one token, are not what they should be. A key that some tokens have and
 /// others do not is no mistake: tokens may share the keys out.
-pub(super) fn mistakes(tokens: &[TokenProofs], service: &Service, settings: &Settings) -> usize {
+pub(super) fn mistakes(
+    tokens: &[TokenProofs],
+    service: &ServiceConfig,
+    settings: &Settings,
+) -> usize {
     let is_wrong = |key: &KeyOnToken| {
         key.round_trip == Evidence::Failed
             || matches!(key.proof, Proof::Disagrees | Proof::Disputed)

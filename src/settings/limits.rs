@@ -14,7 +14,7 @@ use crate::limits::{
     MAX_TIMEOUT_MILLI, MIN_MAX_AAD_BYTES, MIN_MAX_BUFFERED_BYTES, MIN_MAX_PLAINTEXT_BYTES,
     base64_bytes,
 };
-use crate::proto::service::Timeouts;
+use crate::proto::service_config::Timeouts;
 
 /// `[limits]`
 #[derive(Clone, Debug)]

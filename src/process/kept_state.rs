@@ -1,0 +1,58 @@
+//! The state directory and what was read from it.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::hsm::config::Config;
+use crate::hsm::witness::Witnesses;
+use crate::proto::ServiceConfig;
+use crate::settings::Settings;
+use crate::state::directory::Directory;
+use crate::state::{saver, witness_file};
+
+/// State that survives a restart of the process.
+pub(super) struct KeptState {
+    directory: Option<Directory>,
+    witnesses: Arc<Witnesses>,
+}
+
+impl KeptState {
+    /// Reads the state directory, if the settings name one. What cannot be read is in the log.
+    pub(super) fn read(settings: &Settings) -> Self {
+        let directory = settings.state_directory.as_deref().map(Directory::new);
+        let known = directory.as_ref().map_or_else(witness_file::Witnesses::new, saver::load);
+        let witnesses = Arc::new(Witnesses::new(known, settings.pkcs11.trust_token.clone()));
+        Self { directory, witnesses }
+    }
+
+    /// Writes what changes, as long as the process lives.
+    ///
+    /// # Errors
+    /// The system gives no more threads.
+    pub(super) fn save_changes(&self) -> io::Result<()> {
+        match &self.directory {
+            Some(directory) => saver::start(directory.clone(), Arc::clone(&self.witnesses)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the configuration that the HSM side is started with.
+    pub(super) fn hsm_config(&self, settings: &Settings, service: &ServiceConfig) -> Config {
+        let mut config = settings.hsm_config(service);
+        config.witnesses = Arc::clone(&self.witnesses);
+        config
+    }
+
+    /// Takes in what other processes have written, and which token new settings trust.
+    pub(super) fn read_again(&self, settings: &Settings) {
+        if let Some(directory) = &self.directory {
+            self.witnesses.adopt(saver::load(directory));
+        }
+        self.witnesses.trust(settings.pkcs11.trust_token.clone());
+    }
+
+    /// Takes in that the fleet with that number stays in use, though another one was started.
+    pub(super) fn stays_with(&self, fleet: u32) {
+        self.witnesses.resume_fleet(fleet);
+    }
+}

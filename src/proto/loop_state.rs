@@ -1,0 +1,186 @@
+//! What the connections of one event loop share.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::buffer::{BufferPool, max_pooled};
+use super::http::date::HttpDate;
+use super::service_config::ServiceConfig;
+use super::sigv4::signing_key::SigningKeys;
+use super::xks::decode::Decoder;
+use crate::job::{Job, Request};
+use crate::limits::{ANSWER_OVERHEAD_BYTES, MAX_CHUNK_LINE_BYTES, MAX_RECORD_BYTES};
+use crate::observe::log::access_log::AccessLog;
+use crate::observe::metrics::LoopMetrics;
+use crate::policy::decisions::Decisions;
+
+/// The time, and the process's state, as the shell sees them at the start of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    /// Monotonic.
+    pub now: Instant,
+    /// Wall clock, seconds after 1970.
+    pub unix_secs: u64,
+    /// Whether a token works.
+    pub is_ready: bool,
+    /// Whether the process is about to stop: answers end the connections that are open already.
+    pub is_draining: bool,
+    /// Whether nothing new is accepted: answers end all connections, and who has nothing to ask is
+    /// sent away.
+    pub is_stopping: bool,
+    /// Whether the event loop cannot keep up with what comes.
+    pub is_congested: bool,
+}
+
+/// One event loop's settings, pools and scratch memory.
+pub struct LoopState {
+    /// The same for all loops.
+    pub service: Arc<ServiceConfig>,
+    /// This loop's number, for [`crate::job::ReplyTo`].
+    pub event_loop: u16,
+    /// What is to be sent, appended by [`super::Connection::step`] and its like.
+    pub out: Vec<u8>,
+    /// One line a call.
+    pub access_log: AccessLog,
+    /// This loop's counters.
+    pub metrics: Arc<LoopMetrics>,
+    /// Labels of the tokens, by [`crate::job::TokenIndex`], for the log.
+    pub token_labels: Vec<Box<str>>,
+    /// Counts changes of the fleet: a [`crate::job::TokenIndex`] means something within one.
+    pub fleet: u32,
+    pub(super) buffers: BufferPool,
+    pub(super) signing_keys: SigningKeys,
+    pub(super) decoder: Decoder,
+    pub(super) decisions: Decisions,
+    pub(super) date: HttpDate,
+    pub(super) body: Vec<u8>,
+    requests: Vec<Arc<Request>>,
+    outputs: Vec<Zeroizing<Vec<u8>>>,
+    next_serial: u64,
+}
+
+impl LoopState {
+    /// For event loop number `event_loop`.
+    #[must_use]
+    pub fn new(service: Arc<ServiceConfig>, event_loop: u16, access_log: AccessLog) -> Self {
+        let answer_bytes = answer_bytes(&service);
+        Self {
+            event_loop,
+            out: Vec::with_capacity(answer_bytes),
+            access_log,
+            metrics: Arc::default(),
+            token_labels: Vec::new(),
+            fleet: 0,
+            buffers: BufferPool::new(buffer_bytes(&service)),
+            signing_keys: SigningKeys::new(service.credentials()),
+            decoder: Decoder::default(),
+            decisions: Decisions::default(),
+            date: HttpDate::default(),
+            body: Vec::with_capacity(answer_bytes),
+            requests: Vec::new(),
+            outputs: Vec::new(),
+            next_serial: 0,
+            service,
+        }
+    }
+
+    /// Goes on with other settings, between two turns. What has been asked of the HSM is answered
+    /// as it was asked.
+    pub fn adopt(&mut self, service: Arc<ServiceConfig>) {
+        self.buffers.enlarge(buffer_bytes(&service));
+        for memory in [&mut self.out, &mut self.body] {
+            debug_assert!(memory.is_empty());
+            memory.reserve_exact(answer_bytes(&service));
+        }
+        // A signing key of an access key id whose secret has changed must not be found any more.
+        self.signing_keys = SigningKeys::new(service.credentials());
+        self.service = service;
+    }
+
+    /// The memory of the receive buffers that connections hold at present.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.buffers.held_bytes()
+    }
+
+    /// What one connection can hold of it at the most.
+    #[must_use]
+    pub fn max_held_bytes_per_connection(&self) -> usize {
+        self.buffers.large_bytes()
+    }
+
+    pub(super) fn take_serial(&mut self) -> u64 {
+        self.next_serial += 1;
+        self.next_serial
+    }
+
+    pub(super) fn take_request(&mut self) -> Arc<Request> {
+        self.requests.pop().unwrap_or_default()
+    }
+
+    pub(super) fn take_output(&mut self) -> Zeroizing<Vec<u8>> {
+        self.outputs.pop().unwrap_or_default()
+    }
+
+    /// Keeps a request's memory, wiped, if no attempt at it holds it any more; else the last
+    /// attempt wipes it.
+    pub(super) fn recycle_request(&mut self, mut request: Arc<Request>) {
+        if let Some(request) = Arc::get_mut(&mut request) {
+            request.wipe();
+        } else {
+            return;
+        }
+        if self.requests.len() < max_pooled(request.input.capacity()) {
+            self.requests.push(request);
+        }
+    }
+
+    /// Keeps an answer's memory, wiped.
+    pub fn recycle_output(&mut self, mut output: Zeroizing<Vec<u8>>) {
+        output.zeroize();
+        if self.outputs.len() < max_pooled(output.capacity()) {
+            self.outputs.push(output);
+        }
+    }
+
+    /// Keeps the memory of a job that was not done.
+    pub fn recycle_job(&mut self, job: Job) {
+        self.recycle_output(job.output);
+        self.recycle_request(job.request);
+    }
+
+    /// Wipes what an interrupted request may have left.
+    pub fn reset(&mut self) {
+        self.clear_out();
+        wipe(&mut self.body);
+    }
+
+    /// Wipes what has been sent.
+    pub fn clear_out(&mut self) {
+        wipe(&mut self.out);
+    }
+
+    /// Wipes an answer's body, which is in [`Self::out`] now.
+    pub(super) fn clear_body(&mut self) {
+        wipe(&mut self.body);
+    }
+}
+
+/// Behind what makes a request whole, the same TLS record may bring more.
+fn buffer_bytes(service: &ServiceConfig) -> usize {
+    service.max_request_bytes() + MAX_CHUNK_LINE_BYTES + 2 * MAX_RECORD_BYTES
+}
+
+/// Memory that never has to grow leaves no copy of a plaintext behind.
+fn answer_bytes(service: &ServiceConfig) -> usize {
+    service.max_plaintext_in_base64 + ANSWER_OVERHEAD_BYTES
+}
+
+/// Wipes what is in it; `Vec::zeroize` would wipe all of the memory each time. What lies behind
+/// has been wiped before, since nothing here is cut short in another way.
+fn wipe(bytes: &mut Vec<u8>) {
+    bytes.as_mut_slice().zeroize();
+    bytes.clear();
+}
