@@ -52,7 +52,7 @@ impl<'a> Offer<'a> {
     /// Why a job is refused that would not be done in time: there is more work than the token
     /// does, or it does none.
     fn too_late(&self) -> Failure {
-        match self.token.circuit.unanswered() {
+        match self.token.circuit_breaker.unanswered() {
             Some(_) => Failure::TimedOut,
             None => Failure::Overloaded,
         }
@@ -65,7 +65,7 @@ impl<'a> Offer<'a> {
             is_stalled: self.load.is_stalled,
             priority: self.token.share.priority,
             is_late: !is_in_time,
-            is_trickling: outstanding > 0 && self.token.circuit.is_trickling(),
+            is_half_open: outstanding > 0 && self.token.circuit_breaker.is_half_open(),
             wait: wait / weight,
             outstanding: (u64::try_from(outstanding).unwrap_or(u64::MAX) << 10) / u64::from(weight),
             lot: lot(weight),
@@ -79,7 +79,7 @@ struct Rank {
     is_stalled: bool,
     priority: u32,
     is_late: bool,
-    is_trickling: bool,
+    is_half_open: bool,
     wait: Duration,
     /// For its weight.
     outstanding: u64,
@@ -158,7 +158,7 @@ impl Fleet {
     /// Why a request is refused whose key is another one on the tokens that are in use.
     fn keys_differ(&self) -> Failure {
         // One that is out of use may hold the right key.
-        match self.tokens.iter().all(|token| token.circuit.is_usable()) {
+        match self.tokens.iter().all(|token| token.circuit_breaker.is_usable()) {
             true => Failure::KeysDiffer,
             false => Failure::NoToken,
         }
@@ -171,7 +171,7 @@ impl Fleet {
         let order = |it: &Token| (!it.backend.is_trusted(), it.share.priority, it.index.0);
         let own = order(token);
         let comes_before = |it: &Token| {
-            it.circuit.is_usable()
+            it.circuit_breaker.is_usable()
                 && it.backend.standing(key, Some(Direction::Encrypt)) != Standing::Absent
                 && order(it) < own
         };
@@ -249,7 +249,7 @@ impl Fleet {
                 || !matches!(token.admit(request, now, false), Admission::Refused(_))
         };
         let is_proven_somewhere = || {
-            let mut usable = self.tokens.iter().filter(|token| token.circuit.is_usable());
+            let mut usable = self.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
             usable.any(|token| Fit::of(token, request) == Fit::Suits)
         };
         let may_do = |token: &Token| {
@@ -265,7 +265,7 @@ impl Fleet {
         };
         let usable = || {
             self.tokens.iter().filter(|token| {
-                token.circuit.is_usable()
+                token.circuit_breaker.is_usable()
                     && token.has_room_for(request)
                     && serves_key(token)
                     && may_do(token)
@@ -306,7 +306,7 @@ mod tests {
             is_stalled: false,
             priority: 1,
             is_late: false,
-            is_trickling: false,
+            is_half_open: false,
             wait: Duration::ZERO,
             outstanding: 0,
             lot: 0.5,
@@ -317,7 +317,7 @@ mod tests {
             rank,
             Rank { outstanding: 1, lot: 0.1, ..rank },
             Rank { wait: Duration::from_nanos(1), ..rank },
-            Rank { is_trickling: true, ..rank },
+            Rank { is_half_open: true, ..rank },
             Rank { is_late: true, ..rank },
             Rank { is_stalled: true, priority: 0, ..rank },
         ];

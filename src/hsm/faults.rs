@@ -23,13 +23,13 @@ pub fn take_in(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, charge
         Charge::Key => take_in_of_key(token, about, fault, now),
         // A pool of sessions that died together, say because the HSM was restarted, is no reason
         // to give up a token on which new ones work.
-        Charge::Session => token.circuit.blemish(now),
+        Charge::Session => token.circuit_breaker.record_fault(now),
         Charge::Token => {
             let reason = || match are_keys_missed {
                 true => "keys that were there are not found".to_owned(),
                 false => fault.failure.to_string(),
             };
-            if token.circuit.fault(now, reason) {
+            if token.circuit_breaker.count_fault(now, reason) {
                 fleet.given_up(token);
             }
         }
@@ -38,9 +38,9 @@ pub fn take_in(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, charge
 
 fn take_in_of_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
     let Failed { key, direction: Some(direction) } = about else { return };
-    let do_others_fail = token.circuit.fails_by_itself(now);
+    let do_others_fail = token.circuit_breaker.has_recent_own_fault(now);
     if !token.breakers.is_doubtful(key, Some(direction), do_others_fail) {
-        token.circuit.blemish_of_key(now);
+        token.circuit_breaker.record_key_fault(now);
     }
     // Busy is no fault of the key's; a wrong result is.
     if !fault.breaks_session() && fault.failure != Failure::CdivMismatch {

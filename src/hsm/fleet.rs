@@ -88,7 +88,7 @@ impl Fleet {
         // One look at each token for all jobs of this turn.
         let mut offers: [Option<Offer<'_>>; MAX_TOKENS] = [const { None }; MAX_TOKENS];
         for (token, offer) in self.tokens.iter().zip(&mut offers) {
-            if token.circuit.is_usable() && !is_stopping {
+            if token.circuit_breaker.is_usable() && !is_stopping {
                 *offer = Some(Offer::of(token));
             }
         }
@@ -110,7 +110,7 @@ impl Fleet {
             if pushed > 0 {
                 are_more_wanted |= token.roster.wake(pushed);
                 // It may have been given up in the meantime, and its queue emptied before these.
-                if !token.circuit.is_usable() {
+                if !token.circuit_breaker.is_usable() {
                     self.evacuate(token);
                 }
             }
@@ -206,7 +206,7 @@ impl Fleet {
         // A token that is out of use and is known to hold another key may have made it.
         let may_have_made = |it: &Token| {
             let is_asked = queued.lacking & bit(it.index) != 0;
-            !it.circuit.is_usable() && !is_asked && standing(it) == Standing::Disagrees
+            !it.circuit_breaker.is_usable() && !is_asked && standing(it) == Standing::Disagrees
         };
         let failure = match is_certain {
             true if self.tokens.iter().any(may_have_made) => Failure::NoToken,
@@ -223,10 +223,11 @@ impl Fleet {
         let standing = |it: &Token| it.backend.standing(request.key, Some(Direction::Decrypt));
         let has_said_so = |it: &&Token| queued.lacking & bit(it.index) != 0;
         // One that is out of use may have lost its keys for as long.
-        let may_have = |it: &&Token| !it.circuit.is_usable() || standing(it) != Standing::Absent;
+        let may_have =
+            |it: &&Token| !it.circuit_breaker.is_usable() || standing(it) != Standing::Absent;
         let have_key = || self.tokens.iter().filter(may_have);
         let mut unasked = have_key().filter(|it| !has_said_so(it));
-        if unasked.clone().any(|it| !it.circuit.is_usable()) {
+        if unasked.clone().any(|it| !it.circuit_breaker.is_usable()) {
             return Failure::NoToken;
         }
         // A token that failed at it has not said so.
@@ -290,7 +291,7 @@ impl Fleet {
         let now = Instant::now();
         let about = queued.about();
         let is_doubtful = |token: &Token| {
-            let do_others_fail = token.circuit.fails_by_itself(now);
+            let do_others_fail = token.circuit_breaker.has_recent_own_fault(now);
             token.breakers.is_doubtful(about.key, about.direction, do_others_fail)
         };
         // A request that tried a key with an open circuit breaker has told all there is to know.
@@ -312,7 +313,7 @@ impl Fleet {
                 Ok(()) => return None,
                 Err(back) => queued = back,
             }
-            if queued.lacking & bit(token.index) == 0 && token.circuit.is_usable() {
+            if queued.lacking & bit(token.index) == 0 && token.circuit_breaker.is_usable() {
                 return Some(queued);
             }
         }
@@ -339,11 +340,11 @@ impl Fleet {
         queued.suspecting |= bit(token.index);
         queued.tried |= bit(token.index);
         let is_doubtful = |token: &Token| {
-            queued.suspecting & bit(token.index) != 0 && token.circuit.is_blemished(now)
+            queued.suspecting & bit(token.index) != 0 && token.circuit_breaker.has_recent_fault(now)
         };
         let needed = if self.tokens.iter().any(is_doubtful) { MAX_SUSPICIONS } else { SUSPICIONS };
         if queued.suspicions >= needed {
-            token.circuit.success(now);
+            token.circuit_breaker.record_success(now);
             self.refused_as_bad(token, queued, answered);
             return None;
         }
@@ -351,7 +352,7 @@ impl Fleet {
             Ok(()) => return None,
             Err(back) => back,
         };
-        if token.circuit.is_usable() && !self.is_stopping() {
+        if token.circuit_breaker.is_usable() && !self.is_stopping() {
             return Some(queued);
         }
         answered.extend(complete(queued, Err(Failure::NoToken), Some(token.index), 0));
@@ -374,7 +375,7 @@ impl Fleet {
             let is_same = || is_alone || token.backend.standing(key, None) == Standing::Proven;
             if queued.suspecting & bit(token.index) != 0 && is_same() {
                 token.counters.faults.fetch_add(1, Ordering::Relaxed);
-                token.circuit.blemish(now);
+                token.circuit_breaker.record_fault(now);
             }
         }
     }
@@ -384,7 +385,7 @@ impl Fleet {
     /// same. Else the first failure; or no token in use has the key, while one that is not in use
     /// may have it.
     fn last_word(&self, queued: &Queued) -> Failure {
-        let mut usable = self.tokens.iter().map(|token| token.circuit.is_usable());
+        let mut usable = self.tokens.iter().map(|token| token.circuit_breaker.is_usable());
         match queued.failure {
             _ if !usable.clone().any(|is_usable| is_usable) => Failure::NoToken,
             // One that is out of use may hold the right key.
@@ -425,7 +426,7 @@ impl Fleet {
             self.monitor_signal.tell_if_waiting();
         }
         // It may have been given up in the meantime, and its queue emptied before this.
-        if !token.circuit.is_usable() {
+        if !token.circuit_breaker.is_usable() {
             self.evacuate(token);
         }
         Ok(())
@@ -447,7 +448,7 @@ impl Fleet {
             Ok(()) => {
                 token.roster.wake(1);
                 // If the token was given up, nobody else empties its queue.
-                if !token.circuit.is_usable() {
+                if !token.circuit_breaker.is_usable() {
                     self.evacuate(token);
                 }
             }
@@ -460,14 +461,14 @@ impl Fleet {
 
     /// Opens the token's circuit, with all that follows.
     pub fn give_up(&self, token: &Token, reason: String) {
-        if token.circuit.open(reason) {
+        if token.circuit_breaker.open(reason) {
             self.given_up(token);
         }
     }
 
     /// The token's circuit has just been opened.
     pub fn given_up(&self, token: &Token) {
-        let reason = token.circuit.reason().unwrap_or_default();
+        let reason = token.circuit_breaker.reason().unwrap_or_default();
         let label = token.backend.identity().label;
         tracing::error!(token = label, reason, "HSM token out of use");
         self.evacuate(token);

@@ -14,7 +14,7 @@ use crate::limits::{MAX_HEALTH_AGE, MAX_PROBE};
 pub fn is_out_of_sight(token: &Token, now: Instant) -> bool {
     // While keys are listed, which takes minutes where there are many, there are no probes.
     let is_lost = || is_probe_overdue(token, now) && !token.keeper.lock().is_listing;
-    token.circuit.is_usable() && is_lost() && !token.circuit.is_answering(now)
+    token.circuit_breaker.is_usable() && is_lost() && !token.circuit_breaker.is_answering(now)
 }
 
 /// A probe hangs, or the last one is older than what health may report.
@@ -29,14 +29,14 @@ fn is_probe_overdue(token: &Token, now: Instant) -> bool {
 /// One token's status.
 #[must_use]
 pub fn status(token: &Token, now: Instant) -> HealthStatus {
-    if !token.circuit.is_usable() || is_out_of_sight(token, now) || token.serves_no_key() {
+    if !token.circuit_breaker.is_usable() || is_out_of_sight(token, now) || token.serves_no_key() {
         return HealthStatus::Unavailable;
     }
     let is_troubled = token.keeper.lock().trouble.is_some()
         || is_probe_overdue(token, now)
         || token.roster.headcount().written_off > 0
-        || token.circuit.faults_in_a_row() > 1
-        || token.circuit.recent_faults(now).is_some();
+        || token.circuit_breaker.faults_in_a_row() > 1
+        || token.circuit_breaker.recent_faults(now).is_some();
     if is_troubled { HealthStatus::Degraded } else { HealthStatus::Active }
 }
 

@@ -71,7 +71,7 @@ impl Hedger {
             HedgeAfter::Off => None,
             HedgeAfter::Fixed(after) => Some(after),
             HedgeAfter::Automatic => {
-                let usable = tokens.iter().filter(|token| token.circuit.is_usable());
+                let usable = tokens.iter().filter(|token| token.circuit_breaker.is_usable());
                 let best = usable.filter_map(|token| token.latencies.p90()).min();
                 Some(
                     best.map_or(UNKNOWN_HEDGE_AFTER, |p90| {
@@ -173,11 +173,11 @@ fn target<'f>(
     if let Some(other) = other {
         return is_free(other).then_some(other);
     }
-    let answers_others = || token.circuit.last_success().is_some_and(|then| then > since);
+    let answers_others = || token.circuit_breaker.last_success().is_some_and(|then| then > since);
     let is_sole_attempt = attempt.race.is_none();
     let is_good = is_sole_attempt
         && may_hedge(token)
-        && token.circuit.is_usable()
+        && token.circuit_breaker.is_usable()
         && is_free(token)
         && token.spare_sessions() > 1
         && answers_others();
@@ -190,7 +190,7 @@ pub fn relieve(fleet: &Fleet, token: &Token) {
         return;
     }
     let gets_on = |other: &Token| {
-        other.index != token.index && other.circuit.is_usable() && !other.load().is_stalled
+        other.index != token.index && other.circuit_breaker.is_usable() && !other.load().is_stalled
     };
     if !fleet.tokens.iter().any(gets_on) {
         return;

@@ -118,7 +118,7 @@ impl Keeper<'_> {
 
     /// How long a token that is well is left alone.
     fn pause(&self) -> Duration {
-        if self.token.circuit.unanswered().is_some() {
+        if self.token.circuit_breaker.unanswered().is_some() {
             SILENT_PROBE_INTERVAL
         } else if self.token.serves_no_key() {
             KEY_TRIAL_INTERVAL
@@ -155,7 +155,8 @@ impl Keeper<'_> {
     /// time with new sessions, as fast as it can be probed.
     fn let_settle(&mut self) {
         let is_new_to_this = |then: Instant| then.elapsed() < MIN_STEADY;
-        if !self.token.circuit.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this) {
+        if !self.token.circuit_breaker.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this)
+        {
             let pause = self.relapses.wait();
             self.leave_alone(pause);
         } else if !self.put_in_use_at.is_some_and(is_new_to_this) {
@@ -221,10 +222,10 @@ impl Keeper<'_> {
             self.drop_session()?;
             return Ok(Some(false));
         }
-        if !self.token.circuit.is_usable() {
+        if !self.token.circuit_breaker.is_usable() {
             self.token.hangs.forgive();
         }
-        if self.token.circuit.close() {
+        if self.token.circuit_breaker.close() {
             self.token.counters.put_in_use.fetch_add(1, Ordering::Relaxed);
             self.put_in_use_at = Some(Instant::now());
             let identity = self.token.backend.identity();
@@ -282,9 +283,9 @@ impl Keeper<'_> {
     /// Whether a token that answers no requests, or is to be put in use, does a single operation in
     /// more time than a request has; then it is out of use. `took`: a probe, which is two.
     fn is_too_slow(&mut self, took: Duration) -> Result<bool, WrittenOff> {
-        let Some(time) = self.token.circuit.request_time() else { return Ok(false) };
-        let is_usable = self.token.circuit.is_usable();
-        if is_usable && self.token.circuit.unanswered().is_none() {
+        let Some(time) = self.token.circuit_breaker.request_time() else { return Ok(false) };
+        let is_usable = self.token.circuit_breaker.is_usable();
+        if is_usable && self.token.circuit_breaker.unanswered().is_none() {
             return Ok(false);
         }
         let max = if is_usable { time } else { time * RETURN_WITHIN_PERCENT / 100 };
@@ -371,7 +372,7 @@ impl Keeper<'_> {
             state.is_unfit = is_unfit;
             state.trouble.replace(reason.clone()).is_some_and(|known| known == reason)
         };
-        if self.token.circuit.open(reason.clone()) {
+        if self.token.circuit_breaker.open(reason.clone()) {
             self.fleet.given_up(self.token);
         } else if !is_known {
             let label = self.token.backend.identity().label;
@@ -391,9 +392,9 @@ impl Keeper<'_> {
         }
         // A token that answers jobs is not given up for the sake of a probe.
         let answers = self.token.backend.missed_keys() == 0
-            && self.token.circuit.is_answering(Instant::now())
-            && self.token.circuit.faults_in_a_row() == 0
-            && self.token.circuit.unanswered().is_none();
+            && self.token.circuit_breaker.is_answering(Instant::now())
+            && self.token.circuit_breaker.faults_in_a_row() == 0
+            && self.token.circuit_breaker.unanswered().is_none();
         if is_token && !answers {
             self.fleet.give_up(self.token, trouble);
         }

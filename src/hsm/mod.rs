@@ -12,7 +12,7 @@ pub mod backend;
 mod backoff;
 mod charge;
 mod choice;
-pub mod circuit;
+pub mod circuit_breaker;
 pub mod config;
 mod deferred;
 mod evidence_keys;
@@ -256,7 +256,7 @@ impl Hsm {
             }
         }
         let is_known =
-            |token: &Token| !token.circuit.is_usable() || !token.backend.has_new_labels();
+            |token: &Token| !token.circuit_breaker.is_usable() || !token.backend.has_new_labels();
         let end = Instant::now() + timeout;
         while !fleet.tokens.iter().all(is_known) {
             if Instant::now() >= end {
@@ -298,7 +298,7 @@ impl Hsm {
     pub fn is_wedged(&self) -> bool {
         let tokens = &self.fleet.tokens;
         let is_stuck = |token: &Token| token.roster.headcount().written_off > 0;
-        tokens.iter().all(|token| !token.circuit.is_usable())
+        tokens.iter().all(|token| !token.circuit_breaker.is_usable())
             && tokens.iter().any(is_stuck)
             && !tokens.iter().any(|token| token.keeper.lock().has_given_up)
     }
@@ -399,17 +399,21 @@ fn keys_out_of_use(token: &Token) -> Vec<KeyOutOfUse> {
 fn stats(token: &Token) -> TokenStats {
     let headcount = token.roster.headcount();
     let counters = &token.counters;
-    let is_usable = token.circuit.is_usable();
+    let is_usable = token.circuit_breaker.is_usable();
     let probe = token.keeper.lock().trouble.clone();
     let not_proven = token.backend.not_proven();
     let recent = || {
-        let faults = token.circuit.recent_faults(Instant::now())?;
+        let faults = token.circuit_breaker.recent_faults(Instant::now())?;
         Some(format!("{faults} of the latest 64 calls failed"))
     };
     TokenStats {
         label: token.backend.identity().label,
         is_usable,
-        trouble: if is_usable { probe.or_else(recent) } else { token.circuit.reason().or(probe) },
+        trouble: if is_usable {
+            probe.or_else(recent)
+        } else {
+            token.circuit_breaker.reason().or(probe)
+        },
         queued: token.queue.len() + token.deferred.len(),
         running: headcount.running,
         idle: headcount.idle,

@@ -69,7 +69,7 @@ fn run(fleet: &Arc<Fleet>) {
 
 /// The monitor goes last: until then it writes off those who hang, and sees to what waits.
 fn is_over(fleet: &Fleet) -> bool {
-    let is_done = |token: &Token| !token.has_waiting() || !token.circuit.is_usable();
+    let is_done = |token: &Token| !token.has_waiting() || !token.circuit_breaker.is_usable();
     fleet.is_stopping()
         && fleet.threads.load(Ordering::Acquire) <= 1
         && fleet.tokens.iter().all(is_done)
@@ -161,12 +161,12 @@ fn call_hangs(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) 
         token.left_unanswered(key.map(|key| key.0), time);
     }
     // If it answers others meanwhile, the token is not at fault, or not as a whole.
-    let answers = token.circuit.last_success().is_some_and(|then| now < then + MIN_HANG);
+    let answers = token.circuit_breaker.last_success().is_some_and(|then| now < then + MIN_HANG);
     if answers && key.is_some_and(|key| token.hangs.hangs(key.0)) {
-        token.circuit.blemish_of_key(now);
+        token.circuit_breaker.record_key_fault(now);
     } else if answers {
-        token.circuit.blemish(now);
-    } else if token.circuit.fault(now, || "calls hang".to_owned()) {
+        token.circuit_breaker.record_fault(now);
+    } else if token.circuit_breaker.count_fault(now, || "calls hang".to_owned()) {
         fleet.given_up(token);
     }
 }
@@ -174,7 +174,7 @@ fn call_hangs(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) 
 /// Takes a token out of use that has no session left to serve with, or that answers nobody while a
 /// probe of it does not return either.
 fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
-    if !token.circuit.is_usable() {
+    if !token.circuit_breaker.is_usable() {
         return;
     }
     if !token.roster.has_sessions() {
@@ -182,8 +182,8 @@ fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
         fleet.give_up(token, format!("no session is left: {hung} calls do not return"));
         return;
     }
-    let Some(time) = token.circuit.unanswered() else { return };
-    if token.circuit.last_success().is_some_and(|then| now < then + time) {
+    let Some(time) = token.circuit_breaker.unanswered() else { return };
+    if token.circuit_breaker.last_success().is_some_and(|then| now < then + time) {
         return;
     }
     let (since, is_listing) = {
@@ -193,7 +193,7 @@ fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
     // A probe is an encryption and a decryption. A listing may take minutes on a healthy token,
     // and leaves nobody to probe it: then the requests' word is taken for it.
     let patience = if is_listing { SILENT_WHILE_LISTING } else { time * 2 };
-    let last = if is_listing { token.circuit.last_success() } else { since };
+    let last = if is_listing { token.circuit_breaker.last_success() } else { since };
     if last.is_some_and(|last| now.saturating_duration_since(last) > patience) {
         fleet.give_up(token, "it answers no request in time, and no probe".to_owned());
     }

@@ -19,7 +19,7 @@ impl Keeper<'_> {
             return Ok(());
         }
         let mut has_made = false;
-        while self.token.circuit.is_usable() && !self.fleet.is_stopping() {
+        while self.token.circuit_breaker.is_usable() && !self.fleet.is_stopping() {
             let start = Instant::now();
             let mut is_done = false;
             for _ in 0..MAX_PROOFS_PER_SLICE {
@@ -82,7 +82,7 @@ impl Fleet {
     /// Settles the witnesses that all tokens in use were tried with.
     fn settle_witnesses(&self) {
         if self.have_all_tried() {
-            let usable = self.tokens.iter().filter(|token| token.circuit.is_usable());
+            let usable = self.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
             self.settle_among(usable.fold(0, |all, token| all | bit(token.index)));
         }
     }

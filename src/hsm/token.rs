@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::backend::{Backend, Direction};
 use super::backoff::Backoff;
-use super::circuit::Circuit;
+use super::circuit_breaker::CircuitBreaker;
 use super::deferred::Deferred;
 use super::key_breaker::{Admission, KeyBreakers};
 use super::key_hangs::KeyHangs;
@@ -37,7 +37,7 @@ pub struct Token {
     /// How fast it was in the last minute.
     pub latencies: Latencies,
     /// Whether it gets jobs.
-    pub circuit: Circuit,
+    pub circuit_breaker: CircuitBreaker,
     /// Keys that it does not serve.
     pub breakers: KeyBreakers,
     /// Keys whose calls do not return.
@@ -148,7 +148,7 @@ impl Token {
             roster: Roster::new(max_sessions),
             pace: Pace::new(start),
             latencies: Latencies::default(),
-            circuit: Circuit::new(start),
+            circuit_breaker: CircuitBreaker::new(start),
             breakers: KeyBreakers::default(),
             hangs: KeyHangs::new(max_sessions, start),
             deferred: Deferred::default(),
@@ -202,7 +202,7 @@ impl Token {
     #[must_use]
     pub fn is_begun(&self) -> bool {
         let headcount = self.roster.headcount();
-        !self.circuit.is_usable()
+        !self.circuit_breaker.is_usable()
             || headcount.running + headcount.lent + headcount.idle > 0
             || self.hire_after.lock().0.is_some()
     }
@@ -244,7 +244,7 @@ impl Token {
         if key.is_some_and(|key| self.hangs.explains_silence(key, now)) {
             return;
         }
-        if self.circuit.expired(time) {
+        if self.circuit_breaker.record_expiry(time) {
             // Does it answer at all?
             self.keeper_signal.tell();
         }
@@ -323,7 +323,8 @@ impl Token {
     /// Whether a session may be opened now.
     #[must_use]
     pub fn may_hire(&self, now: Instant) -> bool {
-        self.circuit.is_usable() && self.hire_after.lock().0.is_none_or(|after| now >= after)
+        self.circuit_breaker.is_usable()
+            && self.hire_after.lock().0.is_none_or(|after| now >= after)
     }
 }
 

@@ -34,7 +34,7 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
     loop {
         // New ones are begun once it is usable again. Until then no session may be left, or the
         // module could not be initialised anew.
-        if !token.circuit.is_usable() {
+        if !token.circuit_breaker.is_usable() {
             token.roster.leave();
             return worker.give_back(pending);
         }
@@ -151,7 +151,7 @@ impl Worker<'_> {
                     OpenError::TooManySessions(_) => self.token.roster.cap(),
                     OpenError::Unavailable(_) | OpenError::PinRefused(_) | OpenError::Unfit(_) => {
                         let reason = || error.reason().to_owned();
-                        if self.token.circuit.fault(Instant::now(), reason) {
+                        if self.token.circuit_breaker.count_fault(Instant::now(), reason) {
                             self.fleet.given_up(self.token);
                         }
                     }
@@ -183,7 +183,7 @@ impl Worker<'_> {
     }
 
     fn serve(&mut self, session: &mut dyn Session, pending: Option<Queued>) -> Next {
-        let epoch = self.token.circuit.epoch();
+        let epoch = self.token.circuit_breaker.epoch();
         let mut pending = pending;
         loop {
             // The token was out of use since this session was opened: it is not to be trusted,
@@ -218,7 +218,7 @@ impl Worker<'_> {
 
     /// Whether the token has been in use since `epoch`.
     fn is_trusted(&self, epoch: u64) -> bool {
-        self.token.circuit.is_usable() && self.token.circuit.epoch() == epoch
+        self.token.circuit_breaker.is_usable() && self.token.circuit_breaker.epoch() == epoch
     }
 
     fn rest(&self, epoch: u64) -> Rest {
@@ -386,7 +386,7 @@ impl Worker<'_> {
             }
         }
         if end <= queued.job.deadline {
-            if self.token.circuit.success(end) {
+            if self.token.circuit_breaker.record_success(end) {
                 self.token.hangs.served(queued.job.request.key, end);
             }
         } else {
@@ -420,7 +420,7 @@ impl Worker<'_> {
             }
             Blame::Request | Blame::Suspect | Blame::Key => {
                 if fault.blame == Blame::Request {
-                    self.token.circuit.success(times.end);
+                    self.token.circuit_breaker.record_success(times.end);
                 }
                 if let Some(key) = queued.key_use() {
                     faults::key_answered(self.token, key, fault, times.end);

@@ -168,7 +168,7 @@ pub const MIN_DEGRADED_FAULTS: u32 = 7;
 /// Faults older than this say nothing of a token's health.
 pub const RECENT_FAULTS: Duration = Duration::from_secs(30);
 /// Answers that a token gives, after it returned, before it is held to be well.
-pub const TRICKLE_SUCCESSES: u32 = 8;
+pub const HALF_OPEN_SUCCESSES: u32 = 8;
 /// A token whose probe hangs is held to be usable if it gave an answer in this time.
 pub const RECENT_TRAFFIC: Duration = Duration::from_secs(10);
 /// First wait before a token that failed is tried again; doubles.
