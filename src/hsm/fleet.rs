@@ -108,7 +108,7 @@ impl Fleet {
         for (token, offer) in self.tokens.iter().zip(offers) {
             let pushed = offer.map_or(0, |offer| offer.pushed);
             if pushed > 0 {
-                are_more_wanted |= token.roster.wake(pushed);
+                are_more_wanted |= token.pool.wake(pushed);
                 // It may have been given up in the meantime, and its queue emptied before these.
                 if !token.circuit_breaker.is_usable() {
                     self.evacuate(token);
@@ -420,7 +420,7 @@ impl Fleet {
     /// There is no room; the job comes back.
     pub fn push_first(&self, token: &Token, queued: Queued) -> Result<(), Queued> {
         token.queue.push_front(queued)?;
-        if token.roster.wake(1) {
+        if token.pool.wake(1) {
             self.monitor_signal.tell();
         } else {
             self.monitor_signal.tell_if_waiting();
@@ -446,7 +446,7 @@ impl Fleet {
     pub fn give_back(&self, token: &Token, queued: Queued) {
         match token.queue.push_front(queued) {
             Ok(()) => {
-                token.roster.wake(1);
+                token.pool.wake(1);
                 // If the token was given up, nobody else empties its queue.
                 if !token.circuit_breaker.is_usable() {
                     self.evacuate(token);
@@ -473,7 +473,7 @@ impl Fleet {
         tracing::error!(token = label, reason, "HSM token out of use");
         self.evacuate(token);
         // Those who sleep close their sessions.
-        token.roster.rouse();
+        token.pool.wake_all();
         token.keeper_signal.tell();
         self.monitor_signal.tell();
     }

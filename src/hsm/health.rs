@@ -34,7 +34,7 @@ pub fn status(token: &Token, now: Instant) -> HealthStatus {
     }
     let is_troubled = token.keeper.lock().trouble.is_some()
         || is_probe_overdue(token, now)
-        || token.roster.headcount().written_off > 0
+        || token.pool.counts().abandoned > 0
         || token.circuit_breaker.faults_in_a_row() > 1
         || token.circuit_breaker.recent_faults(now).is_some();
     if is_troubled { HealthStatus::Degraded } else { HealthStatus::Active }

@@ -24,7 +24,7 @@ use crate::limits::{
 };
 
 /// This thread is written off and must end; its call was counted for that key.
-pub(super) struct WrittenOff(Option<KeyUse>);
+pub(super) struct Abandoned(Option<KeyUse>);
 
 /// Runs until the fleet stops, the token proves unfit, or a call hangs and this keeper is replaced.
 pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
@@ -42,8 +42,8 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         is_refused: false,
         slow_backoff: Backoff::up_to(MAX_SLOW_BACKOFF),
     };
-    if let Err(WrittenOff(key)) = keeper.keep() {
-        token.roster.written_off_returned();
+    if let Err(Abandoned(key)) = keeper.keep() {
+        token.pool.abandoned_returned();
         key.inspect(|key| token.hangs.returned(*key));
     }
 }
@@ -68,7 +68,7 @@ pub(super) struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    fn keep(&mut self) -> Result<(), WrittenOff> {
+    fn keep(&mut self) -> Result<(), Abandoned> {
         while !self.fleet.is_stopping() {
             self.let_settle();
             let healthy = self.check()?;
@@ -103,7 +103,7 @@ impl Keeper<'_> {
     }
 
     /// The last rung of the ladder, where it is time for it. Returns whether it was climbed.
-    fn reinitialize(&mut self) -> Result<bool, WrittenOff> {
+    fn reinitialize(&mut self) -> Result<bool, Abandoned> {
         let is_token_lost = self.token.backend.missed_keys() > 0;
         if !is_token_lost && self.failures < RECONNECTS_BEFORE_REINITIALIZE {
             return Ok(false);
@@ -129,7 +129,7 @@ impl Keeper<'_> {
 
     /// Tries keys that are out of use and that no request tries: a replica that is not ready gets
     /// none.
-    fn try_keys_out_of_use(&mut self) -> Result<(), WrittenOff> {
+    fn try_keys_out_of_use(&mut self) -> Result<(), Abandoned> {
         let untried = self.token.breakers.take_untried(MAX_EVIDENCE_KEYS, Instant::now());
         for (key, direction) in untried {
             if self.token.hangs.is_slow(key) {
@@ -173,7 +173,7 @@ impl Keeper<'_> {
     }
 
     /// One round. `None`: there is nothing more to do for this token, ever.
-    fn check(&mut self) -> Result<Option<bool>, WrittenOff> {
+    fn check(&mut self) -> Result<Option<bool>, Abandoned> {
         let is_new = self.session.is_none();
         if is_new {
             let opened = self.watched(MAX_HOUSEKEEPING, |_, keys| keys.token.backend.open())?;
@@ -211,7 +211,7 @@ impl Keeper<'_> {
         if is_new && let Some(place) = self.token.pace.conclude() {
             self.token.settle(place);
         }
-        if !self.token.roster.has_sessions() {
+        if !self.token.pool.has_sessions() {
             return Ok(Some(false));
         }
         self.is_slow = false;
@@ -256,7 +256,7 @@ impl Keeper<'_> {
     }
 
     /// A session may die alone; the next one tells.
-    fn round_failed(&mut self, fault: Fault, is_new: bool) -> Result<Option<bool>, WrittenOff> {
+    fn round_failed(&mut self, fault: Fault, is_new: bool) -> Result<Option<bool>, Abandoned> {
         let is_token = is_new || self.failures > 0 || fault == Fault::KEYS_MISSED;
         self.probe_failed(fault, is_token)?;
         if is_token { Ok(Some(false)) } else { self.check() }
@@ -282,7 +282,7 @@ impl Keeper<'_> {
 
     /// Whether a token that answers no requests, or is to be put in use, does a single operation in
     /// more time than a request has; then it is out of use. `took`: a probe, which is two.
-    fn is_too_slow(&mut self, took: Duration) -> Result<bool, WrittenOff> {
+    fn is_too_slow(&mut self, took: Duration) -> Result<bool, Abandoned> {
         let Some(time) = self.token.circuit_breaker.request_time() else { return Ok(false) };
         let is_usable = self.token.circuit_breaker.is_usable();
         if is_usable && self.token.circuit_breaker.unanswered().is_none() {
@@ -312,7 +312,7 @@ impl Keeper<'_> {
 
     /// How long a known-good operation with a configured key takes: one whose calls do not last
     /// too long already, if there is one. `None` if none succeeds.
-    fn time_configured_key(&mut self) -> Result<Option<Duration>, WrittenOff> {
+    fn time_configured_key(&mut self) -> Result<Option<Duration>, Abandoned> {
         self.watched(MAX_HOUSEKEEPING, |session, keys| {
             let session = session.as_mut()?;
             let mut start = Instant::now();
@@ -325,7 +325,7 @@ impl Keeper<'_> {
         })
     }
 
-    fn probe_failed(&mut self, fault: Fault, is_token: bool) -> Result<(), WrittenOff> {
+    fn probe_failed(&mut self, fault: Fault, is_token: bool) -> Result<(), Abandoned> {
         if let Some(session) = &mut self.session {
             session.is_broken_by(&fault);
         }
@@ -353,7 +353,7 @@ impl Keeper<'_> {
             }
             // The workers have them all, and may do well.
             OpenError::TooManySessions(reason) => {
-                let is_working = self.token.roster.headcount().workers > 0;
+                let is_working = self.token.pool.counts().workers > 0;
                 self.failed(reason, !is_working);
                 Some(is_working)
             }
@@ -404,7 +404,7 @@ impl Keeper<'_> {
     fn probe(
         &mut self,
         took: impl FnOnce(&Token, Duration, Duration),
-    ) -> Result<Result<(Probed, Duration), Fault>, WrittenOff> {
+    ) -> Result<Result<(Probed, Duration), Fault>, Abandoned> {
         self.watched(MAX_HOUSEKEEPING, |session, keys| {
             let Some(session) = session else { return Ok((Probed::Well, Duration::ZERO)) };
             let (start, cpu) = (Instant::now(), thread_cpu_time());
@@ -426,7 +426,7 @@ impl Keeper<'_> {
 
     /// Lists the keys if it is time to, or if a handle was found stale. Returns false if keys that
     /// were there are missed: then the token is given up.
-    fn list(&mut self) -> Result<bool, WrittenOff> {
+    fn list(&mut self) -> Result<bool, Abandoned> {
         let age = self.listed_at.map(|then| then.elapsed());
         let is_due = match age {
             None => true,
@@ -438,7 +438,7 @@ impl Keeper<'_> {
         if !is_due {
             return Ok(true);
         }
-        self.token.roster.uncap();
+        self.token.pool.uncap();
         self.token.keeper.lock().is_listing = true;
         let result = self.watched(MAX_LISTING, |session, keys| {
             let _ = keys.token.backend.take_stale();
@@ -465,7 +465,7 @@ impl Keeper<'_> {
         Ok(true)
     }
 
-    fn drop_session(&mut self) -> Result<(), WrittenOff> {
+    fn drop_session(&mut self) -> Result<(), Abandoned> {
         let Some(session) = self.session.take() else { return Ok(()) };
         self.watched(MAX_HOUSEKEEPING, |_, _| drop(session))
     }
@@ -475,15 +475,15 @@ impl Keeper<'_> {
         &mut self,
         max: Duration,
         call: impl FnOnce(&mut Option<Box<dyn Session>>, Watched<'_>) -> T,
-    ) -> Result<T, WrittenOff> {
+    ) -> Result<T, Abandoned> {
         let now = Instant::now();
         let (token, direction) = (self.token, Direction::Decrypt);
         let keys = Watched { token, watch: self.watch, direction, max: Some(MAX_PROBE) };
         self.watch.begin(now, now + max, false);
         let result = call(&mut self.session, keys);
         match self.watch.end() {
-            (End::InTime | End::Lent, _) => Ok(result),
-            (End::WrittenOff, key) => Err(WrittenOff(key)),
+            (End::InTime | End::Stalled, _) => Ok(result),
+            (End::Abandoned, key) => Err(Abandoned(key)),
         }
     }
 }

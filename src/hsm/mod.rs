@@ -33,12 +33,12 @@ pub mod proofs;
 mod prover;
 pub mod queue;
 pub mod race;
-pub mod roster;
 pub mod signal;
 pub mod token;
 pub mod watch;
 pub mod witness;
 mod worker;
+pub mod worker_pool;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -297,7 +297,7 @@ impl Hsm {
     #[must_use]
     pub fn is_wedged(&self) -> bool {
         let tokens = &self.fleet.tokens;
-        let is_stuck = |token: &Token| token.roster.headcount().written_off > 0;
+        let is_stuck = |token: &Token| token.pool.counts().abandoned > 0;
         tokens.iter().all(|token| !token.circuit_breaker.is_usable())
             && tokens.iter().any(is_stuck)
             && !tokens.iter().any(|token| token.keeper.lock().has_given_up)
@@ -337,7 +337,7 @@ impl Hsm {
             return true;
         }
         for token in &fleet.tokens {
-            token.roster.close();
+            token.pool.close();
             token.keeper_signal.tell();
         }
         fleet.monitor_signal.tell();
@@ -397,7 +397,7 @@ fn keys_out_of_use(token: &Token) -> Vec<KeyOutOfUse> {
 }
 
 fn stats(token: &Token) -> TokenStats {
-    let headcount = token.roster.headcount();
+    let counts = token.pool.counts();
     let counters = &token.counters;
     let is_usable = token.circuit_breaker.is_usable();
     let probe = token.keeper.lock().trouble.clone();
@@ -415,10 +415,10 @@ fn stats(token: &Token) -> TokenStats {
             token.circuit_breaker.reason().or(probe)
         },
         queued: token.queue.len() + token.deferred.len(),
-        running: headcount.running,
-        idle: headcount.idle,
-        hung: headcount.written_off,
-        active_limit: headcount.limit,
+        running: counts.running,
+        idle: counts.idle,
+        hung: counts.abandoned,
+        active_limit: counts.limit,
         service_micros: u64::try_from(token.pace.service().as_micros()).unwrap_or(u64::MAX),
         answered_total: counters.answered.load(Ordering::Relaxed),
         faults_total: counters.faults.load(Ordering::Relaxed),

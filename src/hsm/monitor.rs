@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
 use super::keeper::{self, ThreadCount};
-use super::roster::Place;
 use super::token::Token;
 use super::watch::{Found, JobCall, Watch};
+use super::worker_pool::WorkerState;
 use super::{health, hedge, worker};
 use crate::limits::{
-    HEALTH_TICK, KEEPER_RETRY_INTERVAL, MAX_WRITTEN_OFF_PER_TOKEN, MIN_HANG, MIN_STALL,
+    HEALTH_TICK, KEEPER_RETRY_INTERVAL, MAX_ABANDONED_PER_TOKEN, MIN_HANG, MIN_STALL,
     MONITOR_IDLE_TICKS, PROBE_INTERVAL, SESSION_STACK_BYTES, SILENT_WHILE_LISTING, STALL_FACTOR,
 };
 
@@ -98,14 +98,14 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Dura
     if waiting > 0 {
         is_busy = true;
         // A place may have become free by a call that hangs.
-        token.roster.wake(waiting);
+        token.pool.wake(waiting);
     }
-    token.roster.set_extra(token.hangs.surplus(now));
-    if token.may_hire(now) {
-        for _ in 0..token.roster.hire(waiting) {
+    token.pool.set_extra(token.hangs.surplus(now));
+    if token.may_open_session(now) {
+        for _ in 0..token.pool.grow(waiting) {
             if let Err(error) = start_worker(fleet, index) {
                 tracing::error!("no thread for an HSM session: {error}");
-                token.roster.leave();
+                token.pool.leave();
                 token.open_failed(now);
                 break;
             }
@@ -125,20 +125,20 @@ fn look_at_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
             is_busy = true;
             true
         }
-        Found::NowLent(job) => {
+        Found::NowStalled(job) => {
             is_busy = true;
             watch.held.lock().send_all(fleet);
-            token.roster.lend();
+            token.pool.mark_stalled();
             if let Some(key) = job.and_then(|job| job.key) {
                 token.hangs.stalled(key);
             }
             true
         }
-        Found::NowWrittenOff(was, job) => {
+        Found::NowAbandoned(was, job) => {
             watch.held.lock().send_all(fleet);
-            token.roster.write_off(was);
+            token.pool.abandon(was);
             if let Some(key) = job.and_then(|job| job.key) {
-                token.hangs.overdue(key, was == Place::Lent, now);
+                token.hangs.overdue(key, was == WorkerState::Stalled, now);
             }
             hung.push(job);
             false
@@ -177,8 +177,8 @@ fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
     if !token.circuit_breaker.is_usable() {
         return;
     }
-    if !token.roster.has_sessions() {
-        let hung = token.roster.headcount().written_off;
+    if !token.pool.has_sessions() {
+        let hung = token.pool.counts().abandoned;
         fleet.give_up(token, format!("no session is left: {hung} calls do not return"));
         return;
     }
@@ -218,7 +218,7 @@ fn look_at_deferred(token: &Token, now: Instant) -> bool {
     while let Some(queued) = token.deferred.take(|queued| now >= queued.job.deadline) {
         token.expired(&queued.job);
     }
-    token.roster.wake(token.deferred.len());
+    token.pool.wake(token.deferred.len());
     true
 }
 
@@ -226,8 +226,8 @@ fn look_at_keeper(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     let token = &fleet.tokens[index];
     let mut state = token.keeper.lock();
     let found = state.watch.look(now, Duration::MAX);
-    if let Found::NowWrittenOff(Place::Elsewhere, job) = found {
-        token.roster.write_off_other();
+    if let Found::NowAbandoned(WorkerState::NotRunning, job) = found {
+        token.pool.abandon_other();
         match job.and_then(|job| job.key) {
             // The next probe uses another key.
             Some(key) => token.hangs.overdue(key, false, now),
@@ -239,7 +239,7 @@ fn look_at_keeper(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     }
     let Some(replace_at) = state.replace_at else { return found != Found::Idle };
     // Those that hang may return, and then there is room for another.
-    let has_room = token.roster.headcount().written_off < MAX_WRITTEN_OFF_PER_TOKEN;
+    let has_room = token.pool.counts().abandoned < MAX_ABANDONED_PER_TOKEN;
     if now < replace_at || !has_room || fleet.is_stopping() {
         return true;
     }
@@ -264,7 +264,7 @@ fn start_keeper(fleet: &Arc<Fleet>, index: usize, watch: Arc<Watch>) -> std::io:
             let now = Instant::now();
             watch.begin(now, now, false);
             // Unlike one that hangs it is gone already, before the monitor has counted it.
-            token.roster.written_off_returned();
+            token.pool.abandoned_returned();
         }
     })
 }
@@ -280,9 +280,9 @@ fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
             // As after a hang; the thread is gone already.
             let now = Instant::now();
             watch.begin(now, now, true);
-            if let Found::NowWrittenOff(was, _) = watch.look(now, Duration::MAX) {
-                token.roster.write_off(was);
-                token.roster.written_off_returned();
+            if let Found::NowAbandoned(was, _) = watch.look(now, Duration::MAX) {
+                token.pool.abandon(was);
+                token.pool.abandoned_returned();
             }
         }
     })

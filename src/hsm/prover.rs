@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::backend::{Direction, Proof, Standing};
 use super::fleet::{Fleet, bit};
-use super::keeper::{Keeper, WrittenOff};
+use super::keeper::{Abandoned, Keeper};
 use super::queue::TokenSet;
 use super::token::Token;
 use crate::limits::{
@@ -13,7 +13,7 @@ use crate::limits::{
 
 impl Keeper<'_> {
     /// Proves keys until none is left to be proven now, something else is to be done, or `end`.
-    pub(super) fn prove_keys(&mut self, end: Instant) -> Result<(), WrittenOff> {
+    pub(super) fn prove_keys(&mut self, end: Instant) -> Result<(), Abandoned> {
         if !self.fleet.have_all_tried() {
             // Until then nobody knows which token is the first.
             return Ok(());
@@ -50,7 +50,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    fn prove_next(&mut self) -> Result<Option<Proof>, WrittenOff> {
+    fn prove_next(&mut self) -> Result<Option<Proof>, Abandoned> {
         let fleet = self.fleet;
         self.watched(MAX_HOUSEKEEPING, |session, keys| {
             let may_make = |key| fleet.may_make_witness(keys.token, key);

@@ -16,9 +16,9 @@ use super::key_hangs::KeyHangs;
 use super::latency::Latencies;
 use super::pace::{Pace, Place};
 use super::queue::{Queue, Queued, key_use};
-use super::roster::Roster;
 use super::signal::Signal;
 use super::watch::Watch;
+use super::worker_pool::WorkerPool;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request, TokenIndex};
 use crate::limits::{GCM_TAG_BYTES, MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN};
 
@@ -31,7 +31,7 @@ pub struct Token {
     /// Jobs that wait.
     pub queue: Queue,
     /// Who works on them.
-    pub roster: Roster,
+    pub pool: WorkerPool,
     /// How fast.
     pub pace: Pace,
     /// How fast it was in the last minute.
@@ -55,7 +55,7 @@ pub struct Token {
     /// Since the start.
     pub counters: Counters,
     /// Sessions wait to be opened until then, after one could not be.
-    hire_after: Mutex<(Option<Instant>, Backoff)>,
+    open_after: Mutex<(Option<Instant>, Backoff)>,
     spare_cores: usize,
     /// What the settings say.
     pub share: Share,
@@ -145,7 +145,7 @@ impl Token {
             index,
             backend,
             queue: Queue::new(shards, MAX_QUEUED_JOBS_PER_TOKEN),
-            roster: Roster::new(max_sessions),
+            pool: WorkerPool::new(max_sessions),
             pace: Pace::new(start),
             latencies: Latencies::default(),
             circuit_breaker: CircuitBreaker::new(start),
@@ -157,7 +157,7 @@ impl Token {
             keeper_signal: Signal::default(),
             is_identity_new: AtomicBool::new(false),
             counters: Counters::default(),
-            hire_after: Mutex::new((None, Backoff::default())),
+            open_after: Mutex::new((None, Backoff::default())),
             spare_cores: spare_cores.max(1),
             share,
         }
@@ -171,29 +171,29 @@ impl Token {
             Place::Here => self.spare_cores,
             Place::Elsewhere => self.share.max_sessions,
         };
-        if self.roster.headcount().limit != limit {
-            self.roster.set_limit(limit);
-            self.roster.wake(self.queue.len());
+        if self.pool.counts().limit != limit {
+            self.pool.set_limit(limit);
+            self.pool.wake(self.queue.len());
         }
     }
 
     /// What a new job's wait depends on.
     #[must_use]
     pub fn load(&self) -> Load {
-        let headcount = self.roster.headcount();
+        let counts = self.pool.counts();
         // Sessions are opened as load asks, and that takes less than a job may wait; unless the
         // last try to open one failed.
-        let to_come = match self.hire_after.lock().0 {
-            None => headcount.vacancies,
+        let to_come = match self.open_after.lock().0 {
+            None => counts.free_slots,
             Some(_) => 0,
         };
-        let sessions = headcount.workers + to_come;
+        let sessions = counts.workers + to_come;
         Load {
-            sessions: sessions.min(headcount.limit).max(1),
-            free: headcount.limit.saturating_sub(headcount.running).min(headcount.idle),
+            sessions: sessions.min(counts.limit).max(1),
+            free: counts.limit.saturating_sub(counts.running).min(counts.idle),
             service: self.pace.service(),
-            outstanding: headcount.running + headcount.lent + self.queue.len(),
-            is_stalled: headcount.running == 0 && headcount.idle == 0,
+            outstanding: counts.running + counts.stalled + self.queue.len(),
+            is_stalled: counts.running == 0 && counts.idle == 0,
         }
     }
 
@@ -201,10 +201,10 @@ impl Token {
     /// job has: there is one, or none is to be had now.
     #[must_use]
     pub fn is_begun(&self) -> bool {
-        let headcount = self.roster.headcount();
+        let counts = self.pool.counts();
         !self.circuit_breaker.is_usable()
-            || headcount.running + headcount.lent + headcount.idle > 0
-            || self.hire_after.lock().0.is_some()
+            || counts.running + counts.stalled + counts.idle > 0
+            || self.open_after.lock().0.is_some()
     }
 
     /// Empties the queue. Jobs that nobody waits for any more are only counted: the loop has
@@ -293,8 +293,8 @@ impl Token {
     /// Sessions that are not in a call, those among them that are not open yet.
     #[must_use]
     pub fn spare_sessions(&self) -> usize {
-        let headcount = self.roster.headcount();
-        self.share.max_sessions.saturating_sub(headcount.running + headcount.lent)
+        let counts = self.pool.counts();
+        self.share.max_sessions.saturating_sub(counts.running + counts.stalled)
     }
 
     /// Whether what is asked is within its limits.
@@ -309,22 +309,22 @@ impl Token {
 
     /// A session could not be opened: the next try waits, longer each time.
     pub fn open_failed(&self, now: Instant) {
-        let mut hire_after = self.hire_after.lock();
-        let wait = hire_after.1.wait();
-        hire_after.0 = Some(now + wait);
+        let mut open_after = self.open_after.lock();
+        let wait = open_after.1.wait();
+        open_after.0 = Some(now + wait);
     }
 
     /// A session was opened.
     pub fn open_succeeded(&self) {
         self.counters.sessions_opened.fetch_add(1, Ordering::Relaxed);
-        *self.hire_after.lock() = (None, Backoff::default());
+        *self.open_after.lock() = (None, Backoff::default());
     }
 
     /// Whether a session may be opened now.
     #[must_use]
-    pub fn may_hire(&self, now: Instant) -> bool {
+    pub fn may_open_session(&self, now: Instant) -> bool {
         self.circuit_breaker.is_usable()
-            && self.hire_after.lock().0.is_none_or(|after| now >= after)
+            && self.open_after.lock().0.is_none_or(|after| now >= after)
     }
 }
 

@@ -16,16 +16,16 @@ use super::fleet::{Fleet, complete};
 use super::key_hangs::KeyUse;
 use super::pace::thread_cpu_time;
 use super::queue::Queued;
-use super::roster::{Parker, Rest};
 use super::token::Token;
 use super::watch::{Attempt, End, Watch};
+use super::worker_pool::{Parker, Wakeup};
 use crate::job::{Completion, Failure, Operation, Success};
 use crate::limits::{
     CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_HOUSEKEEPING, MAX_RETRY_BACKOFF,
     MIN_RETRY_BACKOFF,
 };
 
-/// Runs until the session and its successor are gone, or the fleet stops. The roster counts this
+/// Runs until the session and its successor are gone, or the fleet stops. The pool counts this
 /// worker already; the watch is registered.
 pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
     let mut worker =
@@ -35,47 +35,47 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         // New ones are begun once it is usable again. Until then no session may be left, or the
         // module could not be initialised anew.
         if !token.circuit_breaker.is_usable() {
-            token.roster.leave();
+            token.pool.leave();
             return worker.give_back(pending);
         }
         match worker.open() {
             Opened::Session(mut session) => {
-                token.roster.start_running();
+                token.pool.start_running();
                 fleet.progress.tell();
                 let next = worker.serve(session.as_mut(), pending.take());
                 worker.send_held();
                 match next {
                     Next::Reopen(job) => {
-                        token.roster.stop_running();
+                        token.pool.stop_running();
                         pending = job;
                         if !worker.close(session) {
                             return worker.give_back(pending);
                         }
                     }
                     Next::Leave => {
-                        token.roster.stop_running();
+                        token.pool.stop_running();
                         if worker.close(session) {
-                            token.roster.leave();
+                            token.pool.leave();
                         }
                         return;
                     }
-                    Next::WrittenOff => {
+                    Next::Abandoned => {
                         drop(session);
-                        token.roster.written_off_returned();
+                        token.pool.abandoned_returned();
                         return;
                     }
                 }
             }
             Opened::Failed => {
-                token.roster.leave();
+                token.pool.leave();
                 fleet.progress.tell();
                 worker.give_back(pending);
                 // Others may be wanted in this one's place, now or after a while.
                 fleet.monitor_signal.tell();
                 return;
             }
-            Opened::WrittenOff => {
-                token.roster.written_off_returned();
+            Opened::Abandoned => {
+                token.pool.abandoned_returned();
                 return worker.give_back(pending);
             }
         }
@@ -95,14 +95,14 @@ struct Worker<'a> {
 enum Opened {
     Session(Box<dyn Session>),
     Failed,
-    WrittenOff,
+    Abandoned,
 }
 
 enum Next {
     /// The session is broken; this job, if any, is to be tried on its successor.
     Reopen(Option<Queued>),
     Leave,
-    WrittenOff,
+    Abandoned,
 }
 
 /// How a call ended.
@@ -136,8 +136,8 @@ impl Worker<'_> {
         let now = Instant::now();
         self.watch.begin(now, now + MAX_HOUSEKEEPING, false);
         let result = self.token.backend.open();
-        if self.watch.end().0 == End::WrittenOff {
-            return Opened::WrittenOff;
+        if self.watch.end().0 == End::Abandoned {
+            return Opened::Abandoned;
         }
         match result {
             Ok(session) => {
@@ -148,7 +148,7 @@ impl Worker<'_> {
                 let label = self.token.backend.identity().label;
                 tracing::warn!(token = label, reason = error.reason(), "no new HSM session");
                 match error {
-                    OpenError::TooManySessions(_) => self.token.roster.cap(),
+                    OpenError::TooManySessions(_) => self.token.pool.cap(),
                     OpenError::Unavailable(_) | OpenError::PinRefused(_) | OpenError::Unfit(_) => {
                         let reason = || error.reason().to_owned();
                         if self.token.circuit_breaker.count_fault(Instant::now(), reason) {
@@ -168,8 +168,8 @@ impl Worker<'_> {
         let now = Instant::now();
         self.watch.begin(now, now + MAX_HOUSEKEEPING, false);
         drop(session);
-        if self.watch.end().0 == End::WrittenOff {
-            self.token.roster.written_off_returned();
+        if self.watch.end().0 == End::Abandoned {
+            self.token.pool.abandoned_returned();
             return false;
         }
         true
@@ -196,9 +196,9 @@ impl Worker<'_> {
                 Some(queued) => queued,
                 None => {
                     self.send_held();
-                    match self.rest(epoch) {
-                        Rest::Work => continue,
-                        Rest::Leave => return Next::Leave,
+                    match self.wait_for_work(epoch) {
+                        Wakeup::Work => continue,
+                        Wakeup::Leave => return Next::Leave,
                     }
                 }
             };
@@ -207,9 +207,9 @@ impl Worker<'_> {
                 Done::Again(queued) => pending = Some(queued),
                 Done::Stop(next) => return next,
             }
-            if self.token.roster.is_crowded() && pending.is_none() {
+            if self.token.pool.is_over_limit() && pending.is_none() {
                 self.send_held();
-                if self.rest(epoch) == Rest::Leave {
+                if self.wait_for_work(epoch) == Wakeup::Leave {
                     return Next::Leave;
                 }
             }
@@ -221,11 +221,11 @@ impl Worker<'_> {
         self.token.circuit_breaker.is_usable() && self.token.circuit_breaker.epoch() == epoch
     }
 
-    fn rest(&self, epoch: u64) -> Rest {
+    fn wait_for_work(&self, epoch: u64) -> Wakeup {
         // Whoever takes the token out of use wakes those who sleep, once it is: who has not gone to
         // sleep by then must not.
         let may_sleep = || self.is_trusted(epoch);
-        self.token.roster.rest(&self.parker, &self.token.queue, may_sleep)
+        self.token.pool.wait_for_work(&self.parker, &self.token.queue, may_sleep)
     }
 
     fn send_held(&self) {
@@ -321,7 +321,7 @@ impl Worker<'_> {
             catch_unwind(AssertUnwindSafe(|| session.perform(&job.request, &mut job.output)));
         let end = Instant::now();
         if !self.end_call(&mut queued) {
-            return Called::Stopped(Next::WrittenOff);
+            return Called::Stopped(Next::Abandoned);
         }
         let service = end - start;
         queued.hsm_micros = queued.hsm_micros.saturating_add(micros(service));
@@ -361,15 +361,15 @@ impl Worker<'_> {
     fn ended(&self, ended: End, key: Option<KeyUse>) -> bool {
         match ended {
             End::InTime => {}
-            End::Lent => {
-                self.token.roster.reclaim();
+            End::Stalled => {
+                self.token.pool.mark_resumed();
                 key.inspect(|key| self.token.hangs.resumed(*key));
             }
-            End::WrittenOff => {
+            End::Abandoned => {
                 key.inspect(|key| self.token.hangs.returned(*key));
             }
         }
-        ended != End::WrittenOff
+        ended != End::Abandoned
     }
 
     fn succeeded(&mut self, queued: Queued, success: Success, times: Times) {
@@ -468,7 +468,7 @@ impl Worker<'_> {
                         if let Some(queued) = back {
                             self.fleet.give_back(self.token, queued);
                         }
-                        return Done::Stop(Next::WrittenOff);
+                        return Done::Stop(Next::Abandoned);
                     }
                 },
             };

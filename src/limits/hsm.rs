@@ -103,12 +103,12 @@ pub const MIN_STALL: Duration = Duration::from_millis(5);
 pub const STALL_FACTOR: u32 = 8;
 /// Threads of one token that may be stuck in a call and written off; past it, they are not
 /// replaced.
-pub const MAX_WRITTEN_OFF_PER_TOKEN: usize = 256;
+pub const MAX_ABANDONED_PER_TOKEN: usize = 256;
 /// Overdue calls of one key, with no success in between, from which on no new one begins on that
 /// token before one returns or a back-off ends.
 pub const MAX_OVERDUE_CALLS_PER_KEY: isize = 4;
 /// Overdue calls of all keys of a token that hang while the token serves others: half of
-/// [`MAX_WRITTEN_OFF_PER_TOKEN`]. Past it, keys that have not succeeded lately wait for a trial.
+/// [`MAX_ABANDONED_PER_TOKEN`]. Past it, keys that have not succeeded lately wait for a trial.
 pub const MAX_OVERDUE_CALLS_OF_KEYS: isize = 128;
 /// First wait before a key that hangs is tried again.
 pub const MIN_HANG_BACKOFF: Duration = Duration::from_secs(1);
@@ -221,7 +221,7 @@ const _: () = {
     assert!(IV_BATCH_BYTES.is_multiple_of(GCM_IV_BYTES));
     assert!(MIN_HANG.as_millis() < MAX_HANG.as_millis());
     assert!(SUSPICIONS <= MAX_SUSPICIONS);
-    assert!(2 * MAX_OVERDUE_CALLS_OF_KEYS as usize == MAX_WRITTEN_OFF_PER_TOKEN);
+    assert!(2 * MAX_OVERDUE_CALLS_OF_KEYS as usize == MAX_ABANDONED_PER_TOKEN);
     assert!(MIN_DOUBTFUL_KEY_FAULTS <= MIN_KEY_FAULTS);
     assert!(MIN_KEY_FAULTS <= MIN_KEY_FAULTS_IN_TROUBLE);
     assert!(MIN_KEY_FAULTS_IN_TROUBLE <= MAX_ATTEMPTS as u32);
