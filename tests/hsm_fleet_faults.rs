@@ -13,7 +13,7 @@ use hsm_support::*;
 use sha2::{Digest as _, Sha256};
 use xks_proxy::hsm::backend::Proof;
 use xks_proxy::hsm::config::{HedgeAfter, IvMode, Rules, TokenConfig, TokenSelector};
-use xks_proxy::hsm::pkcs11::{probe, profiles};
+use xks_proxy::hsm::pkcs11::{discovery, profiles};
 use xks_proxy::hsm::proofs::TokenProofs;
 use xks_proxy::job::{Failure, HealthStatus, Operation};
 use xks_proxy::limits::SUSPICIONS;
@@ -277,8 +277,8 @@ fn the_probe_knows_softhsm2() {
         make_token(&pkcs11, "one");
         pkcs11.finalize().unwrap();
         let token = token(module, TokenSelector::First, PIN, 4);
-        let bounds = probe::Bounds { max_sessions: 4, time: Duration::from_millis(20) };
-        let findings = probe::run(&token, &[], bounds).unwrap();
+        let bounds = discovery::Bounds { max_sessions: 4, time: Duration::from_millis(20) };
+        let findings = discovery::run(&token, &[], bounds).unwrap();
         let profile = profiles::by_name("softhsm2").unwrap();
         assert_eq!(findings.iv_mode, Some(profile.iv_mode), "{findings:#?}");
         assert!(findings.fitting_profiles().any(|fitting| fitting == profile), "{findings:#?}");
@@ -287,7 +287,7 @@ fn the_probe_knows_softhsm2() {
         assert!(findings.bad_tag_oddities.is_empty(), "{findings:#?}");
 
         let wrong = TokenConfig { user_pin: token_pin("4321"), ..token };
-        assert!(probe::run(&wrong, &[], bounds).unwrap_err().contains("PIN"));
+        assert!(discovery::run(&wrong, &[], bounds).unwrap_err().contains("PIN"));
     });
 }
 
@@ -298,7 +298,7 @@ fn the_probe_tells_ways_apart() {
         let mut bench = Bench::new(directory);
         // So that the module stays initialised, and reads its settings.
         let _pkcs11 = initialize(&Bench::module());
-        let bounds = probe::Bounds { max_sessions: 2, time: Duration::from_millis(20) };
+        let bounds = discovery::Bounds { max_sessions: 2, time: Duration::from_millis(20) };
         let labels = [Box::from("key")];
         for (profile, iv_mode, settings) in [
             (
@@ -310,7 +310,7 @@ fn the_probe_tells_ways_apart() {
             ("opencryptoki", IvMode::Random, "bad_tag = \"CKR_ENCRYPTED_DATA_INVALID\""),
         ] {
             bench.set(settings);
-            let findings = probe::run(&named("one", 4), &labels, bounds).unwrap();
+            let findings = discovery::run(&named("one", 4), &labels, bounds).unwrap();
             assert_eq!(findings.iv_mode, Some(iv_mode), "{findings:#?}");
             let mut fitting = findings.fitting_profiles();
             assert!(fitting.any(|fitting| fitting.name == profile), "{findings:#?}");

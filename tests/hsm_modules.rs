@@ -210,9 +210,9 @@ fn nss_works() {
 
 /// What the probe finds is what the profile of that name says.
 fn is_as_its_profile_says(token: &TokenConfig, name: &str) {
-    use xks_proxy::hsm::pkcs11::{probe, profiles};
-    let bounds = probe::Bounds { max_sessions: 4, time: std::time::Duration::from_millis(20) };
-    let findings = probe::run(token, &[], bounds).unwrap();
+    use xks_proxy::hsm::pkcs11::{discovery, profiles};
+    let bounds = discovery::Bounds { max_sessions: 4, time: std::time::Duration::from_millis(20) };
+    let findings = discovery::run(token, &[], bounds).unwrap();
     let fits = findings.fitting_profiles().any(|profile| profile.name == name);
     assert!(fits && findings.throughput.len() == 3, "{findings:#?}");
     assert!(profiles::by_name(name).is_some() && findings.bad_tag_oddities.is_empty());

@@ -11,9 +11,9 @@ use std::time::Duration;
 use hsm_support::bench::*;
 use hsm_support::*;
 use xks_proxy::hsm::config::{GcmForm, Rules, TokenConfig, TokenSelector};
+use xks_proxy::hsm::pkcs11::discovery::{self, Bounds};
 use xks_proxy::hsm::pkcs11::ffi::RawModule;
 use xks_proxy::hsm::pkcs11::native::{Arguments, Session};
-use xks_proxy::hsm::pkcs11::probe::{self, Bounds};
 
 /// The token "one", called in that form.
 fn config_of(form: GcmForm) -> TokenConfig {
@@ -138,7 +138,7 @@ fn forms_are_found() {
         let bounds = Bounds { max_sessions: 1, time: Duration::from_millis(10) };
         let mut found = |oddity: &str| {
             bench.set(&format!("[odd]\n{oddity}"));
-            let findings = probe::run(&config_of(GcmForm::default()), &[], bounds).unwrap();
+            let findings = discovery::run(&config_of(GcmForm::default()), &[], bounds).unwrap();
             assert!(findings.iv_mode.is_some(), "{findings:#?}");
             findings.form
         };
@@ -157,7 +157,7 @@ fn the_probe_tells_more() {
         let mut bench = Bench::new(directory);
         let bounds = Bounds { max_sessions: 1, time: Duration::from_millis(10) };
         bench.set("[latency]\nC_EncryptInit = \"3ms\"");
-        let findings = probe::run(&config_of(GcmForm::default()), &[], bounds).unwrap();
+        let findings = discovery::run(&config_of(GcmForm::default()), &[], bounds).unwrap();
         assert_eq!(findings.interfaces, ["PKCS#11 2.40 (C_GetFunctionList)"]);
         assert_eq!(findings.has_messages, Some(false));
         assert!(findings.makes_session_keys);
@@ -165,7 +165,7 @@ fn the_probe_tells_more() {
         assert!(begins >= Duration::from_millis(3) && rest < begins, "{begins:?} {rest:?}");
         bench.set("no_session_keys = true");
         let labels = LABELS.map(Box::from);
-        let findings = probe::run(&config_of(GcmForm::default()), &labels, bounds).unwrap();
+        let findings = discovery::run(&config_of(GcmForm::default()), &labels, bounds).unwrap();
         assert!(!findings.makes_session_keys);
     });
 }

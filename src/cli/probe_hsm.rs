@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::config::{IvMode, TokenConfig, TokenSelector};
 use crate::hsm::pkcs11::codes;
+use crate::hsm::pkcs11::discovery::{self, Bounds, Findings};
 use crate::hsm::pkcs11::ffi::set_environment;
-use crate::hsm::pkcs11::probe::{self, Bounds, Findings};
 
 /// Tries each token of the settings.
 ///
@@ -28,7 +28,7 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
     let mut failures = Vec::new();
     for token in &settings.pkcs11.tokens {
         println!("\nmodule {}, {}", token.module.display(), name(&token.select));
-        match probe::run(token, service.labels(), Bounds { max_sessions, time }) {
+        match discovery::run(token, service.labels(), Bounds { max_sessions, time }) {
             Ok(findings) => {
                 print(&findings, token, are_missing);
                 if findings.iv_mode.is_none() {

@@ -256,7 +256,7 @@ fn the_list_over_tls() {
     assert!(list.contains("unknown: ") && list.contains("does not answer"), "{list}");
 }
 
-/// Has botocore check the file as UpdateCustomKeyStore's input, which the README feeds it to.
+/// Has botocore check the file as UpdateCustomKeyStore's input, which docs/operations.md passes it to.
 const VALIDATE: &str = "
 import json, sys
 import botocore.session

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# README's first hour as a new user would have it: its own commands, in their order, from no token
-# to the console's file and a passing probe. Only the editing of the settings is done by this script.
+# Runs docs/first-hour.md as a new user would: its own commands, in their order, from no token to the
+# console's file and a passing probe. Only the editing of the settings is done by this script.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -8,12 +8,12 @@ for tool in softhsm2-util pkcs11-tool; do
     command -v "$tool" >/dev/null || { echo "$0: apt-get install softhsm2 opensc" >&2; exit 1; }
 done
 
-# The blocks of commands of that section; packages are there, and need root.
+# The n-th block of commands of the page. Packages are left out: they are installed, and need root.
 blocks() {
-    sed -n '/^## The first hour$/,/^## In place/p' README.md | awk '
+    awk '
         /^```sh$/ { inside = 1; number++; next }
         /^```$/ { inside = 0 }
-        inside && number == '"$1"
+        inside && number == '"$1" docs/first-hour.md
 }
 setup=$(blocks 1 | grep -v '^sudo apt-get')
 use=$(blocks 2)

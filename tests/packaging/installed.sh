@@ -56,11 +56,13 @@ systemd-analyze verify --man=no "${units[@]}" || fail 'the units are not as they
 enabled=$(find /etc/systemd/system -name 'xks-proxy*')
 [[ -z $enabled ]] || fail "enabled without having been asked: $enabled"
 case $package in
-*.deb) examples=$(dpkg --listfiles xks-proxy) ;;
-*.rpm) examples=$(rpm --query --list xks-proxy) ;;
+*.deb) files=$(dpkg --listfiles xks-proxy) ;;
+*.rpm) files=$(rpm --query --list xks-proxy) ;;
 esac
-for example in settings.toml settings_nshield.toml prometheus-alerts.yml; do
-    grep -q "/usr/share/doc/xks-proxy/examples/$example" <<<"$examples" || fail "no $example"
+for file in README.md CHANGELOG.md docs/{operations,settings,hsm,security}.md \
+    examples/{settings.toml,settings_nshield.toml,prometheus-alerts.yml}; do
+    # cargo-deb compresses long texts.
+    grep -qE "^/usr/share/doc/xks-proxy/$file(\.gz)?$" <<<"$files" || fail "no $file"
 done
 version=$(xks-proxy --version)
 [[ ${package##*/} = xks-proxy[-_]"${version#xks-proxy }"[-_]* ]] || fail "it is $version"

@@ -1,6 +1,7 @@
 //! PKCS#11: tokens, sessions and keys as [`super::backend`] wants them.
 
 pub mod codes;
+pub mod discovery;
 mod evidence;
 pub mod ffi;
 pub mod gcm;
@@ -15,12 +16,11 @@ pub mod native;
 mod operations;
 pub mod pin_tries;
 mod private_first;
-pub mod probe;
 pub mod profiles;
 mod prove;
 mod reinitialization;
-mod selection;
 pub mod session;
+mod slot_selection;
 mod slots;
 mod standing;
 pub mod token;

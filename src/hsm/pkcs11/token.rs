@@ -20,8 +20,8 @@ use super::lost_keys::Missed;
 use super::module::{Generation, Module};
 use super::native::{Error, Session as NativeSession};
 use super::reinitialization::User;
-use super::selection::{choose, describe as describe_slot};
 use super::session::{Opened, Pkcs11Session};
+use super::slot_selection::{choose, describe as describe_slot};
 use super::slots::{list_slots, require_gcm, text, version};
 use super::trouble::{NO_SESSION, fault_of_error};
 use crate::hsm::backend::{

@@ -1,34 +1,31 @@
-//! README.md's page of threats names the test that holds each: the names must be those of tests
-//! that exist.
-
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+//! The table of threats in docs/security.md names the tests that cover each: those tests must exist.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::pages::root;
 
-/// Rows of the table under `### Threats`, cut into cells.
-fn threats(readme: &str) -> Vec<[String; 3]> {
-    let section = readme.split("\n### Threats\n").nth(1).expect("a section on threats");
-    let section = section.split("\n### ").next().unwrap();
+/// The page with the table.
+const PAGE: &str = "docs/security.md";
+
+/// Rows of the table under `## Threats`, split into cells.
+fn threats(page: &str) -> Vec<[String; 3]> {
+    let section = page.split("\n## Threats\n").nth(1).expect("a section on threats");
+    let section = section.split("\n## ").next().unwrap();
     let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
     rows.map(|row| {
-        // A bar inside of code is none.
         let cells: Vec<_> = row.trim_matches('|').split(" | ").map(|it| it.trim().into()).collect();
-        cells.try_into().expect("a threat, what holds it, the test")
+        cells.try_into().expect("a threat, its mitigation, the tests")
     })
     .collect()
 }
 
-/// What stands in backticks.
+/// The parts of `text` in backticks.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Files in which a test may be that is named without one.
+/// All files with tests, for tests that are named without their file.
 fn all_tests() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![root().join("tests"), root().join("src")];
@@ -46,7 +43,7 @@ fn all_tests() -> Vec<PathBuf> {
 }
 
 fn has_test(text: &str, name: &str) -> bool {
-    // Property tests stand in proptest's macro, the others right behind their attribute.
+    // Property tests are inside proptest's macro; the others directly follow their attribute.
     let signature = format!("fn {name}(");
     text.match_indices(&signature).any(|(at, _)| {
         let before = text[..at].trim_end();
@@ -54,11 +51,11 @@ fn has_test(text: &str, name: &str) -> bool {
     })
 }
 
-/// What is wrong with a cell that names tests; nothing if it names at least one.
+/// Problems of a cell that names tests. A cell that names no test is one too.
 fn problems(cell: &str) -> Vec<String> {
     let fuzz = fs::read_to_string(root().join("fuzz/Cargo.toml")).unwrap();
     let mut problems = Vec::new();
-    let mut held = 0;
+    let mut named = 0;
     let mut missing_names: Vec<&str> = Vec::new();
     let mut is_fuzz = false;
     for name in code(cell) {
@@ -66,25 +63,25 @@ fn problems(cell: &str) -> Vec<String> {
         if name == "fuzz" {
             is_fuzz = true;
         } else if is_file {
-            held += 1;
+            named += 1;
             is_fuzz = false;
             let Ok(text) = fs::read_to_string(root().join(name)) else {
-                problems.push(format!("{name} is not there"));
+                problems.push(format!("{name} does not exist"));
                 continue;
             };
-            // Names before a file are those of its tests.
+            // Names that precede a file are those of its tests.
             for test in missing_names.drain(..) {
                 if !has_test(&text, test) {
                     problems.push(format!("{name} has no test {test}"));
                 }
             }
         } else if is_fuzz {
-            held += 1;
+            named += 1;
             if !fuzz.contains(&format!("name = \"{name}\"")) {
                 problems.push(format!("no fuzz target {name}"));
             }
         } else if is_test_name(name) {
-            held += 1;
+            named += 1;
             missing_names.push(name);
         }
     }
@@ -94,8 +91,8 @@ fn problems(cell: &str) -> Vec<String> {
             problems.push(format!("no test {name}"));
         }
     }
-    if held == 0 {
-        problems.push("it names no test".to_owned());
+    if named == 0 {
+        problems.push("no test is named".to_owned());
     }
     problems
 }
@@ -108,25 +105,23 @@ fn is_test_name(name: &str) -> bool {
 
 #[test]
 fn each_threat_has_its_test() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let threats = threats(&readme);
+    let threats = threats(&fs::read_to_string(root().join(PAGE)).unwrap());
     assert!(threats.len() >= 20, "{} threats", threats.len());
     let mut wrong = Vec::new();
     for [threat, _, tests] in &threats {
         wrong.extend(problems(tests).into_iter().map(|problem| format!("{threat}: {problem}")));
     }
-    assert!(wrong.is_empty(), "README.md, Threats:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{PAGE}, Threats:\n{}", wrong.join("\n"));
 }
 
-/// The test above can fail.
 #[test]
-fn what_is_not_there_is_found() {
+fn missing_tests_are_reported() {
     for (cell, count) in [
-        ("`tests/threats.rs`", 0),
-        ("`each_threat_has_its_test` in `tests/threats.rs`", 0),
+        ("`tests/pages/threats.rs`", 0),
+        ("`each_threat_has_its_test` in `tests/pages/threats.rs`", 0),
         ("`each_threat_has_its_test`, `fuzz` targets `head`, `body`", 0),
         ("`tests/no_such.rs`", 1),
-        ("`no_such_test` in `tests/threats.rs`", 1),
+        ("`no_such_test` in `tests/pages/threats.rs`", 1),
         ("`code_of_nothing`, `fuzz` target `no`", 2),
         ("", 1),
     ] {

@@ -1,0 +1,8 @@
+//! Tests of the documentation: its pages are true to the sources, and to each other.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod commands;
+mod links;
+mod pages;
+mod threats;
