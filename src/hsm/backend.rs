@@ -116,7 +116,7 @@ pub trait Session {
     ///
     /// # Errors
     /// [`Fault`]
-    fn probe(&mut self, keys: &dyn KeyChoice) -> Result<Probed, Fault>;
+    fn check_health(&mut self, keys: &dyn KeyChoice) -> Result<Health, Fault>;
 
     /// Does a known-good operation with another key than the one that has just failed in this
     /// session.
@@ -299,11 +299,11 @@ impl Evidence {
     }
 }
 
-/// What a probe found of a token that works.
+/// What a health check found of a token that works.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probed {
+pub enum Health {
     /// All is well.
-    Well,
+    Good,
     /// It does not encrypt, as it is asked to; why, and what to do about it, for the operator.
     /// What was encrypted before it may well decrypt.
     CannotEncrypt(String),

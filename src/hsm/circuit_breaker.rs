@@ -1,5 +1,5 @@
-//! Whether a token gets jobs: a circuit breaker, closed by a probe that succeeds and opened by
-//! faults in a row or a probe that fails. And how the token did lately, while it gets some.
+//! Whether a token gets jobs: a circuit breaker, closed by a health check that succeeds and opened by
+//! faults in a row or a health check that fails. And how the token did lately, while it gets some.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -138,7 +138,7 @@ impl CircuitBreaker {
     }
 
     /// A request expired that the token had been given; `time` is what it might have taken.
-    /// Returns whether this was the one after which, with no answer in between, it takes a probe to
+    /// Returns whether this was the one after which, with no answer in between, it takes a health check to
     /// tell whether the token answers at all.
     pub fn record_expiry(&self, time: Duration) -> bool {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -216,7 +216,7 @@ impl CircuitBreaker {
         was_usable
     }
 
-    /// A probe succeeded. Says whether the token got no jobs till now.
+    /// A health check succeeded. Says whether the token got no jobs till now.
     pub fn close(&self) -> bool {
         if self.is_usable() {
             return false;
@@ -237,7 +237,7 @@ impl CircuitBreaker {
 mod tests {
     use super::*;
 
-    /// Faults in a row open it, an answer in between does not count, a probe closes it, and what
+    /// Faults in a row open it, an answer in between does not count, a health check closes it, and what
     /// comes back gets one job at a time first.
     #[test]
     fn opens_and_closes() {
@@ -263,7 +263,7 @@ mod tests {
         }
         assert!(!breaker.is_half_open());
     }
-    /// Requests that expire are a reason to probe once there are several with no answer in
+    /// Requests that expire are a reason to health check once there are several with no answer in
     /// between.
     #[test]
     fn requests_that_expire() {
@@ -301,7 +301,7 @@ mod tests {
     }
 
     /// A token that fails at three calls in ten stays in use and is not well, until that is over:
-    /// by calls that succeed, by time where there are none, or by a probe after it was given up.
+    /// by calls that succeed, by time where there are none, or by a health check after it was given up.
     #[test]
     fn remembers_what_came_of_the_latest_calls() {
         let now = Instant::now();

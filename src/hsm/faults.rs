@@ -15,8 +15,8 @@ pub fn take_in(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, charge
     let now = Instant::now();
     let are_keys_missed = fault == Fault::KEYS_MISSED;
     if are_keys_missed {
-        // Whether they were deleted or the token is in trouble is for the keeper to find out.
-        token.keeper_signal.tell();
+        // Whether they were deleted or the token is in trouble is for the health checker to find out.
+        token.checker_signal.tell();
     }
     match charge {
         Charge::Key if are_keys_missed => {}

@@ -474,7 +474,7 @@ impl Fleet {
         self.evacuate(token);
         // Those who sleep close their sessions.
         token.pool.wake_all();
-        token.keeper_signal.tell();
+        token.checker_signal.tell();
         self.monitor_signal.tell();
     }
 

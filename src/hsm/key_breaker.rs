@@ -265,7 +265,7 @@ impl KeyBreakers {
     }
 
     /// Forgets keys whose last fault is long ago. A breaker is open for that long only if neither a
-    /// request nor the token's keeper could try the key: then requests are to show how it does.
+    /// request nor the token's health checker could try the key: then requests are to show how it does.
     pub fn forget_old(&self, now: Instant) {
         if !self.is_any_failing() {
             return;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  event loop ──submit──► fleet ──► queue (per token) ──► worker = session ──► event loop's inbox
-//!                                     keeper: connects, probes, lists keys, recovers
+//!                                     health checker: connects, health checks, lists keys, recovers
 //!                                     monitor: writes off calls that hang, starts threads, health
 //! ```
 //!
@@ -19,9 +19,9 @@ mod evidence_keys;
 mod faults;
 pub mod fleet;
 pub mod health;
+mod health_checker;
 mod hedge;
 pub mod inventory;
-mod keeper;
 pub mod key_breaker;
 pub mod key_hangs;
 pub mod latency;
@@ -84,7 +84,7 @@ pub struct TokenStats {
     pub label: String,
     /// Whether it gets jobs.
     pub is_usable: bool,
-    /// Why it does not, or what is wrong with it by the latest probe or the latest calls.
+    /// Why it does not, or what is wrong with it by the latest health check or the latest calls.
     pub trouble: Option<String>,
     /// Jobs that wait.
     pub queued: usize,
@@ -227,14 +227,14 @@ impl Hsm {
         monitor::start(&fleet)
             .map_err(|error| StartError { message: format!("no thread for the HSM: {error}") })?;
         let end = start + MAX_START_WAIT;
-        let is_begun = |token: &Token| token.keeper.lock().has_tried && token.is_begun();
+        let is_begun = |token: &Token| token.checker.lock().has_tried && token.is_begun();
         while Instant::now() < end && !fleet.tokens.iter().all(is_begun) {
             fleet.progress.wait_until(end);
         }
         health::publish(&fleet, Instant::now());
         let hsm = Self { fleet };
         let unfit = |token: &Token| {
-            let state = token.keeper.lock();
+            let state = token.checker.lock();
             state.is_unfit.then(|| state.trouble.clone().unwrap_or_default())
         };
         match hsm.fleet.tokens.iter().find_map(unfit) {
@@ -252,7 +252,7 @@ impl Hsm {
         for token in &fleet.tokens {
             token.backend.extend_labels(labels);
             if token.backend.has_new_labels() {
-                token.keeper_signal.tell();
+                token.checker_signal.tell();
             }
         }
         let is_known =
@@ -273,9 +273,9 @@ impl Hsm {
         self.fleet.number
     }
 
-    /// Wakes the keepers to prove the keys that are not proven: witnesses may have changed.
+    /// Wakes the health checkers to prove the keys that are not proven: witnesses may have changed.
     pub fn prove_again(&self) {
-        self.fleet.tokens.iter().for_each(|token| token.keeper_signal.tell());
+        self.fleet.tokens.iter().for_each(|token| token.checker_signal.tell());
     }
 
     /// Why no token is usable, if none is.
@@ -300,7 +300,7 @@ impl Hsm {
         let is_stuck = |token: &Token| token.pool.counts().abandoned > 0;
         tokens.iter().all(|token| !token.circuit_breaker.is_usable())
             && tokens.iter().any(is_stuck)
-            && !tokens.iter().any(|token| token.keeper.lock().has_given_up)
+            && !tokens.iter().any(|token| token.checker.lock().has_stopped_trying)
     }
 
     /// Queues the jobs of one turn of an event loop, emptying `jobs`; what cannot be taken goes
@@ -309,7 +309,7 @@ impl Hsm {
         self.fleet.submit(jobs, refused);
     }
 
-    /// What the last probes found.
+    /// What the last health checks found.
     #[must_use]
     pub fn health(&self) -> Arc<FleetHealth> {
         self.fleet.health.load_full()
@@ -338,7 +338,7 @@ impl Hsm {
         }
         for token in &fleet.tokens {
             token.pool.close();
-            token.keeper_signal.tell();
+            token.checker_signal.tell();
         }
         fleet.monitor_signal.tell();
         let end = Instant::now() + timeout;
@@ -400,7 +400,7 @@ fn stats(token: &Token) -> TokenStats {
     let counts = token.pool.counts();
     let counters = &token.counters;
     let is_usable = token.circuit_breaker.is_usable();
-    let probe = token.keeper.lock().trouble.clone();
+    let trouble = token.checker.lock().trouble.clone();
     let not_proven = token.backend.not_proven();
     let recent = || {
         let faults = token.circuit_breaker.recent_faults(Instant::now())?;
@@ -410,9 +410,9 @@ fn stats(token: &Token) -> TokenStats {
         label: token.backend.identity().label,
         is_usable,
         trouble: if is_usable {
-            probe.or_else(recent)
+            trouble.or_else(recent)
         } else {
-            token.circuit_breaker.reason().or(probe)
+            token.circuit_breaker.reason().or(trouble)
         },
         queued: token.queue.len() + token.deferred.len(),
         running: counts.running,

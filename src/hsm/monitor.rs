@@ -8,24 +8,24 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
-use super::keeper::{self, ThreadCount};
+use super::health_checker::{self, ThreadCount};
 use super::token::Token;
 use super::watch::{Found, JobCall, Watch};
 use super::worker_pool::WorkerState;
 use super::{health, hedge, worker};
 use crate::limits::{
-    HEALTH_TICK, KEEPER_RETRY_INTERVAL, MAX_ABANDONED_PER_TOKEN, MIN_HANG, MIN_STALL,
-    MONITOR_IDLE_TICKS, PROBE_INTERVAL, SESSION_STACK_BYTES, SILENT_WHILE_LISTING, STALL_FACTOR,
+    CHECKER_RETRY_INTERVAL, HEALTH_CHECK_INTERVAL, HEALTH_TICK, MAX_ABANDONED_PER_TOKEN, MIN_HANG,
+    MIN_STALL, MONITOR_IDLE_TICKS, SESSION_STACK_BYTES, SILENT_WHILE_LISTING, STALL_FACTOR,
 };
 
-/// Starts the monitor and the keepers.
+/// Starts the monitor and the health checkers.
 ///
 /// # Errors
 /// The system gives no more threads.
 pub fn start(fleet: &Arc<Fleet>) -> std::io::Result<()> {
     for index in 0..fleet.tokens.len() {
-        let watch = Arc::clone(&fleet.tokens[index].keeper.lock().watch);
-        start_keeper(fleet, index, watch)?;
+        let watch = Arc::clone(&fleet.tokens[index].checker.lock().watch);
+        start_checker(fleet, index, watch)?;
     }
     let of_thread = Arc::clone(fleet);
     fleet.threads.fetch_add(1, Ordering::AcqRel);
@@ -62,7 +62,7 @@ fn run(fleet: &Arc<Fleet>) {
             fleet.monitor_signal.wait_until(now + hedge::tick(hedge_after));
         } else {
             let is_needed = || fleet.tokens.iter().any(Token::has_waiting);
-            fleet.monitor_signal.doze_until(now + PROBE_INTERVAL / 2, is_needed);
+            fleet.monitor_signal.doze_until(now + HEALTH_CHECK_INTERVAL / 2, is_needed);
         }
     }
 }
@@ -86,9 +86,9 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Dura
         hedge::look_at_calls(fleet, token, now, after);
     }
     hedge::relieve(fleet, token);
-    is_busy |= look_at_keeper(fleet, index, now);
-    if health::is_out_of_sight(token, now) {
-        let reason = "probes do not return, and neither do jobs".to_owned();
+    is_busy |= inspect_checker(fleet, index, now);
+    if health::is_health_unknown(token, now) {
+        let reason = "health checks do not return, and neither do jobs".to_owned();
         fleet.give_up(token, reason);
     }
     look_at_queue(token, now);
@@ -172,7 +172,7 @@ fn call_hangs(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) 
 }
 
 /// Takes a token out of use that has no session left to serve with, or that answers nobody while a
-/// probe of it does not return either.
+/// health check of it does not return either.
 fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
     if !token.circuit_breaker.is_usable() {
         return;
@@ -187,15 +187,15 @@ fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
         return;
     }
     let (since, is_listing) = {
-        let state = token.keeper.lock();
+        let state = token.checker.lock();
         (state.watch.since(), state.is_listing)
     };
-    // A probe is an encryption and a decryption. A listing may take minutes on a healthy token,
-    // and leaves nobody to probe it: then the requests' word is taken for it.
+    // A health check is an encryption and a decryption. A listing may take minutes on a healthy token,
+    // and leaves nobody to health check it: then the requests' word is taken for it.
     let patience = if is_listing { SILENT_WHILE_LISTING } else { time * 2 };
     let last = if is_listing { token.circuit_breaker.last_success() } else { since };
     if last.is_some_and(|last| now.saturating_duration_since(last) > patience) {
-        fleet.give_up(token, "it answers no request in time, and no probe".to_owned());
+        fleet.give_up(token, "it answers no request in time, and no health check".to_owned());
     }
 }
 
@@ -222,16 +222,16 @@ fn look_at_deferred(token: &Token, now: Instant) -> bool {
     true
 }
 
-fn look_at_keeper(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
+fn inspect_checker(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     let token = &fleet.tokens[index];
-    let mut state = token.keeper.lock();
+    let mut state = token.checker.lock();
     let found = state.watch.look(now, Duration::MAX);
     if let Found::NowAbandoned(WorkerState::NotRunning, job) = found {
         token.pool.abandon_other();
         match job.and_then(|job| job.key) {
-            // The next probe uses another key.
+            // The next health check uses another key.
             Some(key) => token.hangs.overdue(key, false, now),
-            None => state.trouble = Some("a probe does not return".to_owned()),
+            None => state.trouble = Some("a health check does not return".to_owned()),
         }
         state.has_tried = true;
         state.is_listing = false;
@@ -244,23 +244,23 @@ fn look_at_keeper(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
         return true;
     }
     state.watch = Arc::new(Watch::default());
-    match start_keeper(fleet, index, Arc::clone(&state.watch)) {
+    match start_checker(fleet, index, Arc::clone(&state.watch)) {
         Ok(()) => state.replace_at = None,
         Err(error) => {
-            tracing::error!("no thread to probe an HSM with: {error}");
-            state.replace_at = Some(now + KEEPER_RETRY_INTERVAL);
+            tracing::error!("no thread for an HSM health check: {error}");
+            state.replace_at = Some(now + CHECKER_RETRY_INTERVAL);
         }
     }
     true
 }
 
-fn start_keeper(fleet: &Arc<Fleet>, index: usize, watch: Arc<Watch>) -> std::io::Result<()> {
-    spawn(fleet, format!("hsm-keeper-{index}"), move |fleet| {
+fn start_checker(fleet: &Arc<Fleet>, index: usize, watch: Arc<Watch>) -> std::io::Result<()> {
+    spawn(fleet, format!("hsm-checker-{index}"), move |fleet| {
         let token = &fleet.tokens[index];
-        let run = || keeper::run(fleet, token, &watch);
+        let run = || health_checker::run(fleet, token, &watch);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             // The monitor takes it for a hang, and replaces it.
-            tracing::error!("a panic in an HSM probe");
+            tracing::error!("a panic in an HSM health check");
             let now = Instant::now();
             watch.begin(now, now, false);
             // Unlike one that hangs it is gone already, before the monitor has counted it.

@@ -15,7 +15,7 @@ pub struct Pace {
     /// The average service time; the shortest, among the first calls.
     service_nanos: AtomicU64,
     /// Jobs' calls so far, not counted beyond [`PACE_FIRST_CALLS`]. With none, `service_nanos` is a
-    /// probe's.
+    /// health check's.
     first_calls: AtomicU64,
     start: Instant,
     /// When the present stretch of time began, nanoseconds after `start`.
@@ -114,7 +114,7 @@ impl Pace {
         self.service_nanos.store(new.max(1), relaxed);
     }
 
-    /// Takes in how long a probe took, two operations, if no job tells better.
+    /// Takes in how long a health check took, two operations, if no job tells better.
     pub fn prime(&self, probe: Duration) {
         if self.first_calls.load(Ordering::Relaxed) == 0 {
             self.service_nanos.store(nanos(probe / 2), Ordering::Relaxed);

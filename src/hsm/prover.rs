@@ -1,17 +1,17 @@
-//! A keeper proves its token's keys beside the traffic, at a bounded rate.
+//! A health checker proves its token's keys beside the traffic, at a bounded rate.
 
 use std::time::Instant;
 
 use super::backend::{Direction, Proof, Standing};
 use super::fleet::{Fleet, bit};
-use super::keeper::{Abandoned, Keeper};
+use super::health_checker::{Abandoned, HealthChecker};
 use super::queue::TokenSet;
 use super::token::Token;
 use crate::limits::{
     MAX_HOUSEKEEPING, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_PAUSE, PROOF_SLICE,
 };
 
-impl Keeper<'_> {
+impl HealthChecker<'_> {
     /// Proves keys until none is left to be proven now, something else is to be done, or `end`.
     pub(super) fn prove_keys(&mut self, end: Instant) -> Result<(), Abandoned> {
         if !self.fleet.have_all_tried() {
@@ -36,16 +36,16 @@ impl Keeper<'_> {
             if is_done || next >= end {
                 break;
             }
-            self.token.keeper_signal.wait_until(next);
+            self.token.checker_signal.wait_until(next);
             if Instant::now() < next {
                 // It was told of something else.
-                self.token.keeper_signal.tell();
+                self.token.checker_signal.tell();
                 break;
             }
         }
         if has_made {
             // Now there is something to prove theirs by.
-            self.fleet.tell_other_keepers(self.token);
+            self.fleet.notify_other_checkers(self.token);
         }
         Ok(())
     }
@@ -61,21 +61,21 @@ impl Keeper<'_> {
 
 impl Fleet {
     /// Records that `last` was tried for the first time: once all were, the keys of those that
-    /// were tried before it can be proven, and their keepers are at rest.
+    /// were tried before it can be proven, and their health checkers are at rest.
     pub(super) fn begin_proofs(&self, last: &Token) {
         if self.have_all_tried() {
-            self.tell_other_keepers(last);
+            self.notify_other_checkers(last);
         }
     }
 
-    fn tell_other_keepers(&self, than: &Token) {
+    fn notify_other_checkers(&self, than: &Token) {
         let others = self.tokens.iter().filter(|other| other.index != than.index);
-        others.for_each(|other| other.keeper_signal.tell());
+        others.for_each(|other| other.checker_signal.tell());
     }
 
     /// Returns whether each token was tried once, or has had its time for it.
     fn have_all_tried(&self) -> bool {
-        let has_tried = |token: &Token| token.keeper.lock().has_tried;
+        let has_tried = |token: &Token| token.checker.lock().has_tried;
         self.start.elapsed() >= MAX_START_WAIT || self.tokens.iter().all(has_tried)
     }
 

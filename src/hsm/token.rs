@@ -46,10 +46,10 @@ pub struct Token {
     pub deferred: Deferred,
     /// The workers' calls.
     pub watches: Mutex<Vec<Arc<Watch>>>,
-    /// The keeper's state.
-    pub keeper: Mutex<KeeperState>,
-    /// Wakes the keeper.
-    pub keeper_signal: Signal,
+    /// The health checker's state.
+    pub checker: Mutex<CheckerState>,
+    /// Wakes the health checker.
+    pub checker_signal: Signal,
     /// It was connected to since its health was last published.
     pub is_identity_new: AtomicBool,
     /// Since the start.
@@ -82,24 +82,24 @@ impl Share {
     }
 }
 
-/// What the keeper last found.
+/// What the health checker last found.
 #[derive(Default)]
-pub struct KeeperState {
-    /// Its call at present. Replaced when the keeper is.
+pub struct CheckerState {
+    /// Its call at present. Replaced when the health checker is.
     pub watch: Arc<Watch>,
     /// It hangs, and another is to take its place, not before that.
     pub replace_at: Option<Instant>,
     /// Whether that call is a listing, which may take long on a healthy token.
     pub is_listing: bool,
-    /// When a probe last succeeded or failed.
-    pub probed_at: Option<Instant>,
+    /// When a health check last succeeded or failed.
+    pub checked_at: Option<Instant>,
     /// Why the last one failed, if it did.
     pub trouble: Option<String>,
     /// It has tried for the first time, whatever came of it.
     pub has_tried: bool,
     /// The PIN was refused, and nothing has changed since; or the token is unfit, and there is no
-    /// keeper any more.
-    pub has_given_up: bool,
+    /// health checker any more.
+    pub has_stopped_trying: bool,
     /// The token cannot do what is needed.
     pub is_unfit: bool,
 }
@@ -153,8 +153,8 @@ impl Token {
             hangs: KeyHangs::new(max_sessions, start),
             deferred: Deferred::default(),
             watches: Mutex::default(),
-            keeper: Mutex::default(),
-            keeper_signal: Signal::default(),
+            checker: Mutex::default(),
+            checker_signal: Signal::default(),
             is_identity_new: AtomicBool::new(false),
             counters: Counters::default(),
             open_after: Mutex::new((None, Backoff::default())),
@@ -246,7 +246,7 @@ impl Token {
         }
         if self.circuit_breaker.record_expiry(time) {
             // Does it answer at all?
-            self.keeper_signal.tell();
+            self.checker_signal.tell();
         }
     }
 

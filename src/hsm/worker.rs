@@ -157,7 +157,7 @@ impl Worker<'_> {
                     }
                 }
                 self.token.open_failed(Instant::now());
-                self.token.keeper_signal.tell();
+                self.token.checker_signal.tell();
                 Opened::Failed
             }
         }

@@ -292,7 +292,7 @@ impl WorkerPool {
         inner.abandoned -= 1;
     }
 
-    /// A thread beside the workers (a token's keeper) is stuck.
+    /// A thread beside the workers (a token's health checker) is stuck.
     pub fn abandon_other(&self) {
         self.inner.lock().abandoned += 1;
     }

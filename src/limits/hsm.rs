@@ -13,7 +13,7 @@ pub const IV_BATCH_BYTES: usize = 4092;
 /// Batches of random bytes of a token's sessions whose beginnings are compared with a new one's.
 pub const MAX_SEEN_BATCHES: usize = 1024;
 /// Between two probes of a token's health.
-pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+pub const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two listings of a token's keys.
 pub const KEY_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// Keys that a listing takes from a token.
@@ -93,7 +93,7 @@ pub const PACE_FIRST_CALLS: u64 = 256;
 /// Opening or closing a session, a login, a probe: longer than this is a hang.
 pub const MAX_HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// A probe that lasts longer is evidence against the token; it is still waited for.
-pub const MAX_PROBE: Duration = Duration::from_secs(2);
+pub const MAX_HEALTH_CHECK: Duration = Duration::from_secs(2);
 /// Listing all of a token's keys: longer than this is a hang.
 pub const MAX_LISTING: Duration = Duration::from_secs(300);
 /// A call that lasts longer than this, and many times longer than usual, gives its place among
@@ -190,7 +190,7 @@ pub const MAX_LOGIN_WAIT: Duration = Duration::from_secs(5);
 /// of use.
 pub const SILENT_WHILE_LISTING: Duration = Duration::from_secs(1);
 /// How often a token is probed that answers no requests.
-pub const SILENT_PROBE_INTERVAL: Duration = Duration::from_millis(250);
+pub const SILENT_HEALTH_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// Refusals of a login that don't speak of the PIN, with no success in between, after which it is
 /// not tried again.
 pub const MAX_OTHER_LOGIN_REFUSALS: u32 = 2;
@@ -205,7 +205,7 @@ pub const MIN_STEADY: Duration = Duration::from_secs(5);
 /// Ticks without a call in flight after which nobody looks until there is one.
 pub const MONITOR_IDLE_TICKS: u32 = 100;
 /// Probes right after connecting, by which the token's pace is known before the first job.
-pub const FIRST_PROBES: u32 = 4;
+pub const FIRST_HEALTH_CHECKS: u32 = 4;
 /// At the second retry on the same token, the wait; doubles. The first retry is at once.
 pub const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(1);
 /// At further retries on the same token, the longest wait.

@@ -15,7 +15,7 @@ use super::native::Session as NativeSession;
 use super::token::Shared;
 use super::trouble::{NO_SESSION, Trouble, fault_of, is_reconnection};
 use crate::hsm::backend::{
-    Blame, Direction, Evidence, Failed, Fault, KeyChoice, Probed, Proof, Session,
+    Blame, Direction, Evidence, Failed, Fault, Health, KeyChoice, Proof, Session,
 };
 use crate::job::{KeyIndex, Request, Success};
 
@@ -95,7 +95,7 @@ impl Session for Pkcs11Session {
         result
     }
 
-    fn probe(&mut self, keys: &dyn KeyChoice) -> Result<Probed, Fault> {
+    fn check_health(&mut self, keys: &dyn KeyChoice) -> Result<Health, Fault> {
         self.call(|calls, token| calls.probe(token, keys))
     }
 

@@ -1,4 +1,4 @@
-//! A token's keeper: a thread with a session of its own that connects, probes, lists keys and
+//! A token's health checker: a thread with a session of its own that connects, health checks, lists keys and
 //! climbs the ladder of recovery, so that busy or hung workers have no part in it.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::backend::{
-    AnyKey, Direction, Evidence, Fault, KeyChoice as _, OpenError, Probed, Session,
+    AnyKey, Direction, Evidence, Fault, Health, KeyChoice as _, OpenError, Session,
 };
 use super::backoff::Backoff;
 use super::evidence_keys::Watched;
@@ -17,18 +17,18 @@ use super::pace::thread_cpu_time;
 use super::token::Token;
 use super::watch::{End, Watch};
 use crate::limits::{
-    FIRST_PROBES, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL, MAX_EVIDENCE_KEYS, MAX_HOUSEKEEPING,
-    MAX_LISTING, MAX_PROBE, MAX_SLOW_BACKOFF, MIN_RECONNECT_BACKOFF, MIN_STEADY,
-    MISSING_LABEL_INTERVAL, PROBE_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE, REFUSED_LOGIN_INTERVAL,
-    RETURN_WITHIN_PERCENT, SILENT_PROBE_INTERVAL,
+    FIRST_HEALTH_CHECKS, HEALTH_CHECK_INTERVAL, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL,
+    MAX_EVIDENCE_KEYS, MAX_HEALTH_CHECK, MAX_HOUSEKEEPING, MAX_LISTING, MAX_SLOW_BACKOFF,
+    MIN_RECONNECT_BACKOFF, MIN_STEADY, MISSING_LABEL_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
+    REFUSED_LOGIN_INTERVAL, RETURN_WITHIN_PERCENT, SILENT_HEALTH_CHECK_INTERVAL,
 };
 
 /// This thread is written off and must end; its call was counted for that key.
 pub(super) struct Abandoned(Option<KeyUse>);
 
-/// Runs until the fleet stops, the token proves unfit, or a call hangs and this keeper is replaced.
+/// Runs until the fleet stops, the token proves unfit, or a call hangs and this health checker is replaced.
 pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
-    let mut keeper = Keeper {
+    let mut checker = HealthChecker {
         fleet,
         token,
         watch,
@@ -42,19 +42,19 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         is_refused: false,
         slow_backoff: Backoff::up_to(MAX_SLOW_BACKOFF),
     };
-    if let Err(Abandoned(key)) = keeper.keep() {
+    if let Err(Abandoned(key)) = checker.check_until_stopped() {
         token.pool.abandoned_returned();
         key.inspect(|key| token.hangs.returned(*key));
     }
 }
 
-pub(super) struct Keeper<'a> {
+pub(super) struct HealthChecker<'a> {
     pub(super) fleet: &'a Fleet,
     pub(super) token: &'a Token,
     watch: &'a Watch,
     session: Option<Box<dyn Session>>,
     backoff: Backoff,
-    /// Connections or probes that failed in a row.
+    /// Connections or health checks that failed in a row.
     failures: u32,
     listed_at: Option<Instant>,
     put_in_use_at: Option<Instant>,
@@ -67,12 +67,12 @@ pub(super) struct Keeper<'a> {
     slow_backoff: Backoff,
 }
 
-impl Keeper<'_> {
-    fn keep(&mut self) -> Result<(), Abandoned> {
+impl HealthChecker<'_> {
+    fn check_until_stopped(&mut self) -> Result<(), Abandoned> {
         while !self.fleet.is_stopping() {
-            self.let_settle();
+            self.back_off_after_relapse();
             let healthy = self.check()?;
-            let has_tried = std::mem::replace(&mut self.token.keeper.lock().has_tried, true);
+            let has_tried = std::mem::replace(&mut self.token.checker.lock().has_tried, true);
             self.fleet.progress.tell();
             if !has_tried {
                 self.fleet.begin_proofs(self.token);
@@ -87,7 +87,7 @@ impl Keeper<'_> {
             } else if self.is_slow {
                 self.slow_backoff.wait()
             } else if self.is_refused {
-                self.leave_alone(REFUSED_LOGIN_INTERVAL);
+                self.ignore_signals_for(REFUSED_LOGIN_INTERVAL);
                 continue;
             } else {
                 self.failures += 1;
@@ -97,7 +97,7 @@ impl Keeper<'_> {
             if is_healthy {
                 self.prove_keys(end)?;
             }
-            self.token.keeper_signal.wait_until(end);
+            self.token.checker_signal.wait_until(end);
         }
         self.drop_session()
     }
@@ -119,11 +119,11 @@ impl Keeper<'_> {
     /// How long a token that is well is left alone.
     fn pause(&self) -> Duration {
         if self.token.circuit_breaker.unanswered().is_some() {
-            SILENT_PROBE_INTERVAL
+            SILENT_HEALTH_CHECK_INTERVAL
         } else if self.token.serves_no_key() {
             KEY_TRIAL_INTERVAL
         } else {
-            PROBE_INTERVAL
+            HEALTH_CHECK_INTERVAL
         }
     }
 
@@ -151,24 +151,24 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// A token whose probes pass and whose jobs fail is not to be put in use again and again, each
-    /// time with new sessions, as fast as it can be probed.
-    fn let_settle(&mut self) {
+    /// A token whose health checks pass and whose jobs fail is not to be put in use again and again, each
+    /// time with new sessions, as fast as it can be checked.
+    fn back_off_after_relapse(&mut self) {
         let is_new_to_this = |then: Instant| then.elapsed() < MIN_STEADY;
         if !self.token.circuit_breaker.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this)
         {
             let pause = self.relapses.wait();
-            self.leave_alone(pause);
+            self.ignore_signals_for(pause);
         } else if !self.put_in_use_at.is_some_and(is_new_to_this) {
             self.relapses.reset();
         }
     }
 
     /// Waits for that long, whoever tells what, but for the end.
-    fn leave_alone(&self, time: Duration) {
+    fn ignore_signals_for(&self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.fleet.is_stopping() {
-            self.token.keeper_signal.wait_until(end);
+            self.token.checker_signal.wait_until(end);
         }
     }
 
@@ -181,7 +181,7 @@ impl Keeper<'_> {
             match opened {
                 Ok(session) => {
                     self.is_refused = false;
-                    self.token.keeper.lock().has_given_up = false;
+                    self.token.checker.lock().has_stopped_trying = false;
                     self.session = Some(session);
                     // Handles do not outlive a reconnection.
                     self.listed_at = None;
@@ -189,11 +189,11 @@ impl Keeper<'_> {
                 Err(error) => return Ok(self.not_opened(error)),
             }
         }
-        let probes = if is_new { FIRST_PROBES } else { 1 };
-        for number in 0..probes {
-            match self.probe(Self::sample)? {
-                Ok((probed, took)) => {
-                    self.note(probed);
+        let checks = if is_new { FIRST_HEALTH_CHECKS } else { 1 };
+        for number in 0..checks {
+            match self.check_health(Self::sample)? {
+                Ok((health, took)) => {
+                    self.record_health(health);
                     // The first one of a session also makes a key.
                     if (number > 0 || !is_new) && self.is_too_slow(took)? {
                         return Ok(Some(false));
@@ -242,12 +242,12 @@ impl Keeper<'_> {
         }
         self.try_keys_out_of_use()?;
         if is_new && self.session.is_some() {
-            // Now there may be a key to probe with, where the token makes none for that. It is no
+            // Now there may be a key to health check with, where the token makes none for that. It is no
             // sample of the token's pace: the window that was closed begins with the first jobs.
-            match self.probe(|_, _, _| {})? {
-                Ok((probed, _)) => self.note(probed),
+            match self.check_health(|_, _, _| {})? {
+                Ok((health, _)) => self.record_health(health),
                 Err(fault) => {
-                    self.probe_failed(fault, false)?;
+                    self.check_failed(fault, false)?;
                     return Ok(Some(false));
                 }
             }
@@ -258,18 +258,18 @@ impl Keeper<'_> {
     /// A session may die alone; the next one tells.
     fn round_failed(&mut self, fault: Fault, is_new: bool) -> Result<Option<bool>, Abandoned> {
         let is_token = is_new || self.failures > 0 || fault == Fault::KEYS_MISSED;
-        self.probe_failed(fault, is_token)?;
+        self.check_failed(fault, is_token)?;
         if is_token { Ok(Some(false)) } else { self.check() }
     }
 
-    fn note(&self, probed: Probed) {
-        let trouble = match probed {
-            Probed::Well => None,
-            Probed::CannotEncrypt(trouble) => Some(trouble),
+    fn record_health(&self, health: Health) {
+        let trouble = match health {
+            Health::Good => None,
+            Health::CannotEncrypt(trouble) => Some(trouble),
         };
         let is_new = {
-            let mut state = self.token.keeper.lock();
-            state.probed_at = Some(Instant::now());
+            let mut state = self.token.checker.lock();
+            state.checked_at = Some(Instant::now());
             let is_new = trouble.is_some() && state.trouble != trouble;
             state.trouble.clone_from(&trouble);
             is_new
@@ -281,7 +281,7 @@ impl Keeper<'_> {
     }
 
     /// Whether a token that answers no requests, or is to be put in use, does a single operation in
-    /// more time than a request has; then it is out of use. `took`: a probe, which is two.
+    /// more time than a request has; then it is out of use. `took`: a health check, which is two.
     fn is_too_slow(&mut self, took: Duration) -> Result<bool, Abandoned> {
         let Some(time) = self.token.circuit_breaker.request_time() else { return Ok(false) };
         let is_usable = self.token.circuit_breaker.is_usable();
@@ -325,7 +325,7 @@ impl Keeper<'_> {
         })
     }
 
-    fn probe_failed(&mut self, fault: Fault, is_token: bool) -> Result<(), Abandoned> {
+    fn check_failed(&mut self, fault: Fault, is_token: bool) -> Result<(), Abandoned> {
         if let Some(session) = &mut self.session {
             session.is_broken_by(&fault);
         }
@@ -334,7 +334,7 @@ impl Keeper<'_> {
             keys if fault == Fault::KEYS_MISSED => {
                 format!("keys that were there are not found: {keys}")
             }
-            _ => format!("probe: {}", fault.failure),
+            _ => format!("health check: {}", fault.failure),
         };
         self.failed(trouble, is_token);
         Ok(())
@@ -367,8 +367,8 @@ impl Keeper<'_> {
     /// Puts the token out of use until something has changed, or for good.
     fn give_up(&self, reason: String, is_unfit: bool) {
         let is_known = {
-            let mut state = self.token.keeper.lock();
-            state.has_given_up = true;
+            let mut state = self.token.checker.lock();
+            state.has_stopped_trying = true;
             state.is_unfit = is_unfit;
             state.trouble.replace(reason.clone()).is_some_and(|known| known == reason)
         };
@@ -382,15 +382,15 @@ impl Keeper<'_> {
 
     fn failed(&mut self, trouble: String, is_token: bool) {
         let is_known = {
-            let mut state = self.token.keeper.lock();
-            state.probed_at = Some(Instant::now());
+            let mut state = self.token.checker.lock();
+            state.checked_at = Some(Instant::now());
             state.trouble.replace(trouble.clone()).is_some_and(|known| known == trouble)
         };
         if !is_known {
             let label = self.token.backend.identity().label;
             tracing::warn!(token = label, trouble, "HSM token in trouble");
         }
-        // A token that answers jobs is not given up for the sake of a probe.
+        // A token that answers jobs is not given up for the sake of a health check.
         let answers = self.token.backend.missed_keys() == 0
             && self.token.circuit_breaker.is_answering(Instant::now())
             && self.token.circuit_breaker.faults_in_a_row() == 0
@@ -400,20 +400,20 @@ impl Keeper<'_> {
         }
     }
 
-    /// `took` hears the wall and the CPU time of a probe that succeeds.
-    fn probe(
+    /// `took` hears the wall and the CPU time of a health check that succeeds.
+    fn check_health(
         &mut self,
         took: impl FnOnce(&Token, Duration, Duration),
-    ) -> Result<Result<(Probed, Duration), Fault>, Abandoned> {
+    ) -> Result<Result<(Health, Duration), Fault>, Abandoned> {
         self.watched(MAX_HOUSEKEEPING, |session, keys| {
-            let Some(session) = session else { return Ok((Probed::Well, Duration::ZERO)) };
+            let Some(session) = session else { return Ok((Health::Good, Duration::ZERO)) };
             let (start, cpu) = (Instant::now(), thread_cpu_time());
-            let result = session.probe(&keys);
+            let result = session.check_health(&keys);
             let wall = start.elapsed();
             if result.is_ok() {
                 took(keys.token, wall, thread_cpu_time().saturating_sub(cpu));
             }
-            result.map(|probed| (probed, wall))
+            result.map(|health| (health, wall))
         })
     }
 
@@ -439,16 +439,16 @@ impl Keeper<'_> {
             return Ok(true);
         }
         self.token.pool.uncap();
-        self.token.keeper.lock().is_listing = true;
+        self.token.checker.lock().is_listing = true;
         let result = self.watched(MAX_LISTING, |session, keys| {
             let _ = keys.token.backend.take_stale();
             session.as_mut().map_or(Ok(()), |session| session.refresh_keys())
         });
-        self.token.keeper.lock().is_listing = false;
+        self.token.checker.lock().is_listing = false;
         match result? {
             Ok(()) => self.listed_at = Some(Instant::now()),
             Err(fault) if fault == Fault::KEYS_MISSED => {
-                self.probe_failed(fault, true)?;
+                self.check_failed(fault, true)?;
                 return Ok(false);
             }
             Err(fault) => {
@@ -478,7 +478,7 @@ impl Keeper<'_> {
     ) -> Result<T, Abandoned> {
         let now = Instant::now();
         let (token, direction) = (self.token, Direction::Decrypt);
-        let keys = Watched { token, watch: self.watch, direction, max: Some(MAX_PROBE) };
+        let keys = Watched { token, watch: self.watch, direction, max: Some(MAX_HEALTH_CHECK) };
         self.watch.begin(now, now + max, false);
         let result = call(&mut self.session, keys);
         match self.watch.end() {
