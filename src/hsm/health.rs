@@ -21,7 +21,7 @@ pub fn is_health_unknown(token: &Token, now: Instant) -> bool {
 fn is_check_overdue(token: &Token, now: Instant) -> bool {
     let state = token.checker.lock();
     let is_late = |since: Instant| now.saturating_duration_since(since) > MAX_HEALTH_CHECK;
-    let hangs = !state.is_listing && state.watch.since().is_some_and(is_late);
+    let hangs = !state.is_listing && state.call.since().is_some_and(is_late);
     let is_old = |at: Instant| now.saturating_duration_since(at) > MAX_HEALTH_AGE;
     hangs || state.checked_at.is_none_or(is_old)
 }

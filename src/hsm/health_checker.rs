@@ -9,13 +9,13 @@ use super::backend::{
     AnyKey, Direction, Evidence, Fault, Health, KeyChoice as _, OpenError, Session,
 };
 use super::backoff::Backoff;
-use super::evidence_keys::Watched;
+use super::evidence_keys::MonitoredKeys;
 use super::faults;
 use super::fleet::Fleet;
+use super::in_flight_call::{End, InFlightCall};
 use super::key_hangs::KeyUse;
 use super::pace::thread_cpu_time;
 use super::token::Token;
-use super::watch::{End, Watch};
 use crate::limits::{
     FIRST_HEALTH_CHECKS, HEALTH_CHECK_INTERVAL, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL,
     MAX_EVIDENCE_KEYS, MAX_HEALTH_CHECK, MAX_HOUSEKEEPING, MAX_LISTING, MAX_SLOW_BACKOFF,
@@ -27,11 +27,11 @@ use crate::limits::{
 pub(super) struct Abandoned(Option<KeyUse>);
 
 /// Runs until the fleet stops, the token proves unfit, or a call hangs and this health checker is replaced.
-pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
+pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
     let mut checker = HealthChecker {
         fleet,
         token,
-        watch,
+        call,
         session: None,
         backoff: Backoff::default(),
         failures: 0,
@@ -51,7 +51,7 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
 pub(super) struct HealthChecker<'a> {
     pub(super) fleet: &'a Fleet,
     pub(super) token: &'a Token,
-    watch: &'a Watch,
+    call: &'a InFlightCall,
     session: Option<Box<dyn Session>>,
     backoff: Backoff,
     /// Connections or health checks that failed in a row.
@@ -108,8 +108,9 @@ impl HealthChecker<'_> {
         if !is_token_lost && self.failures < RECONNECTS_BEFORE_REINITIALIZE {
             return Ok(false);
         }
-        let is_done = self
-            .watched(MAX_HOUSEKEEPING, |_, Watched { token, .. }| token.backend.reinitialize())?;
+        let is_done = self.monitored(MAX_HOUSEKEEPING, |_, MonitoredKeys { token, .. }| {
+            token.backend.reinitialize()
+        })?;
         if is_done {
             self.token.counters.reinitialized.fetch_add(1, Ordering::Relaxed);
         }
@@ -135,9 +136,9 @@ impl HealthChecker<'_> {
             if self.token.hangs.is_slow(key) {
                 continue;
             }
-            let evidence = self.watched(MAX_HOUSEKEEPING, |session, keys| {
+            let evidence = self.monitored(MAX_HOUSEKEEPING, |session, keys| {
                 let Some(session) = session else { return Evidence::Unavailable };
-                let keys = Watched { direction, ..keys };
+                let keys = MonitoredKeys { direction, ..keys };
                 keys.uses(Some(key));
                 session.try_key(key, direction)
             })?;
@@ -176,7 +177,7 @@ impl HealthChecker<'_> {
     fn check(&mut self) -> Result<Option<bool>, Abandoned> {
         let is_new = self.session.is_none();
         if is_new {
-            let opened = self.watched(MAX_HOUSEKEEPING, |_, keys| keys.token.backend.open())?;
+            let opened = self.monitored(MAX_HOUSEKEEPING, |_, keys| keys.token.backend.open())?;
             self.token.is_identity_new.store(true, Ordering::Release);
             match opened {
                 Ok(session) => {
@@ -202,7 +203,7 @@ impl HealthChecker<'_> {
                 Err(fault) => return self.round_failed(fault, is_new),
             }
         }
-        let present = self.watched(MAX_HOUSEKEEPING, |session, _| {
+        let present = self.monitored(MAX_HOUSEKEEPING, |session, _| {
             session.as_mut().map_or(Ok(()), |session| session.token_is_present())
         })?;
         if let Err(fault) = present {
@@ -313,7 +314,7 @@ impl HealthChecker<'_> {
     /// How long a known-good operation with a configured key takes: one whose calls do not last
     /// too long already, if there is one. `None` if none succeeds.
     fn time_configured_key(&mut self) -> Result<Option<Duration>, Abandoned> {
-        self.watched(MAX_HOUSEKEEPING, |session, keys| {
+        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
             let session = session.as_mut()?;
             let mut start = Instant::now();
             let mut found = session.try_configured_key(&keys);
@@ -405,7 +406,7 @@ impl HealthChecker<'_> {
         &mut self,
         took: impl FnOnce(&Token, Duration, Duration),
     ) -> Result<Result<(Health, Duration), Fault>, Abandoned> {
-        self.watched(MAX_HOUSEKEEPING, |session, keys| {
+        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
             let Some(session) = session else { return Ok((Health::Good, Duration::ZERO)) };
             let (start, cpu) = (Instant::now(), thread_cpu_time());
             let result = session.check_health(&keys);
@@ -440,7 +441,7 @@ impl HealthChecker<'_> {
         }
         self.token.pool.uncap();
         self.token.checker.lock().is_listing = true;
-        let result = self.watched(MAX_LISTING, |session, keys| {
+        let result = self.monitored(MAX_LISTING, |session, keys| {
             let _ = keys.token.backend.take_stale();
             session.as_mut().map_or(Ok(()), |session| session.refresh_keys())
         });
@@ -467,21 +468,21 @@ impl HealthChecker<'_> {
 
     fn drop_session(&mut self) -> Result<(), Abandoned> {
         let Some(session) = self.session.take() else { return Ok(()) };
-        self.watched(MAX_HOUSEKEEPING, |_, _| drop(session))
+        self.monitored(MAX_HOUSEKEEPING, |_, _| drop(session))
     }
 
     /// Makes a call under the monitor's eyes.
-    pub(super) fn watched<T>(
+    pub(super) fn monitored<T>(
         &mut self,
         max: Duration,
-        call: impl FnOnce(&mut Option<Box<dyn Session>>, Watched<'_>) -> T,
+        call: impl FnOnce(&mut Option<Box<dyn Session>>, MonitoredKeys<'_>) -> T,
     ) -> Result<T, Abandoned> {
         let now = Instant::now();
         let (token, direction) = (self.token, Direction::Decrypt);
-        let keys = Watched { token, watch: self.watch, direction, max: Some(MAX_HEALTH_CHECK) };
-        self.watch.begin(now, now + max, false);
+        let keys = MonitoredKeys { token, call: self.call, direction, max: Some(MAX_HEALTH_CHECK) };
+        self.call.begin(now, now + max, false);
         let result = call(&mut self.session, keys);
-        match self.watch.end() {
+        match self.call.end() {
             (End::InTime | End::Stalled, _) => Ok(result),
             (End::Abandoned, key) => Err(Abandoned(key)),
         }

@@ -13,10 +13,10 @@ use zeroize::Zeroizing;
 
 use super::config::{HedgeAfter, Hedging};
 use super::fleet::{Fleet, bit};
+use super::in_flight_call::Attempt;
 use super::queue::{Queued, key_use};
 use super::race::Race;
 use super::token::Token;
-use super::watch::Attempt;
 use crate::job::Job;
 use crate::limits::{
     HEDGE_FACTOR, MAX_HEDGE_BURST, MIN_HEDGE_AFTER, MIN_MONITOR_TICK, MONITOR_TICK,
@@ -90,9 +90,9 @@ pub fn tick(after: Option<Duration>) -> Duration {
 }
 
 /// Hedges the token's calls that need it.
-pub fn look_at_calls(fleet: &Fleet, token: &Token, now: Instant, after: Duration) {
-    for watch in token.watches.lock().iter() {
-        watch.hedge(now, after, |attempt, since| hedge(fleet, token, attempt, since, now));
+pub fn hedge_calls(fleet: &Fleet, token: &Token, now: Instant, after: Duration) {
+    for call in token.calls.lock().iter() {
+        call.hedge(now, after, |attempt, since| hedge(fleet, token, attempt, since, now));
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
 use super::health_checker::{self, ThreadCount};
+use super::in_flight_call::{InFlightCall, Inspection, JobCall};
 use super::token::Token;
-use super::watch::{Found, JobCall, Watch};
 use super::worker_pool::WorkerState;
 use super::{health, hedge, worker};
 use crate::limits::{
@@ -24,8 +24,8 @@ use crate::limits::{
 /// The system gives no more threads.
 pub fn start(fleet: &Arc<Fleet>) -> std::io::Result<()> {
     for index in 0..fleet.tokens.len() {
-        let watch = Arc::clone(&fleet.tokens[index].checker.lock().watch);
-        start_checker(fleet, index, watch)?;
+        let call = Arc::clone(&fleet.tokens[index].checker.lock().call);
+        start_checker(fleet, index, call)?;
     }
     let of_thread = Arc::clone(fleet);
     fleet.threads.fetch_add(1, Ordering::AcqRel);
@@ -81,9 +81,9 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Dura
     // A few very slow calls make the average long, and must not hide the next one.
     let usual = token.pace.service().min(token.latencies.p90().unwrap_or(Duration::MAX));
     let stall = MIN_STALL.max(usual.saturating_mul(STALL_FACTOR));
-    let mut is_busy = look_at_workers(fleet, token, now, stall);
+    let mut is_busy = inspect_workers(fleet, token, now, stall);
     if let Some(after) = hedge_after {
-        hedge::look_at_calls(fleet, token, now, after);
+        hedge::hedge_calls(fleet, token, now, after);
     }
     hedge::relieve(fleet, token);
     is_busy |= inspect_checker(fleet, index, now);
@@ -91,9 +91,9 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Dura
         let reason = "health checks do not return, and neither do jobs".to_owned();
         fleet.give_up(token, reason);
     }
-    look_at_queue(token, now);
-    look_at_service(fleet, token, now);
-    is_busy |= look_at_deferred(token, now);
+    expire_stalled_queue(token, now);
+    check_service(fleet, token, now);
+    is_busy |= tend_deferred(token, now);
     let waiting = token.queue.len();
     if waiting > 0 {
         is_busy = true;
@@ -114,28 +114,28 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Dura
     is_busy
 }
 
-fn look_at_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) -> bool {
+fn inspect_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) -> bool {
     let mut is_busy = false;
     let mut hung = Vec::new();
-    token.watches.lock().retain(|watch| match watch.look(now, stall) {
-        Found::Idle => Arc::strong_count(watch) > 1,
+    token.calls.lock().retain(|call| match call.inspect(now, stall) {
+        Inspection::Idle => Arc::strong_count(call) > 1,
         // Its thread is gone: it panicked.
-        Found::Busy if Arc::strong_count(watch) == 1 => false,
-        Found::Busy => {
+        Inspection::Busy if Arc::strong_count(call) == 1 => false,
+        Inspection::Busy => {
             is_busy = true;
             true
         }
-        Found::NowStalled(job) => {
+        Inspection::NowStalled(job) => {
             is_busy = true;
-            watch.held.lock().send_all(fleet);
+            call.outbox.lock().send_all(fleet);
             token.pool.mark_stalled();
             if let Some(key) = job.and_then(|job| job.key) {
                 token.hangs.stalled(key);
             }
             true
         }
-        Found::NowAbandoned(was, job) => {
-            watch.held.lock().send_all(fleet);
+        Inspection::NowAbandoned(was, job) => {
+            call.outbox.lock().send_all(fleet);
             token.pool.abandon(was);
             if let Some(key) = job.and_then(|job| job.key) {
                 token.hangs.overdue(key, was == WorkerState::Stalled, now);
@@ -145,13 +145,13 @@ fn look_at_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
         }
     });
     for job in hung {
-        call_hangs(fleet, token, job, now);
+        on_hang(fleet, token, job, now);
     }
     is_busy
 }
 
 /// Takes in that a call was written off.
-fn call_hangs(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
+fn on_hang(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
     token.counters.hung.fetch_add(1, Ordering::Relaxed);
     let key = job.and_then(|job| job.key);
     let label = token.backend.identity().label;
@@ -173,7 +173,7 @@ fn call_hangs(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) 
 
 /// Takes a token out of use that has no session left to serve with, or that answers nobody while a
 /// health check of it does not return either.
-fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
+fn check_service(fleet: &Fleet, token: &Token, now: Instant) {
     if !token.circuit_breaker.is_usable() {
         return;
     }
@@ -188,7 +188,7 @@ fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
     }
     let (since, is_listing) = {
         let state = token.checker.lock();
-        (state.watch.since(), state.is_listing)
+        (state.call.since(), state.is_listing)
     };
     // A health check is an encryption and a decryption. A listing may take minutes on a healthy token,
     // and leaves nobody to health check it: then the requests' word is taken for it.
@@ -201,7 +201,7 @@ fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
 
 /// Counts requests that expired in the queue of a token none of whose sessions gets on: nobody else
 /// takes them out.
-fn look_at_queue(token: &Token, now: Instant) {
+fn expire_stalled_queue(token: &Token, now: Instant) {
     if token.queue.is_empty() || !token.load().is_stalled {
         return;
     }
@@ -211,7 +211,7 @@ fn look_at_queue(token: &Token, now: Instant) {
 }
 
 /// Sees to the requests that wait since their keys are slow. Returns whether there are any.
-fn look_at_deferred(token: &Token, now: Instant) -> bool {
+fn tend_deferred(token: &Token, now: Instant) -> bool {
     if token.deferred.is_empty() {
         return false;
     }
@@ -225,8 +225,8 @@ fn look_at_deferred(token: &Token, now: Instant) -> bool {
 fn inspect_checker(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     let token = &fleet.tokens[index];
     let mut state = token.checker.lock();
-    let found = state.watch.look(now, Duration::MAX);
-    if let Found::NowAbandoned(WorkerState::NotRunning, job) = found {
+    let found = state.call.inspect(now, Duration::MAX);
+    if let Inspection::NowAbandoned(WorkerState::NotRunning, job) = found {
         token.pool.abandon_other();
         match job.and_then(|job| job.key) {
             // The next health check uses another key.
@@ -237,14 +237,14 @@ fn inspect_checker(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
         state.is_listing = false;
         state.replace_at = Some(now);
     }
-    let Some(replace_at) = state.replace_at else { return found != Found::Idle };
+    let Some(replace_at) = state.replace_at else { return found != Inspection::Idle };
     // Those that hang may return, and then there is room for another.
     let has_room = token.pool.counts().abandoned < MAX_ABANDONED_PER_TOKEN;
     if now < replace_at || !has_room || fleet.is_stopping() {
         return true;
     }
-    state.watch = Arc::new(Watch::default());
-    match start_checker(fleet, index, Arc::clone(&state.watch)) {
+    state.call = Arc::new(InFlightCall::default());
+    match start_checker(fleet, index, Arc::clone(&state.call)) {
         Ok(()) => state.replace_at = None,
         Err(error) => {
             tracing::error!("no thread for an HSM health check: {error}");
@@ -254,15 +254,15 @@ fn inspect_checker(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     true
 }
 
-fn start_checker(fleet: &Arc<Fleet>, index: usize, watch: Arc<Watch>) -> std::io::Result<()> {
+fn start_checker(fleet: &Arc<Fleet>, index: usize, call: Arc<InFlightCall>) -> std::io::Result<()> {
     spawn(fleet, format!("hsm-checker-{index}"), move |fleet| {
         let token = &fleet.tokens[index];
-        let run = || health_checker::run(fleet, token, &watch);
+        let run = || health_checker::run(fleet, token, &call);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             // The monitor takes it for a hang, and replaces it.
             tracing::error!("a panic in an HSM health check");
             let now = Instant::now();
-            watch.begin(now, now, false);
+            call.begin(now, now, false);
             // Unlike one that hangs it is gone already, before the monitor has counted it.
             token.pool.abandoned_returned();
         }
@@ -270,17 +270,17 @@ fn start_checker(fleet: &Arc<Fleet>, index: usize, watch: Arc<Watch>) -> std::io
 }
 
 fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
-    let watch = Arc::new(Watch::default());
-    fleet.tokens[index].watches.lock().push(Arc::clone(&watch));
+    let call = Arc::new(InFlightCall::default());
+    fleet.tokens[index].calls.lock().push(Arc::clone(&call));
     spawn(fleet, format!("hsm-{index}"), move |fleet| {
         let token = &fleet.tokens[index];
-        let run = || worker::run(fleet, token, &watch);
+        let run = || worker::run(fleet, token, &call);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             tracing::error!("a panic in an HSM session");
             // As after a hang; the thread is gone already.
             let now = Instant::now();
-            watch.begin(now, now, true);
-            if let Found::NowAbandoned(was, _) = watch.look(now, Duration::MAX) {
+            call.begin(now, now, true);
+            if let Inspection::NowAbandoned(was, _) = call.inspect(now, Duration::MAX) {
                 token.pool.abandon(was);
                 token.pool.abandoned_returned();
             }

@@ -52,7 +52,7 @@ impl HealthChecker<'_> {
 
     fn prove_next(&mut self) -> Result<Option<Proof>, Abandoned> {
         let fleet = self.fleet;
-        self.watched(MAX_HOUSEKEEPING, |session, keys| {
+        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
             let may_make = |key| fleet.may_make_witness(keys.token, key);
             session.as_mut().and_then(|session| session.prove_next(&may_make, &keys))
         })

@@ -11,13 +11,13 @@ use super::backend::{Backend, Direction};
 use super::backoff::Backoff;
 use super::circuit_breaker::CircuitBreaker;
 use super::deferred::Deferred;
+use super::in_flight_call::InFlightCall;
 use super::key_breaker::{Admission, KeyBreakers};
 use super::key_hangs::KeyHangs;
 use super::latency::Latencies;
 use super::pace::{Pace, Place};
 use super::queue::{Queue, Queued, key_use};
 use super::signal::Signal;
-use super::watch::Watch;
 use super::worker_pool::WorkerPool;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request, TokenIndex};
 use crate::limits::{GCM_TAG_BYTES, MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN};
@@ -45,7 +45,7 @@ pub struct Token {
     /// Requests with such keys.
     pub deferred: Deferred,
     /// The workers' calls.
-    pub watches: Mutex<Vec<Arc<Watch>>>,
+    pub calls: Mutex<Vec<Arc<InFlightCall>>>,
     /// The health checker's state.
     pub checker: Mutex<CheckerState>,
     /// Wakes the health checker.
@@ -86,7 +86,7 @@ impl Share {
 #[derive(Default)]
 pub struct CheckerState {
     /// Its call at present. Replaced when the health checker is.
-    pub watch: Arc<Watch>,
+    pub call: Arc<InFlightCall>,
     /// It hangs, and another is to take its place, not before that.
     pub replace_at: Option<Instant>,
     /// Whether that call is a listing, which may take long on a healthy token.
@@ -152,7 +152,7 @@ impl Token {
             breakers: KeyBreakers::default(),
             hangs: KeyHangs::new(max_sessions, start),
             deferred: Deferred::default(),
-            watches: Mutex::default(),
+            calls: Mutex::default(),
             checker: Mutex::default(),
             checker_signal: Signal::default(),
             is_identity_new: AtomicBool::new(false),

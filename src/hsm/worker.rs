@@ -10,14 +10,14 @@ use zeroize::Zeroize as _;
 
 use super::backend::{self, Blame, Direction, Evidence, Fault, OpenError, Session};
 use super::charge::{Attempt as Case, Charge, charge};
-use super::evidence_keys::Watched;
+use super::evidence_keys::MonitoredKeys;
 use super::faults;
 use super::fleet::{Fleet, complete};
+use super::in_flight_call::{Attempt, End, InFlightCall};
 use super::key_hangs::KeyUse;
 use super::pace::thread_cpu_time;
 use super::queue::Queued;
 use super::token::Token;
-use super::watch::{Attempt, End, Watch};
 use super::worker_pool::{Parker, Wakeup};
 use crate::job::{Completion, Failure, Operation, Success};
 use crate::limits::{
@@ -27,9 +27,9 @@ use crate::limits::{
 
 /// Runs until the session and its successor are gone, or the fleet stops. The pool counts this
 /// worker already; the watch is registered.
-pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
+pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
     let mut worker =
-        Worker { fleet, token, watch, parker: Parker::current(), jobs: 0, is_successor: false };
+        Worker { fleet, token, call, parker: Parker::current(), jobs: 0, is_successor: false };
     let mut pending = None;
     loop {
         // New ones are begun once it is usable again. Until then no session may be left, or the
@@ -43,7 +43,7 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
                 token.pool.start_running();
                 fleet.progress.tell();
                 let next = worker.serve(session.as_mut(), pending.take());
-                worker.send_held();
+                worker.send_finished();
                 match next {
                     Next::Reopen(job) => {
                         token.pool.stop_running();
@@ -85,7 +85,7 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
 struct Worker<'a> {
     fleet: &'a Fleet,
     token: &'a Token,
-    watch: &'a Watch,
+    call: &'a InFlightCall,
     parker: Arc<Parker>,
     jobs: u32,
     /// The session before this one broke, and this one has done nothing yet.
@@ -134,9 +134,9 @@ enum Done {
 impl Worker<'_> {
     fn open(&self) -> Opened {
         let now = Instant::now();
-        self.watch.begin(now, now + MAX_HOUSEKEEPING, false);
+        self.call.begin(now, now + MAX_HOUSEKEEPING, false);
         let result = self.token.backend.open();
-        if self.watch.end().0 == End::Abandoned {
+        if self.call.end().0 == End::Abandoned {
             return Opened::Abandoned;
         }
         match result {
@@ -166,9 +166,9 @@ impl Worker<'_> {
     /// Closes the session. False if that hung, and this thread is written off.
     fn close(&self, session: Box<dyn Session>) -> bool {
         let now = Instant::now();
-        self.watch.begin(now, now + MAX_HOUSEKEEPING, false);
+        self.call.begin(now, now + MAX_HOUSEKEEPING, false);
         drop(session);
-        if self.watch.end().0 == End::Abandoned {
+        if self.call.end().0 == End::Abandoned {
             self.token.pool.abandoned_returned();
             return false;
         }
@@ -195,7 +195,7 @@ impl Worker<'_> {
             let queued = match pending.take().or_else(|| self.next_job()) {
                 Some(queued) => queued,
                 None => {
-                    self.send_held();
+                    self.send_finished();
                     match self.wait_for_work(epoch) {
                         Wakeup::Work => continue,
                         Wakeup::Leave => return Next::Leave,
@@ -208,7 +208,7 @@ impl Worker<'_> {
                 Done::Stop(next) => return next,
             }
             if self.token.pool.is_over_limit() && pending.is_none() {
-                self.send_held();
+                self.send_finished();
                 if self.wait_for_work(epoch) == Wakeup::Leave {
                     return Next::Leave;
                 }
@@ -228,8 +228,8 @@ impl Worker<'_> {
         self.token.pool.wait_for_work(&self.parker, &self.token.queue, may_sleep)
     }
 
-    fn send_held(&self) {
-        self.watch.held.lock().send_all(self.fleet);
+    fn send_finished(&self) {
+        self.call.outbox.lock().send_all(self.fleet);
     }
 
     /// The next job; those of keys whose slow calls hold their share of the sessions wait.
@@ -298,12 +298,12 @@ impl Worker<'_> {
             return None;
         }
         if std::mem::take(&mut queued.backs_off) && queued.attempts > 1 {
-            self.send_held();
+            self.send_finished();
             let wait = MIN_RETRY_BACKOFF * (1 << (queued.attempts - 2).min(16));
             std::thread::sleep(wait.min(MAX_RETRY_BACKOFF).min(queued.job.deadline - start));
         }
         // What is finished does not wait for a slow call.
-        let mut held = self.watch.held.lock();
+        let mut held = self.call.outbox.lock();
         if held.is_due(start, self.token.pace.service()) {
             held.send_all(self.fleet);
         }
@@ -315,7 +315,7 @@ impl Worker<'_> {
         let start = Instant::now();
         let cpu = self.is_sample().then(thread_cpu_time);
         let until = queued.job.deadline.max(start + self.token.pace.hang());
-        self.watch.begin_attempt(start, until, Attempt::at(&queued));
+        self.call.begin_attempt(start, until, Attempt::at(&queued));
         let job = &mut queued.job;
         let result =
             catch_unwind(AssertUnwindSafe(|| session.perform(&job.request, &mut job.output)));
@@ -346,7 +346,7 @@ impl Worker<'_> {
     /// Takes in that a call for the job returned. False if its thread is written off; then what it
     /// gave is wiped.
     fn end_call(&self, queued: &mut Queued) -> bool {
-        let (ended, race, key) = self.watch.end_attempt();
+        let (ended, race, key) = self.call.end_attempt();
         if race.is_some() {
             queued.race = race;
         }
@@ -533,11 +533,11 @@ impl Worker<'_> {
     ) -> Result<Evidence, Hung> {
         let token = self.token;
         let now = Instant::now();
-        self.watch.begin(now, now + token.pace.hang(), true);
+        self.call.begin(now, now + token.pace.hang(), true);
         let direction = about.direction.unwrap_or(Direction::Encrypt);
-        let keys = Watched { token, watch: self.watch, direction, max: None };
+        let keys = MonitoredKeys { token, call: self.call, direction, max: None };
         let asked = catch_unwind(AssertUnwindSafe(|| session.known_good(about, &keys)));
-        let (ended, key) = self.watch.end();
+        let (ended, key) = self.call.end();
         if !self.ended(ended, key) {
             return Err(Hung);
         }
@@ -558,7 +558,7 @@ impl Worker<'_> {
     fn answer(&mut self, completion: Option<Completion>, now: Instant) {
         if let Some(completion) = completion {
             self.token.counters.answered.fetch_add(1, Ordering::Relaxed);
-            self.watch.held.lock().add(completion, now);
+            self.call.outbox.lock().add(completion, now);
         }
     }
 

@@ -14,11 +14,11 @@ use crate::job::{ReplyTo, Request};
 
 /// What a thread does at present.
 #[derive(Default)]
-pub struct Watch {
+pub struct InFlightCall {
     call: Mutex<Call>,
     /// What the thread has finished and not sent yet. Here, so that a call that hangs does not hold
     /// answers to others.
-    pub held: Mutex<Outbox>,
+    pub outbox: Mutex<Outbox>,
 }
 
 #[derive(Default)]
@@ -101,7 +101,7 @@ pub enum End {
 
 /// What the monitor found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Inspection {
     /// No call.
     Idle,
     /// A call, and it may go on.
@@ -112,7 +112,7 @@ pub enum Found {
     NowAbandoned(WorkerState, Option<JobCall>),
 }
 
-impl Watch {
+impl InFlightCall {
     /// A call begins that is about no job. `is_running`: the thread is one of the token's running
     /// workers.
     pub fn begin(&self, since: Instant, until: Instant, is_running: bool) {
@@ -176,11 +176,11 @@ impl Watch {
     }
 
     /// The monitor's look. A call slower than `stall` lends its place.
-    pub fn look(&self, now: Instant, stall: Duration) -> Found {
+    pub fn inspect(&self, now: Instant, stall: Duration) -> Inspection {
         let mut call = self.call.lock();
         match &mut *call {
-            Call::None => Found::Idle,
-            Call::Abandoned(_) => Found::Busy,
+            Call::None => Inspection::Idle,
+            Call::Abandoned(_) => Inspection::Busy,
             Call::Running(Running { until, is_running, is_stalled, job, .. }) if now >= *until => {
                 let job = *job;
                 let state = match (*is_running, *is_stalled) {
@@ -189,15 +189,15 @@ impl Watch {
                     (true, true) => WorkerState::Stalled,
                 };
                 *call = Call::Abandoned(job.and_then(|job| job.key));
-                Found::NowAbandoned(state, job)
+                Inspection::NowAbandoned(state, job)
             }
             Call::Running(Running { since, is_running: true, is_stalled, job, .. })
                 if !*is_stalled && now.saturating_duration_since(*since) > stall =>
             {
                 *is_stalled = true;
-                Found::NowStalled(*job)
+                Inspection::NowStalled(*job)
             }
-            Call::Running(_) => Found::Busy,
+            Call::Running(_) => Inspection::Busy,
         }
     }
 
@@ -238,57 +238,63 @@ mod tests {
     /// A call is in time, then slow, then hung, and its thread hears of the last state.
     #[test]
     fn stages_of_a_call() {
-        let (watch, start) = (Watch::default(), Instant::now());
+        let (call, start) = (InFlightCall::default(), Instant::now());
         let at = |milli| start + Duration::from_millis(milli);
         let stall = Duration::from_millis(5);
-        assert_eq!(watch.look(start, stall), Found::Idle);
-        watch.begin(start, at(100), true);
-        assert_eq!(watch.look(at(5), stall), Found::Busy);
-        assert_eq!(watch.look(at(6), stall), Found::NowStalled(None));
-        assert_eq!(watch.look(at(99), stall), Found::Busy);
-        assert_eq!(watch.end(), (End::Stalled, None));
-        watch.begin(start, at(100), true);
-        assert_eq!(watch.look(at(50), stall), Found::NowStalled(None));
-        assert_eq!(watch.look(at(100), stall), Found::NowAbandoned(WorkerState::Stalled, None));
-        assert_eq!(watch.look(at(200), stall), Found::Busy);
-        assert_eq!(watch.end(), (End::Abandoned, None));
+        assert_eq!(call.inspect(start, stall), Inspection::Idle);
+        call.begin(start, at(100), true);
+        assert_eq!(call.inspect(at(5), stall), Inspection::Busy);
+        assert_eq!(call.inspect(at(6), stall), Inspection::NowStalled(None));
+        assert_eq!(call.inspect(at(99), stall), Inspection::Busy);
+        assert_eq!(call.end(), (End::Stalled, None));
+        call.begin(start, at(100), true);
+        assert_eq!(call.inspect(at(50), stall), Inspection::NowStalled(None));
+        assert_eq!(
+            call.inspect(at(100), stall),
+            Inspection::NowAbandoned(WorkerState::Stalled, None)
+        );
+        assert_eq!(call.inspect(at(200), stall), Inspection::Busy);
+        assert_eq!(call.end(), (End::Abandoned, None));
     }
 
     /// A call that uses one key after the other is counted for the first one that it is slow with.
     #[test]
     fn keys_of_a_call() {
-        let (watch, start) = (Watch::default(), Instant::now());
+        let (call, start) = (InFlightCall::default(), Instant::now());
         let (stall, key) = (Duration::from_millis(5), |n| (KeyIndex(n), Direction::Encrypt));
         let job = |n| Some(JobCall { key: Some(key(n)), time: None });
-        watch.begin(start, start + Duration::from_secs(60), true);
-        watch.uses(Some(key(1)), None);
-        watch.uses(Some(key(2)), Some(Duration::ZERO));
-        assert_eq!(watch.look(start + Duration::from_secs(1), stall), {
-            Found::NowAbandoned(WorkerState::Running, job(2))
+        call.begin(start, start + Duration::from_secs(60), true);
+        call.uses(Some(key(1)), None);
+        call.uses(Some(key(2)), Some(Duration::ZERO));
+        assert_eq!(call.inspect(start + Duration::from_secs(1), stall), {
+            Inspection::NowAbandoned(WorkerState::Running, job(2))
         });
-        assert_eq!(watch.end(), (End::Abandoned, Some(key(2))));
-        watch.begin(start, start + Duration::from_secs(60), true);
-        watch.uses(Some(key(1)), None);
-        assert_eq!(watch.look(start + 2 * stall, stall), Found::NowStalled(job(1)));
-        watch.uses(Some(key(2)), None);
-        assert_eq!(watch.end(), (End::Stalled, Some(key(1))));
+        assert_eq!(call.end(), (End::Abandoned, Some(key(2))));
+        call.begin(start, start + Duration::from_secs(60), true);
+        call.uses(Some(key(1)), None);
+        assert_eq!(call.inspect(start + 2 * stall, stall), Inspection::NowStalled(job(1)));
+        call.uses(Some(key(2)), None);
+        assert_eq!(call.end(), (End::Stalled, Some(key(1))));
     }
 
     /// Opening a session lends no place, for it has none.
     #[test]
     fn housekeeping_lends_nothing() {
-        let (watch, start) = (Watch::default(), Instant::now());
+        let (call, start) = (InFlightCall::default(), Instant::now());
         let end = start + Duration::from_secs(10);
-        watch.begin(start, end, false);
+        call.begin(start, end, false);
         let stall = Duration::from_millis(5);
-        assert_eq!(watch.look(start + Duration::from_secs(1), stall), Found::Busy);
-        assert_eq!(watch.look(end, stall), Found::NowAbandoned(WorkerState::NotRunning, None));
+        assert_eq!(call.inspect(start + Duration::from_secs(1), stall), Inspection::Busy);
+        assert_eq!(
+            call.inspect(end, stall),
+            Inspection::NowAbandoned(WorkerState::NotRunning, None)
+        );
     }
 
     /// A slow call is hedged once; its thread hears of it, and the request is let go of.
     #[test]
     fn hedged_once() {
-        let (watch, start) = (Watch::default(), Instant::now());
+        let (call, start) = (InFlightCall::default(), Instant::now());
         let request = Arc::new(Request::default());
         let attempt = Attempt {
             request: Arc::clone(&request),
@@ -302,21 +308,21 @@ mod tests {
         let milli = Duration::from_millis(1);
         let mut hedges = 0;
         let mut hedge = |now, is_possible: bool| {
-            watch.hedge(now, 5 * milli, |_, since| {
+            call.hedge(now, 5 * milli, |_, since| {
                 assert_eq!(since, start);
                 hedges += 1;
                 is_possible.then(|| Arc::new(Race::of_two()))
             });
         };
         hedge(start + 9 * milli, true);
-        watch.begin_attempt(start, start + 100 * milli, attempt);
+        call.begin_attempt(start, start + 100 * milli, attempt);
         hedge(start + 5 * milli, true);
         hedge(start + 6 * milli, false);
         hedge(start + 7 * milli, true);
         hedge(start + 8 * milli, true);
         assert_eq!(hedges, 2);
         assert_eq!(Arc::strong_count(&request), 1);
-        let (end, race, _) = watch.end_attempt();
+        let (end, race, _) = call.end_attempt();
         assert!(end == End::InTime && race.is_some());
     }
 }
