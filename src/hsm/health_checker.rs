@@ -14,7 +14,7 @@ use super::faults;
 use super::fleet::Fleet;
 use super::in_flight_call::{End, InFlightCall};
 use super::key_hangs::KeyUse;
-use super::pace::thread_cpu_time;
+use super::service_time::thread_cpu_time;
 use super::token::Token;
 use crate::limits::{
     FIRST_HEALTH_CHECKS, HEALTH_CHECK_INTERVAL, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL,
@@ -209,8 +209,8 @@ impl HealthChecker<'_> {
         if let Err(fault) = present {
             return self.round_failed(fault, is_new);
         }
-        if is_new && let Some(place) = self.token.pace.conclude() {
-            self.token.settle(place);
+        if is_new && let Some(locality) = self.token.service_time.close_window() {
+            self.token.set_locality(locality);
         }
         if !self.token.pool.has_sessions() {
             return Ok(Some(false));
@@ -244,7 +244,7 @@ impl HealthChecker<'_> {
         self.try_keys_out_of_use()?;
         if is_new && self.session.is_some() {
             // Now there may be a key to health check with, where the token makes none for that. It is no
-            // sample of the token's pace: the window that was closed begins with the first jobs.
+            // sample of the token's service time: the window that was closed begins with the first jobs.
             match self.check_health(|_, _, _| {})? {
                 Ok((health, _)) => self.record_health(health),
                 Err(fault) => {
@@ -419,9 +419,9 @@ impl HealthChecker<'_> {
     }
 
     fn sample(token: &Token, wall: Duration, cpu: Duration) {
-        token.pace.prime(wall);
-        if let Some(place) = token.pace.sample(cpu, wall) {
-            token.settle(place);
+        token.service_time.seed(wall);
+        if let Some(locality) = token.service_time.sample_cpu(cpu, wall) {
+            token.set_locality(locality);
         }
     }
 

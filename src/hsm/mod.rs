@@ -28,12 +28,12 @@ pub mod key_hangs;
 pub mod latency;
 mod monitor;
 mod outbox;
-pub mod pace;
 pub mod pkcs11;
 pub mod proofs;
 mod prover;
 pub mod queue;
 pub mod race;
+pub mod service_time;
 pub mod signal;
 pub mod token;
 pub mod witness;
@@ -419,7 +419,7 @@ fn stats(token: &Token) -> TokenStats {
         idle: counts.idle,
         hung: counts.abandoned,
         active_limit: counts.limit,
-        service_micros: u64::try_from(token.pace.service().as_micros()).unwrap_or(u64::MAX),
+        service_micros: u64::try_from(token.service_time.mean().as_micros()).unwrap_or(u64::MAX),
         answered_total: counters.answered.load(Ordering::Relaxed),
         faults_total: counters.faults.load(Ordering::Relaxed),
         retried_total: counters.retried.load(Ordering::Relaxed),

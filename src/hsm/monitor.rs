@@ -79,7 +79,7 @@ fn is_over(fleet: &Fleet) -> bool {
 fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Duration>) -> bool {
     let token = &fleet.tokens[index];
     // A few very slow calls make the average long, and must not hide the next one.
-    let usual = token.pace.service().min(token.latencies.p90().unwrap_or(Duration::MAX));
+    let usual = token.service_time.mean().min(token.latencies.p90().unwrap_or(Duration::MAX));
     let stall = MIN_STALL.max(usual.saturating_mul(STALL_FACTOR));
     let mut is_busy = inspect_workers(fleet, token, now, stall);
     if let Some(after) = hedge_after {

@@ -1,4 +1,4 @@
-//! One token of the fleet: its queue, its workers, its pace and its state.
+//! One token of the fleet: its queue, its workers, its service time and its state.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use super::in_flight_call::InFlightCall;
 use super::key_breaker::{Admission, KeyBreakers};
 use super::key_hangs::KeyHangs;
 use super::latency::Latencies;
-use super::pace::{Pace, Place};
 use super::queue::{Queue, Queued, key_use};
+use super::service_time::{Locality, ServiceTime};
 use super::signal::Signal;
 use super::worker_pool::WorkerPool;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request, TokenIndex};
@@ -33,7 +33,7 @@ pub struct Token {
     /// Who works on them.
     pub pool: WorkerPool,
     /// How fast.
-    pub pace: Pace,
+    pub service_time: ServiceTime,
     /// How fast it was in the last minute.
     pub latencies: Latencies,
     /// Whether it gets jobs.
@@ -146,7 +146,7 @@ impl Token {
             backend,
             queue: Queue::new(shards, MAX_QUEUED_JOBS_PER_TOKEN),
             pool: WorkerPool::new(max_sessions),
-            pace: Pace::new(start),
+            service_time: ServiceTime::new(start),
             latencies: Latencies::default(),
             circuit_breaker: CircuitBreaker::new(start),
             breakers: KeyBreakers::default(),
@@ -166,10 +166,10 @@ impl Token {
     /// Takes in where the token's work is done. One that computes in this process gets as many
     /// active sessions as there are cores to compute on, since each further one only makes the
     /// others wait; one across a network gets all.
-    pub fn settle(&self, place: Place) {
-        let limit = match place {
-            Place::Here => self.spare_cores,
-            Place::Elsewhere => self.share.max_sessions,
+    pub fn set_locality(&self, locality: Locality) {
+        let limit = match locality {
+            Locality::InProcess => self.spare_cores,
+            Locality::Remote => self.share.max_sessions,
         };
         if self.pool.counts().limit != limit {
             self.pool.set_limit(limit);
@@ -191,7 +191,7 @@ impl Token {
         Load {
             sessions: sessions.min(counts.limit).max(1),
             free: counts.limit.saturating_sub(counts.running).min(counts.idle),
-            service: self.pace.service(),
+            service: self.service_time.mean(),
             outstanding: counts.running + counts.stalled + self.queue.len(),
             is_stalled: counts.running == 0 && counts.idle == 0,
         }

@@ -15,8 +15,8 @@ use super::faults;
 use super::fleet::{Fleet, complete};
 use super::in_flight_call::{Attempt, End, InFlightCall};
 use super::key_hangs::KeyUse;
-use super::pace::thread_cpu_time;
 use super::queue::Queued;
+use super::service_time::thread_cpu_time;
 use super::token::Token;
 use super::worker_pool::{Parker, Wakeup};
 use crate::job::{Completion, Failure, Operation, Success};
@@ -304,7 +304,7 @@ impl Worker<'_> {
         }
         // What is finished does not wait for a slow call.
         let mut held = self.call.outbox.lock();
-        if held.is_due(start, self.token.pace.service()) {
+        if held.is_due(start, self.token.service_time.mean()) {
             held.send_all(self.fleet);
         }
         Some(queued)
@@ -314,7 +314,7 @@ impl Worker<'_> {
     fn call(&mut self, session: &mut dyn Session, mut queued: Queued) -> Called {
         let start = Instant::now();
         let cpu = self.is_sample().then(thread_cpu_time);
-        let until = queued.job.deadline.max(start + self.token.pace.hang());
+        let until = queued.job.deadline.max(start + self.token.service_time.hang_limit());
         self.call.begin_attempt(start, until, Attempt::at(&queued));
         let job = &mut queued.job;
         let result =
@@ -376,12 +376,12 @@ impl Worker<'_> {
         let Times { service, end, cpu, queue_micros } = times;
         self.is_successor = false;
         if !matches!(queued.job.request.operation, Operation::Describe) {
-            self.token.pace.record(service, end);
+            self.token.service_time.record(service, end);
             self.token.latencies.record(service);
             if let Some(cpu) = cpu {
                 let cpu = thread_cpu_time().saturating_sub(cpu);
-                if let Some(place) = self.token.pace.sample(cpu, service) {
-                    self.token.settle(place);
+                if let Some(locality) = self.token.service_time.sample_cpu(cpu, service) {
+                    self.token.set_locality(locality);
                 }
             }
         }
@@ -533,7 +533,7 @@ impl Worker<'_> {
     ) -> Result<Evidence, Hung> {
         let token = self.token;
         let now = Instant::now();
-        self.call.begin(now, now + token.pace.hang(), true);
+        self.call.begin(now, now + token.service_time.hang_limit(), true);
         let direction = about.direction.unwrap_or(Direction::Encrypt);
         let keys = MonitoredKeys { token, call: self.call, direction, max: None };
         let asked = catch_unwind(AssertUnwindSafe(|| session.known_good(about, &keys)));
@@ -549,7 +549,7 @@ impl Worker<'_> {
     /// tried all the same, or nobody would notice when it is fast again.
     fn comes_too_late(&self, queued: &Queued, start: Instant) -> bool {
         let job = &queued.job;
-        let service = self.token.pace.service();
+        let service = self.token.service_time.mean();
         let whole = job.deadline.saturating_duration_since(job.queued_at);
         start + service > job.deadline && service * 4 < whole && !self.token.queue.is_empty()
     }

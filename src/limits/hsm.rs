@@ -85,11 +85,11 @@ pub const HANG_FACTOR: u32 = 32;
 /// But not if it must be longer than this for that.
 pub const MAX_HANG: Duration = Duration::from_secs(2);
 /// How long a token's calls are averaged over where they are many.
-pub const PACE_STRETCH: Duration = Duration::from_millis(50);
+pub const SERVICE_TIME_STRETCH: Duration = Duration::from_millis(50);
 /// So many calls in that time make up the average alone; fewer, their part of it.
-pub const PACE_CALLS: u64 = 8;
+pub const SERVICE_TIME_CALLS: u64 = 8;
 /// Of a token's first calls the shortest counts, not their average.
-pub const PACE_FIRST_CALLS: u64 = 256;
+pub const SERVICE_TIME_FIRST_CALLS: u64 = 256;
 /// Opening or closing a session, a login, a probe: longer than this is a hang.
 pub const MAX_HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// A probe that lasts longer is evidence against the token; it is still waited for.
@@ -204,7 +204,7 @@ pub const HEALTH_TICK: Duration = Duration::from_millis(100);
 pub const MIN_STEADY: Duration = Duration::from_secs(5);
 /// Ticks without a call in flight after which nobody looks until there is one.
 pub const MONITOR_IDLE_TICKS: u32 = 100;
-/// Probes right after connecting, by which the token's pace is known before the first job.
+/// Probes right after connecting, by which the token's service time is known before the first job.
 pub const FIRST_HEALTH_CHECKS: u32 = 4;
 /// At the second retry on the same token, the wait; doubles. The first retry is at once.
 pub const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(1);
