@@ -151,7 +151,7 @@ pub trait Session {
 
     /// Takes in that this failure is held to be the session's or the token's: what the token's
     /// sessions share, such as handles, may be of no use any more.
-    fn is_broken_by(&mut self, _fault: &Fault) {}
+    fn on_broken(&mut self, _fault: &Fault) {}
 
     /// Finds out whether the token itself says that it is there.
     ///

@@ -23,7 +23,7 @@ pub struct MonitoredKeys<'a> {
 
 impl KeyChoice for MonitoredKeys<'_> {
     fn may_use(&self, key: KeyIndex) -> bool {
-        self.token.is_above_doubt(key)
+        self.token.is_key_sound(key)
     }
 
     fn uses(&self, key: Option<KeyIndex>) {

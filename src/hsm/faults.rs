@@ -11,16 +11,16 @@ use super::token::Token;
 use crate::job::Failure;
 
 /// Takes in a fault that is charged. A token that failed too often in a row is taken out of use.
-pub fn take_in(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, charge: Charge) {
+pub fn apply(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, charge: Charge) {
     let now = Instant::now();
     let are_keys_missed = fault == Fault::KEYS_MISSED;
     if are_keys_missed {
         // Whether they were deleted or the token is in trouble is for the health checker to find out.
-        token.checker_signal.tell();
+        token.checker_signal.notify();
     }
     match charge {
         Charge::Key if are_keys_missed => {}
-        Charge::Key => take_in_of_key(token, about, fault, now),
+        Charge::Key => apply_to_key(token, about, fault, now),
         // A pool of sessions that died together, say because the HSM was restarted, is no reason
         // to give up a token on which new ones work.
         Charge::Session => token.circuit_breaker.record_fault(now),
@@ -30,13 +30,13 @@ pub fn take_in(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, charge
                 false => fault.failure.to_string(),
             };
             if token.circuit_breaker.count_fault(now, reason) {
-                fleet.given_up(token);
+                fleet.on_circuit_opened(token);
             }
         }
     }
 }
 
-fn take_in_of_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
+fn apply_to_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
     let Failed { key, direction: Some(direction) } = about else { return };
     let do_others_fail = token.circuit_breaker.has_recent_own_fault(now);
     if !token.breakers.is_doubtful(key, Some(direction), do_others_fail) {

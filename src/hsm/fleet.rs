@@ -8,11 +8,11 @@ use arc_swap::ArcSwap;
 
 use super::backend::{Blame, Direction, Fault, Standing};
 use super::charge::Charge;
-use super::choice::Offer;
 use super::config::Hedging;
 use super::hedge::Hedger;
 use super::key_breaker::Admission;
 use super::queue::{Queued, TokenSet};
+use super::selection::Candidate;
 use super::signal::Signal;
 use super::token::Token;
 use super::witness::Witnesses;
@@ -86,18 +86,18 @@ impl Fleet {
         let is_stopping = self.is_stopping();
         self.hedger.earn(jobs.len());
         // One look at each token for all jobs of this turn.
-        let mut offers: [Option<Offer<'_>>; MAX_TOKENS] = [const { None }; MAX_TOKENS];
-        for (token, offer) in self.tokens.iter().zip(&mut offers) {
+        let mut candidates: [Option<Candidate<'_>>; MAX_TOKENS] = [const { None }; MAX_TOKENS];
+        for (token, candidate) in self.tokens.iter().zip(&mut candidates) {
             if token.circuit_breaker.is_usable() && !is_stopping {
-                *offer = Some(Offer::of(token));
+                *candidate = Some(Candidate::of(token));
             }
         }
         for job in jobs.drain(..) {
-            match self.choose(&mut offers, &job, now) {
-                Ok(offer) => {
-                    let is_trial = std::mem::take(&mut offer.is_trial);
-                    match offer.token.queue.push(job, is_trial) {
-                        Ok(()) => offer.pushed += 1,
+            match self.select(&mut candidates, &job, now) {
+                Ok(candidate) => {
+                    let is_trial = std::mem::take(&mut candidate.is_trial);
+                    match candidate.token.queue.push(job, is_trial) {
+                        Ok(()) => candidate.pushed += 1,
                         Err(job) => refused.push((job, Failure::Overloaded)),
                     }
                 }
@@ -105,8 +105,8 @@ impl Fleet {
             }
         }
         let mut are_more_wanted = false;
-        for (token, offer) in self.tokens.iter().zip(offers) {
-            let pushed = offer.map_or(0, |offer| offer.pushed);
+        for (token, candidate) in self.tokens.iter().zip(candidates) {
+            let pushed = candidate.map_or(0, |candidate| candidate.pushed);
             if pushed > 0 {
                 are_more_wanted |= token.pool.wake(pushed);
                 // It may have been given up in the meantime, and its queue emptied before these.
@@ -116,9 +116,9 @@ impl Fleet {
             }
         }
         if are_more_wanted {
-            self.monitor_signal.tell();
+            self.monitor_signal.notify();
         } else {
-            self.monitor_signal.tell_if_waiting();
+            self.monitor_signal.notify_if_waiting();
         }
     }
 
@@ -135,8 +135,8 @@ impl Fleet {
         let now = Instant::now();
         match fault.blame {
             Blame::Request => self.answered_by(token, queued, fault, answered),
-            _ if now >= queued.job.deadline => token.expired(&queued.job),
-            Blame::Suspect => return self.suspected(token, queued, now, answered),
+            _ if now >= queued.job.deadline => token.record_expired(&queued.job),
+            Blame::Suspect => return self.on_suspected_ciphertext(token, queued, now, answered),
             Blame::Key | Blame::Busy | Blame::Session | Blame::Token => {
                 queued.attempts += 1;
                 queued.lacking |= bit(token.index);
@@ -145,12 +145,12 @@ impl Fleet {
                 }
                 if queued.attempts < MAX_ATTEMPTS && !self.is_stopping() {
                     token.counters.retried.fetch_add(1, Ordering::Relaxed);
-                    match self.pass_on(token, queued) {
+                    match self.reassign(token, queued) {
                         Ok(()) => return None,
                         Err(back) => queued = back,
                     }
                 }
-                self.give_last_word(token, queued, answered);
+                self.answer_with_final_failure(token, queued, answered);
             }
         }
         None
@@ -166,7 +166,7 @@ impl Fleet {
         answered: &mut Vec<Completion>,
     ) {
         if fault.failure == Failure::InvalidCiphertext {
-            return self.refused_as_bad(token, queued, answered);
+            return self.on_bad_ciphertext(token, queued, answered);
         }
         if matches!(fault.failure, Failure::Pkcs11(_) | Failure::Malformed) {
             queued.lacking |= bit(token.index);
@@ -185,7 +185,7 @@ impl Fleet {
     /// Takes in that `token` is sure that the ciphertext is bad. A token that may hold another key
     /// under the label is asked then, which may have made it; and where no token said so whose key
     /// is proven, and one could not be asked, nobody knows.
-    fn refused_as_bad(&self, token: &Token, mut queued: Queued, answered: &mut Vec<Completion>) {
+    fn on_bad_ciphertext(&self, token: &Token, mut queued: Queued, answered: &mut Vec<Completion>) {
         let bad = Failure::InvalidCiphertext;
         let key = queued.job.request.key;
         let standing = |it: &Token| it.backend.standing(key, Some(Direction::Decrypt));
@@ -211,14 +211,14 @@ impl Fleet {
         let failure = match is_certain {
             true if self.tokens.iter().any(may_have_made) => Failure::NoToken,
             true => bad,
-            false => self.undecided(&queued),
+            false => self.undecided_failure(&queued),
         };
         answered.extend(complete(queued, Err(failure), Some(token.index), 0));
     }
 
     /// The answer to a decryption that is bad by the word of those that could be asked, none of
     /// which is known to have the right key.
-    fn undecided(&self, queued: &Queued) -> Failure {
+    fn undecided_failure(&self, queued: &Queued) -> Failure {
         let request = &queued.job.request;
         let standing = |it: &Token| it.backend.standing(request.key, Some(Direction::Decrypt));
         let has_said_so = |it: &&Token| queued.lacking & bit(it.index) != 0;
@@ -253,15 +253,10 @@ impl Fleet {
     /// Takes in that `token` failed at the job, by a fault of its own, a session's or a key's. The
     /// job goes to a token that has not tried it, if there is one, before anybody looks into whose
     /// fault it was; else it comes back.
-    pub fn pass_on_at_once(
-        &self,
-        token: &Token,
-        mut queued: Queued,
-        fault: Fault,
-    ) -> Option<Queued> {
+    pub fn fail_over(&self, token: &Token, mut queued: Queued, fault: Fault) -> Option<Queued> {
         if Instant::now() >= queued.job.deadline {
             // The loop has answered by its timer.
-            token.expired(&queued.job);
+            token.record_expired(&queued.job);
             return None;
         }
         queued.attempts += 1;
@@ -309,7 +304,7 @@ impl Fleet {
                 queued.lacking |= doubtful.fold(0, |all, token| all | bit(token.index));
             }
             token.counters.retried.fetch_add(1, Ordering::Relaxed);
-            match self.pass_on(token, queued) {
+            match self.reassign(token, queued) {
                 Ok(()) => return None,
                 Err(back) => queued = back,
             }
@@ -317,19 +312,24 @@ impl Fleet {
                 return Some(queued);
             }
         }
-        self.give_last_word(token, queued, answered);
+        self.answer_with_final_failure(token, queued, answered);
         None
     }
 
-    fn give_last_word(&self, token: &Token, queued: Queued, answered: &mut Vec<Completion>) {
-        let failure = self.last_word(&queued);
+    fn answer_with_final_failure(
+        &self,
+        token: &Token,
+        queued: Queued,
+        answered: &mut Vec<Completion>,
+    ) {
+        let failure = self.final_failure(&queued);
         answered.extend(complete(queued, Err(failure), Some(token.index), 0));
     }
 
     /// Takes in that `token` holds the ciphertext to be bad, and that its code for that may also
     /// mean trouble. Another token is asked then, or the same one again, and it is the answer when
     /// enough say so. As [`Self::failed`].
-    fn suspected(
+    fn on_suspected_ciphertext(
         &self,
         token: &Token,
         mut queued: Queued,
@@ -345,10 +345,10 @@ impl Fleet {
         let needed = if self.tokens.iter().any(is_doubtful) { MAX_SUSPICIONS } else { SUSPICIONS };
         if queued.suspicions >= needed {
             token.circuit_breaker.record_success(now);
-            self.refused_as_bad(token, queued, answered);
+            self.on_bad_ciphertext(token, queued, answered);
             return None;
         }
-        let queued = match self.pass_on(token, queued) {
+        let queued = match self.reassign(token, queued) {
             Ok(()) => return None,
             Err(back) => back,
         };
@@ -361,7 +361,7 @@ impl Fleet {
 
     /// The request was done by `by`: those who held its ciphertext to be bad were in trouble, but
     /// where that one's key is another.
-    pub fn clear_of_suspicion(&self, by: &Token, queued: &Queued, now: Instant) {
+    pub fn record_wrong_suspicions(&self, by: &Token, queued: &Queued, now: Instant) {
         if queued.suspicions == 0 {
             return;
         }
@@ -384,7 +384,7 @@ impl Fleet {
     /// failed before: who was tried in the moment before and who came in the one after hear the
     /// same. Else the first failure; or no token in use has the key, while one that is not in use
     /// may have it.
-    fn last_word(&self, queued: &Queued) -> Failure {
+    fn final_failure(&self, queued: &Queued) -> Failure {
         let mut usable = self.tokens.iter().map(|token| token.circuit_breaker.is_usable());
         match queued.failure {
             _ if !usable.clone().any(|is_usable| is_usable) => Failure::NoToken,
@@ -401,7 +401,7 @@ impl Fleet {
     ///
     /// # Errors
     /// There is none; the job comes back.
-    fn pass_on(&self, from: &Token, mut queued: Queued) -> Result<(), Queued> {
+    fn reassign(&self, from: &Token, mut queued: Queued) -> Result<(), Queued> {
         let not_these = queued.tried | queued.lacking;
         let mut other = self.best_for(&queued.job.request, not_these);
         if other.is_none() {
@@ -421,9 +421,9 @@ impl Fleet {
     pub fn push_first(&self, token: &Token, queued: Queued) -> Result<(), Queued> {
         token.queue.push_front(queued)?;
         if token.pool.wake(1) {
-            self.monitor_signal.tell();
+            self.monitor_signal.notify();
         } else {
-            self.monitor_signal.tell_if_waiting();
+            self.monitor_signal.notify_if_waiting();
         }
         // It may have been given up in the meantime, and its queue emptied before this.
         if !token.circuit_breaker.is_usable() {
@@ -434,16 +434,16 @@ impl Fleet {
 
     /// The token is of no use at present: what waits for it goes to others, or is answered.
     pub fn evacuate(&self, token: &Token) {
-        for mut queued in token.drain_living(Instant::now()) {
+        for mut queued in token.drain_unexpired(Instant::now()) {
             queued.tried |= bit(token.index);
-            if let Err(queued) = self.pass_on(token, queued) {
+            if let Err(queued) = self.reassign(token, queued) {
                 self.answer(complete(queued, Err(Failure::NoToken), Some(token.index), 0));
             }
         }
     }
 
     /// A worker of the token can't do the job that it holds: it goes back to where it came from.
-    pub fn give_back(&self, token: &Token, queued: Queued) {
+    pub fn requeue(&self, token: &Token, queued: Queued) {
         match token.queue.push_front(queued) {
             Ok(()) => {
                 token.pool.wake(1);
@@ -460,22 +460,22 @@ impl Fleet {
     }
 
     /// Opens the token's circuit, with all that follows.
-    pub fn give_up(&self, token: &Token, reason: String) {
+    pub fn take_out_of_service(&self, token: &Token, reason: String) {
         if token.circuit_breaker.open(reason) {
-            self.given_up(token);
+            self.on_circuit_opened(token);
         }
     }
 
     /// The token's circuit has just been opened.
-    pub fn given_up(&self, token: &Token) {
+    pub fn on_circuit_opened(&self, token: &Token) {
         let reason = token.circuit_breaker.reason().unwrap_or_default();
         let label = token.backend.identity().label;
         tracing::error!(token = label, reason, "HSM token out of use");
         self.evacuate(token);
         // Those who sleep close their sessions.
         token.pool.wake_all();
-        token.checker_signal.tell();
-        self.monitor_signal.tell();
+        token.checker_signal.notify();
+        self.monitor_signal.notify();
     }
 
     /// Sends one answer, if there is one to send.

@@ -73,11 +73,11 @@ impl HealthChecker<'_> {
             self.back_off_after_relapse();
             let healthy = self.check()?;
             let has_tried = std::mem::replace(&mut self.token.checker.lock().has_tried, true);
-            self.fleet.progress.tell();
+            self.fleet.progress.notify();
             if !has_tried {
                 self.fleet.begin_proofs(self.token);
             }
-            self.fleet.monitor_signal.tell();
+            self.fleet.monitor_signal.notify();
             let Some(is_healthy) = healthy else { return Ok(()) };
             let pause = if is_healthy {
                 self.failures = 0;
@@ -224,7 +224,7 @@ impl HealthChecker<'_> {
             return Ok(Some(false));
         }
         if !self.token.circuit_breaker.is_usable() {
-            self.token.hangs.forgive();
+            self.token.hangs.unblock_all();
         }
         if self.token.circuit_breaker.close() {
             self.token.counters.put_in_use.fetch_add(1, Ordering::Relaxed);
@@ -236,7 +236,7 @@ impl HealthChecker<'_> {
                 model = identity.model,
                 "HSM token in use"
             );
-            self.fleet.monitor_signal.tell();
+            self.fleet.monitor_signal.notify();
         }
         if !self.list()? {
             return Ok(Some(false));
@@ -328,7 +328,7 @@ impl HealthChecker<'_> {
 
     fn check_failed(&mut self, fault: Fault, is_token: bool) -> Result<(), Abandoned> {
         if let Some(session) = &mut self.session {
-            session.is_broken_by(&fault);
+            session.on_broken(&fault);
         }
         self.drop_session()?;
         let trouble = match self.token.backend.missed_keys() {
@@ -345,11 +345,11 @@ impl HealthChecker<'_> {
         self.is_refused = matches!(error, OpenError::PinRefused(_));
         match error {
             OpenError::PinRefused(reason) => {
-                self.give_up(reason, false);
+                self.stop_trying(reason, false);
                 Some(false)
             }
             OpenError::Unfit(reason) => {
-                self.give_up(reason, true);
+                self.stop_trying(reason, true);
                 None
             }
             // The workers have them all, and may do well.
@@ -366,7 +366,7 @@ impl HealthChecker<'_> {
     }
 
     /// Puts the token out of use until something has changed, or for good.
-    fn give_up(&self, reason: String, is_unfit: bool) {
+    fn stop_trying(&self, reason: String, is_unfit: bool) {
         let is_known = {
             let mut state = self.token.checker.lock();
             state.has_stopped_trying = true;
@@ -374,7 +374,7 @@ impl HealthChecker<'_> {
             state.trouble.replace(reason.clone()).is_some_and(|known| known == reason)
         };
         if self.token.circuit_breaker.open(reason.clone()) {
-            self.fleet.given_up(self.token);
+            self.fleet.on_circuit_opened(self.token);
         } else if !is_known {
             let label = self.token.backend.identity().label;
             tracing::error!(token = label, reason, "HSM token out of use");
@@ -397,7 +397,7 @@ impl HealthChecker<'_> {
             && self.token.circuit_breaker.faults_in_a_row() == 0
             && self.token.circuit_breaker.unanswered().is_none();
         if is_token && !answers {
-            self.fleet.give_up(self.token, trouble);
+            self.fleet.take_out_of_service(self.token, trouble);
         }
     }
 
@@ -457,7 +457,7 @@ impl HealthChecker<'_> {
                 tracing::warn!(token = label, "listing keys: {}", fault.failure);
                 if fault.breaks_session() {
                     if let Some(session) = &mut self.session {
-                        session.is_broken_by(&fault);
+                        session.on_broken(&fault);
                     }
                     self.drop_session()?;
                 }
@@ -503,6 +503,6 @@ impl<'a> ThreadCount<'a> {
 impl Drop for ThreadCount<'_> {
     fn drop(&mut self) {
         self.0.threads.fetch_sub(1, Ordering::AcqRel);
-        self.0.progress.tell();
+        self.0.progress.notify();
     }
 }

@@ -60,7 +60,7 @@ impl Hedger {
         self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
-    fn give_back(&self) {
+    fn refund(&self) {
         self.budget.fetch_add(ONE, Ordering::Relaxed);
     }
 
@@ -146,7 +146,7 @@ fn hedge(
         Some(_) => {
             token.counters.hedged.fetch_add(1, Ordering::Relaxed);
         }
-        None if is_paid => fleet.hedger.give_back(),
+        None if is_paid => fleet.hedger.refund(),
         None => {}
     }
     race
@@ -185,7 +185,7 @@ fn target<'f>(
 }
 
 /// What waits for a token none of whose sessions gets on goes to others that do.
-pub fn relieve(fleet: &Fleet, token: &Token) {
+pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
     if token.queue.is_empty() || !token.load().is_stalled {
         return;
     }
@@ -196,7 +196,7 @@ pub fn relieve(fleet: &Fleet, token: &Token) {
         return;
     }
     let mut kept = Vec::new();
-    for queued in token.drain_living(Instant::now()) {
+    for queued in token.drain_unexpired(Instant::now()) {
         // It has not been tried here: if it fails there, it may come back.
         let not_these = queued.tried | queued.lacking | bit(token.index);
         let back = match fleet.best_for(&queued.job.request, not_these) {
@@ -207,7 +207,7 @@ pub fn relieve(fleet: &Fleet, token: &Token) {
     }
     // Each goes before those that are there: the first is to be the first again.
     for queued in kept.into_iter().rev() {
-        fleet.give_back(token, queued);
+        fleet.requeue(token, queued);
     }
 }
 

@@ -172,7 +172,7 @@ impl KeyHangs {
     }
 
     /// The token is put in use: calls that hang are of the past, whatever becomes of them.
-    pub fn forgive(&self) {
+    pub fn unblock_all(&self) {
         let mut inner = self.inner.lock();
         inner.newcomers = Backoff::default();
         for calls in inner.keys.values_mut() {
@@ -441,7 +441,7 @@ mod tests {
             hang(&hangs, HANGS, start);
         }
         assert!(!begins(&hangs, HANGS, start));
-        hangs.forgive();
+        hangs.unblock_all();
         assert!(begins(&hangs, HANGS, start) && hangs.is_slow(HANGS.0));
     }
 

@@ -11,7 +11,6 @@
 pub mod backend;
 mod backoff;
 mod charge;
-mod choice;
 pub mod circuit_breaker;
 pub mod config;
 mod deferred;
@@ -33,6 +32,7 @@ pub mod proofs;
 mod prover;
 pub mod queue;
 pub mod race;
+mod selection;
 pub mod service_time;
 pub mod signal;
 pub mod token;
@@ -227,8 +227,9 @@ impl Hsm {
         monitor::start(&fleet)
             .map_err(|error| StartError { message: format!("no thread for the HSM: {error}") })?;
         let end = start + MAX_START_WAIT;
-        let is_begun = |token: &Token| token.checker.lock().has_tried && token.is_begun();
-        while Instant::now() < end && !fleet.tokens.iter().all(is_begun) {
+        let is_ready_for_first_job =
+            |token: &Token| token.checker.lock().has_tried && token.is_ready_for_first_job();
+        while Instant::now() < end && !fleet.tokens.iter().all(is_ready_for_first_job) {
             fleet.progress.wait_until(end);
         }
         health::publish(&fleet, Instant::now());
@@ -252,7 +253,7 @@ impl Hsm {
         for token in &fleet.tokens {
             token.backend.extend_labels(labels);
             if token.backend.has_new_labels() {
-                token.checker_signal.tell();
+                token.checker_signal.notify();
             }
         }
         let is_known =
@@ -275,7 +276,7 @@ impl Hsm {
 
     /// Wakes the health checkers to prove the keys that are not proven: witnesses may have changed.
     pub fn prove_again(&self) {
-        self.fleet.tokens.iter().for_each(|token| token.checker_signal.tell());
+        self.fleet.tokens.iter().for_each(|token| token.checker_signal.notify());
     }
 
     /// Why no token is usable, if none is.
@@ -338,9 +339,9 @@ impl Hsm {
         }
         for token in &fleet.tokens {
             token.pool.close();
-            token.checker_signal.tell();
+            token.checker_signal.notify();
         }
-        fleet.monitor_signal.tell();
+        fleet.monitor_signal.notify();
         let end = Instant::now() + timeout;
         while fleet.threads.load(Ordering::Acquire) > 0 && Instant::now() < end {
             fleet.progress.wait_until(end);

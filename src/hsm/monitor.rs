@@ -46,7 +46,7 @@ fn run(fleet: &Arc<Fleet>) {
         let now = Instant::now();
         let mut is_busy = false;
         for index in 0..fleet.tokens.len() {
-            is_busy |= tend(fleet, index, now, hedge_after);
+            is_busy |= inspect_token(fleet, index, now, hedge_after);
         }
         if published_at.is_none_or(|then| now.saturating_duration_since(then) >= HEALTH_TICK) {
             health::publish(fleet, now);
@@ -62,7 +62,7 @@ fn run(fleet: &Arc<Fleet>) {
             fleet.monitor_signal.wait_until(now + hedge::tick(hedge_after));
         } else {
             let is_needed = || fleet.tokens.iter().any(Token::has_waiting);
-            fleet.monitor_signal.doze_until(now + HEALTH_CHECK_INTERVAL / 2, is_needed);
+            fleet.monitor_signal.wait_idle_until(now + HEALTH_CHECK_INTERVAL / 2, is_needed);
         }
     }
 }
@@ -76,7 +76,12 @@ fn is_over(fleet: &Fleet) -> bool {
 }
 
 /// Looks after one token. Says whether there is work in it.
-fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Duration>) -> bool {
+fn inspect_token(
+    fleet: &Arc<Fleet>,
+    index: usize,
+    now: Instant,
+    hedge_after: Option<Duration>,
+) -> bool {
     let token = &fleet.tokens[index];
     // A few very slow calls make the average long, and must not hide the next one.
     let usual = token.service_time.mean().min(token.latencies.p90().unwrap_or(Duration::MAX));
@@ -85,15 +90,15 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Dura
     if let Some(after) = hedge_after {
         hedge::hedge_calls(fleet, token, now, after);
     }
-    hedge::relieve(fleet, token);
+    hedge::move_stalled_jobs(fleet, token);
     is_busy |= inspect_checker(fleet, index, now);
     if health::is_health_unknown(token, now) {
         let reason = "health checks do not return, and neither do jobs".to_owned();
-        fleet.give_up(token, reason);
+        fleet.take_out_of_service(token, reason);
     }
     expire_stalled_queue(token, now);
     check_service(fleet, token, now);
-    is_busy |= tend_deferred(token, now);
+    is_busy |= serve_deferred(token, now);
     let waiting = token.queue.len();
     if waiting > 0 {
         is_busy = true;
@@ -158,7 +163,7 @@ fn on_hang(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
     let key_label = key.map(|key| token.backend.label_of(key.0));
     tracing::warn!(token = label, key = key_label, "an HSM call hangs; its session is replaced");
     if let Some(time) = job.and_then(|job| job.time) {
-        token.left_unanswered(key.map(|key| key.0), time);
+        token.record_unanswered(key.map(|key| key.0), time);
     }
     // If it answers others meanwhile, the token is not at fault, or not as a whole.
     let answers = token.circuit_breaker.last_success().is_some_and(|then| now < then + MIN_HANG);
@@ -167,7 +172,7 @@ fn on_hang(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
     } else if answers {
         token.circuit_breaker.record_fault(now);
     } else if token.circuit_breaker.count_fault(now, || "calls hang".to_owned()) {
-        fleet.given_up(token);
+        fleet.on_circuit_opened(token);
     }
 }
 
@@ -179,7 +184,7 @@ fn check_service(fleet: &Fleet, token: &Token, now: Instant) {
     }
     if !token.pool.has_sessions() {
         let hung = token.pool.counts().abandoned;
-        fleet.give_up(token, format!("no session is left: {hung} calls do not return"));
+        fleet.take_out_of_service(token, format!("no session is left: {hung} calls do not return"));
         return;
     }
     let Some(time) = token.circuit_breaker.unanswered() else { return };
@@ -195,7 +200,10 @@ fn check_service(fleet: &Fleet, token: &Token, now: Instant) {
     let patience = if is_listing { SILENT_WHILE_LISTING } else { time * 2 };
     let last = if is_listing { token.circuit_breaker.last_success() } else { since };
     if last.is_some_and(|last| now.saturating_duration_since(last) > patience) {
-        fleet.give_up(token, "it answers no request in time, and no health check".to_owned());
+        fleet.take_out_of_service(
+            token,
+            "it answers no request in time, and no health check".to_owned(),
+        );
     }
 }
 
@@ -206,17 +214,17 @@ fn expire_stalled_queue(token: &Token, now: Instant) {
         return;
     }
     for queued in token.queue.take_expired(now) {
-        token.expired(&queued.job);
+        token.record_expired(&queued.job);
     }
 }
 
 /// Sees to the requests that wait since their keys are slow. Returns whether there are any.
-fn tend_deferred(token: &Token, now: Instant) -> bool {
+fn serve_deferred(token: &Token, now: Instant) -> bool {
     if token.deferred.is_empty() {
         return false;
     }
     while let Some(queued) = token.deferred.take(|queued| now >= queued.job.deadline) {
-        token.expired(&queued.job);
+        token.record_expired(&queued.job);
     }
     token.pool.wake(token.deferred.len());
     true

@@ -39,7 +39,7 @@ impl HealthChecker<'_> {
             self.token.checker_signal.wait_until(next);
             if Instant::now() < next {
                 // It was told of something else.
-                self.token.checker_signal.tell();
+                self.token.checker_signal.notify();
                 break;
             }
         }
@@ -70,7 +70,7 @@ impl Fleet {
 
     fn notify_other_checkers(&self, than: &Token) {
         let others = self.tokens.iter().filter(|other| other.index != than.index);
-        others.for_each(|other| other.checker_signal.tell());
+        others.for_each(|other| other.checker_signal.notify());
     }
 
     /// Returns whether each token was tried once, or has had its time for it.
@@ -93,7 +93,7 @@ impl Fleet {
         let is_silent = |token: &&Token, label: &str| {
             token.backend.index_of(label).is_some_and(|key| {
                 let standing = token.backend.standing(key, Some(Direction::Decrypt));
-                standing == Standing::Absent || !token.is_above_doubt(key)
+                standing == Standing::Absent || !token.is_key_sound(key)
             })
         };
         self.witnesses.settle(self.number, tokens, &|label| {

@@ -200,7 +200,7 @@ impl Token {
     /// Whether its first job need not wait for a session to be opened, which may take longer than a
     /// job has: there is one, or none is to be had now.
     #[must_use]
-    pub fn is_begun(&self) -> bool {
+    pub fn is_ready_for_first_job(&self) -> bool {
         let counts = self.pool.counts();
         !self.circuit_breaker.is_usable()
             || counts.running + counts.stalled + counts.idle > 0
@@ -209,7 +209,7 @@ impl Token {
 
     /// Empties the queue. Jobs that nobody waits for any more are only counted: the loop has
     /// answered by its timer.
-    pub fn drain_living(&self, now: Instant) -> Vec<Queued> {
+    pub fn drain_unexpired(&self, now: Instant) -> Vec<Queued> {
         let mut queued = self.drain();
         let all = queued.len();
         queued.retain(|queued| now < queued.job.deadline);
@@ -232,21 +232,21 @@ impl Token {
     }
 
     /// Takes in that a request that the token had been given has expired.
-    pub fn expired(&self, job: &Job) {
+    pub fn record_expired(&self, job: &Job) {
         self.counters.expired.fetch_add(1, Ordering::Relaxed);
         let time = job.deadline.saturating_duration_since(job.queued_at);
-        self.left_unanswered(Some(job.request.key), time);
+        self.record_unanswered(Some(job.request.key), time);
     }
 
     /// Takes in that a request that might have taken that long was not answered in time.
-    pub fn left_unanswered(&self, key: Option<KeyIndex>, time: Duration) {
+    pub fn record_unanswered(&self, key: Option<KeyIndex>, time: Duration) {
         let now = Instant::now();
         if key.is_some_and(|key| self.hangs.explains_silence(key, now)) {
             return;
         }
         if self.circuit_breaker.record_expiry(time) {
             // Does it answer at all?
-            self.checker_signal.tell();
+            self.checker_signal.notify();
         }
     }
 
@@ -273,7 +273,7 @@ impl Token {
 
     /// Whether the key may be used for evidence about this token: it has not been failing itself.
     #[must_use]
-    pub fn is_above_doubt(&self, key: KeyIndex) -> bool {
+    pub fn is_key_sound(&self, key: KeyIndex) -> bool {
         let is_open = |direction| self.breakers.is_open(key, Some(direction));
         !is_open(Direction::Encrypt) && !is_open(Direction::Decrypt) && !self.hangs.hangs(key)
     }

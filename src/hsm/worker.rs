@@ -36,12 +36,12 @@ pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
         // module could not be initialised anew.
         if !token.circuit_breaker.is_usable() {
             token.pool.leave();
-            return worker.give_back(pending);
+            return worker.requeue(pending);
         }
         match worker.open() {
             Opened::Session(mut session) => {
                 token.pool.start_running();
-                fleet.progress.tell();
+                fleet.progress.notify();
                 let next = worker.serve(session.as_mut(), pending.take());
                 worker.send_finished();
                 match next {
@@ -49,7 +49,7 @@ pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
                         token.pool.stop_running();
                         pending = job;
                         if !worker.close(session) {
-                            return worker.give_back(pending);
+                            return worker.requeue(pending);
                         }
                     }
                     Next::Leave => {
@@ -68,15 +68,15 @@ pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
             }
             Opened::Failed => {
                 token.pool.leave();
-                fleet.progress.tell();
-                worker.give_back(pending);
+                fleet.progress.notify();
+                worker.requeue(pending);
                 // Others may be wanted in this one's place, now or after a while.
-                fleet.monitor_signal.tell();
+                fleet.monitor_signal.notify();
                 return;
             }
             Opened::Abandoned => {
                 token.pool.abandoned_returned();
-                return worker.give_back(pending);
+                return worker.requeue(pending);
             }
         }
     }
@@ -152,12 +152,12 @@ impl Worker<'_> {
                     OpenError::Unavailable(_) | OpenError::PinRefused(_) | OpenError::Unfit(_) => {
                         let reason = || error.reason().to_owned();
                         if self.token.circuit_breaker.count_fault(Instant::now(), reason) {
-                            self.fleet.given_up(self.token);
+                            self.fleet.on_circuit_opened(self.token);
                         }
                     }
                 }
                 self.token.open_failed(Instant::now());
-                self.token.checker_signal.tell();
+                self.token.checker_signal.notify();
                 Opened::Failed
             }
         }
@@ -175,10 +175,10 @@ impl Worker<'_> {
         true
     }
 
-    fn give_back(&self, pending: Option<Queued>) {
+    fn requeue(&self, pending: Option<Queued>) {
         if let Some(queued) = pending {
-            self.fleet.give_back(self.token, queued);
-            self.fleet.monitor_signal.tell();
+            self.fleet.requeue(self.token, queued);
+            self.fleet.monitor_signal.notify();
         }
     }
 
@@ -189,7 +189,7 @@ impl Worker<'_> {
             // The token was out of use since this session was opened: it is not to be trusted,
             // and all must be closed before the module can be initialised anew.
             if !self.is_trusted(epoch) {
-                self.give_back(pending);
+                self.requeue(pending);
                 return Next::Leave;
             }
             let queued = match pending.take().or_else(|| self.next_job()) {
@@ -284,14 +284,14 @@ impl Worker<'_> {
     fn begin(&mut self, mut queued: Queued) -> Option<Queued> {
         let start = Instant::now();
         if start >= queued.job.deadline {
-            self.token.expired(&queued.job);
+            self.token.record_expired(&queued.job);
             return None;
         }
         if queued.is_answered() {
             return None;
         }
         if self.comes_too_late(&queued, start) {
-            self.token.expired(&queued.job);
+            self.token.record_expired(&queued.job);
             let token = Some(self.token.index);
             let queue_micros = micros(start.saturating_duration_since(queued.job.queued_at));
             self.answer(complete(queued, Err(Failure::TimedOut), token, queue_micros), start);
@@ -391,12 +391,12 @@ impl Worker<'_> {
             }
         } else {
             // Too late for the one who asked: a token that does nothing in time does nothing.
-            self.token.expired(&queued.job);
+            self.token.record_expired(&queued.job);
         }
         if let Some(key) = queued.key_use() {
             faults::key_succeeded(self.token, key, end);
         }
-        self.fleet.clear_of_suspicion(self.token, &queued, end);
+        self.fleet.record_wrong_suspicions(self.token, &queued, end);
         let is_hedge = queued.is_hedge;
         let token = Some(self.token.index);
         let completion = complete(queued, Ok(success), token, queue_micros);
@@ -449,7 +449,7 @@ impl Worker<'_> {
         self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
         let about = queued.about();
         let is_first_attempt = queued.attempts == 0;
-        let back = self.fleet.pass_on_at_once(self.token, queued, fault);
+        let back = self.fleet.fail_over(self.token, queued, fault);
         let charge = if self.token.breakers.explains(about.key, about.direction, fault.failure) {
             Charge::Key
         } else {
@@ -463,10 +463,10 @@ impl Worker<'_> {
                         // The other key hung: it is counted as such, and tells nothing of this one.
                         let key = (about.key, Instant::now());
                         if self.token.hangs.are_others_served(key.0, key.1) {
-                            faults::take_in(self.fleet, self.token, about, fault, Charge::Key);
+                            faults::apply(self.fleet, self.token, about, fault, Charge::Key);
                         }
                         if let Some(queued) = back {
-                            self.fleet.give_back(self.token, queued);
+                            self.fleet.requeue(self.token, queued);
                         }
                         return Done::Stop(Next::Abandoned);
                     }
@@ -485,10 +485,10 @@ impl Worker<'_> {
             // It did well with another key.
             self.is_successor = false;
         }
-        faults::take_in(self.fleet, self.token, about, fault, charge);
+        faults::apply(self.fleet, self.token, about, fault, charge);
         if breaks_session {
             self.is_successor = true;
-            session.is_broken_by(&fault);
+            session.on_broken(&fault);
         }
         let back = back.and_then(|mut queued| {
             queued.backs_off = charge != Charge::Key;
@@ -513,7 +513,7 @@ impl Worker<'_> {
             // of the session's, unless the module says so.
             Some(queued) if queued.has_reopened && charge == Charge::Token => match fault.blame {
                 Blame::Session => {
-                    self.give_back(Some(queued));
+                    self.requeue(Some(queued));
                     Done::Stop(Next::Reopen(None))
                 }
                 _ => Done::Again(queued),

@@ -129,7 +129,7 @@ impl Session for Pkcs11Session {
         proof.unwrap_or_else(|fault| Proof::Unproven(fault.failure.to_string()))
     }
 
-    fn is_broken_by(&mut self, fault: &Fault) {
+    fn on_broken(&mut self, fault: &Fault) {
         if is_reconnection(fault) {
             self.token.keys.forget();
         }

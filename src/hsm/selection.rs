@@ -17,7 +17,7 @@ use crate::job::{Failure, Job, KeyIndex, Operation, Request};
 use crate::limits::MAX_TOKENS;
 
 /// One token's queue in one turn of an event loop, and how long a job would wait in it.
-pub struct Offer<'a> {
+pub struct Candidate<'a> {
     /// Whose.
     pub token: &'a Token,
     /// Jobs queued in this turn.
@@ -29,7 +29,7 @@ pub struct Offer<'a> {
     load: Load,
 }
 
-impl<'a> Offer<'a> {
+impl<'a> Candidate<'a> {
     /// As it is now.
     #[must_use]
     pub fn of(token: &'a Token) -> Self {
@@ -182,31 +182,31 @@ impl Fleet {
     ///
     /// # Errors
     /// Why the job is refused.
-    pub(super) fn choose<'o, 'f>(
+    pub(super) fn select<'o, 'f>(
         &self,
-        offers: &'o mut [Option<Offer<'f>>; MAX_TOKENS],
+        candidates: &'o mut [Option<Candidate<'f>>; MAX_TOKENS],
         job: &Job,
         now: Instant,
-    ) -> Result<&'o mut Offer<'f>, Failure> {
+    ) -> Result<&'o mut Candidate<'f>, Failure> {
         let is_sole = self.tokens.len() == 1;
         let mut is_any_usable = false;
         let mut best = None;
         let mut is_too_large = false;
         let mut refused = None;
-        for offer in offers.iter_mut().flatten() {
+        for candidate in candidates.iter_mut().flatten() {
             is_any_usable = true;
-            if !offer.token.has_room_for(&job.request) {
+            if !candidate.token.has_room_for(&job.request) {
                 is_too_large = true;
                 continue;
             }
-            let wait = offer.wait();
-            let is_in_time = offer.is_in_time(wait, job.deadline, now);
-            if offer.token.has_failing_keys() {
-                match offer.token.admit(&job.request, now, is_in_time) {
+            let wait = candidate.wait();
+            let is_in_time = candidate.is_in_time(wait, job.deadline, now);
+            if candidate.token.has_failing_keys() {
+                match candidate.token.admit(&job.request, now, is_in_time) {
                     Admission::Admitted => {}
                     Admission::Trial => {
-                        offer.is_trial = true;
-                        return Ok(offer);
+                        candidate.is_trial = true;
+                        return Ok(candidate);
                     }
                     Admission::Refused(failure) => {
                         refused = refused.or(Some(failure));
@@ -215,23 +215,23 @@ impl Fleet {
                 }
             }
             if is_sole {
-                return if is_in_time { Ok(offer) } else { Err(offer.too_late()) };
+                return if is_in_time { Ok(candidate) } else { Err(candidate.too_late()) };
             }
-            let fit = Fit::of(offer.token, &job.request);
+            let fit = Fit::of(candidate.token, &job.request);
             if fit == Fit::Differs && is_encryption(&job.request) {
                 refused = refused.or(Some(self.keys_differ()));
                 continue;
             }
-            let rank = (fit, offer.rank(is_in_time, wait));
+            let rank = (fit, candidate.rank(is_in_time, wait));
             if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
-                best = Some((rank, offer));
+                best = Some((rank, candidate));
             }
         }
         match (best, refused) {
             // No token but the one that does not serve the key is known to have it.
             (Some(((Fit::Lacks, _), _)), Some(failure)) => Err(failure),
-            (Some(((_, rank), offer)), _) if !rank.is_late => Ok(offer),
-            (Some((_, offer)), _) => Err(offer.too_late()),
+            (Some(((_, rank), candidate)), _) if !rank.is_late => Ok(candidate),
+            (Some((_, candidate)), _) => Err(candidate.too_late()),
             (None, Some(failure)) => Err(failure),
             (None, None) if is_too_large => Err(Failure::TooLarge),
             (None, None) if is_any_usable => Err(Failure::Overloaded),
@@ -278,8 +278,8 @@ impl Fleet {
             if not_these & bit(token.index) != 0 || (is_anywhere && !has_key(token)) {
                 continue;
             }
-            let offer = Offer::of(token);
-            let rank = (Fit::of(token, request), offer.rank(true, offer.wait()));
+            let candidate = Candidate::of(token);
+            let rank = (Fit::of(token, request), candidate.rank(true, candidate.wait()));
             if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
                 best = Some((rank, token));
             }
