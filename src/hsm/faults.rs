@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use super::attribution::FaultScope;
 use super::backend::{Failed, Fault};
-use super::charge::Charge;
 use super::fleet::Fleet;
 use super::key_breaker::Change;
 use super::key_hangs::KeyUse;
@@ -11,20 +11,20 @@ use super::token::Token;
 use crate::job::Failure;
 
 /// Takes in a fault that is charged. A token that failed too often in a row is taken out of use.
-pub fn apply(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, charge: Charge) {
+pub fn apply(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, scope: FaultScope) {
     let now = Instant::now();
     let are_keys_missed = fault == Fault::KEYS_MISSED;
     if are_keys_missed {
         // Whether they were deleted or the token is in trouble is for the health checker to find out.
         token.checker_signal.notify();
     }
-    match charge {
-        Charge::Key if are_keys_missed => {}
-        Charge::Key => apply_to_key(token, about, fault, now),
+    match scope {
+        FaultScope::Key if are_keys_missed => {}
+        FaultScope::Key => apply_to_key(token, about, fault, now),
         // A pool of sessions that died together, say because the HSM was restarted, is no reason
         // to give up a token on which new ones work.
-        Charge::Session => token.circuit_breaker.record_fault(now),
-        Charge::Token => {
+        FaultScope::Session => token.circuit_breaker.record_fault(now),
+        FaultScope::Token => {
             let reason = || match are_keys_missed {
                 true => "keys that were there are not found".to_owned(),
                 false => fault.failure.to_string(),

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use super::backend::{Blame, Direction, Fault, Standing};
-use super::charge::Charge;
+use super::attribution::FaultScope;
+use super::backend::{Blame, Direction, Fault, KeyStatus};
 use super::config::Hedging;
 use super::hedge::Hedger;
 use super::key_breaker::Admission;
@@ -17,7 +17,9 @@ use super::signal::Signal;
 use super::token::Token;
 use super::witness::Witnesses;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job, Success, TokenIndex};
-use crate::limits::{ATTEMPTS_BEFORE_CHARGE, MAX_ATTEMPTS, MAX_SUSPICIONS, MAX_TOKENS, SUSPICIONS};
+use crate::limits::{
+    ATTEMPTS_BEFORE_ATTRIBUTION, MAX_ATTEMPTS, MAX_SUSPICIONS, MAX_TOKENS, SUSPICIONS,
+};
 
 /// The tokens and the way back to the event loops.
 pub struct Fleet {
@@ -188,14 +190,14 @@ impl Fleet {
     fn on_bad_ciphertext(&self, token: &Token, mut queued: Queued, answered: &mut Vec<Completion>) {
         let bad = Failure::InvalidCiphertext;
         let key = queued.job.request.key;
-        let standing = |it: &Token| it.backend.standing(key, Some(Direction::Decrypt));
+        let status = |it: &Token| it.backend.key_status(key, Some(Direction::Decrypt));
         queued.lacking |= bit(token.index);
-        if standing(token) == Standing::Proven {
+        if status(token) == KeyStatus::Proven {
             queued.failure = Some(bad);
         }
         let is_certain = queued.failure == Some(bad);
         // A token with the same key says the same.
-        let same = self.tokens.iter().filter(|it| is_certain && standing(it) == Standing::Proven);
+        let same = self.tokens.iter().filter(|it| is_certain && status(it) == KeyStatus::Proven);
         let not_these = same.fold(queued.lacking, |all, it| all | bit(it.index));
         if let Some(other) = self.best_for(&queued.job.request, not_these) {
             match self.push_first(other, queued) {
@@ -206,7 +208,7 @@ impl Fleet {
         // A token that is out of use and is known to hold another key may have made it.
         let may_have_made = |it: &Token| {
             let is_asked = queued.lacking & bit(it.index) != 0;
-            !it.circuit_breaker.is_usable() && !is_asked && standing(it) == Standing::Disagrees
+            !it.circuit_breaker.is_usable() && !is_asked && status(it) == KeyStatus::Disagrees
         };
         let failure = match is_certain {
             true if self.tokens.iter().any(may_have_made) => Failure::NoToken,
@@ -220,11 +222,11 @@ impl Fleet {
     /// which is known to have the right key.
     fn undecided_failure(&self, queued: &Queued) -> Failure {
         let request = &queued.job.request;
-        let standing = |it: &Token| it.backend.standing(request.key, Some(Direction::Decrypt));
+        let status = |it: &Token| it.backend.key_status(request.key, Some(Direction::Decrypt));
         let has_said_so = |it: &&Token| queued.lacking & bit(it.index) != 0;
         // One that is out of use may have lost its keys for as long.
         let may_have =
-            |it: &&Token| !it.circuit_breaker.is_usable() || standing(it) != Standing::Absent;
+            |it: &&Token| !it.circuit_breaker.is_usable() || status(it) != KeyStatus::Absent;
         let have_key = || self.tokens.iter().filter(may_have);
         let mut unasked = have_key().filter(|it| !has_said_so(it));
         if unasked.clone().any(|it| !it.circuit_breaker.is_usable()) {
@@ -241,8 +243,8 @@ impl Fleet {
                 Admission::Admitted | Admission::Trial => Failure::Overloaded,
             },
             // The right key is on none of them.
-            None if have_key().any(|it| standing(it) == Standing::Disagrees)
-                && have_key().all(|it| standing(it) == Standing::Disagrees) =>
+            None if have_key().any(|it| status(it) == KeyStatus::Disagrees)
+                && have_key().all(|it| status(it) == KeyStatus::Disagrees) =>
             {
                 Failure::KeysDiffer
             }
@@ -280,7 +282,7 @@ impl Fleet {
         &self,
         token: &Token,
         mut queued: Queued,
-        charge: Charge,
+        scope: FaultScope,
         answered: &mut Vec<Completion>,
     ) -> Option<Queued> {
         let now = Instant::now();
@@ -291,8 +293,8 @@ impl Fleet {
         };
         // A request that tried a key with an open circuit breaker has told all there is to know.
         let is_known = |token: &Token| token.breakers.is_open(about.key, about.direction);
-        let is_of_key =
-            charge == Charge::Key && (queued.attempts >= ATTEMPTS_BEFORE_CHARGE || is_known(token));
+        let is_of_key = scope == FaultScope::Key
+            && (queued.attempts >= ATTEMPTS_BEFORE_ATTRIBUTION || is_known(token));
         if queued.attempts < MAX_ATTEMPTS && !self.is_stopping() {
             if is_of_key {
                 if about.direction.is_none() {
@@ -367,12 +369,12 @@ impl Fleet {
         }
         let key = queued.job.request.key;
         let is_alone = self.tokens.len() == 1;
-        if !is_alone && by.backend.standing(key, None) != Standing::Proven {
+        if !is_alone && by.backend.key_status(key, None) != KeyStatus::Proven {
             return;
         }
         for token in &self.tokens {
             // One that may hold another key was right.
-            let is_same = || is_alone || token.backend.standing(key, None) == Standing::Proven;
+            let is_same = || is_alone || token.backend.key_status(key, None) == KeyStatus::Proven;
             if queued.suspecting & bit(token.index) != 0 && is_same() {
                 token.counters.faults.fetch_add(1, Ordering::Relaxed);
                 token.circuit_breaker.record_fault(now);

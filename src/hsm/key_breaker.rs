@@ -1,7 +1,7 @@
 //! A circuit breaker for each key, token and direction: a key that the token does not serve is
 //! answered at once, and costs the token an attempt now and then.
 //!
-//! It opens after [`MIN_KEY_FAULTS`] faults in a row that [`super::charge`] charges to the key, if
+//! It opens after [`MIN_KEY_FAULTS`] faults in a row that [`super::attribution`] charges to the key, if
 //! [`KEY_FAULT_SPAN`] has passed since the first of them. Where other keys fail too, it takes
 //! [`MIN_KEY_FAULTS_IN_TROUBLE`]: random faults of a token rarely hit one key so often in a row.
 //! One request in [`KEY_TRIAL_INTERVAL`] and a little tries an open one; the first success closes

@@ -8,9 +8,9 @@
 //!
 //! [`pkcs11`] alone knows PKCS#11; all else sees a token as [`backend`] draws it.
 
+mod attribution;
 pub mod backend;
 mod backoff;
-mod charge;
 pub mod circuit_breaker;
 pub mod config;
 mod deferred;

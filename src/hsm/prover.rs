@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::backend::{Direction, Proof, Standing};
+use super::backend::{Direction, KeyStatus, Proof};
 use super::fleet::{Fleet, bit};
 use super::health_checker::{Abandoned, HealthChecker};
 use super::queue::TokenSet;
@@ -92,8 +92,8 @@ impl Fleet {
     pub(super) fn settle_among(&self, tokens: TokenSet) {
         let is_silent = |token: &&Token, label: &str| {
             token.backend.index_of(label).is_some_and(|key| {
-                let standing = token.backend.standing(key, Some(Direction::Decrypt));
-                standing == Standing::Absent || !token.is_key_sound(key)
+                let status = token.backend.key_status(key, Some(Direction::Decrypt));
+                status == KeyStatus::Absent || !token.is_key_sound(key)
             })
         };
         self.witnesses.settle(self.number, tokens, &|label| {

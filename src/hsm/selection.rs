@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use super::backend::{Direction, Standing};
+use super::backend::{Direction, KeyStatus};
 use super::fleet::{Fleet, bit};
 use super::key_breaker::Admission;
 use super::queue::TokenSet;
@@ -128,24 +128,24 @@ enum Fit {
 impl Fit {
     fn of(token: &Token, request: &Request) -> Self {
         let backend = &token.backend;
-        match backend.standing(request.key, Direction::of(&request.operation)) {
-            Standing::Proven | Standing::Provable => Self::Suits,
-            Standing::Unproven if !is_encryption(request) => Self::Suits,
+        match backend.key_status(request.key, Direction::of(&request.operation)) {
+            KeyStatus::Proven | KeyStatus::Provable => Self::Suits,
+            KeyStatus::Unproven if !is_encryption(request) => Self::Suits,
             // An encryption with a CDIV is verified by a decryption, which this key may not do.
-            Standing::Unproven
+            KeyStatus::Unproven
                 if matches!(request.operation, Operation::Encrypt { cdiv: Some(_) })
-                    && backend.standing(request.key, Some(Direction::Decrypt))
-                        == Standing::Absent =>
+                    && backend.key_status(request.key, Some(Direction::Decrypt))
+                        == KeyStatus::Absent =>
             {
                 Self::Lacks
             }
-            Standing::Unproven => Self::Unproven {
+            KeyStatus::Unproven => Self::Unproven {
                 is_untrusted: !backend.is_trusted(),
                 priority: token.share.priority,
                 place: token.index.0,
             },
-            Standing::Disagrees => Self::Differs,
-            Standing::Absent => Self::Lacks,
+            KeyStatus::Disagrees => Self::Differs,
+            KeyStatus::Absent => Self::Lacks,
         }
     }
 }
@@ -172,7 +172,7 @@ impl Fleet {
         let own = order(token);
         let comes_before = |it: &Token| {
             it.circuit_breaker.is_usable()
-                && it.backend.standing(key, Some(Direction::Encrypt)) != Standing::Absent
+                && it.backend.key_status(key, Some(Direction::Encrypt)) != KeyStatus::Absent
                 && order(it) < own
         };
         !self.tokens.iter().any(comes_before)

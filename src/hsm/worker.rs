@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroize as _;
 
+use super::attribution::{FailedAttempt, FaultScope, attribute};
 use super::backend::{self, Blame, Direction, Evidence, Fault, OpenError, Session};
-use super::charge::{Attempt as Case, Charge, charge};
 use super::evidence_keys::MonitoredKeys;
 use super::faults;
 use super::fleet::{Fleet, complete};
@@ -416,7 +416,7 @@ impl Worker<'_> {
         let mut answered = Vec::new();
         let done = match fault.blame {
             Blame::Busy | Blame::Session | Blame::Token => {
-                self.charge(session, queued, fault, &mut answered)
+                self.attribute_fault(session, queued, fault, &mut answered)
             }
             Blame::Request | Blame::Suspect | Blame::Key => {
                 if fault.blame == Blame::Request {
@@ -439,7 +439,7 @@ impl Worker<'_> {
     }
 
     /// Finds out whose fault it was, with all that follows for key, session, token and job.
-    fn charge(
+    fn attribute_fault(
         &mut self,
         session: &mut dyn Session,
         queued: Queued,
@@ -450,8 +450,8 @@ impl Worker<'_> {
         let about = queued.about();
         let is_first_attempt = queued.attempts == 0;
         let back = self.fleet.fail_over(self.token, queued, fault);
-        let charge = if self.token.breakers.explains(about.key, about.direction, fault.failure) {
-            Charge::Key
+        let scope = if self.token.breakers.explains(about.key, about.direction, fault.failure) {
+            FaultScope::Key
         } else {
             let is_busy = fault.blame == Blame::Busy && fault.failure != Failure::CdivMismatch;
             let evidence = match back {
@@ -463,7 +463,7 @@ impl Worker<'_> {
                         // The other key hung: it is counted as such, and tells nothing of this one.
                         let key = (about.key, Instant::now());
                         if self.token.hangs.are_others_served(key.0, key.1) {
-                            faults::apply(self.fleet, self.token, about, fault, Charge::Key);
+                            faults::apply(self.fleet, self.token, about, fault, FaultScope::Key);
                         }
                         if let Some(queued) = back {
                             self.fleet.requeue(self.token, queued);
@@ -473,28 +473,28 @@ impl Worker<'_> {
                 },
             };
             match evidence {
-                None => Charge::Key,
+                None => FaultScope::Key,
                 Some(evidence) => {
                     let is_fresh_session = self.is_successor;
-                    charge(Case { blame: fault.blame, evidence, is_fresh_session })
+                    attribute(FailedAttempt { blame: fault.blame, evidence, is_fresh_session })
                 }
             }
         };
-        let breaks_session = fault.breaks_session() && charge != Charge::Key;
-        if fault.breaks_session() && charge == Charge::Key {
+        let breaks_session = fault.breaks_session() && scope != FaultScope::Key;
+        if fault.breaks_session() && scope == FaultScope::Key {
             // It did well with another key.
             self.is_successor = false;
         }
-        faults::apply(self.fleet, self.token, about, fault, charge);
+        faults::apply(self.fleet, self.token, about, fault, scope);
         if breaks_session {
             self.is_successor = true;
             session.on_broken(&fault);
         }
         let back = back.and_then(|mut queued| {
-            queued.backs_off = charge != Charge::Key;
-            self.fleet.retry(self.token, queued, charge, answered)
+            queued.backs_off = scope != FaultScope::Key;
+            self.fleet.retry(self.token, queued, scope, answered)
         });
-        self.after_fault(back, fault, breaks_session, charge)
+        self.after_fault(back, fault, breaks_session, scope)
     }
 
     /// Decides what becomes of the session, and of a job that is to be tried again.
@@ -503,7 +503,7 @@ impl Worker<'_> {
         back: Option<Queued>,
         fault: Fault,
         breaks_session: bool,
-        charge: Charge,
+        scope: FaultScope,
     ) -> Done {
         match back {
             None if breaks_session => Done::Stop(Next::Reopen(None)),
@@ -511,13 +511,15 @@ impl Worker<'_> {
             Some(queued) if !breaks_session => Done::Again(queued),
             // A session is opened again once for a job. That the next one fails too is no fault
             // of the session's, unless the module says so.
-            Some(queued) if queued.has_reopened && charge == Charge::Token => match fault.blame {
-                Blame::Session => {
-                    self.requeue(Some(queued));
-                    Done::Stop(Next::Reopen(None))
+            Some(queued) if queued.has_reopened && scope == FaultScope::Token => {
+                match fault.blame {
+                    Blame::Session => {
+                        self.requeue(Some(queued));
+                        Done::Stop(Next::Reopen(None))
+                    }
+                    _ => Done::Again(queued),
                 }
-                _ => Done::Again(queued),
-            },
+            }
             Some(mut queued) => {
                 queued.has_reopened = true;
                 Done::Stop(Next::Reopen(Some(queued)))

@@ -137,7 +137,7 @@ pub const KEY_FAULT_MEMORY: Duration = Duration::from_secs(60);
 /// Other keys fail too if the token or a session was charged with a fault in this time.
 pub const OTHERS_FAIL: Duration = Duration::from_secs(2);
 /// Attempts at a request on a token, after which the charge of its faults decides about a third.
-pub const ATTEMPTS_BEFORE_CHARGE: u8 = 2;
+pub const ATTEMPTS_BEFORE_ATTRIBUTION: u8 = 2;
 /// How long a token's keys are proven at a stretch; then it is left to the requests for as long.
 pub const PROOF_SLICE: Duration = Duration::from_millis(25);
 /// The shortest time from the beginning of one such stretch to that of the next.

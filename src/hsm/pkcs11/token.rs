@@ -25,7 +25,7 @@ use super::slot_selection::{choose, describe as describe_slot};
 use super::slots::{list_slots, require_gcm, text, version};
 use super::trouble::{NO_SESSION, fault_of_error};
 use crate::hsm::backend::{
-    Backend, Direction, Fault, Identity, NotProven, OpenError, Session, Standing,
+    Backend, Direction, Fault, Identity, KeyStatus, NotProven, OpenError, Session,
 };
 use crate::hsm::config::{TokenConfig, TokenSelector};
 use crate::hsm::inventory::{SlotInventory, TokenInventory};
@@ -289,8 +289,8 @@ impl Backend for Pkcs11Token {
         self.shared.label_of(key)
     }
 
-    fn standing(&self, key: KeyIndex, direction: Option<Direction>) -> Standing {
-        self.shared.keys.standing(key, direction)
+    fn key_status(&self, key: KeyIndex, direction: Option<Direction>) -> KeyStatus {
+        self.shared.keys.key_status(key, direction)
     }
 
     fn is_untestable(&self, key: KeyIndex) -> bool {
