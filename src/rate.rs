@@ -1,4 +1,5 @@
-//! A rate, shared by threads without a lock.
+//! Limits on how often something happens: [`Rate`] paces calls and is shared by threads without a
+//! lock; [`PerSecond`] bounds what one owner lets through in a second.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -73,9 +74,105 @@ impl Rate {
     }
 }
 
+/// At most a fixed number of events in each second, and a count of those refused. A second begins
+/// with the first event after the one before is over.
+#[derive(Debug)]
+pub struct PerSecond<T> {
+    max: u32,
+    /// Start of the current second, on the caller's clock.
+    second: Option<T>,
+    admitted: u32,
+    refused: u64,
+}
+
+/// A reading of a clock that [`PerSecond`] can tell seconds by.
+pub trait Clock: Copy {
+    /// Returns whether a second that began at `start` is over.
+    fn is_second_over(self, start: Self) -> bool;
+}
+
+/// Lets threads compete: a reading taken before `start` belongs to the same second.
+impl Clock for Instant {
+    fn is_second_over(self, start: Self) -> bool {
+        self.saturating_duration_since(start) >= Duration::from_secs(1)
+    }
+}
+
+/// Whole seconds since 1970, of a clock that may be set back.
+impl Clock for u64 {
+    fn is_second_over(self, start: Self) -> bool {
+        self != start
+    }
+}
+
+impl<T: Clock> PerSecond<T> {
+    /// Creates a limit of `max` events a second.
+    #[must_use]
+    pub const fn new(max: u32) -> Self {
+        Self { max, second: None, admitted: 0, refused: 0 }
+    }
+
+    /// Admits an event and returns the number of those refused since the last report, or refuses
+    /// it and returns `None`.
+    pub fn admit(&mut self, now: T) -> Option<u64> {
+        if self.is_second_over(now) {
+            self.second = Some(now);
+            self.admitted = 0;
+        }
+        if self.admitted >= self.max {
+            self.refused += 1;
+            return None;
+        }
+        self.admitted += 1;
+        Some(std::mem::take(&mut self.refused))
+    }
+
+    /// Returns whether refused events are yet to be reported.
+    #[must_use]
+    pub fn has_refused(&self) -> bool {
+        self.refused > 0
+    }
+
+    /// Reports the number of events refused, once the second that they fell into is over; until
+    /// then 0.
+    pub fn take_refused(&mut self, now: T) -> u64 {
+        if self.is_second_over(now) { std::mem::take(&mut self.refused) } else { 0 }
+    }
+
+    fn is_second_over(&self, now: T) -> bool {
+        self.second.is_none_or(|start| now.is_second_over(start))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The first events of a second are admitted; the next one reports how many were not.
+    #[test]
+    fn per_second_admits_and_reports() {
+        let start = Instant::now();
+        let mut limit = PerSecond::new(10);
+        let admitted = (0..1000).filter_map(|_| limit.admit(start)).collect::<Vec<_>>();
+        assert_eq!(admitted, [0; 10]);
+        assert!(limit.admit(start + Duration::from_millis(999)).is_none());
+        let next = start + Duration::from_secs(1);
+        assert_eq!(limit.admit(next), Some(991));
+        assert_eq!(limit.admit(next), Some(0));
+        assert_eq!(limit.admit(start), Some(0), "a thread whose clock lags opens no new second");
+        assert_eq!((0..10).filter_map(|_| limit.admit(start)).count(), 7);
+    }
+
+    /// Refused events are reported without another event too, but not before their second is over.
+    #[test]
+    fn per_second_reports_when_the_second_is_over() {
+        let mut limit = PerSecond::new(1);
+        assert_eq!((limit.take_refused(7_u64), limit.admit(7)), (0, Some(0)));
+        assert!(limit.admit(7).is_none() && limit.admit(7).is_none());
+        assert_eq!((limit.has_refused(), limit.take_refused(7)), (true, 0));
+        assert_eq!((limit.take_refused(8), limit.has_refused()), (2, false));
+        assert_eq!(limit.admit(6), Some(0), "a clock that was set back begins another second");
+    }
 
     /// The burst at once, then one an interval, and no more saved up than the burst.
     #[test]

@@ -143,12 +143,12 @@ struct Store {
     calls: Vec<(&'static str, u64)>,
     /// Errors by name, those that came.
     errors: Vec<(&'static str, u64)>,
-    credentials: Vec<Credential>,
+    credentials: Vec<CredentialStatus>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Credential {
+struct CredentialStatus {
     access_key_id: String,
     created_unix_secs: Option<u64>,
     loaded_unix_secs: u64,
@@ -347,7 +347,7 @@ fn stores(metrics: &Metrics) -> Vec<Store> {
                     .collect(),
                 errors: errors(&counts),
                 credentials: of_store
-                    .map(|credential| Credential {
+                    .map(|credential| CredentialStatus {
                         access_key_id: credential.access_key_id.to_string(),
                         created_unix_secs: credential.created_unix_secs(),
                         loaded_unix_secs: credential.loaded_unix_secs,

@@ -13,6 +13,7 @@ use super::timestamp::Rfc3339;
 use crate::limits::{
     LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND,
 };
+use crate::rate::PerSecond;
 
 /// What is logged of one call. Strings come from the peer and are escaped when written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,7 +73,8 @@ pub struct AccessLog {
     format: LogFormat,
     buffer: Vec<u8>,
     time: Rfc3339,
-    unauthenticated: Unauthenticated,
+    /// By seconds since 1970, as the lines tell the time.
+    unauthenticated: PerSecond<u64>,
     /// The same calls' way into the audit log.
     pub audit: AuditTrail,
 }
@@ -86,7 +88,7 @@ impl Default for AccessLog {
             format: LogFormat::Text,
             buffer: Vec::new(),
             time: Rfc3339::default(),
-            unauthenticated: Unauthenticated::default(),
+            unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SECOND),
             audit: AuditTrail::default(),
         }
     }
@@ -118,7 +120,7 @@ impl AccessLog {
     /// Hands the lines to the writers; once a turn of the loop. Never waits for an output.
     pub fn flush(&mut self) {
         self.audit.flush();
-        if self.unauthenticated.left_out > 0 {
+        if self.unauthenticated.has_refused() {
             self.tell_left_out(since_1970());
         }
         self.hand_over();
@@ -130,7 +132,7 @@ impl AccessLog {
         }
         self.tell_left_out(since_1970);
         // Anybody can cause these, so none of them, whatever the status, may fill the disk.
-        if !record.is_authenticated && !self.unauthenticated.admit(since_1970.as_secs()) {
+        if !record.is_authenticated && self.unauthenticated.admit(since_1970.as_secs()).is_none() {
             return;
         }
         let level = level(record.status);
@@ -156,13 +158,13 @@ impl AccessLog {
 
     /// Says how many lines the last second lacks, once it is over.
     fn tell_left_out(&mut self, since_1970: Duration) {
-        let left_out = self.unauthenticated.take_left_out(since_1970.as_secs());
+        let left_out = self.unauthenticated.take_refused(since_1970.as_secs());
         if left_out > 0 {
             let time = &mut self.time;
             let mut line =
                 Line::begin(&mut self.buffer, self.format, time, since_1970, Level::WARN);
             line.message("lines of unauthenticated requests were left out");
-            line.number("leftOutLines", u64::from(left_out));
+            line.number("leftOutLines", left_out);
             line.end();
         }
     }
@@ -204,36 +206,6 @@ fn write_fields(mut line: Line<'_>, record: &CallRecord<'_>) {
         line.address("peer", peer);
     }
     line.end();
-}
-
-/// The lines of requests that were not authenticated, which anybody can cause, in this second.
-#[derive(Default)]
-pub(super) struct Unauthenticated {
-    unix_secs: u64,
-    admitted: u32,
-    left_out: u32,
-}
-
-impl Unauthenticated {
-    /// Whether there may be another line in this second; if not, it is counted.
-    pub(super) fn admit(&mut self, unix_secs: u64) -> bool {
-        if self.unix_secs != unix_secs {
-            self.unix_secs = unix_secs;
-            self.admitted = 0;
-        }
-        let is_admitted = self.admitted < MAX_UNAUTHENTICATED_LINES_PER_SECOND;
-        if is_admitted {
-            self.admitted += 1;
-        } else {
-            self.left_out = self.left_out.saturating_add(1);
-        }
-        is_admitted
-    }
-
-    /// What was left out in a second that is over.
-    fn take_left_out(&mut self, unix_secs: u64) -> u32 {
-        if self.unix_secs == unix_secs { 0 } else { std::mem::take(&mut self.left_out) }
-    }
 }
 
 #[cfg(test)]

@@ -28,20 +28,20 @@ pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option
     let tls = tls?;
     // An address that no settings file can keep others from is one that others reach.
     if !ip.is_loopback() {
-        let place = section.place_of("ip");
+        let location = section.location_of("ip");
         match &tls {
             None if !allow_plain_remote => {
                 let problem = format!("{ip} can be reached from other machines, without TLS");
                 let remedy = "set ip to \"127.0.0.1\", or add tls_cert_pem, tls_key_pem and \
                               client_ca_pem, or set allow_plain_remote to true where the network \
                               keeps strangers away";
-                section.report().mistake(&place, problem, remedy);
+                section.report().mistake(&location, problem, remedy);
                 return None;
             }
             Some(tls) if !tls.is_client_certificate_required => {
                 let problem = "whoever reaches the port can read metrics and status";
                 let remedy = "add client_ca_pem, so that only those with a certificate can";
-                section.report().warning(&place, problem, remedy);
+                section.report().warning(&location, problem, remedy);
             }
             _ => {}
         }
@@ -51,7 +51,7 @@ pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option
         && let Some(taken) = taken_by(address, server)
     {
         let problem = format!("{taken} has this port already");
-        section.report().mistake(&section.place_of("port"), problem, PORT_REMEDY);
+        section.report().mistake(&section.location_of("port"), problem, PORT_REMEDY);
         return None;
     }
     Some(Some(Admin { address, tls }))
@@ -65,13 +65,13 @@ fn read_tls(section: &Section<'_>) -> Option<Option<super::Tls>> {
         (false, false) if !has_ca => Some(None),
         (false, false) => {
             let problem = "client certificates are asked for, but there is no TLS to send them in";
-            let place = section.place_of("client_ca_pem");
-            section.report().mistake(&place, problem, "add tls_cert_pem and tls_key_pem");
+            let location = section.location_of("client_ca_pem");
+            section.report().mistake(&location, problem, "add tls_cert_pem and tls_key_pem");
             None
         }
         (has_cert, _) => {
             let missing = if has_cert { "tls_key_pem" } else { "tls_cert_pem" };
-            section.report().mistake(&section.place_of(missing), "it is missing", TLS_REMEDY);
+            section.report().mistake(&section.location_of(missing), "it is missing", TLS_REMEDY);
             None
         }
     }

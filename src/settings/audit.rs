@@ -88,7 +88,7 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     match file::read(path, MAX_SECRET_FILE_BYTES) {
         Ok((_, status)) => {
             member.report().add_file(path);
-            file::check(&status, path, true, member.place(), member.report());
+            file::check(&status, path, true, member.location(), member.report());
         }
         Err(error) => {
             member.mistake(format!("\"{name}\" cannot be read: {error}"), remedy);

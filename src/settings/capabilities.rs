@@ -40,7 +40,7 @@ pub(super) fn of(section: &Section<'_>) -> Option<Capabilities> {
         None if profile.is_some() => Some(None),
         None => {
             let remedy = format!("write {name} = true or {name} = false, or a profile instead");
-            section.report().mistake(&section.place_of(name), "it is missing", remedy);
+            section.report().mistake(&section.location_of(name), "it is missing", remedy);
             None
         }
     };
@@ -79,7 +79,7 @@ pub(super) fn of(section: &Section<'_>) -> Option<Capabilities> {
         {
             let problem = format!("{said} contradicts profile = \"{name}\"");
             let remedy = format!("write {member} = {wanted}, or remove it, or remove profile");
-            section.report().mistake(&section.place_of(member), problem, remedy);
+            section.report().mistake(&section.location_of(member), problem, remedy);
             is_right = false;
         }
     };

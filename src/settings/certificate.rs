@@ -69,7 +69,7 @@ pub(super) fn read_key(member: &Member<'_>) -> Option<PrivateKeyDer<'static>> {
     let remedy = "name the PEM file with the certificate's private key (PKCS#8, PKCS#1 or SEC1)";
     let (bytes, status) = read(member, remedy)?;
     let path = Path::new(member.string(remedy)?);
-    file::check(&status, path, true, member.place(), member.report());
+    file::check(&status, path, true, member.location(), member.report());
     let has = |mark: &str| memchr::memmem::find(&bytes, mark.as_bytes()).is_some();
     if has("BEGIN ENCRYPTED PRIVATE KEY") || has("Proc-Type: 4,ENCRYPTED") {
         let remedy = "decrypt it (openssl pkey -in KEY -out PLAIN_KEY) into a file that only the \

@@ -53,14 +53,14 @@ pub(super) fn read(store: &Section<'_>) -> Option<Vec<Credential>> {
         let remedy = "add [[external_key_stores.credentials]] below the store's other members, as \
                       `xks-proxy credentials new` prints it, or write sigv4_access_key_id and \
                       sigv4_secret_access_key";
-        store.report().mistake(&store.place_of("credentials"), problem, remedy);
+        store.report().mistake(&store.location_of("credentials"), problem, remedy);
         return None;
     }
     let room = MAX_CREDENTIALS_PER_STORE - usize::from(has_pair);
     if let Some(first_too_many) = listed.get(room) {
         let problem = format!("the store has {} credentials before it", MAX_CREDENTIALS_PER_STORE);
         let remedy = "remove those that KMS does not use: see `xks-proxy credentials list`";
-        store.report().mistake(&first_too_many.place(), problem, remedy);
+        store.report().mistake(&first_too_many.location(), problem, remedy);
         return None;
     }
     let mut found = Vec::new();
@@ -222,7 +222,7 @@ fn differ(found: &[Found<'_>]) -> Option<()> {
             let problem = format!(
                 "\"{}\" is in {} already",
                 shown(&one.credential.access_key_id),
-                other.id.place().member
+                other.id.location().member
             );
             let remedy = "remove one of the two, or make a new one: `xks-proxy credentials new`";
             one.id.mistake(problem, remedy);
@@ -233,7 +233,7 @@ fn differ(found: &[Found<'_>]) -> Option<()> {
         let same_secret =
             before().find(|other| other.credential.secret_access_key.expose() == secret);
         if let Some(other) = same_secret {
-            let problem = format!("it is the secret of {} already", other.secret.place().member);
+            let problem = format!("it is the secret of {} already", other.secret.location().member);
             let remedy = "give each credential a secret of its own: `xks-proxy credentials new`";
             one.secret.warning(problem, remedy);
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
-use super::report::{Place, Report};
+use super::report::{Location, Report};
 use super::section::shown;
 
 /// Group: write.
@@ -57,7 +57,7 @@ pub(super) fn check(
     status: &Status,
     path: &Path,
     holds_secret: bool,
-    place: &Place,
+    location: &Location,
     report: &Report<'_>,
 ) {
     let Some(problem) = exposure(status, geteuid().as_raw(), holds_secret) else { return };
@@ -69,7 +69,7 @@ pub(super) fn check(
     } else {
         "chown it to root or the proxy's user and chmod go-w"
     };
-    report.exposed(place, problem, remedy.to_owned());
+    report.exposed(location, problem, remedy.to_owned());
 }
 
 fn exposure(status: &Status, user: u32, holds_secret: bool) -> Option<&'static str> {

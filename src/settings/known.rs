@@ -1,6 +1,6 @@
 //! The names of all members, so that a misspelt one can be named.
 
-use super::report::{Place, Report};
+use super::report::{Location, Report};
 use toml::de::DeTable;
 
 /// Sections and their members. A section's name is its path; `""` is the file itself.
@@ -206,9 +206,9 @@ pub(super) fn report_unknown(section: &str, path: &str, table: &DeTable<'_>, rep
             continue;
         }
         let member = if path.is_empty() { text.to_owned() } else { format!("{path}.{text}") };
-        let place = Place { member, offset: Some(name.span().start) };
+        let location = Location { member, offset: Some(name.span().start) };
         let problem = "there is no such member".to_owned();
-        report.unknown(&place, problem, remedy(section, text, known));
+        report.unknown(&location, problem, remedy(section, text, known));
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use super::report::{Finding, Place, Report, Severity};
+use super::report::{Finding, Location, Report, Severity};
 use super::section::{Section, wipe};
 use super::{Settings, admin, audit, file, pkcs11, security, server, state, stores, tracing};
 use crate::limits::MAX_SETTINGS_BYTES;
@@ -98,15 +98,16 @@ fn report_syntax(report: &Report<'_>, errors: &[toml::de::Error]) -> bool {
     const MAX_SYNTAX_ERRORS: usize = 20;
     let mut is_garbled = false;
     for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
-        let place = Place { member: String::new(), offset: error.span().map(|span| span.start) };
+        let location =
+            Location { member: String::new(), offset: error.span().map(|span| span.start) };
         if error.message().starts_with("duplicate key") {
             let problem = "this member or section is there a second time";
-            report.mistake(&place, problem, "keep one of the two");
+            report.mistake(&location, problem, "keep one of the two");
         } else {
             is_garbled = true;
             let problem = format!("this is not TOML: {}", error.message());
             let remedy = "check quotes, brackets and '=' here and on the line before";
-            report.mistake(&place, problem, remedy);
+            report.mistake(&location, problem, remedy);
         }
     }
     is_garbled
@@ -134,7 +135,13 @@ fn read_settings(
     let audit = audit::read(&root, stores.as_deref());
     let state_directory = state::read(&root);
     let holds_secret = holds_secret(document);
-    file::check(status, path, holds_secret, &Place { member: String::new(), offset: None }, report);
+    file::check(
+        status,
+        path,
+        holds_secret,
+        &Location { member: String::new(), offset: None },
+        report,
+    );
     strict?;
     let mut security = security?;
     if let Some(landlock) = &mut security.confinement.landlock {
@@ -210,9 +217,9 @@ pub fn locate_by(environment: Environment<'_>, bootstrap: &Path) -> Result<PathB
         _ if report.has_mistakes() => {}
         _ => {
             let offset = member.map(|value| value.span().start);
-            let place = Place { member: XKS_PROXY_SETTINGS_TOML.to_owned(), offset };
+            let location = Location { member: XKS_PROXY_SETTINGS_TOML.to_owned(), offset };
             let problem = format!("{not_set}, and here it is not a string with a path");
-            report.mistake(&place, problem, remedy);
+            report.mistake(&location, problem, remedy);
         }
     }
     Err(report.into_findings())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Pkcs11;
 use super::capabilities::{self, Capabilities};
 use super::load::{Environment, PKCS11_HSM_MODULE, variable};
-use super::report::{Place, Report};
+use super::report::{Location, Report};
 use super::secret;
 use super::section::{Member, Section, shown};
 use super::tokens::{self, Defaults};
@@ -171,7 +171,7 @@ pub(super) fn module_of(member: &Member<'_>) -> Option<PathBuf> {
         return None;
     }
     let path = PathBuf::from(text);
-    is_module(&path, "it says", member.place(), member.report()).then_some(path)
+    is_module(&path, "it says", member.location(), member.report()).then_some(path)
 }
 
 /// `None` if it is not there and need not be; `Some(None)` if it is wrong.
@@ -182,9 +182,9 @@ fn module(
 ) -> Option<Option<PathBuf>> {
     if let Some(path) = variable(environment, PKCS11_HSM_MODULE) {
         let path = PathBuf::from(path);
-        let place = section.place_of(PKCS11_HSM_MODULE);
+        let location = section.location_of(PKCS11_HSM_MODULE);
         let origin = "the environment variable PKCS11_HSM_MODULE says";
-        return Some(is_module(&path, origin, &place, section.report()).then_some(path));
+        return Some(is_module(&path, origin, &location, section.report()).then_some(path));
     }
     let member = if is_required {
         section.require(PKCS11_HSM_MODULE, MODULE_REMEDY)
@@ -194,12 +194,12 @@ fn module(
     member.map(|member| module_of(&member))
 }
 
-fn is_module(path: &Path, origin: &str, place: &Place, report: &Report<'_>) -> bool {
+fn is_module(path: &Path, origin: &str, location: &Location, report: &Report<'_>) -> bool {
     let name = shown(&path.to_string_lossy());
     if !path.to_string_lossy().contains('/') {
         // dlopen(3): a name without a slash is searched for, and not in the working directory.
         let problem = format!("{origin} \"{name}\", which the system's loader has to find");
-        report.warning(place, problem, "write the library's whole path");
+        report.warning(location, problem, "write the library's whole path");
         return true;
     }
     let problem = match std::fs::metadata(path) {
@@ -207,7 +207,7 @@ fn is_module(path: &Path, origin: &str, place: &Place, report: &Report<'_>) -> b
         Ok(_) => format!("{origin} \"{name}\", which is not a file"),
         Err(error) => format!("{origin} \"{name}\", which cannot be read: {error}"),
     };
-    report.mistake(place, problem, MODULE_REMEDY);
+    report.mistake(location, problem, MODULE_REMEDY);
     false
 }
 
@@ -225,7 +225,7 @@ fn notice_without_effect(section: &Section<'_>) {
             several => format!("{} are", several.join(", ")),
         }
     );
-    section.report().notice(&section.place_of(first), problem, "they may stay or go");
+    section.report().notice(&section.location_of(first), problem, "they may stay or go");
 }
 
 /// The variables that the environment does not have itself. Empty ones are left out: to the

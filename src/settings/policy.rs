@@ -46,7 +46,7 @@ pub(super) fn read(security: &Section<'_>) -> Option<Option<Arc<Policy>>> {
     for path in sections.into_iter().filter(|path| language.is_none_or(|(_, own)| own != *path)) {
         if let Some(section) = security.section(path) {
             let problem = "it has no effect: secondary_auth does not ask for it";
-            security.report().notice(&section.place(), problem, "it may stay or go");
+            security.report().notice(&section.location(), problem, "it may stay or go");
         }
     }
     match language {
@@ -71,7 +71,7 @@ fn load(security: &Section<'_>, language: Language, path: &'static str) -> Optio
     };
     let report = member.report();
     report.add_file(file);
-    file::check(&status, file, false, member.place(), report);
+    file::check(&status, file, false, member.location(), report);
     let Ok(text) = std::str::from_utf8(&bytes) else {
         member.mistake(format!("\"{}\" is not UTF-8", shown(name)), remedy);
         return None;

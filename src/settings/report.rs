@@ -65,7 +65,7 @@ impl fmt::Display for Finding {
 
 /// Where something stands: the member, and its offset in the text.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct Location {
     pub(super) member: String,
     pub(super) offset: Option<usize>,
 }
@@ -115,43 +115,43 @@ impl<'t> Report<'t> {
 
     /// A file with a secret that is open to others: a warning, or a mistake if
     /// `strict_file_permissions` is on.
-    pub(super) fn exposed(&self, place: &Place, problem: String, remedy: String) {
+    pub(super) fn exposed(&self, location: &Location, problem: String, remedy: String) {
         let is_strict = self.is_strict_about_files.get();
         let severity = if is_strict { Severity::Mistake } else { Severity::Warning };
-        self.add(severity, place, problem, remedy);
+        self.add(severity, location, problem, remedy);
     }
 
     pub(super) fn mistake(
         &self,
-        place: &Place,
+        location: &Location,
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.add(Severity::Mistake, place, problem.into(), remedy.into());
+        self.add(Severity::Mistake, location, problem.into(), remedy.into());
     }
 
     pub(super) fn warning(
         &self,
-        place: &Place,
+        location: &Location,
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.add(Severity::Warning, place, problem.into(), remedy.into());
+        self.add(Severity::Warning, location, problem.into(), remedy.into());
     }
 
     pub(super) fn notice(
         &self,
-        place: &Place,
+        location: &Location,
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.add(Severity::Notice, place, problem.into(), remedy.into());
+        self.add(Severity::Notice, location, problem.into(), remedy.into());
     }
 
     /// A member that nobody knows: a warning, or a mistake if the check is strict.
-    pub(super) fn unknown(&self, place: &Place, problem: String, remedy: String) {
+    pub(super) fn unknown(&self, location: &Location, problem: String, remedy: String) {
         let severity = if self.is_strict { Severity::Mistake } else { Severity::Warning };
-        self.add(severity, place, problem, remedy);
+        self.add(severity, location, problem, remedy);
     }
 
     /// What is found in another file, which the settings name.
@@ -168,12 +168,12 @@ impl<'t> Report<'t> {
         self.findings.borrow_mut().push(finding);
     }
 
-    fn add(&self, severity: Severity, place: &Place, problem: String, remedy: String) {
+    fn add(&self, severity: Severity, location: &Location, problem: String, remedy: String) {
         self.findings.borrow_mut().push(Finding {
             severity,
             file: self.file.to_owned(),
-            position: place.offset.map(|offset| self.position(offset)),
-            member: place.member.clone(),
+            position: location.offset.map(|offset| self.position(offset)),
+            member: location.member.clone(),
             problem,
             remedy,
         });

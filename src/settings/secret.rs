@@ -44,7 +44,7 @@ fn from_file(member: &Member<'_>) -> Option<Secret<String>> {
         }
     };
     member.report().add_file(path);
-    file::check(&status, path, true, member.place(), member.report());
+    file::check(&status, path, true, member.location(), member.report());
     match String::from_utf8(std::mem::take(&mut *bytes)) {
         Ok(mut text) => {
             if text.ends_with('\n') {

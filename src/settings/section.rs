@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use zeroize::Zeroize as _;
 
 use super::known;
-use super::report::{Place, Report};
+use super::report::{Location, Report};
 use crate::observe::timestamp::{civil_from_days, days_from_civil};
 
 /// A section of the file that is there.
@@ -26,7 +26,7 @@ pub(super) struct Section<'a> {
 /// A member that is there.
 #[derive(Clone)]
 pub(super) struct Member<'a> {
-    place: Place,
+    location: Location,
     value: &'a DeValue<'a>,
     report: &'a Report<'a>,
 }
@@ -47,9 +47,9 @@ impl<'a> Section<'a> {
     }
 
     /// The section's heading.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn location(&self) -> Location {
         let offset = (!self.path.is_empty()).then_some(self.offset);
-        Place { member: self.path.clone(), offset }
+        Location { member: self.path.clone(), offset }
     }
 
     fn path_of(&self, name: &str) -> String {
@@ -57,32 +57,37 @@ impl<'a> Section<'a> {
     }
 
     /// The place of a member: its own if it is there, else the section's heading.
-    pub(super) fn place_of(&self, name: &str) -> Place {
+    pub(super) fn location_of(&self, name: &str) -> Location {
         let offset = match self.table.get_key_value(name) {
             Some((key, _)) => Some(key.span().start),
-            None => self.place().offset,
+            None => self.location().offset,
         };
-        Place { member: self.path_of(name), offset }
+        Location { member: self.path_of(name), offset }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Member<'a>> {
         let value = self.table.get(name)?;
-        Some(Member { place: self.place_of(name), value: value.get_ref(), report: self.report })
+        Some(Member {
+            location: self.location_of(name),
+            value: value.get_ref(),
+            report: self.report,
+        })
     }
 
     /// A member of the section `[name]`, without a word on what else is in it.
     pub(super) fn member_of(&self, name: &str, member: &str) -> Option<Member<'a>> {
         let table = self.table.get(name)?.get_ref().as_table()?;
         let (key, value) = table.get_key_value(member)?;
-        let place = Place { member: format!("{name}.{member}"), offset: Some(key.span().start) };
-        Some(Member { place, value: value.get_ref(), report: self.report })
+        let location =
+            Location { member: format!("{name}.{member}"), offset: Some(key.span().start) };
+        Some(Member { location, value: value.get_ref(), report: self.report })
     }
 
     /// A member that has to be there.
     pub(super) fn require(&self, name: &str, remedy: &str) -> Option<Member<'a>> {
         let member = self.get(name);
         if member.is_none() {
-            self.report.mistake(&self.place_of(name), "it is missing", remedy);
+            self.report.mistake(&self.location_of(name), "it is missing", remedy);
         }
         member
     }
@@ -102,7 +107,7 @@ impl<'a> Section<'a> {
                     format!("write [{path}] on a line of its own, its members below"),
                 ),
             };
-            self.report.mistake(&self.place_of(name), problem, remedy);
+            self.report.mistake(&self.location_of(name), problem, remedy);
             return None;
         };
         let section = Section {
@@ -119,8 +124,8 @@ impl<'a> Section<'a> {
     pub(super) fn require_section(&self, path: &'static str, remedy: &str) -> Option<Section<'a>> {
         let name = path.rsplit('.').next().unwrap_or(path);
         if !self.table.contains_key(name) {
-            let place = Place { member: self.path_of(name), offset: None };
-            self.report.mistake(&place, format!("the section [{path}] is missing"), remedy);
+            let location = Location { member: self.path_of(name), offset: None };
+            self.report.mistake(&location, format!("the section [{path}] is missing"), remedy);
         }
         self.section(path)
     }
@@ -153,20 +158,21 @@ impl<'a> Section<'a> {
                 DeValue::Table(_) => "it is a single section, not a list of them".to_owned(),
                 other => format!("it is {}, not a list of sections", kind(other)),
             };
-            self.report.mistake(&self.place_of(name), problem, remedy());
+            self.report.mistake(&self.location_of(name), problem, remedy());
             return None;
         };
         let sections = array.iter().enumerate().filter_map(|(index, item)| {
             // With the places of the lists that it is in.
-            let place = format!("{}[{index}]", self.path_of(name));
+            let location = format!("{}[{index}]", self.path_of(name));
             let offset = item.span().start;
             let DeValue::Table(table) = item.get_ref() else {
                 let problem = format!("it is {}, not a section", kind(item.get_ref()));
-                let place = Place { member: place, offset: Some(offset) };
-                self.report.mistake(&place, problem, remedy());
+                let location = Location { member: location, offset: Some(offset) };
+                self.report.mistake(&location, problem, remedy());
                 return None;
             };
-            let section = Section { name: path, path: place, offset, table, report: self.report };
+            let section =
+                Section { name: path, path: location, offset, table, report: self.report };
             Some(section.checked())
         });
         Some(sections.collect())
@@ -174,8 +180,8 @@ impl<'a> Section<'a> {
 }
 
 impl<'a> Member<'a> {
-    pub(super) fn place(&self) -> &Place {
-        &self.place
+    pub(super) fn location(&self) -> &Location {
+        &self.location
     }
 
     pub(super) fn report(&self) -> &'a Report<'a> {
@@ -183,11 +189,11 @@ impl<'a> Member<'a> {
     }
 
     pub(super) fn mistake(&self, problem: impl Into<String>, remedy: impl Into<String>) {
-        self.report.mistake(&self.place, problem, remedy);
+        self.report.mistake(&self.location, problem, remedy);
     }
 
     pub(super) fn warning(&self, problem: impl Into<String>, remedy: impl Into<String>) {
-        self.report.warning(&self.place, problem, remedy);
+        self.report.warning(&self.location, problem, remedy);
     }
 
     /// A string. The value itself is in no message.
@@ -252,7 +258,7 @@ impl<'a> Member<'a> {
     }
 
     /// A list of strings, each with its place.
-    pub(super) fn strings(&self, remedy: &str) -> Option<Vec<(Place, &'a str)>> {
+    pub(super) fn strings(&self, remedy: &str) -> Option<Vec<(Location, &'a str)>> {
         let DeValue::Array(array) = self.value else {
             self.mistake(format!("it is {}, not a list", kind(self.value)), remedy);
             return None;
@@ -261,12 +267,13 @@ impl<'a> Member<'a> {
         let mut is_right = true;
         for (index, item) in array.iter().enumerate() {
             let offset = Some(item.span().start);
-            let place = Place { member: format!("{}[{index}]", self.place.member), offset };
+            let location =
+                Location { member: format!("{}[{index}]", self.location.member), offset };
             match item.get_ref() {
-                DeValue::String(string) => strings.push((place, &**string)),
+                DeValue::String(string) => strings.push((location, &**string)),
                 other => {
                     let problem = format!("it is {}, not a string", kind(other));
-                    self.report.mistake(&place, problem, remedy);
+                    self.report.mistake(&location, problem, remedy);
                     is_right = false;
                 }
             }

@@ -25,22 +25,26 @@ pub(super) fn read(root: &Section<'_>) -> Option<Security> {
     let is_tls_enabled = switch("is_tls_enabled");
     let is_mtls_enabled = switch("is_mtls_enabled");
     if is_sigv4_auth_enabled == Some(false) {
-        let place = section.place_of("is_sigv4_auth_enabled");
+        let location = section.location_of("is_sigv4_auth_enabled");
         let problem = "whoever reaches the port can encrypt and decrypt";
-        section.report().warning(&place, problem, "set it to true unless this is a test");
+        section.report().warning(&location, problem, "set it to true unless this is a test");
     }
     if is_tls_enabled == Some(false) {
-        let place = section.place_of("is_tls_enabled");
+        let location = section.location_of("is_tls_enabled");
         let problem = "KMS speaks HTTPS only: something in front has to do it";
-        section.report().notice(&place, problem, "set it to true where nothing does");
+        section.report().notice(&location, problem, "set it to true where nothing does");
     }
     let policy = policy::read(&section);
     let confinement = confinement(&section);
     let (is_tls_enabled, is_mtls_enabled) = (is_tls_enabled?, is_mtls_enabled?);
     if is_mtls_enabled && !is_tls_enabled {
-        let place = section.place_of("is_mtls_enabled");
+        let location = section.location_of("is_mtls_enabled");
         let problem = "client certificates are asked for, but there is no TLS to send them in";
-        section.report().mistake(&place, problem, "set is_tls_enabled to true, or this to false");
+        section.report().mistake(
+            &location,
+            problem,
+            "set is_tls_enabled to true, or this to false",
+        );
         return None;
     }
     let tls = if is_tls_enabled {
@@ -74,10 +78,10 @@ fn confinement(section: &Section<'_>) -> Option<Confinement> {
     };
     let allow_core_dumps = switch("allow_core_dumps");
     if allow_core_dumps == Some(true) {
-        let place = section.place_of("allow_core_dumps");
+        let location = section.location_of("allow_core_dumps");
         let problem = "a core file has plaintext, secrets and the PIN in it, and processes of the \
                        same user can read them in memory";
-        section.report().warning(&place, problem, "remove it once you have what you look for");
+        section.report().warning(&location, problem, "remove it once you have what you look for");
     }
     let is_on = switch("landlock");
     let read = paths(section, "landlock_read");
@@ -86,7 +90,7 @@ fn confinement(section: &Section<'_>) -> Option<Confinement> {
     let names = [("landlock_read", &read), ("landlock_write", &write)];
     for (name, _) in names.iter().filter(|(_, paths)| !is_on && !paths.is_empty()) {
         let problem = "it has no effect: landlock is not on";
-        section.report().notice(&section.place_of(name), problem, "set landlock to true");
+        section.report().notice(&section.location_of(name), problem, "set landlock to true");
     }
     let landlock = is_on.then_some(LandlockPaths { read, write, reload: Vec::new() });
     Some(Confinement { allow_core_dumps: allow_core_dumps?, landlock })
@@ -100,10 +104,10 @@ fn paths(section: &Section<'_>, name: &str) -> Option<Vec<PathBuf>> {
     let remedy = "write a list of files and directories, such as [\"/opt/vendor\"]";
     let mut paths = Vec::new();
     let mut is_right = true;
-    for (place, text) in member.strings(remedy)? {
+    for (location, text) in member.strings(remedy)? {
         if let Err(error) = std::fs::metadata(text) {
             let problem = format!("\"{}\" cannot be found: {error}", shown(text));
-            section.report().mistake(&place, problem, remedy);
+            section.report().mistake(&location, problem, remedy);
             is_right = false;
         }
         paths.push(PathBuf::from(text));

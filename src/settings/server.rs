@@ -110,11 +110,11 @@ fn networks(member: &Member<'_>) -> Option<Vec<Network>> {
     }
     let networks: Vec<Option<Network>> = items
         .into_iter()
-        .map(|(place, text)| {
+        .map(|(location, text)| {
             let network = text.parse().ok();
             if network.is_none() {
                 let problem = format!("\"{}\" is not a network", shown(text));
-                member.report().mistake(&place, problem, NETWORKS_REMEDY);
+                member.report().mistake(&location, problem, NETWORKS_REMEDY);
             }
             network
         })
@@ -175,7 +175,7 @@ fn tcp_keepalive(server: &Section<'_>) -> Option<Option<TcpKeepalive>> {
     let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
     if idle.is_none() && (interval.is_some() || retries.is_some()) {
         section.report().warning(
-            &section.place(),
+            &section.location(),
             "without tcp_keepalive_secs no probes are sent",
             "add tcp_keepalive_secs = 60",
         );

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::report::Place;
+use super::report::Location;
 use super::section::{Member, Section, shown};
 use super::{Store, credentials};
 use crate::limits::{
@@ -24,14 +24,14 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
         None => Vec::new(),
     };
     if sections.is_empty() {
-        let mut place = root.place_of("external_key_stores");
+        let mut location = root.location_of("external_key_stores");
         if root.get("external_key_stores").is_none() {
-            place.offset = None;
+            location.offset = None;
         }
         let problem = "there is no external key store";
         let remedy = "add [[external_key_stores]] with uri_path_prefix, sigv4_access_key_id, \
                       sigv4_secret_access_key and xks_key_id_set";
-        root.report().mistake(&place, problem, remedy);
+        root.report().mistake(&location, problem, remedy);
         return None;
     }
     let mut prefixes = HashMap::new();
@@ -60,7 +60,7 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
             if disabled == Some(true) {
                 let problem = "the store is disabled: it neither encrypts nor decrypts";
                 let remedy = "set it to false, or remove it, to have it serve again";
-                section.report().notice(&section.place_of("disabled"), problem, remedy);
+                section.report().notice(&section.location_of("disabled"), problem, remedy);
             }
             Some(Store {
                 uri_path_prefix: uri_path_prefix?,
@@ -76,7 +76,7 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
     stores.into_iter().collect()
 }
 
-fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Place>) -> Option<String> {
+fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Location>) -> Option<String> {
     let member = section.require("uri_path_prefix", PREFIX_REMEDY)?;
     let text = member.string(PREFIX_REMEDY)?;
     if let Some(first) = seen.get(text) {
@@ -84,7 +84,7 @@ fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Place>) -> Option<St
         member.mistake(problem, "give each store a prefix of its own");
         return None;
     }
-    seen.insert(text.to_owned(), section.place());
+    seen.insert(text.to_owned(), section.location());
     if text.is_empty() {
         return Some(String::new());
     }
@@ -121,18 +121,18 @@ fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<St
     let remedy = "write a list of key ids that are in xks_key_id_set, such as [\"my-key\"]";
     let mut ids = Vec::new();
     let mut is_right = true;
-    for (place, id) in member.strings(remedy)? {
+    for (location, id) in member.strings(remedy)? {
         // A set that is wrong has been reported.
         if set.is_some_and(|set| !set.iter().any(|known| known == id)) {
             let problem = format!("\"{}\" is not in the store's xks_key_id_set", shown(id));
-            member.report().mistake(&place, problem, remedy);
+            member.report().mistake(&location, problem, remedy);
             is_right = false;
         }
         ids.push(id.to_owned());
     }
     if is_right && !ids.is_empty() {
         let problem = format!("{} of the store's keys neither encrypt nor decrypt", ids.len());
-        member.report().notice(member.place(), problem, "remove those that are to serve again");
+        member.report().notice(member.location(), problem, "remove those that are to serve again");
     }
     is_right.then_some(ids)
 }
@@ -144,7 +144,7 @@ fn key_ids(member: &Member<'_>) -> Option<Vec<String>> {
     }
     let mut ids = BTreeSet::new();
     let mut is_right = true;
-    for (place, id) in items {
+    for (location, id) in items {
         let is_allowed =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
         let problem = if id.is_empty() {
@@ -158,11 +158,11 @@ fn key_ids(member: &Member<'_>) -> Option<Vec<String>> {
         } else {
             if !ids.insert(id.to_owned()) {
                 let problem = format!("\"{id}\" is in the list already");
-                member.report().warning(&place, problem, "remove it");
+                member.report().warning(&location, problem, "remove it");
             }
             continue;
         };
-        member.report().mistake(&place, problem, KEY_ID_REMEDY);
+        member.report().mistake(&location, problem, KEY_ID_REMEDY);
         is_right = false;
     }
     is_right.then(|| ids.into_iter().collect())

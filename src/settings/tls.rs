@@ -91,7 +91,7 @@ fn read_with(
     let config = match server_config(provider, certified?, verifier) {
         Ok(config) => Arc::new(config),
         Err(error) => {
-            section.report().mistake(&section.place(), format!("TLS: {error}"), CERT_REMEDY);
+            section.report().mistake(&section.location(), format!("TLS: {error}"), CERT_REMEDY);
             return None;
         }
     };
@@ -168,8 +168,8 @@ fn chain_verifier(
 fn client_name(section: &Section<'_>) -> Option<Option<ServerName<'static>>> {
     let Some(member) = section.get("mtls_client_dns_name") else {
         let problem = "it is missing: whoever has a certificate of the CA can connect";
-        let place = section.place_of("mtls_client_dns_name");
-        section.report().warning(&place, problem, NAME_REMEDY);
+        let location = section.location_of("mtls_client_dns_name");
+        section.report().warning(&location, problem, NAME_REMEDY);
         return Some(None);
     };
     let text = member.string(NAME_REMEDY)?;

@@ -24,11 +24,11 @@ pub(super) struct Defaults {
 /// All of them. `section` is `[pkcs11]`.
 pub(super) fn read(section: &Section<'_>, defaults: &Defaults) -> Option<Vec<TokenConfig>> {
     let sections = section.sections("pkcs11.tokens")?;
-    let place = section.place_of("tokens");
+    let location = section.location_of("tokens");
     if sections.is_empty() || sections.len() > MAX_TOKENS {
         let problem = format!("there are {} of them", sections.len());
         let remedy = format!("write 1 to {MAX_TOKENS}, or none for the first slot with a token");
-        section.report().mistake(&place, problem, remedy);
+        section.report().mistake(&location, problem, remedy);
         return None;
     }
     let is_sole = sections.len() == 1;
@@ -41,7 +41,7 @@ pub(super) fn read(section: &Section<'_>, defaults: &Defaults) -> Option<Vec<Tok
         if let Some(first) = tokens[..index].iter().position(is_same) {
             let problem = format!("it is the token of pkcs11.tokens[{first}] again");
             let remedy = "name another token, or give the first one more weight";
-            section.report().mistake(&sections[index].place(), problem, remedy);
+            section.report().mistake(&sections[index].location(), problem, remedy);
             is_right = false;
         }
     }
@@ -59,7 +59,7 @@ fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenC
         // A PIN is for the tokens of the module that it stands beside.
         None if is_of_another_module(module.as_deref(), token, defaults) => {
             let problem = "it is missing, and the PIN in [pkcs11] is not for another module";
-            token.report().mistake(&token.place_of("user_pin"), problem, PIN_REMEDY);
+            token.report().mistake(&token.location_of("user_pin"), problem, PIN_REMEDY);
             None
         }
         None => or_default(token, "user_pin", "user_pin", defaults.user_pin.as_ref()),
@@ -111,7 +111,7 @@ fn or_default<T: Clone>(
 ) -> Option<T> {
     if default.is_none() {
         let remedy = format!("write it here, or {member} in [pkcs11] for all tokens");
-        token.report().mistake(&token.place_of(name), "it is missing", remedy);
+        token.report().mistake(&token.location_of(name), "it is missing", remedy);
     }
     default.cloned()
 }
@@ -129,7 +129,7 @@ fn select(token: &Section<'_>, is_sole: bool) -> Option<TokenSelector> {
         ([], ..) if is_sole => Some(TokenSelector::First),
         ([], ..) => {
             let problem = "nothing says which token it is";
-            token.report().mistake(&token.place(), problem, NAME_REMEDY);
+            token.report().mistake(&token.location(), problem, NAME_REMEDY);
             None
         }
         ([_], Some(label), ..) => {
@@ -145,7 +145,7 @@ fn select(token: &Section<'_>, is_sole: bool) -> Option<TokenSelector> {
         }
         (several, ..) => {
             let problem = format!("it has {}", several.join(" and "));
-            token.report().mistake(&token.place_of(several[1]), problem, NAME_REMEDY);
+            token.report().mistake(&token.location_of(several[1]), problem, NAME_REMEDY);
             None
         }
     }

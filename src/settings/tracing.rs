@@ -32,7 +32,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<LogConfig> {
     if stdout == Some(false) && is_file_enabled == Some(false) {
         let problem = "nothing is logged: both writers are off";
         let remedy = "set is_stdout_writer_enabled or is_file_writer_enabled to true";
-        section.report().warning(&section.place(), problem, remedy);
+        section.report().warning(&section.location(), problem, remedy);
         let (level, format) = (DEFAULT_LEVEL, LogFormat::Text);
         return Some(LogConfig { stdout: false, file: None, level, format });
     }

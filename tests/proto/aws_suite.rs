@@ -2,7 +2,7 @@
 //! as requests of our own: the same parts, with the signatures that the suite says they have.
 
 use xks_proxy::proto::http::request::{header_slots, parse};
-use xks_proxy::proto::sigv4::signing_key::Credential;
+use xks_proxy::proto::sigv4::signing_key::SigningCredential;
 use xks_proxy::proto::sigv4::{Scope, Unauthentic};
 
 use crate::sigv4::{check_as, secret};
@@ -83,7 +83,7 @@ fn request(case: &Case<'_>) -> Vec<u8> {
 #[test]
 fn the_aws_test_suite() {
     let key = secret("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY");
-    let credential = Credential::new("AKIDEXAMPLE", key, 0);
+    let credential = SigningCredential::new("AKIDEXAMPLE", key, 0);
     let scope = Scope { region: "us-east-1", service: "service" };
     for case in SUITE {
         let request = request(case);

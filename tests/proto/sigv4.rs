@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use xks_proxy::limits::{MAX_CREDENTIALS_PER_STORE, SIGNING_KEYS_PER_CREDENTIAL};
 use xks_proxy::observe::redaction::Secret;
 use xks_proxy::proto::http::request::{find_end, header_slots, parse};
-use xks_proxy::proto::sigv4::signing_key::{Credential, SigningKeys};
+use xks_proxy::proto::sigv4::signing_key::{SigningCredential, SigningKeys};
 use xks_proxy::proto::sigv4::{Scope, Unauthentic, verify};
 
 use crate::rig::signer::Unsigned;
@@ -22,7 +22,7 @@ pub fn secret(text: &str) -> Secret<String> {
 /// Verifies a whole request, head and body, against one credential.
 pub fn check_as(
     request: &[u8],
-    credential: &Credential,
+    credential: &SigningCredential,
     scope: Scope<'_>,
     unix_secs: u64,
 ) -> Result<(), Unauthentic> {
@@ -40,7 +40,7 @@ pub fn check_as(
 }
 
 fn check(request: &[u8]) -> Result<(), Unauthentic> {
-    let credential = Credential::new(ACCESS_KEY_ID, secret(SECRET), 0);
+    let credential = SigningCredential::new(ACCESS_KEY_ID, secret(SECRET), 0);
     check_as(request, &credential, Scope { region: REGION, service: SERVICE }, NOON)
 }
 
@@ -221,7 +221,7 @@ fn scopes_around_midnight() {
     let midnight = NOON + 12 * 3600;
     let mut rig = Rig::usual();
     for now in [midnight - 120, midnight - 1, midnight, midnight + 120] {
-        rig.moment.unix_secs = now;
+        rig.snapshot.unix_secs = now;
         for signed_at in [midnight - 100, midnight + 100, midnight - 1, midnight] {
             let mut request = health();
             request.unix_secs = signed_at;
@@ -230,9 +230,9 @@ fn scopes_around_midnight() {
     }
     // Years of days go through the cache.
     for day in 0..10 * SIGNING_KEYS_PER_CREDENTIAL as u64 {
-        rig.moment.unix_secs = NOON + day * 86_400;
+        rig.snapshot.unix_secs = NOON + day * 86_400;
         let mut request = health();
-        request.unix_secs = rig.moment.unix_secs;
+        request.unix_secs = rig.snapshot.unix_secs;
         assert_eq!(rig.ask(&request.signed()).status, 200);
     }
 }

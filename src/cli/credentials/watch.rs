@@ -18,12 +18,12 @@ struct Status {
 #[serde(rename_all = "camelCase")]
 struct Store {
     uri_path_prefix: String,
-    credentials: Vec<Credential>,
+    credentials: Vec<CredentialStatus>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Credential {
+struct CredentialStatus {
     access_key_id: String,
     loaded_unix_secs: u64,
     last_used_unix_secs: u64,

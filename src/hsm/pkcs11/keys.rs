@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cryptoki_sys::CK_OBJECT_HANDLE;
 use parking_lot::{Mutex, RwLock};
@@ -21,6 +21,7 @@ use crate::limits::{
     MAX_EVIDENCE_KEYS, MAX_KEYS_PER_LABEL, MAX_KEYS_PER_TOKEN, MAX_MISSING_LABEL_LOOKUPS_PER_SEC,
     MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL,
 };
+use crate::rate::PerSecond;
 
 /// A key that the token has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +97,7 @@ pub struct KeyCache {
     is_stale: AtomicBool,
     /// Where the next look for other keys begins, so that it is not always the same ones.
     pub(super) next_evidence: AtomicUsize,
-    lookups: Mutex<(Option<Instant>, u32)>,
+    lookups: Mutex<PerSecond<Instant>>,
 }
 
 impl KeyCache {
@@ -114,7 +115,7 @@ impl KeyCache {
             has_new: AtomicBool::new(false),
             is_stale: AtomicBool::new(false),
             next_evidence: AtomicUsize::new(0),
-            lookups: Mutex::default(),
+            lookups: Mutex::new(PerSecond::new(MAX_MISSING_LABEL_LOOKUPS_PER_SEC)),
         }
     }
 
@@ -302,22 +303,18 @@ impl KeyCache {
     /// missing, and may be looked up.
     pub fn may_look_up(&self, key: KeyIndex, now: Instant) -> bool {
         let Ok(index) = usize::try_from(key.0) else { return false };
-        let recently = |then: Instant, span: Duration| now.saturating_duration_since(then) < span;
         let mut lookups = self.lookups.lock();
         let mut entries = self.entries.write();
         let Some(entry) = entries.get_mut(index) else { return false };
         if !entry.is_listed {
             return true;
         }
-        if entry.looked_up.is_some_and(|then| recently(then, MISSING_LABEL_INTERVAL)) {
+        let is_recent = |then| now.saturating_duration_since(then) < MISSING_LABEL_INTERVAL;
+        if entry.looked_up.is_some_and(is_recent) {
             return false;
         }
-        if !lookups.0.is_some_and(|second| recently(second, Duration::from_secs(1))) {
-            *lookups = (Some(now), 0);
-        }
-        let may = lookups.1 < MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
+        let may = lookups.admit(now).is_some();
         if may {
-            lookups.1 += 1;
             entry.looked_up = Some(now);
         }
         may
@@ -467,6 +464,8 @@ impl KeyCache {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn cache(labels: &[&str]) -> KeyCache {

@@ -4,24 +4,36 @@ use std::sync::Arc;
 
 use super::queue::{Queue, Reservation};
 use super::record;
-use crate::limits::MAX_ACCESS_LOG_LINE_BYTES;
-use crate::observe::access_log::{CallRecord, Unauthenticated};
+use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND};
+use crate::observe::access_log::CallRecord;
 use crate::observe::line::since_1970;
 use crate::observe::timestamp::Rfc3339;
+use crate::rate::PerSecond;
 
 /// Where an event loop's calls are written down; nowhere by default.
-#[derive(Default)]
 pub struct AuditTrail {
     queue: Option<Arc<Queue>>,
     buffer: Vec<u8>,
     time: Rfc3339,
-    unauthenticated: Unauthenticated,
+    unauthenticated: PerSecond<u64>,
     must_wake: bool,
 }
 
 /// The call must not be made: its line could not be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotAudit;
+
+impl Default for AuditTrail {
+    fn default() -> Self {
+        Self {
+            queue: None,
+            buffer: Vec::new(),
+            time: Rfc3339::default(),
+            unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SECOND),
+            must_wake: false,
+        }
+    }
+}
 
 impl AuditTrail {
     pub(super) fn new(queue: Arc<Queue>) -> Self {
@@ -64,7 +76,7 @@ impl AuditTrail {
     pub fn write(&mut self, record: &CallRecord<'_>, reservation: Option<&Reservation>) {
         let Some(queue) = &self.queue else { return };
         let now = since_1970();
-        if !record.is_authenticated && !self.unauthenticated.admit(now.as_secs()) {
+        if !record.is_authenticated && self.unauthenticated.admit(now.as_secs()).is_none() {
             // Anybody can cause these, so they may not fill the disk.
             queue.counters.left_out.add(1);
             return;

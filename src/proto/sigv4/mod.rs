@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use self::authorization::{Authorization, KMS_SIGNED_HEADERS};
-use self::signing_key::{Credential, SigningKeys};
+use self::signing_key::{SigningCredential, SigningKeys};
 use super::http::request::{Head, Occurrence};
 use crate::limits::MAX_CLOCK_SKEW;
 
@@ -99,11 +99,11 @@ pub struct Scope<'a> {
 pub fn verify<'c>(
     head: &Head<'_, '_>,
     body: &[u8],
-    credentials: &'c [Credential],
+    credentials: &'c [SigningCredential],
     scope: Scope<'_>,
     keys: &mut SigningKeys,
     unix_secs: u64,
-) -> Result<&'c Credential, Unauthentic> {
+) -> Result<&'c SigningCredential, Unauthentic> {
     let field = match head.authorization {
         Occurrence::Once(value) => value,
         Occurrence::Never => return Err(Unauthentic::MissingAuthorization),
@@ -151,7 +151,10 @@ pub fn verify<'c>(
 
 /// The credential of that access key id. All are looked at, so that the time says neither whether
 /// there is one nor which it is.
-fn find<'c>(credentials: &'c [Credential], access_key_id: &[u8]) -> Option<&'c Credential> {
+fn find<'c>(
+    credentials: &'c [SigningCredential],
+    access_key_id: &[u8],
+) -> Option<&'c SigningCredential> {
     let mut found = None;
     for credential in credentials {
         if credential.access_key_id().as_bytes() == access_key_id {

@@ -13,7 +13,7 @@ use crate::observe::redaction::Secret;
 
 /// A credential that KMS signs with.
 #[derive(Clone, Debug)]
-pub struct Credential {
+pub struct SigningCredential {
     access_key_id: Box<str>,
     secret_access_key: Secret<String>,
     /// Its place in [`SigningKeys`].
@@ -22,7 +22,7 @@ pub struct Credential {
     metrics: Arc<CredentialMetrics>,
 }
 
-impl Credential {
+impl SigningCredential {
     /// `index` is the credential's own among all of the service, counted from 0.
     #[must_use]
     pub fn new(access_key_id: &str, secret_access_key: Secret<String>, index: usize) -> Self {
@@ -64,7 +64,7 @@ impl Credential {
 /// What is kept of a signing key is the HMAC state that it leads to: the key's own two blocks
 /// are hashed once a day, not once a request.
 pub struct SigningKeys {
-    /// By [`Credential::index`] + 1; the first is the decoy's.
+    /// By [`SigningCredential::index`] + 1; the first is the decoy's.
     keys: Vec<[Option<SigningKey>; SIGNING_KEYS_PER_CREDENTIAL]>,
     /// Stands in for a credential that does not exist, so that it takes as long as one that does.
     decoy: Secret<String>,
@@ -100,7 +100,7 @@ impl SigningKeys {
     #[must_use]
     pub fn keyed_mac(
         &mut self,
-        credential: Option<&Credential>,
+        credential: Option<&SigningCredential>,
         date: &[u8],
         scope: Scope<'_>,
     ) -> Hmac<Sha256> {
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn the_aws_general_reference_s_example() {
         let secret = Secret::new("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_owned());
-        let credential = Credential::new("AKIDEXAMPLE", secret, 0);
+        let credential = SigningCredential::new("AKIDEXAMPLE", secret, 0);
         let mut keys = SigningKeys::new(1);
         let mut expected = keyed(&[
             0xc4, 0xaf, 0xb1, 0xcc, 0x57, 0x71, 0xd8, 0x71, 0x76, 0x3a, 0x39, 0x3e, 0x44, 0xb7,
@@ -169,10 +169,10 @@ mod tests {
     #[test]
     fn keys_are_kept_apart() {
         let credential =
-            |index| Credential::new("A", Secret::new(format!("{index}").repeat(43)), index);
+            |index| SigningCredential::new("A", Secret::new(format!("{index}").repeat(43)), index);
         let (first, second) = (credential(0), credential(1));
         let mut keys = SigningKeys::new(2);
-        let mut tag = |credential: Option<&Credential>, date: &[u8; 8]| {
+        let mut tag = |credential: Option<&SigningCredential>, date: &[u8; 8]| {
             keys.keyed_mac(credential, date, SCOPE).finalize().into_bytes()
         };
         let mut tags = Vec::new();

@@ -1,39 +1,6 @@
-//! The dependency rules of the design, read off the sources: who may name whom.
-#![expect(clippy::expect_used, reason = "tests")]
+//! Words that stand in some folders only, or never.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-/// Lines of one file, its tests included.
-const MAX_LINES: usize = 600;
-
-/// One source file: its path below `src/`, and its code without comments and tests.
-struct Source {
-    path: String,
-    lines: usize,
-    code: String,
-}
-
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = Vec::new();
-    collect(&root, &root, &mut found);
-    assert!(found.len() > 20, "the sources are where they were");
-    found
-}
-
-fn collect(root: &Path, directory: &Path, found: &mut Vec<Source>) {
-    for entry in fs::read_dir(directory).expect("a directory of sources") {
-        let path: PathBuf = entry.expect("an entry").path();
-        if path.is_dir() {
-            collect(root, &path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).expect("a source");
-            let path = path.strip_prefix(root).expect("below src").display().to_string();
-            found.push(Source { path, lines: text.lines().count(), code: code_of(&text) });
-        }
-    }
-}
+use crate::sources::sources;
 
 /// Without comments, and without the tests at the end, which may name what they like.
 fn code_of(text: &str) -> String {
@@ -64,7 +31,7 @@ fn never(directory: &str, words: &[&str]) {
     for source in sources().iter().filter(|source| source.path.starts_with(directory)) {
         looked_at += 1;
         for word in words {
-            assert!(!names(&source.code, word), "src/{} names {word}", source.path);
+            assert!(!names(&code_of(&source.text), word), "src/{} names {word}", source.path);
         }
     }
     assert!(looked_at > 0, "src/{directory} is not there");
@@ -73,7 +40,7 @@ fn never(directory: &str, words: &[&str]) {
 /// `word` is named in these places only.
 fn only(word: &str, places: &[&str]) {
     for source in sources() {
-        if names(&source.code, word) {
+        if names(&code_of(&source.text), word) {
             assert!(
                 places.iter().any(|place| source.path.starts_with(place)),
                 "src/{} names {word}, which is for {places:?}",
@@ -115,7 +82,7 @@ fn proto_is_sans_io() {
 #[test]
 fn proto_takes_only_addresses_from_std_net() {
     for source in sources().iter().filter(|source| source.path.starts_with("proto/")) {
-        let rest = source.code.replace("std::net::IpAddr", "");
+        let rest = code_of(&source.text).replace("std::net::IpAddr", "");
         assert!(!rest.contains("std::net"), "src/{}", source.path);
     }
 }
@@ -135,7 +102,7 @@ fn queue_and_worker_name_no_pkcs11_type() {
             continue;
         }
         for word in ["cryptoki", "cryptoki_sys", "CK_", "CKR_", "CKM_", "CKA_"] {
-            assert!(!names(&source.code, word), "src/{} names {word}", source.path);
+            assert!(!names(&code_of(&source.text), word), "src/{} names {word}", source.path);
         }
     }
 }
@@ -181,14 +148,6 @@ fn policies_know_nobody() {
 fn sockets_are_in_the_server() {
     for word in ["mio", "socket2", "slab"] {
         only(word, &["server/"]);
-    }
-}
-
-/// A file has one reason to exist, and can be read in one go.
-#[test]
-fn files_are_small() {
-    for source in sources() {
-        assert!(source.lines <= MAX_LINES, "src/{} has {} lines", source.path, source.lines);
     }
 }
 
