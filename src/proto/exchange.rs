@@ -23,9 +23,9 @@ use crate::limits::{
     GCM_IV_BYTES, GCM_TAG_BYTES, MAX_AAD_BYTES, MAX_ACCESS_KEY_ID_BYTES,
     MAX_CIPHERTEXT_METADATA_BYTES, MAX_GCM_IV_BYTES,
 };
-use crate::observe::access_log::CallRecord;
 use crate::observe::audit::Reservation;
-use crate::observe::audit::trail::CannotAudit;
+use crate::observe::audit::handle::CannotAudit;
+use crate::observe::call_record::CallRecord;
 
 const CONGESTED: &str =
     "the proxy gets more requests than it can look at: this one has waited too long";
