@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use hsm_support::*;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use xks_proxy::cli::client::Signer;
+use xks_proxy::client::Signer;
 use xks_proxy::hsm::Hsm;
 use xks_proxy::observe::audit::{Audit, key};
 use xks_proxy::observe::log;
