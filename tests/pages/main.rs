@@ -6,6 +6,7 @@
 mod common;
 
 mod alerts;
+mod architecture;
 mod command_table;
 mod commands;
 mod links;
