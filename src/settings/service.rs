@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Settings;
+use super::load::Settings;
 use crate::job::KeyIndex;
 use crate::proto::ServiceConfig;
 use crate::proto::xks::quota::Quota;
