@@ -11,4 +11,5 @@ mod command_table;
 mod commands;
 mod links;
 mod pages;
+mod settings;
 mod threats;
