@@ -132,9 +132,7 @@ fn serve(
     metrics.set_certificates(certificates(settings));
     // Before the admin listener tells of it.
     metrics.reloads.started();
-    let mut service = settings.service();
-    service.count_in(&metrics);
-    let service = Arc::new(service);
+    let service = Arc::new(settings.service_after(None, Some(&metrics)));
     let mut completions = server.completions();
     let caller = HsmCaller::new(u16::try_from(completions.len()).unwrap_or(u16::MAX));
     completions.push(caller.inbox());
