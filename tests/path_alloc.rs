@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use hsm_support::*;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use xks_proxy::cli::client::Signer;
+use xks_proxy::client::Signer;
 use xks_proxy::hsm::Hsm;
 use xks_proxy::observe::audit::{Audit, key};
 use xks_proxy::observe::log;
@@ -246,7 +246,7 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: &str, is_audited: bool)
     let metrics = Metrics::new(server.event_loops(), Arc::default());
     let ended = |reason: &str| panic!("a loop ended: {reason}");
     let loops = server
-        .start(&service, &hsm, || log.access_log().with_audit(audit.trail()), &metrics, ended)
+        .start(&service, &hsm, || log.access_log().with_audit(audit.handle()), &metrics, ended)
         .unwrap();
 
     let change = || {

@@ -17,7 +17,6 @@ use super::http::{request, response};
 use super::loop_state::{LoopState, Snapshot};
 use super::route::Listener;
 use super::xks::encode;
-use super::xks::error::ApiError;
 use crate::job::{Completion, Failure, Job, ReplyTo, Request};
 
 /// What the shell has to do next.
@@ -48,6 +47,7 @@ pub enum Wait {
     Send(Instant),
 }
 
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum State {
     /// Bytes up to `searched` hold no end of a head.
     Head { searched: usize },

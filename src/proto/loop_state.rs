@@ -12,7 +12,7 @@ use super::sigv4::signing_key::SigningKeys;
 use super::xks::decode::Decoder;
 use crate::job::{FleetHealth, Job, Request};
 use crate::limits::{ANSWER_OVERHEAD_BYTES, MAX_CHUNK_LINE_BYTES, MAX_RECORD_BYTES};
-use crate::observe::access_log::AccessLog;
+use crate::observe::log::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
 use crate::policy::decisions::Decisions;
 

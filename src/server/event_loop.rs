@@ -28,7 +28,7 @@ use crate::limits::{
     HANDSHAKES_PER_OLDEST, MAX_ANSWERS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_EXPIRIES_PER_TURN,
     MAX_HANDSHAKES_PER_TURN, MAX_JOBS_PER_SUBMIT, MAX_LEFTOVERS, MAX_LISTENERS_PER_LOOP, MAX_TURN,
 };
-use crate::observe::access_log::AccessLog;
+use crate::observe::log::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
 use crate::proto::{LoopState, ServiceConfig, Snapshot};
 

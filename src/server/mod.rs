@@ -36,7 +36,7 @@ use self::sockets::{Inherited, Sockets};
 use crate::hsm::Hsm;
 use crate::job::CompletionQueue;
 use crate::limits::{EVENT_LOOP_STACK_BYTES, MAX_EVENT_LOOPS};
-use crate::observe::access_log::AccessLog;
+use crate::observe::log::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::proto::{Listener, ServiceConfig};
 

@@ -283,12 +283,12 @@ fn metadata_in_the_answer_is_that_in_the_aad() {
     use std::sync::Arc;
 
     let mut old = service();
-    old.ciphertext_metadata = Some(b"old".to_vec());
+    old.options.ciphertext_metadata = Some(b"old".to_vec());
     let mut rig = Rig::new(old);
     rig.hold_jobs = true;
     rig.send(&call(&format!("keys/{KEY}/encrypt"), &encrypt(b"secret", None)));
     let mut new = service();
-    new.ciphertext_metadata = Some(b"new".to_vec());
+    new.options.ciphertext_metadata = Some(b"new".to_vec());
     rig.loop_state.service = Arc::new(new);
     assert!(rig.work());
     let answer = rig.responses().remove(0);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use xks_proxy::limits::{MAX_CREDENTIALS_PER_STORE, SIGNING_KEYS_PER_CREDENTIAL};
-use xks_proxy::observe::redaction::Secret;
 use xks_proxy::proto::StoreConfig;
 use xks_proxy::proto::http::request::{find_end, header_slots, parse};
 use xks_proxy::proto::sigv4::credential::SigningCredential;
@@ -18,10 +17,6 @@ use crate::rig::{
 };
 
 const BODY: &str = r#"{"requestMetadata":{"kmsRequestId":"1","kmsOperation":"KmsHealthCheck"}}"#;
-
-pub fn secret(text: &str) -> Secret<String> {
-    Secret::new(text.to_owned())
-}
 
 /// Verifies a whole request, head and body, against one credential.
 pub fn check_as(

@@ -7,7 +7,7 @@ use super::{
     Routed, Target, hsm_request,
 };
 use crate::job::InlineBytes;
-use crate::observe::audit::trail::CannotAudit;
+use crate::observe::audit::handle::CannotAudit;
 use crate::proto::http::body::Whole;
 use crate::proto::http::request::Head;
 use crate::proto::loop_state::{LoopState, Snapshot};

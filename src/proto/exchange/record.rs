@@ -2,8 +2,8 @@
 
 use super::{AuditLine, Exchange, Target};
 use crate::job::InlineBytes;
-use crate::observe::access_log::CallRecord;
 use crate::observe::audit::Reservation;
+use crate::observe::call_record::CallRecord;
 use crate::proto::loop_state::LoopState;
 use crate::proto::route::Call;
 use crate::proto::span::Span;

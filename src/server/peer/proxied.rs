@@ -81,7 +81,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::observe::access_log::AccessLog;
+    use crate::observe::log::access_log::AccessLog;
     use crate::proto::{Connection, LoopState, Snapshot};
     use crate::server::admission::Admission;
     use crate::server::config::Config;

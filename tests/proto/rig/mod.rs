@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use xks_proxy::job::{Completion, FleetHealth, HealthStatus, Job, TokenHealth};
-use xks_proxy::observe::access_log::AccessLog;
+use xks_proxy::observe::log::access_log::AccessLog;
 use xks_proxy::observe::redaction::Secret;
 use xks_proxy::proto::service_config::Timeouts;
 use xks_proxy::proto::{

@@ -1,0 +1,164 @@
+//! One line, or one JSON object, for each call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::level::SharedLevel;
+use super::outputs::Outputs;
+use crate::limits::{
+    LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND,
+};
+use crate::observe::audit::handle::AuditHandle;
+use crate::observe::call_record::CallRecord;
+use crate::observe::line::{Line, LogFormat};
+use crate::observe::timestamp::{Rfc3339, since_1970};
+use crate::rate::PerSecond;
+
+/// One event loop's access log. Lines gather in a buffer of its own until [`AccessLog::flush`].
+pub struct AccessLog {
+    outputs: Outputs,
+    /// The least severe level that is logged; `None` for an access log that goes nowhere.
+    level: Option<Arc<SharedLevel>>,
+    format: LogFormat,
+    buffer: Vec<u8>,
+    time: Rfc3339,
+    /// By seconds since 1970, as the lines tell the time.
+    unauthenticated: PerSecond<u64>,
+    /// The same calls' way into the audit log.
+    pub audit: AuditHandle,
+}
+
+impl Default for AccessLog {
+    /// Goes nowhere.
+    fn default() -> Self {
+        Self {
+            outputs: Outputs::none(),
+            level: None,
+            format: LogFormat::Text,
+            buffer: Vec::new(),
+            time: Rfc3339::default(),
+            unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SECOND),
+            audit: AuditHandle::default(),
+        }
+    }
+}
+
+impl AccessLog {
+    pub(super) fn new(outputs: Outputs, level: Arc<SharedLevel>, format: LogFormat) -> Self {
+        Self {
+            outputs,
+            level: Some(level),
+            format,
+            buffer: Vec::with_capacity(LOG_BUFFER_BYTES + MAX_ACCESS_LOG_LINE_BYTES),
+            ..Self::default()
+        }
+    }
+
+    /// With the calls going into the audit log as well.
+    #[must_use]
+    pub fn with_audit(mut self, audit: AuditHandle) -> Self {
+        self.audit = audit;
+        self
+    }
+
+    /// Adds a call's line: INFO, WARN if the client is to blame, ERROR if we or the HSM are.
+    pub fn write(&mut self, record: &CallRecord<'_>) {
+        self.write_at(record, since_1970());
+    }
+
+    /// Hands the lines to the writers; once a turn of the loop. Never waits for an output.
+    pub fn flush(&mut self) {
+        self.audit.flush();
+        if self.unauthenticated.has_refused() {
+            self.tell_left_out(since_1970());
+        }
+        self.hand_over();
+    }
+
+    fn write_at(&mut self, record: &CallRecord<'_>, since_1970: Duration) {
+        if !self.is_enabled_for(record.status) {
+            return;
+        }
+        self.tell_left_out(since_1970);
+        // Anybody can cause these, so none of them, whatever the status, may fill the disk.
+        if !record.is_authenticated && self.unauthenticated.admit(since_1970.as_secs()).is_none() {
+            return;
+        }
+        let level = level(record.status);
+        let line = Line::begin(&mut self.buffer, self.format, &mut self.time, since_1970, level);
+        write_fields(line, record);
+        if self.buffer.len() >= LOG_BUFFER_BYTES {
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if !self.buffer.is_empty() {
+            self.outputs.push(&self.buffer);
+            self.buffer.clear();
+        }
+    }
+
+    /// Whether a call that is answered with that HTTP status gets a line.
+    #[must_use]
+    pub fn is_enabled_for(&self, status: u16) -> bool {
+        self.level.as_ref().is_some_and(|least_severe| level(status) <= least_severe.get())
+    }
+
+    /// Says how many lines the last second lacks, once it is over.
+    fn tell_left_out(&mut self, since_1970: Duration) {
+        let left_out = self.unauthenticated.take_refused(since_1970.as_secs());
+        if left_out > 0 {
+            let time = &mut self.time;
+            let mut line =
+                Line::begin(&mut self.buffer, self.format, time, since_1970, Level::WARN);
+            line.message("lines of unauthenticated requests were left out");
+            line.number("leftOutLines", left_out);
+            line.end();
+        }
+    }
+}
+
+fn level(status: u16) -> Level {
+    match status {
+        ..400 => Level::INFO,
+        400..500 => Level::WARN,
+        500.. => Level::ERROR,
+    }
+}
+
+fn write_fields(mut line: Line<'_>, record: &CallRecord<'_>) {
+    line.string("call", if record.call.is_empty() { "none" } else { record.call });
+    line.number("status", u64::from(record.status));
+    line.optional("errorName", record.error_name);
+    line.optional("reason", record.reason);
+    line.optional("kmsRequestId", record.kms_request_id);
+    line.optional("kmsOperation", record.kms_operation);
+    line.optional("principal", record.principal);
+    line.optional("store", record.store);
+    line.optional("externalKeyId", record.key_id);
+    line.optional("kmsKeyArn", record.kms_key_arn);
+    line.optional("kmsViaService", record.kms_via_service);
+    line.optional("sourceVpc", record.source_vpc);
+    line.optional("sourceVpce", record.source_vpce);
+    line.optional("token", record.token);
+    line.number("requestBytes", record.request_bytes as u64);
+    line.number("responseBytes", record.response_bytes as u64);
+    if let Some(micros) = record.queue_micros {
+        line.number("queueMicros", u64::from(micros));
+    }
+    if let Some(micros) = record.hsm_micros {
+        line.number("hsmMicros", u64::from(micros));
+    }
+    line.number("totalMicros", u64::from(record.total_micros));
+    if let Some(peer) = record.peer {
+        line.address("peer", peer);
+    }
+    line.end();
+}
+
+#[cfg(test)]
+#[path = "access_log_tests.rs"]
+mod tests;

@@ -1,0 +1,143 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::Path;
+
+use tracing::Level;
+
+use super::*;
+use crate::observe::call_record::CallRecord;
+
+/// A log that goes to `calls` in `directory` alone.
+pub fn file_config(directory: &Path, format: LogFormat) -> LogConfig {
+    let file = LogFile {
+        directory: directory.to_owned(),
+        prefix: "calls".to_owned(),
+        rotation: Rotation::Never,
+    };
+    LogConfig { stdout: false, file: Some(file), level: Level::INFO, format }
+}
+
+/// What [`file_config`]'s log has written.
+pub fn read_logged(directory: &Path) -> String {
+    fs::read_to_string(directory.join("calls")).unwrap()
+}
+
+/// An operator finds the files under the names that the reference proxy gave them.
+#[test]
+fn file_names() {
+    for (rotation, pattern) in [
+        (Rotation::Minutely, "calls.0000-00-00-00-00"),
+        (Rotation::Hourly, "calls.0000-00-00-00"),
+        (Rotation::Daily, "calls.0000-00-00"),
+        (Rotation::Never, "calls"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = file_config(directory.path(), LogFormat::Text);
+        config.file.as_mut().unwrap().rotation = rotation;
+        assert!(Log::open(&config).unwrap().stop());
+        let names: Vec<_> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .map(|name| name.replace(|letter: char| letter.is_ascii_digit(), "0"))
+            .collect();
+        assert_eq!(names, [pattern]);
+    }
+}
+
+/// The directory is made; one that can't be is an error with the path and the cause in it.
+#[test]
+fn directories() {
+    let directory = tempfile::tempdir().unwrap();
+    let deep = directory.path().join("var").join("log");
+    Log::open(&file_config(&deep, LogFormat::Text)).unwrap();
+    assert!(deep.join("calls").is_file());
+
+    let below_a_file = deep.join("calls").join("sub");
+    let error = Log::open(&file_config(&below_a_file, LogFormat::Text)).err().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+    assert!(error.to_string().contains(below_a_file.to_str().unwrap()), "{error}");
+    assert!(error.to_string().contains("Not a directory"), "{error}");
+
+    fs::create_dir(directory.path().join("calls")).unwrap();
+    let error = Log::open(&file_config(directory.path(), LogFormat::Text)).err().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
+    assert!(error.to_string().contains(directory.path().join("calls").to_str().unwrap()));
+}
+
+/// All that was flushed before the stop is in the file, in order; nothing was dropped.
+#[test]
+fn stop_writes_all() {
+    const LINES: usize = 20_000;
+    let directory = tempfile::tempdir().unwrap();
+    let log = Log::open(&file_config(directory.path(), LogFormat::Text)).unwrap();
+    let mut access_log = log.access_log();
+    for number in 0..LINES {
+        access_log.write(&CallRecord {
+            request_bytes: number,
+            is_authenticated: true,
+            ..CallRecord::default()
+        });
+    }
+    access_log.flush();
+    assert!(log.stop());
+    assert_eq!(log.dropped_lines(), 0);
+    let text = read_logged(directory.path());
+    let mut lines = text.lines();
+    for number in 0..LINES {
+        let field = format!(" requestBytes={number} ");
+        assert!(lines.next().unwrap().contains(&field));
+    }
+    assert_eq!(lines.next(), None);
+}
+
+/// What comes after the stop is counted, not lost in silence.
+#[test]
+fn lines_after_the_stop_are_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Log::open(&file_config(directory.path(), LogFormat::Text)).unwrap();
+    let mut access_log = log.access_log();
+    assert!(log.stop());
+    access_log.write(&CallRecord::default());
+    access_log.flush();
+    assert_eq!(log.dropped_lines(), 1);
+    assert_eq!(read_logged(directory.path()), "");
+}
+
+/// logrotate moves the file away and tells: what is logged from then on is in a file of the old
+/// name, and nothing is lost or twice. What the access log leaves out changes with the level.
+#[test]
+fn reopened_and_another_level() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Log::open(&file_config(directory.path(), LogFormat::Text)).unwrap();
+    let mut access_log = log.access_log();
+    let mut write = |status, request_bytes| {
+        access_log.write(&CallRecord {
+            status,
+            request_bytes,
+            is_authenticated: true,
+            ..CallRecord::default()
+        });
+        access_log.flush();
+    };
+    write(200, 1);
+    let moved = directory.path().join("moved");
+    while fs::metadata(directory.path().join("calls")).unwrap().len() == 0 {
+        std::thread::yield_now();
+    }
+    fs::rename(directory.path().join("calls"), &moved).unwrap();
+    log.reopen();
+    write(200, 2);
+    log.set_level(Level::WARN);
+    write(200, 3);
+    write(400, 4);
+    log.set_level(Level::INFO);
+    write(200, 5);
+    assert!(log.stop());
+    let bytes_of = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.split_once("requestBytes=").unwrap().1);
+        lines.map(|rest| rest.split(' ').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(bytes_of(&fs::read_to_string(moved).unwrap()), ["1"]);
+    assert_eq!(bytes_of(&read_logged(directory.path())), ["2", "4", "5"]);
+}
