@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Credential, Settings, Store};
+use super::credentials::Credential;
+use super::load::Settings;
+use super::stores::Store;
 use crate::job::KeyIndex;
 use crate::observe::metrics::Metrics;
 use crate::proto::{CredentialConfig, ServiceConfig, ServiceOptions, StoreConfig};
