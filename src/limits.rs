@@ -266,7 +266,7 @@ pub const MAX_STATUS_BYTES: usize = 64 * 1024 * 1024;
 /// For modules to be finalised, if the sessions' end has taken all of [`HSM_STOP_TIMEOUT`].
 pub const MIN_CLOSE_WAIT: Duration = Duration::from_millis(100);
 /// Before another thread is tried for a token's probes, where the system had none to give.
-pub const KEEPER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+pub const CHECKER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// For the sessions to be closed after the last request, when the process ends.
 pub const HSM_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// For the admin listener to answer, at each step; who waits is at a terminal.

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::config::Config;
 use super::faults::{self, Place};
 use super::*;
-use crate::hsm::backend::{Backend, Fault, Identity, OpenError, Probed, Session};
+use crate::hsm::backend::{Backend, Fault, Health, Identity, OpenError, Session};
 use crate::hsm::inventory::TokenInventory;
 use crate::job::{Iv, KeyIndex, Operation, Request, Success};
 use crate::observe::metrics::counter::SharedCounter;
@@ -84,8 +84,8 @@ impl Session for EchoSession {
         }
     }
 
-    fn probe(&mut self, _: &dyn crate::hsm::backend::KeyChoice) -> Result<Probed, Fault> {
-        Ok(Probed::Well)
+    fn check_health(&mut self, _: &dyn crate::hsm::backend::KeyChoice) -> Result<Health, Fault> {
+        Ok(Health::Good)
     }
 
     fn refresh_keys(&mut self) -> Result<(), Fault> {

@@ -182,7 +182,7 @@ impl Peer {
     /// Its place among those that may be ended to make room, the least first: who never sent an
     /// authentic request, by age; then who did and is idle, by how long. `None` while it must not
     /// be ended: its request is at the HSM, or it has proven itself and is not idle.
-    pub(super) fn standing(&self) -> Option<(bool, Instant)> {
+    pub(super) fn key_status(&self) -> Option<(bool, Instant)> {
         let wait = self.connection.wait();
         match self.phase {
             Phase::Linger { .. } => Some((false, self.accepted)),

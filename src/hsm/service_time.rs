@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::limits::{
-    CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MIN_HANG, PACE_CALLS, PACE_FIRST_CALLS,
-    PACE_STRETCH,
+    CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MIN_HANG, SERVICE_TIME_CALLS,
+    SERVICE_TIME_FIRST_CALLS, SERVICE_TIME_STRETCH,
 };
 
-/// One token's pace, by its recent calls.
-pub struct Pace {
+/// One token's service time, by its recent calls.
+pub struct ServiceTime {
     /// The average service time; the shortest, among the first calls.
     service_nanos: AtomicU64,
-    /// Jobs' calls so far, not counted beyond [`PACE_FIRST_CALLS`]. With none, `service_nanos` is a
-    /// probe's.
+    /// Jobs' calls so far, not counted beyond [`SERVICE_TIME_FIRST_CALLS`]. With none, `service_nanos` is a
+    /// health check's.
     first_calls: AtomicU64,
     start: Instant,
     /// When the present stretch of time began, nanoseconds after `start`.
@@ -51,14 +51,14 @@ pub fn thread_cpu_time() -> Duration {
 
 /// Where a token's work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Locality {
     /// In this process, on this machine's cores.
-    Here,
+    InProcess,
     /// Elsewhere: the call waits.
-    Elsewhere,
+    Remote,
 }
 
-impl Pace {
+impl ServiceTime {
     /// Nothing is known yet. `start` is any time before the first call's end.
     #[must_use]
     pub fn new(start: Instant) -> Self {
@@ -86,7 +86,7 @@ impl Pace {
     pub fn record(&self, service: Duration, end: Instant) {
         let relaxed = Ordering::Relaxed;
         let sample = nanos(service).max(1);
-        let is_among_first = self.first_calls.load(relaxed) < PACE_FIRST_CALLS;
+        let is_among_first = self.first_calls.load(relaxed) < SERVICE_TIME_FIRST_CALLS;
         if is_among_first {
             if self.first_calls.fetch_add(1, relaxed) == 0 {
                 self.service_nanos.store(sample, relaxed);
@@ -98,7 +98,7 @@ impl Pace {
         self.stretch_calls.fetch_add(1, relaxed);
         let end = nanos(end.saturating_duration_since(self.start));
         let began = self.stretch_start.load(relaxed);
-        let is_over = end.saturating_sub(began) >= nanos(PACE_STRETCH);
+        let is_over = end.saturating_sub(began) >= nanos(SERVICE_TIME_STRETCH);
         // Of several workers one ends it.
         if !is_over || self.stretch_start.compare_exchange(began, end, relaxed, relaxed).is_err() {
             return;
@@ -108,34 +108,34 @@ impl Pace {
         if is_among_first {
             return;
         }
-        let weight = calls.min(PACE_CALLS);
+        let weight = calls.min(SERVICE_TIME_CALLS);
         let old = self.service_nanos.load(relaxed);
-        let new = (old * (PACE_CALLS - weight) + mean * weight) / PACE_CALLS;
+        let new = (old * (SERVICE_TIME_CALLS - weight) + mean * weight) / SERVICE_TIME_CALLS;
         self.service_nanos.store(new.max(1), relaxed);
     }
 
-    /// Takes in how long a probe took, two operations, if no job tells better.
-    pub fn prime(&self, probe: Duration) {
+    /// Takes in how long a health check took, two operations, if no job tells better.
+    pub fn seed(&self, check: Duration) {
         if self.first_calls.load(Ordering::Relaxed) == 0 {
-            self.service_nanos.store(nanos(probe / 2), Ordering::Relaxed);
+            self.service_nanos.store(nanos(check / 2), Ordering::Relaxed);
         }
     }
 
     /// How long a call takes, on average.
     #[must_use]
-    pub fn service(&self) -> Duration {
+    pub fn mean(&self) -> Duration {
         Duration::from_nanos(self.service_nanos.load(Ordering::Relaxed))
     }
 
     /// How long a call must last to be held to hang, once its job's deadline is over.
     #[must_use]
-    pub fn hang(&self) -> Duration {
-        self.service().saturating_mul(HANG_FACTOR).clamp(MIN_HANG, MAX_HANG)
+    pub fn hang_limit(&self) -> Duration {
+        self.mean().saturating_mul(HANG_FACTOR).clamp(MIN_HANG, MAX_HANG)
     }
 
     /// Takes in a call's CPU and wall time. At the end of a window of samples, says where the
     /// work is done.
-    pub fn sample(&self, cpu: Duration, wall: Duration) -> Option<Place> {
+    pub fn sample_cpu(&self, cpu: Duration, wall: Duration) -> Option<Locality> {
         let mut window = self.window.lock();
         if window.fastest.is_none_or(|(fastest, _)| wall < fastest) {
             window.fastest = Some((wall, cpu));
@@ -145,7 +145,7 @@ impl Pace {
     }
 
     /// Ends the window early: where the work is done by the samples so far, if there are any.
-    pub fn conclude(&self) -> Option<Place> {
+    pub fn close_window(&self) -> Option<Locality> {
         let mut window = self.window.lock();
         (window.samples > 0).then(|| window.close())
     }
@@ -156,10 +156,10 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 impl Window {
-    fn close(&mut self) -> Place {
+    fn close(&mut self) -> Locality {
         let closed = std::mem::take(self);
         let computes = closed.fastest.is_some_and(|(wall, cpu)| cpu >= wall / 2);
-        if computes { Place::Here } else { Place::Elsewhere }
+        if computes { Locality::InProcess } else { Locality::Remote }
     }
 }
 
@@ -171,54 +171,55 @@ mod tests {
 
     /// Records so many calls, each of which ends that long after the one before. Gives the average
     /// then.
-    fn recorder(pace: &Pace) -> impl FnMut(Duration, Duration, u64) -> Duration {
-        let mut now = pace.start;
+    fn recorder(service_time: &ServiceTime) -> impl FnMut(Duration, Duration, u64) -> Duration {
+        let mut now = service_time.start;
         move |service, after, times| {
             for _ in 0..times {
                 now += after;
-                pace.record(service, now);
+                service_time.record(service, now);
             }
-            pace.service()
+            service_time.mean()
         }
     }
 
     /// Most calls wait for a core or a lock on a busy machine; one that doesn't tells.
     #[test]
     fn a_token_that_computes_here_is_told_by_its_luckiest_call() {
-        let pace = Pace::new(Instant::now());
-        let places = (0..CPU_SAMPLES_PER_WINDOW).filter_map(|n| {
+        let service_time = ServiceTime::new(Instant::now());
+        let localities = (0..CPU_SAMPLES_PER_WINDOW).filter_map(|n| {
             let wall = if n == 3 { MILLI } else { 20 * MILLI };
-            pace.sample(MILLI, wall)
+            service_time.sample_cpu(MILLI, wall)
         });
-        assert_eq!(places.collect::<Vec<_>>(), [Place::Here]);
-        let places = (0..2 * CPU_SAMPLES_PER_WINDOW).filter_map(|_| pace.sample(MILLI, 20 * MILLI));
-        assert_eq!(places.collect::<Vec<_>>(), [Place::Elsewhere; 2]);
-        assert_eq!(pace.conclude(), None);
+        assert_eq!(localities.collect::<Vec<_>>(), [Locality::InProcess]);
+        let localities = (0..2 * CPU_SAMPLES_PER_WINDOW)
+            .filter_map(|_| service_time.sample_cpu(MILLI, 20 * MILLI));
+        assert_eq!(localities.collect::<Vec<_>>(), [Locality::Remote; 2]);
+        assert_eq!(service_time.close_window(), None);
     }
 
     /// A machine that was stopped for a while in the middle of a call, which looks like computing.
     #[test]
     fn a_stop_of_the_machine_is_no_computing() {
-        let pace = Pace::new(Instant::now());
-        let places = (0..CPU_SAMPLES_PER_WINDOW).filter_map(|n| {
+        let service_time = ServiceTime::new(Instant::now());
+        let localities = (0..CPU_SAMPLES_PER_WINDOW).filter_map(|n| {
             let (cpu, wall) = if n == 3 { (20, 22) } else { (0, 2) };
-            pace.sample(cpu * MILLI, wall * MILLI)
+            service_time.sample_cpu(cpu * MILLI, wall * MILLI)
         });
-        assert_eq!(places.collect::<Vec<_>>(), [Place::Elsewhere]);
+        assert_eq!(localities.collect::<Vec<_>>(), [Locality::Remote]);
     }
 
     /// The average follows, and one outlier does not carry it away.
     #[test]
     fn average() {
-        let pace = Pace::new(Instant::now());
-        let mut apart = recorder(&pace);
+        let service_time = ServiceTime::new(Instant::now());
+        let mut apart = recorder(&service_time);
         let mut record = |service, times| apart(service, service, times);
-        pace.prime(100 * MILLI);
-        assert_eq!(pace.service(), 50 * MILLI);
+        service_time.seed(100 * MILLI);
+        assert_eq!(service_time.mean(), 50 * MILLI);
         assert_eq!(record(2 * MILLI, 1), 2 * MILLI);
-        pace.prime(100 * MILLI);
-        assert_eq!(pace.service(), 2 * MILLI);
-        record(2 * MILLI, PACE_FIRST_CALLS);
+        service_time.seed(100 * MILLI);
+        assert_eq!(service_time.mean(), 2 * MILLI);
+        record(2 * MILLI, SERVICE_TIME_FIRST_CALLS);
         record(34 * MILLI, 1);
         assert!(record(2 * MILLI, 25) < 6 * MILLI);
         assert!(record(200 * MILLI, 8) > 100 * MILLI, "slow now, and soon known to be");
@@ -228,14 +229,14 @@ mod tests {
             record(3 * MILLI, 1);
             record(MILLI / 50, 150);
         }
-        assert!(pace.service() < MILLI / 20, "{:?}", pace.service());
+        assert!(service_time.mean() < MILLI / 20, "{:?}", service_time.mean());
     }
 
     /// Sixty-four sessions whose calls of 2 ms all lasted 10 ms once, since the machine was busy.
     #[test]
     fn a_moment_does_not_count_once_for_each_session() {
-        let pace = Pace::new(Instant::now());
-        let mut record = recorder(&pace);
+        let service_time = ServiceTime::new(Instant::now());
+        let mut record = recorder(&service_time);
         record(2 * MILLI, 2 * MILLI / 64, 6_400);
         record(10 * MILLI, MILLI / 10, 64);
         assert!(record(2 * MILLI, 2 * MILLI / 64, 1_600) < 3 * MILLI);
@@ -246,13 +247,13 @@ mod tests {
     /// for longer than one stretch; what it could do in time then must not be refused.
     #[test]
     fn a_busy_start_does_not_make_a_token_slow() {
-        let pace = Pace::new(Instant::now());
-        let mut apart = recorder(&pace);
+        let service_time = ServiceTime::new(Instant::now());
+        let mut apart = recorder(&service_time);
         let mut record = |service, times| apart(service, service, times);
         assert_eq!(record(38 * MILLI, 1), 38 * MILLI);
         assert_eq!(record(MILLI / 20, 5), MILLI / 20);
         assert_eq!(record(38 * MILLI, 8), MILLI / 20);
-        record(MILLI / 20, PACE_FIRST_CALLS);
+        record(MILLI / 20, SERVICE_TIME_FIRST_CALLS);
         assert!(record(10 * MILLI, 100) > 9 * MILLI, "but if it goes on");
     }
 }

@@ -9,16 +9,16 @@ use super::key_hangs::KeyUse;
 use super::outbox::Outbox;
 use super::queue::{Queued, TokenSet, key_use};
 use super::race::Race;
-use super::roster::Place;
+use super::worker_pool::WorkerState;
 use crate::job::{ReplyTo, Request};
 
 /// What a thread does at present.
 #[derive(Default)]
-pub struct Watch {
+pub struct InFlightCall {
     call: Mutex<Call>,
     /// What the thread has finished and not sent yet. Here, so that a call that hangs does not hold
     /// answers to others.
-    pub held: Mutex<Outbox>,
+    pub outbox: Mutex<Outbox>,
 }
 
 #[derive(Default)]
@@ -27,7 +27,7 @@ enum Call {
     None,
     Running(Running),
     /// And the key that it is counted for.
-    WrittenOff(Option<KeyUse>),
+    Abandoned(Option<KeyUse>),
 }
 
 struct Running {
@@ -36,7 +36,7 @@ struct Running {
     until: Instant,
     /// Counts among its token's running workers.
     is_running: bool,
-    has_lent: bool,
+    is_stalled: bool,
     /// The job that the call is about.
     job: Option<JobCall>,
     /// What the call is about, until it is hedged.
@@ -93,31 +93,31 @@ impl Attempt {
 pub enum End {
     /// All is well.
     InTime,
-    /// It took long, and its place was lent.
-    Lent,
+    /// It took long, and its place was stalled.
+    Stalled,
     /// Nobody waits for it any more: the result is wiped and the thread ends.
-    WrittenOff,
+    Abandoned,
 }
 
 /// What the monitor found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Inspection {
     /// No call.
     Idle,
     /// A call, and it may go on.
     Busy,
     /// A call that from now on counts as slow.
-    NowLent(Option<JobCall>),
+    NowStalled(Option<JobCall>),
     /// A call that from now on counts as hung, and what its thread counted as.
-    NowWrittenOff(Place, Option<JobCall>),
+    NowAbandoned(WorkerState, Option<JobCall>),
 }
 
-impl Watch {
+impl InFlightCall {
     /// A call begins that is about no job. `is_running`: the thread is one of the token's running
     /// workers.
     pub fn begin(&self, since: Instant, until: Instant, is_running: bool) {
         let (job, attempt, race) = (None, None, None);
-        self.set(Running { since, until, is_running, has_lent: false, job, attempt, race });
+        self.set(Running { since, until, is_running, is_stalled: false, job, attempt, race });
     }
 
     /// A running worker's call begins.
@@ -129,7 +129,7 @@ impl Watch {
             since,
             until,
             is_running: true,
-            has_lent: false,
+            is_stalled: false,
             job,
             attempt,
             race: None,
@@ -144,7 +144,7 @@ impl Watch {
     /// already. `max`: it hangs if it lasts for so long from now on.
     pub fn uses(&self, key: Option<KeyUse>, max: Option<Duration>) {
         if let Call::Running(running) = &mut *self.call.lock()
-            && !running.has_lent
+            && !running.is_stalled
         {
             running.job = key.map(|key| JobCall { key: Some(key), time: None });
             if let Some(max) = max {
@@ -163,41 +163,41 @@ impl Watch {
     /// was counted for. The rest that was known of the job is let go of.
     pub fn end_attempt(&self) -> (End, Option<Arc<Race>>, Option<KeyUse>) {
         let mut call = self.call.lock();
-        if let Call::WrittenOff(key) = *call {
-            return (End::WrittenOff, None, key);
+        if let Call::Abandoned(key) = *call {
+            return (End::Abandoned, None, key);
         }
         match std::mem::take(&mut *call) {
-            Call::Running(Running { has_lent, race, job, .. }) => {
-                let end = if has_lent { End::Lent } else { End::InTime };
+            Call::Running(Running { is_stalled, race, job, .. }) => {
+                let end = if is_stalled { End::Stalled } else { End::InTime };
                 (end, race, job.and_then(|job| job.key))
             }
-            Call::None | Call::WrittenOff(_) => (End::InTime, None, None),
+            Call::None | Call::Abandoned(_) => (End::InTime, None, None),
         }
     }
 
     /// The monitor's look. A call slower than `stall` lends its place.
-    pub fn look(&self, now: Instant, stall: Duration) -> Found {
+    pub fn inspect(&self, now: Instant, stall: Duration) -> Inspection {
         let mut call = self.call.lock();
         match &mut *call {
-            Call::None => Found::Idle,
-            Call::WrittenOff(_) => Found::Busy,
-            Call::Running(Running { until, is_running, has_lent, job, .. }) if now >= *until => {
+            Call::None => Inspection::Idle,
+            Call::Abandoned(_) => Inspection::Busy,
+            Call::Running(Running { until, is_running, is_stalled, job, .. }) if now >= *until => {
                 let job = *job;
-                let place = match (*is_running, *has_lent) {
-                    (false, _) => Place::Elsewhere,
-                    (true, false) => Place::Running,
-                    (true, true) => Place::Lent,
+                let state = match (*is_running, *is_stalled) {
+                    (false, _) => WorkerState::NotRunning,
+                    (true, false) => WorkerState::Running,
+                    (true, true) => WorkerState::Stalled,
                 };
-                *call = Call::WrittenOff(job.and_then(|job| job.key));
-                Found::NowWrittenOff(place, job)
+                *call = Call::Abandoned(job.and_then(|job| job.key));
+                Inspection::NowAbandoned(state, job)
             }
-            Call::Running(Running { since, is_running: true, has_lent, job, .. })
-                if !*has_lent && now.saturating_duration_since(*since) > stall =>
+            Call::Running(Running { since, is_running: true, is_stalled, job, .. })
+                if !*is_stalled && now.saturating_duration_since(*since) > stall =>
             {
-                *has_lent = true;
-                Found::NowLent(*job)
+                *is_stalled = true;
+                Inspection::NowStalled(*job)
             }
-            Call::Running(_) => Found::Busy,
+            Call::Running(_) => Inspection::Busy,
         }
     }
 
@@ -224,7 +224,7 @@ impl Watch {
     pub fn since(&self) -> Option<Instant> {
         match &*self.call.lock() {
             Call::Running(running) => Some(running.since),
-            Call::None | Call::WrittenOff(_) => None,
+            Call::None | Call::Abandoned(_) => None,
         }
     }
 }
@@ -238,57 +238,63 @@ mod tests {
     /// A call is in time, then slow, then hung, and its thread hears of the last state.
     #[test]
     fn stages_of_a_call() {
-        let (watch, start) = (Watch::default(), Instant::now());
+        let (call, start) = (InFlightCall::default(), Instant::now());
         let at = |milli| start + Duration::from_millis(milli);
         let stall = Duration::from_millis(5);
-        assert_eq!(watch.look(start, stall), Found::Idle);
-        watch.begin(start, at(100), true);
-        assert_eq!(watch.look(at(5), stall), Found::Busy);
-        assert_eq!(watch.look(at(6), stall), Found::NowLent(None));
-        assert_eq!(watch.look(at(99), stall), Found::Busy);
-        assert_eq!(watch.end(), (End::Lent, None));
-        watch.begin(start, at(100), true);
-        assert_eq!(watch.look(at(50), stall), Found::NowLent(None));
-        assert_eq!(watch.look(at(100), stall), Found::NowWrittenOff(Place::Lent, None));
-        assert_eq!(watch.look(at(200), stall), Found::Busy);
-        assert_eq!(watch.end(), (End::WrittenOff, None));
+        assert_eq!(call.inspect(start, stall), Inspection::Idle);
+        call.begin(start, at(100), true);
+        assert_eq!(call.inspect(at(5), stall), Inspection::Busy);
+        assert_eq!(call.inspect(at(6), stall), Inspection::NowStalled(None));
+        assert_eq!(call.inspect(at(99), stall), Inspection::Busy);
+        assert_eq!(call.end(), (End::Stalled, None));
+        call.begin(start, at(100), true);
+        assert_eq!(call.inspect(at(50), stall), Inspection::NowStalled(None));
+        assert_eq!(
+            call.inspect(at(100), stall),
+            Inspection::NowAbandoned(WorkerState::Stalled, None)
+        );
+        assert_eq!(call.inspect(at(200), stall), Inspection::Busy);
+        assert_eq!(call.end(), (End::Abandoned, None));
     }
 
     /// A call that uses one key after the other is counted for the first one that it is slow with.
     #[test]
     fn keys_of_a_call() {
-        let (watch, start) = (Watch::default(), Instant::now());
+        let (call, start) = (InFlightCall::default(), Instant::now());
         let (stall, key) = (Duration::from_millis(5), |n| (KeyIndex(n), Direction::Encrypt));
         let job = |n| Some(JobCall { key: Some(key(n)), time: None });
-        watch.begin(start, start + Duration::from_secs(60), true);
-        watch.uses(Some(key(1)), None);
-        watch.uses(Some(key(2)), Some(Duration::ZERO));
-        assert_eq!(watch.look(start + Duration::from_secs(1), stall), {
-            Found::NowWrittenOff(Place::Running, job(2))
+        call.begin(start, start + Duration::from_secs(60), true);
+        call.uses(Some(key(1)), None);
+        call.uses(Some(key(2)), Some(Duration::ZERO));
+        assert_eq!(call.inspect(start + Duration::from_secs(1), stall), {
+            Inspection::NowAbandoned(WorkerState::Running, job(2))
         });
-        assert_eq!(watch.end(), (End::WrittenOff, Some(key(2))));
-        watch.begin(start, start + Duration::from_secs(60), true);
-        watch.uses(Some(key(1)), None);
-        assert_eq!(watch.look(start + 2 * stall, stall), Found::NowLent(job(1)));
-        watch.uses(Some(key(2)), None);
-        assert_eq!(watch.end(), (End::Lent, Some(key(1))));
+        assert_eq!(call.end(), (End::Abandoned, Some(key(2))));
+        call.begin(start, start + Duration::from_secs(60), true);
+        call.uses(Some(key(1)), None);
+        assert_eq!(call.inspect(start + 2 * stall, stall), Inspection::NowStalled(job(1)));
+        call.uses(Some(key(2)), None);
+        assert_eq!(call.end(), (End::Stalled, Some(key(1))));
     }
 
     /// Opening a session lends no place, for it has none.
     #[test]
     fn housekeeping_lends_nothing() {
-        let (watch, start) = (Watch::default(), Instant::now());
+        let (call, start) = (InFlightCall::default(), Instant::now());
         let end = start + Duration::from_secs(10);
-        watch.begin(start, end, false);
+        call.begin(start, end, false);
         let stall = Duration::from_millis(5);
-        assert_eq!(watch.look(start + Duration::from_secs(1), stall), Found::Busy);
-        assert_eq!(watch.look(end, stall), Found::NowWrittenOff(Place::Elsewhere, None));
+        assert_eq!(call.inspect(start + Duration::from_secs(1), stall), Inspection::Busy);
+        assert_eq!(
+            call.inspect(end, stall),
+            Inspection::NowAbandoned(WorkerState::NotRunning, None)
+        );
     }
 
     /// A slow call is hedged once; its thread hears of it, and the request is let go of.
     #[test]
     fn hedged_once() {
-        let (watch, start) = (Watch::default(), Instant::now());
+        let (call, start) = (InFlightCall::default(), Instant::now());
         let request = Arc::new(Request::default());
         let attempt = Attempt {
             request: Arc::clone(&request),
@@ -302,21 +308,21 @@ mod tests {
         let milli = Duration::from_millis(1);
         let mut hedges = 0;
         let mut hedge = |now, is_possible: bool| {
-            watch.hedge(now, 5 * milli, |_, since| {
+            call.hedge(now, 5 * milli, |_, since| {
                 assert_eq!(since, start);
                 hedges += 1;
                 is_possible.then(|| Arc::new(Race::of_two()))
             });
         };
         hedge(start + 9 * milli, true);
-        watch.begin_attempt(start, start + 100 * milli, attempt);
+        call.begin_attempt(start, start + 100 * milli, attempt);
         hedge(start + 5 * milli, true);
         hedge(start + 6 * milli, false);
         hedge(start + 7 * milli, true);
         hedge(start + 8 * milli, true);
         assert_eq!(hedges, 2);
         assert_eq!(Arc::strong_count(&request), 1);
-        let (end, race, _) = watch.end_attempt();
+        let (end, race, _) = call.end_attempt();
         assert!(end == End::InTime && race.is_some());
     }
 }

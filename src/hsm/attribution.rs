@@ -23,7 +23,7 @@ use super::backend::{Blame, Evidence};
 
 /// A failed attempt and all that bears on whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub struct FailedAttempt {
     /// The module's own view, by its code.
     pub blame: Blame,
     /// The outcome with another key in the same session.
@@ -34,7 +34,7 @@ pub struct Attempt {
 
 /// Who is charged with a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Charge {
+pub enum FaultScope {
     /// The key on this token, in this direction. The session stays in use.
     Key,
     /// The session, which is replaced. The token is not counted as failing.
@@ -46,12 +46,12 @@ pub enum Charge {
 /// Charges a fault. `attempt.blame` is [`Blame::Busy`], [`Blame::Session`] or [`Blame::Token`]:
 /// other failures are answers.
 #[must_use]
-pub fn charge(attempt: Attempt) -> Charge {
+pub fn attribute(attempt: FailedAttempt) -> FaultScope {
     match (attempt.evidence, attempt.blame, attempt.is_fresh_session) {
-        (Evidence::Passed, _, _) => Charge::Key,
-        (_, Blame::Busy, _) => Charge::Token,
-        (_, Blame::Session, false) | (Evidence::Failed, _, false) => Charge::Session,
-        _ => Charge::Token,
+        (Evidence::Passed, _, _) => FaultScope::Key,
+        (_, Blame::Busy, _) => FaultScope::Token,
+        (_, Blame::Session, false) | (Evidence::Failed, _, false) => FaultScope::Session,
+        _ => FaultScope::Token,
     }
 }
 
@@ -65,24 +65,24 @@ mod tests {
         use Blame::{Busy, Session, Token};
         use Evidence::{Failed, Passed, Unavailable};
         for (blame, evidence, is_fresh_session, charged) in [
-            (Busy, Passed, false, Charge::Key),
-            (Busy, Failed, false, Charge::Token),
-            (Busy, Unavailable, false, Charge::Token),
-            (Session, Passed, false, Charge::Key),
-            (Session, Passed, true, Charge::Key),
-            (Session, Failed, false, Charge::Session),
-            (Session, Failed, true, Charge::Token),
-            (Session, Unavailable, false, Charge::Session),
-            (Session, Unavailable, true, Charge::Token),
-            (Token, Passed, false, Charge::Key),
-            (Token, Passed, true, Charge::Key),
-            (Token, Failed, false, Charge::Session),
-            (Token, Failed, true, Charge::Token),
-            (Token, Unavailable, false, Charge::Token),
-            (Token, Unavailable, true, Charge::Token),
+            (Busy, Passed, false, FaultScope::Key),
+            (Busy, Failed, false, FaultScope::Token),
+            (Busy, Unavailable, false, FaultScope::Token),
+            (Session, Passed, false, FaultScope::Key),
+            (Session, Passed, true, FaultScope::Key),
+            (Session, Failed, false, FaultScope::Session),
+            (Session, Failed, true, FaultScope::Token),
+            (Session, Unavailable, false, FaultScope::Session),
+            (Session, Unavailable, true, FaultScope::Token),
+            (Token, Passed, false, FaultScope::Key),
+            (Token, Passed, true, FaultScope::Key),
+            (Token, Failed, false, FaultScope::Session),
+            (Token, Failed, true, FaultScope::Token),
+            (Token, Unavailable, false, FaultScope::Token),
+            (Token, Unavailable, true, FaultScope::Token),
         ] {
-            let attempt = Attempt { blame, evidence, is_fresh_session };
-            assert_eq!(charge(attempt), charged, "{attempt:?}");
+            let attempt = FailedAttempt { blame, evidence, is_fresh_session };
+            assert_eq!(attribute(attempt), charged, "{attempt:?}");
         }
     }
 
@@ -92,10 +92,11 @@ mod tests {
     fn the_level_follows_the_evidence() {
         for blame in [Blame::Busy, Blame::Session, Blame::Token] {
             for is_fresh_session in [false, true] {
-                let with = |evidence| charge(Attempt { blame, evidence, is_fresh_session });
-                assert_eq!(with(Evidence::Passed), Charge::Key);
-                assert_ne!(with(Evidence::Failed), Charge::Key);
-                assert_ne!(with(Evidence::Unavailable), Charge::Key);
+                let with =
+                    |evidence| attribute(FailedAttempt { blame, evidence, is_fresh_session });
+                assert_eq!(with(Evidence::Passed), FaultScope::Key);
+                assert_ne!(with(Evidence::Failed), FaultScope::Key);
+                assert_ne!(with(Evidence::Unavailable), FaultScope::Key);
             }
         }
     }

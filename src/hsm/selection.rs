@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use super::backend::{Direction, Standing};
+use super::backend::{Direction, KeyStatus};
 use super::fleet::{Fleet, bit};
 use super::key_breaker::Admission;
 use super::queue::TokenSet;
@@ -17,7 +17,7 @@ use crate::job::{Failure, Job, KeyIndex, Operation, Request};
 use crate::limits::MAX_TOKENS;
 
 /// One token's queue in one turn of an event loop, and how long a job would wait in it.
-pub struct Offer<'a> {
+pub struct Candidate<'a> {
     /// Whose.
     pub token: &'a Token,
     /// Jobs queued in this turn.
@@ -29,7 +29,7 @@ pub struct Offer<'a> {
     load: Load,
 }
 
-impl<'a> Offer<'a> {
+impl<'a> Candidate<'a> {
     /// As it is now.
     #[must_use]
     pub fn of(token: &'a Token) -> Self {
@@ -52,7 +52,7 @@ impl<'a> Offer<'a> {
     /// Why a job is refused that would not be done in time: there is more work than the token
     /// does, or it does none.
     fn too_late(&self) -> Failure {
-        match self.token.circuit.unanswered() {
+        match self.token.circuit_breaker.unanswered() {
             Some(_) => Failure::TimedOut,
             None => Failure::Overloaded,
         }
@@ -65,7 +65,7 @@ impl<'a> Offer<'a> {
             is_stalled: self.load.is_stalled,
             priority: self.token.share.priority,
             is_late: !is_in_time,
-            is_trickling: outstanding > 0 && self.token.circuit.is_trickling(),
+            is_half_open: outstanding > 0 && self.token.circuit_breaker.is_half_open(),
             wait: wait / weight,
             outstanding: (u64::try_from(outstanding).unwrap_or(u64::MAX) << 10) / u64::from(weight),
             lot: lot(weight),
@@ -79,7 +79,7 @@ struct Rank {
     is_stalled: bool,
     priority: u32,
     is_late: bool,
-    is_trickling: bool,
+    is_half_open: bool,
     wait: Duration,
     /// For its weight.
     outstanding: u64,
@@ -128,24 +128,24 @@ enum Fit {
 impl Fit {
     fn of(token: &Token, request: &Request) -> Self {
         let backend = &token.backend;
-        match backend.standing(request.key, Direction::of(&request.operation)) {
-            Standing::Proven | Standing::Provable => Self::Suits,
-            Standing::Unproven if !is_encryption(request) => Self::Suits,
+        match backend.key_status(request.key, Direction::of(&request.operation)) {
+            KeyStatus::Proven | KeyStatus::Provable => Self::Suits,
+            KeyStatus::Unproven if !is_encryption(request) => Self::Suits,
             // An encryption with a CDIV is verified by a decryption, which this key may not do.
-            Standing::Unproven
+            KeyStatus::Unproven
                 if matches!(request.operation, Operation::Encrypt { cdiv: Some(_) })
-                    && backend.standing(request.key, Some(Direction::Decrypt))
-                        == Standing::Absent =>
+                    && backend.key_status(request.key, Some(Direction::Decrypt))
+                        == KeyStatus::Absent =>
             {
                 Self::Lacks
             }
-            Standing::Unproven => Self::Unproven {
+            KeyStatus::Unproven => Self::Unproven {
                 is_untrusted: !backend.is_trusted(),
                 priority: token.share.priority,
                 place: token.index.0,
             },
-            Standing::Disagrees => Self::Differs,
-            Standing::Absent => Self::Lacks,
+            KeyStatus::Disagrees => Self::Differs,
+            KeyStatus::Absent => Self::Lacks,
         }
     }
 }
@@ -158,7 +158,7 @@ impl Fleet {
     /// Why a request is refused whose key is another one on the tokens that are in use.
     fn keys_differ(&self) -> Failure {
         // One that is out of use may hold the right key.
-        match self.tokens.iter().all(|token| token.circuit.is_usable()) {
+        match self.tokens.iter().all(|token| token.circuit_breaker.is_usable()) {
             true => Failure::KeysDiffer,
             false => Failure::NoToken,
         }
@@ -171,8 +171,8 @@ impl Fleet {
         let order = |it: &Token| (!it.backend.is_trusted(), it.share.priority, it.index.0);
         let own = order(token);
         let comes_before = |it: &Token| {
-            it.circuit.is_usable()
-                && it.backend.standing(key, Some(Direction::Encrypt)) != Standing::Absent
+            it.circuit_breaker.is_usable()
+                && it.backend.key_status(key, Some(Direction::Encrypt)) != KeyStatus::Absent
                 && order(it) < own
         };
         !self.tokens.iter().any(comes_before)
@@ -182,31 +182,31 @@ impl Fleet {
     ///
     /// # Errors
     /// Why the job is refused.
-    pub(super) fn choose<'o, 'f>(
+    pub(super) fn select<'o, 'f>(
         &self,
-        offers: &'o mut [Option<Offer<'f>>; MAX_TOKENS],
+        candidates: &'o mut [Option<Candidate<'f>>; MAX_TOKENS],
         job: &Job,
         now: Instant,
-    ) -> Result<&'o mut Offer<'f>, Failure> {
+    ) -> Result<&'o mut Candidate<'f>, Failure> {
         let is_sole = self.tokens.len() == 1;
         let mut is_any_usable = false;
         let mut best = None;
         let mut is_too_large = false;
         let mut refused = None;
-        for offer in offers.iter_mut().flatten() {
+        for candidate in candidates.iter_mut().flatten() {
             is_any_usable = true;
-            if !offer.token.has_room_for(&job.request) {
+            if !candidate.token.has_room_for(&job.request) {
                 is_too_large = true;
                 continue;
             }
-            let wait = offer.wait();
-            let is_in_time = offer.is_in_time(wait, job.deadline, now);
-            if offer.token.has_failing_keys() {
-                match offer.token.admit(&job.request, now, is_in_time) {
+            let wait = candidate.wait();
+            let is_in_time = candidate.is_in_time(wait, job.deadline, now);
+            if candidate.token.has_failing_keys() {
+                match candidate.token.admit(&job.request, now, is_in_time) {
                     Admission::Admitted => {}
                     Admission::Trial => {
-                        offer.is_trial = true;
-                        return Ok(offer);
+                        candidate.is_trial = true;
+                        return Ok(candidate);
                     }
                     Admission::Refused(failure) => {
                         refused = refused.or(Some(failure));
@@ -215,23 +215,23 @@ impl Fleet {
                 }
             }
             if is_sole {
-                return if is_in_time { Ok(offer) } else { Err(offer.too_late()) };
+                return if is_in_time { Ok(candidate) } else { Err(candidate.too_late()) };
             }
-            let fit = Fit::of(offer.token, &job.request);
+            let fit = Fit::of(candidate.token, &job.request);
             if fit == Fit::Differs && is_encryption(&job.request) {
                 refused = refused.or(Some(self.keys_differ()));
                 continue;
             }
-            let rank = (fit, offer.rank(is_in_time, wait));
+            let rank = (fit, candidate.rank(is_in_time, wait));
             if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
-                best = Some((rank, offer));
+                best = Some((rank, candidate));
             }
         }
         match (best, refused) {
             // No token but the one that does not serve the key is known to have it.
             (Some(((Fit::Lacks, _), _)), Some(failure)) => Err(failure),
-            (Some(((_, rank), offer)), _) if !rank.is_late => Ok(offer),
-            (Some((_, offer)), _) => Err(offer.too_late()),
+            (Some(((_, rank), candidate)), _) if !rank.is_late => Ok(candidate),
+            (Some((_, candidate)), _) => Err(candidate.too_late()),
             (None, Some(failure)) => Err(failure),
             (None, None) if is_too_large => Err(Failure::TooLarge),
             (None, None) if is_any_usable => Err(Failure::Overloaded),
@@ -249,7 +249,7 @@ impl Fleet {
                 || !matches!(token.admit(request, now, false), Admission::Refused(_))
         };
         let is_proven_somewhere = || {
-            let mut usable = self.tokens.iter().filter(|token| token.circuit.is_usable());
+            let mut usable = self.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
             usable.any(|token| Fit::of(token, request) == Fit::Suits)
         };
         let may_do = |token: &Token| {
@@ -265,7 +265,7 @@ impl Fleet {
         };
         let usable = || {
             self.tokens.iter().filter(|token| {
-                token.circuit.is_usable()
+                token.circuit_breaker.is_usable()
                     && token.has_room_for(request)
                     && serves_key(token)
                     && may_do(token)
@@ -278,8 +278,8 @@ impl Fleet {
             if not_these & bit(token.index) != 0 || (is_anywhere && !has_key(token)) {
                 continue;
             }
-            let offer = Offer::of(token);
-            let rank = (Fit::of(token, request), offer.rank(true, offer.wait()));
+            let candidate = Candidate::of(token);
+            let rank = (Fit::of(token, request), candidate.rank(true, candidate.wait()));
             if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
                 best = Some((rank, token));
             }
@@ -306,7 +306,7 @@ mod tests {
             is_stalled: false,
             priority: 1,
             is_late: false,
-            is_trickling: false,
+            is_half_open: false,
             wait: Duration::ZERO,
             outstanding: 0,
             lot: 0.5,
@@ -317,7 +317,7 @@ mod tests {
             rank,
             Rank { outstanding: 1, lot: 0.1, ..rank },
             Rank { wait: Duration::from_nanos(1), ..rank },
-            Rank { is_trickling: true, ..rank },
+            Rank { is_half_open: true, ..rank },
             Rank { is_late: true, ..rank },
             Rank { is_stalled: true, priority: 0, ..rank },
         ];

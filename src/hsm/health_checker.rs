@@ -1,4 +1,4 @@
-//! A token's keeper: a thread with a session of its own that connects, probes, lists keys and
+//! A token's health checker: a thread with a session of its own that connects, health checks, lists keys and
 //! climbs the ladder of recovery, so that busy or hung workers have no part in it.
 
 use std::sync::Arc;
@@ -6,32 +6,32 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::backend::{
-    AnyKey, Direction, Evidence, Fault, KeyChoice as _, OpenError, Probed, Session,
+    AnyKey, Direction, Evidence, Fault, Health, KeyChoice as _, OpenError, Session,
 };
 use super::backoff::Backoff;
-use super::evidence_keys::Watched;
+use super::evidence_keys::MonitoredKeys;
 use super::faults;
 use super::fleet::Fleet;
+use super::in_flight_call::{End, InFlightCall};
 use super::key_hangs::KeyUse;
-use super::pace::thread_cpu_time;
+use super::service_time::thread_cpu_time;
 use super::token::Token;
-use super::watch::{End, Watch};
 use crate::limits::{
-    FIRST_PROBES, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL, MAX_EVIDENCE_KEYS, MAX_HOUSEKEEPING,
-    MAX_LISTING, MAX_PROBE, MAX_SLOW_BACKOFF, MIN_RECONNECT_BACKOFF, MIN_STEADY,
-    MISSING_LABEL_INTERVAL, PROBE_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE, REFUSED_LOGIN_INTERVAL,
-    RETURN_WITHIN_PERCENT, SILENT_PROBE_INTERVAL,
+    FIRST_HEALTH_CHECKS, HEALTH_CHECK_INTERVAL, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL,
+    MAX_EVIDENCE_KEYS, MAX_HEALTH_CHECK, MAX_HOUSEKEEPING, MAX_LISTING, MAX_SLOW_BACKOFF,
+    MIN_RECONNECT_BACKOFF, MIN_STEADY, MISSING_LABEL_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
+    REFUSED_LOGIN_INTERVAL, RETURN_WITHIN_PERCENT, SILENT_HEALTH_CHECK_INTERVAL,
 };
 
 /// This thread is written off and must end; its call was counted for that key.
-pub(super) struct WrittenOff(Option<KeyUse>);
+pub(super) struct Abandoned(Option<KeyUse>);
 
-/// Runs until the fleet stops, the token proves unfit, or a call hangs and this keeper is replaced.
-pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
-    let mut keeper = Keeper {
+/// Runs until the fleet stops, the token proves unfit, or a call hangs and this health checker is replaced.
+pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
+    let mut checker = HealthChecker {
         fleet,
         token,
-        watch,
+        call,
         session: None,
         backoff: Backoff::default(),
         failures: 0,
@@ -42,19 +42,19 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
         is_refused: false,
         slow_backoff: Backoff::up_to(MAX_SLOW_BACKOFF),
     };
-    if let Err(WrittenOff(key)) = keeper.keep() {
-        token.roster.written_off_returned();
+    if let Err(Abandoned(key)) = checker.check_until_stopped() {
+        token.pool.abandoned_returned();
         key.inspect(|key| token.hangs.returned(*key));
     }
 }
 
-pub(super) struct Keeper<'a> {
+pub(super) struct HealthChecker<'a> {
     pub(super) fleet: &'a Fleet,
     pub(super) token: &'a Token,
-    watch: &'a Watch,
+    call: &'a InFlightCall,
     session: Option<Box<dyn Session>>,
     backoff: Backoff,
-    /// Connections or probes that failed in a row.
+    /// Connections or health checks that failed in a row.
     failures: u32,
     listed_at: Option<Instant>,
     put_in_use_at: Option<Instant>,
@@ -67,17 +67,17 @@ pub(super) struct Keeper<'a> {
     slow_backoff: Backoff,
 }
 
-impl Keeper<'_> {
-    fn keep(&mut self) -> Result<(), WrittenOff> {
+impl HealthChecker<'_> {
+    fn check_until_stopped(&mut self) -> Result<(), Abandoned> {
         while !self.fleet.is_stopping() {
-            self.let_settle();
+            self.back_off_after_relapse();
             let healthy = self.check()?;
-            let has_tried = std::mem::replace(&mut self.token.keeper.lock().has_tried, true);
-            self.fleet.progress.tell();
+            let has_tried = std::mem::replace(&mut self.token.checker.lock().has_tried, true);
+            self.fleet.progress.notify();
             if !has_tried {
                 self.fleet.begin_proofs(self.token);
             }
-            self.fleet.monitor_signal.tell();
+            self.fleet.monitor_signal.notify();
             let Some(is_healthy) = healthy else { return Ok(()) };
             let pause = if is_healthy {
                 self.failures = 0;
@@ -87,7 +87,7 @@ impl Keeper<'_> {
             } else if self.is_slow {
                 self.slow_backoff.wait()
             } else if self.is_refused {
-                self.leave_alone(REFUSED_LOGIN_INTERVAL);
+                self.ignore_signals_for(REFUSED_LOGIN_INTERVAL);
                 continue;
             } else {
                 self.failures += 1;
@@ -97,19 +97,20 @@ impl Keeper<'_> {
             if is_healthy {
                 self.prove_keys(end)?;
             }
-            self.token.keeper_signal.wait_until(end);
+            self.token.checker_signal.wait_until(end);
         }
         self.drop_session()
     }
 
     /// The last rung of the ladder, where it is time for it. Returns whether it was climbed.
-    fn reinitialize(&mut self) -> Result<bool, WrittenOff> {
+    fn reinitialize(&mut self) -> Result<bool, Abandoned> {
         let is_token_lost = self.token.backend.missed_keys() > 0;
         if !is_token_lost && self.failures < RECONNECTS_BEFORE_REINITIALIZE {
             return Ok(false);
         }
-        let is_done = self
-            .watched(MAX_HOUSEKEEPING, |_, Watched { token, .. }| token.backend.reinitialize())?;
+        let is_done = self.monitored(MAX_HOUSEKEEPING, |_, MonitoredKeys { token, .. }| {
+            token.backend.reinitialize()
+        })?;
         if is_done {
             self.token.counters.reinitialized.fetch_add(1, Ordering::Relaxed);
         }
@@ -118,26 +119,26 @@ impl Keeper<'_> {
 
     /// How long a token that is well is left alone.
     fn pause(&self) -> Duration {
-        if self.token.circuit.unanswered().is_some() {
-            SILENT_PROBE_INTERVAL
+        if self.token.circuit_breaker.unanswered().is_some() {
+            SILENT_HEALTH_CHECK_INTERVAL
         } else if self.token.serves_no_key() {
             KEY_TRIAL_INTERVAL
         } else {
-            PROBE_INTERVAL
+            HEALTH_CHECK_INTERVAL
         }
     }
 
     /// Tries keys that are out of use and that no request tries: a replica that is not ready gets
     /// none.
-    fn try_keys_out_of_use(&mut self) -> Result<(), WrittenOff> {
+    fn try_keys_out_of_use(&mut self) -> Result<(), Abandoned> {
         let untried = self.token.breakers.take_untried(MAX_EVIDENCE_KEYS, Instant::now());
         for (key, direction) in untried {
             if self.token.hangs.is_slow(key) {
                 continue;
             }
-            let evidence = self.watched(MAX_HOUSEKEEPING, |session, keys| {
+            let evidence = self.monitored(MAX_HOUSEKEEPING, |session, keys| {
                 let Some(session) = session else { return Evidence::Unavailable };
-                let keys = Watched { direction, ..keys };
+                let keys = MonitoredKeys { direction, ..keys };
                 keys.uses(Some(key));
                 session.try_key(key, direction)
             })?;
@@ -151,36 +152,37 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// A token whose probes pass and whose jobs fail is not to be put in use again and again, each
-    /// time with new sessions, as fast as it can be probed.
-    fn let_settle(&mut self) {
+    /// A token whose health checks pass and whose jobs fail is not to be put in use again and again, each
+    /// time with new sessions, as fast as it can be checked.
+    fn back_off_after_relapse(&mut self) {
         let is_new_to_this = |then: Instant| then.elapsed() < MIN_STEADY;
-        if !self.token.circuit.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this) {
+        if !self.token.circuit_breaker.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this)
+        {
             let pause = self.relapses.wait();
-            self.leave_alone(pause);
+            self.ignore_signals_for(pause);
         } else if !self.put_in_use_at.is_some_and(is_new_to_this) {
             self.relapses.reset();
         }
     }
 
     /// Waits for that long, whoever tells what, but for the end.
-    fn leave_alone(&self, time: Duration) {
+    fn ignore_signals_for(&self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.fleet.is_stopping() {
-            self.token.keeper_signal.wait_until(end);
+            self.token.checker_signal.wait_until(end);
         }
     }
 
     /// One round. `None`: there is nothing more to do for this token, ever.
-    fn check(&mut self) -> Result<Option<bool>, WrittenOff> {
+    fn check(&mut self) -> Result<Option<bool>, Abandoned> {
         let is_new = self.session.is_none();
         if is_new {
-            let opened = self.watched(MAX_HOUSEKEEPING, |_, keys| keys.token.backend.open())?;
+            let opened = self.monitored(MAX_HOUSEKEEPING, |_, keys| keys.token.backend.open())?;
             self.token.is_identity_new.store(true, Ordering::Release);
             match opened {
                 Ok(session) => {
                     self.is_refused = false;
-                    self.token.keeper.lock().has_given_up = false;
+                    self.token.checker.lock().has_stopped_trying = false;
                     self.session = Some(session);
                     // Handles do not outlive a reconnection.
                     self.listed_at = None;
@@ -188,11 +190,11 @@ impl Keeper<'_> {
                 Err(error) => return Ok(self.not_opened(error)),
             }
         }
-        let probes = if is_new { FIRST_PROBES } else { 1 };
-        for number in 0..probes {
-            match self.probe(Self::sample)? {
-                Ok((probed, took)) => {
-                    self.note(probed);
+        let checks = if is_new { FIRST_HEALTH_CHECKS } else { 1 };
+        for number in 0..checks {
+            match self.check_health(Self::sample)? {
+                Ok((health, took)) => {
+                    self.record_health(health);
                     // The first one of a session also makes a key.
                     if (number > 0 || !is_new) && self.is_too_slow(took)? {
                         return Ok(Some(false));
@@ -201,16 +203,16 @@ impl Keeper<'_> {
                 Err(fault) => return self.round_failed(fault, is_new),
             }
         }
-        let present = self.watched(MAX_HOUSEKEEPING, |session, _| {
+        let present = self.monitored(MAX_HOUSEKEEPING, |session, _| {
             session.as_mut().map_or(Ok(()), |session| session.token_is_present())
         })?;
         if let Err(fault) = present {
             return self.round_failed(fault, is_new);
         }
-        if is_new && let Some(place) = self.token.pace.conclude() {
-            self.token.settle(place);
+        if is_new && let Some(locality) = self.token.service_time.close_window() {
+            self.token.set_locality(locality);
         }
-        if !self.token.roster.has_sessions() {
+        if !self.token.pool.has_sessions() {
             return Ok(Some(false));
         }
         self.is_slow = false;
@@ -221,10 +223,10 @@ impl Keeper<'_> {
             self.drop_session()?;
             return Ok(Some(false));
         }
-        if !self.token.circuit.is_usable() {
-            self.token.hangs.forgive();
+        if !self.token.circuit_breaker.is_usable() {
+            self.token.hangs.unblock_all();
         }
-        if self.token.circuit.close() {
+        if self.token.circuit_breaker.close() {
             self.token.counters.put_in_use.fetch_add(1, Ordering::Relaxed);
             self.put_in_use_at = Some(Instant::now());
             let identity = self.token.backend.identity();
@@ -234,19 +236,19 @@ impl Keeper<'_> {
                 model = identity.model,
                 "HSM token in use"
             );
-            self.fleet.monitor_signal.tell();
+            self.fleet.monitor_signal.notify();
         }
         if !self.list()? {
             return Ok(Some(false));
         }
         self.try_keys_out_of_use()?;
         if is_new && self.session.is_some() {
-            // Now there may be a key to probe with, where the token makes none for that. It is no
-            // sample of the token's pace: the window that was closed begins with the first jobs.
-            match self.probe(|_, _, _| {})? {
-                Ok((probed, _)) => self.note(probed),
+            // Now there may be a key to health check with, where the token makes none for that. It is no
+            // sample of the token's service time: the window that was closed begins with the first jobs.
+            match self.check_health(|_, _, _| {})? {
+                Ok((health, _)) => self.record_health(health),
                 Err(fault) => {
-                    self.probe_failed(fault, false)?;
+                    self.check_failed(fault, false)?;
                     return Ok(Some(false));
                 }
             }
@@ -255,20 +257,20 @@ impl Keeper<'_> {
     }
 
     /// A session may die alone; the next one tells.
-    fn round_failed(&mut self, fault: Fault, is_new: bool) -> Result<Option<bool>, WrittenOff> {
+    fn round_failed(&mut self, fault: Fault, is_new: bool) -> Result<Option<bool>, Abandoned> {
         let is_token = is_new || self.failures > 0 || fault == Fault::KEYS_MISSED;
-        self.probe_failed(fault, is_token)?;
+        self.check_failed(fault, is_token)?;
         if is_token { Ok(Some(false)) } else { self.check() }
     }
 
-    fn note(&self, probed: Probed) {
-        let trouble = match probed {
-            Probed::Well => None,
-            Probed::CannotEncrypt(trouble) => Some(trouble),
+    fn record_health(&self, health: Health) {
+        let trouble = match health {
+            Health::Good => None,
+            Health::CannotEncrypt(trouble) => Some(trouble),
         };
         let is_new = {
-            let mut state = self.token.keeper.lock();
-            state.probed_at = Some(Instant::now());
+            let mut state = self.token.checker.lock();
+            state.checked_at = Some(Instant::now());
             let is_new = trouble.is_some() && state.trouble != trouble;
             state.trouble.clone_from(&trouble);
             is_new
@@ -280,11 +282,11 @@ impl Keeper<'_> {
     }
 
     /// Whether a token that answers no requests, or is to be put in use, does a single operation in
-    /// more time than a request has; then it is out of use. `took`: a probe, which is two.
-    fn is_too_slow(&mut self, took: Duration) -> Result<bool, WrittenOff> {
-        let Some(time) = self.token.circuit.request_time() else { return Ok(false) };
-        let is_usable = self.token.circuit.is_usable();
-        if is_usable && self.token.circuit.unanswered().is_none() {
+    /// more time than a request has; then it is out of use. `took`: a health check, which is two.
+    fn is_too_slow(&mut self, took: Duration) -> Result<bool, Abandoned> {
+        let Some(time) = self.token.circuit_breaker.request_time() else { return Ok(false) };
+        let is_usable = self.token.circuit_breaker.is_usable();
+        if is_usable && self.token.circuit_breaker.unanswered().is_none() {
             return Ok(false);
         }
         let max = if is_usable { time } else { time * RETURN_WITHIN_PERCENT / 100 };
@@ -311,8 +313,8 @@ impl Keeper<'_> {
 
     /// How long a known-good operation with a configured key takes: one whose calls do not last
     /// too long already, if there is one. `None` if none succeeds.
-    fn time_configured_key(&mut self) -> Result<Option<Duration>, WrittenOff> {
-        self.watched(MAX_HOUSEKEEPING, |session, keys| {
+    fn time_configured_key(&mut self) -> Result<Option<Duration>, Abandoned> {
+        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
             let session = session.as_mut()?;
             let mut start = Instant::now();
             let mut found = session.try_configured_key(&keys);
@@ -324,16 +326,16 @@ impl Keeper<'_> {
         })
     }
 
-    fn probe_failed(&mut self, fault: Fault, is_token: bool) -> Result<(), WrittenOff> {
+    fn check_failed(&mut self, fault: Fault, is_token: bool) -> Result<(), Abandoned> {
         if let Some(session) = &mut self.session {
-            session.is_broken_by(&fault);
+            session.on_broken(&fault);
         }
         self.drop_session()?;
         let trouble = match self.token.backend.missed_keys() {
             keys if fault == Fault::KEYS_MISSED => {
                 format!("keys that were there are not found: {keys}")
             }
-            _ => format!("probe: {}", fault.failure),
+            _ => format!("health check: {}", fault.failure),
         };
         self.failed(trouble, is_token);
         Ok(())
@@ -343,16 +345,16 @@ impl Keeper<'_> {
         self.is_refused = matches!(error, OpenError::PinRefused(_));
         match error {
             OpenError::PinRefused(reason) => {
-                self.give_up(reason, false);
+                self.stop_trying(reason, false);
                 Some(false)
             }
             OpenError::Unfit(reason) => {
-                self.give_up(reason, true);
+                self.stop_trying(reason, true);
                 None
             }
             // The workers have them all, and may do well.
             OpenError::TooManySessions(reason) => {
-                let is_working = self.token.roster.headcount().workers > 0;
+                let is_working = self.token.pool.counts().workers > 0;
                 self.failed(reason, !is_working);
                 Some(is_working)
             }
@@ -364,15 +366,15 @@ impl Keeper<'_> {
     }
 
     /// Puts the token out of use until something has changed, or for good.
-    fn give_up(&self, reason: String, is_unfit: bool) {
+    fn stop_trying(&self, reason: String, is_unfit: bool) {
         let is_known = {
-            let mut state = self.token.keeper.lock();
-            state.has_given_up = true;
+            let mut state = self.token.checker.lock();
+            state.has_stopped_trying = true;
             state.is_unfit = is_unfit;
             state.trouble.replace(reason.clone()).is_some_and(|known| known == reason)
         };
-        if self.token.circuit.open(reason.clone()) {
-            self.fleet.given_up(self.token);
+        if self.token.circuit_breaker.open(reason.clone()) {
+            self.fleet.on_circuit_opened(self.token);
         } else if !is_known {
             let label = self.token.backend.identity().label;
             tracing::error!(token = label, reason, "HSM token out of use");
@@ -381,51 +383,51 @@ impl Keeper<'_> {
 
     fn failed(&mut self, trouble: String, is_token: bool) {
         let is_known = {
-            let mut state = self.token.keeper.lock();
-            state.probed_at = Some(Instant::now());
+            let mut state = self.token.checker.lock();
+            state.checked_at = Some(Instant::now());
             state.trouble.replace(trouble.clone()).is_some_and(|known| known == trouble)
         };
         if !is_known {
             let label = self.token.backend.identity().label;
             tracing::warn!(token = label, trouble, "HSM token in trouble");
         }
-        // A token that answers jobs is not given up for the sake of a probe.
+        // A token that answers jobs is not given up for the sake of a health check.
         let answers = self.token.backend.missed_keys() == 0
-            && self.token.circuit.is_answering(Instant::now())
-            && self.token.circuit.faults_in_a_row() == 0
-            && self.token.circuit.unanswered().is_none();
+            && self.token.circuit_breaker.is_answering(Instant::now())
+            && self.token.circuit_breaker.faults_in_a_row() == 0
+            && self.token.circuit_breaker.unanswered().is_none();
         if is_token && !answers {
-            self.fleet.give_up(self.token, trouble);
+            self.fleet.take_out_of_service(self.token, trouble);
         }
     }
 
-    /// `took` hears the wall and the CPU time of a probe that succeeds.
-    fn probe(
+    /// `took` hears the wall and the CPU time of a health check that succeeds.
+    fn check_health(
         &mut self,
         took: impl FnOnce(&Token, Duration, Duration),
-    ) -> Result<Result<(Probed, Duration), Fault>, WrittenOff> {
-        self.watched(MAX_HOUSEKEEPING, |session, keys| {
-            let Some(session) = session else { return Ok((Probed::Well, Duration::ZERO)) };
+    ) -> Result<Result<(Health, Duration), Fault>, Abandoned> {
+        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
+            let Some(session) = session else { return Ok((Health::Good, Duration::ZERO)) };
             let (start, cpu) = (Instant::now(), thread_cpu_time());
-            let result = session.probe(&keys);
+            let result = session.check_health(&keys);
             let wall = start.elapsed();
             if result.is_ok() {
                 took(keys.token, wall, thread_cpu_time().saturating_sub(cpu));
             }
-            result.map(|probed| (probed, wall))
+            result.map(|health| (health, wall))
         })
     }
 
     fn sample(token: &Token, wall: Duration, cpu: Duration) {
-        token.pace.prime(wall);
-        if let Some(place) = token.pace.sample(cpu, wall) {
-            token.settle(place);
+        token.service_time.seed(wall);
+        if let Some(locality) = token.service_time.sample_cpu(cpu, wall) {
+            token.set_locality(locality);
         }
     }
 
     /// Lists the keys if it is time to, or if a handle was found stale. Returns false if keys that
     /// were there are missed: then the token is given up.
-    fn list(&mut self) -> Result<bool, WrittenOff> {
+    fn list(&mut self) -> Result<bool, Abandoned> {
         let age = self.listed_at.map(|then| then.elapsed());
         let is_due = match age {
             None => true,
@@ -437,17 +439,17 @@ impl Keeper<'_> {
         if !is_due {
             return Ok(true);
         }
-        self.token.roster.uncap();
-        self.token.keeper.lock().is_listing = true;
-        let result = self.watched(MAX_LISTING, |session, keys| {
+        self.token.pool.uncap();
+        self.token.checker.lock().is_listing = true;
+        let result = self.monitored(MAX_LISTING, |session, keys| {
             let _ = keys.token.backend.take_stale();
             session.as_mut().map_or(Ok(()), |session| session.refresh_keys())
         });
-        self.token.keeper.lock().is_listing = false;
+        self.token.checker.lock().is_listing = false;
         match result? {
             Ok(()) => self.listed_at = Some(Instant::now()),
             Err(fault) if fault == Fault::KEYS_MISSED => {
-                self.probe_failed(fault, true)?;
+                self.check_failed(fault, true)?;
                 return Ok(false);
             }
             Err(fault) => {
@@ -455,7 +457,7 @@ impl Keeper<'_> {
                 tracing::warn!(token = label, "listing keys: {}", fault.failure);
                 if fault.breaks_session() {
                     if let Some(session) = &mut self.session {
-                        session.is_broken_by(&fault);
+                        session.on_broken(&fault);
                     }
                     self.drop_session()?;
                 }
@@ -464,25 +466,25 @@ impl Keeper<'_> {
         Ok(true)
     }
 
-    fn drop_session(&mut self) -> Result<(), WrittenOff> {
+    fn drop_session(&mut self) -> Result<(), Abandoned> {
         let Some(session) = self.session.take() else { return Ok(()) };
-        self.watched(MAX_HOUSEKEEPING, |_, _| drop(session))
+        self.monitored(MAX_HOUSEKEEPING, |_, _| drop(session))
     }
 
     /// Makes a call under the monitor's eyes.
-    pub(super) fn watched<T>(
+    pub(super) fn monitored<T>(
         &mut self,
         max: Duration,
-        call: impl FnOnce(&mut Option<Box<dyn Session>>, Watched<'_>) -> T,
-    ) -> Result<T, WrittenOff> {
+        call: impl FnOnce(&mut Option<Box<dyn Session>>, MonitoredKeys<'_>) -> T,
+    ) -> Result<T, Abandoned> {
         let now = Instant::now();
         let (token, direction) = (self.token, Direction::Decrypt);
-        let keys = Watched { token, watch: self.watch, direction, max: Some(MAX_PROBE) };
-        self.watch.begin(now, now + max, false);
+        let keys = MonitoredKeys { token, call: self.call, direction, max: Some(MAX_HEALTH_CHECK) };
+        self.call.begin(now, now + max, false);
         let result = call(&mut self.session, keys);
-        match self.watch.end() {
-            (End::InTime | End::Lent, _) => Ok(result),
-            (End::WrittenOff, key) => Err(WrittenOff(key)),
+        match self.call.end() {
+            (End::InTime | End::Stalled, _) => Ok(result),
+            (End::Abandoned, key) => Err(Abandoned(key)),
         }
     }
 }
@@ -501,6 +503,6 @@ impl<'a> ThreadCount<'a> {
 impl Drop for ThreadCount<'_> {
     fn drop(&mut self) {
         self.0.threads.fetch_sub(1, Ordering::AcqRel);
-        self.0.progress.tell();
+        self.0.progress.notify();
     }
 }

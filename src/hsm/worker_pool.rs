@@ -7,7 +7,7 @@ use std::thread::Thread;
 use parking_lot::Mutex;
 
 use super::queue::Queue;
-use crate::limits::MAX_WRITTEN_OFF_PER_TOKEN;
+use crate::limits::MAX_ABANDONED_PER_TOKEN;
 
 /// A worker's bed: it sleeps until it is woken.
 pub struct Parker {
@@ -35,7 +35,7 @@ impl Parker {
 }
 
 /// The workers of one token.
-pub struct Roster {
+pub struct WorkerPool {
     inner: Mutex<Inner>,
     /// Copies of the members of that name, for a look without the lock.
     running: AtomicUsize,
@@ -45,14 +45,14 @@ pub struct Roster {
 struct Inner {
     /// The one that went to rest last is woken first: its memory is warm.
     idle: Vec<Arc<Parker>>,
-    /// Those with a session that are awake, but for those that lent their place.
+    /// Those with a session that are awake, but for those that stalled their place.
     running: usize,
     /// Those whose call takes long, so that another runs in their place.
-    lent: usize,
-    /// Threads that are not written off: running, lent, idle, or about to open a session.
+    stalled: usize,
+    /// Threads that are not written off: running, stalled, idle, or about to open a session.
     workers: usize,
     /// Threads that are stuck in a call. One may come back before it is counted.
-    written_off: isize,
+    abandoned: isize,
     /// How many may run at once.
     limit: usize,
     max_workers: usize,
@@ -64,22 +64,22 @@ struct Inner {
 
 impl Inner {
     /// How many more workers there may be.
-    fn vacancies(&self) -> usize {
-        let max_written_off = isize::try_from(MAX_WRITTEN_OFF_PER_TOKEN).unwrap_or(isize::MAX);
-        if self.written_off >= max_written_off {
+    fn free_slots(&self) -> usize {
+        let max_abandoned = isize::try_from(MAX_ABANDONED_PER_TOKEN).unwrap_or(isize::MAX);
+        if self.abandoned >= max_abandoned {
             return 0;
         }
         if self.is_closed {
             // What waits is still to be done, by one if there is none left.
             return usize::from(self.workers == 0);
         }
-        (self.limit + self.lent).min(self.max_workers + self.extra).saturating_sub(self.workers)
+        (self.limit + self.stalled).min(self.max_workers + self.extra).saturating_sub(self.workers)
     }
 }
 
 /// What a worker does after it asked to rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rest {
+pub enum Wakeup {
     /// Look for a job.
     Work,
     /// End: there will be no more.
@@ -88,35 +88,35 @@ pub enum Rest {
 
 /// What a worker that is written off counted as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum WorkerState {
     /// Running.
     Running,
-    /// Running, but slow, and its place lent.
-    Lent,
+    /// Running, but slow, and its place stalled.
+    Stalled,
     /// About to open or close a session.
-    Elsewhere,
+    NotRunning,
 }
 
-/// A look at a [`Roster`].
+/// A look at a [`WorkerPool`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Headcount {
+pub struct WorkerCounts {
     /// Awake, with a session.
     pub running: usize,
     /// In a call that takes long.
-    pub lent: usize,
+    pub stalled: usize,
     /// Asleep, with a session.
     pub idle: usize,
     /// With a session or about to have one; not written off.
     pub workers: usize,
     /// Stuck in a call.
-    pub written_off: usize,
+    pub abandoned: usize,
     /// How many may run at once.
     pub limit: usize,
     /// How many more there may be.
-    pub vacancies: usize,
+    pub free_slots: usize,
 }
 
-impl Roster {
+impl WorkerPool {
     /// Nobody yet; at most `max_workers`, all of which may run.
     #[must_use]
     pub fn new(max_workers: usize) -> Self {
@@ -125,9 +125,9 @@ impl Roster {
             inner: Mutex::new(Inner {
                 idle: Vec::with_capacity(max_workers),
                 running: 0,
-                lent: 0,
+                stalled: 0,
                 workers: 0,
-                written_off: 0,
+                abandoned: 0,
                 limit: max_workers,
                 max_workers,
                 extra: 0,
@@ -146,16 +146,16 @@ impl Roster {
 
     /// A look at it.
     #[must_use]
-    pub fn headcount(&self) -> Headcount {
+    pub fn counts(&self) -> WorkerCounts {
         let inner = self.inner.lock();
-        Headcount {
+        WorkerCounts {
             running: inner.running,
-            lent: inner.lent,
+            stalled: inner.stalled,
             idle: inner.idle.len(),
             workers: inner.workers,
-            written_off: usize::try_from(inner.written_off).unwrap_or(0),
+            abandoned: usize::try_from(inner.abandoned).unwrap_or(0),
             limit: inner.limit,
-            vacancies: inner.vacancies(),
+            free_slots: inner.free_slots(),
         }
     }
 
@@ -163,7 +163,7 @@ impl Roster {
     #[must_use]
     pub fn has_sessions(&self) -> bool {
         let inner = self.inner.lock();
-        inner.workers > 0 || inner.vacancies() > 0 || inner.is_closed
+        inner.workers > 0 || inner.free_slots() > 0 || inner.is_closed
     }
 
     /// Wakes one worker for each new job, no more than may run. Says whether more workers are
@@ -176,7 +176,7 @@ impl Roster {
                     return false;
                 }
                 let Some(woken) = inner.idle.pop() else {
-                    return inner.vacancies() > 0;
+                    return inner.free_slots() > 0;
                 };
                 inner.running += 1;
                 self.publish(&inner);
@@ -189,17 +189,17 @@ impl Roster {
     }
 
     /// How many workers to add for the jobs that wait; they count from now on.
-    pub fn hire(&self, waiting: usize) -> usize {
+    pub fn grow(&self, waiting: usize) -> usize {
         let mut inner = self.inner.lock();
         // Idle, or about to have a session.
-        let available = inner.workers.saturating_sub(inner.running + inner.lent);
+        let available = inner.workers.saturating_sub(inner.running + inner.stalled);
         let wanted = match waiting.saturating_sub(available) {
             0 if inner.workers == 0 && !inner.is_closed => 1,
             wanted => wanted,
         };
-        let hired = wanted.min(inner.vacancies());
-        inner.workers += hired;
-        hired
+        let added = wanted.min(inner.free_slots());
+        inner.workers += added;
+        added
     }
 
     /// A worker has its session and begins to run.
@@ -224,77 +224,77 @@ impl Roster {
 
     /// Whether more run than may. Just a look; [`Self::rest`] decides.
     #[must_use]
-    pub fn is_crowded(&self) -> bool {
+    pub fn is_over_limit(&self) -> bool {
         self.running.load(Ordering::Relaxed) > self.limit.load(Ordering::Relaxed)
     }
 
     /// A running worker found no job, or is one too many: it sleeps until it is woken, unless it
-    /// must not. `may_sleep` is asked under the lock that [`Self::rouse`] takes.
-    pub fn rest(
+    /// must not. `may_sleep` is asked under the lock that [`Self::wake_all`] takes.
+    pub fn wait_for_work(
         &self,
         parker: &Arc<Parker>,
         queue: &Queue,
         may_sleep: impl FnOnce() -> bool,
-    ) -> Rest {
+    ) -> Wakeup {
         {
             let mut inner = self.inner.lock();
             if !may_sleep() {
-                return Rest::Work;
+                return Wakeup::Work;
             }
             // A job that comes after this look finds this worker in `idle`: whoever queues one
             // takes this lock afterwards.
             if !queue.is_empty() && inner.running <= inner.limit {
-                return Rest::Work;
+                return Wakeup::Work;
             }
             if inner.is_closed || inner.workers > inner.max_workers + inner.extra {
-                return Rest::Leave;
+                return Wakeup::Leave;
             }
             inner.running = inner.running.saturating_sub(1);
             inner.idle.push(Arc::clone(parker));
             self.publish(&inner);
         }
         parker.sleep();
-        Rest::Work
+        Wakeup::Work
     }
 
     /// A running worker's call takes long: another may run in its place.
-    pub fn lend(&self) {
+    pub fn mark_stalled(&self) {
         let mut inner = self.inner.lock();
         inner.running = inner.running.saturating_sub(1);
-        inner.lent += 1;
+        inner.stalled += 1;
         self.publish(&inner);
     }
 
     /// Its call came back.
-    pub fn reclaim(&self) {
+    pub fn mark_resumed(&self) {
         let mut inner = self.inner.lock();
         inner.running += 1;
-        inner.lent = inner.lent.saturating_sub(1);
+        inner.stalled = inner.stalled.saturating_sub(1);
         self.publish(&inner);
     }
 
     /// A worker's call hangs: it is not counted any more.
-    pub fn write_off(&self, was: Place) {
+    pub fn abandon(&self, was: WorkerState) {
         let mut inner = self.inner.lock();
         match was {
-            Place::Running => inner.running = inner.running.saturating_sub(1),
-            Place::Lent => inner.lent = inner.lent.saturating_sub(1),
-            Place::Elsewhere => {}
+            WorkerState::Running => inner.running = inner.running.saturating_sub(1),
+            WorkerState::Stalled => inner.stalled = inner.stalled.saturating_sub(1),
+            WorkerState::NotRunning => {}
         }
         inner.workers = inner.workers.saturating_sub(1);
-        inner.written_off += 1;
+        inner.abandoned += 1;
         self.publish(&inner);
     }
 
     /// The thread of a written-off worker came back and ends.
-    pub fn written_off_returned(&self) {
+    pub fn abandoned_returned(&self) {
         let mut inner = self.inner.lock();
-        inner.written_off -= 1;
+        inner.abandoned -= 1;
     }
 
-    /// A thread beside the workers (a token's keeper) is stuck.
-    pub fn write_off_other(&self) {
-        self.inner.lock().written_off += 1;
+    /// A thread beside the workers (a token's health checker) is stuck.
+    pub fn abandon_other(&self) {
+        self.inner.lock().abandoned += 1;
     }
 
     /// How many may run at once from now on.
@@ -324,11 +324,11 @@ impl Roster {
     /// Workers end when the queue is empty.
     pub fn close(&self) {
         self.inner.lock().is_closed = true;
-        self.rouse();
+        self.wake_all();
     }
 
     /// Wakes all who sleep: something has changed.
-    pub fn rouse(&self) {
+    pub fn wake_all(&self) {
         let idle = {
             let mut inner = self.inner.lock();
             inner.running += inner.idle.len();
@@ -348,105 +348,105 @@ mod tests {
 
     /// As many workers as jobs wait for, not more than may run; one at least.
     #[test]
-    fn hires_as_load_asks() {
-        let roster = Roster::new(8);
-        assert_eq!(roster.hire(0), 1, "there is always one");
-        assert_eq!(roster.hire(0), 0);
-        assert_eq!(roster.hire(3), 2, "one is on its way");
+    fn grows_with_load() {
+        let pool = WorkerPool::new(8);
+        assert_eq!(pool.grow(0), 1, "there is always one");
+        assert_eq!(pool.grow(0), 0);
+        assert_eq!(pool.grow(3), 2, "one is on its way");
         for _ in 0..3 {
-            roster.start_running();
+            pool.start_running();
         }
-        assert_eq!(roster.hire(100), 5, "eight at the most");
-        roster.set_limit(1);
-        assert_eq!(roster.hire(100), 0);
-        assert!(roster.is_crowded());
-        roster.set_limit(100);
-        assert_eq!(roster.headcount().limit, 8);
+        assert_eq!(pool.grow(100), 5, "eight at the most");
+        pool.set_limit(1);
+        assert_eq!(pool.grow(100), 0);
+        assert!(pool.is_over_limit());
+        pool.set_limit(100);
+        assert_eq!(pool.counts().limit, 8);
     }
 
     /// One that computes here runs alone; when its call hangs, another takes its place at once,
     /// and when it is written off, still one runs.
     #[test]
-    fn a_stalled_worker_lends_its_place() {
-        let roster = Roster::new(8);
-        roster.set_limit(1);
-        assert_eq!(roster.hire(5), 1);
-        roster.start_running();
-        assert!(!roster.wake(1), "one may run, and one does");
-        roster.lend();
-        assert!(roster.wake(1), "another one is wanted");
-        assert_eq!(roster.hire(5), 1);
-        roster.start_running();
-        roster.reclaim();
-        assert!(roster.is_crowded());
-        roster.lend();
-        roster.write_off(Place::Lent);
-        let headcount = roster.headcount();
-        assert_eq!((headcount.running, headcount.workers, headcount.written_off), (1, 1, 1));
-        roster.written_off_returned();
-        assert_eq!(roster.headcount().written_off, 0);
+    fn a_stalled_worker_frees_its_place() {
+        let pool = WorkerPool::new(8);
+        pool.set_limit(1);
+        assert_eq!(pool.grow(5), 1);
+        pool.start_running();
+        assert!(!pool.wake(1), "one may run, and one does");
+        pool.mark_stalled();
+        assert!(pool.wake(1), "another one is wanted");
+        assert_eq!(pool.grow(5), 1);
+        pool.start_running();
+        pool.mark_resumed();
+        assert!(pool.is_over_limit());
+        pool.mark_stalled();
+        pool.abandon(WorkerState::Stalled);
+        let counts = pool.counts();
+        assert_eq!((counts.running, counts.workers, counts.abandoned), (1, 1, 1));
+        pool.abandoned_returned();
+        assert_eq!(pool.counts().abandoned, 0);
     }
 
     /// Threads that hang are replaced up to a limit, or a dead HSM would eat all memory.
     #[test]
-    fn written_off_workers_are_limited() {
-        let roster = Roster::new(1);
-        for _ in 0..MAX_WRITTEN_OFF_PER_TOKEN {
-            assert_eq!(roster.hire(1), 1);
-            roster.write_off(Place::Elsewhere);
+    fn abandoned_workers_are_limited() {
+        let pool = WorkerPool::new(1);
+        for _ in 0..MAX_ABANDONED_PER_TOKEN {
+            assert_eq!(pool.grow(1), 1);
+            pool.abandon(WorkerState::NotRunning);
         }
-        assert_eq!(roster.hire(1), 0);
-        assert!(!roster.has_sessions());
-        roster.written_off_returned();
-        assert!(roster.has_sessions());
-        assert_eq!(roster.hire(1), 1);
+        assert_eq!(pool.grow(1), 0);
+        assert!(!pool.has_sessions());
+        pool.abandoned_returned();
+        assert!(pool.has_sessions());
+        assert_eq!(pool.grow(1), 1);
     }
 
     /// Where slow calls of one key hold more than their share, there are sessions for the others;
     /// they go when that is over.
     #[test]
     fn extra_workers() {
-        let (roster, queue) = (Roster::new(4), Queue::new(1, 10));
-        assert_eq!(roster.hire(10), 4);
+        let (pool, queue) = (WorkerPool::new(4), Queue::new(1, 10));
+        assert_eq!(pool.grow(10), 4);
         for _ in 0..4 {
-            roster.start_running();
-            roster.lend();
+            pool.start_running();
+            pool.mark_stalled();
         }
-        assert_eq!(roster.hire(10), 0);
-        roster.set_extra(2);
-        assert_eq!(roster.hire(10), 2);
-        roster.start_running();
-        roster.set_extra(0);
-        assert_eq!(roster.rest(&Parker::current(), &queue, || true), Rest::Leave);
+        assert_eq!(pool.grow(10), 0);
+        pool.set_extra(2);
+        assert_eq!(pool.grow(10), 2);
+        pool.start_running();
+        pool.set_extra(0);
+        assert_eq!(pool.wait_for_work(&Parker::current(), &queue, || true), Wakeup::Leave);
     }
 
     /// Whoever rests is woken by a job, one for each, last come first, and by the end.
     #[test]
     fn wakes_one_a_job() {
-        let roster = Arc::new(Roster::new(4));
+        let pool = Arc::new(WorkerPool::new(4));
         let queue = Arc::new(Queue::new(1, 10));
         let (sender, receiver) = std::sync::mpsc::channel();
         for number in 0..2 {
-            roster.hire(number + 1);
-            let (roster2, queue2, sender) = (roster.clone(), queue.clone(), sender.clone());
+            pool.grow(number + 1);
+            let (pool2, queue2, sender) = (pool.clone(), queue.clone(), sender.clone());
             std::thread::spawn(move || {
                 let parker = Parker::current();
-                roster2.start_running();
-                while roster2.rest(&parker, &queue2, || true) == Rest::Work {
+                pool2.start_running();
+                while pool2.wait_for_work(&parker, &queue2, || true) == Wakeup::Work {
                     let _ = sender.send(number);
                 }
                 let _ = sender.send(100 + number);
             });
-            while roster.headcount().idle <= number {
+            while pool.counts().idle <= number {
                 std::thread::yield_now();
             }
         }
-        assert!(!roster.wake(1));
+        assert!(!pool.wake(1));
         assert_eq!(receiver.recv(), Ok(1));
-        while roster.headcount().idle < 2 {
+        while pool.counts().idle < 2 {
             std::thread::yield_now();
         }
-        roster.close();
+        pool.close();
         let mut ends: Vec<_> = receiver.iter().take(4).collect();
         ends.sort_unstable();
         assert_eq!(ends, [0, 1, 100, 101]);

@@ -1,5 +1,5 @@
-//! Whether a token gets jobs: a circuit breaker, closed by a probe that succeeds and opened by
-//! faults in a row or a probe that fails. And how the token did lately, while it gets some.
+//! Whether a token gets jobs: a circuit breaker, closed by a health check that succeeds and opened by
+//! faults in a row or a health check that fails. And how the token did lately, while it gets some.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::limits::{
-    MAX_EXPIRED_IN_A_ROW, MAX_FAULTS_IN_A_ROW, MIN_DEGRADED_FAULTS, OTHERS_FAIL, RECENT_FAULTS,
-    RECENT_TRAFFIC, TRICKLE_SUCCESSES,
+    HALF_OPEN_SUCCESSES, MAX_EXPIRED_IN_A_ROW, MAX_FAULTS_IN_A_ROW, MIN_DEGRADED_FAULTS,
+    OTHERS_FAIL, RECENT_FAULTS, RECENT_TRAFFIC,
 };
 
 /// One token's.
-pub struct Circuit {
+pub struct CircuitBreaker {
     /// Times are counted from here.
     start: Instant,
     is_usable: AtomicBool,
@@ -21,8 +21,8 @@ pub struct Circuit {
     expired_in_a_row: AtomicU32,
     /// How long the latest request that expired might have taken, in microseconds; 0: none has.
     request_micros: AtomicU64,
-    /// Answers still to come before a returned token gets more than a trickle.
-    trickle: AtomicU32,
+    /// Answers still to come before a returned token gets more than one job at a time.
+    half_open_successes: AtomicU32,
     /// Milliseconds after `start`, plus one; 0: never.
     last_success_milli: AtomicU64,
     /// As above.
@@ -36,7 +36,7 @@ pub struct Circuit {
     reason: Mutex<Option<String>>,
 }
 
-impl Circuit {
+impl CircuitBreaker {
     /// Open: nothing is known of the token yet.
     #[must_use]
     pub fn new(start: Instant) -> Self {
@@ -46,7 +46,7 @@ impl Circuit {
             faults_in_a_row: AtomicU32::new(0),
             expired_in_a_row: AtomicU32::new(0),
             request_micros: AtomicU64::new(0),
-            trickle: AtomicU32::new(0),
+            half_open_successes: AtomicU32::new(0),
             last_success_milli: AtomicU64::new(0),
             last_fault_milli: AtomicU64::new(0),
             last_own_fault_milli: AtomicU64::new(0),
@@ -64,8 +64,8 @@ impl Circuit {
 
     /// Whether it has just returned and gets one job at a time.
     #[must_use]
-    pub fn is_trickling(&self) -> bool {
-        self.trickle.load(Ordering::Relaxed) > 0
+    pub fn is_half_open(&self) -> bool {
+        self.half_open_successes.load(Ordering::Relaxed) > 0
     }
 
     /// Counts the times that it was opened.
@@ -81,7 +81,7 @@ impl Circuit {
     }
 
     /// The token gave an answer. Returns whether it is the first one in this millisecond.
-    pub fn success(&self, now: Instant) -> bool {
+    pub fn record_success(&self, now: Instant) -> bool {
         let milli = self.milli(now);
         // Mostly unchanged: then the cache line stays shared.
         let is_first = self.last_success_milli.load(Ordering::Relaxed) != milli;
@@ -89,7 +89,7 @@ impl Circuit {
             self.last_success_milli.store(milli, Ordering::Relaxed);
         }
         if self.outcomes.load(Ordering::Relaxed) != 0 {
-            self.take_in(0);
+            self.push_outcome(0);
         }
         if self.faults_in_a_row.load(Ordering::Relaxed) != 0 {
             self.faults_in_a_row.store(0, Ordering::Relaxed);
@@ -97,9 +97,9 @@ impl Circuit {
         if self.expired_in_a_row.load(Ordering::Relaxed) != 0 {
             self.expired_in_a_row.store(0, Ordering::Relaxed);
         }
-        let trickle = self.trickle.load(Ordering::Relaxed);
-        if trickle > 0 {
-            self.trickle.store(trickle - 1, Ordering::Relaxed);
+        let left = self.half_open_successes.load(Ordering::Relaxed);
+        if left > 0 {
+            self.half_open_successes.store(left - 1, Ordering::Relaxed);
         }
         is_first
     }
@@ -120,7 +120,7 @@ impl Circuit {
         self.start.checked_add(Duration::from_millis(milli))
     }
 
-    fn take_in(&self, outcome: u64) {
+    fn push_outcome(&self, outcome: u64) {
         let shifted = |outcomes: u64| Some(outcomes << 1 | outcome);
         let _ = self.outcomes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shifted);
     }
@@ -138,9 +138,9 @@ impl Circuit {
     }
 
     /// A request expired that the token had been given; `time` is what it might have taken.
-    /// Returns whether this was the one after which, with no answer in between, it takes a probe to
+    /// Returns whether this was the one after which, with no answer in between, it takes a health check to
     /// tell whether the token answers at all.
-    pub fn expired(&self, time: Duration) -> bool {
+    pub fn record_expiry(&self, time: Duration) -> bool {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.request_micros.store(micros, Ordering::Relaxed);
         self.expired_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 == MAX_EXPIRED_IN_A_ROW
@@ -162,30 +162,30 @@ impl Circuit {
     }
 
     /// The token gave a failure that was its own, and what it did next was well: no reason to
-    /// open the circuit.
-    pub fn blemish(&self, now: Instant) {
-        self.blemish_of_key(now);
+    /// open the breaker.
+    pub fn record_fault(&self, now: Instant) {
+        self.record_key_fault(now);
         self.last_own_fault_milli.store(self.milli(now), Ordering::Relaxed);
-        self.take_in(1);
+        self.push_outcome(1);
     }
 
     /// The token failed at something with one key, and did it with another. It may yet be the
     /// token's, so a ciphertext that it calls bad is asked about more often; but its health is
     /// as before.
-    pub fn blemish_of_key(&self, now: Instant) {
+    pub fn record_key_fault(&self, now: Instant) {
         self.last_fault_milli.store(self.milli(now), Ordering::Relaxed);
     }
 
     /// Whether the token or one of its sessions was charged with a fault lately.
     #[must_use]
-    pub fn fails_by_itself(&self, now: Instant) -> bool {
+    pub fn has_recent_own_fault(&self, now: Instant) -> bool {
         let is_recent = |then| now.saturating_duration_since(then) < OTHERS_FAIL;
         self.instant(&self.last_own_fault_milli).is_some_and(is_recent)
     }
 
     /// Whether the token failed at anything in the last [`RECENT_FAULTS`].
     #[must_use]
-    pub fn is_blemished(&self, now: Instant) -> bool {
+    pub fn has_recent_fault(&self, now: Instant) -> bool {
         let is_recent = |then| now.saturating_duration_since(then) < RECENT_FAULTS;
         self.instant(&self.last_fault_milli).is_some_and(is_recent)
     }
@@ -195,12 +195,12 @@ impl Circuit {
     #[must_use]
     pub fn recent_faults(&self, now: Instant) -> Option<u32> {
         let faults = self.outcomes.load(Ordering::Relaxed).count_ones();
-        (faults >= MIN_DEGRADED_FAULTS && self.is_blemished(now)).then_some(faults)
+        (faults >= MIN_DEGRADED_FAULTS && self.has_recent_fault(now)).then_some(faults)
     }
 
-    /// The token failed at a job. Says whether that opened the circuit.
-    pub fn fault(&self, now: Instant, reason: impl FnOnce() -> String) -> bool {
-        self.blemish(now);
+    /// The token failed at a job. Says whether that opened the breaker.
+    pub fn count_fault(&self, now: Instant, reason: impl FnOnce() -> String) -> bool {
+        self.record_fault(now);
         let faults = self.faults_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
         faults >= MAX_FAULTS_IN_A_ROW && self.open(reason())
     }
@@ -216,7 +216,7 @@ impl Circuit {
         was_usable
     }
 
-    /// A probe succeeded. Says whether the token got no jobs till now.
+    /// A health check succeeded. Says whether the token got no jobs till now.
     pub fn close(&self) -> bool {
         if self.is_usable() {
             return false;
@@ -227,7 +227,7 @@ impl Circuit {
         self.expired_in_a_row.store(0, Ordering::Relaxed);
         self.outcomes.store(0, Ordering::Relaxed);
         if self.epoch() > 0 {
-            self.trickle.store(TRICKLE_SUCCESSES, Ordering::Relaxed);
+            self.half_open_successes.store(HALF_OPEN_SUCCESSES, Ordering::Relaxed);
         }
         !self.is_usable.swap(true, Ordering::AcqRel)
     }
@@ -237,51 +237,51 @@ impl Circuit {
 mod tests {
     use super::*;
 
-    /// Faults in a row open it, an answer in between does not count, a probe closes it, and what
-    /// comes back gets a trickle first.
+    /// Faults in a row open it, an answer in between does not count, a health check closes it, and what
+    /// comes back gets one job at a time first.
     #[test]
     fn opens_and_closes() {
         let start = Instant::now();
-        let circuit = Circuit::new(start);
-        assert!(!circuit.is_usable() && circuit.close() && !circuit.is_trickling());
+        let breaker = CircuitBreaker::new(start);
+        assert!(!breaker.is_usable() && breaker.close() && !breaker.is_half_open());
         for _ in 1..MAX_FAULTS_IN_A_ROW {
-            assert!(!circuit.fault(start, String::new));
+            assert!(!breaker.count_fault(start, String::new));
         }
-        circuit.success(start + RECENT_TRAFFIC);
+        breaker.record_success(start + RECENT_TRAFFIC);
         for _ in 1..MAX_FAULTS_IN_A_ROW {
-            assert!(!circuit.fault(start, String::new));
+            assert!(!breaker.count_fault(start, String::new));
         }
-        assert!(circuit.fault(start, || "broken".to_owned()));
-        assert!(!circuit.is_usable());
-        assert_eq!(circuit.reason().as_deref(), Some("broken"));
-        assert!(circuit.is_answering(start + RECENT_TRAFFIC));
-        assert!(!circuit.is_answering(start + 2 * RECENT_TRAFFIC));
-        assert!(circuit.close() && !circuit.close());
-        assert!(circuit.is_trickling());
-        for _ in 0..TRICKLE_SUCCESSES {
-            circuit.success(start);
+        assert!(breaker.count_fault(start, || "broken".to_owned()));
+        assert!(!breaker.is_usable());
+        assert_eq!(breaker.reason().as_deref(), Some("broken"));
+        assert!(breaker.is_answering(start + RECENT_TRAFFIC));
+        assert!(!breaker.is_answering(start + 2 * RECENT_TRAFFIC));
+        assert!(breaker.close() && !breaker.close());
+        assert!(breaker.is_half_open());
+        for _ in 0..HALF_OPEN_SUCCESSES {
+            breaker.record_success(start);
         }
-        assert!(!circuit.is_trickling());
+        assert!(!breaker.is_half_open());
     }
-    /// Requests that expire are a reason to probe once there are several with no answer in
+    /// Requests that expire are a reason to health check once there are several with no answer in
     /// between.
     #[test]
     fn requests_that_expire() {
         let now = Instant::now();
-        let (circuit, time) = (Circuit::new(now), Duration::from_millis(180));
-        circuit.close();
+        let (breaker, time) = (CircuitBreaker::new(now), Duration::from_millis(180));
+        breaker.close();
         for _ in 1..MAX_EXPIRED_IN_A_ROW {
-            assert!(!circuit.expired(time));
+            assert!(!breaker.record_expiry(time));
         }
-        circuit.success(now);
+        breaker.record_success(now);
         for _ in 1..MAX_EXPIRED_IN_A_ROW {
-            assert!(!circuit.expired(time) && circuit.unanswered().is_none());
+            assert!(!breaker.record_expiry(time) && breaker.unanswered().is_none());
         }
-        assert!(circuit.expired(time));
-        assert_eq!(circuit.unanswered(), Some(time));
-        circuit.open(String::new());
-        circuit.close();
-        assert_eq!(circuit.unanswered(), None);
+        assert!(breaker.record_expiry(time));
+        assert_eq!(breaker.unanswered(), Some(time));
+        breaker.open(String::new());
+        breaker.close();
+        assert_eq!(breaker.unanswered(), None);
     }
 
     /// A key's faults are no sign of the token's health, but ciphertexts that it calls bad are
@@ -289,43 +289,45 @@ mod tests {
     #[test]
     fn faults_of_keys() {
         let now = Instant::now();
-        let circuit = Circuit::new(now);
-        circuit.close();
-        (0..100).for_each(|_| circuit.blemish_of_key(now));
-        assert!(circuit.is_blemished(now) && !circuit.fails_by_itself(now));
-        assert_eq!(circuit.recent_faults(now), None);
-        circuit.blemish(now);
-        assert!(circuit.fails_by_itself(now) && !circuit.fails_by_itself(now + OTHERS_FAIL));
+        let breaker = CircuitBreaker::new(now);
+        breaker.close();
+        (0..100).for_each(|_| breaker.record_key_fault(now));
+        assert!(breaker.has_recent_fault(now) && !breaker.has_recent_own_fault(now));
+        assert_eq!(breaker.recent_faults(now), None);
+        breaker.record_fault(now);
+        assert!(
+            breaker.has_recent_own_fault(now) && !breaker.has_recent_own_fault(now + OTHERS_FAIL)
+        );
     }
 
     /// A token that fails at three calls in ten stays in use and is not well, until that is over:
-    /// by calls that succeed, by time where there are none, or by a probe after it was given up.
+    /// by calls that succeed, by time where there are none, or by a health check after it was given up.
     #[test]
     fn remembers_what_came_of_the_latest_calls() {
         let now = Instant::now();
-        let circuit = Circuit::new(now);
-        circuit.close();
-        assert!(!circuit.is_blemished(now) && circuit.recent_faults(now).is_none());
+        let breaker = CircuitBreaker::new(now);
+        breaker.close();
+        assert!(!breaker.has_recent_fault(now) && breaker.recent_faults(now).is_none());
         let serve_badly = || {
             for n in 0..200 {
                 match n % 10 {
-                    0..3 => assert!(!circuit.fault(now, String::new)),
-                    _ => drop(circuit.success(now)),
+                    0..3 => assert!(!breaker.count_fault(now, String::new)),
+                    _ => drop(breaker.record_success(now)),
                 }
             }
         };
         serve_badly();
-        assert!(circuit.is_usable() && circuit.is_blemished(now));
-        assert!(circuit.recent_faults(now).is_some_and(|faults| (18..=21).contains(&faults)));
-        assert_eq!(circuit.recent_faults(now + RECENT_FAULTS), None);
+        assert!(breaker.is_usable() && breaker.has_recent_fault(now));
+        assert!(breaker.recent_faults(now).is_some_and(|faults| (18..=21).contains(&faults)));
+        assert_eq!(breaker.recent_faults(now + RECENT_FAULTS), None);
         for _ in 0..60 {
-            circuit.success(now);
+            breaker.record_success(now);
         }
-        assert_eq!(circuit.recent_faults(now), None, "a few are no sign of ill health");
-        assert!(circuit.is_blemished(now));
+        assert_eq!(breaker.recent_faults(now), None, "a few are no sign of ill health");
+        assert!(breaker.has_recent_fault(now));
         serve_badly();
-        circuit.open(String::new());
-        circuit.close();
-        assert_eq!(circuit.recent_faults(now), None);
+        breaker.open(String::new());
+        breaker.close();
+        assert_eq!(breaker.recent_faults(now), None);
     }
 }
