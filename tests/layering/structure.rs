@@ -17,7 +17,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 /// The order of the folders and top files of `src/`, the ground first: each takes names from lower
 /// floors alone.
 const FLOORS: &[&[&str]] = &[
-    &["limits", "rate", "decimal", "exit"],
+    &["limits", "rate", "decimal", "exit", "random"],
     &["job", "observe", "policy"],
     &["proto", "hsm", "client"],
     &["server", "state"],
@@ -40,8 +40,6 @@ const KNOWN_CIRCLES: &[&str] = &[
     "hsm/token.rs",
     "hsm/watch.rs",
     "hsm/witness.rs",
-    "proto/connection.rs",
-    "proto/exchange.rs",
 ];
 
 /// Files that are still in a circle, those included that close because a module takes names from
@@ -63,16 +61,6 @@ const KNOWN_PARENT_CIRCLES: &[&str] = &[
     "policy/mod.rs",
     "policy/recursion.rs",
     "policy/rego.rs",
-    "proto/connection.rs",
-    "proto/exchange.rs",
-    "proto/http/body.rs",
-    "proto/http/mod.rs",
-    "proto/http/request.rs",
-    "proto/sigv4/authorization.rs",
-    "proto/sigv4/canonical.rs",
-    "proto/sigv4/mod.rs",
-    "proto/sigv4/signing_key.rs",
-    "proto/xks/error.rs",
     "server/changes.rs",
     "server/event_loop.rs",
     "server/event_loop/accept.rs",
@@ -81,8 +69,7 @@ const KNOWN_PARENT_CIRCLES: &[&str] = &[
 ];
 
 /// Functions that are still too long. This list only shrinks, too.
-const KNOWN_LONG_FUNCTIONS: &[&str] =
-    &["hsm/keeper.rs Keeper::check", "proto/exchange.rs Exchange::accept"];
+const KNOWN_LONG_FUNCTIONS: &[&str] = &["hsm/keeper.rs Keeper::check"];
 
 /// Read once for all tests: parsing takes seconds.
 static ARROWS: LazyLock<Arrows> = LazyLock::new(|| arrows_of(&sources()));
