@@ -1,15 +1,12 @@
 //! What PKCS#11 allows, or real modules show, put in front of SoftHSM2 by the interposer: a token
 //! serves all the same.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsm_support::bench::*;
-use hsm_support::*;
+use crate::caller::*;
+use crate::interposed::*;
+use crate::tokens::*;
 use xks_proxy::hsm::config::{GcmForm, Rules, TokenConfig, TokenSelector};
 use xks_proxy::hsm::pkcs11::discovery::{self, Bounds};
 use xks_proxy::hsm::pkcs11::ffi::RawModule;
@@ -20,7 +17,7 @@ fn config_of(form: GcmForm) -> TokenConfig {
     let select = TokenSelector::Label("one".to_owned());
     TokenConfig {
         rules: Rules { form, ..Rules::default() },
-        ..token(Bench::module(), select, PIN, 4)
+        ..token(Interposed::module(), select, PIN, 4)
     }
 }
 
@@ -31,9 +28,9 @@ fn start(form: GcmForm) -> Caller {
 /// A fleet serves with that oddity, and its listing is whole.
 fn serves(oddity: &str, form: GcmForm) {
     let test = std::thread::current().name().unwrap().to_owned();
-    in_child(&test, Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        bench.set(&format!("[odd]\n{oddity}"));
+    in_child!(&test, Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set(&format!("[odd]\n{oddity}"));
         let mut caller = start(form);
         for n in 0..20 {
             assert_eq!(round_trip(&mut caller, n), Ok(()), "{:?}", caller.hsm.stats());
@@ -66,10 +63,10 @@ fn few_objects_at_once() {
 /// Whether there are more objects than are looked at is known, and a search ends whatever it found.
 #[test]
 fn more_objects_than_are_looked_at() {
-    in_child("more_objects_than_are_looked_at", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        bench.set("[odd]\nfind_at_most = 1");
-        let module = Arc::new(RawModule::load(&Bench::module()).unwrap());
+    in_child!("more_objects_than_are_looked_at", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set("[odd]\nfind_at_most = 1");
+        let module = Arc::new(RawModule::load(&Interposed::module()).unwrap());
         module.initialize(Arguments::OsLocking).unwrap();
         let named = |slot: &u64| module.token_info(*slot).unwrap().label.starts_with(b"one ");
         let slot = module.slots(10).unwrap().into_iter().find(named).unwrap();
@@ -118,9 +115,9 @@ fn parameters_of_the_first_edition() {
 /// The first session that requests use is there before the first of them comes.
 #[test]
 fn slow_sessions() {
-    in_child("slow_sessions", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        bench.set("[latency]\nC_OpenSession = \"500ms\"");
+    in_child!("slow_sessions", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set("[latency]\nC_OpenSession = \"500ms\"");
         let mut caller = start(GcmForm::default());
         let encryption = xks_proxy::job::Operation::Encrypt { cdiv: None };
         let mut jobs = vec![caller.job(request(0, encryption, b"x"), 180)];
@@ -133,11 +130,11 @@ fn slow_sessions() {
 /// The two forms are found by trying.
 #[test]
 fn forms_are_found() {
-    in_child("forms_are_found", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
+    in_child!("forms_are_found", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
         let bounds = Bounds { max_sessions: 1, time: Duration::from_millis(10) };
         let mut found = |oddity: &str| {
-            bench.set(&format!("[odd]\n{oddity}"));
+            interposed.set(&format!("[odd]\n{oddity}"));
             let findings = discovery::run(&config_of(GcmForm::default()), &[], bounds).unwrap();
             assert!(findings.iv_mode.is_some(), "{findings:#?}");
             findings.form
@@ -153,17 +150,17 @@ fn forms_are_found() {
 /// What the probe tells beside: of SoftHSM2 all is known.
 #[test]
 fn the_probe_tells_more() {
-    in_child("the_probe_tells_more", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
+    in_child!("the_probe_tells_more", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
         let bounds = Bounds { max_sessions: 1, time: Duration::from_millis(10) };
-        bench.set("[latency]\nC_EncryptInit = \"3ms\"");
+        interposed.set("[latency]\nC_EncryptInit = \"3ms\"");
         let findings = discovery::run(&config_of(GcmForm::default()), &[], bounds).unwrap();
         assert_eq!(findings.interfaces, ["PKCS#11 2.40 (C_GetFunctionList)"]);
         assert_eq!(findings.has_messages, Some(false));
         assert!(findings.makes_session_keys);
         let (begins, rest) = findings.encryption.unwrap();
         assert!(begins >= Duration::from_millis(3) && rest < begins, "{begins:?} {rest:?}");
-        bench.set("no_session_keys = true");
+        interposed.set("no_session_keys = true");
         let labels = LABELS.map(Box::from);
         let findings = discovery::run(&config_of(GcmForm::default()), &labels, bounds).unwrap();
         assert!(!findings.makes_session_keys);
