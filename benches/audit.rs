@@ -9,10 +9,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use xks_proxy::observe::access_log::CallRecord;
 use xks_proxy::observe::audit::chain::{Chain, key_of};
-use xks_proxy::observe::audit::trail::AuditTrail;
+use xks_proxy::observe::audit::handle::AuditHandle;
 use xks_proxy::observe::audit::{Audit, AuditConfig, AuditRotation, AuditSync, WhenFull, key};
+use xks_proxy::observe::call_record::CallRecord;
 
 const RECORD: CallRecord<'static> = CallRecord {
     peer: None,
@@ -44,7 +44,7 @@ const RECORD: CallRecord<'static> = CallRecord {
 /// Lengths of the strings that a peer sends.
 const LENGTHS: [usize; 9] = [24, 3, 36, 7, 70, 75, 3, 21, 22];
 
-fn call(trail: &mut AuditTrail) {
+fn call(trail: &mut AuditHandle) {
     let reservation = trail.reserve(black_box(LENGTHS).into_iter()).expect("there is room");
     trail.write(black_box(&RECORD), reservation.as_ref());
 }
@@ -65,7 +65,7 @@ fn audit(criterion: &mut Criterion) {
         hsm_key: None,
     })
     .expect("an audit log");
-    let mut trail = audit.trail();
+    let mut trail = audit.handle();
     let is_idle = || audit.stats().expect("an audit log").queued_bytes == 0;
 
     criterion.bench_function("trail", |bencher| {

@@ -195,23 +195,23 @@ fn response_head() -> Box<dyn FnMut()> {
 /// Bytes, job, completion, bytes; on one connection that stays.
 fn whole(request: Vec<u8>) -> Box<dyn FnMut()> {
     let rig = Rig::new(service());
-    let (mut protocol, moment, attributes) = (rig.protocol, rig.moment, rig.hsm.attributes);
+    let (mut loop_state, snapshot, attributes) = (rig.loop_state, rig.snapshot, rig.hsm.attributes);
     let fleet = rig::fleet();
-    let mut connection = Connection::new(Listener::Api, None, &moment);
+    let mut connection = Connection::new(Listener::Api, None, &snapshot);
     Box::new(move || {
-        connection.receive(&mut protocol, moment.now, black_box(&request));
-        let mut step = connection.step(&mut protocol, &moment);
+        connection.receive(&mut loop_state, snapshot.now, black_box(&request));
+        let mut step = connection.step(&mut loop_state, &snapshot);
         loop {
             step = match step {
                 Step::Submit(job) => {
                     let completion = done(job, attributes);
-                    connection.complete(&mut protocol, &moment, completion)
+                    connection.complete(&mut loop_state, &snapshot, completion)
                 }
-                Step::Health => connection.answer_health(&mut protocol, &moment, &fleet),
+                Step::Health => connection.answer_health(&mut loop_state, &snapshot, &fleet),
                 Step::Send => {
-                    assert!(black_box(&protocol.out).starts_with(b"HTTP/1.1 200"));
-                    protocol.clear_out();
-                    connection.sent(&mut protocol, &moment)
+                    assert!(black_box(&loop_state.out).starts_with(b"HTTP/1.1 200"));
+                    loop_state.clear_out();
+                    connection.sent(&mut loop_state, &snapshot)
                 }
                 Step::Receive => return,
                 Step::Close => unreachable!("the connection stays"),

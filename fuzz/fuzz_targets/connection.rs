@@ -46,21 +46,24 @@ fuzz_target!(|data: &[u8]| {
             5 => rig.take_answer(),
             // Serving, draining, stopping, and serving again.
             6 => {
-                rig.moment.is_stopping = rig.moment.is_draining && !rig.moment.is_stopping;
-                rig.moment.is_draining = !rig.moment.is_draining || rig.moment.is_stopping;
+                rig.snapshot.is_stopping = rig.snapshot.is_draining && !rig.snapshot.is_stopping;
+                rig.snapshot.is_draining = !rig.snapshot.is_draining || rig.snapshot.is_stopping;
             }
             7 => {
                 let awaited = rig.jobs.pop_front();
                 if let (Some(job), Some(connection)) = (awaited, &mut rig.connection) {
                     if connection.waits_for(job.reply_to.serial) {
-                        let step =
-                            connection.reject(&mut rig.protocol, &rig.moment, Failure::Overloaded);
+                        let step = connection.reject(
+                            &mut rig.loop_state,
+                            &rig.snapshot,
+                            Failure::Overloaded,
+                        );
                         rig.drive(step);
                     }
-                    rig.protocol.recycle_job(job);
+                    rig.loop_state.recycle_job(job);
                 }
             }
-            8 => rig.moment.is_congested = !rig.moment.is_congested,
+            8 => rig.snapshot.is_congested = !rig.snapshot.is_congested,
             _ => {}
         }
         answered.append(&mut rig.answers);

@@ -8,7 +8,8 @@ use super::prometheus::total;
 use crate::limits::HISTORY_SAMPLES;
 use crate::observe::metrics::histogram::Snapshot;
 use crate::observe::metrics::process::Process;
-use crate::observe::metrics::{CALLS, Metrics, OUTCOMES, OutcomeCounts, is_failure, unix_secs};
+use crate::observe::metrics::{CALLS, Metrics, OUTCOMES, OutcomeCounts, is_failure};
+use crate::observe::timestamp::unix_secs;
 
 /// What happened within one interval, and how things stood at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

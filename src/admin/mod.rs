@@ -38,7 +38,7 @@ use crate::limits::{
     HISTORY_INTERVAL,
 };
 use crate::observe::audit::Audit;
-use crate::observe::log::Loss;
+use crate::observe::log::LostLines;
 use crate::observe::metrics::{Metrics, exposition};
 use crate::server::lifecycle::Lifecycle;
 use crate::settings;
@@ -52,7 +52,7 @@ pub struct Sources {
     /// Whether the process drains.
     pub lifecycle: Arc<Lifecycle>,
     /// Lines that the log has lost.
-    pub log_loss: Loss,
+    pub lost_lines: LostLines,
     /// The audit log, if there is one.
     pub audit: Audit,
     /// What the settings say, replaced with them.

@@ -10,7 +10,8 @@ use crate::observe::metrics::exposition::Exposition;
 use crate::observe::metrics::exposition::Kind::{Counter, Gauge, Histogram};
 use crate::observe::metrics::histogram::{self, Snapshot};
 use crate::observe::metrics::process::Process;
-use crate::observe::metrics::{CALLS, Durations, Metrics, OUTCOMES, OutcomeCounts, unix_secs};
+use crate::observe::metrics::{CALLS, Durations, Metrics, OUTCOMES, OutcomeCounts};
+use crate::observe::timestamp::unix_secs;
 
 /// The whole text.
 pub(super) fn expose(sources: &Sources) -> String {
@@ -55,7 +56,7 @@ fn about(text: &mut Exposition, sources: &Sources) {
         Counter,
         "Log lines that were not written because an output was too slow or failed.",
     )
-    .sample(&[], sources.log_loss.dropped_lines());
+    .sample(&[], sources.lost_lines.dropped_lines());
 }
 
 fn settings(text: &mut Exposition, metrics: &Metrics) {

@@ -12,7 +12,8 @@ use crate::job::{HealthStatus, TokenHealth};
 use crate::limits::HISTORY_INTERVAL;
 use crate::observe::metrics::process::Process;
 use crate::observe::metrics::reloads::ReloadState;
-use crate::observe::metrics::{CALLS, Metrics, OUTCOMES, OutcomeCounts, unix_secs};
+use crate::observe::metrics::{CALLS, Metrics, OUTCOMES, OutcomeCounts};
+use crate::observe::timestamp::unix_secs;
 
 /// Keys that the page lists.
 const MAX_KEYS_SHOWN: usize = 20;
@@ -292,7 +293,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
         keys: keys(metrics),
         process: process(),
         panics: metrics.panics.get(),
-        dropped_log_lines: sources.log_loss.dropped_lines(),
+        dropped_log_lines: sources.lost_lines.dropped_lines(),
         audit: sources.audit.stats().map(|audit| AuditLog {
             is_failing: audit.is_failing,
             lines: audit.written_lines,

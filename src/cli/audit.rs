@@ -17,7 +17,7 @@ use crate::observe::audit::chain::{CODE_BYTES, Chain};
 use crate::observe::audit::checkpoint::Checkpoint;
 use crate::observe::audit::verify::{Finding, Summary, verify};
 use crate::observe::audit::{Audit, key};
-use crate::proto::Service;
+use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
 /// What can be done with an audit log.
@@ -169,7 +169,7 @@ pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
 pub(super) fn seal(
     audit: &Audit,
     settings: &Settings,
-    service: &Service,
+    service: &ServiceConfig,
     hsm: &Arc<ArcSwap<Hsm>>,
     caller: HsmCaller,
 ) {

@@ -8,7 +8,7 @@ use super::hsm_session::HsmSession;
 use super::{EXIT_UNAVAILABLE, Failed, keys_prove};
 use crate::hsm::inventory::TokenInventory;
 use crate::job::{HsmAad, KeyIndex, Operation, Request, Success};
-use crate::proto::Service;
+use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
 /// What each key encrypts and decrypts.
@@ -83,7 +83,7 @@ fn tell_of_health_key(token: &TokenInventory, health_key: Option<&str>) -> bool 
 }
 
 /// Makes a round trip with each key but `left_out`. Returns how many failed.
-fn check_keys(session: &HsmSession, service: &Service, left_out: Option<&str>) -> usize {
+fn check_keys(session: &HsmSession, service: &ServiceConfig, left_out: Option<&str>) -> usize {
     println!();
     let mut failures = 0;
     let keys = service.labels().iter().zip(0..);

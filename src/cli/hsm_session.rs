@@ -12,7 +12,7 @@ use crate::hsm::config::Config;
 use crate::hsm::pkcs11::ffi::set_environment;
 use crate::job::{Failure, Request, Success};
 use crate::limits::{CHECK_TIMEOUT, HSM_STOP_TIMEOUT};
-use crate::proto::Service;
+use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
 /// A started HSM side and who calls it.
@@ -23,7 +23,7 @@ pub(super) struct HsmSession {
 
 impl HsmSession {
     /// Loads the module and logs in. The state directory's witnesses are those of the keys.
-    pub(super) fn start(settings: &Settings, service: &Service) -> Result<Self, Failed> {
+    pub(super) fn start(settings: &Settings, service: &ServiceConfig) -> Result<Self, Failed> {
         let state = KeptState::read(settings);
         Self::start_with(settings, state.hsm_config(settings, service))
     }

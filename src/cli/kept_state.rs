@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::hsm::config::Config;
 use crate::hsm::witness::Witnesses;
-use crate::proto::Service;
+use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 use crate::state::directory::Directory;
 use crate::state::{saver, witness_file};
@@ -37,7 +37,7 @@ impl KeptState {
     }
 
     /// Returns the configuration that the HSM side is started with.
-    pub(super) fn hsm_config(&self, settings: &Settings, service: &Service) -> Config {
+    pub(super) fn hsm_config(&self, settings: &Settings, service: &ServiceConfig) -> Config {
         let mut config = settings.hsm_config(service);
         config.witnesses = Arc::clone(&self.witnesses);
         config

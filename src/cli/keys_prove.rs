@@ -13,7 +13,7 @@ use crate::hsm::backend::{Evidence, Proof};
 use crate::hsm::proofs::{KeyOnToken, TokenProofs};
 use crate::hsm::witness::{Witness, Witnesses};
 use crate::limits::MAX_WITNESS_FILE_BYTES;
-use crate::proto::Service;
+use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 use crate::state::directory::Directory;
 use crate::state::witness_file::{self, Content};
@@ -99,7 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
 
 fn known_witnesses(
     arguments: &Arguments,
-    service: &Service,
+    service: &ServiceConfig,
     directory: Option<&Directory>,
 ) -> Result<witness_file::Witnesses, Failed> {
     let mut known = match directory {
@@ -224,13 +224,13 @@ fn export(file: &Path, witnesses: &Witnesses) -> Result<(), Failed> {
 }
 
 /// Tries all keys on all tokens.
-pub(super) fn prove(session: &HsmSession, service: &Service) -> Vec<TokenProofs> {
+pub(super) fn prove(session: &HsmSession, service: &ServiceConfig) -> Vec<TokenProofs> {
     let keys = u32::try_from(service.labels().len()).unwrap_or(u32::MAX);
     session.hsm().prove_all(keys)
 }
 
 /// Prints what each token does with each key.
-pub(super) fn print_table(tokens: &[TokenProofs], service: &Service, settings: &Settings) {
+pub(super) fn print_table(tokens: &[TokenProofs], service: &ServiceConfig, settings: &Settings) {
     for TokenProofs { label, id, keys, trouble } in tokens {
         println!("\ntoken {label:?}, serial {id:?}");
         if let Some(trouble) = trouble {
@@ -254,7 +254,7 @@ pub(super) fn print_table(tokens: &[TokenProofs], service: &Service, settings: &
 /// The keys of the stores, and the audit log's: each token may have a health key of its own.
 fn of_stores<'a>(
     keys: &'a [KeyOnToken],
-    service: &'a Service,
+    service: &'a ServiceConfig,
     settings: &'a Settings,
 ) -> impl Iterator<Item = (&'a str, &'a KeyOnToken)> + Clone {
     let is_of_store = |label: &str| {
@@ -287,7 +287,11 @@ fn told(key: &KeyOnToken) -> String {
 
 /// How many keys, each on one token, are not what they should be. A key that some tokens have and
 /// others do not is no mistake: tokens may share the keys out.
-pub(super) fn mistakes(tokens: &[TokenProofs], service: &Service, settings: &Settings) -> usize {
+pub(super) fn mistakes(
+    tokens: &[TokenProofs],
+    service: &ServiceConfig,
+    settings: &Settings,
+) -> usize {
     let is_wrong = |key: &KeyOnToken| {
         key.round_trip == Evidence::Failed
             || matches!(key.proof, Proof::Disagrees | Proof::Disputed)

@@ -173,7 +173,7 @@ fn serve(
             metrics: Arc::clone(&metrics),
             hsm: Arc::clone(&in_use.hsm),
             lifecycle: Arc::clone(&lifecycle),
-            log_loss: log.loss(),
+            lost_lines: log.lost_lines(),
             audit: audit.clone(),
             facts: Arc::clone(&in_use.facts),
         };
@@ -203,7 +203,7 @@ fn serve(
     // Who sees it serve finds it there.
     let _pid_file = settings.server.pid_file.as_deref().map(write_pid_file).transpose()?;
     let mut loops = server
-        .start(&service, &hsm, || log.access_log().with_audit(audit.trail()), &metrics, ended)
+        .start(&service, &hsm, || log.access_log().with_audit(audit.handle()), &metrics, ended)
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("no event loop: {error}")))?;
     // Whoever works with it has it. What it alone names is shown until a reload takes its place.
     drop(service);

@@ -2,14 +2,23 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tracing::Level;
 
 use super::escape::{push_escaped, push_quoted, push_word};
-use super::log::LogFormat;
 use super::timestamp::Rfc3339;
 use crate::decimal::push_decimal;
+
+/// `[tracing] format`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text an event.
+    #[default]
+    Text,
+    /// One JSON object an event.
+    Json,
+}
 
 /// A line in the making, at the end of a buffer.
 ///
@@ -124,9 +133,4 @@ impl<'a> Line<'a> {
             }
         }
     }
-}
-
-/// The time now, since 1970; zero if the clock is before that.
-pub(super) fn since_1970() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }

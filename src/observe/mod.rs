@@ -9,11 +9,9 @@
 //!  stdout, rotating file  <-------------------- whole batches ----------------------------+
 //! ```
 
-pub mod access_log;
 pub mod audit;
-mod backlog;
+pub mod call_record;
 mod escape;
-mod events;
 mod line;
 pub mod log;
 pub mod metrics;

@@ -1,7 +1,7 @@
 //! Days and dates of the proleptic Gregorian calendar, UTC, and RFC 3339 timestamps.
 
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Year, month (1 to 12) and day (1 to 31) of the day that is `days` after 1970-01-01.
 #[must_use]
@@ -31,6 +31,17 @@ pub fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
     let day_of_year = (153 * month_from_march + 2) / 5 + i64::from(day) - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     era * 146_097 + day_of_era - 719_468
+}
+
+/// The time now, since 1970; zero if the clock is before that.
+pub(super) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Whole seconds since 1970.
+#[must_use]
+pub fn unix_secs(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Formats times as RFC 3339 with microseconds; all but those are kept from the same second.

@@ -1,7 +1,7 @@
 //! One peer's connection: an explicit state, resumed with each piece of input.
 //!
 //! The shell feeds bytes, completions and the end of waits, and does what the returned [`Step`]
-//! says; whatever has been appended to [`Protocol::out`] is to be sent in any case. Requests are
+//! says; whatever has been appended to [`LoopState::out`] is to be sent in any case. Requests are
 //! taken one at a time: what a pipelining peer sends ahead waits in the buffer, so answers keep
 //! their order.
 
@@ -14,7 +14,7 @@ use super::exchange::{Accepted, Exchange, Origin, Outcome};
 use super::http::HttpError;
 use super::http::body::{Progress, Whole};
 use super::http::{request, response};
-use super::protocol::{Moment, Protocol};
+use super::loop_state::{LoopState, Snapshot};
 use super::xks::encode;
 use super::xks::error::ApiError;
 use crate::job::{Completion, Failure, FleetHealth, InlineBytes, Job, ReplyTo, Request, Success};
@@ -37,7 +37,7 @@ pub enum Step {
     Submit(Job),
     /// Call [`Connection::answer_health`].
     Health,
-    /// The answer is in [`Protocol::out`]: when it has been sent, call [`Connection::sent`].
+    /// The answer is in [`LoopState::out`]: when it has been sent, call [`Connection::sent`].
     Send,
     /// Close the connection.
     Close,
@@ -94,18 +94,18 @@ pub struct Connection {
 impl Connection {
     /// A connection that has just been made.
     #[must_use]
-    pub fn new(listener: Listener, peer: Option<IpAddr>, moment: &Moment) -> Self {
+    pub fn new(listener: Listener, peer: Option<IpAddr>, snapshot: &Snapshot) -> Self {
         Self {
             listener,
             peer,
             buffer: Buffer::default(),
             state: State::Head { searched: 0 },
-            started: moment.now,
-            since: moment.now,
+            started: snapshot.now,
+            since: snapshot.now,
             is_half_closed: false,
             answered: 0,
             is_proven: false,
-            came_late: moment.is_draining,
+            came_late: snapshot.is_draining,
         }
     }
 
@@ -144,30 +144,30 @@ impl Connection {
     /// How many bytes [`Self::receive`] takes now. None while an answer is pending: a peer that
     /// sends ahead waits.
     #[must_use]
-    pub fn room(&self, protocol: &Protocol) -> usize {
+    pub fn room(&self, loop_state: &LoopState) -> usize {
         match self.state {
             State::Head { .. } | State::Body { .. } => {
-                protocol.buffers.large_bytes().saturating_sub(self.buffer.len())
+                loop_state.buffers.large_bytes().saturating_sub(self.buffer.len())
             }
             _ => 0,
         }
     }
 
     /// Takes bytes in, no more than [`Self::room`], that have been there to be read since `since`.
-    pub fn receive(&mut self, protocol: &mut Protocol, since: Instant, bytes: &[u8]) {
+    pub fn receive(&mut self, loop_state: &mut LoopState, since: Instant, bytes: &[u8]) {
         if self.buffer.is_empty() && !bytes.is_empty() {
             self.started = since;
         }
-        let taken = self.buffer.receive(bytes, &mut protocol.buffers);
+        let taken = self.buffer.receive(bytes, &mut loop_state.buffers);
         debug_assert_eq!(taken, bytes.len());
     }
 
     /// The peer has ended its side. What it has asked until then is still answered, requests that
     /// it sent ahead included (RFC 9112, 9.3.2 and 9.6); then the connection ends.
-    pub fn peer_closed(&mut self, protocol: &mut Protocol, moment: &Moment) -> Step {
+    pub fn peer_closed(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         self.is_half_closed = true;
         match &self.state {
-            State::Head { .. } | State::Body { .. } => self.step(protocol, moment),
+            State::Head { .. } | State::Body { .. } => self.step(loop_state, snapshot),
             State::Waiting { .. } | State::WaitingForHealth { .. } | State::Answered { .. } => {
                 Step::Receive
             }
@@ -175,27 +175,27 @@ impl Connection {
     }
 
     /// Goes on with what has been received.
-    pub fn step(&mut self, protocol: &mut Protocol, moment: &Moment) -> Step {
+    pub fn step(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         loop {
             match &mut self.state {
                 State::Head { searched } => {
                     let empty_lines = request::leading_empty_lines(self.buffer.filled());
                     if empty_lines > 0 {
-                        self.buffer.consume(empty_lines, &mut protocol.buffers);
+                        self.buffer.consume(empty_lines, &mut loop_state.buffers);
                         *searched = 0;
                     }
                     let received = self.buffer.filled();
                     let Some(end) = request::find_end(received, *searched) else {
                         if let Some(error) = request::too_large(received) {
-                            return self.refuse(protocol, moment, error);
+                            return self.refuse(loop_state, snapshot, error);
                         }
                         *searched = received.len();
                         return self.receive_more();
                     };
-                    match self.begin(protocol, moment, end) {
-                        Ok(Some(outcome)) => return self.proceed(protocol, moment, outcome),
+                    match self.begin(loop_state, snapshot, end) {
+                        Ok(Some(outcome)) => return self.proceed(loop_state, snapshot, outcome),
                         Ok(None) => {}
-                        Err(error) => return self.refuse(protocol, moment, error),
+                        Err(error) => return self.refuse(loop_state, snapshot, error),
                     }
                 }
                 State::Body { head_bytes, max_bytes, progress } => {
@@ -203,9 +203,9 @@ impl Connection {
                     let (_, body, received) = self.buffer.split_mut(head_bytes);
                     match progress.advance(&mut body[..received], max_bytes) {
                         Ok(Some(whole)) => {
-                            return match self.accept(protocol, moment, head_bytes, whole) {
-                                Ok(outcome) => self.proceed(protocol, moment, outcome),
-                                Err(error) => self.refuse(protocol, moment, error),
+                            return match self.accept(loop_state, snapshot, head_bytes, whole) {
+                                Ok(outcome) => self.proceed(loop_state, snapshot, outcome),
+                                Err(error) => self.refuse(loop_state, snapshot, error),
                             };
                         }
                         Ok(None) => {
@@ -214,7 +214,7 @@ impl Connection {
                             }
                             return self.receive_more();
                         }
-                        Err(error) => return self.refuse(protocol, moment, error),
+                        Err(error) => return self.refuse(loop_state, snapshot, error),
                     }
                 }
                 State::Waiting { .. } | State::WaitingForHealth { .. } => return Step::Receive,
@@ -236,32 +236,32 @@ impl Connection {
     /// the head is parsed this once.
     fn begin(
         &mut self,
-        protocol: &mut Protocol,
-        moment: &Moment,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
         head_bytes: usize,
     ) -> Result<Option<Outcome>, HttpError> {
         let origin = self.origin();
-        let max_bytes = protocol.service.max_body_bytes();
+        let max_bytes = loop_state.service.max_body_bytes();
         let (head, body, received) = self.buffer.split_mut(head_bytes);
         let mut slots = request::header_slots();
         let head = request::parse(head, &mut slots)?;
         let mut progress = Progress::new(head.framing, max_bytes)?;
         if let Some(whole) = progress.advance(&mut body[..received], max_bytes)? {
-            return Ok(Some(origin.accept(protocol, moment, &head, head_bytes, body, whole)));
+            return Ok(Some(origin.accept(loop_state, snapshot, &head, head_bytes, body, whole)));
         }
         if head.expects_continue && received == 0 {
-            protocol.out.extend_from_slice(response::CONTINUE);
+            loop_state.out.extend_from_slice(response::CONTINUE);
         }
         self.state = State::Body { head_bytes, max_bytes, progress };
-        self.since = moment.now;
+        self.since = snapshot.now;
         Ok(None)
     }
 
     /// The body has come in pieces, and is whole now.
     fn accept(
         &mut self,
-        protocol: &mut Protocol,
-        moment: &Moment,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
         head_bytes: usize,
         whole: Whole,
     ) -> Result<Outcome, HttpError> {
@@ -269,44 +269,49 @@ impl Connection {
         let (head, body, _) = self.buffer.split_mut(head_bytes);
         let mut slots = request::header_slots();
         let head = request::parse(head, &mut slots)?;
-        Ok(origin.accept(protocol, moment, &head, head_bytes, body, whole))
+        Ok(origin.accept(loop_state, snapshot, &head, head_bytes, body, whole))
     }
 
     /// A whole request has been checked.
-    fn proceed(&mut self, protocol: &mut Protocol, moment: &Moment, outcome: Outcome) -> Step {
+    fn proceed(
+        &mut self,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
+        outcome: Outcome,
+    ) -> Step {
         let (exchange, accepted) = outcome;
         match accepted {
             Ok(Accepted::Text(status, text)) => {
-                protocol.body.extend_from_slice(text.as_bytes());
-                self.finish(protocol, moment, &exchange, Answer::Text(status))
+                loop_state.body.extend_from_slice(text.as_bytes());
+                self.finish(loop_state, snapshot, &exchange, Answer::Text(status))
             }
             Ok(Accepted::Health) => {
                 self.state = State::WaitingForHealth { exchange };
                 Step::Health
             }
             Ok(Accepted::Job(request)) => {
-                let serial = protocol.take_serial();
-                let deadline = self.started + protocol.service.timeouts.request;
+                let serial = loop_state.take_serial();
+                let deadline = self.started + loop_state.service.timeouts.request;
                 let job = Job {
                     request: Arc::clone(&request),
-                    output: protocol.take_output(),
-                    reply_to: ReplyTo { event_loop: protocol.event_loop, slot: 0, serial },
-                    queued_at: moment.now,
+                    output: loop_state.take_output(),
+                    reply_to: ReplyTo { event_loop: loop_state.event_loop, slot: 0, serial },
+                    queued_at: snapshot.now,
                     deadline,
                 };
-                protocol.metrics.in_flight.increment();
+                loop_state.metrics.in_flight.increment();
                 self.state = State::Waiting { exchange, request, serial, deadline };
                 Step::Submit(job)
             }
-            Err(error) => self.finish(protocol, moment, &exchange, Answer::Error(&error)),
+            Err(error) => self.finish(loop_state, snapshot, &exchange, Answer::Error(&error)),
         }
     }
 
     /// The answer to [`Step::Health`].
     pub fn answer_health(
         &mut self,
-        protocol: &mut Protocol,
-        moment: &Moment,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
         health: &FleetHealth,
     ) -> Step {
         let exchange = match self.take_state() {
@@ -316,8 +321,8 @@ impl Connection {
                 return Step::Receive;
             }
         };
-        encode::health(&mut protocol.body, health, protocol.service.fleet_size);
-        self.finish(protocol, moment, &exchange, Answer::Json)
+        encode::health(&mut loop_state.body, health, loop_state.service.fleet_size);
+        self.finish(loop_state, snapshot, &exchange, Answer::Json)
     }
 
     /// Whether the connection waits for the completion of that serial number.
@@ -329,18 +334,18 @@ impl Connection {
     /// The HSM side's answer to the job that [`Self::waits_for`] names.
     pub fn complete(
         &mut self,
-        protocol: &mut Protocol,
-        moment: &Moment,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
         completion: Completion,
     ) -> Step {
-        let Some(mut exchange) = self.take_waiting(protocol) else {
-            protocol.recycle_output(completion.output);
+        let Some(mut exchange) = self.take_waiting(loop_state) else {
+            loop_state.recycle_output(completion.output);
             return Step::Receive;
         };
         exchange.token = completion.token;
         exchange.queue_micros = Some(completion.queue_micros);
         exchange.hsm_micros = Some(completion.hsm_micros);
-        let body = &mut protocol.body;
+        let body = &mut loop_state.body;
         let step = match completion.outcome {
             Ok(success) => {
                 match success {
@@ -360,63 +365,68 @@ impl Connection {
                     }
                     Success::Decrypted => encode::decrypted(body, &completion.output),
                 }
-                self.finish(protocol, moment, &exchange, Answer::Json)
+                self.finish(loop_state, snapshot, &exchange, Answer::Json)
             }
             Err(failure) => {
-                self.finish(protocol, moment, &exchange, Answer::Error(&failure.into()))
+                self.finish(loop_state, snapshot, &exchange, Answer::Error(&failure.into()))
             }
         };
-        protocol.recycle_output(completion.output);
+        loop_state.recycle_output(completion.output);
         step
     }
 
     /// The HSM side would not take the job.
-    pub fn reject(&mut self, protocol: &mut Protocol, moment: &Moment, failure: Failure) -> Step {
-        let Some(exchange) = self.take_waiting(protocol) else {
+    pub fn reject(
+        &mut self,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
+        failure: Failure,
+    ) -> Step {
+        let Some(exchange) = self.take_waiting(loop_state) else {
             return Step::Receive;
         };
-        self.finish(protocol, moment, &exchange, Answer::Error(&failure.into()))
+        self.finish(loop_state, snapshot, &exchange, Answer::Error(&failure.into()))
     }
 
     /// What [`Self::wait`] named has lasted too long.
-    pub fn timed_out(&mut self, protocol: &mut Protocol, moment: &Moment) -> Step {
+    pub fn timed_out(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         match &self.state {
             State::Head { .. } if self.buffer.is_empty() => Step::Close,
             State::Head { .. } => {
                 let error = HttpError::Timeout("the request head took too long to arrive");
-                self.refuse(protocol, moment, error)
+                self.refuse(loop_state, snapshot, error)
             }
             State::Body { .. } => {
                 let error = HttpError::Timeout("the request body took too long to arrive");
-                self.refuse(protocol, moment, error)
+                self.refuse(loop_state, snapshot, error)
             }
-            State::Waiting { .. } => self.reject(protocol, moment, Failure::TimedOut),
+            State::Waiting { .. } => self.reject(loop_state, snapshot, Failure::TimedOut),
             State::WaitingForHealth { .. } | State::Answered { .. } => Step::Close,
         }
     }
 
-    /// All of [`Protocol::out`] has been sent.
-    pub fn sent(&mut self, protocol: &mut Protocol, moment: &Moment) -> Step {
+    /// All of [`LoopState::out`] has been sent.
+    pub fn sent(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         if let State::Answered { close } = self.state {
             if close {
                 return Step::Close;
             }
             self.state = State::Head { searched: 0 };
-            self.since = moment.now;
-            self.started = moment.now;
+            self.since = snapshot.now;
+            self.started = snapshot.now;
         }
-        self.step(protocol, moment)
+        self.step(loop_state, snapshot)
     }
 
     /// Gives the connection's memory back, wiped.
-    pub fn close(mut self, protocol: &mut Protocol) {
+    pub fn close(mut self, loop_state: &mut LoopState) {
         if let State::Waiting { exchange, .. } = &self.state {
-            exchange.abandon(protocol, self.buffer.filled());
+            exchange.abandon(loop_state, self.buffer.filled());
         }
-        self.buffer.clear(&mut protocol.buffers);
+        self.buffer.clear(&mut loop_state.buffers);
         if let State::Waiting { request, .. } = self.state {
-            protocol.metrics.in_flight.decrement();
-            protocol.recycle_request(request);
+            loop_state.metrics.in_flight.decrement();
+            loop_state.recycle_request(request);
         }
     }
 
@@ -425,11 +435,11 @@ impl Connection {
     }
 
     /// The exchange that waits for the HSM, if one does; its request goes back to the pool.
-    fn take_waiting(&mut self, protocol: &mut Protocol) -> Option<Exchange> {
+    fn take_waiting(&mut self, loop_state: &mut LoopState) -> Option<Exchange> {
         match self.take_state() {
             State::Waiting { exchange, request, .. } => {
-                protocol.metrics.in_flight.decrement();
-                protocol.recycle_request(request);
+                loop_state.metrics.in_flight.decrement();
+                loop_state.recycle_request(request);
                 Some(exchange)
             }
             other => {
@@ -441,45 +451,50 @@ impl Connection {
 
     /// Answers what is not a request, and ends the connection: where the next one would begin
     /// cannot be known.
-    fn refuse(&mut self, protocol: &mut Protocol, moment: &Moment, error: HttpError) -> Step {
+    fn refuse(
+        &mut self,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
+        error: HttpError,
+    ) -> Step {
         let mut exchange = Exchange::new(self.origin());
         exchange.consumed = self.buffer.len();
         exchange.close = true;
-        self.finish(protocol, moment, &exchange, Answer::Error(&error.answer()))
+        self.finish(loop_state, snapshot, &exchange, Answer::Error(&error.answer()))
     }
 
-    /// Appends the answer, whose body is in [`Protocol::body`] unless it is an error; logs it,
+    /// Appends the answer, whose body is in [`LoopState::body`] unless it is an error; logs it,
     /// and wipes the request.
     fn finish(
         &mut self,
-        protocol: &mut Protocol,
-        moment: &Moment,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
         exchange: &Exchange,
         answer: Answer<'_>,
     ) -> Step {
         let is_last = self.is_half_closed && exchange.consumed >= self.buffer.len();
         // A peer that is sent here all the same, since nothing else serves yet or the load balancer
         // has not noticed, would be here again with the next request: a handshake for each.
-        let is_sent_away = moment.is_draining && !self.came_late;
+        let is_sent_away = snapshot.is_draining && !self.came_late;
         self.answered += 1;
         self.is_proven |= exchange.is_authenticated;
-        let max_requests = protocol.service.max_requests_per_connection;
+        let max_requests = loop_state.service.max_requests_per_connection;
         let is_worn = max_requests > 0 && self.answered >= max_requests;
-        let close = exchange.close || is_sent_away || moment.is_stopping || is_last || is_worn;
-        exchange.write_answer(protocol, moment, &answer, close, self.buffer.filled());
+        let close = exchange.close || is_sent_away || snapshot.is_stopping || is_last || is_worn;
+        exchange.write_answer(loop_state, snapshot, &answer, close, self.buffer.filled());
         let consumed = if close { self.buffer.len() } else { exchange.consumed };
-        self.buffer.consume(consumed, &mut protocol.buffers);
+        self.buffer.consume(consumed, &mut loop_state.buffers);
         self.state = State::Answered { close };
-        self.since = moment.now;
+        self.since = snapshot.now;
         Step::Send
     }
 }
 
 /// What is answered.
 pub(super) enum Answer<'a> {
-    /// 200 and the JSON in [`Protocol::body`].
+    /// 200 and the JSON in [`LoopState::body`].
     Json,
-    /// That status and the text in [`Protocol::body`].
+    /// That status and the text in [`LoopState::body`].
     Text(u16),
     /// An error.
     Error(&'a ApiError),

@@ -10,9 +10,9 @@ use super::connection::{Answer, Listener};
 use super::http::body::Whole;
 use super::http::request::Head;
 use super::http::response::ResponseHead;
-use super::protocol::{Moment, Protocol};
+use super::loop_state::{LoopState, Snapshot};
 use super::route::{Call, Route, route};
-use super::service::Service;
+use super::service_config::ServiceConfig;
 use super::sigv4;
 use super::xks::authorize;
 use super::xks::decode::{Decoded, Members, RequestMetadata, Span};
@@ -23,9 +23,9 @@ use crate::limits::{
     GCM_IV_BYTES, GCM_TAG_BYTES, MAX_AAD_BYTES, MAX_ACCESS_KEY_ID_BYTES,
     MAX_CIPHERTEXT_METADATA_BYTES, MAX_GCM_IV_BYTES,
 };
-use crate::observe::access_log::CallRecord;
 use crate::observe::audit::Reservation;
-use crate::observe::audit::trail::CannotAudit;
+use crate::observe::audit::handle::CannotAudit;
+use crate::observe::call_record::CallRecord;
 
 const CONGESTED: &str =
     "the proxy gets more requests than it can look at: this one has waited too long";
@@ -56,8 +56,8 @@ impl Origin {
     /// Checks a whole request. The body is `body[..whole.length]`, with padding behind it.
     pub(super) fn accept(
         self,
-        protocol: &mut Protocol,
-        moment: &Moment,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
         head: &Head<'_, '_>,
         head_bytes: usize,
         body: &mut [u8],
@@ -72,11 +72,11 @@ impl Origin {
             body_offset: head_bytes,
             ..Exchange::new(self)
         };
-        let mut accepted = exchange.accept(protocol, moment, head, body, whole.length);
-        if let Err(error) = exchange.reserve_audit_line(protocol)
+        let mut accepted = exchange.accept(loop_state, snapshot, head, body, whole.length);
+        if let Err(error) = exchange.reserve_audit_line(loop_state)
             && let Ok(Accepted::Job(request)) = std::mem::replace(&mut accepted, Err(error))
         {
-            protocol.recycle_request(request);
+            loop_state.recycle_request(request);
         }
         (exchange, accepted)
     }
@@ -92,7 +92,7 @@ pub(super) struct Exchange {
     pub(super) is_head: bool,
     pub(super) request_bytes: usize,
     pub(super) token: Option<TokenIndex>,
-    /// [`Protocol::fleet`] as the request was taken.
+    /// [`LoopState::fleet`] as the request was taken.
     fleet: u32,
     pub(super) queue_micros: Option<u32>,
     pub(super) hsm_micros: Option<u32>,
@@ -159,8 +159,8 @@ impl Exchange {
     /// quota, size limits.
     fn accept(
         &mut self,
-        protocol: &mut Protocol,
-        moment: &Moment,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
         head: &Head<'_, '_>,
         body: &mut [u8],
         length: usize,
@@ -172,7 +172,7 @@ impl Exchange {
                     return Err(ApiError::method_not_allowed("GET, HEAD"));
                 }
                 self.is_probe = true;
-                return Ok(answer_probe(probe, moment));
+                return Ok(answer_probe(probe, snapshot));
             }
             Route::Api { .. } if self.origin.listener != Listener::Api => {
                 return Err(no_such_path());
@@ -184,15 +184,15 @@ impl Exchange {
         self.call = Some(call);
         self.prefix = Some(Span::of(prefix, base));
         self.key_id = (call != Call::Health).then(|| Span::of(key_id, base));
-        let service = Arc::clone(&protocol.service);
+        let service = Arc::clone(&loop_state.service);
         let store = service.store(prefix).ok_or_else(no_such_path)?;
         if head.method != "POST" {
             return Err(ApiError::method_not_allowed("POST"));
         }
-        if moment.is_congested && call != Call::Health {
-            let waited = moment.now.saturating_duration_since(self.origin.started);
+        if snapshot.is_congested && call != Call::Health {
+            let waited = snapshot.now.saturating_duration_since(self.origin.started);
             if waited >= service.max_wait_in_loop() {
-                protocol.metrics.congestion_refusals.add(1);
+                loop_state.metrics.congestion_refusals.add(1);
                 return Err(ApiError::new(ErrorName::Throttling, CONGESTED));
             }
         }
@@ -202,15 +202,15 @@ impl Exchange {
                 body.get(..length).unwrap_or_default(),
                 store.credentials(),
                 service.scope(),
-                &mut protocol.signing_keys,
-                moment.unix_secs,
+                &mut loop_state.signing_keys,
+                snapshot.unix_secs,
             )?;
-            credential.metrics().used(moment.unix_secs);
+            credential.metrics().used(snapshot.unix_secs);
             self.access_key_id = InlineBytes::from_slice(credential.access_key_id().as_bytes());
         }
         self.is_authenticated = true;
         check_content_type(head.content_type)?;
-        let members = protocol.decoder.decode(call, body, length, &mut self.metadata)?;
+        let members = loop_state.decoder.decode(call, body, length, &mut self.metadata)?;
         if call == Call::Health {
             return Ok(Accepted::Health);
         }
@@ -220,24 +220,24 @@ impl Exchange {
         authorize::state(store, found, call)?;
         if let Some(policy) = &service.policy {
             let attributes = authorize::attributes(call, store, key_id, &self.metadata, body);
-            authorize::policy(policy, &mut protocol.decisions, &protocol.metrics, &attributes)?;
+            authorize::policy(policy, &mut loop_state.decisions, &loop_state.metrics, &attributes)?;
         }
-        self.in_flight = authorize::quota(store, moment.now)?;
+        self.in_flight = authorize::quota(store, snapshot.now)?;
         self.key = Some(key);
-        self.fleet = protocol.fleet;
+        self.fleet = loop_state.fleet;
         if call == Call::Encrypt {
             let metadata = service.ciphertext_metadata.as_deref();
             self.ciphertext_metadata = metadata.and_then(InlineBytes::from_slice);
         }
         let metadata = self.ciphertext_metadata.as_ref().map(InlineBytes::as_slice);
-        let mut request = protocol.take_request();
+        let mut request = loop_state.take_request();
         let built = match Arc::get_mut(&mut request) {
             Some(request) => build(request, &service, call, key, metadata, &members, body),
             // The pool holds only what nobody else does.
             None => Err(ApiError::new(ErrorName::Internal, "a pooled request is in use")),
         };
         if let Err(error) = built {
-            protocol.recycle_request(request);
+            loop_state.recycle_request(request);
             return Err(error);
         }
         Ok(Accepted::Job(request))
@@ -245,7 +245,7 @@ impl Exchange {
 
     /// Makes sure, before the HSM is asked, that the audit log will have room for the call. A call
     /// that cannot be written down is not made.
-    fn reserve_audit_line(&mut self, protocol: &Protocol) -> Result<(), ApiError> {
+    fn reserve_audit_line(&mut self, loop_state: &LoopState) -> Result<(), ApiError> {
         if self.call.is_none() || !self.is_authenticated {
             return Ok(());
         }
@@ -262,7 +262,7 @@ impl Exchange {
             metadata.aws_source_vpce,
         ];
         let lengths = strings.into_iter().flatten().map(Span::len);
-        match protocol.access_log.audit.reserve(lengths) {
+        match loop_state.access_log.audit.reserve(lengths) {
             Ok(reservation) => {
                 self.audit_line = reservation;
                 Ok(())
@@ -276,20 +276,20 @@ impl Exchange {
     }
 
     /// The peer has gone before there was an answer: that the call was made is still written down.
-    pub(super) fn abandon(&self, protocol: &mut Protocol, received: &[u8]) {
-        if self.is_audited(protocol) {
-            let labels = self.known_labels(protocol.fleet, &protocol.token_labels);
+    pub(super) fn abandon(&self, loop_state: &mut LoopState, received: &[u8]) {
+        if self.is_audited(loop_state) {
+            let labels = self.known_labels(loop_state.fleet, &loop_state.token_labels);
             let record = self.record(labels, 0, None, received);
-            protocol.access_log.audit.write(&record, self.audit_line.as_ref());
+            loop_state.access_log.audit.write(&record, self.audit_line.as_ref());
         }
     }
 
-    /// Appends head and body to [`Protocol::out`] and logs the call. `received` is the buffer
+    /// Appends head and body to [`LoopState::out`] and logs the call. `received` is the buffer
     /// that the spans are of.
     pub(super) fn write_answer(
         &self,
-        protocol: &mut Protocol,
-        moment: &Moment,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
         answer: &Answer<'_>,
         close: bool,
         received: &[u8],
@@ -298,47 +298,47 @@ impl Exchange {
             Answer::Json => (200, "application/json", None),
             Answer::Text(status) => (*status, "text/plain", None),
             Answer::Error(error) => {
-                protocol.clear_body();
-                error.write_json(&mut protocol.body);
+                loop_state.clear_body();
+                error.write_json(&mut loop_state.body);
                 (error.status, "application/json", Some(*error))
             }
         };
         let head = ResponseHead {
             status,
             content_type,
-            content_length: protocol.body.len(),
-            date: protocol.date.at(moment.unix_secs),
+            content_length: loop_state.body.len(),
+            date: loop_state.date.at(snapshot.unix_secs),
             close,
             announce_keep_alive: self.announce_keep_alive,
             allow: error.and_then(|error| error.allow),
         };
-        head.write(&mut protocol.out);
+        head.write(&mut loop_state.out);
         if !self.is_head {
-            protocol.out.extend_from_slice(&protocol.body);
+            loop_state.out.extend_from_slice(&loop_state.body);
         }
         if !self.is_probe {
-            let micros = moment.now.saturating_duration_since(self.origin.started).as_micros();
+            let micros = snapshot.now.saturating_duration_since(self.origin.started).as_micros();
             let micros = u32::try_from(micros).unwrap_or(u32::MAX);
-            self.count(protocol, error, received, micros);
-            self.log(protocol, micros, status, error, received);
+            self.count(loop_state, error, received, micros);
+            self.log(loop_state, micros, status, error, received);
         }
-        protocol.clear_body();
+        loop_state.clear_body();
     }
 
     fn count(
         &self,
-        protocol: &Protocol,
+        loop_state: &LoopState,
         error: Option<&ApiError>,
         received: &[u8],
         total_micros: u32,
     ) {
-        let metrics = &protocol.metrics;
+        let metrics = &loop_state.metrics;
         let call = self.call.map_or(0, Call::metric);
         let outcome = error.map_or(0, |error| error.name.metric());
         // By name: the settings may have changed since the request came.
-        let store = self.prefix.and_then(|prefix| protocol.service.store(prefix.text(received)));
+        let store = self.prefix.and_then(|prefix| loop_state.service.store(prefix.text(received)));
         let counters = match store {
-            Some(store) => store.metrics().of_loop(protocol.event_loop),
+            Some(store) => store.metrics().of_loop(loop_state.event_loop),
             None => Some(&metrics.storeless),
         };
         if let Some(counters) = counters {
@@ -354,7 +354,7 @@ impl Exchange {
             }
         }
         if let (Some(key), Some(Call::Encrypt), None) = (self.key, self.call, error)
-            && let Some(key) = protocol.service.key_metrics(key)
+            && let Some(key) = loop_state.service.key_metrics(key)
         {
             key.encrypts.add(1);
         }
@@ -362,34 +362,34 @@ impl Exchange {
 
     fn log(
         &self,
-        protocol: &mut Protocol,
+        loop_state: &mut LoopState,
         total_micros: u32,
         status: u16,
         error: Option<&ApiError>,
         received: &[u8],
     ) {
         let (is_logged, is_audited) =
-            (protocol.access_log.is_enabled_for(status), self.is_audited(protocol));
+            (loop_state.access_log.is_enabled_for(status), self.is_audited(loop_state));
         // What nobody writes down is not put together: each string is looked at for that.
         if !is_logged && !is_audited {
             return;
         }
-        let labels = self.known_labels(protocol.fleet, &protocol.token_labels);
+        let labels = self.known_labels(loop_state.fleet, &loop_state.token_labels);
         let record = CallRecord {
             total_micros,
-            response_bytes: protocol.body.len(),
+            response_bytes: loop_state.body.len(),
             ..self.record(labels, status, error, received)
         };
         if is_logged {
-            protocol.access_log.write(&record);
+            loop_state.access_log.write(&record);
         }
         if is_audited {
-            protocol.access_log.audit.write(&record, self.audit_line.as_ref());
+            loop_state.access_log.audit.write(&record, self.audit_line.as_ref());
         }
     }
 
-    fn is_audited(&self, protocol: &Protocol) -> bool {
-        self.call.is_some() && !self.is_unaudited && protocol.access_log.audit.is_on()
+    fn is_audited(&self, loop_state: &LoopState) -> bool {
+        self.call.is_some() && !self.is_unaudited && loop_state.access_log.audit.is_on()
     }
 
     /// A token that has left the fleet since is not told by another one's label.
@@ -435,9 +435,11 @@ impl Exchange {
     }
 }
 
-fn answer_probe(probe: Route<'_>, moment: &Moment) -> Accepted {
+fn answer_probe(probe: Route<'_>, snapshot: &Snapshot) -> Accepted {
     match probe {
-        Route::Ready if moment.is_ready && !moment.is_draining => Accepted::Text(200, "ready\n"),
+        Route::Ready if snapshot.is_ready && !snapshot.is_draining => {
+            Accepted::Text(200, "ready\n")
+        }
         Route::Ready => Accepted::Text(503, "not ready\n"),
         _ => Accepted::Text(
             200,
@@ -461,7 +463,7 @@ fn check_content_type(value: Option<&[u8]>) -> Result<(), ApiError> {
 /// Size limits, then what the HSM needs.
 fn build(
     request: &mut Request,
-    service: &Service,
+    service: &ServiceConfig,
     call: Call,
     key: KeyIndex,
     new_metadata: Option<&[u8]>,

@@ -1,20 +1,20 @@
 //! The protocol, without I/O: bytes, the time and completions go in; bytes and jobs come out.
 //!
 //! Nothing here names a socket, a thread or a clock. [`Connection`] is one peer's state;
-//! [`Protocol`] is what all connections of an event loop share: the service's settings, pools,
+//! [`LoopState`] is what all connections of an event loop share: the service's settings, pools,
 //! signing keys and scratch buffers.
 
 pub mod buffer;
 pub mod connection;
 mod exchange;
 pub mod http;
-pub mod protocol;
+pub mod loop_state;
 pub mod proxy_header;
 pub mod route;
-pub mod service;
+pub mod service_config;
 pub mod sigv4;
 pub mod xks;
 
 pub use connection::{Connection, Listener, Step, Wait};
-pub use protocol::{Moment, Protocol};
-pub use service::{Service, Store};
+pub use loop_state::{LoopState, Snapshot};
+pub use service_config::{ServiceConfig, Store};

@@ -15,13 +15,13 @@ use super::config::Config;
 use super::lifecycle::Lifecycle;
 use super::tls::Acceptor;
 use crate::hsm::Hsm;
-use crate::proto::Service;
+use crate::proto::ServiceConfig;
 
 /// All that loops can take up while they run.
 pub(super) struct Change {
     /// Counts changes from 1.
     pub(super) number: u64,
-    pub(super) service: Arc<Service>,
+    pub(super) service: Arc<ServiceConfig>,
     pub(super) hsm: Arc<Hsm>,
     /// For connections of the API that come from now on.
     pub(super) tls: Option<Acceptor>,
@@ -63,7 +63,7 @@ impl Changes {
 
     /// Has all event loops go on with these. Of `config`, what only a start can change (addresses,
     /// keepalive, the number of loops) is passed over.
-    pub fn put(&self, service: Arc<Service>, hsm: Arc<Hsm>, config: &Config) {
+    pub fn put(&self, service: Arc<ServiceConfig>, hsm: Arc<Hsm>, config: &Config) {
         let max_connections = super::possible_connections(config.max_connections);
         let mut state = self.state.lock();
         let admission = Arc::new(state.admission.succeeded_by(config, max_connections));

@@ -2,7 +2,7 @@
 
 pub(super) mod accept;
 mod adopt;
-mod room;
+mod eviction;
 
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,9 +18,9 @@ use super::admission::Admission;
 use super::changes::Changes;
 use super::congestion::Congestion;
 use super::lifecycle::{Lifecycle, Pulse};
+use super::loop_context::LoopContext;
 use super::peer::{Fate, Peer};
 use super::timer::Timers;
-use super::turn::Turn;
 use super::waiting::{Entry, List, Lists};
 use crate::hsm::Hsm;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job};
@@ -28,9 +28,9 @@ use crate::limits::{
     HANDSHAKES_PER_OLDEST, MAX_ANSWERS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_EXPIRIES_PER_TURN,
     MAX_HANDSHAKES_PER_TURN, MAX_JOBS_PER_SUBMIT, MAX_LEFTOVERS, MAX_LISTENERS_PER_LOOP, MAX_TURN,
 };
-use crate::observe::access_log::AccessLog;
+use crate::observe::log::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
-use crate::proto::{Moment, Protocol, Service};
+use crate::proto::{LoopState, ServiceConfig, Snapshot};
 
 const WAKER: Token = Token(usize::MAX);
 /// Tokens of listeners count down from here, those of connections up from 0.
@@ -81,14 +81,14 @@ impl EventLoop {
     pub(super) fn run(
         self,
         index: u16,
-        service: Arc<Service>,
+        service: Arc<ServiceConfig>,
         hsm: Arc<Hsm>,
         access_log: AccessLog,
         metrics: Arc<LoopMetrics>,
     ) -> io::Result<()> {
-        let mut protocol = Protocol::new(service, index, access_log);
-        protocol.metrics = metrics;
-        let moment = Moment {
+        let mut loop_state = LoopState::new(service, index, access_log);
+        loop_state.metrics = metrics;
+        let snapshot = Snapshot {
             now: Instant::now(),
             unix_secs: 0,
             is_ready: false,
@@ -108,11 +108,11 @@ impl EventLoop {
             max_buffered_bytes: self
                 .shared
                 .max_buffered_bytes
-                .max(2 * protocol.max_held_bytes_per_connection()),
+                .max(2 * loop_state.max_held_bytes_per_connection()),
             peers: Slab::new(),
             next_number: 0,
             timers: Timers::default(),
-            turn: Turn::new(moment, protocol, hsm, self.shared.admission),
+            context: LoopContext::new(snapshot, loop_state, hsm, self.shared.admission),
             lists: Lists::default(),
             congestion: Congestion::default(),
             handshakes_done: 0,
@@ -140,7 +140,7 @@ struct Running {
     /// The number of the connection that came last.
     next_number: u64,
     timers: Timers,
-    turn: Turn,
+    context: LoopContext,
     lists: Lists,
     congestion: Congestion,
     handshakes_done: u32,
@@ -176,8 +176,8 @@ impl Running {
             self.accept();
             self.expire();
             self.submit();
-            self.turn.protocol.access_log.flush();
-            if self.turn.moment.is_stopping && self.peers.is_empty() {
+            self.context.loop_state.access_log.flush();
+            if self.context.snapshot.is_stopping && self.peers.is_empty() {
                 return Ok(());
             }
         }
@@ -187,7 +187,7 @@ impl Running {
     /// earlier turn: who sends ahead, or does not read, keeps nobody waiting.
     fn serve_ready(&mut self) {
         self.look_at_longest_wait();
-        self.serve_list(List::Ready, self.turn.moment.now + MAX_TURN);
+        self.serve_list(List::Ready, self.context.snapshot.now + MAX_TURN);
         self.serve_list(List::Again, Instant::now() + MAX_LEFTOVERS);
     }
 
@@ -196,9 +196,9 @@ impl Running {
     fn serve_list(&mut self, list: List, until: Instant) {
         while let Some(entry) = self.lists.of(list).pop_oldest() {
             if let Some(since) = self.peer_of(entry).and_then(|peer| peer.ready_since.take()) {
-                self.with_peer(entry.0, |peer, turn| {
-                    turn.ready_since = since;
-                    peer.go_on(turn)
+                self.with_peer(entry.0, |peer, context| {
+                    context.ready_since = since;
+                    peer.go_on(context)
                 });
                 if Instant::now() >= until {
                     return;
@@ -209,7 +209,7 @@ impl Running {
 
     /// Whether the loop keeps up shows in how long the first in its list has waited.
     fn look_at_longest_wait(&mut self) {
-        let now = self.turn.moment.now;
+        let now = self.context.snapshot.now;
         let mut wait = Duration::ZERO;
         while let Some(entry) = self.lists.ready.oldest() {
             if let Some(since) = self.peer_of(entry).and_then(|peer| peer.ready_since) {
@@ -219,8 +219,8 @@ impl Running {
             // Of one that has ended meanwhile.
             let _ = self.lists.ready.pop_oldest();
         }
-        let max_wait = self.turn.protocol.service.max_wait_in_loop();
-        self.turn.moment.is_congested = self.congestion.note(wait >= max_wait, now);
+        let max_wait = self.context.loop_state.service.max_wait_in_loop();
+        self.context.snapshot.is_congested = self.congestion.note(wait >= max_wait, now);
     }
 
     /// The connection of an entry in one of the lists, if it is still there.
@@ -247,17 +247,17 @@ impl Running {
             if self.waits_no_more(entry) {
                 left -= 1;
                 self.handshakes_done = self.handshakes_done.wrapping_add(1);
-                self.turn.may_shake_hands = true;
-                self.with_peer(entry.0, |peer, turn| peer.go_on(turn));
-                self.turn.may_shake_hands = false;
+                self.context.may_shake_hands = true;
+                self.with_peer(entry.0, |peer, context| peer.go_on(context));
+                self.context.may_shake_hands = false;
             }
         }
     }
 
     /// How long until the next handshake is allowed.
     fn handshake_wait(&self) -> Duration {
-        let rate = self.turn.admission.handshakes.as_ref();
-        rate.map_or(Duration::ZERO, |rate| rate.wait(self.turn.moment.now))
+        let rate = self.context.admission.handshakes.as_ref();
+        rate.map_or(Duration::ZERO, |rate| rate.wait(self.context.snapshot.now))
     }
 
     /// An entry has been taken out of its list. Gives whether the connection is still there.
@@ -269,13 +269,13 @@ impl Running {
     fn timeout(&self) -> Option<Duration> {
         if !self.lists.ready.is_empty()
             || !self.lists.again.is_empty()
-            || !self.turn.jobs.is_empty()
+            || !self.context.jobs.is_empty()
         {
             return Some(Duration::ZERO);
         }
         let mut until = self.timers.next();
         if !self.lists.handshakes.is_empty() {
-            let at = self.turn.moment.now + self.handshake_wait();
+            let at = self.context.snapshot.now + self.handshake_wait();
             until = Some(until.map_or(at, |until| until.min(at)));
         }
         for listening in self.listeners.iter().filter(|listening| listening.is_ready) {
@@ -290,28 +290,29 @@ impl Running {
     /// The time, and what the rest of the process is doing.
     fn look_around(&mut self) {
         self.pulse.beat();
-        let health = self.turn.hsm.health();
+        let health = self.context.hsm.health();
         if !Arc::ptr_eq(&health, &self.health) {
-            self.turn.protocol.token_labels =
+            self.context.loop_state.token_labels =
                 health.tokens.iter().map(|token| token.label.as_str().into()).collect();
             self.health = health;
         }
         let unix_secs = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        let was_stopping = self.turn.moment.is_stopping;
-        self.turn.moment = Moment {
+        let was_stopping = self.context.snapshot.is_stopping;
+        self.context.snapshot = Snapshot {
             now: Instant::now(),
             unix_secs,
-            is_ready: self.health.can_serve() && self.turn.protocol.access_log.audit.can_serve(),
+            is_ready: self.health.can_serve()
+                && self.context.loop_state.access_log.audit.can_serve(),
             is_draining: self.lifecycle.is_draining(),
             is_stopping: self.lifecycle.is_stopping(),
-            is_congested: self.turn.moment.is_congested,
+            is_congested: self.context.snapshot.is_congested,
         };
         if self.lifecycle.is_handed_over() {
             self.let_go_of_listeners();
         }
-        if self.turn.moment.is_stopping && !was_stopping {
+        if self.context.snapshot.is_stopping && !was_stopping {
             self.end_accepting();
         }
     }
@@ -336,36 +337,36 @@ impl Running {
 
     /// Lets one connection work, then sees to its deadline or its end. Should that panic, this
     /// connection alone ends.
-    fn with_peer(&mut self, slot: usize, work: impl FnOnce(&mut Peer, &mut Turn) -> Fate) {
+    fn with_peer(&mut self, slot: usize, work: impl FnOnce(&mut Peer, &mut LoopContext) -> Fate) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
-        let turn = &mut self.turn;
-        turn.slot = slot;
-        turn.ready_since = turn.moment.now;
-        turn.answers_left = MAX_ANSWERS_PER_TURN;
+        let context = &mut self.context;
+        context.slot = slot;
+        context.ready_since = context.snapshot.now;
+        context.answers_left = MAX_ANSWERS_PER_TURN;
         let held_before = peer.held_bytes();
-        let fate = catch_unwind(AssertUnwindSafe(|| work(peer, turn))).unwrap_or_else(|_| {
+        let fate = catch_unwind(AssertUnwindSafe(|| work(peer, context))).unwrap_or_else(|_| {
             let peer = peer.address();
             tracing::error!(%peer, "a connection ended because handling it panicked");
-            turn.wipe();
+            context.wipe();
             Fate::Ends
         });
-        turn.held_bytes = turn.held_bytes + peer.held_bytes() - held_before;
+        context.held_bytes = context.held_bytes + peer.held_bytes() - held_before;
         if fate == Fate::Ends {
             self.end(slot);
         } else {
-            let deadline = peer.deadline(turn);
+            let deadline = peer.deadline(context);
             // An entry that comes too early is set anew then, which is rarer than a change.
             if self.timers.get(slot).is_none_or(|at| deadline < at) {
                 self.timers.set(slot, deadline);
             }
             self.put_off(slot, fate);
-            if self.turn.buffered_bytes() > self.max_buffered_bytes {
-                self.make_room_in_memory(slot);
+            if self.context.buffered_bytes() > self.max_buffered_bytes {
+                self.evict_for_memory(slot);
             }
         }
-        if self.turn.jobs.len() >= MAX_JOBS_PER_SUBMIT && !self.is_submitting {
+        if self.context.jobs.len() >= MAX_JOBS_PER_SUBMIT && !self.is_submitting {
             self.submit();
         }
     }
@@ -388,7 +389,7 @@ impl Running {
             List::Handshakes => std::mem::replace(&mut peer.awaits_handshake, true),
             List::Ready | List::Again => {
                 let is_listed = peer.ready_since.is_some();
-                peer.ready_since.get_or_insert(self.turn.moment.now);
+                peer.ready_since.get_or_insert(self.context.snapshot.now);
                 is_listed
             }
         };
@@ -405,13 +406,13 @@ impl Running {
     fn end(&mut self, slot: usize) {
         self.timers.cancel(slot);
         if let Some(mut peer) = self.peers.try_remove(slot) {
-            self.turn.held_bytes -= peer.held_bytes();
+            self.context.held_bytes -= peer.held_bytes();
             // Closing it takes it out of the epoll set, but not while a child process has a copy
             // of the descriptor, between fork and exec (epoll(7), question 6): its events would be
             // taken for those of the slot's next connection. If it is in there.
             let _ = self.poll.registry().deregister(peer.stream());
-            peer.close(&mut self.turn);
-            self.turn.protocol.metrics.connections_closed.add(1);
+            peer.close(&mut self.context);
+            self.context.loop_state.metrics.connections_closed.add(1);
         }
     }
 
@@ -422,9 +423,9 @@ impl Running {
             let slot = completion.reply_to.slot as usize;
             let serial = completion.reply_to.serial;
             if self.peers.get(slot).is_some_and(|peer| peer.waits_for(serial)) {
-                self.with_peer(slot, |peer, turn| peer.on_completion(completion, turn));
+                self.with_peer(slot, |peer, context| peer.on_completion(completion, context));
             } else {
-                self.turn.protocol.recycle_output(completion.output);
+                self.context.loop_state.recycle_output(completion.output);
             }
         }
         self.answers = answers;
@@ -433,13 +434,13 @@ impl Running {
     /// Hands the gathered jobs to the HSM side, and answers those that it does not take. What
     /// such an answer leads to, the connection's next request, is for the next time.
     fn submit(&mut self) {
-        if self.turn.jobs.is_empty() {
+        if self.context.jobs.is_empty() {
             return;
         }
         self.is_submitting = true;
         let mut refused = std::mem::take(&mut self.refused);
-        let hsm = Arc::clone(&self.turn.hsm);
-        let jobs = &mut self.turn.jobs;
+        let hsm = Arc::clone(&self.context.hsm);
+        let jobs = &mut self.context.jobs;
         if catch_unwind(AssertUnwindSafe(|| hsm.submit(jobs, &mut refused))).is_err() {
             // What has come to no queue is answered by its deadline.
             tracing::error!("requests are lost because handing them to the HSM panicked");
@@ -447,9 +448,9 @@ impl Running {
         }
         for (job, failure) in refused.drain(..) {
             let (slot, serial) = (job.reply_to.slot as usize, job.reply_to.serial);
-            self.turn.protocol.recycle_job(job);
+            self.context.loop_state.recycle_job(job);
             if self.peers.get(slot).is_some_and(|peer| peer.waits_for(serial)) {
-                self.with_peer(slot, |peer, turn| peer.on_refusal(failure, turn));
+                self.with_peer(slot, |peer, context| peer.on_refusal(failure, context));
             }
         }
         self.refused = refused;
@@ -458,12 +459,12 @@ impl Running {
 
     fn expire(&mut self) {
         for _ in 0..MAX_EXPIRIES_PER_TURN {
-            let Some(slot) = self.timers.expire(self.turn.moment.now) else {
+            let Some(slot) = self.timers.expire(self.context.snapshot.now) else {
                 return;
             };
-            self.with_peer(slot, |peer, turn| {
-                if peer.deadline(turn) <= turn.moment.now {
-                    peer.on_deadline(turn)
+            self.with_peer(slot, |peer, context| {
+                if peer.deadline(context) <= context.snapshot.now {
+                    peer.on_deadline(context)
                 } else {
                     Fate::Stays
                 }

@@ -11,12 +11,12 @@ mod descriptors;
 mod event_loop;
 pub mod lifecycle;
 mod listener;
+mod loop_context;
 pub mod network;
 mod peer;
 pub mod sockets;
 mod timer;
 pub mod tls;
-mod turn;
 mod waiting;
 
 use std::io;
@@ -36,9 +36,9 @@ use self::sockets::{Inherited, Sockets};
 use crate::hsm::Hsm;
 use crate::job::CompletionQueue;
 use crate::limits::{EVENT_LOOP_STACK_BYTES, MAX_EVENT_LOOPS};
-use crate::observe::access_log::AccessLog;
+use crate::observe::log::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
-use crate::proto::{Listener, Service};
+use crate::proto::{Listener, ServiceConfig};
 
 /// Bound sockets and event loops that have not started yet.
 pub struct Server {
@@ -173,7 +173,7 @@ impl Server {
     /// The system has no room for another thread.
     pub fn start(
         self,
-        service: &Arc<Service>,
+        service: &Arc<ServiceConfig>,
         hsm: &Arc<Hsm>,
         access_log: impl Fn() -> AccessLog,
         metrics: &Metrics,

@@ -22,7 +22,7 @@ use crate::job::{Iv, KeyIndex, Operation, Request, Success};
 use crate::observe::metrics::counter::SharedCounter;
 use crate::observe::panics;
 use crate::observe::redaction::Secret;
-use crate::proto::service::Timeouts;
+use crate::proto::service_config::Timeouts;
 use crate::proto::xks::quota::Quota;
 
 /// Longer than any wait here, on any machine.
@@ -99,7 +99,7 @@ pub(super) fn echo() -> Arc<Hsm> {
 }
 
 /// A store whose quota is one request at a time: a place that is not given back would be missed.
-pub(super) fn service() -> Service {
+pub(super) fn service() -> ServiceConfig {
     let long = PATIENCE;
     let timeouts = Timeouts {
         request: Duration::from_secs(5),
@@ -109,7 +109,7 @@ pub(super) fn service() -> Service {
         write: long,
         handshake: long,
     };
-    let mut service = Service::new("us-east-1", "kms-xks-proxy", timeouts);
+    let mut service = ServiceConfig::new("us-east-1", "kms-xks-proxy", timeouts);
     service.is_sigv4_auth_enabled = false;
     let secret = Secret::new("A".repeat(43));
     service.add_store("/of/the/test", [("AAAAAAAAAAAAAAAAAAAA", secret)], ["foo"]);

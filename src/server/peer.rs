@@ -15,8 +15,8 @@ use zeroize::Zeroize as _;
 use super::admission::Ticket;
 #[cfg(test)]
 use super::faults::{self, Place};
+use super::loop_context::LoopContext;
 use super::tls::{Session, TlsError};
-use super::turn::Turn;
 use crate::job::{Completion, Failure};
 use crate::limits::{
     MAX_READ_PER_TURN_BYTES, MAX_UNKEYED_FLIGHT_BYTES, READ_SCRATCH_BYTES, STOPPING_PATIENCE,
@@ -129,10 +129,10 @@ impl Peer {
     }
 
     /// When what is being waited for has taken too long.
-    pub(super) fn deadline(&self, turn: &Turn) -> Instant {
-        let timeouts = &turn.protocol.service.timeouts;
+    pub(super) fn deadline(&self, context: &LoopContext) -> Instant {
+        let timeouts = &context.loop_state.service.timeouts;
         let at_the_end = |time: Duration| {
-            if turn.moment.is_stopping { time.min(STOPPING_PATIENCE) } else { time }
+            if context.snapshot.is_stopping { time.min(STOPPING_PATIENCE) } else { time }
         };
         match self.phase {
             Phase::Proxy { since } | Phase::Handshake { since, .. } => {
@@ -205,29 +205,29 @@ impl Peer {
     }
 
     /// Reads what has come, of which the kernel has not told yet.
-    pub(super) fn read_at_once(&mut self, turn: &mut Turn) -> Fate {
+    pub(super) fn read_at_once(&mut self, context: &mut LoopContext) -> Fate {
         self.is_readable = true;
-        self.go_on(turn)
+        self.go_on(context)
     }
 
     /// Takes up what the kernel has told of, or the last turn did not allow.
-    pub(super) fn go_on(&mut self, turn: &mut Turn) -> Fate {
+    pub(super) fn go_on(&mut self, context: &mut LoopContext) -> Fate {
         if std::mem::take(&mut self.is_writable) {
-            match self.on_writable(turn) {
+            match self.on_writable(context) {
                 Fate::Stays => {}
                 fate => return fate,
             }
         }
         let is_answered = matches!(self.connection.wait(), Wait::Send(_));
         if matches!(self.phase, Phase::Open) && is_answered && self.pending.is_empty() {
-            let step = self.connection.sent(&mut turn.protocol, &turn.moment);
-            return self.drive_and_read_on(step, turn);
+            let step = self.connection.sent(&mut context.loop_state, &context.snapshot);
+            return self.drive_and_read_on(step, context);
         }
-        self.read_on(turn)
+        self.read_on(context)
     }
 
     /// The socket takes bytes again.
-    fn on_writable(&mut self, turn: &mut Turn) -> Fate {
+    fn on_writable(&mut self, context: &mut LoopContext) -> Fate {
         if self.pending.is_empty() {
             return Fate::Stays;
         }
@@ -236,64 +236,68 @@ impl Peer {
             Ok(false) => Fate::Stays,
             Ok(true) => match self.phase {
                 Phase::Open => {
-                    let step = self.connection.sent(&mut turn.protocol, &turn.moment);
-                    self.drive_and_read_on(step, turn)
+                    let step = self.connection.sent(&mut context.loop_state, &context.snapshot);
+                    self.drive_and_read_on(step, context)
                 }
                 // Nothing was read while something was pending.
-                _ => self.read_on(turn),
+                _ => self.read_on(context),
             },
         }
     }
 
     /// The HSM's answer has come.
-    pub(super) fn on_completion(&mut self, completion: Completion, turn: &mut Turn) -> Fate {
+    pub(super) fn on_completion(
+        &mut self,
+        completion: Completion,
+        context: &mut LoopContext,
+    ) -> Fate {
         #[cfg(test)]
         faults::at(Place::Completion, self.address);
-        let step = self.connection.complete(&mut turn.protocol, &turn.moment, completion);
-        self.drive_and_read_on(step, turn)
+        let step = self.connection.complete(&mut context.loop_state, &context.snapshot, completion);
+        self.drive_and_read_on(step, context)
     }
 
     /// The HSM side did not take the job.
-    pub(super) fn on_refusal(&mut self, failure: Failure, turn: &mut Turn) -> Fate {
-        let step = self.connection.reject(&mut turn.protocol, &turn.moment, failure);
-        self.drive_and_read_on(step, turn)
+    pub(super) fn on_refusal(&mut self, failure: Failure, context: &mut LoopContext) -> Fate {
+        let step = self.connection.reject(&mut context.loop_state, &context.snapshot, failure);
+        self.drive_and_read_on(step, context)
     }
 
     /// [`Self::deadline`] has passed.
-    pub(super) fn on_deadline(&mut self, turn: &mut Turn) -> Fate {
+    pub(super) fn on_deadline(&mut self, context: &mut LoopContext) -> Fate {
         #[cfg(test)]
         faults::at(Place::Deadline, self.address);
         match self.phase {
             Phase::Proxy { .. } | Phase::Handshake { .. } | Phase::Linger { .. } => Fate::Ends,
             // No answer is on its way that the peer could miss.
-            Phase::Open if turn.moment.is_stopping && self.is_idle() => self.leave(turn),
+            Phase::Open if context.snapshot.is_stopping && self.is_idle() => self.leave(context),
             Phase::Open => {
-                let step = self.connection.timed_out(&mut turn.protocol, &turn.moment);
-                self.drive_and_read_on(step, turn)
+                let step = self.connection.timed_out(&mut context.loop_state, &context.snapshot);
+                self.drive_and_read_on(step, context)
             }
         }
     }
 
     /// Gives memory back.
-    pub(super) fn close(mut self, turn: &mut Turn) {
-        turn.count_unfinished_handshake(self.tls.as_ref());
+    pub(super) fn close(mut self, context: &mut LoopContext) {
+        context.count_unfinished_handshake(self.tls.as_ref());
         self.pending.zeroize();
-        self.connection.close(&mut turn.protocol);
+        self.connection.close(&mut context.loop_state);
     }
 
-    fn drive_and_read_on(&mut self, step: Step, turn: &mut Turn) -> Fate {
-        match self.drive(step, turn) {
-            Fate::Stays if self.is_readable => self.read_on(turn),
+    fn drive_and_read_on(&mut self, step: Step, context: &mut LoopContext) -> Fate {
+        match self.drive(step, context) {
+            Fate::Stays if self.is_readable => self.read_on(context),
             fate => fate,
         }
     }
 
     /// Reads until the socket is empty, a request is whole, or the turn's share is used up.
-    fn read_on(&mut self, turn: &mut Turn) -> Fate {
+    fn read_on(&mut self, context: &mut LoopContext) -> Fate {
         let mut budget = MAX_READ_PER_TURN_BYTES;
         while self.is_readable && !self.is_eof {
             match self.phase {
-                Phase::Proxy { since } => match self.take_proxy_header(since, turn) {
+                Phase::Proxy { since } => match self.take_proxy_header(since, context) {
                     None => continue,
                     Some(fate) => return fate,
                 },
@@ -301,39 +305,39 @@ impl Peer {
                 Phase::Handshake { is_answered: false, .. } if self.is_read_closed => {
                     return Fate::Ends;
                 }
-                Phase::Handshake { is_answered: false, .. } if !turn.may_shake_hands => {
+                Phase::Handshake { is_answered: false, .. } if !context.may_shake_hands => {
                     return Fate::Handshake;
                 }
-                Phase::Linger { .. } => return self.drop_input(turn),
+                Phase::Linger { .. } => return self.drop_input(context),
                 Phase::Handshake { .. } | Phase::Open => {}
             }
-            let room = self.room(turn);
+            let room = self.room(context);
             if room == 0 {
                 return Fate::Stays;
             }
             if budget == 0 {
                 return Fate::Again;
             }
-            let step = match self.fill(room.min(budget), turn) {
+            let step = match self.fill(room.min(budget), context) {
                 Ok(Filled::Nothing) => return Fate::Stays,
                 Ok(Filled::Bytes(count)) => {
                     budget -= count;
-                    self.connection.step(&mut turn.protocol, &turn.moment)
+                    self.connection.step(&mut context.loop_state, &context.snapshot)
                 }
                 Ok(Filled::Eof) => {
                     self.is_eof = true;
-                    self.connection.peer_closed(&mut turn.protocol, &turn.moment)
+                    self.connection.peer_closed(&mut context.loop_state, &context.snapshot)
                 }
                 Err(error) => {
-                    self.note(&error, turn);
+                    self.note(&error, context);
                     return match error {
                         // So that the peer gets to see the alert.
-                        PeerError::Tls(_) => self.linger(turn),
+                        PeerError::Tls(_) => self.linger(context),
                         PeerError::Io(_) => Fate::Ends,
                     };
                 }
             };
-            match self.drive(step, turn) {
+            match self.drive(step, context) {
                 Fate::Stays => {}
                 fate => return fate,
             }
@@ -343,15 +347,16 @@ impl Peer {
 
     /// How many bytes may be read now. While an answer has not gone, none: a peer that does not
     /// read is not read from.
-    fn room(&self, turn: &Turn) -> usize {
-        let room = if self.pending.is_empty() { self.connection.room(&turn.protocol) } else { 0 };
+    fn room(&self, context: &LoopContext) -> usize {
+        let room =
+            if self.pending.is_empty() { self.connection.room(&context.loop_state) } else { 0 };
         let partial = self.tls.as_ref().map_or(0, |tls| tls.partial().len());
         room.min(READ_SCRATCH_BYTES).saturating_sub(partial)
     }
 
     /// One read, decrypted, into the protocol's buffer.
-    fn fill(&mut self, max_bytes: usize, turn: &mut Turn) -> Result<Filled, PeerError> {
-        let scratch = &mut turn.scratch;
+    fn fill(&mut self, max_bytes: usize, context: &mut LoopContext) -> Result<Filled, PeerError> {
+        let scratch = &mut context.scratch;
         let partial = self.tls.as_ref().map_or(&[][..], Session::partial);
         let offset = partial.len();
         scratch[..offset].copy_from_slice(partial);
@@ -376,11 +381,11 @@ impl Peer {
         if count < max_bytes && !self.is_read_closed {
             self.is_readable = false;
         }
-        let filled = self.take_in(offset, count, turn);
+        let filled = self.take_in(offset, count, context);
         #[cfg(test)]
         faults::at(Place::Received, self.address);
         // It has plaintext in it. (Not dead stores: the next read may leave any of it as it is.)
-        turn.scratch[..offset + count].fill(0);
+        context.scratch[..offset + count].fill(0);
         filled
     }
 
@@ -390,17 +395,17 @@ impl Peer {
         &mut self,
         offset: usize,
         count: usize,
-        turn: &mut Turn,
+        context: &mut LoopContext,
     ) -> Result<Filled, PeerError> {
-        let Turn { scratch, protocol, moment, outgoing, admission, .. } = turn;
-        let ready_since = turn.ready_since;
+        let LoopContext { scratch, loop_state, snapshot, outgoing, admission, .. } = context;
+        let ready_since = context.ready_since;
         let Some(tls) = &mut self.tls else {
-            self.connection.receive(protocol, ready_since, &scratch[..count]);
+            self.connection.receive(loop_state, ready_since, &scratch[..count]);
             return Ok(Filled::Bytes(count));
         };
         let connection = &mut self.connection;
         let received = tls.receive(&mut scratch[..offset + count], outgoing, |plaintext| {
-            connection.receive(protocol, ready_since, plaintext);
+            connection.receive(loop_state, ready_since, plaintext);
         });
         let is_handshaking = tls.is_handshaking();
         if let Phase::Handshake { is_answered, .. } = &mut self.phase
@@ -409,7 +414,7 @@ impl Peer {
         {
             *is_answered = true;
             if let Some(rate) = &admission.handshakes {
-                rate.charge(moment.now);
+                rate.charge(snapshot.now);
             }
         }
         if !outgoing.filled().is_empty() {
@@ -418,7 +423,7 @@ impl Peer {
         let received = received.map_err(PeerError::Tls)?;
         if matches!(self.phase, Phase::Handshake { .. }) && !is_handshaking {
             self.phase = Phase::Open;
-            protocol.metrics.tls_handshakes.add(1);
+            loop_state.metrics.tls_handshakes.add(1);
         }
         if received.is_closed {
             self.is_readable = false;
@@ -428,13 +433,13 @@ impl Peer {
     }
 
     /// Does what the protocol says, until it has to wait.
-    fn drive(&mut self, mut step: Step, turn: &mut Turn) -> Fate {
+    fn drive(&mut self, mut step: Step, context: &mut LoopContext) -> Fate {
         loop {
-            if !turn.protocol.out.is_empty() {
+            if !context.loop_state.out.is_empty() {
                 #[cfg(test)]
                 faults::at(Place::Answer, self.address);
-                let sent = self.send(turn);
-                turn.protocol.clear_out();
+                let sent = self.send(context);
+                context.loop_state.clear_out();
                 if sent.is_err() {
                     return Fate::Ends;
                 }
@@ -442,31 +447,35 @@ impl Peer {
             step = match step {
                 Step::Receive => return Fate::Stays,
                 Step::Submit(job) => {
-                    turn.submit(job);
+                    context.submit(job);
                     return Fate::Stays;
                 }
                 Step::Health => {
-                    let health = turn.hsm.health();
-                    self.connection.answer_health(&mut turn.protocol, &turn.moment, &health)
+                    let health = context.hsm.health();
+                    self.connection.answer_health(
+                        &mut context.loop_state,
+                        &context.snapshot,
+                        &health,
+                    )
                 }
                 Step::Send if self.pending.is_empty() => {
-                    if turn.answers_left == 0 {
+                    if context.answers_left == 0 {
                         return Fate::Again;
                     }
-                    turn.answers_left -= 1;
-                    self.connection.sent(&mut turn.protocol, &turn.moment)
+                    context.answers_left -= 1;
+                    self.connection.sent(&mut context.loop_state, &context.snapshot)
                 }
                 Step::Send => return Fate::Stays,
-                Step::Close => return self.begin_close(turn),
+                Step::Close => return self.begin_close(context),
             };
         }
     }
 
     /// A connection that breaks is the network's daily life.
-    fn note(&self, error: &PeerError, turn: &mut Turn) {
+    fn note(&self, error: &PeerError, context: &mut LoopContext) {
         match (error, &self.phase) {
             (PeerError::Tls(error), Phase::Handshake { .. }) => {
-                turn.note_failed_handshake(self.address, error);
+                context.note_failed_handshake(self.address, error);
             }
             (PeerError::Tls(error), _) => {
                 tracing::debug!(peer = %self.address, %error, "TLS session broken");

@@ -10,8 +10,8 @@ use crate::limits::{
     MAX_ACCESS_KEY_ID_BYTES, MAX_CREDENTIAL_NAME_BYTES, MAX_CREDENTIALS_PER_STORE,
     MAX_SECRET_ACCESS_KEY_BYTES, MIN_ACCESS_KEY_ID_BYTES, MIN_SECRET_ACCESS_KEY_BYTES,
 };
-use crate::observe::metrics::unix_secs;
 use crate::observe::redaction::Secret;
+use crate::observe::timestamp::unix_secs;
 
 /// In the reference proxy's sample files, and so known to everybody.
 const PUBLISHED_SECRET: &str = "PleaseReplaceThisWithSomeSecretOfLength43To64";

@@ -13,7 +13,7 @@ use crate::limits::{
     MAX_CONNECTIONS, MAX_MAX_BUFFERED_BYTES, MAX_PLAINTEXT_IN_BASE64_BYTES, MAX_RATE_PER_SEC,
     MAX_TIMEOUT_MILLI, MIN_MAX_AAD_BYTES, MIN_MAX_BUFFERED_BYTES, MIN_MAX_PLAINTEXT_BYTES,
 };
-use crate::proto::service::Timeouts;
+use crate::proto::service_config::Timeouts;
 
 /// How many bytes of base64 that many bytes make, padded (RFC 4648, 4).
 const fn base64_bytes(bytes: usize) -> usize {

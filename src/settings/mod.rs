@@ -37,7 +37,7 @@ use crate::observe::audit::AuditConfig;
 use crate::observe::log::LogConfig;
 use crate::observe::redaction::Secret;
 use crate::policy::Policy;
-use crate::proto::service::Timeouts;
+use crate::proto::service_config::Timeouts;
 use crate::server::config::TcpKeepalive;
 use crate::server::network::Network;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use crate::job::KeyIndex;
-use crate::proto::Service;
+use crate::proto::ServiceConfig;
 use crate::proto::xks::quota::Quota;
 use crate::server::tls::Acceptor;
 use crate::{hsm, server};
@@ -12,16 +12,16 @@ use crate::{hsm, server};
 impl Settings {
     /// What the protocol is configured with.
     #[must_use]
-    pub fn service(&self) -> Service {
+    pub fn service(&self) -> ServiceConfig {
         self.service_after(None)
     }
 
     /// The same, to take the place of `former`: key ids keep their indices, and what stores have
     /// used of their quotas counts.
     #[must_use]
-    pub fn service_after(&self, former: Option<&Service>) -> Service {
+    pub fn service_after(&self, former: Option<&ServiceConfig>) -> ServiceConfig {
         let Settings { server, limits, .. } = self;
-        let mut service = Service::new(&server.region, &server.service, limits.timeouts);
+        let mut service = ServiceConfig::new(&server.region, &server.service, limits.timeouts);
         if let Some(former) = former {
             service.keep_labels(former);
         }
@@ -68,7 +68,7 @@ impl Settings {
     /// What the HSM side is started with: jobs name its labels by the indices that `service`, as
     /// [`Self::service`] made it, gives them.
     #[must_use]
-    pub fn hsm_config(&self, service: &Service) -> hsm::config::Config {
+    pub fn hsm_config(&self, service: &ServiceConfig) -> hsm::config::Config {
         hsm::config::Config {
             tokens: self.pkcs11.tokens.clone(),
             labels: service.labels().to_vec(),
@@ -81,7 +81,7 @@ impl Settings {
         }
     }
 
-    fn storeless_keys(&self, service: &Service) -> Vec<KeyIndex> {
+    fn storeless_keys(&self, service: &ServiceConfig) -> Vec<KeyIndex> {
         let audit_key = self.audit.as_ref().and_then(|audit| audit.hsm_key.as_deref());
         let is_of_store = |label: &str| {
             let mut of_stores = self.stores.iter().flat_map(|store| &store.xks_key_id_set);

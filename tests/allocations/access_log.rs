@@ -5,7 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use xks_proxy::observe::access_log::CallRecord;
+use xks_proxy::observe::call_record::CallRecord;
 use xks_proxy::observe::log::{self, LogConfig, LogFile, LogFormat, Rotation};
 
 thread_local! {

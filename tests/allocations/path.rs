@@ -249,7 +249,7 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: &str, is_audited: bool)
     let metrics = Metrics::new(server.event_loops(), Arc::default());
     let ended = |reason: &str| panic!("a loop ended: {reason}");
     let loops = server
-        .start(&service, &hsm, || log.access_log().with_audit(audit.trail()), &metrics, ended)
+        .start(&service, &hsm, || log.access_log().with_audit(audit.handle()), &metrics, ended)
         .unwrap();
 
     let change = || {

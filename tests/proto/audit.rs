@@ -32,7 +32,7 @@ fn open(directory: &TempDir, when_full: WhenFull) -> Audit {
 
 fn rig(audit: &Audit) -> Rig {
     let mut rig = Rig::usual();
-    rig.protocol.access_log.audit = audit.trail();
+    rig.loop_state.access_log.audit = audit.handle();
     rig
 }
 

@@ -289,7 +289,7 @@ fn metadata_in_the_answer_is_that_in_the_aad() {
     rig.send(&call(&format!("keys/{KEY}/encrypt"), &encrypt(b"secret", None)));
     let mut new = service();
     new.ciphertext_metadata = Some(b"new".to_vec());
-    rig.protocol.service = Arc::new(new);
+    rig.loop_state.service = Arc::new(new);
     assert!(rig.work());
     let answer = rig.responses().remove(0);
     assert_eq!(unb64(&answer.json()["ciphertextMetadata"]), b"old");

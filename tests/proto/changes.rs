@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use xks_proxy::observe::redaction::Secret;
-use xks_proxy::proto::Service;
+use xks_proxy::proto::ServiceConfig;
 
 use crate::calls::{call, encrypt, metadata};
 use crate::rig::{ACCESS_KEY_ID, KEY, PREFIX, Rig, SECRET, service};
@@ -15,7 +15,7 @@ fn encrypt_call(length: usize) -> Vec<u8> {
 }
 
 /// The usual service with limits for large requests.
-fn large() -> Service {
+fn large() -> ServiceConfig {
     let mut service = service();
     service.max_plaintext_in_base64 = 200_000;
     service
@@ -29,7 +29,7 @@ fn limits_change_within_a_request() {
     for cut in [1, 100, 600, 1000, 3000, 5000, 20_000, 100_000, request.len() - 1] {
         let mut rig = Rig::new(large());
         rig.send(&request[..cut]);
-        rig.protocol.adopt(Arc::new(service()));
+        rig.loop_state.adopt(Arc::new(service()));
         rig.send(&request[cut..]);
         let responses = rig.responses();
         // Judged by the new limits: as too large a value, or, if its head had not come whole, as
@@ -40,12 +40,12 @@ fn limits_change_within_a_request() {
             rig.send(&encrypt_call(100));
             assert_eq!(rig.responses()[0].status, 200, "{cut}");
         }
-        assert_eq!(rig.protocol.held_bytes(), 0);
+        assert_eq!(rig.loop_state.held_bytes(), 0);
 
         let mut rig = Rig::new(service());
         let head = cut.min(200);
         rig.send(&request[..head]);
-        rig.protocol.adopt(Arc::new(large()));
+        rig.loop_state.adopt(Arc::new(large()));
         rig.send(&request[head..]);
         rig.send(&request);
         let statuses: Vec<u16> = rig.responses().iter().map(|answer| answer.status).collect();
@@ -57,7 +57,7 @@ fn limits_change_within_a_request() {
 /// store is gone or switched off by then.
 #[test]
 fn a_request_at_the_hsm_is_finished() {
-    let mut gone = Service::new("eu-west-1", "kms-xks-proxy", service().timeouts);
+    let mut gone = ServiceConfig::new("eu-west-1", "kms-xks-proxy", service().timeouts);
     gone.keep_labels(&service());
     let mut disabled = service();
     disabled.disable_store(PREFIX);
@@ -67,7 +67,7 @@ fn a_request_at_the_hsm_is_finished() {
         let mut rig = Rig::usual();
         rig.hold_jobs = true;
         rig.send(&encrypt_call(100));
-        rig.protocol.adopt(Arc::new(change));
+        rig.loop_state.adopt(Arc::new(change));
         rig.pass(Duration::from_millis(179));
         assert!(rig.work());
         let responses = rig.responses();
@@ -78,7 +78,7 @@ fn a_request_at_the_hsm_is_finished() {
     let mut rig = Rig::usual();
     rig.hold_jobs = true;
     rig.send(&encrypt_call(100));
-    rig.protocol.adopt(Arc::new(patient));
+    rig.loop_state.adopt(Arc::new(patient));
     rig.pass(Duration::from_millis(180));
     assert_eq!(rig.responses()[0].error(), (503, "DependencyTimeoutException".to_owned()));
 }
@@ -87,13 +87,14 @@ fn a_request_at_the_hsm_is_finished() {
 #[test]
 fn indices_stay() {
     let first = service();
-    let mut second = Service::new("eu-west-1", "kms-xks-proxy", first.timeouts);
+    let mut second = ServiceConfig::new("eu-west-1", "kms-xks-proxy", first.timeouts);
     second.keep_labels(&first);
     let credential = (ACCESS_KEY_ID, Secret::new(SECRET.to_owned()));
     second.add_store(PREFIX, [credential], ["a-new-one", "key-3", KEY]);
     assert!(second.labels().starts_with(first.labels()));
     assert_eq!(second.labels().len(), first.labels().len() + 1);
-    let index = |service: &Service, prefix, key| service.store(prefix)?.key(key).map(|it| it.index);
+    let index =
+        |service: &ServiceConfig, prefix, key| service.store(prefix)?.key(key).map(|it| it.index);
     assert_eq!(index(&second, PREFIX, KEY), index(&first, PREFIX, KEY));
     assert_eq!(index(&second, PREFIX, "key-3"), index(&first, "/example/store-2", "key-3"));
     assert_eq!(index(&second, PREFIX, "key-2"), None);

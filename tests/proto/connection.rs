@@ -97,7 +97,7 @@ fn there_is_no_room_while_an_answer_is_pending() {
     let mut rig = Rig::usual();
     rig.hold_answers = true;
     rig.send(PING);
-    assert_eq!(rig.connection.as_ref().unwrap().room(&rig.protocol), 0);
+    assert_eq!(rig.connection.as_ref().unwrap().room(&rig.loop_state), 0);
     assert!(matches!(rig.connection.as_ref().unwrap().wait(), Wait::Send(_)));
     rig.send(PING);
     assert_eq!((rig.inbox.len(), rig.responses().len()), (PING.len(), 1));
@@ -169,7 +169,7 @@ fn draining_ends_connections_with_an_answer() {
     let mut rig = Rig::usual();
     rig.hold_jobs = true;
     rig.send(&encrypt_call(b"x"));
-    rig.moment.is_draining = true;
+    rig.snapshot.is_draining = true;
     assert!(rig.work());
     let answer = rig.responses().remove(0);
     assert!(answer.status == 200 && answer.closes() && rig.is_closed());
@@ -180,13 +180,13 @@ fn draining_ends_connections_with_an_answer() {
 #[test]
 fn who_comes_while_it_drains_stays_until_it_stops() {
     let mut rig = Rig::usual();
-    rig.moment.is_draining = true;
+    rig.snapshot.is_draining = true;
     rig.reconnect();
     for _ in 0..3 {
         rig.send(PING);
         assert!(!rig.responses().remove(0).closes() && !rig.is_closed());
     }
-    rig.moment.is_stopping = true;
+    rig.snapshot.is_stopping = true;
     rig.send(PING);
     assert!(rig.responses().remove(0).closes() && rig.is_closed());
 }
@@ -222,7 +222,7 @@ fn half_close() {
 
     // Bytes and end in one turn.
     let mut rig = Rig::usual();
-    rig.connection.as_mut().unwrap().receive(&mut rig.protocol, rig.moment.now, PING);
+    rig.connection.as_mut().unwrap().receive(&mut rig.loop_state, rig.snapshot.now, PING);
     rig.end_input();
     assert_eq!(rig.responses()[0].status, 200);
     assert!(rig.is_closed());
@@ -277,7 +277,7 @@ fn deadline_and_late_completion() {
     rig.hold_jobs = true;
     let request = encrypt_call(b"first");
     rig.send(&request[..10]);
-    let first_byte = rig.moment.now;
+    let first_byte = rig.snapshot.now;
     rig.pass(Duration::from_millis(100));
     rig.send(&request[10..]);
     let deadline = first_byte + Duration::from_millis(180);
@@ -311,7 +311,7 @@ fn congestion() {
         (false, old, "forged", Some((401, "AuthenticationFailedException".to_owned()))),
     ] {
         let mut rig = Rig::usual();
-        rig.moment.is_congested = is_congested;
+        rig.snapshot.is_congested = is_congested;
         let mut request = match name {
             "health" => call("health", &json!({ "requestMetadata": metadata() })),
             _ => encrypt_call(b"plaintext"),
@@ -321,7 +321,7 @@ fn congestion() {
             request[last] = b' ';
         }
         rig.send(&request[..10]);
-        rig.moment.now += waited;
+        rig.snapshot.now += waited;
         rig.send(&request[10..]);
         let answer = rig.responses().remove(0);
         match refused {
@@ -344,9 +344,9 @@ fn refused_jobs() {
         rig.send(&encrypt_call(b"x"));
         let job = rig.jobs.pop_front().unwrap();
         let connection = rig.connection.as_mut().unwrap();
-        let step = connection.reject(&mut rig.protocol, &rig.moment, failure);
+        let step = connection.reject(&mut rig.loop_state, &rig.snapshot, failure);
         rig.drive(step);
-        rig.protocol.recycle_job(job);
+        rig.loop_state.recycle_job(job);
         let answer = rig.responses().remove(0);
         assert_eq!(answer.error(), (expected.0, expected.1.to_owned()));
         assert!(!rig.is_closed());
@@ -369,9 +369,9 @@ fn what_is_not_awaited_changes_nothing() {
         rig.send(sent);
         let connection = rig.connection.as_mut().unwrap();
         for step in [
-            connection.complete(&mut rig.protocol, &rig.moment, stray()),
-            connection.reject(&mut rig.protocol, &rig.moment, Failure::NoToken),
-            connection.answer_health(&mut rig.protocol, &rig.moment, &crate::rig::fleet()),
+            connection.complete(&mut rig.loop_state, &rig.snapshot, stray()),
+            connection.reject(&mut rig.loop_state, &rig.snapshot, Failure::NoToken),
+            connection.answer_health(&mut rig.loop_state, &rig.snapshot, &crate::rig::fleet()),
         ] {
             assert!(matches!(step, Step::Receive));
         }
@@ -399,8 +399,8 @@ fn the_ping_port_serves_probes_only() {
 fn ping_and_readyz() {
     let ask = |method: &str, path: &str, is_ready, is_draining| {
         let mut rig = Rig::usual();
-        rig.moment.is_ready = is_ready;
-        rig.moment.is_draining = is_draining;
+        rig.snapshot.is_ready = is_ready;
+        rig.snapshot.is_draining = is_draining;
         rig.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
         let answers = crate::rig::wire::parse_all(&rig.answers, method == "HEAD");
         assert_eq!(answers.len(), 1);
@@ -424,7 +424,7 @@ fn ping_and_readyz() {
 #[test]
 fn the_largest_answers_fit() {
     let mut rig = Rig::usual();
-    let (out, capacity) = (rig.protocol.out.as_ptr(), rig.protocol.out.capacity());
+    let (out, capacity) = (rig.loop_state.out.as_ptr(), rig.loop_state.out.capacity());
     for plaintext in [0, 6_144] {
         let mut body = encrypt(&vec![1; plaintext], None);
         body["ciphertextDataIntegrityValueAlgorithm"] = "SHA_256".into();
@@ -432,7 +432,7 @@ fn the_largest_answers_fit() {
         let body = crate::calls::decrypt(&encrypted, None);
         assert_eq!(rig.ask(&call(&format!("keys/{KEY}/decrypt"), &body)).status, 200);
     }
-    assert_eq!((rig.protocol.out.as_ptr(), rig.protocol.out.capacity()), (out, capacity));
+    assert_eq!((rig.loop_state.out.as_ptr(), rig.loop_state.out.capacity()), (out, capacity));
 }
 
 /// A plaintext must not outlive its answer in memory that is used again.

@@ -221,7 +221,7 @@ fn scopes_around_midnight() {
     let midnight = NOON + 12 * 3600;
     let mut rig = Rig::usual();
     for now in [midnight - 120, midnight - 1, midnight, midnight + 120] {
-        rig.moment.unix_secs = now;
+        rig.snapshot.unix_secs = now;
         for signed_at in [midnight - 100, midnight + 100, midnight - 1, midnight] {
             let mut request = health();
             request.unix_secs = signed_at;
@@ -230,9 +230,9 @@ fn scopes_around_midnight() {
     }
     // Years of days go through the cache.
     for day in 0..10 * SIGNING_KEYS_PER_CREDENTIAL as u64 {
-        rig.moment.unix_secs = NOON + day * 86_400;
+        rig.snapshot.unix_secs = NOON + day * 86_400;
         let mut request = health();
-        request.unix_secs = rig.moment.unix_secs;
+        request.unix_secs = rig.snapshot.unix_secs;
         assert_eq!(rig.ask(&request.signed()).status, 200);
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use super::super::client::{Endpoint, Trust};
 use super::super::{EXIT_ARGUMENTS, EXIT_UNAVAILABLE, Failed, admin_client};
 use super::watch::{Seen, Times};
-use crate::observe::metrics::unix_secs;
 use crate::observe::timestamp::Rfc3339;
+use crate::observe::timestamp::unix_secs;
 use crate::settings::{Credential, Settings};
 
 const SECS_PER_DAY: u64 = 86_400;

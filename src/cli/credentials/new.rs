@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 use super::super::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed, secret_output, which_store};
 use super::list::day;
 use crate::limits::MAX_CREDENTIALS_PER_STORE;
-use crate::observe::metrics::unix_secs;
 use crate::observe::redaction::Secret;
+use crate::observe::timestamp::unix_secs;
 
 /// 20 to 30 are allowed; 26 of 32 letters are 130 random bits, so that no two are ever the same.
 const ACCESS_KEY_ID_CHARS: usize = 26;

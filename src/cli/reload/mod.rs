@@ -23,7 +23,7 @@ use crate::limits::{HSM_RETIRE_TIMEOUT, MAX_CHANGE_WAIT, MAX_START_WAIT};
 use crate::observe::audit::Audit;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
-use crate::proto::Service;
+use crate::proto::ServiceConfig;
 use crate::server::changes::Changes;
 use crate::server::lifecycle::Lifecycle;
 use crate::settings::{self, Finding, Settings, Severity};
@@ -42,7 +42,7 @@ pub(super) struct Reloader {
     /// What only a start takes up is as it is here, whatever files said since.
     pub(super) started: Arc<Settings>,
     pub(super) in_use: InUse,
-    pub(super) service: Arc<Service>,
+    pub(super) service: Arc<ServiceConfig>,
     pub(super) changes: Arc<Changes>,
     /// The event loops' inboxes, for a fleet of other tokens.
     pub(super) completions: Vec<Arc<CompletionQueue>>,
@@ -196,7 +196,7 @@ impl Reloader {
     fn other_fleet(
         &self,
         settings: &Settings,
-        service: &Service,
+        service: &ServiceConfig,
         former: &Hsm,
     ) -> Result<Arc<Hsm>, Vec<String>> {
         tracing::info!(tokens = settings.pkcs11.tokens.len(), "connecting to other HSM tokens");

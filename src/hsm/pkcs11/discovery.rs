@@ -10,14 +10,16 @@ use std::time::{Duration, Instant};
 
 use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV, CKF_MESSAGE_ENCRYPT, CKM_AES_GCM};
 
+use super::calls::Calls;
 use super::codes::{self, Class};
-use super::ffi::RawError;
 use super::gcm::given_iv;
 use super::labels::Labels;
+use super::native::RawError;
 use super::profiles::{PROFILES, Profile};
-use super::session::{Calls, Pkcs11Session};
+use super::session::Pkcs11Session;
+use super::shared::Shared;
 use super::slots::version;
-use super::token::{Pkcs11Token, Shared};
+use super::token::Pkcs11Token;
 use super::trouble::Trouble;
 use crate::hsm::backend::OpenError;
 use crate::hsm::config::{GcmForm, IvMode, TokenConfig};

@@ -16,8 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cryptoki_sys::*;
 use parking_lot::{Mutex, MutexGuard};
 
-pub use super::native::{Arguments, GcmIv, RawError};
-use super::native::{Attribute, Error};
+use super::native::{Arguments, Attribute, Error, GcmIv, RawError};
 use crate::hsm::config::GcmForm;
 use crate::limits::{GCM_TAG_BYTES, MAX_GCM_IV_BYTES, MAX_LABEL_BYTES, MAX_OUTPUT_EXCESS};
 

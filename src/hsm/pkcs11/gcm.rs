@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use zeroize::Zeroize as _;
 
 use super::codes;
-use super::ffi::GcmIv;
-use super::native::Session;
+use super::native::GcmIv;
+use super::native_session::NativeSession;
 use crate::hsm::config::IvMode;
 use crate::job::Iv;
 use crate::limits::{
@@ -77,7 +77,7 @@ impl IvStock {
     /// [`NoIv`]
     pub fn take(
         &mut self,
-        session: &Session,
+        session: &NativeSession,
         seen: &SeenBatches,
     ) -> Result<[u8; GCM_IV_BYTES], NoIv> {
         if self.next == self.end {

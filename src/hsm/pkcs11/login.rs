@@ -8,7 +8,7 @@ use cryptoki_sys::*;
 use parking_lot::Mutex;
 
 use super::codes::{self, Class};
-use super::native::Session;
+use super::native_session::NativeSession;
 use super::pin_tries::{self, NotNow, PinFlags, PinId, Refusal, UnderWay};
 use crate::hsm::backend::OpenError;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_OTHER_LOGIN_REFUSALS};
@@ -73,7 +73,7 @@ impl Login {
     /// [`OpenError::PinRefused`] if the token refused the PIN, now or before; those of `ask`.
     pub fn ensure(
         &self,
-        session: &Session,
+        session: &NativeSession,
         ask: impl FnOnce() -> Result<About, OpenError>,
         counts: &codes::Counts,
     ) -> Result<(), OpenError> {
@@ -219,7 +219,7 @@ fn refused(code: Option<CK_RV>, is_by_device: bool, reason: &str) -> (Refusal, S
 ///
 /// # Errors
 /// The token did not say; the text says why.
-pub fn is_logged_in(session: &Session) -> Result<bool, String> {
+pub fn is_logged_in(session: &NativeSession) -> Result<bool, String> {
     session.is_logged_in().map_err(|error| codes::describe_error(&error))
 }
 

@@ -1,27 +1,28 @@
 //! PKCS#11: tokens, sessions and keys as [`super::backend`] wants them.
 
+mod calls;
+mod chosen_slot;
 pub mod codes;
 pub mod discovery;
-mod evidence;
 pub mod ffi;
 pub mod gcm;
-pub mod keys;
+mod identity;
+mod keys;
 mod known_good;
 pub mod labels;
-mod listing;
 pub mod login;
-mod lost_keys;
+mod missed;
 pub mod module;
 pub mod native;
-mod operations;
+pub mod native_session;
+mod opened;
 pub mod pin_tries;
-mod private_first;
 pub mod profiles;
-mod prove;
 mod reinitialization;
 pub mod session;
+mod shared;
 mod slot_selection;
 mod slots;
-mod standing;
 pub mod token;
+mod token_inventory;
 mod trouble;

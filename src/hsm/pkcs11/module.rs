@@ -12,8 +12,8 @@ use cryptoki_sys::{
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::codes;
-use super::ffi::{Arguments, RawModule};
-use super::native::Error;
+use super::ffi::RawModule;
+use super::native::{Arguments, Error};
 use super::reinitialization::{Schedule, User};
 use crate::limits::{MAX_LOGIN_WAIT, MAX_SLOTS};
 

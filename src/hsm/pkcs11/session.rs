@@ -1,22 +1,14 @@
 //! One session: looks the key up, has the operation done, and is closed at the end.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use cryptoki_sys::{CK_SLOT_ID, CKR_USER_NOT_LOGGED_IN};
-use zeroize::Zeroizing;
-
-use super::gcm::IvStock;
-use super::keys::Key;
-use super::known_good::{KnownGood, ProbeKey};
-use super::login;
-use super::module::{Entry, Generation};
-use super::native::Session as NativeSession;
-use super::token::Shared;
-use super::trouble::{NO_SESSION, Trouble, fault_of, is_reconnection};
-use crate::hsm::backend::{
-    Blame, Direction, Evidence, Failed, Fault, KeyChoice, Probed, Proof, Session,
-};
+use super::calls::Calls;
+use super::module::Entry;
+use super::native_session::NativeSession;
+use super::opened::Opened;
+use super::shared::Shared;
+use super::trouble::{NO_SESSION, is_reconnection};
+use crate::hsm::backend::{Direction, Evidence, Failed, Fault, KeyChoice, Probed, Proof, Session};
 use crate::job::{KeyIndex, Request, Success};
 
 /// A logged-in session of a token.
@@ -25,40 +17,11 @@ pub struct Pkcs11Session {
     calls: Calls,
 }
 
-/// Where and when a session was opened.
-#[derive(Clone, Copy)]
-pub(super) struct Opened {
-    pub(super) slot: CK_SLOT_ID,
-    pub(super) generation: Generation,
-    pub(super) at: Instant,
-}
-
-/// The session proper, apart from the token so that both can be borrowed.
-pub(super) struct Calls {
-    pub(super) session: Option<NativeSession>,
-    pub(super) opened: Opened,
-    pub(super) ivs: IvStock,
-    /// Plaintexts of verifying decryptions; wiped after each.
-    pub(super) scratch: Zeroizing<Vec<u8>>,
-    pub(super) known_good: Option<KnownGood>,
-    /// A ciphertext of another key's, by which faults are charged.
-    pub(super) evidence: Option<KnownGood>,
-    pub(super) probe_key: ProbeKey,
-}
-
 impl Pkcs11Session {
     /// Takes a session over; it is closed when this is dropped.
     pub(super) fn new(token: Arc<Shared>, session: NativeSession, opened: Opened) -> Self {
         token.module.session_opened();
-        let calls = Calls {
-            session: Some(session),
-            opened,
-            ivs: IvStock::new(),
-            scratch: Zeroizing::new(Vec::new()),
-            known_good: None,
-            evidence: None,
-            probe_key: ProbeKey::Untried,
-        };
+        let calls = Calls::new(session, opened);
         Self { token, calls }
     }
 
@@ -154,68 +117,5 @@ impl Drop for Pkcs11Session {
             let _ = session.close();
         }
         self.token.module.session_gone();
-    }
-}
-
-impl Calls {
-    pub(super) fn session(&self) -> Result<&NativeSession, Fault> {
-        self.session.as_ref().ok_or(NO_SESSION)
-    }
-
-    fn perform(
-        &mut self,
-        token: &Shared,
-        request: &Request,
-        output: &mut Vec<u8>,
-    ) -> Result<Success, Fault> {
-        let key = match token.keys.get(request.key) {
-            Some(key) => key,
-            None => self.look_up(token, request.key)?,
-        };
-        match self.attempt(token, &key, request, output) {
-            Ok(success) => Ok(success),
-            Err(Trouble::Fault(fault)) => Err(fault),
-            Err(Trouble::StaleHandle(code)) => {
-                if !token.keys.may_replace(request.key, key.handle, Instant::now()) {
-                    return Err(fault_of(code, Blame::Session));
-                }
-                let key = token
-                    .keys
-                    .replace(self.session()?, request.key, key.handle)
-                    .map_err(|error| token.fault(&error))?;
-                let Some(key) = key else { return Err(self.not_found(token, request.key)) };
-                self.attempt(token, &key, request, output).map_err(|trouble| match trouble {
-                    Trouble::Fault(fault) => fault,
-                    // A handle just found is not stale. Whether the session is at fault, or the
-                    // key, another key shows.
-                    Trouble::StaleHandle(code) => {
-                        token.keys.refused(request.key, key.handle, Instant::now());
-                        fault_of(code, Blame::Session)
-                    }
-                })
-            }
-        }
-    }
-
-    fn look_up(&mut self, token: &Shared, key: KeyIndex) -> Result<Key, Fault> {
-        if token.keys.may_look_up(key, Instant::now())
-            && let Some(key) =
-                token.keys.look_up(self.session()?, key).map_err(|error| token.fault(&error))?
-        {
-            return Ok(key);
-        }
-        Err(self.not_found(token, key))
-    }
-
-    pub(super) fn require_login(&self, token: &Shared) -> Result<(), Fault> {
-        if token.login.is_needed() && token.login_rules().is_required {
-            match login::is_logged_in(self.session()?) {
-                Ok(true) => {}
-                Ok(false) | Err(_) => {
-                    return Err(fault_of(CKR_USER_NOT_LOGGED_IN, Blame::Session));
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -1,14 +1,13 @@
-//! The module's slots: who is in each, and whether it is still the one that is meant.
+//! The module's slots, and who is in each.
 
 use cryptoki_sys::*;
 
 use super::codes::{self, Class};
 use super::ffi::RawModule;
-use super::login::{About, LoginRules};
+use super::login::LoginRules;
 use super::native::Error;
-use super::pin_tries::{PinFlags, PinId};
-use super::token::{Shared, identity};
-use crate::hsm::backend::{Identity, OpenError};
+use super::pin_tries::PinFlags;
+use crate::hsm::backend::OpenError;
 use crate::hsm::inventory::SlotInventory;
 use crate::limits::MAX_SLOTS;
 
@@ -17,38 +16,6 @@ pub(super) struct Found {
     pub(super) slot: CK_SLOT_ID,
     pub(super) inventory: SlotInventory,
     pub(super) rules: LoginRules,
-}
-
-impl Shared {
-    /// Asks the slot once more who its token is, right before it gets the PIN: another may have
-    /// come into it since.
-    pub(super) fn before_login(&self, slot: CK_SLOT_ID) -> Result<About, OpenError> {
-        let unavailable = |reason| OpenError::Unavailable(reason);
-        let found = self.module.raw.token_info(slot).map_err(|error| {
-            self.count(&error);
-            unavailable(codes::describe_error(&error))
-        })?;
-        let (now, rules) = (describe(slot, &found), rules_of(&found));
-        let mut chosen = self.chosen.write();
-        let is_same = |known: &SlotInventory| {
-            known.serial == now.serial && (!now.serial.is_empty() || known.label == now.label)
-        };
-        if !chosen.token.as_ref().is_some_and(is_same) {
-            chosen.slot = None;
-            return Err(unavailable(format!(
-                "another token has come into slot {} (label {:?}, serial {:?}): it does not get \
-                 the PIN",
-                now.id, now.label, now.serial
-            )));
-        }
-        chosen.rules = rules;
-        drop(chosen);
-        let Identity { id, label: name, .. } = identity(&now);
-        let pin = self.login.pin().expose();
-        let pin_id = PinId::of(&self.module.path, &id, pin)
-            .ok_or_else(|| unavailable("the system gives no random bytes".to_owned()))?;
-        Ok(About { rules, pin_id, name })
-    }
 }
 
 /// Without CKM_AES_GCM there is nothing that the token could do here. One that does not tell its
@@ -87,7 +54,7 @@ pub(super) fn list_slots(module: &RawModule) -> Result<Vec<Found>, Error> {
     Ok(found)
 }
 
-fn rules_of(token: &CK_TOKEN_INFO) -> LoginRules {
+pub(super) fn rules_of(token: &CK_TOKEN_INFO) -> LoginRules {
     let has = |flag| token.flags & flag != 0;
     LoginRules {
         is_required: has(CKF_LOGIN_REQUIRED),
@@ -101,7 +68,7 @@ fn rules_of(token: &CK_TOKEN_INFO) -> LoginRules {
 }
 
 /// What is of use here, whatever the other members are: a token whose clock is wrong is a token.
-fn describe(slot: CK_SLOT_ID, token: &CK_TOKEN_INFO) -> SlotInventory {
+pub(super) fn describe(slot: CK_SLOT_ID, token: &CK_TOKEN_INFO) -> SlotInventory {
     let has = |flag| token.flags & flag != 0;
     SlotInventory {
         id: slot,

@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -125,9 +126,9 @@ fn off() {
     let audit = Audit::off();
     audit.note("start", &[]);
     audit.reopen();
-    let mut trail = audit.trail();
+    let mut trail = audit.handle();
     assert!(trail.reserve([usize::MAX].into_iter()).unwrap().is_none());
-    trail.write(&super::super::access_log::CallRecord::default(), None);
+    trail.write(&crate::observe::call_record::CallRecord::default(), None);
     trail.flush();
     assert!(audit.stop() && audit.can_serve() && audit.stats().is_none());
 }
@@ -166,9 +167,9 @@ fn a_process_between_two_others_loses_nothing() {
     let config = config(&directory);
     let former = Audit::open(&config).unwrap();
     let between = Audit::open(&config).unwrap();
-    let mut trail = between.trail();
+    let mut trail = between.handle();
     let reservation = trail.reserve([10].into_iter()).unwrap();
-    let record = super::super::access_log::CallRecord {
+    let record = crate::observe::call_record::CallRecord {
         is_authenticated: true,
         call: "encrypt",
         status: 200,

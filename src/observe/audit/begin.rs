@@ -10,12 +10,14 @@ use std::thread;
 use std::time::Instant;
 
 use super::chain::{Chain, wipe_stack};
+use super::config::AuditConfig;
 use super::files::Files;
+use super::key;
+use super::path_error::with_path;
 use super::queue::Queue;
 use super::recover::recover;
 use super::state::{State, StateFile};
 use super::writer::{Opened, Writer};
-use super::{AuditConfig, explain, key};
 use crate::limits::{AUDIT_STOP_TIMEOUT, AUDIT_TAKEOVER_POLL, MAX_AUDIT_TAKEOVER_WAIT};
 
 /// Opens the files and takes the chain up.
@@ -24,11 +26,11 @@ use crate::limits::{AUDIT_STOP_TIMEOUT, AUDIT_TAKEOVER_POLL, MAX_AUDIT_TAKEOVER_
 /// [`ErrorKind::WouldBlock`]: another process writes the log. Else the directory, a file, the state
 /// or the key cannot be read or written; the error names which.
 pub(super) fn begin(config: &AuditConfig, queue: &Arc<Queue>) -> io::Result<Writer> {
-    fs::create_dir_all(&config.directory).map_err(|error| explain(&config.directory, &error))?;
+    fs::create_dir_all(&config.directory).map_err(|error| with_path(&config.directory, &error))?;
     let state_path = config.state_file();
     let (mut state_file, kept) =
-        StateFile::open(&state_path).map_err(|error| explain(&state_path, &error))?;
-    let mut files = Files::open(config).map_err(|error| explain(&config.directory, &error))?;
+        StateFile::open(&state_path).map_err(|error| with_path(&state_path, &error))?;
+    let mut files = Files::open(config).map_err(|error| with_path(&config.directory, &error))?;
     let previous_end = match &kept {
         None => "none",
         Some(state) if state.is_clean => "clean",
@@ -38,17 +40,17 @@ pub(super) fn begin(config: &AuditConfig, queue: &Arc<Queue>) -> io::Result<Writ
         Some(state) => state,
         None => {
             let key =
-                key::read(&config.key_file).map_err(|error| explain(&config.key_file, &error))?;
+                key::read(&config.key_file).map_err(|error| with_path(&config.key_file, &error))?;
             State { chain: Chain::begin(key), file_bytes: files.bytes(), is_clean: false }
         }
     };
     let found = recover(files.file(), files.bytes(), &mut state)
-        .map_err(|error| explain(&files.path(), &error))?;
+        .map_err(|error| with_path(&files.path(), &error))?;
     files.set_bytes(files.bytes() - found.torn_bytes);
     state_file
         .save(&state.chain, files.bytes(), false)
         .and_then(|()| state_file.sync())
-        .map_err(|error| explain(&state_path, &error))?;
+        .map_err(|error| with_path(&state_path, &error))?;
     wipe_stack();
     let mut writer = Writer::new(Arc::clone(queue), files, state_file, state.chain, config.sync);
     writer.add_opened(&Opened {

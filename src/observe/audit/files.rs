@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{AuditConfig, AuditRotation};
+use super::config::{AuditConfig, AuditRotation};
 use crate::observe::timestamp::Rfc3339;
 
 /// What the names of all files end with: one JSON object a line.
@@ -243,7 +243,7 @@ fn open_file(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use super::super::{AuditSync, WhenFull};
+    use super::super::config::{AuditSync, WhenFull};
     use super::*;
 
     const NOW: Duration = Duration::from_secs(1_000_000);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  event loop   proto::exchange: room for the line is reserved; then the HSM is asked
-//!               trail   the line goes into the queue; then the answer leaves
+//!               handle  the line goes into the queue; then the answer leaves
 //!                 |
 //!  writer       queue: bounded ── chain: a code for each line ── files: rotation, reopening
 //!                                   |
@@ -16,19 +16,21 @@
 mod begin;
 pub mod chain;
 pub mod checkpoint;
+mod config;
 mod files;
+pub mod handle;
 pub mod key;
 mod line;
+mod path_error;
 mod queue;
 mod record;
 mod recover;
 mod state;
-pub mod trail;
+mod stats;
 pub mod verify;
 mod writer;
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -36,101 +38,13 @@ use std::time::Instant;
 
 use self::begin::{begin, wait_and_begin};
 use self::checkpoint::CheckpointKey;
+pub use self::config::{AuditConfig, AuditRotation, AuditSync, WhenFull};
+use self::handle::AuditHandle;
 use self::queue::Queue;
 pub use self::queue::Reservation;
-use self::trail::AuditTrail;
-use super::line::since_1970;
-use super::timestamp::Rfc3339;
+pub use self::stats::AuditStats;
+use super::timestamp::{Rfc3339, since_1970};
 use crate::limits::{AUDIT_STOP_TIMEOUT, MAX_AUDIT_BACKLOG_BYTES, MAX_AUDIT_EVENT_BYTES};
-
-/// `[audit]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditConfig {
-    /// Where the files are. Made if it is missing.
-    pub directory: PathBuf,
-    /// What their names begin with.
-    pub prefix: String,
-    /// When a new file begins.
-    pub rotation: AuditRotation,
-    /// How long a file may become before a new one begins, in bytes.
-    pub max_file_bytes: Option<u64>,
-    /// How many files are kept beside the present one. `None` is all of them.
-    pub retain_files: Option<usize>,
-    /// What to do when a line cannot be kept.
-    pub when_full: WhenFull,
-    /// When lines are forced to the disk.
-    pub sync: AuditSync,
-    /// The first key of the chain. Read only where there is no state yet.
-    pub key_file: PathBuf,
-    /// `CKA_LABEL` of the key in the HSM that seals checkpoints, if any are to be.
-    pub hsm_key: Option<String>,
-}
-
-impl AuditConfig {
-    /// Where the chain's state is kept.
-    #[must_use]
-    pub fn state_file(&self) -> PathBuf {
-        self.directory.join(format!("{}.state", self.prefix))
-    }
-}
-
-/// `[audit] rotation_kind`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuditRotation {
-    /// Each hour, UTC
-    Hourly,
-    /// Each day, UTC
-    Daily,
-    /// When it is moved away, or too large
-    Never,
-}
-
-/// `[audit] when_full`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhenFull {
-    /// Calls are refused whose lines cannot be kept.
-    #[default]
-    Refuse,
-    /// Lines are lost, and counted.
-    Drop,
-}
-
-/// `[audit] sync`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AuditSync {
-    /// After each batch of lines: fdatasync(2).
-    Always,
-    /// Each [`crate::limits::AUDIT_SYNC_INTERVAL`].
-    #[default]
-    Interval,
-    /// When the system does.
-    Never,
-}
-
-/// How the audit log does, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AuditStats {
-    /// Lines written since the start.
-    pub written_lines: u64,
-    /// Lines lost since the start.
-    pub dropped_lines: u64,
-    /// Calls refused since the start because their lines could not have been kept.
-    pub refused_calls: u64,
-    /// Lines of unauthenticated calls that were left out since the start.
-    pub left_out_lines: u64,
-    /// Writes that failed since the start.
-    pub write_errors: u64,
-    /// Checkpoints since the start that the HSM did not seal.
-    pub checkpoint_errors: u64,
-    /// When the HSM last sealed a checkpoint, in seconds since 1970; 0 if it has not yet.
-    pub last_checkpoint_unix_secs: u64,
-    /// When a line was last written, in seconds since 1970.
-    pub last_write_unix_secs: u64,
-    /// Bytes of lines that wait, and of room that is reserved.
-    pub queued_bytes: usize,
-    /// The last attempt to write failed.
-    pub is_failing: bool,
-}
 
 /// The running audit log, or none. Clones are the same one.
 #[derive(Clone, Default)]
@@ -171,8 +85,8 @@ impl Audit {
 
     /// An event loop's way into it.
     #[must_use]
-    pub fn trail(&self) -> AuditTrail {
-        self.queue.as_ref().map(|queue| AuditTrail::new(Arc::clone(queue))).unwrap_or_default()
+    pub fn handle(&self) -> AuditHandle {
+        self.queue.as_ref().map(|queue| AuditHandle::new(Arc::clone(queue))).unwrap_or_default()
     }
 
     /// Writes an event down: `start`, `stop`, `settings`. Names of members are our own; values
@@ -237,10 +151,6 @@ impl Audit {
         queue.ask_to_stop();
         queue.wait_finished(Instant::now() + AUDIT_STOP_TIMEOUT)
     }
-}
-
-fn explain(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -4,37 +4,16 @@
 //! was made has its line in the queue before its answer leaves.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use memchr::memchr_iter;
 use parking_lot::{Condvar, Mutex};
 
-use super::WhenFull;
 use super::checkpoint::CheckpointKey;
+use super::config::WhenFull;
+use super::stats::Counters;
 use crate::limits::MAX_AUDIT_EVENT_BYTES;
-use crate::observe::metrics::counter::SharedCounter;
-
-/// What happened to lines since the start.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    /// Lines written.
-    pub(super) written: SharedCounter,
-    /// Lines that found no room, or that no writer took.
-    pub(super) dropped: SharedCounter,
-    /// Calls that were refused because there was no room, or because writing fails.
-    pub(super) refused: SharedCounter,
-    /// Lines of calls that were not authenticated, beyond what one second may have.
-    pub(super) left_out: SharedCounter,
-    /// Writes that failed.
-    pub(super) write_errors: SharedCounter,
-    /// Checkpoints that the HSM did not seal.
-    pub(super) checkpoint_errors: SharedCounter,
-    /// When it last sealed one, in seconds since 1970.
-    pub(super) last_checkpoint_unix_secs: AtomicU64,
-    /// When a line was last written, in seconds since 1970.
-    pub(super) last_write_unix_secs: AtomicU64,
-}
 
 /// The lines that wait, each without what the writer adds to it.
 pub(super) struct Queue {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::limits::{AUDIT_LINE_OVERHEAD_BYTES, MAX_LOG_STRING_BYTES};
-use crate::observe::access_log::CallRecord;
+use crate::observe::call_record::CallRecord;
 use crate::observe::line::Line;
 use crate::observe::timestamp::Rfc3339;
 

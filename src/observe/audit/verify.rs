@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::chain::{CODE_BYTES, Chain, hex};
 use super::checkpoint::{self, Checkpoint};
 use super::line::{Parsed, parse, string};
+use super::path_error::with_path;
 use super::state::State;
 use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_AUDIT_SKIP_LINES};
 
@@ -80,21 +81,20 @@ pub fn verify(
     ask_hsm: Option<AskHsm<'_>>,
     told: &mut dyn FnMut(&Finding),
 ) -> io::Result<Summary> {
-    let explain = |path: &Path, error: &io::Error| super::explain(path, error);
     // Before the lines: they are written before the state is.
     let state = match state {
-        Some(path) => Some(State::read(path).map_err(|error| explain(path, &error))?),
+        Some(path) => Some(State::read(path).map_err(|error| with_path(path, &error))?),
         None => None,
     };
     let mut ordered = Vec::new();
     for file in files {
-        let first = first_seq(file).map_err(|error| explain(file, &error))?;
+        let first = first_seq(file).map_err(|error| with_path(file, &error))?;
         ordered.push((first, file));
     }
     ordered.sort();
     let mut verifier = Verifier::new(chain, ask_hsm, told);
     for (_, file) in ordered {
-        verifier.file(file).map_err(|error| explain(file, &error))?;
+        verifier.file(file).map_err(|error| with_path(file, &error))?;
     }
     Ok(verifier.finish(state.as_ref()))
 }

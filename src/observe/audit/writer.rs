@@ -9,17 +9,17 @@ use memchr::{memchr_iter, memrchr};
 
 use super::chain::{Chain, hex, wipe_stack};
 use super::checkpoint::{self, Schedule};
+use super::config::AuditSync;
 use super::files::Files;
+use super::line;
 use super::queue::{Asked, Queue};
 use super::record;
 use super::state::StateFile;
-use super::{AuditSync, line};
 use crate::limits::{
     AUDIT_CHECKPOINT_INTERVAL, AUDIT_GAP_INTERVAL, AUDIT_IDLE_INTERVAL, AUDIT_RETRY_INTERVAL,
     AUDIT_SYNC_INTERVAL, AUDIT_WRITE_BYTES, LOG_WRITE_INTERVAL, MAX_ACCESS_LOG_LINE_BYTES,
 };
-use crate::observe::line::since_1970;
-use crate::observe::timestamp::Rfc3339;
+use crate::observe::timestamp::{Rfc3339, since_1970};
 
 /// What is lost or left out, as far as the log has told of it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -426,7 +426,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::super::begin::begin;
-    use super::super::{AuditConfig, AuditRotation, WhenFull, key};
+    use super::super::config::{AuditConfig, AuditRotation, WhenFull};
+    use super::super::key;
     use super::*;
 
     /// What the last line in the log says of lost lines is what auditors go by: each is counted

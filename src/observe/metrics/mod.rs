@@ -12,12 +12,13 @@ pub mod reloads;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 
 use self::counter::{Counter, Gauge, SharedCounter};
 use self::histogram::Histogram;
+use super::timestamp::unix_secs;
 
 /// The calls, as the label `call` has them. The first is for requests whose path names none.
 pub const CALLS: [&str; 5] = ["none", "metadata", "encrypt", "decrypt", "health"];
@@ -335,12 +336,6 @@ impl Metrics {
     pub fn certificates(&self) -> Vec<CertificateMetrics> {
         self.certificates.lock().clone()
     }
-}
-
-/// Whole seconds since 1970.
-#[must_use]
-pub fn unix_secs(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn known_or_new<T>(

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use super::unix_secs;
+use crate::observe::timestamp::unix_secs;
 
 /// The settings' history since the start.
 #[derive(Debug, Default)]

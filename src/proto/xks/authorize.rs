@@ -10,7 +10,7 @@ use crate::observe::metrics::LoopMetrics;
 use crate::policy::decisions::Decisions;
 use crate::policy::{Action, Attributes, Policy};
 use crate::proto::route::Call;
-use crate::proto::service::{Store, StoreKey};
+use crate::proto::service_config::{Store, StoreKey};
 
 /// The key that an external key id names, if the store may use it.
 ///

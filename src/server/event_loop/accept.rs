@@ -111,7 +111,7 @@ impl Running {
 
     /// Whether there may be another.
     fn accept_one(&mut self, index: usize) -> bool {
-        let now = self.turn.moment.now;
+        let now = self.context.snapshot.now;
         let load = self.peers.len();
         let Some(listening) = self.listeners.get_mut(index).filter(|listening| listening.is_ready)
         else {
@@ -121,7 +121,7 @@ impl Running {
             return false;
         }
         listening.paused_until = None;
-        if !self.turn.moment.is_stopping
+        if !self.context.snapshot.is_stopping
             && listening.share.as_mut().is_some_and(|it| it.yields(load))
         {
             listening.paused_until = Some(now + ACCEPT_YIELD);
@@ -140,7 +140,7 @@ impl Running {
                 // No descriptor or no memory: asking again at once would only spin.
                 _ => {
                     listening.pause(now, &error);
-                    self.turn.protocol.metrics.accept_pauses.add(1);
+                    self.context.loop_state.metrics.accept_pauses.add(1);
                     return false;
                 }
             },
@@ -154,14 +154,14 @@ impl Running {
             listening.in_hand = Some((stream, address));
             listening.pause(now, &"the limit of connections is reached, and all are at work");
         }
-        self.turn.protocol.metrics.accept_pauses.add(1);
+        self.context.loop_state.metrics.accept_pauses.add(1);
         false
     }
 
     fn place_for_one_more(&mut self, listener: Listener) -> Option<Ticket> {
-        let ticket = self.turn.admission.admit(listener);
-        if ticket.is_none() && self.make_room_for_connections(listener) {
-            return self.turn.admission.admit(listener);
+        let ticket = self.context.admission.admit(listener);
+        if ticket.is_none() && self.evict_for_connections(listener) {
+            return self.context.admission.admit(listener);
         }
         ticket
     }
@@ -173,13 +173,13 @@ impl Running {
         address: SocketAddr,
         mut ticket: Ticket,
     ) {
-        let now = self.turn.moment.now;
+        let now = self.context.snapshot.now;
         let Some(listening) = self.listeners.get(index) else {
             return;
         };
-        let is_proxied = self.turn.admission.is_proxy(address.ip());
+        let is_proxied = self.context.admission.is_proxy(address.ip());
         if !is_proxied && !ticket.count(address.ip()) {
-            self.turn.note_too_many(address);
+            self.context.note_too_many(address);
             return;
         }
         let tls = match listening.tls.as_ref().map(Acceptor::accept).transpose() {
@@ -189,7 +189,8 @@ impl Running {
                 return;
             }
         };
-        let connection = Connection::new(listening.listener, Some(address.ip()), &self.turn.moment);
+        let connection =
+            Connection::new(listening.listener, Some(address.ip()), &self.context.snapshot);
         self.next_number += 1;
         let number = self.next_number;
         let entry = self.peers.vacant_entry();
@@ -197,7 +198,7 @@ impl Running {
         let stream = (stream, address);
         let peer =
             entry.insert(Peer::new(stream, ticket, is_proxied, number, tls, connection, now));
-        self.turn.protocol.metrics.connections_accepted.add(1);
+        self.context.loop_state.metrics.connections_accepted.add(1);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(peer.stream(), Token(slot), interest) {
             tracing::error!(%error, "a connection cannot be watched");
@@ -205,7 +206,7 @@ impl Running {
             return;
         }
         // What the peer has sent already may be read at once.
-        self.with_peer(slot, |peer, turn| peer.read_at_once(turn));
+        self.with_peer(slot, |peer, context| peer.read_at_once(context));
     }
 
     /// Closes this process's descriptors of sockets that another one accepts from. A connection for
@@ -245,8 +246,10 @@ impl Running {
         let slots: Vec<usize> = self.peers.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             // What has come is read first. Then the deadline, which is another one from now on.
-            self.with_peer(slot, |peer, turn| match peer.read_at_once(turn) {
-                Fate::Stays if peer.deadline(turn) <= turn.moment.now => peer.on_deadline(turn),
+            self.with_peer(slot, |peer, context| match peer.read_at_once(context) {
+                Fate::Stays if peer.deadline(context) <= context.snapshot.now => {
+                    peer.on_deadline(context)
+                }
                 fate => fate,
             });
         }

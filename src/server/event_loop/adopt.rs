@@ -15,16 +15,16 @@ impl Running {
             return;
         };
         self.change_number = change.number;
-        let turn = &mut self.turn;
-        let before = turn.protocol.service.timeouts;
-        turn.protocol.adopt(Arc::clone(&change.service));
-        if !Arc::ptr_eq(&turn.hsm, &change.hsm) {
-            turn.hsm = Arc::clone(&change.hsm);
-            turn.protocol.fleet = turn.protocol.fleet.wrapping_add(1);
+        let context = &mut self.context;
+        let before = context.loop_state.service.timeouts;
+        context.loop_state.adopt(Arc::clone(&change.service));
+        if !Arc::ptr_eq(&context.hsm, &change.hsm) {
+            context.hsm = Arc::clone(&change.hsm);
+            context.loop_state.fleet = context.loop_state.fleet.wrapping_add(1);
         }
-        turn.admission = Arc::clone(&change.admission);
+        context.admission = Arc::clone(&change.admission);
         self.max_buffered_bytes =
-            change.max_buffered_bytes.max(2 * turn.protocol.max_held_bytes_per_connection());
+            change.max_buffered_bytes.max(2 * context.loop_state.max_held_bytes_per_connection());
         for listening in &mut self.listeners {
             if listening.listener == Listener::Api {
                 listening.tls.clone_from(&change.tls);
@@ -32,9 +32,9 @@ impl Running {
         }
         if change.service.timeouts != before {
             for (slot, peer) in &self.peers {
-                self.timers.set(slot, peer.deadline(&self.turn));
+                self.timers.set(slot, peer.deadline(&self.context));
             }
         }
-        self.changes.adopted(self.turn.protocol.event_loop, change.number);
+        self.changes.adopted(self.context.loop_state.event_loop, change.number);
     }
 }

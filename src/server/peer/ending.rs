@@ -4,54 +4,54 @@ use std::io::{ErrorKind, Read as _};
 
 use super::{Fate, Peer, Phase};
 use crate::limits::{LINGER, MAX_LINGER_BYTES};
-use crate::server::turn::Turn;
+use crate::server::loop_context::LoopContext;
 
 impl Peer {
     /// Ends a connection that nothing is going on in.
-    pub(super) fn leave(&mut self, turn: &mut Turn) -> Fate {
+    pub(super) fn leave(&mut self, context: &mut LoopContext) -> Fate {
         if let Some(tls) = &mut self.tls {
-            tls.close(&mut turn.outgoing);
+            tls.close(&mut context.outgoing);
             // It ends in any case.
-            let _ = self.send_outgoing(&mut turn.outgoing);
+            let _ = self.send_outgoing(&mut context.outgoing);
         }
         Fate::Ends
     }
 
     /// Ends our side; lingers if the peer may still be sending.
-    pub(super) fn begin_close(&mut self, turn: &mut Turn) -> Fate {
+    pub(super) fn begin_close(&mut self, context: &mut LoopContext) -> Fate {
         // The peer has not taken its last answer in time.
         if !self.pending.is_empty() {
             return Fate::Ends;
         }
         if let Some(tls) = &mut self.tls {
-            tls.close(&mut turn.outgoing);
-            if self.send_outgoing(&mut turn.outgoing).is_err() {
+            tls.close(&mut context.outgoing);
+            if self.send_outgoing(&mut context.outgoing).is_err() {
                 return Fate::Ends;
             }
         }
-        self.linger(turn)
+        self.linger(context)
     }
 
-    pub(super) fn linger(&mut self, turn: &mut Turn) -> Fate {
+    pub(super) fn linger(&mut self, context: &mut LoopContext) -> Fate {
         if self.is_eof || self.stream.shutdown(std::net::Shutdown::Write).is_err() {
             return Fate::Ends;
         }
-        self.phase = Phase::Linger { until: turn.moment.now + LINGER, left: MAX_LINGER_BYTES };
-        turn.count_unfinished_handshake(self.tls.as_ref());
+        self.phase = Phase::Linger { until: context.snapshot.now + LINGER, left: MAX_LINGER_BYTES };
+        context.count_unfinished_handshake(self.tls.as_ref());
         self.tls = None;
-        if self.is_readable { self.drop_input(turn) } else { Fate::Stays }
+        if self.is_readable { self.drop_input(context) } else { Fate::Stays }
     }
 
     /// Reads and drops, within bounds.
-    pub(super) fn drop_input(&mut self, turn: &mut Turn) -> Fate {
+    pub(super) fn drop_input(&mut self, context: &mut LoopContext) -> Fate {
         let Phase::Linger { left, .. } = &mut self.phase else {
             return Fate::Ends;
         };
         loop {
-            match self.stream.read(&mut turn.scratch) {
+            match self.stream.read(&mut context.scratch) {
                 Ok(0) => return Fate::Ends,
                 Ok(count) => {
-                    turn.scratch[..count].fill(0);
+                    context.scratch[..count].fill(0);
                     if count >= *left {
                         return Fate::Ends;
                     }

@@ -8,21 +8,25 @@ use super::{Fate, Peer, Phase};
 use crate::limits::MAX_PROXY_HEADER_BYTES;
 use crate::proto::Listener;
 use crate::proto::proxy_header::{self, ProxyHeaderError};
-use crate::server::turn::Turn;
+use crate::server::loop_context::LoopContext;
 
 impl Peer {
     /// Reads what a load balancer says before all else, and goes on to the next phase; else the
     /// connection's fate. The bytes stay in the socket until they are whole.
-    pub(super) fn take_proxy_header(&mut self, since: Instant, turn: &mut Turn) -> Option<Fate> {
-        let fate = self.look_for_proxy_header(since, turn);
+    pub(super) fn take_proxy_header(
+        &mut self,
+        since: Instant,
+        context: &mut LoopContext,
+    ) -> Option<Fate> {
+        let fate = self.look_for_proxy_header(since, context);
         // Without TLS, the beginning of a request may stand behind the header, with plaintext in
         // it. (Not dead stores: the next read may leave any of it as it is.)
-        turn.scratch[..MAX_PROXY_HEADER_BYTES].fill(0);
+        context.scratch[..MAX_PROXY_HEADER_BYTES].fill(0);
         fate
     }
 
-    fn look_for_proxy_header(&mut self, since: Instant, turn: &mut Turn) -> Option<Fate> {
-        let into = &mut turn.scratch[..MAX_PROXY_HEADER_BYTES];
+    fn look_for_proxy_header(&mut self, since: Instant, context: &mut LoopContext) -> Option<Fate> {
+        let into = &mut context.scratch[..MAX_PROXY_HEADER_BYTES];
         let received = match self.stream.peek(into) {
             Ok(0) => return Some(Fate::Ends),
             Ok(received) => &into[..received],
@@ -35,7 +39,7 @@ impl Peer {
         };
         match proxy_header::parse(received) {
             Ok(Some(header)) => {
-                let into = &mut turn.scratch[..header.length];
+                let into = &mut context.scratch[..header.length];
                 if self.stream.read_exact(into).is_err() {
                     return Some(Fate::Ends);
                 }
@@ -43,7 +47,7 @@ impl Peer {
                     self.address = SocketAddr::new(ip, port);
                     self.connection.set_peer(ip);
                     if !self.ticket.count(ip) {
-                        turn.note_too_many(self.address);
+                        context.note_too_many(self.address);
                         return Some(Fate::Ends);
                     }
                 }
@@ -57,7 +61,7 @@ impl Peer {
             // The same network's probes may come through the load balancer or not.
             Err(ProxyHeaderError::Missing) if self.listener() == Listener::Ping => {}
             Err(error) => {
-                turn.note_bad_proxy_header(self.address, &error);
+                context.note_bad_proxy_header(self.address, &error);
                 return Some(Fate::Ends);
             }
         }
@@ -77,8 +81,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::observe::access_log::AccessLog;
-    use crate::proto::{Connection, Moment, Protocol};
+    use crate::observe::log::access_log::AccessLog;
+    use crate::proto::{Connection, LoopState, Snapshot};
     use crate::server::admission::Admission;
     use crate::server::config::Config;
     use crate::server::panic_tests::{echo, service};
@@ -95,7 +99,7 @@ mod tests {
         stream.set_nonblocking(true).unwrap();
 
         let now = Instant::now();
-        let moment = Moment {
+        let snapshot = Snapshot {
             now,
             unix_secs: 0,
             is_ready: true,
@@ -103,16 +107,16 @@ mod tests {
             is_stopping: false,
             is_congested: false,
         };
-        let protocol = Protocol::new(Arc::new(service()), 0, AccessLog::default());
+        let loop_state = LoopState::new(Arc::new(service()), 0, AccessLog::default());
         let admission = Arc::new(Admission::new(&Config::local(), 1));
-        let mut turn = Turn::new(moment, protocol, echo(), Arc::clone(&admission));
+        let mut context = LoopContext::new(snapshot, loop_state, echo(), Arc::clone(&admission));
         let ticket = admission.admit(Listener::Api).unwrap();
-        let connection = Connection::new(Listener::Api, None, &moment);
+        let connection = Connection::new(Listener::Api, None, &snapshot);
         let stream = (mio::net::TcpStream::from_std(stream), address);
         let mut peer = Peer::new(stream, ticket, true, 1, None, connection, now);
-        assert_eq!(peer.take_proxy_header(now, &mut turn), None);
+        assert_eq!(peer.take_proxy_header(now, &mut context), None);
         assert!(matches!(peer.phase, Phase::Open));
-        assert!(turn.scratch.iter().all(|byte| *byte == 0));
-        turn.hsm.stop(std::time::Duration::from_secs(10));
+        assert!(context.scratch.iter().all(|byte| *byte == 0));
+        context.hsm.stop(std::time::Duration::from_secs(10));
     }
 }

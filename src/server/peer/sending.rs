@@ -5,17 +5,17 @@ use std::io::{self, ErrorKind, Write as _};
 use zeroize::Zeroize as _;
 
 use super::{Peer, PeerError};
+use crate::server::loop_context::LoopContext;
 use crate::server::tls::Outgoing;
-use crate::server::turn::Turn;
 
 impl Peer {
-    /// Sends [`crate::proto::Protocol::out`]; what the socket does not take stays pending.
-    pub(super) fn send(&mut self, turn: &mut Turn) -> Result<(), PeerError> {
-        let Turn { protocol, outgoing, .. } = turn;
+    /// Sends [`crate::proto::LoopState::out`]; what the socket does not take stays pending.
+    pub(super) fn send(&mut self, context: &mut LoopContext) -> Result<(), PeerError> {
+        let LoopContext { loop_state, outgoing, .. } = context;
         match &mut self.tls {
-            None => self.write(&protocol.out).map_err(PeerError::Io),
+            None => self.write(&loop_state.out).map_err(PeerError::Io),
             Some(tls) => {
-                let encrypted = tls.send(&protocol.out, outgoing);
+                let encrypted = tls.send(&loop_state.out, outgoing);
                 self.send_outgoing(outgoing).map_err(PeerError::Io)?;
                 encrypted.map_err(PeerError::Tls)
             }

@@ -10,7 +10,8 @@ use crate::tokens::*;
 use xks_proxy::hsm::config::{GcmForm, Rules, TokenConfig, TokenSelector};
 use xks_proxy::hsm::pkcs11::discovery::{self, Bounds};
 use xks_proxy::hsm::pkcs11::ffi::RawModule;
-use xks_proxy::hsm::pkcs11::native::{Arguments, Session};
+use xks_proxy::hsm::pkcs11::native::Arguments;
+use xks_proxy::hsm::pkcs11::native_session::NativeSession;
 
 /// The token "one", called in that form.
 fn config_of(form: GcmForm) -> TokenConfig {
@@ -70,7 +71,7 @@ fn more_objects_than_are_looked_at() {
         module.initialize(Arguments::OsLocking).unwrap();
         let named = |slot: &u64| module.token_info(*slot).unwrap().label.starts_with(b"one ");
         let slot = module.slots(10).unwrap().into_iter().find(named).unwrap();
-        let session = Session::open(&module, slot, false).unwrap();
+        let session = NativeSession::open(&module, slot, false).unwrap();
         session.login(Some(PIN)).unwrap();
         for (max_objects, expected) in [(0, (0, true)), (1, (1, true)), (2, (2, false))] {
             let (found, has_more) = session.find(&[], max_objects).unwrap();

@@ -7,7 +7,7 @@ use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{AesGcm, KeyInit as _, aes::Aes256};
 use sha2::{Digest as _, Sha256};
 use xks_proxy::job::{Completion, Failure, Iv, Job, KeyAttributes, Operation, Success, TokenIndex};
-use xks_proxy::proto::Service;
+use xks_proxy::proto::ServiceConfig;
 
 /// The keys by label, and what it has been asked so far.
 pub struct MemoryHsm {
@@ -29,7 +29,7 @@ pub struct MemoryHsm {
 
 impl MemoryHsm {
     /// Has every key of the service but those whose id begins with "not-in".
-    pub fn new(service: &Service) -> Self {
+    pub fn new(service: &ServiceConfig) -> Self {
         let labels: Vec<String> = service.labels().iter().map(|label| label.to_string()).collect();
         let keys = labels
             .iter()

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use xks_proxy::job::{Completion, FleetHealth, HealthStatus, Job, TokenHealth};
-use xks_proxy::observe::access_log::AccessLog;
+use xks_proxy::observe::log::access_log::AccessLog;
 use xks_proxy::observe::redaction::Secret;
-use xks_proxy::proto::service::Timeouts;
-use xks_proxy::proto::{Connection, Listener, Moment, Protocol, Service, Step, Wait};
+use xks_proxy::proto::service_config::Timeouts;
+use xks_proxy::proto::{Connection, Listener, LoopState, ServiceConfig, Snapshot, Step, Wait};
 
 use hsm::MemoryHsm;
 use wire::Response;
@@ -40,7 +40,7 @@ pub const NOON: u64 = 1_709_208_000;
 
 /// The service that most tests use: two stores; all waits of a different length, so that none
 /// can pass for another.
-pub fn service() -> Service {
+pub fn service() -> ServiceConfig {
     let timeouts = Timeouts {
         request: Duration::from_millis(180),
         head: Duration::from_secs(10),
@@ -49,7 +49,7 @@ pub fn service() -> Service {
         write: Duration::from_secs(12),
         handshake: Duration::from_secs(13),
     };
-    let mut service = Service::new(REGION, SERVICE, timeouts);
+    let mut service = ServiceConfig::new(REGION, SERVICE, timeouts);
     let secret = |text: &str| Secret::new(text.to_owned());
     service.add_store(PREFIX, [(ACCESS_KEY_ID, secret(SECRET))], [KEY, "key-2", "not-in-hsm"]);
     service.add_store(OTHER_PREFIX, [(OTHER_ACCESS_KEY_ID, secret(OTHER_SECRET))], ["key-3"]);
@@ -58,11 +58,11 @@ pub fn service() -> Service {
 
 /// What is at hand of the peer's connection.
 pub struct Rig {
-    pub protocol: Protocol,
+    pub loop_state: LoopState,
     /// None once closed.
     pub connection: Option<Connection>,
     pub hsm: MemoryHsm,
-    pub moment: Moment,
+    pub snapshot: Snapshot,
     /// Jobs submitted and not yet worked on; only where [`Self::hold_jobs`].
     pub jobs: VecDeque<Job>,
     /// Whether jobs wait for the test, in place of being done at once.
@@ -82,14 +82,14 @@ impl Rig {
         Self::new(service())
     }
 
-    pub fn new(service: Service) -> Self {
+    pub fn new(service: ServiceConfig) -> Self {
         Self::on(Listener::Api, service)
     }
 
     #[allow(clippy::default_constructed_unit_structs, reason = "not its one form")]
-    pub fn on(listener: Listener, service: Service) -> Self {
+    pub fn on(listener: Listener, service: ServiceConfig) -> Self {
         let hsm = MemoryHsm::new(&service);
-        let moment = Moment {
+        let snapshot = Snapshot {
             now: Instant::now(),
             unix_secs: NOON,
             is_ready: true,
@@ -98,10 +98,10 @@ impl Rig {
             is_congested: false,
         };
         Self {
-            protocol: Protocol::new(Arc::new(service), 3, AccessLog::default()),
-            connection: Some(Connection::new(listener, None, &moment)),
+            loop_state: LoopState::new(Arc::new(service), 3, AccessLog::default()),
+            connection: Some(Connection::new(listener, None, &snapshot)),
             hsm,
-            moment,
+            snapshot,
             jobs: VecDeque::new(),
             hold_jobs: false,
             hold_answers: false,
@@ -114,11 +114,11 @@ impl Rig {
     /// A new connection to the same proxy.
     pub fn reconnect(&mut self) {
         if let Some(connection) = self.connection.take() {
-            connection.close(&mut self.protocol);
+            connection.close(&mut self.loop_state);
         }
         self.inbox.clear();
         self.answers.clear();
-        self.connection = Some(Connection::new(self.listener, None, &self.moment));
+        self.connection = Some(Connection::new(self.listener, None, &self.snapshot));
     }
 
     pub fn is_closed(&self) -> bool {
@@ -149,13 +149,13 @@ impl Rig {
     /// Hands over what waits in the inbox, as long as there is room for it.
     pub fn pump(&mut self, piece: usize) {
         while let Some(connection) = &mut self.connection {
-            let room = connection.room(&self.protocol).min(piece).min(self.inbox.len());
+            let room = connection.room(&self.loop_state).min(piece).min(self.inbox.len());
             if room == 0 {
                 return;
             }
             let bytes: Vec<u8> = self.inbox.drain(..room).collect();
-            connection.receive(&mut self.protocol, self.moment.now, &bytes);
-            let step = connection.step(&mut self.protocol, &self.moment);
+            connection.receive(&mut self.loop_state, self.snapshot.now, &bytes);
+            let step = connection.step(&mut self.loop_state, &self.snapshot);
             self.drive(step);
         }
     }
@@ -163,16 +163,16 @@ impl Rig {
     /// The peer ends its side.
     pub fn end_input(&mut self) {
         if let Some(connection) = &mut self.connection {
-            let step = connection.peer_closed(&mut self.protocol, &self.moment);
+            let step = connection.peer_closed(&mut self.loop_state, &self.snapshot);
             self.drive(step);
         }
     }
 
     /// Time passes; if the connection's wait ends by then, it is told.
     pub fn pass(&mut self, duration: Duration) {
-        self.moment.now += duration;
-        self.moment.unix_secs += duration.as_secs();
-        let timeouts = self.protocol.service.timeouts;
+        self.snapshot.now += duration;
+        self.snapshot.unix_secs += duration.as_secs();
+        let timeouts = self.loop_state.service.timeouts;
         let Some(connection) = &mut self.connection else { return };
         let end = match connection.wait() {
             Wait::Idle(since) => since + timeouts.idle,
@@ -181,8 +181,8 @@ impl Rig {
             Wait::Hsm(until) => until,
             Wait::Send(since) => since + timeouts.write,
         };
-        if self.moment.now >= end {
-            let step = connection.timed_out(&mut self.protocol, &self.moment);
+        if self.snapshot.now >= end {
+            let step = connection.timed_out(&mut self.loop_state, &self.snapshot);
             self.drive(step);
         }
     }
@@ -199,13 +199,13 @@ impl Rig {
     pub fn complete(&mut self, completion: Completion) -> bool {
         match &mut self.connection {
             Some(connection) if connection.waits_for(completion.reply_to.serial) => {
-                let step = connection.complete(&mut self.protocol, &self.moment, completion);
+                let step = connection.complete(&mut self.loop_state, &self.snapshot, completion);
                 self.drive(step);
                 self.pump(usize::MAX);
                 true
             }
             _ => {
-                self.protocol.recycle_output(completion.output);
+                self.loop_state.recycle_output(completion.output);
                 false
             }
         }
@@ -216,7 +216,7 @@ impl Rig {
         if let Some(connection) = &mut self.connection
             && matches!(connection.wait(), Wait::Send(_))
         {
-            let step = connection.sent(&mut self.protocol, &self.moment);
+            let step = connection.sent(&mut self.loop_state, &self.snapshot);
             self.drive(step);
             self.pump(usize::MAX);
         }
@@ -225,8 +225,8 @@ impl Rig {
     /// What the shell does with a step.
     pub fn drive(&mut self, mut step: Step) {
         loop {
-            self.answers.extend_from_slice(&self.protocol.out);
-            self.protocol.clear_out();
+            self.answers.extend_from_slice(&self.loop_state.out);
+            self.loop_state.clear_out();
             let Some(connection) = &mut self.connection else { return };
             step = match step {
                 Step::Receive => return,
@@ -236,16 +236,16 @@ impl Rig {
                 }
                 Step::Submit(job) => {
                     let completion = self.hsm.work(job);
-                    connection.complete(&mut self.protocol, &self.moment, completion)
+                    connection.complete(&mut self.loop_state, &self.snapshot, completion)
                 }
                 Step::Health => {
-                    connection.answer_health(&mut self.protocol, &self.moment, &fleet())
+                    connection.answer_health(&mut self.loop_state, &self.snapshot, &fleet())
                 }
                 Step::Send if self.hold_answers => return,
-                Step::Send => connection.sent(&mut self.protocol, &self.moment),
+                Step::Send => connection.sent(&mut self.loop_state, &self.snapshot),
                 Step::Close => {
                     if let Some(connection) = self.connection.take() {
-                        connection.close(&mut self.protocol);
+                        connection.close(&mut self.loop_state);
                     }
                     return;
                 }

@@ -5,13 +5,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV, CKR_ARGUMENTS_BAD, CKR_MECHANISM_PARAM_INVALID};
 use zeroize::Zeroize as _;
 
-use super::codes::{self, Class};
-use super::ffi::RawError;
-use super::keys::Key;
-use super::session::Calls;
-use super::token::Shared;
-use super::trouble::{Trouble, malformed, trouble_of};
+use super::Calls;
 use crate::hsm::backend::{Blame, Fault, KeyChoice, Proof};
+use crate::hsm::pkcs11::codes::{self, Class};
+use crate::hsm::pkcs11::keys::Key;
+use crate::hsm::pkcs11::native::RawError;
+use crate::hsm::pkcs11::shared::Shared;
+use crate::hsm::pkcs11::trouble::{Trouble, malformed, trouble_of};
 use crate::hsm::witness::{Disagreement, WITNESS_AAD, WITNESS_PLAINTEXT, Witness};
 use crate::job::{Failure, KeyIndex};
 use crate::limits::{DISAGREEMENT_RETRY_INTERVAL, PROOF_RETRY_INTERVAL, SUSPICIONS};
@@ -44,7 +44,7 @@ impl Calls {
     /// that cannot be tried is let pass from the second time on: by then it is chosen only where no
     /// other token's key is proven or can be.
     #[inline]
-    pub(super) fn require_proof(
+    pub fn require_proof(
         &mut self,
         token: &Shared,
         index: KeyIndex,
@@ -76,7 +76,7 @@ impl Calls {
     /// Tries a key that is not proven by its witness, if it has one, before it calls a ciphertext
     /// bad: the word of another key means little.
     #[cold]
-    pub(super) fn try_before_refusal(&mut self, token: &Shared, index: KeyIndex, key: &Key) {
+    pub fn try_before_refusal(&mut self, token: &Shared, index: KeyIndex, key: &Key) {
         let now = Instant::now();
         let witnesses = token.keys.witnesses();
         let has_witness =
@@ -92,7 +92,7 @@ impl Calls {
     }
 
     /// Proves a key that is due, if there is one.
-    pub(super) fn prove_next(
+    pub fn prove_next(
         &mut self,
         token: &Shared,
         may_make: &dyn Fn(KeyIndex) -> bool,
@@ -118,7 +118,7 @@ impl Calls {
     }
 
     /// Proves that key, and has its witness not wait for this token where that cannot be done.
-    pub(super) fn prove_by_index(&mut self, token: &Shared, index: KeyIndex) -> Proof {
+    pub fn prove_by_index(&mut self, token: &Shared, index: KeyIndex) -> Proof {
         let proof = self.try_to_prove(token, index);
         if matches!(proof, Proof::Unproven(_) | Proof::Absent)
             && let Some(label) = token.keys.labels().now().get(index)

@@ -10,9 +10,9 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use super::line::{Line, since_1970};
-use super::log::{LogFormat, Outputs};
-use super::timestamp::Rfc3339;
+use super::outputs::Outputs;
+use crate::observe::line::{Line, LogFormat};
+use crate::observe::timestamp::{Rfc3339, since_1970};
 
 /// Hands each event to the outputs.
 pub(super) struct EventLayer {
@@ -126,9 +126,9 @@ mod tests {
             lines,
             [
                 "WARN up 1 slot=3 delta=-1 is_up=false token=\"a b\" error=\"broken\\npipe\" \
-                 target=xks_proxy::observe::events::tests",
+                 target=xks_proxy::observe::log::events::tests",
                 "ERROR x\\n1994-11-06T08:49:37.123456Z INFO forged\\u001b[2J \
-                 target=xks_proxy::observe::events::tests",
+                 target=xks_proxy::observe::log::events::tests",
             ]
         );
     }
@@ -145,7 +145,7 @@ mod tests {
             json!({
                 "time": null, "level": "WARN", "message": "up 1", "slot": 3, "delta": -1,
                 "is_up": false, "token": "a b", "error": "broken\npipe",
-                "target": "xks_proxy::observe::events::tests"
+                "target": "xks_proxy::observe::log::events::tests"
             })
         );
         let second = lines.next().unwrap();

@@ -81,7 +81,7 @@ impl Store {
 
 /// All that the protocol is configured with.
 #[derive(Debug)]
-pub struct Service {
+pub struct ServiceConfig {
     /// Scope that signatures must have.
     pub region: String,
     /// Scope that signatures must have.
@@ -131,7 +131,7 @@ pub struct Timeouts {
     pub handshake: Duration,
 }
 
-impl Service {
+impl ServiceConfig {
     /// How long a request may wait for its event loop where others wait as well: half of the time
     /// that there is for it leaves the other half to the HSM.
     #[must_use]
@@ -353,7 +353,7 @@ impl Service {
 mod tests {
     use super::*;
 
-    fn service(former: Option<&Service>, key_ids: &[&str]) -> Service {
+    fn service(former: Option<&ServiceConfig>, key_ids: &[&str]) -> ServiceConfig {
         let long = Duration::from_secs(60);
         let timeouts = Timeouts {
             request: long,
@@ -363,7 +363,7 @@ mod tests {
             write: long,
             handshake: long,
         };
-        let mut service = Service::new("us-east-1", "kms-xks-proxy", timeouts);
+        let mut service = ServiceConfig::new("us-east-1", "kms-xks-proxy", timeouts);
         former.into_iter().for_each(|former| service.keep_labels(former));
         service.add_label("of_the_audit_log");
         service.add_store("/of/the/test", [], key_ids.iter().copied());

@@ -2,8 +2,9 @@
 
 use cryptoki_sys::*;
 
-use super::codes::{Class, class};
-use super::native::{Attribute, Error, Session};
+use crate::hsm::pkcs11::codes::{Class, class};
+use crate::hsm::pkcs11::native::{Attribute, Error};
+use crate::hsm::pkcs11::native_session::NativeSession;
 use crate::job::KeyAttributes;
 use crate::limits::{MAX_KEYS_PER_TOKEN, MAX_LABEL_BYTES};
 
@@ -26,17 +27,17 @@ const ATTRIBUTES: [CK_ATTRIBUTE_TYPE; 13] = [
 
 /// A key that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FoundKey {
-    pub(super) handle: CK_OBJECT_HANDLE,
+pub struct FoundKey {
+    pub handle: CK_OBJECT_HANDLE,
     /// `None` if it cannot be an external key id: no UTF-8, or too long.
-    pub(super) label: Option<String>,
-    pub(super) attributes: KeyAttributes,
+    pub label: Option<String>,
+    pub attributes: KeyAttributes,
     /// CKA_PRIVATE; `None` if the token does not tell.
-    pub(super) is_private: Option<bool>,
+    pub is_private: Option<bool>,
 }
 
 /// One pass over all AES keys of the token. Says whether there are more than are looked at.
-pub(super) fn list(session: &Session, mut each: impl FnMut(FoundKey)) -> Result<bool, Error> {
+pub fn list(session: &NativeSession, mut each: impl FnMut(FoundKey)) -> Result<bool, Error> {
     let (handles, is_cut) = find(session, None, MAX_KEYS_PER_TOKEN)?;
     for handle in handles {
         if let Some(key) = read(session, handle)? {
@@ -50,8 +51,8 @@ pub(super) fn list(session: &Session, mut each: impl FnMut(FoundKey)) -> Result<
 ///
 /// A module may refuse a template of so many attributes; then there are other objects too, which
 /// [`read`] leaves out.
-pub(super) fn find(
-    session: &Session,
+pub fn find(
+    session: &NativeSession,
     label: Option<&str>,
     max_objects: usize,
 ) -> Result<(Vec<CK_OBJECT_HANDLE>, bool), Error> {
@@ -83,7 +84,7 @@ fn refuses_template(error: &Error) -> bool {
 }
 
 /// The key, `None` if it is gone by now, or is no AES key of the token's own.
-pub(super) fn read(session: &Session, handle: CK_OBJECT_HANDLE) -> Result<Option<FoundKey>, Error> {
+pub fn read(session: &NativeSession, handle: CK_OBJECT_HANDLE) -> Result<Option<FoundKey>, Error> {
     let attributes = match session.attributes(handle, &ATTRIBUTES) {
         Ok(attributes) if attributes.iter().any(|(kind, _)| *kind == CKA_LABEL) => attributes,
         // For some, one that is not to be had is reason to give none.
@@ -97,7 +98,7 @@ pub(super) fn read(session: &Session, handle: CK_OBJECT_HANDLE) -> Result<Option
 
 /// For a module that refuses the lot for the sake of one.
 fn read_one_by_one(
-    session: &Session,
+    session: &NativeSession,
     handle: CK_OBJECT_HANDLE,
 ) -> Result<Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>, Error> {
     let mut attributes = Vec::new();

@@ -7,18 +7,18 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::buffer::{BufferPool, max_pooled};
 use super::http::date::HttpDate;
-use super::service::Service;
+use super::service_config::ServiceConfig;
 use super::sigv4::signing_key::SigningKeys;
 use super::xks::decode::Decoder;
 use crate::job::{Job, Request};
 use crate::limits::{ANSWER_OVERHEAD_BYTES, MAX_CHUNK_LINE_BYTES, MAX_RECORD_BYTES};
-use crate::observe::access_log::AccessLog;
+use crate::observe::log::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
 use crate::policy::decisions::Decisions;
 
 /// The time, and the process's state, as the shell sees them at the start of a turn.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
+pub struct Snapshot {
     /// Monotonic.
     pub now: Instant,
     /// Wall clock, seconds after 1970.
@@ -35,9 +35,9 @@ pub struct Moment {
 }
 
 /// One event loop's settings, pools and scratch memory.
-pub struct Protocol {
+pub struct LoopState {
     /// The same for all loops.
-    pub service: Arc<Service>,
+    pub service: Arc<ServiceConfig>,
     /// This loop's number, for [`crate::job::ReplyTo`].
     pub event_loop: u16,
     /// What is to be sent, appended by [`super::Connection::step`] and its like.
@@ -61,10 +61,10 @@ pub struct Protocol {
     next_serial: u64,
 }
 
-impl Protocol {
+impl LoopState {
     /// For event loop number `event_loop`.
     #[must_use]
-    pub fn new(service: Arc<Service>, event_loop: u16, access_log: AccessLog) -> Self {
+    pub fn new(service: Arc<ServiceConfig>, event_loop: u16, access_log: AccessLog) -> Self {
         let answer_bytes = answer_bytes(&service);
         Self {
             event_loop,
@@ -88,7 +88,7 @@ impl Protocol {
 
     /// Goes on with other settings, between two turns. What has been asked of the HSM is answered
     /// as it was asked.
-    pub fn adopt(&mut self, service: Arc<Service>) {
+    pub fn adopt(&mut self, service: Arc<ServiceConfig>) {
         self.buffers.enlarge(buffer_bytes(&service));
         for memory in [&mut self.out, &mut self.body] {
             debug_assert!(memory.is_empty());
@@ -169,12 +169,12 @@ impl Protocol {
 }
 
 /// Behind what makes a request whole, the same TLS record may bring more.
-fn buffer_bytes(service: &Service) -> usize {
+fn buffer_bytes(service: &ServiceConfig) -> usize {
     service.max_request_bytes() + MAX_CHUNK_LINE_BYTES + 2 * MAX_RECORD_BYTES
 }
 
 /// Memory that never has to grow leaves no copy of a plaintext behind.
-fn answer_bytes(service: &Service) -> usize {
+fn answer_bytes(service: &ServiceConfig) -> usize {
     service.max_plaintext_in_base64 + ANSWER_OVERHEAD_BYTES
 }
 

@@ -1,9 +1,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::fs;
+use std::path::Path;
+
 use tracing::Level;
 
 use super::*;
-use crate::observe::access_log::CallRecord;
+use crate::observe::call_record::CallRecord;
 
 /// A log that goes to `calls` in `directory` alone.
 pub fn file_config(directory: &Path, format: LogFormat) -> LogConfig {

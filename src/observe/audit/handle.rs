@@ -5,13 +5,12 @@ use std::sync::Arc;
 use super::queue::{Queue, Reservation};
 use super::record;
 use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND};
-use crate::observe::access_log::CallRecord;
-use crate::observe::line::since_1970;
-use crate::observe::timestamp::Rfc3339;
+use crate::observe::call_record::CallRecord;
+use crate::observe::timestamp::{Rfc3339, since_1970};
 use crate::rate::PerSecond;
 
 /// Where an event loop's calls are written down; nowhere by default.
-pub struct AuditTrail {
+pub struct AuditHandle {
     queue: Option<Arc<Queue>>,
     buffer: Vec<u8>,
     time: Rfc3339,
@@ -23,7 +22,7 @@ pub struct AuditTrail {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotAudit;
 
-impl Default for AuditTrail {
+impl Default for AuditHandle {
     fn default() -> Self {
         Self {
             queue: None,
@@ -35,7 +34,7 @@ impl Default for AuditTrail {
     }
 }
 
-impl AuditTrail {
+impl AuditHandle {
     pub(super) fn new(queue: Arc<Queue>) -> Self {
         let buffer = Vec::with_capacity(MAX_ACCESS_LOG_LINE_BYTES);
         Self { queue: Some(queue), buffer, ..Self::default() }

@@ -1,82 +1,33 @@
 //! One line, or one JSON object, for each call.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Level;
 
-use super::audit::trail::AuditTrail;
-use super::line::{Line, since_1970};
-use super::log::{LeastSevere, LogFormat, Outputs};
-use super::timestamp::Rfc3339;
+use super::level::SharedLevel;
+use super::outputs::Outputs;
 use crate::limits::{
     LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND,
 };
+use crate::observe::audit::handle::AuditHandle;
+use crate::observe::call_record::CallRecord;
+use crate::observe::line::{Line, LogFormat};
+use crate::observe::timestamp::{Rfc3339, since_1970};
 use crate::rate::PerSecond;
-
-/// What is logged of one call. Strings come from the peer and are escaped when written.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CallRecord<'a> {
-    /// The connection's other end.
-    pub peer: Option<IpAddr>,
-    /// The signature was right, or none is asked for. Else the line may be left out, see
-    /// [`MAX_UNAUTHENTICATED_LINES_PER_SECOND`].
-    pub is_authenticated: bool,
-    /// `metadata`, `encrypt`, `decrypt`, `health`; empty if the path named none.
-    pub call: &'a str,
-    /// The store's `uri_path_prefix`, if the path named one. It may be "".
-    pub store: Option<&'a str>,
-    /// The access key id that signed; for the audit log.
-    pub access_key_id: Option<&'a str>,
-    /// The external key id in the path.
-    pub key_id: Option<&'a str>,
-    /// `requestMetadata.kmsRequestId`
-    pub kms_request_id: Option<&'a str>,
-    /// `requestMetadata.kmsOperation`
-    pub kms_operation: Option<&'a str>,
-    /// `requestMetadata.awsPrincipalArn`
-    pub principal: Option<&'a str>,
-    /// `requestMetadata.kmsKeyArn`
-    pub kms_key_arn: Option<&'a str>,
-    /// `requestMetadata.kmsViaService`
-    pub kms_via_service: Option<&'a str>,
-    /// `requestMetadata.awsSourceVpc`
-    pub source_vpc: Option<&'a str>,
-    /// `requestMetadata.awsSourceVpce`
-    pub source_vpce: Option<&'a str>,
-    /// HTTP status.
-    pub status: u16,
-    /// `errorName`, if it is an error.
-    pub error_name: Option<&'a str>,
-    /// Why, for the operator. It may say more than the answer does.
-    pub reason: Option<&'a str>,
-    /// Label of the token that gave the answer.
-    pub token: Option<&'a str>,
-    /// Bytes of the request's body.
-    pub request_bytes: usize,
-    /// Bytes of the answer's body.
-    pub response_bytes: usize,
-    /// Microseconds in the queue, if there was a job.
-    pub queue_micros: Option<u32>,
-    /// Microseconds in the HSM, if there was a job.
-    pub hsm_micros: Option<u32>,
-    /// Microseconds from the request's first byte to the answer.
-    pub total_micros: u32,
-}
 
 /// One event loop's access log. Lines gather in a buffer of its own until [`AccessLog::flush`].
 pub struct AccessLog {
     outputs: Outputs,
     /// The least severe level that is logged; `None` for an access log that goes nowhere.
-    level: Option<Arc<LeastSevere>>,
+    level: Option<Arc<SharedLevel>>,
     format: LogFormat,
     buffer: Vec<u8>,
     time: Rfc3339,
     /// By seconds since 1970, as the lines tell the time.
     unauthenticated: PerSecond<u64>,
     /// The same calls' way into the audit log.
-    pub audit: AuditTrail,
+    pub audit: AuditHandle,
 }
 
 impl Default for AccessLog {
@@ -89,13 +40,13 @@ impl Default for AccessLog {
             buffer: Vec::new(),
             time: Rfc3339::default(),
             unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SECOND),
-            audit: AuditTrail::default(),
+            audit: AuditHandle::default(),
         }
     }
 }
 
 impl AccessLog {
-    pub(super) fn new(outputs: Outputs, level: Arc<LeastSevere>, format: LogFormat) -> Self {
+    pub(super) fn new(outputs: Outputs, level: Arc<SharedLevel>, format: LogFormat) -> Self {
         Self {
             outputs,
             level: Some(level),
@@ -107,7 +58,7 @@ impl AccessLog {
 
     /// With the calls going into the audit log as well.
     #[must_use]
-    pub fn with_audit(mut self, audit: AuditTrail) -> Self {
+    pub fn with_audit(mut self, audit: AuditHandle) -> Self {
         self.audit = audit;
         self
     }

@@ -10,13 +10,13 @@ use super::tls::{Outgoing, Session};
 use crate::hsm::Hsm;
 use crate::job::Job;
 use crate::limits::{MAX_REFUSALS_LOGGED_PER_SEC, READ_SCRATCH_BYTES};
-use crate::proto::{Moment, Protocol};
+use crate::proto::{LoopState, Snapshot};
 use crate::rate::PerSecond;
 
 /// An event loop's state, less its connections.
-pub(super) struct Turn {
-    pub(super) moment: Moment,
-    pub(super) protocol: Protocol,
+pub(super) struct LoopContext {
+    pub(super) snapshot: Snapshot,
+    pub(super) loop_state: LoopState,
     pub(super) hsm: Arc<Hsm>,
     pub(super) admission: Arc<Admission>,
     /// Received bytes on their way into a connection's buffer.
@@ -41,23 +41,23 @@ pub(super) struct Turn {
     evictions: PerSecond<Instant>,
 }
 
-impl Turn {
+impl LoopContext {
     pub(super) fn new(
-        moment: Moment,
-        protocol: Protocol,
+        snapshot: Snapshot,
+        loop_state: LoopState,
         hsm: Arc<Hsm>,
         admission: Arc<Admission>,
     ) -> Self {
         // Strangers must not fill the log.
         let limit = || PerSecond::new(MAX_REFUSALS_LOGGED_PER_SEC);
         Self {
-            ready_since: moment.now,
+            ready_since: snapshot.now,
             handshakes: limit(),
             proxy_headers: limit(),
             addresses: limit(),
             evictions: limit(),
-            moment,
-            protocol,
+            snapshot,
+            loop_state,
             hsm,
             admission,
             scratch: vec![0; READ_SCRATCH_BYTES].into_boxed_slice(),
@@ -78,40 +78,40 @@ impl Turn {
 
     /// Wipes what a connection leaves that could not finish its turn.
     pub(super) fn wipe(&mut self) {
-        self.protocol.reset();
+        self.loop_state.reset();
         self.outgoing.clear();
         self.scratch.fill(0);
     }
 
     /// Memory that this loop's connections hold.
     pub(super) fn buffered_bytes(&self) -> usize {
-        self.protocol.held_bytes() + self.held_bytes
+        self.loop_state.held_bytes() + self.held_bytes
     }
 
     /// A session is given up: if it had not come to be one, that is counted.
     pub(super) fn count_unfinished_handshake(&self, tls: Option<&Session>) {
         if tls.is_some_and(Session::is_handshaking) {
-            self.protocol.metrics.tls_handshake_failures.add(1);
+            self.loop_state.metrics.tls_handshake_failures.add(1);
         }
     }
 
     /// A handshake that failed is worth a line: a client certificate that is refused shows nowhere
     /// else.
     pub(super) fn note_failed_handshake(&mut self, peer: SocketAddr, error: &dyn fmt::Display) {
-        if let Some(left_out) = self.handshakes.admit(self.moment.now) {
+        if let Some(left_out) = self.handshakes.admit(self.snapshot.now) {
             tracing::info!(%peer, %error, left_out, "TLS handshake failed");
         }
     }
 
     pub(super) fn note_bad_proxy_header(&mut self, peer: SocketAddr, error: &dyn fmt::Display) {
-        if let Some(left_out) = self.proxy_headers.admit(self.moment.now) {
+        if let Some(left_out) = self.proxy_headers.admit(self.snapshot.now) {
             tracing::warn!(%peer, %error, left_out, "PROXY protocol header refused");
         }
     }
 
     pub(super) fn note_too_many(&mut self, peer: SocketAddr) {
-        self.protocol.metrics.connections_refused.add(1);
-        if let Some(left_out) = self.addresses.admit(self.moment.now) {
+        self.loop_state.metrics.connections_refused.add(1);
+        if let Some(left_out) = self.addresses.admit(self.snapshot.now) {
             tracing::warn!(
                 %peer, left_out,
                 "connection refused: the address has its max_connections_per_address already"
@@ -120,8 +120,8 @@ impl Turn {
     }
 
     pub(super) fn note_evictions(&mut self, count: usize, reason: &str) {
-        self.protocol.metrics.connections_evicted.add(count as u64);
-        if let Some(left_out) = self.evictions.admit(self.moment.now) {
+        self.loop_state.metrics.connections_evicted.add(count as u64);
+        if let Some(left_out) = self.evictions.admit(self.snapshot.now) {
             tracing::warn!(count, reason, left_out, "connections ended to make room");
         }
     }

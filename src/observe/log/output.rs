@@ -12,10 +12,9 @@ use memchr::{memchr_iter, memrchr};
 use parking_lot::{Condvar, Mutex};
 use tracing::Level;
 
-use super::line::{Line, since_1970};
-use super::log::LogFormat;
-use super::timestamp::Rfc3339;
 use crate::limits::LOG_WRITE_INTERVAL;
+use crate::observe::line::{Line, LogFormat};
+use crate::observe::timestamp::{Rfc3339, since_1970};
 
 /// Where lines are written.
 pub(super) struct Output {
@@ -300,5 +299,5 @@ impl Writer {
 }
 
 #[cfg(test)]
-#[path = "backlog_tests.rs"]
+#[path = "output_tests.rs"]
 mod tests;

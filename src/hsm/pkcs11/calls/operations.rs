@@ -1,26 +1,74 @@
 //! AES-GCM operations in as few calls as it can be, and what their failures mean.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_ARGUMENTS_BAD, CKR_MECHANISM_PARAM_INVALID};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroize as _;
 
-use super::codes::Class;
-use super::ffi::RawError;
-use super::gcm::NoIv;
-use super::keys::Key;
-use super::session::Calls;
-use super::token::Shared;
-use super::trouble::{NO_SESSION, Trouble, fault_of_class, malformed, trouble_of};
+use super::Calls;
 use crate::hsm::backend::{Blame, Fault};
 use crate::hsm::config::IvMode;
-use crate::job::{Failure, Iv, Operation, Request, Success};
+use crate::hsm::pkcs11::codes::Class;
+use crate::hsm::pkcs11::gcm::NoIv;
+use crate::hsm::pkcs11::keys::Key;
+use crate::hsm::pkcs11::native::RawError;
+use crate::hsm::pkcs11::shared::Shared;
+use crate::hsm::pkcs11::trouble::{
+    NO_SESSION, Trouble, fault_of, fault_of_class, malformed, trouble_of,
+};
+use crate::job::{Failure, Iv, KeyIndex, Operation, Request, Success};
 use crate::limits::{GCM_IV_BYTES, GCM_TAG_BYTES};
 
 impl Calls {
-    pub(super) fn attempt(
+    pub fn perform(
+        &mut self,
+        token: &Shared,
+        request: &Request,
+        output: &mut Vec<u8>,
+    ) -> Result<Success, Fault> {
+        let key = match token.keys.get(request.key) {
+            Some(key) => key,
+            None => self.look_up(token, request.key)?,
+        };
+        match self.attempt(token, &key, request, output) {
+            Ok(success) => Ok(success),
+            Err(Trouble::Fault(fault)) => Err(fault),
+            Err(Trouble::StaleHandle(code)) => {
+                if !token.keys.may_replace(request.key, key.handle, Instant::now()) {
+                    return Err(fault_of(code, Blame::Session));
+                }
+                let key = token
+                    .keys
+                    .replace(self.session()?, request.key, key.handle)
+                    .map_err(|error| token.fault(&error))?;
+                let Some(key) = key else { return Err(self.not_found(token, request.key)) };
+                self.attempt(token, &key, request, output).map_err(|trouble| match trouble {
+                    Trouble::Fault(fault) => fault,
+                    // A handle just found is not stale. Whether the session is at fault, or the
+                    // key, another key shows.
+                    Trouble::StaleHandle(code) => {
+                        token.keys.refused(request.key, key.handle, Instant::now());
+                        fault_of(code, Blame::Session)
+                    }
+                })
+            }
+        }
+    }
+
+    fn look_up(&mut self, token: &Shared, key: KeyIndex) -> Result<Key, Fault> {
+        if token.keys.may_look_up(key, Instant::now())
+            && let Some(key) =
+                token.keys.look_up(self.session()?, key).map_err(|error| token.fault(&error))?
+        {
+            return Ok(key);
+        }
+        Err(self.not_found(token, key))
+    }
+
+    fn attempt(
         &mut self,
         token: &Shared,
         key: &Key,
@@ -64,7 +112,7 @@ impl Calls {
         self.encrypt_bytes(token, handle, request.aad.as_slice(), &request.input, output)
     }
 
-    pub(super) fn encrypt_bytes(
+    pub fn encrypt_bytes(
         &mut self,
         token: &Shared,
         handle: CK_OBJECT_HANDLE,

@@ -5,75 +5,14 @@
 //! to be deleted only if the token is well and still has another one, or if neither a new session
 //! nor, where that can be, a new initialisation of the module brought it back.
 
-use std::sync::atomic::Ordering;
-use std::time::Instant;
-
-use parking_lot::Mutex;
-
-use super::keys::KeyCache;
-use super::module::Generation;
-use super::session::{Calls, Opened};
-use super::token::Shared;
+use super::Calls;
 use crate::hsm::backend::{Blame, Fault};
+use crate::hsm::pkcs11::missed::Tried;
+use crate::hsm::pkcs11::shared::Shared;
 use crate::job::{Failure, KeyIndex};
 use crate::limits::MAX_EVIDENCE_KEYS;
 
 const NO_SUCH_KEY: Fault = Fault { failure: Failure::KeyNotFound, blame: Blame::Key };
-
-/// The first of the times in a row that keys were missed.
-#[derive(Clone, Copy, Debug)]
-struct Loss {
-    generation: Generation,
-    at: Instant,
-    /// How many, as far as was looked.
-    keys: usize,
-}
-
-/// Whether keys that were there are missed, and it is not known yet why.
-#[derive(Default)]
-pub(super) struct Missed {
-    loss: Mutex<Option<Loss>>,
-}
-
-impl Missed {
-    /// How many keys are missed.
-    pub(super) fn keys(&self) -> usize {
-        self.loss.lock().map_or(0, |loss| loss.keys)
-    }
-
-    fn tried(&self, opened: &Opened) -> Tried {
-        match *self.loss.lock() {
-            Some(loss) if loss.generation != opened.generation => Tried::Initialization,
-            Some(loss) if opened.at > loss.at => Tried::Session,
-            Some(_) | None => Tried::Nothing,
-        }
-    }
-
-    fn note(&self, keys: usize, opened: &Opened) {
-        let keys = keys.max(1);
-        let mut loss = self.loss.lock();
-        match &mut *loss {
-            Some(loss) => loss.keys = keys,
-            None => {
-                *loss = Some(Loss { generation: opened.generation, at: Instant::now(), keys });
-            }
-        }
-    }
-
-    fn is_over(&self) {
-        *self.loss.lock() = None;
-    }
-}
-
-/// The attempts made since keys were first missed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tried {
-    Nothing,
-    /// A new session.
-    Session,
-    /// A new initialisation of the module, and so a new session too.
-    Initialization,
-}
 
 /// All that bears on why a key that was there is not found.
 #[derive(Clone, Copy, Debug)]
@@ -107,44 +46,9 @@ fn judge(facts: Facts) -> Verdict {
     }
 }
 
-impl KeyCache {
-    /// Whether the key was there, and is not held to be deleted.
-    pub(super) fn was_there(&self, key: KeyIndex) -> bool {
-        self.look_at(key, |entry| entry.was_there).unwrap_or(false)
-    }
-
-    /// How many keys were there, and are not held to be deleted.
-    pub(super) fn known(&self) -> usize {
-        self.entries.read().iter().filter(|entry| entry.was_there).count()
-    }
-
-    /// Up to `max` of them other than `than`, beginning where the last look ended.
-    pub(super) fn some_known(&self, max: usize, than: Option<KeyIndex>) -> Vec<KeyIndex> {
-        let entries = self.entries.read();
-        let start = self.next_evidence.load(Ordering::Relaxed) % entries.len().max(1);
-        let (before, after) = entries.split_at(start);
-        let places = (start..).zip(after).chain((0..).zip(before));
-        let known = places.filter(|(_, entry)| entry.was_there);
-        let indices = known.filter_map(|(place, _)| u32::try_from(place).ok().map(KeyIndex));
-        let found: Vec<_> = indices.filter(|index| Some(*index) != than).take(max).collect();
-        self.next_evidence.fetch_add(found.len(), Ordering::Relaxed);
-        found
-    }
-
-    /// Takes in that keys are held to be deleted. Returns those of them that were there.
-    pub(super) fn hold_deleted(&self, keys: &[KeyIndex]) -> Vec<KeyIndex> {
-        let mut entries = self.entries.write();
-        let mut deleted = |key: &KeyIndex| {
-            let entry = usize::try_from(key.0).ok().and_then(|index| entries.get_mut(index));
-            entry.is_some_and(|entry| entry.key.is_none() && std::mem::take(&mut entry.was_there))
-        };
-        keys.iter().copied().filter(|key| deleted(key)).collect()
-    }
-}
-
 impl Calls {
     /// The fault of a request whose key a look-up did not find.
-    pub(super) fn not_found(&self, token: &Shared, key: KeyIndex) -> Fault {
+    pub fn not_found(&self, token: &Shared, key: KeyIndex) -> Fault {
         // A token that lost its login shows no private keys: that is no key missing.
         if let Err(fault) = self.require_login(token) {
             return fault;
@@ -178,7 +82,7 @@ impl Calls {
     ///
     /// # Errors
     /// [`Fault`]
-    pub(super) fn token_is_present(&self, token: &Shared) -> Result<(), Fault> {
+    pub fn token_is_present(&self, token: &Shared) -> Result<(), Fault> {
         let Err(fault) = self.ask_for_token(token) else {
             if token.missed.keys() == 0 {
                 token.module.works(token.user);
@@ -199,7 +103,7 @@ impl Calls {
     /// # Errors
     /// [`Fault::KEYS_MISSED`] if keys that were there are not, and it is not known yet why; or the
     /// token's.
-    pub(super) fn refresh_keys(&self, token: &Shared) -> Result<(), Fault> {
+    pub fn refresh_keys(&self, token: &Shared) -> Result<(), Fault> {
         self.require_login(token)?;
         let listed = token.keys.refresh(self.session()?).map_err(|error| token.fault(&error))?;
         // All handles were forgotten meanwhile: the next listing tells.
@@ -269,38 +173,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-
-    use crate::hsm::pkcs11::keys::Key;
-    use crate::hsm::pkcs11::labels::Labels;
-    use crate::job::KeyAttributes;
-
-    const KEY: Key = Key {
-        handle: 7,
-        attributes: KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD },
-        count: 1,
-        proven_in: 0,
-    };
-
-    /// Keys that were there are known through a reconnection, until they are held to be deleted; a
-    /// key that never was is none of them.
-    #[test]
-    fn keys_that_were_there() {
-        let labels = ["a", "b", "never"].map(Box::from).to_vec();
-        let labels = Arc::new(Labels::new(labels, false, None, Vec::new()));
-        let cache = KeyCache::new(labels, Arc::default());
-        let (a, b) = (KeyIndex(0), KeyIndex(1));
-        cache.entries.write().iter_mut().take(2).for_each(|entry| entry.find(Some(KEY)));
-        cache.forget();
-        assert!(cache.get(a).is_none() && cache.was_there(a));
-        assert_eq!(cache.known(), 2);
-        assert_eq!(cache.some_known(3, Some(a)), [b]);
-        assert_eq!(cache.some_known(1, None).len(), 1);
-        cache.entries.write()[1].find(Some(KEY));
-        assert_eq!(cache.hold_deleted(&[a, b, KeyIndex(2)]), [a], "b was found meanwhile");
-        assert!(!cache.was_there(a) && cache.was_there(b) && !cache.was_there(KeyIndex(2)));
-        assert_eq!(cache.some_known(3, Some(b)), []);
-    }
 
     /// Each row of the rule.
     #[test]

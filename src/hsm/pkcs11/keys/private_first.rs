@@ -5,12 +5,12 @@ use std::collections::HashSet;
 
 use parking_lot::Mutex;
 
-use super::keys::Key;
+use super::key::Key;
 use super::listing::FoundKey;
 
 /// The keys of one label, as they are found.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct OfLabel {
+pub struct OfLabel {
     /// The first private one, or one that the token does not tell of, and how many.
     private: Option<Key>,
     /// The first public one, and how many.
@@ -20,7 +20,7 @@ pub(super) struct OfLabel {
 }
 
 impl OfLabel {
-    pub(super) fn add(&mut self, found: &FoundKey) {
+    pub fn add(&mut self, found: &FoundKey) {
         let place = match found.is_private {
             Some(false) => &mut self.public,
             told => {
@@ -40,13 +40,13 @@ impl OfLabel {
 
 /// What is held of public keys, and of which labels the log has told.
 #[derive(Default)]
-pub(super) struct PrivateFirst {
+pub struct PrivateFirst {
     told: Mutex<HashSet<Box<str>>>,
 }
 
 impl PrivateFirst {
     /// The key that is meant. `is_required`: a public one is none.
-    pub(super) fn choose(&self, label: &str, found: OfLabel, is_required: bool) -> Option<Key> {
+    pub fn choose(&self, label: &str, found: OfLabel, is_required: bool) -> Option<Key> {
         let private = found.private.filter(|_| found.is_told || !is_required);
         let public = found.public.filter(|_| !is_required);
         if found.public.is_some() && self.told.lock().insert(label.into()) {

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use cryptoki_sys::CK_OBJECT_HANDLE;
 
-use super::known_good::{KnownGood, PROBE_PLAINTEXT, ProbeKey};
-use super::session::Calls;
-use super::token::Shared;
-use super::trouble::Trouble;
+use super::Calls;
 use crate::hsm::backend::{Blame, Direction, Evidence, Failed, Fault, KeyChoice};
+use crate::hsm::pkcs11::known_good::{KnownGood, PROBE_PLAINTEXT, ProbeKey};
+use crate::hsm::pkcs11::shared::Shared;
+use crate::hsm::pkcs11::trouble::Trouble;
 use crate::job::KeyIndex;
 use crate::limits::MAX_EVIDENCE_KEYS;
 
@@ -21,7 +21,7 @@ impl Calls {
     ///
     /// A token that has a single key and makes no session keys is judged by that key's other
     /// direction, where that can be tried.
-    pub(super) fn known_good_elsewhere(
+    pub fn known_good_elsewhere(
         &mut self,
         token: &Shared,
         failed: Failed,
@@ -62,7 +62,7 @@ impl Calls {
     }
 
     /// Tries a few of the configured keys but `not_these`, other ones each time, until one works.
-    pub(super) fn configured_keys_work(
+    pub fn configured_keys_work(
         &mut self,
         token: &Shared,
         direction: Direction,
@@ -110,12 +110,7 @@ impl Calls {
 
     /// Whether a known-good operation with that key succeeds. A handle that has become stale is
     /// found again.
-    pub(super) fn key_works(
-        &mut self,
-        token: &Shared,
-        index: KeyIndex,
-        direction: Direction,
-    ) -> Evidence {
+    pub fn key_works(&mut self, token: &Shared, index: KeyIndex, direction: Direction) -> Evidence {
         let Some(key) = token.keys.get(index) else { return Evidence::Unavailable };
         match self.works(token, key.handle, direction) {
             Err(Stale) if token.keys.may_replace(index, key.handle, Instant::now()) => {

@@ -19,25 +19,25 @@ use crate::server::peer::Peer;
 impl Running {
     /// Ends connections of that listener so that others can come in. Gives whether there are any
     /// that may be ended.
-    pub(super) fn make_room_for_connections(&mut self, listener: Listener) -> bool {
+    pub(super) fn evict_for_connections(&mut self, listener: Listener) -> bool {
         let ended = self.evict(|peer| peer.listener() == listener);
         if ended > 0 {
-            self.turn.note_evictions(ended, "the limit of connections is reached");
+            self.context.note_evictions(ended, "the limit of connections is reached");
         }
         ended > 0
     }
 
     /// Ends connections so that what all of them hold is below the bound again. `asking` is the
     /// slot of the one that had it passed.
-    pub(super) fn make_room_in_memory(&mut self, asking: usize) {
-        while self.turn.buffered_bytes() > self.max_buffered_bytes {
+    pub(super) fn evict_for_memory(&mut self, asking: usize) {
+        while self.context.buffered_bytes() > self.max_buffered_bytes {
             let ended = self.evict(|peer| peer.holds_memory());
             if ended == 0 {
                 self.end(asking);
-                self.turn.note_evictions(1, "max_buffered_bytes is reached");
+                self.context.note_evictions(1, "max_buffered_bytes is reached");
                 return;
             }
-            self.turn.note_evictions(ended, "max_buffered_bytes is reached");
+            self.context.note_evictions(ended, "max_buffered_bytes is reached");
         }
     }
 

@@ -1,49 +1,15 @@
 //! Which of a token's keys are proven to be the same as the other tokens'.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use cryptoki_sys::CK_OBJECT_HANDLE;
-use parking_lot::RwLock;
 
-use super::keys::{Key, KeyCache};
+use super::KeyCache;
+use super::key::Key;
 use crate::hsm::backend::{Direction, KeyChoice, NotProven, Standing};
 use crate::job::KeyIndex;
-
-/// One token's keys that disagree, and where to look for the next one to prove.
-#[derive(Default)]
-pub(super) struct Disagreeing {
-    /// Each with the era of the witnesses that it was found out in.
-    keys: RwLock<BTreeMap<KeyIndex, u32>>,
-    count: AtomicUsize,
-    next: AtomicUsize,
-}
-
-impl Disagreeing {
-    /// The era of the witness that the key disagreed with when it was last tried.
-    fn era_of(&self, key: KeyIndex) -> Option<u32> {
-        if self.count.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        self.keys.read().get(&key).copied()
-    }
-
-    /// `disagrees`: in which era, if so. Returns whether that is new.
-    fn set(&self, key: KeyIndex, disagrees: Option<u32>) -> bool {
-        if disagrees.is_none() && self.count.load(Ordering::Acquire) == 0 {
-            return false;
-        }
-        let mut keys = self.keys.write();
-        let is_news = match disagrees {
-            Some(era) => keys.insert(key, era).is_none(),
-            None => keys.remove(&key).is_some(),
-        };
-        self.count.store(keys.len(), Ordering::Release);
-        is_news
-    }
-}
 
 impl KeyCache {
     /// Returns what is known of the key, for that use of it.
@@ -83,7 +49,7 @@ impl KeyCache {
     }
 
     /// Records that the key cannot be tried by its witness. Returns whether that is new.
-    pub(super) fn cannot_be_proven(&self, key: KeyIndex) -> bool {
+    pub fn cannot_be_proven(&self, key: KeyIndex) -> bool {
         let (era, mut is_news) = (self.witnesses.era(), false);
         self.with_entry(key, |entry| {
             is_news = std::mem::replace(&mut entry.unprovable_in, era) != era;
@@ -92,12 +58,12 @@ impl KeyCache {
     }
 
     /// Returns whether the key was another one when it was last tried.
-    pub(super) fn has_disagreed(&self, key: KeyIndex) -> bool {
+    pub fn has_disagreed(&self, key: KeyIndex) -> bool {
         self.disagreeing.era_of(key).is_some()
     }
 
     /// Returns whether the key was another one a moment ago, and no witness has changed since.
-    pub(super) fn is_known_to_disagree(&self, key: KeyIndex, now: Instant) -> bool {
+    pub fn is_known_to_disagree(&self, key: KeyIndex, now: Instant) -> bool {
         self.disagreeing.era_of(key) == Some(self.witnesses.era()) && self.is_put_off(key, now)
     }
 
@@ -139,7 +105,7 @@ impl KeyCache {
 
     /// Records that the key with that handle was proven in that era. Returns whether it disagreed
     /// before.
-    pub(super) fn is_proven(&self, key: KeyIndex, handle: CK_OBJECT_HANDLE, era: u32) -> bool {
+    pub fn is_proven(&self, key: KeyIndex, handle: CK_OBJECT_HANDLE, era: u32) -> bool {
         self.with_entry(key, |entry| {
             if let Some(key) = entry.key.as_mut().filter(|key| key.handle == handle) {
                 key.proven_in = era;
@@ -151,7 +117,7 @@ impl KeyCache {
     }
 
     /// Records that it is another key than the witness's. Returns whether that is new.
-    pub(super) fn disagrees(&self, key: KeyIndex) -> bool {
+    pub fn disagrees(&self, key: KeyIndex) -> bool {
         self.with_entry(key, |entry| {
             if let Some(key) = &mut entry.key {
                 key.proven_in = 0;
@@ -161,7 +127,7 @@ impl KeyCache {
     }
 
     /// Puts the next attempt off until then, or until witnesses have changed.
-    pub(super) fn prove_later(&self, key: KeyIndex, after: Instant) {
+    pub fn prove_later(&self, key: KeyIndex, after: Instant) {
         let era = self.witnesses.era();
         self.with_entry(key, |entry| entry.prove_after = Some((after, era)));
     }
@@ -169,7 +135,7 @@ impl KeyCache {
     /// Returns a key that can be proven now: one that has a witness, or that `may_make` admits. No lock is
     /// held while `may_make` and `keys` are asked: they look at this and other tokens' keys, and a
     /// thread that reads what it is reading already waits for itself once a writer waits between.
-    pub(super) fn next_to_prove(
+    pub fn next_to_prove(
         &self,
         now: Instant,
         may_make: &dyn Fn(KeyIndex) -> bool,
@@ -177,7 +143,7 @@ impl KeyCache {
     ) -> Option<(KeyIndex, Key)> {
         let labels = self.labels().now();
         let all = labels.all().len();
-        let start = self.disagreeing.next.load(Ordering::Relaxed) % all.max(1);
+        let start = self.next_proof.load(Ordering::Relaxed) % all.max(1);
         let (mut place, mut end, mut is_first_half) = (start, all, true);
         loop {
             let Some((found, index, key)) = self.first_due(place..end, now) else {
@@ -190,7 +156,7 @@ impl KeyCache {
             let has_witness = || labels.get(index).is_some_and(|it| self.witnesses.has(it));
             let can_make = || key.attributes.encrypt && may_make(index);
             if keys.may_use(index) && (has_witness() || can_make()) {
-                self.disagreeing.next.store(found + 1, Ordering::Relaxed);
+                self.next_proof.store(found + 1, Ordering::Relaxed);
                 return Some((index, key));
             }
             place = found + 1;

@@ -1,0 +1,89 @@
+//! The slot that the settings mean: found once for each initialisation of the module, and asked
+//! again right before its token gets the PIN.
+
+use cryptoki_sys::CK_SLOT_ID;
+
+use super::codes;
+use super::identity::identity;
+use super::login::About;
+use super::module::Generation;
+use super::pin_tries::PinId;
+use super::shared::Shared;
+use super::slot_selection::{choose, describe as describe_slot};
+use super::slots::{describe, list_slots, require_gcm, rules_of};
+use crate::hsm::backend::{Identity, OpenError};
+use crate::hsm::inventory::SlotInventory;
+
+impl Shared {
+    /// The slot in that initialisation of the module.
+    pub(super) fn slot(&self, generation: Generation) -> Result<CK_SLOT_ID, OpenError> {
+        {
+            let chosen = self.chosen.read();
+            if let Some((of, slot)) = chosen.slot
+                && of == generation
+            {
+                return Ok(slot);
+            }
+        }
+        let slots = list_slots(&self.module.raw)
+            .inspect_err(|error| self.count(error))
+            .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))?;
+        let known = self.chosen.read().token.clone();
+        let found = slots.iter().map(|found| &found.inventory);
+        let choice =
+            choose(found, &self.config.select, known.as_ref()).map_err(OpenError::Unavailable)?;
+        let found = &slots[choice.index];
+        // Not under the lock: the call may hang, and the monitor asks who the token is.
+        require_gcm(&self.module.raw, found)?;
+        let mut chosen = self.chosen.write();
+        if chosen.token.is_some() {
+            // Found before, lost, and found again.
+            self.keys.forget();
+        }
+        chosen.slot = Some((generation, found.slot));
+        chosen.token = Some(found.inventory.clone());
+        chosen.rules = found.rules;
+        drop(chosen);
+        let is_new = known
+            .is_none_or(|it| it.id != found.inventory.id || it.serial != found.inventory.serial);
+        if let Some(slots) = choice.alike.filter(|_| is_new) {
+            let taken = describe_slot(&found.inventory);
+            tracing::warn!(
+                slots,
+                taken,
+                "several HSM slots fit the settings: `serial` or `slot` would tell them apart"
+            );
+        }
+        Ok(found.slot)
+    }
+
+    /// Asks the slot once more who its token is, right before it gets the PIN: another may have
+    /// come into it since.
+    pub(super) fn before_login(&self, slot: CK_SLOT_ID) -> Result<About, OpenError> {
+        let unavailable = |reason| OpenError::Unavailable(reason);
+        let found = self.module.raw.token_info(slot).map_err(|error| {
+            self.count(&error);
+            unavailable(codes::describe_error(&error))
+        })?;
+        let (now, rules) = (describe(slot, &found), rules_of(&found));
+        let mut chosen = self.chosen.write();
+        let is_same = |known: &SlotInventory| {
+            known.serial == now.serial && (!now.serial.is_empty() || known.label == now.label)
+        };
+        if !chosen.token.as_ref().is_some_and(is_same) {
+            chosen.slot = None;
+            return Err(unavailable(format!(
+                "another token has come into slot {} (label {:?}, serial {:?}): it does not get \
+                 the PIN",
+                now.id, now.label, now.serial
+            )));
+        }
+        chosen.rules = rules;
+        drop(chosen);
+        let Identity { id, label: name, .. } = identity(&now);
+        let pin = self.login.pin().expose();
+        let pin_id = PinId::of(&self.module.path, &id, pin)
+            .ok_or_else(|| unavailable("the system gives no random bytes".to_owned()))?;
+        Ok(About { rules, pin_id, name })
+    }
+}

@@ -1,0 +1,78 @@
+//! Keys that were there, until they are held to be deleted.
+
+use std::sync::atomic::Ordering;
+
+use super::KeyCache;
+use crate::job::KeyIndex;
+
+impl KeyCache {
+    /// Whether the key was there, and is not held to be deleted.
+    pub fn was_there(&self, key: KeyIndex) -> bool {
+        self.look_at(key, |entry| entry.was_there).unwrap_or(false)
+    }
+
+    /// How many keys were there, and are not held to be deleted.
+    pub fn known(&self) -> usize {
+        self.entries.read().iter().filter(|entry| entry.was_there).count()
+    }
+
+    /// Up to `max` of them other than `than`, beginning where the last look ended.
+    pub fn some_known(&self, max: usize, than: Option<KeyIndex>) -> Vec<KeyIndex> {
+        let entries = self.entries.read();
+        let start = self.next_evidence.load(Ordering::Relaxed) % entries.len().max(1);
+        let (before, after) = entries.split_at(start);
+        let places = (start..).zip(after).chain((0..).zip(before));
+        let known = places.filter(|(_, entry)| entry.was_there);
+        let indices = known.filter_map(|(place, _)| u32::try_from(place).ok().map(KeyIndex));
+        let found: Vec<_> = indices.filter(|index| Some(*index) != than).take(max).collect();
+        self.next_evidence.fetch_add(found.len(), Ordering::Relaxed);
+        found
+    }
+
+    /// Takes in that keys are held to be deleted. Returns those of them that were there.
+    pub fn hold_deleted(&self, keys: &[KeyIndex]) -> Vec<KeyIndex> {
+        let mut entries = self.entries.write();
+        let mut deleted = |key: &KeyIndex| {
+            let entry = usize::try_from(key.0).ok().and_then(|index| entries.get_mut(index));
+            entry.is_some_and(|entry| entry.key.is_none() && std::mem::take(&mut entry.was_there))
+        };
+        keys.iter().copied().filter(|key| deleted(key)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use crate::hsm::pkcs11::keys::Key;
+    use crate::hsm::pkcs11::labels::Labels;
+    use crate::job::KeyAttributes;
+
+    const KEY: Key = Key {
+        handle: 7,
+        attributes: KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD },
+        count: 1,
+        proven_in: 0,
+    };
+
+    /// Keys that were there are known through a reconnection, until they are held to be deleted; a
+    /// key that never was is none of them.
+    #[test]
+    fn keys_that_were_there() {
+        let labels = ["a", "b", "never"].map(Box::from).to_vec();
+        let labels = Arc::new(Labels::new(labels, false, None, Vec::new()));
+        let cache = KeyCache::new(labels, Arc::default());
+        let (a, b) = (KeyIndex(0), KeyIndex(1));
+        cache.entries.write().iter_mut().take(2).for_each(|entry| entry.find(Some(KEY)));
+        cache.forget();
+        assert!(cache.get(a).is_none() && cache.was_there(a));
+        assert_eq!(cache.known(), 2);
+        assert_eq!(cache.some_known(3, Some(a)), [b]);
+        assert_eq!(cache.some_known(1, None).len(), 1);
+        cache.entries.write()[1].find(Some(KEY));
+        assert_eq!(cache.hold_deleted(&[a, b, KeyIndex(2)]), [a], "b was found meanwhile");
+        assert!(!cache.was_there(a) && cache.was_there(b) && !cache.was_there(KeyIndex(2)));
+        assert_eq!(cache.some_known(3, Some(b)), []);
+    }
+}

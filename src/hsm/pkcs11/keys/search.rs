@@ -1,0 +1,251 @@
+//! Looking keys up in the token: one label at a time, or all in one listing pass.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use cryptoki_sys::CK_OBJECT_HANDLE;
+
+use super::KeyCache;
+use super::key::Key;
+use super::listing::{FoundKey, find, list, read};
+use super::private_first::OfLabel;
+use crate::hsm::inventory::KeyInventory;
+use crate::hsm::pkcs11::native::Error;
+use crate::hsm::pkcs11::native_session::NativeSession;
+use crate::job::KeyIndex;
+use crate::limits::{
+    MAX_KEYS_PER_LABEL, MAX_KEYS_PER_TOKEN, MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL,
+};
+
+/// The outcome of a listing for the keys that were there before.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Those that are not; none, if the token has more keys than are listed.
+    pub missing: Vec<KeyIndex>,
+    /// Others are.
+    pub is_any_left: bool,
+}
+
+impl KeyCache {
+    /// Whether a handle that the token does not take may be looked for again: not soon after it
+    /// was found and refused.
+    #[must_use]
+    pub fn may_replace(&self, key: KeyIndex, stale: CK_OBJECT_HANDLE, now: Instant) -> bool {
+        let refused = self.look_at(key, |entry| entry.refused).flatten();
+        !refused.is_some_and(|(handle, then)| {
+            handle == stale && now.saturating_duration_since(then) < REFUSED_HANDLE_INTERVAL
+        })
+    }
+
+    /// Takes in that the token refused a handle right after it was found.
+    pub fn refused(&self, key: KeyIndex, handle: CK_OBJECT_HANDLE, now: Instant) {
+        self.with_entry(key, |entry| entry.refused = Some((handle, now)));
+    }
+
+    /// Whether a missing label may be looked up now: the token is spared more than
+    /// [`MAX_MISSING_LABEL_LOOKUPS_PER_SEC`], and more than one for each label in
+    /// [`MISSING_LABEL_INTERVAL`]. Before the first listing is through, a label is not known to be
+    /// missing, and may be looked up.
+    pub fn may_look_up(&self, key: KeyIndex, now: Instant) -> bool {
+        let Ok(index) = usize::try_from(key.0) else { return false };
+        let mut lookups = self.lookups.lock();
+        let mut entries = self.entries.write();
+        let Some(entry) = entries.get_mut(index) else { return false };
+        if !entry.is_listed {
+            return true;
+        }
+        let is_recent = |then| now.saturating_duration_since(then) < MISSING_LABEL_INTERVAL;
+        if entry.looked_up.is_some_and(is_recent) {
+            return false;
+        }
+        let may = lookups.admit(now).is_some();
+        if may {
+            entry.looked_up = Some(now);
+        }
+        may
+    }
+
+    /// The handle means nothing any more: this label is looked up at once. If its handle is
+    /// another one now, all others of this token are suspect too, and are listed again soon.
+    ///
+    /// # Errors
+    /// The token's.
+    pub fn replace(
+        &self,
+        session: &NativeSession,
+        key: KeyIndex,
+        stale: CK_OBJECT_HANDLE,
+    ) -> Result<Option<Key>, Error> {
+        match self.get(key) {
+            // Another session was faster.
+            Some(known) if known.handle != stale => Ok(Some(known)),
+            _ => {
+                let found = self.look_up(session, key)?;
+                if found.is_none_or(|found| found.handle != stale) {
+                    self.is_stale.store(true, Ordering::Release);
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    /// Finds the keys of one label: few calls, where a listing may take thousands.
+    ///
+    /// # Errors
+    /// The token's.
+    pub fn look_up(&self, session: &NativeSession, key: KeyIndex) -> Result<Option<Key>, Error> {
+        let labels = self.labels.now();
+        let Some(label) = labels.get(key) else { return Ok(None) };
+        let era = self.era.load(Ordering::Acquire);
+        let (handles, _) = find(session, Some(label), MAX_KEYS_PER_LABEL)?;
+        let mut found = OfLabel::default();
+        for handle in handles {
+            // A module that doesn't compare labels must not give another label's key.
+            if let Some(key) = read(session, handle)?
+                && key.label.as_deref() == Some(label)
+            {
+                found.add(&key);
+            }
+        }
+        let found = self.private_first.choose(label, found, self.labels.require_private);
+        let mut entries = self.entries.write();
+        if self.era.load(Ordering::Acquire) == era
+            && let Ok(index) = usize::try_from(key.0)
+            && let Some(entry) = entries.get_mut(index)
+        {
+            entry.find(found);
+            entry.prove_after = None;
+        }
+        Ok(found)
+    }
+
+    /// Lists all keys and replaces what is known. `None`: all was forgotten meanwhile.
+    ///
+    /// # Errors
+    /// The token's; what was known stays.
+    pub fn refresh(&self, session: &NativeSession) -> Result<Option<Listed>, Error> {
+        let (era, began) = (self.era.load(Ordering::Acquire), Instant::now());
+        let labels = self.labels.now();
+        let mut fresh = vec![OfLabel::default(); labels.all().len()];
+        let is_cut = list(session, |key| {
+            let index = key.label.as_ref().and_then(|label| labels.indices.get(label.as_str()));
+            if let Some(fresh) = index.and_then(|index| fresh.get_mut(*index)) {
+                fresh.add(&key);
+            }
+        })?;
+        let is_required = self.labels.require_private;
+        let found = labels.all().iter().zip(fresh);
+        let fresh: Vec<_> = found
+            .map(|(label, found)| self.private_first.choose(label, found, is_required))
+            .collect();
+        if is_cut {
+            tracing::warn!(
+                keys = MAX_KEYS_PER_TOKEN,
+                "the token has more AES keys than are listed: the others are looked up when they \
+                 are asked for"
+            );
+        }
+        let mut entries = self.entries.write();
+        if self.era.load(Ordering::Acquire) != era {
+            return Ok(None);
+        }
+        self.has_new.store(entries.len() > fresh.len(), Ordering::Release);
+        let mut listed = Listed::default();
+        for ((index, entry), key) in (0..).map(KeyIndex).zip(entries.iter_mut()).zip(fresh) {
+            // Not to be in a listing that was cut short is not to be missing.
+            entry.is_listed = key.is_some() || !is_cut;
+            // A key that came while the others were listed, and was looked up.
+            let is_newer = entry.looked_up.is_some_and(|then| then >= began);
+            if entry.was_there {
+                listed.is_any_left |= key.is_some();
+                let is_kept = is_newer && entry.key.is_some();
+                if key.is_none() && !is_kept && !is_cut {
+                    listed.missing.push(index);
+                }
+            }
+            if key.is_some() || !is_newer {
+                let key = key.map(|key| key.after(entry.key));
+                entry.find(key);
+            }
+        }
+        Ok(Some(listed))
+    }
+
+    /// All AES keys of the token, for people, and whether there are more.
+    ///
+    /// # Errors
+    /// The token's.
+    pub fn inventory(&self, session: &NativeSession) -> Result<(Vec<KeyInventory>, bool), Error> {
+        let mut keys = Vec::new();
+        let labels = self.labels.now();
+        let is_cut = list(session, |FoundKey { label, attributes, is_private, .. }| {
+            let is_configured =
+                label.as_ref().is_some_and(|label| labels.indices.contains_key(label.as_str()));
+            let label = label.unwrap_or_default().into();
+            keys.push(KeyInventory {
+                label,
+                attributes,
+                is_private,
+                is_configured,
+                keys_of_label: 0,
+            });
+        })?;
+        let mut counts = HashMap::<Box<str>, u32>::new();
+        let is_passed_over = |key: &KeyInventory| {
+            let is_better =
+                |it: &KeyInventory| it.label == key.label && it.is_private != Some(false);
+            key.is_private == Some(false) && keys.iter().any(is_better)
+        };
+        for key in keys.iter().filter(|key| !is_passed_over(key)) {
+            *counts.entry(key.label.clone()).or_default() += 1;
+        }
+        for key in &mut keys {
+            key.keys_of_label = counts.get(&key.label).copied().unwrap_or(0);
+        }
+        Ok((keys, is_cut))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::hsm::pkcs11::labels::Labels;
+    use crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
+
+    fn cache(labels: &[&str]) -> KeyCache {
+        let labels = labels.iter().map(|label| Box::from(*label)).collect();
+        let labels = Labels::new(labels, false, None, Vec::new());
+        let cache = KeyCache::new(Arc::new(labels), Arc::default());
+        cache.entries.write().iter_mut().for_each(|entry| entry.is_listed = true);
+        cache
+    }
+
+    /// A store's key that isn't in the token must not turn into a lookup for each call.
+    #[test]
+    fn lookups_of_a_missing_label_are_spaced() {
+        let cache = cache(&["a", "b"]);
+        let start = Instant::now();
+        assert!(cache.may_look_up(KeyIndex(0), start));
+        assert!(!cache.may_look_up(KeyIndex(0), start + Duration::from_millis(1999)));
+        assert!(cache.may_look_up(KeyIndex(1), start));
+        assert!(cache.may_look_up(KeyIndex(0), start + Duration::from_secs(2)));
+        assert!(!cache.may_look_up(KeyIndex(2), start), "no such label");
+    }
+
+    /// Nor do ten thousand of them.
+    #[test]
+    fn lookups_of_a_token_are_limited() {
+        let labels = (0..200).map(|n| n.to_string()).collect::<Vec<_>>();
+        let cache = cache(&labels.iter().map(String::as_str).collect::<Vec<_>>());
+        let start = Instant::now();
+        let allowed = |now| (0..200).filter(|n| cache.may_look_up(KeyIndex(*n), now)).count();
+        let limit = usize::try_from(MAX_MISSING_LABEL_LOOKUPS_PER_SEC).unwrap();
+        assert_eq!(allowed(start), limit);
+        assert_eq!(allowed(start + Duration::from_secs(3)), limit);
+    }
+}

@@ -1,0 +1,120 @@
+//! A session's calls.
+
+use std::sync::Arc;
+
+use cryptoki_sys::*;
+
+use super::ffi::RawModule;
+use super::native::{Attribute, Error};
+use crate::limits::FIND_OBJECTS_BATCH;
+
+/// A session, which is closed by [`Self::close`] alone: after a C_Finalize its handle may be
+/// another's.
+pub struct NativeSession {
+    module: Arc<RawModule>,
+    handle: CK_SESSION_HANDLE,
+}
+
+impl NativeSession {
+    /// Opens one.
+    ///
+    /// # Errors
+    /// The module's.
+    pub fn open(
+        module: &Arc<RawModule>,
+        slot: CK_SLOT_ID,
+        is_read_write: bool,
+    ) -> Result<Self, Error> {
+        let handle = module.open_session(slot, is_read_write)?;
+        Ok(Self { module: Arc::clone(module), handle })
+    }
+
+    /// Its handle.
+    #[must_use]
+    pub fn handle(&self) -> CK_SESSION_HANDLE {
+        self.handle
+    }
+
+    /// Closes it.
+    ///
+    /// # Errors
+    /// The module's.
+    pub fn close(self) -> Result<(), Error> {
+        self.module.close_session(self.handle)
+    }
+
+    /// Whether the user is logged in.
+    ///
+    /// # Errors
+    /// The module's.
+    pub fn is_logged_in(&self) -> Result<bool, Error> {
+        let state = self.module.session_state(self.handle)?;
+        Ok(matches!(state, CKS_RO_USER_FUNCTIONS | CKS_RW_USER_FUNCTIONS))
+    }
+
+    /// Logs the user in; without a PIN it is entered at the device.
+    ///
+    /// # Errors
+    /// The module's.
+    pub fn login(&self, pin: Option<&str>) -> Result<(), Error> {
+        self.module.login(self.handle, pin)
+    }
+
+    /// Fills `bytes` with random ones.
+    ///
+    /// # Errors
+    /// The module's.
+    pub fn generate_random_slice(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.module.random(self.handle, bytes)
+    }
+
+    /// Makes an AES key.
+    ///
+    /// # Errors
+    /// The module's.
+    pub fn generate_aes_key(&self, template: &[Attribute]) -> Result<CK_OBJECT_HANDLE, Error> {
+        self.module.generate_aes_key(self.handle, template)
+    }
+
+    /// Attributes of an object; those that it does not have are left out.
+    ///
+    /// # Errors
+    /// The module's.
+    pub fn attributes(
+        &self,
+        object: CK_OBJECT_HANDLE,
+        wanted: &[CK_ATTRIBUTE_TYPE],
+    ) -> Result<Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>, Error> {
+        self.module.attributes(self.handle, object, wanted)
+    }
+
+    /// The objects of that template, up to `max_objects`, and whether there are more. The end is
+    /// where the module gives none, however few it gives at once.
+    ///
+    /// # Errors
+    /// The module's.
+    pub fn find(
+        &self,
+        template: &[Attribute],
+        max_objects: usize,
+    ) -> Result<(Vec<CK_OBJECT_HANDLE>, bool), Error> {
+        self.module.find_init(self.handle, template)?;
+        let found = self.find_all(max_objects);
+        // The search is ended whatever came before; what that answers changes nothing.
+        let _ = self.module.find_final(self.handle);
+        found
+    }
+
+    fn find_all(&self, max_objects: usize) -> Result<(Vec<CK_OBJECT_HANDLE>, bool), Error> {
+        let mut all = Vec::new();
+        let mut batch = [0; FIND_OBJECTS_BATCH];
+        while all.len() <= max_objects {
+            match self.module.find(self.handle, &mut batch)? {
+                0 => return Ok((all, false)),
+                count => all.extend_from_slice(&batch[..count]),
+            }
+        }
+        all.truncate(max_objects);
+        Ok((all, true))
+    }
+}

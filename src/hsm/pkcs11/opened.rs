@@ -1,0 +1,15 @@
+//! Where and when a session was opened.
+
+use std::time::Instant;
+
+use cryptoki_sys::CK_SLOT_ID;
+
+use super::module::Generation;
+
+/// Where and when a session was opened.
+#[derive(Clone, Copy)]
+pub(super) struct Opened {
+    pub(super) slot: CK_SLOT_ID,
+    pub(super) generation: Generation,
+    pub(super) at: Instant,
+}

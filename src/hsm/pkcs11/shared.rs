@@ -1,0 +1,165 @@
+//! What a token and its sessions share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV, CK_SLOT_ID};
+use parking_lot::{Mutex, RwLock};
+
+use super::codes::{self, Class};
+use super::gcm::{SeenBatches, given_iv};
+use super::identity::{identity, printable};
+use super::keys::KeyCache;
+use super::known_good::KnownGood;
+use super::login::{Login, LoginRules};
+use super::missed::Missed;
+use super::module::{Generation, Module};
+use super::native::{Error, RawError};
+use super::native_session::NativeSession;
+use super::reinitialization::User;
+use super::trouble::{NO_SESSION, fault_of_error};
+use crate::hsm::backend::{Fault, Identity};
+use crate::hsm::config::{TokenConfig, TokenSelector};
+use crate::hsm::inventory::SlotInventory;
+use crate::hsm::witness::Member;
+use crate::job::{Iv, KeyIndex};
+
+/// What all sessions of a token share.
+pub(super) struct Shared {
+    pub(super) module: Arc<Module>,
+    pub(super) config: TokenConfig,
+    /// Who this is to the module.
+    pub(super) user: User,
+    /// Its place in the fleet.
+    pub(super) member: Member,
+    pub(super) keys: KeyCache,
+    pub(super) missed: Missed,
+    pub(super) login: Login,
+    pub(super) iv_batches: SeenBatches,
+    pub(super) cdiv_mismatches: AtomicU64,
+    pub(super) codes: codes::Counts,
+    /// A ciphertext of a configured key, made by the latest probe that used one.
+    pub(super) sample: Mutex<Option<KnownGood>>,
+    makes_no_session_keys: AtomicBool,
+    pub(super) chosen: RwLock<Chosen>,
+}
+
+/// The slot that the settings mean.
+#[derive(Default)]
+pub(super) struct Chosen {
+    /// As it was found in that initialisation of the module; looked for anew in another.
+    pub(super) slot: Option<(Generation, CK_SLOT_ID)>,
+    /// Who it was then. It stays, so that "the first token" never becomes another one, and the
+    /// PIN never goes to a stranger.
+    pub(super) token: Option<SlotInventory>,
+    pub(super) rules: LoginRules,
+}
+
+impl Shared {
+    pub(super) fn new(
+        module: Arc<Module>,
+        config: TokenConfig,
+        member: Member,
+        keys: KeyCache,
+    ) -> Self {
+        Self {
+            user: module.enlist(),
+            module,
+            member,
+            keys,
+            missed: Missed::default(),
+            login: Login::new(config.user_pin.clone()),
+            iv_batches: SeenBatches::default(),
+            cdiv_mismatches: AtomicU64::new(0),
+            codes: codes::Counts::default(),
+            sample: Mutex::default(),
+            makes_no_session_keys: AtomicBool::new(false),
+            chosen: RwLock::default(),
+            config,
+        }
+    }
+
+    pub(super) fn login_rules(&self) -> LoginRules {
+        self.chosen.read().rules
+    }
+
+    /// Whether the token was seen to refuse keys of sessions while it was well otherwise.
+    pub(super) fn refuses_session_keys(&self) -> bool {
+        self.makes_no_session_keys.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn notice_no_session_keys(&self) {
+        self.makes_no_session_keys.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        let chosen = self.chosen.read();
+        match &chosen.token {
+            Some(token) => identity(token),
+            None => {
+                let named = match &self.config.select {
+                    TokenSelector::First => "first token".to_owned(),
+                    TokenSelector::Label(name) | TokenSelector::Serial(name) => printable(name),
+                    TokenSelector::Slot(id) => format!("slot {id}"),
+                };
+                Identity {
+                    id: named.clone(),
+                    label: named,
+                    model: "unknown".to_owned(),
+                    manufacturer: "unknown".to_owned(),
+                }
+            }
+        }
+    }
+
+    /// Its label, for the log.
+    pub(super) fn name(&self) -> String {
+        self.identity().label
+    }
+
+    pub(super) fn label_of(&self, key: KeyIndex) -> String {
+        self.keys.labels().now().get(key).map_or_else(String::new, printable)
+    }
+
+    /// Counts the code of a call that failed.
+    pub(super) fn count(&self, error: &Error) {
+        if let Some(code) = error.code {
+            self.codes.count(code);
+        }
+    }
+
+    /// [`fault_of_error`], counted.
+    pub(super) fn fault(&self, error: &Error) -> Fault {
+        self.count(error);
+        fault_of_error(error)
+    }
+
+    /// Counts the code of an operation that failed.
+    pub(super) fn counted<T>(&self, result: Result<T, RawError>) -> Result<T, RawError> {
+        if let Err(RawError::Init(code) | RawError::Operation(code)) = result {
+            self.codes.count(code);
+        }
+        result
+    }
+
+    /// C_DecryptInit and C_Decrypt, counted.
+    pub(super) fn decrypt(
+        &self,
+        session: Option<&NativeSession>,
+        key: CK_OBJECT_HANDLE,
+        iv: &Iv,
+        aad: &[u8],
+        ciphertext_and_tag: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<Result<(), RawError>, Fault> {
+        let session = session.ok_or(NO_SESSION)?.handle();
+        let (raw, mut iv) = (&self.module.raw, given_iv(iv));
+        let form = self.config.rules.form;
+        Ok(self.counted(raw.decrypt(form, session, key, &mut iv, aad, ciphertext_and_tag, output)))
+    }
+
+    /// What a code from C_Decrypt means for this make of HSM.
+    pub(super) fn class_of_decrypt(&self, code: CK_RV) -> Class {
+        codes::class_of_decrypt(code, self.config.rules.bad_tag_codes)
+    }
+}

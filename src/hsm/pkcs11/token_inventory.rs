@@ -1,0 +1,62 @@
+//! All that a token says of itself and its keys, for the operator.
+
+use super::codes;
+use super::identity::printable;
+use super::session::Pkcs11Session;
+use super::shared::Shared;
+use super::slots::{list_slots, text, version};
+use crate::hsm::backend::OpenError;
+use crate::hsm::inventory::TokenInventory;
+
+/// Takes the inventory, with a session of the token or why there is none.
+pub(super) fn take(shared: &Shared, session: Result<Pkcs11Session, OpenError>) -> TokenInventory {
+    let mut inventory = TokenInventory {
+        module: shared.module.path.clone(),
+        max_sessions: shared.config.max_sessions,
+        ..TokenInventory::default()
+    };
+    if let Ok(entry) = shared.module.enter() {
+        inventory.library = shared.module.raw.info().ok().map(|info| {
+            format!(
+                "{} {} by {}, PKCS#11 {}",
+                printable(&text(&info.libraryDescription)),
+                version(info.libraryVersion),
+                printable(&text(&info.manufacturerID)),
+                version(info.cryptokiVersion)
+            )
+        });
+        let slots = list_slots(&shared.module.raw).unwrap_or_default();
+        inventory.slots = slots.into_iter().map(|found| found.inventory).collect();
+        drop(entry);
+    }
+    let chosen = shared.chosen.read().token.clone();
+    // Open sessions, as they are now.
+    let current =
+        chosen.as_ref().and_then(|c| inventory.slots.iter().find(|s| s.id == c.id).cloned());
+    inventory.slot = current.or(chosen);
+    let keys = session.and_then(|session| {
+        let Some(_entry) = session.enter() else { return Ok(Default::default()) };
+        let native = session.native().map(|native| shared.keys.inventory(native));
+        native
+            .transpose()
+            .map(Option::unwrap_or_default)
+            .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))
+    });
+    let mut is_cut = false;
+    match keys {
+        Ok(keys) => (inventory.keys, is_cut) = keys,
+        Err(error) => inventory.trouble = Some(error.reason().to_owned()),
+    }
+    for label in shared.keys.labels().now().all() {
+        match inventory.keys.iter().find(|key| key.label == *label) {
+            // It may be among those that were not looked at.
+            None if is_cut => {}
+            None => inventory.missing.push(label.clone()),
+            Some(key) if key.keys_of_label > 1 => {
+                inventory.ambiguous.push((label.clone(), key.keys_of_label));
+            }
+            Some(_) => {}
+        }
+    }
+    inventory
+}

@@ -1,0 +1,9 @@
+//! Errors that name their file.
+
+use std::io;
+use std::path::Path;
+
+/// Adds the path to an error of the system.
+pub(super) fn with_path(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}

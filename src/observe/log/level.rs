@@ -1,0 +1,29 @@
+//! The least severe level that is logged.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tracing::Level;
+
+/// The least severe level that is logged, as all access logs see it.
+#[derive(Debug)]
+pub(super) struct SharedLevel(AtomicU8);
+
+const LEVELS: [Level; 5] = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+
+impl SharedLevel {
+    pub(super) fn new(level: Level) -> Self {
+        let all = Self(AtomicU8::new(0));
+        all.set(level);
+        all
+    }
+
+    pub(super) fn set(&self, level: Level) {
+        let place = (0..).zip(LEVELS).find_map(|(place, known)| (known == level).then_some(place));
+        self.0.store(place.unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> Level {
+        let place = usize::from(self.0.load(Ordering::Relaxed));
+        LEVELS.get(place).copied().unwrap_or(Level::ERROR)
+    }
+}

@@ -1,0 +1,139 @@
+//! The log: standard output, a rotating file, or both.
+
+pub mod access_log;
+mod config;
+mod events;
+mod file;
+mod level;
+mod output;
+mod outputs;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{Registry, reload};
+
+use self::access_log::AccessLog;
+pub use self::config::{LogConfig, LogFile, Rotation};
+use self::events::EventLayer;
+use self::level::SharedLevel;
+use self::output::{Backlog, Output};
+pub use self::outputs::LostLines;
+use self::outputs::Outputs;
+pub use super::line::LogFormat;
+use crate::limits::{LOG_STOP_TIMEOUT, MAX_LOG_BACKLOG_BYTES};
+
+/// The running log. Dropping it stops it.
+pub struct Log {
+    outputs: Outputs,
+    level: Arc<SharedLevel>,
+    /// tracing's own, if its events go here.
+    filter: Mutex<Option<reload::Handle<LevelFilter, Registry>>>,
+    format: LogFormat,
+}
+
+/// Starts the log and has tracing's events go there.
+///
+/// # Errors
+/// The directory or the file can't be made or written (the error names it), no thread can be
+/// had, or the process has a tracing subscriber already.
+pub fn start(config: &LogConfig) -> io::Result<Log> {
+    let log = Log::open(config)?;
+    let (filter, handle) = reload::Layer::new(LevelFilter::from_level(config.level));
+    let subscriber = tracing_subscriber::registry().with(filter).with(log.event_layer());
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    *log.filter.lock() = Some(handle);
+    Ok(log)
+}
+
+impl Log {
+    /// Starts the writers.
+    fn open(config: &LogConfig) -> io::Result<Self> {
+        let mut outputs = Vec::new();
+        if let Some(file) = &config.file {
+            let file = file.clone();
+            let output = Output::opened_by(move || Ok(Box::new(file::open(&file)?)))?;
+            outputs.push(Backlog::start("file", output, config.format, MAX_LOG_BACKLOG_BYTES)?);
+        }
+        if config.stdout {
+            // Not through std's handle: its lock would be held while the output is stuck.
+            let output = Output::of(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+            outputs.push(Backlog::start("stdout", output, config.format, MAX_LOG_BACKLOG_BYTES)?);
+        }
+        Ok(Self {
+            outputs: Outputs::new(outputs),
+            level: Arc::new(SharedLevel::new(config.level)),
+            filter: Mutex::new(None),
+            format: config.format,
+        })
+    }
+
+    fn event_layer(&self) -> EventLayer {
+        EventLayer::new(self.outputs.clone(), self.format)
+    }
+
+    /// An access log, for one event loop.
+    #[must_use]
+    pub fn access_log(&self) -> AccessLog {
+        AccessLog::new(self.outputs.clone(), Arc::clone(&self.level), self.format)
+    }
+
+    /// Logs from that level on, on all threads.
+    pub fn set_level(&self, level: Level) {
+        self.level.set(level);
+        if let Some(filter) = &*self.filter.lock()
+            // It fails when the subscriber is gone, and with it all events.
+            && let Err(error) = filter.modify(|filter| *filter = LevelFilter::from_level(level))
+        {
+            tracing::error!(%error, "the log's level stays as it was");
+        }
+    }
+
+    /// Has files be opened anew, by their names, before the next lines are written: another
+    /// program has moved them away (logrotate). Does not wait for it.
+    pub fn reopen(&self) {
+        for backlog in self.outputs.iter() {
+            backlog.reopen();
+        }
+    }
+
+    /// Lines that were not written since the start, because an output was too slow or failed;
+    /// the sum over the outputs.
+    #[must_use]
+    pub fn dropped_lines(&self) -> u64 {
+        self.lost_lines().dropped_lines()
+    }
+
+    /// What tells of lost lines, for whoever watches.
+    #[must_use]
+    pub fn lost_lines(&self) -> LostLines {
+        LostLines::of(self.outputs.clone())
+    }
+
+    /// Writes what waits, for [`LOG_STOP_TIMEOUT`] at the most, and ends the writers. Whether all
+    /// of them came to their end.
+    pub fn stop(&self) -> bool {
+        let deadline = Instant::now() + LOG_STOP_TIMEOUT;
+        for backlog in self.outputs.iter() {
+            backlog.begin_stop();
+        }
+        self.outputs.iter().all(|backlog| backlog.wait_stopped(deadline))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+pub(super) mod tests;

@@ -1,0 +1,47 @@
+//! The outputs of the log, and how many lines they lost.
+
+use std::sync::Arc;
+
+use super::output::Backlog;
+
+/// Where lines go: up to two backlogs.
+#[derive(Clone)]
+pub(super) struct Outputs(Arc<[Arc<Backlog>]>);
+
+impl Outputs {
+    pub(super) fn new(outputs: Vec<Arc<Backlog>>) -> Self {
+        Self(outputs.into())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Backlog>> {
+        self.0.iter()
+    }
+
+    /// None.
+    pub(super) fn none() -> Self {
+        Self(Arc::new([]))
+    }
+
+    /// Hands whole lines over.
+    pub(super) fn push(&self, lines: &[u8]) {
+        for backlog in self.0.iter() {
+            backlog.push(lines);
+        }
+    }
+}
+
+/// A look at a log's lost lines.
+#[derive(Clone)]
+pub struct LostLines(Outputs);
+
+impl LostLines {
+    pub(super) fn of(outputs: Outputs) -> Self {
+        Self(outputs)
+    }
+
+    /// As [`super::Log::dropped_lines`].
+    #[must_use]
+    pub fn dropped_lines(&self) -> u64 {
+        self.0.iter().map(|backlog| backlog.dropped_lines()).sum()
+    }
+}

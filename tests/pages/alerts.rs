@@ -1,0 +1,61 @@
+//! The alerts' runbook in docs/operations.md: an entry for each alert, with its severity.
+
+use std::fs;
+
+use crate::pages::{Page, Part, root};
+
+const PAGE: &str = "docs/operations.md";
+
+/// An alert rule, or an entry of the runbook.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Alert {
+    name: String,
+    /// In lower case.
+    severity: String,
+    /// Page and heading.
+    runbook: String,
+}
+
+/// The rules of the file that Prometheus reads.
+fn rules() -> Vec<Alert> {
+    let path = root().join("configuration/prometheus-alerts.yml");
+    let text = fs::read_to_string(path).unwrap();
+    let value = |rule: &str, name: &str| -> String {
+        let line = rule.lines().find_map(|line| line.trim().strip_prefix(name));
+        line.expect(name).trim().trim_matches('"').to_owned()
+    };
+    let rules = text.split("- alert: ").skip(1);
+    let read = |rule: &str| Alert {
+        name: rule.lines().next().unwrap().to_owned(),
+        severity: value(rule, "severity:"),
+        runbook: value(rule, "runbook:"),
+    };
+    rules.map(read).collect()
+}
+
+/// The entries of the page: a heading, and a text that begins with the severity.
+fn entries() -> Vec<Alert> {
+    let page = Page::read(PAGE);
+    let mut entries = Vec::new();
+    let mut name = None;
+    for part in page.parts() {
+        let Part::Line(line) = part else { continue };
+        if let Some(heading) = line.strip_prefix("### Xks") {
+            name = Some(format!("Xks{heading}"));
+        } else if !line.is_empty()
+            && let Some(name) = name.take()
+        {
+            let severity = line.split('.').next().unwrap().to_lowercase();
+            let runbook = format!("{PAGE}#{}", name.to_lowercase());
+            entries.push(Alert { name, severity, runbook });
+        }
+    }
+    entries
+}
+
+#[test]
+fn each_alert_has_a_runbook() {
+    let rules = rules();
+    assert!(rules.len() >= 29, "only {} rules were found", rules.len());
+    assert_eq!(rules, entries());
+}
