@@ -1,6 +1,6 @@
 //! Mistakes in a policy are found when it is loaded.
 
-use xks_proxy::policy::{Action, Language, Policy, Remark};
+use xks_proxy::policy::{Language, Policy, Remark};
 
 use crate::mistakes;
 

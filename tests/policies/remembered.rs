@@ -6,7 +6,7 @@ use xks_proxy::limits::{DECISION_SLOTS, MAX_REMEMBERED_ATTRIBUTES_BYTES};
 use xks_proxy::policy::decisions::Decisions;
 use xks_proxy::policy::{Action, Attributes};
 
-use crate::{CALL, DECRYPT, VPC, load, of_text};
+use crate::{CALL, DECRYPT, ENCRYPT, VPC, load, of_text};
 
 /// What was decided is found again; what another policy decided, or on other attributes, is not.
 #[test]
