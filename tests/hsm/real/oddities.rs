@@ -27,9 +27,8 @@ fn start(form: GcmForm) -> Caller {
 }
 
 /// A fleet serves with that oddity, and its listing is whole.
-fn serves(oddity: &str, form: GcmForm) {
-    let test = std::thread::current().name().unwrap().to_owned();
-    in_child!(&test, Interposed::environment, |directory| {
+fn serves(test: &str, oddity: &str, form: GcmForm) {
+    in_child!(test, Interposed::environment, |directory| {
         let mut interposed = Interposed::new(directory);
         interposed.set(&format!("[odd]\n{oddity}"));
         let mut caller = start(form);
@@ -52,13 +51,13 @@ fn serves(oddity: &str, form: GcmForm) {
 /// opencryptoki's software token has a clock whose time is none.
 #[test]
 fn a_clock_that_is_wrong() {
-    serves("utc_time = \"never\"", GcmForm::default());
+    serves("a_clock_that_is_wrong", "utc_time = \"never\"", GcmForm::default());
 }
 
 /// The end of a search is where nothing comes, and not where little does.
 #[test]
 fn few_objects_at_once() {
-    serves("find_at_most = 1", GcmForm::default());
+    serves("few_objects_at_once", "find_at_most = 1", GcmForm::default());
 }
 
 /// Whether there are more objects than are looked at is known, and a search ends whatever it found.
@@ -85,32 +84,40 @@ fn more_objects_than_are_looked_at() {
 /// A search by class and label is all that some modules take; others take none at all.
 #[test]
 fn short_templates() {
-    serves("template_at_most = 2", GcmForm::default());
+    serves("short_templates", "template_at_most = 2", GcmForm::default());
 }
 
 #[test]
 fn no_templates() {
-    serves("template_at_most = 0", GcmForm::default());
+    serves("no_templates", "template_at_most = 0", GcmForm::default());
 }
 
 #[test]
 fn no_locks_of_the_system() {
-    serves("initialize = \"no_os_locking\"", GcmForm::default());
+    serves("no_locks_of_the_system", "initialize = \"no_os_locking\"", GcmForm::default());
 }
 
 #[test]
 fn no_arguments() {
-    serves("initialize = \"null_only\"", GcmForm::default());
+    serves("no_arguments", "initialize = \"null_only\"", GcmForm::default());
 }
 
 #[test]
 fn the_length_first() {
-    serves("wants_length_first = true", GcmForm { asks_length: true, ..GcmForm::default() });
+    serves(
+        "the_length_first",
+        "wants_length_first = true",
+        GcmForm { asks_length: true, ..GcmForm::default() },
+    );
 }
 
 #[test]
 fn parameters_of_the_first_edition() {
-    serves("no_iv_bits = true", GcmForm { has_no_iv_bits: true, ..GcmForm::default() });
+    serves(
+        "parameters_of_the_first_edition",
+        "no_iv_bits = true",
+        GcmForm { has_no_iv_bits: true, ..GcmForm::default() },
+    );
 }
 
 /// The first session that requests use is there before the first of them comes.
