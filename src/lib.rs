@@ -21,12 +21,17 @@
 
 pub mod admin;
 pub mod cli;
+pub mod client;
 mod decimal;
+pub mod demo;
+pub mod exit;
 pub mod hsm;
 pub mod job;
 pub mod limits;
 pub mod observe;
 pub mod policy;
+pub mod probe;
+mod process;
 pub mod proto;
 pub mod rate;
 pub mod server;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::de::DeserializeOwned;
 
-use super::client::{Client, Endpoint, Trust};
+use crate::client::{Client, Endpoint, Trust};
 use crate::limits::{ADMIN_CLIENT_TIMEOUT, MAX_STATUS_BYTES};
 use crate::settings::Admin;
 

@@ -1,24 +1,19 @@
 //! `xks-proxy audit`: the first key of an audit log's chain, and the check of what was written.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use clap::Subcommand;
 use rustix::rand::{GetRandomFlags, getrandom};
 use zeroize::Zeroizing;
 
-use super::audit_seal::{SealingKey, is_sealed};
-use super::hsm_caller::HsmCaller;
-use super::hsm_session::HsmSession;
-use super::{EXIT_SETTINGS, EXIT_TAMPERED, EXIT_UNAVAILABLE, Failed};
-use crate::hsm::Hsm;
+use super::settings_file;
+use crate::exit::{EXIT_SETTINGS, EXIT_TAMPERED, EXIT_UNAVAILABLE, Failed};
 use crate::observe::audit::chain::{CODE_BYTES, Chain};
 use crate::observe::audit::checkpoint::Checkpoint;
+use crate::observe::audit::key;
 use crate::observe::audit::verify::{Finding, Summary, verify};
-use crate::observe::audit::{Audit, key};
-use crate::proto::ServiceConfig;
-use crate::settings::Settings;
+use crate::process::audit::is_sealed;
+use crate::process::standalone_hsm::StandaloneHsm;
 
 /// What can be done with an audit log.
 #[derive(Debug, Subcommand)]
@@ -85,7 +80,7 @@ fn check(
 ) -> Result<(), Failed> {
     let unusable = |text: String| Failed::new(EXIT_SETTINGS, text);
     let settings = match key_file.is_none() || with_hsm {
-        true => Some(super::load(None, false)?.0),
+        true => Some(settings_file::load(None, false)?.0),
         false => None,
     };
     let key_file = match (key_file, settings.as_ref().and_then(|it| it.audit.as_ref())) {
@@ -106,9 +101,9 @@ fn check(
     let summary = match settings.filter(|_| with_hsm) {
         Some(settings) => {
             let service = settings.service();
-            let session = HsmSession::start(&settings, &service)?;
+            let standalone = StandaloneHsm::start(&settings, &service)?;
             let mut ask = |checkpoint: &Checkpoint| match service.key_of(&checkpoint.label) {
-                Some(key) => is_sealed(&session, key, checkpoint),
+                Some(key) => is_sealed(&standalone, key, checkpoint),
                 None => Err(format!(
                     "the checkpoint names the key {:?}, which [audit] hsm_key in the settings does \
                      not",
@@ -151,33 +146,4 @@ fn judge(summary: &Summary, has_state: bool, with_hsm: bool) -> Result<(), Faile
         );
     }
     Ok(())
-}
-
-/// The audit log that the settings ask for, if they do.
-pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
-    let Some(config) = &settings.audit else { return Ok(Audit::off()) };
-    let audit = Audit::open(config)
-        .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("[audit]: {error}")))?;
-    audit.note(
-        "start",
-        &[("version", env!("CARGO_PKG_VERSION")), ("settings", &settings.file.to_string_lossy())],
-    );
-    Ok(audit)
-}
-
-/// Has the HSM vouch for the log from now on, if the settings name a key for that.
-pub(super) fn seal(
-    audit: &Audit,
-    settings: &Settings,
-    service: &ServiceConfig,
-    hsm: &Arc<ArcSwap<Hsm>>,
-    caller: HsmCaller,
-) {
-    let Some(label) = settings.audit.as_ref().and_then(|audit| audit.hsm_key.clone()) else {
-        return;
-    };
-    if let Some(key) = service.key_of(&label) {
-        let hsm = Arc::clone(hsm);
-        audit.set_checkpoint_key(Box::new(SealingKey { label, key, hsm, caller }));
-    }
 }

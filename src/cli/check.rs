@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::hsm_caller::{OTHER_ANSWER, told};
-use super::hsm_session::HsmSession;
-use super::{EXIT_UNAVAILABLE, Failed, keys_prove};
+use super::{keys_prove, settings_file};
+use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::inventory::TokenInventory;
 use crate::job::{HsmAad, KeyIndex, Operation, Request, Success};
+use crate::process::hsm_caller::{OTHER_ANSWER, told};
+use crate::process::standalone_hsm::StandaloneHsm;
 use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
@@ -19,7 +20,7 @@ const SAMPLE: &[u8] = b"32 bytes to go there and back...";
 /// # Errors
 /// [`Failed`]: all that is wrong.
 pub fn run(file: Option<&Path>, with_hsm: bool, is_strict: bool) -> Result<(), Failed> {
-    let (settings, findings) = super::load(file, is_strict)?;
+    let (settings, findings) = settings_file::load(file, is_strict)?;
     for finding in &findings {
         println!("{finding}");
     }
@@ -29,18 +30,18 @@ pub fn run(file: Option<&Path>, with_hsm: bool, is_strict: bool) -> Result<(), F
 
 fn check_hsm(settings: &Settings) -> Result<(), Failed> {
     let service = settings.service();
-    let session = HsmSession::start(settings, &service)?;
+    let standalone = StandaloneHsm::start(settings, &service)?;
     let health_key = settings.pkcs11.health_key.as_deref();
     let mut mistakes = 0;
     let mut has_health_key = false;
-    for token in session.hsm().inventory() {
+    for token in standalone.hsm().inventory() {
         super::keys::print_token(&token);
         mistakes += usize::from(token.trouble.is_some());
         has_health_key |= tell_of_health_key(&token, health_key);
     }
     let left_out = health_key.filter(|_| !has_health_key);
-    mistakes += check_keys(&session, &service, left_out);
-    let proofs = keys_prove::prove(&session, &service);
+    mistakes += check_keys(&standalone, &service, left_out);
+    let proofs = keys_prove::prove(&standalone, &service);
     keys_prove::print_table(&proofs, &service, settings);
     mistakes += keys_prove::mistakes(&proofs, &service, settings);
     if let Some(trusted) = &settings.pkcs11.trust_token
@@ -83,13 +84,17 @@ fn tell_of_health_key(token: &TokenInventory, health_key: Option<&str>) -> bool 
 }
 
 /// Makes a round trip with each key but `left_out`. Returns how many failed.
-fn check_keys(session: &HsmSession, service: &ServiceConfig, left_out: Option<&str>) -> usize {
+fn check_keys(
+    standalone: &StandaloneHsm,
+    service: &ServiceConfig,
+    left_out: Option<&str>,
+) -> usize {
     println!();
     let mut failures = 0;
     let keys = service.labels().iter().zip(0..);
     for (label, index) in keys.filter(|(label, _)| Some(&***label) != left_out) {
         let started = Instant::now();
-        match round_trip(session, KeyIndex(index)) {
+        match round_trip(standalone, KeyIndex(index)) {
             Ok(what) => println!("key {label}: {what} ({})", millis(started.elapsed())),
             Err(why) => {
                 failures += 1;
@@ -104,10 +109,10 @@ fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
 
-fn round_trip(session: &HsmSession, key: KeyIndex) -> Result<String, String> {
+fn round_trip(standalone: &StandaloneHsm, key: KeyIndex) -> Result<String, String> {
     let mut describe = Request::default();
     describe.key = key;
-    let (Success::Described(attributes), _) = session.perform(describe).map_err(told)? else {
+    let (Success::Described(attributes), _) = standalone.perform(describe).map_err(told)? else {
         return Err(OTHER_ANSWER.to_owned());
     };
     let name = super::keys::spec(attributes.bits);
@@ -127,7 +132,7 @@ fn round_trip(session: &HsmSession, key: KeyIndex) -> Result<String, String> {
     let aad = HsmAad::default();
     let operation = Operation::Encrypt { cdiv: None };
     let encrypt = Request { operation, key, aad, input: SAMPLE.to_vec() };
-    let (success, mut sealed) = session.perform(encrypt).map_err(told)?;
+    let (success, mut sealed) = standalone.perform(encrypt).map_err(told)?;
     let Success::Encrypted { iv, tag, .. } = success else {
         return Err(OTHER_ANSWER.to_owned());
     };
@@ -141,7 +146,7 @@ fn round_trip(session: &HsmSession, key: KeyIndex) -> Result<String, String> {
         aad,
         input: std::mem::take(&mut *sealed),
     };
-    let (_, opened) = session.perform(decrypt).map_err(told)?;
+    let (_, opened) = standalone.perform(decrypt).map_err(told)?;
     if opened.as_slice() != SAMPLE {
         return Err("what it encrypted did not decrypt to the same again".to_owned());
     }

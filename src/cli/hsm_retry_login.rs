@@ -5,12 +5,9 @@ use std::path::Path;
 
 use rustix::process::{Signal, kill_process};
 
-use super::{Failed, load, running};
-use crate::hsm::pkcs11::pin_tries;
-
-/// The signal that carries it: the kernel and libraries send all others for reasons of their own,
-/// and this one never (signal(7), "unused").
-pub(super) const SIGNAL: i32 = libc::SIGSTKFLT;
+use super::{running, settings_file};
+use crate::exit::Failed;
+use crate::process::retry_login::SIGNAL;
 
 /// Tells the process `pid`, or the one that the settings' `pid_file` names.
 ///
@@ -19,7 +16,7 @@ pub(super) const SIGNAL: i32 = libc::SIGSTKFLT;
 pub(super) fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
     let pid_file = match pid {
         Some(_) => None,
-        None => load(file, false)?.0.server.pid_file,
+        None => settings_file::load(file, false)?.0.server.pid_file,
     };
     let (pid, process) = running::find(pid, pid_file.as_deref())?;
     if !running::handles(pid, SIGNAL) {
@@ -33,14 +30,4 @@ pub(super) fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
          seconds; what came of it is in its log"
     );
     Ok(())
-}
-
-/// Does it, in the process that was told.
-pub(super) fn told() {
-    let pins = pin_tries::grant_one_more();
-    if pins == 0 {
-        tracing::info!("retry-login: no PIN waits for it");
-    } else {
-        tracing::warn!(pins, "retry-login: PINs that were not tried again are tried once more");
-    }
 }

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::client::Trust;
-use super::hsm_session::HsmSession;
-use super::{EXIT_UNAVAILABLE, Failed, admin_client};
+use super::{admin_client, settings_file};
+use crate::client::Trust;
+use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::inventory::{KeyInventory, TokenInventory};
+use crate::process::standalone_hsm::StandaloneHsm;
 use crate::settings::Settings;
 
 /// Lists the token's AES keys and each store's.
@@ -15,9 +16,9 @@ use crate::settings::Settings;
 /// # Errors
 /// [`Failed`]: the settings are wrong, or a token cannot be used.
 pub fn run(file: Option<&Path>) -> Result<(), Failed> {
-    let (settings, _) = super::load(file, false)?;
-    let session = HsmSession::start(&settings, &settings.service())?;
-    let tokens = session.hsm().inventory();
+    let (settings, _) = settings_file::load(file, false)?;
+    let standalone = StandaloneHsm::start(&settings, &settings.service())?;
+    let tokens = standalone.hsm().inventory();
     for token in &tokens {
         print_token(token);
         print_keys(token, &settings);

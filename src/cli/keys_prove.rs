@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::hsm_session::HsmSession;
-use super::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
+use super::settings_file;
+use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::hsm::backend::{Evidence, Proof};
 use crate::hsm::proofs::{KeyOnToken, TokenProofs};
 use crate::hsm::witness::{Witness, Witnesses};
 use crate::limits::MAX_WITNESS_FILE_BYTES;
+use crate::process::standalone_hsm::StandaloneHsm;
 use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 use crate::state::directory::Directory;
@@ -47,7 +48,7 @@ pub struct Arguments {
 /// # Errors
 /// [`Failed`]: the settings or a file are wrong, or a key is not the same on all tokens.
 pub fn run(arguments: &Arguments) -> Result<(), Failed> {
-    let (settings, _) = super::load(arguments.file.as_deref(), false)?;
+    let (settings, _) = settings_file::load(arguments.file.as_deref(), false)?;
     let directory = settings.state_directory.as_deref().map(Directory::new);
     let keeps = arguments.with.is_some() || arguments.trust.is_some();
     if keeps && directory.is_none() {
@@ -62,8 +63,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     let witnesses = Arc::new(Witnesses::new(known, trusted));
     let mut config = settings.hsm_config(&service);
     config.witnesses = Arc::clone(&witnesses);
-    let session = HsmSession::start_with(&settings, config)?;
-    let tokens = prove(&session, &service);
+    let standalone = StandaloneHsm::start_with(&settings, config)?;
+    let tokens = prove(&standalone, &service);
     print_table(&tokens, &service, &settings);
     let trusted = arguments.trust.as_deref().map(|name| trusted_id(&tokens, name)).transpose()?;
     if let Some(id) = &trusted {
@@ -224,9 +225,9 @@ fn export(file: &Path, witnesses: &Witnesses) -> Result<(), Failed> {
 }
 
 /// Tries all keys on all tokens.
-pub(super) fn prove(session: &HsmSession, service: &ServiceConfig) -> Vec<TokenProofs> {
+pub(super) fn prove(standalone: &StandaloneHsm, service: &ServiceConfig) -> Vec<TokenProofs> {
     let keys = u32::try_from(service.labels().len()).unwrap_or(u32::MAX);
-    session.hsm().prove_all(keys)
+    standalone.hsm().prove_all(keys)
 }
 
 /// Prints what each token does with each key.

@@ -8,7 +8,8 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::which_store::{self, API_PATH};
-use super::{EXIT_ARGUMENTS, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed, secret_output};
+use super::{secret_output, settings_file};
+use crate::exit::{EXIT_ARGUMENTS, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::settings::Credential;
 
 /// More than the file ever has: its longest strings are 128, 30 and 64 bytes.
@@ -58,7 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
                        --output FILE, or have it printed with --show-secret";
         return Err(Failed::new(EXIT_ARGUMENTS, message.to_owned()));
     }
-    let (settings, _) = super::load(arguments.settings.as_deref(), false)?;
+    let (settings, _) = settings_file::load(arguments.settings.as_deref(), false)?;
     let store = which_store::named(&settings, arguments.store.as_deref())?;
     let prefix = store.uri_path_prefix.as_str();
     let credential = choose(prefix, &store.credentials, arguments.access_key_id.as_deref())?;

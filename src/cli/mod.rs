@@ -2,62 +2,30 @@
 
 mod admin_client;
 mod audit;
-mod audit_seal;
-pub mod check;
-pub mod client;
-pub mod credentials;
-pub mod demo;
-mod events;
-mod hsm_caller;
+mod check;
+mod credentials;
 mod hsm_retry_login;
-mod hsm_session;
-mod inherited;
-mod kept_state;
-pub mod keys;
-pub mod keys_prove;
-pub mod kms_config;
-mod lockdown;
-pub mod notify;
-mod pid_file;
-pub mod ping;
-pub mod policy;
-pub mod probe;
-pub mod probe_hsm;
-pub mod reload;
+mod keys;
+mod keys_prove;
+mod kms_config;
+mod ping;
+mod policy;
+mod probe_hsm;
+mod reload;
 mod running;
 mod secret_output;
-pub mod serve;
-mod startup_log;
-mod takeover;
-mod upgrade;
-mod watchdog;
+mod serve;
+mod settings_file;
 mod which_store;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::settings::{self, Finding, Settings};
-
-/// Wrong arguments, as clap has it.
-pub const EXIT_ARGUMENTS: u8 = 2;
-/// Mistakes in the settings (`EX_CONFIG` of sysexits.h): a supervisor need not try again.
-pub const EXIT_SETTINGS: u8 = 78;
-/// An address is in use, a check failed (`EX_UNAVAILABLE`).
-pub const EXIT_UNAVAILABLE: u8 = 69;
-/// An event loop ended by itself (`EX_SOFTWARE`).
-pub const EXIT_SOFTWARE: u8 = 70;
-
-/// `policy test`: the policy denies.
-pub const EXIT_DENIED: u8 = 1;
-
-/// Calls to the HSM do not return, and `[pkcs11] exit_when_wedged` is on (`EX_TEMPFAIL`): a
-/// supervisor starts the process anew.
-pub const EXIT_WEDGED: u8 = 75;
-
-/// The audit log is not what the proxy wrote.
-pub const EXIT_TAMPERED: u8 = 1;
+use crate::exit::Failed;
+use crate::process::lockdown;
+use crate::{demo, probe};
 
 const AFTER_HELP: &str = "\
 Without a command it serves. The settings file is the one that the environment variable
@@ -217,7 +185,7 @@ pub fn run() -> ExitCode {
     let outcome = match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(),
         Command::Check { file, hsm, strict } => check::run(file.as_deref(), hsm, strict),
-        Command::Reload { file, pid } => reload::command::run(file.as_deref(), pid),
+        Command::Reload { file, pid } => reload::run(file.as_deref(), pid),
         Command::Keys { command: Some(KeysCommand::Prove(arguments)), .. } => {
             keys_prove::run(&arguments)
         }
@@ -251,45 +219,4 @@ pub fn run() -> ExitCode {
             ExitCode::from(failed.exit_code)
         }
     }
-}
-
-/// Why a command ends without success.
-#[derive(Debug)]
-pub struct Failed {
-    /// The process's exit code.
-    pub exit_code: u8,
-    /// For the terminal.
-    pub message: String,
-}
-
-impl Failed {
-    fn new(exit_code: u8, message: String) -> Self {
-        Self { exit_code, message }
-    }
-
-    fn unavailable(message: String) -> Self {
-        Self::new(EXIT_UNAVAILABLE, message)
-    }
-}
-
-/// Loads settings that lack `[hsm_capabilities]` and are right otherwise.
-fn load_to_probe(file: Option<&Path>) -> Option<Settings> {
-    let environment = |name: &str| std::env::var_os(name);
-    let file =
-        file.map_or_else(|| settings::locate(&environment).ok(), |it| Some(it.to_owned()))?;
-    settings::load_to_probe(&file, &environment).ok().map(|(settings, _)| settings)
-}
-
-/// Loads the settings: `file`, or the one that serving would take.
-fn load(file: Option<&Path>, is_strict: bool) -> Result<(Settings, Vec<Finding>), Failed> {
-    let environment = |name: &str| std::env::var_os(name);
-    let told = |findings: Vec<Finding>| {
-        let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        Failed::new(EXIT_SETTINGS, lines.join("\n"))
-    };
-    let file = match file {
-        Some(file) => file.to_owned(),
-        None => settings::locate(&environment).map_err(told)?,
-    };
-    settings::load(&file, is_strict, &environment).map_err(told)
 }

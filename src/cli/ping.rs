@@ -3,8 +3,8 @@
 //! The address is an argument and not taken from the settings file: a mistake in a file that was
 //! changed but not yet taken over must not make a process that serves look dead.
 
-use super::Failed;
-use super::client::{Answer, Client, Endpoint, Trust};
+use crate::client::{Answer, Client, Endpoint, Trust};
+use crate::exit::Failed;
 use crate::limits::{MAX_PING_ANSWER_BYTES, PING_TIMEOUT};
 
 /// Asks the ping port at `address` (`HOST:PORT`, plain HTTP) for `/ping`, or for `/readyz` with

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{EXIT_DENIED, EXIT_SETTINGS, Failed};
+use crate::exit::{EXIT_DENIED, EXIT_SETTINGS, Failed};
 use crate::limits::{MAX_POLICY_BYTES, MAX_POLICY_REQUEST_BYTES};
 use crate::policy::{Action, Attributes, Language, Policy, Remark};
 

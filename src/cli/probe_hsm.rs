@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{EXIT_UNAVAILABLE, Failed};
+use super::settings_file;
+use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::config::{IvMode, TokenConfig, TokenSelector};
 use crate::hsm::pkcs11::codes;
 use crate::hsm::pkcs11::discovery::{self, Bounds, Findings};
@@ -15,9 +16,9 @@ use crate::hsm::pkcs11::ffi::set_environment;
 /// [`Failed`]: the settings are wrong, or a token cannot be tried or cannot serve.
 pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(), Failed> {
     // It is there to find them: a file without `[hsm_capabilities]` is as good.
-    let (settings, are_missing) = match super::load(file, false) {
+    let (settings, are_missing) = match settings_file::load(file, false) {
         Ok((settings, _)) => (settings, false),
-        Err(failed) => match super::load_to_probe(file) {
+        Err(failed) => match settings_file::load_to_probe(file) {
             Some(settings) => (settings, true),
             None => return Err(failed),
         },

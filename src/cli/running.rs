@@ -5,7 +5,8 @@ use std::path::Path;
 
 use rustix::process::Pid;
 
-use super::{Failed, pid_file};
+use crate::exit::Failed;
+use crate::process::pid_file;
 
 /// The process that `pid` or else the settings' `[server] pid_file` names.
 ///

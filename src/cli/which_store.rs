@@ -1,6 +1,6 @@
 //! The key store that the arguments mean.
 
-use super::{EXIT_ARGUMENTS, Failed};
+use crate::exit::{EXIT_ARGUMENTS, Failed};
 use crate::settings::{Settings, Store};
 
 /// What the API's paths have after the prefix (XKS specification, API operations).

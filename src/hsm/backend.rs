@@ -18,8 +18,8 @@ pub trait Backend: Send + Sync {
 
     /// Whether the token's key of that label is known to be the same as the others'. A key that may
     /// not be used in that direction is as good as absent. Never blocks on the token.
-    fn standing(&self, key: KeyIndex, _direction: Option<Direction>) -> Standing {
-        if self.has_key(key) { Standing::Proven } else { Standing::Absent }
+    fn key_status(&self, key: KeyIndex, _direction: Option<Direction>) -> KeyStatus {
+        if self.has_key(key) { KeyStatus::Proven } else { KeyStatus::Absent }
     }
 
     /// Whether a key that is unproven cannot be proven at present, as far as is known: it may not
@@ -33,7 +33,7 @@ pub trait Backend: Send + Sync {
         None
     }
 
-    /// Keys of the token whose standing is not [`Standing::Proven`], and that it has.
+    /// Keys of the token whose standing is not [`KeyStatus::Proven`], and that it has.
     fn not_proven(&self) -> NotProven {
         NotProven::default()
     }
@@ -116,7 +116,7 @@ pub trait Session {
     ///
     /// # Errors
     /// [`Fault`]
-    fn probe(&mut self, keys: &dyn KeyChoice) -> Result<Probed, Fault>;
+    fn check_health(&mut self, keys: &dyn KeyChoice) -> Result<Health, Fault>;
 
     /// Does a known-good operation with another key than the one that has just failed in this
     /// session.
@@ -151,7 +151,7 @@ pub trait Session {
 
     /// Takes in that this failure is held to be the session's or the token's: what the token's
     /// sessions share, such as handles, may be of no use any more.
-    fn is_broken_by(&mut self, _fault: &Fault) {}
+    fn on_broken(&mut self, _fault: &Fault) {}
 
     /// Finds out whether the token itself says that it is there.
     ///
@@ -170,7 +170,7 @@ pub trait Session {
 
 /// How far a token's key is known to be the same as the key of that label on the other tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
+pub enum KeyStatus {
     /// It has decrypted the key's witness, or made it.
     Proven,
     /// It will be tried by the key's witness before the next encryption.
@@ -299,11 +299,11 @@ impl Evidence {
     }
 }
 
-/// What a probe found of a token that works.
+/// What a health check found of a token that works.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probed {
+pub enum Health {
     /// All is well.
-    Well,
+    Good,
     /// It does not encrypt, as it is asked to; why, and what to do about it, for the operator.
     /// What was encrypted before it may well decrypt.
     CannotEncrypt(String),

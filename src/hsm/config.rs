@@ -20,7 +20,7 @@ pub struct Config {
     pub allow_ambiguous_labels: bool,
     /// A key that is no private object is as good as absent.
     pub require_private_keys: bool,
-    /// The key that probes and known-good operations use, on tokens that have it.
+    /// The key that health checks and known-good operations use, on tokens that have it.
     pub health_key: Option<KeyIndex>,
     /// Keys among `labels` that no store names: the health key, the audit log's.
     pub storeless_keys: Vec<KeyIndex>,

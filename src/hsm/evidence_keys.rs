@@ -4,16 +4,16 @@
 use std::time::Duration;
 
 use super::backend::{Direction, KeyChoice};
+use super::in_flight_call::InFlightCall;
 use super::token::Token;
-use super::watch::Watch;
 use crate::job::KeyIndex;
 
 /// The choice of one call.
-pub struct Watched<'a> {
+pub struct MonitoredKeys<'a> {
     /// Whose keys.
     pub token: &'a Token,
     /// The thread's call.
-    pub watch: &'a Watch,
+    pub call: &'a InFlightCall,
     /// The direction in which the keys are used.
     pub direction: Direction,
     /// An operation with one of the configured keys hangs if it lasts longer; `None`: the call's
@@ -21,12 +21,12 @@ pub struct Watched<'a> {
     pub max: Option<Duration>,
 }
 
-impl KeyChoice for Watched<'_> {
+impl KeyChoice for MonitoredKeys<'_> {
     fn may_use(&self, key: KeyIndex) -> bool {
-        self.token.is_above_doubt(key)
+        self.token.is_key_sound(key)
     }
 
     fn uses(&self, key: Option<KeyIndex>) {
-        self.watch.uses(key.map(|key| (key, self.direction)), self.max.filter(|_| key.is_some()));
+        self.call.uses(key.map(|key| (key, self.direction)), self.max.filter(|_| key.is_some()));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use super::attribution::FaultScope;
 use super::backend::{Failed, Fault};
-use super::charge::Charge;
 use super::fleet::Fleet;
 use super::key_breaker::Change;
 use super::key_hangs::KeyUse;
@@ -11,36 +11,36 @@ use super::token::Token;
 use crate::job::Failure;
 
 /// Takes in a fault that is charged. A token that failed too often in a row is taken out of use.
-pub fn take_in(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, charge: Charge) {
+pub fn apply(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, scope: FaultScope) {
     let now = Instant::now();
     let are_keys_missed = fault == Fault::KEYS_MISSED;
     if are_keys_missed {
-        // Whether they were deleted or the token is in trouble is for the keeper to find out.
-        token.keeper_signal.tell();
+        // Whether they were deleted or the token is in trouble is for the health checker to find out.
+        token.checker_signal.notify();
     }
-    match charge {
-        Charge::Key if are_keys_missed => {}
-        Charge::Key => take_in_of_key(token, about, fault, now),
+    match scope {
+        FaultScope::Key if are_keys_missed => {}
+        FaultScope::Key => apply_to_key(token, about, fault, now),
         // A pool of sessions that died together, say because the HSM was restarted, is no reason
         // to give up a token on which new ones work.
-        Charge::Session => token.circuit.blemish(now),
-        Charge::Token => {
+        FaultScope::Session => token.circuit_breaker.record_fault(now),
+        FaultScope::Token => {
             let reason = || match are_keys_missed {
                 true => "keys that were there are not found".to_owned(),
                 false => fault.failure.to_string(),
             };
-            if token.circuit.fault(now, reason) {
-                fleet.given_up(token);
+            if token.circuit_breaker.count_fault(now, reason) {
+                fleet.on_circuit_opened(token);
             }
         }
     }
 }
 
-fn take_in_of_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
+fn apply_to_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
     let Failed { key, direction: Some(direction) } = about else { return };
-    let do_others_fail = token.circuit.fails_by_itself(now);
+    let do_others_fail = token.circuit_breaker.has_recent_own_fault(now);
     if !token.breakers.is_doubtful(key, Some(direction), do_others_fail) {
-        token.circuit.blemish_of_key(now);
+        token.circuit_breaker.record_key_fault(now);
     }
     // Busy is no fault of the key's; a wrong result is.
     if !fault.breaks_session() && fault.failure != Failure::CdivMismatch {

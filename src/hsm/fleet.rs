@@ -6,18 +6,20 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use super::backend::{Blame, Direction, Fault, Standing};
-use super::charge::Charge;
-use super::choice::Offer;
+use super::attribution::FaultScope;
+use super::backend::{Blame, Direction, Fault, KeyStatus};
 use super::config::Hedging;
 use super::hedge::Hedger;
 use super::key_breaker::Admission;
 use super::queue::{Queued, TokenSet};
+use super::selection::Candidate;
 use super::signal::Signal;
 use super::token::Token;
 use super::witness::Witnesses;
 use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job, Success, TokenIndex};
-use crate::limits::{ATTEMPTS_BEFORE_CHARGE, MAX_ATTEMPTS, MAX_SUSPICIONS, MAX_TOKENS, SUSPICIONS};
+use crate::limits::{
+    ATTEMPTS_BEFORE_ATTRIBUTION, MAX_ATTEMPTS, MAX_SUSPICIONS, MAX_TOKENS, SUSPICIONS,
+};
 
 /// The tokens and the way back to the event loops.
 pub struct Fleet {
@@ -86,18 +88,18 @@ impl Fleet {
         let is_stopping = self.is_stopping();
         self.hedger.earn(jobs.len());
         // One look at each token for all jobs of this turn.
-        let mut offers: [Option<Offer<'_>>; MAX_TOKENS] = [const { None }; MAX_TOKENS];
-        for (token, offer) in self.tokens.iter().zip(&mut offers) {
-            if token.circuit.is_usable() && !is_stopping {
-                *offer = Some(Offer::of(token));
+        let mut candidates: [Option<Candidate<'_>>; MAX_TOKENS] = [const { None }; MAX_TOKENS];
+        for (token, candidate) in self.tokens.iter().zip(&mut candidates) {
+            if token.circuit_breaker.is_usable() && !is_stopping {
+                *candidate = Some(Candidate::of(token));
             }
         }
         for job in jobs.drain(..) {
-            match self.choose(&mut offers, &job, now) {
-                Ok(offer) => {
-                    let is_trial = std::mem::take(&mut offer.is_trial);
-                    match offer.token.queue.push(job, is_trial) {
-                        Ok(()) => offer.pushed += 1,
+            match self.select(&mut candidates, &job, now) {
+                Ok(candidate) => {
+                    let is_trial = std::mem::take(&mut candidate.is_trial);
+                    match candidate.token.queue.push(job, is_trial) {
+                        Ok(()) => candidate.pushed += 1,
                         Err(job) => refused.push((job, Failure::Overloaded)),
                     }
                 }
@@ -105,20 +107,20 @@ impl Fleet {
             }
         }
         let mut are_more_wanted = false;
-        for (token, offer) in self.tokens.iter().zip(offers) {
-            let pushed = offer.map_or(0, |offer| offer.pushed);
+        for (token, candidate) in self.tokens.iter().zip(candidates) {
+            let pushed = candidate.map_or(0, |candidate| candidate.pushed);
             if pushed > 0 {
-                are_more_wanted |= token.roster.wake(pushed);
+                are_more_wanted |= token.pool.wake(pushed);
                 // It may have been given up in the meantime, and its queue emptied before these.
-                if !token.circuit.is_usable() {
+                if !token.circuit_breaker.is_usable() {
                     self.evacuate(token);
                 }
             }
         }
         if are_more_wanted {
-            self.monitor_signal.tell();
+            self.monitor_signal.notify();
         } else {
-            self.monitor_signal.tell_if_waiting();
+            self.monitor_signal.notify_if_waiting();
         }
     }
 
@@ -135,8 +137,8 @@ impl Fleet {
         let now = Instant::now();
         match fault.blame {
             Blame::Request => self.answered_by(token, queued, fault, answered),
-            _ if now >= queued.job.deadline => token.expired(&queued.job),
-            Blame::Suspect => return self.suspected(token, queued, now, answered),
+            _ if now >= queued.job.deadline => token.record_expired(&queued.job),
+            Blame::Suspect => return self.on_suspected_ciphertext(token, queued, now, answered),
             Blame::Key | Blame::Busy | Blame::Session | Blame::Token => {
                 queued.attempts += 1;
                 queued.lacking |= bit(token.index);
@@ -145,12 +147,12 @@ impl Fleet {
                 }
                 if queued.attempts < MAX_ATTEMPTS && !self.is_stopping() {
                     token.counters.retried.fetch_add(1, Ordering::Relaxed);
-                    match self.pass_on(token, queued) {
+                    match self.reassign(token, queued) {
                         Ok(()) => return None,
                         Err(back) => queued = back,
                     }
                 }
-                self.give_last_word(token, queued, answered);
+                self.answer_with_final_failure(token, queued, answered);
             }
         }
         None
@@ -166,7 +168,7 @@ impl Fleet {
         answered: &mut Vec<Completion>,
     ) {
         if fault.failure == Failure::InvalidCiphertext {
-            return self.refused_as_bad(token, queued, answered);
+            return self.on_bad_ciphertext(token, queued, answered);
         }
         if matches!(fault.failure, Failure::Pkcs11(_) | Failure::Malformed) {
             queued.lacking |= bit(token.index);
@@ -185,17 +187,17 @@ impl Fleet {
     /// Takes in that `token` is sure that the ciphertext is bad. A token that may hold another key
     /// under the label is asked then, which may have made it; and where no token said so whose key
     /// is proven, and one could not be asked, nobody knows.
-    fn refused_as_bad(&self, token: &Token, mut queued: Queued, answered: &mut Vec<Completion>) {
+    fn on_bad_ciphertext(&self, token: &Token, mut queued: Queued, answered: &mut Vec<Completion>) {
         let bad = Failure::InvalidCiphertext;
         let key = queued.job.request.key;
-        let standing = |it: &Token| it.backend.standing(key, Some(Direction::Decrypt));
+        let status = |it: &Token| it.backend.key_status(key, Some(Direction::Decrypt));
         queued.lacking |= bit(token.index);
-        if standing(token) == Standing::Proven {
+        if status(token) == KeyStatus::Proven {
             queued.failure = Some(bad);
         }
         let is_certain = queued.failure == Some(bad);
         // A token with the same key says the same.
-        let same = self.tokens.iter().filter(|it| is_certain && standing(it) == Standing::Proven);
+        let same = self.tokens.iter().filter(|it| is_certain && status(it) == KeyStatus::Proven);
         let not_these = same.fold(queued.lacking, |all, it| all | bit(it.index));
         if let Some(other) = self.best_for(&queued.job.request, not_these) {
             match self.push_first(other, queued) {
@@ -206,27 +208,28 @@ impl Fleet {
         // A token that is out of use and is known to hold another key may have made it.
         let may_have_made = |it: &Token| {
             let is_asked = queued.lacking & bit(it.index) != 0;
-            !it.circuit.is_usable() && !is_asked && standing(it) == Standing::Disagrees
+            !it.circuit_breaker.is_usable() && !is_asked && status(it) == KeyStatus::Disagrees
         };
         let failure = match is_certain {
             true if self.tokens.iter().any(may_have_made) => Failure::NoToken,
             true => bad,
-            false => self.undecided(&queued),
+            false => self.undecided_failure(&queued),
         };
         answered.extend(complete(queued, Err(failure), Some(token.index), 0));
     }
 
     /// The answer to a decryption that is bad by the word of those that could be asked, none of
     /// which is known to have the right key.
-    fn undecided(&self, queued: &Queued) -> Failure {
+    fn undecided_failure(&self, queued: &Queued) -> Failure {
         let request = &queued.job.request;
-        let standing = |it: &Token| it.backend.standing(request.key, Some(Direction::Decrypt));
+        let status = |it: &Token| it.backend.key_status(request.key, Some(Direction::Decrypt));
         let has_said_so = |it: &&Token| queued.lacking & bit(it.index) != 0;
         // One that is out of use may have lost its keys for as long.
-        let may_have = |it: &&Token| !it.circuit.is_usable() || standing(it) != Standing::Absent;
+        let may_have =
+            |it: &&Token| !it.circuit_breaker.is_usable() || status(it) != KeyStatus::Absent;
         let have_key = || self.tokens.iter().filter(may_have);
         let mut unasked = have_key().filter(|it| !has_said_so(it));
-        if unasked.clone().any(|it| !it.circuit.is_usable()) {
+        if unasked.clone().any(|it| !it.circuit_breaker.is_usable()) {
             return Failure::NoToken;
         }
         // A token that failed at it has not said so.
@@ -240,8 +243,8 @@ impl Fleet {
                 Admission::Admitted | Admission::Trial => Failure::Overloaded,
             },
             // The right key is on none of them.
-            None if have_key().any(|it| standing(it) == Standing::Disagrees)
-                && have_key().all(|it| standing(it) == Standing::Disagrees) =>
+            None if have_key().any(|it| status(it) == KeyStatus::Disagrees)
+                && have_key().all(|it| status(it) == KeyStatus::Disagrees) =>
             {
                 Failure::KeysDiffer
             }
@@ -252,15 +255,10 @@ impl Fleet {
     /// Takes in that `token` failed at the job, by a fault of its own, a session's or a key's. The
     /// job goes to a token that has not tried it, if there is one, before anybody looks into whose
     /// fault it was; else it comes back.
-    pub fn pass_on_at_once(
-        &self,
-        token: &Token,
-        mut queued: Queued,
-        fault: Fault,
-    ) -> Option<Queued> {
+    pub fn fail_over(&self, token: &Token, mut queued: Queued, fault: Fault) -> Option<Queued> {
         if Instant::now() >= queued.job.deadline {
             // The loop has answered by its timer.
-            token.expired(&queued.job);
+            token.record_expired(&queued.job);
             return None;
         }
         queued.attempts += 1;
@@ -284,19 +282,19 @@ impl Fleet {
         &self,
         token: &Token,
         mut queued: Queued,
-        charge: Charge,
+        scope: FaultScope,
         answered: &mut Vec<Completion>,
     ) -> Option<Queued> {
         let now = Instant::now();
         let about = queued.about();
         let is_doubtful = |token: &Token| {
-            let do_others_fail = token.circuit.fails_by_itself(now);
+            let do_others_fail = token.circuit_breaker.has_recent_own_fault(now);
             token.breakers.is_doubtful(about.key, about.direction, do_others_fail)
         };
         // A request that tried a key with an open circuit breaker has told all there is to know.
         let is_known = |token: &Token| token.breakers.is_open(about.key, about.direction);
-        let is_of_key =
-            charge == Charge::Key && (queued.attempts >= ATTEMPTS_BEFORE_CHARGE || is_known(token));
+        let is_of_key = scope == FaultScope::Key
+            && (queued.attempts >= ATTEMPTS_BEFORE_ATTRIBUTION || is_known(token));
         if queued.attempts < MAX_ATTEMPTS && !self.is_stopping() {
             if is_of_key {
                 if about.direction.is_none() {
@@ -308,27 +306,32 @@ impl Fleet {
                 queued.lacking |= doubtful.fold(0, |all, token| all | bit(token.index));
             }
             token.counters.retried.fetch_add(1, Ordering::Relaxed);
-            match self.pass_on(token, queued) {
+            match self.reassign(token, queued) {
                 Ok(()) => return None,
                 Err(back) => queued = back,
             }
-            if queued.lacking & bit(token.index) == 0 && token.circuit.is_usable() {
+            if queued.lacking & bit(token.index) == 0 && token.circuit_breaker.is_usable() {
                 return Some(queued);
             }
         }
-        self.give_last_word(token, queued, answered);
+        self.answer_with_final_failure(token, queued, answered);
         None
     }
 
-    fn give_last_word(&self, token: &Token, queued: Queued, answered: &mut Vec<Completion>) {
-        let failure = self.last_word(&queued);
+    fn answer_with_final_failure(
+        &self,
+        token: &Token,
+        queued: Queued,
+        answered: &mut Vec<Completion>,
+    ) {
+        let failure = self.final_failure(&queued);
         answered.extend(complete(queued, Err(failure), Some(token.index), 0));
     }
 
     /// Takes in that `token` holds the ciphertext to be bad, and that its code for that may also
     /// mean trouble. Another token is asked then, or the same one again, and it is the answer when
     /// enough say so. As [`Self::failed`].
-    fn suspected(
+    fn on_suspected_ciphertext(
         &self,
         token: &Token,
         mut queued: Queued,
@@ -339,19 +342,19 @@ impl Fleet {
         queued.suspecting |= bit(token.index);
         queued.tried |= bit(token.index);
         let is_doubtful = |token: &Token| {
-            queued.suspecting & bit(token.index) != 0 && token.circuit.is_blemished(now)
+            queued.suspecting & bit(token.index) != 0 && token.circuit_breaker.has_recent_fault(now)
         };
         let needed = if self.tokens.iter().any(is_doubtful) { MAX_SUSPICIONS } else { SUSPICIONS };
         if queued.suspicions >= needed {
-            token.circuit.success(now);
-            self.refused_as_bad(token, queued, answered);
+            token.circuit_breaker.record_success(now);
+            self.on_bad_ciphertext(token, queued, answered);
             return None;
         }
-        let queued = match self.pass_on(token, queued) {
+        let queued = match self.reassign(token, queued) {
             Ok(()) => return None,
             Err(back) => back,
         };
-        if token.circuit.is_usable() && !self.is_stopping() {
+        if token.circuit_breaker.is_usable() && !self.is_stopping() {
             return Some(queued);
         }
         answered.extend(complete(queued, Err(Failure::NoToken), Some(token.index), 0));
@@ -360,21 +363,21 @@ impl Fleet {
 
     /// The request was done by `by`: those who held its ciphertext to be bad were in trouble, but
     /// where that one's key is another.
-    pub fn clear_of_suspicion(&self, by: &Token, queued: &Queued, now: Instant) {
+    pub fn record_wrong_suspicions(&self, by: &Token, queued: &Queued, now: Instant) {
         if queued.suspicions == 0 {
             return;
         }
         let key = queued.job.request.key;
         let is_alone = self.tokens.len() == 1;
-        if !is_alone && by.backend.standing(key, None) != Standing::Proven {
+        if !is_alone && by.backend.key_status(key, None) != KeyStatus::Proven {
             return;
         }
         for token in &self.tokens {
             // One that may hold another key was right.
-            let is_same = || is_alone || token.backend.standing(key, None) == Standing::Proven;
+            let is_same = || is_alone || token.backend.key_status(key, None) == KeyStatus::Proven;
             if queued.suspecting & bit(token.index) != 0 && is_same() {
                 token.counters.faults.fetch_add(1, Ordering::Relaxed);
-                token.circuit.blemish(now);
+                token.circuit_breaker.record_fault(now);
             }
         }
     }
@@ -383,8 +386,8 @@ impl Fleet {
     /// failed before: who was tried in the moment before and who came in the one after hear the
     /// same. Else the first failure; or no token in use has the key, while one that is not in use
     /// may have it.
-    fn last_word(&self, queued: &Queued) -> Failure {
-        let mut usable = self.tokens.iter().map(|token| token.circuit.is_usable());
+    fn final_failure(&self, queued: &Queued) -> Failure {
+        let mut usable = self.tokens.iter().map(|token| token.circuit_breaker.is_usable());
         match queued.failure {
             _ if !usable.clone().any(|is_usable| is_usable) => Failure::NoToken,
             // One that is out of use may hold the right key.
@@ -400,7 +403,7 @@ impl Fleet {
     ///
     /// # Errors
     /// There is none; the job comes back.
-    fn pass_on(&self, from: &Token, mut queued: Queued) -> Result<(), Queued> {
+    fn reassign(&self, from: &Token, mut queued: Queued) -> Result<(), Queued> {
         let not_these = queued.tried | queued.lacking;
         let mut other = self.best_for(&queued.job.request, not_these);
         if other.is_none() {
@@ -419,13 +422,13 @@ impl Fleet {
     /// There is no room; the job comes back.
     pub fn push_first(&self, token: &Token, queued: Queued) -> Result<(), Queued> {
         token.queue.push_front(queued)?;
-        if token.roster.wake(1) {
-            self.monitor_signal.tell();
+        if token.pool.wake(1) {
+            self.monitor_signal.notify();
         } else {
-            self.monitor_signal.tell_if_waiting();
+            self.monitor_signal.notify_if_waiting();
         }
         // It may have been given up in the meantime, and its queue emptied before this.
-        if !token.circuit.is_usable() {
+        if !token.circuit_breaker.is_usable() {
             self.evacuate(token);
         }
         Ok(())
@@ -433,21 +436,21 @@ impl Fleet {
 
     /// The token is of no use at present: what waits for it goes to others, or is answered.
     pub fn evacuate(&self, token: &Token) {
-        for mut queued in token.drain_living(Instant::now()) {
+        for mut queued in token.drain_unexpired(Instant::now()) {
             queued.tried |= bit(token.index);
-            if let Err(queued) = self.pass_on(token, queued) {
+            if let Err(queued) = self.reassign(token, queued) {
                 self.answer(complete(queued, Err(Failure::NoToken), Some(token.index), 0));
             }
         }
     }
 
     /// A worker of the token can't do the job that it holds: it goes back to where it came from.
-    pub fn give_back(&self, token: &Token, queued: Queued) {
+    pub fn requeue(&self, token: &Token, queued: Queued) {
         match token.queue.push_front(queued) {
             Ok(()) => {
-                token.roster.wake(1);
+                token.pool.wake(1);
                 // If the token was given up, nobody else empties its queue.
-                if !token.circuit.is_usable() {
+                if !token.circuit_breaker.is_usable() {
                     self.evacuate(token);
                 }
             }
@@ -459,22 +462,22 @@ impl Fleet {
     }
 
     /// Opens the token's circuit, with all that follows.
-    pub fn give_up(&self, token: &Token, reason: String) {
-        if token.circuit.open(reason) {
-            self.given_up(token);
+    pub fn take_out_of_service(&self, token: &Token, reason: String) {
+        if token.circuit_breaker.open(reason) {
+            self.on_circuit_opened(token);
         }
     }
 
     /// The token's circuit has just been opened.
-    pub fn given_up(&self, token: &Token) {
-        let reason = token.circuit.reason().unwrap_or_default();
+    pub fn on_circuit_opened(&self, token: &Token) {
+        let reason = token.circuit_breaker.reason().unwrap_or_default();
         let label = token.backend.identity().label;
         tracing::error!(token = label, reason, "HSM token out of use");
         self.evacuate(token);
         // Those who sleep close their sessions.
-        token.roster.rouse();
-        token.keeper_signal.tell();
-        self.monitor_signal.tell();
+        token.pool.wake_all();
+        token.checker_signal.notify();
+        self.monitor_signal.notify();
     }
 
     /// Sends one answer, if there is one to send.

@@ -7,36 +7,37 @@ use std::time::Instant;
 use super::fleet::Fleet;
 use super::token::Token;
 use crate::job::{FleetHealth, HealthStatus, TokenHealth};
-use crate::limits::{MAX_HEALTH_AGE, MAX_PROBE};
+use crate::limits::{MAX_HEALTH_AGE, MAX_HEALTH_CHECK};
 
-/// Whether neither a probe nor a job came back lately: what the token does nobody knows.
+/// Whether neither a health check nor a job came back lately: what the token does nobody knows.
 #[must_use]
-pub fn is_out_of_sight(token: &Token, now: Instant) -> bool {
-    // While keys are listed, which takes minutes where there are many, there are no probes.
-    let is_lost = || is_probe_overdue(token, now) && !token.keeper.lock().is_listing;
-    token.circuit.is_usable() && is_lost() && !token.circuit.is_answering(now)
+pub fn is_health_unknown(token: &Token, now: Instant) -> bool {
+    // While keys are listed, which takes minutes where there are many, there are no health checks.
+    let is_lost = || is_check_overdue(token, now) && !token.checker.lock().is_listing;
+    token.circuit_breaker.is_usable() && is_lost() && !token.circuit_breaker.is_answering(now)
 }
 
-/// A probe hangs, or the last one is older than what health may report.
-fn is_probe_overdue(token: &Token, now: Instant) -> bool {
-    let state = token.keeper.lock();
-    let is_late = |since: Instant| now.saturating_duration_since(since) > MAX_PROBE;
-    let hangs = !state.is_listing && state.watch.since().is_some_and(is_late);
+/// A health check hangs, or the last one is older than what health may report.
+fn is_check_overdue(token: &Token, now: Instant) -> bool {
+    let state = token.checker.lock();
+    let is_late = |since: Instant| now.saturating_duration_since(since) > MAX_HEALTH_CHECK;
+    let hangs = !state.is_listing && state.call.since().is_some_and(is_late);
     let is_old = |at: Instant| now.saturating_duration_since(at) > MAX_HEALTH_AGE;
-    hangs || state.probed_at.is_none_or(is_old)
+    hangs || state.checked_at.is_none_or(is_old)
 }
 
 /// One token's status.
 #[must_use]
 pub fn status(token: &Token, now: Instant) -> HealthStatus {
-    if !token.circuit.is_usable() || is_out_of_sight(token, now) || token.serves_no_key() {
+    if !token.circuit_breaker.is_usable() || is_health_unknown(token, now) || token.serves_no_key()
+    {
         return HealthStatus::Unavailable;
     }
-    let is_troubled = token.keeper.lock().trouble.is_some()
-        || is_probe_overdue(token, now)
-        || token.roster.headcount().written_off > 0
-        || token.circuit.faults_in_a_row() > 1
-        || token.circuit.recent_faults(now).is_some();
+    let is_troubled = token.checker.lock().trouble.is_some()
+        || is_check_overdue(token, now)
+        || token.pool.counts().abandoned > 0
+        || token.circuit_breaker.faults_in_a_row() > 1
+        || token.circuit_breaker.recent_faults(now).is_some();
     if is_troubled { HealthStatus::Degraded } else { HealthStatus::Active }
 }
 

@@ -13,10 +13,10 @@ use zeroize::Zeroizing;
 
 use super::config::{HedgeAfter, Hedging};
 use super::fleet::{Fleet, bit};
+use super::in_flight_call::Attempt;
 use super::queue::{Queued, key_use};
 use super::race::Race;
 use super::token::Token;
-use super::watch::Attempt;
 use crate::job::Job;
 use crate::limits::{
     HEDGE_FACTOR, MAX_HEDGE_BURST, MIN_HEDGE_AFTER, MIN_MONITOR_TICK, MONITOR_TICK,
@@ -60,7 +60,7 @@ impl Hedger {
         self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
-    fn give_back(&self) {
+    fn refund(&self) {
         self.budget.fetch_add(ONE, Ordering::Relaxed);
     }
 
@@ -71,7 +71,7 @@ impl Hedger {
             HedgeAfter::Off => None,
             HedgeAfter::Fixed(after) => Some(after),
             HedgeAfter::Automatic => {
-                let usable = tokens.iter().filter(|token| token.circuit.is_usable());
+                let usable = tokens.iter().filter(|token| token.circuit_breaker.is_usable());
                 let best = usable.filter_map(|token| token.latencies.p90()).min();
                 Some(
                     best.map_or(UNKNOWN_HEDGE_AFTER, |p90| {
@@ -90,9 +90,9 @@ pub fn tick(after: Option<Duration>) -> Duration {
 }
 
 /// Hedges the token's calls that need it.
-pub fn look_at_calls(fleet: &Fleet, token: &Token, now: Instant, after: Duration) {
-    for watch in token.watches.lock().iter() {
-        watch.hedge(now, after, |attempt, since| hedge(fleet, token, attempt, since, now));
+pub fn hedge_calls(fleet: &Fleet, token: &Token, now: Instant, after: Duration) {
+    for call in token.calls.lock().iter() {
+        call.hedge(now, after, |attempt, since| hedge(fleet, token, attempt, since, now));
     }
 }
 
@@ -146,7 +146,7 @@ fn hedge(
         Some(_) => {
             token.counters.hedged.fetch_add(1, Ordering::Relaxed);
         }
-        None if is_paid => fleet.hedger.give_back(),
+        None if is_paid => fleet.hedger.refund(),
         None => {}
     }
     race
@@ -173,11 +173,11 @@ fn target<'f>(
     if let Some(other) = other {
         return is_free(other).then_some(other);
     }
-    let answers_others = || token.circuit.last_success().is_some_and(|then| then > since);
+    let answers_others = || token.circuit_breaker.last_success().is_some_and(|then| then > since);
     let is_sole_attempt = attempt.race.is_none();
     let is_good = is_sole_attempt
         && may_hedge(token)
-        && token.circuit.is_usable()
+        && token.circuit_breaker.is_usable()
         && is_free(token)
         && token.spare_sessions() > 1
         && answers_others();
@@ -185,18 +185,18 @@ fn target<'f>(
 }
 
 /// What waits for a token none of whose sessions gets on goes to others that do.
-pub fn relieve(fleet: &Fleet, token: &Token) {
+pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
     if token.queue.is_empty() || !token.load().is_stalled {
         return;
     }
     let gets_on = |other: &Token| {
-        other.index != token.index && other.circuit.is_usable() && !other.load().is_stalled
+        other.index != token.index && other.circuit_breaker.is_usable() && !other.load().is_stalled
     };
     if !fleet.tokens.iter().any(gets_on) {
         return;
     }
     let mut kept = Vec::new();
-    for queued in token.drain_living(Instant::now()) {
+    for queued in token.drain_unexpired(Instant::now()) {
         // It has not been tried here: if it fails there, it may come back.
         let not_these = queued.tried | queued.lacking | bit(token.index);
         let back = match fleet.best_for(&queued.job.request, not_these) {
@@ -207,7 +207,7 @@ pub fn relieve(fleet: &Fleet, token: &Token) {
     }
     // Each goes before those that are there: the first is to be the first again.
     for queued in kept.into_iter().rev() {
-        fleet.give_back(token, queued);
+        fleet.requeue(token, queued);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A circuit breaker for each key, token and direction: a key that the token does not serve is
 //! answered at once, and costs the token an attempt now and then.
 //!
-//! It opens after [`MIN_KEY_FAULTS`] faults in a row that [`super::charge`] charges to the key, if
+//! It opens after [`MIN_KEY_FAULTS`] faults in a row that [`super::attribution`] charges to the key, if
 //! [`KEY_FAULT_SPAN`] has passed since the first of them. Where other keys fail too, it takes
 //! [`MIN_KEY_FAULTS_IN_TROUBLE`]: random faults of a token rarely hit one key so often in a row.
 //! One request in [`KEY_TRIAL_INTERVAL`] and a little tries an open one; the first success closes
@@ -265,7 +265,7 @@ impl KeyBreakers {
     }
 
     /// Forgets keys whose last fault is long ago. A breaker is open for that long only if neither a
-    /// request nor the token's keeper could try the key: then requests are to show how it does.
+    /// request nor the token's health checker could try the key: then requests are to show how it does.
     pub fn forget_old(&self, now: Instant) {
         if !self.is_any_failing() {
             return;

@@ -61,7 +61,7 @@ impl Backoff {
 
 /// The standing of a key's next call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum NextCall {
     /// One as any other.
     Free,
     /// The one at the end of the key's back-off.
@@ -172,7 +172,7 @@ impl KeyHangs {
     }
 
     /// The token is put in use: calls that hang are of the past, whatever becomes of them.
-    pub fn forgive(&self) {
+    pub fn unblock_all(&self) {
         let mut inner = self.inner.lock();
         inner.newcomers = Backoff::default();
         for calls in inner.keys.values_mut() {
@@ -268,7 +268,7 @@ impl KeyHangs {
     /// Whether no call with the key may begin now.
     #[must_use]
     pub fn is_blocked(&self, key: KeyUse, now: Instant) -> bool {
-        self.is_any() && self.standing(&self.inner.lock(), key, now) == Standing::Blocked
+        self.is_any() && self.next_call(&self.inner.lock(), key, now) == NextCall::Blocked
     }
 
     /// Whether a call with the key that begins now is its trial; then the next back-off begins.
@@ -277,31 +277,31 @@ impl KeyHangs {
             return false;
         }
         let mut inner = self.inner.lock();
-        match self.standing(&inner, key, now) {
-            Standing::Free | Standing::Blocked => return false,
-            Standing::Trial => {
+        match self.next_call(&inner, key, now) {
+            NextCall::Free | NextCall::Blocked => return false,
+            NextCall::Trial => {
                 if let Some(calls) = inner.keys.get_mut(&key) {
                     calls.backoff.start(now);
                 }
             }
-            Standing::Newcomer => inner.newcomers.start(now),
+            NextCall::Newcomer => inner.newcomers.start(now),
         }
         true
     }
 
-    fn standing(&self, inner: &Inner, key: KeyUse, now: Instant) -> Standing {
+    fn next_call(&self, inner: &Inner, key: KeyUse, now: Instant) -> NextCall {
         let is_full = inner.overdue >= MAX_OVERDUE_CALLS_OF_KEYS;
         let known = inner.keys.get(&key);
         if is_full && known.is_none_or(|calls| calls.last_success.is_none()) {
             let is_due = inner.newcomers.is_over(now);
-            return if is_due { Standing::Newcomer } else { Standing::Blocked };
+            return if is_due { NextCall::Newcomer } else { NextCall::Blocked };
         }
-        let Some(calls) = known else { return Standing::Free };
+        let Some(calls) = known else { return NextCall::Free };
         if calls.streak < Self::limit(inner.overdue >= self.crowd()) {
-            return Standing::Free;
+            return NextCall::Free;
         }
         let may_try = calls.backoff.is_over(now) && calls.stalled <= 0 && !is_full;
-        if may_try { Standing::Trial } else { Standing::Blocked }
+        if may_try { NextCall::Trial } else { NextCall::Blocked }
     }
 
     /// Whether a request is to wait, since stalled calls with its key hold their share of the
@@ -441,7 +441,7 @@ mod tests {
             hang(&hangs, HANGS, start);
         }
         assert!(!begins(&hangs, HANGS, start));
-        hangs.forgive();
+        hangs.unblock_all();
         assert!(begins(&hangs, HANGS, start) && hangs.is_slow(HANGS.0));
     }
 

@@ -2,43 +2,43 @@
 //!
 //! ```text
 //!  event loop ──submit──► fleet ──► queue (per token) ──► worker = session ──► event loop's inbox
-//!                                     keeper: connects, probes, lists keys, recovers
+//!                                     health checker: connects, health checks, lists keys, recovers
 //!                                     monitor: writes off calls that hang, starts threads, health
 //! ```
 //!
 //! [`pkcs11`] alone knows PKCS#11; all else sees a token as [`backend`] draws it.
 
+mod attribution;
 pub mod backend;
 mod backoff;
-mod charge;
-mod choice;
-pub mod circuit;
+pub mod circuit_breaker;
 pub mod config;
 mod deferred;
 mod evidence_keys;
 mod faults;
 pub mod fleet;
 pub mod health;
+mod health_checker;
 mod hedge;
+pub mod in_flight_call;
 pub mod inventory;
-mod keeper;
 pub mod key_breaker;
 pub mod key_hangs;
 pub mod latency;
 mod monitor;
 mod outbox;
-pub mod pace;
 pub mod pkcs11;
 pub mod proofs;
 mod prover;
 pub mod queue;
 pub mod race;
-pub mod roster;
+mod selection;
+pub mod service_time;
 pub mod signal;
 pub mod token;
-pub mod watch;
 pub mod witness;
 mod worker;
+pub mod worker_pool;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -84,7 +84,7 @@ pub struct TokenStats {
     pub label: String,
     /// Whether it gets jobs.
     pub is_usable: bool,
-    /// Why it does not, or what is wrong with it by the latest probe or the latest calls.
+    /// Why it does not, or what is wrong with it by the latest health check or the latest calls.
     pub trouble: Option<String>,
     /// Jobs that wait.
     pub queued: usize,
@@ -227,14 +227,15 @@ impl Hsm {
         monitor::start(&fleet)
             .map_err(|error| StartError { message: format!("no thread for the HSM: {error}") })?;
         let end = start + MAX_START_WAIT;
-        let is_begun = |token: &Token| token.keeper.lock().has_tried && token.is_begun();
-        while Instant::now() < end && !fleet.tokens.iter().all(is_begun) {
+        let is_ready_for_first_job =
+            |token: &Token| token.checker.lock().has_tried && token.is_ready_for_first_job();
+        while Instant::now() < end && !fleet.tokens.iter().all(is_ready_for_first_job) {
             fleet.progress.wait_until(end);
         }
         health::publish(&fleet, Instant::now());
         let hsm = Self { fleet };
         let unfit = |token: &Token| {
-            let state = token.keeper.lock();
+            let state = token.checker.lock();
             state.is_unfit.then(|| state.trouble.clone().unwrap_or_default())
         };
         match hsm.fleet.tokens.iter().find_map(unfit) {
@@ -252,11 +253,11 @@ impl Hsm {
         for token in &fleet.tokens {
             token.backend.extend_labels(labels);
             if token.backend.has_new_labels() {
-                token.keeper_signal.tell();
+                token.checker_signal.notify();
             }
         }
         let is_known =
-            |token: &Token| !token.circuit.is_usable() || !token.backend.has_new_labels();
+            |token: &Token| !token.circuit_breaker.is_usable() || !token.backend.has_new_labels();
         let end = Instant::now() + timeout;
         while !fleet.tokens.iter().all(is_known) {
             if Instant::now() >= end {
@@ -273,9 +274,9 @@ impl Hsm {
         self.fleet.number
     }
 
-    /// Wakes the keepers to prove the keys that are not proven: witnesses may have changed.
+    /// Wakes the health checkers to prove the keys that are not proven: witnesses may have changed.
     pub fn prove_again(&self) {
-        self.fleet.tokens.iter().for_each(|token| token.keeper_signal.tell());
+        self.fleet.tokens.iter().for_each(|token| token.checker_signal.notify());
     }
 
     /// Why no token is usable, if none is.
@@ -297,10 +298,10 @@ impl Hsm {
     #[must_use]
     pub fn is_wedged(&self) -> bool {
         let tokens = &self.fleet.tokens;
-        let is_stuck = |token: &Token| token.roster.headcount().written_off > 0;
-        tokens.iter().all(|token| !token.circuit.is_usable())
+        let is_stuck = |token: &Token| token.pool.counts().abandoned > 0;
+        tokens.iter().all(|token| !token.circuit_breaker.is_usable())
             && tokens.iter().any(is_stuck)
-            && !tokens.iter().any(|token| token.keeper.lock().has_given_up)
+            && !tokens.iter().any(|token| token.checker.lock().has_stopped_trying)
     }
 
     /// Queues the jobs of one turn of an event loop, emptying `jobs`; what cannot be taken goes
@@ -309,7 +310,7 @@ impl Hsm {
         self.fleet.submit(jobs, refused);
     }
 
-    /// What the last probes found.
+    /// What the last health checks found.
     #[must_use]
     pub fn health(&self) -> Arc<FleetHealth> {
         self.fleet.health.load_full()
@@ -337,10 +338,10 @@ impl Hsm {
             return true;
         }
         for token in &fleet.tokens {
-            token.roster.close();
-            token.keeper_signal.tell();
+            token.pool.close();
+            token.checker_signal.notify();
         }
-        fleet.monitor_signal.tell();
+        fleet.monitor_signal.notify();
         let end = Instant::now() + timeout;
         while fleet.threads.load(Ordering::Acquire) > 0 && Instant::now() < end {
             fleet.progress.wait_until(end);
@@ -397,25 +398,29 @@ fn keys_out_of_use(token: &Token) -> Vec<KeyOutOfUse> {
 }
 
 fn stats(token: &Token) -> TokenStats {
-    let headcount = token.roster.headcount();
+    let counts = token.pool.counts();
     let counters = &token.counters;
-    let is_usable = token.circuit.is_usable();
-    let probe = token.keeper.lock().trouble.clone();
+    let is_usable = token.circuit_breaker.is_usable();
+    let trouble = token.checker.lock().trouble.clone();
     let not_proven = token.backend.not_proven();
     let recent = || {
-        let faults = token.circuit.recent_faults(Instant::now())?;
+        let faults = token.circuit_breaker.recent_faults(Instant::now())?;
         Some(format!("{faults} of the latest 64 calls failed"))
     };
     TokenStats {
         label: token.backend.identity().label,
         is_usable,
-        trouble: if is_usable { probe.or_else(recent) } else { token.circuit.reason().or(probe) },
+        trouble: if is_usable {
+            trouble.or_else(recent)
+        } else {
+            token.circuit_breaker.reason().or(trouble)
+        },
         queued: token.queue.len() + token.deferred.len(),
-        running: headcount.running,
-        idle: headcount.idle,
-        hung: headcount.written_off,
-        active_limit: headcount.limit,
-        service_micros: u64::try_from(token.pace.service().as_micros()).unwrap_or(u64::MAX),
+        running: counts.running,
+        idle: counts.idle,
+        hung: counts.abandoned,
+        active_limit: counts.limit,
+        service_micros: u64::try_from(token.service_time.mean().as_micros()).unwrap_or(u64::MAX),
         answered_total: counters.answered.load(Ordering::Relaxed),
         faults_total: counters.faults.load(Ordering::Relaxed),
         retried_total: counters.retried.load(Ordering::Relaxed),

@@ -8,24 +8,24 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
-use super::keeper::{self, ThreadCount};
-use super::roster::Place;
+use super::health_checker::{self, ThreadCount};
+use super::in_flight_call::{InFlightCall, Inspection, JobCall};
 use super::token::Token;
-use super::watch::{Found, JobCall, Watch};
+use super::worker_pool::WorkerState;
 use super::{health, hedge, worker};
 use crate::limits::{
-    HEALTH_TICK, KEEPER_RETRY_INTERVAL, MAX_WRITTEN_OFF_PER_TOKEN, MIN_HANG, MIN_STALL,
-    MONITOR_IDLE_TICKS, PROBE_INTERVAL, SESSION_STACK_BYTES, SILENT_WHILE_LISTING, STALL_FACTOR,
+    CHECKER_RETRY_INTERVAL, HEALTH_CHECK_INTERVAL, HEALTH_TICK, MAX_ABANDONED_PER_TOKEN, MIN_HANG,
+    MIN_STALL, MONITOR_IDLE_TICKS, SESSION_STACK_BYTES, SILENT_WHILE_LISTING, STALL_FACTOR,
 };
 
-/// Starts the monitor and the keepers.
+/// Starts the monitor and the health checkers.
 ///
 /// # Errors
 /// The system gives no more threads.
 pub fn start(fleet: &Arc<Fleet>) -> std::io::Result<()> {
     for index in 0..fleet.tokens.len() {
-        let watch = Arc::clone(&fleet.tokens[index].keeper.lock().watch);
-        start_keeper(fleet, index, watch)?;
+        let call = Arc::clone(&fleet.tokens[index].checker.lock().call);
+        start_checker(fleet, index, call)?;
     }
     let of_thread = Arc::clone(fleet);
     fleet.threads.fetch_add(1, Ordering::AcqRel);
@@ -46,7 +46,7 @@ fn run(fleet: &Arc<Fleet>) {
         let now = Instant::now();
         let mut is_busy = false;
         for index in 0..fleet.tokens.len() {
-            is_busy |= tend(fleet, index, now, hedge_after);
+            is_busy |= inspect_token(fleet, index, now, hedge_after);
         }
         if published_at.is_none_or(|then| now.saturating_duration_since(then) >= HEALTH_TICK) {
             health::publish(fleet, now);
@@ -62,50 +62,55 @@ fn run(fleet: &Arc<Fleet>) {
             fleet.monitor_signal.wait_until(now + hedge::tick(hedge_after));
         } else {
             let is_needed = || fleet.tokens.iter().any(Token::has_waiting);
-            fleet.monitor_signal.doze_until(now + PROBE_INTERVAL / 2, is_needed);
+            fleet.monitor_signal.wait_idle_until(now + HEALTH_CHECK_INTERVAL / 2, is_needed);
         }
     }
 }
 
 /// The monitor goes last: until then it writes off those who hang, and sees to what waits.
 fn is_over(fleet: &Fleet) -> bool {
-    let is_done = |token: &Token| !token.has_waiting() || !token.circuit.is_usable();
+    let is_done = |token: &Token| !token.has_waiting() || !token.circuit_breaker.is_usable();
     fleet.is_stopping()
         && fleet.threads.load(Ordering::Acquire) <= 1
         && fleet.tokens.iter().all(is_done)
 }
 
 /// Looks after one token. Says whether there is work in it.
-fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Duration>) -> bool {
+fn inspect_token(
+    fleet: &Arc<Fleet>,
+    index: usize,
+    now: Instant,
+    hedge_after: Option<Duration>,
+) -> bool {
     let token = &fleet.tokens[index];
     // A few very slow calls make the average long, and must not hide the next one.
-    let usual = token.pace.service().min(token.latencies.p90().unwrap_or(Duration::MAX));
+    let usual = token.service_time.mean().min(token.latencies.p90().unwrap_or(Duration::MAX));
     let stall = MIN_STALL.max(usual.saturating_mul(STALL_FACTOR));
-    let mut is_busy = look_at_workers(fleet, token, now, stall);
+    let mut is_busy = inspect_workers(fleet, token, now, stall);
     if let Some(after) = hedge_after {
-        hedge::look_at_calls(fleet, token, now, after);
+        hedge::hedge_calls(fleet, token, now, after);
     }
-    hedge::relieve(fleet, token);
-    is_busy |= look_at_keeper(fleet, index, now);
-    if health::is_out_of_sight(token, now) {
-        let reason = "probes do not return, and neither do jobs".to_owned();
-        fleet.give_up(token, reason);
+    hedge::move_stalled_jobs(fleet, token);
+    is_busy |= inspect_checker(fleet, index, now);
+    if health::is_health_unknown(token, now) {
+        let reason = "health checks do not return, and neither do jobs".to_owned();
+        fleet.take_out_of_service(token, reason);
     }
-    look_at_queue(token, now);
-    look_at_service(fleet, token, now);
-    is_busy |= look_at_deferred(token, now);
+    expire_stalled_queue(token, now);
+    check_service(fleet, token, now);
+    is_busy |= serve_deferred(token, now);
     let waiting = token.queue.len();
     if waiting > 0 {
         is_busy = true;
         // A place may have become free by a call that hangs.
-        token.roster.wake(waiting);
+        token.pool.wake(waiting);
     }
-    token.roster.set_extra(token.hangs.surplus(now));
-    if token.may_hire(now) {
-        for _ in 0..token.roster.hire(waiting) {
+    token.pool.set_extra(token.hangs.surplus(now));
+    if token.may_open_session(now) {
+        for _ in 0..token.pool.grow(waiting) {
             if let Err(error) = start_worker(fleet, index) {
                 tracing::error!("no thread for an HSM session: {error}");
-                token.roster.leave();
+                token.pool.leave();
                 token.open_failed(now);
                 break;
             }
@@ -114,175 +119,178 @@ fn tend(fleet: &Arc<Fleet>, index: usize, now: Instant, hedge_after: Option<Dura
     is_busy
 }
 
-fn look_at_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) -> bool {
+fn inspect_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) -> bool {
     let mut is_busy = false;
     let mut hung = Vec::new();
-    token.watches.lock().retain(|watch| match watch.look(now, stall) {
-        Found::Idle => Arc::strong_count(watch) > 1,
+    token.calls.lock().retain(|call| match call.inspect(now, stall) {
+        Inspection::Idle => Arc::strong_count(call) > 1,
         // Its thread is gone: it panicked.
-        Found::Busy if Arc::strong_count(watch) == 1 => false,
-        Found::Busy => {
+        Inspection::Busy if Arc::strong_count(call) == 1 => false,
+        Inspection::Busy => {
             is_busy = true;
             true
         }
-        Found::NowLent(job) => {
+        Inspection::NowStalled(job) => {
             is_busy = true;
-            watch.held.lock().send_all(fleet);
-            token.roster.lend();
+            call.outbox.lock().send_all(fleet);
+            token.pool.mark_stalled();
             if let Some(key) = job.and_then(|job| job.key) {
                 token.hangs.stalled(key);
             }
             true
         }
-        Found::NowWrittenOff(was, job) => {
-            watch.held.lock().send_all(fleet);
-            token.roster.write_off(was);
+        Inspection::NowAbandoned(was, job) => {
+            call.outbox.lock().send_all(fleet);
+            token.pool.abandon(was);
             if let Some(key) = job.and_then(|job| job.key) {
-                token.hangs.overdue(key, was == Place::Lent, now);
+                token.hangs.overdue(key, was == WorkerState::Stalled, now);
             }
             hung.push(job);
             false
         }
     });
     for job in hung {
-        call_hangs(fleet, token, job, now);
+        on_hang(fleet, token, job, now);
     }
     is_busy
 }
 
 /// Takes in that a call was written off.
-fn call_hangs(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
+fn on_hang(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
     token.counters.hung.fetch_add(1, Ordering::Relaxed);
     let key = job.and_then(|job| job.key);
     let label = token.backend.identity().label;
     let key_label = key.map(|key| token.backend.label_of(key.0));
     tracing::warn!(token = label, key = key_label, "an HSM call hangs; its session is replaced");
     if let Some(time) = job.and_then(|job| job.time) {
-        token.left_unanswered(key.map(|key| key.0), time);
+        token.record_unanswered(key.map(|key| key.0), time);
     }
     // If it answers others meanwhile, the token is not at fault, or not as a whole.
-    let answers = token.circuit.last_success().is_some_and(|then| now < then + MIN_HANG);
+    let answers = token.circuit_breaker.last_success().is_some_and(|then| now < then + MIN_HANG);
     if answers && key.is_some_and(|key| token.hangs.hangs(key.0)) {
-        token.circuit.blemish_of_key(now);
+        token.circuit_breaker.record_key_fault(now);
     } else if answers {
-        token.circuit.blemish(now);
-    } else if token.circuit.fault(now, || "calls hang".to_owned()) {
-        fleet.given_up(token);
+        token.circuit_breaker.record_fault(now);
+    } else if token.circuit_breaker.count_fault(now, || "calls hang".to_owned()) {
+        fleet.on_circuit_opened(token);
     }
 }
 
 /// Takes a token out of use that has no session left to serve with, or that answers nobody while a
-/// probe of it does not return either.
-fn look_at_service(fleet: &Fleet, token: &Token, now: Instant) {
-    if !token.circuit.is_usable() {
+/// health check of it does not return either.
+fn check_service(fleet: &Fleet, token: &Token, now: Instant) {
+    if !token.circuit_breaker.is_usable() {
         return;
     }
-    if !token.roster.has_sessions() {
-        let hung = token.roster.headcount().written_off;
-        fleet.give_up(token, format!("no session is left: {hung} calls do not return"));
+    if !token.pool.has_sessions() {
+        let hung = token.pool.counts().abandoned;
+        fleet.take_out_of_service(token, format!("no session is left: {hung} calls do not return"));
         return;
     }
-    let Some(time) = token.circuit.unanswered() else { return };
-    if token.circuit.last_success().is_some_and(|then| now < then + time) {
+    let Some(time) = token.circuit_breaker.unanswered() else { return };
+    if token.circuit_breaker.last_success().is_some_and(|then| now < then + time) {
         return;
     }
     let (since, is_listing) = {
-        let state = token.keeper.lock();
-        (state.watch.since(), state.is_listing)
+        let state = token.checker.lock();
+        (state.call.since(), state.is_listing)
     };
-    // A probe is an encryption and a decryption. A listing may take minutes on a healthy token,
-    // and leaves nobody to probe it: then the requests' word is taken for it.
+    // A health check is an encryption and a decryption. A listing may take minutes on a healthy token,
+    // and leaves nobody to health check it: then the requests' word is taken for it.
     let patience = if is_listing { SILENT_WHILE_LISTING } else { time * 2 };
-    let last = if is_listing { token.circuit.last_success() } else { since };
+    let last = if is_listing { token.circuit_breaker.last_success() } else { since };
     if last.is_some_and(|last| now.saturating_duration_since(last) > patience) {
-        fleet.give_up(token, "it answers no request in time, and no probe".to_owned());
+        fleet.take_out_of_service(
+            token,
+            "it answers no request in time, and no health check".to_owned(),
+        );
     }
 }
 
 /// Counts requests that expired in the queue of a token none of whose sessions gets on: nobody else
 /// takes them out.
-fn look_at_queue(token: &Token, now: Instant) {
+fn expire_stalled_queue(token: &Token, now: Instant) {
     if token.queue.is_empty() || !token.load().is_stalled {
         return;
     }
     for queued in token.queue.take_expired(now) {
-        token.expired(&queued.job);
+        token.record_expired(&queued.job);
     }
 }
 
 /// Sees to the requests that wait since their keys are slow. Returns whether there are any.
-fn look_at_deferred(token: &Token, now: Instant) -> bool {
+fn serve_deferred(token: &Token, now: Instant) -> bool {
     if token.deferred.is_empty() {
         return false;
     }
     while let Some(queued) = token.deferred.take(|queued| now >= queued.job.deadline) {
-        token.expired(&queued.job);
+        token.record_expired(&queued.job);
     }
-    token.roster.wake(token.deferred.len());
+    token.pool.wake(token.deferred.len());
     true
 }
 
-fn look_at_keeper(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
+fn inspect_checker(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     let token = &fleet.tokens[index];
-    let mut state = token.keeper.lock();
-    let found = state.watch.look(now, Duration::MAX);
-    if let Found::NowWrittenOff(Place::Elsewhere, job) = found {
-        token.roster.write_off_other();
+    let mut state = token.checker.lock();
+    let found = state.call.inspect(now, Duration::MAX);
+    if let Inspection::NowAbandoned(WorkerState::NotRunning, job) = found {
+        token.pool.abandon_other();
         match job.and_then(|job| job.key) {
-            // The next probe uses another key.
+            // The next health check uses another key.
             Some(key) => token.hangs.overdue(key, false, now),
-            None => state.trouble = Some("a probe does not return".to_owned()),
+            None => state.trouble = Some("a health check does not return".to_owned()),
         }
         state.has_tried = true;
         state.is_listing = false;
         state.replace_at = Some(now);
     }
-    let Some(replace_at) = state.replace_at else { return found != Found::Idle };
+    let Some(replace_at) = state.replace_at else { return found != Inspection::Idle };
     // Those that hang may return, and then there is room for another.
-    let has_room = token.roster.headcount().written_off < MAX_WRITTEN_OFF_PER_TOKEN;
+    let has_room = token.pool.counts().abandoned < MAX_ABANDONED_PER_TOKEN;
     if now < replace_at || !has_room || fleet.is_stopping() {
         return true;
     }
-    state.watch = Arc::new(Watch::default());
-    match start_keeper(fleet, index, Arc::clone(&state.watch)) {
+    state.call = Arc::new(InFlightCall::default());
+    match start_checker(fleet, index, Arc::clone(&state.call)) {
         Ok(()) => state.replace_at = None,
         Err(error) => {
-            tracing::error!("no thread to probe an HSM with: {error}");
-            state.replace_at = Some(now + KEEPER_RETRY_INTERVAL);
+            tracing::error!("no thread for an HSM health check: {error}");
+            state.replace_at = Some(now + CHECKER_RETRY_INTERVAL);
         }
     }
     true
 }
 
-fn start_keeper(fleet: &Arc<Fleet>, index: usize, watch: Arc<Watch>) -> std::io::Result<()> {
-    spawn(fleet, format!("hsm-keeper-{index}"), move |fleet| {
+fn start_checker(fleet: &Arc<Fleet>, index: usize, call: Arc<InFlightCall>) -> std::io::Result<()> {
+    spawn(fleet, format!("hsm-checker-{index}"), move |fleet| {
         let token = &fleet.tokens[index];
-        let run = || keeper::run(fleet, token, &watch);
+        let run = || health_checker::run(fleet, token, &call);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             // The monitor takes it for a hang, and replaces it.
-            tracing::error!("a panic in an HSM probe");
+            tracing::error!("a panic in an HSM health check");
             let now = Instant::now();
-            watch.begin(now, now, false);
+            call.begin(now, now, false);
             // Unlike one that hangs it is gone already, before the monitor has counted it.
-            token.roster.written_off_returned();
+            token.pool.abandoned_returned();
         }
     })
 }
 
 fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
-    let watch = Arc::new(Watch::default());
-    fleet.tokens[index].watches.lock().push(Arc::clone(&watch));
+    let call = Arc::new(InFlightCall::default());
+    fleet.tokens[index].calls.lock().push(Arc::clone(&call));
     spawn(fleet, format!("hsm-{index}"), move |fleet| {
         let token = &fleet.tokens[index];
-        let run = || worker::run(fleet, token, &watch);
+        let run = || worker::run(fleet, token, &call);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             tracing::error!("a panic in an HSM session");
             // As after a hang; the thread is gone already.
             let now = Instant::now();
-            watch.begin(now, now, true);
-            if let Found::NowWrittenOff(was, _) = watch.look(now, Duration::MAX) {
-                token.roster.write_off(was);
-                token.roster.written_off_returned();
+            call.begin(now, now, true);
+            if let Inspection::NowAbandoned(was, _) = call.inspect(now, Duration::MAX) {
+                token.pool.abandon(was);
+                token.pool.abandoned_returned();
             }
         }
     })

@@ -1,25 +1,25 @@
-//! A keeper proves its token's keys beside the traffic, at a bounded rate.
+//! A health checker proves its token's keys beside the traffic, at a bounded rate.
 
 use std::time::Instant;
 
-use super::backend::{Direction, Proof, Standing};
+use super::backend::{Direction, KeyStatus, Proof};
 use super::fleet::{Fleet, bit};
-use super::keeper::{Keeper, WrittenOff};
+use super::health_checker::{Abandoned, HealthChecker};
 use super::queue::TokenSet;
 use super::token::Token;
 use crate::limits::{
     MAX_HOUSEKEEPING, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_PAUSE, PROOF_SLICE,
 };
 
-impl Keeper<'_> {
+impl HealthChecker<'_> {
     /// Proves keys until none is left to be proven now, something else is to be done, or `end`.
-    pub(super) fn prove_keys(&mut self, end: Instant) -> Result<(), WrittenOff> {
+    pub(super) fn prove_keys(&mut self, end: Instant) -> Result<(), Abandoned> {
         if !self.fleet.have_all_tried() {
             // Until then nobody knows which token is the first.
             return Ok(());
         }
         let mut has_made = false;
-        while self.token.circuit.is_usable() && !self.fleet.is_stopping() {
+        while self.token.circuit_breaker.is_usable() && !self.fleet.is_stopping() {
             let start = Instant::now();
             let mut is_done = false;
             for _ in 0..MAX_PROOFS_PER_SLICE {
@@ -36,23 +36,23 @@ impl Keeper<'_> {
             if is_done || next >= end {
                 break;
             }
-            self.token.keeper_signal.wait_until(next);
+            self.token.checker_signal.wait_until(next);
             if Instant::now() < next {
                 // It was told of something else.
-                self.token.keeper_signal.tell();
+                self.token.checker_signal.notify();
                 break;
             }
         }
         if has_made {
             // Now there is something to prove theirs by.
-            self.fleet.tell_other_keepers(self.token);
+            self.fleet.notify_other_checkers(self.token);
         }
         Ok(())
     }
 
-    fn prove_next(&mut self) -> Result<Option<Proof>, WrittenOff> {
+    fn prove_next(&mut self) -> Result<Option<Proof>, Abandoned> {
         let fleet = self.fleet;
-        self.watched(MAX_HOUSEKEEPING, |session, keys| {
+        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
             let may_make = |key| fleet.may_make_witness(keys.token, key);
             session.as_mut().and_then(|session| session.prove_next(&may_make, &keys))
         })
@@ -61,28 +61,28 @@ impl Keeper<'_> {
 
 impl Fleet {
     /// Records that `last` was tried for the first time: once all were, the keys of those that
-    /// were tried before it can be proven, and their keepers are at rest.
+    /// were tried before it can be proven, and their health checkers are at rest.
     pub(super) fn begin_proofs(&self, last: &Token) {
         if self.have_all_tried() {
-            self.tell_other_keepers(last);
+            self.notify_other_checkers(last);
         }
     }
 
-    fn tell_other_keepers(&self, than: &Token) {
+    fn notify_other_checkers(&self, than: &Token) {
         let others = self.tokens.iter().filter(|other| other.index != than.index);
-        others.for_each(|other| other.keeper_signal.tell());
+        others.for_each(|other| other.checker_signal.notify());
     }
 
     /// Returns whether each token was tried once, or has had its time for it.
     fn have_all_tried(&self) -> bool {
-        let has_tried = |token: &Token| token.keeper.lock().has_tried;
+        let has_tried = |token: &Token| token.checker.lock().has_tried;
         self.start.elapsed() >= MAX_START_WAIT || self.tokens.iter().all(has_tried)
     }
 
     /// Settles the witnesses that all tokens in use were tried with.
     fn settle_witnesses(&self) {
         if self.have_all_tried() {
-            let usable = self.tokens.iter().filter(|token| token.circuit.is_usable());
+            let usable = self.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
             self.settle_among(usable.fold(0, |all, token| all | bit(token.index)));
         }
     }
@@ -92,8 +92,8 @@ impl Fleet {
     pub(super) fn settle_among(&self, tokens: TokenSet) {
         let is_silent = |token: &&Token, label: &str| {
             token.backend.index_of(label).is_some_and(|key| {
-                let standing = token.backend.standing(key, Some(Direction::Decrypt));
-                standing == Standing::Absent || !token.is_above_doubt(key)
+                let status = token.backend.key_status(key, Some(Direction::Decrypt));
+                status == KeyStatus::Absent || !token.is_key_sound(key)
             })
         };
         self.witnesses.settle(self.number, tokens, &|label| {

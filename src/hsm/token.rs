@@ -1,4 +1,4 @@
-//! One token of the fleet: its queue, its workers, its pace and its state.
+//! One token of the fleet: its queue, its workers, its service time and its state.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use parking_lot::Mutex;
 
 use super::backend::{Backend, Direction};
 use super::backoff::Backoff;
-use super::circuit::Circuit;
+use super::circuit_breaker::CircuitBreaker;
 use super::deferred::Deferred;
+use super::in_flight_call::InFlightCall;
 use super::key_breaker::{Admission, KeyBreakers};
 use super::key_hangs::KeyHangs;
 use super::latency::Latencies;
-use super::pace::{Pace, Place};
 use super::queue::{Queue, Queued, key_use};
-use super::roster::Roster;
+use super::service_time::{Locality, ServiceTime};
 use super::signal::Signal;
-use super::watch::Watch;
+use super::worker_pool::WorkerPool;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request, TokenIndex};
 use crate::limits::{GCM_TAG_BYTES, MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN};
 
@@ -31,13 +31,13 @@ pub struct Token {
     /// Jobs that wait.
     pub queue: Queue,
     /// Who works on them.
-    pub roster: Roster,
+    pub pool: WorkerPool,
     /// How fast.
-    pub pace: Pace,
+    pub service_time: ServiceTime,
     /// How fast it was in the last minute.
     pub latencies: Latencies,
     /// Whether it gets jobs.
-    pub circuit: Circuit,
+    pub circuit_breaker: CircuitBreaker,
     /// Keys that it does not serve.
     pub breakers: KeyBreakers,
     /// Keys whose calls do not return.
@@ -45,17 +45,17 @@ pub struct Token {
     /// Requests with such keys.
     pub deferred: Deferred,
     /// The workers' calls.
-    pub watches: Mutex<Vec<Arc<Watch>>>,
-    /// The keeper's state.
-    pub keeper: Mutex<KeeperState>,
-    /// Wakes the keeper.
-    pub keeper_signal: Signal,
+    pub calls: Mutex<Vec<Arc<InFlightCall>>>,
+    /// The health checker's state.
+    pub checker: Mutex<CheckerState>,
+    /// Wakes the health checker.
+    pub checker_signal: Signal,
     /// It was connected to since its health was last published.
     pub is_identity_new: AtomicBool,
     /// Since the start.
     pub counters: Counters,
     /// Sessions wait to be opened until then, after one could not be.
-    hire_after: Mutex<(Option<Instant>, Backoff)>,
+    open_after: Mutex<(Option<Instant>, Backoff)>,
     spare_cores: usize,
     /// What the settings say.
     pub share: Share,
@@ -82,24 +82,24 @@ impl Share {
     }
 }
 
-/// What the keeper last found.
+/// What the health checker last found.
 #[derive(Default)]
-pub struct KeeperState {
-    /// Its call at present. Replaced when the keeper is.
-    pub watch: Arc<Watch>,
+pub struct CheckerState {
+    /// Its call at present. Replaced when the health checker is.
+    pub call: Arc<InFlightCall>,
     /// It hangs, and another is to take its place, not before that.
     pub replace_at: Option<Instant>,
     /// Whether that call is a listing, which may take long on a healthy token.
     pub is_listing: bool,
-    /// When a probe last succeeded or failed.
-    pub probed_at: Option<Instant>,
+    /// When a health check last succeeded or failed.
+    pub checked_at: Option<Instant>,
     /// Why the last one failed, if it did.
     pub trouble: Option<String>,
     /// It has tried for the first time, whatever came of it.
     pub has_tried: bool,
     /// The PIN was refused, and nothing has changed since; or the token is unfit, and there is no
-    /// keeper any more.
-    pub has_given_up: bool,
+    /// health checker any more.
+    pub has_stopped_trying: bool,
     /// The token cannot do what is needed.
     pub is_unfit: bool,
 }
@@ -145,19 +145,19 @@ impl Token {
             index,
             backend,
             queue: Queue::new(shards, MAX_QUEUED_JOBS_PER_TOKEN),
-            roster: Roster::new(max_sessions),
-            pace: Pace::new(start),
+            pool: WorkerPool::new(max_sessions),
+            service_time: ServiceTime::new(start),
             latencies: Latencies::default(),
-            circuit: Circuit::new(start),
+            circuit_breaker: CircuitBreaker::new(start),
             breakers: KeyBreakers::default(),
             hangs: KeyHangs::new(max_sessions, start),
             deferred: Deferred::default(),
-            watches: Mutex::default(),
-            keeper: Mutex::default(),
-            keeper_signal: Signal::default(),
+            calls: Mutex::default(),
+            checker: Mutex::default(),
+            checker_signal: Signal::default(),
             is_identity_new: AtomicBool::new(false),
             counters: Counters::default(),
-            hire_after: Mutex::new((None, Backoff::default())),
+            open_after: Mutex::new((None, Backoff::default())),
             spare_cores: spare_cores.max(1),
             share,
         }
@@ -166,50 +166,50 @@ impl Token {
     /// Takes in where the token's work is done. One that computes in this process gets as many
     /// active sessions as there are cores to compute on, since each further one only makes the
     /// others wait; one across a network gets all.
-    pub fn settle(&self, place: Place) {
-        let limit = match place {
-            Place::Here => self.spare_cores,
-            Place::Elsewhere => self.share.max_sessions,
+    pub fn set_locality(&self, locality: Locality) {
+        let limit = match locality {
+            Locality::InProcess => self.spare_cores,
+            Locality::Remote => self.share.max_sessions,
         };
-        if self.roster.headcount().limit != limit {
-            self.roster.set_limit(limit);
-            self.roster.wake(self.queue.len());
+        if self.pool.counts().limit != limit {
+            self.pool.set_limit(limit);
+            self.pool.wake(self.queue.len());
         }
     }
 
     /// What a new job's wait depends on.
     #[must_use]
     pub fn load(&self) -> Load {
-        let headcount = self.roster.headcount();
+        let counts = self.pool.counts();
         // Sessions are opened as load asks, and that takes less than a job may wait; unless the
         // last try to open one failed.
-        let to_come = match self.hire_after.lock().0 {
-            None => headcount.vacancies,
+        let to_come = match self.open_after.lock().0 {
+            None => counts.free_slots,
             Some(_) => 0,
         };
-        let sessions = headcount.workers + to_come;
+        let sessions = counts.workers + to_come;
         Load {
-            sessions: sessions.min(headcount.limit).max(1),
-            free: headcount.limit.saturating_sub(headcount.running).min(headcount.idle),
-            service: self.pace.service(),
-            outstanding: headcount.running + headcount.lent + self.queue.len(),
-            is_stalled: headcount.running == 0 && headcount.idle == 0,
+            sessions: sessions.min(counts.limit).max(1),
+            free: counts.limit.saturating_sub(counts.running).min(counts.idle),
+            service: self.service_time.mean(),
+            outstanding: counts.running + counts.stalled + self.queue.len(),
+            is_stalled: counts.running == 0 && counts.idle == 0,
         }
     }
 
     /// Whether its first job need not wait for a session to be opened, which may take longer than a
     /// job has: there is one, or none is to be had now.
     #[must_use]
-    pub fn is_begun(&self) -> bool {
-        let headcount = self.roster.headcount();
-        !self.circuit.is_usable()
-            || headcount.running + headcount.lent + headcount.idle > 0
-            || self.hire_after.lock().0.is_some()
+    pub fn is_ready_for_first_job(&self) -> bool {
+        let counts = self.pool.counts();
+        !self.circuit_breaker.is_usable()
+            || counts.running + counts.stalled + counts.idle > 0
+            || self.open_after.lock().0.is_some()
     }
 
     /// Empties the queue. Jobs that nobody waits for any more are only counted: the loop has
     /// answered by its timer.
-    pub fn drain_living(&self, now: Instant) -> Vec<Queued> {
+    pub fn drain_unexpired(&self, now: Instant) -> Vec<Queued> {
         let mut queued = self.drain();
         let all = queued.len();
         queued.retain(|queued| now < queued.job.deadline);
@@ -232,21 +232,21 @@ impl Token {
     }
 
     /// Takes in that a request that the token had been given has expired.
-    pub fn expired(&self, job: &Job) {
+    pub fn record_expired(&self, job: &Job) {
         self.counters.expired.fetch_add(1, Ordering::Relaxed);
         let time = job.deadline.saturating_duration_since(job.queued_at);
-        self.left_unanswered(Some(job.request.key), time);
+        self.record_unanswered(Some(job.request.key), time);
     }
 
     /// Takes in that a request that might have taken that long was not answered in time.
-    pub fn left_unanswered(&self, key: Option<KeyIndex>, time: Duration) {
+    pub fn record_unanswered(&self, key: Option<KeyIndex>, time: Duration) {
         let now = Instant::now();
         if key.is_some_and(|key| self.hangs.explains_silence(key, now)) {
             return;
         }
-        if self.circuit.expired(time) {
+        if self.circuit_breaker.record_expiry(time) {
             // Does it answer at all?
-            self.keeper_signal.tell();
+            self.checker_signal.notify();
         }
     }
 
@@ -273,7 +273,7 @@ impl Token {
 
     /// Whether the key may be used for evidence about this token: it has not been failing itself.
     #[must_use]
-    pub fn is_above_doubt(&self, key: KeyIndex) -> bool {
+    pub fn is_key_sound(&self, key: KeyIndex) -> bool {
         let is_open = |direction| self.breakers.is_open(key, Some(direction));
         !is_open(Direction::Encrypt) && !is_open(Direction::Decrypt) && !self.hangs.hangs(key)
     }
@@ -293,8 +293,8 @@ impl Token {
     /// Sessions that are not in a call, those among them that are not open yet.
     #[must_use]
     pub fn spare_sessions(&self) -> usize {
-        let headcount = self.roster.headcount();
-        self.share.max_sessions.saturating_sub(headcount.running + headcount.lent)
+        let counts = self.pool.counts();
+        self.share.max_sessions.saturating_sub(counts.running + counts.stalled)
     }
 
     /// Whether what is asked is within its limits.
@@ -309,21 +309,22 @@ impl Token {
 
     /// A session could not be opened: the next try waits, longer each time.
     pub fn open_failed(&self, now: Instant) {
-        let mut hire_after = self.hire_after.lock();
-        let wait = hire_after.1.wait();
-        hire_after.0 = Some(now + wait);
+        let mut open_after = self.open_after.lock();
+        let wait = open_after.1.wait();
+        open_after.0 = Some(now + wait);
     }
 
     /// A session was opened.
     pub fn open_succeeded(&self) {
         self.counters.sessions_opened.fetch_add(1, Ordering::Relaxed);
-        *self.hire_after.lock() = (None, Backoff::default());
+        *self.open_after.lock() = (None, Backoff::default());
     }
 
     /// Whether a session may be opened now.
     #[must_use]
-    pub fn may_hire(&self, now: Instant) -> bool {
-        self.circuit.is_usable() && self.hire_after.lock().0.is_none_or(|after| now >= after)
+    pub fn may_open_session(&self, now: Instant) -> bool {
+        self.circuit_breaker.is_usable()
+            && self.open_after.lock().0.is_none_or(|after| now >= after)
     }
 }
 

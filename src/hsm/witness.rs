@@ -316,7 +316,7 @@ impl Witnesses {
         entry.is_settled = true;
         self.unsettled.fetch_sub(1, Ordering::AcqRel);
         self.revision.fetch_add(1, Ordering::AcqRel);
-        self.is_changed.tell();
+        self.is_changed.notify();
     }
 
     /// Takes over settled witnesses from elsewhere; they replace those that differ.

@@ -8,75 +8,75 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroize as _;
 
+use super::attribution::{FailedAttempt, FaultScope, attribute};
 use super::backend::{self, Blame, Direction, Evidence, Fault, OpenError, Session};
-use super::charge::{Attempt as Case, Charge, charge};
-use super::evidence_keys::Watched;
+use super::evidence_keys::MonitoredKeys;
 use super::faults;
 use super::fleet::{Fleet, complete};
+use super::in_flight_call::{Attempt, End, InFlightCall};
 use super::key_hangs::KeyUse;
-use super::pace::thread_cpu_time;
 use super::queue::Queued;
-use super::roster::{Parker, Rest};
+use super::service_time::thread_cpu_time;
 use super::token::Token;
-use super::watch::{Attempt, End, Watch};
+use super::worker_pool::{Parker, Wakeup};
 use crate::job::{Completion, Failure, Operation, Success};
 use crate::limits::{
     CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_HOUSEKEEPING, MAX_RETRY_BACKOFF,
     MIN_RETRY_BACKOFF,
 };
 
-/// Runs until the session and its successor are gone, or the fleet stops. The roster counts this
+/// Runs until the session and its successor are gone, or the fleet stops. The pool counts this
 /// worker already; the watch is registered.
-pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
+pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
     let mut worker =
-        Worker { fleet, token, watch, parker: Parker::current(), jobs: 0, is_successor: false };
+        Worker { fleet, token, call, parker: Parker::current(), jobs: 0, is_successor: false };
     let mut pending = None;
     loop {
         // New ones are begun once it is usable again. Until then no session may be left, or the
         // module could not be initialised anew.
-        if !token.circuit.is_usable() {
-            token.roster.leave();
-            return worker.give_back(pending);
+        if !token.circuit_breaker.is_usable() {
+            token.pool.leave();
+            return worker.requeue(pending);
         }
         match worker.open() {
             Opened::Session(mut session) => {
-                token.roster.start_running();
-                fleet.progress.tell();
+                token.pool.start_running();
+                fleet.progress.notify();
                 let next = worker.serve(session.as_mut(), pending.take());
-                worker.send_held();
+                worker.send_finished();
                 match next {
                     Next::Reopen(job) => {
-                        token.roster.stop_running();
+                        token.pool.stop_running();
                         pending = job;
                         if !worker.close(session) {
-                            return worker.give_back(pending);
+                            return worker.requeue(pending);
                         }
                     }
                     Next::Leave => {
-                        token.roster.stop_running();
+                        token.pool.stop_running();
                         if worker.close(session) {
-                            token.roster.leave();
+                            token.pool.leave();
                         }
                         return;
                     }
-                    Next::WrittenOff => {
+                    Next::Abandoned => {
                         drop(session);
-                        token.roster.written_off_returned();
+                        token.pool.abandoned_returned();
                         return;
                     }
                 }
             }
             Opened::Failed => {
-                token.roster.leave();
-                fleet.progress.tell();
-                worker.give_back(pending);
+                token.pool.leave();
+                fleet.progress.notify();
+                worker.requeue(pending);
                 // Others may be wanted in this one's place, now or after a while.
-                fleet.monitor_signal.tell();
+                fleet.monitor_signal.notify();
                 return;
             }
-            Opened::WrittenOff => {
-                token.roster.written_off_returned();
-                return worker.give_back(pending);
+            Opened::Abandoned => {
+                token.pool.abandoned_returned();
+                return worker.requeue(pending);
             }
         }
     }
@@ -85,7 +85,7 @@ pub fn run(fleet: &Fleet, token: &Token, watch: &Arc<Watch>) {
 struct Worker<'a> {
     fleet: &'a Fleet,
     token: &'a Token,
-    watch: &'a Watch,
+    call: &'a InFlightCall,
     parker: Arc<Parker>,
     jobs: u32,
     /// The session before this one broke, and this one has done nothing yet.
@@ -95,14 +95,14 @@ struct Worker<'a> {
 enum Opened {
     Session(Box<dyn Session>),
     Failed,
-    WrittenOff,
+    Abandoned,
 }
 
 enum Next {
     /// The session is broken; this job, if any, is to be tried on its successor.
     Reopen(Option<Queued>),
     Leave,
-    WrittenOff,
+    Abandoned,
 }
 
 /// How a call ended.
@@ -134,10 +134,10 @@ enum Done {
 impl Worker<'_> {
     fn open(&self) -> Opened {
         let now = Instant::now();
-        self.watch.begin(now, now + MAX_HOUSEKEEPING, false);
+        self.call.begin(now, now + MAX_HOUSEKEEPING, false);
         let result = self.token.backend.open();
-        if self.watch.end().0 == End::WrittenOff {
-            return Opened::WrittenOff;
+        if self.call.end().0 == End::Abandoned {
+            return Opened::Abandoned;
         }
         match result {
             Ok(session) => {
@@ -148,16 +148,16 @@ impl Worker<'_> {
                 let label = self.token.backend.identity().label;
                 tracing::warn!(token = label, reason = error.reason(), "no new HSM session");
                 match error {
-                    OpenError::TooManySessions(_) => self.token.roster.cap(),
+                    OpenError::TooManySessions(_) => self.token.pool.cap(),
                     OpenError::Unavailable(_) | OpenError::PinRefused(_) | OpenError::Unfit(_) => {
                         let reason = || error.reason().to_owned();
-                        if self.token.circuit.fault(Instant::now(), reason) {
-                            self.fleet.given_up(self.token);
+                        if self.token.circuit_breaker.count_fault(Instant::now(), reason) {
+                            self.fleet.on_circuit_opened(self.token);
                         }
                     }
                 }
                 self.token.open_failed(Instant::now());
-                self.token.keeper_signal.tell();
+                self.token.checker_signal.notify();
                 Opened::Failed
             }
         }
@@ -166,39 +166,39 @@ impl Worker<'_> {
     /// Closes the session. False if that hung, and this thread is written off.
     fn close(&self, session: Box<dyn Session>) -> bool {
         let now = Instant::now();
-        self.watch.begin(now, now + MAX_HOUSEKEEPING, false);
+        self.call.begin(now, now + MAX_HOUSEKEEPING, false);
         drop(session);
-        if self.watch.end().0 == End::WrittenOff {
-            self.token.roster.written_off_returned();
+        if self.call.end().0 == End::Abandoned {
+            self.token.pool.abandoned_returned();
             return false;
         }
         true
     }
 
-    fn give_back(&self, pending: Option<Queued>) {
+    fn requeue(&self, pending: Option<Queued>) {
         if let Some(queued) = pending {
-            self.fleet.give_back(self.token, queued);
-            self.fleet.monitor_signal.tell();
+            self.fleet.requeue(self.token, queued);
+            self.fleet.monitor_signal.notify();
         }
     }
 
     fn serve(&mut self, session: &mut dyn Session, pending: Option<Queued>) -> Next {
-        let epoch = self.token.circuit.epoch();
+        let epoch = self.token.circuit_breaker.epoch();
         let mut pending = pending;
         loop {
             // The token was out of use since this session was opened: it is not to be trusted,
             // and all must be closed before the module can be initialised anew.
             if !self.is_trusted(epoch) {
-                self.give_back(pending);
+                self.requeue(pending);
                 return Next::Leave;
             }
             let queued = match pending.take().or_else(|| self.next_job()) {
                 Some(queued) => queued,
                 None => {
-                    self.send_held();
-                    match self.rest(epoch) {
-                        Rest::Work => continue,
-                        Rest::Leave => return Next::Leave,
+                    self.send_finished();
+                    match self.wait_for_work(epoch) {
+                        Wakeup::Work => continue,
+                        Wakeup::Leave => return Next::Leave,
                     }
                 }
             };
@@ -207,9 +207,9 @@ impl Worker<'_> {
                 Done::Again(queued) => pending = Some(queued),
                 Done::Stop(next) => return next,
             }
-            if self.token.roster.is_crowded() && pending.is_none() {
-                self.send_held();
-                if self.rest(epoch) == Rest::Leave {
+            if self.token.pool.is_over_limit() && pending.is_none() {
+                self.send_finished();
+                if self.wait_for_work(epoch) == Wakeup::Leave {
                     return Next::Leave;
                 }
             }
@@ -218,18 +218,18 @@ impl Worker<'_> {
 
     /// Whether the token has been in use since `epoch`.
     fn is_trusted(&self, epoch: u64) -> bool {
-        self.token.circuit.is_usable() && self.token.circuit.epoch() == epoch
+        self.token.circuit_breaker.is_usable() && self.token.circuit_breaker.epoch() == epoch
     }
 
-    fn rest(&self, epoch: u64) -> Rest {
+    fn wait_for_work(&self, epoch: u64) -> Wakeup {
         // Whoever takes the token out of use wakes those who sleep, once it is: who has not gone to
         // sleep by then must not.
         let may_sleep = || self.is_trusted(epoch);
-        self.token.roster.rest(&self.parker, &self.token.queue, may_sleep)
+        self.token.pool.wait_for_work(&self.parker, &self.token.queue, may_sleep)
     }
 
-    fn send_held(&self) {
-        self.watch.held.lock().send_all(self.fleet);
+    fn send_finished(&self) {
+        self.call.outbox.lock().send_all(self.fleet);
     }
 
     /// The next job; those of keys whose slow calls hold their share of the sessions wait.
@@ -284,27 +284,27 @@ impl Worker<'_> {
     fn begin(&mut self, mut queued: Queued) -> Option<Queued> {
         let start = Instant::now();
         if start >= queued.job.deadline {
-            self.token.expired(&queued.job);
+            self.token.record_expired(&queued.job);
             return None;
         }
         if queued.is_answered() {
             return None;
         }
         if self.comes_too_late(&queued, start) {
-            self.token.expired(&queued.job);
+            self.token.record_expired(&queued.job);
             let token = Some(self.token.index);
             let queue_micros = micros(start.saturating_duration_since(queued.job.queued_at));
             self.answer(complete(queued, Err(Failure::TimedOut), token, queue_micros), start);
             return None;
         }
         if std::mem::take(&mut queued.backs_off) && queued.attempts > 1 {
-            self.send_held();
+            self.send_finished();
             let wait = MIN_RETRY_BACKOFF * (1 << (queued.attempts - 2).min(16));
             std::thread::sleep(wait.min(MAX_RETRY_BACKOFF).min(queued.job.deadline - start));
         }
         // What is finished does not wait for a slow call.
-        let mut held = self.watch.held.lock();
-        if held.is_due(start, self.token.pace.service()) {
+        let mut held = self.call.outbox.lock();
+        if held.is_due(start, self.token.service_time.mean()) {
             held.send_all(self.fleet);
         }
         Some(queued)
@@ -314,14 +314,14 @@ impl Worker<'_> {
     fn call(&mut self, session: &mut dyn Session, mut queued: Queued) -> Called {
         let start = Instant::now();
         let cpu = self.is_sample().then(thread_cpu_time);
-        let until = queued.job.deadline.max(start + self.token.pace.hang());
-        self.watch.begin_attempt(start, until, Attempt::at(&queued));
+        let until = queued.job.deadline.max(start + self.token.service_time.hang_limit());
+        self.call.begin_attempt(start, until, Attempt::at(&queued));
         let job = &mut queued.job;
         let result =
             catch_unwind(AssertUnwindSafe(|| session.perform(&job.request, &mut job.output)));
         let end = Instant::now();
         if !self.end_call(&mut queued) {
-            return Called::Stopped(Next::WrittenOff);
+            return Called::Stopped(Next::Abandoned);
         }
         let service = end - start;
         queued.hsm_micros = queued.hsm_micros.saturating_add(micros(service));
@@ -346,7 +346,7 @@ impl Worker<'_> {
     /// Takes in that a call for the job returned. False if its thread is written off; then what it
     /// gave is wiped.
     fn end_call(&self, queued: &mut Queued) -> bool {
-        let (ended, race, key) = self.watch.end_attempt();
+        let (ended, race, key) = self.call.end_attempt();
         if race.is_some() {
             queued.race = race;
         }
@@ -361,42 +361,42 @@ impl Worker<'_> {
     fn ended(&self, ended: End, key: Option<KeyUse>) -> bool {
         match ended {
             End::InTime => {}
-            End::Lent => {
-                self.token.roster.reclaim();
+            End::Stalled => {
+                self.token.pool.mark_resumed();
                 key.inspect(|key| self.token.hangs.resumed(*key));
             }
-            End::WrittenOff => {
+            End::Abandoned => {
                 key.inspect(|key| self.token.hangs.returned(*key));
             }
         }
-        ended != End::WrittenOff
+        ended != End::Abandoned
     }
 
     fn succeeded(&mut self, queued: Queued, success: Success, times: Times) {
         let Times { service, end, cpu, queue_micros } = times;
         self.is_successor = false;
         if !matches!(queued.job.request.operation, Operation::Describe) {
-            self.token.pace.record(service, end);
+            self.token.service_time.record(service, end);
             self.token.latencies.record(service);
             if let Some(cpu) = cpu {
                 let cpu = thread_cpu_time().saturating_sub(cpu);
-                if let Some(place) = self.token.pace.sample(cpu, service) {
-                    self.token.settle(place);
+                if let Some(locality) = self.token.service_time.sample_cpu(cpu, service) {
+                    self.token.set_locality(locality);
                 }
             }
         }
         if end <= queued.job.deadline {
-            if self.token.circuit.success(end) {
+            if self.token.circuit_breaker.record_success(end) {
                 self.token.hangs.served(queued.job.request.key, end);
             }
         } else {
             // Too late for the one who asked: a token that does nothing in time does nothing.
-            self.token.expired(&queued.job);
+            self.token.record_expired(&queued.job);
         }
         if let Some(key) = queued.key_use() {
             faults::key_succeeded(self.token, key, end);
         }
-        self.fleet.clear_of_suspicion(self.token, &queued, end);
+        self.fleet.record_wrong_suspicions(self.token, &queued, end);
         let is_hedge = queued.is_hedge;
         let token = Some(self.token.index);
         let completion = complete(queued, Ok(success), token, queue_micros);
@@ -416,11 +416,11 @@ impl Worker<'_> {
         let mut answered = Vec::new();
         let done = match fault.blame {
             Blame::Busy | Blame::Session | Blame::Token => {
-                self.charge(session, queued, fault, &mut answered)
+                self.attribute_fault(session, queued, fault, &mut answered)
             }
             Blame::Request | Blame::Suspect | Blame::Key => {
                 if fault.blame == Blame::Request {
-                    self.token.circuit.success(times.end);
+                    self.token.circuit_breaker.record_success(times.end);
                 }
                 if let Some(key) = queued.key_use() {
                     faults::key_answered(self.token, key, fault, times.end);
@@ -439,7 +439,7 @@ impl Worker<'_> {
     }
 
     /// Finds out whose fault it was, with all that follows for key, session, token and job.
-    fn charge(
+    fn attribute_fault(
         &mut self,
         session: &mut dyn Session,
         queued: Queued,
@@ -449,9 +449,9 @@ impl Worker<'_> {
         self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
         let about = queued.about();
         let is_first_attempt = queued.attempts == 0;
-        let back = self.fleet.pass_on_at_once(self.token, queued, fault);
-        let charge = if self.token.breakers.explains(about.key, about.direction, fault.failure) {
-            Charge::Key
+        let back = self.fleet.fail_over(self.token, queued, fault);
+        let scope = if self.token.breakers.explains(about.key, about.direction, fault.failure) {
+            FaultScope::Key
         } else {
             let is_busy = fault.blame == Blame::Busy && fault.failure != Failure::CdivMismatch;
             let evidence = match back {
@@ -463,38 +463,38 @@ impl Worker<'_> {
                         // The other key hung: it is counted as such, and tells nothing of this one.
                         let key = (about.key, Instant::now());
                         if self.token.hangs.are_others_served(key.0, key.1) {
-                            faults::take_in(self.fleet, self.token, about, fault, Charge::Key);
+                            faults::apply(self.fleet, self.token, about, fault, FaultScope::Key);
                         }
                         if let Some(queued) = back {
-                            self.fleet.give_back(self.token, queued);
+                            self.fleet.requeue(self.token, queued);
                         }
-                        return Done::Stop(Next::WrittenOff);
+                        return Done::Stop(Next::Abandoned);
                     }
                 },
             };
             match evidence {
-                None => Charge::Key,
+                None => FaultScope::Key,
                 Some(evidence) => {
                     let is_fresh_session = self.is_successor;
-                    charge(Case { blame: fault.blame, evidence, is_fresh_session })
+                    attribute(FailedAttempt { blame: fault.blame, evidence, is_fresh_session })
                 }
             }
         };
-        let breaks_session = fault.breaks_session() && charge != Charge::Key;
-        if fault.breaks_session() && charge == Charge::Key {
+        let breaks_session = fault.breaks_session() && scope != FaultScope::Key;
+        if fault.breaks_session() && scope == FaultScope::Key {
             // It did well with another key.
             self.is_successor = false;
         }
-        faults::take_in(self.fleet, self.token, about, fault, charge);
+        faults::apply(self.fleet, self.token, about, fault, scope);
         if breaks_session {
             self.is_successor = true;
-            session.is_broken_by(&fault);
+            session.on_broken(&fault);
         }
         let back = back.and_then(|mut queued| {
-            queued.backs_off = charge != Charge::Key;
-            self.fleet.retry(self.token, queued, charge, answered)
+            queued.backs_off = scope != FaultScope::Key;
+            self.fleet.retry(self.token, queued, scope, answered)
         });
-        self.after_fault(back, fault, breaks_session, charge)
+        self.after_fault(back, fault, breaks_session, scope)
     }
 
     /// Decides what becomes of the session, and of a job that is to be tried again.
@@ -503,7 +503,7 @@ impl Worker<'_> {
         back: Option<Queued>,
         fault: Fault,
         breaks_session: bool,
-        charge: Charge,
+        scope: FaultScope,
     ) -> Done {
         match back {
             None if breaks_session => Done::Stop(Next::Reopen(None)),
@@ -511,13 +511,15 @@ impl Worker<'_> {
             Some(queued) if !breaks_session => Done::Again(queued),
             // A session is opened again once for a job. That the next one fails too is no fault
             // of the session's, unless the module says so.
-            Some(queued) if queued.has_reopened && charge == Charge::Token => match fault.blame {
-                Blame::Session => {
-                    self.give_back(Some(queued));
-                    Done::Stop(Next::Reopen(None))
+            Some(queued) if queued.has_reopened && scope == FaultScope::Token => {
+                match fault.blame {
+                    Blame::Session => {
+                        self.requeue(Some(queued));
+                        Done::Stop(Next::Reopen(None))
+                    }
+                    _ => Done::Again(queued),
                 }
-                _ => Done::Again(queued),
-            },
+            }
             Some(mut queued) => {
                 queued.has_reopened = true;
                 Done::Stop(Next::Reopen(Some(queued)))
@@ -533,11 +535,11 @@ impl Worker<'_> {
     ) -> Result<Evidence, Hung> {
         let token = self.token;
         let now = Instant::now();
-        self.watch.begin(now, now + token.pace.hang(), true);
+        self.call.begin(now, now + token.service_time.hang_limit(), true);
         let direction = about.direction.unwrap_or(Direction::Encrypt);
-        let keys = Watched { token, watch: self.watch, direction, max: None };
+        let keys = MonitoredKeys { token, call: self.call, direction, max: None };
         let asked = catch_unwind(AssertUnwindSafe(|| session.known_good(about, &keys)));
-        let (ended, key) = self.watch.end();
+        let (ended, key) = self.call.end();
         if !self.ended(ended, key) {
             return Err(Hung);
         }
@@ -549,7 +551,7 @@ impl Worker<'_> {
     /// tried all the same, or nobody would notice when it is fast again.
     fn comes_too_late(&self, queued: &Queued, start: Instant) -> bool {
         let job = &queued.job;
-        let service = self.token.pace.service();
+        let service = self.token.service_time.mean();
         let whole = job.deadline.saturating_duration_since(job.queued_at);
         start + service > job.deadline && service * 4 < whole && !self.token.queue.is_empty()
     }
@@ -558,7 +560,7 @@ impl Worker<'_> {
     fn answer(&mut self, completion: Option<Completion>, now: Instant) {
         if let Some(completion) = completion {
             self.token.counters.answered.fetch_add(1, Ordering::Relaxed);
-            self.watch.held.lock().add(completion, now);
+            self.call.outbox.lock().add(completion, now);
         }
     }
 

@@ -13,7 +13,7 @@ pub const IV_BATCH_BYTES: usize = 4092;
 /// Batches of random bytes of a token's sessions whose beginnings are compared with a new one's.
 pub const MAX_SEEN_BATCHES: usize = 1024;
 /// Between two probes of a token's health.
-pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+pub const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two listings of a token's keys.
 pub const KEY_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// Keys that a listing takes from a token.
@@ -85,15 +85,15 @@ pub const HANG_FACTOR: u32 = 32;
 /// But not if it must be longer than this for that.
 pub const MAX_HANG: Duration = Duration::from_secs(2);
 /// How long a token's calls are averaged over where they are many.
-pub const PACE_STRETCH: Duration = Duration::from_millis(50);
+pub const SERVICE_TIME_STRETCH: Duration = Duration::from_millis(50);
 /// So many calls in that time make up the average alone; fewer, their part of it.
-pub const PACE_CALLS: u64 = 8;
+pub const SERVICE_TIME_CALLS: u64 = 8;
 /// Of a token's first calls the shortest counts, not their average.
-pub const PACE_FIRST_CALLS: u64 = 256;
+pub const SERVICE_TIME_FIRST_CALLS: u64 = 256;
 /// Opening or closing a session, a login, a probe: longer than this is a hang.
 pub const MAX_HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// A probe that lasts longer is evidence against the token; it is still waited for.
-pub const MAX_PROBE: Duration = Duration::from_secs(2);
+pub const MAX_HEALTH_CHECK: Duration = Duration::from_secs(2);
 /// Listing all of a token's keys: longer than this is a hang.
 pub const MAX_LISTING: Duration = Duration::from_secs(300);
 /// A call that lasts longer than this, and many times longer than usual, gives its place among
@@ -103,12 +103,12 @@ pub const MIN_STALL: Duration = Duration::from_millis(5);
 pub const STALL_FACTOR: u32 = 8;
 /// Threads of one token that may be stuck in a call and written off; past it, they are not
 /// replaced.
-pub const MAX_WRITTEN_OFF_PER_TOKEN: usize = 256;
+pub const MAX_ABANDONED_PER_TOKEN: usize = 256;
 /// Overdue calls of one key, with no success in between, from which on no new one begins on that
 /// token before one returns or a back-off ends.
 pub const MAX_OVERDUE_CALLS_PER_KEY: isize = 4;
 /// Overdue calls of all keys of a token that hang while the token serves others: half of
-/// [`MAX_WRITTEN_OFF_PER_TOKEN`]. Past it, keys that have not succeeded lately wait for a trial.
+/// [`MAX_ABANDONED_PER_TOKEN`]. Past it, keys that have not succeeded lately wait for a trial.
 pub const MAX_OVERDUE_CALLS_OF_KEYS: isize = 128;
 /// First wait before a key that hangs is tried again.
 pub const MIN_HANG_BACKOFF: Duration = Duration::from_secs(1);
@@ -137,7 +137,7 @@ pub const KEY_FAULT_MEMORY: Duration = Duration::from_secs(60);
 /// Other keys fail too if the token or a session was charged with a fault in this time.
 pub const OTHERS_FAIL: Duration = Duration::from_secs(2);
 /// Attempts at a request on a token, after which the charge of its faults decides about a third.
-pub const ATTEMPTS_BEFORE_CHARGE: u8 = 2;
+pub const ATTEMPTS_BEFORE_ATTRIBUTION: u8 = 2;
 /// How long a token's keys are proven at a stretch; then it is left to the requests for as long.
 pub const PROOF_SLICE: Duration = Duration::from_millis(25);
 /// The shortest time from the beginning of one such stretch to that of the next.
@@ -168,7 +168,7 @@ pub const MIN_DEGRADED_FAULTS: u32 = 7;
 /// Faults older than this say nothing of a token's health.
 pub const RECENT_FAULTS: Duration = Duration::from_secs(30);
 /// Answers that a token gives, after it returned, before it is held to be well.
-pub const TRICKLE_SUCCESSES: u32 = 8;
+pub const HALF_OPEN_SUCCESSES: u32 = 8;
 /// A token whose probe hangs is held to be usable if it gave an answer in this time.
 pub const RECENT_TRAFFIC: Duration = Duration::from_secs(10);
 /// First wait before a token that failed is tried again; doubles.
@@ -190,7 +190,7 @@ pub const MAX_LOGIN_WAIT: Duration = Duration::from_secs(5);
 /// of use.
 pub const SILENT_WHILE_LISTING: Duration = Duration::from_secs(1);
 /// How often a token is probed that answers no requests.
-pub const SILENT_PROBE_INTERVAL: Duration = Duration::from_millis(250);
+pub const SILENT_HEALTH_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// Refusals of a login that don't speak of the PIN, with no success in between, after which it is
 /// not tried again.
 pub const MAX_OTHER_LOGIN_REFUSALS: u32 = 2;
@@ -204,8 +204,8 @@ pub const HEALTH_TICK: Duration = Duration::from_millis(100);
 pub const MIN_STEADY: Duration = Duration::from_secs(5);
 /// Ticks without a call in flight after which nobody looks until there is one.
 pub const MONITOR_IDLE_TICKS: u32 = 100;
-/// Probes right after connecting, by which the token's pace is known before the first job.
-pub const FIRST_PROBES: u32 = 4;
+/// Probes right after connecting, by which the token's service time is known before the first job.
+pub const FIRST_HEALTH_CHECKS: u32 = 4;
 /// At the second retry on the same token, the wait; doubles. The first retry is at once.
 pub const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(1);
 /// At further retries on the same token, the longest wait.
@@ -221,7 +221,7 @@ const _: () = {
     assert!(IV_BATCH_BYTES.is_multiple_of(GCM_IV_BYTES));
     assert!(MIN_HANG.as_millis() < MAX_HANG.as_millis());
     assert!(SUSPICIONS <= MAX_SUSPICIONS);
-    assert!(2 * MAX_OVERDUE_CALLS_OF_KEYS as usize == MAX_WRITTEN_OFF_PER_TOKEN);
+    assert!(2 * MAX_OVERDUE_CALLS_OF_KEYS as usize == MAX_ABANDONED_PER_TOKEN);
     assert!(MIN_DOUBTFUL_KEY_FAULTS <= MIN_KEY_FAULTS);
     assert!(MIN_KEY_FAULTS <= MIN_KEY_FAULTS_IN_TROUBLE);
     assert!(MIN_KEY_FAULTS_IN_TROUBLE <= MAX_ATTEMPTS as u32);

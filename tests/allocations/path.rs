@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokens::*;
-use xks_proxy::cli::client::Signer;
+use xks_proxy::client::Signer;
 use xks_proxy::hsm::Hsm;
 use xks_proxy::observe::audit::{Audit, key};
 use xks_proxy::observe::log;
@@ -253,7 +253,7 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: &str, is_audited: bool)
         .unwrap();
 
     let change = || {
-        let service = Arc::new(settings.service_after(Some(&service)));
+        let service = Arc::new(settings.service_after(Some(&service), None));
         changes.put(service, Arc::clone(&hsm), &settings.server_config());
         assert!(changes.wait(std::time::Duration::from_secs(20)));
     };

@@ -158,7 +158,7 @@ fn the_storage_of_one_key_goes_and_comes() {
     storage_that_goes_and_comes(with_one_key(&token::FULL));
 }
 
-/// The same without any request: the keeper finds out by itself.
+/// The same without any request: the health checker finds out by itself.
 #[test]
 fn the_storage_goes_while_nobody_asks() {
     let mut proxy = watched().start();

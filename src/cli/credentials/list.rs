@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::super::client::{Endpoint, Trust};
-use super::super::{EXIT_ARGUMENTS, EXIT_UNAVAILABLE, Failed, admin_client};
+use super::super::{admin_client, settings_file};
 use super::watch::{Seen, Times};
+use crate::client::{Endpoint, Trust};
+use crate::exit::{EXIT_ARGUMENTS, EXIT_UNAVAILABLE, Failed};
 use crate::observe::timestamp::Rfc3339;
 use crate::observe::timestamp::unix_secs;
 use crate::settings::{Credential, Settings};
@@ -22,7 +23,7 @@ pub(super) fn run(
     ca: Option<&Path>,
     identity: Option<(&Path, &Path)>,
 ) -> Result<(), Failed> {
-    let (settings, _) = crate::cli::load(file, false)?;
+    let (settings, _) = settings_file::load(file, false)?;
     let trust =
         trust(ca, identity).map_err(|error| Failed::new(EXIT_UNAVAILABLE, error.to_string()))?;
     let mut seen = Seen::default();

@@ -6,7 +6,7 @@ mod watch;
 
 use std::path::PathBuf;
 
-use super::Failed;
+use crate::exit::Failed;
 
 /// What the command line says.
 #[derive(Debug, clap::Subcommand)]

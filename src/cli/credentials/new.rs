@@ -5,8 +5,10 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
-use super::super::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed, secret_output, which_store};
+use super::super::settings_file;
+use super::super::{secret_output, which_store};
 use super::list::day;
+use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::limits::MAX_CREDENTIALS_PER_STORE;
 use crate::observe::redaction::Secret;
 use crate::observe::timestamp::unix_secs;
@@ -66,7 +68,7 @@ pub(super) fn run(
 
 /// The store's own prefix.
 fn with_room(prefix: &str, settings: Option<&Path>) -> Result<String, Failed> {
-    let (settings, _) = crate::cli::load(settings, false)?;
+    let (settings, _) = settings_file::load(settings, false)?;
     let store = which_store::named(&settings, Some(prefix))?;
     if store.credentials.len() >= MAX_CREDENTIALS_PER_STORE {
         let message = format!(

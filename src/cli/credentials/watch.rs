@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::super::admin_client;
-use super::super::client::{Endpoint, Trust};
+use crate::client::{Endpoint, Trust};
 
 /// What is read of `/status.json`; it has more.
 #[derive(Deserialize)]

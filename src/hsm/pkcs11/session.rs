@@ -8,7 +8,7 @@ use super::native_session::NativeSession;
 use super::opened::Opened;
 use super::shared::Shared;
 use super::trouble::{NO_SESSION, is_reconnection};
-use crate::hsm::backend::{Direction, Evidence, Failed, Fault, KeyChoice, Probed, Proof, Session};
+use crate::hsm::backend::{Direction, Evidence, Failed, Fault, Health, KeyChoice, Proof, Session};
 use crate::job::{KeyIndex, Request, Success};
 
 /// A logged-in session of a token.
@@ -58,7 +58,7 @@ impl Session for Pkcs11Session {
         result
     }
 
-    fn probe(&mut self, keys: &dyn KeyChoice) -> Result<Probed, Fault> {
+    fn check_health(&mut self, keys: &dyn KeyChoice) -> Result<Health, Fault> {
         self.call(|calls, token| calls.probe(token, keys))
     }
 
@@ -92,7 +92,7 @@ impl Session for Pkcs11Session {
         proof.unwrap_or_else(|fault| Proof::Unproven(fault.failure.to_string()))
     }
 
-    fn is_broken_by(&mut self, fault: &Fault) {
+    fn on_broken(&mut self, fault: &Fault) {
         if is_reconnection(fault) {
             self.token.keys.forget();
         }

@@ -17,7 +17,7 @@ use super::opened::Opened;
 use super::session::Pkcs11Session;
 use super::shared::Shared;
 use super::token_inventory;
-use crate::hsm::backend::{Backend, Direction, Identity, NotProven, OpenError, Session, Standing};
+use crate::hsm::backend::{Backend, Direction, Identity, KeyStatus, NotProven, OpenError, Session};
 use crate::hsm::config::TokenConfig;
 use crate::hsm::inventory::TokenInventory;
 use crate::hsm::witness::{Member, Witnesses};
@@ -108,8 +108,8 @@ impl Backend for Pkcs11Token {
         self.shared.label_of(key)
     }
 
-    fn standing(&self, key: KeyIndex, direction: Option<Direction>) -> Standing {
-        self.shared.keys.standing(key, direction)
+    fn key_status(&self, key: KeyIndex, direction: Option<Direction>) -> KeyStatus {
+        self.shared.keys.key_status(key, direction)
     }
 
     fn is_untestable(&self, key: KeyIndex) -> bool {

@@ -47,7 +47,7 @@ impl Running {
             .peers
             .iter()
             .filter(|(_, peer)| may_go(peer))
-            .filter_map(|(slot, peer)| Some((peer.standing()?, slot)))
+            .filter_map(|(slot, peer)| Some((peer.key_status()?, slot)))
             .collect();
         if standings.is_empty() {
             return 0;

@@ -1,4 +1,4 @@
-//! Queue, workers, keeper and monitor, with tokens that do what a test wants.
+//! Queue, workers, health checker and monitor, with tokens that do what a test wants.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,7 +46,7 @@ const fn fault(blame: Blame) -> Fault {
 }
 
 /// Sessions are opened as load asks, all work at once on a token that waits, and there are never
-/// more than the settings allow (and the keeper's own).
+/// more than the settings allow (and the health checker's own).
 #[test]
 fn sessions_grow_with_load_up_to_the_limit() {
     let token = Fake::new(|token, _, _| {

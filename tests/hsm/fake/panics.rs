@@ -67,7 +67,7 @@ fn the_token_stays_in_use() {
     }
     assert_eq!(caller.hsm.health().tokens[0].status, HealthStatus::Active);
     assert!(token.opens.load(Ordering::SeqCst) >= opened + 100);
-    assert!(token.most_open.load(Ordering::SeqCst) <= 5, "four, and the keeper's");
+    assert!(token.most_open.load(Ordering::SeqCst) <= 5, "four, and the health checker's");
     assert_eq!(token.reinitialized.load(Ordering::SeqCst), 0);
 }
 

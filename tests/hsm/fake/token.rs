@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use xks_proxy::hsm::backend::{
-    Backend, Evidence, Failed, Fault, Identity, KeyChoice, OpenError, Probed, Session,
+    Backend, Evidence, Failed, Fault, Health, Identity, KeyChoice, OpenError, Session,
 };
 use xks_proxy::hsm::inventory::TokenInventory;
 use xks_proxy::job::{KeyIndex, Request, Success};
@@ -168,7 +168,7 @@ impl Session for FakeSession {
         *self.token.evidence.lock().unwrap()
     }
 
-    fn probe(&mut self, _: &dyn KeyChoice) -> Result<Probed, Fault> {
+    fn check_health(&mut self, _: &dyn KeyChoice) -> Result<Health, Fault> {
         if self.token.probes_panic.load(Ordering::SeqCst) {
             self.token.panics.fetch_add(1, Ordering::SeqCst);
             panic!("as asked");
@@ -177,7 +177,7 @@ impl Session for FakeSession {
         if self.token.probes_hang.load(Ordering::SeqCst) {
             self.token.gate.pass();
         }
-        self.token.sickness.lock().unwrap().map_or(Ok(Probed::Well), Err)
+        self.token.sickness.lock().unwrap().map_or(Ok(Health::Good), Err)
     }
 
     fn refresh_keys(&mut self) -> Result<(), Fault> {

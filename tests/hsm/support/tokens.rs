@@ -33,7 +33,15 @@ macro_rules! in_child {
 }
 pub(crate) use in_child;
 
-/// See [`in_child`]. `module` begins with the name of the test binary.
+/// The name that a test in `module`, which begins with the name of the test binary, has for it.
+pub fn path_of(module: &str, test: &str) -> String {
+    match module.split_once("::") {
+        Some((_, module)) => format!("{module}::{test}"),
+        None => test.to_owned(),
+    }
+}
+
+/// See [`in_child`].
 pub fn run_in_child(
     module: &str,
     test: &str,
@@ -47,10 +55,7 @@ pub fn run_in_child(
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let path = match module.split_once("::") {
-        Some((_, module)) => format!("{module}::{test}"),
-        None => test.to_owned(),
-    };
+    let path = path_of(module, test);
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &path, "--nocapture", "--test-threads=1"])
         .env(CHILD, directory.path())
@@ -61,19 +66,6 @@ pub fn run_in_child(
     assert!(directory.path().join(DONE).exists(), "{path} is no test of this program");
 }
 
-/// NSS's software token.
-pub fn nss() -> PathBuf {
-    first_of(
-        &[
-            "/usr/lib/x86_64-linux-gnu/libsoftokn3.so",
-            "/usr/lib/x86_64-linux-gnu/nss/libsoftokn3.so",
-            "/usr/lib/aarch64-linux-gnu/libsoftokn3.so",
-            "/usr/lib64/libsoftokn3.so",
-        ],
-        "NSS is not installed: apt-get install libnss3",
-    )
-}
-
 /// Writes kryoptic's configuration for a token of its own.
 pub fn kryoptic_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
     let file = directory.join("kryoptic.conf");
@@ -82,10 +74,6 @@ pub fn kryoptic_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
         format!("[[slots]]\nslot = 1\ndbtype = \"sqlite\"\ndbargs = \"{}\"\n", database.display());
     std::fs::write(&file, text).unwrap();
     vec![("KRYOPTIC_CONF", file)]
-}
-
-fn first_of(paths: &[&str], missing: &str) -> PathBuf {
-    paths.iter().map(PathBuf::from).find(|path| path.exists()).expect(missing)
 }
 
 /// Writes SoftHSM2's configuration for a token directory of its own.

@@ -4,7 +4,7 @@ use cryptoki_sys::*;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::Calls;
-use crate::hsm::backend::{AnyKey, Blame, Fault, KeyChoice, Probed};
+use crate::hsm::backend::{AnyKey, Blame, Fault, Health, KeyChoice};
 use crate::hsm::config::IvMode;
 use crate::hsm::pkcs11::keys::Key;
 use crate::hsm::pkcs11::known_good::{KnownGood, PROBE_PLAINTEXT, ProbeKey};
@@ -71,7 +71,7 @@ impl Calls {
     /// is none of those either, random bytes and the session's state.
     ///
     /// One key that works is enough: a fault that the others do not show is that key's.
-    pub fn probe(&mut self, token: &Shared, keys: &dyn KeyChoice) -> Result<Probed, Fault> {
+    pub fn probe(&mut self, token: &Shared, keys: &dyn KeyChoice) -> Result<Health, Fault> {
         self.require_login(token)?;
         let mut fault = None;
         if let Some((index, key)) = token.keys.health_key()
@@ -86,7 +86,7 @@ impl Calls {
         }
         keys.uses(None);
         match self.probe_with_session_key(token) {
-            Ok(true) => return Ok(Probed::Well),
+            Ok(true) => return Ok(Health::Good),
             Ok(false) => {}
             Err(trouble) => fault = Some(trouble),
         }
@@ -110,7 +110,7 @@ impl Calls {
             self.probe_key = ProbeKey::Refused;
             token.notice_no_session_keys();
         }
-        Ok(Probed::Well)
+        Ok(Health::Good)
     }
 
     /// Whether a round trip with a key of the session's own was made; false if there is none to
@@ -139,15 +139,15 @@ impl Calls {
     }
 
     /// With a key that requests name; `None` if this key tells nothing of the token.
-    fn probe_with(&mut self, token: &Shared, key: &Key) -> Result<Option<Probed>, Fault> {
+    fn probe_with(&mut self, token: &Shared, key: &Key) -> Result<Option<Health>, Fault> {
         let mut ciphertext = Vec::new();
         match self.encrypt_bytes(token, key.handle, &[], &PROBE_PLAINTEXT, &mut ciphertext) {
-            Ok(_) if !key.attributes.decrypt => Ok(Some(Probed::Well)),
+            Ok(_) if !key.attributes.decrypt => Ok(Some(Health::Good)),
             Ok(iv) => match self.decrypts_to_probe(token, key.handle, &iv, &ciphertext) {
                 Ok(()) => {
                     let handle = key.handle;
                     *token.sample.lock() = Some(KnownGood { handle, iv, ciphertext });
-                    Ok(Some(Probed::Well))
+                    Ok(Some(Health::Good))
                 }
                 Err(Fault { blame: Blame::Request, .. }) => Ok(None),
                 Err(fault) => Err(fault),
@@ -155,7 +155,7 @@ impl Calls {
             Err(Trouble::Fault(Fault {
                 failure: failure @ (Failure::Pkcs11(_) | Failure::Malformed),
                 blame: Blame::Request,
-            })) => Ok(Some(Probed::CannotEncrypt(advice(failure, token.config.iv_mode)))),
+            })) => Ok(Some(Health::CannotEncrypt(advice(failure, token.config.iv_mode)))),
             Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => Ok(None),
             Err(Trouble::Fault(fault)) => Err(fault),
             Err(Trouble::StaleHandle(_)) => {

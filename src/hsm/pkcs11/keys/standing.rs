@@ -8,36 +8,36 @@ use cryptoki_sys::CK_OBJECT_HANDLE;
 
 use super::KeyCache;
 use super::key::Key;
-use crate::hsm::backend::{Direction, KeyChoice, NotProven, Standing};
+use crate::hsm::backend::{Direction, KeyChoice, KeyStatus, NotProven};
 use crate::job::KeyIndex;
 
 impl KeyCache {
     /// Returns what is known of the key, for that use of it.
     #[must_use]
-    pub fn standing(&self, key: KeyIndex, direction: Option<Direction>) -> Standing {
+    pub fn key_status(&self, key: KeyIndex, direction: Option<Direction>) -> KeyStatus {
         // The lock is not held while witnesses are asked.
         let entry = self.look_at(key, |it| (it.key, it.is_listed, it.unprovable_in));
-        let Some((found, is_listed, unprovable_in)) = entry else { return Standing::Absent };
+        let Some((found, is_listed, unprovable_in)) = entry else { return KeyStatus::Absent };
         match found {
-            None if is_listed => Standing::Absent,
+            None if is_listed => KeyStatus::Absent,
             Some(Key { attributes, .. })
                 if direction == Some(Direction::Encrypt) && !attributes.encrypt
                     || direction == Some(Direction::Decrypt) && !attributes.decrypt =>
             {
-                Standing::Absent
+                KeyStatus::Absent
             }
             found => match self.disagreeing.era_of(key) {
                 // Witnesses have changed: the next encryption tries it again.
                 Some(of) if direction == Some(Direction::Encrypt) && of != self.witnesses.era() => {
-                    Standing::Unproven
+                    KeyStatus::Unproven
                 }
-                Some(_) => Standing::Disagrees,
+                Some(_) => KeyStatus::Disagrees,
                 None => match found {
-                    Some(found) if found.proven_in == self.witnesses.era() => Standing::Proven,
+                    Some(found) if found.proven_in == self.witnesses.era() => KeyStatus::Proven,
                     Some(found) if self.is_provable(key, &found, unprovable_in) => {
-                        Standing::Provable
+                        KeyStatus::Provable
                     }
-                    _ => Standing::Unproven,
+                    _ => KeyStatus::Unproven,
                 },
             },
         }

@@ -1,0 +1,93 @@
+//! `xks-proxy reload`: has a running proxy read its settings again, and says what came of it.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+use serde::Deserialize;
+
+use super::{admin_client, running, settings_file};
+use crate::client::{Endpoint, Trust};
+use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
+use crate::limits::RELOAD_COMMAND_TIMEOUT;
+
+/// Between two looks at what came of it.
+const POLL: Duration = Duration::from_millis(50);
+
+/// The part of `/status.json` that is about the settings.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SettingsStatus {
+    reload_tries: u64,
+    refused: Vec<String>,
+    needs_restart: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    settings: SettingsStatus,
+}
+
+fn ask(admin: &Endpoint) -> Option<SettingsStatus> {
+    let status: Status = admin_client::status(admin, &Trust::default()).ok()?;
+    Some(status.settings)
+}
+
+/// Checks the settings file and, if it is good, has the process `pid` read it again; without `pid`,
+/// the one that the file's `pid_file` names. The outcome is known where the settings have an
+/// `[admin]` listener without TLS; else it is in the log.
+///
+/// # Errors
+/// [`Failed`]: the file has mistakes, and nothing was sent; there is no such process; or it
+/// refused the settings.
+pub fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
+    let (settings, findings) = settings_file::load(file, false).map_err(|failed| {
+        let message = format!("{}\nnothing was sent: the file has mistakes", failed.message);
+        Failed::new(failed.exit_code, message)
+    })?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    let (pid, process) = running::find(pid, settings.server.pid_file.as_deref())?;
+    let admin = admin_client::of_settings(settings.admin.as_ref()).ok().filter(|it| it.port > 0);
+    let before = admin.as_ref().and_then(ask);
+    kill_process(process, Signal::HUP)
+        .map_err(|error| Failed::unavailable(format!("process {pid}: {error}")))?;
+    let (Some(admin), Some(before)) = (admin, before) else {
+        println!("process {pid} was told; what came of it is in its log");
+        return Ok(());
+    };
+    report(pid, wait(&admin, before.reload_tries)?)
+}
+
+fn report(pid: u32, status: SettingsStatus) -> Result<(), Failed> {
+    if !status.refused.is_empty() {
+        let reasons = status.refused.join("\n");
+        let message =
+            format!("{reasons}\nprocess {pid} refused the settings; the former ones stay");
+        return Err(Failed::new(EXIT_SETTINGS, message));
+    }
+    for member in &status.needs_restart {
+        println!("{member}: no effect until a restart");
+    }
+    println!("process {pid} has taken the settings up");
+    Ok(())
+}
+
+fn wait(admin: &Endpoint, before: u64) -> Result<SettingsStatus, Failed> {
+    let end = Instant::now() + RELOAD_COMMAND_TIMEOUT;
+    while Instant::now() < end {
+        thread::sleep(POLL);
+        if let Some(status) = ask(admin)
+            && status.reload_tries > before
+        {
+            return Ok(status);
+        }
+    }
+    let message = format!(
+        "the process was told, and has not said what came of it within {RELOAD_COMMAND_TIMEOUT:?}; \
+         see its log"
+    );
+    Err(Failed::new(EXIT_UNAVAILABLE, message))
+}

@@ -1,0 +1,166 @@
+//! A blocking HTTP/1.1 client for trying a proxy out: one connection, one call at a time.
+
+mod answer;
+pub mod bodies;
+mod endpoint;
+mod request;
+pub mod signer;
+mod socket;
+mod tls;
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant, SystemTime};
+
+pub use self::answer::Answer;
+pub use self::endpoint::Endpoint;
+pub use self::request::OutgoingRequest;
+pub use self::signer::{Signed, Signer};
+use self::socket::limit;
+pub use self::socket::{connect, resolve};
+pub use self::tls::{Anchor, Handshake, TlsVersion, Trust};
+use crate::limits::MAX_CLIENT_ANSWER_BYTES;
+
+/// An open connection.
+pub struct Client {
+    stream: Box<dyn Stream>,
+    /// The same socket, for its time limits.
+    socket: TcpStream,
+    endpoint: Endpoint,
+    timeout: Duration,
+    is_over: bool,
+    /// An answer that is longer is an error.
+    pub max_answer_bytes: usize,
+    /// What was agreed on, if it speaks TLS.
+    pub handshake: Option<Handshake>,
+    /// How long connecting and shaking hands took.
+    pub connect_time: Duration,
+}
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+impl Client {
+    /// Connects, allowing `timeout` for it and for each call afterwards.
+    ///
+    /// # Errors
+    /// What the network or TLS says.
+    pub fn connect(endpoint: &Endpoint, trust: &Trust, timeout: Duration) -> io::Result<Self> {
+        let started = Instant::now();
+        let socket = connect(&resolve(endpoint)?, timeout)?;
+        Self::over(socket, endpoint, trust, started, timeout).1
+    }
+
+    /// Goes on with a connected socket. What TLS found out comes with the error too. Time counts
+    /// from `started` on.
+    pub fn over(
+        socket: TcpStream,
+        endpoint: &Endpoint,
+        trust: &Trust,
+        started: Instant,
+        timeout: Duration,
+    ) -> (Option<Handshake>, io::Result<Self>) {
+        let made = |socket: &TcpStream, stream, handshake: Option<Handshake>| {
+            Ok(Self {
+                stream,
+                socket: socket.try_clone()?,
+                endpoint: endpoint.clone(),
+                timeout,
+                is_over: false,
+                max_answer_bytes: MAX_CLIENT_ANSWER_BYTES,
+                handshake,
+                connect_time: started.elapsed(),
+            })
+        };
+        if !endpoint.is_https {
+            let socket_again = socket.try_clone();
+            return (None, socket_again.and_then(|again| made(&again, Box::new(socket), None)));
+        }
+        let again = match socket.try_clone() {
+            Ok(again) => again,
+            Err(error) => return (None, Err(error)),
+        };
+        let (handshake, stream) =
+            tls::connect(socket, endpoint.host_name(), trust, started + timeout);
+        let client = stream.and_then(|stream| made(&again, Box::new(stream), handshake.clone()));
+        (handshake, client)
+    }
+
+    /// POSTs JSON, signed if there is a signer; `call` is for instance `/health`.
+    ///
+    /// # Errors
+    /// What the network says, or that the answer is no HTTP.
+    pub fn call(&mut self, signer: Option<&Signer>, call: &str, body: &str) -> io::Result<Answer> {
+        let path = self.endpoint.path(call);
+        let host = self.endpoint.host_header();
+        let body = body.as_bytes();
+        let signed =
+            signer.map(|signer| signer.sign("POST", &host, &path, body, SystemTime::now()));
+        let content_type = "application/json";
+        self.send(&OutgoingRequest { method: "POST", path: &path, content_type, signed, body })
+    }
+
+    /// GETs `path`, and nothing else on this connection.
+    ///
+    /// # Errors
+    /// What the network says, or that the answer is no HTTP.
+    pub fn get(&mut self, path: &str) -> io::Result<Answer> {
+        let host = self.endpoint.host_header();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        self.exchange(request.as_bytes())
+    }
+
+    /// Sends a request and reads its answer.
+    ///
+    /// # Errors
+    /// What the network says, or that the answer is no HTTP.
+    pub fn send(&mut self, request: &OutgoingRequest<'_>) -> io::Result<Answer> {
+        let bytes = request.encode(&self.endpoint.host_header());
+        self.exchange(&bytes)
+    }
+
+    /// Sends bytes that are a whole request and reads its answer. After an error the connection
+    /// is of no use.
+    ///
+    /// # Errors
+    /// What the network says, or that the answer is no HTTP.
+    pub fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
+        let started = Instant::now();
+        let deadline = started + self.timeout;
+        self.is_over = true;
+        limit(&self.socket, deadline)?;
+        self.stream.write_all(request)?;
+        self.stream.flush()?;
+        let mut received = Vec::new();
+        let mut piece = vec![0; 16 * 1024];
+        loop {
+            limit(&self.socket, deadline)?;
+            let count = self.read(&mut piece)?;
+            received.extend_from_slice(&piece[..count]);
+            if received.len() > self.max_answer_bytes {
+                return Err(io::Error::other("the answer is too large"));
+            }
+            let Some((mut answer, taken)) = Answer::parse(&received, count == 0)? else { continue };
+            answer.time = started.elapsed();
+            if taken < received.len() {
+                return Err(io::Error::other("more bytes came than the answer has"));
+            }
+            self.is_over = answer.is_last() || count == 0;
+            return Ok(answer);
+        }
+    }
+
+    /// Whether the connection serves no further call.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// A peer that ends TLS without saying so has ended it.
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        match self.stream.read(piece) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! The client's side of TLS, which also tells what it saw of the server's certificate.
+
+use std::io;
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
+    SignatureScheme, StreamOwned, SupportedProtocolVersion,
+};
+use rustls_pki_types::pem::PemObject as _;
+
+use super::socket::limit;
+
+/// Versions of TLS that the specification allows (API content type).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246
+    Tls12,
+    /// RFC 8446
+    Tls13,
+}
+
+/// Whom to trust, who we are, and what to offer. By default nobody is trusted.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    system: Arc<RootCertStore>,
+    extra: Arc<RootCertStore>,
+    identity: Option<Arc<Identity>>,
+    /// This version alone.
+    pub version: Option<TlsVersion>,
+    /// Nothing but the suites that the specification names (API content type).
+    pub is_spec_suites_only: bool,
+}
+
+/// A client certificate's chain, and its key.
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            system: Arc::new(RootCertStore::empty()),
+            extra: Arc::new(RootCertStore::empty()),
+            identity: None,
+            version: None,
+            is_spec_suites_only: false,
+        }
+    }
+}
+
+impl Trust {
+    /// Trusts the certificates in `file` (PEM).
+    ///
+    /// # Errors
+    /// The file cannot be read, or has no certificate.
+    pub fn trust_file(&mut self, file: &Path) -> io::Result<()> {
+        let extra = Arc::make_mut(&mut self.extra);
+        for certificate in certificates(file)? {
+            extra
+                .add(certificate)
+                .map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
+        }
+        Ok(())
+    }
+
+    /// Trusts what the system does; the environment variables `SSL_CERT_FILE` and `SSL_CERT_DIR`
+    /// say otherwise. How many authorities that are: certificates that cannot be read are left
+    /// out.
+    pub fn trust_system(&mut self) -> usize {
+        let found = rustls_native_certs::load_native_certs();
+        Arc::make_mut(&mut self.system).add_parsable_certificates(found.certs).0
+    }
+
+    /// Shows a client certificate (mTLS).
+    ///
+    /// # Errors
+    /// A file cannot be read, or has not what it should.
+    pub fn identify(&mut self, chain: &Path, key: &Path) -> io::Result<()> {
+        let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| in_file(key, &error))?;
+        self.identity = Some(Arc::new((certificates(chain)?, key_der)));
+        Ok(())
+    }
+
+    /// Shows this client certificate (DER).
+    ///
+    /// # Errors
+    /// The key is none.
+    pub fn identify_by(&mut self, certificate: Vec<u8>, key: Vec<u8>) -> io::Result<()> {
+        let key = PrivateKeyDer::try_from(key).map_err(io::Error::other)?;
+        self.identity = Some(Arc::new((vec![CertificateDer::from(certificate)], key)));
+        Ok(())
+    }
+
+    /// Shows no client certificate.
+    pub fn be_anonymous(&mut self) {
+        self.identity = None;
+    }
+
+    fn provider(&self) -> CryptoProvider {
+        let mut provider = aws_lc_rs::default_provider();
+        if self.is_spec_suites_only {
+            provider.cipher_suites.retain(|suite| SPEC_SUITES.contains(&suite.suite()));
+        }
+        provider
+    }
+
+    fn versions(&self) -> Vec<&'static SupportedProtocolVersion> {
+        match self.version {
+            None => vec![&TLS13, &TLS12],
+            Some(TlsVersion::Tls12) => vec![&TLS12],
+            Some(TlsVersion::Tls13) => vec![&TLS13],
+        }
+    }
+
+    fn config(&self, witness: Arc<Witness>, provider: CryptoProvider) -> io::Result<ClientConfig> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&self.versions())
+            .map_err(io::Error::other)?
+            .dangerous()
+            .with_custom_certificate_verifier(witness);
+        match &self.identity {
+            None => Ok(builder.with_no_client_auth()),
+            Some(identity) => builder
+                .with_client_auth_cert(identity.0.clone(), identity.1.clone_key())
+                .map_err(io::Error::other),
+        }
+    }
+}
+
+/// XKS specification, API content type.
+const SPEC_SUITES: [CipherSuite; 4] = [
+    CipherSuite::TLS13_AES_256_GCM_SHA384,
+    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+];
+
+fn certificates(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let certificates = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| in_file(file, &error))?;
+    if certificates.is_empty() {
+        return Err(io::Error::other(format!("{}: no certificate in it", file.display())));
+    }
+    Ok(certificates)
+}
+
+fn in_file(file: &Path, error: &rustls_pki_types::pem::Error) -> io::Error {
+    io::Error::other(format!("{}: {error}", file.display()))
+}
+
+/// Whose authority a certificate chain leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anchor {
+    /// One that the system trusts.
+    System,
+    /// One from [`Trust::trust_file`].
+    Extra,
+}
+
+/// What was agreed on, and what the server showed; as far as it came.
+#[derive(Clone, Debug, Default)]
+pub struct Handshake {
+    /// For instance `TLSv1_3`.
+    pub version: Option<String>,
+    /// Cipher suite.
+    pub suite: Option<String>,
+    /// Key exchange group.
+    pub group: Option<String>,
+    /// The server's certificates (DER), its own first.
+    pub chain: Vec<Vec<u8>>,
+    /// Whom the chain leads to, or why it is not trusted.
+    pub trust: Option<Result<Anchor, String>>,
+    /// Whether the certificate has the host's name, or why not.
+    pub name: Option<Result<(), String>>,
+}
+
+impl Handshake {
+    /// Version, suite and group in one line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let agreed = [&self.version, &self.suite, &self.group];
+        agreed.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Verifies as rustls does by itself, and keeps what it saw. A certificate that is not right ends
+/// the handshake.
+#[derive(Debug)]
+struct Witness {
+    system: Arc<RootCertStore>,
+    extra: Arc<RootCertStore>,
+    algorithms: WebPkiSupportedAlgorithms,
+    seen: Mutex<Handshake>,
+}
+
+impl Witness {
+    fn judge(
+        &self,
+        certificate: &ParsedCertificate<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Anchor, rustls::Error> {
+        let leads_to = |roots: &RootCertStore| {
+            let algorithms = self.algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(
+                certificate,
+                roots,
+                intermediates,
+                now,
+                algorithms,
+            )
+        };
+        let Err(error) = leads_to(&self.system) else { return Ok(Anchor::System) };
+        if self.extra.is_empty() {
+            return Err(error);
+        }
+        leads_to(&self.extra).map(|()| Anchor::Extra)
+    }
+}
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.chain =
+            [end_entity].into_iter().chain(intermediates).map(|der| der.to_vec()).collect();
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        let trust = self.judge(&certificate, intermediates, now);
+        let name = verify_server_name(&certificate, server_name);
+        seen.trust = Some(trust.clone().map_err(|error| error.to_string()));
+        seen.name = Some(name.clone().map_err(|error| error.to_string()));
+        trust.and(name).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Shakes hands; what was seen comes with an error too.
+pub(super) fn connect(
+    tcp: TcpStream,
+    name: &str,
+    trust: &Trust,
+    deadline: Instant,
+) -> (Option<Handshake>, io::Result<StreamOwned<ClientConnection, TcpStream>>) {
+    let provider = trust.provider();
+    let witness = Arc::new(Witness {
+        system: Arc::clone(&trust.system),
+        extra: Arc::clone(&trust.extra),
+        algorithms: provider.signature_verification_algorithms,
+        seen: Mutex::default(),
+    });
+    let stream = trust
+        .config(Arc::clone(&witness), provider)
+        .and_then(|config| shake_hands(tcp, name, config, deadline));
+    let mut seen = witness.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Ok(stream) = &stream {
+        let connection = &stream.conn;
+        seen.version = connection.protocol_version().map(|version| format!("{version:?}"));
+        let suite = connection.negotiated_cipher_suite();
+        seen.suite = suite.map(|suite| format!("{:?}", suite.suite()));
+        let group = connection.negotiated_key_exchange_group();
+        seen.group = group.map(|group| format!("{:?}", group.name()));
+    }
+    (Some(seen), stream)
+}
+
+fn shake_hands(
+    mut tcp: TcpStream,
+    name: &str,
+    config: ClientConfig,
+    deadline: Instant,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    while connection.is_handshaking() {
+        limit(&tcp, deadline)?;
+        if connection.wants_write() {
+            connection.write_tls(&mut tcp)?;
+        } else {
+            if connection.read_tls(&mut tcp)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Err(error) = connection.process_new_packets() {
+                // The peer is to learn why, if it can.
+                let _ = connection.write_tls(&mut tcp);
+                return Err(io::Error::other(error));
+            }
+        }
+    }
+    // The last flight.
+    while connection.wants_write() {
+        limit(&tcp, deadline)?;
+        connection.write_tls(&mut tcp)?;
+    }
+    Ok(StreamOwned::new(connection, tcp))
+}

@@ -1,0 +1,333 @@
+//! Whether a token gets jobs: a circuit breaker, closed by a health check that succeeds and opened by
+//! faults in a row or a health check that fails. And how the token did lately, while it gets some.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::limits::{
+    HALF_OPEN_SUCCESSES, MAX_EXPIRED_IN_A_ROW, MAX_FAULTS_IN_A_ROW, MIN_DEGRADED_FAULTS,
+    OTHERS_FAIL, RECENT_FAULTS, RECENT_TRAFFIC,
+};
+
+/// One token's.
+pub struct CircuitBreaker {
+    /// Times are counted from here.
+    start: Instant,
+    is_usable: AtomicBool,
+    faults_in_a_row: AtomicU32,
+    /// Requests that expired since the last answer.
+    expired_in_a_row: AtomicU32,
+    /// How long the latest request that expired might have taken, in microseconds; 0: none has.
+    request_micros: AtomicU64,
+    /// Answers still to come before a returned token gets more than one job at a time.
+    half_open_successes: AtomicU32,
+    /// Milliseconds after `start`, plus one; 0: never.
+    last_success_milli: AtomicU64,
+    /// As above.
+    last_fault_milli: AtomicU64,
+    /// As above, faults that are charged to keys left out.
+    last_own_fault_milli: AtomicU64,
+    /// A bit for each of the latest outcomes, the newest the lowest; set: a fault.
+    outcomes: AtomicU64,
+    /// How often it was opened: sessions older than that are suspect.
+    epoch: AtomicU64,
+    reason: Mutex<Option<String>>,
+}
+
+impl CircuitBreaker {
+    /// Open: nothing is known of the token yet.
+    #[must_use]
+    pub fn new(start: Instant) -> Self {
+        Self {
+            start,
+            is_usable: AtomicBool::new(false),
+            faults_in_a_row: AtomicU32::new(0),
+            expired_in_a_row: AtomicU32::new(0),
+            request_micros: AtomicU64::new(0),
+            half_open_successes: AtomicU32::new(0),
+            last_success_milli: AtomicU64::new(0),
+            last_fault_milli: AtomicU64::new(0),
+            last_own_fault_milli: AtomicU64::new(0),
+            outcomes: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            reason: Mutex::new(Some("not connected yet".to_owned())),
+        }
+    }
+
+    /// Whether the token gets jobs.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.is_usable.load(Ordering::Acquire)
+    }
+
+    /// Whether it has just returned and gets one job at a time.
+    #[must_use]
+    pub fn is_half_open(&self) -> bool {
+        self.half_open_successes.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts the times that it was opened.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Why the token gets no jobs.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        self.reason.lock().clone()
+    }
+
+    /// The token gave an answer. Returns whether it is the first one in this millisecond.
+    pub fn record_success(&self, now: Instant) -> bool {
+        let milli = self.milli(now);
+        // Mostly unchanged: then the cache line stays shared.
+        let is_first = self.last_success_milli.load(Ordering::Relaxed) != milli;
+        if is_first {
+            self.last_success_milli.store(milli, Ordering::Relaxed);
+        }
+        if self.outcomes.load(Ordering::Relaxed) != 0 {
+            self.push_outcome(0);
+        }
+        if self.faults_in_a_row.load(Ordering::Relaxed) != 0 {
+            self.faults_in_a_row.store(0, Ordering::Relaxed);
+        }
+        if self.expired_in_a_row.load(Ordering::Relaxed) != 0 {
+            self.expired_in_a_row.store(0, Ordering::Relaxed);
+        }
+        let left = self.half_open_successes.load(Ordering::Relaxed);
+        if left > 0 {
+            self.half_open_successes.store(left - 1, Ordering::Relaxed);
+        }
+        is_first
+    }
+
+    /// When the token last gave an answer.
+    #[must_use]
+    pub fn last_success(&self) -> Option<Instant> {
+        self.instant(&self.last_success_milli)
+    }
+
+    fn milli(&self, now: Instant) -> u64 {
+        let milli = now.saturating_duration_since(self.start).as_millis();
+        u64::try_from(milli).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn instant(&self, milli: &AtomicU64) -> Option<Instant> {
+        let milli = milli.load(Ordering::Relaxed).checked_sub(1)?;
+        self.start.checked_add(Duration::from_millis(milli))
+    }
+
+    fn push_outcome(&self, outcome: u64) {
+        let shifted = |outcomes: u64| Some(outcomes << 1 | outcome);
+        let _ = self.outcomes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shifted);
+    }
+
+    /// Whether it did lately.
+    #[must_use]
+    pub fn is_answering(&self, now: Instant) -> bool {
+        self.last_success().is_some_and(|then| now.saturating_duration_since(then) < RECENT_TRAFFIC)
+    }
+
+    /// Faults since the last answer.
+    #[must_use]
+    pub fn faults_in_a_row(&self) -> u32 {
+        self.faults_in_a_row.load(Ordering::Relaxed)
+    }
+
+    /// A request expired that the token had been given; `time` is what it might have taken.
+    /// Returns whether this was the one after which, with no answer in between, it takes a health check to
+    /// tell whether the token answers at all.
+    pub fn record_expiry(&self, time: Duration) -> bool {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.request_micros.store(micros, Ordering::Relaxed);
+        self.expired_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 == MAX_EXPIRED_IN_A_ROW
+    }
+
+    /// How long a request may take, where the latest ones all expired; `None` while the token
+    /// answers.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<Duration> {
+        let is_silent = self.expired_in_a_row.load(Ordering::Relaxed) >= MAX_EXPIRED_IN_A_ROW;
+        self.request_time().filter(|_| is_silent)
+    }
+
+    /// How long the latest request that expired might have taken.
+    #[must_use]
+    pub fn request_time(&self) -> Option<Duration> {
+        let micros = self.request_micros.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
+    }
+
+    /// The token gave a failure that was its own, and what it did next was well: no reason to
+    /// open the breaker.
+    pub fn record_fault(&self, now: Instant) {
+        self.record_key_fault(now);
+        self.last_own_fault_milli.store(self.milli(now), Ordering::Relaxed);
+        self.push_outcome(1);
+    }
+
+    /// The token failed at something with one key, and did it with another. It may yet be the
+    /// token's, so a ciphertext that it calls bad is asked about more often; but its health is
+    /// as before.
+    pub fn record_key_fault(&self, now: Instant) {
+        self.last_fault_milli.store(self.milli(now), Ordering::Relaxed);
+    }
+
+    /// Whether the token or one of its sessions was charged with a fault lately.
+    #[must_use]
+    pub fn has_recent_own_fault(&self, now: Instant) -> bool {
+        let is_recent = |then| now.saturating_duration_since(then) < OTHERS_FAIL;
+        self.instant(&self.last_own_fault_milli).is_some_and(is_recent)
+    }
+
+    /// Whether the token failed at anything in the last [`RECENT_FAULTS`].
+    #[must_use]
+    pub fn has_recent_fault(&self, now: Instant) -> bool {
+        let is_recent = |then| now.saturating_duration_since(then) < RECENT_FAULTS;
+        self.instant(&self.last_fault_milli).is_some_and(is_recent)
+    }
+
+    /// How many of its latest 64 outcomes were faults, if that is [`MIN_DEGRADED_FAULTS`] or more:
+    /// it serves, and is not well.
+    #[must_use]
+    pub fn recent_faults(&self, now: Instant) -> Option<u32> {
+        let faults = self.outcomes.load(Ordering::Relaxed).count_ones();
+        (faults >= MIN_DEGRADED_FAULTS && self.has_recent_fault(now)).then_some(faults)
+    }
+
+    /// The token failed at a job. Says whether that opened the breaker.
+    pub fn count_fault(&self, now: Instant, reason: impl FnOnce() -> String) -> bool {
+        self.record_fault(now);
+        let faults = self.faults_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+        faults >= MAX_FAULTS_IN_A_ROW && self.open(reason())
+    }
+
+    /// No more jobs until [`Self::close`]. Says whether they got some till now.
+    pub fn open(&self, reason: String) -> bool {
+        let mut current = self.reason.lock();
+        *current = Some(reason);
+        let was_usable = self.is_usable.swap(false, Ordering::AcqRel);
+        if was_usable {
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        was_usable
+    }
+
+    /// A health check succeeded. Says whether the token got no jobs till now.
+    pub fn close(&self) -> bool {
+        if self.is_usable() {
+            return false;
+        }
+        let mut reason = self.reason.lock();
+        *reason = None;
+        self.faults_in_a_row.store(0, Ordering::Relaxed);
+        self.expired_in_a_row.store(0, Ordering::Relaxed);
+        self.outcomes.store(0, Ordering::Relaxed);
+        if self.epoch() > 0 {
+            self.half_open_successes.store(HALF_OPEN_SUCCESSES, Ordering::Relaxed);
+        }
+        !self.is_usable.swap(true, Ordering::AcqRel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Faults in a row open it, an answer in between does not count, a health check closes it, and what
+    /// comes back gets one job at a time first.
+    #[test]
+    fn opens_and_closes() {
+        let start = Instant::now();
+        let breaker = CircuitBreaker::new(start);
+        assert!(!breaker.is_usable() && breaker.close() && !breaker.is_half_open());
+        for _ in 1..MAX_FAULTS_IN_A_ROW {
+            assert!(!breaker.count_fault(start, String::new));
+        }
+        breaker.record_success(start + RECENT_TRAFFIC);
+        for _ in 1..MAX_FAULTS_IN_A_ROW {
+            assert!(!breaker.count_fault(start, String::new));
+        }
+        assert!(breaker.count_fault(start, || "broken".to_owned()));
+        assert!(!breaker.is_usable());
+        assert_eq!(breaker.reason().as_deref(), Some("broken"));
+        assert!(breaker.is_answering(start + RECENT_TRAFFIC));
+        assert!(!breaker.is_answering(start + 2 * RECENT_TRAFFIC));
+        assert!(breaker.close() && !breaker.close());
+        assert!(breaker.is_half_open());
+        for _ in 0..HALF_OPEN_SUCCESSES {
+            breaker.record_success(start);
+        }
+        assert!(!breaker.is_half_open());
+    }
+    /// Requests that expire are a reason to health check once there are several with no answer in
+    /// between.
+    #[test]
+    fn requests_that_expire() {
+        let now = Instant::now();
+        let (breaker, time) = (CircuitBreaker::new(now), Duration::from_millis(180));
+        breaker.close();
+        for _ in 1..MAX_EXPIRED_IN_A_ROW {
+            assert!(!breaker.record_expiry(time));
+        }
+        breaker.record_success(now);
+        for _ in 1..MAX_EXPIRED_IN_A_ROW {
+            assert!(!breaker.record_expiry(time) && breaker.unanswered().is_none());
+        }
+        assert!(breaker.record_expiry(time));
+        assert_eq!(breaker.unanswered(), Some(time));
+        breaker.open(String::new());
+        breaker.close();
+        assert_eq!(breaker.unanswered(), None);
+    }
+
+    /// A key's faults are no sign of the token's health, but ciphertexts that it calls bad are
+    /// doubted.
+    #[test]
+    fn faults_of_keys() {
+        let now = Instant::now();
+        let breaker = CircuitBreaker::new(now);
+        breaker.close();
+        (0..100).for_each(|_| breaker.record_key_fault(now));
+        assert!(breaker.has_recent_fault(now) && !breaker.has_recent_own_fault(now));
+        assert_eq!(breaker.recent_faults(now), None);
+        breaker.record_fault(now);
+        assert!(
+            breaker.has_recent_own_fault(now) && !breaker.has_recent_own_fault(now + OTHERS_FAIL)
+        );
+    }
+
+    /// A token that fails at three calls in ten stays in use and is not well, until that is over:
+    /// by calls that succeed, by time where there are none, or by a health check after it was given up.
+    #[test]
+    fn remembers_what_came_of_the_latest_calls() {
+        let now = Instant::now();
+        let breaker = CircuitBreaker::new(now);
+        breaker.close();
+        assert!(!breaker.has_recent_fault(now) && breaker.recent_faults(now).is_none());
+        let serve_badly = || {
+            for n in 0..200 {
+                match n % 10 {
+                    0..3 => assert!(!breaker.count_fault(now, String::new)),
+                    _ => drop(breaker.record_success(now)),
+                }
+            }
+        };
+        serve_badly();
+        assert!(breaker.is_usable() && breaker.has_recent_fault(now));
+        assert!(breaker.recent_faults(now).is_some_and(|faults| (18..=21).contains(&faults)));
+        assert_eq!(breaker.recent_faults(now + RECENT_FAULTS), None);
+        for _ in 0..60 {
+            breaker.record_success(now);
+        }
+        assert_eq!(breaker.recent_faults(now), None, "a few are no sign of ill health");
+        assert!(breaker.has_recent_fault(now));
+        serve_badly();
+        breaker.open(String::new());
+        breaker.close();
+        assert_eq!(breaker.recent_faults(now), None);
+    }
+}

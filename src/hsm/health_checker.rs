@@ -1,0 +1,508 @@
+//! A token's health checker: a thread with a session of its own that connects, health checks, lists keys and
+//! climbs the ladder of recovery, so that busy or hung workers have no part in it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::backend::{
+    AnyKey, Direction, Evidence, Fault, Health, KeyChoice as _, OpenError, Session,
+};
+use super::backoff::Backoff;
+use super::evidence_keys::MonitoredKeys;
+use super::faults;
+use super::fleet::Fleet;
+use super::in_flight_call::{End, InFlightCall};
+use super::key_hangs::KeyUse;
+use super::service_time::thread_cpu_time;
+use super::token::Token;
+use crate::limits::{
+    FIRST_HEALTH_CHECKS, HEALTH_CHECK_INTERVAL, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL,
+    MAX_EVIDENCE_KEYS, MAX_HEALTH_CHECK, MAX_HOUSEKEEPING, MAX_LISTING, MAX_SLOW_BACKOFF,
+    MIN_RECONNECT_BACKOFF, MIN_STEADY, MISSING_LABEL_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
+    REFUSED_LOGIN_INTERVAL, RETURN_WITHIN_PERCENT, SILENT_HEALTH_CHECK_INTERVAL,
+};
+
+/// This thread is written off and must end; its call was counted for that key.
+pub(super) struct Abandoned(Option<KeyUse>);
+
+/// Runs until the fleet stops, the token proves unfit, or a call hangs and this health checker is replaced.
+pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
+    let mut checker = HealthChecker {
+        fleet,
+        token,
+        call,
+        session: None,
+        backoff: Backoff::default(),
+        failures: 0,
+        listed_at: None,
+        put_in_use_at: None,
+        relapses: Backoff::default(),
+        is_slow: false,
+        is_refused: false,
+        slow_backoff: Backoff::up_to(MAX_SLOW_BACKOFF),
+    };
+    if let Err(Abandoned(key)) = checker.check_until_stopped() {
+        token.pool.abandoned_returned();
+        key.inspect(|key| token.hangs.returned(*key));
+    }
+}
+
+pub(super) struct HealthChecker<'a> {
+    pub(super) fleet: &'a Fleet,
+    pub(super) token: &'a Token,
+    call: &'a InFlightCall,
+    session: Option<Box<dyn Session>>,
+    backoff: Backoff,
+    /// Connections or health checks that failed in a row.
+    failures: u32,
+    listed_at: Option<Instant>,
+    put_in_use_at: Option<Instant>,
+    /// Times that the token was given up soon after it was put in use.
+    relapses: Backoff,
+    /// The token does nothing in the time that a request has.
+    is_slow: bool,
+    /// The PIN was refused, and is not tried again before something has changed.
+    is_refused: bool,
+    slow_backoff: Backoff,
+}
+
+impl HealthChecker<'_> {
+    fn check_until_stopped(&mut self) -> Result<(), Abandoned> {
+        while !self.fleet.is_stopping() {
+            self.back_off_after_relapse();
+            let healthy = self.check()?;
+            let has_tried = std::mem::replace(&mut self.token.checker.lock().has_tried, true);
+            self.fleet.progress.notify();
+            if !has_tried {
+                self.fleet.begin_proofs(self.token);
+            }
+            self.fleet.monitor_signal.notify();
+            let Some(is_healthy) = healthy else { return Ok(()) };
+            let pause = if is_healthy {
+                self.failures = 0;
+                self.backoff.reset();
+                self.slow_backoff.reset();
+                self.pause()
+            } else if self.is_slow {
+                self.slow_backoff.wait()
+            } else if self.is_refused {
+                self.ignore_signals_for(REFUSED_LOGIN_INTERVAL);
+                continue;
+            } else {
+                self.failures += 1;
+                if self.reinitialize()? { MIN_RECONNECT_BACKOFF } else { self.backoff.wait() }
+            };
+            let end = Instant::now() + pause;
+            if is_healthy {
+                self.prove_keys(end)?;
+            }
+            self.token.checker_signal.wait_until(end);
+        }
+        self.drop_session()
+    }
+
+    /// The last rung of the ladder, where it is time for it. Returns whether it was climbed.
+    fn reinitialize(&mut self) -> Result<bool, Abandoned> {
+        let is_token_lost = self.token.backend.missed_keys() > 0;
+        if !is_token_lost && self.failures < RECONNECTS_BEFORE_REINITIALIZE {
+            return Ok(false);
+        }
+        let is_done = self.monitored(MAX_HOUSEKEEPING, |_, MonitoredKeys { token, .. }| {
+            token.backend.reinitialize()
+        })?;
+        if is_done {
+            self.token.counters.reinitialized.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(is_done)
+    }
+
+    /// How long a token that is well is left alone.
+    fn pause(&self) -> Duration {
+        if self.token.circuit_breaker.unanswered().is_some() {
+            SILENT_HEALTH_CHECK_INTERVAL
+        } else if self.token.serves_no_key() {
+            KEY_TRIAL_INTERVAL
+        } else {
+            HEALTH_CHECK_INTERVAL
+        }
+    }
+
+    /// Tries keys that are out of use and that no request tries: a replica that is not ready gets
+    /// none.
+    fn try_keys_out_of_use(&mut self) -> Result<(), Abandoned> {
+        let untried = self.token.breakers.take_untried(MAX_EVIDENCE_KEYS, Instant::now());
+        for (key, direction) in untried {
+            if self.token.hangs.is_slow(key) {
+                continue;
+            }
+            let evidence = self.monitored(MAX_HOUSEKEEPING, |session, keys| {
+                let Some(session) = session else { return Evidence::Unavailable };
+                let keys = MonitoredKeys { direction, ..keys };
+                keys.uses(Some(key));
+                session.try_key(key, direction)
+            })?;
+            let now = Instant::now();
+            match evidence {
+                Evidence::Passed => faults::key_succeeded(self.token, (key, direction), now),
+                Evidence::Failed => self.token.breakers.still_fails(key, direction, now),
+                Evidence::Unavailable => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A token whose health checks pass and whose jobs fail is not to be put in use again and again, each
+    /// time with new sessions, as fast as it can be checked.
+    fn back_off_after_relapse(&mut self) {
+        let is_new_to_this = |then: Instant| then.elapsed() < MIN_STEADY;
+        if !self.token.circuit_breaker.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this)
+        {
+            let pause = self.relapses.wait();
+            self.ignore_signals_for(pause);
+        } else if !self.put_in_use_at.is_some_and(is_new_to_this) {
+            self.relapses.reset();
+        }
+    }
+
+    /// Waits for that long, whoever tells what, but for the end.
+    fn ignore_signals_for(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end && !self.fleet.is_stopping() {
+            self.token.checker_signal.wait_until(end);
+        }
+    }
+
+    /// One round. `None`: there is nothing more to do for this token, ever.
+    fn check(&mut self) -> Result<Option<bool>, Abandoned> {
+        let is_new = self.session.is_none();
+        if is_new {
+            let opened = self.monitored(MAX_HOUSEKEEPING, |_, keys| keys.token.backend.open())?;
+            self.token.is_identity_new.store(true, Ordering::Release);
+            match opened {
+                Ok(session) => {
+                    self.is_refused = false;
+                    self.token.checker.lock().has_stopped_trying = false;
+                    self.session = Some(session);
+                    // Handles do not outlive a reconnection.
+                    self.listed_at = None;
+                }
+                Err(error) => return Ok(self.not_opened(error)),
+            }
+        }
+        let checks = if is_new { FIRST_HEALTH_CHECKS } else { 1 };
+        for number in 0..checks {
+            match self.check_health(Self::sample)? {
+                Ok((health, took)) => {
+                    self.record_health(health);
+                    // The first one of a session also makes a key.
+                    if (number > 0 || !is_new) && self.is_too_slow(took)? {
+                        return Ok(Some(false));
+                    }
+                }
+                Err(fault) => return self.round_failed(fault, is_new),
+            }
+        }
+        let present = self.monitored(MAX_HOUSEKEEPING, |session, _| {
+            session.as_mut().map_or(Ok(()), |session| session.token_is_present())
+        })?;
+        if let Err(fault) = present {
+            return self.round_failed(fault, is_new);
+        }
+        if is_new && let Some(locality) = self.token.service_time.close_window() {
+            self.token.set_locality(locality);
+        }
+        if !self.token.pool.has_sessions() {
+            return Ok(Some(false));
+        }
+        self.is_slow = false;
+        // Before a token that lost keys is used again it shows what it has.
+        if self.token.backend.missed_keys() > 0
+            && !(self.list()? && self.token.backend.missed_keys() == 0)
+        {
+            self.drop_session()?;
+            return Ok(Some(false));
+        }
+        if !self.token.circuit_breaker.is_usable() {
+            self.token.hangs.unblock_all();
+        }
+        if self.token.circuit_breaker.close() {
+            self.token.counters.put_in_use.fetch_add(1, Ordering::Relaxed);
+            self.put_in_use_at = Some(Instant::now());
+            let identity = self.token.backend.identity();
+            tracing::info!(
+                token = identity.label,
+                serial = identity.id,
+                model = identity.model,
+                "HSM token in use"
+            );
+            self.fleet.monitor_signal.notify();
+        }
+        if !self.list()? {
+            return Ok(Some(false));
+        }
+        self.try_keys_out_of_use()?;
+        if is_new && self.session.is_some() {
+            // Now there may be a key to health check with, where the token makes none for that. It is no
+            // sample of the token's service time: the window that was closed begins with the first jobs.
+            match self.check_health(|_, _, _| {})? {
+                Ok((health, _)) => self.record_health(health),
+                Err(fault) => {
+                    self.check_failed(fault, false)?;
+                    return Ok(Some(false));
+                }
+            }
+        }
+        Ok(Some(true))
+    }
+
+    /// A session may die alone; the next one tells.
+    fn round_failed(&mut self, fault: Fault, is_new: bool) -> Result<Option<bool>, Abandoned> {
+        let is_token = is_new || self.failures > 0 || fault == Fault::KEYS_MISSED;
+        self.check_failed(fault, is_token)?;
+        if is_token { Ok(Some(false)) } else { self.check() }
+    }
+
+    fn record_health(&self, health: Health) {
+        let trouble = match health {
+            Health::Good => None,
+            Health::CannotEncrypt(trouble) => Some(trouble),
+        };
+        let is_new = {
+            let mut state = self.token.checker.lock();
+            state.checked_at = Some(Instant::now());
+            let is_new = trouble.is_some() && state.trouble != trouble;
+            state.trouble.clone_from(&trouble);
+            is_new
+        };
+        if is_new {
+            let label = self.token.backend.identity().label;
+            tracing::error!(token = label, trouble, "HSM token does not encrypt");
+        }
+    }
+
+    /// Whether a token that answers no requests, or is to be put in use, does a single operation in
+    /// more time than a request has; then it is out of use. `took`: a health check, which is two.
+    fn is_too_slow(&mut self, took: Duration) -> Result<bool, Abandoned> {
+        let Some(time) = self.token.circuit_breaker.request_time() else { return Ok(false) };
+        let is_usable = self.token.circuit_breaker.is_usable();
+        if is_usable && self.token.circuit_breaker.unanswered().is_none() {
+            return Ok(false);
+        }
+        let max = if is_usable { time } else { time * RETURN_WITHIN_PERCENT / 100 };
+        let mut operation = took / 2;
+        if operation <= max
+            && let Some(took) = self.time_configured_key()?
+        {
+            // A key of the session's own may do well while those that requests name do not.
+            operation = took / 2;
+        }
+        if operation <= max {
+            return Ok(false);
+        }
+        self.is_slow = true;
+        self.drop_session()?;
+        let trouble = format!(
+            "an operation takes {} ms, and a request has {} ms",
+            operation.as_millis(),
+            time.as_millis()
+        );
+        self.failed(trouble, true);
+        Ok(true)
+    }
+
+    /// How long a known-good operation with a configured key takes: one whose calls do not last
+    /// too long already, if there is one. `None` if none succeeds.
+    fn time_configured_key(&mut self) -> Result<Option<Duration>, Abandoned> {
+        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
+            let session = session.as_mut()?;
+            let mut start = Instant::now();
+            let mut found = session.try_configured_key(&keys);
+            if found == Evidence::Unavailable {
+                start = Instant::now();
+                found = session.try_configured_key(&AnyKey);
+            }
+            (found == Evidence::Passed).then(|| start.elapsed())
+        })
+    }
+
+    fn check_failed(&mut self, fault: Fault, is_token: bool) -> Result<(), Abandoned> {
+        if let Some(session) = &mut self.session {
+            session.on_broken(&fault);
+        }
+        self.drop_session()?;
+        let trouble = match self.token.backend.missed_keys() {
+            keys if fault == Fault::KEYS_MISSED => {
+                format!("keys that were there are not found: {keys}")
+            }
+            _ => format!("health check: {}", fault.failure),
+        };
+        self.failed(trouble, is_token);
+        Ok(())
+    }
+
+    fn not_opened(&mut self, error: OpenError) -> Option<bool> {
+        self.is_refused = matches!(error, OpenError::PinRefused(_));
+        match error {
+            OpenError::PinRefused(reason) => {
+                self.stop_trying(reason, false);
+                Some(false)
+            }
+            OpenError::Unfit(reason) => {
+                self.stop_trying(reason, true);
+                None
+            }
+            // The workers have them all, and may do well.
+            OpenError::TooManySessions(reason) => {
+                let is_working = self.token.pool.counts().workers > 0;
+                self.failed(reason, !is_working);
+                Some(is_working)
+            }
+            OpenError::Unavailable(reason) => {
+                self.failed(reason, true);
+                Some(false)
+            }
+        }
+    }
+
+    /// Puts the token out of use until something has changed, or for good.
+    fn stop_trying(&self, reason: String, is_unfit: bool) {
+        let is_known = {
+            let mut state = self.token.checker.lock();
+            state.has_stopped_trying = true;
+            state.is_unfit = is_unfit;
+            state.trouble.replace(reason.clone()).is_some_and(|known| known == reason)
+        };
+        if self.token.circuit_breaker.open(reason.clone()) {
+            self.fleet.on_circuit_opened(self.token);
+        } else if !is_known {
+            let label = self.token.backend.identity().label;
+            tracing::error!(token = label, reason, "HSM token out of use");
+        }
+    }
+
+    fn failed(&mut self, trouble: String, is_token: bool) {
+        let is_known = {
+            let mut state = self.token.checker.lock();
+            state.checked_at = Some(Instant::now());
+            state.trouble.replace(trouble.clone()).is_some_and(|known| known == trouble)
+        };
+        if !is_known {
+            let label = self.token.backend.identity().label;
+            tracing::warn!(token = label, trouble, "HSM token in trouble");
+        }
+        // A token that answers jobs is not given up for the sake of a health check.
+        let answers = self.token.backend.missed_keys() == 0
+            && self.token.circuit_breaker.is_answering(Instant::now())
+            && self.token.circuit_breaker.faults_in_a_row() == 0
+            && self.token.circuit_breaker.unanswered().is_none();
+        if is_token && !answers {
+            self.fleet.take_out_of_service(self.token, trouble);
+        }
+    }
+
+    /// `took` hears the wall and the CPU time of a health check that succeeds.
+    fn check_health(
+        &mut self,
+        took: impl FnOnce(&Token, Duration, Duration),
+    ) -> Result<Result<(Health, Duration), Fault>, Abandoned> {
+        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
+            let Some(session) = session else { return Ok((Health::Good, Duration::ZERO)) };
+            let (start, cpu) = (Instant::now(), thread_cpu_time());
+            let result = session.check_health(&keys);
+            let wall = start.elapsed();
+            if result.is_ok() {
+                took(keys.token, wall, thread_cpu_time().saturating_sub(cpu));
+            }
+            result.map(|health| (health, wall))
+        })
+    }
+
+    fn sample(token: &Token, wall: Duration, cpu: Duration) {
+        token.service_time.seed(wall);
+        if let Some(locality) = token.service_time.sample_cpu(cpu, wall) {
+            token.set_locality(locality);
+        }
+    }
+
+    /// Lists the keys if it is time to, or if a handle was found stale. Returns false if keys that
+    /// were there are missed: then the token is given up.
+    fn list(&mut self) -> Result<bool, Abandoned> {
+        let age = self.listed_at.map(|then| then.elapsed());
+        let is_due = match age {
+            None => true,
+            Some(age) if age >= KEY_REFRESH_INTERVAL => true,
+            Some(_) if self.token.backend.has_new_labels() => true,
+            Some(_) if self.token.backend.missed_keys() > 0 => true,
+            Some(age) => age >= MISSING_LABEL_INTERVAL && self.token.backend.take_stale(),
+        };
+        if !is_due {
+            return Ok(true);
+        }
+        self.token.pool.uncap();
+        self.token.checker.lock().is_listing = true;
+        let result = self.monitored(MAX_LISTING, |session, keys| {
+            let _ = keys.token.backend.take_stale();
+            session.as_mut().map_or(Ok(()), |session| session.refresh_keys())
+        });
+        self.token.checker.lock().is_listing = false;
+        match result? {
+            Ok(()) => self.listed_at = Some(Instant::now()),
+            Err(fault) if fault == Fault::KEYS_MISSED => {
+                self.check_failed(fault, true)?;
+                return Ok(false);
+            }
+            Err(fault) => {
+                let label = self.token.backend.identity().label;
+                tracing::warn!(token = label, "listing keys: {}", fault.failure);
+                if fault.breaks_session() {
+                    if let Some(session) = &mut self.session {
+                        session.on_broken(&fault);
+                    }
+                    self.drop_session()?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn drop_session(&mut self) -> Result<(), Abandoned> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        self.monitored(MAX_HOUSEKEEPING, |_, _| drop(session))
+    }
+
+    /// Makes a call under the monitor's eyes.
+    pub(super) fn monitored<T>(
+        &mut self,
+        max: Duration,
+        call: impl FnOnce(&mut Option<Box<dyn Session>>, MonitoredKeys<'_>) -> T,
+    ) -> Result<T, Abandoned> {
+        let now = Instant::now();
+        let (token, direction) = (self.token, Direction::Decrypt);
+        let keys = MonitoredKeys { token, call: self.call, direction, max: Some(MAX_HEALTH_CHECK) };
+        self.call.begin(now, now + max, false);
+        let result = call(&mut self.session, keys);
+        match self.call.end() {
+            (End::InTime | End::Stalled, _) => Ok(result),
+            (End::Abandoned, key) => Err(Abandoned(key)),
+        }
+    }
+}
+
+/// Counts a thread for as long as it lives.
+pub struct ThreadCount<'a>(&'a Fleet);
+
+impl<'a> ThreadCount<'a> {
+    /// Takes over a count that was made when the thread was started.
+    #[must_use]
+    pub fn of(fleet: &'a Fleet) -> Self {
+        Self(fleet)
+    }
+}
+
+impl Drop for ThreadCount<'_> {
+    fn drop(&mut self) {
+        self.0.threads.fetch_sub(1, Ordering::AcqRel);
+        self.0.progress.notify();
+    }
+}

@@ -1,0 +1,326 @@
+//! Which token gets a job.
+//!
+//! In this order: one that has the key, proven to be the same as the others'; that gets on; of the
+//! lowest priority number there is; in time; not one that has just returned and is busy; where the
+//! job waits least; with the fewest jobs for its weight. Equals get jobs at random, in proportion
+//! to their weights.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use super::backend::{Direction, KeyStatus};
+use super::fleet::{Fleet, bit};
+use super::key_breaker::Admission;
+use super::queue::TokenSet;
+use super::token::{Load, Token};
+use crate::job::{Failure, Job, KeyIndex, Operation, Request};
+use crate::limits::MAX_TOKENS;
+
+/// One token's queue in one turn of an event loop, and how long a job would wait in it.
+pub struct Candidate<'a> {
+    /// Whose.
+    pub token: &'a Token,
+    /// Jobs queued in this turn.
+    pub pushed: usize,
+    /// The job that it is chosen for tries a key that the token does not serve otherwise.
+    pub is_trial: bool,
+    /// Before this turn.
+    waiting: usize,
+    load: Load,
+}
+
+impl<'a> Candidate<'a> {
+    /// As it is now.
+    #[must_use]
+    pub fn of(token: &'a Token) -> Self {
+        Self { token, waiting: token.queue.len(), pushed: 0, is_trial: false, load: token.load() }
+    }
+
+    fn wait(&self) -> Duration {
+        self.load.wait(self.waiting + self.pushed)
+    }
+
+    /// Whether one more job would be done in time, and there is room for it.
+    fn is_in_time(&self, wait: Duration, deadline: Instant, now: Instant) -> bool {
+        // Half in hand for what an average doesn't know: a job that is taken and not done in time
+        // has cost the others its turn. A session that is free tries, however slow the token was
+        // before.
+        let end = now + wait + wait / 2 + self.load.service * 2;
+        (wait.is_zero() || end <= deadline) && self.token.queue.has_room()
+    }
+
+    /// Why a job is refused that would not be done in time: there is more work than the token
+    /// does, or it does none.
+    fn too_late(&self) -> Failure {
+        match self.token.circuit_breaker.unanswered() {
+            Some(_) => Failure::TimedOut,
+            None => Failure::Overloaded,
+        }
+    }
+
+    fn rank(&self, is_in_time: bool, wait: Duration) -> Rank {
+        let weight = self.token.share.weight.max(1);
+        let outstanding = self.load.outstanding + self.pushed;
+        Rank {
+            is_stalled: self.load.is_stalled,
+            priority: self.token.share.priority,
+            is_late: !is_in_time,
+            is_half_open: outstanding > 0 && self.token.circuit_breaker.is_half_open(),
+            wait: wait / weight,
+            outstanding: (u64::try_from(outstanding).unwrap_or(u64::MAX) << 10) / u64::from(weight),
+            lot: lot(weight),
+        }
+    }
+}
+
+/// What tokens are compared by, the first member first; the least is the best.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+struct Rank {
+    is_stalled: bool,
+    priority: u32,
+    is_late: bool,
+    is_half_open: bool,
+    wait: Duration,
+    /// For its weight.
+    outstanding: u64,
+    lot: f32,
+}
+
+/// The lowest of several tokens' lots is each one's with a probability in proportion to its
+/// weight: the minimum of exponentially distributed variables.
+fn lot(weight: u32) -> f32 {
+    #[expect(clippy::cast_precision_loss, reason = "24 bits, and a weight of up to 1000")]
+    let (number, weight) = ((random() >> 40) as f32, weight as f32);
+    -((number + 1.0) / 16_777_217.0).ln() / weight
+}
+
+/// SplitMix64, for each thread its own.
+fn random() -> u64 {
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new({
+            use std::hash::{BuildHasher as _, RandomState};
+            RandomState::new().hash_one(0)
+        });
+    }
+    let state = STATE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    STATE.set(state);
+    let mut mixed = state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// How well a token's key suits a request: the least is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// It is the same key as the others', or will be tried before it encrypts, or a decryption
+    /// shows it.
+    Suits,
+    /// It is not known to be the same. All that encrypt with such a key use the same token: the
+    /// first in use, by trust, priority and settings.
+    Unproven { is_untrusted: bool, priority: u32, place: u16 },
+    /// It is another key. A ciphertext that it made, nobody else decrypts.
+    Differs,
+    /// The token does not have it, or not for this use.
+    Lacks,
+}
+
+impl Fit {
+    fn of(token: &Token, request: &Request) -> Self {
+        let backend = &token.backend;
+        match backend.key_status(request.key, Direction::of(&request.operation)) {
+            KeyStatus::Proven | KeyStatus::Provable => Self::Suits,
+            KeyStatus::Unproven if !is_encryption(request) => Self::Suits,
+            // An encryption with a CDIV is verified by a decryption, which this key may not do.
+            KeyStatus::Unproven
+                if matches!(request.operation, Operation::Encrypt { cdiv: Some(_) })
+                    && backend.key_status(request.key, Some(Direction::Decrypt))
+                        == KeyStatus::Absent =>
+            {
+                Self::Lacks
+            }
+            KeyStatus::Unproven => Self::Unproven {
+                is_untrusted: !backend.is_trusted(),
+                priority: token.share.priority,
+                place: token.index.0,
+            },
+            KeyStatus::Disagrees => Self::Differs,
+            KeyStatus::Absent => Self::Lacks,
+        }
+    }
+}
+
+fn is_encryption(request: &Request) -> bool {
+    matches!(request.operation, Operation::Encrypt { .. })
+}
+
+impl Fleet {
+    /// Why a request is refused whose key is another one on the tokens that are in use.
+    fn keys_differ(&self) -> Failure {
+        // One that is out of use may hold the right key.
+        match self.tokens.iter().all(|token| token.circuit_breaker.is_usable()) {
+            true => Failure::KeysDiffer,
+            false => Failure::NoToken,
+        }
+    }
+
+    /// Whether the token is the one that makes the witness of that key: of those in use that may
+    /// have it, the one that the settings trust, or else the first.
+    #[must_use]
+    pub(super) fn may_make_witness(&self, token: &Token, key: KeyIndex) -> bool {
+        let order = |it: &Token| (!it.backend.is_trusted(), it.share.priority, it.index.0);
+        let own = order(token);
+        let comes_before = |it: &Token| {
+            it.circuit_breaker.is_usable()
+                && it.backend.key_status(key, Some(Direction::Encrypt)) != KeyStatus::Absent
+                && order(it) < own
+        };
+        !self.tokens.iter().any(comes_before)
+    }
+
+    /// The token for a new job, of those that offer.
+    ///
+    /// # Errors
+    /// Why the job is refused.
+    pub(super) fn select<'o, 'f>(
+        &self,
+        candidates: &'o mut [Option<Candidate<'f>>; MAX_TOKENS],
+        job: &Job,
+        now: Instant,
+    ) -> Result<&'o mut Candidate<'f>, Failure> {
+        let is_sole = self.tokens.len() == 1;
+        let mut is_any_usable = false;
+        let mut best = None;
+        let mut is_too_large = false;
+        let mut refused = None;
+        for candidate in candidates.iter_mut().flatten() {
+            is_any_usable = true;
+            if !candidate.token.has_room_for(&job.request) {
+                is_too_large = true;
+                continue;
+            }
+            let wait = candidate.wait();
+            let is_in_time = candidate.is_in_time(wait, job.deadline, now);
+            if candidate.token.has_failing_keys() {
+                match candidate.token.admit(&job.request, now, is_in_time) {
+                    Admission::Admitted => {}
+                    Admission::Trial => {
+                        candidate.is_trial = true;
+                        return Ok(candidate);
+                    }
+                    Admission::Refused(failure) => {
+                        refused = refused.or(Some(failure));
+                        continue;
+                    }
+                }
+            }
+            if is_sole {
+                return if is_in_time { Ok(candidate) } else { Err(candidate.too_late()) };
+            }
+            let fit = Fit::of(candidate.token, &job.request);
+            if fit == Fit::Differs && is_encryption(&job.request) {
+                refused = refused.or(Some(self.keys_differ()));
+                continue;
+            }
+            let rank = (fit, candidate.rank(is_in_time, wait));
+            if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
+                best = Some((rank, candidate));
+            }
+        }
+        match (best, refused) {
+            // No token but the one that does not serve the key is known to have it.
+            (Some(((Fit::Lacks, _), _)), Some(failure)) => Err(failure),
+            (Some(((_, rank), candidate)), _) if !rank.is_late => Ok(candidate),
+            (Some((_, candidate)), _) => Err(candidate.too_late()),
+            (None, Some(failure)) => Err(failure),
+            (None, None) if is_too_large => Err(Failure::TooLarge),
+            (None, None) if is_any_usable => Err(Failure::Overloaded),
+            (None, None) => Err(Failure::NoToken),
+        }
+    }
+
+    /// The token for another attempt at a request: usable, serving the key, and none of
+    /// `not_these`. One that lacks the key is asked only where all do, as far as is known.
+    #[must_use]
+    pub(super) fn best_for(&self, request: &Request, not_these: TokenSet) -> Option<&Token> {
+        let now = Instant::now();
+        let serves_key = |token: &Token| {
+            !token.has_failing_keys()
+                || !matches!(token.admit(request, now, false), Admission::Refused(_))
+        };
+        let is_proven_somewhere = || {
+            let mut usable = self.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
+            usable.any(|token| Fit::of(token, request) == Fit::Suits)
+        };
+        let may_do = |token: &Token| {
+            !is_encryption(request)
+                || match Fit::of(token, request) {
+                    Fit::Suits | Fit::Lacks => true,
+                    Fit::Differs => false,
+                    // Its key would be a second one, and nothing would tell whether it is another.
+                    Fit::Unproven { .. } => {
+                        !token.backend.is_untestable(request.key) || !is_proven_somewhere()
+                    }
+                }
+        };
+        let usable = || {
+            self.tokens.iter().filter(|token| {
+                token.circuit_breaker.is_usable()
+                    && token.has_room_for(request)
+                    && serves_key(token)
+                    && may_do(token)
+            })
+        };
+        let has_key = |token: &Token| Fit::of(token, request) != Fit::Lacks;
+        let is_anywhere = usable().any(has_key);
+        let mut best = None;
+        for token in usable() {
+            if not_these & bit(token.index) != 0 || (is_anywhere && !has_key(token)) {
+                continue;
+            }
+            let candidate = Candidate::of(token);
+            let rank = (Fit::of(token, request), candidate.rank(true, candidate.wait()));
+            if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
+                best = Some((rank, token));
+            }
+        }
+        best.map(|(_, token)| token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A token of three times the weight has three in four jobs where both are idle.
+    #[test]
+    fn lots_follow_weights() {
+        let heavy = (0..40_000).filter(|_| lot(3) < lot(1)).count();
+        assert!((29_000..31_000).contains(&heavy), "{heavy}");
+    }
+
+    /// What counts before what.
+    #[test]
+    fn order() {
+        let rank = Rank {
+            is_stalled: false,
+            priority: 1,
+            is_late: false,
+            is_half_open: false,
+            wait: Duration::ZERO,
+            outstanding: 0,
+            lot: 0.5,
+        };
+        let better_first = [
+            Rank { priority: 0, is_late: true, ..rank },
+            Rank { lot: 0.1, ..rank },
+            rank,
+            Rank { outstanding: 1, lot: 0.1, ..rank },
+            Rank { wait: Duration::from_nanos(1), ..rank },
+            Rank { is_half_open: true, ..rank },
+            Rank { is_late: true, ..rank },
+            Rank { is_stalled: true, priority: 0, ..rank },
+        ];
+        assert!(better_first.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+}

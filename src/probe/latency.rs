@@ -1,0 +1,279 @@
+//! How long calls take, one at a time and some at once.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::answers::{self, expect_success};
+use super::calls::{AAD, of_key};
+use super::prober::{Target, no_answer};
+use super::report::{Outcome, Report, Rule};
+use crate::client::Client;
+use crate::client::bodies::Sealed;
+use crate::limits::{KMS_TIMEOUT_MILLI, PROBE_FRESH_CONNECTIONS};
+
+const FRESH: Rule = Rule::must(
+    "latency.new-connection",
+    "GetKeyMetadata, KMS considerations",
+    "KMS's 250 ms have to be enough for a TCP connection, a TLS handshake and a call.",
+);
+const SEQUENTIAL: Rule = Rule::must(
+    "latency.one-at-a-time",
+    "Encrypt, KMS considerations",
+    "KMS gives up a call after 250 ms; 99 in 100 take less, with nothing else going on.",
+);
+const CONCURRENT: Rule = Rule::must(
+    "latency.concurrent",
+    "Encrypt, KMS considerations",
+    "KMS gives up a call after 250 ms; 99 in 100 take less, with several connections at work.",
+);
+
+/// Every rule here.
+pub(super) const RULES: &[&Rule] = &[&FRESH, &SEQUENTIAL, &CONCURRENT];
+
+/// KMS's time-out.
+pub const KMS_TIMEOUT: Duration = Duration::from_millis(KMS_TIMEOUT_MILLI);
+
+/// Calls that were made and how long they took.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// In ascending order.
+    pub times: Vec<Duration>,
+    /// Calls that did not succeed.
+    pub errors: u32,
+    /// What the first of them got.
+    pub first_error: Option<String>,
+}
+
+impl Measured {
+    fn add(&mut self, result: Result<Duration, String>) {
+        match result {
+            Ok(time) => self.times.push(time),
+            Err(why) => {
+                self.errors += 1;
+                self.first_error.get_or_insert(why);
+            }
+        }
+    }
+
+    /// The time within which `percent` of a hundred calls were answered (nearest rank).
+    #[must_use]
+    pub fn percentile(&self, percent: usize) -> Duration {
+        let rank = (self.times.len() * percent).div_ceil(100).max(1);
+        self.times.get(rank - 1).copied().unwrap_or_default()
+    }
+
+    fn max(&self) -> Duration {
+        self.percentile(100)
+    }
+
+    /// For machines, in milliseconds.
+    fn to_json(&self) -> Value {
+        json!({
+            "calls": self.times.len(),
+            "errors": self.errors,
+            "p50_milli": milli(self.percentile(50)),
+            "p90_milli": milli(self.percentile(90)),
+            "p99_milli": milli(self.percentile(99)),
+            "max_milli": milli(self.max()),
+        })
+    }
+
+    fn judge(&self, percent: usize) -> Outcome {
+        if let Some(why) = &self.first_error {
+            let all = self.times.len() + self.errors as usize;
+            return Outcome::Broken(format!("{} of {all} calls failed: {why}", self.errors));
+        }
+        let came = format!(
+            "p50 {:.2} ms, p99 {:.2} ms, longest {:.2} ms, of {} calls",
+            milli(self.percentile(50)),
+            milli(self.percentile(99)),
+            milli(self.max()),
+            self.times.len()
+        );
+        if self.percentile(percent) > KMS_TIMEOUT {
+            Outcome::Broken(came)
+        } else if self.max() > KMS_TIMEOUT {
+            Outcome::Doubtful(came)
+        } else {
+            Outcome::Held(came)
+        }
+    }
+}
+
+fn milli(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// What is called, and how it is told how far that is.
+pub struct Load<'a> {
+    /// With this key.
+    pub key_id: &'a str,
+    /// Made with [`AAD`]...
+    pub sealed: &'a Sealed,
+    /// ...from this.
+    pub plaintext: &'a [u8],
+    /// Told how many calls are done, of how many.
+    pub progress: &'a (dyn Fn(u32, u32) + Sync),
+}
+
+impl Load<'_> {
+    /// Decrypt and Encrypt in turns, each answer looked at.
+    fn call(&self, target: &Target<'_>, client: &mut Client, index: u32) -> Result<(), String> {
+        let options = target.options;
+        let is_decrypt = index.is_multiple_of(2);
+        let (call, body) = if is_decrypt {
+            ("decrypt", options.caller.decrypt(self.sealed, Some(AAD)))
+        } else {
+            ("encrypt", options.caller.encrypt(self.plaintext, Some(AAD), true))
+        };
+        let path = of_key(self.key_id, call);
+        let reply = client.call(Some(&options.signer), &path, &body.to_string()).map_err(no_answer);
+        let found = expect_success(&reply, |object| {
+            if is_decrypt {
+                return answers::opened(object, self.plaintext);
+            }
+            let sealed = answers::sealed(object, self.plaintext.len())?;
+            answers::cdiv(object, &sealed, AAD)
+        });
+        found.map_err(|outcome| match outcome {
+            Outcome::Held(why)
+            | Outcome::Broken(why)
+            | Outcome::Doubtful(why)
+            | Outcome::Untried(why) => why,
+        })
+    }
+}
+
+/// A connection of its own that is opened anew when it is at its end.
+struct Line(Option<Client>);
+
+impl Line {
+    /// A call, its time counted from `started` on.
+    fn call(
+        &mut self,
+        target: &Target<'_>,
+        load: &Load<'_>,
+        index: u32,
+        started: Instant,
+    ) -> Result<Duration, String> {
+        let mut client = match self.0.take() {
+            Some(client) => client,
+            None => target.connect().map_err(|error| format!("no connection: {error}"))?,
+        };
+        load.call(target, &mut client, index)?;
+        let time = started.elapsed();
+        self.0 = (!client.is_over()).then_some(client);
+        Ok(time)
+    }
+}
+
+/// The three measurements; the second and third only if a count says so.
+pub fn examine(
+    target: &Target<'_>,
+    load: &Load<'_>,
+    report: &mut Report,
+) -> Vec<(&'static str, Measured)> {
+    let count = target.options.count;
+    let mut parts = vec![("new connections", &FRESH, 50, fresh(target, load))];
+    if count > 0 {
+        parts.push(("one at a time", &SEQUENTIAL, 99, sequential(target, load)));
+        parts.push(("concurrent", &CONCURRENT, 99, concurrent(target, load)));
+    }
+    let mut facts = json!({});
+    let mut all = Vec::new();
+    for (name, rule, percent, mut measured) in parts {
+        measured.times.sort_unstable();
+        report.add(rule, None, measured.judge(percent));
+        facts[name.replace(' ', "_")] = measured.to_json();
+        all.push((name, measured));
+    }
+    report.tell("latency", facts);
+    all
+}
+
+fn fresh(target: &Target<'_>, load: &Load<'_>) -> Measured {
+    let mut measured = Measured::default();
+    for index in 0..PROBE_FRESH_CONNECTIONS {
+        measured.add(Line(None).call(target, load, index, Instant::now()));
+    }
+    measured
+}
+
+fn sequential(target: &Target<'_>, load: &Load<'_>) -> Measured {
+    let mut measured = Measured::default();
+    let mut line = Line(target.connect().ok());
+    let count = target.options.count;
+    for index in 0..count {
+        measured.add(line.call(target, load, index, Instant::now()));
+        (load.progress)(index + 1, 2 * count);
+    }
+    measured
+}
+
+/// Calls fall due at an even rate, whether or not those before are answered: waiting for a free
+/// connection counts.
+fn concurrent(target: &Target<'_>, load: &Load<'_>) -> Measured {
+    let (count, rate) = (target.options.count, target.options.rate);
+    let measured = Mutex::new(Measured::default());
+    let next = AtomicU32::new(0);
+    let done = AtomicU32::new(0);
+    // Connections are opened before the clock starts.
+    let lines: Vec<Line> =
+        (0..target.options.connections).map(|_| Line(target.connect().ok())).collect();
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for mut line in lines {
+            let (measured, next, done) = (&measured, &next, &done);
+            scope.spawn(move || {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        break;
+                    }
+                    let due = begin + Duration::from_secs(1) * index / rate;
+                    let early = due.saturating_duration_since(Instant::now());
+                    std::thread::sleep(early);
+                    let started = if early.is_zero() { due } else { Instant::now() };
+                    let result = line.call(target, load, index, started);
+                    if let Ok(mut measured) = measured.lock() {
+                        measured.add(result);
+                    }
+                    let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                    (load.progress)(count + done, 2 * count);
+                }
+            });
+        }
+    });
+    measured.into_inner().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(milli: impl IntoIterator<Item = u64>) -> Measured {
+        let times = milli.into_iter().map(Duration::from_millis).collect();
+        Measured { times, ..Measured::default() }
+    }
+
+    /// The nearest rank, and what is too late for KMS.
+    #[test]
+    fn percentiles() {
+        let measured = of(1..=100);
+        assert_eq!(measured.percentile(50), Duration::from_millis(50));
+        assert_eq!(measured.percentile(99), Duration::from_millis(99));
+        assert_eq!(measured.percentile(100), Duration::from_millis(100));
+        assert_eq!(of([]).percentile(99), Duration::ZERO);
+        assert!(matches!(measured.judge(99), Outcome::Held(_)));
+        let one_late = of((1..=199).chain([251]));
+        assert!(matches!(one_late.judge(99), Outcome::Doubtful(_)));
+        assert!(matches!(of((1..=99).chain([251])).judge(99), Outcome::Doubtful(_)));
+        assert!(matches!(of([1, 251]).judge(99), Outcome::Broken(_)));
+        let mut failed = of([1]);
+        failed.add(Err("429".to_owned()));
+        assert!(matches!(failed.judge(99), Outcome::Broken(_)));
+    }
+}

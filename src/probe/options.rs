@@ -1,0 +1,238 @@
+//! What to probe and how: from the command line and the environment.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use crate::client::bodies::Caller;
+use crate::client::{Endpoint, Signer, Trust};
+use crate::exit::{EXIT_SETTINGS, Failed};
+use crate::limits::{
+    MAX_ACCESS_KEY_ID_BYTES, MAX_ARN_BYTES, MAX_KEY_ID_BYTES, MAX_PROBE_CONNECTIONS,
+    MAX_PROBE_COUNT, MAX_PROBE_RATE_PER_SEC, MAX_SECRET_ACCESS_KEY_BYTES, MAX_SECRET_FILE_BYTES,
+    MAX_URI_PATH_PREFIX_BYTES, MIN_ACCESS_KEY_ID_BYTES, MIN_SECRET_ACCESS_KEY_BYTES,
+};
+use crate::observe::redaction::Secret;
+
+/// As the specification's Appendix A has it.
+const SERVICE: &str = "kms-xks-proxy";
+const ACCESS_KEY_ID_VARIABLE: &str = "SIGV4_ACCESS_KEY_ID";
+const SECRET_VARIABLE: &str = "SIGV4_SECRET_ACCESS_KEY";
+
+/// The command line of `xks-proxy probe`.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// https://host[:port]/prefix, with or without /kms/xks/v1
+    #[arg(required_unless_present = "list", default_value = "")]
+    pub url: String,
+    /// External key id; the first has to encrypt and decrypt. Several are possible
+    #[arg(long = "key-id", value_name = "ID")]
+    pub key_ids: Vec<String>,
+    /// Access key id; else the environment's SIGV4_ACCESS_KEY_ID
+    #[arg(long, value_name = "ID")]
+    pub access_key_id: Option<String>,
+    /// File with the secret access key; else the environment's SIGV4_SECRET_ACCESS_KEY
+    #[arg(long, value_name = "FILE")]
+    pub secret_access_key_file: Option<PathBuf>,
+    /// Region that the signatures are for
+    #[arg(long, default_value = "us-east-1")]
+    pub region: String,
+    /// Trust these certificates too (PEM), beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca: Vec<PathBuf>,
+    /// Client certificate chain (PEM), for mTLS
+    #[arg(long, value_name = "FILE")]
+    pub client_cert: Option<PathBuf>,
+    /// The client certificate's private key (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub client_key: Option<PathBuf>,
+    /// awsPrincipalArn of the calls, if a policy of the proxy's wants a certain one
+    #[arg(long, value_name = "ARN")]
+    pub principal_arn: Option<String>,
+    /// kmsKeyArn of the calls, likewise
+    #[arg(long, value_name = "ARN")]
+    pub kms_key_arn: Option<String>,
+    /// Calls for each part of the latency measurement; 0: none
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=MAX_PROBE_COUNT))]
+    pub count: u32,
+    /// Connections at once in its second part
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=MAX_PROBE_CONNECTIONS))]
+    pub connections: u32,
+    /// Calls a second in its second part, over all connections
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=MAX_PROBE_RATE_PER_SEC))]
+    pub rate: u32,
+    /// Allow http://, which no KMS speaks
+    #[arg(long)]
+    pub insecure_http: bool,
+    /// Write all that was found to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// List the checks, and what the specification wants; calls nobody
+    #[arg(long)]
+    pub list: bool,
+    /// Also say of passed checks what the specification wants and what came
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// The same, checked and loaded.
+#[derive(Debug)]
+pub struct Options {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// At least one.
+    pub key_ids: Vec<String>,
+    /// With which credential.
+    pub signer: Signer,
+    /// On whose behalf.
+    pub caller: Caller,
+    /// Whom to trust, and who we are.
+    pub trust: Trust,
+    /// Whether there is a client certificate.
+    pub has_identity: bool,
+    /// Calls for each part of the latency measurement.
+    pub count: u32,
+    /// Connections at once.
+    pub connections: u32,
+    /// Calls a second over all of them.
+    pub rate: u32,
+}
+
+impl Options {
+    /// # Errors
+    /// [`Failed`] with [`EXIT_SETTINGS`]: what is wrong.
+    pub fn resolve(arguments: &Arguments) -> Result<Self, Failed> {
+        Self::try_resolve(arguments).map_err(|why| Failed::new(EXIT_SETTINGS, why))
+    }
+
+    fn try_resolve(arguments: &Arguments) -> Result<Self, String> {
+        let endpoint = endpoint(arguments)?;
+        if arguments.key_ids.is_empty() {
+            return Err("--key-id is missing: name an external key that may be used".to_owned());
+        }
+        for id in &arguments.key_ids {
+            let is_right = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            held("--key-id", id, 1..=MAX_KEY_ID_BYTES, is_right, "a-zA-Z0-9-._")?;
+        }
+        let is_right =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        held("--region", &arguments.region, 1..=32, is_right, "a-z0-9-")?;
+        let mut caller = Caller::new(&arguments.region)
+            .map_err(|error| format!("the system's random bytes: {error}"))?;
+        for (option, value, member) in [
+            ("--principal-arn", &arguments.principal_arn, &mut caller.principal_arn),
+            ("--kms-key-arn", &arguments.kms_key_arn, &mut caller.key_arn),
+        ] {
+            if let Some(arn) = value {
+                let is_right = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+                held(option, arn, 1..=MAX_ARN_BYTES, is_right, "printable ASCII")?;
+                arn.clone_into(member);
+            }
+        }
+        Ok(Self {
+            endpoint,
+            key_ids: arguments.key_ids.clone(),
+            signer: signer(arguments)?,
+            caller,
+            trust: trust(arguments)?,
+            has_identity: arguments.client_cert.is_some(),
+            count: arguments.count,
+            connections: arguments.connections,
+            rate: arguments.rate,
+        })
+    }
+}
+
+fn endpoint(arguments: &Arguments) -> Result<Endpoint, String> {
+    let endpoint = Endpoint::parse(&arguments.url)?;
+    if !endpoint.is_https && !arguments.insecure_http {
+        return Err(format!(
+            "{}: KMS speaks HTTPS alone; --insecure-http allows it all the same",
+            arguments.url
+        ));
+    }
+    if endpoint.is_https && arguments.insecure_http {
+        return Err(format!("{}: --insecure-http is for http:// alone", arguments.url));
+    }
+    // XKS specification, API operations.
+    let is_right = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_".contains(&byte);
+    let what = "the path prefix";
+    held(what, &endpoint.prefix, 0..=MAX_URI_PATH_PREFIX_BYTES, is_right, "a-zA-Z0-9/-_")?;
+    Ok(endpoint)
+}
+
+fn signer(arguments: &Arguments) -> Result<Signer, String> {
+    let access_key_id = match &arguments.access_key_id {
+        Some(id) => id.clone(),
+        None => std::env::var(ACCESS_KEY_ID_VARIABLE).map_err(|_| {
+            format!("there is neither --access-key-id nor {ACCESS_KEY_ID_VARIABLE}")
+        })?,
+    };
+    let is_right = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
+    let lengths = MIN_ACCESS_KEY_ID_BYTES..=MAX_ACCESS_KEY_ID_BYTES;
+    held("the access key id", &access_key_id, lengths, is_right, "A-Z2-7")?;
+    let secret = match &arguments.secret_access_key_file {
+        Some(file) => secret_of_file(file)?,
+        None => Zeroizing::new(std::env::var(SECRET_VARIABLE).map_err(|_| {
+            format!("there is neither --secret-access-key-file nor {SECRET_VARIABLE}")
+        })?),
+    };
+    let lengths = MIN_SECRET_ACCESS_KEY_BYTES..=MAX_SECRET_ACCESS_KEY_BYTES;
+    let is_right = |byte: u8| byte.is_ascii_alphanumeric() || b"/+=".contains(&byte);
+    if !lengths.contains(&secret.len()) || !secret.bytes().all(is_right) {
+        return Err("the secret access key: KMS takes 43 to 64 of a-zA-Z0-9/+=".to_owned());
+    }
+    Ok(Signer {
+        access_key_id,
+        secret_access_key: Secret::new(secret.to_string()),
+        region: arguments.region.clone(),
+        service: SERVICE.to_owned(),
+    })
+}
+
+/// The file's one line.
+fn secret_of_file(file: &Path) -> Result<Zeroizing<String>, String> {
+    let told = |why: &dyn std::fmt::Display| format!("{}: {why}", file.display());
+    let length = fs::metadata(file).map_err(|error| told(&error))?.len();
+    if length > MAX_SECRET_FILE_BYTES {
+        return Err(told(&format!("larger than {MAX_SECRET_FILE_BYTES} bytes")));
+    }
+    let text = Zeroizing::new(fs::read_to_string(file).map_err(|error| told(&error))?);
+    Ok(Zeroizing::new(text.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
+fn trust(arguments: &Arguments) -> Result<Trust, String> {
+    let mut trust = Trust::default();
+    trust.is_spec_suites_only = true;
+    trust.trust_system();
+    for file in &arguments.ca {
+        trust.trust_file(file).map_err(|error| format!("--ca {error}"))?;
+    }
+    match (&arguments.client_cert, &arguments.client_key) {
+        (None, None) => {}
+        (Some(chain), Some(key)) => {
+            trust
+                .identify(chain, key)
+                .map_err(|error| format!("the client certificate: {error}"))?;
+        }
+        _ => return Err("--client-cert and --client-key belong together".to_owned()),
+    }
+    Ok(trust)
+}
+
+fn held(
+    what: &str,
+    value: &str,
+    lengths: std::ops::RangeInclusive<usize>,
+    is_right: impl Fn(u8) -> bool,
+    alphabet: &str,
+) -> Result<(), String> {
+    if lengths.contains(&value.len()) && value.bytes().all(is_right) {
+        return Ok(());
+    }
+    let value = super::report::shown(value);
+    let (least, most) = (lengths.start(), lengths.end());
+    Err(format!("{what} \"{value}\": KMS takes {least} to {most} of {alphabet}"))
+}

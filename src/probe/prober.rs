@@ -1,0 +1,207 @@
+//! Calls on one kept connection, and what is noticed of every answer on the way.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::Value;
+
+use super::answers::{self, Reply};
+use super::options::Options;
+use crate::client::{self, Answer, Client, OutgoingRequest, Signed};
+use crate::limits::{KMS_TIMEOUT_MILLI, PROBE_CALL_TIMEOUT};
+
+/// A proxy, and how it is probed.
+#[derive(Clone, Debug)]
+pub struct Target<'a> {
+    /// How it is probed.
+    pub options: &'a Options,
+    /// Where it is.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Target<'_> {
+    /// A new connection.
+    ///
+    /// # Errors
+    /// What the network or TLS says.
+    pub fn connect(&self) -> io::Result<Client> {
+        let started = Instant::now();
+        let socket = client::connect(&self.addresses, PROBE_CALL_TIMEOUT)?;
+        let Options { endpoint, trust, .. } = self.options;
+        Client::over(socket, endpoint, trust, started, PROBE_CALL_TIMEOUT).1
+    }
+}
+
+/// A connection that is opened when it is needed.
+pub struct Prober<'a> {
+    /// How the proxy is probed.
+    pub options: &'a Options,
+    /// The proxy.
+    pub target: Target<'a>,
+    client: Option<Client>,
+    /// What was noticed of all answers.
+    pub observed: Observed,
+}
+
+/// What was noticed of all answers to POST. The lists hold the first few.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// How many answers there were.
+    pub answers: usize,
+    /// How many of them were errors.
+    pub errors: usize,
+    /// Errors whose body is not of the specification's form.
+    pub malformed_errors: Vec<String>,
+    /// Answers that were not said to be JSON.
+    pub content_types: Vec<String>,
+    /// Answers of HTTP/1.0.
+    pub old_versions: Vec<String>,
+    /// Answers after which the connection was at its end, said so or not.
+    pub closes: Vec<String>,
+    /// Answers later than KMS waits for.
+    pub late: Vec<String>,
+    /// The largest difference between the Date field and our clock.
+    pub clock: Option<Duration>,
+}
+
+/// More of a kind are not listed.
+const MAX_LISTED: usize = 5;
+
+impl<'a> Prober<'a> {
+    /// Returns a prober of `target`, not yet connected.
+    pub fn new(target: Target<'a>) -> Self {
+        Self { options: target.options, target, client: None, observed: Observed::default() }
+    }
+
+    /// A POST of JSON, as KMS makes it. `call` is for instance `/health`.
+    pub fn post(&mut self, call: &str, body: &Value) -> Reply {
+        self.post_text(call, &body.to_string())
+    }
+
+    /// A POST of this text, signed.
+    pub fn post_text(&mut self, call: &str, body: &str) -> Reply {
+        let signed = self.sign(call, body);
+        self.deliver("POST", call, Some(signed), body)
+    }
+
+    /// The right signature for a POST.
+    #[must_use]
+    pub fn sign(&self, call: &str, body: &str) -> Signed {
+        self.sign_at(call, body, SystemTime::now())
+    }
+
+    /// The same at another time.
+    #[must_use]
+    pub fn sign_at(&self, call: &str, body: &str, time: SystemTime) -> Signed {
+        let endpoint = &self.options.endpoint;
+        let (host, path) = (endpoint.host_header(), endpoint.path(call));
+        self.options.signer.sign("POST", &host, &path, body.as_bytes(), time)
+    }
+
+    /// A request of the four calls' kind, with this signature or none.
+    pub fn deliver(
+        &mut self,
+        method: &str,
+        call: &str,
+        signed: Option<Signed>,
+        body: &str,
+    ) -> Reply {
+        let path = self.options.endpoint.path(call);
+        self.deliver_to(method, &path, signed, body)
+    }
+
+    /// The same to any path.
+    pub fn deliver_to(
+        &mut self,
+        method: &str,
+        path: &str,
+        signed: Option<Signed>,
+        body: &str,
+    ) -> Reply {
+        let content_type = "application/json";
+        let request = OutgoingRequest { method, path, content_type, signed, body: body.as_bytes() };
+        let answer = self.send(&request).map_err(no_answer)?;
+        if method == "POST" {
+            self.observed.note(path, &answer);
+        }
+        Ok(answer)
+    }
+
+    fn send(&mut self, request: &OutgoingRequest<'_>) -> io::Result<Answer> {
+        if let Some(mut kept) = self.client.take() {
+            match kept.send(request) {
+                Ok(answer) => {
+                    self.keep(kept);
+                    return Ok(answer);
+                }
+                // The peer may end an idle connection at any time (RFC 9112, 9.3.1).
+                Err(error) if is_end(&error) => {
+                    note(&mut self.observed.closes, || "silently, before a call".to_owned());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut fresh = self.target.connect()?;
+        let answer = fresh.send(request)?;
+        self.keep(fresh);
+        Ok(answer)
+    }
+
+    fn keep(&mut self, client: Client) {
+        self.client = (!client.is_over()).then_some(client);
+    }
+}
+
+/// Why there is no answer, and what could be done.
+pub fn no_answer(error: io::Error) -> String {
+    let why = error.to_string();
+    let hint = if why.contains("CertificateRequired") {
+        " (mTLS: --client-cert, --client-key)"
+    } else {
+        ""
+    };
+    format!("no answer: {why}{hint}")
+}
+
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    [BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof].contains(&error.kind())
+}
+
+impl Observed {
+    fn note(&mut self, path: &str, answer: &Answer) {
+        self.answers += 1;
+        let call = path.rsplit('/').next().unwrap_or_default();
+        let what = || format!("{call}: {}", answers::came(answer));
+        let content_type = answer.header("content-type").unwrap_or_default();
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        if !media_type.eq_ignore_ascii_case("application/json") {
+            note(&mut self.content_types, || format!("\"{content_type}\" at {}", what()));
+        }
+        if answer.status != 200 {
+            self.errors += 1;
+            if let Err(why) = answers::error_form(answer) {
+                note(&mut self.malformed_errors, || format!("{why} at {}", what()));
+            }
+        }
+        if answer.minor_version == 0 {
+            note(&mut self.old_versions, what);
+        }
+        if answer.is_last() {
+            note(&mut self.closes, what);
+        }
+        if answer.time > Duration::from_millis(KMS_TIMEOUT_MILLI) {
+            note(&mut self.late, || format!("{} ms for {}", answer.time.as_millis(), what()));
+        }
+        if let Some(difference) = answer.header("date").and_then(answers::clock_difference) {
+            self.clock = self.clock.max(Some(difference));
+        }
+    }
+}
+
+fn note(list: &mut Vec<String>, what: impl FnOnce() -> String) {
+    if list.len() < MAX_LISTED {
+        list.push(what());
+    }
+}

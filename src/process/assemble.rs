@@ -1,0 +1,112 @@
+//! Everything that serving needs besides the sockets: metrics, key stores, the HSM side, the admin
+//! listener.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::bind::Bound;
+use super::hsm_caller::HsmCaller;
+use super::kept_state::KeptState;
+use super::notify::Notifier;
+use super::reload::{InUse, Reloader};
+use super::telemetry::Telemetry;
+use super::upgrade::Sockets;
+use super::{audit, certificates, startup_log};
+use crate::admin::{self, Admin};
+use crate::exit::{EXIT_SETTINGS, Failed};
+use crate::hsm::Hsm;
+use crate::observe::metrics::Metrics;
+use crate::server::Server;
+use crate::settings::Settings;
+
+/// A process that is complete but for its event loops.
+pub(super) struct Assembled {
+    pub(super) server: Server,
+    pub(super) sockets: Sockets,
+    pub(super) reloader: Reloader,
+}
+
+impl Assembled {
+    /// Starts the HSM side and the admin listener. An HSM that is away is no error.
+    ///
+    /// # Errors
+    /// A PKCS#11 module cannot be used, or the system gives no more threads.
+    pub(super) fn new(
+        settings: Settings,
+        bound: Bound,
+        telemetry: &Telemetry,
+        notifier: Notifier,
+    ) -> Result<Self, Failed> {
+        let Bound { server, admin, sockets, inherited } = bound;
+        let settings = Arc::new(settings);
+        let metrics = metrics(&settings, &server, telemetry);
+        let service = Arc::new(settings.service_after(None, Some(&metrics)));
+        let mut completions = server.completions();
+        let caller = HsmCaller::new(u16::try_from(completions.len()).unwrap_or(u16::MAX));
+        completions.push(caller.inbox());
+        let state = KeptState::read(&settings);
+        let hsm = Hsm::start(state.hsm_config(&settings, &service), completions.clone())
+            .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[pkcs11]: {error}")))?;
+        state.save_changes().map_err(|error| Failed::unavailable(format!("no thread: {error}")))?;
+        startup_log::listening(&server, &settings, admin.as_ref(), inherited);
+        startup_log::hsm(Arc::clone(&hsm), &settings);
+
+        let in_use = InUse {
+            settings: Arc::new(ArcSwap::new(Arc::clone(&settings))),
+            hsm: Arc::new(ArcSwap::new(hsm)),
+            facts: Arc::new(ArcSwap::from_pointee(facts(&settings, &server))),
+        };
+        audit::seal(&telemetry.audit, &settings, &service, &in_use.hsm, caller);
+        let reloader = Reloader {
+            started: settings,
+            in_use,
+            service,
+            changes: server.changes(),
+            completions,
+            lifecycle: server.lifecycle(),
+            metrics,
+            log: Arc::clone(&telemetry.log),
+            audit: telemetry.audit.clone(),
+            state,
+            admin: admin.as_ref().and_then(Admin::acceptor),
+            notifier,
+        };
+        if let Some(admin) = admin {
+            start_admin(admin, &reloader)?;
+        }
+        Ok(Self { server, sockets, reloader })
+    }
+}
+
+fn metrics(settings: &Settings, server: &Server, telemetry: &Telemetry) -> Arc<Metrics> {
+    let metrics = Metrics::new(server.event_loops(), Arc::clone(&telemetry.panics));
+    metrics.set_certificates(certificates::of_settings(settings));
+    // Before the admin listener shows it.
+    metrics.reloads.started();
+    Arc::new(metrics)
+}
+
+fn facts(settings: &Settings, server: &Server) -> admin::Facts {
+    let deadline = settings.limits.timeouts.request.as_millis();
+    admin::Facts {
+        api: server.api_address(),
+        is_tls: settings.tls.is_some(),
+        is_mtls: settings.tls.as_ref().is_some_and(|tls| tls.is_client_certificate_required),
+        ping: server.ping_address(),
+        max_connections: settings.limits.max_connections,
+        request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
+    }
+}
+
+fn start_admin(admin: Admin, reloader: &Reloader) -> Result<(), Failed> {
+    let sources = admin::Sources {
+        metrics: Arc::clone(&reloader.metrics),
+        hsm: Arc::clone(&reloader.in_use.hsm),
+        lifecycle: Arc::clone(&reloader.lifecycle),
+        lost_lines: reloader.log.lost_lines(),
+        audit: reloader.audit.clone(),
+        facts: Arc::clone(&reloader.in_use.facts),
+    };
+    admin.start(sources).map_err(|error| Failed::unavailable(format!("no admin thread: {error}")))
+}

@@ -1,0 +1,103 @@
+//! The HSM's key that vouches for the audit log: it seals checkpoints, and finds out whether it has.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use subtle::ConstantTimeEq as _;
+
+use super::hsm_caller::{HsmCaller, OTHER_ANSWER, told};
+use super::standalone_hsm::StandaloneHsm;
+use crate::exit::{EXIT_UNAVAILABLE, Failed};
+use crate::hsm::Hsm;
+use crate::job::{Failure, HsmAad, Iv, KeyIndex, Operation, Request, Success};
+use crate::limits::MAX_AUDIT_CHECKPOINT_WAIT;
+use crate::observe::audit::Audit;
+use crate::observe::audit::checkpoint::{Checkpoint, CheckpointKey, DIGEST_BYTES, Sealed};
+use crate::proto::ServiceConfig;
+use crate::settings::Settings;
+
+/// What else is authenticated: nothing that a key store encrypts can pass for a checkpoint.
+const CONTEXT: &[u8] = b"audit checkpoint 1";
+
+fn aad() -> HsmAad {
+    HsmAad::new(None, CONTEXT)
+}
+
+/// `[audit] hsm_key`, by way of the sessions that serve calls.
+pub(super) struct SealingKey {
+    pub(super) label: String,
+    pub(super) key: KeyIndex,
+    pub(super) hsm: Arc<ArcSwap<Hsm>>,
+    pub(super) caller: HsmCaller,
+}
+
+impl CheckpointKey for SealingKey {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn seal(&self, digest: &[u8; DIGEST_BYTES]) -> Result<Sealed, String> {
+        let request = Request {
+            operation: Operation::Encrypt { cdiv: None },
+            key: self.key,
+            aad: aad(),
+            input: digest.to_vec(),
+        };
+        let hsm = self.hsm.load();
+        match self.caller.perform(&hsm, request, MAX_AUDIT_CHECKPOINT_WAIT).map_err(told)? {
+            (Success::Encrypted { iv, tag, .. }, ciphertext) => {
+                let bytes = [ciphertext.as_slice(), &tag].concat();
+                Ok(Sealed { iv: iv.as_slice().to_vec(), bytes })
+            }
+            _ => Err(OTHER_ANSWER.to_owned()),
+        }
+    }
+}
+
+/// Whether that key of the HSM has sealed the checkpoint.
+///
+/// # Errors
+/// Why it cannot be told.
+pub(crate) fn is_sealed(
+    standalone: &StandaloneHsm,
+    key: KeyIndex,
+    checkpoint: &Checkpoint,
+) -> Result<bool, String> {
+    let Some(iv) = Iv::from_slice(&checkpoint.sealed.iv) else { return Ok(false) };
+    let operation = Operation::Decrypt { iv };
+    let input = checkpoint.sealed.bytes.clone();
+    match standalone.perform(Request { operation, key, aad: aad(), input }) {
+        Ok((_, digest)) => Ok(digest.as_slice().ct_eq(&checkpoint.digest).into()),
+        Err(Failure::InvalidCiphertext) => Ok(false),
+        Err(failure) => Err(told(failure)),
+    }
+}
+
+/// The audit log that the settings ask for, if they do.
+pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
+    let Some(config) = &settings.audit else { return Ok(Audit::off()) };
+    let audit = Audit::open(config)
+        .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("[audit]: {error}")))?;
+    audit.note(
+        "start",
+        &[("version", env!("CARGO_PKG_VERSION")), ("settings", &settings.file.to_string_lossy())],
+    );
+    Ok(audit)
+}
+
+/// Has the HSM vouch for the log from now on, if the settings name a key for that.
+pub(super) fn seal(
+    audit: &Audit,
+    settings: &Settings,
+    service: &ServiceConfig,
+    hsm: &Arc<ArcSwap<Hsm>>,
+    caller: HsmCaller,
+) {
+    let Some(label) = settings.audit.as_ref().and_then(|audit| audit.hsm_key.clone()) else {
+        return;
+    };
+    if let Some(key) = service.key_of(&label) {
+        let hsm = Arc::clone(hsm);
+        audit.set_checkpoint_key(Box::new(SealingKey { label, key, hsm, caller }));
+    }
+}

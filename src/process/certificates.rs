@@ -1,0 +1,21 @@
+//! The certificates that the metrics show.
+
+use crate::observe::metrics::CertificateMetrics;
+use crate::settings::Settings;
+
+/// Returns the certificate of each listener that has one.
+pub(super) fn of_settings(settings: &Settings) -> Vec<CertificateMetrics> {
+    let admin = settings.admin.as_ref().and_then(|admin| admin.tls.as_ref());
+    let listeners = [("api", settings.tls.as_ref()), ("admin", admin)];
+    listeners
+        .into_iter()
+        .filter_map(|(listener, tls)| {
+            let certificate = &tls?.certificate;
+            Some(CertificateMetrics {
+                listener,
+                subject: certificate.subject.clone(),
+                not_after_unix_secs: certificate.not_after_unix_secs,
+            })
+        })
+        .collect()
+}

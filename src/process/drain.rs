@@ -1,0 +1,90 @@
+//! The way from serving to the end.
+
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::events::Events;
+use super::run::Running;
+use super::upgrade::Successor;
+use crate::exit::{EXIT_SOFTWARE, Failed};
+use crate::limits::HSM_STOP_TIMEOUT;
+
+/// How often to look whether the event loops have ended.
+const POLL: Duration = Duration::from_millis(2);
+
+/// How serving ended.
+pub(super) enum End {
+    Clean,
+    /// A call to the HSM is outstanding.
+    Stuck,
+    /// The same, and a new process is to take over.
+    Wedged,
+}
+
+/// Ends readiness, then accepting, then the connections that are left, then the HSM sessions.
+///
+/// # Errors
+/// [`Failed`]: an event loop ended by itself.
+pub(super) fn drain(
+    running: Running,
+    successor: Option<Successor>,
+    events: &Events,
+) -> Result<End, Failed> {
+    let (delay, timeout) = {
+        let server = &running.in_use.settings.load().server;
+        (server.drain_delay, server.drain_timeout)
+    };
+    announce(&running, successor, delay);
+    // A second signal cuts the delay short.
+    events.wait_for_end(delay);
+    tracing::info!(?timeout, "accepting ends");
+    drop(running.sockets);
+    running.lifecycle.stop();
+    if !have_ended(&running.loops, timeout) {
+        tracing::warn!("connections were still open at the end of drain_timeout_milli");
+    }
+    // A reload that is at work may bring other tokens.
+    let _no_reload = running.reloader.try_lock_for(HSM_STOP_TIMEOUT);
+    let is_stuck = !running.in_use.hsm.load().stop(HSM_STOP_TIMEOUT);
+    if is_stuck {
+        tracing::warn!("a call to the HSM is still outstanding; its module is left as it is");
+    }
+    if running.has_failed.load(Ordering::Relaxed) {
+        return Err(Failed::new(EXIT_SOFTWARE, "an event loop ended by itself".to_owned()));
+    }
+    Ok(match (running.has_wedged.load(Ordering::Relaxed), is_stuck) {
+        (true, _) => End::Wedged,
+        (false, true) => End::Stuck,
+        (false, false) => End::Clean,
+    })
+}
+
+/// Tells load balancers, the service manager and the process that takes over.
+fn announce(running: &Running, successor: Option<Successor>, delay: Duration) {
+    match successor {
+        Some(successor) => {
+            running.lifecycle.hand_over();
+            running.notifier.hand_over_to(successor.pid);
+            successor.go_on();
+            tracing::info!(pid = successor.pid, ?delay, "draining: another process serves");
+        }
+        None => {
+            running.notifier.stopping();
+            tracing::info!(?delay, "draining: not ready any more");
+            running.lifecycle.drain();
+        }
+    }
+}
+
+/// Returns whether all event loops end within `timeout`.
+fn have_ended(loops: &[JoinHandle<()>], timeout: Duration) -> bool {
+    let end = Instant::now() + timeout;
+    while !loops.iter().all(JoinHandle::is_finished) {
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+    true
+}

@@ -1,0 +1,135 @@
+//! What the process denies others, and itself, before it serves: core dumps, being traced, and
+//! (if the settings say so) files that it has no business with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus,
+};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+use crate::settings::{Confinement, LandlockPaths, Settings};
+use crate::state::directory::Directory;
+
+/// What any program reads: libraries, the resolver's and OpenSSL's settings, the number of cores,
+/// time zones, random bytes. `/proc/self` is this process's own.
+const SYSTEM_READ: [&str; 12] = [
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/share/zoneinfo",
+    "/proc/self",
+    "/sys/fs/cgroup",
+    "/sys/devices/system/cpu",
+    "/dev/random",
+    "/dev/urandom",
+];
+/// What any program writes.
+const SYSTEM_WRITE: [&str; 1] = ["/dev/null"];
+
+/// No core dumps of this process, and no other process of its user may read its memory or trace
+/// it (prctl(2), PR_SET_DUMPABLE). For the very start, before the first secret is read.
+///
+/// # Errors
+/// The system refuses; for the log.
+pub(crate) fn forbid_dumps() -> Result<(), String> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| format!("PR_SET_DUMPABLE: {error}"))
+}
+
+/// Takes [`forbid_dumps`] back if the settings allow core dumps; otherwise also sets the size of
+/// a core file to 0, for the kernels that write them whatever the process says.
+///
+/// # Errors
+/// The system refuses; for the log.
+pub(super) fn dumps(confinement: &Confinement) -> Result<(), String> {
+    if confinement.allow_core_dumps {
+        return set_dumpable_behavior(DumpableBehavior::Dumpable)
+            .map_err(|error| format!("PR_SET_DUMPABLE: {error}"));
+    }
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .map_err(|error| format!("RLIMIT_CORE: {error}"))
+}
+
+/// From here on this thread, and all that it starts, open only what the settings name and the
+/// proxy itself needs (Landlock). To be called when the process has one thread, and has loaded
+/// its PKCS#11 modules. Sockets are not restricted.
+///
+/// # Errors
+/// The kernel has no Landlock, or it is off: a control that was asked for is never left out in
+/// silence.
+pub(super) fn landlock(settings: &Settings) -> Result<(), String> {
+    let Some(paths) = &settings.confinement.landlock else { return Ok(()) };
+    restrict(settings, paths).map_err(|error| {
+        format!(
+            "[security] landlock: {error}; the kernel needs Landlock (Linux 5.13, and \
+             \"landlock\" among its lsm=), or set landlock to false"
+        )
+    })
+}
+
+fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
+    // Each kernel enforces what it knows of these; one that knows nothing is refused below.
+    let all = AccessFs::from_all(ABI::V5);
+    let read = AccessFs::from_read(ABI::V5);
+    let write = all & !AccessFs::Execute;
+    let mut rules: Vec<(PathBuf, landlock::BitFlags<AccessFs>)> = Vec::new();
+    rules.extend(SYSTEM_READ.iter().map(|path| (PathBuf::from(path), read)));
+    rules.extend(SYSTEM_WRITE.iter().map(|path| (PathBuf::from(path), write)));
+    rules.extend(paths.reload.iter().chain(&paths.read).cloned().map(|path| (path, read)));
+    rules.extend(paths.write.iter().cloned().map(|path| (path, write)));
+    for token in &settings.pkcs11.tokens {
+        rules.push((token.module.clone(), read));
+    }
+    if let Some(file) = &settings.tracing.file {
+        make_directory(&file.directory)?;
+        rules.push((file.directory.clone(), write));
+    }
+    if let Some(pid_file) = &settings.server.pid_file {
+        // A rule is for what is there. Only the file may be written, so it is emptied at the end.
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(pid_file)
+            .map_err(|error| format!("[server] pid_file {}: {error}", pid_file.display()))?;
+        rules.push((pid_file.clone(), write));
+    }
+    if let Some(audit) = &settings.audit {
+        make_directory(&audit.directory)?;
+        rules.push((audit.directory.clone(), write));
+    }
+    if let Some(directory) = &settings.state_directory {
+        // It may not be there to be made: then serving goes on without it.
+        let directory = Directory::new(directory);
+        rules.push((directory.path().to_owned(), write));
+    }
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(all)
+        .and_then(Ruleset::create)
+        .map_err(|error| error.to_string())?;
+    for (path, access) in rules {
+        // What is not there needs no rule. What the settings name has been looked for.
+        let Ok(open) = PathFd::new(&path) else { continue };
+        let is_file = fs::metadata(&path).is_ok_and(|metadata| !metadata.is_dir());
+        let access = if is_file { access & AccessFs::from_file(ABI::V5) } else { access };
+        ruleset = ruleset
+            .add_rule(PathBeneath::new(open, access))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let status = ruleset.restrict_self().map_err(|error| error.to_string())?;
+    if status.ruleset == RulesetStatus::NotEnforced {
+        return Err("the kernel does not enforce it".to_owned());
+    }
+    Ok(())
+}
+
+/// The log makes its directory when it starts, which is too late for a rule.
+fn make_directory(path: &Path) -> Result<(), String> {
+    fs::create_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))
+}

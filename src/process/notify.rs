@@ -1,0 +1,138 @@
+//! What systemd is told (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET` names.
+//!
+//! Without that variable all of this does nothing.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
+const WATCHDOG_PID: &str = "WATCHDOG_PID";
+
+/// The variables that [`Notifier::from_environment`] reads. What the process starts, a vendor's
+/// library included, is not to speak in its place.
+pub(super) const VARIABLES: [&str; 3] = [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID];
+
+/// Speaks to the service manager.
+#[derive(Clone, Debug)]
+pub(super) struct Notifier(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    channel: Option<(UnixDatagram, SocketAddr)>,
+    watchdog: Option<Duration>,
+    /// The variables as they were, for a process that takes this one's place.
+    variables: Vec<(&'static str, OsString)>,
+    /// Another process speaks for the service.
+    is_silent: AtomicBool,
+}
+
+impl Notifier {
+    /// Reads the environment.
+    pub(super) fn from_environment() -> Self {
+        let socket = env::var_os(NOTIFY_SOCKET);
+        let channel = socket.as_ref().and_then(|name| match channel(name.as_bytes()) {
+            Ok(channel) => Some(channel),
+            Err(error) => {
+                eprintln!("{NOTIFY_SOCKET}: {error}; systemd will not hear of this process");
+                None
+            }
+        });
+        let is_for_another = env::var(WATCHDOG_PID)
+            .is_ok_and(|pid| pid.parse::<u32>().ok() != Some(std::process::id()));
+        let watchdog = env::var(WATCHDOG_USEC).ok().and_then(|usec| usec.parse().ok());
+        let watchdog = watchdog.filter(|usec| *usec > 0 && !is_for_another && channel.is_some());
+        // WATCHDOG_PID is this process's own, and so not for the next.
+        let variables = [NOTIFY_SOCKET, WATCHDOG_USEC]
+            .into_iter()
+            .filter_map(|name| Some((name, env::var_os(name)?)))
+            .filter(|(name, _)| *name != WATCHDOG_USEC || watchdog.is_some())
+            .collect();
+        Self(Arc::new(Inner {
+            channel,
+            watchdog: watchdog.map(Duration::from_micros),
+            variables,
+            is_silent: AtomicBool::new(false),
+        }))
+    }
+
+    /// How long systemd waits for [`Self::watchdog`] before it takes the process for hung
+    /// (`WatchdogSec=`), if it does.
+    pub(super) fn watchdog_period(&self) -> Option<Duration> {
+        self.0.watchdog
+    }
+
+    /// What a process that takes this one's place has to find in its environment.
+    pub(super) fn variables(&self) -> &[(&'static str, OsString)] {
+        &self.0.variables
+    }
+
+    /// The listeners are served. `status` is for people: `systemctl status` shows it. To be called
+    /// at the start, and after each [`Self::reloading`], whether the new settings were taken or
+    /// refused.
+    pub(super) fn ready(&self, status: &str) {
+        self.send(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// A reload begins.
+    pub(super) fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        // Both in one message (sd_notify(3), RELOADING=1).
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading the settings"));
+    }
+
+    /// The process drains.
+    pub(super) fn stopping(&self) {
+        self.send("STOPPING=1\nSTATUS=draining");
+    }
+
+    /// Every event loop turns.
+    pub(super) fn watchdog(&self) {
+        self.send("WATCHDOG=1");
+    }
+
+    /// A line for people.
+    pub(super) fn status(&self, status: &str) {
+        self.send(&format!("STATUS={status}"));
+    }
+
+    /// From here on the process of that id is the service, and this one says no more.
+    pub(super) fn hand_over_to(&self, pid: u32) {
+        self.send(&format!("MAINPID={pid}"));
+        self.0.is_silent.store(true, Ordering::Relaxed);
+    }
+
+    fn send(&self, message: &str) {
+        let Some((socket, address)) = &self.0.channel else { return };
+        if !self.0.is_silent.load(Ordering::Relaxed)
+            && let Err(error) = socket.send_to_addr(message.as_bytes(), address)
+        {
+            tracing::warn!(%error, "systemd cannot be told");
+        }
+    }
+}
+
+fn channel(name: &[u8]) -> io::Result<(UnixDatagram, SocketAddr)> {
+    let address = match name {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        [b'/', ..] => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(name))?,
+        _ => {
+            let problem = "it is neither an absolute path nor an abstract socket";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        }
+    };
+    // systemd reads them when it can; a start or an end must not wait for that for ever.
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(crate::limits::NOTIFY_TIMEOUT))?;
+    Ok((socket, address))
+}

@@ -1,0 +1,234 @@
+//! Settings that are read again while the process serves: SIGHUP, and the command that sends it.
+//!
+//! The new file is read and checked by the code of the start. It is taken up whole, or refused with
+//! all that is wrong in it, and then nothing changes. What only a start can take up is named.
+
+mod restart;
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::kept_state::KeptState;
+use super::notify::Notifier;
+use super::{certificates, startup_log};
+use crate::admin;
+use crate::hsm::Hsm;
+use crate::job::CompletionQueue;
+use crate::limits::{HSM_RETIRE_TIMEOUT, MAX_CHANGE_WAIT, MAX_START_WAIT};
+use crate::observe::audit::Audit;
+use crate::observe::log::Log;
+use crate::observe::metrics::Metrics;
+use crate::proto::ServiceConfig;
+use crate::server::changes::Changes;
+use crate::server::lifecycle::Lifecycle;
+use crate::settings::{self, Finding, Settings, Severity};
+
+/// What changes with the settings, as others see it: always whole.
+#[derive(Clone)]
+pub(super) struct InUse {
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) hsm: Arc<ArcSwap<Hsm>>,
+    /// What the admin listener shows.
+    pub(super) facts: Arc<ArcSwap<admin::Facts>>,
+}
+
+/// What a reload works with.
+pub(super) struct Reloader {
+    /// What only a start takes up is as it is here, whatever files said since.
+    pub(super) started: Arc<Settings>,
+    pub(super) in_use: InUse,
+    pub(super) service: Arc<ServiceConfig>,
+    pub(super) changes: Arc<Changes>,
+    /// The event loops' inboxes, for a fleet of other tokens.
+    pub(super) completions: Vec<Arc<CompletionQueue>>,
+    pub(super) lifecycle: Arc<Lifecycle>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) log: Arc<Log>,
+    pub(super) audit: Audit,
+    pub(super) state: KeptState,
+    /// The admin listener's certificate.
+    pub(super) admin: Option<admin::Acceptor>,
+    pub(super) notifier: Notifier,
+}
+
+/// Reloads each time that it is told, in a thread of its own. Who holds the lock sees no reload at
+/// work.
+///
+/// # Errors
+/// The system gives no more threads.
+pub(super) fn start(
+    reloader: Reloader,
+    told: Receiver<()>,
+) -> std::io::Result<Arc<Mutex<Reloader>>> {
+    let reloader = Arc::new(Mutex::new(reloader));
+    let of_thread = Arc::clone(&reloader);
+    thread::Builder::new().name("reload".to_owned()).spawn(move || {
+        for () in told {
+            of_thread.lock().reload();
+        }
+    })?;
+    Ok(reloader)
+}
+
+/// The mistakes among all that was found in the file; the rest is logged.
+fn mistakes(findings: Vec<Finding>) -> Vec<String> {
+    let (mistakes, remarks): (Vec<_>, Vec<_>) =
+        findings.into_iter().partition(|finding| finding.severity == Severity::Mistake);
+    startup_log::findings(&remarks);
+    mistakes.iter().map(ToString::to_string).collect()
+}
+
+impl Reloader {
+    /// Reads the settings again and takes them up, or says why not.
+    fn reload(&mut self) {
+        if self.lifecycle.is_draining() {
+            tracing::warn!("the settings are not read again: the process is about to stop");
+            return;
+        }
+        tracing::info!(settings = %self.started.file.display(), "reading the settings again");
+        self.notifier.reloading();
+        let status = match self.try_reload() {
+            Ok(needs_restart) => {
+                let all_loops = self.changes.wait(MAX_CHANGE_WAIT);
+                if !all_loops {
+                    tracing::warn!("not all event loops have taken up the settings yet");
+                }
+                if !needs_restart.is_empty() {
+                    let members = needs_restart.join(", ");
+                    tracing::warn!(members, "these have no effect until a restart");
+                }
+                let stores = self.service.stores().len();
+                tracing::info!(stores, outcome = "taken_up", "settings reloaded");
+                self.note("taken_up", &[("needsRestart", &needs_restart.join(", "))]);
+                let needs_restart = needs_restart.into_iter().map(str::to_owned);
+                self.metrics.reloads.taken_up(needs_restart.collect());
+                "serving"
+            }
+            Err(reasons) => {
+                for reason in &reasons {
+                    tracing::error!("{reason}");
+                }
+                let reasons_total = reasons.len();
+                tracing::error!(
+                    reasons = reasons_total,
+                    outcome = "refused",
+                    "the new settings are refused, and those in use stay as they are"
+                );
+                self.note("refused", &[("reasons", &reasons_total.to_string())]);
+                self.metrics.reloads.refused(reasons);
+                "serving; the new settings were refused, see the log"
+            }
+        };
+        // Unless it drains since.
+        if !self.lifecycle.is_draining() {
+            self.notifier.ready(status);
+        }
+    }
+
+    /// A change of the settings, or an attempt at one, goes into the audit log.
+    fn note(&self, outcome: &str, more: &[(&str, &str)]) {
+        let file = self.started.file.to_string_lossy();
+        let members = [&[("settings", &*file), ("outcome", outcome)], more].concat();
+        self.audit.note("settings", &members);
+    }
+
+    /// What needs a restart, or why nothing was taken up.
+    fn try_reload(&mut self) -> Result<Vec<&'static str>, Vec<String>> {
+        // What the start put into the environment is not what the file is to be measured by.
+        let own = &self.started.pkcs11.environment;
+        let environment = |name: &str| {
+            let is_own = own.iter().any(|(own, _)| own == name);
+            if is_own { None } else { std::env::var_os(name) }
+        };
+        let (settings, findings) =
+            settings::load(&self.started.file, false, &environment).map_err(mistakes)?;
+        let needs_restart = restart::members(&self.started, &settings);
+
+        let (former, metrics) = (Some(&*self.service), Some(&*self.metrics));
+        let service = Arc::new(settings.service_after(former, metrics));
+        let former_hsm = self.in_use.hsm.load_full();
+        let is_same_fleet = restart::is_same_fleet(&self.in_use.settings.load(), &settings);
+        let hsm = if is_same_fleet {
+            let has_new = service.labels().len() > self.service.labels().len();
+            if !former_hsm.extend_labels(service.labels(), MAX_START_WAIT) {
+                tracing::warn!("new keys are looked up when they are first asked for");
+            }
+            if has_new {
+                startup_log::hsm(Arc::clone(&former_hsm), &settings);
+            }
+            Arc::clone(&former_hsm)
+        } else {
+            let hsm = self.other_fleet(&settings, &service, &former_hsm)?;
+            startup_log::hsm(Arc::clone(&hsm), &settings);
+            hsm
+        };
+
+        // From here on nothing fails.
+        self.state.read_again(&settings);
+        hsm.prove_again();
+        self.changes.put(Arc::clone(&service), Arc::clone(&hsm), &settings.server_config());
+        self.in_use.hsm.store(Arc::clone(&hsm));
+        self.service = service;
+        self.log.set_level(settings.tracing.level);
+        self.metrics.set_certificates(certificates::of_settings(&settings));
+        if let (Some(acceptor), Some(tls)) =
+            (&self.admin, settings.admin.as_ref().and_then(|admin| admin.tls.as_ref()))
+        {
+            acceptor.replace(Arc::clone(&tls.config));
+        }
+        let facts = &self.in_use.facts;
+        facts.store(Arc::new(facts.load().with(&settings)));
+        startup_log::in_use(&settings, &findings);
+        self.in_use.settings.store(Arc::new(settings));
+        if !is_same_fleet {
+            self.retire(former_hsm);
+        }
+        Ok(needs_restart)
+    }
+
+    /// A fleet of the tokens that the new settings name, beside the one in use.
+    fn other_fleet(
+        &self,
+        settings: &Settings,
+        service: &ServiceConfig,
+        former: &Hsm,
+    ) -> Result<Arc<Hsm>, Vec<String>> {
+        tracing::info!(tokens = settings.pkcs11.tokens.len(), "connecting to other HSM tokens");
+        let config = self.state.hsm_config(settings, service);
+        let hsm = Hsm::start(config, self.completions.clone()).map_err(|error| {
+            self.state.stays_with(former.fleet_number());
+            vec![format!("[pkcs11]: {error}")]
+        })?;
+        match hsm.trouble() {
+            // No worse than before.
+            Some(trouble) if former.trouble().is_none() => {
+                hsm.stop(HSM_RETIRE_TIMEOUT);
+                self.state.stays_with(former.fleet_number());
+                Err(vec![format!("[pkcs11]: no token of the new settings can be used: {trouble}")])
+            }
+            _ => Ok(hsm),
+        }
+    }
+
+    /// Ends a fleet, once no event loop asks anything of it any more and all is answered. It is
+    /// stopped even where a loop is late: else that loop would be the last to have it, and would
+    /// stand still while its sessions close.
+    fn retire(&self, hsm: Arc<Hsm>) {
+        let changes = Arc::clone(&self.changes);
+        let retire = move || {
+            let is_left_alone = changes.wait(HSM_RETIRE_TIMEOUT);
+            if hsm.stop(HSM_RETIRE_TIMEOUT) {
+                tracing::info!(is_left_alone, "the former HSM sessions are closed");
+            } else {
+                tracing::warn!("a call to a token that is out of the settings is outstanding");
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("hsm-retire".to_owned()).spawn(retire) {
+            tracing::warn!(%error, "the former HSM sessions stay open");
+        }
+    }
+}

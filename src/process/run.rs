@@ -1,0 +1,118 @@
+//! The event loops' start, and the wait for their end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use signal_hook::consts::SIGTERM;
+
+use super::assemble::Assembled;
+use super::events::Events;
+use super::notify::Notifier;
+use super::pid_file::PidFile;
+use super::reload::{self, InUse, Reloader};
+use super::takeover::Takeover;
+use super::upgrade::{Program, Sockets, Successor};
+use super::{watchdog, wedge};
+use crate::exit::Failed;
+use crate::server::lifecycle::Lifecycle;
+
+/// A process that serves.
+pub(super) struct Running {
+    pub(super) in_use: InUse,
+    pub(super) lifecycle: Arc<Lifecycle>,
+    pub(super) notifier: Notifier,
+    pub(super) sockets: Sockets,
+    pub(super) loops: Vec<JoinHandle<()>>,
+    /// Its lock is held while a reload is at work.
+    pub(super) reloader: Arc<Mutex<Reloader>>,
+    /// Whether an event loop ended by itself.
+    pub(super) has_failed: Arc<AtomicBool>,
+    /// Whether the process ends because calls to the HSM do not return.
+    pub(super) has_wedged: Arc<AtomicBool>,
+    program: Program,
+    /// Removed when the process has drained.
+    _pid_file: Option<PidFile>,
+}
+
+impl Running {
+    /// Starts the event loops, once a token works if there is a process to take over from. Returns
+    /// `None` if a signal ends this process before that.
+    ///
+    /// # Errors
+    /// The pid file cannot be written, or the system gives no more threads.
+    pub(super) fn start(
+        assembled: Assembled,
+        takeover: Option<Takeover>,
+        events: &Events,
+        reload_requests: Receiver<()>,
+    ) -> Result<Option<Self>, Failed> {
+        let Assembled { server, sockets, reloader } = assembled;
+        let (settings, in_use) = (Arc::clone(&reloader.started), reloader.in_use.clone());
+        let (lifecycle, notifier) = (Arc::clone(&reloader.lifecycle), reloader.notifier.clone());
+        let no_thread = |error| Failed::unavailable(format!("no thread: {error}"));
+        let has_failed = Arc::new(AtomicBool::new(false));
+        let has_wedged = Arc::new(AtomicBool::new(false));
+        if settings.pkcs11.exit_when_wedged {
+            wedge::watch(&in_use.hsm, &has_wedged).map_err(no_thread)?;
+        }
+        let hsm = in_use.hsm.load_full();
+        if let Some(takeover) = &takeover
+            && !events.wait_for_token(&hsm, takeover)
+        {
+            return Ok(None);
+        }
+        // Before serving begins: whoever sees the process serve finds the file.
+        let pid_file = settings.server.pid_file.as_deref().map(write_pid_file).transpose()?;
+        let access_log = || reloader.log.access_log().with_audit(reloader.audit.handle());
+        let loops = server
+            .start(&reloader.service, &hsm, access_log, &reloader.metrics, on_end(&has_failed))
+            .map_err(|error| Failed::unavailable(format!("no event loop: {error}")))?;
+        if let Some(takeover) = takeover {
+            takeover.finish();
+        }
+        // An HSM that is away does not hold this up: systemd would start the process again and
+        // again, and each start logs in. `/readyz` says whether a token works.
+        notifier.ready("serving");
+        watchdog::start(&notifier, &lifecycle).map_err(no_thread)?;
+        let reloader = reload::start(reloader, reload_requests).map_err(no_thread)?;
+        let program = Program::new(&settings, &notifier);
+        Ok(Some(Self {
+            in_use,
+            lifecycle,
+            notifier,
+            sockets,
+            loops,
+            reloader,
+            has_failed,
+            has_wedged,
+            program,
+            _pid_file: pid_file,
+        }))
+    }
+
+    /// Waits for a signal that ends the process, or for another process that serves in its place.
+    pub(super) fn wait(&self, events: &Events) -> Option<Successor> {
+        events.until_the_end(&self.program, &self.sockets, &self.notifier)
+    }
+}
+
+/// Returns what an event loop calls that ends without being told to.
+fn on_end(has_failed: &Arc<AtomicBool>) -> impl Fn(&str) + Clone + Send + 'static {
+    let has_failed = Arc::clone(has_failed);
+    move |reason: &str| {
+        tracing::error!(reason, "an event loop ended; the process stops");
+        has_failed.store(true, Ordering::Relaxed);
+        // The main thread then drains what other loops have in flight.
+        let _ = signal_hook::low_level::raise(SIGTERM);
+    }
+}
+
+fn write_pid_file(path: &Path) -> Result<PidFile, Failed> {
+    PidFile::write(path).map_err(|error| {
+        Failed::unavailable(format!("[server] pid_file {}: {error}", path.display()))
+    })
+}

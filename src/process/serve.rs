@@ -1,0 +1,93 @@
+//! One run of the daemon, from the settings to the exit code.
+
+use std::sync::Arc;
+
+use signal_hook::consts::SIGXFSZ;
+
+use super::assemble::Assembled;
+use super::bind::Bound;
+use super::drain::{End, drain};
+use super::events::Events;
+use super::run::Running;
+use super::start::Start;
+use super::telemetry::Telemetry;
+use super::{audit, lockdown, startup_log};
+use crate::exit::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_WEDGED, Failed};
+use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
+use crate::observe::{log, panics};
+use crate::settings::{Finding, Settings};
+
+/// Serves until SIGTERM or SIGINT, or until another process does in its place (SIGUSR2), then
+/// drains.
+///
+/// # Errors
+/// [`Failed`]: nothing was started, or an event loop ended by itself.
+pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Result<(), Failed> {
+    // No thread has been started yet.
+    set_environment(&settings.pkcs11.environment);
+    let dumps = lockdown::dumps(&settings.confinement);
+    let modules = lock_down(&settings)?;
+    let log = log::start(&settings.tracing)
+        .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
+    let log = Arc::new(log);
+    let panics = panics::watch();
+    // A limit on the size of files (RLIMIT_FSIZE) is a failed write, and not the end.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    if let Err(error) = dumps {
+        tracing::warn!(error, "core dumps are not as the settings have them");
+    }
+    let outcome = audit::open(&settings).and_then(|audit| {
+        let telemetry = Telemetry { log: Arc::clone(&log), audit, panics };
+        let outcome = serve(start, settings, findings, &telemetry);
+        if !telemetry.audit.stop() {
+            tracing::error!("the audit log's last lines could not be written in time");
+        }
+        outcome
+    });
+    drop(modules);
+    if let Err(failed) = &outcome {
+        tracing::error!("{}", failed.message);
+    }
+    tracing::info!("stopped");
+    log.stop();
+    // A module's own clean-up at exit might wait for the calls that it is stuck in.
+    match outcome {
+        Ok(End::Clean) => Ok(()),
+        Ok(End::Stuck) => signal_hook::low_level::exit(0),
+        Ok(End::Wedged) => signal_hook::low_level::exit(EXIT_WEDGED.into()),
+        Err(failed) => Err(failed),
+    }
+}
+
+/// Restricts the process if the settings say so. The modules are loaded before, since a vendor's
+/// library may be put together from files anywhere, and stay loaded for as long as these live.
+fn lock_down(settings: &Settings) -> Result<Vec<RawModule>, Failed> {
+    if settings.confinement.landlock.is_none() {
+        return Ok(Vec::new());
+    }
+    // One that cannot be loaded is reported when it is to be used.
+    let modules = settings.pkcs11.tokens.iter().filter_map(|it| RawModule::load(&it.module).ok());
+    let modules = modules.collect();
+    lockdown::landlock(settings).map_err(Failed::unavailable)?;
+    Ok(modules)
+}
+
+fn serve(
+    start: Start,
+    settings: Settings,
+    findings: &[Finding],
+    telemetry: &Telemetry,
+) -> Result<End, Failed> {
+    let Start { given, takeover, notifier } = start;
+    // Before any other thread, so that none of them is interrupted by a signal.
+    let (events, reload_requests) = Events::of_signals(&telemetry.log, &telemetry.audit)
+        .map_err(|error| Failed::new(EXIT_SOFTWARE, format!("signals: {error}")))?;
+    startup_log::settings(&settings, findings);
+    let bound = Bound::new(&settings, given)?;
+    let assembled = Assembled::new(settings, bound, telemetry, notifier)?;
+    let Some(running) = Running::start(assembled, takeover, &events, reload_requests)? else {
+        return Ok(End::Clean);
+    };
+    let successor = running.wait(&events);
+    drain(running, successor, &events)
+}

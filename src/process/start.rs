@@ -1,0 +1,34 @@
+//! What the process is started with besides its settings.
+
+use super::inherited::{self, Given};
+use super::notify::{self, Notifier};
+use super::takeover::{self, Takeover};
+use crate::exit::{EXIT_UNAVAILABLE, Failed};
+use crate::hsm::pkcs11::ffi::remove_environment;
+
+/// What the process is started with beside its settings.
+pub(crate) struct Start {
+    pub(super) given: Vec<Given>,
+    pub(super) takeover: Option<Takeover>,
+    pub(super) notifier: Notifier,
+}
+
+impl Start {
+    /// Reads the environment, and removes what is for this process alone.
+    ///
+    /// # Errors
+    /// The process before this one does not hand over what it should.
+    pub(crate) fn new() -> Result<Self, Failed> {
+        let taken = match takeover::from_environment() {
+            None => Ok((inherited::from_systemd(), None)),
+            Some(taken) => taken.map(|(takeover, given)| (given, Some(takeover))),
+        };
+        let notifier = Notifier::from_environment();
+        // No thread has been started yet.
+        remove_environment(&inherited::VARIABLES);
+        remove_environment(&notify::VARIABLES);
+        remove_environment(&[takeover::VARIABLE]);
+        let (given, takeover) = taken.map_err(|message| Failed::new(EXIT_UNAVAILABLE, message))?;
+        Ok(Self { given, takeover, notifier })
+    }
+}
