@@ -21,7 +21,7 @@ fn base(place: &Place, section: &SectionSchema) -> Table {
     text.push_str("[state]\ndirectory = \"/var/lib/xks-proxy\"\n");
     text.push_str("[admin]\nport = 9443\n");
     let key = place.write("key", "0123456789abcdef".repeat(4));
-    write!(text, "[audit]\ndirectory = \"/var/log\"\nkey_file = \"{key}\"\n").unwrap();
+    writeln!(text, "[audit]\ndirectory = \"/var/log\"\nkey_file = \"{key}\"").unwrap();
     match section.path {
         "tls" => {
             text = text.replace("tls_enabled = false", "tls_enabled = true");
@@ -31,7 +31,7 @@ fn base(place: &Place, section: &SectionSchema) -> Table {
             let language = if section.path == "security.rego" { "Rego" } else { "Cedar" };
             let auth = format!("is_mtls_enabled = false\nsecondary_auth = \"{language}\"");
             text = text.replace("is_mtls_enabled = false", &auth);
-            write!(text, "[{}]\n", section.path).unwrap();
+            writeln!(text, "[{}]", section.path).unwrap();
         }
         "external_key_stores.credentials" => {
             let listed = "[[external_key_stores.credentials]]\n\
