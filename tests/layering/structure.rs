@@ -32,13 +32,13 @@ const FLOORS: &[&[&str]] = &[
 /// Files that are still in a circle even if those that close through a parent module's own items
 /// are left out. The list only shrinks: whoever opens a circle takes its files out.
 const KNOWN_CIRCLES: &[&str] = &[
-    "hsm/choice.rs",
     "hsm/config.rs",
     "hsm/fleet.rs",
     "hsm/hedge.rs",
+    "hsm/in_flight_call.rs",
     "hsm/outbox.rs",
+    "hsm/selection.rs",
     "hsm/token.rs",
-    "hsm/watch.rs",
     "hsm/witness.rs",
 ];
 
@@ -49,13 +49,13 @@ const KNOWN_PARENT_CIRCLES: &[&str] = &[
     "admin/mod.rs",
     "admin/prometheus.rs",
     "admin/status.rs",
-    "hsm/choice.rs",
     "hsm/config.rs",
     "hsm/fleet.rs",
     "hsm/hedge.rs",
+    "hsm/in_flight_call.rs",
     "hsm/outbox.rs",
+    "hsm/selection.rs",
     "hsm/token.rs",
-    "hsm/watch.rs",
     "hsm/witness.rs",
     "server/changes.rs",
     "server/event_loop.rs",
@@ -65,7 +65,7 @@ const KNOWN_PARENT_CIRCLES: &[&str] = &[
 ];
 
 /// Functions that are still too long. This list only shrinks, too.
-const KNOWN_LONG_FUNCTIONS: &[&str] = &["hsm/keeper.rs Keeper::check"];
+const KNOWN_LONG_FUNCTIONS: &[&str] = &["hsm/health_checker.rs HealthChecker::check"];
 
 /// Read once for all tests: parsing takes seconds.
 static ARROWS: LazyLock<Arrows> = LazyLock::new(|| arrows_of(&sources()));

@@ -1,16 +1,12 @@
 //! Several tokens: who gets a job, when a slow call is made a second time, and that whatever
 //! happens each job is answered once.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hsm_support::fake::{Fake, FakeToken};
-use hsm_support::{Caller, eventually, request};
+use crate::caller::{Caller, eventually, request};
+use crate::token::{Fake, FakeToken};
 use xks_proxy::hsm::backend::{Backend, Blame, Fault, OpenError};
 use xks_proxy::hsm::config::{HedgeAfter, Hedging};
 use xks_proxy::hsm::token::Share;
