@@ -18,8 +18,8 @@ use super::service_time::thread_cpu_time;
 use super::token::Token;
 use crate::limits::{
     FIRST_HEALTH_CHECKS, HEALTH_CHECK_INTERVAL, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL,
-    MAX_EVIDENCE_KEYS, MAX_HEALTH_CHECK, MAX_HOUSEKEEPING, MAX_LISTING, MAX_SLOW_BACKOFF,
-    MIN_RECONNECT_BACKOFF, MIN_STEADY, MISSING_LABEL_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
+    MAX_EVIDENCE_KEYS, MAX_HEALTH_CHECK, MAX_LISTING, MAX_MAINTENANCE_CALL, MAX_SLOW_BACKOFF,
+    MIN_RECONNECT_BACKOFF, MIN_STABLE_TIME, MISSING_LABEL_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
     REFUSED_LOGIN_INTERVAL, RETURN_WITHIN_PERCENT, SILENT_HEALTH_CHECK_INTERVAL,
 };
 
@@ -108,7 +108,7 @@ impl HealthChecker<'_> {
         if !is_token_lost && self.failures < RECONNECTS_BEFORE_REINITIALIZE {
             return Ok(false);
         }
-        let is_done = self.monitored(MAX_HOUSEKEEPING, |_, MonitoredKeys { token, .. }| {
+        let is_done = self.monitored(MAX_MAINTENANCE_CALL, |_, MonitoredKeys { token, .. }| {
             token.backend.reinitialize()
         })?;
         if is_done {
@@ -136,7 +136,7 @@ impl HealthChecker<'_> {
             if self.token.hangs.is_slow(key) {
                 continue;
             }
-            let evidence = self.monitored(MAX_HOUSEKEEPING, |session, keys| {
+            let evidence = self.monitored(MAX_MAINTENANCE_CALL, |session, keys| {
                 let Some(session) = session else { return Evidence::Unavailable };
                 let keys = MonitoredKeys { direction, ..keys };
                 keys.uses(Some(key));
@@ -155,7 +155,7 @@ impl HealthChecker<'_> {
     /// A token whose health checks pass and whose jobs fail is not to be put in use again and again, each
     /// time with new sessions, as fast as it can be checked.
     fn back_off_after_relapse(&mut self) {
-        let is_new_to_this = |then: Instant| then.elapsed() < MIN_STEADY;
+        let is_new_to_this = |then: Instant| then.elapsed() < MIN_STABLE_TIME;
         if !self.token.circuit_breaker.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this)
         {
             let pause = self.relapses.wait();
@@ -177,7 +177,8 @@ impl HealthChecker<'_> {
     fn check(&mut self) -> Result<Option<bool>, Abandoned> {
         let is_new = self.session.is_none();
         if is_new {
-            let opened = self.monitored(MAX_HOUSEKEEPING, |_, keys| keys.token.backend.open())?;
+            let opened =
+                self.monitored(MAX_MAINTENANCE_CALL, |_, keys| keys.token.backend.open())?;
             self.token.is_identity_new.store(true, Ordering::Release);
             match opened {
                 Ok(session) => {
@@ -203,7 +204,7 @@ impl HealthChecker<'_> {
                 Err(fault) => return self.round_failed(fault, is_new),
             }
         }
-        let present = self.monitored(MAX_HOUSEKEEPING, |session, _| {
+        let present = self.monitored(MAX_MAINTENANCE_CALL, |session, _| {
             session.as_mut().map_or(Ok(()), |session| session.token_is_present())
         })?;
         if let Err(fault) = present {
@@ -314,7 +315,7 @@ impl HealthChecker<'_> {
     /// How long a known-good operation with a configured key takes: one whose calls do not last
     /// too long already, if there is one. `None` if none succeeds.
     fn time_configured_key(&mut self) -> Result<Option<Duration>, Abandoned> {
-        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
+        self.monitored(MAX_MAINTENANCE_CALL, |session, keys| {
             let session = session.as_mut()?;
             let mut start = Instant::now();
             let mut found = session.try_configured_key(&keys);
@@ -406,7 +407,7 @@ impl HealthChecker<'_> {
         &mut self,
         took: impl FnOnce(&Token, Duration, Duration),
     ) -> Result<Result<(Health, Duration), Fault>, Abandoned> {
-        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
+        self.monitored(MAX_MAINTENANCE_CALL, |session, keys| {
             let Some(session) = session else { return Ok((Health::Good, Duration::ZERO)) };
             let (start, cpu) = (Instant::now(), thread_cpu_time());
             let result = session.check_health(&keys);
@@ -468,7 +469,7 @@ impl HealthChecker<'_> {
 
     fn drop_session(&mut self) -> Result<(), Abandoned> {
         let Some(session) = self.session.take() else { return Ok(()) };
-        self.monitored(MAX_HOUSEKEEPING, |_, _| drop(session))
+        self.monitored(MAX_MAINTENANCE_CALL, |_, _| drop(session))
     }
 
     /// Makes a call under the monitor's eyes.

@@ -8,7 +8,7 @@ use super::health_checker::{Abandoned, HealthChecker};
 use super::queue::TokenSet;
 use super::token::Token;
 use crate::limits::{
-    MAX_HOUSEKEEPING, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_PAUSE, PROOF_SLICE,
+    MAX_MAINTENANCE_CALL, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_INTERVAL, PROOF_SLICE,
 };
 
 impl HealthChecker<'_> {
@@ -32,7 +32,7 @@ impl HealthChecker<'_> {
                 }
             }
             self.fleet.settle_witnesses();
-            let next = start + (start.elapsed() * 2).max(PROOF_PAUSE);
+            let next = start + (start.elapsed() * 2).max(PROOF_INTERVAL);
             if is_done || next >= end {
                 break;
             }
@@ -52,7 +52,7 @@ impl HealthChecker<'_> {
 
     fn prove_next(&mut self) -> Result<Option<Proof>, Abandoned> {
         let fleet = self.fleet;
-        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
+        self.monitored(MAX_MAINTENANCE_CALL, |session, keys| {
             let may_make = |key| fleet.may_make_witness(keys.token, key);
             session.as_mut().and_then(|session| session.prove_next(&may_make, &keys))
         })

@@ -21,7 +21,7 @@ use super::token::Token;
 use super::worker_pool::{Parker, Wakeup};
 use crate::job::{Completion, Failure, Operation, Success};
 use crate::limits::{
-    CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_HOUSEKEEPING, MAX_RETRY_BACKOFF,
+    CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_MAINTENANCE_CALL, MAX_RETRY_BACKOFF,
     MIN_RETRY_BACKOFF,
 };
 
@@ -134,7 +134,7 @@ enum Done {
 impl Worker<'_> {
     fn open(&self) -> Opened {
         let now = Instant::now();
-        self.call.begin(now, now + MAX_HOUSEKEEPING, false);
+        self.call.begin(now, now + MAX_MAINTENANCE_CALL, false);
         let result = self.token.backend.open();
         if self.call.end().0 == End::Abandoned {
             return Opened::Abandoned;
@@ -166,7 +166,7 @@ impl Worker<'_> {
     /// Closes the session. False if that hung, and this thread is written off.
     fn close(&self, session: Box<dyn Session>) -> bool {
         let now = Instant::now();
-        self.call.begin(now, now + MAX_HOUSEKEEPING, false);
+        self.call.begin(now, now + MAX_MAINTENANCE_CALL, false);
         drop(session);
         if self.call.end().0 == End::Abandoned {
             self.token.pool.abandoned_returned();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::limits::{MAX_REINITIALIZE_WAIT, MIN_REINITIALIZE_WAIT, MIN_STEADY};
+use crate::limits::{MAX_REINITIALIZE_WAIT, MIN_REINITIALIZE_WAIT, MIN_STABLE_TIME};
 
 /// Identity of a user of a module: a token of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,7 +40,7 @@ impl Schedule {
     /// Records that a token works.
     pub fn works(&mut self, user: User, now: Instant) {
         let since = *self.working.entry(user).or_insert(now);
-        if now.saturating_duration_since(since) >= MIN_STEADY {
+        if now.saturating_duration_since(since) >= MIN_STABLE_TIME {
             self.wait = MIN_REINITIALIZE_WAIT;
         }
         self.since = None;
@@ -120,9 +120,9 @@ mod tests {
         assert_eq!(due_within(&mut schedule, start, 10), [8_000]);
         let start = start + Duration::from_secs(10);
         schedule.works(ONE, start);
-        schedule.works(ONE, start + MIN_STEADY);
+        schedule.works(ONE, start + MIN_STABLE_TIME);
         schedule.fails(ONE);
-        assert_eq!(due_within(&mut schedule, start + MIN_STEADY, 2), [1_000]);
+        assert_eq!(due_within(&mut schedule, start + MIN_STABLE_TIME, 2), [1_000]);
     }
 
     /// A changed list of slots makes it due at once, but not twice within a second.
