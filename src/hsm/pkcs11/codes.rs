@@ -220,17 +220,17 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {
             Self::KeyNotFound => "no such key",
-            Self::KeyAmbiguous(keys) => return write!(formatter, "{keys} keys of that label"),
+            Self::KeyAmbiguous(keys) => return write!(formatter, "{keys} keys have that label"),
             Self::KeysDiffer => "the tokens' keys of that label differ",
             Self::MayNotEncrypt => "the key may not encrypt",
             Self::MayNotDecrypt => "the key may not decrypt",
             Self::InvalidCiphertext => "bad ciphertext",
-            Self::TooLarge => "larger than the HSM takes",
-            Self::Overloaded => "too many calls wait",
+            Self::TooLarge => "larger than the HSM accepts",
+            Self::Overloaded => "too many calls are waiting",
             Self::TimedOut => "no answer in time",
             Self::NoToken => "no HSM token is usable",
-            Self::CdivMismatch => "what was encrypted does not decrypt to the same again",
-            Self::Malformed => "the output breaks PKCS#11: no IV, or a wrong length",
+            Self::CdivMismatch => "the ciphertext does not decrypt to its plaintext",
+            Self::Malformed => "the output violates PKCS#11: no IV, or a wrong length",
             Self::Defect => "a defect in the proxy",
             Self::Pkcs11(code) => return formatter.write_str(&describe(*code)),
         })
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(class(CKR_KEY_FUNCTION_NOT_PERMITTED), Class::KeyUsage);
         assert_eq!(class(CKR_USER_NOT_LOGGED_IN), Class::Login);
         assert_eq!(class(CKR_CRYPTOKI_NOT_INITIALIZED), Class::Module);
-        assert_eq!(class(0x8000_0001), Class::Ambiguous, "a vendor's own");
+        assert_eq!(class(0x8000_0001), Class::Ambiguous, "vendor-defined");
         assert_eq!(describe(CKR_DEVICE_ERROR), "CKR_DEVICE_ERROR (0x00000030)");
         assert_eq!(Failure::Pkcs11(0x32).to_string(), "CKR_DEVICE_REMOVED (0x00000032)");
         assert_eq!(Failure::Pkcs11(0x8000_0001).to_string(), "code 0x80000001");

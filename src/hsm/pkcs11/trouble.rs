@@ -25,7 +25,8 @@ impl From<Fault> for Trouble {
     }
 }
 
-/// Returns whether the token will be reconnected after this failure, so that its handles may change.
+/// Returns whether the token will be reconnected after this failure, so that its handles may
+/// change.
 pub(super) fn is_reconnection(fault: &Fault) -> bool {
     match fault.failure {
         Failure::Pkcs11(CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED) => true,
