@@ -7,8 +7,9 @@ use super::Sources;
 use super::prometheus::total;
 use crate::limits::HISTORY_SAMPLES;
 use crate::observe::metrics::histogram::Snapshot;
+use crate::observe::metrics::labels::{CallLabel, Fault};
 use crate::observe::metrics::process::Process;
-use crate::observe::metrics::{CALLS, Metrics, OUTCOMES, OutcomeCounts, is_failure};
+use crate::observe::metrics::{Metrics, OutcomeCounts};
 use crate::observe::timestamp::unix_secs;
 
 /// What happened within one interval, and how things stood at its end.
@@ -79,13 +80,11 @@ pub(super) struct Sums {
 
 impl Sums {
     pub(super) fn add(&mut self, counts: &OutcomeCounts) {
-        for outcomes in counts {
-            for (outcome, count) in OUTCOMES.iter().zip(outcomes) {
-                match *outcome {
-                    "ok" => self.ok += count,
-                    outcome if is_failure(outcome) => self.failed += count,
-                    _ => self.refused += count,
-                }
+        for (_, outcome, count) in counts.iter() {
+            match outcome.fault() {
+                Fault::None => self.ok += count,
+                Fault::Caller => self.refused += count,
+                Fault::Service => self.failed += count,
             }
         }
     }
@@ -106,7 +105,7 @@ impl Totals {
         let metrics = &sources.metrics;
         let (mut all, mut hsm) = (Snapshot::default(), Snapshot::default());
         // Health calls take no time and would hide what the others take.
-        for (call, _) in CALLS.iter().enumerate().filter(|(_, call)| **call != "health") {
+        for call in CallLabel::ALL.into_iter().filter(|call| *call != CallLabel::Health) {
             all.add(&total(metrics, call, |durations| &durations.total));
             hsm.add(&total(metrics, call, |durations| &durations.hsm));
         }
@@ -172,6 +171,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::observe::metrics::Outcomes;
+    use crate::observe::metrics::labels::OutcomeLabel;
 
     /// An hour and no more.
     #[test]
@@ -209,8 +210,13 @@ mod tests {
     /// Each outcome is somebody's.
     #[test]
     fn who_is_to_blame() {
-        let mut sums = Sums::default();
-        sums.add(&[[1; OUTCOMES.len()]; CALLS.len()]);
+        let outcomes = Outcomes::default();
+        for call in CallLabel::ALL {
+            OutcomeLabel::ALL.into_iter().for_each(|outcome| outcomes.count(call, outcome));
+        }
+        let (mut counts, mut sums) = (OutcomeCounts::default(), Sums::default());
+        outcomes.add_to(&mut counts);
+        sums.add(&counts);
         assert_eq!(sums, Sums { ok: 5, refused: 45, failed: 15 });
     }
 }

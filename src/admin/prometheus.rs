@@ -9,8 +9,9 @@ use crate::limits::MAX_KEYS_IN_METRICS;
 use crate::observe::metrics::exposition::Exposition;
 use crate::observe::metrics::exposition::Kind::{Counter, Gauge, Histogram};
 use crate::observe::metrics::histogram::{self, Snapshot};
+use crate::observe::metrics::labels::{CallLabel, OutcomeLabel};
 use crate::observe::metrics::process::Process;
-use crate::observe::metrics::{CALLS, Durations, Metrics, OUTCOMES, OutcomeCounts};
+use crate::observe::metrics::{Durations, Metrics, OutcomeCounts};
 use crate::observe::timestamp::unix_secs;
 
 /// The whole text.
@@ -152,14 +153,12 @@ fn requests(text: &mut Exposition, metrics: &Metrics) {
         "Requests answered, by key store, call and errorName (XKS specification).",
     );
     let mut write = |store: &str, counts: &OutcomeCounts, is_store: bool| {
-        for (call, outcomes) in CALLS.iter().zip(counts) {
-            for (outcome, count) in OUTCOMES.iter().zip(outcomes) {
-                // A rate needs a series that begins before the first request.
-                let is_expected = is_store && *outcome == "ok" && *call != "none";
-                if *count > 0 || is_expected {
-                    let labels = [("store", store), ("call", *call), ("outcome", *outcome)];
-                    text.sample(&labels, count);
-                }
+        for (call, outcome, count) in counts.iter() {
+            // A rate needs a series that begins before the first request.
+            let is_expected = is_store && outcome == OutcomeLabel::Ok && call != CallLabel::None;
+            if count > 0 || is_expected {
+                let (call, outcome) = (call.text(), outcome.text());
+                text.sample(&[("store", store), ("call", call), ("outcome", outcome)], count);
             }
         }
     };
@@ -186,43 +185,43 @@ fn requests(text: &mut Exposition, metrics: &Metrics) {
 /// One of a call's histograms, all event loops together.
 pub(super) fn total(
     metrics: &Metrics,
-    call: usize,
+    call: CallLabel,
     which: impl Fn(&Durations) -> &histogram::Histogram,
 ) -> Snapshot {
     let mut sum = Snapshot::default();
     for of_loop in metrics.loops() {
-        if let Some(durations) = of_loop.durations.get(call) {
-            which(durations).add_to(&mut sum);
-        }
+        which(of_loop.durations(call)).add_to(&mut sum);
     }
     sum
 }
 
 fn durations(text: &mut Exposition, metrics: &Metrics) {
-    let calls = || CALLS.iter().enumerate().skip(1);
     text.family(
         "xks_proxy_request_duration_seconds",
         Histogram,
         "From a request's first byte to its answer.",
     );
-    for (index, call) in calls() {
-        text.histogram(&[("call", call)], &total(metrics, index, |durations| &durations.total));
+    for call in CallLabel::CALLS {
+        let durations = total(metrics, call, |durations| &durations.total);
+        text.histogram(&[("call", call.text())], &durations);
     }
     text.family(
         "xks_proxy_request_queue_duration_seconds",
         Histogram,
         "From the queueing of a request to its beginning on an HSM session.",
     );
-    for (index, call) in calls().filter(|(_, call)| **call != "health") {
-        text.histogram(&[("call", call)], &total(metrics, index, |durations| &durations.queue));
+    for call in CallLabel::HSM_CALLS {
+        let durations = total(metrics, call, |durations| &durations.queue);
+        text.histogram(&[("call", call.text())], &durations);
     }
     text.family(
         "xks_proxy_request_hsm_duration_seconds",
         Histogram,
         "Time of a request in the HSM, all attempts together.",
     );
-    for (index, call) in calls().filter(|(_, call)| **call != "health") {
-        text.histogram(&[("call", call)], &total(metrics, index, |durations| &durations.hsm));
+    for call in CallLabel::HSM_CALLS {
+        let durations = total(metrics, call, |durations| &durations.hsm);
+        text.histogram(&[("call", call.text())], &durations);
     }
 }
 
@@ -275,7 +274,7 @@ fn connections(text: &mut Exposition, sources: &Sources) {
         "When the certificate that the listener shows expires, in seconds since 1970.",
     );
     for certificate in metrics.certificates() {
-        let labels = [("listener", certificate.listener), ("subject", &certificate.subject)];
+        let labels = [("listener", certificate.listener.text()), ("subject", &certificate.subject)];
         text.sample(&labels, certificate.not_after_unix_secs);
     }
 }

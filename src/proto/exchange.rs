@@ -26,6 +26,7 @@ use crate::limits::{
 use crate::observe::audit::Reservation;
 use crate::observe::audit::handle::CannotAudit;
 use crate::observe::call_record::CallRecord;
+use crate::observe::metrics::labels::{CallLabel, OutcomeLabel};
 
 const CONGESTED: &str =
     "the proxy gets more requests than it can look at: this one has waited too long";
@@ -333,8 +334,8 @@ impl Exchange {
         total_micros: u32,
     ) {
         let metrics = &loop_state.metrics;
-        let call = self.call.map_or(0, Call::metric);
-        let outcome = error.map_or(0, |error| error.name.metric());
+        let call = self.call.map_or(CallLabel::None, Call::label);
+        let outcome = error.map_or(OutcomeLabel::Ok, |error| error.name.label());
         // By name: the settings may have changed since the request came.
         let store = self.prefix.and_then(|prefix| loop_state.service.store(prefix.text(received)));
         let counters = match store {
@@ -344,14 +345,13 @@ impl Exchange {
         if let Some(counters) = counters {
             counters.count(call, outcome);
         }
-        if let Some(durations) = metrics.durations.get(call) {
-            durations.total.record(total_micros);
-            if let Some(micros) = self.queue_micros {
-                durations.queue.record(micros);
-            }
-            if let Some(micros) = self.hsm_micros {
-                durations.hsm.record(micros);
-            }
+        let durations = metrics.durations(call);
+        durations.total.record(total_micros);
+        if let Some(micros) = self.queue_micros {
+            durations.queue.record(micros);
+        }
+        if let Some(micros) = self.hsm_micros {
+            durations.hsm.record(micros);
         }
         if let (Some(key), Some(Call::Encrypt), None) = (self.key, self.call, error)
             && let Some(key) = loop_state.service.key_metrics(key)
