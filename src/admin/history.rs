@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::time::{Instant, SystemTime};
 
-use super::Sources;
-use super::prometheus::total;
+use super::sources::Sources;
+use super::sums::{Sums, durations_of};
 use crate::limits::HISTORY_SAMPLES;
 use crate::observe::metrics::histogram::Snapshot;
-use crate::observe::metrics::labels::{CallLabel, Fault};
+use crate::observe::metrics::labels::CallLabel;
 use crate::observe::metrics::process::Process;
-use crate::observe::metrics::{Metrics, OutcomeCounts};
 use crate::observe::timestamp::unix_secs;
 
 /// What happened within one interval, and how things stood at its end.
@@ -70,44 +69,14 @@ struct Totals {
     cpu_seconds: f64,
 }
 
-/// Requests by who is to blame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sums {
-    pub(super) ok: u64,
-    pub(super) refused: u64,
-    pub(super) failed: u64,
-}
-
-impl Sums {
-    pub(super) fn add(&mut self, counts: &OutcomeCounts) {
-        for (_, outcome, count) in counts.iter() {
-            match outcome.fault() {
-                Fault::None => self.ok += count,
-                Fault::Caller => self.refused += count,
-                Fault::Service => self.failed += count,
-            }
-        }
-    }
-
-    /// All stores', and those of requests that reached none.
-    pub(super) fn of(metrics: &Metrics) -> Self {
-        let mut sums = Self::default();
-        sums.add(&metrics.storeless());
-        for store in metrics.stores() {
-            sums.add(&store.counts());
-        }
-        sums
-    }
-}
-
 impl Totals {
     fn of(sources: &Sources) -> Self {
         let metrics = &sources.metrics;
         let (mut all, mut hsm) = (Snapshot::default(), Snapshot::default());
         // Health calls take no time and would hide what the others take.
         for call in CallLabel::ALL.into_iter().filter(|call| *call != CallLabel::Health) {
-            all.add(&total(metrics, call, |durations| &durations.total));
-            hsm.add(&total(metrics, call, |durations| &durations.hsm));
+            all.add(&durations_of(metrics, call, |durations| &durations.total));
+            hsm.add(&durations_of(metrics, call, |durations| &durations.hsm));
         }
         Self {
             at: Instant::now(),
@@ -171,8 +140,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::observe::metrics::Outcomes;
-    use crate::observe::metrics::labels::OutcomeLabel;
 
     /// An hour and no more.
     #[test]
@@ -205,18 +172,5 @@ mod tests {
         assert_eq!((sample.ok, sample.refused, sample.failed), (10.0, 0.0, 2.0));
         assert_eq!((sample.p50_milli, sample.hsm_p50_milli), (Some(0.15), None));
         assert!((sample.cpus - 0.5).abs() < 1e-9);
-    }
-
-    /// Each outcome is somebody's.
-    #[test]
-    fn who_is_to_blame() {
-        let outcomes = Outcomes::default();
-        for call in CallLabel::ALL {
-            OutcomeLabel::ALL.into_iter().for_each(|outcome| outcomes.count(call, outcome));
-        }
-        let (mut counts, mut sums) = (OutcomeCounts::default(), Sums::default());
-        outcomes.add_to(&mut counts);
-        sums.add(&counts);
-        assert_eq!(sums, Sums { ok: 5, refused: 45, failed: 15 });
     }
 }

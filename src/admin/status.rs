@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::history::{History, Sums};
-use super::prometheus::{most_used, total};
-use super::{Facts, Sources};
+use super::history::History;
+use super::sources::{ServiceInfo, Sources};
+use super::sums::{Sums, durations_of, most_used_keys};
 use crate::hsm::{self, TokenStats};
 use crate::job::{HealthStatus, TokenHealth};
 use crate::limits::HISTORY_INTERVAL;
@@ -239,8 +239,8 @@ struct Columns {
 pub(super) fn status(sources: &Sources, history: &History) -> Status {
     let metrics = &sources.metrics;
     let sums = Sums::of(metrics);
-    let Facts { api, is_tls, is_mtls, ping, max_connections, request_deadline_milli } =
-        &**sources.facts.load();
+    let ServiceInfo { api, is_tls, is_mtls, ping, max_connections, request_deadline_milli } =
+        &**sources.service_info.load();
     let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
     let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
     let hsm = sources.hsm.load();
@@ -310,7 +310,7 @@ fn calls(metrics: &Metrics) -> Vec<Call> {
     CallLabel::CALLS
         .into_iter()
         .map(|call| {
-            let total = total(metrics, call, |durations| &durations.total);
+            let total = durations_of(metrics, call, |durations| &durations.total);
             let milli =
                 |quantile| total.quantile_micros(quantile).map(|micros| rounded(micros / 1e3));
             Call {
@@ -410,7 +410,7 @@ fn key_out_of_use(key: hsm::KeyOutOfUse) -> KeyOutOfUse {
 }
 
 fn keys(metrics: &Metrics) -> Vec<Key> {
-    let (used, _) = most_used(metrics);
+    let (used, _) = most_used_keys(metrics);
     used.into_iter()
         .take(MAX_KEYS_SHOWN)
         .filter(|(_, encrypts)| *encrypts > 0)

@@ -33,7 +33,7 @@ pub(super) struct InUse {
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) hsm: Arc<ArcSwap<Hsm>>,
     /// What the admin listener shows.
-    pub(super) facts: Arc<ArcSwap<admin::Facts>>,
+    pub(super) service_info: Arc<ArcSwap<admin::ServiceInfo>>,
 }
 
 /// What a reload works with.
@@ -181,8 +181,8 @@ impl Reloader {
         {
             acceptor.replace(Arc::clone(&tls.config));
         }
-        let facts = &self.in_use.facts;
-        facts.store(Arc::new(facts.load().with(&settings)));
+        let service_info = &self.in_use.service_info;
+        service_info.store(Arc::new(service_info.load().with(&settings)));
         startup_log::in_use(&settings, &findings);
         self.in_use.settings.store(Arc::new(settings));
         if !is_same_fleet {
