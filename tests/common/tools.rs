@@ -1,5 +1,7 @@
 //! Programs and libraries that the tests need beside the proxy.
 
+#![allow(dead_code, reason = "each test program uses a part")]
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -92,6 +94,23 @@ pub fn p11_kit_proxy() -> PathBuf {
     let modules = run(Command::new("p11-kit").arg("list-modules"), remedy);
     assert!(String::from_utf8_lossy(&modules.stdout).contains("softhsm2"), "{remedy}");
     path
+}
+
+/// NSS's software token.
+pub fn nss_module() -> PathBuf {
+    [
+        "/usr/lib/x86_64-linux-gnu/libsoftokn3.so",
+        "/usr/lib/x86_64-linux-gnu/nss/libsoftokn3.so",
+        "/usr/lib/aarch64-linux-gnu/libsoftokn3.so",
+        "/usr/lib64/libsoftokn3.so",
+    ]
+    .into_iter()
+    .map(PathBuf::from)
+    .find(|path| path.exists())
+    .expect(
+        "the tests need NSS's software token:\n  Debian, Ubuntu: apt-get install libnss3\n  \
+         Amazon Linux, Fedora: dnf install nss-softokn",
+    )
 }
 
 /// kryoptic's module.

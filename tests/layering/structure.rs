@@ -17,7 +17,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 /// The order of the folders and top files of `src/`, the ground first: each takes names from lower
 /// floors alone.
 const FLOORS: &[&[&str]] = &[
-    &["limits", "rate", "decimal", "exit"],
+    &["limits", "rate", "decimal", "exit", "random"],
     &["job", "observe", "policy"],
     &["proto", "hsm", "client"],
     &["server", "state"],
@@ -32,63 +32,36 @@ const FLOORS: &[&[&str]] = &[
 /// Files that are still in a circle even if those that close through a parent module's own items
 /// are left out. The list only shrinks: whoever opens a circle takes its files out.
 const KNOWN_CIRCLES: &[&str] = &[
-    "hsm/choice.rs",
     "hsm/config.rs",
     "hsm/fleet.rs",
     "hsm/hedge.rs",
+    "hsm/in_flight_call.rs",
     "hsm/outbox.rs",
+    "hsm/selection.rs",
     "hsm/token.rs",
-    "hsm/watch.rs",
     "hsm/witness.rs",
-    "proto/connection.rs",
-    "proto/exchange.rs",
-    "settings/load.rs",
-    "settings/pkcs11.rs",
-    "settings/tokens.rs",
 ];
 
 /// Files that are still in a circle, those included that close because a module takes names from
 /// the file of a module above it, which takes names from below. This list only shrinks, too.
 const KNOWN_PARENT_CIRCLES: &[&str] = &[
-    "hsm/choice.rs",
     "hsm/config.rs",
     "hsm/fleet.rs",
     "hsm/hedge.rs",
+    "hsm/in_flight_call.rs",
     "hsm/outbox.rs",
+    "hsm/selection.rs",
     "hsm/token.rs",
-    "hsm/watch.rs",
     "hsm/witness.rs",
-    "policy/cedar.rs",
-    "policy/mod.rs",
-    "policy/recursion.rs",
-    "policy/rego.rs",
-    "proto/connection.rs",
-    "proto/exchange.rs",
-    "proto/http/body.rs",
-    "proto/http/mod.rs",
-    "proto/http/request.rs",
-    "proto/sigv4/authorization.rs",
-    "proto/sigv4/canonical.rs",
-    "proto/sigv4/mod.rs",
-    "proto/sigv4/signing_key.rs",
-    "proto/xks/error.rs",
     "server/changes.rs",
     "server/event_loop.rs",
     "server/event_loop/accept.rs",
     "server/mod.rs",
     "server/sockets.rs",
-    "settings/load.rs",
-    "settings/pkcs11.rs",
-    "settings/tokens.rs",
 ];
 
 /// Functions that are still too long. This list only shrinks, too.
-const KNOWN_LONG_FUNCTIONS: &[&str] = &[
-    "hsm/keeper.rs Keeper::check",
-    "proto/exchange.rs Exchange::accept",
-    "settings/limits.rs read",
-    "settings/pkcs11.rs read",
-];
+const KNOWN_LONG_FUNCTIONS: &[&str] = &["hsm/health_checker.rs HealthChecker::check"];
 
 /// Read once for all tests: parsing takes seconds.
 static ARROWS: LazyLock<Arrows> = LazyLock::new(|| arrows_of(&sources()));
