@@ -6,14 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::backend::{
-    AnyKey, Direction, Evidence, Fault, Health, KeyChoice as _, OpenError, Session,
+    AnyKey, Direction, Evidence, Fault, Health, KeyChoice as _, KeyUse, OpenError, Session,
 };
 use super::backoff::Backoff;
 use super::evidence_keys::MonitoredKeys;
 use super::faults;
 use super::fleet::Fleet;
 use super::in_flight_call::{End, InFlightCall};
-use super::key_hangs::KeyUse;
 use super::service_time::thread_cpu_time;
 use super::token::Token;
 use crate::limits::{

@@ -20,6 +20,7 @@ pub mod fleet;
 pub mod health;
 mod health_checker;
 mod hedge;
+mod hedge_budget;
 pub mod in_flight_call;
 pub mod inventory;
 pub mod key_breaker;
@@ -31,11 +32,14 @@ pub mod pkcs11;
 pub mod proofs;
 mod prover;
 pub mod queue;
+pub mod queued;
 pub mod race;
+mod retry;
 mod selection;
 pub mod service_time;
 pub mod signal;
 pub mod token;
+pub mod token_set;
 pub mod witness;
 mod worker;
 pub mod worker_pool;
@@ -49,7 +53,7 @@ use crate::job::{CompletionQueue, Failure, FleetHealth, Job, TokenIndex};
 use crate::limits::{HSM_STOP_TIMEOUT, MAX_START_WAIT, MAX_TOKENS, MIN_CLOSE_WAIT};
 use backend::Backend;
 use config::{Config, Hedging};
-use fleet::{Fleet, complete};
+use fleet::Fleet;
 use inventory::TokenInventory;
 use pkcs11::labels::Labels;
 use pkcs11::token::Pkcs11Token;
@@ -348,7 +352,7 @@ impl Hsm {
         }
         for token in &fleet.tokens {
             for queued in token.drain() {
-                fleet.answer(complete(queued, Err(Failure::NoToken), None, 0));
+                fleet.inboxes.send(queued.complete(Err(Failure::NoToken), None, 0));
             }
         }
         let is_done = fleet.threads.load(Ordering::Acquire) == 0;

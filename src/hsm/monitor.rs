@@ -55,7 +55,7 @@ fn run(fleet: &Arc<Fleet>) {
                 token.latencies.advance(now);
                 token.breakers.forget_old(now);
             }
-            hedge_after = fleet.hedger.after(&fleet.tokens);
+            hedge_after = hedge::after(fleet.hedge_after, &fleet.tokens);
         }
         idle_ticks = if is_busy { 0 } else { idle_ticks + 1 };
         if idle_ticks < MONITOR_IDLE_TICKS || fleet.is_stopping() {
@@ -132,7 +132,7 @@ fn inspect_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
         }
         Inspection::NowStalled(job) => {
             is_busy = true;
-            call.outbox.lock().send_all(fleet);
+            call.outbox.lock().send_all(&fleet.inboxes);
             token.pool.mark_stalled();
             if let Some(key) = job.and_then(|job| job.key) {
                 token.hangs.stalled(key);
@@ -140,7 +140,7 @@ fn inspect_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
             true
         }
         Inspection::NowAbandoned(was, job) => {
-            call.outbox.lock().send_all(fleet);
+            call.outbox.lock().send_all(&fleet.inboxes);
             token.pool.abandon(was);
             if let Some(key) = job.and_then(|job| job.key) {
                 token.hangs.overdue(key, was == WorkerState::Stalled, now);

@@ -2,7 +2,6 @@
 
 use super::Hsm;
 use super::backend::{Direction, Evidence, Proof};
-use super::fleet::bit;
 use super::token::Token;
 use crate::job::KeyIndex;
 
@@ -41,7 +40,7 @@ impl Hsm {
         let mut proofs: Vec<_> =
             ordered.iter().map(|token| (token.index, prove_keys(token, keys))).collect();
         let usable = proofs.iter().filter(|(_, proofs)| proofs.trouble.is_none());
-        self.fleet.settle_among(usable.fold(0, |all, (index, _)| all | bit(*index)));
+        self.fleet.settle_among(usable.map(|(index, _)| *index).collect());
         // A dispute that came up later is about the first token's key too.
         for (token, (_, proofs)) in ordered.iter().zip(&mut proofs) {
             correct(token, proofs);

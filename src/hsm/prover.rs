@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use super::backend::{Direction, KeyStatus, Proof};
-use super::fleet::{Fleet, bit};
+use super::fleet::Fleet;
 use super::health_checker::{Abandoned, HealthChecker};
-use super::queue::TokenSet;
+use super::selection::may_make_witness;
 use super::token::Token;
+use super::token_set::TokenSet;
 use crate::limits::{
     MAX_HOUSEKEEPING, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_PAUSE, PROOF_SLICE,
 };
@@ -53,7 +54,7 @@ impl HealthChecker<'_> {
     fn prove_next(&mut self) -> Result<Option<Proof>, Abandoned> {
         let fleet = self.fleet;
         self.monitored(MAX_HOUSEKEEPING, |session, keys| {
-            let may_make = |key| fleet.may_make_witness(keys.token, key);
+            let may_make = |key| may_make_witness(&fleet.tokens, keys.token, key);
             session.as_mut().and_then(|session| session.prove_next(&may_make, &keys))
         })
     }
@@ -83,7 +84,7 @@ impl Fleet {
     fn settle_witnesses(&self) {
         if self.have_all_tried() {
             let usable = self.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
-            self.settle_among(usable.fold(0, |all, token| all | bit(token.index)));
+            self.settle_among(usable.map(|token| token.index).collect());
         }
     }
 
@@ -98,7 +99,7 @@ impl Fleet {
         };
         self.witnesses.settle(self.number, tokens, &|label| {
             let silent = self.tokens.iter().filter(|token| is_silent(token, label));
-            silent.fold(0, |all, token| all | bit(token.index))
+            silent.map(|token| token.index).collect()
         });
     }
 }

@@ -9,16 +9,15 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroize as _;
 
 use super::attribution::{FailedAttempt, FaultScope, attribute};
-use super::backend::{self, Blame, Direction, Evidence, Fault, OpenError, Session};
+use super::backend::{self, Blame, Direction, Evidence, Fault, KeyUse, OpenError, Session};
 use super::evidence_keys::MonitoredKeys;
-use super::faults;
-use super::fleet::{Fleet, complete};
+use super::fleet::Fleet;
 use super::in_flight_call::{Attempt, End, InFlightCall};
-use super::key_hangs::KeyUse;
-use super::queue::Queued;
+use super::queued::Queued;
 use super::service_time::thread_cpu_time;
 use super::token::Token;
 use super::worker_pool::{Parker, Wakeup};
+use super::{faults, retry};
 use crate::job::{Completion, Failure, Operation, Success};
 use crate::limits::{
     CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_HOUSEKEEPING, MAX_RETRY_BACKOFF,
@@ -229,7 +228,7 @@ impl Worker<'_> {
     }
 
     fn send_finished(&self) {
-        self.call.outbox.lock().send_all(self.fleet);
+        self.call.outbox.lock().send_all(&self.fleet.inboxes);
     }
 
     /// The next job; those of keys whose slow calls hold their share of the sessions wait.
@@ -294,7 +293,7 @@ impl Worker<'_> {
             self.token.record_expired(&queued.job);
             let token = Some(self.token.index);
             let queue_micros = micros(start.saturating_duration_since(queued.job.queued_at));
-            self.answer(complete(queued, Err(Failure::TimedOut), token, queue_micros), start);
+            self.answer(queued.complete(Err(Failure::TimedOut), token, queue_micros), start);
             return None;
         }
         if std::mem::take(&mut queued.backs_off) && queued.attempts > 1 {
@@ -305,7 +304,7 @@ impl Worker<'_> {
         // What is finished does not wait for a slow call.
         let mut held = self.call.outbox.lock();
         if held.is_due(start, self.token.service_time.mean()) {
-            held.send_all(self.fleet);
+            held.send_all(&self.fleet.inboxes);
         }
         Some(queued)
     }
@@ -337,7 +336,7 @@ impl Worker<'_> {
                 tracing::error!(token = label, "an HSM call panicked");
                 queued.job.output.zeroize();
                 let token = Some(self.token.index);
-                self.answer(complete(queued, Err(Failure::Defect), token, queue_micros), end);
+                self.answer(queued.complete(Err(Failure::Defect), token, queue_micros), end);
                 Called::Stopped(Next::Reopen(None))
             }
         }
@@ -396,10 +395,10 @@ impl Worker<'_> {
         if let Some(key) = queued.key_use() {
             faults::key_succeeded(self.token, key, end);
         }
-        self.fleet.record_wrong_suspicions(self.token, &queued, end);
+        retry::record_wrong_suspicions(self.fleet, self.token, &queued, end);
         let is_hedge = queued.is_hedge;
         let token = Some(self.token.index);
-        let completion = complete(queued, Ok(success), token, queue_micros);
+        let completion = queued.complete(Ok(success), token, queue_micros);
         if is_hedge && completion.is_some() {
             self.token.counters.hedges_won.fetch_add(1, Ordering::Relaxed);
         }
@@ -425,7 +424,7 @@ impl Worker<'_> {
                 if let Some(key) = queued.key_use() {
                     faults::key_answered(self.token, key, fault, times.end);
                 }
-                match self.fleet.failed(self.token, queued, fault, &mut answered) {
+                match retry::on_failure(self.fleet, self.token, queued, fault, &mut answered) {
                     Some(queued) => Done::Again(queued),
                     None => Done::GoOn,
                 }
@@ -449,7 +448,7 @@ impl Worker<'_> {
         self.token.counters.faults.fetch_add(1, Ordering::Relaxed);
         let about = queued.about();
         let is_first_attempt = queued.attempts == 0;
-        let back = self.fleet.fail_over(self.token, queued, fault);
+        let back = retry::fail_over(self.fleet, self.token, queued, fault);
         let scope = if self.token.breakers.explains(about.key, about.direction, fault.failure) {
             FaultScope::Key
         } else {
@@ -492,7 +491,7 @@ impl Worker<'_> {
         }
         let back = back.and_then(|mut queued| {
             queued.backs_off = scope != FaultScope::Key;
-            self.fleet.retry(self.token, queued, scope, answered)
+            retry::retry(self.fleet, self.token, queued, scope, answered)
         });
         self.after_fault(back, fault, breaks_session, scope)
     }
