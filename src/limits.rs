@@ -67,6 +67,8 @@ pub const MAX_POOLED_BYTES: usize = 8 * 1024 * 1024;
 /// 5.5); this ends it in good order long before, and a connection at KMS's quota of 1,800
 /// requests a second not before nine minutes. Setting: `[limits] max_requests_per_connection`.
 pub const DEFAULT_MAX_REQUESTS_PER_CONNECTION: u64 = 1_000_000;
+/// Upper bound of `[limits] max_requests_per_connection`.
+pub const MAX_REQUESTS_PER_CONNECTION: u64 = u64::MAX / 2;
 
 // ---- SigV4
 
@@ -141,6 +143,12 @@ pub const MAX_INHERITED_SOCKETS: usize = 128;
 
 // ---- Event loops
 
+/// Port of `/ping` where `[server] port_http_ping` is missing, as in the reference proxy.
+pub const DEFAULT_PING_PORT: u16 = 80;
+/// TCP keepalive times, in Linux: `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` (include/net/tcp.h).
+pub const MAX_TCP_KEEPALIVE_SECS: u64 = 32_767;
+/// TCP keepalive probes, in Linux: `MAX_TCP_KEEPCNT` (include/net/tcp.h).
+pub const MAX_TCP_KEEPALIVE_PROBES: u64 = 127;
 /// Connections in all. Setting: `[limits] max_connections`.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 20_000;
 /// What `[limits] max_connections` may be at the most.
@@ -424,8 +432,16 @@ pub const DEFAULT_MAX_PLAINTEXT_IN_BASE64_BYTES: usize = 8192;
 pub const MAX_PLAINTEXT_IN_BASE64_BYTES: usize = 16 * 1024 * 1024;
 /// Base64 bytes of AAD. Setting: `[limits] max_aad_in_base64`.
 pub const DEFAULT_MAX_AAD_IN_BASE64_BYTES: usize = 16_384;
+/// Upper bound of `[limits] max_aad_in_base64`.
+pub const MAX_AAD_IN_BASE64_BYTES: usize = base64_bytes(MAX_AAD_BYTES);
 /// Days before a certificate's expiry from which on it is warned of.
 pub const CERTIFICATE_WARNING_DAYS: i64 = 30;
+
+/// Returns how many bytes of padded base64 (RFC 4648, 4) that many bytes make.
+#[must_use]
+pub const fn base64_bytes(bytes: usize) -> usize {
+    bytes.div_ceil(3) * 4
+}
 
 const _: () = {
     assert!(MAX_URI_PATH_PREFIX_BYTES + "/kms/xks/v1".len() == 128);

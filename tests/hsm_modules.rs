@@ -5,6 +5,7 @@
 mod hsm_support;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aes_gcm::aead::consts::{U12, U16};
 use aes_gcm::aead::{Aead, KeyInit, Payload};
@@ -15,6 +16,7 @@ use cryptoki::session::Session;
 use hsm_support::*;
 use sha2::{Digest as _, Sha256};
 use xks_proxy::hsm::config::{Config, IvMode, TokenConfig, TokenSelector};
+use xks_proxy::hsm::pkcs11::{discovery, profiles};
 use xks_proxy::hsm::{Hsm, TokenStats};
 use xks_proxy::job::{Failure, HealthStatus, KeyAttributes, Success};
 
@@ -149,7 +151,7 @@ fn works(config: Config) {
     let token = &health.tokens[0];
     assert!(!token.id.is_empty() && token.model.contains("firmware"), "{token:?}");
 
-    assert!(caller.hsm.stop(std::time::Duration::from_secs(10)));
+    assert!(caller.hsm.stop(Duration::from_secs(10)));
     assert_eq!(caller.encrypt(BOTH, b"x"), Err(Failure::NoToken), "it has stopped");
 }
 
@@ -200,7 +202,12 @@ fn nss_works() {
             nss_with_keys(&parameters);
             let token = TokenConfig {
                 initialize_parameters: Some(parameters),
-                ..token(nss(), TokenSelector::Label("NSS Certificate DB".to_owned()), PIN, 4)
+                ..token(
+                    tools::nss_module(),
+                    TokenSelector::Label("NSS Certificate DB".to_owned()),
+                    PIN,
+                    4,
+                )
             };
             is_as_its_profile_says(&token, "nss");
             works(config(vec![token], &LABELS));
@@ -210,8 +217,7 @@ fn nss_works() {
 
 /// What the probe finds is what the profile of that name says.
 fn is_as_its_profile_says(token: &TokenConfig, name: &str) {
-    use xks_proxy::hsm::pkcs11::{discovery, profiles};
-    let bounds = discovery::Bounds { max_sessions: 4, time: std::time::Duration::from_millis(20) };
+    let bounds = discovery::Bounds { max_sessions: 4, time: Duration::from_millis(20) };
     let findings = discovery::run(token, &[], bounds).unwrap();
     let fits = findings.fitting_profiles().any(|profile| profile.name == name);
     assert!(fits && findings.throughput.len() == 3, "{findings:#?}");
@@ -220,7 +226,7 @@ fn is_as_its_profile_says(token: &TokenConfig, name: &str) {
 
 fn nss_with_keys(parameters: &str) {
     use xks_proxy::hsm::pkcs11::ffi::RawModule;
-    let module = nss();
+    let module = tools::nss_module();
     // A library that is let go of is unloaded, and forgets.
     let raw = RawModule::load(&module).unwrap();
     raw.initialize_with(parameters).unwrap();
@@ -245,9 +251,9 @@ fn nss_without_a_password_works() {
         |directory| {
             use xks_proxy::hsm::pkcs11::ffi::RawModule;
             let parameters = format!("configdir='sql:{}'", directory.display());
-            let raw = RawModule::load(&nss()).unwrap();
+            let raw = RawModule::load(&tools::nss_module()).unwrap();
             raw.initialize_with(&parameters).unwrap();
-            let pkcs11 = initialize(&nss());
+            let pkcs11 = initialize(&tools::nss_module());
             let slot = slot_of(&pkcs11, "NSS Certificate DB");
             let session = pkcs11.open_rw_session(slot).unwrap();
             let empty = cryptoki::types::AuthPin::new("".into());
@@ -259,7 +265,12 @@ fn nss_without_a_password_works() {
             pkcs11.finalize().unwrap();
             let token = TokenConfig {
                 initialize_parameters: Some(parameters),
-                ..token(nss(), TokenSelector::Label("NSS Certificate DB".to_owned()), "", 4)
+                ..token(
+                    tools::nss_module(),
+                    TokenSelector::Label("NSS Certificate DB".to_owned()),
+                    "",
+                    4,
+                )
             };
             works(config(vec![token], &LABELS));
         },
@@ -437,7 +448,7 @@ fn starts_again_after_a_stop() {
         for _ in 0..3 {
             let mut caller = Caller::start(config(vec![first(module.clone())], &LABELS));
             assert!(caller.encrypt(BOTH, b"x").is_ok());
-            assert!(caller.hsm.stop(std::time::Duration::from_secs(10)));
+            assert!(caller.hsm.stop(Duration::from_secs(10)));
         }
         let pkcs11 = cryptoki::context::Pkcs11::new(Path::new(&module)).unwrap();
         assert!(pkcs11.get_slots_with_token().is_err(), "it is finalised");
@@ -481,7 +492,7 @@ fn private_keys_come_first() {
             let refused = public_alone == Err(Failure::KeyNotFound);
             assert_eq!(refused, require_private_keys, "{public_alone:?}");
             assert_eq!(caller.hsm.inventory()[0].ambiguous, []);
-            assert!(caller.hsm.stop(std::time::Duration::from_secs(10)));
+            assert!(caller.hsm.stop(Duration::from_secs(10)));
         }
     });
 }
@@ -513,38 +524,76 @@ impl SlotDaemon {
 impl Drop for SlotDaemon {
     fn drop(&mut self) {
         if let Some(daemon) = &mut self.0 {
-            let _ = daemon.kill();
+            // Killed outright, it would leave its shared memory to the next one.
+            let pid = daemon.id().to_string();
+            let _ = std::process::Command::new("kill").args(["-TERM", &pid]).status();
             let _ = daemon.wait();
         }
     }
 }
 
+fn opencryptoki(label: &str) -> TokenConfig {
+    let module = [
+        "/usr/lib/x86_64-linux-gnu/pkcs11/libopencryptoki.so",
+        "/usr/lib/aarch64-linux-gnu/pkcs11/libopencryptoki.so",
+        "/usr/lib64/pkcs11/libopencryptoki.so",
+    ];
+    let module = module.iter().map(PathBuf::from).find(|path| path.exists()).unwrap();
+    token(module, TokenSelector::Label(label.to_owned()), PIN, 1)
+}
+
 /// opencryptoki's software token has a clock whose time is not what PKCS#11 has it, and is seen all
-/// the same. Up to version 3.8.1 at least it has no AES-GCM, which is said at the start.
+/// the same.
 #[test]
 fn opencryptoki_is_seen() {
     in_child(
         "opencryptoki_is_seen",
         |_| Vec::new(),
         |_| {
-            let module = [
-                "/usr/lib/x86_64-linux-gnu/pkcs11/libopencryptoki.so",
-                "/usr/lib/aarch64-linux-gnu/pkcs11/libopencryptoki.so",
-                "/usr/lib64/pkcs11/libopencryptoki.so",
-            ];
-            let module = module.iter().map(PathBuf::from).find(|path| path.exists()).unwrap();
             let _daemon = SlotDaemon::start();
-            let token = token(module, TokenSelector::Label("IBM OS PKCS#11".to_owned()), PIN, 1);
-            let config = config(vec![token], &LABELS);
-            let told = match Hsm::start(config, Vec::new()) {
-                // No token was made of it: that is for an administrator.
-                Ok(hsm) => hsm.stats().remove(0).trouble.unwrap_or_default(),
-                Err(error) => error.to_string(),
-            };
-            assert!(
-                told.contains("label \"IBM OS PKCS#11\" serial") || told.contains("no AES-GCM"),
-                "{told}"
-            );
+            let hsm =
+                Hsm::start(config(vec![opencryptoki("none of that name")], &LABELS), Vec::new());
+            let told = hsm.unwrap().stats().remove(0).trouble.unwrap();
+            // Made by an administrator, it has another label.
+            assert!(told.contains("serial \"123\""), "{told}");
         },
     );
+}
+
+/// Up to version 3.8.1 at least, opencryptoki's software token has no AES-GCM: the proxy does not
+/// start with it, and `probe-hsm` finds no profile but says why. (The token is made in a directory
+/// that a mount namespace puts in the place of the system's.)
+#[test]
+fn opencryptoki_cannot_serve() {
+    const NAMESPACE: &str = "XKS_PROXY_TEST_NAMESPACE";
+    let test = "opencryptoki_cannot_serve";
+    let body = |_: &Path| {
+        let _daemon = SlotDaemon::start();
+        let made = std::process::Command::new("sh")
+            .args(["-c", "printf 'soft\\n' | pkcsconf -c 3 -I -S 87654321"])
+            .status();
+        assert!(made.unwrap().success(), "the token is not made");
+        let why = "the token \"soft\" (IBM Corp. IBM SoftTok) has no AES-GCM (CKM_AES_GCM)";
+        let refused = Hsm::start(config(vec![opencryptoki("soft")], &LABELS), Vec::new());
+        let refused = refused.err().expect("it must not start").message;
+        assert!(refused.contains(why), "{refused}");
+        let bounds = discovery::Bounds { max_sessions: 1, time: Duration::from_millis(10) };
+        let refused = discovery::run(&opencryptoki("soft"), &[], bounds).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    };
+    if std::env::var_os(NAMESPACE).is_some() {
+        return in_child(test, |_| Vec::new(), body);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let script = "cp -a /var/lib/opencryptoki \"$0\" && \
+                  mount --bind \"$0/opencryptoki\" /var/lib/opencryptoki && exec \"$@\"";
+    let status = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(directory.path())
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(NAMESPACE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "{test} failed in its mount namespace (which takes CAP_SYS_ADMIN)");
 }

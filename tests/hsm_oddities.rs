@@ -107,6 +107,32 @@ fn no_arguments() {
 }
 
 #[test]
+fn threads_of_its_own() {
+    serves("initialize = \"needs_threads\"", GcmForm::default());
+}
+
+/// A module that cannot lock is called by one thread at a time, whatever sessions there are.
+#[test]
+fn one_call_at_a_time() {
+    const CALL: Duration = Duration::from_millis(50);
+    in_child("one_call_at_a_time", Bench::environment, |directory| {
+        let mut bench = Bench::new(directory);
+        bench.set("[odd]\ninitialize = \"no_os_locking\"");
+        let mut caller = start(GcmForm::default());
+        assert_eq!(round_trip(&mut caller, 0), Ok(()));
+        bench.set(&format!("[latency]\nC_Encrypt = \"{}ms\"", CALL.as_millis()));
+        let encryption = || xks_proxy::job::Operation::Encrypt { cdiv: None };
+        let mut jobs: Vec<_> =
+            (0..8).map(|_| caller.job(request(0, encryption(), b"x"), 5_000)).collect();
+        let began = std::time::Instant::now();
+        caller.hsm.submit(&mut jobs, &mut Vec::new());
+        let answers = caller.wait(8);
+        assert!(answers.len() == 8 && answers.iter().all(|answer| answer.outcome.is_ok()));
+        assert!(began.elapsed() >= CALL * 8, "{:?}", began.elapsed());
+    });
+}
+
+#[test]
 fn the_length_first() {
     serves("wants_length_first = true", GcmForm { asks_length: true, ..GcmForm::default() });
 }

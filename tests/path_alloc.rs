@@ -250,7 +250,7 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: &str, is_audited: bool)
         .unwrap();
 
     let change = || {
-        let service = Arc::new(settings.service_after(Some(&service)));
+        let service = Arc::new(settings.service_after(Some(&service), None));
         changes.put(service, Arc::clone(&hsm), &settings.server_config());
         assert!(changes.wait(std::time::Duration::from_secs(20)));
     };

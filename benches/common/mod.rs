@@ -196,7 +196,6 @@ fn response_head() -> Box<dyn FnMut()> {
 fn whole(request: Vec<u8>) -> Box<dyn FnMut()> {
     let rig = Rig::new(service());
     let (mut loop_state, snapshot, attributes) = (rig.loop_state, rig.snapshot, rig.hsm.attributes);
-    let fleet = rig::fleet();
     let mut connection = Connection::new(Listener::Api, None, &snapshot);
     Box::new(move || {
         connection.receive(&mut loop_state, snapshot.now, black_box(&request));
@@ -207,7 +206,6 @@ fn whole(request: Vec<u8>) -> Box<dyn FnMut()> {
                     let completion = done(job, attributes);
                     connection.complete(&mut loop_state, &snapshot, completion)
                 }
-                Step::Health => connection.answer_health(&mut loop_state, &snapshot, &fleet),
                 Step::Send => {
                     assert!(black_box(&loop_state.out).starts_with(b"HTTP/1.1 200"));
                     loop_state.clear_out();

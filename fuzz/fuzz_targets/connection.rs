@@ -18,7 +18,7 @@ use xks_proxy::proto::Wait;
 
 fuzz_target!(|data: &[u8]| {
     let mut service = rig::service();
-    service.is_sigv4_auth_enabled = data.len() % 2 == 0;
+    service.options.is_sigv4_auth_enabled = data.len() % 2 == 0;
     let mut rig = rig::Rig::new(service);
     rig.hold_jobs = true;
     let (mut sent, mut answered) = (Vec::new(), Vec::new());

@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let [options, piece, bytes @ ..] = data else { return };
     let mut service = rig::service();
-    service.is_sigv4_auth_enabled = options & 1 == 1;
+    service.options.is_sigv4_auth_enabled = options & 1 == 1;
     let mut rig = rig::Rig::new(service);
     let piece = if *piece == 255 { usize::MAX } else { usize::from(*piece) + 1 };
     rig.send_in_pieces(bytes, piece);

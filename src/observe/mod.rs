@@ -13,6 +13,7 @@ pub mod audit;
 pub mod call_record;
 mod escape;
 mod line;
+mod line_queue;
 pub mod log;
 pub mod metrics;
 pub mod panics;

@@ -41,9 +41,7 @@ impl Assembled {
         let Bound { server, admin, sockets, inherited } = bound;
         let settings = Arc::new(settings);
         let metrics = metrics(&settings, &server, telemetry);
-        let mut service = settings.service();
-        service.count_in(&metrics);
-        let service = Arc::new(service);
+        let service = Arc::new(settings.service_after(None, Some(&metrics)));
         let mut completions = server.completions();
         let caller = HsmCaller::new(u16::try_from(completions.len()).unwrap_or(u16::MAX));
         completions.push(caller.inbox());

@@ -10,23 +10,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::buffer::Buffer;
-use super::exchange::{Accepted, Exchange, Origin, Outcome};
+use super::exchange::{Answer, AnswerSource, Exchange, Origin, Outcome};
 use super::http::HttpError;
 use super::http::body::{Progress, Whole};
 use super::http::{request, response};
 use super::loop_state::{LoopState, Snapshot};
+use super::route::Listener;
 use super::xks::encode;
-use super::xks::error::ApiError;
-use crate::job::{Completion, Failure, FleetHealth, InlineBytes, Job, ReplyTo, Request, Success};
-
-/// Which port a connection came in by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listener {
-    /// The XKS API, `/ping` and `/readyz`.
-    Api,
-    /// `/ping` and `/readyz` only.
-    Ping,
-}
+use crate::job::{Completion, Failure, Job, ReplyTo, Request};
 
 /// What the shell has to do next.
 #[must_use]
@@ -35,8 +26,6 @@ pub enum Step {
     Receive,
     /// Hand this to the HSM and wait for its completion. No bytes are wanted meanwhile.
     Submit(Job),
-    /// Call [`Connection::answer_health`].
-    Health,
     /// The answer is in [`LoopState::out`]: when it has been sent, call [`Connection::sent`].
     Send,
     /// Close the connection.
@@ -58,6 +47,7 @@ pub enum Wait {
     Send(Instant),
 }
 
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum State {
     /// Bytes up to `searched` hold no end of a head.
     Head { searched: usize },
@@ -65,8 +55,6 @@ enum State {
     Body { head_bytes: usize, max_bytes: usize, progress: Progress },
     /// The HSM works.
     Waiting { exchange: Exchange, request: Arc<Request>, serial: u64, deadline: Instant },
-    /// The fleet's health is asked for.
-    WaitingForHealth { exchange: Exchange },
     /// The answer is on its way.
     Answered { close: bool },
 }
@@ -135,8 +123,6 @@ impl Connection {
             State::Head { .. } => Wait::Head(self.started),
             State::Body { .. } => Wait::Body(self.since),
             State::Waiting { deadline, .. } => Wait::Hsm(deadline),
-            // It is not waited for.
-            State::WaitingForHealth { .. } => Wait::Hsm(self.since),
             State::Answered { .. } => Wait::Send(self.since),
         }
     }
@@ -168,9 +154,7 @@ impl Connection {
         self.is_half_closed = true;
         match &self.state {
             State::Head { .. } | State::Body { .. } => self.step(loop_state, snapshot),
-            State::Waiting { .. } | State::WaitingForHealth { .. } | State::Answered { .. } => {
-                Step::Receive
-            }
+            State::Waiting { .. } | State::Answered { .. } => Step::Receive,
         }
     }
 
@@ -203,7 +187,7 @@ impl Connection {
                     let (_, body, received) = self.buffer.split_mut(head_bytes);
                     match progress.advance(&mut body[..received], max_bytes) {
                         Ok(Some(whole)) => {
-                            return match self.accept(loop_state, snapshot, head_bytes, whole) {
+                            return match self.check(loop_state, snapshot, head_bytes, whole) {
                                 Ok(outcome) => self.proceed(loop_state, snapshot, outcome),
                                 Err(error) => self.refuse(loop_state, snapshot, error),
                             };
@@ -217,7 +201,7 @@ impl Connection {
                         Err(error) => return self.refuse(loop_state, snapshot, error),
                     }
                 }
-                State::Waiting { .. } | State::WaitingForHealth { .. } => return Step::Receive,
+                State::Waiting { .. } => return Step::Receive,
                 State::Answered { .. } => return Step::Send,
             }
         }
@@ -247,7 +231,7 @@ impl Connection {
         let head = request::parse(head, &mut slots)?;
         let mut progress = Progress::new(head.framing, max_bytes)?;
         if let Some(whole) = progress.advance(&mut body[..received], max_bytes)? {
-            return Ok(Some(origin.accept(loop_state, snapshot, &head, head_bytes, body, whole)));
+            return Ok(Some(origin.check(loop_state, snapshot, &head, head_bytes, body, whole)));
         }
         if head.expects_continue && received == 0 {
             loop_state.out.extend_from_slice(response::CONTINUE);
@@ -258,7 +242,7 @@ impl Connection {
     }
 
     /// The body has come in pieces, and is whole now.
-    fn accept(
+    fn check(
         &mut self,
         loop_state: &mut LoopState,
         snapshot: &Snapshot,
@@ -269,7 +253,7 @@ impl Connection {
         let (head, body, _) = self.buffer.split_mut(head_bytes);
         let mut slots = request::header_slots();
         let head = request::parse(head, &mut slots)?;
-        Ok(origin.accept(loop_state, snapshot, &head, head_bytes, body, whole))
+        Ok(origin.check(loop_state, snapshot, &head, head_bytes, body, whole))
     }
 
     /// A whole request has been checked.
@@ -279,19 +263,20 @@ impl Connection {
         snapshot: &Snapshot,
         outcome: Outcome,
     ) -> Step {
-        let (exchange, accepted) = outcome;
-        match accepted {
-            Ok(Accepted::Text(status, text)) => {
+        let (exchange, checked) = outcome;
+        match checked {
+            Ok(AnswerSource::Text(status, text)) => {
                 loop_state.body.extend_from_slice(text.as_bytes());
                 self.finish(loop_state, snapshot, &exchange, Answer::Text(status))
             }
-            Ok(Accepted::Health) => {
-                self.state = State::WaitingForHealth { exchange };
-                Step::Health
+            Ok(AnswerSource::Health) => {
+                let fleet_size = loop_state.service.options.fleet_size;
+                encode::health(&mut loop_state.body, &loop_state.health, fleet_size);
+                self.finish(loop_state, snapshot, &exchange, Answer::Json)
             }
-            Ok(Accepted::Job(request)) => {
+            Ok(AnswerSource::Hsm(request)) => {
                 let serial = loop_state.take_serial();
-                let deadline = self.started + loop_state.service.timeouts.request;
+                let deadline = self.started + loop_state.service.options.timeouts.request;
                 let job = Job {
                     request: Arc::clone(&request),
                     output: loop_state.take_output(),
@@ -305,24 +290,6 @@ impl Connection {
             }
             Err(error) => self.finish(loop_state, snapshot, &exchange, Answer::Error(&error)),
         }
-    }
-
-    /// The answer to [`Step::Health`].
-    pub fn answer_health(
-        &mut self,
-        loop_state: &mut LoopState,
-        snapshot: &Snapshot,
-        health: &FleetHealth,
-    ) -> Step {
-        let exchange = match self.take_state() {
-            State::WaitingForHealth { exchange } => exchange,
-            other => {
-                self.state = other;
-                return Step::Receive;
-            }
-        };
-        encode::health(&mut loop_state.body, health, loop_state.service.fleet_size);
-        self.finish(loop_state, snapshot, &exchange, Answer::Json)
     }
 
     /// Whether the connection waits for the completion of that serial number.
@@ -342,33 +309,14 @@ impl Connection {
             loop_state.recycle_output(completion.output);
             return Step::Receive;
         };
-        exchange.token = completion.token;
-        exchange.queue_micros = Some(completion.queue_micros);
-        exchange.hsm_micros = Some(completion.hsm_micros);
-        let body = &mut loop_state.body;
-        let step = match completion.outcome {
+        exchange.note_completion(&completion);
+        let step = match &completion.outcome {
             Ok(success) => {
-                match success {
-                    Success::Described(attributes) => {
-                        encode::key_metadata(body, &attributes, !exchange.is_disabled);
-                    }
-                    Success::Encrypted { iv, tag, cdiv } => {
-                        let metadata = exchange.ciphertext_metadata.as_ref();
-                        encode::encrypted(
-                            body,
-                            &completion.output,
-                            &iv,
-                            &tag,
-                            metadata.map(InlineBytes::as_slice),
-                            cdiv.as_ref(),
-                        );
-                    }
-                    Success::Decrypted => encode::decrypted(body, &completion.output),
-                }
+                exchange.encode(&mut loop_state.body, success, &completion.output);
                 self.finish(loop_state, snapshot, &exchange, Answer::Json)
             }
             Err(failure) => {
-                self.finish(loop_state, snapshot, &exchange, Answer::Error(&failure.into()))
+                self.finish(loop_state, snapshot, &exchange, Answer::Error(&(*failure).into()))
             }
         };
         loop_state.recycle_output(completion.output);
@@ -401,7 +349,7 @@ impl Connection {
                 self.refuse(loop_state, snapshot, error)
             }
             State::Waiting { .. } => self.reject(loop_state, snapshot, Failure::TimedOut),
-            State::WaitingForHealth { .. } | State::Answered { .. } => Step::Close,
+            State::Answered { .. } => Step::Close,
         }
     }
 
@@ -457,10 +405,8 @@ impl Connection {
         snapshot: &Snapshot,
         error: HttpError,
     ) -> Step {
-        let mut exchange = Exchange::new(self.origin());
-        exchange.consumed = self.buffer.len();
-        exchange.close = true;
-        self.finish(loop_state, snapshot, &exchange, Answer::Error(&error.answer()))
+        let exchange = Exchange::unreadable(self.origin(), self.buffer.len());
+        self.finish(loop_state, snapshot, &exchange, Answer::Error(&error.into()))
     }
 
     /// Appends the answer, whose body is in [`LoopState::body`] unless it is an error; logs it,
@@ -472,30 +418,21 @@ impl Connection {
         exchange: &Exchange,
         answer: Answer<'_>,
     ) -> Step {
-        let is_last = self.is_half_closed && exchange.consumed >= self.buffer.len();
+        let is_last = self.is_half_closed && exchange.consumed() >= self.buffer.len();
         // A peer that is sent here all the same, since nothing else serves yet or the load balancer
         // has not noticed, would be here again with the next request: a handshake for each.
         let is_sent_away = snapshot.is_draining && !self.came_late;
         self.answered += 1;
-        self.is_proven |= exchange.is_authenticated;
-        let max_requests = loop_state.service.max_requests_per_connection;
+        self.is_proven |= exchange.is_authenticated();
+        let max_requests = loop_state.service.options.max_requests_per_connection;
         let is_worn = max_requests > 0 && self.answered >= max_requests;
-        let close = exchange.close || is_sent_away || snapshot.is_stopping || is_last || is_worn;
+        let close =
+            exchange.must_close() || is_sent_away || snapshot.is_stopping || is_last || is_worn;
         exchange.write_answer(loop_state, snapshot, &answer, close, self.buffer.filled());
-        let consumed = if close { self.buffer.len() } else { exchange.consumed };
+        let consumed = if close { self.buffer.len() } else { exchange.consumed() };
         self.buffer.consume(consumed, &mut loop_state.buffers);
         self.state = State::Answered { close };
         self.since = snapshot.now;
         Step::Send
     }
-}
-
-/// What is answered.
-pub(super) enum Answer<'a> {
-    /// 200 and the JSON in [`LoopState::body`].
-    Json,
-    /// That status and the text in [`LoopState::body`].
-    Text(u16),
-    /// An error.
-    Error(&'a ApiError),
 }

@@ -10,7 +10,7 @@ use super::http::date::HttpDate;
 use super::service_config::ServiceConfig;
 use super::sigv4::signing_key::SigningKeys;
 use super::xks::decode::Decoder;
-use crate::job::{Job, Request};
+use crate::job::{FleetHealth, Job, Request};
 use crate::limits::{ANSWER_OVERHEAD_BYTES, MAX_CHUNK_LINE_BYTES, MAX_RECORD_BYTES};
 use crate::observe::log::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
@@ -46,10 +46,12 @@ pub struct LoopState {
     pub access_log: AccessLog,
     /// This loop's counters.
     pub metrics: Arc<LoopMetrics>,
-    /// Labels of the tokens, by [`crate::job::TokenIndex`], for the log.
-    pub token_labels: Vec<Box<str>>,
     /// Counts changes of the fleet: a [`crate::job::TokenIndex`] means something within one.
     pub fleet: u32,
+    /// The fleet's health, for the health call.
+    pub(super) health: Arc<FleetHealth>,
+    /// Labels of the tokens, by [`crate::job::TokenIndex`], for the log.
+    pub(super) token_labels: Vec<Box<str>>,
     pub(super) buffers: BufferPool,
     pub(super) signing_keys: SigningKeys,
     pub(super) decoder: Decoder,
@@ -71,8 +73,9 @@ impl LoopState {
             out: Vec::with_capacity(answer_bytes),
             access_log,
             metrics: Arc::default(),
-            token_labels: Vec::new(),
             fleet: 0,
+            health: Arc::default(),
+            token_labels: Vec::new(),
             buffers: BufferPool::new(buffer_bytes(&service)),
             signing_keys: SigningKeys::new(service.credentials()),
             decoder: Decoder::default(),
@@ -97,6 +100,15 @@ impl LoopState {
         // A signing key of an access key id whose secret has changed must not be found any more.
         self.signing_keys = SigningKeys::new(service.credentials());
         self.service = service;
+    }
+
+    /// Takes over the fleet's health as it is now.
+    pub fn set_health(&mut self, health: Arc<FleetHealth>) {
+        if !Arc::ptr_eq(&health, &self.health) {
+            self.token_labels =
+                health.tokens.iter().map(|token| token.label.as_str().into()).collect();
+            self.health = health;
+        }
     }
 
     /// The memory of the receive buffers that connections hold at present.
@@ -175,7 +187,7 @@ fn buffer_bytes(service: &ServiceConfig) -> usize {
 
 /// Memory that never has to grow leaves no copy of a plaintext behind.
 fn answer_bytes(service: &ServiceConfig) -> usize {
-    service.max_plaintext_in_base64 + ANSWER_OVERHEAD_BYTES
+    service.options.max_plaintext_in_base64 + ANSWER_OVERHEAD_BYTES
 }
 
 /// Wipes what is in it; `Vec::zeroize` would wipe all of the memory each time. What lies behind

@@ -2,6 +2,15 @@
 
 use crate::limits::MAX_KEY_ID_BYTES;
 
+/// The port by which a connection came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// The XKS API, `/ping` and `/readyz`.
+    Api,
+    /// `/ping` and `/readyz` only.
+    Ping,
+}
+
 /// The specification's calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {

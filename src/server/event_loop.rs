@@ -23,7 +23,7 @@ use super::peer::{Fate, Peer};
 use super::timer::Timers;
 use super::waiting::{Entry, List, Lists};
 use crate::hsm::Hsm;
-use crate::job::{Completion, CompletionQueue, Failure, FleetHealth, Job};
+use crate::job::{Completion, CompletionQueue, Failure, Job};
 use crate::limits::{
     HANDSHAKES_PER_OLDEST, MAX_ANSWERS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_EXPIRIES_PER_TURN,
     MAX_HANDSHAKES_PER_TURN, MAX_JOBS_PER_SUBMIT, MAX_LEFTOVERS, MAX_LISTENERS_PER_LOOP, MAX_TURN,
@@ -118,7 +118,6 @@ impl EventLoop {
             handshakes_done: 0,
             answers: Vec::new(),
             refused: Vec::new(),
-            health: Arc::default(),
             is_submitting: false,
         };
         running.serve()
@@ -148,8 +147,6 @@ struct Running {
     answers: Vec<Completion>,
     /// Jobs that the HSM side did not take.
     refused: Vec<(Job, Failure)>,
-    /// What the last turn saw.
-    health: Arc<FleetHealth>,
     is_submitting: bool,
 }
 
@@ -291,11 +288,8 @@ impl Running {
     fn look_around(&mut self) {
         self.pulse.beat();
         let health = self.context.hsm.health();
-        if !Arc::ptr_eq(&health, &self.health) {
-            self.context.loop_state.token_labels =
-                health.tokens.iter().map(|token| token.label.as_str().into()).collect();
-            self.health = health;
-        }
+        let can_serve = health.can_serve();
+        self.context.loop_state.set_health(health);
         let unix_secs = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
@@ -303,8 +297,7 @@ impl Running {
         self.context.snapshot = Snapshot {
             now: Instant::now(),
             unix_secs,
-            is_ready: self.health.can_serve()
-                && self.context.loop_state.access_log.audit.can_serve(),
+            is_ready: can_serve && self.context.loop_state.access_log.audit.can_serve(),
             is_draining: self.lifecycle.is_draining(),
             is_stopping: self.lifecycle.is_stopping(),
             is_congested: self.context.snapshot.is_congested,

@@ -21,9 +21,8 @@ use crate::hsm::inventory::TokenInventory;
 use crate::job::{Iv, KeyIndex, Operation, Request, Success};
 use crate::observe::metrics::counter::SharedCounter;
 use crate::observe::panics;
-use crate::observe::redaction::Secret;
 use crate::proto::service_config::Timeouts;
-use crate::proto::xks::quota::Quota;
+use crate::proto::{ServiceOptions, StoreConfig};
 
 /// Longer than any wait here, on any machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -109,12 +108,17 @@ pub(super) fn service() -> ServiceConfig {
         write: long,
         handshake: long,
     };
-    let mut service = ServiceConfig::new("us-east-1", "kms-xks-proxy", timeouts);
-    service.is_sigv4_auth_enabled = false;
-    let secret = Secret::new("A".repeat(43));
-    service.add_store("/of/the/test", [("AAAAAAAAAAAAAAAAAAAA", secret)], ["foo"]);
-    service.set_quota("/of/the/test", Quota::new(None, Some(1)));
-    service
+    let options = ServiceOptions {
+        is_sigv4_auth_enabled: false,
+        ..ServiceOptions::new("us-east-1", "kms-xks-proxy", timeouts)
+    };
+    let store = StoreConfig {
+        uri_path_prefix: "/of/the/test".to_owned(),
+        key_ids: vec!["foo".to_owned()],
+        max_in_flight: Some(1),
+        ..StoreConfig::default()
+    };
+    ServiceConfig::new(options, vec![store], None, None)
 }
 
 /// Where the loop's thread logs to.

@@ -130,7 +130,7 @@ impl Peer {
 
     /// When what is being waited for has taken too long.
     pub(super) fn deadline(&self, context: &LoopContext) -> Instant {
-        let timeouts = &context.loop_state.service.timeouts;
+        let timeouts = &context.loop_state.service.options.timeouts;
         let at_the_end = |time: Duration| {
             if context.snapshot.is_stopping { time.min(STOPPING_PATIENCE) } else { time }
         };
@@ -449,14 +449,6 @@ impl Peer {
                 Step::Submit(job) => {
                     context.submit(job);
                     return Fate::Stays;
-                }
-                Step::Health => {
-                    let health = context.hsm.health();
-                    self.connection.answer_health(
-                        &mut context.loop_state,
-                        &context.snapshot,
-                        &health,
-                    )
                 }
                 Step::Send if self.pending.is_empty() => {
                     if context.answers_left == 0 {

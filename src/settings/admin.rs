@@ -3,10 +3,20 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::section::Section;
-use super::{Admin, Server, tls};
+use super::server::{self, Server};
+use super::tls::{self, Tls};
 
 const PORT_REMEDY: &str = "write the port that Prometheus and browsers connect to, such as 9443";
 const TLS_REMEDY: &str = "write both tls_cert_pem and tls_key_pem, or neither";
+
+/// `[admin]`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Address to listen on. Without TLS a loopback address, unless `allow_plain_remote` is set.
+    pub address: SocketAddr,
+    /// `tls_cert_pem`, `tls_key_pem`, `client_ca_pem`, if they are there.
+    pub tls: Option<Tls>,
+}
 
 /// `Some(None)` without the section.
 pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option<Admin>> {
@@ -14,15 +24,9 @@ pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option
         return Some(None);
     }
     let section = root.section("admin")?;
-    let ip = match section.get("ip") {
-        Some(member) => super::server::ip(&member),
-        None => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-    };
-    let port = section.require("port", PORT_REMEDY).and_then(|member| super::server::port(&member));
-    let allow_plain_remote = match section.get("allow_plain_remote") {
-        Some(member) => member.bool(),
-        None => Some(false),
-    };
+    let ip = section.value_or("ip", IpAddr::V4(Ipv4Addr::LOCALHOST), server::ip);
+    let port = section.require("port", PORT_REMEDY).and_then(|member| server::port(&member));
+    let allow_plain_remote = section.switch("allow_plain_remote");
     let tls = read_tls(&section);
     let (ip, port, allow_plain_remote) = (ip?, port?, allow_plain_remote?);
     let tls = tls?;
@@ -57,7 +61,7 @@ pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option
     Some(Some(Admin { address, tls }))
 }
 
-fn read_tls(section: &Section<'_>) -> Option<Option<super::Tls>> {
+fn read_tls(section: &Section<'_>) -> Option<Option<Tls>> {
     let has = |name| section.get(name).is_some();
     let has_ca = has("client_ca_pem");
     match (has("tls_cert_pem"), has("tls_key_pem")) {

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Store;
 use super::file;
-use super::known::nearest;
 use super::section::{Member, Section, shown};
+use super::stores::Store;
+use super::unknown::nearest;
 use crate::limits::{
     MAX_AUDIT_FILE_BYTES, MAX_AUDIT_RETAINED_FILES, MAX_SECRET_FILE_BYTES, MIN_AUDIT_FILE_BYTES,
 };
@@ -41,14 +41,12 @@ pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Optio
     let rotation = choice(&section, "rotation_kind", &ROTATIONS, AuditRotation::Daily);
     let when_full = choice(&section, "when_full", &WHEN_FULL, WhenFull::default());
     let sync = choice(&section, "sync", &SYNCS, AuditSync::default());
-    let max_file_bytes = number(
-        &section,
-        "max_file_bytes",
-        MIN_AUDIT_FILE_BYTES..=MAX_AUDIT_FILE_BYTES,
-        "a number of bytes",
-    );
-    let retain_files =
-        number(&section, "retain_files", 1..=MAX_AUDIT_RETAINED_FILES, "a number of files");
+    let max_file_bytes = section.optional("max_file_bytes", |member| {
+        member.integer(MIN_AUDIT_FILE_BYTES..=MAX_AUDIT_FILE_BYTES, "a number of bytes")
+    });
+    let retain_files = section.optional("retain_files", |member| {
+        member.integer(1..=MAX_AUDIT_RETAINED_FILES, "a number of files")
+    });
     let hsm_key = hsm_key(&section, stores);
     let key_remedy =
         "write the path of the chain's first key, which `xks-proxy audit new-key` makes";
@@ -60,7 +58,7 @@ pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Optio
         prefix: prefix?,
         rotation: rotation?,
         max_file_bytes: max_file_bytes?,
-        retain_files: retain_files?.and_then(|files| usize::try_from(files).ok()),
+        retain_files: retain_files?,
         when_full: when_full?,
         sync: sync?,
         key_file: key_path?,
@@ -135,18 +133,6 @@ fn prefix(section: &Section<'_>) -> Option<String> {
         return None;
     }
     Some(text.to_owned())
-}
-
-fn number(
-    section: &Section<'_>,
-    name: &str,
-    range: std::ops::RangeInclusive<u64>,
-    what: &str,
-) -> Option<Option<u64>> {
-    match section.get(name) {
-        None => Some(None),
-        Some(member) => member.integer(range, what).map(Some),
-    }
 }
 
 /// One of a few words.

@@ -1,7 +1,7 @@
 //! `[hsm_capabilities]`, and the same members of a `[[pkcs11.tokens]]`.
 
-use super::known::nearest;
 use super::section::{Section, shown};
+use super::unknown::nearest;
 use crate::hsm::config::{GcmForm, IvMode, Rules};
 use crate::hsm::pkcs11::profiles::{self, PROFILES};
 

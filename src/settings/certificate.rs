@@ -12,13 +12,23 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
-use super::CertificateSummary;
 use super::file::{self, Status};
 use super::section::{Member, shown};
 use crate::limits::{CERTIFICATE_WARNING_DAYS, MAX_PEM_BYTES};
 use crate::observe::timestamp::civil_from_days;
 
 const SECS_PER_DAY: i64 = 86_400;
+
+/// What the log and `check` say of the server's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateSummary {
+    /// Subject distinguished name.
+    pub subject: String,
+    /// DNS names of the subjectAltName extension.
+    pub names: Vec<String>,
+    /// Seconds since 1970 at which it expires.
+    pub not_after_unix_secs: i64,
+}
 
 /// The PEM text of the file that `member` names.
 fn read(member: &Member<'_>, remedy: &str) -> Option<(Zeroizing<Vec<u8>>, Status)> {

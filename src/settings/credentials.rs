@@ -4,8 +4,8 @@
 
 use std::time::SystemTime;
 
+use super::secret;
 use super::section::{Member, Section, shown};
-use super::{Credential, secret};
 use crate::limits::{
     MAX_ACCESS_KEY_ID_BYTES, MAX_CREDENTIAL_NAME_BYTES, MAX_CREDENTIALS_PER_STORE,
     MAX_SECRET_ACCESS_KEY_BYTES, MIN_ACCESS_KEY_ID_BYTES, MIN_SECRET_ACCESS_KEY_BYTES,
@@ -32,6 +32,20 @@ const _: () = {
     assert!(MIN_SECRET_ACCESS_KEY_BYTES == 43 && MAX_SECRET_ACCESS_KEY_BYTES == 64);
     assert!(MAX_CREDENTIAL_NAME_BYTES == 64);
 };
+
+/// A SigV4 credential: `sigv4_access_key_id` and `sigv4_secret_access_key` of a store, or one of
+/// `[[external_key_stores.credentials]]`.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// Not secret. No two of a store are the same.
+    pub access_key_id: String,
+    /// Shared with KMS.
+    pub secret_access_key: Secret<String>,
+    /// By which people know it.
+    pub name: Option<String>,
+    /// When it was made, if that is known: the beginning of the day, in seconds since 1970.
+    pub created_unix_secs: Option<u64>,
+}
 
 /// A credential, and the members that it is from.
 struct Found<'a> {
@@ -125,14 +139,8 @@ fn pair<'a>(section: &Section<'a>) -> Pair<'a> {
 
 /// One of `[[external_key_stores.credentials]]`.
 fn listed_one<'a>(section: &Section<'a>) -> Option<Found<'a>> {
-    let name = match section.get("name") {
-        Some(member) => name(&member).map(Some),
-        None => Some(None),
-    };
-    let created = match section.get("created") {
-        Some(member) => created(&member).map(Some),
-        None => Some(None),
-    };
+    let name = section.optional("name", name);
+    let created = section.optional("created", created);
     let mut found = match pair(section) {
         Pair::Right(found) => *found,
         Pair::Wrong => return None,

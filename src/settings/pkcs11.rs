@@ -1,98 +1,64 @@
-//! `[pkcs11]` and `[pkcs11_logger]`
+//! `[pkcs11]`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Pkcs11;
 use super::capabilities::{self, Capabilities};
-use super::load::{Environment, PKCS11_HSM_MODULE, variable};
-use super::report::{Location, Report};
-use super::secret;
-use super::section::{Member, Section, shown};
+use super::environment::{self, Environment, PKCS11_HSM_MODULE};
+use super::pkcs11_logger;
+use super::section::{Member, Section};
+use super::token_members::{
+    MODULE_REMEDY, is_module, module_of, parameters_of, pin_of, sessions_of,
+};
 use super::tokens::{self, Defaults};
 use crate::hsm::config::{HedgeAfter, Hedging, TokenConfig, TokenSelector};
-use crate::limits::{
-    DEFAULT_HEDGE_BUDGET_PERCENT, MAX_HEDGE_AFTER_MILLI, MAX_LABEL_BYTES, MAX_SESSIONS_PER_TOKEN,
-};
-use crate::observe::redaction::Secret;
+use crate::limits::{DEFAULT_HEDGE_BUDGET_PERCENT, MAX_HEDGE_AFTER_MILLI, MAX_LABEL_BYTES};
 
 /// They tune the reference proxy's session pool, which has no counterpart here.
 const WITHOUT_EFFECT: [&str; 3] =
     ["session_pool_timeout_milli", "session_eager_close", "context_read_timeout_milli"];
 
-const MODULE_REMEDY: &str = "write the path of the HSM vendor's PKCS#11 library, or set the \
-                             environment variable PKCS11_HSM_MODULE, which goes before it";
-const PIN_REMEDY: &str = "write the PIN in quotes, \"\" if there is none, or name its file in \
-                          user_pin_file";
 const SESSIONS_REMEDY: &str = "write how many sessions to keep open, such as 30 \
                                (requests a second x seconds that the HSM takes for one)";
 
+/// `[pkcs11]`, `[pkcs11_logger]`, `[hsm_capabilities]`
+#[derive(Clone, Debug)]
+pub struct Pkcs11 {
+    /// `[[pkcs11.tokens]]`; without it one, the first slot with a token.
+    pub tokens: Vec<TokenConfig>,
+    /// A label that fits several keys means the first of them, as in the reference proxy.
+    pub allow_ambiguous_labels: bool,
+    /// A key that is no private object is refused.
+    pub require_private_keys: bool,
+    /// The `CKA_LABEL` of the key that probes use.
+    pub health_key: Option<String>,
+    /// The label or the serial number of the token that is right where tokens hold different keys
+    /// under one label, and no witness says which is.
+    pub trust_token: Option<String>,
+    /// When a slow call is made a second time.
+    pub hedging: Hedging,
+    /// The process ends when no token is usable and calls do not return.
+    pub exit_when_wedged: bool,
+    /// Environment variables to set before the module is loaded (`[pkcs11_logger]`): those of
+    /// its members that the environment does not have already.
+    pub environment: Vec<(String, String)>,
+}
+
 pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<Pkcs11> {
-    let has_own = |token: &Section<'_>| capabilities::is_in(token);
-    let pkcs11 = root.peek("pkcs11");
-    let tokens = pkcs11.as_ref().and_then(|section| section.peek_all("tokens"));
-    // Where each token says it itself, nothing is left for `[hsm_capabilities]` to say.
-    let is_said = tokens.is_some_and(|all| !all.is_empty() && all.iter().all(has_own));
-    let capabilities = if is_said && root.peek("hsm_capabilities").is_none() {
-        None
-    } else {
-        Some(capabilities::read(root))
-    };
-    let logger = logger(root, environment);
+    let capabilities = shared_capabilities(root);
+    let logger = pkcs11_logger::read(root, environment);
     let remedy = "add it with PKCS11_HSM_MODULE, user_pin and session_pool_max_size";
     let section = root.require_section("pkcs11", remedy)?;
-    let has_tokens = section.get("tokens").is_some();
-    let module = module(&section, environment, !has_tokens);
-    let required = |name, remedy| {
-        if has_tokens { section.get(name) } else { section.require(name, remedy) }
-    };
-    let user_pin = pin_of(&section, !has_tokens);
-    let max_sessions =
-        required("session_pool_max_size", SESSIONS_REMEDY).map(|member| sessions_of(&member));
-    let switch = |name| match section.get(name) {
-        Some(member) => member.bool(),
-        None => Some(false),
-    };
-    let allow_ambiguous_labels = switch("allow_ambiguous_labels");
-    let require_private_keys = switch("require_private_keys");
-    let exit_when_wedged = switch("exit_when_wedged");
+    let tokens = tokens(&section, environment, capabilities);
+    let allow_ambiguous_labels = section.switch("allow_ambiguous_labels");
+    let require_private_keys = section.switch("require_private_keys");
+    let exit_when_wedged = section.switch("exit_when_wedged");
     let hedging = hedging(&section);
-    let health_key = optional(&section, "health_key", health_key_of);
-    let trust_token = optional(&section, "trust_token", trust_token_of);
-    let initialize_parameters = optional(&section, "initialize_parameters", parameters_of);
+    let health_key = section.optional("health_key", health_key_of);
+    let trust_token = section.optional("trust_token", trust_token_of);
     notice_without_effect(&section);
-    let tokens = if has_tokens {
-        let is_wrong = matches!(module, Some(None))
-            || matches!(user_pin, Some(None))
-            || matches!(max_sessions, Some(None))
-            || matches!(capabilities, Some(None));
-        let tokens = tokens::read(
-            &section,
-            &Defaults {
-                module: module.flatten(),
-                user_pin: user_pin.flatten(),
-                max_sessions: max_sessions.flatten(),
-                initialize_parameters: initialize_parameters?,
-                capabilities: capabilities.flatten(),
-            },
-        );
-        tokens.filter(|_| !is_wrong)?
-    } else {
-        let Capabilities { iv_mode, rules } = capabilities.flatten()?;
-        vec![TokenConfig {
-            module: module.flatten()?,
-            select: TokenSelector::First,
-            user_pin: user_pin.flatten()?,
-            max_sessions: max_sessions.flatten()?,
-            weight: 1,
-            priority: 0,
-            iv_mode,
-            rules,
-            initialize_parameters: initialize_parameters?,
-        }]
-    };
     Some(Pkcs11 {
-        tokens,
+        tokens: tokens?,
         allow_ambiguous_labels: allow_ambiguous_labels?,
         require_private_keys: require_private_keys?,
         health_key: health_key?,
@@ -103,44 +69,74 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
     })
 }
 
-fn hedging(section: &Section<'_>) -> Option<Hedging> {
-    let after = match section.get("hedge_after_milli") {
-        None => Some(HedgeAfter::Automatic),
-        Some(member) => member.integer(0..=MAX_HEDGE_AFTER_MILLI, "a number of milliseconds").map(
-            |milli: u64| match milli {
-                0 => HedgeAfter::Off,
-                milli => HedgeAfter::Fixed(Duration::from_millis(milli)),
-            },
-        ),
-    };
-    let budget_percent = match section.get("hedge_budget_percent") {
-        None => Some(DEFAULT_HEDGE_BUDGET_PERCENT),
-        Some(member) => member.integer(0..=100, "a number of calls in a hundred"),
-    };
-    Some(Hedging { after: after?, budget_percent: budget_percent? })
-}
-
-/// `None` if it is not there and need not be; `Some(None)` if it is wrong.
-pub(super) fn pin_of(section: &Section<'_>, is_required: bool) -> Option<Option<Secret<String>>> {
-    let is_there = ["user_pin", "user_pin_file"].into_iter().any(|it| section.get(it).is_some());
-    (is_there || is_required)
-        .then(|| secret::read(section, "user_pin", "user_pin_file", PIN_REMEDY).map(|(_, pin)| pin))
-}
-
-pub(super) fn sessions_of(member: &Member<'_>) -> Option<usize> {
-    member.integer(1..=MAX_SESSIONS_PER_TOKEN as u64, "a number of sessions")
-}
-
-/// `Some(None)` if the member is not there, `None` if it is wrong.
-fn optional<T>(
-    section: &Section<'_>,
-    name: &str,
-    read: impl FnOnce(&Member<'_>) -> Option<T>,
-) -> Option<Option<T>> {
-    match section.get(name) {
-        Some(member) => read(&member).map(Some),
-        None => Some(None),
+/// `[hsm_capabilities]`; `Some(None)` if it is missing and each token says it itself.
+fn shared_capabilities(root: &Section<'_>) -> Option<Option<Capabilities>> {
+    let pkcs11 = root.peek("pkcs11");
+    let tokens = pkcs11.as_ref().and_then(|section| section.peek_all("tokens"));
+    let is_said = tokens.is_some_and(|all| !all.is_empty() && all.iter().all(capabilities::is_in));
+    if is_said && root.peek("hsm_capabilities").is_none() {
+        return Some(None);
     }
+    capabilities::read(root).map(Some)
+}
+
+/// `[[pkcs11.tokens]]`; without them one token, which `[pkcs11]` has to describe.
+fn tokens(
+    section: &Section<'_>,
+    environment: Environment<'_>,
+    capabilities: Option<Option<Capabilities>>,
+) -> Option<Vec<TokenConfig>> {
+    let is_sole = section.get("tokens").is_none();
+    let module = module(section, environment, is_sole);
+    let user_pin = pin_of(section, is_sole);
+    let max_sessions =
+        section.required_if(is_sole, "session_pool_max_size", SESSIONS_REMEDY, sessions_of);
+    let initialize_parameters = section.optional("initialize_parameters", parameters_of);
+    if is_sole {
+        let Capabilities { iv_mode, rules } = capabilities??;
+        return Some(vec![TokenConfig {
+            module: module??,
+            select: TokenSelector::First,
+            user_pin: user_pin??,
+            max_sessions: max_sessions??,
+            weight: 1,
+            priority: 0,
+            iv_mode,
+            rules,
+            initialize_parameters: initialize_parameters?,
+        }]);
+    }
+    let is_right = module.is_some()
+        && user_pin.is_some()
+        && max_sessions.is_some()
+        && initialize_parameters.is_some()
+        && capabilities.is_some();
+    let defaults = Defaults {
+        module: module.flatten(),
+        user_pin: user_pin.flatten(),
+        max_sessions: max_sessions.flatten(),
+        initialize_parameters: initialize_parameters.flatten(),
+        capabilities: capabilities.flatten(),
+    };
+    // The tokens' own mistakes are reported even where the defaults are wrong.
+    tokens::read(section, &defaults).filter(|_| is_right)
+}
+
+fn hedging(section: &Section<'_>) -> Option<Hedging> {
+    let after = section.value_or("hedge_after_milli", HedgeAfter::Automatic, |member| {
+        let milli = member.integer(0..=MAX_HEDGE_AFTER_MILLI, "a number of milliseconds")?;
+        Some(match milli {
+            0 => HedgeAfter::Off,
+            milli => HedgeAfter::Fixed(Duration::from_millis(milli)),
+        })
+    });
+    let budget_percent = section.integer_or(
+        "hedge_budget_percent",
+        0..=100,
+        "a number of calls in a hundred",
+        DEFAULT_HEDGE_BUDGET_PERCENT,
+    );
+    Some(Hedging { after: after?, budget_percent: budget_percent? })
 }
 
 fn health_key_of(member: &Member<'_>) -> Option<String> {
@@ -153,62 +149,18 @@ fn health_key_of(member: &Member<'_>) -> Option<String> {
     Some(label.to_owned())
 }
 
-pub(super) fn parameters_of(member: &Member<'_>) -> Option<String> {
-    let remedy = "write the string that the module takes at C_Initialize, in quotes";
-    let text = member.string(remedy)?;
-    if text.contains('\0') {
-        member.mistake("it has a NUL character", remedy);
-        return None;
-    }
-    Some(text.to_owned())
-}
-
-/// A module's path, of a file that is there.
-pub(super) fn module_of(member: &Member<'_>) -> Option<PathBuf> {
-    let text = member.string(MODULE_REMEDY)?;
-    if text.is_empty() {
-        member.mistake("it is empty", MODULE_REMEDY);
-        return None;
-    }
-    let path = PathBuf::from(text);
-    is_module(&path, "it says", member.location(), member.report()).then_some(path)
-}
-
-/// `None` if it is not there and need not be; `Some(None)` if it is wrong.
+/// The module's path; `Some(None)` if it is missing and not required.
 fn module(
     section: &Section<'_>,
     environment: Environment<'_>,
     is_required: bool,
 ) -> Option<Option<PathBuf>> {
-    if let Some(path) = variable(environment, PKCS11_HSM_MODULE) {
-        let path = PathBuf::from(path);
+    if let Some(path) = environment::module(environment) {
         let location = section.location_of(PKCS11_HSM_MODULE);
         let origin = "the environment variable PKCS11_HSM_MODULE says";
-        return Some(is_module(&path, origin, &location, section.report()).then_some(path));
+        return is_module(&path, origin, &location, section.report()).then_some(Some(path));
     }
-    let member = if is_required {
-        section.require(PKCS11_HSM_MODULE, MODULE_REMEDY)
-    } else {
-        section.get(PKCS11_HSM_MODULE)
-    };
-    member.map(|member| module_of(&member))
-}
-
-fn is_module(path: &Path, origin: &str, location: &Location, report: &Report<'_>) -> bool {
-    let name = shown(&path.to_string_lossy());
-    if !path.to_string_lossy().contains('/') {
-        // dlopen(3): a name without a slash is searched for, and not in the working directory.
-        let problem = format!("{origin} \"{name}\", which the system's loader has to find");
-        report.warning(location, problem, "write the library's whole path");
-        return true;
-    }
-    let problem = match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => return true,
-        Ok(_) => format!("{origin} \"{name}\", which is not a file"),
-        Err(error) => format!("{origin} \"{name}\", which cannot be read: {error}"),
-    };
-    report.mistake(location, problem, MODULE_REMEDY);
-    false
+    section.required_if(is_required, PKCS11_HSM_MODULE, MODULE_REMEDY, module_of)
 }
 
 fn notice_without_effect(section: &Section<'_>) {
@@ -226,37 +178,6 @@ fn notice_without_effect(section: &Section<'_>) {
         }
     );
     section.report().notice(&section.location_of(first), problem, "they may stay or go");
-}
-
-/// The variables that the environment does not have itself. Empty ones are left out: to the
-/// logger they are the same as none.
-fn logger(root: &Section<'_>, environment: Environment<'_>) -> Option<Vec<(String, String)>> {
-    let Some(section) = root.section("pkcs11_logger") else {
-        return Some(Vec::new());
-    };
-    let names =
-        ["PKCS11_LOGGER_LIBRARY_PATH", "PKCS11_LOGGER_LOG_FILE_PATH", "PKCS11_LOGGER_FLAGS"];
-    let mut variables = Vec::new();
-    let mut is_right = true;
-    for name in names {
-        let Some(member) = section.get(name) else {
-            continue;
-        };
-        let remedy = format!("write the value of the environment variable {name}, in quotes");
-        match member.string(&remedy) {
-            Some(text) if text.contains('\0') => {
-                member.mistake("it has a NUL character", remedy);
-                is_right = false;
-            }
-            Some("") => {}
-            Some(text) if environment(name).is_none() => {
-                variables.push((name.to_owned(), text.to_owned()));
-            }
-            Some(_) => {}
-            None => is_right = false,
-        }
-    }
-    is_right.then_some(variables)
 }
 
 fn trust_token_of(member: &Member<'_>) -> Option<String> {

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::file;
-use super::known::nearest;
 use super::report::Severity;
 use super::section::{Section, shown};
+use super::unknown::nearest;
 use crate::limits::MAX_POLICY_BYTES;
 use crate::policy::{Language, Policy};
 

@@ -44,6 +44,15 @@ pub struct Finding {
     pub remedy: String,
 }
 
+impl Finding {
+    /// A mistake that concerns the file as a whole.
+    pub(super) fn of_file(file: &Path, problem: String, remedy: String) -> Self {
+        let severity = Severity::Mistake;
+        let (file, position, member) = (file.to_owned(), None, String::new());
+        Self { severity, file, position, member, problem, remedy }
+    }
+}
+
 impl fmt::Display for Finding {
     /// `FILE:LINE:COLUMN: SEVERITY: MEMBER: PROBLEM; REMEDY`
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,14 +7,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroize as _;
 
-use super::known;
 use super::report::{Location, Report};
+use super::unknown;
 use crate::observe::timestamp::{civil_from_days, days_from_civil};
 
 /// A section of the file that is there.
 #[derive(Clone)]
 pub(super) struct Section<'a> {
-    /// As in `known::MEMBERS`.
+    /// Its path in the schema.
     name: &'static str,
     /// As findings show it: `server`, `external_key_stores[1]`.
     path: String,
@@ -38,7 +38,7 @@ impl<'a> Section<'a> {
     }
 
     fn checked(self) -> Self {
-        known::report_unknown(self.name, &self.path, self.table, self.report);
+        unknown::report_unknown(self.name, &self.path, self.table, self.report);
         self
     }
 
@@ -90,6 +90,58 @@ impl<'a> Section<'a> {
             self.report.mistake(&self.location_of(name), "it is missing", remedy);
         }
         member
+    }
+
+    /// Reads a member, or returns `default` if it is missing.
+    pub(super) fn value_or<T>(
+        &self,
+        name: &str,
+        default: T,
+        read: impl FnOnce(&Member<'a>) -> Option<T>,
+    ) -> Option<T> {
+        match self.get(name) {
+            Some(member) => read(&member),
+            None => Some(default),
+        }
+    }
+
+    /// Reads a member; `Some(None)` if it is missing.
+    pub(super) fn optional<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&Member<'a>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        self.value_or(name, None, |member| read(member).map(Some))
+    }
+
+    /// Reads a member that may be missing, unless `is_required`; `Some(None)` if it is missing.
+    pub(super) fn required_if<T>(
+        &self,
+        is_required: bool,
+        name: &str,
+        remedy: &str,
+        read: impl FnOnce(&Member<'a>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        if is_required {
+            return self.require(name, remedy).and_then(|member| read(&member)).map(Some);
+        }
+        self.optional(name, read)
+    }
+
+    /// Reads an integer, as [`Member::integer`] does, or returns `default` if it is missing.
+    pub(super) fn integer_or<T: TryFrom<u64>>(
+        &self,
+        name: &str,
+        range: RangeInclusive<u64>,
+        what: &str,
+        default: T,
+    ) -> Option<T> {
+        self.value_or(name, default, |member| member.integer(range, what))
+    }
+
+    /// Reads a boolean that is false if it is missing.
+    pub(super) fn switch(&self, name: &str) -> Option<bool> {
+        self.value_or(name, false, Member::bool)
     }
 
     /// The section `[name]`, directly below this one; `path` is the whole path.

@@ -4,8 +4,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::section::{Section, shown};
-use super::{Confinement, LandlockPaths, Tls, policy, tls};
+use super::tls::Tls;
+use super::{policy, tls};
 use crate::policy::Policy;
+
+/// What the process denies itself and others: `[security]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// `allow_core_dumps`: also lets processes of the same user read this one's memory.
+    pub allow_core_dumps: bool,
+    /// `landlock`, if it is on.
+    pub landlock: Option<LandlockPaths>,
+}
+
+/// `[security] landlock_read`, `landlock_write`: what a vendor's library needs beyond what the
+/// proxy itself does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LandlockPaths {
+    /// Files and directories to read, with all below.
+    pub read: Vec<PathBuf>,
+    /// Files and directories to read and write, with all below.
+    pub write: Vec<PathBuf>,
+    /// Directories of what a reload reads again: the settings, certificates, secrets.
+    pub reload: Vec<PathBuf>,
+}
 
 pub(super) struct Security {
     pub(super) is_sigv4_auth_enabled: bool,
@@ -72,18 +94,14 @@ pub(super) fn strict_file_permissions(root: &Section<'_>) -> Option<bool> {
 }
 
 fn confinement(section: &Section<'_>) -> Option<Confinement> {
-    let switch = |name| match section.get(name) {
-        Some(member) => member.bool(),
-        None => Some(false),
-    };
-    let allow_core_dumps = switch("allow_core_dumps");
+    let allow_core_dumps = section.switch("allow_core_dumps");
     if allow_core_dumps == Some(true) {
         let location = section.location_of("allow_core_dumps");
         let problem = "a core file has plaintext, secrets and the PIN in it, and processes of the \
                        same user can read them in memory";
         section.report().warning(&location, problem, "remove it once you have what you look for");
     }
-    let is_on = switch("landlock");
+    let is_on = section.switch("landlock");
     let read = paths(section, "landlock_read");
     let write = paths(section, "landlock_write");
     let (is_on, read, write) = (is_on?, read?, write?);

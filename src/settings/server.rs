@@ -4,21 +4,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Server;
 use super::section::{Member, Section, shown};
 use crate::limits::{
-    DEFAULT_DRAIN_DELAY_MILLI, DEFAULT_DRAIN_TIMEOUT_MILLI, MAX_CIPHERTEXT_METADATA_BYTES,
-    MAX_EVENT_LOOPS, MAX_PROXY_NETWORKS, MAX_TIMEOUT_MILLI,
+    DEFAULT_DRAIN_DELAY_MILLI, DEFAULT_DRAIN_TIMEOUT_MILLI, DEFAULT_PING_PORT,
+    MAX_CIPHERTEXT_METADATA_BYTES, MAX_EVENT_LOOPS, MAX_PROXY_NETWORKS, MAX_TCP_KEEPALIVE_PROBES,
+    MAX_TCP_KEEPALIVE_SECS, MAX_TIMEOUT_MILLI,
 };
 use crate::server::config::TcpKeepalive;
 use crate::server::network::Network;
-
-/// The port of `/ping` where `port_http_ping` is absent, as in the reference proxy.
-const DEFAULT_PORT_HTTP_PING: u16 = 80;
-/// Linux: `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` (include/net/tcp.h).
-const MAX_KEEPALIVE_SECS: u64 = 32_767;
-/// Linux: `MAX_TCP_KEEPCNT` (include/net/tcp.h).
-const MAX_KEEPALIVE_PROBES: u64 = 127;
 
 const IP_REMEDY: &str = "write an IPv4 or IPv6 address, such as \"0.0.0.0\" for all interfaces";
 const NETWORKS_REMEDY: &str = "write a list of networks, each its first address and the number of \
@@ -26,45 +19,62 @@ const NETWORKS_REMEDY: &str = "write a list of networks, each its first address 
 const REGION_REMEDY: &str = "write the AWS Region of the key store, such as \"us-east-1\"";
 const SERVICE_REMEDY: &str = "write \"kms-xks-proxy\"";
 
+/// `[server]`
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Address to listen on.
+    pub ip: IpAddr,
+    /// Port of the XKS API. 0 lets the system choose (tests).
+    pub port: u16,
+    /// Port of the plain-HTTP `/ping` and `/readyz`; may equal `port`. 0 lets the system choose.
+    pub port_http_ping: u16,
+    /// The Region that a SigV4 scope must name.
+    pub region: String,
+    /// The service that a SigV4 scope must name.
+    pub service: String,
+    /// Decoded `ciphertext_metadata_b64`, at most 20 bytes. `None` if absent.
+    pub ciphertext_metadata: Option<Vec<u8>>,
+    /// `[server.tcp_keepalive]`, if `tcp_keepalive_secs` is there.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Event loops; 0 chooses by the number of cores.
+    pub event_loops: usize,
+    /// After SIGTERM, how long readiness is false before accepting ends.
+    pub drain_delay: Duration,
+    /// Then, how long what is in flight may take.
+    pub drain_timeout: Duration,
+    /// Peers that begin each connection with a PROXY protocol header (version 2).
+    pub proxy_protocol_from: Vec<Network>,
+    /// How many proxies serve these stores: `xksProxyFleetSize` in health answers, at least 1.
+    pub fleet_size: u32,
+    /// Where the process id is written while it serves.
+    pub pid_file: Option<PathBuf>,
+}
+
 pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let section = root.require_section("server", "add it with ip, port, region and service")?;
     let ip = section.require("ip", IP_REMEDY).and_then(|member| ip(&member));
     let port_remedy = "write the port that KMS connects to, such as 443";
     let port = section.require("port", port_remedy).and_then(|member| port(&member));
-    let port_http_ping = match section.get("port_http_ping") {
-        Some(member) => self::port(&member),
-        None => Some(DEFAULT_PORT_HTTP_PING),
-    };
+    let port_http_ping = section.value_or("port_http_ping", DEFAULT_PING_PORT, self::port);
     let region =
         section.require("region", REGION_REMEDY).and_then(|member| scope(&member, REGION_REMEDY));
     let service = section
         .require("service", SERVICE_REMEDY)
         .and_then(|member| scope(&member, SERVICE_REMEDY));
-    let ciphertext_metadata = match section.get("ciphertext_metadata_b64") {
-        Some(member) => metadata(&member).map(Some),
-        None => Some(None),
-    };
+    let ciphertext_metadata = section.optional("ciphertext_metadata_b64", metadata);
     let tcp_keepalive = tcp_keepalive(&section);
-    let event_loops = match section.get("event_loops") {
-        Some(member) => {
-            member.integer(0..=MAX_EVENT_LOOPS as u64, "a number of threads (0: by cores)")
-        }
-        None => Some(0),
-    };
+    let event_loops = section.integer_or(
+        "event_loops",
+        0..=MAX_EVENT_LOOPS as u64,
+        "a number of threads (0: by cores)",
+        0,
+    );
     let drain_delay = drain(&section, "drain_delay_milli", DEFAULT_DRAIN_DELAY_MILLI);
     let drain_timeout = drain(&section, "drain_timeout_milli", DEFAULT_DRAIN_TIMEOUT_MILLI);
-    let fleet_size = match section.get("fleet_size") {
-        Some(member) => member.integer(1..=u64::from(u32::MAX), "a number of proxies"),
-        None => Some(1),
-    };
-    let proxy_protocol_from = match section.get("proxy_protocol_from") {
-        Some(member) => networks(&member),
-        None => Some(Vec::new()),
-    };
-    let pid_file = match section.get("pid_file") {
-        Some(member) => pid_file(&member).map(Some),
-        None => Some(None),
-    };
+    let fleet_size =
+        section.integer_or("fleet_size", 1..=u64::from(u32::MAX), "a number of proxies", 1);
+    let proxy_protocol_from = section.value_or("proxy_protocol_from", Vec::new(), networks);
+    let pid_file = section.optional("pid_file", pid_file);
     Some(Server {
         ip: ip?,
         port: port?,
@@ -163,14 +173,13 @@ fn tcp_keepalive(server: &Section<'_>) -> Option<Option<TcpKeepalive>> {
     let Some(section) = server.section("server.tcp_keepalive") else {
         return Some(None);
     };
-    let read = |name, range: std::ops::RangeInclusive<u64>, unit| match section.get(name) {
-        Some(member) => member.integer::<u32>(range, unit).map(Some),
-        None => Some(None),
-    };
-    let idle = read("tcp_keepalive_secs", 1..=MAX_KEEPALIVE_SECS, "a number of seconds");
-    let interval =
-        read("tcp_keepalive_interval_secs", 1..=MAX_KEEPALIVE_SECS, "a number of seconds");
-    let retries = read("tcp_keepalive_retries", 1..=MAX_KEEPALIVE_PROBES, "a number of probes");
+    let seconds_of =
+        |member: &Member<'_>| member.integer(1..=MAX_TCP_KEEPALIVE_SECS, "a number of seconds");
+    let idle = section.optional("tcp_keepalive_secs", seconds_of);
+    let interval = section.optional("tcp_keepalive_interval_secs", seconds_of);
+    let retries = section.optional("tcp_keepalive_retries", |member| {
+        member.integer(1..=MAX_TCP_KEEPALIVE_PROBES, "a number of probes")
+    });
     let (idle, interval, retries) = (idle?, interval?, retries?);
     let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
     if idle.is_none() && (interval.is_some() || retries.is_some()) {
@@ -188,9 +197,7 @@ fn tcp_keepalive(server: &Section<'_>) -> Option<Option<TcpKeepalive>> {
 }
 
 fn drain(section: &Section<'_>, name: &str, default: u64) -> Option<Duration> {
-    let milli = match section.get(name) {
-        Some(member) => member.integer(0..=MAX_TIMEOUT_MILLI, "a number of milliseconds"),
-        None => Some(default),
-    };
+    let range = 0..=MAX_TIMEOUT_MILLI;
+    let milli = section.integer_or(name, range, "a number of milliseconds", default);
     milli.map(Duration::from_millis)
 }

@@ -2,67 +2,52 @@
 
 use std::sync::Arc;
 
-use super::Settings;
+use super::credentials::Credential;
+use super::load::Settings;
+use super::stores::Store;
 use crate::job::KeyIndex;
-use crate::proto::ServiceConfig;
-use crate::proto::xks::quota::Quota;
+use crate::observe::metrics::Metrics;
+use crate::proto::{CredentialConfig, ServiceConfig, ServiceOptions, StoreConfig};
 use crate::server::tls::Acceptor;
 use crate::{hsm, server};
 
 impl Settings {
-    /// What the protocol is configured with.
+    /// The configuration of the protocol core, for commands that serve nothing.
     #[must_use]
     pub fn service(&self) -> ServiceConfig {
-        self.service_after(None)
+        self.service_after(None, None)
     }
 
-    /// The same, to take the place of `former`: key ids keep their indices, and what stores have
-    /// used of their quotas counts.
+    /// The configuration of the protocol core, to take the place of `former`; see
+    /// [`ServiceConfig::new`].
     #[must_use]
-    pub fn service_after(&self, former: Option<&ServiceConfig>) -> ServiceConfig {
+    pub fn service_after(
+        &self,
+        former: Option<&ServiceConfig>,
+        metrics: Option<&Metrics>,
+    ) -> ServiceConfig {
         let Settings { server, limits, .. } = self;
-        let mut service = ServiceConfig::new(&server.region, &server.service, limits.timeouts);
-        if let Some(former) = former {
-            service.keep_labels(former);
-        }
-        service.is_sigv4_auth_enabled = self.is_sigv4_auth_enabled;
-        service.ciphertext_metadata.clone_from(&server.ciphertext_metadata);
-        service.max_plaintext_in_base64 = limits.max_plaintext_in_base64;
-        service.max_aad_in_base64 = limits.max_aad_in_base64;
-        service.policy.clone_from(&self.policy);
-        service.fleet_size = server.fleet_size;
-        service.max_requests_per_connection = limits.max_requests_per_connection;
-        if let Some(label) = self.audit.as_ref().and_then(|audit| audit.hsm_key.as_deref()) {
-            service.add_label(label);
-        }
-        if let Some(label) = self.pkcs11.health_key.as_deref() {
-            service.add_label(label);
-        }
-        for store in &self.stores {
-            let credentials = store.credentials.iter().map(|credential| {
-                (credential.access_key_id.as_str(), credential.secret_access_key.clone())
-            });
-            let key_ids = store.xks_key_id_set.iter().map(String::as_str);
-            service.add_store(&store.uri_path_prefix, credentials, key_ids);
-            for credential in &store.credentials {
-                let created = credential.created_unix_secs;
-                service.set_created(&store.uri_path_prefix, &credential.access_key_id, created);
-            }
-            let quota = Quota::new(store.max_requests_per_sec, store.max_in_flight);
-            let former = former.and_then(|former| former.store(&store.uri_path_prefix));
-            let quota = match former {
-                Some(former) => quota.succeeding(former.quota()),
-                None => quota,
-            };
-            service.set_quota(&store.uri_path_prefix, quota);
-            if store.disabled {
-                service.disable_store(&store.uri_path_prefix);
-            }
-            for key_id in &store.disabled_keys {
-                service.disable_key(&store.uri_path_prefix, key_id);
-            }
-        }
-        service
+        let options = ServiceOptions {
+            region: server.region.clone(),
+            service: server.service.clone(),
+            is_sigv4_auth_enabled: self.is_sigv4_auth_enabled,
+            ciphertext_metadata: server.ciphertext_metadata.clone(),
+            policy: self.policy.clone(),
+            max_plaintext_in_base64: limits.max_plaintext_in_base64,
+            max_aad_in_base64: limits.max_aad_in_base64,
+            max_requests_per_connection: limits.max_requests_per_connection,
+            fleet_size: server.fleet_size,
+            timeouts: limits.timeouts,
+            storeless_labels: self.storeless_labels().map(str::to_owned).collect(),
+        };
+        let stores = self.stores.iter().map(Store::config).collect();
+        ServiceConfig::new(options, stores, former, metrics)
+    }
+
+    /// Labels of keys that the proxy itself uses: for the audit log, and for health checks.
+    fn storeless_labels(&self) -> impl Iterator<Item = &str> {
+        let audit_key = self.audit.as_ref().and_then(|audit| audit.hsm_key.as_deref());
+        [audit_key, self.pkcs11.health_key.as_deref()].into_iter().flatten()
     }
 
     /// What the HSM side is started with: jobs name its labels by the indices that `service`, as
@@ -82,14 +67,11 @@ impl Settings {
     }
 
     fn storeless_keys(&self, service: &ServiceConfig) -> Vec<KeyIndex> {
-        let audit_key = self.audit.as_ref().and_then(|audit| audit.hsm_key.as_deref());
         let is_of_store = |label: &str| {
             let mut of_stores = self.stores.iter().flat_map(|store| &store.xks_key_id_set);
             of_stores.any(|key_id| key_id == label)
         };
-        [audit_key, self.pkcs11.health_key.as_deref()]
-            .into_iter()
-            .flatten()
+        self.storeless_labels()
             .filter(|label| !is_of_store(label))
             .filter_map(|label| service.key_of(label))
             .collect()
@@ -111,6 +93,26 @@ impl Settings {
             max_buffered_bytes: limits.max_buffered_bytes,
             max_tls_handshakes_per_sec: limits.max_tls_handshakes_per_sec,
             proxy_protocol_from: server.proxy_protocol_from.clone(),
+        }
+    }
+}
+
+impl Store {
+    /// The store as the protocol core is configured with it.
+    fn config(&self) -> StoreConfig {
+        let credential = |credential: &Credential| CredentialConfig {
+            access_key_id: credential.access_key_id.clone(),
+            secret_access_key: credential.secret_access_key.clone(),
+            created_unix_secs: credential.created_unix_secs,
+        };
+        StoreConfig {
+            uri_path_prefix: self.uri_path_prefix.clone(),
+            credentials: self.credentials.iter().map(credential).collect(),
+            key_ids: self.xks_key_id_set.clone(),
+            max_requests_per_sec: self.max_requests_per_sec,
+            max_in_flight: self.max_in_flight,
+            is_disabled: self.disabled,
+            disabled_key_ids: self.disabled_keys.clone(),
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::credentials::{self, Credential};
 use super::report::Location;
 use super::section::{Member, Section, shown};
-use super::{Store, credentials};
 use crate::limits::{
     MAX_KEY_ID_BYTES, MAX_RATE_PER_SEC, MAX_URI_PATH_PREFIX_BYTES, MIN_URI_PATH_PREFIX_BYTES,
 };
@@ -16,6 +16,27 @@ const PREFIX_REMEDY: &str = "write \"\", or '/' and then letters, digits, '/', '
                              9 to 117 characters in all, such as \"/example/uri/path/prefix\"";
 const KEY_ID_REMEDY: &str = "write a list of key labels (CKA_LABEL), each 1 to 128 of a-z, A-Z, \
                              0-9, '-', '.' and '_', such as [\"my-key\"]";
+
+/// One of `[[external_key_stores]]`
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// Empty, or "/...", without `/kms/xks/v1`.
+    pub uri_path_prefix: String,
+    /// All of them are valid, in the order of the file, so that the last is the newest. Empty if
+    /// `sigv4_access_key_id` and `sigv4_secret_access_key` are, as in the reference proxy's sample
+    /// files: then no signature fits, and every call is refused with AuthenticationFailedException.
+    pub credentials: Vec<Credential>,
+    /// External key ids, each a `CKA_LABEL`, sorted, no doubles.
+    pub xks_key_id_set: Vec<String>,
+    /// Calls to the HSM in a second, of which as many may come at once. `None` is no bound.
+    pub max_requests_per_sec: Option<u32>,
+    /// Calls to the HSM that are not answered yet. `None` is no bound.
+    pub max_in_flight: Option<u32>,
+    /// The kill switch: the store neither encrypts nor decrypts.
+    pub disabled: bool,
+    /// The same for single keys, each in `xks_key_id_set`.
+    pub disabled_keys: Vec<String>,
+}
 
 pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Vec<Store>> {
     let sections = match root.sections("external_key_stores") {
@@ -46,16 +67,13 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
             let xks_key_id_set = section
                 .require("xks_key_id_set", KEY_ID_REMEDY)
                 .and_then(|member| key_ids(&member));
-            let bound = |name, what: &str| match section.get(name) {
-                Some(member) => member.integer(1..=u64::from(MAX_RATE_PER_SEC), what).map(Some),
-                None => Some(None),
+            let bound = |name, what: &str| {
+                let range = 1..=u64::from(MAX_RATE_PER_SEC);
+                section.optional(name, |member| member.integer(range, what))
             };
             let max_requests_per_sec = bound("max_requests_per_sec", "a number of calls a second");
             let max_in_flight = bound("max_in_flight", "a number of calls");
-            let disabled = match section.get("disabled") {
-                Some(member) => member.bool(),
-                None => Some(false),
-            };
+            let disabled = section.switch("disabled");
             let disabled_keys = disabled_keys(section, xks_key_id_set.as_deref());
             if disabled == Some(true) {
                 let problem = "the store is disabled: it neither encrypts nor decrypts";

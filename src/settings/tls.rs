@@ -10,8 +10,9 @@ use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, version};
 
-use super::Tls;
-use super::certificate::{certified_key, inspect_authorities, inspect_chain, read_chain, read_key};
+use super::certificate::{
+    CertificateSummary, certified_key, inspect_authorities, inspect_chain, read_chain, read_key,
+};
 use super::client_verifier::ClientVerifier;
 use super::section::{Section, shown};
 use crate::limits::TLS_SESSION_CACHE_SIZE;
@@ -49,6 +50,20 @@ fn provider() -> CryptoProvider {
         provider.kx_groups.retain(|group| group.fips());
     }
     provider
+}
+
+/// `[tls]`, read and checked: the key fits the certificate.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Ready for the event loops: suites, certificate, session tickets, client verification.
+    pub config: Arc<rustls::ServerConfig>,
+    /// The end-entity certificate's subject, names and expiry, for the log.
+    pub certificate: CertificateSummary,
+    /// Whether client certificates are required (mTLS).
+    pub is_client_certificate_required: bool,
+    /// The name they must bear, as a DNS name or as the common name. Without one, any
+    /// certificate of the configured CAs will do.
+    pub client_name: Option<String>,
 }
 
 pub(super) fn read(section: &Section<'_>, is_mtls_enabled: bool) -> Option<Tls> {

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::capabilities::{self, Capabilities};
-use super::pkcs11::{module_of, parameters_of, pin_of, sessions_of};
 use super::section::Section;
+use super::token_members::{module_of, parameters_of, pin_of, sessions_of};
 use crate::hsm::config::{TokenConfig, TokenSelector};
 use crate::limits::{MAX_PRIORITY, MAX_TOKENS, MAX_WEIGHT};
 use crate::observe::redaction::Secret;
@@ -55,26 +55,23 @@ fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenC
         None => or_default(token, "module", "PKCS11_HSM_MODULE", defaults.module.as_ref()),
     };
     let user_pin = match pin_of(token, false) {
-        Some(pin) => pin,
+        None => None,
+        Some(Some(pin)) => Some(pin),
         // A PIN is for the tokens of the module that it stands beside.
-        None if is_of_another_module(module.as_deref(), token, defaults) => {
+        Some(None) if is_of_another_module(module.as_deref(), token, defaults) => {
             let problem = "it is missing, and the PIN in [pkcs11] is not for another module";
             token.report().mistake(&token.location_of("user_pin"), problem, PIN_REMEDY);
             None
         }
-        None => or_default(token, "user_pin", "user_pin", defaults.user_pin.as_ref()),
+        Some(None) => or_default(token, "user_pin", "user_pin", defaults.user_pin.as_ref()),
     };
     let sessions = "session_pool_max_size";
     let max_sessions = match token.get(sessions) {
         Some(member) => sessions_of(&member),
         None => or_default(token, sessions, sessions, defaults.max_sessions.as_ref()),
     };
-    let number = |name, low: u32, high: u32, default, what| match token.get(name) {
-        Some(member) => member.integer(u64::from(low)..=u64::from(high), what),
-        None => Some(default),
-    };
-    let weight = number("weight", 1, MAX_WEIGHT, 1, "a weight");
-    let priority = number("priority", 0, MAX_PRIORITY, 0, "a number");
+    let weight = token.integer_or("weight", 1..=u64::from(MAX_WEIGHT), "a weight", 1);
+    let priority = token.integer_or("priority", 0..=u64::from(MAX_PRIORITY), "a number", 0);
     let initialize_parameters = match token.get("initialize_parameters") {
         Some(member) => parameters_of(&member).map(Some),
         // Of the module that they are for.

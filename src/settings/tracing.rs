@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::known::nearest;
 use super::section::{Section, shown};
+use super::unknown::nearest;
 use crate::observe::log::{LogConfig, LogFile, LogFormat, Rotation};
 
 const DEFAULT_LEVEL: tracing::Level = tracing::Level::INFO;

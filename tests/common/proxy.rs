@@ -124,6 +124,9 @@ impl Setup {
     pub fn prepare(mut self) -> Prepared {
         let directory = tempfile::Builder::new().prefix("xks-proxy-test").tempdir().unwrap();
         let token = Token::new(self.module, directory.path());
+        if let Some(parameters) = self.module.initialize_parameters(directory.path()) {
+            settings::set(&mut self.table, "pkcs11.initialize_parameters", parameters);
+        }
         let certificates = Certificates::new(directory.path());
         let file = |name: &str| certificates.path(name).to_str().unwrap().to_owned();
         for (member, value) in [
@@ -316,7 +319,6 @@ impl Prepared {
 
     fn spawn(&self) -> Child {
         let log = File::create(self.log_file()).unwrap();
-        let (name, value) = self.token.environment();
         let mut command = match self.sockets.is_empty() {
             true => Command::new(&self.binary),
             false => self.activated(),
@@ -337,7 +339,7 @@ impl Prepared {
             .current_dir(self.directory.path())
             .env_remove("PKCS11_HSM_MODULE")
             .env("RUST_BACKTRACE", "1")
-            .env(name, value)
+            .envs(self.token.environment())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(self.socket(0).unwrap_or_else(Stdio::null))
             .stdout(self.socket(1).unwrap_or_else(|| log.try_clone().unwrap().into()))
@@ -484,13 +486,12 @@ impl Proxy {
     /// Another command with the same settings file and token: its exit code, and all that it
     /// printed.
     pub fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let (name, value) = self.token().environment();
         let output = Command::new(&self.prepared.binary)
             .args(arguments)
             .current_dir(self.directory())
             .env("XKS_PROXY_SETTINGS_TOML", &self.prepared.settings_file)
             .env_remove("PKCS11_HSM_MODULE")
-            .env(name, value)
+            .envs(self.token().environment())
             .envs(self.prepared.environment.iter().filter(|(name, _)| *name == INTERPOSED).cloned())
             .output()
             .unwrap();

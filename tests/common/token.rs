@@ -88,6 +88,9 @@ pub enum Module {
     Kryoptic,
     /// p11-kit's proxy in front of SoftHSM2, as the distributions set it up.
     P11Kit,
+    /// NSS's software token, which has one token that cannot be named and takes its directory from
+    /// C_Initialize.
+    Nss,
 }
 
 impl Module {
@@ -97,6 +100,7 @@ impl Module {
             Self::SoftHsm2 => tools::softhsm2_module(),
             Self::Kryoptic => tools::kryoptic_module(),
             Self::P11Kit => tools::p11_kit_proxy(),
+            Self::Nss => tools::nss_module(),
         }
     }
 
@@ -108,11 +112,27 @@ impl Module {
         }
     }
 
-    /// The environment variable that names the module's own configuration file.
-    fn variable(self) -> &'static str {
+    /// The label of the token that [`Token::new`] makes.
+    pub fn token_label(self) -> &'static str {
         match self {
-            Self::SoftHsm2 | Self::P11Kit => "SOFTHSM2_CONF",
-            Self::Kryoptic => "KRYOPTIC_CONF",
+            Self::Nss => "NSS Certificate DB",
+            Self::SoftHsm2 | Self::Kryoptic | Self::P11Kit => LABEL,
+        }
+    }
+
+    /// The string for C_Initialize, if the module wants one, for a token inside `directory`.
+    pub fn initialize_parameters(self, directory: &Path) -> Option<String> {
+        (self == Self::Nss).then(|| {
+            format!("configdir='sql:{}' secmod='secmod.db' flags=", tokens_in(directory).display())
+        })
+    }
+
+    /// The environment variable that names the module's own configuration file, if it has one.
+    fn variable(self) -> Option<&'static str> {
+        match self {
+            Self::SoftHsm2 | Self::P11Kit => Some("SOFTHSM2_CONF"),
+            Self::Kryoptic => Some("KRYOPTIC_CONF"),
+            Self::Nss => None,
         }
     }
 
@@ -125,6 +145,7 @@ impl Module {
             Self::Kryoptic => format!(
                 "[[slots]]\nslot = 1\ndbtype = \"sqlite\"\ndbargs = \"{tokens}/token.sql\"\n"
             ),
+            Self::Nss => String::new(),
         }
     }
 }
@@ -132,20 +153,34 @@ impl Module {
 /// A token in a directory of its own, removed with the test's temporary directory.
 pub struct Token {
     module: Module,
+    /// The string for C_Initialize, or "".
+    initialize_parameters: String,
     configuration: PathBuf,
+}
+
+fn tokens_in(directory: &Path) -> PathBuf {
+    directory.join("tokens")
 }
 
 impl Token {
     /// Makes one inside `directory`, with the standard keys.
     pub fn new(module: Module, directory: &Path) -> Self {
-        let tokens = directory.join("tokens");
+        let tokens = tokens_in(directory);
         std::fs::create_dir(&tokens).unwrap();
         let configuration = directory.join("module.conf");
         std::fs::write(&configuration, module.configuration(&tokens)).unwrap();
-        let token = Self { module, configuration };
-        let mut commands = vec!["init".to_owned(), LABEL.into(), SO_PIN.into(), PIN.into()];
+        let initialize_parameters = module.initialize_parameters(directory).unwrap_or_default();
+        let token = Self { module, initialize_parameters, configuration };
+        let label = module.token_label();
+        let mut commands = match module {
+            // It is there, and its security officer has no PIN yet.
+            Module::Nss => vec!["pin".to_owned(), label.into(), String::new(), PIN.into()],
+            Module::SoftHsm2 | Module::Kryoptic | Module::P11Kit => {
+                vec!["init".to_owned(), label.into(), SO_PIN.into(), PIN.into()]
+            }
+        };
         for key in &STANDARD {
-            commands.extend(add_command(key));
+            commands.extend(add_command(label, key));
         }
         token.make(&commands);
         token
@@ -153,7 +188,7 @@ impl Token {
 
     /// Puts one more key in, while the proxy runs or before.
     pub fn add(&self, key: &Key) {
-        self.make(&add_command(key));
+        self.make(&add_command(self.module.token_label(), key));
     }
 
     /// Makes another token of the same module, with these keys. A module may not see it before it
@@ -161,9 +196,7 @@ impl Token {
     pub fn add_token(&self, label: &str, keys: &[Key]) {
         let mut commands = vec!["init".to_owned(), label.into(), SO_PIN.into(), PIN.into()];
         for key in keys {
-            let mut command = add_command(key);
-            command[1] = label.to_owned();
-            commands.extend(command);
+            commands.extend(add_command(label, key));
         }
         self.make(&commands);
     }
@@ -172,8 +205,7 @@ impl Token {
     pub fn add_token_of_strangers(&self, label: &str, keys: &[Key]) {
         let mut commands = vec!["init".to_owned(), label.into(), SO_PIN.into(), PIN.into()];
         for key in keys {
-            let mut command = add_command(key);
-            command[1] = label.to_owned();
+            let mut command = add_command(label, key);
             // Another digit in front of each byte's second one.
             command[5] =
                 command[5].bytes().map(|byte| if byte == b'0' { '1' } else { '0' }).collect();
@@ -184,26 +216,31 @@ impl Token {
 
     /// Takes all keys of that label out.
     pub fn destroy(&self, key: &Key) {
-        self.make(&["destroy".to_owned(), LABEL.into(), PIN.into(), key.label.into()]);
+        self.make(&[
+            "destroy".to_owned(),
+            self.module.token_label().into(),
+            PIN.into(),
+            key.label.into(),
+        ]);
     }
 
     /// What a process that uses this token needs in its environment.
-    pub fn environment(&self) -> (&'static str, &Path) {
-        (self.module.variable(), &self.configuration)
+    pub fn environment(&self) -> Option<(&'static str, &Path)> {
+        self.module.variable().map(|name| (name, self.configuration.as_path()))
     }
 
     fn make(&self, commands: &[String]) {
-        let (name, value) = self.environment();
         let mut command = Command::new(tools::token_maker());
-        command.arg(self.module.maker()).arg("").args(commands).env(name, value);
+        command.arg(self.module.maker()).arg(&self.initialize_parameters).args(commands);
+        command.envs(self.environment());
         tools::run(&mut command, &format!("is {:?} installed whole?", self.module));
     }
 }
 
-fn add_command(key: &Key) -> [String; 7] {
+fn add_command(token: &str, key: &Key) -> [String; 7] {
     let value = key.value().iter().fold(String::new(), |mut hex, byte| {
         write!(hex, "{byte:02x}").unwrap();
         hex
     });
-    ["add", LABEL, PIN, key.kind, key.label, &value, key.uses].map(str::to_owned)
+    ["add", token, PIN, key.kind, key.label, &value, key.uses].map(str::to_owned)
 }

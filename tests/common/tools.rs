@@ -94,6 +94,23 @@ pub fn p11_kit_proxy() -> PathBuf {
     path
 }
 
+/// NSS's software token.
+pub fn nss_module() -> PathBuf {
+    [
+        "/usr/lib/x86_64-linux-gnu/libsoftokn3.so",
+        "/usr/lib/x86_64-linux-gnu/nss/libsoftokn3.so",
+        "/usr/lib/aarch64-linux-gnu/libsoftokn3.so",
+        "/usr/lib64/libsoftokn3.so",
+    ]
+    .into_iter()
+    .map(PathBuf::from)
+    .find(|path| path.exists())
+    .expect(
+        "the tests need NSS's software token:\n  Debian, Ubuntu: apt-get install libnss3\n  \
+         Amazon Linux, Fedora: dnf install nss-softokn",
+    )
+}
+
 /// kryoptic's module.
 pub fn kryoptic_module() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();

@@ -2,7 +2,7 @@
 
 use crate::calls::four_calls;
 use crate::common::token::{self, Module};
-use crate::common::{Setup, xks};
+use crate::common::{Interposed, Setup, xks};
 
 #[test]
 fn kryoptic() {
@@ -13,9 +13,14 @@ fn kryoptic() {
 /// It shows tokens of other modules too.
 #[test]
 fn p11_kit_proxy() {
-    let named = toml::Table::from_iter([("label".to_owned(), token::LABEL.into())]);
-    let tokens = toml::Value::Array(vec![named.into()]);
+    let tokens = tokens_of(Module::P11Kit);
     serves(Setup::with_module(Module::P11Kit).set("pkcs11.tokens", tokens));
+}
+
+/// `[[pkcs11.tokens]]` that names the module's token alone.
+fn tokens_of(module: Module) -> toml::Value {
+    let named = toml::Table::from_iter([("label".to_owned(), module.token_label().into())]);
+    toml::Value::Array(vec![named.into()])
 }
 
 fn serves(setup: Setup) {
@@ -38,12 +43,42 @@ fn serves(setup: Setup) {
     });
 }
 
-/// `probe-hsm` is there to find what belongs into `[hsm_capabilities]`: it does without, and what it
-/// prints, pasted, serves.
+/// Keys of a token that has more objects than are listed are looked up one by one, and none of them is
+/// said to be missing.
+#[test]
+fn more_objects_than_are_listed() {
+    let mut proxy = Interposed::with(Setup::new(), "[odd]\nfind_strays = 100000");
+    four_calls(&proxy, b"");
+    let client = proxy.client();
+    let missing = client.call("keys/later_key/encrypt", &xks::encrypt(b"plaintext", None));
+    missing.assert_error(404, "KeyNotFoundException");
+    proxy.wait_for("the log to tell", |proxy| {
+        let log = proxy.log();
+        log.contains("the token has more AES keys than are listed") && log.contains("missing=")
+    });
+    let log = proxy.log();
+    assert!(log.contains("found=10 missing=0") && !log.contains("were deleted"), "{log}");
+}
+
+/// The log says what a module costs that is called by one thread at a time.
+#[test]
+fn a_module_that_is_not_thread_safe() {
+    let proxy = Interposed::with(Setup::new(), "[odd]\ninitialize = \"no_os_locking\"");
+    four_calls(&proxy, b"");
+    let log = proxy.log();
+    assert!(log.contains("is not thread-safe") && log.contains("CKR_CANT_LOCK"), "{log}");
+}
+
+/// The profile that `probe-hsm` prints for each module serves once it is pasted into the settings.
+/// The command is run without `[hsm_capabilities]`, which it is there to find. (Of opencryptoki, which
+/// has no AES-GCM, `opencryptoki_cannot_serve` of tests/hsm_modules.rs tests what is printed.)
 #[test]
 fn a_probed_profile_serves() {
-    for module in [Module::SoftHsm2, Module::Kryoptic] {
-        let mut proxy = Setup::with_module(module).start();
+    for (module, name) in
+        [(Module::SoftHsm2, "softhsm2"), (Module::Kryoptic, "kryoptic"), (Module::Nss, "nss")]
+    {
+        let setup = Setup::with_module(module).set("pkcs11.tokens", tokens_of(module));
+        let mut proxy = setup.start();
         proxy.change_settings(|table| {
             table.remove("hsm_capabilities").expect("the section");
         });
@@ -52,7 +87,7 @@ fn a_probed_profile_serves() {
         assert_eq!(code, Some(0), "{printed}");
         let (_, profile) = printed.split_once("[hsm_capabilities]\n").expect("a profile to paste");
         let members: Vec<_> = profile.lines().take_while(|line| !line.trim().is_empty()).collect();
-        assert!(members[0].contains("profile = "), "{printed}");
+        assert_eq!(members[0].trim(), format!("profile = \"{name}\""), "{printed}");
         let section: toml::Table = members.join("\n").parse().unwrap();
         proxy.change_settings(|table| {
             table.insert("hsm_capabilities".to_owned(), section.into());

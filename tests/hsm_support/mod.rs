@@ -55,19 +55,6 @@ pub fn in_child(
     assert!(status.success(), "{test} failed in its process");
 }
 
-/// NSS's software token.
-pub fn nss() -> PathBuf {
-    first_of(
-        &[
-            "/usr/lib/x86_64-linux-gnu/libsoftokn3.so",
-            "/usr/lib/x86_64-linux-gnu/nss/libsoftokn3.so",
-            "/usr/lib/aarch64-linux-gnu/libsoftokn3.so",
-            "/usr/lib64/libsoftokn3.so",
-        ],
-        "NSS is not installed: apt-get install libnss3",
-    )
-}
-
 /// Writes kryoptic's configuration for a token of its own.
 pub fn kryoptic_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
     let file = directory.join("kryoptic.conf");
@@ -76,10 +63,6 @@ pub fn kryoptic_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
         format!("[[slots]]\nslot = 1\ndbtype = \"sqlite\"\ndbargs = \"{}\"\n", database.display());
     std::fs::write(&file, text).unwrap();
     vec![("KRYOPTIC_CONF", file)]
-}
-
-fn first_of(paths: &[&str], missing: &str) -> PathBuf {
-    paths.iter().map(PathBuf::from).find(|path| path.exists()).expect(missing)
 }
 
 /// Writes SoftHSM2's configuration for a token directory of its own.

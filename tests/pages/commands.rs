@@ -1,8 +1,179 @@
-//! The commands that pages show in fenced blocks of `sh`.
+//! The commands that pages show in fenced blocks of `sh`. Each is run, in the order of its page, next
+//! to a proxy that serves; or it is on a short list with the reason.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
-use crate::pages::{self, Part};
+use crate::common::{Proxy, Setup, Store, proxy, token};
+use crate::pages::{self, Page, Part, root};
+
+/// Pages whose commands another test runs as they are.
+const RUN_ELSEWHERE: &[(&str, &str)] = &[
+    ("docs/first-hour.md", "tests/interop/first-hour.sh, a step of .ci/run"),
+    ("fuzz/README.md", "the fuzz steps of .ci/run"),
+];
+
+/// Beginnings of commands that are not run here, with the reason.
+const EXCUSED: &[(&str, &str)] = &[
+    ("tests/run", "it runs this test"),
+    (".ci/", "it runs this test"),
+    ("cargo ", "builds, tests and benches of this repository, which .ci/run runs"),
+    ("perf/", "measurements, which take from half a minute to hours"),
+    ("install -m 755 target/dist/xks-proxy ", "needs the build above it, which .ci/packages makes"),
+    ("install -m 755 xks-proxy.new ", "writes to /usr; tests/e2e/upgrade.rs upgrades"),
+    ("install -D -m 644 ", "writes to /etc; tests/packaging/units.sh verifies the drop-ins"),
+    ("install -o root ", "writes to /etc; tests/packaging/installed.sh fills in the settings"),
+    ("sudo ", "needs the installed package; tests/packaging/installed.sh checks the settings"),
+    ("systemctl ", "needs systemd; tests/packaging/installed.sh starts and stops the unit"),
+    ("packaging/build", "takes minutes; .ci/packages runs it"),
+    ("apt-get ", "installs a package; tests/packaging/installed.sh does"),
+    ("docker ", "needs Docker"),
+    ("kubectl ", "needs a cluster; tests/packaging/manifests.sh checks the manifests"),
+    ("aws ", "needs an AWS account"),
+    ("generatekey ", "needs an nShield HSM"),
+];
+
+/// Texts of commands and their replacements: another address, and less to measure.
+const SUBSTITUTIONS: &[(&str, &str)] = &[
+    ("https://xks.example.com/", "https://localhost:PORT/"),
+    ("xks-proxy probe https", "xks-proxy probe --count 10 https"),
+    ("xks-proxy probe-hsm ", "xks-proxy probe-hsm --max-sessions 4 --milli 20 "),
+];
+
+/// Starts a proxy with settings that suit the commands of all pages.
+fn start() -> Proxy {
+    let setup = Setup::new()
+        .tls()
+        .set("server.pid_file", "pid")
+        .set("admin.port", proxy::free_port())
+        .set_in_store(0, "xks_key_id_set", vec![token::FULL.label]);
+    let prepared = setup.prepare();
+    let directory = prepared.directory();
+    for file in ["policy.cedar", "policy_request.json"] {
+        fs::copy(root().join("configuration").join(file), directory.join(file)).unwrap();
+    }
+    fs::write(directory.join("secret"), Store::first().secret_access_key).unwrap();
+    let state = directory.join("state");
+    prepared.start_with("state.directory", state.to_str().unwrap())
+}
+
+/// Joins lines that end with a backslash to the next.
+fn commands(block: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    let mut is_continued = false;
+    for line in block.lines() {
+        match commands.last_mut() {
+            Some(command) if is_continued => *command = format!("{command}\n{line}"),
+            _ => commands.push(line.to_owned()),
+        }
+        is_continued = line.ends_with('\\');
+    }
+    commands
+}
+
+fn excuse(command: &str) -> Option<&'static (&'static str, &'static str)> {
+    EXCUSED.iter().find(|(beginning, _)| command.starts_with(beginning))
+}
+
+/// The blocks of `sh` of a page, without excused commands. Those with nothing left are left out.
+fn blocks(page: &Page) -> Vec<String> {
+    let parts = page.parts().into_iter();
+    let blocks = parts.filter_map(|part| match part {
+        Part::Code { language: "sh", text } => Some(text),
+        _ => None,
+    });
+    let left = blocks.map(|block| {
+        let commands = commands(&block).into_iter().filter(|command| excuse(command).is_none());
+        commands.collect::<Vec<_>>().join("\n")
+    });
+    let is_command = |line: &str| !line.is_empty() && !line.starts_with('#');
+    left.filter(|block| block.lines().any(is_command)).collect()
+}
+
+/// Runs a block as a reader would in the proxy's directory.
+fn run(proxy: &Proxy, page: &str, block: &str) {
+    let block = SUBSTITUTIONS.iter().fold(block.to_owned(), |it, (from, to)| it.replace(from, to));
+    let block = block.replace("PORT", &proxy.api.port().to_string());
+    let programs = Path::new(env!("CARGO_BIN_EXE_xks-proxy")).parent().unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let (name, value) = proxy.token().environment();
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", &block])
+        .current_dir(proxy.directory())
+        .env("PATH", path)
+        .env("XKS_PROXY_SETTINGS_TOML", proxy.directory().join("settings.toml"))
+        .env("SSL_CERT_FILE", proxy.certificates().path("server_ca.pem"))
+        .env_remove("PKCS11_HSM_MODULE")
+        .env(name, value)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{page}:\n{block}\n{}\n{said}", output.status);
+}
+
+/// Has the proxy write an audit log to where the commands look for it.
+fn begin_audit_log(proxy: &mut Proxy) {
+    proxy.change_settings(|settings| {
+        let audit = "directory = '.'\nkey_file = 'audit.key'\nhsm_key = 'foreign_key'";
+        settings.insert("audit".to_owned(), toml::Value::Table(audit.parse().unwrap()));
+    });
+    proxy.signal("TERM");
+    proxy.signal("TERM");
+    proxy.wait_for_end();
+    proxy.restart();
+}
+
+#[test]
+fn commands_of_docs_succeed() {
+    let mut proxy = start();
+    let mut count = 0;
+    for page in pages::all() {
+        let path = page.path.to_str().unwrap();
+        if RUN_ELSEWHERE.iter().any(|(page, _)| *page == path) {
+            continue;
+        }
+        for block in blocks(&page) {
+            run(&proxy, path, &block);
+            count += 1;
+            if block.contains("audit new-key") {
+                begin_audit_log(&mut proxy);
+            }
+        }
+    }
+    assert!(count >= 18, "only {count} blocks were run");
+}
+
+/// README.md's first command, without what builds the program, and with an end.
+#[test]
+fn the_demo_succeeds() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.contains("\ncargo run --release -- demo "));
+    assert!(readme.contains("`--once`"));
+    let program = env!("CARGO_BIN_EXE_xks-proxy");
+    let output = Command::new(program).args(["demo", "--once"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("curl"), "{said}");
+}
+
+#[test]
+fn the_lists_name_what_pages_have() {
+    let pages = pages::all();
+    for (path, _) in RUN_ELSEWHERE {
+        assert!(pages.iter().any(|page| page.path == Path::new(path)), "there is no {path}");
+    }
+    let blocks = pages.iter().flat_map(Page::parts).filter_map(|part| match part {
+        Part::Code { language: "sh", text } => Some(text),
+        _ => None,
+    });
+    let commands: Vec<String> = blocks.flat_map(|block| commands(&block)).collect();
+    for (beginning, _) in EXCUSED {
+        let is_used = commands.iter().any(|command| command.starts_with(beginning));
+        assert!(is_used, "no page has a command that begins with {beginning:?}");
+    }
+}
 
 #[test]
 fn each_block_is_valid_shell() {

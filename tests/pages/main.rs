@@ -1,8 +1,12 @@
 //! Tests of the documentation: its pages are true to the sources, and to each other.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
 
 mod alerts;
+mod command_table;
 mod commands;
 mod links;
 mod pages;

@@ -1,11 +1,14 @@
 //! AWS's public SigV4 test suite (github.com/awslabs/aws-c-auth, v4, signatures in the header),
 //! as requests of our own: the same parts, with the signatures that the suite says they have.
 
+use std::sync::Arc;
+
 use xks_proxy::proto::http::request::{header_slots, parse};
-use xks_proxy::proto::sigv4::signing_key::SigningCredential;
+use xks_proxy::proto::sigv4::credential::SigningCredential;
 use xks_proxy::proto::sigv4::{Scope, Unauthentic};
 
-use crate::sigv4::{check_as, secret};
+use crate::rig::credential;
+use crate::sigv4::check_as;
 
 /// 2015-08-30 12:36:00 UTC
 const SIGNED_AT_UNIX_SECS: u64 = 1_440_938_160;
@@ -82,8 +85,8 @@ fn request(case: &Case<'_>) -> Vec<u8> {
 
 #[test]
 fn the_aws_test_suite() {
-    let key = secret("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY");
-    let credential = SigningCredential::new("AKIDEXAMPLE", key, 0);
+    let config = credential("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY");
+    let credential = SigningCredential::new(&config, 0, Arc::default());
     let scope = Scope { region: "us-east-1", service: "service" };
     for case in SUITE {
         let request = request(case);

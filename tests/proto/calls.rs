@@ -171,7 +171,7 @@ fn the_hsm_s_aad_has_its_exact_form() {
         }),
     ] {
         let mut service = service();
-        service.ciphertext_metadata = metadata.map(<[u8]>::to_vec);
+        service.options.ciphertext_metadata = metadata.map(<[u8]>::to_vec);
         let mut rig = Rig::new(service);
         let encrypted = round_trip(&mut rig, b"Hello World!", given);
         assert_eq!(rig.hsm.last_aad, expected, "decrypt");
@@ -187,7 +187,7 @@ fn the_hsm_s_aad_has_its_exact_form() {
 #[test]
 fn aad_and_metadata_are_kept_apart() {
     let mut service = service();
-    service.ciphertext_metadata = Some(b"v1".to_vec());
+    service.options.ciphertext_metadata = Some(b"v1".to_vec());
     let mut rig = Rig::new(service);
     let encrypted = round_trip(&mut rig, b"secret", None);
     let mut swapped = decrypt(&encrypted, Some(b"v1"));
@@ -229,7 +229,7 @@ fn cdiv_is_over_all_parts_in_order() {
     for metadata in [None, Some(b"key_version=1".to_vec())] {
         for aad in [None, Some(&b""[..]), Some(b"project=nile,department=marketing")] {
             let mut service = service();
-            service.ciphertext_metadata.clone_from(&metadata);
+            service.options.ciphertext_metadata.clone_from(&metadata);
             let mut rig = Rig::new(service);
             let mut body = encrypt(b"Hello World!", aad);
             body["ciphertextDataIntegrityValueAlgorithm"] = "SHA_256".into();
@@ -256,7 +256,7 @@ fn cdiv_of_appendix_c() {
     use xks_proxy::job::Operation;
 
     let mut service = service();
-    service.ciphertext_metadata = Some(b"key_version=1".to_vec());
+    service.options.ciphertext_metadata = Some(b"key_version=1".to_vec());
     let mut rig = Rig::new(service);
     rig.hold_jobs = true;
     let mut body = encrypt(b"Hello World!", Some(b"project=nile,department=marketing"));
@@ -283,12 +283,12 @@ fn metadata_in_the_answer_is_that_in_the_aad() {
     use std::sync::Arc;
 
     let mut old = service();
-    old.ciphertext_metadata = Some(b"old".to_vec());
+    old.options.ciphertext_metadata = Some(b"old".to_vec());
     let mut rig = Rig::new(old);
     rig.hold_jobs = true;
     rig.send(&call(&format!("keys/{KEY}/encrypt"), &encrypt(b"secret", None)));
     let mut new = service();
-    new.ciphertext_metadata = Some(b"new".to_vec());
+    new.options.ciphertext_metadata = Some(b"new".to_vec());
     rig.loop_state.service = Arc::new(new);
     assert!(rig.work());
     let answer = rig.responses().remove(0);
@@ -333,7 +333,7 @@ fn arns_have_their_length() {
 #[test]
 fn signatures_can_be_switched_off() {
     let mut service = service();
-    service.is_sigv4_auth_enabled = false;
+    service.options.is_sigv4_auth_enabled = false;
     let mut rig = Rig::new(service);
     let body = json!({"requestMetadata": metadata()}).to_string();
     let request = format!(

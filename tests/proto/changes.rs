@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use xks_proxy::observe::redaction::Secret;
 use xks_proxy::proto::ServiceConfig;
 
 use crate::calls::{call, encrypt, metadata};
-use crate::rig::{ACCESS_KEY_ID, KEY, PREFIX, Rig, SECRET, service};
+use crate::rig::{
+    ACCESS_KEY_ID, KEY, PREFIX, Rig, SECRET, options, service, service_of, store, stores,
+};
 
 fn encrypt_call(length: usize) -> Vec<u8> {
     call(&format!("keys/{KEY}/encrypt"), &encrypt(&vec![7; length], Some(b"aad")))
@@ -17,7 +18,7 @@ fn encrypt_call(length: usize) -> Vec<u8> {
 /// The usual service with limits for large requests.
 fn large() -> ServiceConfig {
     let mut service = service();
-    service.max_plaintext_in_base64 = 200_000;
+    service.options.max_plaintext_in_base64 = 200_000;
     service
 }
 
@@ -57,12 +58,12 @@ fn limits_change_within_a_request() {
 /// store is gone or switched off by then.
 #[test]
 fn a_request_at_the_hsm_is_finished() {
-    let mut gone = ServiceConfig::new("eu-west-1", "kms-xks-proxy", service().timeouts);
-    gone.keep_labels(&service());
-    let mut disabled = service();
-    disabled.disable_store(PREFIX);
+    let gone = ServiceConfig::new(options(), Vec::new(), Some(&service()), None);
+    let mut stores = stores();
+    stores[0].is_disabled = true;
+    let disabled = service_of(stores);
     let mut hurried = service();
-    hurried.timeouts.request = Duration::from_millis(1);
+    hurried.options.timeouts.request = Duration::from_millis(1);
     for change in [gone, disabled, hurried] {
         let mut rig = Rig::usual();
         rig.hold_jobs = true;
@@ -74,7 +75,7 @@ fn a_request_at_the_hsm_is_finished() {
         assert!(responses[0].status == 200 && !responses[0].closes());
     }
     let mut patient = service();
-    patient.timeouts.request = Duration::from_secs(60);
+    patient.options.timeouts.request = Duration::from_secs(60);
     let mut rig = Rig::usual();
     rig.hold_jobs = true;
     rig.send(&encrypt_call(100));
@@ -87,10 +88,8 @@ fn a_request_at_the_hsm_is_finished() {
 #[test]
 fn indices_stay() {
     let first = service();
-    let mut second = ServiceConfig::new("eu-west-1", "kms-xks-proxy", first.timeouts);
-    second.keep_labels(&first);
-    let credential = (ACCESS_KEY_ID, Secret::new(SECRET.to_owned()));
-    second.add_store(PREFIX, [credential], ["a-new-one", "key-3", KEY]);
+    let only = store(PREFIX, &[(ACCESS_KEY_ID, SECRET)], &["a-new-one", "key-3", KEY]);
+    let second = ServiceConfig::new(options(), vec![only], Some(&first), None);
     assert!(second.labels().starts_with(first.labels()));
     assert_eq!(second.labels().len(), first.labels().len() + 1);
     let index =
@@ -103,11 +102,10 @@ fn indices_stay() {
 /// The kill switch for one key: its neighbour works, its metadata and the store's health are told.
 #[test]
 fn one_disabled_key() {
-    let mut service = service();
-    service.disable_key(PREFIX, KEY);
-    service.disable_key(PREFIX, "no-such-key");
-    service.disable_key("/no/such/store", "key-2");
-    let mut rig = Rig::new(service);
+    let mut stores = stores();
+    stores[0].disabled_key_ids = vec![KEY.to_owned(), "no-such-key".to_owned()];
+    stores[1].disabled_key_ids = vec!["key-2".to_owned()];
+    let mut rig = Rig::new(service_of(stores));
     let refused = rig.ask(&encrypt_call(10));
     assert_eq!(refused.error(), (400, "InvalidStateException".to_owned()));
     assert_eq!(rig.ask(&call("keys/key-2/encrypt", &encrypt(b"x", None))).status, 200);

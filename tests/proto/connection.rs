@@ -371,7 +371,6 @@ fn what_is_not_awaited_changes_nothing() {
         for step in [
             connection.complete(&mut rig.loop_state, &rig.snapshot, stray()),
             connection.reject(&mut rig.loop_state, &rig.snapshot, Failure::NoToken),
-            connection.answer_health(&mut rig.loop_state, &rig.snapshot, &crate::rig::fleet()),
         ] {
             assert!(matches!(step, Step::Receive));
         }

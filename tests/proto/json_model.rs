@@ -3,7 +3,8 @@
 use serde::{Deserialize, Deserializer};
 use xks_proxy::proto::buffer::PADDING_BYTES;
 use xks_proxy::proto::route::Call;
-use xks_proxy::proto::xks::decode::{Decoded, Decoder, Members, RequestMetadata, Span};
+use xks_proxy::proto::span::Span;
+use xks_proxy::proto::xks::decode::{Decoded, Decoder, Members, RequestMetadata};
 
 /// What a decoded call says, out of the body.
 #[derive(Debug, Default, PartialEq, Eq)]

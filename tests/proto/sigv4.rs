@@ -1,10 +1,13 @@
 //! Signatures: what AWS's signer makes is accepted, and nothing else.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use xks_proxy::limits::{MAX_CREDENTIALS_PER_STORE, SIGNING_KEYS_PER_CREDENTIAL};
-use xks_proxy::observe::redaction::Secret;
+use xks_proxy::proto::StoreConfig;
 use xks_proxy::proto::http::request::{find_end, header_slots, parse};
-use xks_proxy::proto::sigv4::signing_key::{SigningCredential, SigningKeys};
+use xks_proxy::proto::sigv4::credential::SigningCredential;
+use xks_proxy::proto::sigv4::signing_key::SigningKeys;
 use xks_proxy::proto::sigv4::{Scope, Unauthentic, verify};
 
 use crate::rig::signer::Unsigned;
@@ -14,10 +17,6 @@ use crate::rig::{
 };
 
 const BODY: &str = r#"{"requestMetadata":{"kmsRequestId":"1","kmsOperation":"KmsHealthCheck"}}"#;
-
-pub fn secret(text: &str) -> Secret<String> {
-    Secret::new(text.to_owned())
-}
 
 /// Verifies a whole request, head and body, against one credential.
 pub fn check_as(
@@ -40,7 +39,8 @@ pub fn check_as(
 }
 
 fn check(request: &[u8]) -> Result<(), Unauthentic> {
-    let credential = SigningCredential::new(ACCESS_KEY_ID, secret(SECRET), 0);
+    let credential =
+        SigningCredential::new(&crate::rig::credential(ACCESS_KEY_ID, SECRET), 0, Arc::default());
     check_as(request, &credential, Scope { region: REGION, service: SERVICE }, NOON)
 }
 
@@ -150,11 +150,10 @@ fn another_store_s_credential() {
 /// XKS specification, Authentication: rotation needs two credentials at once.
 #[test]
 fn two_credentials_of_one_store() {
-    let mut service = crate::rig::service();
-    let credentials =
-        [("AKIDNEWEXAMPLEEXAMPLE", secret(OTHER_SECRET)), (ACCESS_KEY_ID, secret(SECRET))];
-    service.add_store("/rotating", credentials, ["key-1"]);
-    let mut rig = Rig::new(service);
+    let credentials = [("AKIDNEWEXAMPLEEXAMPLE", OTHER_SECRET), (ACCESS_KEY_ID, SECRET)];
+    let mut stores = crate::rig::stores();
+    stores.push(crate::rig::store("/rotating", &credentials, &["key-1"]));
+    let mut rig = Rig::new(crate::rig::service_of(stores));
     for (access_key_id, secret) in
         [(ACCESS_KEY_ID, SECRET), ("AKIDNEWEXAMPLEEXAMPLE", OTHER_SECRET), (ACCESS_KEY_ID, SECRET)]
     {
@@ -173,11 +172,13 @@ fn all_credentials_of_one_store() {
     let id = |index: usize| format!("AKIDNEWEXAMPLEEXAMPL{}", char::from(b"ABCDEFGHI"[index]));
     let ids: Vec<String> = (0..=MAX_CREDENTIALS_PER_STORE).map(id).collect();
     let secret_of = |index: usize| format!("{index}").repeat(48);
-    let mut service = crate::rig::service();
     let listed = ids.iter().take(MAX_CREDENTIALS_PER_STORE).enumerate();
-    let listed = listed.map(|(index, id)| (id.as_str(), secret(&secret_of(index))));
-    service.add_store("/rotating", listed, ["key-1"]);
-    let mut rig = Rig::new(service);
+    let listed = listed.map(|(index, id)| crate::rig::credential(id, &secret_of(index)));
+    let rotating = crate::rig::store("/rotating", &[], &["key-1"]);
+    let rotating = StoreConfig { credentials: listed.collect(), ..rotating };
+    let mut stores = crate::rig::stores();
+    stores.push(rotating);
+    let mut rig = Rig::new(crate::rig::service_of(stores));
     let mut ask = |id: usize, secret: usize| {
         let mut request = health();
         request.target = request.target.replace(PREFIX, "/rotating");

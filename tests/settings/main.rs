@@ -190,8 +190,11 @@ fn the_service_has_the_stores_and_labels() {
     assert!(service.store("").unwrap().key("foo").is_some());
     assert!(service.store("").unwrap().key("bar").is_none());
     assert_eq!(service.store("/example/prefix").unwrap().credentials().len(), 1);
-    assert_eq!((service.region.as_str(), service.service.as_str()), ("us-east-1", "kms-xks-proxy"));
-    assert_eq!(service.timeouts.request.as_millis(), 180);
+    assert_eq!(
+        (service.options.region.as_str(), service.options.service.as_str()),
+        ("us-east-1", "kms-xks-proxy")
+    );
+    assert_eq!(service.options.timeouts.request.as_millis(), 180);
     let hsm = settings.hsm_config(&service);
     let bar = service.store("/example/prefix").unwrap().key("bar").unwrap();
     assert_eq!(&*hsm.labels[usize::try_from(bar.index.0).unwrap()], "bar");
@@ -222,5 +225,5 @@ fn the_service_has_the_quotas() {
     let second = service.store("/example/prefix").unwrap().quota();
     let all: Vec<_> = (0..3000).map(|_| second.admit(now)).collect();
     assert!(all.iter().all(Result::is_ok));
-    assert_eq!(service.max_requests_per_connection, 1_000_000);
+    assert_eq!(service.options.max_requests_per_connection, 1_000_000);
 }

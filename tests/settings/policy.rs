@@ -29,7 +29,7 @@ fn a_policy_is_loaded() {
         let (settings, file) = with_policy(&place, name, text);
         let (settings, _) = place.load(&settings).unwrap();
         assert_eq!(settings.policy.as_deref().map(Policy::language), Some(language));
-        assert!(settings.service().policy.is_some());
+        assert!(settings.service().options.policy.is_some());
         // A reload must be able to read it again.
         drop(file);
     }

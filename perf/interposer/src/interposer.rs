@@ -18,7 +18,7 @@ use crate::gate::{Gate, Permit};
 use crate::gcm::MadeIvs;
 use crate::keys::{self, Label, Labels};
 use crate::latency;
-use crate::oddities::Asked;
+use crate::oddities::{Asked, Strays};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::watcher;
@@ -54,6 +54,7 @@ pub struct Interposer {
     pub sessions: Sessions,
     pub made_ivs: MadeIvs,
     pub asked: Asked,
+    pub strays: Strays,
     pub labels: Labels,
     pub calls: Calls,
     pub settings: ArcSwap<Settings>,
@@ -93,6 +94,7 @@ pub fn start() -> Result<&'static Interposer, &'static str> {
             sessions: Sessions::default(),
             made_ivs: MadeIvs::default(),
             asked: Asked::default(),
+            strays: Strays::default(),
             labels: Labels::default(),
             calls: Calls::new(),
             settings: ArcSwap::from_pointee(settings),

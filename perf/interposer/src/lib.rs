@@ -51,7 +51,8 @@
 //! wants_length_first = true     # C_Encrypt and C_Decrypt say CKR_BUFFER_TOO_SMALL to a buffer that
 //!                               # comes before a question of the length
 //! no_iv_bits = true             # AES-GCM takes PKCS#11 v2.40's first CK_GCM_PARAMS alone
-//! initialize = "no_os_locking"  # C_Initialize: CKR_CANT_LOCK; or "null_only"
+//! find_strays = 100000          # handles of no object, before all others, unless of one label
+//! initialize = "no_os_locking"  # C_Initialize: CKR_CANT_LOCK; or "null_only", "needs_threads"
 //!
 //! # At most 8 calls at a time are inside of functions that have a latency (of all functions, if
 //! # none has one); the others wait their turn.

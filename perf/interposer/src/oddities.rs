@@ -1,7 +1,7 @@
 //! Behaviour that PKCS#11 allows or other modules show, and that the real module here lacks: answers
 //! that are changed on their way back, and calls that are refused for their form.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
@@ -24,6 +24,8 @@ pub struct Oddities {
     pub utc_time: Option<String>,
     /// Handles that C_FindObjects gives at once.
     pub find_at_most: Option<CK_ULONG>,
+    /// Handles of no object that a search gives before all others, unless it is for a label.
+    pub find_strays: u64,
     /// Attributes of a template that C_FindObjectsInit takes.
     pub template_at_most: Option<CK_ULONG>,
     /// C_Encrypt and C_Decrypt say CKR_BUFFER_TOO_SMALL before they were asked for the length.
@@ -44,6 +46,8 @@ pub enum Initialize {
     NoOsLocking,
     /// CKR_ARGUMENTS_BAD for all but a null pointer.
     NullOnly,
+    /// CKR_NEED_TO_CREATE_THREADS for all but a null pointer.
+    NeedsThreads,
 }
 
 impl Oddities {
@@ -72,6 +76,7 @@ impl Oddities {
                 Some(CKR_CANT_LOCK)
             }
             (Initialize::NullOnly, Some(_)) => Some(CKR_ARGUMENTS_BAD),
+            (Initialize::NeedsThreads, Some(_)) => Some(CKR_NEED_TO_CREATE_THREADS),
             _ => None,
         }
     }
@@ -150,6 +155,38 @@ impl Asked {
     }
 }
 
+/// Handles of no object that the present searches of sessions still give.
+#[derive(Default)]
+pub struct Strays(Mutex<HashMap<CK_SESSION_HANDLE, u64>>);
+
+impl Strays {
+    /// Begins a search that gives as many.
+    pub fn begin(&self, session: CK_SESSION_HANDLE, strays: u64) {
+        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if strays == 0 {
+            left.remove(&session);
+        } else {
+            left.insert(session, strays);
+        }
+    }
+
+    /// Fills `handles` with what is left. Returns how many there were; none once all were given.
+    pub fn give(&self, session: CK_SESSION_HANDLE, handles: &mut [CK_OBJECT_HANDLE]) -> usize {
+        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(left) = left.get_mut(&session) else { return 0 };
+        let mut given = 0;
+        for handle in handles {
+            if *left == 0 {
+                break;
+            }
+            *handle = CK_OBJECT_HANDLE::MAX - *left as CK_OBJECT_HANDLE;
+            *left -= 1;
+            given += 1;
+        }
+        given
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +197,19 @@ mod tests {
         let asked = Asked::default();
         let may = |has_buffer| asked.may_go_on(Function::C_Encrypt, 1, has_buffer);
         assert_eq!([true, false, true, true].map(may), [false, true, true, false]);
+    }
+
+    /// Each search gives all of them once, in the portions that it is asked for.
+    #[test]
+    fn strays() {
+        let strays = Strays::default();
+        let mut handles = [0; 2];
+        assert_eq!(strays.give(1, &mut handles), 0);
+        strays.begin(1, 3);
+        let given = [(); 3].map(|()| strays.give(1, &mut handles));
+        assert_eq!(given, [2, 1, 0]);
+        strays.begin(1, 3);
+        assert_eq!((strays.give(2, &mut handles), strays.give(1, &mut handles)), (0, 2));
     }
 
     /// Fields are filled whole.

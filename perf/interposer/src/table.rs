@@ -237,6 +237,13 @@ unsafe extern "C" fn C_FindObjectsInit(
         if at_most.is_some_and(|at_most| attributes > at_most) {
             return CKR_TEMPLATE_INCONSISTENT;
         }
+        if let Some(interposer) = interposer::get() {
+            // SAFETY: the application's template has that many attributes.
+            let is_for_label = (0..usize::try_from(attributes).unwrap_or(0))
+                .any(|at| unsafe { (*template.add(at)).type_ } == CKA_LABEL);
+            let strays = if is_for_label { 0 } else { interposer.settings.load().odd.find_strays };
+            interposer.strays.begin(session, strays);
+        }
         call_real!(real, C_FindObjectsInit, session, template, attributes)
     })
 }
@@ -250,6 +257,16 @@ unsafe extern "C" fn C_FindObjects(
     forward(Function::C_FindObjects, Target::Session(session), |real| {
         let at_most = interposer::get().and_then(|it| it.settings.load().odd.find_at_most);
         let max_objects = at_most.map_or(max_objects, |at_most| at_most.min(max_objects));
+        // SAFETY: the application's places, as many as it says.
+        let handles = unsafe {
+            std::slice::from_raw_parts_mut(objects, usize::try_from(max_objects).unwrap_or(0))
+        };
+        let strays = interposer::get().map_or(0, |it| it.strays.give(session, handles));
+        if strays > 0 {
+            // SAFETY: the application's place.
+            unsafe { *found = strays as CK_ULONG };
+            return CKR_OK;
+        }
         call_real!(real, C_FindObjects, session, objects, max_objects, found)
     })
 }

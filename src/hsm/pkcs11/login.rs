@@ -1,21 +1,15 @@
 //! The login: one for all sessions of a token, done by one of them, and a PIN that was refused is
 //! not tried again.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use cryptoki_sys::*;
 use parking_lot::Mutex;
 
 use super::codes::{self, Class};
 use super::native_session::NativeSession;
-use super::pin_tries::{self, NotNow, PinFlags, PinId, Refusal, UnderWay};
+use super::pin_tries::{self, NotNow, PinFlags, PinId, Refusal};
 use crate::hsm::backend::OpenError;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_OTHER_LOGIN_REFUSALS};
 use crate::observe::redaction::Secret;
-
-/// How often a login of another fleet's is looked after.
-const TURN_POLL: Duration = Duration::from_millis(5);
 
 /// What the token said of itself in CK_TOKEN_INFO that a login depends on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,7 +85,10 @@ impl Login {
             Err(reason) => return Err(OpenError::Unavailable(reason)),
         }
         let About { rules, pin_id, name } = ask()?;
-        let under_way = wait_for_turn(pin_id, rules.pin)?;
+        let under_way = pin_tries::begin(pin_id, rules.pin).map_err(|not_now| match not_now {
+            NotNow::Busy => busy(),
+            NotNow::Spent(reason) => OpenError::PinRefused(reason),
+        })?;
         if rules.pin.is_count_low {
             tracing::warn!(
                 token = name,
@@ -130,19 +127,6 @@ impl Login {
     #[must_use]
     pub fn is_needed(&self) -> bool {
         self.state.try_lock().is_none_or(|state| !matches!(*state, State::NotNeeded))
-    }
-}
-
-/// The permission to call C_Login, once no other fleet of this process is at it with the same PIN.
-fn wait_for_turn(pin_id: PinId, flags: PinFlags) -> Result<UnderWay, OpenError> {
-    let end = Instant::now() + MAX_LOGIN_WAIT;
-    loop {
-        match pin_tries::begin(pin_id, flags) {
-            Ok(under_way) => return Ok(under_way),
-            Err(NotNow::Spent(reason)) => return Err(OpenError::PinRefused(reason)),
-            Err(NotNow::Busy) if Instant::now() >= end => return Err(busy()),
-            Err(NotNow::Busy) => thread::sleep(TURN_POLL),
-        }
     }
 }
 

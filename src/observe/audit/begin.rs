@@ -84,7 +84,7 @@ pub(super) fn wait_and_begin(config: &AuditConfig, queue: &Arc<Queue>) -> Option
                 }
             }
         }
-        if queue.wait_to_retry(AUDIT_TAKEOVER_POLL).stop {
+        if queue.lines.wait_to_retry(AUDIT_TAKEOVER_POLL).stop {
             // Calls that were answered are written down, if the other one ends in time.
             let lost = queue.waiting_calls();
             let until = *until.get_or_insert_with(|| Instant::now() + AUDIT_STOP_TIMEOUT);
@@ -92,7 +92,7 @@ pub(super) fn wait_and_begin(config: &AuditConfig, queue: &Arc<Queue>) -> Option
                 if lost > 0 {
                     tracing::error!(lost, "another process kept the audit log; lines are lost");
                 }
-                queue.finish();
+                queue.lines.finish();
                 return None;
             }
             thread::sleep(AUDIT_TAKEOVER_POLL);

@@ -90,7 +90,7 @@ impl AuditHandle {
                 None => return queue.counters.left_out.add(1),
             };
         }
-        self.must_wake |= queue.push(&self.buffer);
+        self.must_wake |= queue.push_call(&self.buffer);
     }
 
     /// Wakes the writer if it sleeps; once a turn of the loop, behind the answers.
@@ -98,7 +98,7 @@ impl AuditHandle {
         if std::mem::take(&mut self.must_wake)
             && let Some(queue) = &self.queue
         {
-            queue.wake();
+            queue.lines.wake();
         }
     }
 }

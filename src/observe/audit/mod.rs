@@ -44,7 +44,7 @@ use self::queue::Queue;
 pub use self::queue::Reservation;
 pub use self::stats::AuditStats;
 use super::timestamp::{Rfc3339, since_1970};
-use crate::limits::{AUDIT_STOP_TIMEOUT, MAX_AUDIT_BACKLOG_BYTES, MAX_AUDIT_EVENT_BYTES};
+use crate::limits::{AUDIT_STOP_TIMEOUT, MAX_AUDIT_BACKLOG_BYTES};
 
 /// The running audit log, or none. Clones are the same one.
 #[derive(Clone, Default)]
@@ -68,7 +68,7 @@ impl Audit {
     pub fn open(config: &AuditConfig) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(MAX_AUDIT_BACKLOG_BYTES, config.when_full));
         let audit = Self { queue: Some(Arc::clone(&queue)) };
-        let batch = Vec::with_capacity(MAX_AUDIT_BACKLOG_BYTES + MAX_AUDIT_EVENT_BYTES);
+        let batch = queue.lines.batch();
         let begun = match begin(config, &queue) {
             Ok(writer) => Some(writer),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -97,7 +97,6 @@ impl Audit {
         record::write_event(&mut line, &mut Rfc3339::default(), since_1970(), event, members);
         line.push(b'\n');
         queue.push_event(&line);
-        queue.wake();
     }
 
     /// Has that key vouch for the log from now on, with a checkpoint at once, each
@@ -106,14 +105,14 @@ impl Audit {
     pub fn set_checkpoint_key(&self, key: Box<dyn CheckpointKey>) {
         if let Some(queue) = &self.queue {
             *queue.checkpoint_key.lock() = Some(key);
-            queue.wake();
+            queue.lines.wake();
         }
     }
 
     /// Opens the file anew, behind whoever has moved it (logrotate(8)).
     pub fn reopen(&self) {
         if let Some(queue) = &self.queue {
-            queue.ask_to_reopen();
+            queue.lines.request_reopen();
         }
     }
 
@@ -148,8 +147,8 @@ impl Audit {
     pub fn stop(&self) -> bool {
         let Some(queue) = &self.queue else { return true };
         self.note("stop", &[]);
-        queue.ask_to_stop();
-        queue.wait_finished(Instant::now() + AUDIT_STOP_TIMEOUT)
+        queue.lines.request_stop();
+        queue.lines.wait_finished(Instant::now() + AUDIT_STOP_TIMEOUT)
     }
 }
 

@@ -12,13 +12,14 @@ use super::checkpoint::{self, Schedule};
 use super::config::AuditSync;
 use super::files::Files;
 use super::line;
-use super::queue::{Asked, Queue};
+use super::queue::Queue;
 use super::record;
 use super::state::StateFile;
 use crate::limits::{
     AUDIT_CHECKPOINT_INTERVAL, AUDIT_GAP_INTERVAL, AUDIT_IDLE_INTERVAL, AUDIT_RETRY_INTERVAL,
     AUDIT_SYNC_INTERVAL, AUDIT_WRITE_BYTES, LOG_WRITE_INTERVAL, MAX_ACCESS_LOG_LINE_BYTES,
 };
+use crate::observe::line_queue::Requested;
 use crate::observe::timestamp::{Rfc3339, since_1970};
 
 /// What is lost or left out, as far as the log has told of it.
@@ -103,24 +104,24 @@ impl Writer {
         hex(&self.chain.id())
     }
 
-    /// Writes until it is asked to stop and nothing waits.
+    /// Writes until it is requested to stop and nothing waits.
     pub(super) fn run(&mut self, mut batch: Vec<u8>) {
         let has_written_all = loop {
-            let asked = self.queue.take(&mut batch, AUDIT_IDLE_INTERVAL);
-            let is_written = self.turn(&batch, asked);
+            let requested = self.queue.lines.take(&mut batch, Some(AUDIT_IDLE_INTERVAL));
+            let is_written = self.turn(&batch, requested);
             wipe_stack();
             if !is_written {
                 break false;
             }
-            self.queue.done(batch.len());
+            self.queue.release(batch.len());
             let was_empty = batch.is_empty();
             batch.clear();
             self.chained = 0;
-            if asked.stop && was_empty && self.queue.close() {
+            if requested.stop && was_empty && self.queue.lines.close() {
                 break self.tell_of_gaps(Duration::ZERO) && self.write_out();
             }
             if !was_empty {
-                self.queue.pause(LOG_WRITE_INTERVAL);
+                self.queue.lines.pause(LOG_WRITE_INTERVAL);
             }
         };
         if has_written_all {
@@ -137,7 +138,7 @@ impl Writer {
         self.save_state(has_written_all);
         let _ = self.state_file.sync();
         wipe_stack();
-        self.queue.finish();
+        self.queue.lines.finish();
     }
 
     /// How many lines are neither in the file, nor will be.
@@ -148,10 +149,10 @@ impl Writer {
 
     /// One batch, and what else is due; never inlined, for [`wipe_stack`]'s sake. False: it cannot be written, and the process ends.
     #[inline(never)]
-    fn turn(&mut self, batch: &[u8], asked: Asked) -> bool {
+    fn turn(&mut self, batch: &[u8], requested: Requested) -> bool {
         self.chained = 0;
         let is_appended = self.rotate_if_due()
-            && (!asked.reopen || self.reopen())
+            && (!requested.reopen || self.reopen())
             && self.tell_of_gaps(AUDIT_GAP_INTERVAL)
             && self.append(batch);
         let has_checkpoint = is_appended
@@ -300,16 +301,16 @@ impl Writer {
             tracing::error!(%error, file = %file.display(), are_refused,
                 "the audit log cannot be written; calls are refused until it can, if when_full says so");
         }
-        let asked = self.queue.wait_to_retry(AUDIT_RETRY_INTERVAL);
+        let requested = self.queue.lines.wait_to_retry(AUDIT_RETRY_INTERVAL);
         let is_between_lines =
             self.written == 0 || self.out.get(self.written - 1).is_some_and(|byte| *byte == b'\n');
-        if asked.reopen && is_between_lines {
+        if requested.reopen && is_between_lines {
             // Somebody has made room elsewhere. What is chained already goes there as it is.
             if let Ok(Some(other)) = self.files.other_file() {
                 let _ = self.files.switch_to(other, since_1970());
             }
         }
-        !asked.stop
+        !requested.stop
     }
 
     fn rotate_if_due(&mut self) -> bool {
@@ -456,10 +457,10 @@ mod tests {
         // All of the one batch is chained before anything is written; of the other, a part is.
         for lines in [3, 2 * AUDIT_WRITE_BYTES / line.len()] {
             let queue = Arc::new(Queue::new(1 << 20, WhenFull::Refuse));
-            queue.ask_to_stop();
+            queue.lines.request_stop();
             let mut writer = begin(&config, &queue).unwrap();
             let batch = line.repeat(lines);
-            assert!(!writer.turn(&batch, Asked::default()));
+            assert!(!writer.turn(&batch, Requested::default()));
             // And the line of the writer's own that the process begins with.
             assert_eq!(writer.lost(&batch), lines + 1);
         }

@@ -7,6 +7,7 @@ mod file;
 mod level;
 mod output;
 mod outputs;
+mod sink;
 
 use std::fs::File;
 use std::io;
@@ -24,9 +25,10 @@ use self::access_log::AccessLog;
 pub use self::config::{LogConfig, LogFile, Rotation};
 use self::events::EventLayer;
 use self::level::SharedLevel;
-use self::output::{Backlog, Output};
+use self::output::Output;
 pub use self::outputs::LostLines;
 use self::outputs::Outputs;
+use self::sink::Sink;
 pub use super::line::LogFormat;
 use crate::limits::{LOG_STOP_TIMEOUT, MAX_LOG_BACKLOG_BYTES};
 
@@ -59,13 +61,13 @@ impl Log {
         let mut outputs = Vec::new();
         if let Some(file) = &config.file {
             let file = file.clone();
-            let output = Output::opened_by(move || Ok(Box::new(file::open(&file)?)))?;
-            outputs.push(Backlog::start("file", output, config.format, MAX_LOG_BACKLOG_BYTES)?);
+            let sink = Sink::opened_by(move || Ok(Box::new(file::open(&file)?)))?;
+            outputs.push(Output::start("file", sink, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
         if config.stdout {
             // Not through std's handle: its lock would be held while the output is stuck.
-            let output = Output::of(File::from(io::stdout().as_fd().try_clone_to_owned()?));
-            outputs.push(Backlog::start("stdout", output, config.format, MAX_LOG_BACKLOG_BYTES)?);
+            let sink = Sink::of(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+            outputs.push(Output::start("stdout", sink, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
         Ok(Self {
             outputs: Outputs::new(outputs),
@@ -99,8 +101,8 @@ impl Log {
     /// Has files be opened anew, by their names, before the next lines are written: another
     /// program has moved them away (logrotate). Does not wait for it.
     pub fn reopen(&self) {
-        for backlog in self.outputs.iter() {
-            backlog.reopen();
+        for output in self.outputs.iter() {
+            output.reopen();
         }
     }
 
@@ -121,10 +123,10 @@ impl Log {
     /// of them came to their end.
     pub fn stop(&self) -> bool {
         let deadline = Instant::now() + LOG_STOP_TIMEOUT;
-        for backlog in self.outputs.iter() {
-            backlog.begin_stop();
+        for output in self.outputs.iter() {
+            output.begin_stop();
         }
-        self.outputs.iter().all(|backlog| backlog.wait_stopped(deadline))
+        self.outputs.iter().all(|output| output.wait_stopped(deadline))
     }
 }
 

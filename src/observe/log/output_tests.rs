@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::io::Write;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -25,17 +26,17 @@ impl Write for Gate {
     }
 }
 
-fn start(max_bytes: usize) -> (Arc<Backlog>, Receiver<Vec<u8>>, Sender<io::Result<usize>>) {
+fn start(max_bytes: usize) -> (Arc<Output>, Receiver<Vec<u8>>, Sender<io::Result<usize>>) {
     let (written, has_written) = channel();
     let (let_go, go) = channel();
     let gate = Box::new(Gate { written, go });
-    let backlog = Backlog::start("test", Output::of(gate), LogFormat::Text, max_bytes).unwrap();
-    (backlog, has_written, let_go)
+    let output = Output::start("test", Sink::of(gate), LogFormat::Text, max_bytes).unwrap();
+    (output, has_written, let_go)
 }
 
-fn stop(backlog: &Backlog) -> bool {
-    backlog.begin_stop();
-    backlog.wait_stopped(Instant::now() + SOON)
+fn stop(output: &Output) -> bool {
+    output.begin_stop();
+    output.wait_stopped(Instant::now() + SOON)
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -46,18 +47,18 @@ fn text(bytes: &[u8]) -> &str {
 /// counted, and the log tells of it when it goes on.
 #[test]
 fn a_stuck_output_drops_and_counts() {
-    let (backlog, written, let_go) = start(10);
-    backlog.push(b"stuck\n");
+    let (output, written, let_go) = start(10);
+    output.push(b"stuck\n");
     assert_eq!(text(&written.recv_timeout(SOON).unwrap()), "stuck\n");
     // From here on the writer is inside of `write`.
-    backlog.push(b"one\ntwo\nthree\n");
-    assert_eq!(backlog.dropped_lines(), 1);
-    backlog.push(b"four\nfive\n");
-    assert_eq!(backlog.dropped_lines(), 3);
-    backlog.push(b"6\n");
-    assert_eq!(backlog.dropped_lines(), 3);
+    output.push(b"one\ntwo\nthree\n");
+    assert_eq!(output.dropped_lines(), 1);
+    output.push(b"four\nfive\n");
+    assert_eq!(output.dropped_lines(), 3);
+    output.push(b"6\n");
+    assert_eq!(output.dropped_lines(), 3);
     drop(let_go);
-    assert!(stop(&backlog));
+    assert!(stop(&output));
     let after: Vec<_> = written.into_iter().collect();
     assert!(text(&after[0]).ends_with(" WARN log lines were dropped droppedLines=3 output=test\n"));
     assert_eq!(text(&after[1]), "one\ntwo\n6\n");
@@ -67,28 +68,28 @@ fn a_stuck_output_drops_and_counts() {
 /// The end does not wait for ever for an output that is stuck.
 #[test]
 fn stop_is_bounded() {
-    let (backlog, written, let_go) = start(100);
-    backlog.push(b"stuck\n");
+    let (output, written, let_go) = start(100);
+    output.push(b"stuck\n");
     written.recv_timeout(SOON).unwrap();
-    backlog.begin_stop();
-    assert!(!backlog.wait_stopped(Instant::now() + Duration::from_millis(20)));
+    output.begin_stop();
+    assert!(!output.wait_stopped(Instant::now() + Duration::from_millis(20)));
     drop(let_go);
-    assert!(backlog.wait_stopped(Instant::now() + SOON));
+    assert!(output.wait_stopped(Instant::now() + SOON));
 }
 
 /// An output that takes a few bytes at a time gets all of them.
 #[test]
 fn short_writes() {
-    let (backlog, written, let_go) = start(100);
-    backlog.push(b"one\n");
+    let (output, written, let_go) = start(100);
+    output.push(b"one\n");
     for count in [1, 2] {
         let_go.send(Ok(count)).unwrap();
     }
     let_go.send(Err(ErrorKind::Interrupted.into())).unwrap();
     let_go.send(Err(ErrorKind::WouldBlock.into())).unwrap();
     drop(let_go);
-    assert!(stop(&backlog));
-    assert_eq!(backlog.dropped_lines(), 0);
+    assert!(stop(&output));
+    assert_eq!(output.dropped_lines(), 0);
     let seen: Vec<_> = written.into_iter().collect();
     assert_eq!(seen, [&b"one\n"[..], b"ne\n", b"\n", b"\n", b"\n"]);
 }
@@ -97,18 +98,18 @@ fn short_writes() {
 /// next one.
 #[test]
 fn a_failing_output_is_counted_and_the_next_line_is_whole() {
-    let (backlog, written, let_go) = start(100);
-    backlog.push(b"one\ntwo\nthree\n");
+    let (output, written, let_go) = start(100);
+    output.push(b"one\ntwo\nthree\n");
     let_go.send(Ok(6)).unwrap(); // "one", and of the second line "tw"
     let_go.send(Err(ErrorKind::StorageFull.into())).unwrap();
     let_go.send(Err(ErrorKind::StorageFull.into())).unwrap(); // the announcement's new line
     for expected in ["one\ntwo\nthree\n", "o\nthree\n", "\n"] {
         assert_eq!(text(&written.recv_timeout(SOON).unwrap()), expected);
     }
-    assert_eq!(backlog.dropped_lines(), 2);
+    assert_eq!(output.dropped_lines(), 2);
     drop(let_go);
-    backlog.push(b"four\n");
-    assert!(stop(&backlog));
+    output.push(b"four\n");
+    assert!(stop(&output));
     let after: Vec<_> = written.into_iter().collect();
     assert_eq!(text(&after[0]), "\n");
     assert_eq!(text(&after[1]), "four\n");
@@ -133,12 +134,12 @@ fn a_panicking_output_does_not_end_the_log() {
     }
     let (written, has_written) = channel();
     let output = Box::new(Panics(0, written));
-    let backlog = Backlog::start("test", Output::of(output), LogFormat::Json, 100).unwrap();
-    backlog.push(b"lost\n");
+    let output = Output::start("test", Sink::of(output), LogFormat::Json, 100).unwrap();
+    output.push(b"lost\n");
     let announced = has_written.recv_timeout(SOON).unwrap();
     let announced: serde_json::Value = serde_json::from_slice(&announced).unwrap();
     assert_eq!(announced["droppedLines"], 1);
-    backlog.push(b"kept\n");
-    assert!(stop(&backlog));
+    output.push(b"kept\n");
+    assert!(stop(&output));
     assert_eq!(text(&has_written.recv().unwrap()), "kept\n");
 }

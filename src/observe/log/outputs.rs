@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use super::output::Backlog;
+use super::output::Output;
 
-/// Where lines go: up to two backlogs.
+/// Where lines go: up to two outputs.
 #[derive(Clone)]
-pub(super) struct Outputs(Arc<[Arc<Backlog>]>);
+pub(super) struct Outputs(Arc<[Arc<Output>]>);
 
 impl Outputs {
-    pub(super) fn new(outputs: Vec<Arc<Backlog>>) -> Self {
+    pub(super) fn new(outputs: Vec<Arc<Output>>) -> Self {
         Self(outputs.into())
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Backlog>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Output>> {
         self.0.iter()
     }
 
@@ -24,8 +24,8 @@ impl Outputs {
 
     /// Hands whole lines over.
     pub(super) fn push(&self, lines: &[u8]) {
-        for backlog in self.0.iter() {
-            backlog.push(lines);
+        for output in self.0.iter() {
+            output.push(lines);
         }
     }
 }
@@ -42,6 +42,6 @@ impl LostLines {
     /// As [`super::Log::dropped_lines`].
     #[must_use]
     pub fn dropped_lines(&self) -> u64 {
-        self.0.iter().map(|backlog| backlog.dropped_lines()).sum()
+        self.0.iter().map(|output| output.dropped_lines()).sum()
     }
 }

@@ -148,9 +148,8 @@ impl Reloader {
             settings::load(&self.started.file, false, &environment).map_err(mistakes)?;
         let needs_restart = restart::members(&self.started, &settings);
 
-        let mut service = settings.service_after(Some(&self.service));
-        service.count_in(&self.metrics);
-        let service = Arc::new(service);
+        let (former, metrics) = (Some(&*self.service), Some(&*self.metrics));
+        let service = Arc::new(settings.service_after(former, metrics));
         let former_hsm = self.in_use.hsm.load_full();
         let is_same_fleet = restart::is_same_fleet(&self.in_use.settings.load(), &settings);
         let hsm = if is_same_fleet {

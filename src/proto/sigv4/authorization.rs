@@ -1,6 +1,6 @@
 //! The Authorization header field, taken apart without a copy.
 
-use super::Unauthentic;
+use super::unauthentic::Unauthentic;
 use crate::limits::{MAX_ACCESS_KEY_ID_BYTES, MAX_SIGNED_HEADERS};
 
 // As the error's text has it.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::Unauthentic;
+use super::unauthentic::Unauthentic;
 use crate::proto::http::request::Head;
 
 /// Writes the canonical request into `out`, which must be empty.

@@ -1,62 +1,20 @@
 //! Signing keys (XKS specification, Appendix A, Task 3), made once a credential and day.
 
-use std::sync::Arc;
-
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::Scope;
+use super::credential::SigningCredential;
 use crate::limits::{MAX_HEAD_BYTES, MIN_SECRET_ACCESS_KEY_BYTES, SIGNING_KEYS_PER_CREDENTIAL};
-use crate::observe::metrics::CredentialMetrics;
 use crate::observe::redaction::Secret;
 
-/// A credential that KMS signs with.
-#[derive(Clone, Debug)]
-pub struct SigningCredential {
-    access_key_id: Box<str>,
-    secret_access_key: Secret<String>,
-    /// Its place in [`SigningKeys`].
-    index: usize,
-    created_unix_secs: Option<u64>,
-    metrics: Arc<CredentialMetrics>,
-}
-
-impl SigningCredential {
-    /// `index` is the credential's own among all of the service, counted from 0.
-    #[must_use]
-    pub fn new(access_key_id: &str, secret_access_key: Secret<String>, index: usize) -> Self {
-        Self {
-            access_key_id: access_key_id.into(),
-            secret_access_key,
-            index,
-            created_unix_secs: None,
-            metrics: Arc::default(),
-        }
-    }
-
-    /// Not secret.
-    #[must_use]
-    pub fn access_key_id(&self) -> &str {
-        &self.access_key_id
-    }
-
-    /// When it was last used.
-    #[must_use]
-    pub fn metrics(&self) -> &CredentialMetrics {
-        &self.metrics
-    }
-
-    /// Has its use be noted there.
-    pub fn set_metrics(&mut self, metrics: Arc<CredentialMetrics>) {
-        metrics.set_created(self.created_unix_secs);
-        self.metrics = metrics;
-    }
-
-    /// Says when it was made, in seconds since 1970. To be called before [`Self::set_metrics`].
-    pub fn set_created(&mut self, unix_secs: Option<u64>) {
-        self.created_unix_secs = unix_secs;
-    }
+/// The Region and the service that a signature's scope must name.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// AWS Region
+    pub region: &'a str,
+    /// `kms-xks-proxy`
+    pub service: &'a str,
 }
 
 /// The signing keys of recent days, for one event loop, so that no lock is needed.
@@ -144,15 +102,26 @@ fn keyed(key: &[u8]) -> Hmac<Sha256> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::proto::sigv4::credential::CredentialConfig;
+
+    fn credential(secret: String, index: usize) -> SigningCredential {
+        let config = CredentialConfig {
+            access_key_id: "AKIDEXAMPLE".to_owned(),
+            secret_access_key: Secret::new(secret),
+            created_unix_secs: None,
+        };
+        SigningCredential::new(&config, index, Arc::default())
+    }
 
     const SCOPE: Scope<'_> = Scope { region: "us-east-1", service: "iam" };
 
     /// The example of the AWS General Reference, "Deriving the signing key".
     #[test]
     fn the_aws_general_reference_s_example() {
-        let secret = Secret::new("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_owned());
-        let credential = SigningCredential::new("AKIDEXAMPLE", secret, 0);
+        let credential = credential("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_owned(), 0);
         let mut keys = SigningKeys::new(1);
         let mut expected = keyed(&[
             0xc4, 0xaf, 0xb1, 0xcc, 0x57, 0x71, 0xd8, 0x71, 0x76, 0x3a, 0x39, 0x3e, 0x44, 0xb7,
@@ -168,8 +137,7 @@ mod tests {
     /// A day's key must not be given for another day, nor one credential's for another's.
     #[test]
     fn keys_are_kept_apart() {
-        let credential =
-            |index| SigningCredential::new("A", Secret::new(format!("{index}").repeat(43)), index);
+        let credential = |index| credential(format!("{index}").repeat(43), index);
         let (first, second) = (credential(0), credential(1));
         let mut keys = SigningKeys::new(2);
         let mut tag = |credential: Option<&SigningCredential>, date: &[u8; 8]| {

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::decode::{RequestMetadata, Span};
+use super::decode::RequestMetadata;
 use super::error::{ApiError, ErrorName};
-use super::quota::InFlight;
 use crate::observe::metrics::LoopMetrics;
 use crate::policy::decisions::Decisions;
 use crate::policy::{Action, Attributes, Policy};
+use crate::proto::quota::QuotaPermit;
 use crate::proto::route::Call;
-use crate::proto::service_config::{Store, StoreKey};
+use crate::proto::span::Span;
+use crate::proto::store::{Store, StoreKey};
 
 /// The key that an external key id names, if the store may use it.
 ///
@@ -97,6 +98,6 @@ pub fn policy(
 ///
 /// # Errors
 /// ThrottlingException: the store is above its quota.
-pub fn quota(store: &Store, now: Instant) -> Result<Option<InFlight>, ApiError> {
-    store.quota().admit(now)
+pub fn quota(store: &Store, now: Instant) -> Result<Option<QuotaPermit>, ApiError> {
+    Ok(store.quota().admit(now)?)
 }

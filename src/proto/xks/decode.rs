@@ -11,54 +11,10 @@ use super::error::ApiError;
 use crate::limits::{MAX_ARN_BYTES, MAX_CIPHERTEXT_METADATA_BYTES};
 use crate::proto::buffer::PADDING_BYTES;
 use crate::proto::route::Call;
+use crate::proto::span::Span;
 
 // As the error's text has it.
 const _: () = assert!(MAX_CIPHERTEXT_METADATA_BYTES == 20);
-
-/// Where a string lies in the body.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Span {
-    start: u32,
-    end: u32,
-}
-
-impl Span {
-    /// Where `part` lies in the bytes that begin at address `base`.
-    #[must_use]
-    pub fn of(part: &str, base: usize) -> Self {
-        let start = (part.as_ptr() as usize).saturating_sub(base);
-        let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        Self { start: narrow(start), end: narrow(start + part.len()) }
-    }
-
-    /// How many bytes.
-    #[must_use]
-    pub fn len(self) -> usize {
-        (self.end - self.start) as usize
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-
-    fn range(self) -> std::ops::Range<usize> {
-        self.start as usize..self.end as usize
-    }
-
-    /// The bytes there; empty if the span is not of `bytes`.
-    #[must_use]
-    pub fn bytes(self, bytes: &[u8]) -> &[u8] {
-        bytes.get(self.range()).unwrap_or_default()
-    }
-
-    /// The text there; empty if the span is not of `bytes`.
-    #[must_use]
-    pub fn text(self, bytes: &[u8]) -> &str {
-        std::str::from_utf8(self.bytes(bytes)).unwrap_or_default()
-    }
-}
 
 /// `requestMetadata`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -408,9 +364,5 @@ fn optional_base64(
                 "{member} is not base64 (RFC 4648, 4, padded, canonical)"
             )))
         })?;
-    let length = u32::try_from(decoded.len()).unwrap_or(u32::MAX);
-    Ok(Some(Decoded {
-        span: Span { start: span.start, end: span.start.saturating_add(length) },
-        base64_len: span.len(),
-    }))
+    Ok(Some(Decoded { span: span.with_len(decoded.len()), base64_len: span.len() }))
 }

@@ -3,8 +3,13 @@
 use std::borrow::Cow;
 
 use crate::job::Failure;
-use crate::limits::MAX_ERROR_MESSAGE_BYTES;
+use crate::limits::{MAX_ERROR_MESSAGE_BYTES, MAX_TARGET_BYTES};
+use crate::proto::http::HttpError;
+use crate::proto::quota::QuotaExceeded;
 use crate::proto::sigv4::Unauthentic;
+
+// The number in the text for `HttpError::TargetTooLong`.
+const _: () = assert!(MAX_TARGET_BYTES == 256);
 
 /// `errorName` (XKS specification, Error codes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +174,42 @@ impl From<Unauthentic> for ApiError {
         let mut error = Self::new(ErrorName::AuthenticationFailed, unauthentic.message());
         error.reason = Some(unauthentic.reason().into());
         error
+    }
+}
+
+/// A request that is not understood is answered with a status of HTTP's own.
+impl From<HttpError> for ApiError {
+    fn from(error: HttpError) -> Self {
+        use ErrorName::{InvalidUriPath, UnsupportedOperation, Validation};
+        let (status, name, message) = match error {
+            HttpError::BadRequest(reason) => (400, Validation, reason),
+            HttpError::Timeout(reason) => (408, Validation, reason),
+            HttpError::BodyTooLarge => (413, Validation, "the request body is larger than allowed"),
+            HttpError::TargetTooLong => {
+                (414, InvalidUriPath, "the URI is longer than 256 characters")
+            }
+            HttpError::UnknownExpectation => {
+                (417, Validation, "the Expect header asks for too much")
+            }
+            HttpError::HeadTooLarge(reason) => (431, Validation, reason),
+            HttpError::UnknownTransferCoding => {
+                (501, UnsupportedOperation, "the only transfer coding here is chunked")
+            }
+            HttpError::UnknownVersion => {
+                (505, UnsupportedOperation, "this server speaks HTTP/1.1 and HTTP/1.0")
+            }
+        };
+        Self::with_status(name, status, message)
+    }
+}
+
+impl From<QuotaExceeded> for ApiError {
+    fn from(exceeded: QuotaExceeded) -> Self {
+        let message = match exceeded {
+            QuotaExceeded::InFlight => "the key store has its max_in_flight requests already",
+            QuotaExceeded::Rate => "the key store is above its max_requests_per_sec",
+        };
+        Self::new(ErrorName::Throttling, message)
     }
 }
 

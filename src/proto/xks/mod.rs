@@ -4,4 +4,3 @@ pub mod authorize;
 pub mod decode;
 pub mod encode;
 pub mod error;
-pub mod quota;

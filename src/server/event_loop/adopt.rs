@@ -16,7 +16,7 @@ impl Running {
         };
         self.change_number = change.number;
         let context = &mut self.context;
-        let before = context.loop_state.service.timeouts;
+        let before = context.loop_state.service.options.timeouts;
         context.loop_state.adopt(Arc::clone(&change.service));
         if !Arc::ptr_eq(&context.hsm, &change.hsm) {
             context.hsm = Arc::clone(&change.hsm);
@@ -30,7 +30,7 @@ impl Running {
                 listening.tls.clone_from(&change.tls);
             }
         }
-        if change.service.timeouts != before {
+        if change.service.options.timeouts != before {
             for (slot, peer) in &self.peers {
                 self.timers.set(slot, peer.deadline(&self.context));
             }

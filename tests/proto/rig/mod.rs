@@ -12,7 +12,10 @@ use xks_proxy::job::{Completion, FleetHealth, HealthStatus, Job, TokenHealth};
 use xks_proxy::observe::log::access_log::AccessLog;
 use xks_proxy::observe::redaction::Secret;
 use xks_proxy::proto::service_config::Timeouts;
-use xks_proxy::proto::{Connection, Listener, LoopState, ServiceConfig, Snapshot, Step, Wait};
+use xks_proxy::proto::{
+    Connection, CredentialConfig, Listener, LoopState, ServiceConfig, ServiceOptions, Snapshot,
+    Step, StoreConfig, Wait,
+};
 
 use hsm::MemoryHsm;
 use wire::Response;
@@ -38,9 +41,19 @@ pub const KEY: &str = "key-1";
 /// 2024-02-29T12:00:00Z
 pub const NOON: u64 = 1_709_208_000;
 
-/// The service that most tests use: two stores; all waits of a different length, so that none
-/// can pass for another.
+/// The service that most tests use: two stores.
 pub fn service() -> ServiceConfig {
+    service_of(stores())
+}
+
+/// The usual service with these stores.
+pub fn service_of(stores: Vec<StoreConfig>) -> ServiceConfig {
+    ServiceConfig::new(options(), stores, None, None)
+}
+
+/// What the usual service says of all stores; all waits are of a different length, so that none
+/// can pass for another.
+pub fn options() -> ServiceOptions {
     let timeouts = Timeouts {
         request: Duration::from_millis(180),
         head: Duration::from_secs(10),
@@ -49,11 +62,34 @@ pub fn service() -> ServiceConfig {
         write: Duration::from_secs(12),
         handshake: Duration::from_secs(13),
     };
-    let mut service = ServiceConfig::new(REGION, SERVICE, timeouts);
-    let secret = |text: &str| Secret::new(text.to_owned());
-    service.add_store(PREFIX, [(ACCESS_KEY_ID, secret(SECRET))], [KEY, "key-2", "not-in-hsm"]);
-    service.add_store(OTHER_PREFIX, [(OTHER_ACCESS_KEY_ID, secret(OTHER_SECRET))], ["key-3"]);
-    service
+    ServiceOptions::new(REGION, SERVICE, timeouts)
+}
+
+/// The stores of the usual service.
+pub fn stores() -> Vec<StoreConfig> {
+    vec![
+        store(PREFIX, &[(ACCESS_KEY_ID, SECRET)], &[KEY, "key-2", "not-in-hsm"]),
+        store(OTHER_PREFIX, &[(OTHER_ACCESS_KEY_ID, OTHER_SECRET)], &["key-3"]),
+    ]
+}
+
+/// A store with these credentials and external key ids.
+pub fn store(prefix: &str, credentials: &[(&str, &str)], key_ids: &[&str]) -> StoreConfig {
+    StoreConfig {
+        uri_path_prefix: prefix.to_owned(),
+        credentials: credentials.iter().map(|(id, secret)| credential(id, secret)).collect(),
+        key_ids: key_ids.iter().map(|key_id| (*key_id).to_owned()).collect(),
+        ..StoreConfig::default()
+    }
+}
+
+/// A credential.
+pub fn credential(access_key_id: &str, secret: &str) -> CredentialConfig {
+    CredentialConfig {
+        access_key_id: access_key_id.to_owned(),
+        secret_access_key: Secret::new(secret.to_owned()),
+        created_unix_secs: None,
+    }
 }
 
 /// What is at hand of the peer's connection.
@@ -97,8 +133,10 @@ impl Rig {
             is_stopping: false,
             is_congested: false,
         };
+        let mut loop_state = LoopState::new(Arc::new(service), 3, AccessLog::default());
+        loop_state.set_health(Arc::new(fleet()));
         Self {
-            loop_state: LoopState::new(Arc::new(service), 3, AccessLog::default()),
+            loop_state,
             connection: Some(Connection::new(listener, None, &snapshot)),
             hsm,
             snapshot,
@@ -172,7 +210,7 @@ impl Rig {
     pub fn pass(&mut self, duration: Duration) {
         self.snapshot.now += duration;
         self.snapshot.unix_secs += duration.as_secs();
-        let timeouts = self.loop_state.service.timeouts;
+        let timeouts = self.loop_state.service.options.timeouts;
         let Some(connection) = &mut self.connection else { return };
         let end = match connection.wait() {
             Wait::Idle(since) => since + timeouts.idle,
@@ -237,9 +275,6 @@ impl Rig {
                 Step::Submit(job) => {
                     let completion = self.hsm.work(job);
                     connection.complete(&mut self.loop_state, &self.snapshot, completion)
-                }
-                Step::Health => {
-                    connection.answer_health(&mut self.loop_state, &self.snapshot, &fleet())
                 }
                 Step::Send if self.hold_answers => return,
                 Step::Send => connection.sent(&mut self.loop_state, &self.snapshot),

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use super::error::{ApiError, ErrorName};
 use crate::rate::Rate;
 
 /// A store's quota and what is used of it.
@@ -19,8 +18,17 @@ pub struct Quota {
     in_flight: Arc<AtomicU32>,
 }
 
-/// A request that is being worked on: it counts until this is dropped.
-pub struct InFlight(Arc<AtomicU32>);
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaExceeded {
+    /// `max_in_flight` requests are being worked on.
+    InFlight,
+    /// `max_requests_per_sec` is used up.
+    Rate,
+}
+
+/// A place in a store's quota: the request counts as in flight until this is dropped.
+pub struct QuotaPermit(Arc<AtomicU32>);
 
 impl Quota {
     /// `max_requests_per_sec`, as many of which may come at once; `max_in_flight`. `None` is no
@@ -48,35 +56,31 @@ impl Quota {
     /// Counts a request.
     ///
     /// # Errors
-    /// ThrottlingException: one of the bounds is reached; nothing was counted.
-    pub fn admit(&self, now: Instant) -> Result<Option<InFlight>, ApiError> {
+    /// [`QuotaExceeded`]: one of the bounds is reached; nothing was counted.
+    pub fn admit(&self, now: Instant) -> Result<Option<QuotaPermit>, QuotaExceeded> {
         let in_flight = match self.max_in_flight {
             None => None,
             Some(max) => {
                 // Counted first, so that two threads can't both take the last place.
                 let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-                let in_flight = InFlight(Arc::clone(&self.in_flight));
+                let in_flight = QuotaPermit(Arc::clone(&self.in_flight));
                 if before >= max {
-                    return Err(throttled("the key store has its max_in_flight requests already"));
+                    return Err(QuotaExceeded::InFlight);
                 }
                 Some(in_flight)
             }
         };
         if self.rate.as_ref().is_some_and(|rate| !rate.take(now)) {
-            return Err(throttled("the key store is above its max_requests_per_sec"));
+            return Err(QuotaExceeded::Rate);
         }
         Ok(in_flight)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for QuotaPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn throttled(reason: &'static str) -> ApiError {
-    ApiError::new(ErrorName::Throttling, reason)
 }
 
 #[cfg(test)]
@@ -94,7 +98,7 @@ mod tests {
         let second = quota.admit(now).ok().flatten();
         assert!(first.is_some() && second.is_some());
         for _ in 0..10 {
-            assert!(quota.admit(now).is_err_and(|error| error.status == 429));
+            assert!(quota.admit(now).is_err_and(|error| error == QuotaExceeded::InFlight));
         }
         drop(second);
         let third = quota.admit(now);
@@ -113,7 +117,7 @@ mod tests {
         drop(first);
         assert!(quota.admit(now).is_ok());
         // Now it is the rate: two at once, then one each half second.
-        assert!(quota.admit(now).is_err_and(|error| error.reason().contains("per_sec")));
+        assert!(quota.admit(now).is_err_and(|error| error == QuotaExceeded::Rate));
         let later = now + Duration::from_millis(500);
         assert!(quota.admit(later).is_ok() && quota.admit(later).is_err());
     }

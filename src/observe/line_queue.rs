@@ -1,0 +1,253 @@
+//! The bounded queue between threads that log and the thread that writes an output.
+//!
+//! Adding lines takes one short lock and never waits for the output: lines beyond the bound are
+//! not taken, and the caller counts them. The log has one queue per output, the audit log has one
+//! in all.
+
+use std::time::{Duration, Instant};
+
+use memchr::{memchr_iter, memrchr};
+use parking_lot::{Condvar, Mutex};
+
+/// Whole lines on their way to one writer.
+pub(super) struct LineQueue {
+    max_bytes: usize,
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+struct Waiting {
+    lines: Vec<u8>,
+    /// The writer sleeps until it is woken. Otherwise it looks again by itself, after the time it
+    /// passed to [`LineQueue::pause`].
+    is_idle: bool,
+    must_reopen: bool,
+    must_stop: bool,
+    /// The writer takes no more lines.
+    is_closed: bool,
+    /// The writer has ended.
+    is_finished: bool,
+}
+
+/// Number of bytes that the queue took of the lines it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pushed {
+    pub(super) taken: usize,
+    /// The writer sleeps, or the queue is filling up: the caller has to call [`LineQueue::wake`].
+    pub(super) must_wake: bool,
+}
+
+/// Requests to the writer, besides writing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Requested {
+    pub(super) reopen: bool,
+    pub(super) stop: bool,
+}
+
+impl LineQueue {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        let waiting = Waiting {
+            lines: buffer(max_bytes),
+            is_idle: false,
+            must_reopen: false,
+            must_stop: false,
+            is_closed: false,
+            is_finished: false,
+        };
+        Self { max_bytes, waiting: Mutex::new(waiting), changed: Condvar::new() }
+    }
+
+    /// Adds as many whole lines as there is room for.
+    pub(super) fn push(&self, lines: &[u8]) -> Pushed {
+        debug_assert!(lines.last().is_none_or(|last| *last == b'\n'), "whole lines");
+        let mut waiting = self.waiting.lock();
+        let room = if waiting.is_closed { 0 } else { self.max_bytes - waiting.lines.len() };
+        let taken = match lines.get(..room) {
+            Some(fitting) if room < lines.len() => {
+                memrchr(b'\n', fitting).map_or(0, |newline| newline + 1)
+            }
+            _ => lines.len(),
+        };
+        let was_filling = self.is_filling(&waiting);
+        waiting.lines.extend_from_slice(lines.get(..taken).unwrap_or_default());
+        let must_wake = taken > 0
+            && (std::mem::take(&mut waiting.is_idle)
+                || (self.is_filling(&waiting) && !was_filling));
+        Pushed { taken, must_wake }
+    }
+
+    /// Wakes the writer.
+    pub(super) fn wake(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Asks the writer to open its output by name again, before it writes the next lines.
+    pub(super) fn request_reopen(&self) {
+        self.waiting.lock().must_reopen = true;
+        self.wake();
+    }
+
+    /// Asks the writer to write what waits, and to end.
+    pub(super) fn request_stop(&self) {
+        self.waiting.lock().must_stop = true;
+        self.wake();
+    }
+
+    /// Waits for the writer to end, and returns whether it has.
+    pub(super) fn wait_finished(&self, deadline: Instant) -> bool {
+        let mut waiting = self.waiting.lock();
+        while !waiting.is_finished {
+            if self.changed.wait_until(&mut waiting, deadline).timed_out() {
+                return waiting.is_finished;
+            }
+        }
+        true
+    }
+
+    /// Returns the number of lines that wait.
+    pub(super) fn waiting_lines(&self) -> usize {
+        memchr_iter(b'\n', &self.waiting.lock().lines).count()
+    }
+
+    // ---- The writer's side
+
+    /// Returns an empty batch for [`Self::take`], large enough that no lines are ever copied.
+    pub(super) fn batch(&self) -> Vec<u8> {
+        buffer(self.max_bytes)
+    }
+
+    /// Moves all lines that wait into `batch`, which must be empty. If there is nothing to do,
+    /// waits once until it is woken, no longer than `patience` if that is given.
+    pub(super) fn take(&self, batch: &mut Vec<u8>, patience: Option<Duration>) -> Requested {
+        debug_assert!(batch.is_empty(), "what is in the batch would be written again");
+        let mut waiting = self.waiting.lock();
+        if waiting.lines.is_empty() && !waiting.must_stop && !waiting.must_reopen {
+            waiting.is_idle = true;
+            match patience {
+                Some(patience) => drop(self.changed.wait_for(&mut waiting, patience)),
+                None => self.changed.wait(&mut waiting),
+            }
+            waiting.is_idle = false;
+        }
+        std::mem::swap(&mut waiting.lines, batch);
+        waiting.take_requested()
+    }
+
+    /// Lets lines gather, unless the queue is filling up or there is a request.
+    pub(super) fn pause(&self, time: Duration) {
+        let mut waiting = self.waiting.lock();
+        if !waiting.must_stop && !waiting.must_reopen && !self.is_filling(&waiting) {
+            self.changed.wait_for(&mut waiting, time);
+        }
+    }
+
+    /// Waits before another attempt at a failed write, however full the queue is. Returns early
+    /// for a request.
+    pub(super) fn wait_to_retry(&self, time: Duration) -> Requested {
+        let mut waiting = self.waiting.lock();
+        if !waiting.must_stop && !waiting.must_reopen {
+            self.changed.wait_for(&mut waiting, time);
+        }
+        waiting.take_requested()
+    }
+
+    /// Takes no more lines, provided that none wait, and returns whether that is so.
+    pub(super) fn close(&self) -> bool {
+        let mut waiting = self.waiting.lock();
+        waiting.is_closed = waiting.lines.is_empty();
+        waiting.is_closed
+    }
+
+    /// Marks the writer as ended: later lines are not taken.
+    pub(super) fn finish(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.is_closed = true;
+        waiting.is_finished = true;
+        drop(waiting);
+        self.wake();
+    }
+
+    /// Returns whether the queue is half full, so that the writer should not wait for more.
+    fn is_filling(&self, waiting: &Waiting) -> bool {
+        waiting.lines.len() > self.max_bytes / 2
+    }
+}
+
+impl Waiting {
+    /// A stop is for good, a request to reopen is taken.
+    fn take_requested(&mut self) -> Requested {
+        Requested { reopen: std::mem::take(&mut self.must_reopen), stop: self.must_stop }
+    }
+}
+
+/// Reserves the whole bound at once, so that it never grows under the lock. Memory that is not
+/// written to is not used.
+fn buffer(max_bytes: usize) -> Vec<u8> {
+    Vec::with_capacity(max_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines are taken whole and in order; whatever the caller adds, the bound holds.
+    #[test]
+    fn the_bound_holds() {
+        let queue = LineQueue::new(10);
+        assert_eq!(queue.push(b"one\ntwo\nthree\n").taken, 8);
+        assert_eq!(queue.push(b"four\n").taken, 0);
+        assert_eq!(queue.push(b"5\n").taken, 2);
+        assert_eq!(queue.push(b"\n").taken, 0);
+        assert_eq!(queue.waiting_lines(), 3);
+        let mut batch = queue.batch();
+        assert_eq!(queue.take(&mut batch, Some(Duration::ZERO)), Requested::default());
+        assert_eq!(batch, b"one\ntwo\n5\n");
+        assert_eq!(queue.push(b"123456789\n").taken, 10);
+    }
+
+    /// The writer is woken once when the queue fills up, not by each line after that.
+    #[test]
+    fn a_filling_queue_wakes_once() {
+        let queue = LineQueue::new(8);
+        let must_wake: Vec<bool> = (0..4).map(|_| queue.push(b"1\n").must_wake).collect();
+        assert_eq!(must_wake, [false, false, true, false]);
+        let mut batch = queue.batch();
+        queue.take(&mut batch, None);
+        assert_eq!(batch.len(), 8);
+        assert!(!queue.push(b"1\n").must_wake);
+    }
+
+    /// A closed queue takes nothing; one with lines in it cannot be closed.
+    #[test]
+    fn closing() {
+        let queue = LineQueue::new(8);
+        queue.push(b"1\n");
+        assert!(!queue.close());
+        queue.push(b"2\n");
+        let mut batch = queue.batch();
+        queue.take(&mut batch, None);
+        assert_eq!(batch, b"1\n2\n");
+        assert!(queue.close());
+        assert_eq!(queue.push(b"3\n"), Pushed { taken: 0, must_wake: false });
+        assert!(!queue.wait_finished(Instant::now()));
+        queue.finish();
+        assert!(queue.wait_finished(Instant::now()));
+    }
+
+    /// A request to reopen is made once; a stop lasts, and neither is waited for.
+    #[test]
+    fn requests() {
+        let queue = LineQueue::new(8);
+        queue.request_reopen();
+        let mut batch = queue.batch();
+        assert_eq!(queue.take(&mut batch, None), Requested { reopen: true, stop: false });
+        queue.request_reopen();
+        let hour = Duration::from_secs(3600);
+        assert_eq!(queue.wait_to_retry(hour), Requested { reopen: true, stop: false });
+        queue.request_stop();
+        for _ in 0..2 {
+            queue.pause(hour);
+            assert_eq!(queue.take(&mut batch, None), Requested { reopen: false, stop: true });
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The description of a section and of its members.
+
+use std::fmt;
+
+/// A section of the settings file.
+#[derive(Clone, Copy, Debug)]
+pub struct SectionSchema {
+    /// The section's name with those above it, for instance `server.tcp_keepalive`.
+    pub path: &'static str,
+    /// Whether the section may be repeated, as `[[path]]`.
+    pub is_list: bool,
+    /// What the section is for, and what holds where it is missing.
+    pub meaning: &'static str,
+    /// Its members, less the sections below it.
+    pub members: &'static [MemberSchema],
+}
+
+/// A member of a section.
+#[derive(Clone, Copy, Debug)]
+pub struct MemberSchema {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// The values that it takes.
+    pub form: Form,
+    /// What holds where it is missing.
+    pub absent: Absent,
+    /// What it is for, in one sentence of Markdown.
+    pub meaning: &'static str,
+}
+
+/// The values that a member takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `true` or `false`
+    Boolean,
+    /// A whole number.
+    Integer {
+        /// The smallest one.
+        low: u64,
+        /// The largest one.
+        high: u64,
+        /// What is counted, in the plural; empty for a bare number.
+        unit: &'static str,
+    },
+    /// Text in quotes.
+    Text,
+    /// One of a few words, in quotes.
+    OneOf(&'static [&'static str]),
+    /// The path of a file or directory, in quotes.
+    Path,
+    /// A list of texts.
+    List,
+    /// A day, without quotes.
+    Date,
+    /// Accepted for files of the reference proxy, and ignored.
+    Ignored,
+}
+
+/// What holds where a member is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// The file is refused.
+    Required,
+    /// Nothing is configured.
+    None,
+    /// The same as this boolean.
+    Boolean(bool),
+    /// The same as this number.
+    Integer(u64),
+    /// The same as this text.
+    Text(&'static str),
+    /// Described in Markdown.
+    Described(&'static str),
+}
+
+impl Form {
+    /// Returns the bounds and the unit, or the words that are possible; empty for other forms.
+    #[must_use]
+    pub fn range(&self) -> String {
+        match self {
+            Self::Integer { low, high, unit: "" } => format!("{low} to {high}"),
+            Self::Integer { low, high, unit } => format!("{low} to {high} {unit}"),
+            Self::OneOf(words) => {
+                let quoted: Vec<_> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
+                quoted.join(", ")
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+/// The type, as a page shows it.
+impl fmt::Display for Form {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Boolean => "boolean",
+            Self::Integer { .. } => "integer",
+            Self::Text => "string",
+            Self::OneOf(_) => "word",
+            Self::Path => "path",
+            Self::List => "list of strings",
+            Self::Date => "date",
+            Self::Ignored => "ignored",
+        })
+    }
+}
+
+/// The default, in Markdown.
+impl fmt::Display for Absent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Required => formatter.write_str("required"),
+            Self::None => formatter.write_str("none"),
+            Self::Boolean(value) => write!(formatter, "`{value}`"),
+            Self::Integer(value) => write!(formatter, "`{value}`"),
+            Self::Text(value) => write!(formatter, "`\"{value}\"`"),
+            Self::Described(text) => formatter.write_str(text),
+        }
+    }
+}
+
+/// A member that has to be there.
+pub(super) const fn required(
+    name: &'static str,
+    form: Form,
+    meaning: &'static str,
+) -> MemberSchema {
+    MemberSchema { name, form, absent: Absent::Required, meaning }
+}
+
+/// A member that may be missing.
+pub(super) const fn optional(
+    name: &'static str,
+    form: Form,
+    absent: Absent,
+    meaning: &'static str,
+) -> MemberSchema {
+    MemberSchema { name, form, absent, meaning }
+}
+
+/// A switch that is off where it is missing.
+pub(super) const fn switch(name: &'static str, meaning: &'static str) -> MemberSchema {
+    MemberSchema { name, form: Form::Boolean, absent: Absent::Boolean(false), meaning }
+}
+
+/// A member that is accepted for files of the reference proxy.
+pub(super) const fn ignored(name: &'static str, meaning: &'static str) -> MemberSchema {
+    MemberSchema { name, form: Form::Ignored, absent: Absent::None, meaning }
+}
+
+/// Whole numbers from `low` to `high`.
+pub(super) const fn integer(low: u64, high: u64, unit: &'static str) -> Form {
+    Form::Integer { low, high, unit }
+}

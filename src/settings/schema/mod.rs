@@ -1,0 +1,55 @@
+//! Every section and member that a settings file may have, with type, range, default and meaning.
+//!
+//! Messages about unknown names and the page of all settings are made from it. The readers of the
+//! sections have the ranges and defaults from [`crate::limits`]; a test holds both together.
+
+mod hsm;
+mod limits;
+mod member;
+mod operations;
+mod security;
+mod server;
+mod stores;
+
+pub use self::member::{Absent, Form, MemberSchema, SectionSchema};
+
+/// All sections, in the order of the sample file.
+pub const SECTIONS: &[SectionSchema] = &[
+    server::SERVER,
+    server::TCP_KEEPALIVE,
+    server::TRACING,
+    security::SECURITY,
+    security::OSO,
+    security::CEDAR,
+    security::REGO,
+    security::TLS,
+    stores::STORES,
+    stores::CREDENTIALS,
+    hsm::PKCS11,
+    hsm::TOKENS,
+    hsm::LOGGER,
+    limits::LIMITS,
+    hsm::CAPABILITIES,
+    operations::ADMIN,
+    operations::AUDIT,
+    operations::STATE,
+];
+
+/// Returns the names that may stand in a section: its members and the sections below it. `""` is
+/// the file itself.
+pub(super) fn names_in(path: &str) -> Vec<&'static str> {
+    let own = SECTIONS.iter().filter(|section| section.path == path);
+    let members = own.flat_map(|section| section.members.iter().map(|member| member.name));
+    let below = SECTIONS.iter().filter_map(|section| {
+        let (parent, name) = section.path.rsplit_once('.').unwrap_or(("", section.path));
+        (parent == path).then_some(name)
+    });
+    members.chain(below).collect()
+}
+
+/// Returns the path of another section that has a member of this name.
+pub(super) fn section_with(name: &str, other_than: &str) -> Option<&'static str> {
+    let has_name = |path: &str| names_in(path).contains(&name);
+    let mut paths = SECTIONS.iter().map(|section| section.path);
+    paths.find(|path| *path != other_than && has_name(path))
+}

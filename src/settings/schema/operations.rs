@@ -1,0 +1,116 @@
+//! `[admin]`, `[audit]` and `[state]`
+
+use super::member::{Absent, Form, SectionSchema, integer, optional, required, switch};
+use crate::limits::{MAX_AUDIT_FILE_BYTES, MAX_AUDIT_RETAINED_FILES, MIN_AUDIT_FILE_BYTES};
+
+pub(super) const ADMIN: SectionSchema = SectionSchema {
+    path: "admin",
+    is_list: false,
+    meaning: "The listener for metrics, the status page and probes. Without the section there is \
+              none.",
+    members: &[
+        optional(
+            "ip",
+            Form::Text,
+            Absent::Text("127.0.0.1"),
+            "IP address to listen on; without TLS a loopback address, unless `allow_plain_remote` \
+             is set.",
+        ),
+        required(
+            "port",
+            integer(0, u16::MAX as u64, ""),
+            "Port that Prometheus and browsers connect to.",
+        ),
+        optional(
+            "tls_cert_pem",
+            Form::Path,
+            Absent::Described("no TLS"),
+            "PEM file with the listener's certificate.",
+        ),
+        optional(
+            "tls_key_pem",
+            Form::Path,
+            Absent::Described("no TLS"),
+            "PEM file with the certificate's private key.",
+        ),
+        optional(
+            "client_ca_pem",
+            Form::Path,
+            Absent::None,
+            "PEM file with the CAs whose client certificates are admitted; needs TLS.",
+        ),
+        switch(
+            "allow_plain_remote",
+            "Permits an address that other machines can reach, without TLS.",
+        ),
+    ],
+};
+
+pub(super) const AUDIT: SectionSchema = SectionSchema {
+    path: "audit",
+    is_list: false,
+    meaning: "The audit log. Without the section there is none.",
+    members: &[
+        required("directory", Form::Path, "Directory of the audit log's files."),
+        optional(
+            "file_prefix",
+            Form::Text,
+            Absent::Text("audit"),
+            "Beginning of each file's name.",
+        ),
+        required(
+            "key_file",
+            Form::Path,
+            "File of the chain's first key, which only the first start reads; remove it from this \
+             machine afterwards.",
+        ),
+        optional(
+            "hsm_key",
+            Form::Text,
+            Absent::None,
+            "Label (`CKA_LABEL`) of an AES-256 key, used by no key store, that seals checkpoints.",
+        ),
+        optional(
+            "when_full",
+            Form::OneOf(&["refuse", "drop"]),
+            Absent::Text("refuse"),
+            "Whether calls are refused or lines are dropped when the disk is full or too slow.",
+        ),
+        optional(
+            "sync",
+            Form::OneOf(&["always", "interval", "never"]),
+            Absent::Text("interval"),
+            "When lines are forced to the disk: after each batch (10 ms), every second, or never.",
+        ),
+        optional(
+            "rotation_kind",
+            Form::OneOf(&["HOURLY", "DAILY", "NEVER"]),
+            Absent::Text("DAILY"),
+            "How often a new file begins (UTC).",
+        ),
+        optional(
+            "max_file_bytes",
+            integer(MIN_AUDIT_FILE_BYTES, MAX_AUDIT_FILE_BYTES, "bytes"),
+            Absent::Described("no limit"),
+            "Size at which a new file begins.",
+        ),
+        optional(
+            "retain_files",
+            integer(1, MAX_AUDIT_RETAINED_FILES, "files"),
+            Absent::Described("all"),
+            "Number of files kept besides the current one.",
+        ),
+    ],
+};
+
+pub(super) const STATE: SectionSchema = SectionSchema {
+    path: "state",
+    is_list: false,
+    meaning: "State that survives a restart. Without the section nothing is kept.",
+    members: &[required(
+        "directory",
+        Form::Path,
+        "Absolute path of the directory for the keys' witnesses; it is created with mode 0700 if \
+         it is missing.",
+    )],
+};

@@ -1,0 +1,75 @@
+//! Names that no section knows, and what was probably meant.
+
+use super::report::{Location, Report};
+use super::schema::{names_in, section_with};
+use toml::de::DeTable;
+
+/// Reports each member of `table` that `section` does not have. `path` is the section's path as
+/// findings show it.
+pub(super) fn report_unknown(section: &str, path: &str, table: &DeTable<'_>, report: &Report<'_>) {
+    let known = names_in(section);
+    for name in table.keys() {
+        let text: &str = name.get_ref();
+        if known.contains(&text) {
+            continue;
+        }
+        let member = if path.is_empty() { text.to_owned() } else { format!("{path}.{text}") };
+        let location = Location { member, offset: Some(name.span().start) };
+        let problem = "there is no such member".to_owned();
+        report.unknown(&location, problem, remedy(section, text, &known));
+    }
+}
+
+fn remedy(section: &str, name: &str, known: &[&str]) -> String {
+    if let Some(nearest) = nearest(name, known.iter().copied()) {
+        return format!("did you mean {nearest}?");
+    }
+    match section_with(name, section) {
+        Some(other) => format!("it belongs in [{other}]"),
+        None => format!("remove it, or write one of {}", known.join(", ")),
+    }
+}
+
+/// The name that `name` was most probably meant to be, if one is near enough.
+pub(super) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let name = name.to_lowercase();
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&name, &candidate.to_lowercase()), candidate))
+        .filter(|&(distance, candidate)| distance <= (candidate.len() / 3).max(1))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::schema::SECTIONS;
+
+    /// A member that no file mentions is one that nobody finds. (Oso's section is known, and
+    /// refused.)
+    #[test]
+    fn each_member_is_in_the_documented_file() {
+        let text = include_str!("../../configuration/settings.toml");
+        let lines: Vec<&str> = text.lines().map(|line| line.trim_start_matches('#')).collect();
+        for section in SECTIONS.iter().filter(|section| section.path != "security.oso") {
+            let path = section.path;
+            let heading = if section.is_list { format!("[[{path}]]") } else { format!("[{path}]") };
+            assert!(lines.contains(&&*heading), "{heading}");
+            for member in section.members {
+                let start = format!("{} = ", member.name);
+                assert!(lines.iter().any(|line| line.starts_with(&start)), "{heading} {start}");
+            }
+        }
+    }
+
+    /// A slip of the finger is recognised, another word is not taken for one.
+    #[test]
+    fn nearest_is_near() {
+        let names = ["port", "ip", "region", "xks_key_id_set"];
+        assert_eq!(nearest("prot", names), Some("port"));
+        assert_eq!(nearest("Region", names), Some("region"));
+        assert_eq!(nearest("xks_key_ids", names), Some("xks_key_id_set"));
+        assert_eq!(nearest("user_pin", names), None);
+    }
+}
