@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cryptoki_sys::*;
 
 use super::native::Error;
-use crate::job::Failure;
+use crate::job::ReturnCode;
 
 /// What a code means, and so what is done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,35 +206,16 @@ pub fn class_of_decrypt(code: CK_RV, bad_tag_codes: Option<&[CK_RV]>) -> Class {
     }
 }
 
-/// The code's name and number, for people.
+/// Returns the code with its name.
 #[must_use]
-pub fn describe(code: CK_RV) -> String {
-    match row(code) {
-        Some(row) => format!("{} (0x{code:08x})", row.1),
-        None => format!("code 0x{code:08x}"),
-    }
+pub fn return_code(code: CK_RV) -> ReturnCode {
+    ReturnCode { code, name: row(code).map(|row| row.1) }
 }
 
-/// For logs and the status page; it stands here because the names of the codes do.
-impl std::fmt::Display for Failure {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Self::KeyNotFound => "no such key",
-            Self::KeyAmbiguous(keys) => return write!(formatter, "{keys} keys of that label"),
-            Self::KeysDiffer => "the tokens' keys of that label differ",
-            Self::MayNotEncrypt => "the key may not encrypt",
-            Self::MayNotDecrypt => "the key may not decrypt",
-            Self::InvalidCiphertext => "bad ciphertext",
-            Self::TooLarge => "larger than the HSM takes",
-            Self::Overloaded => "too many calls wait",
-            Self::TimedOut => "no answer in time",
-            Self::NoToken => "no HSM token is usable",
-            Self::CdivMismatch => "what was encrypted does not decrypt to the same again",
-            Self::Malformed => "the output breaks PKCS#11: no IV, or a wrong length",
-            Self::Defect => "a defect in the proxy",
-            Self::Pkcs11(code) => return formatter.write_str(&describe(*code)),
-        })
-    }
+/// Returns the code's name and number, for messages.
+#[must_use]
+pub fn describe(code: CK_RV) -> String {
+    return_code(code).to_string()
 }
 
 /// A call that failed, for people: the function, and the code's name.
@@ -251,6 +232,7 @@ mod tests {
     use cryptoki::error::{Rv, RvError};
 
     use super::*;
+    use crate::job::Failure;
 
     /// The search in it relies on the order.
     #[test]
@@ -304,8 +286,11 @@ mod tests {
         assert_eq!(class(CKR_CRYPTOKI_NOT_INITIALIZED), Class::Module);
         assert_eq!(class(0x8000_0001), Class::Ambiguous, "a vendor's own");
         assert_eq!(describe(CKR_DEVICE_ERROR), "CKR_DEVICE_ERROR (0x00000030)");
-        assert_eq!(Failure::Pkcs11(0x32).to_string(), "CKR_DEVICE_REMOVED (0x00000032)");
-        assert_eq!(Failure::Pkcs11(0x8000_0001).to_string(), "code 0x80000001");
+        assert_eq!(
+            Failure::Pkcs11(return_code(0x32)).to_string(),
+            "CKR_DEVICE_REMOVED (0x00000032)"
+        );
+        assert_eq!(Failure::Pkcs11(return_code(0x8000_0001)).to_string(), "code 0x80000001");
     }
 
     /// A profile narrows down what a failed decryption may mean, and never makes a certain bad

@@ -7,10 +7,16 @@ use cryptoki_sys::{
 use super::codes::{self, Class};
 use super::native::Error;
 use crate::hsm::backend::{Blame, Fault};
-use crate::job::Failure;
+use crate::job::{Failure, ReturnCode};
 
 /// The module was initialised anew, or is being so: this session is of the past.
-pub(super) const NO_SESSION: Fault = fault_of(CKR_CRYPTOKI_NOT_INITIALIZED, Blame::Session);
+pub(super) const NO_SESSION: Fault = Fault {
+    failure: Failure::Pkcs11(ReturnCode {
+        code: CKR_CRYPTOKI_NOT_INITIALIZED,
+        name: Some("CKR_CRYPTOKI_NOT_INITIALIZED"),
+    }),
+    blame: Blame::Session,
+};
 
 /// A failure, before the stale handles are told from the rest.
 #[derive(Clone, Copy, Debug)]
@@ -27,13 +33,9 @@ impl From<Fault> for Trouble {
 
 /// Whether after this failure the token is reached anew, and its handles may be others.
 pub(super) fn is_reconnection(fault: &Fault) -> bool {
-    match fault.failure {
-        Failure::Pkcs11(CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED) => true,
-        Failure::Pkcs11(code) => {
-            matches!(codes::class(code), Class::Login | Class::Token | Class::Module)
-        }
-        _ => false,
-    }
+    let Failure::Pkcs11(ReturnCode { code, .. }) = fault.failure else { return false };
+    matches!(code, CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED)
+        || matches!(codes::class(code), Class::Login | Class::Token | Class::Module)
 }
 
 /// The module broke PKCS#11; an operation may still be active in the session.
@@ -41,8 +43,8 @@ pub(super) const fn malformed() -> Fault {
     Fault { failure: Failure::Malformed, blame: Blame::Session }
 }
 
-pub(super) const fn fault_of(code: CK_RV, blame: Blame) -> Fault {
-    Fault { failure: Failure::Pkcs11(code), blame }
+pub(super) fn fault_of(code: CK_RV, blame: Blame) -> Fault {
+    Fault { failure: Failure::Pkcs11(codes::return_code(code)), blame }
 }
 
 /// What a code means from any function but C_Decrypt.
