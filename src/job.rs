@@ -310,26 +310,38 @@ impl fmt::Display for Failure {
 
 /// A `CK_RV` that a module returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReturnCode {
+pub enum ReturnCode {
+    /// One that the PKCS#11 standard names.
+    Standard(&'static NamedCode),
+    /// One without a name, such as a vendor's own.
+    Other(u64),
+}
+
+/// A return code of the PKCS#11 standard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedCode {
     /// Its number.
     pub code: u64,
-    /// Its name in the PKCS#11 standard, if it has one and whoever made this looked it up.
-    pub name: Option<&'static str>,
+    /// Its name: `CKR_...`.
+    pub name: &'static str,
 }
 
 impl ReturnCode {
-    /// Creates a code without a name.
+    /// Returns the number.
     #[must_use]
-    pub const fn unnamed(code: u64) -> Self {
-        Self { code, name: None }
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::Standard(named) => named.code,
+            Self::Other(code) => code,
+        }
     }
 }
 
 impl fmt::Display for ReturnCode {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name {
-            Some(name) => write!(formatter, "{name} (0x{:08x})", self.code),
-            None => write!(formatter, "code 0x{:08x}", self.code),
+        match self {
+            Self::Standard(named) => write!(formatter, "{} (0x{:08x})", named.name, named.code),
+            Self::Other(code) => write!(formatter, "code 0x{code:08x}"),
         }
     }
 }

@@ -332,7 +332,7 @@ mod tests {
 
     const KEY: KeyIndex = KeyIndex(7);
     const ENCRYPT: Direction = Direction::Encrypt;
-    const FAILURE: Failure = Failure::Pkcs11(ReturnCode::unnamed(6));
+    const FAILURE: Failure = Failure::Pkcs11(ReturnCode::Other(6));
 
     fn milli(milli: u64) -> Duration {
         Duration::from_millis(milli)

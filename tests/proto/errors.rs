@@ -38,7 +38,7 @@ fn failures_of_the_hsm() {
         (Failure::CdivMismatch, 500, "InternalException"),
         (Failure::Malformed, 500, "InternalException"),
         (Failure::Defect, 500, "InternalException"),
-        (Failure::Pkcs11(ReturnCode::unnamed(0x30)), 500, "InternalException"),
+        (Failure::Pkcs11(ReturnCode::Other(0x30)), 500, "InternalException"),
     ] {
         rig.hsm.failure = Some(failure);
         let answer = rig.ask(&call(&encrypt_path(), &encrypt(b"x", None)));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cryptoki_sys::*;
 
 use super::native::Error;
-use crate::job::ReturnCode;
+use crate::job::{NamedCode, ReturnCode};
 
 /// What a code means, and so what is done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +37,11 @@ pub enum Class {
     Request,
 }
 
-type Row = (CK_RV, &'static str, Class);
+type Row = (NamedCode, Class);
 
 macro_rules! table {
     ($($code:ident => $class:ident,)*) => {
-        &[$(($code, stringify!($code), Class::$class),)*]
+        &[$((NamedCode { code: $code, name: stringify!($code) }, Class::$class),)*]
     };
 }
 
@@ -167,14 +167,14 @@ impl Default for Counts {
 impl Counts {
     /// Counts one.
     pub fn count(&self, code: CK_RV) {
-        let place = TABLE.binary_search_by_key(&code, |row| row.0).unwrap_or(TABLE.len());
+        let place = TABLE.binary_search_by_key(&code, |row| row.0.code).unwrap_or(TABLE.len());
         self.counts[place].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Those that came, by name.
     #[must_use]
     pub fn seen(&self) -> Vec<(&'static str, u64)> {
-        let names = TABLE.iter().map(|row| row.1).chain(["other"]);
+        let names = TABLE.iter().map(|row| row.0.name).chain(["other"]);
         names
             .zip(&self.counts)
             .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
@@ -184,13 +184,13 @@ impl Counts {
 }
 
 fn row(code: CK_RV) -> Option<&'static Row> {
-    TABLE.binary_search_by_key(&code, |row| row.0).ok().map(|at| &TABLE[at])
+    TABLE.binary_search_by_key(&code, |row| row.0.code).ok().map(|at| &TABLE[at])
 }
 
 /// What the code means. A code that the standard doesn't know, a vendor's own, is ambiguous.
 #[must_use]
 pub fn class(code: CK_RV) -> Class {
-    row(code).map_or(Class::Ambiguous, |row| row.2)
+    row(code).map_or(Class::Ambiguous, |row| row.1)
 }
 
 /// What the code means from C_Decrypt for an HSM that gives these codes for a bad tag, and no
@@ -209,7 +209,7 @@ pub fn class_of_decrypt(code: CK_RV, bad_tag_codes: Option<&[CK_RV]>) -> Class {
 /// Returns the code with its name.
 #[must_use]
 pub fn return_code(code: CK_RV) -> ReturnCode {
-    ReturnCode { code, name: row(code).map(|row| row.1) }
+    row(code).map_or(ReturnCode::Other(code), |row| ReturnCode::Standard(&row.0))
 }
 
 /// Returns the code's name and number, for messages.
@@ -237,7 +237,7 @@ mod tests {
     /// The search in it relies on the order.
     #[test]
     fn table_is_in_order() {
-        assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(TABLE.windows(2).all(|pair| pair[0].0.code < pair[1].0.code));
     }
 
     /// Every code that the bindings name has a row in the table, so none is classed by default.
@@ -245,7 +245,7 @@ mod tests {
     fn every_code_that_the_bindings_name_is_in_the_table() {
         for code in CKR_OK + 1..CKR_VENDOR_DEFINED.min(0x1000) {
             if !matches!(Rv::from(code), Rv::Error(RvError::UnknownErrorCode(_))) {
-                assert!(TABLE.iter().any(|row| row.0 == code), "{code:#x} is not in the table");
+                assert!(TABLE.iter().any(|row| row.0.code == code), "{code:#x} is not in the table");
             }
         }
     }

@@ -7,14 +7,14 @@ use cryptoki_sys::{
 use super::codes::{self, Class};
 use super::native::Error;
 use crate::hsm::backend::{Blame, Fault};
-use crate::job::{Failure, ReturnCode};
+use crate::job::{Failure, NamedCode, ReturnCode};
 
 /// The module was initialised anew, or is being so: this session is of the past.
 pub(super) const NO_SESSION: Fault = Fault {
-    failure: Failure::Pkcs11(ReturnCode {
+    failure: Failure::Pkcs11(ReturnCode::Standard(&NamedCode {
         code: CKR_CRYPTOKI_NOT_INITIALIZED,
-        name: Some("CKR_CRYPTOKI_NOT_INITIALIZED"),
-    }),
+        name: "CKR_CRYPTOKI_NOT_INITIALIZED",
+    })),
     blame: Blame::Session,
 };
 
@@ -33,7 +33,8 @@ impl From<Fault> for Trouble {
 
 /// Whether after this failure the token is reached anew, and its handles may be others.
 pub(super) fn is_reconnection(fault: &Fault) -> bool {
-    let Failure::Pkcs11(ReturnCode { code, .. }) = fault.failure else { return false };
+    let Failure::Pkcs11(code) = fault.failure else { return false };
+    let code = code.number();
     matches!(code, CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED)
         || matches!(codes::class(code), Class::Login | Class::Token | Class::Module)
 }
