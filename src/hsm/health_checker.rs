@@ -17,9 +17,9 @@ use super::service_time::thread_cpu_time;
 use super::token::Token;
 use crate::limits::{
     FIRST_HEALTH_CHECKS, HEALTH_CHECK_INTERVAL, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL,
-    MAX_EVIDENCE_KEYS, MAX_HOUSEKEEPING, MAX_LISTING, MAX_SLOW_BACKOFF, MIN_RECONNECT_BACKOFF,
-    MIN_STEADY, MISSING_LABEL_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE, REFUSED_LOGIN_INTERVAL,
-    RETURN_WITHIN_PERCENT, SILENT_HEALTH_CHECK_INTERVAL,
+    MAX_EVIDENCE_KEYS, MAX_LISTING, MAX_MAINTENANCE_CALL, MAX_SLOW_BACKOFF, MIN_RECONNECT_BACKOFF,
+    MIN_STABLE_TIME, MISSING_LABEL_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
+    REFUSED_LOGIN_INTERVAL, RETURN_WITHIN_PERCENT, SILENT_HEALTH_CHECK_INTERVAL,
 };
 
 /// Runs until the fleet stops, the token proves unfit, or a call hangs and this health checker is replaced.
@@ -114,9 +114,10 @@ impl HealthChecker<'_> {
         if !is_token_lost && self.failures < RECONNECTS_BEFORE_REINITIALIZE {
             return Ok(false);
         }
-        let is_done = self.session.call(MAX_HOUSEKEEPING, |_, MonitoredKeys { token, .. }| {
-            token.backend.reinitialize()
-        })?;
+        let is_done =
+            self.session.call(MAX_MAINTENANCE_CALL, |_, MonitoredKeys { token, .. }| {
+                token.backend.reinitialize()
+            })?;
         if is_done {
             self.token.counters.reinitialized.fetch_add(1, Ordering::Relaxed);
         }
@@ -142,7 +143,7 @@ impl HealthChecker<'_> {
             if self.token.hangs.is_slow(key) {
                 continue;
             }
-            let evidence = self.session.call(MAX_HOUSEKEEPING, |session, keys| {
+            let evidence = self.session.call(MAX_MAINTENANCE_CALL, |session, keys| {
                 let Some(session) = session else { return Evidence::Unavailable };
                 let keys = MonitoredKeys { direction, ..keys };
                 keys.uses(Some(key));
@@ -161,7 +162,7 @@ impl HealthChecker<'_> {
     /// A token whose health checks pass and whose jobs fail is not to be put in use again and again, each
     /// time with new sessions, as fast as it can be checked.
     fn back_off_after_relapse(&mut self) {
-        let is_new_to_this = |then: Instant| then.elapsed() < MIN_STEADY;
+        let is_new_to_this = |then: Instant| then.elapsed() < MIN_STABLE_TIME;
         if !self.token.circuit_breaker.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this)
         {
             let pause = self.relapses.wait();
@@ -218,7 +219,8 @@ impl HealthChecker<'_> {
 
     /// Opens the session. Returns why it could not be opened, if it could not.
     fn open(&mut self) -> Result<Option<OpenError>, Abandoned> {
-        let opened = self.session.call(MAX_HOUSEKEEPING, |_, keys| keys.token.backend.open())?;
+        let opened =
+            self.session.call(MAX_MAINTENANCE_CALL, |_, keys| keys.token.backend.open())?;
         self.token.is_identity_new.store(true, Ordering::Release);
         match opened {
             Ok(session) => {
@@ -244,7 +246,7 @@ impl HealthChecker<'_> {
                 return Ok(false);
             }
         }
-        self.session.try_call(MAX_HOUSEKEEPING, |session, _| {
+        self.session.try_call(MAX_MAINTENANCE_CALL, |session, _| {
             session.as_mut().map_or(Ok(()), |session| session.token_is_present())
         })?;
         Ok(true)
@@ -344,7 +346,7 @@ impl HealthChecker<'_> {
     /// How long a known-good operation with a configured key takes: one whose calls do not last
     /// too long already, if there is one. `None` if none succeeds.
     fn time_configured_key(&mut self) -> Result<Option<Duration>, Abandoned> {
-        self.session.call(MAX_HOUSEKEEPING, |session, keys| {
+        self.session.call(MAX_MAINTENANCE_CALL, |session, keys| {
             let session = session.as_mut()?;
             let mut start = Instant::now();
             let mut found = session.try_configured_key(&keys);
@@ -433,7 +435,7 @@ impl HealthChecker<'_> {
         &mut self,
         took: impl FnOnce(&Token, Duration, Duration),
     ) -> Result<(Health, Duration), CallError> {
-        self.session.try_call(MAX_HOUSEKEEPING, |session, keys| {
+        self.session.try_call(MAX_MAINTENANCE_CALL, |session, keys| {
             let Some(session) = session else { return Ok((Health::Good, Duration::ZERO)) };
             let (start, cpu) = (Instant::now(), thread_cpu_time());
             let result = session.check_health(&keys);

@@ -7,7 +7,7 @@ use super::backend::{Direction, Fault, KeyUse, Session};
 use super::evidence_keys::MonitoredKeys;
 use super::in_flight_call::{End, InFlightCall};
 use super::token::Token;
-use crate::limits::{MAX_HEALTH_CHECK, MAX_HOUSEKEEPING};
+use crate::limits::{MAX_HEALTH_CHECK, MAX_MAINTENANCE_CALL};
 
 /// A call was abandoned and its thread must end; the key that the call was counted for, if any.
 pub struct Abandoned(pub Option<KeyUse>);
@@ -89,7 +89,7 @@ impl<'a> MonitoredSession<'a> {
     /// [`Abandoned`]
     pub fn close(&mut self) -> Result<(), Abandoned> {
         let Some(session) = self.session.take() else { return Ok(()) };
-        self.call(MAX_HOUSEKEEPING, |_, _| drop(session))
+        self.call(MAX_MAINTENANCE_CALL, |_, _| drop(session))
     }
 
     /// Closes the session after a fault that was its own or the token's.

@@ -9,7 +9,7 @@ use super::selection::may_make_witness;
 use super::token::Token;
 use super::token_set::TokenSet;
 use crate::limits::{
-    MAX_HOUSEKEEPING, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_PAUSE, PROOF_SLICE,
+    MAX_MAINTENANCE_CALL, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_INTERVAL, PROOF_SLICE,
 };
 
 /// Proves keys until none is left to be proven now, something else is to be done, or `end`.
@@ -37,7 +37,7 @@ pub fn prove_keys(
             }
         }
         settle_witnesses(fleet);
-        let next = start + (start.elapsed() * 2).max(PROOF_PAUSE);
+        let next = start + (start.elapsed() * 2).max(PROOF_INTERVAL);
         if is_done || next >= end {
             break;
         }
@@ -59,7 +59,7 @@ fn prove_next(
     fleet: &Fleet,
     session: &mut MonitoredSession<'_>,
 ) -> Result<Option<Proof>, Abandoned> {
-    session.call(MAX_HOUSEKEEPING, |session, keys| {
+    session.call(MAX_MAINTENANCE_CALL, |session, keys| {
         let may_make = |key| may_make_witness(&fleet.tokens, keys.token, key);
         session.as_mut().and_then(|session| session.prove_next(&may_make, &keys))
     })

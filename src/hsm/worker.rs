@@ -12,7 +12,7 @@ use super::in_flight_call::{End, InFlightCall};
 use super::queued::Queued;
 use super::token::Token;
 use super::worker_pool::{Parker, Wakeup};
-use crate::limits::MAX_HOUSEKEEPING;
+use crate::limits::MAX_MAINTENANCE_CALL;
 use job_runner::{Done, JobRunner, Next};
 
 /// Runs until the session and its successor are gone, or the fleet stops. The pool counts this
@@ -89,7 +89,7 @@ enum Opened {
 impl Worker<'_> {
     fn open(&self) -> Opened {
         let now = Instant::now();
-        self.call.begin(now, now + MAX_HOUSEKEEPING, false);
+        self.call.begin(now, now + MAX_MAINTENANCE_CALL, false);
         let result = self.token.backend.open();
         if self.call.end().0 == End::Abandoned {
             return Opened::Abandoned;
@@ -121,7 +121,7 @@ impl Worker<'_> {
     /// Closes the session. False if that hung, and this thread is written off.
     fn close(&self, session: Box<dyn Session>) -> bool {
         let now = Instant::now();
-        self.call.begin(now, now + MAX_HOUSEKEEPING, false);
+        self.call.begin(now, now + MAX_MAINTENANCE_CALL, false);
         drop(session);
         if self.call.end().0 == End::Abandoned {
             self.token.pool.abandoned_returned();

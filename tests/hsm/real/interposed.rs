@@ -8,7 +8,9 @@ use sha2::{Digest as _, Sha256};
 use xks_proxy::hsm::config::TokenSelector;
 use xks_proxy::job::Failure;
 
-use super::*;
+use crate::caller::*;
+use crate::tokens::*;
+use crate::tools;
 
 pub const VALUE: [u8; 32] = [0x42; 32];
 pub const LABELS: [&str; 3] = ["key", "other", "absent"];
@@ -41,12 +43,12 @@ pub struct Counts {
 }
 
 /// SoftHSM2 behind the interposer, with tokens "one" and "two".
-pub struct Bench {
+pub struct Interposed {
     pub directory: PathBuf,
     pub step: u32,
 }
 
-impl Bench {
+impl Interposed {
     pub fn environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
         let mut environment = softhsm_environment(directory);
         std::fs::write(directory.join("faults.toml"), "").unwrap();

@@ -3,7 +3,12 @@
 #![expect(unsafe_code, reason = "an allocator that counts")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-mod hsm_support;
+#[path = "../hsm/support/caller.rs"]
+mod caller;
+#[path = "../hsm/support/tokens.rs"]
+mod tokens;
+#[path = "../common/tools.rs"]
+mod tools;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
@@ -11,8 +16,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hsm_support::*;
+use caller::*;
 use sha2::{Digest as _, Sha256};
+use tokens::*;
 use xks_proxy::hsm::Hsm;
 use xks_proxy::hsm::config::TokenSelector;
 use xks_proxy::job::{CompletionQueue, Iv, Job, Operation, ReplyTo, Request};
@@ -101,7 +107,7 @@ impl Loop {
 
 #[test]
 fn the_warm_path_does_not_allocate() {
-    in_child("the_warm_path_does_not_allocate", softhsm_environment, |_| {
+    in_child!("the_warm_path_does_not_allocate", softhsm_environment, |_| {
         let module = tools::softhsm2_module();
         let pkcs11 = initialize(&module);
         let slot = make_token(&pkcs11, "token");

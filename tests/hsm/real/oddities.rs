@@ -1,15 +1,12 @@
 //! What PKCS#11 allows, or real modules show, put in front of SoftHSM2 by the interposer: a token
 //! serves all the same.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsm_support::bench::*;
-use hsm_support::*;
+use crate::caller::*;
+use crate::interposed::*;
+use crate::tokens::*;
 use xks_proxy::hsm::config::{GcmForm, Rules, TokenConfig, TokenSelector};
 use xks_proxy::hsm::pkcs11::discovery::{self, Bounds};
 use xks_proxy::hsm::pkcs11::ffi::RawModule;
@@ -21,7 +18,7 @@ fn config_of(form: GcmForm) -> TokenConfig {
     let select = TokenSelector::Label("one".to_owned());
     TokenConfig {
         rules: Rules { form, ..Rules::default() },
-        ..token(Bench::module(), select, PIN, 4)
+        ..token(Interposed::module(), select, PIN, 4)
     }
 }
 
@@ -30,11 +27,10 @@ fn start(form: GcmForm) -> Caller {
 }
 
 /// A fleet serves with that oddity, and its listing is whole.
-fn serves(oddity: &str, form: GcmForm) {
-    let test = std::thread::current().name().unwrap().to_owned();
-    in_child(&test, Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        bench.set(&format!("[odd]\n{oddity}"));
+fn serves(test: &str, oddity: &str, form: GcmForm) {
+    in_child!(test, Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set(&format!("[odd]\n{oddity}"));
         let mut caller = start(form);
         for n in 0..20 {
             assert_eq!(round_trip(&mut caller, n), Ok(()), "{:?}", caller.hsm.stats());
@@ -55,22 +51,22 @@ fn serves(oddity: &str, form: GcmForm) {
 /// opencryptoki's software token has a clock whose time is none.
 #[test]
 fn a_clock_that_is_wrong() {
-    serves("utc_time = \"never\"", GcmForm::default());
+    serves("a_clock_that_is_wrong", "utc_time = \"never\"", GcmForm::default());
 }
 
 /// The end of a search is where nothing comes, and not where little does.
 #[test]
 fn few_objects_at_once() {
-    serves("find_at_most = 1", GcmForm::default());
+    serves("few_objects_at_once", "find_at_most = 1", GcmForm::default());
 }
 
 /// Whether there are more objects than are looked at is known, and a search ends whatever it found.
 #[test]
 fn more_objects_than_are_looked_at() {
-    in_child("more_objects_than_are_looked_at", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        bench.set("[odd]\nfind_at_most = 1");
-        let module = Arc::new(RawModule::load(&Bench::module()).unwrap());
+    in_child!("more_objects_than_are_looked_at", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set("[odd]\nfind_at_most = 1");
+        let module = Arc::new(RawModule::load(&Interposed::module()).unwrap());
         module.initialize(Arguments::OsLocking).unwrap();
         let named = |slot: &u64| module.token_info(*slot).unwrap().label.starts_with(b"one ");
         let slot = module.slots(10).unwrap().into_iter().find(named).unwrap();
@@ -88,39 +84,39 @@ fn more_objects_than_are_looked_at() {
 /// A search by class and label is all that some modules take; others take none at all.
 #[test]
 fn short_templates() {
-    serves("template_at_most = 2", GcmForm::default());
+    serves("short_templates", "template_at_most = 2", GcmForm::default());
 }
 
 #[test]
 fn no_templates() {
-    serves("template_at_most = 0", GcmForm::default());
+    serves("no_templates", "template_at_most = 0", GcmForm::default());
 }
 
 #[test]
 fn no_locks_of_the_system() {
-    serves("initialize = \"no_os_locking\"", GcmForm::default());
+    serves("no_locks_of_the_system", "initialize = \"no_os_locking\"", GcmForm::default());
 }
 
 #[test]
 fn no_arguments() {
-    serves("initialize = \"null_only\"", GcmForm::default());
+    serves("no_arguments", "initialize = \"null_only\"", GcmForm::default());
 }
 
 #[test]
 fn threads_of_its_own() {
-    serves("initialize = \"needs_threads\"", GcmForm::default());
+    serves("threads_of_its_own", "initialize = \"needs_threads\"", GcmForm::default());
 }
 
 /// A module that cannot lock is called by one thread at a time, whatever sessions there are.
 #[test]
 fn one_call_at_a_time() {
     const CALL: Duration = Duration::from_millis(50);
-    in_child("one_call_at_a_time", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        bench.set("[odd]\ninitialize = \"no_os_locking\"");
+    in_child!("one_call_at_a_time", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set("[odd]\ninitialize = \"no_os_locking\"");
         let mut caller = start(GcmForm::default());
         assert_eq!(round_trip(&mut caller, 0), Ok(()));
-        bench.set(&format!("[latency]\nC_Encrypt = \"{}ms\"", CALL.as_millis()));
+        interposed.set(&format!("[latency]\nC_Encrypt = \"{}ms\"", CALL.as_millis()));
         let encryption = || xks_proxy::job::Operation::Encrypt { cdiv: None };
         let mut jobs: Vec<_> =
             (0..8).map(|_| caller.job(request(0, encryption(), b"x"), 5_000)).collect();
@@ -134,20 +130,28 @@ fn one_call_at_a_time() {
 
 #[test]
 fn the_length_first() {
-    serves("wants_length_first = true", GcmForm { asks_length: true, ..GcmForm::default() });
+    serves(
+        "the_length_first",
+        "wants_length_first = true",
+        GcmForm { asks_length: true, ..GcmForm::default() },
+    );
 }
 
 #[test]
 fn parameters_of_the_first_edition() {
-    serves("no_iv_bits = true", GcmForm { has_no_iv_bits: true, ..GcmForm::default() });
+    serves(
+        "parameters_of_the_first_edition",
+        "no_iv_bits = true",
+        GcmForm { has_no_iv_bits: true, ..GcmForm::default() },
+    );
 }
 
 /// The first session that requests use is there before the first of them comes.
 #[test]
 fn slow_sessions() {
-    in_child("slow_sessions", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        bench.set("[latency]\nC_OpenSession = \"500ms\"");
+    in_child!("slow_sessions", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set("[latency]\nC_OpenSession = \"500ms\"");
         let mut caller = start(GcmForm::default());
         let encryption = xks_proxy::job::Operation::Encrypt { cdiv: None };
         let mut jobs = vec![caller.job(request(0, encryption, b"x"), 180)];
@@ -160,11 +164,11 @@ fn slow_sessions() {
 /// The two forms are found by trying.
 #[test]
 fn forms_are_found() {
-    in_child("forms_are_found", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
+    in_child!("forms_are_found", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
         let bounds = Bounds { max_sessions: 1, time: Duration::from_millis(10) };
         let mut found = |oddity: &str| {
-            bench.set(&format!("[odd]\n{oddity}"));
+            interposed.set(&format!("[odd]\n{oddity}"));
             let findings = discovery::run(&config_of(GcmForm::default()), &[], bounds).unwrap();
             assert!(findings.iv_mode.is_some(), "{findings:#?}");
             findings.form
@@ -180,17 +184,17 @@ fn forms_are_found() {
 /// What the probe tells beside: of SoftHSM2 all is known.
 #[test]
 fn the_probe_tells_more() {
-    in_child("the_probe_tells_more", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
+    in_child!("the_probe_tells_more", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
         let bounds = Bounds { max_sessions: 1, time: Duration::from_millis(10) };
-        bench.set("[latency]\nC_EncryptInit = \"3ms\"");
+        interposed.set("[latency]\nC_EncryptInit = \"3ms\"");
         let findings = discovery::run(&config_of(GcmForm::default()), &[], bounds).unwrap();
         assert_eq!(findings.interfaces, ["PKCS#11 2.40 (C_GetFunctionList)"]);
         assert_eq!(findings.has_messages, Some(false));
         assert!(findings.makes_session_keys);
         let (begins, rest) = findings.encryption.unwrap();
         assert!(begins >= Duration::from_millis(3) && rest < begins, "{begins:?} {rest:?}");
-        bench.set("no_session_keys = true");
+        interposed.set("no_session_keys = true");
         let labels = LABELS.map(Box::from);
         let findings = discovery::run(&config_of(GcmForm::default()), &labels, bounds).unwrap();
         assert!(!findings.makes_session_keys);

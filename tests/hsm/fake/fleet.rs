@@ -1,16 +1,12 @@
 //! Several tokens: who gets a job, when a slow call is made a second time, and that whatever
 //! happens each job is answered once.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hsm_support::fake::{Fake, FakeToken};
-use hsm_support::{Caller, eventually, request};
+use crate::caller::{Caller, eventually, request};
+use crate::token::{Fake, FakeToken};
 use xks_proxy::hsm::backend::{Backend, Blame, Fault, OpenError};
 use xks_proxy::hsm::config::{HedgeAfter, Hedging};
 use xks_proxy::hsm::token::Share;
@@ -415,8 +411,7 @@ fn a_failed_hedge_is_not_the_answer() {
 /// must not leave a job with the token that is not.
 #[test]
 fn tokens_are_tried_again_in_turn() {
-    let fault =
-        Fault { failure: Failure::Pkcs11(ReturnCode::Other(0xb3)), blame: Blame::Session };
+    let fault = Fault { failure: Failure::Pkcs11(ReturnCode::Other(0xb3)), blame: Blame::Session };
     let broken = Fake::named("broken", move |_, _, _| Err(fault));
     let well = Fake::named(
         "well",

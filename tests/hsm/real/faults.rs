@@ -1,15 +1,12 @@
 //! SoftHSM2's bad days: return codes, hangs, removal and corruption put in front of it by the
 //! interposer. The caller sees right answers, or failures, and never a wrong answer.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hsm_support::bench::*;
-use hsm_support::*;
+use crate::caller::*;
+use crate::interposed::*;
+use crate::tokens::*;
 use sha2::{Digest as _, Sha256};
 use xks_proxy::job::{Failure, HealthStatus, Operation};
 
@@ -17,14 +14,14 @@ use xks_proxy::job::{Failure, HealthStatus, Operation};
 /// more, and nothing else.
 #[test]
 fn as_few_calls_as_can_be() {
-    in_child("as_few_calls_as_can_be", Bench::environment, |directory| {
-        let bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one"], PIN);
+    in_child!("as_few_calls_as_can_be", Interposed::environment, |directory| {
+        let interposed = Interposed::new(directory);
+        let mut caller = Interposed::start(&["one"], PIN);
         let (iv, sealed) = caller.encrypt(0, b"x").unwrap();
         let difference = |work: &mut dyn FnMut()| {
-            let before = bench.counts().calls;
+            let before = interposed.counts().calls;
             work();
-            let mut after = bench.counts().calls;
+            let mut after = interposed.counts().calls;
             for (function, count) in &mut after {
                 *count -= before.get(function).copied().unwrap_or(0);
             }
@@ -70,12 +67,12 @@ fn as_few_calls_as_can_be() {
 /// 200 calls in a row fail on one token of two: nobody notices.
 #[test]
 fn one_token_of_two_fails() {
-    in_child("one_token_of_two_fails", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one", "two"], PIN);
-        let slot = Bench::slot(&caller, 0);
+    in_child!("one_token_of_two_fails", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let mut caller = Interposed::start(&["one", "two"], PIN);
+        let slot = Interposed::slot(&caller, 0);
         for code in CODES {
-            bench.set(&format!(
+            interposed.set(&format!(
                 "[[fault]]\nreturn = \"{code}\"\nslot = {slot}\ncount = 200\n{CRYPTO}"
             ));
             for n in 0..300 {
@@ -89,18 +86,18 @@ fn one_token_of_two_fails() {
 /// for a bad one.
 #[test]
 fn the_only_token_fails_and_recovers() {
-    in_child("the_only_token_fails_and_recovers", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one"], PIN);
+    in_child!("the_only_token_fails_and_recovers", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let mut caller = Interposed::start(&["one"], PIN);
         for code in CODES {
-            bench.set(&format!("[[fault]]\nreturn = \"{code}\"\ncount = 40\n{CRYPTO}"));
+            interposed.set(&format!("[[fault]]\nreturn = \"{code}\"\ncount = 40\n{CRYPTO}"));
             for n in 0..20 {
                 if let Err(failure) = round_trip(&mut caller, n) {
                     assert_ne!(failure, Failure::InvalidCiphertext, "{code}");
                     assert_ne!(failure, Failure::KeyNotFound, "{code}");
                 }
             }
-            bench.set("");
+            interposed.set("");
             eventually("it has recovered", || round_trip(&mut caller, 0).is_ok());
             for n in 0..20 {
                 assert_eq!(round_trip(&mut caller, n), Ok(()), "{code}, {n}");
@@ -113,15 +110,15 @@ fn the_only_token_fails_and_recovers() {
 /// called bad, however many of the calls fail.
 #[test]
 fn trouble_is_told_from_bad_ciphertexts() {
-    in_child("trouble_is_told_from_bad_ciphertexts", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one"], PIN);
+    in_child!("trouble_is_told_from_bad_ciphertexts", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let mut caller = Interposed::start(&["one"], PIN);
         let (iv, sealed) = caller.encrypt(0, b"good").unwrap();
         let mut tampered = sealed.clone();
         tampered[0] ^= 1;
         for code in ["CKR_GENERAL_ERROR", "CKR_FUNCTION_FAILED", "CKR_DEVICE_ERROR"] {
             for count in [1, 2, 3, 5, 8] {
-                bench.set(&format!(
+                interposed.set(&format!(
                     "[[fault]]\nreturn = \"{code}\"\ncount = {count}\nfunctions = [\"C_Decrypt\"]"
                 ));
                 let answer = caller.decrypt(0, iv.as_slice(), &sealed);
@@ -145,49 +142,53 @@ fn trouble_is_told_from_bad_ciphertexts() {
 /// bad tag.
 #[test]
 fn random_trouble_is_told_from_bad_ciphertexts() {
-    in_child("random_trouble_is_told_from_bad_ciphertexts", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one"], PIN);
-        let (iv, sealed) = caller.encrypt(0, b"good").unwrap();
-        bench.set(
-            "seed = 1\n[[fault]]\nreturn = \"CKR_GENERAL_ERROR\"\nprobability = 0.3\n\
+    in_child!(
+        "random_trouble_is_told_from_bad_ciphertexts",
+        Interposed::environment,
+        |directory| {
+            let mut interposed = Interposed::new(directory);
+            let mut caller = Interposed::start(&["one"], PIN);
+            let (iv, sealed) = caller.encrypt(0, b"good").unwrap();
+            interposed.set(
+                "seed = 1\n[[fault]]\nreturn = \"CKR_GENERAL_ERROR\"\nprobability = 0.3\n\
              functions = [\"C_Decrypt\"]",
-        );
-        let mut good = 0;
-        eventually("many were tried", || {
-            match caller.decrypt(0, iv.as_slice(), &sealed) {
-                Ok(opened) => {
-                    assert_eq!(opened, b"good");
-                    good += 1;
+            );
+            let mut good = 0;
+            eventually("many were tried", || {
+                match caller.decrypt(0, iv.as_slice(), &sealed) {
+                    Ok(opened) => {
+                        assert_eq!(opened, b"good");
+                        good += 1;
+                    }
+                    Err(failure) => assert_ne!(failure, Failure::InvalidCiphertext, "after {good}"),
                 }
-                Err(failure) => assert_ne!(failure, Failure::InvalidCiphertext, "after {good}"),
-            }
-            good == 500
-        });
-    });
+                good == 500
+            });
+        }
+    );
 }
 
 /// A bit that the HSM got wrong: with CDIV asked for, it never leaves this house.
 #[test]
 fn what_does_not_verify_is_not_sent() {
-    in_child("what_does_not_verify_is_not_sent", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one"], PIN);
+    in_child!("what_does_not_verify_is_not_sent", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let mut caller = Interposed::start(&["one"], PIN);
         round_trip(&mut caller, 0).unwrap();
-        bench.set("[[fault]]\nflip_bit = true\ncount = 1");
+        interposed.set("[[fault]]\nflip_bit = true\ncount = 1");
         assert_eq!(round_trip(&mut caller, 1), Ok(()));
         let mismatches = || caller.hsm.stats()[0].cdiv_mismatches_total;
         assert!(mismatches() <= 1, "the probe may have had it");
-        bench.set("[[fault]]\nflip_bit = true\nprobability = 0.5");
+        interposed.set("[[fault]]\nflip_bit = true\nprobability = 0.5");
         for n in 0..100 {
             // Right, which `round_trip` checks, or none.
             let _ = round_trip(&mut caller, n);
         }
-        bench.set("[[fault]]\nflip_bit = true");
+        interposed.set("[[fault]]\nflip_bit = true");
         for _ in 0..10 {
             assert!(caller.encrypt_with_cdiv(0, Sha256::new(), b"x").is_err());
         }
-        bench.set("");
+        interposed.set("");
         eventually("it has recovered", || round_trip(&mut caller, 0).is_ok());
     });
 }
@@ -195,12 +196,12 @@ fn what_does_not_verify_is_not_sent() {
 /// A token that is pulled out and put back: known as away, and used again, without a restart.
 #[test]
 fn a_token_is_removed_and_comes_back() {
-    in_child("a_token_is_removed_and_comes_back", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one"], PIN);
+    in_child!("a_token_is_removed_and_comes_back", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let mut caller = Interposed::start(&["one"], PIN);
         round_trip(&mut caller, 0).unwrap();
-        let slot = Bench::slot(&caller, 0);
-        bench.set(&format!("[[fault]]\nremove_token = true\nslot = {slot}"));
+        let slot = Interposed::slot(&caller, 0);
+        interposed.set(&format!("[[fault]]\nremove_token = true\nslot = {slot}"));
         eventually("it is known to be away", || {
             round_trip(&mut caller, 0) == Err(Failure::NoToken)
                 && caller.hsm.health().tokens[0].status == HealthStatus::Unavailable
@@ -208,7 +209,7 @@ fn a_token_is_removed_and_comes_back() {
         // By name, for whoever reads the log or the status page.
         let trouble = caller.hsm.stats().remove(0).trouble.unwrap();
         assert!(trouble.contains("CKR_") || trouble.contains("no initialised token"), "{trouble}");
-        bench.set("");
+        interposed.set("");
         eventually("it is used again", || round_trip(&mut caller, 0).is_ok());
         for n in 0..50 {
             assert_eq!(round_trip(&mut caller, n), Ok(()));
@@ -225,42 +226,42 @@ fn a_token_is_removed_and_comes_back() {
 #[test]
 fn the_module_is_initialised_anew_as_the_last_resort() {
     let test = "the_module_is_initialised_anew_as_the_last_resort";
-    in_child(test, Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one", "two"], PIN);
+    in_child!(test, Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let mut caller = Interposed::start(&["one", "two"], PIN);
         for n in 0..10 {
             round_trip(&mut caller, n).unwrap();
         }
-        assert_eq!(bench.count("C_Finalize"), 1, "the test's own");
-        bench.set("[[fault]]\nreturn = \"CKR_CRYPTOKI_NOT_INITIALIZED\"");
+        assert_eq!(interposed.count("C_Finalize"), 1, "the test's own");
+        interposed.set("[[fault]]\nreturn = \"CKR_CRYPTOKI_NOT_INITIALIZED\"");
         eventually("it is initialised anew", || {
             let _ = round_trip(&mut caller, 0);
-            bench.count("C_Finalize") > 1
+            interposed.count("C_Finalize") > 1
         });
-        bench.set("");
+        interposed.set("");
         eventually("it works again", || round_trip(&mut caller, 0).is_ok());
         let (iv, sealed) = caller.encrypt(1, b"with the other key").unwrap();
         assert_eq!(caller.decrypt(0, iv.as_slice(), &sealed), Err(Failure::InvalidCiphertext));
         assert_eq!(caller.decrypt(1, iv.as_slice(), &sealed).unwrap(), b"with the other key");
-        assert_eq!(bench.count("C_Finalize"), 2, "not again at once");
+        assert_eq!(interposed.count("C_Finalize"), 2, "not again at once");
     });
 }
 
 /// Sessions closed behind our back are replaced, and the login that went with the last one too.
 #[test]
 fn lost_sessions_and_logins_are_replaced() {
-    in_child("lost_sessions_and_logins_are_replaced", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one"], PIN);
+    in_child!("lost_sessions_and_logins_are_replaced", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let mut caller = Interposed::start(&["one"], PIN);
         for round in 0..10 {
-            bench.set(&format!("[[fault]]\nclose_session = true\ncount = 3\n{CRYPTO}"));
+            interposed.set(&format!("[[fault]]\nclose_session = true\ncount = 3\n{CRYPTO}"));
             for n in 0..10 {
                 assert_eq!(round_trip(&mut caller, n), Ok(()), "{round}");
             }
         }
-        bench.set("");
+        interposed.set("");
         // The login is the process's: another part of it logs out.
-        let module = Bench::module();
+        let module = Interposed::module();
         let pkcs11 = initialize(&module);
         let slot = slot_of(&pkcs11, "one");
         login(&pkcs11, slot).logout().unwrap();
@@ -274,15 +275,15 @@ fn lost_sessions_and_logins_are_replaced() {
 /// A wrong PIN costs one C_Login, whoever asks how often.
 #[test]
 fn a_wrong_pin_is_one_login() {
-    in_child("a_wrong_pin_is_one_login", Bench::environment, |directory| {
-        let bench = Bench::new(directory);
-        let before = bench.count("C_Login");
-        let mut caller = Bench::start(&["one"], "4321");
+    in_child!("a_wrong_pin_is_one_login", Interposed::environment, |directory| {
+        let interposed = Interposed::new(directory);
+        let before = interposed.count("C_Login");
+        let mut caller = Interposed::start(&["one"], "4321");
         for _ in 0..10 {
             assert_eq!(caller.encrypt(0, b"x"), Err(Failure::NoToken));
             assert!(caller.hsm.inventory()[0].trouble.is_some());
         }
-        assert_eq!(bench.count("C_Login") - before, 1);
+        assert_eq!(interposed.count("C_Login") - before, 1);
     });
 }
 
@@ -290,12 +291,12 @@ fn a_wrong_pin_is_one_login() {
 /// beside them, for then its effect is undefined.
 #[test]
 fn hung_calls_are_left_alone() {
-    in_child("hung_calls_are_left_alone", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one"], PIN);
+    in_child!("hung_calls_are_left_alone", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let mut caller = Interposed::start(&["one"], PIN);
         round_trip(&mut caller, 0).unwrap();
-        let finalized = bench.count("C_Finalize");
-        bench.set("[[fault]]\nhang = true\ncount = 2\nfunctions = [\"C_Encrypt\"]");
+        let finalized = interposed.count("C_Finalize");
+        interposed.set("[[fault]]\nhang = true\ncount = 2\nfunctions = [\"C_Encrypt\"]");
         let encryption = || request(0, Operation::Encrypt { cdiv: None }, b"hangs");
         let mut jobs = vec![caller.job(encryption(), 150), caller.job(encryption(), 150)];
         caller.hsm.submit(&mut jobs, &mut Vec::new());
@@ -304,7 +305,7 @@ fn hung_calls_are_left_alone() {
             assert_eq!(round_trip(&mut caller, n), Ok(()));
         }
         assert!(!caller.hsm.stop(Duration::from_millis(500)));
-        assert_eq!(bench.count("C_Finalize"), finalized);
-        bench.set("");
+        assert_eq!(interposed.count("C_Finalize"), finalized);
+        interposed.set("");
     });
 }

@@ -1,15 +1,11 @@
 //! Queue, workers, health checker and monitor, with tokens that do what a test wants.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hsm_support::fake::{Fake, FakeToken};
-use hsm_support::{Caller, eventually, request};
+use crate::caller::{Caller, eventually, request};
+use crate::token::{Fake, FakeToken};
 use xks_proxy::hsm::backend::{Backend, Blame, Evidence, Fault, OpenError};
 use xks_proxy::hsm::{Hsm, TokenStats};
 use xks_proxy::job::{Failure, HealthStatus, Iv, Operation, Request, ReturnCode, Success};

@@ -1,15 +1,12 @@
 //! Tokens that hold the same keys, or do not: by real SoftHSM2 tokens behind the interposer.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use hsm_support::bench::*;
-use hsm_support::*;
+use crate::caller::*;
+use crate::interposed::*;
+use crate::tokens::*;
 use xks_proxy::hsm::backend::Proof;
 use xks_proxy::hsm::config::{Config, TokenSelector};
 use xks_proxy::hsm::witness::Witnesses;
@@ -24,7 +21,7 @@ const AWAY: &str = "[[fault]]\nremove_token = true\nslot = ";
 
 /// Makes a token with these keys.
 fn make(label: &str, keys: &[(&str, [u8; 32], u8)]) {
-    let pkcs11 = initialize(&Bench::module());
+    let pkcs11 = initialize(&Interposed::module());
     let slot = make_token(&pkcs11, label);
     let session = login(&pkcs11, slot);
     for (label, value, uses) in keys {
@@ -35,17 +32,17 @@ fn make(label: &str, keys: &[(&str, [u8; 32], u8)]) {
 }
 
 /// Makes tokens that hold that value under "key", and the same under "other".
-fn tokens(directory: &Path, of_key: &[(&str, [u8; 32])]) -> Bench {
+fn tokens(directory: &Path, of_key: &[(&str, [u8; 32])]) -> Interposed {
     for (label, value) in of_key {
         let both = ENCRYPT | DECRYPT;
         make(label, &[("key", *value, both), ("other", [1; 32], both)]);
     }
-    Bench { directory: directory.to_owned(), step: 0 }
+    Interposed { directory: directory.to_owned(), step: 0 }
 }
 
 fn fleet(labels: &[&str], witnesses: Witnesses) -> Config {
     let select = |label: &&str| TokenSelector::Label((*label).to_owned());
-    let tokens = labels.iter().map(|label| token(Bench::module(), select(label), PIN, 2));
+    let tokens = labels.iter().map(|label| token(Interposed::module(), select(label), PIN, 2));
     let mut config = config(tokens.collect(), &LABELS);
     config.witnesses = Arc::new(witnesses);
     config
@@ -103,7 +100,7 @@ fn known(label: &str, keys: usize) -> Witnesses {
 /// Two tokens with the same keys: both are proven, and both encrypt.
 #[test]
 fn equal_keys() {
-    in_child("equal_keys", Bench::environment, |directory| {
+    in_child!("equal_keys", Interposed::environment, |directory| {
         let _bench = tokens(directory, &[("one", A), ("two", A)]);
         let began = std::time::Instant::now();
         let mut caller = start(fleet(&["one", "two"], Witnesses::default()));
@@ -130,7 +127,7 @@ fn equal_keys() {
 /// encrypted with it, all that was is decrypted, and the other key is served.
 #[test]
 fn different_keys_without_a_witness() {
-    in_child("different_keys_without_a_witness", Bench::environment, |directory| {
+    in_child!("different_keys_without_a_witness", Interposed::environment, |directory| {
         let _bench = tokens(directory, &[("one", A), ("two", B)]);
         let (of_one, of_two) = (made_on("one"), made_on("two"));
         let mut caller = start(fleet(&["one", "two"], Witnesses::default()));
@@ -153,7 +150,7 @@ fn different_keys_without_a_witness() {
 /// The same where the settings trust a token, or a witness is known from before: that decides.
 #[test]
 fn different_keys_and_one_is_right() {
-    in_child("different_keys_and_one_is_right", Bench::environment, |directory| {
+    in_child!("different_keys_and_one_is_right", Interposed::environment, |directory| {
         let _bench = tokens(directory, &[("one", A), ("two", B)]);
         let (of_one, of_two) = (made_on("one"), made_on("two"));
         let trusting = Witnesses::new(HashMap::new(), Some("two".to_owned()));
@@ -184,23 +181,23 @@ fn different_keys_and_one_is_right() {
 /// and nothing is encrypted with the other's key.
 #[test]
 fn another_key_joins_late() {
-    in_child("another_key_joins_late", Bench::environment, |directory| {
-        let mut bench = tokens(directory, &[("one", A), ("two", B)]);
+    in_child!("another_key_joins_late", Interposed::environment, |directory| {
+        let mut interposed = tokens(directory, &[("one", A), ("two", B)]);
         let (one, two) = {
             let caller = start(fleet(&["one", "two"], Witnesses::default()));
-            (Bench::slot(&caller, 0), Bench::slot(&caller, 1))
+            (Interposed::slot(&caller, 0), Interposed::slot(&caller, 1))
         };
-        bench.set(&format!("{AWAY}{two}"));
+        interposed.set(&format!("{AWAY}{two}"));
         let mut caller = start(fleet(&["one", "two"], Witnesses::default()));
         let sealed = caller.encrypt(KEY, b"x").unwrap();
         eventually("the witness counts", || caller.hsm.stats()[0].keys_unproven == 0);
-        bench.set("");
+        interposed.set("");
         eventually("it is excluded", || differing(&caller)[1] == ["key"]);
         for _ in 0..20 {
             let more = caller.encrypt(KEY, b"x").unwrap();
             assert_eq!(opens(&mut caller, &more).unwrap(), b"x");
         }
-        bench.set(&format!("{AWAY}{one}"));
+        interposed.set(&format!("{AWAY}{one}"));
         eventually("the first is away", || {
             let _ = caller.encrypt(OTHER, b"x");
             !caller.hsm.stats()[0].is_usable
@@ -210,7 +207,7 @@ fn another_key_joins_late() {
             assert_eq!(opens(&mut caller, &sealed), Err(Failure::NoToken));
             caller.encrypt(OTHER, b"x").unwrap();
         }
-        bench.set("");
+        interposed.set("");
         eventually("it is back", || opens(&mut caller, &sealed) == Ok(b"x".to_vec()));
     });
 }
@@ -218,11 +215,11 @@ fn another_key_joins_late() {
 /// A token that fails while it is to be proven is not held to differ; it is proven afterwards.
 #[test]
 fn faults_prove_nothing() {
-    in_child("faults_prove_nothing", Bench::environment, |directory| {
-        let mut bench = tokens(directory, &[("one", A), ("two", A)]);
+    in_child!("faults_prove_nothing", Interposed::environment, |directory| {
+        let mut interposed = tokens(directory, &[("one", A), ("two", A)]);
         let two = {
             let caller = start(fleet(&["one", "two"], Witnesses::default()));
-            Bench::slot(&caller, 1)
+            Interposed::slot(&caller, 1)
         };
         let decrypts = "functions = [\"C_DecryptInit\", \"C_Decrypt\"]";
         for (code, probability) in [
@@ -233,11 +230,11 @@ fn faults_prove_nothing() {
             let fault = format!(
                 "[[fault]]\nslot = {two}\nprobability = {probability}\nreturn = \"{code}\""
             );
-            bench.set(&format!("{fault}\n{decrypts}"));
+            interposed.set(&format!("{fault}\n{decrypts}"));
             let caller = Caller::start(fleet(&["one", "two"], Witnesses::default()));
             std::thread::sleep(std::time::Duration::from_millis(500));
             assert_eq!(differing(&caller), [[""; 0]; 2], "{code}");
-            bench.set("");
+            interposed.set("");
             eventually("it is proven", || caller.hsm.stats()[1].keys_unproven == 0);
             caller.hsm.stop(std::time::Duration::from_secs(5));
         }
@@ -247,7 +244,7 @@ fn faults_prove_nothing() {
 /// Keys that differ in what they may be used for, and one that a token lacks: no dispute.
 #[test]
 fn different_uses() {
-    in_child("different_uses", Bench::environment, |directory| {
+    in_child!("different_uses", Interposed::environment, |directory| {
         make("one", &[("key", A, ENCRYPT | DECRYPT), ("other", B, ENCRYPT | DECRYPT)]);
         make("two", &[("key", A, DECRYPT)]);
         make("three", &[("other", B, ENCRYPT)]);
@@ -265,7 +262,7 @@ fn different_uses() {
 
 /// Which of two values a ciphertext was made with.
 fn value_of(sealed: &(Iv, Vec<u8>)) -> [u8; 32] {
-    let is_of = |value: &[u8; 32]| hsm_support::opens_with(value, sealed);
+    let is_of = |value: &[u8; 32]| opens_with(value, sealed);
     [A, B].into_iter().find(is_of).expect("made with one of the two")
 }
 
@@ -273,19 +270,19 @@ fn value_of(sealed: &(Iv, Vec<u8>)) -> [u8; 32] {
 /// it does, a token that joins with another key is excluded, and does not put the key in dispute.
 #[test]
 fn keys_that_one_token_lacks() {
-    in_child("keys_that_one_token_lacks", Bench::environment, |directory| {
+    in_child!("keys_that_one_token_lacks", Interposed::environment, |directory| {
         make("one", &[("key", A, ENCRYPT | DECRYPT), ("other", B, ENCRYPT | DECRYPT)]);
         make("two", &[("other", B, ENCRYPT | DECRYPT)]);
         make("three", &[("key", B, ENCRYPT | DECRYPT)]);
-        let mut bench = Bench { directory: directory.to_owned(), step: 0 };
+        let mut interposed = Interposed { directory: directory.to_owned(), step: 0 };
         let labels = ["one", "two", "three"];
-        let three = Bench::slot(&Caller::start(fleet(&labels, Witnesses::default())), 2);
-        bench.set(&format!("{AWAY}{three}"));
+        let three = Interposed::slot(&Caller::start(fleet(&labels, Witnesses::default())), 2);
+        interposed.set(&format!("{AWAY}{three}"));
         let config = fleet(&labels, Witnesses::default());
         let witnesses = Arc::clone(&config.witnesses);
         let mut caller = Caller::start(config);
         eventually("both count", || witnesses.settled().len() == 2);
-        bench.set("");
+        interposed.set("");
         eventually("it is excluded", || differing(&caller)[2] == ["key"]);
         for _ in 0..20 {
             let sealed = caller.encrypt(KEY, b"x").unwrap();
@@ -303,13 +300,13 @@ fn keys_that_one_token_lacks() {
 /// word on a ciphertext.
 #[test]
 fn only_the_wrong_token_calls_it_bad() {
-    in_child("only_the_wrong_token_calls_it_bad", Bench::environment, |directory| {
-        let mut bench = tokens(directory, &[("one", A), ("two", B)]);
+    in_child!("only_the_wrong_token_calls_it_bad", Interposed::environment, |directory| {
+        let mut interposed = tokens(directory, &[("one", A), ("two", B)]);
         let mut caller = start(fleet(&["one", "two"], known_of("one")));
         eventually("the second is excluded", || differing(&caller)[1] == ["key"]);
         let sealed = caller.encrypt(KEY, b"x").unwrap();
-        let one = Bench::slot(&caller, 0);
-        bench.set(&format!(
+        let one = Interposed::slot(&caller, 0);
+        interposed.set(&format!(
             "[[fault]]\nslot = {one}\nkey = \"key\"\nreturn = \"CKR_DEVICE_ERROR\"\nfunctions = \
              [\"C_DecryptInit\"]"
         ));
@@ -320,7 +317,7 @@ fn only_the_wrong_token_calls_it_bad() {
         };
         eventually("the key is out of use", &mut refused);
         assert!((0..20).all(|_| refused()));
-        bench.set("");
+        interposed.set("");
         eventually("it is decrypted", || opens(&mut caller, &sealed) == Ok(b"x".to_vec()));
         let tampered = (sealed.0, vec![0; sealed.1.len()]);
         assert_eq!(opens(&mut caller, &tampered), Err(Failure::InvalidCiphertext));
@@ -331,17 +328,17 @@ fn only_the_wrong_token_calls_it_bad() {
 /// a refused encryption cost it calls.
 #[test]
 fn the_only_token_is_wrong() {
-    in_child("the_only_token_is_wrong", Bench::environment, |directory| {
-        let bench = tokens(directory, &[("one", A), ("two", B)]);
+    in_child!("the_only_token_is_wrong", Interposed::environment, |directory| {
+        let interposed = tokens(directory, &[("one", A), ("two", B)]);
         let of_two = made_on("two");
         let mut caller = start(fleet(&["one"], known_of("two")));
         assert_eq!(differing(&caller)[0], ["key"]);
         assert_eq!(opens(&mut caller, &of_two), Err(Failure::KeysDiffer));
-        let before = bench.count("C_DecryptInit");
+        let before = interposed.count("C_DecryptInit");
         for _ in 0..100 {
             assert_eq!(caller.encrypt(KEY, b"x"), Err(Failure::KeysDiffer));
         }
-        let calls = bench.count("C_DecryptInit") - before;
+        let calls = interposed.count("C_DecryptInit") - before;
         assert!(calls < 50, "{calls} calls for 100 refusals");
     });
 }
@@ -350,17 +347,17 @@ fn the_only_token_is_wrong() {
 /// call bad may be that token's: it is not called bad for good.
 #[test]
 fn the_other_key_is_away() {
-    in_child("the_other_key_is_away", Bench::environment, |directory| {
-        let mut bench = tokens(directory, &[("one", A), ("two", B)]);
+    in_child!("the_other_key_is_away", Interposed::environment, |directory| {
+        let mut interposed = tokens(directory, &[("one", A), ("two", B)]);
         let of_two = made_on("two");
         let mut caller = start(fleet(&["one", "two"], known_of("one")));
         eventually("the second is excluded", || differing(&caller)[1] == ["key"]);
-        let two = Bench::slot(&caller, 1);
-        bench.set(&format!("{AWAY}{two}"));
+        let two = Interposed::slot(&caller, 1);
+        interposed.set(&format!("{AWAY}{two}"));
         eventually("the second is away", || !caller.hsm.stats()[1].is_usable);
         assert_eq!(opens(&mut caller, &of_two), Err(Failure::NoToken));
         assert_eq!(differing(&caller)[1], ["key"], "it still differs");
-        bench.set("");
+        interposed.set("");
         eventually("it is back", || opens(&mut caller, &of_two) == Ok(b"two".to_vec()));
     });
 }
@@ -369,13 +366,13 @@ fn the_other_key_is_away() {
 /// is not called bad, nor the tokens' keys different, by the word of the one with another key.
 #[test]
 fn the_right_key_is_lost() {
-    in_child("the_right_key_is_lost", Bench::environment, |directory| {
+    in_child!("the_right_key_is_lost", Interposed::environment, |directory| {
         make("one", &[("key", A, ENCRYPT | DECRYPT)]);
         let storage = std::fs::read_dir(directory.join("tokens")).unwrap();
         let storage = storage.map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
         let storage = storage.unwrap();
         make("two", &[("key", B, ENCRYPT | DECRYPT), ("other", B, ENCRYPT | DECRYPT)]);
-        let _bench = Bench { directory: directory.to_owned(), step: 0 };
+        let _bench = Interposed { directory: directory.to_owned(), step: 0 };
         let of_one = made_on("one");
         let mut caller = start(fleet(&["one", "two"], known_of_key("one")));
         eventually("the second is excluded", || differing(&caller)[1] == ["key"]);
@@ -396,7 +393,7 @@ fn the_right_key_is_lost() {
 #[test]
 fn a_wrong_token_is_known_by_its_first_refusal() {
     let test = "a_wrong_token_is_known_by_its_first_refusal";
-    in_child(test, Bench::environment, |directory| {
+    in_child!(test, Interposed::environment, |directory| {
         let _bench = tokens(directory, &[("one", A), ("two", B)]);
         let of_two = made_on("two");
         let known = known_of("two").settled();
@@ -414,20 +411,20 @@ fn a_wrong_token_is_known_by_its_first_refusal() {
 /// while it is in use: not before all tokens were tried, and not after a dispute.
 #[test]
 fn the_trusted_one_comes_first() {
-    in_child("the_trusted_one_comes_first", Bench::environment, |directory| {
-        let mut bench = tokens(directory, &[("one", A), ("two", B)]);
+    in_child!("the_trusted_one_comes_first", Interposed::environment, |directory| {
+        let mut interposed = tokens(directory, &[("one", A), ("two", B)]);
         let config = fleet(&["one", "two"], Witnesses::default());
         let witnesses = Arc::clone(&config.witnesses);
         let mut caller = start(config);
         eventually("they are seen to differ", || differing(&caller)[1] == ["key"]);
-        let two = Bench::slot(&caller, 1);
+        let two = Interposed::slot(&caller, 1);
         witnesses.trust(Some("two".to_owned()));
         for _ in 0..20 {
             assert_eq!(value_of(&caller.encrypt(KEY, b"x").unwrap()), B);
         }
         drop(caller);
         // The second takes its time to make a witness.
-        bench.set(&format!(
+        interposed.set(&format!(
             "[[fault]]\nslot = {two}\nkey = \"key\"\ndelay = \"30ms\"\nfunctions = \
              [\"C_Encrypt\"]"
         ));
@@ -443,15 +440,15 @@ fn the_trusted_one_comes_first() {
 /// is the same.
 #[test]
 fn retries_keep_to_the_same_key() {
-    in_child("retries_keep_to_the_same_key", Bench::environment, |directory| {
+    in_child!("retries_keep_to_the_same_key", Interposed::environment, |directory| {
         make("one", &[("key", A, ENCRYPT | DECRYPT), ("other", A, ENCRYPT | DECRYPT)]);
         make("two", &[("key", A, DECRYPT), ("other", B, ENCRYPT)]);
-        let mut bench = Bench { directory: directory.to_owned(), step: 0 };
+        let mut interposed = Interposed { directory: directory.to_owned(), step: 0 };
         let mut caller = Caller::start(fleet(&["one", "two"], Witnesses::default()));
         eventually("the first is proven", || caller.hsm.stats()[0].keys_unproven == 0);
-        let one = Bench::slot(&caller, 0);
+        let one = Interposed::slot(&caller, 0);
         for key in [OTHER, KEY].into_iter().cycle().take(10) {
-            bench.set(&format!(
+            interposed.set(&format!(
                 "[[fault]]\nslot = {one}\ncount = 1\nreturn = \"CKR_GENERAL_ERROR\"\nkeys = \
                  [\"key\", \"other\"]\nfunctions = [\"C_EncryptInit\"]"
             ));

@@ -5,7 +5,7 @@
 use toml::{Table, Value};
 
 fn manifest() -> Table {
-    include_str!("../Cargo.toml").parse().expect("Cargo.toml is TOML")
+    include_str!("../../Cargo.toml").parse().expect("Cargo.toml is TOML")
 }
 
 /// The table of that name in `parent`.

@@ -1,19 +1,17 @@
 //! AES-GCM through real PKCS#11 modules, checked against an independent implementation.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::caller::*;
+use crate::tokens::*;
+use crate::tools;
 use aes_gcm::aead::consts::{U12, U16};
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::aes::Aes256;
 use aes_gcm::{AesGcm, Nonce};
 use cryptoki::object::{Attribute, KeyType, ObjectClass};
 use cryptoki::session::Session;
-use hsm_support::*;
 use sha2::{Digest as _, Sha256};
 use xks_proxy::hsm::config::{Config, IvMode, TokenConfig, TokenSelector};
 use xks_proxy::hsm::pkcs11::{discovery, profiles};
@@ -171,14 +169,14 @@ fn first(module: PathBuf) -> TokenConfig {
 
 #[test]
 fn softhsm_works() {
-    in_child("softhsm_works", softhsm_environment, |_| {
+    in_child!("softhsm_works", softhsm_environment, |_| {
         works(config(vec![first(softhsm_with_keys())], &LABELS));
     });
 }
 
 #[test]
 fn kryoptic_works() {
-    in_child("kryoptic_works", kryoptic_environment, |_| {
+    in_child!("kryoptic_works", kryoptic_environment, |_| {
         let module = tools::kryoptic_module();
         let pkcs11 = initialize(&module);
         let slot = make_token(&pkcs11, "kryoptic");
@@ -191,28 +189,24 @@ fn kryoptic_works() {
 
 #[test]
 fn nss_works() {
-    in_child(
-        "nss_works",
-        |_| Vec::new(),
-        |directory| {
-            let parameters = format!(
-                "configdir='sql:{}' certPrefix='' keyPrefix='' secmod='secmod.db' flags=",
-                directory.display()
-            );
-            nss_with_keys(&parameters);
-            let token = TokenConfig {
-                initialize_parameters: Some(parameters),
-                ..token(
-                    tools::nss_module(),
-                    TokenSelector::Label("NSS Certificate DB".to_owned()),
-                    PIN,
-                    4,
-                )
-            };
-            is_as_its_profile_says(&token, "nss");
-            works(config(vec![token], &LABELS));
-        },
-    );
+    in_child!("nss_works", |_| Vec::new(), |directory| {
+        let parameters = format!(
+            "configdir='sql:{}' certPrefix='' keyPrefix='' secmod='secmod.db' flags=",
+            directory.display()
+        );
+        nss_with_keys(&parameters);
+        let token = TokenConfig {
+            initialize_parameters: Some(parameters),
+            ..token(
+                tools::nss_module(),
+                TokenSelector::Label("NSS Certificate DB".to_owned()),
+                PIN,
+                4,
+            )
+        };
+        is_as_its_profile_says(&token, "nss");
+        works(config(vec![token], &LABELS));
+    },);
 }
 
 /// What the probe finds is what the profile of that name says.
@@ -245,43 +239,39 @@ fn nss_with_keys(parameters: &str) {
 /// A token without a password needs no login, and must not be refused for it.
 #[test]
 fn nss_without_a_password_works() {
-    in_child(
-        "nss_without_a_password_works",
-        |_| Vec::new(),
-        |directory| {
-            use xks_proxy::hsm::pkcs11::ffi::RawModule;
-            let parameters = format!("configdir='sql:{}'", directory.display());
-            let raw = RawModule::load(&tools::nss_module()).unwrap();
-            raw.initialize_with(&parameters).unwrap();
-            let pkcs11 = initialize(&tools::nss_module());
-            let slot = slot_of(&pkcs11, "NSS Certificate DB");
-            let session = pkcs11.open_rw_session(slot).unwrap();
-            let empty = cryptoki::types::AuthPin::new("".into());
-            session.login(cryptoki::session::UserType::So, Some(&empty)).unwrap();
-            session.init_pin(&empty).unwrap();
-            session.logout().unwrap();
-            add_keys(&session);
-            drop(session);
-            pkcs11.finalize().unwrap();
-            let token = TokenConfig {
-                initialize_parameters: Some(parameters),
-                ..token(
-                    tools::nss_module(),
-                    TokenSelector::Label("NSS Certificate DB".to_owned()),
-                    "",
-                    4,
-                )
-            };
-            works(config(vec![token], &LABELS));
-        },
-    );
+    in_child!("nss_without_a_password_works", |_| Vec::new(), |directory| {
+        use xks_proxy::hsm::pkcs11::ffi::RawModule;
+        let parameters = format!("configdir='sql:{}'", directory.display());
+        let raw = RawModule::load(&tools::nss_module()).unwrap();
+        raw.initialize_with(&parameters).unwrap();
+        let pkcs11 = initialize(&tools::nss_module());
+        let slot = slot_of(&pkcs11, "NSS Certificate DB");
+        let session = pkcs11.open_rw_session(slot).unwrap();
+        let empty = cryptoki::types::AuthPin::new("".into());
+        session.login(cryptoki::session::UserType::So, Some(&empty)).unwrap();
+        session.init_pin(&empty).unwrap();
+        session.logout().unwrap();
+        add_keys(&session);
+        drop(session);
+        pkcs11.finalize().unwrap();
+        let token = TokenConfig {
+            initialize_parameters: Some(parameters),
+            ..token(
+                tools::nss_module(),
+                TokenSelector::Label("NSS Certificate DB".to_owned()),
+                "",
+                4,
+            )
+        };
+        works(config(vec![token], &LABELS));
+    },);
 }
 
 /// A key made after the start is usable without a restart, and one that was deleted and made
 /// again (another handle) too.
 #[test]
 fn keys_come_and_go() {
-    in_child("keys_come_and_go", softhsm_environment, |_| {
+    in_child!("keys_come_and_go", softhsm_environment, |_| {
         let module = softhsm_with_keys();
         let mut caller = Caller::start(config(vec![first(module.clone())], &LABELS));
         let pkcs11 = initialize(&module);
@@ -304,7 +294,7 @@ fn keys_come_and_go() {
 /// As the reference proxy does, if the operator wants it so.
 #[test]
 fn ambiguous_labels_can_be_allowed() {
-    in_child("ambiguous_labels_can_be_allowed", softhsm_environment, |_| {
+    in_child!("ambiguous_labels_can_be_allowed", softhsm_environment, |_| {
         let token = first(softhsm_with_keys());
         let config = Config { allow_ambiguous_labels: true, ..config(vec![token], &LABELS) };
         let mut caller = Caller::start(config);
@@ -317,7 +307,7 @@ fn ambiguous_labels_can_be_allowed() {
 /// tried again, whoever asks.
 #[test]
 fn a_wrong_pin_is_tried_once() {
-    in_child("a_wrong_pin_is_tried_once", softhsm_environment, |_| {
+    in_child!("a_wrong_pin_is_tried_once", softhsm_environment, |_| {
         let module = softhsm_with_keys();
         let wrong = token(module, TokenSelector::First, "4321", 4);
         let mut caller = Caller::start(config(vec![wrong], &LABELS));
@@ -346,7 +336,7 @@ fn what_is_no_module_is_a_start_error() {
 /// A module without a token: the fleet starts, and picks the token up when there is one.
 #[test]
 fn a_token_that_comes_later_is_used() {
-    in_child("a_token_that_comes_later_is_used", softhsm_environment, |_| {
+    in_child!("a_token_that_comes_later_is_used", softhsm_environment, |_| {
         let module = tools::softhsm2_module();
         let mut caller = Caller::start(config(vec![first(module.clone())], &LABELS));
         assert_eq!(caller.encrypt(BOTH, b"x"), Err(Failure::NoToken));
@@ -362,7 +352,7 @@ fn a_token_that_comes_later_is_used() {
 /// Two tokens of one module: a job goes where its key is, whichever token is named first.
 #[test]
 fn jobs_go_to_the_token_that_has_the_key() {
-    in_child("jobs_go_to_the_token_that_has_the_key", softhsm_environment, |_| {
+    in_child!("jobs_go_to_the_token_that_has_the_key", softhsm_environment, |_| {
         let module = tools::softhsm2_module();
         let pkcs11 = initialize(&module);
         for label in ["one", "two"] {
@@ -393,7 +383,7 @@ fn jobs_go_to_the_token_that_has_the_key() {
 #[test]
 fn the_only_key_is_deleted_beside_a_token_that_works() {
     let test = "the_only_key_is_deleted_beside_a_token_that_works";
-    in_child(test, softhsm_environment, |_| {
+    in_child!(test, softhsm_environment, |_| {
         let module = tools::softhsm2_module();
         let pkcs11 = initialize(&module);
         for label in ["one", "two"] {
@@ -430,7 +420,7 @@ fn the_only_key_is_deleted_beside_a_token_that_works() {
 /// would get the same IV. It must not leave this house.
 #[test]
 fn an_iv_that_no_hsm_made_is_refused() {
-    in_child("an_iv_that_no_hsm_made_is_refused", softhsm_environment, |_| {
+    in_child!("an_iv_that_no_hsm_made_is_refused", softhsm_environment, |_| {
         let module = softhsm_with_keys();
         let token = TokenConfig { iv_mode: IvMode::ZeroedBuffer, ..first(module) };
         let mut caller = Caller::start(config(vec![token], &LABELS));
@@ -443,7 +433,7 @@ fn an_iv_that_no_hsm_made_is_refused() {
 /// A second start in one process after the first has stopped: the module is finalised in between.
 #[test]
 fn starts_again_after_a_stop() {
-    in_child("starts_again_after_a_stop", softhsm_environment, |_| {
+    in_child!("starts_again_after_a_stop", softhsm_environment, |_| {
         let module = softhsm_with_keys();
         for _ in 0..3 {
             let mut caller = Caller::start(config(vec![first(module.clone())], &LABELS));
@@ -459,7 +449,7 @@ fn starts_again_after_a_stop() {
 /// key's place. Alone it serves, unless the settings want private keys.
 #[test]
 fn private_keys_come_first() {
-    in_child("private_keys_come_first", softhsm_environment, |_| {
+    in_child!("private_keys_come_first", softhsm_environment, |_| {
         let module = tools::softhsm2_module();
         let pkcs11 = initialize(&module);
         let slot = make_token(&pkcs11, "first");
@@ -546,18 +536,13 @@ fn opencryptoki(label: &str) -> TokenConfig {
 /// the same.
 #[test]
 fn opencryptoki_is_seen() {
-    in_child(
-        "opencryptoki_is_seen",
-        |_| Vec::new(),
-        |_| {
-            let _daemon = SlotDaemon::start();
-            let hsm =
-                Hsm::start(config(vec![opencryptoki("none of that name")], &LABELS), Vec::new());
-            let told = hsm.unwrap().stats().remove(0).trouble.unwrap();
-            // Made by an administrator, it has another label.
-            assert!(told.contains("serial \"123\""), "{told}");
-        },
-    );
+    in_child!("opencryptoki_is_seen", |_| Vec::new(), |_| {
+        let _daemon = SlotDaemon::start();
+        let hsm = Hsm::start(config(vec![opencryptoki("none of that name")], &LABELS), Vec::new());
+        let told = hsm.unwrap().stats().remove(0).trouble.unwrap();
+        // Made by an administrator, it has another label.
+        assert!(told.contains("serial \"123\""), "{told}");
+    },);
 }
 
 /// Up to version 3.8.1 at least, opencryptoki's software token has no AES-GCM: the proxy does not
@@ -582,7 +567,7 @@ fn opencryptoki_cannot_serve() {
         assert!(refused.contains(why), "{refused}");
     };
     if std::env::var_os(NAMESPACE).is_some() {
-        return in_child(test, |_| Vec::new(), body);
+        return in_child!(test, |_| Vec::new(), body);
     }
     let directory = tempfile::tempdir().unwrap();
     let script = "cp -a /var/lib/opencryptoki \"$0\" && \
@@ -591,7 +576,7 @@ fn opencryptoki_cannot_serve() {
         .args(["--mount", "sh", "-c", script])
         .arg(directory.path())
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .args(["--exact", &path_of(module_path!(), test), "--nocapture", "--test-threads=1"])
         .env(NAMESPACE, "1")
         .status()
         .unwrap();

@@ -1,15 +1,13 @@
 //! Two SoftHSM2 tokens, of one module and of two, behind the interposer: one dies, hangs, lags or
 //! comes back, and the caller does not see it.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hsm_support::bench::*;
-use hsm_support::*;
+use crate::caller::*;
+use crate::interposed::*;
+use crate::tokens::*;
+use crate::tools;
 use sha2::{Digest as _, Sha256};
 use xks_proxy::hsm::backend::Proof;
 use xks_proxy::hsm::config::{HedgeAfter, IvMode, Rules, TokenConfig, TokenSelector};
@@ -19,7 +17,7 @@ use xks_proxy::job::{Failure, HealthStatus, Operation};
 use xks_proxy::limits::SUSPICIONS;
 
 fn named(label: &str, sessions: usize) -> TokenConfig {
-    token(Bench::module(), TokenSelector::Label(label.to_owned()), PIN, sessions)
+    token(Interposed::module(), TokenSelector::Label(label.to_owned()), PIN, sessions)
 }
 
 /// Asks for encryptions, all at once, and waits: each has to be answered well, and once.
@@ -47,14 +45,14 @@ fn burst(caller: &mut Caller, count: usize, deadline_milli: u64) {
 /// One of two is gone, and comes back: nobody notices, and it has work again.
 #[test]
 fn one_of_two_dies_and_returns() {
-    in_child("one_of_two_dies_and_returns", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one", "two"], PIN);
-        let slot = Bench::slot(&caller, 0);
+    in_child!("one_of_two_dies_and_returns", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let mut caller = Interposed::start(&["one", "two"], PIN);
+        let slot = Interposed::slot(&caller, 0);
         for n in 0..50 {
             round_trip(&mut caller, n).unwrap();
         }
-        bench.set(&format!("[[fault]]\nremove_token = true\nslot = {slot}"));
+        interposed.set(&format!("[[fault]]\nremove_token = true\nslot = {slot}"));
         eventually("it is known to be away", || {
             round_trip(&mut caller, 0).unwrap();
             caller.hsm.health().tokens[0].status == HealthStatus::Unavailable
@@ -63,7 +61,7 @@ fn one_of_two_dies_and_returns() {
             round_trip(&mut caller, n).unwrap();
         }
         let before = caller.hsm.stats()[0].answered_total;
-        bench.set("");
+        interposed.set("");
         eventually("it has work again", || {
             round_trip(&mut caller, 0).unwrap();
             caller.hsm.stats()[0].answered_total > before + 20
@@ -78,21 +76,21 @@ fn one_of_two_dies_and_returns() {
 /// One of two gets each ciphertext wrong: none goes out, none fails, and it is out of use soon.
 #[test]
 fn one_of_two_gets_it_wrong() {
-    in_child("one_of_two_gets_it_wrong", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        let mut caller = Bench::start(&["one", "two"], PIN);
-        let slot = Bench::slot(&caller, 0);
+    in_child!("one_of_two_gets_it_wrong", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let mut caller = Interposed::start(&["one", "two"], PIN);
+        let slot = Interposed::slot(&caller, 0);
         let proofs = caller.hsm.prove_all(2);
         let are_proven = |token: &TokenProofs| {
             token.keys.iter().all(|key| matches!(key.proof, Proof::Agrees | Proof::Made))
         };
         assert!(proofs.iter().all(are_proven), "{proofs:?}");
-        bench.set(&format!("[[fault]]\nflip_bit = true\nslot = {slot}"));
+        interposed.set(&format!("[[fault]]\nflip_bit = true\nslot = {slot}"));
         eventually("it is out of use", || {
             round_trip(&mut caller, 0).unwrap();
             !caller.hsm.stats()[0].is_usable
         });
-        bench.set("");
+        interposed.set("");
         eventually("it is back", || {
             round_trip(&mut caller, 0).unwrap();
             caller.hsm.stats()[0].is_usable
@@ -103,20 +101,20 @@ fn one_of_two_gets_it_wrong() {
 /// 1, 2, 8 calls of a token hang for good, then all of them: each request is answered in time.
 #[test]
 fn calls_of_one_token_hang() {
-    in_child("calls_of_one_token_hang", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
+    in_child!("calls_of_one_token_hang", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
         let mut caller = Caller::start(config(vec![named("one", 8), named("two", 8)], &LABELS));
-        let slot = Bench::slot(&caller, 0);
+        let slot = Interposed::slot(&caller, 0);
         for count in ["count = 1", "count = 2", "count = 8", ""] {
             for _ in 0..5 {
                 burst(&mut caller, 16, 2_000);
             }
-            bench.set(&format!("[[fault]]\nhang = true\nslot = {slot}\n{count}\n{CRYPTO}"));
+            interposed.set(&format!("[[fault]]\nhang = true\nslot = {slot}\n{count}\n{CRYPTO}"));
             for _ in 0..30 {
                 burst(&mut caller, 16, 2_000);
             }
             assert!(!caller.hsm.is_wedged());
-            bench.set("");
+            interposed.set("");
             eventually("what hung has returned", || {
                 burst(&mut caller, 4, 2_000);
                 caller.hsm.stats().iter().all(|token| token.is_usable && token.hung == 0)
@@ -129,8 +127,8 @@ fn calls_of_one_token_hang() {
 #[test]
 fn two_modules() {
     let environment = |directory: &Path| {
-        let mut environment = Bench::environment(directory);
-        std::fs::copy(Bench::module(), directory.join("libsecond.so")).unwrap();
+        let mut environment = Interposed::environment(directory);
+        std::fs::copy(Interposed::module(), directory.join("libsecond.so")).unwrap();
         // Nor may they meet in one SoftHSM2: its C_Initialize is not made for two at a time.
         let softhsm2 = directory.join("libsofthsm2-second.so");
         std::fs::copy(tools::softhsm2_module(), &softhsm2).unwrap();
@@ -140,8 +138,8 @@ fn two_modules() {
         environment.push(("XKS_INTERPOSER_COUNTS_libsecond", directory.join("counts2.toml")));
         environment
     };
-    in_child("two_modules", environment, |directory| {
-        let mut bench = Bench::new(directory);
+    in_child!("two_modules", environment, |directory| {
+        let mut interposed = Interposed::new(directory);
         let second = directory.join("libsecond.so");
         let tokens =
             vec![named("one", 4), token(second, TokenSelector::Label("two".to_owned()), PIN, 4)];
@@ -150,7 +148,7 @@ fn two_modules() {
             burst(&mut caller, 8, 5_000);
             caller.hsm.stats().iter().all(|token| token.answered_total > 10)
         });
-        bench.set("[[fault]]\nhang = true");
+        interposed.set("[[fault]]\nhang = true");
         for _ in 0..20 {
             burst(&mut caller, 8, 2_000);
         }
@@ -159,7 +157,7 @@ fn two_modules() {
             !caller.hsm.stats()[0].is_usable
         });
         let before = caller.hsm.stats()[0].answered_total;
-        bench.set("");
+        interposed.set("");
         eventually("it is back", || {
             burst(&mut caller, 8, 2_000);
             caller.hsm.stats()[0].answered_total > before + 20
@@ -170,8 +168,8 @@ fn two_modules() {
 /// One call in ten of one token takes 300 ms: the answers do not.
 #[test]
 fn a_lagging_token_is_hedged() {
-    in_child("a_lagging_token_is_hedged", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
+    in_child!("a_lagging_token_is_hedged", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
         let mut config = config(vec![named("one", 8), named("two", 8)], &LABELS);
         config.hedging.after = HedgeAfter::Fixed(Duration::from_millis(10));
         config.hedging.budget_percent = 100;
@@ -179,8 +177,8 @@ fn a_lagging_token_is_hedged() {
         for _ in 0..20 {
             burst(&mut caller, 4, 5_000);
         }
-        let slot = Bench::slot(&caller, 0);
-        bench.set(&format!(
+        let slot = Interposed::slot(&caller, 0);
+        interposed.set(&format!(
             "seed = 7\n[[fault]]\ndelay = \"0ms, p=0.1:300ms\"\nslot = {slot}\n{CRYPTO}"
         ));
         let mut times: Vec<_> = (0..200)
@@ -201,16 +199,16 @@ fn a_lagging_token_is_hedged() {
 /// A wrong PIN of one token costs one C_Login, and the other token does the work.
 #[test]
 fn a_wrong_pin_of_one_of_two() {
-    in_child("a_wrong_pin_of_one_of_two", Bench::environment, |directory| {
-        let bench = Bench::new(directory);
-        let before = bench.count("C_Login");
-        let one = token(Bench::module(), TokenSelector::Label("one".to_owned()), "4321", 4);
+    in_child!("a_wrong_pin_of_one_of_two", Interposed::environment, |directory| {
+        let interposed = Interposed::new(directory);
+        let before = interposed.count("C_Login");
+        let one = token(Interposed::module(), TokenSelector::Label("one".to_owned()), "4321", 4);
         let mut caller = Caller::start(config(vec![one, named("two", 4)], &LABELS));
         eventually("the second is usable", || caller.hsm.stats()[1].is_usable);
         for n in 0..50 {
             round_trip(&mut caller, n).unwrap();
         }
-        assert_eq!(bench.count("C_Login") - before, 2, "one each");
+        assert_eq!(interposed.count("C_Login") - before, 2, "one each");
         let health = caller.hsm.health();
         assert_eq!(health.tokens[0].status, HealthStatus::Unavailable);
         assert!(!caller.hsm.is_wedged(), "a new process would try the PIN again");
@@ -221,8 +219,8 @@ fn a_wrong_pin_of_one_of_two() {
 /// has for it and with the profile that knows the code, or without.
 #[test]
 fn tampered_ciphertexts_among_good_ones() {
-    in_child("tampered_ciphertexts_among_good_ones", Bench::environment, |directory| {
-        let bench = Bench::new(directory);
+    in_child!("tampered_ciphertexts_among_good_ones", Interposed::environment, |directory| {
+        let interposed = Interposed::new(directory);
         let softhsm2 = profiles::by_name("softhsm2").unwrap().rules;
         for rules in [Rules::default(), softhsm2] {
             let one = TokenConfig { rules, ..named("one", 4) };
@@ -238,12 +236,12 @@ fn tampered_ciphertexts_among_good_ones() {
             let stats = caller.hsm.stats().remove(0);
             assert_eq!((stats.faults_total, stats.sessions_opened_total), (0, 1), "{stats:#?}");
             // What a bad ciphertext costs: each suspicion, and the known-good operation after it.
-            let before = bench.count("C_Decrypt");
+            let before = interposed.count("C_Decrypt");
             for _ in 0..100 {
                 let answer = caller.decrypt(0, iv.as_slice(), &tampered);
                 assert_eq!(answer, Err(Failure::InvalidCiphertext));
             }
-            let cost = bench.count("C_Decrypt") - before;
+            let cost = interposed.count("C_Decrypt") - before;
             let expected = 100 * 2 * u64::from(SUSPICIONS);
             // Probes come in between.
             assert!((expected..expected + 20).contains(&cost), "{cost}");
@@ -255,8 +253,8 @@ fn tampered_ciphertexts_among_good_ones() {
 /// never told as a bad ciphertext.
 #[test]
 fn a_code_that_the_profile_does_not_know() {
-    in_child("a_code_that_the_profile_does_not_know", Bench::environment, |directory| {
-        let _bench = Bench::new(directory);
+    in_child!("a_code_that_the_profile_does_not_know", Interposed::environment, |directory| {
+        let _bench = Interposed::new(directory);
         let rules = profiles::by_name("kryoptic").unwrap().rules;
         let one = TokenConfig { rules, ..named("one", 4) };
         let mut caller = Caller::start(config(vec![one], &LABELS));
@@ -271,7 +269,7 @@ fn a_code_that_the_profile_does_not_know() {
 #[test]
 fn the_probe_knows_softhsm2() {
     let environment = |directory: &Path| softhsm_environment(directory);
-    in_child("the_probe_knows_softhsm2", environment, |_| {
+    in_child!("the_probe_knows_softhsm2", environment, |_| {
         let module: PathBuf = tools::softhsm2_module();
         let pkcs11 = initialize(&module);
         make_token(&pkcs11, "one");
@@ -294,10 +292,10 @@ fn the_probe_knows_softhsm2() {
 /// It tells the ways of making IVs apart, and the codes, where no session keys are to be had too.
 #[test]
 fn the_probe_tells_ways_apart() {
-    in_child("the_probe_tells_ways_apart", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
+    in_child!("the_probe_tells_ways_apart", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
         // So that the module stays initialised, and reads its settings.
-        let _pkcs11 = initialize(&Bench::module());
+        let _pkcs11 = initialize(&Interposed::module());
         let bounds = discovery::Bounds { max_sessions: 2, time: Duration::from_millis(20) };
         let labels = [Box::from("key")];
         for (profile, iv_mode, settings) in [
@@ -309,7 +307,7 @@ fn the_probe_tells_ways_apart() {
             ("luna", IvMode::Appended, "iv = \"appended\""),
             ("opencryptoki", IvMode::Random, "bad_tag = \"CKR_ENCRYPTED_DATA_INVALID\""),
         ] {
-            bench.set(settings);
+            interposed.set(settings);
             let findings = discovery::run(&named("one", 4), &labels, bounds).unwrap();
             assert_eq!(findings.iv_mode, Some(iv_mode), "{findings:#?}");
             let mut fitting = findings.fitting_profiles();

@@ -1,14 +1,10 @@
 //! A panic on the HSM side costs the request it happened in, and its session; nobody else.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hsm_support::fake::{Fake, FakeToken};
-use hsm_support::{Caller, eventually, request};
+use crate::caller::{Caller, eventually, request};
+use crate::token::{Fake, FakeToken};
 use xks_proxy::hsm::Hsm;
 use xks_proxy::hsm::backend::Backend;
 use xks_proxy::job::{Failure, HealthStatus, Iv, Operation, Request, Success};

@@ -1,18 +1,15 @@
 //! Random runs: tokens with the same key or another one under one label come and go, calls fail,
 //! the process restarts, and no two keys ever encrypt under that label.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hsm_support::bench::*;
-use hsm_support::*;
+use crate::caller::*;
+use crate::interposed::*;
+use crate::tokens::*;
 use sha2::Sha256;
 use xks_proxy::hsm::config::TokenSelector;
 use xks_proxy::hsm::witness::{Witness, Witnesses};
@@ -69,7 +66,7 @@ struct Run {
     /// Makes the plan, which depends on the seed alone.
     random: Random,
     traffic: Random,
-    bench: Bench,
+    interposed: Interposed,
     slots: Vec<u64>,
     sealed: Vec<Sealed>,
     /// The value that encrypts, in all lives that share witnesses.
@@ -89,7 +86,7 @@ struct Life {
 impl Life {
     fn start(known: HashMap<Box<str>, Witness>) -> Self {
         let select = |label: &&str| TokenSelector::Label((*label).to_owned());
-        let tokens = TOKENS.iter().map(|label| token(Bench::module(), select(label), PIN, 2));
+        let tokens = TOKENS.iter().map(|label| token(Interposed::module(), select(label), PIN, 2));
         let mut config = config(tokens.collect(), &LABELS);
         let witnesses = Arc::new(Witnesses::new(known, None));
         config.witnesses = Arc::clone(&witnesses);
@@ -125,7 +122,7 @@ impl Life {
 impl Run {
     fn new(seed: u64, directory: &Path) -> Self {
         let mut random = Random(seed);
-        let pkcs11 = initialize(&Bench::module());
+        let pkcs11 = initialize(&Interposed::module());
         // One token has another key than the two others.
         let odd = random.of(&TOKENS);
         println!("the odd one is {odd}");
@@ -138,14 +135,14 @@ impl Run {
         }
         pkcs11.finalize().unwrap();
         // SoftHSM2 gives a new token another slot then.
-        let pkcs11 = initialize(&Bench::module());
+        let pkcs11 = initialize(&Interposed::module());
         let slots = TOKENS.map(|label| slot_of(&pkcs11, label).id()).to_vec();
         pkcs11.finalize().unwrap();
-        let bench = Bench { directory: directory.to_owned(), step: 0 };
+        let interposed = Interposed { directory: directory.to_owned(), step: 0 };
         Self {
             random,
             traffic: Random(!seed),
-            bench,
+            interposed,
             slots,
             sealed: Vec::new(),
             right: None,
@@ -182,7 +179,7 @@ impl Run {
             faults += &format!("[[fault]]\nslot = {slot}\n{fault}\n");
         }
         let seed = random.below(1 << 32);
-        self.bench.set(&format!("seed = {seed}\n{faults}"));
+        self.interposed.set(&format!("seed = {seed}\n{faults}"));
     }
 
     fn count(&mut self, asked: &Asked, what: &str) {
@@ -191,7 +188,7 @@ impl Run {
     }
 
     fn calm(&mut self) {
-        self.bench.set("");
+        self.interposed.set("");
     }
 
     /// Asks for some of this and that, and takes in what is answered.
@@ -314,7 +311,7 @@ impl Run {
 /// Lives in a row, each with what the one before it has settled.
 #[test]
 fn random_runs() {
-    in_child("random_runs", Bench::environment, |directory| {
+    in_child!("random_runs", Interposed::environment, |directory| {
         let seed = match std::env::var(SEED) {
             Ok(seed) => seed.parse().unwrap(),
             Err(_) => RandomState::new().hash_one(0) >> 32,

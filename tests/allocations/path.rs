@@ -3,7 +3,10 @@
 #![expect(unsafe_code, reason = "an allocator that counts")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-mod hsm_support;
+#[path = "../hsm/support/tokens.rs"]
+mod tokens;
+#[path = "../common/tools.rs"]
+mod tools;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -14,9 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use hsm_support::*;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
+use tokens::*;
 use xks_proxy::client::Signer;
 use xks_proxy::hsm::Hsm;
 use xks_proxy::observe::audit::{Audit, key};
@@ -288,7 +291,7 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: &str, is_audited: bool)
 
 #[test]
 fn plain_requests_allocate_nothing() {
-    in_child("plain_requests_allocate_nothing", softhsm_environment, |directory| {
+    in_child!("plain_requests_allocate_nothing", softhsm_environment, |directory| {
         serve(directory, false, "", false);
     });
 }
@@ -296,14 +299,14 @@ fn plain_requests_allocate_nothing() {
 /// Lines of the audit log are formatted, chained and written in memory that is there.
 #[test]
 fn audited_requests_allocate_nothing() {
-    in_child("audited_requests_allocate_nothing", softhsm_environment, |directory| {
+    in_child!("audited_requests_allocate_nothing", softhsm_environment, |directory| {
         serve(directory, false, "", true);
     });
 }
 
 #[test]
 fn tls_requests_allocate_what_rustls_does() {
-    in_child("tls_requests_allocate_what_rustls_does", softhsm_environment, |directory| {
+    in_child!("tls_requests_allocate_what_rustls_does", softhsm_environment, |directory| {
         serve(directory, true, "", false);
     });
 }
@@ -311,7 +314,7 @@ fn tls_requests_allocate_what_rustls_does() {
 /// What a policy has decided is remembered: it is not evaluated again for the same caller and key.
 #[test]
 fn requests_under_a_policy_allocate_nothing() {
-    in_child("requests_under_a_policy_allocate_nothing", softhsm_environment, |directory| {
+    in_child!("requests_under_a_policy_allocate_nothing", softhsm_environment, |directory| {
         let file = directory.join("policy.cedar");
         let text = "permit (principal, action, resource) \
                     when { context has kmsKey && context.kmsKey.account == \"123456789012\" };";

@@ -6,11 +6,6 @@
 //! library, whose memory `MALLOC_ARENA_MAX=1` keeps in `[heap]`, and the proxy by an allocator
 //! with mappings of its own.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-#[path = "common/mod.rs"]
-mod common;
-
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
@@ -18,7 +13,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use memchr::memmem::Finder;
 use sha2::Sha256;
 
-use common::{Proxy, Setup, Store, token, xks};
+use crate::common::{Proxy, Setup, Store, token, xks};
 
 /// In every plaintext.
 const MARKER: &[u8] = b"<<a marked plaintext to be found nowhere>>";

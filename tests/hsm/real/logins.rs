@@ -1,13 +1,10 @@
 //! How often a PIN is tried: C_Login counted by the interposer, through reloads and lost tokens.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod hsm_support;
-
 use std::time::Duration;
 
-use hsm_support::bench::*;
-use hsm_support::*;
+use crate::caller::*;
+use crate::interposed::*;
+use crate::tokens::*;
 use xks_proxy::hsm::pkcs11::pin_tries;
 use xks_proxy::job::Failure;
 
@@ -25,12 +22,12 @@ fn stop(caller: &Caller) {
 
 /// The times that a PIN is given to the token "one" by ten fleets one after the other, as reloads
 /// start them, each asked and looked at, and by three that find the token away at first.
-fn logins(bench: &mut Bench, pin: &str, settings: &str) -> u64 {
-    bench.set(settings);
-    let before = bench.count("C_Login");
+fn logins(interposed: &mut Interposed, pin: &str, settings: &str) -> u64 {
+    interposed.set(settings);
+    let before = interposed.count("C_Login");
     let mut slot = 0;
     for _ in 0..10 {
-        let mut caller = Bench::start(&["one"], pin);
+        let mut caller = Interposed::start(&["one"], pin);
         assert_eq!(caller.encrypt(0, b"x"), Err(Failure::NoToken));
         let inventory = caller.hsm.inventory().remove(0);
         assert!(inventory.trouble.is_some());
@@ -38,27 +35,27 @@ fn logins(bench: &mut Bench, pin: &str, settings: &str) -> u64 {
         stop(&caller);
     }
     for _ in 0..3 {
-        bench.set(&format!("[[fault]]\nremove_token = true\nslot = {slot}\n{settings}"));
-        let caller = Bench::start(&["one"], pin);
+        interposed.set(&format!("[[fault]]\nremove_token = true\nslot = {slot}\n{settings}"));
+        let caller = Interposed::start(&["one"], pin);
         let is_away = || {
             let trouble = trouble(&caller);
             ["PRESENT", "REMOVED", "no initialised token"].iter().any(|it| trouble.contains(it))
         };
         eventually("the token is known to be away", is_away);
-        bench.set(settings);
+        interposed.set(settings);
         eventually("it is there, and not logged in to", || !is_away());
         stop(&caller);
     }
-    bench.count("C_Login") - before
+    interposed.count("C_Login") - before
 }
 
 /// A code that speaks of the PIN, another user's login and a login at the device: one try in the
 /// process's life. Any other refusal, whoever's code it is: two.
 #[test]
 fn a_pin_is_spent_once() {
-    in_child("a_pin_is_spent_once", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        assert_eq!(logins(&mut bench, "4321", ""), 1, "a wrong PIN");
+    in_child!("a_pin_is_spent_once", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        assert_eq!(logins(&mut interposed, "4321", ""), 1, "a wrong PIN");
         let by_code = [
             ("CKR_PIN_INVALID", 1),
             ("CKR_PIN_LEN_RANGE", 1),
@@ -71,28 +68,28 @@ fn a_pin_is_spent_once() {
         for (code, expected) in by_code {
             // Each code has a PIN of its own, which is another matter.
             let settings = format!("{REFUSE}\"{code}\"\n");
-            assert_eq!(logins(&mut bench, code, &settings), expected, "{code}");
+            assert_eq!(logins(&mut interposed, code, &settings), expected, "{code}");
         }
-        assert_eq!(logins(&mut bench, "vendor", &format!("{REFUSE}0x80000001\n")), 2);
+        assert_eq!(logins(&mut interposed, "vendor", &format!("{REFUSE}0x80000001\n")), 2);
         let by_device = "[odd]\ntoken_flags_set = 0x100\n";
-        assert_eq!(logins(&mut bench, "", by_device), 1, "a protected authentication path");
+        assert_eq!(logins(&mut interposed, "", by_device), 1, "a protected authentication path");
         // The right one is another PIN than all of these.
-        bench.set("");
-        assert_eq!(round_trip(&mut Bench::start(&["one"], PIN), 1), Ok(()));
+        interposed.set("");
+        assert_eq!(round_trip(&mut Interposed::start(&["one"], PIN), 1), Ok(()));
     });
 }
 
 /// Where no PIN was looked at, there is nothing to save: it is tried until it works.
 #[test]
 fn failures_before_the_check_do_not_count() {
-    in_child("failures_before_the_check_do_not_count", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
+    in_child!("failures_before_the_check_do_not_count", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
         for code in ["CKR_TOKEN_NOT_PRESENT", "CKR_DEVICE_REMOVED", "CKR_SESSION_HANDLE_INVALID"] {
-            bench.set(&format!("{REFUSE}\"{code}\"\n"));
-            let before = bench.count("C_Login");
-            let mut caller = Bench::start(&["one"], PIN);
-            eventually("it was tried often", || bench.count("C_Login") - before > 4);
-            bench.set("");
+            interposed.set(&format!("{REFUSE}\"{code}\"\n"));
+            let before = interposed.count("C_Login");
+            let mut caller = Interposed::start(&["one"], PIN);
+            eventually("it was tried often", || interposed.count("C_Login") - before > 4);
+            interposed.set("");
             eventually("it is logged in", || round_trip(&mut caller, 1).is_ok());
             stop(&caller);
         }
@@ -102,16 +99,16 @@ fn failures_before_the_check_do_not_count() {
 /// With one try left before the lock none is made but by an operator's word, which is good for one.
 #[test]
 fn the_final_try_is_an_operators() {
-    in_child("the_final_try_is_an_operators", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
-        assert_eq!(logins(&mut bench, PIN, FINAL_TRY), 0);
-        bench.set(FINAL_TRY);
-        let before = bench.count("C_Login");
-        let mut caller = Bench::start(&["one"], PIN);
+    in_child!("the_final_try_is_an_operators", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        assert_eq!(logins(&mut interposed, PIN, FINAL_TRY), 0);
+        interposed.set(FINAL_TRY);
+        let before = interposed.count("C_Login");
+        let mut caller = Interposed::start(&["one"], PIN);
         assert!(trouble(&caller).contains("retry-login"), "{}", trouble(&caller));
         assert_eq!(pin_tries::grant_one_more(), 1);
         eventually("it is logged in", || round_trip(&mut caller, 1).is_ok());
-        assert_eq!(bench.count("C_Login") - before, 1);
+        assert_eq!(interposed.count("C_Login") - before, 1);
         assert_eq!(pin_tries::grant_one_more(), 0, "it is used up");
     });
 }
@@ -119,36 +116,36 @@ fn the_final_try_is_an_operators() {
 /// A token that was locked and is not any more is tried once more, without anybody's word.
 #[test]
 fn an_unlocked_token_is_tried_once_more() {
-    in_child("an_unlocked_token_is_tried_once_more", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
+    in_child!("an_unlocked_token_is_tried_once_more", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
         let locked = format!("{REFUSE}\"CKR_PIN_LOCKED\"\n{LOCKED}");
-        assert_eq!(logins(&mut bench, PIN, &locked), 1);
-        let mut caller = Bench::start(&["one"], PIN);
+        assert_eq!(logins(&mut interposed, PIN, &locked), 1);
+        let mut caller = Interposed::start(&["one"], PIN);
         assert!(trouble(&caller).contains("locked"), "{}", trouble(&caller));
-        let before = bench.count("C_Login");
-        bench.set("");
+        let before = interposed.count("C_Login");
+        interposed.set("");
         eventually("it is logged in", || round_trip(&mut caller, 1).is_ok());
-        assert_eq!(bench.count("C_Login") - before, 1);
+        assert_eq!(interposed.count("C_Login") - before, 1);
     });
 }
 
 /// Another token in the slot since the settings' one was found there: it does not get the PIN.
 #[test]
 fn a_stranger_gets_no_pin() {
-    in_child("a_stranger_gets_no_pin", Bench::environment, |directory| {
-        let mut bench = Bench::new(directory);
+    in_child!("a_stranger_gets_no_pin", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
         // The first C_GetTokenInfo of each slot is the listing's. All sessions are refused until
         // the slot's token is another.
-        bench.set("[[fault]]\nfunctions = [\"C_OpenSession\"]\nhang = \"20s\"");
-        let before = bench.count("C_Login");
-        let mut caller = Bench::start(&["one"], PIN);
-        eventually("a session is about to be opened", || bench.count("C_OpenSession") > 0);
-        bench.set("[odd]\nserial = \"a stranger's\"");
+        interposed.set("[[fault]]\nfunctions = [\"C_OpenSession\"]\nhang = \"20s\"");
+        let before = interposed.count("C_Login");
+        let mut caller = Interposed::start(&["one"], PIN);
+        eventually("a session is about to be opened", || interposed.count("C_OpenSession") > 0);
+        interposed.set("[odd]\nserial = \"a stranger's\"");
         eventually("it is seen", || {
             trouble(&caller).contains("stranger") || trouble(&caller).contains("no initialised")
         });
-        assert_eq!(bench.count("C_Login") - before, 0);
-        bench.set("");
+        assert_eq!(interposed.count("C_Login") - before, 0);
+        interposed.set("");
         eventually("it is the one that was meant again", || round_trip(&mut caller, 1).is_ok());
     });
 }
