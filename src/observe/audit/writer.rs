@@ -16,8 +16,9 @@ use super::queue::Queue;
 use super::record;
 use super::state::StateFile;
 use crate::limits::{
-    AUDIT_CHECKPOINT_INTERVAL, AUDIT_GAP_INTERVAL, AUDIT_IDLE_INTERVAL, AUDIT_RETRY_INTERVAL,
-    AUDIT_SYNC_INTERVAL, AUDIT_WRITE_BYTES, LOG_WRITE_INTERVAL, MAX_ACCESS_LOG_LINE_BYTES,
+    AUDIT_CHECKPOINT_INTERVAL, AUDIT_IDLE_INTERVAL, AUDIT_LOSS_REPORT_INTERVAL,
+    AUDIT_RETRY_INTERVAL, AUDIT_SYNC_INTERVAL, AUDIT_WRITE_BYTES, LOG_WRITE_INTERVAL,
+    MAX_ACCESS_LOG_LINE_BYTES,
 };
 use crate::observe::line_queue::Requested;
 use crate::observe::timestamp::{Rfc3339, since_1970};
@@ -153,7 +154,7 @@ impl Writer {
         self.chained = 0;
         let is_appended = self.rotate_if_due()
             && (!requested.reopen || self.reopen())
-            && self.tell_of_gaps(AUDIT_GAP_INTERVAL)
+            && self.tell_of_gaps(AUDIT_LOSS_REPORT_INTERVAL)
             && self.append(batch);
         let has_checkpoint = is_appended
             && self.checkpoints.is_due(self.chain.seq(), Instant::now())

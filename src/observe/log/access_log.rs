@@ -8,7 +8,7 @@ use tracing::Level;
 use super::level::SharedLevel;
 use super::outputs::Outputs;
 use crate::limits::{
-    LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND,
+    LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SEC,
 };
 use crate::observe::audit::handle::AuditHandle;
 use crate::observe::call_record::CallRecord;
@@ -39,7 +39,7 @@ impl Default for AccessLog {
             format: LogFormat::Text,
             buffer: Vec::new(),
             time: Rfc3339::default(),
-            unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SECOND),
+            unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SEC),
             audit: AuditHandle::default(),
         }
     }
