@@ -1,5 +1,5 @@
-//! All limits, with the unit last in the name. Those that the settings can change name their member.
-//! Limits of the HSM side are in a file of their own.
+//! All limits, with the unit last in the name. Those that the settings can change name their
+//! member. Limits of the HSM side are in a file of their own.
 
 mod hsm;
 
