@@ -10,7 +10,10 @@ use cedar_policy::{
 };
 use miette::Diagnostic;
 
-use super::{Action, Attributes, Decision, REQUEST_ID, Remark, nesting, position};
+use super::attributes::{Action, Attributes, REQUEST_ID};
+use super::decision::Decision;
+use super::nesting;
+use super::remark::{Remark, position};
 use crate::limits::{MAX_POLICY_NESTING, MAX_REPORTED_POLICIES};
 
 /// What a call is made of, in Cedar's terms.

@@ -17,7 +17,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 /// The order of the folders and top files of `src/`, the ground first: each takes names from lower
 /// floors alone.
 const FLOORS: &[&[&str]] = &[
-    &["limits", "rate", "decimal", "exit"],
+    &["limits", "rate", "decimal", "exit", "random"],
     &["job", "observe", "policy"],
     &["proto", "hsm", "client"],
     &["server", "state"],
@@ -57,10 +57,6 @@ const KNOWN_PARENT_CIRCLES: &[&str] = &[
     "hsm/token.rs",
     "hsm/watch.rs",
     "hsm/witness.rs",
-    "policy/cedar.rs",
-    "policy/mod.rs",
-    "policy/recursion.rs",
-    "policy/rego.rs",
 ];
 
 /// Functions that are still too long. This list only shrinks, too.
