@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::limits::DESCRIPTORS_BESIDE_CONNECTIONS;
+use crate::limits::RESERVED_DESCRIPTORS;
 
 /// Raises the limit of open files, and returns how many connections there can be: as many as are
 /// asked for, or as the limit allows. At a bound of ours a newcomer takes a stranger's place. At
@@ -29,7 +29,7 @@ pub(super) fn possible_connections(max_connections: usize) -> usize {
 fn raise(max_connections: usize) -> Result<(), usize> {
     let limit = getrlimit(Resource::Nofile);
     let connections = u64::try_from(max_connections).unwrap_or(u64::MAX);
-    let needed = connections.saturating_add(DESCRIPTORS_BESIDE_CONNECTIONS);
+    let needed = connections.saturating_add(RESERVED_DESCRIPTORS);
     let allowed = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
     if allowed(limit.current) {
         return Ok(());
@@ -44,7 +44,7 @@ fn raise(max_connections: usize) -> Result<(), usize> {
 /// How many connections leave the HSM's module, the log and `/ping` what they need, of so many
 /// descriptors: where there are few, half of them.
 fn connections_within(descriptors: u64) -> usize {
-    let connections = descriptors - DESCRIPTORS_BESIDE_CONNECTIONS.min(descriptors / 2);
+    let connections = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);
     usize::try_from(connections).unwrap_or(usize::MAX).max(1)
 }
 
