@@ -23,6 +23,7 @@ pub mod admin;
 pub mod cli;
 pub mod client;
 mod decimal;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod exit;
 pub mod hsm;
@@ -33,6 +34,7 @@ pub mod policy;
 pub mod probe;
 mod process;
 pub mod proto;
+mod random;
 pub mod rate;
 pub mod server;
 pub mod settings;

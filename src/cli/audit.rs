@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use rustix::rand::{GetRandomFlags, getrandom};
 use zeroize::Zeroizing;
 
 use super::settings_file;
@@ -14,6 +13,7 @@ use crate::observe::audit::key;
 use crate::observe::audit::verify::{Finding, Summary, verify};
 use crate::process::audit::is_sealed;
 use crate::process::standalone_hsm::StandaloneHsm;
+use crate::random;
 
 /// What can be done with an audit log.
 #[derive(Debug, Subcommand)]
@@ -58,12 +58,9 @@ fn new_key(file: &Path) -> Result<(), Failed> {
     let unavailable = |error: &dyn std::fmt::Display| {
         Failed::new(EXIT_UNAVAILABLE, format!("{}: {error}", file.display()))
     };
-    let mut random = Zeroizing::new([0; CODE_BYTES]);
-    let count = getrandom(&mut *random, GetRandomFlags::empty()).map_err(|e| unavailable(&e))?;
-    if count != CODE_BYTES {
-        return Err(unavailable(&"the system has no random bytes"));
-    }
-    key::write_new(file, &random).map_err(|error| unavailable(&error))?;
+    let mut bytes = Zeroizing::new([0; CODE_BYTES]);
+    random::fill(&mut *bytes).map_err(|error| unavailable(&error))?;
+    key::write_new(file, &bytes).map_err(|error| unavailable(&error))?;
     println!(
         "{} is the first key. Copy it to where the log is checked, name it in [audit] key_file, \
          start the proxy, then remove it here.",

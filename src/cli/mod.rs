@@ -4,6 +4,7 @@ mod admin_client;
 mod audit;
 mod check;
 mod credentials;
+mod demo;
 mod hsm_retry_login;
 mod keys;
 mod keys_prove;
@@ -23,9 +24,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::exit::Failed;
+use crate::probe;
 use crate::process::lockdown;
-use crate::{demo, probe};
 
 const AFTER_HELP: &str = "\
 Without a command it serves. The settings file is the one that the environment variable
@@ -130,14 +130,8 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     /// Try it out on this machine: SoftHSM2, a key, a certificate, the proxy and the four calls
-    Demo {
-        /// End after the calls
-        #[arg(long)]
-        once: bool,
-        /// Make the demo's token with this PKCS#11 module
-        #[arg(long, hide = true)]
-        make_token: Option<PathBuf>,
-    },
+    #[cfg_attr(not(feature = "demo"), command(hide = true))]
+    Demo(demo::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -205,10 +199,7 @@ pub fn run() -> ExitCode {
             policy::test(&file, &request)
         }
         Command::Audit(command) => audit::run(command),
-        Command::Demo { make_token: Some(module), .. } => {
-            demo::make_token_here(&module).map_err(Failed::unavailable)
-        }
-        Command::Demo { once, make_token: None } => demo::run(once).map_err(Failed::unavailable),
+        Command::Demo(arguments) => demo::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,10 +1,11 @@
 //! The bodies of the four calls, as KMS makes them (XKS specification, API operations).
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
+
+use crate::random;
 
 /// On whose behalf KMS calls: what `requestMetadata` says. Each body has a new request id.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Caller {
                 "arn:aws:kms:{region}:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
             ),
             region: region.to_owned(),
-            seed: u64::from_be_bytes(random()?),
+            seed: u64::from_be_bytes(random_bytes()?),
             count: AtomicU64::new(0),
         })
     }
@@ -133,13 +134,13 @@ pub fn base64(bytes: &[u8]) -> String {
     base64_simd::STANDARD.encode_to_string(bytes)
 }
 
-/// Random bytes of the system's.
+/// Random bytes of the system.
 ///
 /// # Errors
-/// It has none.
-pub fn random<const N: usize>() -> io::Result<[u8; N]> {
+/// The system has no random bytes to give.
+pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    random::fill(&mut bytes)?;
     Ok(bytes)
 }
 

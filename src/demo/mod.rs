@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use zeroize::Zeroizing;
 
 pub use self::softhsm::make_token_here;
@@ -22,6 +23,7 @@ use self::softhsm::{KEY_ID, USER_PIN};
 use crate::client::bodies::Caller;
 use crate::client::{Client, Endpoint, Handshake, Signer, Trust};
 use crate::observe::redaction::Secret;
+use crate::random;
 
 /// The store that the demo serves.
 const PREFIX: &str = "/xks-demo";
@@ -69,7 +71,8 @@ pub fn run(once: bool) -> Result<(), String> {
         client.connect_time.as_secs_f64() * 1e3,
         client.handshake.as_ref().map(Handshake::summary).unwrap_or_default()
     );
-    let caller = Caller::new(REGION).map_err(|error| format!("/dev/urandom: {error}"))?;
+    let caller =
+        Caller::new(REGION).map_err(|error| format!("the system's random bytes: {error}"))?;
     calls::show(&mut client, &signer, &caller, KEY_ID)?;
     print_curl(&directory.0, &endpoint, &signer, &caller);
     if once {
@@ -148,12 +151,11 @@ impl Proxy {
 
     /// Ctrl-C reaches the proxy too, which then drains.
     fn wait(mut self) -> Result<(), String> {
-        let mut signals =
-            signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGCHLD])
-                .map_err(|error| error.to_string())?;
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGCHLD])
+            .map_err(|error| error.to_string())?;
         loop {
             for signal in signals.wait() {
-                if signal != libc::SIGCHLD {
+                if signal != SIGCHLD {
                     return self.stop();
                 }
                 if let Ok(Some(status)) = self.child.try_wait() {
@@ -200,11 +202,9 @@ fn free_port() -> Result<u16, String> {
 
 /// A new SigV4 credential (XKS specification, XKS proxy configuration).
 fn credential() -> Result<Signer, String> {
-    let random = |alphabet: &[u8], length: usize| -> Result<String, String> {
+    let text = |alphabet: &[u8], length: usize| -> Result<String, String> {
         let mut bytes = Zeroizing::new(vec![0; length]);
-        fs::File::open("/dev/urandom")
-            .and_then(|mut source| io::Read::read_exact(&mut source, &mut bytes))
-            .map_err(|error| format!("/dev/urandom: {error}"))?;
+        random::fill(&mut bytes).map_err(|error| format!("the system's random bytes: {error}"))?;
         // Both alphabets' lengths divide 256, so each character is as likely as the others.
         Ok(bytes
             .iter()
@@ -212,8 +212,8 @@ fn credential() -> Result<Signer, String> {
             .collect())
     };
     Ok(Signer {
-        access_key_id: random(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", 20)?,
-        secret_access_key: Secret::new(random(
+        access_key_id: text(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", 20)?,
+        secret_access_key: Secret::new(text(
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
             43,
         )?),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::answers::{self, KeyMetadata, Reply, expect_error, expect_success};
 use super::prober::Prober;
 use super::report::{Outcome, Report, Rule};
-use crate::client::bodies::{Sealed, random};
+use crate::client::bodies::{Sealed, random_bytes};
 use crate::limits::KMS_TIMEOUT_MILLI;
 
 const HEALTH: Rule = Rule::must(
@@ -107,7 +107,7 @@ pub(super) const AAD: &[u8] = b"xks-proxy probe: additional authenticated data";
 /// A plaintext of the probe's own.
 pub(super) fn plaintext() -> Vec<u8> {
     // What it is does not matter; that it is nobody's does.
-    let random: [u8; 16] = random().unwrap_or_default();
+    let random: [u8; 16] = random_bytes().unwrap_or_default();
     [b"xks-proxy probe ", random.as_slice()].concat()
 }
 

@@ -17,7 +17,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 /// The order of the folders and top files of `src/`, the ground first: each takes names from lower
 /// floors alone.
 const FLOORS: &[&[&str]] = &[
-    &["limits", "rate", "decimal", "exit"],
+    &["limits", "rate", "decimal", "exit", "random"],
     &["job", "observe", "policy"],
     &["proto", "hsm", "client"],
     &["server", "state"],

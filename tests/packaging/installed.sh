@@ -40,6 +40,12 @@ owned() {
 
 install_it
 owned /usr/bin/xks-proxy 'root:root 755'
+# It is built without the demo, which may install SoftHSM2, and says so.
+if grep --quiet --text apt-get /usr/bin/xks-proxy; then fail 'it can run a package manager'; fi
+status=0
+xks-proxy demo 2>"$work/demo" || status=$?
+[[ $status = 2 ]] || fail "demo ends with $status"
+grep --quiet 'built without the demo' "$work/demo" || fail 'demo does not say how to get it'
 owned /etc/xks-proxy 'root:xks-proxy 750'
 owned /etc/xks-proxy/tls 'root:xks-proxy 750'
 owned /etc/xks-proxy/settings.toml 'root:xks-proxy 640'

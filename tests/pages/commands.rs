@@ -97,7 +97,6 @@ fn run(proxy: &Proxy, page: &str, block: &str) {
     let block = block.replace("PORT", &proxy.api.port().to_string());
     let programs = Path::new(env!("CARGO_BIN_EXE_xks-proxy")).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
-    let module_environment = proxy.token().environment();
     let output = Command::new("bash")
         .args(["-euo", "pipefail", "-c", &block])
         .current_dir(proxy.directory())
@@ -105,7 +104,7 @@ fn run(proxy: &Proxy, page: &str, block: &str) {
         .env("XKS_PROXY_SETTINGS_TOML", proxy.directory().join("settings.toml"))
         .env("SSL_CERT_FILE", proxy.certificates().path("server_ca.pem"))
         .env_remove("PKCS11_HSM_MODULE")
-        .envs(module_environment)
+        .envs(proxy.token().environment())
         .output()
         .unwrap();
     let said = [output.stdout, output.stderr].concat();

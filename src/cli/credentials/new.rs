@@ -1,17 +1,18 @@
 //! `xks-proxy credentials new`
 
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
-use super::super::settings_file;
-use super::super::{secret_output, which_store};
+use super::super::{secret_output, settings_file, which_store};
 use super::list::day;
 use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::limits::MAX_CREDENTIALS_PER_STORE;
 use crate::observe::redaction::Secret;
 use crate::observe::timestamp::unix_secs;
+use crate::random;
 
 /// 20 to 30 are allowed; 26 of 32 letters are 130 random bits, so that no two are ever the same.
 const ACCESS_KEY_ID_CHARS: usize = 26;
@@ -117,11 +118,11 @@ fn toml(store: Option<&str>, id: &str, secret_member: &str, today: u64) -> Zeroi
     text
 }
 
-fn make() -> Result<New, getrandom::Error> {
+fn make() -> Result<New, io::Error> {
     let mut of_id = [0; ACCESS_KEY_ID_CHARS];
     let mut of_secret = Zeroizing::new([0; SECRET_BYTES]);
-    getrandom::fill(&mut of_id)?;
-    getrandom::fill(&mut *of_secret)?;
+    random::fill(&mut of_id)?;
+    random::fill(&mut *of_secret)?;
     Ok(New {
         access_key_id: access_key_id(&of_id),
         secret_access_key: Secret::new(

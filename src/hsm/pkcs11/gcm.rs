@@ -14,6 +14,7 @@ use crate::job::Iv;
 use crate::limits::{
     GCM_IV_BYTES, GCM_TAG_BYTES, IV_BATCH_BYTES, MAX_GCM_IV_BYTES, MAX_SEEN_BATCHES,
 };
+use crate::random;
 
 /// Bytes asked of C_GenerateRandom at once, tried in this order: some modules give 1,024 at the
 /// most.
@@ -90,7 +91,7 @@ impl IvStock {
 
     fn cut(&mut self) -> Result<[u8; GCM_IV_BYTES], NoIv> {
         let mut iv = [0; GCM_IV_BYTES];
-        getrandom::fill(&mut iv).map_err(|_| NoIv::NoSystemRandom)?;
+        random::fill(&mut iv).map_err(|_| NoIv::NoSystemRandom)?;
         let taken = &mut self.bytes[self.next..self.next + GCM_IV_BYTES];
         for (byte, from_hsm) in iv.iter_mut().zip(taken.iter()) {
             *byte ^= from_hsm;

@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use sha2::Sha256;
 
 use crate::limits::{MAX_LOGIN_WAIT, MAX_OTHER_LOGIN_REFUSALS};
+use crate::random;
 
 /// The process's memory.
 static TRIES: LazyLock<Mutex<Tries>> = LazyLock::new(Mutex::default);
@@ -30,7 +31,7 @@ impl PinId {
     pub fn of(module: &Path, token: &str, pin: &str) -> Option<Self> {
         static KEY: LazyLock<Option<[u8; 32]>> = LazyLock::new(|| {
             let mut key = [0; 32];
-            getrandom::fill(&mut key).ok().map(|()| key)
+            random::fill(&mut key).ok().map(|()| key)
         });
         let mut digest = Hmac::<Sha256>::new_from_slice(KEY.as_ref()?).ok()?;
         for part in [module.as_os_str().as_encoded_bytes(), token.as_bytes(), pin.as_bytes()] {
