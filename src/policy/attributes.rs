@@ -92,6 +92,9 @@ impl<'a> Attributes<'a> {
     }
 }
 
+/// The member that makes every call another one.
+pub(super) const REQUEST_ID: &str = "kmsRequestId";
+
 #[cfg(test)]
 mod tests {
     use super::*;

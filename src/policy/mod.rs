@@ -8,17 +8,21 @@
 
 pub mod attributes;
 pub mod cedar;
+mod decision;
 pub mod decisions;
 mod nesting;
 mod recursion;
 pub mod rego;
+mod remark;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 pub use self::attributes::{Action, Attributes};
 use self::cedar::Cedar;
+pub use self::decision::Decision;
 use self::rego::Rego;
+pub use self::remark::Remark;
 use crate::limits::POLICY_LOADER_STACK_BYTES;
 
 /// What a policy is written in.
@@ -58,40 +62,6 @@ pub enum Policy {
     Cedar(Box<Cedar>),
     /// A Rego module.
     Rego(Box<Rego>),
-}
-
-/// What came of a policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// Whether the call may be made.
-    pub is_allowed: bool,
-    /// Which policy or rule decided, with its place, for the log.
-    pub reason: Box<str>,
-    /// The same attributes will always give the same.
-    pub is_lasting: bool,
-}
-
-/// What is wrong, or odd, in a policy's file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remark {
-    /// The policy cannot be used; else it is a warning.
-    pub is_mistake: bool,
-    /// Line and column, from 1. `None` where it concerns the file as a whole.
-    pub position: Option<(usize, usize)>,
-    /// What is wrong.
-    pub problem: String,
-    /// What would be right; may be empty.
-    pub remedy: String,
-}
-
-impl Remark {
-    fn mistake(
-        position: Option<(usize, usize)>,
-        problem: String,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self { is_mistake: true, position, problem, remedy: remedy.into() }
-    }
 }
 
 impl Policy {
@@ -167,16 +137,4 @@ impl Policy {
             Self::Rego(rego) => rego.names_request_id(),
         }
     }
-}
-
-/// The member that makes every call another one.
-const REQUEST_ID: &str = "kmsRequestId";
-
-/// Line and column, from 1, of a byte of the text.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
-    let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
-    let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-    let is_first_of_char = |byte: &&u8| (**byte & 0xc0) != 0x80;
-    (line, 1 + before[start..].iter().filter(is_first_of_char).count())
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
 
-use super::Remark;
+use super::remark::Remark;
 use crate::limits::MAX_POLICY_NESTING;
 
 /// All definitions of one name.

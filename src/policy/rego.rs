@@ -12,7 +12,10 @@ use regorus::utils::limits::{ExecutionTimerConfig, LimitError, TimeSource, set_t
 use regorus::{Engine, Value};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Action, Attributes, Decision, REQUEST_ID, Remark, recursion};
+use super::attributes::{Action, Attributes, REQUEST_ID};
+use super::decision::Decision;
+use super::recursion;
+use super::remark::Remark;
 use crate::limits::{
     MAX_POLICY_EVALUATION_TIME, MAX_REPORTED_POLICIES, POLICY_TIME_CHECK_INTERVAL,
 };

@@ -1,5 +1,7 @@
 //! Programs and libraries that the tests need beside the proxy.
 
+#![allow(dead_code, reason = "each test program uses a part")]
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -29,6 +29,7 @@ mod load;
 mod logins;
 mod logs;
 mod lost_keys;
+mod memory_dump;
 mod metrics;
 mod modules;
 mod mtls;

@@ -71,7 +71,7 @@ fn a_module_that_is_not_thread_safe() {
 
 /// The profile that `probe-hsm` prints for each module serves once it is pasted into the settings.
 /// The command is run without `[hsm_capabilities]`, which it is there to find. (Of opencryptoki, which
-/// has no AES-GCM, `opencryptoki_cannot_serve` of tests/hsm_modules.rs tests what is printed.)
+/// has no AES-GCM, `opencryptoki_cannot_serve` of tests/hsm/real/modules.rs tests what is printed.)
 #[test]
 fn a_probed_profile_serves() {
     for (module, name) in

@@ -6,8 +6,10 @@
 mod common;
 
 mod alerts;
+mod architecture;
 mod command_table;
 mod commands;
 mod links;
 mod pages;
+mod settings;
 mod threats;

@@ -14,6 +14,7 @@ mod handshakes;
 mod mistakes;
 mod policy;
 mod reference;
+mod schema;
 mod secrets;
 mod tls_files;
 mod warnings;

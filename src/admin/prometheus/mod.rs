@@ -1,0 +1,342 @@
+//! `/metrics`: all that is counted, under Prometheus's names.
+
+mod tokens;
+
+use std::time::SystemTime;
+
+use self::tokens::tokens;
+use super::sources::Sources;
+use super::sums::{durations_of, most_used_keys};
+use crate::observe::metrics::exposition::Exposition;
+use crate::observe::metrics::exposition::Kind::{Counter, Gauge, Histogram};
+use crate::observe::metrics::labels::{CallLabel, OutcomeLabel};
+use crate::observe::metrics::process::Process;
+use crate::observe::metrics::{Metrics, OutcomeCounts};
+use crate::observe::timestamp::unix_secs;
+
+/// The whole text.
+pub(super) fn expose(sources: &Sources) -> String {
+    let mut text = Exposition::default();
+    about(&mut text, sources);
+    settings(&mut text, &sources.metrics);
+    audit(&mut text, sources);
+    requests(&mut text, &sources.metrics);
+    durations(&mut text, &sources.metrics);
+    connections(&mut text, sources);
+    tokens(&mut text, sources);
+    credentials(&mut text, &sources.metrics);
+    keys(&mut text, &sources.metrics);
+    process(&mut text, sources);
+    text.into_text()
+}
+
+/// How a store is called in labels. The empty prefix would be a label that is not there.
+fn store_label(uri_path_prefix: &str) -> &str {
+    if uri_path_prefix.is_empty() { "/" } else { uri_path_prefix }
+}
+
+fn about(text: &mut Exposition, sources: &Sources) {
+    text.family("xks_proxy_build_info", Gauge, "Always 1; the label says which version runs.")
+        .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    text.family(
+        "xks_proxy_ready",
+        Gauge,
+        "Whether /readyz is 200: a token works and nothing drains.",
+    )
+    .sample(&[], u8::from(sources.is_ready()));
+    text.family("xks_proxy_draining", Gauge, "Whether the process is about to stop.")
+        .sample(&[], u8::from(sources.lifecycle.is_draining()));
+    text.family(
+        "xks_proxy_panics_total",
+        Counter,
+        "Panics; each is a defect, and ended one connection at the most.",
+    )
+    .sample(&[], sources.metrics.panics.get());
+    text.family(
+        "xks_proxy_log_dropped_lines_total",
+        Counter,
+        "Log lines that were not written because an output was too slow or failed.",
+    )
+    .sample(&[], sources.lost_lines.dropped_lines());
+}
+
+fn settings(text: &mut Exposition, metrics: &Metrics) {
+    let state = metrics.reloads.state();
+    text.family(
+        "xks_proxy_settings_reloads_total",
+        Counter,
+        "Times that the settings were read again, by what came of it: taken_up or refused.",
+    )
+    .sample(&[("outcome", "taken_up")], state.applied)
+    .sample(&[("outcome", "refused")], state.attempts - state.applied);
+    text.family(
+        "xks_proxy_settings_last_reload_successful",
+        Gauge,
+        "0 if the settings were refused when they were last read, so that older ones are in use.",
+    )
+    .sample(&[], u8::from(state.refused.is_empty()));
+    text.family(
+        "xks_proxy_settings_loaded_timestamp_seconds",
+        Gauge,
+        "When the settings in use were taken up, in seconds since 1970.",
+    )
+    .sample(&[], state.loaded_unix_secs);
+    text.family(
+        "xks_proxy_settings_restart_needed",
+        Gauge,
+        "Sections and members whose values in the file have no effect until a restart.",
+    )
+    .sample(&[], state.needs_restart.len());
+}
+
+/// Nothing without an audit log.
+fn audit(text: &mut Exposition, sources: &Sources) {
+    let Some(audit) = sources.audit.stats() else { return };
+    text.family("xks_proxy_audit_lines_total", Counter, "Lines of the audit log written.")
+        .sample(&[], audit.written_lines);
+    text.family("xks_proxy_audit_dropped_lines_total", Counter, "Lines of the audit log lost.")
+        .sample(&[], audit.dropped_lines);
+    text.family(
+        "xks_proxy_audit_refused_calls_total",
+        Counter,
+        "Calls refused because their lines in the audit log could not have been kept.",
+    )
+    .sample(&[], audit.refused_calls);
+    text.family(
+        "xks_proxy_audit_left_out_lines_total",
+        Counter,
+        "Lines of unauthenticated calls beyond what one second may have.",
+    )
+    .sample(&[], audit.left_out_lines);
+    text.family(
+        "xks_proxy_audit_write_errors_total",
+        Counter,
+        "Attempts to write, synchronise or rotate the audit log that failed.",
+    )
+    .sample(&[], audit.write_errors);
+    text.family(
+        "xks_proxy_audit_checkpoint_errors_total",
+        Counter,
+        "Checkpoints of the audit log that the HSM did not seal.",
+    )
+    .sample(&[], audit.checkpoint_errors);
+    text.family(
+        "xks_proxy_audit_last_checkpoint_timestamp_seconds",
+        Gauge,
+        "When the HSM last sealed a checkpoint of the audit log, in seconds since 1970; 0 before.",
+    )
+    .sample(&[], audit.last_checkpoint_unix_secs);
+    text.family(
+        "xks_proxy_audit_failing",
+        Gauge,
+        "1 while the audit log cannot be written; with when_full = \"refuse\", calls are refused.",
+    )
+    .sample(&[], u8::from(audit.is_failing));
+    text.family(
+        "xks_proxy_audit_last_write_timestamp_seconds",
+        Gauge,
+        "When a line of the audit log was last written, in seconds since 1970.",
+    )
+    .sample(&[], audit.last_write_unix_secs);
+    text.family(
+        "xks_proxy_audit_queued_bytes",
+        Gauge,
+        "Lines of the audit log that wait to be written, and room reserved for calls in flight.",
+    )
+    .sample(&[], audit.queued_bytes);
+}
+
+fn requests(text: &mut Exposition, metrics: &Metrics) {
+    text.family(
+        "xks_proxy_requests_total",
+        Counter,
+        "Requests answered, by key store, call and errorName (XKS specification).",
+    );
+    let mut write = |store: &str, counts: &OutcomeCounts, is_store: bool| {
+        for (call, outcome, count) in counts.iter() {
+            // A rate needs a series that begins before the first request.
+            let is_expected = is_store && outcome == OutcomeLabel::Ok && call != CallLabel::None;
+            if count > 0 || is_expected {
+                let (call, outcome) = (call.text(), outcome.text());
+                text.sample(&[("store", store), ("call", call), ("outcome", outcome)], count);
+            }
+        }
+    };
+    for store in metrics.stores() {
+        write(store_label(&store.uri_path_prefix), &store.counts(), true);
+    }
+    write("none", &metrics.storeless(), false);
+    text.family(
+        "xks_proxy_policy_decisions_total",
+        Counter,
+        "Calls that secondary_auth's policy decided on, by evaluation, or by memory of one with \
+         the same attributes. Denials are in xks_proxy_requests_total: AccessDeniedException.",
+    )
+    .sample(&[("by", "evaluation")], metrics.sum(|of_loop| of_loop.policy_evaluations.get()))
+    .sample(&[("by", "memory")], metrics.sum(|of_loop| of_loop.policy_decisions_remembered.get()));
+    text.family(
+        "xks_proxy_requests_in_flight",
+        Gauge,
+        "Requests that wait for the HSM's answer at present.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.in_flight.get()));
+}
+
+fn durations(text: &mut Exposition, metrics: &Metrics) {
+    text.family(
+        "xks_proxy_request_duration_seconds",
+        Histogram,
+        "From a request's first byte to its answer.",
+    );
+    for call in CallLabel::CALLS {
+        let durations = durations_of(metrics, call, |durations| &durations.total);
+        text.histogram(&[("call", call.text())], &durations);
+    }
+    text.family(
+        "xks_proxy_request_queue_duration_seconds",
+        Histogram,
+        "From the queueing of a request to its beginning on an HSM session.",
+    );
+    for call in CallLabel::HSM_CALLS {
+        let durations = durations_of(metrics, call, |durations| &durations.queue);
+        text.histogram(&[("call", call.text())], &durations);
+    }
+    text.family(
+        "xks_proxy_request_hsm_duration_seconds",
+        Histogram,
+        "Time of a request in the HSM, all attempts together.",
+    );
+    for call in CallLabel::HSM_CALLS {
+        let durations = durations_of(metrics, call, |durations| &durations.hsm);
+        text.histogram(&[("call", call.text())], &durations);
+    }
+}
+
+fn connections(text: &mut Exposition, sources: &Sources) {
+    let metrics = &sources.metrics;
+    let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
+    let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
+    text.family("xks_proxy_connections", Gauge, "Open connections, /ping's included.")
+        .sample(&[], accepted.saturating_sub(closed));
+    text.family("xks_proxy_connections_max", Gauge, "[limits] max_connections.")
+        .sample(&[], sources.service_info.load().max_connections);
+    text.family("xks_proxy_connections_accepted_total", Counter, "Connections accepted.")
+        .sample(&[], accepted);
+    text.family(
+        "xks_proxy_connections_refused_total",
+        Counter,
+        "Connections ended at once, since their address had max_connections_per_address.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.connections_refused.get()));
+    text.family(
+        "xks_proxy_connections_evicted_total",
+        Counter,
+        "Connections ended to make room, at max_connections or max_buffered_bytes.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.connections_evicted.get()));
+    text.family(
+        "xks_proxy_accept_pauses_total",
+        Counter,
+        "Times that accepting paused at the limit of connections or file descriptors; meanwhile \
+         connections wait in the kernel, which refuses them when its queue is full.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.accept_pauses.get()));
+    text.family(
+        "xks_proxy_congestion_refusals_total",
+        Counter,
+        "Requests answered 429 unseen, since an event loop cannot keep up with what comes.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.congestion_refusals.get()));
+    text.family("xks_proxy_tls_handshakes_total", Counter, "TLS handshakes completed.")
+        .sample(&[], metrics.sum(|of_loop| of_loop.tls_handshakes.get()));
+    text.family(
+        "xks_proxy_tls_handshake_failures_total",
+        Counter,
+        "Connections to the TLS port that ended before their handshake did.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.tls_handshake_failures.get()));
+    text.family(
+        "xks_proxy_tls_certificate_expiry_timestamp_seconds",
+        Gauge,
+        "When the certificate that the listener shows expires, in seconds since 1970.",
+    );
+    for certificate in metrics.certificates() {
+        let labels = [("listener", certificate.listener.text()), ("subject", &certificate.subject)];
+        text.sample(&labels, certificate.not_after_unix_secs);
+    }
+}
+
+fn credentials(text: &mut Exposition, metrics: &Metrics) {
+    let credentials = metrics.credentials();
+    text.family(
+        "xks_proxy_credential_loaded_timestamp_seconds",
+        Gauge,
+        "When this process first loaded the SigV4 credential, in seconds since 1970.",
+    );
+    for credential in &credentials {
+        let store = store_label(&credential.uri_path_prefix);
+        let labels = [("store", store), ("access_key_id", &*credential.access_key_id)];
+        text.sample(&labels, credential.loaded_unix_secs);
+    }
+    text.family(
+        "xks_proxy_credential_created_timestamp_seconds",
+        Gauge,
+        "When the SigV4 credential was made, in seconds since 1970, where the settings say it.",
+    );
+    for credential in &credentials {
+        if let Some(created) = credential.created_unix_secs() {
+            let store = store_label(&credential.uri_path_prefix);
+            let labels = [("store", store), ("access_key_id", &*credential.access_key_id)];
+            text.sample(&labels, created);
+        }
+    }
+    text.family(
+        "xks_proxy_credential_last_used_timestamp_seconds",
+        Gauge,
+        "When a right signature was last made with the credential, in seconds since 1970; 0 if \
+         not since it was loaded.",
+    );
+    for credential in &credentials {
+        let store = store_label(&credential.uri_path_prefix);
+        let labels = [("store", store), ("access_key_id", &*credential.access_key_id)];
+        text.sample(&labels, credential.last_used_unix_secs());
+    }
+}
+
+fn keys(text: &mut Exposition, metrics: &Metrics) {
+    text.family(
+        "xks_proxy_key_encrypts_total",
+        Counter,
+        "Encryptions with the key by this process; AES-GCM with random IVs allows a key 2^32 in \
+         all (NIST SP 800-38D, 8.3). Keys beyond the 1,000 most used are one, \"other\".",
+    );
+    let (used, rest) = most_used_keys(metrics);
+    for (key_id, count) in &used {
+        text.sample(&[("key", key_id)], count);
+    }
+    if rest > 0 {
+        text.sample(&[("key", "other")], rest);
+    }
+}
+
+fn process(text: &mut Exposition, sources: &Sources) {
+    let process = Process::now();
+    let started: SystemTime = sources.metrics.started.1;
+    text.family("process_cpu_seconds_total", Counter, "Processor time, user and system.")
+        .sample(&[], process.cpu_seconds);
+    text.family("process_resident_memory_bytes", Gauge, "Resident memory.")
+        .sample(&[], process.resident_bytes);
+    text.family("process_virtual_memory_bytes", Gauge, "Mapped memory.")
+        .sample(&[], process.virtual_bytes);
+    text.family("process_open_fds", Gauge, "Open file descriptors.")
+        .sample(&[], process.open_descriptors);
+    text.family("process_max_fds", Gauge, "How many file descriptors may be open.")
+        .sample(&[], process.max_descriptors);
+    text.family("process_threads", Gauge, "Threads.").sample(&[], process.threads);
+    text.family(
+        "process_start_time_seconds",
+        Gauge,
+        "When the process began, in seconds since 1970.",
+    )
+    .sample(&[], unix_secs(started));
+}

@@ -1,0 +1,33 @@
+//! What loading a policy finds in its text.
+
+/// What is wrong, or odd, in a policy's file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The policy cannot be used; else it is a warning.
+    pub is_mistake: bool,
+    /// Line and column, from 1. `None` where it concerns the file as a whole.
+    pub position: Option<(usize, usize)>,
+    /// What is wrong.
+    pub problem: String,
+    /// What would be right; may be empty.
+    pub remedy: String,
+}
+
+impl Remark {
+    pub(super) fn mistake(
+        position: Option<(usize, usize)>,
+        problem: String,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { is_mistake: true, position, problem, remedy: remedy.into() }
+    }
+}
+
+/// Line and column, from 1, of a byte of the text.
+pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
+    let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+    let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    let is_first_of_char = |byte: &&u8| (**byte & 0xc0) != 0x80;
+    (line, 1 + before[start..].iter().filter(is_first_of_char).count())
+}

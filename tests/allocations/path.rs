@@ -1,0 +1,328 @@
+//! From the socket to the HSM and back to the socket, nothing of ours allocates once it is warm.
+
+#![expect(unsafe_code, reason = "an allocator that counts")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+#[path = "../hsm/support/tokens.rs"]
+mod tokens;
+#[path = "../common/tools.rs"]
+mod tools;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokens::*;
+use xks_proxy::client::Signer;
+use xks_proxy::hsm::Hsm;
+use xks_proxy::observe::audit::{Audit, key};
+use xks_proxy::observe::log;
+use xks_proxy::observe::metrics::Metrics;
+use xks_proxy::observe::redaction::Secret;
+use xks_proxy::server::Server;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Set on the client's thread, whose memory is not the proxy's.
+    static IS_CLIENT: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count() {
+    if !IS_CLIENT.get() {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: all is the system allocator's work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const REQUESTS: usize = 500;
+/// What rustls 0.23 allocates for a request and its answer, a record each: the plaintext that it
+/// gives out of a received record, and the ciphertext of a sent one.
+const TLS_ALLOCATIONS_PER_REQUEST: usize = 2;
+
+fn signer() -> Signer {
+    Signer {
+        access_key_id: "BETWEEN2TENAND3TENCHARACTERS".to_owned(),
+        secret_access_key: Secret::new("s".repeat(43)),
+        region: "us-east-1".to_owned(),
+        service: "kms-xks-proxy".to_owned(),
+    }
+}
+
+fn settings(directory: &Path, is_tls_enabled: bool, policy: &str) -> xks_proxy::settings::Settings {
+    let path = directory.join("settings.toml");
+    let module = tools::softhsm2_module();
+    let text = format!(
+        r#"
+        [server]
+        ip = "127.0.0.1"
+        port = 0
+        port_http_ping = 0
+        region = "us-east-1"
+        service = "kms-xks-proxy"
+        [server.tcp_keepalive]
+        [tracing]
+        is_stdout_writer_enabled = false
+        is_file_writer_enabled = true
+        level = "INFO"
+        directory = "{directory}/logs"
+        file_prefix = "xks"
+        rotation_kind = "NEVER"
+        [security]
+        is_sigv4_auth_enabled = true
+        is_tls_enabled = {is_tls_enabled}
+        is_mtls_enabled = false
+        {policy}
+        [tls]
+        tls_cert_pem = "{directory}/cert.pem"
+        tls_key_pem = "{directory}/key.pem"
+        [[external_key_stores]]
+        uri_path_prefix = ""
+        sigv4_access_key_id = "BETWEEN2TENAND3TENCHARACTERS"
+        sigv4_secret_access_key = "{secret}"
+        xks_key_id_set = ["key"]
+        [pkcs11]
+        session_pool_max_size = 4
+        session_pool_timeout_milli = 0
+        session_eager_close = false
+        user_pin = "{PIN}"
+        PKCS11_HSM_MODULE = "{module}"
+        context_read_timeout_milli = 10
+        [limits]
+        max_plaintext_in_base64 = 8192
+        max_aad_in_base64 = 16384
+        request_deadline_milli = 10000
+        [hsm_capabilities]
+        can_generate_iv = false
+        is_zero_iv_required = false
+        [audit]
+        directory = "{directory}/audit"
+        key_file = "{directory}/audit.key"
+        "#,
+        directory = directory.display(),
+        module = module.display(),
+        secret = "s".repeat(43),
+    );
+    std::fs::write(&path, text).unwrap();
+    match xks_proxy::settings::load(&path, false, &|_| None) {
+        Ok((settings, _)) => settings,
+        Err(findings) => panic!("{findings:?}"),
+    }
+}
+
+fn request(call: &str, body: &str) -> Vec<u8> {
+    let path = format!("/kms/xks/v1/keys/key/{call}");
+    let signed = signer().sign("POST", "localhost", &path, body.as_bytes(), SystemTime::now());
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nX-Amz-Date: {}\r\nAuthorization: {}\r\n\r\n{body}",
+        body.len(),
+        signed.date,
+        signed.authorization
+    )
+    .into_bytes()
+}
+
+/// One request and its answer's body.
+fn exchange(stream: &mut (impl Read + Write), request: &[u8]) -> String {
+    stream.write_all(request).unwrap();
+    let mut received = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let count = stream.read(&mut piece).unwrap();
+        assert!(count > 0, "the proxy has closed: {}", String::from_utf8_lossy(&received));
+        received.extend_from_slice(&piece[..count]);
+        let text = String::from_utf8_lossy(&received);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            assert!(head.starts_with("HTTP/1.1 200"), "{text}");
+            let (_, length) = head.split_once("Content-Length: ").unwrap();
+            if body.len() == length.split("\r\n").next().unwrap().parse::<usize>().unwrap() {
+                return body.to_owned();
+            }
+        }
+    }
+}
+
+/// The fewest allocations of several runs of [`REQUESTS`]: probes and the log's writer, which have
+/// their own rhythm, fall into some runs and not into all.
+fn allocations(stream: &mut (impl Read + Write), request: &[u8]) -> usize {
+    let run = |stream: &mut _| {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        for _ in 0..REQUESTS {
+            exchange(stream, request);
+        }
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    };
+    run(stream);
+    (0..5).map(|_| run(stream)).min().unwrap()
+}
+
+/// Before and after the settings change under the open connection.
+fn measure(stream: &mut (impl Read + Write), per_request: usize, change: impl FnOnce()) {
+    measure_calls(stream, per_request);
+    change();
+    measure_calls(stream, per_request);
+}
+
+fn measure_calls(stream: &mut (impl Read + Write), per_request: usize) {
+    let metadata = r#""requestMetadata":{"awsPrincipalArn":"arn:aws:iam::123456789012:user/Alice","kmsKeyArn":"arn:aws:kms:us-east-1:123456789012:key/1","kmsOperation":"Encrypt","kmsRequestId":"4112f4d6-db54-4af4-ae30-c55a22a8dfae"}"#;
+    let algorithm = r#""encryptionAlgorithm":"AES_GCM","additionalAuthenticatedData":"AAAA""#;
+    let encrypt = format!(r#"{{{metadata},{algorithm},"plaintext":"cGxhaW50ZXh0"}}"#);
+    let cdiv = format!(
+        r#"{{{metadata},{algorithm},"plaintext":"cGxhaW50ZXh0","ciphertextDataIntegrityValueAlgorithm":"SHA_256"}}"#
+    );
+    let sealed = exchange(stream, &request("encrypt", &encrypt));
+    let member = |name: &str| {
+        let (_, rest) = sealed.split_once(&format!("\"{name}\":\"")).unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let decrypt = format!(
+        r#"{{{metadata},{algorithm},"ciphertext":"{}","initializationVector":"{}","authenticationTag":"{}"}}"#,
+        member("ciphertext"),
+        member("initializationVector"),
+        member("authenticationTag")
+    );
+    for (call, body) in [
+        ("decrypt", &decrypt),
+        ("encrypt", &encrypt),
+        ("encrypt", &cdiv),
+        ("metadata", &format!("{{{metadata}}}")),
+    ] {
+        let count = allocations(stream, &request(call, body));
+        println!("{call}: {count} allocations in {REQUESTS} requests");
+        assert_eq!(count, per_request * REQUESTS, "{call}");
+    }
+}
+
+fn serve(directory: &Path, is_tls_enabled: bool, policy: &str, is_audited: bool) {
+    let pkcs11 = initialize(&tools::softhsm2_module());
+    let slot = make_token(&pkcs11, "token");
+    add_key(&login(&pkcs11, slot), "key", &[1; 32], ENCRYPT | DECRYPT, true);
+    pkcs11.finalize().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(directory.join("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+
+    key::write_new(&directory.join("audit.key"), &[1; 32]).unwrap();
+    let settings = settings(directory, is_tls_enabled, policy);
+    let log = log::start(&settings.tracing).unwrap();
+    let audit = match is_audited {
+        true => Audit::open(settings.audit.as_ref().unwrap()).unwrap(),
+        false => Audit::off(),
+    };
+    let server = Server::bind(&settings.server_config()).unwrap();
+    let service = Arc::new(settings.service());
+    let hsm = Hsm::start(settings.hsm_config(&service), server.completions()).unwrap();
+    let (address, lifecycle) = (server.api_address(), server.lifecycle());
+    let changes = server.changes();
+    let metrics = Metrics::new(server.event_loops(), Arc::default());
+    let ended = |reason: &str| panic!("a loop ended: {reason}");
+    let loops = server
+        .start(&service, &hsm, || log.access_log().with_audit(audit.handle()), &metrics, ended)
+        .unwrap();
+
+    let change = || {
+        let service = Arc::new(settings.service_after(Some(&service), None));
+        changes.put(service, Arc::clone(&hsm), &settings.server_config());
+        assert!(changes.wait(std::time::Duration::from_secs(20)));
+    };
+
+    IS_CLIENT.set(true);
+    let mut tcp = TcpStream::connect(address).unwrap();
+    tcp.set_nodelay(true).unwrap();
+    if is_tls_enabled {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").unwrap();
+        let client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        measure(&mut rustls::StreamOwned::new(client, tcp), TLS_ALLOCATIONS_PER_REQUEST, change);
+    } else {
+        measure(&mut tcp, 0, change);
+    }
+    lifecycle.stop();
+    for event_loop in loops {
+        event_loop.join().unwrap();
+    }
+    hsm.stop(std::time::Duration::from_secs(5));
+    assert!(audit.stop());
+    if is_audited {
+        let stats = audit.stats().unwrap();
+        assert!(stats.written_lines > (4 * 6 * REQUESTS) as u64, "{stats:?}");
+        assert_eq!((stats.dropped_lines, stats.refused_calls), (0, 0));
+    }
+}
+
+#[test]
+fn plain_requests_allocate_nothing() {
+    in_child!("plain_requests_allocate_nothing", softhsm_environment, |directory| {
+        serve(directory, false, "", false);
+    });
+}
+
+/// Lines of the audit log are formatted, chained and written in memory that is there.
+#[test]
+fn audited_requests_allocate_nothing() {
+    in_child!("audited_requests_allocate_nothing", softhsm_environment, |directory| {
+        serve(directory, false, "", true);
+    });
+}
+
+#[test]
+fn tls_requests_allocate_what_rustls_does() {
+    in_child!("tls_requests_allocate_what_rustls_does", softhsm_environment, |directory| {
+        serve(directory, true, "", false);
+    });
+}
+
+/// What a policy has decided is remembered: it is not evaluated again for the same caller and key.
+#[test]
+fn requests_under_a_policy_allocate_nothing() {
+    in_child!("requests_under_a_policy_allocate_nothing", softhsm_environment, |directory| {
+        let file = directory.join("policy.cedar");
+        let text = "permit (principal, action, resource) \
+                    when { context has kmsKey && context.kmsKey.account == \"123456789012\" };";
+        std::fs::write(&file, text).unwrap();
+        let policy = format!(
+            "secondary_auth = \"Cedar\"\n[security.cedar]\npolicy_file = \"{}\"",
+            file.display()
+        );
+        serve(directory, false, &policy, false);
+    });
+}

@@ -1,0 +1,11 @@
+//! The HSM side with tokens that do what a test wants.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+#[path = "../support/caller.rs"]
+mod caller;
+mod token;
+
+mod engine;
+mod fleet;
+mod panics;

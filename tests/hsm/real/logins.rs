@@ -1,0 +1,151 @@
+//! How often a PIN is tried: C_Login counted by the interposer, through reloads and lost tokens.
+
+use std::time::Duration;
+
+use crate::caller::*;
+use crate::interposed::*;
+use crate::tokens::*;
+use xks_proxy::hsm::pkcs11::pin_tries;
+use xks_proxy::job::Failure;
+
+const REFUSE: &str = "[[fault]]\nfunctions = [\"C_Login\"]\nreturn = ";
+const FINAL_TRY: &str = "[odd]\ntoken_flags_set = 0x20000\n";
+const LOCKED: &str = "[odd]\ntoken_flags_set = 0x40000\n";
+
+fn trouble(caller: &Caller) -> String {
+    caller.hsm.stats().remove(0).trouble.unwrap_or_default()
+}
+
+fn stop(caller: &Caller) {
+    assert!(caller.hsm.stop(Duration::from_secs(10)));
+}
+
+/// The times that a PIN is given to the token "one" by ten fleets one after the other, as reloads
+/// start them, each asked and looked at, and by three that find the token away at first.
+fn logins(interposed: &mut Interposed, pin: &str, settings: &str) -> u64 {
+    interposed.set(settings);
+    let before = interposed.count("C_Login");
+    let mut slot = 0;
+    for _ in 0..10 {
+        let mut caller = Interposed::start(&["one"], pin);
+        assert_eq!(caller.encrypt(0, b"x"), Err(Failure::NoToken));
+        let inventory = caller.hsm.inventory().remove(0);
+        assert!(inventory.trouble.is_some());
+        slot = inventory.slot.unwrap().id;
+        stop(&caller);
+    }
+    for _ in 0..3 {
+        interposed.set(&format!("[[fault]]\nremove_token = true\nslot = {slot}\n{settings}"));
+        let caller = Interposed::start(&["one"], pin);
+        let is_away = || {
+            let trouble = trouble(&caller);
+            ["PRESENT", "REMOVED", "no initialised token"].iter().any(|it| trouble.contains(it))
+        };
+        eventually("the token is known to be away", is_away);
+        interposed.set(settings);
+        eventually("it is there, and not logged in to", || !is_away());
+        stop(&caller);
+    }
+    interposed.count("C_Login") - before
+}
+
+/// A code that speaks of the PIN, another user's login and a login at the device: one try in the
+/// process's life. Any other refusal, whoever's code it is: two.
+#[test]
+fn a_pin_is_spent_once() {
+    in_child!("a_pin_is_spent_once", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        assert_eq!(logins(&mut interposed, "4321", ""), 1, "a wrong PIN");
+        let by_code = [
+            ("CKR_PIN_INVALID", 1),
+            ("CKR_PIN_LEN_RANGE", 1),
+            ("CKR_PIN_EXPIRED", 1),
+            ("CKR_PIN_LOCKED", 1),
+            ("CKR_USER_ANOTHER_ALREADY_LOGGED_IN", 1),
+            ("CKR_FUNCTION_FAILED", 2),
+            ("CKR_ATTRIBUTE_TYPE_INVALID", 2),
+        ];
+        for (code, expected) in by_code {
+            // Each code has a PIN of its own, which is another matter.
+            let settings = format!("{REFUSE}\"{code}\"\n");
+            assert_eq!(logins(&mut interposed, code, &settings), expected, "{code}");
+        }
+        assert_eq!(logins(&mut interposed, "vendor", &format!("{REFUSE}0x80000001\n")), 2);
+        let by_device = "[odd]\ntoken_flags_set = 0x100\n";
+        assert_eq!(logins(&mut interposed, "", by_device), 1, "a protected authentication path");
+        // The right one is another PIN than all of these.
+        interposed.set("");
+        assert_eq!(round_trip(&mut Interposed::start(&["one"], PIN), 1), Ok(()));
+    });
+}
+
+/// Where no PIN was looked at, there is nothing to save: it is tried until it works.
+#[test]
+fn failures_before_the_check_do_not_count() {
+    in_child!("failures_before_the_check_do_not_count", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        for code in ["CKR_TOKEN_NOT_PRESENT", "CKR_DEVICE_REMOVED", "CKR_SESSION_HANDLE_INVALID"] {
+            interposed.set(&format!("{REFUSE}\"{code}\"\n"));
+            let before = interposed.count("C_Login");
+            let mut caller = Interposed::start(&["one"], PIN);
+            eventually("it was tried often", || interposed.count("C_Login") - before > 4);
+            interposed.set("");
+            eventually("it is logged in", || round_trip(&mut caller, 1).is_ok());
+            stop(&caller);
+        }
+    });
+}
+
+/// With one try left before the lock none is made but by an operator's word, which is good for one.
+#[test]
+fn the_final_try_is_an_operators() {
+    in_child!("the_final_try_is_an_operators", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        assert_eq!(logins(&mut interposed, PIN, FINAL_TRY), 0);
+        interposed.set(FINAL_TRY);
+        let before = interposed.count("C_Login");
+        let mut caller = Interposed::start(&["one"], PIN);
+        assert!(trouble(&caller).contains("retry-login"), "{}", trouble(&caller));
+        assert_eq!(pin_tries::grant_one_more(), 1);
+        eventually("it is logged in", || round_trip(&mut caller, 1).is_ok());
+        assert_eq!(interposed.count("C_Login") - before, 1);
+        assert_eq!(pin_tries::grant_one_more(), 0, "it is used up");
+    });
+}
+
+/// A token that was locked and is not any more is tried once more, without anybody's word.
+#[test]
+fn an_unlocked_token_is_tried_once_more() {
+    in_child!("an_unlocked_token_is_tried_once_more", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let locked = format!("{REFUSE}\"CKR_PIN_LOCKED\"\n{LOCKED}");
+        assert_eq!(logins(&mut interposed, PIN, &locked), 1);
+        let mut caller = Interposed::start(&["one"], PIN);
+        assert!(trouble(&caller).contains("locked"), "{}", trouble(&caller));
+        let before = interposed.count("C_Login");
+        interposed.set("");
+        eventually("it is logged in", || round_trip(&mut caller, 1).is_ok());
+        assert_eq!(interposed.count("C_Login") - before, 1);
+    });
+}
+
+/// Another token in the slot since the settings' one was found there: it does not get the PIN.
+#[test]
+fn a_stranger_gets_no_pin() {
+    in_child!("a_stranger_gets_no_pin", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        // The first C_GetTokenInfo of each slot is the listing's. All sessions are refused until
+        // the slot's token is another.
+        interposed.set("[[fault]]\nfunctions = [\"C_OpenSession\"]\nhang = \"20s\"");
+        let before = interposed.count("C_Login");
+        let mut caller = Interposed::start(&["one"], PIN);
+        eventually("a session is about to be opened", || interposed.count("C_OpenSession") > 0);
+        interposed.set("[odd]\nserial = \"a stranger's\"");
+        eventually("it is seen", || {
+            trouble(&caller).contains("stranger") || trouble(&caller).contains("no initialised")
+        });
+        assert_eq!(interposed.count("C_Login") - before, 0);
+        interposed.set("");
+        eventually("it is the one that was meant again", || round_trip(&mut caller, 1).is_ok());
+    });
+}

@@ -1,0 +1,202 @@
+//! What PKCS#11 allows, or real modules show, put in front of SoftHSM2 by the interposer: a token
+//! serves all the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::caller::*;
+use crate::interposed::*;
+use crate::tokens::*;
+use xks_proxy::hsm::config::{GcmForm, Rules, TokenConfig, TokenSelector};
+use xks_proxy::hsm::pkcs11::discovery::{self, Bounds};
+use xks_proxy::hsm::pkcs11::ffi::RawModule;
+use xks_proxy::hsm::pkcs11::native::Arguments;
+use xks_proxy::hsm::pkcs11::native_session::NativeSession;
+
+/// The token "one", called in that form.
+fn config_of(form: GcmForm) -> TokenConfig {
+    let select = TokenSelector::Label("one".to_owned());
+    TokenConfig {
+        rules: Rules { form, ..Rules::default() },
+        ..token(Interposed::module(), select, PIN, 4)
+    }
+}
+
+fn start(form: GcmForm) -> Caller {
+    Caller::start(config(vec![config_of(form)], &LABELS))
+}
+
+/// A fleet serves with that oddity, and its listing is whole.
+fn serves(test: &str, oddity: &str, form: GcmForm) {
+    in_child!(test, Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set(&format!("[odd]\n{oddity}"));
+        let mut caller = start(form);
+        for n in 0..20 {
+            assert_eq!(round_trip(&mut caller, n), Ok(()), "{:?}", caller.hsm.stats());
+        }
+        let (iv, mut sealed) = caller.encrypt(1, b"with the other key").unwrap();
+        assert_eq!(caller.decrypt(1, iv.as_slice(), &sealed).unwrap(), b"with the other key");
+        sealed[0] ^= 1;
+        let tampered = caller.decrypt(1, iv.as_slice(), &sealed);
+        assert_eq!(tampered, Err(xks_proxy::job::Failure::InvalidCiphertext));
+        let inventory = caller.hsm.inventory().remove(0);
+        assert_eq!(inventory.trouble, None);
+        assert_eq!(inventory.missing, [Box::from("absent")]);
+        assert_eq!(inventory.keys.len(), 2, "{:?}", inventory.keys);
+        assert!(caller.hsm.stop(Duration::from_secs(10)));
+    });
+}
+
+/// opencryptoki's software token has a clock whose time is none.
+#[test]
+fn a_clock_that_is_wrong() {
+    serves("a_clock_that_is_wrong", "utc_time = \"never\"", GcmForm::default());
+}
+
+/// The end of a search is where nothing comes, and not where little does.
+#[test]
+fn few_objects_at_once() {
+    serves("few_objects_at_once", "find_at_most = 1", GcmForm::default());
+}
+
+/// Whether there are more objects than are looked at is known, and a search ends whatever it found.
+#[test]
+fn more_objects_than_are_looked_at() {
+    in_child!("more_objects_than_are_looked_at", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set("[odd]\nfind_at_most = 1");
+        let module = Arc::new(RawModule::load(&Interposed::module()).unwrap());
+        module.initialize(Arguments::OsLocking).unwrap();
+        let named = |slot: &u64| module.token_info(*slot).unwrap().label.starts_with(b"one ");
+        let slot = module.slots(10).unwrap().into_iter().find(named).unwrap();
+        let session = NativeSession::open(&module, slot, false).unwrap();
+        session.login(Some(PIN)).unwrap();
+        for (max_objects, expected) in [(0, (0, true)), (1, (1, true)), (2, (2, false))] {
+            let (found, has_more) = session.find(&[], max_objects).unwrap();
+            assert_eq!((found.len(), has_more), expected);
+        }
+        session.close().unwrap();
+        module.finalize().unwrap();
+    });
+}
+
+/// A search by class and label is all that some modules take; others take none at all.
+#[test]
+fn short_templates() {
+    serves("short_templates", "template_at_most = 2", GcmForm::default());
+}
+
+#[test]
+fn no_templates() {
+    serves("no_templates", "template_at_most = 0", GcmForm::default());
+}
+
+#[test]
+fn no_locks_of_the_system() {
+    serves("no_locks_of_the_system", "initialize = \"no_os_locking\"", GcmForm::default());
+}
+
+#[test]
+fn no_arguments() {
+    serves("no_arguments", "initialize = \"null_only\"", GcmForm::default());
+}
+
+#[test]
+fn threads_of_its_own() {
+    serves("threads_of_its_own", "initialize = \"needs_threads\"", GcmForm::default());
+}
+
+/// A module that cannot lock is called by one thread at a time, whatever sessions there are.
+#[test]
+fn one_call_at_a_time() {
+    const CALL: Duration = Duration::from_millis(50);
+    in_child!("one_call_at_a_time", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set("[odd]\ninitialize = \"no_os_locking\"");
+        let mut caller = start(GcmForm::default());
+        assert_eq!(round_trip(&mut caller, 0), Ok(()));
+        interposed.set(&format!("[latency]\nC_Encrypt = \"{}ms\"", CALL.as_millis()));
+        let encryption = || xks_proxy::job::Operation::Encrypt { cdiv: None };
+        let mut jobs: Vec<_> =
+            (0..8).map(|_| caller.job(request(0, encryption(), b"x"), 5_000)).collect();
+        let began = std::time::Instant::now();
+        caller.hsm.submit(&mut jobs, &mut Vec::new());
+        let answers = caller.wait(8);
+        assert!(answers.len() == 8 && answers.iter().all(|answer| answer.outcome.is_ok()));
+        assert!(began.elapsed() >= CALL * 8, "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn the_length_first() {
+    serves(
+        "the_length_first",
+        "wants_length_first = true",
+        GcmForm { asks_length: true, ..GcmForm::default() },
+    );
+}
+
+#[test]
+fn parameters_of_the_first_edition() {
+    serves(
+        "parameters_of_the_first_edition",
+        "no_iv_bits = true",
+        GcmForm { has_no_iv_bits: true, ..GcmForm::default() },
+    );
+}
+
+/// The first session that requests use is there before the first of them comes.
+#[test]
+fn slow_sessions() {
+    in_child!("slow_sessions", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set("[latency]\nC_OpenSession = \"500ms\"");
+        let mut caller = start(GcmForm::default());
+        let encryption = xks_proxy::job::Operation::Encrypt { cdiv: None };
+        let mut jobs = vec![caller.job(request(0, encryption, b"x"), 180)];
+        caller.hsm.submit(&mut jobs, &mut Vec::new());
+        let answer = caller.wait_for(1, Duration::from_millis(200)).pop().expect("an answer");
+        assert!(answer.outcome.is_ok(), "{:?}", answer.outcome);
+    });
+}
+
+/// The two forms are found by trying.
+#[test]
+fn forms_are_found() {
+    in_child!("forms_are_found", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let bounds = Bounds { max_sessions: 1, time: Duration::from_millis(10) };
+        let mut found = |oddity: &str| {
+            interposed.set(&format!("[odd]\n{oddity}"));
+            let findings = discovery::run(&config_of(GcmForm::default()), &[], bounds).unwrap();
+            assert!(findings.iv_mode.is_some(), "{findings:#?}");
+            findings.form
+        };
+        assert_eq!(found(""), GcmForm::default());
+        let both = GcmForm { asks_length: true, has_no_iv_bits: true };
+        assert_eq!(found("wants_length_first = true\nno_iv_bits = true"), both);
+        let first = GcmForm { has_no_iv_bits: true, ..GcmForm::default() };
+        assert_eq!(found("no_iv_bits = true"), first);
+    });
+}
+
+/// What the probe tells beside: of SoftHSM2 all is known.
+#[test]
+fn the_probe_tells_more() {
+    in_child!("the_probe_tells_more", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let bounds = Bounds { max_sessions: 1, time: Duration::from_millis(10) };
+        interposed.set("[latency]\nC_EncryptInit = \"3ms\"");
+        let findings = discovery::run(&config_of(GcmForm::default()), &[], bounds).unwrap();
+        assert_eq!(findings.interfaces, ["PKCS#11 2.40 (C_GetFunctionList)"]);
+        assert_eq!(findings.has_messages, Some(false));
+        assert!(findings.makes_session_keys);
+        let (begins, rest) = findings.encryption.unwrap();
+        assert!(begins >= Duration::from_millis(3) && rest < begins, "{begins:?} {rest:?}");
+        interposed.set("no_session_keys = true");
+        let labels = LABELS.map(Box::from);
+        let findings = discovery::run(&config_of(GcmForm::default()), &labels, bounds).unwrap();
+        assert!(!findings.makes_session_keys);
+    });
+}

@@ -1,0 +1,92 @@
+//! Answers that are no decision, and attributes of all kinds.
+
+use std::sync::Arc;
+
+use xks_proxy::policy::decisions::Decisions;
+use xks_proxy::policy::{Action, Attributes, Language, Policy};
+
+use crate::{ENCRYPT, load, of_text};
+
+/// Rego: undefined, and what is no boolean, is a denial; so is an error that only some input makes.
+#[test]
+fn rego_denials() {
+    for (body, reason) in [
+        ("allow if input.call == \"x\"", "undefined"),
+        ("allow := false", "false"),
+        ("allow := \"true\"", "not a boolean"),
+        ("allow := 1", "not a boolean"),
+        ("allow contains \"encrypt\"", "not a boolean"),
+        ("allow := {\"a\": true}", "not a boolean"),
+        ("allow := null", "not a boolean"),
+        (
+            "allow := true if input.call == \"encrypt\"\nallow := false if input.store != \"\"",
+            "cannot be evaluated",
+        ),
+        ("allow := to_number(input.externalKeyId) >= 0", "cannot be evaluated"),
+    ] {
+        let text = format!("package xks\n{body}\n");
+        // Some of these fail with the call that a module is tried with, too.
+        let loaded = Policy::load(Language::Rego, "x.rego", &text);
+        match loaded {
+            Ok((policy, _)) => {
+                let decision = policy.decide(&ENCRYPT);
+                assert!(!decision.is_allowed && decision.reason.contains(reason), "{decision:?}");
+            }
+            Err(remarks) => assert_eq!(reason, "cannot be evaluated", "{remarks:?}"),
+        }
+    }
+}
+
+/// A policy that names the kmsRequestId is told of it, and asked each time; one that doesn't, is
+/// not told of it.
+#[test]
+fn request_id() {
+    for (file, text) in [
+        (
+            "x.cedar",
+            "permit (principal, action, resource) when { context.kmsRequestId == \"yes\" };",
+        ),
+        (
+            "x.cedar",
+            "permit (principal, action, resource) when { context[\"kms\\u{52}equestId\"] == \"yes\" };",
+        ),
+        ("x.rego", "package xks\nallow if input.kmsRequestId == \"yes\"\n"),
+    ] {
+        let policy = Arc::new(of_text(file, text));
+        let mut decisions = Decisions::default();
+        for (id, is_allowed) in [("yes", true), ("no", false), ("yes", true)] {
+            let decided = decisions.decide(&policy, &Attributes { kms_request_id: id, ..ENCRYPT });
+            assert_eq!((decided.is_allowed, decided.was_remembered), (is_allowed, false), "{text}");
+        }
+    }
+    let any = "package xks\n# kmsRequestId\nallow if \"yes\" in object.keys(input) \n\
+               allow if some x in input\nallow if input[_] == \"yes\"\n";
+    let policy = of_text("x.rego", "package xks\nallow if input[_] == \"yes\"\n");
+    assert!(!policy.decide(&Attributes { kms_request_id: "yes", ..ENCRYPT }).is_allowed);
+    assert!(!of_text("x.rego", any).names_request_id());
+}
+
+/// Strings from outside are data in both languages.
+#[test]
+fn odd_strings() {
+    for file in ["policy.cedar", "policy.rego", "oso.cedar", "oso.rego"] {
+        let policy = load(file);
+        for text in
+            ["", "\0", "\"", "\\", "*", "${x}", "\u{10ffff}", "}; permit", &"x".repeat(70_000)]
+        {
+            let call = Attributes {
+                action: Action::Decrypt,
+                store: "/s",
+                external_key_id: text,
+                aws_principal_arn: text,
+                kms_operation: text,
+                kms_request_id: text,
+                kms_key_arn: Some(text),
+                kms_via_service: Some(text),
+                aws_source_vpc: Some(text),
+                aws_source_vpce: Some(text),
+            };
+            assert!(!policy.decide(&call).is_allowed, "{file} {}", text.len());
+        }
+    }
+}
