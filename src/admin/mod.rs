@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::history::{History, Sampler};
-use self::http::{Answer, Exchange};
+use self::http::{Answer, HttpConnection, NoRequest};
 use self::page::Page;
 pub use self::sources::{ServiceInfo, Sources};
 pub use self::tls::Acceptor;
@@ -90,7 +90,7 @@ impl Admin {
         // A page of another origin may have its own name resolve to this address (DNS rebinding),
         // and what it would read is meant for this machine alone.
         let wants_local_host = self.address.ip().is_loopback() && self.tls.is_none();
-        let desk = Arc::new(Desk {
+        let handler = Arc::new(Handler {
             sources,
             history: Mutex::new(History::default()),
             page: Page::new(),
@@ -98,22 +98,22 @@ impl Admin {
         });
         for number in 0..ADMIN_THREADS {
             let listener = self.listener.try_clone()?;
-            let (tls, desk) = (self.tls.clone(), Arc::clone(&desk));
+            let (tls, handler) = (self.tls.clone(), Arc::clone(&handler));
             thread::Builder::new()
                 .name(format!("admin-{number}"))
                 .stack_size(ADMIN_STACK_BYTES)
-                .spawn(move || accept(&listener, tls.as_ref(), &desk))?;
+                .spawn(move || accept(&listener, tls.as_ref(), &handler))?;
         }
         thread::Builder::new()
             .name("admin-history".to_owned())
             .stack_size(ADMIN_STACK_BYTES)
-            .spawn(move || sample(&desk))
+            .spawn(move || sample(&handler))
             .map(drop)
     }
 }
 
 /// What the threads share.
-struct Desk {
+struct Handler {
     sources: Sources,
     history: Mutex<History>,
     page: Page,
@@ -121,9 +121,9 @@ struct Desk {
 }
 
 /// Until another process accepts from the same socket.
-fn accept(listener: &TcpListener, tls: Option<&Acceptor>, desk: &Desk) {
+fn accept(listener: &TcpListener, tls: Option<&Acceptor>, handler: &Handler) {
     let Ok(interval) = Timespec::try_from(ADMIN_ACCEPT_POLL) else { return };
-    while !desk.sources.lifecycle.is_handed_over() {
+    while !handler.sources.lifecycle.is_handed_over() {
         let mut fds = [PollFd::new(listener, PollFlags::IN)];
         if !matches!(poll(&mut fds, Some(&interval)), Ok(1..)) {
             continue;
@@ -131,7 +131,7 @@ fn accept(listener: &TcpListener, tls: Option<&Acceptor>, desk: &Desk) {
         match listener.accept() {
             Ok((stream, _)) => {
                 // A panic is counted and logged where all are; this thread goes on.
-                let _ = catch_unwind(AssertUnwindSafe(|| serve(stream, tls, desk)));
+                let _ = catch_unwind(AssertUnwindSafe(|| serve(stream, tls, handler)));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // No descriptor, for instance: asking again at once would only spin.
@@ -141,20 +141,21 @@ fn accept(listener: &TcpListener, tls: Option<&Acceptor>, desk: &Desk) {
 }
 
 /// One request, then the end: who scrapes every few seconds can connect every few seconds.
-fn serve(stream: TcpStream, tls: Option<&Acceptor>, desk: &Desk) {
+fn serve(stream: TcpStream, tls: Option<&Acceptor>, handler: &Handler) {
     let until = Instant::now() + ADMIN_REQUEST_TIMEOUT;
     // What the peer does wrong is its own trouble.
-    let _ = Exchange::new(stream, until, tls).and_then(|mut exchange| {
-        let answer = match exchange.receive() {
-            Ok(request) => desk.answer(&request),
-            Err(refusal) => refusal?,
+    let _ = HttpConnection::new(stream, until, tls).and_then(|mut connection| {
+        let answer = match connection.receive() {
+            Ok(request) => handler.answer(&request),
+            Err(NoRequest::Refused(answer)) => answer,
+            Err(NoRequest::Gone(error)) => return Err(error),
         };
-        exchange.send(&answer)
+        connection.send(&answer)
     });
 }
 
-impl Desk {
-    fn answer(&self, request: &http::Request) -> Answer {
+impl Handler {
+    fn answer(&self, request: &http::RequestHead) -> Answer {
         if self.wants_local_host && !http::is_local(request.host.as_deref()) {
             return Answer::text(421, "this listener is for this machine: ask for localhost\n");
         }
@@ -188,13 +189,13 @@ impl Desk {
     }
 }
 
-fn sample(desk: &Desk) {
-    let mut sampler = Sampler::new(&desk.sources);
+fn sample(handler: &Handler) {
+    let mut sampler = Sampler::new(&handler.sources);
     let mut next = Instant::now();
     loop {
         next += HISTORY_INTERVAL;
         thread::sleep(next.saturating_duration_since(Instant::now()));
-        let sample = sampler.sample(&desk.sources);
-        desk.history.lock().push(sample);
+        let sample = sampler.sample(&handler.sources);
+        handler.history.lock().push(sample);
     }
 }

@@ -84,9 +84,9 @@ impl From<ReloadState> for SettingsStatus {
     fn from(state: ReloadState) -> Self {
         Self {
             loaded_unix_secs: state.loaded_unix_secs,
-            reload_tries: state.tries,
-            reloads: state.taken_up,
-            tried_unix_secs: state.tried_unix_secs,
+            reload_tries: state.attempts,
+            reloads: state.applied,
+            tried_unix_secs: state.attempted_unix_secs,
             refused: state.refused,
             needs_restart: state.needs_restart,
         }

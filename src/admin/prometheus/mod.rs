@@ -67,8 +67,8 @@ fn settings(text: &mut Exposition, metrics: &Metrics) {
         Counter,
         "Times that the settings were read again, by what came of it: taken_up or refused.",
     )
-    .sample(&[("outcome", "taken_up")], state.taken_up)
-    .sample(&[("outcome", "refused")], state.tries - state.taken_up);
+    .sample(&[("outcome", "taken_up")], state.applied)
+    .sample(&[("outcome", "refused")], state.attempts - state.applied);
     text.family(
         "xks_proxy_settings_last_reload_successful",
         Gauge,

@@ -91,7 +91,7 @@ impl Metrics {
     /// The store's counters, those that are there already or new ones.
     #[must_use]
     pub fn store(&self, uri_path_prefix: &str) -> Arc<StoreMetrics> {
-        known_or_new(
+        get_or_insert(
             &self.stores,
             |store| *store.uri_path_prefix == *uri_path_prefix,
             || StoreMetrics::new(uri_path_prefix, self.loops.len()),
@@ -119,12 +119,12 @@ impl Metrics {
     /// The credential's times, those that are there already or new ones.
     #[must_use]
     pub fn credential(&self, uri_path_prefix: &str, access_key_id: &str) -> Arc<CredentialMetrics> {
-        let is_it = |credential: &CredentialMetrics| {
+        let is_match = |credential: &CredentialMetrics| {
             *credential.uri_path_prefix == *uri_path_prefix
                 && *credential.access_key_id == *access_key_id
         };
         let new = || CredentialMetrics::loaded_now(uri_path_prefix, access_key_id);
-        known_or_new(&self.credentials, is_it, new)
+        get_or_insert(&self.credentials, is_match, new)
     }
 
     /// Stores that are in use.
@@ -157,13 +157,13 @@ impl Metrics {
     }
 }
 
-fn known_or_new<T>(
+fn get_or_insert<T>(
     all: &Mutex<Vec<Arc<T>>>,
-    is_it: impl Fn(&T) -> bool,
+    is_match: impl Fn(&T) -> bool,
     new: impl FnOnce() -> T,
 ) -> Arc<T> {
     let mut all = all.lock();
-    if let Some(known) = all.iter().find(|known| is_it(known)) {
+    if let Some(known) = all.iter().find(|known| is_match(known)) {
         return Arc::clone(known);
     }
     let new = Arc::new(new());

@@ -105,7 +105,7 @@ impl Reloader {
                 tracing::info!(stores, outcome = "taken_up", "settings reloaded");
                 self.note("taken_up", &[("needsRestart", &needs_restart.join(", "))]);
                 let needs_restart = needs_restart.into_iter().map(str::to_owned);
-                self.metrics.reloads.taken_up(needs_restart.collect());
+                self.metrics.reloads.applied(needs_restart.collect());
                 "serving"
             }
             Err(reasons) => {
@@ -133,7 +133,7 @@ impl Reloader {
     fn note(&self, outcome: &str, more: &[(&str, &str)]) {
         let file = self.started.file.to_string_lossy();
         let members = [&[("settings", &*file), ("outcome", outcome)], more].concat();
-        self.audit.note("settings", &members);
+        self.audit.record_event("settings", &members);
     }
 
     /// What needs a restart, or why nothing was taken up.
