@@ -328,10 +328,11 @@ impl KeyBreakers {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::job::ReturnCode;
 
     const KEY: KeyIndex = KeyIndex(7);
     const ENCRYPT: Direction = Direction::Encrypt;
-    const FAILURE: Failure = Failure::Pkcs11(6);
+    const FAILURE: Failure = Failure::Pkcs11(ReturnCode::Other(6));
 
     fn milli(milli: u64) -> Duration {
         Duration::from_millis(milli)

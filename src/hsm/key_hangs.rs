@@ -16,15 +16,12 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::backend::Direction;
+use super::backend::{Direction, KeyUse};
 use crate::job::KeyIndex;
 use crate::limits::{
     MAX_HANG_BACKOFF, MAX_OVERDUE_CALLS_OF_KEYS, MAX_OVERDUE_CALLS_PER_KEY, MAX_STALLED_TO_HEDGE,
     MIN_HANG_BACKOFF, OTHER_KEYS_SERVED_WINDOW,
 };
-
-/// A key and what it is used for.
-pub type KeyUse = (KeyIndex, Direction);
 
 /// The calls of one key and direction.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cryptoki_sys::*;
 
 use super::native::Error;
-use crate::job::Failure;
+use crate::job::{NamedCode, ReturnCode};
 
 /// Meaning of a code, which decides how the proxy reacts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +37,11 @@ pub enum Class {
     Request,
 }
 
-type Row = (CK_RV, &'static str, Class);
+type Row = (NamedCode, Class);
 
 macro_rules! table {
     ($($code:ident => $class:ident,)*) => {
-        &[$(($code, stringify!($code), Class::$class),)*]
+        &[$((NamedCode { code: $code, name: stringify!($code) }, Class::$class),)*]
     };
 }
 
@@ -167,14 +167,14 @@ impl Default for Counts {
 impl Counts {
     /// Counts a code.
     pub fn count(&self, code: CK_RV) {
-        let place = TABLE.binary_search_by_key(&code, |row| row.0).unwrap_or(TABLE.len());
+        let place = TABLE.binary_search_by_key(&code, |row| row.0.code).unwrap_or(TABLE.len());
         self.counts[place].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the codes that were counted, by name.
     #[must_use]
     pub fn seen(&self) -> Vec<(&'static str, u64)> {
-        let names = TABLE.iter().map(|row| row.1).chain(["other"]);
+        let names = TABLE.iter().map(|row| row.0.name).chain(["other"]);
         names
             .zip(&self.counts)
             .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
@@ -184,13 +184,13 @@ impl Counts {
 }
 
 fn row(code: CK_RV) -> Option<&'static Row> {
-    TABLE.binary_search_by_key(&code, |row| row.0).ok().map(|at| &TABLE[at])
+    TABLE.binary_search_by_key(&code, |row| row.0.code).ok().map(|at| &TABLE[at])
 }
 
 /// Returns the meaning of a code. Vendor-defined codes are ambiguous.
 #[must_use]
 pub fn class(code: CK_RV) -> Class {
-    row(code).map_or(Class::Ambiguous, |row| row.2)
+    row(code).map_or(Class::Ambiguous, |row| row.1)
 }
 
 /// Returns the meaning of a code from C_Decrypt. `bad_tag_codes` are the ambiguous codes that the
@@ -206,35 +206,16 @@ pub fn class_of_decrypt(code: CK_RV, bad_tag_codes: Option<&[CK_RV]>) -> Class {
     }
 }
 
+/// Returns the code with its name.
+#[must_use]
+pub fn return_code(code: CK_RV) -> ReturnCode {
+    row(code).map_or(ReturnCode::Other(code), |row| ReturnCode::Standard(&row.0))
+}
+
 /// Returns the code's name and number, for logs and messages.
 #[must_use]
 pub fn describe(code: CK_RV) -> String {
-    match row(code) {
-        Some(row) => format!("{} (0x{code:08x})", row.1),
-        None => format!("code 0x{code:08x}"),
-    }
-}
-
-/// For logs and the status page; it stands here because the names of the codes do.
-impl std::fmt::Display for Failure {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Self::KeyNotFound => "no such key",
-            Self::KeyAmbiguous(keys) => return write!(formatter, "{keys} keys of that label"),
-            Self::KeysDiffer => "the tokens' keys of that label differ",
-            Self::MayNotEncrypt => "the key may not encrypt",
-            Self::MayNotDecrypt => "the key may not decrypt",
-            Self::InvalidCiphertext => "bad ciphertext",
-            Self::TooLarge => "larger than the HSM takes",
-            Self::Overloaded => "too many calls wait",
-            Self::TimedOut => "no answer in time",
-            Self::NoToken => "no HSM token is usable",
-            Self::CdivMismatch => "what was encrypted does not decrypt to the same again",
-            Self::Malformed => "the output breaks PKCS#11: no IV, or a wrong length",
-            Self::Defect => "a defect in the proxy",
-            Self::Pkcs11(code) => return formatter.write_str(&describe(*code)),
-        })
-    }
+    return_code(code).to_string()
 }
 
 /// Returns the failed function and the code's name, for logs and messages.
@@ -251,11 +232,12 @@ mod tests {
     use cryptoki::error::{Rv, RvError};
 
     use super::*;
+    use crate::job::Failure;
 
     /// The binary search relies on the order.
     #[test]
     fn table_is_in_order() {
-        assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(TABLE.windows(2).all(|pair| pair[0].0.code < pair[1].0.code));
     }
 
     /// Every code that the bindings name has a row, so that none is classed by default.
@@ -263,7 +245,10 @@ mod tests {
     fn every_code_that_the_bindings_name_is_in_the_table() {
         for code in CKR_OK + 1..CKR_VENDOR_DEFINED.min(0x1000) {
             if !matches!(Rv::from(code), Rv::Error(RvError::UnknownErrorCode(_))) {
-                assert!(TABLE.iter().any(|row| row.0 == code), "{code:#x} is not in the table");
+                assert!(
+                    TABLE.iter().any(|row| row.0.code == code),
+                    "{code:#x} is not in the table"
+                );
             }
         }
     }
@@ -304,8 +289,11 @@ mod tests {
         assert_eq!(class(CKR_CRYPTOKI_NOT_INITIALIZED), Class::Module);
         assert_eq!(class(0x8000_0001), Class::Ambiguous, "a vendor's own");
         assert_eq!(describe(CKR_DEVICE_ERROR), "CKR_DEVICE_ERROR (0x00000030)");
-        assert_eq!(Failure::Pkcs11(0x32).to_string(), "CKR_DEVICE_REMOVED (0x00000032)");
-        assert_eq!(Failure::Pkcs11(0x8000_0001).to_string(), "code 0x80000001");
+        assert_eq!(
+            Failure::Pkcs11(return_code(0x32)).to_string(),
+            "CKR_DEVICE_REMOVED (0x00000032)"
+        );
+        assert_eq!(Failure::Pkcs11(return_code(0x8000_0001)).to_string(), "code 0x80000001");
     }
 
     /// A profile narrows down the meaning of ambiguous codes, and never reinterprets a definite bad

@@ -184,8 +184,8 @@ fn refused(code: Option<CK_RV>, is_by_device: bool, reason: &str) -> (Refusal, S
             tried once more"
         ),
         (_, Class::Pin) => format!(
-            "the PIN (user_pin) was refused ({reason}); this process does not use it on this token \
-            again: correct it in the settings and reload them; or repair the token, {RETRY}"
+            "the PIN (user_pin) was refused ({reason}); it is not tried again on this token by \
+            this process: correct it in the settings and reload them; or repair the token, {RETRY}"
         ),
         _ => {
             let told = format!(

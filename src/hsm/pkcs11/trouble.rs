@@ -7,10 +7,16 @@ use cryptoki_sys::{
 use super::codes::{self, Class};
 use super::native::Error;
 use crate::hsm::backend::{Blame, Fault};
-use crate::job::Failure;
+use crate::job::{Failure, NamedCode, ReturnCode};
 
 /// The fault of a session whose module has been initialised again, or is being so.
-pub(super) const NO_SESSION: Fault = fault_of(CKR_CRYPTOKI_NOT_INITIALIZED, Blame::Session);
+pub(super) const NO_SESSION: Fault = Fault {
+    failure: Failure::Pkcs11(ReturnCode::Standard(&NamedCode {
+        code: CKR_CRYPTOKI_NOT_INITIALIZED,
+        name: "CKR_CRYPTOKI_NOT_INITIALIZED",
+    })),
+    blame: Blame::Session,
+};
 
 /// A failed operation. A stale key handle is kept apart, since looking the key up again may help.
 #[derive(Clone, Copy, Debug)]
@@ -27,13 +33,10 @@ impl From<Fault> for Trouble {
 
 /// Returns whether the token will be reconnected after this failure, so that its handles may change.
 pub(super) fn is_reconnection(fault: &Fault) -> bool {
-    match fault.failure {
-        Failure::Pkcs11(CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED) => true,
-        Failure::Pkcs11(code) => {
-            matches!(codes::class(code), Class::Login | Class::Token | Class::Module)
-        }
-        _ => false,
-    }
+    let Failure::Pkcs11(code) = fault.failure else { return false };
+    let code = code.number();
+    matches!(code, CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED)
+        || matches!(codes::class(code), Class::Login | Class::Token | Class::Module)
 }
 
 /// The fault of a module that violated PKCS#11: an operation may still be active in the session.
@@ -41,8 +44,8 @@ pub(super) const fn malformed() -> Fault {
     Fault { failure: Failure::Malformed, blame: Blame::Session }
 }
 
-pub(super) const fn fault_of(code: CK_RV, blame: Blame) -> Fault {
-    Fault { failure: Failure::Pkcs11(code), blame }
+pub(super) fn fault_of(code: CK_RV, blame: Blame) -> Fault {
+    Fault { failure: Failure::Pkcs11(codes::return_code(code)), blame }
 }
 
 /// Returns the fault for a code from any function but C_Decrypt.
