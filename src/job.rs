@@ -5,6 +5,7 @@
 //! it owns the buffer that the HSM writes into, so that an attempt that hangs holds nothing
 //! that another one needs.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -282,7 +283,67 @@ pub enum Failure {
     /// The attempt panicked.
     Defect,
     /// Any other `CK_RV`.
-    Pkcs11(u64),
+    Pkcs11(ReturnCode),
+}
+
+/// The form for logs and the status page.
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::KeyNotFound => "no such key",
+            Self::KeyAmbiguous(keys) => return write!(formatter, "{keys} keys of that label"),
+            Self::KeysDiffer => "the tokens' keys of that label differ",
+            Self::MayNotEncrypt => "the key may not encrypt",
+            Self::MayNotDecrypt => "the key may not decrypt",
+            Self::InvalidCiphertext => "bad ciphertext",
+            Self::TooLarge => "larger than the HSM takes",
+            Self::Overloaded => "too many calls wait",
+            Self::TimedOut => "no answer in time",
+            Self::NoToken => "no HSM token is usable",
+            Self::CdivMismatch => "what was encrypted does not decrypt to the same again",
+            Self::Malformed => "the output breaks PKCS#11: no IV, or a wrong length",
+            Self::Defect => "a defect in the proxy",
+            Self::Pkcs11(code) => return code.fmt(formatter),
+        })
+    }
+}
+
+/// A `CK_RV` that a module returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReturnCode {
+    /// One that the PKCS#11 standard names.
+    Standard(&'static NamedCode),
+    /// One without a name, such as a vendor's own.
+    Other(u64),
+}
+
+/// A return code of the PKCS#11 standard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedCode {
+    /// Its number.
+    pub code: u64,
+    /// Its name: `CKR_...`.
+    pub name: &'static str,
+}
+
+impl ReturnCode {
+    /// Returns the number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::Standard(named) => named.code,
+            Self::Other(code) => code,
+        }
+    }
+}
+
+impl fmt::Display for ReturnCode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Standard(named) => write!(formatter, "{} (0x{:08x})", named.name, named.code),
+            Self::Other(code) => write!(formatter, "code 0x{code:08x}"),
+        }
+    }
 }
 
 /// A job's answer on its way back.

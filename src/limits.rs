@@ -125,7 +125,7 @@ pub const DEFAULT_DRAIN_TIMEOUT_MILLI: u64 = 5_000;
 
 /// While the process ends, how long a connection may be quiet: who was at work or came in a moment
 /// ago may have sent a request that is still under way. KMS sends one at once.
-pub const STOPPING_PATIENCE: Duration = Duration::from_millis(1_000);
+pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 // ---- Service manager and upgrades
 
@@ -159,7 +159,7 @@ pub const MAX_EVENT_LOOPS: usize = 64;
 /// API's port must not make a load balancer think that the process is dead.
 pub const MAX_PING_CONNECTIONS: usize = 256;
 /// Open files that are no connections: the HSM's own, logs, listeners, what a module opens.
-pub const DESCRIPTORS_BESIDE_CONNECTIONS: u64 = 1024;
+pub const RESERVED_DESCRIPTORS: u64 = 1024;
 /// Listeners of one loop: far more than it has, of its own and of what a process with more loops
 /// handed over.
 pub const MAX_LISTENERS_PER_LOOP: usize = 256;
@@ -197,7 +197,7 @@ pub const MAX_UNKEYED_FLIGHT_BYTES: usize = 128;
 pub const HANDSHAKES_PER_OLDEST: u32 = 4;
 /// In a list of connections that wait, entries that those who ended have left behind, beyond two
 /// for each connection there is.
-pub const MAX_LEFT_BEHIND_ENTRIES: usize = 64;
+pub const MAX_STALE_ENTRIES: usize = 64;
 /// One PROXY protocol header: the addresses take up 36 bytes, the rest are TLVs.
 pub const MAX_PROXY_HEADER_BYTES: usize = 4096;
 /// Networks in `[server] proxy_protocol_from`.
@@ -212,7 +212,7 @@ pub const MAX_EXPIRIES_PER_TURN: usize = 64;
 pub const MAX_TURN: Duration = Duration::from_micros(300);
 /// The same for connections that have had their share in an earlier turn: what the kernel has to
 /// tell meanwhile does not wait for longer.
-pub const MAX_LEFTOVERS: Duration = Duration::from_micros(50);
+pub const MAX_CARRIED_OVER_TURN: Duration = Duration::from_micros(50);
 /// Where requests wait in an event loop for too long, and never less, for this long, they begin to
 /// be turned away. A machine that stood still for a moment catches up sooner.
 pub const CONGESTION_BEGINS_AFTER: Duration = Duration::from_millis(50);
@@ -321,7 +321,7 @@ pub const MAX_ACCESS_LOG_LINE_BYTES: usize = 32 * 1024;
 pub const LOG_BUFFER_BYTES: usize = 64 * 1024;
 /// Lines of requests that were not authenticated, for each event loop; what is left out is
 /// counted.
-pub const MAX_UNAUTHENTICATED_LINES_PER_SECOND: u32 = 10;
+pub const MAX_UNAUTHENTICATED_LINES_PER_SEC: u32 = 10;
 /// Between two writes to a log, so that an event loop under load need not wake the writer.
 pub const LOG_WRITE_INTERVAL: Duration = Duration::from_millis(10);
 /// At the end, for the log's last lines to be written.
@@ -346,7 +346,7 @@ pub const AUDIT_IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// With `[audit] sync = "interval"`: between two times that lines are forced to the disk.
 pub const AUDIT_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two lines that tell of lines that are lost or left out.
-pub const AUDIT_GAP_INTERVAL: Duration = Duration::from_secs(1);
+pub const AUDIT_LOSS_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two checkpoints that the HSM seals.
 pub const AUDIT_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(600);
 /// Before the HSM is asked again for a checkpoint that it did not seal.

@@ -86,26 +86,26 @@ pub struct PerSecond<T> {
 }
 
 /// A reading of a clock that [`PerSecond`] can tell seconds by.
-pub trait Clock: Copy {
+pub trait ClockReading: Copy {
     /// Returns whether a second that began at `start` is over.
     fn is_second_over(self, start: Self) -> bool;
 }
 
 /// Lets threads compete: a reading taken before `start` belongs to the same second.
-impl Clock for Instant {
+impl ClockReading for Instant {
     fn is_second_over(self, start: Self) -> bool {
         self.saturating_duration_since(start) >= Duration::from_secs(1)
     }
 }
 
 /// Whole seconds since 1970, of a clock that may be set back.
-impl Clock for u64 {
+impl ClockReading for u64 {
     fn is_second_over(self, start: Self) -> bool {
         self != start
     }
 }
 
-impl<T: Clock> PerSecond<T> {
+impl<T: ClockReading> PerSecond<T> {
     /// Creates a limit of `max` events a second.
     #[must_use]
     pub const fn new(max: u32) -> Self {

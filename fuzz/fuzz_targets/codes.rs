@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use xks_proxy::hsm::pkcs11::codes::{class, describe};
+use xks_proxy::hsm::pkcs11::codes::{class, describe, return_code};
 use xks_proxy::job::Failure;
 use xks_proxy::proto::xks::error::ApiError;
 
@@ -24,9 +24,9 @@ fuzz_target!(|data: (u64, u32, u8)| {
         8 => Failure::CdivMismatch,
         9 => Failure::Malformed,
         10 => Failure::Defect,
-        _ => Failure::Pkcs11(code),
+        _ => Failure::Pkcs11(return_code(code)),
     };
-    for failure in [failure, Failure::Pkcs11(code)] {
+    for failure in [failure, Failure::Pkcs11(return_code(code))] {
         let error = ApiError::from(failure);
         let message = error.message.as_bytes();
         assert!(message.len() < 512 && message.iter().all(|byte| (0x20..0x7f).contains(byte)));

@@ -249,6 +249,9 @@ impl Direction {
     }
 }
 
+/// A key and the direction that it is used in.
+pub type KeyUse = (KeyIndex, Direction);
+
 /// Which key has failed, and in which direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::limits::{
     HALF_OPEN_SUCCESSES, MAX_EXPIRED_IN_A_ROW, MAX_FAULTS_IN_A_ROW, MIN_DEGRADED_FAULTS,
-    OTHERS_FAIL, RECENT_FAULTS, RECENT_TRAFFIC,
+    RECENT_FAULTS, RECENT_TRAFFIC, TOKEN_FAULT_WINDOW,
 };
 
 /// One token's.
@@ -179,7 +179,7 @@ impl CircuitBreaker {
     /// Whether the token or one of its sessions was charged with a fault lately.
     #[must_use]
     pub fn has_recent_own_fault(&self, now: Instant) -> bool {
-        let is_recent = |then| now.saturating_duration_since(then) < OTHERS_FAIL;
+        let is_recent = |then| now.saturating_duration_since(then) < TOKEN_FAULT_WINDOW;
         self.instant(&self.last_own_fault_milli).is_some_and(is_recent)
     }
 
@@ -296,7 +296,8 @@ mod tests {
         assert_eq!(breaker.recent_faults(now), None);
         breaker.record_fault(now);
         assert!(
-            breaker.has_recent_own_fault(now) && !breaker.has_recent_own_fault(now + OTHERS_FAIL)
+            breaker.has_recent_own_fault(now)
+                && !breaker.has_recent_own_fault(now + TOKEN_FAULT_WINDOW)
         );
     }
 

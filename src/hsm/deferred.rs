@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::queue::Queued;
+use super::queued::Queued;
 use crate::limits::MAX_QUEUED_JOBS_PER_TOKEN;
 
 /// Those of one token.

@@ -3,10 +3,9 @@
 use std::time::Instant;
 
 use super::attribution::FaultScope;
-use super::backend::{Failed, Fault};
+use super::backend::{Failed, Fault, KeyUse};
 use super::fleet::Fleet;
 use super::key_breaker::Change;
-use super::key_hangs::KeyUse;
 use super::token::Token;
 use crate::job::Failure;
 

@@ -5,34 +5,29 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::backend::{
-    AnyKey, Direction, Evidence, Fault, Health, KeyChoice as _, OpenError, Session,
-};
+use super::backend::{AnyKey, Evidence, Fault, Health, KeyChoice as _, OpenError};
 use super::backoff::Backoff;
 use super::evidence_keys::MonitoredKeys;
 use super::faults;
 use super::fleet::Fleet;
-use super::in_flight_call::{End, InFlightCall};
-use super::key_hangs::KeyUse;
+use super::in_flight_call::InFlightCall;
+use super::monitored_session::{Abandoned, CallError, MonitoredSession};
+use super::prover;
 use super::service_time::thread_cpu_time;
 use super::token::Token;
 use crate::limits::{
     FIRST_HEALTH_CHECKS, HEALTH_CHECK_INTERVAL, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL,
-    MAX_EVIDENCE_KEYS, MAX_HEALTH_CHECK, MAX_HOUSEKEEPING, MAX_LISTING, MAX_SLOW_BACKOFF,
-    MIN_RECONNECT_BACKOFF, MIN_STEADY, MISSING_LABEL_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
+    MAX_EVIDENCE_KEYS, MAX_LISTING, MAX_MAINTENANCE_CALL, MAX_SLOW_BACKOFF, MIN_RECONNECT_BACKOFF,
+    MIN_STABLE_TIME, MISSING_LABEL_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
     REFUSED_LOGIN_INTERVAL, RETURN_WITHIN_PERCENT, SILENT_HEALTH_CHECK_INTERVAL,
 };
-
-/// This thread is written off and must end; its call was counted for that key.
-pub(super) struct Abandoned(Option<KeyUse>);
 
 /// Runs until the fleet stops, the token proves unfit, or a call hangs and this health checker is replaced.
 pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
     let mut checker = HealthChecker {
         fleet,
         token,
-        call,
-        session: None,
+        session: MonitoredSession::new(token, call),
         backoff: Backoff::default(),
         failures: 0,
         listed_at: None,
@@ -48,11 +43,10 @@ pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
     }
 }
 
-pub(super) struct HealthChecker<'a> {
-    pub(super) fleet: &'a Fleet,
-    pub(super) token: &'a Token,
-    call: &'a InFlightCall,
-    session: Option<Box<dyn Session>>,
+struct HealthChecker<'a> {
+    fleet: &'a Fleet,
+    token: &'a Token,
+    session: MonitoredSession<'a>,
     backoff: Backoff,
     /// Connections or health checks that failed in a row.
     failures: u32,
@@ -67,18 +61,30 @@ pub(super) struct HealthChecker<'a> {
     slow_backoff: Backoff,
 }
 
+/// The outcome of one round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    Healthy,
+    Unhealthy,
+    /// The token cannot do what is needed, and never will.
+    Unfit,
+}
+
 impl HealthChecker<'_> {
     fn check_until_stopped(&mut self) -> Result<(), Abandoned> {
         while !self.fleet.is_stopping() {
             self.back_off_after_relapse();
-            let healthy = self.check()?;
+            let round = self.check()?;
             let has_tried = std::mem::replace(&mut self.token.checker.lock().has_tried, true);
             self.fleet.progress.notify();
             if !has_tried {
-                self.fleet.begin_proofs(self.token);
+                prover::begin_proofs(self.fleet, self.token);
             }
             self.fleet.monitor_signal.notify();
-            let Some(is_healthy) = healthy else { return Ok(()) };
+            if round == Round::Unfit {
+                return Ok(());
+            }
+            let is_healthy = round == Round::Healthy;
             let pause = if is_healthy {
                 self.failures = 0;
                 self.backoff.reset();
@@ -95,11 +101,11 @@ impl HealthChecker<'_> {
             };
             let end = Instant::now() + pause;
             if is_healthy {
-                self.prove_keys(end)?;
+                prover::prove_keys(self.fleet, self.token, &mut self.session, end)?;
             }
             self.token.checker_signal.wait_until(end);
         }
-        self.drop_session()
+        self.session.close()
     }
 
     /// The last rung of the ladder, where it is time for it. Returns whether it was climbed.
@@ -108,9 +114,10 @@ impl HealthChecker<'_> {
         if !is_token_lost && self.failures < RECONNECTS_BEFORE_REINITIALIZE {
             return Ok(false);
         }
-        let is_done = self.monitored(MAX_HOUSEKEEPING, |_, MonitoredKeys { token, .. }| {
-            token.backend.reinitialize()
-        })?;
+        let is_done =
+            self.session.call(MAX_MAINTENANCE_CALL, |_, MonitoredKeys { token, .. }| {
+                token.backend.reinitialize()
+            })?;
         if is_done {
             self.token.counters.reinitialized.fetch_add(1, Ordering::Relaxed);
         }
@@ -136,7 +143,7 @@ impl HealthChecker<'_> {
             if self.token.hangs.is_slow(key) {
                 continue;
             }
-            let evidence = self.monitored(MAX_HOUSEKEEPING, |session, keys| {
+            let evidence = self.session.call(MAX_MAINTENANCE_CALL, |session, keys| {
                 let Some(session) = session else { return Evidence::Unavailable };
                 let keys = MonitoredKeys { direction, ..keys };
                 keys.uses(Some(key));
@@ -155,7 +162,7 @@ impl HealthChecker<'_> {
     /// A token whose health checks pass and whose jobs fail is not to be put in use again and again, each
     /// time with new sessions, as fast as it can be checked.
     fn back_off_after_relapse(&mut self) {
-        let is_new_to_this = |then: Instant| then.elapsed() < MIN_STEADY;
+        let is_new_to_this = |then: Instant| then.elapsed() < MIN_STABLE_TIME;
         if !self.token.circuit_breaker.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this)
         {
             let pause = self.relapses.wait();
@@ -173,94 +180,119 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// One round. `None`: there is nothing more to do for this token, ever.
-    fn check(&mut self) -> Result<Option<bool>, Abandoned> {
-        let is_new = self.session.is_none();
-        if is_new {
-            let opened = self.monitored(MAX_HOUSEKEEPING, |_, keys| keys.token.backend.open())?;
-            self.token.is_identity_new.store(true, Ordering::Release);
-            match opened {
-                Ok(session) => {
-                    self.is_refused = false;
-                    self.token.checker.lock().has_stopped_trying = false;
-                    self.session = Some(session);
-                    // Handles do not outlive a reconnection.
-                    self.listed_at = None;
-                }
-                Err(error) => return Ok(self.not_opened(error)),
-            }
+    /// One round.
+    fn check(&mut self) -> Result<Round, Abandoned> {
+        let is_new = !self.session.is_open();
+        if is_new && let Some(error) = self.open()? {
+            return Ok(self.not_opened(error));
         }
-        let checks = if is_new { FIRST_HEALTH_CHECKS } else { 1 };
-        for number in 0..checks {
-            match self.check_health(Self::sample)? {
-                Ok((health, took)) => {
-                    self.record_health(health);
-                    // The first one of a session also makes a key.
-                    if (number > 0 || !is_new) && self.is_too_slow(took)? {
-                        return Ok(Some(false));
-                    }
-                }
-                Err(fault) => return self.round_failed(fault, is_new),
-            }
-        }
-        let present = self.monitored(MAX_HOUSEKEEPING, |session, _| {
-            session.as_mut().map_or(Ok(()), |session| session.token_is_present())
-        })?;
-        if let Err(fault) = present {
-            return self.round_failed(fault, is_new);
+        match self.check_session(is_new) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Round::Unhealthy),
+            Err(CallError::Fault(fault)) => return self.round_failed(fault, is_new),
+            Err(CallError::Abandoned(abandoned)) => return Err(abandoned),
         }
         if is_new && let Some(locality) = self.token.service_time.close_window() {
             self.token.set_locality(locality);
         }
         if !self.token.pool.has_sessions() {
-            return Ok(Some(false));
+            return Ok(Round::Unhealthy);
         }
         self.is_slow = false;
         // Before a token that lost keys is used again it shows what it has.
         if self.token.backend.missed_keys() > 0
             && !(self.list()? && self.token.backend.missed_keys() == 0)
         {
-            self.drop_session()?;
-            return Ok(Some(false));
+            self.session.close()?;
+            return Ok(Round::Unhealthy);
         }
+        self.put_in_use();
+        if !self.list()? {
+            return Ok(Round::Unhealthy);
+        }
+        self.try_keys_out_of_use()?;
+        if is_new && self.session.is_open() {
+            return self.check_with_listed_keys();
+        }
+        Ok(Round::Healthy)
+    }
+
+    /// Opens the session. Returns why it could not be opened, if it could not.
+    fn open(&mut self) -> Result<Option<OpenError>, Abandoned> {
+        let opened =
+            self.session.call(MAX_MAINTENANCE_CALL, |_, keys| keys.token.backend.open())?;
+        self.token.is_identity_new.store(true, Ordering::Release);
+        match opened {
+            Ok(session) => {
+                self.is_refused = false;
+                self.token.checker.lock().has_stopped_trying = false;
+                self.session.set(session);
+                // Handles do not outlive a reconnection.
+                self.listed_at = None;
+                Ok(None)
+            }
+            Err(error) => Ok(Some(error)),
+        }
+    }
+
+    /// Checks the token's health and its presence. Returns false if it is too slow.
+    fn check_session(&mut self, is_new: bool) -> Result<bool, CallError> {
+        let checks = if is_new { FIRST_HEALTH_CHECKS } else { 1 };
+        for number in 0..checks {
+            let (health, took) = self.check_health(Self::sample)?;
+            self.record_health(health);
+            // The first one of a session also makes a key.
+            if (number > 0 || !is_new) && self.is_too_slow(took)? {
+                return Ok(false);
+            }
+        }
+        self.session.try_call(MAX_MAINTENANCE_CALL, |session, _| {
+            session.as_mut().map_or(Ok(()), |session| session.token_is_present())
+        })?;
+        Ok(true)
+    }
+
+    fn put_in_use(&mut self) {
         if !self.token.circuit_breaker.is_usable() {
             self.token.hangs.unblock_all();
         }
-        if self.token.circuit_breaker.close() {
-            self.token.counters.put_in_use.fetch_add(1, Ordering::Relaxed);
-            self.put_in_use_at = Some(Instant::now());
-            let identity = self.token.backend.identity();
-            tracing::info!(
-                token = identity.label,
-                serial = identity.id,
-                model = identity.model,
-                "HSM token in use"
-            );
-            self.fleet.monitor_signal.notify();
+        if !self.token.circuit_breaker.close() {
+            return;
         }
-        if !self.list()? {
-            return Ok(Some(false));
-        }
-        self.try_keys_out_of_use()?;
-        if is_new && self.session.is_some() {
-            // Now there may be a key to health check with, where the token makes none for that. It is no
-            // sample of the token's service time: the window that was closed begins with the first jobs.
-            match self.check_health(|_, _, _| {})? {
-                Ok((health, _)) => self.record_health(health),
-                Err(fault) => {
-                    self.check_failed(fault, false)?;
-                    return Ok(Some(false));
-                }
+        self.token.counters.put_in_use.fetch_add(1, Ordering::Relaxed);
+        self.put_in_use_at = Some(Instant::now());
+        let identity = self.token.backend.identity();
+        tracing::info!(
+            token = identity.label,
+            serial = identity.id,
+            model = identity.model,
+            "HSM token in use"
+        );
+        self.fleet.monitor_signal.notify();
+    }
+
+    /// Checks a new session's health once more, now that its keys are listed: there may be one to
+    /// check with, where the token makes none for that. It is no sample of the token's service
+    /// time: the window that was closed begins with the first jobs.
+    fn check_with_listed_keys(&mut self) -> Result<Round, Abandoned> {
+        match self.check_health(|_, _, _| {}) {
+            Ok((health, _)) => {
+                self.record_health(health);
+                Ok(Round::Healthy)
             }
+            Err(CallError::Fault(fault)) => {
+                self.check_failed(fault, false)?;
+                Ok(Round::Unhealthy)
+            }
+            Err(CallError::Abandoned(abandoned)) => Err(abandoned),
         }
-        Ok(Some(true))
     }
 
     /// A session may die alone; the next one tells.
-    fn round_failed(&mut self, fault: Fault, is_new: bool) -> Result<Option<bool>, Abandoned> {
+    fn round_failed(&mut self, fault: Fault, is_new: bool) -> Result<Round, Abandoned> {
         let is_token = is_new || self.failures > 0 || fault == Fault::KEYS_MISSED;
         self.check_failed(fault, is_token)?;
-        if is_token { Ok(Some(false)) } else { self.check() }
+        if is_token { Ok(Round::Unhealthy) } else { self.check() }
     }
 
     fn record_health(&self, health: Health) {
@@ -301,7 +333,7 @@ impl HealthChecker<'_> {
             return Ok(false);
         }
         self.is_slow = true;
-        self.drop_session()?;
+        self.session.close()?;
         let trouble = format!(
             "an operation takes {} ms, and a request has {} ms",
             operation.as_millis(),
@@ -314,7 +346,7 @@ impl HealthChecker<'_> {
     /// How long a known-good operation with a configured key takes: one whose calls do not last
     /// too long already, if there is one. `None` if none succeeds.
     fn time_configured_key(&mut self) -> Result<Option<Duration>, Abandoned> {
-        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
+        self.session.call(MAX_MAINTENANCE_CALL, |session, keys| {
             let session = session.as_mut()?;
             let mut start = Instant::now();
             let mut found = session.try_configured_key(&keys);
@@ -327,10 +359,7 @@ impl HealthChecker<'_> {
     }
 
     fn check_failed(&mut self, fault: Fault, is_token: bool) -> Result<(), Abandoned> {
-        if let Some(session) = &mut self.session {
-            session.on_broken(&fault);
-        }
-        self.drop_session()?;
+        self.session.close_broken(&fault)?;
         let trouble = match self.token.backend.missed_keys() {
             keys if fault == Fault::KEYS_MISSED => {
                 format!("keys that were there are not found: {keys}")
@@ -341,26 +370,26 @@ impl HealthChecker<'_> {
         Ok(())
     }
 
-    fn not_opened(&mut self, error: OpenError) -> Option<bool> {
+    fn not_opened(&mut self, error: OpenError) -> Round {
         self.is_refused = matches!(error, OpenError::PinRefused(_));
         match error {
             OpenError::PinRefused(reason) => {
                 self.stop_trying(reason, false);
-                Some(false)
+                Round::Unhealthy
             }
             OpenError::Unfit(reason) => {
                 self.stop_trying(reason, true);
-                None
+                Round::Unfit
             }
             // The workers have them all, and may do well.
             OpenError::TooManySessions(reason) => {
                 let is_working = self.token.pool.counts().workers > 0;
                 self.failed(reason, !is_working);
-                Some(is_working)
+                if is_working { Round::Healthy } else { Round::Unhealthy }
             }
             OpenError::Unavailable(reason) => {
                 self.failed(reason, true);
-                Some(false)
+                Round::Unhealthy
             }
         }
     }
@@ -405,8 +434,8 @@ impl HealthChecker<'_> {
     fn check_health(
         &mut self,
         took: impl FnOnce(&Token, Duration, Duration),
-    ) -> Result<Result<(Health, Duration), Fault>, Abandoned> {
-        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
+    ) -> Result<(Health, Duration), CallError> {
+        self.session.try_call(MAX_MAINTENANCE_CALL, |session, keys| {
             let Some(session) = session else { return Ok((Health::Good, Duration::ZERO)) };
             let (start, cpu) = (Instant::now(), thread_cpu_time());
             let result = session.check_health(&keys);
@@ -441,68 +470,26 @@ impl HealthChecker<'_> {
         }
         self.token.pool.uncap();
         self.token.checker.lock().is_listing = true;
-        let result = self.monitored(MAX_LISTING, |session, keys| {
+        let result = self.session.try_call(MAX_LISTING, |session, keys| {
             let _ = keys.token.backend.take_stale();
             session.as_mut().map_or(Ok(()), |session| session.refresh_keys())
         });
         self.token.checker.lock().is_listing = false;
-        match result? {
+        match result {
             Ok(()) => self.listed_at = Some(Instant::now()),
-            Err(fault) if fault == Fault::KEYS_MISSED => {
+            Err(CallError::Abandoned(abandoned)) => return Err(abandoned),
+            Err(CallError::Fault(fault)) if fault == Fault::KEYS_MISSED => {
                 self.check_failed(fault, true)?;
                 return Ok(false);
             }
-            Err(fault) => {
+            Err(CallError::Fault(fault)) => {
                 let label = self.token.backend.identity().label;
                 tracing::warn!(token = label, "listing keys: {}", fault.failure);
                 if fault.breaks_session() {
-                    if let Some(session) = &mut self.session {
-                        session.on_broken(&fault);
-                    }
-                    self.drop_session()?;
+                    self.session.close_broken(&fault)?;
                 }
             }
         }
         Ok(true)
-    }
-
-    fn drop_session(&mut self) -> Result<(), Abandoned> {
-        let Some(session) = self.session.take() else { return Ok(()) };
-        self.monitored(MAX_HOUSEKEEPING, |_, _| drop(session))
-    }
-
-    /// Makes a call under the monitor's eyes.
-    pub(super) fn monitored<T>(
-        &mut self,
-        max: Duration,
-        call: impl FnOnce(&mut Option<Box<dyn Session>>, MonitoredKeys<'_>) -> T,
-    ) -> Result<T, Abandoned> {
-        let now = Instant::now();
-        let (token, direction) = (self.token, Direction::Decrypt);
-        let keys = MonitoredKeys { token, call: self.call, direction, max: Some(MAX_HEALTH_CHECK) };
-        self.call.begin(now, now + max, false);
-        let result = call(&mut self.session, keys);
-        match self.call.end() {
-            (End::InTime | End::Stalled, _) => Ok(result),
-            (End::Abandoned, key) => Err(Abandoned(key)),
-        }
-    }
-}
-
-/// Counts a thread for as long as it lives.
-pub struct ThreadCount<'a>(&'a Fleet);
-
-impl<'a> ThreadCount<'a> {
-    /// Takes over a count that was made when the thread was started.
-    #[must_use]
-    pub fn of(fleet: &'a Fleet) -> Self {
-        Self(fleet)
-    }
-}
-
-impl Drop for ThreadCount<'_> {
-    fn drop(&mut self) {
-        self.0.threads.fetch_sub(1, Ordering::AcqRel);
-        self.0.progress.notify();
     }
 }

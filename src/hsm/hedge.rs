@@ -6,79 +6,34 @@
 //! but only where a session is free for it, so that a fleet with too much to do gets no more.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::config::{HedgeAfter, Hedging};
-use super::fleet::{Fleet, bit};
+use super::config::HedgeAfter;
+use super::fleet::Fleet;
 use super::in_flight_call::Attempt;
-use super::queue::{Queued, key_use};
+use super::queued::{Queued, key_use};
 use super::race::Race;
+use super::selection::best_for;
 use super::token::Token;
+use super::token_set::TokenSet;
 use crate::job::Job;
 use crate::limits::{
-    HEDGE_FACTOR, MAX_HEDGE_BURST, MIN_HEDGE_AFTER, MIN_MONITOR_TICK, MONITOR_TICK,
-    UNKNOWN_HEDGE_AFTER,
+    HEDGE_FACTOR, MIN_HEDGE_AFTER, MIN_MONITOR_TICK, MONITOR_TICK, UNKNOWN_HEDGE_AFTER,
 };
 
-/// One hedge, in the budget's unit: so many percent of a call are so many of it.
-const ONE: i64 = 100;
-
-/// When to hedge, and how often.
-pub struct Hedger {
-    hedging: Hedging,
-    /// In hundredths of a hedge.
-    budget: AtomicI64,
-}
-
-impl Hedger {
-    /// With a whole burst in hand.
-    #[must_use]
-    pub fn new(hedging: Hedging) -> Self {
-        Self { hedging, budget: AtomicI64::new(Self::max(hedging)) }
-    }
-
-    fn max(hedging: Hedging) -> i64 {
-        if hedging.budget_percent == 0 { 0 } else { i64::from(MAX_HEDGE_BURST) * ONE }
-    }
-
-    /// So many calls were queued.
-    pub fn earn(&self, calls: usize) {
-        let max = Self::max(self.hedging);
-        let earned = i64::try_from(calls).unwrap_or(max) * i64::from(self.hedging.budget_percent);
-        // Mostly it is full: then the cache line stays shared.
-        let budget = self.budget.load(Ordering::Relaxed);
-        if budget < max {
-            self.budget.fetch_add(earned.min(max - budget), Ordering::Relaxed);
-        }
-    }
-
-    fn spend(&self) -> bool {
-        let less = |budget: i64| (budget >= ONE).then_some(budget - ONE);
-        self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
-    }
-
-    fn refund(&self) {
-        self.budget.fetch_add(ONE, Ordering::Relaxed);
-    }
-
-    /// How long a call must last to be hedged; `None`: none is.
-    #[must_use]
-    pub fn after(&self, tokens: &[Token]) -> Option<Duration> {
-        match self.hedging.after {
-            HedgeAfter::Off => None,
-            HedgeAfter::Fixed(after) => Some(after),
-            HedgeAfter::Automatic => {
-                let usable = tokens.iter().filter(|token| token.circuit_breaker.is_usable());
-                let best = usable.filter_map(|token| token.latencies.p90()).min();
-                Some(
-                    best.map_or(UNKNOWN_HEDGE_AFTER, |p90| {
-                        (p90 * HEDGE_FACTOR).max(MIN_HEDGE_AFTER)
-                    }),
-                )
-            }
+/// How long a call must last to be hedged; `None`: none is.
+#[must_use]
+pub fn after(setting: HedgeAfter, tokens: &[Token]) -> Option<Duration> {
+    match setting {
+        HedgeAfter::Off => None,
+        HedgeAfter::Fixed(after) => Some(after),
+        HedgeAfter::Automatic => {
+            let usable = tokens.iter().filter(|token| token.circuit_breaker.is_usable());
+            let best = usable.filter_map(|token| token.latencies.p90()).min();
+            Some(best.map_or(UNKNOWN_HEDGE_AFTER, |p90| (p90 * HEDGE_FACTOR).max(MIN_HEDGE_AFTER)))
         }
     }
 }
@@ -108,7 +63,7 @@ fn hedge(
     }
     let time = attempt.deadline.saturating_duration_since(attempt.queued_at);
     let is_late = now.saturating_duration_since(attempt.queued_at) >= time / 2;
-    let is_paid = fleet.hedger.spend();
+    let is_paid = fleet.hedge_budget.spend();
     if !is_paid && !is_late {
         return None;
     }
@@ -129,7 +84,8 @@ fn hedge(
             deadline: attempt.deadline,
         };
         let mut queued = Queued::new(job);
-        queued.tried = attempt.tried | bit(token.index);
+        queued.tried = attempt.tried;
+        queued.tried.insert(token.index);
         queued.lacking = attempt.lacking;
         queued.is_hedge = true;
         queued.race = Some(Arc::clone(&race));
@@ -146,7 +102,7 @@ fn hedge(
         Some(_) => {
             token.counters.hedged.fetch_add(1, Ordering::Relaxed);
         }
-        None if is_paid => fleet.hedger.refund(),
+        None if is_paid => fleet.hedge_budget.refund(),
         None => {}
     }
     race
@@ -167,9 +123,10 @@ fn target<'f>(
     let key = key_use(&attempt.request);
     let may_hedge = |token: &Token| key.is_none_or(|key| token.hangs.may_hedge(key, since));
     let hanging = fleet.tokens.iter().filter(|token| !may_hedge(token));
-    let hanging = hanging.fold(0, |all, token| all | bit(token.index));
-    let not_these = attempt.tried | attempt.lacking | bit(token.index) | hanging;
-    let other = fleet.best_for(&attempt.request, not_these);
+    let mut not_these: TokenSet = hanging.map(|token| token.index).collect();
+    not_these.insert(token.index);
+    let not_these = not_these.union(attempt.tried).union(attempt.lacking);
+    let other = best_for(&fleet.tokens, &attempt.request, not_these);
     if let Some(other) = other {
         return is_free(other).then_some(other);
     }
@@ -198,8 +155,9 @@ pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
     let mut kept = Vec::new();
     for queued in token.drain_unexpired(Instant::now()) {
         // It has not been tried here: if it fails there, it may come back.
-        let not_these = queued.tried | queued.lacking | bit(token.index);
-        let back = match fleet.best_for(&queued.job.request, not_these) {
+        let mut not_these = queued.tried.union(queued.lacking);
+        not_these.insert(token.index);
+        let back = match best_for(&fleet.tokens, &queued.job.request, not_these) {
             Some(other) => fleet.push_first(other, queued),
             None => Err(queued),
         };
@@ -214,34 +172,6 @@ pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hedger(budget_percent: u32) -> Hedger {
-        Hedger::new(Hedging { after: HedgeAfter::Automatic, budget_percent })
-    }
-
-    /// So many calls in a hundred, after a burst, which does not grow.
-    #[test]
-    fn the_budget_holds() {
-        let hedger = hedger(5);
-        let spent = |hedger: &Hedger| (0..10_000).filter(|_| hedger.spend()).count();
-        assert_eq!(spent(&hedger), MAX_HEDGE_BURST as usize);
-        hedger.earn(100);
-        assert_eq!(spent(&hedger), 5);
-        for _ in 0..1000 {
-            hedger.earn(1);
-        }
-        assert_eq!(spent(&hedger), MAX_HEDGE_BURST as usize, "a thousand calls are fifty hedges");
-        hedger.earn(usize::MAX);
-        assert_eq!(spent(&hedger), MAX_HEDGE_BURST as usize);
-    }
-
-    /// None at all, if the settings say so.
-    #[test]
-    fn no_budget() {
-        let hedger = hedger(0);
-        hedger.earn(1_000_000);
-        assert!(!hedger.spend());
-    }
 
     /// Looked at often enough to be in time, and no oftener than is of use.
     #[test]

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::key_hangs::KeyUse;
+use super::backend::KeyUse;
 use super::outbox::Outbox;
-use super::queue::{Queued, TokenSet, key_use};
+use super::queued::{Queued, key_use};
 use super::race::Race;
+use super::token_set::TokenSet;
 use super::worker_pool::WorkerState;
 use crate::job::{ReplyTo, Request};
 
@@ -301,8 +302,8 @@ mod tests {
             reply_to: ReplyTo { event_loop: 0, slot: 0, serial: 0 },
             queued_at: start,
             deadline: start + Duration::from_secs(1),
-            tried: 0,
-            lacking: 0,
+            tried: TokenSet::EMPTY,
+            lacking: TokenSet::EMPTY,
             race: None,
         };
         let milli = Duration::from_millis(1);

@@ -17,7 +17,7 @@ use super::backend::Direction;
 use super::backoff::jittered;
 use crate::job::{Failure, KeyIndex};
 use crate::limits::{
-    KEY_FAULT_MEMORY, KEY_FAULT_SPAN, KEY_TRIAL_INTERVAL, MIN_DOUBTFUL_KEY_FAULTS, MIN_KEY_FAULTS,
+    KEY_FAULT_EXPIRY, KEY_FAULT_SPAN, KEY_TRIAL_INTERVAL, MIN_DOUBTFUL_KEY_FAULTS, MIN_KEY_FAULTS,
     MIN_KEY_FAULTS_IN_TROUBLE,
 };
 
@@ -272,7 +272,7 @@ impl KeyBreakers {
         }
         let mut breakers = self.breakers.lock();
         breakers.retain(|_, breaker| {
-            now.saturating_duration_since(breaker.last_fault) < KEY_FAULT_MEMORY
+            now.saturating_duration_since(breaker.last_fault) < KEY_FAULT_EXPIRY
         });
         self.count.store(breakers.len(), Ordering::Relaxed);
         let open = breakers.values().filter(|breaker| breaker.state != State::Closed).count();
@@ -328,10 +328,11 @@ impl KeyBreakers {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::job::ReturnCode;
 
     const KEY: KeyIndex = KeyIndex(7);
     const ENCRYPT: Direction = Direction::Encrypt;
-    const FAILURE: Failure = Failure::Pkcs11(6);
+    const FAILURE: Failure = Failure::Pkcs11(ReturnCode::Other(6));
 
     fn milli(milli: u64) -> Duration {
         Duration::from_millis(milli)
@@ -424,13 +425,13 @@ mod tests {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());
         breakers.fault(KeyIndex(1), ENCRYPT, FAILURE, false, start);
         fail(&breakers, start, 6, 100, false);
-        breakers.forget_old(start + KEY_FAULT_MEMORY - milli(1));
+        breakers.forget_old(start + KEY_FAULT_EXPIRY - milli(1));
         assert_eq!(breakers.count.load(Ordering::Relaxed), 2);
-        breakers.still_fails(KEY, ENCRYPT, start + KEY_FAULT_MEMORY);
-        breakers.forget_old(start + KEY_FAULT_MEMORY);
+        breakers.still_fails(KEY, ENCRYPT, start + KEY_FAULT_EXPIRY);
+        breakers.forget_old(start + KEY_FAULT_EXPIRY);
         assert_eq!((breakers.count.load(Ordering::Relaxed), breakers.open()), (1, 1));
         assert!(breakers.is_open(KEY, Some(ENCRYPT)));
-        breakers.forget_old(start + KEY_FAULT_MEMORY * 2);
+        breakers.forget_old(start + KEY_FAULT_EXPIRY * 2);
         assert_eq!((breakers.count.load(Ordering::Relaxed), breakers.open()), (0, 0));
     }
 

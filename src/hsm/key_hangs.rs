@@ -16,15 +16,12 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::backend::Direction;
+use super::backend::{Direction, KeyUse};
 use crate::job::KeyIndex;
 use crate::limits::{
     MAX_HANG_BACKOFF, MAX_OVERDUE_CALLS_OF_KEYS, MAX_OVERDUE_CALLS_PER_KEY, MAX_STALLED_TO_HEDGE,
-    MIN_HANG_BACKOFF, OTHER_KEYS_ALIVE,
+    MIN_HANG_BACKOFF, OTHER_KEYS_SERVED_WINDOW,
 };
-
-/// A key and what it is used for.
-pub type KeyUse = (KeyIndex, Direction);
 
 /// The calls of one key and direction.
 #[derive(Debug, Default)]
@@ -222,7 +219,7 @@ impl KeyHangs {
     /// Whether keys other than this one were served lately.
     #[must_use]
     pub fn are_others_served(&self, key: KeyIndex, now: Instant) -> bool {
-        let span = u64::try_from(OTHER_KEYS_ALIVE.as_millis()).unwrap_or(u64::MAX);
+        let span = u64::try_from(OTHER_KEYS_SERVED_WINDOW.as_millis()).unwrap_or(u64::MAX);
         let now = self.milli(now);
         self.served.iter().any(|served| {
             let milli = served.milli.load(Ordering::Relaxed);
@@ -486,14 +483,14 @@ mod tests {
         hangs.resumed(GOOD);
         assert!(hangs.explains_silence(HANGS.0, start));
         assert!(!hangs.explains_silence(GOOD.0, start));
-        assert!(!hangs.explains_silence(HANGS.0, start + OTHER_KEYS_ALIVE));
-        assert!(!hangs.must_wait(HANGS, start + OTHER_KEYS_ALIVE));
+        assert!(!hangs.explains_silence(HANGS.0, start + OTHER_KEYS_SERVED_WINDOW));
+        assert!(!hangs.must_wait(HANGS, start + OTHER_KEYS_SERVED_WINDOW));
         assert_eq!(hangs.surplus(start), 0);
         for _ in 0..4 {
             hangs.stalled(HANGS);
         }
         assert_eq!(hangs.surplus(start), 4, "the others are due the half that it has taken");
-        assert_eq!(hangs.surplus(start + OTHER_KEYS_ALIVE), 0, "there are no others");
+        assert_eq!(hangs.surplus(start + OTHER_KEYS_SERVED_WINDOW), 0, "there are no others");
         for _ in 0..5 {
             hangs.resumed(HANGS);
         }

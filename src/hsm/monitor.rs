@@ -8,11 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
-use super::health_checker::{self, ThreadCount};
 use super::in_flight_call::{InFlightCall, Inspection, JobCall};
 use super::token::Token;
 use super::worker_pool::WorkerState;
-use super::{health, hedge, worker};
+use super::{health, health_checker, hedge, worker};
 use crate::limits::{
     CHECKER_RETRY_INTERVAL, HEALTH_CHECK_INTERVAL, HEALTH_TICK, MAX_ABANDONED_PER_TOKEN, MIN_HANG,
     MIN_STALL, MONITOR_IDLE_TICKS, SESSION_STACK_BYTES, SILENT_WHILE_LISTING, STALL_FACTOR,
@@ -55,7 +54,7 @@ fn run(fleet: &Arc<Fleet>) {
                 token.latencies.advance(now);
                 token.breakers.forget_old(now);
             }
-            hedge_after = fleet.hedger.after(&fleet.tokens);
+            hedge_after = hedge::after(fleet.hedge_after, &fleet.tokens);
         }
         idle_ticks = if is_busy { 0 } else { idle_ticks + 1 };
         if idle_ticks < MONITOR_IDLE_TICKS || fleet.is_stopping() {
@@ -132,7 +131,7 @@ fn inspect_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
         }
         Inspection::NowStalled(job) => {
             is_busy = true;
-            call.outbox.lock().send_all(fleet);
+            call.outbox.lock().send_all(&fleet.inboxes);
             token.pool.mark_stalled();
             if let Some(key) = job.and_then(|job| job.key) {
                 token.hangs.stalled(key);
@@ -140,7 +139,7 @@ fn inspect_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
             true
         }
         Inspection::NowAbandoned(was, job) => {
-            call.outbox.lock().send_all(fleet);
+            call.outbox.lock().send_all(&fleet.inboxes);
             token.pool.abandon(was);
             if let Some(key) = job.and_then(|job| job.key) {
                 token.hangs.overdue(key, was == WorkerState::Stalled, now);
@@ -311,4 +310,21 @@ fn spawn(
     started.map(drop).inspect_err(|_| {
         fleet.threads.fetch_sub(1, Ordering::AcqRel);
     })
+}
+
+/// Counts a thread for as long as it lives.
+struct ThreadCount<'a>(&'a Fleet);
+
+impl<'a> ThreadCount<'a> {
+    /// Takes over a count that was made when the thread was started.
+    fn of(fleet: &'a Fleet) -> Self {
+        Self(fleet)
+    }
+}
+
+impl Drop for ThreadCount<'_> {
+    fn drop(&mut self) {
+        self.0.threads.fetch_sub(1, Ordering::AcqRel);
+        self.0.progress.notify();
+    }
 }

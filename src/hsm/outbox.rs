@@ -1,12 +1,39 @@
-//! Answers that a worker holds for a moment, so that those finished together leave together.
+//! Answers on their way to the event loops.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::fleet::Fleet;
-use crate::job::Completion;
+use crate::job::{Completion, CompletionQueue};
 use crate::limits::MAX_COMPLETION_HOLD;
 
-/// One worker's. The monitor sends what is in it if the worker's next call takes long after all.
+/// The event loops' inboxes, by [`crate::job::ReplyTo::event_loop`].
+pub struct Inboxes(Vec<Arc<CompletionQueue>>);
+
+impl Inboxes {
+    /// Creates the way back to those inboxes.
+    #[must_use]
+    pub fn new(inboxes: Vec<Arc<CompletionQueue>>) -> Self {
+        Self(inboxes)
+    }
+
+    /// Sends one answer at once, if there is one.
+    pub fn send(&self, completion: Option<Completion>) {
+        let Some(completion) = completion else { return };
+        let event_loop = usize::from(completion.reply_to.event_loop);
+        self.send_batch(event_loop, &mut vec![completion]);
+    }
+
+    /// Sends answers that all belong to one event loop.
+    fn send_batch(&self, event_loop: usize, completions: &mut Vec<Completion>) {
+        match self.0.get(event_loop) {
+            Some(inbox) => inbox.push(completions),
+            None => completions.clear(),
+        }
+    }
+}
+
+/// Answers that one worker holds for a moment, so that those finished together leave together. The
+/// monitor sends them if the worker's next call takes long after all.
 #[derive(Default)]
 pub struct Outbox {
     by_loop: Vec<Vec<Completion>>,
@@ -24,17 +51,18 @@ impl Outbox {
         self.oldest.get_or_insert(now);
     }
 
-    /// Whether the oldest would have waited too long once the next call, of that length, is over.
+    /// Returns whether the oldest answer would have waited too long after a next call of that
+    /// length.
     #[must_use]
     pub fn is_due(&self, now: Instant, next_call: Duration) -> bool {
         self.oldest.is_some_and(|oldest| now - oldest + next_call > MAX_COMPLETION_HOLD)
     }
 
-    /// Sends all.
-    pub fn send_all(&mut self, fleet: &Fleet) {
+    /// Sends all answers.
+    pub fn send_all(&mut self, inboxes: &Inboxes) {
         if self.oldest.take().is_some() {
             for (event_loop, completions) in self.by_loop.iter_mut().enumerate() {
-                fleet.send(event_loop, completions);
+                inboxes.send_batch(event_loop, completions);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! All keys on all tokens, tried one after the other: for people.
 
-use super::Hsm;
 use super::backend::{Direction, Evidence, Proof};
-use super::fleet::bit;
+use super::handle::Hsm;
+use super::prover::settle_among;
 use super::token::Token;
 use crate::job::KeyIndex;
 
@@ -41,7 +41,7 @@ impl Hsm {
         let mut proofs: Vec<_> =
             ordered.iter().map(|token| (token.index, prove_keys(token, keys))).collect();
         let usable = proofs.iter().filter(|(_, proofs)| proofs.trouble.is_none());
-        self.fleet.settle_among(usable.fold(0, |all, (index, _)| all | bit(*index)));
+        settle_among(&self.fleet, usable.map(|(index, _)| *index).collect());
         // A dispute that came up later is about the first token's key too.
         for (token, (_, proofs)) in ordered.iter().zip(&mut proofs) {
             correct(token, proofs);

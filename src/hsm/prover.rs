@@ -3,102 +3,106 @@
 use std::time::Instant;
 
 use super::backend::{Direction, KeyStatus, Proof};
-use super::fleet::{Fleet, bit};
-use super::health_checker::{Abandoned, HealthChecker};
-use super::queue::TokenSet;
+use super::fleet::Fleet;
+use super::monitored_session::{Abandoned, MonitoredSession};
+use super::selection::may_make_witness;
 use super::token::Token;
+use super::token_set::TokenSet;
 use crate::limits::{
-    MAX_HOUSEKEEPING, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_PAUSE, PROOF_SLICE,
+    MAX_MAINTENANCE_CALL, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_INTERVAL, PROOF_SLICE,
 };
 
-impl HealthChecker<'_> {
-    /// Proves keys until none is left to be proven now, something else is to be done, or `end`.
-    pub(super) fn prove_keys(&mut self, end: Instant) -> Result<(), Abandoned> {
-        if !self.fleet.have_all_tried() {
-            // Until then nobody knows which token is the first.
-            return Ok(());
-        }
-        let mut has_made = false;
-        while self.token.circuit_breaker.is_usable() && !self.fleet.is_stopping() {
-            let start = Instant::now();
-            let mut is_done = false;
-            for _ in 0..MAX_PROOFS_PER_SLICE {
-                match self.prove_next()? {
-                    Some(proof) => has_made |= proof == Proof::Made,
-                    None => is_done = true,
-                }
-                if is_done || start.elapsed() >= PROOF_SLICE {
-                    break;
-                }
-            }
-            self.fleet.settle_witnesses();
-            let next = start + (start.elapsed() * 2).max(PROOF_PAUSE);
-            if is_done || next >= end {
-                break;
-            }
-            self.token.checker_signal.wait_until(next);
-            if Instant::now() < next {
-                // It was told of something else.
-                self.token.checker_signal.notify();
-                break;
-            }
-        }
-        if has_made {
-            // Now there is something to prove theirs by.
-            self.fleet.notify_other_checkers(self.token);
-        }
-        Ok(())
+/// Proves keys until none is left to be proven now, something else is to be done, or `end`.
+pub fn prove_keys(
+    fleet: &Fleet,
+    token: &Token,
+    session: &mut MonitoredSession<'_>,
+    end: Instant,
+) -> Result<(), Abandoned> {
+    if !have_all_tried(fleet) {
+        // Until then nobody knows which token is the first.
+        return Ok(());
     }
+    let mut has_made = false;
+    while token.circuit_breaker.is_usable() && !fleet.is_stopping() {
+        let start = Instant::now();
+        let mut is_done = false;
+        for _ in 0..MAX_PROOFS_PER_SLICE {
+            match prove_next(fleet, session)? {
+                Some(proof) => has_made |= proof == Proof::Made,
+                None => is_done = true,
+            }
+            if is_done || start.elapsed() >= PROOF_SLICE {
+                break;
+            }
+        }
+        settle_witnesses(fleet);
+        let next = start + (start.elapsed() * 2).max(PROOF_INTERVAL);
+        if is_done || next >= end {
+            break;
+        }
+        token.checker_signal.wait_until(next);
+        if Instant::now() < next {
+            // It was told of something else.
+            token.checker_signal.notify();
+            break;
+        }
+    }
+    if has_made {
+        // Now there is something to prove theirs by.
+        notify_other_checkers(fleet, token);
+    }
+    Ok(())
+}
 
-    fn prove_next(&mut self) -> Result<Option<Proof>, Abandoned> {
-        let fleet = self.fleet;
-        self.monitored(MAX_HOUSEKEEPING, |session, keys| {
-            let may_make = |key| fleet.may_make_witness(keys.token, key);
-            session.as_mut().and_then(|session| session.prove_next(&may_make, &keys))
-        })
+fn prove_next(
+    fleet: &Fleet,
+    session: &mut MonitoredSession<'_>,
+) -> Result<Option<Proof>, Abandoned> {
+    session.call(MAX_MAINTENANCE_CALL, |session, keys| {
+        let may_make = |key| may_make_witness(&fleet.tokens, keys.token, key);
+        session.as_mut().and_then(|session| session.prove_next(&may_make, &keys))
+    })
+}
+
+/// Records that `last` was tried for the first time: once all were, the keys of those that
+/// were tried before it can be proven, and their health checkers are at rest.
+pub fn begin_proofs(fleet: &Fleet, last: &Token) {
+    if have_all_tried(fleet) {
+        notify_other_checkers(fleet, last);
     }
 }
 
-impl Fleet {
-    /// Records that `last` was tried for the first time: once all were, the keys of those that
-    /// were tried before it can be proven, and their health checkers are at rest.
-    pub(super) fn begin_proofs(&self, last: &Token) {
-        if self.have_all_tried() {
-            self.notify_other_checkers(last);
-        }
-    }
+fn notify_other_checkers(fleet: &Fleet, than: &Token) {
+    let others = fleet.tokens.iter().filter(|other| other.index != than.index);
+    others.for_each(|other| other.checker_signal.notify());
+}
 
-    fn notify_other_checkers(&self, than: &Token) {
-        let others = self.tokens.iter().filter(|other| other.index != than.index);
-        others.for_each(|other| other.checker_signal.notify());
-    }
+/// Returns whether each token was tried once, or has had its time for it.
+fn have_all_tried(fleet: &Fleet) -> bool {
+    let has_tried = |token: &Token| token.checker.lock().has_tried;
+    fleet.start.elapsed() >= MAX_START_WAIT || fleet.tokens.iter().all(has_tried)
+}
 
-    /// Returns whether each token was tried once, or has had its time for it.
-    fn have_all_tried(&self) -> bool {
-        let has_tried = |token: &Token| token.checker.lock().has_tried;
-        self.start.elapsed() >= MAX_START_WAIT || self.tokens.iter().all(has_tried)
+/// Settles the witnesses that all tokens in use were tried with.
+fn settle_witnesses(fleet: &Fleet) {
+    if have_all_tried(fleet) {
+        let usable = fleet.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
+        settle_among(fleet, usable.map(|token| token.index).collect());
     }
+}
 
-    /// Settles the witnesses that all tokens in use were tried with.
-    fn settle_witnesses(&self) {
-        if self.have_all_tried() {
-            let usable = self.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
-            self.settle_among(usable.fold(0, |all, token| all | bit(token.index)));
-        }
-    }
-
-    /// Settles the witnesses that those tokens were tried with. One that lacks the key, or
-    /// may not decrypt with it, or on which it is out of use, is not asked, and not waited for.
-    pub(super) fn settle_among(&self, tokens: TokenSet) {
-        let is_silent = |token: &&Token, label: &str| {
-            token.backend.index_of(label).is_some_and(|key| {
-                let status = token.backend.key_status(key, Some(Direction::Decrypt));
-                status == KeyStatus::Absent || !token.is_key_sound(key)
-            })
-        };
-        self.witnesses.settle(self.number, tokens, &|label| {
-            let silent = self.tokens.iter().filter(|token| is_silent(token, label));
-            silent.fold(0, |all, token| all | bit(token.index))
-        });
-    }
+/// Settles the witnesses that those tokens were tried with. One that lacks the key, or
+/// may not decrypt with it, or on which it is out of use, is not asked, and not waited for.
+pub fn settle_among(fleet: &Fleet, tokens: TokenSet) {
+    let is_silent = |token: &&Token, label: &str| {
+        token.backend.index_of(label).is_some_and(|key| {
+            let status = token.backend.key_status(key, Some(Direction::Decrypt));
+            status == KeyStatus::Absent || !token.is_key_sound(key)
+        })
+    };
+    fleet.witnesses.settle(fleet.number, tokens, &|label| {
+        let silent = fleet.tokens.iter().filter(|token| is_silent(token, label));
+        silent.map(|token| token.index).collect()
+    });
 }

@@ -6,100 +6,13 @@
 //! call that hangs captures one job and no job waits behind another while a session is free.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::backend::{Direction, Failed};
-use super::key_hangs::KeyUse;
-use super::race::Race;
-use crate::job::{Failure, Job, Request};
-use crate::limits::MAX_TOKENS;
-
-/// A bit for each token of the fleet.
-pub type TokenSet = u16;
-
-const _: () = assert!(MAX_TOKENS <= TokenSet::BITS as usize);
-
-/// A job, and what has been tried so far.
-pub struct Queued {
-    /// The attempt at hand.
-    pub job: Job,
-    /// Attempts that failed.
-    pub attempts: u8,
-    /// A bit for each token that failed at it, till all have.
-    pub tried: TokenSet,
-    /// A bit for each token that said that it lacks the key, or will not do such a thing.
-    pub lacking: TokenSet,
-    /// Times that the ciphertext was held to be bad.
-    pub suspicions: u8,
-    /// A bit for each token that did so.
-    pub suspecting: TokenSet,
-    /// Microseconds in the HSM so far.
-    pub hsm_micros: u32,
-    /// The first failure that was a token's fault; that the ciphertext is bad, if a token whose
-    /// key is proven is sure of it.
-    pub failure: Option<Failure>,
-    /// The other attempts at the same request, if there are any.
-    pub race: Option<Arc<Race>>,
-    /// It was not the first attempt.
-    pub is_hedge: bool,
-    /// It tries a key that hangs, so it waits for no share of the sessions.
-    pub is_trial: bool,
-    /// A session was opened again for its sake.
-    pub has_reopened: bool,
-    /// The latest failure was not the key's: the token is to have a moment before the next attempt.
-    pub backs_off: bool,
-}
-
-impl Queued {
-    /// Whether another attempt has answered the request.
-    #[must_use]
-    pub fn is_answered(&self) -> bool {
-        self.race.as_ref().is_some_and(|race| race.is_over())
-    }
-
-    /// Its key and direction; `None` if only the key's attributes are asked for.
-    #[must_use]
-    pub fn key_use(&self) -> Option<KeyUse> {
-        key_use(&self.job.request)
-    }
-
-    /// Which key it is about, and in which direction.
-    #[must_use]
-    pub fn about(&self) -> Failed {
-        let request = &self.job.request;
-        Failed { key: request.key, direction: Direction::of(&request.operation) }
-    }
-
-    /// Nothing was tried yet.
-    #[must_use]
-    pub fn new(job: Job) -> Self {
-        Self {
-            job,
-            attempts: 0,
-            tried: 0,
-            lacking: 0,
-            suspicions: 0,
-            suspecting: 0,
-            hsm_micros: 0,
-            failure: None,
-            race: None,
-            is_hedge: false,
-            is_trial: false,
-            has_reopened: false,
-            backs_off: false,
-        }
-    }
-}
-
-/// The request's key and direction; `None` if it only asks for the key's attributes.
-#[must_use]
-pub fn key_use(request: &Request) -> Option<KeyUse> {
-    Direction::of(&request.operation).map(|direction| (request.key, direction))
-}
+use super::queued::Queued;
+use crate::job::Job;
 
 /// One token's queue.
 pub struct Queue {
@@ -237,7 +150,7 @@ impl Queue {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::job::ReplyTo;
+    use crate::job::{ReplyTo, Request};
     use std::sync::Arc;
     use std::time::Duration;
 

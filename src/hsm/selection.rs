@@ -9,10 +9,9 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::backend::{Direction, KeyStatus};
-use super::fleet::{Fleet, bit};
 use super::key_breaker::Admission;
-use super::queue::TokenSet;
 use super::token::{Load, Token};
+use super::token_set::TokenSet;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request};
 use crate::limits::MAX_TOKENS;
 
@@ -154,138 +153,140 @@ fn is_encryption(request: &Request) -> bool {
     matches!(request.operation, Operation::Encrypt { .. })
 }
 
-impl Fleet {
-    /// Why a request is refused whose key is another one on the tokens that are in use.
-    fn keys_differ(&self) -> Failure {
-        // One that is out of use may hold the right key.
-        match self.tokens.iter().all(|token| token.circuit_breaker.is_usable()) {
-            true => Failure::KeysDiffer,
-            false => Failure::NoToken,
+/// Why a request is refused whose key is another one on the tokens that are in use.
+fn keys_differ(tokens: &[Token]) -> Failure {
+    // One that is out of use may hold the right key.
+    match tokens.iter().all(|token| token.circuit_breaker.is_usable()) {
+        true => Failure::KeysDiffer,
+        false => Failure::NoToken,
+    }
+}
+
+/// Whether the token is the one that makes the witness of that key: of those in use that may
+/// have it, the one that the settings trust, or else the first.
+#[must_use]
+pub fn may_make_witness(tokens: &[Token], token: &Token, key: KeyIndex) -> bool {
+    let order = |it: &Token| (!it.backend.is_trusted(), it.share.priority, it.index.0);
+    let own = order(token);
+    let comes_before = |it: &Token| {
+        it.circuit_breaker.is_usable()
+            && it.backend.key_status(key, Some(Direction::Encrypt)) != KeyStatus::Absent
+            && order(it) < own
+    };
+    !tokens.iter().any(comes_before)
+}
+
+/// The token for a new job, of those that offer.
+///
+/// # Errors
+/// Why the job is refused.
+pub fn select<'o, 'f>(
+    tokens: &[Token],
+    candidates: &'o mut [Option<Candidate<'f>>; MAX_TOKENS],
+    job: &Job,
+    now: Instant,
+) -> Result<&'o mut Candidate<'f>, Failure> {
+    let is_sole = tokens.len() == 1;
+    let mut is_any_usable = false;
+    let mut best = None;
+    let mut is_too_large = false;
+    let mut refused = None;
+    for candidate in candidates.iter_mut().flatten() {
+        is_any_usable = true;
+        if !candidate.token.has_room_for(&job.request) {
+            is_too_large = true;
+            continue;
         }
-    }
-
-    /// Whether the token is the one that makes the witness of that key: of those in use that may
-    /// have it, the one that the settings trust, or else the first.
-    #[must_use]
-    pub(super) fn may_make_witness(&self, token: &Token, key: KeyIndex) -> bool {
-        let order = |it: &Token| (!it.backend.is_trusted(), it.share.priority, it.index.0);
-        let own = order(token);
-        let comes_before = |it: &Token| {
-            it.circuit_breaker.is_usable()
-                && it.backend.key_status(key, Some(Direction::Encrypt)) != KeyStatus::Absent
-                && order(it) < own
-        };
-        !self.tokens.iter().any(comes_before)
-    }
-
-    /// The token for a new job, of those that offer.
-    ///
-    /// # Errors
-    /// Why the job is refused.
-    pub(super) fn select<'o, 'f>(
-        &self,
-        candidates: &'o mut [Option<Candidate<'f>>; MAX_TOKENS],
-        job: &Job,
-        now: Instant,
-    ) -> Result<&'o mut Candidate<'f>, Failure> {
-        let is_sole = self.tokens.len() == 1;
-        let mut is_any_usable = false;
-        let mut best = None;
-        let mut is_too_large = false;
-        let mut refused = None;
-        for candidate in candidates.iter_mut().flatten() {
-            is_any_usable = true;
-            if !candidate.token.has_room_for(&job.request) {
-                is_too_large = true;
-                continue;
-            }
-            let wait = candidate.wait();
-            let is_in_time = candidate.is_in_time(wait, job.deadline, now);
-            if candidate.token.has_failing_keys() {
-                match candidate.token.admit(&job.request, now, is_in_time) {
-                    Admission::Admitted => {}
-                    Admission::Trial => {
-                        candidate.is_trial = true;
-                        return Ok(candidate);
-                    }
-                    Admission::Refused(failure) => {
-                        refused = refused.or(Some(failure));
-                        continue;
-                    }
+        let wait = candidate.wait();
+        let is_in_time = candidate.is_in_time(wait, job.deadline, now);
+        if candidate.token.has_failing_keys() {
+            match candidate.token.admit(&job.request, now, is_in_time) {
+                Admission::Admitted => {}
+                Admission::Trial => {
+                    candidate.is_trial = true;
+                    return Ok(candidate);
+                }
+                Admission::Refused(failure) => {
+                    refused = refused.or(Some(failure));
+                    continue;
                 }
             }
-            if is_sole {
-                return if is_in_time { Ok(candidate) } else { Err(candidate.too_late()) };
-            }
-            let fit = Fit::of(candidate.token, &job.request);
-            if fit == Fit::Differs && is_encryption(&job.request) {
-                refused = refused.or(Some(self.keys_differ()));
-                continue;
-            }
-            let rank = (fit, candidate.rank(is_in_time, wait));
-            if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
-                best = Some((rank, candidate));
-            }
         }
-        match (best, refused) {
-            // No token but the one that does not serve the key is known to have it.
-            (Some(((Fit::Lacks, _), _)), Some(failure)) => Err(failure),
-            (Some(((_, rank), candidate)), _) if !rank.is_late => Ok(candidate),
-            (Some((_, candidate)), _) => Err(candidate.too_late()),
-            (None, Some(failure)) => Err(failure),
-            (None, None) if is_too_large => Err(Failure::TooLarge),
-            (None, None) if is_any_usable => Err(Failure::Overloaded),
-            (None, None) => Err(Failure::NoToken),
+        if is_sole {
+            return if is_in_time { Ok(candidate) } else { Err(candidate.too_late()) };
+        }
+        let fit = Fit::of(candidate.token, &job.request);
+        if fit == Fit::Differs && is_encryption(&job.request) {
+            refused = refused.or(Some(keys_differ(tokens)));
+            continue;
+        }
+        let rank = (fit, candidate.rank(is_in_time, wait));
+        if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
+            best = Some((rank, candidate));
         }
     }
+    match (best, refused) {
+        // No token but the one that does not serve the key is known to have it.
+        (Some(((Fit::Lacks, _), _)), Some(failure)) => Err(failure),
+        (Some(((_, rank), candidate)), _) if !rank.is_late => Ok(candidate),
+        (Some((_, candidate)), _) => Err(candidate.too_late()),
+        (None, Some(failure)) => Err(failure),
+        (None, None) if is_too_large => Err(Failure::TooLarge),
+        (None, None) if is_any_usable => Err(Failure::Overloaded),
+        (None, None) => Err(Failure::NoToken),
+    }
+}
 
-    /// The token for another attempt at a request: usable, serving the key, and none of
-    /// `not_these`. One that lacks the key is asked only where all do, as far as is known.
-    #[must_use]
-    pub(super) fn best_for(&self, request: &Request, not_these: TokenSet) -> Option<&Token> {
-        let now = Instant::now();
-        let serves_key = |token: &Token| {
-            !token.has_failing_keys()
-                || !matches!(token.admit(request, now, false), Admission::Refused(_))
-        };
-        let is_proven_somewhere = || {
-            let mut usable = self.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
-            usable.any(|token| Fit::of(token, request) == Fit::Suits)
-        };
-        let may_do = |token: &Token| {
-            !is_encryption(request)
-                || match Fit::of(token, request) {
-                    Fit::Suits | Fit::Lacks => true,
-                    Fit::Differs => false,
-                    // Its key would be a second one, and nothing would tell whether it is another.
-                    Fit::Unproven { .. } => {
-                        !token.backend.is_untestable(request.key) || !is_proven_somewhere()
-                    }
+/// The token for another attempt at a request: usable, serving the key, and none of
+/// `not_these`. One that lacks the key is asked only where all do, as far as is known.
+#[must_use]
+pub fn best_for<'f>(
+    tokens: &'f [Token],
+    request: &Request,
+    not_these: TokenSet,
+) -> Option<&'f Token> {
+    let now = Instant::now();
+    let serves_key = |token: &Token| {
+        !token.has_failing_keys()
+            || !matches!(token.admit(request, now, false), Admission::Refused(_))
+    };
+    let is_proven_somewhere = || {
+        let mut usable = tokens.iter().filter(|token| token.circuit_breaker.is_usable());
+        usable.any(|token| Fit::of(token, request) == Fit::Suits)
+    };
+    let may_do = |token: &Token| {
+        !is_encryption(request)
+            || match Fit::of(token, request) {
+                Fit::Suits | Fit::Lacks => true,
+                Fit::Differs => false,
+                // Its key would be a second one, and nothing would tell whether it is another.
+                Fit::Unproven { .. } => {
+                    !token.backend.is_untestable(request.key) || !is_proven_somewhere()
                 }
-        };
-        let usable = || {
-            self.tokens.iter().filter(|token| {
-                token.circuit_breaker.is_usable()
-                    && token.has_room_for(request)
-                    && serves_key(token)
-                    && may_do(token)
-            })
-        };
-        let has_key = |token: &Token| Fit::of(token, request) != Fit::Lacks;
-        let is_anywhere = usable().any(has_key);
-        let mut best = None;
-        for token in usable() {
-            if not_these & bit(token.index) != 0 || (is_anywhere && !has_key(token)) {
-                continue;
             }
-            let candidate = Candidate::of(token);
-            let rank = (Fit::of(token, request), candidate.rank(true, candidate.wait()));
-            if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
-                best = Some((rank, token));
-            }
+    };
+    let usable = || {
+        tokens.iter().filter(|token| {
+            token.circuit_breaker.is_usable()
+                && token.has_room_for(request)
+                && serves_key(token)
+                && may_do(token)
+        })
+    };
+    let has_key = |token: &Token| Fit::of(token, request) != Fit::Lacks;
+    let is_anywhere = usable().any(has_key);
+    let mut best = None;
+    for token in usable() {
+        if not_these.contains(token.index) || (is_anywhere && !has_key(token)) {
+            continue;
         }
-        best.map(|(_, token)| token)
+        let candidate = Candidate::of(token);
+        let rank = (Fit::of(token, request), candidate.rank(true, candidate.wait()));
+        if best.as_ref().is_none_or(|(best_rank, _)| rank < *best_rank) {
+            best = Some((rank, token));
+        }
     }
+    best.map(|(_, token)| token)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::limits::{
     CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MIN_HANG, SERVICE_TIME_CALLS,
-    SERVICE_TIME_FIRST_CALLS, SERVICE_TIME_STRETCH,
+    SERVICE_TIME_FIRST_CALLS, SERVICE_TIME_WINDOW,
 };
 
 /// One token's service time, by its recent calls.
@@ -98,7 +98,7 @@ impl ServiceTime {
         self.stretch_calls.fetch_add(1, relaxed);
         let end = nanos(end.saturating_duration_since(self.start));
         let began = self.stretch_start.load(relaxed);
-        let is_over = end.saturating_sub(began) >= nanos(SERVICE_TIME_STRETCH);
+        let is_over = end.saturating_sub(began) >= nanos(SERVICE_TIME_WINDOW);
         // Of several workers one ends it.
         if !is_over || self.stretch_start.compare_exchange(began, end, relaxed, relaxed).is_err() {
             return;

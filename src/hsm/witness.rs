@@ -17,9 +17,8 @@ use std::time::Instant;
 use parking_lot::RwLock;
 
 use super::backend::Identity;
-use super::fleet::bit;
-use super::queue::TokenSet;
 use super::signal::Signal;
+use super::token_set::TokenSet;
 use crate::job::{Iv, TokenIndex};
 
 /// The plaintext of every witness.
@@ -68,22 +67,22 @@ pub struct Member {
 
 struct Entry {
     witness: Arc<Witness>,
-    /// Tokens that were tried with it, whatever came of it.
-    heard: TokenSet,
+    /// Tokens that were tried with it, whatever the outcome.
+    tried: TokenSet,
     /// Tokens that disagree with it.
-    dissent: TokenSet,
+    disagreeing: TokenSet,
     is_settled: bool,
 }
 
 impl Entry {
     fn settled(witness: Witness) -> Self {
         let witness = Arc::new(witness);
-        Self { witness, heard: 0, dissent: 0, is_settled: true }
+        Self { witness, tried: TokenSet::EMPTY, disagreeing: TokenSet::EMPTY, is_settled: true }
     }
 
     /// Whether it does not count yet, and nobody disagrees with it.
     fn is_undecided(&self) -> bool {
-        !self.is_settled && self.dissent == 0
+        !self.is_settled && self.disagreeing.is_empty()
     }
 }
 
@@ -172,9 +171,9 @@ impl Witnesses {
         self.era.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The member's bit, or none if it belongs to another fleet.
-    fn bit_of(&self, member: Member) -> TokenSet {
-        if member.fleet == self.fleet.load(Ordering::Acquire) { bit(member.index) } else { 0 }
+    /// Returns whether the token is one of the fleet that decides.
+    fn is_current(&self, member: Member) -> bool {
+        member.fleet == self.fleet.load(Ordering::Acquire)
     }
 
     /// Returns whether the settings name a token that is right.
@@ -206,7 +205,7 @@ impl Witnesses {
     #[must_use]
     pub fn is_disputed(&self, label: &str) -> bool {
         let entries = self.entries.read();
-        entries.get(label).is_some_and(|entry| !entry.is_settled && entry.dissent != 0)
+        entries.get(label).is_some_and(|entry| !entry.is_settled && !entry.disagreeing.is_empty())
     }
 
     /// Adds a witness that a token has made. Returns false if the key has one already, by which the
@@ -222,8 +221,15 @@ impl Witnesses {
         if entries.contains_key(label) {
             return false;
         }
-        let (witness, heard) = (Arc::new(witness), self.bit_of(member));
-        let mut entry = Entry { witness, heard, dissent: 0, is_settled: false };
+        let mut entry = Entry {
+            witness: Arc::new(witness),
+            tried: TokenSet::EMPTY,
+            disagreeing: TokenSet::EMPTY,
+            is_settled: false,
+        };
+        if self.is_current(member) {
+            entry.tried.insert(member.index);
+        }
         self.unsettled.fetch_add(1, Ordering::AcqRel);
         if self.is_trusted(identity) {
             self.settle_one(&mut entry);
@@ -234,9 +240,11 @@ impl Witnesses {
 
     /// Records that a token has decrypted the witness.
     pub fn agrees(&self, label: &str, member: Member) {
-        if let Some(entry) = self.entries.write().get_mut(label) {
-            entry.heard |= self.bit_of(member);
-            entry.dissent &= !self.bit_of(member);
+        if let Some(entry) = self.entries.write().get_mut(label)
+            && self.is_current(member)
+        {
+            entry.tried.insert(member.index);
+            entry.disagreeing.remove(member.index);
         }
     }
 
@@ -244,8 +252,9 @@ impl Witnesses {
     pub fn unproven(&self, label: &str, member: Member) {
         if self.unsettled.load(Ordering::Acquire) > 0
             && let Some(entry) = self.entries.write().get_mut(label)
+            && self.is_current(member)
         {
-            entry.heard |= self.bit_of(member);
+            entry.tried.insert(member.index);
         }
     }
 
@@ -262,23 +271,22 @@ impl Witnesses {
             // It was dropped in the meantime.
             return Disagreement::Dropped;
         };
-        let mark = self.bit_of(member);
         // A token of a former fleet has no word about a provisional witness.
-        if entry.is_settled || mark == 0 {
+        if entry.is_settled || !self.is_current(member) {
             return Disagreement::Excluded;
         }
-        entry.heard |= mark;
+        entry.tried.insert(member.index);
         if self.is_trusted(identity) {
             entries.remove(label);
             self.unsettled.fetch_sub(1, Ordering::AcqRel);
             self.era.fetch_add(1, Ordering::AcqRel);
             return Disagreement::Dropped;
         }
-        if entry.dissent == 0 {
+        if entry.disagreeing.is_empty() {
             // The maker does not encrypt with it any more either.
             self.era.fetch_add(1, Ordering::AcqRel);
         }
-        entry.dissent |= mark;
+        entry.disagreeing.insert(member.index);
         Disagreement::Disputed { maker: entry.witness.made_by.clone() }
     }
 
@@ -293,19 +301,21 @@ impl Witnesses {
         let waiting: Vec<_> = {
             let entries = self.entries.read();
             let waiting = entries.iter().filter(|(_, entry)| entry.is_undecided());
-            waiting.map(|(label, entry)| (label.clone(), usable & !entry.heard)).collect()
+            waiting.map(|(label, entry)| (label.clone(), usable.difference(entry.tried))).collect()
         };
-        let silent = |silent: TokenSet, label: &str| match silent {
-            0 => 0,
-            _ => silent & cannot_tell(label),
-        };
-        let waiting: Vec<_> =
-            waiting.into_iter().map(|(label, unheard)| (silent(unheard, &label), label)).collect();
+        let waiting = waiting.into_iter().map(|(label, untried)| {
+            let silent = match untried.is_empty() {
+                true => TokenSet::EMPTY,
+                false => untried.intersection(cannot_tell(&label)),
+            };
+            (silent, label)
+        });
+        let waiting: Vec<_> = waiting.collect();
         let mut entries = self.entries.write();
         for (silent, label) in waiting {
             if let Some(entry) = entries.get_mut(&label)
                 && entry.is_undecided()
-                && usable & !entry.heard & !silent == 0
+                && usable.difference(entry.tried).difference(silent).is_empty()
             {
                 self.settle_one(entry);
             }
@@ -361,6 +371,11 @@ mod tests {
         Witness { iv, ciphertext: vec![0; 48], made_by: by.to_owned(), made_unix_secs: 0 }
     }
 
+    /// The first tokens of the fleet.
+    fn first(tokens: u16) -> TokenSet {
+        (0..tokens).map(TokenIndex).collect()
+    }
+
     fn named(name: &str) -> Identity {
         Identity { id: name.to_owned(), ..Identity::default() }
     }
@@ -384,10 +399,10 @@ mod tests {
         let witnesses = Witnesses::default();
         assert!(witnesses.offer("key", witness("a"), A, &named("a")));
         assert!(!witnesses.offer("key", witness("b"), B, &named("b")));
-        witnesses.settle(0, 0b11, &|_| 0);
+        witnesses.settle(0, first(2), &|_| TokenSet::EMPTY);
         assert!(witnesses.settled().is_empty(), "the other was not asked yet");
         witnesses.unproven("key", B);
-        witnesses.settle(0, 0b11, &|_| 0);
+        witnesses.settle(0, first(2), &|_| TokenSet::EMPTY);
         assert_eq!((witnesses.settled().len(), witnesses.revision()), (1, 1));
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
         assert!(!witnesses.is_disputed("key"));
@@ -398,10 +413,12 @@ mod tests {
     fn who_cannot_tell_is_not_waited_for() {
         let witnesses = Witnesses::default();
         witnesses.offer("key", witness("a"), A, &named("a"));
-        witnesses.settle(0, 0b111, &|_| bit(B.index));
+        witnesses.settle(0, first(3), &|_| TokenSet::of(B.index));
         assert!(witnesses.settled().is_empty(), "there is a third one");
         witnesses.agrees("key", C);
-        witnesses.settle(0, 0b111, &|label| if label == "key" { bit(B.index) } else { 0 });
+        witnesses.settle(0, first(3), &|label| {
+            if label == "key" { TokenSet::of(B.index) } else { TokenSet::EMPTY }
+        });
         assert_eq!(witnesses.settled().len(), 1);
     }
 
@@ -416,10 +433,10 @@ mod tests {
         assert_eq!(disagrees(&witnesses, B, "b"), disputed);
         assert!(witnesses.is_disputed("key") && witnesses.era() != era);
         witnesses.agrees("key", C);
-        witnesses.settle(0, 0b111, &|_| 0);
+        witnesses.settle(0, first(3), &|_| TokenSet::EMPTY);
         assert!(witnesses.is_disputed("key"), "a majority decides nothing");
         witnesses.agrees("key", B);
-        witnesses.settle(0, 0b111, &|_| 0);
+        witnesses.settle(0, first(3), &|_| TokenSet::EMPTY);
         assert!(!witnesses.is_disputed("key"));
         assert_eq!(witnesses.settled().len(), 1);
     }
@@ -483,9 +500,9 @@ mod tests {
         let new = Member { fleet, index: TokenIndex(0) };
         assert!(witnesses.offer("key", witness("a"), new, &named("a")));
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
-        witnesses.settle(0, 0b1, &|_| 0);
+        witnesses.settle(0, first(1), &|_| TokenSet::EMPTY);
         assert!(witnesses.settled().is_empty(), "the former fleet's word");
-        witnesses.settle(fleet, 0b1, &|_| 0);
+        witnesses.settle(fleet, first(1), &|_| TokenSet::EMPTY);
         assert_eq!(witnesses.settled().len(), 1);
     }
 }

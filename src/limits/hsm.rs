@@ -85,13 +85,13 @@ pub const HANG_FACTOR: u32 = 32;
 /// But not if it must be longer than this for that.
 pub const MAX_HANG: Duration = Duration::from_secs(2);
 /// How long a token's calls are averaged over where they are many.
-pub const SERVICE_TIME_STRETCH: Duration = Duration::from_millis(50);
+pub const SERVICE_TIME_WINDOW: Duration = Duration::from_millis(50);
 /// So many calls in that time make up the average alone; fewer, their part of it.
 pub const SERVICE_TIME_CALLS: u64 = 8;
 /// Of a token's first calls the shortest counts, not their average.
 pub const SERVICE_TIME_FIRST_CALLS: u64 = 256;
 /// Opening or closing a session, a login, a probe: longer than this is a hang.
-pub const MAX_HOUSEKEEPING: Duration = Duration::from_secs(10);
+pub const MAX_MAINTENANCE_CALL: Duration = Duration::from_secs(10);
 /// A probe that lasts longer is evidence against the token; it is still waited for.
 pub const MAX_HEALTH_CHECK: Duration = Duration::from_secs(2);
 /// Listing all of a token's keys: longer than this is a hang.
@@ -118,7 +118,7 @@ pub const MAX_HANG_BACKOFF: Duration = Duration::from_secs(30);
 /// session is tried: one session may hang for reasons of its own.
 pub const MAX_STALLED_TO_HEDGE: isize = 2;
 /// Other keys count as served if one succeeded in this time.
-pub const OTHER_KEYS_ALIVE: Duration = Duration::from_secs(1);
+pub const OTHER_KEYS_SERVED_WINDOW: Duration = Duration::from_secs(1);
 /// Faults of a key in a row, charged to the key, that open its circuit breaker.
 pub const MIN_KEY_FAULTS: u32 = 5;
 /// The same where other keys of the token fail too: at a fault rate of 30 %, a key fails so often
@@ -133,15 +133,15 @@ pub const KEY_FAULT_SPAN: Duration = Duration::from_millis(500);
 /// Wait before one request tries a key whose circuit breaker is open, up to half as long again.
 pub const KEY_TRIAL_INTERVAL: Duration = Duration::from_secs(1);
 /// Faults of a key that came to nothing are forgotten after this time.
-pub const KEY_FAULT_MEMORY: Duration = Duration::from_secs(60);
+pub const KEY_FAULT_EXPIRY: Duration = Duration::from_secs(60);
 /// Other keys fail too if the token or a session was charged with a fault in this time.
-pub const OTHERS_FAIL: Duration = Duration::from_secs(2);
+pub const TOKEN_FAULT_WINDOW: Duration = Duration::from_secs(2);
 /// Attempts at a request on a token, after which the charge of its faults decides about a third.
 pub const ATTEMPTS_BEFORE_ATTRIBUTION: u8 = 2;
 /// How long a token's keys are proven at a stretch; then it is left to the requests for as long.
 pub const PROOF_SLICE: Duration = Duration::from_millis(25);
 /// The shortest time from the beginning of one such stretch to that of the next.
-pub const PROOF_PAUSE: Duration = Duration::from_millis(50);
+pub const PROOF_INTERVAL: Duration = Duration::from_millis(50);
 /// Keys proven at a stretch: 500 a second.
 pub const MAX_PROOFS_PER_SLICE: usize = 25;
 /// Wait before a key is tried again that could not be proven.
@@ -201,7 +201,7 @@ pub const MONITOR_TICK: Duration = Duration::from_millis(10);
 /// How often health is looked at for what has changed.
 pub const HEALTH_TICK: Duration = Duration::from_millis(100);
 /// A token that fails again this soon after it returned is not probed at once.
-pub const MIN_STEADY: Duration = Duration::from_secs(5);
+pub const MIN_STABLE_TIME: Duration = Duration::from_secs(5);
 /// Ticks without a call in flight after which nobody looks until there is one.
 pub const MONITOR_IDLE_TICKS: u32 = 100;
 /// Probes right after connecting, by which the token's service time is known before the first job.

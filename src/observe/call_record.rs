@@ -8,7 +8,7 @@ pub struct CallRecord<'a> {
     /// The connection's other end.
     pub peer: Option<IpAddr>,
     /// The signature was right, or none is asked for. Else the line may be left out, see
-    /// [`crate::limits::MAX_UNAUTHENTICATED_LINES_PER_SECOND`].
+    /// [`crate::limits::MAX_UNAUTHENTICATED_LINES_PER_SEC`].
     pub is_authenticated: bool,
     /// `metadata`, `encrypt`, `decrypt`, `health`; empty if the path named none.
     pub call: &'a str,

@@ -57,7 +57,7 @@ impl<'a> Line<'a> {
     }
 
     /// Goes on with a JSON object whose first member is there, or will be.
-    pub(super) fn go_on(out: &'a mut Vec<u8>) -> Self {
+    pub(super) fn continue_json(out: &'a mut Vec<u8>) -> Self {
         Self { out, format: LogFormat::Json }
     }
 

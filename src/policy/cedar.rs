@@ -1,7 +1,8 @@
 //! Policies in Cedar, checked against the schema that `configuration/policy.cedarschema` shows.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::error::Error;
+use std::fmt::{self, Write as _};
 use std::str::FromStr as _;
 
 use cedar_policy::{
@@ -122,7 +123,7 @@ impl Cedar {
         }
     }
 
-    fn request(&self, attributes: &Attributes<'_>) -> Result<Request, String> {
+    fn request(&self, attributes: &Attributes<'_>) -> Result<Request, Box<dyn Error>> {
         let uid = |name: &EntityTypeName, id: &str| {
             EntityUid::from_type_name_and_id(name.clone(), EntityId::new(id))
         };
@@ -130,7 +131,7 @@ impl Cedar {
         let key = uid(&self.key, attributes.external_key_id);
         let action = self.actions[attributes.action as usize].clone();
         let context = context(attributes)?;
-        Request::new(principal, action, key, context, None).map_err(|error| error.to_string())
+        Ok(Request::new(principal, action, key, context, None)?)
     }
 
     fn name<'s>(&'s self, id: &'s PolicyId) -> &'s str {
@@ -156,7 +157,7 @@ fn denied(reason: String) -> Decision {
     Decision { is_allowed: false, reason: reason.into(), is_lasting: true }
 }
 
-fn context(attributes: &Attributes<'_>) -> Result<Context, String> {
+fn context(attributes: &Attributes<'_>) -> Result<Context, Box<dyn Error>> {
     let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
     let mut pairs = Vec::with_capacity(12);
     let mut add = |name: &str, value: Option<&str>| {
@@ -182,10 +183,10 @@ fn context(attributes: &Attributes<'_>) -> Result<Context, String> {
             ("keyId", key.key_id),
         ];
         let parts = parts.map(|(name, part)| (name.to_owned(), text(part)));
-        let record = RestrictedExpression::new_record(parts).map_err(|error| error.to_string())?;
+        let record = RestrictedExpression::new_record(parts)?;
         pairs.push(("kmsKey".to_owned(), record));
     }
-    Context::from_pairs(pairs).map_err(|error| error.to_string())
+    Ok(Context::from_pairs(pairs)?)
 }
 
 /// Each policy's name, from its annotation `@id` or its number, and its line.
@@ -222,6 +223,6 @@ fn one_line(text: &str) -> String {
 }
 
 /// What a test would have found.
-fn defect(error: impl std::fmt::Display) -> Vec<Remark> {
+fn defect(error: impl fmt::Display) -> Vec<Remark> {
     vec![Remark::mistake(None, format!("a defect in the built-in schema: {error}"), "report it")]
 }

@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::limits::DESCRIPTORS_BESIDE_CONNECTIONS;
+use crate::limits::RESERVED_DESCRIPTORS;
 
 /// Raises the soft limit, which is usually 1,024, as far as `max_connections` need it and the hard
 /// one lets it.
@@ -12,7 +12,7 @@ use crate::limits::DESCRIPTORS_BESIDE_CONNECTIONS;
 pub(super) fn raise(max_connections: usize) -> Result<(), usize> {
     let limit = getrlimit(Resource::Nofile);
     let connections = u64::try_from(max_connections).unwrap_or(u64::MAX);
-    let needed = connections.saturating_add(DESCRIPTORS_BESIDE_CONNECTIONS);
+    let needed = connections.saturating_add(RESERVED_DESCRIPTORS);
     let allowed = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
     if allowed(limit.current) {
         return Ok(());
@@ -27,7 +27,7 @@ pub(super) fn raise(max_connections: usize) -> Result<(), usize> {
 /// How many connections leave the HSM's module, the log and `/ping` what they need, of so many
 /// descriptors: where there are few, half of them.
 fn connections_within(descriptors: u64) -> usize {
-    let connections = descriptors - DESCRIPTORS_BESIDE_CONNECTIONS.min(descriptors / 2);
+    let connections = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);
     usize::try_from(connections).unwrap_or(usize::MAX).max(1)
 }
 

@@ -25,8 +25,9 @@ use super::waiting::{Entry, List, Lists};
 use crate::hsm::Hsm;
 use crate::job::{Completion, CompletionQueue, Failure, Job};
 use crate::limits::{
-    HANDSHAKES_PER_OLDEST, MAX_ANSWERS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_EXPIRIES_PER_TURN,
-    MAX_HANDSHAKES_PER_TURN, MAX_JOBS_PER_SUBMIT, MAX_LEFTOVERS, MAX_LISTENERS_PER_LOOP, MAX_TURN,
+    HANDSHAKES_PER_OLDEST, MAX_ANSWERS_PER_TURN, MAX_CARRIED_OVER_TURN, MAX_EVENTS_PER_POLL,
+    MAX_EXPIRIES_PER_TURN, MAX_HANDSHAKES_PER_TURN, MAX_JOBS_PER_SUBMIT, MAX_LISTENERS_PER_LOOP,
+    MAX_TURN,
 };
 use crate::observe::log::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
@@ -185,7 +186,7 @@ impl Running {
     fn serve_ready(&mut self) {
         self.look_at_longest_wait();
         self.serve_list(List::Ready, self.context.snapshot.now + MAX_TURN);
-        self.serve_list(List::Again, Instant::now() + MAX_LEFTOVERS);
+        self.serve_list(List::Again, Instant::now() + MAX_CARRIED_OVER_TURN);
     }
 
     /// Serves a list in its order: one connection at least, and more until it is time to look at

@@ -174,7 +174,7 @@ fn watch_panics() -> Arc<SharedCounter> {
     let counter: Arc<SharedCounter> = Arc::default();
     let (usual, noted) = (std::panic::take_hook(), Arc::clone(&counter));
     std::panic::set_hook(Box::new(move |panic| match thread::current().name() {
-        Some(LOOP) => panics::note(panic, &noted),
+        Some(LOOP) => panics::record(panic, &noted),
         _ => usual(panic),
     }));
     counter

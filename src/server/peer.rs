@@ -19,7 +19,7 @@ use super::loop_context::LoopContext;
 use super::tls::{Session, TlsError};
 use crate::job::{Completion, Failure};
 use crate::limits::{
-    MAX_READ_PER_TURN_BYTES, MAX_UNKEYED_FLIGHT_BYTES, READ_SCRATCH_BYTES, STOPPING_PATIENCE,
+    DRAIN_IDLE_TIMEOUT, MAX_READ_PER_TURN_BYTES, MAX_UNKEYED_FLIGHT_BYTES, READ_SCRATCH_BYTES,
 };
 use crate::proto::{Connection, Listener, Step, Wait};
 
@@ -132,7 +132,7 @@ impl Peer {
     pub(super) fn deadline(&self, context: &LoopContext) -> Instant {
         let timeouts = &context.loop_state.service.options.timeouts;
         let at_the_end = |time: Duration| {
-            if context.snapshot.is_stopping { time.min(STOPPING_PATIENCE) } else { time }
+            if context.snapshot.is_stopping { time.min(DRAIN_IDLE_TIMEOUT) } else { time }
         };
         match self.phase {
             Phase::Proxy { since } | Phase::Handshake { since, .. } => {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::limits::MAX_LEFT_BEHIND_ENTRIES;
+use crate::limits::MAX_STALE_ENTRIES;
 
 /// A connection's slot, and its number, which no other connection of the loop has.
 pub(super) type Entry = (usize, u64);
@@ -49,7 +49,7 @@ impl Waiting {
     /// Adds one. `peers` is how many there are, `is_waiting` whether that entry's still waits:
     /// what others have left behind does not pile up.
     pub(super) fn push(&mut self, entry: Entry, peers: usize, is_waiting: impl Fn(Entry) -> bool) {
-        if self.0.len() > 2 * peers + MAX_LEFT_BEHIND_ENTRIES {
+        if self.0.len() > 2 * peers + MAX_STALE_ENTRIES {
             self.0.retain(|entry| is_waiting(*entry));
         }
         self.0.push_back(entry);
@@ -78,7 +78,7 @@ mod tests {
         let mut waiting = Waiting::default();
         for number in 0..100_000 {
             waiting.push((1, number), 1, |(_, waits)| waits + 1 == number);
-            assert!(waiting.0.len() <= 2 + MAX_LEFT_BEHIND_ENTRIES + 1);
+            assert!(waiting.0.len() <= 2 + MAX_STALE_ENTRIES + 1);
         }
         assert_eq!(waiting.pop_newest(), Some((1, 99_999)));
         assert!(waiting.pop_oldest().is_some_and(|(_, number)| number < 99_999));

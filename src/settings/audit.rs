@@ -84,9 +84,9 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     }
     let remedy = "make one with `xks-proxy audit new-key FILE`";
     match file::read(path, MAX_SECRET_FILE_BYTES) {
-        Ok((_, status)) => {
+        Ok((_, ownership)) => {
             member.report().add_file(path);
-            file::check(&status, path, true, member.location(), member.report());
+            file::check(&ownership, path, true, member.location(), member.report());
         }
         Err(error) => {
             member.mistake(format!("\"{name}\" cannot be read: {error}"), remedy);

@@ -24,16 +24,16 @@ const PROFILE_REMEDY: &str = "write one of cloudhsm, kryoptic, luna, nshield, ns
 /// `[hsm_capabilities]`
 pub(super) fn read(root: &Section<'_>) -> Option<Capabilities> {
     let remedy = "add it with can_generate_iv and is_zero_iv_required, or with profile";
-    of(&root.require_section("hsm_capabilities", remedy)?)
+    read_from(&root.require_section("hsm_capabilities", remedy)?)
 }
 
 /// A section that has at least one of the members.
-pub(super) fn is_in(section: &Section<'_>) -> bool {
+pub(super) fn are_in(section: &Section<'_>) -> bool {
     MEMBERS.into_iter().any(|name| section.get(name).is_some())
 }
 
 /// The members of that section.
-pub(super) fn of(section: &Section<'_>) -> Option<Capabilities> {
+pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
     let profile = section.get("profile");
     let switch = |name| match section.get(name) {
         Some(member) => member.bool().map(Some),

@@ -12,7 +12,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
-use super::file::{self, Status};
+use super::file::{self, Ownership};
 use super::section::{Member, shown};
 use crate::limits::{CERTIFICATE_WARNING_DAYS, MAX_PEM_BYTES};
 use crate::observe::timestamp::civil_from_days;
@@ -31,7 +31,7 @@ pub struct CertificateSummary {
 }
 
 /// The PEM text of the file that `member` names.
-fn read(member: &Member<'_>, remedy: &str) -> Option<(Zeroizing<Vec<u8>>, Status)> {
+fn read(member: &Member<'_>, remedy: &str) -> Option<(Zeroizing<Vec<u8>>, Ownership)> {
     let name = member.string(remedy)?;
     if name.is_empty() {
         member.mistake("it is empty", remedy);
@@ -42,9 +42,9 @@ fn read(member: &Member<'_>, remedy: &str) -> Option<(Zeroizing<Vec<u8>>, Status
             member.mistake(format!("{} is empty", shown(name)), remedy);
             None
         }
-        Ok((bytes, status)) => {
+        Ok((bytes, ownership)) => {
             member.report().add_file(Path::new(name));
-            Some((bytes, status))
+            Some((bytes, ownership))
         }
         Err(error) => {
             member.mistake(format!("{} cannot be read: {error}", shown(name)), remedy);
@@ -77,9 +77,9 @@ pub(super) fn read_chain(
 /// The first private key of a file.
 pub(super) fn read_key(member: &Member<'_>) -> Option<PrivateKeyDer<'static>> {
     let remedy = "name the PEM file with the certificate's private key (PKCS#8, PKCS#1 or SEC1)";
-    let (bytes, status) = read(member, remedy)?;
+    let (bytes, ownership) = read(member, remedy)?;
     let path = Path::new(member.string(remedy)?);
-    file::check(&status, path, true, member.location(), member.report());
+    file::check(&ownership, path, true, member.location(), member.report());
     let has = |mark: &str| memchr::memmem::find(&bytes, mark.as_bytes()).is_some();
     if has("BEGIN ENCRYPTED PRIVATE KEY") || has("Proc-Type: 4,ENCRYPTED") {
         let remedy = "decrypt it (openssl pkey -in KEY -out PLAIN_KEY) into a file that only the \

@@ -23,7 +23,7 @@ const OTHERS_READ: u32 = 0o004;
 
 /// Owner and permissions of a file as it was read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Status {
+pub(super) struct Ownership {
     owner: u32,
     mode: u32,
 }
@@ -32,7 +32,7 @@ pub(super) struct Status {
 ///
 /// # Errors
 /// It cannot be read, or is larger than `max_bytes`.
-pub(super) fn read(path: &Path, max_bytes: u64) -> io::Result<(Zeroizing<Vec<u8>>, Status)> {
+pub(super) fn read(path: &Path, max_bytes: u64) -> io::Result<(Zeroizing<Vec<u8>>, Ownership)> {
     let mut open = File::open(path)?;
     // Of the open file: a symbolic link, or another file put in its place, cannot deceive.
     let metadata = open.metadata()?;
@@ -44,7 +44,7 @@ pub(super) fn read(path: &Path, max_bytes: u64) -> io::Result<(Zeroizing<Vec<u8>
     let capacity = usize::try_from(metadata.len()).unwrap_or(0) + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     open.by_ref().take(max_bytes).read_to_end(&mut bytes)?;
-    Ok((bytes, Status { owner: metadata.uid(), mode: metadata.mode() }))
+    Ok((bytes, Ownership { owner: metadata.uid(), mode: metadata.mode() }))
 }
 
 /// Reports a file that others than we and root can change, or, if it holds a secret, read.
@@ -54,16 +54,16 @@ pub(super) fn read(path: &Path, max_bytes: u64) -> io::Result<(Zeroizing<Vec<u8>
 /// Kubernetes (`fsGroup`) and systemd (`LoadCredential=`) hand a secret to a process that is not
 /// root.
 pub(super) fn check(
-    status: &Status,
+    ownership: &Ownership,
     path: &Path,
     holds_secret: bool,
     location: &Location,
     report: &Report<'_>,
 ) {
-    let Some(problem) = exposure(status, geteuid().as_raw(), holds_secret) else { return };
+    let Some(problem) = exposure(ownership, geteuid().as_raw(), holds_secret) else { return };
     let name = shown(&path.to_string_lossy());
-    let mode = status.mode & 0o7777;
-    let problem = format!("{name} (mode {mode:04o}, owner {}) {problem}", status.owner);
+    let mode = ownership.mode & 0o7777;
+    let problem = format!("{name} (mode {mode:04o}, owner {}) {problem}", ownership.owner);
     let remedy = if holds_secret {
         "chown it to the proxy's user and chmod 0400, or root with the proxy's group and 0440"
     } else {
@@ -72,8 +72,8 @@ pub(super) fn check(
     report.exposed(location, problem, remedy.to_owned());
 }
 
-fn exposure(status: &Status, user: u32, holds_secret: bool) -> Option<&'static str> {
-    let Status { owner, mode } = *status;
+fn exposure(ownership: &Ownership, user: u32, holds_secret: bool) -> Option<&'static str> {
+    let Ownership { owner, mode } = *ownership;
     if owner != 0 && owner != user {
         Some("belongs to another user, who can change it")
     } else if mode & (GROUP_WRITE | OTHERS_WRITE) != 0 {
@@ -131,8 +131,8 @@ mod tests {
             (0, 0o460, false, false),
             (US + 1, 0o600, false, false),
         ] {
-            let status = Status { owner, mode: 0o100_000 | mode };
-            let is_good = |holds_secret| exposure(&status, US, holds_secret).is_none();
+            let ownership = Ownership { owner, mode: 0o100_000 | mode };
+            let is_good = |holds_secret| exposure(&ownership, US, holds_secret).is_none();
             assert_eq!((is_good(true), is_good(false)), (secret, plain), "{owner} {mode:04o}");
         }
     }

@@ -88,7 +88,7 @@ fn load_with(
     environment: Environment<'_>,
     missing: &'static str,
 ) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
-    let (bytes, status) = file::read(path, MAX_SETTINGS_BYTES).map_err(|error| {
+    let (bytes, ownership) = file::read(path, MAX_SETTINGS_BYTES).map_err(|error| {
         let problem = format!("it cannot be read: {error}");
         let remedy = format!("name a readable file in {XKS_PROXY_SETTINGS_TOML}");
         vec![Finding::of_file(path, problem, remedy)]
@@ -107,7 +107,7 @@ fn load_with(
     let settings = if report_syntax(&report, &errors) {
         None
     } else {
-        read_settings(path, &status, document.get_ref(), &report, environment)
+        read_settings(path, &ownership, document.get_ref(), &report, environment)
     };
     wipe(document.get_mut());
     let has_mistakes = report.has_mistakes();
@@ -120,7 +120,7 @@ fn load_with(
 
 fn read_settings(
     path: &Path,
-    status: &file::Status,
+    ownership: &file::Ownership,
     document: &DeTable<'_>,
     report: &Report<'_>,
     environment: Environment<'_>,
@@ -141,7 +141,7 @@ fn read_settings(
     let state_directory = state::read(&root);
     let holds_secret = holds_secret(document);
     file::check(
-        status,
+        ownership,
         path,
         holds_secret,
         &Location { member: String::new(), offset: None },

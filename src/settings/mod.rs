@@ -8,6 +8,7 @@ mod audit;
 mod capabilities;
 mod certificate;
 mod client_verifier;
+mod configs;
 mod credentials;
 mod document;
 mod environment;
@@ -24,7 +25,7 @@ mod secret;
 mod section;
 mod security;
 mod server;
-mod service;
+
 mod state;
 mod stores;
 mod tls;

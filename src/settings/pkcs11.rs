@@ -73,7 +73,7 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
 fn shared_capabilities(root: &Section<'_>) -> Option<Option<Capabilities>> {
     let pkcs11 = root.peek("pkcs11");
     let tokens = pkcs11.as_ref().and_then(|section| section.peek_all("tokens"));
-    let is_said = tokens.is_some_and(|all| !all.is_empty() && all.iter().all(capabilities::is_in));
+    let is_said = tokens.is_some_and(|all| !all.is_empty() && all.iter().all(capabilities::are_in));
     if is_said && root.peek("hsm_capabilities").is_none() {
         return Some(None);
     }

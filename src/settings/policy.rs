@@ -62,7 +62,7 @@ fn load(security: &Section<'_>, language: Language, path: &'static str) -> Optio
     let member = section.require("policy_file", &remedy)?;
     let name = member.string(&remedy)?;
     let file = Path::new(name);
-    let (bytes, status) = match file::read(file, MAX_POLICY_BYTES) {
+    let (bytes, ownership) = match file::read(file, MAX_POLICY_BYTES) {
         Ok(read) => read,
         Err(error) => {
             member.mistake(format!("\"{}\" cannot be read: {error}", shown(name)), remedy);
@@ -71,7 +71,7 @@ fn load(security: &Section<'_>, language: Language, path: &'static str) -> Optio
     };
     let report = member.report();
     report.add_file(file);
-    file::check(&status, file, false, member.location(), report);
+    file::check(&ownership, file, false, member.location(), report);
     let Ok(text) = std::str::from_utf8(&bytes) else {
         member.mistake(format!("\"{}\" is not UTF-8", shown(name)), remedy);
         return None;

@@ -36,7 +36,7 @@ fn from_file(member: &Member<'_>) -> Option<Secret<String>> {
     let remedy = "name a file with the secret in one line, which the proxy can read";
     let name = member.string(remedy)?;
     let path = Path::new(name);
-    let (mut bytes, status) = match file::read(path, MAX_SECRET_FILE_BYTES) {
+    let (mut bytes, ownership) = match file::read(path, MAX_SECRET_FILE_BYTES) {
         Ok(read) => read,
         Err(error) => {
             member.mistake(format!("\"{}\" cannot be read: {error}", shown(name)), remedy);
@@ -44,7 +44,7 @@ fn from_file(member: &Member<'_>) -> Option<Secret<String>> {
         }
     };
     member.report().add_file(path);
-    file::check(&status, path, true, member.location(), member.report());
+    file::check(&ownership, path, true, member.location(), member.report());
     match String::from_utf8(std::mem::take(&mut *bytes)) {
         Ok(mut text) => {
             if text.ends_with('\n') {

@@ -78,8 +78,11 @@ fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenC
         None if token.get("module").is_some() => Some(None),
         None => Some(defaults.initialize_parameters.clone()),
     };
-    let capabilities =
-        if capabilities::is_in(token) { capabilities::of(token) } else { defaults.capabilities };
+    let capabilities = if capabilities::are_in(token) {
+        capabilities::read_from(token)
+    } else {
+        defaults.capabilities
+    };
     let Capabilities { iv_mode, rules } = capabilities?;
     Some(TokenConfig {
         module: module?,

@@ -1,7 +1,7 @@
 //! The specification's error table, row by row, and HTTP's own errors.
 
 use serde_json::{Value, json};
-use xks_proxy::job::Failure;
+use xks_proxy::job::{Failure, ReturnCode};
 
 use crate::calls::{b64, call, decrypt, encrypt, metadata};
 use crate::rig::signer::Unsigned;
@@ -38,7 +38,7 @@ fn failures_of_the_hsm() {
         (Failure::CdivMismatch, 500, "InternalException"),
         (Failure::Malformed, 500, "InternalException"),
         (Failure::Defect, 500, "InternalException"),
-        (Failure::Pkcs11(0x30), 500, "InternalException"),
+        (Failure::Pkcs11(ReturnCode::Other(0x30)), 500, "InternalException"),
     ] {
         rig.hsm.failure = Some(failure);
         let answer = rig.ask(&call(&encrypt_path(), &encrypt(b"x", None)));

@@ -1,4 +1,4 @@
-//! The calls that are made on one session.
+//! The calls made on one session: a request's operations, and the checks behind them.
 
 mod evidence;
 mod health_check;
@@ -10,7 +10,7 @@ use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
 use zeroize::Zeroizing;
 
 use super::gcm::IvStock;
-use super::known_good::{KnownGood, ProbeKey};
+use super::known_good::{KnownGood, SessionKey};
 use super::login;
 use super::native_session::NativeSession;
 use super::opened::Opened;
@@ -18,17 +18,17 @@ use super::shared::Shared;
 use super::trouble::{NO_SESSION, fault_of};
 use crate::hsm::backend::{Blame, Fault};
 
-/// The session proper, apart from the token so that both can be borrowed.
+/// A session's own state, separate from the token's so that both can be borrowed.
 pub(super) struct Calls {
     pub(super) session: Option<NativeSession>,
     pub(super) opened: Opened,
     pub(super) ivs: IvStock,
-    /// Plaintexts of verifying decryptions; wiped after each.
+    /// Plaintext of a verifying decryption, zeroed after each use.
     pub(super) scratch: Zeroizing<Vec<u8>>,
     pub(super) known_good: Option<KnownGood>,
-    /// A ciphertext of another key's, by which faults are charged.
+    /// Ciphertext of another key, used to attribute faults.
     pub(super) evidence: Option<KnownGood>,
-    pub(super) probe_key: ProbeKey,
+    pub(super) session_key: SessionKey,
 }
 
 impl Calls {
@@ -40,7 +40,7 @@ impl Calls {
             scratch: Zeroizing::new(Vec::new()),
             known_good: None,
             evidence: None,
-            probe_key: ProbeKey::Untried,
+            session_key: SessionKey::Untried,
         }
     }
 

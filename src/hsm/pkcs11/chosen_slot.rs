@@ -1,11 +1,11 @@
-//! The slot that the settings mean: found once for each initialisation of the module, and asked
-//! again right before its token gets the PIN.
+//! The slot in use: selected once for each initialisation of the module, and verified right before
+//! its token gets the PIN.
 
 use cryptoki_sys::CK_SLOT_ID;
 
 use super::codes;
 use super::identity::identity;
-use super::login::About;
+use super::login::TokenAtLogin;
 use super::module::Generation;
 use super::pin_tries::PinId;
 use super::shared::Shared;
@@ -15,7 +15,7 @@ use crate::hsm::backend::{Identity, OpenError};
 use crate::hsm::inventory::SlotInventory;
 
 impl Shared {
-    /// The slot in that initialisation of the module.
+    /// Returns the slot to use in that generation, selecting it at the first call.
     pub(super) fn slot(&self, generation: Generation) -> Result<CK_SLOT_ID, OpenError> {
         {
             let chosen = self.chosen.read();
@@ -33,11 +33,11 @@ impl Shared {
         let choice =
             choose(found, &self.config.select, known.as_ref()).map_err(OpenError::Unavailable)?;
         let found = &slots[choice.index];
-        // Not under the lock: the call may hang, and the monitor asks who the token is.
+        // Without the lock, since this call may hang and the monitor reads the token's identity.
         require_gcm(&self.module.raw, found)?;
         let mut chosen = self.chosen.write();
         if chosen.token.is_some() {
-            // Found before, lost, and found again.
+            // The token was found before, so handles may have changed.
             self.keys.forget();
         }
         chosen.slot = Some((generation, found.slot));
@@ -57,9 +57,9 @@ impl Shared {
         Ok(found.slot)
     }
 
-    /// Asks the slot once more who its token is, right before it gets the PIN: another may have
-    /// come into it since.
-    pub(super) fn before_login(&self, slot: CK_SLOT_ID) -> Result<About, OpenError> {
+    /// Verifies, right before a login, that the slot still holds the selected token, since another
+    /// one may have been inserted.
+    pub(super) fn verify_token(&self, slot: CK_SLOT_ID) -> Result<TokenAtLogin, OpenError> {
         let unavailable = |reason| OpenError::Unavailable(reason);
         let found = self.module.raw.token_info(slot).map_err(|error| {
             self.count(&error);
@@ -84,6 +84,6 @@ impl Shared {
         let pin = self.login.pin().expose();
         let pin_id = PinId::of(&self.module.path, &id, pin)
             .ok_or_else(|| unavailable("the system gives no random bytes".to_owned()))?;
-        Ok(About { rules, pin_id, name })
+        Ok(TokenAtLogin { rules, pin_id, name })
     }
 }

@@ -1,51 +1,51 @@
-//! Every `CK_RV`, by name and by what it means for this proxy: one table.
+//! The table of all return codes (`CK_RV`): their names and what they mean for this proxy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki_sys::*;
 
 use super::native::Error;
-use crate::job::Failure;
+use crate::job::{NamedCode, ReturnCode};
 
-/// What a code means, and so what is done about it.
+/// Meaning of a code, which decides how the proxy reacts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// The ciphertext, its tag, IV or AAD is wrong.
     BadCiphertext,
-    /// From C_Decrypt: a bad ciphertext for some modules, a device in trouble for others. From
-    /// any other function: the token is in trouble.
+    /// From C_Decrypt: a bad ciphertext or a failing device, depending on the module. From any
+    /// other function: the token is failing.
     Ambiguous,
-    /// From C_Decrypt: may mean a bad ciphertext. From any other function: as [`Self::Request`].
+    /// From C_Decrypt: possibly a bad ciphertext. From any other function: like [`Self::Request`].
     AmbiguousRequest,
-    /// The session is gone or unusable: another one is opened.
+    /// The session is gone or unusable, and is replaced.
     Session,
-    /// The login is gone, and with it that of all the token's sessions.
+    /// The login is lost, for all sessions of the token.
     Login,
-    /// The cached object handle means nothing any more.
+    /// The cached object handle is stale.
     KeyHandle,
-    /// The key may not be used so.
+    /// The key's attributes forbid this use.
     KeyUsage,
-    /// The token, or the way to it, is in trouble.
+    /// The token, or the connection to it, is failing.
     Token,
-    /// The module as a whole has to be initialised anew.
+    /// The module must be initialised again.
     Module,
-    /// Too much at once, or too little memory: the same may work in a moment.
+    /// Too many calls or too little memory; the same call may succeed in a moment.
     Busy,
-    /// The PIN was refused; never tried again.
+    /// The PIN was refused, and is not tried again.
     Pin,
-    /// What was asked cannot be done, by this token or at all. Trying again is of no use.
+    /// The request cannot be served, by this token or by any. Retrying does not help.
     Request,
 }
 
-type Row = (CK_RV, &'static str, Class);
+type Row = (NamedCode, Class);
 
 macro_rules! table {
     ($($code:ident => $class:ident,)*) => {
-        &[$(($code, stringify!($code), Class::$class),)*]
+        &[$((NamedCode { code: $code, name: stringify!($code) }, Class::$class),)*]
     };
 }
 
-/// PKCS#11 v2.40 and v3.2, section 5.1 and pkcs11t.h, in the order of their numbers.
+/// The codes of PKCS#11 v2.40 and v3.2 (section 5.1 and pkcs11t.h), in numerical order.
 const TABLE: &[Row] = table! {
     CKR_CANCEL => Busy,
     CKR_HOST_MEMORY => Busy,
@@ -152,9 +152,9 @@ const TABLE: &[Row] = table! {
     CKR_PARAMETER_SET_NOT_SUPPORTED => Request,
 };
 
-/// How often each code came. Those that the standard doesn't know are one.
+/// Number of times that each code was returned. Codes outside the standard share one counter.
 pub struct Counts {
-    /// In the order of [`TABLE`]; the last is for all others.
+    /// In the order of [`TABLE`]; the last one counts all other codes.
     counts: [AtomicU64; TABLE.len() + 1],
 }
 
@@ -165,16 +165,16 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// Counts one.
+    /// Counts a code.
     pub fn count(&self, code: CK_RV) {
-        let place = TABLE.binary_search_by_key(&code, |row| row.0).unwrap_or(TABLE.len());
+        let place = TABLE.binary_search_by_key(&code, |row| row.0.code).unwrap_or(TABLE.len());
         self.counts[place].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Those that came, by name.
+    /// Returns the codes that were counted, by name.
     #[must_use]
     pub fn seen(&self) -> Vec<(&'static str, u64)> {
-        let names = TABLE.iter().map(|row| row.1).chain(["other"]);
+        let names = TABLE.iter().map(|row| row.0.name).chain(["other"]);
         names
             .zip(&self.counts)
             .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
@@ -184,17 +184,17 @@ impl Counts {
 }
 
 fn row(code: CK_RV) -> Option<&'static Row> {
-    TABLE.binary_search_by_key(&code, |row| row.0).ok().map(|at| &TABLE[at])
+    TABLE.binary_search_by_key(&code, |row| row.0.code).ok().map(|at| &TABLE[at])
 }
 
-/// What the code means. A code that the standard doesn't know, a vendor's own, is ambiguous.
+/// Returns the meaning of a code. Vendor-defined codes are ambiguous.
 #[must_use]
 pub fn class(code: CK_RV) -> Class {
-    row(code).map_or(Class::Ambiguous, |row| row.2)
+    row(code).map_or(Class::Ambiguous, |row| row.1)
 }
 
-/// What the code means from C_Decrypt for an HSM that gives these codes for a bad tag, and no
-/// other that can also mean a device in trouble; `None`: it may be any of them.
+/// Returns the meaning of a code from C_Decrypt. `bad_tag_codes` are the ambiguous codes that the
+/// HSM returns for a bad tag; with `None`, any ambiguous code may mean one.
 #[must_use]
 pub fn class_of_decrypt(code: CK_RV, bad_tag_codes: Option<&[CK_RV]>) -> Class {
     match (class(code), bad_tag_codes) {
@@ -206,38 +206,19 @@ pub fn class_of_decrypt(code: CK_RV, bad_tag_codes: Option<&[CK_RV]>) -> Class {
     }
 }
 
-/// The code's name and number, for people.
+/// Returns the code with its name.
+#[must_use]
+pub fn return_code(code: CK_RV) -> ReturnCode {
+    row(code).map_or(ReturnCode::Other(code), |row| ReturnCode::Standard(&row.0))
+}
+
+/// Returns the code's name and number, for logs and messages.
 #[must_use]
 pub fn describe(code: CK_RV) -> String {
-    match row(code) {
-        Some(row) => format!("{} (0x{code:08x})", row.1),
-        None => format!("code 0x{code:08x}"),
-    }
+    return_code(code).to_string()
 }
 
-/// For logs and the status page; it stands here because the names of the codes do.
-impl std::fmt::Display for Failure {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Self::KeyNotFound => "no such key",
-            Self::KeyAmbiguous(keys) => return write!(formatter, "{keys} keys of that label"),
-            Self::KeysDiffer => "the tokens' keys of that label differ",
-            Self::MayNotEncrypt => "the key may not encrypt",
-            Self::MayNotDecrypt => "the key may not decrypt",
-            Self::InvalidCiphertext => "bad ciphertext",
-            Self::TooLarge => "larger than the HSM takes",
-            Self::Overloaded => "too many calls wait",
-            Self::TimedOut => "no answer in time",
-            Self::NoToken => "no HSM token is usable",
-            Self::CdivMismatch => "what was encrypted does not decrypt to the same again",
-            Self::Malformed => "the output breaks PKCS#11: no IV, or a wrong length",
-            Self::Defect => "a defect in the proxy",
-            Self::Pkcs11(code) => return formatter.write_str(&describe(*code)),
-        })
-    }
-}
-
-/// A call that failed, for people: the function, and the code's name.
+/// Returns the failed function and the code's name, for logs and messages.
 #[must_use]
 pub fn describe_error(error: &Error) -> String {
     match error.code {
@@ -251,24 +232,28 @@ mod tests {
     use cryptoki::error::{Rv, RvError};
 
     use super::*;
+    use crate::job::Failure;
 
-    /// The search in it relies on the order.
+    /// The binary search relies on the order.
     #[test]
     fn table_is_in_order() {
-        assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(TABLE.windows(2).all(|pair| pair[0].0.code < pair[1].0.code));
     }
 
-    /// Every code that the bindings name has a row in the table, so none is classed by default.
+    /// Every code that the bindings name has a row, so that none is classed by default.
     #[test]
     fn every_code_that_the_bindings_name_is_in_the_table() {
         for code in CKR_OK + 1..CKR_VENDOR_DEFINED.min(0x1000) {
             if !matches!(Rv::from(code), Rv::Error(RvError::UnknownErrorCode(_))) {
-                assert!(TABLE.iter().any(|row| row.0 == code), "{code:#x} is not in the table");
+                assert!(
+                    TABLE.iter().any(|row| row.0.code == code),
+                    "{code:#x} is not in the table"
+                );
             }
         }
     }
 
-    /// For people, with the function; and where there is no function to call.
+    /// A description names the function, even if the module lacks it.
     #[test]
     fn errors_are_described() {
         let error = Error { function: "C_Login", code: Some(CKR_PIN_LOCKED) };
@@ -277,7 +262,7 @@ mod tests {
         assert_eq!(describe_error(&error), "C_Login: the module has no such function");
     }
 
-    /// Each by its own name, and a vendor's own without a label for each.
+    /// Standard codes are counted by name, vendor-defined ones together.
     #[test]
     fn counts() {
         let counts = Counts::default();
@@ -291,7 +276,7 @@ mod tests {
         );
     }
 
-    /// xks-proxy's rules for the codes that the specification of XKS and vendors' pages name.
+    /// The rules for codes that the XKS specification and vendors' documentation name.
     #[test]
     fn classes() {
         assert_eq!(class(CKR_ENCRYPTED_DATA_INVALID), Class::BadCiphertext);
@@ -304,12 +289,15 @@ mod tests {
         assert_eq!(class(CKR_CRYPTOKI_NOT_INITIALIZED), Class::Module);
         assert_eq!(class(0x8000_0001), Class::Ambiguous, "a vendor's own");
         assert_eq!(describe(CKR_DEVICE_ERROR), "CKR_DEVICE_ERROR (0x00000030)");
-        assert_eq!(Failure::Pkcs11(0x32).to_string(), "CKR_DEVICE_REMOVED (0x00000032)");
-        assert_eq!(Failure::Pkcs11(0x8000_0001).to_string(), "code 0x80000001");
+        assert_eq!(
+            Failure::Pkcs11(return_code(0x32)).to_string(),
+            "CKR_DEVICE_REMOVED (0x00000032)"
+        );
+        assert_eq!(Failure::Pkcs11(return_code(0x8000_0001)).to_string(), "code 0x80000001");
     }
 
-    /// A profile narrows down what a failed decryption may mean, and never makes a certain bad
-    /// ciphertext into anything else.
+    /// A profile narrows down the meaning of ambiguous codes, and never reinterprets a definite bad
+    /// ciphertext.
     #[test]
     fn profiles_narrow_down() {
         let nshield = Some(&[CKR_FUNCTION_FAILED][..]);

@@ -1,8 +1,7 @@
-//! Finds out by trying what a token can do: which way of making IVs, which codes for a bad tag,
-//! the largest operation, how many sessions, how much at once.
+//! Discovery of a token's capabilities by experiment: how it makes IVs, its codes for a bad tag, the
+//! largest operation, the number of sessions and the throughput.
 //!
-//! For an operator with a token at hand (`xks-proxy probe-hsm`): it opens many sessions and takes
-//! seconds.
+//! It opens many sessions and takes seconds, so it is for an operator (`xks-proxy probe-hsm`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -12,7 +11,7 @@ use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV, CKF_MESSAGE_ENCRYPT, CKM_AES_GCM};
 
 use super::calls::Calls;
 use super::codes::{self, Class};
-use super::gcm::given_iv;
+use super::gcm::iv_parameter;
 use super::labels::Labels;
 use super::native::RawError;
 use super::profiles::{PROFILES, Profile};
@@ -27,17 +26,17 @@ use crate::hsm::witness::Member;
 use crate::job::{Iv, TokenIndex};
 use crate::limits::GCM_TAG_BYTES;
 
-/// What is encrypted where the size is not the question.
+/// Size of a plaintext where the size does not matter.
 const PLAINTEXT_BYTES: usize = 128;
-/// The largest operation that is tried: many times what KMS sends, which is 4 KiB at the most.
+/// Size of the largest operation that is tried: many times the 4 KiB that KMS sends at most.
 const MAX_OPERATION_BYTES: usize = 256 * 1024;
-/// Each kind of tampering is tried so often, since codes may differ from time to time.
+/// Number of times that each kind of tampering is tried, since codes may vary.
 const TAMPERINGS: usize = 8;
-/// Encryptions that are timed.
+/// Number of encryptions that are timed.
 const TIMED_ENCRYPTIONS: usize = 101;
 const IV_MODES: [IvMode; 3] = [IvMode::ZeroedBuffer, IvMode::Appended, IvMode::Random];
 
-/// Ways of calling a module, the usual one first.
+/// Forms of calls, the usual one first.
 const FORMS: [GcmForm; 4] = [
     GcmForm { asks_length: false, has_no_iv_bits: false },
     GcmForm { asks_length: true, has_no_iv_bits: false },
@@ -45,50 +44,50 @@ const FORMS: [GcmForm; 4] = [
     GcmForm { asks_length: true, has_no_iv_bits: true },
 ];
 
-/// How far to go.
+/// The bounds of a discovery.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Sessions to open at the most, at least one.
+    /// Maximum number of sessions to open; at least one.
     pub max_sessions: usize,
-    /// How long the throughput of each number of sessions is measured.
+    /// Time for which the throughput of each number of sessions is measured.
     pub time: Duration,
 }
 
-/// What was found.
+/// The capabilities that were found.
 #[derive(Clone, Debug)]
 pub struct Findings {
-    /// Who the token says it is: manufacturer, model, versions.
+    /// The token's identity: label, serial number, manufacturer, model, versions.
     pub token: String,
-    /// Each way of making IVs: the IV's bytes, or why it does not work.
+    /// Each way of making IVs, with the IV's length or the reason why it does not work.
     pub iv_modes: Vec<(IvMode, Result<usize, String>)>,
-    /// The way to take; `None` if none works.
+    /// The way of making IVs to use; `None` if none works.
     pub iv_mode: Option<IvMode>,
-    /// How the module wants to be called for that.
+    /// The form of calls that works with it.
     pub form: GcmForm,
-    /// PKCS#11's version, as the function list has it, and the interfaces of v3.0 and later.
+    /// The PKCS#11 version of the function list, and the interfaces of v3.0 and later.
     pub interfaces: Vec<String>,
-    /// CKM_AES_GCM has CKF_MESSAGE_ENCRYPT; `None` if the token does not tell.
+    /// Whether CKM_AES_GCM has CKF_MESSAGE_ENCRYPT; `None` if the token does not report it.
     pub has_messages: Option<bool>,
-    /// Keys of a session's own can be made.
+    /// Whether session keys can be made.
     pub makes_session_keys: bool,
-    /// The medians of C_EncryptInit and C_Encrypt.
+    /// Median durations of C_EncryptInit and C_Encrypt.
     pub encryption: Option<(Duration, Duration)>,
-    /// The codes of failed decryptions of what was tampered with.
+    /// Codes of failed decryptions of tampered ciphertexts.
     pub bad_tag_codes: Vec<CK_RV>,
-    /// What was tampered with and decrypted all the same, or failed before C_Decrypt.
+    /// Kinds of tampered ciphertexts that decrypted nevertheless, or failed before C_Decrypt.
     pub bad_tag_oddities: Vec<String>,
-    /// The largest plaintext of one operation that worked, in bytes.
+    /// Largest plaintext that worked, in bytes.
     pub max_operation_bytes: usize,
-    /// Why a larger one did not; `None` if none was refused.
+    /// Reason why a larger one did not work; `None` if none was refused.
     pub too_large: Option<String>,
-    /// Sessions that could be open at once, and why there were no more.
+    /// Number of sessions that could be open at once, and the reason why there were no more.
     pub sessions: (usize, Option<String>),
-    /// Operations a second (an encryption and its decryption are two) by sessions.
+    /// Operations per second by number of sessions; an encryption and its decryption count as two.
     pub throughput: Vec<(usize, f64)>,
 }
 
 impl Findings {
-    /// The profiles whose rules fit what was found.
+    /// Returns the profiles whose rules fit the findings.
     pub fn fitting_profiles(&self) -> impl Iterator<Item = &'static Profile> {
         PROFILES.iter().filter(|profile| {
             let is_told = |code: &CK_RV| {
@@ -106,7 +105,7 @@ impl Findings {
         })
     }
 
-    /// The fewest sessions that reach nine tenths of the best throughput.
+    /// Returns the smallest number of sessions that reaches nine tenths of the best throughput.
     #[must_use]
     pub fn useful_sessions(&self) -> Option<usize> {
         let best = self.throughput.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
@@ -114,33 +113,33 @@ impl Findings {
     }
 }
 
-/// Tries a token. `labels` are of keys that may be used where the token makes no session keys.
+/// Discovers a token's capabilities. `labels` name keys to use if the token makes no session keys.
 ///
 /// # Errors
-/// The token cannot be reached, refuses the PIN, has no AES-GCM, or no key to try with.
+/// The token cannot be reached, refuses the PIN, has no AES-GCM, or has no key to use.
 pub fn run(config: &TokenConfig, labels: &[Box<str>], bounds: Bounds) -> Result<Findings, String> {
     let labels = Arc::new(Labels::new(labels.to_vec(), true, None, Vec::new()));
-    // The first opening does the login. The others find it done, so a PIN is tried once.
-    let first = Probe::of(config, IvMode::Random, &labels)?;
+    // This one logs in and the others share the login, so a PIN is tried once.
+    let first = Trial::of(config, IvMode::Random, &labels)?;
     let token = first.token.describe();
     let mut iv_modes = Vec::new();
     let mut working = Vec::new();
-    // The first form in which the module does anything: those with more calls are for others.
+    // The first form that works at all is the one with the fewest calls.
     let mut config = config.clone();
     for form in FORMS {
         config.rules.form = form;
         let mut tried = Vec::new();
         for iv_mode in IV_MODES {
-            let mut probe = Probe::of(&config, iv_mode, &labels)?;
-            match probe.round_trip(PLAINTEXT_BYTES) {
+            let mut trial = Trial::of(&config, iv_mode, &labels)?;
+            match trial.round_trip(PLAINTEXT_BYTES) {
                 Ok(iv_bytes) => {
                     tried.push((iv_mode, Ok(iv_bytes)));
-                    working.push(probe);
+                    working.push(trial);
                 }
                 Err(why) => tried.push((iv_mode, Err(why))),
             }
         }
-        // What is told of a module that does nothing is about the usual form.
+        // If no form works, the reasons reported are those of the usual form.
         if iv_modes.is_empty() || !working.is_empty() {
             iv_modes = tried;
         }
@@ -165,18 +164,18 @@ pub fn run(config: &TokenConfig, labels: &[Box<str>], bounds: Bounds) -> Result<
         sessions: (0, None),
         throughput: Vec::new(),
     };
-    // An HSM that makes its own IVs may be left to: the order is that of `IV_MODES`.
+    // In the order of `IV_MODES`, which prefers IVs that the HSM makes.
     if working.is_empty() {
         return Ok(findings);
     }
-    let mut probe = working.swap_remove(0);
+    let mut trial = working.swap_remove(0);
     drop(working);
-    let iv_mode = probe.token.config().iv_mode;
+    let iv_mode = trial.token.config().iv_mode;
     findings.iv_mode = Some(iv_mode);
-    findings.encryption = probe.time_encryption();
-    probe.tamper(&mut findings);
-    (findings.max_operation_bytes, findings.too_large) = probe.largest();
-    drop((probe, first));
+    findings.encryption = trial.time_encryption();
+    trial.tamper(&mut findings);
+    (findings.max_operation_bytes, findings.too_large) = trial.largest();
+    drop((trial, first));
     findings.sessions = sessions(config, iv_mode, &labels, bounds.max_sessions)?;
     let mut count = 1;
     while count <= findings.sessions.0 {
@@ -187,18 +186,18 @@ pub fn run(config: &TokenConfig, labels: &[Box<str>], bounds: Bounds) -> Result<
     Ok(findings)
 }
 
-/// A token that is no fleet's.
+/// Position of a token that belongs to no fleet.
 const ALONE: Member = Member { fleet: 0, index: TokenIndex(0) };
 
-/// A session and a key to try with.
-struct Probe {
+/// A session and the key that it is tried with.
+struct Trial {
     session: Pkcs11Session,
     token: Pkcs11Token,
     key: CK_OBJECT_HANDLE,
     makes_session_keys: bool,
 }
 
-impl Probe {
+impl Trial {
     fn of(config: &TokenConfig, iv_mode: IvMode, labels: &Arc<Labels>) -> Result<Self, String> {
         let config = TokenConfig { iv_mode, ..config.clone() };
         let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
@@ -225,7 +224,7 @@ impl Probe {
         Some(info.flags & CKF_MESSAGE_ENCRYPT != 0)
     }
 
-    /// The medians of what the two calls of an encryption take.
+    /// Measures the median durations of C_EncryptInit and C_Encrypt.
     fn time_encryption(&mut self) -> Option<(Duration, Duration)> {
         let (key, mut both) = (self.key, Vec::new());
         for _ in 0..TIMED_ENCRYPTIONS {
@@ -258,7 +257,7 @@ impl Probe {
         let mut output = Vec::new();
         let result = self.session.call(|calls, token| {
             let Some(session) = &calls.session else { return Ok(Err(RawError::Malformed)) };
-            let (raw, mut parameter) = (&token.module.raw, given_iv(iv));
+            let (raw, mut parameter) = (&token.module.raw, iv_parameter(iv));
             let form = token.config.rules.form;
             Ok(raw.decrypt(form, session.handle(), key, &mut parameter, aad, input, &mut output))
         });
@@ -268,7 +267,7 @@ impl Probe {
         }
     }
 
-    /// Encrypts and decrypts so many bytes; the IV's length.
+    /// Encrypts and decrypts that many bytes. Returns the IV's length.
     fn round_trip(&mut self, bytes: usize) -> Result<usize, String> {
         let (iv, sealed) = self.encrypt(b"aad", bytes)?;
         match self.decrypt(&iv, b"aad", &sealed) {
@@ -311,7 +310,7 @@ impl Probe {
         }
     }
 
-    /// The largest plaintext, and why no larger one.
+    /// Finds the size of the largest plaintext, and the reason why no larger one works.
     fn largest(&mut self) -> (usize, Option<String>) {
         let (mut works, mut fails) = (PLAINTEXT_BYTES, None);
         while fails.is_none() && works < MAX_OPERATION_BYTES {
@@ -333,9 +332,10 @@ impl Probe {
     }
 }
 
-/// A key of the session's own, or else one of the token's that the settings name.
+/// Returns a new session key, or else a key of the token that the settings name; and whether it is a
+/// session key.
 fn key(calls: &mut Calls, token: &Shared) -> Result<(CK_OBJECT_HANDLE, bool), String> {
-    match calls.make_probe_key(token) {
+    match calls.make_session_key(token) {
         Ok(Some(handle)) => return Ok((handle, true)),
         Ok(None) => {}
         Err(fault) => return Err(fault.failure.to_string()),
@@ -351,7 +351,7 @@ fn key(calls: &mut Calls, token: &Shared) -> Result<(CK_OBJECT_HANDLE, bool), St
 }
 
 impl Calls {
-    /// What C_EncryptInit takes and what C_Encrypt does, of one encryption.
+    /// Measures C_EncryptInit and C_Encrypt of one encryption.
     fn time_encryption(
         &mut self,
         token: &Shared,
@@ -371,7 +371,7 @@ impl Calls {
     }
 }
 
-/// How many sessions can be open, up to `max`.
+/// Counts the sessions that can be open at once, up to `max`.
 fn sessions(
     config: &TokenConfig,
     iv_mode: IvMode,
@@ -390,7 +390,7 @@ fn sessions(
     Ok((open.len(), None))
 }
 
-/// Operations a second with so many sessions at once.
+/// Measures the operations per second with that many sessions at once.
 fn throughput(
     config: &TokenConfig,
     iv_mode: IvMode,
@@ -401,11 +401,11 @@ fn throughput(
     let (operations, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let start = Barrier::new(sessions + 1);
     let work = || {
-        let probe = Probe::of(config, iv_mode, labels);
+        let trial = Trial::of(config, iv_mode, labels);
         start.wait();
-        let mut probe = probe?;
+        let mut trial = trial?;
         while !is_over.load(Ordering::Relaxed) {
-            probe.round_trip(PLAINTEXT_BYTES)?;
+            trial.round_trip(PLAINTEXT_BYTES)?;
             operations.fetch_add(2, Ordering::Relaxed);
         }
         Ok::<(), String>(())
@@ -430,6 +430,6 @@ fn raw(error: RawError) -> String {
     match error {
         RawError::Init(code) => format!("C_DecryptInit: {}", codes::describe(code)),
         RawError::Operation(code) => format!("C_Decrypt: {}", codes::describe(code)),
-        RawError::Malformed => "its output is not what PKCS#11 has it".to_owned(),
+        RawError::Malformed => "its output violates PKCS#11".to_owned(),
     }
 }

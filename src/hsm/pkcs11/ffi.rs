@@ -1,10 +1,10 @@
-//! All of the crate's `unsafe`: the calls of a PKCS#11 module, and the environment that modules
-//! read.
+//! All of the crate's `unsafe`: the calls of a PKCS#11 module, and the environment variables that
+//! modules read.
 //!
-//! All go through one function list: a module may give each call of C_GetFunctionList an instance
-//! of its own, which knows nothing of the others' sessions (p11-kit-proxy does). The cryptographic
-//! operations are one C_ call each into a buffer that is large enough: a question of the length,
-//! which most client code begins with, is one round trip more over the network.
+//! All calls go through one function list, since a module may return an independent instance from
+//! each C_GetFunctionList (see [`super::native`]). A cryptographic operation is one C_ call into a
+//! buffer that is large enough: asking for the length first, as most clients do, costs another
+//! round trip to a network HSM.
 
 #![expect(unsafe_code, reason = "PKCS#11 is a C interface; nothing outside this file is unsafe")]
 
@@ -20,26 +20,27 @@ use super::native::{Arguments, Attribute, Error, GcmIv, RawError};
 use crate::hsm::config::GcmForm;
 use crate::limits::{GCM_TAG_BYTES, MAX_GCM_IV_BYTES, MAX_LABEL_BYTES, MAX_OUTPUT_EXCESS};
 
-/// 64-bit words that an attribute's value may have: a label that is too long shows as such.
+/// Size of an attribute's buffer in 64-bit words. One more than the longest label needs, so that a
+/// label that is too long is recognised.
 const ATTRIBUTE_WORDS: usize = MAX_LABEL_BYTES / 8 + 1;
 
-/// Interfaces that are told of.
+/// Maximum number of interfaces listed.
 const MAX_INTERFACES: usize = 16;
 
-/// A loaded module, as the functions of its list.
+/// A loaded module and its function list.
 pub struct RawModule {
     functions: CK_FUNCTION_LIST,
-    /// The module is not thread-safe: one call at a time.
+    /// Whether the module is not thread-safe, so that calls are made one at a time.
     is_serial: AtomicBool,
-    turn: Mutex<()>,
-    /// Keeps the functions mapped. Last, so that it is dropped last.
+    serial_lock: Mutex<()>,
+    /// Keeps the functions mapped. The last field, so that it is dropped last.
     library: libloading::Library,
 }
 
 /// Sets environment variables that modules read when they are loaded (`[pkcs11_logger]`).
 ///
-/// To be called before the process has a second thread: C code may read the environment at any
-/// time, and has no lock for it (setenv(3)).
+/// Must be called before the process starts a second thread: C code may read the environment at
+/// any time without a lock (setenv(3)).
 pub fn set_environment(variables: &[(String, String)]) {
     for (name, value) in variables {
         // SAFETY: by this function's contract there is no other thread.
@@ -47,7 +48,7 @@ pub fn set_environment(variables: &[(String, String)]) {
     }
 }
 
-/// Removes environment variables. The same contract as [`set_environment`]'s.
+/// Removes environment variables, under the same contract as [`set_environment`].
 pub fn remove_environment(names: &[&str]) {
     for name in names {
         // SAFETY: by this function's contract there is no other thread.
@@ -55,14 +56,13 @@ pub fn remove_environment(names: &[&str]) {
     }
 }
 
-/// Calls a function of the list, one at a time if the module wants that.
+/// Calls a function of the list, holding the lock if the module is not thread-safe.
 macro_rules! call {
     ($module:ident.$name:ident($($argument:expr),*)) => {{
-        let _turn = $module.turn();
+        let _guard = $module.serial_guard();
         match $module.functions.$name {
-            // SAFETY: the function comes from the list of a module that is loaded. Each pointer is
-            // to a local or a borrowed value of the length that goes with it, which outlives the
-            // call.
+            // SAFETY: the function comes from the list of a loaded module. Each pointer refers to
+            // a local or borrowed value of the accompanying length, which outlives the call.
             Some(function) => Error::check(stringify!($name), unsafe { function($($argument),*) }),
             None => Err(Error { function: stringify!($name), code: None }),
         }
@@ -70,15 +70,15 @@ macro_rules! call {
 }
 
 impl RawModule {
-    /// Loads the module's function list. It does not call C_Initialize.
+    /// Loads the module and its function list, without calling C_Initialize.
     ///
     /// # Errors
-    /// The file is no shared library, or has no C_GetFunctionList.
+    /// The file is not a shared library, or lacks C_GetFunctionList.
     pub fn load(path: &Path) -> Result<Self, String> {
-        // SAFETY: a PKCS#11 module's initialisers are trusted: the operator names the module.
+        // SAFETY: the operator names the module, so its initialisers are trusted.
         let library = unsafe { libloading::Library::new(path) }.map_err(|e| e.to_string())?;
-        // SAFETY: the type is that of PKCS#11 v2.40, 5.4 C_GetFunctionList, and its address lives
-        // as long as the library, which is kept.
+        // SAFETY: the type is that of C_GetFunctionList (PKCS#11 v2.40, 5.4). The list lives as
+        // long as the library, which is kept.
         let functions = unsafe {
             let get_function_list: libloading::Symbol<
                 unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV,
@@ -90,25 +90,25 @@ impl RawModule {
             }
             ptr::read_unaligned(list)
         };
-        let (is_serial, turn) = (AtomicBool::new(false), Mutex::new(()));
-        Ok(Self { functions, is_serial, turn, library })
+        let (is_serial, serial_lock) = (AtomicBool::new(false), Mutex::new(()));
+        Ok(Self { functions, is_serial, serial_lock, library })
     }
 
-    /// The version of PKCS#11 that the function list says it is of.
+    /// Returns the PKCS#11 version of the function list.
     #[must_use]
     pub fn version(&self) -> CK_VERSION {
         self.functions.version
     }
 
-    /// C_GetInterfaceList of PKCS#11 v3.0: names and versions of the interfaces; none if there is no
-    /// such function.
+    /// Calls C_GetInterfaceList of PKCS#11 v3.0. Returns the names and versions of the interfaces, or
+    /// none if the module lacks the function.
     #[must_use]
     pub fn interfaces(&self) -> Vec<(String, CK_VERSION)> {
         type GetInterfaceList = unsafe extern "C" fn(*mut CK_INTERFACE, *mut CK_ULONG) -> CK_RV;
         let mut list = [CK_INTERFACE::default(); MAX_INTERFACES];
         let mut count = ulong(list.len());
-        // SAFETY: the type is that of PKCS#11 v3.0, 5.4.5 C_GetInterfaceList; the list has room for
-        // as many as `count` says.
+        // SAFETY: the type is that of C_GetInterfaceList (PKCS#11 v3.0, 5.4.5), and the list has
+        // room for `count` interfaces.
         let code = unsafe {
             let Ok(function) = self.library.get::<GetInterfaceList>(b"C_GetInterfaceList\0") else {
                 return Vec::new();
@@ -121,8 +121,8 @@ impl RawModule {
             .iter()
             .filter(|it| !it.pInterfaceName.is_null() && !it.pFunctionList.is_null())
             .map(|it| {
-                // SAFETY: by the same section a name is a string that ends with NUL, and each
-                // function list begins with its version.
+                // SAFETY: by the same section a name ends with NUL, and each function list begins
+                // with its version.
                 unsafe {
                     let name = CStr::from_ptr(it.pInterfaceName.cast()).to_string_lossy();
                     (name.into_owned(), it.pFunctionList.cast::<CK_VERSION>().read_unaligned())
@@ -131,20 +131,19 @@ impl RawModule {
         named.collect()
     }
 
-    /// Has calls made one at a time from now on, or not any more.
+    /// Switches the lock around calls on or off.
     pub fn set_serial(&self, is_serial: bool) {
         self.is_serial.store(is_serial, Ordering::Release);
     }
 
-    fn turn(&self) -> Option<MutexGuard<'_, ()>> {
-        self.is_serial.load(Ordering::Acquire).then(|| self.turn.lock())
+    fn serial_guard(&self) -> Option<MutexGuard<'_, ()>> {
+        self.is_serial.load(Ordering::Acquire).then(|| self.serial_lock.lock())
     }
 
-    /// C_Initialize.
+    /// Calls C_Initialize.
     ///
     /// # Errors
-    /// The code that the module gave; `None` if the parameters have a NUL in them or there is no
-    /// such function.
+    /// The module's code; `None` if the parameters contain a NUL or the module lacks the function.
     pub fn initialize(&self, arguments: Arguments<'_>) -> Result<(), Error> {
         let flags = match arguments {
             Arguments::Parameters(parameters) => {
@@ -159,14 +158,13 @@ impl RawModule {
         call!(self.C_Initialize((&raw mut arguments).cast()))
     }
 
-    /// C_Initialize with CKF_OS_LOCKING_OK and the module's own parameter string in the reserved
-    /// pointer: NSS's `LibraryParameters`.
+    /// Calls C_Initialize with CKF_OS_LOCKING_OK and a vendor-defined parameter string in place of
+    /// the reserved pointer: NSS's `LibraryParameters`.
     ///
     /// # Errors
-    /// The code that the module gave; `None` if `parameters` has a NUL in it or there is no such
-    /// function.
+    /// The module's code; `None` if `parameters` contains a NUL or the module lacks the function.
     pub fn initialize_with(&self, parameters: &str) -> Result<(), Option<CK_RV>> {
-        /// NSS's layout of the argument: `LibraryParameters` stands before the reserved pointer
+        /// NSS's layout of the argument, with `LibraryParameters` before the reserved pointer
         /// (nss/lib/util/pkcs11t.h).
         #[repr(C)]
         struct NssInitializeArgs {
@@ -176,8 +174,7 @@ impl RawModule {
             reserved: *mut c_void,
         }
         const {
-            // Up to `library_parameters` it is the standard's structure, whose reserved pointer
-            // is in the same place.
+            // `library_parameters` is where the standard's structure has its reserved pointer.
             assert!(
                 std::mem::offset_of!(NssInitializeArgs, library_parameters)
                     == std::mem::offset_of!(CK_C_INITIALIZE_ARGS, pReserved)
@@ -191,13 +188,13 @@ impl RawModule {
             library_parameters: parameters.as_ptr().cast_mut(),
             reserved: ptr::null_mut(),
         };
-        // SAFETY: `arguments` begins as CK_C_INITIALIZE_ARGS does, four absent functions and the
-        // flags, and outlives the call, as does the string. The module copies what it keeps.
+        // SAFETY: `arguments` begins like CK_C_INITIALIZE_ARGS, with four null functions and the
+        // flags. It and the string outlive the call; the module copies what it keeps.
         let code = unsafe { initialize((&raw mut arguments).cast()) };
         if code == CKR_OK { Ok(()) } else { Err(Some(code)) }
     }
 
-    /// C_Finalize.
+    /// Calls C_Finalize.
     ///
     /// # Errors
     /// The module's.
@@ -205,7 +202,7 @@ impl RawModule {
         call!(self.C_Finalize(ptr::null_mut()))
     }
 
-    /// C_GetInfo.
+    /// Calls C_GetInfo.
     ///
     /// # Errors
     /// The module's.
@@ -214,20 +211,20 @@ impl RawModule {
         call!(self.C_GetInfo(&raw mut info)).map(|()| info)
     }
 
-    /// C_GetSlotList: the slots with a token, up to `max`.
+    /// Calls C_GetSlotList. Returns up to `max` slots with a token.
     ///
     /// # Errors
     /// The module's.
     pub fn slots(&self, max: usize) -> Result<Vec<CK_SLOT_ID>, Error> {
         let mut count = 0;
         call!(self.C_GetSlotList(CK_TRUE, ptr::null_mut(), &raw mut count))?;
-        // Some may come in between.
+        // More may appear between the two calls.
         let room = max.min(usize::try_from(count).unwrap_or(max).saturating_add(16));
         let mut slots: Vec<CK_SLOT_ID> = vec![0; room];
         count = ulong(room);
         let got = call!(self.C_GetSlotList(CK_TRUE, slots.as_mut_ptr(), &raw mut count));
         match got {
-            // More than we look at.
+            // There are more than `max`.
             Err(Error { code: Some(CKR_BUFFER_TOO_SMALL), .. }) if room == max => {}
             got => got?,
         }
@@ -235,7 +232,7 @@ impl RawModule {
         Ok(slots)
     }
 
-    /// C_GetTokenInfo.
+    /// Calls C_GetTokenInfo.
     ///
     /// # Errors
     /// The module's.
@@ -244,7 +241,7 @@ impl RawModule {
         call!(self.C_GetTokenInfo(slot, &raw mut info)).map(|()| info)
     }
 
-    /// C_GetMechanismInfo.
+    /// Calls C_GetMechanismInfo.
     ///
     /// # Errors
     /// The module's.
@@ -257,7 +254,7 @@ impl RawModule {
         call!(self.C_GetMechanismInfo(slot, mechanism, &raw mut info)).map(|()| info)
     }
 
-    /// C_OpenSession, without a notification.
+    /// Calls C_OpenSession, without a notification callback.
     ///
     /// # Errors
     /// The module's.
@@ -272,7 +269,7 @@ impl RawModule {
             .map(|()| session)
     }
 
-    /// C_CloseSession.
+    /// Calls C_CloseSession.
     ///
     /// # Errors
     /// The module's.
@@ -280,7 +277,7 @@ impl RawModule {
         call!(self.C_CloseSession(session))
     }
 
-    /// C_GetSessionInfo's state.
+    /// Calls C_GetSessionInfo. Returns the session's state.
     ///
     /// # Errors
     /// The module's.
@@ -289,7 +286,7 @@ impl RawModule {
         call!(self.C_GetSessionInfo(session, &raw mut info)).map(|()| info.state)
     }
 
-    /// C_Login of the user; without a PIN it is entered at the device.
+    /// Calls C_Login for the user. Without a PIN the device asks for it.
     ///
     /// # Errors
     /// The module's.
@@ -299,7 +296,7 @@ impl RawModule {
         call!(self.C_Login(session, CKU_USER, pin, ulong(bytes.len())))
     }
 
-    /// C_GenerateRandom.
+    /// Calls C_GenerateRandom.
     ///
     /// # Errors
     /// The module's.
@@ -307,7 +304,7 @@ impl RawModule {
         call!(self.C_GenerateRandom(session, bytes.as_mut_ptr(), ulong(bytes.len())))
     }
 
-    /// C_GenerateKey of an AES key.
+    /// Calls C_GenerateKey for an AES key.
     ///
     /// # Errors
     /// The module's.
@@ -333,7 +330,7 @@ impl RawModule {
         .map(|()| key)
     }
 
-    /// C_FindObjectsInit.
+    /// Calls C_FindObjectsInit.
     ///
     /// # Errors
     /// The module's.
@@ -346,7 +343,7 @@ impl RawModule {
         call!(self.C_FindObjectsInit(session, template.as_mut_ptr(), ulong(template.len())))
     }
 
-    /// C_FindObjects: how many handles were written, none at the end.
+    /// Calls C_FindObjects. Returns the number of handles written; zero at the end of the search.
     ///
     /// # Errors
     /// The module's.
@@ -361,7 +358,7 @@ impl RawModule {
         Ok(usize::try_from(count).map_or(handles.len(), |count| count.min(handles.len())))
     }
 
-    /// C_FindObjectsFinal.
+    /// Calls C_FindObjectsFinal.
     ///
     /// # Errors
     /// The module's.
@@ -369,8 +366,8 @@ impl RawModule {
         call!(self.C_FindObjectsFinal(session))
     }
 
-    /// C_GetAttributeValue of several at once; those that the object does not have, and labels of
-    /// more than [`MAX_LABEL_BYTES`], are left out.
+    /// Calls C_GetAttributeValue for several attributes at once. Leaves out those that the object
+    /// lacks, and labels longer than [`MAX_LABEL_BYTES`].
     ///
     /// # Errors
     /// The module's.
@@ -380,7 +377,7 @@ impl RawModule {
         object: CK_OBJECT_HANDLE,
         wanted: &[CK_ATTRIBUTE_TYPE],
     ) -> Result<Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>, Error> {
-        // Words, so that a module may write a CK_ULONG as one.
+        // Words, so that the buffer is aligned for a CK_ULONG.
         let mut values = vec![[0_u64; ATTRIBUTE_WORDS]; wanted.len()];
         let mut template: Vec<CK_ATTRIBUTE> = wanted
             .iter()
@@ -393,7 +390,7 @@ impl RawModule {
             .collect();
         let count = ulong(template.len());
         match call!(self.C_GetAttributeValue(session, object, template.as_mut_ptr(), count)) {
-            // One of them is not to be had; the others are.
+            // At least one attribute is unavailable; the others have been written.
             Err(Error {
                 code:
                     Some(CKR_ATTRIBUTE_SENSITIVE | CKR_ATTRIBUTE_TYPE_INVALID | CKR_BUFFER_TOO_SMALL),
@@ -404,8 +401,8 @@ impl RawModule {
         let lengths: Vec<_> = template.iter().map(|it| usize::try_from(it.ulValueLen)).collect();
         let told = wanted.iter().zip(lengths).zip(&values).filter_map(|((kind, length), words)| {
             let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-            // CK_UNAVAILABLE_INFORMATION is more than there is room for. No label that is of use
-            // fills it, so one that seems to was not written.
+            // CK_UNAVAILABLE_INFORMATION exceeds any buffer. No usable label fills its buffer, so
+            // one that seems to was not written.
             let is_told = |length: &usize| {
                 *length < bytes.len() && (*kind == CKA_LABEL || *length <= room(*kind))
             };
@@ -416,12 +413,12 @@ impl RawModule {
         Ok(told.collect())
     }
 
-    /// AES-GCM with a tag of 128 bits: C_EncryptInit and C_Encrypt, once each unless `form` says
-    /// more. What the module wrote, ciphertext and tag, replaces what was in `output`; an IV that
-    /// the HSM wrote is in `iv`. `began` is called between the two.
+    /// Encrypts with AES-GCM and a tag of 128 bits: one C_EncryptInit and one C_Encrypt, unless
+    /// `form` asks for more. Ciphertext and tag replace the contents of `output`; an IV that the HSM
+    /// made is in `iv`. `began` is called between the two.
     ///
     /// # Errors
-    /// [`RawError`]; `output` is empty then.
+    /// [`RawError`]; `output` is then empty.
     #[expect(clippy::too_many_arguments, reason = "they are the operation's")]
     pub fn encrypt(
         &self,
@@ -438,8 +435,8 @@ impl RawModule {
         output.reserve(plaintext.len() + GCM_TAG_BYTES + MAX_GCM_IV_BYTES);
         let mut parameters = GcmParameters::new(iv, aad);
         let mut mechanism = parameters.mechanism(form);
-        // Mechanism, parameters, IV and AAD outlive both calls, so a module that keeps the pointers
-        // finds them.
+        // Mechanism, parameters, IV and AAD outlive both calls, since a module may keep the pointers
+        // until C_Encrypt.
         call!(self.C_EncryptInit(session, &raw mut mechanism, key)).map_err(init)?;
         began();
         one_part(form, plaintext, output, |input, bytes, output, length| {
@@ -447,11 +444,11 @@ impl RawModule {
         })
     }
 
-    /// AES-GCM with a tag of 128 bits: C_DecryptInit and C_Decrypt, once each unless `form` says
-    /// more. The plaintext replaces what was in `output`.
+    /// Decrypts with AES-GCM and a tag of 128 bits: one C_DecryptInit and one C_Decrypt, unless
+    /// `form` asks for more. The plaintext replaces the contents of `output`.
     ///
     /// # Errors
-    /// [`RawError`]; `output` is empty then.
+    /// [`RawError`]; `output` is then empty.
     #[expect(clippy::too_many_arguments, reason = "they are the operation's")]
     pub fn decrypt(
         &self,
@@ -464,11 +461,11 @@ impl RawModule {
         output: &mut Vec<u8>,
     ) -> Result<(), RawError> {
         output.clear();
-        // Some modules want room for the tag too, or for a whole block.
+        // Some modules require room for the tag as well, or for a whole block.
         output.reserve(ciphertext_and_tag.len() + MAX_GCM_IV_BYTES);
         let mut parameters = GcmParameters::new(iv, aad);
         let mut mechanism = parameters.mechanism(form);
-        // As in `encrypt`.
+        // All of it outlives both calls, as in `encrypt`.
         call!(self.C_DecryptInit(session, &raw mut mechanism, key)).map_err(init)?;
         one_part(form, ciphertext_and_tag, output, |input, bytes, output, length| {
             call!(self.C_Decrypt(session, input, bytes, output, length))
@@ -480,8 +477,8 @@ fn init(error: Error) -> RawError {
     error.code.map_or(RawError::Malformed, RawError::Init)
 }
 
-/// The bytes that there are for an attribute's value. A number's are not one more: NSS leaves the
-/// length as it was given.
+/// Returns the buffer length given for an attribute. For a number it is the exact size, since NSS
+/// does not update the length.
 fn room(kind: CK_ATTRIBUTE_TYPE) -> usize {
     match kind {
         CKA_LABEL => ATTRIBUTE_WORDS * size_of::<u64>(),
@@ -499,11 +496,11 @@ fn attribute(attribute: &Attribute) -> CK_ATTRIBUTE {
     CK_ATTRIBUTE { type_: *kind, pValue: value.cast_mut(), ulValueLen: ulong(length) }
 }
 
-/// `CK_GCM_PARAMS` in its two layouts.
+/// `CK_GCM_PARAMS` in both its layouts.
 struct GcmParameters {
     /// With `ulIvBits`: PKCS#11 v2.40, errata 01, 2.12.3.
     usual: CK_GCM_PARAMS,
-    /// Without it: PKCS#11 v2.40 as it came out first, 2.12.3.
+    /// Without it: PKCS#11 v2.40 as first published, 2.12.3.
     first: FirstGcmParams,
 }
 
@@ -551,16 +548,16 @@ impl GcmParameters {
     }
 }
 
-/// A pointer to the bytes for a function that lacks `const`; never null, since some modules
-/// refuse a null pointer even where the length is 0.
+/// Returns a pointer to the bytes, for a function whose prototype lacks `const`. It is never null:
+/// some modules refuse a null pointer even when the length is 0.
 fn readable(bytes: &[u8]) -> *mut CK_BYTE {
     static EMPTY: [u8; 1] = [0];
     if bytes.is_empty() { EMPTY.as_ptr().cast_mut() } else { bytes.as_ptr().cast_mut() }
 }
 
-/// C_Encrypt or C_Decrypt, which have the same form: what the module wrote is in `output`, which
-/// was empty, with the room that there may be need of. The module does not write to `input`: the
-/// standard's C prototype lacks const.
+/// Calls C_Encrypt or C_Decrypt, which have the same signature. `output` is empty and has enough
+/// capacity; afterwards it holds what the module wrote. The module does not write to `input`,
+/// although the standard's C prototype lacks `const`.
 fn one_part(
     form: GcmForm,
     input: &[u8],
@@ -573,14 +570,14 @@ fn one_part(
         let mut length = 0;
         operation(data, bytes, ptr::null_mut(), &raw mut length).map_err(failed)?;
         let length = usize::try_from(length).map_err(|_| RawError::Malformed)?;
-        // One that says more than it can be is not believed; it gets what it may need.
+        // A length beyond any real output is capped.
         output.reserve(length.min(input.len() + MAX_OUTPUT_EXCESS));
     }
     let mut length = ulong(output.capacity());
     operation(data, bytes, output.as_mut_ptr(), &raw mut length).map_err(failed)?;
     match usize::try_from(length) {
         Ok(length) if length <= output.capacity() => {
-            // SAFETY: the module has written `length` bytes, which is within the capacity.
+            // SAFETY: the module has written `length` bytes, and `length` is within the capacity.
             unsafe { output.set_len(length) };
             Ok(())
         }

@@ -1,4 +1,4 @@
-//! Initialization vectors: where they come from, and that none is used twice.
+//! Initialization vectors: their sources, and checks that none is used twice.
 
 use std::collections::VecDeque;
 
@@ -16,16 +16,16 @@ use crate::limits::{
 };
 use crate::random;
 
-/// Bytes asked of C_GenerateRandom at once, tried in this order: some modules give 1,024 at the
-/// most.
+/// Numbers of bytes requested from C_GenerateRandom, tried in this order: some modules return at
+/// most 1,024.
 const BATCHES: [usize; 3] = [IV_BATCH_BYTES, 1020, GCM_IV_BYTES];
 
-/// Random bytes from the HSM, cut into IVs. Each is given out once and wiped.
+/// Random bytes from the HSM, cut into IVs. Each is used once and then zeroed.
 ///
-/// An IV is their XOR with as many of the operating system's, drawn at each use: a stock that was
-/// copied with a virtual machine, or restored with it, gives other IVs than the original, where the
-/// kernel is told of the copy (vmgenid). XOR is enough: with either of the two random, and made
-/// without knowledge of the other, the outcome is as random.
+/// An IV is the XOR of these bytes with the same number of bytes drawn from the operating system at
+/// each use. So a copied or restored virtual machine makes other IVs than the original, provided
+/// that its kernel learns of the copy (vmgenid). XOR suffices: the result is uniformly random if
+/// either input is and the other does not depend on it.
 pub struct IvStock {
     bytes: Box<[u8; IV_BATCH_BYTES]>,
     next: usize,
@@ -33,13 +33,13 @@ pub struct IvStock {
     batch: usize,
 }
 
-/// The beginnings of the batches that a token's sessions were given lately: a generator that gives
-/// two sessions the same is found out.
+/// The first IVs of the batches that a token's sessions received recently, by which a generator that
+/// repeats itself is detected, even across sessions.
 #[derive(Default)]
-pub struct SeenBatches(Mutex<VecDeque<[u8; GCM_IV_BYTES]>>);
+pub struct RecentBatches(Mutex<VecDeque<[u8; GCM_IV_BYTES]>>);
 
-impl SeenBatches {
-    /// Takes in a batch; false if one began so lately.
+impl RecentBatches {
+    /// Records a batch. Returns whether no recent batch began the same way.
     fn is_new(&self, first: &[u8]) -> bool {
         let Ok(first) = <[u8; GCM_IV_BYTES]>::try_from(first) else { return false };
         let mut seen = self.0.lock();
@@ -54,32 +54,32 @@ impl SeenBatches {
     }
 }
 
-/// Why there is no IV.
+/// Reason why there is no IV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoIv {
-    /// C_GenerateRandom failed; `None` if it was not even called.
+    /// C_GenerateRandom failed; `None` if it was not called.
     Code(Option<CK_RV>),
-    /// What came is not random.
+    /// The bytes that it returned are not random.
     NotRandom,
-    /// The operating system gives no random bytes.
+    /// The operating system returned no random bytes.
     NoSystemRandom,
 }
 
 impl IvStock {
-    /// An empty one.
+    /// Creates an empty stock.
     #[must_use]
     pub fn new() -> Self {
         Self { bytes: Box::new([0; IV_BATCH_BYTES]), next: 0, end: 0, batch: 0 }
     }
 
-    /// One IV that was never given out before; fetches more when there are none left.
+    /// Returns an IV that has never been used, fetching more random bytes if none are left.
     ///
     /// # Errors
     /// [`NoIv`]
     pub fn take(
         &mut self,
         session: &NativeSession,
-        seen: &SeenBatches,
+        seen: &RecentBatches,
     ) -> Result<[u8; GCM_IV_BYTES], NoIv> {
         if self.next == self.end {
             self.refill(seen, |bytes| {
@@ -103,7 +103,7 @@ impl IvStock {
 
     fn refill(
         &mut self,
-        seen: &SeenBatches,
+        seen: &RecentBatches,
         mut generate: impl FnMut(&mut [u8]) -> Result<(), Option<CK_RV>>,
     ) -> Result<(), NoIv> {
         loop {
@@ -117,8 +117,8 @@ impl IvStock {
                 }
                 Err(code) => return Err(NoIv::Code(code)),
             }
-            // An IV used twice gives the key away. A module that says OK and writes nothing, or
-            // the same again, is found out here, at the price of some comparisons a batch.
+            // Reusing an IV reveals the authentication key. This detects a module that returns
+            // CKR_OK but writes nothing, or the same bytes again.
             let is_zero = |iv: &[u8]| iv.iter().all(|byte| *byte == 0);
             let is_broken = batch.chunks_exact(GCM_IV_BYTES).any(is_zero)
                 || !seen.is_new(&batch[..GCM_IV_BYTES]);
@@ -149,7 +149,7 @@ fn refuses_length(code: CK_RV) -> bool {
 }
 
 impl IvMode {
-    /// The parameter for C_EncryptInit. `fresh` gives a random IV.
+    /// Returns the IV parameter for C_EncryptInit. `fresh` makes a random IV.
     ///
     /// # Errors
     /// Those of `fresh`.
@@ -162,15 +162,15 @@ impl IvMode {
         match self {
             Self::Random => iv.bytes[..GCM_IV_BYTES].copy_from_slice(&fresh()?),
             Self::ZeroedBuffer => {}
-            // Luna: ulIvLen 0 with ulIvBits 96 gives an IV of 12 bytes from firmware 7.9.3 on;
-            // before, ulIvBits is not looked at and 16 come.
+            // Luna: with ulIvLen 0 and ulIvBits 96, firmware 7.9.3 and later makes an IV of 12
+            // bytes; earlier firmware ignores ulIvBits and makes one of 16.
             Self::Appended => iv.length = 0,
         }
         Ok(iv)
     }
 
-    /// Takes tag and IV off what C_Encrypt wrote, so that `output` is the ciphertext and tag of
-    /// `plaintext_bytes` bytes. `None` if it isn't what this mode promises.
+    /// Returns the IV, removing it from the output of C_Encrypt if it was appended, so that `output`
+    /// is ciphertext and tag. `None` if the output does not fit the mode.
     pub(super) fn finish(
         self,
         iv: &GcmIv,
@@ -192,13 +192,13 @@ impl IvMode {
             }
         };
         output.truncate(with_tag);
-        // All zeros: the HSM made no IV, so each message would get the same one.
+        // All zeros: the HSM made no IV, so every message would get the same one.
         iv.as_slice().iter().any(|byte| *byte != 0).then_some(iv)
     }
 }
 
-/// The parameter for C_DecryptInit.
-pub(super) fn given_iv(iv: &Iv) -> GcmIv {
+/// Returns the IV parameter for C_DecryptInit.
+pub(super) fn iv_parameter(iv: &Iv) -> GcmIv {
     let iv = iv.as_slice();
     let mut bytes = [0; MAX_GCM_IV_BYTES];
     bytes[..iv.len()].copy_from_slice(iv);
@@ -220,11 +220,11 @@ mod tests {
         }
     }
 
-    /// No IV twice, 341 to a C_GenerateRandom, and nothing of those given out stays in memory.
+    /// No IV is used twice, one C_GenerateRandom yields 341, and used ones do not stay in memory.
     #[test]
     fn each_iv_is_given_once_and_wiped() {
         let (mut stock, mut counter, mut calls) = (IvStock::new(), 0, 0);
-        let batches = SeenBatches::default();
+        let batches = RecentBatches::default();
         let mut seen = HashSet::new();
         for _ in 0..1000 {
             if stock.next == stock.end {
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(calls, 3);
     }
 
-    /// Google's library gives 1,024 bytes at the most.
+    /// Google's library returns at most 1,024 bytes.
     #[test]
     fn smaller_batches_where_the_module_wants_them() {
         let (mut stock, mut counter) = (IvStock::new(), 0);
@@ -253,14 +253,14 @@ mod tests {
             counting(bytes, &mut counter);
             Ok(())
         };
-        stock.refill(&SeenBatches::default(), limited).unwrap();
+        stock.refill(&RecentBatches::default(), limited).unwrap();
         assert_eq!(stock.end, 1020);
     }
 
-    /// A module whose generator does nothing must not lead to the same IV for all messages.
+    /// A module whose generator does nothing must not lead to the same IV for every message.
     #[test]
     fn random_that_is_not_random_is_refused() {
-        let (mut stock, seen) = (IvStock::new(), SeenBatches::default());
+        let (mut stock, seen) = (IvStock::new(), RecentBatches::default());
         assert_eq!(stock.refill(&seen, |_| Ok(())), Err(NoIv::NotRandom));
         let same = |bytes: &mut [u8]| {
             bytes.fill(7);
@@ -269,7 +269,7 @@ mod tests {
         stock.refill(&seen, same).unwrap();
         stock.next = stock.end;
         assert_eq!(stock.refill(&seen, same), Err(NoIv::NotRandom));
-        // Another session of the token's.
+        // Another session of the token.
         assert_eq!(IvStock::new().refill(&seen, same), Err(NoIv::NotRandom));
         assert_eq!(
             IvStock::new().refill(&seen, |_| Err(Some(CKR_DEVICE_ERROR))),
@@ -277,7 +277,7 @@ mod tests {
         );
     }
 
-    /// A process that is restored, or copied with its machine, does not repeat its other self's IVs.
+    /// A process that was restored, or copied with its machine, does not repeat the original's IVs.
     #[test]
     fn copies_of_a_stock_differ() {
         let (mut original, mut copy) = (IvStock::new(), IvStock::new());
@@ -286,7 +286,7 @@ mod tests {
                 counting(bytes, &mut 0);
                 Ok(())
             };
-            stock.refill(&SeenBatches::default(), fill).unwrap();
+            stock.refill(&RecentBatches::default(), fill).unwrap();
         }
         assert!(original.bytes == copy.bytes && original.next == copy.next);
         let mut seen = HashSet::new();
@@ -296,10 +296,10 @@ mod tests {
         assert_eq!(seen.len(), 2 * 341);
     }
 
-    /// Of a great many batches the latest are looked at.
+    /// Only the most recent batches are compared.
     #[test]
     fn batches_are_forgotten() {
-        let seen = SeenBatches::default();
+        let seen = RecentBatches::default();
         let first = |n: usize| {
             let mut first = [0; GCM_IV_BYTES];
             first[..8].copy_from_slice(&n.to_be_bytes());
@@ -314,7 +314,7 @@ mod tests {
         GcmIv { bytes: if mode == IvMode::ZeroedBuffer { bytes } else { iv.bytes }, ..iv }
     }
 
-    /// The three modes' parameters, and what is made of their outputs.
+    /// Parameters and outputs of the three modes.
     #[test]
     fn modes() {
         let random = iv_of(IvMode::Random, [0; 16]);

@@ -1,4 +1,4 @@
-//! Who a token says it is.
+//! The identity of a token.
 
 use crate::hsm::backend::Identity;
 use crate::hsm::inventory::SlotInventory;
@@ -17,7 +17,7 @@ pub(super) fn identity(token: &SlotInventory) -> Identity {
     }
 }
 
-/// Printable ASCII, trimmed.
+/// Returns the trimmed text with all but printable ASCII replaced.
 pub(super) fn printable(text: &str) -> String {
     text.trim().chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
 }
@@ -26,7 +26,7 @@ pub(super) fn printable(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// GetHealthStatus takes printable ASCII only.
+    /// GetHealthStatus accepts printable ASCII only.
     #[test]
     fn identities_are_printable() {
         let token = SlotInventory {

@@ -1,4 +1,4 @@
-//! A token's keys: their handles and attributes by label, found in one listing pass and kept.
+//! The cache of a token's keys: handles and attributes by label, found in one listing pass.
 
 mod checks;
 mod disagreeing;
@@ -7,7 +7,7 @@ mod listing;
 mod lost;
 mod private_first;
 mod search;
-mod standing;
+mod status;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -32,20 +32,20 @@ pub struct KeyCache {
     disagreeing: Disagreeing,
     private_first: PrivateFirst,
     entries: RwLock<Vec<Entry>>,
-    /// Counts the times that all was forgotten.
+    /// Number of times that all handles were forgotten.
     era: AtomicU64,
-    /// Labels were added that no listing has been about.
+    /// Whether labels were added since the last listing.
     has_new: AtomicBool,
     is_stale: AtomicBool,
-    /// Where the next look for other keys begins, so that it is not always the same ones.
+    /// Index at which the next search for evidence begins, so that it varies.
     next_evidence: AtomicUsize,
-    /// Where the search for the next key to prove begins.
+    /// Index at which the search for the next key to prove begins.
     next_proof: AtomicUsize,
     lookups: Mutex<PerSecond<Instant>>,
 }
 
 impl KeyCache {
-    /// Nothing is known yet.
+    /// Creates an empty cache.
     #[must_use]
     pub fn new(labels: Arc<Labels>, witnesses: Arc<Witnesses>) -> Self {
         let entries = RwLock::new(vec![Entry::default(); labels.now().all().len()]);
@@ -64,38 +64,39 @@ impl KeyCache {
         }
     }
 
-    /// The labels that it is about.
+    /// Returns the labels that are cached.
     #[must_use]
     pub fn labels(&self) -> &Labels {
         &self.labels
     }
 
-    /// Those of the fleet.
+    /// Returns the fleet's witnesses.
     #[must_use]
     pub fn witnesses(&self) -> &Witnesses {
         &self.witnesses
     }
 
-    /// Whether it is the health key and no store's: each token may have its own.
-    fn is_for_probes_alone(&self, key: KeyIndex) -> bool {
+    /// Returns whether the key is the health key and no store names it, so that each token may have
+    /// a different one.
+    fn is_health_key_only(&self, key: KeyIndex) -> bool {
         self.labels.health_key == Some(key) && self.labels.storeless.contains(&key)
     }
 
-    /// Looks at the label's entry, if there is one, with the lock held for reading.
-    fn look_at<T>(&self, key: KeyIndex, look: impl FnOnce(&Entry) -> T) -> Option<T> {
+    /// Reads the label's entry, if there is one, under the read lock.
+    fn read_entry<T>(&self, key: KeyIndex, look: impl FnOnce(&Entry) -> T) -> Option<T> {
         self.entries.read().get(usize::try_from(key.0).ok()?).map(look)
     }
 
-    /// Changes the label's entry, if there is one, with the lock held for writing.
-    fn with_entry(&self, key: KeyIndex, change: impl FnOnce(&mut Entry)) {
+    /// Changes the label's entry, if there is one, under the write lock.
+    fn update_entry(&self, key: KeyIndex, change: impl FnOnce(&mut Entry)) {
         let mut entries = self.entries.write();
         if let Some(entry) = usize::try_from(key.0).ok().and_then(|index| entries.get_mut(index)) {
             change(entry);
         }
     }
 
-    /// Takes in that jobs may name more labels, see [`Labels`]. Until the next listing, which
-    /// should be soon, the token may have any of the new ones.
+    /// Adds labels that jobs may name, see [`Labels`]. Until the next listing, which should be soon,
+    /// the token may have any of them.
     pub fn extend_to(&self, labels: &[Box<str>]) {
         self.labels.extend_to(labels);
         let mut entries = self.entries.write();
@@ -105,42 +106,42 @@ impl KeyCache {
         }
     }
 
-    /// Whether labels were added since the last listing.
+    /// Returns whether labels were added since the last listing.
     #[must_use]
     pub fn has_new(&self) -> bool {
         self.has_new.load(Ordering::Acquire)
     }
 
-    /// The key, if it was there when last looked for.
+    /// Returns the key, if it was found by the latest search.
     #[must_use]
     pub fn get(&self, key: KeyIndex) -> Option<Key> {
-        self.look_at(key, |entry| entry.key).flatten()
+        self.read_entry(key, |entry| entry.key).flatten()
     }
 
-    /// Whether nothing is known of any key.
+    /// Returns whether no key is cached.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         self.entries.read().iter().all(|entry| entry.key.is_none())
     }
 
-    /// Whether it is there, as far as is known: before a listing, all may be.
+    /// Returns whether the token may have the key: before the first listing, it may have any.
     #[must_use]
     pub fn may_have(&self, key: KeyIndex) -> bool {
-        self.look_at(key, |entry| entry.key.is_some() || !entry.is_listed).unwrap_or(false)
+        self.read_entry(key, |entry| entry.key.is_some() || !entry.is_listed).unwrap_or(false)
     }
 
-    /// Whether a handle was found stale since this was last asked.
+    /// Returns whether a handle was found stale since the last call.
     pub fn take_stale(&self) -> bool {
         self.is_stale.swap(false, Ordering::AcqRel)
     }
 
-    /// A handle was found stale: the keys are to be listed anew.
-    pub fn suspect(&self) {
+    /// Records that a handle was found stale, so that the keys are listed again.
+    pub fn mark_stale(&self) {
         self.is_stale.store(true, Ordering::Release);
     }
 
-    /// Forgets all handles: after the token was away, or the module was initialised anew, a handle
-    /// may be another key's. What is wanted is looked up, until the next listing.
+    /// Forgets all handles, since a handle may belong to another key after the token was away or the
+    /// module was initialised again. Until the next listing, keys are looked up one by one.
     pub fn forget(&self) {
         let mut entries = self.entries.write();
         self.era.fetch_add(1, Ordering::AcqRel);
@@ -163,7 +164,7 @@ mod tests {
         cache
     }
 
-    /// What a reload adds may be there before a listing has told; what was known stays.
+    /// A label that a reload adds may be there before the next listing; the others keep their state.
     #[test]
     fn added_labels_may_be_there() {
         let cache = cache(&["a"]);
@@ -174,7 +175,7 @@ mod tests {
         assert!(cache.may_look_up(KeyIndex(0), now) && !cache.may_look_up(KeyIndex(0), now));
         assert_eq!(cache.labels().now().get(KeyIndex(1)), Some("b"));
         assert!(!cache.may_have(KeyIndex(2)));
-        // Fewer are not a change.
+        // Fewer labels change nothing.
         cache.extend_to(&[Box::from("a")]);
         assert_eq!(cache.labels().now().all().len(), 2);
     }

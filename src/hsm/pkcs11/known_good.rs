@@ -1,13 +1,13 @@
-//! Ciphertexts whose plaintext is known, and the keys that they are made with.
+//! Known-good operations: ciphertexts of a known plaintext, and the session's own key.
 
 use cryptoki_sys::CK_OBJECT_HANDLE;
 
 use crate::job::Iv;
 
-/// What probes and known-good operations encrypt.
-pub(super) const PROBE_PLAINTEXT: [u8; 32] = *b"xks-proxy probes this HSM's work";
+/// Plaintext of health checks and known-good operations.
+pub(super) const KNOWN_PLAINTEXT: [u8; 32] = *b"xks-proxy probes this HSM's work";
 
-/// A ciphertext of [`PROBE_PLAINTEXT`].
+/// A ciphertext of [`KNOWN_PLAINTEXT`].
 #[derive(Clone)]
 pub(super) struct KnownGood {
     pub(super) handle: CK_OBJECT_HANDLE,
@@ -15,12 +15,12 @@ pub(super) struct KnownGood {
     pub(super) ciphertext: Vec<u8>,
 }
 
-/// An AES key that lives as long as the session.
+/// The session's own AES key, which lives as long as the session.
 #[derive(Clone, Copy)]
-pub(super) enum ProbeKey {
+pub(super) enum SessionKey {
     Untried,
     Made(CK_OBJECT_HANDLE),
-    /// The token makes none, which is no sign of ill health: a FIPS 140 level 3 nShield world
-    /// wants a card for that.
+    /// The token makes none, which does not mean that it is unhealthy: a FIPS 140 level 3 nShield
+    /// world requires a card for that.
     Refused,
 }

@@ -1,4 +1,4 @@
-//! The labels by which jobs name keys.
+//! The labels of keys that jobs may name.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,20 +7,20 @@ use arc_swap::ArcSwap;
 
 use crate::job::KeyIndex;
 
-/// The labels that jobs may name, shared by all tokens. They only ever become more.
+/// The labels that jobs may name, shared by all tokens. Labels are only ever added.
 pub struct Labels {
     list: ArcSwap<LabelList>,
-    /// A label that fits several keys means the first of them.
+    /// Whether a label that several keys share means the first of them.
     pub allow_ambiguous: bool,
-    /// A key that is not a private object does not count.
+    /// Whether only private objects count as keys.
     pub require_private: bool,
-    /// The key that probes use.
+    /// Key that health checks use.
     pub(super) health_key: Option<KeyIndex>,
     /// Keys that no store names.
     pub(super) storeless: Vec<KeyIndex>,
 }
 
-/// The labels as they are at one moment: by [`KeyIndex`], and the way back.
+/// A snapshot of the labels, with a map from label to [`KeyIndex`].
 pub struct LabelList {
     labels: Vec<Box<str>>,
     pub(super) indices: HashMap<Box<str>, usize>,
@@ -32,19 +32,19 @@ impl LabelList {
         Self { indices: indices.collect(), labels }
     }
 
-    /// All of them.
+    /// Returns all labels, in the order of [`KeyIndex`].
     #[must_use]
     pub fn all(&self) -> &[Box<str>] {
         &self.labels
     }
 
-    /// The index of that label.
+    /// Returns the index of a label.
     #[must_use]
     pub fn index_of(&self, label: &str) -> Option<KeyIndex> {
         self.indices.get(label).and_then(|index| u32::try_from(*index).ok()).map(KeyIndex)
     }
 
-    /// That of the index.
+    /// Returns the label of an index.
     #[must_use]
     pub fn get(&self, key: KeyIndex) -> Option<&str> {
         self.labels.get(usize::try_from(key.0).ok()?).map(AsRef::as_ref)
@@ -52,7 +52,7 @@ impl LabelList {
 }
 
 impl Labels {
-    /// In the order of [`KeyIndex`].
+    /// Creates the labels, given in the order of [`KeyIndex`].
     #[must_use]
     pub fn new(
         labels: Vec<Box<str>>,
@@ -64,20 +64,20 @@ impl Labels {
         Self { list, allow_ambiguous, require_private: false, health_key, storeless }
     }
 
-    /// Restricts the labels to private keys, if `require_private`.
+    /// Requires keys to be private objects, if `require_private`.
     #[must_use]
     pub fn private_if(self, require_private: bool) -> Self {
         Self { require_private, ..self }
     }
 
-    /// Those that there are now.
+    /// Returns the current labels.
     #[must_use]
     pub fn now(&self) -> Arc<LabelList> {
         self.list.load_full()
     }
 
-    /// Appends those of `labels` that are not there yet. The first ones are those that are, in
-    /// the same order: an index never comes to mean another label.
+    /// Appends new labels. `labels` must begin with the current ones, so that no index ever means
+    /// another label.
     pub(super) fn extend_to(&self, labels: &[Box<str>]) {
         let known = self.now();
         debug_assert!(labels.starts_with(known.all()) || known.all().starts_with(labels));

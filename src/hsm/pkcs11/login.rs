@@ -1,41 +1,40 @@
-//! The login: one for all sessions of a token, done by one of them, and a PIN that was refused is
-//! not tried again.
+//! The login, which all sessions of a token share. A refused PIN is not tried again.
 
 use cryptoki_sys::*;
 use parking_lot::Mutex;
 
 use super::codes::{self, Class};
 use super::native_session::NativeSession;
-use super::pin_tries::{self, NotNow, PinFlags, PinId, Refusal};
+use super::pin_tries::{self, Denied, PinFlags, PinId, Refusal};
 use crate::hsm::backend::OpenError;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_OTHER_LOGIN_REFUSALS};
 use crate::observe::redaction::Secret;
 
-/// What the token said of itself in CK_TOKEN_INFO that a login depends on.
+/// The facts of CK_TOKEN_INFO that a login depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoginRules {
     /// CKF_LOGIN_REQUIRED
     pub is_required: bool,
-    /// CKF_PROTECTED_AUTHENTICATION_PATH: the PIN is entered at the device.
+    /// CKF_PROTECTED_AUTHENTICATION_PATH: the PIN can be entered at the device.
     pub has_protected_path: bool,
-    /// How much its user PIN can bear.
+    /// State of the user PIN.
     pub pin: PinFlags,
 }
 
-/// The token as it is right before a login.
-pub struct About {
-    /// Its rules for logins.
+/// The token as it was verified right before a login.
+pub struct TokenAtLogin {
+    /// Rules for the login.
     pub rules: LoginRules,
-    /// The PIN on this token.
+    /// Identity of the PIN on this token.
     pub pin_id: PinId,
-    /// For the log.
+    /// The token's label, for the log.
     pub name: String,
 }
 
 /// A token's login.
 pub struct Login {
     pin: Secret<String>,
-    /// Held by the one that logs in.
+    /// Locked by the session that logs in.
     state: Mutex<State>,
 }
 
@@ -43,32 +42,32 @@ pub struct Login {
 enum State {
     #[default]
     Needed,
-    /// The token has no password, and said so.
+    /// The token has no password.
     NotNeeded,
 }
 
 impl Login {
-    /// With that PIN, which may be empty.
+    /// Creates the login with a PIN, which may be empty.
     #[must_use]
     pub fn new(pin: Secret<String>) -> Self {
         Self { pin, state: Mutex::default() }
     }
 
-    /// The PIN, to be told from others.
+    /// Returns the PIN, to derive its identity.
     #[must_use]
     pub fn pin(&self) -> &Secret<String> {
         &self.pin
     }
 
-    /// Sees to it that the session's token is logged in. `ask` asks the token who it is, right
-    /// before it gets the PIN. A login that fails is counted in `counts`.
+    /// Logs the session's token in unless it is logged in already. `verify` verifies the token right
+    /// before it gets the PIN. The code of a failed login is counted in `counts`.
     ///
     /// # Errors
-    /// [`OpenError::PinRefused`] if the token refused the PIN, now or before; those of `ask`.
+    /// [`OpenError::PinRefused`] if the token refused the PIN, now or earlier; those of `verify`.
     pub fn ensure(
         &self,
         session: &NativeSession,
-        ask: impl FnOnce() -> Result<About, OpenError>,
+        ask: impl FnOnce() -> Result<TokenAtLogin, OpenError>,
         counts: &codes::Counts,
     ) -> Result<(), OpenError> {
         // Another thread's login may hang.
@@ -84,27 +83,27 @@ impl Login {
             Ok(false) => {}
             Err(reason) => return Err(OpenError::Unavailable(reason)),
         }
-        let About { rules, pin_id, name } = ask()?;
-        let under_way = pin_tries::begin(pin_id, rules.pin).map_err(|not_now| match not_now {
-            NotNow::Busy => busy(),
-            NotNow::Spent(reason) => OpenError::PinRefused(reason),
+        let TokenAtLogin { rules, pin_id, name } = ask()?;
+        let attempt = pin_tries::begin(pin_id, rules.pin).map_err(|not_now| match not_now {
+            Denied::Busy => busy(),
+            Denied::Spent(reason) => OpenError::PinRefused(reason),
         })?;
         if rules.pin.is_count_low {
             tracing::warn!(
                 token = name,
-                "a wrong PIN was given to the token since the last login, by whomever: few more lock \
-                 it (CKF_USER_PIN_COUNT_LOW)"
+                "the token got a wrong PIN since the last login, from whatever client: a few more lock \
+                it (CKF_USER_PIN_COUNT_LOW)"
             );
         }
         let pin = self.pin.expose();
         let is_by_device = pin.is_empty() && rules.has_protected_path;
         let Err(error) = session.login((!is_by_device).then_some(pin.as_str())) else {
-            under_way.succeeded();
+            attempt.succeeded();
             return Ok(());
         };
         let code = error.code;
         if code == Some(CKR_USER_ALREADY_LOGGED_IN) {
-            under_way.succeeded();
+            attempt.succeeded();
             return Ok(());
         }
         if let Some(code) = code {
@@ -116,14 +115,14 @@ impl Login {
             return Ok(());
         }
         let (refusal, told) = refused(code, is_by_device, &reason);
-        under_way.refused(refusal, &told);
+        attempt.refused(refusal, &told);
         Err(match refusal {
             Refusal::Final => OpenError::PinRefused(told),
             Refusal::Other | Refusal::BeforeTheCheck => OpenError::Unavailable(reason),
         })
     }
 
-    /// Whether a session that isn't logged in is of no use.
+    /// Returns whether sessions must be logged in.
     #[must_use]
     pub fn is_needed(&self) -> bool {
         self.state.try_lock().is_none_or(|state| !matches!(*state, State::NotNeeded))
@@ -134,7 +133,7 @@ fn busy() -> OpenError {
     OpenError::Unavailable("another login does not return".to_owned())
 }
 
-/// Returns whether the code is one that a token without a password may give to an empty PIN.
+/// Returns whether a token without a password may answer an empty PIN with this code.
 fn wants_no_login(code: CK_RV) -> bool {
     matches!(
         codes::class(code),
@@ -142,7 +141,7 @@ fn wants_no_login(code: CK_RV) -> bool {
     )
 }
 
-/// Whether a C_Login that ended so has looked at no PIN.
+/// Returns whether a C_Login with this code failed before the PIN was checked.
 fn is_before_the_check(code: CK_RV) -> bool {
     matches!(
         code,
@@ -163,35 +162,35 @@ fn is_before_the_check(code: CK_RV) -> bool {
     )
 }
 
-/// Whether a login may be tried again, and what is said once it is not. Without a code the module
-/// was not called.
+/// Returns whether the login may be tried again, and the message for when it is not. Without a code
+/// the module was not called.
 fn refused(code: Option<CK_RV>, is_by_device: bool, reason: &str) -> (Refusal, String) {
-    const RETRY: &str = "then say `xks-proxy hsm retry-login`";
+    const RETRY: &str = "then run `xks-proxy hsm retry-login`";
     let Some(code) = code.filter(|code| !is_before_the_check(*code)) else {
         return (Refusal::BeforeTheCheck, reason.to_owned());
     };
     let told = match (code, codes::class(code)) {
         (CKR_USER_ANOTHER_ALREADY_LOGGED_IN, _) => format!(
             "another user, such as the security officer, is logged in to the token ({reason}): log \
-             it out, {RETRY}"
+            that user out, {RETRY}"
         ),
         _ if is_by_device => format!(
-            "the token takes its PIN at the device alone (CKF_PROTECTED_AUTHENTICATION_PATH), and \
-             the login failed ({reason}); it is not tried again: be ready to enter it there, {RETRY}"
+            "the token takes its PIN only at the device (CKF_PROTECTED_AUTHENTICATION_PATH), and \
+            the login failed ({reason}); it is not tried again: get ready to enter the PIN there, \
+            {RETRY}"
         ),
         (CKR_PIN_LOCKED, _) => format!(
             "the token's user PIN is locked ({reason}): once it is unlocked, the PIN (user_pin) is \
-             tried once more"
+            tried once more"
         ),
         (_, Class::Pin) => format!(
-            "the PIN (user_pin) was refused ({reason}); it is not tried again on this token in this \
-             process's life: correct it in the settings and reload them; or set the token right, \
-             {RETRY}"
+            "the PIN (user_pin) was refused ({reason}); it is not tried again on this token by \
+            this process: correct it in the settings and reload them; or repair the token, {RETRY}"
         ),
         _ => {
             let told = format!(
                 "the login was refused {MAX_OTHER_LOGIN_REFUSALS} times ({reason}), and each may \
-                 have cost a try of the PIN; it is not tried again: find out why, {RETRY}"
+                have used up a try of the PIN; it is not tried again: find out why, {RETRY}"
             );
             return (Refusal::Other, told);
         }
@@ -199,10 +198,10 @@ fn refused(code: Option<CK_RV>, is_by_device: bool, reason: &str) -> (Refusal, S
     (Refusal::Final, told)
 }
 
-/// Whether the user is logged in, by the session's own word.
+/// Returns whether the user is logged in, according to C_GetSessionInfo.
 ///
 /// # Errors
-/// The token did not say; the text says why.
+/// The call failed; the text says why.
 pub fn is_logged_in(session: &NativeSession) -> Result<bool, String> {
     session.is_logged_in().map_err(|error| codes::describe_error(&error))
 }
@@ -211,7 +210,7 @@ pub fn is_logged_in(session: &NativeSession) -> Result<bool, String> {
 mod tests {
     use super::*;
 
-    /// Codes that PKCS#11 lists for C_Login, some that it doesn't, and a vendor's.
+    /// Codes that PKCS#11 lists for C_Login, some that it does not, and a vendor-defined one.
     #[test]
     fn refusals() {
         let of = |code| refused(Some(code), false, "C_Login: no").0;

@@ -1,4 +1,4 @@
-//! Keys that were there and are missed: since when, and which attempts were made since.
+//! The record of missing keys: since when, and which recovery attempts were made.
 
 use std::time::Instant;
 
@@ -7,36 +7,36 @@ use parking_lot::Mutex;
 use super::module::Generation;
 use super::opened::Opened;
 
-/// The first of the times in a row that keys were missed.
+/// The first time in a row that keys were found missing.
 #[derive(Clone, Copy, Debug)]
 struct Loss {
     generation: Generation,
     at: Instant,
-    /// How many, as far as was looked.
+    /// Number of keys found missing.
     keys: usize,
 }
 
-/// Whether keys that were there are missed, and it is not known yet why.
+/// Keys that the token had and does not show, while the reason is unknown.
 #[derive(Default)]
 pub(super) struct Missed {
     loss: Mutex<Option<Loss>>,
 }
 
 impl Missed {
-    /// How many keys are missed.
+    /// Returns the number of missing keys.
     pub(super) fn keys(&self) -> usize {
         self.loss.lock().map_or(0, |loss| loss.keys)
     }
 
-    pub(super) fn tried(&self, opened: &Opened) -> Tried {
+    pub(super) fn attempted_since(&self, opened: &Opened) -> Attempted {
         match *self.loss.lock() {
-            Some(loss) if loss.generation != opened.generation => Tried::Initialization,
-            Some(loss) if opened.at > loss.at => Tried::Session,
-            Some(_) | None => Tried::Nothing,
+            Some(loss) if loss.generation != opened.generation => Attempted::Initialization,
+            Some(loss) if opened.at > loss.at => Attempted::Session,
+            Some(_) | None => Attempted::Nothing,
         }
     }
 
-    pub(super) fn note(&self, keys: usize, opened: &Opened) {
+    pub(super) fn record(&self, keys: usize, opened: &Opened) {
         let keys = keys.max(1);
         let mut loss = self.loss.lock();
         match &mut *loss {
@@ -47,17 +47,17 @@ impl Missed {
         }
     }
 
-    pub(super) fn is_over(&self) {
+    pub(super) fn clear(&self) {
         *self.loss.lock() = None;
     }
 }
 
-/// The attempts made since keys were first missed.
+/// The most thorough recovery attempt since keys were first found missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tried {
+pub(super) enum Attempted {
     Nothing,
     /// A new session.
     Session,
-    /// A new initialisation of the module, and so a new session too.
+    /// A new initialisation of the module, which implies a new session.
     Initialization,
 }

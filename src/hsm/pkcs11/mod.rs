@@ -1,4 +1,8 @@
-//! PKCS#11: tokens, sessions and keys as [`super::backend`] wants them.
+//! PKCS#11: tokens, sessions and keys behind the traits of [`super::backend`].
+//!
+//! From the top: a [`token`] opens [`session`]s, which share the token's state (`shared`) and make
+//! their calls (`calls`) with the keys of its cache (`keys`), through a [`module`] whose functions
+//! are in [`ffi`], the only file with `unsafe`. [`codes`] says what return codes mean.
 
 mod calls;
 mod chosen_slot;

@@ -1,4 +1,4 @@
-//! A loaded module: initialised once, shared by its tokens, initialised anew as the last resort.
+//! A loaded module: initialised once, shared by its tokens, and initialised again as a last resort.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,31 +17,31 @@ use super::native::{Arguments, Error};
 use super::reinitialization::{Schedule, User};
 use crate::limits::{MAX_LOGIN_WAIT, MAX_SLOTS};
 
-/// The modules of this process: C_Initialize is a process's, not a caller's. They stay loaded, as
-/// a module may have left threads behind.
+/// The modules of this process, since C_Initialize applies to the whole process. They stay loaded,
+/// because a module may have left threads running.
 static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = LazyLock::new(Mutex::default);
 
 /// One PKCS#11 module.
 pub struct Module {
-    /// Where it was loaded from.
+    /// Path that it was loaded from.
     pub path: PathBuf,
-    /// For all calls.
+    /// The functions that all calls go through.
     pub raw: Arc<RawModule>,
     initialize_parameters: Option<String>,
-    /// Every call into the module holds this for reading; C_Initialize and C_Finalize hold it
-    /// for writing. C_Finalize never waits for it: with a call outstanding its effect is
-    /// undefined (PKCS#11 v2.40, 5.4), and an outstanding call may hang.
+    /// Held for reading by every call into the module, and for writing by C_Initialize and
+    /// C_Finalize. C_Finalize never waits for it: its effect is undefined while a call is
+    /// outstanding (PKCS#11 v2.40, 5.4), and that call may hang.
     gate: RwLock<Initialization>,
-    /// Another part of this process initialised it; then it is not ours to finalise.
+    /// Whether another part of this process initialised the module, which must then finalise it.
     is_foreign: AtomicBool,
     live_sessions: AtomicUsize,
     users: AtomicUsize,
-    /// Users so far.
+    /// Number of users so far, by which they are told apart.
     next_user: AtomicU64,
     schedule: Mutex<Schedule>,
 }
 
-/// Which C_Initialize handles belong to.
+/// Identifies a C_Initialize: handles are valid within one generation only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generation(u64);
 
@@ -51,13 +51,13 @@ struct Initialization {
     is_initialized: bool,
 }
 
-/// The permission to call into the module; while one is held there is no C_Finalize.
+/// Permission to call into the module. C_Finalize is not called while one is held.
 pub struct Entry<'a> {
     initialization: RwLockReadGuard<'a, Initialization>,
 }
 
 impl Entry<'_> {
-    /// Which initialisation it is that was entered.
+    /// Returns the generation that was entered.
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.initialization.generation
@@ -65,10 +65,10 @@ impl Entry<'_> {
 }
 
 impl Module {
-    /// Loads the module, or finds it loaded. Does not initialise it.
+    /// Loads the module unless it is loaded already, without initialising it.
     ///
     /// # Errors
-    /// It is not a PKCS#11 module; the text says which and why.
+    /// The file is not a PKCS#11 module; the text names it and says why.
     pub fn load(path: &Path, initialize_parameters: Option<&str>) -> Result<Arc<Self>, String> {
         let mut modules = MODULES.lock();
         let canonical = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -95,10 +95,10 @@ impl Module {
         Ok(module)
     }
 
-    /// Permission to make calls that are not a session's: initialises the module if need be.
+    /// Enters the module for calls outside a session, initialising it if necessary.
     ///
     /// # Errors
-    /// C_Initialize failed, or another thread is at it and takes its time.
+    /// C_Initialize failed, or another thread has been calling it for too long.
     pub fn enter(&self) -> Result<Entry<'_>, String> {
         let busy = || "the module is being initialised".to_owned();
         {
@@ -116,7 +116,8 @@ impl Module {
         if initialization.is_initialized { Ok(Entry { initialization }) } else { Err(busy()) }
     }
 
-    /// Permission to make a call on a session of that generation. Never waits.
+    /// Enters the module for calls on a session of that generation, without waiting. `None` if the
+    /// module is being initialised, or has been since.
     #[must_use]
     pub fn enter_session(&self, generation: Generation) -> Option<Entry<'_>> {
         let initialization = self.gate.try_read()?;
@@ -140,8 +141,8 @@ impl Module {
         Ok(())
     }
 
-    /// With the locks of the operating system; a module that cannot use them is not thread-safe, and
-    /// may take no arguments at all.
+    /// Calls C_Initialize with OS locking. A module that refuses is not thread-safe, and may accept
+    /// no arguments at all.
     fn initialize_as_it_likes(&self) -> Result<(), Error> {
         let is_about_arguments = |error: &Error| {
             matches!(
@@ -168,44 +169,43 @@ impl Module {
         Ok(())
     }
 
-    /// A session was opened.
+    /// Records that a session was opened.
     pub fn session_opened(&self) {
         self.live_sessions.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A session was closed or given up.
-    pub fn session_gone(&self) {
+    /// Records that a session was closed or abandoned.
+    pub fn session_closed(&self) {
         self.live_sessions.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Numbers a user.
-    pub fn enlist(&self) -> User {
+    /// Returns the identity of a new user.
+    pub fn add_user(&self) -> User {
         User(self.next_user.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A token of the module works.
+    /// Records that a token of the module works.
     pub fn works(&self, user: User) {
         self.schedule.lock().works(user, Instant::now());
     }
 
-    /// A token of the module does not work.
+    /// Records that a token of the module does not work.
     pub fn fails(&self, user: User) {
         self.schedule.lock().fails(user);
     }
 
-    /// Whether [`Self::reinitialize`] may come to something for that user, sooner or later: no other
-    /// token of the module works, and the module is ours to finalise.
+    /// Returns whether [`Self::reinitialize`] can eventually take effect for that user: no other token
+    /// of the module works, and the proxy itself initialised the module.
     #[must_use]
     pub fn may_be_reinitialized(&self, user: User) -> bool {
         !self.is_foreign.load(Ordering::Acquire) && !self.schedule.lock().does_another_work(user)
     }
 
-    /// C_Finalize and C_Initialize, if no session is left, no call is outstanding, and it is due
-    /// (see [`Schedule`]). Returns whether it was done.
+    /// Calls C_Finalize and C_Initialize if no session is left, no call is outstanding and the
+    /// [`Schedule`] permits it. Returns whether the module was initialised again.
     pub fn reinitialize(&self) -> bool {
         let Some(mut initialization) = self.gate.try_write() else { return false };
-        // No session can be opened now: that takes an entry.
-        // One that others initialised is theirs to finalise.
+        // No session can be opened while the gate is held for writing.
         let may = initialization.is_initialized && !self.is_foreign.load(Ordering::Acquire);
         if self.live_sessions.load(Ordering::Acquire) != 0 || !may {
             return false;
@@ -214,7 +214,7 @@ impl Module {
         if !self.schedule.lock().is_due(Instant::now(), slots) {
             return false;
         }
-        // It may fail: the module may have lost its initialisation by itself.
+        // This fails if the module has lost its initialisation already.
         let _ = self.raw.finalize();
         initialization.is_initialized = false;
         let result = self.initialize(&mut initialization);
@@ -222,9 +222,9 @@ impl Module {
         result.is_ok()
     }
 
-    /// One user less. The last one finalises the module, if it may.
+    /// Removes a user. The last one finalises the module, if the proxy initialised it.
     pub fn release(&self) {
-        // The registry is locked so that nobody takes the module up while it is finalised.
+        // The registry is locked so that no other user gets the module while it is finalised.
         let _modules = MODULES.lock();
         if self.users.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;

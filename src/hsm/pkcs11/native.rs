@@ -1,4 +1,9 @@
-//! A module's calls in Rust's terms: errors, attributes, sessions.
+//! Arguments and errors of a module's calls, in Rust types.
+//!
+//! Calls go through `cryptoki-sys`, the C half of the `cryptoki` crate, because all calls of a
+//! module must use one function list: some modules (p11-kit-proxy) return an independent instance
+//! from each call of C_GetFunctionList. `cryptoki`'s safe layer fetches a list of its own, cannot
+//! be given one, and does not expose its list; a second list beside it would be another instance.
 
 use cryptoki_sys::*;
 
@@ -7,14 +12,14 @@ use crate::limits::MAX_GCM_IV_BYTES;
 /// A call that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// By the standard's name.
+    /// Name of the function, as in the standard.
     pub function: &'static str,
-    /// `None` if the module has no such function, or was not called.
+    /// Return code; `None` if the module lacks the function or was not called.
     pub code: Option<CK_RV>,
 }
 
 impl Error {
-    /// Tells success from failure.
+    /// Turns a return code into a result.
     ///
     /// # Errors
     /// Any code but CKR_OK.
@@ -23,7 +28,7 @@ impl Error {
     }
 }
 
-/// An attribute that an object is looked for by, or is made with.
+/// An attribute of a search template or of a new object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attribute {
     /// A boolean.
@@ -34,34 +39,34 @@ pub enum Attribute {
     Bytes(CK_ATTRIBUTE_TYPE, Vec<u8>),
 }
 
-/// The argument of C_Initialize.
+/// Argument of C_Initialize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arguments<'a> {
-    /// CKF_OS_LOCKING_OK: threads call as they like.
+    /// CKF_OS_LOCKING_OK: any thread may call at any time.
     OsLocking,
-    /// The same, with the module's own parameter string.
+    /// CKF_OS_LOCKING_OK with a vendor-defined parameter string.
     Parameters(&'a str),
-    /// No locks and no flags: one call at a time.
+    /// Neither locks nor flags: one call at a time.
     NoLocking,
-    /// A null pointer, which says the same.
+    /// Null pointer: also one call at a time.
     Null,
 }
 
 /// A cryptographic operation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawError {
-    /// C_EncryptInit or C_DecryptInit: there is no operation.
+    /// C_EncryptInit or C_DecryptInit failed: no operation was started.
     Init(CK_RV),
-    /// C_Encrypt or C_Decrypt. The operation is over, unless the code is CKR_BUFFER_TOO_SMALL
-    /// (PKCS#11 v2.40, 5.2).
+    /// C_Encrypt or C_Decrypt failed, which ends the operation unless the code is
+    /// CKR_BUFFER_TOO_SMALL (PKCS#11 v2.40, 5.2).
     Operation(CK_RV),
-    /// The module says that it wrote more than there was room for, or has no such function.
+    /// The module reported more output than fits the buffer, or lacks the function.
     Malformed,
 }
 
-/// `CK_GCM_PARAMS` but for the AAD: the IV's buffer and what is said of it.
+/// The IV's part of `CK_GCM_PARAMS`.
 pub struct GcmIv {
-    /// The IV, or room for the one that the HSM writes.
+    /// The IV, or the buffer into which the HSM writes one.
     pub bytes: [u8; MAX_GCM_IV_BYTES],
     /// `ulIvLen`; at most [`MAX_GCM_IV_BYTES`].
     pub length: u8,

@@ -1,4 +1,4 @@
-//! A session's calls.
+//! A PKCS#11 session and its calls.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use super::ffi::RawModule;
 use super::native::{Attribute, Error};
 use crate::limits::FIND_OBJECTS_BATCH;
 
-/// A session, which is closed by [`Self::close`] alone: after a C_Finalize its handle may be
-/// another's.
+/// A session. Dropping it does not close it: after a C_Finalize its handle may belong to another
+/// session, so the owner decides whether to call [`Self::close`].
 pub struct NativeSession {
     module: Arc<RawModule>,
     handle: CK_SESSION_HANDLE,
 }
 
 impl NativeSession {
-    /// Opens one.
+    /// Opens a session.
     ///
     /// # Errors
     /// The module's.
@@ -29,13 +29,13 @@ impl NativeSession {
         Ok(Self { module: Arc::clone(module), handle })
     }
 
-    /// Its handle.
+    /// Returns the session's handle.
     #[must_use]
     pub fn handle(&self) -> CK_SESSION_HANDLE {
         self.handle
     }
 
-    /// Closes it.
+    /// Closes the session.
     ///
     /// # Errors
     /// The module's.
@@ -43,7 +43,7 @@ impl NativeSession {
         self.module.close_session(self.handle)
     }
 
-    /// Whether the user is logged in.
+    /// Returns whether the user is logged in.
     ///
     /// # Errors
     /// The module's.
@@ -52,7 +52,7 @@ impl NativeSession {
         Ok(matches!(state, CKS_RO_USER_FUNCTIONS | CKS_RW_USER_FUNCTIONS))
     }
 
-    /// Logs the user in; without a PIN it is entered at the device.
+    /// Logs the user in. Without a PIN the device asks for it.
     ///
     /// # Errors
     /// The module's.
@@ -60,7 +60,7 @@ impl NativeSession {
         self.module.login(self.handle, pin)
     }
 
-    /// Fills `bytes` with random ones.
+    /// Fills `bytes` from the HSM's random number generator.
     ///
     /// # Errors
     /// The module's.
@@ -68,7 +68,7 @@ impl NativeSession {
         self.module.random(self.handle, bytes)
     }
 
-    /// Makes an AES key.
+    /// Generates an AES key.
     ///
     /// # Errors
     /// The module's.
@@ -76,7 +76,7 @@ impl NativeSession {
         self.module.generate_aes_key(self.handle, template)
     }
 
-    /// Attributes of an object; those that it does not have are left out.
+    /// Reads attributes of an object, leaving out those that it lacks.
     ///
     /// # Errors
     /// The module's.
@@ -88,8 +88,8 @@ impl NativeSession {
         self.module.attributes(self.handle, object, wanted)
     }
 
-    /// The objects of that template, up to `max_objects`, and whether there are more. The end is
-    /// where the module gives none, however few it gives at once.
+    /// Returns up to `max_objects` objects that match the template, and whether there are more. Only
+    /// an empty batch ends the search: a module may return short ones before.
     ///
     /// # Errors
     /// The module's.
@@ -100,7 +100,7 @@ impl NativeSession {
     ) -> Result<(Vec<CK_OBJECT_HANDLE>, bool), Error> {
         self.module.find_init(self.handle, template)?;
         let found = self.find_all(max_objects);
-        // The search is ended whatever came before; what that answers changes nothing.
+        // The search must end even if it failed; the result of ending it does not matter.
         let _ = self.module.find_final(self.handle);
         found
     }

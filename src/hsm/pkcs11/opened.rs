@@ -1,4 +1,4 @@
-//! Where and when a session was opened.
+//! The circumstances in which a session was opened.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use cryptoki_sys::CK_SLOT_ID;
 
 use super::module::Generation;
 
-/// Where and when a session was opened.
+/// Slot, generation and time of a session's opening.
 #[derive(Clone, Copy)]
 pub(super) struct Opened {
     pub(super) slot: CK_SLOT_ID,

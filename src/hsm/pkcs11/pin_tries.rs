@@ -1,7 +1,7 @@
-//! Which PINs a token has refused: remembered for as long as the process lives, across reloads and
-//! recoveries, since HSMs lock after a few wrong ones.
+//! The PINs that tokens have refused. They are remembered as long as the process lives, across
+//! reloads and recoveries, since HSMs lock after a few wrong ones.
 //!
-//! A PIN is known here by a keyed digest alone.
+//! Only a keyed digest of a PIN is kept.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,9 +15,9 @@ use sha2::Sha256;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_OTHER_LOGIN_REFUSALS};
 use crate::random;
 
-/// The process's memory.
+/// All tries of this process.
 static TRIES: LazyLock<Mutex<Tries>> = LazyLock::new(Mutex::default);
-/// A C_Login has returned.
+/// Signalled when a C_Login has returned.
 static ENDED: Condvar = Condvar::new();
 
 /// One PIN on one token of one module.
@@ -25,8 +25,8 @@ static ENDED: Condvar = Condvar::new();
 pub struct PinId([u8; 32]);
 
 impl PinId {
-    /// Of the module at that path, and the token of that serial number, or of that label where it
-    /// has none. `None` if the system gives no random bytes for the digest's key.
+    /// Identifies a PIN by the module's path, the token's serial number (or its label, if it has
+    /// none) and the PIN. `None` if the system returns no random bytes for the digest's key.
     #[must_use]
     pub fn of(module: &Path, token: &str, pin: &str) -> Option<Self> {
         static KEY: LazyLock<Option<[u8; 32]>> = LazyLock::new(|| {
@@ -53,42 +53,43 @@ pub struct PinFlags {
     pub is_count_low: bool,
 }
 
-/// How a C_Login ended that did not log in.
+/// The outcome of a failed C_Login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is not to be repeated: the code speaks of the PIN, or nothing would be another time.
+    /// It must not be repeated: the code is about the PIN, or a repetition would fail the same way.
     Final,
     /// It may be repeated once.
     Other,
-    /// No PIN was looked at.
+    /// It failed before the PIN was checked.
     BeforeTheCheck,
 }
 
-/// Why there is no C_Login now.
+/// Reason why C_Login must not be called now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotNow {
-    /// Another thread is at it with the same PIN, and does not return.
+pub enum Denied {
+    /// Another thread's C_Login with the same PIN has not returned.
     Busy,
-    /// It takes an operator, or a token that is unlocked; why.
+    /// The PIN is not tried until an operator permits it or the token is unlocked; the text says why.
     Spent(String),
 }
 
 /// The history of one PIN on one token.
 #[derive(Debug, Default)]
 struct Try {
-    /// A C_Login with it has not returned.
+    /// Whether a C_Login with it has not returned.
     is_under_way: bool,
-    /// Why it is not tried again.
+    /// Reason why it is not tried again.
     spent: Option<String>,
-    /// Refusals of another kind, with no success since.
+    /// Number of [`Refusal::Other`] since the last success.
     others: u32,
-    /// CKF_USER_PIN_LOCKED was seen.
+    /// Whether CKF_USER_PIN_LOCKED was set.
     was_locked: bool,
-    /// An operator has asked for one more.
+    /// Whether an operator has permitted one more try.
     is_granted: bool,
-    /// CKF_USER_PIN_FINAL_TRY keeps it from being tried.
+    /// Whether it is not tried because of CKF_USER_PIN_FINAL_TRY.
     waits_for_grant: bool,
-    /// Why the login under way was permitted: a grant, or a lock that has gone.
+    /// Whether the current login used up an operator's permission, and whether it used up an unlocking:
+    /// both are restored if no PIN was checked.
     owes: (bool, bool),
 }
 
@@ -96,10 +97,10 @@ struct Try {
 struct Tries(HashMap<PinId, Try>);
 
 impl Tries {
-    fn begin(&mut self, id: PinId, flags: PinFlags) -> Result<(), NotNow> {
+    fn begin(&mut self, id: PinId, flags: PinFlags) -> Result<(), Denied> {
         let known = self.0.entry(id).or_default();
         if known.is_under_way {
-            return Err(NotNow::Busy);
+            return Err(Denied::Busy);
         }
         if flags.is_locked {
             known.was_locked = true;
@@ -109,13 +110,13 @@ impl Tries {
             && !known.is_granted
             && !is_unlocked
         {
-            return Err(NotNow::Spent(reason.clone()));
+            return Err(Denied::Spent(reason.clone()));
         }
         if flags.is_final_try && !known.is_granted {
             known.waits_for_grant = true;
-            return Err(NotNow::Spent(
+            return Err(Denied::Spent(
                 "one more wrong PIN locks the token (CKF_USER_PIN_FINAL_TRY), so none is tried: make \
-                 sure that the PIN is right, then say `xks-proxy hsm retry-login`"
+                sure that the PIN is right, then run `xks-proxy hsm retry-login`"
                     .to_owned(),
             ));
         }
@@ -136,7 +137,7 @@ impl Tries {
                 return;
             }
             Some((Refusal::BeforeTheCheck, _)) => {
-                // No PIN was spent.
+                // No try was used up.
                 let (is_granted, was_locked) = std::mem::take(&mut known.owes);
                 known.is_granted |= is_granted;
                 known.was_locked |= was_locked;
@@ -159,19 +160,19 @@ impl Tries {
     }
 }
 
-/// A C_Login that is under way. Dropping it says that it failed before the PIN was looked at.
-pub struct UnderWay {
+/// Permission for one C_Login. Dropping it records a failure before the PIN was checked.
+pub struct LoginAttempt {
     id: PinId,
     is_told: bool,
 }
 
-impl UnderWay {
-    /// It has logged in.
+impl LoginAttempt {
+    /// Records a success.
     pub fn succeeded(mut self) {
         self.tell(None);
     }
 
-    /// It has not; `reason` is what is said from then on if it is not repeated.
+    /// Records a failure. `reason` is the message from then on, if the PIN is not tried again.
     pub fn refused(mut self, refusal: Refusal, reason: &str) {
         self.tell(Some((refusal, reason)));
     }
@@ -183,7 +184,7 @@ impl UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for LoginAttempt {
     fn drop(&mut self) {
         if !self.is_told {
             self.tell(Some((Refusal::BeforeTheCheck, "")));
@@ -191,23 +192,23 @@ impl Drop for UnderWay {
     }
 }
 
-/// The permission to call C_Login with that PIN once. Waits for a call with it that is under way,
-/// [`MAX_LOGIN_WAIT`] at most.
+/// Returns permission to call C_Login with that PIN once, waiting up to [`MAX_LOGIN_WAIT`] for
+/// another thread's call with it.
 ///
 /// # Errors
-/// [`NotNow`]
-pub fn begin(id: PinId, flags: PinFlags) -> Result<UnderWay, NotNow> {
+/// [`Denied`]
+pub fn begin(id: PinId, flags: PinFlags) -> Result<LoginAttempt, Denied> {
     let end = Instant::now() + MAX_LOGIN_WAIT;
     let mut tries = TRIES.lock();
     loop {
         match tries.begin(id, flags) {
-            Err(NotNow::Busy) if !ENDED.wait_until(&mut tries, end).timed_out() => {}
-            may => return may.map(|()| UnderWay { id, is_told: false }),
+            Err(Denied::Busy) if !ENDED.wait_until(&mut tries, end).timed_out() => {}
+            may => return may.map(|()| LoginAttempt { id, is_told: false }),
         }
     }
 }
 
-/// Lets each PIN that is not tried again be tried once more. Says how many there are.
+/// Permits one more try of each PIN that is not tried again. Returns how many there are.
 pub fn grant_one_more() -> usize {
     TRIES.lock().grant()
 }
@@ -225,7 +226,7 @@ mod tests {
         PinId::of(Path::new("/lib/module.so"), token, pin).unwrap()
     }
 
-    /// Tries until it may not any more; how often it was tried.
+    /// Tries until it is denied. Returns the number of tries.
     fn tries(tries: &mut Tries, id: PinId, flags: PinFlags, refusal: Refusal) -> usize {
         (0..20)
             .take_while(|_| {
@@ -238,7 +239,7 @@ mod tests {
             .count()
     }
 
-    /// A PIN is one on one token of one module, and no part runs into the next.
+    /// A PIN belongs to one token of one module, and the parts of its identity are delimited.
     #[test]
     fn ids() {
         assert_eq!(id("a", "1234"), id("a", "1234"));
@@ -247,15 +248,15 @@ mod tests {
         assert!(others.iter().all(|other| *other != id("a", "1234")));
     }
 
-    /// A refusal that speaks of the PIN is the last, any other may come twice, and a failure before
-    /// the check does not count.
+    /// A refusal about the PIN is final, any other is allowed twice, and a failure before the check
+    /// does not count.
     #[test]
     fn how_often() {
         let mut all = Tries::default();
         assert_eq!(tries(&mut all, id("a", "1"), WELL, Refusal::Final), 1);
         assert_eq!(tries(&mut all, id("b", "1"), WELL, Refusal::Other), 2);
         assert_eq!(tries(&mut all, id("c", "1"), WELL, Refusal::BeforeTheCheck), 20);
-        // Another PIN, or the same on another token, is another matter.
+        // Another PIN counts separately.
         assert_eq!(tries(&mut all, id("a", "2"), WELL, Refusal::Final), 1);
         // A success shows that the PIN is right.
         all.begin(id("d", "1"), WELL).unwrap();
@@ -265,7 +266,7 @@ mod tests {
         assert_eq!(tries(&mut all, id("d", "1"), WELL, Refusal::Other), 2);
     }
 
-    /// An operator's word is good for one more, and so is a token that was locked and is not.
+    /// An operator's permission allows one more try, and so does an unlocking.
     #[test]
     fn one_more() {
         let mut all = Tries::default();
@@ -282,7 +283,7 @@ mod tests {
         assert_eq!(tries(&mut all, pin, WELL, Refusal::Final), 0);
     }
 
-    /// The last try before the lock is an operator's.
+    /// The last try before the token locks takes an operator's permission.
     #[test]
     fn the_final_try() {
         let mut all = Tries::default();
@@ -290,23 +291,23 @@ mod tests {
         assert_eq!(tries(&mut all, pin, FINAL, Refusal::Final), 0);
         assert_eq!(all.grant(), 1);
         assert_eq!(tries(&mut all, pin, FINAL, Refusal::Final), 1);
-        // A grant that finds nothing to do is not kept for later.
+        // A permission that applies to nothing is not kept for later.
         let mut all = Tries::default();
         assert_eq!(all.grant(), 0);
         assert_eq!(tries(&mut all, pin, FINAL, Refusal::Final), 0);
-        // Nor is one on a token that is not at its last try needed, or used up.
+        // Away from the last try no permission is needed.
         assert_eq!(tries(&mut all, pin, WELL, Refusal::Final), 1);
     }
 
-    /// A thread waits for another's outcome.
+    /// A thread waits for the outcome of another's login.
     #[test]
     fn waits_for_the_other() {
         let pin = id("of two threads", "1");
         let first = begin(pin, WELL).unwrap();
-        let second = std::thread::spawn(move || begin(pin, WELL).map(UnderWay::succeeded));
+        let second = std::thread::spawn(move || begin(pin, WELL).map(LoginAttempt::succeeded));
         std::thread::sleep(std::time::Duration::from_millis(50));
         first.refused(Refusal::Final, "no");
-        assert_eq!(second.join().unwrap(), Err(NotNow::Spent("no".to_owned())));
+        assert_eq!(second.join().unwrap(), Err(Denied::Spent("no".to_owned())));
     }
 
     /// Two threads do not try the same PIN at once.
@@ -314,7 +315,7 @@ mod tests {
     fn one_at_a_time() {
         let mut all = Tries::default();
         all.begin(id("a", "1"), WELL).unwrap();
-        assert_eq!(all.begin(id("a", "1"), WELL), Err(NotNow::Busy));
+        assert_eq!(all.begin(id("a", "1"), WELL), Err(Denied::Busy));
         all.begin(id("b", "1"), WELL).unwrap();
         all.end(id("a", "1"), Some((Refusal::BeforeTheCheck, "")));
         all.begin(id("a", "1"), WELL).unwrap();

@@ -1,7 +1,7 @@
-//! The rules of HSMs, by the names that `[hsm_capabilities] profile` takes.
+//! The profiles that `[hsm_capabilities] profile` names: rules for each make of HSM.
 //!
-//! What stands here was read in vendors' documentation or tried on the module itself
-//! (`xks-proxy probe-hsm`). Where neither tells, the rule is left at its careful default.
+//! The rules come from vendors' documentation or from `xks-proxy probe-hsm` run on the module.
+//! Where neither is available, a rule has its conservative default.
 
 use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR};
 
@@ -10,15 +10,15 @@ use crate::hsm::config::{GcmForm, IvMode, Rules};
 /// One make of HSM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Profile {
-    /// As the settings name it.
+    /// Name in the settings.
     pub name: &'static str,
-    /// Where IVs come from.
+    /// Source of IVs.
     pub iv_mode: IvMode,
-    /// All else.
+    /// All other rules.
     pub rules: Rules,
 }
 
-/// Nothing is known but where IVs come from.
+/// Rules for an HSM of which only the source of IVs is known.
 const CAREFUL: Rules = Rules {
     bad_tag_codes: None,
     max_operation_bytes: None,
@@ -27,13 +27,13 @@ const CAREFUL: Rules = Rules {
     appended_iv_bits: 0,
 };
 
-/// In alphabetical order.
+/// All profiles, in alphabetical order.
 pub const PROFILES: [Profile; 7] = [
     Profile {
         name: "cloudhsm",
         iv_mode: IvMode::ZeroedBuffer,
-        // CKR_FUNCTION_FAILED may be throttling: which codes mean a bad tag is not documented, so
-        // each ambiguous one is looked into.
+        // The codes for a bad tag are not documented, and CKR_FUNCTION_FAILED may mean throttling,
+        // so each ambiguous code is investigated.
         rules: Rules { max_operation_bytes: Some(16 * 1024), is_read_write_only: true, ..CAREFUL },
     },
     Profile {
@@ -44,7 +44,7 @@ pub const PROFILES: [Profile; 7] = [
     Profile {
         name: "luna",
         iv_mode: IvMode::Appended,
-        // Firmware from 7.9.3 on then appends 12 bytes; before, it does not look at it.
+        // With this, firmware 7.9.3 and later appends 12 bytes; earlier firmware ignores it.
         rules: Rules { appended_iv_bits: 96, ..CAREFUL },
     },
     Profile {
@@ -55,7 +55,7 @@ pub const PROFILES: [Profile; 7] = [
     Profile {
         name: "nss",
         iv_mode: IvMode::Random,
-        // Its catch-all.
+        // NSS returns it for any failure.
         rules: Rules { bad_tag_codes: Some(&[CKR_DEVICE_ERROR]), ..CAREFUL },
     },
     Profile {
@@ -71,7 +71,7 @@ pub const PROFILES: [Profile; 7] = [
     },
 ];
 
-/// The profile of that name.
+/// Returns the profile of that name.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static Profile> {
     PROFILES.iter().find(|profile| profile.name == name)
@@ -81,7 +81,7 @@ pub fn by_name(name: &str) -> Option<&'static Profile> {
 mod tests {
     use super::*;
 
-    /// Each is found by its name, and names are in the order in which they are listed.
+    /// Each profile is found by name, and the names are in alphabetical order.
     #[test]
     fn names() {
         assert!(PROFILES.windows(2).all(|pair| pair[0].name < pair[1].name));

@@ -1,24 +1,24 @@
-//! When a module is initialised again: after waits that grow while nothing of it works.
+//! The schedule by which a module is initialised again: after waits that grow while no token works.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::limits::{MAX_REINITIALIZE_WAIT, MIN_REINITIALIZE_WAIT, MIN_STEADY};
+use crate::limits::{MAX_REINITIALIZE_WAIT, MIN_REINITIALIZE_WAIT, MIN_STABLE_TIME};
 
-/// One of the users of a module: a token.
+/// Identity of a user of a module: a token of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct User(pub u64);
 
-/// The waits before a module is initialised again, and who does not need it.
+/// The waits before a module is initialised again, and the users that do not need it.
 #[derive(Debug)]
 pub struct Schedule {
-    /// Those whose latest probe succeeded, and since when that is so.
+    /// Users whose latest health check succeeded, each with the start of that period.
     working: HashMap<User, Instant>,
     wait: Duration,
-    /// When the present wait began.
+    /// Time at which the current wait began.
     since: Option<Instant>,
     last: Option<Instant>,
-    /// The module's slots, as they were when last asked for in this initialisation.
+    /// The module's slots as last listed since it was initialised.
     slots: Option<Vec<u64>>,
     have_slots_changed: bool,
 }
@@ -37,28 +37,28 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// Takes in that a token works.
+    /// Records that a token works.
     pub fn works(&mut self, user: User, now: Instant) {
         let since = *self.working.entry(user).or_insert(now);
-        if now.saturating_duration_since(since) >= MIN_STEADY {
+        if now.saturating_duration_since(since) >= MIN_STABLE_TIME {
             self.wait = MIN_REINITIALIZE_WAIT;
         }
         self.since = None;
     }
 
-    /// Takes in that a token does not work, or is no more.
+    /// Records that a token does not work or no longer exists.
     pub fn fails(&mut self, user: User) {
         self.working.remove(&user);
     }
 
-    /// Whether another token than that one works.
+    /// Returns whether any other token works.
     #[must_use]
     pub fn does_another_work(&self, user: User) -> bool {
         self.working.keys().any(|other| *other != user)
     }
 
-    /// Whether the module is to be initialised again, now that nothing of it works: the wait is
-    /// over, or the module shows other slots than it did. `None`: it does not tell.
+    /// Returns whether to initialise the module again, given that no token works: the wait is over,
+    /// or the list of slots has changed. `slots` is `None` if it could not be read.
     pub fn is_due(&mut self, now: Instant, slots: Option<Vec<u64>>) -> bool {
         if let Some(slots) = slots {
             self.have_slots_changed |= self.slots.as_ref().is_some_and(|known| *known != slots);
@@ -66,12 +66,12 @@ impl Schedule {
         }
         let is_over = |since: Instant, wait| now.saturating_duration_since(since) >= wait;
         let since = *self.since.get_or_insert(now);
-        // A module whose slots come and go is not initialised again and again.
+        // A module whose slots keep changing must not be initialised all the time.
         let may_at_once = self.last.is_none_or(|last| is_over(last, MIN_REINITIALIZE_WAIT));
         is_over(since, self.wait) || (self.have_slots_changed && may_at_once)
     }
 
-    /// Takes in that the module was initialised again, or that it was tried.
+    /// Records an attempt to initialise the module again.
     pub fn done(&mut self, now: Instant) {
         self.wait = (self.wait * 2).min(MAX_REINITIALIZE_WAIT);
         (self.since, self.last) = (Some(now), Some(now));
@@ -85,7 +85,7 @@ mod tests {
 
     const ONE: User = User(1);
 
-    /// Asks each 100 ms, from `start` on, and returns the milliseconds at which it was due.
+    /// Asks every 100 ms from `start` on, and returns the milliseconds at which it was due.
     fn due_within(schedule: &mut Schedule, start: Instant, secs: u32) -> Vec<u128> {
         let mut due = Vec::new();
         for tick in 0..secs * 10 {
@@ -98,7 +98,7 @@ mod tests {
         due
     }
 
-    /// Each wait is twice as long as the one before, and 30 s in the end.
+    /// Each wait is twice as long as the one before, up to 30 s.
     #[test]
     fn waits_grow() {
         let mut schedule = Schedule::default();
@@ -107,8 +107,8 @@ mod tests {
         assert_eq!(due, [1_000, 3_000, 7_000, 15_000, 31_000, 61_000, 91_000, 121_000]);
     }
 
-    /// After a token has worked for a while they are short again; a single probe that succeeds is
-    /// no reason for it.
+    /// The waits are short again once a token has worked for a while, but not after a single health
+    /// check that succeeded.
     #[test]
     fn waits_are_short_again() {
         let mut schedule = Schedule::default();
@@ -120,12 +120,12 @@ mod tests {
         assert_eq!(due_within(&mut schedule, start, 10), [8_000]);
         let start = start + Duration::from_secs(10);
         schedule.works(ONE, start);
-        schedule.works(ONE, start + MIN_STEADY);
+        schedule.works(ONE, start + MIN_STABLE_TIME);
         schedule.fails(ONE);
-        assert_eq!(due_within(&mut schedule, start + MIN_STEADY, 2), [1_000]);
+        assert_eq!(due_within(&mut schedule, start + MIN_STABLE_TIME, 2), [1_000]);
     }
 
-    /// When other slots show it is due at once, though not again within a second.
+    /// A changed list of slots makes it due at once, but not twice within a second.
     #[test]
     fn slots_that_change() {
         let mut schedule = Schedule::default();
@@ -140,7 +140,7 @@ mod tests {
         assert!(schedule.is_due(after(1_300), Some(vec![])));
     }
 
-    /// A token knows whether it is the only one that could work.
+    /// A token learns whether any other one works.
     #[test]
     fn others_that_work() {
         let mut schedule = Schedule::default();

@@ -1,4 +1,4 @@
-//! One session: looks the key up, has the operation done, and is closed at the end.
+//! A logged-in session, as a [`Session`].
 
 use std::sync::Arc;
 
@@ -18,30 +18,30 @@ pub struct Pkcs11Session {
 }
 
 impl Pkcs11Session {
-    /// Takes a session over; it is closed when this is dropped.
+    /// Wraps an open session, which is closed on drop.
     pub(super) fn new(token: Arc<Shared>, session: NativeSession, opened: Opened) -> Self {
         token.module.session_opened();
         let calls = Calls::new(session, opened);
         Self { token, calls }
     }
 
-    /// For calls of its own. The caller holds an entry of this session's generation.
+    /// Returns the PKCS#11 session. The caller must hold an [`Entry`] of its generation.
     pub(super) fn native(&self) -> Option<&NativeSession> {
         self.calls.session.as_ref()
     }
 
-    /// For calls on [`Self::native`]; `None` if the module was initialised anew since.
+    /// Enters the module for calls on [`Self::native`]; `None` if it has been initialised again.
     pub(super) fn enter(&self) -> Option<Entry<'_>> {
         self.token.module.enter_session(self.calls.opened.generation)
     }
 
-    /// Makes calls on the session, unless the module was initialised anew since it was opened.
+    /// Makes calls on the session, unless the module has been initialised again since it was opened.
     pub(super) fn call<T>(
         &mut self,
         work: impl FnOnce(&mut Calls, &Shared) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        // While the entry is held there is no C_Finalize; if there was one, the handle may by now
-        // be another session's.
+        // After a C_Finalize the handle may belong to another session; the entry prevents one
+        // meanwhile.
         let Some(_entry) = self.token.module.enter_session(self.calls.opened.generation) else {
             return Err(NO_SESSION);
         };
@@ -59,7 +59,7 @@ impl Session for Pkcs11Session {
     }
 
     fn check_health(&mut self, keys: &dyn KeyChoice) -> Result<Health, Fault> {
-        self.call(|calls, token| calls.probe(token, keys))
+        self.call(|calls, token| calls.check_health(token, keys))
     }
 
     fn known_good(&mut self, failed: Failed, keys: &dyn KeyChoice) -> Evidence {
@@ -113,9 +113,9 @@ impl Drop for Pkcs11Session {
         if let (Some(session), Some(_entry)) =
             (session, self.token.module.enter_session(self.calls.opened.generation))
         {
-            // What it answers does not matter: the session is gone either way.
+            // The session is gone whether this succeeds or not.
             let _ = session.close();
         }
-        self.token.module.session_gone();
+        self.token.module.session_closed();
     }
 }

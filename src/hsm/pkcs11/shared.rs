@@ -1,4 +1,4 @@
-//! What a token and its sessions share.
+//! State that a token and its sessions share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use cryptoki_sys::{CK_OBJECT_HANDLE, CK_RV, CK_SLOT_ID};
 use parking_lot::{Mutex, RwLock};
 
 use super::codes::{self, Class};
-use super::gcm::{SeenBatches, given_iv};
+use super::gcm::{RecentBatches, iv_parameter};
 use super::identity::{identity, printable};
 use super::keys::KeyCache;
 use super::known_good::KnownGood;
@@ -24,33 +24,33 @@ use crate::hsm::inventory::SlotInventory;
 use crate::hsm::witness::Member;
 use crate::job::{Iv, KeyIndex};
 
-/// What all sessions of a token share.
+/// State that all sessions of a token share.
 pub(super) struct Shared {
     pub(super) module: Arc<Module>,
     pub(super) config: TokenConfig,
-    /// Who this is to the module.
+    /// Identity of this token as a user of the module.
     pub(super) user: User,
-    /// Its place in the fleet.
+    /// Position in the fleet.
     pub(super) member: Member,
     pub(super) keys: KeyCache,
     pub(super) missed: Missed,
     pub(super) login: Login,
-    pub(super) iv_batches: SeenBatches,
+    pub(super) iv_batches: RecentBatches,
     pub(super) cdiv_mismatches: AtomicU64,
     pub(super) codes: codes::Counts,
-    /// A ciphertext of a configured key, made by the latest probe that used one.
+    /// Ciphertext of a configured key, made by the latest health check that used one.
     pub(super) sample: Mutex<Option<KnownGood>>,
     makes_no_session_keys: AtomicBool,
     pub(super) chosen: RwLock<Chosen>,
 }
 
-/// The slot that the settings mean.
+/// The slot in use and its token.
 #[derive(Default)]
 pub(super) struct Chosen {
-    /// As it was found in that initialisation of the module; looked for anew in another.
+    /// The slot, valid in that generation of the module.
     pub(super) slot: Option<(Generation, CK_SLOT_ID)>,
-    /// Who it was then. It stays, so that "the first token" never becomes another one, and the
-    /// PIN never goes to a stranger.
+    /// The token that was selected first. It is kept, so that "the first token" never becomes a
+    /// different one, and the PIN is never sent to that.
     pub(super) token: Option<SlotInventory>,
     pub(super) rules: LoginRules,
 }
@@ -63,13 +63,13 @@ impl Shared {
         keys: KeyCache,
     ) -> Self {
         Self {
-            user: module.enlist(),
+            user: module.add_user(),
             module,
             member,
             keys,
             missed: Missed::default(),
             login: Login::new(config.user_pin.clone()),
-            iv_batches: SeenBatches::default(),
+            iv_batches: RecentBatches::default(),
             cdiv_mismatches: AtomicU64::new(0),
             codes: codes::Counts::default(),
             sample: Mutex::default(),
@@ -83,7 +83,7 @@ impl Shared {
         self.chosen.read().rules
     }
 
-    /// Whether the token was seen to refuse keys of sessions while it was well otherwise.
+    /// Returns whether the token has refused to make session keys while otherwise healthy.
     pub(super) fn refuses_session_keys(&self) -> bool {
         self.makes_no_session_keys.load(Ordering::Relaxed)
     }
@@ -112,7 +112,7 @@ impl Shared {
         }
     }
 
-    /// Its label, for the log.
+    /// Returns the token's label, for the log.
     pub(super) fn name(&self) -> String {
         self.identity().label
     }
@@ -128,7 +128,7 @@ impl Shared {
         }
     }
 
-    /// [`fault_of_error`], counted.
+    /// Counts the code of a call that failed, and returns its fault.
     pub(super) fn fault(&self, error: &Error) -> Fault {
         self.count(error);
         fault_of_error(error)
@@ -142,7 +142,7 @@ impl Shared {
         result
     }
 
-    /// C_DecryptInit and C_Decrypt, counted.
+    /// Calls C_DecryptInit and C_Decrypt, counting the code if one fails.
     pub(super) fn decrypt(
         &self,
         session: Option<&NativeSession>,
@@ -153,12 +153,12 @@ impl Shared {
         output: &mut Vec<u8>,
     ) -> Result<Result<(), RawError>, Fault> {
         let session = session.ok_or(NO_SESSION)?.handle();
-        let (raw, mut iv) = (&self.module.raw, given_iv(iv));
+        let (raw, mut iv) = (&self.module.raw, iv_parameter(iv));
         let form = self.config.rules.form;
         Ok(self.counted(raw.decrypt(form, session, key, &mut iv, aad, ciphertext_and_tag, output)))
     }
 
-    /// What a code from C_Decrypt means for this make of HSM.
+    /// Returns the meaning of a code from C_Decrypt for this make of HSM.
     pub(super) fn class_of_decrypt(&self, code: CK_RV) -> Class {
         codes::class_of_decrypt(code, self.config.rules.bad_tag_codes)
     }

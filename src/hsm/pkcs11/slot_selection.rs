@@ -1,25 +1,25 @@
-//! Which of a module's slots the settings mean.
+//! The selection of the slot that the settings name.
 
 use crate::hsm::config::TokenSelector;
 use crate::hsm::inventory::SlotInventory;
 
-/// The slot that is meant.
+/// The selected slot.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// Its place among those that were given.
+    /// Its index in the given list.
     pub(super) index: usize,
-    /// All slots that the settings fit as well as this one, in words; `None` if there is no other.
+    /// Description of all slots that match equally well; `None` if there is no other.
     pub(super) alike: Option<String>,
 }
 
-/// Chooses the slot that is meant. `known` is who it was before.
+/// Selects the slot that the settings name. `known` is the token that was selected before.
 ///
-/// Where the tokens of several slots have one label and nothing in the settings tells them apart,
-/// it is the lowest serial number, so that it is the same one after a restart. (nShield shows a
-/// card set in a slot of each module.)
+/// Of several tokens with one label, which the settings do not distinguish, it selects the one with
+/// the lowest serial number, so that a restart selects the same one. (nShield shows a card set in a
+/// slot of each module.)
 ///
 /// # Errors
-/// There is none; the text is for the operator.
+/// There is no such slot; the text is for the operator.
 pub(super) fn choose<'a>(
     slots: impl Iterator<Item = &'a SlotInventory>,
     selector: &TokenSelector,
@@ -63,7 +63,7 @@ pub(super) fn choose<'a>(
     ))
 }
 
-/// One slot, for people.
+/// Returns a description of the slot, for messages.
 pub(super) fn describe(slot: &SlotInventory) -> String {
     format!("slot {} label {:?} serial {:?}", slot.id, slot.label, slot.serial)
 }
@@ -87,7 +87,7 @@ mod tests {
         Ok(Choice { index, alike: None })
     }
 
-    /// Each way of naming a token, and that an uninitialised one is never meant.
+    /// Each way of naming a token works, and an uninitialised one is never selected.
     #[test]
     fn tokens_are_chosen_by_name() {
         let mut slots = [slot(0, "", ""), slot(7, "a", "01"), slot(9, "b", "02")];
@@ -102,7 +102,7 @@ mod tests {
         assert!(error.contains("label \"c\"") && error.contains("label \"a\""), "{error}");
     }
 
-    /// When the first token goes away, the second must not get its PIN.
+    /// When the first token disappears, the second must not get its PIN.
     #[test]
     fn the_first_token_stays_who_it_was() {
         let known = slot(7, "a", "01");
@@ -112,8 +112,8 @@ mod tests {
         assert!(choose(slots.iter(), &TokenSelector::First, Some(&known)).is_err());
     }
 
-    /// Tokens of one label are told apart by their serial numbers, whatever their order, and all of
-    /// them are named.
+    /// Tokens with one label are distinguished by serial number, whatever their order, and all of them
+    /// are named.
     #[test]
     fn the_lowest_serial_number_of_one_label() {
         let mut slots =
@@ -129,9 +129,9 @@ mod tests {
         assert_eq!(choose(slots.iter(), &TokenSelector::First, None), chosen(0));
         assert_eq!(choose(slots.iter(), &TokenSelector::Slot(2), None), chosen(1));
         assert_eq!(choose(slots.iter(), &TokenSelector::Serial("10".to_owned()), None), chosen(1));
-        // Who it was before tells them apart.
+        // The token that was selected before is preferred.
         assert_eq!(choose(slots.iter(), &by_label, Some(&slots[1])), chosen(1));
-        // One serial number in two slots: it stays where it was.
+        // One serial number in two slots: the slot does not change.
         let twice = [slot(5, "a", "3"), slot(6, "a", "3")];
         assert_eq!(choose(twice.iter(), &by_label, None).unwrap().index, 0);
         assert_eq!(choose(twice.iter(), &by_label, Some(&twice[1])).unwrap().index, 1);

@@ -1,4 +1,4 @@
-//! The module's slots, and who is in each.
+//! The module's slots and the tokens in them.
 
 use cryptoki_sys::*;
 
@@ -11,15 +11,15 @@ use crate::hsm::backend::OpenError;
 use crate::hsm::inventory::SlotInventory;
 use crate::limits::MAX_SLOTS;
 
-/// A slot with a token.
+/// A slot that holds a token.
 pub(super) struct Found {
     pub(super) slot: CK_SLOT_ID,
     pub(super) inventory: SlotInventory,
     pub(super) rules: LoginRules,
 }
 
-/// Without CKM_AES_GCM there is nothing that the token could do here. One that does not tell its
-/// mechanisms shows it at the first operation.
+/// Requires CKM_AES_GCM, the only mechanism used. If the token does not list its mechanisms, the
+/// first operation will show.
 pub(super) fn require_gcm(module: &RawModule, found: &Found) -> Result<(), OpenError> {
     match module.mechanism_info(found.slot, CKM_AES_GCM) {
         Err(Error { code: Some(CKR_MECHANISM_INVALID), .. }) => {
@@ -33,12 +33,11 @@ pub(super) fn require_gcm(module: &RawModule, found: &Found) -> Result<(), OpenE
     }
 }
 
-/// Lists the slots that have a token which says who it is.
+/// Lists the slots whose token can be identified.
 pub(super) fn list_slots(module: &RawModule) -> Result<Vec<Found>, Error> {
     let mut found = Vec::new();
     for slot in module.slots(MAX_SLOTS)? {
-        // A token that does not tell who it is may be another one's trouble; but a device error
-        // may be that of the one that is looked for.
+        // Skip a token that cannot be identified: it need not be the one that is wanted.
         match module.token_info(slot) {
             Ok(token) => found.push(Found {
                 slot,
@@ -67,7 +66,7 @@ pub(super) fn rules_of(token: &CK_TOKEN_INFO) -> LoginRules {
     }
 }
 
-/// What is of use here, whatever the other members are: a token whose clock is wrong is a token.
+/// Reads only the members that are needed: a token with an invalid clock is still a token.
 pub(super) fn describe(slot: CK_SLOT_ID, token: &CK_TOKEN_INFO) -> SlotInventory {
     let has = |flag| token.flags & flag != 0;
     SlotInventory {
@@ -86,7 +85,7 @@ pub(super) fn describe(slot: CK_SLOT_ID, token: &CK_TOKEN_INFO) -> SlotInventory
     }
 }
 
-/// A field of a fixed length, which ends with blanks, or, as some have it, with NULs.
+/// Returns the text of a fixed-length field, which is padded with blanks or, in some modules, NULs.
 pub(super) fn text(field: &[u8]) -> String {
     String::from_utf8_lossy(field).trim_end_matches(['\0', ' ']).to_owned()
 }

@@ -1,4 +1,4 @@
-//! One token of a module, as [`Backend`].
+//! A token of a module, as a [`Backend`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,17 +23,17 @@ use crate::hsm::inventory::TokenInventory;
 use crate::hsm::witness::{Member, Witnesses};
 use crate::job::KeyIndex;
 
-/// A token, as [`Backend`].
+/// A token.
 pub struct Pkcs11Token {
     shared: Arc<Shared>,
     is_closed: AtomicBool,
 }
 
 impl Pkcs11Token {
-    /// Loads the module. Makes no other call.
+    /// Loads the module, and makes no other call.
     ///
     /// # Errors
-    /// It is no PKCS#11 module; the text is for the operator.
+    /// The file is not a PKCS#11 module; the text is for the operator.
     pub fn new(
         config: TokenConfig,
         member: Member,
@@ -53,7 +53,7 @@ impl Pkcs11Token {
         &self.shared
     }
 
-    /// Who it is, in a line.
+    /// Returns the token's identity in one line.
     pub(super) fn describe(&self) -> String {
         let Identity { id, label, model, manufacturer } = self.identity();
         format!("{label:?}, serial {id:?}, {manufacturer} {model}")
@@ -72,7 +72,7 @@ impl Pkcs11Token {
             match error.code {
                 Some(CKR_SESSION_COUNT) => OpenError::TooManySessions(reason),
                 _ => {
-                    // It may come back in another slot.
+                    // The token may return in another slot.
                     shared.chosen.write().slot = None;
                     OpenError::Unavailable(reason)
                 }
@@ -81,7 +81,7 @@ impl Pkcs11Token {
         let opened = Opened { slot, generation, at: Instant::now() };
         let session = Pkcs11Session::new(Arc::clone(shared), session, opened);
         if let Some(native) = session.native() {
-            shared.login.ensure(native, || shared.before_login(slot), &shared.codes)?;
+            shared.login.ensure(native, || shared.verify_token(slot), &shared.codes)?;
         }
         Ok(session)
     }
@@ -185,7 +185,8 @@ impl Drop for Pkcs11Token {
     }
 }
 
-/// AWS CloudHSM has read-write sessions only; a token that is write-protected, none of them.
+/// Opens a read-write session, the only kind that AWS CloudHSM has, or a read-only one if the token
+/// is write-protected.
 fn open_in(
     module: &Arc<RawModule>,
     slot: CK_SLOT_ID,

@@ -1,4 +1,4 @@
-//! All that a token says of itself and its keys, for the operator.
+//! The inventory of a token and its keys, for the operator.
 
 use super::codes;
 use super::identity::printable;
@@ -8,7 +8,7 @@ use super::slots::{list_slots, text, version};
 use crate::hsm::backend::OpenError;
 use crate::hsm::inventory::TokenInventory;
 
-/// Takes the inventory, with a session of the token or why there is none.
+/// Takes the inventory of a token. `session` is a new session, or the reason why there is none.
 pub(super) fn take(shared: &Shared, session: Result<Pkcs11Session, OpenError>) -> TokenInventory {
     let mut inventory = TokenInventory {
         module: shared.module.path.clone(),
@@ -30,7 +30,7 @@ pub(super) fn take(shared: &Shared, session: Result<Pkcs11Session, OpenError>) -
         drop(entry);
     }
     let chosen = shared.chosen.read().token.clone();
-    // Open sessions, as they are now.
+    // The current state of the slot, if it can be read: it has the number of open sessions.
     let current =
         chosen.as_ref().and_then(|c| inventory.slots.iter().find(|s| s.id == c.id).cloned());
     inventory.slot = current.or(chosen);
@@ -49,7 +49,7 @@ pub(super) fn take(shared: &Shared, session: Result<Pkcs11Session, OpenError>) -
     }
     for label in shared.keys.labels().now().all() {
         match inventory.keys.iter().find(|key| key.label == *label) {
-            // It may be among those that were not looked at.
+            // It may be among the keys that were not listed.
             None if is_cut => {}
             None => inventory.missing.push(label.clone()),
             Some(key) if key.keys_of_label > 1 => {

@@ -1,4 +1,4 @@
-//! What went wrong, and whose fault it is: from codes to [`Fault`].
+//! Return codes turned into [`Fault`]s: what failed and which part of the system is to blame.
 
 use cryptoki_sys::{
     CK_RV, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_CLOSED, CKR_SESSION_HANDLE_INVALID,
@@ -7,12 +7,18 @@ use cryptoki_sys::{
 use super::codes::{self, Class};
 use super::native::Error;
 use crate::hsm::backend::{Blame, Fault};
-use crate::job::Failure;
+use crate::job::{Failure, NamedCode, ReturnCode};
 
-/// The module was initialised anew, or is being so: this session is of the past.
-pub(super) const NO_SESSION: Fault = fault_of(CKR_CRYPTOKI_NOT_INITIALIZED, Blame::Session);
+/// The fault of a session whose module has been initialised again, or is being so.
+pub(super) const NO_SESSION: Fault = Fault {
+    failure: Failure::Pkcs11(ReturnCode::Standard(&NamedCode {
+        code: CKR_CRYPTOKI_NOT_INITIALIZED,
+        name: "CKR_CRYPTOKI_NOT_INITIALIZED",
+    })),
+    blame: Blame::Session,
+};
 
-/// A failure, before the stale handles are told from the rest.
+/// A failed operation. A stale key handle is kept apart, since looking the key up again may help.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Trouble {
     StaleHandle(CK_RV),
@@ -25,27 +31,24 @@ impl From<Fault> for Trouble {
     }
 }
 
-/// Whether after this failure the token is reached anew, and its handles may be others.
+/// Returns whether the token will be reconnected after this failure, so that its handles may change.
 pub(super) fn is_reconnection(fault: &Fault) -> bool {
-    match fault.failure {
-        Failure::Pkcs11(CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED) => true,
-        Failure::Pkcs11(code) => {
-            matches!(codes::class(code), Class::Login | Class::Token | Class::Module)
-        }
-        _ => false,
-    }
+    let Failure::Pkcs11(code) = fault.failure else { return false };
+    let code = code.number();
+    matches!(code, CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED)
+        || matches!(codes::class(code), Class::Login | Class::Token | Class::Module)
 }
 
-/// The module broke PKCS#11; an operation may still be active in the session.
+/// The fault of a module that violated PKCS#11: an operation may still be active in the session.
 pub(super) const fn malformed() -> Fault {
     Fault { failure: Failure::Malformed, blame: Blame::Session }
 }
 
-pub(super) const fn fault_of(code: CK_RV, blame: Blame) -> Fault {
-    Fault { failure: Failure::Pkcs11(code), blame }
+pub(super) fn fault_of(code: CK_RV, blame: Blame) -> Fault {
+    Fault { failure: Failure::Pkcs11(codes::return_code(code)), blame }
 }
 
-/// What a code means from any function but C_Decrypt.
+/// Returns the fault for a code from any function but C_Decrypt.
 pub(super) fn fault_of_class(code: CK_RV) -> Fault {
     let blame = match codes::class(code) {
         Class::Ambiguous | Class::Token | Class::Module | Class::Pin => Blame::Token,
@@ -75,7 +78,7 @@ mod tests {
     use super::*;
     use cryptoki_sys::*;
 
-    /// The specification's and the vendors' codes, from any function but C_Decrypt.
+    /// The blame for standard codes from any function but C_Decrypt.
     #[test]
     fn blames() {
         for (code, blame) in [
@@ -98,7 +101,7 @@ mod tests {
         }
     }
 
-    /// After these, handles may be other keys'.
+    /// After some failures, handles may belong to other keys.
     #[test]
     fn reconnections() {
         for code in [CKR_SESSION_CLOSED, CKR_DEVICE_REMOVED, CKR_USER_NOT_LOGGED_IN] {

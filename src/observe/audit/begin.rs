@@ -17,7 +17,7 @@ use super::path_error::with_path;
 use super::queue::Queue;
 use super::recover::recover;
 use super::state::{State, StateFile};
-use super::writer::{Opened, Writer};
+use super::writer::{OpenEvent, Writer};
 use crate::limits::{AUDIT_STOP_TIMEOUT, AUDIT_TAKEOVER_POLL, MAX_AUDIT_TAKEOVER_WAIT};
 
 /// Opens the files and takes the chain up.
@@ -53,7 +53,7 @@ pub(super) fn begin(config: &AuditConfig, queue: &Arc<Queue>) -> io::Result<Writ
         .map_err(|error| with_path(&state_path, &error))?;
     wipe_stack();
     let mut writer = Writer::new(Arc::clone(queue), files, state_file, state.chain, config.sync);
-    writer.add_opened(&Opened {
+    writer.add_open_event(&OpenEvent {
         previous_end,
         recovered_lines: found.lines,
         torn_bytes: found.torn_bytes,

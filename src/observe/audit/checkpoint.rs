@@ -5,6 +5,7 @@
 //! checkpoint's own number, and the code of the line before. To change an older line, somebody
 //! would need the chain's first key and the HSM's key as well.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
@@ -28,7 +29,29 @@ pub trait CheckpointKey: Send {
     ///
     /// # Errors
     /// Why the HSM did not, for the operator.
-    fn seal(&self, digest: &[u8; DIGEST_BYTES]) -> Result<Sealed, String>;
+    fn seal(&self, digest: &[u8; DIGEST_BYTES]) -> Result<Sealed, CheckpointError>;
+}
+
+/// The reason why the HSM did not seal a checkpoint, or say whether it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckpointError {
+    /// The HSM side did not do it, for this reason.
+    Hsm(String),
+    /// The line names a key that is not `[audit] hsm_key`.
+    OtherKey(String),
+}
+
+impl fmt::Display for CheckpointError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hsm(reason) => formatter.write_str(reason),
+            Self::OtherKey(label) => write!(
+                formatter,
+                "the checkpoint names the key {label:?}, which [audit] hsm_key in the settings \
+                 does not"
+            ),
+        }
+    }
 }
 
 /// A digest under AES-GCM.
@@ -116,11 +139,11 @@ impl Schedule {
     }
 
     /// The HSM did not seal.
-    pub(super) fn failed(&mut self, now: Instant, reason: &str) {
+    pub(super) fn failed(&mut self, now: Instant, error: &CheckpointError) {
         self.due = now + AUDIT_CHECKPOINT_RETRY_INTERVAL;
         if !std::mem::replace(&mut self.has_failed, true) {
             tracing::warn!(
-                reason,
+                reason = %error,
                 "the HSM does not seal a checkpoint of the audit log; \
                 it is asked again until it does"
             );
@@ -168,7 +191,7 @@ mod tests {
         assert!(!schedule.is_due(3, now + interval) && !schedule.is_due_at_the_end(3));
         assert!(!schedule.is_due(4, now) && schedule.is_due(4, now + interval));
         assert!(schedule.is_due_at_the_end(4));
-        schedule.failed(now, "it is away");
+        schedule.failed(now, &CheckpointError::Hsm("it is away".to_owned()));
         assert!(!schedule.is_due_at_the_end(4));
         assert!(!schedule.is_due(4, now));
         assert!(schedule.is_due(4, now + AUDIT_CHECKPOINT_RETRY_INTERVAL));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::queue::{Queue, Reservation};
 use super::record;
-use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND};
+use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SEC};
 use crate::observe::call_record::CallRecord;
 use crate::observe::timestamp::{Rfc3339, since_1970};
 use crate::rate::PerSecond;
@@ -28,7 +28,7 @@ impl Default for AuditHandle {
             queue: None,
             buffer: Vec::new(),
             time: Rfc3339::default(),
-            unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SECOND),
+            unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SEC),
             must_wake: false,
         }
     }

@@ -91,7 +91,7 @@ impl Audit {
 
     /// Writes an event down: `start`, `stop`, `settings`. Names of members are our own; values
     /// are whatever they are, but secret.
-    pub fn note(&self, event: &str, members: &[(&str, &str)]) {
+    pub fn record_event(&self, event: &str, members: &[(&str, &str)]) {
         let Some(queue) = &self.queue else { return };
         let mut line = Vec::new();
         record::write_event(&mut line, &mut Rfc3339::default(), since_1970(), event, members);
@@ -146,7 +146,7 @@ impl Audit {
     /// came to its end.
     pub fn stop(&self) -> bool {
         let Some(queue) = &self.queue else { return true };
-        self.note("stop", &[]);
+        self.record_event("stop", &[]);
         queue.lines.request_stop();
         queue.lines.wait_finished(Instant::now() + AUDIT_STOP_TIMEOUT)
     }

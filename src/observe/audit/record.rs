@@ -26,7 +26,7 @@ pub(super) fn write_event<'a>(
     event: &str,
     members: &[(&str, &str)],
 ) -> Line<'a> {
-    let mut line = Line::go_on(out);
+    let mut line = Line::continue_json(out);
     // It is ASCII.
     line.optional("time", std::str::from_utf8(time.at(since_1970)).ok());
     line.string("event", event);

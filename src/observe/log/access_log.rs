@@ -8,7 +8,7 @@ use tracing::Level;
 use super::level::SharedLevel;
 use super::outputs::Outputs;
 use crate::limits::{
-    LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SECOND,
+    LOG_BUFFER_BYTES, MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SEC,
 };
 use crate::observe::audit::handle::AuditHandle;
 use crate::observe::call_record::CallRecord;
@@ -39,7 +39,7 @@ impl Default for AccessLog {
             format: LogFormat::Text,
             buffer: Vec::new(),
             time: Rfc3339::default(),
-            unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SECOND),
+            unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SEC),
             audit: AuditHandle::default(),
         }
     }
@@ -72,16 +72,16 @@ impl AccessLog {
     pub fn flush(&mut self) {
         self.audit.flush();
         if self.unauthenticated.has_refused() {
-            self.tell_left_out(since_1970());
+            self.report_left_out(since_1970());
         }
-        self.hand_over();
+        self.flush_buffer();
     }
 
     fn write_at(&mut self, record: &CallRecord<'_>, since_1970: Duration) {
         if !self.is_enabled_for(record.status) {
             return;
         }
-        self.tell_left_out(since_1970);
+        self.report_left_out(since_1970);
         // Anybody can cause these, so none of them, whatever the status, may fill the disk.
         if !record.is_authenticated && self.unauthenticated.admit(since_1970.as_secs()).is_none() {
             return;
@@ -90,11 +90,11 @@ impl AccessLog {
         let line = Line::begin(&mut self.buffer, self.format, &mut self.time, since_1970, level);
         write_fields(line, record);
         if self.buffer.len() >= LOG_BUFFER_BYTES {
-            self.hand_over();
+            self.flush_buffer();
         }
     }
 
-    fn hand_over(&mut self) {
+    fn flush_buffer(&mut self) {
         if !self.buffer.is_empty() {
             self.outputs.push(&self.buffer);
             self.buffer.clear();
@@ -108,7 +108,7 @@ impl AccessLog {
     }
 
     /// Says how many lines the last second lacks, once it is over.
-    fn tell_left_out(&mut self, since_1970: Duration) {
+    fn report_left_out(&mut self, since_1970: Duration) {
         let left_out = self.unauthenticated.take_refused(since_1970.as_secs());
         if left_out > 0 {
             let time = &mut self.time;

@@ -52,7 +52,7 @@ fn logged_with(
     .unwrap();
     let mut access_log = log.access_log();
     work(&mut access_log, directory.path());
-    access_log.hand_over();
+    access_log.flush_buffer();
     assert!(log.stop());
     assert_eq!(log.dropped_lines(), 0);
     read_logged(directory.path())
@@ -215,7 +215,7 @@ fn unauthenticated_requests_are_limited() {
         access_log.write_at(&CallRecord { status: 400, ..record() }, AT);
         access_log.write_at(&flood, AT + Duration::from_secs(1));
     });
-    let max = usize::try_from(MAX_UNAUTHENTICATED_LINES_PER_SECOND).unwrap();
+    let max = usize::try_from(MAX_UNAUTHENTICATED_LINES_PER_SEC).unwrap();
     let (of_first, rest): (Vec<_>, Vec<_>) =
         lines.lines().partition(|line| line.starts_with("1994-11-06T08:49:37"));
     assert_eq!(of_first.iter().filter(|line| line.contains(" status=401 ")).count(), max);
@@ -236,7 +236,7 @@ fn unauthenticated_requests_are_limited() {
 fn a_flush_tells_what_was_left_out() {
     let flood = CallRecord { status: 404, is_authenticated: false, ..record() };
     let lines = logged_with(LogFormat::Text, Level::INFO, |access_log, _| {
-        for _ in 0..=MAX_UNAUTHENTICATED_LINES_PER_SECOND {
+        for _ in 0..=MAX_UNAUTHENTICATED_LINES_PER_SEC {
             access_log.write_at(&flood, AT);
         }
         access_log.flush();

@@ -8,7 +8,7 @@ use crate::caller::{Caller, eventually, request};
 use crate::token::{Fake, FakeToken};
 use xks_proxy::hsm::backend::{Backend, Blame, Evidence, Fault, OpenError};
 use xks_proxy::hsm::{Hsm, TokenStats};
-use xks_proxy::job::{Failure, HealthStatus, Iv, Operation, Request, Success};
+use xks_proxy::job::{Failure, HealthStatus, Iv, Operation, Request, ReturnCode, Success};
 use xks_proxy::limits::{MAX_SUSPICIONS, SUSPICIONS};
 
 fn start(tokens: &[&Arc<Fake>], max_sessions: usize) -> Caller {
@@ -42,7 +42,7 @@ fn stats(caller: &Caller) -> TokenStats {
 }
 
 const fn fault(blame: Blame) -> Fault {
-    Fault { failure: Failure::Pkcs11(0x30), blame }
+    Fault { failure: Failure::Pkcs11(ReturnCode::Other(0x30)), blame }
 }
 
 /// Sessions are opened as load asks, all work at once on a token that waits, and there are never
@@ -596,13 +596,13 @@ fn a_bad_key_costs_no_session() {
     let mut caller = start(&[&token], 4);
     eventually("one session is ready", || token.open_now.load(Ordering::SeqCst) == 2);
     eventually("the key is out of use", || {
-        assert_eq!(caller.ask(of_key(1)), Err(Failure::Pkcs11(0x30)));
+        assert_eq!(caller.ask(of_key(1)), Err(Failure::Pkcs11(ReturnCode::Other(0x30))));
         assert!(caller.ask(of_key(0)).is_ok());
         !stats(&caller).keys_out_of_use.is_empty()
     });
     let before = token.counted.load(Ordering::SeqCst);
     for _ in 0..200 {
-        assert_eq!(caller.ask(of_key(1)), Err(Failure::Pkcs11(0x30)));
+        assert_eq!(caller.ask(of_key(1)), Err(Failure::Pkcs11(ReturnCode::Other(0x30))));
         assert!(caller.ask(of_key(0)).is_ok());
     }
     let tried = token.counted.load(Ordering::SeqCst) - before;

@@ -11,7 +11,7 @@ use xks_proxy::hsm::backend::{Backend, Blame, Fault, OpenError};
 use xks_proxy::hsm::config::{HedgeAfter, Hedging};
 use xks_proxy::hsm::token::Share;
 use xks_proxy::hsm::{Hsm, StartError};
-use xks_proxy::job::{Completion, Failure, HealthStatus, Iv, Operation, Request};
+use xks_proxy::job::{Completion, Failure, HealthStatus, Iv, Operation, Request, ReturnCode};
 
 const MILLI: Duration = Duration::from_millis(1);
 const SOON: Hedging =
@@ -118,7 +118,7 @@ fn the_least_busy_is_taken() {
 fn a_standby_stands_by() {
     let is_broken = Arc::new(AtomicBool::new(false));
     let broken = Arc::clone(&is_broken);
-    let fault = Fault { failure: Failure::Pkcs11(0x30), blame: Blame::Token };
+    let fault = Fault { failure: Failure::Pkcs11(ReturnCode::Other(0x30)), blame: Blame::Token };
     let first =
         Fake::named(
             "first",
@@ -167,7 +167,7 @@ fn a_standby_stands_by() {
 /// are asked, for it may be new.
 #[test]
 fn who_lacks_the_key_is_not_asked() {
-    let fault = Fault { failure: Failure::Pkcs11(0x30), blame: Blame::Busy };
+    let fault = Fault { failure: Failure::Pkcs11(ReturnCode::Other(0x30)), blame: Blame::Busy };
     let has = Fake::named(
         "has",
         move |token, _, _| {
@@ -215,7 +215,7 @@ fn two_tokens_judge_a_ciphertext() {
 /// What one token will not do at all, another make of HSM may; if none will, each was asked once.
 #[test]
 fn what_one_refuses_another_may_do() {
-    let refusal = Fault::answer(Failure::Pkcs11(0x71));
+    let refusal = Fault::answer(Failure::Pkcs11(ReturnCode::Other(0x71)));
     let refuses = Fake::named("refuses", move |_, _, _| Err(refusal));
     let fussy = Fake::named("fussy", move |_, _, request| match request.input.as_slice() {
         b"neither" => Err(refusal),
@@ -226,7 +226,7 @@ fn what_one_refuses_another_may_do() {
         caller.ask(decryption(b"x")).unwrap();
     }
     let before = refuses.calls() + fussy.calls();
-    assert_eq!(caller.ask(decryption(b"neither")), Err(Failure::Pkcs11(0x71)));
+    assert_eq!(caller.ask(decryption(b"neither")), Err(Failure::Pkcs11(ReturnCode::Other(0x71))));
     assert_eq!(refuses.calls() + fussy.calls(), before + 2);
     assert_eq!(caller.hsm.stats()[0].faults_total, 0);
 }
@@ -234,7 +234,7 @@ fn what_one_refuses_another_may_do() {
 /// Who was tried before the last token was given up, and who comes after, hear the same.
 #[test]
 fn with_no_token_left_all_hear_the_same() {
-    let fault = Fault { failure: Failure::Pkcs11(0x32), blame: Blame::Token };
+    let fault = Fault { failure: Failure::Pkcs11(ReturnCode::Other(0x32)), blame: Blame::Token };
     let gone = Fake::named("gone", move |token, _, _| {
         token.gate.pass();
         *token.sickness.lock().unwrap() = Some(fault);
@@ -394,7 +394,7 @@ fn the_budget_is_kept() {
 /// The second attempt fails where the first one is still at work: its failure is no answer.
 #[test]
 fn a_failed_hedge_is_not_the_answer() {
-    let fault = Fault { failure: Failure::Pkcs11(0x30), blame: Blame::Busy };
+    let fault = Fault { failure: Failure::Pkcs11(ReturnCode::Other(0x30)), blame: Blame::Busy };
     let slow = stuck("slow");
     let broken = Fake::named("broken", move |_, _, _| Err(fault));
     let standby = Share { priority: 1, ..share(4) };
@@ -411,7 +411,7 @@ fn a_failed_hedge_is_not_the_answer() {
 /// must not leave a job with the token that is not.
 #[test]
 fn tokens_are_tried_again_in_turn() {
-    let fault = Fault { failure: Failure::Pkcs11(0xb3), blame: Blame::Session };
+    let fault = Fault { failure: Failure::Pkcs11(ReturnCode::Other(0xb3)), blame: Blame::Session };
     let broken = Fake::named("broken", move |_, _, _| Err(fault));
     let well = Fake::named(
         "well",
@@ -446,7 +446,7 @@ fn when_the_fleet_is_wedged() {
         !caller.hsm.stats()[0].is_usable
     });
     assert!(!caller.hsm.is_wedged(), "the other one is well");
-    let fault = Fault { failure: Failure::Pkcs11(0x30), blame: Blame::Token };
+    let fault = Fault { failure: Failure::Pkcs11(ReturnCode::Other(0x30)), blame: Blame::Token };
     *other.sickness.lock().unwrap() = Some(fault);
     *other.refusal.lock().unwrap() = Some(OpenError::Unavailable("away".to_owned()));
     eventually("nobody is left", || caller.hsm.is_wedged());

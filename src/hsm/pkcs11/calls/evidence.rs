@@ -1,4 +1,5 @@
-//! Known-good operations with other keys than the one that failed: what faults are charged by.
+//! Evidence for the attribution of faults: known-good operations with keys other than the one that
+//! failed.
 
 use std::time::Instant;
 
@@ -6,28 +7,28 @@ use cryptoki_sys::CK_OBJECT_HANDLE;
 
 use super::Calls;
 use crate::hsm::backend::{Blame, Direction, Evidence, Failed, Fault, KeyChoice};
-use crate::hsm::pkcs11::known_good::{KnownGood, PROBE_PLAINTEXT, ProbeKey};
+use crate::hsm::pkcs11::known_good::{KNOWN_PLAINTEXT, KnownGood, SessionKey};
 use crate::hsm::pkcs11::shared::Shared;
 use crate::hsm::pkcs11::trouble::Trouble;
 use crate::job::KeyIndex;
 use crate::limits::MAX_EVIDENCE_KEYS;
 
-/// The handle means nothing to the token.
+/// The token does not know the handle.
 struct Stale;
 
 impl Calls {
-    /// Does a known-good operation in the direction that failed with the health key, a key of the
-    /// session's own, or other configured keys, until one succeeds.
+    /// Does a known-good operation in the direction that failed, with the health key, the session's
+    /// own key, or other configured keys, until one succeeds.
     ///
-    /// A token that has a single key and makes no session keys is judged by that key's other
-    /// direction, where that can be tried.
+    /// A token with a single key and no session keys is judged by that key's other direction, if
+    /// possible.
     pub fn known_good_elsewhere(
         &mut self,
         token: &Shared,
         failed: Failed,
         keys: &dyn KeyChoice,
     ) -> Evidence {
-        // Keys of sessions are public, and go on without a login.
+        // Session keys are public objects, which work without a login.
         if self.require_login(token).is_err() {
             return Evidence::Failed;
         }
@@ -41,10 +42,10 @@ impl Calls {
             keys.uses(Some(index));
             evidence = evidence.or(self.key_works(token, index, direction));
         }
-        // A key of the session's own says nothing of a token that lost those it stores.
+        // The session's own key says nothing about a token that lost its stored keys.
         if evidence != Evidence::Passed && token.missed.keys() == 0 {
             keys.uses(None);
-            if let Some(handle) = self.session_key(token) {
+            if let Some(handle) = self.ensure_session_key(token) {
                 let works = self.works(token, handle, direction);
                 evidence = evidence.or(works.unwrap_or(Evidence::Failed));
             }
@@ -84,8 +85,8 @@ impl Calls {
         evidence
     }
 
-    /// Finds a few keys: right after a reconnection no handle is known yet. Whether that fails
-    /// shows afterwards.
+    /// Looks a few keys up, since right after a reconnection no handle is known. A failure shows when
+    /// a key is used.
     fn look_a_few_up(&self, token: &Shared, may_use: &dyn Fn(KeyIndex) -> bool) {
         let Ok(session) = self.session() else { return };
         let labels = u32::try_from(token.keys.labels().now().all().len()).unwrap_or(u32::MAX);
@@ -95,21 +96,20 @@ impl Calls {
         }
     }
 
-    /// The session's own key, made at the first call, if the token makes such keys.
-    fn session_key(&mut self, token: &Shared) -> Option<CK_OBJECT_HANDLE> {
-        if let ProbeKey::Made(handle) = self.probe_key {
+    /// Returns the session's own key, made at the first call, if the token makes such keys.
+    fn ensure_session_key(&mut self, token: &Shared) -> Option<CK_OBJECT_HANDLE> {
+        if let SessionKey::Made(handle) = self.session_key {
             return Some(handle);
         }
-        if matches!(self.probe_key, ProbeKey::Refused) || token.refuses_session_keys() {
+        if matches!(self.session_key, SessionKey::Refused) || token.refuses_session_keys() {
             return None;
         }
-        let handle = self.make_probe_key(token).ok()??;
-        self.probe_key = ProbeKey::Made(handle);
+        let handle = self.make_session_key(token).ok()??;
+        self.session_key = SessionKey::Made(handle);
         Some(handle)
     }
 
-    /// Whether a known-good operation with that key succeeds. A handle that has become stale is
-    /// found again.
+    /// Does a known-good operation with that key, looking up a stale handle again.
     pub fn key_works(&mut self, token: &Shared, index: KeyIndex, direction: Direction) -> Evidence {
         let Some(key) = token.keys.get(index) else { return Evidence::Unavailable };
         match self.works(token, key.handle, direction) {
@@ -123,8 +123,8 @@ impl Calls {
         }
     }
 
-    /// Whether an operation with that key succeeds. A key that may not be used in this way tells
-    /// nothing, and neither does one of which a ciphertext is needed and that does not encrypt.
+    /// Does a known-good operation with that handle. There is no evidence if the key may not be used
+    /// in this direction, or cannot make the ciphertext that is to be decrypted.
     fn works(
         &mut self,
         token: &Shared,
@@ -136,7 +136,7 @@ impl Calls {
             (Direction::Decrypt, Some(known)) => known,
             (Direction::Encrypt, _) | (Direction::Decrypt, None) => {
                 let mut ciphertext = Vec::new();
-                match self.encrypt_bytes(token, handle, &[], &PROBE_PLAINTEXT, &mut ciphertext) {
+                match self.encrypt_bytes(token, handle, &[], &KNOWN_PLAINTEXT, &mut ciphertext) {
                     Ok(iv) => KnownGood { handle, iv, ciphertext },
                     Err(Trouble::StaleHandle(_)) => return Err(Stale),
                     Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
@@ -146,8 +146,8 @@ impl Calls {
                 }
             }
         };
-        // An encryption is known to be good once it decrypts: a token may get it wrong.
-        match self.decrypts_to_probe(token, handle, &known.iv, &known.ciphertext) {
+        // An encryption counts as good only once it decrypts, since a token may get it wrong.
+        match self.decrypts_to_known(token, handle, &known.iv, &known.ciphertext) {
             Ok(()) => {
                 self.evidence = Some(known);
                 Ok(Evidence::Passed)
@@ -157,20 +157,19 @@ impl Calls {
         }
     }
 
-    /// Uses the failed key in the direction that did not fail: an expired key often still
-    /// decrypts.
+    /// Uses the failed key in the direction that did not fail: an expired key often still decrypts.
     fn other_direction_works(&mut self, token: &Shared, failed: Failed) -> Evidence {
         let Some(key) = token.keys.get(failed.key) else { return Evidence::Unavailable };
         let works = match failed.direction {
             Some(Direction::Decrypt) if key.attributes.encrypt => {
-                let (plaintext, mut ciphertext) = (&PROBE_PLAINTEXT, Vec::new());
+                let (plaintext, mut ciphertext) = (&KNOWN_PLAINTEXT, Vec::new());
                 self.encrypt_bytes(token, key.handle, &[], plaintext, &mut ciphertext).is_ok()
             }
             Some(Direction::Encrypt) => {
                 let sample = token.sample.lock().clone();
                 let sample = sample.filter(|sample| sample.handle == key.handle);
                 sample.is_some_and(|KnownGood { iv, ciphertext, .. }| {
-                    self.decrypts_to_probe(token, key.handle, &iv, &ciphertext).is_ok()
+                    self.decrypts_to_known(token, key.handle, &iv, &ciphertext).is_ok()
                 })
             }
             Some(Direction::Decrypt) | None => false,

@@ -1,4 +1,4 @@
-//! Whether a session works: operations whose outcome is known.
+//! Health checks: operations whose outcome is known.
 
 use cryptoki_sys::*;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -7,26 +7,26 @@ use super::Calls;
 use crate::hsm::backend::{AnyKey, Blame, Fault, Health, KeyChoice};
 use crate::hsm::config::IvMode;
 use crate::hsm::pkcs11::keys::Key;
-use crate::hsm::pkcs11::known_good::{KnownGood, PROBE_PLAINTEXT, ProbeKey};
+use crate::hsm::pkcs11::known_good::{KNOWN_PLAINTEXT, KnownGood, SessionKey};
 use crate::hsm::pkcs11::native::{Attribute, RawError};
 use crate::hsm::pkcs11::shared::Shared;
 use crate::hsm::pkcs11::trouble::{Trouble, fault_of, fault_of_class, malformed};
 use crate::job::{Failure, Iv};
 
 impl Calls {
-    /// Finds out whether the token, this session and this key work. Fails with `code`, the one
-    /// that made one ask, if they don't.
+    /// Checks with a known-good operation that the token, this session and this key work. If they do
+    /// not, fails with `code`, the ambiguous code that led to this check.
     pub fn known_good(&mut self, token: &Shared, key: &Key, code: CK_RV) -> Result<(), Trouble> {
-        // A session in which the failed operation is still active tells nothing of the token.
+        // A session in which the failed operation is still active says nothing about the token.
         let broken = |fault: Fault| {
             let blame = if fault.blame == Blame::Session { fault.blame } else { Blame::Token };
             Trouble::from(fault_of(code, blame))
         };
         if !(key.attributes.encrypt && key.attributes.decrypt) {
-            return self.probe(token, &AnyKey).map(drop).map_err(broken);
+            return self.check_health(token, &AnyKey).map(drop).map_err(broken);
         }
         if let Some(known) = self.known_good.take_if(|known| known.handle == key.handle) {
-            let result = self.decrypts_to_probe(token, key.handle, &known.iv, &known.ciphertext);
+            let result = self.decrypts_to_known(token, key.handle, &known.iv, &known.ciphertext);
             if result.is_ok() {
                 self.known_good = Some(known);
                 return Ok(());
@@ -34,21 +34,21 @@ impl Calls {
         }
         let mut ciphertext = Vec::new();
         let aad = &[];
-        match self.encrypt_bytes(token, key.handle, aad, &PROBE_PLAINTEXT, &mut ciphertext) {
+        match self.encrypt_bytes(token, key.handle, aad, &KNOWN_PLAINTEXT, &mut ciphertext) {
             Ok(iv) => {
-                self.decrypts_to_probe(token, key.handle, &iv, &ciphertext).map_err(broken)?;
+                self.decrypts_to_known(token, key.handle, &iv, &ciphertext).map_err(broken)?;
                 self.known_good = Some(KnownGood { handle: key.handle, iv, ciphertext });
                 Ok(())
             }
             Err(Trouble::StaleHandle(stale)) => Err(Trouble::StaleHandle(stale)),
             Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
-                self.probe(token, &AnyKey).map(drop).map_err(broken)
+                self.check_health(token, &AnyKey).map(drop).map_err(broken)
             }
             Err(Trouble::Fault(fault)) => Err(broken(fault)),
         }
     }
 
-    pub fn decrypts_to_probe(
+    pub fn decrypts_to_known(
         &mut self,
         token: &Shared,
         handle: CK_OBJECT_HANDLE,
@@ -57,7 +57,7 @@ impl Calls {
     ) -> Result<(), Fault> {
         let session = self.session.as_ref();
         let result = token.decrypt(session, handle, iv, &[], ciphertext, &mut self.scratch)?;
-        let is_same = self.scratch.as_slice() == PROBE_PLAINTEXT;
+        let is_same = self.scratch.as_slice() == KNOWN_PLAINTEXT;
         self.scratch.zeroize();
         match result {
             Ok(()) if is_same => Ok(()),
@@ -66,34 +66,33 @@ impl Calls {
         }
     }
 
-    /// A known-good operation with the health key; where there is none, with a key of the
-    /// session's own; where that is not to be had, with keys that requests name; and where there
-    /// is none of those either, random bytes and the session's state.
+    /// Checks the token with the first of these that is available: the health key, the session's own
+    /// key, keys that requests name; or else random bytes and the session's state.
     ///
-    /// One key that works is enough: a fault that the others do not show is that key's.
-    pub fn probe(&mut self, token: &Shared, keys: &dyn KeyChoice) -> Result<Health, Fault> {
+    /// One key that works is enough: if another one fails, the fault is that key's.
+    pub fn check_health(&mut self, token: &Shared, keys: &dyn KeyChoice) -> Result<Health, Fault> {
         self.require_login(token)?;
         let mut fault = None;
         if let Some((index, key)) = token.keys.health_key()
             && keys.may_use(index)
         {
             keys.uses(Some(index));
-            match self.probe_with(token, &key) {
-                Ok(Some(probed)) => return Ok(probed),
+            match self.check_with(token, &key) {
+                Ok(Some(health)) => return Ok(health),
                 Ok(None) => {}
                 Err(trouble) => fault = Some(trouble),
             }
         }
         keys.uses(None);
-        match self.probe_with_session_key(token) {
+        match self.check_with_session_key(token) {
             Ok(true) => return Ok(Health::Good),
             Ok(false) => {}
             Err(trouble) => fault = Some(trouble),
         }
-        for (index, key) in token.keys.to_probe_with(&|key| keys.may_use(key)) {
+        for (index, key) in token.keys.for_health_check(&|key| keys.may_use(key)) {
             keys.uses(Some(index));
-            match self.probe_with(token, &key) {
-                Ok(Some(probed)) => return Ok(probed),
+            match self.check_with(token, &key) {
+                Ok(Some(health)) => return Ok(health),
                 Ok(None) => {}
                 Err(trouble) => fault = Some(trouble),
             }
@@ -105,32 +104,31 @@ impl Calls {
         let mut random = Zeroizing::new([0; 16]);
         self.session()?.generate_random_slice(&mut *random).map_err(|error| token.fault(&error))?;
         self.session()?.is_logged_in().map_err(|error| token.fault(&error))?;
-        if let ProbeKey::Untried = self.probe_key {
+        if let SessionKey::Untried = self.session_key {
             self.require_login(token)?;
-            self.probe_key = ProbeKey::Refused;
+            self.session_key = SessionKey::Refused;
             token.notice_no_session_keys();
         }
         Ok(Health::Good)
     }
 
-    /// Whether a round trip with a key of the session's own was made; false if there is none to
-    /// be had.
-    fn probe_with_session_key(&mut self, token: &Shared) -> Result<bool, Fault> {
-        if let ProbeKey::Untried = self.probe_key
-            && let Some(handle) = self.make_probe_key(token)?
+    /// Does a round trip with the session's own key. Returns false if the token makes no such key.
+    fn check_with_session_key(&mut self, token: &Shared) -> Result<bool, Fault> {
+        if let SessionKey::Untried = self.session_key
+            && let Some(handle) = self.make_session_key(token)?
         {
-            self.probe_key = ProbeKey::Made(handle);
+            self.session_key = SessionKey::Made(handle);
         }
-        let ProbeKey::Made(handle) = self.probe_key else { return Ok(false) };
+        let SessionKey::Made(handle) = self.session_key else { return Ok(false) };
         let mut ciphertext = Vec::new();
-        match self.encrypt_bytes(token, handle, &[], &PROBE_PLAINTEXT, &mut ciphertext) {
+        match self.encrypt_bytes(token, handle, &[], &KNOWN_PLAINTEXT, &mut ciphertext) {
             Ok(iv) => {
-                self.decrypts_to_probe(token, handle, &iv, &ciphertext)?;
+                self.decrypts_to_known(token, handle, &iv, &ciphertext)?;
                 Ok(true)
             }
-            // AES-GCM is not to be had with this key, or not in this way.
+            // AES-GCM does not work with this key, or not with these parameters.
             Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
-                self.probe_key = ProbeKey::Refused;
+                self.session_key = SessionKey::Refused;
                 Ok(false)
             }
             Err(Trouble::Fault(fault)) => Err(fault),
@@ -138,12 +136,12 @@ impl Calls {
         }
     }
 
-    /// With a key that requests name; `None` if this key tells nothing of the token.
-    fn probe_with(&mut self, token: &Shared, key: &Key) -> Result<Option<Health>, Fault> {
+    /// Does a round trip with a configured key. `None` if this key says nothing about the token.
+    fn check_with(&mut self, token: &Shared, key: &Key) -> Result<Option<Health>, Fault> {
         let mut ciphertext = Vec::new();
-        match self.encrypt_bytes(token, key.handle, &[], &PROBE_PLAINTEXT, &mut ciphertext) {
+        match self.encrypt_bytes(token, key.handle, &[], &KNOWN_PLAINTEXT, &mut ciphertext) {
             Ok(_) if !key.attributes.decrypt => Ok(Some(Health::Good)),
-            Ok(iv) => match self.decrypts_to_probe(token, key.handle, &iv, &ciphertext) {
+            Ok(iv) => match self.decrypts_to_known(token, key.handle, &iv, &ciphertext) {
                 Ok(()) => {
                     let handle = key.handle;
                     *token.sample.lock() = Some(KnownGood { handle, iv, ciphertext });
@@ -159,15 +157,16 @@ impl Calls {
             Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => Ok(None),
             Err(Trouble::Fault(fault)) => Err(fault),
             Err(Trouble::StaleHandle(_)) => {
-                token.keys.suspect();
+                token.keys.mark_stale();
                 Ok(None)
             }
         }
     }
 
-    /// `None` if the token made none. No code tells a refusal from trouble: a token that wants a
-    /// card may say that nobody is logged in, or that there is no token. What else it does tells.
-    pub fn make_probe_key(&self, token: &Shared) -> Result<Option<CK_OBJECT_HANDLE>, Fault> {
+    /// Makes a session key; `None` if the token makes none. No code distinguishes a refusal from a
+    /// failure: a token that requires a card may report that nobody is logged in, or that no token is
+    /// present. Other operations have to show whether it works.
+    pub fn make_session_key(&self, token: &Shared) -> Result<Option<CK_OBJECT_HANDLE>, Fault> {
         let template = [
             Attribute::Flag(CKA_TOKEN, CK_FALSE),
             Attribute::Number(CKA_VALUE_LEN, 32),
@@ -181,7 +180,7 @@ impl Calls {
     }
 }
 
-/// What an operator can do about a token that does not encrypt in the way that the settings say.
+/// Returns advice for the operator of a token that does not encrypt as the settings say.
 fn advice(failure: Failure, iv_mode: IvMode) -> String {
     let said = match iv_mode {
         IvMode::Random => "can_generate_iv = false",
@@ -190,6 +189,6 @@ fn advice(failure: Failure, iv_mode: IvMode) -> String {
     };
     format!(
         "encryption fails: {failure}. [hsm_capabilities] says {said}, by its own members or by \
-         its profile, and may be another HSM's: `xks-proxy probe-hsm` finds out what is right"
+        its profile, which may be for another HSM: `xks-proxy probe-hsm` finds the right values"
     )
 }

@@ -1,43 +1,43 @@
-//! Keys that were there and are not found any more: were they deleted, or is the token in trouble?
+//! Keys that were found before and are missing now: deleted, or is the token failing?
 //!
-//! A token whose storage was taken away may say that all is well and show no keys, and go on so
-//! after its storage is back, until the module is initialised again. So a key that was there is held
-//! to be deleted only if the token is well and still has another one, or if neither a new session
-//! nor, where that can be, a new initialisation of the module brought it back.
+//! A token that lost its storage may report success and show no keys, even once the storage is
+//! back, until the module is initialised again. So a missing key is considered deleted only if the
+//! token is healthy and still has another one, or if neither a new session nor, where possible, a
+//! new initialisation of the module brought it back.
 
 use super::Calls;
 use crate::hsm::backend::{Blame, Fault};
-use crate::hsm::pkcs11::missed::Tried;
+use crate::hsm::pkcs11::missed::Attempted;
 use crate::hsm::pkcs11::shared::Shared;
 use crate::job::{Failure, KeyIndex};
 use crate::limits::MAX_EVIDENCE_KEYS;
 
 const NO_SUCH_KEY: Fault = Fault { failure: Failure::KeyNotFound, blame: Blame::Key };
 
-/// All that bears on why a key that was there is not found.
+/// The facts that decide why a key is missing.
 #[derive(Clone, Copy, Debug)]
 struct Facts {
     /// C_GetTokenInfo succeeds.
     is_token_well: bool,
-    /// Another key that was there is found.
+    /// Another key that was found before is still there.
     is_another_found: bool,
-    tried: Tried,
-    /// The module can be initialised again: it is ours, and none of its other tokens works.
+    attempted: Attempted,
+    /// The module can be initialised again: the proxy initialised it, and no other token works.
     may_reinitialize: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Deleted,
-    /// Or so it is to be held, until more was tried.
+    /// Assumed until more has been attempted.
     TokenInTrouble,
 }
 
 fn judge(facts: Facts) -> Verdict {
-    let was_all_tried = match facts.tried {
-        Tried::Nothing => false,
-        Tried::Session => !facts.may_reinitialize,
-        Tried::Initialization => true,
+    let was_all_tried = match facts.attempted {
+        Attempted::Nothing => false,
+        Attempted::Session => !facts.may_reinitialize,
+        Attempted::Initialization => true,
     };
     if facts.is_token_well && (facts.is_another_found || was_all_tried) {
         Verdict::Deleted
@@ -47,13 +47,13 @@ fn judge(facts: Facts) -> Verdict {
 }
 
 impl Calls {
-    /// The fault of a request whose key a look-up did not find.
+    /// Returns the fault of a request whose key was not found.
     pub fn not_found(&self, token: &Shared, key: KeyIndex) -> Fault {
-        // A token that lost its login shows no private keys: that is no key missing.
+        // A token that lost its login shows no private keys, which are not missing.
         if let Err(fault) = self.require_login(token) {
             return fault;
         }
-        // While keys are missed there is no telling which others there would be.
+        // While keys are missing, this one may be among them.
         if token.missed.keys() > 0 {
             return Fault::KEYS_MISSED;
         }
@@ -67,18 +67,18 @@ impl Calls {
         };
         match self.verdict(token, is_token_well, is_another_found) {
             Verdict::Deleted => {
-                token.hold_deleted(&[key]);
+                token.mark_deleted(&[key]);
                 NO_SUCH_KEY
             }
             Verdict::TokenInTrouble => {
-                token.missed.note(1, &self.opened);
+                token.missed.record(1, &self.opened);
                 Fault::KEYS_MISSED
             }
         }
     }
 
-    /// Finds out whether the token is there. One that does not say so and shows none of a few keys
-    /// that were there has lost them.
+    /// Checks that the token is present. If it does not report that and shows none of a few keys that
+    /// were found before, it has lost them.
     ///
     /// # Errors
     /// [`Fault`]
@@ -92,7 +92,7 @@ impl Calls {
         self.require_login(token)?;
         let known = token.keys.known();
         if known > 0 && !self.is_another_found(token, None)? {
-            token.missed.note(known, &self.opened);
+            token.missed.record(known, &self.opened);
             return Err(Fault::KEYS_MISSED);
         }
         Err(fault)
@@ -101,28 +101,27 @@ impl Calls {
     /// Lists the keys.
     ///
     /// # Errors
-    /// [`Fault::KEYS_MISSED`] if keys that were there are not, and it is not known yet why; or the
-    /// token's.
+    /// [`Fault::KEYS_MISSED`] if keys are missing for an unknown reason; or the token's.
     pub fn refresh_keys(&self, token: &Shared) -> Result<(), Fault> {
         self.require_login(token)?;
         let listed = token.keys.refresh(self.session()?).map_err(|error| token.fault(&error))?;
-        // All handles were forgotten meanwhile: the next listing tells.
+        // The handles were forgotten during the listing: the next one decides.
         let Some(listed) = listed else { return Ok(()) };
         if listed.missing.is_empty() {
-            token.missed.is_over();
+            token.missed.clear();
             return Ok(());
         }
-        // The login may have gone meanwhile.
+        // The login may have been lost during the listing.
         self.require_login(token)?;
         let is_token_well = self.ask_for_token(token).is_ok();
         match self.verdict(token, is_token_well, listed.is_any_left) {
             Verdict::Deleted => {
-                token.hold_deleted(&listed.missing);
-                token.missed.is_over();
+                token.mark_deleted(&listed.missing);
+                token.missed.clear();
                 Ok(())
             }
             Verdict::TokenInTrouble => {
-                token.missed.note(listed.missing.len(), &self.opened);
+                token.missed.record(listed.missing.len(), &self.opened);
                 Err(Fault::KEYS_MISSED)
             }
         }
@@ -132,18 +131,19 @@ impl Calls {
         judge(Facts {
             is_token_well,
             is_another_found,
-            tried: token.missed.tried(&self.opened),
+            attempted: token.missed.attempted_since(&self.opened),
             may_reinitialize: token.module.may_be_reinitialized(token.user),
         })
     }
 
-    /// C_GetTokenInfo.
+    /// Calls C_GetTokenInfo.
     fn ask_for_token(&self, token: &Shared) -> Result<(), Fault> {
         let info = token.module.raw.token_info(self.opened.slot);
         info.map(drop).map_err(|error| token.fault(&error))
     }
 
-    /// Whether one of a few keys that were there, other ones each time, is found by a look-up.
+    /// Looks up a few keys that were found before, different ones each time. Returns whether any is
+    /// still there.
     fn is_another_found(&self, token: &Shared, than: Option<KeyIndex>) -> Result<bool, Fault> {
         for index in token.keys.some_known(MAX_EVIDENCE_KEYS, than) {
             let found = token.keys.look_up(self.session()?, index);
@@ -156,16 +156,16 @@ impl Calls {
 }
 
 impl Shared {
-    /// Keys that were there are held to be deleted from now on.
-    fn hold_deleted(&self, keys: &[KeyIndex]) {
-        let gone = self.keys.hold_deleted(keys);
+    /// Considers keys deleted from now on.
+    fn mark_deleted(&self, keys: &[KeyIndex]) {
+        let gone = self.keys.mark_deleted(keys);
         let Some(first) = gone.first() else { return };
         let labels = self.keys.labels().now();
         tracing::warn!(
             token = self.identity().label,
             key = labels.get(*first),
             keys = gone.len(),
-            "HSM keys that were there were deleted: calls for them get KeyNotFoundException"
+            "HSM keys were deleted: calls for them get KeyNotFoundException"
         );
     }
 }
@@ -177,22 +177,22 @@ mod tests {
     /// Each row of the rule.
     #[test]
     fn table() {
-        use Tried::{Initialization, Nothing, Session};
+        use Attempted::{Initialization, Nothing, Session};
         let (deleted, in_trouble) = (Verdict::Deleted, Verdict::TokenInTrouble);
-        // Whether C_GetTokenInfo succeeds, another key is found, the module can be initialised.
-        for (is_token_well, is_another_found, may_reinitialize, tried, verdict) in [
-            // One of many, as an administrator deletes them.
+        // C_GetTokenInfo succeeds, another key is found, the module can be initialised again.
+        for (is_token_well, is_another_found, may_reinitialize, attempted, verdict) in [
+            // One of many was deleted by an administrator.
             (true, true, true, Nothing, deleted),
             (true, true, false, Nothing, deleted),
             (true, true, true, Initialization, deleted),
-            // The token is away, whatever its library remembers.
+            // The token is away, whatever its library has cached.
             (false, true, true, Nothing, in_trouble),
             (false, true, true, Initialization, in_trouble),
             (false, false, true, Nothing, in_trouble),
             (false, false, true, Session, in_trouble),
             (false, false, true, Initialization, in_trouble),
             (false, false, false, Session, in_trouble),
-            // All keys are gone: first all is tried that may bring them back.
+            // All keys are gone: everything that may bring them back is attempted first.
             (true, false, true, Nothing, in_trouble),
             (true, false, true, Session, in_trouble),
             (true, false, true, Initialization, deleted),
@@ -200,7 +200,7 @@ mod tests {
             (true, false, false, Session, deleted),
             (true, false, false, Initialization, deleted),
         ] {
-            let facts = Facts { is_token_well, is_another_found, tried, may_reinitialize };
+            let facts = Facts { is_token_well, is_another_found, attempted, may_reinitialize };
             assert_eq!(judge(facts), verdict, "{facts:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! AES-GCM operations in as few calls as it can be, and what their failures mean.
+//! AES-GCM operations in as few calls as possible, and the meaning of their failures.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -47,8 +47,8 @@ impl Calls {
                 let Some(key) = key else { return Err(self.not_found(token, request.key)) };
                 self.attempt(token, &key, request, output).map_err(|trouble| match trouble {
                     Trouble::Fault(fault) => fault,
-                    // A handle just found is not stale. Whether the session is at fault, or the
-                    // key, another key shows.
+                    // A handle just found is not stale. Another key will show whether the session
+                    // or the key is at fault.
                     Trouble::StaleHandle(code) => {
                         token.keys.refused(request.key, key.handle, Instant::now());
                         fault_of(code, Blame::Session)
@@ -101,7 +101,7 @@ impl Calls {
         }
     }
 
-    /// `output` is ciphertext and tag afterwards.
+    /// Encrypts the request. Afterwards `output` holds ciphertext and tag.
     fn encrypt(
         &mut self,
         token: &Shared,
@@ -146,7 +146,7 @@ impl Calls {
             }
             RawError::Malformed => malformed().into(),
         })?;
-        // Wrong length, or no IV: the profile of this HSM is not what the settings say.
+        // A wrong length or a missing IV: the settings do not fit this HSM.
         mode.finish(&iv, plaintext.len(), output).ok_or(Fault::answer(Failure::Malformed).into())
     }
 
@@ -159,7 +159,7 @@ impl Calls {
         output: &mut Vec<u8>,
     ) -> Result<Success, Trouble> {
         let iv = self.encrypt(token, key.handle, request, output)?;
-        // The hash is of what C_Encrypt gave, before anything else touches it.
+        // The hash covers the output of C_Encrypt before anything else touches it.
         let mut hash = prefix.clone();
         hash.update(iv.as_slice());
         hash.update(&*output);
@@ -168,11 +168,11 @@ impl Calls {
             return encrypted(iv, Some(cdiv), output);
         }
         token.cdiv_mismatches.fetch_add(1, Ordering::Relaxed);
-        // Another token may do better, and this one is to be known as one that does it wrong.
+        // Another token may do better, and this one is marked as having failed.
         Err(Fault { failure: Failure::CdivMismatch, blame: Blame::Busy }.into())
     }
 
-    /// Whether the token decrypts what it has encrypted to the same plaintext.
+    /// Returns whether the token decrypts its own ciphertext to the same plaintext.
     fn verifies(
         &mut self,
         token: &Shared,
@@ -217,7 +217,7 @@ impl Calls {
         match result {
             Ok(()) if output.len() == plaintext_bytes => Ok(Success::Decrypted),
             Ok(()) | Err(RawError::Malformed) => Err(malformed().into()),
-            // The token knows no such IV, so it has not made this ciphertext.
+            // The token does not support such an IV, so it did not make this ciphertext.
             Err(RawError::Init(CKR_MECHANISM_PARAM_INVALID | CKR_ARGUMENTS_BAD))
                 if iv.as_slice().len() != GCM_IV_BYTES =>
             {
@@ -229,8 +229,8 @@ impl Calls {
                     self.try_before_refusal(token, request.key, key);
                     invalid
                 }
-                // It may be the device that is in trouble, or too busy. If a good ciphertext
-                // passes and this one fails, again and again, then it is this one.
+                // The device may be failing or too busy. The ciphertext is at fault only if it
+                // fails repeatedly while a good one passes.
                 Class::Ambiguous | Class::AmbiguousRequest => {
                     self.known_good(token, key, code)?;
                     self.try_before_refusal(token, request.key, key);
@@ -243,7 +243,7 @@ impl Calls {
     }
 }
 
-/// Splits `output`, ciphertext and tag, into the two.
+/// Splits `output` into ciphertext and tag.
 fn encrypted(iv: Iv, cdiv: Option<[u8; 32]>, output: &mut Vec<u8>) -> Result<Success, Trouble> {
     let Some((_, &tag)) = output.split_last_chunk::<GCM_TAG_BYTES>() else {
         return Err(malformed().into());

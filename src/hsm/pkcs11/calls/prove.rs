@@ -1,4 +1,4 @@
-//! Proving that a token holds the same key as the others: by decrypting the key's witness.
+//! The proof that a token holds the same key as the others: it decrypts the key's witness.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,23 +16,23 @@ use crate::hsm::witness::{Disagreement, WITNESS_AAD, WITNESS_PLAINTEXT, Witness}
 use crate::job::{Failure, KeyIndex};
 use crate::limits::{DISAGREEMENT_RETRY_INTERVAL, PROOF_RETRY_INTERVAL, SUSPICIONS};
 
-/// Times that a token has to call a witness a bad ciphertext with a code that means nothing else,
-/// each time followed by a known-good operation of the same key, before it disagrees. With a code
-/// that may also mean trouble, [`SUSPICIONS`] times.
+/// Number of times that a token has to refuse a witness with a definite code, each time followed by
+/// a known-good operation with the same key, before it counts as disagreeing. With an ambiguous code
+/// it is [`SUSPICIONS`] times.
 const DEFINITE_REFUSALS: u8 = 2;
 
-/// Times that a key is tried whose witness changes meanwhile.
+/// Number of times that a key is tested if its witness keeps changing during the test.
 const MAX_CHANGES: usize = 3;
 
-/// A witness and the key that is to decrypt it.
+/// Outcome of a key's test with its witness.
 enum Comparison {
     Same,
     Different,
-    /// It could not be tried, and will not be by trying again at once.
+    /// The key could not be tested, and retrying at once would not help.
     Impossible(String),
 }
 
-/// One attempt at a witness.
+/// Outcome of one decryption of a witness.
 enum Opened {
     Same,
     Refused { code: CK_RV, is_definite: bool },
@@ -40,9 +40,9 @@ enum Opened {
 }
 
 impl Calls {
-    /// Makes sure, before an encryption, that the key is the one that the other tokens have. A key
-    /// that cannot be tried is let pass from the second time on: by then it is chosen only where no
-    /// other token's key is proven or can be.
+    /// Requires, before an encryption, that the key is the same as on other tokens. A key that cannot
+    /// be tested passes from the second time on: by then it is selected only if no other token's key
+    /// is proven or can be.
     #[inline]
     pub fn require_proof(
         &mut self,
@@ -73,8 +73,8 @@ impl Calls {
         }
     }
 
-    /// Tries a key that is not proven by its witness, if it has one, before it calls a ciphertext
-    /// bad: the word of another key means little.
+    /// Tests an unproven key with its witness, if there is one, before it declares a ciphertext bad:
+    /// the verdict of a different key means little.
     #[cold]
     pub fn try_before_refusal(&mut self, token: &Shared, index: KeyIndex, key: &Key) {
         let now = Instant::now();
@@ -85,13 +85,13 @@ impl Calls {
         if is_known || !has_witness() {
             return;
         }
-        // A fault says nothing of the key; the next attempt may tell.
+        // A fault says nothing about the key; a later attempt may.
         if let Ok(Proof::Disagrees | Proof::Disputed) = self.prove_key(token, index, key) {
             token.keys.prove_later(index, now + DISAGREEMENT_RETRY_INTERVAL);
         }
     }
 
-    /// Proves a key that is due, if there is one.
+    /// Proves the next key that is due, if any.
     pub fn prove_next(
         &mut self,
         token: &Shared,
@@ -117,7 +117,7 @@ impl Calls {
         Some(proof)
     }
 
-    /// Proves that key, and has its witness not wait for this token where that cannot be done.
+    /// Proves that key. If it cannot be tested, its witness stops waiting for this token.
     pub fn prove_by_index(&mut self, token: &Shared, index: KeyIndex) -> Proof {
         let proof = self.try_to_prove(token, index);
         if matches!(proof, Proof::Unproven(_) | Proof::Absent)
@@ -128,7 +128,7 @@ impl Calls {
         proof
     }
 
-    /// Proves that key. A handle that has become stale is found again.
+    /// Proves that key, looking up a stale handle again.
     fn try_to_prove(&mut self, token: &Shared, index: KeyIndex) -> Proof {
         let found = match token.keys.get(index) {
             Some(key) => Ok(Some(key)),
@@ -171,7 +171,7 @@ impl Calls {
         found.map_err(|error| token.fault(&error))
     }
 
-    /// Compares the key with its witness, or makes the witness where there is none.
+    /// Tests the key with its witness, or makes the witness if there is none.
     #[cold]
     fn prove_key(&mut self, token: &Shared, index: KeyIndex, key: &Key) -> Result<Proof, Trouble> {
         let labels = token.keys.labels().now();
@@ -188,7 +188,7 @@ impl Calls {
                     token.keys.is_proven(index, key.handle, era);
                     return Ok(Proof::Made);
                 }
-                // Another token was faster: its witness is the key's.
+                // Another token was faster, and its witness counts.
                 continue;
             };
             match self.compare(token, key, &witness)? {
@@ -208,11 +208,11 @@ impl Calls {
                     match witnesses.disagrees(label, &witness, token.member, &identity) {
                         Disagreement::Dropped => {}
                         Disagreement::Excluded => {
-                            tell_of_exclusion(token, index, label, &witness);
+                            log_exclusion(token, index, label, &witness);
                             return Ok(Proof::Disagrees);
                         }
                         Disagreement::Disputed { maker } => {
-                            tell_of_dispute(token, index, label, &maker);
+                            log_dispute(token, index, label, &maker);
                             return Ok(Proof::Disputed);
                         }
                     }
@@ -226,7 +226,7 @@ impl Calls {
         Ok(Proof::Unproven("its witness changes".to_owned()))
     }
 
-    /// A witness is known to be good once it decrypts: a token may get it wrong.
+    /// Makes a witness. It counts only once it decrypts, since a token may get it wrong.
     fn make_witness(&mut self, token: &Shared, key: &Key) -> Result<Witness, Trouble> {
         let mut ciphertext = Vec::new();
         let plaintext = &WITNESS_PLAINTEXT;
@@ -303,27 +303,27 @@ impl Calls {
     }
 }
 
-fn tell_of_exclusion(token: &Shared, index: KeyIndex, label: &str, witness: &Witness) {
+fn log_exclusion(token: &Shared, index: KeyIndex, label: &str, witness: &Witness) {
     if token.keys.disagrees(index) {
         tracing::error!(
             token = token.name(),
             key = label,
             witness_made_by = witness.made_by,
-            "HSM keys differ: the token holds another key under this label than the one that the \
-             key's witness was made with; it does not encrypt with it, and serves its other keys"
+            "HSM keys differ: the token's key of this label is not the one that the key's witness \
+            was made with; the token does not encrypt with it, and serves its other keys"
         );
     }
 }
 
-fn tell_of_dispute(token: &Shared, index: KeyIndex, label: &str, maker: &str) {
+fn log_dispute(token: &Shared, index: KeyIndex, label: &str, maker: &str) {
     if token.keys.disagrees(index) {
         tracing::error!(
             token = token.name(),
             other_token = maker,
             key = label,
-            "HSM keys differ: these tokens hold different keys under one label, and nothing says \
-             which is right; nothing is encrypted with it until [pkcs11] trust_token names the \
-             right token, or `xks-proxy keys prove --trust` makes the key's witness"
+            "HSM keys differ: these tokens hold different keys under one label, and it is unknown \
+            which is right; nothing is encrypted with this label until [pkcs11] trust_token names \
+            the right token, or `xks-proxy keys prove --trust` makes the key's witness"
         );
     }
 }

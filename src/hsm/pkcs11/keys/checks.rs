@@ -1,4 +1,4 @@
-//! The choice of keys that health checks and known-good operations use.
+//! The choice of keys for health checks and known-good operations.
 
 use std::sync::atomic::Ordering;
 
@@ -9,17 +9,17 @@ use crate::job::KeyIndex;
 use crate::limits::MAX_EVIDENCE_KEYS;
 
 impl KeyCache {
-    /// The health key, if the settings name one and the token has it.
+    /// Returns the health key, if the settings name one and the token has it.
     #[must_use]
     pub fn health_key(&self) -> Option<(KeyIndex, Key)> {
         let index = self.labels.health_key?;
         self.get(index).map(|key| (index, key))
     }
 
-    /// Keys to probe with: a few that may encrypt and decrypt; where there are none, one that may
+    /// Returns keys for a health check: a few that may encrypt and decrypt, or else one that may
     /// encrypt.
     #[must_use]
-    pub fn to_probe_with(&self, may_use: &dyn Fn(KeyIndex) -> bool) -> Vec<(KeyIndex, Key)> {
+    pub fn for_health_check(&self, may_use: &dyn Fn(KeyIndex) -> bool) -> Vec<(KeyIndex, Key)> {
         let both = self.some_for_evidence(MAX_EVIDENCE_KEYS, may_use);
         if !both.is_empty() {
             return both;
@@ -31,8 +31,8 @@ impl KeyCache {
         keys.find(|(index, _)| may_use(*index)).into_iter().collect()
     }
 
-    /// Up to `max` keys that may encrypt and decrypt and that `may_use` admits, beginning where
-    /// the last look ended.
+    /// Returns up to `max` keys that may encrypt and decrypt and that `may_use` admits, starting
+    /// where the last search ended.
     #[must_use]
     pub fn some_for_evidence(
         &self,
@@ -52,7 +52,7 @@ impl KeyCache {
                 && may_use(index)
             {
                 if found.is_empty() {
-                    // Not the same one first the next time.
+                    // The next search begins with another key.
                     self.next_evidence.store(place + 1, Ordering::Relaxed);
                 }
                 found.push((index, key));
@@ -64,8 +64,8 @@ impl KeyCache {
         found
     }
 
-    /// Whether all keys of stores that the token has, of which there is at least one, are out of
-    /// use by `is_out`, in each direction that their attributes allow.
+    /// Returns whether the token has keys of stores and `is_out` takes all of them out of use, in each
+    /// direction that their attributes allow.
     #[must_use]
     pub fn are_all(&self, is_out: &dyn Fn(KeyIndex, Direction) -> bool) -> bool {
         let entries = self.entries.read();
@@ -95,8 +95,8 @@ mod tests {
     use crate::hsm::pkcs11::labels::Labels;
     use crate::job::KeyAttributes;
 
-    /// A token serves no key where each key of a store is out of use, in each direction that it may
-    /// be used in. A key that no store names does not count.
+    /// A token serves no key if each key of a store is out of use, in each direction that its
+    /// attributes allow. A key that no store names does not count.
     #[test]
     fn all_keys_out_of_use() {
         let labels = ["a", "b", "health"].map(Box::from).to_vec();

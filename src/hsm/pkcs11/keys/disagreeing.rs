@@ -1,4 +1,4 @@
-//! Keys that are known to be another one than the key's witness was made with.
+//! The keys of a token that differ from those that their witnesses were made with.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,16 +7,16 @@ use parking_lot::RwLock;
 
 use crate::job::KeyIndex;
 
-/// One token's keys that disagree.
+/// The keys of one token that disagree with their witnesses.
 #[derive(Default)]
 pub struct Disagreeing {
-    /// Each with the era of the witnesses that it was found out in.
+    /// Each key with the witnesses' era in which that was found.
     keys: RwLock<BTreeMap<KeyIndex, u32>>,
     count: AtomicUsize,
 }
 
 impl Disagreeing {
-    /// The era of the witness that the key disagreed with when it was last tried.
+    /// Returns the era in which the key disagreed when it was last tested, if it did.
     pub fn era_of(&self, key: KeyIndex) -> Option<u32> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
@@ -24,7 +24,8 @@ impl Disagreeing {
         self.keys.read().get(&key).copied()
     }
 
-    /// `disagrees`: in which era, if so. Returns whether that is new.
+    /// Records whether the key disagrees: `Some` is the era in which it does. Returns whether that is
+    /// news.
     pub fn set(&self, key: KeyIndex, disagrees: Option<u32>) -> bool {
         if disagrees.is_none() && self.count.load(Ordering::Acquire) == 0 {
             return false;

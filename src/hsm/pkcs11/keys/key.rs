@@ -1,4 +1,4 @@
-//! One key of a token, and what is known of one label.
+//! A key of a token, and the cache entry of its label.
 
 use std::time::Instant;
 
@@ -9,38 +9,39 @@ use crate::job::KeyAttributes;
 /// A key that the token has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Valid for all sessions of the token until it says otherwise.
+    /// Handle, valid in all sessions of the token until one reports it invalid.
     pub handle: CK_OBJECT_HANDLE,
-    /// As it was when it was listed.
+    /// Attributes at the time of the search.
     pub attributes: KeyAttributes,
-    /// How many keys have its label.
+    /// Number of keys with its label.
     pub count: u32,
-    /// The era of the witness that it was proven by, 0 if it was not: see [`era`](crate::hsm::witness::Witnesses::era).
+    /// Era in which it was proven by its witness, or 0 (see
+    /// [`Witnesses::era`](crate::hsm::witness::Witnesses::era)).
     pub proven_in: u32,
 }
 
 impl Key {
-    /// The same key, found again: what was proven of `former` holds.
+    /// Returns this key with the proof of `former`, if it is the same key found again.
     pub fn after(self, former: Option<Self>) -> Self {
         let same = former.filter(|former| former.handle == self.handle);
         Self { proven_in: same.map_or(0, |former| former.proven_in), ..self }
     }
 }
 
-/// What the cache knows of one label.
+/// The cache entry of a label.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Entry {
     pub key: Option<Key>,
-    /// It was found before, in this or another session, and is not held to be deleted.
+    /// Whether it was found before, in any session, and is not considered deleted.
     pub was_there: bool,
-    /// A listing has told whether the token has it.
+    /// Whether a listing has shown if the token has it.
     pub is_listed: bool,
     pub looked_up: Option<Instant>,
-    /// A handle that the token refused right after it was found.
+    /// Handle that the token refused right after it was found, and when.
     pub refused: Option<(CK_OBJECT_HANDLE, Instant)>,
-    /// It is not to be proven before that time, in that era.
+    /// Time before which it is not to be proven, and the era in which that holds.
     pub prove_after: Option<(Instant, u32)>,
-    /// The era in which it could not be tried by its witness.
+    /// Era in which it could not be tested with its witness.
     pub unprovable_in: u32,
 }
 

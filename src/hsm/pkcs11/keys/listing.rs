@@ -1,4 +1,4 @@
-//! Finding a token's AES keys and reading what they are.
+//! Searches for a token's AES keys, and their attributes.
 
 use cryptoki_sys::*;
 
@@ -8,7 +8,7 @@ use crate::hsm::pkcs11::native_session::NativeSession;
 use crate::job::KeyAttributes;
 use crate::limits::{MAX_KEYS_PER_TOKEN, MAX_LABEL_BYTES};
 
-/// What an object is, and then what a key may do.
+/// Attributes that are read: the kind of object first, then the permitted uses.
 const ATTRIBUTES: [CK_ATTRIBUTE_TYPE; 13] = [
     CKA_LABEL,
     CKA_CLASS,
@@ -25,18 +25,18 @@ const ATTRIBUTES: [CK_ATTRIBUTE_TYPE; 13] = [
     CKA_DERIVE,
 ];
 
-/// A key that was found.
+/// A key found in the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundKey {
     pub handle: CK_OBJECT_HANDLE,
-    /// `None` if it cannot be an external key id: no UTF-8, or too long.
+    /// Label; `None` if it cannot be an external key id: not UTF-8, or too long.
     pub label: Option<String>,
     pub attributes: KeyAttributes,
-    /// CKA_PRIVATE; `None` if the token does not tell.
+    /// CKA_PRIVATE; `None` if the token does not report it.
     pub is_private: Option<bool>,
 }
 
-/// One pass over all AES keys of the token. Says whether there are more than are looked at.
+/// Calls `each` for all AES keys of the token. Returns whether there are more than the limit.
 pub fn list(session: &NativeSession, mut each: impl FnMut(FoundKey)) -> Result<bool, Error> {
     let (handles, is_cut) = find(session, None, MAX_KEYS_PER_TOKEN)?;
     for handle in handles {
@@ -47,10 +47,10 @@ pub fn list(session: &NativeSession, mut each: impl FnMut(FoundKey)) -> Result<b
     Ok(is_cut)
 }
 
-/// AES keys that are the token's own, of that label or of all: those of a session never count.
+/// Finds the token's AES keys, of one label or of all, but not session keys.
 ///
-/// A module may refuse a template of so many attributes; then there are other objects too, which
-/// [`read`] leaves out.
+/// For a module that refuses the template, it tries simpler ones, which match other objects too;
+/// [`read`] leaves those out.
 pub fn find(
     session: &NativeSession,
     label: Option<&str>,
@@ -83,20 +83,20 @@ fn refuses_template(error: &Error) -> bool {
     )
 }
 
-/// The key, `None` if it is gone by now, or is no AES key of the token's own.
+/// Reads a key. `None` if it no longer exists, or is not an AES token key.
 pub fn read(session: &NativeSession, handle: CK_OBJECT_HANDLE) -> Result<Option<FoundKey>, Error> {
     let attributes = match session.attributes(handle, &ATTRIBUTES) {
         Ok(attributes) if attributes.iter().any(|(kind, _)| *kind == CKA_LABEL) => attributes,
-        // For some, one that is not to be had is reason to give none.
+        // Some modules return none if one is unavailable.
         Ok(_) => read_one_by_one(session, handle)?,
         Err(Error { code: Some(CKR_OBJECT_HANDLE_INVALID), .. }) => return Ok(None),
         Err(error) if !is_about_attributes(&error) => return Err(error),
         Err(_) => read_one_by_one(session, handle)?,
     };
-    Ok(digest(handle, attributes))
+    Ok(key_from(handle, attributes))
 }
 
-/// For a module that refuses the lot for the sake of one.
+/// Reads the attributes one by one, for a module that refuses all if one is unavailable.
 fn read_one_by_one(
     session: &NativeSession,
     handle: CK_OBJECT_HANDLE,
@@ -105,7 +105,7 @@ fn read_one_by_one(
     for attribute in ATTRIBUTES {
         match session.attributes(handle, &[attribute]) {
             Ok(one) => attributes.extend(one),
-            // A key without its label would be a key that isn't there.
+            // A key without a label would count as missing.
             Err(error) if attribute == CKA_LABEL || !is_about_attributes(&error) => {
                 return Err(error);
             }
@@ -129,9 +129,9 @@ fn number(value: &[u8]) -> Option<CK_ULONG> {
     value.try_into().ok().map(CK_ULONG::from_ne_bytes)
 }
 
-/// Where a token does not tell a usage flag, it is left to the operation to fail. `None` for what
-/// it does tell to be something else than an AES key of its own.
-fn digest(
+/// Makes a key from its attributes. A usage flag that the token does not report counts as set, so
+/// that the operation decides. `None` if the attributes are not those of an AES token key.
+fn key_from(
     handle: CK_OBJECT_HANDLE,
     attributes: Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>,
 ) -> Option<FoundKey> {
@@ -169,10 +169,10 @@ mod tests {
     use super::*;
 
     fn of(attributes: &[(CK_ATTRIBUTE_TYPE, &[u8])]) -> Option<FoundKey> {
-        digest(1, attributes.iter().map(|(kind, value)| (*kind, value.to_vec())).collect())
+        key_from(1, attributes.iter().map(|(kind, value)| (*kind, value.to_vec())).collect())
     }
 
-    /// What a token does not tell is left to the operation; a label that is no text names nothing.
+    /// Unreported usage flags count as set; a label that is not text names nothing.
     #[test]
     fn attributes_that_are_missing() {
         let found = of(&[(CKA_LABEL, &[0xff]), (CKA_ENCRYPT, &[0])]).unwrap();
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(found.label, None);
     }
 
-    /// Where the module does not look for AES keys alone, the others are left out here.
+    /// Objects that are not AES token keys are left out.
     #[test]
     fn other_objects() {
         let number = |number: CK_ULONG| number.to_ne_bytes();
@@ -195,6 +195,6 @@ mod tests {
         assert!(aes.into_iter().all(|it| of(it).is_some()));
         assert_eq!(of((CKA_CLASS, number(CKO_DATA))), None);
         assert_eq!(of((CKA_KEY_TYPE, number(CKK_DES3))), None);
-        assert_eq!(super::digest(1, vec![(CKA_TOKEN, vec![CK_FALSE])]), None);
+        assert_eq!(super::key_from(1, vec![(CKA_TOKEN, vec![CK_FALSE])]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Keys that were there, until they are held to be deleted.
+//! The keys that a token is known to have had.
 
 use std::sync::atomic::Ordering;
 
@@ -6,17 +6,17 @@ use super::KeyCache;
 use crate::job::KeyIndex;
 
 impl KeyCache {
-    /// Whether the key was there, and is not held to be deleted.
+    /// Returns whether the key was found before and is not considered deleted.
     pub fn was_there(&self, key: KeyIndex) -> bool {
-        self.look_at(key, |entry| entry.was_there).unwrap_or(false)
+        self.read_entry(key, |entry| entry.was_there).unwrap_or(false)
     }
 
-    /// How many keys were there, and are not held to be deleted.
+    /// Returns the number of keys that were found before and are not considered deleted.
     pub fn known(&self) -> usize {
         self.entries.read().iter().filter(|entry| entry.was_there).count()
     }
 
-    /// Up to `max` of them other than `than`, beginning where the last look ended.
+    /// Returns up to `max` of these keys other than `than`, starting where the last search ended.
     pub fn some_known(&self, max: usize, than: Option<KeyIndex>) -> Vec<KeyIndex> {
         let entries = self.entries.read();
         let start = self.next_evidence.load(Ordering::Relaxed) % entries.len().max(1);
@@ -29,8 +29,8 @@ impl KeyCache {
         found
     }
 
-    /// Takes in that keys are held to be deleted. Returns those of them that were there.
-    pub fn hold_deleted(&self, keys: &[KeyIndex]) -> Vec<KeyIndex> {
+    /// Records that keys are considered deleted. Returns those of them that were found before.
+    pub fn mark_deleted(&self, keys: &[KeyIndex]) -> Vec<KeyIndex> {
         let mut entries = self.entries.write();
         let mut deleted = |key: &KeyIndex| {
             let entry = usize::try_from(key.0).ok().and_then(|index| entries.get_mut(index));
@@ -56,8 +56,8 @@ mod tests {
         proven_in: 0,
     };
 
-    /// Keys that were there are known through a reconnection, until they are held to be deleted; a
-    /// key that never was is none of them.
+    /// Keys that were found are remembered across a reconnection until they are considered deleted; a
+    /// key that was never found is not among them.
     #[test]
     fn keys_that_were_there() {
         let labels = ["a", "b", "never"].map(Box::from).to_vec();
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(cache.some_known(3, Some(a)), [b]);
         assert_eq!(cache.some_known(1, None).len(), 1);
         cache.entries.write()[1].find(Some(KEY));
-        assert_eq!(cache.hold_deleted(&[a, b, KeyIndex(2)]), [a], "b was found meanwhile");
+        assert_eq!(cache.mark_deleted(&[a, b, KeyIndex(2)]), [a], "b was found meanwhile");
         assert!(!cache.was_there(a) && cache.was_there(b) && !cache.was_there(KeyIndex(2)));
         assert_eq!(cache.some_known(3, Some(b)), []);
     }

@@ -1,5 +1,5 @@
-//! Which of the keys of one label is meant: a private one before public ones, since a public object
-//! can be put into a token by whoever reaches it, without the PIN.
+//! The choice among keys of one label: a private key before public ones, since anybody who reaches
+//! the token can create a public object without the PIN.
 
 use std::collections::HashSet;
 
@@ -8,23 +8,23 @@ use parking_lot::Mutex;
 use super::key::Key;
 use super::listing::FoundKey;
 
-/// The keys of one label, as they are found.
+/// The keys found for one label.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OfLabel {
-    /// The first private one, or one that the token does not tell of, and how many.
+pub struct LabelMatches {
+    /// The first key that is private, or may be since the token does not say, with their number.
     private: Option<Key>,
-    /// The first public one, and how many.
+    /// The first public key, with their number.
     public: Option<Key>,
-    /// The token tells that the private ones are.
-    is_told: bool,
+    /// Whether the token says that the private keys are private.
+    is_known_private: bool,
 }
 
-impl OfLabel {
+impl LabelMatches {
     pub fn add(&mut self, found: &FoundKey) {
         let place = match found.is_private {
             Some(false) => &mut self.public,
-            told => {
-                self.is_told = told.is_some();
+            known => {
+                self.is_known_private = known.is_some();
                 &mut self.private
             }
         };
@@ -38,33 +38,33 @@ impl OfLabel {
     }
 }
 
-/// What is held of public keys, and of which labels the log has told.
+/// The choice, and the labels for which it has logged a warning.
 #[derive(Default)]
 pub struct PrivateFirst {
-    told: Mutex<HashSet<Box<str>>>,
+    warned: Mutex<HashSet<Box<str>>>,
 }
 
 impl PrivateFirst {
-    /// The key that is meant. `is_required`: a public one is none.
-    pub fn choose(&self, label: &str, found: OfLabel, is_required: bool) -> Option<Key> {
-        let private = found.private.filter(|_| found.is_told || !is_required);
+    /// Chooses the key of a label. With `is_required`, only a private one.
+    pub fn choose(&self, label: &str, found: LabelMatches, is_required: bool) -> Option<Key> {
+        let private = found.private.filter(|_| found.is_known_private || !is_required);
         let public = found.public.filter(|_| !is_required);
-        if found.public.is_some() && self.told.lock().insert(label.into()) {
+        if found.public.is_some() && self.warned.lock().insert(label.into()) {
             match (private, public) {
                 (Some(_), _) => tracing::warn!(
                     key = label,
                     "a public object (CKA_PRIVATE false) has the same label as the key: the private \
-                     one is used; somebody may have put the other there without the PIN"
+                    one is used; anybody could have created the other one without the PIN"
                 ),
                 (None, Some(_)) => tracing::warn!(
                     key = label,
-                    "the key is a public object (CKA_PRIVATE false): whoever reaches the token can \
-                     replace it without the PIN; make keys private"
+                    "the key is a public object (CKA_PRIVATE false): anybody who reaches the token can \
+                    replace it without the PIN; make keys private"
                 ),
                 (None, None) => tracing::error!(
                     key = label,
-                    "the key is a public object (CKA_PRIVATE false), and require_private_keys = true \
-                     has it refused"
+                    "the key is a public object (CKA_PRIVATE false), which require_private_keys = true \
+                    does not allow"
                 ),
             }
         }
@@ -88,15 +88,15 @@ mod tests {
             unwrap: false,
             derive: false,
         };
-        let mut of_label = OfLabel::default();
+        let mut matches = LabelMatches::default();
         for &(handle, is_private) in found {
-            of_label.add(&FoundKey { handle, label: None, attributes, is_private });
+            matches.add(&FoundKey { handle, label: None, attributes, is_private });
         }
-        let key = PrivateFirst::default().choose("a", of_label, is_required);
+        let key = PrivateFirst::default().choose("a", matches, is_required);
         key.map(|key| (key.handle, key.count))
     }
 
-    /// Only keys of the same kind are as good as each other.
+    /// Only keys of the same kind count as several keys of one label.
     #[test]
     fn private_ones_first() {
         let (private, public) = (Some(true), Some(false));
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(chosen(&[(1, public), (2, public)], false), Some((1, 2)));
         assert_eq!(chosen(&[(1, public)], true), None);
         assert_eq!(chosen(&[(1, public), (2, private)], true), Some((2, 1)));
-        // A token that does not tell has none that is known to be private.
+        // If the token does not say, no key is known to be private.
         assert_eq!(chosen(&[(1, None)], false), Some((1, 1)));
         assert_eq!(chosen(&[(1, None)], true), None);
         assert_eq!(chosen(&[], false), None);

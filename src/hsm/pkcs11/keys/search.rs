@@ -1,4 +1,4 @@
-//! Looking keys up in the token: one label at a time, or all in one listing pass.
+//! Searches for keys in the token: of one label, or of all in one listing pass.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -9,7 +9,7 @@ use cryptoki_sys::CK_OBJECT_HANDLE;
 use super::KeyCache;
 use super::key::Key;
 use super::listing::{FoundKey, find, list, read};
-use super::private_first::OfLabel;
+use super::private_first::LabelMatches;
 use crate::hsm::inventory::KeyInventory;
 use crate::hsm::pkcs11::native::Error;
 use crate::hsm::pkcs11::native_session::NativeSession;
@@ -18,35 +18,35 @@ use crate::limits::{
     MAX_KEYS_PER_LABEL, MAX_KEYS_PER_TOKEN, MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL,
 };
 
-/// The outcome of a listing for the keys that were there before.
+/// The outcome of a listing for the keys that were found before.
 #[derive(Debug, Default)]
 pub struct Listed {
-    /// Those that are not; none, if the token has more keys than are listed.
+    /// Keys that are missing now; empty if the token has more keys than are listed.
     pub missing: Vec<KeyIndex>,
-    /// Others are.
+    /// Whether any of them was found again.
     pub is_any_left: bool,
 }
 
 impl KeyCache {
-    /// Whether a handle that the token does not take may be looked for again: not soon after it
+    /// Returns whether to search again for a key whose handle the token refuses: not right after it
     /// was found and refused.
     #[must_use]
     pub fn may_replace(&self, key: KeyIndex, stale: CK_OBJECT_HANDLE, now: Instant) -> bool {
-        let refused = self.look_at(key, |entry| entry.refused).flatten();
+        let refused = self.read_entry(key, |entry| entry.refused).flatten();
         !refused.is_some_and(|(handle, then)| {
             handle == stale && now.saturating_duration_since(then) < REFUSED_HANDLE_INTERVAL
         })
     }
 
-    /// Takes in that the token refused a handle right after it was found.
+    /// Records that the token refused a handle right after it was found.
     pub fn refused(&self, key: KeyIndex, handle: CK_OBJECT_HANDLE, now: Instant) {
-        self.with_entry(key, |entry| entry.refused = Some((handle, now)));
+        self.update_entry(key, |entry| entry.refused = Some((handle, now)));
     }
 
-    /// Whether a missing label may be looked up now: the token is spared more than
-    /// [`MAX_MISSING_LABEL_LOOKUPS_PER_SEC`], and more than one for each label in
-    /// [`MISSING_LABEL_INTERVAL`]. Before the first listing is through, a label is not known to be
-    /// missing, and may be looked up.
+    /// Returns whether a missing label may be looked up now. To spare the token, there are at most
+    /// [`MAX_MISSING_LABEL_LOOKUPS_PER_SEC`](crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC), and
+    /// one per label in [`MISSING_LABEL_INTERVAL`]. Before the first listing no label is known to be
+    /// missing, so any may be looked up.
     pub fn may_look_up(&self, key: KeyIndex, now: Instant) -> bool {
         let Ok(index) = usize::try_from(key.0) else { return false };
         let mut lookups = self.lookups.lock();
@@ -66,8 +66,8 @@ impl KeyCache {
         may
     }
 
-    /// The handle means nothing any more: this label is looked up at once. If its handle is
-    /// another one now, all others of this token are suspect too, and are listed again soon.
+    /// Looks a label up at once because its handle is stale. If the handle has changed, all others of
+    /// this token may have, so the keys are listed again soon.
     ///
     /// # Errors
     /// The token's.
@@ -90,7 +90,7 @@ impl KeyCache {
         }
     }
 
-    /// Finds the keys of one label: few calls, where a listing may take thousands.
+    /// Finds the keys of one label: a few calls, where a listing may take thousands.
     ///
     /// # Errors
     /// The token's.
@@ -99,9 +99,9 @@ impl KeyCache {
         let Some(label) = labels.get(key) else { return Ok(None) };
         let era = self.era.load(Ordering::Acquire);
         let (handles, _) = find(session, Some(label), MAX_KEYS_PER_LABEL)?;
-        let mut found = OfLabel::default();
+        let mut found = LabelMatches::default();
         for handle in handles {
-            // A module that doesn't compare labels must not give another label's key.
+            // A module that ignores the label must not yield another label's key.
             if let Some(key) = read(session, handle)?
                 && key.label.as_deref() == Some(label)
             {
@@ -120,14 +120,14 @@ impl KeyCache {
         Ok(found)
     }
 
-    /// Lists all keys and replaces what is known. `None`: all was forgotten meanwhile.
+    /// Lists all keys and replaces the cache. `None` if the handles were forgotten during the listing.
     ///
     /// # Errors
-    /// The token's; what was known stays.
+    /// The token's; the cache is then unchanged.
     pub fn refresh(&self, session: &NativeSession) -> Result<Option<Listed>, Error> {
         let (era, began) = (self.era.load(Ordering::Acquire), Instant::now());
         let labels = self.labels.now();
-        let mut fresh = vec![OfLabel::default(); labels.all().len()];
+        let mut fresh = vec![LabelMatches::default(); labels.all().len()];
         let is_cut = list(session, |key| {
             let index = key.label.as_ref().and_then(|label| labels.indices.get(label.as_str()));
             if let Some(fresh) = index.and_then(|index| fresh.get_mut(*index)) {
@@ -143,7 +143,7 @@ impl KeyCache {
             tracing::warn!(
                 keys = MAX_KEYS_PER_TOKEN,
                 "the token has more AES keys than are listed: the others are looked up when they \
-                 are asked for"
+                are needed"
             );
         }
         let mut entries = self.entries.write();
@@ -153,9 +153,9 @@ impl KeyCache {
         self.has_new.store(entries.len() > fresh.len(), Ordering::Release);
         let mut listed = Listed::default();
         for ((index, entry), key) in (0..).map(KeyIndex).zip(entries.iter_mut()).zip(fresh) {
-            // Not to be in a listing that was cut short is not to be missing.
+            // A key that is absent from a truncated listing need not be missing.
             entry.is_listed = key.is_some() || !is_cut;
-            // A key that came while the others were listed, and was looked up.
+            // The key was created and looked up during the listing.
             let is_newer = entry.looked_up.is_some_and(|then| then >= began);
             if entry.was_there {
                 listed.is_any_left |= key.is_some();
@@ -172,7 +172,7 @@ impl KeyCache {
         Ok(Some(listed))
     }
 
-    /// All AES keys of the token, for people, and whether there are more.
+    /// Returns all AES keys of the token, for the operator, and whether there are more.
     ///
     /// # Errors
     /// The token's.
@@ -225,7 +225,7 @@ mod tests {
         cache
     }
 
-    /// A store's key that isn't in the token must not turn into a lookup for each call.
+    /// A store's key that is missing from the token must not cost a lookup for each call.
     #[test]
     fn lookups_of_a_missing_label_are_spaced() {
         let cache = cache(&["a", "b"]);
@@ -237,7 +237,7 @@ mod tests {
         assert!(!cache.may_look_up(KeyIndex(2), start), "no such label");
     }
 
-    /// Nor do ten thousand of them.
+    /// Lookups of many missing labels are limited together.
     #[test]
     fn lookups_of_a_token_are_limited() {
         let labels = (0..200).map(|n| n.to_string()).collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! Which of a token's keys are proven to be the same as the other tokens'.
+//! The status of a token's keys: whether they are proven to be the same as other tokens' keys.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -12,11 +12,11 @@ use crate::hsm::backend::{Direction, KeyChoice, KeyStatus, NotProven};
 use crate::job::KeyIndex;
 
 impl KeyCache {
-    /// Returns what is known of the key, for that use of it.
+    /// Returns the key's status for that use.
     #[must_use]
     pub fn key_status(&self, key: KeyIndex, direction: Option<Direction>) -> KeyStatus {
-        // The lock is not held while witnesses are asked.
-        let entry = self.look_at(key, |it| (it.key, it.is_listed, it.unprovable_in));
+        // The lock is released before the witnesses are consulted.
+        let entry = self.read_entry(key, |it| (it.key, it.is_listed, it.unprovable_in));
         let Some((found, is_listed, unprovable_in)) = entry else { return KeyStatus::Absent };
         match found {
             None if is_listed => KeyStatus::Absent,
@@ -27,7 +27,7 @@ impl KeyCache {
                 KeyStatus::Absent
             }
             found => match self.disagreeing.era_of(key) {
-                // Witnesses have changed: the next encryption tries it again.
+                // Witnesses have changed since, so the next encryption tests it again.
                 Some(of) if direction == Some(Direction::Encrypt) && of != self.witnesses.era() => {
                     KeyStatus::Unproven
                 }
@@ -48,26 +48,26 @@ impl KeyCache {
         found.attributes.decrypt && unprovable_in != self.witnesses.era() && has_witness()
     }
 
-    /// Records that the key cannot be tried by its witness. Returns whether that is new.
+    /// Records that the key cannot be tested with its witness. Returns whether that is news.
     pub fn cannot_be_proven(&self, key: KeyIndex) -> bool {
         let (era, mut is_news) = (self.witnesses.era(), false);
-        self.with_entry(key, |entry| {
+        self.update_entry(key, |entry| {
             is_news = std::mem::replace(&mut entry.unprovable_in, era) != era;
         });
         is_news
     }
 
-    /// Returns whether the key was another one when it was last tried.
+    /// Returns whether the key disagreed with its witness when it was last tested.
     pub fn has_disagreed(&self, key: KeyIndex) -> bool {
         self.disagreeing.era_of(key).is_some()
     }
 
-    /// Returns whether the key was another one a moment ago, and no witness has changed since.
+    /// Returns whether the key disagreed recently, with no witness changed since.
     pub fn is_known_to_disagree(&self, key: KeyIndex, now: Instant) -> bool {
         self.disagreeing.era_of(key) == Some(self.witnesses.era()) && self.is_put_off(key, now)
     }
 
-    /// Returns whether an attempt to prove the key is of no use at present.
+    /// Returns whether an attempt to prove the key would be useless now.
     pub fn is_untestable(&self, key: KeyIndex, now: Instant) -> bool {
         let may_decrypt = self.get(key).is_none_or(|key| key.attributes.decrypt);
         !may_decrypt || self.is_put_off(key, now)
@@ -75,10 +75,10 @@ impl KeyCache {
 
     fn is_put_off(&self, key: KeyIndex, now: Instant) -> bool {
         let era = self.witnesses.era();
-        self.look_at(key, |entry| entry.is_put_off(now, era)).unwrap_or(false)
+        self.read_entry(key, |entry| entry.is_put_off(now, era)).unwrap_or(false)
     }
 
-    /// Returns the keys that are there, or have not been looked for yet, and are not proven.
+    /// Returns the keys that are not proven, of those that are present or have not been searched for.
     #[must_use]
     pub fn not_proven(&self) -> NotProven {
         let (era, labels) = (self.witnesses.era(), self.labels().now());
@@ -86,14 +86,14 @@ impl KeyCache {
         for (at, entry) in (0..).zip(self.entries.read().iter()) {
             let index = KeyIndex(at);
             let proven_in = match entry.key {
-                _ if self.is_for_probes_alone(index) => continue,
+                _ if self.is_health_key_only(index) => continue,
                 None if entry.is_listed && !entry.was_there => continue,
                 key => key.map_or(0, |key| key.proven_in),
             };
             if self.has_disagreed(index) {
                 found.disagreeing.extend(labels.get(index).map(Box::from));
             } else if proven_in != era {
-                // Of two tokens that disagree, either may be the wrong one.
+                // Either of two disagreeing tokens may have the wrong key.
                 match labels.get(index).filter(|label| self.witnesses.is_disputed(label)) {
                     Some(label) => found.disagreeing.push(label.into()),
                     None => found.unproven += 1,
@@ -106,7 +106,7 @@ impl KeyCache {
     /// Records that the key with that handle was proven in that era. Returns whether it disagreed
     /// before.
     pub fn is_proven(&self, key: KeyIndex, handle: CK_OBJECT_HANDLE, era: u32) -> bool {
-        self.with_entry(key, |entry| {
+        self.update_entry(key, |entry| {
             if let Some(key) = entry.key.as_mut().filter(|key| key.handle == handle) {
                 key.proven_in = era;
             }
@@ -116,9 +116,9 @@ impl KeyCache {
         self.disagreeing.set(key, None)
     }
 
-    /// Records that it is another key than the witness's. Returns whether that is new.
+    /// Records that the key disagrees with its witness. Returns whether that is news.
     pub fn disagrees(&self, key: KeyIndex) -> bool {
-        self.with_entry(key, |entry| {
+        self.update_entry(key, |entry| {
             if let Some(key) = &mut entry.key {
                 key.proven_in = 0;
             }
@@ -126,15 +126,16 @@ impl KeyCache {
         self.disagreeing.set(key, Some(self.witnesses.era()))
     }
 
-    /// Puts the next attempt off until then, or until witnesses have changed.
+    /// Defers the next attempt to prove the key until then, or until witnesses change.
     pub fn prove_later(&self, key: KeyIndex, after: Instant) {
         let era = self.witnesses.era();
-        self.with_entry(key, |entry| entry.prove_after = Some((after, era)));
+        self.update_entry(key, |entry| entry.prove_after = Some((after, era)));
     }
 
-    /// Returns a key that can be proven now: one that has a witness, or that `may_make` admits. No lock is
-    /// held while `may_make` and `keys` are asked: they look at this and other tokens' keys, and a
-    /// thread that reads what it is reading already waits for itself once a writer waits between.
+    /// Returns a key that can be proven now: one that has a witness, or one that `may_make` admits.
+    ///
+    /// No lock is held while `may_make` and `keys` are called, because they read the keys of this and
+    /// other tokens: a thread that takes a read lock twice deadlocks if a writer waits in between.
     pub fn next_to_prove(
         &self,
         now: Instant,
@@ -163,7 +164,7 @@ impl KeyCache {
         }
     }
 
-    /// The first key of those places that is not proven and has not been put off.
+    /// Returns the first key at those places that is neither proven nor deferred.
     fn first_due(&self, places: Range<usize>, now: Instant) -> Option<(usize, KeyIndex, Key)> {
         let era = self.witnesses.era();
         let entries = self.entries.read();
@@ -171,7 +172,7 @@ impl KeyCache {
         places.clone().zip(entries.get(places)?).find_map(|(place, entry)| {
             let key = entry.key.filter(|key| key.proven_in != era && key.attributes.decrypt)?;
             let index = u32::try_from(place).map(KeyIndex).ok()?;
-            let is_due = !entry.is_put_off(now, era) && !self.is_for_probes_alone(index);
+            let is_due = !entry.is_put_off(now, era) && !self.is_health_key_only(index);
             is_due.then_some((place, index, key))
         })
     }
@@ -186,8 +187,7 @@ mod tests {
     use crate::hsm::pkcs11::labels::Labels;
     use crate::job::KeyAttributes;
 
-    /// Whether a key may be proven depends on all tokens' keys, and their threads change them
-    /// meanwhile: nobody is asked about it while the keys are locked.
+    /// The callbacks read all tokens' keys, so they are called without the lock.
     #[test]
     fn asks_without_a_lock() {
         let labels = ["a", "b", "c"].map(Box::from).to_vec();
@@ -202,7 +202,7 @@ mod tests {
             key == KeyIndex(2)
         };
         let next = || cache.next_to_prove(Instant::now(), &is_last, &AnyKey);
-        // From wherever the last look ended.
+        // Wherever the last search ended.
         for _ in 0..3 {
             assert_eq!(next().map(|(index, _)| index), Some(KeyIndex(2)));
         }

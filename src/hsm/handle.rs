@@ -1,0 +1,154 @@
+//! The handle by which the rest of the program uses the HSM side.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::fleet::Fleet;
+use super::inventory::TokenInventory;
+use super::stats::{TokenStats, stats};
+use super::token::Token;
+use crate::job::{Failure, FleetHealth, Job};
+use crate::limits::{HSM_STOP_TIMEOUT, MIN_CLOSE_WAIT};
+
+/// The tokens, their queues and their session workers.
+pub struct Hsm {
+    pub(super) fleet: Arc<Fleet>,
+}
+
+impl Hsm {
+    /// Has jobs name more keys from now on: `labels` are all that there are, in the order of
+    /// [`crate::job::KeyIndex`]; those that were known keep their places. Waits until the tokens
+    /// in use have been looked through for the new ones, `timeout` at the most, and says whether
+    /// they have. Where they have not, a new key is looked up when it is first asked for.
+    pub fn extend_labels(&self, labels: &[Box<str>], timeout: Duration) -> bool {
+        let fleet = &self.fleet;
+        for token in &fleet.tokens {
+            token.backend.extend_labels(labels);
+            if token.backend.has_new_labels() {
+                token.checker_signal.notify();
+            }
+        }
+        let is_known =
+            |token: &Token| !token.circuit_breaker.is_usable() || !token.backend.has_new_labels();
+        let end = Instant::now() + timeout;
+        while !fleet.tokens.iter().all(is_known) {
+            if Instant::now() >= end {
+                return false;
+            }
+            fleet.progress.wait_until(end);
+        }
+        true
+    }
+
+    /// Its number among the fleets of the same witnesses: see [`super::witness::Witnesses::begin_fleet`].
+    #[must_use]
+    pub fn fleet_number(&self) -> u32 {
+        self.fleet.number
+    }
+
+    /// Wakes the health checkers to prove the keys that are not proven: witnesses may have changed.
+    pub fn prove_again(&self) {
+        self.fleet.tokens.iter().for_each(|token| token.checker_signal.notify());
+    }
+
+    /// Why no token is usable, if none is.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let tokens = self.stats();
+        if tokens.iter().any(|token| token.is_usable) {
+            return None;
+        }
+        let tell = |token: &TokenStats| {
+            format!("{}: {}", token.label, token.trouble.as_deref().unwrap_or("unknown"))
+        };
+        Some(tokens.iter().map(tell).collect::<Vec<_>>().join("; "))
+    }
+
+    /// Whether no token is usable and calls do not return, so that the module that they are in
+    /// cannot be initialised anew: a new process may help. It does not where a PIN was refused,
+    /// and would try that again.
+    #[must_use]
+    pub fn is_wedged(&self) -> bool {
+        let tokens = &self.fleet.tokens;
+        let is_stuck = |token: &Token| token.pool.counts().abandoned > 0;
+        tokens.iter().all(|token| !token.circuit_breaker.is_usable())
+            && tokens.iter().any(is_stuck)
+            && !tokens.iter().any(|token| token.checker.lock().has_stopped_trying)
+    }
+
+    /// Queues the jobs of one turn of an event loop, emptying `jobs`; what cannot be taken goes
+    /// into `refused`. Never blocks on an HSM.
+    pub fn submit(&self, jobs: &mut Vec<Job>, refused: &mut Vec<(Job, Failure)>) {
+        self.fleet.submit(jobs, refused);
+    }
+
+    /// What the last health checks found.
+    #[must_use]
+    pub fn health(&self) -> Arc<FleetHealth> {
+        self.fleet.health.load_full()
+    }
+
+    /// Slots, tokens and keys, for people. Opens a session with each token, and takes as long as
+    /// the HSM does.
+    #[must_use]
+    pub fn inventory(&self) -> Vec<TokenInventory> {
+        self.fleet.tokens.iter().map(|token| token.backend.inventory()).collect()
+    }
+
+    /// How the tokens do, in the order of [`TokenIndex`].
+    #[must_use]
+    pub fn stats(&self) -> Vec<TokenStats> {
+        self.fleet.tokens.iter().map(stats).collect()
+    }
+
+    /// Takes no more jobs, finishes those that wait, closes the sessions, and finalises the
+    /// modules that no call is outstanding in. Takes `timeout` at the most, and says whether all
+    /// was done by then; what still waits is answered with [`Failure::NoToken`].
+    pub fn stop(&self, timeout: Duration) -> bool {
+        let fleet = &self.fleet;
+        if fleet.is_stopping.swap(true, Ordering::AcqRel) {
+            return true;
+        }
+        for token in &fleet.tokens {
+            token.pool.close();
+            token.checker_signal.notify();
+        }
+        fleet.monitor_signal.notify();
+        let end = Instant::now() + timeout;
+        while fleet.threads.load(Ordering::Acquire) > 0 && Instant::now() < end {
+            fleet.progress.wait_until(end);
+        }
+        for token in &fleet.tokens {
+            for queued in token.drain() {
+                fleet.inboxes.send(queued.complete(Err(Failure::NoToken), None, 0));
+            }
+        }
+        let is_done = fleet.threads.load(Ordering::Acquire) == 0;
+        self.close_backends(end) && is_done
+    }
+
+    /// Has the modules finalised, those that a thread is still in a call of left as they are. In a
+    /// thread of its own, since C_Finalize may wait for the HSM too. Whether it was done by `end`.
+    fn close_backends(&self, end: Instant) -> bool {
+        let (done, is_done) = mpsc::channel();
+        let fleet = Arc::clone(&self.fleet);
+        let close = move || {
+            for token in &fleet.tokens {
+                token.backend.close();
+            }
+            // Nobody listens if it took too long.
+            let _ = done.send(());
+        };
+        let started = thread::Builder::new().name("hsm-close".to_owned()).spawn(close);
+        let patience = end.saturating_duration_since(Instant::now()).max(MIN_CLOSE_WAIT);
+        started.is_ok() && is_done.recv_timeout(patience).is_ok()
+    }
+}
+
+impl Drop for Hsm {
+    fn drop(&mut self) {
+        self.stop(HSM_STOP_TIMEOUT);
+    }
+}

@@ -1,0 +1,105 @@
+//! The health checker's session: each call into it is visible to the monitor, which abandons one
+//! that hangs.
+
+use std::time::{Duration, Instant};
+
+use super::backend::{Direction, Fault, KeyUse, Session};
+use super::evidence_keys::MonitoredKeys;
+use super::in_flight_call::{End, InFlightCall};
+use super::token::Token;
+use crate::limits::{MAX_HEALTH_CHECK, MAX_MAINTENANCE_CALL};
+
+/// A call was abandoned and its thread must end; the key that the call was counted for, if any.
+pub struct Abandoned(pub Option<KeyUse>);
+
+/// Why a call gave no result.
+pub enum CallError {
+    /// It was abandoned.
+    Abandoned(Abandoned),
+    /// It failed.
+    Fault(Fault),
+}
+
+impl From<Abandoned> for CallError {
+    fn from(abandoned: Abandoned) -> Self {
+        Self::Abandoned(abandoned)
+    }
+}
+
+/// A session with a token, while it is open.
+pub struct MonitoredSession<'a> {
+    token: &'a Token,
+    call: &'a InFlightCall,
+    session: Option<Box<dyn Session>>,
+}
+
+impl<'a> MonitoredSession<'a> {
+    /// Creates a closed one; `call` is registered with the monitor.
+    #[must_use]
+    pub fn new(token: &'a Token, call: &'a InFlightCall) -> Self {
+        Self { token, call, session: None }
+    }
+
+    /// Returns whether the session is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Takes over a session that was opened.
+    pub fn set(&mut self, session: Box<dyn Session>) {
+        self.session = Some(session);
+    }
+
+    /// Makes a call, which hangs if it lasts longer than `max`.
+    ///
+    /// # Errors
+    /// [`Abandoned`]
+    pub fn call<T>(
+        &mut self,
+        max: Duration,
+        call: impl FnOnce(&mut Option<Box<dyn Session>>, MonitoredKeys<'_>) -> T,
+    ) -> Result<T, Abandoned> {
+        let now = Instant::now();
+        let (token, direction) = (self.token, Direction::Decrypt);
+        let keys = MonitoredKeys { token, call: self.call, direction, max: Some(MAX_HEALTH_CHECK) };
+        self.call.begin(now, now + max, false);
+        let result = call(&mut self.session, keys);
+        match self.call.end() {
+            (End::InTime | End::Stalled, _) => Ok(result),
+            (End::Abandoned, key) => Err(Abandoned(key)),
+        }
+    }
+
+    /// Makes a call that may fail, as [`Self::call`] does.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub fn try_call<T>(
+        &mut self,
+        max: Duration,
+        call: impl FnOnce(&mut Option<Box<dyn Session>>, MonitoredKeys<'_>) -> Result<T, Fault>,
+    ) -> Result<T, CallError> {
+        self.call(max, call)?.map_err(CallError::Fault)
+    }
+
+    /// Closes the session, if it is open.
+    ///
+    /// # Errors
+    /// [`Abandoned`]
+    pub fn close(&mut self) -> Result<(), Abandoned> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        self.call(MAX_MAINTENANCE_CALL, |_, _| drop(session))
+    }
+
+    /// Closes the session after a fault that was its own or the token's.
+    ///
+    /// # Errors
+    /// [`Abandoned`]
+    pub fn close_broken(&mut self, fault: &Fault) -> Result<(), Abandoned> {
+        if let Some(session) = &mut self.session {
+            session.on_broken(fault);
+        }
+        self.close()
+    }
+}

@@ -1,0 +1,293 @@
+//! What becomes of a job that a token has failed at: another token tries it, the same one tries it
+//! again, or the failure is the answer.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::attribution::FaultScope;
+use super::backend::{Blame, Direction, Fault, KeyStatus};
+use super::fleet::Fleet;
+use super::key_breaker::Admission;
+use super::queued::Queued;
+use super::selection::best_for;
+use super::token::Token;
+use crate::job::{Completion, Failure};
+use crate::limits::{ATTEMPTS_BEFORE_ATTRIBUTION, MAX_ATTEMPTS, MAX_SUSPICIONS, SUSPICIONS};
+
+/// Takes in that `token` failed at the job in a way that says nothing of the token: it is
+/// answered, goes to another token, or comes back to be tried again on the same one. What is
+/// answered is in `answered`.
+pub fn on_failure(
+    fleet: &Fleet,
+    token: &Token,
+    mut queued: Queued,
+    fault: Fault,
+    answered: &mut Vec<Completion>,
+) -> Option<Queued> {
+    let now = Instant::now();
+    match fault.blame {
+        Blame::Request => answered_by(fleet, token, queued, fault, answered),
+        _ if now >= queued.job.deadline => token.record_expired(&queued.job),
+        Blame::Suspect => return on_suspected_ciphertext(fleet, token, queued, now, answered),
+        Blame::Key | Blame::Busy | Blame::Session | Blame::Token => {
+            queued.attempts += 1;
+            queued.lacking.insert(token.index);
+            if fault.failure == Failure::KeysDiffer {
+                queued.failure.get_or_insert(fault.failure);
+            }
+            if queued.attempts < MAX_ATTEMPTS && !fleet.is_stopping() {
+                token.counters.retried.fetch_add(1, Ordering::Relaxed);
+                match fleet.reassign(token, queued) {
+                    Ok(()) => return None,
+                    Err(back) => queued = back,
+                }
+            }
+            answer_with_final_failure(fleet, token, queued, answered);
+        }
+    }
+    None
+}
+
+/// Answers a request whose own fault it is, unless another make of HSM may do what this token
+/// will not do at all.
+fn answered_by(
+    fleet: &Fleet,
+    token: &Token,
+    mut queued: Queued,
+    fault: Fault,
+    answered: &mut Vec<Completion>,
+) {
+    if fault.failure == Failure::InvalidCiphertext {
+        return on_bad_ciphertext(fleet, token, queued, answered);
+    }
+    if matches!(fault.failure, Failure::Pkcs11(_) | Failure::Malformed) {
+        queued.lacking.insert(token.index);
+        queued.failure.get_or_insert(fault.failure);
+        let not_these = queued.tried.union(queued.lacking);
+        if let Some(other) = best_for(&fleet.tokens, &queued.job.request, not_these) {
+            match fleet.push_first(other, queued) {
+                Ok(()) => return,
+                Err(back) => queued = back,
+            }
+        }
+    }
+    answered.extend(queued.complete(Err(fault.failure), Some(token.index), 0));
+}
+
+/// Takes in that `token` is sure that the ciphertext is bad. A token that may hold another key
+/// under the label is asked then, which may have made it; and where no token said so whose key
+/// is proven, and one could not be asked, nobody knows.
+fn on_bad_ciphertext(
+    fleet: &Fleet,
+    token: &Token,
+    mut queued: Queued,
+    answered: &mut Vec<Completion>,
+) {
+    let bad = Failure::InvalidCiphertext;
+    let key = queued.job.request.key;
+    let status = |it: &Token| it.backend.key_status(key, Some(Direction::Decrypt));
+    queued.lacking.insert(token.index);
+    if status(token) == KeyStatus::Proven {
+        queued.failure = Some(bad);
+    }
+    let is_certain = queued.failure == Some(bad);
+    // A token with the same key says the same.
+    let same = fleet.tokens.iter().filter(|it| is_certain && status(it) == KeyStatus::Proven);
+    let not_these = queued.lacking.union(same.map(|it| it.index).collect());
+    if let Some(other) = best_for(&fleet.tokens, &queued.job.request, not_these) {
+        match fleet.push_first(other, queued) {
+            Ok(()) => return,
+            Err(back) => queued = back,
+        }
+    }
+    // A token that is out of use and is known to hold another key may have made it.
+    let may_have_made = |it: &Token| {
+        let is_asked = queued.lacking.contains(it.index);
+        !it.circuit_breaker.is_usable() && !is_asked && status(it) == KeyStatus::Disagrees
+    };
+    let failure = match is_certain {
+        true if fleet.tokens.iter().any(may_have_made) => Failure::NoToken,
+        true => bad,
+        false => undecided_failure(fleet, &queued),
+    };
+    answered.extend(queued.complete(Err(failure), Some(token.index), 0));
+}
+
+/// The answer to a decryption that is bad by the word of those that could be asked, none of
+/// which is known to have the right key.
+fn undecided_failure(fleet: &Fleet, queued: &Queued) -> Failure {
+    let request = &queued.job.request;
+    let status = |it: &Token| it.backend.key_status(request.key, Some(Direction::Decrypt));
+    let has_said_so = |it: &&Token| queued.lacking.contains(it.index);
+    // One that is out of use may have lost its keys for as long.
+    let may_have = |it: &&Token| !it.circuit_breaker.is_usable() || status(it) != KeyStatus::Absent;
+    let have_key = || fleet.tokens.iter().filter(may_have);
+    let mut unasked = have_key().filter(|it| !has_said_so(it));
+    if unasked.clone().any(|it| !it.circuit_breaker.is_usable()) {
+        return Failure::NoToken;
+    }
+    // A token that failed at it has not said so.
+    if let Some(failure) = queued.failure {
+        return failure;
+    }
+    match unasked.next() {
+        Some(it) => match it.admit(request, Instant::now(), false) {
+            _ if !it.has_room_for(request) => Failure::TooLarge,
+            Admission::Refused(failure) => failure,
+            Admission::Admitted | Admission::Trial => Failure::Overloaded,
+        },
+        // The right key is on none of them.
+        None if have_key().any(|it| status(it) == KeyStatus::Disagrees)
+            && have_key().all(|it| status(it) == KeyStatus::Disagrees) =>
+        {
+            Failure::KeysDiffer
+        }
+        None => Failure::InvalidCiphertext,
+    }
+}
+
+/// Takes in that `token` failed at the job, by a fault of its own, a session's or a key's. The
+/// job goes to a token that has not tried it, if there is one, before anybody looks into whose
+/// fault it was; else it comes back.
+pub fn fail_over(fleet: &Fleet, token: &Token, mut queued: Queued, fault: Fault) -> Option<Queued> {
+    if Instant::now() >= queued.job.deadline {
+        // The loop has answered by its timer.
+        token.record_expired(&queued.job);
+        return None;
+    }
+    queued.attempts += 1;
+    queued.failure.get_or_insert(fault.failure);
+    queued.tried.insert(token.index);
+    if queued.attempts >= MAX_ATTEMPTS || fleet.is_stopping() {
+        return Some(queued);
+    }
+    let not_these = queued.tried.union(queued.lacking);
+    let Some(other) = best_for(&fleet.tokens, &queued.job.request, not_these) else {
+        return Some(queued);
+    };
+    token.counters.retried.fetch_add(1, Ordering::Relaxed);
+    fleet.push_first(other, queued).err()
+}
+
+/// Decides what becomes of a job that all tokens have failed at, once the fault is charged: it
+/// is tried again here, and comes back for that, or elsewhere, or is answered. A key that has
+/// failed too often in a row is not tried again.
+pub fn retry(
+    fleet: &Fleet,
+    token: &Token,
+    mut queued: Queued,
+    scope: FaultScope,
+    answered: &mut Vec<Completion>,
+) -> Option<Queued> {
+    let now = Instant::now();
+    let about = queued.about();
+    let is_doubtful = |token: &Token| {
+        let do_others_fail = token.circuit_breaker.has_recent_own_fault(now);
+        token.breakers.is_doubtful(about.key, about.direction, do_others_fail)
+    };
+    // A request that tried a key with an open circuit breaker has told all there is to know.
+    let is_known = |token: &Token| token.breakers.is_open(about.key, about.direction);
+    let is_of_key = scope == FaultScope::Key
+        && (queued.attempts >= ATTEMPTS_BEFORE_ATTRIBUTION || is_known(token));
+    if queued.attempts < MAX_ATTEMPTS && !fleet.is_stopping() {
+        if is_of_key {
+            if about.direction.is_none() {
+                // No circuit breaker counts who only asks for the attributes.
+                queued.lacking.insert(token.index);
+            }
+            let doubtful =
+                fleet.tokens.iter().filter(|token| is_doubtful(token) || is_known(token));
+            queued.lacking = queued.lacking.union(doubtful.map(|token| token.index).collect());
+        }
+        token.counters.retried.fetch_add(1, Ordering::Relaxed);
+        match fleet.reassign(token, queued) {
+            Ok(()) => return None,
+            Err(back) => queued = back,
+        }
+        if !queued.lacking.contains(token.index) && token.circuit_breaker.is_usable() {
+            return Some(queued);
+        }
+    }
+    answer_with_final_failure(fleet, token, queued, answered);
+    None
+}
+
+fn answer_with_final_failure(
+    fleet: &Fleet,
+    token: &Token,
+    queued: Queued,
+    answered: &mut Vec<Completion>,
+) {
+    let failure = final_failure(fleet, &queued);
+    answered.extend(queued.complete(Err(failure), Some(token.index), 0));
+}
+
+/// Takes in that `token` holds the ciphertext to be bad, and that its code for that may also
+/// mean trouble. Another token is asked then, or the same one again, and it is the answer when
+/// enough say so. As [`on_failure`].
+fn on_suspected_ciphertext(
+    fleet: &Fleet,
+    token: &Token,
+    mut queued: Queued,
+    now: Instant,
+    answered: &mut Vec<Completion>,
+) -> Option<Queued> {
+    queued.suspicions += 1;
+    queued.suspecting.insert(token.index);
+    queued.tried.insert(token.index);
+    let is_doubtful = |token: &Token| {
+        queued.suspecting.contains(token.index) && token.circuit_breaker.has_recent_fault(now)
+    };
+    let needed = if fleet.tokens.iter().any(is_doubtful) { MAX_SUSPICIONS } else { SUSPICIONS };
+    if queued.suspicions >= needed {
+        token.circuit_breaker.record_success(now);
+        on_bad_ciphertext(fleet, token, queued, answered);
+        return None;
+    }
+    let queued = match fleet.reassign(token, queued) {
+        Ok(()) => return None,
+        Err(back) => back,
+    };
+    if token.circuit_breaker.is_usable() && !fleet.is_stopping() {
+        return Some(queued);
+    }
+    answered.extend(queued.complete(Err(Failure::NoToken), Some(token.index), 0));
+    None
+}
+
+/// The request was done by `by`: those who held its ciphertext to be bad were in trouble, but
+/// where that one's key is another.
+pub fn record_wrong_suspicions(fleet: &Fleet, by: &Token, queued: &Queued, now: Instant) {
+    if queued.suspicions == 0 {
+        return;
+    }
+    let key = queued.job.request.key;
+    let is_alone = fleet.tokens.len() == 1;
+    if !is_alone && by.backend.key_status(key, None) != KeyStatus::Proven {
+        return;
+    }
+    for token in &fleet.tokens {
+        // One that may hold another key was right.
+        let is_same = || is_alone || token.backend.key_status(key, None) == KeyStatus::Proven;
+        if queued.suspecting.contains(token.index) && is_same() {
+            token.counters.faults.fetch_add(1, Ordering::Relaxed);
+            token.circuit_breaker.record_fault(now);
+        }
+    }
+}
+
+/// The answer to a request that nobody could do. With no token left it is that, whatever
+/// failed before: who was tried in the moment before and who came in the one after hear the
+/// same. Else the first failure; or no token in use has the key, while one that is not in use
+/// may have it.
+fn final_failure(fleet: &Fleet, queued: &Queued) -> Failure {
+    let mut usable = fleet.tokens.iter().map(|token| token.circuit_breaker.is_usable());
+    match queued.failure {
+        _ if !usable.clone().any(|is_usable| is_usable) => Failure::NoToken,
+        // One that is out of use may hold the right key.
+        Some(Failure::KeysDiffer) if !usable.all(|is_usable| is_usable) => Failure::NoToken,
+        Some(failure) => failure,
+        None if usable.all(|is_usable| is_usable) => Failure::KeyNotFound,
+        None => Failure::NoToken,
+    }
+}

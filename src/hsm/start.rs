@@ -1,0 +1,133 @@
+//! Starts the HSM side: makes the tokens' backends and wires them to the fleet.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use super::backend::Backend;
+use super::config::{Config, Hedging};
+use super::fleet::Fleet;
+use super::handle::Hsm;
+use super::pkcs11::labels::Labels;
+use super::pkcs11::token::Pkcs11Token;
+use super::token::{Share, Token};
+use super::witness::{Member, Witnesses};
+use super::{health, monitor};
+use crate::job::{CompletionQueue, TokenIndex};
+use crate::limits::{MAX_START_WAIT, MAX_TOKENS};
+
+/// Why the HSM side cannot start at all. A token that does not answer, or refuses its PIN, is not
+/// among the reasons: the fleet starts without it and keeps trying.
+#[derive(Debug)]
+pub struct StartError {
+    /// For the operator: what, where, and what would be right.
+    pub message: String,
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl Hsm {
+    /// Loads the modules, logs in, lists keys, and starts each token's first session.
+    /// `completions` are the event loops' inboxes, by [`crate::job::ReplyTo::event_loop`].
+    /// Waits until each token has answered or failed once, [`MAX_START_WAIT`] at the most.
+    ///
+    /// # Errors
+    /// [`StartError`]: a module is not a PKCS#11 module, or a token has no AES-GCM.
+    pub fn start(
+        config: Config,
+        completions: Vec<Arc<CompletionQueue>>,
+    ) -> Result<Arc<Self>, StartError> {
+        let labels = Labels::new(
+            config.labels,
+            config.allow_ambiguous_labels,
+            config.health_key,
+            config.storeless_keys,
+        );
+        let labels = Arc::new(labels.private_if(config.require_private_keys));
+        let mut backends: Vec<(Box<dyn Backend>, Share)> = Vec::new();
+        let fleet = config.witnesses.begin_fleet();
+        for (index, token) in (0..).map(TokenIndex).zip(config.tokens) {
+            let share = Share {
+                max_sessions: token.max_sessions,
+                weight: token.weight,
+                priority: token.priority,
+                max_operation_bytes: token.rules.max_operation_bytes.unwrap_or(usize::MAX),
+            };
+            let witnesses = Arc::clone(&config.witnesses);
+            let member = Member { fleet, index };
+            let backend = Pkcs11Token::new(token, member, Arc::clone(&labels), witnesses)
+                .map_err(|message| StartError { message })?;
+            backends.push((Box::new(backend), share));
+        }
+        Self::start_proven(backends, config.hedging, (config.witnesses, fleet), completions)
+    }
+
+    /// As [`Self::start`], with tokens of any kind and how many sessions each may have.
+    ///
+    /// # Errors
+    /// There are no tokens, too many, or no threads to be had.
+    pub fn start_with(
+        backends: Vec<(Box<dyn Backend>, usize)>,
+        completions: Vec<Arc<CompletionQueue>>,
+    ) -> Result<Arc<Self>, StartError> {
+        let of_sessions = |(backend, sessions)| (backend, Share::of_sessions(sessions));
+        let backends = backends.into_iter().map(of_sessions).collect();
+        Self::start_fleet(backends, Hedging::default(), completions)
+    }
+
+    /// As [`Self::start`], with tokens of any kind and the part of each.
+    ///
+    /// # Errors
+    /// There are no tokens, too many, or no threads to be had.
+    pub fn start_fleet(
+        backends: Vec<(Box<dyn Backend>, Share)>,
+        hedging: Hedging,
+        completions: Vec<Arc<CompletionQueue>>,
+    ) -> Result<Arc<Self>, StartError> {
+        Self::start_proven(backends, hedging, (Arc::default(), 0), completions)
+    }
+
+    fn start_proven(
+        backends: Vec<(Box<dyn Backend>, Share)>,
+        hedging: Hedging,
+        witnesses: (Arc<Witnesses>, u32),
+        completions: Vec<Arc<CompletionQueue>>,
+    ) -> Result<Arc<Self>, StartError> {
+        if backends.is_empty() || backends.len() > MAX_TOKENS {
+            let message = format!("1 to {MAX_TOKENS} HSM tokens are possible");
+            return Err(StartError { message });
+        }
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let event_loops = completions.iter().filter(|inbox| inbox.is_event_loops()).count();
+        let spare_cores = cores.saturating_sub(event_loops).max(1);
+        let start = Instant::now();
+        let tokens = (0..).zip(backends).map(|(index, (backend, share))| {
+            Token::new(TokenIndex(index), backend, share, spare_cores, start)
+        });
+        let fleet = Arc::new(Fleet::new(tokens.collect(), hedging, witnesses, completions));
+        monitor::start(&fleet)
+            .map_err(|error| StartError { message: format!("no thread for the HSM: {error}") })?;
+        let end = start + MAX_START_WAIT;
+        let is_ready_for_first_job =
+            |token: &Token| token.checker.lock().has_tried && token.is_ready_for_first_job();
+        while Instant::now() < end && !fleet.tokens.iter().all(is_ready_for_first_job) {
+            fleet.progress.wait_until(end);
+        }
+        health::publish(&fleet, Instant::now());
+        let hsm = Self { fleet };
+        let unfit = |token: &Token| {
+            let state = token.checker.lock();
+            state.is_unfit.then(|| state.trouble.clone().unwrap_or_default())
+        };
+        match hsm.fleet.tokens.iter().find_map(unfit) {
+            Some(message) => Err(StartError { message }),
+            None => Ok(Arc::new(hsm)),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! How the tokens do, for metrics and the status page.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::token::Token;
+
+/// How one token does, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenStats {
+    /// `CK_TOKEN_INFO.label`
+    pub label: String,
+    /// Whether it gets jobs.
+    pub is_usable: bool,
+    /// Why it does not, or what is wrong with it by the latest health check or the latest calls.
+    pub trouble: Option<String>,
+    /// Jobs that wait.
+    pub queued: usize,
+    /// Sessions at work or ready for it.
+    pub running: usize,
+    /// Sessions at rest.
+    pub idle: usize,
+    /// Threads stuck in a call.
+    pub hung: usize,
+    /// Sessions that may be at work at once.
+    pub active_limit: usize,
+    /// Average duration of a call, in microseconds.
+    pub service_micros: u64,
+    /// Since the start.
+    pub answered_total: u64,
+    /// Failures of the token or a session since the start.
+    pub faults_total: u64,
+    /// Retries since the start.
+    pub retried_total: u64,
+    /// Slow calls that were made a second time elsewhere, since the start.
+    pub hedged_total: u64,
+    /// Such second calls here that answered first, since the start.
+    pub hedges_won_total: u64,
+    /// Jobs that were not answered by their deadline since the start.
+    pub expired_total: u64,
+    /// Calls that hung since the start.
+    pub hung_total: u64,
+    /// Sessions opened since the start.
+    pub sessions_opened_total: u64,
+    /// Times that the token's module was initialised anew for its sake since the start.
+    pub reinitialized_total: u64,
+    /// Times that it was put in use since the start, the first time included.
+    pub put_in_use_total: u64,
+    /// Keys that it does not serve, and what requests with them are answered.
+    pub keys_out_of_use: Vec<KeyOutOfUse>,
+    /// Keys that it has and that are not proven to be the same as the other tokens'.
+    pub keys_unproven: usize,
+    /// `CKA_LABEL`s of keys that are others than the other tokens', or than their witnesses.
+    pub keys_disagreeing: Vec<Box<str>>,
+    /// Times that a key was taken out of use since the start.
+    pub key_breaker_openings_total: u64,
+    /// Encryptions that did not verify since the start.
+    pub cdiv_mismatches_total: u64,
+    /// Codes of failure that the module gave since the start, by name.
+    pub failure_codes: Vec<(&'static str, u64)>,
+}
+
+/// A key that a token does not serve, though it serves others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyOutOfUse {
+    /// `CKA_LABEL`
+    pub label: String,
+    /// `encrypt` or `decrypt`
+    pub direction: &'static str,
+    /// Why.
+    pub reason: String,
+    /// For how long, if it is not that its calls hang.
+    pub since: Option<Duration>,
+}
+
+/// By circuit breakers, and by calls that hang.
+fn keys_out_of_use(token: &Token) -> Vec<KeyOutOfUse> {
+    let now = Instant::now();
+    let broken = token.breakers.all_open().into_iter().map(|open| KeyOutOfUse {
+        label: token.backend.label_of(open.key),
+        direction: open.direction.name(),
+        reason: format!("{} ({} times in a row)", open.failure, open.faults),
+        since: Some(now.saturating_duration_since(open.since)),
+    });
+    let hanging = token.hangs.blocked().into_iter().map(|(key, direction)| KeyOutOfUse {
+        label: token.backend.label_of(key),
+        direction: direction.name(),
+        reason: "calls do not return".to_owned(),
+        since: None,
+    });
+    broken.chain(hanging).collect()
+}
+
+/// Returns how the token does at present.
+#[must_use]
+pub fn stats(token: &Token) -> TokenStats {
+    let counts = token.pool.counts();
+    let counters = &token.counters;
+    let is_usable = token.circuit_breaker.is_usable();
+    let trouble = token.checker.lock().trouble.clone();
+    let not_proven = token.backend.not_proven();
+    let recent = || {
+        let faults = token.circuit_breaker.recent_faults(Instant::now())?;
+        Some(format!("{faults} of the latest 64 calls failed"))
+    };
+    TokenStats {
+        label: token.backend.identity().label,
+        is_usable,
+        trouble: if is_usable {
+            trouble.or_else(recent)
+        } else {
+            token.circuit_breaker.reason().or(trouble)
+        },
+        queued: token.queue.len() + token.deferred.len(),
+        running: counts.running,
+        idle: counts.idle,
+        hung: counts.abandoned,
+        active_limit: counts.limit,
+        service_micros: u64::try_from(token.service_time.mean().as_micros()).unwrap_or(u64::MAX),
+        answered_total: counters.answered.load(Ordering::Relaxed),
+        faults_total: counters.faults.load(Ordering::Relaxed),
+        retried_total: counters.retried.load(Ordering::Relaxed),
+        hedged_total: counters.hedged.load(Ordering::Relaxed),
+        hedges_won_total: counters.hedges_won.load(Ordering::Relaxed),
+        expired_total: counters.expired.load(Ordering::Relaxed),
+        hung_total: counters.hung.load(Ordering::Relaxed),
+        sessions_opened_total: counters.sessions_opened.load(Ordering::Relaxed),
+        reinitialized_total: counters.reinitialized.load(Ordering::Relaxed),
+        put_in_use_total: counters.put_in_use.load(Ordering::Relaxed),
+        keys_out_of_use: keys_out_of_use(token),
+        keys_unproven: not_proven.unproven,
+        keys_disagreeing: not_proven.disagreeing,
+        key_breaker_openings_total: token.breakers.opened_total(),
+        cdiv_mismatches_total: token.backend.cdiv_mismatches(),
+        failure_codes: token.backend.failure_codes(),
+    }
+}
