@@ -15,6 +15,7 @@ use super::codes;
 use super::ffi::RawModule;
 use super::native::{Arguments, Error};
 use super::reinitialization::{Schedule, User};
+use crate::hsm::backend::OpenError;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_SLOTS};
 
 /// The modules of this process, since C_Initialize applies to the whole process. They stay loaded,
@@ -99,8 +100,8 @@ impl Module {
     ///
     /// # Errors
     /// C_Initialize failed, or another thread has been calling it for too long.
-    pub fn enter(&self) -> Result<Entry<'_>, String> {
-        let busy = || "the module is being initialised".to_owned();
+    pub fn enter(&self) -> Result<Entry<'_>, OpenError> {
+        let busy = || OpenError::Unavailable("the module is being initialised".to_owned());
         {
             let initialization = self.gate.try_read_for(MAX_LOGIN_WAIT).ok_or_else(busy)?;
             if initialization.is_initialized {
@@ -109,7 +110,8 @@ impl Module {
         }
         let mut initialization = self.gate.try_write_for(MAX_LOGIN_WAIT).ok_or_else(busy)?;
         if !initialization.is_initialized {
-            self.initialize(&mut initialization)?;
+            self.initialize(&mut initialization)
+                .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))?;
         }
         drop(initialization);
         let initialization = self.gate.try_read_for(MAX_LOGIN_WAIT).ok_or_else(busy)?;
@@ -125,7 +127,7 @@ impl Module {
             .then_some(Entry { initialization })
     }
 
-    fn initialize(&self, initialization: &mut Initialization) -> Result<(), String> {
+    fn initialize(&self, initialization: &mut Initialization) -> Result<(), Error> {
         let result = match self.initialize_parameters.as_deref() {
             None => self.initialize_as_it_likes(),
             Some(parameters) => self.raw.initialize(Arguments::Parameters(parameters)),
@@ -133,7 +135,7 @@ impl Module {
         let is_foreign = match result {
             Ok(()) => false,
             Err(Error { code: Some(CKR_CRYPTOKI_ALREADY_INITIALIZED), .. }) => true,
-            Err(error) => return Err(codes::describe_error(&error)),
+            Err(error) => return Err(error),
         };
         self.is_foreign.store(is_foreign, Ordering::Release);
         initialization.is_initialized = true;

@@ -61,7 +61,7 @@ impl Pkcs11Token {
 
     pub(super) fn open_session(&self) -> Result<Pkcs11Session, OpenError> {
         let shared = &self.shared;
-        let entry = shared.module.enter().map_err(OpenError::Unavailable)?;
+        let entry = shared.module.enter()?;
         let generation = entry.generation();
         let slot = shared.slot(generation)?;
         let is_read_write_only = shared.config.rules.is_read_write_only;
