@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::codes;
 use super::ffi::RawModule;
-use super::native::{Arguments, Error};
+use super::native::{Arguments, Error, LoadError};
 use super::reinitialization::{Schedule, User};
 use crate::hsm::backend::OpenError;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_SLOTS};
@@ -70,15 +70,16 @@ impl Module {
     ///
     /// # Errors
     /// The file is not a PKCS#11 module; the text names it and says why.
-    pub fn load(path: &Path, initialize_parameters: Option<&str>) -> Result<Arc<Self>, String> {
+    pub fn load(path: &Path, initialize_parameters: Option<&str>) -> Result<Arc<Self>, LoadError> {
         let mut modules = MODULES.lock();
         let canonical = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         if let Some(module) = modules.get(&canonical) {
             module.users.fetch_add(1, Ordering::Relaxed);
             return Ok(Arc::clone(module));
         }
-        let context = |what: String| {
-            format!("{} (PKCS11_HSM_MODULE): not a PKCS#11 module: {what}", path.display())
+        let context = |error| {
+            let path = path.display();
+            LoadError(format!("{path} (PKCS11_HSM_MODULE): not a PKCS#11 module: {error}"))
         };
         let raw = RawModule::load(path).map_err(context)?;
         let module = Arc::new(Self {
