@@ -257,7 +257,7 @@ pub enum Success {
 pub enum Failure {
     /// No token in use has an AES token key with that label.
     KeyNotFound,
-    /// That many keys have the label, and `allow_ambiguous_labels` is off.
+    /// Several keys, that many, have the label, and `allow_ambiguous_labels` is off.
     KeyAmbiguous(u32),
     /// `CKA_ENCRYPT` is false, or the token returned `CKR_KEY_FUNCTION_NOT_PERMITTED`.
     MayNotEncrypt,

@@ -28,7 +28,7 @@ pub struct FailedAttempt {
     pub blame: Blame,
     /// The result with another key in the same session.
     pub evidence: Evidence,
-    /// Whether the session replaced a broken one and has not succeeded at anything yet.
+    /// True if the session replaced a broken one and has not succeeded at anything yet.
     pub is_fresh_session: bool,
 }
 
@@ -64,7 +64,7 @@ mod tests {
     fn table() {
         use Blame::{Busy, Session, Token};
         use Evidence::{Failed, Passed, Unavailable};
-        for (blame, evidence, is_fresh_session, charged) in [
+        for (blame, evidence, is_fresh_session, scope) in [
             (Busy, Passed, false, FaultScope::Key),
             (Busy, Failed, false, FaultScope::Token),
             (Busy, Unavailable, false, FaultScope::Token),
@@ -82,7 +82,7 @@ mod tests {
             (Token, Unavailable, true, FaultScope::Token),
         ] {
             let attempt = FailedAttempt { blame, evidence, is_fresh_session };
-            assert_eq!(attribute(attempt), charged, "{attempt:?}");
+            assert_eq!(attribute(attempt), scope, "{attempt:?}");
         }
     }
 

@@ -9,7 +9,8 @@ use super::inventory::TokenInventory;
 pub trait Backend: Send + Sync {
     /// Opens a session and logs in.
     ///
-    /// # Errors Returns [`OpenError`] if there is no session.
+    /// # Errors
+    /// Returns [`OpenError`] if there is no session.
     fn open(&self) -> Result<Box<dyn Session>, OpenError>;
 
     /// Returns whether the token had the key when it was last listed; true if it has not been
@@ -108,13 +109,15 @@ pub trait Backend: Send + Sync {
 pub trait Session {
     /// Performs an operation. `output` is empty before the call and after an error.
     ///
-    /// # Errors Returns [`Fault`] if the operation failed.
+    /// # Errors
+    /// Returns [`Fault`] if the operation failed.
     fn perform(&mut self, request: &Request, output: &mut Vec<u8>) -> Result<Success, Fault>;
 
     /// Checks whether the token works, with the health key, a key of the session, or configured
     /// keys that `keys` admits.
     ///
-    /// # Errors Returns [`Fault`] if it does not.
+    /// # Errors
+    /// Returns [`Fault`] if it does not.
     fn check_health(&mut self, keys: &dyn KeyChoice) -> Result<Health, Fault>;
 
     /// Performs a known-good operation with a key other than the one that has just failed in this
@@ -154,19 +157,20 @@ pub trait Session {
 
     /// Checks whether the token itself reports that it is present.
     ///
-    /// # Errors Returns [`Fault`] if not, or [`Fault::KEYS_MISSED`] if its keys are missing.
+    /// # Errors
+    /// Returns [`Fault`] if not, or [`Fault::KEYS_MISSED`] if its keys are missing.
     fn token_is_present(&mut self) -> Result<(), Fault> {
         Ok(())
     }
 
     /// Lists the token's keys.
     ///
-    /// # Errors Returns [`Fault`] if listing failed, or [`Fault::KEYS_MISSED`] if keys have
-    /// disappeared.
+    /// # Errors
+    /// Returns [`Fault`] if listing failed, or [`Fault::KEYS_MISSED`] if keys have disappeared.
     fn refresh_keys(&mut self) -> Result<(), Fault>;
 }
 
-/// Whether a token's key is known to be the same as the key with that label on the other tokens.
+/// The degree to which a token's key is known to be the same as on the other tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyStatus {
     /// The token decrypted the key's witness, or made it.
@@ -343,11 +347,11 @@ impl OpenError {
 pub struct Fault {
     /// The answer, if no other attempt succeeds.
     pub failure: Failure,
-    /// Who is to blame.
+    /// The party to blame.
     pub blame: Blame,
 }
 
-/// Who is to blame for a failure, which determines the next step.
+/// The party to blame for a failure, which determines the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     /// The request: this is the answer.

@@ -16,10 +16,10 @@ pub struct Config {
     pub tokens: Vec<TokenConfig>,
     /// `CKA_LABEL`s of the keys that jobs may use, in the order of [`crate::job::KeyIndex`].
     pub labels: Vec<Box<str>>,
-    /// Whether a label that several keys have stands for the first of them, as in the reference
+    /// True if a label that several keys have stands for the first of them, as in the reference
     /// proxy.
     pub allow_ambiguous_labels: bool,
-    /// Whether a key that is not a private object is ignored.
+    /// True if a key that is not a private object is ignored.
     pub require_private_keys: bool,
     /// The key that health checks and known-good operations use, on tokens that have it.
     pub health_key: Option<KeyIndex>,
@@ -107,12 +107,12 @@ pub enum IvMode {
     Appended,
 }
 
-/// How a module must be called for AES-GCM; by default with as few calls as possible.
+/// The way in which a module must be called for AES-GCM; by default with as few calls as possible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcmForm {
-    /// Whether it must be asked for the output's length first, which takes one more call each time.
+    /// True if it must be asked for the output's length first, which takes one more call each time.
     pub asks_length: bool,
-    /// Whether it only accepts the `CK_GCM_PARAMS` without `ulIvBits` of the first PKCS#11 v2.40.
+    /// True if it only accepts the `CK_GCM_PARAMS` without `ulIvBits` of the first PKCS#11 v2.40.
     pub has_no_iv_bits: bool,
 }
 
@@ -126,9 +126,9 @@ pub struct Rules {
     pub bad_tag_codes: Option<&'static [u64]>,
     /// The largest plaintext of one operation, in bytes.
     pub max_operation_bytes: Option<usize>,
-    /// Whether it has read-write sessions only: a refused one is not tried again read-only.
+    /// True if it has read-write sessions only: a refused one is not tried again read-only.
     pub is_read_write_only: bool,
-    /// How its module must be called for AES-GCM.
+    /// The way in which its module must be called for AES-GCM.
     pub form: GcmForm,
     /// `ulIvBits` for an HSM that appends the IV; 0 stands for the default, 96. Otherwise
     /// `ulIvBits` is 8 x `ulIvLen`.

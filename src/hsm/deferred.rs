@@ -29,7 +29,8 @@ impl Deferred {
 
     /// Adds a job.
     ///
-    /// # Errors Returns the job if there is no room.
+    /// # Errors
+    /// Returns the job if there is no room.
     pub fn push(&self, queued: Queued) -> Result<(), Queued> {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= MAX_QUEUED_JOBS_PER_TOKEN {

@@ -26,7 +26,7 @@ pub struct Fleet {
     pub inboxes: Inboxes,
     /// When a slow call is repeated elsewhere.
     pub hedge_after: HedgeAfter,
-    /// How often a slow call may be repeated.
+    /// The limit to how often a slow call may be repeated.
     pub hedge_budget: HedgeBudget,
     /// The witnesses by which tokens prove that they hold the same keys.
     pub witnesses: Arc<Witnesses>,
@@ -38,7 +38,7 @@ pub struct Fleet {
     pub health: ArcSwap<FleetHealth>,
     /// Wakes the monitor.
     pub monitor_signal: Signal,
-    /// Whether the fleet is being stopped and accepts no more jobs.
+    /// True if the fleet is being stopped and accepts no more jobs.
     pub is_stopping: AtomicBool,
     /// Number of the fleet's threads that are alive.
     pub threads: AtomicUsize,
@@ -128,7 +128,8 @@ impl Fleet {
     /// Queues the job at a token other than `from`: one that has not tried it yet, or, when all
     /// have, one that may succeed now.
     ///
-    /// # Errors Returns the job if there is no such token.
+    /// # Errors
+    /// Returns the job if there is no such token.
     pub fn reassign(&self, from: &Token, mut queued: Queued) -> Result<(), Queued> {
         let mut other =
             best_for(&self.tokens, &queued.job.request, queued.tried.union(queued.lacking));
@@ -144,7 +145,8 @@ impl Fleet {
 
     /// Queues the job at that token, ahead of all others.
     ///
-    /// # Errors Returns the job if there is no room.
+    /// # Errors
+    /// Returns the job if there is no room.
     pub fn push_first(&self, token: &Token, queued: Queued) -> Result<(), Queued> {
         token.queue.push_front(queued)?;
         if token.pool.wake(1) {

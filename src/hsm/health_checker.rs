@@ -55,9 +55,9 @@ struct HealthChecker<'a> {
     put_in_use_at: Option<Instant>,
     /// Waits that grow each time the token fails soon after it was put in use.
     relapses: Backoff,
-    /// Whether an operation takes longer than a request may.
+    /// True if an operation takes longer than a request may.
     is_slow: bool,
-    /// Whether the PIN was refused; it is not tried again before something has changed.
+    /// True if the PIN was refused; it is not tried again before something has changed.
     is_refused: bool,
     slow_backoff: Backoff,
 }

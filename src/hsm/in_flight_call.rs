@@ -35,7 +35,7 @@ struct Running {
     since: Instant,
     /// Time after which the call hangs.
     until: Instant,
-    /// Whether the thread is one of its token's running workers.
+    /// True if the thread is one of its token's running workers.
     is_running: bool,
     is_stalled: bool,
     /// The job that the call is for.

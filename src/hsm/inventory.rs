@@ -63,7 +63,7 @@ pub struct KeyInventory {
     pub attributes: KeyAttributes,
     /// CKA_PRIVATE; `None` if the token does not report it.
     pub is_private: Option<bool>,
-    /// Whether the label is configured.
+    /// True if the label is configured.
     pub is_configured: bool,
     /// Number of the token's AES keys that the label may refer to; public ones do not count if
     /// there are private ones.

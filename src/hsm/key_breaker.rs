@@ -41,7 +41,7 @@ enum State {
     Open { since: Instant, next_trial: Instant },
 }
 
-/// Whether the token accepts a request with its key.
+/// The decision whether the token accepts a request with its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// It does.

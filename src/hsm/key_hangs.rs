@@ -56,7 +56,7 @@ impl Backoff {
     }
 }
 
-/// What the next call with a key would be.
+/// The kind of call that the next one with a key would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NextCall {
     /// A call like any other.
@@ -431,7 +431,7 @@ mod tests {
         assert_eq!(hung, 8);
     }
 
-    /// Where the token was out of use and returns, calls that hung before block no key.
+    /// When a token returns after it was out of use, calls that hung before block no key.
     #[test]
     fn a_token_that_returns() {
         let (hangs, start) = token();
@@ -502,8 +502,8 @@ mod tests {
         assert!(!hangs.is_any(), "all is well");
     }
 
-    /// A key of which calls hang on a token of few sessions goes on with one at a time until it is
-    /// blocked: what hung may have been the session.
+    /// On a token with few sessions, a key whose calls hang continues with one call at a time until
+    /// it is blocked: perhaps the session hung.
     #[test]
     fn one_at_a_time() {
         let start = Instant::now();
@@ -515,7 +515,7 @@ mod tests {
         assert!(hangs.must_wait(HANGS, start));
     }
 
-    /// A second attempt is of use where the key does not hang, or has succeeded meanwhile.
+    /// A second attempt helps if the key does not hang, or has succeeded since.
     #[test]
     fn second_attempts() {
         let (hangs, start) = token();

@@ -9,9 +9,9 @@ use crate::job::KeyIndex;
 /// The results for one key on one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyOnToken {
-    /// Whether the key is the same as on the other tokens.
+    /// Result of proving that the key is the same as on the other tokens.
     pub proof: Proof,
-    /// Whether the key encrypts, and decrypts its own ciphertext.
+    /// Result of encrypting with the key and decrypting the ciphertext.
     pub round_trip: Evidence,
 }
 

@@ -67,7 +67,8 @@ impl Queue {
 
     /// Queues a job. For `is_trial`, see [`Queued::is_trial`].
     ///
-    /// # Errors Returns the job if there is no room.
+    /// # Errors
+    /// Returns the job if there is no room.
     pub fn push(&self, job: Job, is_trial: bool) -> Result<(), Job> {
         if !self.reserve() {
             return Err(job);
@@ -79,7 +80,8 @@ impl Queue {
 
     /// Puts a job that has been tried at the front of a shard.
     ///
-    /// # Errors Returns the job if there is no room.
+    /// # Errors
+    /// Returns the job if there is no room.
     pub fn push_front(&self, queued: Queued) -> Result<(), Queued> {
         if !self.reserve() {
             return Err(queued);

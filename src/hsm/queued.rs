@@ -28,13 +28,13 @@ pub struct Queued {
     pub failure: Option<Failure>,
     /// The race with other attempts at the same request, if there are any.
     pub race: Option<Arc<Race>>,
-    /// Whether it is a second attempt at a slow call.
+    /// True if it is a second attempt at a slow call.
     pub is_hedge: bool,
-    /// Whether it tries a key that does not work, and so is not deferred.
+    /// True if it tries a key that does not work, and so is not deferred.
     pub is_trial: bool,
-    /// Whether a session was opened again because of this job.
+    /// True if a session was opened again because of this job.
     pub has_reopened: bool,
-    /// Whether to pause before the next attempt, because the latest failure was not the key's.
+    /// True to pause before the next attempt, because the latest fault was not the key's.
     pub backs_off: bool,
 }
 

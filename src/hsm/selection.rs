@@ -21,7 +21,7 @@ pub struct Candidate<'a> {
     pub token: &'a Token,
     /// Number of jobs queued in this turn.
     pub pushed: usize,
-    /// Whether the job that it is selected for tries a key that the token does not serve otherwise.
+    /// True if the job that it is selected for tries a key that the token does not serve otherwise.
     pub is_trial: bool,
     /// Number of jobs that waited before this turn.
     waiting: usize,
@@ -109,7 +109,7 @@ fn random() -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// How well a token's key suits a request; the lowest is the best.
+/// The suitability of a token's key for a request; the lowest is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fit {
     /// The key is the same as on the other tokens, will be tested before it encrypts, or is tested
@@ -178,7 +178,8 @@ pub fn may_make_witness(tokens: &[Token], token: &Token, key: KeyIndex) -> bool 
 
 /// Selects the token for a new job.
 ///
-/// # Errors Returns why the job is rejected.
+/// # Errors
+/// Returns why the job is rejected.
 pub fn select<'o, 'f>(
     tokens: &[Token],
     candidates: &'o mut [Option<Candidate<'f>>; MAX_TOKENS],

@@ -49,7 +49,7 @@ pub fn thread_cpu_time() -> Duration {
     Duration::new(seconds, nanos)
 }
 
-/// Where a token's work is done.
+/// The place where a token's work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locality {
     /// In this process, on this machine's cores.
@@ -224,7 +224,7 @@ mod tests {
         assert!(record(2 * MILLI, 25) < 6 * MILLI);
         assert!(record(200 * MILLI, 8) > 100 * MILLI, "slow now, and soon known to be");
         assert!(record(MILLI, 400) < 2 * MILLI);
-        // A thread that computes for 3 ms and then waits for its core for 3 ms: two calls in 40 us.
+        // Calls of 20 us by a thread that computes for 3 ms and then waits 3 ms for its core.
         for _ in 0..100 {
             record(3 * MILLI, 1);
             record(MILLI / 50, 150);

@@ -37,8 +37,8 @@ impl Hsm {
     /// are the event loops' inboxes, by [`crate::job::ReplyTo::event_loop`]. Waits up to
     /// [`MAX_START_WAIT`] until each token has answered or failed once.
     ///
-    /// # Errors Returns [`StartError`] if a module is not a PKCS#11 module, or a token lacks
-    /// AES-GCM.
+    /// # Errors
+    /// Returns [`StartError`] if a module is not a PKCS#11 module, or a token lacks AES-GCM.
     pub fn start(
         config: Config,
         completions: Vec<Arc<CompletionQueue>>,
@@ -70,8 +70,8 @@ impl Hsm {
 
     /// Does the same as [`Self::start`] with tokens of any kind and their numbers of sessions.
     ///
-    /// # Errors Returns [`StartError`] if there are no tokens or too many, or threads cannot be
-    /// created.
+    /// # Errors
+    /// Returns [`StartError`] if there are no tokens or too many, or threads cannot be created.
     pub fn start_with(
         backends: Vec<(Box<dyn Backend>, usize)>,
         completions: Vec<Arc<CompletionQueue>>,
@@ -83,8 +83,8 @@ impl Hsm {
 
     /// Does the same as [`Self::start`] with tokens of any kind and their shares.
     ///
-    /// # Errors Returns [`StartError`] if there are no tokens or too many, or threads cannot be
-    /// created.
+    /// # Errors
+    /// Returns [`StartError`] if there are no tokens or too many, or threads cannot be created.
     pub fn start_fleet(
         backends: Vec<(Box<dyn Backend>, Share)>,
         hedging: Hedging,

@@ -10,7 +10,7 @@ use super::token::Token;
 pub struct TokenStats {
     /// `CK_TOKEN_INFO.label`
     pub label: String,
-    /// Whether the token gets jobs.
+    /// True if the token gets jobs.
     pub is_usable: bool,
     /// Why it gets none, or what is wrong according to the latest health check or recent calls.
     pub trouble: Option<String>,
