@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::time::{Instant, SystemTime};
 
-use super::Sources;
-use super::prometheus::total;
+use super::sources::Sources;
+use super::sums::{Sums, durations_of};
 use crate::limits::HISTORY_SAMPLES;
 use crate::observe::metrics::histogram::Snapshot;
+use crate::observe::metrics::labels::CallLabel;
 use crate::observe::metrics::process::Process;
-use crate::observe::metrics::{CALLS, Metrics, OUTCOMES, OutcomeCounts, is_failure};
 use crate::observe::timestamp::unix_secs;
 
 /// What happened within one interval, and how things stood at its end.
@@ -69,46 +69,14 @@ struct Totals {
     cpu_seconds: f64,
 }
 
-/// Requests by who is to blame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sums {
-    pub(super) ok: u64,
-    pub(super) refused: u64,
-    pub(super) failed: u64,
-}
-
-impl Sums {
-    pub(super) fn add(&mut self, counts: &OutcomeCounts) {
-        for outcomes in counts {
-            for (outcome, count) in OUTCOMES.iter().zip(outcomes) {
-                match *outcome {
-                    "ok" => self.ok += count,
-                    outcome if is_failure(outcome) => self.failed += count,
-                    _ => self.refused += count,
-                }
-            }
-        }
-    }
-
-    /// All stores', and those of requests that reached none.
-    pub(super) fn of(metrics: &Metrics) -> Self {
-        let mut sums = Self::default();
-        sums.add(&metrics.storeless());
-        for store in metrics.stores() {
-            sums.add(&store.counts());
-        }
-        sums
-    }
-}
-
 impl Totals {
     fn of(sources: &Sources) -> Self {
         let metrics = &sources.metrics;
         let (mut all, mut hsm) = (Snapshot::default(), Snapshot::default());
         // Health calls take no time and would hide what the others take.
-        for (call, _) in CALLS.iter().enumerate().filter(|(_, call)| **call != "health") {
-            all.add(&total(metrics, call, |durations| &durations.total));
-            hsm.add(&total(metrics, call, |durations| &durations.hsm));
+        for call in CallLabel::ALL.into_iter().filter(|call| *call != CallLabel::Health) {
+            all.add(&durations_of(metrics, call, |durations| &durations.total));
+            hsm.add(&durations_of(metrics, call, |durations| &durations.hsm));
         }
         Self {
             at: Instant::now(),
@@ -204,13 +172,5 @@ mod tests {
         assert_eq!((sample.ok, sample.refused, sample.failed), (10.0, 0.0, 2.0));
         assert_eq!((sample.p50_milli, sample.hsm_p50_milli), (Some(0.15), None));
         assert!((sample.cpus - 0.5).abs() < 1e-9);
-    }
-
-    /// Each outcome is somebody's.
-    #[test]
-    fn who_is_to_blame() {
-        let mut sums = Sums::default();
-        sums.add(&[[1; OUTCOMES.len()]; CALLS.len()]);
-        assert_eq!(sums, Sums { ok: 5, refused: 45, failed: 15 });
     }
 }

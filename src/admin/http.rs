@@ -4,12 +4,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::tls::{self, Acceptor, Session};
+use super::tls::{self, Acceptor, TlsStream};
 use crate::limits::{MAX_HEAD_BYTES, MAX_HEADERS};
 
 /// A request's head. Bodies are not read: no path here takes one.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Request {
+pub(super) struct RequestHead {
     pub(super) method: String,
     /// Without the query.
     pub(super) path: String,
@@ -82,12 +82,12 @@ impl Answer {
 }
 
 /// A socket whose reads and writes all end at one time.
-struct Limited {
+struct DeadlineStream {
     stream: TcpStream,
     until: Instant,
 }
 
-impl Limited {
+impl DeadlineStream {
     fn left(&self) -> io::Result<Option<Duration>> {
         match self.until.saturating_duration_since(Instant::now()) {
             Duration::ZERO => Err(ErrorKind::TimedOut.into()),
@@ -96,14 +96,14 @@ impl Limited {
     }
 }
 
-impl Read for Limited {
+impl Read for DeadlineStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.set_read_timeout(self.left()?)?;
         self.stream.read(buffer)
     }
 }
 
-impl Write for Limited {
+impl Write for DeadlineStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.set_write_timeout(self.left()?)?;
         self.stream.write(bytes)
@@ -115,14 +115,31 @@ impl Write for Limited {
 }
 
 enum Stream {
-    Plain(Limited),
-    Tls(Box<Session<Limited>>),
+    Plain(DeadlineStream),
+    Tls(Box<TlsStream<DeadlineStream>>),
+}
+
+/// The reason why there is no request.
+#[derive(Debug)]
+pub(super) enum NoRequest {
+    /// The bytes are not a request; the peer gets this answer.
+    Refused(Answer),
+    /// The connection failed, so nobody can be answered.
+    Gone(io::Error),
+}
+
+/// The state of a head, as far as it was received.
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    Whole(RequestHead),
+    Partial,
+    Invalid,
 }
 
 /// A connection, for one request.
-pub(super) struct Exchange(Stream);
+pub(super) struct HttpConnection(Stream);
 
-impl Exchange {
+impl HttpConnection {
     /// Over `stream`, until then.
     pub(super) fn new(
         stream: TcpStream,
@@ -130,15 +147,18 @@ impl Exchange {
         tls: Option<&Acceptor>,
     ) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        let limited = Limited { stream, until };
+        let socket = DeadlineStream { stream, until };
         Ok(Self(match tls {
-            None => Stream::Plain(limited),
-            Some(acceptor) => Stream::Tls(Box::new(acceptor.accept(limited)?)),
+            None => Stream::Plain(socket),
+            Some(acceptor) => Stream::Tls(Box::new(acceptor.accept(socket)?)),
         }))
     }
 
-    /// The request. In place of one, what to answer; or that there is nobody to answer to.
-    pub(super) fn receive(&mut self) -> Result<Request, io::Result<Answer>> {
+    /// Receives the request.
+    ///
+    /// # Errors
+    /// [`NoRequest`]
+    pub(super) fn receive(&mut self) -> Result<RequestHead, NoRequest> {
         let mut bytes = [0; MAX_HEAD_BYTES];
         let mut filled = 0;
         loop {
@@ -147,16 +167,16 @@ impl Exchange {
                 Stream::Tls(stream) => stream.read(&mut bytes[filled..]),
             };
             match read {
-                Ok(0) => return Err(Err(ErrorKind::UnexpectedEof.into())),
+                Ok(0) => return Err(NoRequest::Gone(ErrorKind::UnexpectedEof.into())),
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Err(error)),
+                Err(error) => return Err(NoRequest::Gone(error)),
             }
             match parse(&bytes[..filled]) {
-                Ok(Some(request)) => return Ok(request),
-                Ok(None) if filled < bytes.len() => {}
-                Ok(None) => return Err(Ok(Answer::text(431, "the request head is too large\n"))),
-                Err(()) => return Err(Ok(Answer::text(400, "this is not HTTP/1.1\n"))),
+                Parsed::Whole(head) => return Ok(head),
+                Parsed::Partial if filled < bytes.len() => {}
+                Parsed::Partial => return Err(refuse(431, "the request head is too large\n")),
+                Parsed::Invalid => return Err(refuse(400, "this is not HTTP/1.1\n")),
             }
         }
     }
@@ -164,7 +184,7 @@ impl Exchange {
     /// Sends the answer and ends the connection.
     pub(super) fn send(&mut self, answer: &Answer) -> io::Result<()> {
         let bytes = answer.bytes();
-        let limited = match &mut self.0 {
+        let socket = match &mut self.0 {
             Stream::Plain(stream) => {
                 stream.write_all(&bytes)?;
                 stream
@@ -175,13 +195,13 @@ impl Exchange {
                 &mut stream.sock
             }
         };
-        limited.stream.shutdown(Shutdown::Write)?;
+        socket.stream.shutdown(Shutdown::Write)?;
         // Until the peer ends its side too: were unread bytes left, the kernel would reset the
         // connection before the peer has read the answer (RFC 9112, 9.6).
         let mut rest = [0; 1024];
         let mut left = MAX_HEAD_BYTES;
         while left > 0 {
-            match limited.read(&mut rest)? {
+            match socket.read(&mut rest)? {
                 0 => break,
                 count => left = left.saturating_sub(count),
             }
@@ -190,22 +210,25 @@ impl Exchange {
     }
 }
 
-/// `Ok(None)`: the head is not whole yet.
-fn parse(bytes: &[u8]) -> Result<Option<Request>, ()> {
+fn refuse(status: u16, text: &str) -> NoRequest {
+    NoRequest::Refused(Answer::text(status, text))
+}
+
+fn parse(bytes: &[u8]) -> Parsed {
     let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Request::new(&mut fields);
     match head.parse(bytes) {
         Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err(()),
+        Ok(httparse::Status::Partial) => return Parsed::Partial,
+        Err(_) => return Parsed::Invalid,
     }
     let target = head.path.unwrap_or_default();
     let host = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case("host"));
-    Ok(Some(Request {
+    Parsed::Whole(RequestHead {
         method: head.method.unwrap_or_default().to_owned(),
         path: target.split('?').next().unwrap_or_default().to_owned(),
         host: host.map(|field| String::from_utf8_lossy(field.value).into_owned()),
-    }))
+    })
 }
 
 /// Whether a Host field names this machine: `localhost`, or an address, which nobody can have
@@ -228,14 +251,17 @@ mod tests {
     fn heads() {
         let head = b"GET /status.json?x=1 HTTP/1.1\r\nHost: localhost:9443\r\n\r\n";
         for end in 0..head.len() {
-            assert_eq!(parse(&head[..end]), Ok(None), "{end}");
+            assert_eq!(parse(&head[..end]), Parsed::Partial, "{end}");
         }
-        let request = parse(head).unwrap_or_default().unwrap_or_default();
-        assert_eq!((request.method.as_str(), request.path.as_str()), ("GET", "/status.json"));
-        assert_eq!(request.host.as_deref(), Some("localhost:9443"));
-        assert_eq!(parse(b"\x16\x03\x01\x00\xa5\x01\x00"), Err(()));
+        let whole = RequestHead {
+            method: "GET".to_owned(),
+            path: "/status.json".to_owned(),
+            host: Some("localhost:9443".to_owned()),
+        };
+        assert_eq!(parse(head), Parsed::Whole(whole));
+        assert_eq!(parse(b"\x16\x03\x01\x00\xa5\x01\x00"), Parsed::Invalid);
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
-        assert_eq!(parse(many.as_bytes()), Err(()));
+        assert_eq!(parse(many.as_bytes()), Parsed::Invalid);
     }
 
     /// A name that somebody else's DNS answers for is not this machine.

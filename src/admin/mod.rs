@@ -13,7 +13,9 @@ mod history;
 mod http;
 mod page;
 mod prometheus;
+mod sources;
 mod status;
+mod sums;
 mod tls;
 
 use std::io;
@@ -24,83 +26,20 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::history::{History, Sampler};
-use self::http::{Answer, Exchange};
+use self::http::{Answer, HttpConnection, NoRequest};
 use self::page::Page;
+pub use self::sources::{ServiceInfo, Sources};
 pub use self::tls::Acceptor;
-use crate::hsm::Hsm;
 use crate::limits::{
     ADMIN_ACCEPT_PAUSE, ADMIN_ACCEPT_POLL, ADMIN_REQUEST_TIMEOUT, ADMIN_STACK_BYTES, ADMIN_THREADS,
     HISTORY_INTERVAL,
 };
-use crate::observe::audit::Audit;
-use crate::observe::log::LostLines;
-use crate::observe::metrics::{Metrics, exposition};
-use crate::server::lifecycle::Lifecycle;
+use crate::observe::metrics::exposition;
 use crate::settings;
-
-/// What there is to be seen.
-pub struct Sources {
-    /// What event loops count.
-    pub metrics: Arc<Metrics>,
-    /// The tokens, replaced when the settings name others.
-    pub hsm: Arc<ArcSwap<Hsm>>,
-    /// Whether the process drains.
-    pub lifecycle: Arc<Lifecycle>,
-    /// Lines that the log has lost.
-    pub lost_lines: LostLines,
-    /// The audit log, if there is one.
-    pub audit: Audit,
-    /// What the settings say, replaced with them.
-    pub facts: Arc<ArcSwap<Facts>>,
-}
-
-/// What the settings say, and where the process listens.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// Where the XKS API is served.
-    pub api: SocketAddr,
-    /// Whether it speaks TLS.
-    pub is_tls: bool,
-    /// Whether it wants client certificates.
-    pub is_mtls: bool,
-    /// Where `/ping` is served.
-    pub ping: SocketAddr,
-    /// Connections of the API at the most.
-    pub max_connections: usize,
-    /// A call's deadline, in milliseconds.
-    pub request_deadline_milli: u64,
-}
-
-impl Facts {
-    /// The same addresses with what other settings say.
-    #[must_use]
-    pub fn with(&self, settings: &settings::Settings) -> Self {
-        let tls = settings.tls.as_ref();
-        let deadline = settings.limits.timeouts.request.as_millis();
-        Self {
-            api: self.api,
-            is_tls: tls.is_some(),
-            is_mtls: tls.is_some_and(|tls| tls.is_client_certificate_required),
-            ping: self.ping,
-            max_connections: settings.limits.max_connections,
-            request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
-        }
-    }
-}
-
-impl Sources {
-    /// What `/readyz` says: a token works, calls can be written down, and nothing drains.
-    fn is_ready(&self) -> bool {
-        self.hsm.load().health().can_serve()
-            && self.audit.can_serve()
-            && !self.lifecycle.is_draining()
-    }
-}
 
 /// A bound listener that does not serve yet.
 pub struct Admin {
@@ -151,7 +90,7 @@ impl Admin {
         // A page of another origin may have its own name resolve to this address (DNS rebinding),
         // and what it would read is meant for this machine alone.
         let wants_local_host = self.address.ip().is_loopback() && self.tls.is_none();
-        let desk = Arc::new(Desk {
+        let handler = Arc::new(Handler {
             sources,
             history: Mutex::new(History::default()),
             page: Page::new(),
@@ -159,22 +98,22 @@ impl Admin {
         });
         for number in 0..ADMIN_THREADS {
             let listener = self.listener.try_clone()?;
-            let (tls, desk) = (self.tls.clone(), Arc::clone(&desk));
+            let (tls, handler) = (self.tls.clone(), Arc::clone(&handler));
             thread::Builder::new()
                 .name(format!("admin-{number}"))
                 .stack_size(ADMIN_STACK_BYTES)
-                .spawn(move || accept(&listener, tls.as_ref(), &desk))?;
+                .spawn(move || accept(&listener, tls.as_ref(), &handler))?;
         }
         thread::Builder::new()
             .name("admin-history".to_owned())
             .stack_size(ADMIN_STACK_BYTES)
-            .spawn(move || sample(&desk))
+            .spawn(move || sample(&handler))
             .map(drop)
     }
 }
 
 /// What the threads share.
-struct Desk {
+struct Handler {
     sources: Sources,
     history: Mutex<History>,
     page: Page,
@@ -182,9 +121,9 @@ struct Desk {
 }
 
 /// Until another process accepts from the same socket.
-fn accept(listener: &TcpListener, tls: Option<&Acceptor>, desk: &Desk) {
+fn accept(listener: &TcpListener, tls: Option<&Acceptor>, handler: &Handler) {
     let Ok(interval) = Timespec::try_from(ADMIN_ACCEPT_POLL) else { return };
-    while !desk.sources.lifecycle.is_handed_over() {
+    while !handler.sources.lifecycle.is_handed_over() {
         let mut fds = [PollFd::new(listener, PollFlags::IN)];
         if !matches!(poll(&mut fds, Some(&interval)), Ok(1..)) {
             continue;
@@ -192,7 +131,7 @@ fn accept(listener: &TcpListener, tls: Option<&Acceptor>, desk: &Desk) {
         match listener.accept() {
             Ok((stream, _)) => {
                 // A panic is counted and logged where all are; this thread goes on.
-                let _ = catch_unwind(AssertUnwindSafe(|| serve(stream, tls, desk)));
+                let _ = catch_unwind(AssertUnwindSafe(|| serve(stream, tls, handler)));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // No descriptor, for instance: asking again at once would only spin.
@@ -202,20 +141,21 @@ fn accept(listener: &TcpListener, tls: Option<&Acceptor>, desk: &Desk) {
 }
 
 /// One request, then the end: who scrapes every few seconds can connect every few seconds.
-fn serve(stream: TcpStream, tls: Option<&Acceptor>, desk: &Desk) {
+fn serve(stream: TcpStream, tls: Option<&Acceptor>, handler: &Handler) {
     let until = Instant::now() + ADMIN_REQUEST_TIMEOUT;
     // What the peer does wrong is its own trouble.
-    let _ = Exchange::new(stream, until, tls).and_then(|mut exchange| {
-        let answer = match exchange.receive() {
-            Ok(request) => desk.answer(&request),
-            Err(refusal) => refusal?,
+    let _ = HttpConnection::new(stream, until, tls).and_then(|mut connection| {
+        let answer = match connection.receive() {
+            Ok(request) => handler.answer(&request),
+            Err(NoRequest::Refused(answer)) => answer,
+            Err(NoRequest::Gone(error)) => return Err(error),
         };
-        exchange.send(&answer)
+        connection.send(&answer)
     });
 }
 
-impl Desk {
-    fn answer(&self, request: &http::Request) -> Answer {
+impl Handler {
+    fn answer(&self, request: &http::RequestHead) -> Answer {
         if self.wants_local_host && !http::is_local(request.host.as_deref()) {
             return Answer::text(421, "this listener is for this machine: ask for localhost\n");
         }
@@ -249,13 +189,13 @@ impl Desk {
     }
 }
 
-fn sample(desk: &Desk) {
-    let mut sampler = Sampler::new(&desk.sources);
+fn sample(handler: &Handler) {
+    let mut sampler = Sampler::new(&handler.sources);
     let mut next = Instant::now();
     loop {
         next += HISTORY_INTERVAL;
         thread::sleep(next.saturating_duration_since(Instant::now()));
-        let sample = sampler.sample(&desk.sources);
-        desk.history.lock().push(sample);
+        let sample = sampler.sample(&handler.sources);
+        handler.history.lock().push(sample);
     }
 }

@@ -4,15 +4,16 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::history::{History, Sums};
-use super::prometheus::{most_used, total};
-use super::{Facts, Sources};
+use super::history::History;
+use super::sources::{ServiceInfo, Sources};
+use super::sums::{Sums, durations_of, most_used_keys};
 use crate::hsm::{self, TokenStats};
 use crate::job::{HealthStatus, TokenHealth};
 use crate::limits::HISTORY_INTERVAL;
+use crate::observe::metrics::labels::{CallLabel, OutcomeLabel};
 use crate::observe::metrics::process::Process;
 use crate::observe::metrics::reloads::ReloadState;
-use crate::observe::metrics::{CALLS, Metrics, OUTCOMES, OutcomeCounts};
+use crate::observe::metrics::{Metrics, OutcomeCounts};
 use crate::observe::timestamp::unix_secs;
 
 /// Keys that the page lists.
@@ -83,9 +84,9 @@ impl From<ReloadState> for SettingsStatus {
     fn from(state: ReloadState) -> Self {
         Self {
             loaded_unix_secs: state.loaded_unix_secs,
-            reload_tries: state.tries,
-            reloads: state.taken_up,
-            tried_unix_secs: state.tried_unix_secs,
+            reload_tries: state.attempts,
+            reloads: state.applied,
+            tried_unix_secs: state.attempted_unix_secs,
             refused: state.refused,
             needs_restart: state.needs_restart,
         }
@@ -238,8 +239,8 @@ struct Columns {
 pub(super) fn status(sources: &Sources, history: &History) -> Status {
     let metrics = &sources.metrics;
     let sums = Sums::of(metrics);
-    let Facts { api, is_tls, is_mtls, ping, max_connections, request_deadline_milli } =
-        &**sources.facts.load();
+    let ServiceInfo { api, is_tls, is_mtls, ping, max_connections, request_deadline_milli } =
+        &**sources.service_info.load();
     let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
     let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
     let hsm = sources.hsm.load();
@@ -277,7 +278,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             .certificates()
             .into_iter()
             .map(|certificate| Certificate {
-                listener: certificate.listener,
+                listener: certificate.listener.text(),
                 subject: certificate.subject,
                 not_after_unix_secs: certificate.not_after_unix_secs,
             })
@@ -306,14 +307,14 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
 }
 
 fn calls(metrics: &Metrics) -> Vec<Call> {
-    let calls = CALLS.iter().enumerate().skip(1);
-    calls
-        .map(|(index, call)| {
-            let total = total(metrics, index, |durations| &durations.total);
+    CallLabel::CALLS
+        .into_iter()
+        .map(|call| {
+            let total = durations_of(metrics, call, |durations| &durations.total);
             let milli =
                 |quantile| total.quantile_micros(quantile).map(|micros| rounded(micros / 1e3));
             Call {
-                call,
+                call: call.text(),
                 count: total.count(),
                 p50_millis: milli(0.5),
                 p99_millis: milli(0.99),
@@ -340,11 +341,9 @@ fn stores(metrics: &Metrics) -> Vec<Store> {
                 ok: sums.ok,
                 refused: sums.refused,
                 failed: sums.failed,
-                calls: CALLS
+                calls: CallLabel::CALLS
                     .into_iter()
-                    .zip(&counts)
-                    .skip(1)
-                    .map(|(call, outcomes)| (call, outcomes.iter().sum()))
+                    .map(|call| (call.text(), counts.of_call(call)))
                     .collect(),
                 errors: errors(&counts),
                 credentials: of_store
@@ -361,9 +360,10 @@ fn stores(metrics: &Metrics) -> Vec<Store> {
 }
 
 fn errors(counts: &OutcomeCounts) -> Vec<(&'static str, u64)> {
-    let outcomes = OUTCOMES.into_iter().enumerate().skip(1);
-    outcomes
-        .map(|(index, name)| (name, counts.iter().map(|outcomes| outcomes[index]).sum()))
+    OutcomeLabel::ALL
+        .into_iter()
+        .filter(|outcome| *outcome != OutcomeLabel::Ok)
+        .map(|outcome| (outcome.text(), counts.of_outcome(outcome)))
         .filter(|(_, count)| *count > 0)
         .collect()
 }
@@ -410,7 +410,7 @@ fn key_out_of_use(key: hsm::KeyOutOfUse) -> KeyOutOfUse {
 }
 
 fn keys(metrics: &Metrics) -> Vec<Key> {
-    let (used, _) = most_used(metrics);
+    let (used, _) = most_used_keys(metrics);
     used.into_iter()
         .take(MAX_KEYS_SHOWN)
         .filter(|(_, encrypts)| *encrypts > 0)

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A session over a blocking stream.
-pub(super) type Session<S> = StreamOwned<ServerConnection, S>;
+pub(super) type TlsStream<S> = StreamOwned<ServerConnection, S>;
 
 /// Begins sessions. Its clones are one.
 #[derive(Clone)]
@@ -24,14 +24,14 @@ impl Acceptor {
     }
 
     /// A session over `stream`; the handshake happens with the first read.
-    pub(super) fn accept<S: Read + Write>(&self, stream: S) -> io::Result<Session<S>> {
+    pub(super) fn accept<S: Read + Write>(&self, stream: S) -> io::Result<TlsStream<S>> {
         let connection = ServerConnection::new(self.0.load_full()).map_err(io::Error::other)?;
         Ok(StreamOwned::new(connection, stream))
     }
 }
 
 /// Says that nothing more will come.
-pub(super) fn close<S: Read + Write>(stream: &mut Session<S>) {
+pub(super) fn close<S: Read + Write>(stream: &mut TlsStream<S>) {
     stream.conn.send_close_notify();
     // The answer is complete without it.
     let _ = stream.flush();

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::settings_file;
 use crate::exit::{EXIT_SETTINGS, EXIT_TAMPERED, EXIT_UNAVAILABLE, Failed};
 use crate::observe::audit::chain::{CODE_BYTES, Chain};
-use crate::observe::audit::checkpoint::Checkpoint;
+use crate::observe::audit::checkpoint::{Checkpoint, CheckpointError};
 use crate::observe::audit::key;
 use crate::observe::audit::verify::{Finding, Summary, verify};
 use crate::process::audit::is_sealed;
@@ -92,7 +92,7 @@ fn check(
         .map_err(|error| unusable(format!("{}: {error}", key_file.display())))?;
     let mut tell = |finding: &Finding| {
         let word = if finding.is_tampered { "TAMPERED" } else { "note" };
-        println!("{}: {word}: {}", finding.place, finding.text);
+        println!("{}: {word}: {}", finding.position, finding.text);
     };
     let chain = Chain::begin(key);
     let summary = match settings.filter(|_| with_hsm) {
@@ -101,11 +101,7 @@ fn check(
             let standalone = StandaloneHsm::start(&settings, &service)?;
             let mut ask = |checkpoint: &Checkpoint| match service.key_of(&checkpoint.label) {
                 Some(key) => is_sealed(&standalone, key, checkpoint),
-                None => Err(format!(
-                    "the checkpoint names the key {:?}, which [audit] hsm_key in the settings does \
-                     not",
-                    checkpoint.label
-                )),
+                None => Err(CheckpointError::OtherKey(checkpoint.label.clone())),
             };
             verify(files, chain, state, Some(&mut ask), &mut tell)
         }

@@ -55,7 +55,7 @@ impl Assembled {
         let in_use = InUse {
             settings: Arc::new(ArcSwap::new(Arc::clone(&settings))),
             hsm: Arc::new(ArcSwap::new(hsm)),
-            facts: Arc::new(ArcSwap::from_pointee(facts(&settings, &server))),
+            service_info: Arc::new(ArcSwap::from_pointee(service_info(&settings, &server))),
         };
         audit::seal(&telemetry.audit, &settings, &service, &in_use.hsm, caller);
         let reloader = Reloader {
@@ -87,9 +87,9 @@ fn metrics(settings: &Settings, server: &Server, telemetry: &Telemetry) -> Arc<M
     Arc::new(metrics)
 }
 
-fn facts(settings: &Settings, server: &Server) -> admin::Facts {
+fn service_info(settings: &Settings, server: &Server) -> admin::ServiceInfo {
     let deadline = settings.limits.timeouts.request.as_millis();
-    admin::Facts {
+    admin::ServiceInfo {
         api: server.api_address(),
         is_tls: settings.tls.is_some(),
         is_mtls: settings.tls.as_ref().is_some_and(|tls| tls.is_client_certificate_required),
@@ -106,7 +106,7 @@ fn start_admin(admin: Admin, reloader: &Reloader) -> Result<(), Failed> {
         lifecycle: Arc::clone(&reloader.lifecycle),
         lost_lines: reloader.log.lost_lines(),
         audit: reloader.audit.clone(),
-        facts: Arc::clone(&reloader.in_use.facts),
+        service_info: Arc::clone(&reloader.in_use.service_info),
     };
     admin.start(sources).map_err(|error| Failed::unavailable(format!("no admin thread: {error}")))
 }

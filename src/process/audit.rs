@@ -12,7 +12,9 @@ use crate::hsm::Hsm;
 use crate::job::{Failure, HsmAad, Iv, KeyIndex, Operation, Request, Success};
 use crate::limits::MAX_AUDIT_CHECKPOINT_WAIT;
 use crate::observe::audit::Audit;
-use crate::observe::audit::checkpoint::{Checkpoint, CheckpointKey, DIGEST_BYTES, Sealed};
+use crate::observe::audit::checkpoint::{
+    Checkpoint, CheckpointError, CheckpointKey, DIGEST_BYTES, Sealed,
+};
 use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
@@ -36,7 +38,7 @@ impl CheckpointKey for SealingKey {
         &self.label
     }
 
-    fn seal(&self, digest: &[u8; DIGEST_BYTES]) -> Result<Sealed, String> {
+    fn seal(&self, digest: &[u8; DIGEST_BYTES]) -> Result<Sealed, CheckpointError> {
         let request = Request {
             operation: Operation::Encrypt { cdiv: None },
             key: self.key,
@@ -44,14 +46,18 @@ impl CheckpointKey for SealingKey {
             input: digest.to_vec(),
         };
         let hsm = self.hsm.load();
-        match self.caller.perform(&hsm, request, MAX_AUDIT_CHECKPOINT_WAIT).map_err(told)? {
+        match self.caller.perform(&hsm, request, MAX_AUDIT_CHECKPOINT_WAIT).map_err(hsm_error)? {
             (Success::Encrypted { iv, tag, .. }, ciphertext) => {
                 let bytes = [ciphertext.as_slice(), &tag].concat();
                 Ok(Sealed { iv: iv.as_slice().to_vec(), bytes })
             }
-            _ => Err(OTHER_ANSWER.to_owned()),
+            _ => Err(CheckpointError::Hsm(OTHER_ANSWER.to_owned())),
         }
     }
+}
+
+fn hsm_error(failure: Failure) -> CheckpointError {
+    CheckpointError::Hsm(told(failure))
 }
 
 /// Whether that key of the HSM has sealed the checkpoint.
@@ -62,14 +68,14 @@ pub(crate) fn is_sealed(
     standalone: &StandaloneHsm,
     key: KeyIndex,
     checkpoint: &Checkpoint,
-) -> Result<bool, String> {
+) -> Result<bool, CheckpointError> {
     let Some(iv) = Iv::from_slice(&checkpoint.sealed.iv) else { return Ok(false) };
     let operation = Operation::Decrypt { iv };
     let input = checkpoint.sealed.bytes.clone();
     match standalone.perform(Request { operation, key, aad: aad(), input }) {
         Ok((_, digest)) => Ok(digest.as_slice().ct_eq(&checkpoint.digest).into()),
         Err(Failure::InvalidCiphertext) => Ok(false),
-        Err(failure) => Err(told(failure)),
+        Err(failure) => Err(hsm_error(failure)),
     }
 }
 
@@ -78,7 +84,7 @@ pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
     let Some(config) = &settings.audit else { return Ok(Audit::off()) };
     let audit = Audit::open(config)
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("[audit]: {error}")))?;
-    audit.note(
+    audit.record_event(
         "start",
         &[("version", env!("CARGO_PKG_VERSION")), ("settings", &settings.file.to_string_lossy())],
     );

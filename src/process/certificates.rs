@@ -1,12 +1,13 @@
 //! The certificates that the metrics show.
 
 use crate::observe::metrics::CertificateMetrics;
+use crate::observe::metrics::labels::ListenerLabel;
 use crate::settings::Settings;
 
 /// Returns the certificate of each listener that has one.
 pub(super) fn of_settings(settings: &Settings) -> Vec<CertificateMetrics> {
     let admin = settings.admin.as_ref().and_then(|admin| admin.tls.as_ref());
-    let listeners = [("api", settings.tls.as_ref()), ("admin", admin)];
+    let listeners = [(ListenerLabel::Api, settings.tls.as_ref()), (ListenerLabel::Admin, admin)];
     listeners
         .into_iter()
         .filter_map(|(listener, tls)| {

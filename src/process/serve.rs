@@ -30,7 +30,7 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     let log = log::start(&settings.tracing)
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
     let log = Arc::new(log);
-    let panics = panics::watch();
+    let panics = panics::count_panics();
     // A limit on the size of files (RLIMIT_FSIZE) is a failed write, and not the end.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     if let Err(error) = dumps {

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use bytes::Buf as _;
+
 use crate::limits::MAX_PROXY_HEADER_BYTES;
 
 /// What each header begins with. HTTP and TLS begin with nothing like it.
@@ -73,11 +75,13 @@ pub fn parse(received: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
             ProxyHeaderError::Missing
         });
     }
-    let Some(fixed) = received.first_chunk::<FIXED_BYTES>() else {
+    let mut fixed = received.get(SIGNATURE.len()..).unwrap_or_default();
+    let (Ok(command), Ok(family), Ok(rest)) =
+        (fixed.try_get_u8(), fixed.try_get_u8(), fixed.try_get_u16())
+    else {
         return Ok(None);
     };
-    let [.., command, family, high, low] = *fixed;
-    let length = FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
+    let length = FIXED_BYTES + usize::from(rest);
     if !matches!(command, 0x20 | 0x21) {
         return Err(ProxyHeaderError::UnknownCommand(command));
     }
@@ -101,14 +105,22 @@ pub fn parse(received: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     Ok(Some(ProxyHeader { source: source(&addresses[..address_bytes]), length }))
 }
 
-/// Source and destination address, source and destination port.
-fn source(addresses: &[u8]) -> Option<(IpAddr, u16)> {
-    let (address, port) = match addresses.len() {
-        12 => (IpAddr::from(*addresses.first_chunk::<4>()?), addresses.get(8..10)?),
-        36 => (IpAddr::from(*addresses.first_chunk::<16>()?), addresses.get(32..34)?),
+/// Reads source and destination address, source and destination port.
+fn source(mut addresses: &[u8]) -> Option<(IpAddr, u16)> {
+    let address = match addresses.len() {
+        12 => {
+            let source = addresses.try_get_u32().ok()?;
+            let _destination = addresses.try_get_u32().ok()?;
+            IpAddr::from(source.to_be_bytes())
+        }
+        36 => {
+            let source = addresses.try_get_u128().ok()?;
+            let _destination = addresses.try_get_u128().ok()?;
+            IpAddr::from(source.to_be_bytes())
+        }
         _ => return None,
     };
-    Some((address.to_canonical(), u16::from_be_bytes(port.try_into().ok()?)))
+    Some((address.to_canonical(), addresses.try_get_u16().ok()?))
 }
 
 #[cfg(test)]

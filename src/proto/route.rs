@@ -1,6 +1,7 @@
 //! The route table: method and path to call.
 
 use crate::limits::MAX_KEY_ID_BYTES;
+use crate::observe::metrics::labels::CallLabel;
 
 /// The port by which a connection came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +37,14 @@ impl Call {
         }
     }
 
-    /// Its place in [`crate::observe::metrics::CALLS`].
+    /// Returns the call's label in metrics.
     #[must_use]
-    pub fn metric(self) -> usize {
+    pub fn label(self) -> CallLabel {
         match self {
-            Self::Metadata => 1,
-            Self::Encrypt => 2,
-            Self::Decrypt => 3,
-            Self::Health => 4,
+            Self::Metadata => CallLabel::Metadata,
+            Self::Encrypt => CallLabel::Encrypt,
+            Self::Decrypt => CallLabel::Decrypt,
+            Self::Health => CallLabel::Health,
         }
     }
 }
@@ -110,7 +111,7 @@ mod tests {
     #[test]
     fn metrics_know_the_calls() {
         for call in [Call::Metadata, Call::Encrypt, Call::Decrypt, Call::Health] {
-            assert_eq!(crate::observe::metrics::CALLS[call.metric()], call.name());
+            assert_eq!(call.label().text(), call.name());
         }
     }
 

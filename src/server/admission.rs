@@ -15,8 +15,8 @@ use crate::rate::Rate;
 
 /// Bounds on connections, and what is used of them.
 pub(super) struct Admission {
-    api: Places,
-    ping: Places,
+    api: Capacity,
+    ping: Capacity,
     addresses: Option<Addresses>,
     /// How fast TLS handshakes may begin.
     pub(super) handshakes: Option<Rate>,
@@ -24,7 +24,7 @@ pub(super) struct Admission {
     proxies: Vec<Network>,
 }
 
-struct Places {
+struct Capacity {
     /// Shared with those that take this one's place.
     taken: Arc<AtomicUsize>,
     max: usize,
@@ -38,7 +38,7 @@ struct Addresses {
 }
 
 /// A connection's place; dropping it gives it back.
-pub(super) struct Ticket {
+pub(super) struct ConnectionPermit {
     admission: Arc<Admission>,
     pub(super) listener: Listener,
     /// Whose connections it is counted among.
@@ -48,7 +48,7 @@ pub(super) struct Ticket {
 impl Admission {
     /// With room for `max_connections`, whatever `config` says of that.
     pub(super) fn new(config: &Config, max_connections: usize) -> Self {
-        let places = |max| Places { taken: Arc::default(), max };
+        let places = |max| Capacity { taken: Arc::default(), max };
         Self {
             api: places(max_connections),
             ping: places(MAX_PING_CONNECTIONS),
@@ -63,7 +63,7 @@ impl Admission {
     /// With other bounds: what is used of these counts. (Where there was no bound on a client's
     /// connections, those that are open were not counted by client, and are not now.)
     pub(super) fn succeeded_by(&self, config: &Config, max_connections: usize) -> Self {
-        let places = |former: &Places, max| Places { taken: Arc::clone(&former.taken), max };
+        let places = |former: &Capacity, max| Capacity { taken: Arc::clone(&former.taken), max };
         let connections = self.addresses.as_ref().map(|former| Arc::clone(&former.connections));
         Self {
             api: places(&self.api, max_connections),
@@ -76,7 +76,7 @@ impl Admission {
         }
     }
 
-    fn places(&self, listener: Listener) -> &Places {
+    fn places(&self, listener: Listener) -> &Capacity {
         match listener {
             Listener::Api => &self.api,
             Listener::Ping => &self.ping,
@@ -84,13 +84,13 @@ impl Admission {
     }
 
     /// A place for one more connection, if there is one.
-    pub(super) fn admit(self: &Arc<Self>, listener: Listener) -> Option<Ticket> {
+    pub(super) fn admit(self: &Arc<Self>, listener: Listener) -> Option<ConnectionPermit> {
         let places = self.places(listener);
         if places.taken.fetch_add(1, Ordering::Relaxed) >= places.max {
             places.taken.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Ticket { admission: Arc::clone(self), listener, address: None })
+        Some(ConnectionPermit { admission: Arc::clone(self), listener, address: None })
     }
 
     /// Whether a peer of that address says first whom it speaks for.
@@ -109,7 +109,7 @@ fn handshake_rate(config: &Config, former: Option<&Rate>) -> Option<Rate> {
     })
 }
 
-impl Ticket {
+impl ConnectionPermit {
     /// Counts the connection among those of `address`. Gives whether it may stay.
     pub(super) fn count(&mut self, address: IpAddr) -> bool {
         let Some(addresses) = &self.admission.addresses else {
@@ -127,7 +127,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.admission.places(self.listener).taken.fetch_sub(1, Ordering::Relaxed);
         let (Some(address), Some(addresses)) = (self.address, &self.admission.addresses) else {
@@ -186,8 +186,8 @@ mod tests {
     fn addresses() {
         let admission = admission(Some(1));
         let count = |address: &str| {
-            let mut ticket = admission.admit(Listener::Api).unwrap();
-            ticket.count(address.parse().unwrap()).then_some(ticket)
+            let mut permit = admission.admit(Listener::Api).unwrap();
+            permit.count(address.parse().unwrap()).then_some(permit)
         };
         for (one, same, other) in [
             ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),

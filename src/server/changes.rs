@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::admission::Admission;
 use super::config::Config;
+use super::descriptors;
 use super::lifecycle::Lifecycle;
 use super::tls::Acceptor;
 use crate::hsm::Hsm;
@@ -64,7 +65,7 @@ impl Changes {
     /// Has all event loops go on with these. Of `config`, what only a start can change (addresses,
     /// keepalive, the number of loops) is passed over.
     pub fn put(&self, service: Arc<ServiceConfig>, hsm: Arc<Hsm>, config: &Config) {
-        let max_connections = super::possible_connections(config.max_connections);
+        let max_connections = descriptors::possible_connections(config.max_connections);
         let mut state = self.state.lock();
         let admission = Arc::new(state.admission.succeeded_by(config, max_connections));
         let number = self.number.load(Ordering::Relaxed) + 1;

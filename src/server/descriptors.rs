@@ -4,12 +4,29 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::limits::RESERVED_DESCRIPTORS;
 
+/// Raises the limit of open files, and returns how many connections there can be: as many as are
+/// asked for, or as the limit allows. At a bound of ours a newcomer takes a stranger's place. At
+/// the system's, nobody could come in, and neither a load balancer's health checks nor the HSM's
+/// module would get a descriptor.
+pub(super) fn possible_connections(max_connections: usize) -> usize {
+    let Err(possible) = raise(max_connections) else {
+        return max_connections;
+    };
+    tracing::warn!(
+        possible,
+        max_connections,
+        "there are fewer connections than max_connections, since the hard limit of open files \
+         (RLIMIT_NOFILE) is too low for them"
+    );
+    possible
+}
+
 /// Raises the soft limit, which is usually 1,024, as far as `max_connections` need it and the hard
 /// one lets it.
 ///
 /// # Errors
 /// How many connections there can be, if the hard limit is too low for all of them.
-pub(super) fn raise(max_connections: usize) -> Result<(), usize> {
+fn raise(max_connections: usize) -> Result<(), usize> {
     let limit = getrlimit(Resource::Nofile);
     let connections = u64::try_from(max_connections).unwrap_or(u64::MAX);
     let needed = connections.saturating_add(RESERVED_DESCRIPTORS);

@@ -1,6 +1,6 @@
 //! One event loop: readiness, completions and deadlines in; reads, writes and jobs out.
 
-pub(super) mod accept;
+mod accept;
 mod adopt;
 mod eviction;
 
@@ -13,11 +13,11 @@ use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 
-use self::accept::Listening;
 use super::admission::Admission;
 use super::changes::Changes;
 use super::congestion::Congestion;
-use super::lifecycle::{Lifecycle, Pulse};
+use super::lifecycle::{Heartbeat, Lifecycle};
+use super::listening_socket::ListeningSocket;
 use super::loop_context::LoopContext;
 use super::peer::{Fate, Peer};
 use super::timer::Timers;
@@ -49,26 +49,26 @@ pub(super) struct Shared {
 /// What exists before the HSM side does: sockets, and the inbox that it answers to.
 pub(super) struct EventLoop {
     poll: Poll,
-    listeners: Vec<Listening>,
+    listeners: Vec<ListeningSocket>,
     completions: Arc<CompletionQueue>,
     shared: Shared,
-    pulse: Arc<Pulse>,
+    heartbeat: Arc<Heartbeat>,
 }
 
 impl EventLoop {
-    pub(super) fn new(mut listeners: Vec<Listening>, shared: Shared) -> io::Result<Self> {
+    pub(super) fn new(mut listeners: Vec<ListeningSocket>, shared: Shared) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         for (index, listening) in listeners.iter_mut().enumerate() {
             let token = Token(FIRST_LISTENER - index);
             poll.registry().register(&mut listening.socket, token, Interest::READABLE)?;
         }
-        let pulse = shared.lifecycle.add_loop(Arc::clone(&waker));
+        let heartbeat = shared.lifecycle.add_loop(Arc::clone(&waker));
         let completions = Arc::new(CompletionQueue::new(move || {
             // A waker fails only when the loop's descriptor is gone, and so the loop.
             let _ = waker.wake();
         }));
-        Ok(Self { poll, listeners, completions, shared, pulse })
+        Ok(Self { poll, listeners, completions, shared, heartbeat })
     }
 
     pub(super) fn completions(&self) -> Arc<CompletionQueue> {
@@ -104,7 +104,7 @@ impl EventLoop {
             lifecycle: self.shared.lifecycle,
             changes: self.shared.changes,
             change_number: 0,
-            pulse: self.pulse,
+            heartbeat: self.heartbeat,
             // One connection has to have room, whatever the settings let a request be.
             max_buffered_bytes: self
                 .shared
@@ -128,13 +128,13 @@ impl EventLoop {
 /// The loop at work.
 struct Running {
     poll: Poll,
-    listeners: Vec<Listening>,
+    listeners: Vec<ListeningSocket>,
     completions: Arc<CompletionQueue>,
     lifecycle: Arc<Lifecycle>,
     changes: Arc<Changes>,
     /// That of the last one which was taken up.
     change_number: u64,
-    pulse: Arc<Pulse>,
+    heartbeat: Arc<Heartbeat>,
     max_buffered_bytes: usize,
     peers: Slab<Peer>,
     /// The number of the connection that came last.
@@ -162,7 +162,7 @@ impl Running {
                 Err(error) => return Err(error),
             }
             self.adopt_changes();
-            self.look_around();
+            self.refresh_snapshot();
             for event in &events {
                 self.on_event(event);
             }
@@ -170,7 +170,7 @@ impl Running {
             self.serve_ready();
             // What costs more comes after the requests.
             self.submit();
-            self.shake_hands();
+            self.advance_handshakes();
             self.accept();
             self.expire();
             self.submit();
@@ -196,7 +196,7 @@ impl Running {
             if let Some(since) = self.peer_of(entry).and_then(|peer| peer.ready_since.take()) {
                 self.with_peer(entry.0, |peer, context| {
                     context.ready_since = since;
-                    peer.go_on(context)
+                    peer.resume(context)
                 });
                 if Instant::now() >= until {
                     return;
@@ -230,7 +230,7 @@ impl Running {
     /// allows. If there are more than that, the newest come first, since KMS waits for 250 ms and
     /// not for its turn behind a flood; but one in [`HANDSHAKES_PER_OLDEST`] is the oldest, so that
     /// a patient peer is not passed over for ever.
-    fn shake_hands(&mut self) {
+    fn advance_handshakes(&mut self) {
         let mut left = MAX_HANDSHAKES_PER_TURN;
         while left > 0 && self.handshake_wait().is_zero() {
             let is_oldests_turn = self.handshakes_done.is_multiple_of(HANDSHAKES_PER_OLDEST);
@@ -245,9 +245,9 @@ impl Running {
             if self.waits_no_more(entry) {
                 left -= 1;
                 self.handshakes_done = self.handshakes_done.wrapping_add(1);
-                self.context.may_shake_hands = true;
-                self.with_peer(entry.0, |peer, context| peer.go_on(context));
-                self.context.may_shake_hands = false;
+                self.context.may_handshake = true;
+                self.with_peer(entry.0, |peer, context| peer.resume(context));
+                self.context.may_handshake = false;
             }
         }
     }
@@ -286,8 +286,8 @@ impl Running {
     }
 
     /// The time, and what the rest of the process is doing.
-    fn look_around(&mut self) {
-        self.pulse.beat();
+    fn refresh_snapshot(&mut self) {
+        self.heartbeat.beat();
         let health = self.context.hsm.health();
         let can_serve = health.can_serve();
         self.context.loop_state.set_health(health);
@@ -304,7 +304,7 @@ impl Running {
             is_congested: self.context.snapshot.is_congested,
         };
         if self.lifecycle.is_handed_over() {
-            self.let_go_of_listeners();
+            self.release_listeners();
         }
         if self.context.snapshot.is_stopping && !was_stopping {
             self.end_accepting();

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 /// Where handling a connection can be made to panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum PanicPoint {
     /// What has been read is in the buffers, and still in the scratch memory.
     Received,
     /// An answer is in the memory that the loop's connections share, and not sent.
@@ -17,16 +17,16 @@ pub(super) enum Place {
     Deadline,
 }
 
-static ARMED: Mutex<Vec<(Place, SocketAddr)>> = Mutex::new(Vec::new());
+static ARMED: Mutex<Vec<(PanicPoint, SocketAddr)>> = Mutex::new(Vec::new());
 
 /// The connection whose other end that is will panic at that place, once.
-pub(super) fn arm(place: Place, peer: SocketAddr) {
+pub(super) fn arm(place: PanicPoint, peer: SocketAddr) {
     ARMED.lock().push((place, peer));
 }
 
 /// Panics if it is to be.
 #[expect(clippy::panic, reason = "what it is for")]
-pub(super) fn at(place: Place, peer: SocketAddr) {
+pub(super) fn at(place: PanicPoint, peer: SocketAddr) {
     let mut armed = ARMED.lock();
     if let Some(found) = armed.iter().position(|entry| *entry == (place, peer)) {
         armed.remove(found);

@@ -11,24 +11,24 @@ use parking_lot::Mutex;
 pub struct Lifecycle {
     state: AtomicU8,
     is_handed_over: AtomicBool,
-    loops: Mutex<Vec<Watched>>,
+    loops: Mutex<Vec<WatchedLoop>>,
 }
 
 const DRAINING: u8 = 1;
 const STOPPING: u8 = 2;
 
 /// One event loop, as others see it.
-struct Watched {
+struct WatchedLoop {
     waker: Arc<Waker>,
     /// Gone when the loop is.
-    pulse: Weak<Pulse>,
+    heartbeat: Weak<Heartbeat>,
 }
 
 /// How often an event loop has turned.
 #[derive(Default)]
-pub(super) struct Pulse(AtomicU64);
+pub(super) struct Heartbeat(AtomicU64);
 
-impl Pulse {
+impl Heartbeat {
     /// The loop begins a turn.
     pub(super) fn beat(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
@@ -40,14 +40,14 @@ impl Pulse {
 }
 
 /// A call to all event loops to turn.
-pub struct Round(Vec<(Weak<Pulse>, u64)>);
+pub struct Round(Vec<(Weak<Heartbeat>, u64)>);
 
 impl Round {
     /// Whether each loop has turned since, or has ended.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        let has_turned = |(pulse, before): &(Weak<Pulse>, u64)| {
-            pulse.upgrade().is_none_or(|pulse| pulse.count() != *before)
+        let has_turned = |(heartbeat, before): &(Weak<Heartbeat>, u64)| {
+            heartbeat.upgrade().is_none_or(|heartbeat| heartbeat.count() != *before)
         };
         self.0.iter().all(has_turned)
     }
@@ -93,19 +93,19 @@ impl Lifecycle {
     /// Wakes every event loop, to see whether it still turns.
     #[must_use]
     pub fn round(&self) -> Round {
-        let count = |watched: &Watched| {
-            let count = watched.pulse.upgrade().map_or(0, |pulse| pulse.count());
-            (watched.pulse.clone(), count)
+        let count = |watched: &WatchedLoop| {
+            let count = watched.heartbeat.upgrade().map_or(0, |heartbeat| heartbeat.count());
+            (watched.heartbeat.clone(), count)
         };
         let round = Round(self.loops.lock().iter().map(count).collect());
         self.wake();
         round
     }
 
-    pub(super) fn add_loop(&self, waker: Arc<Waker>) -> Arc<Pulse> {
-        let pulse = Arc::new(Pulse::default());
-        self.loops.lock().push(Watched { waker, pulse: Arc::downgrade(&pulse) });
-        pulse
+    pub(super) fn add_loop(&self, waker: Arc<Waker>) -> Arc<Heartbeat> {
+        let heartbeat = Arc::new(Heartbeat::default());
+        self.loops.lock().push(WatchedLoop { waker, heartbeat: Arc::downgrade(&heartbeat) });
+        heartbeat
     }
 
     fn advance(&self, state: u8) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::Admission;
-use super::tls::{Outgoing, Session};
+use super::tls::{Outgoing, TlsSession};
 use crate::hsm::Hsm;
 use crate::job::Job;
 use crate::limits::{MAX_REFUSALS_LOGGED_PER_SEC, READ_SCRATCH_BYTES};
@@ -32,7 +32,7 @@ pub(super) struct LoopContext {
     /// Answers that it may still be given in this turn.
     pub(super) answers_left: u32,
     /// Whether the costly part of a TLS handshake may be done now.
-    pub(super) may_shake_hands: bool,
+    pub(super) may_handshake: bool,
     /// Memory that connections hold beside their receive buffers.
     pub(super) held_bytes: usize,
     handshakes: PerSecond<Instant>,
@@ -65,7 +65,7 @@ impl LoopContext {
             jobs: Vec::new(),
             slot: 0,
             answers_left: 0,
-            may_shake_hands: false,
+            may_handshake: false,
             held_bytes: 0,
         }
     }
@@ -89,8 +89,8 @@ impl LoopContext {
     }
 
     /// A session is given up: if it had not come to be one, that is counted.
-    pub(super) fn count_unfinished_handshake(&self, tls: Option<&Session>) {
-        if tls.is_some_and(Session::is_handshaking) {
+    pub(super) fn count_unfinished_handshake(&self, tls: Option<&TlsSession>) {
+        if tls.is_some_and(TlsSession::is_handshaking) {
             self.loop_state.metrics.tls_handshake_failures.add(1);
         }
     }

@@ -3,6 +3,7 @@
 //! Each loop is a thread with a poll, its own listening sockets, connections and timers. Work for
 //! the HSM leaves as jobs and comes back through the loop's inbox; see `lib.rs` for the order.
 
+mod accept_share;
 mod admission;
 pub mod changes;
 pub mod config;
@@ -11,12 +12,14 @@ mod descriptors;
 mod event_loop;
 pub mod lifecycle;
 mod listener;
+mod listening_socket;
 mod loop_context;
 pub mod network;
 mod peer;
 pub mod sockets;
 mod timer;
 pub mod tls;
+mod unsent;
 mod waiting;
 
 use std::io;
@@ -29,9 +32,9 @@ use std::thread::JoinHandle;
 use self::admission::Admission;
 use self::changes::Changes;
 use self::config::Config;
-use self::event_loop::accept::Listening;
 use self::event_loop::{EventLoop, Shared};
 use self::lifecycle::Lifecycle;
+use self::listening_socket::ListeningSocket;
 use self::sockets::{Inherited, Sockets};
 use crate::hsm::Hsm;
 use crate::job::CompletionQueue;
@@ -73,7 +76,7 @@ impl Server {
     /// # Errors
     /// [`BindError`]: for instance, another process listens there.
     pub fn bind_with(config: &Config, inherited: Inherited) -> Result<Self, BindError> {
-        let max_connections = possible_connections(config.max_connections);
+        let max_connections = descriptors::possible_connections(config.max_connections);
         let count = event_loops(config.event_loops);
         let lifecycle = Arc::new(Lifecycle::default());
         let admission = Arc::new(Admission::new(config, max_connections));
@@ -83,7 +86,7 @@ impl Server {
         let has_own_port = config.port_http_ping != config.port || config.port == 0;
         let ping = SocketAddr::new(config.ip, config.port_http_ping);
         let mut sockets = Sockets::new(config);
-        let mut listeners: Vec<Vec<Listening>> = (0..count).map(|_| Vec::new()).collect();
+        let mut listeners: Vec<Vec<ListeningSocket>> = (0..count).map(|_| Vec::new()).collect();
         let api = match inherited.api.is_empty() {
             true => sockets.listen_for_all(&mut listeners, api),
             false => sockets.spread(&mut listeners, inherited.api),
@@ -202,22 +205,6 @@ impl Server {
             })
             .collect()
     }
-}
-
-/// How many connections there can be: what is asked for, or as many as the limit of open files
-/// allows. At a bound of ours a newcomer takes a stranger's place; at the system's, nobody could
-/// come in, the load balancer's probes and the HSM's module included.
-fn possible_connections(max_connections: usize) -> usize {
-    let Err(possible) = descriptors::raise(max_connections) else {
-        return max_connections;
-    };
-    tracing::warn!(
-        possible,
-        max_connections,
-        "there are fewer connections than max_connections, since the hard limit of open files \
-         (RLIMIT_NOFILE) is too low for them"
-    );
-    possible
 }
 
 /// A loop serves tens of thousands of requests a second, and on few cores a second one only takes

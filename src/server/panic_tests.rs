@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::config::Config;
-use super::faults::{self, Place};
+use super::faults::{self, PanicPoint};
 use super::*;
 use crate::hsm::backend::{Backend, Fault, Health, Identity, OpenError, Session};
 use crate::hsm::inventory::TokenInventory;
@@ -174,7 +174,7 @@ fn watch_panics() -> Arc<SharedCounter> {
     let counter: Arc<SharedCounter> = Arc::default();
     let (usual, noted) = (std::panic::take_hook(), Arc::clone(&counter));
     std::panic::set_hook(Box::new(move |panic| match thread::current().name() {
-        Some(LOOP) => panics::note(panic, &noted),
+        Some(LOOP) => panics::record(panic, &noted),
         _ => usual(panic),
     }));
     counter
@@ -231,11 +231,11 @@ fn a_panic_ends_one_connection() {
     let get = "GET /ping HTTP/1.1\r\nHost: h\r\n\r\n";
     let unfinished = "POST /of/the/test/kms/xks/v1/keys/foo/encrypt HTTP/1.1\r\n";
     let cases = [
-        (Place::Received, encrypt()),
-        (Place::Answer, get.to_owned()),
-        (Place::Answer, encrypt()),
-        (Place::Completion, encrypt()),
-        (Place::Deadline, unfinished.to_owned()),
+        (PanicPoint::Received, encrypt()),
+        (PanicPoint::Answer, get.to_owned()),
+        (PanicPoint::Answer, encrypt()),
+        (PanicPoint::Completion, encrypt()),
+        (PanicPoint::Deadline, unfinished.to_owned()),
     ];
     let mut expected = 0;
     for _ in 0..3 {

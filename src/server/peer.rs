@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::TcpStream;
-use zeroize::Zeroize as _;
 
-use super::admission::Ticket;
+use super::admission::ConnectionPermit;
 #[cfg(test)]
-use super::faults::{self, Place};
+use super::faults::{self, PanicPoint};
 use super::loop_context::LoopContext;
-use super::tls::{Session, TlsError};
+use super::tls::{TlsError, TlsSession};
+use super::unsent::Unsent;
 use crate::job::{Completion, Failure};
 use crate::limits::{
     DRAIN_IDLE_TIMEOUT, MAX_READ_PER_TURN_BYTES, MAX_UNKEYED_FLIGHT_BYTES, READ_SCRATCH_BYTES,
@@ -53,7 +53,7 @@ enum Phase {
 pub(super) struct Peer {
     stream: TcpStream,
     address: SocketAddr,
-    ticket: Ticket,
+    permit: ConnectionPermit,
     /// No other connection of the loop has it.
     number: u64,
     accepted: Instant,
@@ -61,11 +61,10 @@ pub(super) struct Peer {
     pub(super) ready_since: Option<Instant>,
     /// Whether it is in the loop's list of those whose handshake waits.
     pub(super) awaits_handshake: bool,
-    tls: Option<Session>,
+    tls: Option<TlsSession>,
     connection: Connection,
-    /// Bytes that the socket has not taken yet, from `pending_from` on.
-    pending: Vec<u8>,
-    pending_from: usize,
+    /// Bytes that the socket has not taken yet.
+    unsent: Unsent,
     phase: Phase,
     /// The kernel has said that the socket takes bytes again.
     is_writable: bool,
@@ -87,10 +86,10 @@ impl Peer {
     /// With `is_proxied`, the peer says first whom it speaks for.
     pub(super) fn new(
         (stream, address): (TcpStream, SocketAddr),
-        ticket: Ticket,
+        permit: ConnectionPermit,
         is_proxied: bool,
         number: u64,
-        tls: Option<Session>,
+        tls: Option<TlsSession>,
         connection: Connection,
         now: Instant,
     ) -> Self {
@@ -102,15 +101,14 @@ impl Peer {
         Self {
             stream,
             address,
-            ticket,
+            permit,
             number,
             accepted: now,
             ready_since: None,
             awaits_handshake: false,
             tls,
             connection,
-            pending: Vec::new(),
-            pending_from: 0,
+            unsent: Unsent::default(),
             phase,
             is_writable: false,
             is_readable: false,
@@ -166,12 +164,12 @@ impl Peer {
 
     /// By which port it came.
     pub(super) fn listener(&self) -> Listener {
-        self.ticket.listener
+        self.permit.listener
     }
 
     /// Memory that it holds beside its receive buffer.
     pub(super) fn held_bytes(&self) -> usize {
-        self.pending.capacity() + self.tls.as_ref().map_or(0, Session::held_bytes)
+        self.unsent.held_bytes() + self.tls.as_ref().map_or(0, TlsSession::held_bytes)
     }
 
     /// Whether it holds memory that others may need.
@@ -200,18 +198,18 @@ impl Peer {
         let is_closed = event.is_read_closed() || event.is_error();
         self.is_read_closed |= is_closed;
         self.is_readable |= event.is_readable() || is_closed;
-        self.is_writable |= event.is_writable() && !self.pending.is_empty();
+        self.is_writable |= event.is_writable() && !self.unsent.is_empty();
         self.is_readable || self.is_writable
     }
 
     /// Reads what has come, of which the kernel has not told yet.
     pub(super) fn read_at_once(&mut self, context: &mut LoopContext) -> Fate {
         self.is_readable = true;
-        self.go_on(context)
+        self.resume(context)
     }
 
     /// Takes up what the kernel has told of, or the last turn did not allow.
-    pub(super) fn go_on(&mut self, context: &mut LoopContext) -> Fate {
+    pub(super) fn resume(&mut self, context: &mut LoopContext) -> Fate {
         if std::mem::take(&mut self.is_writable) {
             match self.on_writable(context) {
                 Fate::Stays => {}
@@ -219,7 +217,7 @@ impl Peer {
             }
         }
         let is_answered = matches!(self.connection.wait(), Wait::Send(_));
-        if matches!(self.phase, Phase::Open) && is_answered && self.pending.is_empty() {
+        if matches!(self.phase, Phase::Open) && is_answered && self.unsent.is_empty() {
             let step = self.connection.sent(&mut context.loop_state, &context.snapshot);
             return self.drive_and_read_on(step, context);
         }
@@ -228,7 +226,7 @@ impl Peer {
 
     /// The socket takes bytes again.
     fn on_writable(&mut self, context: &mut LoopContext) -> Fate {
-        if self.pending.is_empty() {
+        if self.unsent.is_empty() {
             return Fate::Stays;
         }
         match self.flush() {
@@ -252,7 +250,7 @@ impl Peer {
         context: &mut LoopContext,
     ) -> Fate {
         #[cfg(test)]
-        faults::at(Place::Completion, self.address);
+        faults::at(PanicPoint::Completion, self.address);
         let step = self.connection.complete(&mut context.loop_state, &context.snapshot, completion);
         self.drive_and_read_on(step, context)
     }
@@ -266,7 +264,7 @@ impl Peer {
     /// [`Self::deadline`] has passed.
     pub(super) fn on_deadline(&mut self, context: &mut LoopContext) -> Fate {
         #[cfg(test)]
-        faults::at(Place::Deadline, self.address);
+        faults::at(PanicPoint::Deadline, self.address);
         match self.phase {
             Phase::Proxy { .. } | Phase::Handshake { .. } | Phase::Linger { .. } => Fate::Ends,
             // No answer is on its way that the peer could miss.
@@ -279,9 +277,8 @@ impl Peer {
     }
 
     /// Gives memory back.
-    pub(super) fn close(mut self, context: &mut LoopContext) {
+    pub(super) fn close(self, context: &mut LoopContext) {
         context.count_unfinished_handshake(self.tls.as_ref());
-        self.pending.zeroize();
         self.connection.close(&mut context.loop_state);
     }
 
@@ -305,7 +302,7 @@ impl Peer {
                 Phase::Handshake { is_answered: false, .. } if self.is_read_closed => {
                     return Fate::Ends;
                 }
-                Phase::Handshake { is_answered: false, .. } if !context.may_shake_hands => {
+                Phase::Handshake { is_answered: false, .. } if !context.may_handshake => {
                     return Fate::Handshake;
                 }
                 Phase::Linger { .. } => return self.drop_input(context),
@@ -349,7 +346,7 @@ impl Peer {
     /// read is not read from.
     fn room(&self, context: &LoopContext) -> usize {
         let room =
-            if self.pending.is_empty() { self.connection.room(&context.loop_state) } else { 0 };
+            if self.unsent.is_empty() { self.connection.room(&context.loop_state) } else { 0 };
         let partial = self.tls.as_ref().map_or(0, |tls| tls.partial().len());
         room.min(READ_SCRATCH_BYTES).saturating_sub(partial)
     }
@@ -357,7 +354,7 @@ impl Peer {
     /// One read, decrypted, into the protocol's buffer.
     fn fill(&mut self, max_bytes: usize, context: &mut LoopContext) -> Result<Filled, PeerError> {
         let scratch = &mut context.scratch;
-        let partial = self.tls.as_ref().map_or(&[][..], Session::partial);
+        let partial = self.tls.as_ref().map_or(&[][..], TlsSession::partial);
         let offset = partial.len();
         scratch[..offset].copy_from_slice(partial);
         let into = &mut scratch[offset..offset + max_bytes];
@@ -381,9 +378,9 @@ impl Peer {
         if count < max_bytes && !self.is_read_closed {
             self.is_readable = false;
         }
-        let filled = self.take_in(offset, count, context);
+        let filled = self.decrypt(offset, count, context);
         #[cfg(test)]
-        faults::at(Place::Received, self.address);
+        faults::at(PanicPoint::Received, self.address);
         // It has plaintext in it. (Not dead stores: the next read may leave any of it as it is.)
         context.scratch[..offset + count].fill(0);
         filled
@@ -391,7 +388,7 @@ impl Peer {
 
     /// Hands on what has been read: `count` bytes of the scratch memory, behind `offset` that
     /// make a whole record with them.
-    fn take_in(
+    fn decrypt(
         &mut self,
         offset: usize,
         count: usize,
@@ -437,7 +434,7 @@ impl Peer {
         loop {
             if !context.loop_state.out.is_empty() {
                 #[cfg(test)]
-                faults::at(Place::Answer, self.address);
+                faults::at(PanicPoint::Answer, self.address);
                 let sent = self.send(context);
                 context.loop_state.clear_out();
                 if sent.is_err() {
@@ -450,7 +447,7 @@ impl Peer {
                     context.submit(job);
                     return Fate::Stays;
                 }
-                Step::Send if self.pending.is_empty() => {
+                Step::Send if self.unsent.is_empty() => {
                     if context.answers_left == 0 {
                         return Fate::Again;
                     }

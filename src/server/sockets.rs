@@ -4,9 +4,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use super::accept_share::AcceptShare;
 use super::config::Config;
-use super::event_loop::accept::{Listening, Share};
 use super::listener;
+use super::listening_socket::ListeningSocket;
 use crate::proto::Listener;
 
 /// Listening sockets that somebody else has bound: systemd, or the process before this one. Where
@@ -37,7 +38,7 @@ impl<'a> Sockets<'a> {
     /// A socket for each loop.
     pub(super) fn listen_for_all(
         &mut self,
-        listeners: &mut [Vec<Listening>],
+        listeners: &mut [Vec<ListeningSocket>],
         mut address: SocketAddr,
     ) -> io::Result<SocketAddr> {
         let is_shared = listeners.len() > 1;
@@ -53,7 +54,7 @@ impl<'a> Sockets<'a> {
     /// one.
     pub(super) fn spread(
         &mut self,
-        listeners: &mut [Vec<Listening>],
+        listeners: &mut [Vec<ListeningSocket>],
         sockets: Vec<TcpListener>,
     ) -> io::Result<SocketAddr> {
         let loops = listeners.len();
@@ -69,7 +70,9 @@ impl<'a> Sockets<'a> {
                 address = self.add(listeners, only, socket, Listener::Api, None)?;
                 continue;
             }
-            for (nth, (user, share)) in users.iter().zip(Share::split(users.len())).enumerate() {
+            for (nth, (user, share)) in
+                users.iter().zip(AcceptShare::split(users.len())).enumerate()
+            {
                 let socket = listener::adopt(socket.try_clone()?, self.config.tcp_keepalive)?;
                 address = self.add(listeners, *user, socket, Listener::Api, Some(share))?;
                 if nth > 0 {
@@ -83,11 +86,11 @@ impl<'a> Sockets<'a> {
 
     pub(super) fn add(
         &mut self,
-        listeners: &mut [Vec<Listening>],
+        listeners: &mut [Vec<ListeningSocket>],
         index: usize,
         socket: mio::net::TcpListener,
         listener: Listener,
-        share: Option<Share>,
+        share: Option<AcceptShare>,
     ) -> io::Result<SocketAddr> {
         let address = socket.local_addr()?;
         self.kept.push((listener, socket.as_fd().try_clone_to_owned()?));
@@ -96,7 +99,7 @@ impl<'a> Sockets<'a> {
             Listener::Ping => None,
         };
         if let Some(listeners) = listeners.get_mut(index) {
-            listeners.push(Listening::new(socket, listener, tls, share));
+            listeners.push(ListeningSocket::new(socket, listener, tls, share));
         }
         Ok(address)
     }
@@ -109,7 +112,7 @@ mod tests {
 
     fn spread(sockets: usize, loops: usize) -> (Vec<usize>, usize) {
         let config = Config::local();
-        let mut listeners: Vec<Vec<Listening>> = (0..loops).map(|_| Vec::new()).collect();
+        let mut listeners: Vec<Vec<ListeningSocket>> = (0..loops).map(|_| Vec::new()).collect();
         let given = (0..sockets).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
         let mut placed = Sockets::new(&config);
         placed.spread(&mut listeners, given).unwrap();

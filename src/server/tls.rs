@@ -21,9 +21,9 @@ impl Acceptor {
         Self(config)
     }
 
-    pub(super) fn accept(&self) -> Result<Session, TlsError> {
+    pub(super) fn start_session(&self) -> Result<TlsSession, TlsError> {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.0))?;
-        Ok(Session { connection: Box::new(connection), partial: Vec::new() })
+        Ok(TlsSession { connection: Box::new(connection), partial: Vec::new() })
     }
 }
 
@@ -86,7 +86,7 @@ impl Outgoing {
 }
 
 /// One peer's TLS session.
-pub(super) struct Session {
+pub(super) struct TlsSession {
     /// Boxed: a kilobyte that a plain connection does not have.
     connection: Box<UnbufferedServerConnection>,
     /// Received and not whole yet.
@@ -100,7 +100,7 @@ pub(super) struct Received {
     pub(super) is_closed: bool,
 }
 
-impl Session {
+impl TlsSession {
     /// Whether keys are still being agreed on.
     pub(super) fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
@@ -232,7 +232,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for TlsSession {
     fn drop(&mut self) {
         self.partial.zeroize();
     }

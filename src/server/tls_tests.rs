@@ -87,7 +87,11 @@ fn client(is_old: bool) -> ClientConnection {
 }
 
 /// Hands bytes to the session as the event loop does, and gives what it answers.
-fn feed(session: &mut Session, bytes: &[u8], plaintext: &mut Vec<u8>) -> Result<Vec<u8>, TlsError> {
+fn feed(
+    session: &mut TlsSession,
+    bytes: &[u8],
+    plaintext: &mut Vec<u8>,
+) -> Result<Vec<u8>, TlsError> {
     let mut incoming = [session.partial(), bytes].concat();
     let mut out = Outgoing::default();
     session.receive(&mut incoming, &mut out, |piece| plaintext.extend_from_slice(piece))?;
@@ -152,7 +156,7 @@ fn apply(damage: &Damage, bytes: &mut Vec<u8>) {
 fn converse(is_old: bool, piece: usize, damaged: usize, damage: Option<&Damage>) -> Vec<u8> {
     use std::io::Write as _;
     let acceptor = acceptor();
-    let mut session = acceptor.accept().unwrap();
+    let mut session = acceptor.start_session().unwrap();
     let mut client = client(is_old);
     let mut plaintext = Vec::new();
     let mut has_sent = false;
@@ -218,7 +222,7 @@ fn a_first_flight_is_told_from_what_costs_nothing() {
         for is_resumed in [false, true] {
             let name = "localhost".try_into().unwrap();
             let mut client = ClientConnection::new(Arc::clone(&config), name).unwrap();
-            let mut session = acceptor.accept().unwrap();
+            let mut session = acceptor.start_session().unwrap();
             let mut flights = Vec::new();
             for _ in 0..4 {
                 let said = said(&mut client);
@@ -245,7 +249,7 @@ proptest! {
     #[test]
     fn any_bytes(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..6), is_tls in any::<bool>()) {
         let acceptor = acceptor();
-        let mut session = acceptor.accept().unwrap();
+        let mut session = acceptor.start_session().unwrap();
         let start: &[u8] = if is_tls { b"\x16\x03\x01\x00\xc8" } else { b"" };
         for piece in std::iter::once(start).chain(pieces.iter().map(Vec::as_slice)) {
             if feed(&mut session, piece, &mut Vec::new()).is_err() {

@@ -1,4 +1,4 @@
-//! `[admin]`: where metrics and the status page are served. Without the section, nowhere.
+//! `[admin]`: the listener for metrics and the status page. Without the section there is none.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -12,13 +12,14 @@ const TLS_REMEDY: &str = "write both tls_cert_pem and tls_key_pem, or neither";
 /// `[admin]`
 #[derive(Clone, Debug)]
 pub struct Admin {
-    /// Address to listen on. Without TLS a loopback address, unless `allow_plain_remote` is set.
+    /// Address to listen on. Without TLS it is a loopback address, unless `allow_plain_remote` is
+    /// set.
     pub address: SocketAddr,
-    /// `tls_cert_pem`, `tls_key_pem`, `client_ca_pem`, if they are there.
+    /// `tls_cert_pem`, `tls_key_pem` and `client_ca_pem`, if present.
     pub tls: Option<Tls>,
 }
 
-/// `Some(None)` without the section.
+/// Reads the section; `Some(None)` if it is missing.
 pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option<Admin>> {
     if root.get("admin").is_none() {
         return Some(None);
@@ -30,7 +31,7 @@ pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option
     let tls = read_tls(&section);
     let (ip, port, allow_plain_remote) = (ip?, port?, allow_plain_remote?);
     let tls = tls?;
-    // An address that no settings file can keep others from is one that others reach.
+    // Any address but a loopback one can be reached by others.
     if !ip.is_loopback() {
         let location = section.location_of("ip");
         match &tls {
@@ -81,7 +82,8 @@ fn read_tls(section: &Section<'_>) -> Option<Option<Tls>> {
     }
 }
 
-/// Which of the server's ports is the same. Port 0 is never: the system chooses.
+/// Returns the member of `[server]` that has the same port. Port 0 conflicts with none: the system
+/// chooses one.
 fn taken_by(address: SocketAddr, server: &Server) -> Option<&'static str> {
     let overlaps =
         server.ip == address.ip() || server.ip.is_unspecified() || address.ip().is_unspecified();

@@ -21,7 +21,7 @@ const WHEN_FULL: [(&str, WhenFull); 2] = [("refuse", WhenFull::Refuse), ("drop",
 const SYNCS: [(&str, AuditSync); 3] =
     [("always", AuditSync::Always), ("interval", AuditSync::Interval), ("never", AuditSync::Never)];
 
-/// `Some(None)` without the section.
+/// Reads the section; `Some(None)` if it is missing.
 pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Option<AuditConfig>> {
     if root.get("audit").is_none() {
         return Some(None);
@@ -68,7 +68,7 @@ pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Optio
     Some(Some(config))
 }
 
-/// The first start needs the key; after it, the key should be elsewhere.
+/// Checks the key file, which the first start needs and which should be elsewhere afterwards.
 fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     let state = config.state_file();
     let has_state = state.metadata().is_ok_and(|metadata| metadata.len() > 0);
@@ -100,7 +100,7 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     Some(())
 }
 
-/// The label of the HSM's key for checkpoints.
+/// Reads the label of the HSM's key for checkpoints.
 fn hsm_key(section: &Section<'_>, stores: Option<&[Store]>) -> Option<Option<String>> {
     let Some(member) = section.get("hsm_key") else { return Some(None) };
     let remedy = "write the CKA_LABEL of an AES-256 key that no key store uses";
@@ -135,7 +135,7 @@ fn prefix(section: &Section<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// One of a few words.
+/// Reads one of a few words.
 fn choice<T: Copy>(
     section: &Section<'_>,
     name: &str,

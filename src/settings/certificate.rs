@@ -1,4 +1,4 @@
-//! Certificates and keys from PEM files, and what is wrong with them.
+//! Certificates and keys from PEM files, and checks of them.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,18 +19,18 @@ use crate::observe::timestamp::civil_from_days;
 
 const SECS_PER_DAY: i64 = 86_400;
 
-/// What the log and `check` say of the server's certificate.
+/// Summary of the server's certificate, for the log and `check`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateSummary {
     /// Subject distinguished name.
     pub subject: String,
     /// DNS names of the subjectAltName extension.
     pub names: Vec<String>,
-    /// Seconds since 1970 at which it expires.
+    /// Time of expiry, in seconds since 1970.
     pub not_after_unix_secs: i64,
 }
 
-/// The PEM text of the file that `member` names.
+/// Reads the PEM text of the file that `member` names.
 fn read(member: &Member<'_>, remedy: &str) -> Option<(Zeroizing<Vec<u8>>, Ownership)> {
     let name = member.string(remedy)?;
     if name.is_empty() {
@@ -53,7 +53,7 @@ fn read(member: &Member<'_>, remedy: &str) -> Option<(Zeroizing<Vec<u8>>, Owners
     }
 }
 
-/// All certificates of a file, at least one.
+/// Reads all certificates of a file, at least one.
 pub(super) fn read_chain(
     member: &Member<'_>,
     remedy: &str,
@@ -74,7 +74,7 @@ pub(super) fn read_chain(
     }
 }
 
-/// The first private key of a file.
+/// Reads the first private key of a file.
 pub(super) fn read_key(member: &Member<'_>) -> Option<PrivateKeyDer<'static>> {
     let remedy = "name the PEM file with the certificate's private key (PKCS#8, PKCS#1 or SEC1)";
     let (bytes, ownership) = read(member, remedy)?;
@@ -94,14 +94,14 @@ pub(super) fn read_key(member: &Member<'_>) -> Option<PrivateKeyDer<'static>> {
             None
         }
         Err(_) => {
-            // What the parser says of it could quote the key.
+            // The parser's message could quote the key.
             member.mistake("the file is not PEM", remedy);
             None
         }
     }
 }
 
-/// Chain and key together. The key has to fit the first certificate.
+/// Combines a chain with its key, which must match the first certificate.
 pub(super) fn certified_key(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -149,7 +149,8 @@ pub(super) fn certified_key(
     Some(CertifiedKey::new(chain, key))
 }
 
-/// Warns of what clients may refuse, and of the end; gives what the log says of it.
+/// Warns of properties that clients may reject and of a near expiry, and returns a summary for the
+/// log.
 pub(super) fn inspect_chain(
     chain: &[CertificateDer<'static>],
     member: &Member<'_>,
@@ -194,7 +195,7 @@ pub(super) fn inspect_chain(
     })
 }
 
-/// Warns of what makes a CA unfit to verify clients.
+/// Warns of properties that make a CA unfit to verify clients.
 pub(super) fn inspect_authorities(chain: &[CertificateDer<'static>], member: &Member<'_>) {
     for (index, der) in chain.iter().enumerate() {
         let Ok((_, certificate)) = X509Certificate::from_der(der) else {
@@ -222,8 +223,8 @@ fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
         .collect()
 }
 
-/// A proxy that refuses to start on an expired certificate turns a warning into an outage: some
-/// clients go on, and the keys stay reachable once the certificate is replaced.
+/// Warns of the expiry, and does not refuse an expired certificate: that would turn a warning into
+/// an outage. Some clients accept it, and the keys remain reachable once it is replaced.
 fn warn_of_dates(certificate: &X509Certificate<'_>, name: &str, member: &Member<'_>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let now = i64::try_from(now).unwrap_or(i64::MAX);

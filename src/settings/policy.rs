@@ -1,4 +1,4 @@
-//! `[security] secondary_auth`, and the policy that it asks for.
+//! `[security] secondary_auth`, and the policy that it requires.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::policy::{Language, Policy};
 const REMEDY: &str = "write \"Cedar\" or \"Rego\", or remove the member if you can do without a \
                       second check of each call";
 
-/// `None` after a mistake, `Some(None)` if no policy is asked for. A security control is never
-/// dropped in silence: whoever asks for one that is not here is told.
+/// Reads the policy; `Some(None)` if none is required. A security control is never dropped
+/// silently, so one that is not supported is a mistake.
 pub(super) fn read(security: &Section<'_>) -> Option<Option<Arc<Policy>>> {
     let sections = ["security.oso", "security.cedar", "security.rego"];
     let asked = match security.get("secondary_auth") {

@@ -1,4 +1,4 @@
-//! `[security]`, and `[tls]` if it is switched on
+//! `[security]`, and `[tls]` if it is switched on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,24 +8,24 @@ use super::tls::Tls;
 use super::{policy, tls};
 use crate::policy::Policy;
 
-/// What the process denies itself and others: `[security]`
+/// Restrictions of the process, and of access to it: `[security]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Confinement {
-    /// `allow_core_dumps`: also lets processes of the same user read this one's memory.
+    /// `allow_core_dumps`, which also lets processes of the same user read this one's memory.
     pub allow_core_dumps: bool,
     /// `landlock`, if it is on.
     pub landlock: Option<LandlockPaths>,
 }
 
-/// `[security] landlock_read`, `landlock_write`: what a vendor's library needs beyond what the
-/// proxy itself does.
+/// `[security] landlock_read`, `landlock_write`: access that a vendor's library needs beyond that
+/// of the proxy itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LandlockPaths {
-    /// Files and directories to read, with all below.
+    /// Files and directories to read, with everything below them.
     pub read: Vec<PathBuf>,
-    /// Files and directories to read and write, with all below.
+    /// Files and directories to read and write, with everything below them.
     pub write: Vec<PathBuf>,
-    /// Directories of what a reload reads again: the settings, certificates, secrets.
+    /// Directories of the files that a reload reads again: settings, certificates, secrets.
     pub reload: Vec<PathBuf>,
 }
 
@@ -84,9 +84,9 @@ pub(super) fn read(root: &Section<'_>) -> Option<Security> {
     })
 }
 
-/// `None` if it is no boolean, which is reported; false if it, or the section, is not there.
+/// Returns the member, or false if it or the section is missing.
 pub(super) fn strict_file_permissions(root: &Section<'_>) -> Option<bool> {
-    // What is wrong with the section as a whole is for `read` to report.
+    // Mistakes about the section as a whole are reported by `read`.
     let Some(member) = root.member_of("security", "strict_file_permissions") else {
         return Some(false);
     };
@@ -114,7 +114,7 @@ fn confinement(section: &Section<'_>) -> Option<Confinement> {
     Some(Confinement { allow_core_dumps: allow_core_dumps?, landlock })
 }
 
-/// Paths that are there: no access can be given to one that is not.
+/// Reads paths that must exist: access cannot be granted to one that does not.
 fn paths(section: &Section<'_>, name: &str) -> Option<Vec<PathBuf>> {
     let Some(member) = section.get(name) else {
         return Some(Vec::new());

@@ -1,4 +1,4 @@
-//! `[state]`: where the proxy keeps what it knows from one life to the next.
+//! `[state]`: the directory for state that survives a restart.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::section::Section;
 const REMEDY: &str = "write the path of a directory of the proxy's own, such as \
                       \"/var/lib/xks-proxy\"";
 
-/// `Some(None)` without the section.
+/// Reads the section; `Some(None)` if it is missing.
 pub(super) fn read(root: &Section<'_>) -> Option<Option<PathBuf>> {
     if root.get("state").is_none() {
         return Some(None);

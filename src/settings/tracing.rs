@@ -15,10 +15,10 @@ const ROTATIONS: [(&str, Rotation); 4] = [
     ("NEVER", Rotation::Never),
 ];
 
-/// Without the section: to standard output, from INFO on.
+/// Reads the section; without it, the log goes to standard output, from INFO on.
 pub(super) fn read(root: &Section<'_>) -> Option<LogConfig> {
     let Some(section) = root.section("tracing") else {
-        // Of a wrong shape, which is reported, or absent.
+        // It is missing, or has the wrong form, which is reported.
         let default =
             LogConfig { stdout: true, file: None, level: DEFAULT_LEVEL, format: LogFormat::Text };
         return Some(default);

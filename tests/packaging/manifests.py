@@ -76,7 +76,7 @@ def check_scaling(settings, autoscaler, budget):
     check(budget["spec"]["maxUnavailable"] < replicas, "the budget lets all pods be evicted")
     (metric,) = spec["metrics"]
     name = metric["pods"]["metric"]["name"]
-    exposed = (SOURCE / "src/admin/prometheus.rs").read_text()
+    exposed = (SOURCE / "src/admin/prometheus/mod.rs").read_text()
     gauge = re.search(rf'"{re.escape(name)}",\s*Gauge', exposed)
     check(gauge, f"the proxy has no gauge {name}")
     adapter = yaml.safe_load((SOURCE / "packaging/kubernetes/prometheus-adapter.yaml").read_text())

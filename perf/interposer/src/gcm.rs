@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use cryptoki_sys::*;
 
 use crate::emulation::{IvMode, WrittenBy};
-use crate::table::call_real;
+use crate::real::call_real;
 
 const IV_BYTES: usize = 12;
 const MAX_IV_BYTES: usize = 16;

@@ -10,7 +10,7 @@ use cryptoki_sys::{
     CKR_DEVICE_REMOVED, CKR_SESSION_HANDLE_INVALID, CKR_TOKEN_NOT_PRESENT,
 };
 
-use crate::counts::Calls;
+use crate::calls::Calls;
 use crate::environment::{self, Environment};
 use crate::fault::{About, Action, Fault};
 use crate::functions::Function;
@@ -21,7 +21,6 @@ use crate::latency;
 use crate::oddities::{Asked, Strays};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
-use crate::watcher;
 
 /// The longest that a hung call waits before it looks again by itself.
 const HANG_LOOK: Duration = Duration::from_secs(60);
@@ -105,9 +104,7 @@ pub fn start() -> Result<&'static Interposer, &'static str> {
             changed: (Mutex::default(), Condvar::new()),
         })
     });
-    let interposer = made.as_ref().map_err(String::as_str)?;
-    watcher::ensure(interposer);
-    Ok(interposer)
+    made.as_ref().map_err(String::as_str)
 }
 
 /// The instance, if there is one.

@@ -122,6 +122,7 @@
 //! C_EncryptFinal appends no IV, nor does it write one. C_GetSlotList goes on to list a removed token's
 //! slot. Calls of a process that forked are watched again from its C_Initialize on.
 
+mod calls;
 mod codes;
 mod counts;
 mod emulation;
@@ -139,6 +140,7 @@ mod latency;
 #[expect(unsafe_code, reason = "works on the application's parameters")]
 mod oddities;
 mod random;
+mod real;
 mod sessions;
 mod settings;
 #[expect(unsafe_code, reason = "the C interface itself")]

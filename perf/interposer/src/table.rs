@@ -9,6 +9,8 @@ use crate::counts;
 use crate::functions::Function;
 use crate::gcm;
 use crate::interposer::{self, Interposer, Target};
+use crate::real::call_real;
+use crate::watcher;
 
 /// Lets the settings act on a call, then forwards it.
 fn forward(
@@ -24,20 +26,6 @@ fn forward(
         Err(code) => code,
     }
 }
-
-/// `real.C_Name(arguments)`, if the real module has that function.
-macro_rules! call_real {
-    ($real:expr, $name:ident, $($argument:expr),*) => {
-        match $real.$name {
-            // SAFETY: the arguments are the application's own, passed on as they came: what it
-            // promises to us by PKCS#11, it promises to the real module.
-            Some(function) => unsafe { function($($argument),*) },
-            None => CKR_FUNCTION_NOT_SUPPORTED,
-        }
-    };
-}
-
-pub(crate) use call_real;
 
 /// As [`forward`], for a function after which handles may be other objects' than before.
 fn forward_change(
@@ -172,7 +160,7 @@ forward_on! { forward Session(session: CK_SESSION_HANDLE):
 /// As PKCS#11 has it (v2.40, 5.4): `list` points to a place for a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_GetFunctionList(list: CK_FUNCTION_LIST_PTR_PTR) -> CK_RV {
-    let interposer = match interposer::start() {
+    let interposer = match watcher::start() {
         Ok(interposer) => interposer,
         Err(error) => {
             eprintln!("xks-interposer: {error}");
@@ -193,7 +181,7 @@ pub unsafe extern "C" fn C_GetFunctionList(list: CK_FUNCTION_LIST_PTR_PTR) -> CK
 
 unsafe extern "C" fn C_Initialize(arguments: *mut c_void) -> CK_RV {
     // A process that forked comes here anew, and needs a watcher of its own.
-    let _ = interposer::start();
+    let _ = watcher::start();
     forward(Function::C_Initialize, Target::Module, |real| {
         let settings = interposer::get().map(|interposer| interposer.settings.load());
         // SAFETY: the arguments are the application's own.

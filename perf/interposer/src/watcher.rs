@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::counts;
-use crate::interposer::Interposer;
+use crate::interposer::{self, Interposer};
 use crate::settings::Settings;
 
 /// Between two looks at the request file.
@@ -23,9 +23,18 @@ const TICKS_PER_COUNTS: u64 = 5;
 /// timestamp.
 const TICKS_OF_SUSPICION: u64 = 10;
 
-/// Sees to it that this process (a fork has no threads of its parent's) has the thread, if
-/// there is anything to watch.
-pub fn ensure(interposer: &'static Interposer) {
+/// Returns the interposer, made at the first call, with its thread running if there is anything to
+/// watch: a fork does not inherit its parent's threads, so each process starts one.
+///
+/// # Errors
+/// As [`interposer::start`].
+pub fn start() -> Result<&'static Interposer, &'static str> {
+    let interposer = interposer::start()?;
+    ensure(interposer);
+    Ok(interposer)
+}
+
+fn ensure(interposer: &'static Interposer) {
     let environment = &interposer.environment;
     if environment.config.is_none() && environment.counts.is_none() {
         return;

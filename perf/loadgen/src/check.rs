@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use base64_simd::STANDARD;
 
+use crate::ciphertext::{Ciphertext, integrity_value};
 use crate::client::Client;
-use crate::corpus::{Ciphertext, integrity_value};
 use crate::request::{Operation, Requests, Sent, Sizes};
 use crate::response::string_member;
 use crate::target::Target;
@@ -171,7 +171,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn unchecked_ciphertext() -> Ciphertext {
-        Ciphertext::synthetic(Sizes { plaintext_bytes: 32, aad_bytes: 10 })
+        Ciphertext::synthetic(32, 10)
     }
 
     fn sent(operation: Operation) -> Sent {

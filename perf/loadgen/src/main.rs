@@ -15,6 +15,7 @@
 mod args;
 mod certificates;
 mod check;
+mod ciphertext;
 mod client;
 mod connection;
 mod corpus;

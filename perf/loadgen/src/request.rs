@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64_simd::{AsOut as _, STANDARD};
 
-use crate::corpus::Ciphertext;
+use crate::ciphertext::Ciphertext;
 use crate::sigv4::Signer;
 use crate::target::Target;
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::args::RunArguments;
 use crate::check::{self, Sample};
-use crate::corpus::{self, Ciphertext};
+use crate::ciphertext::Ciphertext;
+use crate::corpus;
 use crate::process::{cpu_time, own_cpu_time, raise_open_files, resident_kib};
 use crate::request::{Operation, Sizes};
 use crate::results::{
@@ -92,7 +93,7 @@ fn ciphertexts(
     Ok(if !decrypts {
         Arc::from([])
     } else if arguments.no_check {
-        (0..count).map(|_| Ciphertext::synthetic(sizes)).collect()
+        (0..count).map(|_| Ciphertext::synthetic(sizes.plaintext_bytes, sizes.aad_bytes)).collect()
     } else {
         corpus::make(target, sizes, count)?.into()
     })

@@ -65,14 +65,14 @@ fn reopening() {
     let audit = Audit::open(&config).unwrap();
     let present = config.directory.join("audit.jsonl");
     let moved = config.directory.join("audit.jsonl.1");
-    audit.note("settings", &[("what", "before")]);
+    audit.record_event("settings", &[("what", "before")]);
     wait_for("a line", || text(&present).contains("before"));
     fs::rename(&present, &moved).unwrap();
-    audit.note("settings", &[("what", "between")]);
+    audit.record_event("settings", &[("what", "between")]);
     wait_for("a line in the moved file", || text(&moved).contains("between"));
     audit.reopen();
     wait_for("the new file", || text(&present).contains("\"event\":\"reopen\""));
-    audit.note("settings", &[("what", "after")]);
+    audit.record_event("settings", &[("what", "after")]);
     // Nobody has moved it this time: it is the same file, and says so.
     audit.reopen();
     wait_for("another line", || text(&present).matches("\"event\":\"reopen\"").count() == 2);
@@ -124,12 +124,12 @@ fn the_first_key() {
 #[test]
 fn off() {
     let audit = Audit::off();
-    audit.note("start", &[]);
+    audit.record_event("start", &[]);
     audit.reopen();
-    let mut trail = audit.handle();
-    assert!(trail.reserve([usize::MAX].into_iter()).unwrap().is_none());
-    trail.write(&crate::observe::call_record::CallRecord::default(), None);
-    trail.flush();
+    let mut handle = audit.handle();
+    assert!(handle.reserve([usize::MAX].into_iter()).unwrap().is_none());
+    handle.write(&crate::observe::call_record::CallRecord::default(), None);
+    handle.flush();
     assert!(audit.stop() && audit.can_serve() && audit.stats().is_none());
 }
 
@@ -142,12 +142,12 @@ fn one_writer_at_a_time() {
     let present = config.directory.join("audit.jsonl");
     let former = Audit::open(&config).unwrap();
     let failed = Audit::open(&config).unwrap();
-    failed.note("settings", &[("what", "failed")]);
+    failed.record_event("settings", &[("what", "failed")]);
     assert!(failed.stop());
     let next = Audit::open(&config).unwrap();
-    next.note("settings", &[("what", "next")]);
+    next.record_event("settings", &[("what", "next")]);
     assert!(next.can_serve());
-    former.note("settings", &[("what", "former")]);
+    former.record_event("settings", &[("what", "former")]);
     wait_for("the former's line", || text(&present).contains("former"));
     assert!(former.stop());
     wait_for("the next one's line", || text(&present).contains("next"));
@@ -167,8 +167,8 @@ fn a_process_between_two_others_loses_nothing() {
     let config = config(&directory);
     let former = Audit::open(&config).unwrap();
     let between = Audit::open(&config).unwrap();
-    let mut trail = between.handle();
-    let reservation = trail.reserve([10].into_iter()).unwrap();
+    let mut handle = between.handle();
+    let reservation = handle.reserve([10].into_iter()).unwrap();
     let record = crate::observe::call_record::CallRecord {
         is_authenticated: true,
         call: "encrypt",
@@ -176,7 +176,7 @@ fn a_process_between_two_others_loses_nothing() {
         kms_request_id: Some("in-between"),
         ..Default::default()
     };
-    trail.write(&record, reservation.as_ref());
+    handle.write(&record, reservation.as_ref());
     drop(reservation);
     let stopping = thread::spawn(move || between.stop());
     // Long enough for it to have given up.

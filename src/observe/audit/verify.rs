@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::chain::{CODE_BYTES, Chain, hex};
-use super::checkpoint::{self, Checkpoint};
+use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::line::{Parsed, parse, string};
 use super::path_error::with_path;
 use super::state::State;
@@ -17,24 +17,24 @@ use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_AUDIT_SKIP_LINES};
 
 /// Where a line stands: file and line, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Position {
     /// The file.
     pub file: PathBuf,
     /// The line, from 1; 0 for the file as a whole.
     pub line: u64,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for Position {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{}:{}", self.file.display(), self.line)
     }
 }
 
-/// What the verifier has to say of a place.
+/// What the verifier has to say of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Where.
-    pub place: Place,
+    pub position: Position,
     /// The log is not what the proxy wrote. Else it is as it was written, and worth knowing.
     pub is_tampered: bool,
     /// What.
@@ -66,10 +66,10 @@ pub struct Summary {
 ///
 /// # Errors
 /// Why that cannot be told.
-pub type AskHsm<'a> = &'a mut dyn FnMut(&Checkpoint) -> Result<bool, String>;
+pub type CheckSeal<'a> = &'a mut dyn FnMut(&Checkpoint) -> Result<bool, CheckpointError>;
 
-/// Checks files, whatever their order, as one log. `told` is called for each finding. With a
-/// `state` file, or a copy of it, the end of the log is checked too; with `ask_hsm`, checkpoints.
+/// Checks files, whatever their order, as one log. `report_to` is called for each finding. With a
+/// `state` file, or a copy of it, the end of the log is checked too; with `check_seal`, checkpoints.
 ///
 /// # Errors
 /// A file cannot be read, or the HSM does not say whether a checkpoint is its own; the error names
@@ -78,8 +78,8 @@ pub fn verify(
     files: &[PathBuf],
     chain: Chain,
     state: Option<&Path>,
-    ask_hsm: Option<AskHsm<'_>>,
-    told: &mut dyn FnMut(&Finding),
+    check_seal: Option<CheckSeal<'_>>,
+    report_to: &mut dyn FnMut(&Finding),
 ) -> io::Result<Summary> {
     // Before the lines: they are written before the state is.
     let state = match state {
@@ -92,7 +92,7 @@ pub fn verify(
         ordered.push((first, file));
     }
     ordered.sort();
-    let mut verifier = Verifier::new(chain, ask_hsm, told);
+    let mut verifier = Verifier::new(chain, check_seal, report_to);
     for (_, file) in ordered {
         verifier.file(file).map_err(|error| with_path(file, &error))?;
     }
@@ -120,8 +120,8 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
 }
 
 /// A line that leaves lines out, of which is not known yet whether it is a true one.
-struct Jump {
-    place: Place,
+struct PendingGap {
+    position: Position,
     /// The chain behind it, if it is.
     behind: Chain,
 }
@@ -130,35 +130,39 @@ struct Verifier<'t, 'h> {
     /// Before the next line.
     chain: Chain,
     id: String,
-    jump: Option<Jump>,
+    pending_gap: Option<PendingGap>,
     /// The line before was not what it should be.
-    is_shaken: bool,
-    place: Place,
+    is_previous_bad: bool,
+    position: Position,
     summary: Summary,
-    ask_hsm: Option<AskHsm<'h>>,
-    told: &'t mut dyn FnMut(&Finding),
+    check_seal: Option<CheckSeal<'h>>,
+    report_to: &'t mut dyn FnMut(&Finding),
 }
 
 impl<'t, 'h> Verifier<'t, 'h> {
-    fn new(chain: Chain, ask_hsm: Option<AskHsm<'h>>, told: &'t mut dyn FnMut(&Finding)) -> Self {
+    fn new(
+        chain: Chain,
+        check_seal: Option<CheckSeal<'h>>,
+        report_to: &'t mut dyn FnMut(&Finding),
+    ) -> Self {
         Self {
             id: hex(&chain.id()),
             chain,
-            jump: None,
-            is_shaken: false,
-            place: Place { file: PathBuf::new(), line: 0 },
+            pending_gap: None,
+            is_previous_bad: false,
+            position: Position { file: PathBuf::new(), line: 0 },
             summary: Summary::default(),
-            ask_hsm,
-            told,
+            check_seal,
+            report_to,
         }
     }
 
     fn file(&mut self, path: &Path) -> io::Result<()> {
-        self.place = Place { file: path.to_owned(), line: 0 };
+        self.position = Position { file: path.to_owned(), line: 0 };
         let mut reader = BufReader::with_capacity(1 << 20, File::open(path)?);
         let mut line = Vec::new();
         while read_line(&mut reader, &mut line)? > 0 {
-            self.place.line += 1;
+            self.position.line += 1;
             match line.strip_suffix(b"\n") {
                 Some(whole) => self.line(whole)?,
                 None => self.tampered("the line is not whole: its end is missing"),
@@ -173,8 +177,8 @@ impl<'t, 'h> Verifier<'t, 'h> {
             return Ok(());
         };
         self.note_chain(line);
-        if self.settle_jump(&parsed) {
-            return self.accept(line, &parsed);
+        if self.settle_gap(&parsed) {
+            return self.good_line(line, &parsed);
         }
         let expected = self.chain.seq();
         if parsed.seq < expected {
@@ -183,17 +187,17 @@ impl<'t, 'h> Verifier<'t, 'h> {
                 parsed.seq
             ));
         } else if parsed.seq > expected {
-            return self.leap(line, &parsed);
+            return self.line_after_gap(line, &parsed);
         } else if self.fits(&self.chain, &parsed) {
-            return self.accept(line, &parsed);
+            return self.good_line(line, &parsed);
         } else {
-            let text = match self.is_shaken {
+            let text = match self.is_previous_bad {
                 true => "the code does not fit: this line or the one before was changed",
                 false => "the code does not fit: the line was changed",
             };
             self.tampered(text);
             self.chain.skip(parsed.code);
-            self.is_shaken = true;
+            self.is_previous_bad = true;
         }
         Ok(())
     }
@@ -205,7 +209,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
     }
 
     /// A line whose number leaves some out.
-    fn leap(&mut self, line: &[u8], parsed: &Parsed<'_>) -> io::Result<()> {
+    fn line_after_gap(&mut self, line: &[u8], parsed: &Parsed<'_>) -> io::Result<()> {
         let expected = self.chain.seq();
         if parsed.seq - expected > MAX_AUDIT_SKIP_LINES {
             self.tampered(&format!("number {} cannot be: {expected} is next", parsed.seq));
@@ -218,49 +222,53 @@ impl<'t, 'h> Verifier<'t, 'h> {
         if parsed.previous.is_none() {
             ahead.skip(parsed.code);
             self.summary.first_seq.get_or_insert(expected);
-            self.jump = Some(Jump { place: self.place.clone(), behind: ahead });
+            self.pending_gap = Some(PendingGap { position: self.position.clone(), behind: ahead });
         } else if self.fits(&ahead, parsed) {
             // A file that has others before it may be the first that is still there.
             if self.summary.first_seq.is_some() {
-                self.missing(&self.place.clone(), expected, parsed.seq);
+                self.missing(&self.position.clone(), expected, parsed.seq);
             }
             self.chain = ahead;
-            return self.accept(line, parsed);
+            return self.good_line(line, parsed);
         } else {
             self.tampered("the code does not fit: the line was changed or inserted");
         }
         Ok(())
     }
 
-    /// Decides on a leap by the line behind it. Whether that line goes on from there.
-    fn settle_jump(&mut self, parsed: &Parsed<'_>) -> bool {
-        let Some(jump) = self.jump.take() else { return false };
-        if parsed.seq == jump.behind.seq() && self.fits(&jump.behind, parsed) {
-            self.missing(&jump.place, self.chain.seq(), jump.behind.seq() - 1);
-            self.chain = jump.behind;
+    /// Decides on a pending gap by the line behind it. Whether that line goes on from there.
+    fn settle_gap(&mut self, parsed: &Parsed<'_>) -> bool {
+        let Some(pending_gap) = self.pending_gap.take() else { return false };
+        if parsed.seq == pending_gap.behind.seq() && self.fits(&pending_gap.behind, parsed) {
+            self.missing(&pending_gap.position, self.chain.seq(), pending_gap.behind.seq() - 1);
+            self.chain = pending_gap.behind;
             return true;
         }
-        self.moved(jump.place);
+        self.nothing_follows(pending_gap.position);
         false
     }
 
-    fn moved(&mut self, place: Place) {
-        self.tell(place, true, "nothing goes on from this line: it was inserted, moved or changed");
+    fn nothing_follows(&mut self, position: Position) {
+        self.report(
+            position,
+            true,
+            "nothing goes on from this line: it was inserted, moved or changed",
+        );
     }
 
     /// Lines from `first` on, and before `next`, are not there.
-    fn missing(&mut self, place: &Place, first: u64, next: u64) {
+    fn missing(&mut self, position: &Position, first: u64, next: u64) {
         let text = match next - first {
             1 => format!("line number {first} is missing before this line"),
             _ => format!("lines number {first} to {} are missing before this line", next - 1),
         };
-        self.tell(place.clone(), true, &text);
+        self.report(position.clone(), true, &text);
     }
 
-    fn accept(&mut self, line: &[u8], parsed: &Parsed<'_>) -> io::Result<()> {
+    fn good_line(&mut self, line: &[u8], parsed: &Parsed<'_>) -> io::Result<()> {
         self.summary.first_seq.get_or_insert(parsed.seq);
         self.summary.good_lines += 1;
-        self.is_shaken = false;
+        self.is_previous_bad = false;
         let event = string(line, "event").unwrap_or_default();
         if event == checkpoint::EVENT {
             self.checkpoint(line, parsed.seq)?;
@@ -275,17 +283,17 @@ impl<'t, 'h> Verifier<'t, 'h> {
             "gap" => "the proxy says that it had to leave lines out or to refuse calls",
             _ => return Ok(()),
         };
-        self.tell(self.place.clone(), false, text);
+        self.report(self.position.clone(), false, text);
         Ok(())
     }
 
     /// A line behind [`Self::chain`], whose code fits, says that the HSM vouches for those before.
     fn checkpoint(&mut self, line: &[u8], seq: u64) -> io::Result<()> {
         self.summary.checkpoints += 1;
-        let Some(ask_hsm) = &mut self.ask_hsm else { return Ok(()) };
+        let Some(check_seal) = &mut self.check_seal else { return Ok(()) };
         let is_sealed = match checkpoint::parse(line, &self.chain) {
-            Some(checkpoint) => ask_hsm(&checkpoint).map_err(|reason| {
-                io::Error::other(format!("line {}: {reason}", self.place.line))
+            Some(checkpoint) => check_seal(&checkpoint).map_err(|reason| {
+                io::Error::other(format!("line {}: {reason}", self.position.line))
             })?,
             None => false,
         };
@@ -307,17 +315,17 @@ impl<'t, 'h> Verifier<'t, 'h> {
     }
 
     fn tampered(&mut self, text: &str) {
-        self.tell(self.place.clone(), true, text);
+        self.report(self.position.clone(), true, text);
     }
 
-    fn tell(&mut self, place: Place, is_tampered: bool, text: &str) {
+    fn report(&mut self, position: Position, is_tampered: bool, text: &str) {
         self.summary.tampered += u64::from(is_tampered);
-        (self.told)(&Finding { place, is_tampered, text: text.to_owned() });
+        (self.report_to)(&Finding { position, is_tampered, text: text.to_owned() });
     }
 
     fn finish(mut self, state: Option<&State>) -> Summary {
-        if let Some(jump) = self.jump.take() {
-            self.moved(jump.place);
+        if let Some(pending_gap) = self.pending_gap.take() {
+            self.nothing_follows(pending_gap.position);
         }
         if let Some(state) = state {
             let (here, kept) = (self.chain.seq(), state.chain.seq());

@@ -64,7 +64,7 @@ fn check_lines(lines: &[Vec<u8>]) -> (Summary, Vec<Finding>) {
 
 /// Line and text of what is wrong.
 fn told(findings: &[Finding]) -> Vec<(u64, &str)> {
-    findings.iter().map(|finding| (finding.place.line, finding.text.as_str())).collect()
+    findings.iter().map(|finding| (finding.position.line, finding.text.as_str())).collect()
 }
 
 /// What nobody has touched is good, whatever the order in which the files are named.
@@ -146,7 +146,7 @@ fn across_files() {
     fs::write(&files.paths[0], lines[..4].concat()).unwrap();
     let (summary, findings) = check(&files.paths, None);
     assert_eq!(told(&findings), [(1, "line number 4 is missing before this line")]);
-    assert_eq!(findings[0].place.file, files.paths[1]);
+    assert_eq!(findings[0].position.file, files.paths[1]);
     assert_eq!(summary.good_lines, 11);
     // A first file that does not say what was before it has had its head cut off.
     let (summary, _) = check_lines(&lines[7..]);
@@ -189,7 +189,7 @@ fn notes() {
     line::write(&mut out, &mut chain, b",\"event\":\"stop\"", false);
     let (summary, findings) = check_lines(&[out]);
     assert_eq!((summary.tampered, summary.is_ended), (0, true));
-    assert_eq!(findings.iter().map(|it| it.place.line).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(findings.iter().map(|it| it.position.line).collect::<Vec<_>>(), [1, 2]);
 }
 
 proptest! {

@@ -23,16 +23,16 @@ use crate::limits::{
 use crate::observe::line_queue::Requested;
 use crate::observe::timestamp::{Rfc3339, since_1970};
 
-/// What is lost or left out, as far as the log has told of it.
+/// What is lost or left out, as far as the log has reported of it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Told {
+struct ReportedGaps {
     dropped: u64,
     refused: u64,
     left_out: u64,
 }
 
 /// How the writer has found the log.
-pub(super) struct Opened {
+pub(super) struct OpenEvent {
     /// How the process before has ended: `none`, `clean` or `crash`.
     pub(super) previous_end: &'static str,
     /// Lines that it had written after it kept its state.
@@ -56,8 +56,8 @@ pub(super) struct Writer {
     is_first_of_file: bool,
     members: Vec<u8>,
     time: Rfc3339,
-    told: Told,
-    told_at: Instant,
+    reported: ReportedGaps,
+    reported_at: Instant,
     unsynced_since: Option<Instant>,
     /// The log has said that the state cannot be kept.
     has_state_failed: bool,
@@ -84,8 +84,8 @@ impl Writer {
             is_first_of_file: true,
             members: Vec::with_capacity(MAX_ACCESS_LOG_LINE_BYTES),
             time: Rfc3339::default(),
-            told: Told::default(),
-            told_at: Instant::now(),
+            reported: ReportedGaps::default(),
+            reported_at: Instant::now(),
             unsynced_since: None,
             has_state_failed: false,
             checkpoints: Schedule::new(),
@@ -93,7 +93,7 @@ impl Writer {
     }
 
     /// The first line of a process, to be written with the first batch.
-    pub(super) fn add_opened(&mut self, opened: &Opened) {
+    pub(super) fn add_open_event(&mut self, opened: &OpenEvent) {
         let id = self.chain_id();
         let strings = [("chain", id.as_str()), ("previousEnd", opened.previous_end)];
         let numbers =
@@ -109,7 +109,7 @@ impl Writer {
     pub(super) fn run(&mut self, mut batch: Vec<u8>) {
         let has_written_all = loop {
             let requested = self.queue.lines.take(&mut batch, Some(AUDIT_IDLE_INTERVAL));
-            let is_written = self.turn(&batch, requested);
+            let is_written = self.write_batch(&batch, requested);
             wipe_stack();
             if !is_written {
                 break false;
@@ -119,7 +119,7 @@ impl Writer {
             batch.clear();
             self.chained = 0;
             if requested.stop && was_empty && self.queue.lines.close() {
-                break self.tell_of_gaps(Duration::ZERO) && self.write_out();
+                break self.report_gaps(Duration::ZERO) && self.write_out();
             }
             if !was_empty {
                 self.queue.lines.pause(LOG_WRITE_INTERVAL);
@@ -150,11 +150,11 @@ impl Writer {
 
     /// One batch, and what else is due; never inlined, for [`wipe_stack`]'s sake. False: it cannot be written, and the process ends.
     #[inline(never)]
-    fn turn(&mut self, batch: &[u8], requested: Requested) -> bool {
+    fn write_batch(&mut self, batch: &[u8], requested: Requested) -> bool {
         self.chained = 0;
         let is_appended = self.rotate_if_due()
             && (!requested.reopen || self.reopen())
-            && self.tell_of_gaps(AUDIT_LOSS_REPORT_INTERVAL)
+            && self.report_gaps(AUDIT_LOSS_REPORT_INTERVAL)
             && self.append(batch);
         let has_checkpoint = is_appended
             && self.checkpoints.is_due(self.chain.seq(), Instant::now())
@@ -235,22 +235,22 @@ impl Writer {
     }
 
     /// Says in the log itself how much of it is missing, not more often than each `interval`.
-    fn tell_of_gaps(&mut self, interval: Duration) -> bool {
+    fn report_gaps(&mut self, interval: Duration) -> bool {
         let counters = &self.queue.counters;
-        let now = Told {
+        let now = ReportedGaps {
             dropped: counters.dropped.get(),
             refused: counters.refused.get(),
             left_out: counters.left_out.get(),
         };
-        if now != self.told && self.told_at.elapsed() >= interval {
+        if now != self.reported && self.reported_at.elapsed() >= interval {
             let numbers = [
-                ("droppedLines", now.dropped - self.told.dropped),
-                ("refusedCalls", now.refused - self.told.refused),
-                ("leftOutUnauthenticatedCalls", now.left_out - self.told.left_out),
+                ("droppedLines", now.dropped - self.reported.dropped),
+                ("refusedCalls", now.refused - self.reported.refused),
+                ("leftOutUnauthenticatedCalls", now.left_out - self.reported.left_out),
             ];
             self.add_event("gap", &[], &numbers);
-            self.told = now;
-            self.told_at = Instant::now();
+            self.reported = now;
+            self.reported_at = Instant::now();
             return self.write_out();
         }
         true
@@ -335,7 +335,7 @@ impl Writer {
         if let Err(error) = self.files.remove_old() {
             tracing::warn!(%error, "old files of the audit log cannot be removed");
         }
-        self.go_on("continue")
+        self.begin_file("continue")
     }
 
     /// The last line of a file. The state says from then on that the whole file is to be looked
@@ -378,11 +378,11 @@ impl Writer {
         if let Err(error) = self.files.switch_to(other, since_1970()) {
             return self.no_next_file(&error);
         }
-        self.go_on("reopen")
+        self.begin_file("reopen")
     }
 
     /// The first line of a file.
-    fn go_on(&mut self, event: &str) -> bool {
+    fn begin_file(&mut self, event: &str) -> bool {
         self.is_first_of_file = true;
         let id = self.chain_id();
         self.add_event(event, &[("chain", id.as_str())], &[]);
@@ -461,7 +461,7 @@ mod tests {
             queue.lines.request_stop();
             let mut writer = begin(&config, &queue).unwrap();
             let batch = line.repeat(lines);
-            assert!(!writer.turn(&batch, Requested::default()));
+            assert!(!writer.write_batch(&batch, Requested::default()));
             // And the line of the writer's own that the process begins with.
             assert_eq!(writer.lost(&batch), lines + 1);
         }

@@ -52,7 +52,7 @@ fn logged_with(
     .unwrap();
     let mut access_log = log.access_log();
     work(&mut access_log, directory.path());
-    access_log.hand_over();
+    access_log.flush_buffer();
     assert!(log.stop());
     assert_eq!(log.dropped_lines(), 0);
     read_logged(directory.path())

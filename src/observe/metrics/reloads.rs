@@ -14,13 +14,13 @@ pub struct Reloads(Mutex<ReloadState>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReloadState {
     /// Tries that ended.
-    pub tries: u64,
+    pub attempts: u64,
     /// Of these, those that were taken up.
-    pub taken_up: u64,
+    pub applied: u64,
     /// When the settings in use were taken up, in seconds since 1970; the start counts.
     pub loaded_unix_secs: u64,
     /// When the last try ended, in seconds since 1970; 0 if there was none.
-    pub tried_unix_secs: u64,
+    pub attempted_unix_secs: u64,
     /// Why it was refused, a line each; empty if it was taken up. No secrets in them.
     pub refused: Vec<String>,
     /// Members of the file whose values have no effect until a restart.
@@ -34,13 +34,13 @@ impl Reloads {
     }
 
     /// New settings are in use, but for these members.
-    pub fn taken_up(&self, needs_restart: Vec<String>) {
+    pub fn applied(&self, needs_restart: Vec<String>) {
         let now = unix_secs(SystemTime::now());
         let mut state = self.0.lock();
-        state.tries += 1;
-        state.taken_up += 1;
+        state.attempts += 1;
+        state.applied += 1;
         state.loaded_unix_secs = now;
-        state.tried_unix_secs = now;
+        state.attempted_unix_secs = now;
         state.refused = Vec::new();
         state.needs_restart = needs_restart;
     }
@@ -48,8 +48,8 @@ impl Reloads {
     /// New settings were refused, and the old ones stay.
     pub fn refused(&self, reasons: Vec<String>) {
         let mut state = self.0.lock();
-        state.tries += 1;
-        state.tried_unix_secs = unix_secs(SystemTime::now());
+        state.attempts += 1;
+        state.attempted_unix_secs = unix_secs(SystemTime::now());
         state.refused = reasons;
     }
 
@@ -70,15 +70,15 @@ mod tests {
         let reloads = Reloads::default();
         reloads.started();
         let start = reloads.state();
-        assert!(start.loaded_unix_secs > 0 && start.tries == 0);
+        assert!(start.loaded_unix_secs > 0 && start.attempts == 0);
         reloads.refused(vec!["why".to_owned()]);
         let refused = reloads.state();
-        assert_eq!((refused.tries, refused.taken_up), (1, 0));
+        assert_eq!((refused.attempts, refused.applied), (1, 0));
         assert_eq!(refused.loaded_unix_secs, start.loaded_unix_secs);
         assert_eq!(refused.refused, ["why"]);
-        reloads.taken_up(vec!["server.port".to_owned()]);
+        reloads.applied(vec!["server.port".to_owned()]);
         let state = reloads.state();
         assert!(state.refused.is_empty() && state.needs_restart == ["server.port"]);
-        assert_eq!((state.tries, state.taken_up), (2, 1));
+        assert_eq!((state.attempts, state.applied), (2, 1));
     }
 }

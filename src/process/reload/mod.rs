@@ -33,7 +33,7 @@ pub(super) struct InUse {
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) hsm: Arc<ArcSwap<Hsm>>,
     /// What the admin listener shows.
-    pub(super) facts: Arc<ArcSwap<admin::Facts>>,
+    pub(super) service_info: Arc<ArcSwap<admin::ServiceInfo>>,
 }
 
 /// What a reload works with.
@@ -105,7 +105,7 @@ impl Reloader {
                 tracing::info!(stores, outcome = "taken_up", "settings reloaded");
                 self.note("taken_up", &[("needsRestart", &needs_restart.join(", "))]);
                 let needs_restart = needs_restart.into_iter().map(str::to_owned);
-                self.metrics.reloads.taken_up(needs_restart.collect());
+                self.metrics.reloads.applied(needs_restart.collect());
                 "serving"
             }
             Err(reasons) => {
@@ -133,7 +133,7 @@ impl Reloader {
     fn note(&self, outcome: &str, more: &[(&str, &str)]) {
         let file = self.started.file.to_string_lossy();
         let members = [&[("settings", &*file), ("outcome", outcome)], more].concat();
-        self.audit.note("settings", &members);
+        self.audit.record_event("settings", &members);
     }
 
     /// What needs a restart, or why nothing was taken up.
@@ -180,8 +180,8 @@ impl Reloader {
         {
             acceptor.replace(Arc::clone(&tls.config));
         }
-        let facts = &self.in_use.facts;
-        facts.store(Arc::new(facts.load().with(&settings)));
+        let service_info = &self.in_use.service_info;
+        service_info.store(Arc::new(service_info.load().with(&settings)));
         startup_log::in_use(&settings, &findings);
         self.in_use.settings.store(Arc::new(settings));
         if !is_same_fleet {

@@ -4,6 +4,7 @@ use super::{AuditLine, Exchange, Target};
 use crate::job::InlineBytes;
 use crate::observe::audit::Reservation;
 use crate::observe::call_record::CallRecord;
+use crate::observe::metrics::labels::{CallLabel, OutcomeLabel};
 use crate::proto::loop_state::LoopState;
 use crate::proto::route::Call;
 use crate::proto::span::Span;
@@ -27,8 +28,8 @@ impl Exchange {
         total_micros: u32,
     ) {
         let metrics = &loop_state.metrics;
-        let call = self.call().map_or(0, Call::metric);
-        let outcome = error.map_or(0, |error| error.name.metric());
+        let call = self.call().map_or(CallLabel::None, Call::label);
+        let outcome = error.map_or(OutcomeLabel::Ok, |error| error.name.label());
         // By name: the settings may have changed since the request came.
         let store = match &self.target {
             Target::Call(routed) => loop_state.service.store(routed.prefix.text(received)),
@@ -41,12 +42,11 @@ impl Exchange {
         if let Some(counters) = counters {
             counters.count(call, outcome);
         }
-        if let Some(durations) = metrics.durations.get(call) {
-            durations.total.record(total_micros);
-            if let Some(hsm) = &self.hsm {
-                durations.queue.record(hsm.queue_micros);
-                durations.hsm.record(hsm.hsm_micros);
-            }
+        let durations = metrics.durations(call);
+        durations.total.record(total_micros);
+        if let Some(hsm) = &self.hsm {
+            durations.queue.record(hsm.queue_micros);
+            durations.hsm.record(hsm.hsm_micros);
         }
         if let (Some(authorized), Some(Call::Encrypt), None) =
             (&self.authorized, self.call(), error)

@@ -1,5 +1,7 @@
 //! The response head (RFC 9112, 4).
 
+use bytes::BufMut as _;
+
 use crate::decimal::push_decimal;
 
 /// What precedes the body of an answer.
@@ -27,24 +29,24 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 impl ResponseHead<'_> {
     /// Appends the head, empty line included.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(status_line(self.status).as_bytes());
-        out.extend_from_slice(b"\r\nDate: ");
-        out.extend_from_slice(self.date);
-        out.extend_from_slice(b"\r\nContent-Type: ");
-        out.extend_from_slice(self.content_type.as_bytes());
-        out.extend_from_slice(b"\r\nContent-Length: ");
+        out.put_slice(b"HTTP/1.1 ");
+        out.put_slice(status_line(self.status).as_bytes());
+        out.put_slice(b"\r\nDate: ");
+        out.put_slice(self.date);
+        out.put_slice(b"\r\nContent-Type: ");
+        out.put_slice(self.content_type.as_bytes());
+        out.put_slice(b"\r\nContent-Length: ");
         push_decimal(out, self.content_length as u64);
         if let Some(allow) = self.allow {
-            out.extend_from_slice(b"\r\nAllow: ");
-            out.extend_from_slice(allow.as_bytes());
+            out.put_slice(b"\r\nAllow: ");
+            out.put_slice(allow.as_bytes());
         }
         if self.close {
-            out.extend_from_slice(b"\r\nConnection: close");
+            out.put_slice(b"\r\nConnection: close");
         } else if self.announce_keep_alive {
-            out.extend_from_slice(b"\r\nConnection: keep-alive");
+            out.put_slice(b"\r\nConnection: keep-alive");
         }
-        out.extend_from_slice(b"\r\n\r\n");
+        out.put_slice(b"\r\n\r\n");
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::job::Failure;
 use crate::limits::{MAX_ERROR_MESSAGE_BYTES, MAX_TARGET_BYTES};
+use crate::observe::metrics::labels::OutcomeLabel;
 use crate::proto::http::HttpError;
 use crate::proto::quota::QuotaExceeded;
 use crate::proto::sigv4::Unauthentic;
@@ -60,22 +61,22 @@ impl ErrorName {
         }
     }
 
-    /// Its place in [`crate::observe::metrics::OUTCOMES`].
+    /// Returns the error's label in metrics.
     #[must_use]
-    pub fn metric(self) -> usize {
+    pub fn label(self) -> OutcomeLabel {
         match self {
-            Self::Validation => 1,
-            Self::InvalidState => 2,
-            Self::InvalidCiphertext => 3,
-            Self::InvalidKeyUsage => 4,
-            Self::AuthenticationFailed => 5,
-            Self::AccessDenied => 6,
-            Self::KeyNotFound => 7,
-            Self::InvalidUriPath => 8,
-            Self::Throttling => 9,
-            Self::Internal => 10,
-            Self::UnsupportedOperation => 11,
-            Self::DependencyTimeout => 12,
+            Self::Validation => OutcomeLabel::Validation,
+            Self::InvalidState => OutcomeLabel::InvalidState,
+            Self::InvalidCiphertext => OutcomeLabel::InvalidCiphertext,
+            Self::InvalidKeyUsage => OutcomeLabel::InvalidKeyUsage,
+            Self::AuthenticationFailed => OutcomeLabel::AuthenticationFailed,
+            Self::AccessDenied => OutcomeLabel::AccessDenied,
+            Self::KeyNotFound => OutcomeLabel::KeyNotFound,
+            Self::InvalidUriPath => OutcomeLabel::InvalidUriPath,
+            Self::Throttling => OutcomeLabel::Throttling,
+            Self::Internal => OutcomeLabel::Internal,
+            Self::UnsupportedOperation => OutcomeLabel::UnsupportedOperation,
+            Self::DependencyTimeout => OutcomeLabel::DependencyTimeout,
         }
     }
 
@@ -293,7 +294,7 @@ mod tests {
         ] {
             let error = ApiError::new(name, "why");
             assert_eq!((name.name(), error.status), (text, status));
-            assert_eq!(crate::observe::metrics::OUTCOMES[name.metric()], text);
+            assert_eq!(name.label().text(), text);
         }
     }
 

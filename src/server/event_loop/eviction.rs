@@ -43,19 +43,19 @@ impl Running {
 
     /// Ends up to [`MAX_EVICTIONS`] of the connections that `may_go`, and gives how many.
     fn evict(&mut self, may_go: impl Fn(&Peer) -> bool) -> usize {
-        let mut standings: Vec<((bool, Instant), usize)> = self
+        let mut candidates: Vec<((bool, Instant), usize)> = self
             .peers
             .iter()
             .filter(|(_, peer)| may_go(peer))
             .filter_map(|(slot, peer)| Some((peer.key_status()?, slot)))
             .collect();
-        if standings.is_empty() {
+        if candidates.is_empty() {
             return 0;
         }
         // More than one at a time where there are so many that looking for them costs.
-        let count = (1 + standings.len() / CONNECTIONS_PER_EVICTION).min(MAX_EVICTIONS);
-        standings.select_nth_unstable(count - 1);
-        for (_, slot) in &standings[..count] {
+        let count = (1 + candidates.len() / CONNECTIONS_PER_EVICTION).min(MAX_EVICTIONS);
+        candidates.select_nth_unstable(count - 1);
+        for (_, slot) in &candidates[..count] {
             self.end(*slot);
         }
         count

@@ -20,7 +20,7 @@ impl Peer {
     /// Ends our side; lingers if the peer may still be sending.
     pub(super) fn begin_close(&mut self, context: &mut LoopContext) -> Fate {
         // The peer has not taken its last answer in time.
-        if !self.pending.is_empty() {
+        if !self.unsent.is_empty() {
             return Fate::Ends;
         }
         if let Some(tls) = &mut self.tls {

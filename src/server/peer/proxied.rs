@@ -46,7 +46,7 @@ impl Peer {
                 if let Some((ip, port)) = header.source {
                     self.address = SocketAddr::new(ip, port);
                     self.connection.set_peer(ip);
-                    if !self.ticket.count(ip) {
+                    if !self.permit.count(ip) {
                         context.note_too_many(self.address);
                         return Some(Fate::Ends);
                     }
@@ -110,10 +110,10 @@ mod tests {
         let loop_state = LoopState::new(Arc::new(service()), 0, AccessLog::default());
         let admission = Arc::new(Admission::new(&Config::local(), 1));
         let mut context = LoopContext::new(snapshot, loop_state, echo(), Arc::clone(&admission));
-        let ticket = admission.admit(Listener::Api).unwrap();
+        let permit = admission.admit(Listener::Api).unwrap();
         let connection = Connection::new(Listener::Api, None, &snapshot);
         let stream = (mio::net::TcpStream::from_std(stream), address);
-        let mut peer = Peer::new(stream, ticket, true, 1, None, connection, now);
+        let mut peer = Peer::new(stream, permit, true, 1, None, connection, now);
         assert_eq!(peer.take_proxy_header(now, &mut context), None);
         assert!(matches!(peer.phase, Phase::Open));
         assert!(context.scratch.iter().all(|byte| *byte == 0));

@@ -2,8 +2,6 @@
 
 use std::io::{self, ErrorKind, Write as _};
 
-use zeroize::Zeroize as _;
-
 use super::{Peer, PeerError};
 use crate::server::loop_context::LoopContext;
 use crate::server::tls::Outgoing;
@@ -30,7 +28,7 @@ impl Peer {
 
     /// Writes behind whatever is pending.
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        if self.pending.is_empty() {
+        if self.unsent.is_empty() {
             while !bytes.is_empty() {
                 match self.stream.write(bytes) {
                     Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -41,27 +39,21 @@ impl Peer {
                 }
             }
         }
-        self.pending.extend_from_slice(bytes);
+        self.unsent.append(bytes);
         Ok(())
     }
 
     /// Whether nothing is pending any more.
     pub(super) fn flush(&mut self) -> io::Result<bool> {
-        while let Some(bytes) = self.pending.get(self.pending_from..)
-            && !bytes.is_empty()
-        {
-            match self.stream.write(bytes) {
+        while !self.unsent.is_empty() {
+            match self.stream.write(self.unsent.as_slice()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.pending_from += count,
+                Ok(count) => self.unsent.advance(count),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        // A slow reader's memory is not kept for its next answer.
-        self.pending.zeroize();
-        self.pending = Vec::new();
-        self.pending_from = 0;
         Ok(true)
     }
 }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 
 use crate::check::{Sample, Samples};
+use crate::ciphertext::Ciphertext;
 use crate::connection::Connection;
-use crate::corpus::Ciphertext;
 use crate::request::{Operation, Requests, Sent, Sizes};
 use crate::schedule::{Arrivals, Nanos, Pace, Phase, nanos, phase_at};
 use crate::stats::{Interval, Stats};

@@ -1,16 +1,17 @@
 //! `/metrics`: all that is counted, under Prometheus's names.
 
+mod tokens;
+
 use std::time::SystemTime;
 
-use super::Sources;
-use crate::hsm::TokenStats;
-use crate::job::HealthStatus;
-use crate::limits::MAX_KEYS_IN_METRICS;
+use self::tokens::tokens;
+use super::sources::Sources;
+use super::sums::{durations_of, most_used_keys};
 use crate::observe::metrics::exposition::Exposition;
 use crate::observe::metrics::exposition::Kind::{Counter, Gauge, Histogram};
-use crate::observe::metrics::histogram::{self, Snapshot};
+use crate::observe::metrics::labels::{CallLabel, OutcomeLabel};
 use crate::observe::metrics::process::Process;
-use crate::observe::metrics::{CALLS, Durations, Metrics, OUTCOMES, OutcomeCounts};
+use crate::observe::metrics::{Metrics, OutcomeCounts};
 use crate::observe::timestamp::unix_secs;
 
 /// The whole text.
@@ -30,7 +31,7 @@ pub(super) fn expose(sources: &Sources) -> String {
 }
 
 /// How a store is called in labels. The empty prefix would be a label that is not there.
-pub(super) fn store_label(uri_path_prefix: &str) -> &str {
+fn store_label(uri_path_prefix: &str) -> &str {
     if uri_path_prefix.is_empty() { "/" } else { uri_path_prefix }
 }
 
@@ -66,8 +67,8 @@ fn settings(text: &mut Exposition, metrics: &Metrics) {
         Counter,
         "Times that the settings were read again, by what came of it: taken_up or refused.",
     )
-    .sample(&[("outcome", "taken_up")], state.taken_up)
-    .sample(&[("outcome", "refused")], state.tries - state.taken_up);
+    .sample(&[("outcome", "taken_up")], state.applied)
+    .sample(&[("outcome", "refused")], state.attempts - state.applied);
     text.family(
         "xks_proxy_settings_last_reload_successful",
         Gauge,
@@ -152,14 +153,12 @@ fn requests(text: &mut Exposition, metrics: &Metrics) {
         "Requests answered, by key store, call and errorName (XKS specification).",
     );
     let mut write = |store: &str, counts: &OutcomeCounts, is_store: bool| {
-        for (call, outcomes) in CALLS.iter().zip(counts) {
-            for (outcome, count) in OUTCOMES.iter().zip(outcomes) {
-                // A rate needs a series that begins before the first request.
-                let is_expected = is_store && *outcome == "ok" && *call != "none";
-                if *count > 0 || is_expected {
-                    let labels = [("store", store), ("call", *call), ("outcome", *outcome)];
-                    text.sample(&labels, count);
-                }
+        for (call, outcome, count) in counts.iter() {
+            // A rate needs a series that begins before the first request.
+            let is_expected = is_store && outcome == OutcomeLabel::Ok && call != CallLabel::None;
+            if count > 0 || is_expected {
+                let (call, outcome) = (call.text(), outcome.text());
+                text.sample(&[("store", store), ("call", call), ("outcome", outcome)], count);
             }
         }
     };
@@ -183,46 +182,33 @@ fn requests(text: &mut Exposition, metrics: &Metrics) {
     .sample(&[], metrics.sum(|of_loop| of_loop.in_flight.get()));
 }
 
-/// One of a call's histograms, all event loops together.
-pub(super) fn total(
-    metrics: &Metrics,
-    call: usize,
-    which: impl Fn(&Durations) -> &histogram::Histogram,
-) -> Snapshot {
-    let mut sum = Snapshot::default();
-    for of_loop in metrics.loops() {
-        if let Some(durations) = of_loop.durations.get(call) {
-            which(durations).add_to(&mut sum);
-        }
-    }
-    sum
-}
-
 fn durations(text: &mut Exposition, metrics: &Metrics) {
-    let calls = || CALLS.iter().enumerate().skip(1);
     text.family(
         "xks_proxy_request_duration_seconds",
         Histogram,
         "From a request's first byte to its answer.",
     );
-    for (index, call) in calls() {
-        text.histogram(&[("call", call)], &total(metrics, index, |durations| &durations.total));
+    for call in CallLabel::CALLS {
+        let durations = durations_of(metrics, call, |durations| &durations.total);
+        text.histogram(&[("call", call.text())], &durations);
     }
     text.family(
         "xks_proxy_request_queue_duration_seconds",
         Histogram,
         "From the queueing of a request to its beginning on an HSM session.",
     );
-    for (index, call) in calls().filter(|(_, call)| **call != "health") {
-        text.histogram(&[("call", call)], &total(metrics, index, |durations| &durations.queue));
+    for call in CallLabel::HSM_CALLS {
+        let durations = durations_of(metrics, call, |durations| &durations.queue);
+        text.histogram(&[("call", call.text())], &durations);
     }
     text.family(
         "xks_proxy_request_hsm_duration_seconds",
         Histogram,
         "Time of a request in the HSM, all attempts together.",
     );
-    for (index, call) in calls().filter(|(_, call)| **call != "health") {
-        text.histogram(&[("call", call)], &total(metrics, index, |durations| &durations.hsm));
+    for call in CallLabel::HSM_CALLS {
+        let durations = durations_of(metrics, call, |durations| &durations.hsm);
+        text.histogram(&[("call", call.text())], &durations);
     }
 }
 
@@ -233,7 +219,7 @@ fn connections(text: &mut Exposition, sources: &Sources) {
     text.family("xks_proxy_connections", Gauge, "Open connections, /ping's included.")
         .sample(&[], accepted.saturating_sub(closed));
     text.family("xks_proxy_connections_max", Gauge, "[limits] max_connections.")
-        .sample(&[], sources.facts.load().max_connections);
+        .sample(&[], sources.service_info.load().max_connections);
     text.family("xks_proxy_connections_accepted_total", Counter, "Connections accepted.")
         .sample(&[], accepted);
     text.family(
@@ -275,172 +261,8 @@ fn connections(text: &mut Exposition, sources: &Sources) {
         "When the certificate that the listener shows expires, in seconds since 1970.",
     );
     for certificate in metrics.certificates() {
-        let labels = [("listener", certificate.listener), ("subject", &certificate.subject)];
+        let labels = [("listener", certificate.listener.text()), ("subject", &certificate.subject)];
         text.sample(&labels, certificate.not_after_unix_secs);
-    }
-}
-
-/// A token's state as a number: what dashboards and alerts compare with.
-fn state(status: HealthStatus) -> u8 {
-    match status {
-        HealthStatus::Unavailable => 0,
-        HealthStatus::Degraded => 1,
-        HealthStatus::Active => 2,
-    }
-}
-
-/// A metric of a token: name, kind, help, and where it comes from.
-type OfToken =
-    (&'static str, crate::observe::metrics::exposition::Kind, &'static str, fn(&TokenStats) -> u64);
-
-const OF_TOKEN: &[OfToken] = &[
-    ("xks_proxy_hsm_queue_length", Gauge, "Requests that wait for a session.", |token| {
-        token.queued as u64
-    }),
-    ("xks_proxy_hsm_sessions_busy", Gauge, "Sessions at work, or about to be.", |token| {
-        token.running as u64
-    }),
-    ("xks_proxy_hsm_sessions_idle", Gauge, "Sessions at rest.", |token| token.idle as u64),
-    (
-        "xks_proxy_hsm_sessions_hung",
-        Gauge,
-        "Threads that are stuck in a PKCS#11 call and were replaced.",
-        |token| token.hung as u64,
-    ),
-    ("xks_proxy_hsm_sessions_limit", Gauge, "Sessions that may be at work at once.", |token| {
-        token.active_limit as u64
-    }),
-    ("xks_proxy_hsm_answers_total", Counter, "Requests that the token answered.", |token| {
-        token.answered_total
-    }),
-    (
-        "xks_proxy_hsm_faults_total",
-        Counter,
-        "Failures that were the token's or a session's own.",
-        |token| token.faults_total,
-    ),
-    (
-        "xks_proxy_hsm_retries_total",
-        Counter,
-        "Requests that were tried again, on this token or another.",
-        |token| token.retried_total,
-    ),
-    (
-        "xks_proxy_hsm_hedges_total",
-        Counter,
-        "Requests that went to another token or session too, since this one was slow.",
-        |token| token.hedged_total,
-    ),
-    (
-        "xks_proxy_hsm_expired_requests_total",
-        Counter,
-        "Requests that the token was given and did not answer in time.",
-        |token| token.expired_total,
-    ),
-    ("xks_proxy_hsm_hung_calls_total", Counter, "PKCS#11 calls that hung.", |token| {
-        token.hung_total
-    }),
-    ("xks_proxy_hsm_sessions_opened_total", Counter, "Sessions opened.", |token| {
-        token.sessions_opened_total
-    }),
-    (
-        "xks_proxy_hsm_reinitializations_total",
-        Counter,
-        "Times that the token's module was finalised and initialised anew for its sake.",
-        |token| token.reinitialized_total,
-    ),
-    (
-        "xks_proxy_hsm_put_in_use_total",
-        Counter,
-        "Times that the token was put in use, the first time included.",
-        |token| token.put_in_use_total,
-    ),
-    (
-        "xks_proxy_hsm_key_breakers_open",
-        Gauge,
-        "Keys and directions (encrypt, decrypt) that the token does not serve, though it serves \
-         others: their requests fail again and again, or do not return.",
-        |token| token.keys_out_of_use.len() as u64,
-    ),
-    (
-        "xks_proxy_hsm_key_breaker_openings_total",
-        Counter,
-        "Times that a key was taken out of use since its requests failed again and again.",
-        |token| token.key_breaker_openings_total,
-    ),
-    (
-        "xks_proxy_hsm_keys_differing",
-        Gauge,
-        "Keys of the token that are others than the other tokens' keys of the same label, or than \
-         the witness of that label.",
-        |token| token.keys_disagreeing.len() as u64,
-    ),
-    (
-        "xks_proxy_hsm_keys_unproven",
-        Gauge,
-        "Keys of the token that have not been proven yet to be the same as the other tokens'.",
-        |token| token.keys_unproven as u64,
-    ),
-    (
-        "xks_proxy_hsm_cdiv_mismatches_total",
-        Counter,
-        "Encryptions that the token did not decrypt to the same plaintext again.",
-        |token| token.cdiv_mismatches_total,
-    ),
-];
-
-#[expect(clippy::cast_precision_loss, reason = "microseconds are far below 2^52")]
-fn tokens(text: &mut Exposition, sources: &Sources) {
-    let hsm = sources.hsm.load();
-    let (stats, health) = (hsm.stats(), hsm.health());
-    // Labels of tokens need not differ, places in the settings do.
-    let indices: Vec<String> = (0..stats.len()).map(|index| index.to_string()).collect();
-    let labels = |index: usize| {
-        let label = stats.get(index).map_or("", |token| token.label.as_str());
-        [("index", indices.get(index).map_or("", String::as_str)), ("token", label)]
-    };
-    text.family("xks_proxy_hsm_token_info", Gauge, "Always 1; the labels say who the token is.");
-    for (index, token) in health.tokens.iter().enumerate() {
-        let [place, label] = labels(index);
-        let more = [
-            ("serial", token.id.as_str()),
-            ("model", token.model.as_str()),
-            ("manufacturer", token.manufacturer.as_str()),
-        ];
-        text.sample(&[place, label, more[0], more[1], more[2]], 1);
-    }
-    text.family(
-        "xks_proxy_hsm_token_state",
-        Gauge,
-        "A token's health: 2 active, 1 degraded but able to serve, 0 unavailable.",
-    );
-    for (index, token) in health.tokens.iter().enumerate() {
-        text.sample(&labels(index), state(token.status));
-    }
-    text.family(
-        "xks_proxy_hsm_call_duration_average_seconds",
-        Gauge,
-        "Moving average of a call's duration, which admission goes by.",
-    );
-    for (index, token) in stats.iter().enumerate() {
-        text.sample(&labels(index), token.service_micros as f64 / 1e6);
-    }
-    for (name, kind, help, value) in OF_TOKEN {
-        text.family(name, *kind, help);
-        for (index, token) in stats.iter().enumerate() {
-            text.sample(&labels(index), value(token));
-        }
-    }
-    text.family(
-        "xks_proxy_hsm_failure_codes_total",
-        Counter,
-        "CK_RV codes of failure, by name; bad ciphertexts are among them.",
-    );
-    for (index, token) in stats.iter().enumerate() {
-        for (code, count) in &token.failure_codes {
-            let [place, label] = labels(index);
-            text.sample(&[place, label, ("code", code)], count);
-        }
     }
 }
 
@@ -481,16 +303,6 @@ fn credentials(text: &mut Exposition, metrics: &Metrics) {
     }
 }
 
-/// The keys that were encrypted with most, and what all others come to.
-pub(super) fn most_used(metrics: &Metrics) -> (Vec<(Box<str>, u64)>, u64) {
-    let keys = metrics.used_keys();
-    let mut used: Vec<(Box<str>, u64)> =
-        keys.iter().map(|key| (key.key_id.clone(), key.encrypts.get())).collect();
-    used.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
-    let rest = used.split_off(used.len().min(MAX_KEYS_IN_METRICS));
-    (used, rest.iter().map(|(_, count)| count).sum())
-}
-
 fn keys(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_key_encrypts_total",
@@ -498,7 +310,7 @@ fn keys(text: &mut Exposition, metrics: &Metrics) {
         "Encryptions with the key by this process; AES-GCM with random IVs allows a key 2^32 in \
          all (NIST SP 800-38D, 8.3). Keys beyond the 1,000 most used are one, \"other\".",
     );
-    let (used, rest) = most_used(metrics);
+    let (used, rest) = most_used_keys(metrics);
     for (key_id, count) in &used {
         text.sample(&[("key", key_id)], count);
     }

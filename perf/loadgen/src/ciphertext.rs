@@ -1,0 +1,76 @@
+//! Ciphertexts that decrypt requests are made from.
+
+use base64_simd::STANDARD;
+use sha2::{Digest as _, Sha256};
+
+use crate::response::string_member;
+
+/// What an encrypt answered, ready to be decrypted.
+#[derive(Clone, Debug)]
+pub struct Ciphertext {
+    /// Index of the key id.
+    pub key: usize,
+    /// What decrypting must give back, in base64.
+    pub plaintext: Vec<u8>,
+    /// The members of the decrypt request after `requestMetadata`, with the comma before them.
+    pub decrypt_members: Vec<u8>,
+}
+
+impl Ciphertext {
+    /// From an encrypt request and its answer; `None` if the answer lacks a member.
+    #[must_use]
+    pub fn from_answer(key: usize, plaintext: &[u8], aad: &[u8], answer: &[u8]) -> Option<Self> {
+        let mut members = Vec::with_capacity(256);
+        let mut append = |name: &str, value: &[u8]| {
+            members.extend_from_slice(b",");
+            members.extend_from_slice(name.as_bytes());
+            members.extend_from_slice(b":\"");
+            members.extend_from_slice(value);
+            members.extend_from_slice(b"\"");
+        };
+        append("\"encryptionAlgorithm\"", b"AES_GCM");
+        if !aad.is_empty() {
+            append("\"additionalAuthenticatedData\"", aad);
+        }
+        for name in ["\"ciphertext\"", "\"initializationVector\"", "\"authenticationTag\""] {
+            append(name, string_member(answer, name)?);
+        }
+        if let Some(metadata) = string_member(answer, "\"ciphertextMetadata\"") {
+            append("\"ciphertextMetadata\"", metadata);
+        }
+        Some(Self { key, plaintext: plaintext.to_vec(), decrypt_members: members })
+    }
+
+    /// Random bytes in the place of a ciphertext: for servers that answer with a constant.
+    #[must_use]
+    pub fn synthetic(plaintext_bytes: usize, aad_bytes: usize) -> Self {
+        let random = |bytes| {
+            let raw: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(bytes).collect();
+            STANDARD.encode_to_string(raw)
+        };
+        let answer = format!(
+            r#"{{"ciphertext":"{}","initializationVector":"{}","authenticationTag":"{}"}}"#,
+            random(plaintext_bytes),
+            random(12),
+            random(16)
+        );
+        let (plaintext, aad) = (random(plaintext_bytes), random(aad_bytes));
+        Self::from_answer(0, plaintext.as_bytes(), aad.as_bytes(), answer.as_bytes())
+            .unwrap_or(Self { key: 0, plaintext: Vec::new(), decrypt_members: Vec::new() })
+    }
+}
+
+/// SHA-256(AAD || ciphertextMetadata || IV || ciphertext || tag) of an encrypt answer, in base64
+/// (XKS specification, Appendix C); `None` if a member is missing or no base64.
+#[must_use]
+pub fn integrity_value(aad: &[u8], answer: &[u8]) -> Option<String> {
+    let mut hash = Sha256::new();
+    hash.update(STANDARD.decode_to_vec(aad).ok()?);
+    if let Some(metadata) = string_member(answer, "\"ciphertextMetadata\"") {
+        hash.update(STANDARD.decode_to_vec(metadata).ok()?);
+    }
+    for name in ["\"initializationVector\"", "\"ciphertext\"", "\"authenticationTag\""] {
+        hash.update(STANDARD.decode_to_vec(string_member(answer, name)?).ok()?);
+    }
+    Some(STANDARD.encode_to_string(hash.finalize()))
+}

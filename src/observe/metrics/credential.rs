@@ -1,0 +1,57 @@
+//! The times of one credential.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use crate::observe::timestamp::unix_secs;
+
+/// When a credential was made, loaded and last used.
+#[derive(Debug, Default)]
+pub struct CredentialMetrics {
+    /// The store's `uri_path_prefix`.
+    pub uri_path_prefix: Box<str>,
+    /// Not secret.
+    pub access_key_id: Box<str>,
+    /// Seconds since 1970.
+    pub loaded_unix_secs: u64,
+    /// 0 if it is not known.
+    created_unix_secs: AtomicU64,
+    last_used_unix_secs: AtomicU64,
+}
+
+impl CredentialMetrics {
+    /// Creates the times of a credential that is loaded now.
+    pub(super) fn loaded_now(uri_path_prefix: &str, access_key_id: &str) -> Self {
+        Self {
+            uri_path_prefix: uri_path_prefix.into(),
+            access_key_id: access_key_id.into(),
+            loaded_unix_secs: unix_secs(SystemTime::now()),
+            ..Self::default()
+        }
+    }
+
+    /// A signature made with it was right.
+    pub fn used(&self, unix_secs: u64) {
+        // Mostly unchanged: then the cache line stays shared.
+        if self.last_used_unix_secs.load(Ordering::Relaxed) != unix_secs {
+            self.last_used_unix_secs.store(unix_secs, Ordering::Relaxed);
+        }
+    }
+
+    /// What the settings say of when it was made, in seconds since 1970.
+    pub fn set_created(&self, unix_secs: Option<u64>) {
+        self.created_unix_secs.store(unix_secs.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Seconds since 1970, if the settings say it.
+    #[must_use]
+    pub fn created_unix_secs(&self) -> Option<u64> {
+        Some(self.created_unix_secs.load(Ordering::Relaxed)).filter(|unix_secs| *unix_secs > 0)
+    }
+
+    /// Seconds since 1970; 0 if it was not used since it was loaded.
+    #[must_use]
+    pub fn last_used_unix_secs(&self) -> u64 {
+        self.last_used_unix_secs.load(Ordering::Relaxed)
+    }
+}
