@@ -292,18 +292,18 @@ impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::KeyNotFound => "no such key",
-            Self::KeyAmbiguous(keys) => return write!(formatter, "{keys} keys of that label"),
-            Self::KeysDiffer => "the tokens' keys of that label differ",
+            Self::KeyAmbiguous(keys) => return write!(formatter, "{keys} keys with that label"),
+            Self::KeysDiffer => "the tokens' keys with that label differ",
             Self::MayNotEncrypt => "the key may not encrypt",
             Self::MayNotDecrypt => "the key may not decrypt",
             Self::InvalidCiphertext => "bad ciphertext",
-            Self::TooLarge => "larger than the HSM takes",
-            Self::Overloaded => "too many calls wait",
+            Self::TooLarge => "larger than the HSM accepts",
+            Self::Overloaded => "too many calls are waiting",
             Self::TimedOut => "no answer in time",
             Self::NoToken => "no HSM token is usable",
-            Self::CdivMismatch => "what was encrypted does not decrypt to the same again",
-            Self::Malformed => "the output breaks PKCS#11: no IV, or a wrong length",
-            Self::Defect => "a defect in the proxy",
+            Self::CdivMismatch => "the ciphertext does not decrypt to the plaintext",
+            Self::Malformed => "the output violates PKCS#11: no IV, or a wrong length",
+            Self::Defect => "a bug in the proxy",
             Self::Pkcs11(code) => return code.fmt(formatter),
         })
     }

@@ -325,7 +325,7 @@ mod tests {
         for _ in 0..60 {
             breaker.record_success(now);
         }
-        assert_eq!(breaker.recent_faults(now), None, "a few are no sign of ill health");
+        assert_eq!(breaker.recent_faults(now), None, "a few faults do not make it degraded");
         assert!(breaker.has_recent_fault(now));
         serve_badly();
         breaker.open(String::new());

@@ -25,7 +25,7 @@ pub fn apply(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, scope: F
         FaultScope::Session => token.circuit_breaker.record_fault(now),
         FaultScope::Token => {
             let reason = || match are_keys_missed {
-                true => "keys that were there are not found".to_owned(),
+                true => "keys have disappeared".to_owned(),
                 false => fault.failure.to_string(),
             };
             if token.circuit_breaker.count_fault(now, reason) {

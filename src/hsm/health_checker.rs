@@ -365,7 +365,7 @@ impl HealthChecker<'_> {
         self.session.close_broken(&fault)?;
         let trouble = match self.token.backend.missed_keys() {
             keys if fault == Fault::KEYS_MISSED => {
-                format!("keys that were there are not found: {keys}")
+                format!("{keys} keys have disappeared")
             }
             _ => format!("health check: {}", fault.failure),
         };
@@ -487,7 +487,7 @@ impl HealthChecker<'_> {
             }
             Err(CallError::Fault(fault)) => {
                 let label = self.token.backend.identity().label;
-                tracing::warn!(token = label, "listing keys: {}", fault.failure);
+                tracing::warn!(token = label, "cannot list the keys: {}", fault.failure);
                 if fault.breaks_session() {
                     self.session.close_broken(&fault)?;
                 }

@@ -375,7 +375,7 @@ mod tests {
     fn others_fail_too() {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());
         assert!(!fail(&breakers, start, 7, 200, true));
-        assert!(!breakers.is_doubtful(KEY, Some(ENCRYPT), true), "so far");
+        assert!(!breakers.is_doubtful(KEY, Some(ENCRYPT), true), "not yet");
         assert!(breakers.is_doubtful(KEY, Some(ENCRYPT), false));
         assert!(fail(&breakers, start + milli(1400), 1, 0, true));
     }
@@ -407,7 +407,7 @@ mod tests {
         assert!(breakers.explains(KEY, Some(ENCRYPT), FAILURE));
         assert!(!breakers.explains(KEY, Some(ENCRYPT), Failure::NoToken));
         assert_eq!(breakers.all_open().len(), 1);
-        assert!(breakers.take_untried(3, now).is_empty(), "requests try it");
+        assert!(breakers.take_untried(3, now).is_empty(), "requests can try it");
         let later = now + KEY_TRIAL_INTERVAL * 4;
         assert_eq!(breakers.take_untried(3, later), [(KEY, ENCRYPT)]);
         assert!(breakers.take_untried(3, later).is_empty(), "once");

@@ -403,9 +403,9 @@ mod tests {
         assert!(begins(&hangs, GOOD, start) && !hangs.hangs(GOOD.0));
         assert_eq!(hangs.blocked(), [HANGS]);
         let now = start + secs(1);
-        assert!(!hangs.is_blocked(HANGS, now), "a look takes no trial");
+        assert!(!hangs.is_blocked(HANGS, now), "asking takes no trial");
         assert!(begins(&hangs, HANGS, now), "the trial");
-        assert!(!begins(&hangs, HANGS, now), "one only");
+        assert!(!begins(&hangs, HANGS, now), "only one");
         hang(&hangs, HANGS, now);
         assert!(!begins(&hangs, HANGS, now + secs(29)), "the back-off grows");
         assert!(begins(&hangs, HANGS, now + secs(30)));
@@ -475,12 +475,12 @@ mod tests {
         for _ in 0..4 {
             hangs.stalled(HANGS);
         }
-        assert!(!hangs.must_wait(HANGS, start), "nobody else is there");
+        assert!(!hangs.must_wait(HANGS, start), "there are no other keys");
         hangs.served(GOOD.0, start);
         hangs.served(HANGS.0, start);
         assert!(hangs.must_wait(HANGS, start) && !hangs.must_wait(GOOD, start));
         hangs.stalled(GOOD);
-        assert!(hangs.must_wait(GOOD, start), "one slow call each");
+        assert!(hangs.must_wait(GOOD, start), "each may have one slow call");
         hangs.resumed(GOOD);
         assert!(hangs.explains_silence(HANGS.0, start));
         assert!(!hangs.explains_silence(GOOD.0, start));
@@ -490,8 +490,8 @@ mod tests {
         for _ in 0..4 {
             hangs.stalled(HANGS);
         }
-        assert_eq!(hangs.surplus(start), 4, "the others are due the half that it has taken");
-        assert_eq!(hangs.surplus(start + OTHER_KEYS_SERVED_WINDOW), 0, "there are no others");
+        assert_eq!(hangs.surplus(start), 4, "the others get back the half that it has taken");
+        assert_eq!(hangs.surplus(start + OTHER_KEYS_SERVED_WINDOW), 0, "there are no other keys");
         for _ in 0..5 {
             hangs.resumed(HANGS);
         }
@@ -499,7 +499,7 @@ mod tests {
         for _ in 0..3 {
             hangs.resumed(HANGS);
         }
-        assert!(!hangs.is_any(), "all is well");
+        assert!(!hangs.is_any(), "no call lasts too long");
     }
 
     /// On a token with few sessions, a key whose calls hang continues with one call at a time until
@@ -521,7 +521,7 @@ mod tests {
         let (hangs, start) = token();
         assert!(hangs.may_hedge(HANGS, start));
         hangs.stalled(HANGS);
-        assert!(hangs.may_hedge(HANGS, start), "it may be the session");
+        assert!(hangs.may_hedge(HANGS, start), "the session may be at fault");
         for _ in 0..MAX_STALLED_TO_HEDGE {
             hangs.stalled(HANGS);
         }
@@ -550,8 +550,8 @@ mod tests {
             }
         }
         assert_eq!(hung, MAX_OVERDUE_CALLS_OF_KEYS);
-        assert!(begins(&hangs, GOOD, start + secs(1)), "who succeeds is not a newcomer");
-        assert!(begins(&hangs, key(500), start + secs(1)), "a newcomer in a second");
+        assert!(begins(&hangs, GOOD, start + secs(1)), "a key that succeeds is no newcomer");
+        assert!(begins(&hangs, key(500), start + secs(1)), "one newcomer a second");
         assert!(!begins(&hangs, key(501), start + secs(1)), "one");
     }
 }

@@ -93,7 +93,7 @@ fn inspect_token(
     hedge::move_stalled_jobs(fleet, token);
     is_busy |= inspect_checker(fleet, index, now);
     if health::is_health_unknown(token, now) {
-        let reason = "health checks do not return, and neither do jobs".to_owned();
+        let reason = "neither health checks nor jobs return".to_owned();
         fleet.take_out_of_service(token, reason);
     }
     expire_stalled_queue(token, now);
@@ -109,7 +109,7 @@ fn inspect_token(
     if token.may_open_session(now) {
         for _ in 0..token.pool.grow(waiting) {
             if let Err(error) = start_worker(fleet, index) {
-                tracing::error!("no thread for an HSM session: {error}");
+                tracing::error!("cannot start a thread for an HSM session: {error}");
                 token.pool.leave();
                 token.open_failed(now);
                 break;
@@ -202,7 +202,7 @@ fn check_service(fleet: &Fleet, token: &Token, now: Instant) {
     if last.is_some_and(|last| now.saturating_duration_since(last) > patience) {
         fleet.take_out_of_service(
             token,
-            "it answers no request in time, and no health check".to_owned(),
+            "it answers no request in time, nor a health check".to_owned(),
         );
     }
 }
@@ -254,7 +254,7 @@ fn inspect_checker(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     match start_checker(fleet, index, Arc::clone(&state.call)) {
         Ok(()) => state.replace_at = None,
         Err(error) => {
-            tracing::error!("no thread for an HSM health check: {error}");
+            tracing::error!("cannot start a thread for HSM health checks: {error}");
             state.replace_at = Some(now + CHECKER_RETRY_INTERVAL);
         }
     }
@@ -267,7 +267,7 @@ fn start_checker(fleet: &Arc<Fleet>, index: usize, call: Arc<InFlightCall>) -> s
         let run = || health_checker::run(fleet, token, &call);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             // The monitor treats it as a hang, and replaces it.
-            tracing::error!("a panic in an HSM health check");
+            tracing::error!("an HSM health check panicked");
             let now = Instant::now();
             call.begin(now, now, false);
             // Unlike a hanging thread, it has ended before the monitor has counted it.
@@ -283,7 +283,7 @@ fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
         let token = &fleet.tokens[index];
         let run = || worker::run(fleet, token, &call);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            tracing::error!("a panic in an HSM session");
+            tracing::error!("an HSM session panicked");
             // Handled like a hang, except that the thread has already ended.
             let now = Instant::now();
             call.begin(now, now, true);

@@ -184,7 +184,7 @@ mod tests {
                 push(&queue, &serials.by_ref().take(turn).collect::<Vec<_>>());
             }
             queue.push_front(Queued::new(job(0))).ok().unwrap();
-            assert_eq!(take(&queue), Some(0), "what was tried already is first");
+            assert_eq!(take(&queue), Some(0), "a job that was tried is first");
             let mut taken: Vec<_> = std::iter::from_fn(|| take(&queue)).collect();
             assert_eq!(taken.len(), 500);
             // The turn taken by the job in front shifts the rest by one shard at most.

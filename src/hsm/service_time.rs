@@ -222,7 +222,7 @@ mod tests {
         record(2 * MILLI, SERVICE_TIME_FIRST_CALLS);
         record(34 * MILLI, 1);
         assert!(record(2 * MILLI, 25) < 6 * MILLI);
-        assert!(record(200 * MILLI, 8) > 100 * MILLI, "slow now, and soon known to be");
+        assert!(record(200 * MILLI, 8) > 100 * MILLI, "a slow token is soon noticed");
         assert!(record(MILLI, 400) < 2 * MILLI);
         // Calls of 20 us by a thread that computes for 3 ms and then waits 3 ms for its core.
         for _ in 0..100 {
@@ -240,7 +240,7 @@ mod tests {
         record(2 * MILLI, 2 * MILLI / 64, 6_400);
         record(10 * MILLI, MILLI / 10, 64);
         assert!(record(2 * MILLI, 2 * MILLI / 64, 1_600) < 3 * MILLI);
-        assert!(record(10 * MILLI, 10 * MILLI / 64, 2_000) > 9 * MILLI, "but if it goes on");
+        assert!(record(10 * MILLI, 10 * MILLI / 64, 2_000) > 9 * MILLI, "if it continues");
     }
 
     /// A new process that performs handshakes with all its clients has little CPU time for its
@@ -254,6 +254,6 @@ mod tests {
         assert_eq!(record(MILLI / 20, 5), MILLI / 20);
         assert_eq!(record(38 * MILLI, 8), MILLI / 20);
         record(MILLI / 20, SERVICE_TIME_FIRST_CALLS);
-        assert!(record(10 * MILLI, 100) > 9 * MILLI, "but if it goes on");
+        assert!(record(10 * MILLI, 100) > 9 * MILLI, "if it continues");
     }
 }

@@ -100,7 +100,7 @@ impl Hsm {
         completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
         if backends.is_empty() || backends.len() > MAX_TOKENS {
-            let message = format!("1 to {MAX_TOKENS} HSM tokens are possible");
+            let message = format!("the number of HSM tokens must be 1 to {MAX_TOKENS}");
             return Err(StartError { message });
         }
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -111,8 +111,9 @@ impl Hsm {
             Token::new(TokenIndex(index), backend, share, spare_cores, start)
         });
         let fleet = Arc::new(Fleet::new(tokens.collect(), hedging, witnesses, completions));
-        monitor::start(&fleet)
-            .map_err(|error| StartError { message: format!("no thread for the HSM: {error}") })?;
+        monitor::start(&fleet).map_err(|error| StartError {
+            message: format!("cannot start a thread for the HSM: {error}"),
+        })?;
         let end = start + MAX_START_WAIT;
         let is_ready_for_first_job =
             |token: &Token| token.checker.lock().has_tried && token.is_ready_for_first_job();

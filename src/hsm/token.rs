@@ -372,6 +372,6 @@ mod tests {
         assert_eq!(load.wait(2), Duration::ZERO);
         assert_eq!(load.wait(66), Duration::from_millis(2));
         let unknown = Load { service: Duration::ZERO, ..load };
-        assert_eq!(unknown.wait(10_000), Duration::ZERO, "nothing known: let them in");
+        assert_eq!(unknown.wait(10_000), Duration::ZERO, "all are admitted while nothing is known");
     }
 }

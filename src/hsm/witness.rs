@@ -391,8 +391,8 @@ mod tests {
     #[test]
     fn no_request_has_this_aad() {
         assert_eq!(WITNESS_AAD.len(), 19);
-        assert_ne!(WITNESS_AAD[..2], [0, 0], "the length of an AAD that is not there");
-        assert!(WITNESS_AAD.len() < 2 + 32 + 1, "with the digest of one that is");
+        assert_ne!(WITNESS_AAD[..2], [0, 0], "the length of an absent AAD");
+        assert!(WITNESS_AAD.len() < 2 + 32 + 1, "the length with the digest of an AAD");
     }
 
     /// The first witness is the key's, and is settled once all tokens in use have been tested with
@@ -403,7 +403,7 @@ mod tests {
         assert!(witnesses.offer("key", witness("a"), A, &named("a")));
         assert!(!witnesses.offer("key", witness("b"), B, &named("b")));
         witnesses.settle(0, first(2), &|_| TokenSet::EMPTY);
-        assert!(witnesses.settled().is_empty(), "the other was not asked yet");
+        assert!(witnesses.settled().is_empty(), "the other has not been tested yet");
         witnesses.unproven("key", B);
         witnesses.settle(0, first(2), &|_| TokenSet::EMPTY);
         assert_eq!((witnesses.settled().len(), witnesses.revision()), (1, 1));
@@ -504,7 +504,7 @@ mod tests {
         assert!(witnesses.offer("key", witness("a"), new, &named("a")));
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
         witnesses.settle(0, first(1), &|_| TokenSet::EMPTY);
-        assert!(witnesses.settled().is_empty(), "the former fleet's word");
+        assert!(witnesses.settled().is_empty(), "a former fleet does not decide");
         witnesses.settle(fleet, first(1), &|_| TokenSet::EMPTY);
         assert_eq!(witnesses.settled().len(), 1);
     }

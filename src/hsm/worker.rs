@@ -101,7 +101,11 @@ impl Worker<'_> {
             }
             Err(error) => {
                 let label = self.token.backend.identity().label;
-                tracing::warn!(token = label, reason = error.reason(), "no new HSM session");
+                tracing::warn!(
+                    token = label,
+                    reason = error.reason(),
+                    "cannot open an HSM session"
+                );
                 match error {
                     OpenError::TooManySessions(_) => self.token.pool.cap(),
                     OpenError::Unavailable(_) | OpenError::PinRefused(_) | OpenError::Unfit(_) => {

@@ -354,7 +354,7 @@ mod tests {
         let pool = WorkerPool::new(8);
         assert_eq!(pool.grow(0), 1, "there is always one");
         assert_eq!(pool.grow(0), 0);
-        assert_eq!(pool.grow(3), 2, "one is on its way");
+        assert_eq!(pool.grow(3), 2, "one is starting");
         for _ in 0..3 {
             pool.start_running();
         }
@@ -374,9 +374,9 @@ mod tests {
         pool.set_limit(1);
         assert_eq!(pool.grow(5), 1);
         pool.start_running();
-        assert!(!pool.wake(1), "one may run, and one does");
+        assert!(!pool.wake(1), "only one may run, and one does");
         pool.mark_stalled();
-        assert!(pool.wake(1), "another one is wanted");
+        assert!(pool.wake(1), "another one is needed");
         assert_eq!(pool.grow(5), 1);
         pool.start_running();
         pool.mark_resumed();
