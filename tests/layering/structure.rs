@@ -18,7 +18,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 /// floors alone.
 const FLOORS: &[&[&str]] = &[
     &["limits", "rate", "decimal", "exit", "random"],
-    &["job", "observe", "policy"],
+    &["job", "observe", "policy", "output"],
     &["proto", "hsm", "client"],
     &["server", "state"],
     &["settings"],
