@@ -20,7 +20,7 @@ use crate::limits::MAX_TOKENS;
 
 /// The tokens and what they share.
 pub struct Fleet {
-    /// The tokens, by [`TokenIndex`].
+    /// The tokens, by [`crate::job::TokenIndex`].
     pub tokens: Box<[Token]>,
     /// The way back to the event loops.
     pub inboxes: Inboxes,

@@ -98,7 +98,7 @@ impl Hsm {
         self.fleet.tokens.iter().map(|token| token.backend.inventory()).collect()
     }
 
-    /// Returns the tokens' figures, in the order of [`TokenIndex`].
+    /// Returns the tokens' figures, in the order of [`crate::job::TokenIndex`].
     #[must_use]
     pub fn stats(&self) -> Vec<TokenStats> {
         self.fleet.tokens.iter().map(stats).collect()

@@ -1,7 +1,7 @@
 //! A circuit breaker for each key, token and direction: requests with a key that the token does not
 //! serve are answered at once, and one of them tries the key now and then.
 //!
-//! It opens after [`MIN_KEY_FAULTS`] consecutive faults that [`super::attribution`] attributes to
+//! It opens after [`MIN_KEY_FAULTS`] consecutive faults that `attribution` attributes to
 //! the key, if they span at least [`KEY_FAULT_SPAN`]. If other keys fail too, it takes
 //! [`MIN_KEY_FAULTS_IN_TROUBLE`]: random faults of a token rarely hit one key that often in a row.
 //! Once in [`KEY_TRIAL_INTERVAL`] and a little, a request tries an open one; the first success
