@@ -184,31 +184,8 @@ pub fn run(
     // This one logs in and the others share the login, so a PIN is tried once.
     let first = Trial::of(config, IvMode::Random, &labels)?;
     let token = first.token.describe();
-    let mut iv_modes = Vec::new();
-    let mut working = Vec::new();
-    // The first form that works at all is the one with the fewest calls.
     let mut config = config.clone();
-    for form in FORMS {
-        config.rules.form = form;
-        let mut tried = Vec::new();
-        for iv_mode in IV_MODES {
-            let mut trial = Trial::of(&config, iv_mode, &labels)?;
-            match trial.round_trip(PLAINTEXT_BYTES) {
-                Ok(iv_bytes) => {
-                    tried.push((iv_mode, Ok(iv_bytes)));
-                    working.push(trial);
-                }
-                Err(why) => tried.push((iv_mode, Err(why))),
-            }
-        }
-        // If no form works, the reasons reported are those of the usual form.
-        if iv_modes.is_empty() || !working.is_empty() {
-            iv_modes = tried;
-        }
-        if !working.is_empty() {
-            break;
-        }
-    }
+    let (iv_modes, mut working) = try_forms(&mut config, &labels)?;
     let (config, form) = (&config, config.rules.form);
     let mut findings = Findings {
         token,
@@ -246,6 +223,42 @@ pub fn run(
         count *= 2;
     }
     Ok(findings)
+}
+
+/// Each way of making IVs, with the IV's length or the reason why it does not work.
+type IvModes = Vec<(IvMode, Result<usize, DiscoveryError>)>;
+
+/// Tries the ways of making IVs in each form of calls until one works, and leaves that form in
+/// `config`. Returns the outcomes, and the trials that worked in the order of [`IV_MODES`].
+fn try_forms(
+    config: &mut TokenConfig,
+    labels: &Arc<Labels>,
+) -> Result<(IvModes, Vec<Trial>), DiscoveryError> {
+    let mut iv_modes = Vec::new();
+    let mut working = Vec::new();
+    // The first form that works at all is the one with the fewest calls.
+    for form in FORMS {
+        config.rules.form = form;
+        let mut tried = Vec::new();
+        for iv_mode in IV_MODES {
+            let mut trial = Trial::of(config, iv_mode, labels)?;
+            match trial.round_trip(PLAINTEXT_BYTES) {
+                Ok(iv_bytes) => {
+                    tried.push((iv_mode, Ok(iv_bytes)));
+                    working.push(trial);
+                }
+                Err(why) => tried.push((iv_mode, Err(why))),
+            }
+        }
+        // If no form works, the reasons reported are those of the usual form.
+        if iv_modes.is_empty() || !working.is_empty() {
+            iv_modes = tried;
+        }
+        if !working.is_empty() {
+            break;
+        }
+    }
+    Ok((iv_modes, working))
 }
 
 /// Position of a token that belongs to no fleet.
