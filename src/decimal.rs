@@ -1,4 +1,4 @@
-//! Whole numbers as text, without an allocation: for answers, and for lines of the logs.
+//! Formatting of integers without an allocation, for answers and log lines.
 
 /// Appends `number` in decimal.
 #[inline]
@@ -21,7 +21,7 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
 mod tests {
     use super::*;
 
-    /// As the formatter would write them.
+    /// The result is that of the standard formatter.
     #[test]
     fn decimals() {
         for number in [0, 9, 10, 200, 8_192, u64::MAX] {

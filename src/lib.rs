@@ -30,6 +30,7 @@ pub mod hsm;
 pub mod job;
 pub mod limits;
 pub mod observe;
+pub(crate) mod output;
 pub mod policy;
 pub mod probe;
 mod process;

@@ -1,20 +1,20 @@
-//! Limits on how often something happens: [`Rate`] paces calls and is shared by threads without a
-//! lock; [`PerSecond`] bounds what one owner lets through in a second.
+//! Limits on how often events may happen: [`Rate`] spaces them and is shared by threads without a
+//! lock; [`PerSecond`] admits a fixed number in each second and has one owner.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// So many events a second, with a burst: the generic cell rate algorithm (ITU-T I.371, Annex A),
-/// which keeps a single number, the time at which the next event would be due if all came evenly.
-/// The clock is an argument.
+/// A number of events a second, with a burst: the generic cell rate algorithm (ITU-T I.371, Annex
+/// A), whose only state is the time at which the next event would be due if all came evenly. The
+/// current time is an argument.
 #[derive(Debug)]
 pub struct Rate {
-    /// Between two events that come evenly.
+    /// Time between two evenly spaced events.
     interval_nanos: u64,
-    /// How far ahead of its time an event may come.
+    /// How early an event may come.
     tolerance_nanos: u64,
-    /// What has been used of it; shared with those that take its place.
+    /// The part of the rate that is used up; shared with successors.
     used: Arc<Used>,
 }
 
@@ -22,12 +22,13 @@ pub struct Rate {
 struct Used {
     /// Nanoseconds after `epoch`.
     due: AtomicU64,
-    /// The first time that was seen.
+    /// The first time that was passed in.
     epoch: OnceLock<Instant>,
 }
 
 impl Rate {
-    /// `per_sec` events a second (at least 1), of which `burst` (at least 1) may come at once.
+    /// Creates a rate of `per_sec` events a second, `burst` of which may come at once; both count
+    /// as at least 1.
     #[must_use]
     pub fn new(per_sec: u32, burst: u32) -> Self {
         let interval_nanos = 1_000_000_000 / u64::from(per_sec.max(1));
@@ -38,13 +39,13 @@ impl Rate {
         }
     }
 
-    /// Takes the place of `former`: what was used of that counts against this.
+    /// Returns this rate as the successor of `former`, whose events count against it.
     #[must_use]
     pub fn succeeding(self, former: &Self) -> Self {
         Self { used: Arc::clone(&former.used), ..self }
     }
 
-    /// Counts an event if the rate allows one now.
+    /// Counts an event and returns true if the rate permits one now.
     #[must_use]
     pub fn take(&self, now: Instant) -> bool {
         let now = self.nanos(now);
@@ -54,14 +55,14 @@ impl Rate {
         self.used.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
-    /// Counts an event that could not be prevented: the next ones wait for longer.
+    /// Counts an event that could not be refused, so that the next ones wait longer.
     pub fn charge(&self, now: Instant) {
         let now = self.nanos(now);
         let next = |due: u64| Some(due.max(now) + self.interval_nanos);
         let _ = self.used.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
-    /// How long until the rate allows an event; zero if it does now.
+    /// Returns the time until the rate permits an event; zero if it does now.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
         let due = self.used.due.load(Ordering::Relaxed);
@@ -91,7 +92,7 @@ pub trait ClockReading: Copy {
     fn is_second_over(self, start: Self) -> bool;
 }
 
-/// Lets threads compete: a reading taken before `start` belongs to the same second.
+/// A reading taken before `start`, by another thread, belongs to the same second.
 impl ClockReading for Instant {
     fn is_second_over(self, start: Self) -> bool {
         self.saturating_duration_since(start) >= Duration::from_secs(1)
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(limit.admit(6), Some(0), "a clock that was set back begins another second");
     }
 
-    /// The burst at once, then one an interval, and no more saved up than the burst.
+    /// The burst may come at once, then one event per interval; no more than the burst accumulates.
     #[test]
     fn burst_then_evenly() {
         let rate = Rate::new(100, 5);
@@ -188,11 +189,11 @@ mod tests {
         assert_eq!(taken(40), 3);
         assert_eq!(rate.wait(at(50)), Duration::ZERO);
         assert_eq!(taken(10_000), 5);
-        // A thread whose clock lags gets nothing out of it.
+        // A thread whose clock lags gains nothing.
         assert_eq!(taken(9_000), 0);
     }
 
-    /// What could not be prevented is paid for.
+    /// Events that could not be refused delay later ones.
     #[test]
     fn charges_are_paid_back() {
         let rate = Rate::new(1000, 1);
@@ -205,7 +206,7 @@ mod tests {
         assert!(rate.take(now + Duration::from_millis(10)));
     }
 
-    /// Settings that are read again give nobody a second burst.
+    /// A reload of the settings grants no second burst.
     #[test]
     fn a_successor_knows_what_was_used() {
         let rate = Rate::new(100, 10);
@@ -217,12 +218,12 @@ mod tests {
         assert_eq!(taken(&rate, 0), 10);
         let same = Rate::new(100, 10).succeeding(&rate);
         assert_eq!((taken(&same, 0), taken(&same, 10)), (0, 1));
-        assert_eq!(taken(&rate, 10), 0, "nor by asking both");
+        assert_eq!(taken(&rate, 10), 0, "nor by asking both rates");
         let wider = Rate::new(1000, 200).succeeding(&same);
-        assert!((90..=110).contains(&taken(&wider, 10)), "the difference");
+        assert!((90..=110).contains(&taken(&wider, 10)), "the difference between the bursts");
     }
 
-    /// Over any second, all threads together get the rate and the burst, and not one more.
+    /// In any second, all threads together get the rate and the burst, and not one event more.
     #[test]
     fn threads_share_it() {
         let rate = Rate::new(1000, 100);

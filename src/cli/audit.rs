@@ -11,6 +11,7 @@ use crate::observe::audit::chain::{CODE_BYTES, Chain};
 use crate::observe::audit::checkpoint::{Checkpoint, CheckpointError};
 use crate::observe::audit::key;
 use crate::observe::audit::verify::{Finding, Summary, verify};
+use crate::output::outln;
 use crate::process::audit::is_sealed;
 use crate::process::standalone_hsm::StandaloneHsm;
 use crate::random;
@@ -61,7 +62,7 @@ fn new_key(file: &Path) -> Result<(), Failed> {
     let mut bytes = Zeroizing::new([0; CODE_BYTES]);
     random::fill(&mut *bytes).map_err(|error| unavailable(&error))?;
     key::write_new(file, &bytes).map_err(|error| unavailable(&error))?;
-    println!(
+    outln!(
         "{} is the first key. Copy it to where the log is checked, name it in [audit] key_file, \
          start the proxy, then remove it here.",
         file.display()
@@ -92,7 +93,7 @@ fn check(
         .map_err(|error| unusable(format!("{}: {error}", key_file.display())))?;
     let mut tell = |finding: &Finding| {
         let word = if finding.is_tampered { "TAMPERED" } else { "note" };
-        println!("{}: {word}: {}", finding.position, finding.text);
+        outln!("{}: {word}: {}", finding.position, finding.text);
     };
     let chain = Chain::begin(key);
     let summary = match settings.filter(|_| with_hsm) {
@@ -123,17 +124,17 @@ fn judge(summary: &Summary, has_state: bool, with_hsm: bool) -> Result<(), Faile
     let Some(first) = first_seq else {
         return Err(Failed::new(EXIT_SETTINGS, "there is no line in these files".to_owned()));
     };
-    println!("good: {good_lines} lines, number {first} to {}", next_seq - 1);
+    outln!("good: {good_lines} lines, number {first} to {}", next_seq - 1);
     match (summary.checkpoints, summary.sealed_seq) {
-        (0, _) if with_hsm => println!("There is no checkpoint that the HSM could vouch with."),
+        (0, _) if with_hsm => outln!("There is no checkpoint that the HSM could vouch with."),
         (0, _) => {}
         (count, Some(seq)) => {
-            println!("The HSM vouches for all before number {seq}; checkpoints: {count}.");
+            outln!("The HSM vouches for all before number {seq}; checkpoints: {count}.");
         }
-        (count, None) => println!("Checkpoints: {count}; --hsm finds out whether they are sealed."),
+        (count, None) => outln!("Checkpoints: {count}; --hsm finds out whether they are sealed."),
     }
     if !summary.is_ended && !has_state {
-        println!(
+        outln!(
             "The last line is not the end of a process or file: whether lines were cut off behind \
              it, --state tells, or a later file."
         );

@@ -7,6 +7,7 @@ use super::{keys_prove, settings_file};
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::inventory::TokenInventory;
 use crate::job::{HsmAad, KeyIndex, Operation, Request, Success};
+use crate::output::outln;
 use crate::process::hsm_caller::{OTHER_ANSWER, told};
 use crate::process::standalone_hsm::StandaloneHsm;
 use crate::proto::ServiceConfig;
@@ -22,9 +23,9 @@ const SAMPLE: &[u8] = b"32 bytes to go there and back...";
 pub fn run(file: Option<&Path>, with_hsm: bool, is_strict: bool) -> Result<(), Failed> {
     let (settings, findings) = settings_file::load(file, is_strict)?;
     for finding in &findings {
-        println!("{finding}");
+        outln!("{finding}");
     }
-    println!("{}: no mistakes, {} remarks", settings.file.display(), findings.len());
+    outln!("{}: no mistakes, {} remarks", settings.file.display(), findings.len());
     if with_hsm { check_hsm(&settings) } else { Ok(()) }
 }
 
@@ -48,13 +49,13 @@ fn check_hsm(settings: &Settings) -> Result<(), Failed> {
         && !proofs.iter().any(|token| token.label == *trusted || token.id == *trusted)
     {
         mistakes += 1;
-        println!(
+        outln!(
             "\npkcs11.trust_token: no token of the settings has the label or the serial number \
              {trusted:?}"
         );
     }
     if mistakes == 0 {
-        println!(
+        outln!(
             "\nthe HSM has all keys, and each encrypts and decrypts as its attributes say, and is \
              the same on each token that has it"
         );
@@ -67,15 +68,15 @@ fn check_hsm(settings: &Settings) -> Result<(), Failed> {
 fn tell_of_health_key(token: &TokenInventory, health_key: Option<&str>) -> bool {
     let has_it = |label: &str| token.keys.iter().any(|key| *key.label == *label);
     match health_key {
-        None => println!(
+        None => outln!(
             "  no [pkcs11] health_key: health is judged by a key that the session makes, else by \
              the keys of the stores"
         ),
         Some(label) if has_it(label) => {
-            println!("  health key {label:?}: there");
+            outln!("  health key {label:?}: there");
             return true;
         }
-        Some(label) => println!(
+        Some(label) => outln!(
             "  health key {label:?}: NOT THERE: health is judged by a key that the session makes, \
              else by the keys of the stores; make such an AES-256 key on this token too"
         ),
@@ -89,16 +90,16 @@ fn check_keys(
     service: &ServiceConfig,
     left_out: Option<&str>,
 ) -> usize {
-    println!();
+    outln!();
     let mut failures = 0;
     let keys = service.labels().iter().zip(0..);
     for (label, index) in keys.filter(|(label, _)| Some(&***label) != left_out) {
         let started = Instant::now();
         match round_trip(standalone, KeyIndex(index)) {
-            Ok(what) => println!("key {label}: {what} ({})", millis(started.elapsed())),
+            Ok(what) => outln!("key {label}: {what} ({})", millis(started.elapsed())),
             Err(why) => {
                 failures += 1;
-                println!("key {label}: FAILED: {why}");
+                outln!("key {label}: FAILED: {why}");
             }
         }
     }

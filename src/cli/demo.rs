@@ -21,13 +21,16 @@ pub(super) struct Arguments {
 /// [`Failed`]: a step of the demo failed.
 #[cfg(feature = "demo")]
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
-    use crate::demo;
+    use crate::demo::{self, DemoError};
+    use crate::output;
 
-    let outcome = match &arguments.make_token {
-        Some(module) => demo::make_token_here(module),
-        None => demo::run(arguments.once),
-    };
-    outcome.map_err(Failed::unavailable)
+    if let Some(module) = &arguments.make_token {
+        return demo::make_token_here(module).map_err(Failed::unavailable);
+    }
+    match demo::run(arguments.once) {
+        Err(DemoError::Output(error)) => output::end(&error),
+        outcome => outcome.map_err(|error| Failed::unavailable(error.to_string())),
+    }
 }
 
 /// Says how to get the demo.

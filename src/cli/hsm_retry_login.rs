@@ -7,6 +7,7 @@ use rustix::process::{Signal, kill_process};
 
 use super::{running, settings_file};
 use crate::exit::Failed;
+use crate::output::outln;
 use crate::process::retry_login::SIGNAL;
 
 /// Tells the process `pid`, or the one that the settings' `pid_file` names.
@@ -25,7 +26,7 @@ pub(super) fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
     }
     kill_process(process, Signal::STKFLT)
         .map_err(|error| Failed::unavailable(format!("process {pid}: {error}")))?;
-    println!(
+    outln!(
         "process {pid} was told: each PIN that is not tried again is tried once more, within some \
          seconds; what came of it is in its log"
     );

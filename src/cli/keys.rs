@@ -8,6 +8,7 @@ use super::{admin_client, settings_file};
 use crate::client::Trust;
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::inventory::{KeyInventory, TokenInventory};
+use crate::output::outln;
 use crate::process::standalone_hsm::StandaloneHsm;
 use crate::settings::Settings;
 
@@ -32,13 +33,13 @@ pub fn run(file: Option<&Path>) -> Result<(), Failed> {
 
 /// The module, its tokens, and which of them is used.
 pub(super) fn print_token(token: &TokenInventory) {
-    println!("\nmodule {}", token.module.display());
+    outln!("\nmodule {}", token.module.display());
     if let Some(library) = &token.library {
-        println!("  {library}");
+        outln!("  {library}");
     }
     for slot in &token.slots {
         let is_used = token.slot.as_ref().is_some_and(|used| used.id == slot.id);
-        println!(
+        outln!(
             "  slot {}: token {:?}, serial {:?}, {} {}, firmware {}{}{}{}",
             slot.id,
             slot.label,
@@ -52,12 +53,12 @@ pub(super) fn print_token(token: &TokenInventory) {
         );
     }
     if let Some(trouble) = &token.trouble {
-        println!("  TROUBLE: {trouble}");
+        outln!("  TROUBLE: {trouble}");
     }
 }
 
 fn print_keys(token: &TokenInventory, settings: &Settings) {
-    println!("\n{:<40} {:<8} {:<42} stores", "CKA_LABEL", "key", "may");
+    outln!("\n{:<40} {:<8} {:<42} stores", "CKA_LABEL", "key", "may");
     for key in &token.keys {
         let stores: Vec<&str> = settings
             .stores
@@ -76,7 +77,7 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
         if key.is_private == Some(false) {
             remark.push_str("  (a public object: CKA_PRIVATE is false)");
         }
-        println!(
+        outln!(
             "{:<40} {:<8} {:<42} {}{remark}",
             key.label,
             spec(key.attributes.bits),
@@ -85,7 +86,7 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
         );
     }
     for label in &token.missing {
-        println!("{label:<40} MISSING: the settings name it, and no AES token key has this label");
+        outln!("{label:<40} MISSING: the settings name it, and no AES token key has this label");
     }
 }
 
@@ -116,13 +117,13 @@ fn print_out_of_use(settings: &Settings) {
         .and_then(|endpoint| admin_client::status::<Status>(&endpoint, &Trust::default()));
     let status = match status {
         Ok(status) => status,
-        Err(why) => return println!("\nkeys that the running proxy cannot use: not known: {why}"),
+        Err(why) => return outln!("\nkeys that the running proxy cannot use: not known: {why}"),
     };
     let lines: Vec<String> = status.tokens.iter().flat_map(lines_of).collect();
     if lines.is_empty() {
-        println!("\nkeys that the running proxy cannot use: none");
+        outln!("\nkeys that the running proxy cannot use: none");
     } else {
-        println!("\nkeys that the running proxy cannot use:\n{}", lines.join("\n"));
+        outln!("\nkeys that the running proxy cannot use:\n{}", lines.join("\n"));
     }
 }
 

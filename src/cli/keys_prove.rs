@@ -13,6 +13,7 @@ use crate::hsm::backend::{Evidence, Proof};
 use crate::hsm::proofs::{KeyOnToken, TokenProofs};
 use crate::hsm::witness::{Witness, Witnesses};
 use crate::limits::MAX_WITNESS_FILE_BYTES;
+use crate::output::outln;
 use crate::process::standalone_hsm::StandaloneHsm;
 use crate::proto::ServiceConfig;
 use crate::settings::Settings;
@@ -209,7 +210,7 @@ fn keep(
     });
     let path = directory.path().display();
     changed.map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("{path}: {error}")))?;
-    println!("\n{path}: new witnesses: {kept}; running proxies take them up by `xks-proxy reload`");
+    outln!("\n{path}: new witnesses: {kept}; running proxies take them up by `xks-proxy reload`");
     Ok(())
 }
 
@@ -220,7 +221,7 @@ fn export(file: &Path, witnesses: &Witnesses) -> Result<(), Failed> {
     let written = witness_file::format(&owned.collect()).and_then(|it| fs::write(file, it));
     let told = |error| Failed::new(EXIT_UNAVAILABLE, format!("{}: {error}", file.display()));
     written.map_err(told)?;
-    println!("\n{}: witnesses written: {number}", file.display());
+    outln!("\n{}: witnesses written: {number}", file.display());
     Ok(())
 }
 
@@ -233,17 +234,17 @@ pub(super) fn prove(standalone: &StandaloneHsm, service: &ServiceConfig) -> Vec<
 /// Prints what each token does with each key.
 pub(super) fn print_table(tokens: &[TokenProofs], service: &ServiceConfig, settings: &Settings) {
     for TokenProofs { label, id, keys, trouble } in tokens {
-        println!("\ntoken {label:?}, serial {id:?}");
+        outln!("\ntoken {label:?}, serial {id:?}");
         if let Some(trouble) = trouble {
-            println!("  NOT TRIED: {trouble}");
+            outln!("  NOT TRIED: {trouble}");
         }
         for (name, key) in of_stores(keys, service, settings) {
-            println!("  {name:<40} {}", told(key));
+            outln!("  {name:<40} {}", told(key));
         }
     }
     let all = tokens.iter().flat_map(|token| of_stores(&token.keys, service, settings));
     if all.clone().any(|(_, key)| matches!(key.proof, Proof::Disagrees | Proof::Disputed)) {
-        println!(
+        outln!(
             "\nREMEDY: a key that differs encrypts what the other tokens cannot decrypt. Import the \
              right key into each token under its label. Where the tokens disagree, say which one \
              is right: [pkcs11] trust_token, or `xks-proxy keys prove --trust TOKEN --key LABEL`, \

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::which_store::{self, API_PATH};
 use super::{secret_output, settings_file};
 use crate::exit::{EXIT_ARGUMENTS, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
+use crate::output::errln;
 use crate::settings::Credential;
 
 /// More than the file ever has: its longest strings are 128, 30 and 64 bytes.
@@ -69,13 +70,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     match &arguments.output {
         Some(path) => {
             secret_output::to_new_file(path, &json).map_err(Failed::unavailable)?;
-            eprintln!(
+            errln!(
                 "{} holds the secret of credential {id}: remove it as soon as KMS has it.",
                 path.display()
             );
         }
         None => {
-            eprintln!("This holds the secret of credential {id}: keep it from others.");
+            errln!("This holds the secret of credential {id}: keep it from others.");
             secret_output::to_stdout(&json).map_err(|error| {
                 Failed::new(EXIT_UNAVAILABLE, format!("standard output: {error}"))
             })?;

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::output::errln;
 use crate::probe;
 use crate::process::lockdown;
 
@@ -174,7 +175,7 @@ enum PolicyCommand {
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     if let Err(error) = lockdown::forbid_dumps() {
-        eprintln!("core dumps cannot be forbidden: {error}");
+        errln!("core dumps cannot be forbidden: {error}");
     }
     let outcome = match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(),
@@ -205,7 +206,7 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
             if !failed.message.is_empty() {
-                eprintln!("{}", failed.message);
+                errln!("{}", failed.message);
             }
             ExitCode::from(failed.exit_code)
         }

@@ -6,6 +6,7 @@
 use crate::client::{Answer, Client, Endpoint, Trust};
 use crate::exit::Failed;
 use crate::limits::{MAX_PING_ANSWER_BYTES, PING_TIMEOUT};
+use crate::output::outln;
 
 /// Asks the ping port at `address` (`HOST:PORT`, plain HTTP) for `/ping`, or for `/readyz` with
 /// `is_ready`, and prints the answer.
@@ -18,7 +19,7 @@ pub fn run(address: &str, is_ready: bool) -> Result<(), Failed> {
     let answer = ask(address, path).map_err(told)?;
     let text = String::from_utf8_lossy(&answer.body).trim().to_owned();
     if answer.status == 200 {
-        println!("{text}");
+        outln!("{text}");
         Ok(())
     } else {
         Err(told(format!("status {} {text}", answer.status)))

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::exit::{EXIT_DENIED, EXIT_SETTINGS, Failed};
 use crate::limits::{MAX_POLICY_BYTES, MAX_POLICY_REQUEST_BYTES};
+use crate::output::{errln, outln};
 use crate::policy::{Action, Attributes, Language, Policy, Remark};
 
 /// The members of requestMetadata that a policy is told of.
@@ -34,11 +35,11 @@ pub fn test(file: &Path, request: &Path) -> Result<(), Failed> {
     let body: Value =
         serde_json::from_str(&text).map_err(|error| mistake(format!("no JSON: {error}")))?;
     for member in unknown_metadata(&body) {
-        eprintln!("{name}: warning: no policy is told of requestMetadata.{member}");
+        errln!("{name}: warning: no policy is told of requestMetadata.{member}");
     }
     let decision = policy.decide(&attributes(&body).map_err(mistake)?);
     let word = if decision.is_allowed { "allow" } else { "deny" };
-    println!("{word}: {}", decision.reason);
+    outln!("{word}: {}", decision.reason);
     if decision.is_allowed { Ok(()) } else { Err(Failed::new(EXIT_DENIED, String::new())) }
 }
 
@@ -56,7 +57,7 @@ fn load(file: &Path) -> Result<Policy, Failed> {
     match Policy::load(language, &name, &text) {
         Ok((policy, remarks)) => {
             if !remarks.is_empty() {
-                eprintln!("{}", told(&remarks));
+                errln!("{}", told(&remarks));
             }
             Ok(policy)
         }

@@ -9,6 +9,7 @@ use crate::hsm::config::{IvMode, TokenConfig, TokenSelector};
 use crate::hsm::pkcs11::codes;
 use crate::hsm::pkcs11::discovery::{self, Bounds, Findings};
 use crate::hsm::pkcs11::ffi::set_environment;
+use crate::output::outln;
 
 /// Tries each token of the settings.
 ///
@@ -28,7 +29,7 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
     let service = settings.service();
     let mut failures = Vec::new();
     for token in &settings.pkcs11.tokens {
-        println!("\nmodule {}, {}", token.module.display(), name(&token.select));
+        outln!("\nmodule {}, {}", token.module.display(), name(&token.select));
         match discovery::run(token, service.labels(), Bounds { max_sessions, time }) {
             Ok(findings) => {
                 print(&findings, token, are_missing);
@@ -37,7 +38,7 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
                 }
             }
             Err(why) => {
-                println!("  FAILED: {why}");
+                outln!("  FAILED: {why}");
                 failures.push(why);
             }
         }
@@ -58,74 +59,74 @@ fn name(select: &TokenSelector) -> String {
 }
 
 fn print(findings: &Findings, token: &TokenConfig, are_missing: bool) {
-    println!("  token {}", findings.token);
-    println!("  interfaces: {}", findings.interfaces.join(", "));
+    outln!("  token {}", findings.token);
+    outln!("  interfaces: {}", findings.interfaces.join(", "));
     let messages = match findings.has_messages {
         Some(true) => "yes",
         Some(false) => "no",
         None => "not told",
     };
-    println!("  messages with CKM_AES_GCM (CKF_MESSAGE_ENCRYPT): {messages}");
+    outln!("  messages with CKM_AES_GCM (CKF_MESSAGE_ENCRYPT): {messages}");
     let session_keys = if findings.makes_session_keys { "can be made" } else { "are not made" };
-    println!("  keys of a session's own: {session_keys}");
+    outln!("  keys of a session's own: {session_keys}");
     for (iv_mode, outcome) in &findings.iv_modes {
         match outcome {
-            Ok(bytes) => println!("  {}: works, {bytes} bytes", what(*iv_mode)),
-            Err(why) => println!("  {}: no ({why})", what(*iv_mode)),
+            Ok(bytes) => outln!("  {}: works, {bytes} bytes", what(*iv_mode)),
+            Err(why) => outln!("  {}: no ({why})", what(*iv_mode)),
         }
     }
     let Some(iv_mode) = findings.iv_mode else { return };
     let names: Vec<String> =
         findings.bad_tag_codes.iter().map(|code| codes::describe(*code)).collect();
-    println!("  a bad tag: {}", names.join(", "));
+    outln!("  a bad tag: {}", names.join(", "));
     for oddity in &findings.bad_tag_oddities {
-        println!("  ATTENTION: {oddity}");
+        outln!("  ATTENTION: {oddity}");
     }
     if let Some((begins, rest)) = findings.encryption {
-        println!("  an encryption: C_EncryptInit {begins:.1?}, C_Encrypt {rest:.1?} (medians)");
+        outln!("  an encryption: C_EncryptInit {begins:.1?}, C_Encrypt {rest:.1?} (medians)");
     }
     match &findings.too_large {
-        None => println!("  one operation: {} bytes, no end found", findings.max_operation_bytes),
+        None => outln!("  one operation: {} bytes, no end found", findings.max_operation_bytes),
         Some(why) => {
-            println!("  one operation: {} bytes, then {why}", findings.max_operation_bytes);
+            outln!("  one operation: {} bytes, then {why}", findings.max_operation_bytes);
         }
     }
     match &findings.sessions {
-        (count, None) => println!("  sessions: {count}, no end found"),
-        (count, Some(why)) => println!("  sessions: {count}, then {why}"),
+        (count, None) => outln!("  sessions: {count}, no end found"),
+        (count, Some(why)) => outln!("  sessions: {count}, then {why}"),
     }
     for (sessions, rate) in &findings.throughput {
-        println!("  {sessions:>4} sessions at once: {rate:>8.0} operations a second");
+        outln!("  {sessions:>4} sessions at once: {rate:>8.0} operations a second");
     }
     print_profile(findings, iv_mode);
     if token.iv_mode != iv_mode && !are_missing {
-        println!("\n  The settings say something else at present: {}.", what(token.iv_mode));
+        outln!("\n  The settings say something else at present: {}.", what(token.iv_mode));
     }
 }
 
 fn print_profile(findings: &Findings, iv_mode: IvMode) {
     let fitting: Vec<&str> = findings.fitting_profiles().map(|profile| profile.name).collect();
     let (can, zero) = switches(iv_mode);
-    println!("\n  To be written:\n\n  [hsm_capabilities]");
+    outln!("\n  To be written:\n\n  [hsm_capabilities]");
     match fitting.iter().find(|name| is_of(findings, name)) {
-        Some(name) => println!("  profile = \"{name}\""),
+        Some(name) => outln!("  profile = \"{name}\""),
         None => {
-            println!("  can_generate_iv = {can}\n  is_zero_iv_required = {zero}");
+            outln!("  can_generate_iv = {can}\n  is_zero_iv_required = {zero}");
             if !fitting.is_empty() {
-                println!("  # or a profile, if it is such an HSM: {}", fitting.join(", "));
+                outln!("  # or a profile, if it is such an HSM: {}", fitting.join(", "));
             }
         }
     }
     if findings.form.asks_length {
-        println!("  ask_output_length = true");
+        outln!("  ask_output_length = true");
     }
     if findings.form.has_no_iv_bits {
-        println!("  gcm_params_without_iv_bits = true");
+        outln!("  gcm_params_without_iv_bits = true");
     }
     if let Some(sessions) = findings.useful_sessions() {
         let with_spare = (sessions + sessions.div_ceil(2)).max(2);
-        println!("\n  # {sessions} give nine tenths of the best; some more for when one hangs");
-        println!("  [pkcs11]\n  session_pool_max_size = {with_spare}");
+        outln!("\n  # {sessions} give nine tenths of the best; some more for when one hangs");
+        outln!("  [pkcs11]\n  session_pool_max_size = {with_spare}");
     }
 }
 

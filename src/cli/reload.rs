@@ -11,6 +11,7 @@ use super::{admin_client, running, settings_file};
 use crate::client::{Endpoint, Trust};
 use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::limits::RELOAD_COMMAND_TIMEOUT;
+use crate::output::outln;
 
 /// Between two looks at what came of it.
 const POLL: Duration = Duration::from_millis(50);
@@ -47,7 +48,7 @@ pub fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
         Failed::new(failed.exit_code, message)
     })?;
     for finding in &findings {
-        println!("{finding}");
+        outln!("{finding}");
     }
     let (pid, process) = running::find(pid, settings.server.pid_file.as_deref())?;
     let admin = admin_client::of_settings(settings.admin.as_ref()).ok().filter(|it| it.port > 0);
@@ -55,7 +56,7 @@ pub fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
     kill_process(process, Signal::HUP)
         .map_err(|error| Failed::unavailable(format!("process {pid}: {error}")))?;
     let (Some(admin), Some(before)) = (admin, before) else {
-        println!("process {pid} was told; what came of it is in its log");
+        outln!("process {pid} was told; what came of it is in its log");
         return Ok(());
     };
     report(pid, wait(&admin, before.reload_tries)?)
@@ -69,9 +70,9 @@ fn report(pid: u32, status: SettingsStatus) -> Result<(), Failed> {
         return Err(Failed::new(EXIT_SETTINGS, message));
     }
     for member in &status.needs_restart {
-        println!("{member}: no effect until a restart");
+        outln!("{member}: no effect until a restart");
     }
-    println!("process {pid} has taken the settings up");
+    outln!("process {pid} has taken the settings up");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::error::{DemoError, say};
 use crate::client::bodies::{Caller, base64};
 use crate::client::{Answer, Client, Signer};
 
@@ -17,7 +18,7 @@ pub(super) fn show(
     signer: &Signer,
     caller: &Caller,
     key_id: &str,
-) -> Result<(), String> {
+) -> Result<(), DemoError> {
     call(client, signer, "GetHealthStatus", "/health", &caller.health())?;
     let path = format!("/keys/{key_id}/metadata");
     call(client, signer, "GetKeyMetadata", &path, &caller.key_metadata())?;
@@ -32,7 +33,7 @@ pub(super) fn show(
     if member_of(&answer, "plaintext")? != base64(PLAINTEXT) {
         return Err("Decrypt gave another plaintext than was encrypted".into());
     }
-    println!("\nThe plaintext came back: all four calls work.");
+    say(format_args!("\nThe plaintext came back: all four calls work."))?;
     Ok(())
 }
 
@@ -42,18 +43,18 @@ fn call(
     name: &str,
     path: &str,
     body: &Value,
-) -> Result<Answer, String> {
-    println!("\n{name}\n   POST .../kms/xks/v1{path}\n   {body}");
+) -> Result<Answer, DemoError> {
+    say(format_args!("\n{name}\n   POST .../kms/xks/v1{path}\n   {body}"))?;
     let answer = client
         .call(Some(signer), path, &body.to_string())
         .map_err(|error| format!("{name} got no answer: {error}"))?;
-    println!(
+    say(format_args!(
         "   {} in {:.2} ms\n   {}",
         answer.status,
         answer.time.as_secs_f64() * 1e3,
         String::from_utf8_lossy(&answer.body)
-    );
-    if answer.status == 200 { Ok(answer) } else { Err(format!("{name} failed")) }
+    ))?;
+    if answer.status == 200 { Ok(answer) } else { Err(format!("{name} failed").into()) }
 }
 
 /// A member of the answer's JSON object.

@@ -13,6 +13,8 @@ use cryptoki::object::Attribute;
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 
+use super::error::{DemoError, say};
+
 /// Label of the demo's key.
 pub(super) const KEY_ID: &str = "demo-key";
 /// PIN of the demo's token.
@@ -38,7 +40,7 @@ const INSTALLERS: [(&str, &str); 2] = [
 ///
 /// # Errors
 /// It is not there, and could not be installed.
-pub(super) fn find_or_install() -> Result<PathBuf, String> {
+pub(super) fn find_or_install() -> Result<PathBuf, DemoError> {
     if let Some(module) = find() {
         return Ok(module);
     }
@@ -46,14 +48,15 @@ pub(super) fn find_or_install() -> Result<PathBuf, String> {
         return Err("SoftHSM2 is missing, and so are apt-get and dnf: install it by hand".into());
     };
     let command = if is_root() { (*command).to_owned() } else { format!("sudo sh -c '{command}'") };
-    println!("SoftHSM2 is missing; installing it:\n   {command}\n");
+    say(format_args!("SoftHSM2 is missing; installing it:\n   {command}\n"))?;
     let status = Command::new("sh")
         .args(["-c", &command])
         .stdout(Stdio::null())
         .status()
         .map_err(|error| format!("{command}: {error}"))?;
     if !status.success() {
-        return Err(format!("SoftHSM2 could not be installed ({status}); try by hand: {command}"));
+        let why = format!("SoftHSM2 could not be installed ({status}); try by hand: {command}");
+        return Err(why.into());
     }
     find().ok_or_else(|| "SoftHSM2 was installed, but its module is nowhere known".into())
 }

@@ -2,19 +2,20 @@
 
 use std::net::IpAddr;
 
-/// What is logged of one call. Strings come from the peer and are escaped when written.
+/// Everything that is logged about one call. Strings come from the peer and are escaped when
+/// written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CallRecord<'a> {
-    /// The connection's other end.
+    /// Address of the peer.
     pub peer: Option<IpAddr>,
-    /// The signature was right, or none is asked for. Else the line may be left out, see
+    /// The signature was valid, or none is required. Otherwise the line may be left out, see
     /// [`crate::limits::MAX_UNAUTHENTICATED_LINES_PER_SEC`].
     pub is_authenticated: bool,
     /// `metadata`, `encrypt`, `decrypt`, `health`; empty if the path named none.
     pub call: &'a str,
-    /// The store's `uri_path_prefix`, if the path named one. It may be "".
+    /// `uri_path_prefix` of the store, if the path named one. It may be empty.
     pub store: Option<&'a str>,
-    /// The access key id that signed; for the audit log.
+    /// Access key id of the signature; for the audit log only.
     pub access_key_id: Option<&'a str>,
     /// The external key id in the path.
     pub key_id: Option<&'a str>,
@@ -36,17 +37,17 @@ pub struct CallRecord<'a> {
     pub status: u16,
     /// `errorName`, if it is an error.
     pub error_name: Option<&'a str>,
-    /// Why, for the operator. It may say more than the answer does.
+    /// Cause of the error, for the operator. It may say more than the answer does.
     pub reason: Option<&'a str>,
-    /// Label of the token that gave the answer.
+    /// Label of the token that answered.
     pub token: Option<&'a str>,
-    /// Bytes of the request's body.
+    /// Length of the request's body.
     pub request_bytes: usize,
-    /// Bytes of the answer's body.
+    /// Length of the answer's body.
     pub response_bytes: usize,
-    /// Microseconds in the queue, if there was a job.
+    /// Microseconds in the queue, if the call needed the HSM.
     pub queue_micros: Option<u32>,
-    /// Microseconds in the HSM, if there was a job.
+    /// Microseconds in the HSM, if the call needed it.
     pub hsm_micros: Option<u32>,
     /// Microseconds from the request's first byte to the answer.
     pub total_micros: u32,

@@ -1,20 +1,20 @@
-//! Strings that go into a log line, whoever made them: escaped so that they can neither end the
-//! line nor pass for another field, and cut at [`MAX_LOG_STRING_BYTES`].
+//! Escaping of strings in log lines, so that they can neither end the line nor look like another
+//! field. They are cut at [`MAX_LOG_STRING_BYTES`].
 //!
-//! The escapes are those of RFC 8259, 7, in both formats, with everything that is not printable
-//! ASCII as `\uXXXX`; so a log is ASCII whatever was sent.
+//! Both formats use the escapes of RFC 8259, 7. Everything but printable ASCII becomes `\uXXXX`,
+//! so a log is ASCII whatever was sent.
 
 use crate::limits::MAX_LOG_STRING_BYTES;
 
-/// Stands at the end of a string that was cut.
+/// End of a string that was cut.
 const CUT: &[u8] = b"...";
 
-/// Whether a string of JSON may hold the byte as it is.
+/// Returns whether a JSON string may hold the byte unescaped.
 const fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
-/// Whether a value of text may hold the byte without quotes around it.
+/// Returns whether an unquoted value may hold the byte.
 const fn is_bare(byte: u8) -> bool {
     is_plain(byte) && byte != b' ' && byte != b'='
 }
@@ -26,7 +26,7 @@ pub(super) fn push_quoted(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// Appends `text` as the value of `key=value`: as it is if it is one word, else quoted.
+/// Appends `text` as the value of `key=value`, quoted unless it is one word.
 pub(super) fn push_word(out: &mut Vec<u8>, text: &str) {
     let is_word = !text.is_empty() && text.len() <= MAX_LOG_STRING_BYTES;
     if is_word && text.bytes().all(is_bare) {
@@ -36,7 +36,7 @@ pub(super) fn push_word(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Appends `text`, escaped, without quotes around it.
+/// Appends `text`, escaped but not quoted.
 pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str) {
     if text.len() <= MAX_LOG_STRING_BYTES && text.bytes().all(is_plain) {
         out.extend_from_slice(text.as_bytes());
@@ -54,8 +54,8 @@ pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// The character as a JSON string has it: at most 12 bytes, a surrogate pair.
-fn escaped(character: char, room: &mut [u8; 12]) -> &[u8] {
+/// Returns the character as it appears in a JSON string: up to 12 bytes, for a surrogate pair.
+fn escaped(character: char, buffer: &mut [u8; 12]) -> &[u8] {
     let short = match character {
         '"' => b"\\\"",
         '\\' => b"\\\\",
@@ -63,24 +63,24 @@ fn escaped(character: char, room: &mut [u8; 12]) -> &[u8] {
         '\r' => b"\\r",
         '\t' => b"\\t",
         ' '..='~' => {
-            character.encode_utf8(room);
-            return &room[..1];
+            character.encode_utf8(buffer);
+            return &buffer[..1];
         }
         _ => {
             let mut units = [0; 2];
             let units = character.encode_utf16(&mut units);
-            for (unit, place) in units.iter().zip(room.chunks_exact_mut(6)) {
-                place[..2].copy_from_slice(b"\\u");
-                for (index, digit) in place[2..].iter_mut().enumerate() {
+            for (unit, digits) in units.iter().zip(buffer.chunks_exact_mut(6)) {
+                digits[..2].copy_from_slice(b"\\u");
+                for (index, digit) in digits[2..].iter_mut().enumerate() {
                     let nibble = (unit >> (12 - 4 * index)) & 0xf;
                     *digit = b"0123456789abcdef"[usize::from(nibble)];
                 }
             }
-            return &room[..6 * units.len()];
+            return &buffer[..6 * units.len()];
         }
     };
-    room[..2].copy_from_slice(short);
-    &room[..2]
+    buffer[..2].copy_from_slice(short);
+    &buffer[..2]
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is sent: it reads back the same, and the bytes are printable ASCII.
+        /// Whatever is sent reads back the same, and is printable ASCII.
         #[test]
         fn reads_back(text in any::<String>()) {
             let out = quoted(&text);
@@ -105,7 +105,7 @@ mod tests {
             prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
         }
 
-        /// A value of text is one word, or it is quoted.
+        /// An unquoted value is one word.
         #[test]
         fn one_word_or_quoted(text in any::<String>()) {
             let mut out = Vec::new();
@@ -119,14 +119,14 @@ mod tests {
         }
     }
 
-    /// What could end a line or drive a terminal, written out.
+    /// Characters that could end a line or control a terminal.
     #[test]
     fn known_escapes() {
         let out = quoted("a\n\"b\\\u{1b}[2J\u{7f}\u{85}\u{2028}\u{1f511}");
         assert_eq!(out, br#""a\n\"b\\\u001b[2J\u007f\u0085\u2028\ud83d\udd11""#);
     }
 
-    /// The bound is that of the escaped string, and no escape is cut in two.
+    /// The bound applies to the escaped string, and no escape is cut in two.
     #[test]
     fn long_strings_are_cut() {
         for text in ["a", "\n", "\u{1}", "\u{1f511}"] {

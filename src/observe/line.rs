@@ -1,4 +1,4 @@
-//! One line of the log, in either format.
+//! The format of one line of the log.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use crate::decimal::push_decimal;
 /// `[tracing] format`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One line of text an event.
+    /// One line of text per event.
     #[default]
     Text,
-    /// One JSON object an event.
+    /// One JSON object per event.
     Json,
 }
 
-/// A line in the making, at the end of a buffer.
+/// A line that is being appended to a buffer.
 ///
 /// Text: `2026-11-25T08:16:31.123456Z INFO a message key=value key="quoted value"`.
 /// JSON: `{"time":"2026-11-25T08:16:31.123456Z","level":"INFO","message":"...","key":"value"}`.
@@ -30,7 +30,7 @@ pub(super) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Begins with time and level.
+    /// Begins a line with time and level.
     pub(super) fn begin(
         out: &'a mut Vec<u8>,
         format: LogFormat,
@@ -56,12 +56,12 @@ impl<'a> Line<'a> {
         Self { out, format }
     }
 
-    /// Goes on with a JSON object whose first member is there, or will be.
+    /// Appends members to a JSON object that has a first member, or will get one.
     pub(super) fn continue_json(out: &'a mut Vec<u8>) -> Self {
         Self { out, format: LogFormat::Json }
     }
 
-    /// The message; in text it stands without name and quotes, so it goes first.
+    /// Appends the message. As text it has neither name nor quotes, so it goes first.
     pub(super) fn message(&mut self, message: &str) {
         match self.format {
             LogFormat::Text => {
@@ -72,7 +72,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// A string. `key` is a name from our own sources.
+    /// Appends a string. `key` is a constant, and not escaped.
     pub(super) fn string(&mut self, key: &str, value: &str) {
         self.key(key);
         match self.format {
@@ -81,20 +81,20 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// A string, if there is one.
+    /// Appends a string, if there is one.
     pub(super) fn optional(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.string(key, value);
         }
     }
 
-    /// A number.
+    /// Appends a number.
     pub(super) fn number(&mut self, key: &str, value: u64) {
         self.key(key);
         push_decimal(self.out, value);
     }
 
-    /// An IP address.
+    /// Appends an IP address.
     pub(super) fn address(&mut self, key: &str, value: IpAddr) {
         // The longest IPv6 address has 45 characters (RFC 4291, 2.2).
         let mut text = [0; 48];
@@ -105,7 +105,7 @@ impl<'a> Line<'a> {
         self.optional(key, std::str::from_utf8(text).ok());
     }
 
-    /// A value that is the same in both formats and needs no quotes: `true`, a signed number.
+    /// Appends a value that is the same in both formats and needs no quotes, such as `true`.
     pub(super) fn literal(&mut self, key: &str, value: &str) {
         self.key(key);
         self.out.extend_from_slice(value.as_bytes());

@@ -1,12 +1,13 @@
-//! What the process shows of itself: log, access log and audit log, and what it never shows (redaction).
+//! What operators can observe: the log, the access log, the audit log and the metrics; and the
+//! values that must never appear in them ([`redaction`]).
 //!
 //! ```text
-//!  event loop    access_log   one line a call -> the loop's own buffer --- once a turn ---+
-//!  any thread    events       tracing's events ------------------------------------------+
-//!                                                                                        v
-//!  writer thread, one for each output        backlog: bounded, one short lock, never waited for
-//!                                                                                        |
-//!  stdout, rotating file  <-------------------- whole batches ----------------------------+
+//!  event loop    log::access_log   one line per call, in the loop's own buffer --+ once per tick
+//!  any thread    log::events       tracing's events ------------------------------+
+//!                                                                                v
+//!  writer thread, one per output              line_queue: bounded; adding never waits for it
+//!                                                                                |
+//!  standard output, rotating file  <------------- whole batches -----------------+
 //! ```
 
 pub mod audit;

@@ -1,11 +1,11 @@
-//! A panic is a defect: it ends one connection or one HSM session, and is counted and told of.
+//! Counting and logging of panics. Each is a defect, and ends one connection or one HSM session.
 
 use std::panic::{PanicHookInfo, set_hook};
 use std::sync::Arc;
 
 use super::metrics::counter::SharedCounter;
 
-/// Has panics counted, and logged with where they happen, from now on and in all threads.
+/// Counts the panics of all threads from now on, and logs where they happen.
 pub fn count_panics() -> Arc<SharedCounter> {
     let panics: Arc<SharedCounter> = Arc::default();
     let counter = Arc::clone(&panics);
@@ -13,7 +13,7 @@ pub fn count_panics() -> Arc<SharedCounter> {
     panics
 }
 
-/// A panic's message may hold a peer's bytes, so the log gets its place alone.
+/// Logs only the place of a panic, as its message may hold a peer's bytes.
 pub(crate) fn record(panic: &PanicHookInfo<'_>, panics: &SharedCounter) {
     panics.add(1);
     let place = panic.location().map(ToString::to_string).unwrap_or_default();

@@ -1,20 +1,21 @@
-//! Values that are never printed and are wiped when dropped.
+//! Values that are never printed, and are zeroed when dropped.
 
 use std::fmt;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// A PIN, a secret access key: `Debug` says nothing, dropping wipes.
+/// A secret, such as a PIN or a secret access key. `Debug` does not show it, and dropping it zeroes
+/// it.
 #[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
 pub struct Secret<T: Zeroize>(T);
 
 impl<T: Zeroize> Secret<T> {
-    /// Takes the value in.
+    /// Wraps a value.
     pub fn new(value: T) -> Self {
         Self(value)
     }
 
-    /// The value, for the one place that needs it.
+    /// Returns the value, for the code that has to use it.
     pub fn expose(&self) -> &T {
         &self.0
     }
@@ -30,7 +31,7 @@ impl<T: Zeroize> fmt::Debug for Secret<T> {
 mod tests {
     use super::*;
 
-    /// A `{:?}` of a settings struct must not show a PIN.
+    /// `{:?}` of a settings struct must not show a PIN.
     #[test]
     fn debug_says_nothing() {
         assert_eq!(format!("{:?}", Secret::new("1234".to_owned())), "[redacted]");

@@ -1,12 +1,12 @@
-//! Days and dates of the proleptic Gregorian calendar, UTC, and RFC 3339 timestamps.
+//! Times in UTC: the proleptic Gregorian calendar, and RFC 3339 timestamps.
 
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Year, month (1 to 12) and day (1 to 31) of the day that is `days` after 1970-01-01.
+/// Returns year, month (1 to 12) and day (1 to 31) of the day that is `days` after 1970-01-01.
 #[must_use]
 pub fn civil_from_days(days: i64) -> (i64, u32, u32) {
-    // Years begin in March here, so that the leap day is a year's last; an era is 400 years.
+    // Years begin in March here, so that a leap day is the last of its year; an era is 400 years.
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
@@ -33,18 +33,19 @@ pub fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
-/// The time now, since 1970; zero if the clock is before that.
+/// Returns the present time since 1970, or zero if the clock is before that.
 pub(super) fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Whole seconds since 1970.
+/// Returns a time in whole seconds since 1970.
 #[must_use]
 pub fn unix_secs(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Formats times as RFC 3339 with microseconds; all but those are kept from the same second.
+/// Formats times as RFC 3339 with microseconds. The rest of the text is kept for times in the same
+/// second.
 #[derive(Debug, Default)]
 pub struct Rfc3339 {
     unix_secs: Option<u64>,
@@ -52,8 +53,8 @@ pub struct Rfc3339 {
 }
 
 impl Rfc3339 {
-    /// `2026-11-25T08:16:31.123456Z` for the time that is `since_1970` after the epoch; the last
-    /// second of year 9999 for anything later.
+    /// Returns the time that is `since_1970` after the epoch as `2026-11-25T08:16:31.123456Z`, or
+    /// the last second of the year 9999 for anything later.
     pub fn at(&mut self, since_1970: Duration) -> &[u8] {
         const LAST_SECOND: u64 = 253_402_300_799;
         const BEFORE_MICROS: usize = "2026-11-25T08:16:31.".len();
@@ -84,7 +85,7 @@ impl Rfc3339 {
 mod tests {
     use super::*;
 
-    /// A log whose times are wrong is no evidence: leap days, ends of years, each digit.
+    /// Leap days, ends of years, and each digit: a log with wrong times is no evidence.
     #[test]
     fn known_times() {
         let mut time = Rfc3339::default();

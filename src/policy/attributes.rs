@@ -1,7 +1,7 @@
-//! What a policy is told of a call.
+//! The attributes of a call that a policy can examine.
 
-/// A call that a policy is asked about. GetHealthStatus is not among them: it is exempt (XKS
-/// specification, GetHealthStatus).
+/// A call that needs a policy's consent. GetHealthStatus is exempt (XKS specification,
+/// GetHealthStatus).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// GetKeyMetadata
@@ -13,10 +13,10 @@ pub enum Action {
 }
 
 impl Action {
-    /// All of them.
+    /// All actions.
     pub const ALL: [Self; 3] = [Self::Metadata, Self::Encrypt, Self::Decrypt];
 
-    /// As in the path, and in policies.
+    /// Returns the action's name in paths and policies.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -26,18 +26,18 @@ impl Action {
         }
     }
 
-    /// The action of that name.
+    /// Returns the action of that name.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.name() == name)
     }
 }
 
-/// A call's facts: where it was sent to, and its `requestMetadata` (XKS specification, API
-/// operations). Strings are KMS's own, of any content.
+/// A call's target and its `requestMetadata` (XKS specification, API operations). Strings come from
+/// KMS and may have any content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes<'a> {
-    /// Which call.
+    /// The call.
     pub action: Action,
     /// The store's `uri_path_prefix`; may be empty.
     pub store: &'a str,
@@ -59,22 +59,22 @@ pub struct Attributes<'a> {
     pub aws_source_vpce: Option<&'a str>,
 }
 
-/// A `kmsKeyArn`'s parts: `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`.
+/// The parts of a `kmsKeyArn`: `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KmsKey<'a> {
     /// `aws`, `aws-cn`, `aws-us-gov`
     pub partition: &'a str,
     /// The Region.
     pub region: &'a str,
-    /// The account's number.
+    /// The account number.
     pub account: &'a str,
-    /// What follows `key/`.
+    /// The part after `key/`.
     pub key_id: &'a str,
 }
 
 impl<'a> Attributes<'a> {
-    /// The KMS key's parts. `None` if there is no ARN, or one of another form: then a policy that
-    /// asks for a part does not get it, and does not allow by it.
+    /// Returns the KMS key's parts. `None` if the ARN is missing or has another form: a policy that
+    /// refers to a part then permits nothing because of it.
     #[must_use]
     pub fn kms_key(&self) -> Option<KmsKey<'a>> {
         let mut parts = self.kms_key_arn?.split(':');
@@ -84,7 +84,7 @@ impl<'a> Attributes<'a> {
         if arn != "arn" || service != "kms" || parts.next().is_some() {
             return None;
         }
-        // The specification's examples have a '/' in front of it, KMS itself has not.
+        // The specification's examples begin it with '/', KMS does not.
         let resource = resource.strip_prefix('/').unwrap_or(resource);
         let key_id = resource.strip_prefix("key/")?;
         let is_whole = !key_id.is_empty() && !key_id.contains('/');
@@ -92,7 +92,7 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// The member that makes every call another one.
+/// Name of the attribute that differs in every call.
 pub(super) const REQUEST_ID: &str = "kmsRequestId";
 
 #[cfg(test)]
@@ -115,7 +115,7 @@ mod tests {
         attributes.kms_key()
     }
 
-    /// KMS's form and the specification's; what is neither has no parts that could be mistaken.
+    /// ARNs in KMS's form and in the specification's have parts; others have none.
     #[test]
     fn arns() {
         let key = |partition, region, account, key_id| {
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(key_of(None), None);
     }
 
-    /// Names there and back.
+    /// Each name leads back to its action.
     #[test]
     fn names() {
         for action in Action::ALL {

@@ -1,4 +1,4 @@
-//! Policies in Cedar, checked against the schema that `configuration/policy.cedarschema` shows.
+//! Policies in Cedar, validated against the schema in `configuration/policy.cedarschema`.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -17,20 +17,20 @@ use super::nesting;
 use super::remark::{Remark, position};
 use crate::limits::{MAX_POLICY_NESTING, MAX_REPORTED_POLICIES};
 
-/// What a call is made of, in Cedar's terms.
+/// The schema: a call in Cedar's terms.
 pub const SCHEMA: &str = include_str!("../../configuration/policy.cedarschema");
 
-/// Cedar policies that fit the schema.
+/// A set of Cedar policies that conform to the schema.
 #[derive(Debug)]
 pub struct Cedar {
     policies: PolicySet,
     authorizer: Authorizer,
-    /// None: what policies ask about is in the context.
+    /// Always empty: the context holds everything that policies refer to.
     entities: Entities,
     principal: EntityTypeName,
     key: EntityTypeName,
     actions: [EntityUid; Action::ALL.len()],
-    /// As the log has them: `"no-ec2" at policy.cedar:12`.
+    /// Names for the log: `"no-ec2" at policy.cedar:12`.
     names: HashMap<PolicyId, String>,
     file: String,
     names_request_id: bool,
@@ -41,7 +41,7 @@ impl Cedar {
         let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(defect)?;
         if let Some(offset) = nesting::too_deep(text) {
             let problem = format!("it nests more than {MAX_POLICY_NESTING} deep");
-            let remedy = "say it with several policies";
+            let remedy = "split it into several policies";
             return Err(vec![Remark::mistake(Some(position(text, offset)), problem, remedy)]);
         }
         let policies = PolicySet::from_str(text).map_err(|errors| {
@@ -97,13 +97,12 @@ impl Cedar {
     pub(super) fn decide(&self, attributes: &Attributes<'_>) -> Decision {
         let request = match self.request(attributes) {
             Ok(request) => request,
-            // It fits the schema, as far as anybody knows.
+            // A call always conforms to the schema, so this should not happen.
             Err(error) => return denied(format!("Cedar cannot be asked: {error}")),
         };
         let response = self.authorizer.is_authorized(&request, &self.policies, &self.entities);
         let diagnostics = response.diagnostics();
-        // Cedar leaves out a policy that fails, a forbidding one too; here that is no reason to
-        // allow.
+        // Cedar skips a policy that fails, even one that forbids; that must not permit the call.
         if let Some(AuthorizationError::PolicyEvaluationError(error)) = diagnostics.errors().next()
         {
             let name = self.name(error.policy_id());
@@ -138,7 +137,7 @@ impl Cedar {
         self.names.get(id).map_or(id.as_ref(), String::as_str)
     }
 
-    /// Those that decided, in the order of their names.
+    /// Lists the policies that decided, by name.
     fn list<'s>(&'s self, ids: impl Iterator<Item = &'s PolicyId>) -> String {
         let mut names: Vec<&str> = ids.map(|id| self.name(id)).collect();
         names.sort_unstable();
@@ -189,7 +188,7 @@ fn context(attributes: &Attributes<'_>) -> Result<Context, Box<dyn Error>> {
     Ok(Context::from_pairs(pairs)?)
 }
 
-/// Each policy's name, from its annotation `@id` or its number, and its line.
+/// Returns each policy's name, which is its annotation `@id` or its number, with its line.
 fn names(file: &str, text: &str, policies: &PolicySet) -> HashMap<PolicyId, String> {
     let name = |policy: &cedar_policy::Policy| {
         let name = policy.annotation("id").unwrap_or(policy.id().as_ref());
@@ -200,7 +199,8 @@ fn names(file: &str, text: &str, policies: &PolicySet) -> HashMap<PolicyId, Stri
     policies.policies().map(|policy| (policy.id().clone(), name(policy))).collect()
 }
 
-/// In Cedar's own form, which has no escapes and no comments; in the text if there is none.
+/// Returns whether a policy refers to the request id. It searches Cedar's JSON form, which has no
+/// escapes and no comments, or the text if there is none.
 fn names_request_id(policies: &PolicySet, text: &str) -> bool {
     policies.policies().any(|policy| match policy.to_json() {
         Ok(json) => json.to_string().contains(REQUEST_ID),
@@ -222,7 +222,7 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What a test would have found.
+/// The report of a defect that a test should have found.
 fn defect(error: impl fmt::Display) -> Vec<Remark> {
     vec![Remark::mistake(None, format!("a defect in the built-in schema: {error}"), "report it")]
 }

@@ -1,12 +1,12 @@
 //! A policy's answer about one call.
 
-/// What came of a policy.
+/// A policy's decision about a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// Whether the call may be made.
     pub is_allowed: bool,
-    /// Which policy or rule decided, with its place, for the log.
+    /// The policies or rules that decided, with their lines, for the log.
     pub reason: Box<str>,
-    /// The same attributes will always give the same.
+    /// Whether the same attributes always lead to the same decision.
     pub is_lasting: bool,
 }

@@ -1,9 +1,9 @@
-//! What a policy has decided, so that it need not decide it again.
+//! A cache of a policy's decisions.
 //!
-//! KMS calls with the same attributes again and again: a policy is evaluated at the first of these
-//! calls, and found in a table at the others, which allocates nothing. The table has a fixed number
-//! of slots, one for each hash; a newcomer takes its slot from whoever has it. The hash's key is
-//! random, and the whole of the attributes is compared, so that no caller gets another's decision.
+//! KMS repeats calls with the same attributes: the first of them evaluates the policy, the others
+//! find the decision in a table without allocating. The table has a fixed number of slots, chosen
+//! by hash; a new decision replaces the one in its slot. The hash's key is random and all
+//! attributes are compared, so that no caller gets another's decision.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -11,20 +11,20 @@ use std::sync::Arc;
 use super::{Attributes, Policy};
 use crate::limits::{DECISION_SLOTS, MAX_REMEMBERED_ATTRIBUTES_BYTES};
 
-/// One event loop's table.
+/// The cache of one event loop.
 #[derive(Debug, Default)]
 pub struct Decisions {
-    /// The policy that decided; those of another one don't count.
+    /// The policy that made these decisions.
     policy: Option<Arc<Policy>>,
     slots: Vec<Slot>,
     hasher: RandomState,
-    /// The attributes of the call at hand.
+    /// The attributes of the current call.
     key: Vec<u8>,
-    /// For what is not remembered.
+    /// Reason of the latest decision that is not in the table.
     last_reason: Box<str>,
 }
 
-/// Empty if `key` is: attributes never are.
+/// A slot, empty if its key is: attributes never are.
 #[derive(Clone, Debug, Default)]
 struct Slot {
     key: Vec<u8>,
@@ -39,12 +39,13 @@ pub struct Decided<'a> {
     pub is_allowed: bool,
     /// Which policy or rule decided.
     pub reason: &'a str,
-    /// The policy was not evaluated for it.
+    /// Whether the decision comes from the cache.
     pub was_remembered: bool,
 }
 
 impl Decisions {
-    /// May the call be made, by `policy`? Another policy than the last time makes all be forgotten.
+    /// Decides whether `policy` permits the call. A different policy than last time empties the
+    /// cache.
     pub fn decide(&mut self, policy: &Arc<Policy>, attributes: &Attributes<'_>) -> Decided<'_> {
         if !self.policy.as_ref().is_some_and(|known| Arc::ptr_eq(known, policy)) {
             self.begin(policy);
@@ -102,9 +103,9 @@ impl Decisions {
     }
 }
 
-/// All that the decision depends on.
+/// Returns everything that the decision depends on, except the action.
 fn members<'a>(attributes: &Attributes<'a>) -> [Option<&'a str>; 8] {
-    // Everything is named here, so that a new attribute can't be forgotten.
+    // Names each attribute, so that a new one cannot be forgotten.
     let Attributes {
         action: _,
         store,
@@ -129,13 +130,13 @@ fn members<'a>(attributes: &Attributes<'a>) -> [Option<&'a str>; 8] {
     ]
 }
 
-/// Bytes that [`write_key`] writes.
+/// Returns the number of bytes that [`write_key`] writes.
 fn size(attributes: &Attributes<'_>) -> usize {
     1 + members(attributes).iter().map(|member| 4 + member.map_or(0, str::len)).sum::<usize>()
 }
 
-/// Two calls have the same key only if they have the same attributes: each is preceded by its
-/// length, one that is absent by a length that no string has.
+/// Writes the call's key. Only calls with the same attributes have the same key: each attribute
+/// follows its length, and a missing one has a length that no string has.
 fn write_key(key: &mut Vec<u8>, attributes: &Attributes<'_>) {
     key.clear();
     key.push(attributes.action as u8);

@@ -1,10 +1,10 @@
-//! Secondary authorization (XKS specification, Authorization): may this call be made?
+//! Secondary authorization (XKS specification, Authorization): whether a policy permits a call.
 //!
-//! A policy is read, checked and prepared when the settings are loaded, and is the same for all
-//! event loops; what it decides depends on a call's [`Attributes`] alone, so each loop remembers
-//! it ([`decisions::Decisions`]).
+//! A policy is read, checked and prepared when the settings are loaded, and all event loops share
+//! it. Its decision depends on the call's [`Attributes`] alone, so each loop caches decisions
+//! ([`decisions::Decisions`]).
 //!
-//! Whatever goes wrong in deciding is a denial.
+//! An error during a decision is a denial.
 
 pub mod attributes;
 pub mod cedar;
@@ -25,7 +25,7 @@ use self::rego::Rego;
 pub use self::remark::Remark;
 use crate::limits::POLICY_LOADER_STACK_BYTES;
 
-/// What a policy is written in.
+/// The language of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     /// Cedar (<https://www.cedarpolicy.com>)
@@ -35,7 +35,7 @@ pub enum Language {
 }
 
 impl Language {
-    /// As `[security] secondary_auth` has it.
+    /// Returns the name for `[security] secondary_auth`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl Language {
         }
     }
 
-    /// By what the file's name ends with.
+    /// Returns the language that the file's extension stands for.
     #[must_use]
     pub fn of_file(file: &Path) -> Option<Self> {
         match file.extension()?.to_str()? {
@@ -55,27 +55,27 @@ impl Language {
     }
 }
 
-/// A policy that is ready to decide.
+/// A policy, ready to decide.
 #[derive(Debug)]
 pub enum Policy {
-    /// Cedar policies that fit the schema.
+    /// A set of Cedar policies that conform to the schema.
     Cedar(Box<Cedar>),
     /// A Rego module.
     Rego(Box<Rego>),
 }
 
 impl Policy {
-    /// Reads a policy's text. `file` is its name in decisions' reasons. With the policy come
-    /// warnings.
+    /// Loads a policy from its text and returns it with warnings. `file` is its name in the reasons
+    /// of decisions.
     ///
     /// # Errors
-    /// All that is wrong, at least one of which is a mistake.
+    /// All mistakes and warnings, among them at least one mistake.
     pub fn load(
         language: Language,
         file: &str,
         text: &str,
     ) -> Result<(Self, Vec<Remark>), Vec<Remark>> {
-        // The libraries' parsers recurse.
+        // The libraries' parsers recurse, so they need a large stack.
         let loader = std::thread::Builder::new().stack_size(POLICY_LOADER_STACK_BYTES);
         std::thread::scope(|scope| {
             let loading = loader.spawn_scoped(scope, || Self::load_here(language, file, text));
@@ -104,7 +104,7 @@ impl Policy {
         }
     }
 
-    /// What it is written in.
+    /// Returns the policy's language.
     #[must_use]
     pub fn language(&self) -> Language {
         match self {
@@ -113,14 +113,14 @@ impl Policy {
         }
     }
 
-    /// May the call be made? A panic in a policy's library is a denial.
+    /// Decides whether the call is permitted. A panic in the policy library is a denial.
     #[must_use]
     pub fn decide(&self, attributes: &Attributes<'_>) -> Decision {
         let decide = || match self {
             Self::Cedar(cedar) => cedar.decide(attributes),
             Self::Rego(rego) => rego.decide(attributes),
         };
-        // What is half-way done is thrown away: nothing of it is used again.
+        // A panic leaves no state behind that is used again.
         catch_unwind(AssertUnwindSafe(decide)).unwrap_or_else(|_| Decision {
             is_allowed: false,
             reason: "the policy's evaluation panicked".into(),
@@ -128,8 +128,8 @@ impl Policy {
         })
     }
 
-    /// Whether it asks for the kmsRequestId, of which there is a new one with each call, so that
-    /// there is nothing to remember.
+    /// Returns whether the policy refers to the kmsRequestId. It differs in every call, so
+    /// decisions then cannot be cached.
     #[must_use]
     pub fn names_request_id(&self) -> bool {
         match self {

@@ -1,14 +1,13 @@
-//! How deep a Cedar policy nests.
+//! The nesting depth of a Cedar policy.
 //!
-//! Cedar's parser recurses without a limit of its own: brackets within brackets, chains of
-//! operators, of `if ... else if` and of dots each take some stack. This counts them before it is
-//! let loose.
+//! Cedar's parser recurses without a limit: nested brackets, and chains of operators, of
+//! `if ... else if` and of dots, each take some stack. They are counted before the parser runs.
 
 use crate::limits::MAX_POLICY_NESTING;
 
-/// Where it becomes deeper than [`MAX_POLICY_NESTING`], if it does.
+/// Returns the offset at which the nesting exceeds [`MAX_POLICY_NESTING`], if it does.
 pub(super) fn too_deep(text: &str) -> Option<usize> {
-    // For each open bracket, and for what is outside of all, the operators so far.
+    // The operators so far, outside all brackets and within each open one.
     let mut open = vec![0];
     let mut dots = 0;
     for (offset, token) in tokens(text) {
@@ -42,8 +41,8 @@ fn is_word(character: char) -> bool {
     character.is_ascii_alphanumeric() || character == '_'
 }
 
-/// Words, and what else is not a string or a comment, each with its place. `&&`, `||` and `!=` are one, by
-/// their second halves.
+/// Returns the words and symbols outside comments, each with its offset. A string is one token, and
+/// so are `&&`, `||` and `!=`, by their second characters.
 fn tokens(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -59,7 +58,7 @@ fn tokens(text: &str) -> impl Iterator<Item = (usize, &str)> {
             } else if is_word(first) {
                 rest.find(|character| !is_word(character)).unwrap_or(rest.len())
             } else if ["&&", "||", "!="].into_iter().any(|pair| rest.starts_with(pair)) {
-                // Its second half.
+                // Its second character.
                 at += 1;
                 1
             } else {
@@ -74,7 +73,7 @@ fn tokens(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Of a string that begins there, quotes included.
+/// Returns the length of the string literal at the beginning of `text`, with its quotes.
 fn string_length(text: &str) -> usize {
     let mut is_escaped = false;
     for (at, character) in text.char_indices().skip(1) {
@@ -91,7 +90,7 @@ fn string_length(text: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// Each way to nest is seen; what only looks like it, or is long and flat, is not.
+    /// All kinds of nesting are found; strings, comments and long flat texts do not count.
     #[test]
     fn depths() {
         let many = 10 * MAX_POLICY_NESTING;

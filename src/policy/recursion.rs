@@ -1,8 +1,8 @@
-//! Whether the rules of a Rego module can lead to themselves, or too deep.
+//! Detection of recursion, and of too deep nesting, among the rules of a Rego module.
 //!
-//! Rego forbids recursion. The interpreter finds it in rules when it evaluates them; in functions it
-//! doesn't, and recurses until the stack overflows. So it is looked for here, by name: a rule that
-//! names another is taken to use it.
+//! Rego forbids recursion. The interpreter detects it in rules when it evaluates them, but not in
+//! functions, where it recurses until the stack overflows. This check goes by names: a rule that
+//! names another counts as using it.
 
 use std::collections::HashMap;
 
@@ -16,11 +16,11 @@ use crate::limits::MAX_POLICY_NESTING;
 struct Definitions<'m> {
     is_function: bool,
     line: u32,
-    /// What stands behind the heads.
+    /// The text after each definition's head.
     bodies: Vec<&'m str>,
 }
 
-/// What is wrong, if anything.
+/// Returns the first mistake, if any.
 pub(super) fn check(modules: &[Ref<Module>]) -> Option<Remark> {
     let mut by_name: HashMap<&str, Definitions<'_>> = HashMap::new();
     for rule in modules.iter().flat_map(|module| &module.policy) {
@@ -44,7 +44,7 @@ pub(super) fn check(modules: &[Ref<Module>]) -> Option<Remark> {
 
 struct Walk<'w, 'm> {
     by_name: &'w HashMap<&'m str, Definitions<'m>>,
-    /// How many rules are one within another from there on; `None` while that is being found out.
+    /// Depth of the rules below each name; `None` while it is being computed.
     depths: HashMap<&'m str, Option<usize>>,
 }
 
@@ -55,10 +55,11 @@ impl<'m> Walk<'_, 'm> {
         match self.depths.get(name) {
             Some(Some(depth)) => return Ok(*depth),
             Some(None) if definitions.is_function => {
-                let problem = format!("the function {name} calls itself, directly or by others");
+                let problem =
+                    format!("the function {name} calls itself, directly or through others");
                 return Err(Remark::mistake(place, problem, "Rego has no recursion"));
             }
-            // Found when it is evaluated, if it is one.
+            // If this is recursion, the evaluation detects it.
             Some(None) => return Ok(0),
             None => {}
         }
@@ -71,9 +72,10 @@ impl<'m> Walk<'_, 'm> {
         }
         let depth = below + 1;
         if depth > MAX_POLICY_NESTING || above > MAX_POLICY_NESTING {
-            let problem =
-                format!("rules use each other more than {MAX_POLICY_NESTING} deep, from {name} on");
-            return Err(Remark::mistake(place, problem, "say it with fewer"));
+            let problem = format!(
+                "rules use one another more than {MAX_POLICY_NESTING} deep, beginning with {name}"
+            );
+            return Err(Remark::mistake(place, problem, "use fewer rules within one another"));
         }
         self.depths.insert(name, Some(depth));
         Ok(depth)

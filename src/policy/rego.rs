@@ -1,7 +1,7 @@
 //! Policies in Rego, the language of the Open Policy Agent: package `xks`, rule `allow`.
 //!
-//! None of the built-in functions that are compiled in has a clock, random numbers or a network, so
-//! what a module decides depends on its input alone.
+//! No built-in function that is compiled in reads a clock, random numbers or the network, so a
+//! module's decision depends on its input alone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
@@ -21,17 +21,17 @@ use crate::limits::{
 };
 
 const PACKAGE: &str = "data.xks";
-/// The rule that decides: the call may be made if it is true.
+/// The rule that decides: the call is permitted if it is true.
 const ALLOW: &str = "data.xks.allow";
-/// A rule that a module may have: strings for the log that say what decided.
+/// An optional rule: strings for the log that name what decided.
 const DECIDED_BY: &str = "data.xks.decided_by";
 
 /// A Rego module.
 pub struct Rego {
-    /// Ready to evaluate; each evaluation takes one, and there are no more of them than threads
-    /// that ever evaluated at once.
+    /// Engines ready to evaluate. Each evaluation takes one; there are as many as evaluations have
+    /// ever run at once.
     engines: Mutex<Vec<Engine>>,
-    /// What further ones are copied from.
+    /// The engine that further ones are cloned from.
     prototype: Engine,
     has_decided_by: bool,
     names: Names,
@@ -48,14 +48,14 @@ impl std::fmt::Debug for Rego {
 impl Rego {
     pub(super) fn load(file: &str, text: &str) -> Result<(Self, Vec<Remark>), Vec<Remark>> {
         static CLOCK: Once = Once::new();
-        // Fails only where one is set already.
+        // Fails only if a time source is set already.
         CLOCK.call_once(|| _ = set_time_source(&Clock));
         let mut engine = Engine::new();
         engine.set_execution_timer_config(ExecutionTimerConfig {
             limit: MAX_POLICY_EVALUATION_TIME,
             check_interval: POLICY_TIME_CHECK_INTERVAL,
         });
-        // An error in a built-in function is one, and does not make a rule undefined.
+        // An error in a built-in function must not merely make a rule undefined.
         engine.set_strict_builtin_errors(true);
         let package = engine
             .add_policy(file.to_owned(), text.to_owned())
@@ -63,7 +63,7 @@ impl Rego {
         if package != PACKAGE {
             let line = text.lines().position(|line| line.trim_start().starts_with("package"));
             let position = line.map(|line| (line + 1, 1));
-            let problem = format!("its package is {package}");
+            let problem = format!("the package is {package}");
             return Err(vec![Remark::mistake(position, problem, "write: package xks")]);
         }
         if let Some(remark) = recursion::check(engine.get_modules()) {
@@ -83,8 +83,7 @@ impl Rego {
         Ok((rego, Vec::new()))
     }
 
-    /// Finds what only shows when rules are evaluated or scheduled: references that are unsafe,
-    /// rules that are missing.
+    /// Finds mistakes that only an evaluation reveals: unsafe references and missing rules.
     fn try_out(&mut self) -> Result<(), Vec<Remark>> {
         let input = self.input(&SAMPLE);
         let engine = &mut self.prototype;
@@ -93,7 +92,7 @@ impl Rego {
         if let Err(error) = tried {
             let error = error.to_string();
             if error == NO_SUCH_RULE {
-                let problem = "it has no rule `allow`".to_owned();
+                let problem = "there is no rule `allow`".to_owned();
                 let remedy = "write: default allow := false, and `allow if { ... }`";
                 return Err(vec![Remark::mistake(None, problem, remedy)]);
             }
@@ -125,7 +124,7 @@ impl Rego {
         let value = match engine.eval_rule(ALLOW.to_owned()) {
             Ok(value) => value,
             Err(error) => {
-                // Another time it may just be in time.
+                // An evaluation that ran out of time may succeed next time.
                 let is_lasting = error.downcast_ref::<LimitError>().is_none();
                 let reason = format!(
                     "{ALLOW} cannot be evaluated: {}",
@@ -165,7 +164,7 @@ impl Rego {
         add(&names.external_key_id, Some(attributes.external_key_id));
         add(&names.kms_operation, Some(attributes.kms_operation));
         add(&names.aws_principal_arn, Some(attributes.aws_principal_arn));
-        // What a module does not name must not change what it decides.
+        // Left out unless the module names it, so that it cannot affect a cached decision.
         let request_id = self.names_request_id.then_some(attributes.kms_request_id);
         add(&names.kms_request_id, request_id);
         add(&names.kms_key_arn, attributes.kms_key_arn);
@@ -187,10 +186,10 @@ impl Rego {
     }
 }
 
-/// What regorus says of a rule that is not there.
+/// The error of regorus for a rule that does not exist.
 const NO_SUCH_RULE: &str = "not a valid rule path";
 
-/// A call to try a module with. What it decides does not matter.
+/// A call to try a module with; the decision is ignored.
 const SAMPLE: Attributes<'static> = Attributes {
     action: Action::Encrypt,
     store: "/example/uri/path/prefix",
@@ -206,7 +205,7 @@ const SAMPLE: Attributes<'static> = Attributes {
     aws_source_vpce: Some("vpce-1234567890abcdef0"),
 };
 
-/// The input's names, made once: a copy of one costs no memory.
+/// Names of the input's members, created once: cloning one allocates nothing.
 struct Names {
     store: Value,
     external_key_id: Value,
@@ -249,8 +248,8 @@ impl Names {
     }
 }
 
-/// The clock that evaluations are timed by: the processor time of the thread that evaluates. A
-/// busy machine makes no evaluation late.
+/// The clock that limits evaluations: the CPU time of the evaluating thread, so that a busy machine
+/// does not make an evaluation exceed its limit.
 struct Clock;
 
 impl TimeSource for Clock {
@@ -261,7 +260,7 @@ impl TimeSource for Clock {
     }
 }
 
-/// A string, or those of a set or list.
+/// Returns the string, or those of a set or list.
 fn texts(value: &Value) -> Vec<Arc<str>> {
     let text = |value: &Value| value.as_string().ok().cloned();
     match value {
@@ -271,12 +270,12 @@ fn texts(value: &Value) -> Vec<Arc<str>> {
     }
 }
 
-/// Whether a line that is not a comment has it.
+/// Returns whether a line other than a comment names the request id.
 fn names_request_id(text: &str) -> bool {
     text.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(REQUEST_ID))
 }
 
-/// From regorus's own form: `--> FILE:LINE:COLUMN`, the line itself, `error: WHAT`.
+/// Converts an error message of regorus: `--> FILE:LINE:COLUMN`, the line itself, `error: WHAT`.
 fn remark(file: &str, message: &str) -> Remark {
     let place = message.split_once(&format!("--> {file}:")).and_then(|(_, rest)| {
         let mut numbers = rest.lines().next()?.split(':').map(str::parse);

@@ -1,15 +1,15 @@
-//! What loading a policy finds in its text.
+//! Mistakes and warnings found in a policy's text.
 
-/// What is wrong, or odd, in a policy's file.
+/// A mistake or a warning about a policy's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// The policy cannot be used; else it is a warning.
+    /// Whether the policy cannot be used; otherwise this is a warning.
     pub is_mistake: bool,
-    /// Line and column, from 1. `None` where it concerns the file as a whole.
+    /// Line and column, from 1. `None` for the file as a whole.
     pub position: Option<(usize, usize)>,
     /// What is wrong.
     pub problem: String,
-    /// What would be right; may be empty.
+    /// How to fix it; may be empty.
     pub remedy: String,
 }
 
@@ -23,7 +23,7 @@ impl Remark {
     }
 }
 
-/// Line and column, from 1, of a byte of the text.
+/// Returns the line and column, from 1, of a byte of the text.
 pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
     let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();

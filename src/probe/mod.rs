@@ -28,6 +28,7 @@ use self::prober::{Observed, Prober, Target};
 use self::report::{Outcome, Report, Rule, Verdict};
 use crate::exit::{EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::observe::timestamp::Rfc3339;
+use crate::output::outln;
 
 const ERROR_FORM: Rule = Rule::must(
     "errors.form",
@@ -94,7 +95,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
         (Verdict::Skip, "not tried"),
     ];
     let counts = counts.map(|(verdict, name)| format!("{} {name}", report.count(verdict)));
-    println!("\n{}", counts.join(", "));
+    outln!("\n{}", counts.join(", "));
     if let Some(file) = &arguments.json {
         let text = format!("{:#}\n", report.to_json());
         std::fs::write(file, text)
@@ -120,7 +121,7 @@ fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = String::from_utf8_lossy(Rfc3339::default().at(now)).into_owned();
     let version = env!("CARGO_PKG_VERSION");
-    println!("xks-proxy {version} probes {url}, {time}\n");
+    outln!("xks-proxy {version} probes {url}, {time}\n");
     report.tell("url", json!(url));
     report.tell("time", json!(time));
     report.tell("probe_version", json!(version));
@@ -136,9 +137,7 @@ fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
     if calls::health(&mut prober, report) {
         conversation(&mut prober, report);
     } else {
-        println!(
-            "      Without an answer, the path or the credential all else would fail as well."
-        );
+        outln!("      Without an answer, the path or the credential all else would fail as well.");
     }
     observed(&prober.observed, report);
     authentication::clock(&prober, report);
@@ -160,7 +159,7 @@ fn conversation(prober: &mut Prober<'_>, report: &mut Report) {
         binding::sizes(prober, key_id, report);
         tolerance::examine(prober, key_id, report);
     } else {
-        println!("      Without a ciphertext neither binding nor latency can be tried.");
+        outln!("      Without a ciphertext neither binding nor latency can be tried.");
     }
     validation::bodies(prober, first, report);
     validation::paths(prober, first, report);
@@ -171,7 +170,7 @@ fn conversation(prober: &mut Prober<'_>, report: &mut Report) {
         for (name, measured) in latency::examine(&prober.target, &load, report) {
             terminal::print_histogram(name, &measured);
         }
-        println!();
+        outln!();
     }
 }
 

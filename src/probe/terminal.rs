@@ -1,10 +1,12 @@
 //! What people see.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use super::latency::{KMS_TIMEOUT, Measured};
 use super::report::{Check, Level, Rule, Verdict};
+use crate::output;
+use crate::output::outln;
 
 /// Upper bounds of the histogram's lines, in microseconds; the last is KMS's time-out.
 const BOUNDS_MICROS: [u64; 11] =
@@ -23,13 +25,13 @@ pub fn print_check(check: &Check, is_verbose: bool) {
         Verdict::Skip => "skip",
     };
     if check.verdict == Verdict::Pass && !is_verbose {
-        println!("{verdict}  {name}{subject}");
+        outln!("{verdict}  {name}{subject}");
         return;
     }
-    println!("{verdict}  {name}{subject}: {}", check.came);
+    outln!("{verdict}  {name}{subject}: {}", check.came);
     if check.verdict != Verdict::Skip {
         let section = check.rule.section.trim_matches(['(', ')']);
-        println!("      wanted: {} ({section})", check.rule.wants);
+        outln!("      wanted: {} ({section})", check.rule.wants);
     }
 }
 
@@ -41,19 +43,19 @@ pub fn print_rules(rules: &[&Rule]) {
             Level::Should => "should",
         };
         let section = rule.section.trim_matches(['(', ')']);
-        println!("{} ({level}; {section})\n      {}", rule.name, rule.wants);
+        outln!("{} ({level}; {section})\n      {}", rule.name, rule.wants);
     }
 }
 
 /// A small histogram.
 pub fn print_histogram(name: &str, measured: &Measured) {
     clear_progress();
-    println!("\n{name}: {} calls", measured.times.len());
+    outln!("\n{name}: {} calls", measured.times.len());
     for (bound, count) in buckets(&measured.times) {
         let bar = "#".repeat((count * BAR_WIDTH).div_ceil(measured.times.len().max(1)));
         match bound {
-            Some(bound) => println!("  <= {:>5} ms {count:>7} {bar}", bound.as_secs_f64() * 1e3),
-            None => println!("   > {:>5} ms {count:>7} {bar}", KMS_TIMEOUT.as_millis()),
+            Some(bound) => outln!("  <= {:>5} ms {count:>7} {bar}", bound.as_secs_f64() * 1e3),
+            None => outln!("   > {:>5} ms {count:>7} {bar}", KMS_TIMEOUT.as_millis()),
         }
     }
 }
@@ -79,15 +81,13 @@ fn buckets(times: &[Duration]) -> Vec<(Option<Duration>, usize)> {
 /// How far the measurement is: on a terminal alone.
 pub fn print_progress(done: u32, all: u32) {
     if (done.is_multiple_of(10) || done == all) && io::stderr().is_terminal() {
-        eprint!("\r  measuring: {done} of {all} calls ");
-        // What cannot be shown need not be.
-        let _ = io::stderr().flush();
+        output::complain(format_args!("\r  measuring: {done} of {all} calls "));
     }
 }
 
 fn clear_progress() {
     if io::stderr().is_terminal() {
-        eprint!("\r\x1b[K");
+        output::complain(format_args!("\r\x1b[K"));
     }
 }
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::output::errln;
+
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
@@ -43,7 +45,7 @@ impl Notifier {
         let channel = socket.as_ref().and_then(|name| match channel(name.as_bytes()) {
             Ok(channel) => Some(channel),
             Err(error) => {
-                eprintln!("{NOTIFY_SOCKET}: {error}; systemd will not hear of this process");
+                errln!("{NOTIFY_SOCKET}: {error}; systemd will not hear of this process");
                 None
             }
         });

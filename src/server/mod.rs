@@ -3,6 +3,7 @@
 //! Each loop is a thread with a poll, its own listening sockets, connections and timers. Work for
 //! the HSM leaves as jobs and comes back through the loop's inbox; see `lib.rs` for the order.
 
+mod accept_share;
 mod admission;
 pub mod changes;
 pub mod config;
@@ -11,12 +12,14 @@ mod descriptors;
 mod event_loop;
 pub mod lifecycle;
 mod listener;
+mod listening_socket;
 mod loop_context;
 pub mod network;
 mod peer;
 pub mod sockets;
 mod timer;
 pub mod tls;
+mod unsent;
 mod waiting;
 
 use std::io;
@@ -29,9 +32,9 @@ use std::thread::JoinHandle;
 use self::admission::Admission;
 use self::changes::Changes;
 use self::config::Config;
-use self::event_loop::accept::Listening;
 use self::event_loop::{EventLoop, Shared};
 use self::lifecycle::Lifecycle;
+use self::listening_socket::ListeningSocket;
 use self::sockets::{Inherited, Sockets};
 use crate::hsm::Hsm;
 use crate::job::CompletionQueue;
@@ -53,9 +56,9 @@ pub struct Server {
 /// An address that cannot be listened on.
 #[derive(Debug)]
 pub struct BindError {
-    /// Which.
+    /// Address.
     pub address: SocketAddr,
-    /// Why.
+    /// Error of the system call.
     pub error: io::Error,
 }
 
@@ -68,12 +71,12 @@ impl Server {
         Self::bind_with(config, Inherited::default())
     }
 
-    /// As [`Self::bind`], but for sockets that are there already.
+    /// Binds all listeners, except those that were inherited.
     ///
     /// # Errors
     /// [`BindError`]: for instance, another process listens there.
     pub fn bind_with(config: &Config, inherited: Inherited) -> Result<Self, BindError> {
-        let max_connections = possible_connections(config.max_connections);
+        let max_connections = descriptors::possible_connections(config.max_connections);
         let count = event_loops(config.event_loops);
         let lifecycle = Arc::new(Lifecycle::default());
         let admission = Arc::new(Admission::new(config, max_connections));
@@ -83,7 +86,7 @@ impl Server {
         let has_own_port = config.port_http_ping != config.port || config.port == 0;
         let ping = SocketAddr::new(config.ip, config.port_http_ping);
         let mut sockets = Sockets::new(config);
-        let mut listeners: Vec<Vec<Listening>> = (0..count).map(|_| Vec::new()).collect();
+        let mut listeners: Vec<Vec<ListeningSocket>> = (0..count).map(|_| Vec::new()).collect();
         let api = match inherited.api.is_empty() {
             true => sockets.listen_for_all(&mut listeners, api),
             false => sockets.spread(&mut listeners, inherited.api),
@@ -123,25 +126,25 @@ impl Server {
         Ok(Self { loops, lifecycle, changes, api, ping, sockets })
     }
 
-    /// A descriptor of each listening socket, for another process. While one is open, so is the
-    /// socket: they are given out once.
+    /// Hands out, once, a descriptor of each listening socket for another process. The socket stays
+    /// open while the descriptor does.
     pub fn take_sockets(&mut self) -> Vec<(Listener, OwnedFd)> {
         std::mem::take(&mut self.sockets)
     }
 
-    /// Where the API is served.
+    /// Address at which the API is served.
     #[must_use]
     pub fn api_address(&self) -> SocketAddr {
         self.api
     }
 
-    /// Where `/ping` is served; the API's own address if they share a port.
+    /// Address at which `/ping` is served; the API's own if they share a port.
     #[must_use]
     pub fn ping_address(&self) -> SocketAddr {
         self.ping
     }
 
-    /// How many event loops there are.
+    /// Number of event loops.
     #[must_use]
     pub fn event_loops(&self) -> usize {
         self.loops.len()
@@ -153,24 +156,24 @@ impl Server {
         self.loops.iter().map(EventLoop::completions).collect()
     }
 
-    /// What drains and stops the loops.
+    /// The handle that drains and stops the loops.
     #[must_use]
     pub fn lifecycle(&self) -> Arc<Lifecycle> {
         Arc::clone(&self.lifecycle)
     }
 
-    /// What has the loops go on with other settings.
+    /// The handle that gives the running loops new settings.
     #[must_use]
     pub fn changes(&self) -> Arc<Changes> {
         Arc::clone(&self.changes)
     }
 
-    /// Starts the loops, a thread each. `access_log` makes each loop its own, `metrics` has its
-    /// counters; `ended` is called from the thread of a loop that ends before it was told to stop,
-    /// with the reason.
+    /// Starts the loops, one thread each. `access_log` is called once per loop, and `metrics`
+    /// provides its counters. `ended` is called from the thread of a loop that ends before it was
+    /// stopped, with the reason.
     ///
     /// # Errors
-    /// The system has no room for another thread.
+    /// The system has no resources for another thread.
     pub fn start(
         self,
         service: &Arc<ServiceConfig>,
@@ -204,24 +207,9 @@ impl Server {
     }
 }
 
-/// How many connections there can be: what is asked for, or as many as the limit of open files
-/// allows. At a bound of ours a newcomer takes a stranger's place; at the system's, nobody could
-/// come in, the load balancer's probes and the HSM's module included.
-fn possible_connections(max_connections: usize) -> usize {
-    let Err(possible) = descriptors::raise(max_connections) else {
-        return max_connections;
-    };
-    tracing::warn!(
-        possible,
-        max_connections,
-        "there are fewer connections than max_connections, since the hard limit of open files \
-         (RLIMIT_NOFILE) is too low for them"
-    );
-    possible
-}
-
-/// A loop serves tens of thousands of requests a second, and on few cores a second one only takes
-/// time from the HSM's sessions; so a loop for each four cores.
+/// Returns the number of event loops, by default one for each four cores: a loop serves tens of
+/// thousands of requests a second, and on few cores a second one only takes time from the HSM's
+/// sessions.
 fn event_loops(configured: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let count = if configured == 0 { cores.div_ceil(4) } else { configured };

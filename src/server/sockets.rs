@@ -1,25 +1,26 @@
-//! Which event loop accepts from which listening socket.
+//! Distribution of listening sockets over event loops.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use super::accept_share::AcceptShare;
 use super::config::Config;
-use super::event_loop::accept::{Listening, Share};
 use super::listener;
+use super::listening_socket::ListeningSocket;
 use crate::proto::Listener;
 
-/// Listening sockets that somebody else has bound: systemd, or the process before this one. Where
-/// there are none, the server binds its own.
+/// Listening sockets that systemd or the previous process has bound. If there are none, the server
+/// binds its own.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// For the API; several of one address have SO_REUSEPORT.
+    /// Sockets for the API; several with the same address have SO_REUSEPORT.
     pub api: Vec<TcpListener>,
-    /// For `/ping` on a port of its own.
+    /// Sockets for `/ping` on its own port.
     pub ping: Vec<TcpListener>,
 }
 
-/// Puts listening sockets into event loops, and keeps a descriptor of each.
+/// Assigns listening sockets to event loops, and keeps a descriptor of each.
 pub(super) struct Sockets<'a> {
     config: &'a Config,
     kept: Vec<(Listener, OwnedFd)>,
@@ -34,26 +35,25 @@ impl<'a> Sockets<'a> {
         self.kept
     }
 
-    /// A socket for each loop.
+    /// Opens a socket for each loop.
     pub(super) fn listen_for_all(
         &mut self,
-        listeners: &mut [Vec<Listening>],
+        listeners: &mut [Vec<ListeningSocket>],
         mut address: SocketAddr,
     ) -> io::Result<SocketAddr> {
         let is_shared = listeners.len() > 1;
         for index in 0..listeners.len() {
-            // A port of 0 becomes the first loop's port for all.
+            // With port 0, all loops use the port that the first one gets.
             let socket = listener::listen(address, is_shared, self.config.tcp_keepalive)?;
             address = self.add(listeners, index, socket, Listener::Api, None)?;
         }
         Ok(address)
     }
 
-    /// Each socket gets into a loop, and each loop gets a socket: one of its own, or its share in
-    /// one.
+    /// Assigns each socket to a loop, and to each loop a socket or a share of one.
     pub(super) fn spread(
         &mut self,
-        listeners: &mut [Vec<Listening>],
+        listeners: &mut [Vec<ListeningSocket>],
         sockets: Vec<TcpListener>,
     ) -> io::Result<SocketAddr> {
         let loops = listeners.len();
@@ -69,11 +69,13 @@ impl<'a> Sockets<'a> {
                 address = self.add(listeners, only, socket, Listener::Api, None)?;
                 continue;
             }
-            for (nth, (user, share)) in users.iter().zip(Share::split(users.len())).enumerate() {
+            for (nth, (user, share)) in
+                users.iter().zip(AcceptShare::split(users.len())).enumerate()
+            {
                 let socket = listener::adopt(socket.try_clone()?, self.config.tcp_keepalive)?;
                 address = self.add(listeners, *user, socket, Listener::Api, Some(share))?;
                 if nth > 0 {
-                    // The same socket is handed on once.
+                    // The same socket is handed on only once.
                     self.kept.pop();
                 }
             }
@@ -83,11 +85,11 @@ impl<'a> Sockets<'a> {
 
     pub(super) fn add(
         &mut self,
-        listeners: &mut [Vec<Listening>],
+        listeners: &mut [Vec<ListeningSocket>],
         index: usize,
         socket: mio::net::TcpListener,
         listener: Listener,
-        share: Option<Share>,
+        share: Option<AcceptShare>,
     ) -> io::Result<SocketAddr> {
         let address = socket.local_addr()?;
         self.kept.push((listener, socket.as_fd().try_clone_to_owned()?));
@@ -96,7 +98,7 @@ impl<'a> Sockets<'a> {
             Listener::Ping => None,
         };
         if let Some(listeners) = listeners.get_mut(index) {
-            listeners.push(Listening::new(socket, listener, tls, share));
+            listeners.push(ListeningSocket::new(socket, listener, tls, share));
         }
         Ok(address)
     }
@@ -109,15 +111,15 @@ mod tests {
 
     fn spread(sockets: usize, loops: usize) -> (Vec<usize>, usize) {
         let config = Config::local();
-        let mut listeners: Vec<Vec<Listening>> = (0..loops).map(|_| Vec::new()).collect();
+        let mut listeners: Vec<Vec<ListeningSocket>> = (0..loops).map(|_| Vec::new()).collect();
         let given = (0..sockets).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
         let mut placed = Sockets::new(&config);
         placed.spread(&mut listeners, given).unwrap();
         (listeners.iter().map(Vec::len).collect(), placed.kept().len())
     }
 
-    /// Whoever was before had more loops, or fewer: no socket is left without a loop, no loop
-    /// without a socket, and each socket is handed on once.
+    /// With any numbers of sockets and loops, every socket has a loop, every loop has a socket, and
+    /// each socket is handed on once.
     #[test]
     fn any_number_for_any_number() {
         assert_eq!(spread(1, 1), (vec![1], 1));

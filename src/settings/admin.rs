@@ -1,4 +1,4 @@
-//! `[admin]`: where metrics and the status page are served. Without the section, nowhere.
+//! `[admin]`: the listener for metrics and the status page. Without the section there is none.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -12,13 +12,14 @@ const TLS_REMEDY: &str = "write both tls_cert_pem and tls_key_pem, or neither";
 /// `[admin]`
 #[derive(Clone, Debug)]
 pub struct Admin {
-    /// Address to listen on. Without TLS a loopback address, unless `allow_plain_remote` is set.
+    /// Address to listen on. Without TLS it is a loopback address, unless `allow_plain_remote` is
+    /// set.
     pub address: SocketAddr,
-    /// `tls_cert_pem`, `tls_key_pem`, `client_ca_pem`, if they are there.
+    /// `tls_cert_pem`, `tls_key_pem` and `client_ca_pem`, if present.
     pub tls: Option<Tls>,
 }
 
-/// `Some(None)` without the section.
+/// Reads the section; `Some(None)` if it is missing.
 pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option<Admin>> {
     if root.get("admin").is_none() {
         return Some(None);
@@ -30,20 +31,20 @@ pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option
     let tls = read_tls(&section);
     let (ip, port, allow_plain_remote) = (ip?, port?, allow_plain_remote?);
     let tls = tls?;
-    // An address that no settings file can keep others from is one that others reach.
+    // Any address but a loopback one can be reached by others.
     if !ip.is_loopback() {
         let location = section.location_of("ip");
         match &tls {
             None if !allow_plain_remote => {
                 let problem = format!("{ip} can be reached from other machines, without TLS");
                 let remedy = "set ip to \"127.0.0.1\", or add tls_cert_pem, tls_key_pem and \
-                              client_ca_pem, or set allow_plain_remote to true where the network \
-                              keeps strangers away";
+                              client_ca_pem, or set allow_plain_remote to true if the network \
+                              keeps others away";
                 section.report().mistake(&location, problem, remedy);
                 return None;
             }
             Some(tls) if !tls.is_client_certificate_required => {
-                let problem = "whoever reaches the port can read metrics and status";
+                let problem = "anyone who can reach the port can read metrics and status";
                 let remedy = "add client_ca_pem, so that only those with a certificate can";
                 section.report().warning(&location, problem, remedy);
             }
@@ -54,7 +55,7 @@ pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option
     if let Some(server) = server
         && let Some(taken) = taken_by(address, server)
     {
-        let problem = format!("{taken} has this port already");
+        let problem = format!("{taken} already uses this port");
         section.report().mistake(&section.location_of("port"), problem, PORT_REMEDY);
         return None;
     }
@@ -68,7 +69,7 @@ fn read_tls(section: &Section<'_>) -> Option<Option<Tls>> {
         (true, true) => tls::read_admin(section, has_ca.then_some("client_ca_pem")).map(Some),
         (false, false) if !has_ca => Some(None),
         (false, false) => {
-            let problem = "client certificates are asked for, but there is no TLS to send them in";
+            let problem = "client certificates are required, but TLS is off";
             let location = section.location_of("client_ca_pem");
             section.report().mistake(&location, problem, "add tls_cert_pem and tls_key_pem");
             None
@@ -81,7 +82,8 @@ fn read_tls(section: &Section<'_>) -> Option<Option<Tls>> {
     }
 }
 
-/// Which of the server's ports is the same. Port 0 is never: the system chooses.
+/// Returns the member of `[server]` that has the same port. Port 0 conflicts with none: the system
+/// chooses one.
 fn taken_by(address: SocketAddr, server: &Server) -> Option<&'static str> {
     let overlaps =
         server.ip == address.ip() || server.ip.is_unspecified() || address.ip().is_unspecified();

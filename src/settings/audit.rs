@@ -21,7 +21,7 @@ const WHEN_FULL: [(&str, WhenFull); 2] = [("refuse", WhenFull::Refuse), ("drop",
 const SYNCS: [(&str, AuditSync); 3] =
     [("always", AuditSync::Always), ("interval", AuditSync::Interval), ("never", AuditSync::Never)];
 
-/// `Some(None)` without the section.
+/// Reads the section; `Some(None)` if it is missing.
 pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Option<AuditConfig>> {
     if root.get("audit").is_none() {
         return Some(None);
@@ -49,7 +49,7 @@ pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Optio
     });
     let hsm_key = hsm_key(&section, stores);
     let key_remedy =
-        "write the path of the chain's first key, which `xks-proxy audit new-key` makes";
+        "write the path of the chain's first key, which `xks-proxy audit new-key` creates";
     let key_file = section.require("key_file", key_remedy);
     let key_path =
         key_file.as_ref().and_then(|member| member.string(key_remedy)).map(PathBuf::from);
@@ -68,7 +68,7 @@ pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Optio
     Some(Some(config))
 }
 
-/// The first start needs the key; after it, the key should be elsewhere.
+/// Checks the key file, which the first start needs and which should be elsewhere afterwards.
 fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     let state = config.state_file();
     let has_state = state.metadata().is_ok_and(|metadata| metadata.len() > 0);
@@ -76,13 +76,15 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     let name = shown(&path.to_string_lossy());
     if has_state {
         if path.exists() {
-            let problem = format!("\"{name}\" is still here: whoever reads it can forge the log");
-            let remedy = "move it to where the log is checked; this machine needs it no more";
+            let problem = format!(
+                "\"{name}\" is still on this machine: anyone who reads it can forge the log"
+            );
+            let remedy = "move it to where the log is verified; this machine no longer needs it";
             member.warning(problem, remedy);
         }
         return Some(());
     }
-    let remedy = "make one with `xks-proxy audit new-key FILE`";
+    let remedy = "create one with `xks-proxy audit new-key FILE`";
     match file::read(path, MAX_SECRET_FILE_BYTES) {
         Ok((_, ownership)) => {
             member.report().add_file(path);
@@ -100,7 +102,7 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     Some(())
 }
 
-/// The label of the HSM's key for checkpoints.
+/// Reads the label of the HSM's key for checkpoints.
 fn hsm_key(section: &Section<'_>, stores: Option<&[Store]>) -> Option<Option<String>> {
     let Some(member) = section.get("hsm_key") else { return Some(None) };
     let remedy = "write the CKA_LABEL of an AES-256 key that no key store uses";
@@ -113,8 +115,8 @@ fn hsm_key(section: &Section<'_>, stores: Option<&[Store]>) -> Option<Option<Str
     if let Some(store) = stores.into_iter().flatten().find(has_key) {
         let (key, prefix) = (shown(label), shown(&store.uri_path_prefix));
         let problem = format!(
-            "\"{key}\" is in the xks_key_id_set of the store \"{prefix}\": whoever may call that \
-             store could seal checkpoints of his own"
+            "\"{key}\" is in the xks_key_id_set of the store \"{prefix}\": anyone who may call that \
+             store could forge checkpoints"
         );
         member.mistake(problem, remedy);
         return None;
@@ -126,16 +128,16 @@ fn prefix(section: &Section<'_>) -> Option<String> {
     let Some(member) = section.get("file_prefix") else {
         return Some(DEFAULT_PREFIX.to_owned());
     };
-    let remedy = "write what the files' names begin with, such as \"audit\"";
+    let remedy = "write the beginning of the files' names, such as \"audit\"";
     let text = member.string(remedy)?;
     if text.is_empty() || text.contains(['/', '\0']) {
-        member.mistake("it cannot begin a file's name", remedy);
+        member.mistake("it cannot be the beginning of a file name", remedy);
         return None;
     }
     Some(text.to_owned())
 }
 
-/// One of a few words.
+/// Reads one of a few words.
 fn choice<T: Copy>(
     section: &Section<'_>,
     name: &str,
@@ -154,7 +156,7 @@ fn choice<T: Copy>(
             Some(nearest) => format!("did you mean {nearest}?"),
             None => remedy,
         };
-        member.mistake(format!("\"{}\" is not possible here", shown(text)), remedy);
+        member.mistake(format!("\"{}\" is not a valid value", shown(text)), remedy);
     }
     found.map(|(_, value)| *value)
 }

@@ -1,18 +1,18 @@
-//! `[hsm_capabilities]`, and the same members of a `[[pkcs11.tokens]]`.
+//! `[hsm_capabilities]`, and the same members in `[[pkcs11.tokens]]`.
 
 use super::section::{Section, shown};
 use super::unknown::nearest;
 use crate::hsm::config::{GcmForm, IvMode, Rules};
 use crate::hsm::pkcs11::profiles::{self, PROFILES};
 
-/// What an HSM can do, and how it wants to be asked.
+/// The abilities of an HSM, and the form of call that it needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Capabilities {
     pub(super) iv_mode: IvMode,
     pub(super) rules: Rules,
 }
 
-/// The members that this reads.
+/// Members of these capabilities.
 const MEMBERS: [&str; 5] =
     ["can_generate_iv", "is_zero_iv_required", "profile", ASKS_LENGTH, HAS_NO_IV_BITS];
 const ASKS_LENGTH: &str = "ask_output_length";
@@ -21,18 +21,18 @@ const HAS_NO_IV_BITS: &str = "gcm_params_without_iv_bits";
 const PROFILE_REMEDY: &str = "write one of cloudhsm, kryoptic, luna, nshield, nss, opencryptoki, \
                               softhsm2, or can_generate_iv and is_zero_iv_required instead";
 
-/// `[hsm_capabilities]`
+/// Reads `[hsm_capabilities]`.
 pub(super) fn read(root: &Section<'_>) -> Option<Capabilities> {
     let remedy = "add it with can_generate_iv and is_zero_iv_required, or with profile";
     read_from(&root.require_section("hsm_capabilities", remedy)?)
 }
 
-/// A section that has at least one of the members.
+/// Returns whether the section has at least one of the members.
 pub(super) fn are_in(section: &Section<'_>) -> bool {
     MEMBERS.into_iter().any(|name| section.get(name).is_some())
 }
 
-/// The members of that section.
+/// Reads the members from a section.
 pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
     let profile = section.get("profile");
     let switch = |name| match section.get(name) {

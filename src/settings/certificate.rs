@@ -1,4 +1,4 @@
-//! Certificates and keys from PEM files, and what is wrong with them.
+//! Certificates and keys from PEM files, and checks of them.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,18 +19,18 @@ use crate::observe::timestamp::civil_from_days;
 
 const SECS_PER_DAY: i64 = 86_400;
 
-/// What the log and `check` say of the server's certificate.
+/// Summary of the server's certificate, for the log and `check`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateSummary {
     /// Subject distinguished name.
     pub subject: String,
     /// DNS names of the subjectAltName extension.
     pub names: Vec<String>,
-    /// Seconds since 1970 at which it expires.
+    /// Time of expiry, in seconds since 1970.
     pub not_after_unix_secs: i64,
 }
 
-/// The PEM text of the file that `member` names.
+/// Reads the PEM text of the file that `member` names.
 fn read(member: &Member<'_>, remedy: &str) -> Option<(Zeroizing<Vec<u8>>, Ownership)> {
     let name = member.string(remedy)?;
     if name.is_empty() {
@@ -53,7 +53,7 @@ fn read(member: &Member<'_>, remedy: &str) -> Option<(Zeroizing<Vec<u8>>, Owners
     }
 }
 
-/// All certificates of a file, at least one.
+/// Reads all certificates of a file, at least one.
 pub(super) fn read_chain(
     member: &Member<'_>,
     remedy: &str,
@@ -74,7 +74,7 @@ pub(super) fn read_chain(
     }
 }
 
-/// The first private key of a file.
+/// Reads the first private key of a file.
 pub(super) fn read_key(member: &Member<'_>) -> Option<PrivateKeyDer<'static>> {
     let remedy = "name the PEM file with the certificate's private key (PKCS#8, PKCS#1 or SEC1)";
     let (bytes, ownership) = read(member, remedy)?;
@@ -94,14 +94,14 @@ pub(super) fn read_key(member: &Member<'_>) -> Option<PrivateKeyDer<'static>> {
             None
         }
         Err(_) => {
-            // What the parser says of it could quote the key.
+            // The parser's message could quote the key.
             member.mistake("the file is not PEM", remedy);
             None
         }
     }
 }
 
-/// Chain and key together. The key has to fit the first certificate.
+/// Combines a chain with its key, which must match the first certificate.
 pub(super) fn certified_key(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -131,7 +131,8 @@ pub(super) fn certified_key(
             let other =
                 chain.iter().skip(1).find(|other| fits(vec![(*other).clone()]).unwrap_or(false));
             if other.is_some() {
-                let problem = "the private key fits a certificate of this file, but not the first";
+                let problem =
+                    "the private key matches a certificate of this file, but not the first";
                 cert_member.mistake(problem, "put the server's own certificate first");
             } else {
                 let problem = "the private key does not belong to the certificate in tls_cert_pem";
@@ -141,7 +142,7 @@ pub(super) fn certified_key(
             return None;
         }
         Err(error) => {
-            let remedy = "have the certificate issued anew";
+            let remedy = "request a new certificate";
             cert_member.mistake(format!("the certificate is not usable: {error}"), remedy);
             return None;
         }
@@ -149,7 +150,8 @@ pub(super) fn certified_key(
     Some(CertifiedKey::new(chain, key))
 }
 
-/// Warns of what clients may refuse, and of the end; gives what the log says of it.
+/// Warns of properties that clients may reject and of a near expiry, and returns a summary for the
+/// log.
 pub(super) fn inspect_chain(
     chain: &[CertificateDer<'static>],
     member: &Member<'_>,
@@ -160,7 +162,7 @@ pub(super) fn inspect_chain(
             Ok((_, certificate)) => parsed.push(certificate),
             Err(_) => {
                 let problem = format!("certificate {} of the file is not X.509", index + 1);
-                member.mistake(problem, "have it issued anew, or remove it");
+                member.mistake(problem, "replace it with a new one, or remove it");
                 return None;
             }
         }
@@ -184,7 +186,7 @@ pub(super) fn inspect_chain(
     let end_entity = parsed.first()?;
     let names = dns_names(end_entity);
     if names.is_empty() {
-        let problem = "the certificate has no DNS name (subjectAltName): KMS will refuse it";
+        let problem = "the certificate has no DNS name (subjectAltName): KMS will reject it";
         member.warning(problem, "have it issued for the proxy's DNS name");
     }
     Some(CertificateSummary {
@@ -194,7 +196,7 @@ pub(super) fn inspect_chain(
     })
 }
 
-/// Warns of what makes a CA unfit to verify clients.
+/// Warns of properties that make a CA unfit to verify clients.
 pub(super) fn inspect_authorities(chain: &[CertificateDer<'static>], member: &Member<'_>) {
     for (index, der) in chain.iter().enumerate() {
         let Ok((_, certificate)) = X509Certificate::from_der(der) else {
@@ -222,8 +224,8 @@ fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
         .collect()
 }
 
-/// A proxy that refuses to start on an expired certificate turns a warning into an outage: some
-/// clients go on, and the keys stay reachable once the certificate is replaced.
+/// Warns of the expiry, and does not refuse an expired certificate: that would turn a warning into
+/// an outage. Some clients accept it, and the keys remain reachable once it is replaced.
 fn warn_of_dates(certificate: &X509Certificate<'_>, name: &str, member: &Member<'_>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let now = i64::try_from(now).unwrap_or(i64::MAX);
@@ -231,10 +233,10 @@ fn warn_of_dates(certificate: &X509Certificate<'_>, name: &str, member: &Member<
     let (begin, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
     let replace = "replace it";
     if now > end {
-        let problem = format!("{name} EXPIRED on {}: clients will refuse it", date(end));
+        let problem = format!("{name} EXPIRED on {}: clients will reject it", date(end));
         member.warning(problem, "replace it now");
     } else if now < begin {
-        let problem = format!("{name} is not valid before {}: clients will refuse it", date(begin));
+        let problem = format!("{name} is not valid before {}: clients will reject it", date(begin));
         member.warning(problem, "check this machine's clock, or replace the certificate");
     } else if end - now < CERTIFICATE_WARNING_DAYS * SECS_PER_DAY {
         let days = (end - now) / SECS_PER_DAY;

@@ -1,4 +1,4 @@
-//! mTLS: who may connect.
+//! mTLS: verification of client certificates.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
-/// A client's certificate must chain to a configured CA, and bear the name if there is one.
-/// Anything else ends the handshake with an alert: `handshake_failure`, whatever is wrong. The
-/// public test client takes that one alone; and a stranger need not know more. The log says more.
+/// Verifier that requires a chain to a configured CA, and the name if one is configured. Every
+/// failure ends the handshake with the same alert, `handshake_failure`: the public test client
+/// accepts no other, and strangers need not learn more. The log tells the details.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
@@ -20,7 +20,7 @@ pub(super) struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    /// `chain` verifies all but the name.
+    /// Creates a verifier; `chain` verifies everything but the name.
     pub(super) fn new(
         chain: Arc<dyn ClientCertVerifier>,
         name: Option<ServerName<'static>>,
@@ -44,9 +44,9 @@ impl ClientVerifier {
     }
 }
 
-/// Whether a DNS name of the subjectAltName extension or a common name of the subject is `name`.
-/// KMS's certificate is told by its common name (XKS specification, Authentication), which webpki
-/// does not look at.
+/// Returns whether `name` is a DNS name of the subjectAltName extension or a common name of the
+/// subject. KMS's certificate is identified by its common name (XKS specification, Authentication),
+/// which webpki ignores.
 fn bears_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<bool, Error> {
     let parsed = ParsedCertificate::try_from(certificate)?;
     if verify_server_name(&parsed, name).is_ok() {
@@ -71,7 +71,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        // rustls has an alert for each kind of certificate error, and this one for the rest.
+        // rustls has an alert for each kind of certificate error, and this one for all others.
         self.verify(end_entity, intermediates, now)
             .map_err(|error| Error::General(format!("the client's certificate: {error}")))
     }

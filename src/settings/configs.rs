@@ -1,4 +1,4 @@
-//! What the other parts are started with, made from the settings.
+//! Configurations of the other parts, made from the settings.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::server::tls::Acceptor;
 use crate::{hsm, server};
 
 impl Settings {
-    /// The configuration of the protocol core, for commands that serve nothing.
+    /// Returns the configuration of the protocol core, for commands that serve nothing.
     #[must_use]
     pub fn service(&self) -> ServiceConfig {
         self.service_after(None, None)
     }
 
-    /// The configuration of the protocol core, to take the place of `former`; see
+    /// Returns the configuration of the protocol core that succeeds `former`; see
     /// [`ServiceConfig::new`].
     #[must_use]
     pub fn service_after(
@@ -44,14 +44,14 @@ impl Settings {
         ServiceConfig::new(options, stores, former, metrics)
     }
 
-    /// Labels of keys that the proxy itself uses: for the audit log, and for health checks.
+    /// Returns the labels of keys that the proxy itself uses, for the audit log and health checks.
     fn storeless_labels(&self) -> impl Iterator<Item = &str> {
         let audit_key = self.audit.as_ref().and_then(|audit| audit.hsm_key.as_deref());
         [audit_key, self.pkcs11.health_key.as_deref()].into_iter().flatten()
     }
 
-    /// What the HSM side is started with: jobs name its labels by the indices that `service`, as
-    /// [`Self::service`] made it, gives them.
+    /// Returns the configuration of the HSM side. Jobs refer to its labels by the indices of
+    /// `service`, which [`Self::service`] returned.
     #[must_use]
     pub fn hsm_config(&self, service: &ServiceConfig) -> hsm::config::Config {
         hsm::config::Config {
@@ -77,7 +77,7 @@ impl Settings {
             .collect()
     }
 
-    /// What the event loops are started with.
+    /// Returns the configuration of the event loops.
     #[must_use]
     pub fn server_config(&self) -> server::config::Config {
         let Settings { server, limits, .. } = self;
@@ -98,7 +98,7 @@ impl Settings {
 }
 
 impl Store {
-    /// The store as the protocol core is configured with it.
+    /// Returns the configuration of the store for the protocol core.
     fn config(&self) -> StoreConfig {
         let credential = |credential: &Credential| CredentialConfig {
             access_key_id: credential.access_key_id.clone(),

@@ -1,6 +1,6 @@
 //! The SigV4 credentials of one of `[[external_key_stores]]`: the two members of the reference
 //! proxy, `[[external_key_stores.credentials]]`, or both. All of them are valid at once, so that
-//! KMS can be moved from one to the next (XKS specification, SigV4 credentials rotation).
+//! KMS can move from one to the next (XKS specification, SigV4 credentials rotation).
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use crate::limits::{
 use crate::observe::redaction::Secret;
 use crate::observe::timestamp::unix_secs;
 
-/// In the reference proxy's sample files, and so known to everybody.
+/// Secret in the reference proxy's sample files, and therefore public.
 const PUBLISHED_SECRET: &str = "PleaseReplaceThisWithSomeSecretOfLength43To64";
 
 const ID: &str = "sigv4_access_key_id";
@@ -23,10 +23,10 @@ const LIST: &str = "external_key_stores.credentials";
 
 const ID_REMEDY: &str = "write 20 to 30 characters of A-Z and 2-7";
 const SECRET_REMEDY: &str = "write 43 to 64 characters of a-z, A-Z, 0-9, '/', '+' and '='";
-const NAME_REMEDY: &str = "write up to 64 characters by which you know the credential";
+const NAME_REMEDY: &str = "write a name of up to 64 characters";
 const SECS_PER_DAY: u64 = 86_400;
 
-// As the remedies have them.
+// The remedies state these bounds.
 const _: () = {
     assert!(MIN_ACCESS_KEY_ID_BYTES == 20 && MAX_ACCESS_KEY_ID_BYTES == 30);
     assert!(MIN_SECRET_ACCESS_KEY_BYTES == 43 && MAX_SECRET_ACCESS_KEY_BYTES == 64);
@@ -37,25 +37,26 @@ const _: () = {
 /// `[[external_key_stores.credentials]]`.
 #[derive(Clone, Debug)]
 pub struct Credential {
-    /// Not secret. No two of a store are the same.
+    /// Not secret, and unique within the store.
     pub access_key_id: String,
-    /// Shared with KMS.
+    /// The secret shared with KMS.
     pub secret_access_key: Secret<String>,
-    /// By which people know it.
+    /// Name for people.
     pub name: Option<String>,
-    /// When it was made, if that is known: the beginning of the day, in seconds since 1970.
+    /// Beginning of the day on which it was made, in seconds since 1970, if known.
     pub created_unix_secs: Option<u64>,
 }
 
-/// A credential, and the members that it is from.
+/// A credential, with the members it comes from.
 struct Found<'a> {
     credential: Credential,
     id: Member<'a>,
     secret: Member<'a>,
 }
 
-/// All credentials of a store, in the order of the file; that of the two members comes first.
-/// Empty only if these are there and both empty, as in the reference proxy's sample files.
+/// Reads all credentials of a store, in the order of the file; that of the store's own two members
+/// comes first. The result is empty only if these are present and both empty, as in the reference
+/// proxy's sample files.
 pub(super) fn read(store: &Section<'_>) -> Option<Vec<Credential>> {
     let listed = match store.get("credentials") {
         Some(_) => store.sections(LIST)?,
@@ -72,7 +73,7 @@ pub(super) fn read(store: &Section<'_>) -> Option<Vec<Credential>> {
     }
     let room = MAX_CREDENTIALS_PER_STORE - usize::from(has_pair);
     if let Some(first_too_many) = listed.get(room) {
-        let problem = format!("the store has {} credentials before it", MAX_CREDENTIALS_PER_STORE);
+        let problem = format!("the store already has {} credentials", MAX_CREDENTIALS_PER_STORE);
         let remedy = "remove those that KMS does not use: see `xks-proxy credentials list`";
         store.report().mistake(&first_too_many.location(), problem, remedy);
         return None;
@@ -98,16 +99,16 @@ pub(super) fn read(store: &Section<'_>) -> Option<Vec<Credential>> {
     Some(found.into_iter().map(|found| found.credential).collect())
 }
 
-/// What the two members of the reference proxy come to.
+/// The outcome of reading an access key id and a secret access key.
 enum Pair<'a> {
-    /// Both empty; the access key id's member.
+    /// Both are empty; holds the access key id's member.
     Empty(Member<'a>),
     Wrong,
     Right(Box<Found<'a>>),
 }
 
-/// Reads access key id and secret access key, in a store's own section or in one of its list.
-/// Neither value is shown: they get mixed up.
+/// Reads the access key id and the secret access key of a store's own section or of one of its
+/// list. Messages show neither value: people confuse the two.
 fn pair<'a>(section: &Section<'a>) -> Pair<'a> {
     let id = section
         .require(ID, ID_REMEDY)
@@ -137,7 +138,7 @@ fn pair<'a>(section: &Section<'a>) -> Pair<'a> {
     }
 }
 
-/// One of `[[external_key_stores.credentials]]`.
+/// Reads one of `[[external_key_stores.credentials]]`.
 fn listed_one<'a>(section: &Section<'a>) -> Option<Found<'a>> {
     let name = section.optional("name", name);
     let created = section.optional("created", created);
@@ -172,9 +173,9 @@ fn name(member: &Member<'_>) -> Option<String> {
 
 fn created(member: &Member<'_>) -> Option<u64> {
     let created = member.date()?;
-    // A day more, since it is one already east of here.
+    // A day's tolerance: it may be tomorrow already further east.
     if created > unix_secs(SystemTime::now()) + SECS_PER_DAY {
-        member.warning("that day has not come yet", "write the day on which it was made");
+        member.warning("the day is in the future", "write the day on which it was made");
     }
     Some(created)
 }
@@ -189,8 +190,8 @@ fn is_secret_access_key(member: &Member<'_>, secret: &Secret<String>) -> bool {
     let text = secret.expose().as_str();
     if text == PUBLISHED_SECRET {
         let problem = "this secret is published in the reference proxy's samples";
-        let remedy = "replace it, here and in KMS, with one that nobody knows: `xks-proxy \
-                      credentials new` makes one";
+        let remedy = "replace it, here and in KMS, with a new one: `xks-proxy credentials \
+                      new` creates it";
         member.warning(problem, remedy);
     }
     let allowed = MIN_SECRET_ACCESS_KEY_BYTES..=MAX_SECRET_ACCESS_KEY_BYTES;
@@ -218,8 +219,8 @@ fn is_right(
     false
 }
 
-/// An access key id must identify one secret (XKS specification, Appendix A); the same secret
-/// under two ids is worth a word.
+/// Requires that an access key id identify one secret (XKS specification, Appendix A), and warns of
+/// one secret under two ids.
 fn differ(found: &[Found<'_>]) -> Option<()> {
     let mut is_right = Some(());
     for (index, one) in found.iter().enumerate() {
@@ -228,11 +229,11 @@ fn differ(found: &[Found<'_>]) -> Option<()> {
             before().find(|other| other.credential.access_key_id == one.credential.access_key_id);
         if let Some(other) = same_id {
             let problem = format!(
-                "\"{}\" is in {} already",
+                "\"{}\" is already in {}",
                 shown(&one.credential.access_key_id),
                 other.id.location().member
             );
-            let remedy = "remove one of the two, or make a new one: `xks-proxy credentials new`";
+            let remedy = "remove one of the two, or create a new one: `xks-proxy credentials new`";
             one.id.mistake(problem, remedy);
             is_right = None;
             continue;
@@ -241,8 +242,8 @@ fn differ(found: &[Found<'_>]) -> Option<()> {
         let same_secret =
             before().find(|other| other.credential.secret_access_key.expose() == secret);
         if let Some(other) = same_secret {
-            let problem = format!("it is the secret of {} already", other.secret.location().member);
-            let remedy = "give each credential a secret of its own: `xks-proxy credentials new`";
+            let problem = format!("it is already the secret of {}", other.secret.location().member);
+            let remedy = "give each credential its own secret: `xks-proxy credentials new`";
             one.secret.warning(problem, remedy);
         }
     }

@@ -1,24 +1,24 @@
-//! A settings file as TOML, before its sections are read.
+//! The settings file as TOML, before its sections are read.
 
 use toml::de::DeTable;
 
 use super::report::{Location, Report};
 
-/// Reports what TOML's grammar forbids. Gives whether the members can't be trusted either: a
-/// doubled key leaves them as they are, anything else can turn one into another.
+/// Reports syntax errors. Returns whether the members are unreliable as well: a duplicate key does
+/// not affect the others, but any other error can turn one member into another.
 pub(super) fn report_syntax(report: &Report<'_>, errors: &[toml::de::Error]) -> bool {
-    /// A missing quote or bracket can make an error of each line after it.
+    /// Bound on reports: a missing quote or bracket can make each later line an error.
     const MAX_SYNTAX_ERRORS: usize = 20;
     let mut is_garbled = false;
     for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
         let location =
             Location { member: String::new(), offset: error.span().map(|span| span.start) };
         if error.message().starts_with("duplicate key") {
-            let problem = "this member or section is there a second time";
+            let problem = "this member or section is a duplicate";
             report.mistake(&location, problem, "keep one of the two");
         } else {
             is_garbled = true;
-            let problem = format!("this is not TOML: {}", error.message());
+            let problem = format!("invalid TOML: {}", error.message());
             let remedy = "check quotes, brackets and '=' here and on the line before";
             report.mistake(&location, problem, remedy);
         }
@@ -26,7 +26,7 @@ pub(super) fn report_syntax(report: &Report<'_>, errors: &[toml::de::Error]) -> 
     is_garbled
 }
 
-/// Whether the text itself has a PIN or a secret access key.
+/// Returns whether the text itself contains a PIN or a secret access key.
 pub(super) fn holds_secret(document: &DeTable<'_>) -> bool {
     let is_there = |table: &DeTable<'_>, name: &str| {
         table.get(name).is_some_and(|value| value.get_ref().as_str() != Some(""))

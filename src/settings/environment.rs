@@ -1,15 +1,15 @@
-//! The environment variables that go before the settings file.
+//! Environment variables that override the settings.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Names the settings file.
+/// Variable that names the settings file.
 pub const XKS_PROXY_SETTINGS_TOML: &str = "XKS_PROXY_SETTINGS_TOML";
-/// Names the PKCS#11 module, in place of the member of that name.
+/// Variable that names the PKCS#11 module, overriding the member of that name.
 pub const PKCS11_HSM_MODULE: &str = "PKCS11_HSM_MODULE";
 
-/// Looks up an environment variable: [`std::env::var_os`], or a test's own. A variable that is
-/// set to nothing counts as one that is not set.
+/// A lookup of environment variables: [`std::env::var_os`], or that of a test. An empty variable
+/// counts as unset.
 pub type Environment<'e> = &'e dyn Fn(&str) -> Option<OsString>;
 
 /// Returns the settings file that the environment names.

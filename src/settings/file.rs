@@ -1,4 +1,4 @@
-//! Reading files that may hold secrets, and who else can.
+//! Files that may hold secrets, and the access that others have to them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -21,38 +21,39 @@ const OTHERS_WRITE: u32 = 0o002;
 /// Others: read.
 const OTHERS_READ: u32 = 0o004;
 
-/// Owner and permissions of a file as it was read.
+/// Owner and permissions of a file when it was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ownership {
     owner: u32,
     mode: u32,
 }
 
-/// The file's bytes, in memory that is wiped.
+/// Reads a file into memory that is zeroed when dropped.
 ///
 /// # Errors
-/// It cannot be read, or is larger than `max_bytes`.
+/// The file cannot be read, or is larger than `max_bytes`.
 pub(super) fn read(path: &Path, max_bytes: u64) -> io::Result<(Zeroizing<Vec<u8>>, Ownership)> {
     let mut open = File::open(path)?;
-    // Of the open file: a symbolic link, or another file put in its place, cannot deceive.
+    // Of the open file, so that replacing the file or its symbolic link makes no difference.
     let metadata = open.metadata()?;
     let too_large = || io::Error::other(format!("it is larger than {max_bytes} bytes"));
     if metadata.len() > max_bytes {
         return Err(too_large());
     }
-    // One byte more, so that reading to the end does not move what has been read.
+    // One byte more, so that reading to the end does not reallocate.
     let capacity = usize::try_from(metadata.len()).unwrap_or(0) + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     open.by_ref().take(max_bytes).read_to_end(&mut bytes)?;
     Ok((bytes, Ownership { owner: metadata.uid(), mode: metadata.mode() }))
 }
 
-/// Reports a file that others than we and root can change, or, if it holds a secret, read.
+/// Reports a file that users other than root and the proxy's can change or, if it holds a secret,
+/// read.
 ///
-/// The rules are those of PostgreSQL for its private key, a little stricter than sshd's: the owner
-/// is root or we; nobody else may write; a group may read only what is root's, which is how
-/// Kubernetes (`fsGroup`) and systemd (`LoadCredential=`) hand a secret to a process that is not
-/// root.
+/// The rules are those of PostgreSQL for its private key, slightly stricter than sshd's: root or
+/// the proxy's user must own the file, nobody else may write it, and a group may read only what
+/// root owns. The latter is how Kubernetes (`fsGroup`) and systemd (`LoadCredential=`) pass a
+/// secret to a process that is not root.
 pub(super) fn check(
     ownership: &Ownership,
     path: &Path,
@@ -77,11 +78,11 @@ fn exposure(ownership: &Ownership, user: u32, holds_secret: bool) -> Option<&'st
     if owner != 0 && owner != user {
         Some("belongs to another user, who can change it")
     } else if mode & (GROUP_WRITE | OTHERS_WRITE) != 0 {
-        Some("can be changed by others")
+        Some("can be changed by other users")
     } else if !holds_secret {
         None
     } else if mode & OTHERS_READ != 0 {
-        Some("can be read by everybody")
+        Some("can be read by everyone")
     } else if mode & GROUP_READ != 0 && owner != 0 {
         Some("can be read by its group")
     } else {
@@ -89,8 +90,8 @@ fn exposure(ownership: &Ownership, user: u32, holds_secret: bool) -> Option<&'st
     }
 }
 
-/// The directories of `files`, and of what they are if they are symbolic links: a file that is
-/// replaced is another one, of the same name in the same directory.
+/// Returns the directories of `files` and of the targets of symbolic links among them. A file that
+/// is replaced is a new one with the same name in the same directory.
 pub(super) fn directories(files: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = BTreeSet::new();
     for file in files {
@@ -111,7 +112,7 @@ mod tests {
 
     const US: u32 = 1000;
 
-    /// Which owners and modes are good for a file with a secret, and for one without.
+    /// Owners and modes that are accepted for a file with a secret, and for one without.
     #[test]
     fn who_may_do_what() {
         for (owner, mode, secret, plain) in [
@@ -124,7 +125,7 @@ mod tests {
             (US, 0o620, false, false),
             (US, 0o602, false, false),
             (0, 0o400, true, true),
-            // Kubernetes with fsGroup and defaultMode 0400; a systemd credential.
+            // Kubernetes with fsGroup and defaultMode 0400, and a systemd credential.
             (0, 0o440, true, true),
             // The same with Kubernetes's own default.
             (0, 0o644, false, true),

@@ -23,17 +23,17 @@ pub struct Limits {
     pub max_plaintext_in_base64: usize,
     /// Base64 bytes of `additionalAuthenticatedData`.
     pub max_aad_in_base64: usize,
-    /// Connections in all, over all event loops.
+    /// Connections over all event loops.
     pub max_connections: usize,
-    /// Connections of one client address. `None` is no bound.
+    /// Connections of one client address; `None` is no limit.
     pub max_connections_per_address: Option<u32>,
-    /// Requests on one connection; 0 is no bound.
+    /// Requests on one connection; 0 is no limit.
     pub max_requests_per_connection: u64,
     /// Bytes that all connections together may hold.
     pub max_buffered_bytes: usize,
-    /// TLS handshakes begun in a second, over all event loops; 0 is no bound.
+    /// TLS handshakes begun in a second, over all event loops; 0 is no limit.
     pub max_tls_handshakes_per_sec: u32,
-    /// How long each wait may last.
+    /// Limits of each wait.
     pub timeouts: Timeouts,
 }
 
@@ -59,7 +59,8 @@ impl Default for Limits {
     }
 }
 
-/// A file without the section has the defaults. One of a wrong shape is reported by `section`.
+/// Reads the section, or returns the defaults if it is missing or has the wrong form, which
+/// `section` reports.
 pub(super) fn read(root: &Section<'_>) -> Option<Limits> {
     let default = Limits::default();
     let Some(section) = root.section("limits") else { return Some(default) };
@@ -119,7 +120,8 @@ pub(super) fn read(root: &Section<'_>) -> Option<Limits> {
     })
 }
 
-/// A number of base64 bytes up to the end of `recommended`; less than its start is worth a warning.
+/// Reads a number of base64 bytes up to the end of `recommended`, and warns if it is less than its
+/// start.
 fn size(
     section: &Section<'_>,
     name: &str,
@@ -131,7 +133,7 @@ fn size(
     if let Some(member) = section.get(name)
         && size < minimum
     {
-        let problem = format!("{size} is less than the XKS specification asks of a proxy");
+        let problem = format!("{size} is less than the XKS specification requires of a proxy");
         member.warning(problem, format!("write at least {minimum}"));
     }
     Some(size)
@@ -152,7 +154,7 @@ fn timeouts(section: &Section<'_>) -> Option<Timeouts> {
         && milli > KMS_TIMEOUT_MILLI
     {
         member.warning(
-            format!("KMS hangs up after {KMS_TIMEOUT_MILLI} ms, before {milli} ms"),
+            format!("KMS hangs up after {KMS_TIMEOUT_MILLI} ms, which is sooner than {milli} ms"),
             format!("write {DEFAULT_REQUEST_DEADLINE_MILLI}, or leave it out"),
         );
     }
@@ -171,7 +173,7 @@ mod tests {
     use super::*;
     use crate::limits::MAX_AAD_BYTES;
 
-    /// The bounds that warnings and mistakes name are those of the specification.
+    /// The bounds in warnings and mistakes are those of the specification.
     #[test]
     fn base64_of_the_specifications_sizes() {
         assert_eq!(base64_bytes(MIN_MAX_PLAINTEXT_BYTES), 5736);

@@ -1,4 +1,4 @@
-//! From a file to [`Settings`].
+//! Loading of a file into [`Settings`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::observe::audit::AuditConfig;
 use crate::observe::log::LogConfig;
 use crate::policy::Policy;
 
-/// All settings. Sections that are switched off are absent.
+/// All settings. Sections that are switched off are `None`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The file they were read from.
+    /// The file that the settings come from.
     pub file: PathBuf,
     /// `[server]`
     pub server: Server,
@@ -35,9 +35,9 @@ pub struct Settings {
     pub is_sigv4_auth_enabled: bool,
     /// `[tls]`, if `[security] is_tls_enabled`.
     pub tls: Option<Tls>,
-    /// `[security] secondary_auth`: the policy that each call but health is subject to.
+    /// `[security] secondary_auth`: the policy for all calls but health.
     pub policy: Option<Arc<Policy>>,
-    /// What `[security]` says of the process itself.
+    /// Restrictions of the process itself, of `[security]`.
     pub confinement: Confinement,
     /// `[[external_key_stores]]`
     pub stores: Vec<Store>,
@@ -49,17 +49,18 @@ pub struct Settings {
     pub admin: Option<Admin>,
     /// `[audit]`; without it, there is no audit log.
     pub audit: Option<AuditConfig>,
-    /// `[state] directory`; without it, nothing is kept from one life to the next.
+    /// `[state] directory`; without it, no state survives a restart.
     pub state_directory: Option<PathBuf>,
 }
 
 /// Reads and checks a settings file. Relative paths in it are relative to the process's working
-/// directory. Under `is_strict`, a member that nobody knows is a mistake and not a warning.
+/// directory. With `is_strict`, an unknown member is a mistake instead of a warning.
 ///
-/// With the settings come the warnings and notices, in the order of the file.
+/// Returns the settings with warnings and notices in the order of the file.
 ///
 /// # Errors
-/// All findings, at least one of which is a [`Severity::Mistake`](super::Severity), in the order of the file.
+/// All findings in the order of the file, among them at least one
+/// [`Severity::Mistake`](super::Severity).
 pub fn load(
     path: &Path,
     is_strict: bool,
@@ -68,8 +69,8 @@ pub fn load(
     load_with(path, is_strict, environment, "")
 }
 
-/// Loads a settings file for those who find out what belongs into `[hsm_capabilities]`: where it is
-/// missing, it stands as for an HSM that makes no initialization vectors.
+/// Loads a settings file in order to find out what belongs in `[hsm_capabilities]`. If the section
+/// is missing, the HSM is assumed to generate no initialization vectors.
 ///
 /// # Errors
 /// All mistakes.
@@ -81,7 +82,7 @@ pub fn load_to_probe(
     load_with(path, false, environment, missing)
 }
 
-/// `missing`: sections that stand where the file has none of that name.
+/// Loads a file, with the sections of `missing` that it does not have.
 fn load_with(
     path: &Path,
     is_strict: bool,
@@ -126,7 +127,7 @@ fn read_settings(
     environment: Environment<'_>,
 ) -> Option<Settings> {
     let root = Section::root(document, report);
-    // Before any file with a secret is read.
+    // Must be known before any file with a secret is read.
     let strict = security::strict_file_permissions(&root);
     report.set_strict_about_files(strict == Some(true));
     let server = server::read(&root);

@@ -1,4 +1,4 @@
-//! Where the settings file is.
+//! The location of the settings file.
 
 use std::path::{Path, PathBuf};
 
@@ -10,22 +10,22 @@ use super::file;
 use super::report::{Finding, Location, Report};
 use crate::limits::MAX_SETTINGS_BYTES;
 
-/// Names the settings file where the environment does not.
+/// File that names the settings file if the environment does not.
 pub const BOOTSTRAP_TOML: &str = "configuration/bootstrap.toml";
 
-/// The settings file's path: what `XKS_PROXY_SETTINGS_TOML` says in the environment, else in
-/// [`BOOTSTRAP_TOML`]. Whether it can be read is for [`load`] to say.
+/// Returns the settings file's path from `XKS_PROXY_SETTINGS_TOML` in the environment, or else in
+/// [`BOOTSTRAP_TOML`]. The file itself is not read.
 ///
 /// # Errors
-/// Findings that say what was tried; at least one.
+/// Findings that name what was tried; at least one.
 pub fn locate(environment: Environment<'_>) -> Result<PathBuf, Vec<Finding>> {
     locate_by(environment, Path::new(BOOTSTRAP_TOML))
 }
 
-/// [`locate`] with another bootstrap file.
+/// Does the same as [`locate`] with another bootstrap file.
 ///
 /// # Errors
-/// As [`locate`].
+/// The same as those of [`locate`].
 pub fn locate_by(environment: Environment<'_>, bootstrap: &Path) -> Result<PathBuf, Vec<Finding>> {
     if let Some(file) = settings_file(environment) {
         return Ok(file);
@@ -48,7 +48,7 @@ pub fn locate_by(environment: Environment<'_>, bootstrap: &Path) -> Result<PathB
         _ => {
             let offset = member.map(|value| value.span().start);
             let location = Location { member: XKS_PROXY_SETTINGS_TOML.to_owned(), offset };
-            let problem = format!("{not_set}, and here it is not a string with a path");
+            let problem = format!("{not_set}, and here it is not a path in quotes");
             report.mistake(&location, problem, remedy);
         }
     }

@@ -1,7 +1,7 @@
 //! The settings file, as values that cannot be invalid.
 //!
-//! [`load`] reads a TOML file written for this proxy or for the reference proxy and gives either
-//! [`Settings`] with what is worth a warning, or every mistake in the file at once.
+//! [`load`] reads a TOML file written for this proxy or for the reference proxy, and returns either
+//! [`Settings`] with warnings, or every mistake in the file at once.
 
 mod admin;
 mod audit;

@@ -14,7 +14,7 @@ use super::tokens::{self, Defaults};
 use crate::hsm::config::{HedgeAfter, Hedging, TokenConfig, TokenSelector};
 use crate::limits::{DEFAULT_HEDGE_BUDGET_PERCENT, MAX_HEDGE_AFTER_MILLI, MAX_LABEL_BYTES};
 
-/// They tune the reference proxy's session pool, which has no counterpart here.
+/// Settings of the reference proxy's session pool, which has no counterpart here.
 const WITHOUT_EFFECT: [&str; 3] =
     ["session_pool_timeout_milli", "session_eager_close", "context_read_timeout_milli"];
 
@@ -24,23 +24,23 @@ const SESSIONS_REMEDY: &str = "write how many sessions to keep open, such as 30 
 /// `[pkcs11]`, `[pkcs11_logger]`, `[hsm_capabilities]`
 #[derive(Clone, Debug)]
 pub struct Pkcs11 {
-    /// `[[pkcs11.tokens]]`; without it one, the first slot with a token.
+    /// `[[pkcs11.tokens]]`; without them a single one, the first slot that has a token.
     pub tokens: Vec<TokenConfig>,
-    /// A label that fits several keys means the first of them, as in the reference proxy.
+    /// Whether a label of several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
-    /// A key that is no private object is refused.
+    /// Whether keys that are not private objects are refused.
     pub require_private_keys: bool,
-    /// The `CKA_LABEL` of the key that probes use.
+    /// `CKA_LABEL` of the key for health checks.
     pub health_key: Option<String>,
-    /// The label or the serial number of the token that is right where tokens hold different keys
-    /// under one label, and no witness says which is.
+    /// Label or serial number of the token that is right where tokens hold different keys under one
+    /// label and no witness decides.
     pub trust_token: Option<String>,
-    /// When a slow call is made a second time.
+    /// When a slow call is sent a second time.
     pub hedging: Hedging,
-    /// The process ends when no token is usable and calls do not return.
+    /// Whether the process exits when no token is usable and calls do not return.
     pub exit_when_wedged: bool,
-    /// Environment variables to set before the module is loaded (`[pkcs11_logger]`): those of
-    /// its members that the environment does not have already.
+    /// Environment variables to set before the module is loaded: members of `[pkcs11_logger]` that
+    /// the environment does not set already.
     pub environment: Vec<(String, String)>,
 }
 
@@ -69,7 +69,8 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
     })
 }
 
-/// `[hsm_capabilities]`; `Some(None)` if it is missing and each token says it itself.
+/// Reads `[hsm_capabilities]`; `Some(None)` if it is missing and each token has its own
+/// capabilities.
 fn shared_capabilities(root: &Section<'_>) -> Option<Option<Capabilities>> {
     let pkcs11 = root.peek("pkcs11");
     let tokens = pkcs11.as_ref().and_then(|section| section.peek_all("tokens"));
@@ -80,7 +81,7 @@ fn shared_capabilities(root: &Section<'_>) -> Option<Option<Capabilities>> {
     capabilities::read(root).map(Some)
 }
 
-/// `[[pkcs11.tokens]]`; without them one token, which `[pkcs11]` has to describe.
+/// Reads `[[pkcs11.tokens]]`; without them, `[pkcs11]` must describe a single token.
 fn tokens(
     section: &Section<'_>,
     environment: Environment<'_>,
@@ -118,7 +119,7 @@ fn tokens(
         initialize_parameters: initialize_parameters.flatten(),
         capabilities: capabilities.flatten(),
     };
-    // The tokens' own mistakes are reported even where the defaults are wrong.
+    // Reports the tokens' own mistakes even if the defaults are wrong.
     tokens::read(section, &defaults).filter(|_| is_right)
 }
 
@@ -140,7 +141,7 @@ fn hedging(section: &Section<'_>) -> Option<Hedging> {
 }
 
 fn health_key_of(member: &Member<'_>) -> Option<String> {
-    let remedy = "write the CKA_LABEL of an AES key that exists for probes, in quotes";
+    let remedy = "write the CKA_LABEL of an AES key for health checks alone, in quotes";
     let label = member.string(remedy)?;
     if label.is_empty() || label.len() > MAX_LABEL_BYTES {
         member.mistake(format!("it has 0 or more than {MAX_LABEL_BYTES} bytes"), remedy);
@@ -149,7 +150,7 @@ fn health_key_of(member: &Member<'_>) -> Option<String> {
     Some(label.to_owned())
 }
 
-/// The module's path; `Some(None)` if it is missing and not required.
+/// Reads the module's path; `Some(None)` if it is missing and not required.
 fn module(
     section: &Section<'_>,
     environment: Environment<'_>,
@@ -157,7 +158,7 @@ fn module(
 ) -> Option<Option<PathBuf>> {
     if let Some(path) = environment::module(environment) {
         let location = section.location_of(PKCS11_HSM_MODULE);
-        let origin = "the environment variable PKCS11_HSM_MODULE says";
+        let origin = "the environment variable PKCS11_HSM_MODULE names";
         return is_module(&path, origin, &location, section.report()).then_some(Some(path));
     }
     section.required_if(is_required, PKCS11_HSM_MODULE, MODULE_REMEDY, module_of)
@@ -177,7 +178,7 @@ fn notice_without_effect(section: &Section<'_>) {
             several => format!("{} are", several.join(", ")),
         }
     );
-    section.report().notice(&section.location_of(first), problem, "they may stay or go");
+    section.report().notice(&section.location_of(first), problem, "they may be kept or removed");
 }
 
 fn trust_token_of(member: &Member<'_>) -> Option<String> {

@@ -3,8 +3,8 @@
 use super::environment::Environment;
 use super::section::Section;
 
-/// The variables that the environment does not have itself. Empty ones are left out: to the
-/// logger they are the same as none.
+/// Reads the variables that the environment does not set already. Empty ones are left out, which
+/// makes no difference to the logger.
 pub(super) fn read(
     root: &Section<'_>,
     environment: Environment<'_>,

@@ -1,17 +1,17 @@
-//! What is found in a settings file: mistakes, warnings, notices, each with its place.
+//! Findings about a settings file: mistakes, warnings and notices, each with its location.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// How much a [`Finding`] matters.
+/// The severity of a [`Finding`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// The proxy does not start with this file.
     Mistake,
-    /// The proxy starts; something is probably not as it was meant.
+    /// The proxy starts, but something is probably not as intended.
     Warning,
-    /// Worth a line in the log at start.
+    /// The proxy starts and logs this.
     Notice,
 }
 
@@ -25,27 +25,26 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One thing found. No text in it shows a secret.
+/// A mistake, a warning or a notice. Its texts never show a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How much it matters.
+    /// How severe it is.
     pub severity: Severity,
-    /// The file.
+    /// The file it is about.
     pub file: PathBuf,
-    /// Line and column, both from 1, the column in characters. `None` where it concerns the
-    /// file as a whole.
+    /// Line and column from 1, the column in characters. `None` for the file as a whole.
     pub position: Option<(usize, usize)>,
     /// Dotted path, for instance `server.port` or `external_key_stores[1].xks_key_id_set`; stores
-    /// count from 0. Empty where it concerns no member.
+    /// count from 0. Empty if the finding is about no member.
     pub member: String,
     /// What is wrong.
     pub problem: String,
-    /// What would be right.
+    /// How to fix it.
     pub remedy: String,
 }
 
 impl Finding {
-    /// A mistake that concerns the file as a whole.
+    /// Returns a mistake about the file as a whole.
     pub(super) fn of_file(file: &Path, problem: String, remedy: String) -> Self {
         let severity = Severity::Mistake;
         let (file, position, member) = (file.to_owned(), None, String::new());
@@ -54,7 +53,7 @@ impl Finding {
 }
 
 impl fmt::Display for Finding {
-    /// `FILE:LINE:COLUMN: SEVERITY: MEMBER: PROBLEM; REMEDY`
+    /// Writes `FILE:LINE:COLUMN: SEVERITY: MEMBER: PROBLEM; REMEDY`.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.file.display())?;
         if let Some((line, column)) = self.position {
@@ -72,18 +71,18 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Where something stands: the member, and its offset in the text.
+/// The location of a finding: the member, and its offset in the text.
 #[derive(Clone, Debug)]
 pub(super) struct Location {
     pub(super) member: String,
     pub(super) offset: Option<usize>,
 }
 
-/// Collects findings about one file.
+/// A collection of findings about one file.
 pub(super) struct Report<'t> {
     file: &'t Path,
     text: &'t str,
-    /// Where each line begins.
+    /// Offset of each line.
     lines: Vec<usize>,
     is_strict: bool,
     /// `[security] strict_file_permissions`
@@ -112,18 +111,18 @@ impl<'t> Report<'t> {
         self.is_strict_about_files.set(is_strict);
     }
 
-    /// Remembers a file that the settings name and that was read.
+    /// Records a file that the settings name and that has been read.
     pub(super) fn add_file(&self, file: &Path) {
         self.files.borrow_mut().push(file.to_owned());
     }
 
-    /// All files that were read so far.
+    /// Returns all files that have been read so far.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         self.files.borrow().clone()
     }
 
-    /// A file with a secret that is open to others: a warning, or a mistake if
-    /// `strict_file_permissions` is on.
+    /// Reports a file with a secret that others can access: a warning, or a mistake with
+    /// `strict_file_permissions`.
     pub(super) fn exposed(&self, location: &Location, problem: String, remedy: String) {
         let is_strict = self.is_strict_about_files.get();
         let severity = if is_strict { Severity::Mistake } else { Severity::Warning };
@@ -157,13 +156,13 @@ impl<'t> Report<'t> {
         self.add(Severity::Notice, location, problem.into(), remedy.into());
     }
 
-    /// A member that nobody knows: a warning, or a mistake if the check is strict.
+    /// Reports an unknown member: a warning, or a mistake if the check is strict.
     pub(super) fn unknown(&self, location: &Location, problem: String, remedy: String) {
         let severity = if self.is_strict { Severity::Mistake } else { Severity::Warning };
         self.add(severity, location, problem, remedy);
     }
 
-    /// What is found in another file, which the settings name.
+    /// Reports a finding about another file, which the settings name.
     pub(super) fn elsewhere(
         &self,
         severity: Severity,
@@ -188,7 +187,7 @@ impl<'t> Report<'t> {
         });
     }
 
-    /// Line and column, from 1, of a byte of the text.
+    /// Returns the line and column, from 1, of a byte of the text.
     fn position(&self, offset: usize) -> (usize, usize) {
         let line = self.lines.partition_point(|&start| start <= offset);
         let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
@@ -201,7 +200,8 @@ impl<'t> Report<'t> {
         self.findings.borrow().iter().any(|finding| finding.severity == Severity::Mistake)
     }
 
-    /// In the order of the file, and then of other files; what concerns the whole file comes first.
+    /// Returns the findings in the order of the file, beginning with those about the file as a
+    /// whole; those about other files follow.
     pub(super) fn into_findings(self) -> Vec<Finding> {
         let mut findings = self.findings.into_inner();
         findings

@@ -1,4 +1,4 @@
-//! A secret that stands in the settings, or in a file of its own (`..._file`).
+//! A secret in the settings, or in a file of its own (`..._file`).
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use super::section::{Member, Section, shown};
 use crate::limits::MAX_SECRET_FILE_BYTES;
 use crate::observe::redaction::Secret;
 
-/// The secret `name`, or what is in the file that `file_name` says; one of the two has to be
-/// there. With it comes the member that it is from.
+/// Returns the secret in the member `name`, or in the file that `file_name` names, with the member
+/// it comes from. Exactly one of the two must be present.
 pub(super) fn read<'a>(
     section: &Section<'a>,
     name: &str,
@@ -31,7 +31,7 @@ pub(super) fn read<'a>(
     Some((file_member, secret))
 }
 
-/// The file's text without one line end behind it, which editors and `echo` add.
+/// Reads the file's text, less one line end, which editors and `echo` add.
 fn from_file(member: &Member<'_>) -> Option<Secret<String>> {
     let remedy = "name a file with the secret in one line, which the proxy can read";
     let name = member.string(remedy)?;
@@ -55,7 +55,7 @@ fn from_file(member: &Member<'_>) -> Option<Secret<String>> {
             }
             let secret = Secret::new(text);
             if secret.expose().is_empty() {
-                // An empty PIN would be tried, and HSMs lock after a few wrong ones.
+                // An empty PIN would be tried, and HSMs lock after a few wrong PINs.
                 member.mistake(format!("\"{}\" is empty", shown(name)), remedy);
                 return None;
             }

@@ -1,4 +1,4 @@
-//! Reading one section of the file: each accessor reports what is wrong and gives `None`.
+//! Sections and members of the file. Each accessor reports a mistake and then returns `None`.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -11,19 +11,19 @@ use super::report::{Location, Report};
 use super::unknown;
 use crate::observe::timestamp::{civil_from_days, days_from_civil};
 
-/// A section of the file that is there.
+/// A section that is present in the file.
 #[derive(Clone)]
 pub(super) struct Section<'a> {
-    /// Its path in the schema.
+    /// The section's path in the schema.
     name: &'static str,
-    /// As findings show it: `server`, `external_key_stores[1]`.
+    /// The path in findings: `server`, `external_key_stores[1]`.
     path: String,
     offset: usize,
     table: &'a DeTable<'a>,
     report: &'a Report<'a>,
 }
 
-/// A member that is there.
+/// A member that is present in the file.
 #[derive(Clone)]
 pub(super) struct Member<'a> {
     location: Location,
@@ -32,7 +32,7 @@ pub(super) struct Member<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The file itself.
+    /// Returns the file itself as a section.
     pub(super) fn root(table: &'a DeTable<'a>, report: &'a Report<'a>) -> Self {
         Self { name: "", path: String::new(), offset: 0, table, report }.checked()
     }
@@ -46,7 +46,7 @@ impl<'a> Section<'a> {
         self.report
     }
 
-    /// The section's heading.
+    /// Returns the location of the section's heading.
     pub(super) fn location(&self) -> Location {
         let offset = (!self.path.is_empty()).then_some(self.offset);
         Location { member: self.path.clone(), offset }
@@ -56,7 +56,7 @@ impl<'a> Section<'a> {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
-    /// The place of a member: its own if it is there, else the section's heading.
+    /// Returns the member's location, or that of the section's heading if the member is missing.
     pub(super) fn location_of(&self, name: &str) -> Location {
         let offset = match self.table.get_key_value(name) {
             Some((key, _)) => Some(key.span().start),
@@ -74,7 +74,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A member of the section `[name]`, without a word on what else is in it.
+    /// Returns a member of the section `[name]` without reporting unknown members of that section.
     pub(super) fn member_of(&self, name: &str, member: &str) -> Option<Member<'a>> {
         let table = self.table.get(name)?.get_ref().as_table()?;
         let (key, value) = table.get_key_value(member)?;
@@ -83,7 +83,7 @@ impl<'a> Section<'a> {
         Some(Member { location, value: value.get_ref(), report: self.report })
     }
 
-    /// A member that has to be there.
+    /// Returns a member, or reports that it is missing.
     pub(super) fn require(&self, name: &str, remedy: &str) -> Option<Member<'a>> {
         let member = self.get(name);
         if member.is_none() {
@@ -144,19 +144,19 @@ impl<'a> Section<'a> {
         self.value_or(name, false, Member::bool)
     }
 
-    /// The section `[name]`, directly below this one; `path` is the whole path.
+    /// Returns the section `[name]` directly below this one; `path` is its whole path.
     pub(super) fn section(&self, path: &'static str) -> Option<Section<'a>> {
         let name = path.rsplit('.').next().unwrap_or(path);
         let value = self.table.get(name)?;
         let DeValue::Table(table) = value.get_ref() else {
             let (problem, remedy) = match value.get_ref() {
                 DeValue::Array(_) => (
-                    "it is a list, and there can be only one of it".to_owned(),
+                    "it is a list, but only one is allowed".to_owned(),
                     format!("write [{path}], in single brackets, once"),
                 ),
                 other => (
                     format!("it is {}, not a section", kind(other)),
-                    format!("write [{path}] on a line of its own, its members below"),
+                    format!("write [{path}] on its own line, followed by its members"),
                 ),
             };
             self.report.mistake(&self.location_of(name), problem, remedy);
@@ -172,7 +172,7 @@ impl<'a> Section<'a> {
         Some(section.checked())
     }
 
-    /// A section that has to be there.
+    /// Returns a section, or reports that it is missing.
     pub(super) fn require_section(&self, path: &'static str, remedy: &str) -> Option<Section<'a>> {
         let name = path.rsplit('.').next().unwrap_or(path);
         if !self.table.contains_key(name) {
@@ -182,13 +182,13 @@ impl<'a> Section<'a> {
         self.section(path)
     }
 
-    /// A look at a section below this one, if it is one: nothing is reported.
+    /// Returns a section below this one, if there is one, without reporting anything.
     pub(super) fn peek(&self, name: &str) -> Option<Section<'a>> {
         let value = self.table.get(name)?;
         self.below(value)
     }
 
-    /// A look at a list of sections below this one: nothing is reported.
+    /// Returns the list of sections below this one, if there is one, without reporting anything.
     pub(super) fn peek_all(&self, name: &str) -> Option<Vec<Section<'a>>> {
         let DeValue::Array(array) = self.table.get(name)?.get_ref() else { return None };
         array.iter().map(|item| self.below(item)).collect()
@@ -200,21 +200,21 @@ impl<'a> Section<'a> {
         Some(Section { name: "", path, offset, table, report: self.report })
     }
 
-    /// The sections `[[path]]`. What has another shape is a mistake.
+    /// Returns the sections `[[path]]`. A value of another form is a mistake.
     pub(super) fn sections(&self, path: &'static str) -> Option<Vec<Section<'a>>> {
         let name = path.rsplit('.').next().unwrap_or(path);
         let value = self.table.get(name)?;
-        let remedy = || format!("write [[{path}]], in double brackets, before each one's members");
+        let remedy = || format!("write [[{path}]], in double brackets, before the members of each");
         let DeValue::Array(array) = value.get_ref() else {
             let problem = match value.get_ref() {
-                DeValue::Table(_) => "it is a single section, not a list of them".to_owned(),
+                DeValue::Table(_) => "it is a single section, not a list of sections".to_owned(),
                 other => format!("it is {}, not a list of sections", kind(other)),
             };
             self.report.mistake(&self.location_of(name), problem, remedy());
             return None;
         };
         let sections = array.iter().enumerate().filter_map(|(index, item)| {
-            // With the places of the lists that it is in.
+            // Includes the indices of the lists that contain it.
             let location = format!("{}[{index}]", self.path_of(name));
             let offset = item.span().start;
             let DeValue::Table(table) = item.get_ref() else {
@@ -248,7 +248,7 @@ impl<'a> Member<'a> {
         self.report.warning(&self.location, problem, remedy);
     }
 
-    /// A string. The value itself is in no message.
+    /// Returns the string. Messages never show the value.
     pub(super) fn string(&self, remedy: &str) -> Option<&'a str> {
         let string = self.value.as_str();
         if string.is_none() {
@@ -266,7 +266,8 @@ impl<'a> Member<'a> {
         bool
     }
 
-    /// An integer within `range`. `what` it is, with its article and unit, is for the message.
+    /// Returns the integer, if it is within `range`. `what` names it in the message, with article
+    /// and unit.
     pub(super) fn integer<T>(&self, range: RangeInclusive<u64>, what: &str) -> Option<T>
     where
         T: TryFrom<u64>,
@@ -286,7 +287,7 @@ impl<'a> Member<'a> {
         number.and_then(|number| T::try_from(number).ok())
     }
 
-    /// A day, as the seconds from 1970 to its beginning (UTC).
+    /// Returns the beginning of the day (UTC) in seconds since 1970.
     pub(super) fn date(&self) -> Option<u64> {
         let remedy = "write a day without a time and without quotes, such as 2026-11-25";
         let Some(datetime) = self.value.as_datetime() else {
@@ -297,7 +298,7 @@ impl<'a> Member<'a> {
             (Some(date), None, None) => {
                 let date = (i64::from(date.year), u32::from(date.month), u32::from(date.day));
                 let days = days_from_civil(date.0, date.1, date.2);
-                // What the calendar does not have comes out as another day.
+                // A day that is not in the calendar comes out as another one.
                 (civil_from_days(days) == date).then_some(days)
             }
             _ => None,
@@ -309,7 +310,7 @@ impl<'a> Member<'a> {
         unix_secs
     }
 
-    /// A list of strings, each with its place.
+    /// Returns the strings of a list, each with its location.
     pub(super) fn strings(&self, remedy: &str) -> Option<Vec<(Location, &'a str)>> {
         let DeValue::Array(array) = self.value else {
             self.mistake(format!("it is {}, not a list", kind(self.value)), remedy);
@@ -334,7 +335,7 @@ impl<'a> Member<'a> {
     }
 }
 
-/// A value as messages show it: escaped, and no longer than a line can bear.
+/// Returns a value for a message: escaped, and truncated if it is long.
 pub(super) fn shown(value: &str) -> String {
     const MAX_SHOWN_CHARS: usize = 64;
     let mut shown: String = value.chars().take(MAX_SHOWN_CHARS).collect();
@@ -356,7 +357,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Wipes what the parser copied out of the text: strings with escapes.
+/// Zeroes the strings with escapes, which the parser copied from the text.
 pub(super) fn wipe(table: &mut DeTable<'_>) {
     for (_, value) in table.iter_mut() {
         wipe_value(value);

@@ -1,4 +1,4 @@
-//! `[security]`, and `[tls]` if it is switched on
+//! `[security]`, and `[tls]` if it is switched on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,24 +8,24 @@ use super::tls::Tls;
 use super::{policy, tls};
 use crate::policy::Policy;
 
-/// What the process denies itself and others: `[security]`
+/// Restrictions of the process, and of access to it: `[security]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Confinement {
-    /// `allow_core_dumps`: also lets processes of the same user read this one's memory.
+    /// `allow_core_dumps`, which also lets processes of the same user read this one's memory.
     pub allow_core_dumps: bool,
     /// `landlock`, if it is on.
     pub landlock: Option<LandlockPaths>,
 }
 
-/// `[security] landlock_read`, `landlock_write`: what a vendor's library needs beyond what the
-/// proxy itself does.
+/// `[security] landlock_read`, `landlock_write`: access that a vendor's library needs beyond that
+/// of the proxy itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LandlockPaths {
-    /// Files and directories to read, with all below.
+    /// Files and directories to read, with everything below them.
     pub read: Vec<PathBuf>,
-    /// Files and directories to read and write, with all below.
+    /// Files and directories to read and write, with everything below them.
     pub write: Vec<PathBuf>,
-    /// Directories of what a reload reads again: the settings, certificates, secrets.
+    /// Directories of the files that a reload reads again: settings, certificates, secrets.
     pub reload: Vec<PathBuf>,
 }
 
@@ -48,20 +48,20 @@ pub(super) fn read(root: &Section<'_>) -> Option<Security> {
     let is_mtls_enabled = switch("is_mtls_enabled");
     if is_sigv4_auth_enabled == Some(false) {
         let location = section.location_of("is_sigv4_auth_enabled");
-        let problem = "whoever reaches the port can encrypt and decrypt";
+        let problem = "anyone who can reach the port can encrypt and decrypt";
         section.report().warning(&location, problem, "set it to true unless this is a test");
     }
     if is_tls_enabled == Some(false) {
         let location = section.location_of("is_tls_enabled");
-        let problem = "KMS speaks HTTPS only: something in front has to do it";
-        section.report().notice(&location, problem, "set it to true where nothing does");
+        let problem = "KMS speaks only HTTPS: a load balancer in front must terminate TLS";
+        section.report().notice(&location, problem, "set it to true unless one does");
     }
     let policy = policy::read(&section);
     let confinement = confinement(&section);
     let (is_tls_enabled, is_mtls_enabled) = (is_tls_enabled?, is_mtls_enabled?);
     if is_mtls_enabled && !is_tls_enabled {
         let location = section.location_of("is_mtls_enabled");
-        let problem = "client certificates are asked for, but there is no TLS to send them in";
+        let problem = "client certificates are required, but TLS is off";
         section.report().mistake(
             &location,
             problem,
@@ -84,9 +84,9 @@ pub(super) fn read(root: &Section<'_>) -> Option<Security> {
     })
 }
 
-/// `None` if it is no boolean, which is reported; false if it, or the section, is not there.
+/// Returns the member, or false if it or the section is missing.
 pub(super) fn strict_file_permissions(root: &Section<'_>) -> Option<bool> {
-    // What is wrong with the section as a whole is for `read` to report.
+    // Mistakes about the section as a whole are reported by `read`.
     let Some(member) = root.member_of("security", "strict_file_permissions") else {
         return Some(false);
     };
@@ -97,9 +97,9 @@ fn confinement(section: &Section<'_>) -> Option<Confinement> {
     let allow_core_dumps = section.switch("allow_core_dumps");
     if allow_core_dumps == Some(true) {
         let location = section.location_of("allow_core_dumps");
-        let problem = "a core file has plaintext, secrets and the PIN in it, and processes of the \
+        let problem = "core files contain plaintext, secrets and the PIN, and processes of the \
                        same user can read them in memory";
-        section.report().warning(&location, problem, "remove it once you have what you look for");
+        section.report().warning(&location, problem, "remove it once you have found the fault");
     }
     let is_on = section.switch("landlock");
     let read = paths(section, "landlock_read");
@@ -107,14 +107,14 @@ fn confinement(section: &Section<'_>) -> Option<Confinement> {
     let (is_on, read, write) = (is_on?, read?, write?);
     let names = [("landlock_read", &read), ("landlock_write", &write)];
     for (name, _) in names.iter().filter(|(_, paths)| !is_on && !paths.is_empty()) {
-        let problem = "it has no effect: landlock is not on";
+        let problem = "it has no effect: landlock is off";
         section.report().notice(&section.location_of(name), problem, "set landlock to true");
     }
     let landlock = is_on.then_some(LandlockPaths { read, write, reload: Vec::new() });
     Some(Confinement { allow_core_dumps: allow_core_dumps?, landlock })
 }
 
-/// Paths that are there: no access can be given to one that is not.
+/// Reads paths that must exist: access cannot be granted to one that does not.
 fn paths(section: &Section<'_>, name: &str) -> Option<Vec<PathBuf>> {
     let Some(member) = section.get(name) else {
         return Some(Vec::new());

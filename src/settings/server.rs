@@ -14,8 +14,8 @@ use crate::server::config::TcpKeepalive;
 use crate::server::network::Network;
 
 const IP_REMEDY: &str = "write an IPv4 or IPv6 address, such as \"0.0.0.0\" for all interfaces";
-const NETWORKS_REMEDY: &str = "write a list of networks, each its first address and the number of \
-                               bits that are the same in all, such as [\"10.0.0.0/8\"]";
+const NETWORKS_REMEDY: &str = "write a list of networks, each as its first address and its prefix \
+                               length, such as [\"10.0.0.0/8\"]";
 const REGION_REMEDY: &str = "write the AWS Region of the key store, such as \"us-east-1\"";
 const SERVICE_REMEDY: &str = "write \"kms-xks-proxy\"";
 
@@ -24,29 +24,31 @@ const SERVICE_REMEDY: &str = "write \"kms-xks-proxy\"";
 pub struct Server {
     /// Address to listen on.
     pub ip: IpAddr,
-    /// Port of the XKS API. 0 lets the system choose (tests).
+    /// Port of the XKS API. With 0 the system chooses one (for tests).
     pub port: u16,
-    /// Port of the plain-HTTP `/ping` and `/readyz`; may equal `port`. 0 lets the system choose.
+    /// Port of `/ping` and `/readyz` over plain HTTP; may equal `port`. With 0 the system chooses
+    /// one.
     pub port_http_ping: u16,
     /// The Region that a SigV4 scope must name.
     pub region: String,
     /// The service that a SigV4 scope must name.
     pub service: String,
-    /// Decoded `ciphertext_metadata_b64`, at most 20 bytes. `None` if absent.
+    /// Decoded `ciphertext_metadata_b64`, at most 20 bytes; `None` if it is missing.
     pub ciphertext_metadata: Option<Vec<u8>>,
-    /// `[server.tcp_keepalive]`, if `tcp_keepalive_secs` is there.
+    /// `[server.tcp_keepalive]`, if `tcp_keepalive_secs` is present.
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// Event loops; 0 chooses by the number of cores.
+    /// Number of event loops; 0 derives it from the number of cores.
     pub event_loops: usize,
-    /// After SIGTERM, how long readiness is false before accepting ends.
+    /// Time after SIGTERM during which the proxy is not ready but still accepts.
     pub drain_delay: Duration,
-    /// Then, how long what is in flight may take.
+    /// Time after that for requests in flight.
     pub drain_timeout: Duration,
-    /// Peers that begin each connection with a PROXY protocol header (version 2).
+    /// Networks of peers that begin each connection with a PROXY protocol header (version 2).
     pub proxy_protocol_from: Vec<Network>,
-    /// How many proxies serve these stores: `xksProxyFleetSize` in health answers, at least 1.
+    /// Number of proxies that serve these stores, at least 1: `xksProxyFleetSize` in health
+    /// answers.
     pub fleet_size: u32,
-    /// Where the process id is written while it serves.
+    /// File that holds the process id while the proxy serves.
     pub pid_file: Option<PathBuf>,
 }
 
@@ -102,10 +104,11 @@ pub(super) fn ip(member: &Member<'_>) -> Option<IpAddr> {
 }
 
 fn pid_file(member: &Member<'_>) -> Option<PathBuf> {
-    let remedy = "write the path of a file that the proxy may make, such as \"/run/xks-proxy.pid\"";
+    let remedy =
+        "write the path of a file that the proxy may create, such as \"/run/xks-proxy.pid\"";
     let text = member.string(remedy)?;
     if text.is_empty() || text.contains('\0') {
-        member.mistake("it cannot be a file's name", remedy);
+        member.mistake("it is not a valid file name", remedy);
         return None;
     }
     Some(PathBuf::from(text))
@@ -136,7 +139,8 @@ pub(super) fn port(member: &Member<'_>) -> Option<u16> {
     member.integer(0..=u64::from(u16::MAX), "a port")
 }
 
-/// A part of the SigV4 scope. It is separated by slashes, and KMS sends no other characters.
+/// Reads a part of the SigV4 scope, whose parts are separated by slashes. KMS sends no other
+/// characters.
 fn scope(member: &Member<'_>, remedy: &str) -> Option<String> {
     let text = member.string(remedy)?;
     if text.is_empty() {
@@ -153,9 +157,9 @@ fn scope(member: &Member<'_>, remedy: &str) -> Option<String> {
 }
 
 fn metadata(member: &Member<'_>) -> Option<Vec<u8>> {
-    let remedy = "write what `printf v1 | base64` prints for the text \"v1\", for instance";
+    let remedy = "write base64, for example what `printf v1 | base64` prints for the text \"v1\"";
     let text = member.string(remedy)?;
-    // The decoder refuses white space, missing padding and bits beyond the last byte.
+    // The decoder rejects white space, missing padding and bits beyond the last byte.
     let Ok(bytes) = base64_simd::STANDARD.decode_to_vec(text) else {
         member.mistake("it is not canonical base64 (RFC 4648, 4)", remedy);
         return None;
@@ -185,7 +189,7 @@ fn tcp_keepalive(server: &Section<'_>) -> Option<Option<TcpKeepalive>> {
     if idle.is_none() && (interval.is_some() || retries.is_some()) {
         section.report().warning(
             &section.location(),
-            "without tcp_keepalive_secs no probes are sent",
+            "keepalive probes are sent only with tcp_keepalive_secs",
             "add tcp_keepalive_secs = 60",
         );
     }

@@ -9,7 +9,7 @@ use crate::limits::{
     MAX_KEY_ID_BYTES, MAX_RATE_PER_SEC, MAX_URI_PATH_PREFIX_BYTES, MIN_URI_PATH_PREFIX_BYTES,
 };
 
-/// What the API's paths have after the prefix.
+/// Path of the API after the prefix.
 const API_PATH: &str = "/kms/xks/v1";
 
 const PREFIX_REMEDY: &str = "write \"\", or '/' and then letters, digits, '/', '-' or '_', \
@@ -20,21 +20,21 @@ const KEY_ID_REMEDY: &str = "write a list of key labels (CKA_LABEL), each 1 to 1
 /// One of `[[external_key_stores]]`
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// Empty, or "/...", without `/kms/xks/v1`.
+    /// Path prefix, without `/kms/xks/v1`: empty, or "/...".
     pub uri_path_prefix: String,
-    /// All of them are valid, in the order of the file, so that the last is the newest. Empty if
-    /// `sigv4_access_key_id` and `sigv4_secret_access_key` are, as in the reference proxy's sample
-    /// files: then no signature fits, and every call is refused with AuthenticationFailedException.
+    /// Credentials in the order of the file, so that the last is the newest; all are valid. Empty
+    /// if `sigv4_access_key_id` and `sigv4_secret_access_key` are, as in the reference proxy's
+    /// sample files: then every call is refused with AuthenticationFailedException.
     pub credentials: Vec<Credential>,
-    /// External key ids, each a `CKA_LABEL`, sorted, no doubles.
+    /// External key ids, each a `CKA_LABEL`, sorted and without duplicates.
     pub xks_key_id_set: Vec<String>,
-    /// Calls to the HSM in a second, of which as many may come at once. `None` is no bound.
+    /// Calls to the HSM in a second, all of which may come at once; `None` is no limit.
     pub max_requests_per_sec: Option<u32>,
-    /// Calls to the HSM that are not answered yet. `None` is no bound.
+    /// Unanswered calls to the HSM; `None` is no limit.
     pub max_in_flight: Option<u32>,
-    /// The kill switch: the store neither encrypts nor decrypts.
+    /// Kill switch: the store neither encrypts nor decrypts.
     pub disabled: bool,
-    /// The same for single keys, each in `xks_key_id_set`.
+    /// Kill switch for single keys of `xks_key_id_set`.
     pub disabled_keys: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
             let disabled_keys = disabled_keys(section, xks_key_id_set.as_deref());
             if disabled == Some(true) {
                 let problem = "the store is disabled: it neither encrypts nor decrypts";
-                let remedy = "set it to false, or remove it, to have it serve again";
+                let remedy = "set it to false, or remove it, to enable the store again";
                 section.report().notice(&section.location_of("disabled"), problem, remedy);
             }
             Some(Store {
@@ -98,8 +98,8 @@ fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Location>) -> Option
     let member = section.require("uri_path_prefix", PREFIX_REMEDY)?;
     let text = member.string(PREFIX_REMEDY)?;
     if let Some(first) = seen.get(text) {
-        let problem = format!("\"{}\" is the prefix of {} already", shown(text), first.member);
-        member.mistake(problem, "give each store a prefix of its own");
+        let problem = format!("\"{}\" is already the prefix of {}", shown(text), first.member);
+        member.mistake(problem, "give each store its own prefix");
         return None;
     }
     seen.insert(text.to_owned(), section.location());
@@ -124,14 +124,14 @@ fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Location>) -> Option
         return None;
     }
     if text.ends_with(API_PATH) {
-        let problem = format!("the API's own {API_PATH} follows after it once more");
+        let problem = format!("{API_PATH} is appended to it, so it would be there twice");
         member.warning(problem, format!("leave {API_PATH} out"));
     }
     Some(text.to_owned())
 }
 
-/// `disabled_keys`, all of which are in the store's set: a kill switch that names nothing would
-/// switch nothing off.
+/// Reads `disabled_keys`, all of which must be in the store's set: a kill switch with a misspelt
+/// name would have no effect.
 fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<String>> {
     let Some(member) = section.get("disabled_keys") else {
         return Some(Vec::new());
@@ -140,7 +140,7 @@ fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<St
     let mut ids = Vec::new();
     let mut is_right = true;
     for (location, id) in member.strings(remedy)? {
-        // A set that is wrong has been reported.
+        // Mistakes in the set have been reported already.
         if set.is_some_and(|set| !set.iter().any(|known| known == id)) {
             let problem = format!("\"{}\" is not in the store's xks_key_id_set", shown(id));
             member.report().mistake(&location, problem, remedy);
@@ -150,7 +150,7 @@ fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<St
     }
     if is_right && !ids.is_empty() {
         let problem = format!("{} of the store's keys neither encrypt nor decrypt", ids.len());
-        member.report().notice(member.location(), problem, "remove those that are to serve again");
+        member.report().notice(member.location(), problem, "remove those to enable again");
     }
     is_right.then_some(ids)
 }
@@ -158,7 +158,7 @@ fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<St
 fn key_ids(member: &Member<'_>) -> Option<Vec<String>> {
     let items = member.strings(KEY_ID_REMEDY)?;
     if items.is_empty() {
-        member.warning("it is empty: the store can do nothing", KEY_ID_REMEDY);
+        member.warning("it is empty, so the store cannot serve any call", KEY_ID_REMEDY);
     }
     let mut ids = BTreeSet::new();
     let mut is_right = true;
@@ -175,7 +175,7 @@ fn key_ids(member: &Member<'_>) -> Option<Vec<String>> {
             format!("\"{id}\" cannot be part of a URI's path")
         } else {
             if !ids.insert(id.to_owned()) {
-                let problem = format!("\"{id}\" is in the list already");
+                let problem = format!("\"{id}\" is already in the list");
                 member.report().warning(&location, problem, "remove it");
             }
             continue;

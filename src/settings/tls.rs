@@ -1,4 +1,4 @@
-//! `[tls]`: the one place that makes a [`rustls::ServerConfig`].
+//! `[tls]`: the only place that makes a [`rustls::ServerConfig`].
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::client_verifier::ClientVerifier;
 use super::section::{Section, shown};
 use crate::limits::TLS_SESSION_CACHE_SIZE;
 
-const CERT_REMEDY: &str = "name the PEM file with the server's certificate, and after it those \
+const CERT_REMEDY: &str = "name the PEM file with the server's certificate, followed by those \
                            that lead to the CA";
 const KEY_REMEDY: &str = "name the PEM file with the certificate's private key";
 const CA_REMEDY: &str = "name the PEM file with the CAs that issue clients' certificates, or set \
@@ -27,8 +27,8 @@ const ADMIN_CA_REMEDY: &str = "name the PEM file with the CAs that issue the cer
 const NAME_REMEDY: &str = "write the name in KMS's client certificate, \
                            \"cks.kms.<region>.amazonaws.com\"";
 
-/// Suites and groups: what KMS uses, and nothing below (XKS specification, API
-/// content type). With the feature `fips`, those of them that FIPS 140-3 approves.
+/// Returns the suites and groups that KMS uses, and none weaker (XKS specification, API content
+/// type). With the feature `fips`, those that FIPS 140-3 approves.
 fn provider() -> CryptoProvider {
     let mut provider = CryptoProvider {
         cipher_suites: vec![
@@ -52,17 +52,18 @@ fn provider() -> CryptoProvider {
     provider
 }
 
-/// `[tls]`, read and checked: the key fits the certificate.
+/// `[tls]`, read and checked: the key matches the certificate.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// Ready for the event loops: suites, certificate, session tickets, client verification.
+    /// Configuration for the event loops: suites, certificate, session tickets, client
+    /// verification.
     pub config: Arc<rustls::ServerConfig>,
-    /// The end-entity certificate's subject, names and expiry, for the log.
+    /// Subject, names and expiry of the end-entity certificate, for the log.
     pub certificate: CertificateSummary,
     /// Whether client certificates are required (mTLS).
     pub is_client_certificate_required: bool,
-    /// The name they must bear, as a DNS name or as the common name. Without one, any
-    /// certificate of the configured CAs will do.
+    /// DNS name or common name that client certificates must have. Without one, any certificate of
+    /// the configured CAs is accepted.
     pub client_name: Option<String>,
 }
 
@@ -73,8 +74,8 @@ pub(super) fn read(section: &Section<'_>, is_mtls_enabled: bool) -> Option<Tls> 
     read_with(section, provider, verifier)
 }
 
-/// For `[admin]`: clients are known by certificates of the CAs in `client_ca`'s file, if there is
-/// such a member, whatever name they bear.
+/// Reads the TLS members of `[admin]`. Clients need a certificate of the CAs in the file that
+/// `client_ca` names, if there is such a member, with any name.
 pub(super) fn read_admin(section: &Section<'_>, client_ca: Option<&str>) -> Option<Tls> {
     let provider = Arc::new(provider());
     let verifier = match client_ca {
@@ -126,7 +127,8 @@ fn server_config(
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Resumption spares KMS a round trip and us a signature. The tickets' key changes itself.
+    // Resumption saves KMS a round trip and us a signature. The ticket key is rotated
+    // automatically.
     config.session_storage = ServerSessionMemoryCache::new(TLS_SESSION_CACHE_SIZE);
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     // Early data can be replayed (RFC 8446, 8).
@@ -147,7 +149,7 @@ fn client_verifier(section: &Section<'_>, provider: &Arc<CryptoProvider>) -> Opt
     Some((text, Arc::new(ClientVerifier::new(chain, name))))
 }
 
-/// Verifies that a client's certificate leads to a CA of the file that the member names.
+/// Returns a verifier of client certificates that chain to a CA of the file that the member names.
 fn chain_verifier(
     section: &Section<'_>,
     member: &str,
@@ -174,7 +176,7 @@ fn chain_verifier(
     match builder.build() {
         Ok(chain) => Some(chain),
         Err(error) => {
-            member.mistake(format!("no client can be verified by it: {error}"), remedy);
+            member.mistake(format!("clients cannot be verified with it: {error}"), remedy);
             None
         }
     }
@@ -182,7 +184,7 @@ fn chain_verifier(
 
 fn client_name(section: &Section<'_>) -> Option<Option<ServerName<'static>>> {
     let Some(member) = section.get("mtls_client_dns_name") else {
-        let problem = "it is missing: whoever has a certificate of the CA can connect";
+        let problem = "it is missing, so anyone with a certificate of the CA can connect";
         let location = section.location_of("mtls_client_dns_name");
         section.report().warning(&location, problem, NAME_REMEDY);
         return Some(None);
@@ -201,7 +203,7 @@ fn client_name(section: &Section<'_>) -> Option<Option<ServerName<'static>>> {
 mod tests {
     use super::*;
 
-    /// What is left is approved, and enough for KMS: TLS 1.3 and 1.2.
+    /// The remaining suites are approved, and suffice for KMS: TLS 1.3 and 1.2.
     #[test]
     fn all_is_approved() {
         let provider = provider();

@@ -12,7 +12,7 @@ use crate::observe::redaction::Secret;
 const PIN_REMEDY: &str = "write it here, \"\" if there is none, or name its file in user_pin_file";
 const NAME_REMEDY: &str = "write one of label, serial and slot";
 
-/// What `[pkcs11]` and `[hsm_capabilities]` say, for tokens that do not say it themselves.
+/// Values of `[pkcs11]` and `[hsm_capabilities]` for tokens without their own.
 pub(super) struct Defaults {
     pub(super) module: Option<PathBuf>,
     pub(super) user_pin: Option<Secret<String>>,
@@ -21,7 +21,7 @@ pub(super) struct Defaults {
     pub(super) capabilities: Option<Capabilities>,
 }
 
-/// All of them. `section` is `[pkcs11]`.
+/// Reads all tokens; `section` is `[pkcs11]`.
 pub(super) fn read(section: &Section<'_>, defaults: &Defaults) -> Option<Vec<TokenConfig>> {
     let sections = section.sections("pkcs11.tokens")?;
     let location = section.location_of("tokens");
@@ -39,8 +39,8 @@ pub(super) fn read(section: &Section<'_>, defaults: &Defaults) -> Option<Vec<Tok
         let is_same =
             |other: &TokenConfig| (&other.module, &other.select) == (&token.module, &token.select);
         if let Some(first) = tokens[..index].iter().position(is_same) {
-            let problem = format!("it is the token of pkcs11.tokens[{first}] again");
-            let remedy = "name another token, or give the first one more weight";
+            let problem = format!("it is the same token as pkcs11.tokens[{first}]");
+            let remedy = "name another token, or increase the weight of the first";
             section.report().mistake(&sections[index].location(), problem, remedy);
             is_right = false;
         }
@@ -57,9 +57,9 @@ fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenC
     let user_pin = match pin_of(token, false) {
         None => None,
         Some(Some(pin)) => Some(pin),
-        // A PIN is for the tokens of the module that it stands beside.
+        // The PIN in `[pkcs11]` is for tokens of the module there.
         Some(None) if is_of_another_module(module.as_deref(), token, defaults) => {
-            let problem = "it is missing, and the PIN in [pkcs11] is not for another module";
+            let problem = "it is missing, and the PIN in [pkcs11] is only for the module there";
             token.report().mistake(&token.location_of("user_pin"), problem, PIN_REMEDY);
             None
         }
@@ -74,7 +74,7 @@ fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenC
     let priority = token.integer_or("priority", 0..=u64::from(MAX_PRIORITY), "a number", 0);
     let initialize_parameters = match token.get("initialize_parameters") {
         Some(member) => parameters_of(&member).map(Some),
-        // Of the module that they are for.
+        // The parameters in `[pkcs11]` are for the module there.
         None if token.get("module").is_some() => Some(None),
         None => Some(defaults.initialize_parameters.clone()),
     };
@@ -97,7 +97,7 @@ fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenC
     })
 }
 
-/// Whether the token names a module that isn't `[pkcs11]`'s.
+/// Returns whether the token names a module other than that of `[pkcs11]`.
 fn is_of_another_module(module: Option<&Path>, token: &Section<'_>, defaults: &Defaults) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     token.get("module").is_some() && module.map(real) != defaults.module.as_deref().map(real)
@@ -128,7 +128,7 @@ fn select(token: &Section<'_>, is_sole: bool) -> Option<TokenSelector> {
     match (named.as_slice(), label, serial, slot) {
         ([], ..) if is_sole => Some(TokenSelector::First),
         ([], ..) => {
-            let problem = "nothing says which token it is";
+            let problem = "it does not identify a token";
             token.report().mistake(&token.location(), problem, NAME_REMEDY);
             None
         }
@@ -157,6 +157,6 @@ fn name(member: &super::section::Member<'_>, remedy: &str) -> Option<String> {
         member.mistake("it is empty", remedy);
         return None;
     }
-    // Tokens pad theirs with blanks.
+    // Tokens pad these with blanks.
     Some(text.trim_end().to_owned())
 }

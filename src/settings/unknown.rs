@@ -1,11 +1,11 @@
-//! Names that no section knows, and what was probably meant.
+//! Unknown names, with suggestions.
 
 use super::report::{Location, Report};
 use super::schema::{names_in, section_with};
 use toml::de::DeTable;
 
-/// Reports each member of `table` that `section` does not have. `path` is the section's path as
-/// findings show it.
+/// Reports each unknown member of `table`. `section` is the section's path in the schema, `path`
+/// that in findings.
 pub(super) fn report_unknown(section: &str, path: &str, table: &DeTable<'_>, report: &Report<'_>) {
     let known = names_in(section);
     for name in table.keys() {
@@ -30,7 +30,7 @@ fn remedy(section: &str, name: &str, known: &[&str]) -> String {
     }
 }
 
-/// The name that `name` was most probably meant to be, if one is near enough.
+/// Returns the candidate most similar to `name`, if one is similar enough.
 pub(super) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     let name = name.to_lowercase();
     known
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use crate::settings::schema::SECTIONS;
 
-    /// A member that no file mentions is one that nobody finds. (Oso's section is known, and
+    /// Nobody finds a member that the sample file does not mention. (Oso's section is known, but
     /// refused.)
     #[test]
     fn each_member_is_in_the_documented_file() {
@@ -63,7 +63,7 @@ mod tests {
         }
     }
 
-    /// A slip of the finger is recognised, another word is not taken for one.
+    /// Typing errors are recognised, and other words are not mistaken for them.
     #[test]
     fn nearest_is_near() {
         let names = ["port", "ip", "region", "xks_key_id_set"];

@@ -18,7 +18,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 /// floors alone.
 const FLOORS: &[&[&str]] = &[
     &["limits", "rate", "decimal", "exit", "random"],
-    &["job", "observe", "policy"],
+    &["job", "observe", "policy", "output"],
     &["proto", "hsm", "client"],
     &["server", "state"],
     &["settings"],
@@ -35,13 +35,7 @@ const KNOWN_CIRCLES: &[&str] = &[];
 
 /// Files that are still in a circle, those included that close because a module takes names from
 /// the file of a module above it, which takes names from below. This list only shrinks, too.
-const KNOWN_PARENT_CIRCLES: &[&str] = &[
-    "server/changes.rs",
-    "server/event_loop.rs",
-    "server/event_loop/accept.rs",
-    "server/mod.rs",
-    "server/sockets.rs",
-];
+const KNOWN_PARENT_CIRCLES: &[&str] = &[];
 
 /// Functions that are still too long. This list only shrinks, too.
 const KNOWN_LONG_FUNCTIONS: &[&str] = &[];

@@ -151,6 +151,14 @@ fn sockets_are_in_the_server() {
     }
 }
 
+/// These macros panic when nobody reads the output any more.
+#[test]
+fn output_goes_through_one_file() {
+    for word in ["println!", "print!", "eprintln!", "eprint!"] {
+        only(word, &[]);
+    }
+}
+
 /// The rules above would see a violation.
 #[test]
 fn the_rules_can_fail() {

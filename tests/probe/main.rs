@@ -9,6 +9,7 @@ mod common;
 mod arguments;
 mod broken;
 mod ours;
+mod output;
 mod run;
 mod stand_in;
 mod tls;

@@ -9,6 +9,8 @@ use crate::client::{Endpoint, Trust};
 use crate::exit::{EXIT_ARGUMENTS, EXIT_UNAVAILABLE, Failed};
 use crate::observe::timestamp::Rfc3339;
 use crate::observe::timestamp::unix_secs;
+use crate::output;
+use crate::output::errln;
 use crate::settings::{Credential, Settings};
 
 const SECS_PER_DAY: u64 = 86_400;
@@ -41,10 +43,10 @@ pub(super) fn run(
         }
     }
     let now = unix_secs(SystemTime::now());
-    print!("{}", table(&settings, &seen, troubles.first(), now));
+    output::print_or_end(format_args!("{}", table(&settings, &seen, troubles.first(), now)));
     if seen.proxies > 0 {
         for why in &troubles {
-            eprintln!("NOT ASKED: {why}; what it has used is not in the list");
+            errln!("NOT ASKED: {why}; what it has used is not in the list");
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::limits::MAX_CREDENTIALS_PER_STORE;
 use crate::observe::redaction::Secret;
 use crate::observe::timestamp::unix_secs;
+use crate::output::errln;
 use crate::random;
 
 /// 20 to 30 are allowed; 26 of 32 letters are 130 random bits, so that no two are ever the same.
@@ -58,11 +59,11 @@ pub(super) fn run(
     let told = |error| Failed::new(EXIT_UNAVAILABLE, format!("standard output: {error}"));
     secret_output::to_stdout(text.as_bytes()).map_err(told)?;
     match secret_file {
-        Some(path) => eprintln!(
+        Some(path) => errln!(
             "The secret is in {}: give it to the proxy's user (chown), who alone should read it.",
             path.display()
         ),
-        None => eprintln!("This holds the secret: keep it from others."),
+        None => errln!("This holds the secret: keep it from others."),
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! Where the writer begins: with the files, and the chain where it was kept.
+//! The start of the writer: opens the files, and resumes the chain from the state file.
 //!
-//! One process writes at a time: it holds a lock on the state file. A process that takes another
-//! one's place (an upgrade) serves while that one still drains; its lines wait in the queue.
+//! One process writes at a time, and holds a lock on the state file. In an upgrade, the new process
+//! already serves while the old one drains: its lines wait in the queue.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -20,11 +20,11 @@ use super::state::{State, StateFile};
 use super::writer::{OpenEvent, Writer};
 use crate::limits::{AUDIT_STOP_TIMEOUT, AUDIT_TAKEOVER_POLL, MAX_AUDIT_TAKEOVER_WAIT};
 
-/// Opens the files and takes the chain up.
+/// Opens the files and resumes the chain.
 ///
 /// # Errors
-/// [`ErrorKind::WouldBlock`]: another process writes the log. Else the directory, a file, the state
-/// or the key cannot be read or written; the error names which.
+/// [`ErrorKind::WouldBlock`] if another process writes the log. Otherwise the directory, a file,
+/// the state or the key cannot be read or written; the error names which.
 pub(super) fn begin(config: &AuditConfig, queue: &Arc<Queue>) -> io::Result<Writer> {
     fs::create_dir_all(&config.directory).map_err(|error| with_path(&config.directory, &error))?;
     let state_path = config.state_file();
@@ -61,8 +61,8 @@ pub(super) fn begin(config: &AuditConfig, queue: &Arc<Queue>) -> io::Result<Writ
     Ok(writer)
 }
 
-/// Waits for the other process to let go. `None` if this one ends before, with nothing to write or
-/// after [`AUDIT_STOP_TIMEOUT`].
+/// Waits until the other process has released the log. Returns `None` if this one ends earlier,
+/// with nothing to write or after [`AUDIT_STOP_TIMEOUT`].
 pub(super) fn wait_and_begin(config: &AuditConfig, queue: &Arc<Queue>) -> Option<Writer> {
     tracing::info!("another process writes the audit log; lines wait until it has ended");
     let since = Instant::now();
@@ -71,7 +71,7 @@ pub(super) fn wait_and_begin(config: &AuditConfig, queue: &Arc<Queue>) -> Option
         match begin(config, queue) {
             Ok(writer) => {
                 queue.set_failing(false);
-                tracing::info!("the audit log is this process's now");
+                tracing::info!("this process writes the audit log now");
                 return Some(writer);
             }
             Err(error) => {
@@ -85,7 +85,7 @@ pub(super) fn wait_and_begin(config: &AuditConfig, queue: &Arc<Queue>) -> Option
             }
         }
         if queue.lines.wait_to_retry(AUDIT_TAKEOVER_POLL).stop {
-            // Calls that were answered are written down, if the other one ends in time.
+            // Lines of answered calls are still written if the other process ends in time.
             let lost = queue.waiting_calls();
             let until = *until.get_or_insert_with(|| Instant::now() + AUDIT_STOP_TIMEOUT);
             if lost == 0 || Instant::now() >= until {

@@ -1,35 +1,35 @@
-//! The chain of authentication codes that runs through the audit log.
+//! The chain of authentication codes over the lines of the audit log.
 //!
-//! Line number n has HMAC-SHA-256(k(n), 1 || code of line n-1 || the line), and
-//! k(n+1) = HMAC-SHA-256(k(n), 2); a key is wiped as soon as the next one is there (forward
-//! integrity: Bellare and Yee 1997, Schneier and Kelsey 1999). Whoever takes over the machine
-//! finds the key of the next line alone: he can lie about what comes, not about what was. Who
-//! keeps k(0) elsewhere can check all of it.
+//! The code of line n is HMAC-SHA-256(k(n), 1 || code of line n-1 || the line), and
+//! k(n+1) = HMAC-SHA-256(k(n), 2). A key is zeroed as soon as the next one exists (forward
+//! integrity: Bellare and Yee 1997, Schneier and Kelsey 1999). An intruder finds only the key of the
+//! next line, and can forge later lines but not earlier ones. With a copy of k(0), kept elsewhere,
+//! the whole log can be checked.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-/// A key of the chain, or a line's code: HMAC-SHA-256.
+/// Length of a key of the chain, and of a line's code: HMAC-SHA-256.
 pub const CODE_BYTES: usize = 32;
-/// A [`Chain::id`].
+/// Length of a [`Chain::id`].
 pub const CHAIN_ID_BYTES: usize = 8;
 
-/// A key that is wiped when it is dropped, and not copied when it is moved.
+/// A key that is zeroed when it is dropped, and not copied when it is moved.
 pub type Key = Box<Zeroizing<[u8; CODE_BYTES]>>;
 
-/// What is hashed first under a key: a line,
+/// First byte hashed for the code of a line.
 const LINE: u8 = 1;
-/// nothing, for the next key,
+/// The only byte hashed for the next key.
 const NEXT: u8 = 2;
-/// or nothing, for the name of the chain that begins with it.
+/// The only byte hashed for the id of the chain that begins with the key.
 const ID: u8 = 3;
 
-/// The chain, before its line number [`Chain::seq`].
+/// The state of the chain before line number [`Chain::seq`].
 ///
-/// The key has one place in memory, where it is overwritten: moving a chain copies no key. What
-/// computing leaves on the stack is for [`wipe_stack`].
+/// The key stays at one address, where it is overwritten: moving a chain copies no key. Copies that
+/// computations leave on the stack are for [`wipe_stack`] to overwrite.
 #[derive(Clone)]
 pub struct Chain {
     id: [u8; CHAIN_ID_BYTES],
@@ -39,7 +39,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// A chain's beginning, by its first key.
+    /// Begins a chain with its first key.
     #[must_use]
     #[inline(never)]
     pub fn begin(key: Key) -> Self {
@@ -49,7 +49,7 @@ impl Chain {
         Self { id, seq: 0, key, previous: [0; CODE_BYTES] }
     }
 
-    /// A chain that goes on where it was kept.
+    /// Resumes a chain from a saved state.
     pub(super) fn resume(
         id: [u8; CHAIN_ID_BYTES],
         seq: u64,
@@ -59,30 +59,30 @@ impl Chain {
         Self { id, seq, key, previous }
     }
 
-    /// Tells chains apart, and with them the keys that they begin with; not secret.
+    /// Returns the id of the chain, and so of its first key; not secret.
     #[must_use]
     pub fn id(&self) -> [u8; CHAIN_ID_BYTES] {
         self.id
     }
 
-    /// The next line's number; the first one's is 0.
+    /// Returns the number of the next line; the first is 0.
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.seq
     }
 
-    /// The last line's code; zeros before the first.
+    /// Returns the code of the last line; zeros before the first.
     #[must_use]
     pub fn previous(&self) -> &[u8; CODE_BYTES] {
         &self.previous
     }
 
-    /// The next line's key, for the state file alone.
+    /// Returns the key of the next line, for the state file only.
     pub(super) fn key(&self) -> &[u8; CODE_BYTES] {
         &self.key
     }
 
-    /// The code of the next line, after which the chain has moved on.
+    /// Computes the code of the next line, and moves on.
     #[inline(never)]
     pub fn seal(&mut self, line: &[u8]) -> [u8; CODE_BYTES] {
         let keyed = keyed(&self.key);
@@ -91,14 +91,14 @@ impl Chain {
         code
     }
 
-    /// Whether `code` is the next line's, behind a line with the code `previous`.
+    /// Returns whether `given` is the code of the next line, after a line with the code `previous`.
     #[must_use]
     #[inline(never)]
     pub fn fits(&self, previous: &[u8; CODE_BYTES], line: &[u8], given: &[u8; CODE_BYTES]) -> bool {
         code(keyed(&self.key), previous, line).ct_eq(given).into()
     }
 
-    /// Moves on over a line that says it has the code `given`.
+    /// Moves past a line whose stated code is `given`.
     #[inline(never)]
     pub fn skip(&mut self, given: [u8; CODE_BYTES]) {
         self.advance(keyed(&self.key), given);
@@ -107,16 +107,16 @@ impl Chain {
     fn advance(&mut self, keyed: Hmac<Sha256>, code: [u8; CODE_BYTES]) {
         let next: Zeroizing<[u8; CODE_BYTES]> =
             Zeroizing::new(keyed.chain_update([NEXT]).finalize().into_bytes().into());
-        // In place: no copy of the former key stays.
+        // In place, so that no copy of the former key is left.
         self.key.copy_from_slice(&*next);
         self.previous = code;
         self.seq += 1;
     }
 }
 
-/// Overwrites what former calls have left on the stack below the caller: keys, and the states of
-/// hashes that they went into. To be called by whoever has called what computes with a key, once
-/// that has returned (those functions are never inlined, so that their memory is below).
+/// Overwrites the keys and hash states that earlier calls have left on the stack below the caller.
+/// It has to be called after functions that compute with a key; they are never inlined, so that
+/// their frames are below.
 #[inline(never)]
 pub fn wipe_stack() {
     const DEPTH_BYTES: usize = 32 * 1024;
@@ -124,7 +124,7 @@ pub fn wipe_stack() {
     std::hint::black_box(&mut below);
 }
 
-/// A key with these bytes.
+/// Creates a key from its bytes.
 #[must_use]
 pub fn key_of(bytes: &[u8; CODE_BYTES]) -> Key {
     let mut key: Key = Box::default();
@@ -132,9 +132,9 @@ pub fn key_of(bytes: &[u8; CODE_BYTES]) -> Key {
     key
 }
 
-/// `Hmac` wipes itself when dropped (feature `zeroize`).
+/// Creates an HMAC, which zeroes itself when dropped (feature `zeroize`).
 fn keyed(key: &[u8; CODE_BYTES]) -> Hmac<Sha256> {
-    // A key of a whole block: shorter ones are filled with zeros (RFC 2104, 2).
+    // A whole block, as HMAC pads shorter keys with zeros (RFC 2104, 2).
     let mut block = Zeroizing::new([0; 64]);
     block[..CODE_BYTES].copy_from_slice(key);
     Hmac::new((&*block).into())
@@ -150,7 +150,7 @@ fn code(keyed: Hmac<Sha256>, previous: &[u8; CODE_BYTES], line: &[u8]) -> [u8; C
         .into()
 }
 
-/// Lower-case hexadecimal digits, appended.
+/// Appends bytes as lower-case hexadecimal digits.
 pub(super) fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     for byte in bytes {
         for nibble in [byte >> 4, byte & 15] {
@@ -159,7 +159,7 @@ pub(super) fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// The same as a text of its own.
+/// Returns bytes as lower-case hexadecimal digits.
 #[must_use]
 pub(super) fn hex(bytes: &[u8]) -> String {
     let mut digits = Vec::with_capacity(2 * bytes.len());
@@ -167,7 +167,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     String::from_utf8(digits).unwrap_or_default()
 }
 
-/// The bytes that exactly so many lower-case hexadecimal digits stand for.
+/// Parses exactly `2 * N` lower-case hexadecimal digits.
 #[must_use]
 pub(super) fn from_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
@@ -194,7 +194,7 @@ mod tests {
         Chain::begin(key_of(&[7; CODE_BYTES]))
     }
 
-    /// HMAC by the book (RFC 2104), from the hash alone: a verifier that others write must agree.
+    /// HMAC as in RFC 2104, from the hash alone: independent verifiers must agree.
     fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
         use sha2::Digest as _;
         let pad = |with: u8| {
@@ -206,7 +206,7 @@ mod tests {
         Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().into()
     }
 
-    /// The construction as it is documented.
+    /// The construction is the documented one.
     #[test]
     fn codes_and_keys() {
         let mut made = chain();
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!((made.seq(), *made.previous()), (2, second));
     }
 
-    /// A code holds its line, its place and the line before.
+    /// A code binds its line, the line's number, and the line before.
     #[test]
     fn what_a_code_binds() {
         let mut made = chain();

@@ -1,9 +1,9 @@
-//! Checkpoints: lines that the HSM vouches for, and with each all lines before it.
+//! Checkpoints: lines with a seal by the HSM, which covers all lines before.
 //!
-//! The chain alone protects against whoever lacks its first key. Where the settings name a key in
-//! the HSM, a checkpoint holds what that key has sealed: a digest of the chain's name, the
-//! checkpoint's own number, and the code of the line before. To change an older line, somebody
-//! would need the chain's first key and the HSM's key as well.
+//! The chain alone protects only against those who lack its first key. If the settings name a key in
+//! the HSM, checkpoints contain a digest under that key: of the chain's id, the checkpoint's own
+//! number, and the code of the line before. Changing an older line then takes the chain's first key
+//! and the HSM's key.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -14,28 +14,29 @@ use super::chain::{Chain, from_hex, hex};
 use super::line::string;
 use crate::limits::AUDIT_CHECKPOINT_RETRY_INTERVAL;
 
-/// What the line's `event` says.
+/// The line's `event`.
 pub(super) const EVENT: &str = "checkpoint";
-/// What [`CheckpointKey::seal`] is given.
+/// Length of the digest that [`CheckpointKey::seal`] takes.
 pub const DIGEST_BYTES: usize = 32;
 
-/// A key in the HSM that seals digests. No key store may use it: who can have it encrypt, can seal.
+/// A key in the HSM that seals digests. No key store may use it: whoever can encrypt with it can
+/// seal.
 pub trait CheckpointKey: Send {
-    /// Its `CKA_LABEL`.
+    /// Returns its `CKA_LABEL`.
     fn label(&self) -> &str;
 
-    /// Encrypts and authenticates a digest. Waits for the HSM, for
-    /// [`crate::limits::MAX_AUDIT_CHECKPOINT_WAIT`] at the most.
+    /// Encrypts and authenticates a digest. Waits for the HSM, for at most
+    /// [`crate::limits::MAX_AUDIT_CHECKPOINT_WAIT`].
     ///
     /// # Errors
-    /// Why the HSM did not, for the operator.
+    /// [`CheckpointError`]
     fn seal(&self, digest: &[u8; DIGEST_BYTES]) -> Result<Sealed, CheckpointError>;
 }
 
-/// The reason why the HSM did not seal a checkpoint, or say whether it has.
+/// The reason why a checkpoint was not sealed, or its seal not checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckpointError {
-    /// The HSM side did not do it, for this reason.
+    /// The HSM cannot do it at present; why, for the operator.
     Hsm(String),
     /// The line names a key that is not `[audit] hsm_key`.
     OtherKey(String),
@@ -63,18 +64,18 @@ pub struct Sealed {
     pub bytes: Vec<u8>,
 }
 
-/// A checkpoint as it stands in the log.
+/// A checkpoint in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The key's `CKA_LABEL`, as the line has it.
+    /// `CKA_LABEL` of the key, according to the line.
     pub label: String,
-    /// What the key has to have sealed for the line to be a true one.
+    /// The digest that a genuine seal contains.
     pub digest: [u8; DIGEST_BYTES],
-    /// What the line says that it has.
+    /// The seal in the line.
     pub sealed: Sealed,
 }
 
-/// What a checkpoint seals that is the next line of `chain`.
+/// Returns the digest that a checkpoint seals if it is the next line of `chain`.
 pub(super) fn digest(chain: &Chain) -> [u8; DIGEST_BYTES] {
     Sha256::new()
         .chain_update(chain.id())
@@ -84,12 +85,12 @@ pub(super) fn digest(chain: &Chain) -> [u8; DIGEST_BYTES] {
         .into()
 }
 
-/// The members of a checkpoint, in hexadecimal digits where they are bytes.
+/// Returns the members `iv` and `sealed` of a checkpoint, in hexadecimal digits.
 pub(super) fn members(sealed: &Sealed) -> (String, String) {
     (hex(&sealed.iv), hex(&sealed.bytes))
 }
 
-/// The checkpoint that is the next line of `chain`. `None` if the line has not the form of one.
+/// Parses the checkpoint that is the next line of `chain`; `None` if the line is not a checkpoint.
 pub(super) fn parse(line: &[u8], chain: &Chain) -> Option<Checkpoint> {
     let sealed =
         Sealed { iv: bytes_of(string(line, "iv")?)?, bytes: bytes_of(string(line, "sealed")?)? };
@@ -105,47 +106,47 @@ fn bytes_of(digits: &str) -> Option<Vec<u8>> {
     pairs.0.iter().map(|pair| from_hex::<1>(pair).map(|[byte]| byte)).collect()
 }
 
-/// When the next checkpoint is due.
+/// The time at which the next checkpoint is due.
 pub(super) struct Schedule {
-    /// The number behind the last checkpoint.
+    /// Number of the first line after the last checkpoint.
     next_seq: u64,
     due: Instant,
-    /// The log has said that the HSM does not seal.
+    /// The operator was told that the HSM does not seal.
     has_failed: bool,
 }
 
 impl Schedule {
-    /// The first one is due at once.
+    /// Creates a schedule whose first checkpoint is due at once.
     pub(super) fn new() -> Self {
         Self { next_seq: 0, due: Instant::now(), has_failed: false }
     }
 
-    /// Whether there are lines that no checkpoint covers, and it is time for one.
+    /// Returns whether a checkpoint is due, and there are lines that none covers.
     pub(super) fn is_due(&self, next_seq: u64, now: Instant) -> bool {
         next_seq > self.next_seq && now >= self.due
     }
 
-    /// The same before a file ends, however long ago the last one is.
+    /// Returns whether there are lines that no checkpoint covers, before a file ends.
     pub(super) fn is_due_at_the_end(&self, next_seq: u64) -> bool {
         next_seq > self.next_seq && !self.has_failed
     }
 
-    /// There is one, and `next_seq` is the number behind it.
+    /// Records a checkpoint, the line before number `next_seq`.
     pub(super) fn done(&mut self, next_seq: u64, now: Instant, interval: Duration) {
         if self.has_failed {
-            tracing::info!("the HSM vouches for the audit log again");
+            tracing::info!("the HSM seals checkpoints of the audit log again");
         }
         *self = Self { next_seq, due: now + interval, has_failed: false };
     }
 
-    /// The HSM did not seal.
+    /// Records a failed attempt.
     pub(super) fn failed(&mut self, now: Instant, error: &CheckpointError) {
         self.due = now + AUDIT_CHECKPOINT_RETRY_INTERVAL;
         if !std::mem::replace(&mut self.has_failed, true) {
             tracing::warn!(
                 reason = %error,
                 "the HSM does not seal a checkpoint of the audit log; \
-                it is asked again until it does"
+                this is retried until it does"
             );
         }
     }
@@ -157,7 +158,7 @@ mod tests {
     use super::*;
     use crate::observe::audit::chain::{CODE_BYTES, key_of};
 
-    /// What is sealed is of this chain, this place and the line before; what is written reads back.
+    /// A seal binds the chain, the line's number and the line before; a checkpoint reads back.
     #[test]
     fn what_a_checkpoint_binds() {
         let mut chain = Chain::begin(key_of(&[7; CODE_BYTES]));
@@ -179,8 +180,8 @@ mod tests {
         }
     }
 
-    /// At once, then each interval, and not without a new line; an HSM that fails is asked again,
-    /// but does not hold up the end of a file.
+    /// Checkpoints are due at once, then at intervals, and not without a new line. A failed one is
+    /// retried, but does not delay the end of a file.
     #[test]
     fn when_one_is_due() {
         let now = Instant::now();

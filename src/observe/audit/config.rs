@@ -1,32 +1,32 @@
-//! `[audit]`: where the audit log goes, and what happens when it cannot.
+//! The configuration of the audit log.
 
 use std::path::PathBuf;
 
 /// `[audit]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditConfig {
-    /// Where the files are. Made if it is missing.
+    /// Directory of the files; created if it is missing.
     pub directory: PathBuf,
-    /// What their names begin with.
+    /// Beginning of the file names.
     pub prefix: String,
-    /// When a new file begins.
+    /// Interval at which a new file begins.
     pub rotation: AuditRotation,
-    /// How long a file may become before a new one begins, in bytes.
+    /// Length of a file, in bytes, at which a new one begins.
     pub max_file_bytes: Option<u64>,
-    /// How many files are kept beside the present one. `None` is all of them.
+    /// Number of older files to keep; all of them if `None`.
     pub retain_files: Option<usize>,
-    /// What to do when a line cannot be kept.
+    /// The policy for calls whose lines cannot be kept.
     pub when_full: WhenFull,
-    /// When lines are forced to the disk.
+    /// The policy for forcing lines to the disk.
     pub sync: AuditSync,
-    /// The first key of the chain. Read only where there is no state yet.
+    /// File with the first key of the chain; read only if there is no state yet.
     pub key_file: PathBuf,
-    /// `CKA_LABEL` of the key in the HSM that seals checkpoints, if any are to be.
+    /// `CKA_LABEL` of the key in the HSM that seals checkpoints; none are made if it is absent.
     pub hsm_key: Option<String>,
 }
 
 impl AuditConfig {
-    /// Where the chain's state is kept.
+    /// Returns the path of the file with the chain's state.
     #[must_use]
     pub fn state_file(&self) -> PathBuf {
         self.directory.join(format!("{}.state", self.prefix))
@@ -36,32 +36,32 @@ impl AuditConfig {
 /// `[audit] rotation_kind`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditRotation {
-    /// Each hour, UTC
+    /// Every hour, UTC
     Hourly,
-    /// Each day, UTC
+    /// Every day, UTC
     Daily,
-    /// When it is moved away, or too large
+    /// Never: only when the file is moved away, or too large
     Never,
 }
 
 /// `[audit] when_full`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
-    /// Calls are refused whose lines cannot be kept.
+    /// The calls are refused.
     #[default]
     Refuse,
-    /// Lines are lost, and counted.
+    /// The lines are lost, and counted.
     Drop,
 }
 
 /// `[audit] sync`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AuditSync {
-    /// After each batch of lines: fdatasync(2).
+    /// After each batch of lines, by fdatasync(2)
     Always,
-    /// Each [`crate::limits::AUDIT_SYNC_INTERVAL`].
+    /// Every [`crate::limits::AUDIT_SYNC_INTERVAL`]
     #[default]
     Interval,
-    /// When the system does.
+    /// When the system decides
     Never,
 }

@@ -1,4 +1,4 @@
-//! One event loop's way into the audit log.
+//! The handle of one event loop to the audit log.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::observe::call_record::CallRecord;
 use crate::observe::timestamp::{Rfc3339, since_1970};
 use crate::rate::PerSecond;
 
-/// Where an event loop's calls are written down; nowhere by default.
+/// Writes the calls of one event loop to the audit log; by default, to none.
 pub struct AuditHandle {
     queue: Option<Arc<Queue>>,
     buffer: Vec<u8>,
@@ -18,7 +18,7 @@ pub struct AuditHandle {
     must_wake: bool,
 }
 
-/// The call must not be made: its line could not be written.
+/// The call must not be made, since its line could not be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotAudit;
 
@@ -40,23 +40,23 @@ impl AuditHandle {
         Self { queue: Some(queue), buffer, ..Self::default() }
     }
 
-    /// Whether there is an audit log.
+    /// Returns whether there is an audit log.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.queue.is_some()
     }
 
-    /// Whether a call may be made at present.
+    /// Returns whether calls may be made at present.
     #[must_use]
     pub fn can_serve(&self) -> bool {
         self.queue.as_ref().is_none_or(|queue| queue.can_serve())
     }
 
-    /// Makes room for the line of a call whose strings have these lengths, before the call is
-    /// made. `None` where there is no audit log, or where lines may be lost.
+    /// Reserves room for the line of a call whose strings have these lengths, before the call is
+    /// made. Returns `None` without an audit log, and if there is no room but lines may be lost.
     ///
     /// # Errors
-    /// [`CannotAudit`]: the writer fails or cannot keep up, and lines must not be lost.
+    /// [`CannotAudit`] if the writer fails or cannot keep up, and lines must not be lost.
     pub fn reserve(
         &self,
         string_bytes: impl Iterator<Item = usize>,
@@ -71,12 +71,12 @@ impl AuditHandle {
         }
     }
 
-    /// Writes a call down. `reservation` is what [`Self::reserve`] gave for it, if it was asked.
+    /// Writes a call, with the result of [`Self::reserve`] if that was called for it.
     pub fn write(&mut self, record: &CallRecord<'_>, reservation: Option<&Reservation>) {
         let Some(queue) = &self.queue else { return };
         let now = since_1970();
         if !record.is_authenticated && self.unauthenticated.admit(now.as_secs()).is_none() {
-            // Anybody can cause these, so they may not fill the disk.
+            // Anybody can cause these, so they must not fill the disk.
             queue.counters.left_out.add(1);
             return;
         }
@@ -93,7 +93,7 @@ impl AuditHandle {
         self.must_wake |= queue.push_call(&self.buffer);
     }
 
-    /// Wakes the writer if it sleeps; once a turn of the loop, behind the answers.
+    /// Wakes the writer if necessary; once per tick of the event loop, after the answers.
     pub fn flush(&mut self) {
         if std::mem::take(&mut self.must_wake)
             && let Some(queue) = &self.queue

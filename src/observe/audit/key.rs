@@ -1,4 +1,4 @@
-//! The first key of a chain: a file with 64 hexadecimal digits.
+//! The file with the first key of a chain: 64 hexadecimal digits.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -9,13 +9,14 @@ use zeroize::Zeroizing;
 
 use super::chain::{CODE_BYTES, Key, from_hex, key_of, push_hex, wipe_stack};
 
-/// The digits and a line end.
+/// Length of the digits and a line end.
 const FILE_BYTES: usize = 2 * CODE_BYTES + 1;
 
 /// Reads a key file.
 ///
 /// # Errors
-/// It cannot be read, others than its owner and group can read or change it, or it is no key.
+/// The file cannot be read, others than its owner and group can read or change it, or it is not a
+/// key.
 pub fn read(path: &Path) -> io::Result<Key> {
     let key = read_and_parse(path);
     wipe_stack();
@@ -26,7 +27,7 @@ pub fn read(path: &Path) -> io::Result<Key> {
 fn read_and_parse(path: &Path) -> io::Result<Key> {
     let file = File::open(path)?;
     let mode = file.metadata()?.mode() & 0o7777;
-    // A group may read it: root's file with the proxy's group, as systemd and Kubernetes have it.
+    // The group may read it: systemd and Kubernetes give root's file the proxy's group.
     if mode & 0o027 != 0 {
         return Err(io::Error::other(format!("its mode is {mode:04o}: chmod it 0400")));
     }
@@ -41,11 +42,11 @@ fn read_and_parse(path: &Path) -> io::Result<Key> {
     })
 }
 
-/// Makes a key file from `random` bytes, readable by its owner alone. One that is there is never
+/// Creates a key file from `random` bytes, readable only by its owner. An existing file is never
 /// overwritten.
 ///
 /// # Errors
-/// There is such a file, or it cannot be written.
+/// The file exists, or cannot be written.
 pub fn write_new(path: &Path, random: &[u8; CODE_BYTES]) -> io::Result<()> {
     let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES));
     push_hex(&mut text, random);
@@ -63,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    /// What is made reads back, is closed to others, and stays.
+    /// A new key file reads back, is closed to others, and is not overwritten.
     #[test]
     fn there_and_back() {
         let directory = tempfile::tempdir().unwrap();
@@ -75,7 +76,7 @@ mod tests {
         assert_eq!(**read(&path).unwrap(), [0xa5; 32]);
     }
 
-    /// A key that others know protects nothing; what is no key is not cut or filled to be one.
+    /// Neither a key that others can read, nor anything but 64 digits, is accepted.
     #[test]
     fn what_is_refused() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
-//! The form of a line of the audit log: `{"seq":7,...,"mac":"64 hexadecimal digits"}`.
+//! The format of a line of the audit log: `{"seq":7,...,"mac":"64 hexadecimal digits"}`.
 //!
-//! The code covers all before `,"mac":`. The first line of a file has the code of the last line
-//! of the file before as its second member, `"previous"`.
+//! The code covers everything before `,"mac":`. In the first line of a file, the second member,
+//! `"previous"`, is the code of the last line of the previous file.
 
 use super::chain::{CODE_BYTES, Chain, from_hex, push_hex};
 use crate::decimal::push_decimal;
@@ -12,7 +12,7 @@ const MAC: &[u8] = b",\"mac\":\"";
 const END: &[u8] = b"\"}";
 const CODE_DIGITS: usize = 2 * CODE_BYTES;
 
-/// Appends a line whose members, but for those of the chain, are `members`: `,"name":value,...`.
+/// Appends a line with `members` (`,"name":value,...`) and those of the chain.
 pub(super) fn write(out: &mut Vec<u8>, chain: &mut Chain, members: &[u8], is_first_of_file: bool) {
     let start = out.len();
     out.extend_from_slice(BEGIN);
@@ -30,20 +30,20 @@ pub(super) fn write(out: &mut Vec<u8>, chain: &mut Chain, members: &[u8], is_fir
     out.push(b'\n');
 }
 
-/// A line, taken apart.
+/// The parts of a line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parsed<'l> {
     /// `seq`
     pub(super) seq: u64,
-    /// `previous`, if it is there.
+    /// `previous`, if present.
     pub(super) previous: Option<[u8; CODE_BYTES]>,
-    /// What the code covers.
+    /// The bytes that the code covers.
     pub(super) covered: &'l [u8],
     /// `mac`
     pub(super) code: [u8; CODE_BYTES],
 }
 
-/// Takes a line, without its line end, apart. `None` if it has not the form of one.
+/// Parses a line without its line end; `None` if it is not in this format.
 pub(super) fn parse(line: &[u8]) -> Option<Parsed<'_>> {
     let (covered, tail) =
         line.split_at_checked(line.len().checked_sub(MAC.len() + CODE_DIGITS + END.len())?)?;
@@ -52,7 +52,7 @@ pub(super) fn parse(line: &[u8]) -> Option<Parsed<'_>> {
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (number, rest) = rest.split_at(digits);
     let seq = std::str::from_utf8(number).ok()?.parse().ok()?;
-    // A string cannot have an unescaped quote in it, so this is the member.
+    // A string contains no unescaped quote, so this is the member.
     let previous = rest
         .strip_prefix(PREVIOUS)
         .and_then(|rest| rest.split_at_checked(CODE_DIGITS))
@@ -60,7 +60,7 @@ pub(super) fn parse(line: &[u8]) -> Option<Parsed<'_>> {
     Some(Parsed { seq, previous, covered, code })
 }
 
-/// A string member of a line that our own code wrote as it stands in it: still escaped.
+/// Returns a string member of a line, still escaped.
 pub(super) fn string<'l>(line: &'l [u8], name: &str) -> Option<&'l str> {
     let text = std::str::from_utf8(line).ok()?;
     let (_, rest) = text.split_once(&format!(",\"{name}\":\""))?;
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
     use crate::observe::audit::chain::key_of;
 
-    /// What is written reads back, is JSON, and its code fits.
+    /// A line reads back, is JSON, and its code is right.
     #[test]
     fn there_and_back() {
         let mut chain = Chain::begin(key_of(&[1; CODE_BYTES]));
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(json["previous"], "0".repeat(64));
     }
 
-    /// Nothing else is taken for a line.
+    /// Anything else is not parsed as a line.
     #[test]
     fn what_is_no_line() {
         let code = "a".repeat(CODE_DIGITS);

@@ -1,16 +1,16 @@
-//! The audit log: who has used which key for what, and what changed, in lines that cannot be
-//! changed afterwards without its being seen.
+//! The audit log: who used which key for what, and what changed, in lines that cannot be altered
+//! later without detection.
 //!
 //! ```text
-//!  event loop   proto::exchange: room for the line is reserved; then the HSM is asked
-//!               handle  the line goes into the queue; then the answer leaves
+//!  event loop   proto::exchange: reserves room for the line; then the HSM is asked
+//!               handle: puts the line into the queue; then the answer leaves
 //!                 |
-//!  writer       queue: bounded ── chain: a code for each line ── files: rotation, reopening
+//!  writer       queue: bounded ── chain: a code per line ── files: rotation, reopening
 //!                                   |
 //!                                 state: the key of the next line, for a restart
-//!                                 checkpoint: now and then, what the HSM vouches for
+//!                                 checkpoint: from time to time, a seal by the HSM
 //!
-//!  elsewhere    verify: with the chain's first key, each line is checked
+//!  elsewhere    verify: checks each line with the chain's first key
 //! ```
 
 mod begin;
@@ -46,25 +46,25 @@ pub use self::stats::AuditStats;
 use super::timestamp::{Rfc3339, since_1970};
 use crate::limits::{AUDIT_STOP_TIMEOUT, MAX_AUDIT_BACKLOG_BYTES};
 
-/// The running audit log, or none. Clones are the same one.
+/// The running audit log, or none. Clones share it.
 #[derive(Clone, Default)]
 pub struct Audit {
     queue: Option<Arc<Queue>>,
 }
 
 impl Audit {
-    /// None: nothing is written anywhere.
+    /// An audit log that writes nothing.
     #[must_use]
     pub fn off() -> Self {
         Self::default()
     }
 
-    /// Opens the files, goes on with the chain where it was or begins it, and starts the writer.
-    /// While another process writes the log, lines wait for its end.
+    /// Opens the files, resumes the chain or begins a new one, and starts the writer. While another
+    /// process writes the log, lines wait until it has ended.
     ///
     /// # Errors
     /// The directory, a file, the state or the key cannot be read or written (the error names
-    /// which), or no thread can be had.
+    /// which), or the system has no room for another thread.
     pub fn open(config: &AuditConfig) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(MAX_AUDIT_BACKLOG_BYTES, config.when_full));
         let audit = Self { queue: Some(Arc::clone(&queue)) };
@@ -83,14 +83,14 @@ impl Audit {
         Ok(audit)
     }
 
-    /// An event loop's way into it.
+    /// Creates the handle of one event loop.
     #[must_use]
     pub fn handle(&self) -> AuditHandle {
         self.queue.as_ref().map(|queue| AuditHandle::new(Arc::clone(queue))).unwrap_or_default()
     }
 
-    /// Writes an event down: `start`, `stop`, `settings`. Names of members are our own; values
-    /// are whatever they are, but secret.
+    /// Writes an event: `start`, `stop`, `settings`. Names of members are constants. Values are
+    /// escaped, and must not be secret.
     pub fn record_event(&self, event: &str, members: &[(&str, &str)]) {
         let Some(queue) = &self.queue else { return };
         let mut line = Vec::new();
@@ -99,9 +99,8 @@ impl Audit {
         queue.push_event(&line);
     }
 
-    /// Has that key vouch for the log from now on, with a checkpoint at once, each
-    /// [`crate::limits::AUDIT_CHECKPOINT_INTERVAL`] in which there are new lines, and before a file
-    /// ends.
+    /// Seals checkpoints with this key from now on: at once, every
+    /// [`crate::limits::AUDIT_CHECKPOINT_INTERVAL`] if there are new lines, and before a file ends.
     pub fn set_checkpoint_key(&self, key: Box<dyn CheckpointKey>) {
         if let Some(queue) = &self.queue {
             *queue.checkpoint_key.lock() = Some(key);
@@ -109,14 +108,14 @@ impl Audit {
         }
     }
 
-    /// Opens the file anew, behind whoever has moved it (logrotate(8)).
+    /// Opens the file by name again, since another program has moved it away (logrotate(8)).
     pub fn reopen(&self) {
         if let Some(queue) = &self.queue {
             queue.lines.request_reopen();
         }
     }
 
-    /// How it does; `None` if there is none.
+    /// Returns the figures; `None` without an audit log.
     #[must_use]
     pub fn stats(&self) -> Option<AuditStats> {
         let queue = self.queue.as_ref()?;
@@ -135,15 +134,15 @@ impl Audit {
         })
     }
 
-    /// Whether calls may be made at present: false while lines must not be lost and cannot be
-    /// written.
+    /// Returns whether calls may be made at present: false while lines must not be lost and cannot
+    /// be written.
     #[must_use]
     pub fn can_serve(&self) -> bool {
         self.queue.as_ref().is_none_or(|queue| queue.can_serve())
     }
 
-    /// Writes what waits, for [`AUDIT_STOP_TIMEOUT`] at the most, and ends the writer. Whether it
-    /// came to its end.
+    /// Writes the lines that wait, for at most [`AUDIT_STOP_TIMEOUT`], and ends the writer. Returns
+    /// whether it has ended.
     pub fn stop(&self) -> bool {
         let Some(queue) = &self.queue else { return true };
         self.record_event("stop", &[]);

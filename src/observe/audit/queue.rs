@@ -1,7 +1,7 @@
 //! The audit log's line queue, with room that can be reserved.
 //!
-//! Where lines must not be lost, room is reserved before the HSM is asked, so that a call that
-//! was made has its line in the queue before its answer leaves.
+//! If lines must not be lost, room is reserved before the HSM is asked, so that the line of a call
+//! is in the queue before its answer leaves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -138,7 +138,7 @@ mod tests {
 
     const LINE: &[u8] = b",\"a\":1\n";
 
-    /// Room that is reserved is there when the line comes; there is never more than the bound.
+    /// Reserved room is available when the line comes, and the bound is never exceeded.
     #[test]
     fn reservations_are_kept() {
         let queue = Arc::new(Queue::new(100, WhenFull::Refuse));
@@ -154,14 +154,14 @@ mod tests {
         let mut batch = Vec::new();
         queue.lines.take(&mut batch, Some(Duration::ZERO));
         assert_eq!(batch, LINE.repeat(10));
-        // Not before it has been written is there room again.
+        // There is room again only once the batch has been written.
         assert!(queue.reserve(31).is_none());
         queue.release(batch.len());
         assert!(queue.reserve(100).is_some());
         assert_eq!(queue.used_bytes(), 0);
     }
 
-    /// While writing fails nothing is begun that has to be written, but where lines may be lost.
+    /// While writing fails, no room is reserved, unless lines may be lost.
     #[test]
     fn failing() {
         for (when_full, is_some) in [(WhenFull::Refuse, false), (WhenFull::Drop, true)] {
@@ -173,7 +173,7 @@ mod tests {
         }
     }
 
-    /// What comes without a place, or after the end, is counted; the queue does not grow.
+    /// Lines that find no room, or come after the end, are counted; the queue does not grow.
     #[test]
     fn what_finds_no_room_is_counted() {
         let queue = Arc::new(Queue::new(LINE.len(), WhenFull::Drop));

@@ -1,5 +1,5 @@
-//! What a line says: members as JSON, each string escaped. No plaintext, ciphertext, AAD or
-//! secret is among them.
+//! The members of a line, as JSON with escaped strings. No plaintext, ciphertext, AAD or secret is
+//! among them.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use crate::observe::call_record::CallRecord;
 use crate::observe::line::Line;
 use crate::observe::timestamp::Rfc3339;
 
-/// How many bytes an escaped byte takes up at the most: `\u00XX`.
+/// Upper bound of the length of an escaped byte: `\u00XX`.
 const MAX_ESCAPED_BYTES: usize = 6;
 
-/// How long a call's line is at the most, by the lengths of its strings.
+/// Returns an upper bound of the length of a call's line, given the lengths of its strings.
 pub(super) fn max_bytes(string_bytes: impl Iterator<Item = usize>) -> usize {
     let longest = MAX_LOG_STRING_BYTES + 3;
     let escaped = string_bytes.map(|bytes| bytes.saturating_mul(MAX_ESCAPED_BYTES).min(longest));
     AUDIT_LINE_OVERHEAD_BYTES + escaped.sum::<usize>()
 }
 
-/// Appends the members of an event's line.
+/// Appends the members of an event.
 pub(super) fn write_event<'a>(
     out: &'a mut Vec<u8>,
     time: &mut Rfc3339,
@@ -27,7 +27,7 @@ pub(super) fn write_event<'a>(
     members: &[(&str, &str)],
 ) -> Line<'a> {
     let mut line = Line::continue_json(out);
-    // It is ASCII.
+    // Always some, since it is ASCII.
     line.optional("time", std::str::from_utf8(time.at(since_1970)).ok());
     line.string("event", event);
     for (name, value) in members {
@@ -36,7 +36,7 @@ pub(super) fn write_event<'a>(
     line
 }
 
-/// Appends the members of a call's line, and the line end.
+/// Appends the members of a call, and the line end.
 pub(super) fn write_call(
     out: &mut Vec<u8>,
     time: &mut Rfc3339,
@@ -59,7 +59,7 @@ pub(super) fn write_call(
     line.optional("awsSourceVpc", record.source_vpc);
     line.optional("awsSourceVpce", record.source_vpce);
     if record.status == 0 {
-        // The peer had gone before there was an answer; the HSM may have done the work.
+        // The peer left before there was an answer, but the HSM may have done the work.
         line.string("outcome", "abandoned");
     } else {
         line.number("status", u64::from(record.status));
@@ -110,7 +110,7 @@ mod tests {
         (out, serde_json::from_str(&format!("{{{members}}}")).unwrap())
     }
 
-    /// Each member under the name that the specification gives it, and nothing else.
+    /// Each member has its name from the specification, and there is no other.
     #[test]
     fn a_call() {
         let (bytes, value) = written(&record());
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!((&gone["outcome"], gone.get("status")), (&json!("abandoned"), None));
     }
 
-    /// A reservation is enough for whatever a peer sends and a token is called.
+    /// A reservation suffices, whatever a peer sends and a token's label is.
     #[test]
     fn the_bound_holds() {
         for unit in ["a", "\u{1}", "\"", "\u{e9}", "\u{20ac}", "\u{1f511}"] {

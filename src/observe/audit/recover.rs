@@ -1,4 +1,4 @@
-//! After a process that could not say goodbye: lines that were written after the state was kept.
+//! Recovery after a crash: lines that were written after the state was last saved.
 
 use std::fs::File;
 use std::io;
@@ -10,23 +10,23 @@ use super::line;
 use super::state::State;
 use crate::limits::MAX_AUDIT_RECOVERY_BYTES;
 
-/// What was found behind the kept state.
+/// Data found after the saved state.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Recovered {
-    /// Whole lines of the chain, which goes on behind them.
+    /// Whole lines of the chain, which continues after them.
     pub(super) lines: u64,
-    /// Bytes of a line that was not whole, which are cut off.
+    /// Bytes of an incomplete line, which are cut off.
     pub(super) torn_bytes: u64,
 }
 
-/// Takes the chain behind the lines that `file`, of `file_bytes`, has beyond the kept state, and
-/// cuts off a line that is not whole.
+/// Advances the chain past the lines that `file`, of length `file_bytes`, has beyond the saved
+/// state, and cuts off an incomplete line.
 ///
 /// # Errors
-/// As the system says.
+/// The file cannot be read or truncated.
 pub(super) fn recover(file: &File, file_bytes: u64, state: &mut State) -> io::Result<Recovered> {
     let mut found = Recovered::default();
-    // A file that is shorter is another one, or lines are missing: the verifier tells.
+    // A shorter file is another one, or lacks lines; finding out is for the verifier.
     let start = if file_bytes >= state.file_bytes { state.file_bytes } else { 0 };
     let start = start.max(file_bytes.saturating_sub(MAX_AUDIT_RECOVERY_BYTES));
     let length = usize::try_from(file_bytes - start).unwrap_or(0);
@@ -50,7 +50,7 @@ pub(super) fn recover(file: &File, file_bytes: u64, state: &mut State) -> io::Re
                 chain.skip(parsed.code);
                 found.lines += 1;
             }
-            // From before the state was kept, or not ours.
+            // From before the state was saved, or not written by us.
             _ => {}
         }
     }
@@ -65,8 +65,8 @@ mod tests {
     use super::*;
     use crate::observe::audit::chain::{Chain, key_of};
 
-    /// A process is killed behind any byte of what it writes: the chain goes on behind the last
-    /// whole line, and what was begun is cut off.
+    /// Whichever byte a killed process wrote last, the chain continues after the last whole line, and
+    /// an incomplete line is cut off.
     #[test]
     fn after_any_byte() {
         let mut chain = Chain::begin(key_of(&[3; 32]));
@@ -91,8 +91,8 @@ mod tests {
         }
     }
 
-    /// A process is killed while one file gives way to the next: whichever is there, or none, the
-    /// chain goes on behind the last line that was written.
+    /// Wherever a process was killed between two files, the chain continues after the last line
+    /// written.
     #[test]
     fn between_two_files() {
         let mut chain = Chain::begin(key_of(&[3; 32]));
@@ -111,7 +111,7 @@ mod tests {
         }
     }
 
-    /// Lines that somebody else wrote are not taken for ours.
+    /// Forged lines do not advance the chain.
     #[test]
     fn forged_lines_move_nothing() {
         let mut chain = Chain::begin(key_of(&[3; 32]));

@@ -1,7 +1,7 @@
-//! The state file: where the chain goes on after a restart.
+//! The state file, from which the chain resumes after a restart.
 //!
-//! It is overwritten in place, one sector in one write, and not replaced by another file: that
-//! would leave the former key in the free blocks of the disk, once for each batch of lines.
+//! It is overwritten in place, one sector in one write. Replacing it by another file would leave the
+//! old key in free blocks of the disk, once per batch of lines.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -15,16 +15,16 @@ use super::chain::{CHAIN_ID_BYTES, CODE_BYTES, Chain, key_of};
 
 const MAGIC: &[u8; 8] = b"xksaudt1";
 const DIGEST_AT: usize = 8 + CHAIN_ID_BYTES + 8 + 2 * CODE_BYTES + 8 + 1;
-/// Well below a sector, the unit that disks write whole.
+/// Length of the file: well below a sector, which disks write atomically.
 const STATE_BYTES: usize = DIGEST_AT + CODE_BYTES;
 
-/// Where the chain was kept.
+/// A saved state.
 #[derive(Clone)]
 pub(super) struct State {
     pub(super) chain: Chain,
-    /// How long the log file was when its last line before [`Chain::seq`] had been written.
+    /// Length of the log file after the last line before [`Chain::seq`].
     pub(super) file_bytes: u64,
-    /// The process ended as it should: nothing comes after.
+    /// The process ended in good order, and wrote no more lines.
     pub(super) is_clean: bool,
 }
 
@@ -32,7 +32,7 @@ impl State {
     /// Reads a state file, or a copy of one.
     ///
     /// # Errors
-    /// It cannot be read, or is not a state.
+    /// The file cannot be read, or is not a state.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         read(&File::open(path)?)
     }
@@ -54,16 +54,17 @@ fn read(file: &File) -> io::Result<State> {
 /// The open state file.
 pub(super) struct StateFile {
     file: File,
-    /// What is written; wiped after it.
+    /// The bytes to write; zeroed afterwards.
     buffer: Box<Zeroizing<[u8; STATE_BYTES]>>,
 }
 
 impl StateFile {
-    /// Opens the file, or makes it (mode 0600), and locks it for as long as this lives. With it
-    /// comes what it says; `None` if it is new.
+    /// Opens the file, or creates it (mode 0600), and locks it until it is dropped. Also returns the
+    /// saved state; `None` if the file is new.
     ///
     /// # Errors
-    /// [`ErrorKind::WouldBlock`]: another process has it. Else it cannot be opened, others than its owner can read or change it, or it is not a state.
+    /// [`ErrorKind::WouldBlock`] if another process has locked it. Otherwise the file cannot be
+    /// opened, others than its owner can read or change it, or it is not a state.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Option<State>)> {
         let file = OpenOptions::new()
             .read(true)
@@ -85,10 +86,10 @@ impl StateFile {
         Ok((Self { file, buffer: Box::new(Zeroizing::new([0; STATE_BYTES])) }, state))
     }
 
-    /// Replaces what it says.
+    /// Overwrites the state.
     ///
     /// # Errors
-    /// As the system says.
+    /// The file cannot be written.
     #[inline(never)]
     pub(super) fn save(
         &mut self,
@@ -102,10 +103,10 @@ impl StateFile {
         written
     }
 
-    /// Waits until it is on the disk.
+    /// Waits until the state is on the disk.
     ///
     /// # Errors
-    /// As the system says.
+    /// The disk fails.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -164,7 +165,7 @@ mod tests {
         State { chain, file_bytes: 4711, is_clean: true }
     }
 
-    /// What is saved comes back, and the former key is nowhere in the file.
+    /// A saved state reads back, and the old key is nowhere in the file.
     #[test]
     fn there_and_back() {
         let directory = tempfile::tempdir().unwrap();
@@ -192,8 +193,8 @@ mod tests {
         assert_eq!((read.file_bytes, read.is_clean), (4711, true));
     }
 
-    /// A state that is damaged, cut, or open to others is refused: the chain would break in
-    /// silence, or its key be known.
+    /// A damaged or shortened state is refused, as the chain would break unnoticed; so is one that
+    /// others can read, as they would know the key.
     #[test]
     fn what_is_refused() {
         let directory = tempfile::tempdir().unwrap();

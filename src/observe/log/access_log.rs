@@ -1,4 +1,4 @@
-//! One line, or one JSON object, for each call.
+//! One line per call, as text or as a JSON object.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,22 +16,22 @@ use crate::observe::line::{Line, LogFormat};
 use crate::observe::timestamp::{Rfc3339, since_1970};
 use crate::rate::PerSecond;
 
-/// One event loop's access log. Lines gather in a buffer of its own until [`AccessLog::flush`].
+/// The access log of one event loop. Lines gather in its own buffer until [`AccessLog::flush`].
 pub struct AccessLog {
     outputs: Outputs,
-    /// The least severe level that is logged; `None` for an access log that goes nowhere.
+    /// The least severe level that is logged; `None` if nothing is.
     level: Option<Arc<SharedLevel>>,
     format: LogFormat,
     buffer: Vec<u8>,
     time: Rfc3339,
     /// By seconds since 1970, as the lines tell the time.
     unauthenticated: PerSecond<u64>,
-    /// The same calls' way into the audit log.
+    /// The audit log, for the same calls.
     pub audit: AuditHandle,
 }
 
 impl Default for AccessLog {
-    /// Goes nowhere.
+    /// An access log that discards everything.
     fn default() -> Self {
         Self {
             outputs: Outputs::none(),
@@ -56,19 +56,19 @@ impl AccessLog {
         }
     }
 
-    /// With the calls going into the audit log as well.
+    /// Writes calls to the audit log as well.
     #[must_use]
     pub fn with_audit(mut self, audit: AuditHandle) -> Self {
         self.audit = audit;
         self
     }
 
-    /// Adds a call's line: INFO, WARN if the client is to blame, ERROR if we or the HSM are.
+    /// Adds a call's line: INFO, WARN for the caller's faults, ERROR for the proxy's and the HSM's.
     pub fn write(&mut self, record: &CallRecord<'_>) {
         self.write_at(record, since_1970());
     }
 
-    /// Hands the lines to the writers; once a turn of the loop. Never waits for an output.
+    /// Hands the lines to the writers, once per tick of the event loop. Never waits for an output.
     pub fn flush(&mut self) {
         self.audit.flush();
         if self.unauthenticated.has_refused() {
@@ -82,7 +82,7 @@ impl AccessLog {
             return;
         }
         self.report_left_out(since_1970);
-        // Anybody can cause these, so none of them, whatever the status, may fill the disk.
+        // Anybody can cause these, so they must not fill the disk, whatever their status.
         if !record.is_authenticated && self.unauthenticated.admit(since_1970.as_secs()).is_none() {
             return;
         }
@@ -101,13 +101,13 @@ impl AccessLog {
         }
     }
 
-    /// Whether a call that is answered with that HTTP status gets a line.
+    /// Returns whether a call that is answered with this HTTP status gets a line.
     #[must_use]
     pub fn is_enabled_for(&self, status: u16) -> bool {
         self.level.as_ref().is_some_and(|least_severe| level(status) <= least_severe.get())
     }
 
-    /// Says how many lines the last second lacks, once it is over.
+    /// Logs how many lines were left out in the last second, once it is over.
     fn report_left_out(&mut self, since_1970: Duration) {
         let left_out = self.unauthenticated.take_refused(since_1970.as_secs());
         if left_out > 0 {

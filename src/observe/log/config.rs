@@ -1,4 +1,4 @@
-//! `[tracing]`: where the log goes and what is in it.
+//! The configuration of the log.
 
 use std::path::PathBuf;
 
@@ -7,9 +7,9 @@ use crate::observe::line::LogFormat;
 /// `[tracing]`
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// Lines go to standard output.
+    /// Write to standard output.
     pub stdout: bool,
-    /// Lines go to a rotating file.
+    /// Write to a rotating file.
     pub file: Option<LogFile>,
     /// The least severe level that is logged.
     pub level: tracing::Level,
@@ -20,23 +20,23 @@ pub struct LogConfig {
 /// `[tracing] directory`, `file_prefix`, `rotation_kind`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFile {
-    /// Made if it is missing.
+    /// Directory of the files; created if it is missing.
     pub directory: PathBuf,
-    /// The name begins with this; the time follows.
+    /// Beginning of the file name; the time follows.
     pub prefix: String,
-    /// When a new file begins.
+    /// Interval at which a new file begins.
     pub rotation: Rotation,
 }
 
 /// `[tracing] rotation_kind`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotation {
-    /// Each minute
+    /// Every minute
     Minutely,
-    /// Each hour
+    /// Every hour
     Hourly,
-    /// Each day
+    /// Every day
     Daily,
-    /// One file for good
+    /// Never: one file for good
     Never,
 }

@@ -1,7 +1,7 @@
-//! tracing's events, in the same form as the access log's lines.
+//! tracing's events, in the same format as the access log's lines.
 //!
-//! Strings in events may come from a peer or an HSM too, and `tracing-subscriber`'s own formats
-//! let a line break in a `%value` through. Spans are not shown: nothing here opens any.
+//! `tracing-subscriber`'s own formats cannot be used: they let a line break in a `%value` through,
+//! and strings in events may come from a peer or an HSM. Spans are not shown, as none are opened.
 
 use std::fmt::{Debug, Write as _};
 
@@ -14,7 +14,7 @@ use super::outputs::Outputs;
 use crate::observe::line::{Line, LogFormat};
 use crate::observe::timestamp::{Rfc3339, since_1970};
 
-/// Hands each event to the outputs.
+/// Passes each event to the outputs.
 pub(super) struct EventLayer {
     outputs: Outputs,
     format: LogFormat,
@@ -43,7 +43,7 @@ impl<S: Subscriber> Layer<S> for EventLayer {
     }
 }
 
-/// The name tracing's macros give to the text of an event.
+/// Name of the field that holds an event's text in tracing's macros.
 const MESSAGE: &str = "message";
 
 struct Message(String);
@@ -51,7 +51,7 @@ struct Message(String);
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         if field.name() == MESSAGE {
-            // Writing into a String cannot fail; a Debug that does leaves what it wrote.
+            // Writing into a String cannot fail. A Debug that fails leaves what it has written.
             let _ = write!(self.0, "{value:?}");
         }
     }
@@ -116,7 +116,7 @@ mod tests {
         tracing::error!("x\n1994-11-06T08:49:37.123456Z INFO forged\u{1b}[2J");
     }
 
-    /// The form of events as text; a line break in a value or in the message stays inside.
+    /// Events as text: a line break in a value or in the message does not end the line.
     #[test]
     fn text() {
         let text = logged(LogFormat::Text, some_events);
@@ -133,7 +133,7 @@ mod tests {
         );
     }
 
-    /// The same as JSON.
+    /// Events as JSON.
     #[test]
     fn json() {
         let text = logged(LogFormat::Json, some_events);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tracing::Level;
 
-/// The least severe level that is logged, as all access logs see it.
+/// The least severe level that is logged, shared by all access logs.
 #[derive(Debug)]
 pub(super) struct SharedLevel(AtomicU8);
 
@@ -18,12 +18,12 @@ impl SharedLevel {
     }
 
     pub(super) fn set(&self, level: Level) {
-        let place = (0..).zip(LEVELS).find_map(|(place, known)| (known == level).then_some(place));
-        self.0.store(place.unwrap_or_default(), Ordering::Relaxed);
+        let index = (0..).zip(LEVELS).find_map(|(index, known)| (known == level).then_some(index));
+        self.0.store(index.unwrap_or_default(), Ordering::Relaxed);
     }
 
     pub(super) fn get(&self) -> Level {
-        let place = usize::from(self.0.load(Ordering::Relaxed));
-        LEVELS.get(place).copied().unwrap_or(Level::ERROR)
+        let index = usize::from(self.0.load(Ordering::Relaxed));
+        LEVELS.get(index).copied().unwrap_or(Level::ERROR)
     }
 }

@@ -1,4 +1,4 @@
-//! The log: standard output, a rotating file, or both.
+//! The log, on standard output, in a rotating file, or both.
 
 pub mod access_log;
 mod config;
@@ -36,16 +36,16 @@ use crate::limits::{LOG_STOP_TIMEOUT, MAX_LOG_BACKLOG_BYTES};
 pub struct Log {
     outputs: Outputs,
     level: Arc<SharedLevel>,
-    /// tracing's own, if its events go here.
+    /// The level filter of tracing, if its events go here.
     filter: Mutex<Option<reload::Handle<LevelFilter, Registry>>>,
     format: LogFormat,
 }
 
-/// Starts the log and has tracing's events go there.
+/// Starts the log and sends tracing's events to it.
 ///
 /// # Errors
-/// The directory or the file can't be made or written (the error names it), no thread can be
-/// had, or the process has a tracing subscriber already.
+/// The directory or the file cannot be created or written (the error names it), the system has no
+/// room for another thread, or the process already has a tracing subscriber.
 pub fn start(config: &LogConfig) -> io::Result<Log> {
     let log = Log::open(config)?;
     let (filter, handle) = reload::Layer::new(LevelFilter::from_level(config.level));
@@ -56,7 +56,7 @@ pub fn start(config: &LogConfig) -> io::Result<Log> {
 }
 
 impl Log {
-    /// Starts the writers.
+    /// Opens the outputs and starts their writers.
     fn open(config: &LogConfig) -> io::Result<Self> {
         let mut outputs = Vec::new();
         if let Some(file) = &config.file {
@@ -65,7 +65,7 @@ impl Log {
             outputs.push(Output::start("file", sink, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
         if config.stdout {
-            // Not through std's handle: its lock would be held while the output is stuck.
+            // Not through std's handle: a stuck output would hold its lock.
             let sink = Sink::of(File::from(io::stdout().as_fd().try_clone_to_owned()?));
             outputs.push(Output::start("stdout", sink, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
@@ -81,46 +81,46 @@ impl Log {
         EventLayer::new(self.outputs.clone(), self.format)
     }
 
-    /// An access log, for one event loop.
+    /// Creates the access log of one event loop.
     #[must_use]
     pub fn access_log(&self) -> AccessLog {
         AccessLog::new(self.outputs.clone(), Arc::clone(&self.level), self.format)
     }
 
-    /// Logs from that level on, on all threads.
+    /// Sets the least severe level that is logged, for all threads.
     pub fn set_level(&self, level: Level) {
         self.level.set(level);
         if let Some(filter) = &*self.filter.lock()
-            // It fails when the subscriber is gone, and with it all events.
+            // This fails only if the subscriber is gone, and with it all events.
             && let Err(error) = filter.modify(|filter| *filter = LevelFilter::from_level(level))
         {
-            tracing::error!(%error, "the log's level stays as it was");
+            tracing::error!(%error, "the log's level cannot be changed");
         }
     }
 
-    /// Has files be opened anew, by their names, before the next lines are written: another
-    /// program has moved them away (logrotate). Does not wait for it.
+    /// Opens files by name again before the next lines are written, since another program has
+    /// moved them away (logrotate(8)). Does not wait until that is done.
     pub fn reopen(&self) {
         for output in self.outputs.iter() {
             output.reopen();
         }
     }
 
-    /// Lines that were not written since the start, because an output was too slow or failed;
-    /// the sum over the outputs.
+    /// Number of lines lost since the start because an output was too slow or failed; the sum over
+    /// all outputs.
     #[must_use]
     pub fn dropped_lines(&self) -> u64 {
         self.lost_lines().dropped_lines()
     }
 
-    /// What tells of lost lines, for whoever watches.
+    /// Returns a handle to the number of lost lines.
     #[must_use]
     pub fn lost_lines(&self) -> LostLines {
         LostLines::of(self.outputs.clone())
     }
 
-    /// Writes what waits, for [`LOG_STOP_TIMEOUT`] at the most, and ends the writers. Whether all
-    /// of them came to their end.
+    /// Writes the lines that wait, for at most [`LOG_STOP_TIMEOUT`], and ends the writers. Returns
+    /// whether all of them have ended.
     pub fn stop(&self) -> bool {
         let deadline = Instant::now() + LOG_STOP_TIMEOUT;
         for output in self.outputs.iter() {

@@ -128,11 +128,13 @@ impl Writer {
         match self.sink.reopen() {
             Ok(is_reopened) => self.is_mid_line &= !is_reopened,
             // This very writer writes the event, as any other.
-            Err(error) => tracing::error!(%error, output = self.name, "it cannot be opened anew"),
+            Err(error) => {
+                tracing::error!(%error, output = self.name, "the log file cannot be reopened")
+            }
         }
     }
 
-    /// Writes lines; those that the output refuses are counted as dropped.
+    /// Writes lines, and counts those that the sink refuses as dropped.
     fn write(&mut self, lines: &[u8]) {
         let refused = lines.get(self.write_lines(lines)..).unwrap_or_default();
         if !refused.is_empty() {
@@ -140,7 +142,7 @@ impl Writer {
         }
     }
 
-    /// Writes lines, beginning on a new one. How many bytes the output took.
+    /// Writes lines, starting on a new line. Returns the number of bytes written.
     fn write_lines(&mut self, lines: &[u8]) -> usize {
         if self.is_mid_line {
             if self.write_some(b"\n") == 0 {
@@ -153,18 +155,18 @@ impl Writer {
         written
     }
 
-    /// How many bytes the output took before it failed.
+    /// Writes until the sink fails. Returns the number of bytes written.
     fn write_some(&mut self, bytes: &[u8]) -> usize {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            // The file's appender prints to stderr what it can't do, and printing panics where
-            // stderr is gone. The log goes on.
+            // The file's appender prints its errors to stderr, and printing panics if stderr is
+            // gone. That must not end the log.
             let result = catch_unwind(AssertUnwindSafe(|| self.sink.write(rest)));
             match result.unwrap_or_else(|_| Err(io::Error::other("panicked"))) {
                 Ok(0) => break,
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Somebody who shares the terminal or pipe has made it non-blocking.
+                // Another process that shares the terminal or pipe has made it non-blocking.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     thread::sleep(LOG_WRITE_INTERVAL);
                 }
@@ -174,7 +176,7 @@ impl Writer {
         written
     }
 
-    /// Says in the log itself how much of it is missing.
+    /// Logs how many lines the log lacks.
     fn announce_dropped(&mut self) {
         let dropped = self.output.dropped_lines();
         if dropped == self.announced {

@@ -1,10 +1,10 @@
-//! The outputs of the log, and how many lines they lost.
+//! The outputs of the log, and the number of lines they lost.
 
 use std::sync::Arc;
 
 use super::output::Output;
 
-/// Where lines go: up to two outputs.
+/// Up to two outputs, which get the same lines.
 #[derive(Clone)]
 pub(super) struct Outputs(Arc<[Arc<Output>]>);
 
@@ -17,12 +17,12 @@ impl Outputs {
         self.0.iter()
     }
 
-    /// None.
+    /// No outputs.
     pub(super) fn none() -> Self {
         Self(Arc::new([]))
     }
 
-    /// Hands whole lines over.
+    /// Adds whole lines to each output.
     pub(super) fn push(&self, lines: &[u8]) {
         for output in self.0.iter() {
             output.push(lines);
@@ -30,7 +30,7 @@ impl Outputs {
     }
 }
 
-/// A look at a log's lost lines.
+/// A handle to a log's number of lost lines.
 #[derive(Clone)]
 pub struct LostLines(Outputs);
 
@@ -39,7 +39,7 @@ impl LostLines {
         Self(outputs)
     }
 
-    /// As [`super::Log::dropped_lines`].
+    /// See [`super::Log::dropped_lines`].
     #[must_use]
     pub fn dropped_lines(&self) -> u64 {
         self.0.iter().map(|output| output.dropped_lines()).sum()

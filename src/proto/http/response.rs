@@ -1,8 +1,10 @@
 //! The response head (RFC 9112, 4).
 
+use bytes::BufMut as _;
+
 use crate::decimal::push_decimal;
 
-/// What precedes the body of an answer.
+/// The head of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseHead<'a> {
     /// Status code.
@@ -11,7 +13,7 @@ pub struct ResponseHead<'a> {
     pub content_type: &'a str,
     /// Content-Length
     pub content_length: usize,
-    /// Date, as RFC 9110 has it.
+    /// Date in the form of RFC 9110.
     pub date: &'a [u8],
     /// The connection ends after this answer.
     pub close: bool,
@@ -21,30 +23,30 @@ pub struct ResponseHead<'a> {
     pub allow: Option<&'a str>,
 }
 
-/// What a peer waits for that sent `Expect: 100-continue`.
+/// The answer to `Expect: 100-continue`.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl ResponseHead<'_> {
-    /// Appends the head, empty line included.
+    /// Appends the head, including the empty line.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(status_line(self.status).as_bytes());
-        out.extend_from_slice(b"\r\nDate: ");
-        out.extend_from_slice(self.date);
-        out.extend_from_slice(b"\r\nContent-Type: ");
-        out.extend_from_slice(self.content_type.as_bytes());
-        out.extend_from_slice(b"\r\nContent-Length: ");
+        out.put_slice(b"HTTP/1.1 ");
+        out.put_slice(status_line(self.status).as_bytes());
+        out.put_slice(b"\r\nDate: ");
+        out.put_slice(self.date);
+        out.put_slice(b"\r\nContent-Type: ");
+        out.put_slice(self.content_type.as_bytes());
+        out.put_slice(b"\r\nContent-Length: ");
         push_decimal(out, self.content_length as u64);
         if let Some(allow) = self.allow {
-            out.extend_from_slice(b"\r\nAllow: ");
-            out.extend_from_slice(allow.as_bytes());
+            out.put_slice(b"\r\nAllow: ");
+            out.put_slice(allow.as_bytes());
         }
         if self.close {
-            out.extend_from_slice(b"\r\nConnection: close");
+            out.put_slice(b"\r\nConnection: close");
         } else if self.announce_keep_alive {
-            out.extend_from_slice(b"\r\nConnection: keep-alive");
+            out.put_slice(b"\r\nConnection: keep-alive");
         }
-        out.extend_from_slice(b"\r\n\r\n");
+        out.put_slice(b"\r\n\r\n");
     }
 }
 

@@ -1,15 +1,13 @@
-//! Bytes on their way out: written at once as far as the socket takes them, kept for the rest.
+//! Sending: bytes are written at once as far as the socket takes them, and the rest is kept.
 
 use std::io::{self, ErrorKind, Write as _};
-
-use zeroize::Zeroize as _;
 
 use super::{Peer, PeerError};
 use crate::server::loop_context::LoopContext;
 use crate::server::tls::Outgoing;
 
 impl Peer {
-    /// Sends [`crate::proto::LoopState::out`]; what the socket does not take stays pending.
+    /// Sends [`crate::proto::LoopState::out`]; bytes that the socket does not take are kept.
     pub(super) fn send(&mut self, context: &mut LoopContext) -> Result<(), PeerError> {
         let LoopContext { loop_state, outgoing, .. } = context;
         match &mut self.tls {
@@ -28,9 +26,9 @@ impl Peer {
         written
     }
 
-    /// Writes behind whatever is pending.
+    /// Writes behind any unsent bytes.
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        if self.pending.is_empty() {
+        if self.unsent.is_empty() {
             while !bytes.is_empty() {
                 match self.stream.write(bytes) {
                     Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -41,27 +39,21 @@ impl Peer {
                 }
             }
         }
-        self.pending.extend_from_slice(bytes);
+        self.unsent.append(bytes);
         Ok(())
     }
 
-    /// Whether nothing is pending any more.
+    /// Writes unsent bytes, and returns whether all of them are gone.
     pub(super) fn flush(&mut self) -> io::Result<bool> {
-        while let Some(bytes) = self.pending.get(self.pending_from..)
-            && !bytes.is_empty()
-        {
-            match self.stream.write(bytes) {
+        while !self.unsent.is_empty() {
+            match self.stream.write(self.unsent.as_slice()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.pending_from += count,
+                Ok(count) => self.unsent.advance(count),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        // A slow reader's memory is not kept for its next answer.
-        self.pending.zeroize();
-        self.pending = Vec::new();
-        self.pending_from = 0;
         Ok(true)
     }
 }
