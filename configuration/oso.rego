@@ -1,15 +1,15 @@
-# The policy that the sample proxy ships for Oso (configuration/oso.polar), in Rego: each rule of
-# it is one rule here. To go on with it:
+# The sample proxy's policy for Oso (configuration/oso.polar), in Rego: each of its rules is one
+# rule here. To keep using it:
 #
 #   [security]
 #   secondary_auth = "Rego"
 #   [security.rego]
 #   policy_file = "configuration/oso.rego"
 #
-# What was not said there is not said here: GenerateDataKey, ReEncrypt and CreateKey are denied,
-# and so are calls for AWS services other than EBS. policy.rego is a better model for new rules.
-# The sample's rule for "health" has no place here: the XKS specification exempts that call from
-# secondary authorization.
+# Nothing is added to it: GenerateDataKey, ReEncrypt and CreateKey are denied, and so are calls for
+# AWS services other than EBS. policy.rego is a better example for new rules. The sample's rule
+# for "health" is left out, because the XKS specification exempts that call from secondary
+# authorization.
 package xks
 
 default allow := false
