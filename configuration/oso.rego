@@ -37,8 +37,8 @@ decided_by contains "oso-metadata" if {
 	input.kmsOperation == "DescribeKey"
 }
 
-# In Oso `x = nil` is true of a member that is absent: here `not x`.
+# In Oso, `x = nil` is true if the member is missing; here this is `not x`.
 via_service_fits if not input.kmsViaService
 
-# `"ebs" in x`, where x is an optional string, compares with the string, if there is one.
+# `"ebs" in x` compares with the optional string x, if there is one.
 via_service_fits if input.kmsViaService == "ebs"
