@@ -143,9 +143,9 @@ fn what_cannot_start() {
     let mut fails = |why: &str| {
         failures += 1;
         proxy.signal("USR2");
-        proxy.wait_for_lines("upgrade: it failed", failures);
+        proxy.wait_for_lines("upgrade failed", failures);
         let log = proxy.0.log();
-        let line = log.lines().rfind(|line| line.contains("upgrade: it failed")).unwrap();
+        let line = log.lines().rfind(|line| line.contains("upgrade failed")).unwrap();
         assert!(line.contains(why), "{line}");
         client.send(&mut kept, "health", xks::health().to_string().as_bytes());
         let answer = kept.receive().unwrap();
