@@ -1,8 +1,8 @@
-//! What a line of the audit log costs: `cargo bench --bench audit`.
+//! Costs of an audit log line: `cargo bench --bench audit`.
 //!
 //! `trail` is the event loop's part: reservation, formatting, hand-over. `chain` is what the
-//! writer's thread adds: the code, and the next key. `whole` is a line from the loop to a file,
-//! all threads together.
+//! writer's thread adds: the code, and the next key. `whole` is a line from the loop to a file, all
+//! threads together.
 #![expect(clippy::expect_used, reason = "a bench may")]
 
 use std::hint::black_box;
@@ -73,7 +73,7 @@ fn audit(criterion: &mut Criterion) {
             let mut spent = Duration::ZERO;
             let mut left = iterations;
             while left > 0 {
-                // No more than the queue holds, and not while the writer works beside it.
+                // No more than the queue holds, and not while the writer is working.
                 let count = left.min(2_000);
                 left -= count;
                 let start = Instant::now();

@@ -1,12 +1,12 @@
-//! How many instructions each stage takes, counted under callgrind and held to the baselines in
+//! Instruction counts of each stage under callgrind, compared with the baselines in
 //! `perf/instructions.toml`: `cargo bench --bench instructions`.
 //!
-//! Instructions do not depend on what else the machine does, so a count that grows by more than
-//! 5 % is a change of the code. SHA-256's compression function is left out: a processor with SHA
-//! instructions, which callgrind does not know, does it in a small part of the time.
+//! Instructions do not depend on the machine's other load, so a count that grows by more than 5 %
+//! is a change of the code. SHA-256's compression function is left out: a processor with SHA
+//! instructions, which callgrind does not know, runs it in a small part of the time.
 //!
-//! `-- --write` writes the baselines anew; `-- --profile STAGE` keeps callgrind's output file for
-//! `callgrind_annotate` and says where it is.
+//! `-- --write` rewrites the baselines; `-- --profile STAGE` keeps callgrind's output file for
+//! `callgrind_annotate` and prints its path.
 #![expect(clippy::expect_used, clippy::panic, reason = "a bench may")]
 
 mod common;
@@ -18,13 +18,13 @@ use std::process::{Command, ExitCode};
 /// The stages that a decrypt request goes through.
 const DECRYPT: [&str; 5] =
     ["http_head", "sigv4_verify", "json_decrypt", "encode_decrypted", "response_head"];
-/// What they may take together.
+/// Limit on their sum.
 const MAX_DECRYPT_INSTRUCTIONS: u64 = 15_000;
-/// Runs of a stage before counting begins, and while it goes on.
+/// Number of runs of a stage before counting begins, and while counting.
 const RUNS: u64 = 100;
-/// A count may be so much above its baseline, in percent.
+/// Percentage by which a count may exceed its baseline.
 const TOLERANCE_PERCENT: u64 = 5;
-/// The environment variable that names the one stage to run, under callgrind.
+/// Environment variable that names the one stage to run under callgrind.
 const STAGE_VARIABLE: &str = "INSTRUCTIONS_STAGE";
 
 fn main() -> ExitCode {
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     compare(&baselines_path, &counts)
 }
 
-/// One stage, under callgrind.
+/// Runs one stage under callgrind.
 fn run_stage(name: &str) -> ExitCode {
     let (_, mut stage) = common::stages()
         .into_iter()
@@ -73,11 +73,11 @@ fn run_stage(name: &str) -> ExitCode {
 #[inline(never)]
 fn counted_by_callgrind(stage: &mut dyn FnMut()) {
     stage();
-    // Without something behind the call it becomes a jump, and there is no return to see.
+    // Without anything after it, the call would become a jump, and no return would be seen.
     std::hint::black_box(());
 }
 
-/// Runs this program for one stage under callgrind; the path of callgrind's output.
+/// Runs this program for one stage under callgrind, and returns the path of its output.
 fn callgrind(stage: &str) -> PathBuf {
     let output = std::env::temp_dir().join(format!("callgrind.{}.{stage}", std::process::id()));
     let status = Command::new("valgrind")
@@ -91,8 +91,8 @@ fn callgrind(stage: &str) -> PathBuf {
     output
 }
 
-/// Instructions of one run, from callgrind's output: each function's own ("self cost"), less
-/// those of SHA-256's compression function.
+/// Returns the instructions of one run from callgrind's output: each function's own ("self cost")
+/// without those of SHA-256's compression function.
 fn count(output: &Path) -> u64 {
     let text = std::fs::read_to_string(output).expect("callgrind's output");
     let mut names: BTreeMap<&str, &str> = BTreeMap::new();
@@ -144,7 +144,7 @@ fn compare(path: &Path, counts: &BTreeMap<&str, u64>) -> ExitCode {
                 (baseline.to_string(), "FAILED: more than 5 % above")
             }
             Some(baseline) if count * (100 + TOLERANCE_PERCENT) < baseline * 100 => {
-                (baseline.to_string(), "better: write the baselines anew")
+                (baseline.to_string(), "better: rewrite the baselines")
             }
             Some(baseline) => (baseline.to_string(), ""),
         };
@@ -152,7 +152,7 @@ fn compare(path: &Path, counts: &BTreeMap<&str, u64>) -> ExitCode {
         println!("{name:24} {count:>12} {baseline:>12} {verdict}");
     }
     let decrypt: u64 = DECRYPT.iter().map(|stage| counts[stage]).sum();
-    println!("{} = {decrypt}, of {MAX_DECRYPT_INSTRUCTIONS} at the most", DECRYPT.join(" + "));
+    println!("{} = {decrypt}, limit {MAX_DECRYPT_INSTRUCTIONS}", DECRYPT.join(" + "));
     has_failed |= decrypt > MAX_DECRYPT_INSTRUCTIONS;
     if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

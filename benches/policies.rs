@@ -1,5 +1,5 @@
-//! How long policies take: `cargo bench --bench policies`. Each call is evaluated; then the same
-//! with decisions remembered, as event loops do it.
+//! Time that policies take: `cargo bench --bench policies`. Each call is evaluated, then answered
+//! from remembered decisions as in an event loop.
 #![expect(clippy::expect_used, clippy::panic, reason = "a bench may")]
 
 use std::hint::black_box;
@@ -10,7 +10,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use xks_proxy::policy::decisions::Decisions;
 use xks_proxy::policy::{Action, Attributes, Language, Policy};
 
-/// Permitted by `policy.*` with all of its forbidding rules looked at, and by `oso.*`.
+/// A call that `policy.*` permits after all of its forbidding rules, and that `oso.*` permits.
 const CALL: Attributes<'static> = Attributes {
     action: Action::Decrypt,
     store: "/example/uri/path/prefix",

@@ -1,4 +1,4 @@
-//! How long each stage takes: `cargo bench --bench stages`.
+//! Time that each stage takes: `cargo bench --bench stages`.
 #![expect(clippy::expect_used, clippy::panic, reason = "a bench may")]
 
 mod common;

@@ -1,17 +1,17 @@
-//! What must hold of everything that is answered.
+//! Properties of all answers.
 
 use crate::rig::wire;
 
-/// An answer's head and an error's body, at the most.
+/// Upper bound of an answer's head and an error's body.
 const ANSWER_BYTES: usize = 1024;
 /// The shortest request that is answered and does not end its connection.
 const REQUEST_BYTES: usize = 16;
 
-/// `answers` is all that came back for `sent`.
+/// Checks `answers`, everything that came back for `sent`.
 pub fn check(answers: &[u8], sent: &[u8]) {
     let requests = sent.len() / REQUEST_BYTES + 1;
     assert!(answers.len() <= requests * ANSWER_BYTES + 2 * sent.len(), "the answers are bounded");
-    // Answers to HEAD have no body, which only the asker can know.
+    // Answers to HEAD have no body, which only the requester knows.
     if sent.windows(5).any(|method| method == b"HEAD ") {
         return;
     }

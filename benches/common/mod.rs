@@ -1,4 +1,4 @@
-//! What is measured, stage by stage, on requests as KMS sends them.
+//! The measured stages, on requests as KMS sends them.
 
 #[allow(dead_code, reason = "its tests use more of it")]
 #[path = "../../tests/proto/rig/mod.rs"]
@@ -21,7 +21,7 @@ use xks_proxy::proto::{Connection, Listener, Step};
 use rig::signer::Unsigned;
 use rig::{KEY, NOON, PREFIX, Rig, service};
 
-/// A stage's name, and the stage; each call of it does the same work.
+/// A stage's name, and the stage; each call does the same work.
 pub type Stage = (&'static str, Box<dyn FnMut()>);
 
 /// A data key, as GenerateDataKey and Decrypt have it.
@@ -115,7 +115,7 @@ fn sigv4_verify() -> Box<dyn FnMut()> {
     let service = service();
     let mut keys = SigningKeys::new(service.credentials());
     let end = find_end(&request, 0).expect("a whole head");
-    // The head is parsed once: that is another stage.
+    // The head is parsed once: parsing is another stage.
     let request: &'static [u8] = request.leak();
     let slots = Box::leak(Box::new(header_slots()));
     let head = parse(&request[..end], slots).expect("a good head");
@@ -192,7 +192,7 @@ fn response_head() -> Box<dyn FnMut()> {
     })
 }
 
-/// Bytes, job, completion, bytes; on one connection that stays.
+/// A whole request on a connection that stays open: bytes, job, completion, bytes.
 fn whole(request: Vec<u8>) -> Box<dyn FnMut()> {
     let rig = Rig::new(service());
     let (mut loop_state, snapshot, attributes) = (rig.loop_state, rig.snapshot, rig.hsm.attributes);
@@ -218,7 +218,7 @@ fn whole(request: Vec<u8>) -> Box<dyn FnMut()> {
     })
 }
 
-/// What an HSM of no cost answers.
+/// The answer of an HSM that costs nothing.
 fn done(mut job: Job, attributes: KeyAttributes) -> Completion {
     job.output.extend_from_slice(&DATA_KEY);
     let success = match job.request.operation {

@@ -1,7 +1,7 @@
-//! A connection's life in any order: bytes, time, completions, refusals, the end. No panic, no
-//! lost connection, well-formed answers.
+//! A connection's life in any order: bytes, time, completions, refusals, the end. There is no panic
+//! and no lost connection, and answers are well-formed.
 //!
-//! Each operation is a byte, with its operands behind it.
+//! Each operation is a byte followed by its operands.
 #![no_main]
 
 #[path = "../answers.rs"]
@@ -67,7 +67,7 @@ fuzz_target!(|data: &[u8]| {
             _ => {}
         }
         answered.append(&mut rig.answers);
-        assert!(rig.jobs.len() <= data.len(), "a job for each request at the most");
+        assert!(rig.jobs.len() <= data.len(), "at most one job per request");
     }
     // Whatever happened, a connection that is left alone ends.
     rig.hold_answers = false;

@@ -1,4 +1,4 @@
-//! Request heads: what is accepted has one reading, wherever it was cut.
+//! Request heads: an accepted head has one reading, wherever it was cut.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

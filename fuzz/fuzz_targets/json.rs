@@ -1,6 +1,6 @@
-//! Bodies: our decoder takes what serde_json takes, with the same values, and nothing else.
+//! Bodies: our decoder accepts what serde_json accepts, with the same values, and nothing else.
 //!
-//! The first byte chooses the call.
+//! The first byte selects the call.
 #![no_main]
 
 #[path = "../../tests/proto/json_model.rs"]
@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
     let [call, body @ ..] = data else { return };
     let call = [Call::Metadata, Call::Health, Call::Encrypt, Call::Decrypt][usize::from(call % 4)];
     let seen = json_model::decode(&mut Decoder::default(), call, body);
-    // serde_json stops at 128 levels of nesting, we at 1,024.
+    // serde_json stops at 128 levels of nesting, our decoder at 1,024.
     let depth = body.iter().filter(|byte| b"[{".contains(byte)).count();
     if depth < 120 {
         assert_eq!(seen, json_model::model(call, body));

@@ -1,5 +1,5 @@
-//! PROXY protocol headers: wherever they are cut they have one reading, and what follows them is
-//! left alone.
+//! PROXY protocol headers: they have one reading wherever they are cut, and the bytes after them
+//! are untouched.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
         match (parse(piece), whole) {
             (Ok(None), _) => {}
             (Ok(Some(header)), whole) => assert_eq!(Ok(Some(header)), whole),
-            // A piece may be refused for what the whole is refused for; a text header shows its
+            // A piece may be refused for the same reason as the whole; a text header shows its
             // version only when there is enough of it.
             (Err(_), whole) => assert!(whole.is_err()),
         }

@@ -1,6 +1,6 @@
 //! Settings files: loading ends with settings or with a mistake, and no message shows a secret.
 //!
-//! The first byte chooses how the PIN is then spoilt.
+//! The first byte selects how the PIN is then damaged.
 #![no_main]
 
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use xks_proxy::settings::{Finding, PKCS11_HSM_MODULE, Severity, load};
 
-/// What the seeds have for a PIN.
+/// The PIN of the seeds.
 const PLACEHOLDER: &str = "\"PIN\"";
 const SECRET: &str = "hush-4711-hush";
 
@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     let [way, text @ ..] = data else { return };
     loaded(text);
     let Ok(text) = std::str::from_utf8(text) else { return };
-    // Where it is anything but the PIN, a message may well show it.
+    // If it is anything but the PIN, a message may show it.
     let Ok(table) = text.parse::<toml::Table>() else { return };
     let pin = table.get("pkcs11").and_then(|section| section.get("user_pin"));
     if pin.and_then(|pin| pin.as_str()) != Some("PIN") || text.matches(PLACEHOLDER).count() != 1 {
@@ -46,7 +46,7 @@ fuzz_target!(|data: &[u8]| {
 fn loaded(text: &[u8]) -> Vec<Finding> {
     let path = DIRECTORY.path().join("settings.toml");
     fs::write(&path, text).expect("a file");
-    // A file that is there, in place of a module.
+    // An existing file in place of a module.
     let module = std::env::current_exe().expect("our own path");
     let environment =
         |name: &str| (name == PKCS11_HSM_MODULE).then(|| OsString::from(module.as_os_str()));

@@ -1,4 +1,4 @@
-//! Signatures: no panic on any head and body, and nothing is accepted but what was signed.
+//! Signatures: there is no panic on any head and body, and only signed requests are accepted.
 #![no_main]
 
 #[allow(dead_code)]
@@ -10,7 +10,7 @@ use xks_proxy::proto::http::request::{find_end, header_slots, parse};
 use xks_proxy::proto::sigv4::signing_key::SigningKeys;
 use xks_proxy::proto::sigv4::{canonical, verify};
 
-/// Paths of what has been signed with the rig's secret: the seeds.
+/// Paths of the seeds, which are signed with the rig's secret.
 const SIGNED: [&str; 4] =
     ["health", "keys/key-1/encrypt", "keys/key-1/decrypt", "keys/key-1/metadata"];
 
@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     let body = &data[end..];
     let verified = verify(&head, body, store.credentials(), service.scope(), &mut keys, rig::NOON);
     if verified.is_ok() {
-        // What has the same canonical form was signed as well.
+        // A request with the same canonical form was signed as well.
         let path = canonical::path(head.path);
         let path =
             path.strip_prefix(rig::PREFIX).and_then(|path| path.strip_prefix("/kms/xks/v1/"));

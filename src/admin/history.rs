@@ -1,4 +1,4 @@
-//! The last hour, for the status page: a sample every ten seconds, in memory that does not grow.
+//! Samples of the last hour for the status page, one every ten seconds, in bounded memory.
 
 use std::collections::VecDeque;
 use std::time::{Instant, SystemTime};
@@ -11,33 +11,33 @@ use crate::observe::metrics::labels::CallLabel;
 use crate::observe::metrics::process::Process;
 use crate::observe::timestamp::unix_secs;
 
-/// What happened within one interval, and how things stood at its end.
+/// Rates within one interval, and gauges at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Sample {
     pub(super) unix_secs: u64,
-    /// Requests a second that were answered with success.
+    /// Requests per second that succeeded.
     pub(super) ok: f64,
-    /// Requests a second that were refused, by the caller's fault.
+    /// Requests per second refused through the caller's fault.
     pub(super) refused: f64,
-    /// Requests a second that failed, by ours or the HSM's.
+    /// Requests per second failed through the proxy's or the HSM's fault.
     pub(super) failed: f64,
-    /// Milliseconds from first byte to answer, all calls but health. `None` without calls.
+    /// Milliseconds from first byte to answer, for all calls but health; `None` without calls.
     pub(super) p50_milli: Option<f64>,
     pub(super) p99_milli: Option<f64>,
     /// Milliseconds in the HSM.
     pub(super) hsm_p50_milli: Option<f64>,
     pub(super) hsm_p99_milli: Option<f64>,
-    /// Requests that wait, all tokens together.
+    /// Number of requests that wait, of all tokens.
     pub(super) queued: u64,
-    /// Sessions at work.
+    /// Number of busy sessions.
     pub(super) busy: u64,
-    /// Tokens that get requests.
+    /// Number of tokens in use.
     pub(super) tokens: u64,
-    /// Processors' worth of time spent.
+    /// Processor seconds per second.
     pub(super) cpus: f64,
 }
 
-/// The last samples, the oldest first.
+/// The last samples, oldest first.
 #[derive(Clone, Debug)]
 pub(super) struct History(VecDeque<Sample>);
 
@@ -60,7 +60,7 @@ impl History {
     }
 }
 
-/// Counters at one moment.
+/// Sums of counters at one moment.
 struct Totals {
     at: Instant,
     outcomes: Sums,
@@ -73,7 +73,7 @@ impl Totals {
     fn of(sources: &Sources) -> Self {
         let metrics = &sources.metrics;
         let (mut all, mut hsm) = (Snapshot::default(), Snapshot::default());
-        // Health calls take no time and would hide what the others take.
+        // Health calls are so fast that they would hide the durations of the others.
         for call in CallLabel::ALL.into_iter().filter(|call| *call != CallLabel::Health) {
             all.add(&durations_of(metrics, call, |durations| &durations.total));
             hsm.add(&durations_of(metrics, call, |durations| &durations.hsm));
@@ -88,7 +88,7 @@ impl Totals {
     }
 }
 
-/// Makes samples out of totals.
+/// Computes samples from the differences of totals.
 pub(super) struct Sampler {
     last: Totals,
 }
@@ -98,7 +98,7 @@ impl Sampler {
         Self { last: Totals::of(sources) }
     }
 
-    /// What has happened since the last one.
+    /// Returns a sample of the time since the last one.
     pub(super) fn sample(&mut self, sources: &Sources) -> Sample {
         let now = Totals::of(sources);
         let last = std::mem::replace(&mut self.last, now);
@@ -141,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// An hour and no more.
+    /// The history covers an hour and no more.
     #[test]
     fn the_history_is_bounded() {
         let mut history = History::default();
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!((times[0], times[HISTORY_SAMPLES - 1]), (720, 1079));
     }
 
-    /// A sample tells of its own interval, whatever came before.
+    /// A sample is about its own interval, whatever came before.
     #[test]
     fn a_sample_is_a_difference() {
         let at = Instant::now();

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 request and its answer over a blocking socket, within one time limit for all.
+//! One HTTP/1.1 request and its answer over a blocking socket, with one deadline for both.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::tls::{self, Acceptor, TlsStream};
 use crate::limits::{MAX_HEAD_BYTES, MAX_HEADERS};
 
-/// A request's head. Bodies are not read: no path here takes one.
+/// The head of a request. Bodies are not read, as no path takes one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct RequestHead {
     pub(super) method: String,
@@ -16,15 +16,15 @@ pub(super) struct RequestHead {
     pub(super) host: Option<String>,
 }
 
-/// An answer. The connection ends with it.
+/// An answer, which ends the connection.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
     content_type: &'static str,
-    /// Further header fields, each a whole line with its end.
+    /// Further header fields, each with its line end.
     fields: String,
     body: Vec<u8>,
-    /// The body is left out (RFC 9110, 9.3.2).
+    /// The request is HEAD, so the body is left out (RFC 9110, 9.3.2).
     pub(super) is_head: bool,
 }
 
@@ -47,7 +47,7 @@ impl Answer {
         answer
     }
 
-    /// Adds a header field. Neither part comes from a peer.
+    /// Adds a header field. Neither part may come from a peer.
     pub(super) fn field(&mut self, name: &str, value: &str) {
         self.fields.extend([name, ": ", value, "\r\n"]);
     }
@@ -81,7 +81,7 @@ impl Answer {
     }
 }
 
-/// A socket whose reads and writes all end at one time.
+/// A socket with one deadline for all reads and writes.
 struct DeadlineStream {
     stream: TcpStream,
     until: Instant,
@@ -140,7 +140,7 @@ enum Parsed {
 pub(super) struct HttpConnection(Stream);
 
 impl HttpConnection {
-    /// Over `stream`, until then.
+    /// Creates a connection over `stream` that lasts until then.
     pub(super) fn new(
         stream: TcpStream,
         until: Instant,
@@ -196,7 +196,7 @@ impl HttpConnection {
             }
         };
         socket.stream.shutdown(Shutdown::Write)?;
-        // Until the peer ends its side too: were unread bytes left, the kernel would reset the
+        // Read until the peer ends its side. With unread bytes left, the kernel would reset the
         // connection before the peer has read the answer (RFC 9112, 9.6).
         let mut rest = [0; 1024];
         let mut left = MAX_HEAD_BYTES;
@@ -231,8 +231,8 @@ fn parse(bytes: &[u8]) -> Parsed {
     })
 }
 
-/// Whether a Host field names this machine: `localhost`, or an address, which nobody can have
-/// resolve to another one.
+/// Returns whether a Host field names this machine: `localhost`, or an IP address, which DNS cannot
+/// redirect.
 pub(super) fn is_local(host: Option<&str>) -> bool {
     let Some(host) = host else { return true };
     let name = match host.strip_prefix('[') {
@@ -246,7 +246,7 @@ pub(super) fn is_local(host: Option<&str>) -> bool {
 mod tests {
     use super::*;
 
-    /// Heads come in pieces; what is no head is refused.
+    /// Heads may come in pieces; anything else is refused.
     #[test]
     fn heads() {
         let head = b"GET /status.json?x=1 HTTP/1.1\r\nHost: localhost:9443\r\n\r\n";
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(parse(many.as_bytes()), Parsed::Invalid);
     }
 
-    /// A name that somebody else's DNS answers for is not this machine.
+    /// A name from the DNS is not this machine, as others control it.
     #[test]
     fn local_hosts() {
         for host in ["localhost", "LOCALHOST:1", "127.0.0.1:9443", "[::1]:9443", "10.0.0.1"] {
@@ -276,7 +276,7 @@ mod tests {
         assert!(is_local(None));
     }
 
-    /// HEAD has the length and not the body.
+    /// The answer to HEAD has a length but no body.
     #[test]
     fn answers() {
         let mut answer = Answer::text(405, "no\n");

@@ -1,12 +1,12 @@
-//! For those who watch: metrics, probes and the status page, on a listener of their own.
+//! The admin listener: metrics, health endpoints and the status page.
 //!
-//! Its threads are its own too, blocking and few. They read counters that event loops and workers
-//! write without knowing of them, so that nothing here can hold up a call.
+//! It has a few blocking threads of its own. They only read counters that event loops and workers
+//! write, so that nothing here can delay a call.
 //!
 //! ```text
 //!  listener ──► threads: tls, http ──► /metrics  /livez  /readyz  /status  /status.json
 //!                                          ▲                                   ▲
-//!  observe::metrics, Hsm::stats, Log::loss ┴──── sampler, every 10 s ──► history (one hour)
+//!  observe::metrics, Hsm::stats, LostLines ┴──── sampler, every 10 s ──► history (one hour)
 //! ```
 
 mod history;
@@ -49,46 +49,46 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Binds the listener, if it is not `given`, bound already.
+    /// Binds the listener, unless a bound one is `given`.
     ///
     /// # Errors
-    /// For instance, another process listens there.
+    /// The address cannot be bound, for example because another process uses it.
     pub fn bind(settings: &settings::Admin, given: Option<TcpListener>) -> io::Result<Self> {
         let listener = given.map_or_else(|| TcpListener::bind(settings.address), Ok)?;
-        // Another process may accept what this one has been told of.
+        // Another process may accept the connection that this one was woken for.
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let tls = settings.tls.as_ref().map(|tls| Acceptor::new(Arc::clone(&tls.config)));
         Ok(Self { listener, address, tls })
     }
 
-    /// Where it listens.
+    /// Returns the address of the listener.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where its certificate can be replaced, if it speaks TLS.
+    /// Returns the handle to replace its certificate; `None` without TLS.
     #[must_use]
     pub fn acceptor(&self) -> Option<Acceptor> {
         self.tls.clone()
     }
 
-    /// A descriptor of the listening socket, for another process.
+    /// Duplicates the descriptor of the listening socket, for another process.
     ///
     /// # Errors
-    /// There are no more descriptors.
+    /// The process has no free descriptor.
     pub fn socket(&self) -> io::Result<OwnedFd> {
         self.listener.as_fd().try_clone_to_owned()
     }
 
-    /// Starts its threads, which run as long as the process.
+    /// Starts the threads, which run as long as the process.
     ///
     /// # Errors
     /// The system has no room for more threads or descriptors.
     pub fn start(self, sources: Sources) -> io::Result<()> {
-        // A page of another origin may have its own name resolve to this address (DNS rebinding),
-        // and what it would read is meant for this machine alone.
+        // A page of another origin may resolve its own name to this address (DNS rebinding), and read
+        // data that are meant for this machine only.
         let wants_local_host = self.address.ip().is_loopback() && self.tls.is_none();
         let handler = Arc::new(Handler {
             sources,
@@ -112,7 +112,7 @@ impl Admin {
     }
 }
 
-/// What the threads share.
+/// The state that the threads share.
 struct Handler {
     sources: Sources,
     history: Mutex<History>,
@@ -120,7 +120,7 @@ struct Handler {
     wants_local_host: bool,
 }
 
-/// Until another process accepts from the same socket.
+/// Accepts connections until another process has taken over.
 fn accept(listener: &TcpListener, tls: Option<&Acceptor>, handler: &Handler) {
     let Ok(interval) = Timespec::try_from(ADMIN_ACCEPT_POLL) else { return };
     while !handler.sources.lifecycle.is_handed_over() {
@@ -130,20 +130,20 @@ fn accept(listener: &TcpListener, tls: Option<&Acceptor>, handler: &Handler) {
         }
         match listener.accept() {
             Ok((stream, _)) => {
-                // A panic is counted and logged where all are; this thread goes on.
+                // The panic hook counts and logs a panic; this thread continues.
                 let _ = catch_unwind(AssertUnwindSafe(|| serve(stream, tls, handler)));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // No descriptor, for instance: asking again at once would only spin.
+            // For example, no free descriptor: retrying at once would only spin.
             Err(_) => thread::sleep(ADMIN_ACCEPT_PAUSE),
         }
     }
 }
 
-/// One request, then the end: who scrapes every few seconds can connect every few seconds.
+/// Answers one request. Clients that ask every few seconds can connect every few seconds.
 fn serve(stream: TcpStream, tls: Option<&Acceptor>, handler: &Handler) {
     let until = Instant::now() + ADMIN_REQUEST_TIMEOUT;
-    // What the peer does wrong is its own trouble.
+    // Errors are the peer's, and are not logged.
     let _ = HttpConnection::new(stream, until, tls).and_then(|mut connection| {
         let answer = match connection.receive() {
             Ok(request) => handler.answer(&request),

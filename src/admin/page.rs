@@ -1,4 +1,4 @@
-//! The status page: one file, of which the browser is told to run nothing else.
+//! The status page: one file, with a policy that forbids anything else.
 
 use sha2::{Digest as _, Sha256};
 
@@ -30,7 +30,7 @@ impl Page {
     }
 }
 
-/// The source of the page's one element of that name, as CSP level 3 (2.3.1) names it.
+/// Returns the CSP hash source (CSP level 3, 2.3.1) of the page's only element of that name.
 fn hash_of(element: &str) -> String {
     let text = HTML
         .split_once(&format!("<{element}>"))
@@ -43,7 +43,7 @@ fn hash_of(element: &str) -> String {
 mod tests {
     use super::*;
 
-    /// One script and one style, no attribute that the policy would forbid, nothing from
+    /// There is one script and one style, no attribute that the policy would forbid, and nothing from
     /// elsewhere.
     #[test]
     fn the_page_keeps_its_own_policy() {

@@ -12,24 +12,25 @@ use crate::observe::metrics::Metrics;
 use crate::server::lifecycle::Lifecycle;
 use crate::settings;
 
-/// What there is to be seen.
+/// The parts of the process that the listener shows.
 pub struct Sources {
-    /// What event loops count.
+    /// Counters of the event loops.
     pub metrics: Arc<Metrics>,
-    /// The tokens, replaced when the settings name others.
+    /// The HSM side; replaced when new settings name other tokens.
     pub hsm: Arc<ArcSwap<Hsm>>,
-    /// Whether the process drains.
+    /// State of the process: whether it is draining.
     pub lifecycle: Arc<Lifecycle>,
-    /// Lines that the log has lost.
+    /// Number of lines that the log has lost.
     pub lost_lines: LostLines,
     /// The audit log, if there is one.
     pub audit: Audit,
-    /// What the settings say, replaced with them.
+    /// Figures from the settings; replaced with them.
     pub service_info: Arc<ArcSwap<ServiceInfo>>,
 }
 
 impl Sources {
-    /// What `/readyz` says: a token works, calls can be written down, and nothing drains.
+    /// Returns whether `/readyz` is 200: a token works, calls can be audited, and the process is not
+    /// draining.
     pub(super) fn is_ready(&self) -> bool {
         self.hsm.load().health().can_serve()
             && self.audit.can_serve()
@@ -37,25 +38,25 @@ impl Sources {
     }
 }
 
-/// What the settings say, and where the process listens.
+/// Addresses of the process, and figures from its settings.
 #[derive(Clone, Debug)]
 pub struct ServiceInfo {
-    /// Where the XKS API is served.
+    /// Address of the XKS API.
     pub api: SocketAddr,
-    /// Whether it speaks TLS.
+    /// The API uses TLS.
     pub is_tls: bool,
-    /// Whether it wants client certificates.
+    /// The API requires client certificates.
     pub is_mtls: bool,
-    /// Where `/ping` is served.
+    /// Address of `/ping`.
     pub ping: SocketAddr,
-    /// Connections of the API at the most.
+    /// Limit of connections to the API.
     pub max_connections: usize,
-    /// A call's deadline, in milliseconds.
+    /// Deadline of a call, in milliseconds.
     pub request_deadline_milli: u64,
 }
 
 impl ServiceInfo {
-    /// The same addresses with what other settings say.
+    /// Returns the same addresses with the figures of other settings.
     #[must_use]
     pub fn with(&self, settings: &settings::Settings) -> Self {
         let tls = settings.tls.as_ref();

@@ -1,4 +1,4 @@
-//! `/status.json`: what the status page draws, and what a script may read.
+//! `/status.json`, for the status page and for scripts.
 
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ use crate::observe::metrics::reloads::ReloadState;
 use crate::observe::metrics::{Metrics, OutcomeCounts};
 use crate::observe::timestamp::unix_secs;
 
-/// Keys that the page lists.
+/// Number of keys that the page lists.
 const MAX_KEYS_SHOWN: usize = 20;
 
 #[derive(Serialize)]
@@ -63,20 +63,20 @@ struct Listeners {
     ping: String,
 }
 
-/// What became of the settings.
+/// The reloads of the settings.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SettingsStatus {
-    /// When those in use were taken up.
+    /// Time at which those in use were applied.
     loaded_unix_secs: u64,
-    /// Times that they were read again.
+    /// Number of reloads attempted.
     reload_tries: u64,
     reloads: u64,
-    /// When the last try ended; 0 if there was none.
+    /// Time at which the last attempt ended; 0 if there was none.
     tried_unix_secs: u64,
-    /// Why it was refused.
+    /// Reasons why it was refused; empty if it was not.
     refused: Vec<String>,
-    /// Members without effect until a restart.
+    /// Members of the settings without effect until a restart.
     needs_restart: Vec<String>,
 }
 
@@ -93,7 +93,7 @@ impl From<ReloadState> for SettingsStatus {
     }
 }
 
-/// All stores together.
+/// Requests to all stores.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Requests {
@@ -123,7 +123,7 @@ struct Certificate {
     not_after_unix_secs: i64,
 }
 
-/// A call's latency since the start.
+/// The latency of a call since the start.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Call {
@@ -143,7 +143,7 @@ struct Store {
     failed: u64,
     /// Requests by call.
     calls: Vec<(&'static str, u64)>,
-    /// Errors by name, those that came.
+    /// Errors by name, without those that have not occurred.
     errors: Vec<(&'static str, u64)>,
     credentials: Vec<CredentialStatus>,
 }
@@ -185,18 +185,18 @@ struct Token {
     keys_out_of_use: Vec<KeyOutOfUse>,
     keys_unproven: usize,
     keys_differing: usize,
-    /// Labels of those, up to [`MAX_KEYS_SHOWN`].
+    /// Labels of those keys, up to [`MAX_KEYS_SHOWN`].
     differing_keys: Vec<Box<str>>,
 }
 
-/// A key that the token does not serve, though it serves others.
+/// A key that is out of use on a token that serves others.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct KeyOutOfUse {
     label: String,
     direction: &'static str,
     reason: String,
-    /// `null` where its calls do not return.
+    /// `null` if its calls do not return.
     for_millis: Option<u64>,
 }
 
@@ -217,7 +217,7 @@ struct ProcessStatus {
     max_descriptors: u64,
 }
 
-/// The history by column, rounded: a tenth of the text that objects would take.
+/// The history by columns, rounded, which takes a tenth of the text of objects.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Columns {
@@ -448,7 +448,7 @@ fn columns(history: &History) -> Columns {
     columns
 }
 
-/// To a thousandth.
+/// Rounds to a thousandth.
 fn rounded(number: f64) -> f64 {
     (number * 1e3).round() / 1e3
 }

@@ -1,11 +1,11 @@
-//! Sums over event loops, stores and keys, which several pages show.
+//! Sums over event loops, stores and keys, for `/metrics` and the status page.
 
 use crate::limits::MAX_KEYS_IN_METRICS;
 use crate::observe::metrics::histogram::{Histogram, Snapshot};
 use crate::observe::metrics::labels::{CallLabel, Fault};
 use crate::observe::metrics::{Durations, Metrics, OutcomeCounts};
 
-/// Requests by who is to blame.
+/// Number of requests by whose fault their outcome is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
     pub(super) ok: u64,
@@ -24,7 +24,7 @@ impl Sums {
         }
     }
 
-    /// All stores', and those of requests that reached none.
+    /// Returns the sums of all stores, and of requests that reached none.
     pub(super) fn of(metrics: &Metrics) -> Self {
         let mut sums = Self::default();
         sums.add(&metrics.storeless());
@@ -35,7 +35,7 @@ impl Sums {
     }
 }
 
-/// One of a call's histograms, all event loops together.
+/// Returns one of a call's histograms, summed over all event loops.
 pub(super) fn durations_of(
     metrics: &Metrics,
     call: CallLabel,
@@ -48,7 +48,7 @@ pub(super) fn durations_of(
     sum
 }
 
-/// The keys that were encrypted with most, and what all others come to.
+/// Returns the keys with the most encryptions, and the sum of all others.
 pub(super) fn most_used_keys(metrics: &Metrics) -> (Vec<(Box<str>, u64)>, u64) {
     let keys = metrics.used_keys();
     let mut used: Vec<(Box<str>, u64)> =
@@ -64,7 +64,7 @@ mod tests {
     use crate::observe::metrics::Outcomes;
     use crate::observe::metrics::labels::OutcomeLabel;
 
-    /// Each outcome is somebody's.
+    /// Each outcome counts in exactly one sum.
     #[test]
     fn who_is_to_blame() {
         let outcomes = Outcomes::default();

@@ -1,4 +1,4 @@
-//! TLS of the admin listener: rustls's blocking stream.
+//! TLS of the admin listener, with rustls's blocking stream.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// A session over a blocking stream.
+/// TLS over a blocking stream.
 pub(super) type TlsStream<S> = StreamOwned<ServerConnection, S>;
 
-/// Begins sessions. Its clones are one.
+/// The server side of TLS. Clones share their configuration.
 #[derive(Clone)]
 pub struct Acceptor(Arc<ArcSwap<ServerConfig>>);
 
@@ -18,21 +18,21 @@ impl Acceptor {
         Self(Arc::new(ArcSwap::new(config)))
     }
 
-    /// Has the sessions that begin from now on be as `config` says.
+    /// Replaces the configuration of later connections.
     pub fn replace(&self, config: Arc<ServerConfig>) {
         self.0.store(config);
     }
 
-    /// A session over `stream`; the handshake happens with the first read.
+    /// Begins TLS over `stream`; the handshake happens with the first read.
     pub(super) fn accept<S: Read + Write>(&self, stream: S) -> io::Result<TlsStream<S>> {
         let connection = ServerConnection::new(self.0.load_full()).map_err(io::Error::other)?;
         Ok(StreamOwned::new(connection, stream))
     }
 }
 
-/// Says that nothing more will come.
+/// Sends close_notify.
 pub(super) fn close<S: Read + Write>(stream: &mut TlsStream<S>) {
     stream.conn.send_close_notify();
-    // The answer is complete without it.
+    // The answer is complete even if this fails.
     let _ = stream.flush();
 }

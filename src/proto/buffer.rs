@@ -21,26 +21,26 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// How many bytes have been received and not consumed.
+    /// Number of bytes received and not consumed.
     #[must_use]
     pub fn len(&self) -> usize {
         self.end - self.begin
     }
 
-    /// Whether nothing is in it.
+    /// Returns whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.begin == self.end
     }
 
-    /// What has been received.
+    /// The bytes received and not consumed.
     #[must_use]
     pub fn filled(&self) -> &[u8] {
         &self.bytes[self.begin..self.end]
     }
 
-    /// What has been received, cut at `at`: the part before; the part behind, with at least
-    /// [`PADDING_BYTES`] more; and how long that part is without them.
+    /// The same bytes cut at `at`: the part before; the part after, followed by at least
+    /// [`PADDING_BYTES`] more; and the length of that part without them.
     pub fn split_mut(&mut self, at: usize) -> (&mut [u8], &mut [u8], usize) {
         debug_assert!(at <= self.len());
         let at = at.min(self.len());
@@ -49,13 +49,13 @@ impl Buffer {
         (before, behind, received)
     }
 
-    /// How many more bytes fit behind.
+    /// Number of bytes that fit at the end.
     fn spare(&self) -> usize {
         self.bytes.len().saturating_sub(self.end + PADDING_BYTES)
     }
 
-    /// Copies `bytes` in, taking a buffer from the pool or a larger one if need be. What does
-    /// not fit the largest is left: the number of bytes taken is returned.
+    /// Copies `bytes` in, taking a buffer from the pool or a larger one if needed, and returns how
+    /// many fit into the largest.
     pub fn receive(&mut self, bytes: &[u8], pool: &mut BufferPool) -> usize {
         if bytes.len() > self.spare() {
             self.move_to_front();
@@ -69,8 +69,8 @@ impl Buffer {
         taken
     }
 
-    /// Makes room behind of what has been consumed before. Not with each request that is: to move
-    /// all that a peer has sent ahead each time would cost the square of it.
+    /// Moves the bytes to the front to make room at the end. Not for each request: moving all that
+    /// a peer has sent ahead each time would cost its square.
     fn move_to_front(&mut self) {
         if self.begin > 0 {
             let length = self.len();
@@ -104,7 +104,7 @@ impl Buffer {
         }
     }
 
-    /// Takes `count` bytes out at `at`, moving up what follows.
+    /// Removes `count` bytes at `at`, moving up what follows.
     pub fn remove(&mut self, at: usize, count: usize) {
         debug_assert!(at + count <= self.len());
         if at + count <= self.len() {
@@ -115,7 +115,7 @@ impl Buffer {
         }
     }
 
-    /// Wipes everything and gives the memory back.
+    /// Wipes everything and returns the memory to the pool.
     pub fn clear(&mut self, pool: &mut BufferPool) {
         self.consume(self.len(), pool);
     }
@@ -137,8 +137,8 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// `large_bytes` is what the longest allowed request needs, with what may come behind it in
-    /// one TLS record.
+    /// `large_bytes` is the size for the longest allowed request and what may follow it in one TLS
+    /// record.
     #[must_use]
     pub fn new(large_bytes: usize) -> Self {
         Self {
@@ -149,8 +149,8 @@ impl BufferPool {
         }
     }
 
-    /// Has buffers hold `large_bytes` from now on, if that is more than before. They never shrink:
-    /// a request that has begun to arrive must find the room that there was for it.
+    /// Makes large buffers `large_bytes` long from now on, if that is more than before. They never
+    /// shrink: a request that has begun to arrive must find the room that it was promised.
     pub fn enlarge(&mut self, large_bytes: usize) {
         if large_bytes > self.large_bytes() {
             self.large_bytes = large_bytes + PADDING_BYTES;
@@ -158,13 +158,13 @@ impl BufferPool {
         }
     }
 
-    /// The most that one buffer holds.
+    /// Size of the largest buffer.
     #[must_use]
     pub fn large_bytes(&self) -> usize {
         self.large_bytes - PADDING_BYTES
     }
 
-    /// The memory of the buffers that connections hold at present.
+    /// Memory of the buffers that connections hold.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
@@ -194,7 +194,7 @@ impl BufferPool {
     }
 }
 
-/// How many buffers of that size are kept for reuse.
+/// Number of buffers of that size that are kept for reuse.
 #[must_use]
 pub fn max_pooled(bytes: usize) -> usize {
     (MAX_POOLED_BYTES / bytes.max(1)).clamp(1, MAX_POOLED_BUFFERS)
@@ -204,7 +204,7 @@ pub fn max_pooled(bytes: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// What one request leaves behind must never be seen by the next holder of its buffer.
+    /// The content of one request must never be seen by the next holder of its buffer.
     #[test]
     fn pooled_buffers_are_wiped() {
         let mut pool = BufferPool::new(64 * 1024);
@@ -219,8 +219,7 @@ mod tests {
         assert_eq!(pool.held_bytes(), 0);
     }
 
-    /// What is consumed makes room for more, wherever in the buffer it was, and nothing of it is
-    /// left behind what has moved.
+    /// Consumed bytes make room for more, wherever they were, and leave no copy behind.
     #[test]
     fn consumed_bytes_make_room() {
         let mut pool = BufferPool::new(10_000);
@@ -243,7 +242,7 @@ mod tests {
         assert_eq!(pool.held_bytes(), 0);
     }
 
-    /// What a burst of large requests needed is given back to the system, however large the
+    /// The memory for a burst of large requests is returned to the system, however large the
     /// settings let a request be.
     #[test]
     fn little_is_kept() {

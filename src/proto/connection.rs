@@ -1,9 +1,9 @@
-//! One peer's connection: an explicit state, resumed with each piece of input.
+//! One peer's connection: an explicit state machine, resumed with each piece of input.
 //!
-//! The shell feeds bytes, completions and the end of waits, and does what the returned [`Step`]
-//! says; whatever has been appended to [`LoopState::out`] is to be sent in any case. Requests are
-//! taken one at a time: what a pipelining peer sends ahead waits in the buffer, so answers keep
-//! their order.
+//! The shell feeds bytes, completions and timeouts, and does what the returned [`Step`] says.
+//! Whatever has been appended to [`LoopState::out`] must be sent in any case. Requests are taken
+//! one at a time: what a pipelining peer sends ahead waits in the buffer, so answers keep their
+//! order.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,43 +19,44 @@ use super::route::Listener;
 use super::xks::encode;
 use crate::job::{Completion, Failure, Job, ReplyTo, Request};
 
-/// What the shell has to do next.
+/// The shell's next task.
 #[must_use]
 pub enum Step {
     /// Wait for more bytes, until [`Connection::wait`] ends.
     Receive,
-    /// Hand this to the HSM and wait for its completion. No bytes are wanted meanwhile.
+    /// Hand this to the HSM and wait for its completion. No bytes are wanted until then.
     Submit(Job),
-    /// The answer is in [`LoopState::out`]: when it has been sent, call [`Connection::sent`].
+    /// Send the answer in [`LoopState::out`], then call [`Connection::sent`].
     Send,
     /// Close the connection.
     Close,
 }
 
-/// What a connection waits for, and since when.
+/// The event that a connection waits for, and the time since which it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// For a request to begin.
+    /// The start of a request.
     Idle(Instant),
-    /// For the rest of a request's head.
+    /// The rest of a request's head.
     Head(Instant),
-    /// For the rest of its body.
+    /// The rest of its body.
     Body(Instant),
-    /// For the HSM; the time is when the request has to be answered, whatever came of it.
+    /// The HSM, until this time, at which the request is answered in any case.
     Hsm(Instant),
-    /// For an answer to be sent.
+    /// An answer to be sent.
     Send(Instant),
 }
 
 #[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum State {
-    /// Bytes up to `searched` hold no end of a head.
+    /// A head is arriving; it does not end within the first `searched` bytes.
     Head { searched: usize },
-    /// The head ends at `head_bytes`. The body may be as long as the settings said then.
+    /// A body is arriving behind a head of `head_bytes`. `max_bytes` is its limit as of the
+    /// settings at that time.
     Body { head_bytes: usize, max_bytes: usize, progress: Progress },
-    /// The HSM works.
+    /// The HSM is working.
     Waiting { exchange: Exchange, request: Arc<Request>, serial: u64, deadline: Instant },
-    /// The answer is on its way.
+    /// The answer is being sent.
     Answered { close: bool },
 }
 
@@ -65,22 +66,23 @@ pub struct Connection {
     peer: Option<IpAddr>,
     buffer: Buffer,
     state: State,
-    /// When the request's first byte came; while idle, when the last answer had gone.
+    /// Time of the request's first byte; while idle, the time at which the last answer had been
+    /// sent.
     started: Instant,
-    /// When the present state began.
+    /// Start of the current state.
     since: Instant,
     /// The peer will send no more.
     is_half_closed: bool,
-    /// Requests answered.
+    /// Number of requests answered.
     answered: u64,
     /// One of them was authentic.
     is_proven: bool,
-    /// It was made while the process drained.
+    /// It was made while the process was draining.
     came_late: bool,
 }
 
 impl Connection {
-    /// A connection that has just been made.
+    /// A new connection.
     #[must_use]
     pub fn new(listener: Listener, peer: Option<IpAddr>, snapshot: &Snapshot) -> Self {
         Self {
@@ -97,25 +99,25 @@ impl Connection {
         }
     }
 
-    /// The peer's address turned out to be another: a load balancer has said whom it speaks for.
+    /// Replaces the peer's address by the one that a load balancer has named.
     pub fn set_peer(&mut self, peer: IpAddr) {
         self.peer = Some(peer);
     }
 
-    /// Whether a buffer of the pool's is in use for it.
+    /// Returns whether it holds a buffer of the pool.
     #[must_use]
     pub fn holds_buffer(&self) -> bool {
         !self.buffer.is_empty()
     }
 
-    /// Whether the peer has sent an authentic request: one that was signed, where signatures are
-    /// asked for.
+    /// Returns whether the peer has sent an authentic request: a signed one, if signatures are
+    /// required.
     #[must_use]
     pub fn is_proven(&self) -> bool {
         self.is_proven
     }
 
-    /// What is waited for. What it means for how long is the service's to say.
+    /// The event that is waited for. The configuration says for how long.
     #[must_use]
     pub fn wait(&self) -> Wait {
         match self.state {
@@ -127,8 +129,8 @@ impl Connection {
         }
     }
 
-    /// How many bytes [`Self::receive`] takes now. None while an answer is pending: a peer that
-    /// sends ahead waits.
+    /// Number of bytes that [`Self::receive`] takes now. None while an answer is pending: a peer
+    /// that sends ahead waits.
     #[must_use]
     pub fn room(&self, loop_state: &LoopState) -> usize {
         match self.state {
@@ -139,7 +141,7 @@ impl Connection {
         }
     }
 
-    /// Takes bytes in, no more than [`Self::room`], that have been there to be read since `since`.
+    /// Receives bytes, no more than [`Self::room`], that have been readable since `since`.
     pub fn receive(&mut self, loop_state: &mut LoopState, since: Instant, bytes: &[u8]) {
         if self.buffer.is_empty() && !bytes.is_empty() {
             self.started = since;
@@ -148,8 +150,8 @@ impl Connection {
         debug_assert_eq!(taken, bytes.len());
     }
 
-    /// The peer has ended its side. What it has asked until then is still answered, requests that
-    /// it sent ahead included (RFC 9112, 9.3.2 and 9.6); then the connection ends.
+    /// Handles the end of the peer's input. Complete requests, including those sent ahead, are
+    /// still answered (RFC 9112, 9.3.2 and 9.6); then the connection ends.
     pub fn peer_closed(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         self.is_half_closed = true;
         match &self.state {
@@ -158,7 +160,7 @@ impl Connection {
         }
     }
 
-    /// Goes on with what has been received.
+    /// Continues with the bytes received so far.
     pub fn step(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         loop {
             match &mut self.state {
@@ -207,7 +209,7 @@ impl Connection {
         }
     }
 
-    /// The end of the input is the end of a connection that has no whole request.
+    /// The next step if more input is needed: after the end of the input, the connection ends.
     fn receive_more(&self) -> Step {
         if self.is_half_closed { Step::Close } else { Step::Receive }
     }
@@ -216,8 +218,8 @@ impl Connection {
         Origin { listener: self.listener, peer: self.peer, started: self.started }
     }
 
-    /// The head ends at `head_bytes`. If the whole body is behind it, as it nearly always is,
-    /// the head is parsed this once.
+    /// Starts on a head that ends at `head_bytes`. In the usual case, where the whole body follows
+    /// it, the head is parsed only this once.
     fn begin(
         &mut self,
         loop_state: &mut LoopState,
@@ -241,7 +243,7 @@ impl Connection {
         Ok(None)
     }
 
-    /// The body has come in pieces, and is whole now.
+    /// Checks a request whose body came in pieces and is now complete.
     fn check(
         &mut self,
         loop_state: &mut LoopState,
@@ -256,7 +258,7 @@ impl Connection {
         Ok(origin.check(loop_state, snapshot, &head, head_bytes, body, whole))
     }
 
-    /// A whole request has been checked.
+    /// Continues with a request that has been checked.
     fn proceed(
         &mut self,
         loop_state: &mut LoopState,
@@ -292,13 +294,13 @@ impl Connection {
         }
     }
 
-    /// Whether the connection waits for the completion of that serial number.
+    /// Returns whether the connection waits for the completion with that serial number.
     #[must_use]
     pub fn waits_for(&self, awaited: u64) -> bool {
         matches!(self.state, State::Waiting { serial, .. } if serial == awaited)
     }
 
-    /// The HSM side's answer to the job that [`Self::waits_for`] names.
+    /// Handles the completion of the job that [`Self::waits_for`] names.
     pub fn complete(
         &mut self,
         loop_state: &mut LoopState,
@@ -323,7 +325,7 @@ impl Connection {
         step
     }
 
-    /// The HSM side would not take the job.
+    /// Handles the refusal of the job by the HSM side.
     pub fn reject(
         &mut self,
         loop_state: &mut LoopState,
@@ -336,7 +338,7 @@ impl Connection {
         self.finish(loop_state, snapshot, &exchange, Answer::Error(&failure.into()))
     }
 
-    /// What [`Self::wait`] named has lasted too long.
+    /// Handles the end of [`Self::wait`] without the event.
     pub fn timed_out(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         match &self.state {
             State::Head { .. } if self.buffer.is_empty() => Step::Close,
@@ -353,7 +355,7 @@ impl Connection {
         }
     }
 
-    /// All of [`LoopState::out`] has been sent.
+    /// Handles the end of sending: all of [`LoopState::out`] is gone.
     pub fn sent(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         if let State::Answered { close } = self.state {
             if close {
@@ -366,7 +368,7 @@ impl Connection {
         self.step(loop_state, snapshot)
     }
 
-    /// Gives the connection's memory back, wiped.
+    /// Returns the connection's memory to the pools, wiped.
     pub fn close(mut self, loop_state: &mut LoopState) {
         if let State::Waiting { exchange, .. } = &self.state {
             exchange.abandon(loop_state, self.buffer.filled());
@@ -382,7 +384,8 @@ impl Connection {
         std::mem::replace(&mut self.state, State::Answered { close: true })
     }
 
-    /// The exchange that waits for the HSM, if one does; its request goes back to the pool.
+    /// Takes the exchange that waits for the HSM, if there is one, and returns its request to the
+    /// pool.
     fn take_waiting(&mut self, loop_state: &mut LoopState) -> Option<Exchange> {
         match self.take_state() {
             State::Waiting { exchange, request, .. } => {
@@ -397,7 +400,7 @@ impl Connection {
         }
     }
 
-    /// Answers what is not a request, and ends the connection: where the next one would begin
+    /// Answers input that is not a request, and ends the connection: the start of the next request
     /// cannot be known.
     fn refuse(
         &mut self,
@@ -409,7 +412,7 @@ impl Connection {
         self.finish(loop_state, snapshot, &exchange, Answer::Error(&error.into()))
     }
 
-    /// Appends the answer, whose body is in [`LoopState::body`] unless it is an error; logs it,
+    /// Appends the answer, whose body is in [`LoopState::body`] unless it is an error; then logs it
     /// and wipes the request.
     fn finish(
         &mut self,
@@ -419,8 +422,9 @@ impl Connection {
         answer: Answer<'_>,
     ) -> Step {
         let is_last = self.is_half_closed && exchange.consumed() >= self.buffer.len();
-        // A peer that is sent here all the same, since nothing else serves yet or the load balancer
-        // has not noticed, would be here again with the next request: a handshake for each.
+        // Connections made while draining are kept: their peers were sent here because nothing else
+        // serves yet or the load balancer has not noticed, and would need a new handshake for each
+        // request.
         let is_sent_away = snapshot.is_draining && !self.came_late;
         self.answered += 1;
         self.is_proven |= exchange.is_authenticated();

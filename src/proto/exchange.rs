@@ -49,7 +49,7 @@ pub(super) enum Answer<'a> {
 /// A request's exchange, and the outcome of the checks.
 pub(super) type Outcome = (Exchange, Result<AnswerSource, ApiError>);
 
-/// Where and when a request came in.
+/// Listener, peer and time of a request's arrival.
 #[derive(Clone, Copy)]
 pub(super) struct Origin {
     pub(super) listener: Listener,
@@ -75,7 +75,7 @@ struct Received {
     body_offset: usize,
 }
 
-/// Where a request's path leads.
+/// The destination of a request's path.
 enum Target {
     /// Nowhere, or not known yet.
     Unknown,

@@ -1,4 +1,4 @@
-//! What the connections of one event loop share.
+//! State that the connections of one event loop share.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,37 +16,36 @@ use crate::observe::log::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
 use crate::policy::decisions::Decisions;
 
-/// The time, and the process's state, as the shell sees them at the start of a turn.
+/// The time and the process's state at the start of a turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
-    /// Monotonic.
+    /// Monotonic time.
     pub now: Instant,
-    /// Wall clock, seconds after 1970.
+    /// Wall-clock time in seconds since 1970.
     pub unix_secs: u64,
-    /// Whether a token works.
+    /// A token works.
     pub is_ready: bool,
-    /// Whether the process is about to stop: answers end the connections that are open already.
+    /// The process is about to stop: answers end the connections that are open already.
     pub is_draining: bool,
-    /// Whether nothing new is accepted: answers end all connections, and who has nothing to ask is
-    /// sent away.
+    /// Nothing new is accepted: answers end all connections, and idle ones are closed.
     pub is_stopping: bool,
-    /// Whether the event loop cannot keep up with what comes.
+    /// The event loop cannot keep up with its requests.
     pub is_congested: bool,
 }
 
-/// One event loop's settings, pools and scratch memory.
+/// One event loop's configuration, pools and scratch memory.
 pub struct LoopState {
-    /// The same for all loops.
+    /// Configuration, the same for all loops.
     pub service: Arc<ServiceConfig>,
-    /// This loop's number, for [`crate::job::ReplyTo`].
+    /// Number of this loop, for [`crate::job::ReplyTo`].
     pub event_loop: u16,
-    /// What is to be sent, appended by [`super::Connection::step`] and its like.
+    /// Bytes to be sent, appended by [`super::Connection::step`] and similar methods.
     pub out: Vec<u8>,
-    /// One line a call.
+    /// The log with one line per call.
     pub access_log: AccessLog,
-    /// This loop's counters.
+    /// Counters of this loop.
     pub metrics: Arc<LoopMetrics>,
-    /// Counts changes of the fleet: a [`crate::job::TokenIndex`] means something within one.
+    /// Number of changes of the fleet: a [`crate::job::TokenIndex`] is valid within one of them.
     pub fleet: u32,
     /// The fleet's health, for the health call.
     pub(super) health: Arc<FleetHealth>,
@@ -64,7 +63,7 @@ pub struct LoopState {
 }
 
 impl LoopState {
-    /// For event loop number `event_loop`.
+    /// Makes the state of event loop number `event_loop`.
     #[must_use]
     pub fn new(service: Arc<ServiceConfig>, event_loop: u16, access_log: AccessLog) -> Self {
         let answer_bytes = answer_bytes(&service);
@@ -89,20 +88,20 @@ impl LoopState {
         }
     }
 
-    /// Goes on with other settings, between two turns. What has been asked of the HSM is answered
-    /// as it was asked.
+    /// Adopts a new configuration, between two turns. Jobs at the HSM are answered as they were
+    /// asked.
     pub fn adopt(&mut self, service: Arc<ServiceConfig>) {
         self.buffers.enlarge(buffer_bytes(&service));
         for memory in [&mut self.out, &mut self.body] {
             debug_assert!(memory.is_empty());
             memory.reserve_exact(answer_bytes(&service));
         }
-        // A signing key of an access key id whose secret has changed must not be found any more.
+        // The signing key of an access key id whose secret has changed must not be found any more.
         self.signing_keys = SigningKeys::new(service.credentials());
         self.service = service;
     }
 
-    /// Takes over the fleet's health as it is now.
+    /// Updates the fleet's health.
     pub fn set_health(&mut self, health: Arc<FleetHealth>) {
         if !Arc::ptr_eq(&health, &self.health) {
             self.token_labels =
@@ -111,13 +110,13 @@ impl LoopState {
         }
     }
 
-    /// The memory of the receive buffers that connections hold at present.
+    /// Memory of the receive buffers that connections hold, in bytes.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.buffers.held_bytes()
     }
 
-    /// What one connection can hold of it at the most.
+    /// The most of it that one connection can hold.
     #[must_use]
     pub fn max_held_bytes_per_connection(&self) -> usize {
         self.buffers.large_bytes()
@@ -136,8 +135,8 @@ impl LoopState {
         self.outputs.pop().unwrap_or_default()
     }
 
-    /// Keeps a request's memory, wiped, if no attempt at it holds it any more; else the last
-    /// attempt wipes it.
+    /// Keeps a request's memory, wiped, unless an attempt still holds it; then the last attempt
+    /// wipes it.
     pub(super) fn recycle_request(&mut self, mut request: Arc<Request>) {
         if let Some(request) = Arc::get_mut(&mut request) {
             request.wipe();
@@ -163,35 +162,35 @@ impl LoopState {
         self.recycle_request(job.request);
     }
 
-    /// Wipes what an interrupted request may have left.
+    /// Wipes the remains of an interrupted request.
     pub fn reset(&mut self) {
         self.clear_out();
         wipe(&mut self.body);
     }
 
-    /// Wipes what has been sent.
+    /// Wipes bytes that have been sent.
     pub fn clear_out(&mut self) {
         wipe(&mut self.out);
     }
 
-    /// Wipes an answer's body, which is in [`Self::out`] now.
+    /// Wipes an answer's body, which has been copied to [`Self::out`].
     pub(super) fn clear_body(&mut self) {
         wipe(&mut self.body);
     }
 }
 
-/// Behind what makes a request whole, the same TLS record may bring more.
+/// The size of a large buffer: the TLS record that completes a request may hold more than its end.
 fn buffer_bytes(service: &ServiceConfig) -> usize {
     service.max_request_bytes() + MAX_CHUNK_LINE_BYTES + 2 * MAX_RECORD_BYTES
 }
 
-/// Memory that never has to grow leaves no copy of a plaintext behind.
+/// The size of an answer's memory. Memory that never grows leaves no copy of a plaintext behind.
 fn answer_bytes(service: &ServiceConfig) -> usize {
     service.options.max_plaintext_in_base64 + ANSWER_OVERHEAD_BYTES
 }
 
-/// Wipes what is in it; `Vec::zeroize` would wipe all of the memory each time. What lies behind
-/// has been wiped before, since nothing here is cut short in another way.
+/// Wipes the bytes in use; `Vec::zeroize` would wipe the whole allocation each time. The rest has
+/// been wiped before, since these vectors are shortened in no other way.
 fn wipe(bytes: &mut Vec<u8>) {
     bytes.as_mut_slice().zeroize();
     bytes.clear();

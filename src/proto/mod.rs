@@ -1,8 +1,8 @@
-//! The protocol, without I/O: bytes, the time and completions go in; bytes and jobs come out.
+//! The protocol core, without I/O: bytes, the time and completions go in; bytes and jobs come out.
 //!
-//! Nothing here names a socket, a thread or a clock. [`Connection`] is one peer's state;
-//! [`LoopState`] is what all connections of an event loop share: the service's settings, pools,
-//! signing keys and scratch buffers.
+//! Nothing here names a socket, a thread or a clock. A [`Connection`] is the state of one peer. A
+//! [`LoopState`] is what all connections of an event loop share: the service's configuration,
+//! pools, signing keys and scratch buffers.
 
 pub mod buffer;
 pub mod connection;

@@ -1,5 +1,5 @@
-//! The PROXY protocol's version 2: what a load balancer puts in front of a connection to say
-//! whose it is (haproxy.org, The PROXY protocol, 2.2).
+//! The PROXY protocol, version 2: the header in which a load balancer names the client of a
+//! connection (haproxy.org, The PROXY protocol, 2.2).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,30 +8,30 @@ use bytes::Buf as _;
 
 use crate::limits::MAX_PROXY_HEADER_BYTES;
 
-/// What each header begins with. HTTP and TLS begin with nothing like it.
+/// The start of each header. HTTP and TLS begin with nothing like it.
 pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Signature, version and command, family and protocol, length.
+/// Length of signature, version and command, family and protocol, and length.
 const FIXED_BYTES: usize = 16;
 
-/// A header that is right.
+/// A valid header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// The client's address and port, if the header says them: a load balancer's own connections
-    /// (LOCAL) and those of an unknown family keep the peer's.
+    /// Address and port of the client, if the header has them: a load balancer's own connections
+    /// (LOCAL) and those of an unspecified family keep the peer's.
     pub source: Option<(IpAddr, u16)>,
-    /// The whole header's length in bytes, addresses and TLVs included.
+    /// Length of the whole header in bytes, including addresses and TLVs.
     pub length: usize,
 }
 
-/// Why a connection that must begin with a header is refused.
+/// The reason for which a connection without a valid header is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyHeaderError {
     /// It begins with something else.
     Missing,
-    /// It begins with the old text form.
+    /// It begins with a header in the text form of version 1.
     VersionOne,
-    /// Neither LOCAL nor PROXY, or another version.
+    /// Another version, or a command that is neither LOCAL nor PROXY.
     UnknownCommand(u8),
     /// Not TCP over IPv4 or IPv6.
     UnknownFamily(u8),
@@ -45,7 +45,7 @@ impl fmt::Display for ProxyHeaderError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => formatter.write_str("the connection does not begin with one"),
-            Self::VersionOne => formatter.write_str("it is of version 1, and has to be of 2"),
+            Self::VersionOne => formatter.write_str("it is of version 1 instead of 2"),
             Self::UnknownCommand(byte) => {
                 write!(formatter, "unknown version and command 0x{byte:02x}")
             }
@@ -60,8 +60,7 @@ impl fmt::Display for ProxyHeaderError {
     }
 }
 
-/// Reads the header that `received` begins with; `None` if more bytes are needed to tell. TLVs
-/// are skipped.
+/// Reads the header at the start of `received`; `None` if more bytes are needed. TLVs are skipped.
 ///
 /// # Errors
 /// [`ProxyHeaderError`], as soon as the first bytes show it.
@@ -92,7 +91,7 @@ pub fn parse(received: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let address_bytes = match family {
         0x11 if !is_local => 12,
         0x21 if !is_local => 36,
-        // Addresses of LOCAL, and of an unspecified family, are there to be skipped.
+        // Addresses of LOCAL, and of an unspecified family, are skipped.
         _ if is_local || family == 0 => 0,
         _ => return Err(ProxyHeaderError::UnknownFamily(family)),
     };
@@ -135,7 +134,7 @@ mod tests {
         bytes
     }
 
-    /// As a Network Load Balancer sends it: addresses, then the endpoint service's TLV.
+    /// A header as a Network Load Balancer sends it: addresses, then the endpoint service's TLV.
     fn version_4() -> Vec<u8> {
         let mut rest = vec![192, 0, 2, 7, 198, 51, 100, 1, 0xd9, 0x03, 0x01, 0xbb];
         rest.extend([0xea, 0, 5, 1, b'v', b'p', b'c', b'e']);
@@ -164,7 +163,7 @@ mod tests {
         assert_eq!(parsed.map(|source| source.0), Some(IpAddr::from([192, 0, 2, 7])));
     }
 
-    /// What follows the header is not its business.
+    /// Bytes after the header are not touched.
     #[test]
     fn what_follows_is_left_alone() {
         let mut bytes = version_4();
@@ -173,7 +172,7 @@ mod tests {
         assert_eq!(parse(&bytes).map(|header| header.map(|it| it.length)), Ok(Some(length)));
     }
 
-    /// Wherever the network cuts it, it is neither refused nor taken too early.
+    /// Wherever the network cuts it, it is neither refused nor accepted too early.
     #[test]
     fn in_pieces() {
         for bytes in [version_4(), version_6([1; 16]), header(0x20, 0, b"")] {
@@ -184,7 +183,7 @@ mod tests {
         }
     }
 
-    /// Health checks of the load balancer's own.
+    /// Health checks that the load balancer itself makes.
     #[test]
     fn the_peer_itself() {
         for (command, family, rest) in [
@@ -218,7 +217,7 @@ mod tests {
         ] {
             assert_eq!(parse(&bytes), Err(error), "{bytes:?}");
         }
-        // Said without waiting for the rest of a version 1 header's line.
+        // Refused without waiting for the rest of a version 1 header's line.
         assert_eq!(parse(b"P"), Err(Error::Missing));
     }
 }

@@ -1,8 +1,8 @@
-//! What one key store may ask for, so that it does not starve another.
+//! Limits on one key store's requests, so that it cannot starve another.
 //!
-//! Two bounds, over all event loops: requests a second, and requests that are being worked on.
-//! The second is what keeps the HSM's queue fair: however fast a store asks and however slow the
-//! HSM is, no more than that many of its jobs stand before another store's.
+//! There are two limits over all event loops: requests per second, and requests in flight. The
+//! second keeps the HSM's queue fair: however fast a store asks and however slow the HSM is, no
+//! more than that many of its jobs wait ahead of another store's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::rate::Rate;
 
-/// A store's quota and what is used of it.
+/// A store's quota and its current use.
 #[derive(Debug, Default)]
 pub struct Quota {
     rate: Option<Rate>,
@@ -18,7 +18,7 @@ pub struct Quota {
     in_flight: Arc<AtomicU32>,
 }
 
-/// Why a request is refused.
+/// The limit that refuses a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuotaExceeded {
     /// `max_in_flight` requests are being worked on.
@@ -31,8 +31,8 @@ pub enum QuotaExceeded {
 pub struct QuotaPermit(Arc<AtomicU32>);
 
 impl Quota {
-    /// `max_requests_per_sec`, as many of which may come at once; `max_in_flight`. `None` is no
-    /// bound.
+    /// Limits of `max_requests_per_sec`, which is also the allowed burst, and `max_in_flight`.
+    /// `None` means no limit.
     #[must_use]
     pub fn new(max_requests_per_sec: Option<u32>, max_in_flight: Option<u32>) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl Quota {
         }
     }
 
-    /// Takes the place of `former`: what is used of that counts here.
+    /// Replaces `former`, whose current use still counts.
     #[must_use]
     pub fn succeeding(mut self, former: &Self) -> Self {
         self.in_flight = Arc::clone(&former.in_flight);
@@ -56,7 +56,7 @@ impl Quota {
     /// Counts a request.
     ///
     /// # Errors
-    /// [`QuotaExceeded`]: one of the bounds is reached; nothing was counted.
+    /// [`QuotaExceeded`]: one of the limits is reached; nothing was counted.
     pub fn admit(&self, now: Instant) -> Result<Option<QuotaPermit>, QuotaExceeded> {
         let in_flight = match self.max_in_flight {
             None => None,
@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// Requests that are over make room, in whatever way they ended.
+    /// Requests that have ended make room, in whatever way they ended.
     #[test]
     fn in_flight() {
         let quota = Quota::new(None, Some(2));
@@ -105,7 +105,7 @@ mod tests {
         assert!(third.is_ok() && quota.admit(now).is_err());
     }
 
-    /// A request that is refused for the one bound does not count for the other.
+    /// A request refused by one limit does not count for the other.
     #[test]
     fn a_refusal_costs_nothing() {
         let quota = Quota::new(Some(2), Some(1));
@@ -116,14 +116,13 @@ mod tests {
         }
         drop(first);
         assert!(quota.admit(now).is_ok());
-        // Now it is the rate: two at once, then one each half second.
+        // Now the rate is the limit: two at once, then one each half second.
         assert!(quota.admit(now).is_err_and(|error| error == QuotaExceeded::Rate));
         let later = now + Duration::from_millis(500);
         assert!(quota.admit(later).is_ok() && quota.admit(later).is_err());
     }
 
-    /// A new reading of the settings does not set anything back, and what was begun before it
-    /// still counts, until it is over.
+    /// A reload resets nothing: requests that began before it count until they end.
     #[test]
     fn a_successor_knows_what_is_used() {
         let former = Quota::new(Some(100), Some(2));

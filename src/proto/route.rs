@@ -1,4 +1,4 @@
-//! The route table: method and path to call.
+//! The route table: from a path to a call.
 
 use crate::limits::MAX_KEY_ID_BYTES;
 use crate::observe::metrics::labels::CallLabel;
@@ -26,7 +26,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// As in the path.
+    /// The name in the path.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -49,26 +49,26 @@ impl Call {
     }
 }
 
-/// Where a path leads.
+/// The destination of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'b> {
     /// `GET /ping`: the process is alive.
     Ping,
-    /// `GET /readyz`: a token works, and nothing drains.
+    /// `GET /readyz`: a token works, and the process is not draining.
     Ready,
     /// One of the four calls.
     Api {
-        /// Which.
+        /// Call.
         call: Call,
-        /// What precedes `/kms/xks/v1`.
+        /// The path before `/kms/xks/v1`.
         prefix: &'b str,
         /// The external key id; empty for [`Call::Health`].
         key_id: &'b str,
     },
 }
 
-/// The whole route table. `None`: no such path. Read from the end of the path, so that a store's
-/// prefix may itself contain `/kms/xks/v1`.
+/// Finds the route of a path, or `None` if there is no such path. It is read from the end, so that
+/// a store's prefix may itself contain `/kms/xks/v1`.
 #[must_use]
 pub fn route(path: &str) -> Option<Route<'_>> {
     match path {
@@ -93,8 +93,9 @@ fn with_key(call: Call, rest: &str) -> Option<(Call, &str, &str)> {
     Some((call, rest.strip_suffix("/kms/xks/v1/keys")?, key_id))
 }
 
-/// XKS specification, API operations: 1 to 128 of `a-zA-Z0-9-._`. A lone "." or ".." is a path
-/// segment that clients and proxies remove (RFC 3986, 5.2.4), so it names no key.
+/// Returns whether the text is an external key id: 1 to 128 of `a-zA-Z0-9-._` (XKS specification,
+/// API operations). A lone "." or ".." is a path segment that clients and proxies remove (RFC 3986,
+/// 5.2.4), so it names no key.
 #[must_use]
 pub fn is_key_id(text: &str) -> bool {
     (1..=MAX_KEY_ID_BYTES).contains(&text.len())
@@ -115,7 +116,7 @@ mod tests {
         }
     }
 
-    /// Every row of the route table, and what is near each.
+    /// Every row of the route table, and near misses of each.
     #[test]
     fn paths() {
         let api = |call, prefix, key_id| Some(Route::Api { call, prefix, key_id });

@@ -1,4 +1,4 @@
-//! Everything that is the same for all connections: stores, credentials, limits.
+//! The configuration that all connections share: stores, credentials, limits.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct ServiceOptions {
     pub region: String,
     /// Service that a signature's scope must name.
     pub service: String,
-    /// Whether requests must be signed.
+    /// Requests must be signed.
     pub is_sigv4_auth_enabled: bool,
     /// Metadata of each new ciphertext, at most 20 bytes.
     pub ciphertext_metadata: Option<Vec<u8>>,
@@ -39,12 +39,12 @@ pub struct ServiceOptions {
     pub fleet_size: u32,
     /// Limits on waiting times.
     pub timeouts: Timeouts,
-    /// Labels of keys that belong to no store, which the HSM side knows as well.
+    /// Labels of keys that the proxy itself uses and that belong to no store.
     pub storeless_labels: Vec<String>,
 }
 
 impl ServiceOptions {
-    /// The defaults for everything that the arguments do not say.
+    /// Makes options with defaults for everything else.
     #[must_use]
     pub fn new(region: &str, service: &str, timeouts: Timeouts) -> Self {
         Self {
@@ -78,29 +78,29 @@ pub struct ServiceConfig {
     credentials: usize,
 }
 
-/// How long each wait may last.
+/// Limits on the duration of each wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// A whole call, from its first byte.
     pub request: Duration,
-    /// First byte to end of head.
+    /// From the first byte to the end of the head.
     pub head: Duration,
-    /// End of head to end of body.
+    /// From the end of the head to the end of the body.
     pub body: Duration,
     /// Between requests.
     pub idle: Duration,
-    /// For the peer to take an answer.
+    /// Until the peer has taken an answer.
     pub write: Duration,
-    /// For a TLS handshake.
+    /// A TLS handshake.
     pub handshake: Duration,
 }
 
 impl ServiceConfig {
-    /// Builds the configuration. If it takes the place of `former`, external key ids keep the
-    /// [`KeyIndex`] that jobs and the HSM side know them by, even those that no store names any
-    /// more, and quotas go on from what is used of them. Without `metrics`, nothing is counted.
+    /// Builds the configuration. If it replaces `former`, external key ids keep the [`KeyIndex`]
+    /// that jobs and the HSM side know, even those that no store names any more, and quotas keep
+    /// their current use. Without `metrics`, nothing is counted.
     ///
-    /// Of two stores with the same prefix the later one is served; settings refuse such a file.
+    /// Of two stores with the same prefix, the later one is served; settings refuse such a file.
     #[must_use]
     pub fn new(
         options: ServiceOptions,
@@ -122,8 +122,8 @@ impl ServiceConfig {
         Self { options, stores, by_prefix, labels, key_metrics, credentials }
     }
 
-    /// How long a request may wait for its event loop while other requests wait too: half of its
-    /// deadline, which leaves the other half to the HSM.
+    /// The longest that a request may wait for a congested event loop: half of its deadline, which
+    /// leaves the other half to the HSM.
     #[must_use]
     pub fn max_wait_in_loop(&self) -> Duration {
         self.options.timeouts.request / 2
@@ -136,13 +136,13 @@ impl ServiceConfig {
         u32::try_from(place).ok().map(KeyIndex)
     }
 
-    /// Where the key's use is counted, if anywhere.
+    /// Counters of the key's use, if it is counted.
     #[must_use]
     pub fn key_metrics(&self, key: KeyIndex) -> Option<&KeyMetrics> {
         self.key_metrics.get(usize::try_from(key.0).ok()?)?.as_deref()
     }
 
-    /// The store of that prefix.
+    /// The store with that prefix.
     #[must_use]
     pub fn store(&self, uri_path_prefix: &str) -> Option<&Store> {
         let at = self.place_of(uri_path_prefix).ok()?;
@@ -159,14 +159,14 @@ impl ServiceConfig {
         &self.stores
     }
 
-    /// The distinct external key ids of all stores, of former ones too, in the order of
+    /// The distinct external key ids of all stores, including former ones, in the order of
     /// [`KeyIndex`].
     #[must_use]
     pub fn labels(&self) -> &[Box<str>] {
         &self.labels
     }
 
-    /// How many credentials there are.
+    /// Number of credentials.
     #[must_use]
     pub fn credentials(&self) -> usize {
         self.credentials
@@ -178,13 +178,13 @@ impl ServiceConfig {
         Scope { region: &self.options.region, service: &self.options.service }
     }
 
-    /// The longest body that the limits can need.
+    /// The longest body that the limits allow.
     #[must_use]
     pub fn max_body_bytes(&self) -> usize {
         self.options.max_plaintext_in_base64 + self.options.max_aad_in_base64 + BODY_OVERHEAD_BYTES
     }
 
-    /// The longest request, chunk framing not counted.
+    /// The longest request that the limits allow, without chunk framing.
     #[must_use]
     pub fn max_request_bytes(&self) -> usize {
         MAX_HEAD_BYTES + self.max_body_bytes()
@@ -207,7 +207,7 @@ impl<'a> Builder<'a> {
         Self { former, metrics, labels, known, credentials: 0 }
     }
 
-    /// The index of the key with that label, which is a new one if the label is.
+    /// The index of the key with that label, which is a new one for a new label.
     fn key(&mut self, label: &str) -> KeyIndex {
         let labels = &mut self.labels;
         *self.known.entry(label.into()).or_insert_with(|| {
@@ -307,8 +307,8 @@ mod tests {
         ServiceConfig::new(options, vec![store], former, Some(metrics))
     }
 
-    /// A key that leaves all stores keeps its index, for jobs that are under way, and is not
-    /// counted and not shown any more; the others go on counting where they were.
+    /// A key that leaves all stores keeps its index for jobs in flight, but is neither counted nor
+    /// shown any more; the other keys keep their counts.
     #[test]
     fn a_key_that_leaves_is_not_counted() {
         let metrics = Metrics::new(1, Arc::default());

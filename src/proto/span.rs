@@ -1,4 +1,4 @@
-//! Places in a request's bytes, kept instead of copies of them.
+//! Places in a request's bytes, which are kept instead of copies.
 
 /// The place of a string in a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! One external key store, as requests meet it.
+//! One external key store.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ pub struct StoreConfig {
     pub credentials: Vec<CredentialConfig>,
     /// External key ids that the store may use.
     pub key_ids: Vec<String>,
-    /// Bound on requests per second; see [`Quota::new`].
+    /// Limit on requests per second; see [`Quota::new`].
     pub max_requests_per_sec: Option<u32>,
-    /// Bound on requests in flight; see [`Quota::new`].
+    /// Limit on requests in flight; see [`Quota::new`].
     pub max_in_flight: Option<u32>,
-    /// Whether the whole store is switched off.
+    /// The whole store is switched off.
     pub is_disabled: bool,
-    /// External key ids that are switched off; others than those of `key_ids` have no effect.
+    /// External key ids that are switched off; those that are not in `key_ids` have no effect.
     pub disabled_key_ids: Vec<String>,
 }
 
@@ -43,7 +43,7 @@ pub struct Store {
 pub struct StoreKey {
     /// The key's index in jobs.
     pub index: KeyIndex,
-    /// Whether the key, or its whole store, is switched off.
+    /// The key, or its whole store, is switched off.
     pub is_disabled: bool,
 }
 
@@ -73,7 +73,7 @@ impl Store {
         self.is_disabled
     }
 
-    /// Bounds on the store's requests.
+    /// The store's quota.
     #[must_use]
     pub fn quota(&self) -> &Quota {
         &self.quota

@@ -3,27 +3,27 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A loop's share in a socket that several loops accept from. The kernel tells all of them of each
-/// connection, and the first to ask for it gets it; left alone, that would often be the same one.
+/// A loop's share of a socket that several loops accept from. The kernel wakes all of them for each
+/// connection and the fastest gets it, which left alone would often be the same loop.
 pub(super) struct AcceptShare {
-    /// Connections of each loop.
+    /// Number of connections of each loop.
     loads: Arc<[AtomicUsize]>,
-    /// This loop's place among them.
+    /// Index of this loop.
     index: usize,
-    /// The next one has been left to the others for as long as it may be.
+    /// The next connection has been left to the others once.
     has_yielded: bool,
 }
 
 impl AcceptShare {
-    /// A share for each of `loops`.
+    /// Makes a share for each of `loops`.
     pub(super) fn split(loops: usize) -> Vec<Self> {
         let loads: Arc<[AtomicUsize]> = (0..loops).map(|_| AtomicUsize::new(0)).collect();
         let share = |index| Self { loads: Arc::clone(&loads), index, has_yielded: false };
         (0..loops).map(share).collect()
     }
 
-    /// Whether to leave the next connection to a loop that has fewer, once. A loop that does not
-    /// take its turn is not waited for.
+    /// Returns whether to leave the next connection to a loop that has fewer. That happens once per
+    /// connection: a loop that does not take it is not waited for.
     pub(super) fn yields(&mut self, load: usize) -> bool {
         if let Some(own) = self.loads.get(self.index) {
             own.store(load, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Who may connect, counted over all event loops.
+//! Admission of connections, counted over all event loops.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,40 +13,40 @@ use crate::limits::MAX_PING_CONNECTIONS;
 use crate::proto::Listener;
 use crate::rate::Rate;
 
-/// Bounds on connections, and what is used of them.
+/// Limits on connections, and their current use.
 pub(super) struct Admission {
     api: Capacity,
     ping: Capacity,
     addresses: Option<Addresses>,
-    /// How fast TLS handshakes may begin.
+    /// Rate at which TLS handshakes may begin.
     pub(super) handshakes: Option<Rate>,
-    /// Peers that say first whom they speak for.
+    /// Networks whose peers must send a PROXY header.
     proxies: Vec<Network>,
 }
 
 struct Capacity {
-    /// Shared with those that take this one's place.
+    /// Shared with successors.
     taken: Arc<AtomicUsize>,
     max: usize,
 }
 
-/// Connections by address. Locked when one begins and ends, and only if there is a bound.
+/// Connections by address. Locked when one begins or ends, and only if there is a limit.
 struct Addresses {
-    /// Shared with those that take this one's place.
+    /// Shared with successors.
     connections: Arc<Mutex<HashMap<IpAddr, u32>>>,
     max: u32,
 }
 
-/// A connection's place; dropping it gives it back.
+/// Permission for one connection; dropping it makes room for another.
 pub(super) struct ConnectionPermit {
     admission: Arc<Admission>,
     pub(super) listener: Listener,
-    /// Whose connections it is counted among.
+    /// The address that the connection is counted under.
     address: Option<IpAddr>,
 }
 
 impl Admission {
-    /// With room for `max_connections`, whatever `config` says of that.
+    /// Makes limits for `max_connections` connections, instead of the number in `config`.
     pub(super) fn new(config: &Config, max_connections: usize) -> Self {
         let places = |max| Capacity { taken: Arc::default(), max };
         Self {
@@ -60,8 +60,8 @@ impl Admission {
         }
     }
 
-    /// With other bounds: what is used of these counts. (Where there was no bound on a client's
-    /// connections, those that are open were not counted by client, and are not now.)
+    /// Makes new limits that keep the current use. (Without a limit for each client, open
+    /// connections were not counted by client, and are not counted later either.)
     pub(super) fn succeeded_by(&self, config: &Config, max_connections: usize) -> Self {
         let places = |former: &Capacity, max| Capacity { taken: Arc::clone(&former.taken), max };
         let connections = self.addresses.as_ref().map(|former| Arc::clone(&former.connections));
@@ -83,7 +83,7 @@ impl Admission {
         }
     }
 
-    /// A place for one more connection, if there is one.
+    /// Admits one more connection, if the limit allows it.
     pub(super) fn admit(self: &Arc<Self>, listener: Listener) -> Option<ConnectionPermit> {
         let places = self.places(listener);
         if places.taken.fetch_add(1, Ordering::Relaxed) >= places.max {
@@ -93,13 +93,13 @@ impl Admission {
         Some(ConnectionPermit { admission: Arc::clone(self), listener, address: None })
     }
 
-    /// Whether a peer of that address says first whom it speaks for.
+    /// Returns whether a peer of that address must send a PROXY header.
     pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
         self.proxies.iter().any(|network| network.contains(address))
     }
 }
 
-/// A tenth of a second's worth at once: more would only wait in the loops.
+/// A tenth of a second's worth may begin at once: more would only wait in the loops.
 fn handshake_rate(config: &Config, former: Option<&Rate>) -> Option<Rate> {
     let per_sec = config.max_tls_handshakes_per_sec;
     let rate = (per_sec > 0).then(|| Rate::new(per_sec, per_sec.div_ceil(10)))?;
@@ -110,7 +110,7 @@ fn handshake_rate(config: &Config, former: Option<&Rate>) -> Option<Rate> {
 }
 
 impl ConnectionPermit {
-    /// Counts the connection among those of `address`. Gives whether it may stay.
+    /// Counts the connection under `address`, and returns whether it may stay.
     pub(super) fn count(&mut self, address: IpAddr) -> bool {
         let Some(addresses) = &self.admission.addresses else {
             return true;
@@ -143,8 +143,8 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// What stands for one client: an IPv4 address, or the network that one gets of IPv6 (a /64,
-/// RFC 6177), of which it may use any address.
+/// The address that stands for a client: an IPv4 address, or the IPv6 /64 network that a client
+/// gets (RFC 6177), of which it may use any address.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -166,7 +166,7 @@ mod tests {
         Arc::new(Admission::new(&config, 4))
     }
 
-    /// Places come back however a connection ends, and ping has its own.
+    /// Permits are returned however a connection ends, and ping has its own limit.
     #[test]
     fn places() {
         let admission = admission(None);
@@ -180,8 +180,8 @@ mod tests {
         assert_eq!(admission.ping.taken.load(Ordering::Relaxed), 0);
     }
 
-    /// One client's connections are bounded, whichever of its addresses it uses, and nothing is
-    /// remembered of those who left.
+    /// One client's connections are limited, whichever of its addresses it uses, and nothing is
+    /// remembered of clients that left.
     #[test]
     fn addresses() {
         let admission = admission(Some(1));
@@ -201,8 +201,8 @@ mod tests {
         assert!(admission.addresses.as_ref().unwrap().connections.lock().is_empty());
     }
 
-    /// Connections that came before a change of the settings count after it, and give their
-    /// places back to those who come then.
+    /// Connections made before a change of the settings count after it, and return their permits to
+    /// later ones.
     #[test]
     fn a_successor_knows_who_is_there() {
         let former = admission(Some(1));

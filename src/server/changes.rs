@@ -1,8 +1,8 @@
-//! Other settings for event loops at work.
+//! New settings for running event loops.
 //!
-//! A change is made whole, then put where each loop sees it at the beginning of its next turn: so
-//! no request meets one half of it, and none is held up. The request path takes no lock, it looks
-//! at one number a turn.
+//! A change is built completely before it is published, and each loop takes it up at the start of
+//! its next turn. So no request meets half of a change, and none is delayed. The request path takes
+//! no lock for this: it compares one number per turn.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,23 +18,23 @@ use super::tls::Acceptor;
 use crate::hsm::Hsm;
 use crate::proto::ServiceConfig;
 
-/// All that loops can take up while they run.
+/// Everything that loops can take up while they run.
 pub(super) struct Change {
-    /// Counts changes from 1.
+    /// Number of the change, counted from 1.
     pub(super) number: u64,
     pub(super) service: Arc<ServiceConfig>,
     pub(super) hsm: Arc<Hsm>,
-    /// For connections of the API that come from now on.
+    /// For API connections accepted from now on.
     pub(super) tls: Option<Acceptor>,
     pub(super) admission: Arc<Admission>,
-    /// Each loop's share.
+    /// Limit of each loop.
     pub(super) max_buffered_bytes: usize,
 }
 
-/// Where changes are put, and who has taken them up.
+/// The last change, and the loops that have taken it up.
 pub struct Changes {
     lifecycle: Arc<Lifecycle>,
-    /// The last change's.
+    /// Number of the last change.
     number: AtomicU64,
     state: Mutex<State>,
     taken_up: Condvar,
@@ -43,7 +43,7 @@ pub struct Changes {
 struct State {
     last: Option<Arc<Change>>,
     admission: Arc<Admission>,
-    /// By event loop: the number of the change that it works with.
+    /// By event loop: the number of the change in use.
     adopted: Vec<u64>,
 }
 
@@ -62,8 +62,8 @@ impl Changes {
         }
     }
 
-    /// Has all event loops go on with these. Of `config`, what only a start can change (addresses,
-    /// keepalive, the number of loops) is passed over.
+    /// Gives all event loops new settings. Members of `config` that only a start can apply
+    /// (addresses, keepalive, the number of loops) are ignored.
     pub fn put(&self, service: Arc<ServiceConfig>, hsm: Arc<Hsm>, config: &Config) {
         let max_connections = descriptors::possible_connections(config.max_connections);
         let mut state = self.state.lock();
@@ -83,7 +83,7 @@ impl Changes {
         self.lifecycle.wake();
     }
 
-    /// Waits until all event loops have taken up the last change, `timeout` at the most, and says
+    /// Waits up to `timeout` until all event loops have taken up the last change, and returns
     /// whether they have.
     #[must_use]
     pub fn wait(&self, timeout: Duration) -> bool {
@@ -98,7 +98,7 @@ impl Changes {
         true
     }
 
-    /// The last change, if it is another than that number's.
+    /// The last change, unless it is the one with that number.
     pub(super) fn after(&self, number: u64) -> Option<Arc<Change>> {
         if self.number.load(Ordering::Acquire) == number {
             return None;

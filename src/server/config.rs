@@ -1,4 +1,4 @@
-//! What the event loops are started with.
+//! Configuration of the event loops.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,37 +6,39 @@ use std::time::Duration;
 use super::network::Network;
 use super::tls::Acceptor;
 
-/// Listeners and their connections.
+/// Listeners and limits on their connections.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Address to listen on.
     pub ip: IpAddr,
     /// Port of the XKS API. 0 lets the system choose.
     pub port: u16,
-    /// Port of the plain-HTTP `/ping` and `/readyz`. If it equals `port`, there is one listener,
-    /// and it is the API's.
+    /// Port of the plain-HTTP `/ping` and `/readyz`. If it equals `port`, the API's listener serves
+    /// them.
     pub port_http_ping: u16,
     /// TLS on the API's port.
     pub tls: Option<Acceptor>,
-    /// Probes of quiet connections.
+    /// TCP keepalive of quiet connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// Event loops; 0 chooses by the number of cores.
+    /// Number of event loops; 0 means a choice by the number of cores.
     pub event_loops: usize,
-    /// Connections in all, over all event loops.
+    /// Limit on connections over all event loops.
     pub max_connections: usize,
-    /// Connections of one client, by its address.
+    /// Limit on connections of one client, by its address.
     pub max_connections_per_address: Option<u32>,
-    /// Memory that all connections together may hold, in bytes.
+    /// Limit on the memory that all connections together hold, in bytes.
     pub max_buffered_bytes: usize,
-    /// TLS handshakes begun in a second; 0 is no bound.
+    /// Limit on TLS handshakes begun per second; 0 means none.
     pub max_tls_handshakes_per_sec: u32,
-    /// Peers that have to begin each connection with a PROXY protocol header. Others must not.
+    /// Networks of peers that must begin each connection with a PROXY protocol header. Other peers
+    /// must not.
     pub proxy_protocol_from: Vec<Network>,
 }
 
 #[cfg(test)]
 impl Config {
-    /// Any port of the loopback address, and no bounds that a test would meet.
+    /// A configuration with any port of the loopback address, and no limits that a test would
+    /// reach.
     pub(super) fn local() -> Self {
         Self {
             ip: std::net::Ipv4Addr::LOCALHOST.into(),
@@ -57,10 +59,10 @@ impl Config {
 /// `[server.tcp_keepalive]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpKeepalive {
-    /// Idle time before the first probe.
+    /// Idle time before the first keepalive probe.
     pub idle: Duration,
-    /// Between probes.
+    /// Time between keepalive probes.
     pub interval: Option<Duration>,
-    /// Unanswered probes before the connection is dead.
+    /// Number of unanswered keepalive probes after which the connection is dead.
     pub retries: Option<u32>,
 }

@@ -1,11 +1,11 @@
-//! Whether an event loop keeps up with what comes.
+//! Detection of an event loop that cannot keep up.
 //!
-//! Requests that no loop has looked at yet wait in sockets, where neither their deadlines nor the
-//! HSM's queue see them. If more come than can be looked at, each waits for as long as all the
-//! others, until none is answered in time. So those that have waited for too long are turned away
-//! at the least cost, and the others are answered in time. As in CoDel (RFC 8289), it is not the
-//! length of a queue that says so, which may be long for a moment and short in the next, but that
-//! even the shortest wait over some time was too long.
+//! Requests that no loop has read yet wait in sockets, where neither their deadlines nor the HSM's
+//! queue see them. If more arrive than can be read, each waits as long as all the others, until
+//! none is answered in time. So requests that have waited too long are refused as cheaply as
+//! possible, and the others are answered in time. As in CoDel (RFC 8289), the sign of congestion is
+//! not the length of a queue, which may be long for an instant, but that even the shortest wait
+//! over some time was too long.
 
 use std::time::Instant;
 
@@ -13,15 +13,15 @@ use crate::limits::{CONGESTION_BEGINS_AFTER, CONGESTION_ENDS_AFTER};
 
 #[derive(Default)]
 pub(super) struct Congestion {
-    /// Since when each turn has found a wait that was too long.
+    /// Time since which every turn has found a wait that was too long.
     since: Option<Instant>,
-    /// It is there, and ends then if no turn finds one any more.
+    /// Time at which congestion ends unless a turn finds such a wait again.
     until: Option<Instant>,
 }
 
 impl Congestion {
-    /// One turn of the loop: whether the request that has waited for longest, has for too long.
-    /// Gives whether what waits for too long is to be turned away.
+    /// Records whether the longest wait in this turn was too long. Returns whether requests that
+    /// waited too long are to be refused.
     pub(super) fn note(&mut self, is_too_long: bool, now: Instant) -> bool {
         if is_too_long {
             let since = *self.since.get_or_insert(now);
@@ -51,8 +51,8 @@ mod tests {
 
     use super::*;
 
-    /// A long wait, or several with a short one among them, is none; a long time of them is, and
-    /// stays one until there were none for long.
+    /// A long wait, or several with a short one among them, is no congestion. Long waits over some
+    /// time are, until there have been none for some time.
     #[test]
     fn begins_and_ends() {
         let begin = Instant::now();

@@ -1,13 +1,13 @@
-//! The limit of open files, which bounds connections too.
+//! The limit of open files, which also limits connections.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::limits::RESERVED_DESCRIPTORS;
 
-/// Raises the limit of open files, and returns how many connections there can be: as many as are
-/// asked for, or as the limit allows. At a bound of ours a newcomer takes a stranger's place. At
-/// the system's, nobody could come in, and neither a load balancer's health checks nor the HSM's
-/// module would get a descriptor.
+/// Raises the limit of open files, and returns the number of possible connections: what is asked
+/// for, or what the limit allows. At our own limit a new connection evicts a stranger's. At the
+/// system's, nobody could connect, and neither a load balancer's health checks nor the HSM's module
+/// would get a descriptor.
 pub(super) fn possible_connections(max_connections: usize) -> usize {
     let Err(possible) = raise(max_connections) else {
         return max_connections;
@@ -21,11 +21,11 @@ pub(super) fn possible_connections(max_connections: usize) -> usize {
     possible
 }
 
-/// Raises the soft limit, which is usually 1,024, as far as `max_connections` need it and the hard
-/// one lets it.
+/// Raises the soft limit, which is usually 1,024, as far as `max_connections` needs and the hard
+/// limit allows.
 ///
 /// # Errors
-/// How many connections there can be, if the hard limit is too low for all of them.
+/// The number of possible connections, if the hard limit is too low for all of them.
 fn raise(max_connections: usize) -> Result<(), usize> {
     let limit = getrlimit(Resource::Nofile);
     let connections = u64::try_from(max_connections).unwrap_or(u64::MAX);
@@ -41,8 +41,8 @@ fn raise(max_connections: usize) -> Result<(), usize> {
     if allowed(current) { Ok(()) } else { Err(connections_within(current.unwrap_or(0))) }
 }
 
-/// How many connections leave the HSM's module, the log and `/ping` what they need, of so many
-/// descriptors: where there are few, half of them.
+/// Returns how many connections leave enough of so many descriptors to the HSM's module, the log
+/// and `/ping`: half, if there are few.
 fn connections_within(descriptors: u64) -> usize {
     let connections = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);
     usize::try_from(connections).unwrap_or(usize::MAX).max(1)
@@ -52,7 +52,7 @@ fn connections_within(descriptors: u64) -> usize {
 mod tests {
     use super::*;
 
-    /// What is there already is enough, or is raised; what no process may have is told.
+    /// A sufficient limit is kept, a lower one is raised, and what no process may have is reported.
     #[test]
     fn raised_as_far_as_it_goes() {
         assert_eq!(raise(1), Ok(()));
@@ -63,7 +63,7 @@ mod tests {
         }
     }
 
-    /// Connections alone never use all descriptors up.
+    /// Connections alone never use up all descriptors.
     #[test]
     fn some_are_left() {
         for (descriptors, connections) in

@@ -34,19 +34,19 @@ use crate::observe::metrics::LoopMetrics;
 use crate::proto::{LoopState, ServiceConfig, Snapshot};
 
 const WAKER: Token = Token(usize::MAX);
-/// Tokens of listeners count down from here, those of connections up from 0.
+/// Tokens of listeners count down from here; those of connections count up from 0.
 const FIRST_LISTENER: usize = usize::MAX - 1;
 
-/// What a loop has in common with the others.
+/// State that a loop shares with the others.
 pub(super) struct Shared {
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) admission: Arc<Admission>,
     pub(super) changes: Arc<Changes>,
-    /// This loop's share.
+    /// This loop's share of the limit.
     pub(super) max_buffered_bytes: usize,
 }
 
-/// What exists before the HSM side does: sockets, and the inbox that it answers to.
+/// An event loop before the HSM side exists: its sockets, and the inbox for completions.
 pub(super) struct EventLoop {
     poll: Poll,
     listeners: Vec<ListeningSocket>,
@@ -65,7 +65,7 @@ impl EventLoop {
         }
         let heartbeat = shared.lifecycle.add_loop(Arc::clone(&waker));
         let completions = Arc::new(CompletionQueue::new(move || {
-            // A waker fails only when the loop's descriptor is gone, and so the loop.
+            // A waker fails only when the loop's descriptor, and so the loop, is gone.
             let _ = waker.wake();
         }));
         Ok(Self { poll, listeners, completions, shared, heartbeat })
@@ -78,7 +78,7 @@ impl EventLoop {
     /// Serves until the lifecycle says stop and the last connection has ended.
     ///
     /// # Errors
-    /// What epoll says; nothing that a peer does.
+    /// An error of epoll; nothing that a peer does is one.
     pub(super) fn run(
         self,
         index: u16,
@@ -105,7 +105,7 @@ impl EventLoop {
             changes: self.shared.changes,
             change_number: 0,
             heartbeat: self.heartbeat,
-            // One connection has to have room, whatever the settings let a request be.
+            // There must be room for one connection, however large the settings let a request be.
             max_buffered_bytes: self
                 .shared
                 .max_buffered_bytes
@@ -125,28 +125,28 @@ impl EventLoop {
     }
 }
 
-/// The loop at work.
+/// A running event loop.
 struct Running {
     poll: Poll,
     listeners: Vec<ListeningSocket>,
     completions: Arc<CompletionQueue>,
     lifecycle: Arc<Lifecycle>,
     changes: Arc<Changes>,
-    /// That of the last one which was taken up.
+    /// Number of the last change that was adopted.
     change_number: u64,
     heartbeat: Arc<Heartbeat>,
     max_buffered_bytes: usize,
     peers: Slab<Peer>,
-    /// The number of the connection that came last.
+    /// Number of the newest connection.
     next_number: u64,
     timers: Timers,
     context: LoopContext,
     lists: Lists,
     congestion: Congestion,
     handshakes_done: u32,
-    /// Completions taken from the inbox; memory for the next taking.
+    /// Completions taken from the inbox; kept for its memory.
     answers: Vec<Completion>,
-    /// Jobs that the HSM side did not take.
+    /// Jobs that the HSM side refused.
     refused: Vec<(Job, Failure)>,
     is_submitting: bool,
 }
@@ -168,7 +168,7 @@ impl Running {
             }
             self.take_completions();
             self.serve_ready();
-            // What costs more comes after the requests.
+            // Expensive work comes after the requests.
             self.submit();
             self.advance_handshakes();
             self.accept();
@@ -181,16 +181,15 @@ impl Running {
         }
     }
 
-    /// Lets those who have something to do work, and then those who have had their share in an
-    /// earlier turn: who sends ahead, or does not read, keeps nobody waiting.
+    /// Serves connections that have just become ready, then those that used up their share in an
+    /// earlier turn: a peer that sends ahead or does not read keeps nobody waiting.
     fn serve_ready(&mut self) {
         self.look_at_longest_wait();
         self.serve_list(List::Ready, self.context.snapshot.now + MAX_TURN);
         self.serve_list(List::Again, Instant::now() + MAX_CARRIED_OVER_TURN);
     }
 
-    /// Serves a list in its order: one connection at least, and more until it is time to look at
-    /// other things.
+    /// Serves a list in order: at least one connection, and more until the time is up.
     fn serve_list(&mut self, list: List, until: Instant) {
         while let Some(entry) = self.lists.of(list).pop_oldest() {
             if let Some(since) = self.peer_of(entry).and_then(|peer| peer.ready_since.take()) {
@@ -205,7 +204,8 @@ impl Running {
         }
     }
 
-    /// Whether the loop keeps up shows in how long the first in its list has waited.
+    /// Measures how long the oldest entry of the ready list has waited, which shows whether the
+    /// loop keeps up.
     fn look_at_longest_wait(&mut self) {
         let now = self.context.snapshot.now;
         let mut wait = Duration::ZERO;
@@ -214,22 +214,22 @@ impl Running {
                 wait = now.saturating_duration_since(since);
                 break;
             }
-            // Of one that has ended meanwhile.
+            // Its connection has ended.
             let _ = self.lists.ready.pop_oldest();
         }
         let max_wait = self.context.loop_state.service.max_wait_in_loop();
         self.context.snapshot.is_congested = self.congestion.note(wait >= max_wait, now);
     }
 
-    /// The connection of an entry in one of the lists, if it is still there.
+    /// The connection of a list entry, if it still exists.
     fn peer_of(&mut self, (slot, number): Entry) -> Option<&mut Peer> {
         self.peers.get_mut(slot).filter(|peer| peer.number() == number)
     }
 
-    /// Does the costly part of TLS handshakes, of few at a time and not faster than the rate
-    /// allows. If there are more than that, the newest come first, since KMS waits for 250 ms and
-    /// not for its turn behind a flood; but one in [`HANDSHAKES_PER_OLDEST`] is the oldest, so that
-    /// a patient peer is not passed over for ever.
+    /// Does the expensive part of a few TLS handshakes, within the configured rate. Under overload
+    /// the newest come first, since KMS gives up after 250 ms and would not live to see its turn
+    /// behind a flood. One in [`HANDSHAKES_PER_OLDEST`] is the oldest, so that a patient peer is
+    /// served eventually.
     fn advance_handshakes(&mut self) {
         let mut left = MAX_HANDSHAKES_PER_TURN;
         while left > 0 && self.handshake_wait().is_zero() {
@@ -252,18 +252,18 @@ impl Running {
         }
     }
 
-    /// How long until the next handshake is allowed.
+    /// Time until the next handshake is allowed.
     fn handshake_wait(&self) -> Duration {
         let rate = self.context.admission.handshakes.as_ref();
         rate.map_or(Duration::ZERO, |rate| rate.wait(self.context.snapshot.now))
     }
 
-    /// An entry has been taken out of its list. Gives whether the connection is still there.
+    /// Marks an entry as taken out of its list, and returns whether its connection still exists.
     fn waits_no_more(&mut self, entry: Entry) -> bool {
         self.peer_of(entry).is_some_and(|peer| std::mem::take(&mut peer.awaits_handshake))
     }
 
-    /// How long the kernel may keep us waiting.
+    /// Maximum time to wait in the kernel for events.
     fn timeout(&self) -> Option<Duration> {
         if !self.lists.ready.is_empty()
             || !self.lists.again.is_empty()
@@ -285,7 +285,7 @@ impl Running {
         until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
-    /// The time, and what the rest of the process is doing.
+    /// Updates the snapshot of the time and the process's state.
     fn refresh_snapshot(&mut self) {
         self.heartbeat.beat();
         let health = self.context.hsm.health();
@@ -329,8 +329,8 @@ impl Running {
         }
     }
 
-    /// Lets one connection work, then sees to its deadline or its end. Should that panic, this
-    /// connection alone ends.
+    /// Lets one connection work, then updates its deadline or ends it. A panic ends this connection
+    /// alone.
     fn with_peer(&mut self, slot: usize, work: impl FnOnce(&mut Peer, &mut LoopContext) -> Fate) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
@@ -351,7 +351,8 @@ impl Running {
             self.end(slot);
         } else {
             let deadline = peer.deadline(context);
-            // An entry that comes too early is set anew then, which is rarer than a change.
+            // A timer that fires too early is set again then, which happens less often than
+            // deadlines move.
             if self.timers.get(slot).is_none_or(|at| deadline < at) {
                 self.timers.set(slot, deadline);
             }
@@ -365,7 +366,7 @@ impl Running {
         }
     }
 
-    /// Lists a connection that cannot go on in this turn.
+    /// Lists a connection that cannot continue in this turn.
     fn put_off(&mut self, slot: usize, fate: Fate) {
         match fate {
             Fate::Again => self.list(slot, List::Again),
@@ -374,7 +375,7 @@ impl Running {
         }
     }
 
-    /// Adds a connection to a list, unless it has been in one since an earlier turn.
+    /// Adds a connection to a list, unless it is in one already.
     fn list(&mut self, slot: usize, list: List) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
@@ -401,9 +402,10 @@ impl Running {
         self.timers.cancel(slot);
         if let Some(mut peer) = self.peers.try_remove(slot) {
             self.context.held_bytes -= peer.held_bytes();
-            // Closing it takes it out of the epoll set, but not while a child process has a copy
-            // of the descriptor, between fork and exec (epoll(7), question 6): its events would be
-            // taken for those of the slot's next connection. If it is in there.
+            // Closing the descriptor takes it out of the epoll set, but not while a child process
+            // holds a copy between fork and exec (epoll(7), question 6): its events would be taken
+            // for those of the slot's next connection. The error of one that was never registered
+            // is ignored.
             let _ = self.poll.registry().deregister(peer.stream());
             peer.close(&mut self.context);
             self.context.loop_state.metrics.connections_closed.add(1);
@@ -425,8 +427,8 @@ impl Running {
         self.answers = answers;
     }
 
-    /// Hands the gathered jobs to the HSM side, and answers those that it does not take. What
-    /// such an answer leads to, the connection's next request, is for the next time.
+    /// Hands the collected jobs to the HSM side, and answers those that it refuses. If such an
+    /// answer leads to the connection's next job, that one waits for the next call.
     fn submit(&mut self) {
         if self.context.jobs.is_empty() {
             return;
@@ -436,7 +438,7 @@ impl Running {
         let hsm = Arc::clone(&self.context.hsm);
         let jobs = &mut self.context.jobs;
         if catch_unwind(AssertUnwindSafe(|| hsm.submit(jobs, &mut refused))).is_err() {
-            // What has come to no queue is answered by its deadline.
+            // A job that reached no queue is answered by its deadline.
             tracing::error!("requests are lost because handing them to the HSM panicked");
             jobs.clear();
         }

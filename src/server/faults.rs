@@ -1,30 +1,30 @@
-//! Panics on demand. Tests alone have this: nothing of it is in a program that serves.
+//! Panics on demand, for tests only: a program that serves contains none of this.
 
 use std::net::SocketAddr;
 
 use parking_lot::Mutex;
 
-/// Where handling a connection can be made to panic.
+/// A point at which handling a connection can be made to panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PanicPoint {
-    /// What has been read is in the buffers, and still in the scratch memory.
+    /// After a read: the bytes are in the buffers and still in the scratch memory.
     Received,
-    /// An answer is in the memory that the loop's connections share, and not sent.
+    /// With an unsent answer in the memory that the loop's connections share.
     Answer,
-    /// The HSM's answer has come and is not looked at.
+    /// Before the HSM's answer is processed.
     Completion,
-    /// A deadline has passed.
+    /// At a deadline.
     Deadline,
 }
 
 static ARMED: Mutex<Vec<(PanicPoint, SocketAddr)>> = Mutex::new(Vec::new());
 
-/// The connection whose other end that is will panic at that place, once.
+/// Makes the connection with that peer panic at that point, once.
 pub(super) fn arm(place: PanicPoint, peer: SocketAddr) {
     ARMED.lock().push((place, peer));
 }
 
-/// Panics if it is to be.
+/// Panics if this point is armed for this peer.
 #[expect(clippy::panic, reason = "what it is for")]
 pub(super) fn at(place: PanicPoint, peer: SocketAddr) {
     let mut armed = ARMED.lock();

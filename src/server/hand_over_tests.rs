@@ -1,4 +1,4 @@
-//! A process that hands over closes none of the connections that have come to it.
+//! A process that hands over closes none of the connections it has accepted.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -18,8 +18,8 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// One that was taken from the kernel's queue, and for which there was no place then, is nobody
-/// else's to serve.
+/// A connection that was accepted from the kernel's queue but could not be admitted is served,
+/// since no other process can see it.
 #[test]
 fn who_waits_for_a_place_is_served() {
     let config = Config { max_connections: 1, ..Config::local() };
@@ -27,7 +27,7 @@ fn who_waits_for_a_place_is_served() {
     let metrics = running.metrics.of_loop(0);
     let mut at_work = connect(running.address);
     assert!(ask(&mut at_work, &encrypt()).starts_with("HTTP/1.1 200"));
-    // Who has proven itself and is about to ask for something does not make room.
+    // A connection with an authentic request, in the middle of the next one, is not evicted.
     at_work.write_all(&encrypt().as_bytes()[..20]).unwrap();
     let mut waiting = connect(running.address);
     wait_for("the limit", || metrics.accept_pauses.get() > 0);

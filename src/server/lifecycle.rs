@@ -1,4 +1,4 @@
-//! Where the process is between start and end, and whether its event loops turn.
+//! The process's state between start and end, and the liveness of its event loops.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use mio::Waker;
 use parking_lot::Mutex;
 
-/// The state that all event loops share. It only ever moves forward.
+/// The state that all event loops share. It only moves forward.
 #[derive(Default)]
 pub struct Lifecycle {
     state: AtomicU8,
@@ -17,19 +17,19 @@ pub struct Lifecycle {
 const DRAINING: u8 = 1;
 const STOPPING: u8 = 2;
 
-/// One event loop, as others see it.
+/// An event loop as others see it.
 struct WatchedLoop {
     waker: Arc<Waker>,
-    /// Gone when the loop is.
+    /// Dropped with the loop.
     heartbeat: Weak<Heartbeat>,
 }
 
-/// How often an event loop has turned.
+/// Number of turns that an event loop has made.
 #[derive(Default)]
 pub(super) struct Heartbeat(AtomicU64);
 
 impl Heartbeat {
-    /// The loop begins a turn.
+    /// Counts the start of a turn.
     pub(super) fn beat(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -39,11 +39,11 @@ impl Heartbeat {
     }
 }
 
-/// A call to all event loops to turn.
+/// A check that all event loops are alive.
 pub struct Round(Vec<(Weak<Heartbeat>, u64)>);
 
 impl Round {
-    /// Whether each loop has turned since, or has ended.
+    /// Returns whether each loop has made a turn since, or has ended.
     #[must_use]
     pub fn is_over(&self) -> bool {
         let has_turned = |(heartbeat, before): &(Weak<Heartbeat>, u64)| {
@@ -54,43 +54,43 @@ impl Round {
 }
 
 impl Lifecycle {
-    /// Readiness goes false and answers end the connections that are open, so that load balancers
-    /// move away; new connections are still served.
+    /// Starts draining: readiness becomes false and answers close the connections that are open, so
+    /// that load balancers move away. New connections are still served.
     pub fn drain(&self) {
         self.advance(DRAINING);
     }
 
-    /// Accepting ends; what is in flight is finished.
+    /// Stops accepting; requests in flight are finished.
     pub fn stop(&self) {
         self.advance(STOPPING);
     }
 
-    /// Another process accepts from the same sockets: this one accepts nothing more, and closes
-    /// none of what is waiting in them.
+    /// Leaves accepting to another process that has the same sockets. This one closes no connection
+    /// that waits in them.
     pub fn hand_over(&self) {
         self.is_handed_over.store(true, Ordering::Relaxed);
         self.advance(DRAINING);
     }
 
-    /// Whether [`Self::drain`] or [`Self::stop`] has been called.
+    /// Returns whether [`Self::drain`] or [`Self::stop`] has been called.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.state.load(Ordering::Relaxed) >= DRAINING
     }
 
-    /// Whether [`Self::stop`] has been called.
+    /// Returns whether [`Self::stop`] has been called.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.state.load(Ordering::Relaxed) >= STOPPING
     }
 
-    /// Whether [`Self::hand_over`] has been called.
+    /// Returns whether [`Self::hand_over`] has been called.
     #[must_use]
     pub fn is_handed_over(&self) -> bool {
         self.is_handed_over.load(Ordering::Relaxed)
     }
 
-    /// Wakes every event loop, to see whether it still turns.
+    /// Wakes every event loop to check that it still makes turns.
     #[must_use]
     pub fn round(&self) -> Round {
         let count = |watched: &WatchedLoop| {
@@ -113,10 +113,10 @@ impl Lifecycle {
         self.wake();
     }
 
-    /// Has each event loop take a turn.
+    /// Makes each event loop take a turn.
     pub(super) fn wake(&self) {
         for watched in self.loops.lock().iter() {
-            // A waker fails only when its event loop's descriptor is gone, and so the loop.
+            // A waker fails only when the loop's descriptor, and so the loop, is gone.
             let _ = watched.waker.wake();
         }
     }
@@ -131,8 +131,8 @@ mod tests {
 
     use super::*;
 
-    /// A round is over when every loop has turned since: one that hangs is noticed, one that has
-    /// nothing to do is woken, one that has ended is not waited for.
+    /// A round is over once every loop has made a turn: a hung loop is noticed, an idle one is
+    /// woken, and one that has ended is not waited for.
     #[test]
     fn rounds() {
         let lifecycle = Lifecycle::default();

@@ -1,4 +1,4 @@
-//! Listening sockets.
+//! Opening listening sockets.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,11 +9,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::config::TcpKeepalive;
 use crate::limits::{LISTEN_BACKLOG, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
 
-/// Listens on `address`. With `shared`, several sockets may, and the kernel spreads connections
-/// over them (SO_REUSEPORT, socket(7)). Accepted sockets inherit the options set here.
+/// Listens on `address`. With `shared`, several sockets may do so, and the kernel spreads
+/// connections over them (SO_REUSEPORT, socket(7)). Accepted sockets inherit the options set here.
 ///
 /// # Errors
-/// As the system calls say, for instance that the address is in use.
+/// An error of the system calls, for instance that the address is in use.
 pub(super) fn listen(
     address: SocketAddr,
     shared: bool,
@@ -24,7 +24,7 @@ pub(super) fn listen(
         Type::STREAM.nonblocking().cloexec(),
         Some(Protocol::TCP),
     )?;
-    // A restart must not wait for the old process's connections to leave TIME_WAIT.
+    // A restart must not wait until the old process's connections leave TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     if address.is_ipv6() && address.ip() == IpAddr::from([0_u16; 8]) {
@@ -36,10 +36,10 @@ pub(super) fn listen(
     Ok(mio::net::TcpListener::from_std(socket.into()))
 }
 
-/// Serves on a socket that another process has bound. What is waiting in it stays.
+/// Serves on a socket that another process has bound, including connections waiting in its queue.
 ///
 /// # Errors
-/// As the system calls say.
+/// An error of the system calls.
 pub(super) fn adopt(
     socket: impl Into<OwnedFd>,
     keepalive: Option<TcpKeepalive>,
@@ -47,16 +47,16 @@ pub(super) fn adopt(
     let socket = Socket::from(socket.into());
     socket.set_nonblocking(true)?;
     set_options(&socket, keepalive)?;
-    // Sets the length of its queue anew (listen(2)); systemd's default was 128 once.
+    // listen(2) again sets the length of its queue; systemd's default was 128 once.
     socket.listen(LISTEN_BACKLOG)?;
     Ok(mio::net::TcpListener::from_std(socket.into()))
 }
 
 fn set_options(socket: &Socket, keepalive: Option<TcpKeepalive>) -> io::Result<()> {
-    // What peers that don't read, or that send ahead, make the kernel hold.
+    // Bounds what the kernel holds for peers that don't read, or that send ahead.
     socket.set_send_buffer_size(SOCKET_SEND_BYTES)?;
     socket.set_recv_buffer_size(SOCKET_RECEIVE_BYTES)?;
-    // An answer is one write; Nagle's algorithm would hold a second one back.
+    // An answer is one write; Nagle's algorithm would delay a second one.
     socket.set_tcp_nodelay(true)?;
     if let Some(keepalive) = keepalive {
         let mut options = socket2::TcpKeepalive::new().with_time(keepalive.idle);

@@ -10,20 +10,20 @@ use super::tls::Acceptor;
 use crate::limits::{ACCEPT_PAUSE, ACCEPT_PAUSE_LOG_INTERVAL};
 use crate::proto::Listener;
 
-/// A listening socket and what comes in by it.
+/// A listening socket, and the state of accepting from it.
 pub(super) struct ListeningSocket {
     pub(super) socket: TcpListener,
     pub(super) listener: Listener,
-    /// For connections that come from now on.
+    /// Used for connections accepted from now on.
     pub(super) tls: Option<Acceptor>,
     pub(super) share: Option<AcceptShare>,
-    /// A connection for which there was no place.
+    /// A connection that was accepted but could not be admitted.
     pub(super) unplaced: Option<(TcpStream, SocketAddr)>,
     /// Connections may be waiting: edge-triggered readiness is remembered.
     pub(super) is_ready: bool,
-    /// After a failure, for instance for want of descriptors, when to try again.
+    /// Time at which to try again after a failure, for instance for lack of descriptors.
     pub(super) paused_until: Option<Instant>,
-    /// When the log last said so.
+    /// Time at which a pause was last logged.
     pause_logged: Option<Instant>,
 }
 
@@ -46,7 +46,7 @@ impl ListeningSocket {
         }
     }
 
-    /// Those who wait do so in the kernel's queue.
+    /// Stops accepting for a while; connections wait in the kernel's queue.
     pub(super) fn pause(&mut self, now: Instant, reason: &dyn std::fmt::Display) {
         self.paused_until = Some(now + ACCEPT_PAUSE);
         let is_due = |at: Instant| now.saturating_duration_since(at) >= ACCEPT_PAUSE_LOG_INTERVAL;

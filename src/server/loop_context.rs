@@ -1,4 +1,4 @@
-//! What one turn of an event loop works with.
+//! The context in which a connection works during a turn of its event loop.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,27 +13,27 @@ use crate::limits::{MAX_REFUSALS_LOGGED_PER_SEC, READ_SCRATCH_BYTES};
 use crate::proto::{LoopState, Snapshot};
 use crate::rate::PerSecond;
 
-/// An event loop's state, less its connections.
+/// An event loop's state without its connections.
 pub(super) struct LoopContext {
     pub(super) snapshot: Snapshot,
     pub(super) loop_state: LoopState,
     pub(super) hsm: Arc<Hsm>,
     pub(super) admission: Arc<Admission>,
-    /// Received bytes on their way into a connection's buffer.
+    /// Received bytes before they enter a connection's buffer.
     pub(super) scratch: Box<[u8]>,
-    /// TLS records on their way to a socket.
+    /// TLS records before they are written to a socket.
     pub(super) outgoing: Outgoing,
-    /// For the HSM.
+    /// Jobs for the HSM.
     pub(super) jobs: Vec<Job>,
-    /// The slot of the connection that is being worked on.
+    /// Slot of the connection that is being served.
     pub(super) slot: usize,
-    /// Since when it has had something to do.
+    /// Time since which that connection has had something to do.
     pub(super) ready_since: Instant,
-    /// Answers that it may still be given in this turn.
+    /// Number of answers that it may still get in this turn.
     pub(super) answers_left: u32,
-    /// Whether the costly part of a TLS handshake may be done now.
+    /// The expensive part of a TLS handshake may be done now.
     pub(super) may_handshake: bool,
-    /// Memory that connections hold beside their receive buffers.
+    /// Memory that connections hold besides their receive buffers.
     pub(super) held_bytes: usize,
     handshakes: PerSecond<Instant>,
     proxy_headers: PerSecond<Instant>,
@@ -48,7 +48,7 @@ impl LoopContext {
         hsm: Arc<Hsm>,
         admission: Arc<Admission>,
     ) -> Self {
-        // Strangers must not fill the log.
+        // Limited, so that strangers cannot fill the log.
         let limit = || PerSecond::new(MAX_REFUSALS_LOGGED_PER_SEC);
         Self {
             ready_since: snapshot.now,
@@ -70,33 +70,32 @@ impl LoopContext {
         }
     }
 
-    /// Keeps a job until the jobs gathered so far go to the HSM side.
+    /// Collects a job until the next submission to the HSM side.
     pub(super) fn submit(&mut self, mut job: Job) {
         job.reply_to.slot = u32::try_from(self.slot).unwrap_or(u32::MAX);
         self.jobs.push(job);
     }
 
-    /// Wipes what a connection leaves that could not finish its turn.
+    /// Wipes the remains of a connection that could not finish its turn.
     pub(super) fn wipe(&mut self) {
         self.loop_state.reset();
         self.outgoing.clear();
         self.scratch.fill(0);
     }
 
-    /// Memory that this loop's connections hold.
+    /// Memory that this loop's connections hold, in bytes.
     pub(super) fn buffered_bytes(&self) -> usize {
         self.loop_state.held_bytes() + self.held_bytes
     }
 
-    /// A session is given up: if it had not come to be one, that is counted.
+    /// Counts a session that ends before its handshake is complete.
     pub(super) fn count_unfinished_handshake(&self, tls: Option<&TlsSession>) {
         if tls.is_some_and(TlsSession::is_handshaking) {
             self.loop_state.metrics.tls_handshake_failures.add(1);
         }
     }
 
-    /// A handshake that failed is worth a line: a client certificate that is refused shows nowhere
-    /// else.
+    /// Logs a failed handshake: a refused client certificate shows nowhere else.
     pub(super) fn note_failed_handshake(&mut self, peer: SocketAddr, error: &dyn fmt::Display) {
         if let Some(left_out) = self.handshakes.admit(self.snapshot.now) {
             tracing::info!(%peer, %error, left_out, "TLS handshake failed");

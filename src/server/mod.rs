@@ -56,9 +56,9 @@ pub struct Server {
 /// An address that cannot be listened on.
 #[derive(Debug)]
 pub struct BindError {
-    /// Which.
+    /// Address.
     pub address: SocketAddr,
-    /// Why.
+    /// Error of the system call.
     pub error: io::Error,
 }
 
@@ -71,7 +71,7 @@ impl Server {
         Self::bind_with(config, Inherited::default())
     }
 
-    /// As [`Self::bind`], but for sockets that are there already.
+    /// Binds all listeners, except those that were inherited.
     ///
     /// # Errors
     /// [`BindError`]: for instance, another process listens there.
@@ -126,25 +126,25 @@ impl Server {
         Ok(Self { loops, lifecycle, changes, api, ping, sockets })
     }
 
-    /// A descriptor of each listening socket, for another process. While one is open, so is the
-    /// socket: they are given out once.
+    /// Hands out, once, a descriptor of each listening socket for another process. The socket stays
+    /// open while the descriptor does.
     pub fn take_sockets(&mut self) -> Vec<(Listener, OwnedFd)> {
         std::mem::take(&mut self.sockets)
     }
 
-    /// Where the API is served.
+    /// Address at which the API is served.
     #[must_use]
     pub fn api_address(&self) -> SocketAddr {
         self.api
     }
 
-    /// Where `/ping` is served; the API's own address if they share a port.
+    /// Address at which `/ping` is served; the API's own if they share a port.
     #[must_use]
     pub fn ping_address(&self) -> SocketAddr {
         self.ping
     }
 
-    /// How many event loops there are.
+    /// Number of event loops.
     #[must_use]
     pub fn event_loops(&self) -> usize {
         self.loops.len()
@@ -156,24 +156,24 @@ impl Server {
         self.loops.iter().map(EventLoop::completions).collect()
     }
 
-    /// What drains and stops the loops.
+    /// The handle that drains and stops the loops.
     #[must_use]
     pub fn lifecycle(&self) -> Arc<Lifecycle> {
         Arc::clone(&self.lifecycle)
     }
 
-    /// What has the loops go on with other settings.
+    /// The handle that gives the running loops new settings.
     #[must_use]
     pub fn changes(&self) -> Arc<Changes> {
         Arc::clone(&self.changes)
     }
 
-    /// Starts the loops, a thread each. `access_log` makes each loop its own, `metrics` has its
-    /// counters; `ended` is called from the thread of a loop that ends before it was told to stop,
-    /// with the reason.
+    /// Starts the loops, one thread each. `access_log` is called once per loop, and `metrics`
+    /// provides its counters. `ended` is called from the thread of a loop that ends before it was
+    /// stopped, with the reason.
     ///
     /// # Errors
-    /// The system has no room for another thread.
+    /// The system has no resources for another thread.
     pub fn start(
         self,
         service: &Arc<ServiceConfig>,
@@ -207,8 +207,9 @@ impl Server {
     }
 }
 
-/// A loop serves tens of thousands of requests a second, and on few cores a second one only takes
-/// time from the HSM's sessions; so a loop for each four cores.
+/// Returns the number of event loops, by default one for each four cores: a loop serves tens of
+/// thousands of requests a second, and on few cores a second one only takes time from the HSM's
+/// sessions.
 fn event_loops(configured: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let count = if configured == 0 { cores.div_ceil(4) } else { configured };

@@ -3,20 +3,21 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// Addresses that begin with the same bits.
+/// A network: all addresses that begin with the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     first: IpAddr,
     prefix_bits: u32,
 }
 
-/// Not a network: not an address, a prefix that is too long, or bits beyond the prefix.
+/// The error for a text that is not a network: no address, a prefix that is too long, or bits set
+/// beyond the prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkError;
 
 impl Network {
-    /// Whether `address` is one of the network's. IPv4 addresses that a socket of IPv6 shows
-    /// (`::ffff:192.0.2.1`) count as what they are.
+    /// Returns whether `address` is in the network. IPv4 addresses mapped into IPv6
+    /// (`::ffff:192.0.2.1`) count as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.first, address.to_canonical()) {
@@ -34,7 +35,7 @@ impl Network {
 impl FromStr for Network {
     type Err = NetworkError;
 
-    /// `192.0.2.0/24`, `2001:db8::/32`; an address alone is a network of one.
+    /// Parses `192.0.2.0/24` or `2001:db8::/32`; a plain address is a network of one.
     fn from_str(text: &str) -> Result<Self, NetworkError> {
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),

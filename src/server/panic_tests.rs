@@ -1,6 +1,6 @@
-//! Should handling one request panic, at whatever point, that connection alone ends: it is counted
-//! and logged with its place, nothing of its request is left where others work, and the others go
-//! on.
+//! A panic while handling a request, at any point, ends that connection alone: it is counted and
+//! logged with its location, nothing of the request is left in shared memory, and the other
+//! connections continue.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -28,10 +28,10 @@ use crate::proto::{ServiceOptions, StoreConfig};
 const PATIENCE: Duration = Duration::from_secs(60);
 const MARK: &str = "aW4gdGhlIGNsZWFy";
 
-/// A token that gives back what it gets.
+/// A token that returns its input.
 #[derive(Default)]
 struct Echo {
-    /// The next time that the event loop asks it something.
+    /// Panics the next time that the event loop asks it something.
     panics: Arc<AtomicBool>,
 }
 
@@ -92,12 +92,12 @@ impl Session for EchoSession {
     }
 }
 
-/// A fleet of one such token.
+/// A fleet with one such token.
 pub(super) fn echo() -> Arc<Hsm> {
     Hsm::start_with(vec![(Box::new(Echo::default()), 1)], Vec::new()).unwrap()
 }
 
-/// A store whose quota is one request at a time: a place that is not given back would be missed.
+/// A store whose quota is one request at a time: a permit that is not returned would be noticed.
 pub(super) fn service() -> ServiceConfig {
     let long = PATIENCE;
     let timeouts = Timeouts {
@@ -121,7 +121,7 @@ pub(super) fn service() -> ServiceConfig {
     ServiceConfig::new(options, vec![store], None, None)
 }
 
-/// Where the loop's thread logs to.
+/// The log of the loop's thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -135,7 +135,7 @@ impl Write for Log {
     }
 }
 
-/// An event loop at work.
+/// A running event loop.
 pub(super) struct Running {
     pub(super) address: SocketAddr,
     pub(super) lifecycle: Arc<Lifecycle>,
@@ -148,7 +148,7 @@ pub(super) struct Running {
 pub(super) fn start(config: &Config, panics: Arc<SharedCounter>) -> Running {
     let mut server = Server::bind(config).unwrap_or_else(|error| panic!("{error:?}"));
     let hsm_panics = Arc::new(AtomicBool::new(false));
-    // Where there are several, a token is asked for a job's key before it gets the job.
+    // A fleet of several tokens asks a token for a job's key before it gets the job.
     let backend = || -> Box<dyn Backend> { Box::new(Echo { panics: Arc::clone(&hsm_panics) }) };
     let backends = vec![(backend(), 2), (backend(), 2)];
     let hsm = Hsm::start_with(backends, server.completions()).unwrap();
@@ -169,7 +169,7 @@ pub(super) fn start(config: &Config, panics: Arc<SharedCounter>) -> Running {
 
 const LOOP: &str = "a-loop-that-may-panic";
 
-/// Those of the loop under test are noted as the program notes them; others' are as usual.
+/// Records panics of the loop under test as the program does, and leaves others' to the usual hook.
 fn watch_panics() -> Arc<SharedCounter> {
     let counter: Arc<SharedCounter> = Arc::default();
     let (usual, noted) = (std::panic::take_hook(), Arc::clone(&counter));
@@ -197,7 +197,7 @@ pub(super) fn encrypt() -> String {
     )
 }
 
-/// Has an answer to `request`, and gives its status line and body.
+/// Sends `request` and returns the answer.
 pub(super) fn ask(stream: &mut TcpStream, request: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
@@ -207,14 +207,14 @@ pub(super) fn ask(stream: &mut TcpStream, request: &str) -> String {
         assert!(count > 0, "the end in place of an answer");
         answer.extend_from_slice(&piece[..count]);
         let text = String::from_utf8(answer.clone()).unwrap();
-        // Each of these answers ends so, and comes as one.
+        // Each of these answers ends like this, and comes in one piece.
         if text.ends_with('}') || text.contains("pong") {
             return text;
         }
     }
 }
 
-/// Whether the connection has ended without a word.
+/// Returns whether the connection has ended without an answer.
 fn has_ended(stream: &mut TcpStream) -> bool {
     match stream.read(&mut [0; 64]) {
         Ok(count) => count == 0,
@@ -247,7 +247,7 @@ fn a_panic_ends_one_connection() {
             expected += 1;
             assert_eq!(panics.get(), expected, "{place:?}");
             assert_eq!(running.metrics.panics.get(), expected);
-            // Nothing of it in the others' answers; the store's one place is free again.
+            // Nothing of it is in the others' answers, and the store's one permit is free again.
             for stream in [&mut bystander, &mut connect(running.address)] {
                 let answer = ask(stream, &encrypt());
                 assert!(answer.starts_with("HTTP/1.1 200"), "{place:?}: {answer}");
@@ -256,7 +256,7 @@ fn a_panic_ends_one_connection() {
             }
         }
     }
-    // Outside of any connection's turn: the loop goes on, and the request is answered in time.
+    // Outside of any connection's turn, the loop continues and the request is answered in time.
     running.hsm_panics.store(true, Ordering::Relaxed);
     let mut victim = connect(running.address);
     let answer = ask(&mut victim, &encrypt());

@@ -23,56 +23,56 @@ use crate::limits::{
 };
 use crate::proto::{Connection, Listener, Step, Wait};
 
-/// What becomes of a connection.
+/// The next state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Fate {
-    /// It stays, waiting for an event or a deadline.
+    /// It stays, and waits for an event or a deadline.
     Stays,
-    /// It stays, and has more to read, or more requests, than one turn allows.
+    /// It stays, and has more to read or more requests than one turn allows.
     Again,
-    /// It stays, and waits for its TLS handshake's turn.
+    /// It stays, and waits until its TLS handshake is allowed.
     Handshake,
-    /// It is over.
+    /// It ends.
     Ends,
 }
 
 enum Phase {
-    /// A load balancer has to say whom it speaks for.
+    /// A load balancer must send a PROXY header first.
     Proxy { since: Instant },
-    /// TLS keys are being agreed on. Our first flight, which is what costs, has been sent or not.
+    /// The TLS handshake is under way. `is_answered`: the expensive first flight has been sent.
     Handshake { since: Instant, is_answered: bool },
-    /// Requests and answers.
+    /// Requests and answers are exchanged.
     Open,
-    /// All has been said; what the peer still sends is dropped, so that the kernel does not
-    /// reset the connection before the peer has read the last answer (RFC 9112, 9.6).
+    /// The last answer has been sent. Further input is dropped, so that the kernel does not reset
+    /// the connection before the peer has read the answer (RFC 9112, 9.6).
     Linger { until: Instant, left: usize },
 }
 
-/// A connection and all that belongs to it.
+/// One accepted connection.
 pub(super) struct Peer {
     stream: TcpStream,
     address: SocketAddr,
     permit: ConnectionPermit,
-    /// No other connection of the loop has it.
+    /// A number that no other connection of the loop has.
     number: u64,
     accepted: Instant,
-    /// Since when it has had something to do, while it is in the loop's list of those who have.
+    /// Time since which it has been in the loop's list of ready connections, if it is.
     pub(super) ready_since: Option<Instant>,
-    /// Whether it is in the loop's list of those whose handshake waits.
+    /// It is in the loop's list of waiting handshakes.
     pub(super) awaits_handshake: bool,
     tls: Option<TlsSession>,
     connection: Connection,
     /// Bytes that the socket has not taken yet.
     unsent: Unsent,
     phase: Phase,
-    /// The kernel has said that the socket takes bytes again.
+    /// The kernel has reported that the socket takes bytes again.
     is_writable: bool,
     /// The socket may have bytes: edge-triggered readiness is remembered until a read is short.
     is_readable: bool,
-    /// The kernel has said that the peer has ended its side, so a short read is not the last.
+    /// The kernel has reported that the peer closed its side, so a short read is not the last.
     is_read_closed: bool,
-    /// The end has been read.
+    /// The end of the input has been read.
     is_eof: bool,
 }
 
@@ -83,7 +83,7 @@ enum Filled {
 }
 
 impl Peer {
-    /// With `is_proxied`, the peer says first whom it speaks for.
+    /// With `is_proxied`, the peer must send a PROXY header first.
     pub(super) fn new(
         (stream, address): (TcpStream, SocketAddr),
         permit: ConnectionPermit,
@@ -121,12 +121,12 @@ impl Peer {
         &mut self.stream
     }
 
-    /// The other end of its socket.
+    /// Address of the other end: the client's, once a PROXY header has named it.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// When what is being waited for has taken too long.
+    /// Time at which the current wait has lasted too long.
     pub(super) fn deadline(&self, context: &LoopContext) -> Instant {
         let timeouts = &context.loop_state.service.options.timeouts;
         let at_the_end = |time: Duration| {
@@ -147,39 +147,39 @@ impl Peer {
         }
     }
 
-    /// Whether a completion of that serial number is awaited.
+    /// Returns whether a completion with that serial number is awaited.
     pub(super) fn waits_for(&self, serial: u64) -> bool {
         self.connection.waits_for(serial)
     }
 
-    /// Whether it is open, and nothing has been asked that is still unanswered.
+    /// Returns whether it is open and every request has been answered.
     fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Open) && matches!(self.connection.wait(), Wait::Idle(_))
     }
 
-    /// No other connection of the loop has it.
+    /// A number that no other connection of the loop has.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// By which port it came.
+    /// The listener that it came in by.
     pub(super) fn listener(&self) -> Listener {
         self.permit.listener
     }
 
-    /// Memory that it holds beside its receive buffer.
+    /// Memory that it holds besides its receive buffer.
     pub(super) fn held_bytes(&self) -> usize {
         self.unsent.held_bytes() + self.tls.as_ref().map_or(0, TlsSession::held_bytes)
     }
 
-    /// Whether it holds memory that others may need.
+    /// Returns whether it holds memory that others may need.
     pub(super) fn holds_memory(&self) -> bool {
         self.held_bytes() > 0 || self.connection.holds_buffer()
     }
 
-    /// Its place among those that may be ended to make room, the least first: who never sent an
-    /// authentic request, by age; then who did and is idle, by how long. `None` while it must not
-    /// be ended: its request is at the HSM, or it has proven itself and is not idle.
+    /// Its rank among the connections that may be evicted, the first to go the least: those without
+    /// an authentic request by age, then idle ones by idle time. `None` if it must not be evicted:
+    /// its request is at the HSM, or it has sent an authentic request and is not idle.
     pub(super) fn key_status(&self) -> Option<(bool, Instant)> {
         let wait = self.connection.wait();
         match self.phase {
@@ -193,7 +193,7 @@ impl Peer {
         }
     }
 
-    /// Keeps what the kernel says about its socket. Gives whether there is something to do.
+    /// Records an event of the socket, and returns whether there is something to do.
     pub(super) fn note_event(&mut self, event: &Event) -> bool {
         let is_closed = event.is_read_closed() || event.is_error();
         self.is_read_closed |= is_closed;
@@ -202,13 +202,13 @@ impl Peer {
         self.is_readable || self.is_writable
     }
 
-    /// Reads what has come, of which the kernel has not told yet.
+    /// Reads what has come before the kernel reports it.
     pub(super) fn read_at_once(&mut self, context: &mut LoopContext) -> Fate {
         self.is_readable = true;
         self.resume(context)
     }
 
-    /// Takes up what the kernel has told of, or the last turn did not allow.
+    /// Resumes work that the kernel has reported or the last turn did not allow.
     pub(super) fn resume(&mut self, context: &mut LoopContext) -> Fate {
         if std::mem::take(&mut self.is_writable) {
             match self.on_writable(context) {
@@ -224,7 +224,7 @@ impl Peer {
         self.read_on(context)
     }
 
-    /// The socket takes bytes again.
+    /// Handles a socket that takes bytes again.
     fn on_writable(&mut self, context: &mut LoopContext) -> Fate {
         if self.unsent.is_empty() {
             return Fate::Stays;
@@ -237,13 +237,13 @@ impl Peer {
                     let step = self.connection.sent(&mut context.loop_state, &context.snapshot);
                     self.drive_and_read_on(step, context)
                 }
-                // Nothing was read while something was pending.
+                // Nothing was read while bytes were unsent.
                 _ => self.read_on(context),
             },
         }
     }
 
-    /// The HSM's answer has come.
+    /// Handles the HSM's answer.
     pub(super) fn on_completion(
         &mut self,
         completion: Completion,
@@ -255,19 +255,19 @@ impl Peer {
         self.drive_and_read_on(step, context)
     }
 
-    /// The HSM side did not take the job.
+    /// Handles the refusal of a job by the HSM side.
     pub(super) fn on_refusal(&mut self, failure: Failure, context: &mut LoopContext) -> Fate {
         let step = self.connection.reject(&mut context.loop_state, &context.snapshot, failure);
         self.drive_and_read_on(step, context)
     }
 
-    /// [`Self::deadline`] has passed.
+    /// Handles the end of [`Self::deadline`].
     pub(super) fn on_deadline(&mut self, context: &mut LoopContext) -> Fate {
         #[cfg(test)]
         faults::at(PanicPoint::Deadline, self.address);
         match self.phase {
             Phase::Proxy { .. } | Phase::Handshake { .. } | Phase::Linger { .. } => Fate::Ends,
-            // No answer is on its way that the peer could miss.
+            // No answer is under way that the peer could miss.
             Phase::Open if context.snapshot.is_stopping && self.is_idle() => self.leave(context),
             Phase::Open => {
                 let step = self.connection.timed_out(&mut context.loop_state, &context.snapshot);
@@ -276,7 +276,7 @@ impl Peer {
         }
     }
 
-    /// Gives memory back.
+    /// Closes the connection and returns its memory to the pools.
     pub(super) fn close(self, context: &mut LoopContext) {
         context.count_unfinished_handshake(self.tls.as_ref());
         self.connection.close(&mut context.loop_state);
@@ -289,7 +289,7 @@ impl Peer {
         }
     }
 
-    /// Reads until the socket is empty, a request is whole, or the turn's share is used up.
+    /// Reads until the socket is empty, a request is complete, or the turn's share is used up.
     fn read_on(&mut self, context: &mut LoopContext) -> Fate {
         let mut budget = MAX_READ_PER_TURN_BYTES;
         while self.is_readable && !self.is_eof {
@@ -298,7 +298,7 @@ impl Peer {
                     None => continue,
                     Some(fate) => return fate,
                 },
-                // It has given up, or will not hear the answer: nothing is to be computed for it.
+                // The peer has given up or will not see the answer, so nothing is computed for it.
                 Phase::Handshake { is_answered: false, .. } if self.is_read_closed => {
                     return Fate::Ends;
                 }
@@ -328,7 +328,7 @@ impl Peer {
                 Err(error) => {
                     self.note(&error, context);
                     return match error {
-                        // So that the peer gets to see the alert.
+                        // The peer should see the alert.
                         PeerError::Tls(_) => self.linger(context),
                         PeerError::Io(_) => Fate::Ends,
                     };
@@ -342,7 +342,7 @@ impl Peer {
         Fate::Stays
     }
 
-    /// How many bytes may be read now. While an answer has not gone, none: a peer that does not
+    /// Number of bytes that may be read now. None while an answer is unsent: a peer that does not
     /// read is not read from.
     fn room(&self, context: &LoopContext) -> usize {
         let room =
@@ -351,7 +351,7 @@ impl Peer {
         room.min(READ_SCRATCH_BYTES).saturating_sub(partial)
     }
 
-    /// One read, decrypted, into the protocol's buffer.
+    /// Reads once, and decrypts into the connection's buffer.
     fn fill(&mut self, max_bytes: usize, context: &mut LoopContext) -> Result<Filled, PeerError> {
         let scratch = &mut context.scratch;
         let partial = self.tls.as_ref().map_or(&[][..], TlsSession::partial);
@@ -373,21 +373,22 @@ impl Peer {
                 Err(error) => return Err(PeerError::Io(error)),
             }
         };
-        // A short read has emptied the socket (epoll(7), question 9), and what comes later is
-        // told anew.
+        // A short read has emptied the socket (epoll(7), question 9), and later bytes cause another
+        // event.
         if count < max_bytes && !self.is_read_closed {
             self.is_readable = false;
         }
         let filled = self.decrypt(offset, count, context);
         #[cfg(test)]
         faults::at(PanicPoint::Received, self.address);
-        // It has plaintext in it. (Not dead stores: the next read may leave any of it as it is.)
+        // It holds plaintext. (These stores are not dead: the next read may leave some of it
+        // unchanged.)
         context.scratch[..offset + count].fill(0);
         filled
     }
 
-    /// Hands on what has been read: `count` bytes of the scratch memory, behind `offset` that
-    /// make a whole record with them.
+    /// Passes on the bytes that have been read: `count` bytes of the scratch memory behind `offset`
+    /// bytes of an incomplete TLS record.
     fn decrypt(
         &mut self,
         offset: usize,
@@ -429,7 +430,7 @@ impl Peer {
         Ok(Filled::Bytes(count))
     }
 
-    /// Does what the protocol says, until it has to wait.
+    /// Does what the protocol core says until it has to wait.
     fn drive(&mut self, mut step: Step, context: &mut LoopContext) -> Fate {
         loop {
             if !context.loop_state.out.is_empty() {
@@ -460,7 +461,7 @@ impl Peer {
         }
     }
 
-    /// A connection that breaks is the network's daily life.
+    /// Logs a broken connection, which is normal, at a low level; a failed handshake higher.
     fn note(&self, error: &PeerError, context: &mut LoopContext) {
         match (error, &self.phase) {
             (PeerError::Tls(error), Phase::Handshake { .. }) => {

@@ -1,4 +1,4 @@
-//! Which event loop accepts from which listening socket.
+//! Distribution of listening sockets over event loops.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -10,17 +10,17 @@ use super::listener;
 use super::listening_socket::ListeningSocket;
 use crate::proto::Listener;
 
-/// Listening sockets that somebody else has bound: systemd, or the process before this one. Where
-/// there are none, the server binds its own.
+/// Listening sockets that systemd or the previous process has bound. If there are none, the server
+/// binds its own.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// For the API; several of one address have SO_REUSEPORT.
+    /// Sockets for the API; several with the same address have SO_REUSEPORT.
     pub api: Vec<TcpListener>,
-    /// For `/ping` on a port of its own.
+    /// Sockets for `/ping` on its own port.
     pub ping: Vec<TcpListener>,
 }
 
-/// Puts listening sockets into event loops, and keeps a descriptor of each.
+/// Assigns listening sockets to event loops, and keeps a descriptor of each.
 pub(super) struct Sockets<'a> {
     config: &'a Config,
     kept: Vec<(Listener, OwnedFd)>,
@@ -35,7 +35,7 @@ impl<'a> Sockets<'a> {
         self.kept
     }
 
-    /// A socket for each loop.
+    /// Opens a socket for each loop.
     pub(super) fn listen_for_all(
         &mut self,
         listeners: &mut [Vec<ListeningSocket>],
@@ -43,15 +43,14 @@ impl<'a> Sockets<'a> {
     ) -> io::Result<SocketAddr> {
         let is_shared = listeners.len() > 1;
         for index in 0..listeners.len() {
-            // A port of 0 becomes the first loop's port for all.
+            // With port 0, all loops use the port that the first one gets.
             let socket = listener::listen(address, is_shared, self.config.tcp_keepalive)?;
             address = self.add(listeners, index, socket, Listener::Api, None)?;
         }
         Ok(address)
     }
 
-    /// Each socket gets into a loop, and each loop gets a socket: one of its own, or its share in
-    /// one.
+    /// Assigns each socket to a loop, and to each loop a socket or a share of one.
     pub(super) fn spread(
         &mut self,
         listeners: &mut [Vec<ListeningSocket>],
@@ -76,7 +75,7 @@ impl<'a> Sockets<'a> {
                 let socket = listener::adopt(socket.try_clone()?, self.config.tcp_keepalive)?;
                 address = self.add(listeners, *user, socket, Listener::Api, Some(share))?;
                 if nth > 0 {
-                    // The same socket is handed on once.
+                    // The same socket is handed on only once.
                     self.kept.pop();
                 }
             }
@@ -119,8 +118,8 @@ mod tests {
         (listeners.iter().map(Vec::len).collect(), placed.kept().len())
     }
 
-    /// Whoever was before had more loops, or fewer: no socket is left without a loop, no loop
-    /// without a socket, and each socket is handed on once.
+    /// With any numbers of sockets and loops, every socket has a loop, every loop has a socket, and
+    /// each socket is handed on once.
     #[test]
     fn any_number_for_any_number() {
         assert_eq!(spread(1, 1), (vec![1], 1));

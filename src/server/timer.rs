@@ -1,14 +1,14 @@
-//! Deadlines of connections: at most one for each slot.
+//! Deadlines of connections, at most one per slot.
 
 use std::time::Instant;
 
-/// A binary heap of (deadline, slot) that knows where each slot is, so that moving one deadline
-/// costs a few comparisons and no memory. Once grown it allocates nothing.
+/// A binary heap of (deadline, slot) with an index by slot, so that moving a deadline takes a few
+/// comparisons and no memory. Once grown, it allocates nothing.
 #[derive(Default)]
 pub(super) struct Timers {
     /// Earliest first: each parent is no later than its children.
     heap: Vec<(Instant, usize)>,
-    /// By slot: its place in the heap + 1, or 0.
+    /// By slot: its position in the heap + 1, or 0.
     places: Vec<usize>,
 }
 
@@ -38,7 +38,7 @@ impl Timers {
         self.settle(place);
     }
 
-    /// Forgets the slot's deadline.
+    /// Removes the slot's deadline.
     pub(super) fn cancel(&mut self, slot: usize) {
         let Some(place) = self.places.get(slot).and_then(|place| place.checked_sub(1)) else {
             return;
@@ -56,7 +56,7 @@ impl Timers {
         self.heap.first().map(|(at, _)| *at)
     }
 
-    /// Takes out one slot whose deadline is not after `now`.
+    /// Removes and returns one slot whose deadline is not after `now`.
     pub(super) fn expire(&mut self, now: Instant) -> Option<usize> {
         let (at, slot) = *self.heap.first()?;
         (at <= now).then(|| {
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever is set, moved and cancelled, deadlines come out in order, each once.
+        /// Whatever is set, moved and cancelled, each deadline comes out once, in order.
         #[test]
         fn as_a_sorted_map(operations in prop::collection::vec((0_usize..12, 0_u64..20, 0_u8..4), 0..80)) {
             let start = Instant::now();

@@ -1,5 +1,5 @@
-//! rustls, without its buffers: records are decrypted from the event loop's scratch memory, and
-//! encrypted into it. A quiet connection keeps its keys and nothing else.
+//! rustls without its own buffers: records are decrypted from the event loop's scratch memory and
+//! encrypted into it, so a quiet connection holds its keys and nothing else.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use zeroize::Zeroize as _;
 
 use crate::limits::{MAX_PARTIAL_TLS_BYTES, MAX_RECORD_BYTES, MAX_RECORD_PLAINTEXT_BYTES};
 
-/// Begins sessions.
+/// Starts TLS sessions.
 #[derive(Clone)]
 pub struct Acceptor(Arc<rustls::ServerConfig>);
 
 impl Acceptor {
-    /// With certificate, suites and client verification as `config` has them.
+    /// Uses the certificate, suites and client verification of `config`.
     #[must_use]
     pub fn new(config: Arc<rustls::ServerConfig>) -> Self {
         Self(config)
@@ -33,14 +33,14 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// Why a TLS session ends.
+/// The reason why a TLS session ends.
 #[derive(Debug)]
 pub(super) enum TlsError {
-    /// As rustls says it.
+    /// An error of rustls.
     Rustls(rustls::Error),
     /// The peer's handshake is larger than [`MAX_PARTIAL_TLS_BYTES`].
     TooLarge,
-    /// Records could not be written; the session has come to its end.
+    /// Records could not be written; the session has reached its end.
     Exhausted,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for TlsError {
     }
 }
 
-/// Records on their way out: memory that only grows, and how much of it is used.
+/// Records to be sent: memory that only grows, and the length in use.
 #[derive(Default)]
 pub(super) struct Outgoing {
     bytes: Vec<u8>,
@@ -76,7 +76,7 @@ impl Outgoing {
         self.used = 0;
     }
 
-    /// Room for at least `needed` more bytes.
+    /// Memory for at least `needed` more bytes.
     fn room(&mut self, needed: usize) -> &mut [u8] {
         if self.bytes.len() < self.used + needed {
             self.bytes.resize(self.used + needed, 0);
@@ -87,13 +87,13 @@ impl Outgoing {
 
 /// One peer's TLS session.
 pub(super) struct TlsSession {
-    /// Boxed: a kilobyte that a plain connection does not have.
+    /// Boxed: it takes a kilobyte that a plain connection does not need.
     connection: Box<UnbufferedServerConnection>,
-    /// Received and not whole yet.
+    /// An incomplete record.
     partial: Vec<u8>,
 }
 
-/// What came of received bytes.
+/// The outcome of received bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Received {
     /// The peer will send no more (close_notify).
@@ -101,23 +101,23 @@ pub(super) struct Received {
 }
 
 impl TlsSession {
-    /// Whether keys are still being agreed on.
+    /// Returns whether the handshake is under way.
     pub(super) fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
     }
 
-    /// What must stand in front of the bytes received next.
+    /// Bytes that must precede those received next.
     pub(super) fn partial(&self) -> &[u8] {
         &self.partial
     }
 
-    /// Memory for what is not whole yet.
+    /// Memory held by an incomplete record.
     pub(super) fn held_bytes(&self) -> usize {
         self.partial.capacity()
     }
 
-    /// Takes what has been received, [`Self::partial`] included. Plaintext goes to `sink`, what
-    /// the handshake answers to `out`.
+    /// Processes received bytes, which begin with [`Self::partial`]. Plaintext goes to `sink`, and
+    /// records of the handshake to `out`.
     ///
     /// # Errors
     /// The session is over; an alert for the peer may be in `out`.
@@ -187,9 +187,9 @@ impl TlsSession {
         })
     }
 
-    /// Says that nothing more will come.
+    /// Announces the end of our side (close_notify).
     pub(super) fn close(&mut self, out: &mut Outgoing) {
-        // The connection ends in any case.
+        // A failure changes nothing: the connection ends.
         let _ =
             self.write(out, |traffic, out| traffic.queue_close_notify(out.room(MAX_RECORD_BYTES)));
     }
@@ -203,7 +203,7 @@ impl TlsSession {
         ) -> Result<usize, EncryptError>,
     ) -> Result<(), TlsError> {
         loop {
-            // rustls may hold places in what is not whole yet, so it sees that again.
+            // rustls may remember positions in the incomplete record, so it must see that again.
             let UnbufferedStatus { state, .. } =
                 self.connection.process_tls_records(&mut self.partial);
             match state? {
@@ -220,8 +220,9 @@ impl TlsSession {
         }
     }
 
-    /// After an error, rustls may have an alert to send. `rest` is what it has not discarded: it
-    /// holds places in it. It is asked once only, or it would read, and refuse, `rest` again.
+    /// Fetches the alert that rustls may have to send after an error. `rest` is the input that it
+    /// has not discarded and remembers positions in. It is asked only once, or it would read and
+    /// refuse `rest` again.
     fn encode_alert(&mut self, rest: &mut [u8], out: &mut Outgoing) {
         if let Ok(ConnectionState::EncodeTlsData(mut data)) =
             self.connection.process_tls_records(rest).state

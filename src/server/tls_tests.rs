@@ -1,5 +1,5 @@
-//! Whatever a peer sends, the session ends with an error or goes on, and never panics: rustls'
-//! unbuffered interface holds places in bytes that it has seen, and wants to see them again.
+//! Whatever a peer sends, the session continues or ends with an error, and never panics: rustls'
+//! unbuffered interface remembers positions in bytes that it has seen and must see again.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use rustls::{
 use super::*;
 use crate::limits::MAX_UNKEYED_FLIGHT_BYTES;
 
-/// Takes any certificate: the client is only here to say the right things.
+/// Accepts any certificate: the client is only here to send valid input.
 #[derive(Debug)]
 struct Trusting;
 
@@ -54,7 +54,7 @@ impl ServerCertVerifier for Trusting {
     }
 }
 
-/// Key agreement by these, the first that is known to both first.
+/// A provider with these key agreement groups, preferred in this order.
 fn provider(groups: &[&'static dyn SupportedKxGroup]) -> Arc<rustls::crypto::CryptoProvider> {
     let kx_groups = groups.to_vec();
     Arc::new(rustls::crypto::CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() })
@@ -86,7 +86,7 @@ fn client(is_old: bool) -> ClientConnection {
     ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap()
 }
 
-/// Hands bytes to the session as the event loop does, and gives what it answers.
+/// Passes bytes to the session as the event loop does, and returns its output.
 fn feed(
     session: &mut TlsSession,
     bytes: &[u8],
@@ -98,7 +98,7 @@ fn feed(
     Ok(out.filled().to_vec())
 }
 
-/// What the client has to say at present.
+/// The client's current output.
 fn said(client: &mut ClientConnection) -> Vec<u8> {
     let mut bytes = Vec::new();
     while client.wants_write() {
@@ -110,7 +110,7 @@ fn said(client: &mut ClientConnection) -> Vec<u8> {
 fn hear(client: &mut ClientConnection, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         client.read_tls(&mut bytes).unwrap();
-        // A server that was given damaged bytes may answer with an alert.
+        // A server that received damaged bytes may answer with an alert.
         let _ = client.process_new_packets();
     }
 }
@@ -151,8 +151,8 @@ fn apply(damage: &Damage, bytes: &mut Vec<u8>) {
     }
 }
 
-/// A handshake, a request and an end, in pieces of `piece` bytes; the flight of that number is
-/// damaged. Gives what came out as plaintext.
+/// Runs a handshake, a request and an end in pieces of `piece` bytes, with the flight of that
+/// number damaged. Returns the plaintext.
 fn converse(is_old: bool, piece: usize, damaged: usize, damage: Option<&Damage>) -> Vec<u8> {
     use std::io::Write as _;
     let acceptor = acceptor();
@@ -190,7 +190,7 @@ fn converse(is_old: bool, piece: usize, damaged: usize, damage: Option<&Damage>)
     plaintext
 }
 
-/// Wherever records are cut, the request comes out.
+/// The request comes out wherever records are cut.
 #[test]
 fn in_pieces() {
     for is_old in [false, true] {
@@ -200,9 +200,9 @@ fn in_pieces() {
     }
 }
 
-/// An event loop tells by its size whether what a session says first has cost it the key agreement
-/// (and the signature): a HelloRetryRequest has not, for a client's next hello does. Whatever the
-/// version and the group, and also where a session is resumed.
+/// An event loop recognises by its size whether a session's first flight cost a key agreement (and
+/// a signature). A HelloRetryRequest did not; the answer to the client's next hello does. This
+/// holds for any version and group, and for resumed sessions.
 #[test]
 fn a_first_flight_is_told_from_what_costs_nothing() {
     use rustls::version::{TLS12, TLS13};
@@ -231,11 +231,11 @@ fn a_first_flight_is_told_from_what_costs_nothing() {
                 flights.push(flight.len());
             }
             assert!(!session.is_handshaking() && !client.is_handshaking());
-            // A client remembers the group that was taken.
+            // A client remembers the group that was chosen.
             let retries = if is_resumed { 0 } else { retries };
             let (free, rest) = flights.split_at(retries);
             assert!(free.iter().all(|bytes| (1..=MAX_UNKEYED_FLIGHT_BYTES).contains(bytes)));
-            // To resume one in TLS 1.2 costs nothing either.
+            // Resuming a TLS 1.2 session is cheap too.
             let is_free = is_resumed && *version == TLS12;
             assert!(is_free || rest[0] > MAX_UNKEYED_FLIGHT_BYTES, "{flights:?}");
         }
@@ -245,7 +245,7 @@ fn a_first_flight_is_told_from_what_costs_nothing() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// What is no TLS at all.
+    /// Input that is not TLS at all.
     #[test]
     fn any_bytes(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..6), is_tls in any::<bool>()) {
         let acceptor = acceptor();
@@ -258,7 +258,7 @@ proptest! {
         }
     }
 
-    /// What was TLS until something happened to it, in either version.
+    /// TLS that was damaged, in either version.
     #[test]
     fn damaged_conversations(
         is_old in any::<bool>(),

@@ -3,19 +3,19 @@
 use bytes::{Buf as _, BytesMut};
 use zeroize::Zeroize as _;
 
-/// A queue of bytes for one socket, which wipes them as soon as the socket has taken them: without
-/// TLS, an answer has plaintext in it.
+/// A queue of bytes for one socket that are wiped as soon as the socket has taken them: without
+/// TLS, an answer contains plaintext.
 ///
-/// This is where `BytesMut` fits: bytes are appended behind and taken off in front, which it does
-/// without moving the rest, and an answer that the socket takes at once never gets here, so it
-/// costs no allocation. It fits no other buffer of the request path. The receive buffer belongs to
-/// a pool and is parsed in place, with padding behind it. An answer and a job's input and output
-/// are filled once and wiped whole, in memory that is used again. None of them is shared or split,
-/// and a `Bytes` with several holders could not be wiped.
+/// `BytesMut` fits here: bytes are appended at the end and removed from the front without moving
+/// the rest, and an answer that the socket takes at once never gets here, so it costs no
+/// allocation. It fits no other buffer of the request path. The receive buffer belongs to a pool
+/// and is parsed in place, with padding after it. An answer, and a job's input and output, are
+/// filled once and wiped as a whole, in memory that is reused. None of them is shared or split, and
+/// a `Bytes` with several holders could not be wiped.
 #[derive(Default)]
 pub(super) struct Unsent {
     bytes: BytesMut,
-    /// Size of the allocation, of which `bytes` shows the rest only.
+    /// Size of the whole allocation, including the front that `bytes` has advanced past.
     allocated: usize,
 }
 
@@ -24,7 +24,7 @@ impl Unsent {
         self.bytes.is_empty()
     }
 
-    /// The bytes, the oldest first.
+    /// The bytes, oldest first.
     pub(super) fn as_slice(&self) -> &[u8] {
         &self.bytes
     }
@@ -35,7 +35,7 @@ impl Unsent {
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) {
-        // `BytesMut` itself would leave a copy behind where it grows or moves what it holds.
+        // Growing or moving within `BytesMut` would leave an unwiped copy behind.
         if self.bytes.capacity() - self.bytes.len() < bytes.len() {
             let mut larger = BytesMut::with_capacity(self.bytes.len() + bytes.len());
             larger.extend_from_slice(&self.bytes);
@@ -46,8 +46,8 @@ impl Unsent {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Wipes and drops the first `count` bytes. A slow reader's memory is not kept for its next
-    /// answer.
+    /// Wipes and removes the first `count` bytes. Once empty, the memory is freed: a slow reader's
+    /// is not kept for its next answer.
     pub(super) fn advance(&mut self, count: usize) {
         let count = count.min(self.bytes.len());
         self.bytes[..count].zeroize();

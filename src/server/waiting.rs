@@ -1,24 +1,24 @@
-//! Connections that wait for their share of a turn.
+//! Lists of connections that wait to be served.
 
 use std::collections::VecDeque;
 
 use crate::limits::MAX_STALE_ENTRIES;
 
-/// A connection's slot, and its number, which no other connection of the loop has.
+/// A connection's slot, and its number, which is unique within the loop.
 pub(super) type Entry = (usize, u64);
 
-/// Where a connection waits until the loop lets it work.
+/// The lists.
 #[derive(Clone, Copy)]
 pub(super) enum List {
-    /// The kernel has said that it has something to do.
+    /// The kernel has reported that it has something to do.
     Ready,
     /// It has more to do than one turn allows.
     Again,
-    /// Its TLS handshake waits for its turn.
+    /// It waits until its TLS handshake is allowed.
     Handshakes,
 }
 
-/// The connections of each list, in the order in which they came to it.
+/// The connections of each list, oldest first.
 #[derive(Default)]
 pub(super) struct Lists {
     pub(super) ready: Waiting,
@@ -36,8 +36,8 @@ impl Lists {
     }
 }
 
-/// Each connection is in it at most once: it knows whether it is, and is asked before it is taken
-/// out. Those that have ended meanwhile leave entries behind, which are passed over.
+/// A list of connections. Each is in it at most once, which the connection itself remembers. Ended
+/// connections leave stale entries behind, which are skipped.
 #[derive(Default)]
 pub(super) struct Waiting(VecDeque<Entry>);
 
@@ -46,8 +46,8 @@ impl Waiting {
         self.0.is_empty()
     }
 
-    /// Adds one. `peers` is how many there are, `is_waiting` whether that entry's still waits:
-    /// what others have left behind does not pile up.
+    /// Adds an entry. If there are many more entries than `peers` connections, stale ones, for
+    /// which `is_waiting` is false, are removed first.
     pub(super) fn push(&mut self, entry: Entry, peers: usize, is_waiting: impl Fn(Entry) -> bool) {
         if self.0.len() > 2 * peers + MAX_STALE_ENTRIES {
             self.0.retain(|entry| is_waiting(*entry));
@@ -72,7 +72,7 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    /// Peers that come, wait and leave by the million leave nothing behind.
+    /// Peers that come, wait and leave by the million do not pile up entries.
     #[test]
     fn bounded() {
         let mut waiting = Waiting::default();

@@ -38,13 +38,13 @@ pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option
             None if !allow_plain_remote => {
                 let problem = format!("{ip} can be reached from other machines, without TLS");
                 let remedy = "set ip to \"127.0.0.1\", or add tls_cert_pem, tls_key_pem and \
-                              client_ca_pem, or set allow_plain_remote to true where the network \
-                              keeps strangers away";
+                              client_ca_pem, or set allow_plain_remote to true if the network \
+                              keeps others away";
                 section.report().mistake(&location, problem, remedy);
                 return None;
             }
             Some(tls) if !tls.is_client_certificate_required => {
-                let problem = "whoever reaches the port can read metrics and status";
+                let problem = "anyone who can reach the port can read metrics and status";
                 let remedy = "add client_ca_pem, so that only those with a certificate can";
                 section.report().warning(&location, problem, remedy);
             }
@@ -55,7 +55,7 @@ pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option
     if let Some(server) = server
         && let Some(taken) = taken_by(address, server)
     {
-        let problem = format!("{taken} has this port already");
+        let problem = format!("{taken} already uses this port");
         section.report().mistake(&section.location_of("port"), problem, PORT_REMEDY);
         return None;
     }
@@ -69,7 +69,7 @@ fn read_tls(section: &Section<'_>) -> Option<Option<Tls>> {
         (true, true) => tls::read_admin(section, has_ca.then_some("client_ca_pem")).map(Some),
         (false, false) if !has_ca => Some(None),
         (false, false) => {
-            let problem = "client certificates are asked for, but there is no TLS to send them in";
+            let problem = "client certificates are required, but TLS is off";
             let location = section.location_of("client_ca_pem");
             section.report().mistake(&location, problem, "add tls_cert_pem and tls_key_pem");
             None

@@ -49,7 +49,7 @@ pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Optio
     });
     let hsm_key = hsm_key(&section, stores);
     let key_remedy =
-        "write the path of the chain's first key, which `xks-proxy audit new-key` makes";
+        "write the path of the chain's first key, which `xks-proxy audit new-key` creates";
     let key_file = section.require("key_file", key_remedy);
     let key_path =
         key_file.as_ref().and_then(|member| member.string(key_remedy)).map(PathBuf::from);
@@ -76,13 +76,15 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     let name = shown(&path.to_string_lossy());
     if has_state {
         if path.exists() {
-            let problem = format!("\"{name}\" is still here: whoever reads it can forge the log");
-            let remedy = "move it to where the log is checked; this machine needs it no more";
+            let problem = format!(
+                "\"{name}\" is still on this machine: anyone who reads it can forge the log"
+            );
+            let remedy = "move it to where the log is verified; this machine no longer needs it";
             member.warning(problem, remedy);
         }
         return Some(());
     }
-    let remedy = "make one with `xks-proxy audit new-key FILE`";
+    let remedy = "create one with `xks-proxy audit new-key FILE`";
     match file::read(path, MAX_SECRET_FILE_BYTES) {
         Ok((_, ownership)) => {
             member.report().add_file(path);
@@ -113,8 +115,8 @@ fn hsm_key(section: &Section<'_>, stores: Option<&[Store]>) -> Option<Option<Str
     if let Some(store) = stores.into_iter().flatten().find(has_key) {
         let (key, prefix) = (shown(label), shown(&store.uri_path_prefix));
         let problem = format!(
-            "\"{key}\" is in the xks_key_id_set of the store \"{prefix}\": whoever may call that \
-             store could seal checkpoints of his own"
+            "\"{key}\" is in the xks_key_id_set of the store \"{prefix}\": anyone who may call that \
+             store could forge checkpoints"
         );
         member.mistake(problem, remedy);
         return None;
@@ -126,10 +128,10 @@ fn prefix(section: &Section<'_>) -> Option<String> {
     let Some(member) = section.get("file_prefix") else {
         return Some(DEFAULT_PREFIX.to_owned());
     };
-    let remedy = "write what the files' names begin with, such as \"audit\"";
+    let remedy = "write the beginning of the files' names, such as \"audit\"";
     let text = member.string(remedy)?;
     if text.is_empty() || text.contains(['/', '\0']) {
-        member.mistake("it cannot begin a file's name", remedy);
+        member.mistake("it cannot be the beginning of a file name", remedy);
         return None;
     }
     Some(text.to_owned())
@@ -154,7 +156,7 @@ fn choice<T: Copy>(
             Some(nearest) => format!("did you mean {nearest}?"),
             None => remedy,
         };
-        member.mistake(format!("\"{}\" is not possible here", shown(text)), remedy);
+        member.mistake(format!("\"{}\" is not a valid value", shown(text)), remedy);
     }
     found.map(|(_, value)| *value)
 }

@@ -131,7 +131,8 @@ pub(super) fn certified_key(
             let other =
                 chain.iter().skip(1).find(|other| fits(vec![(*other).clone()]).unwrap_or(false));
             if other.is_some() {
-                let problem = "the private key fits a certificate of this file, but not the first";
+                let problem =
+                    "the private key matches a certificate of this file, but not the first";
                 cert_member.mistake(problem, "put the server's own certificate first");
             } else {
                 let problem = "the private key does not belong to the certificate in tls_cert_pem";
@@ -141,7 +142,7 @@ pub(super) fn certified_key(
             return None;
         }
         Err(error) => {
-            let remedy = "have the certificate issued anew";
+            let remedy = "request a new certificate";
             cert_member.mistake(format!("the certificate is not usable: {error}"), remedy);
             return None;
         }
@@ -161,7 +162,7 @@ pub(super) fn inspect_chain(
             Ok((_, certificate)) => parsed.push(certificate),
             Err(_) => {
                 let problem = format!("certificate {} of the file is not X.509", index + 1);
-                member.mistake(problem, "have it issued anew, or remove it");
+                member.mistake(problem, "replace it with a new one, or remove it");
                 return None;
             }
         }
@@ -185,7 +186,7 @@ pub(super) fn inspect_chain(
     let end_entity = parsed.first()?;
     let names = dns_names(end_entity);
     if names.is_empty() {
-        let problem = "the certificate has no DNS name (subjectAltName): KMS will refuse it";
+        let problem = "the certificate has no DNS name (subjectAltName): KMS will reject it";
         member.warning(problem, "have it issued for the proxy's DNS name");
     }
     Some(CertificateSummary {
@@ -232,10 +233,10 @@ fn warn_of_dates(certificate: &X509Certificate<'_>, name: &str, member: &Member<
     let (begin, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
     let replace = "replace it";
     if now > end {
-        let problem = format!("{name} EXPIRED on {}: clients will refuse it", date(end));
+        let problem = format!("{name} EXPIRED on {}: clients will reject it", date(end));
         member.warning(problem, "replace it now");
     } else if now < begin {
-        let problem = format!("{name} is not valid before {}: clients will refuse it", date(begin));
+        let problem = format!("{name} is not valid before {}: clients will reject it", date(begin));
         member.warning(problem, "check this machine's clock, or replace the certificate");
     } else if end - now < CERTIFICATE_WARNING_DAYS * SECS_PER_DAY {
         let days = (end - now) / SECS_PER_DAY;

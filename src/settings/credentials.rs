@@ -23,7 +23,7 @@ const LIST: &str = "external_key_stores.credentials";
 
 const ID_REMEDY: &str = "write 20 to 30 characters of A-Z and 2-7";
 const SECRET_REMEDY: &str = "write 43 to 64 characters of a-z, A-Z, 0-9, '/', '+' and '='";
-const NAME_REMEDY: &str = "write up to 64 characters by which you know the credential";
+const NAME_REMEDY: &str = "write a name of up to 64 characters";
 const SECS_PER_DAY: u64 = 86_400;
 
 // The remedies state these bounds.
@@ -73,7 +73,7 @@ pub(super) fn read(store: &Section<'_>) -> Option<Vec<Credential>> {
     }
     let room = MAX_CREDENTIALS_PER_STORE - usize::from(has_pair);
     if let Some(first_too_many) = listed.get(room) {
-        let problem = format!("the store has {} credentials before it", MAX_CREDENTIALS_PER_STORE);
+        let problem = format!("the store already has {} credentials", MAX_CREDENTIALS_PER_STORE);
         let remedy = "remove those that KMS does not use: see `xks-proxy credentials list`";
         store.report().mistake(&first_too_many.location(), problem, remedy);
         return None;
@@ -175,7 +175,7 @@ fn created(member: &Member<'_>) -> Option<u64> {
     let created = member.date()?;
     // A day's tolerance: it may be tomorrow already further east.
     if created > unix_secs(SystemTime::now()) + SECS_PER_DAY {
-        member.warning("that day has not come yet", "write the day on which it was made");
+        member.warning("the day is in the future", "write the day on which it was made");
     }
     Some(created)
 }
@@ -190,8 +190,8 @@ fn is_secret_access_key(member: &Member<'_>, secret: &Secret<String>) -> bool {
     let text = secret.expose().as_str();
     if text == PUBLISHED_SECRET {
         let problem = "this secret is published in the reference proxy's samples";
-        let remedy = "replace it, here and in KMS, with one that nobody knows: `xks-proxy \
-                      credentials new` makes one";
+        let remedy = "replace it, here and in KMS, with a new one: `xks-proxy credentials \
+                      new` creates it";
         member.warning(problem, remedy);
     }
     let allowed = MIN_SECRET_ACCESS_KEY_BYTES..=MAX_SECRET_ACCESS_KEY_BYTES;
@@ -229,11 +229,11 @@ fn differ(found: &[Found<'_>]) -> Option<()> {
             before().find(|other| other.credential.access_key_id == one.credential.access_key_id);
         if let Some(other) = same_id {
             let problem = format!(
-                "\"{}\" is in {} already",
+                "\"{}\" is already in {}",
                 shown(&one.credential.access_key_id),
                 other.id.location().member
             );
-            let remedy = "remove one of the two, or make a new one: `xks-proxy credentials new`";
+            let remedy = "remove one of the two, or create a new one: `xks-proxy credentials new`";
             one.id.mistake(problem, remedy);
             is_right = None;
             continue;
@@ -242,8 +242,8 @@ fn differ(found: &[Found<'_>]) -> Option<()> {
         let same_secret =
             before().find(|other| other.credential.secret_access_key.expose() == secret);
         if let Some(other) = same_secret {
-            let problem = format!("it is the secret of {} already", other.secret.location().member);
-            let remedy = "give each credential a secret of its own: `xks-proxy credentials new`";
+            let problem = format!("it is already the secret of {}", other.secret.location().member);
+            let remedy = "give each credential its own secret: `xks-proxy credentials new`";
             one.secret.warning(problem, remedy);
         }
     }

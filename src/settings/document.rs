@@ -14,11 +14,11 @@ pub(super) fn report_syntax(report: &Report<'_>, errors: &[toml::de::Error]) -> 
         let location =
             Location { member: String::new(), offset: error.span().map(|span| span.start) };
         if error.message().starts_with("duplicate key") {
-            let problem = "this member or section is there a second time";
+            let problem = "this member or section is a duplicate";
             report.mistake(&location, problem, "keep one of the two");
         } else {
             is_garbled = true;
-            let problem = format!("this is not TOML: {}", error.message());
+            let problem = format!("invalid TOML: {}", error.message());
             let remedy = "check quotes, brackets and '=' here and on the line before";
             report.mistake(&location, problem, remedy);
         }

@@ -78,11 +78,11 @@ fn exposure(ownership: &Ownership, user: u32, holds_secret: bool) -> Option<&'st
     if owner != 0 && owner != user {
         Some("belongs to another user, who can change it")
     } else if mode & (GROUP_WRITE | OTHERS_WRITE) != 0 {
-        Some("can be changed by others")
+        Some("can be changed by other users")
     } else if !holds_secret {
         None
     } else if mode & OTHERS_READ != 0 {
-        Some("can be read by everybody")
+        Some("can be read by everyone")
     } else if mode & GROUP_READ != 0 && owner != 0 {
         Some("can be read by its group")
     } else {

@@ -133,7 +133,7 @@ fn size(
     if let Some(member) = section.get(name)
         && size < minimum
     {
-        let problem = format!("{size} is less than the XKS specification asks of a proxy");
+        let problem = format!("{size} is less than the XKS specification requires of a proxy");
         member.warning(problem, format!("write at least {minimum}"));
     }
     Some(size)
@@ -154,7 +154,7 @@ fn timeouts(section: &Section<'_>) -> Option<Timeouts> {
         && milli > KMS_TIMEOUT_MILLI
     {
         member.warning(
-            format!("KMS hangs up after {KMS_TIMEOUT_MILLI} ms, before {milli} ms"),
+            format!("KMS hangs up after {KMS_TIMEOUT_MILLI} ms, which is sooner than {milli} ms"),
             format!("write {DEFAULT_REQUEST_DEADLINE_MILLI}, or leave it out"),
         );
     }

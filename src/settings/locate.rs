@@ -48,7 +48,7 @@ pub fn locate_by(environment: Environment<'_>, bootstrap: &Path) -> Result<PathB
         _ => {
             let offset = member.map(|value| value.span().start);
             let location = Location { member: XKS_PROXY_SETTINGS_TOML.to_owned(), offset };
-            let problem = format!("{not_set}, and here it is not a string with a path");
+            let problem = format!("{not_set}, and here it is not a path in quotes");
             report.mistake(&location, problem, remedy);
         }
     }

@@ -141,7 +141,7 @@ fn hedging(section: &Section<'_>) -> Option<Hedging> {
 }
 
 fn health_key_of(member: &Member<'_>) -> Option<String> {
-    let remedy = "write the CKA_LABEL of an AES key that exists for probes, in quotes";
+    let remedy = "write the CKA_LABEL of an AES key for health checks alone, in quotes";
     let label = member.string(remedy)?;
     if label.is_empty() || label.len() > MAX_LABEL_BYTES {
         member.mistake(format!("it has 0 or more than {MAX_LABEL_BYTES} bytes"), remedy);
@@ -158,7 +158,7 @@ fn module(
 ) -> Option<Option<PathBuf>> {
     if let Some(path) = environment::module(environment) {
         let location = section.location_of(PKCS11_HSM_MODULE);
-        let origin = "the environment variable PKCS11_HSM_MODULE says";
+        let origin = "the environment variable PKCS11_HSM_MODULE names";
         return is_module(&path, origin, &location, section.report()).then_some(Some(path));
     }
     section.required_if(is_required, PKCS11_HSM_MODULE, MODULE_REMEDY, module_of)
@@ -178,7 +178,7 @@ fn notice_without_effect(section: &Section<'_>) {
             several => format!("{} are", several.join(", ")),
         }
     );
-    section.report().notice(&section.location_of(first), problem, "they may stay or go");
+    section.report().notice(&section.location_of(first), problem, "they may be kept or removed");
 }
 
 fn trust_token_of(member: &Member<'_>) -> Option<String> {

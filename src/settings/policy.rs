@@ -10,7 +10,7 @@ use super::unknown::nearest;
 use crate::limits::MAX_POLICY_BYTES;
 use crate::policy::{Language, Policy};
 
-const REMEDY: &str = "write \"Cedar\" or \"Rego\", or remove the member if you can do without a \
+const REMEDY: &str = "write \"Cedar\" or \"Rego\", or remove the member if you do not need a \
                       second check of each call";
 
 /// Reads the policy; `Some(None)` if none is required. A security control is never dropped
@@ -27,12 +27,12 @@ pub(super) fn read(security: &Section<'_>) -> Option<Option<Arc<Policy>>> {
         Some(("Rego", _)) => Some((Language::Rego, "security.rego")),
         Some(("Oso", member)) => {
             member.mistake(
-                "Oso policies are not supported, and starting without them would let through what \
+                "Oso policies are not supported, and starting without them would permit what \
                  they forbid",
                 "set it to \"Cedar\" or \"Rego\": configuration/oso.cedar and \
                  configuration/oso.rego are the sample policy in these languages, for \
                  [security.cedar] policy_file or [security.rego] policy_file, and the model for \
-                 your own; until then keep the present proxy",
+                 your own; until then keep your current proxy",
             );
             return None;
         }
@@ -45,8 +45,8 @@ pub(super) fn read(security: &Section<'_>) -> Option<Option<Arc<Policy>>> {
     };
     for path in sections.into_iter().filter(|path| language.is_none_or(|(_, own)| own != *path)) {
         if let Some(section) = security.section(path) {
-            let problem = "it has no effect: secondary_auth does not ask for it";
-            security.report().notice(&section.location(), problem, "it may stay or go");
+            let problem = "it has no effect: secondary_auth does not select it";
+            security.report().notice(&section.location(), problem, "it may be kept or removed");
         }
     }
     match language {

@@ -151,12 +151,12 @@ impl<'a> Section<'a> {
         let DeValue::Table(table) = value.get_ref() else {
             let (problem, remedy) = match value.get_ref() {
                 DeValue::Array(_) => (
-                    "it is a list, and there can be only one of it".to_owned(),
+                    "it is a list, but only one is allowed".to_owned(),
                     format!("write [{path}], in single brackets, once"),
                 ),
                 other => (
                     format!("it is {}, not a section", kind(other)),
-                    format!("write [{path}] on a line of its own, its members below"),
+                    format!("write [{path}] on its own line, followed by its members"),
                 ),
             };
             self.report.mistake(&self.location_of(name), problem, remedy);
@@ -204,10 +204,10 @@ impl<'a> Section<'a> {
     pub(super) fn sections(&self, path: &'static str) -> Option<Vec<Section<'a>>> {
         let name = path.rsplit('.').next().unwrap_or(path);
         let value = self.table.get(name)?;
-        let remedy = || format!("write [[{path}]], in double brackets, before each one's members");
+        let remedy = || format!("write [[{path}]], in double brackets, before the members of each");
         let DeValue::Array(array) = value.get_ref() else {
             let problem = match value.get_ref() {
-                DeValue::Table(_) => "it is a single section, not a list of them".to_owned(),
+                DeValue::Table(_) => "it is a single section, not a list of sections".to_owned(),
                 other => format!("it is {}, not a list of sections", kind(other)),
             };
             self.report.mistake(&self.location_of(name), problem, remedy());

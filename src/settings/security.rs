@@ -48,20 +48,20 @@ pub(super) fn read(root: &Section<'_>) -> Option<Security> {
     let is_mtls_enabled = switch("is_mtls_enabled");
     if is_sigv4_auth_enabled == Some(false) {
         let location = section.location_of("is_sigv4_auth_enabled");
-        let problem = "whoever reaches the port can encrypt and decrypt";
+        let problem = "anyone who can reach the port can encrypt and decrypt";
         section.report().warning(&location, problem, "set it to true unless this is a test");
     }
     if is_tls_enabled == Some(false) {
         let location = section.location_of("is_tls_enabled");
-        let problem = "KMS speaks HTTPS only: something in front has to do it";
-        section.report().notice(&location, problem, "set it to true where nothing does");
+        let problem = "KMS speaks only HTTPS: a load balancer in front must terminate TLS";
+        section.report().notice(&location, problem, "set it to true unless one does");
     }
     let policy = policy::read(&section);
     let confinement = confinement(&section);
     let (is_tls_enabled, is_mtls_enabled) = (is_tls_enabled?, is_mtls_enabled?);
     if is_mtls_enabled && !is_tls_enabled {
         let location = section.location_of("is_mtls_enabled");
-        let problem = "client certificates are asked for, but there is no TLS to send them in";
+        let problem = "client certificates are required, but TLS is off";
         section.report().mistake(
             &location,
             problem,
@@ -97,9 +97,9 @@ fn confinement(section: &Section<'_>) -> Option<Confinement> {
     let allow_core_dumps = section.switch("allow_core_dumps");
     if allow_core_dumps == Some(true) {
         let location = section.location_of("allow_core_dumps");
-        let problem = "a core file has plaintext, secrets and the PIN in it, and processes of the \
+        let problem = "core files contain plaintext, secrets and the PIN, and processes of the \
                        same user can read them in memory";
-        section.report().warning(&location, problem, "remove it once you have what you look for");
+        section.report().warning(&location, problem, "remove it once you have found the fault");
     }
     let is_on = section.switch("landlock");
     let read = paths(section, "landlock_read");
@@ -107,7 +107,7 @@ fn confinement(section: &Section<'_>) -> Option<Confinement> {
     let (is_on, read, write) = (is_on?, read?, write?);
     let names = [("landlock_read", &read), ("landlock_write", &write)];
     for (name, _) in names.iter().filter(|(_, paths)| !is_on && !paths.is_empty()) {
-        let problem = "it has no effect: landlock is not on";
+        let problem = "it has no effect: landlock is off";
         section.report().notice(&section.location_of(name), problem, "set landlock to true");
     }
     let landlock = is_on.then_some(LandlockPaths { read, write, reload: Vec::new() });

@@ -14,8 +14,8 @@ use crate::server::config::TcpKeepalive;
 use crate::server::network::Network;
 
 const IP_REMEDY: &str = "write an IPv4 or IPv6 address, such as \"0.0.0.0\" for all interfaces";
-const NETWORKS_REMEDY: &str = "write a list of networks, each its first address and the number of \
-                               bits that are the same in all, such as [\"10.0.0.0/8\"]";
+const NETWORKS_REMEDY: &str = "write a list of networks, each as its first address and its prefix \
+                               length, such as [\"10.0.0.0/8\"]";
 const REGION_REMEDY: &str = "write the AWS Region of the key store, such as \"us-east-1\"";
 const SERVICE_REMEDY: &str = "write \"kms-xks-proxy\"";
 
@@ -104,10 +104,11 @@ pub(super) fn ip(member: &Member<'_>) -> Option<IpAddr> {
 }
 
 fn pid_file(member: &Member<'_>) -> Option<PathBuf> {
-    let remedy = "write the path of a file that the proxy may make, such as \"/run/xks-proxy.pid\"";
+    let remedy =
+        "write the path of a file that the proxy may create, such as \"/run/xks-proxy.pid\"";
     let text = member.string(remedy)?;
     if text.is_empty() || text.contains('\0') {
-        member.mistake("it cannot be a file's name", remedy);
+        member.mistake("it is not a valid file name", remedy);
         return None;
     }
     Some(PathBuf::from(text))
@@ -156,7 +157,7 @@ fn scope(member: &Member<'_>, remedy: &str) -> Option<String> {
 }
 
 fn metadata(member: &Member<'_>) -> Option<Vec<u8>> {
-    let remedy = "write what `printf v1 | base64` prints for the text \"v1\", for instance";
+    let remedy = "write base64, for example what `printf v1 | base64` prints for the text \"v1\"";
     let text = member.string(remedy)?;
     // The decoder rejects white space, missing padding and bits beyond the last byte.
     let Ok(bytes) = base64_simd::STANDARD.decode_to_vec(text) else {
@@ -188,7 +189,7 @@ fn tcp_keepalive(server: &Section<'_>) -> Option<Option<TcpKeepalive>> {
     if idle.is_none() && (interval.is_some() || retries.is_some()) {
         section.report().warning(
             &section.location(),
-            "without tcp_keepalive_secs no probes are sent",
+            "keepalive probes are sent only with tcp_keepalive_secs",
             "add tcp_keepalive_secs = 60",
         );
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::section::Section;
 
-const REMEDY: &str = "write the path of a directory of the proxy's own, such as \
+const REMEDY: &str = "write the path of a directory for the proxy alone, such as \
                       \"/var/lib/xks-proxy\"";
 
 /// Reads the section; `Some(None)` if it is missing.
@@ -16,7 +16,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Option<PathBuf>> {
     let member = section.require("directory", REMEDY)?;
     let text = member.string(REMEDY)?;
     if !text.starts_with('/') {
-        member.mistake("it is no absolute path", REMEDY);
+        member.mistake("it is not an absolute path", REMEDY);
         return None;
     }
     Some(Some(PathBuf::from(text)))

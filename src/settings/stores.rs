@@ -77,7 +77,7 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
             let disabled_keys = disabled_keys(section, xks_key_id_set.as_deref());
             if disabled == Some(true) {
                 let problem = "the store is disabled: it neither encrypts nor decrypts";
-                let remedy = "set it to false, or remove it, to have it serve again";
+                let remedy = "set it to false, or remove it, to enable the store again";
                 section.report().notice(&section.location_of("disabled"), problem, remedy);
             }
             Some(Store {
@@ -98,8 +98,8 @@ fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Location>) -> Option
     let member = section.require("uri_path_prefix", PREFIX_REMEDY)?;
     let text = member.string(PREFIX_REMEDY)?;
     if let Some(first) = seen.get(text) {
-        let problem = format!("\"{}\" is the prefix of {} already", shown(text), first.member);
-        member.mistake(problem, "give each store a prefix of its own");
+        let problem = format!("\"{}\" is already the prefix of {}", shown(text), first.member);
+        member.mistake(problem, "give each store its own prefix");
         return None;
     }
     seen.insert(text.to_owned(), section.location());
@@ -124,7 +124,7 @@ fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Location>) -> Option
         return None;
     }
     if text.ends_with(API_PATH) {
-        let problem = format!("the API's own {API_PATH} follows after it once more");
+        let problem = format!("{API_PATH} is appended to it, so it would be there twice");
         member.warning(problem, format!("leave {API_PATH} out"));
     }
     Some(text.to_owned())
@@ -150,7 +150,7 @@ fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<St
     }
     if is_right && !ids.is_empty() {
         let problem = format!("{} of the store's keys neither encrypt nor decrypt", ids.len());
-        member.report().notice(member.location(), problem, "remove those that are to serve again");
+        member.report().notice(member.location(), problem, "remove those to enable again");
     }
     is_right.then_some(ids)
 }
@@ -158,7 +158,7 @@ fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<St
 fn key_ids(member: &Member<'_>) -> Option<Vec<String>> {
     let items = member.strings(KEY_ID_REMEDY)?;
     if items.is_empty() {
-        member.warning("it is empty: the store can do nothing", KEY_ID_REMEDY);
+        member.warning("it is empty, so the store cannot serve any call", KEY_ID_REMEDY);
     }
     let mut ids = BTreeSet::new();
     let mut is_right = true;
@@ -175,7 +175,7 @@ fn key_ids(member: &Member<'_>) -> Option<Vec<String>> {
             format!("\"{id}\" cannot be part of a URI's path")
         } else {
             if !ids.insert(id.to_owned()) {
-                let problem = format!("\"{id}\" is in the list already");
+                let problem = format!("\"{id}\" is already in the list");
                 member.report().warning(&location, problem, "remove it");
             }
             continue;

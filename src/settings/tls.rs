@@ -17,7 +17,7 @@ use super::client_verifier::ClientVerifier;
 use super::section::{Section, shown};
 use crate::limits::TLS_SESSION_CACHE_SIZE;
 
-const CERT_REMEDY: &str = "name the PEM file with the server's certificate, and after it those \
+const CERT_REMEDY: &str = "name the PEM file with the server's certificate, followed by those \
                            that lead to the CA";
 const KEY_REMEDY: &str = "name the PEM file with the certificate's private key";
 const CA_REMEDY: &str = "name the PEM file with the CAs that issue clients' certificates, or set \
@@ -176,7 +176,7 @@ fn chain_verifier(
     match builder.build() {
         Ok(chain) => Some(chain),
         Err(error) => {
-            member.mistake(format!("no client can be verified by it: {error}"), remedy);
+            member.mistake(format!("clients cannot be verified with it: {error}"), remedy);
             None
         }
     }
@@ -184,7 +184,7 @@ fn chain_verifier(
 
 fn client_name(section: &Section<'_>) -> Option<Option<ServerName<'static>>> {
     let Some(member) = section.get("mtls_client_dns_name") else {
-        let problem = "it is missing: whoever has a certificate of the CA can connect";
+        let problem = "it is missing, so anyone with a certificate of the CA can connect";
         let location = section.location_of("mtls_client_dns_name");
         section.report().warning(&location, problem, NAME_REMEDY);
         return Some(None);

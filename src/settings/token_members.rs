@@ -9,7 +9,7 @@ use crate::limits::MAX_SESSIONS_PER_TOKEN;
 use crate::observe::redaction::Secret;
 
 pub(super) const MODULE_REMEDY: &str = "write the path of the HSM vendor's PKCS#11 library, or set the \
-                             environment variable PKCS11_HSM_MODULE, which goes before it";
+                             environment variable PKCS11_HSM_MODULE, which overrides it";
 const PIN_REMEDY: &str = "write the PIN in quotes, \"\" if there is none, or name its file in \
                           user_pin_file";
 /// Reads `user_pin`, or the file that `user_pin_file` names; `Some(None)` if both are missing and
@@ -44,7 +44,7 @@ pub(super) fn module_of(member: &Member<'_>) -> Option<PathBuf> {
         return None;
     }
     let path = PathBuf::from(text);
-    is_module(&path, "it says", member.location(), member.report()).then_some(path)
+    is_module(&path, "it names", member.location(), member.report()).then_some(path)
 }
 
 pub(super) fn is_module(
@@ -56,8 +56,8 @@ pub(super) fn is_module(
     let name = shown(&path.to_string_lossy());
     if !path.to_string_lossy().contains('/') {
         // dlopen(3) searches for a name without a slash, but not in the working directory.
-        let problem = format!("{origin} \"{name}\", which the system's loader has to find");
-        report.warning(location, problem, "write the library's whole path");
+        let problem = format!("{origin} \"{name}\", which the system's loader must search for");
+        report.warning(location, problem, "write the library's full path");
         return true;
     }
     let problem = match std::fs::metadata(path) {

@@ -39,8 +39,8 @@ pub(super) fn read(section: &Section<'_>, defaults: &Defaults) -> Option<Vec<Tok
         let is_same =
             |other: &TokenConfig| (&other.module, &other.select) == (&token.module, &token.select);
         if let Some(first) = tokens[..index].iter().position(is_same) {
-            let problem = format!("it is the token of pkcs11.tokens[{first}] again");
-            let remedy = "name another token, or give the first one more weight";
+            let problem = format!("it is the same token as pkcs11.tokens[{first}]");
+            let remedy = "name another token, or increase the weight of the first";
             section.report().mistake(&sections[index].location(), problem, remedy);
             is_right = false;
         }
@@ -59,7 +59,7 @@ fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenC
         Some(Some(pin)) => Some(pin),
         // The PIN in `[pkcs11]` is for tokens of the module there.
         Some(None) if is_of_another_module(module.as_deref(), token, defaults) => {
-            let problem = "it is missing, and the PIN in [pkcs11] is not for another module";
+            let problem = "it is missing, and the PIN in [pkcs11] is only for the module there";
             token.report().mistake(&token.location_of("user_pin"), problem, PIN_REMEDY);
             None
         }
@@ -128,7 +128,7 @@ fn select(token: &Section<'_>, is_sole: bool) -> Option<TokenSelector> {
     match (named.as_slice(), label, serial, slot) {
         ([], ..) if is_sole => Some(TokenSelector::First),
         ([], ..) => {
-            let problem = "nothing says which token it is";
+            let problem = "it does not identify a token";
             token.report().mistake(&token.location(), problem, NAME_REMEDY);
             None
         }

@@ -89,11 +89,11 @@ fn file(section: &Section<'_>) -> Option<LogFile> {
         }
         Some(PathBuf::from(text))
     });
-    let prefix_remedy = "write what the files' names begin with, such as \"xks-proxy.log\"";
+    let prefix_remedy = "write the beginning of the files' names, such as \"xks-proxy.log\"";
     let prefix = section.require("file_prefix", prefix_remedy).and_then(|member| {
         let text = member.string(prefix_remedy)?;
         if text.is_empty() || text.contains(['/', '\0']) {
-            member.mistake("it cannot begin a file's name", prefix_remedy);
+            member.mistake("it cannot be the beginning of a file name", prefix_remedy);
             return None;
         }
         Some(text.to_owned())

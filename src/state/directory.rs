@@ -1,5 +1,5 @@
-//! Files that are replaced as a whole, so that a crash leaves the former or the next, and a lock
-//! for those who read one to write it again.
+//! Files that are replaced as a whole, so that a crash leaves the old or the new one, and a lock for
+//! read-modify-write.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits::MAX_STATE_LOCK_WAIT;
 
-/// How often a lock that another process holds is tried.
+/// Interval between attempts at a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// `[state] directory`
@@ -19,36 +19,36 @@ pub struct Directory {
     path: PathBuf,
 }
 
-/// The right to change the files, until it is dropped.
+/// The exclusive right to change the files, until it is dropped.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "closing it gives the lock back")] File);
+pub struct Lock(#[expect(dead_code, reason = "closing it releases the lock")] File);
 
 impl Directory {
-    /// The directory, made with mode 0700 if it is not there. Whether its files can be read and
-    /// written shows when they are.
+    /// Opens the directory, and creates it with mode 0700 if it is missing. Errors show up when files
+    /// are read or written.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        // A failure here shows again, and is logged, when a file is written.
+        // A failure here occurs again, and is logged, when a file is written.
         let _ = DirBuilder::new().recursive(true).mode(0o700).create(path);
         Self { path: path.to_owned() }
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns whether others than the owner may look into it; false if that cannot be told.
+    /// Returns whether others than the owner have access; false if that is unknown.
     #[must_use]
     pub fn is_open_to_others(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|it| it.permissions().mode() & 0o077 != 0)
     }
 
-    /// A file's content, up to `max_bytes`; `None` if there is no such file.
+    /// Reads a file of up to `max_bytes`; `None` if there is no such file.
     ///
     /// # Errors
-    /// It cannot be read, or is larger.
+    /// The file cannot be read, or is larger.
     pub fn read(&self, name: &str, max_bytes: u64) -> io::Result<Option<Vec<u8>>> {
         let file = match File::open(self.path.join(name)) {
             Ok(file) => file,
@@ -64,14 +64,14 @@ impl Directory {
         Ok(Some(content))
     }
 
-    /// Puts a file with mode 0600 in the place of the one of that name.
+    /// Replaces the file of that name, or creates it, with mode 0600.
     ///
     /// # Errors
-    /// It could not be written, or not be made durable; the former is still there then.
+    /// The file cannot be written or made durable. If it cannot be written, the old one remains.
     pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let (path, next) = (self.path.join(name), self.path.join(format!("{name}.next")));
         let write = || {
-            // One that a crash left is not written through, whatever it is.
+            // One that a crash has left, maybe a symbolic link, is not written to.
             match fs::remove_file(&next) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -88,20 +88,20 @@ impl Directory {
         })
     }
 
-    /// Keeps a copy of a file that is about to be replaced though it could not be read in full.
+    /// Copies a damaged file that is about to be replaced, and returns the path of the copy.
     ///
     /// # Errors
-    /// It could not be copied.
+    /// The file cannot be copied.
     pub fn set_aside(&self, name: &str) -> io::Result<PathBuf> {
         let copy = self.path.join(format!("{name}.damaged"));
         fs::copy(self.path.join(name), &copy)?;
         Ok(copy)
     }
 
-    /// Waits for other processes that change the files, [`MAX_STATE_LOCK_WAIT`] at most.
+    /// Waits until no other process changes the files, for at most [`MAX_STATE_LOCK_WAIT`].
     ///
     /// # Errors
-    /// The lock file cannot be made, or another process keeps the lock.
+    /// The lock file cannot be created, or another process still holds the lock.
     pub fn lock(&self) -> io::Result<Lock> {
         let path = self.path.join("lock");
         let file =
@@ -112,7 +112,7 @@ impl Directory {
                 Ok(()) => return Ok(Lock(file)),
                 Err(TryLockError::Error(error)) => return Err(error),
                 Err(TryLockError::WouldBlock) if Instant::now() >= end => {
-                    let message = "another process keeps the lock";
+                    let message = "another process holds the lock";
                     return Err(io::Error::new(io::ErrorKind::WouldBlock, message));
                 }
                 Err(TryLockError::WouldBlock) => thread::sleep(LOCK_POLL),
@@ -126,8 +126,8 @@ impl Directory {
 mod tests {
     use super::*;
 
-    /// Only the owner may look; a file is replaced whole; what was left by a crash is in nobody's
-    /// way.
+    /// Only the owner has access, files are replaced as a whole, and a file that a crash has left does
+    /// no harm.
     #[test]
     fn files_are_replaced() {
         let parent = tempfile::tempdir().unwrap();
@@ -144,7 +144,7 @@ mod tests {
         assert!(!directory.path().join("file.next").exists());
     }
 
-    /// Two processes do not change the files at the same time.
+    /// Two processes cannot hold the lock at the same time.
     #[test]
     fn the_lock_is_one_owners() {
         let parent = tempfile::tempdir().unwrap();

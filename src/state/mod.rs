@@ -1,8 +1,7 @@
-//! The state directory: what the proxy keeps from one life to the next, in small files that are
-//! each written whole.
+//! The state directory: data that outlive the process, in small files that are written as a whole.
 //!
-//! Nothing here is needed to serve: a directory that cannot be written, or a file that cannot be
-//! read, costs a warning and the memory of the past, and no request.
+//! Nothing here is needed to serve. If the directory cannot be written, or a file cannot be read,
+//! there is a warning, and the data are lost, but no request is.
 
 pub mod directory;
 pub mod saver;

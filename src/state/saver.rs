@@ -1,4 +1,4 @@
-//! Witnesses on their way between the HSM side and the state directory.
+//! Transfer of witnesses between the HSM side and the state directory.
 
 use std::io;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use super::witness_file::{self, Content};
 use crate::hsm::witness::Witnesses;
 use crate::limits::{MIN_SAVE_INTERVAL, SAVE_RETRY_INTERVAL};
 
-/// A wait that nothing but a change ends.
+/// A wait that, in practice, only a change ends.
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
-/// Reads the state directory's witnesses. Where that fails, there is a warning, and the tokens make
-/// others or, until an operator has looked, are compared with each other.
+/// Reads the witnesses from the state directory. If that fails, logs a warning and returns none:
+/// tokens make new ones, or are compared with each other until an operator has looked.
 #[must_use]
 pub fn load(directory: &Directory) -> witness_file::Witnesses {
     let path = directory.path().display();
     if directory.is_open_to_others() {
         tracing::warn!(
             directory = %path,
-            "[state] directory: others may look into it; set its mode to 0700"
+            "[state] directory: others have access to it; set its mode to 0700"
         );
     }
     match witness_file::load(directory) {
@@ -30,7 +30,7 @@ pub fn load(directory: &Directory) -> witness_file::Witnesses {
                 tracing::warn!(
                     directory = %path,
                     damaged_lines,
-                    "[state] directory: some keys' witnesses are damaged; others are made"
+                    "[state] directory: some keys' witnesses are damaged; new ones are made"
                 );
             }
             witnesses
@@ -39,18 +39,18 @@ pub fn load(directory: &Directory) -> witness_file::Witnesses {
             tracing::warn!(
                 directory = %path,
                 %reason,
-                "[state] directory: the keys' witnesses cannot be read; others are made, for this \
-                 process alone"
+                "[state] directory: the keys' witnesses cannot be read; new ones are made, for \
+                 this process only"
             );
             witness_file::Witnesses::new()
         }
     }
 }
 
-/// Writes witnesses as they come to count, in a thread that lives as long as the process.
+/// Starts a thread that saves witnesses as they change, and runs as long as the process.
 ///
 /// # Errors
-/// The system gives no more threads.
+/// The system has no room for another thread.
 pub fn start(directory: Directory, witnesses: Arc<Witnesses>) -> io::Result<()> {
     let save = move || {
         let mut saved = 0;
@@ -63,7 +63,7 @@ pub fn start(directory: Directory, witnesses: Arc<Witnesses>) -> io::Result<()> 
                     witnesses.adopt(all);
                     saved = revision;
                     is_failing = false;
-                    // A large file is not written again and again while keys are proven.
+                    // Limits how often a large file is written while keys are being proven.
                     thread::sleep(MIN_SAVE_INTERVAL.max(start.elapsed() * 20));
                 }
                 Err(reason) => {
@@ -72,7 +72,7 @@ pub fn start(directory: Directory, witnesses: Arc<Witnesses>) -> io::Result<()> 
                             directory = %directory.path().display(),
                             %reason,
                             "[state] directory: the keys' witnesses cannot be written; this is \
-                             tried again, and the process goes on with those in memory"
+                             retried, and the process continues with those in memory"
                         );
                     }
                     thread::sleep(SAVE_RETRY_INTERVAL);

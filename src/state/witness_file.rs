@@ -1,4 +1,4 @@
-//! The file of the keys' witnesses: a line that says what it is, and a line of JSON for each key.
+//! The file of the keys' witnesses: a header line, and a line of JSON per key.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use crate::hsm::witness::{WITNESS_PLAINTEXT, Witness};
 use crate::job::Iv;
 use crate::limits::{GCM_TAG_BYTES, MAX_LABEL_BYTES, MAX_WITNESS_FILE_BYTES};
 
-/// Its name in the state directory.
+/// Name of the file in the state directory.
 pub const FILE_NAME: &str = "key-witnesses";
 const FORMAT: &str = "xks-proxy key witnesses";
 const VERSION: u32 = 1;
@@ -35,26 +35,26 @@ struct Line {
     ciphertext: String,
     made_by: String,
     made_unix_secs: u64,
-    /// The first bytes of the SHA-256 of the members above, in hex: a line that a disk has changed
-    /// must not make a token look like a stranger.
+    /// The first bytes of the SHA-256 of the members above, in hexadecimal digits. Without it, a
+    /// line that the disk has damaged would make a token seem to hold another key.
     check: String,
 }
 
-/// A file's content, as far as it can be read.
+/// The readable content of a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Content {
-    /// By label.
+    /// Witnesses by label.
     pub witnesses: Witnesses,
-    /// Lines that are not what was written.
+    /// Number of damaged lines.
     pub damaged_lines: usize,
 }
 
-/// Why a file is left alone.
+/// The reason why a file is left alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// It is of another version of this program, or of another program.
+    /// The file belongs to another version of this program, or to another program.
     Foreign(String),
-    /// The system says why.
+    /// The file cannot be read or written.
     Io(String),
 }
 
@@ -66,7 +66,7 @@ impl std::fmt::Display for Unreadable {
     }
 }
 
-/// Reads a file's content.
+/// Parses a file's content.
 ///
 /// # Errors
 /// [`Unreadable::Foreign`]
@@ -78,13 +78,13 @@ pub fn parse(content: &[u8]) -> Result<Content, Unreadable> {
         Some(Header { format, version: VERSION }) if format == FORMAT => {}
         Some(Header { format, version }) if format == FORMAT => {
             return Err(Unreadable::Foreign(format!(
-                "it is of version {version}, and this program knows version {VERSION}"
+                "it has version {version}, and this program knows version {VERSION}"
             )));
         }
         Some(Header { format, .. }) => {
-            return Err(Unreadable::Foreign(format!("it is a file of {format:?}")));
+            return Err(Unreadable::Foreign(format!("its format is {format:?}")));
         }
-        // The other lines can be right all the same.
+        // The other lines may still be intact.
         None => found.damaged_lines = 1,
     }
     for line in lines.filter(|line| !line.is_empty()) {
@@ -123,10 +123,10 @@ fn check_of(line: &Line) -> String {
     })
 }
 
-/// A file's content, in the order of the labels.
+/// Formats a file's content, ordered by label.
 ///
 /// # Errors
-/// None that is known: the members are text and numbers.
+/// None in practice, as all members are text and numbers.
 pub fn format(witnesses: &Witnesses) -> io::Result<Vec<u8>> {
     let header = Header { format: FORMAT.to_owned(), version: VERSION };
     let mut content = serde_json::to_vec(&header)?;
@@ -150,7 +150,7 @@ pub fn format(witnesses: &Witnesses) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Reads the state directory's file; empty if there is none yet.
+/// Reads the file of a state directory; a missing one is empty.
 ///
 /// # Errors
 /// [`Unreadable`]
@@ -162,11 +162,11 @@ pub fn load(directory: &Directory) -> Result<Content, Unreadable> {
     }
 }
 
-/// Writes the witnesses that the file does not have yet, and gives those that it has: another
-/// process's word comes first, as others may have been proven by it.
+/// Adds the witnesses that the file lacks, and returns all that it has. Those of another process take
+/// precedence, as keys may have been proven by them.
 ///
 /// # Errors
-/// [`Unreadable`]: the file is left as it is.
+/// [`Unreadable`]; the file is unchanged.
 pub fn save(
     directory: &Directory,
     witnesses: impl IntoIterator<Item = (Box<str>, Arc<Witness>)>,
@@ -178,10 +178,10 @@ pub fn save(
     })
 }
 
-/// Changes the witnesses of the file, and gives those that it has afterwards.
+/// Changes the witnesses of the file, and returns those that it has afterwards.
 ///
 /// # Errors
-/// [`Unreadable`]: the file is left as it is.
+/// [`Unreadable`]; the file is unchanged.
 pub fn change(
     directory: &Directory,
     change: impl FnOnce(&mut Witnesses),
@@ -193,7 +193,7 @@ pub fn change(
     change(&mut changed);
     if damaged_lines > 0 {
         let copy = directory.set_aside(FILE_NAME).map_err(io)?;
-        tracing::warn!(copy = %copy.display(), damaged_lines, "the damaged key witnesses are kept");
+        tracing::warn!(copy = %copy.display(), damaged_lines, "the damaged key witnesses are kept in a copy");
     }
     if damaged_lines > 0 || changed != known {
         directory.write(FILE_NAME, &format(&changed).map_err(io)?).map_err(io)?;
@@ -219,14 +219,14 @@ mod tests {
         HashMap::from([("a".into(), witness(1)), ("ключ".into(), witness(2))])
     }
 
-    /// Witnesses that are written are read back unchanged.
+    /// Witnesses read back unchanged.
     #[test]
     fn there_and_back() {
         let content = parse(&format(&two()).unwrap()).unwrap();
         assert_eq!(content, Content { witnesses: two(), damaged_lines: 0 });
     }
 
-    /// A damaged line costs that key's witness, and no other's; a changed one is damaged.
+    /// A damaged line loses only that key's witness, and a changed line is damaged.
     #[test]
     fn damage_is_local() {
         let text = String::from_utf8(format(&two()).unwrap()).unwrap();
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!((content.witnesses.len(), content.damaged_lines), (2, 1));
     }
 
-    /// A file of another version is not understood, and not overwritten.
+    /// A file of another version is refused and not overwritten.
     #[test]
     fn another_version_stays() {
         let parent = tempfile::tempdir().unwrap();
@@ -254,7 +254,7 @@ mod tests {
         }
     }
 
-    /// Another process's witness stays; what is damaged is kept beside the new file.
+    /// Witnesses of another process stay, and a damaged file is copied.
     #[test]
     fn others_come_first() {
         let parent = tempfile::tempdir().unwrap();

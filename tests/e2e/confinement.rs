@@ -142,5 +142,5 @@ fn strict_file_permissions() {
     fs::set_permissions(&prepared.settings_file, Permissions::from_mode(0o644)).unwrap();
     let (status, log) = prepared.run_to_end();
     assert_eq!(status.code(), Some(78), "{log}");
-    assert!(log.contains("can be read by everybody") && log.contains("chmod"), "{log}");
+    assert!(log.contains("can be read by everyone") && log.contains("chmod"), "{log}");
 }

@@ -10,6 +10,7 @@ mod architecture;
 mod command_table;
 mod commands;
 mod links;
+mod log_texts;
 mod pages;
 mod settings;
 mod threats;

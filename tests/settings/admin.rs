@@ -75,8 +75,8 @@ fn mistakes_of_the_section() {
     let cases = [
         (String::new(), "admin.port", "missing", "9443"),
         ("port = 70000".to_owned(), "admin.port", "out of range", "65535"),
-        ("port = 443".to_owned(), "admin.port", "server.port has", "9443"),
-        ("port = 8080".to_owned(), "admin.port", "server.port_http_ping has", "9443"),
+        ("port = 443".to_owned(), "admin.port", "server.port already uses", "9443"),
+        ("port = 8080".to_owned(), "admin.port", "server.port_http_ping already uses", "9443"),
         ("port = 9443\nip = \"localhost\"".to_owned(), "admin.ip", "not an IP", "address"),
         (
             "port = 9443\nallow_plain_remote = 1".to_owned(),
@@ -89,7 +89,7 @@ fn mistakes_of_the_section() {
         (
             format!("port = 9443\nclient_ca_pem = \"{cert}\""),
             "admin.client_ca_pem",
-            "no TLS",
+            "TLS is off",
             "tls_cert_pem",
         ),
         (

@@ -79,7 +79,7 @@ fn the_maximum() {
         assert_eq!(found.len(), 1, "{findings:#?}");
         let member = format!("external_key_stores[0].credentials[{index}]");
         assert_eq!(found[0].member, member);
-        assert!(found[0].problem.contains("has 8 credentials before it"), "{}", found[0]);
+        assert!(found[0].problem.contains("already has 8 credentials"), "{}", found[0]);
         assert!(found[0].remedy.contains("credentials list"), "{}", found[0]);
     }
 }
@@ -107,7 +107,7 @@ fn mistakes_in_the_list() {
         (listed(NEW_ID, "NEWNEWNEWNEWNEWNEWNEW018"), "NEW018", id, "not allowed", "A-Z and 2-7"),
         (listed(NEW_ID, ""), "_id = \"\"", id, "other half", "20 to 30"),
         (listed(&format!("\"{NEW_ID}\""), "7"), "_id = 7", id, "whole number", "20 to 30"),
-        (listed(NEW_ID, OLD_ID), "-last id-", id, "external_key_stores[0].sigv4_access_key_id already", "credentials new"),
+        (listed(NEW_ID, OLD_ID), "-last id-", id, "already in external_key_stores[0].sigv4_access_key_id", "credentials new"),
         (listed(&secret_line, ""), heading, secret, "missing", "43 to 64"),
         (listed(NEW_SECRET, &"x".repeat(42)), "xxxx", secret, "42 characters", "43 to 64"),
         (listed(NEW_SECRET, &"x".repeat(65)), "xxxx", secret, "65 characters", "43 to 64"),
@@ -192,8 +192,8 @@ fn warnings() {
     let same_secret = LISTED.replace(NEW_SECRET, SECRET);
     let misspelt = LISTED.replace("created", "craeted");
     for (listed, member, problem) in [
-        (same_secret, "sigv4_secret_access_key", "is the secret of external_key_stores[0]"),
-        (LISTED.replace("2026-01-31", "2999-12-31"), "created", "not come yet"),
+        (same_secret, "sigv4_secret_access_key", "already the secret of external_key_stores[0]"),
+        (LISTED.replace("2026-01-31", "2999-12-31"), "created", "in the future"),
         (misspelt, "craeted", "no such member"),
     ] {
         let (_, findings) = place.load(&with(OLD_FORM, &listed)).unwrap();

@@ -66,7 +66,7 @@ fn a_pin_is_for_its_module() {
     let mistakes = mistakes(&findings);
     assert_eq!(mistakes.len(), 1, "{mistakes:?}");
     assert_eq!(mistakes[0].member, "pkcs11.tokens[0].user_pin");
-    assert!(mistakes[0].problem.contains("another module"), "{mistakes:?}");
+    assert!(mistakes[0].problem.contains("only for the module there"), "{mistakes:?}");
     place.load(&with(&format!("{token}user_pin = \"\"\n"))).unwrap();
     place.load(&with("[[pkcs11.tokens]]\nlabel = \"a\"\nmodule = \"MODULE\"\n")).unwrap();
 }
@@ -107,12 +107,12 @@ fn slips() {
         (
             "[[pkcs11.tokens]]\nlabel = \"a\"\n[[pkcs11.tokens]]\nweight = 2",
             "pkcs11.tokens[1]",
-            "nothing says which",
+            "does not identify",
         ),
         (
             "[[pkcs11.tokens]]\nlabel = \"a\"\n[[pkcs11.tokens]]\nlabel = \"a\"",
             "pkcs11.tokens[1]",
-            "tokens[0] again",
+            "same token as pkcs11.tokens[0]",
         ),
         ("[[pkcs11.tokens]]\nweight = 0", "pkcs11.tokens[0].weight", "out of range"),
         ("[[pkcs11.tokens]]\npriority = 1001", "pkcs11.tokens[0].priority", "out of range"),

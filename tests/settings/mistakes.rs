@@ -72,8 +72,8 @@ const CASES: &[Case] = &[
     // [security]
     case(("is_sigv4_auth_enabled = true\n", ""), "[security]", "security.is_sigv4_auth_enabled", "missing", "true"),
     case(("is_tls_enabled = false", "is_tls_enabled = 0"), "is_tls_enabled", "security.is_tls_enabled", "whole number", "true or false"),
-    case(("is_mtls_enabled = false", "is_mtls_enabled = true"), "is_mtls_enabled", "security.is_mtls_enabled", "no TLS", "is_tls_enabled"),
-    case(("is_mtls_enabled = false", "is_mtls_enabled = false\nsecondary_auth = \"Oso\""), "Oso", "security.secondary_auth", "let through", "configuration/oso.cedar"),
+    case(("is_mtls_enabled = false", "is_mtls_enabled = true"), "is_mtls_enabled", "security.is_mtls_enabled", "TLS is off", "is_tls_enabled"),
+    case(("is_mtls_enabled = false", "is_mtls_enabled = false\nsecondary_auth = \"Oso\""), "Oso", "security.secondary_auth", "would permit", "configuration/oso.cedar"),
     case(("is_mtls_enabled = false", "is_mtls_enabled = false\nsecondary_auth = \"OPA\""), "OPA", "security.secondary_auth", "OPA", "remove"),
     case(("is_mtls_enabled = false", "is_mtls_enabled = false\nsecondary_auth = \"cedar\""), "cedar", "security.secondary_auth", "cedar", "mean Cedar?"),
     case(("is_mtls_enabled = false", "is_mtls_enabled = false\nsecondary_auth = \"Cedar\""), "", "security.cedar", "section [security.cedar] is missing", "policy_file"),
@@ -83,7 +83,7 @@ const CASES: &[Case] = &[
     case(("is_mtls_enabled = false", "is_mtls_enabled = false\nsecondary_auth = true"), "secondary", "security.secondary_auth", "boolean", "remove"),
     case(("is_tls_enabled = false", "is_tls_enabled = true"), "", "tls", "section [tls] is missing", "tls_cert_pem"),
     // [[external_key_stores]]
-    case(("uri_path_prefix = \"/example/prefix\"", "uri_path_prefix = \"\""), "-second store-", "external_key_stores[1].uri_path_prefix", "external_key_stores[0] already", "of its own"),
+    case(("uri_path_prefix = \"/example/prefix\"", "uri_path_prefix = \"\""), "-second store-", "external_key_stores[1].uri_path_prefix", "already the prefix of external_key_stores[0]", "its own prefix"),
     case(("uri_path_prefix = \"\"", "uri_path_prefix = \"/short\""), "/short", "external_key_stores[0].uri_path_prefix", "6 characters", "9 to 117"),
     case(("uri_path_prefix = \"\"", "uri_path_prefix = \"example/prefix2\""), "prefix2", "external_key_stores[0].uri_path_prefix", "begin with '/'", "9 to 117"),
     case(("uri_path_prefix = \"\"", "uri_path_prefix = \"/example/prefix2/\""), "prefix2", "external_key_stores[0].uri_path_prefix", "ends with '/'", "9 to 117"),
@@ -137,11 +137,11 @@ const CASES: &[Case] = &[
     case(("can_generate_iv = false", "can_generate_iv = false\nprofile = \"luna\""), "can_gen", "hsm_capabilities.can_generate_iv", "contradicts", "can_generate_iv = true"),
     case(("can_generate_iv = false\nis_zero_iv_required = false", "can_generate_iv = true\nis_zero_iv_required = false\nprofile = \"nshield\""), "is_zero", "hsm_capabilities.is_zero_iv_required", "contradicts", "is_zero_iv_required = true"),
     // Grammar
-    case(("port = 443", "port = 443\nport = 444"), "444", "", "second time", "keep one"),
-    case(("[limits]", "[server]\n[limits]"), "-second [server]-", "", "second time", "keep one"),
-    case(("port = 443", "port 443"), "port 443", "", "not TOML", "'='"),
-    case(("ip = \"0.0.0.0\"", "ip = 0.0.0.0"), "ip = 0.0", "", "not TOML", "quotes"),
-    case(("\"us-east-1\"", "\"us-east-1"), "region", "", "not TOML", "quotes"),
+    case(("port = 443", "port = 443\nport = 444"), "444", "", "duplicate", "keep one"),
+    case(("[limits]", "[server]\n[limits]"), "-second [server]-", "", "duplicate", "keep one"),
+    case(("port = 443", "port 443"), "port 443", "", "invalid TOML", "'='"),
+    case(("ip = \"0.0.0.0\"", "ip = 0.0.0.0"), "ip = 0.0", "", "invalid TOML", "quotes"),
+    case(("\"us-east-1\"", "\"us-east-1"), "region", "", "invalid TOML", "quotes"),
 ];
 
 #[test]

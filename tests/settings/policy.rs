@@ -84,7 +84,7 @@ fn others_can_change_it() {
     let (settings, file) = with_policy(&place, "Rego", "package xks\nallow := true\n");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
     let (_, findings) = place.load(&settings).unwrap();
-    assert!(findings.iter().any(|finding| finding.problem.contains("changed by others")));
+    assert!(findings.iter().any(|finding| finding.problem.contains("changed by other users")));
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn what_is_wrong_with_files_is_said() {
         (&empty, &key, "tls_cert_pem", "empty is empty", "certificate"),
         (&key, &key, "tls_cert_pem", "no CERTIFICATE", "certificate"),
         (&torn, &key, "tls_cert_pem", "not PEM", "certificate"),
-        (&not_x509, &key, "tls_cert_pem", "not X.509", "issued anew"),
+        (&not_x509, &key, "tls_cert_pem", "not X.509", "with a new one"),
         (&swapped, &key, "tls_cert_pem", "not the first", "first"),
         (&cert, "/no/such", "tls_key_pem", "/no/such cannot be read", "private key"),
         (&cert, &cert, "tls_key_pem", "no PRIVATE KEY", "private key"),

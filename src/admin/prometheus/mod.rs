@@ -1,4 +1,4 @@
-//! `/metrics`: all that is counted, under Prometheus's names.
+//! `/metrics`: all counters, in Prometheus's format.
 
 mod tokens;
 
@@ -14,7 +14,7 @@ use crate::observe::metrics::process::Process;
 use crate::observe::metrics::{Metrics, OutcomeCounts};
 use crate::observe::timestamp::unix_secs;
 
-/// The whole text.
+/// Returns the whole text.
 pub(super) fn expose(sources: &Sources) -> String {
     let mut text = Exposition::default();
     about(&mut text, sources);
@@ -30,7 +30,7 @@ pub(super) fn expose(sources: &Sources) -> String {
     text.into_text()
 }
 
-/// How a store is called in labels. The empty prefix would be a label that is not there.
+/// Returns the label of a store. In Prometheus, an empty one would count as absent.
 fn store_label(uri_path_prefix: &str) -> &str {
     if uri_path_prefix.is_empty() { "/" } else { uri_path_prefix }
 }
@@ -41,15 +41,15 @@ fn about(text: &mut Exposition, sources: &Sources) {
     text.family(
         "xks_proxy_ready",
         Gauge,
-        "Whether /readyz is 200: a token works and nothing drains.",
+        "1 if /readyz is 200: a token works, calls can be audited, and the process is not draining.",
     )
     .sample(&[], u8::from(sources.is_ready()));
-    text.family("xks_proxy_draining", Gauge, "Whether the process is about to stop.")
+    text.family("xks_proxy_draining", Gauge, "1 if the process is about to stop.")
         .sample(&[], u8::from(sources.lifecycle.is_draining()));
     text.family(
         "xks_proxy_panics_total",
         Counter,
-        "Panics; each is a defect, and ended one connection at the most.",
+        "Panics; each is a defect, and ended at most one connection.",
     )
     .sample(&[], sources.metrics.panics.get());
     text.family(
@@ -65,31 +65,31 @@ fn settings(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_settings_reloads_total",
         Counter,
-        "Times that the settings were read again, by what came of it: taken_up or refused.",
+        "Reloads of the settings, by outcome: taken_up or refused.",
     )
     .sample(&[("outcome", "taken_up")], state.applied)
     .sample(&[("outcome", "refused")], state.attempts - state.applied);
     text.family(
         "xks_proxy_settings_last_reload_successful",
         Gauge,
-        "0 if the settings were refused when they were last read, so that older ones are in use.",
+        "0 if the last reload of the settings was refused, so that older ones are in use.",
     )
     .sample(&[], u8::from(state.refused.is_empty()));
     text.family(
         "xks_proxy_settings_loaded_timestamp_seconds",
         Gauge,
-        "When the settings in use were taken up, in seconds since 1970.",
+        "Time at which the settings in use were applied, in seconds since 1970.",
     )
     .sample(&[], state.loaded_unix_secs);
     text.family(
         "xks_proxy_settings_restart_needed",
         Gauge,
-        "Sections and members whose values in the file have no effect until a restart.",
+        "Sections and members of the settings file without effect until a restart.",
     )
     .sample(&[], state.needs_restart.len());
 }
 
-/// Nothing without an audit log.
+/// Writes nothing without an audit log.
 fn audit(text: &mut Exposition, sources: &Sources) {
     let Some(audit) = sources.audit.stats() else { return };
     text.family("xks_proxy_audit_lines_total", Counter, "Lines of the audit log written.")
@@ -105,7 +105,7 @@ fn audit(text: &mut Exposition, sources: &Sources) {
     text.family(
         "xks_proxy_audit_left_out_lines_total",
         Counter,
-        "Lines of unauthenticated calls beyond what one second may have.",
+        "Lines of unauthenticated calls left out, beyond the limit per second.",
     )
     .sample(&[], audit.left_out_lines);
     text.family(
@@ -123,7 +123,7 @@ fn audit(text: &mut Exposition, sources: &Sources) {
     text.family(
         "xks_proxy_audit_last_checkpoint_timestamp_seconds",
         Gauge,
-        "When the HSM last sealed a checkpoint of the audit log, in seconds since 1970; 0 before.",
+        "Time of the last sealed checkpoint of the audit log, in seconds since 1970; 0 if none.",
     )
     .sample(&[], audit.last_checkpoint_unix_secs);
     text.family(
@@ -135,7 +135,7 @@ fn audit(text: &mut Exposition, sources: &Sources) {
     text.family(
         "xks_proxy_audit_last_write_timestamp_seconds",
         Gauge,
-        "When a line of the audit log was last written, in seconds since 1970.",
+        "Time at which a line of the audit log was last written, in seconds since 1970.",
     )
     .sample(&[], audit.last_write_unix_secs);
     text.family(
@@ -154,7 +154,7 @@ fn requests(text: &mut Exposition, metrics: &Metrics) {
     );
     let mut write = |store: &str, counts: &OutcomeCounts, is_store: bool| {
         for (call, outcome, count) in counts.iter() {
-            // A rate needs a series that begins before the first request.
+            // To compute a rate, the series has to exist before the first request.
             let is_expected = is_store && outcome == OutcomeLabel::Ok && call != CallLabel::None;
             if count > 0 || is_expected {
                 let (call, outcome) = (call.text(), outcome.text());
@@ -169,24 +169,20 @@ fn requests(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_policy_decisions_total",
         Counter,
-        "Calls that secondary_auth's policy decided on, by evaluation, or by memory of one with \
-         the same attributes. Denials are in xks_proxy_requests_total: AccessDeniedException.",
+        "Decisions of secondary_auth's policy, by evaluation, or from memory of a call with the same \
+         attributes. Denials are in xks_proxy_requests_total: AccessDeniedException.",
     )
     .sample(&[("by", "evaluation")], metrics.sum(|of_loop| of_loop.policy_evaluations.get()))
     .sample(&[("by", "memory")], metrics.sum(|of_loop| of_loop.policy_decisions_remembered.get()));
-    text.family(
-        "xks_proxy_requests_in_flight",
-        Gauge,
-        "Requests that wait for the HSM's answer at present.",
-    )
-    .sample(&[], metrics.sum(|of_loop| of_loop.in_flight.get()));
+    text.family("xks_proxy_requests_in_flight", Gauge, "Requests that wait for the HSM's answer.")
+        .sample(&[], metrics.sum(|of_loop| of_loop.in_flight.get()));
 }
 
 fn durations(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_request_duration_seconds",
         Histogram,
-        "From a request's first byte to its answer.",
+        "Time from a request's first byte to its answer.",
     );
     for call in CallLabel::CALLS {
         let durations = durations_of(metrics, call, |durations| &durations.total);
@@ -195,7 +191,7 @@ fn durations(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_request_queue_duration_seconds",
         Histogram,
-        "From the queueing of a request to its beginning on an HSM session.",
+        "Time of a request in the queue, until an HSM session takes it.",
     );
     for call in CallLabel::HSM_CALLS {
         let durations = durations_of(metrics, call, |durations| &durations.queue);
@@ -216,35 +212,39 @@ fn connections(text: &mut Exposition, sources: &Sources) {
     let metrics = &sources.metrics;
     let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
     let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
-    text.family("xks_proxy_connections", Gauge, "Open connections, /ping's included.")
+    text.family("xks_proxy_connections", Gauge, "Open connections, including those to /ping.")
         .sample(&[], accepted.saturating_sub(closed));
-    text.family("xks_proxy_connections_max", Gauge, "[limits] max_connections.")
-        .sample(&[], sources.service_info.load().max_connections);
+    text.family(
+        "xks_proxy_connections_max",
+        Gauge,
+        "Limit of connections: [limits] max_connections.",
+    )
+    .sample(&[], sources.service_info.load().max_connections);
     text.family("xks_proxy_connections_accepted_total", Counter, "Connections accepted.")
         .sample(&[], accepted);
     text.family(
         "xks_proxy_connections_refused_total",
         Counter,
-        "Connections ended at once, since their address had max_connections_per_address.",
+        "Connections closed at once, as their address had max_connections_per_address.",
     )
     .sample(&[], metrics.sum(|of_loop| of_loop.connections_refused.get()));
     text.family(
         "xks_proxy_connections_evicted_total",
         Counter,
-        "Connections ended to make room, at max_connections or max_buffered_bytes.",
+        "Connections closed to make room, at max_connections or max_buffered_bytes.",
     )
     .sample(&[], metrics.sum(|of_loop| of_loop.connections_evicted.get()));
     text.family(
         "xks_proxy_accept_pauses_total",
         Counter,
-        "Times that accepting paused at the limit of connections or file descriptors; meanwhile \
+        "Pauses in accepting, at the limit of connections or file descriptors. During a pause, \
          connections wait in the kernel, which refuses them when its queue is full.",
     )
     .sample(&[], metrics.sum(|of_loop| of_loop.accept_pauses.get()));
     text.family(
         "xks_proxy_congestion_refusals_total",
         Counter,
-        "Requests answered 429 unseen, since an event loop cannot keep up with what comes.",
+        "Requests answered 429 unread, as an event loop was overloaded.",
     )
     .sample(&[], metrics.sum(|of_loop| of_loop.congestion_refusals.get()));
     text.family("xks_proxy_tls_handshakes_total", Counter, "TLS handshakes completed.")
@@ -252,13 +252,13 @@ fn connections(text: &mut Exposition, sources: &Sources) {
     text.family(
         "xks_proxy_tls_handshake_failures_total",
         Counter,
-        "Connections to the TLS port that ended before their handshake did.",
+        "Connections to the TLS port that ended before the end of their handshake.",
     )
     .sample(&[], metrics.sum(|of_loop| of_loop.tls_handshake_failures.get()));
     text.family(
         "xks_proxy_tls_certificate_expiry_timestamp_seconds",
         Gauge,
-        "When the certificate that the listener shows expires, in seconds since 1970.",
+        "Time at which the listener's certificate expires, in seconds since 1970.",
     );
     for certificate in metrics.certificates() {
         let labels = [("listener", certificate.listener.text()), ("subject", &certificate.subject)];
@@ -271,7 +271,7 @@ fn credentials(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_credential_loaded_timestamp_seconds",
         Gauge,
-        "When this process first loaded the SigV4 credential, in seconds since 1970.",
+        "Time at which this process first loaded the SigV4 credential, in seconds since 1970.",
     );
     for credential in &credentials {
         let store = store_label(&credential.uri_path_prefix);
@@ -281,7 +281,7 @@ fn credentials(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_credential_created_timestamp_seconds",
         Gauge,
-        "When the SigV4 credential was made, in seconds since 1970, where the settings say it.",
+        "Time at which the SigV4 credential was created, in seconds since 1970, if the settings say so.",
     );
     for credential in &credentials {
         if let Some(created) = credential.created_unix_secs() {
@@ -293,8 +293,8 @@ fn credentials(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_credential_last_used_timestamp_seconds",
         Gauge,
-        "When a right signature was last made with the credential, in seconds since 1970; 0 if \
-         not since it was loaded.",
+        "Time of the last valid signature with the credential, in seconds since 1970; 0 if there was \
+         none since it was loaded.",
     );
     for credential in &credentials {
         let store = store_label(&credential.uri_path_prefix);
@@ -307,8 +307,8 @@ fn keys(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_key_encrypts_total",
         Counter,
-        "Encryptions with the key by this process; AES-GCM with random IVs allows a key 2^32 in \
-         all (NIST SP 800-38D, 8.3). Keys beyond the 1,000 most used are one, \"other\".",
+        "Encryptions with the key by this process; AES-GCM with random IVs allows 2^32 per key \
+         in all (NIST SP 800-38D, 8.3). Keys beyond the 1,000 most used are summed as \"other\".",
     );
     let (used, rest) = most_used_keys(metrics);
     for (key_id, count) in &used {
@@ -330,13 +330,13 @@ fn process(text: &mut Exposition, sources: &Sources) {
         .sample(&[], process.virtual_bytes);
     text.family("process_open_fds", Gauge, "Open file descriptors.")
         .sample(&[], process.open_descriptors);
-    text.family("process_max_fds", Gauge, "How many file descriptors may be open.")
+    text.family("process_max_fds", Gauge, "Limit of open file descriptors.")
         .sample(&[], process.max_descriptors);
-    text.family("process_threads", Gauge, "Threads.").sample(&[], process.threads);
+    text.family("process_threads", Gauge, "Number of threads.").sample(&[], process.threads);
     text.family(
         "process_start_time_seconds",
         Gauge,
-        "When the process began, in seconds since 1970.",
+        "Time at which the process began, in seconds since 1970.",
     )
     .sample(&[], unix_secs(started));
 }

@@ -6,7 +6,7 @@ use crate::job::HealthStatus;
 use crate::observe::metrics::exposition::Kind::{Counter, Gauge};
 use crate::observe::metrics::exposition::{Exposition, Kind};
 
-/// A token's state as a number: what dashboards and alerts compare with.
+/// Returns a token's state as a number, for dashboards and alerts.
 fn state(status: HealthStatus) -> u8 {
     match status {
         HealthStatus::Unavailable => 0,
@@ -15,7 +15,7 @@ fn state(status: HealthStatus) -> u8 {
     }
 }
 
-/// A metric of a token: name, kind, help, and where it comes from.
+/// A metric of a token: name, kind, help, and value.
 type OfToken = (&'static str, Kind, &'static str, fn(&TokenStats) -> u64);
 
 const OF_TOKEN: &[OfToken] = &[
@@ -25,14 +25,14 @@ const OF_TOKEN: &[OfToken] = &[
     ("xks_proxy_hsm_sessions_busy", Gauge, "Sessions at work, or about to be.", |token| {
         token.running as u64
     }),
-    ("xks_proxy_hsm_sessions_idle", Gauge, "Sessions at rest.", |token| token.idle as u64),
+    ("xks_proxy_hsm_sessions_idle", Gauge, "Idle sessions.", |token| token.idle as u64),
     (
         "xks_proxy_hsm_sessions_hung",
         Gauge,
-        "Threads that are stuck in a PKCS#11 call and were replaced.",
+        "Threads stuck in a PKCS#11 call, which have been replaced.",
         |token| token.hung as u64,
     ),
-    ("xks_proxy_hsm_sessions_limit", Gauge, "Sessions that may be at work at once.", |token| {
+    ("xks_proxy_hsm_sessions_limit", Gauge, "Limit of sessions at work at once.", |token| {
         token.active_limit as u64
     }),
     ("xks_proxy_hsm_answers_total", Counter, "Requests that the token answered.", |token| {
@@ -41,25 +41,25 @@ const OF_TOKEN: &[OfToken] = &[
     (
         "xks_proxy_hsm_faults_total",
         Counter,
-        "Failures that were the token's or a session's own.",
+        "Failures that were the fault of the token or of a session.",
         |token| token.faults_total,
     ),
     (
         "xks_proxy_hsm_retries_total",
         Counter,
-        "Requests that were tried again, on this token or another.",
+        "Requests retried, on this token or another.",
         |token| token.retried_total,
     ),
     (
         "xks_proxy_hsm_hedges_total",
         Counter,
-        "Requests that went to another token or session too, since this one was slow.",
+        "Requests also sent to another token or session, as this one was slow.",
         |token| token.hedged_total,
     ),
     (
         "xks_proxy_hsm_expired_requests_total",
         Counter,
-        "Requests that the token was given and did not answer in time.",
+        "Requests that the token took and did not answer in time.",
         |token| token.expired_total,
     ),
     ("xks_proxy_hsm_hung_calls_total", Counter, "PKCS#11 calls that hung.", |token| {
@@ -71,45 +71,45 @@ const OF_TOKEN: &[OfToken] = &[
     (
         "xks_proxy_hsm_reinitializations_total",
         Counter,
-        "Times that the token's module was finalised and initialised anew for its sake.",
+        "Times that the token's module was finalised and initialised again because of this token.",
         |token| token.reinitialized_total,
     ),
     (
         "xks_proxy_hsm_put_in_use_total",
         Counter,
-        "Times that the token was put in use, the first time included.",
+        "Times that the token was put in use, including the first time.",
         |token| token.put_in_use_total,
     ),
     (
         "xks_proxy_hsm_key_breakers_open",
         Gauge,
-        "Keys and directions (encrypt, decrypt) that the token does not serve, though it serves \
-         others: their requests fail again and again, or do not return.",
+        "Keys and directions (encrypt, decrypt) out of use on the token, while it serves others: \
+         their requests fail repeatedly, or do not return.",
         |token| token.keys_out_of_use.len() as u64,
     ),
     (
         "xks_proxy_hsm_key_breaker_openings_total",
         Counter,
-        "Times that a key was taken out of use since its requests failed again and again.",
+        "Times that a key was taken out of use because its requests failed repeatedly.",
         |token| token.key_breaker_openings_total,
     ),
     (
         "xks_proxy_hsm_keys_differing",
         Gauge,
-        "Keys of the token that are others than the other tokens' keys of the same label, or than \
-         the witness of that label.",
+        "Keys of the token that differ from the other tokens' keys of the same label, or from the \
+         witness of that label.",
         |token| token.keys_disagreeing.len() as u64,
     ),
     (
         "xks_proxy_hsm_keys_unproven",
         Gauge,
-        "Keys of the token that have not been proven yet to be the same as the other tokens'.",
+        "Keys of the token that are not yet proven to be the same as the other tokens'.",
         |token| token.keys_unproven as u64,
     ),
     (
         "xks_proxy_hsm_cdiv_mismatches_total",
         Counter,
-        "Encryptions that the token did not decrypt to the same plaintext again.",
+        "Encryptions that the token did not decrypt to the same plaintext.",
         |token| token.cdiv_mismatches_total,
     ),
 ];
@@ -118,13 +118,13 @@ const OF_TOKEN: &[OfToken] = &[
 pub(super) fn tokens(text: &mut Exposition, sources: &Sources) {
     let hsm = sources.hsm.load();
     let (stats, health) = (hsm.stats(), hsm.health());
-    // Labels of tokens need not differ, places in the settings do.
+    // Labels of tokens may be equal; indices in the settings are not.
     let indices: Vec<String> = (0..stats.len()).map(|index| index.to_string()).collect();
     let labels = |index: usize| {
         let label = stats.get(index).map_or("", |token| token.label.as_str());
         [("index", indices.get(index).map_or("", String::as_str)), ("token", label)]
     };
-    text.family("xks_proxy_hsm_token_info", Gauge, "Always 1; the labels say who the token is.");
+    text.family("xks_proxy_hsm_token_info", Gauge, "Always 1; the labels identify the token.");
     for (index, token) in health.tokens.iter().enumerate() {
         let [place, label] = labels(index);
         let more = [
@@ -145,7 +145,7 @@ pub(super) fn tokens(text: &mut Exposition, sources: &Sources) {
     text.family(
         "xks_proxy_hsm_call_duration_average_seconds",
         Gauge,
-        "Moving average of a call's duration, which admission goes by.",
+        "Moving average of a call's duration, which admission is based on.",
     );
     for (index, token) in stats.iter().enumerate() {
         text.sample(&labels(index), token.service_micros as f64 / 1e6);
@@ -159,7 +159,7 @@ pub(super) fn tokens(text: &mut Exposition, sources: &Sources) {
     text.family(
         "xks_proxy_hsm_failure_codes_total",
         Counter,
-        "CK_RV codes of failure, by name; bad ciphertexts are among them.",
+        "Failures by name of their CK_RV code, including those for invalid ciphertexts.",
     );
     for (index, token) in stats.iter().enumerate() {
         for (code, count) in &token.failure_codes {

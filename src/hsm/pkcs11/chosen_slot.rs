@@ -51,7 +51,7 @@ impl Shared {
             tracing::warn!(
                 slots,
                 taken,
-                "several HSM slots fit the settings: `serial` or `slot` would tell them apart"
+                "several HSM slots match the settings: `serial` or `slot` would select one of them"
             );
         }
         Ok(found.slot)
@@ -73,7 +73,7 @@ impl Shared {
         if !chosen.token.as_ref().is_some_and(is_same) {
             chosen.slot = None;
             return Err(unavailable(format!(
-                "another token has come into slot {} (label {:?}, serial {:?}): it does not get \
+                "another token is now in slot {} (label {:?}, serial {:?}): it does not get \
                  the PIN",
                 now.id, now.label, now.serial
             )));
@@ -82,8 +82,9 @@ impl Shared {
         drop(chosen);
         let Identity { id, label: name, .. } = identity(&now);
         let pin = self.login.pin().expose();
-        let pin_id = PinId::of(&self.module.path, &id, pin)
-            .ok_or_else(|| unavailable("the system gives no random bytes".to_owned()))?;
+        let pin_id = PinId::of(&self.module.path, &id, pin).ok_or_else(|| {
+            unavailable("the operating system returned no random bytes".to_owned())
+        })?;
         Ok(TokenAtLogin { rules, pin_id, name })
     }
 }

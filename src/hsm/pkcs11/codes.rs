@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(class(CKR_KEY_FUNCTION_NOT_PERMITTED), Class::KeyUsage);
         assert_eq!(class(CKR_USER_NOT_LOGGED_IN), Class::Login);
         assert_eq!(class(CKR_CRYPTOKI_NOT_INITIALIZED), Class::Module);
-        assert_eq!(class(0x8000_0001), Class::Ambiguous, "a vendor's own");
+        assert_eq!(class(0x8000_0001), Class::Ambiguous, "vendor-defined");
         assert_eq!(describe(CKR_DEVICE_ERROR), "CKR_DEVICE_ERROR (0x00000030)");
         assert_eq!(
             Failure::Pkcs11(return_code(0x32)).to_string(),

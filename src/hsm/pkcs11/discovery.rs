@@ -1,5 +1,5 @@
-//! Discovery of a token's capabilities by experiment: how it makes IVs, its codes for a bad tag, the
-//! largest operation, the number of sessions and the throughput.
+//! Discovery of a token's capabilities by experiment: how it makes IVs, its codes for a bad tag,
+//! the largest operation, the number of sessions and the throughput.
 //!
 //! It opens many sessions and takes seconds, so it is for an operator (`xks-proxy probe-hsm`).
 
@@ -66,9 +66,9 @@ pub struct Findings {
     pub form: GcmForm,
     /// The PKCS#11 version of the function list, and the interfaces of v3.0 and later.
     pub interfaces: Vec<String>,
-    /// Whether CKM_AES_GCM has CKF_MESSAGE_ENCRYPT; `None` if the token does not report it.
+    /// True if CKM_AES_GCM has CKF_MESSAGE_ENCRYPT; `None` if the token does not report it.
     pub has_messages: Option<bool>,
-    /// Whether session keys can be made.
+    /// True if the token makes session keys.
     pub makes_session_keys: bool,
     /// Median durations of C_EncryptInit and C_Encrypt.
     pub encryption: Option<(Duration, Duration)>,
@@ -332,8 +332,8 @@ impl Trial {
     }
 }
 
-/// Returns a new session key, or else a key of the token that the settings name; and whether it is a
-/// session key.
+/// Returns a new session key, or else a key of the token that the settings name; and whether it is
+/// a session key.
 fn key(calls: &mut Calls, token: &Shared) -> Result<(CK_OBJECT_HANDLE, bool), String> {
     match calls.make_session_key(token) {
         Ok(Some(handle)) => return Ok((handle, true)),

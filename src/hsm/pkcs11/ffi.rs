@@ -30,7 +30,7 @@ const MAX_INTERFACES: usize = 16;
 /// A loaded module and its function list.
 pub struct RawModule {
     functions: CK_FUNCTION_LIST,
-    /// Whether the module is not thread-safe, so that calls are made one at a time.
+    /// True if the module is not thread-safe: calls are then made one at a time.
     is_serial: AtomicBool,
     serial_lock: Mutex<()>,
     /// Keeps the functions mapped. The last field, so that it is dropped last.
@@ -100,8 +100,8 @@ impl RawModule {
         self.functions.version
     }
 
-    /// Calls C_GetInterfaceList of PKCS#11 v3.0. Returns the names and versions of the interfaces, or
-    /// none if the module lacks the function.
+    /// Calls C_GetInterfaceList of PKCS#11 v3.0. Returns the names and versions of the interfaces,
+    /// or none if the module lacks the function.
     #[must_use]
     pub fn interfaces(&self) -> Vec<(String, CK_VERSION)> {
         type GetInterfaceList = unsafe extern "C" fn(*mut CK_INTERFACE, *mut CK_ULONG) -> CK_RV;
@@ -414,8 +414,8 @@ impl RawModule {
     }
 
     /// Encrypts with AES-GCM and a tag of 128 bits: one C_EncryptInit and one C_Encrypt, unless
-    /// `form` asks for more. Ciphertext and tag replace the contents of `output`; an IV that the HSM
-    /// made is in `iv`. `began` is called between the two.
+    /// `form` asks for more. Ciphertext and tag replace the contents of `output`; an IV that the
+    /// HSM made is in `iv`. `began` is called between the two.
     ///
     /// # Errors
     /// [`RawError`]; `output` is then empty.
@@ -435,8 +435,8 @@ impl RawModule {
         output.reserve(plaintext.len() + GCM_TAG_BYTES + MAX_GCM_IV_BYTES);
         let mut parameters = GcmParameters::new(iv, aad);
         let mut mechanism = parameters.mechanism(form);
-        // Mechanism, parameters, IV and AAD outlive both calls, since a module may keep the pointers
-        // until C_Encrypt.
+        // Mechanism, parameters, IV and AAD outlive both calls, since a module may keep the
+        // pointers until C_Encrypt.
         call!(self.C_EncryptInit(session, &raw mut mechanism, key)).map_err(init)?;
         began();
         one_part(form, plaintext, output, |input, bytes, output, length| {

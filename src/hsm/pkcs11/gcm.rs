@@ -33,8 +33,8 @@ pub struct IvStock {
     batch: usize,
 }
 
-/// The first IVs of the batches that a token's sessions received recently, by which a generator that
-/// repeats itself is detected, even across sessions.
+/// The first IVs of the batches that a token's sessions received recently, by which a generator
+/// that repeats itself is detected, even across sessions.
 #[derive(Default)]
 pub struct RecentBatches(Mutex<VecDeque<[u8; GCM_IV_BYTES]>>);
 
@@ -169,8 +169,8 @@ impl IvMode {
         Ok(iv)
     }
 
-    /// Returns the IV, removing it from the output of C_Encrypt if it was appended, so that `output`
-    /// is ciphertext and tag. `None` if the output does not fit the mode.
+    /// Returns the IV, removing it from the output of C_Encrypt if it was appended, so that
+    /// `output` is ciphertext and tag. `None` if the output does not fit the mode.
     pub(super) fn finish(
         self,
         iv: &GcmIv,

@@ -34,7 +34,7 @@ pub struct KeyCache {
     entries: RwLock<Vec<Entry>>,
     /// Number of times that all handles were forgotten.
     era: AtomicU64,
-    /// Whether labels were added since the last listing.
+    /// True if labels were added since the last listing.
     has_new: AtomicBool,
     is_stale: AtomicBool,
     /// Index at which the next search for evidence begins, so that it varies.
@@ -95,8 +95,8 @@ impl KeyCache {
         }
     }
 
-    /// Adds labels that jobs may name, see [`Labels`]. Until the next listing, which should be soon,
-    /// the token may have any of them.
+    /// Adds labels that jobs may name, see [`Labels`]. Until the next listing, which should be
+    /// soon, the token may have any of them.
     pub fn extend_to(&self, labels: &[Box<str>]) {
         self.labels.extend_to(labels);
         let mut entries = self.entries.write();
@@ -140,8 +140,8 @@ impl KeyCache {
         self.is_stale.store(true, Ordering::Release);
     }
 
-    /// Forgets all handles, since a handle may belong to another key after the token was away or the
-    /// module was initialised again. Until the next listing, keys are looked up one by one.
+    /// Forgets all handles, since a handle may belong to another key after the token was away or
+    /// the module was initialised again. Until the next listing, keys are looked up one by one.
     pub fn forget(&self) {
         let mut entries = self.entries.write();
         self.era.fetch_add(1, Ordering::AcqRel);
@@ -164,7 +164,8 @@ mod tests {
         cache
     }
 
-    /// A label that a reload adds may be there before the next listing; the others keep their state.
+    /// A label that a reload adds may be there before the next listing; the others keep their
+    /// state.
     #[test]
     fn added_labels_may_be_there() {
         let cache = cache(&["a"]);

@@ -10,9 +10,9 @@ use crate::job::KeyIndex;
 /// The labels that jobs may name, shared by all tokens. Labels are only ever added.
 pub struct Labels {
     list: ArcSwap<LabelList>,
-    /// Whether a label that several keys share means the first of them.
+    /// True if a label that several keys share means the first of them.
     pub allow_ambiguous: bool,
-    /// Whether only private objects count as keys.
+    /// True if only private objects count as keys.
     pub require_private: bool,
     /// Key that health checks use.
     pub(super) health_key: Option<KeyIndex>,

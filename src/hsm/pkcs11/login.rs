@@ -59,8 +59,8 @@ impl Login {
         &self.pin
     }
 
-    /// Logs the session's token in unless it is logged in already. `verify` verifies the token right
-    /// before it gets the PIN. The code of a failed login is counted in `counts`.
+    /// Logs the session's token in unless it is logged in already. `verify` verifies the token
+    /// right before it gets the PIN. The code of a failed login is counted in `counts`.
     ///
     /// # Errors
     /// [`OpenError::PinRefused`] if the token refused the PIN, now or earlier; those of `verify`.
@@ -91,8 +91,8 @@ impl Login {
         if rules.pin.is_count_low {
             tracing::warn!(
                 token = name,
-                "the token got a wrong PIN since the last login, from whatever client: a few more lock \
-                it (CKF_USER_PIN_COUNT_LOW)"
+                "a wrong PIN was entered since the last login, by this or another client: a few more \
+                 lock the token (CKF_USER_PIN_COUNT_LOW)"
             );
         }
         let pin = self.pin.expose();
@@ -130,7 +130,7 @@ impl Login {
 }
 
 fn busy() -> OpenError {
-    OpenError::Unavailable("another login does not return".to_owned())
+    OpenError::Unavailable("another login has not returned".to_owned())
 }
 
 /// Returns whether a token without a password may answer an empty PIN with this code.

@@ -32,11 +32,11 @@ pub struct Module {
     /// C_Finalize. C_Finalize never waits for it: its effect is undefined while a call is
     /// outstanding (PKCS#11 v2.40, 5.4), and that call may hang.
     gate: RwLock<Initialization>,
-    /// Whether another part of this process initialised the module, which must then finalise it.
+    /// True if another part of this process initialised the module, and so has to finalise it.
     is_foreign: AtomicBool,
     live_sessions: AtomicUsize,
     users: AtomicUsize,
-    /// Number of users so far, by which they are told apart.
+    /// Identity of the next user.
     next_user: AtomicU64,
     schedule: Mutex<Schedule>,
 }
@@ -164,7 +164,7 @@ impl Module {
             module = %self.path.display(),
             reason = codes::describe_error(&refusal),
             "the PKCS#11 module is not thread-safe: its calls are made one at a time, so more \
-             sessions do no more work, and one call that hangs holds up all"
+             sessions do not raise throughput, and one call that hangs blocks all others"
         );
         Ok(())
     }
@@ -194,8 +194,8 @@ impl Module {
         self.schedule.lock().fails(user);
     }
 
-    /// Returns whether [`Self::reinitialize`] can eventually take effect for that user: no other token
-    /// of the module works, and the proxy itself initialised the module.
+    /// Returns whether [`Self::reinitialize`] can eventually take effect for that user: no other
+    /// token of the module works, and the proxy itself initialised the module.
     #[must_use]
     pub fn may_be_reinitialized(&self, user: User) -> bool {
         !self.is_foreign.load(Ordering::Acquire) && !self.schedule.lock().does_another_work(user)

@@ -2,8 +2,8 @@
 //!
 //! Calls go through `cryptoki-sys`, the C half of the `cryptoki` crate, because all calls of a
 //! module must use one function list: some modules (p11-kit-proxy) return an independent instance
-//! from each call of C_GetFunctionList. `cryptoki`'s safe layer fetches a list of its own, cannot
-//! be given one, and does not expose its list; a second list beside it would be another instance.
+//! from each call of C_GetFunctionList. `cryptoki`'s safe layer fetches its own list and can
+//! neither be given one nor hand its own out, and a second list would be another instance.
 
 use cryptoki_sys::*;
 

@@ -88,8 +88,8 @@ impl NativeSession {
         self.module.attributes(self.handle, object, wanted)
     }
 
-    /// Returns up to `max_objects` objects that match the template, and whether there are more. Only
-    /// an empty batch ends the search: a module may return short ones before.
+    /// Returns up to `max_objects` objects that match the template, and whether there are more.
+    /// Only an empty batch ends the search: a module may return short ones before.
     ///
     /// # Errors
     /// The module's.

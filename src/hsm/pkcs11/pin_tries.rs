@@ -69,27 +69,28 @@ pub enum Refusal {
 pub enum Denied {
     /// Another thread's C_Login with the same PIN has not returned.
     Busy,
-    /// The PIN is not tried until an operator permits it or the token is unlocked; the text says why.
+    /// The PIN is not tried until an operator permits it or the token is unlocked; the text says
+    /// why.
     Spent(String),
 }
 
 /// The history of one PIN on one token.
 #[derive(Debug, Default)]
 struct Try {
-    /// Whether a C_Login with it has not returned.
+    /// True while a C_Login with this PIN has not returned.
     is_under_way: bool,
     /// Reason why it is not tried again.
     spent: Option<String>,
     /// Number of [`Refusal::Other`] since the last success.
     others: u32,
-    /// Whether CKF_USER_PIN_LOCKED was set.
+    /// True if CKF_USER_PIN_LOCKED was set.
     was_locked: bool,
-    /// Whether an operator has permitted one more try.
+    /// True if an operator has permitted one more try.
     is_granted: bool,
-    /// Whether it is not tried because of CKF_USER_PIN_FINAL_TRY.
+    /// True if the PIN is not tried because of CKF_USER_PIN_FINAL_TRY.
     waits_for_grant: bool,
-    /// Whether the current login used up an operator's permission, and whether it used up an unlocking:
-    /// both are restored if no PIN was checked.
+    /// The reasons that permitted the current login, an operator's permission and an unlocking.
+    /// They are restored if no PIN was checked.
     owes: (bool, bool),
 }
 
@@ -276,7 +277,7 @@ mod tests {
         assert_eq!(tries(&mut all, pin, WELL, Refusal::Other), 1);
         assert_eq!(tries(&mut all, pin, LOCKED, Refusal::Final), 0);
         all.grant();
-        assert_eq!(tries(&mut all, pin, WELL, Refusal::BeforeTheCheck), 20, "none was spent");
+        assert_eq!(tries(&mut all, pin, WELL, Refusal::BeforeTheCheck), 20, "no try was used up");
         assert_eq!(tries(&mut all, pin, WELL, Refusal::Final), 1);
         assert_eq!(tries(&mut all, pin, LOCKED, Refusal::Final), 0);
         assert_eq!(tries(&mut all, pin, WELL, Refusal::Final), 1);

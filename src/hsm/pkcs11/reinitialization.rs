@@ -135,7 +135,7 @@ mod tests {
         assert!(!schedule.is_due(after(100), None) && !schedule.is_due(after(200), Some(vec![1])));
         assert!(schedule.is_due(after(300), Some(vec![1, 2])));
         schedule.done(after(300));
-        assert!(!schedule.is_due(after(400), Some(vec![1])), "the first look at it");
+        assert!(!schedule.is_due(after(400), Some(vec![1])), "the first list since");
         assert!(!schedule.is_due(after(500), Some(vec![])) && !schedule.is_due(after(600), None));
         assert!(schedule.is_due(after(1_300), Some(vec![])));
     }

@@ -35,7 +35,8 @@ impl Pkcs11Session {
         self.token.module.enter_session(self.calls.opened.generation)
     }
 
-    /// Makes calls on the session, unless the module has been initialised again since it was opened.
+    /// Makes calls on the session, unless the module has been initialised again since it was
+    /// opened.
     pub(super) fn call<T>(
         &mut self,
         work: impl FnOnce(&mut Calls, &Shared) -> Result<T, Fault>,

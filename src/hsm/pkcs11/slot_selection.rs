@@ -49,7 +49,7 @@ pub(super) fn choose<'a>(
     }
     let wanted = match (selector, known) {
         (_, Some(known)) if !known.serial.is_empty() => {
-            format!("serial {:?}, which was there before", known.serial)
+            format!("serial {:?}, which was used before", known.serial)
         }
         (TokenSelector::First, _) => "any label".to_owned(),
         (TokenSelector::Label(label), _) => format!("label {label:?}"),
@@ -58,7 +58,7 @@ pub(super) fn choose<'a>(
     };
     let seen = if seen.is_empty() { "no token".to_owned() } else { seen.join(", ") };
     Err(format!(
-        "no initialised token of {wanted} ([pkcs11.tokens], without it the first); the module shows \
+        "no initialised token of {wanted} ([pkcs11.tokens]; by default the first); the module shows \
          {seen}"
     ))
 }
@@ -112,8 +112,8 @@ mod tests {
         assert!(choose(slots.iter(), &TokenSelector::First, Some(&known)).is_err());
     }
 
-    /// Tokens with one label are distinguished by serial number, whatever their order, and all of them
-    /// are named.
+    /// Tokens with one label are distinguished by serial number, whatever their order, and all of
+    /// them are named.
     #[test]
     fn the_lowest_serial_number_of_one_label() {
         let mut slots =
@@ -124,7 +124,7 @@ mod tests {
         let lowest = Ok(Choice { index: 2, alike: Some(all.to_owned()) });
         assert_eq!(choose(slots.iter(), &by_label, None), lowest);
         let reversed = choose(slots.iter().rev(), &by_label, None).unwrap();
-        assert_eq!(reversed.index, 1, "the same one");
+        assert_eq!(reversed.index, 1, "the same token");
         assert_eq!(choose(slots[1..].iter(), &TokenSelector::First, None).unwrap().index, 1);
         assert_eq!(choose(slots.iter(), &TokenSelector::First, None), chosen(0));
         assert_eq!(choose(slots.iter(), &TokenSelector::Slot(2), None), chosen(1));

@@ -25,8 +25,8 @@ pub(super) fn require_gcm(module: &RawModule, found: &Found) -> Result<(), OpenE
         Err(Error { code: Some(CKR_MECHANISM_INVALID), .. }) => {
             let SlotInventory { label, manufacturer, model, .. } = &found.inventory;
             Err(OpenError::Unfit(format!(
-                "the token {label:?} ({manufacturer} {model}) has no AES-GCM (CKM_AES_GCM), which \
-                 is all that KMS asks of an HSM: it cannot serve"
+                "the token {label:?} ({manufacturer} {model}) has no AES-GCM (CKM_AES_GCM), the \
+                 only mechanism that KMS requires of an HSM: it cannot serve"
             )))
         }
         Ok(_) | Err(_) => Ok(()),

@@ -31,7 +31,8 @@ impl From<Fault> for Trouble {
     }
 }
 
-/// Returns whether the token will be reconnected after this failure, so that its handles may change.
+/// Returns whether the token will be reconnected after this failure, so that its handles may
+/// change.
 pub(super) fn is_reconnection(fault: &Fault) -> bool {
     let Failure::Pkcs11(code) = fault.failure else { return false };
     let code = code.number();

@@ -36,7 +36,7 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// All files of the log, and what the verifier says of them.
+/// Returns all files of the log, once the verifier has found them good.
 fn assert_good(config: &AuditConfig) -> Vec<PathBuf> {
     let files: Vec<PathBuf> = fs::read_dir(&config.directory)
         .unwrap()
@@ -56,8 +56,8 @@ fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// logrotate moves the file and has it opened anew: not a line is lost, and the chain goes on in
-/// the new file.
+/// After logrotate(8) has moved the file and the log is reopened, no line is lost and the chain
+/// continues in the new file.
 #[test]
 fn reopening() {
     let directory = tempfile::tempdir().unwrap();
@@ -73,7 +73,7 @@ fn reopening() {
     audit.reopen();
     wait_for("the new file", || text(&present).contains("\"event\":\"reopen\""));
     audit.record_event("settings", &[("what", "after")]);
-    // Nobody has moved it this time: it is the same file, and says so.
+    // It has not been moved this time, so it stays in use.
     audit.reopen();
     wait_for("another line", || text(&present).matches("\"event\":\"reopen\"").count() == 2);
     assert!(audit.stop());
@@ -82,8 +82,7 @@ fn reopening() {
     assert_eq!(assert_good(&config).len(), 2);
 }
 
-/// A file of a day that is over gives way to the next one; with it goes the oldest that is not
-/// kept any more, and nothing that is not the log's.
+/// Yesterday's file is rotated, and the oldest file removed, but no file of another origin.
 #[test]
 fn rotation_by_time() {
     let directory = tempfile::tempdir().unwrap();
@@ -106,7 +105,7 @@ fn rotation_by_time() {
     assert!(!config.directory.join("audit.jsonl.next").exists());
 }
 
-/// The key is read once in the chain's life; without it and without a state nothing begins.
+/// The key is only read if there is no state; with neither, the log does not start.
 #[test]
 fn the_first_key() {
     let directory = tempfile::tempdir().unwrap();
@@ -120,7 +119,7 @@ fn the_first_key() {
     assert!(error.to_string().contains(config.key_file.to_str().unwrap()), "{error}");
 }
 
-/// The audit log that is off takes everything and does nothing.
+/// An audit log that is off accepts everything and does nothing.
 #[test]
 fn off() {
     let audit = Audit::off();
@@ -133,8 +132,8 @@ fn off() {
     assert!(audit.stop() && audit.can_serve() && audit.stats().is_none());
 }
 
-/// A process takes another one's place: while that one still writes, the lines wait; then they
-/// follow behind its last one. One that ends before writes nothing.
+/// While the old process of an upgrade writes, lines of the new one wait, and follow after its last
+/// line. A process that ends before that writes nothing.
 #[test]
 fn one_writer_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
@@ -159,8 +158,8 @@ fn one_writer_at_a_time() {
     assert_good(&config);
 }
 
-/// Upgrades in quick succession: a process that has answered calls is told to end while the one
-/// before still writes. It waits for its turn; not a line is lost.
+/// In quick upgrades, a process that has answered calls is stopped while its predecessor still
+/// writes. It waits until it can write, and no line is lost.
 #[test]
 fn a_process_between_two_others_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
@@ -179,7 +178,7 @@ fn a_process_between_two_others_loses_nothing() {
     handle.write(&record, reservation.as_ref());
     drop(reservation);
     let stopping = thread::spawn(move || between.stop());
-    // Long enough for it to have given up.
+    // Long enough for it to have given up, if it did.
     thread::sleep(Duration::from_millis(300));
     assert!(!stopping.is_finished());
     assert!(former.stop());

@@ -1,4 +1,4 @@
-//! The file that lines are appended to, and those before it.
+//! The present file of the audit log, and its rotation.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -10,29 +10,29 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::config::{AuditConfig, AuditRotation};
 use crate::observe::timestamp::Rfc3339;
 
-/// What the names of all files end with: one JSON object a line.
+/// Ending of all file names: one JSON object per line.
 const SUFFIX: &str = ".jsonl";
 
-/// The present file, and how it gives way to the next one.
+/// The present file, and the rules for its successor.
 pub(super) struct Files {
     directory: PathBuf,
     prefix: String,
     rotation: AuditRotation,
     max_file_bytes: Option<u64>,
-    /// How long this file may become: as long as any, but where its end had to be postponed.
+    /// Length at which this file is due: as for any file, or more if rotation was postponed.
     due_bytes: Option<u64>,
     retain_files: Option<usize>,
     file: File,
     bytes: u64,
-    /// The hour or day that the file is of, counted from 1970.
+    /// Hour or day of the file, counted from 1970.
     period: u64,
 }
 
 impl Files {
-    /// Opens the present file, or makes it, with its directory.
+    /// Opens the present file, or creates it and its directory.
     ///
     /// # Errors
-    /// As the system says.
+    /// The directory or the file cannot be created or opened.
     pub(super) fn open(config: &AuditConfig) -> io::Result<Self> {
         fs::create_dir_all(&config.directory)?;
         let path = config.directory.join(format!("{}{SUFFIX}", config.prefix));
@@ -52,45 +52,45 @@ impl Files {
         })
     }
 
-    /// The present file's path.
+    /// Returns the path of the present file.
     pub(super) fn path(&self) -> PathBuf {
         self.directory.join(format!("{}{SUFFIX}", self.prefix))
     }
 
-    /// For reading what it says, and cutting off a line that is not whole.
+    /// Returns the present file, for recovery.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
-    /// How long it is.
+    /// Returns the length of the present file.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// It was cut.
+    /// Sets the length of the present file after it was truncated.
     pub(super) fn set_bytes(&mut self, bytes: u64) {
         self.bytes = bytes;
     }
 
-    /// Appends; fewer bytes than there are if the disk is full.
+    /// Appends bytes, maybe not all, and returns their number.
     ///
     /// # Errors
-    /// As the system says.
+    /// The file cannot be written.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.bytes += count as u64;
         Ok(count)
     }
 
-    /// Waits until all is on the disk.
+    /// Waits until the file is on the disk.
     ///
     /// # Errors
-    /// As the system says.
+    /// The disk fails.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    /// Whether the file is of an hour or day that is over, or as large as it may be.
+    /// Returns whether the hour or day of the file is over, or the file is too large.
     pub(super) fn is_due(&mut self, since_1970: Duration) -> bool {
         let period = period(self.rotation, since_1970);
         if self.bytes == 0 {
@@ -99,10 +99,10 @@ impl Files {
         period != self.period || self.due_bytes.is_some_and(|max| self.bytes >= max)
     }
 
-    /// Makes the next file, without using it yet: if that cannot be done, nothing has changed.
+    /// Creates the next file without using it yet, so that a failure changes nothing.
     ///
     /// # Errors
-    /// As the system says.
+    /// The file cannot be created.
     pub(super) fn prepare_next(&self) -> io::Result<File> {
         let path = self.next_path();
         match fs::remove_file(&path) {
@@ -111,11 +111,11 @@ impl Files {
         }
     }
 
-    /// Puts the present file under the name of its time and its last line's number, and `next` in
-    /// its place. The names are on the disk once [`Self::sync_names`] has been.
+    /// Renames the present file to the time and the number of its last line, and puts `next` in its
+    /// place. The names are on the disk once [`Self::sync_names`] has returned.
     ///
     /// # Errors
-    /// As the system says; the present file stays.
+    /// A file cannot be renamed; the present file is still in use.
     pub(super) fn rotate(&mut self, next: File, since_1970: Duration, seq: u64) -> io::Result<()> {
         let present = self.path();
         let archived = self.archived_path(since_1970, seq);
@@ -128,16 +128,15 @@ impl Files {
         Ok(())
     }
 
-    /// Waits until the files' names are on the disk: the directory's doing, which may fail when
-    /// the files have long changed places.
+    /// Waits until the directory is on the disk. This may fail although the files have been renamed.
     ///
     /// # Errors
-    /// As the system says.
+    /// The directory cannot be opened, or the disk fails.
     pub(super) fn sync_names(&self) -> io::Result<()> {
         File::open(&self.directory)?.sync_all()
     }
 
-    /// Goes on in a file that has so many bytes.
+    /// Continues in a file of this length.
     fn begin(&mut self, file: File, bytes: u64, since_1970: Duration) {
         self.file = file;
         self.bytes = bytes;
@@ -145,8 +144,8 @@ impl Files {
         self.due_bytes = self.max_file_bytes;
     }
 
-    /// Not due again before the next period, or before the file has grown as much again. The next
-    /// file is as long as the settings say.
+    /// Postpones rotation until the next period, or until the file has grown by as much again. The
+    /// limit of later files is that of the settings.
     pub(super) fn postpone(&mut self, since_1970: Duration) {
         self.period = period(self.rotation, since_1970);
         if let Some(max) = &mut self.due_bytes {
@@ -154,17 +153,17 @@ impl Files {
         }
     }
 
-    /// Removes the oldest files, beyond as many as are kept.
+    /// Removes the oldest files beyond the number to keep, and returns how many they were.
     ///
     /// # Errors
-    /// As the system says.
+    /// The directory cannot be read, or a file not removed.
     pub(super) fn remove_old(&self) -> io::Result<usize> {
         let Some(retained) = self.retain_files else { return Ok(0) };
         let mut names: Vec<_> = fs::read_dir(&self.directory)?
             .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
             .filter(|name| self.is_archived(name))
             .collect();
-        // Times and numbers have as many digits in all names, so this is their order.
+        // By age, as times and numbers have a fixed number of digits.
         names.sort();
         let surplus = names.len().saturating_sub(retained);
         for name in names.iter().take(surplus) {
@@ -173,10 +172,10 @@ impl Files {
         Ok(surplus)
     }
 
-    /// Opens the present file's name anew, if it is another file now. Whether it is.
+    /// Opens the file that has the present file's name; `None` if it is still the present file.
     ///
     /// # Errors
-    /// As the system says; the present file stays.
+    /// That file cannot be opened.
     pub(super) fn other_file(&self) -> io::Result<Option<File>> {
         let file = open_file(&self.path())?;
         let (there, here) = (file.metadata()?, self.file.metadata()?);
@@ -184,10 +183,10 @@ impl Files {
         Ok((!is_same).then_some(file))
     }
 
-    /// Goes on in `other`.
+    /// Continues in `other`.
     ///
     /// # Errors
-    /// As the system says; the present file stays.
+    /// Its length cannot be read; the present file is still in use.
     pub(super) fn switch_to(&mut self, other: File, since_1970: Duration) -> io::Result<()> {
         let bytes = other.metadata()?.len();
         self.begin(other, bytes, since_1970);
@@ -235,7 +234,7 @@ fn period(rotation: AuditRotation, since_1970: Duration) -> u64 {
     }
 }
 
-/// Mode 0640: a group may read it, as /var/log's has it.
+/// Opens a file to append, created with mode 0640: the group may read it, as is usual in /var/log.
 fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(path)
 }
@@ -263,7 +262,7 @@ mod tests {
         .unwrap()
     }
 
-    /// A file that could not be ended in time may grow longer. Those after it may not.
+    /// A file whose rotation failed may grow longer; those after it may not.
     #[test]
     fn postponing_is_for_one_file() {
         let directory = tempfile::tempdir().unwrap();
@@ -278,7 +277,7 @@ mod tests {
             let (next, seq) = (files.prepare_next().unwrap(), files.bytes());
             files.rotate(next, NOW, seq).unwrap();
             files.sync_names().unwrap();
-            // logrotate(8) takes one away too.
+            // logrotate(8) moves a file away, too.
             files.write(&[b'x'; 10]).unwrap();
             files.postpone(NOW);
             fs::remove_file(files.path()).unwrap();
@@ -288,9 +287,8 @@ mod tests {
         }
     }
 
-    /// Where the next file cannot take the present one's place, the present one goes on under its
-    /// name. Once it has, nothing is an error that comes after: the line that begins a file has to
-    /// be written into it.
+    /// If the next file cannot take the place of the present one, the present one stays in use under
+    /// its name. Once it has, rotation cannot fail: the first line of a file has to be written.
     #[test]
     fn a_switch_is_done_or_not() {
         let directory = tempfile::tempdir().unwrap();

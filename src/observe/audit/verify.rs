@@ -1,8 +1,8 @@
-//! Checks an audit log, line by line, with the chain's first key.
+//! Verification of an audit log, line by line, with the chain's first key.
 //!
-//! A line that is changed has the wrong code; one that is missing leaves a gap in the numbers, and
-//! the codes behind it show whether the gap is real; one that is inserted or moved has a number
-//! that is past, or one that nothing goes on from.
+//! A changed line has a wrong code. A missing line leaves a gap in the numbers, and the codes after
+//! it show whether the gap is real. An inserted or moved line has a number that has occurred, or one
+//! that no line follows.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
@@ -15,12 +15,12 @@ use super::path_error::with_path;
 use super::state::State;
 use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_AUDIT_SKIP_LINES};
 
-/// Where a line stands: file and line, from 1.
+/// The position of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
     /// The file.
     pub file: PathBuf,
-    /// The line, from 1; 0 for the file as a whole.
+    /// Number of the line, from 1; 0 for the file as a whole.
     pub line: u64,
 }
 
@@ -30,50 +30,49 @@ impl std::fmt::Display for Position {
     }
 }
 
-/// What the verifier has to say of a line.
+/// A finding about a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Where.
+    /// Position of the line.
     pub position: Position,
-    /// The log is not what the proxy wrote. Else it is as it was written, and worth knowing.
+    /// The log is not what the proxy wrote. Otherwise the finding is a note.
     pub is_tampered: bool,
-    /// What.
+    /// Description.
     pub text: String,
 }
 
-/// What came of it all.
+/// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Lines that are as they were written.
+    /// Number of lines that are as they were written.
     pub good_lines: u64,
-    /// Findings that say otherwise.
+    /// Number of findings of tampering.
     pub tampered: u64,
-    /// The number of the first line that was looked for.
+    /// Number of the first line expected.
     pub first_seq: Option<u64>,
-    /// The number behind the last line.
+    /// Number that would follow the last line.
     pub next_seq: u64,
-    /// Checkpoints that say that the HSM has sealed them.
+    /// Number of checkpoints, whether or not their seals were checked.
     pub checkpoints: u64,
-    /// The number of the last one of those that it has; all lines before are as they were then.
+    /// Number of the last checkpoint with a genuine seal; no line before was changed since.
     pub sealed_seq: Option<u64>,
-    /// The last line says that the process ended, or that another file follows.
+    /// The last line is the end of the process or of a file.
     pub is_ended: bool,
-    /// The log names another chain than the key's, and no line fits: it is the wrong key.
+    /// The log names another chain than the key's, and no line is good: the key is wrong.
     pub is_other_chain: bool,
 }
 
-/// Asks the HSM whether it has sealed a checkpoint.
+/// Returns whether the HSM has sealed a checkpoint.
 ///
 /// # Errors
-/// Why that cannot be told.
+/// The HSM cannot be asked.
 pub type CheckSeal<'a> = &'a mut dyn FnMut(&Checkpoint) -> Result<bool, CheckpointError>;
 
-/// Checks files, whatever their order, as one log. `report_to` is called for each finding. With a
-/// `state` file, or a copy of it, the end of the log is checked too; with `check_seal`, checkpoints.
+/// Verifies files, in whatever order, as one log, and calls `report_to` for each finding. Given a
+/// `state` file, or a copy of it, also verifies the end of the log; given `check_seal`, checkpoints.
 ///
 /// # Errors
-/// A file cannot be read, or the HSM does not say whether a checkpoint is its own; the error names
-/// which.
+/// A file cannot be read, or a checkpoint not be checked; the error names which.
 pub fn verify(
     files: &[PathBuf],
     chain: Chain,
@@ -81,7 +80,7 @@ pub fn verify(
     check_seal: Option<CheckSeal<'_>>,
     report_to: &mut dyn FnMut(&Finding),
 ) -> io::Result<Summary> {
-    // Before the lines: they are written before the state is.
+    // Before the lines, as a running proxy writes lines before the state.
     let state = match state {
         Some(path) => Some(State::read(path).map_err(|error| with_path(path, &error))?),
         None => None,
@@ -99,7 +98,7 @@ pub fn verify(
     Ok(verifier.finish(state.as_ref()))
 }
 
-/// The number of a file's first line; a file without one is looked at last.
+/// Returns the number of a file's first line. A file without one comes last.
 fn first_seq(file: &Path) -> io::Result<u64> {
     let mut line = Vec::new();
     let mut reader = BufReader::new(File::open(file)?);
@@ -107,8 +106,8 @@ fn first_seq(file: &Path) -> io::Result<u64> {
     Ok(parse(line.strip_suffix(b"\n").unwrap_or(&line)).map_or(u64::MAX, |parsed| parsed.seq))
 }
 
-/// Reads up to and with the next line end, keeping no more than a line can have. Gives how many
-/// bytes there were.
+/// Reads up to and including the next line end, but keeps no more than the longest line. Returns the
+/// number of bytes read.
 fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     const MAX_LINE_BYTES: u64 = 2 * MAX_ACCESS_LOG_LINE_BYTES as u64;
     line.clear();
@@ -119,19 +118,19 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// A line that leaves lines out, of which is not known yet whether it is a true one.
+/// A gap before a line that may be genuine: the next line decides.
 struct PendingGap {
     position: Position,
-    /// The chain behind it, if it is.
+    /// The chain after the line, if it is genuine.
     behind: Chain,
 }
 
 struct Verifier<'t, 'h> {
-    /// Before the next line.
+    /// The chain before the next line.
     chain: Chain,
     id: String,
     pending_gap: Option<PendingGap>,
-    /// The line before was not what it should be.
+    /// The code of the previous line was wrong.
     is_previous_bad: bool,
     position: Position,
     summary: Summary,
@@ -165,7 +164,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
             self.position.line += 1;
             match line.strip_suffix(b"\n") {
                 Some(whole) => self.line(whole)?,
-                None => self.tampered("the line is not whole: its end is missing"),
+                None => self.tampered("the line is incomplete: its end is missing"),
             }
         }
         Ok(())
@@ -183,7 +182,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
         let expected = self.chain.seq();
         if parsed.seq < expected {
             self.tampered(&format!(
-                "number {} has been before: the line was doubled, moved or inserted",
+                "number {} occurred before: the line was duplicated, moved or inserted",
                 parsed.seq
             ));
         } else if parsed.seq > expected {
@@ -192,8 +191,8 @@ impl<'t, 'h> Verifier<'t, 'h> {
             return self.good_line(line, &parsed);
         } else {
             let text = match self.is_previous_bad {
-                true => "the code does not fit: this line or the one before was changed",
-                false => "the code does not fit: the line was changed",
+                true => "the code is wrong: this line or the one before was changed",
+                false => "the code is wrong: the line was changed",
             };
             self.tampered(text);
             self.chain.skip(parsed.code);
@@ -202,17 +201,17 @@ impl<'t, 'h> Verifier<'t, 'h> {
         Ok(())
     }
 
-    /// Whether the line is the one that `chain` stands before.
+    /// Returns whether the line is the next one of `chain`.
     fn fits(&self, chain: &Chain, parsed: &Parsed<'_>) -> bool {
         let fits = |previous: &[u8; CODE_BYTES]| chain.fits(previous, parsed.covered, &parsed.code);
         fits(chain.previous()) || parsed.previous.is_some_and(|previous| fits(&previous))
     }
 
-    /// A line whose number leaves some out.
+    /// Checks a line whose number leaves a gap.
     fn line_after_gap(&mut self, line: &[u8], parsed: &Parsed<'_>) -> io::Result<()> {
         let expected = self.chain.seq();
         if parsed.seq - expected > MAX_AUDIT_SKIP_LINES {
-            self.tampered(&format!("number {} cannot be: {expected} is next", parsed.seq));
+            self.tampered(&format!("number {} is impossible: {expected} is next", parsed.seq));
             return Ok(());
         }
         let mut ahead = self.chain.clone();
@@ -224,19 +223,19 @@ impl<'t, 'h> Verifier<'t, 'h> {
             self.summary.first_seq.get_or_insert(expected);
             self.pending_gap = Some(PendingGap { position: self.position.clone(), behind: ahead });
         } else if self.fits(&ahead, parsed) {
-            // A file that has others before it may be the first that is still there.
+            // Older files may have been removed before the first one.
             if self.summary.first_seq.is_some() {
                 self.missing(&self.position.clone(), expected, parsed.seq);
             }
             self.chain = ahead;
             return self.good_line(line, parsed);
         } else {
-            self.tampered("the code does not fit: the line was changed or inserted");
+            self.tampered("the code is wrong: the line was changed or inserted");
         }
         Ok(())
     }
 
-    /// Decides on a pending gap by the line behind it. Whether that line goes on from there.
+    /// Decides on a pending gap by the line after it. Returns whether that line continues from it.
     fn settle_gap(&mut self, parsed: &Parsed<'_>) -> bool {
         let Some(pending_gap) = self.pending_gap.take() else { return false };
         if parsed.seq == pending_gap.behind.seq() && self.fits(&pending_gap.behind, parsed) {
@@ -249,14 +248,10 @@ impl<'t, 'h> Verifier<'t, 'h> {
     }
 
     fn nothing_follows(&mut self, position: Position) {
-        self.report(
-            position,
-            true,
-            "nothing goes on from this line: it was inserted, moved or changed",
-        );
+        self.report(position, true, "no line follows this one: it was inserted, moved or changed");
     }
 
-    /// Lines from `first` on, and before `next`, are not there.
+    /// Reports that lines from `first` on, and before `next`, are missing.
     fn missing(&mut self, position: &Position, first: u64, next: u64) {
         let text = match next - first {
             1 => format!("line number {first} is missing before this line"),
@@ -277,17 +272,17 @@ impl<'t, 'h> Verifier<'t, 'h> {
         self.summary.is_ended = matches!(event, "stop" | "rotate");
         let text = match event {
             "open" if string(line, "previousEnd") == Some("crash") => {
-                "the proxy had not ended in good order before: lines that it had not written yet \
+                "the proxy did not end in good order before: lines that it had not written yet \
                  are lost"
             }
-            "gap" => "the proxy says that it had to leave lines out or to refuse calls",
+            "gap" => "the proxy reports that it had to leave out lines or to refuse calls",
             _ => return Ok(()),
         };
         self.report(self.position.clone(), false, text);
         Ok(())
     }
 
-    /// A line behind [`Self::chain`], whose code fits, says that the HSM vouches for those before.
+    /// Checks the seal of a checkpoint, the next line of [`Self::chain`].
     fn checkpoint(&mut self, line: &[u8], seq: u64) -> io::Result<()> {
         self.summary.checkpoints += 1;
         let Some(check_seal) = &mut self.check_seal else { return Ok(()) };
@@ -302,7 +297,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
         } else {
             self.tampered(
                 "the HSM has not sealed this checkpoint: this line or one before was written by \
-                 somebody who had the chain's first key, but not the HSM's",
+                 someone who had the chain's first key, but not the HSM's",
             );
         }
         Ok(())
@@ -330,10 +325,10 @@ impl<'t, 'h> Verifier<'t, 'h> {
         if let Some(state) = state {
             let (here, kept) = (self.chain.seq(), state.chain.seq());
             if state.chain.id() != self.chain.id() {
-                self.tampered("the state file is that of another chain");
+                self.tampered("the state file belongs to another chain");
             } else if here < kept {
                 self.tampered(&format!(
-                    "lines number {here} to {} are missing behind this line",
+                    "lines number {here} to {} are missing after this line",
                     kept - 1
                 ));
             }

@@ -15,7 +15,7 @@ fn chain() -> Chain {
     Chain::begin(key_of(&KEY))
 }
 
-/// A log of two files, with the state behind it: its lines, and where the second file begins.
+/// The lines of a log of two files, the index at which the second file begins, and the state.
 fn log(lines: usize, second: usize) -> (Vec<Vec<u8>>, Chain) {
     let mut chain = chain();
     let lines = (0..lines)
@@ -62,12 +62,12 @@ fn check_lines(lines: &[Vec<u8>]) -> (Summary, Vec<Finding>) {
     check(&write(lines, &[0]).paths, None)
 }
 
-/// Line and text of what is wrong.
+/// Returns line number and text of each finding of tampering.
 fn told(findings: &[Finding]) -> Vec<(u64, &str)> {
     findings.iter().map(|finding| (finding.position.line, finding.text.as_str())).collect()
 }
 
-/// What nobody has touched is good, whatever the order in which the files are named.
+/// An untouched log is good, in whatever order its files are named.
 #[test]
 fn a_good_log() {
     let (lines, _) = log(9, 5);
@@ -84,7 +84,7 @@ fn a_good_log() {
     assert_eq!(findings, []);
 }
 
-/// Each kind of change is told by file and line.
+/// Each kind of change is reported with file and line.
 #[test]
 fn what_is_said() {
     let (lines, _) = log(8, 8);
@@ -100,7 +100,7 @@ fn what_is_said() {
     };
 
     let findings = changed(&|lines| text(&mut lines[3], "\"n\":3", "\"n\":4"));
-    assert_eq!(told(&findings), [(4, "the code does not fit: the line was changed")]);
+    assert_eq!(told(&findings), [(4, "the code is wrong: the line was changed")]);
     let findings = changed(&|lines| drop(lines.remove(3)));
     assert_eq!(told(&findings), [(4, "line number 3 is missing before this line")]);
     let findings = changed(&|lines| drop(lines.drain(2..5)));
@@ -108,7 +108,7 @@ fn what_is_said() {
     let findings = changed(&|lines| lines.insert(4, lines[1].clone()));
     assert_eq!(
         told(&findings),
-        [(5, "number 1 has been before: the line was doubled, moved or inserted")]
+        [(5, "number 1 occurred before: the line was duplicated, moved or inserted")]
     );
     let findings = changed(&|lines| lines.insert(4, b"{\"seq\":4,\"event\":\"call\"}\n".to_vec()));
     assert_eq!(
@@ -119,15 +119,15 @@ fn what_is_said() {
     assert_eq!(
         told(&findings),
         [
-            (4, "nothing goes on from this line: it was inserted, moved or changed"),
+            (4, "no line follows this one: it was inserted, moved or changed"),
             (6, "line number 4 is missing before this line")
         ]
     );
     let findings = changed(&|lines| {
         lines[7].pop();
     });
-    assert_eq!(told(&findings), [(8, "the line is not whole: its end is missing")]);
-    // Forged by somebody who has another key.
+    assert_eq!(told(&findings), [(8, "the line is incomplete: its end is missing")]);
+    // Forged with another key.
     let mut other = Chain::begin(key_of(&[1; CODE_BYTES]));
     while other.seq() < 5 {
         other.skip([0; CODE_BYTES]);
@@ -135,10 +135,10 @@ fn what_is_said() {
     let mut forged = Vec::new();
     line::write(&mut forged, &mut other, b",\"event\":\"call\"", false);
     let findings = changed(&|lines| lines[5].clone_from(&forged));
-    assert_eq!(told(&findings)[0], (6, "the code does not fit: the line was changed"));
+    assert_eq!(told(&findings)[0], (6, "the code is wrong: the line was changed"));
 }
 
-/// A whole file that is missing shows in the next one; lines cut off a file's end, too.
+/// A missing file is noticed in the next one, and so are lines cut off a file's end.
 #[test]
 fn across_files() {
     let (lines, _) = log(12, 5);
@@ -148,13 +148,13 @@ fn across_files() {
     assert_eq!(told(&findings), [(1, "line number 4 is missing before this line")]);
     assert_eq!(findings[0].position.file, files.paths[1]);
     assert_eq!(summary.good_lines, 11);
-    // A first file that does not say what was before it has had its head cut off.
+    // A first file whose first line has no `previous` has lost its beginning.
     let (summary, _) = check_lines(&lines[7..]);
     assert!(summary.tampered > 0);
     drop(files.directory);
 }
 
-/// Lines that were cut off the end are missed by the state, or a copy of it.
+/// Lines cut off the end are noticed given the state, or a copy of it.
 #[test]
 fn the_end_against_the_state() {
     let (lines, chain) = log(6, 6);
@@ -166,10 +166,10 @@ fn the_end_against_the_state() {
     assert_eq!(summary.tampered, 0);
     let (summary, findings) = check(&write(&lines[..4], &[0]).paths, Some(&path));
     assert_eq!(summary.tampered, 1);
-    assert_eq!(told(&findings), [(4, "lines number 4 to 5 are missing behind this line")]);
+    assert_eq!(told(&findings), [(4, "lines number 4 to 5 are missing after this line")]);
 }
 
-/// With the wrong key it says so, and does not cry that all lines were changed for nothing.
+/// The wrong key is reported as such, and not as a change of all lines.
 #[test]
 fn another_chain() {
     let mut other = Chain::begin(key_of(&[1; CODE_BYTES]));
@@ -179,7 +179,7 @@ fn another_chain() {
     assert!(summary.is_other_chain);
 }
 
-/// What the proxy itself says of crashes and gaps is passed on, and is no tampering.
+/// Crashes and gaps that the proxy itself reports are notes, not tampering.
 #[test]
 fn notes() {
     let mut chain = chain();
@@ -195,7 +195,7 @@ fn notes() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Any one byte changed, in any line.
+    /// Any changed byte, in any line, is noticed.
     #[test]
     fn any_changed_byte(at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let (lines, _) = log(7, 4);
@@ -207,7 +207,7 @@ proptest! {
         prop_assert!(summary.tampered > 0, "{findings:?}");
     }
 
-    /// Any run of lines removed, but the end; any two swapped; any one put elsewhere once more.
+    /// Lines removed before the end, swapped, or duplicated elsewhere are noticed.
     #[test]
     fn any_moved_line(kind in 0..4, first in 0_usize..9, second in 0_usize..9) {
         let (mut lines, _) = log(9, 4);
@@ -235,7 +235,7 @@ proptest! {
         prop_assert!(summary.tampered > 0, "{findings:?}");
     }
 
-    /// Any bytes at all: no panic.
+    /// No input causes a panic.
     #[test]
     fn rubbish(text in prop::collection::vec(any::<u8>(), 0..300)) {
         check_lines(&[text]);

@@ -1,4 +1,5 @@
-//! The thread that chains lines, writes them, and begins new files. It alone waits for the disk.
+//! The thread that chains lines, writes them, and rotates files. Only this thread waits for the
+//! disk.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::limits::{
 use crate::observe::line_queue::Requested;
 use crate::observe::timestamp::{Rfc3339, since_1970};
 
-/// What is lost or left out, as far as the log has reported of it.
+/// Counts of missing lines that the log has reported.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct ReportedGaps {
     dropped: u64,
@@ -31,13 +32,13 @@ struct ReportedGaps {
     left_out: u64,
 }
 
-/// How the writer has found the log.
+/// The state in which the writer found the log.
 pub(super) struct OpenEvent {
-    /// How the process before has ended: `none`, `clean` or `crash`.
+    /// How the previous process ended: `none`, `clean` or `crash`.
     pub(super) previous_end: &'static str,
-    /// Lines that it had written after it kept its state.
+    /// Number of lines that it wrote after it had saved its state.
     pub(super) recovered_lines: u64,
-    /// Bytes of a line that was not whole.
+    /// Number of bytes of an incomplete line.
     pub(super) torn_bytes: u64,
 }
 
@@ -49,9 +50,9 @@ pub(super) struct Writer {
     sync: AuditSync,
     /// Whole lines on their way to the file.
     out: Vec<u8>,
-    /// How much of it the file has taken.
+    /// Number of bytes of [`Self::out`] that have been written.
     written: usize,
-    /// How much of the batch is chained: its lines are in [`Self::out`], or have been.
+    /// Number of bytes of the batch that are chained: in [`Self::out`], or already written.
     chained: usize,
     is_first_of_file: bool,
     members: Vec<u8>,
@@ -59,7 +60,7 @@ pub(super) struct Writer {
     reported: ReportedGaps,
     reported_at: Instant,
     unsynced_since: Option<Instant>,
-    /// The log has said that the state cannot be kept.
+    /// The operator was told that the state cannot be saved.
     has_state_failed: bool,
     checkpoints: Schedule,
 }
@@ -92,7 +93,7 @@ impl Writer {
         }
     }
 
-    /// The first line of a process, to be written with the first batch.
+    /// Adds the first line of a process, to be written with the first batch.
     pub(super) fn add_open_event(&mut self, opened: &OpenEvent) {
         let id = self.chain_id();
         let strings = [("chain", id.as_str()), ("previousEnd", opened.previous_end)];
@@ -105,7 +106,7 @@ impl Writer {
         hex(&self.chain.id())
     }
 
-    /// Writes until it is requested to stop and nothing waits.
+    /// Writes until it is asked to stop and nothing waits.
     pub(super) fn run(&mut self, mut batch: Vec<u8>) {
         let has_written_all = loop {
             let requested = self.queue.lines.take(&mut batch, Some(AUDIT_IDLE_INTERVAL));
@@ -130,25 +131,26 @@ impl Writer {
         } else {
             let lost = self.lost(&batch);
             tracing::error!(lost, "the audit log could not be written at the end");
-            // The next start cuts off what there is of a line.
+            // The next start cuts off an incomplete line.
             let begun = self.out.get(..self.written).unwrap_or_default();
             let torn = begun.len() - memrchr(b'\n', begun).map_or(0, |newline| newline + 1);
             self.files.set_bytes(self.files.bytes().saturating_sub(torn as u64));
         }
-        // Behind lines that could not be written: that they are missing has to show.
+        // After lines that could not be written, so that the verifier notices their absence.
         self.save_state(has_written_all);
         let _ = self.state_file.sync();
         wipe_stack();
         self.queue.lines.finish();
     }
 
-    /// How many lines are neither in the file, nor will be.
+    /// Returns the number of lines that will never be in the file.
     fn lost(&self, batch: &[u8]) -> usize {
         let (out, batch) = (self.out.get(self.written..), batch.get(self.chained..));
         [out, batch].into_iter().flatten().map(|rest| memchr_iter(b'\n', rest).count()).sum()
     }
 
-    /// One batch, and what else is due; never inlined, for [`wipe_stack`]'s sake. False: it cannot be written, and the process ends.
+    /// Writes one batch, and does what else is due. Returns false if the batch cannot be written and
+    /// the process ends. Never inlined, so that [`wipe_stack`] reaches its frame.
     #[inline(never)]
     fn write_batch(&mut self, batch: &[u8], requested: Requested) -> bool {
         self.chained = 0;
@@ -178,7 +180,7 @@ impl Writer {
         true
     }
 
-    /// Chains lines and writes them.
+    /// Chains lines and writes them. Returns false as [`Self::write_out`].
     fn append(&mut self, batch: &[u8]) -> bool {
         let mut begin = 0;
         for newline in memchr_iter(b'\n', batch) {
@@ -197,7 +199,7 @@ impl Writer {
         self.is_first_of_file = false;
     }
 
-    /// An event of the writer's own.
+    /// Adds an event that the writer itself makes.
     fn add_event(&mut self, event: &str, strings: &[(&str, &str)], numbers: &[(&str, u64)]) {
         let mut members = std::mem::take(&mut self.members);
         members.clear();
@@ -210,8 +212,8 @@ impl Writer {
         self.members = members;
     }
 
-    /// Has the HSM vouch for all lines so far, if there is a key for that. Whether there is a line
-    /// that says so. An HSM that is away costs no line, but a wait: lines gather meanwhile.
+    /// Adds a checkpoint, if there is a key to seal it, and returns whether it was added. Waits for
+    /// the HSM while lines gather in the queue; an HSM that is away costs no line.
     fn add_checkpoint(&mut self) -> bool {
         let queue = Arc::clone(&self.queue);
         let key = queue.checkpoint_key.lock();
@@ -234,7 +236,8 @@ impl Writer {
         }
     }
 
-    /// Says in the log itself how much of it is missing, not more often than each `interval`.
+    /// Writes into the log how many lines it lacks, at most once per `interval`. Returns false as
+    /// [`Self::write_out`].
     fn report_gaps(&mut self, interval: Duration) -> bool {
         let counters = &self.queue.counters;
         let now = ReportedGaps {
@@ -256,8 +259,8 @@ impl Writer {
         true
     }
 
-    /// Writes all of [`Self::out`], however long it takes. False: it cannot, and the process
-    /// ends.
+    /// Writes all of [`Self::out`], however long it takes. Returns false if that fails and the
+    /// process ends.
     fn write_out(&mut self) -> bool {
         while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
             match self.files.write(rest) {
@@ -286,13 +289,13 @@ impl Writer {
             self.written = 0;
             if self.queue.is_failing() {
                 self.queue.set_failing(false);
-                tracing::info!("the audit log is written again");
+                tracing::info!("the audit log can be written again");
             }
         }
         true
     }
 
-    /// A write has failed: waits before the next attempt. False if the process ends meanwhile.
+    /// Waits after a failed write. Returns false if the process ends.
     fn fail(&mut self, error: &io::Error) -> bool {
         self.queue.counters.write_errors.add(1);
         if !self.queue.is_failing() {
@@ -306,7 +309,7 @@ impl Writer {
         let is_between_lines =
             self.written == 0 || self.out.get(self.written - 1).is_some_and(|byte| *byte == b'\n');
         if requested.reopen && is_between_lines {
-            // Somebody has made room elsewhere. What is chained already goes there as it is.
+            // The file was moved to make room. Lines that are already chained go to the new one.
             if let Ok(Some(other)) = self.files.other_file() {
                 let _ = self.files.switch_to(other, since_1970());
             }
@@ -338,8 +341,8 @@ impl Writer {
         self.begin_file("continue")
     }
 
-    /// The last line of a file. The state says from then on that the whole file is to be looked
-    /// through after a crash, whichever it is by then: the one that ends, or the next one.
+    /// Writes the last line of a file. From then on, the saved state makes recovery read the whole
+    /// file, be it the one that ends or the next one.
     fn end_file(&mut self) -> bool {
         if self.checkpoints.is_due_at_the_end(self.chain.seq()) {
             self.add_checkpoint();
@@ -353,19 +356,19 @@ impl Writer {
         is_written
     }
 
-    /// All goes on in the present file.
+    /// Reports that there is no next file, and continues in the present one.
     fn no_next_file(&mut self, error: &io::Error) -> bool {
         self.queue.counters.write_errors.add(1);
         self.files.postpone(since_1970());
-        tracing::error!(%error, "the audit log cannot begin a new file; it goes on in the present one");
+        tracing::error!(%error, "the audit log cannot begin a new file; it continues in the present one");
         true
     }
 
-    /// Closes the file and opens the one that has its name now.
+    /// Switches to the file that now has the name of the present one.
     fn reopen(&mut self) -> bool {
         let other = match self.files.other_file() {
             Ok(Some(other)) => other,
-            // Nobody has moved it.
+            // The file has not been moved.
             Ok(None) => {
                 self.add_event("reopen", &[], &[]);
                 return self.write_out();
@@ -381,7 +384,7 @@ impl Writer {
         self.begin_file("reopen")
     }
 
-    /// The first line of a file.
+    /// Writes the first line of a file.
     fn begin_file(&mut self, event: &str) -> bool {
         self.is_first_of_file = true;
         let id = self.chain_id();
@@ -414,7 +417,7 @@ impl Writer {
             Err(error) => {
                 self.queue.counters.write_errors.add(1);
                 if !std::mem::replace(&mut self.has_state_failed, true) {
-                    tracing::error!(%error, "the state of the audit log cannot be kept");
+                    tracing::error!(%error, "the state of the audit log cannot be saved");
                 }
             }
         }
@@ -432,8 +435,8 @@ mod tests {
     use super::super::key;
     use super::*;
 
-    /// What the last line in the log says of lost lines is what auditors go by: each is counted
-    /// once, wherever it was when the disk was full.
+    /// Each lost line is counted once, wherever it was when the disk was full: auditors go by the
+    /// number in the log.
     #[test]
     fn a_lost_line_is_counted_once() {
         let directory = tempfile::tempdir().unwrap();
@@ -441,7 +444,7 @@ mod tests {
         key::write_new(&key_file, &[5; 32]).unwrap();
         let log = directory.path().join("log");
         fs::create_dir(&log).unwrap();
-        // Takes nothing, as a full disk does.
+        // Behaves as a full disk.
         symlink("/dev/full", log.join("audit.jsonl")).unwrap();
         let config = AuditConfig {
             directory: log,
@@ -455,14 +458,14 @@ mod tests {
             hsm_key: None,
         };
         let line = b",\"a\":1\n";
-        // All of the one batch is chained before anything is written; of the other, a part is.
+        // The first batch is chained as a whole before anything is written, the second in part.
         for lines in [3, 2 * AUDIT_WRITE_BYTES / line.len()] {
             let queue = Arc::new(Queue::new(1 << 20, WhenFull::Refuse));
             queue.lines.request_stop();
             let mut writer = begin(&config, &queue).unwrap();
             let batch = line.repeat(lines);
             assert!(!writer.write_batch(&batch, Requested::default()));
-            // And the line of the writer's own that the process begins with.
+            // The batch, and the first line of the process.
             assert_eq!(writer.lost(&batch), lines + 1);
         }
     }

@@ -64,7 +64,7 @@ fn logged(format: LogFormat, records: &[CallRecord<'_>]) -> String {
     })
 }
 
-/// The form of a line of text, whole.
+/// The whole format of a text line.
 #[test]
 fn text() {
     assert_eq!(
@@ -78,7 +78,7 @@ fn text() {
     );
 }
 
-/// A JSON line reads back with each member; absent ones are left out; "" is not absent.
+/// A JSON line has each member but absent ones; an empty string is not absent.
 #[test]
 fn json() {
     let lines = logged(
@@ -109,7 +109,7 @@ fn json() {
     assert_eq!(lines.next(), None);
 }
 
-/// No string from a peer can begin a line, end one, or pass for another field.
+/// No string from a peer can begin or end a line, or look like another field.
 #[test]
 fn hostile_strings_stay_in_their_place() {
     let forged =
@@ -133,7 +133,7 @@ fn hostile_strings_stay_in_their_place() {
     let text = logged(LogFormat::Text, &[hostile]);
     assert_eq!(text.lines().count(), 1);
     assert!(text.trim_end().bytes().all(|byte| matches!(byte, b' '..=b'~')));
-    // Outside of quotes there is one status, and it is ours.
+    // Outside quotes there is only our own status.
     let outside: String =
         text.replace("\\\\", "").replace("\\\"", "").split('"').step_by(2).collect();
     assert_eq!(outside.matches("status=").count(), 1);
@@ -148,7 +148,7 @@ fn hostile_strings_stay_in_their_place() {
     assert_eq!(value["status"], 200);
 }
 
-/// Strings of any length give a line that the limits know of.
+/// A line is never longer than the limits allow, whatever its strings.
 #[test]
 fn the_longest_line() {
     let long = "\u{1}".repeat(2 * MAX_LOG_STRING_BYTES);
@@ -184,7 +184,7 @@ fn the_longest_line() {
     }
 }
 
-/// The level tells whose fault it was; what is less severe than the settings say stays out.
+/// The level shows whose fault it was; lines below the configured level are left out.
 #[test]
 fn levels() {
     for (least_severe, expected) in [
@@ -202,8 +202,8 @@ fn levels() {
     }
 }
 
-/// Who has no credentials can't fill the disk, and does not keep others' lines out; what is left
-/// out is told once the second is over.
+/// Unauthenticated requests cannot fill the disk or displace others' lines. The number of lines left
+/// out is logged once the second is over.
 #[test]
 fn unauthenticated_requests_are_limited() {
     let flood = CallRecord { status: 401, is_authenticated: false, ..record() };
@@ -231,7 +231,7 @@ fn unauthenticated_requests_are_limited() {
     assert_eq!(rest.len(), 2);
 }
 
-/// A quiet loop tells what was left out too, at the end of a later turn.
+/// An idle loop also logs how many lines were left out, in a later tick.
 #[test]
 fn a_flush_tells_what_was_left_out() {
     let flood = CallRecord { status: 404, is_authenticated: false, ..record() };

@@ -8,7 +8,7 @@ use tracing::Level;
 use super::*;
 use crate::observe::call_record::CallRecord;
 
-/// A log that goes to `calls` in `directory` alone.
+/// The configuration of a log whose only output is the file `calls` in `directory`.
 pub fn file_config(directory: &Path, format: LogFormat) -> LogConfig {
     let file = LogFile {
         directory: directory.to_owned(),
@@ -18,12 +18,12 @@ pub fn file_config(directory: &Path, format: LogFormat) -> LogConfig {
     LogConfig { stdout: false, file: Some(file), level: Level::INFO, format }
 }
 
-/// What [`file_config`]'s log has written.
+/// Reads the log of [`file_config`].
 pub fn read_logged(directory: &Path) -> String {
     fs::read_to_string(directory.join("calls")).unwrap()
 }
 
-/// An operator finds the files under the names that the reference proxy gave them.
+/// Files have the names that the reference proxy gave them.
 #[test]
 fn file_names() {
     for (rotation, pattern) in [
@@ -45,7 +45,7 @@ fn file_names() {
     }
 }
 
-/// The directory is made; one that can't be is an error with the path and the cause in it.
+/// A missing directory is created; if it cannot be, the error contains path and cause.
 #[test]
 fn directories() {
     let directory = tempfile::tempdir().unwrap();
@@ -65,7 +65,7 @@ fn directories() {
     assert!(error.to_string().contains(directory.path().join("calls").to_str().unwrap()));
 }
 
-/// All that was flushed before the stop is in the file, in order; nothing was dropped.
+/// Everything flushed before the stop is in the file, in order.
 #[test]
 fn stop_writes_all() {
     const LINES: usize = 20_000;
@@ -91,7 +91,7 @@ fn stop_writes_all() {
     assert_eq!(lines.next(), None);
 }
 
-/// What comes after the stop is counted, not lost in silence.
+/// Lines after the stop are counted as lost.
 #[test]
 fn lines_after_the_stop_are_counted() {
     let directory = tempfile::tempdir().unwrap();
@@ -104,8 +104,8 @@ fn lines_after_the_stop_are_counted() {
     assert_eq!(read_logged(directory.path()), "");
 }
 
-/// logrotate moves the file away and tells: what is logged from then on is in a file of the old
-/// name, and nothing is lost or twice. What the access log leaves out changes with the level.
+/// After logrotate(8) has moved the file away, later lines are in a new file of the old name, and
+/// none is lost or duplicated. The level can change at run time.
 #[test]
 fn reopened_and_another_level() {
     let directory = tempfile::tempdir().unwrap();

@@ -2,13 +2,13 @@
 
 use super::labels::ListenerLabel;
 
-/// A certificate that we show.
+/// A certificate that a listener presents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateMetrics {
-    /// The listener that shows it.
+    /// Listener that presents it.
     pub listener: ListenerLabel,
     /// Subject distinguished name.
     pub subject: String,
-    /// Seconds since 1970 at which it expires.
+    /// Time at which it expires, in seconds since 1970.
     pub not_after_unix_secs: i64,
 }

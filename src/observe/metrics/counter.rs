@@ -1,58 +1,58 @@
-//! Numbers that are counted on the request path and read by others.
+//! Counters that the request path writes and other threads read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts what one thread does. That thread alone adds, so that no locked instruction is needed;
-/// should another one add too, counts get lost and nothing worse.
+/// A counter that only one thread adds to, so that no locked instruction is needed. If another
+/// thread added too, counts would be lost, and nothing worse.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds, from the one thread that may.
+    /// Adds to the counter, on its one thread.
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
-    /// So far.
+    /// Returns the count.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// A number that goes up and down, by one thread alone, as with [`Counter`].
+/// A gauge that only one thread changes, as with [`Counter`].
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    /// One more.
+    /// Adds one.
     pub fn increment(&self) {
         self.0.store(self.0.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
     }
 
-    /// One less.
+    /// Subtracts one.
     pub fn decrement(&self) {
         self.0.store(self.0.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
     }
 
-    /// At present.
+    /// Returns the present value.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Counts what any thread does.
+/// A counter that any thread may add to.
 #[derive(Debug, Default)]
 pub struct SharedCounter(AtomicU64);
 
 impl SharedCounter {
-    /// Adds.
+    /// Adds to the counter.
     pub fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// So far.
+    /// Returns the count.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

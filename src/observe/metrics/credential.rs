@@ -5,16 +5,16 @@ use std::time::SystemTime;
 
 use crate::observe::timestamp::unix_secs;
 
-/// When a credential was made, loaded and last used.
+/// The times at which a credential was created, loaded and last used.
 #[derive(Debug, Default)]
 pub struct CredentialMetrics {
-    /// The store's `uri_path_prefix`.
+    /// `uri_path_prefix` of the store.
     pub uri_path_prefix: Box<str>,
-    /// Not secret.
+    /// Access key id; not secret.
     pub access_key_id: Box<str>,
-    /// Seconds since 1970.
+    /// Time at which it was loaded, in seconds since 1970.
     pub loaded_unix_secs: u64,
-    /// 0 if it is not known.
+    /// 0 if unknown.
     created_unix_secs: AtomicU64,
     last_used_unix_secs: AtomicU64,
 }
@@ -30,26 +30,26 @@ impl CredentialMetrics {
         }
     }
 
-    /// A signature made with it was right.
+    /// Records a valid signature.
     pub fn used(&self, unix_secs: u64) {
-        // Mostly unchanged: then the cache line stays shared.
+        // It is mostly unchanged, and not writing it leaves the cache line shared.
         if self.last_used_unix_secs.load(Ordering::Relaxed) != unix_secs {
             self.last_used_unix_secs.store(unix_secs, Ordering::Relaxed);
         }
     }
 
-    /// What the settings say of when it was made, in seconds since 1970.
+    /// Sets the time at which it was created according to the settings, in seconds since 1970.
     pub fn set_created(&self, unix_secs: Option<u64>) {
         self.created_unix_secs.store(unix_secs.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Seconds since 1970, if the settings say it.
+    /// Returns when it was created, in seconds since 1970, if the settings say so.
     #[must_use]
     pub fn created_unix_secs(&self) -> Option<u64> {
         Some(self.created_unix_secs.load(Ordering::Relaxed)).filter(|unix_secs| *unix_secs > 0)
     }
 
-    /// Seconds since 1970; 0 if it was not used since it was loaded.
+    /// Returns when it was last used, in seconds since 1970; 0 if not since it was loaded.
     #[must_use]
     pub fn last_used_unix_secs(&self) -> u64 {
         self.last_used_unix_secs.load(Ordering::Relaxed)

@@ -5,42 +5,42 @@ use super::histogram::Histogram;
 use super::labels::CallLabel;
 use super::outcomes::Outcomes;
 
-/// How long calls of one kind took.
+/// The durations of one kind of call.
 #[derive(Debug, Default)]
 pub struct Durations {
-    /// Waiting for a session.
+    /// Time in the queue, waiting for a session.
     pub queue: Histogram,
-    /// In the HSM, all attempts together.
+    /// Time in the HSM, all attempts together.
     pub hsm: Histogram,
-    /// From the request's first byte to the answer.
+    /// Time from the request's first byte to the answer.
     pub total: Histogram,
 }
 
-/// One event loop's own counters: it alone writes them.
+/// The counters of one event loop, which only its thread writes.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct LoopMetrics {
     /// Connections accepted.
     pub connections_accepted: Counter,
-    /// Of these, those that have ended.
+    /// Accepted connections that have ended.
     pub connections_closed: Counter,
-    /// Connections ended at once: their address had as many as it may have.
+    /// Connections closed at once, as their address had reached its limit.
     pub connections_refused: Counter,
-    /// Connections ended to make room for others.
+    /// Connections closed to make room for others.
     pub connections_evicted: Counter,
-    /// Times that accepting paused: at the limit of connections or of descriptors.
+    /// Pauses in accepting, at the limit of connections or of descriptors.
     pub accept_pauses: Counter,
-    /// TLS handshakes that came to their end.
+    /// TLS handshakes completed.
     pub tls_handshakes: Counter,
     /// TLS handshakes that failed.
     pub tls_handshake_failures: Counter,
-    /// Requests turned away unseen, since the loop cannot keep up with what comes.
+    /// Requests refused unread, as the event loop was overloaded.
     pub congestion_refusals: Counter,
     /// Requests that wait for the HSM's answer.
     pub in_flight: Gauge,
-    /// Times that the policy was evaluated.
+    /// Evaluations of the policy.
     pub policy_evaluations: Counter,
-    /// Times that what it had decided before was remembered.
+    /// Decisions of the policy taken from memory.
     pub policy_decisions_remembered: Counter,
     /// Requests that reached no store.
     pub storeless: Outcomes,

@@ -1,13 +1,19 @@
 //! Prometheus's text format, version 0.0.4.
+//!
+//! Written by hand rather than with `prometheus-client`, whose encoder (0.24, also for collectors)
+//! speaks OpenMetrics only. It would change what dashboards and alerts are built on: `# HELP` and
+//! `# TYPE` of counters lose their `_total`, help texts get a second full stop, `_sum` and `_count`
+//! precede the buckets, whole numbers in `le` get a `.0`, and the text ends with `# EOF`. It also
+//! does not escape label values, which are whatever an HSM reports.
 
 use std::fmt::{Display, Write as _};
 
 use super::histogram::{BOUNDS_MICROS, Snapshot};
 
-/// The media type.
+/// Media type of the exposition.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only ever goes up.
@@ -18,10 +24,10 @@ pub enum Kind {
     Histogram,
 }
 
-/// Labels with their values, as they come from settings and HSMs: values are escaped.
+/// Names and values of labels. Values may come from settings and HSMs, and are escaped.
 pub type Labels<'l> = &'l [(&'l str, &'l str)];
 
-/// The text, as it grows.
+/// The text of the exposition, under construction.
 #[derive(Debug, Default)]
 pub struct Exposition {
     text: String,
@@ -29,7 +35,7 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Begins a metric. Its samples follow.
+    /// Begins a metric, whose samples follow.
     pub fn family(&mut self, name: &'static str, kind: Kind, help: &str) -> &mut Self {
         let kind = match kind {
             Kind::Counter => "counter",
@@ -42,13 +48,13 @@ impl Exposition {
         self
     }
 
-    /// One sample of the metric begun last.
+    /// Adds a sample of the metric begun last.
     pub fn sample(&mut self, labels: Labels<'_>, value: impl Display) -> &mut Self {
         self.write("", labels, None, value);
         self
     }
 
-    /// The samples of one histogram, in seconds.
+    /// Adds the samples of one histogram, in seconds.
     #[expect(clippy::cast_precision_loss, reason = "microseconds are far below 2^52")]
     pub fn histogram(&mut self, labels: Labels<'_>, snapshot: &Snapshot) -> &mut Self {
         let mut cumulative = 0;
@@ -63,7 +69,7 @@ impl Exposition {
         self
     }
 
-    /// All of it.
+    /// Returns the whole text.
     #[must_use]
     pub fn into_text(self) -> String {
         self.text
@@ -100,7 +106,7 @@ impl Exposition {
 mod tests {
     use super::*;
 
-    /// A token's label is whatever an HSM says it is.
+    /// A token's label is whatever its HSM reports.
     #[test]
     fn label_values_are_escaped() {
         let mut exposition = Exposition::default();

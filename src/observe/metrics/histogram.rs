@@ -1,24 +1,24 @@
-//! Durations by size.
+//! Histograms of durations.
 
 use super::counter::Counter;
 
-/// Upper bounds, inclusive, in microseconds. 35 ms and 250 ms are KMS's own marks (XKS
-/// specification, Encrypt); the deadline of 180 ms lies between two bounds.
+/// Upper bounds of the buckets, inclusive, in microseconds. 35 ms and 250 ms are KMS's own limits
+/// (XKS specification, Encrypt); the default deadline of 180 ms lies between two bounds.
 pub const BOUNDS_MICROS: [u32; 22] = [
     100, 200, 300, 500, 750, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 20_000, 35_000,
     50_000, 75_000, 100_000, 150_000, 200_000, 250_000, 500_000, 1_000_000,
 ];
 
-/// A histogram that one thread adds to, as with [`Counter`].
+/// A histogram that only one thread adds to, as with [`Counter`].
 #[derive(Debug, Default)]
 pub struct Histogram {
-    /// Not cumulative; the last is for what is above all bounds.
+    /// Not cumulative; the last is for durations above all bounds.
     buckets: [Counter; BOUNDS_MICROS.len() + 1],
     sum_micros: Counter,
 }
 
 impl Histogram {
-    /// Adds one, from the one thread that may.
+    /// Adds a duration, on the one thread.
     pub fn record(&self, micros: u32) {
         let bucket = BOUNDS_MICROS.partition_point(|bound| *bound < micros);
         if let Some(bucket) = self.buckets.get(bucket) {
@@ -27,7 +27,7 @@ impl Histogram {
         self.sum_micros.add(u64::from(micros));
     }
 
-    /// Adds this one's counts to `sum`.
+    /// Adds the counts to `sum`.
     pub fn add_to(&self, sum: &mut Snapshot) {
         for (bucket, sum) in self.buckets.iter().zip(&mut sum.buckets) {
             *sum += bucket.get();
@@ -36,23 +36,23 @@ impl Histogram {
     }
 }
 
-/// A histogram, or the sum of several, at one moment.
+/// The counts of one histogram or several at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// As in [`Histogram`].
+    /// As in [`Histogram`], not cumulative.
     pub buckets: [u64; BOUNDS_MICROS.len() + 1],
-    /// All durations together.
+    /// Sum of all durations.
     pub sum_micros: u64,
 }
 
 impl Snapshot {
-    /// How many there are.
+    /// Returns the number of durations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// Adds another one's counts.
+    /// Adds the counts of another snapshot.
     pub fn add(&mut self, other: &Self) {
         for (bucket, other) in self.buckets.iter_mut().zip(&other.buckets) {
             *bucket += other;
@@ -60,7 +60,7 @@ impl Snapshot {
         self.sum_micros += other.sum_micros;
     }
 
-    /// What has come since `earlier`.
+    /// Returns the difference to an earlier snapshot.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut since = *self;
@@ -71,9 +71,8 @@ impl Snapshot {
         since
     }
 
-    /// The duration in microseconds that the share `quantile` (0 to 1) does not exceed, evenly
-    /// spread within its bucket, as Prometheus's `histogram_quantile` has it. The last bound, if
-    /// it lies above that. `None` if there are no durations.
+    /// Returns the quantile (0 to 1) in microseconds, interpolated within its bucket as Prometheus's
+    /// `histogram_quantile` does; at most the last bound. `None` if there are no durations.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     pub fn quantile_micros(&self, quantile: f64) -> Option<f64> {
@@ -108,7 +107,7 @@ mod tests {
         snapshot
     }
 
-    /// Prometheus's `le` means "at most", and what is above all bounds is counted too.
+    /// Bounds are inclusive, as Prometheus's `le`, and durations above all bounds are counted.
     #[test]
     fn bounds_are_inclusive() {
         let snapshot = of(&[0, 100, 101, 1_000_000, 1_000_001, u32::MAX]);
@@ -119,7 +118,7 @@ mod tests {
         assert!(BOUNDS_MICROS.windows(2).all(|pair| pair[0] < pair[1]));
     }
 
-    /// The status page and Prometheus say the same of the same numbers.
+    /// The status page and Prometheus compute the same quantiles.
     #[test]
     fn quantiles() {
         assert_eq!(of(&[]).quantile_micros(0.5), None);
@@ -132,7 +131,7 @@ mod tests {
         assert!(of(&mixed).quantile_micros(0.99).is_some_and(|micros| micros <= 100.0));
     }
 
-    /// Rates over a while come from differences.
+    /// Rates are computed from differences.
     #[test]
     fn differences() {
         let (earlier, later) = (of(&[50]), of(&[50, 150, 150]));

@@ -2,12 +2,12 @@
 
 use super::counter::SharedCounter;
 
-/// A key's counters.
+/// The counters of one key.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct KeyMetrics {
-    /// The external key id.
+    /// External key id.
     pub key_id: Box<str>,
-    /// Encryptions: what a limit on a key's use is measured against (NIST SP 800-38D, 8.3).
+    /// Number of encryptions, which a key's use is limited by (NIST SP 800-38D, 8.3).
     pub encrypts: SharedCounter,
 }

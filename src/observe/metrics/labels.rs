@@ -73,7 +73,7 @@ pub enum OutcomeLabel {
 /// Whose fault an outcome is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// There is none.
+    /// Nobody's: the call succeeded.
     None,
     /// The caller's: the call was refused.
     Caller,

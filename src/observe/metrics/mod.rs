@@ -1,8 +1,8 @@
-//! What is counted. Counting takes no lock and allocates nothing: each event loop has counters of
-//! its own ([`LoopMetrics`], a shard of each [`StoreMetrics`]), and whoever reads them adds up.
+//! Counters. Counting takes no lock and allocates nothing: each event loop has its own counters
+//! ([`LoopMetrics`], a shard of each [`StoreMetrics`]), and readers add them up.
 //!
 //! Stores, keys and credentials are looked up here by name when settings are loaded, never on the
-//! request path; what is loaded again under the same name goes on counting where it was.
+//! request path. A store that is loaded again under its name keeps its counters.
 
 mod certificate;
 pub mod counter;
@@ -30,14 +30,14 @@ pub use self::key::KeyMetrics;
 pub use self::outcomes::{OutcomeCounts, Outcomes};
 pub use self::store::StoreMetrics;
 
-/// All counters of the process, but for those of the HSM side and the log.
+/// All counters of the process, except those of the HSM side and the log.
 #[derive(Debug)]
 pub struct Metrics {
-    /// When the process began, by both clocks.
+    /// Time at which the process began, by both clocks.
     pub started: (Instant, SystemTime),
-    /// Panics: each is a defect.
+    /// Number of panics; each is a defect.
     pub panics: Arc<SharedCounter>,
-    /// What became of the settings.
+    /// Reloads of the settings.
     pub reloads: reloads::Reloads,
     loops: Box<[Arc<LoopMetrics>]>,
     stores: Mutex<Vec<Arc<StoreMetrics>>>,
@@ -47,7 +47,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// For that many event loops; panics are counted in `panics`.
+    /// Creates the counters for that many event loops. Panics are counted in `panics`.
     #[must_use]
     pub fn new(event_loops: usize, panics: Arc<SharedCounter>) -> Self {
         Self {
@@ -62,25 +62,25 @@ impl Metrics {
         }
     }
 
-    /// That event loop's own counters.
+    /// Returns the counters of one event loop.
     #[must_use]
     pub fn of_loop(&self, event_loop: u16) -> Arc<LoopMetrics> {
         self.loops.get(usize::from(event_loop)).map(Arc::clone).unwrap_or_default()
     }
 
-    /// All event loops' counters.
+    /// Returns the counters of all event loops.
     #[must_use]
     pub fn loops(&self) -> &[Arc<LoopMetrics>] {
         &self.loops
     }
 
-    /// The sum of one counter over the event loops.
+    /// Returns the sum of one counter over the event loops.
     #[must_use]
     pub fn sum(&self, counter: impl Fn(&LoopMetrics) -> u64) -> u64 {
         self.loops.iter().map(|of_loop| counter(of_loop)).sum()
     }
 
-    /// Requests that reached no store.
+    /// Returns the requests that reached no store.
     #[must_use]
     pub fn storeless(&self) -> OutcomeCounts {
         let mut sum = OutcomeCounts::default();
@@ -88,7 +88,7 @@ impl Metrics {
         sum
     }
 
-    /// The store's counters, those that are there already or new ones.
+    /// Returns the existing counters of a store, or new ones.
     #[must_use]
     pub fn store(&self, uri_path_prefix: &str) -> Arc<StoreMetrics> {
         get_or_insert(
@@ -98,7 +98,7 @@ impl Metrics {
         )
     }
 
-    /// The counters of many keys, in their order; those that are there already or new ones.
+    /// Returns the existing counters of many keys, in their order, or new ones.
     #[must_use]
     pub fn keys<'k>(&self, key_ids: impl Iterator<Item = &'k str>) -> Vec<Arc<KeyMetrics>> {
         let mut keys = self.keys.lock();
@@ -116,7 +116,7 @@ impl Metrics {
             .collect()
     }
 
-    /// The credential's times, those that are there already or new ones.
+    /// Returns the existing times of a credential, or new ones.
     #[must_use]
     pub fn credential(&self, uri_path_prefix: &str, access_key_id: &str) -> Arc<CredentialMetrics> {
         let is_match = |credential: &CredentialMetrics| {
@@ -127,30 +127,30 @@ impl Metrics {
         get_or_insert(&self.credentials, is_match, new)
     }
 
-    /// Stores that are in use.
+    /// Returns the stores in use.
     #[must_use]
     pub fn stores(&self) -> Vec<Arc<StoreMetrics>> {
         in_use(&self.stores)
     }
 
-    /// Keys that are in use.
+    /// Returns the keys in use.
     #[must_use]
     pub fn used_keys(&self) -> Vec<Arc<KeyMetrics>> {
         in_use(&self.keys)
     }
 
-    /// Credentials that are in use.
+    /// Returns the credentials in use.
     #[must_use]
     pub fn credentials(&self) -> Vec<Arc<CredentialMetrics>> {
         in_use(&self.credentials)
     }
 
-    /// Says which certificates are shown from now on.
+    /// Sets the certificates in use.
     pub fn set_certificates(&self, certificates: Vec<CertificateMetrics>) {
         *self.certificates.lock() = certificates;
     }
 
-    /// The certificates that are shown.
+    /// Returns the certificates in use.
     #[must_use]
     pub fn certificates(&self) -> Vec<CertificateMetrics> {
         self.certificates.lock().clone()
@@ -171,7 +171,7 @@ fn get_or_insert<T>(
     new
 }
 
-/// Those that somebody counts in; those that no settings name any more are dropped.
+/// Drops the counters that nothing but this list refers to, and returns the others.
 fn in_use<T>(all: &Mutex<Vec<Arc<T>>>) -> Vec<Arc<T>> {
     let mut all = all.lock();
     all.retain(|one| Arc::strong_count(one) > 1);
@@ -184,7 +184,7 @@ mod tests {
     use super::labels::{CallLabel, OutcomeLabel};
     use super::*;
 
-    /// A reload must not set counters back, and what it drops must not be shown for ever.
+    /// A reload does not reset counters, and those of a dropped store disappear.
     #[test]
     fn counters_outlive_a_reload_that_keeps_their_store() {
         let metrics = Metrics::new(2, Arc::default());
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(names.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["/kept"]);
     }
 
-    /// A key keeps its counter when others come.
+    /// A key keeps its counter when others are added.
     #[test]
     fn keys_are_known_by_name() {
         let metrics = Metrics::new(1, Arc::default());

@@ -1,29 +1,29 @@
-//! What the kernel says of this process, from /proc (proc(5)).
+//! The kernel's figures of this process, from /proc (proc(5)).
 
 use std::fs;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The process at one moment. What the system does not tell is 0.
+/// The figures of the process at one moment; 0 where the system provides none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Process {
     /// Processor time, user and system.
     pub cpu_seconds: f64,
-    /// Memory that is resident.
+    /// Resident memory.
     pub resident_bytes: u64,
-    /// Memory that is mapped.
+    /// Mapped memory.
     pub virtual_bytes: u64,
-    /// Threads.
+    /// Number of threads.
     pub threads: u64,
-    /// Open file descriptors.
+    /// Number of open file descriptors.
     pub open_descriptors: u64,
-    /// How many there may be.
+    /// Limit of open file descriptors.
     pub max_descriptors: u64,
 }
 
 impl Process {
-    /// As it is now.
+    /// Reads the present figures.
     #[must_use]
     pub fn now() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -38,20 +38,20 @@ impl Process {
     }
 }
 
-/// The directory's size is their number since Linux 6.2. Before, they are counted, which a process
-/// that must not be dumped may not do unless it is root's (prctl(2), PR_SET_DUMPABLE).
+/// Since Linux 6.2, their number is the size of the directory. Before, they have to be counted, which
+/// is forbidden to a process that is not dumpable, unless it is root's (prctl(2), PR_SET_DUMPABLE).
 fn open_descriptors() -> u64 {
     match fs::metadata("/proc/self/fd").map_or(0, |directory| directory.len()) {
         0 => {
             let counted = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-            // The reading itself has one open.
+            // Reading the directory takes one.
             u64::try_from(counted.saturating_sub(1)).unwrap_or(0)
         }
         size => size,
     }
 }
 
-/// To the nanosecond, where /proc counts in hundredths of a second (clock_gettime(2)).
+/// Uses clock_gettime(2), as /proc counts only hundredths of a second.
 fn cpu_seconds() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let secs = u64::try_from(time.tv_sec).unwrap_or(0);
@@ -59,8 +59,8 @@ fn cpu_seconds() -> f64 {
     Duration::new(secs, nanos).as_secs_f64()
 }
 
-/// Fields 20 (threads), 23 and 24 (memory) of /proc/PID/stat. The second one is a name that may
-/// hold blanks and parentheses.
+/// Parses fields 20 (threads), 23 and 24 (memory) of /proc/PID/stat. Field 2 is a name that may
+/// contain spaces and parentheses.
 fn parse(stat: &str, page_bytes: u64) -> Option<Process> {
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<u64> =
@@ -84,7 +84,7 @@ fn max_descriptors(limits: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Fields are counted right, whatever the program is called.
+    /// Fields are counted correctly, whatever the name of the program.
     #[test]
     fn fields_of_stat() {
         let stat = "17 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 13 14 15 16 9 18 19 4096000 33 0\n";
@@ -98,7 +98,7 @@ mod tests {
         );
     }
 
-    /// This very process has memory, threads and descriptors.
+    /// This process has memory, threads and descriptors.
     #[test]
     #[cfg(target_os = "linux")]
     fn this_process() {

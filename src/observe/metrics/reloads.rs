@@ -1,4 +1,4 @@
-//! What became of the settings: when they were last taken up, and what came of the last try.
+//! The reloads of the settings: when the last one was applied, and why it was refused.
 
 use std::time::SystemTime;
 
@@ -6,34 +6,35 @@ use parking_lot::Mutex;
 
 use crate::observe::timestamp::unix_secs;
 
-/// The settings' history since the start.
+/// The reloads since the start.
 #[derive(Debug, Default)]
 pub struct Reloads(Mutex<ReloadState>);
 
-/// The same, as it is at one moment.
+/// The state of the reloads at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReloadState {
-    /// Tries that ended.
+    /// Number of attempts that ended.
     pub attempts: u64,
-    /// Of these, those that were taken up.
+    /// Number of attempts whose settings were applied.
     pub applied: u64,
-    /// When the settings in use were taken up, in seconds since 1970; the start counts.
+    /// Time at which the settings in use were applied, at a reload or at the start, in seconds since
+    /// 1970.
     pub loaded_unix_secs: u64,
-    /// When the last try ended, in seconds since 1970; 0 if there was none.
+    /// Time at which the last attempt ended, in seconds since 1970; 0 if there was none.
     pub attempted_unix_secs: u64,
-    /// Why it was refused, a line each; empty if it was taken up. No secrets in them.
+    /// Reasons why the last attempt was refused, without secrets; empty if it was applied.
     pub refused: Vec<String>,
-    /// Members of the file whose values have no effect until a restart.
+    /// Members of the settings file whose values have no effect until a restart.
     pub needs_restart: Vec<String>,
 }
 
 impl Reloads {
-    /// The process has started with its settings.
+    /// Records the start of the process.
     pub fn started(&self) {
         self.0.lock().loaded_unix_secs = unix_secs(SystemTime::now());
     }
 
-    /// New settings are in use, but for these members.
+    /// Records that new settings are in use, except for these members.
     pub fn applied(&self, needs_restart: Vec<String>) {
         let now = unix_secs(SystemTime::now());
         let mut state = self.0.lock();
@@ -45,7 +46,7 @@ impl Reloads {
         state.needs_restart = needs_restart;
     }
 
-    /// New settings were refused, and the old ones stay.
+    /// Records that new settings were refused, so that the old ones stay in use.
     pub fn refused(&self, reasons: Vec<String>) {
         let mut state = self.0.lock();
         state.attempts += 1;
@@ -53,7 +54,7 @@ impl Reloads {
         state.refused = reasons;
     }
 
-    /// How things stand.
+    /// Returns the present state.
     #[must_use]
     pub fn state(&self) -> ReloadState {
         self.0.lock().clone()
@@ -64,7 +65,7 @@ impl Reloads {
 mod tests {
     use super::*;
 
-    /// A refusal leaves the time of the settings in use as it was, and ends with the next success.
+    /// A refusal does not change when settings were applied, and lasts until the next success.
     #[test]
     fn what_the_last_try_came_to() {
         let reloads = Reloads::default();

@@ -2,10 +2,10 @@
 
 use super::outcomes::{OutcomeCounts, Outcomes};
 
-/// A key store's counters, a shard for each event loop.
+/// The counters of one key store, with a shard for each event loop.
 #[derive(Debug, Default)]
 pub struct StoreMetrics {
-    /// The store's `uri_path_prefix`.
+    /// `uri_path_prefix` of the store.
     pub uri_path_prefix: Box<str>,
     shards: Box<[Outcomes]>,
 }
@@ -19,13 +19,13 @@ impl StoreMetrics {
         }
     }
 
-    /// The counters of that event loop. `None` where nothing is counted, as in tests.
+    /// Returns the counters of one event loop; `None` if nothing is counted, as in tests.
     #[must_use]
     pub fn of_loop(&self, event_loop: u16) -> Option<&Outcomes> {
         self.shards.get(usize::from(event_loop))
     }
 
-    /// All loops' counts.
+    /// Returns the counts of all event loops.
     #[must_use]
     pub fn counts(&self) -> OutcomeCounts {
         let mut sum = OutcomeCounts::default();

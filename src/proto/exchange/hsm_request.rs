@@ -1,4 +1,4 @@
-//! What the HSM is asked to do.
+//! The request to the HSM, built from a call's members.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What is counted and logged of a call.
+//! Counting and logging of a call.
 
 use super::{AuditLine, Exchange, Target};
 use crate::job::InlineBytes;

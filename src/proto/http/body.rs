@@ -3,30 +3,30 @@
 use super::HttpError;
 use crate::limits::{MAX_CHUNK_LINE_BYTES, MAX_TRAILER_BYTES};
 
-/// How a body is delimited.
+/// The delimitation of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// By its length; no body is length 0.
+    /// Its length; 0 if there is no body.
     Length(usize),
-    /// By chunks.
+    /// Chunks.
     Chunked,
 }
 
-/// A body as it arrives.
+/// A body that is arriving.
 #[derive(Debug)]
 pub enum Progress {
-    /// So many bytes make it whole.
+    /// A body of this length.
     Length(usize),
     /// Chunks, joined so far.
     Chunked(Chunked),
 }
 
-/// A whole body.
+/// A complete body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Whole {
-    /// Its length, from where the head ended.
+    /// Its length, from the end of the head.
     pub length: usize,
-    /// How many received bytes it took up, framing included.
+    /// Number of received bytes that it took up, including framing.
     pub consumed: usize,
 }
 
@@ -41,7 +41,7 @@ impl Progress {
         }
     }
 
-    /// Looks at all that has come behind the head. `None` means that more is needed.
+    /// Examines all bytes after the head. `None` means that more are needed.
     ///
     /// # Errors
     /// Malformed chunks, or more of them than `max_bytes`.
@@ -61,9 +61,9 @@ impl Progress {
 }
 
 impl Progress {
-    /// Framing that has been dealt with and still lies in the buffer: where it begins, counted
-    /// from the head's end, and how long it is. The caller must now remove it, so that a body in
-    /// many small chunks takes no more room than its data.
+    /// The position, counted from the head's end, and length of framing that has been processed but
+    /// still lies in the buffer. The caller must remove it, so that a body in many small chunks
+    /// takes no more room than its data.
     pub fn take_spent(&mut self) -> Option<(usize, usize)> {
         match self {
             Self::Chunked(chunked) if chunked.read > chunked.written => {
@@ -76,15 +76,15 @@ impl Progress {
     }
 }
 
-/// A chunked body whose data is moved together at the front as it comes.
+/// A chunked body whose data is moved together at the front as it arrives.
 #[derive(Debug, Default)]
 pub struct Chunked {
     expected: Expected,
-    /// Received bytes already dealt with.
+    /// Number of received bytes that have been processed.
     read: usize,
-    /// Bytes of data so far, at the front. `written <= read`.
+    /// Number of bytes of data so far, at the front. `written <= read`.
     written: usize,
-    /// Trailer bytes so far.
+    /// Number of trailer bytes so far.
     trailer: usize,
 }
 
@@ -156,12 +156,12 @@ impl Chunked {
     }
 }
 
-/// The line at the front without its CRLF, `None` if it has not ended yet.
+/// The first line without its CRLF, or `None` if it is incomplete.
 fn line(bytes: &[u8], max_bytes: usize) -> Result<Option<&[u8]>, HttpError> {
     match memchr::memchr(b'\n', &bytes[..bytes.len().min(max_bytes + 2)]) {
         Some(end) if end > 0 && bytes[end - 1] == b'\r' => {
             let line = &bytes[..end - 1];
-            // A stray CR among them. A tab is white space (RFC 9110, 5.6.3).
+            // A control character, such as a stray CR. A tab is white space (RFC 9110, 5.6.3).
             if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
                 return Err(HttpError::BadRequest("a chunk line has a control character"));
             }
@@ -175,14 +175,14 @@ fn line(bytes: &[u8], max_bytes: usize) -> Result<Option<&[u8]>, HttpError> {
     }
 }
 
-/// The size of a chunk; an extension behind it is ignored (RFC 9112, 7.1.1).
+/// The size of a chunk; an extension after it is ignored (RFC 9112, 7.1.1).
 fn chunk_size(line: &[u8]) -> Result<usize, HttpError> {
     const MALFORMED: HttpError = HttpError::BadRequest("a chunk size is malformed");
     let (digits, extension) = match line.iter().position(|byte| !byte.is_ascii_hexdigit()) {
         Some(end) => line.split_at(end),
         None => (line, &[][..]),
     };
-    // Blanks may stand before the semicolon (RFC 9112, 7.1.1, BWS), and nothing else.
+    // Only blanks may precede the semicolon (RFC 9112, 7.1.1, BWS).
     let extension = extension.trim_ascii_start();
     if digits.is_empty() || !(extension.is_empty() || extension.starts_with(b";")) {
         return Err(MALFORMED);
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(join(wire, &every).unwrap().unwrap().0, b"hello 0123456789");
     }
 
-    /// What is not a chunk, or could be read in two ways, is refused.
+    /// Input that is not a chunk, or could be read in two ways, is refused.
     #[test]
     fn malformed_chunks_are_refused() {
         for wire in [

@@ -1,10 +1,10 @@
-//! The Date header field (RFC 9110, 5.6.7), made once a second.
+//! The Date header field (RFC 9110, 5.6.7), formatted once a second.
 
 use std::io::Write as _;
 
 use crate::observe::timestamp::civil_from_days;
 
-/// "Sun, 06 Nov 1994 08:49:37 GMT" for the second it was last asked for.
+/// A text like "Sun, 06 Nov 1994 08:49:37 GMT" for the last second asked for.
 #[derive(Debug, Default)]
 pub struct HttpDate {
     unix_secs: u64,

@@ -5,10 +5,10 @@ pub mod date;
 pub mod request;
 pub mod response;
 
-/// A request that is answered without being understood; the connection ends afterwards.
+/// An error for a request that is not understood; the connection ends after the answer.
 ///
 /// The XKS specification names errors for its calls only. These statuses are HTTP's own, with a
-/// body of the specification's form, so that whoever reads the log finds a reason.
+/// body in the specification's form, so that readers of the log find a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpError {
     /// 400: not HTTP, or ambiguous; the reason is for the answer and the log.

@@ -9,13 +9,13 @@ use super::HttpError;
 use super::body::Framing;
 use crate::limits::{MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
 
-// As the errors' texts have them.
+// The numbers in the errors' texts.
 const _: () = assert!(MAX_HEAD_BYTES == 8192 && MAX_HEADERS == 64);
 
-/// Room for the header fields of one request.
+/// Space for the header fields of one request.
 pub type HeaderSlots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_HEADERS];
 
-/// Fresh room for header fields.
+/// Makes empty space for header fields.
 #[must_use]
 pub fn header_slots<'b>() -> HeaderSlots<'b> {
     [MaybeUninit::uninit(); MAX_HEADERS]
@@ -24,23 +24,23 @@ pub fn header_slots<'b>() -> HeaderSlots<'b> {
 /// A request head; all slices are of the received bytes.
 #[derive(Debug)]
 pub struct Head<'h, 'b> {
-    /// As sent; methods are case-sensitive.
+    /// Method as sent; methods are case-sensitive.
     pub method: &'b str,
-    /// Without the query; begins with "/".
+    /// Path without the query; begins with "/".
     pub path: &'b str,
-    /// What follows the first "?", "" if there is none.
+    /// Query, "" if there is none.
     pub query: &'b str,
     /// All fields, in order.
     pub headers: &'h [httparse::Header<'b>],
-    /// How the body is delimited.
+    /// Framing of the body.
     pub framing: Framing,
-    /// Whether the connection may be used for another request afterwards.
+    /// The connection may be used for another request.
     pub keep_alive: bool,
-    /// Whether the peer has HTTP/1.0, and so must be told of keep-alive.
+    /// The peer speaks HTTP/1.0, and so must be told of keep-alive.
     pub is_http_1_0: bool,
-    /// Whether the peer waits for `100 Continue` before it sends the body.
+    /// The peer waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
-    /// The one Content-Type, if any.
+    /// Value of the one Content-Type field, if any.
     pub content_type: Option<&'b [u8]>,
     /// Authorization
     pub authorization: Occurrence<'b>,
@@ -48,15 +48,15 @@ pub struct Head<'h, 'b> {
     pub amz_date: Occurrence<'b>,
 }
 
-/// How often a field is there.
+/// Number of occurrences of a field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Occurrence<'b> {
-    /// Not at all.
+    /// None.
     #[default]
     Never,
-    /// Once, with this value.
+    /// One, with this value.
     Once(&'b [u8]),
-    /// More often.
+    /// Several.
     Several,
 }
 
@@ -66,7 +66,7 @@ impl<'b> Occurrence<'b> {
     }
 }
 
-/// Where the head ends (just past the empty line), looking at `bytes[from..]`. `from` may be
+/// The end of the head (just past the empty line) in `bytes`, searched from `from`, which may be
 /// anything up to the end of an earlier search.
 #[must_use]
 pub fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
@@ -77,7 +77,7 @@ pub fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
     EMPTY_LINE.find(&bytes[from..]).map(|at| from + at + 4)
 }
 
-/// How many empty lines stand before the request line: RFC 9112, 2.2 has a server skip them.
+/// Number of empty lines before the request line, which a server skips (RFC 9112, 2.2).
 #[must_use]
 pub fn leading_empty_lines(bytes: &[u8]) -> usize {
     let mut skipped = 0;
@@ -87,13 +87,13 @@ pub fn leading_empty_lines(bytes: &[u8]) -> usize {
     skipped
 }
 
-/// What is wrong with a head, or the beginning of one, that is past the limit.
+/// The error for a head, or the beginning of one, that is over the limit.
 #[must_use]
 pub fn too_large(bytes: &[u8]) -> Option<HttpError> {
     if bytes.len() <= MAX_HEAD_BYTES {
         return None;
     }
-    // A method and a version do not take up more than that.
+    // A method and a version take up less than the rest.
     let max_line = MAX_TARGET_BYTES + 64;
     if memchr::memchr(b'\n', &bytes[..max_line]).is_none() {
         return Some(HttpError::TargetTooLong);
@@ -101,12 +101,12 @@ pub fn too_large(bytes: &[u8]) -> Option<HttpError> {
     Some(HttpError::HeadTooLarge("the request head is larger than 8192 bytes"))
 }
 
-/// Parses a whole head, `bytes` ending with its empty line; what [`leading_empty_lines`] counts
-/// must be gone.
+/// Parses a complete head that ends with its empty line. The lines that [`leading_empty_lines`]
+/// counts must be gone.
 ///
 /// # Errors
-/// An [`HttpError`] for whatever is malformed, ambiguous or over a limit. Nothing that two
-/// parsers could read in two ways is accepted: that is how requests are smuggled.
+/// An [`HttpError`] for anything malformed, ambiguous or over a limit. Requests that two parsers
+/// could read in two ways are refused, since that is how requests are smuggled.
 pub fn parse<'h, 'b>(
     bytes: &'b [u8],
     slots: &'h mut HeaderSlots<'b>,
@@ -161,18 +161,18 @@ pub fn parse<'h, 'b>(
     })
 }
 
-/// RFC 9112, 2.2 lets a server take a lone LF for a line's end. Not all parsers do, so we don't.
-/// In a head that has been parsed, and that no empty line precedes, a CR stands before an LF
-/// only, and an LF ends the request line, each field or the empty line.
+/// Returns whether a line ends with a lone LF. RFC 9112, 2.2 lets a server accept that; not all
+/// parsers do, so we don't. In a parsed head without leading empty lines, a CR stands only before
+/// an LF, and an LF ends the request line, a field or the empty line.
 fn has_bare_line_feed(bytes: &[u8], fields: usize) -> bool {
     matches!(bytes, [b'\r' | b'\n', ..]) || memchr::memchr_iter(b'\r', bytes).count() != fields + 2
 }
 
-/// Tells another version of HTTP from what is not HTTP at all.
+/// The error for a request line: another version of HTTP, or not HTTP at all.
 fn version_error(bytes: &[u8]) -> HttpError {
     let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
     match line.rsplit(|byte| *byte == b' ').next() {
-        // Where the version is one that we know, something else is amiss.
+        // The version is a known one, so something else is wrong.
         Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
             if major.is_ascii_digit()
                 && minor.is_ascii_digit()
@@ -211,9 +211,9 @@ fn split_target(target: &str) -> Result<(&str, &str), HttpError> {
     }
 }
 
-/// Whether a field has that name, which is of letters in lower case and hyphens; in that case
-/// setting one bit makes upper case lower, and makes nothing else that may stand in a name equal.
-/// With the length known the compiler makes a few vector instructions of it.
+/// Returns whether a field has that name, which consists of lower-case letters and hyphens. Then
+/// setting one bit makes upper case lower, and makes no other byte allowed in a name equal. With a
+/// known length, the compiler turns this into a few vector instructions.
 fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     let Ok(name) = <&[u8; N]>::try_from(name) else {
         return false;
@@ -225,7 +225,7 @@ fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     difference == 0
 }
 
-/// The fields that the connection itself acts on.
+/// The fields that affect the connection itself.
 #[derive(Default)]
 struct Fields<'b> {
     host: usize,
@@ -294,7 +294,7 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// RFC 9112, 6.3 lets a list of equal lengths pass; nobody honest sends one.
+    /// RFC 9112, 6.3 allows a list of equal lengths; no honest client sends one.
     fn content_length(&mut self, value: &[u8]) -> Result<(), HttpError> {
         const MALFORMED: HttpError = HttpError::BadRequest("the Content-Length is malformed");
         if self.content_length.is_some() {
@@ -341,7 +341,7 @@ mod tests {
         parse(head.as_bytes(), &mut header_slots()).unwrap_err()
     }
 
-    /// What the rest of the proxy acts on is read from the head as sent.
+    /// Everything that the rest of the proxy uses is read from the head as sent.
     #[test]
     fn a_request_as_kms_sends_it() {
         let bytes = b"POST /p/kms/xks/v1/health?a=b HTTP/1.1\r\nHost: xks.example.com\r\n\
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(head.headers.len(), 3);
     }
 
-    /// RFC 9112, 9.3: HTTP/1.1 persists unless told otherwise, HTTP/1.0 the reverse.
+    /// RFC 9112, 9.3: HTTP/1.1 connections persist unless told otherwise, HTTP/1.0 ones do not.
     #[test]
     fn persistence() {
         for (line, header, keep_alive) in [
@@ -375,7 +375,7 @@ mod tests {
         }
     }
 
-    /// RFC 9112, 3.2.2: a server takes the absolute form.
+    /// RFC 9112, 3.2.2: a server accepts the absolute form.
     #[test]
     fn absolute_form_is_taken() {
         let mut slots = header_slots();
@@ -384,7 +384,7 @@ mod tests {
         assert_eq!((head.path, head.query), ("/ping", "x"));
     }
 
-    /// Every way to make two parsers disagree about where a request ends is refused.
+    /// Every way to make two parsers disagree about the end of a request is refused.
     #[test]
     fn ambiguity_is_refused() {
         use HttpError::{BadRequest, UnknownTransferCoding};
@@ -418,7 +418,7 @@ mod tests {
         assert!(matches!(error, BadRequest(_)));
     }
 
-    /// Names are the same in any case, and no byte passes for another.
+    /// Names match in any case, and no byte passes for another.
     #[test]
     fn names_of_fields() {
         for byte in 0..=255_u8 {
@@ -432,7 +432,7 @@ mod tests {
         assert!(!is(b"hosts", b"host") && !is(b"hos", b"host"));
     }
 
-    /// RFC 9112, 3.2: a fragment is no part of a request target.
+    /// RFC 9112, 3.2: a fragment is not part of a request target.
     #[test]
     fn fragments_are_refused() {
         for target in ["/a#", "/#?b", "/a?b#c", "http://h/a#b"] {
@@ -441,7 +441,7 @@ mod tests {
         }
     }
 
-    /// A lone LF is no line's end, wherever it stands and whatever makes up for its missing CR.
+    /// A lone LF does not end a line, wherever it stands and whatever makes up for its missing CR.
     #[test]
     fn bare_line_feeds_are_refused() {
         for head in [
@@ -486,7 +486,7 @@ mod tests {
         );
     }
 
-    /// The end is found however the bytes were cut when they came.
+    /// The end is found however the bytes were cut.
     #[test]
     fn the_end_is_found_over_any_cut() {
         let bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";

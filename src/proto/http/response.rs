@@ -4,7 +4,7 @@ use bytes::BufMut as _;
 
 use crate::decimal::push_decimal;
 
-/// What precedes the body of an answer.
+/// The head of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseHead<'a> {
     /// Status code.
@@ -13,7 +13,7 @@ pub struct ResponseHead<'a> {
     pub content_type: &'a str,
     /// Content-Length
     pub content_length: usize,
-    /// Date, as RFC 9110 has it.
+    /// Date in the form of RFC 9110.
     pub date: &'a [u8],
     /// The connection ends after this answer.
     pub close: bool,
@@ -23,11 +23,11 @@ pub struct ResponseHead<'a> {
     pub allow: Option<&'a str>,
 }
 
-/// What a peer waits for that sent `Expect: 100-continue`.
+/// The answer to `Expect: 100-continue`.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl ResponseHead<'_> {
-    /// Appends the head, empty line included.
+    /// Appends the head, including the empty line.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.put_slice(b"HTTP/1.1 ");
         out.put_slice(status_line(self.status).as_bytes());

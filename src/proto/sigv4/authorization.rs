@@ -1,31 +1,31 @@
-//! The Authorization header field, taken apart without a copy.
+//! Parsing of the Authorization header field, without copies.
 
 use super::unauthentic::Unauthentic;
 use crate::limits::{MAX_ACCESS_KEY_ID_BYTES, MAX_SIGNED_HEADERS};
 
-// As the error's text has it.
+// The number in the error's text.
 const _: () = assert!(MAX_SIGNED_HEADERS == 32);
 
-/// What KMS signs (XKS specification, Appendix A).
+/// The header fields that KMS signs (XKS specification, Appendix A).
 pub const KMS_SIGNED_HEADERS: &[u8] = b"host;x-amz-date";
 
 /// `AWS4-HMAC-SHA256 Credential=<akid>/<date>/<region>/<service>/aws4_request,
 /// SignedHeaders=<a;b>, Signature=<64 hex>`
 #[derive(Debug)]
 pub struct Authorization<'b> {
-    /// Names the credential.
+    /// Access key id of the credential.
     pub access_key_id: &'b [u8],
-    /// Eight digits; whether they are a day is seen from `x-amz-date`, which begins with them.
+    /// Eight digits. `x-amz-date` shows whether they are a day, since it must begin with them.
     pub date: &'b [u8],
-    /// The scope's Region.
+    /// Region in the scope.
     pub region: &'b [u8],
-    /// The scope's service.
+    /// Service in the scope.
     pub service: &'b [u8],
-    /// The scope's end.
+    /// End of the scope.
     pub terminator: &'b [u8],
-    /// The scope as sent: date, Region, service and terminator, separated by "/".
+    /// Scope as sent: date, Region, service and terminator, separated by "/".
     pub scope: &'b [u8],
-    /// Lower-case names, sorted, no doubles, separated by ";".
+    /// Lower-case names, sorted, without duplicates, separated by ";".
     pub signed_headers: &'b [u8],
     /// HMAC-SHA256
     pub signature: [u8; 32],
@@ -100,7 +100,7 @@ impl<'b> Authorization<'b> {
     }
 }
 
-/// What is before and behind the first `separator`.
+/// Splits at the first `separator`.
 fn cut(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     let at = bytes.iter().position(|byte| *byte == separator)?;
     Some((&bytes[..at], &bytes[at + 1..]))
@@ -113,8 +113,8 @@ fn trim_blanks(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Sorted, so that one request has one canonical form; without doubles, so that no value counts
-/// twice.
+/// Checks the list of signed header fields: sorted, so that a request has one canonical form, and
+/// without duplicates, so that no value counts twice.
 fn check_signed_headers(names: &[u8]) -> Result<(), Unauthentic> {
     use Unauthentic::Malformed;
     if names == KMS_SIGNED_HEADERS {
@@ -139,8 +139,8 @@ fn check_signed_headers(names: &[u8]) -> Result<(), Unauthentic> {
     Ok(())
 }
 
-/// 64 lower-case digits. All are looked at before any is refused: that way the compiler makes
-/// vector instructions of it.
+/// Parses 64 lower-case digits. All are examined before any is refused, which lets the compiler use
+/// vector instructions.
 fn decode_hex(text: &[u8]) -> Option<[u8; 32]> {
     let text: &[u8; 64] = text.try_into().ok()?;
     let mut digits = [0_u8; 64];

@@ -34,7 +34,7 @@ pub fn write(
     Ok(())
 }
 
-/// `name:value,value\n`: values in order, trimmed, runs of blanks made one.
+/// Appends `name:value,value\n`: values in order, trimmed, with runs of blanks made one.
 fn header(out: &mut Vec<u8>, head: &Head<'_, '_>, name: &[u8]) -> Result<(), Unauthentic> {
     out.extend_from_slice(name);
     let mut separator = b':';
@@ -64,8 +64,8 @@ fn header(out: &mut Vec<u8>, head: &Head<'_, '_>, name: &[u8]) -> Result<(), Una
     Ok(())
 }
 
-/// The canonical URI: segments "." and ".." resolved, empty ones dropped, each octet encoded
-/// anew. The paths of XKS calls are canonical as they stand, and are not copied.
+/// Returns the canonical URI: segments "." and ".." resolved, empty ones dropped, each octet
+/// re-encoded. The paths of XKS calls are canonical already, and are not copied.
 #[must_use]
 pub fn path(path: &str) -> Cow<'_, str> {
     if is_canonical(path.as_bytes()) {
@@ -93,8 +93,8 @@ pub fn path(path: &str) -> Cow<'_, str> {
     Cow::Owned(canonical)
 }
 
-/// Whether nothing is to be encoded, and no segment is empty or begins with a dot. Every byte is
-/// looked at in any case: without an early end the compiler takes several at once.
+/// Returns whether nothing has to be encoded, and no segment is empty or begins with a dot. Every
+/// byte is examined in any case: without an early exit, the compiler processes several at once.
 fn is_canonical(path: &[u8]) -> bool {
     let mut is_encoded = false;
     for byte in path {
@@ -107,7 +107,7 @@ fn is_canonical(path: &[u8]) -> bool {
     is_normal && !is_encoded
 }
 
-/// Unreserved characters (RFC 3986, 2.3) and "/".
+/// Returns whether the byte is an unreserved character (RFC 3986, 2.3) or "/".
 const IS_PLAIN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0_u8;
@@ -119,7 +119,7 @@ const IS_PLAIN: [bool; 256] = {
     table
 };
 
-/// The canonical query: names and values decoded and encoded anew, sorted. KMS sends none.
+/// Appends the canonical query: names and values decoded, re-encoded and sorted. KMS sends none.
 fn query(query: &str) -> String {
     if query.is_empty() {
         return String::new();
@@ -181,7 +181,7 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
 
-/// Lower-case hexadecimal of a SHA-256.
+/// Formats a SHA-256 as lower-case hexadecimal.
 #[must_use]
 pub fn hex(hash: &[u8; 32]) -> [u8; 64] {
     let mut text = [0; 64];
@@ -189,7 +189,7 @@ pub fn hex(hash: &[u8; 32]) -> [u8; 64] {
         digits[0] = byte >> 4;
         digits[1] = byte & 15;
     }
-    // Arithmetic in place of a table is what the compiler makes vector instructions of.
+    // The compiler vectorizes arithmetic, but not a table lookup.
     for digit in &mut text {
         *digit += if *digit < 10 { b'0' } else { b'a' - 10 };
     }

@@ -1,9 +1,9 @@
-//! `x-amz-date`: YYYYMMDD'T'HHMMSS'Z', of the Gregorian calendar, or nothing.
+//! The time in `x-amz-date`: YYYYMMDD'T'HHMMSS'Z'.
 
 use crate::observe::timestamp::days_from_civil;
 
-/// Seconds after 1970, or `None` if the text is not a date and time that exist. There is no
-/// leap second: 60 is no second.
+/// Parses a time into seconds since 1970, or returns `None` if there is no such date and time in
+/// the Gregorian calendar. A leap second, 60, is refused.
 #[must_use]
 pub fn parse(text: &[u8]) -> Option<i64> {
     let text: &[u8; 16] = text.try_into().ok()?;
@@ -46,7 +46,7 @@ fn days_in(year: u32, month: u32) -> u32 {
 mod tests {
     use super::*;
 
-    /// The reference proxy ends when it meets a date that does not exist; here it is no date.
+    /// The reference proxy crashes on a date that does not exist; this one refuses it.
     #[test]
     fn only_dates_that_exist() {
         for (text, expected) in [

@@ -1,4 +1,4 @@
-//! Signing keys (XKS specification, Appendix A, Task 3), made once a credential and day.
+//! Signing keys (XKS specification, Appendix A, Task 3), derived once per credential and day.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
@@ -19,12 +19,12 @@ pub struct Scope<'a> {
 
 /// The signing keys of recent days, for one event loop, so that no lock is needed.
 ///
-/// What is kept of a signing key is the HMAC state that it leads to: the key's own two blocks
-/// are hashed once a day, not once a request.
+/// Each is kept as the HMAC state derived from it, so that the key's own two blocks are hashed once
+/// a day instead of once a request.
 pub struct SigningKeys {
     /// By [`SigningCredential::index`] + 1; the first is the decoy's.
     keys: Vec<[Option<SigningKey>; SIGNING_KEYS_PER_CREDENTIAL]>,
-    /// Stands in for a credential that does not exist, so that it takes as long as one that does.
+    /// Stands in for an unknown credential, so that a request takes the same time with it.
     decoy: Secret<String>,
     scratch: Vec<u8>,
 }
@@ -37,7 +37,7 @@ struct SigningKey {
 }
 
 impl SigningKeys {
-    /// Room for `credentials` credentials.
+    /// Makes space for the keys of `credentials` credentials.
     #[must_use]
     pub fn new(credentials: usize) -> Self {
         Self {
@@ -47,14 +47,14 @@ impl SigningKeys {
         }
     }
 
-    /// Memory for the texts that are signed, empty.
+    /// Empty memory for the texts to be signed.
     pub(super) fn scratch(&mut self) -> &mut Vec<u8> {
         self.scratch.clear();
         &mut self.scratch
     }
 
-    /// An HMAC with the signing key of that credential (or of none) for the scope and `date`,
-    /// which is eight ASCII digits.
+    /// Returns an HMAC with the signing key of that credential (or of the decoy) for the scope and
+    /// `date`, which is eight ASCII digits.
     #[must_use]
     pub fn keyed_mac(
         &mut self,
@@ -74,7 +74,7 @@ impl SigningKeys {
         }
         let mac = derive(secret.expose(), date, scope);
         if let Ok(date) = date.try_into() {
-            // The oldest is the last.
+            // The last one is the oldest.
             kept.rotate_right(1);
             kept[0] = Some(SigningKey { date, mac: mac.clone() });
         }
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(mac.finalize().into_bytes(), expected.finalize().into_bytes());
     }
 
-    /// A day's key must not be given for another day, nor one credential's for another's.
+    /// A key is not used for another day, nor for another credential.
     #[test]
     fn keys_are_kept_apart() {
         let credential = |index| credential(format!("{index}").repeat(43), index);

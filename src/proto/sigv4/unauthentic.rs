@@ -1,14 +1,14 @@
 //! Reasons for which a request is not authentic.
 
-/// Why a request is not authentic. For the answer an unknown access key and a wrong signature
-/// are one and the same, or else a stranger could find out which access keys exist.
+/// The reason for which a request is not authentic. In the answer, an unknown access key looks like
+/// a wrong signature, or a stranger could find out which access keys exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unauthentic {
     /// No Authorization header field.
     MissingAuthorization,
     /// More than one Authorization header field.
     SeveralAuthorizations,
-    /// The Authorization header field cannot be read; the text says why.
+    /// The Authorization header field cannot be parsed, for this reason.
     Malformed(&'static str),
     /// The scope does not end with `aws4_request`.
     WrongTerminator,
@@ -20,7 +20,7 @@ pub enum Unauthentic {
     NotSigned(&'static str),
     /// A signed header field is not in the request.
     MissingSignedHeader,
-    /// `x-amz-date` is missing, doubled or no date and time.
+    /// `x-amz-date` is missing, repeated or not a date and time.
     MalformedDate,
     /// The scope's date is not the day of `x-amz-date`.
     ScopeDateDiffers,
@@ -28,12 +28,12 @@ pub enum Unauthentic {
     Skewed,
     /// The store has no credential with that access key id.
     UnknownAccessKey,
-    /// The signature does not fit.
+    /// The signature does not match.
     WrongSignature,
 }
 
 impl Unauthentic {
-    /// For the answer: printable ASCII.
+    /// The text for the answer: printable ASCII.
     #[must_use]
     pub fn message(self) -> &'static str {
         match self {
@@ -55,7 +55,7 @@ impl Unauthentic {
         }
     }
 
-    /// For the log, where the two that the answer hides are told apart.
+    /// The text for the log, which distinguishes the two that the answer does not.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {

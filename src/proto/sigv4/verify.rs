@@ -15,7 +15,7 @@ use crate::proto::http::request::{Head, Occurrence};
 /// Verifies a request against a store's credentials.
 ///
 /// # Errors
-/// The first thing that is wrong with it.
+/// The first reason found.
 pub fn verify<'c>(
     head: &Head<'_, '_>,
     body: &[u8],
@@ -41,7 +41,7 @@ pub fn verify<'c>(
     }
     let date_time = signed_date(head, &authorization, unix_secs)?;
 
-    // From here on all takes the same time, whether the access key is known or not.
+    // From here on the duration is the same whether the access key is known or not.
     let credential = find(credentials, authorization.access_key_id);
     let mut mac = keys.keyed_mac(credential, authorization.date, scope);
     let text = keys.scratch();
@@ -69,8 +69,8 @@ pub fn verify<'c>(
     }
 }
 
-/// The credential of that access key id. All are looked at, so that the time says neither whether
-/// there is one nor which it is.
+/// Finds the credential with that access key id. All are compared, so that the duration shows
+/// neither whether there is one nor which it is.
 fn find<'c>(
     credentials: &'c [SigningCredential],
     access_key_id: &[u8],
@@ -84,7 +84,7 @@ fn find<'c>(
     found
 }
 
-/// Eight bytes at a time, for the comparison in constant time.
+/// Splits into words of eight bytes, for the comparison in constant time.
 fn words(bytes: &[u8; 32]) -> [u64; 4] {
     let mut words = [0; 4];
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
@@ -93,7 +93,7 @@ fn words(bytes: &[u8; 32]) -> [u64; 4] {
     words
 }
 
-/// The one signed `x-amz-date`, checked against our clock and the scope.
+/// Finds the one signed `x-amz-date`, and checks it against our clock and the scope.
 fn signed_date<'b>(
     head: &Head<'_, 'b>,
     authorization: &Authorization<'_>,

@@ -1,4 +1,4 @@
-//! What a verified call may do: the store's keys, the policy, and the store's quota.
+//! Authorization of a verified call: the store's keys, the policy, and the store's quota.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::proto::route::Call;
 use crate::proto::span::Span;
 use crate::proto::store::{Store, StoreKey};
 
-/// The key that an external key id names, if the store may use it.
+/// Finds the key that an external key id names, if the store may use it.
 ///
 /// # Errors
 /// KeyNotFoundException: the id is not in the store's `xks_key_id_set`.
@@ -23,8 +23,9 @@ pub fn key(store: &Store, key_id: &str) -> Result<StoreKey, ApiError> {
     })
 }
 
-/// The kill switch: a disabled key, or one of a disabled store, neither encrypts nor decrypts. Its
-/// metadata is still told, with keyStatus DISABLED (XKS specification, GetKeyMetadata).
+/// Applies the kill switch: a disabled key, or any key of a disabled store, neither encrypts nor
+/// decrypts. Its metadata is still reported, with keyStatus DISABLED (XKS specification,
+/// GetKeyMetadata).
 ///
 /// # Errors
 /// InvalidStateException: the key or its store is disabled.
@@ -37,7 +38,7 @@ pub fn state(store: &Store, key: StoreKey, call: Call) -> Result<(), ApiError> {
     Err(ApiError::new(ErrorName::InvalidState, what))
 }
 
-/// What a policy is told of a call. `metadata` has been required to be whole, and is of `body`.
+/// Builds a policy's input from a call. `metadata` is complete, and its spans are of `body`.
 #[must_use]
 pub fn attributes<'a>(
     call: Call,
@@ -52,7 +53,7 @@ pub fn attributes<'a>(
         action: match call {
             Call::Encrypt => Action::Encrypt,
             Call::Decrypt => Action::Decrypt,
-            // Health is exempt, and answered before.
+            // Health is exempt, and answered earlier.
             Call::Metadata | Call::Health => Action::Metadata,
         },
         store: store.uri_path_prefix(),
@@ -67,8 +68,8 @@ pub fn attributes<'a>(
     }
 }
 
-/// Asks the policy (XKS specification, Authorization). The caller is told no more than that it was
-/// denied; the log, what decided.
+/// Asks the policy (XKS specification, Authorization). The caller learns only that the call was
+/// denied; the log says what decided.
 ///
 /// # Errors
 /// AccessDeniedException: the policy does not allow the call.
@@ -93,8 +94,8 @@ pub fn policy(
     Err(error)
 }
 
-/// Counts a call that asks something of the HSM. Calls that are refused before, and the health
-/// call, whose answer is known, don't count: a store that asks too much is not ill.
+/// Counts a call that needs the HSM. Calls that were refused earlier don't count, nor does the
+/// health call: a store that asks too much is not unhealthy.
 ///
 /// # Errors
 /// ThrottlingException: the store is above its quota.

@@ -1,7 +1,7 @@
-//! JSON to a typed call (XKS specification, API operations).
+//! Decoding of JSON to a typed call (XKS specification, API operations).
 //!
-//! simd-json parses the body where it lies and unescapes strings in place; what is kept of them
-//! are places in the body, so that nothing is copied.
+//! simd-json parses the body and unescapes strings in place. Strings are kept as spans of the body,
+//! so nothing is copied.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::proto::buffer::PADDING_BYTES;
 use crate::proto::route::Call;
 use crate::proto::span::Span;
 
-// As the error's text has it.
+// The number in the error's text.
 const _: () = assert!(MAX_CIPHERTEXT_METADATA_BYTES == 20);
 
 /// `requestMetadata`
@@ -35,10 +35,10 @@ pub struct RequestMetadata {
     pub aws_source_vpce: Option<Span>,
 }
 
-/// A call's members, base64 decoded where they lie. What a call does not have is absent.
+/// A call's members, with base64 decoded in place. Members that the call does not have are absent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Members {
-    /// `plaintext` (encrypt) or `ciphertext` (decrypt), and how long its base64 was.
+    /// `plaintext` (encrypt) or `ciphertext` (decrypt).
     pub data: Option<Decoded>,
     /// `additionalAuthenticatedData`
     pub aad: Option<Decoded>,
@@ -48,20 +48,20 @@ pub struct Members {
     pub tag: Option<Decoded>,
     /// `ciphertextMetadata`
     pub ciphertext_metadata: Option<Decoded>,
-    /// `ciphertextDataIntegrityValueAlgorithm` is there (and is SHA_256).
+    /// `ciphertextDataIntegrityValueAlgorithm` is present (and is SHA_256).
     pub cdiv: bool,
 }
 
-/// What a base64 member decoded to.
+/// A base64 member after decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// The bytes.
+    /// Place of the decoded bytes.
     pub span: Span,
-    /// The length of the base64.
+    /// Length of the base64.
     pub base64_len: usize,
 }
 
-/// A JSON parser with its memory.
+/// A JSON parser and its memory.
 pub struct Decoder {
     buffers: Buffers,
     tape: Option<Tape<'static>>,
@@ -73,7 +73,7 @@ impl Default for Decoder {
     }
 }
 
-/// The strings of a call, before base64 is decoded.
+/// The strings of a call before base64 is decoded.
 #[derive(Default)]
 struct Strings {
     plaintext: Option<Span>,
@@ -87,12 +87,12 @@ struct Strings {
 }
 
 impl Decoder {
-    /// Decodes `padded[..length]`; behind it there must be [`PADDING_BYTES`] more, which keep
-    /// their value. Fills `metadata` as far as it gets, so that a refused call is logged with
-    /// its kmsRequestId.
+    /// Decodes `padded[..length]`, which must be followed by [`PADDING_BYTES`] more; these keep
+    /// their value. Fills `metadata` as far as it gets, so that a refused call is logged with its
+    /// kmsRequestId.
     ///
     /// # Errors
-    /// A ValidationException that names the member and says why.
+    /// A ValidationException that names the member and the reason.
     pub fn decode(
         &mut self,
         call: Call,
@@ -107,7 +107,7 @@ impl Decoder {
         let parsed = simd_json::fill_tape_padded(padded, length, &mut self.buffers, &mut tape);
         let strings = match parsed {
             Ok(()) => read_call(call, &tape.0, base, metadata),
-            // The parser's own words could repeat what was sent.
+            // The parser's own message could repeat the input.
             Err(_) => Err(ApiError::validation("the body is not JSON (RFC 8259)")),
         };
         self.tape = Some(tape.reset());
@@ -121,8 +121,8 @@ impl Decoder {
 }
 
 impl Decoder {
-    /// The parser unescapes strings in memory of its own, each from the start of it, and keeps
-    /// that memory: here it unescapes a longer one, without a secret.
+    /// Wipes the memory in which the parser unescapes strings, each from its start, and which it
+    /// keeps: here it unescapes a longer string without a secret.
     #[cold]
     fn wipe(&mut self, length: usize) {
         let mut text = vec![b'0'; length + PADDING_BYTES];
@@ -202,8 +202,8 @@ fn read_metadata(
     Ok(())
 }
 
-/// A string goes into its slot once; null counts as absent only where JSON libraries write it
-/// for an optional member, so it is a wrong type here.
+/// Stores a string in its slot, once. JSON libraries write null for an absent optional member, but
+/// KMS does not, so null is a wrong type here.
 #[inline(always)]
 fn string_member(
     path: &str,
@@ -234,7 +234,7 @@ fn not_a_string(path: &str, name: &str, node: Option<&Node<'_>>) -> ApiError {
     ApiError::validation(format!("{path}{name} is {kind}, not a string"))
 }
 
-/// The members of the object that begins at node `at`: name, and where the value begins.
+/// The members of the object that begins at node `at`: name, and position of the value.
 fn object_at<'t, 'v>(
     nodes: &'t [Node<'v>],
     at: usize,
@@ -267,7 +267,7 @@ fn twice(member: &str) -> ApiError {
     ApiError::validation(format!("{member} is there twice"))
 }
 
-/// The REQUIRED members of requestMetadata, and the length of ARNs.
+/// Checks the REQUIRED members of requestMetadata, and the length of ARNs.
 fn require_metadata(call: Call, metadata: &RequestMetadata) -> Result<(), ApiError> {
     let is_crypto = matches!(call, Call::Encrypt | Call::Decrypt);
     for (member, value, is_required) in [
@@ -292,7 +292,7 @@ fn require_metadata(call: Call, metadata: &RequestMetadata) -> Result<(), ApiErr
     Ok(())
 }
 
-/// Presence and values of the call's own members; base64 is decoded in place.
+/// Checks the call's own members, and decodes their base64 in place.
 fn members(call: Call, strings: &Strings, body: &mut [u8]) -> Result<Members, ApiError> {
     let mut members = Members::default();
     let data = match call {
@@ -347,7 +347,7 @@ fn required_base64(
     optional_base64(member, span, body)?.ok_or_else(|| missing(member))
 }
 
-/// RFC 4648, 4, with padding, without white space, in its one canonical form.
+/// Decodes base64 of RFC 4648, 4, with padding, without white space, in its canonical form.
 fn optional_base64(
     member: &'static str,
     span: Option<Span>,

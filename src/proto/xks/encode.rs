@@ -1,4 +1,4 @@
-//! Answers: results to JSON.
+//! Encoding of results as JSON.
 
 use std::io::Write as _;
 
@@ -8,18 +8,17 @@ use super::error::push_printable;
 use crate::job::{FleetHealth, HealthStatus, Iv, KeyAttributes};
 use crate::limits::MAX_FLEET_DETAILS;
 
-/// Appends what comes before (a member's name, up to the quotation mark of its value), and the
-/// value's base64.
+/// Appends `before` (a member's name, up to the quotation mark of its value) and the value's
+/// base64.
 fn base64_after(out: &mut Vec<u8>, before: &str, bytes: &[u8]) {
     out.put_slice(before.as_bytes());
     base64_simd::STANDARD.encode_append(bytes, out);
 }
 
-/// GetKeyMetadata's answer.
+/// Appends GetKeyMetadata's answer.
 pub fn key_metadata(out: &mut Vec<u8>, attributes: &KeyAttributes, is_enabled: bool) {
-    // The XKS specification has the string AES_256 for a 256-bit AES key. Another length says
-    // what it is, and one that the token does not tell says nothing; KMS then refuses to make a
-    // KMS key of it.
+    // The XKS specification defines AES_256 for a 256-bit AES key. Another length is reported as it
+    // is, and an unknown one is left out; KMS then refuses to make a KMS key of it.
     out.put_slice(b"{\"keySpec\":\"AES");
     if attributes.bits > 0 {
         // Writing into a Vec cannot fail.
@@ -44,7 +43,7 @@ pub fn key_metadata(out: &mut Vec<u8>, attributes: &KeyAttributes, is_enabled: b
     let _ = write!(out, "],\"keyStatus\":\"{status}\"}}");
 }
 
-/// Encrypt's answer.
+/// Appends Encrypt's answer.
 pub fn encrypted(
     out: &mut Vec<u8>,
     ciphertext: &[u8],
@@ -65,13 +64,14 @@ pub fn encrypted(
     out.put_slice(b"\"}");
 }
 
-/// Decrypt's answer.
+/// Appends Decrypt's answer.
 pub fn decrypted(out: &mut Vec<u8>, plaintext: &[u8]) {
     base64_after(out, "{\"plaintext\":\"", plaintext);
     out.put_slice(b"\"}");
 }
 
-/// GetHealthStatus's answer: one to ten entries of `ekmFleetDetails`, whatever the fleet's size.
+/// Appends GetHealthStatus's answer: one to ten entries of `ekmFleetDetails`, whatever the fleet's
+/// size.
 pub fn health(out: &mut Vec<u8>, health: &FleetHealth, fleet_size: u32) {
     let vendor = health.tokens.first().map_or("unknown", |token| token.manufacturer.as_str());
     let _ = write!(
@@ -110,8 +110,8 @@ fn status(status: HealthStatus) -> &'static str {
     }
 }
 
-/// A JSON string of what a token says of itself: printable ASCII; an empty one would be an
-/// invalid answer, so it says so.
+/// Appends a token's description of itself as a JSON string of printable ASCII. An empty one would
+/// be invalid, so "unknown" takes its place.
 fn string(out: &mut Vec<u8>, text: &str) {
     out.put_u8(b'"');
     push_printable(out, text.as_bytes());
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(answer, "{\"plaintext\":\"SGVsbG8gV29ybGQh\"}");
     }
 
-    /// A key's length is told as it is; one that the token keeps to itself is not made up.
+    /// A key's length is reported as it is, and an unknown one is not made up.
     #[test]
     fn key_spec_says_what_is_known() {
         let mut attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD };
@@ -171,7 +171,7 @@ mod tests {
         }
     }
 
-    /// KMS refuses an answer with no entry or an eleventh, and one that is not JSON.
+    /// KMS refuses an answer with no entries or more than ten, and one that is not JSON.
     #[test]
     fn health_is_always_valid() {
         let token = TokenHealth {

@@ -1,4 +1,4 @@
-//! The specification's errors, and the one map from what went wrong to what is answered.
+//! The specification's errors, and the one mapping from failures to answers.
 
 use std::borrow::Cow;
 
@@ -42,7 +42,7 @@ pub enum ErrorName {
 }
 
 impl ErrorName {
-    /// As in the answer.
+    /// The name in the answer.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -97,28 +97,28 @@ impl ErrorName {
     }
 }
 
-/// An error as it is answered.
+/// An error in the form of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     /// `errorName`
     pub name: ErrorName,
-    /// The HTTP status; the specification's, or HTTP's own where no call was reached.
+    /// HTTP status: the specification's, or HTTP's own if no call was reached.
     pub status: u16,
-    /// `errorMessage`; made printable ASCII of under 512 characters when it is written.
+    /// `errorMessage`, made printable ASCII of under 512 characters when written.
     pub message: Cow<'static, str>,
-    /// What the log says in place of the message, if that is more.
+    /// The log's text, if it says more than the message.
     pub reason: Option<Cow<'static, str>>,
-    /// Methods for a 405.
+    /// Allowed methods, for a 405.
     pub allow: Option<&'static str>,
 }
 
 impl ApiError {
-    /// With the status that the specification gives to the name.
+    /// Makes an error with the status that the specification gives to the name.
     pub fn new(name: ErrorName, message: impl Into<Cow<'static, str>>) -> Self {
         Self::with_status(name, name.status(), message)
     }
 
-    /// With a status of HTTP's own.
+    /// Makes an error with a status of HTTP.
     pub fn with_status(
         name: ErrorName,
         status: u16,
@@ -127,12 +127,12 @@ impl ApiError {
         Self { name, status, message: message.into(), reason: None, allow: None }
     }
 
-    /// A ValidationException.
+    /// Makes a ValidationException.
     pub fn validation(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorName::Validation, message)
     }
 
-    /// 405, with the methods that the path has (RFC 9110, 15.5.6).
+    /// Makes a 405 with the path's methods (RFC 9110, 15.5.6).
     #[must_use]
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let mut error =
@@ -141,7 +141,7 @@ impl ApiError {
         error
     }
 
-    /// For the log.
+    /// The text for the log.
     #[must_use]
     pub fn reason(&self) -> &str {
         self.reason.as_ref().unwrap_or(&self.message)
@@ -159,8 +159,8 @@ impl ApiError {
     }
 }
 
-/// Appends `text` as printable ASCII for a JSON string. What JSON would have to escape is replaced,
-/// so that the length is that of what the reader sees.
+/// Appends `text` as printable ASCII for a JSON string. Characters that JSON would escape are
+/// replaced, so that the length is what the reader sees.
 pub(super) fn push_printable(out: &mut Vec<u8>, text: &[u8]) {
     out.extend(text.iter().map(|byte| match byte {
         b'"' => b'\'',
@@ -178,7 +178,7 @@ impl From<Unauthentic> for ApiError {
     }
 }
 
-/// A request that is not understood is answered with a status of HTTP's own.
+/// A request that is not understood is answered with one of HTTP's own statuses.
 impl From<HttpError> for ApiError {
     fn from(error: HttpError) -> Self {
         use ErrorName::{InvalidUriPath, UnsupportedOperation, Validation};
@@ -214,7 +214,7 @@ impl From<QuotaExceeded> for ApiError {
     }
 }
 
-/// The one map from the HSM side's failures to the specification's errors.
+/// The one mapping from the HSM side's failures to the specification's errors.
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         use ErrorName::{
@@ -298,7 +298,7 @@ mod tests {
         }
     }
 
-    /// XKS specification, Error codes: under 512 characters, 0x20 to 0x7e. And it stays JSON.
+    /// XKS specification, Error codes: under 512 characters of 0x20 to 0x7e, and still JSON.
     #[test]
     fn messages_are_short_printable_ascii() {
         let message = format!("\"a\\b\n\u{e9}{}", "x".repeat(600));
@@ -311,7 +311,7 @@ mod tests {
         assert!(message.is_some_and(|message| message.len() == MAX_ERROR_MESSAGE_BYTES));
     }
 
-    /// An unknown access key and a wrong signature must look the same from outside.
+    /// An unknown access key and a wrong signature must look the same to the caller.
     #[test]
     fn the_answer_does_not_tell_which_access_keys_exist() {
         let unknown = ApiError::from(Unauthentic::UnknownAccessKey);

@@ -1,4 +1,4 @@
-//! Taking connections in.
+//! Accepting connections.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -16,7 +16,8 @@ use crate::server::tls::Acceptor;
 impl Running {
     pub(super) fn accept(&mut self) {
         for index in 0..self.listeners.len() {
-            // What is shared is taken one by one, so that a busy loop takes fewer.
+            // A shared socket's connections are accepted one at a time, so that a busy loop gets
+            // fewer.
             let is_shared = self.listeners.get(index).is_some_and(|it| it.share.is_some());
             for _ in 0..if is_shared { 1 } else { MAX_ACCEPTS_PER_TURN } {
                 if !self.accept_one(index) {
@@ -26,7 +27,7 @@ impl Running {
         }
     }
 
-    /// Whether there may be another.
+    /// Accepts one connection, and returns whether there may be another.
     fn accept_one(&mut self, index: usize) -> bool {
         let now = self.context.snapshot.now;
         let load = self.peers.len();
@@ -52,9 +53,9 @@ impl Running {
                     listening.is_ready = false;
                     return false;
                 }
-                // The peer has gone again, or a signal came.
+                // The peer has gone, or a signal came.
                 ErrorKind::ConnectionAborted | ErrorKind::Interrupted => return true,
-                // No descriptor or no memory: asking again at once would only spin.
+                // Out of descriptors or memory: trying again at once would only spin.
                 _ => {
                     listening.pause(now, &error);
                     self.context.loop_state.metrics.accept_pauses.add(1);
@@ -122,13 +123,13 @@ impl Running {
             self.end(slot);
             return;
         }
-        // What the peer has sent already may be read at once.
+        // Bytes that the peer has sent already can be read at once.
         self.with_peer(slot, |peer, context| peer.read_at_once(context));
     }
 
-    /// Closes this process's descriptors of sockets that another one accepts from. A connection for
-    /// which there was no place is in no queue any more where that one would find it, so it gets
-    /// one now if it can be had.
+    /// Closes this process's descriptors of sockets that another process accepts from. A connection
+    /// that was accepted but not admitted is in no queue where the other process would find it, so
+    /// it is admitted now if possible.
     pub(super) fn release_listeners(&mut self) {
         for index in 0..self.listeners.len() {
             let Some(listening) = self.listeners.get_mut(index) else { break };
@@ -140,19 +141,21 @@ impl Running {
             }
         }
         for mut listening in self.listeners.drain(..) {
-            // A socket that is still open elsewhere would stay in the epoll set. It is in there.
+            // A socket that is still open elsewhere would stay in the epoll set. It is registered,
+            // so this works.
             let _ = self.poll.registry().deregister(&mut listening.socket);
         }
     }
 
-    /// Takes in what waits in the listeners' queues, closes them, and ends idle connections.
+    /// Accepts the connections that wait in the listeners' queues, closes the listeners, and ends
+    /// idle connections.
     pub(super) fn end_accepting(&mut self) {
         for listening in &mut self.listeners {
             listening.is_ready = true;
             listening.paused_until = None;
         }
         for index in 0..self.listeners.len() {
-            // No more than the kernel's queue holds, or a flood of connections could go on.
+            // At most the kernel's queue, or a flood of connections could keep this going.
             for _ in 0..LISTEN_BACKLOG {
                 if !self.accept_one(index) {
                     break;
@@ -162,7 +165,7 @@ impl Running {
         self.release_listeners();
         let slots: Vec<usize> = self.peers.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            // What has come is read first. Then the deadline, which is another one from now on.
+            // Bytes that have arrived are read first. From now on the deadline is a shorter one.
             self.with_peer(slot, |peer, context| match peer.read_at_once(context) {
                 Fate::Stays if peer.deadline(context) <= context.snapshot.now => {
                     peer.on_deadline(context)

@@ -1,8 +1,8 @@
-//! Taking up other settings between two turns.
+//! Adopting new settings between two turns.
 //!
-//! Nothing ends by it. A request that is at the HSM has its deadline and its key; what has begun to
-//! arrive goes on arriving under the limits it began with, and is then judged by the new settings;
-//! a TLS session keeps what it was made with.
+//! Nothing ends because of it. A request at the HSM keeps its deadline and its key. A request that
+//! is arriving keeps the limits it began with, and is then judged by the new settings. A TLS
+//! session keeps its parameters.
 
 use std::sync::Arc;
 

@@ -1,13 +1,13 @@
-//! Making room when a bound on connections or memory is reached.
+//! Eviction of connections at a limit on their number or memory.
 //!
-//! At `max_connections` nginx ends the longest idle connections and takes newcomers in; HAProxy
-//! lets newcomers wait. Waiting is of no use here: KMS gives up after 250 ms. So connections are
-//! ended as in nginx, in an order that strangers cannot turn against KMS: first those that never
-//! sent an authentic request, the oldest before the others, whatever they are doing; then those
-//! that did, the longest idle first. Who has a request at the HSM stays.
+//! At `max_connections` nginx ends the longest idle connections and accepts new ones, while HAProxy
+//! makes new ones wait. Waiting is useless here, since KMS gives up after 250 ms. So connections
+//! are ended as in nginx, in an order that strangers cannot turn against KMS: first those that
+//! never sent an authentic request, oldest first, whatever they are doing; then idle ones that did,
+//! longest idle first. A connection with a request at the HSM is never ended.
 //!
-//! The bound on memory has the same order, of those who hold any. If nobody can be ended, the one
-//! that has just asked for more is.
+//! The limit on memory uses the same order among connections that hold memory. If none can be
+//! ended, the connection that asked for more is.
 
 use std::time::Instant;
 
@@ -17,8 +17,8 @@ use crate::proto::Listener;
 use crate::server::peer::Peer;
 
 impl Running {
-    /// Ends connections of that listener so that others can come in. Gives whether there are any
-    /// that may be ended.
+    /// Evicts connections of that listener so that others can come in. Returns whether there were
+    /// any.
     pub(super) fn evict_for_connections(&mut self, listener: Listener) -> bool {
         let ended = self.evict(|peer| peer.listener() == listener);
         if ended > 0 {
@@ -27,8 +27,8 @@ impl Running {
         ended > 0
     }
 
-    /// Ends connections so that what all of them hold is below the bound again. `asking` is the
-    /// slot of the one that had it passed.
+    /// Evicts connections until the memory they hold is below the limit again. `asking` is the slot
+    /// of the connection that exceeded it.
     pub(super) fn evict_for_memory(&mut self, asking: usize) {
         while self.context.buffered_bytes() > self.max_buffered_bytes {
             let ended = self.evict(|peer| peer.holds_memory());
@@ -41,7 +41,8 @@ impl Running {
         }
     }
 
-    /// Ends up to [`MAX_EVICTIONS`] of the connections that `may_go`, and gives how many.
+    /// Ends up to [`MAX_EVICTIONS`] of the connections that `may_go` accepts, and returns their
+    /// number.
     fn evict(&mut self, may_go: impl Fn(&Peer) -> bool) -> usize {
         let mut candidates: Vec<((bool, Instant), usize)> = self
             .peers
@@ -52,7 +53,7 @@ impl Running {
         if candidates.is_empty() {
             return 0;
         }
-        // More than one at a time where there are so many that looking for them costs.
+        // Several at a time if there are many candidates, since each scan is expensive then.
         let count = (1 + candidates.len() / CONNECTIONS_PER_EVICTION).min(MAX_EVICTIONS);
         candidates.select_nth_unstable(count - 1);
         for (_, slot) in &candidates[..count] {

@@ -1,4 +1,4 @@
-//! The end of a connection, so that the peer gets to see the last answer.
+//! The end of a connection, arranged so that the peer can read the last answer.
 
 use std::io::{ErrorKind, Read as _};
 
@@ -7,19 +7,19 @@ use crate::limits::{LINGER, MAX_LINGER_BYTES};
 use crate::server::loop_context::LoopContext;
 
 impl Peer {
-    /// Ends a connection that nothing is going on in.
+    /// Ends a connection on which nothing is going on.
     pub(super) fn leave(&mut self, context: &mut LoopContext) -> Fate {
         if let Some(tls) = &mut self.tls {
             tls.close(&mut context.outgoing);
-            // It ends in any case.
+            // A failure changes nothing: the connection ends.
             let _ = self.send_outgoing(&mut context.outgoing);
         }
         Fate::Ends
     }
 
-    /// Ends our side; lingers if the peer may still be sending.
+    /// Closes our side, and lingers if the peer may still be sending.
     pub(super) fn begin_close(&mut self, context: &mut LoopContext) -> Fate {
-        // The peer has not taken its last answer in time.
+        // The peer has not read its last answer in time.
         if !self.unsent.is_empty() {
             return Fate::Ends;
         }
@@ -42,7 +42,7 @@ impl Peer {
         if self.is_readable { self.drop_input(context) } else { Fate::Stays }
     }
 
-    /// Reads and drops, within bounds.
+    /// Reads and drops input, within bounds.
     pub(super) fn drop_input(&mut self, context: &mut LoopContext) -> Fate {
         let Phase::Linger { left, .. } = &mut self.phase else {
             return Fate::Ends;

@@ -1,4 +1,4 @@
-//! What a load balancer says before all else.
+//! The PROXY protocol header at the start of a connection.
 
 use std::io::{ErrorKind, Read as _};
 use std::net::SocketAddr;
@@ -11,16 +11,16 @@ use crate::proto::proxy_header::{self, ProxyHeaderError};
 use crate::server::loop_context::LoopContext;
 
 impl Peer {
-    /// Reads what a load balancer says before all else, and goes on to the next phase; else the
-    /// connection's fate. The bytes stay in the socket until they are whole.
+    /// Reads the PROXY header and enters the next phase; otherwise returns the connection's fate.
+    /// The bytes stay in the socket until the header is complete.
     pub(super) fn take_proxy_header(
         &mut self,
         since: Instant,
         context: &mut LoopContext,
     ) -> Option<Fate> {
         let fate = self.look_for_proxy_header(since, context);
-        // Without TLS, the beginning of a request may stand behind the header, with plaintext in
-        // it. (Not dead stores: the next read may leave any of it as it is.)
+        // Without TLS, the start of a request with plaintext may follow the header. (These stores
+        // are not dead: the next read may leave some of it unchanged.)
         context.scratch[..MAX_PROXY_HEADER_BYTES].fill(0);
         fate
     }
@@ -52,13 +52,13 @@ impl Peer {
                     }
                 }
             }
-            // What comes next is told anew.
+            // The bytes that follow cause another event.
             Ok(None) if !self.is_read_closed => {
                 self.is_readable = false;
                 return Some(Fate::Stays);
             }
             Ok(None) => return Some(Fate::Ends),
-            // The same network's probes may come through the load balancer or not.
+            // A load balancer's health checks come from the same network and may have no header.
             Err(ProxyHeaderError::Missing) if self.listener() == Listener::Ping => {}
             Err(error) => {
                 context.note_bad_proxy_header(self.address, &error);
@@ -87,7 +87,7 @@ mod tests {
     use crate::server::config::Config;
     use crate::server::panic_tests::{echo, service};
 
-    /// Nothing of a request is left in the loop's memory, whose beginning came with the header.
+    /// The start of a request that came along with the header is not left in the loop's memory.
     #[test]
     fn what_was_looked_at_is_wiped() {
         let listener = net::TcpListener::bind((net::Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -62,7 +62,7 @@ impl Calls {
         evidence
     }
 
-    /// Tries a few of the configured keys but `not_these`, other ones each time, until one works.
+    /// Tries a few configured keys except `not_these`, different ones each time, until one works.
     pub fn configured_keys_work(
         &mut self,
         token: &Shared,
@@ -85,8 +85,8 @@ impl Calls {
         evidence
     }
 
-    /// Looks a few keys up, since right after a reconnection no handle is known. A failure shows when
-    /// a key is used.
+    /// Looks a few keys up, since right after a reconnection no handle is known. A failure shows
+    /// when a key is used.
     fn look_a_few_up(&self, token: &Shared, may_use: &dyn Fn(KeyIndex) -> bool) {
         let Ok(session) = self.session() else { return };
         let labels = u32::try_from(token.keys.labels().now().all().len()).unwrap_or(u32::MAX);
@@ -123,8 +123,8 @@ impl Calls {
         }
     }
 
-    /// Does a known-good operation with that handle. There is no evidence if the key may not be used
-    /// in this direction, or cannot make the ciphertext that is to be decrypted.
+    /// Does a known-good operation with that handle. There is no evidence if the key may not be
+    /// used in this direction, or cannot make the ciphertext that is to be decrypted.
     fn works(
         &mut self,
         token: &Shared,

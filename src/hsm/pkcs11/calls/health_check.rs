@@ -14,8 +14,8 @@ use crate::hsm::pkcs11::trouble::{Trouble, fault_of, fault_of_class, malformed};
 use crate::job::{Failure, Iv};
 
 impl Calls {
-    /// Checks with a known-good operation that the token, this session and this key work. If they do
-    /// not, fails with `code`, the ambiguous code that led to this check.
+    /// Checks with a known-good operation that the token, this session and this key work. If they
+    /// do not, fails with `code`, the ambiguous code that led to this check.
     pub fn known_good(&mut self, token: &Shared, key: &Key, code: CK_RV) -> Result<(), Trouble> {
         // A session in which the failed operation is still active says nothing about the token.
         let broken = |fault: Fault| {
@@ -66,8 +66,8 @@ impl Calls {
         }
     }
 
-    /// Checks the token with the first of these that is available: the health key, the session's own
-    /// key, keys that requests name; or else random bytes and the session's state.
+    /// Checks the token with the first of these that is available: the health key, the session's
+    /// own key, keys that requests name; or else random bytes and the session's state.
     ///
     /// One key that works is enough: if another one fails, the fault is that key's.
     pub fn check_health(&mut self, token: &Shared, keys: &dyn KeyChoice) -> Result<Health, Fault> {
@@ -164,8 +164,8 @@ impl Calls {
     }
 
     /// Makes a session key; `None` if the token makes none. No code distinguishes a refusal from a
-    /// failure: a token that requires a card may report that nobody is logged in, or that no token is
-    /// present. Other operations have to show whether it works.
+    /// failure: a token that requires a card may report that nobody is logged in, or that no token
+    /// is present. Other operations have to show whether it works.
     pub fn make_session_key(&self, token: &Shared) -> Result<Option<CK_OBJECT_HANDLE>, Fault> {
         let template = [
             Attribute::Flag(CKA_TOKEN, CK_FALSE),

@@ -1,4 +1,5 @@
-//! Keys that were found before and are missing now: deleted, or is the token failing?
+//! Keys that were found before and are missing now: whether they were deleted or the token is
+//! failing.
 //!
 //! A token that lost its storage may report success and show no keys, even once the storage is
 //! back, until the module is initialised again. So a missing key is considered deleted only if the
@@ -77,8 +78,8 @@ impl Calls {
         }
     }
 
-    /// Checks that the token is present. If it does not report that and shows none of a few keys that
-    /// were found before, it has lost them.
+    /// Checks that the token is present. If it does not report that and shows none of a few keys
+    /// that were found before, it has lost them.
     ///
     /// # Errors
     /// [`Fault`]

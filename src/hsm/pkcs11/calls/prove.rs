@@ -17,8 +17,8 @@ use crate::job::{Failure, KeyIndex};
 use crate::limits::{DISAGREEMENT_RETRY_INTERVAL, PROOF_RETRY_INTERVAL, SUSPICIONS};
 
 /// Number of times that a token has to refuse a witness with a definite code, each time followed by
-/// a known-good operation with the same key, before it counts as disagreeing. With an ambiguous code
-/// it is [`SUSPICIONS`] times.
+/// a known-good operation with the same key, before it counts as disagreeing. With an ambiguous
+/// code it is [`SUSPICIONS`] times.
 const DEFINITE_REFUSALS: u8 = 2;
 
 /// Number of times that a key is tested if its witness keeps changing during the test.
@@ -40,9 +40,9 @@ enum Opened {
 }
 
 impl Calls {
-    /// Requires, before an encryption, that the key is the same as on other tokens. A key that cannot
-    /// be tested passes from the second time on: by then it is selected only if no other token's key
-    /// is proven or can be.
+    /// Requires, before an encryption, that the key is the same as on other tokens. A key that
+    /// cannot be tested passes from the second time on: by then it is selected only if no other
+    /// token's key is proven or can be.
     #[inline]
     pub fn require_proof(
         &mut self,
@@ -73,8 +73,8 @@ impl Calls {
         }
     }
 
-    /// Tests an unproven key with its witness, if there is one, before it declares a ciphertext bad:
-    /// the verdict of a different key means little.
+    /// Tests an unproven key with its witness, if there is one, before it declares a ciphertext
+    /// bad: the verdict of a different key means little.
     #[cold]
     pub fn try_before_refusal(&mut self, token: &Shared, index: KeyIndex, key: &Key) {
         let now = Instant::now();
@@ -223,7 +223,7 @@ impl Calls {
                 }
             }
         }
-        Ok(Proof::Unproven("its witness changes".to_owned()))
+        Ok(Proof::Unproven("its witness keeps changing".to_owned()))
     }
 
     /// Makes a witness. It counts only once it decrypts, since a token may get it wrong.

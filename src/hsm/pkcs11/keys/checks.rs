@@ -64,8 +64,8 @@ impl KeyCache {
         found
     }
 
-    /// Returns whether the token has keys of stores and `is_out` takes all of them out of use, in each
-    /// direction that their attributes allow.
+    /// Returns whether the token has keys of stores and `is_out` takes all of them out of use, in
+    /// each direction that their attributes allow.
     #[must_use]
     pub fn are_all(&self, is_out: &dyn Fn(KeyIndex, Direction) -> bool) -> bool {
         let entries = self.entries.read();
@@ -104,7 +104,7 @@ mod tests {
         let labels = Labels::new(labels, false, Some(health), vec![health]);
         let cache = KeyCache::new(Arc::new(labels), Arc::default());
         let all = |_: KeyIndex, _: Direction| true;
-        assert!(!cache.are_all(&all), "there are none");
+        assert!(!cache.are_all(&all), "the token has no keys");
         let mut attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD };
         for entry in cache.entries.write().iter_mut() {
             entry.key = Some(Key { handle: 1, attributes, count: 1, proven_in: 0 });

@@ -1,4 +1,4 @@
-//! The keys of a token that differ from those that their witnesses were made with.
+//! The keys of a token that differ from the keys with which their witnesses were made.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,8 +24,8 @@ impl Disagreeing {
         self.keys.read().get(&key).copied()
     }
 
-    /// Records whether the key disagrees: `Some` is the era in which it does. Returns whether that is
-    /// news.
+    /// Records whether the key disagrees: `Some` is the era in which it does. Returns whether that
+    /// is news.
     pub fn set(&self, key: KeyIndex, disagrees: Option<u32>) -> bool {
         if disagrees.is_none() && self.count.load(Ordering::Acquire) == 0 {
             return false;

@@ -32,9 +32,9 @@ impl Key {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Entry {
     pub key: Option<Key>,
-    /// Whether it was found before, in any session, and is not considered deleted.
+    /// True if the key was found before, in any session, and is not considered deleted.
     pub was_there: bool,
-    /// Whether a listing has shown if the token has it.
+    /// True once a listing has covered the label.
     pub is_listed: bool,
     pub looked_up: Option<Instant>,
     /// Handle that the token refused right after it was found, and when.

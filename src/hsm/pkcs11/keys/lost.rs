@@ -56,8 +56,8 @@ mod tests {
         proven_in: 0,
     };
 
-    /// Keys that were found are remembered across a reconnection until they are considered deleted; a
-    /// key that was never found is not among them.
+    /// Keys that were found are remembered across a reconnection until they are considered deleted;
+    /// a key that was never found is not among them.
     #[test]
     fn keys_that_were_there() {
         let labels = ["a", "b", "never"].map(Box::from).to_vec();
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(cache.some_known(3, Some(a)), [b]);
         assert_eq!(cache.some_known(1, None).len(), 1);
         cache.entries.write()[1].find(Some(KEY));
-        assert_eq!(cache.mark_deleted(&[a, b, KeyIndex(2)]), [a], "b was found meanwhile");
+        assert_eq!(cache.mark_deleted(&[a, b, KeyIndex(2)]), [a], "b has been found again");
         assert!(!cache.was_there(a) && cache.was_there(b) && !cache.was_there(KeyIndex(2)));
         assert_eq!(cache.some_known(3, Some(b)), []);
     }

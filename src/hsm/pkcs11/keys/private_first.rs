@@ -11,11 +11,12 @@ use super::listing::FoundKey;
 /// The keys found for one label.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LabelMatches {
-    /// The first key that is private, or may be since the token does not say, with their number.
+    /// The first key that is private, or may be because the token does not report it; its `count`
+    /// is the number of such keys.
     private: Option<Key>,
-    /// The first public key, with their number.
+    /// The first public key; its `count` is the number of public keys.
     public: Option<Key>,
-    /// Whether the token says that the private keys are private.
+    /// True if the token reports that the private keys are private.
     is_known_private: bool,
 }
 

@@ -23,7 +23,7 @@ use crate::limits::{
 pub struct Listed {
     /// Keys that are missing now; empty if the token has more keys than are listed.
     pub missing: Vec<KeyIndex>,
-    /// Whether any of them was found again.
+    /// True if at least one of them was found again.
     pub is_any_left: bool,
 }
 
@@ -45,8 +45,8 @@ impl KeyCache {
 
     /// Returns whether a missing label may be looked up now. To spare the token, there are at most
     /// [`MAX_MISSING_LABEL_LOOKUPS_PER_SEC`](crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC), and
-    /// one per label in [`MISSING_LABEL_INTERVAL`]. Before the first listing no label is known to be
-    /// missing, so any may be looked up.
+    /// one per label in [`MISSING_LABEL_INTERVAL`]. Before the first listing no label is known to
+    /// be missing, so any may be looked up.
     pub fn may_look_up(&self, key: KeyIndex, now: Instant) -> bool {
         let Ok(index) = usize::try_from(key.0) else { return false };
         let mut lookups = self.lookups.lock();
@@ -66,8 +66,8 @@ impl KeyCache {
         may
     }
 
-    /// Looks a label up at once because its handle is stale. If the handle has changed, all others of
-    /// this token may have, so the keys are listed again soon.
+    /// Looks a label up at once because its handle is stale. If the handle has changed, all others
+    /// of this token may have, so the keys are listed again soon.
     ///
     /// # Errors
     /// The token's.
@@ -120,7 +120,8 @@ impl KeyCache {
         Ok(found)
     }
 
-    /// Lists all keys and replaces the cache. `None` if the handles were forgotten during the listing.
+    /// Lists all keys and replaces the cache. `None` if the handles were forgotten during the
+    /// listing.
     ///
     /// # Errors
     /// The token's; the cache is then unchanged.

@@ -78,7 +78,8 @@ impl KeyCache {
         self.read_entry(key, |entry| entry.is_put_off(now, era)).unwrap_or(false)
     }
 
-    /// Returns the keys that are not proven, of those that are present or have not been searched for.
+    /// Returns the keys that are not proven, of those that are present or have not been searched
+    /// for.
     #[must_use]
     pub fn not_proven(&self) -> NotProven {
         let (era, labels) = (self.witnesses.era(), self.labels().now());
@@ -134,8 +135,9 @@ impl KeyCache {
 
     /// Returns a key that can be proven now: one that has a witness, or one that `may_make` admits.
     ///
-    /// No lock is held while `may_make` and `keys` are called, because they read the keys of this and
-    /// other tokens: a thread that takes a read lock twice deadlocks if a writer waits in between.
+    /// No lock is held while `may_make` and `keys` are called, because they read the keys of this
+    /// and other tokens: a thread that takes a read lock twice deadlocks if a writer waits in
+    /// between.
     pub fn next_to_prove(
         &self,
         now: Instant,
@@ -198,7 +200,7 @@ mod tests {
             entry.key = Some(Key { handle: 1, attributes, count: 1, proven_in: 0 });
         }
         let is_last = |key: KeyIndex| {
-            assert!(cache.entries.try_write().is_some(), "the keys are locked");
+            assert!(cache.entries.try_write().is_some(), "the keys are locked during the call");
             key == KeyIndex(2)
         };
         let next = || cache.next_to_prove(Instant::now(), &is_last, &AnyKey);
