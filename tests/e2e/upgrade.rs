@@ -156,7 +156,7 @@ fn what_cannot_start() {
     lead_to(&script);
     fails("cannot be started");
     for (text, why) in
-        [("exit 3", "exit status: 3"), ("printf nonsense >&0; exec sleep 100", "something else")]
+        [("exit 3", "exit status: 3"), ("printf nonsense >&0; exec sleep 100", "unknown message")]
     {
         fs::write(&script, format!("#!/bin/sh\n{text}\n")).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();

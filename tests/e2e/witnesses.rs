@@ -106,7 +106,7 @@ fn two_keys_of_one_label() {
         assert!(printed.contains("DIFFERS") && printed.contains("trust_token"), "{printed}");
     }
     let (_, printed) = proxy.run(&["keys"]);
-    assert!(printed.contains("foo on token another: it is another key"), "{printed}");
+    assert!(printed.contains("foo on token another: it differs from its witness"), "{printed}");
 
     change(&proxy, |table| settings::set(table, "pkcs11.trust_token", ANOTHER));
     proxy.wait_for("the right one to be used", |proxy| {

@@ -100,7 +100,8 @@ mod tests {
         assert_eq!(times, Times { loaded_unix_secs: 30, last_used_unix_secs: 77, proxies: 3 });
         assert_eq!(seen.proxies, 4);
         assert!(
-            admin_client::parse::<Status>(b"pong").is_err_and(|why| why.contains("no xks-proxy"))
+            admin_client::parse::<Status>(b"pong")
+                .is_err_and(|why| why.contains("not from an xks-proxy"))
         );
     }
 }
