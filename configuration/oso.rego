@@ -1,15 +1,15 @@
-# The policy that the sample proxy ships for Oso (configuration/oso.polar), in Rego: each rule of
-# it is one rule here. To go on with it:
+# The sample proxy's policy for Oso (configuration/oso.polar), in Rego: each of its rules is one
+# rule here. To keep using it:
 #
 #   [security]
 #   secondary_auth = "Rego"
 #   [security.rego]
 #   policy_file = "configuration/oso.rego"
 #
-# What was not said there is not said here: GenerateDataKey, ReEncrypt and CreateKey are denied,
-# and so are calls for AWS services other than EBS. policy.rego is a better model for new rules.
-# The sample's rule for "health" has no place here: the XKS specification exempts that call from
-# secondary authorization.
+# Nothing is added to it: GenerateDataKey, ReEncrypt and CreateKey are denied, and so are calls for
+# AWS services other than EBS. policy.rego is a better example for new rules. The sample's rule
+# for "health" is left out, because the XKS specification exempts that call from secondary
+# authorization.
 package xks
 
 default allow := false
@@ -37,8 +37,8 @@ decided_by contains "oso-metadata" if {
 	input.kmsOperation == "DescribeKey"
 }
 
-# In Oso `x = nil` is true of a member that is absent: here `not x`.
+# In Oso, `x = nil` is true if the member is missing; here this is `not x`.
 via_service_fits if not input.kmsViaService
 
-# `"ebs" in x`, where x is an optional string, compares with the string, if there is one.
+# `"ebs" in x` compares with the optional string x, if there is one.
 via_service_fits if input.kmsViaService == "ebs"

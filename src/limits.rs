@@ -166,7 +166,7 @@ pub const RESERVED_DESCRIPTORS: u64 = 1024;
 pub const MAX_LISTENERS_PER_LOOP: usize = 256;
 /// Connections accepted from one listener in one turn of a loop.
 pub const MAX_ACCEPTS_PER_TURN: usize = 16;
-/// How long a busier loop yields a shared listening socket.
+/// Time that a busier loop yields a shared listening socket.
 pub const ACCEPT_YIELD: Duration = Duration::from_millis(1);
 /// Connections evicted at once.
 pub const MAX_EVICTIONS: usize = 64;

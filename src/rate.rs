@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub struct Rate {
     /// Time between two evenly spaced events.
     interval_nanos: u64,
-    /// How early an event may come.
+    /// Greatest time by which an event may come early.
     tolerance_nanos: u64,
     /// The part of the rate that is used up; shared with successors.
     used: Arc<Used>,

@@ -1,50 +1,50 @@
-//! Whose fault a failure is.
+//! The rule by which faults are attributed.
 //!
-//! The rule: **a fault is charged to the narrowest thing that explains it: the request, then the
-//! key on this token, then the session, then the token, then the module. To charge one level up
-//! takes evidence from that level.**
+//! **A fault is attributed to the narrowest scope that explains it: the request, then the key on
+//! this token, then the session, then the token, then the module. Attributing it one level up takes
+//! evidence from that level.**
 //!
-//! The evidence is a known-good operation with *another* key, made in the session that failed:
+//! The evidence is a known-good operation with *another* key in the session that failed:
 //!
-//! - It passes: session and token do their work, so the fault is the key's. The session stays.
+//! - It succeeds: session and token work, so the fault is the key's. The session stays.
 //! - It fails, and the session has worked before: the fault is the session's, which is replaced.
-//! - It fails in a session opened since then, too: the fault is the token's.
-//! - There is no other key to try (a token with one key that makes no session keys, as an nShield
-//!   of FIPS 140 level 3), and the key's other direction does not work either: the module's code
-//!   decides, and a fresh session tells a session's fault from the token's. A dead HSM is never
-//!   taken for a bad key.
+//! - It fails in the session opened after that, too: the fault is the token's.
+//! - There is no other key to try (a token with one key that makes no session keys, such as an
+//!   nShield of FIPS 140 level 3), and the key's other direction does not work either: the module's
+//!   code decides, and a fresh session distinguishes a session's fault from the token's. A dead HSM
+//!   is never taken for a bad key.
 //!
-//! A code by which a module says that it is busy does not break a session, and is never charged to
-//! a key's circuit breaker. Verdicts on the request itself (a bad ciphertext, a refused use) never
-//! come here. The module is charged by its tokens' health checkers, when no session of any of its
-//! tokens can be opened.
+//! A code by which a module reports that it is busy does not break a session, and never counts
+//! towards opening a key's circuit breaker. Failures of the request itself (a bad ciphertext, a
+//! forbidden use) are answered without attribution. A fault is attributed to the module by its
+//! tokens' health checkers, when no session of any of its tokens can be opened.
 
 use super::backend::{Blame, Evidence};
 
-/// A failed attempt and all that bears on whose fault it is.
+/// A failed attempt with everything that its attribution depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailedAttempt {
-    /// The module's own view, by its code.
+    /// The module's view, according to its return code.
     pub blame: Blame,
-    /// The outcome with another key in the same session.
+    /// The result with another key in the same session.
     pub evidence: Evidence,
-    /// The session replaced one that broke, and has done nothing well yet.
+    /// True if the session replaced a broken one and has not succeeded at anything yet.
     pub is_fresh_session: bool,
 }
 
-/// Who is charged with a fault.
+/// The scope that a fault is attributed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultScope {
     /// The key on this token, in this direction. The session stays in use.
     Key,
-    /// The session, which is replaced. The token is not counted as failing.
+    /// The session, which is replaced. It does not count against the token.
     Session,
-    /// The token: the fault counts towards its circuit breaker.
+    /// The token: the fault counts towards opening its circuit breaker.
     Token,
 }
 
-/// Charges a fault. `attempt.blame` is [`Blame::Busy`], [`Blame::Session`] or [`Blame::Token`]:
-/// other failures are answers.
+/// Returns the scope of a fault. `attempt.blame` is [`Blame::Busy`], [`Blame::Session`] or
+/// [`Blame::Token`]: other failures are answers.
 #[must_use]
 pub fn attribute(attempt: FailedAttempt) -> FaultScope {
     match (attempt.evidence, attempt.blame, attempt.is_fresh_session) {
@@ -64,7 +64,7 @@ mod tests {
     fn table() {
         use Blame::{Busy, Session, Token};
         use Evidence::{Failed, Passed, Unavailable};
-        for (blame, evidence, is_fresh_session, charged) in [
+        for (blame, evidence, is_fresh_session, scope) in [
             (Busy, Passed, false, FaultScope::Key),
             (Busy, Failed, false, FaultScope::Token),
             (Busy, Unavailable, false, FaultScope::Token),
@@ -82,12 +82,12 @@ mod tests {
             (Token, Unavailable, true, FaultScope::Token),
         ] {
             let attempt = FailedAttempt { blame, evidence, is_fresh_session };
-            assert_eq!(attribute(attempt), charged, "{attempt:?}");
+            assert_eq!(attribute(attempt), scope, "{attempt:?}");
         }
     }
 
-    /// No sequence of one key's faults reaches a session or a token while another key does well,
-    /// and none of a token's is taken for a key's while another key fails.
+    /// The faults of one key never reach a session or a token while another key works, and a
+    /// token's faults are never attributed to a key while another key fails.
     #[test]
     fn the_level_follows_the_evidence() {
         for blame in [Blame::Busy, Blame::Session, Blame::Token] {

@@ -1,141 +1,143 @@
-//! What the queue and the workers know of a token: nothing of PKCS#11.
+//! A token as the queue and the workers see it, without PKCS#11.
 
 use crate::job::{Failure, KeyIndex, Operation, Request, Success};
 
 use super::inventory::TokenInventory;
 
-/// A token that sessions can be opened with. Calls may block, for as long as the HSM likes.
+/// A token that sessions can be opened with. Calls may block for as long as the HSM does, unless
+/// stated otherwise.
 pub trait Backend: Send + Sync {
-    /// Opens a session that is logged in.
+    /// Opens a session and logs in.
     ///
     /// # Errors
-    /// [`OpenError`]
+    /// Returns [`OpenError`] if there is no session.
     fn open(&self) -> Result<Box<dyn Session>, OpenError>;
 
-    /// Whether the token had the key when it was last listed; true if it was not listed yet. Never
-    /// blocks on the token.
+    /// Returns whether the token had the key when it was last listed; true if it has not been
+    /// listed yet. Never blocks on the token.
     fn has_key(&self, key: KeyIndex) -> bool;
 
-    /// Whether the token's key of that label is known to be the same as the others'. A key that may
-    /// not be used in that direction is as good as absent. Never blocks on the token.
+    /// Returns whether the token's key is known to be the same as on the other tokens. A key that
+    /// may not be used in that direction counts as absent. Never blocks on the token.
     fn key_status(&self, key: KeyIndex, _direction: Option<Direction>) -> KeyStatus {
         if self.has_key(key) { KeyStatus::Proven } else { KeyStatus::Absent }
     }
 
-    /// Whether a key that is unproven cannot be proven at present, as far as is known: it may not
-    /// decrypt, or was tried a moment ago.
+    /// Returns whether an unproven key cannot be proven now: it may not decrypt, or was tried a
+    /// moment ago.
     fn is_untestable(&self, _key: KeyIndex) -> bool {
         false
     }
 
-    /// The key of that label, if requests may name it.
+    /// Returns the key with that label, if requests may use it.
     fn index_of(&self, _label: &str) -> Option<KeyIndex> {
         None
     }
 
-    /// Keys of the token whose standing is not [`KeyStatus::Proven`], and that it has.
+    /// Returns the keys that the token has and whose status is not [`KeyStatus::Proven`].
     fn not_proven(&self) -> NotProven {
         NotProven::default()
     }
 
-    /// Whether tokens disagree about the key, and nobody knows which is right.
+    /// Returns whether tokens disagree about the key and nothing decides which is right.
     fn is_disputed(&self, _key: KeyIndex) -> bool {
         false
     }
 
-    /// Whether the settings trust this token where tokens disagree.
+    /// Returns whether the settings trust this token when tokens disagree.
     fn is_trusted(&self) -> bool {
         false
     }
 
-    /// Whether all keys of the stores that the token has, of which there is at least one, are out
-    /// of use by `is_out`, in each direction that their attributes allow.
+    /// Returns whether the token has keys of the stores and all of them are out of use according to
+    /// `is_out`, in each direction that their attributes allow.
     fn serves_no_key(&self, _is_out: &dyn Fn(KeyIndex, Direction) -> bool) -> bool {
         false
     }
 
-    /// The `CKA_LABEL` of the key.
+    /// Returns the key's `CKA_LABEL`.
     fn label_of(&self, key: KeyIndex) -> String {
         format!("#{}", key.0)
     }
 
-    /// Whether the keys should be listed again before the next regular time: a handle was found
-    /// stale. Asking clears it.
+    /// Returns whether the keys should be listed before the next regular time because a handle was
+    /// found stale. Clears the flag.
     fn take_stale(&self) -> bool;
 
-    /// Jobs may name more keys from now on: `labels` are all that there are, in the order of
-    /// [`KeyIndex`]; those that were known keep their places. Never blocks on the token.
+    /// Replaces the list of key labels by a longer one. `labels` are all labels, in the order of
+    /// [`KeyIndex`]; existing ones keep their index. Never blocks on the token.
     fn extend_labels(&self, _labels: &[Box<str>]) {}
 
-    /// Whether keys of such labels have not been listed yet.
+    /// Returns whether keys with new labels have not been listed yet.
     fn has_new_labels(&self) -> bool {
         false
     }
 
-    /// Who the token is, as far as it ever said. Never blocks on the token.
+    /// Returns the token's identity, as far as it is known. Never blocks on the token.
     fn identity(&self) -> Identity;
 
-    /// How many keys that were there are missed: it is not known yet whether they were deleted or
-    /// the token is in trouble.
+    /// Returns the number of keys that have disappeared, when it is not known yet whether they were
+    /// deleted or the token is in trouble.
     fn missed_keys(&self) -> usize {
         0
     }
 
-    /// The last rung of recovery: initialises the token's module anew if no session of any of its
-    /// tokens is left and no call is outstanding, after waits that grow up to
-    /// [`crate::limits::MAX_REINITIALIZE_WAIT`]. To be called in each round that failed.
-    /// Says whether it was done.
+    /// Initializes the token's module again, as the last step of recovery, if none of its tokens
+    /// has a session left and no call is outstanding. Waits grow up to
+    /// [`crate::limits::MAX_REINITIALIZE_WAIT`], so this is called in each failed round. Returns
+    /// whether it was done.
     fn reinitialize(&self) -> bool;
 
-    /// The codes of failure that the token's module gave, by name, and how often each came since
-    /// the start. Those that never came are left out.
+    /// Returns the return codes of failures since the start, by name, with their counts. Codes that
+    /// never occurred are left out.
     fn failure_codes(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
 
-    /// Encryptions so far whose verifying decryption did not give the plaintext again.
+    /// Returns the number of encryptions so far whose verifying decryption did not return the
+    /// plaintext.
     fn cdiv_mismatches(&self) -> u64;
 
-    /// Opens a session and lists all that an operator wants to know. Blocks.
+    /// Opens a session and lists everything that an operator wants to know.
     fn inventory(&self) -> TokenInventory;
 
-    /// No session is left; what the backend holds is given back, unless a call is outstanding.
+    /// Releases the module, unless a call is outstanding. All sessions are closed by then.
     fn close(&self);
 }
 
-/// One session. Dropping it closes it.
+/// A session. Dropping it closes it.
 pub trait Session {
-    /// Does what is asked. `output` comes empty, and is empty after an error.
+    /// Performs an operation. `output` is empty before the call and after an error.
     ///
     /// # Errors
-    /// [`Fault`]
+    /// Returns [`Fault`] if the operation failed.
     fn perform(&mut self, request: &Request, output: &mut Vec<u8>) -> Result<Success, Fault>;
 
-    /// Finds out whether the token works, with the health key, a key of the session's own, or
-    /// configured keys that `keys` admits.
+    /// Checks whether the token works, with the health key, a key of the session, or configured
+    /// keys that `keys` admits.
     ///
     /// # Errors
-    /// [`Fault`]
+    /// Returns [`Fault`] if it does not.
     fn check_health(&mut self, keys: &dyn KeyChoice) -> Result<Health, Fault>;
 
-    /// Does a known-good operation with another key than the one that has just failed in this
+    /// Performs a known-good operation with a key other than the one that has just failed in this
     /// session.
     fn known_good(&mut self, _failed: Failed, _keys: &dyn KeyChoice) -> Evidence {
         Evidence::Unavailable
     }
 
-    /// Does a known-good operation with one of the keys that requests name.
+    /// Performs a known-good operation with one of the configured keys.
     fn try_configured_key(&mut self, _keys: &dyn KeyChoice) -> Evidence {
         Evidence::Unavailable
     }
 
-    /// Does a known-good operation with that key, in that direction.
+    /// Performs a known-good operation with that key in that direction.
     fn try_key(&mut self, _key: KeyIndex, _direction: Direction) -> Evidence {
         Evidence::Unavailable
     }
 
-    /// Proves a key that has not been proven, if there is one to be proven now: by its witness, or
-    /// by making one, if `may_make` it. `None` if there is none.
+    /// Proves the next unproven key that can be proven now, by its witness, or by making one if
+    /// `may_make` allows it. Returns `None` if there is no such key.
     fn prove_next(
         &mut self,
         _may_make: &dyn Fn(KeyIndex) -> bool,
@@ -149,14 +151,14 @@ pub trait Session {
         Proof::Absent
     }
 
-    /// Takes in that this failure is held to be the session's or the token's: what the token's
-    /// sessions share, such as handles, may be of no use any more.
+    /// Records that a failure is attributed to the session or the token, so that state shared by
+    /// the token's sessions, such as handles, may be invalid.
     fn on_broken(&mut self, _fault: &Fault) {}
 
-    /// Finds out whether the token itself says that it is there.
+    /// Checks whether the token itself reports that it is present.
     ///
     /// # Errors
-    /// [`Fault`]; [`Fault::KEYS_MISSED`]: and its keys are not.
+    /// Returns [`Fault`] if not, or [`Fault::KEYS_MISSED`] if its keys are missing.
     fn token_is_present(&mut self) -> Result<(), Fault> {
         Ok(())
     }
@@ -164,63 +166,64 @@ pub trait Session {
     /// Lists the token's keys.
     ///
     /// # Errors
-    /// [`Fault`]; [`Fault::KEYS_MISSED`]: keys that were there are not.
+    /// Returns [`Fault`] if listing failed, or [`Fault::KEYS_MISSED`] if keys have disappeared.
     fn refresh_keys(&mut self) -> Result<(), Fault>;
 }
 
-/// How far a token's key is known to be the same as the key of that label on the other tokens.
+/// The degree to which a token's key is known to be the same as on the other tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyStatus {
-    /// It has decrypted the key's witness, or made it.
+    /// The token decrypted the key's witness, or made it.
     Proven,
-    /// It will be tried by the key's witness before the next encryption.
+    /// The token will be tested with the key's witness before the next encryption.
     Provable,
-    /// There is no witness, it could not be tried by that, or it was not looked for yet.
+    /// There is no witness, the key could not be tested with it, or the key has not been looked for
+    /// yet.
     Unproven,
-    /// It is another key: it does not decrypt the witness.
+    /// The key differs: it does not decrypt the witness.
     Disagrees,
-    /// The token does not have it, or not for that use.
+    /// The token does not have the key, or may not use it in that direction.
     Absent,
 }
 
 /// Keys of a token that are not proven to be the same as the other tokens'.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotProven {
-    /// How many are unproven; those that have not been looked for yet count.
+    /// Number of unproven keys, including those that have not been looked for yet.
     pub unproven: usize,
-    /// Labels of those that disagree.
+    /// Labels of the keys that disagree.
     pub disagreeing: Vec<Box<str>>,
 }
 
-/// The outcome of an attempt to prove a key.
+/// The result of an attempt to prove a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
     /// The token decrypts the key's witness.
     Agrees,
-    /// There was no witness: the token has made it.
+    /// There was no witness, and the token made it.
     Made,
-    /// The token holds another key under this label.
+    /// The token holds another key with this label.
     Disagrees,
-    /// Tokens disagree, and no witness says which one is right.
+    /// Tokens disagree, and no witness decides which one is right.
     Disputed,
-    /// It could not be tried; why.
+    /// The key could not be tested, for that reason.
     Unproven(String),
     /// The token does not have the key.
     Absent,
 }
 
-/// The use that is made of a key. A key may serve one direction and not the other: an expired one
-/// often still decrypts.
+/// The direction in which a key is used. A key may work in one direction only: an expired one often
+/// still decrypts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
-    /// C_Encrypt, and the C_Decrypt that verifies it.
+    /// C_Encrypt, including the C_Decrypt that verifies it.
     Encrypt,
-    /// C_Decrypt of a request's own.
+    /// C_Decrypt for a request.
     Decrypt,
 }
 
 impl Direction {
-    /// The direction of a request; `None` if it only reads the key's attributes.
+    /// Returns the direction of an operation; `None` if it only reads the key's attributes.
     #[must_use]
     pub fn of(operation: &Operation) -> Option<Self> {
         match operation {
@@ -230,7 +233,7 @@ impl Direction {
         }
     }
 
-    /// The opposite one.
+    /// Returns the opposite direction.
     #[must_use]
     pub const fn other(self) -> Self {
         match self {
@@ -239,7 +242,7 @@ impl Direction {
         }
     }
 
-    /// For people.
+    /// Returns the name for logs and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -249,28 +252,28 @@ impl Direction {
     }
 }
 
-/// A key and the direction that it is used in.
+/// A key and the direction in which it is used.
 pub type KeyUse = (KeyIndex, Direction);
 
-/// Which key has failed, and in which direction.
+/// The key and direction of a failed operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed {
     /// The key.
     pub key: KeyIndex,
-    /// `None` if only its attributes were asked for.
+    /// The direction; `None` if only the attributes were read.
     pub direction: Option<Direction>,
 }
 
-/// Chooses among the configured keys for known-good operations, and hears of each that is used.
+/// Selects configured keys for known-good operations, and is notified of each one used.
 pub trait KeyChoice {
-    /// Whether the key may be used: it has not been failing itself.
+    /// Returns whether the key may be used: it is not failing itself.
     fn may_use(&self, key: KeyIndex) -> bool;
 
-    /// An operation begins with this key; `None`: with one of the session's own.
+    /// Records that an operation with this key begins; `None` stands for a key of the session.
     fn uses(&self, _key: Option<KeyIndex>) {}
 }
 
-/// The choice that admits every key.
+/// Admits every key.
 pub struct AnyKey;
 
 impl KeyChoice for AnyKey {
@@ -279,19 +282,19 @@ impl KeyChoice for AnyKey {
     }
 }
 
-/// The outcome of the known-good operation with another key.
+/// The result of a known-good operation with another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
     /// It succeeded in the session that had just failed.
     Passed,
     /// It failed as well.
     Failed,
-    /// There is no other key to try it with.
+    /// There is no other key to try.
     Unavailable,
 }
 
 impl Evidence {
-    /// Both together: one success is enough, and a failure tells more than nothing.
+    /// Combines two results: one success suffices, and a failure counts more than no result.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {
         match (self, other) {
@@ -302,32 +305,32 @@ impl Evidence {
     }
 }
 
-/// What a health check found of a token that works.
+/// The result of a successful health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// All is well.
+    /// The token works.
     Good,
-    /// It does not encrypt, as it is asked to; why, and what to do about it, for the operator.
-    /// What was encrypted before it may well decrypt.
+    /// The token does not encrypt in the configured way; the text gives the reason and the remedy.
+    /// Existing ciphertexts may still decrypt.
     CannotEncrypt(String),
 }
 
-/// Why there is no session.
+/// The reason why there is no session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
-    /// It may work later.
+    /// It may succeed later.
     Unavailable(String),
-    /// The token has no more sessions to give; those that are open go on.
+    /// The token allows no more sessions; the open ones continue.
     TooManySessions(String),
-    /// The PIN was refused, and HSMs lock after a few wrong ones: it is not tried again before the
-    /// token is unlocked, an operator says so, or the settings have another.
+    /// The PIN was refused. HSMs lock after a few wrong ones, so it is not tried again before the
+    /// token is unlocked, an operator allows it, or the settings change.
     PinRefused(String),
-    /// The token cannot do what is needed, and never will.
+    /// The token lacks something that is needed, and always will.
     Unfit(String),
 }
 
 impl OpenError {
-    /// Why, for the operator.
+    /// Returns the reason, for the operator.
     #[must_use]
     pub fn reason(&self) -> &str {
         match self {
@@ -339,56 +342,56 @@ impl OpenError {
     }
 }
 
-/// Why a request was not done.
+/// A failed operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The answer, if nobody else can do it.
+    /// The answer, if no other attempt succeeds.
     pub failure: Failure,
-    /// Whose fault it is.
+    /// The party to blame.
     pub blame: Blame,
 }
 
-/// Whose fault a failure is, and so what comes next.
+/// The party to blame for a failure, which determines the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The request's own: this is the answer.
+    /// The request: this is the answer.
     Request,
-    /// The ciphertext's, as it seems: a known-good operation succeeded on the same session. But
-    /// the token's code may also mean trouble, so it is tried again before it is the answer.
+    /// Apparently the ciphertext: a known-good operation succeeded in the same session. But the
+    /// token's code may also mean trouble, so the request is tried again before this is the answer.
     Suspect,
-    /// The token lacks the key; another one may have it.
+    /// The key: the token lacks it, but another may have it.
     Key,
-    /// The token has too much to do, or did it wrong. The session is well; the request may be
+    /// The token was too busy, or computed a wrong result. The session works; the request may be
     /// tried again.
     Busy,
-    /// The session is of no further use; the request may be tried again on another.
+    /// The session: it is unusable; the request may be tried again on another.
     Session,
-    /// The token is in trouble, and the session with it.
+    /// The token, and the session with it.
     Token,
 }
 
 impl Fault {
-    /// Keys that were there are not found, which may be the token's trouble: KMS hears of an HSM
-    /// that is not available, until it is known that they were deleted.
+    /// Keys have disappeared, which may be the token's trouble: KMS is told that the HSM is
+    /// unavailable until it is known that they were deleted.
     pub const KEYS_MISSED: Self = Self { failure: Failure::NoToken, blame: Blame::Token };
 
-    /// The request's own fault.
+    /// Creates a fault of the request itself.
     #[must_use]
     pub const fn answer(failure: Failure) -> Self {
         Self { failure, blame: Blame::Request }
     }
 
-    /// Whether the session must be given up.
+    /// Returns whether the session must be closed.
     #[must_use]
     pub const fn breaks_session(&self) -> bool {
         matches!(self.blame, Blame::Session | Blame::Token)
     }
 }
 
-/// Who a token is. Each string is printable ASCII.
+/// Identity of a token. Each string is printable ASCII.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// Serial number, or the label where there is none, or what the settings call it.
+    /// Serial number, or the label if there is none, or the name in the settings.
     pub id: String,
     /// `CK_TOKEN_INFO.label`
     pub label: String,

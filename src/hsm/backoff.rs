@@ -1,10 +1,10 @@
-//! Waits between attempts at something that fails.
+//! Growing waits between failing attempts.
 
 use std::time::Duration;
 
 use crate::limits::{MAX_RECONNECT_BACKOFF, MIN_RECONNECT_BACKOFF};
 
-/// Waits that double, each a little random, so that those who wait do not come back as one.
+/// Waits that double, with jitter, so that those who failed together do not retry together.
 #[derive(Debug)]
 pub struct Backoff {
     failures: u32,
@@ -18,30 +18,30 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Waits of up to `max` and a quarter.
+    /// Creates waits of up to `max`, plus a quarter.
     #[must_use]
     pub fn up_to(max: Duration) -> Self {
         Self { failures: 0, max }
     }
 
-    /// The next wait.
+    /// Returns the next wait.
     pub fn wait(&mut self) -> Duration {
         let wait = MIN_RECONNECT_BACKOFF.saturating_mul(1 << self.failures.min(16));
         self.failures = self.failures.saturating_add(1);
         jittered(wait.min(self.max))
     }
 
-    /// All is well again.
+    /// Starts again with the shortest wait.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 }
 
-/// Between three quarters and five quarters of `wait`.
+/// Returns a random duration between three quarters and five quarters of `wait`.
 #[must_use]
 pub fn jittered(wait: Duration) -> Duration {
     use std::hash::{BuildHasher as _, RandomState};
-    // The standard library's hasher is keyed at random: random enough for this.
+    // The standard library's hasher has a random key: random enough for this.
     let random = RandomState::new().hash_one(wait) % 512;
     wait * 3 / 4 + wait * u32::try_from(random).unwrap_or(0) / 1024
 }
@@ -50,7 +50,7 @@ pub fn jittered(wait: Duration) -> Duration {
 mod tests {
     use super::*;
 
-    /// It doubles, up to a limit, and those who fail together don't return together.
+    /// Waits double up to a limit, and have jitter.
     #[test]
     fn backoff_grows_and_scatters() {
         let mut backoff = Backoff::default();

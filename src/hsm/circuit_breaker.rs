@@ -1,5 +1,5 @@
-//! Whether a token gets jobs: a circuit breaker, closed by a health check that succeeds and opened by
-//! faults in a row or a health check that fails. And how the token did lately, while it gets some.
+//! The circuit breaker of a token, which decides whether it gets jobs: opened by consecutive faults
+//! or a failed health check, closed by a successful one. It also keeps a record of recent outcomes.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,33 +11,33 @@ use crate::limits::{
     RECENT_FAULTS, RECENT_TRAFFIC, TOKEN_FAULT_WINDOW,
 };
 
-/// One token's.
+/// The circuit breaker of one token.
 pub struct CircuitBreaker {
-    /// Times are counted from here.
+    /// Origin of the times below.
     start: Instant,
     is_usable: AtomicBool,
     faults_in_a_row: AtomicU32,
-    /// Requests that expired since the last answer.
+    /// Number of requests that expired since the last answer.
     expired_in_a_row: AtomicU32,
-    /// How long the latest request that expired might have taken, in microseconds; 0: none has.
+    /// Time that the request which expired last had, in microseconds; 0 if none has.
     request_micros: AtomicU64,
-    /// Answers still to come before a returned token gets more than one job at a time.
+    /// Number of answers still needed before the token gets more than one job at a time.
     half_open_successes: AtomicU32,
-    /// Milliseconds after `start`, plus one; 0: never.
+    /// Time of the last answer in milliseconds after `start`, plus one; 0 if there was none.
     last_success_milli: AtomicU64,
-    /// As above.
+    /// Time of the last fault, likewise.
     last_fault_milli: AtomicU64,
-    /// As above, faults that are charged to keys left out.
+    /// Time of the last fault that was not attributed to a key, likewise.
     last_own_fault_milli: AtomicU64,
-    /// A bit for each of the latest outcomes, the newest the lowest; set: a fault.
+    /// A bit for each of the latest outcomes, the newest in the lowest; set for a fault.
     outcomes: AtomicU64,
-    /// How often it was opened: sessions older than that are suspect.
+    /// Number of times that it was opened: sessions from before are not used any more.
     epoch: AtomicU64,
     reason: Mutex<Option<String>>,
 }
 
 impl CircuitBreaker {
-    /// Open: nothing is known of the token yet.
+    /// Creates an open breaker: nothing is known of the token yet.
     #[must_use]
     pub fn new(start: Instant) -> Self {
         Self {
@@ -56,34 +56,35 @@ impl CircuitBreaker {
         }
     }
 
-    /// Whether the token gets jobs.
+    /// Returns whether the token gets jobs.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         self.is_usable.load(Ordering::Acquire)
     }
 
-    /// Whether it has just returned and gets one job at a time.
+    /// Returns whether the token has just returned and gets one job at a time.
     #[must_use]
     pub fn is_half_open(&self) -> bool {
         self.half_open_successes.load(Ordering::Relaxed) > 0
     }
 
-    /// Counts the times that it was opened.
+    /// Returns how many times the breaker was opened.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Why the token gets no jobs.
+    /// Returns why the token gets no jobs.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         self.reason.lock().clone()
     }
 
-    /// The token gave an answer. Returns whether it is the first one in this millisecond.
+    /// Records that the token gave an answer. Returns whether it is the first one in this
+    /// millisecond.
     pub fn record_success(&self, now: Instant) -> bool {
         let milli = self.milli(now);
-        // Mostly unchanged: then the cache line stays shared.
+        // Mostly unchanged, and then the cache line stays shared.
         let is_first = self.last_success_milli.load(Ordering::Relaxed) != milli;
         if is_first {
             self.last_success_milli.store(milli, Ordering::Relaxed);
@@ -104,7 +105,7 @@ impl CircuitBreaker {
         is_first
     }
 
-    /// When the token last gave an answer.
+    /// Returns when the token last gave an answer.
     #[must_use]
     pub fn last_success(&self) -> Option<Instant> {
         self.instant(&self.last_success_milli)
@@ -125,28 +126,28 @@ impl CircuitBreaker {
         let _ = self.outcomes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shifted);
     }
 
-    /// Whether it did lately.
+    /// Returns whether the token gave an answer recently.
     #[must_use]
     pub fn is_answering(&self, now: Instant) -> bool {
         self.last_success().is_some_and(|then| now.saturating_duration_since(then) < RECENT_TRAFFIC)
     }
 
-    /// Faults since the last answer.
+    /// Returns the number of faults since the last answer.
     #[must_use]
     pub fn faults_in_a_row(&self) -> u32 {
         self.faults_in_a_row.load(Ordering::Relaxed)
     }
 
-    /// A request expired that the token had been given; `time` is what it might have taken.
-    /// Returns whether this was the one after which, with no answer in between, it takes a health check to
-    /// tell whether the token answers at all.
+    /// Records that a request of this token expired; `time` is what it had. Returns whether this
+    /// was the one after which a health check is needed, to find out whether the token answers at
+    /// all.
     pub fn record_expiry(&self, time: Duration) -> bool {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.request_micros.store(micros, Ordering::Relaxed);
         self.expired_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 == MAX_EXPIRED_IN_A_ROW
     }
 
-    /// How long a request may take, where the latest ones all expired; `None` while the token
+    /// Returns the time that a request has if the latest ones all expired; `None` while the token
     /// answers.
     #[must_use]
     pub fn unanswered(&self) -> Option<Duration> {
@@ -154,58 +155,58 @@ impl CircuitBreaker {
         self.request_time().filter(|_| is_silent)
     }
 
-    /// How long the latest request that expired might have taken.
+    /// Returns the time that the request which expired last had.
     #[must_use]
     pub fn request_time(&self) -> Option<Duration> {
         let micros = self.request_micros.load(Ordering::Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
     }
 
-    /// The token gave a failure that was its own, and what it did next was well: no reason to
-    /// open the breaker.
+    /// Records a fault of the token that does not count towards opening the breaker, since the
+    /// token worked right afterwards.
     pub fn record_fault(&self, now: Instant) {
         self.record_key_fault(now);
         self.last_own_fault_milli.store(self.milli(now), Ordering::Relaxed);
         self.push_outcome(1);
     }
 
-    /// The token failed at something with one key, and did it with another. It may yet be the
-    /// token's, so a ciphertext that it calls bad is asked about more often; but its health is
-    /// as before.
+    /// Records a fault with one key while another works. The token may be at fault after all, so
+    /// ciphertexts that it calls bad are verified more often; but its health is not affected.
     pub fn record_key_fault(&self, now: Instant) {
         self.last_fault_milli.store(self.milli(now), Ordering::Relaxed);
     }
 
-    /// Whether the token or one of its sessions was charged with a fault lately.
+    /// Returns whether a fault was recently attributed to the token or one of its sessions.
     #[must_use]
     pub fn has_recent_own_fault(&self, now: Instant) -> bool {
         let is_recent = |then| now.saturating_duration_since(then) < TOKEN_FAULT_WINDOW;
         self.instant(&self.last_own_fault_milli).is_some_and(is_recent)
     }
 
-    /// Whether the token failed at anything in the last [`RECENT_FAULTS`].
+    /// Returns whether the token had any fault within the last [`RECENT_FAULTS`].
     #[must_use]
     pub fn has_recent_fault(&self, now: Instant) -> bool {
         let is_recent = |then| now.saturating_duration_since(then) < RECENT_FAULTS;
         self.instant(&self.last_fault_milli).is_some_and(is_recent)
     }
 
-    /// How many of its latest 64 outcomes were faults, if that is [`MIN_DEGRADED_FAULTS`] or more:
-    /// it serves, and is not well.
+    /// Returns the number of faults among the latest 64 outcomes, if that is
+    /// [`MIN_DEGRADED_FAULTS`] or more: the token serves, but is degraded.
     #[must_use]
     pub fn recent_faults(&self, now: Instant) -> Option<u32> {
         let faults = self.outcomes.load(Ordering::Relaxed).count_ones();
         (faults >= MIN_DEGRADED_FAULTS && self.has_recent_fault(now)).then_some(faults)
     }
 
-    /// The token failed at a job. Says whether that opened the breaker.
+    /// Records a fault of the token. Returns whether that opened the breaker.
     pub fn count_fault(&self, now: Instant, reason: impl FnOnce() -> String) -> bool {
         self.record_fault(now);
         let faults = self.faults_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
         faults >= MAX_FAULTS_IN_A_ROW && self.open(reason())
     }
 
-    /// No more jobs until [`Self::close`]. Says whether they got some till now.
+    /// Opens the breaker: there are no more jobs until [`Self::close`]. Returns whether it was
+    /// closed.
     pub fn open(&self, reason: String) -> bool {
         let mut current = self.reason.lock();
         *current = Some(reason);
@@ -216,7 +217,7 @@ impl CircuitBreaker {
         was_usable
     }
 
-    /// A health check succeeded. Says whether the token got no jobs till now.
+    /// Closes the breaker after a successful health check. Returns whether it was open.
     pub fn close(&self) -> bool {
         if self.is_usable() {
             return false;
@@ -237,8 +238,8 @@ impl CircuitBreaker {
 mod tests {
     use super::*;
 
-    /// Faults in a row open it, an answer in between does not count, a health check closes it, and what
-    /// comes back gets one job at a time first.
+    /// Consecutive faults open it, an answer in between resets the count, a health check closes it,
+    /// and the token then gets one job at a time first.
     #[test]
     fn opens_and_closes() {
         let start = Instant::now();
@@ -263,8 +264,7 @@ mod tests {
         }
         assert!(!breaker.is_half_open());
     }
-    /// Requests that expire are a reason to health check once there are several with no answer in
-    /// between.
+    /// Several consecutive expired requests are a reason for a health check.
     #[test]
     fn requests_that_expire() {
         let now = Instant::now();
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(breaker.unanswered(), None);
     }
 
-    /// A key's faults are no sign of the token's health, but ciphertexts that it calls bad are
+    /// A key's faults do not affect the token's health, but ciphertexts that it calls bad are
     /// doubted.
     #[test]
     fn faults_of_keys() {
@@ -301,8 +301,9 @@ mod tests {
         );
     }
 
-    /// A token that fails at three calls in ten stays in use and is not well, until that is over:
-    /// by calls that succeed, by time where there are none, or by a health check after it was given up.
+    /// A token that fails at three calls in ten stays in use and is degraded, until that is over:
+    /// by successful calls, by time if there are none, or by a health check after it was out of
+    /// service.
     #[test]
     fn remembers_what_came_of_the_latest_calls() {
         let now = Instant::now();
@@ -324,7 +325,7 @@ mod tests {
         for _ in 0..60 {
             breaker.record_success(now);
         }
-        assert_eq!(breaker.recent_faults(now), None, "a few are no sign of ill health");
+        assert_eq!(breaker.recent_faults(now), None, "a few faults do not make it degraded");
         assert!(breaker.has_recent_fault(now));
         serve_badly();
         breaker.open(String::new());

@@ -1,4 +1,4 @@
-//! What the HSM side is started with.
+//! Configuration of the HSM side.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,33 +9,34 @@ use crate::job::KeyIndex;
 use crate::limits::DEFAULT_HEDGE_BUDGET_PERCENT;
 use crate::observe::redaction::Secret;
 
-/// The whole fleet.
+/// Configuration of the fleet.
 #[derive(Clone)]
 pub struct Config {
-    /// In the order of [`crate::job::TokenIndex`]; at least one.
+    /// The tokens, at least one, in the order of [`crate::job::TokenIndex`].
     pub tokens: Vec<TokenConfig>,
-    /// `CKA_LABEL`s that jobs may name, in the order of [`crate::job::KeyIndex`].
+    /// `CKA_LABEL`s of the keys that jobs may use, in the order of [`crate::job::KeyIndex`].
     pub labels: Vec<Box<str>>,
-    /// A label that fits several keys means the first of them, as in the reference proxy.
+    /// True if a label that several keys have stands for the first of them, as in the reference
+    /// proxy.
     pub allow_ambiguous_labels: bool,
-    /// A key that is no private object is as good as absent.
+    /// True if a key that is not a private object is ignored.
     pub require_private_keys: bool,
     /// The key that health checks and known-good operations use, on tokens that have it.
     pub health_key: Option<KeyIndex>,
-    /// Keys among `labels` that no store names: the health key, the audit log's.
+    /// Keys among `labels` that no store uses: the health key and the audit log's.
     pub storeless_keys: Vec<KeyIndex>,
-    /// When a slow call is made a second time, elsewhere.
+    /// When a slow call is repeated elsewhere.
     pub hedging: Hedging,
-    /// By which tokens show that they hold the same keys.
+    /// The witnesses by which tokens prove that they hold the same keys.
     pub witnesses: Arc<Witnesses>,
 }
 
 /// `[pkcs11]` `hedge_after_milli`, `hedge_budget_percent`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hedging {
-    /// A call that lasts longer is also sent to another session.
+    /// Duration after which a call is also sent to another session.
     pub after: HedgeAfter,
-    /// How many calls in a hundred may be, over time.
+    /// Maximum number of such calls in a hundred, over time.
     pub budget_percent: u32,
 }
 
@@ -48,44 +49,43 @@ impl Default for Hedging {
 /// `[pkcs11] hedge_after_milli`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HedgeAfter {
-    /// By what the fleet's best token took lately.
+    /// Derived from the recent latency of the fleet's best token.
     Automatic,
-    /// Always the same.
+    /// A fixed duration.
     Fixed(Duration),
     /// Never.
     Off,
 }
 
-/// One token.
+/// Configuration of one token.
 #[derive(Clone, Debug)]
 pub struct TokenConfig {
-    /// The PKCS#11 module's path.
+    /// Path of the PKCS#11 module.
     pub module: PathBuf,
-    /// Which of the module's tokens.
+    /// Which of the module's tokens it is.
     pub select: TokenSelector,
     /// PIN, passphrase of a card set, or "user:password" (AWS CloudHSM). May be empty.
     pub user_pin: Secret<String>,
-    /// Sessions at the most, at least one.
+    /// Maximum number of sessions, at least one.
     pub max_sessions: usize,
-    /// Its share of the work, beside the other tokens' weights; at least 1.
+    /// Weight that determines its share of the work, at least 1.
     pub weight: u32,
-    /// Tokens of a higher number are standbys: they get jobs when none of a lower one is usable and
-    /// gets on, and second attempts.
+    /// Priority; tokens with a higher number are standbys. They get jobs when no token with a lower
+    /// one is usable and working, and second attempts.
     pub priority: u32,
-    /// Where IVs come from.
+    /// Source of the IVs.
     pub iv_mode: IvMode,
-    /// What else is known of this make of HSM.
+    /// Other properties of this make of HSM.
     pub rules: Rules,
-    /// For C_Initialize (`CK_C_INITIALIZE_ARGS`, the reserved pointer): NSS softokn takes
-    /// "configdir='sql:...' certPrefix='' keyPrefix='' secmod='secmod.db' flags=...". Nothing
-    /// else does.
+    /// Parameter of C_Initialize (`CK_C_INITIALIZE_ARGS`, the reserved pointer). Only NSS softokn
+    /// uses one: "configdir='sql:...' certPrefix='' keyPrefix='' secmod='secmod.db' flags=...".
     pub initialize_parameters: Option<String>,
 }
 
-/// Names a token of a module.
+/// Selects a token of a module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum TokenSelector {
-    /// The first slot with an initialised token.
+    /// The first slot with an initialized token.
     #[default]
     First,
     /// `CK_TOKEN_INFO.label`
@@ -99,37 +99,38 @@ pub enum TokenSelector {
 /// `[hsm_capabilities]` `can_generate_iv`, `is_zero_iv_required`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IvMode {
-    /// 12 bytes from C_GenerateRandom (SoftHSM2).
+    /// The proxy: 12 bytes from C_GenerateRandom (SoftHSM2).
     Random,
-    /// A zeroed 12-byte buffer that the HSM overwrites (AWS CloudHSM, nShield).
+    /// The HSM, which overwrites a zeroed 12-byte buffer (AWS CloudHSM, nShield).
     ZeroedBuffer,
-    /// None given; the HSM appends it to the output, after the tag (Thales Luna).
+    /// The HSM, which appends it to the output, after the tag (Thales Luna).
     Appended,
 }
 
-/// How a module wants AES-GCM called; by default in as few calls as it can be.
+/// The way in which a module must be called for AES-GCM; by default with as few calls as possible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcmForm {
-    /// It wants to be asked for the output's length first: one call more each time.
+    /// True if it must be asked for the output's length first, which takes one more call each time.
     pub asks_length: bool,
-    /// It knows `CK_GCM_PARAMS` without `ulIvBits` alone, as PKCS#11 v2.40 had it first.
+    /// True if it only accepts the `CK_GCM_PARAMS` without `ulIvBits` of the first PKCS#11 v2.40.
     pub has_no_iv_bits: bool,
 }
 
-/// What a make of HSM does differently. The default takes nothing for granted.
+/// Properties of a make of HSM. The default assumes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Which of the codes that can also mean a device in trouble this HSM gives for a bad tag.
-    /// After one of these, a known-good operation tells; any other is trouble at once. `None`:
-    /// each of them may be a bad tag. (Codes that mean nothing else need not be named.)
+    /// The codes that this HSM returns for a bad tag, out of those that can also mean a device in
+    /// trouble. After one of them, a known-good operation decides; any other means trouble. With
+    /// `None`, each of them may mean a bad tag. (Codes that only mean a bad tag need not be
+    /// listed.)
     pub bad_tag_codes: Option<&'static [u64]>,
     /// The largest plaintext of one operation, in bytes.
     pub max_operation_bytes: Option<usize>,
-    /// It has read-write sessions only: a refused one is not tried again read-only.
+    /// True if it has read-write sessions only: a refused one is not tried again read-only.
     pub is_read_write_only: bool,
-    /// How its module wants AES-GCM called.
+    /// The way in which its module must be called for AES-GCM.
     pub form: GcmForm,
-    /// `ulIvBits` where the HSM makes the IV and appends it; 0 stands for the default, 96. In all
-    /// other cases it is 8 x `ulIvLen`.
+    /// `ulIvBits` for an HSM that appends the IV; 0 stands for the default, 96. Otherwise
+    /// `ulIvBits` is 8 x `ulIvLen`.
     pub appended_iv_bits: u32,
 }

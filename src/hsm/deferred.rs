@@ -1,4 +1,4 @@
-//! Requests that wait since slow calls with their key hold its share of the sessions.
+//! Jobs that wait because slow calls with their key occupy the key's share of the sessions.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::queued::Queued;
 use crate::limits::MAX_QUEUED_JOBS_PER_TOKEN;
 
-/// Those of one token.
+/// The deferred jobs of one token.
 #[derive(Default)]
 pub struct Deferred {
     waiting: Mutex<Vec<Queued>>,
@@ -15,22 +15,22 @@ pub struct Deferred {
 }
 
 impl Deferred {
-    /// How many there are.
+    /// Returns the number of jobs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.length.load(Ordering::Acquire)
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no job.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Lets a request wait.
+    /// Adds a job.
     ///
     /// # Errors
-    /// There is no room; the request comes back.
+    /// Returns the job if there is no room.
     pub fn push(&self, queued: Queued) -> Result<(), Queued> {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= MAX_QUEUED_JOBS_PER_TOKEN {
@@ -41,7 +41,7 @@ impl Deferred {
         Ok(())
     }
 
-    /// Takes out the first request that need not wait any more.
+    /// Removes and returns the first job that need not wait any more.
     pub fn take(&self, is_ready: impl Fn(&Queued) -> bool) -> Option<Queued> {
         if self.is_empty() {
             return None;
@@ -53,7 +53,7 @@ impl Deferred {
         Some(queued)
     }
 
-    /// Takes all out.
+    /// Removes and returns all jobs.
     #[must_use]
     pub fn drain(&self) -> Vec<Queued> {
         let mut waiting = self.waiting.lock();

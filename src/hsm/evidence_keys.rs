@@ -1,5 +1,5 @@
-//! The keys that known-good operations use: none that fails or hangs itself, and each under the
-//! monitor's eyes, so that one that hangs is known.
+//! The keys for known-good operations: only those that neither fail nor hang themselves. The
+//! monitor sees which one is in use, so that it can tell which one hangs.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use super::in_flight_call::InFlightCall;
 use super::token::Token;
 use crate::job::KeyIndex;
 
-/// The choice of one call.
+/// The keys that one call may use.
 pub struct MonitoredKeys<'a> {
-    /// Whose keys.
+    /// The token.
     pub token: &'a Token,
     /// The thread's call.
     pub call: &'a InFlightCall,
     /// The direction in which the keys are used.
     pub direction: Direction,
-    /// An operation with one of the configured keys hangs if it lasts longer; `None`: the call's
-    /// own limit.
+    /// Maximum duration of an operation with a configured key, past which it hangs; `None` stands
+    /// for the call's own limit.
     pub max: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! The consequences of faults that are charged, and of what keys do: breakers, the log.
+//! Consequences of attributed faults and of successes: circuit breakers and log messages.
 
 use std::time::Instant;
 
@@ -9,23 +9,23 @@ use super::key_breaker::Change;
 use super::token::Token;
 use crate::job::Failure;
 
-/// Takes in a fault that is charged. A token that failed too often in a row is taken out of use.
+/// Applies an attributed fault. Takes the token out of service if it failed too often in a row.
 pub fn apply(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, scope: FaultScope) {
     let now = Instant::now();
     let are_keys_missed = fault == Fault::KEYS_MISSED;
     if are_keys_missed {
-        // Whether they were deleted or the token is in trouble is for the health checker to find out.
+        // The health checker finds out whether they were deleted or the token is in trouble.
         token.checker_signal.notify();
     }
     match scope {
         FaultScope::Key if are_keys_missed => {}
         FaultScope::Key => apply_to_key(token, about, fault, now),
-        // A pool of sessions that died together, say because the HSM was restarted, is no reason
-        // to give up a token on which new ones work.
+        // Sessions that died together, for instance because the HSM was restarted, are no reason to
+        // take a token out of service on which new ones work.
         FaultScope::Session => token.circuit_breaker.record_fault(now),
         FaultScope::Token => {
             let reason = || match are_keys_missed {
-                true => "keys that were there are not found".to_owned(),
+                true => "keys have disappeared".to_owned(),
                 false => fault.failure.to_string(),
             };
             if token.circuit_breaker.count_fault(now, reason) {
@@ -41,7 +41,7 @@ fn apply_to_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
     if !token.breakers.is_doubtful(key, Some(direction), do_others_fail) {
         token.circuit_breaker.record_key_fault(now);
     }
-    // Busy is no fault of the key's; a wrong result is.
+    // A busy token is not the key's fault; a wrong result is.
     if !fault.breaks_session() && fault.failure != Failure::CdivMismatch {
         token.breakers.busy(key, direction, fault.failure, now);
         return;
@@ -59,8 +59,8 @@ fn apply_to_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
     }
 }
 
-/// Takes in that the token gave an answer with a key, be it a refusal: its calls do not hang. A
-/// verdict on a ciphertext takes the key, so it is served.
+/// Records that the token answered with a key, even if it refused: its calls do not hang. Rejecting
+/// a ciphertext requires the key, so it counts as served.
 pub fn key_answered(token: &Token, key: KeyUse, fault: Fault, now: Instant) {
     if token.hangs.is_any() {
         token.hangs.success(key, now);
@@ -70,7 +70,7 @@ pub fn key_answered(token: &Token, key: KeyUse, fault: Fault, now: Instant) {
     }
 }
 
-/// Takes in that the token did something with a key.
+/// Records that an operation with a key succeeded.
 pub fn key_succeeded(token: &Token, (key, direction): KeyUse, now: Instant) {
     if token.hangs.is_any() {
         token.hangs.success((key, direction), now);

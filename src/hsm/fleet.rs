@@ -1,4 +1,4 @@
-//! All tokens of the HSM side, and how jobs get into and between their queues.
+//! All tokens of the HSM side, and how jobs are queued and moved between them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,37 +18,37 @@ use super::witness::Witnesses;
 use crate::job::{CompletionQueue, Failure, FleetHealth, Job};
 use crate::limits::MAX_TOKENS;
 
-/// The tokens and the way back to the event loops.
+/// The tokens and what they share.
 pub struct Fleet {
-    /// By [`TokenIndex`].
+    /// The tokens, by [`crate::job::TokenIndex`].
     pub tokens: Box<[Token]>,
     /// The way back to the event loops.
     pub inboxes: Inboxes,
-    /// When a slow call is made a second time.
+    /// When a slow call is repeated elsewhere.
     pub hedge_after: HedgeAfter,
-    /// How often that may be.
+    /// The limit to how often a slow call may be repeated.
     pub hedge_budget: HedgeBudget,
-    /// By which tokens show that they hold the same keys.
+    /// The witnesses by which tokens prove that they hold the same keys.
     pub witnesses: Arc<Witnesses>,
-    /// As the witnesses count fleets.
+    /// Number of this fleet among those that share the witnesses.
     pub number: u32,
-    /// When the first token was connected to.
+    /// Time at which the first token was connected to.
     pub start: Instant,
-    /// As last published.
+    /// The health that was published last.
     pub health: ArcSwap<FleetHealth>,
     /// Wakes the monitor.
     pub monitor_signal: Signal,
-    /// There will be no more jobs.
+    /// True if the fleet is being stopped and accepts no more jobs.
     pub is_stopping: AtomicBool,
-    /// Threads of the fleet that are alive.
+    /// Number of the fleet's threads that are alive.
     pub threads: AtomicUsize,
-    /// Tells the one that stops the fleet of a thread's end, and the one that starts it of a
+    /// Notifies the thread that stops the fleet of a thread's end, and the one that starts it of a
     /// token's first attempt.
     pub progress: Signal,
 }
 
 impl Fleet {
-    /// With those tokens and inboxes.
+    /// Creates the fleet.
     #[must_use]
     pub fn new(
         tokens: Vec<Token>,
@@ -73,13 +73,13 @@ impl Fleet {
         }
     }
 
-    /// Whether [`Self::is_stopping`] was set.
+    /// Returns whether the fleet is being stopped.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Acquire)
     }
 
-    /// Queues jobs, emptying `jobs`; what no token can take in time goes into `refused`.
+    /// Queues jobs, emptying `jobs`. Jobs that no token can do in time are added to `refused`.
     pub fn submit(&self, jobs: &mut Vec<Job>, refused: &mut Vec<(Job, Failure)>) {
         if jobs.is_empty() {
             return;
@@ -87,7 +87,7 @@ impl Fleet {
         let now = Instant::now();
         let is_stopping = self.is_stopping();
         self.hedge_budget.earn(jobs.len());
-        // One look at each token for all jobs of this turn.
+        // Each token is inspected once for all jobs of this turn.
         let mut candidates: [Option<Candidate<'_>>; MAX_TOKENS] = [const { None }; MAX_TOKENS];
         for (token, candidate) in self.tokens.iter().zip(&mut candidates) {
             if token.circuit_breaker.is_usable() && !is_stopping {
@@ -111,7 +111,8 @@ impl Fleet {
             let pushed = candidate.map_or(0, |candidate| candidate.pushed);
             if pushed > 0 {
                 are_more_wanted |= token.pool.wake(pushed);
-                // It may have been given up in the meantime, and its queue emptied before these.
+                // It may have been taken out of service since it was selected, and its queue
+                // emptied before.
                 if !token.circuit_breaker.is_usable() {
                     self.evacuate(token);
                 }
@@ -124,11 +125,11 @@ impl Fleet {
         }
     }
 
-    /// Queues the job at another token than `from`: one that has not tried it yet, or, when all
-    /// have, one that may do better now.
+    /// Queues the job at a token other than `from`: one that has not tried it yet, or, when all
+    /// have, one that may succeed now.
     ///
     /// # Errors
-    /// There is none; the job comes back.
+    /// Returns the job if there is no such token.
     pub fn reassign(&self, from: &Token, mut queued: Queued) -> Result<(), Queued> {
         let mut other =
             best_for(&self.tokens, &queued.job.request, queued.tried.union(queued.lacking));
@@ -142,10 +143,10 @@ impl Fleet {
         }
     }
 
-    /// Queues the job at that token, before all others.
+    /// Queues the job at that token, ahead of all others.
     ///
     /// # Errors
-    /// There is no room; the job comes back.
+    /// Returns the job if there is no room.
     pub fn push_first(&self, token: &Token, queued: Queued) -> Result<(), Queued> {
         token.queue.push_front(queued)?;
         if token.pool.wake(1) {
@@ -153,14 +154,14 @@ impl Fleet {
         } else {
             self.monitor_signal.notify_if_waiting();
         }
-        // It may have been given up in the meantime, and its queue emptied before this.
+        // It may have been taken out of service meanwhile, and its queue emptied before.
         if !token.circuit_breaker.is_usable() {
             self.evacuate(token);
         }
         Ok(())
     }
 
-    /// The token is of no use at present: what waits for it goes to others, or is answered.
+    /// Moves all jobs of a token that is out of service to other tokens, or answers them.
     pub fn evacuate(&self, token: &Token) {
         for mut queued in token.drain_unexpired(Instant::now()) {
             queued.tried.insert(token.index);
@@ -170,12 +171,12 @@ impl Fleet {
         }
     }
 
-    /// A worker of the token can't do the job that it holds: it goes back to where it came from.
+    /// Puts a job that a worker cannot do back at the head of the token's queue.
     pub fn requeue(&self, token: &Token, queued: Queued) {
         match token.queue.push_front(queued) {
             Ok(()) => {
                 token.pool.wake(1);
-                // If the token was given up, nobody else empties its queue.
+                // If the token is out of service, nobody else empties its queue.
                 if !token.circuit_breaker.is_usable() {
                     self.evacuate(token);
                 }
@@ -187,20 +188,20 @@ impl Fleet {
         }
     }
 
-    /// Opens the token's circuit, with all that follows.
+    /// Opens the token's circuit breaker, with all consequences.
     pub fn take_out_of_service(&self, token: &Token, reason: String) {
         if token.circuit_breaker.open(reason) {
             self.on_circuit_opened(token);
         }
     }
 
-    /// The token's circuit has just been opened.
+    /// Handles the consequences of the token's circuit breaker having been opened.
     pub fn on_circuit_opened(&self, token: &Token) {
         let reason = token.circuit_breaker.reason().unwrap_or_default();
         let label = token.backend.identity().label;
         tracing::error!(token = label, reason, "HSM token out of use");
         self.evacuate(token);
-        // Those who sleep close their sessions.
+        // The idle workers close their sessions.
         token.pool.wake_all();
         token.checker_signal.notify();
         self.monitor_signal.notify();

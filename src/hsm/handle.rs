@@ -18,10 +18,10 @@ pub struct Hsm {
 }
 
 impl Hsm {
-    /// Has jobs name more keys from now on: `labels` are all that there are, in the order of
-    /// [`crate::job::KeyIndex`]; those that were known keep their places. Waits until the tokens
-    /// in use have been looked through for the new ones, `timeout` at the most, and says whether
-    /// they have. Where they have not, a new key is looked up when it is first asked for.
+    /// Replaces the list of key labels by a longer one. `labels` are all labels, in the order of
+    /// [`crate::job::KeyIndex`]; existing ones keep their index. Waits up to `timeout` for the
+    /// tokens in use to look for the new keys, and returns whether all have. If not, a new key is
+    /// looked up on its first request.
     pub fn extend_labels(&self, labels: &[Box<str>], timeout: Duration) -> bool {
         let fleet = &self.fleet;
         for token in &fleet.tokens {
@@ -42,18 +42,19 @@ impl Hsm {
         true
     }
 
-    /// Its number among the fleets of the same witnesses: see [`super::witness::Witnesses::begin_fleet`].
+    /// Returns the number of this fleet among those that share the witnesses: see
+    /// [`super::witness::Witnesses::begin_fleet`].
     #[must_use]
     pub fn fleet_number(&self) -> u32 {
         self.fleet.number
     }
 
-    /// Wakes the health checkers to prove the keys that are not proven: witnesses may have changed.
+    /// Wakes the health checkers to prove unproven keys, since witnesses may have changed.
     pub fn prove_again(&self) {
         self.fleet.tokens.iter().for_each(|token| token.checker_signal.notify());
     }
 
-    /// Why no token is usable, if none is.
+    /// Returns why no token is usable, or `None` if one is.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         let tokens = self.stats();
@@ -66,9 +67,9 @@ impl Hsm {
         Some(tokens.iter().map(tell).collect::<Vec<_>>().join("; "))
     }
 
-    /// Whether no token is usable and calls do not return, so that the module that they are in
-    /// cannot be initialised anew: a new process may help. It does not where a PIN was refused,
-    /// and would try that again.
+    /// Returns whether no token is usable and calls hang, so that their module cannot be
+    /// initialized again and only a new process may help. False if a PIN was refused: a new process
+    /// would try it again.
     #[must_use]
     pub fn is_wedged(&self) -> bool {
         let tokens = &self.fleet.tokens;
@@ -78,34 +79,34 @@ impl Hsm {
             && !tokens.iter().any(|token| token.checker.lock().has_stopped_trying)
     }
 
-    /// Queues the jobs of one turn of an event loop, emptying `jobs`; what cannot be taken goes
-    /// into `refused`. Never blocks on an HSM.
+    /// Queues the jobs of one turn of an event loop, emptying `jobs`. Rejected jobs are added to
+    /// `refused`. Never blocks on an HSM.
     pub fn submit(&self, jobs: &mut Vec<Job>, refused: &mut Vec<(Job, Failure)>) {
         self.fleet.submit(jobs, refused);
     }
 
-    /// What the last health checks found.
+    /// Returns the fleet's health according to the latest checks.
     #[must_use]
     pub fn health(&self) -> Arc<FleetHealth> {
         self.fleet.health.load_full()
     }
 
-    /// Slots, tokens and keys, for people. Opens a session with each token, and takes as long as
-    /// the HSM does.
+    /// Lists slots, tokens and keys for an operator. Opens a session with each token, and blocks
+    /// for as long as the HSM does.
     #[must_use]
     pub fn inventory(&self) -> Vec<TokenInventory> {
         self.fleet.tokens.iter().map(|token| token.backend.inventory()).collect()
     }
 
-    /// How the tokens do, in the order of [`TokenIndex`].
+    /// Returns the tokens' figures, in the order of [`crate::job::TokenIndex`].
     #[must_use]
     pub fn stats(&self) -> Vec<TokenStats> {
         self.fleet.tokens.iter().map(stats).collect()
     }
 
-    /// Takes no more jobs, finishes those that wait, closes the sessions, and finalises the
-    /// modules that no call is outstanding in. Takes `timeout` at the most, and says whether all
-    /// was done by then; what still waits is answered with [`Failure::NoToken`].
+    /// Rejects new jobs, finishes those that wait, closes the sessions, and finalizes the modules
+    /// that have no outstanding call. Waits up to `timeout`, and returns whether everything was
+    /// done by then. Jobs that still wait are answered with [`Failure::NoToken`].
     pub fn stop(&self, timeout: Duration) -> bool {
         let fleet = &self.fleet;
         if fleet.is_stopping.swap(true, Ordering::AcqRel) {
@@ -129,8 +130,8 @@ impl Hsm {
         self.close_backends(end) && is_done
     }
 
-    /// Has the modules finalised, those that a thread is still in a call of left as they are. In a
-    /// thread of its own, since C_Finalize may wait for the HSM too. Whether it was done by `end`.
+    /// Finalizes the modules that have no outstanding call. Returns whether that was done by `end`.
+    /// Uses another thread, since C_Finalize may block too.
     fn close_backends(&self, end: Instant) -> bool {
         let (done, is_done) = mpsc::channel();
         let fleet = Arc::clone(&self.fleet);

@@ -1,4 +1,4 @@
-//! The fleet's health, as GetHealthStatus reports it.
+//! The fleet's health, as reported by GetHealthStatus.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,15 +9,16 @@ use super::token::Token;
 use crate::job::{FleetHealth, HealthStatus, TokenHealth};
 use crate::limits::{MAX_HEALTH_AGE, MAX_HEALTH_CHECK};
 
-/// Whether neither a health check nor a job came back lately: what the token does nobody knows.
+/// Returns whether neither a health check nor a job returned recently, so that the token's state is
+/// unknown.
 #[must_use]
 pub fn is_health_unknown(token: &Token, now: Instant) -> bool {
-    // While keys are listed, which takes minutes where there are many, there are no health checks.
+    // There are no health checks while keys are listed, which may take minutes.
     let is_lost = || is_check_overdue(token, now) && !token.checker.lock().is_listing;
     token.circuit_breaker.is_usable() && is_lost() && !token.circuit_breaker.is_answering(now)
 }
 
-/// A health check hangs, or the last one is older than what health may report.
+/// Returns whether a health check hangs, or the last one is too old to be reported.
 fn is_check_overdue(token: &Token, now: Instant) -> bool {
     let state = token.checker.lock();
     let is_late = |since: Instant| now.saturating_duration_since(since) > MAX_HEALTH_CHECK;
@@ -26,7 +27,7 @@ fn is_check_overdue(token: &Token, now: Instant) -> bool {
     hangs || state.checked_at.is_none_or(is_old)
 }
 
-/// One token's status.
+/// Returns a token's status.
 #[must_use]
 pub fn status(token: &Token, now: Instant) -> HealthStatus {
     if !token.circuit_breaker.is_usable() || is_health_unknown(token, now) || token.serves_no_key()
@@ -41,14 +42,14 @@ pub fn status(token: &Token, now: Instant) -> HealthStatus {
     if is_troubled { HealthStatus::Degraded } else { HealthStatus::Active }
 }
 
-/// Publishes what has changed.
+/// Publishes the fleet's health if it has changed.
 pub fn publish(fleet: &Fleet, now: Instant) {
     let before = fleet.health.load();
     let mut is_same = before.tokens.len() == fleet.tokens.len();
     for (index, token) in fleet.tokens.iter().enumerate() {
         let published = before.tokens.get(index).map(|published| published.status);
         is_same &= published == Some(status(token, now));
-        // Who a token is changes when it is connected to, and only then.
+        // A token's identity changes only when it is connected to.
         is_same &= !token.is_identity_new.swap(false, Ordering::AcqRel);
     }
     if is_same {

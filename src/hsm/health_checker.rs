@@ -1,5 +1,5 @@
-//! A token's health checker: a thread with a session of its own that connects, health checks, lists keys and
-//! climbs the ladder of recovery, so that busy or hung workers have no part in it.
+//! A token's health checker: a thread with its own session that connects, checks health, lists keys
+//! and recovers the token step by step, independently of busy or hung workers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,7 +22,8 @@ use crate::limits::{
     REFUSED_LOGIN_INTERVAL, RETURN_WITHIN_PERCENT, SILENT_HEALTH_CHECK_INTERVAL,
 };
 
-/// Runs until the fleet stops, the token proves unfit, or a call hangs and this health checker is replaced.
+/// Runs until the fleet stops, the token proves unfit, or a call hangs and this health checker is
+/// replaced.
 pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
     let mut checker = HealthChecker {
         fleet,
@@ -48,25 +49,25 @@ struct HealthChecker<'a> {
     token: &'a Token,
     session: MonitoredSession<'a>,
     backoff: Backoff,
-    /// Connections or health checks that failed in a row.
+    /// Number of consecutive failed connections or health checks.
     failures: u32,
     listed_at: Option<Instant>,
     put_in_use_at: Option<Instant>,
-    /// Times that the token was given up soon after it was put in use.
+    /// Waits that grow each time the token fails soon after it was put in use.
     relapses: Backoff,
-    /// The token does nothing in the time that a request has.
+    /// True if an operation takes longer than a request may.
     is_slow: bool,
-    /// The PIN was refused, and is not tried again before something has changed.
+    /// True if the PIN was refused; it is not tried again before something has changed.
     is_refused: bool,
     slow_backoff: Backoff,
 }
 
-/// The outcome of one round.
+/// The result of one round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Round {
     Healthy,
     Unhealthy,
-    /// The token cannot do what is needed, and never will.
+    /// The token lacks something that is needed, and always will.
     Unfit,
 }
 
@@ -108,7 +109,7 @@ impl HealthChecker<'_> {
         self.session.close()
     }
 
-    /// The last rung of the ladder, where it is time for it. Returns whether it was climbed.
+    /// Takes the last step of recovery if it is time for it. Returns whether it was taken.
     fn reinitialize(&mut self) -> Result<bool, Abandoned> {
         let is_token_lost = self.token.backend.missed_keys() > 0;
         if !is_token_lost && self.failures < RECONNECTS_BEFORE_REINITIALIZE {
@@ -124,7 +125,7 @@ impl HealthChecker<'_> {
         Ok(is_done)
     }
 
-    /// How long a token that is well is left alone.
+    /// Returns the interval to the next check of a healthy token.
     fn pause(&self) -> Duration {
         if self.token.circuit_breaker.unanswered().is_some() {
             SILENT_HEALTH_CHECK_INTERVAL
@@ -135,8 +136,8 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// Tries keys that are out of use and that no request tries: a replica that is not ready gets
-    /// none.
+    /// Tries keys that are out of use and that no request has tried, since a replica that is not
+    /// ready gets no requests.
     fn try_keys_out_of_use(&mut self) -> Result<(), Abandoned> {
         let untried = self.token.breakers.take_untried(MAX_EVIDENCE_KEYS, Instant::now());
         for (key, direction) in untried {
@@ -159,8 +160,9 @@ impl HealthChecker<'_> {
         Ok(())
     }
 
-    /// A token whose health checks pass and whose jobs fail is not to be put in use again and again, each
-    /// time with new sessions, as fast as it can be checked.
+    /// Waits before a token that failed soon after it was put in use is checked again. If its
+    /// health checks pass while its jobs fail, it would otherwise be put in use at once, each time
+    /// with new sessions.
     fn back_off_after_relapse(&mut self) {
         let is_new_to_this = |then: Instant| then.elapsed() < MIN_STABLE_TIME;
         if !self.token.circuit_breaker.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this)
@@ -172,7 +174,7 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// Waits for that long, whoever tells what, but for the end.
+    /// Waits for that long, whatever is signalled, unless the fleet stops.
     fn ignore_signals_for(&self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.fleet.is_stopping() {
@@ -180,7 +182,7 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// One round.
+    /// Performs one round of checks.
     fn check(&mut self) -> Result<Round, Abandoned> {
         let is_new = !self.session.is_open();
         if is_new && let Some(error) = self.open()? {
@@ -199,7 +201,7 @@ impl HealthChecker<'_> {
             return Ok(Round::Unhealthy);
         }
         self.is_slow = false;
-        // Before a token that lost keys is used again it shows what it has.
+        // A token that lost keys must show them before it is used again.
         if self.token.backend.missed_keys() > 0
             && !(self.list()? && self.token.backend.missed_keys() == 0)
         {
@@ -217,7 +219,7 @@ impl HealthChecker<'_> {
         Ok(Round::Healthy)
     }
 
-    /// Opens the session. Returns why it could not be opened, if it could not.
+    /// Opens the session. Returns the reason if that failed.
     fn open(&mut self) -> Result<Option<OpenError>, Abandoned> {
         let opened =
             self.session.call(MAX_MAINTENANCE_CALL, |_, keys| keys.token.backend.open())?;
@@ -227,7 +229,7 @@ impl HealthChecker<'_> {
                 self.is_refused = false;
                 self.token.checker.lock().has_stopped_trying = false;
                 self.session.set(session);
-                // Handles do not outlive a reconnection.
+                // Handles do not survive a reconnection.
                 self.listed_at = None;
                 Ok(None)
             }
@@ -235,13 +237,13 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// Checks the token's health and its presence. Returns false if it is too slow.
+    /// Checks the token's health and presence. Returns false if it is too slow.
     fn check_session(&mut self, is_new: bool) -> Result<bool, CallError> {
         let checks = if is_new { FIRST_HEALTH_CHECKS } else { 1 };
         for number in 0..checks {
             let (health, took) = self.check_health(Self::sample)?;
             self.record_health(health);
-            // The first one of a session also makes a key.
+            // The first check of a session also creates a key.
             if (number > 0 || !is_new) && self.is_too_slow(took)? {
                 return Ok(false);
             }
@@ -271,9 +273,9 @@ impl HealthChecker<'_> {
         self.fleet.monitor_signal.notify();
     }
 
-    /// Checks a new session's health once more, now that its keys are listed: there may be one to
-    /// check with, where the token makes none for that. It is no sample of the token's service
-    /// time: the window that was closed begins with the first jobs.
+    /// Checks a new session's health once more now that keys are listed, for tokens that cannot
+    /// create a key for health checks. It is no sample of the service time: the closed window's
+    /// successor begins with the first jobs.
     fn check_with_listed_keys(&mut self) -> Result<Round, Abandoned> {
         match self.check_health(|_, _, _| {}) {
             Ok((health, _)) => {
@@ -288,7 +290,7 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// A session may die alone; the next one tells.
+    /// Handles a failed check. A single session may die, so another one is tried first.
     fn round_failed(&mut self, fault: Fault, is_new: bool) -> Result<Round, Abandoned> {
         let is_token = is_new || self.failures > 0 || fault == Fault::KEYS_MISSED;
         self.check_failed(fault, is_token)?;
@@ -313,8 +315,9 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// Whether a token that answers no requests, or is to be put in use, does a single operation in
-    /// more time than a request has; then it is out of use. `took`: a health check, which is two.
+    /// Takes a token that answers no requests, or is not in use, out of service if a single
+    /// operation takes longer than a request may. Returns whether it did. `took` is the duration of
+    /// a health check, which is two operations.
     fn is_too_slow(&mut self, took: Duration) -> Result<bool, Abandoned> {
         let Some(time) = self.token.circuit_breaker.request_time() else { return Ok(false) };
         let is_usable = self.token.circuit_breaker.is_usable();
@@ -326,7 +329,7 @@ impl HealthChecker<'_> {
         if operation <= max
             && let Some(took) = self.time_configured_key()?
         {
-            // A key of the session's own may do well while those that requests name do not.
+            // A key created by the session may be fast while the configured ones are slow.
             operation = took / 2;
         }
         if operation <= max {
@@ -343,8 +346,8 @@ impl HealthChecker<'_> {
         Ok(true)
     }
 
-    /// How long a known-good operation with a configured key takes: one whose calls do not last
-    /// too long already, if there is one. `None` if none succeeds.
+    /// Measures a known-good operation with a configured key, preferably one without slow calls.
+    /// Returns `None` if none succeeds.
     fn time_configured_key(&mut self) -> Result<Option<Duration>, Abandoned> {
         self.session.call(MAX_MAINTENANCE_CALL, |session, keys| {
             let session = session.as_mut()?;
@@ -362,7 +365,7 @@ impl HealthChecker<'_> {
         self.session.close_broken(&fault)?;
         let trouble = match self.token.backend.missed_keys() {
             keys if fault == Fault::KEYS_MISSED => {
-                format!("keys that were there are not found: {keys}")
+                format!("{keys} keys have disappeared")
             }
             _ => format!("health check: {}", fault.failure),
         };
@@ -381,7 +384,7 @@ impl HealthChecker<'_> {
                 self.stop_trying(reason, true);
                 Round::Unfit
             }
-            // The workers have them all, and may do well.
+            // The workers hold all of them, and may be working.
             OpenError::TooManySessions(reason) => {
                 let is_working = self.token.pool.counts().workers > 0;
                 self.failed(reason, !is_working);
@@ -394,7 +397,7 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// Puts the token out of use until something has changed, or for good.
+    /// Takes the token out of service until something has changed, or for good.
     fn stop_trying(&self, reason: String, is_unfit: bool) {
         let is_known = {
             let mut state = self.token.checker.lock();
@@ -420,7 +423,7 @@ impl HealthChecker<'_> {
             let label = self.token.backend.identity().label;
             tracing::warn!(token = label, trouble, "HSM token in trouble");
         }
-        // A token that answers jobs is not given up for the sake of a health check.
+        // A token that answers jobs stays in service despite a failed health check.
         let answers = self.token.backend.missed_keys() == 0
             && self.token.circuit_breaker.is_answering(Instant::now())
             && self.token.circuit_breaker.faults_in_a_row() == 0
@@ -430,7 +433,7 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// `took` hears the wall and the CPU time of a health check that succeeds.
+    /// Checks the token's health. `took` receives the wall and CPU time of a successful check.
     fn check_health(
         &mut self,
         took: impl FnOnce(&Token, Duration, Duration),
@@ -454,8 +457,8 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// Lists the keys if it is time to, or if a handle was found stale. Returns false if keys that
-    /// were there are missed: then the token is given up.
+    /// Lists the keys if that is due or a handle was found stale. Returns false if keys have
+    /// disappeared; the token is then out of service.
     fn list(&mut self) -> Result<bool, Abandoned> {
         let age = self.listed_at.map(|then| then.elapsed());
         let is_due = match age {
@@ -484,7 +487,7 @@ impl HealthChecker<'_> {
             }
             Err(CallError::Fault(fault)) => {
                 let label = self.token.backend.identity().label;
-                tracing::warn!(token = label, "listing keys: {}", fault.failure);
+                tracing::warn!(token = label, "cannot list the keys: {}", fault.failure);
                 if fault.breaks_session() {
                     self.session.close_broken(&fault)?;
                 }

@@ -1,9 +1,8 @@
-//! A call that lasts too long is made a second time, elsewhere; what waits behind such calls goes
-//! elsewhere too.
+//! Second attempts at slow calls on other sessions, and moving the jobs queued behind such calls.
 //!
-//! A *hedge* costs the fleet work, so there is a budget: some calls in a hundred. A call that has
-//! used up half of its request's time is past hedging: it is *rescued* whatever the budget says,
-//! but only where a session is free for it, so that a fleet with too much to do gets no more.
+//! A *hedge* costs the fleet work, so there is a budget: some calls in a hundred. Once a call has
+//! used up half of its request's time it is *rescued* regardless of the budget, but only if a
+//! session is free for it, so that an overloaded fleet gets no additional work.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,7 +23,7 @@ use crate::limits::{
     HEDGE_FACTOR, MIN_HEDGE_AFTER, MIN_MONITOR_TICK, MONITOR_TICK, UNKNOWN_HEDGE_AFTER,
 };
 
-/// How long a call must last to be hedged; `None`: none is.
+/// Returns the duration after which a call is hedged; `None` if none is.
 #[must_use]
 pub fn after(setting: HedgeAfter, tokens: &[Token]) -> Option<Duration> {
     match setting {
@@ -38,13 +37,13 @@ pub fn after(setting: HedgeAfter, tokens: &[Token]) -> Option<Duration> {
     }
 }
 
-/// How often to look, so that a hedge comes about in time.
+/// Returns the interval at which calls must be inspected to be hedged in time.
 #[must_use]
 pub fn tick(after: Option<Duration>) -> Duration {
     after.map_or(MONITOR_TICK, |after| (after / 2).clamp(MIN_MONITOR_TICK, MONITOR_TICK))
 }
 
-/// Hedges the token's calls that need it.
+/// Hedges the token's calls that last too long.
 pub fn hedge_calls(fleet: &Fleet, token: &Token, now: Instant, after: Duration) {
     for call in token.calls.lock().iter() {
         call.hedge(now, after, |attempt, since| hedge(fleet, token, attempt, since, now));
@@ -91,7 +90,7 @@ fn hedge(
         queued.race = Some(Arc::clone(&race));
         match fleet.push_first(target, queued) {
             Ok(()) => Some(race),
-            // As if it had never been: the first attempt's failure is to be answered.
+            // The hedge is undone, so that the first attempt's failure will be answered.
             Err(_) => {
                 race.leave();
                 None
@@ -108,11 +107,11 @@ fn hedge(
     race
 }
 
-/// Where a second attempt is likely to be answered soon: a token with nothing waiting, else a
-/// session of the same token, if that answers others meanwhile. (One session of many is stuck
-/// where a connection or a member of the HSM's own cluster behind it is. If all are slow, another
-/// call is of no use. It never takes the last session: if it is the request that hangs, it hangs
-/// again, and the others need one.)
+/// Selects where a second attempt is likely to be answered soon: a token with an empty queue, or
+/// else another session of the same token if that has answered other requests since. (A single
+/// session is stuck if a connection or one member of the HSM's own cluster is. If all sessions are
+/// slow, another call does not help. The last session is never used: if the request itself hangs,
+/// it would hang again, and other requests need that session.)
 fn target<'f>(
     fleet: &'f Fleet,
     token: &'f Token,
@@ -141,7 +140,7 @@ fn target<'f>(
     is_good.then_some(token)
 }
 
-/// What waits for a token none of whose sessions gets on goes to others that do.
+/// Moves jobs from a stalled token to ones making progress.
 pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
     if token.queue.is_empty() || !token.load().is_stalled {
         return;
@@ -154,7 +153,7 @@ pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
     }
     let mut kept = Vec::new();
     for queued in token.drain_unexpired(Instant::now()) {
-        // It has not been tried here: if it fails there, it may come back.
+        // It has not been tried here, so it may come back if it fails there.
         let mut not_these = queued.tried.union(queued.lacking);
         not_these.insert(token.index);
         let back = match best_for(&fleet.tokens, &queued.job.request, not_these) {
@@ -163,7 +162,7 @@ pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
         };
         kept.extend(back.err());
     }
-    // Each goes before those that are there: the first is to be the first again.
+    // In reverse, since each is put ahead of the previous one.
     for queued in kept.into_iter().rev() {
         fleet.requeue(token, queued);
     }
@@ -173,7 +172,7 @@ pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
 mod tests {
     use super::*;
 
-    /// Looked at often enough to be in time, and no oftener than is of use.
+    /// The interval is short enough to be in time, and not shorter than is useful.
     #[test]
     fn ticks() {
         assert_eq!(tick(None), MONITOR_TICK);

@@ -1,4 +1,4 @@
-//! The budget that second attempts at slow calls are paid from: some calls in a hundred.
+//! The budget for second attempts at slow calls: some calls in a hundred.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -25,7 +25,7 @@ impl HedgeBudget {
     /// Adds what so many queued calls earn.
     pub fn earn(&self, calls: usize) {
         let earned = i64::try_from(calls).unwrap_or(self.max) * self.percent;
-        // Mostly it is full: then the cache line stays shared.
+        // Mostly it is full, and then the cache line stays shared.
         let balance = self.balance.load(Ordering::Relaxed);
         if balance < self.max {
             self.balance.fetch_add(earned.min(self.max - balance), Ordering::Relaxed);
@@ -48,7 +48,7 @@ impl HedgeBudget {
 mod tests {
     use super::*;
 
-    /// So many calls in a hundred, after a burst, which does not grow.
+    /// It allows that many calls in a hundred after a burst, which does not grow.
     #[test]
     fn the_budget_holds() {
         let budget = HedgeBudget::new(5);
@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(spent(&budget), MAX_HEDGE_BURST as usize);
     }
 
-    /// None at all, if the settings say so.
+    /// There are no hedges if the settings say so.
     #[test]
     fn no_budget() {
         let budget = HedgeBudget::new(0);

@@ -1,4 +1,4 @@
-//! One thread's call into an HSM, as the monitor sees it.
+//! A thread's call into an HSM, shared with the monitor.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +13,12 @@ use super::token_set::TokenSet;
 use super::worker_pool::WorkerState;
 use crate::job::{ReplyTo, Request};
 
-/// What a thread does at present.
+/// A thread's current call, if any.
 #[derive(Default)]
 pub struct InFlightCall {
     call: Mutex<Call>,
-    /// What the thread has finished and not sent yet. Here, so that a call that hangs does not hold
-    /// answers to others.
+    /// Answers that the thread has finished and not sent yet. The monitor can reach them here if a
+    /// call hangs.
     pub outbox: Mutex<Outbox>,
 }
 
@@ -27,54 +27,54 @@ enum Call {
     #[default]
     None,
     Running(Running),
-    /// And the key that it is counted for.
+    /// The call hangs; the key that it is counted for.
     Abandoned(Option<KeyUse>),
 }
 
 struct Running {
     since: Instant,
-    /// Later than this it hangs.
+    /// Time after which the call hangs.
     until: Instant,
-    /// Counts among its token's running workers.
+    /// True if the thread is one of its token's running workers.
     is_running: bool,
     is_stalled: bool,
-    /// The job that the call is about.
+    /// The job that the call is for.
     job: Option<JobCall>,
-    /// What the call is about, until it is hedged.
+    /// The attempt that the call belongs to, until it is hedged.
     attempt: Option<Attempt>,
-    /// The other attempts, once it is.
+    /// The race with the other attempts, once the call is hedged.
     race: Option<Arc<Race>>,
 }
 
-/// The facts about a job whose call lasts too long.
+/// Facts about the job of a call that lasts too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobCall {
-    /// Its key; `None` if only the key's attributes are asked for.
+    /// The job's key; `None` if only the key's attributes are read.
     pub key: Option<KeyUse>,
-    /// How long the whole request may take; `None` if it is no request's.
+    /// Time that the whole request has; `None` for a call that is not for a request.
     pub time: Option<Duration>,
 }
 
-/// What a second attempt at a request needs to know of the first.
+/// Everything about an attempt that a second attempt at its request needs.
 pub struct Attempt {
-    /// What is asked.
+    /// The request.
     pub request: Arc<Request>,
-    /// Whom to answer.
+    /// Address of the answer.
     pub reply_to: ReplyTo,
-    /// As in [`crate::job::Job`].
+    /// See [`crate::job::Job`].
     pub queued_at: Instant,
-    /// As in [`crate::job::Job`].
+    /// See [`crate::job::Job`].
     pub deadline: Instant,
-    /// As in [`Queued`].
+    /// See [`Queued`].
     pub tried: TokenSet,
-    /// As in [`Queued`].
+    /// See [`Queued`].
     pub lacking: TokenSet,
-    /// As in [`Queued`].
+    /// See [`Queued`].
     pub race: Option<Arc<Race>>,
 }
 
 impl Attempt {
-    /// At that job.
+    /// Describes an attempt at that job.
     #[must_use]
     pub fn at(queued: &Queued) -> Self {
         Self {
@@ -89,39 +89,39 @@ impl Attempt {
     }
 }
 
-/// How a call ended, for the thread that made it.
+/// The state in which a call ended, for the thread that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// All is well.
+    /// Within the usual time.
     InTime,
-    /// It took long, and its place was stalled.
+    /// After it was counted as stalled.
     Stalled,
-    /// Nobody waits for it any more: the result is wiped and the thread ends.
+    /// After it was counted as hanging: the result is zeroed and the thread ends.
     Abandoned,
 }
 
-/// What the monitor found.
+/// The result of the monitor's inspection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inspection {
-    /// No call.
+    /// There is no call.
     Idle,
-    /// A call, and it may go on.
+    /// There is a call, and its state has not changed.
     Busy,
-    /// A call that from now on counts as slow.
+    /// The call has stalled.
     NowStalled(Option<JobCall>),
-    /// A call that from now on counts as hung, and what its thread counted as.
+    /// The call hangs; the former state of its worker.
     NowAbandoned(WorkerState, Option<JobCall>),
 }
 
 impl InFlightCall {
-    /// A call begins that is about no job. `is_running`: the thread is one of the token's running
-    /// workers.
+    /// Records the start of a call that is not for a job. `is_running`: the thread is one of the
+    /// token's running workers.
     pub fn begin(&self, since: Instant, until: Instant, is_running: bool) {
         let (job, attempt, race) = (None, None, None);
         self.set(Running { since, until, is_running, is_stalled: false, job, attempt, race });
     }
 
-    /// A running worker's call begins.
+    /// Records the start of a running worker's call for a job.
     pub fn begin_attempt(&self, since: Instant, until: Instant, attempt: Attempt) {
         let time = attempt.deadline.saturating_duration_since(attempt.queued_at);
         let job = Some(JobCall { key: key_use(&attempt.request), time: Some(time) });
@@ -141,8 +141,8 @@ impl InFlightCall {
         *self.call.lock() = Call::Running(running);
     }
 
-    /// The call is about this key from now on, if it is not counted as slow for another one
-    /// already. `max`: it hangs if it lasts for so long from now on.
+    /// Records that the call uses this key from now on, unless it has stalled with another. With
+    /// `max`, it hangs if it lasts that long from now on.
     pub fn uses(&self, key: Option<KeyUse>, max: Option<Duration>) {
         if let Call::Running(running) = &mut *self.call.lock()
             && !running.is_stalled
@@ -154,14 +154,14 @@ impl InFlightCall {
         }
     }
 
-    /// It returned.
+    /// Records the end of the call.
     pub fn end(&self) -> (End, Option<KeyUse>) {
         let (end, _, key) = self.end_attempt();
         (end, key)
     }
 
-    /// It returned. Also gives the race with other attempts, if it was hedged, and the key that it
-    /// was counted for. The rest that was known of the job is let go of.
+    /// Records the end of the call and drops what is known of the job. Also returns the race with
+    /// other attempts, if the call was hedged, and the key that the call was counted for.
     pub fn end_attempt(&self) -> (End, Option<Arc<Race>>, Option<KeyUse>) {
         let mut call = self.call.lock();
         if let Call::Abandoned(key) = *call {
@@ -176,7 +176,7 @@ impl InFlightCall {
         }
     }
 
-    /// The monitor's look. A call slower than `stall` lends its place.
+    /// Inspects the call for the monitor. A call that lasts longer than `stall` is stalled.
     pub fn inspect(&self, now: Instant, stall: Duration) -> Inspection {
         let mut call = self.call.lock();
         match &mut *call {
@@ -202,8 +202,8 @@ impl InFlightCall {
         }
     }
 
-    /// Has a call hedged that lasts longer than `after`, once: `hedge` is given the attempt and
-    /// when it began, and gives the race if there is another attempt now.
+    /// Hedges a call that lasts longer than `after`, once. `hedge` gets the attempt and its start,
+    /// and returns the race if there is another attempt now.
     pub fn hedge(
         &self,
         now: Instant,
@@ -220,7 +220,7 @@ impl InFlightCall {
         }
     }
 
-    /// Since when a call has been running.
+    /// Returns the start of the current call.
     #[must_use]
     pub fn since(&self) -> Option<Instant> {
         match &*self.call.lock() {
@@ -236,7 +236,7 @@ mod tests {
     use crate::hsm::backend::Direction;
     use crate::job::KeyIndex;
 
-    /// A call is in time, then slow, then hung, and its thread hears of the last state.
+    /// A call is in time, then stalled, then hung, and its thread learns the last state.
     #[test]
     fn stages_of_a_call() {
         let (call, start) = (InFlightCall::default(), Instant::now());
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(call.end(), (End::Abandoned, None));
     }
 
-    /// A call that uses one key after the other is counted for the first one that it is slow with.
+    /// A call that uses several keys is counted for the first one that it stalls with.
     #[test]
     fn keys_of_a_call() {
         let (call, start) = (InFlightCall::default(), Instant::now());
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(call.end(), (End::Stalled, Some(key(1))));
     }
 
-    /// Opening a session lends no place, for it has none.
+    /// Opening a session frees no place for another worker, because it occupies none.
     #[test]
     fn housekeeping_lends_nothing() {
         let (call, start) = (InFlightCall::default(), Instant::now());
@@ -292,7 +292,7 @@ mod tests {
         );
     }
 
-    /// A slow call is hedged once; its thread hears of it, and the request is let go of.
+    /// A slow call is hedged once; its thread learns of it, and the request is released.
     #[test]
     fn hedged_once() {
         let (call, start) = (InFlightCall::default(), Instant::now());

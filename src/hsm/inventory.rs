@@ -1,4 +1,4 @@
-//! What an operator wants to know of the fleet: for the log at start, `check` and `keys`.
+//! The fleet as shown to an operator: in the log at start, and by `check` and `keys`.
 
 use std::path::PathBuf;
 
@@ -7,23 +7,23 @@ use crate::job::KeyAttributes;
 /// One token of the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenInventory {
-    /// The module's path.
+    /// Path of the module.
     pub module: PathBuf,
-    /// C_GetInfo's description, manufacturer and versions; `None` if it would not say.
+    /// Description, manufacturer and versions from C_GetInfo; `None` if it failed.
     pub library: Option<String>,
-    /// The slot that the settings chose.
+    /// The slot selected by the settings.
     pub slot: Option<SlotInventory>,
-    /// All tokens of the module, the chosen one among them.
+    /// All slots of the module that have a token, including the selected one.
     pub slots: Vec<SlotInventory>,
-    /// Sessions at the most.
+    /// Maximum number of sessions.
     pub max_sessions: usize,
-    /// Why the token cannot be used, if it can't.
+    /// Why the token cannot be used, if so.
     pub trouble: Option<String>,
-    /// The AES keys that it holds, in its own order.
+    /// The token's AES keys, in its own order.
     pub keys: Vec<KeyInventory>,
     /// Configured labels that no AES key has, in the order of the settings.
     pub missing: Vec<Box<str>>,
-    /// Configured labels that several keys have, and how many.
+    /// Configured labels that several keys have, with the number of keys.
     pub ambiguous: Vec<(Box<str>, u32)>,
 }
 
@@ -50,7 +50,7 @@ pub struct SlotInventory {
     pub login_required: bool,
     /// CKF_USER_PIN_LOCKED
     pub is_pin_locked: bool,
-    /// Sessions that this process has open, if the token says.
+    /// Number of sessions that this process has open, if the token reports it.
     pub sessions: Option<u64>,
 }
 
@@ -61,11 +61,11 @@ pub struct KeyInventory {
     pub label: Box<str>,
     /// Size and permitted uses.
     pub attributes: KeyAttributes,
-    /// CKA_PRIVATE; `None` if the token does not tell.
+    /// CKA_PRIVATE; `None` if the token does not report it.
     pub is_private: Option<bool>,
-    /// Whether the settings name the label.
+    /// True if the label is configured.
     pub is_configured: bool,
-    /// AES keys of this token that have the label and are as good as each other: public ones do not
-    /// count beside private ones.
+    /// Number of the token's AES keys that the label may refer to; public ones do not count if
+    /// there are private ones.
     pub keys_of_label: u32,
 }

@@ -1,11 +1,11 @@
-//! A circuit breaker for each key, token and direction: a key that the token does not serve is
-//! answered at once, and costs the token an attempt now and then.
+//! A circuit breaker for each key, token and direction: requests with a key that the token does not
+//! serve are answered at once, and one of them tries the key now and then.
 //!
-//! It opens after [`MIN_KEY_FAULTS`] faults in a row that [`super::attribution`] charges to the key, if
-//! [`KEY_FAULT_SPAN`] has passed since the first of them. Where other keys fail too, it takes
-//! [`MIN_KEY_FAULTS_IN_TROUBLE`]: random faults of a token rarely hit one key so often in a row.
-//! One request in [`KEY_TRIAL_INTERVAL`] and a little tries an open one; the first success closes
-//! it.
+//! It opens after [`MIN_KEY_FAULTS`] consecutive faults that `attribution` attributes to
+//! the key, if they span at least [`KEY_FAULT_SPAN`]. If other keys fail too, it takes
+//! [`MIN_KEY_FAULTS_IN_TROUBLE`]: random faults of a token rarely hit one key that often in a row.
+//! Once in [`KEY_TRIAL_INTERVAL`] and a little, a request tries an open one; the first success
+//! closes it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -24,9 +24,9 @@ use crate::limits::{
 /// The breaker of one key and direction on one token. It exists from the first fault on.
 #[derive(Clone, Copy, Debug)]
 struct Breaker {
-    /// Faults in a row.
+    /// Number of consecutive faults.
     faults: u32,
-    /// Refusals of a busy token among them, which do not count towards opening.
+    /// Number of rejections by a busy token, which do not count towards opening.
     busy: u32,
     first_fault: Instant,
     last_fault: Instant,
@@ -41,18 +41,18 @@ enum State {
     Open { since: Instant, next_trial: Instant },
 }
 
-/// Whether a request may go to the token, as far as its key is concerned.
+/// The decision whether the token accepts a request with its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Yes.
+    /// It does.
     Admitted,
-    /// The breaker is open, and this request is the one that tries the key.
+    /// The breaker is open, and this request tries the key.
     Trial,
     /// The breaker is open: this is the answer, unless another token has the key.
     Refused(Failure),
 }
 
-/// An open breaker, for people.
+/// An open breaker, as shown to an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenBreaker {
     /// The key.
@@ -61,20 +61,20 @@ pub struct OpenBreaker {
     pub direction: Direction,
     /// The answer to requests.
     pub failure: Failure,
-    /// Since when.
+    /// Time at which it opened.
     pub since: Instant,
-    /// Faults in a row.
+    /// Number of consecutive faults.
     pub faults: u32,
 }
 
-/// A breaker that a fault has just opened, or a success has just closed.
+/// A breaker that was just opened by a fault, or closed by a success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The fault that opened it.
     pub failure: Failure,
-    /// How many there were in a row.
+    /// Number of consecutive faults.
     pub faults: u32,
-    /// How long it was open; zero if it has just been opened.
+    /// Time for which it was open; zero if it was just opened.
     pub open_for: Duration,
 }
 
@@ -90,13 +90,13 @@ impl Breaker {
         }
     }
 
-    /// Takes in that the token was too busy. That never opens the breaker.
+    /// Records that the token was too busy, which never opens the breaker.
     fn busy(&mut self, now: Instant) {
         self.busy = self.busy.saturating_add(1);
         self.last_fault = now;
     }
 
-    /// Takes in a fault. Returns whether it opened the breaker.
+    /// Records a fault. Returns whether it opened the breaker.
     fn fault(&mut self, now: Instant, failure: Failure, do_others_fail: bool) -> bool {
         if self.faults == 0 {
             self.first_fault = now;
@@ -125,43 +125,43 @@ impl Breaker {
     }
 }
 
-/// Between 1 and 1.5 seconds.
+/// Returns between 1 and 1.5 seconds.
 fn jittered_trial() -> Duration {
     KEY_TRIAL_INTERVAL + jittered(KEY_TRIAL_INTERVAL).saturating_sub(KEY_TRIAL_INTERVAL * 3 / 4)
 }
 
-/// The breakers of one token. Where no key has failed, asking costs one load.
+/// The breakers of one token. While no key fails, a look costs a single load.
 #[derive(Default)]
 pub struct KeyBreakers {
     breakers: Mutex<HashMap<(KeyIndex, Direction), Breaker>>,
-    /// Entries of `breakers`.
+    /// Number of entries in `breakers`.
     count: AtomicUsize,
-    /// Those that are open.
+    /// Number of open ones.
     open: AtomicUsize,
     opened_total: AtomicU64,
 }
 
 impl KeyBreakers {
-    /// Whether any key has failed lately: the other members need not be asked otherwise.
+    /// Returns whether any key has failed recently; if not, the other methods need not be called.
     #[must_use]
     pub fn is_any_failing(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// How many are open.
+    /// Returns the number of open breakers.
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Times that one was opened since the start.
+    /// Returns how many times a breaker was opened since the start.
     #[must_use]
     pub fn opened_total(&self) -> u64 {
         self.opened_total.load(Ordering::Relaxed)
     }
 
-    /// Decides about a new request. [`Admission::Trial`] is returned once in a while, and only to
-    /// one that takes it.
+    /// Decides about a new request. Returns [`Admission::Trial`] at intervals, and only if
+    /// `takes_trial`.
     #[must_use]
     pub fn admit(
         &self,
@@ -180,7 +180,7 @@ impl KeyBreakers {
             .map_or(Admission::Admitted, |it| it.admit(now, takes_trial))
     }
 
-    /// Whether there is a breaker of that key and direction that is so.
+    /// Returns whether there is a breaker for that key and direction, and `is_so` is true of it.
     fn is(
         &self,
         key: KeyIndex,
@@ -192,14 +192,14 @@ impl KeyBreakers {
         })
     }
 
-    /// Whether the breaker is open.
+    /// Returns whether the breaker is open.
     #[must_use]
     pub fn is_open(&self, key: KeyIndex, direction: Option<Direction>) -> bool {
         self.is(key, direction, |breaker| breaker.state != State::Closed)
     }
 
-    /// Whether the key has failed so often in a row that one more attempt at the same request is
-    /// of no use here.
+    /// Returns whether the key has failed so often in a row that another attempt at the same
+    /// request is useless here.
     #[must_use]
     pub fn is_doubtful(
         &self,
@@ -212,8 +212,8 @@ impl KeyBreakers {
         self.is(key, direction, |breaker| breaker.faults.saturating_add(breaker.busy) >= needed)
     }
 
-    /// Whether the key's latest fault was this very one, and its breaker is open: then it explains
-    /// the next one, and no evidence is needed.
+    /// Returns whether the key's breaker is open because of the same failure, so that no evidence
+    /// is needed to attribute it.
     #[must_use]
     pub fn explains(&self, key: KeyIndex, direction: Option<Direction>, failure: Failure) -> bool {
         self.is(key, direction, |breaker| {
@@ -221,8 +221,7 @@ impl KeyBreakers {
         })
     }
 
-    /// Takes in a fault that is charged to the key. Returns what changed if that opened the
-    /// breaker.
+    /// Records a fault attributed to the key. Returns the change if that opened the breaker.
     pub fn fault(
         &self,
         key: KeyIndex,
@@ -244,16 +243,16 @@ impl KeyBreakers {
         opened.then_some(change)
     }
 
-    /// Takes in that the token was too busy for the key, and not for another. That opens no
-    /// breaker, but a request is not tried again and again.
+    /// Records that the token was too busy for the key, and not for another. That does not open the
+    /// breaker, but limits the attempts at a request.
     pub fn busy(&self, key: KeyIndex, direction: Direction, failure: Failure, now: Instant) {
         let mut breakers = self.breakers.lock();
         breakers.entry((key, direction)).or_insert_with(|| Breaker::new(now, failure)).busy(now);
         self.count.store(breakers.len(), Ordering::Relaxed);
     }
 
-    /// Takes in that the token did something with the key. Returns what changed if that closed the
-    /// breaker. To be called where [`Self::is_any_failing`].
+    /// Records that an operation with the key succeeded. Returns the change if that closed the
+    /// breaker. To be called if [`Self::is_any_failing`].
     pub fn success(&self, key: KeyIndex, direction: Direction, now: Instant) -> Option<Change> {
         let mut breakers = self.breakers.lock();
         let breaker = breakers.remove(&(key, direction))?;
@@ -264,8 +263,8 @@ impl KeyBreakers {
         Some(Change { failure: breaker.failure, faults: breaker.faults, open_for })
     }
 
-    /// Forgets keys whose last fault is long ago. A breaker is open for that long only if neither a
-    /// request nor the token's health checker could try the key: then requests are to show how it does.
+    /// Removes the breakers of keys whose last fault is long past. One is still open then only if
+    /// neither a request nor the health checker could try the key, so requests have to.
     pub fn forget_old(&self, now: Instant) {
         if !self.is_any_failing() {
             return;
@@ -279,8 +278,8 @@ impl KeyBreakers {
         self.open.store(open, Ordering::Relaxed);
     }
 
-    /// Up to `max` open ones that no request has tried for some time though one might have. Their
-    /// trials are taken.
+    /// Returns up to `max` keys with an open breaker that no request has tried although one could
+    /// have, and takes their trials.
     #[must_use]
     pub fn take_untried(&self, max: usize, now: Instant) -> Vec<(KeyIndex, Direction)> {
         if self.open() == 0 {
@@ -300,14 +299,14 @@ impl KeyBreakers {
         untried
     }
 
-    /// Takes in that a trial without a request failed.
+    /// Records that a trial without a request failed.
     pub fn still_fails(&self, key: KeyIndex, direction: Direction, now: Instant) {
         if let Some(breaker) = self.breakers.lock().get_mut(&(key, direction)) {
             breaker.last_fault = now;
         }
     }
 
-    /// Those that are open, in the order of their keys.
+    /// Returns the open breakers, in the order of their keys.
     #[must_use]
     pub fn all_open(&self) -> Vec<OpenBreaker> {
         let breakers = self.breakers.lock();
@@ -338,7 +337,7 @@ mod tests {
         Duration::from_millis(milli)
     }
 
-    /// So many faults, that far apart, from `start` on. Returns whether any opened the breaker.
+    /// Records `count` faults, `step` milliseconds apart. Returns whether one opened the breaker.
     fn fail(breakers: &KeyBreakers, start: Instant, count: u64, step: u64, trouble: bool) -> bool {
         (0..count)
             .filter_map(|n| breakers.fault(KEY, ENCRYPT, FAILURE, trouble, start + milli(n * step)))
@@ -346,7 +345,7 @@ mod tests {
             > 0
     }
 
-    /// Neither a burst nor a few faults over a long time open it; both together do.
+    /// Neither a burst of faults nor a few over a long time open it, but both together do.
     #[test]
     fn opens_by_number_and_time() {
         let start = Instant::now();
@@ -359,7 +358,7 @@ mod tests {
         assert!(!breakers.is_open(KeyIndex(8), Some(ENCRYPT)), "another key");
     }
 
-    /// A success in between starts the count again.
+    /// A success resets the count.
     #[test]
     fn a_success_in_between() {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());
@@ -371,12 +370,12 @@ mod tests {
         assert_eq!(breakers.opened_total(), 0);
     }
 
-    /// Where other keys fail too, it takes more.
+    /// If other keys fail too, it takes more faults.
     #[test]
     fn others_fail_too() {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());
         assert!(!fail(&breakers, start, 7, 200, true));
-        assert!(!breakers.is_doubtful(KEY, Some(ENCRYPT), true), "so far");
+        assert!(!breakers.is_doubtful(KEY, Some(ENCRYPT), true), "not yet");
         assert!(breakers.is_doubtful(KEY, Some(ENCRYPT), false));
         assert!(fail(&breakers, start + milli(1400), 1, 0, true));
     }
@@ -392,7 +391,7 @@ mod tests {
         assert!(!fail(&breakers, start + milli(10_000), 4, 0, false));
     }
 
-    /// While it is open, one request in a second or two tries the key, and a success closes it.
+    /// While it is open, a request tries the key every second or two, and a success closes it.
     #[test]
     fn trials() {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());
@@ -408,7 +407,7 @@ mod tests {
         assert!(breakers.explains(KEY, Some(ENCRYPT), FAILURE));
         assert!(!breakers.explains(KEY, Some(ENCRYPT), Failure::NoToken));
         assert_eq!(breakers.all_open().len(), 1);
-        assert!(breakers.take_untried(3, now).is_empty(), "requests try it");
+        assert!(breakers.take_untried(3, now).is_empty(), "requests can try it");
         let later = now + KEY_TRIAL_INTERVAL * 4;
         assert_eq!(breakers.take_untried(3, later), [(KEY, ENCRYPT)]);
         assert!(breakers.take_untried(3, later).is_empty(), "once");
@@ -418,8 +417,7 @@ mod tests {
         assert_eq!((breakers.open(), breakers.opened_total()), (0, 1));
     }
 
-    /// Faults that are long ago take no memory, and a breaker that nobody can try does not stay
-    /// open for ever.
+    /// Old faults are removed, and a breaker that nobody can try does not stay open for ever.
     #[test]
     fn old_faults_are_forgotten() {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());
@@ -435,8 +433,8 @@ mod tests {
         assert_eq!((breakers.count.load(Ordering::Relaxed), breakers.open()), (0, 0));
     }
 
-    /// By a table of random histories: it is open only after enough faults in a row that span
-    /// enough time, and never after a success.
+    /// In random histories, the breaker is open only after enough consecutive faults over enough
+    /// time, and never after a success.
     #[test]
     fn random_histories() {
         let mut seed = 1_u64;

@@ -1,14 +1,13 @@
-//! Calls that do not return, by key: a key that hangs keeps neither sessions nor threads from
+//! Calls that do not return, by key: a key that hangs takes neither sessions nor threads away from
 //! other keys.
 //!
-//! - A call *stalls* once it lasts much longer than usual, and is *overdue* once its thread is
-//!   written off. Where other keys are served, stalled calls of one key hold half of the token's
+//! - A call is *stalled* once it lasts much longer than usual, and *overdue* once its thread is
+//!   abandoned. While other keys are served, stalled calls of one key may hold half of the token's
 //!   sessions; its further requests wait.
-//! - With [`MAX_OVERDUE_CALLS_PER_KEY`] overdue calls and no success in between, no new call with
-//!   the key begins, except one at the end of each back-off, until one returns. Once the token has
-//!   many overdue calls, a single one is enough.
-//! - So a hang of a session, which other sessions do not share, blocks no key: the key succeeds
-//!   there.
+//! - After [`MAX_OVERDUE_CALLS_PER_KEY`] overdue calls without a success, no new call with the key
+//!   begins until one returns, except one at the end of each back-off. Once the token has many
+//!   overdue calls, a single one is enough.
+//! - A session that hangs alone therefore blocks no key: the key succeeds in other sessions.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -26,14 +25,15 @@ use crate::limits::{
 /// The calls of one key and direction.
 #[derive(Debug, Default)]
 struct Calls {
-    /// A call may return before it is counted, so this may be -1 for a moment; so may `overdue`.
+    /// Number of stalled calls. May be -1 for a moment, since a call may return before it is
+    /// counted; so may `overdue`.
     stalled: isize,
-    /// Threads that are written off and have not come back.
+    /// Number of abandoned threads that have not returned.
     overdue: isize,
-    /// Calls that became overdue since the last success or return.
+    /// Number of calls that became overdue since the last success or return.
     streak: isize,
     backoff: Backoff,
-    /// Since calls began to last too long.
+    /// Time of the last success since calls began to last too long.
     last_success: Option<Instant>,
 }
 
@@ -56,32 +56,31 @@ impl Backoff {
     }
 }
 
-/// The standing of a key's next call.
+/// The kind of call that the next one with a key would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NextCall {
-    /// One as any other.
+    /// A call like any other.
     Free,
-    /// The one at the end of the key's back-off.
+    /// The trial at the end of the key's back-off.
     Trial,
-    /// The first of a key that has not succeeded since very many calls began to hang.
+    /// The first call with a key that has not succeeded since very many calls began to hang.
     Newcomer,
-    /// None at present.
+    /// Not allowed now.
     Blocked,
 }
 
 /// All calls of one token that last too long.
 pub struct KeyHangs {
-    /// Calls that one key may have stalled while others are served.
+    /// Number of calls that one key may have stalled while other keys are served.
     half: isize,
     is_any: AtomicBool,
     inner: Mutex<Inner>,
-    /// The two keys that were served last, the newer one first, and when: not each time, but once
-    /// in a while.
+    /// The two keys that were served last, the newer one first. Updated only now and then.
     served: [Served; 2],
     start: Instant,
 }
 
-/// A key, and when it was served, in milliseconds after the start; 0: never.
+/// A key and the time at which it was served, in milliseconds after the start; 0 for never.
 #[derive(Debug, Default)]
 struct Served {
     key: AtomicU32,
@@ -92,14 +91,14 @@ struct Served {
 struct Inner {
     keys: HashMap<KeyUse, Calls>,
     overdue: isize,
-    /// Stalled calls of all keys.
+    /// Number of stalled calls with all keys.
     stalled: isize,
-    /// For keys that have not succeeded since calls began to hang, where very many hang.
+    /// Back-off of keys that have not succeeded since calls began to hang, when very many hang.
     newcomers: Backoff,
 }
 
 impl KeyHangs {
-    /// No call lasts too long yet, on a token with that many sessions.
+    /// Creates the record of a token with that many sessions.
     #[must_use]
     pub fn new(max_sessions: usize, start: Instant) -> Self {
         let half = isize::try_from(max_sessions.div_ceil(2)).unwrap_or(isize::MAX).max(1);
@@ -107,13 +106,13 @@ impl KeyHangs {
         Self { half, is_any, inner: Mutex::default(), served: Default::default(), start }
     }
 
-    /// Whether a call lasts too long: the other members need not be asked otherwise.
+    /// Returns whether any call lasts too long; if not, the other methods need not be called.
     #[must_use]
     pub fn is_any(&self) -> bool {
         self.is_any.load(Ordering::Relaxed)
     }
 
-    /// A call lasts much longer than usual.
+    /// Records that a call lasts much longer than usual.
     pub fn stalled(&self, key: KeyUse) {
         let mut inner = self.inner.lock();
         inner.keys.entry(key).or_default().stalled += 1;
@@ -121,7 +120,7 @@ impl KeyHangs {
         self.tidy(&mut inner);
     }
 
-    /// A stalled call returned in time.
+    /// Records that a stalled call returned in time.
     pub fn resumed(&self, key: KeyUse) {
         let mut inner = self.inner.lock();
         inner.keys.entry(key).or_default().stalled -= 1;
@@ -129,7 +128,8 @@ impl KeyHangs {
         self.tidy(&mut inner);
     }
 
-    /// A call's thread is written off; `was_stalled`: it was counted by [`Self::stalled`].
+    /// Records that a call's thread was abandoned. `was_stalled`: it was counted by
+    /// [`Self::stalled`].
     pub fn overdue(&self, key: KeyUse, was_stalled: bool, now: Instant) {
         let mut inner = self.inner.lock();
         inner.overdue += 1;
@@ -138,7 +138,7 @@ impl KeyHangs {
         let calls = inner.keys.entry(key).or_default();
         calls.stalled -= isize::from(was_stalled);
         calls.overdue += 1;
-        // It may have come back before it is counted.
+        // It may have returned before it was counted.
         calls.streak += isize::from(calls.overdue > 0);
         if calls.streak >= Self::limit(is_crowded) && calls.backoff.is_over(now) {
             calls.backoff.start(now);
@@ -149,7 +149,7 @@ impl KeyHangs {
         self.tidy(&mut inner);
     }
 
-    /// The thread of an overdue call came back.
+    /// Records that the thread of an overdue call returned.
     pub fn returned(&self, key: KeyUse) {
         let mut inner = self.inner.lock();
         inner.overdue -= 1;
@@ -159,7 +159,7 @@ impl KeyHangs {
         self.tidy(&mut inner);
     }
 
-    /// The token did something with the key. To be called where [`Self::is_any`].
+    /// Records that an operation with the key succeeded. To be called if [`Self::is_any`].
     pub fn success(&self, key: KeyUse, now: Instant) {
         let mut inner = self.inner.lock();
         let calls = inner.keys.entry(key).or_default();
@@ -168,7 +168,7 @@ impl KeyHangs {
         calls.backoff = Backoff::default();
     }
 
-    /// The token is put in use: calls that hang are of the past, whatever becomes of them.
+    /// Unblocks all keys, since the token was put in use: calls that still hang are of the past.
     pub fn unblock_all(&self) {
         let mut inner = self.inner.lock();
         inner.newcomers = Backoff::default();
@@ -178,8 +178,8 @@ impl KeyHangs {
         }
     }
 
-    /// The token did something with the key in time. To be called once in a while, so that it is
-    /// known whether there are other keys when one begins to hang.
+    /// Records that the key was served in time. To be called now and then, so that it is known
+    /// whether other keys work when one begins to hang.
     pub fn served(&self, key: KeyIndex, now: Instant) {
         let [newer, older] = &self.served;
         if newer.key.load(Ordering::Relaxed) != key.0 {
@@ -194,7 +194,7 @@ impl KeyHangs {
         u64::try_from(milli).unwrap_or(u64::MAX - 1) + 1
     }
 
-    /// Whether calls with the key last too long.
+    /// Returns whether calls with the key last too long.
     #[must_use]
     pub fn is_slow(&self, key: KeyIndex) -> bool {
         self.is_any_of(key, |calls| calls.stalled > 0 || calls.overdue > 0)
@@ -209,14 +209,14 @@ impl KeyHangs {
         [Direction::Encrypt, Direction::Decrypt].into_iter().filter_map(of).any(is_so)
     }
 
-    /// Whether that requests with this key are not answered is the key's fault: its calls last too
+    /// Returns whether unanswered requests with this key are the key's fault: its calls last too
     /// long, while other keys are served.
     #[must_use]
     pub fn explains_silence(&self, key: KeyIndex, now: Instant) -> bool {
         self.is_slow(key) && self.are_others_served(key, now)
     }
 
-    /// Whether keys other than this one were served lately.
+    /// Returns whether keys other than this one were served recently.
     #[must_use]
     pub fn are_others_served(&self, key: KeyIndex, now: Instant) -> bool {
         let span = u64::try_from(OTHER_KEYS_SERVED_WINDOW.as_millis()).unwrap_or(u64::MAX);
@@ -227,8 +227,8 @@ impl KeyHangs {
         })
     }
 
-    /// Stalled calls beyond their keys' shares of the sessions, while other keys are served: so
-    /// many sessions more are due to the others, up to half as many as there are.
+    /// Returns the number of additional sessions that other keys need: that of stalled calls beyond
+    /// their keys' shares while other keys are served, up to half of the configured sessions.
     #[must_use]
     pub fn surplus(&self, now: Instant) -> usize {
         if !self.is_any() {
@@ -243,7 +243,7 @@ impl KeyHangs {
         usize::try_from(surplus.min(self.half)).unwrap_or(0)
     }
 
-    /// Forgets all where nothing lasts too long any more.
+    /// Resets everything once no call lasts too long.
     fn tidy(&self, inner: &mut Inner) {
         let is_over = |calls: &Calls| calls.stalled == 0 && calls.overdue == 0;
         let is_any = inner.stalled != 0 || inner.overdue != 0 || !inner.keys.values().all(is_over);
@@ -253,7 +253,7 @@ impl KeyHangs {
         self.is_any.store(is_any, Ordering::Relaxed);
     }
 
-    /// Overdue calls from which on one is enough to block a key.
+    /// Returns the number of overdue calls from which on a single one blocks a key.
     fn crowd(&self) -> isize {
         self.half.max(MAX_OVERDUE_CALLS_PER_KEY)
     }
@@ -262,13 +262,14 @@ impl KeyHangs {
         if is_crowded { 1 } else { MAX_OVERDUE_CALLS_PER_KEY }
     }
 
-    /// Whether no call with the key may begin now.
+    /// Returns whether a call with the key is not allowed now.
     #[must_use]
     pub fn is_blocked(&self, key: KeyUse, now: Instant) -> bool {
         self.is_any() && self.next_call(&self.inner.lock(), key, now) == NextCall::Blocked
     }
 
-    /// Whether a call with the key that begins now is its trial; then the next back-off begins.
+    /// Returns whether a call with the key that begins now is its trial, and if so starts the next
+    /// back-off.
     pub fn takes_trial(&self, key: KeyUse, now: Instant) -> bool {
         if !self.is_any() {
             return false;
@@ -301,9 +302,9 @@ impl KeyHangs {
         if may_try { NextCall::Trial } else { NextCall::Blocked }
     }
 
-    /// Whether a request is to wait, since stalled calls with its key hold their share of the
-    /// sessions and other keys are served: half of them, or a single one where all stalled calls
-    /// together hold half.
+    /// Returns whether a request must wait, because stalled calls with its key hold their share of
+    /// the sessions and other keys are served. The share is half of the sessions, or a single one
+    /// if all stalled calls together hold half.
     #[must_use]
     pub fn must_wait(&self, key: KeyUse, now: Instant) -> bool {
         if !self.is_any() {
@@ -314,21 +315,21 @@ impl KeyHangs {
         let other_direction = (key.0, key.1.other());
         let stalled_of_key =
             calls.stalled + inner.keys.get(&other_direction).map_or(0, |calls| calls.stalled);
-        // Where several keys are slow, each shows it by one call.
+        // If several keys are slow, one call of each is enough to notice when it works again.
         let share = if inner.stalled >= self.half { 1 } else { self.half };
-        // After calls that never came back, fewer at a time; but one shows whether it is well.
+        // After calls that never returned, fewer are allowed; but one shows whether the key works.
         let holds_its_share = stalled_of_key >= (share - calls.streak).max(1);
         holds_its_share && self.are_others_served(key.0, now)
     }
 
-    /// Whether a call with the key is overdue and none has succeeded since.
+    /// Returns whether a call with the key is overdue and none has succeeded since.
     #[must_use]
     pub fn hangs(&self, key: KeyIndex) -> bool {
         self.is_any_of(key, |calls| calls.streak > 0)
     }
 
-    /// Whether a second attempt at a slow call that began at `since` may be of use on this token:
-    /// not where the key hangs already, unless it has succeeded meanwhile.
+    /// Returns whether a second attempt at a slow call that began at `since` may help on this
+    /// token: not if the key hangs, unless it has succeeded since.
     #[must_use]
     pub fn may_hedge(&self, key: KeyUse, since: Instant) -> bool {
         if !self.is_any() {
@@ -340,7 +341,7 @@ impl KeyHangs {
         has_succeeded || (calls.streak == 0 && calls.stalled <= MAX_STALLED_TO_HEDGE)
     }
 
-    /// Keys and directions that hang too often to be served, in order.
+    /// Returns the keys and directions that are blocked because they hang too often, in order.
     #[must_use]
     pub fn blocked(&self) -> Vec<KeyUse> {
         if !self.is_any() {
@@ -363,7 +364,7 @@ mod tests {
     const HANGS: KeyUse = (KeyIndex(1), Direction::Encrypt);
     const GOOD: KeyUse = (KeyIndex(2), Direction::Encrypt);
 
-    /// A token of eight sessions, and the time.
+    /// Returns the record of a token with eight sessions, and the time.
     fn token() -> (KeyHangs, Instant) {
         let start = Instant::now();
         (KeyHangs::new(8, start), start)
@@ -373,13 +374,13 @@ mod tests {
         Duration::from_secs(secs)
     }
 
-    /// A call that stalls and is written off.
+    /// Records a call that stalls and is abandoned.
     fn hang(hangs: &KeyHangs, key: KeyUse, now: Instant) {
         hangs.stalled(key);
         hangs.overdue(key, true, now);
     }
 
-    /// Whether a call may begin, and takes the trial if it is one.
+    /// Returns whether a call may begin, and takes the trial if it is one.
     fn begins(hangs: &KeyHangs, key: KeyUse, now: Instant) -> bool {
         let may = !hangs.is_blocked(key, now);
         may && {
@@ -388,7 +389,7 @@ mod tests {
         }
     }
 
-    /// Four overdue calls block the key, and no other; each back-off lets one try; a return
+    /// Four overdue calls block the key and no other; each back-off allows one trial; a return
     /// unblocks it.
     #[test]
     fn four_overdue_calls_block_a_key() {
@@ -402,9 +403,9 @@ mod tests {
         assert!(begins(&hangs, GOOD, start) && !hangs.hangs(GOOD.0));
         assert_eq!(hangs.blocked(), [HANGS]);
         let now = start + secs(1);
-        assert!(!hangs.is_blocked(HANGS, now), "a look takes no trial");
+        assert!(!hangs.is_blocked(HANGS, now), "asking takes no trial");
         assert!(begins(&hangs, HANGS, now), "the trial");
-        assert!(!begins(&hangs, HANGS, now), "one only");
+        assert!(!begins(&hangs, HANGS, now), "only one");
         hang(&hangs, HANGS, now);
         assert!(!begins(&hangs, HANGS, now + secs(29)), "the back-off grows");
         assert!(begins(&hangs, HANGS, now + secs(30)));
@@ -414,8 +415,8 @@ mod tests {
         assert!(begins(&hangs, HANGS, now + secs(30)));
     }
 
-    /// In two minutes, the limit of client libraries' own time-outs and more, hung threads of one
-    /// key are half of eight sessions and four; then there is one more in half a minute.
+    /// In two minutes, which is longer than the time-outs of client libraries, hung threads of one
+    /// key are half of eight sessions and four more; then there is one more every half minute.
     #[test]
     fn trials_are_bounded() {
         let (hangs, start) = token();
@@ -430,7 +431,7 @@ mod tests {
         assert_eq!(hung, 8);
     }
 
-    /// Where the token was out of use and returns, calls that hung before block no key.
+    /// When a token returns after it was out of use, calls that hung before block no key.
     #[test]
     fn a_token_that_returns() {
         let (hangs, start) = token();
@@ -474,12 +475,12 @@ mod tests {
         for _ in 0..4 {
             hangs.stalled(HANGS);
         }
-        assert!(!hangs.must_wait(HANGS, start), "nobody else is there");
+        assert!(!hangs.must_wait(HANGS, start), "there are no other keys");
         hangs.served(GOOD.0, start);
         hangs.served(HANGS.0, start);
         assert!(hangs.must_wait(HANGS, start) && !hangs.must_wait(GOOD, start));
         hangs.stalled(GOOD);
-        assert!(hangs.must_wait(GOOD, start), "one slow call each");
+        assert!(hangs.must_wait(GOOD, start), "each may have one slow call");
         hangs.resumed(GOOD);
         assert!(hangs.explains_silence(HANGS.0, start));
         assert!(!hangs.explains_silence(GOOD.0, start));
@@ -489,8 +490,8 @@ mod tests {
         for _ in 0..4 {
             hangs.stalled(HANGS);
         }
-        assert_eq!(hangs.surplus(start), 4, "the others are due the half that it has taken");
-        assert_eq!(hangs.surplus(start + OTHER_KEYS_SERVED_WINDOW), 0, "there are no others");
+        assert_eq!(hangs.surplus(start), 4, "the others get back the half that it has taken");
+        assert_eq!(hangs.surplus(start + OTHER_KEYS_SERVED_WINDOW), 0, "there are no other keys");
         for _ in 0..5 {
             hangs.resumed(HANGS);
         }
@@ -498,11 +499,11 @@ mod tests {
         for _ in 0..3 {
             hangs.resumed(HANGS);
         }
-        assert!(!hangs.is_any(), "all is well");
+        assert!(!hangs.is_any(), "no call lasts too long");
     }
 
-    /// A key of which calls hang on a token of few sessions goes on with one at a time until it is
-    /// blocked: what hung may have been the session.
+    /// On a token with few sessions, a key whose calls hang continues with one call at a time until
+    /// it is blocked: perhaps the session hung.
     #[test]
     fn one_at_a_time() {
         let start = Instant::now();
@@ -514,13 +515,13 @@ mod tests {
         assert!(hangs.must_wait(HANGS, start));
     }
 
-    /// A second attempt is of use where the key does not hang, or has succeeded meanwhile.
+    /// A second attempt helps if the key does not hang, or has succeeded since.
     #[test]
     fn second_attempts() {
         let (hangs, start) = token();
         assert!(hangs.may_hedge(HANGS, start));
         hangs.stalled(HANGS);
-        assert!(hangs.may_hedge(HANGS, start), "it may be the session");
+        assert!(hangs.may_hedge(HANGS, start), "the session may be at fault");
         for _ in 0..MAX_STALLED_TO_HEDGE {
             hangs.stalled(HANGS);
         }
@@ -549,8 +550,8 @@ mod tests {
             }
         }
         assert_eq!(hung, MAX_OVERDUE_CALLS_OF_KEYS);
-        assert!(begins(&hangs, GOOD, start + secs(1)), "who succeeds is not a newcomer");
-        assert!(begins(&hangs, key(500), start + secs(1)), "a newcomer in a second");
+        assert!(begins(&hangs, GOOD, start + secs(1)), "a key that succeeds is no newcomer");
+        assert!(begins(&hangs, key(500), start + secs(1)), "one newcomer a second");
         assert!(!begins(&hangs, key(501), start + secs(1)), "one");
     }
 }

@@ -1,4 +1,4 @@
-//! How long a token's calls took in the last minute: a histogram that many threads write to.
+//! A histogram of the duration of a token's calls in the last minute, updated by many threads.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 
 use crate::limits::{LATENCY_WINDOW, LATENCY_WINDOWS, MIN_LATENCY_SAMPLES};
 
-/// Four to an octave, from 1 us to 16 s.
+/// Four buckets to an octave, from 1 us to 16 s.
 const BUCKETS: usize = 4 * 24;
 
-/// One token's.
+/// The durations of one token's calls.
 pub struct Latencies {
     windows: Box<[[AtomicU32; BUCKETS]; LATENCY_WINDOWS]>,
     current: AtomicUsize,
@@ -28,13 +28,13 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Takes in how long a call took.
+    /// Records the duration of a call.
     pub fn record(&self, call: Duration) {
         let window = &self.windows[self.current.load(Ordering::Relaxed) % LATENCY_WINDOWS];
         window[bucket(call)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Forgets what is older than a minute. To be called now and then, by one thread.
+    /// Drops what is older than a minute. To be called now and then, by one thread.
     pub fn advance(&self, now: Instant) {
         let mut began = self.began.lock();
         let start = *began.get_or_insert(now);
@@ -49,8 +49,8 @@ impl Latencies {
         }
     }
 
-    /// What nine in ten calls were quicker than, a fifth more at the most; `None` if there were
-    /// too few to tell.
+    /// Returns the duration that nine in ten calls stayed below, at most a quarter too high; `None`
+    /// if there were too few calls.
     #[must_use]
     pub fn p90(&self) -> Option<Duration> {
         let mut counts = [0_u64; BUCKETS];
@@ -77,13 +77,13 @@ impl Latencies {
 fn bucket(call: Duration) -> usize {
     let micros = u64::try_from(call.as_micros()).unwrap_or(u64::MAX).max(1);
     let octave = micros.ilog2();
-    // The two bits behind the first.
+    // The two bits after the leading one.
     let quarter =
         if octave >= 2 { (micros >> (octave - 2)) & 3 } else { (micros << 2 >> octave) & 3 };
     (4 * octave as usize + usize::try_from(quarter).unwrap_or(0)).min(BUCKETS - 1)
 }
 
-/// The least duration that is beyond the bucket.
+/// Returns the shortest duration above the bucket.
 fn end_of(bucket: usize) -> Duration {
     let next = u64::try_from(bucket + 1).unwrap_or(u64::MAX);
     let nanos = (1000_u64 << (next / 4)) / 4 * (4 + next % 4);
@@ -95,7 +95,7 @@ fn end_of(bucket: usize) -> Duration {
 mod tests {
     use super::*;
 
-    /// Each duration is within its bucket, whose end is a quarter above its begin at the most.
+    /// Each duration is in its bucket, whose end is at most a quarter above its start.
     #[test]
     fn buckets() {
         for micros in (1..5000).chain([100_000, 1_000_000, 15_999_999]) {
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(bucket(Duration::from_secs(1000)), BUCKETS - 1);
     }
 
-    /// One slow call in a hundred does not move it; one in five does.
+    /// One slow call in a hundred does not change it; one in five does.
     #[test]
     fn the_slow_ones_do_not_set_it() {
         let latencies = Latencies::default();
@@ -125,7 +125,7 @@ mod tests {
         assert!(latencies.p90().unwrap() >= Duration::from_millis(200));
     }
 
-    /// What is older than a minute is forgotten, and nothing sooner.
+    /// Durations are dropped after a minute, and not before.
     #[test]
     fn it_is_of_the_last_minute() {
         let (latencies, start) = (Latencies::default(), Instant::now());

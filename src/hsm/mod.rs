@@ -1,12 +1,12 @@
-//! The HSM side: jobs in, completions out.
+//! The HSM side: takes jobs and returns completions.
 //!
 //! ```text
 //!  event loop ──submit──► fleet ──► queue (per token) ──► worker = session ──► event loop's inbox
-//!                                     health checker: connects, health checks, lists keys, recovers
-//!                                     monitor: writes off calls that hang, starts threads, health
+//!                                     health checker: connects, checks health, lists keys, recovers
+//!                                     monitor: abandons hanging calls, starts threads
 //! ```
 //!
-//! [`pkcs11`] alone knows PKCS#11; all else sees a token as [`backend`] draws it.
+//! Only [`pkcs11`] knows PKCS#11; everything else sees a token through the traits of [`backend`].
 
 mod attribution;
 pub mod backend;

@@ -1,4 +1,4 @@
-//! The monitor: never calls an HSM, so it never hangs. It writes off calls that do, starts
+//! The monitor, which never calls an HSM, so that it never hangs. It abandons calls that do, starts
 //! threads, and publishes the fleet's health.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +20,7 @@ use crate::limits::{
 /// Starts the monitor and the health checkers.
 ///
 /// # Errors
-/// The system gives no more threads.
+/// Returns the system's error if threads cannot be created.
 pub fn start(fleet: &Arc<Fleet>) -> std::io::Result<()> {
     for index in 0..fleet.tokens.len() {
         let call = Arc::clone(&fleet.tokens[index].checker.lock().call);
@@ -66,7 +66,8 @@ fn run(fleet: &Arc<Fleet>) {
     }
 }
 
-/// The monitor goes last: until then it writes off those who hang, and sees to what waits.
+/// Returns whether the monitor may end. It ends last: until then it abandons hanging calls and
+/// answers waiting jobs.
 fn is_over(fleet: &Fleet) -> bool {
     let is_done = |token: &Token| !token.has_waiting() || !token.circuit_breaker.is_usable();
     fleet.is_stopping()
@@ -74,7 +75,7 @@ fn is_over(fleet: &Fleet) -> bool {
         && fleet.tokens.iter().all(is_done)
 }
 
-/// Looks after one token. Says whether there is work in it.
+/// Inspects one token. Returns whether there is work for it.
 fn inspect_token(
     fleet: &Arc<Fleet>,
     index: usize,
@@ -82,7 +83,7 @@ fn inspect_token(
     hedge_after: Option<Duration>,
 ) -> bool {
     let token = &fleet.tokens[index];
-    // A few very slow calls make the average long, and must not hide the next one.
+    // A few very slow calls make the average high, and must not hide the next one.
     let usual = token.service_time.mean().min(token.latencies.p90().unwrap_or(Duration::MAX));
     let stall = MIN_STALL.max(usual.saturating_mul(STALL_FACTOR));
     let mut is_busy = inspect_workers(fleet, token, now, stall);
@@ -92,7 +93,7 @@ fn inspect_token(
     hedge::move_stalled_jobs(fleet, token);
     is_busy |= inspect_checker(fleet, index, now);
     if health::is_health_unknown(token, now) {
-        let reason = "health checks do not return, and neither do jobs".to_owned();
+        let reason = "neither health checks nor jobs return".to_owned();
         fleet.take_out_of_service(token, reason);
     }
     expire_stalled_queue(token, now);
@@ -101,14 +102,14 @@ fn inspect_token(
     let waiting = token.queue.len();
     if waiting > 0 {
         is_busy = true;
-        // A place may have become free by a call that hangs.
+        // A call that hangs may have freed a place.
         token.pool.wake(waiting);
     }
     token.pool.set_extra(token.hangs.surplus(now));
     if token.may_open_session(now) {
         for _ in 0..token.pool.grow(waiting) {
             if let Err(error) = start_worker(fleet, index) {
-                tracing::error!("no thread for an HSM session: {error}");
+                tracing::error!("cannot start a thread for an HSM session: {error}");
                 token.pool.leave();
                 token.open_failed(now);
                 break;
@@ -123,7 +124,7 @@ fn inspect_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
     let mut hung = Vec::new();
     token.calls.lock().retain(|call| match call.inspect(now, stall) {
         Inspection::Idle => Arc::strong_count(call) > 1,
-        // Its thread is gone: it panicked.
+        // Its thread has ended with a panic.
         Inspection::Busy if Arc::strong_count(call) == 1 => false,
         Inspection::Busy => {
             is_busy = true;
@@ -154,7 +155,7 @@ fn inspect_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
     is_busy
 }
 
-/// Takes in that a call was written off.
+/// Handles a call that was abandoned.
 fn on_hang(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
     token.counters.hung.fetch_add(1, Ordering::Relaxed);
     let key = job.and_then(|job| job.key);
@@ -164,7 +165,7 @@ fn on_hang(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
     if let Some(time) = job.and_then(|job| job.time) {
         token.record_unanswered(key.map(|key| key.0), time);
     }
-    // If it answers others meanwhile, the token is not at fault, or not as a whole.
+    // If it has answered other requests, the token is not at fault, or not as a whole.
     let answers = token.circuit_breaker.last_success().is_some_and(|then| now < then + MIN_HANG);
     if answers && key.is_some_and(|key| token.hangs.hangs(key.0)) {
         token.circuit_breaker.record_key_fault(now);
@@ -175,8 +176,8 @@ fn on_hang(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
     }
 }
 
-/// Takes a token out of use that has no session left to serve with, or that answers nobody while a
-/// health check of it does not return either.
+/// Takes a token out of service that has no session left, or that answers no requests while its
+/// health check does not return either.
 fn check_service(fleet: &Fleet, token: &Token, now: Instant) {
     if !token.circuit_breaker.is_usable() {
         return;
@@ -194,20 +195,19 @@ fn check_service(fleet: &Fleet, token: &Token, now: Instant) {
         let state = token.checker.lock();
         (state.call.since(), state.is_listing)
     };
-    // A health check is an encryption and a decryption. A listing may take minutes on a healthy token,
-    // and leaves nobody to health check it: then the requests' word is taken for it.
+    // A health check is an encryption and a decryption. A listing may take minutes on a healthy
+    // token, and prevents health checks: then the requests alone decide.
     let patience = if is_listing { SILENT_WHILE_LISTING } else { time * 2 };
     let last = if is_listing { token.circuit_breaker.last_success() } else { since };
     if last.is_some_and(|last| now.saturating_duration_since(last) > patience) {
         fleet.take_out_of_service(
             token,
-            "it answers no request in time, and no health check".to_owned(),
+            "it answers no request in time, nor a health check".to_owned(),
         );
     }
 }
 
-/// Counts requests that expired in the queue of a token none of whose sessions gets on: nobody else
-/// takes them out.
+/// Counts requests that expired in the queue of a stalled token, since no worker removes them.
 fn expire_stalled_queue(token: &Token, now: Instant) {
     if token.queue.is_empty() || !token.load().is_stalled {
         return;
@@ -217,7 +217,7 @@ fn expire_stalled_queue(token: &Token, now: Instant) {
     }
 }
 
-/// Sees to the requests that wait since their keys are slow. Returns whether there are any.
+/// Handles the deferred requests. Returns whether there are any.
 fn serve_deferred(token: &Token, now: Instant) -> bool {
     if token.deferred.is_empty() {
         return false;
@@ -245,7 +245,7 @@ fn inspect_checker(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
         state.replace_at = Some(now);
     }
     let Some(replace_at) = state.replace_at else { return found != Inspection::Idle };
-    // Those that hang may return, and then there is room for another.
+    // Hanging threads may return, and then there is room for another.
     let has_room = token.pool.counts().abandoned < MAX_ABANDONED_PER_TOKEN;
     if now < replace_at || !has_room || fleet.is_stopping() {
         return true;
@@ -254,7 +254,7 @@ fn inspect_checker(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     match start_checker(fleet, index, Arc::clone(&state.call)) {
         Ok(()) => state.replace_at = None,
         Err(error) => {
-            tracing::error!("no thread for an HSM health check: {error}");
+            tracing::error!("cannot start a thread for HSM health checks: {error}");
             state.replace_at = Some(now + CHECKER_RETRY_INTERVAL);
         }
     }
@@ -266,11 +266,11 @@ fn start_checker(fleet: &Arc<Fleet>, index: usize, call: Arc<InFlightCall>) -> s
         let token = &fleet.tokens[index];
         let run = || health_checker::run(fleet, token, &call);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            // The monitor takes it for a hang, and replaces it.
-            tracing::error!("a panic in an HSM health check");
+            // The monitor treats it as a hang, and replaces it.
+            tracing::error!("an HSM health check panicked");
             let now = Instant::now();
             call.begin(now, now, false);
-            // Unlike one that hangs it is gone already, before the monitor has counted it.
+            // Unlike a hanging thread, it has ended before the monitor has counted it.
             token.pool.abandoned_returned();
         }
     })
@@ -283,8 +283,8 @@ fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
         let token = &fleet.tokens[index];
         let run = || worker::run(fleet, token, &call);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            tracing::error!("a panic in an HSM session");
-            // As after a hang; the thread is gone already.
+            tracing::error!("an HSM session panicked");
+            // Handled like a hang, except that the thread has already ended.
             let now = Instant::now();
             call.begin(now, now, true);
             if let Inspection::NowAbandoned(was, _) = call.inspect(now, Duration::MAX) {
@@ -312,7 +312,7 @@ fn spawn(
     })
 }
 
-/// Counts a thread for as long as it lives.
+/// Counts a thread while it lives.
 struct ThreadCount<'a>(&'a Fleet);
 
 impl<'a> ThreadCount<'a> {

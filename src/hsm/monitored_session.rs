@@ -9,10 +9,11 @@ use super::in_flight_call::{End, InFlightCall};
 use super::token::Token;
 use crate::limits::{MAX_HEALTH_CHECK, MAX_MAINTENANCE_CALL};
 
-/// A call was abandoned and its thread must end; the key that the call was counted for, if any.
+/// A call was abandoned and its thread must end. Holds the key that the call was counted for, if
+/// any.
 pub struct Abandoned(pub Option<KeyUse>);
 
-/// Why a call gave no result.
+/// The reason why a call gave no result.
 pub enum CallError {
     /// It was abandoned.
     Abandoned(Abandoned),
@@ -34,7 +35,7 @@ pub struct MonitoredSession<'a> {
 }
 
 impl<'a> MonitoredSession<'a> {
-    /// Creates a closed one; `call` is registered with the monitor.
+    /// Creates a closed session; `call` is registered with the monitor.
     #[must_use]
     pub fn new(token: &'a Token, call: &'a InFlightCall) -> Self {
         Self { token, call, session: None }
@@ -54,7 +55,7 @@ impl<'a> MonitoredSession<'a> {
     /// Makes a call, which hangs if it lasts longer than `max`.
     ///
     /// # Errors
-    /// [`Abandoned`]
+    /// Returns [`Abandoned`] if it did.
     pub fn call<T>(
         &mut self,
         max: Duration,
@@ -71,10 +72,10 @@ impl<'a> MonitoredSession<'a> {
         }
     }
 
-    /// Makes a call that may fail, as [`Self::call`] does.
+    /// Makes a call that may fail, likewise.
     ///
     /// # Errors
-    /// [`CallError`]
+    /// Returns [`CallError`] if it failed or hung.
     pub fn try_call<T>(
         &mut self,
         max: Duration,
@@ -86,16 +87,16 @@ impl<'a> MonitoredSession<'a> {
     /// Closes the session, if it is open.
     ///
     /// # Errors
-    /// [`Abandoned`]
+    /// Returns [`Abandoned`] if that hung.
     pub fn close(&mut self) -> Result<(), Abandoned> {
         let Some(session) = self.session.take() else { return Ok(()) };
         self.call(MAX_MAINTENANCE_CALL, |_, _| drop(session))
     }
 
-    /// Closes the session after a fault that was its own or the token's.
+    /// Closes the session after a fault of its own or of the token.
     ///
     /// # Errors
-    /// [`Abandoned`]
+    /// Returns [`Abandoned`] if that hung.
     pub fn close_broken(&mut self, fault: &Fault) -> Result<(), Abandoned> {
         if let Some(session) = &mut self.session {
             session.on_broken(fault);

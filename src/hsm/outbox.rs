@@ -32,8 +32,8 @@ impl Inboxes {
     }
 }
 
-/// Answers that one worker holds for a moment, so that those finished together leave together. The
-/// monitor sends them if the worker's next call takes long after all.
+/// Answers that one worker holds for a moment, so that those finished together are sent together.
+/// The monitor sends them if the worker's next call takes long after all.
 #[derive(Default)]
 pub struct Outbox {
     by_loop: Vec<Vec<Completion>>,

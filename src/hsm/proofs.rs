@@ -1,4 +1,4 @@
-//! All keys on all tokens, tried one after the other: for people.
+//! Tests of all keys on all tokens, for an operator.
 
 use super::backend::{Direction, Evidence, Proof};
 use super::handle::Hsm;
@@ -6,31 +6,31 @@ use super::prover::settle_among;
 use super::token::Token;
 use crate::job::KeyIndex;
 
-/// The outcome for one key on one token.
+/// The results for one key on one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyOnToken {
-    /// Whether it is the same as the others'.
+    /// Result of proving that the key is the same as on the other tokens.
     pub proof: Proof,
-    /// Whether it encrypts, and decrypts what it has encrypted.
+    /// Result of encrypting with the key and decrypting the ciphertext.
     pub round_trip: Evidence,
 }
 
-/// One token's keys.
+/// The results for one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenProofs {
     /// `CK_TOKEN_INFO.label`
     pub label: String,
-    /// Serial number, or the label where there is none.
+    /// Serial number, or the label if there is none.
     pub id: String,
-    /// In the order of [`KeyIndex`]; empty if there is trouble.
+    /// The keys, in the order of [`KeyIndex`]; empty if there is no session.
     pub keys: Vec<KeyOnToken>,
-    /// Why no session could be opened.
+    /// Why there is no session.
     pub trouble: Option<String>,
 }
 
 impl Hsm {
-    /// Makes a round trip with each of the first `keys` keys on each token, and proves each, in the
-    /// order of the settings. Takes as long as the HSM does.
+    /// Tests the first `keys` keys on each token by a round trip and a proof, in the order of the
+    /// settings. Blocks for as long as the HSM does.
     #[must_use]
     pub fn prove_all(&self, keys: u32) -> Vec<TokenProofs> {
         let tokens = &self.fleet.tokens;
@@ -42,7 +42,7 @@ impl Hsm {
             ordered.iter().map(|token| (token.index, prove_keys(token, keys))).collect();
         let usable = proofs.iter().filter(|(_, proofs)| proofs.trouble.is_none());
         settle_among(&self.fleet, usable.map(|(index, _)| *index).collect());
-        // A dispute that came up later is about the first token's key too.
+        // A dispute that arose later also concerns the keys of the first token.
         for (token, (_, proofs)) in ordered.iter().zip(&mut proofs) {
             correct(token, proofs);
         }

@@ -1,4 +1,4 @@
-//! A health checker proves its token's keys beside the traffic, at a bounded rate.
+//! Proof of a token's keys by its health checker, at a bounded rate alongside the traffic.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::limits::{
     MAX_MAINTENANCE_CALL, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_INTERVAL, PROOF_SLICE,
 };
 
-/// Proves keys until none is left to be proven now, something else is to be done, or `end`.
+/// Proves keys until no more can be proven now, there is something else to do, or `end`.
 pub fn prove_keys(
     fleet: &Fleet,
     token: &Token,
@@ -20,7 +20,7 @@ pub fn prove_keys(
     end: Instant,
 ) -> Result<(), Abandoned> {
     if !have_all_tried(fleet) {
-        // Until then nobody knows which token is the first.
+        // Until then it is not known which token is the first.
         return Ok(());
     }
     let mut has_made = false;
@@ -43,13 +43,13 @@ pub fn prove_keys(
         }
         token.checker_signal.wait_until(next);
         if Instant::now() < next {
-            // It was told of something else.
+            // It was notified of something else.
             token.checker_signal.notify();
             break;
         }
     }
     if has_made {
-        // Now there is something to prove theirs by.
+        // Their keys can be proven now.
         notify_other_checkers(fleet, token);
     }
     Ok(())
@@ -65,8 +65,8 @@ fn prove_next(
     })
 }
 
-/// Records that `last` was tried for the first time: once all were, the keys of those that
-/// were tried before it can be proven, and their health checkers are at rest.
+/// Records that `last` has been tried for the first time. If all tokens have been, the keys of
+/// those before it can be proven, so their health checkers are woken.
 pub fn begin_proofs(fleet: &Fleet, last: &Token) {
     if have_all_tried(fleet) {
         notify_other_checkers(fleet, last);
@@ -78,13 +78,13 @@ fn notify_other_checkers(fleet: &Fleet, than: &Token) {
     others.for_each(|other| other.checker_signal.notify());
 }
 
-/// Returns whether each token was tried once, or has had its time for it.
+/// Returns whether each token has been tried once, or has had enough time for it.
 fn have_all_tried(fleet: &Fleet) -> bool {
     let has_tried = |token: &Token| token.checker.lock().has_tried;
     fleet.start.elapsed() >= MAX_START_WAIT || fleet.tokens.iter().all(has_tried)
 }
 
-/// Settles the witnesses that all tokens in use were tried with.
+/// Settles the witnesses that all tokens in use have been tested with.
 fn settle_witnesses(fleet: &Fleet) {
     if have_all_tried(fleet) {
         let usable = fleet.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
@@ -92,8 +92,8 @@ fn settle_witnesses(fleet: &Fleet) {
     }
 }
 
-/// Settles the witnesses that those tokens were tried with. One that lacks the key, or
-/// may not decrypt with it, or on which it is out of use, is not asked, and not waited for.
+/// Settles the witnesses that those tokens have been tested with. A token is not waited for if it
+/// lacks the key, may not decrypt with it, or does not serve it.
 pub fn settle_among(fleet: &Fleet, tokens: TokenSet) {
     let is_silent = |token: &&Token, label: &str| {
         token.backend.index_of(label).is_some_and(|key| {

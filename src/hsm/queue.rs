@@ -1,9 +1,9 @@
-//! The jobs that wait for one token: bounded, in shards with a lock each.
+//! The queue of one token: bounded, in shards with a lock each.
 //!
-//! Jobs are dealt to the shards in turn, and workers take from the shards in the same turn, so the
-//! order is that of one queue, and no shard is left behind. A worker takes a job out at the moment
-//! it begins it, and not before: what waits can be taken by any other worker of the token, so a
-//! call that hangs captures one job and no job waits behind another while a session is free.
+//! Jobs are pushed to the shards in rotation, and workers take from them in the same rotation, so
+//! the order is that of a single queue, and no shard is neglected. A worker takes a job only when
+//! it begins it: any other worker of the token can take a waiting job, so a call that hangs
+//! captures a single job, and no job waits behind another while a session is free.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,28 +14,28 @@ use parking_lot::Mutex;
 use super::queued::Queued;
 use crate::job::Job;
 
-/// One token's queue.
+/// The queue of one token.
 pub struct Queue {
     shards: Box<[Shard]>,
-    /// Jobs in all shards, and those about to be.
+    /// Number of jobs in all shards, including those about to be pushed.
     length: Counter,
     max_length: usize,
     next_push: Counter,
     next_take: Counter,
 }
 
-/// A lock to a cache line (pair), or two shards would be as one.
+/// Each lock has a cache line (pair) of its own; two locks on one would contend.
 #[repr(align(128))]
 #[derive(Default)]
 struct Shard(Mutex<VecDeque<Queued>>);
 
-/// On a cache line (pair) of its own.
+/// A counter on a cache line (pair) of its own.
 #[repr(align(128))]
 #[derive(Default)]
 struct Counter(AtomicUsize);
 
 impl Queue {
-    /// An empty one for `max_length` jobs.
+    /// Creates an empty queue for `max_length` jobs.
     #[must_use]
     pub fn new(shards: usize, max_length: usize) -> Self {
         Self {
@@ -47,28 +47,28 @@ impl Queue {
         }
     }
 
-    /// How many jobs wait.
+    /// Returns the number of waiting jobs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.length.0.load(Ordering::SeqCst)
     }
 
-    /// Whether none waits.
+    /// Returns whether no job waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether there is room for one more; [`Self::push`] decides.
+    /// Returns whether there is room for one more job; [`Self::push`] decides.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.len() < self.max_length
     }
 
-    /// Queues a job. `is_trial`: see [`Queued::is_trial`].
+    /// Queues a job. For `is_trial`, see [`Queued::is_trial`].
     ///
     /// # Errors
-    /// There is no room; the job comes back.
+    /// Returns the job if there is no room.
     pub fn push(&self, job: Job, is_trial: bool) -> Result<(), Job> {
         if !self.reserve() {
             return Err(job);
@@ -78,15 +78,15 @@ impl Queue {
         Ok(())
     }
 
-    /// Puts a job that was tried already before all others of a shard.
+    /// Puts a job that has been tried at the front of a shard.
     ///
     /// # Errors
-    /// There is no room; the job comes back.
+    /// Returns the job if there is no room.
     pub fn push_front(&self, queued: Queued) -> Result<(), Queued> {
         if !self.reserve() {
             return Err(queued);
         }
-        // Its place is where the next is taken from.
+        // The shard that the next job is taken from.
         let turn = self.next_take.0.load(Ordering::Relaxed);
         self.shards[turn % self.shards.len()].0.lock().push_front(queued);
         Ok(())
@@ -105,7 +105,7 @@ impl Queue {
         &self.shards[turn % self.shards.len()]
     }
 
-    /// The oldest job of the shard whose turn it is, or of the next one that has any.
+    /// Takes the oldest job of the shard whose turn it is, or of the next one that has any.
     pub fn take(&self) -> Option<Queued> {
         for _ in 0..self.shards.len() {
             if self.is_empty() {
@@ -119,7 +119,7 @@ impl Queue {
         None
     }
 
-    /// Takes out the oldest jobs that nobody waits for any more.
+    /// Removes and returns the oldest jobs whose deadline has passed.
     #[must_use]
     pub fn take_expired(&self, now: Instant) -> Vec<Queued> {
         let mut expired = Vec::new();
@@ -133,7 +133,7 @@ impl Queue {
         expired
     }
 
-    /// Takes all jobs out.
+    /// Removes and returns all jobs.
     #[must_use]
     pub fn drain(&self) -> Vec<Queued> {
         let mut all = Vec::new();
@@ -173,8 +173,8 @@ mod tests {
         queue.take().map(|queued| queued.job.reply_to.serial)
     }
 
-    /// In the order of their coming, however many shards and however uneven the turns that
-    /// brought them: a job must not wait behind those that came after it.
+    /// Jobs are taken in the order in which they were pushed, with any number of shards and uneven
+    /// turns: a job must not wait behind later ones.
     #[test]
     fn first_come_first_served() {
         for shards in 1..=8 {
@@ -184,10 +184,10 @@ mod tests {
                 push(&queue, &serials.by_ref().take(turn).collect::<Vec<_>>());
             }
             queue.push_front(Queued::new(job(0))).ok().unwrap();
-            assert_eq!(take(&queue), Some(0), "what was tried already is first");
+            assert_eq!(take(&queue), Some(0), "a job that was tried is first");
             let mut taken: Vec<_> = std::iter::from_fn(|| take(&queue)).collect();
             assert_eq!(taken.len(), 500);
-            // The turn that the one in front took up shifts the rest by one shard at most.
+            // The turn taken by the job in front shifts the rest by one shard at most.
             assert!(taken.iter().zip(1..).all(|(serial, place)| serial.abs_diff(place) <= 8));
             taken.sort_unstable();
             assert_eq!(taken, (1..=500).collect::<Vec<_>>());
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// One worker alone gets at all shards.
+    /// A single worker reaches all shards.
     #[test]
     fn no_shard_is_left_behind() {
         let queue = Queue::new(4, 1000);
@@ -206,7 +206,7 @@ mod tests {
         }
     }
 
-    /// Jobs that nobody waits for are found where no worker takes them.
+    /// Expired jobs are removed even if no worker takes them.
     #[test]
     fn expired_jobs_are_taken_out() {
         let (queue, now) = (Queue::new(2, 10), Instant::now());
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!((queue.len(), take(&queue)), (1, Some(4)));
     }
 
-    /// It has an end, for new jobs and for those that come back, and each job is in it once.
+    /// The length is limited for new and returned jobs, and no job is lost or duplicated.
     #[test]
     fn bounded() {
         let queue = Queue::new(2, 3);

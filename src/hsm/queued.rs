@@ -1,4 +1,4 @@
-//! A job while it waits or is at work, and what has been tried so far.
+//! A job in a queue or at work, with the history of its attempts.
 
 use std::sync::Arc;
 
@@ -7,58 +7,58 @@ use super::race::Race;
 use super::token_set::TokenSet;
 use crate::job::{Completion, Failure, Job, Request, Success, TokenIndex};
 
-/// A job, and what has been tried so far.
+/// A job with the history of its attempts.
 pub struct Queued {
-    /// The attempt at hand.
+    /// The current attempt.
     pub job: Job,
-    /// Attempts that failed.
+    /// Number of failed attempts.
     pub attempts: u8,
-    /// Tokens that failed at it, until all have.
+    /// Tokens that have failed at it; reset once all have.
     pub tried: TokenSet,
     /// Tokens that lack the key, or refuse such an operation.
     pub lacking: TokenSet,
-    /// Times that the ciphertext was held to be bad.
+    /// Number of times that the ciphertext was called bad.
     pub suspicions: u8,
-    /// Tokens that held the ciphertext to be bad.
+    /// Tokens that called the ciphertext bad.
     pub suspecting: TokenSet,
     /// Microseconds in the HSM so far.
     pub hsm_micros: u32,
-    /// The first failure that was a token's fault; that the ciphertext is bad, if a token whose
-    /// key is proven is sure of it.
+    /// The first failure that was a token's fault; or [`Failure::InvalidCiphertext`], if a token
+    /// with a proven key is certain of it.
     pub failure: Option<Failure>,
-    /// The other attempts at the same request, if there are any.
+    /// The race with other attempts at the same request, if there are any.
     pub race: Option<Arc<Race>>,
-    /// It was not the first attempt.
+    /// True if it is a second attempt at a slow call.
     pub is_hedge: bool,
-    /// It tries a key that hangs, so it waits for no share of the sessions.
+    /// True if it tries a key that does not work, and so is not deferred.
     pub is_trial: bool,
-    /// A session was opened again for its sake.
+    /// True if a session was opened again because of this job.
     pub has_reopened: bool,
-    /// The latest failure was not the key's: the token is to have a moment before the next attempt.
+    /// True to pause before the next attempt, because the latest fault was not the key's.
     pub backs_off: bool,
 }
 
 impl Queued {
-    /// Whether another attempt has answered the request.
+    /// Returns whether another attempt has answered the request.
     #[must_use]
     pub fn is_answered(&self) -> bool {
         self.race.as_ref().is_some_and(|race| race.is_over())
     }
 
-    /// Its key and direction; `None` if only the key's attributes are asked for.
+    /// Returns the key and direction; `None` if only the key's attributes are read.
     #[must_use]
     pub fn key_use(&self) -> Option<KeyUse> {
         key_use(&self.job.request)
     }
 
-    /// Which key it is about, and in which direction.
+    /// Returns the key, and the direction if there is one.
     #[must_use]
     pub fn about(&self) -> Failed {
         let request = &self.job.request;
         Failed { key: request.key, direction: Direction::of(&request.operation) }
     }
 
-    /// Nothing was tried yet.
+    /// Creates a job that has not been tried.
     #[must_use]
     pub fn new(job: Job) -> Self {
         Self {
@@ -103,7 +103,7 @@ impl Queued {
     }
 }
 
-/// The request's key and direction; `None` if it only asks for the key's attributes.
+/// Returns the request's key and direction; `None` if it only reads the key's attributes.
 #[must_use]
 pub fn key_use(request: &Request) -> Option<KeyUse> {
     Direction::of(&request.operation).map(|direction| (request.key, direction))

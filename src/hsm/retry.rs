@@ -1,4 +1,4 @@
-//! What becomes of a job that a token has failed at: another token tries it, the same one tries it
+//! Decisions about a job that a token has failed at: another token tries it, the same one tries it
 //! again, or the failure is the answer.
 
 use std::sync::atomic::Ordering;
@@ -14,9 +14,8 @@ use super::token::Token;
 use crate::job::{Completion, Failure};
 use crate::limits::{ATTEMPTS_BEFORE_ATTRIBUTION, MAX_ATTEMPTS, MAX_SUSPICIONS, SUSPICIONS};
 
-/// Takes in that `token` failed at the job in a way that says nothing of the token: it is
-/// answered, goes to another token, or comes back to be tried again on the same one. What is
-/// answered is in `answered`.
+/// Handles a failure that is not a fault of the token. The job is answered, by adding to
+/// `answered`, moved to another token, or returned to be tried again on the same one.
 pub fn on_failure(
     fleet: &Fleet,
     token: &Token,
@@ -48,8 +47,8 @@ pub fn on_failure(
     None
 }
 
-/// Answers a request whose own fault it is, unless another make of HSM may do what this token
-/// will not do at all.
+/// Answers a request that is itself at fault, unless another make of HSM may support what this
+/// token does not support at all.
 fn answered_by(
     fleet: &Fleet,
     token: &Token,
@@ -74,9 +73,9 @@ fn answered_by(
     answered.extend(queued.complete(Err(fault.failure), Some(token.index), 0));
 }
 
-/// Takes in that `token` is sure that the ciphertext is bad. A token that may hold another key
-/// under the label is asked then, which may have made it; and where no token said so whose key
-/// is proven, and one could not be asked, nobody knows.
+/// Handles a ciphertext that `token` is certain is bad. A token that may hold another key with that
+/// label is tried next, since it may have made the ciphertext. If no token with a proven key is
+/// certain, and one could not be tried, the ciphertext may be valid.
 fn on_bad_ciphertext(
     fleet: &Fleet,
     token: &Token,
@@ -91,7 +90,7 @@ fn on_bad_ciphertext(
         queued.failure = Some(bad);
     }
     let is_certain = queued.failure == Some(bad);
-    // A token with the same key says the same.
+    // A token with the same key would give the same answer.
     let same = fleet.tokens.iter().filter(|it| is_certain && status(it) == KeyStatus::Proven);
     let not_these = queued.lacking.union(same.map(|it| it.index).collect());
     if let Some(other) = best_for(&fleet.tokens, &queued.job.request, not_these) {
@@ -100,7 +99,7 @@ fn on_bad_ciphertext(
             Err(back) => queued = back,
         }
     }
-    // A token that is out of use and is known to hold another key may have made it.
+    // A token that is out of use and holds another key may have made it.
     let may_have_made = |it: &Token| {
         let is_asked = queued.lacking.contains(it.index);
         !it.circuit_breaker.is_usable() && !is_asked && status(it) == KeyStatus::Disagrees
@@ -113,20 +112,20 @@ fn on_bad_ciphertext(
     answered.extend(queued.complete(Err(failure), Some(token.index), 0));
 }
 
-/// The answer to a decryption that is bad by the word of those that could be asked, none of
-/// which is known to have the right key.
+/// Returns the answer to a decryption that failed on all tokens that could be tried, none of which
+/// is known to have the right key.
 fn undecided_failure(fleet: &Fleet, queued: &Queued) -> Failure {
     let request = &queued.job.request;
     let status = |it: &Token| it.backend.key_status(request.key, Some(Direction::Decrypt));
     let has_said_so = |it: &&Token| queued.lacking.contains(it.index);
-    // One that is out of use may have lost its keys for as long.
+    // A token that is out of use may lack its keys only temporarily.
     let may_have = |it: &&Token| !it.circuit_breaker.is_usable() || status(it) != KeyStatus::Absent;
     let have_key = || fleet.tokens.iter().filter(may_have);
     let mut unasked = have_key().filter(|it| !has_said_so(it));
     if unasked.clone().any(|it| !it.circuit_breaker.is_usable()) {
         return Failure::NoToken;
     }
-    // A token that failed at it has not said so.
+    // A token that failed has not called the ciphertext bad.
     if let Some(failure) = queued.failure {
         return failure;
     }
@@ -136,7 +135,7 @@ fn undecided_failure(fleet: &Fleet, queued: &Queued) -> Failure {
             Admission::Refused(failure) => failure,
             Admission::Admitted | Admission::Trial => Failure::Overloaded,
         },
-        // The right key is on none of them.
+        // None of them has the right key.
         None if have_key().any(|it| status(it) == KeyStatus::Disagrees)
             && have_key().all(|it| status(it) == KeyStatus::Disagrees) =>
         {
@@ -146,12 +145,11 @@ fn undecided_failure(fleet: &Fleet, queued: &Queued) -> Failure {
     }
 }
 
-/// Takes in that `token` failed at the job, by a fault of its own, a session's or a key's. The
-/// job goes to a token that has not tried it, if there is one, before anybody looks into whose
-/// fault it was; else it comes back.
+/// Handles a fault of the token, a session or a key. The job goes to a token that has not tried it,
+/// if there is one, before the fault is attributed; otherwise it is returned.
 pub fn fail_over(fleet: &Fleet, token: &Token, mut queued: Queued, fault: Fault) -> Option<Queued> {
     if Instant::now() >= queued.job.deadline {
-        // The loop has answered by its timer.
+        // The event loop has answered by its timer.
         token.record_expired(&queued.job);
         return None;
     }
@@ -169,9 +167,9 @@ pub fn fail_over(fleet: &Fleet, token: &Token, mut queued: Queued, fault: Fault)
     fleet.push_first(other, queued).err()
 }
 
-/// Decides what becomes of a job that all tokens have failed at, once the fault is charged: it
-/// is tried again here, and comes back for that, or elsewhere, or is answered. A key that has
-/// failed too often in a row is not tried again.
+/// Decides about a job that all tokens have failed at, once the fault is attributed: it is returned
+/// to be tried again here, moved to another token, or answered. A key that has failed too often in
+/// a row is not tried again.
 pub fn retry(
     fleet: &Fleet,
     token: &Token,
@@ -185,14 +183,14 @@ pub fn retry(
         let do_others_fail = token.circuit_breaker.has_recent_own_fault(now);
         token.breakers.is_doubtful(about.key, about.direction, do_others_fail)
     };
-    // A request that tried a key with an open circuit breaker has told all there is to know.
+    // A request that has tried a key with an open circuit breaker need not try it again.
     let is_known = |token: &Token| token.breakers.is_open(about.key, about.direction);
     let is_of_key = scope == FaultScope::Key
         && (queued.attempts >= ATTEMPTS_BEFORE_ATTRIBUTION || is_known(token));
     if queued.attempts < MAX_ATTEMPTS && !fleet.is_stopping() {
         if is_of_key {
             if about.direction.is_none() {
-                // No circuit breaker counts who only asks for the attributes.
+                // Reading the attributes does not count towards any circuit breaker.
                 queued.lacking.insert(token.index);
             }
             let doubtful =
@@ -222,9 +220,9 @@ fn answer_with_final_failure(
     answered.extend(queued.complete(Err(failure), Some(token.index), 0));
 }
 
-/// Takes in that `token` holds the ciphertext to be bad, and that its code for that may also
-/// mean trouble. Another token is asked then, or the same one again, and it is the answer when
-/// enough say so. As [`on_failure`].
+/// Handles a ciphertext that `token` calls bad with a code that may also mean trouble. Another
+/// token is tried, or the same one again, and it is the answer once enough of them agree. Otherwise
+/// as [`on_failure`].
 fn on_suspected_ciphertext(
     fleet: &Fleet,
     token: &Token,
@@ -255,8 +253,8 @@ fn on_suspected_ciphertext(
     None
 }
 
-/// The request was done by `by`: those who held its ciphertext to be bad were in trouble, but
-/// where that one's key is another.
+/// Records that the tokens which called a ciphertext bad were in trouble, since `by` has decrypted
+/// it; except those whose key differs.
 pub fn record_wrong_suspicions(fleet: &Fleet, by: &Token, queued: &Queued, now: Instant) {
     if queued.suspicions == 0 {
         return;
@@ -267,7 +265,7 @@ pub fn record_wrong_suspicions(fleet: &Fleet, by: &Token, queued: &Queued, now: 
         return;
     }
     for token in &fleet.tokens {
-        // One that may hold another key was right.
+        // A token that may hold another key was right.
         let is_same = || is_alone || token.backend.key_status(key, None) == KeyStatus::Proven;
         if queued.suspecting.contains(token.index) && is_same() {
             token.counters.faults.fetch_add(1, Ordering::Relaxed);
@@ -276,15 +274,14 @@ pub fn record_wrong_suspicions(fleet: &Fleet, by: &Token, queued: &Queued, now: 
     }
 }
 
-/// The answer to a request that nobody could do. With no token left it is that, whatever
-/// failed before: who was tried in the moment before and who came in the one after hear the
-/// same. Else the first failure; or no token in use has the key, while one that is not in use
-/// may have it.
+/// Returns the answer to a request that no token could do. With no usable token it is always
+/// `NoToken`, so that requests on either side of the outage get the same answer. Otherwise it is
+/// the first failure, or else no token in use has the key, although one that is out of use may.
 fn final_failure(fleet: &Fleet, queued: &Queued) -> Failure {
     let mut usable = fleet.tokens.iter().map(|token| token.circuit_breaker.is_usable());
     match queued.failure {
         _ if !usable.clone().any(|is_usable| is_usable) => Failure::NoToken,
-        // One that is out of use may hold the right key.
+        // A token that is out of use may hold the right key.
         Some(Failure::KeysDiffer) if !usable.all(|is_usable| is_usable) => Failure::NoToken,
         Some(failure) => failure,
         None if usable.all(|is_usable| is_usable) => Failure::KeyNotFound,

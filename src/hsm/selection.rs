@@ -1,9 +1,9 @@
-//! Which token gets a job.
+//! Selection of the token that gets a job.
 //!
-//! In this order: one that has the key, proven to be the same as the others'; that gets on; of the
-//! lowest priority number there is; in time; not one that has just returned and is busy; where the
-//! job waits least; with the fewest jobs for its weight. Equals get jobs at random, in proportion
-//! to their weights.
+//! Tokens are compared by these criteria, in this order: the key is present, and proven to be the
+//! same as on the other tokens; the token is not stalled; it has the lowest priority number; it is
+//! in time; it is not half open and busy; the job waits least; it has the fewest jobs for its
+//! weight. Among equals the choice is random, in proportion to their weights.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -15,21 +15,21 @@ use super::token_set::TokenSet;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request};
 use crate::limits::MAX_TOKENS;
 
-/// One token's queue in one turn of an event loop, and how long a job would wait in it.
+/// A token that may get jobs in one turn of an event loop, with its load.
 pub struct Candidate<'a> {
-    /// Whose.
+    /// The token.
     pub token: &'a Token,
-    /// Jobs queued in this turn.
+    /// Number of jobs queued in this turn.
     pub pushed: usize,
-    /// The job that it is chosen for tries a key that the token does not serve otherwise.
+    /// True if the job that it is selected for tries a key that the token does not serve otherwise.
     pub is_trial: bool,
-    /// Before this turn.
+    /// Number of jobs that waited before this turn.
     waiting: usize,
     load: Load,
 }
 
 impl<'a> Candidate<'a> {
-    /// As it is now.
+    /// Creates a candidate with the token's current load.
     #[must_use]
     pub fn of(token: &'a Token) -> Self {
         Self { token, waiting: token.queue.len(), pushed: 0, is_trial: false, load: token.load() }
@@ -39,17 +39,17 @@ impl<'a> Candidate<'a> {
         self.load.wait(self.waiting + self.pushed)
     }
 
-    /// Whether one more job would be done in time, and there is room for it.
+    /// Returns whether there is room for one more job, and it would be done by its deadline.
     fn is_in_time(&self, wait: Duration, deadline: Instant, now: Instant) -> bool {
-        // Half in hand for what an average doesn't know: a job that is taken and not done in time
-        // has cost the others its turn. A session that is free tries, however slow the token was
-        // before.
+        // Half as long again, because the wait is based on an average: a job that is accepted and
+        // misses its deadline has wasted the others' time. An idle session always tries, however
+        // slow the token was before.
         let end = now + wait + wait / 2 + self.load.service * 2;
         (wait.is_zero() || end <= deadline) && self.token.queue.has_room()
     }
 
-    /// Why a job is refused that would not be done in time: there is more work than the token
-    /// does, or it does none.
+    /// Returns why a job that would miss its deadline is rejected: there is too much work, or the
+    /// token does none.
     fn too_late(&self) -> Failure {
         match self.token.circuit_breaker.unanswered() {
             Some(_) => Failure::TimedOut,
@@ -72,7 +72,7 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// What tokens are compared by, the first member first; the least is the best.
+/// The criteria for comparing tokens, the first field first; the lowest rank is the best.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 struct Rank {
     is_stalled: bool,
@@ -80,20 +80,20 @@ struct Rank {
     is_late: bool,
     is_half_open: bool,
     wait: Duration,
-    /// For its weight.
+    /// In relation to its weight.
     outstanding: u64,
     lot: f32,
 }
 
-/// The lowest of several tokens' lots is each one's with a probability in proportion to its
-/// weight: the minimum of exponentially distributed variables.
+/// Returns a random number that is the lowest among several tokens' with a probability in
+/// proportion to this token's weight: the minimum of exponentially distributed variables.
 fn lot(weight: u32) -> f32 {
     #[expect(clippy::cast_precision_loss, reason = "24 bits, and a weight of up to 1000")]
     let (number, weight) = ((random() >> 40) as f32, weight as f32);
     -((number + 1.0) / 16_777_217.0).ln() / weight
 }
 
-/// SplitMix64, for each thread its own.
+/// SplitMix64, with a state for each thread.
 fn random() -> u64 {
     thread_local! {
         static STATE: Cell<u64> = Cell::new({
@@ -109,18 +109,18 @@ fn random() -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// How well a token's key suits a request: the least is the best.
+/// The suitability of a token's key for a request; the lowest is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fit {
-    /// It is the same key as the others', or will be tried before it encrypts, or a decryption
-    /// shows it.
+    /// The key is the same as on the other tokens, will be tested before it encrypts, or is tested
+    /// by the decryption itself.
     Suits,
-    /// It is not known to be the same. All that encrypt with such a key use the same token: the
-    /// first in use, by trust, priority and settings.
+    /// The key may differ. All encryptions with such a key use the same token: the first in use, by
+    /// trust, priority and order in the settings.
     Unproven { is_untrusted: bool, priority: u32, place: u16 },
-    /// It is another key. A ciphertext that it made, nobody else decrypts.
+    /// The key differs: no other token can decrypt its ciphertexts.
     Differs,
-    /// The token does not have it, or not for this use.
+    /// The token does not have the key, or may not use it in this direction.
     Lacks,
 }
 
@@ -153,17 +153,17 @@ fn is_encryption(request: &Request) -> bool {
     matches!(request.operation, Operation::Encrypt { .. })
 }
 
-/// Why a request is refused whose key is another one on the tokens that are in use.
+/// Returns why an encryption is rejected if the tokens in use hold different keys.
 fn keys_differ(tokens: &[Token]) -> Failure {
-    // One that is out of use may hold the right key.
+    // A token that is out of use may hold the right key.
     match tokens.iter().all(|token| token.circuit_breaker.is_usable()) {
         true => Failure::KeysDiffer,
         false => Failure::NoToken,
     }
 }
 
-/// Whether the token is the one that makes the witness of that key: of those in use that may
-/// have it, the one that the settings trust, or else the first.
+/// Returns whether the token is the one that makes the key's witness: the trusted one, or else the
+/// first, of those in use that may have the key.
 #[must_use]
 pub fn may_make_witness(tokens: &[Token], token: &Token, key: KeyIndex) -> bool {
     let order = |it: &Token| (!it.backend.is_trusted(), it.share.priority, it.index.0);
@@ -176,10 +176,10 @@ pub fn may_make_witness(tokens: &[Token], token: &Token, key: KeyIndex) -> bool 
     !tokens.iter().any(comes_before)
 }
 
-/// The token for a new job, of those that offer.
+/// Selects the token for a new job.
 ///
 /// # Errors
-/// Why the job is refused.
+/// Returns why the job is rejected.
 pub fn select<'o, 'f>(
     tokens: &[Token],
     candidates: &'o mut [Option<Candidate<'f>>; MAX_TOKENS],
@@ -226,7 +226,7 @@ pub fn select<'o, 'f>(
         }
     }
     match (best, refused) {
-        // No token but the one that does not serve the key is known to have it.
+        // The key is known to be only on the token that does not serve it.
         (Some(((Fit::Lacks, _), _)), Some(failure)) => Err(failure),
         (Some(((_, rank), candidate)), _) if !rank.is_late => Ok(candidate),
         (Some((_, candidate)), _) => Err(candidate.too_late()),
@@ -237,8 +237,8 @@ pub fn select<'o, 'f>(
     }
 }
 
-/// The token for another attempt at a request: usable, serving the key, and none of
-/// `not_these`. One that lacks the key is asked only where all do, as far as is known.
+/// Selects the token for another attempt at a request: usable, serving the key, and not in
+/// `not_these`. A token that lacks the key is selected only if all do, as far as is known.
 #[must_use]
 pub fn best_for<'f>(
     tokens: &'f [Token],
@@ -259,7 +259,7 @@ pub fn best_for<'f>(
             || match Fit::of(token, request) {
                 Fit::Suits | Fit::Lacks => true,
                 Fit::Differs => false,
-                // Its key would be a second one, and nothing would tell whether it is another.
+                // Nothing would show whether this key differs from the proven ones.
                 Fit::Unproven { .. } => {
                     !token.backend.is_untestable(request.key) || !is_proven_somewhere()
                 }
@@ -293,14 +293,14 @@ pub fn best_for<'f>(
 mod tests {
     use super::*;
 
-    /// A token of three times the weight has three in four jobs where both are idle.
+    /// Of two idle tokens, one with three times the weight gets three in four jobs.
     #[test]
     fn lots_follow_weights() {
         let heavy = (0..40_000).filter(|_| lot(3) < lot(1)).count();
         assert!((29_000..31_000).contains(&heavy), "{heavy}");
     }
 
-    /// What counts before what.
+    /// Order of the criteria.
     #[test]
     fn order() {
         let rank = Rank {

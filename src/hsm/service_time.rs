@@ -1,4 +1,4 @@
-//! How fast a token is, and whether it computes in this process or waits on a network.
+//! Measurement of a token's speed, and of whether it computes in this process or across a network.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,37 +10,37 @@ use crate::limits::{
     SERVICE_TIME_FIRST_CALLS, SERVICE_TIME_WINDOW,
 };
 
-/// One token's service time, by its recent calls.
+/// Service time of one token, averaged over recent calls.
 pub struct ServiceTime {
-    /// The average service time; the shortest, among the first calls.
+    /// Average service time; the shortest, among the first calls.
     service_nanos: AtomicU64,
-    /// Jobs' calls so far, not counted beyond [`SERVICE_TIME_FIRST_CALLS`]. With none, `service_nanos` is a
-    /// health check's.
+    /// Number of calls for jobs, counted up to [`SERVICE_TIME_FIRST_CALLS`]. If it is zero,
+    /// `service_nanos` is from a health check.
     first_calls: AtomicU64,
     start: Instant,
-    /// When the present stretch of time began, nanoseconds after `start`.
+    /// Start of the current window, in nanoseconds after `start`.
     stretch_start: AtomicU64,
-    /// The calls that ended in it.
+    /// Number of calls that ended in it.
     stretch_calls: AtomicU64,
-    /// How long they took in all, nanoseconds.
+    /// Their total duration in nanoseconds.
     stretch_sum: AtomicU64,
     window: Mutex<Window>,
 }
 
-/// A run of samples. What counts is the fastest call: on a busy machine, or with sessions that
-/// contend for a module's locks, most calls wait, but the luckiest of many does not if the token
-/// computes here, and always does if the token is elsewhere. (Not the one with the largest part of
-/// CPU time: where a hypervisor stops the machine for a while, the thread that ran has computed all
-/// that time as far as it can tell, and a token elsewhere would be left with a session for each
-/// core until the next window's end.)
+/// A run of CPU-time samples. Only the fastest call counts: on a busy machine, or with sessions
+/// that contend for a module's locks, most calls wait, but the fastest of many does not wait if the
+/// token computes here, and always waits if the token is remote. (The call with the largest share
+/// of CPU time would not do: if a hypervisor pauses the machine, the running thread appears to have
+/// computed all that time, and a remote token would be limited to a session for each core until the
+/// end of the next window.)
 #[derive(Default)]
 struct Window {
     samples: u32,
-    /// The shortest call, and its thread's CPU time.
+    /// The shortest call, with its thread's CPU time.
     fastest: Option<(Duration, Duration)>,
 }
 
-/// CPU time that the calling thread has used so far. A system call.
+/// Returns the CPU time used by the calling thread so far. Makes a system call.
 #[must_use]
 pub fn thread_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
@@ -49,17 +49,17 @@ pub fn thread_cpu_time() -> Duration {
     Duration::new(seconds, nanos)
 }
 
-/// Where a token's work is done.
+/// The place where a token's work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locality {
     /// In this process, on this machine's cores.
     InProcess,
-    /// Elsewhere: the call waits.
+    /// On another device: the call waits.
     Remote,
 }
 
 impl ServiceTime {
-    /// Nothing is known yet. `start` is any time before the first call's end.
+    /// Creates an empty measurement. `start` is any time before the first call's end.
     #[must_use]
     pub fn new(start: Instant) -> Self {
         Self {
@@ -73,16 +73,16 @@ impl ServiceTime {
         }
     }
 
-    /// Takes in how long a call took that ended at `end`.
+    /// Records the duration of a call that ended at `end`.
     ///
-    /// What counts is the mean over a stretch of time: when the machine is busy for some
-    /// milliseconds, the calls of all sessions are slow at once, or one call of microseconds lasts
-    /// for milliseconds, and an average of so many calls would make the token look slow and
-    /// requests be refused that it could have done in time.
+    /// The average is over time and not over calls. If the machine is busy for some milliseconds,
+    /// the calls of all sessions are slow at once, or a call of microseconds lasts for
+    /// milliseconds; averaging over calls would make the token look slow, and requests would be
+    /// rejected that it could have done in time.
     ///
-    /// Of the first calls the shortest counts. They are made while a new process shakes hands with
-    /// all its clients at once, and wait for a core more than for the token: a mean of them had
-    /// requests refused in each restart under load.
+    /// Of the first calls the shortest counts. They are made while a new process performs TLS
+    /// handshakes with all its clients, and wait for a core more than for the token; with their
+    /// mean, requests were rejected at each restart under load.
     pub fn record(&self, service: Duration, end: Instant) {
         let relaxed = Ordering::Relaxed;
         let sample = nanos(service).max(1);
@@ -99,7 +99,7 @@ impl ServiceTime {
         let end = nanos(end.saturating_duration_since(self.start));
         let began = self.stretch_start.load(relaxed);
         let is_over = end.saturating_sub(began) >= nanos(SERVICE_TIME_WINDOW);
-        // Of several workers one ends it.
+        // One of several workers closes the window.
         if !is_over || self.stretch_start.compare_exchange(began, end, relaxed, relaxed).is_err() {
             return;
         }
@@ -114,27 +114,27 @@ impl ServiceTime {
         self.service_nanos.store(new.max(1), relaxed);
     }
 
-    /// Takes in how long a health check took, two operations, if no job tells better.
+    /// Sets the service time from a health check, which is two operations, if there was no job yet.
     pub fn seed(&self, check: Duration) {
         if self.first_calls.load(Ordering::Relaxed) == 0 {
             self.service_nanos.store(nanos(check / 2), Ordering::Relaxed);
         }
     }
 
-    /// How long a call takes, on average.
+    /// Returns the average duration of a call.
     #[must_use]
     pub fn mean(&self) -> Duration {
         Duration::from_nanos(self.service_nanos.load(Ordering::Relaxed))
     }
 
-    /// How long a call must last to be held to hang, once its job's deadline is over.
+    /// Returns the duration after which a call hangs, once its job's deadline has passed.
     #[must_use]
     pub fn hang_limit(&self) -> Duration {
         self.mean().saturating_mul(HANG_FACTOR).clamp(MIN_HANG, MAX_HANG)
     }
 
-    /// Takes in a call's CPU and wall time. At the end of a window of samples, says where the
-    /// work is done.
+    /// Records a call's CPU and wall time. Returns where the work is done, at the end of a window
+    /// of samples.
     pub fn sample_cpu(&self, cpu: Duration, wall: Duration) -> Option<Locality> {
         let mut window = self.window.lock();
         if window.fastest.is_none_or(|(fastest, _)| wall < fastest) {
@@ -144,7 +144,7 @@ impl ServiceTime {
         (window.samples >= CPU_SAMPLES_PER_WINDOW).then(|| window.close())
     }
 
-    /// Ends the window early: where the work is done by the samples so far, if there are any.
+    /// Closes the window early. Returns where the work is done, if there were any samples.
     pub fn close_window(&self) -> Option<Locality> {
         let mut window = self.window.lock();
         (window.samples > 0).then(|| window.close())
@@ -169,8 +169,8 @@ mod tests {
 
     const MILLI: Duration = Duration::from_millis(1);
 
-    /// Records so many calls, each of which ends that long after the one before. Gives the average
-    /// then.
+    /// Returns a function that records a number of calls, each ending that long after the previous
+    /// one, and returns the average.
     fn recorder(service_time: &ServiceTime) -> impl FnMut(Duration, Duration, u64) -> Duration {
         let mut now = service_time.start;
         move |service, after, times| {
@@ -182,7 +182,7 @@ mod tests {
         }
     }
 
-    /// Most calls wait for a core or a lock on a busy machine; one that doesn't tells.
+    /// Most calls wait for a core or a lock on a busy machine; one that does not is enough.
     #[test]
     fn a_token_that_computes_here_is_told_by_its_luckiest_call() {
         let service_time = ServiceTime::new(Instant::now());
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(service_time.close_window(), None);
     }
 
-    /// A machine that was stopped for a while in the middle of a call, which looks like computing.
+    /// A pause of the machine in the middle of a call looks like computing.
     #[test]
     fn a_stop_of_the_machine_is_no_computing() {
         let service_time = ServiceTime::new(Instant::now());
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(localities.collect::<Vec<_>>(), [Locality::Remote]);
     }
 
-    /// The average follows, and one outlier does not carry it away.
+    /// The average follows changes, and is robust against a single outlier.
     #[test]
     fn average() {
         let service_time = ServiceTime::new(Instant::now());
@@ -222,9 +222,9 @@ mod tests {
         record(2 * MILLI, SERVICE_TIME_FIRST_CALLS);
         record(34 * MILLI, 1);
         assert!(record(2 * MILLI, 25) < 6 * MILLI);
-        assert!(record(200 * MILLI, 8) > 100 * MILLI, "slow now, and soon known to be");
+        assert!(record(200 * MILLI, 8) > 100 * MILLI, "a slow token is soon noticed");
         assert!(record(MILLI, 400) < 2 * MILLI);
-        // A thread that computes for 3 ms and then waits for its core for 3 ms: two a 40 us.
+        // Calls of 20 us by a thread that computes for 3 ms and then waits 3 ms for its core.
         for _ in 0..100 {
             record(3 * MILLI, 1);
             record(MILLI / 50, 150);
@@ -232,7 +232,7 @@ mod tests {
         assert!(service_time.mean() < MILLI / 20, "{:?}", service_time.mean());
     }
 
-    /// Sixty-four sessions whose calls of 2 ms all lasted 10 ms once, since the machine was busy.
+    /// Sixty-four sessions whose calls of 2 ms all lasted 10 ms once, because the machine was busy.
     #[test]
     fn a_moment_does_not_count_once_for_each_session() {
         let service_time = ServiceTime::new(Instant::now());
@@ -240,11 +240,11 @@ mod tests {
         record(2 * MILLI, 2 * MILLI / 64, 6_400);
         record(10 * MILLI, MILLI / 10, 64);
         assert!(record(2 * MILLI, 2 * MILLI / 64, 1_600) < 3 * MILLI);
-        assert!(record(10 * MILLI, 10 * MILLI / 64, 2_000) > 9 * MILLI, "but if it goes on");
+        assert!(record(10 * MILLI, 10 * MILLI / 64, 2_000) > 9 * MILLI, "if it continues");
     }
 
-    /// A new process that shakes hands with all its clients has little of the cores for its calls,
-    /// for longer than one stretch; what it could do in time then must not be refused.
+    /// A new process that performs handshakes with all its clients has little CPU time for its
+    /// calls, for longer than one window; jobs that it can do in time must not be rejected.
     #[test]
     fn a_busy_start_does_not_make_a_token_slow() {
         let service_time = ServiceTime::new(Instant::now());
@@ -254,6 +254,6 @@ mod tests {
         assert_eq!(record(MILLI / 20, 5), MILLI / 20);
         assert_eq!(record(38 * MILLI, 8), MILLI / 20);
         record(MILLI / 20, SERVICE_TIME_FIRST_CALLS);
-        assert!(record(10 * MILLI, 100) > 9 * MILLI, "but if it goes on");
+        assert!(record(10 * MILLI, 100) > 9 * MILLI, "if it continues");
     }
 }

@@ -1,11 +1,11 @@
-//! A thread that waits to be told.
+//! A signal that a thread waits for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-/// What one thread waits on and others tell it by. What is told while nobody waits is kept.
+/// A signal for one waiting thread. A notification while it does not wait ends its next wait.
 #[derive(Default)]
 pub struct Signal {
     is_notified: Mutex<bool>,
@@ -14,20 +14,20 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// Ends the other's wait, this one or the next.
+    /// Ends the thread's current wait, or the next one.
     pub fn notify(&self) {
         *self.is_notified.lock() = true;
         self.condvar.notify_one();
     }
 
-    /// [`Self::notify`] if somebody waits for long: cheap where it is called often.
+    /// Calls [`Self::notify`] if the thread is in a long wait: cheap enough to be called often.
     pub fn notify_if_waiting(&self) {
         if self.is_waiting.load(Ordering::SeqCst) {
             self.notify();
         }
     }
 
-    /// Waits until told, or until `end`.
+    /// Waits until notified, or until `end`.
     pub fn wait_until(&self, end: Instant) {
         let mut is_notified = self.is_notified.lock();
         while !*is_notified {
@@ -38,8 +38,9 @@ impl Signal {
         *is_notified = false;
     }
 
-    /// As [`Self::wait_until`], and heard by [`Self::notify_if_waiting`]. Does not wait if
-    /// `is_needed` says, once others can see that this thread waits, that there is work.
+    /// Waits like [`Self::wait_until`], and is also woken by [`Self::notify_if_waiting`].
+    /// `is_needed` is asked once others can see that this thread waits; if it returns true, there
+    /// is no wait.
     pub fn wait_idle_until(&self, end: Instant, is_needed: impl FnOnce() -> bool) {
         self.is_waiting.store(true, Ordering::SeqCst);
         if !is_needed() {

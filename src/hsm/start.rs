@@ -1,4 +1,4 @@
-//! Starts the HSM side: makes the tokens' backends and wires them to the fleet.
+//! The start of the HSM side: creates the tokens' backends and connects them to the fleet.
 
 use std::sync::Arc;
 use std::thread;
@@ -16,11 +16,11 @@ use super::{health, monitor};
 use crate::job::{CompletionQueue, TokenIndex};
 use crate::limits::{MAX_START_WAIT, MAX_TOKENS};
 
-/// Why the HSM side cannot start at all. A token that does not answer, or refuses its PIN, is not
-/// among the reasons: the fleet starts without it and keeps trying.
+/// The reason why the HSM side cannot start at all. A token that does not answer or refuses its PIN
+/// is no such reason: the fleet starts without it and keeps trying.
 #[derive(Debug)]
 pub struct StartError {
-    /// For the operator: what, where, and what would be right.
+    /// Message for the operator: the mistake, its place, and the remedy.
     pub message: String,
 }
 
@@ -33,12 +33,12 @@ impl std::fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl Hsm {
-    /// Loads the modules, logs in, lists keys, and starts each token's first session.
-    /// `completions` are the event loops' inboxes, by [`crate::job::ReplyTo::event_loop`].
-    /// Waits until each token has answered or failed once, [`MAX_START_WAIT`] at the most.
+    /// Loads the modules, logs in, lists keys, and opens each token's first session. `completions`
+    /// are the event loops' inboxes, by [`crate::job::ReplyTo::event_loop`]. Waits up to
+    /// [`MAX_START_WAIT`] until each token has answered or failed once.
     ///
     /// # Errors
-    /// [`StartError`]: a module is not a PKCS#11 module, or a token has no AES-GCM.
+    /// Returns [`StartError`] if a module is not a PKCS#11 module, or a token lacks AES-GCM.
     pub fn start(
         config: Config,
         completions: Vec<Arc<CompletionQueue>>,
@@ -68,10 +68,10 @@ impl Hsm {
         Self::start_proven(backends, config.hedging, (config.witnesses, fleet), completions)
     }
 
-    /// As [`Self::start`], with tokens of any kind and how many sessions each may have.
+    /// Does the same as [`Self::start`] with tokens of any kind and their numbers of sessions.
     ///
     /// # Errors
-    /// There are no tokens, too many, or no threads to be had.
+    /// Returns [`StartError`] if there are no tokens or too many, or threads cannot be created.
     pub fn start_with(
         backends: Vec<(Box<dyn Backend>, usize)>,
         completions: Vec<Arc<CompletionQueue>>,
@@ -81,10 +81,10 @@ impl Hsm {
         Self::start_fleet(backends, Hedging::default(), completions)
     }
 
-    /// As [`Self::start`], with tokens of any kind and the part of each.
+    /// Does the same as [`Self::start`] with tokens of any kind and their shares.
     ///
     /// # Errors
-    /// There are no tokens, too many, or no threads to be had.
+    /// Returns [`StartError`] if there are no tokens or too many, or threads cannot be created.
     pub fn start_fleet(
         backends: Vec<(Box<dyn Backend>, Share)>,
         hedging: Hedging,
@@ -100,7 +100,7 @@ impl Hsm {
         completions: Vec<Arc<CompletionQueue>>,
     ) -> Result<Arc<Self>, StartError> {
         if backends.is_empty() || backends.len() > MAX_TOKENS {
-            let message = format!("1 to {MAX_TOKENS} HSM tokens are possible");
+            let message = format!("the number of HSM tokens must be 1 to {MAX_TOKENS}");
             return Err(StartError { message });
         }
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -111,8 +111,9 @@ impl Hsm {
             Token::new(TokenIndex(index), backend, share, spare_cores, start)
         });
         let fleet = Arc::new(Fleet::new(tokens.collect(), hedging, witnesses, completions));
-        monitor::start(&fleet)
-            .map_err(|error| StartError { message: format!("no thread for the HSM: {error}") })?;
+        monitor::start(&fleet).map_err(|error| StartError {
+            message: format!("cannot start a thread for the HSM: {error}"),
+        })?;
         let end = start + MAX_START_WAIT;
         let is_ready_for_first_job =
             |token: &Token| token.checker.lock().has_tried && token.is_ready_for_first_job();

@@ -1,79 +1,79 @@
-//! How the tokens do, for metrics and the status page.
+//! Figures about the tokens, for metrics and the status page.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::token::Token;
 
-/// How one token does, for metrics.
+/// Figures about one token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenStats {
     /// `CK_TOKEN_INFO.label`
     pub label: String,
-    /// Whether it gets jobs.
+    /// True if the token gets jobs.
     pub is_usable: bool,
-    /// Why it does not, or what is wrong with it by the latest health check or the latest calls.
+    /// Why it gets none, or what is wrong according to the latest health check or recent calls.
     pub trouble: Option<String>,
-    /// Jobs that wait.
+    /// Number of waiting jobs.
     pub queued: usize,
-    /// Sessions at work or ready for it.
+    /// Number of sessions that are busy, or about to look for a job.
     pub running: usize,
-    /// Sessions at rest.
+    /// Number of idle sessions.
     pub idle: usize,
-    /// Threads stuck in a call.
+    /// Number of threads stuck in a call.
     pub hung: usize,
-    /// Sessions that may be at work at once.
+    /// Maximum number of sessions at work at once.
     pub active_limit: usize,
     /// Average duration of a call, in microseconds.
     pub service_micros: u64,
-    /// Since the start.
+    /// Number of answers since the start.
     pub answered_total: u64,
-    /// Failures of the token or a session since the start.
+    /// Number of failures of the token or a session since the start.
     pub faults_total: u64,
-    /// Retries since the start.
+    /// Number of retries since the start.
     pub retried_total: u64,
-    /// Slow calls that were made a second time elsewhere, since the start.
+    /// Number of slow calls that were repeated elsewhere, since the start.
     pub hedged_total: u64,
-    /// Such second calls here that answered first, since the start.
+    /// Number of such repeated calls here that answered first, since the start.
     pub hedges_won_total: u64,
-    /// Jobs that were not answered by their deadline since the start.
+    /// Number of jobs not answered by their deadline since the start.
     pub expired_total: u64,
-    /// Calls that hung since the start.
+    /// Number of calls that hung since the start.
     pub hung_total: u64,
-    /// Sessions opened since the start.
+    /// Number of sessions opened since the start.
     pub sessions_opened_total: u64,
-    /// Times that the token's module was initialised anew for its sake since the start.
+    /// Number of times that the module was initialized again because of this token since the start.
     pub reinitialized_total: u64,
-    /// Times that it was put in use since the start, the first time included.
+    /// Number of times that the token was put in use since the start, including the first.
     pub put_in_use_total: u64,
-    /// Keys that it does not serve, and what requests with them are answered.
+    /// Keys that the token does not serve, with the reason.
     pub keys_out_of_use: Vec<KeyOutOfUse>,
-    /// Keys that it has and that are not proven to be the same as the other tokens'.
+    /// Number of keys that are not proven to be the same as on the other tokens.
     pub keys_unproven: usize,
-    /// `CKA_LABEL`s of keys that are others than the other tokens', or than their witnesses.
+    /// `CKA_LABEL`s of keys that differ from those of the other tokens, or from their witnesses.
     pub keys_disagreeing: Vec<Box<str>>,
-    /// Times that a key was taken out of use since the start.
+    /// Number of times that a key was taken out of use since the start.
     pub key_breaker_openings_total: u64,
-    /// Encryptions that did not verify since the start.
+    /// Number of encryptions that did not verify since the start.
     pub cdiv_mismatches_total: u64,
-    /// Codes of failure that the module gave since the start, by name.
+    /// Return codes of failures since the start, by name, with their counts.
     pub failure_codes: Vec<(&'static str, u64)>,
 }
 
-/// A key that a token does not serve, though it serves others.
+/// A key that a token does not serve, although it serves others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyOutOfUse {
     /// `CKA_LABEL`
     pub label: String,
     /// `encrypt` or `decrypt`
     pub direction: &'static str,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// For how long, if it is not that its calls hang.
+    /// Time for which the circuit breaker has been open; `None` if calls with the key hang.
     pub since: Option<Duration>,
 }
 
-/// By circuit breakers, and by calls that hang.
+/// Returns the keys with an open circuit breaker and those whose calls hang.
 fn keys_out_of_use(token: &Token) -> Vec<KeyOutOfUse> {
     let now = Instant::now();
     let broken = token.breakers.all_open().into_iter().map(|open| KeyOutOfUse {
@@ -91,7 +91,7 @@ fn keys_out_of_use(token: &Token) -> Vec<KeyOutOfUse> {
     broken.chain(hanging).collect()
 }
 
-/// Returns how the token does at present.
+/// Returns the token's current figures.
 #[must_use]
 pub fn stats(token: &Token) -> TokenStats {
     let counts = token.pool.counts();

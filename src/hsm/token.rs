@@ -1,4 +1,4 @@
-//! One token of the fleet: its queue, its workers, its service time and its state.
+//! A token of the fleet: its queue, its workers, its service time and its state.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,115 +23,116 @@ use super::worker_pool::WorkerPool;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request, TokenIndex};
 use crate::limits::{GCM_TAG_BYTES, MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN};
 
-/// One token.
+/// A token.
 pub struct Token {
-    /// In the order of the settings.
+    /// Index in the order of the settings.
     pub index: TokenIndex,
-    /// How it is reached.
+    /// Access to the token.
     pub backend: Box<dyn Backend>,
-    /// Jobs that wait.
+    /// Waiting jobs.
     pub queue: Queue,
-    /// Who works on them.
+    /// Workers.
     pub pool: WorkerPool,
-    /// How fast.
+    /// Average service time.
     pub service_time: ServiceTime,
-    /// How fast it was in the last minute.
+    /// Latencies in the last minute.
     pub latencies: Latencies,
-    /// Whether it gets jobs.
+    /// Circuit breaker that decides whether the token gets jobs.
     pub circuit_breaker: CircuitBreaker,
-    /// Keys that it does not serve.
+    /// Circuit breakers of its keys.
     pub breakers: KeyBreakers,
-    /// Keys whose calls do not return.
+    /// Calls that last too long, by key.
     pub hangs: KeyHangs,
-    /// Requests with such keys.
+    /// Jobs deferred because of such calls.
     pub deferred: Deferred,
     /// The workers' calls.
     pub calls: Mutex<Vec<Arc<InFlightCall>>>,
-    /// The health checker's state.
+    /// State of the health checker.
     pub checker: Mutex<CheckerState>,
     /// Wakes the health checker.
     pub checker_signal: Signal,
-    /// It was connected to since its health was last published.
+    /// True if the token was connected to since its health was last published.
     pub is_identity_new: AtomicBool,
-    /// Since the start.
+    /// Counters since the start.
     pub counters: Counters,
-    /// Sessions wait to be opened until then, after one could not be.
+    /// Time before which no session is opened, after that has failed.
     open_after: Mutex<(Option<Instant>, Backoff)>,
     spare_cores: usize,
-    /// What the settings say.
+    /// Share of the work according to the settings.
     pub share: Share,
 }
 
-/// A token's part in the fleet, by the settings.
+/// A token's share in the fleet, according to the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Sessions at the most, at least one.
+    /// Maximum number of sessions, at least one.
     pub max_sessions: usize,
-    /// Its share of the work, beside the other tokens' weights; at least 1.
+    /// Weight that determines its share of the work, at least 1.
     pub weight: u32,
-    /// Tokens of a higher number get jobs when none of a lower one is usable.
+    /// Priority; tokens with a higher number get jobs if none with a lower one is usable.
     pub priority: u32,
-    /// The largest plaintext that it takes, in bytes.
+    /// Maximum size of a plaintext in bytes.
     pub max_operation_bytes: usize,
 }
 
 impl Share {
-    /// As in a fleet of equals.
+    /// Creates the share of one token among equals.
     #[must_use]
     pub fn of_sessions(max_sessions: usize) -> Self {
         Self { max_sessions, weight: 1, priority: 0, max_operation_bytes: usize::MAX }
     }
 }
 
-/// What the health checker last found.
+/// State of a token's health checker.
 #[derive(Default)]
 pub struct CheckerState {
-    /// Its call at present. Replaced when the health checker is.
+    /// Current call. Replaced together with the health checker.
     pub call: Arc<InFlightCall>,
-    /// It hangs, and another is to take its place, not before that.
+    /// Time from which on a health checker that hangs is replaced.
     pub replace_at: Option<Instant>,
-    /// Whether that call is a listing, which may take long on a healthy token.
+    /// True if the call is a listing, which may take long on a healthy token.
     pub is_listing: bool,
-    /// When a health check last succeeded or failed.
+    /// Time of the last completed health check.
     pub checked_at: Option<Instant>,
-    /// Why the last one failed, if it did.
+    /// Why the last health check failed, if it did.
     pub trouble: Option<String>,
-    /// It has tried for the first time, whatever came of it.
+    /// True if the token has been tried once, with any result.
     pub has_tried: bool,
-    /// The PIN was refused, and nothing has changed since; or the token is unfit, and there is no
-    /// health checker any more.
+    /// True if the health checker waits for a change because the PIN was refused, or has ended
+    /// because the token is unfit.
     pub has_stopped_trying: bool,
-    /// The token cannot do what is needed.
+    /// True if the token lacks something that is needed.
     pub is_unfit: bool,
 }
 
-/// Counts since the start.
+/// Counters since the start.
 #[derive(Default)]
 pub struct Counters {
-    /// Jobs answered, well or not.
+    /// Number of answers, including failures.
     pub answered: AtomicU64,
-    /// Failures that were the token's or a session's own.
+    /// Number of faults of the token or a session.
     pub faults: AtomicU64,
-    /// Jobs that were not answered by their deadline.
+    /// Number of jobs not answered by their deadline.
     pub expired: AtomicU64,
-    /// Jobs that went to another token, or were tried again here.
+    /// Number of jobs that were moved to another token, or tried again here.
     pub retried: AtomicU64,
-    /// Calls that were slow, and made a second time elsewhere.
+    /// Number of slow calls that were repeated elsewhere.
     pub hedged: AtomicU64,
-    /// Such second calls here that were the first to answer.
+    /// Number of such repeated calls here that answered first.
     pub hedges_won: AtomicU64,
-    /// Calls that hung.
+    /// Number of calls that hung.
     pub hung: AtomicU64,
-    /// Sessions opened.
+    /// Number of sessions opened.
     pub sessions_opened: AtomicU64,
-    /// Times that the token's module was initialised anew for its sake.
+    /// Number of times that the token's module was initialized again because of it.
     pub reinitialized: AtomicU64,
-    /// Times that the token was put in use, the first time included.
+    /// Number of times that the token was put in use, including the first.
     pub put_in_use: AtomicU64,
 }
 
 impl Token {
-    /// A token that nothing is known of yet. `spare_cores`: those that event loops leave.
+    /// Creates a token that nothing is known of yet. `spare_cores` is the number of cores not used
+    /// by event loops.
     #[must_use]
     pub fn new(
         index: TokenIndex,
@@ -164,9 +165,9 @@ impl Token {
         }
     }
 
-    /// Takes in where the token's work is done. One that computes in this process gets as many
-    /// active sessions as there are cores to compute on, since each further one only makes the
-    /// others wait; one across a network gets all.
+    /// Sets where the token's work is done. A token that computes in this process gets as many
+    /// active sessions as there are spare cores, since further ones would only make the others
+    /// wait; a remote token gets all.
     pub fn set_locality(&self, locality: Locality) {
         let limit = match locality {
             Locality::InProcess => self.spare_cores,
@@ -178,12 +179,12 @@ impl Token {
         }
     }
 
-    /// What a new job's wait depends on.
+    /// Returns the current load.
     #[must_use]
     pub fn load(&self) -> Load {
         let counts = self.pool.counts();
-        // Sessions are opened as load asks, and that takes less than a job may wait; unless the
-        // last try to open one failed.
+        // Sessions are opened on demand, which takes less time than a job may wait, unless the last
+        // attempt to open one failed.
         let to_come = match self.open_after.lock().0 {
             None => counts.free_slots,
             Some(_) => 0,
@@ -198,8 +199,8 @@ impl Token {
         }
     }
 
-    /// Whether its first job need not wait for a session to be opened, which may take longer than a
-    /// job has: there is one, or none is to be had now.
+    /// Returns whether the first job need not wait for a session to be opened, which may take
+    /// longer than its deadline: there is one, or none can be opened now.
     #[must_use]
     pub fn is_ready_for_first_job(&self) -> bool {
         let counts = self.pool.counts();
@@ -208,8 +209,8 @@ impl Token {
             || self.open_after.lock().0.is_some()
     }
 
-    /// Empties the queue. Jobs that nobody waits for any more are only counted: the loop has
-    /// answered by its timer.
+    /// Empties the queue and returns the jobs. Expired ones are only counted, since the event loop
+    /// has answered them by its timer.
     pub fn drain_unexpired(&self, now: Instant) -> Vec<Queued> {
         let mut queued = self.drain();
         let all = queued.len();
@@ -218,13 +219,13 @@ impl Token {
         queued
     }
 
-    /// Whether a request waits, in the queue or for a slow key.
+    /// Returns whether any job waits, queued or deferred.
     #[must_use]
     pub fn has_waiting(&self) -> bool {
         !self.queue.is_empty() || !self.deferred.is_empty()
     }
 
-    /// Takes out all that waits.
+    /// Removes and returns all waiting jobs.
     #[must_use]
     pub fn drain(&self) -> Vec<Queued> {
         let mut queued = self.queue.drain();
@@ -232,33 +233,33 @@ impl Token {
         queued
     }
 
-    /// Takes in that a request that the token had been given has expired.
+    /// Records that a job of this token has expired.
     pub fn record_expired(&self, job: &Job) {
         self.counters.expired.fetch_add(1, Ordering::Relaxed);
         let time = job.deadline.saturating_duration_since(job.queued_at);
         self.record_unanswered(Some(job.request.key), time);
     }
 
-    /// Takes in that a request that might have taken that long was not answered in time.
+    /// Records that a request which had that much time was not answered.
     pub fn record_unanswered(&self, key: Option<KeyIndex>, time: Duration) {
         let now = Instant::now();
         if key.is_some_and(|key| self.hangs.explains_silence(key, now)) {
             return;
         }
         if self.circuit_breaker.record_expiry(time) {
-            // Does it answer at all?
+            // The health checker finds out whether it answers at all.
             self.checker_signal.notify();
         }
     }
 
-    /// Whether [`Self::admit`] has anything to decide.
+    /// Returns whether [`Self::admit`] has anything to decide.
     #[must_use]
     pub fn has_failing_keys(&self) -> bool {
         self.breakers.open() > 0 || self.hangs.is_any()
     }
 
-    /// Decides whether a new request may be given to the token, as far as its key is concerned.
-    /// `takes_trial`: if the key is to be tried now, it is by this request.
+    /// Decides whether the token accepts a new request with its key. If the key is due for a trial,
+    /// the request makes it if `takes_trial`.
     #[must_use]
     pub fn admit(&self, request: &Request, now: Instant, takes_trial: bool) -> Admission {
         let Some(key) = key_use(request) else { return Admission::Admitted };
@@ -272,15 +273,15 @@ impl Token {
         admission
     }
 
-    /// Whether the key may be used for evidence about this token: it has not been failing itself.
+    /// Returns whether the key may be used for known-good operations: it is not failing itself.
     #[must_use]
     pub fn is_key_sound(&self, key: KeyIndex) -> bool {
         let is_open = |direction| self.breakers.is_open(key, Some(direction));
         !is_open(Direction::Encrypt) && !is_open(Direction::Decrypt) && !self.hangs.hangs(key)
     }
 
-    /// Whether the circuit breakers of all keys of the stores that the token has are open, for each
-    /// direction that a key may be used in.
+    /// Returns whether the token serves no key: all those of the stores that it has have an open
+    /// circuit breaker, in each direction that is allowed.
     #[must_use]
     pub fn serves_no_key(&self) -> bool {
         if self.breakers.open() == 0 {
@@ -291,14 +292,14 @@ impl Token {
         self.backend.serves_no_key(&|key, direction| open.contains(&(key, direction)))
     }
 
-    /// Sessions that are not in a call, those among them that are not open yet.
+    /// Returns the number of sessions that are not in a call, including those not opened yet.
     #[must_use]
     pub fn spare_sessions(&self) -> usize {
         let counts = self.pool.counts();
         self.share.max_sessions.saturating_sub(counts.running + counts.stalled)
     }
 
-    /// Whether what is asked is within its limits.
+    /// Returns whether the request's size is within the token's limit.
     #[must_use]
     pub fn has_room_for(&self, request: &Request) -> bool {
         let tag_bytes = match request.operation {
@@ -308,20 +309,20 @@ impl Token {
         request.input.len().saturating_sub(tag_bytes) <= self.share.max_operation_bytes
     }
 
-    /// A session could not be opened: the next try waits, longer each time.
+    /// Records that a session could not be opened: the next attempt waits, longer each time.
     pub fn open_failed(&self, now: Instant) {
         let mut open_after = self.open_after.lock();
         let wait = open_after.1.wait();
         open_after.0 = Some(now + wait);
     }
 
-    /// A session was opened.
+    /// Records that a session was opened.
     pub fn open_succeeded(&self) {
         self.counters.sessions_opened.fetch_add(1, Ordering::Relaxed);
         *self.open_after.lock() = (None, Backoff::default());
     }
 
-    /// Whether a session may be opened now.
+    /// Returns whether a session may be opened now.
     #[must_use]
     pub fn may_open_session(&self, now: Instant) -> bool {
         self.circuit_breaker.is_usable()
@@ -332,20 +333,20 @@ impl Token {
 /// A token's load at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Sessions that work on what waits; not those that hang.
+    /// Number of sessions that work on waiting jobs, without hanging ones.
     pub sessions: usize,
-    /// Sessions that take a job at once.
+    /// Number of sessions that can take a job at once.
     pub free: usize,
-    /// How long a call takes.
+    /// Average duration of a call.
     pub service: Duration,
-    /// Jobs that wait or are at work.
+    /// Number of jobs waiting or at work.
     pub outstanding: usize,
-    /// No session is free, and none gets on: all hang, or are slow, or are yet to be opened.
+    /// True if no session is idle or making progress: all hang, are slow, or are yet to be opened.
     pub is_stalled: bool,
 }
 
 impl Load {
-    /// How long a job waits that `ahead` others are before; zero if a session is free for it.
+    /// Returns how long a job waits behind `ahead` others; zero if there is a session for it.
     #[must_use]
     pub fn wait(&self, ahead: usize) -> Duration {
         let behind = u32::try_from(ahead.saturating_sub(self.free)).unwrap_or(u32::MAX);
@@ -357,7 +358,7 @@ impl Load {
 mod tests {
     use super::*;
 
-    /// Admission rests on it.
+    /// Admission depends on these waits.
     #[test]
     fn waits_by_load() {
         let load = Load {
@@ -371,6 +372,6 @@ mod tests {
         assert_eq!(load.wait(2), Duration::ZERO);
         assert_eq!(load.wait(66), Duration::from_millis(2));
         let unknown = Load { service: Duration::ZERO, ..load };
-        assert_eq!(unknown.wait(10_000), Duration::ZERO, "nothing known: let them in");
+        assert_eq!(unknown.wait(10_000), Duration::ZERO, "all are admitted while nothing is known");
     }
 }

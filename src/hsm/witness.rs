@@ -1,13 +1,14 @@
-//! Witnesses: a ciphertext of each key, by which a token shows that it holds the same key.
+//! Witnesses: a ciphertext of each key, by which a token proves that it holds the same key.
 //!
-//! Two tokens that hold different keys under one label would each encrypt what the other cannot
-//! decrypt, and nothing would tell until the first is gone. So the first token that encrypts with a
-//! key makes a ciphertext of a fixed plaintext, the key's witness, and each other token has to
-//! decrypt it before it encrypts with its own key of that label.
+//! Two tokens that hold different keys with one label would each encrypt what the other cannot
+//! decrypt, and that would go unnoticed until the first is gone. So the first token that encrypts
+//! with a key makes a ciphertext of a fixed plaintext, the key's witness, and each other token has
+//! to decrypt it before it encrypts with its own key of that label.
 //!
-//! A new witness is provisional until every token in use has been tried with it; then it is settled,
-//! and a token that disagrees later is excluded. If a token disagrees with a provisional witness,
-//! nothing tells which of the two keys is right: the key is disputed until an operator decides.
+//! A new witness is provisional until every token in use has been tested with it; then it is
+//! settled, and a token that disagrees later is excluded. If a token disagrees with a provisional
+//! witness, it is unknown which of the two keys is right: the key is disputed until an operator
+//! decides.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,51 +24,52 @@ use crate::job::{Iv, TokenIndex};
 
 /// The plaintext of every witness.
 pub const WITNESS_PLAINTEXT: [u8; 32] = *b"the witness of an xks-proxy key\n";
-/// The additional authenticated data of every witness. A request's begins with the length of its
-/// AAD and is 3 bytes long, up to 23 with metadata, where that is zero, and at least 35 otherwise
-/// (see [`crate::job::HsmAad`]): 19 bytes that do not begin with two zeros are no request's.
+/// The additional authenticated data of every witness. That of a request begins with the length of
+/// its AAD and has 3 to 23 bytes, depending on the metadata, if that is zero, and at least 35
+/// otherwise (see [`crate::job::HsmAad`]), so 19 bytes that do not begin with two zeros cannot be a
+/// request's.
 pub const WITNESS_AAD: [u8; 19] = *b"xks-proxy witness 1";
 
 /// A ciphertext of [`WITNESS_PLAINTEXT`] under [`WITNESS_AAD`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Witness {
-    /// 12 or 16 bytes.
+    /// The IV: 12 or 16 bytes.
     pub iv: Iv,
     /// Ciphertext and tag.
     pub ciphertext: Vec<u8>,
-    /// The serial number, or the label, of the token that made it.
+    /// Serial number or label of the token that made it.
     pub made_by: String,
-    /// When, in seconds since 1970.
+    /// Time at which it was made, in seconds since 1970.
     pub made_unix_secs: u64,
 }
 
-/// The outcome of a token's disagreement with a witness.
+/// The consequence of a token's disagreement with a witness.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Disagreement {
     /// The witness is settled: the token must not encrypt with the key.
     Excluded,
-    /// The witness is provisional: nothing tells which key is right.
+    /// The witness is provisional: it is unknown which key is right.
     Disputed {
         /// Serial number or label of the token that made the witness.
         maker: String,
     },
-    /// The witness was dropped, or is no longer the key's; the token may make another one.
+    /// The witness was removed or replaced; the token may make another one.
     Dropped,
 }
 
-/// A token of one of the fleets that there were since the start: a reload may bring other tokens, and
-/// those before are at work for a while.
+/// A token of one of the fleets since the start: a reload may bring other tokens while the former
+/// ones are still at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// As [`Witnesses::begin_fleet`] counts them.
+    /// Number of the fleet: see [`Witnesses::begin_fleet`].
     pub fleet: u32,
-    /// The token's place in it.
+    /// Index of the token in the fleet.
     pub index: TokenIndex,
 }
 
 struct Entry {
     witness: Arc<Witness>,
-    /// Tokens that were tried with it, whatever the outcome.
+    /// Tokens that were tested with it, with any result.
     tried: TokenSet,
     /// Tokens that disagree with it.
     disagreeing: TokenSet,
@@ -80,7 +82,7 @@ impl Entry {
         Self { witness, tried: TokenSet::EMPTY, disagreeing: TokenSet::EMPTY, is_settled: true }
     }
 
-    /// Whether it does not count yet, and nobody disagrees with it.
+    /// Returns whether it is provisional, and nobody disagrees with it.
     fn is_undecided(&self) -> bool {
         !self.is_settled && self.disagreeing.is_empty()
     }
@@ -89,13 +91,13 @@ impl Entry {
 /// The witnesses of all keys, by label.
 pub struct Witnesses {
     entries: RwLock<HashMap<Box<str>, Entry>>,
-    /// Incremented when a witness that tokens were proven by is replaced or disputed, which makes
-    /// all proofs invalid.
+    /// Incremented when a witness that tokens were proven by is replaced or disputed, which
+    /// invalidates all proofs.
     era: AtomicU32,
     /// The fleet whose tokens decide about provisional witnesses.
     fleet: AtomicU32,
     unsettled: AtomicUsize,
-    /// The number of witnesses settled since the start.
+    /// Number of witnesses settled since the start.
     revision: AtomicU32,
     is_changed: Signal,
     trusted: RwLock<Option<String>>,
@@ -108,8 +110,8 @@ impl Default for Witnesses {
 }
 
 impl Witnesses {
-    /// Creates the collection with `known`, which are settled. `trusted` is the label or the serial
-    /// number of the token that is right where tokens disagree and no witness is settled.
+    /// Creates the collection with `known` ones, which are settled. `trusted` is the label or
+    /// serial number of the token that is right if tokens disagree and no witness is settled.
     #[must_use]
     pub fn new(known: HashMap<Box<str>, Witness>, trusted: Option<String>) -> Self {
         let entries = known.into_iter().map(|(label, witness)| (label, Entry::settled(witness)));
@@ -143,7 +145,7 @@ impl Witnesses {
         }
     }
 
-    /// Sets the token that the settings trust, which decides all disputes.
+    /// Sets the trusted token, which decides all disputes.
     pub fn trust(&self, trusted: Option<String>) {
         if std::mem::replace(&mut *self.trusted.write(), trusted.clone()) != trusted {
             self.forget_unsettled();
@@ -151,14 +153,14 @@ impl Witnesses {
     }
 
     /// Starts a fleet, whose tokens alone decide about provisional witnesses from now on, and
-    /// returns its number. Those that there are, are dropped.
+    /// returns its number. Existing provisional witnesses are removed.
     pub fn begin_fleet(&self) -> u32 {
         let fleet = self.fleet.fetch_add(1, Ordering::AcqRel) + 1;
         self.forget_unsettled();
         fleet
     }
 
-    /// Goes back to a former fleet, since the latest does not take its place.
+    /// Returns to a former fleet, because the latest does not replace it.
     pub fn resume_fleet(&self, fleet: u32) {
         self.fleet.store(fleet, Ordering::Release);
         self.forget_unsettled();
@@ -171,18 +173,18 @@ impl Witnesses {
         self.era.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Returns whether the token is one of the fleet that decides.
+    /// Returns whether the token belongs to the fleet that decides.
     fn is_current(&self, member: Member) -> bool {
         member.fleet == self.fleet.load(Ordering::Acquire)
     }
 
-    /// Returns whether the settings name a token that is right.
+    /// Returns whether the settings name a trusted token.
     #[must_use]
     pub fn has_trust(&self) -> bool {
         self.trusted.read().is_some()
     }
 
-    /// Returns whether the settings name this token as the one that is right.
+    /// Returns whether the settings trust this token.
     #[must_use]
     pub fn is_trusted(&self, token: &Identity) -> bool {
         let names = |trusted: &String| *trusted == token.id || *trusted == token.label;
@@ -208,8 +210,8 @@ impl Witnesses {
         entries.get(label).is_some_and(|entry| !entry.is_settled && !entry.disagreeing.is_empty())
     }
 
-    /// Adds a witness that a token has made. Returns false if the key has one already, by which the
-    /// token must be proven instead.
+    /// Adds a witness made by a token. Returns false if the key already has one, by which the token
+    /// must be proven instead.
     pub fn offer(
         &self,
         label: &str,
@@ -248,7 +250,7 @@ impl Witnesses {
         }
     }
 
-    /// Records that a token could not be tried for now.
+    /// Records that a token cannot be tested for now.
     pub fn unproven(&self, label: &str, member: Member) {
         if self.unsettled.load(Ordering::Acquire) > 0
             && let Some(entry) = self.entries.write().get_mut(label)
@@ -268,10 +270,10 @@ impl Witnesses {
     ) -> Disagreement {
         let mut entries = self.entries.write();
         let Some(entry) = entries.get_mut(label).filter(|entry| *entry.witness == *witness) else {
-            // It was dropped in the meantime.
+            // It was removed meanwhile.
             return Disagreement::Dropped;
         };
-        // A token of a former fleet has no word about a provisional witness.
+        // A token of a former fleet does not decide about a provisional witness.
         if entry.is_settled || !self.is_current(member) {
             return Disagreement::Excluded;
         }
@@ -283,21 +285,21 @@ impl Witnesses {
             return Disagreement::Dropped;
         }
         if entry.disagreeing.is_empty() {
-            // The maker does not encrypt with it any more either.
+            // The maker must not encrypt with the key any more either.
             self.era.fetch_add(1, Ordering::AcqRel);
         }
         entry.disagreeing.insert(member.index);
         Disagreement::Disputed { maker: entry.witness.made_by.clone() }
     }
 
-    /// Settles the witnesses that all `usable` tokens of the fleet were tried with, except those that
-    /// `cannot_tell` gives for a label, and that none disagrees with.
+    /// Settles the witnesses that nobody disagrees with, once all `usable` tokens of the fleet have
+    /// been tested with them, except those that `cannot_tell` returns for the label.
     pub fn settle(&self, fleet: u32, usable: TokenSet, cannot_tell: &dyn Fn(&str) -> TokenSet) {
         let is_former = fleet != self.fleet.load(Ordering::Acquire);
         if is_former || self.unsettled.load(Ordering::Acquire) == 0 {
             return;
         }
-        // Tokens that look at their keys ask for witnesses: no lock is held while they are asked.
+        // `cannot_tell` may make tokens ask for witnesses, so no lock is held meanwhile.
         let waiting: Vec<_> = {
             let entries = self.entries.read();
             let waiting = entries.iter().filter(|(_, entry)| entry.is_undecided());
@@ -329,7 +331,7 @@ impl Witnesses {
         self.is_changed.notify();
     }
 
-    /// Takes over settled witnesses from elsewhere; they replace those that differ.
+    /// Adds settled witnesses from elsewhere, replacing those that differ.
     pub fn adopt(&self, known: impl IntoIterator<Item = (Box<str>, Witness)>) {
         let mut entries = self.entries.write();
         for (label, witness) in known {
@@ -371,7 +373,7 @@ mod tests {
         Witness { iv, ciphertext: vec![0; 48], made_by: by.to_owned(), made_unix_secs: 0 }
     }
 
-    /// The first tokens of the fleet.
+    /// Returns the first tokens of the fleet.
     fn first(tokens: u16) -> TokenSet {
         (0..tokens).map(TokenIndex).collect()
     }
@@ -385,22 +387,23 @@ mod tests {
         witnesses.disagrees("key", &against, member, &named(name))
     }
 
-    /// No request's AAD is that of a witness.
+    /// A witness's AAD cannot be a request's.
     #[test]
     fn no_request_has_this_aad() {
         assert_eq!(WITNESS_AAD.len(), 19);
-        assert_ne!(WITNESS_AAD[..2], [0, 0], "the length of an AAD that is not there");
-        assert!(WITNESS_AAD.len() < 2 + 32 + 1, "with the digest of one that is");
+        assert_ne!(WITNESS_AAD[..2], [0, 0], "the length of an absent AAD");
+        assert!(WITNESS_AAD.len() < 2 + 32 + 1, "the length with the digest of an AAD");
     }
 
-    /// The first witness is the key's, and is settled when all tokens in use were tried with it.
+    /// The first witness is the key's, and is settled once all tokens in use have been tested with
+    /// it.
     #[test]
     fn counts_when_all_were_asked() {
         let witnesses = Witnesses::default();
         assert!(witnesses.offer("key", witness("a"), A, &named("a")));
         assert!(!witnesses.offer("key", witness("b"), B, &named("b")));
         witnesses.settle(0, first(2), &|_| TokenSet::EMPTY);
-        assert!(witnesses.settled().is_empty(), "the other was not asked yet");
+        assert!(witnesses.settled().is_empty(), "the other has not been tested yet");
         witnesses.unproven("key", B);
         witnesses.settle(0, first(2), &|_| TokenSet::EMPTY);
         assert_eq!((witnesses.settled().len(), witnesses.revision()), (1, 1));
@@ -408,7 +411,7 @@ mod tests {
         assert!(!witnesses.is_disputed("key"));
     }
 
-    /// A token that lacks the key has no word on it, and no witness waits for one.
+    /// A token that lacks the key is not waited for.
     #[test]
     fn who_cannot_tell_is_not_waited_for() {
         let witnesses = Witnesses::default();
@@ -422,7 +425,7 @@ mod tests {
         assert_eq!(witnesses.settled().len(), 1);
     }
 
-    /// A provisional witness that a token disagrees with is disputed, until the token holds the
+    /// A provisional witness that a token disagrees with stays disputed until the token holds the
     /// same key.
     #[test]
     fn a_dispute_and_its_end() {
@@ -441,7 +444,7 @@ mod tests {
         assert_eq!(witnesses.settled().len(), 1);
     }
 
-    /// The token that the settings trust is right, whichever came first.
+    /// The trusted token is right, whichever came first.
     #[test]
     fn trust_decides() {
         let witnesses = Witnesses::new(HashMap::new(), Some("a".to_owned()));
@@ -452,14 +455,14 @@ mod tests {
         let era = witnesses.era();
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Dropped);
         assert!(witnesses.get("key").is_none() && witnesses.era() != era);
-        // A witness that counts is not overruled by it.
+        // It does not overrule a settled witness.
         let known = HashMap::from([("key".into(), witness("a"))]);
         let witnesses = Witnesses::new(known, Some("b".to_owned()));
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
     }
 
-    /// A token that holds another key by now, while its witness is provisional, has encrypted with
-    /// both: nothing tells which is right. Once the witness is dropped, word about it says nothing.
+    /// A token whose key changes while its witness is provisional has encrypted with both, and it
+    /// is unknown which is right. Once the witness is removed, disagreement with it has no effect.
     #[test]
     fn a_maker_that_changed_its_mind() {
         let witnesses = Witnesses::default();
@@ -474,7 +477,7 @@ mod tests {
         assert!(!witnesses.is_disputed("key"));
     }
 
-    /// Witnesses from elsewhere replace one's own.
+    /// Witnesses from elsewhere replace existing ones.
     #[test]
     fn adopts_the_word_of_others() {
         let witnesses = Witnesses::default();
@@ -488,7 +491,7 @@ mod tests {
         assert_eq!(witnesses.era(), era);
     }
 
-    /// Tokens that a reload has replaced dispute nothing that the new ones have made.
+    /// Tokens that a reload has replaced cannot dispute the witnesses of the new ones.
     #[test]
     fn a_former_fleet_has_no_word() {
         let witnesses = Witnesses::default();
@@ -501,7 +504,7 @@ mod tests {
         assert!(witnesses.offer("key", witness("a"), new, &named("a")));
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
         witnesses.settle(0, first(1), &|_| TokenSet::EMPTY);
-        assert!(witnesses.settled().is_empty(), "the former fleet's word");
+        assert!(witnesses.settled().is_empty(), "a former fleet does not decide");
         witnesses.settle(fleet, first(1), &|_| TokenSet::EMPTY);
         assert_eq!(witnesses.settled().len(), 1);
     }

@@ -1,4 +1,4 @@
-//! A session's thread: takes a job, has the HSM do it, sends the answer.
+//! A session's thread: takes a job, makes the HSM do it, and sends the answer.
 
 mod job_runner;
 
@@ -15,15 +15,15 @@ use super::worker_pool::{Parker, Wakeup};
 use crate::limits::MAX_MAINTENANCE_CALL;
 use job_runner::{Done, JobRunner, Next};
 
-/// Runs until the session and its successor are gone, or the fleet stops. The pool counts this
-/// worker already; the watch is registered.
+/// Runs until its sessions are gone or the fleet stops. The pool already counts this worker, and
+/// `call` is registered with the monitor.
 pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
     let runner = JobRunner::new(fleet, token, call);
     let mut worker = Worker { fleet, token, call, parker: Parker::current(), runner };
     let mut pending = None;
     loop {
-        // New ones are begun once it is usable again. Until then no session may be left, or the
-        // module could not be initialised anew.
+        // Workers are started again once it is usable. Until then no session may be left, or the
+        // module could not be initialized again.
         if !token.circuit_breaker.is_usable() {
             token.pool.leave();
             return worker.runner.requeue(pending);
@@ -60,7 +60,7 @@ pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
                 token.pool.leave();
                 fleet.progress.notify();
                 worker.runner.requeue(pending);
-                // Others may be wanted in this one's place, now or after a while.
+                // Other workers may be needed in its place, now or later.
                 fleet.monitor_signal.notify();
                 return;
             }
@@ -101,7 +101,11 @@ impl Worker<'_> {
             }
             Err(error) => {
                 let label = self.token.backend.identity().label;
-                tracing::warn!(token = label, reason = error.reason(), "no new HSM session");
+                tracing::warn!(
+                    token = label,
+                    reason = error.reason(),
+                    "cannot open an HSM session"
+                );
                 match error {
                     OpenError::TooManySessions(_) => self.token.pool.cap(),
                     OpenError::Unavailable(_) | OpenError::PinRefused(_) | OpenError::Unfit(_) => {
@@ -118,7 +122,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Closes the session. False if that hung, and this thread is written off.
+    /// Closes the session. Returns false if that hung, and this thread is abandoned.
     fn close(&self, session: Box<dyn Session>) -> bool {
         let now = Instant::now();
         self.call.begin(now, now + MAX_MAINTENANCE_CALL, false);
@@ -134,8 +138,8 @@ impl Worker<'_> {
         let epoch = self.token.circuit_breaker.epoch();
         let mut pending = pending;
         loop {
-            // The token was out of use since this session was opened: it is not to be trusted,
-            // and all must be closed before the module can be initialised anew.
+            // The token was out of use since this session was opened, so it is unreliable, and all
+            // sessions must be closed before the module can be initialized again.
             if !self.is_trusted(epoch) {
                 self.runner.requeue(pending);
                 return Next::Leave;
@@ -164,26 +168,27 @@ impl Worker<'_> {
         }
     }
 
-    /// Whether the token has been in use since `epoch`.
+    /// Returns whether the token has been in use all the time since `epoch`.
     fn is_trusted(&self, epoch: u64) -> bool {
         self.token.circuit_breaker.is_usable() && self.token.circuit_breaker.epoch() == epoch
     }
 
     fn wait_for_work(&self, epoch: u64) -> Wakeup {
-        // Whoever takes the token out of use wakes those who sleep, once it is: who has not gone to
-        // sleep by then must not.
+        // Whoever takes the token out of use wakes the idle workers afterwards, so a worker must
+        // not go to sleep after that.
         let may_sleep = || self.is_trusted(epoch);
         self.token.pool.wait_for_work(&self.parker, &self.token.queue, may_sleep)
     }
 
-    /// The next job; those of keys whose slow calls hold their share of the sessions wait.
+    /// Returns the next job, deferring those whose key's slow calls hold their share of the
+    /// sessions.
     fn next_job(&self) -> Option<Queued> {
         let hangs = &self.token.hangs;
         if !hangs.is_any() && self.token.deferred.is_empty() {
             return self.token.queue.take();
         }
         let (now, is_stopping) = (Instant::now(), self.fleet.is_stopping());
-        // Of many requests with one key, one is looked at.
+        // Of many requests with one key in a row, only one is checked.
         let last = Cell::new(None::<(KeyUse, bool)>);
         let must_wait = |queued: &Queued| {
             let Some(key) = queued.key_use().filter(|_| !queued.is_trial && !is_stopping) else {

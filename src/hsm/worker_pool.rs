@@ -1,4 +1,4 @@
-//! Which of a token's workers run, which rest, and how many there may be.
+//! The workers of a token: which of them run, which are idle, and how many there may be.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,14 +9,14 @@ use parking_lot::Mutex;
 use super::queue::Queue;
 use crate::limits::MAX_ABANDONED_PER_TOKEN;
 
-/// A worker's bed: it sleeps until it is woken.
+/// Puts a worker to sleep until it is woken.
 pub struct Parker {
     thread: Thread,
     is_awake: AtomicBool,
 }
 
 impl Parker {
-    /// The calling thread's.
+    /// Creates the calling thread's parker.
     #[must_use]
     pub fn current() -> Arc<Self> {
         Arc::new(Self { thread: std::thread::current(), is_awake: AtomicBool::new(false) })
@@ -37,67 +37,67 @@ impl Parker {
 /// The workers of one token.
 pub struct WorkerPool {
     inner: Mutex<Inner>,
-    /// Copies of the members of that name, for a look without the lock.
+    /// Copies of the fields of that name, to be read without the lock.
     running: AtomicUsize,
     limit: AtomicUsize,
 }
 
 struct Inner {
-    /// The one that went to rest last is woken first: its memory is warm.
+    /// Idle workers. The last one is woken first: its memory is still cached.
     idle: Vec<Arc<Parker>>,
-    /// Those with a session that are awake, but for those that stalled their place.
+    /// Workers with a session that are awake and not stalled.
     running: usize,
-    /// Those whose call takes long, so that another runs in their place.
+    /// Workers whose call takes long, so that another runs in their place.
     stalled: usize,
-    /// Threads that are not written off: running, stalled, idle, or about to open a session.
+    /// Threads that are not abandoned: running, stalled, idle, or about to open a session.
     workers: usize,
-    /// Threads that are stuck in a call. One may come back before it is counted.
+    /// Threads stuck in a call. Negative for a moment if one returns before it is counted.
     abandoned: isize,
-    /// How many may run at once.
+    /// Maximum number that may run at once.
     limit: usize,
     max_workers: usize,
-    /// Beyond `max_workers`, in the place of those that slow calls of one key hold.
+    /// Number beyond `max_workers`, in place of workers that slow calls of one key occupy.
     extra: usize,
     configured_workers: usize,
     is_closed: bool,
 }
 
 impl Inner {
-    /// How many more workers there may be.
+    /// Returns how many workers may be added.
     fn free_slots(&self) -> usize {
         let max_abandoned = isize::try_from(MAX_ABANDONED_PER_TOKEN).unwrap_or(isize::MAX);
         if self.abandoned >= max_abandoned {
             return 0;
         }
         if self.is_closed {
-            // What waits is still to be done, by one if there is none left.
+            // The last jobs need one worker, if none is left.
             return usize::from(self.workers == 0);
         }
         (self.limit + self.stalled).min(self.max_workers + self.extra).saturating_sub(self.workers)
     }
 }
 
-/// What a worker does after it asked to rest.
+/// The reason why a worker stopped waiting for work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wakeup {
-    /// Look for a job.
+    /// It looks for a job.
     Work,
-    /// End: there will be no more.
+    /// It ends: there will be no more jobs, or there are too many workers.
     Leave,
 }
 
-/// What a worker that is written off counted as.
+/// The state of a worker whose call is abandoned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerState {
     /// Running.
     Running,
-    /// Running, but slow, and its place stalled.
+    /// In a call that takes long, so that another worker may run in its place.
     Stalled,
     /// About to open or close a session.
     NotRunning,
 }
 
-/// A look at a [`WorkerPool`].
+/// The numbers of workers at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkerCounts {
     /// Awake, with a session.
@@ -106,18 +106,18 @@ pub struct WorkerCounts {
     pub stalled: usize,
     /// Asleep, with a session.
     pub idle: usize,
-    /// With a session or about to have one; not written off.
+    /// With a session or about to have one, without abandoned ones.
     pub workers: usize,
     /// Stuck in a call.
     pub abandoned: usize,
-    /// How many may run at once.
+    /// Maximum number that may run at once.
     pub limit: usize,
-    /// How many more there may be.
+    /// Number that may be added.
     pub free_slots: usize,
 }
 
 impl WorkerPool {
-    /// Nobody yet; at most `max_workers`, all of which may run.
+    /// Creates an empty pool for `max_workers`, all of which may run.
     #[must_use]
     pub fn new(max_workers: usize) -> Self {
         let max_workers = max_workers.max(1);
@@ -144,7 +144,7 @@ impl WorkerPool {
         self.limit.store(inner.limit, Ordering::Relaxed);
     }
 
-    /// A look at it.
+    /// Returns the current numbers.
     #[must_use]
     pub fn counts(&self) -> WorkerCounts {
         let inner = self.inner.lock();
@@ -159,15 +159,15 @@ impl WorkerPool {
         }
     }
 
-    /// Whether there is a worker, or room for one.
+    /// Returns whether there is a worker, or room for one.
     #[must_use]
     pub fn has_sessions(&self) -> bool {
         let inner = self.inner.lock();
         inner.workers > 0 || inner.free_slots() > 0 || inner.is_closed
     }
 
-    /// Wakes one worker for each new job, no more than may run. Says whether more workers are
-    /// wanted than there are.
+    /// Wakes a worker for each new job, up to the number that may run. Returns whether more workers
+    /// are needed than there are.
     pub fn wake(&self, jobs: usize) -> bool {
         for _ in 0..jobs {
             let woken = {
@@ -182,16 +182,16 @@ impl WorkerPool {
                 self.publish(&inner);
                 woken
             };
-            // Not under the lock: the woken one wants it soon.
+            // Not under the lock, because the woken worker will soon need it.
             woken.wake();
         }
         false
     }
 
-    /// How many workers to add for the jobs that wait; they count from now on.
+    /// Returns the number of workers to add for the waiting jobs, and counts them from now on.
     pub fn grow(&self, waiting: usize) -> usize {
         let mut inner = self.inner.lock();
-        // Idle, or about to have a session.
+        // Idle workers, and those about to have a session.
         let available = inner.workers.saturating_sub(inner.running + inner.stalled);
         let wanted = match waiting.saturating_sub(available) {
             0 if inner.workers == 0 && !inner.is_closed => 1,
@@ -202,34 +202,35 @@ impl WorkerPool {
         added
     }
 
-    /// A worker has its session and begins to run.
+    /// Records that a worker has its session and begins to run.
     pub fn start_running(&self) {
         let mut inner = self.inner.lock();
         inner.running += 1;
         self.publish(&inner);
     }
 
-    /// A running worker stops running, for as long as it opens another session.
+    /// Records that a running worker stops to open another session.
     pub fn stop_running(&self) {
         let mut inner = self.inner.lock();
         inner.running = inner.running.saturating_sub(1);
         self.publish(&inner);
     }
 
-    /// A worker that isn't running is gone.
+    /// Records that a worker which was not running has ended.
     pub fn leave(&self) {
         let mut inner = self.inner.lock();
         inner.workers = inner.workers.saturating_sub(1);
     }
 
-    /// Whether more run than may. Just a look; [`Self::rest`] decides.
+    /// Returns whether more workers run than may. This is only a hint; [`Self::wait_for_work`]
+    /// decides.
     #[must_use]
     pub fn is_over_limit(&self) -> bool {
         self.running.load(Ordering::Relaxed) > self.limit.load(Ordering::Relaxed)
     }
 
-    /// A running worker found no job, or is one too many: it sleeps until it is woken, unless it
-    /// must not. `may_sleep` is asked under the lock that [`Self::wake_all`] takes.
+    /// Puts a running worker to sleep that found no job or is one too many, until it is woken.
+    /// `may_sleep` is asked under the lock that [`Self::wake_all`] takes.
     pub fn wait_for_work(
         &self,
         parker: &Arc<Parker>,
@@ -241,8 +242,8 @@ impl WorkerPool {
             if !may_sleep() {
                 return Wakeup::Work;
             }
-            // A job that comes after this look finds this worker in `idle`: whoever queues one
-            // takes this lock afterwards.
+            // A job pushed after this check finds the worker among `idle`, because the lock is
+            // taken after the push.
             if !queue.is_empty() && inner.running <= inner.limit {
                 return Wakeup::Work;
             }
@@ -257,7 +258,7 @@ impl WorkerPool {
         Wakeup::Work
     }
 
-    /// A running worker's call takes long: another may run in its place.
+    /// Records that a running worker's call takes long: another may run in its place.
     pub fn mark_stalled(&self) {
         let mut inner = self.inner.lock();
         inner.running = inner.running.saturating_sub(1);
@@ -265,7 +266,7 @@ impl WorkerPool {
         self.publish(&inner);
     }
 
-    /// Its call came back.
+    /// Records that the call of a stalled worker returned.
     pub fn mark_resumed(&self) {
         let mut inner = self.inner.lock();
         inner.running += 1;
@@ -273,7 +274,7 @@ impl WorkerPool {
         self.publish(&inner);
     }
 
-    /// A worker's call hangs: it is not counted any more.
+    /// Stops counting a worker whose call hangs.
     pub fn abandon(&self, was: WorkerState) {
         let mut inner = self.inner.lock();
         match was {
@@ -286,48 +287,49 @@ impl WorkerPool {
         self.publish(&inner);
     }
 
-    /// The thread of a written-off worker came back and ends.
+    /// Records that the thread of an abandoned worker returned and ends.
     pub fn abandoned_returned(&self) {
         let mut inner = self.inner.lock();
         inner.abandoned -= 1;
     }
 
-    /// A thread beside the workers (a token's health checker) is stuck.
+    /// Records that a thread other than a worker (a token's health checker) is stuck.
     pub fn abandon_other(&self) {
         self.inner.lock().abandoned += 1;
     }
 
-    /// How many may run at once from now on.
+    /// Sets how many workers may run at once.
     pub fn set_limit(&self, limit: usize) {
         let mut inner = self.inner.lock();
         inner.limit = limit.clamp(1, inner.configured_workers);
         self.publish(&inner);
     }
 
-    /// How many workers there may be beyond the configured ones.
+    /// Sets how many workers there may be beyond the configured number.
     pub fn set_extra(&self, extra: usize) {
         self.inner.lock().extra = extra;
     }
 
-    /// The token has no more sessions to give than there are, but for the one that asked.
+    /// Limits the pool to the sessions that are open now, without the one that asked: the token
+    /// gives no more.
     pub fn cap(&self) {
         let mut inner = self.inner.lock();
         inner.max_workers = inner.workers.saturating_sub(1).max(1);
     }
 
-    /// It may have more by now.
+    /// Removes that limit, since the token may give more by now.
     pub fn uncap(&self) {
         let mut inner = self.inner.lock();
         inner.max_workers = inner.configured_workers;
     }
 
-    /// Workers end when the queue is empty.
+    /// Makes the workers end when the queue is empty.
     pub fn close(&self) {
         self.inner.lock().is_closed = true;
         self.wake_all();
     }
 
-    /// Wakes all who sleep: something has changed.
+    /// Wakes all idle workers, because something has changed.
     pub fn wake_all(&self) {
         let idle = {
             let mut inner = self.inner.lock();
@@ -346,17 +348,17 @@ impl WorkerPool {
 mod tests {
     use super::*;
 
-    /// As many workers as jobs wait for, not more than may run; one at least.
+    /// The pool grows with the waiting jobs up to the limit, and has at least one worker.
     #[test]
     fn grows_with_load() {
         let pool = WorkerPool::new(8);
         assert_eq!(pool.grow(0), 1, "there is always one");
         assert_eq!(pool.grow(0), 0);
-        assert_eq!(pool.grow(3), 2, "one is on its way");
+        assert_eq!(pool.grow(3), 2, "one is starting");
         for _ in 0..3 {
             pool.start_running();
         }
-        assert_eq!(pool.grow(100), 5, "eight at the most");
+        assert_eq!(pool.grow(100), 5, "eight at most");
         pool.set_limit(1);
         assert_eq!(pool.grow(100), 0);
         assert!(pool.is_over_limit());
@@ -364,17 +366,17 @@ mod tests {
         assert_eq!(pool.counts().limit, 8);
     }
 
-    /// One that computes here runs alone; when its call hangs, another takes its place at once,
-    /// and when it is written off, still one runs.
+    /// If only one may run and its call stalls, another takes its place at once; when the call is
+    /// abandoned, still one runs.
     #[test]
     fn a_stalled_worker_frees_its_place() {
         let pool = WorkerPool::new(8);
         pool.set_limit(1);
         assert_eq!(pool.grow(5), 1);
         pool.start_running();
-        assert!(!pool.wake(1), "one may run, and one does");
+        assert!(!pool.wake(1), "only one may run, and one does");
         pool.mark_stalled();
-        assert!(pool.wake(1), "another one is wanted");
+        assert!(pool.wake(1), "another one is needed");
         assert_eq!(pool.grow(5), 1);
         pool.start_running();
         pool.mark_resumed();
@@ -387,7 +389,7 @@ mod tests {
         assert_eq!(pool.counts().abandoned, 0);
     }
 
-    /// Threads that hang are replaced up to a limit, or a dead HSM would eat all memory.
+    /// Hanging threads are replaced up to a limit, so that a dead HSM does not exhaust memory.
     #[test]
     fn abandoned_workers_are_limited() {
         let pool = WorkerPool::new(1);
@@ -402,8 +404,8 @@ mod tests {
         assert_eq!(pool.grow(1), 1);
     }
 
-    /// Where slow calls of one key hold more than their share, there are sessions for the others;
-    /// they go when that is over.
+    /// If slow calls of one key occupy more than their share, there are additional sessions for the
+    /// others, and they close when that is over.
     #[test]
     fn extra_workers() {
         let (pool, queue) = (WorkerPool::new(4), Queue::new(1, 10));
@@ -420,7 +422,7 @@ mod tests {
         assert_eq!(pool.wait_for_work(&Parker::current(), &queue, || true), Wakeup::Leave);
     }
 
-    /// Whoever rests is woken by a job, one for each, last come first, and by the end.
+    /// Each job wakes one idle worker, the last first, and closing the pool wakes all.
     #[test]
     fn wakes_one_a_job() {
         let pool = Arc::new(WorkerPool::new(4));

@@ -35,11 +35,11 @@ struct Slot {
 /// A decision, and whether it was remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decided<'a> {
-    /// Whether the call may be made.
+    /// True if the call is permitted.
     pub is_allowed: bool,
     /// Which policy or rule decided.
     pub reason: &'a str,
-    /// Whether the decision comes from the cache.
+    /// True if the decision comes from the cache.
     pub was_remembered: bool,
 }
 

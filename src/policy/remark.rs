@@ -3,13 +3,13 @@
 /// A mistake or a warning about a policy's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// Whether the policy cannot be used; otherwise this is a warning.
+    /// True if the policy cannot be used; otherwise this is a warning.
     pub is_mistake: bool,
     /// Line and column, from 1. `None` for the file as a whole.
     pub position: Option<(usize, usize)>,
-    /// What is wrong.
+    /// Description of the problem.
     pub problem: String,
-    /// How to fix it; may be empty.
+    /// The way to fix it; may be empty.
     pub remedy: String,
 }
 

@@ -12,7 +12,7 @@ use x509_parser::prelude::FromDer as _;
 
 /// Verifier that requires a chain to a configured CA, and the name if one is configured. Every
 /// failure ends the handshake with the same alert, `handshake_failure`: the public test client
-/// accepts no other, and strangers need not learn more. The log tells the details.
+/// accepts no other, and strangers need not learn more. The log has the details.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,

@@ -26,9 +26,9 @@ const SESSIONS_REMEDY: &str = "write how many sessions to keep open, such as 30 
 pub struct Pkcs11 {
     /// `[[pkcs11.tokens]]`; without them a single one, the first slot that has a token.
     pub tokens: Vec<TokenConfig>,
-    /// Whether a label of several keys means the first of them, as in the reference proxy.
+    /// True if a label of several keys means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
-    /// Whether keys that are not private objects are refused.
+    /// True if keys that are not private objects are refused.
     pub require_private_keys: bool,
     /// `CKA_LABEL` of the key for health checks.
     pub health_key: Option<String>,
@@ -37,7 +37,7 @@ pub struct Pkcs11 {
     pub trust_token: Option<String>,
     /// When a slow call is sent a second time.
     pub hedging: Hedging,
-    /// Whether the process exits when no token is usable and calls do not return.
+    /// True if the process exits when no token is usable and calls do not return.
     pub exit_when_wedged: bool,
     /// Environment variables to set before the module is loaded: members of `[pkcs11_logger]` that
     /// the environment does not set already.

@@ -28,7 +28,7 @@ impl fmt::Display for Severity {
 /// A mistake, a warning or a notice. Its texts never show a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How severe it is.
+    /// Its severity.
     pub severity: Severity,
     /// The file it is about.
     pub file: PathBuf,
@@ -37,9 +37,9 @@ pub struct Finding {
     /// Dotted path, for instance `server.port` or `external_key_stores[1].xks_key_id_set`; stores
     /// count from 0. Empty if the finding is about no member.
     pub member: String,
-    /// What is wrong.
+    /// Description of the problem.
     pub problem: String,
-    /// How to fix it.
+    /// The way to fix it.
     pub remedy: String,
 }
 

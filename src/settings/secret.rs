@@ -1,4 +1,4 @@
-//! A secret in the settings, or in a file of its own (`..._file`).
+//! A secret in the settings, or in a separate file (`..._file`).
 
 use std::path::Path;
 

@@ -140,7 +140,7 @@ fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<St
     let mut ids = Vec::new();
     let mut is_right = true;
     for (location, id) in member.strings(remedy)? {
-        // Mistakes in the set have been reported already.
+        // Mistakes in the set have already been reported.
         if set.is_some_and(|set| !set.iter().any(|known| known == id)) {
             let problem = format!("\"{}\" is not in the store's xks_key_id_set", shown(id));
             member.report().mistake(&location, problem, remedy);

@@ -60,7 +60,7 @@ pub struct Tls {
     pub config: Arc<rustls::ServerConfig>,
     /// Subject, names and expiry of the end-entity certificate, for the log.
     pub certificate: CertificateSummary,
-    /// Whether client certificates are required (mTLS).
+    /// True if client certificates are required (mTLS).
     pub is_client_certificate_required: bool,
     /// DNS name or common name that client certificates must have. Without one, any certificate of
     /// the configured CAs is accepted.

@@ -14,6 +14,7 @@ pub mod interposed;
 pub mod proxy;
 pub mod settings;
 pub mod signing;
+pub mod template;
 pub mod token;
 pub mod tools;
 pub mod xks;

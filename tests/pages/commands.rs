@@ -112,7 +112,7 @@ fn run(proxy: &Proxy, page: &str, block: &str) {
     assert!(output.status.success(), "{page}:\n{block}\n{}\n{said}", output.status);
 }
 
-/// Has the proxy write an audit log to where the commands look for it.
+/// Makes the proxy write an audit log where the commands look for it.
 fn begin_audit_log(proxy: &mut Proxy) {
     proxy.change_settings(|settings| {
         let audit = "directory = '.'\nkey_file = 'audit.key'\nhsm_key = 'foreign_key'";

@@ -97,7 +97,7 @@ fn headings_of_a_page_differ() {
     }
 }
 
-/// Whoever reads README.md finds every page of docs/.
+/// Readers of README.md find every page of docs/.
 #[test]
 fn readme_links_to_each_page() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();

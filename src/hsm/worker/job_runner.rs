@@ -20,19 +20,19 @@ use crate::limits::{
     CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_RETRY_BACKOFF, MIN_RETRY_BACKOFF,
 };
 
-/// Does one worker's jobs, on one session after the other.
+/// Performs one worker's jobs, on one session after the other.
 pub struct JobRunner<'a> {
     fleet: &'a Fleet,
     token: &'a Token,
     call: &'a InFlightCall,
     jobs: u32,
-    /// The session before this one broke, and this one has done nothing yet.
+    /// True if the session replaced a broken one and has not succeeded at anything yet.
     is_successor: bool,
 }
 
-/// What becomes of the session.
+/// The fate of the session.
 pub enum Next {
-    /// The session is broken; this job, if any, is to be tried on its successor.
+    /// It is broken; this job, if any, is to be tried on its replacement.
     Reopen(Option<Queued>),
     /// It is closed, and the worker ends.
     Leave,
@@ -40,29 +40,29 @@ pub enum Next {
     Abandoned,
 }
 
-/// How a call ended.
+/// The result of a call.
 enum Called {
     Returned(Queued, Result<Success, Fault>, Times),
     Stopped(Next),
 }
 
-/// A call's times.
+/// The times of a call.
 struct Times {
     service: Duration,
     end: Instant,
-    /// CPU time of the thread when the call began, if this call is a sample.
+    /// CPU time of the thread when the call began, if it is measured.
     cpu: Option<Duration>,
     queue_micros: u32,
 }
 
-/// The thread is abandoned.
+/// The call hung, and the thread is abandoned.
 struct Hung;
 
-/// What comes after a job.
+/// The step that follows a job.
 pub enum Done {
     /// The next one.
     GoOn,
-    /// Not begun, or to be tried again on this same session.
+    /// This job, which has not begun or is to be tried again on the same session.
     Again(Queued),
     /// No other job on this session.
     Stop(Next),
@@ -75,7 +75,7 @@ impl<'a> JobRunner<'a> {
         Self { fleet, token, call, jobs: 0, is_successor: false }
     }
 
-    /// Puts a job that was not begun back into the queue.
+    /// Puts a job back into the queue.
     pub fn requeue(&self, pending: Option<Queued>) {
         if let Some(queued) = pending {
             self.fleet.requeue(self.token, queued);
@@ -83,12 +83,12 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// Sends the answers that were held.
+    /// Sends the finished answers that are held.
     pub fn send_finished(&self) {
         self.call.outbox.lock().send_all(&self.fleet.inboxes);
     }
 
-    /// Does a job on a session: admits it, makes the call and settles the result.
+    /// Performs a job on a session: admits it, makes the call and settles the result.
     pub fn work(&mut self, session: &mut dyn Session, queued: Queued) -> Done {
         let Some(queued) = self.admit(queued) else { return Done::GoOn };
         match self.call(session, queued) {
@@ -97,7 +97,7 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// Sees whether the job is still to be done, and is so now.
+    /// Returns the job if it is still to be done now; otherwise it is answered or dropped.
     fn admit(&mut self, mut queued: Queued) -> Option<Queued> {
         let start = Instant::now();
         if start >= queued.job.deadline {
@@ -119,7 +119,7 @@ impl<'a> JobRunner<'a> {
             let wait = MIN_RETRY_BACKOFF * (1 << (queued.attempts - 2).min(16));
             std::thread::sleep(wait.min(MAX_RETRY_BACKOFF).min(queued.job.deadline - start));
         }
-        // What is finished does not wait for a slow call.
+        // Finished answers do not wait for a slow call.
         let mut held = self.call.outbox.lock();
         if held.is_due(start, self.token.service_time.mean()) {
             held.send_all(&self.fleet.inboxes);
@@ -127,7 +127,7 @@ impl<'a> JobRunner<'a> {
         Some(queued)
     }
 
-    /// Makes the call into the HSM.
+    /// Calls the HSM.
     fn call(&mut self, session: &mut dyn Session, mut queued: Queued) -> Called {
         let start = Instant::now();
         let cpu = self.is_sample().then(thread_cpu_time);
@@ -147,8 +147,8 @@ impl<'a> JobRunner<'a> {
         match result {
             Ok(result) => Called::Returned(queued, result, times),
             Err(_) => {
-                // A defect, or a backend's: the request is not tried again, since it would most
-                // likely cost another session, and this session may be in the middle of something.
+                // A bug in the proxy or the backend. The request is not tried again, since it would
+                // probably cost another session, and the state of this session is unknown.
                 let label = self.token.backend.identity().label;
                 tracing::error!(token = label, "an HSM call panicked");
                 queued.job.output.zeroize();
@@ -159,8 +159,8 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// Takes in that a call for the job returned. False if its thread is written off; then what it
-    /// gave is wiped.
+    /// Records that the job's call returned. Returns false if its thread is abandoned; then the
+    /// output is zeroed.
     fn end_call(&self, queued: &mut Queued) -> bool {
         let (ended, race, key) = self.call.end_attempt();
         if race.is_some() {
@@ -173,7 +173,7 @@ impl<'a> JobRunner<'a> {
         is_in_time
     }
 
-    /// Takes in how a running worker's call ended. False if its thread is written off.
+    /// Records how a running worker's call ended. Returns false if its thread is abandoned.
     fn ended(&self, ended: End, key: Option<KeyUse>) -> bool {
         match ended {
             End::InTime => {}
@@ -188,7 +188,7 @@ impl<'a> JobRunner<'a> {
         ended != End::Abandoned
     }
 
-    /// Draws the consequences of a call that returned: answers the job, or has it tried again.
+    /// Handles the result of a call: answers the job, or arranges another attempt.
     fn settle(
         &mut self,
         session: &mut dyn Session,
@@ -223,7 +223,7 @@ impl<'a> JobRunner<'a> {
                 self.token.hangs.served(queued.job.request.key, end);
             }
         } else {
-            // Too late for the one who asked: a token that does nothing in time does nothing.
+            // Too late for the caller: a token that does nothing in time is as good as silent.
             self.token.record_expired(&queued.job);
         }
         if let Some(key) = queued.key_use() {
@@ -271,7 +271,7 @@ impl<'a> JobRunner<'a> {
         done
     }
 
-    /// Finds out whose fault it was, with all that follows for key, session, token and job.
+    /// Attributes a fault, with all consequences for key, session, token and job.
     fn attribute_fault(
         &mut self,
         session: &mut dyn Session,
@@ -288,12 +288,12 @@ impl<'a> JobRunner<'a> {
         } else {
             let is_busy = fault.blame == Blame::Busy && fault.failure != Failure::CdivMismatch;
             let evidence = match back {
-                // The session is well, and the next attempt may be.
+                // The session works, and the next attempt may succeed.
                 Some(_) if is_busy && is_first_attempt => None,
                 _ => match self.ask_other_key(session, about) {
                     Ok(evidence) => Some(evidence),
                     Err(Hung) => {
-                        // The other key hung: it is counted as such, and tells nothing of this one.
+                        // The other key hung, which is recorded, and shows nothing about this one.
                         let key = (about.key, Instant::now());
                         if self.token.hangs.are_others_served(key.0, key.1) {
                             faults::apply(self.fleet, self.token, about, fault, FaultScope::Key);
@@ -315,7 +315,7 @@ impl<'a> JobRunner<'a> {
         };
         let breaks_session = fault.breaks_session() && scope != FaultScope::Key;
         if fault.breaks_session() && scope == FaultScope::Key {
-            // It did well with another key.
+            // It worked with another key.
             self.is_successor = false;
         }
         faults::apply(self.fleet, self.token, about, fault, scope);
@@ -330,7 +330,7 @@ impl<'a> JobRunner<'a> {
         self.after_fault(back, fault, breaks_session, scope)
     }
 
-    /// Decides what becomes of the session, and of a job that is to be tried again.
+    /// Decides about the session, and about a job that is to be tried again.
     fn after_fault(
         &self,
         back: Option<Queued>,
@@ -342,8 +342,8 @@ impl<'a> JobRunner<'a> {
             None if breaks_session => Done::Stop(Next::Reopen(None)),
             None => Done::GoOn,
             Some(queued) if !breaks_session => Done::Again(queued),
-            // A session is opened again once for a job. That the next one fails too is no fault
-            // of the session's, unless the module says so.
+            // A session is reopened once for a job. If the next one fails too, that is not the
+            // session's fault, unless the module says so.
             Some(queued) if queued.has_reopened && scope == FaultScope::Token => {
                 match fault.blame {
                     Blame::Session => {
@@ -360,7 +360,7 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// Does a known-good operation with another key in the session that has just failed.
+    /// Performs a known-good operation with another key in the session that has just failed.
     fn ask_other_key(&self, session: &mut dyn Session, about: Failed) -> Result<Evidence, Hung> {
         let token = self.token;
         let now = Instant::now();
@@ -375,9 +375,9 @@ impl<'a> JobRunner<'a> {
         Ok(asked.unwrap_or(Evidence::Failed))
     }
 
-    /// Whether the call would most likely end after its deadline, while others wait for whom it
-    /// would not: then the HSM's time is theirs. A token so slow that no job would be in time is
-    /// tried all the same, or nobody would notice when it is fast again.
+    /// Returns whether the call would probably end after its deadline while other jobs wait that
+    /// could still be in time: they get the HSM's time. A token too slow for any job is tried all
+    /// the same, or a recovery would go unnoticed.
     fn comes_too_late(&self, queued: &Queued, start: Instant) -> bool {
         let job = &queued.job;
         let service = self.token.service_time.mean();
@@ -385,7 +385,7 @@ impl<'a> JobRunner<'a> {
         start + service > job.deadline && service * 4 < whole && !self.token.queue.is_empty()
     }
 
-    /// Nothing is to be sent if another attempt at the request was faster.
+    /// Holds the answer, if there is one: another attempt at the request may have been faster.
     fn answer(&mut self, completion: Option<Completion>, now: Instant) {
         if let Some(completion) = completion {
             self.token.counters.answered.fetch_add(1, Ordering::Relaxed);
@@ -393,7 +393,8 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// The first calls, and one in some: asking for the CPU time is a system call.
+    /// Returns whether to measure this call's CPU time, which takes a system call: the first calls,
+    /// and then one in some.
     fn is_sample(&mut self) -> bool {
         self.jobs = self.jobs.wrapping_add(1);
         self.jobs <= CPU_SAMPLES_PER_WINDOW || self.jobs.is_multiple_of(CPU_SAMPLE_INTERVAL)

@@ -92,7 +92,7 @@ const PKCS11_MEMBERS: &[MemberSchema] = &[
         "health_key",
         Form::Text,
         Absent::None,
-        "Label (`CKA_LABEL`) of an AES-256 key on each token that only health probes use.",
+        "Label (`CKA_LABEL`) of an AES-256 key on each token that only health checks use.",
     ),
     optional(
         "trust_token",
@@ -152,7 +152,7 @@ pub(super) const TOKENS: SectionSchema = SectionSchema {
         optional(
             "initialize_parameters",
             Form::Text,
-            Absent::Described("that of `[pkcs11]`; none with a module of its own"),
+            Absent::Described("that of `[pkcs11]`; none with its own module"),
             "Text passed to this token's module at C_Initialize.",
         ),
         optional("profile", PROFILES, IN_CAPABILITIES, "As in `[hsm_capabilities]`."),

@@ -7,9 +7,9 @@ use std::fmt;
 pub struct SectionSchema {
     /// The section's name with those above it, for instance `server.tcp_keepalive`.
     pub path: &'static str,
-    /// Whether the section may be repeated, as `[[path]]`.
+    /// True if the section may be repeated, as `[[path]]`.
     pub is_list: bool,
-    /// What the section is for, and what holds where it is missing.
+    /// Purpose of the section, and the consequence of leaving it out.
     pub meaning: &'static str,
     /// Its members, less the sections below it.
     pub members: &'static [MemberSchema],
@@ -22,9 +22,9 @@ pub struct MemberSchema {
     pub name: &'static str,
     /// The values that it takes.
     pub form: Form,
-    /// What holds where it is missing.
+    /// The default.
     pub absent: Absent,
-    /// What it is for, in one sentence of Markdown.
+    /// Its purpose, in one or two sentences of Markdown.
     pub meaning: &'static str,
 }
 
@@ -39,7 +39,7 @@ pub enum Form {
         low: u64,
         /// The largest one.
         high: u64,
-        /// What is counted, in the plural; empty for a bare number.
+        /// The unit, in the plural; empty for a bare number.
         unit: &'static str,
     },
     /// Text in quotes.
@@ -56,7 +56,7 @@ pub enum Form {
     Ignored,
 }
 
-/// What holds where a member is missing.
+/// The default of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absent {
     /// The file is refused.
@@ -119,7 +119,7 @@ impl fmt::Display for Absent {
     }
 }
 
-/// A member that has to be there.
+/// Describes a member that must be present.
 pub(super) const fn required(
     name: &'static str,
     form: Form,
@@ -128,7 +128,7 @@ pub(super) const fn required(
     MemberSchema { name, form, absent: Absent::Required, meaning }
 }
 
-/// A member that may be missing.
+/// Describes a member that may be missing.
 pub(super) const fn optional(
     name: &'static str,
     form: Form,
@@ -138,17 +138,17 @@ pub(super) const fn optional(
     MemberSchema { name, form, absent, meaning }
 }
 
-/// A switch that is off where it is missing.
+/// Describes a switch that is off if it is missing.
 pub(super) const fn switch(name: &'static str, meaning: &'static str) -> MemberSchema {
     MemberSchema { name, form: Form::Boolean, absent: Absent::Boolean(false), meaning }
 }
 
-/// A member that is accepted for files of the reference proxy.
+/// Describes a member that is accepted for files of the reference proxy.
 pub(super) const fn ignored(name: &'static str, meaning: &'static str) -> MemberSchema {
     MemberSchema { name, form: Form::Ignored, absent: Absent::None, meaning }
 }
 
-/// Whole numbers from `low` to `high`.
+/// Describes whole numbers from `low` to `high`.
 pub(super) const fn integer(low: u64, high: u64, unit: &'static str) -> Form {
     Form::Integer { low, high, unit }
 }

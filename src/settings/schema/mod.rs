@@ -1,7 +1,8 @@
-//! Every section and member that a settings file may have, with type, range, default and meaning.
+//! All sections and members that a settings file may have, with type, range, default and meaning.
 //!
-//! Messages about unknown names and the page of all settings are made from it. The readers of the
-//! sections have the ranges and defaults from [`crate::limits`]; a test holds both together.
+//! Messages about unknown names come from this table, and the page of all settings is checked
+//! against it. The readers of the sections take ranges and defaults from [`crate::limits`]; tests
+//! check that both agree.
 
 mod hsm;
 mod limits;
