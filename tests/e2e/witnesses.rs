@@ -250,7 +250,7 @@ fn a_state_directory_in_trouble() {
         (
             "of another version",
             |state| replace(state, "{\"format\":\"xks-proxy key witnesses\",\"version\":9}\n"),
-            "it is of version 9",
+            "it has version 9",
         ),
         ("a directory", |state| fs::create_dir(state.join("key-witnesses")).unwrap(), "read"),
         (
