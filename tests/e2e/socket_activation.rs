@@ -104,7 +104,10 @@ fn what_does_not_fit() {
     prepared.activate(vec![("api", api), ("other", other)]);
     let (status, log) = prepared.run_to_end();
     assert_eq!(status.code(), Some(78), "{log}");
-    assert!(log.contains(&format!("the settings have 127.0.0.1:{wanted}; make them")), "{log}");
+    assert!(
+        log.contains(&format!("the settings have 127.0.0.1:{wanted}; make the two match")),
+        "{log}"
+    );
     assert!(log.contains("handed over as \"other\" listens on"), "{log}");
 }
 
