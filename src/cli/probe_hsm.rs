@@ -39,7 +39,7 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
             }
             Err(why) => {
                 outln!("  FAILED: {why}");
-                failures.push(why);
+                failures.push(why.to_string());
             }
         }
     }

@@ -285,7 +285,7 @@ fn the_probe_knows_softhsm2() {
         assert!(findings.bad_tag_oddities.is_empty(), "{findings:#?}");
 
         let wrong = TokenConfig { user_pin: token_pin("4321"), ..token };
-        assert!(discovery::run(&wrong, &[], bounds).unwrap_err().contains("PIN"));
+        assert!(discovery::run(&wrong, &[], bounds).unwrap_err().to_string().contains("PIN"));
     });
 }
 

@@ -563,7 +563,7 @@ fn opencryptoki_cannot_serve() {
         let refused = refused.err().expect("it must not start").message;
         assert!(refused.contains(why), "{refused}");
         let bounds = discovery::Bounds { max_sessions: 1, time: Duration::from_millis(10) };
-        let refused = discovery::run(&opencryptoki("soft"), &[], bounds).unwrap_err();
+        let refused = discovery::run(&opencryptoki("soft"), &[], bounds).unwrap_err().to_string();
         assert!(refused.contains(why), "{refused}");
     };
     if std::env::var_os(NAMESPACE).is_some() {
