@@ -262,7 +262,7 @@ def restart(seconds):
                 restarts += 1
                 time.sleep(max(seconds / 10 - 2, 1))
         line, is_right = judged(load, may_close=True)
-        yield f"{restarts} restarts, ready after {max(away):.2f} s at the most: {line}", is_right
+        yield f"{restarts} restarts, ready after at most {max(away):.2f} s: {line}", is_right
 
 
 def upgrade(seconds):

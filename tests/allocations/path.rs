@@ -71,8 +71,8 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const REQUESTS: usize = 500;
-/// What rustls 0.23 allocates for a request and its answer, a record each: the plaintext that it
-/// gives out of a received record, and the ciphertext of a sent one.
+/// Allocations of rustls 0.23 for a request and its answer, one record each: the plaintext of a
+/// received record, and the ciphertext of a sent one.
 const TLS_ALLOCATIONS_PER_REQUEST: usize = 2;
 
 const SECRET: &str = "sssssssssssssssssssssssssssssssssssssssssss";
@@ -296,7 +296,7 @@ fn tls_requests_allocate_what_rustls_does() {
     });
 }
 
-/// What a policy has decided is remembered: it is not evaluated again for the same caller and key.
+/// A policy's decision is remembered, so it is not evaluated again for the same caller and key.
 #[test]
 fn requests_under_a_policy_allocate_nothing() {
     in_child!("requests_under_a_policy_allocate_nothing", softhsm_environment, |directory| {

@@ -1,4 +1,4 @@
-//! A small public key infrastructure, made anew for each test.
+//! A small public key infrastructure, made for each test.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// What KMS in us-east-1 shows as a client (XKS specification, mTLS).
+/// Name in the client certificate of KMS in us-east-1 (XKS specification, mTLS).
 pub const CLIENT_NAME: &str = "cks.kms.us-east-1.amazonaws.com";
 
 /// A client's certificate.

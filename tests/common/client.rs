@@ -52,7 +52,7 @@ impl Client {
         headers
     }
 
-    /// What a signature adds.
+    /// Returns the header fields that a signature adds.
     pub fn sign(
         &self,
         method: &str,

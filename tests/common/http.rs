@@ -157,7 +157,7 @@ impl Connection {
         self.stream.tls().expect("a TLS connection")
     }
 
-    /// How long [`Self::send`] waits for a peer that does not read.
+    /// Bounds the time that [`Self::send`] waits for a peer that does not read.
     pub fn set_write_timeout(&self, timeout: Duration) {
         self.stream.socket().set_write_timeout(Some(timeout)).unwrap();
     }
@@ -230,7 +230,7 @@ impl Connection {
         }
     }
 
-    /// Whether the peer ends the connection now, having sent nothing more.
+    /// Returns whether the peer closes the connection now without sending anything more.
     pub fn is_at_end(&mut self) -> io::Result<bool> {
         if !self.received.is_empty() {
             return Ok(false);

@@ -47,7 +47,7 @@ impl Interposed {
         Self { proxy: start(prepared), settings, counts, step: 0 }
     }
 
-    /// What the module has counted.
+    /// Counts made by the module.
     pub fn counts(&self) -> Counts {
         Counts(self.counts.clone())
     }
@@ -75,7 +75,7 @@ impl Interposed {
 pub struct Counts(PathBuf);
 
 impl Counts {
-    /// How often the proxy has called this function, as far as has been written down.
+    /// Number of calls of this function, as of the last write of the file.
     pub fn calls(&self, function: &str) -> i64 {
         let counts = std::fs::read_to_string(&self.0).unwrap_or_default();
         let counts: toml::Table = counts.parse().unwrap();

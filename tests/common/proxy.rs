@@ -29,7 +29,7 @@ const INTERPOSED: &str = "XKS_INTERPOSER_MODULE";
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
-/// What a proxy is to be started with.
+/// Settings and environment to start a proxy with.
 pub struct Setup {
     module: Module,
     table: Table,
@@ -216,7 +216,7 @@ impl Prepared {
         self.environment.push((name.to_owned(), value.into()));
     }
 
-    /// Has the working directory look like that of the sources, with the settings where the
+    /// Makes the working directory look like that of the sources, with the settings where the
     /// bootstrap file says, and nothing in the environment that names either.
     pub fn bootstrap(&mut self) {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("configuration/bootstrap.toml");
@@ -231,21 +231,20 @@ impl Prepared {
         self.has_bootstrap = true;
     }
 
-    /// Has the proxy started by a path of its own, which a test may have lead elsewhere.
+    /// Starts the proxy through a symbolic link of its own, which a test may redirect.
     pub fn link_binary(&mut self) -> PathBuf {
         let link = self.directory.path().join("linked-proxy");
         std::os::unix::fs::symlink(&self.binary, &link).unwrap();
         std::mem::replace(&mut self.binary, link)
     }
 
-    /// Has the proxy started with listening sockets, two at the most, as systemd does.
+    /// Passes the proxy listening sockets at its start, at most two, as systemd does.
     pub fn activate(&mut self, sockets: Vec<(&str, TcpListener)>) {
         let owned = |(name, socket): (&str, TcpListener)| (name.to_owned(), socket);
         self.sockets = sockets.into_iter().map(owned).collect();
     }
 
-    /// Has the proxy run as another user, whom all in its directory then belongs to. Only root
-    /// can do that.
+    /// Runs the proxy as another user, who then owns everything in its directory. Needs root.
     pub fn run_as(&mut self, user: u32) {
         // Where the program is need not be a place that everybody may enter.
         let binary = self.directory.path().join("xks-proxy");
@@ -257,7 +256,7 @@ impl Prepared {
         tools::run(&mut chown, "chown(1) is needed");
     }
 
-    /// Has the proxy have that many open files at the most, without a way to raise it.
+    /// Limits the proxy's open files to this number, without a way to raise it.
     pub fn limit_open_files(&mut self, open_files: u32) {
         self.open_files = Some(open_files);
     }
@@ -379,9 +378,9 @@ impl Prepared {
 pub struct Proxy {
     prepared: Prepared,
     child: Child,
-    /// Where the API is served.
+    /// Address of the API.
     pub api: SocketAddr,
-    /// Where `/ping` is served.
+    /// Address of `/ping`.
     pub ping: SocketAddr,
 }
 
@@ -430,12 +429,12 @@ impl Proxy {
         self.prepared.directory.path()
     }
 
-    /// What it wrote to standard output and standard error.
+    /// Returns its standard output and standard error so far.
     pub fn log(&self) -> String {
         self.prepared.log()
     }
 
-    /// Where the admin listener is, as the log says.
+    /// Returns the address of the admin listener, as logged.
     #[track_caller]
     pub fn admin(&self) -> SocketAddr {
         let log = self.log();

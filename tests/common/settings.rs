@@ -6,7 +6,7 @@ pub use super::template::set;
 use super::template::template;
 use super::token;
 
-/// What a client has to know of a key store.
+/// Prefix and credential of a key store.
 #[derive(Clone, Debug)]
 pub struct Store {
     /// `uri_path_prefix`

@@ -8,7 +8,7 @@ use aws_sigv4::sign::v4;
 
 use super::Store;
 
-/// What a signature is made of beside the request.
+/// Input of a signature besides the request.
 #[derive(Clone, Debug)]
 pub struct Signer {
     /// Whose credential.

@@ -23,7 +23,7 @@ pub struct Key {
     pub label: &'static str,
     /// Bytes.
     pub length: usize,
-    /// What it may do: any of `e`ncrypt, `d`ecrypt, `w`rap, `u`nwrap, `s`ign, `v`erify.
+    /// Permitted uses: any of `e`ncrypt, `d`ecrypt, `w`rap, `u`nwrap, `s`ign, `v`erify.
     pub uses: &'static str,
 }
 
@@ -63,7 +63,7 @@ const SHARED_GENERIC: Key = Key { kind: "generic", label: "shared_label", length
 /// In the first store's set; not in the token until a test puts it there.
 pub const LATER: Key = Key::new("later_key", "ed");
 
-/// What [`Token::new`] puts in.
+/// Keys that [`Token::new`] creates.
 const STANDARD: [Key; 12] = [
     FULL,
     SECOND,
@@ -192,7 +192,7 @@ impl Token {
     }
 
     /// Makes another token of the same module, with these keys. A module may not see it before it
-    /// is initialised anew.
+    /// is initialised again.
     pub fn add_token(&self, label: &str, keys: &[Key]) {
         let mut commands = vec!["init".to_owned(), label.into(), SO_PIN.into(), PIN.into()];
         for key in keys {
@@ -224,7 +224,7 @@ impl Token {
         ]);
     }
 
-    /// What a process that uses this token needs in its environment.
+    /// Returns the environment variable that a process using this token needs.
     pub fn environment(&self) -> Option<(&'static str, &Path)> {
         self.module.variable().map(|name| (name, self.configuration.as_path()))
     }

@@ -22,7 +22,7 @@ pub fn run(command: &mut Command, remedy: &str) -> Output {
     output
 }
 
-/// What promtool says with these arguments and that input; it has to be content.
+/// Returns promtool's output for these arguments and this input; it must succeed.
 pub fn promtool(arguments: &[&str], input: &[u8]) -> Output {
     let remedy = "the tests need promtool, which comes with Prometheus:\n  \
                   Debian, Ubuntu: apt-get install prometheus (which need not run)\n  \
@@ -52,7 +52,7 @@ pub fn python_with_botocore() -> Command {
     Command::new(python.unwrap_or("python3"))
 }
 
-/// How to get [`python_with_botocore`].
+/// Hint on how to install what [`python_with_botocore`] needs.
 pub const BOTOCORE_REMEDY: &str =
     "the tests need botocore: apt-get install python3-botocore, or pip install botocore";
 
@@ -141,8 +141,8 @@ pub fn interposer() -> &'static Path {
     PATH.get_or_init(|| build("xks-interposer", "libxks_interposer.so"))
 }
 
-/// Has cargo build another package of the workspace in the profile of the program under test
-/// (nothing to do where all of the workspace was built). Gives the path of `file`.
+/// Builds another package of the workspace in the profile of the program under test (a no-op if the
+/// whole workspace was built). Returns the path of `file`.
 fn build(package: &str, file: &str) -> PathBuf {
     let proxy = Path::new(env!("CARGO_BIN_EXE_xks-proxy"));
     let directory = proxy.parent().expect("a directory");

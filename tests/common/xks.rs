@@ -34,7 +34,7 @@ pub fn metadata(operation: &str) -> Value {
     }})
 }
 
-/// What health takes.
+/// Body of a health call.
 pub fn health() -> Value {
     json!({"requestMetadata": {
         "kmsOperation": "KmsHealthCheck",

@@ -78,7 +78,7 @@ struct Storage {
 }
 
 impl Storage {
-    /// That of the only token.
+    /// Storage of the only token.
     fn of(proxy: &Proxy) -> Self {
         Self::in_directory(&proxy.directory().join("tokens"))
     }

@@ -54,8 +54,7 @@ fn long_files(sources: &[Source]) -> Vec<String> {
     long.map(|(source, lines)| format!("src/{} has {lines} lines", source.path)).collect()
 }
 
-/// What a module shares with the modules below it has a file of its own, so that a parent and its
-/// children make no circle either.
+/// A parent and its children make no circle either: names that they share have a file of their own.
 #[test]
 fn no_file_is_in_a_circle() {
     let circles = circles(&ARROWS);

@@ -265,7 +265,7 @@ fn a_code_that_the_profile_does_not_know() {
     });
 }
 
-/// What the probe says of SoftHSM2 is what its profile says.
+/// The findings of `probe-hsm` for SoftHSM2 match its profile.
 #[test]
 fn the_probe_knows_softhsm2() {
     let environment = |directory: &Path| softhsm_environment(directory);

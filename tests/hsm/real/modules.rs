@@ -209,7 +209,7 @@ fn nss_works() {
     },);
 }
 
-/// What the probe finds is what the profile of that name says.
+/// Asserts that the findings of `probe-hsm` match the profile of that name.
 fn is_as_its_profile_says(token: &TokenConfig, name: &str) {
     let bounds = discovery::Bounds { max_sessions: 4, time: Duration::from_millis(20) };
     let findings = discovery::run(token, &[], bounds).unwrap();
