@@ -1,4 +1,4 @@
-//! A proxy whose PKCS#11 module can be slowed down and made to fail while it runs.
+//! A proxy whose PKCS#11 module can be made slow or faulty while it runs.
 
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
@@ -15,19 +15,19 @@ pub struct Interposed {
 }
 
 impl Interposed {
-    /// Starts it. The module (perf/interposer) does nothing but forward as yet.
+    /// Starts it. At first, the module (perf/interposer) only forwards calls.
     #[track_caller]
     pub fn new(setup: Setup) -> Self {
         Self::with(setup, "")
     }
 
-    /// Starts it with a module that has these settings from the first call on.
+    /// Starts it with these settings of the module in force from the first call on.
     #[track_caller]
     pub fn with(setup: Setup, module_settings: &str) -> Self {
         Self::started(setup, module_settings, Prepared::start)
     }
 
-    /// The same, and waits only until it listens.
+    /// As [`Self::with`], but waits only until the proxy listens.
     #[track_caller]
     pub fn listening(setup: Setup, module_settings: &str) -> Self {
         Self::started(setup, module_settings, Prepared::start_listening)
@@ -52,12 +52,12 @@ impl Interposed {
         Counts(self.counts.clone())
     }
 
-    /// Gives the module other settings, and waits until they are in force.
+    /// Changes the module's settings and waits until they are in force.
     #[track_caller]
     pub fn set(&mut self, settings: &str) {
         self.step += 1;
         let name = format!("name = \"step {}\"\n", self.step);
-        // Replaced at once, so that the module never reads half of it.
+        // Replaced atomically, so that the module never reads half a file.
         let next = self.settings.with_extension("next");
         std::fs::write(&next, format!("{name}{settings}")).unwrap();
         std::fs::rename(&next, &self.settings).unwrap();

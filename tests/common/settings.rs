@@ -18,7 +18,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store that has all keys but [`token::FOREIGN`].
+    /// Returns the store with all keys but [`token::FOREIGN`].
     pub fn first() -> Self {
         Self {
             prefix: "/example/uri/path/prefix".into(),
@@ -27,7 +27,7 @@ impl Store {
         }
     }
 
-    /// The store that has [`token::SECOND`] alone.
+    /// Returns the store with [`token::SECOND`] alone.
     pub fn second() -> Self {
         Self {
             prefix: "/second/store".into(),
@@ -51,13 +51,13 @@ const FIRST_STORES_KEYS: [token::Key; 10] = [
     token::LATER,
 ];
 
-/// Longer than any call takes on any machine.
+/// Upper bound of the time that a call takes on any machine.
 pub const GENEROUS_DEADLINE_MILLI: i64 = 20_000;
 
-/// Valid settings, which a test may spoil. Paths and switches are [`super::Setup`]'s to fill in.
+/// Returns valid settings, which a test may change. [`super::Setup`] fills in paths and switches.
 ///
-/// The deadline is generous: a machine that is busy with other work is no finding. What is about
-/// deadlines asks for [`usual_deadline`].
+/// The deadline is generous, since a busy machine must not fail a test. Tests of deadlines ask for
+/// [`usual_deadline`].
 pub fn standard() -> Table {
     let mut table = template();
     let stores =
@@ -76,8 +76,8 @@ pub fn standard() -> Table {
     table
 }
 
-/// The deadline that a proxy has by itself. The environment variable
-/// `XKS_TEST_REQUEST_DEADLINE_MILLI` gives one under a slow instrument more time.
+/// Sets the proxy's default deadline. The environment variable `XKS_TEST_REQUEST_DEADLINE_MILLI`
+/// raises it for slow instrumented builds.
 pub fn usual_deadline(table: &mut Table) {
     match std::env::var("XKS_TEST_REQUEST_DEADLINE_MILLI") {
         Ok(milli) => {

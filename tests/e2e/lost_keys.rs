@@ -144,7 +144,7 @@ fn storage_that_goes_and_comes(setup: Setup) {
         let is_right = status == 200 || status == 503 && is_while_away;
         assert!(is_right, "{status} {error} {:?} after it was taken away", at - gone);
     }
-    let log = proxy.log_with("keys have disappeared");
+    let log = proxy.log_with("have disappeared");
     assert!(log.contains("HSM token out of use"), "{log}");
 }
 
