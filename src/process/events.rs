@@ -93,7 +93,7 @@ impl Events {
                 Ok(Event::Upgrade(Ok(successor))) => return Some(successor),
                 Ok(Event::Signal(signal)) => {
                     tracing::info!(signal = signal_name(signal), "received a signal to end");
-                    attempt?.give_up();
+                    attempt?.abandon();
                     return self.outcome();
                 }
                 Err(_) => return None,

@@ -70,7 +70,7 @@ pub(super) struct Program {
 
 /// A new process that does not serve yet.
 pub(super) struct Attempt {
-    is_given_up: Arc<AtomicBool>,
+    is_abandoned: Arc<AtomicBool>,
 }
 
 /// A new process that serves.
@@ -122,14 +122,14 @@ impl Program {
             .spawn(sockets)
             .map_err(|error| format!("{} cannot be started: {error}", self.path.display()))?;
         tracing::info!(pid = child.id(), program = %self.path.display(), "upgrade: started");
-        let is_given_up = Arc::new(AtomicBool::new(false));
+        let is_abandoned = Arc::new(AtomicBool::new(false));
         let wait = {
-            let is_given_up = Arc::clone(&is_given_up);
-            move || done(wait(child, socket, &is_given_up))
+            let is_abandoned = Arc::clone(&is_abandoned);
+            move || done(wait(child, socket, &is_abandoned))
         };
         let thread = thread::Builder::new().name("upgrade".to_owned()).spawn(wait);
         thread.map_err(|error| format!("no thread: {error}"))?;
-        Ok(Attempt { is_given_up })
+        Ok(Attempt { is_abandoned })
     }
 
     fn spawn(&self, sockets: &Sockets) -> io::Result<(Child, OwnedFd)> {
@@ -162,7 +162,7 @@ fn send_sockets(to: &OwnedFd, Sockets(sockets): &Sockets) -> io::Result<()> {
 }
 
 /// Waits until the new process serves or has ended.
-fn wait(mut child: Child, socket: OwnedFd, is_given_up: &AtomicBool) -> Result<Successor, String> {
+fn wait(mut child: Child, socket: OwnedFd, is_abandoned: &AtomicBool) -> Result<Successor, String> {
     let end = Instant::now() + UPGRADE_TIMEOUT;
     let problem = loop {
         match answer(&socket, POLL) {
@@ -176,7 +176,7 @@ fn wait(mut child: Child, socket: OwnedFd, is_given_up: &AtomicBool) -> Result<S
             }
             Ok(Some(_)) => break "it sent an unknown message".to_owned(),
             Err(error) => break format!("its socket cannot be read: {error}"),
-            Ok(None) if is_given_up.load(Ordering::Relaxed) => {
+            Ok(None) if is_abandoned.load(Ordering::Relaxed) => {
                 break "this process is to end".to_owned();
             }
             Ok(None) if Instant::now() >= end => {
@@ -220,8 +220,8 @@ fn end_of(child: &mut Child) -> io::Result<std::process::ExitStatus> {
 
 impl Attempt {
     /// Ends the new process unless it serves already. The outcome is reported as usual.
-    pub(super) fn give_up(self) {
-        self.is_given_up.store(true, Ordering::Relaxed);
+    pub(super) fn abandon(self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
     }
 }
 

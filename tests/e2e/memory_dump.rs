@@ -1,10 +1,9 @@
 //! After plaintexts have gone through the proxy, none is left in its memory or its log.
 //!
-//! What is looked for is text that all plaintexts share, as it is and in base64 at each of the
-//! three alignments. The PKCS#11 module is in the same process, and what it leaves in its own heap
-//! is not the proxy's to wipe; it is told apart by its mapping: the module allocates by the C
-//! library, whose memory `MALLOC_ARENA_MAX=1` keeps in `[heap]`, and the proxy by an allocator
-//! with mappings of its own.
+//! The test searches for a text that all plaintexts share, plain and in base64 at each of the three
+//! alignments. The PKCS#11 module is in the same process, and the proxy cannot wipe the module's
+//! heap. The two are told apart by their mappings: the module allocates through the C library, whose
+//! memory `MALLOC_ARENA_MAX=1` keeps in `[heap]`, and the proxy's allocator has its own mappings.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
