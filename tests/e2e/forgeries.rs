@@ -150,7 +150,8 @@ fn send(client: &Client, text: &str) -> Response {
     connection.receive().unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// Sends a forgery, holds what is answered, and has a good request answered after it.
+/// Sends a forgery, checks that it is refused with this status and error, and then that a valid
+/// request is still answered.
 #[track_caller]
 fn refused(client: &Client, what: &str, text: &str, status: u16, error: &str) -> Response {
     let response = send(client, text);

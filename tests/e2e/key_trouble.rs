@@ -12,7 +12,7 @@ use crate::common::proxy::free_port;
 use crate::common::{Client, Interposed, Proxy, Setup, token, xks};
 use crate::metrics::watched;
 
-/// A code of each class of `src/hsm/pkcs11/codes.rs`, and a vendor's own.
+/// One return code of each class in `src/hsm/pkcs11/codes.rs`, and a vendor-defined one.
 const CODES: [&str; 12] = [
     "\"CKR_FUNCTION_FAILED\"",
     "\"CKR_ARGUMENTS_BAD\"",

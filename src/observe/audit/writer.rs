@@ -36,7 +36,7 @@ struct ReportedGaps {
 pub(super) struct OpenEvent {
     /// The end of the previous process: `none`, `clean` or `crash`.
     pub(super) previous_end: &'static str,
-    /// Number of lines that it wrote after it had saved its state.
+    /// Number of lines that the previous process wrote after it last saved its state.
     pub(super) recovered_lines: u64,
     /// Number of bytes of an incomplete line.
     pub(super) torn_bytes: u64,

@@ -161,7 +161,7 @@ fn slow_sessions() {
     });
 }
 
-/// The two forms are found by trying.
+/// Discovery finds the module's form of GCM parameters by trial.
 #[test]
 fn forms_are_found() {
     in_child!("forms_are_found", Interposed::environment, |directory| {
