@@ -338,7 +338,7 @@ impl HealthChecker<'_> {
         self.is_slow = true;
         self.session.close()?;
         let trouble = format!(
-            "an operation takes {} ms, and a request has {} ms",
+            "an operation takes {} ms, but a request must be answered within {} ms",
             operation.as_millis(),
             time.as_millis()
         );

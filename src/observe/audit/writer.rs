@@ -362,7 +362,7 @@ impl Writer {
         self.files.postpone(since_1970());
         tracing::error!(
             %error,
-            "the audit log cannot begin a new file; it continues in the present one"
+            "the audit log cannot start a new file; it continues in the current one"
         );
         true
     }

@@ -129,7 +129,7 @@ impl Writer {
             Ok(is_reopened) => self.is_mid_line &= !is_reopened,
             // This very writer writes the event, as any other.
             Err(error) => {
-                tracing::error!(%error, output = self.name, "the log file cannot be reopened")
+                tracing::error!(%error, output = self.name, "the log file cannot be reopened; the log continues in the current one")
             }
         }
     }
