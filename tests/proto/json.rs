@@ -100,7 +100,7 @@ fn member(name: &'static str) -> impl Strategy<Value = String> {
     })
 }
 
-/// An object of these members in any order, few missing, few doubled, some unknown.
+/// An object with these members in any order, a few missing, a few duplicated, some unknown.
 fn object(
     names: &'static [&'static str],
     more: Vec<BoxedStrategy<String>>,

@@ -356,7 +356,7 @@ impl Writer {
         is_written
     }
 
-    /// Reports that there is no next file, and continues in the present one.
+    /// Reports that there is no next file, and continues in the current one.
     fn no_next_file(&mut self, error: &io::Error) -> bool {
         self.queue.counters.write_errors.add(1);
         self.files.postpone(since_1970());
@@ -367,7 +367,7 @@ impl Writer {
         true
     }
 
-    /// Switches to the file that now has the name of the present one.
+    /// Switches to the file that now has the current one's name.
     fn reopen(&mut self) -> bool {
         let other = match self.files.other_file() {
             Ok(Some(other)) => other,

@@ -1,5 +1,5 @@
-//! Several tokens: who gets a job, when a slow call is made a second time, and that whatever
-//! happens each job is answered once.
+//! Several tokens: which one gets a job, when a slow call is repeated, and that each job is always
+//! answered exactly once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
