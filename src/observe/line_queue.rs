@@ -174,7 +174,7 @@ impl LineQueue {
 }
 
 impl Waiting {
-    /// A stop is for good, a request to reopen is taken.
+    /// Takes the request to reopen; a stop stays requested.
     fn take_requested(&mut self) -> Requested {
         Requested { reopen: std::mem::take(&mut self.must_reopen), stop: self.must_stop }
     }

@@ -98,7 +98,7 @@ impl Cedar {
         let request = match self.request(attributes) {
             Ok(request) => request,
             // A call always conforms to the schema, so this should not happen.
-            Err(error) => return denied(format!("Cedar cannot be asked: {error}")),
+            Err(error) => return denied(format!("the call cannot be put to Cedar: {error}")),
         };
         let response = self.authorizer.is_authorized(&request, &self.policies, &self.entities);
         let diagnostics = response.diagnostics();

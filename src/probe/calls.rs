@@ -106,7 +106,7 @@ pub(super) const AAD: &[u8] = b"xks-proxy probe: additional authenticated data";
 
 /// Returns a plaintext of the probe.
 pub(super) fn plaintext() -> Vec<u8> {
-    // Any value will do, as long as it is nobody's data.
+    // Any value will do, as long as it is not real data.
     let random: [u8; 16] = random_bytes().unwrap_or_default();
     [b"xks-proxy probe ", random.as_slice()].concat()
 }

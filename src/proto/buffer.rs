@@ -180,7 +180,7 @@ impl BufferPool {
         pool.pop().unwrap_or_else(|| vec![0; size].into_boxed_slice())
     }
 
-    /// Takes a wiped buffer back; drops it if there are enough.
+    /// Puts a wiped buffer back into its pool; drops it if the pool is full.
     fn put(&mut self, bytes: Box<[u8]>) {
         self.held_bytes -= bytes.len();
         let pool = match bytes.len() {

@@ -93,7 +93,7 @@ impl Admission {
         Some(ConnectionPermit { admission: Arc::clone(self), listener, address: None })
     }
 
-    /// Returns whether a peer of that address must send a PROXY header.
+    /// Returns whether a peer with that address must send a PROXY header.
     pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
         self.proxies.iter().any(|network| network.contains(address))
     }

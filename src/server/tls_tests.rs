@@ -151,8 +151,8 @@ fn apply(damage: &Damage, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Runs a handshake, a request and an end in pieces of `piece` bytes, with the flight of that
-/// number damaged. Returns the plaintext.
+/// Runs a handshake, a request and a close in pieces of `piece` bytes. Applies the damage to flight
+/// number `damaged`. Returns the plaintext.
 fn converse(is_old: bool, piece: usize, damaged: usize, damage: Option<&Damage>) -> Vec<u8> {
     use std::io::Write as _;
     let acceptor = acceptor();

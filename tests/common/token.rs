@@ -214,7 +214,7 @@ impl Token {
         self.make(&commands);
     }
 
-    /// Destroys all keys of that label.
+    /// Destroys all keys with that label.
     pub fn destroy(&self, key: &Key) {
         self.make(&[
             "destroy".to_owned(),

@@ -34,7 +34,7 @@ fn new_key(path: &Path) {
     assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o400);
 }
 
-/// The log's files: those of the past by name, then the present one.
+/// The log's files: the rotated ones by name, then the current one.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(directory.join("audit"))
         .unwrap()
@@ -88,8 +88,7 @@ fn assert_good(directory: &Path) {
     assert_eq!(code, 0, "{said}");
 }
 
-/// The log of that many processes, one after the other, is whole, with a line for each
-/// answer.
+/// Asserts that the log of that many successive processes is complete, with a line for each answer.
 #[track_caller]
 pub fn assert_one_log(directory: &Path, processes: usize, answered: u64) {
     assert_good(directory);
@@ -535,8 +534,8 @@ fn signals() {
     assert_good(&directory);
 }
 
-/// Killed at many moments around the change of files: the chain is whole each time, and no line
-/// that was written is lost or doubled.
+/// Killed at many moments around the change of files: the chain is intact each time, and no written
+/// line is lost or duplicated.
 #[test]
 fn killed_around_rotation() {
     let mut proxy = audited(Setup::new().set("audit.max_file_bytes", 65_536)).start();

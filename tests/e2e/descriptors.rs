@@ -1,6 +1,6 @@
 //! The system's limit of open files (RLIMIT_NOFILE): a stranger who opens connections must not be
-//! able to use it up, and where it is used up all the same the proxy waits for better times without
-//! spinning.
+//! able to use it up, and if it is used up anyway, the proxy waits without spinning until
+//! descriptors are free.
 
 use std::net::TcpStream;
 use std::path::Path;

@@ -15,7 +15,7 @@ use crate::common::{Client, Response, Setup, Store, xks};
 struct Request {
     method: String,
     target: String,
-    /// Without query, as it is signed; `None`: as it is sent.
+    /// The path without query that is signed; `None` for the one that is sent.
     signed_path: Option<String>,
     query: String,
     /// In the order of their names, as they are sent and signed.
@@ -150,7 +150,8 @@ fn send(client: &Client, text: &str) -> Response {
     connection.receive().unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// Sends a forgery, holds what is answered, and has a good request answered after it.
+/// Sends a forgery, checks that it is refused with this status and error, and then that a valid
+/// request is still answered.
 #[track_caller]
 fn refused(client: &Client, what: &str, text: &str, status: u16, error: &str) -> Response {
     let response = send(client, text);
@@ -164,7 +165,8 @@ const FAILED: &str = "AuthenticationFailedException";
 
 type Before = fn(&mut Request);
 
-/// With a signature that fits what is sent: whoever knows the secret may not do this either.
+/// Requests whose signature matches what is sent. They are refused even from a client that knows
+/// the secret.
 #[rustfmt::skip]
 const SIGNED_WELL: &[(&str, Before, u16, &str)] = &[
     ("a secret of the same length", |it| it.secret = it.secret.replace('P', "Q"), 401, FAILED),

@@ -12,7 +12,7 @@ use crate::common::proxy::free_port;
 use crate::common::{Client, Interposed, Proxy, Setup, token, xks};
 use crate::metrics::watched;
 
-/// A code of each class of `src/hsm/pkcs11/codes.rs`, and a vendor's own.
+/// One return code of each class in `src/hsm/pkcs11/codes.rs`, and a vendor-defined one.
 const CODES: [&str; 12] = [
     "\"CKR_FUNCTION_FAILED\"",
     "\"CKR_ARGUMENTS_BAD\"",
@@ -256,7 +256,7 @@ fn slower_than_the_deadline() {
     assert!(start.elapsed() < Duration::from_secs(3));
     let log = proxy.log_with("out of use");
     let reason = log.lines().find(|line| line.contains("HSM token out of use")).unwrap();
-    let is_of_silence = ["it answers no request in time", "a request has"];
+    let is_of_silence = ["it answers no request in time", "a request must be answered within"];
     assert!(is_of_silence.iter().any(|text| reason.contains(text)), "{reason}");
     let answers = asker.join().unwrap();
     assert!(answers.iter().rev().take(20).all(|status| *status == 503), "{answers:?}");

@@ -6,7 +6,7 @@ use crate::common::{Proxy, Setup, Store, xks};
 
 const REQUEST_ID: &str = "an id\nWARN forged line \"quoted\" \\ \u{1b}[31m \u{e9}";
 
-/// Three calls: one good, one refused, one that tries to write lines of its own.
+/// Three calls: one good, one refused, one that tries to forge log lines.
 fn make_calls(proxy: &mut Proxy) -> String {
     let client = proxy.client();
     client.call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();

@@ -172,8 +172,8 @@ fn the_storage_goes_while_nobody_asks() {
     assert!(is_served(&proxy.client(), &token::FULL));
 }
 
-/// Of two tokens, each of a module of its own, one loses its storage: nobody notices but who looks
-/// at the token.
+/// One of two tokens, each with its own module, loses its storage. Requests do not notice; the
+/// token's status shows it.
 #[test]
 fn one_token_of_two_loses_its_storage() {
     let libraries = tempfile::tempdir().unwrap();
@@ -241,7 +241,7 @@ fn the_only_key_is_deleted() {
     }
     let log = proxy.log_with("were deleted");
     assert!(log.contains("HSM token out of use"), "{log}");
-    // A new one of that label is found as any other.
+    // A new key with that label is found like any other.
     proxy.token().add(&token::FULL);
     proxy.wait_for("the new key to be served", |_| is_served(&client, &token::FULL));
 }

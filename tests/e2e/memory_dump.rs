@@ -1,9 +1,10 @@
 //! After plaintexts have gone through the proxy, none is left in its memory or its log.
 //!
-//! The test searches for a text that all plaintexts share, plain and in base64 at each of the three
-//! alignments. The PKCS#11 module is in the same process, and the proxy cannot wipe the module's
-//! heap. The two are told apart by their mappings: the module allocates through the C library, whose
-//! memory `MALLOC_ARENA_MAX=1` keeps in `[heap]`, and the proxy's allocator has its own mappings.
+//! The test searches for text that all plaintexts share, both plain and in base64 at each of the
+//! three alignments. The PKCS#11 module is in the same process, and what it leaves in its own heap
+//! is not the proxy's to wipe; it is told apart by its mapping: the module allocates by the C
+//! library, whose memory `MALLOC_ARENA_MAX=1` keeps in `[heap]`, and the proxy by an allocator with
+//! mappings of its own.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -20,7 +21,7 @@ const PLAINTEXTS: usize = 1_000;
 /// Mapping with the module's allocations.
 const MODULE_HEAP: &str = "[heap]";
 
-/// The marker as it is, and what base64 makes of it behind any number of bytes.
+/// The marker itself, and its base64 after any number of preceding bytes.
 fn needles() -> Vec<Vec<u8>> {
     let mut needles = vec![MARKER.to_vec()];
     for before in 0..3_usize {
@@ -153,7 +154,7 @@ fn no_plaintext_stays_in_memory_or_log() {
         for secret in secrets {
             assert!(!log.contains(&secret), "{secret} is in the log");
         }
-        // The PIN is a number, as many things are that are said of a call.
+        // The PIN is a number, and lines about calls contain many numbers.
         let words = log
             .lines()
             .filter(|line| !line.contains(" call="))
@@ -162,8 +163,8 @@ fn no_plaintext_stays_in_memory_or_log() {
     }
 }
 
-/// Whoever takes the machine over finds in the process's memory the key of the audit log's next
-/// line, and no key of a line before: he could change that line.
+/// An attacker who takes over the machine finds the key of the audit log's next line in the
+/// process's memory, but not the key of an earlier line, with which that line could be changed.
 #[test]
 fn no_former_key_of_the_audit_log_stays_in_memory() {
     let prepared = Setup::new()

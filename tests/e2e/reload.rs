@@ -233,7 +233,7 @@ fn each_change_under_load() {
     change(&proxy, |table| settings::set(table, "tracing.level", "INFO"));
     proxy.wait_for("lines of calls", |proxy| lines(proxy) > before);
 
-    // A store comes and goes.
+    // A store is added and removed again.
     let third = Store { prefix: "/third/store".into(), ..newer.clone() };
     let client_of_third = proxy.client_of(&third);
     post(&client_of_third, &foo).assert_error(404, "InvalidUriPathException");

@@ -176,8 +176,8 @@ fn what_cannot_start() {
     client.call("health", &xks::health()).ok();
 }
 
-/// An HSM that the new process cannot use is a reason to stay with the old one. Told to end while
-/// the new one tries, both end.
+/// If the new process cannot use the HSM, the old one stays in service. If SIGTERM arrives while
+/// the new one is still trying, both end.
 #[test]
 fn not_before_a_token_works() {
     let prepared = setup().prepare();

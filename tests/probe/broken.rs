@@ -88,7 +88,7 @@ fn each_check_can_fail() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// The fault of that name is found by the check of that name.
+/// Checks that a fault is found by the check of the same name.
 fn found_out(name: &str, is_must: bool) -> Result<(), String> {
     let run = probe_at(&StandIn::http(name));
     let verdict = if is_must { "fail" } else { "warn" };

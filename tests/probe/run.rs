@@ -72,7 +72,7 @@ impl Run {
         self.with_verdict("fail").into_iter().filter(|name| !is_of_time(name)).collect()
     }
 
-    /// Returns the outcome of the check of that name.
+    /// Returns the outcome of the check with that name.
     #[track_caller]
     pub fn came(&self, name: &str) -> &str {
         let checks = self.json["checks"].as_array().unwrap();

@@ -51,7 +51,7 @@ impl StandIn {
         Self::serve(fault, "127.0.0.1", None)
     }
 
-    /// TLS with the certificate of that name, without a fault.
+    /// TLS with the certificate with that name, without a fault.
     pub fn tls(certificates: &Certificates, name: &str) -> Self {
         Self::serve("", "localhost", Some(config(certificates, name, Kind::Plain)))
     }

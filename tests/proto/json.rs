@@ -100,7 +100,7 @@ fn member(name: &'static str) -> impl Strategy<Value = String> {
     })
 }
 
-/// An object of these members in any order, few missing, few doubled, some unknown.
+/// An object with these members in any order, a few missing, a few duplicated, some unknown.
 fn object(
     names: &'static [&'static str],
     more: Vec<BoxedStrategy<String>>,
@@ -265,7 +265,7 @@ fn what_is_not_one_document_is_refused() {
         GOOD.replace("{\"req", "{\"x\":\"\\u12g4\",\"req"),
         GOOD.replace("{\"req", "{\"x\":\"\t\",\"req"),
         GOOD.replace("{\"req", "{/* */\"req"),
-        // Doubled members, at either depth, in any spelling.
+        // Duplicate members, at both depths, also when escaped.
         GOOD.replace("{\"aws", "{\"kmsRequestId\":\"2\",\"aws"),
         GOOD.replace("{\"aws", "{\"kmsRequest\\u0049d\":\"2\",\"aws"),
         GOOD.replace("{\"req", "{\"plaintext\":\"AAAA\",\"req"),

@@ -18,7 +18,7 @@ pub struct Seen {
     cdiv: bool,
 }
 
-/// Our decoder, with rubbish in the padding, which must stay as it is.
+/// Runs our decoder with garbage in the padding, which must stay unchanged.
 pub fn decode(decoder: &mut Decoder, call: Call, body: &[u8]) -> Option<Seen> {
     let padding: Vec<u8> = b"}]\"\\,: 1".iter().copied().cycle().take(PADDING_BYTES + 13).collect();
     let mut padded = [body, &padding].concat();

@@ -114,7 +114,7 @@ fn forged_requests() {
     assert_eq!(check(&with_field("x-forwarded-for: 10.0.0.1")), Ok(()));
 }
 
-/// A doubled signed field has another canonical form.
+/// Repeating a signed header changes the canonical form.
 #[test]
 fn a_signed_header_cannot_be_doubled() {
     let mut request = health();
@@ -165,8 +165,9 @@ fn two_credentials_of_one_store() {
     }
 }
 
-/// As many as there may be: each with its own secret alone, turn and turn about, so that signing
-/// keys that are kept are never another's. One that is not there is refused with the same words.
+/// The maximum number of credentials, used in turn: each is accepted only with its own secret, so
+/// no cached signing key is mistaken for another's. An unknown one is refused with the same
+/// message.
 #[test]
 fn all_credentials_of_one_store() {
     let id = |index: usize| format!("AKIDNEWEXAMPLEEXAMPL{}", char::from(b"ABCDEFGHI"[index]));

@@ -71,7 +71,7 @@ fn each_file_loads() {
     }
 }
 
-/// Members that are commented out are spelt right, have right values, and agree with the rest.
+/// Members that are commented out have valid names and values, consistent with the rest.
 #[test]
 fn what_is_commented_out_loads_too() {
     let place = Place::new();

@@ -145,7 +145,7 @@ fn nowhere_said() {
     assert!(mistakes[0].remedy.contains("[pkcs11]"));
 }
 
-/// A misspelt member is told as everywhere.
+/// A misspelt member is reported as in every other section.
 #[test]
 fn unknown_members() {
     let text = with("[[pkcs11.tokens]]\nlable = \"a\"");

@@ -30,7 +30,7 @@ use xks_proxy::settings::{Finding, Settings, Severity, load};
 const PIN: &str = "hush-4711";
 const SECRET: &str = "HushHushHushHushHushHushHushHushHushHushHushHush";
 
-/// A right file. `MODULE` stands for a module that is there.
+/// A valid file. `MODULE` is a placeholder for the path of an existing module.
 const RIGHT: &str = r#"[server]
 ip = "0.0.0.0"
 port = 443

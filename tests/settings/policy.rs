@@ -6,7 +6,7 @@ use xks_proxy::settings::{Finding, Severity};
 
 use crate::{Place, RIGHT, edited, mistakes};
 
-/// The right file with a policy of that text.
+/// The valid file with that text as its policy.
 fn with_policy(place: &Place, language: &str, text: &str) -> (String, std::path::PathBuf) {
     let section = language.to_lowercase();
     let file = place.path(&format!("policy.{section}"));

@@ -288,9 +288,8 @@ mod tests {
         }
     }
 
-    /// If the next file cannot take the place of the present one, the present one stays in use
-    /// under its name. Once it has, rotation cannot fail: the first line of a file has to be
-    /// written.
+    /// If the next file cannot replace the current one, the current one stays in use under its
+    /// name. Once it has, rotation cannot fail: the first line of a file has to be written.
     #[test]
     fn a_switch_is_done_or_not() {
         let directory = tempfile::tempdir().unwrap();

@@ -93,7 +93,7 @@ impl Queue {
         (before + bytes <= self.max_bytes).then_some(reservation)
     }
 
-    /// Gives room back: that of a reservation, or of a batch that has been written.
+    /// Releases the room taken by a reservation, or by a batch that has been written.
     pub(super) fn release(&self, bytes: usize) {
         self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }

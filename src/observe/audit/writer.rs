@@ -36,7 +36,7 @@ struct ReportedGaps {
 pub(super) struct OpenEvent {
     /// The end of the previous process: `none`, `clean` or `crash`.
     pub(super) previous_end: &'static str,
-    /// Number of lines that it wrote after it had saved its state.
+    /// Number of lines that the previous process wrote after it last saved its state.
     pub(super) recovered_lines: u64,
     /// Number of bytes of an incomplete line.
     pub(super) torn_bytes: u64,
@@ -356,18 +356,18 @@ impl Writer {
         is_written
     }
 
-    /// Reports that there is no next file, and continues in the present one.
+    /// Reports that there is no next file, and continues in the current one.
     fn no_next_file(&mut self, error: &io::Error) -> bool {
         self.queue.counters.write_errors.add(1);
         self.files.postpone(since_1970());
         tracing::error!(
             %error,
-            "the audit log cannot begin a new file; it continues in the present one"
+            "the audit log cannot start a new file; it continues in the current one"
         );
         true
     }
 
-    /// Switches to the file that now has the name of the present one.
+    /// Switches to the file that now has the current one's name.
     fn reopen(&mut self) -> bool {
         let other = match self.files.other_file() {
             Ok(Some(other)) => other,

@@ -123,13 +123,13 @@ impl Writer {
         queue.finish();
     }
 
-    /// Continues with the file that has the sink's name now; if that fails, with the present one.
+    /// Switches to the file that now has the sink's name; if that fails, keeps the current one.
     fn reopen(&mut self) {
         match self.sink.reopen() {
             Ok(is_reopened) => self.is_mid_line &= !is_reopened,
-            // This very writer writes the event, as any other.
+            // This writer itself will write the event, like any other.
             Err(error) => {
-                tracing::error!(%error, output = self.name, "the log file cannot be reopened")
+                tracing::error!(%error, output = self.name, "the log file cannot be reopened; the log continues in the current one")
             }
         }
     }

@@ -155,7 +155,9 @@ impl Reloader {
         let hsm = if is_same_fleet {
             let has_new = service.labels().len() > self.service.labels().len();
             if !former_hsm.extend_labels(service.labels(), MAX_START_WAIT) {
-                tracing::warn!("new keys are looked up at their first use");
+                tracing::warn!(
+                    "not all new keys have been looked up; the rest will be at their first use"
+                );
             }
             if has_new {
                 startup_log::hsm(Arc::clone(&former_hsm), &settings);

@@ -34,7 +34,8 @@ pub fn write(
     Ok(())
 }
 
-/// Appends `name:value,value\n`: values in order, trimmed, with runs of blanks made one.
+/// Appends `name:value,value\n`: values in order, trimmed, with each run of blanks collapsed to
+/// one.
 fn header(out: &mut Vec<u8>, head: &Head<'_, '_>, name: &[u8]) -> Result<(), Unauthentic> {
     out.extend_from_slice(name);
     let mut separator = b':';

@@ -203,7 +203,8 @@ fn another_token_steps_in() {
     }
 }
 
-/// A key that no token has is not found; but while a token is away that may have it, nobody knows.
+/// A key that no token has is not found, unless a token that may have it is out of service: then
+/// this is unknown.
 #[test]
 fn a_missing_key_is_told_from_a_missing_token() {
     let lacks = |_: &Fake, _: usize, _: &Request| {

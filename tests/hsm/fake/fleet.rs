@@ -1,5 +1,5 @@
-//! Several tokens: who gets a job, when a slow call is made a second time, and that whatever
-//! happens each job is answered once.
+//! Several tokens: which one gets a job, when a slow call is repeated, and that each job is always
+//! answered exactly once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -269,7 +269,7 @@ fn the_largest_operation() {
     assert_eq!(caller.ask(request(0, operation, &[7; 101])), Err(Failure::TooLarge));
 }
 
-/// A call that does not return is made elsewhere; when it does return after all, nobody hears.
+/// A call that hangs is also sent to another token. If it returns later, its answer is discarded.
 #[test]
 fn a_slow_call_is_hedged() {
     let (slow, quick) = (stuck("slow"), well("quick"));

@@ -12,7 +12,7 @@ use xks_proxy::job::{KeyIndex, Request, Success};
 /// A call of a fake session: the session's number, and the request.
 pub type Perform = dyn Fn(&Fake, usize, &Request) -> Result<(), Fault> + Send + Sync;
 
-/// A token that does as it is told.
+/// A token whose behaviour the test sets.
 pub struct Fake {
     pub name: &'static str,
     pub perform: Box<Perform>,

@@ -83,7 +83,7 @@ impl Interposed {
         Caller::start(config(tokens.collect(), &LABELS))
     }
 
-    /// The slot of that token of the fleet.
+    /// The slot of the fleet's token with that index.
     pub fn slot(caller: &Caller, index: usize) -> u64 {
         caller.hsm.inventory()[index].slot.clone().unwrap().id
     }

@@ -209,7 +209,7 @@ fn nss_works() {
     },);
 }
 
-/// Asserts that the findings of `probe-hsm` match the profile of that name.
+/// Asserts that the findings of `probe-hsm` match the profile with that name.
 fn is_as_its_profile_says(token: &TokenConfig, name: &str) {
     let bounds = discovery::Bounds { max_sessions: 4, time: Duration::from_millis(20) };
     let findings = discovery::run(token, &[], bounds).unwrap();
@@ -276,7 +276,7 @@ fn keys_come_and_go() {
         let mut caller = Caller::start(config(vec![first(module.clone())], &LABELS));
         let pkcs11 = initialize(&module);
         let session = login(&pkcs11, slot_of(&pkcs11, "first"));
-        // A session's key of that label does not count.
+        // A session key with that label does not count.
         add_key(&session, "absent", &VALUE, ENCRYPT | DECRYPT, false);
         assert_eq!(caller.encrypt(ABSENT, b"x"), Err(Failure::KeyNotFound));
         add_key(&session, "absent", &VALUE, ENCRYPT | DECRYPT, true);

@@ -1,5 +1,5 @@
 //! Oddities that PKCS#11 allows or real modules show, simulated in front of SoftHSM2 by the
-//! interposer: tokens serve all the same.
+//! interposer. Tokens serve nevertheless.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ fn start(form: GcmForm) -> Caller {
     Caller::start(config(vec![config_of(form)], &LABELS))
 }
 
-/// A fleet serves with that oddity, and its listing is whole.
+/// Asserts that a fleet serves with that oddity, and lists all keys.
 fn serves(test: &str, oddity: &str, form: GcmForm) {
     in_child!(test, Interposed::environment, |directory| {
         let mut interposed = Interposed::new(directory);
@@ -161,7 +161,7 @@ fn slow_sessions() {
     });
 }
 
-/// The two forms are found by trying.
+/// Discovery finds the module's form of GCM parameters by trial.
 #[test]
 fn forms_are_found() {
     in_child!("forms_are_found", Interposed::environment, |directory| {

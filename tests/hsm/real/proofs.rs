@@ -266,8 +266,8 @@ fn value_of(sealed: &(Iv, Vec<u8>)) -> [u8; 32] {
     [A, B].into_iter().find(is_of).expect("made with one of the two")
 }
 
-/// A token that lacks a key has nothing to say about its witness, which counts all the same: once
-/// it does, a token that joins with another key is excluded, and does not put the key in dispute.
+/// A token that lacks a key cannot test its witness, which is settled without it. From then on, a
+/// token that joins with another key is excluded, and does not put the key in dispute.
 #[test]
 fn keys_that_one_token_lacks() {
     in_child!("keys_that_one_token_lacks", Interposed::environment, |directory| {

@@ -66,7 +66,7 @@ pub fn run_in_child(
     assert!(directory.path().join(DONE).exists(), "{path} is no test of this program");
 }
 
-/// Writes kryoptic's configuration for a token of its own.
+/// Writes a kryoptic configuration with a separate token.
 pub fn kryoptic_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
     let file = directory.join("kryoptic.conf");
     let database = directory.join("token.sql");
@@ -76,7 +76,7 @@ pub fn kryoptic_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
     vec![("KRYOPTIC_CONF", file)]
 }
 
-/// Writes SoftHSM2's configuration for a token directory of its own.
+/// Writes a SoftHSM2 configuration with a separate token directory.
 pub fn softhsm_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
     let tokens = directory.join("tokens");
     std::fs::create_dir(&tokens).unwrap();

@@ -226,7 +226,7 @@ impl Rig {
     }
 
     /// The HSM does the job that has waited longest; its answer arrives if it is still awaited.
-    /// Whether it was.
+    /// Returns whether it was.
     pub fn work(&mut self) -> bool {
         let job = self.jobs.pop_front().expect("a job waits");
         let completion = self.hsm.work(job);

@@ -1,4 +1,4 @@
-//! Answers taken apart, strictly.
+//! A strict parser of answers.
 
 use serde_json::Value;
 
