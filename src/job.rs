@@ -191,7 +191,7 @@ pub struct Job {
     pub reply_to: ReplyTo,
     /// Time at which the job entered the queue.
     pub queued_at: Instant,
-    /// Time after which the answer is of no use.
+    /// Time after which the answer is useless.
     pub deadline: Instant,
 }
 
@@ -263,7 +263,7 @@ pub enum Failure {
     MayNotEncrypt,
     /// `CKA_DECRYPT` is false, or the token returned `CKR_KEY_FUNCTION_NOT_PERMITTED`.
     MayNotDecrypt,
-    /// The tokens in use hold different keys with the label, or a key that does not match its
+    /// The tokens in use hold different keys under the label, or a key that does not match its
     /// witness.
     KeysDiffer,
     /// The tag does not match the ciphertext, AAD and IV.
@@ -276,7 +276,7 @@ pub enum Failure {
     TimedOut,
     /// No token is currently usable.
     NoToken,
-    /// The verifying decryption did not return the plaintext.
+    /// The decryption that verifies a CDIV did not return the plaintext.
     CdivMismatch,
     /// The HSM returned something that PKCS#11 does not allow, such as an output of the wrong
     /// length.
@@ -287,7 +287,7 @@ pub enum Failure {
     Pkcs11(ReturnCode),
 }
 
-/// The text for logs and the status page.
+/// The text shown in logs and on the status page.
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
@@ -321,14 +321,14 @@ pub enum ReturnCode {
 /// A return code of the PKCS#11 standard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NamedCode {
-    /// The number.
+    /// The numeric code.
     pub code: u64,
     /// The name: `CKR_...`.
     pub name: &'static str,
 }
 
 impl ReturnCode {
-    /// Returns the number.
+    /// Returns the numeric code.
     #[must_use]
     pub const fn number(self) -> u64 {
         match self {
@@ -357,7 +357,7 @@ pub struct Completion {
     pub output: Zeroizing<Vec<u8>>,
     /// The token that gave the answer, if any token was asked.
     pub token: Option<TokenIndex>,
-    /// Microseconds between [`Job::queued_at`] and the start of the call.
+    /// Microseconds from [`Job::queued_at`] to the start of the call.
     pub queue_micros: u32,
     /// Microseconds in the HSM, summed over all attempts.
     pub hsm_micros: u32,
