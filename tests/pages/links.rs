@@ -115,8 +115,8 @@ fn readme_stays_short() {
     assert!(lines <= 120, "README.md has {lines} lines: move text to docs/");
 }
 
-/// Settings files, alerts, scripts and sources name pages as `docs/page.md` or
-/// `docs/page.md#heading`.
+/// Pages and headings that settings files, alerts, scripts and sources name (`docs/page.md`,
+/// `docs/page.md#heading`) exist.
 #[test]
 fn pages_named_elsewhere_exist() {
     let mut count = 0;
