@@ -15,11 +15,11 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::limits::{GCM_TAG_BYTES, MAX_CIPHERTEXT_METADATA_BYTES, MAX_GCM_IV_BYTES};
 
-/// The key of a job: an index into the labels of external keys with which the HSM side was started.
+/// The key of a job, as an index into the labels of external keys given to the HSM side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyIndex(pub u32);
 
-/// A token: its index in the fleet, in the order of the settings.
+/// A token, as its index in the fleet in the order of the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenIndex(pub u16);
 
@@ -122,10 +122,10 @@ impl<const N: usize> InlineBytes<N> {
 pub enum Operation {
     /// Reads the key's attributes.
     Describe,
-    /// Encrypts the input with AES-256-GCM. With `Some(prefix)`, a CDIV is requested: `prefix` has
-    /// already hashed the request's AAD and the ciphertext metadata; the worker adds IV, ciphertext
-    /// and tag, makes the HSM decrypt that output, and compares, in this order (XKS specification,
-    /// Appendix C).
+    /// Encrypts the input with AES-256-GCM. If `cdiv` is set, a CDIV is requested: the hash already
+    /// covers the request's AAD and the ciphertext metadata. The worker adds IV, ciphertext and
+    /// tag, then makes the HSM decrypt its output, and then compares the plaintexts, in this order
+    /// (XKS specification, Appendix C).
     Encrypt {
         /// The hash so far, if a CDIV is requested.
         cdiv: Option<Sha256>,
@@ -167,7 +167,7 @@ impl Request {
         self.input.len() + GCM_TAG_BYTES + MAX_GCM_IV_BYTES
     }
 
-    /// Zeroes the input and keeps its memory.
+    /// Zeroes the input but keeps its memory for reuse.
     pub fn wipe(&mut self) {
         self.operation = Operation::Describe;
         self.input.zeroize();
@@ -184,8 +184,8 @@ impl Drop for Request {
 pub struct Job {
     /// The request.
     pub request: Arc<Request>,
-    /// Empty buffer for the result. If its capacity is less than [`Request::max_output_bytes`], the
-    /// worker grows it.
+    /// Empty buffer for the result. The worker enlarges it if its capacity is less than
+    /// [`Request::max_output_bytes`].
     pub output: Zeroizing<Vec<u8>>,
     /// Address of the answer.
     pub reply_to: ReplyTo,
@@ -219,8 +219,8 @@ pub struct KeyAttributes {
 }
 
 impl KeyAttributes {
-    /// The attributes assumed for a key whose attributes the token does not report: if it cannot
-    /// encrypt or decrypt, the operation will fail.
+    /// The attributes assumed for a key whose attributes the token does not report: if the key
+    /// cannot encrypt or decrypt, the operation itself will fail.
     pub const UNTOLD: Self = Self {
         bits: 0,
         encrypt: true,
@@ -238,17 +238,17 @@ impl KeyAttributes {
 pub enum Success {
     /// The key's attributes.
     Described(KeyAttributes),
-    /// `output` is the ciphertext, as long as the plaintext, and nothing else.
+    /// `output` holds the ciphertext only, which is as long as the plaintext.
     Encrypted {
         /// The IV, 12 or 16 bytes.
         iv: Iv,
         /// The authentication tag.
         tag: [u8; GCM_TAG_BYTES],
-        /// The ciphertext data integrity value, if it was requested; the verifying decryption
-        /// passed.
+        /// The ciphertext data integrity value, if it was requested; the verifying decryption has
+        /// then succeeded.
         cdiv: Option<[u8; 32]>,
     },
-    /// `output` is the plaintext.
+    /// `output` holds the plaintext.
     Decrypted,
 }
 
@@ -257,7 +257,7 @@ pub enum Success {
 pub enum Failure {
     /// No token in use has an AES token key with that label.
     KeyNotFound,
-    /// That many keys have the label, and `allow_ambiguous_labels` is off.
+    /// Several keys have the label, and `allow_ambiguous_labels` is off. Contains their number.
     KeyAmbiguous(u32),
     /// `CKA_ENCRYPT` is false, or the token returned `CKR_KEY_FUNCTION_NOT_PERMITTED`.
     MayNotEncrypt,
@@ -266,15 +266,15 @@ pub enum Failure {
     /// The tokens in use hold different keys under the label, or a key that does not match its
     /// witness.
     KeysDiffer,
-    /// The tag does not match ciphertext, AAD and IV.
+    /// The tag does not match the ciphertext, AAD and IV.
     InvalidCiphertext,
     /// The input is larger than any token accepts in one operation.
     TooLarge,
-    /// The queue is full, or the expected wait is past the deadline.
+    /// The queue is full, or the expected wait would exceed the deadline.
     Overloaded,
     /// The HSM did not answer before the job's deadline.
     TimedOut,
-    /// No token is usable now.
+    /// No token is currently usable.
     NoToken,
     /// The decryption that verifies a CDIV did not return the plaintext.
     CdivMismatch,
@@ -314,7 +314,7 @@ impl fmt::Display for Failure {
 pub enum ReturnCode {
     /// A code that the PKCS#11 standard names.
     Standard(&'static NamedCode),
-    /// A code without a standard name, such as a vendor-defined one.
+    /// A code that the standard does not name, such as a vendor-defined one.
     Other(u64),
 }
 
@@ -355,7 +355,7 @@ pub struct Completion {
     pub outcome: Result<Success, Failure>,
     /// The job's buffer. Zeroed when dropped.
     pub output: Zeroizing<Vec<u8>>,
-    /// The token that gave the answer, if one was asked.
+    /// The token that gave the answer, if any token was asked.
     pub token: Option<TokenIndex>,
     /// Microseconds from [`Job::queued_at`] to the start of the call.
     pub queue_micros: u32,
@@ -363,7 +363,8 @@ pub struct Completion {
     pub hsm_micros: u32,
 }
 
-/// An inbox for completions, of an event loop or of a caller that makes one request at a time.
+/// An inbox for completions, owned by an event loop or by a caller that makes one request at a
+/// time.
 pub struct CompletionQueue {
     is_event_loops: bool,
     completions: Mutex<Vec<Completion>>,
@@ -371,13 +372,13 @@ pub struct CompletionQueue {
 }
 
 impl CompletionQueue {
-    /// Creates an event loop's empty inbox. `wake` is called on the worker's thread whenever the
+    /// Creates an event loop's empty inbox. `wake` is called, on the worker's thread, whenever the
     /// inbox becomes non-empty.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self { is_event_loops: true, completions: Mutex::new(Vec::new()), wake: Box::new(wake) }
     }
 
-    /// Creates the inbox of a caller that, unlike an event loop, does not need a core of its own.
+    /// Creates the inbox of a caller that, unlike an event loop, does not need a dedicated core.
     pub fn of_caller(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self { is_event_loops: false, ..Self::new(wake) }
     }

@@ -76,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     if let Some(directory) = directory.as_ref().filter(|_| keeps) {
         let precedence = |label: &str, witness: &Witness| match &trusted {
             Some(id) if witness.made_by == *id && is_named(label) => Precedence::First,
-            // The other tokens' witnesses are not the ones that the operator asked for.
+            // The operator asked to keep only the trusted token's witnesses of the named keys.
             Some(_) => Precedence::None,
             None if given.get(label) == Some(witness) => Precedence::First,
             None => Precedence::Second,

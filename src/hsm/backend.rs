@@ -1,35 +1,35 @@
-//! A token as the queue and the workers see it, without PKCS#11.
+//! The interface through which the queue and the workers use a token, independent of PKCS#11.
 
 use crate::job::{Failure, KeyIndex, Operation, Request, Success};
 
 use super::inventory::TokenInventory;
 
-/// A token that sessions can be opened with. Calls may block for as long as the HSM does, unless
+/// A token with which sessions can be opened. Calls may block for as long as the HSM does, unless
 /// stated otherwise.
 pub trait Backend: Send + Sync {
     /// Opens a session and logs in.
     ///
     /// # Errors
-    /// Returns [`OpenError`] if there is no session.
+    /// Returns [`OpenError`] if no session could be opened.
     fn open(&self) -> Result<Box<dyn Session>, OpenError>;
 
     /// Returns whether the token had the key when it was last listed; true if it has not been
     /// listed yet. Never blocks on the token.
     fn has_key(&self, key: KeyIndex) -> bool;
 
-    /// Returns whether the token's key is known to be the same as on the other tokens. A key that
-    /// may not be used in that direction counts as absent. Never blocks on the token.
+    /// Returns the key's status: whether it is known to be the same as on the other tokens. A key
+    /// that may not be used in that direction counts as absent. Never blocks on the token.
     fn key_status(&self, key: KeyIndex, _direction: Option<Direction>) -> KeyStatus {
         if self.has_key(key) { KeyStatus::Proven } else { KeyStatus::Absent }
     }
 
-    /// Returns whether an unproven key cannot be proven now: it may not decrypt, or was tried a
-    /// moment ago.
+    /// Returns whether an unproven key cannot be proven now, because it may not decrypt or was
+    /// tried a moment ago.
     fn is_untestable(&self, _key: KeyIndex) -> bool {
         false
     }
 
-    /// Returns the key with that label, if requests may use it.
+    /// Returns the index of the key with that label, if requests may use it.
     fn index_of(&self, _label: &str) -> Option<KeyIndex> {
         None
     }
@@ -39,7 +39,7 @@ pub trait Backend: Send + Sync {
         NotProven::default()
     }
 
-    /// Returns whether tokens disagree about the key and nothing decides which is right.
+    /// Returns whether tokens disagree about the key and it is undecided which token is right.
     fn is_disputed(&self, _key: KeyIndex) -> bool {
         false
     }
@@ -49,8 +49,8 @@ pub trait Backend: Send + Sync {
         false
     }
 
-    /// Returns whether the token has keys of the stores and all of them are out of use according to
-    /// `is_out`, in each direction that their attributes allow.
+    /// Returns whether the token has keys that stores use and `is_out` reports all of them out of
+    /// use, in every direction that their attributes allow.
     fn serves_no_key(&self, _is_out: &dyn Fn(KeyIndex, Direction) -> bool) -> bool {
         false
     }
@@ -76,16 +76,16 @@ pub trait Backend: Send + Sync {
     /// Returns the token's identity, as far as it is known. Never blocks on the token.
     fn identity(&self) -> Identity;
 
-    /// Returns the number of keys that have disappeared, when it is not known yet whether they were
+    /// Returns the number of keys that have disappeared while it is not yet known whether they were
     /// deleted or the token is in trouble.
     fn missed_keys(&self) -> usize {
         0
     }
 
     /// Initializes the token's module again, as the last step of recovery, if none of its tokens
-    /// has a session left and no call is outstanding. Waits grow up to
-    /// [`crate::limits::MAX_REINITIALIZE_WAIT`], so this is called in each failed round. Returns
-    /// whether it was done.
+    /// has a session left and no call is outstanding. The backend enforces the intervals between
+    /// initializations, which grow up to [`crate::limits::MAX_REINITIALIZE_WAIT`], so this is
+    /// called in every failed round. Returns whether the module was initialized.
     fn reinitialize(&self) -> bool;
 
     /// Returns the return codes of failures since the start, by name, with their counts. Codes that
@@ -98,10 +98,10 @@ pub trait Backend: Send + Sync {
     /// plaintext.
     fn cdiv_mismatches(&self) -> u64;
 
-    /// Opens a session and lists everything that an operator wants to know.
+    /// Opens a session and takes an inventory of the token for an operator.
     fn inventory(&self) -> TokenInventory;
 
-    /// Releases the module, unless a call is outstanding. All sessions are closed by then.
+    /// Releases the module, unless a call is outstanding. All sessions must have been closed.
     fn close(&self);
 }
 
@@ -113,15 +113,15 @@ pub trait Session {
     /// Returns [`Fault`] if the operation failed.
     fn perform(&mut self, request: &Request, output: &mut Vec<u8>) -> Result<Success, Fault>;
 
-    /// Checks whether the token works, with the health key, a key of the session, or configured
-    /// keys that `keys` admits.
+    /// Checks whether the token works, using the health key, a session key, or configured keys that
+    /// `keys` admits.
     ///
     /// # Errors
     /// Returns [`Fault`] if it does not.
     fn check_health(&mut self, keys: &dyn KeyChoice) -> Result<Health, Fault>;
 
-    /// Performs a known-good operation with a key other than the one that has just failed in this
-    /// session.
+    /// Performs a known-good operation, in the session where an operation has just failed, with a
+    /// key other than the one that failed.
     fn known_good(&mut self, _failed: Failed, _keys: &dyn KeyChoice) -> Evidence {
         Evidence::Unavailable
     }
@@ -136,7 +136,7 @@ pub trait Session {
         Evidence::Unavailable
     }
 
-    /// Proves the next unproven key that can be proven now, by its witness, or by making one if
+    /// Proves the next unproven key that can be proven now, with its witness, or by making one if
     /// `may_make` allows it. Returns `None` if there is no such key.
     fn prove_next(
         &mut self,
@@ -158,7 +158,7 @@ pub trait Session {
     /// Checks whether the token itself reports that it is present.
     ///
     /// # Errors
-    /// Returns [`Fault`] if not, or [`Fault::KEYS_MISSED`] if its keys are missing.
+    /// Returns [`Fault`] if it does not, or [`Fault::KEYS_MISSED`] if its keys are missing.
     fn token_is_present(&mut self) -> Result<(), Fault> {
         Ok(())
     }
@@ -175,10 +175,10 @@ pub trait Session {
 pub enum KeyStatus {
     /// The token decrypted the key's witness, or made it.
     Proven,
-    /// The token will be tested with the key's witness before the next encryption.
+    /// The token will be tested with the key's witness before its next encryption.
     Provable,
-    /// There is no witness, the key could not be tested with it, or the key has not been looked for
-    /// yet.
+    /// There is no witness, the key could not be tested with it, or the token has not been searched
+    /// for the key yet.
     Unproven,
     /// The key differs: it does not decrypt the witness.
     Disagrees,
@@ -189,7 +189,7 @@ pub enum KeyStatus {
 /// Keys of a token that are not proven to be the same as the other tokens'.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotProven {
-    /// Number of unproven keys, including those that have not been looked for yet.
+    /// Number of unproven keys, including those that have not been searched for yet.
     pub unproven: usize,
     /// Labels of the keys that disagree.
     pub disagreeing: Vec<Box<str>>,
@@ -206,7 +206,7 @@ pub enum Proof {
     Disagrees,
     /// Tokens disagree, and no witness decides which one is right.
     Disputed,
-    /// The key could not be tested, for that reason.
+    /// The key could not be tested, for the given reason.
     Unproven(String),
     /// The token does not have the key.
     Absent,
@@ -266,10 +266,10 @@ pub struct Failed {
 
 /// Selects configured keys for known-good operations, and is notified of each one used.
 pub trait KeyChoice {
-    /// Returns whether the key may be used: it is not failing itself.
+    /// Returns whether the key may be used, that is, whether it is not failing itself.
     fn may_use(&self, key: KeyIndex) -> bool;
 
-    /// Records that an operation with this key begins; `None` stands for a key of the session.
+    /// Records that an operation with this key begins; `None` stands for a session key.
     fn uses(&self, _key: Option<KeyIndex>) {}
 }
 
@@ -315,17 +315,17 @@ pub enum Health {
     CannotEncrypt(String),
 }
 
-/// The reason why there is no session.
+/// The reason why no session could be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
-    /// It may succeed later.
+    /// A later attempt may succeed.
     Unavailable(String),
-    /// The token allows no more sessions; the open ones continue.
+    /// The token allows no more sessions; those that are open remain usable.
     TooManySessions(String),
-    /// The PIN was refused. HSMs lock after a few wrong ones, so it is not tried again before the
+    /// The PIN was refused. HSMs lock after a few wrong PINs, so it is not tried again until the
     /// token is unlocked, an operator allows it, or the settings change.
     PinRefused(String),
-    /// The token lacks something that is needed, and always will.
+    /// The token permanently lacks something that the proxy needs.
     Unfit(String),
 }
 
@@ -354,25 +354,26 @@ pub struct Fault {
 /// The party to blame for a failure, which determines the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The request: this is the answer.
+    /// The request itself: the failure is its answer.
     Request,
     /// Apparently the ciphertext: a known-good operation succeeded in the same session. But the
-    /// token's code may also mean trouble, so the request is tried again before this is the answer.
+    /// token's return code may also mean trouble, so the request is tried again before this failure
+    /// becomes its answer.
     Suspect,
-    /// The key: the token lacks it, but another may have it.
+    /// The key: this token lacks it, but another may have it.
     Key,
     /// The token was too busy, or computed a wrong result. The session works; the request may be
     /// tried again.
     Busy,
-    /// The session: it is unusable; the request may be tried again on another.
+    /// The session: it is unusable; the request may be tried again on another session.
     Session,
     /// The token, and the session with it.
     Token,
 }
 
 impl Fault {
-    /// Keys have disappeared, which may be the token's trouble: KMS is told that the HSM is
-    /// unavailable until it is known that they were deleted.
+    /// Keys have disappeared, perhaps because the token is in trouble. KMS receives the answer that
+    /// the HSM is unavailable until it is known that the keys were deleted.
     pub const KEYS_MISSED: Self = Self { failure: Failure::NoToken, blame: Blame::Token };
 
     /// Creates a fault of the request itself.

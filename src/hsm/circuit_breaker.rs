@@ -19,25 +19,25 @@ pub struct CircuitBreaker {
     faults_in_a_row: AtomicU32,
     /// Number of requests that expired since the last answer.
     expired_in_a_row: AtomicU32,
-    /// Time that the request which expired last had, in microseconds; 0 if none has.
+    /// Time allowed to the request that expired last, in microseconds; 0 if none has expired.
     request_micros: AtomicU64,
     /// Number of answers still needed before the token gets more than one job at a time.
     half_open_successes: AtomicU32,
     /// Time of the last answer in milliseconds after `start`, plus one; 0 if there was none.
     last_success_milli: AtomicU64,
-    /// Time of the last fault, likewise.
+    /// Time of the last fault, in the same form.
     last_fault_milli: AtomicU64,
-    /// Time of the last fault that was not attributed to a key, likewise.
+    /// Time of the last fault that was not attributed to a key, in the same form.
     last_own_fault_milli: AtomicU64,
-    /// A bit for each of the latest outcomes, the newest in the lowest; set for a fault.
+    /// A bit for each recent outcome, the newest in the lowest bit; set for a fault.
     outcomes: AtomicU64,
-    /// Number of times that it was opened: sessions from before are not used any more.
+    /// Number of times that the breaker was opened; sessions opened before that are no longer used.
     epoch: AtomicU64,
     reason: Mutex<Option<String>>,
 }
 
 impl CircuitBreaker {
-    /// Creates an open breaker: nothing is known of the token yet.
+    /// Creates an open breaker, since nothing is known about the token yet.
     #[must_use]
     pub fn new(start: Instant) -> Self {
         Self {
@@ -84,7 +84,7 @@ impl CircuitBreaker {
     /// millisecond.
     pub fn record_success(&self, now: Instant) -> bool {
         let milli = self.milli(now);
-        // Mostly unchanged, and then the cache line stays shared.
+        // Usually unchanged, so that nothing is written and the cache line stays shared.
         let is_first = self.last_success_milli.load(Ordering::Relaxed) != milli;
         if is_first {
             self.last_success_milli.store(milli, Ordering::Relaxed);
@@ -138,24 +138,23 @@ impl CircuitBreaker {
         self.faults_in_a_row.load(Ordering::Relaxed)
     }
 
-    /// Records that a request of this token expired; `time` is what it had. Returns whether this
-    /// was the one after which a health check is needed, to find out whether the token answers at
-    /// all.
+    /// Records that a request to this token expired after `time`. Returns whether a health check is
+    /// now needed to find out whether the token answers at all.
     pub fn record_expiry(&self, time: Duration) -> bool {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.request_micros.store(micros, Ordering::Relaxed);
         self.expired_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 == MAX_EXPIRED_IN_A_ROW
     }
 
-    /// Returns the time that a request has if the latest ones all expired; `None` while the token
-    /// answers.
+    /// Returns the time allowed to a request if the latest requests all expired; `None` while the
+    /// token answers.
     #[must_use]
     pub fn unanswered(&self) -> Option<Duration> {
         let is_silent = self.expired_in_a_row.load(Ordering::Relaxed) >= MAX_EXPIRED_IN_A_ROW;
         self.request_time().filter(|_| is_silent)
     }
 
-    /// Returns the time that the request which expired last had.
+    /// Returns the time that was allowed to the request that expired last.
     #[must_use]
     pub fn request_time(&self) -> Option<Duration> {
         let micros = self.request_micros.load(Ordering::Relaxed);
@@ -170,8 +169,8 @@ impl CircuitBreaker {
         self.push_outcome(1);
     }
 
-    /// Records a fault with one key while another works. The token may be at fault after all, so
-    /// ciphertexts that it calls bad are verified more often; but its health is not affected.
+    /// Records a fault with one key while another works. The token may still be at fault, so its
+    /// verdicts that a ciphertext is bad are verified more often; but its health is not affected.
     pub fn record_key_fault(&self, now: Instant) {
         self.last_fault_milli.store(self.milli(now), Ordering::Relaxed);
     }
@@ -284,8 +283,8 @@ mod tests {
         assert_eq!(breaker.unanswered(), None);
     }
 
-    /// A key's faults do not affect the token's health, but ciphertexts that it calls bad are
-    /// doubted.
+    /// A key's faults do not affect the token's health, but cast doubt on its verdicts that a
+    /// ciphertext is bad.
     #[test]
     fn faults_of_keys() {
         let now = Instant::now();
@@ -301,9 +300,8 @@ mod tests {
         );
     }
 
-    /// A token that fails at three calls in ten stays in use and is degraded, until that is over:
-    /// by successful calls, by time if there are none, or by a health check after it was out of
-    /// service.
+    /// A token that fails three calls in ten stays in use but is degraded, until enough calls
+    /// succeed, enough time passes without calls, or a health check puts it back in service.
     #[test]
     fn remembers_what_came_of_the_latest_calls() {
         let now = Instant::now();

@@ -57,7 +57,7 @@ struct HealthChecker<'a> {
     relapses: Backoff,
     /// True if an operation takes longer than a request may.
     is_slow: bool,
-    /// True if the PIN was refused; it is not tried again before something has changed.
+    /// True if the PIN was refused; it is not tried again until something has changed.
     is_refused: bool,
     slow_backoff: Backoff,
 }
@@ -67,7 +67,7 @@ struct HealthChecker<'a> {
 enum Round {
     Healthy,
     Unhealthy,
-    /// The token lacks something that is needed, and always will.
+    /// The token permanently lacks something that the proxy needs.
     Unfit,
 }
 
@@ -109,7 +109,8 @@ impl HealthChecker<'_> {
         self.session.close()
     }
 
-    /// Takes the last step of recovery if it is time for it. Returns whether it was taken.
+    /// Initializes the module again, the last step of recovery, if it is time for that. Returns
+    /// whether it was done.
     fn reinitialize(&mut self) -> Result<bool, Abandoned> {
         let is_token_lost = self.token.backend.missed_keys() > 0;
         if !is_token_lost && self.failures < RECONNECTS_BEFORE_REINITIALIZE {
@@ -160,9 +161,9 @@ impl HealthChecker<'_> {
         Ok(())
     }
 
-    /// Waits before a token that failed soon after it was put in use is checked again. If its
-    /// health checks pass while its jobs fail, it would otherwise be put in use at once, each time
-    /// with new sessions.
+    /// Waits before checking again a token that failed soon after it was put in use. Otherwise a
+    /// token whose health checks pass while its jobs fail would be put back in use at once each
+    /// time, with new sessions.
     fn back_off_after_relapse(&mut self) {
         let is_new_to_this = |then: Instant| then.elapsed() < MIN_STABLE_TIME;
         if !self.token.circuit_breaker.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this)
@@ -174,7 +175,7 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// Waits for that long, whatever is signalled, unless the fleet stops.
+    /// Waits for `time`, ignoring signals, unless the fleet stops.
     fn ignore_signals_for(&self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.fleet.is_stopping() {
@@ -201,7 +202,7 @@ impl HealthChecker<'_> {
             return Ok(Round::Unhealthy);
         }
         self.is_slow = false;
-        // A token that lost keys must show them before it is used again.
+        // A token that lost keys must show them again before it is put back in use.
         if self.token.backend.missed_keys() > 0
             && !(self.list()? && self.token.backend.missed_keys() == 0)
         {
@@ -229,7 +230,7 @@ impl HealthChecker<'_> {
                 self.is_refused = false;
                 self.token.checker.lock().has_stopped_trying = false;
                 self.session.set(session);
-                // Handles do not survive a reconnection.
+                // Handles do not survive a reconnection, so the keys must be listed again.
                 self.listed_at = None;
                 Ok(None)
             }
@@ -274,8 +275,8 @@ impl HealthChecker<'_> {
     }
 
     /// Checks a new session's health once more now that keys are listed, for tokens that cannot
-    /// create a key for health checks. It is no sample of the service time: the closed window's
-    /// successor begins with the first jobs.
+    /// create a key for health checks. Does not count as a sample of the service time: the new
+    /// window begins with the first jobs.
     fn check_with_listed_keys(&mut self) -> Result<Round, Abandoned> {
         match self.check_health(|_, _, _| {}) {
             Ok((health, _)) => {
@@ -290,7 +291,7 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// Handles a failed check. A single session may die, so another one is tried first.
+    /// Handles a failed check. A session may fail alone, so a new one is tried first.
     fn round_failed(&mut self, fault: Fault, is_new: bool) -> Result<Round, Abandoned> {
         let is_token = is_new || self.failures > 0 || fault == Fault::KEYS_MISSED;
         self.check_failed(fault, is_token)?;
@@ -315,9 +316,9 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// Takes a token that answers no requests, or is not in use, out of service if a single
-    /// operation takes longer than a request may. Returns whether it did. `took` is the duration of
-    /// a health check, which is two operations.
+    /// Takes the token out of service if a single operation takes longer than a request may,
+    /// provided that the token answers no requests or is not in use. Returns whether it did. `took`
+    /// is the duration of a health check, which is two operations.
     fn is_too_slow(&mut self, took: Duration) -> Result<bool, Abandoned> {
         let Some(time) = self.token.circuit_breaker.request_time() else { return Ok(false) };
         let is_usable = self.token.circuit_breaker.is_usable();
@@ -329,7 +330,7 @@ impl HealthChecker<'_> {
         if operation <= max
             && let Some(took) = self.time_configured_key()?
         {
-            // A key created by the session may be fast while the configured ones are slow.
+            // A session key may be fast while the configured keys are slow.
             operation = took / 2;
         }
         if operation <= max {
@@ -397,7 +398,7 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// Takes the token out of service until something has changed, or for good.
+    /// Takes the token out of service until something has changed, or permanently if it is unfit.
     fn stop_trying(&self, reason: String, is_unfit: bool) {
         let is_known = {
             let mut state = self.token.checker.lock();

@@ -1,11 +1,11 @@
 //! A circuit breaker for each key, token and direction: requests with a key that the token does not
-//! serve are answered at once, and one of them tries the key now and then.
+//! serve are answered immediately, except that one of them tries the key from time to time.
 //!
-//! It opens after [`MIN_KEY_FAULTS`] consecutive faults that `attribution` attributes to
-//! the key, if they span at least [`KEY_FAULT_SPAN`]. If other keys fail too, it takes
-//! [`MIN_KEY_FAULTS_IN_TROUBLE`]: random faults of a token rarely hit one key that often in a row.
-//! Once in [`KEY_TRIAL_INTERVAL`] and a little, a request tries an open one; the first success
-//! closes it.
+//! It opens after [`MIN_KEY_FAULTS`] consecutive faults that `attribution` attributes to the key,
+//! if they span at least [`KEY_FAULT_SPAN`]. If other keys fail too, [`MIN_KEY_FAULTS_IN_TROUBLE`]
+//! faults are needed: random faults of a token rarely hit one key that often in a row. At intervals
+//! slightly longer than [`KEY_TRIAL_INTERVAL`], a request tries the key of an open breaker; the
+//! first success closes it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ use crate::limits::{
     MIN_KEY_FAULTS_IN_TROUBLE,
 };
 
-/// The breaker of one key and direction on one token. It exists from the first fault on.
+/// The breaker of one key and direction on one token, created by the first fault.
 #[derive(Clone, Copy, Debug)]
 struct Breaker {
     /// Number of consecutive faults.
@@ -44,11 +44,11 @@ enum State {
 /// The decision whether the token accepts a request with its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It does.
+    /// The token accepts the request.
     Admitted,
     /// The breaker is open, and this request tries the key.
     Trial,
-    /// The breaker is open: this is the answer, unless another token has the key.
+    /// The breaker is open: the failure is the answer, unless another token has the key.
     Refused(Failure),
 }
 
@@ -130,7 +130,7 @@ fn jittered_trial() -> Duration {
     KEY_TRIAL_INTERVAL + jittered(KEY_TRIAL_INTERVAL).saturating_sub(KEY_TRIAL_INTERVAL * 3 / 4)
 }
 
-/// The breakers of one token. While no key fails, a look costs a single load.
+/// The breakers of one token. While no key fails, a check costs a single atomic load.
 #[derive(Default)]
 pub struct KeyBreakers {
     breakers: Mutex<HashMap<(KeyIndex, Direction), Breaker>>,
@@ -160,8 +160,8 @@ impl KeyBreakers {
         self.opened_total.load(Ordering::Relaxed)
     }
 
-    /// Decides about a new request. Returns [`Admission::Trial`] at intervals, and only if
-    /// `takes_trial`.
+    /// Decides whether to accept a new request. Returns [`Admission::Trial`] at intervals, and only
+    /// if `takes_trial`.
     #[must_use]
     pub fn admit(
         &self,
@@ -180,7 +180,7 @@ impl KeyBreakers {
             .map_or(Admission::Admitted, |it| it.admit(now, takes_trial))
     }
 
-    /// Returns whether there is a breaker for that key and direction, and `is_so` is true of it.
+    /// Returns whether there is a breaker for that key and direction for which `is_so` is true.
     fn is(
         &self,
         key: KeyIndex,
@@ -243,8 +243,8 @@ impl KeyBreakers {
         opened.then_some(change)
     }
 
-    /// Records that the token was too busy for the key, and not for another. That does not open the
-    /// breaker, but limits the attempts at a request.
+    /// Records that the token was too busy for the key, but not for another key. That does not open
+    /// the breaker, but limits the attempts at a request.
     pub fn busy(&self, key: KeyIndex, direction: Direction, failure: Failure, now: Instant) {
         let mut breakers = self.breakers.lock();
         breakers.entry((key, direction)).or_insert_with(|| Breaker::new(now, failure)).busy(now);
@@ -252,7 +252,7 @@ impl KeyBreakers {
     }
 
     /// Records that an operation with the key succeeded. Returns the change if that closed the
-    /// breaker. To be called if [`Self::is_any_failing`].
+    /// breaker. Needed only if [`Self::is_any_failing`].
     pub fn success(&self, key: KeyIndex, direction: Direction, now: Instant) -> Option<Change> {
         let mut breakers = self.breakers.lock();
         let breaker = breakers.remove(&(key, direction))?;
@@ -263,8 +263,9 @@ impl KeyBreakers {
         Some(Change { failure: breaker.failure, faults: breaker.faults, open_for })
     }
 
-    /// Removes the breakers of keys whose last fault is long past. One is still open then only if
-    /// neither a request nor the health checker could try the key, so requests have to.
+    /// Removes the breakers of keys whose last fault is long past. Any that are still open could be
+    /// tried by neither a request nor the health checker; removing them makes requests try the
+    /// keys.
     pub fn forget_old(&self, now: Instant) {
         if !self.is_any_failing() {
             return;
@@ -278,8 +279,8 @@ impl KeyBreakers {
         self.open.store(open, Ordering::Relaxed);
     }
 
-    /// Returns up to `max` keys with an open breaker that no request has tried although one could
-    /// have, and takes their trials.
+    /// Returns up to `max` keys with an open breaker whose trial is overdue, since no request has
+    /// made it, and schedules their next trials.
     #[must_use]
     pub fn take_untried(&self, max: usize, now: Instant) -> Vec<(KeyIndex, Direction)> {
         if self.open() == 0 {
@@ -299,7 +300,7 @@ impl KeyBreakers {
         untried
     }
 
-    /// Records that a trial without a request failed.
+    /// Records that a trial made without a request has failed.
     pub fn still_fails(&self, key: KeyIndex, direction: Direction, now: Instant) {
         if let Some(breaker) = self.breakers.lock().get_mut(&(key, direction)) {
             breaker.last_fault = now;

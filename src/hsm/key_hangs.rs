@@ -1,13 +1,13 @@
-//! Calls that do not return, by key: a key that hangs takes neither sessions nor threads away from
-//! other keys.
+//! Calls that do not return, tracked by key, so that a key that hangs takes neither sessions nor
+//! threads away from other keys.
 //!
-//! - A call is *stalled* once it lasts much longer than usual, and *overdue* once its thread is
-//!   abandoned. While other keys are served, stalled calls of one key may hold half of the token's
-//!   sessions; its further requests wait.
+//! - A call is *stalled* once it takes much longer than usual, and *overdue* once its thread is
+//!   abandoned. While other keys are served, stalled calls with one key may hold half of the
+//!   token's sessions; further requests with that key wait.
 //! - After [`MAX_OVERDUE_CALLS_PER_KEY`] overdue calls without a success, no new call with the key
 //!   begins until one returns, except one at the end of each back-off. Once the token has many
-//!   overdue calls, a single one is enough.
-//! - A session that hangs alone therefore blocks no key: the key succeeds in other sessions.
+//!   overdue calls, one overdue call is enough to block a key.
+//! - A single session that hangs therefore blocks no key, since the key succeeds in other sessions.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -25,19 +25,19 @@ use crate::limits::{
 /// The calls of one key and direction.
 #[derive(Debug, Default)]
 struct Calls {
-    /// Number of stalled calls. May be -1 for a moment, since a call may return before it is
-    /// counted; so may `overdue`.
+    /// Number of stalled calls. May briefly be -1, since a call may return before it is counted; so
+    /// may `overdue`.
     stalled: isize,
     /// Number of abandoned threads that have not returned.
     overdue: isize,
     /// Number of calls that became overdue since the last success or return.
     streak: isize,
     backoff: Backoff,
-    /// Time of the last success since calls began to last too long.
+    /// Time of the last success since calls began to take too long.
     last_success: Option<Instant>,
 }
 
-/// When a blocked key may be tried.
+/// The schedule of trials of a blocked key.
 #[derive(Debug, Default)]
 struct Backoff {
     has_tried: bool,
@@ -59,28 +59,28 @@ impl Backoff {
 /// The kind of call that the next one with a key would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NextCall {
-    /// A call like any other.
+    /// An ordinary call.
     Free,
     /// The trial at the end of the key's back-off.
     Trial,
-    /// The first call with a key that has not succeeded since very many calls began to hang.
+    /// A call with a key that has not succeeded since very many calls began to hang.
     Newcomer,
-    /// Not allowed now.
+    /// No call is allowed now.
     Blocked,
 }
 
-/// All calls of one token that last too long.
+/// All calls to one token that take too long.
 pub struct KeyHangs {
-    /// Number of calls that one key may have stalled while other keys are served.
+    /// Number of stalled calls that one key may have while other keys are served.
     half: isize,
     is_any: AtomicBool,
     inner: Mutex<Inner>,
-    /// The two keys that were served last, the newer one first. Updated only now and then.
+    /// The two keys served most recently, the newer one first. Updated only occasionally.
     served: [Served; 2],
     start: Instant,
 }
 
-/// A key and the time at which it was served, in milliseconds after the start; 0 for never.
+/// A key and the time at which it was last served, in milliseconds after the start; 0 if never.
 #[derive(Debug, Default)]
 struct Served {
     key: AtomicU32,
@@ -93,12 +93,13 @@ struct Inner {
     overdue: isize,
     /// Number of stalled calls with all keys.
     stalled: isize,
-    /// Back-off of keys that have not succeeded since calls began to hang, when very many hang.
+    /// Back-off shared by all keys that have not succeeded since calls began to hang, used while
+    /// very many calls hang.
     newcomers: Backoff,
 }
 
 impl KeyHangs {
-    /// Creates the record of a token with that many sessions.
+    /// Creates the record of a token with `max_sessions` sessions.
     #[must_use]
     pub fn new(max_sessions: usize, start: Instant) -> Self {
         let half = isize::try_from(max_sessions.div_ceil(2)).unwrap_or(isize::MAX).max(1);
@@ -106,13 +107,13 @@ impl KeyHangs {
         Self { half, is_any, inner: Mutex::default(), served: Default::default(), start }
     }
 
-    /// Returns whether any call lasts too long; if not, the other methods need not be called.
+    /// Returns whether any call is taking too long; if not, the other methods need not be called.
     #[must_use]
     pub fn is_any(&self) -> bool {
         self.is_any.load(Ordering::Relaxed)
     }
 
-    /// Records that a call lasts much longer than usual.
+    /// Records that a call is taking much longer than usual.
     pub fn stalled(&self, key: KeyUse) {
         let mut inner = self.inner.lock();
         inner.keys.entry(key).or_default().stalled += 1;
@@ -128,8 +129,8 @@ impl KeyHangs {
         self.tidy(&mut inner);
     }
 
-    /// Records that a call's thread was abandoned. `was_stalled`: it was counted by
-    /// [`Self::stalled`].
+    /// Records that a call's thread was abandoned. `was_stalled` is true if [`Self::stalled`] has
+    /// counted the call.
     pub fn overdue(&self, key: KeyUse, was_stalled: bool, now: Instant) {
         let mut inner = self.inner.lock();
         inner.overdue += 1;
@@ -138,7 +139,7 @@ impl KeyHangs {
         let calls = inner.keys.entry(key).or_default();
         calls.stalled -= isize::from(was_stalled);
         calls.overdue += 1;
-        // It may have returned before it was counted.
+        // The call may have returned before it was counted.
         calls.streak += isize::from(calls.overdue > 0);
         if calls.streak >= Self::limit(is_crowded) && calls.backoff.is_over(now) {
             calls.backoff.start(now);
@@ -159,7 +160,7 @@ impl KeyHangs {
         self.tidy(&mut inner);
     }
 
-    /// Records that an operation with the key succeeded. To be called if [`Self::is_any`].
+    /// Records that an operation with the key succeeded. Needed only if [`Self::is_any`].
     pub fn success(&self, key: KeyUse, now: Instant) {
         let mut inner = self.inner.lock();
         let calls = inner.keys.entry(key).or_default();
@@ -168,7 +169,7 @@ impl KeyHangs {
         calls.backoff = Backoff::default();
     }
 
-    /// Unblocks all keys, since the token was put in use: calls that still hang are of the past.
+    /// Unblocks all keys when the token is put back in use: calls that still hang predate that.
     pub fn unblock_all(&self) {
         let mut inner = self.inner.lock();
         inner.newcomers = Backoff::default();
@@ -178,8 +179,8 @@ impl KeyHangs {
         }
     }
 
-    /// Records that the key was served in time. To be called now and then, so that it is known
-    /// whether other keys work when one begins to hang.
+    /// Records that the key was served in time. Called occasionally, so that it is known whether
+    /// other keys work when one begins to hang.
     pub fn served(&self, key: KeyIndex, now: Instant) {
         let [newer, older] = &self.served;
         if newer.key.load(Ordering::Relaxed) != key.0 {
@@ -194,7 +195,7 @@ impl KeyHangs {
         u64::try_from(milli).unwrap_or(u64::MAX - 1) + 1
     }
 
-    /// Returns whether calls with the key last too long.
+    /// Returns whether calls with the key are taking too long.
     #[must_use]
     pub fn is_slow(&self, key: KeyIndex) -> bool {
         self.is_any_of(key, |calls| calls.stalled > 0 || calls.overdue > 0)
@@ -209,8 +210,8 @@ impl KeyHangs {
         [Direction::Encrypt, Direction::Decrypt].into_iter().filter_map(of).any(is_so)
     }
 
-    /// Returns whether unanswered requests with this key are the key's fault: its calls last too
-    /// long, while other keys are served.
+    /// Returns whether unanswered requests with this key are the key's fault: its calls are taking
+    /// too long, while other keys are served.
     #[must_use]
     pub fn explains_silence(&self, key: KeyIndex, now: Instant) -> bool {
         self.is_slow(key) && self.are_others_served(key, now)
@@ -227,8 +228,9 @@ impl KeyHangs {
         })
     }
 
-    /// Returns the number of additional sessions that other keys need: that of stalled calls beyond
-    /// their keys' shares while other keys are served, up to half of the configured sessions.
+    /// Returns the number of additional sessions that other keys need: the number of stalled calls
+    /// that exceed their keys' shares while other keys are served, up to half of the configured
+    /// sessions.
     #[must_use]
     pub fn surplus(&self, now: Instant) -> usize {
         if !self.is_any() {
@@ -243,7 +245,7 @@ impl KeyHangs {
         usize::try_from(surplus.min(self.half)).unwrap_or(0)
     }
 
-    /// Resets everything once no call lasts too long.
+    /// Resets everything once no call is taking too long.
     fn tidy(&self, inner: &mut Inner) {
         let is_over = |calls: &Calls| calls.stalled == 0 && calls.overdue == 0;
         let is_any = inner.stalled != 0 || inner.overdue != 0 || !inner.keys.values().all(is_over);
@@ -253,7 +255,8 @@ impl KeyHangs {
         self.is_any.store(is_any, Ordering::Relaxed);
     }
 
-    /// Returns the number of overdue calls from which on a single one blocks a key.
+    /// Returns the number of overdue calls on the token at which a single one is enough to block a
+    /// key.
     fn crowd(&self) -> isize {
         self.half.max(MAX_OVERDUE_CALLS_PER_KEY)
     }
@@ -315,9 +318,10 @@ impl KeyHangs {
         let other_direction = (key.0, key.1.other());
         let stalled_of_key =
             calls.stalled + inner.keys.get(&other_direction).map_or(0, |calls| calls.stalled);
-        // If several keys are slow, one call of each is enough to notice when it works again.
+        // If several keys are slow, one call with each is enough to notice when it works again.
         let share = if inner.stalled >= self.half { 1 } else { self.half };
-        // After calls that never returned, fewer are allowed; but one shows whether the key works.
+        // Each overdue call reduces the share; but one call is always allowed, to see if the key
+        // works.
         let holds_its_share = stalled_of_key >= (share - calls.streak).max(1);
         holds_its_share && self.are_others_served(key.0, now)
     }
@@ -341,7 +345,7 @@ impl KeyHangs {
         has_succeeded || (calls.streak == 0 && calls.stalled <= MAX_STALLED_TO_HEDGE)
     }
 
-    /// Returns the keys and directions that are blocked because they hang too often, in order.
+    /// Returns the blocked keys and directions, sorted, which have too many overdue calls.
     #[must_use]
     pub fn blocked(&self) -> Vec<KeyUse> {
         if !self.is_any() {
@@ -364,7 +368,7 @@ mod tests {
     const HANGS: KeyUse = (KeyIndex(1), Direction::Encrypt);
     const GOOD: KeyUse = (KeyIndex(2), Direction::Encrypt);
 
-    /// Returns the record of a token with eight sessions, and the time.
+    /// Returns the record of a token with eight sessions, and its start time.
     fn token() -> (KeyHangs, Instant) {
         let start = Instant::now();
         (KeyHangs::new(8, start), start)
@@ -380,7 +384,7 @@ mod tests {
         hangs.overdue(key, true, now);
     }
 
-    /// Returns whether a call may begin, and takes the trial if it is one.
+    /// Returns whether a call may begin, and starts the trial if it is one.
     fn begins(hangs: &KeyHangs, key: KeyUse, now: Instant) -> bool {
         let may = !hangs.is_blocked(key, now);
         may && {
@@ -415,8 +419,8 @@ mod tests {
         assert!(begins(&hangs, HANGS, now + secs(30)));
     }
 
-    /// In two minutes, which is longer than the time-outs of client libraries, hung threads of one
-    /// key are half of eight sessions and four more; then there is one more every half minute.
+    /// Within two minutes, longer than client libraries' time-outs, one key hangs half of eight
+    /// sessions and four more threads; after that, one more every half minute.
     #[test]
     fn trials_are_bounded() {
         let (hangs, start) = token();
@@ -431,7 +435,7 @@ mod tests {
         assert_eq!(hung, 8);
     }
 
-    /// When a token returns after it was out of use, calls that hung before block no key.
+    /// Once a token is back in use, calls that hung before block no key.
     #[test]
     fn a_token_that_returns() {
         let (hangs, start) = token();
@@ -443,7 +447,7 @@ mod tests {
         assert!(begins(&hangs, HANGS, start) && hangs.is_slow(HANGS.0));
     }
 
-    /// A call that returns before it is counted leaves nothing behind.
+    /// A call that returns before it is counted leaves no trace.
     #[test]
     fn returns_that_are_counted_first() {
         let (hangs, start) = token();
@@ -467,7 +471,7 @@ mod tests {
         }
     }
 
-    /// Stalled calls of one key leave half of the sessions to others, while there are others.
+    /// Stalled calls with one key leave half of the sessions to other keys, while these are served.
     #[test]
     fn stalled_calls_hold_half() {
         let (hangs, start) = token();
@@ -503,7 +507,7 @@ mod tests {
     }
 
     /// On a token with few sessions, a key whose calls hang continues with one call at a time until
-    /// it is blocked: perhaps the session hung.
+    /// it is blocked, since the session may be at fault instead.
     #[test]
     fn one_at_a_time() {
         let start = Instant::now();
@@ -532,8 +536,8 @@ mod tests {
         assert!(!hangs.may_hedge(HANGS, start + secs(1)) && hangs.may_hedge(GOOD, start));
     }
 
-    /// With many keys that hang, each is blocked by its first overdue call, and together they
-    /// leave half of the threads that may hang.
+    /// When many keys hang, each is blocked by its first overdue call, and together they use at
+    /// most half of the threads that may hang.
     #[test]
     fn many_keys_hang() {
         let (hangs, start) = token();

@@ -41,9 +41,9 @@ pub struct Token {
     pub circuit_breaker: CircuitBreaker,
     /// Circuit breakers of its keys.
     pub key_breakers: KeyBreakers,
-    /// Calls that last too long, by key.
+    /// Calls that take too long, by key.
     pub hangs: KeyHangs,
-    /// Jobs deferred because of such calls.
+    /// Jobs deferred because of calls that take too long.
     pub deferred: Deferred,
     /// The workers' calls.
     pub calls: Mutex<Vec<Arc<InFlightCall>>>,
@@ -51,14 +51,14 @@ pub struct Token {
     pub checker: Mutex<CheckerState>,
     /// Wakes the health checker.
     pub checker_signal: Signal,
-    /// True if the token was connected to since its health was last published.
+    /// True if the proxy has connected to the token since the token's health was last published.
     pub is_identity_new: AtomicBool,
     /// Counters since the start.
     pub counters: Counters,
-    /// Time before which no session is opened, after that has failed.
+    /// Time before which no session is opened because the last attempt failed, and the next wait.
     open_after: Mutex<(Option<Instant>, Backoff)>,
     spare_cores: usize,
-    /// Share of the work according to the settings.
+    /// The token's share of the work, according to the settings.
     pub share: Share,
 }
 
@@ -69,14 +69,15 @@ pub struct Share {
     pub max_sessions: usize,
     /// Weight that determines its share of the work, at least 1.
     pub weight: u32,
-    /// Priority; tokens with a higher number get jobs if none with a lower one is usable.
+    /// Priority; tokens with a higher number get jobs only if no token with a lower number is
+    /// usable.
     pub priority: u32,
     /// Maximum size of a plaintext in bytes.
     pub max_operation_bytes: usize,
 }
 
 impl Share {
-    /// Creates the share of one token among equals.
+    /// Creates the share of one of several equal tokens.
     #[must_use]
     pub fn of_sessions(max_sessions: usize) -> Self {
         Self { max_sessions, weight: 1, priority: 0, max_operation_bytes: usize::MAX }
@@ -88,7 +89,7 @@ impl Share {
 pub struct CheckerState {
     /// Current call. Replaced together with the health checker.
     pub call: Arc<InFlightCall>,
-    /// Time from which on a health checker that hangs is replaced.
+    /// Time from which a health checker that hangs may be replaced.
     pub replace_at: Option<Instant>,
     /// True if the call is a listing, which may take long on a healthy token.
     pub is_listing: bool,
@@ -101,7 +102,7 @@ pub struct CheckerState {
     /// True if the health checker waits for a change because the PIN was refused, or has ended
     /// because the token is unfit.
     pub has_stopped_trying: bool,
-    /// True if the token lacks something that is needed.
+    /// True if the token permanently lacks something that the proxy needs.
     pub is_unfit: bool,
 }
 
@@ -114,25 +115,25 @@ pub struct Counters {
     pub faults: AtomicU64,
     /// Number of jobs not answered by their deadline.
     pub expired: AtomicU64,
-    /// Number of jobs that were moved to another token, or tried again here.
+    /// Number of jobs that were moved to another token, or tried again on this one.
     pub retried: AtomicU64,
-    /// Number of slow calls that were repeated elsewhere.
+    /// Number of slow calls that were repeated on another session.
     pub hedged: AtomicU64,
-    /// Number of such repeated calls here that answered first.
+    /// Number of repeated calls on this token that answered first.
     pub hedges_won: AtomicU64,
     /// Number of calls that hung.
     pub hung: AtomicU64,
     /// Number of sessions opened.
     pub sessions_opened: AtomicU64,
-    /// Number of times that the token's module was initialized again because of it.
+    /// Number of times that the token's module was initialized again because of this token.
     pub reinitialized: AtomicU64,
-    /// Number of times that the token was put in use, including the first.
+    /// Number of times that the token was put in use, including the first time.
     pub put_in_use: AtomicU64,
 }
 
 impl Token {
-    /// Creates a token that nothing is known of yet. `spare_cores` is the number of cores not used
-    /// by event loops.
+    /// Creates a token about which nothing is known yet. `spare_cores` is the number of cores not
+    /// used by event loops.
     #[must_use]
     pub fn new(
         index: TokenIndex,
@@ -166,8 +167,8 @@ impl Token {
     }
 
     /// Sets where the token's work is done. A token that computes in this process gets as many
-    /// active sessions as there are spare cores, since further ones would only make the others
-    /// wait; a remote token gets all.
+    /// active sessions as there are spare cores, since more would only slow each other down; a
+    /// remote token uses all of its sessions.
     pub fn set_locality(&self, locality: Locality) {
         let limit = match locality {
             Locality::InProcess => self.spare_cores,
@@ -199,8 +200,8 @@ impl Token {
         }
     }
 
-    /// Returns whether the first job need not wait for a session to be opened, which may take
-    /// longer than its deadline: there is one, or none can be opened now.
+    /// Returns whether the first job need not wait for a session to be opened, which could make it
+    /// miss its deadline: either a session is open, or none can be opened now.
     #[must_use]
     pub fn is_ready_for_first_job(&self) -> bool {
         let counts = self.pool.counts();
@@ -209,8 +210,8 @@ impl Token {
             || self.open_after.lock().0.is_some()
     }
 
-    /// Empties the queue and returns the jobs. Expired ones are only counted, since the event loop
-    /// has answered them by its timer.
+    /// Empties the queue and returns the jobs that have not expired. Expired jobs are only counted,
+    /// since the event loop's timer has answered them.
     pub fn drain_unexpired(&self, now: Instant) -> Vec<Queued> {
         let mut queued = self.drain();
         let all = queued.len();
@@ -240,26 +241,26 @@ impl Token {
         self.record_unanswered(Some(job.request.key), time);
     }
 
-    /// Records that a request which had that much time was not answered.
+    /// Records that a request was not answered within the time that it had.
     pub fn record_unanswered(&self, key: Option<KeyIndex>, time: Duration) {
         let now = Instant::now();
         if key.is_some_and(|key| self.hangs.explains_silence(key, now)) {
             return;
         }
         if self.circuit_breaker.record_expiry(time) {
-            // The health checker finds out whether it answers at all.
+            // The health checker finds out whether the token answers at all.
             self.checker_signal.notify();
         }
     }
 
-    /// Returns whether [`Self::admit`] has anything to decide.
+    /// Returns whether requests with some key may be refused; if not, [`Self::admit`] admits all.
     #[must_use]
     pub fn has_failing_keys(&self) -> bool {
         self.key_breakers.open() > 0 || self.hangs.is_any()
     }
 
-    /// Decides whether the token accepts a new request with its key. If the key is due for a trial,
-    /// the request makes it if `takes_trial`.
+    /// Decides whether the token accepts a new request with its key. If the key is due for a trial
+    /// and `takes_trial` is true, the request becomes the trial.
     #[must_use]
     pub fn admit(&self, request: &Request, now: Instant, takes_trial: bool) -> Admission {
         let Some(key) = key_use(request) else { return Admission::Admitted };
@@ -273,15 +274,16 @@ impl Token {
         admission
     }
 
-    /// Returns whether the key may be used for known-good operations: it is not failing itself.
+    /// Returns whether the key may be used for known-good operations, that is, whether it is not
+    /// failing itself.
     #[must_use]
     pub fn is_key_sound(&self, key: KeyIndex) -> bool {
         let is_open = |direction| self.key_breakers.is_open(key, Some(direction));
         !is_open(Direction::Encrypt) && !is_open(Direction::Decrypt) && !self.hangs.hangs(key)
     }
 
-    /// Returns whether the token serves no key: all those of the stores that it has have an open
-    /// circuit breaker, in each direction that is allowed.
+    /// Returns whether the token serves no key: every key that it has and that stores use has an
+    /// open circuit breaker, in every permitted direction.
     #[must_use]
     pub fn serves_no_key(&self) -> bool {
         if self.key_breakers.open() == 0 {
@@ -309,7 +311,8 @@ impl Token {
         request.input.len().saturating_sub(tag_bytes) <= self.share.max_operation_bytes
     }
 
-    /// Records that a session could not be opened: the next attempt waits, longer each time.
+    /// Records that a session could not be opened. The wait before the next attempt grows each
+    /// time.
     pub fn open_failed(&self, now: Instant) {
         let mut open_after = self.open_after.lock();
         let wait = open_after.1.wait();
@@ -333,9 +336,9 @@ impl Token {
 /// A token's load at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Number of sessions that work on waiting jobs, without hanging ones.
+    /// Number of sessions available for waiting jobs, excluding hanging ones.
     pub sessions: usize,
-    /// Number of sessions that can take a job at once.
+    /// Number of sessions that can take a job immediately.
     pub free: usize,
     /// Average duration of a call.
     pub service: Duration,
@@ -346,7 +349,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Returns how long a job waits behind `ahead` others; zero if there is a session for it.
+    /// Returns how long a job waits behind `ahead` others; zero if a session is free for it.
     #[must_use]
     pub fn wait(&self, ahead: usize) -> Duration {
         let behind = u32::try_from(ahead.saturating_sub(self.free)).unwrap_or(u32::MAX);
@@ -358,7 +361,7 @@ impl Load {
 mod tests {
     use super::*;
 
-    /// Admission depends on these waits.
+    /// The expected waits, on which admission depends.
     #[test]
     fn waits_by_load() {
         let load = Load {

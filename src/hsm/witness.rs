@@ -1,9 +1,9 @@
-//! Witnesses: a ciphertext of each key, by which a token proves that it holds the same key.
+//! Witnesses: one ciphertext for each key, with which a token proves that it holds the same key.
 //!
-//! Two tokens that hold different keys with one label would each encrypt what the other cannot
-//! decrypt, and that would go unnoticed until the first is gone. So the first token that encrypts
-//! with a key makes a ciphertext of a fixed plaintext, the key's witness, and each other token has
-//! to decrypt it before it encrypts with its own key under that label.
+//! Two tokens that hold different keys under one label would each produce ciphertexts that the
+//! other cannot decrypt, which would go unnoticed until one of them is gone. So the first token
+//! that encrypts with a key makes a ciphertext of a fixed plaintext, the key's witness, and every
+//! other token must decrypt it before it encrypts with its own key under that label.
 //!
 //! A new witness is provisional until every token in use has been tested with it; then it is
 //! settled, and a token that disagrees later is excluded. If a token disagrees with a provisional
@@ -24,10 +24,9 @@ use crate::job::{Iv, TokenIndex};
 
 /// The plaintext of every witness.
 pub const WITNESS_PLAINTEXT: [u8; 32] = *b"the witness of an xks-proxy key\n";
-/// The additional authenticated data of every witness. That of a request begins with the length of
-/// its AAD and has 3 to 23 bytes, depending on the metadata, if that is zero, and at least 35
-/// otherwise (see [`crate::job::HsmAad`]), so 19 bytes that do not begin with two zeros cannot be a
-/// request's.
+/// The additional authenticated data of every witness. A request's begins with the two-byte length
+/// of the caller's AAD and, unless that is zero, has at least 35 bytes (see
+/// [`crate::job::HsmAad`]). So 19 bytes that do not begin with two zeros cannot be a request's.
 pub const WITNESS_AAD: [u8; 19] = *b"xks-proxy witness 1";
 
 /// A ciphertext of [`WITNESS_PLAINTEXT`] under [`WITNESS_AAD`].
@@ -57,8 +56,8 @@ pub enum Disagreement {
     Dropped,
 }
 
-/// A token of one of the fleets since the start: a reload may bring other tokens while the former
-/// ones are still at work.
+/// A token of one of the fleets since the start: a reload may create another fleet while the former
+/// one is still at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Number of the fleet: see [`Witnesses::begin_fleet`].
@@ -82,7 +81,7 @@ impl Entry {
         Self { witness, tried: TokenSet::EMPTY, disagreeing: TokenSet::EMPTY, is_settled: true }
     }
 
-    /// Returns whether it is provisional, and nobody disagrees with it.
+    /// Returns whether the witness is provisional and no token disagrees with it.
     fn is_undecided(&self) -> bool {
         !self.is_settled && self.disagreeing.is_empty()
     }
@@ -91,7 +90,7 @@ impl Entry {
 /// The witnesses of all keys, by label.
 pub struct Witnesses {
     entries: RwLock<HashMap<Box<str>, Entry>>,
-    /// Incremented when a witness that tokens were proven by is replaced or disputed, which
+    /// Incremented when a witness with which tokens were proven is replaced or disputed, which
     /// invalidates all proofs.
     era: AtomicU32,
     /// The fleet whose tokens decide about provisional witnesses.
@@ -110,8 +109,9 @@ impl Default for Witnesses {
 }
 
 impl Witnesses {
-    /// Creates the collection with `known` ones, which are settled. `trusted` is the label or
-    /// serial number of the token that is right if tokens disagree and no witness is settled.
+    /// Creates the collection with the witnesses in `known`, which are settled. `trusted` is the
+    /// label or serial number of the token that is right if tokens disagree and no witness is
+    /// settled.
     #[must_use]
     pub fn new(known: HashMap<Box<str>, Witness>, trusted: Option<String>) -> Self {
         let entries = known.into_iter().map(|(label, witness)| (label, Entry::settled(witness)));
@@ -138,7 +138,7 @@ impl Witnesses {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// Waits until a witness is settled after that revision, or until `end`. For a single thread.
+    /// Waits until the revision differs from `revision`, or until `end`. For a single thread.
     pub fn wait_for_change(&self, end: Instant, revision: u32) {
         if self.revision() == revision {
             self.is_changed.wait_until(end);
@@ -152,15 +152,15 @@ impl Witnesses {
         }
     }
 
-    /// Starts a fleet, whose tokens alone decide about provisional witnesses from now on, and
-    /// returns its number. Existing provisional witnesses are removed.
+    /// Starts a new fleet and returns its number. From now on, only its tokens decide about
+    /// provisional witnesses. Existing provisional witnesses are removed.
     pub fn begin_fleet(&self) -> u32 {
         let fleet = self.fleet.fetch_add(1, Ordering::AcqRel) + 1;
         self.forget_unsettled();
         fleet
     }
 
-    /// Returns to a former fleet, because the latest does not replace it.
+    /// Returns to a former fleet, because the latest one does not replace it after all.
     pub fn resume_fleet(&self, fleet: u32) {
         self.fleet.store(fleet, Ordering::Release);
         self.forget_unsettled();
@@ -173,7 +173,7 @@ impl Witnesses {
         self.era.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Returns whether the token belongs to the fleet that decides.
+    /// Returns whether the token belongs to the fleet that decides about provisional witnesses.
     fn is_current(&self, member: Member) -> bool {
         member.fleet == self.fleet.load(Ordering::Acquire)
     }
@@ -210,8 +210,8 @@ impl Witnesses {
         entries.get(label).is_some_and(|entry| !entry.is_settled && !entry.disagreeing.is_empty())
     }
 
-    /// Adds a witness made by a token. Returns false if the key already has one, by which the token
-    /// must be proven instead.
+    /// Adds a witness made by a token. Returns false if the key already has one; the token must
+    /// then be proven with that one.
     pub fn offer(
         &self,
         label: &str,
@@ -250,7 +250,7 @@ impl Witnesses {
         }
     }
 
-    /// Records that a token cannot be tested for now.
+    /// Records that a token cannot be tested with the witness for now.
     pub fn unproven(&self, label: &str, member: Member) {
         if self.unsettled.load(Ordering::Acquire) > 0
             && let Some(entry) = self.entries.write().get_mut(label)
@@ -270,7 +270,7 @@ impl Witnesses {
     ) -> Disagreement {
         let mut entries = self.entries.write();
         let Some(entry) = entries.get_mut(label).filter(|entry| *entry.witness == *witness) else {
-            // It was removed meanwhile.
+            // The witness has been removed or replaced.
             return Disagreement::Dropped;
         };
         // A token of a former fleet does not decide about a provisional witness.
@@ -285,21 +285,21 @@ impl Witnesses {
             return Disagreement::Dropped;
         }
         if entry.disagreeing.is_empty() {
-            // The maker must not encrypt with the key any more either.
+            // From now on, the token that made it must not encrypt with the key either.
             self.era.fetch_add(1, Ordering::AcqRel);
         }
         entry.disagreeing.insert(member.index);
         Disagreement::Disputed { maker: entry.witness.made_by.clone() }
     }
 
-    /// Settles the witnesses that nobody disagrees with, once all `usable` tokens of the fleet have
-    /// been tested with them, except those that `cannot_tell` returns for the label.
+    /// Settles the witnesses with which no token disagrees, once all `usable` tokens of the fleet
+    /// have been tested with them, except those that `cannot_tell` returns for the label.
     pub fn settle(&self, fleet: u32, usable: TokenSet, cannot_tell: &dyn Fn(&str) -> TokenSet) {
         let is_former = fleet != self.fleet.load(Ordering::Acquire);
         if is_former || self.unsettled.load(Ordering::Acquire) == 0 {
             return;
         }
-        // `cannot_tell` may make tokens ask for witnesses, so no lock is held meanwhile.
+        // `cannot_tell` may make tokens ask for witnesses, so no lock is held while it runs.
         let waiting: Vec<_> = {
             let entries = self.entries.read();
             let waiting = entries.iter().filter(|(_, entry)| entry.is_undecided());
@@ -331,7 +331,7 @@ impl Witnesses {
         self.is_changed.notify();
     }
 
-    /// Adds settled witnesses from elsewhere, replacing those that differ.
+    /// Adds settled witnesses from another source, replacing those that differ.
     pub fn adopt(&self, known: impl IntoIterator<Item = (Box<str>, Witness)>) {
         let mut entries = self.entries.write();
         for (label, witness) in known {
@@ -395,8 +395,8 @@ mod tests {
         assert!(WITNESS_AAD.len() < 2 + 32 + 1, "the length with the digest of an AAD");
     }
 
-    /// The first witness is the key's, and is settled once all tokens in use have been tested with
-    /// it.
+    /// The first witness offered becomes the key's, and is settled once all tokens in use have been
+    /// tested with it.
     #[test]
     fn counts_when_all_were_asked() {
         let witnesses = Witnesses::default();
@@ -411,7 +411,7 @@ mod tests {
         assert!(!witnesses.is_disputed("key"));
     }
 
-    /// A token that lacks the key is not waited for.
+    /// Settling does not wait for a token that lacks the key.
     #[test]
     fn who_cannot_tell_is_not_waited_for() {
         let witnesses = Witnesses::default();
@@ -425,8 +425,8 @@ mod tests {
         assert_eq!(witnesses.settled().len(), 1);
     }
 
-    /// A provisional witness that a token disagrees with stays disputed until the token holds the
-    /// same key.
+    /// A provisional witness stays disputed until the token that disagrees with it holds the same
+    /// key.
     #[test]
     fn a_dispute_and_its_end() {
         let witnesses = Witnesses::default();
@@ -444,7 +444,7 @@ mod tests {
         assert_eq!(witnesses.settled().len(), 1);
     }
 
-    /// The trusted token is right, whichever came first.
+    /// The trusted token is right, whichever token made the witness.
     #[test]
     fn trust_decides() {
         let witnesses = Witnesses::new(HashMap::new(), Some("a".to_owned()));
@@ -455,14 +455,15 @@ mod tests {
         let era = witnesses.era();
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Dropped);
         assert!(witnesses.get("key").is_none() && witnesses.era() != era);
-        // It does not overrule a settled witness.
+        // The trusted token does not overrule a settled witness.
         let known = HashMap::from([("key".into(), witness("a"))]);
         let witnesses = Witnesses::new(known, Some("b".to_owned()));
         assert_eq!(disagrees(&witnesses, B, "b"), Disagreement::Excluded);
     }
 
-    /// A token whose key changes while its witness is provisional has encrypted with both, and it
-    /// is unknown which is right. Once the witness is removed, disagreement with it has no effect.
+    /// A token whose key changes while its witness is provisional has encrypted with both keys, and
+    /// it is unknown which is right. Once the witness is removed, disagreement with it has no
+    /// effect.
     #[test]
     fn a_maker_that_changed_its_mind() {
         let witnesses = Witnesses::default();
@@ -477,7 +478,7 @@ mod tests {
         assert!(!witnesses.is_disputed("key"));
     }
 
-    /// Witnesses from elsewhere replace existing ones.
+    /// Witnesses from another source replace existing ones.
     #[test]
     fn adopts_the_word_of_others() {
         let witnesses = Witnesses::default();
@@ -491,7 +492,7 @@ mod tests {
         assert_eq!(witnesses.era(), era);
     }
 
-    /// Tokens that a reload has replaced cannot dispute the witnesses of the new ones.
+    /// Tokens that a reload has replaced cannot dispute the witnesses of the new tokens.
     #[test]
     fn a_former_fleet_has_no_word() {
         let witnesses = Witnesses::default();

@@ -37,26 +37,26 @@ impl Parker {
 /// The workers of one token.
 pub struct WorkerPool {
     inner: Mutex<Inner>,
-    /// Copies of the fields of the same names in `inner`, to be read without the lock.
+    /// Copies of the fields with the same names in `inner`, readable without the lock.
     running: AtomicUsize,
     limit: AtomicUsize,
 }
 
 struct Inner {
-    /// Idle workers. The last one is woken first: its memory is still cached.
+    /// Idle workers. The last one is woken first, since its memory is still cached.
     idle: Vec<Arc<Parker>>,
     /// Workers with a session that are awake and not stalled.
     running: usize,
-    /// Workers whose call takes long, so that another runs in their place.
+    /// Workers in a call that takes long, so that others may run in their place.
     stalled: usize,
     /// Threads that are not abandoned: running, stalled, idle, or about to open a session.
     workers: usize,
-    /// Threads stuck in a call. Negative for a moment if one returns before it is counted.
+    /// Threads stuck in a call. Briefly negative if one returns before it is counted.
     abandoned: isize,
     /// Maximum number that may run at once.
     limit: usize,
     max_workers: usize,
-    /// Number beyond `max_workers`, in place of workers that slow calls of one key occupy.
+    /// Number allowed beyond `max_workers`, to replace workers occupied by slow calls of one key.
     extra: usize,
     configured_workers: usize,
     is_closed: bool,
@@ -70,7 +70,7 @@ impl Inner {
             return 0;
         }
         if self.is_closed {
-            // The last jobs need one worker, if none is left.
+            // The remaining jobs need one worker, even if none is left.
             return usize::from(self.workers == 0);
         }
         (self.limit + self.stalled).min(self.max_workers + self.extra).saturating_sub(self.workers)
@@ -80,13 +80,13 @@ impl Inner {
 /// The reason why a worker stopped waiting for work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wakeup {
-    /// It looks for a job.
+    /// The worker looks for a job.
     Work,
-    /// It ends: there will be no more jobs, or there are too many workers.
+    /// The worker ends: there will be no more jobs, or there are too many workers.
     Leave,
 }
 
-/// The state of a worker whose call is abandoned.
+/// The state of a worker at the time its call is abandoned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerState {
     /// Running.
@@ -106,7 +106,7 @@ pub struct WorkerCounts {
     pub stalled: usize,
     /// Asleep, with a session.
     pub idle: usize,
-    /// With a session or about to have one, without abandoned ones.
+    /// With a session or about to have one, excluding abandoned workers.
     pub workers: usize,
     /// Stuck in a call.
     pub abandoned: usize,
@@ -182,16 +182,16 @@ impl WorkerPool {
                 self.publish(&inner);
                 woken
             };
-            // Not under the lock, because the woken worker will soon need it.
+            // Outside the lock, because the woken worker will soon need it.
             woken.wake();
         }
         false
     }
 
-    /// Returns the number of workers to add for the waiting jobs, and counts them from now on.
+    /// Returns the number of workers to add for the waiting jobs, and counts them as workers.
     pub fn grow(&self, waiting: usize) -> usize {
         let mut inner = self.inner.lock();
-        // Idle workers, and those about to have a session.
+        // Idle workers, and those about to open a session.
         let available = inner.workers.saturating_sub(inner.running + inner.stalled);
         let wanted = match waiting.saturating_sub(available) {
             0 if inner.workers == 0 && !inner.is_closed => 1,
@@ -202,14 +202,14 @@ impl WorkerPool {
         added
     }
 
-    /// Records that a worker has its session and begins to run.
+    /// Records that a worker has opened its session and begins to run.
     pub fn start_running(&self) {
         let mut inner = self.inner.lock();
         inner.running += 1;
         self.publish(&inner);
     }
 
-    /// Records that a running worker stops to open another session.
+    /// Records that a running worker has stopped running, to close its session or open another.
     pub fn stop_running(&self) {
         let mut inner = self.inner.lock();
         inner.running = inner.running.saturating_sub(1);
@@ -222,15 +222,15 @@ impl WorkerPool {
         inner.workers = inner.workers.saturating_sub(1);
     }
 
-    /// Returns whether more workers run than may. This is only a hint; [`Self::wait_for_work`]
-    /// decides.
+    /// Returns whether more workers run than the limit allows. This is only a hint;
+    /// [`Self::wait_for_work`] decides.
     #[must_use]
     pub fn is_over_limit(&self) -> bool {
         self.running.load(Ordering::Relaxed) > self.limit.load(Ordering::Relaxed)
     }
 
-    /// Puts a running worker to sleep that found no job or is one too many, until it is woken.
-    /// `may_sleep` is asked under the lock that [`Self::wake_all`] takes.
+    /// Puts a running worker that found no job or exceeds the limit to sleep until it is woken.
+    /// `may_sleep` is called under the lock that [`Self::wake_all`] takes.
     pub fn wait_for_work(
         &self,
         parker: &Arc<Parker>,
@@ -242,8 +242,8 @@ impl WorkerPool {
             if !may_sleep() {
                 return Wakeup::Work;
             }
-            // A job pushed after this check finds the worker among `idle`, because the lock is
-            // taken after the push.
+            // A job pushed after this check finds the worker among `idle`, because its pusher takes
+            // the lock after the push.
             if !queue.is_empty() && inner.running <= inner.limit {
                 return Wakeup::Work;
             }
@@ -274,7 +274,7 @@ impl WorkerPool {
         self.publish(&inner);
     }
 
-    /// Stops counting a worker whose call hangs.
+    /// Counts a worker whose call hangs as abandoned.
     pub fn abandon(&self, was: WorkerState) {
         let mut inner = self.inner.lock();
         match was {
@@ -287,7 +287,7 @@ impl WorkerPool {
         self.publish(&inner);
     }
 
-    /// Records that the thread of an abandoned worker returned and ends.
+    /// Records that the thread of an abandoned worker has returned and is ending.
     pub fn abandoned_returned(&self) {
         let mut inner = self.inner.lock();
         inner.abandoned -= 1;
@@ -310,14 +310,14 @@ impl WorkerPool {
         self.inner.lock().extra = extra;
     }
 
-    /// Limits the pool to the sessions that are open now, without the one that asked: the token
-    /// gives no more.
+    /// Limits the pool to the sessions that are open now, excluding the calling worker, since the
+    /// token allows no more.
     pub fn cap(&self) {
         let mut inner = self.inner.lock();
         inner.max_workers = inner.workers.saturating_sub(1).max(1);
     }
 
-    /// Removes that limit, since the token may give more by now.
+    /// Removes the limit set by [`Self::cap`], since the token may allow more sessions by now.
     pub fn uncap(&self) {
         let mut inner = self.inner.lock();
         inner.max_workers = inner.configured_workers;
@@ -366,8 +366,8 @@ mod tests {
         assert_eq!(pool.counts().limit, 8);
     }
 
-    /// If only one may run and its call stalls, another takes its place at once; when the call is
-    /// abandoned, still one runs.
+    /// If only one worker may run and its call stalls, another takes its place at once; after the
+    /// call is abandoned, still only one runs.
     #[test]
     fn a_stalled_worker_frees_its_place() {
         let pool = WorkerPool::new(8);
@@ -404,8 +404,8 @@ mod tests {
         assert_eq!(pool.grow(1), 1);
     }
 
-    /// If slow calls of one key occupy more than their share, there are additional sessions for the
-    /// others, and they close when that is over.
+    /// If slow calls with one key occupy more than the key's share, other keys get additional
+    /// sessions, which close when they are no longer needed.
     #[test]
     fn extra_workers() {
         let (pool, queue) = (WorkerPool::new(4), Queue::new(1, 10));
@@ -422,7 +422,8 @@ mod tests {
         assert_eq!(pool.wait_for_work(&Parker::current(), &queue, || true), Wakeup::Leave);
     }
 
-    /// Each job wakes one idle worker, the last first, and closing the pool wakes all.
+    /// Each job wakes one idle worker, the last to become idle first, and closing the pool wakes
+    /// all.
     #[test]
     fn wakes_one_a_job() {
         let pool = Arc::new(WorkerPool::new(4));

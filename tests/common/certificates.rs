@@ -71,7 +71,7 @@ impl Certificates {
         certificates
     }
 
-    /// Replaces the ECDSA server certificate by an RSA one, with a matching authority.
+    /// Replaces the ECDSA server certificate with an RSA one from another authority.
     pub fn make_server_rsa(&self) {
         let ca = authority("RSA server CA");
         let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();

@@ -230,7 +230,7 @@ impl Connection {
         }
     }
 
-    /// Returns whether the peer closes the connection now without sending anything more.
+    /// Returns whether the peer closes the connection without sending anything more.
     pub fn is_at_end(&mut self) -> io::Result<bool> {
         if !self.received.is_empty() {
             return Ok(false);
@@ -238,7 +238,7 @@ impl Connection {
         match self.stream.read(&mut [0]) {
             Ok(0) => Ok(true),
             Ok(_) => Ok(false),
-            // Without close_notify, or by a reset if bytes were left unread.
+            // The end came without close_notify, or as a reset since the peer left bytes unread.
             Err(error)
                 if matches!(
                     error.kind(),

@@ -322,7 +322,7 @@ impl Prepared {
             false => self.activated(),
         };
         if let Some(open_files) = self.open_files {
-            // The shell becomes the proxy.
+            // prlimit executes the proxy in the same process.
             command = Command::new("prlimit");
             command.arg(format!("--nofile={open_files}:{open_files}")).arg(&self.binary);
         }

@@ -56,7 +56,7 @@ pub const GENEROUS_DEADLINE_MILLI: i64 = 20_000;
 
 /// Returns valid settings, which a test may change. [`super::Setup`] fills in paths and switches.
 ///
-/// The deadline is generous, since a busy machine must not fail a test. Tests of deadlines ask for
+/// The deadline is generous, since a busy machine must not fail a test. Tests of deadlines use
 /// [`usual_deadline`].
 pub fn standard() -> Table {
     let mut table = template();

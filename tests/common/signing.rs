@@ -33,7 +33,7 @@ impl Signer {
     }
 
     /// Returns the header fields to add: `x-amz-date` and `authorization`. All of `headers` are
-    /// signed, and `host` as it follows from `url`.
+    /// signed, and so is the `host` of `url`.
     pub fn sign(
         &self,
         method: &str,

@@ -17,9 +17,9 @@ pub const PIN: &str = "1234";
 /// A key to put into a token.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// `aes` or `generic`
+    /// Type: `aes` or `generic`.
     pub kind: &'static str,
-    /// `CKA_LABEL`
+    /// Label (`CKA_LABEL`).
     pub label: &'static str,
     /// Length in bytes.
     pub length: usize,

@@ -1,4 +1,4 @@
-//! The real proxy's audit log: its contents, and tests that lost or changed lines are detected.
+//! The real proxy's audit log: its contents, and the detection of lost or changed lines.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,4 +1,4 @@
-//! The program started without arguments in the directory of its configuration, as `cargo run` does.
+//! The program started without arguments in its configuration's directory, as by `cargo run`.
 
 use crate::calls::four_calls;
 use crate::common::Setup;

@@ -240,7 +240,7 @@ fn slower_than_the_deadline() {
     proxy.wait_for("the key to be served", |_| ask(&client, &token::FULL, "encrypt") == 200);
     proxy.set("hsm_milli = 400");
     let start = Instant::now();
-    // So few that waiting for 16 calls, each counted as its own hang, would take longer.
+    // One caller: 16 calls in a row that each hang until the deadline would take longer.
     let asker = {
         let client = proxy.client();
         std::thread::spawn(move || {

@@ -1,5 +1,5 @@
-//! Limits on connections: in total, per address, requests on each; and tests that strangers cannot
-//! lock out KMS.
+//! Limits on connections: in total, per address, and requests on each. Strangers cannot lock KMS
+//! out.
 
 use std::io::Write as _;
 use std::net::TcpStream;

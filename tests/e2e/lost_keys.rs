@@ -78,7 +78,7 @@ struct Storage {
 }
 
 impl Storage {
-    /// Storage of the only token.
+    /// Returns the storage of the proxy's only token.
     fn of(proxy: &Proxy) -> Self {
         Self::in_directory(&proxy.directory().join("tokens"))
     }

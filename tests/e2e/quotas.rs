@@ -46,7 +46,7 @@ fn requests_per_second() {
 }
 
 /// An HSM with two slow sessions: of forty calls that a store sends at once, four are in progress,
-/// so another store's call is served in time. Answers free the places.
+/// so another store's call is served in time. Each answer frees a place.
 #[test]
 fn calls_in_flight() {
     let mut proxy = Interposed::new(

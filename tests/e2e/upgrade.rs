@@ -62,7 +62,7 @@ impl Drop for Generations {
         for pid in self.0.log().lines().filter_map(|line| {
             line.contains("upgrade: started").then(|| number(line, "pid=")).flatten()
         }) {
-            // The process may have ended long ago, so its number is checked first.
+            // The process may have ended long ago, so its id is checked first.
             let arguments = format!("/proc/{pid}/cmdline");
             if fs::read(arguments).is_ok_and(|it| String::from_utf8_lossy(&it).contains("proxy")) {
                 let _ = Command::new("sh").args(["-c", &format!("kill -KILL {pid}")]).output();

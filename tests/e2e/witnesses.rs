@@ -15,7 +15,7 @@ use crate::metrics::watched;
 const ANOTHER: &str = "another";
 const ENCRYPT: &str = "keys/foo/encrypt";
 
-/// Makes a second token with another key "foo" than the first one's.
+/// Makes a second token whose key "foo" differs from the first token's.
 fn with_a_stranger(setup: Setup) -> Prepared {
     let keys = Value::Array(vec![token::FULL.label.into()]);
     let setup = setup.set_in_store(0, "xks_key_id_set", keys).set("server.pid_file", "proxy.pid");

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs docs/first-hour.md as a new user would: its own commands, in their order, from no token to the
-# console's file and a passing probe. Only the editing of the settings is done by this script.
+# Runs docs/first-hour.md as a new user would: the page's own commands, in order, from no token to
+# the file for the KMS console and a passing probe. This script itself only edits the settings.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -8,7 +8,7 @@ for tool in softhsm2-util pkcs11-tool; do
     command -v "$tool" >/dev/null || { echo "$0: apt-get install softhsm2 opensc" >&2; exit 1; }
 done
 
-# The n-th block of commands of the page. Packages are left out: they are installed, and need root.
+# Prints the page's n-th block of commands. Package installation needs root and is skipped below.
 blocks() {
     awk '
         /^```sh$/ { inside = 1; number++; next }
@@ -21,7 +21,7 @@ use=$(blocks 2)
 
 home=$(mktemp -d)
 trap 'kill %1 2>/dev/null || true; rm -rf "$home"' EXIT
-# rustup and cargo keep what they have in the home directory.
+# rustup and cargo keep their data in the original home directory.
 export CARGO_HOME=${CARGO_HOME:-$HOME/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}
 export HOME=$home
 [[ -z ${CARGO_TARGET_DIR:-} ]] || export PATH="$CARGO_TARGET_DIR/release:$PATH"
@@ -33,7 +33,7 @@ awk -v section="$home/section" '
     /^is_tls_enabled = / { print "is_tls_enabled = true"; next }
     /^tls_cert_pem = / { print "tls_cert_pem = \"tls/server.pem\""; next }
     /^tls_key_pem = / { print "tls_key_pem = \"tls/server.key\""; next }
-    # The first of the two stores goes, up to where the second one begins.
+    # Removes the first of the two stores.
     /^\[\[external_key_stores\]\]$/ { store++ }
     store == 1 { next }
     store == 2 && /^xks_key_id_set = / {
@@ -44,7 +44,7 @@ awk -v section="$home/section" '
     { print }
 ' settings.toml >edited.toml
 cat edited.toml >settings.toml
-# In this shell, so that the proxy can be ended, and with its output elsewhere.
+# Runs in this shell, so that the proxy can be killed, and redirects the proxy's output.
 eval "$(sed 's/^xks-proxy & /xks-proxy >log 2>\&1 \& /' <<<"$use")" >"$home/used"
 cat "$home/used"
 grep -q ' 0 failed' "$home/used"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# What an independent TLS scanner says of the proxy, once with an ECDSA P-256 certificate and once
-# with an RSA certificate of 2,048 bits: sslyze (PyPI), compared with Mozilla's "intermediate"
-# configuration, and testssl.sh where TESTSSL names it. Ends with 1 if either finds a weakness that
-# is not in the two lists below.
+# Scans the proxy with independent TLS scanners, once with an ECDSA P-256 certificate and once with
+# a 2,048-bit RSA certificate: sslyze (PyPI), compared with Mozilla's "intermediate" configuration,
+# and testssl.sh if TESTSSL names it. Exits with 1 if either finds a weakness that tls_scan.py does
+# not expect.
 #
 # usage: tls-scan.sh [PROXY]
 #
-# PROXY is target/release/xks-proxy, or else target/debug/xks-proxy, if it is not given. SSLYZE is
-# the command that runs sslyze (`python3 -m sslyze`, `sslyze`); without it, sslyze is installed into
-# a virtual environment below target/. Needs SoftHSM2, OpenSC, OpenSSL, curl, jq, python3-venv.
+# PROXY defaults to target/release/xks-proxy, or else target/debug/xks-proxy. SSLYZE is the command
+# that runs sslyze (`python3 -m sslyze`, `sslyze`); without it, sslyze is installed into a virtual
+# environment below target/. Needs SoftHSM2, OpenSC, OpenSSL, curl, jq, python3-venv.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -55,8 +55,8 @@ softhsm2-util --init-token --free --label xks-proxy --so-pin 87654321 --pin 1234
 pkcs11-tool --module "$module" --token-label xks-proxy --login --pin 1234 \
     --keygen --key-type AES:32 --label foo --id f0 >/dev/null 2>&1
 
-# An authority of its own, and a server's certificate of each kind, as KMS would accept them but
-# for the authority.
+# A test authority, and a server certificate of each kind, which KMS would accept apart from the
+# authority.
 cd "$directory"
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 90 -keyout ca.key \
     -out ca.pem -subj '/CN=an authority for this test' \
@@ -97,7 +97,7 @@ s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 failures=0
 for kind in ecdsa rsa; do
     start "$kind"
-    # Its exit status is that of the comparison with Mozilla's configuration.
+    # sslyze's exit status only reflects the comparison with Mozilla's configuration.
     $SSLYZE --certinfo --certinfo_ca_file ca.pem --sslv2 --sslv3 --tlsv1 --tlsv1_1 --tlsv1_2 \
         --tlsv1_3 --elliptic_curves --resum --early_data --compression --reneg --fallback \
         --heartbleed --openssl_ccs --robot --ems --mozilla_config intermediate \

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Reads what a TLS scanner found (sslyze's JSON, or testssl.sh's), prints it in few lines, and
-ends with 1 if there is a weakness among it."""
+"""Summarises the findings of a TLS scanner (the JSON of sslyze or testssl.sh), and exits with 1 if
+there is a weakness among them."""
 
 import argparse
 import json
 import sys
 
-#: The suites that the XKS Proxy API specification names, and no others.
+#: The suites named in the XKS Proxy API specification.
 SUITES = {
     "TLS_AES_256_GCM_SHA384",
     "TLS_CHACHA20_POLY1305_SHA256",
@@ -15,7 +15,7 @@ SUITES = {
 }
 OLD = ("ssl_2_0", "ssl_3_0", "tls_1_0", "tls_1_1")
 NEW = ("tls_1_2", "tls_1_3")
-#: testssl.sh rates these above INFO, and why that is no weakness here.
+#: Findings that testssl.sh rates above INFO, and why they are no weakness here.
 EXPECTED = {
     "cert_revocation": "no CRL and no OCSP in a private authority's certificate",
     "DNS_CAArecord": "localhost has none",
@@ -25,7 +25,7 @@ EXPECTED = {
 
 
 def sslyze(results):
-    """What it accepts, and what is wrong with that."""
+    """Returns notes on what the server accepts, and its weaknesses."""
     [server] = results["server_scan_results"]
     assert server["scan_status"] == "COMPLETED", server["scan_status"]
     scan = server["scan_result"]
@@ -80,7 +80,7 @@ def sslyze(results):
 
 
 def testssl(results):
-    """Everything that it rates above INFO."""
+    """Returns notes, and the unexpected findings rated above INFO."""
     rated = [it for it in results if it["severity"] not in ("OK", "INFO", "DEBUG")]
     notes = [f"{len(results)} findings"]
     wrong = []

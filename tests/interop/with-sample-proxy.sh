@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Shows that ciphertexts are interchangeable with those of the reference proxy
-# (aws-samples/aws-kms-xks-proxy): what one encrypts the other decrypts, both ways, with and
-# without additional authenticated data, with and without ciphertext metadata, on one SoftHSM2
-# token and one AES-256 key.
+# Tests that ciphertexts are interchangeable with those of the reference proxy
+# (aws-samples/aws-kms-xks-proxy): each proxy decrypts the other's ciphertexts, with and without
+# additional authenticated data, with and without ciphertext metadata, on one SoftHSM2 token and one
+# AES-256 key.
 #
 # usage: with-sample-proxy.sh SAMPLE-PROXY [THIS-PROXY]
 #
-# SAMPLE-PROXY is the reference proxy's binary (cargo build --release in its xks-axum/);
-# THIS-PROXY is target/release/xks-proxy, or else target/debug/xks-proxy, if it is not given.
-# Needs SoftHSM2, OpenSC (pkcs11-tool), curl 7.76 or later, jq, python3:
+# SAMPLE-PROXY is the reference proxy's binary (cargo build --release in its xks-axum/); THIS-PROXY
+# defaults to target/release/xks-proxy, or else target/debug/xks-proxy. Needs SoftHSM2, OpenSC
+# (pkcs11-tool), curl 7.76 or later, jq, python3:
 # apt-get install softhsm2 opensc curl jq python3
 set -euo pipefail
 
@@ -65,7 +65,7 @@ free_port() {
 s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-# start NAME BINARY METADATA: a proxy; its port is left in ports[NAME].
+# start NAME BINARY METADATA: starts a proxy and stores its port in ports[NAME].
 declare -A ports
 start() {
     local name=$1 binary=$2 metadata=$3 port
@@ -85,7 +85,7 @@ start() {
     fail "$name does not answer"
 }
 
-# call NAME OPERATION: posts standard input, prints the answer.
+# call NAME OPERATION: posts standard input and prints the answer.
 call() {
     curl --silent --show-error --fail-with-body --max-time 20 \
         --header 'Content-Type: application/json' \

@@ -1,10 +1,10 @@
-//! Which file takes names from which: circles, and arrows from a lower floor to a higher one.
+//! Imports between files: circles, and arrows from a lower floor to a higher one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::tree::Tree;
 
-/// Names that one file takes from another, by the two files.
+/// Names that one file imports from another, by importing file and imported file.
 pub type Arrows = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 pub fn arrows(tree: &Tree) -> Arrows {
@@ -22,7 +22,7 @@ pub fn arrows(tree: &Tree) -> Arrows {
     arrows
 }
 
-/// Files that import each other, directly or through others, each set once.
+/// Returns the sets of files that import each other, directly or indirectly.
 pub fn circles(arrows: &Arrows) -> Vec<BTreeSet<String>> {
     let reached: BTreeMap<&String, _> =
         arrows.keys().map(|file| (file, reached_from(arrows, file))).collect();
@@ -50,7 +50,7 @@ fn reached_from(arrows: &Arrows, file: &str) -> BTreeSet<String> {
     reached
 }
 
-/// The arrows between the files of a circle, a line each.
+/// The arrows between the files of a circle, one per line.
 pub fn ties(arrows: &Arrows, circle: &BTreeSet<String>) -> String {
     let mut lines = String::new();
     for from in circle {
@@ -64,13 +64,13 @@ pub fn ties(arrows: &Arrows, circle: &BTreeSet<String>) -> String {
     lines
 }
 
-/// The folder, or file without its extension, that a path below `src/` begins with.
+/// The first component of a path below `src/`: a folder, or a file without its extension.
 pub fn top(path: &str) -> &str {
     path.split('/').next().unwrap_or_default().trim_end_matches(".rs")
 }
 
-/// Arrows from one folder to another of the same floor or a higher one, and folders without a
-/// floor. `floors` begins with the ground.
+/// Arrows from one folder to another on the same or a higher floor, and folders without a floor.
+/// `floors` begins with the lowest.
 pub fn upward(arrows: &Arrows, floors: &[&[&str]]) -> Vec<String> {
     let floor = |path: &str| floors.iter().position(|floor| floor.contains(&top(path)));
     let mut wrong = Vec::new();

@@ -6,14 +6,14 @@ use syn::{Block, ImplItem, Item, Signature, Visibility};
 
 use crate::tree::{attributes_of, is_for_tests};
 
-/// A function, and its lines from the signature to the closing brace.
+/// A function and its number of lines, from the signature to the closing brace.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Length {
     pub name: String,
     pub lines: usize,
 }
 
-/// All functions and methods in `text` but those of tests; a method bears its type's name.
+/// Returns all functions and methods in `text` except tests; a method's name includes its type.
 pub fn lengths(text: &str) -> Vec<Length> {
     let file = syn::parse_file(text).expect("Rust");
     let mut lengths = Lengths::default();
@@ -24,7 +24,7 @@ pub fn lengths(text: &str) -> Vec<Length> {
 #[derive(Default)]
 struct Lengths {
     found: Vec<Length>,
-    /// The type whose methods are visited.
+    /// The type whose methods are being visited.
     owner: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The rules of `docs/architecture.md` on who may import whom, and on sizes, read off the sources.
+//! The rules of `docs/architecture.md` on imports and sizes, checked against the sources.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "tests")]
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// One source file.
 pub struct Source {
-    /// Below `src/`.
+    /// Path relative to `src/`.
     pub path: String,
     pub text: String,
 }

@@ -1,4 +1,4 @@
-//! No circles, no arrows upward, no long files or functions.
+//! No import circles, no arrows upward, no long files or functions.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -8,14 +8,14 @@ use crate::functions::lengths;
 use crate::sources::{Source, sources};
 use crate::tree::Tree;
 
-/// Lines of one file, its tests included.
+/// Maximum number of lines of a file, including its tests.
 const MAX_FILE_LINES: usize = 600;
 
-/// Lines of one function, from its signature to the closing brace.
+/// Maximum number of lines of a function, from its signature to the closing brace.
 const MAX_FUNCTION_LINES: usize = 70;
 
-/// The order of the folders and top files of `src/`, the ground first: each takes names from lower
-/// floors alone.
+/// The folders and top-level files of `src/` by floor, the lowest first: each imports only from
+/// lower floors.
 const FLOORS: &[&[&str]] = &[
     &["limits", "rate", "decimal", "exit", "random"],
     &["job", "observe", "policy", "output"],
@@ -54,7 +54,7 @@ fn long_files(sources: &[Source]) -> Vec<String> {
     long.map(|(source, lines)| format!("src/{} has {lines} lines", source.path)).collect()
 }
 
-/// A parent and its children make no circle either: names that they share have a file of their own.
+/// This includes circles of a parent and its children: names that both use need a separate file.
 #[test]
 fn no_file_is_in_a_circle() {
     let circles = circles(&ARROWS);
@@ -68,7 +68,7 @@ fn arrows_run_downward() {
     assert!(wrong.is_empty(), "upward, or without a floor:\n{}", wrong.join("\n"));
 }
 
-/// Each top folder has one floor, so the rule above overlooks none.
+/// Each top-level folder is on exactly one floor, so the rule above covers all of them.
 #[test]
 fn each_folder_has_one_floor() {
     let floors: Vec<_> = FLOORS.iter().flat_map(|floor| floor.iter()).collect();
@@ -84,13 +84,13 @@ fn functions_are_short() {
     assert!(long.is_empty(), "over {MAX_FUNCTION_LINES} lines: {long:?}");
 }
 
-/// A file has one reason to exist, and can be read in one sitting.
+/// A file should have one reason to exist and be readable in one sitting.
 #[test]
 fn files_are_small() {
     assert_eq!(long_files(&sources()), [""; 0]);
 }
 
-/// A small tree in which one file has this text.
+/// Returns a small tree in which the file at `path` has this text.
 fn made_up(path: &str, text: &str) -> Vec<Source> {
     let mut sources = vec![
         Source::new("lib.rs", "mod limits; mod rate; pub mod hsm;"),

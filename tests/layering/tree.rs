@@ -1,4 +1,4 @@
-//! The modules of a crate, and the file that defines what a path names.
+//! The modules of a crate, and resolution of paths to the files that define their targets.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,31 +11,31 @@ use crate::sources::Source;
 /// Index of a module in a tree.
 pub type ModuleId = usize;
 
-/// A path by its segments.
+/// The segments of a path.
 pub type Segments = Vec<String>;
 
-/// Imports that lead to one another and no further.
+/// Maximum number of imports followed to resolve a path.
 const MAX_HOPS: usize = 16;
 
-/// A file's module, or one written inside a file.
+/// A module with its own file, or one written inside a file.
 pub struct Module {
-    /// Below `src/`.
+    /// Path relative to `src/`.
     pub file: String,
     parent: Option<ModuleId>,
     children: HashMap<String, ModuleId>,
-    /// From the name in this module to the path imported.
+    /// Imported paths by their names in this module.
     imports: HashMap<String, Segments>,
-    /// Modules all of whose names are imported.
+    /// Modules imported by a glob.
     globs: Vec<Segments>,
     items: HashSet<String>,
-    /// Paths that the code names, private imports included. A re-export alone uses nothing.
+    /// Paths that the code uses, including private imports. A mere re-export uses nothing.
     pub used: Vec<Segments>,
 }
 
-/// All modules below `lib.rs` and `main.rs`, without tests.
+/// All modules below `lib.rs` and `main.rs`, except tests.
 pub struct Tree {
     pub modules: Vec<Module>,
-    /// The root of the crate that `main.rs` names as a dependency.
+    /// The root of the library crate, which `main.rs` depends on.
     library: ModuleId,
     library_name: String,
 }
@@ -43,7 +43,7 @@ pub struct Tree {
 /// Target of a path.
 enum Found {
     Module(ModuleId),
-    /// An item, by the module that defines it.
+    /// An item, given by the module that defines it.
     Item(ModuleId),
 }
 
@@ -110,8 +110,8 @@ impl Tree {
         id
     }
 
-    /// The file that defines what `path`, written in module `from`, names; `None` for a module (the
-    /// paths that go on from it count) and for what is not of this crate.
+    /// Returns the file that defines the target of `path` as written in module `from`; `None` for a
+    /// module (only longer paths through it count) and for targets outside the crate.
     pub fn defining_file(&self, from: ModuleId, path: &[String]) -> Option<&str> {
         match self.find(from, path, 0)? {
             Found::Module(_) => None,
@@ -135,7 +135,7 @@ impl Tree {
             module = match segment.as_str() {
                 "super" => self.modules[module].parent?,
                 "self" => module,
-                // What a macro defines has no item of its name.
+                // Names defined by a macro are not known as items.
                 name => match self.find_in(module, name, hops).unwrap_or(Found::Item(module)) {
                     Found::Module(module) => module,
                     item => return Some(item),
@@ -157,7 +157,7 @@ impl Tree {
             return None;
         }
         if let Some(path) = module.imports.get(name) {
-            // An import may bear the name of the crate that it is from.
+            // An import may have the same name as the crate that it comes from.
             return if path[0] == name { None } else { self.find(id, path, hops + 1) };
         }
         module.globs.iter().find_map(|glob| match self.find(id, glob, hops + 1)? {
@@ -174,7 +174,7 @@ impl Tree {
     }
 }
 
-/// The folder of the modules that the file at `path` declares.
+/// Returns the folder of the modules that the file at `path` declares.
 fn children_of(path: &str) -> String {
     let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
     let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
@@ -220,7 +220,7 @@ pub fn is_for_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// The attributes of an item that may be left to tests.
+/// Returns the attributes of an item, which may restrict it to tests.
 pub fn attributes_of(item: &Item) -> &[Attribute] {
     match item {
         Item::Const(item) => &item.attrs,
@@ -238,7 +238,7 @@ pub fn attributes_of(item: &Item) -> &[Attribute] {
     }
 }
 
-/// Reads one module's imports and paths; modules inside it are left to the caller.
+/// Collects one module's imports and paths; nested modules are handled by the caller.
 #[derive(Default)]
 struct Reader<'a> {
     imports: HashMap<String, Segments>,
@@ -274,7 +274,7 @@ impl Reader<'_> {
         self.imports.insert(name, path);
     }
 
-    /// Paths in the arguments of a macro, which are not parsed.
+    /// Collects paths in a macro's arguments, which are not parsed.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path = Segments::new();
         let mut colons = 0;

@@ -1,8 +1,8 @@
-//! Words that stand in some folders only, or never.
+//! Words that may occur only in certain folders, or nowhere.
 
 use crate::sources::sources;
 
-/// Without comments, and without the tests at the end, which may name what they like.
+/// Returns the code without comments and without the tests at the end, which may use any word.
 fn code_of(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
     let mut code = String::new();
@@ -24,8 +24,8 @@ fn names(code: &str, word: &str) -> bool {
     })
 }
 
-/// Nothing below `directory` (a directory, or one file) names any of `words`, and there is
-/// something below it.
+/// Asserts that no file below `directory` (a directory or a file) names any of `words`, and that at
+/// least one file exists there.
 fn never(directory: &str, words: &[&str]) {
     let mut looked_at = 0;
     for source in sources().iter().filter(|source| source.path.starts_with(directory)) {
@@ -37,7 +37,7 @@ fn never(directory: &str, words: &[&str]) {
     assert!(looked_at > 0, "src/{directory} is not there");
 }
 
-/// `word` is named in these places only.
+/// Asserts that `word` is named in these places only.
 fn only(word: &str, places: &[&str]) {
     for source in sources() {
         if names(&code_of(&source.text), word) {
@@ -50,7 +50,7 @@ fn only(word: &str, places: &[&str]) {
     }
 }
 
-/// The protocol core has no I/O, no threads and no clock, and knows no HSM.
+/// The protocol core has no I/O, threads or clock, and does not depend on the HSM.
 #[test]
 fn proto_is_sans_io() {
     never(
@@ -78,7 +78,7 @@ fn proto_is_sans_io() {
     );
 }
 
-/// Of std::net the core takes the address, for the log.
+/// The only type of std::net in the core is the address, for the log.
 #[test]
 fn proto_takes_only_addresses_from_std_net() {
     for source in sources().iter().filter(|source| source.path.starts_with("proto/")) {
@@ -87,13 +87,13 @@ fn proto_takes_only_addresses_from_std_net() {
     }
 }
 
-/// The HSM side knows no protocol.
+/// The HSM side does not depend on the protocol.
 #[test]
 fn hsm_knows_no_protocol() {
     never("hsm/", &["proto::", "server::", "httparse", "simd_json", "mio", "rustls"]);
 }
 
-/// Queues and workers know outcomes; what a CK_RV is stays in pkcs11/.
+/// Queues and workers handle outcomes; CK_RV values do not leave pkcs11/.
 #[test]
 fn queue_and_worker_name_no_pkcs11_type() {
     for source in sources() {
@@ -107,7 +107,7 @@ fn queue_and_worker_name_no_pkcs11_type() {
     }
 }
 
-/// The vocabulary shared by both sides names neither, and the limits name nothing.
+/// The vocabulary that protocol and HSM share depends on neither, and the limits depend on nothing.
 #[test]
 fn the_shared_words_know_nobody() {
     never("job.rs", &["proto", "hsm", "server", "settings", "observe", "cryptoki"]);
@@ -116,7 +116,8 @@ fn the_shared_words_know_nobody() {
     never("observe/", &["proto::", "hsm::", "server::"]);
 }
 
-/// One file talks to C. The demo makes its token as an administrator would, beside the proxy.
+/// Only one file calls C. The demo makes its token with `cryptoki`, as an administrator would,
+/// separately from the proxy.
 #[test]
 fn unsafe_code_is_in_one_file() {
     only("unsafe", &["hsm/pkcs11/ffi.rs"]);
@@ -124,8 +125,8 @@ fn unsafe_code_is_in_one_file() {
     only("cryptoki", &["demo/"]);
 }
 
-/// Another TLS library would change the file that speaks it and those that configure it; the
-/// command line's client is a program of its own, and the admin listener blocks.
+/// Another TLS library would affect only the server's TLS file, its configuration in the settings,
+/// the command line's client, and the admin listener, which uses blocking I/O.
 #[test]
 fn rustls_is_in_few_places() {
     let places =
@@ -134,7 +135,7 @@ fn rustls_is_in_few_places() {
     only("rustls_pki_types", &places);
 }
 
-/// A policy is asked through one type, whatever it is written in; it knows nobody who asks.
+/// Policies have a single interface, whatever their language, and do not depend on their callers.
 #[test]
 fn policies_know_nobody() {
     never("policy/", &["proto::", "hsm::", "server::", "settings::", "simd_json", "std::fs"]);
@@ -143,7 +144,7 @@ fn policies_know_nobody() {
     only("regorus", &["policy/rego.rs", "policy/recursion.rs"]);
 }
 
-/// Sockets, readiness and wakers are the server's.
+/// Only the server uses sockets, readiness and wakers.
 #[test]
 fn sockets_are_in_the_server() {
     for word in ["mio", "socket2", "slab"] {
@@ -151,7 +152,7 @@ fn sockets_are_in_the_server() {
     }
 }
 
-/// These macros panic when nobody reads the output any more.
+/// These macros panic once the output's reader has exited.
 #[test]
 fn output_goes_through_one_file() {
     for word in ["println!", "print!", "eprintln!", "eprint!"] {
@@ -159,7 +160,7 @@ fn output_goes_through_one_file() {
     }
 }
 
-/// The rules above would see a violation.
+/// The helpers above detect violations.
 #[test]
 fn the_rules_can_fail() {
     let code = code_of("use mio::Poll; // not rustls\nfn f() { Instant::now(); }\n");

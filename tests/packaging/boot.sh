@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Starts a systemd in a copy-on-write view of this machine, which runs one command and ends.
-# Arguments: a directory of ours, which the view has as /mnt; the command. Its output is in
-# test.log there, and there is a file "passed" if it succeeded.
+# Starts a systemd in a copy-on-write view of this machine, which runs one command and exits.
+# Arguments: a directory, mounted in the view as /mnt; the command. The command's output goes to
+# test.log there, and a file "passed" is created if it succeeded.
 #
-# To be run by `unshare --mount --net`: mounts and ports go with those namespaces.
+# To be run by `unshare --mount --net`: mounts and ports disappear with those namespaces.
 set -euo pipefail
 shared=$1 command=$2
 
@@ -15,8 +15,8 @@ mount -t cgroup2 none "$view/cgroup"
 group=$view/cgroup/xks-proxy-test.$$
 mkdir "$group"
 ip link set lo up
-# In the view there is an init system, and packages are to start and stop services as on a server:
-# images for containers forbid that (invoke-rc.d(8)).
+# The view has an init system, and packages should start and stop services as on a server, which
+# container images forbid (invoke-rc.d(8)).
 rm -f "$view/root/usr/sbin/policy-rc.d"
 
 units=$view/root/etc/systemd/system
@@ -38,8 +38,8 @@ Requires=test.service
 After=test.service
 END
 
-# In a group and in namespaces of its own, it is a container's to itself, and leaves the machine's
-# clock, name and kernel parameters alone.
+# In its own control group and namespaces, systemd is isolated like a container, and does not touch
+# the machine's clock, name or kernel parameters.
 (
     echo "$BASHPID" >"$group/cgroup.procs"
     exec unshare --cgroup --uts --ipc --mount --pid --fork --kill-child \

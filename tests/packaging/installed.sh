@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Run by packages.sh under a systemd that is thrown away: installs the package that it is given, as
-# an administrator would, and uses it.
+# Run by packages.sh under a temporary systemd: installs the given package as an administrator
+# would, and uses it.
 set -euo pipefail
 
 package=$1
-# Not below /tmp: systemd mounts one of its own when the first unit asks for it.
+# Not below /tmp: systemd mounts a new one when the first unit asks for it.
 work=${0%/*}/work
 mkdir "$work"
 fail() {
@@ -14,7 +14,7 @@ fail() {
 install_it() {
     case $package in
     *.deb) dpkg --install "$package" ;;
-    # Where dpkg rules, rpm knows of no library.
+    # On a system with dpkg, rpm does not know the installed libraries.
     *.rpm) rpm --upgrade --nodeps --force "$package" ;;
     esac
 } >"$work/install.log" 2>&1
@@ -31,7 +31,7 @@ told() {
 }
 trap 'status=$?; [[ $status = 0 ]] || told; exit $status' EXIT
 
-# Whose each thing is, and who may do what.
+# owned PATH 'OWNER:GROUP MODE': fails if the file's owner, group or mode differs.
 owned() {
     local found
     found=$(stat -c '%U:%G %a' "$1") || fail "$1 is missing"
@@ -40,7 +40,7 @@ owned() {
 
 install_it
 owned /usr/bin/xks-proxy 'root:root 755'
-# It is built without the demo, which may install SoftHSM2, and says so.
+# Packages are built without the demo, which may install SoftHSM2, and the command says so.
 if grep --quiet --text apt-get /usr/bin/xks-proxy; then fail 'it can run a package manager'; fi
 status=0
 xks-proxy demo 2>"$work/demo" || status=$?
@@ -73,7 +73,7 @@ done
 version=$(xks-proxy --version)
 [[ ${package##*/} = xks-proxy[-_]"${version#xks-proxy }"[-_]* ]] || fail "it is $version"
 
-# As installed it serves nothing: it says what is missing, which is what nobody else can know.
+# As installed it serves nothing, and names the settings that only the administrator can fill in.
 export XKS_PROXY_SETTINGS_TOML=/etc/xks-proxy/settings.toml
 status=0
 xks-proxy check >"$work/check.log" 2>&1 || status=$?
@@ -83,7 +83,7 @@ for missing in tls_cert_pem sigv4_secret_access_key_file user_pin_file PKCS11_HS
 done
 if grep -q 'no such member' "$work/check.log"; then fail 'check does not know a member'; fi
 
-# Filled in, by the words of the file's own comments.
+# The settings filled in, as the file's own comments say.
 secret() { install -o root -g xks-proxy -m 0640 /dev/stdin "/etc/xks-proxy/$1"; }
 echo 1234 | secret user_pin
 echo 0123456789012345678901234567890123456789012 | secret sigv4_secret_access_key
@@ -97,7 +97,7 @@ sed -i -e 's/^sigv4_access_key_id = .*/sigv4_access_key_id = "ABCDEFGHIJKLMNOPQR
     -e 's/^xks_key_id_set = .*/xks_key_id_set = ["foo"]/' \
     -e "s#^PKCS11_HSM_MODULE = .*#PKCS11_HSM_MODULE = \"$module\"#" "$XKS_PROXY_SETTINGS_TOML"
 
-# SoftHSM2 in the HSM's place writes, which the unit's drop-in has to permit.
+# SoftHSM2, used in place of an HSM, writes files, which the unit's drop-in must permit.
 tokens=/var/lib/xks-proxy-tokens
 install -d -o xks-proxy -g xks-proxy -m 0700 $tokens
 export SOFTHSM2_CONF=/etc/xks-proxy/softhsm2.conf
@@ -116,7 +116,7 @@ as_user=(setpriv --reuid xks-proxy --regid xks-proxy --init-groups --bounding-se
 "${as_user[@]}" xks-proxy check --hsm --strict >"$work/check.log" 2>&1 ||
     fail 'check of the filled-in settings'
 
-# The unit starts it: with its own user, sandbox and ports, and it is told that it is up.
+# The unit starts it with its own user, sandbox and ports, and receives its readiness notification.
 systemctl daemon-reload
 systemctl start xks-proxy || fail 'it does not start'
 for ((tries = 0; ; tries++)); do
@@ -130,8 +130,8 @@ for line in $'Uid:\t'"$(id -u xks-proxy)" $'NoNewPrivs:\t1' $'Seccomp:\t2'; do
     grep -q "^$line" "/proc/$process/status" || fail "its status is not $line"
 done
 
-# Another version keeps what was filled in, and whose it is; removal leaves what is not the
-# package's.
+# Installing again keeps the filled-in settings and their owner; removal leaves files that are not
+# the package's.
 install_it
 grep -q ABCDEFGHIJKLMNOPQRST "$XKS_PROXY_SETTINGS_TOML" || fail 'the settings were overwritten'
 owned "$XKS_PROXY_SETTINGS_TOML" 'root:xks-proxy 640'

@@ -1,7 +1,7 @@
-"""What a schema cannot know: whether manifests, settings and the program's own names agree.
+"""Checks beyond a schema: whether manifests, settings and the program's own names agree.
 
-Arguments: the manifests of an overlay, as kustomize renders them; where to write the settings
-file that they mount.
+Arguments: the manifests of an overlay, as kustomize renders them; the path to which the settings
+file that they mount is written.
 """
 
 import re
@@ -14,8 +14,8 @@ import yaml
 SOURCE = Path(__file__).resolve().parents[2]
 LABELS = {"app.kubernetes.io/name": "xks-proxy"}
 ANNOTATION = "service.beta.kubernetes.io/aws-load-balancer-"
-# Beside drain_delay_milli and drain_timeout_milli, for the HSM's sessions to be closed and the
-# process to end.
+# Time in addition to drain_delay_milli and drain_timeout_milli, for closing the HSM's sessions and
+# exiting.
 GRACE_BESIDE_MILLI = 5_000
 
 failures = []

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What can be checked of container image, Kubernetes manifests and CloudFormation template without
-# Docker, a cluster or an AWS account. Needs kubectl or kustomize; tools of PyPI are installed below
-# target/.
+# Checks the container image, Kubernetes manifests and CloudFormation template as far as possible
+# without Docker, a cluster or an AWS account. Needs kubectl or kustomize; tools from PyPI are
+# installed below target/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -34,7 +34,7 @@ if ! grep -q "^ARG RUST_IMAGE=rust:$rust[.-]" packaging/docker/Dockerfile; then
     exit 1
 fi
 mkdir "$work/sources"
-# Each COPY from outside: the last word is where to.
+# Copies the sources of each COPY from the build context; its last word is the destination.
 sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' packaging/docker/Dockerfile | tr ' ' '\n' | sort -u |
     (cd "$work/sources" && while read -r path; do
         mkdir -p "$(dirname "$path")" && cp -R "$OLDPWD/$path" "$path"
@@ -48,14 +48,14 @@ for overlay in packaging/kubernetes/overlays/*; do
     name=$(basename "$overlay")
     echo "Kubernetes, overlay $name: kustomize, kubernetes-validate, our own rules, xks-proxy check"
     render "$overlay" >"$work/$name.yaml"
-    # The oldest release that knows all fields, and the newest that the tool knows.
+    # The oldest release with all fields used, and the newest that the tool supports.
     for version in 1.31 1.37; do
         "$tools/bin/kubernetes-validate" --strict --quiet -k "$version" "$work/$name.yaml"
     done
     "$tools/bin/python" tests/packaging/manifests.py "$work/$name.yaml" "$work/$name.toml"
 done
 
-# Each pod's settings are right, strictly, once what the cluster mounts is there.
+# Each pod's settings pass the strict check once the files that the cluster mounts exist.
 cargo build --quiet --locked --bin xks-proxy
 mkdir -p "$work/run/secrets/xks-proxy" "$work/run/secrets/xks-proxy-tls"
 touch "$work/run/pkcs11.so"

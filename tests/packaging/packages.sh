@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the deb and the rpm, and has tests/packaging/installed.sh install and use each under a
-# systemd of its own, in a copy-on-write view of this machine of which nothing is left behind. As
-# root; with dpkg, rpm and systemd.
+# separate systemd, in a copy-on-write view of this machine that leaves nothing behind. Needs root,
+# dpkg, rpm and systemd.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -28,7 +28,7 @@ for package in target/packages/*.deb target/packages/*.rpm; do
     echo "== $package"
     rm -rf "${shared:?}"/*
     cp "$package" tests/packaging/installed.sh "$shared"
-    # A systemd that ends says so with a signal.
+    # Powering off ends systemd by a signal, so the exit status says nothing.
     timeout 300 unshare --mount --net tests/packaging/boot.sh "$shared" \
         "/mnt/installed.sh /mnt/${package##*/}" >"$shared/systemd.log" 2>&1 || true
     if [[ ! -e $shared/passed ]]; then

@@ -1,5 +1,5 @@
-//! The profile "bench", which packages and figures have too, makes every optimisation that "release"
-//! leaves out so that it builds soon.
+//! The profile "bench", also used for packages and published figures, enables every optimisation
+//! that "release" omits for faster builds.
 #![expect(clippy::expect_used, reason = "tests")]
 
 use toml::{Table, Value};
@@ -13,7 +13,7 @@ fn table<'a>(parent: &'a Table, name: &str) -> Option<&'a Table> {
     parent.get(name).and_then(Value::as_table)
 }
 
-/// The settings of `manifest` by which packages would be less than fully optimised.
+/// The settings of `manifest` that would leave packages less than fully optimised.
 fn shortcomings(manifest: &Table) -> Vec<String> {
     let profiles = manifest["profile"].as_table().expect("profiles");
     let bench = table(profiles, "bench").expect("a profile for benches");
@@ -27,7 +27,7 @@ fn shortcomings(manifest: &Table) -> Vec<String> {
     expect(Some(bench), "bench", "lto", "thin".into());
     expect(Some(bench), "bench", "codegen-units", 1.into());
     expect(Some(bench), "bench", "debug", "line-tables-only".into());
-    // Exceptions are inherited, package by package.
+    // Exceptions are inherited for each package separately.
     let exceptions = table(profiles, "release").and_then(|it| table(it, "package"));
     let resets = table(bench, "package");
     for (package, settings) in exceptions.into_iter().flatten() {

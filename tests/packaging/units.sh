@@ -1,6 +1,6 @@
 #!/bin/sh
-# systemd's own opinion of the units in packaging/systemd: that it understands every line of them,
-# and how exposed the service is (0 to 10; at most 2.0).
+# Checks the units in packaging/systemd with systemd's own tools: every line must be understood, and
+# the service's exposure (0 to 10) must be at most 2.0.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -13,18 +13,18 @@ command -v systemd-analyze >/dev/null || {
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
-# verify wants to see the programs and the services that the units name.
+# verify requires the programs and services that the units name to exist.
 cp packaging/systemd/xks-proxy.service packaging/systemd/xks-proxy.socket "$root/"
 printf '[Service]\nExecStart=/bin/true\n' >"$root/nc_hardserver.service"
 sed -i "s|/usr/bin/xks-proxy|/bin/true|" "$root/xks-proxy.service"
 
-# Fails with what it says: a line that is not understood is only a warning to systemd.
+# Fails on any output about our units: systemd only warns of a line that it does not understand.
 verify() {
     said=$(SYSTEMD_LOG_LEVEL=warning systemd-analyze --man=no verify "$@" 2>&1) || {
         echo "$said" >&2
         exit 1
     }
-    # Of this machine's own units nothing is held against ours.
+    # Ignores messages about this machine's own units.
     said=$(echo "$said" | grep -F "$root" || true)
     [ -z "$said" ] || { echo "$said" >&2; exit 1; }
 }
@@ -43,7 +43,7 @@ if [ "$version" -ge 253 ]; then
     rm "$root/xks-proxy.service.d/notify-reload.conf"
 fi
 
-# A mistake would be seen.
+# Asserts that a mistake is detected.
 printf '[Service]\nProtectSytem=strict\n' >"$root/xks-proxy.service.d/mistake.conf"
 if (verify "$root/xks-proxy.service") 2>/dev/null; then
     echo 'a mistake in a unit is not seen' >&2
@@ -51,7 +51,7 @@ if (verify "$root/xks-proxy.service") 2>/dev/null; then
 fi
 rm "$root/xks-proxy.service.d/mistake.conf"
 
-# Names of groups and users that are not on this machine are of no concern to it.
+# Users and groups missing on this machine do not matter here.
 systemd-analyze security --offline=true --threshold="$MAX_EXPOSURE_TENTHS" \
     --no-pager "$root/xks-proxy.service" >"$root/security" || { cat "$root/security"; exit 1; }
 tail -1 "$root/security"

@@ -1,4 +1,4 @@
-//! The alerts' runbook in docs/operations.md: an entry for each alert, with its severity.
+//! The runbook in docs/operations.md has an entry for each alert, with its severity.
 
 use std::fs;
 
@@ -10,9 +10,9 @@ const PAGE: &str = "docs/operations.md";
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Alert {
     name: String,
-    /// In lower case.
+    /// Severity, in lower case.
     severity: String,
-    /// Page and heading.
+    /// Page and heading of the runbook's entry.
     runbook: String,
 }
 

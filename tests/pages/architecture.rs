@@ -1,4 +1,4 @@
-//! Paths and names in docs/architecture.md and CONTRIBUTING.md are those of the sources.
+//! Paths and names in docs/architecture.md and CONTRIBUTING.md exist in the sources.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ const FOLDERS: &[&str] = &[
     ".ci/",
 ];
 
-/// Every word that is a path of the repository, in code blocks and diagrams too.
+/// Every word that is a path of the repository, including in code blocks and diagrams.
 fn paths(text: &str) -> Vec<&str> {
     let is_part = |it: char| it.is_ascii_alphanumeric() || "/._-*".contains(it);
     let words = text.split(|it| !is_part(it)).map(|word| word.trim_end_matches('.'));
@@ -79,7 +79,7 @@ fn missing_paths_and_names_are_reported() {
     }
 }
 
-/// Every folder and file right below `src/` is in the table of folders.
+/// Every folder and file directly below `src/` is in the table of folders.
 #[test]
 fn each_folder_is_described() {
     let page = Page::read(PAGE).text;

@@ -22,7 +22,7 @@ fn subcommands(help: &str) -> Vec<String> {
     names.filter(|name| *name != "help").map(str::to_owned).collect()
 }
 
-/// The long options that a help text describes, but for those that every command has.
+/// The long options that a help text describes, except those that every command has.
 fn options(help: &str) -> Vec<String> {
     let Some((_, list)) = help.split_once("Options:\n") else { return Vec::new() };
     let described = list.lines().filter(|line| line.trim_start().starts_with('-'));
@@ -34,7 +34,7 @@ fn options(help: &str) -> Vec<String> {
     names.filter(|name| name != "--help" && name != "--version").collect()
 }
 
-/// Problems of the command with these names, and of those below it.
+/// Adds the problems of the command with these names, and of its subcommands.
 fn check(names: &[&str], table: &str, probe: &str, problems: &mut Vec<String>) {
     let text = help(names);
     let below = subcommands(&text);
@@ -46,7 +46,7 @@ fn check(names: &[&str], table: &str, probe: &str, problems: &mut Vec<String>) {
     if rows.is_empty() {
         problems.push(format!("{names:?} is missing"));
     }
-    // Its options have a page of their own.
+    // The options of `probe` are on a separate page.
     let rows = if names == ["probe"] { probe.to_owned() } else { rows.join("\n") };
     for option in options(&text) {
         let is_listed = [" ", "]", "`"].iter().any(|end| rows.contains(&format!("{option}{end}")));
@@ -69,7 +69,7 @@ fn each_command_and_option_is_listed() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// Exit codes stand in the page as in `--help`.
+/// The page lists the exit codes of `--help`.
 #[test]
 fn each_exit_code_is_listed() {
     let page = Page::read("docs/commands.md").text;

@@ -1,5 +1,5 @@
-//! The commands that pages show in fenced blocks of `sh`. Each is run, in the order of its page, next
-//! to a proxy that serves; or it is on a short list with the reason.
+//! The commands that pages show in fenced blocks of `sh`. Each is run, in the order of its page,
+//! alongside a running proxy, or is excused below with the reason.
 
 use std::fs;
 use std::path::Path;
@@ -8,13 +8,13 @@ use std::process::Command;
 use crate::common::{Proxy, Setup, Store, proxy, token};
 use crate::pages::{self, Page, Part, root};
 
-/// Pages whose commands another test runs as they are.
+/// Pages whose commands another test runs.
 const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("docs/first-hour.md", "tests/interop/first-hour.sh, a step of .ci/run"),
     ("fuzz/README.md", "the fuzz steps of .ci/run"),
 ];
 
-/// Beginnings of commands that are not run here, with the reason.
+/// Prefixes of commands that are not run here, with the reason.
 const EXCUSED: &[(&str, &str)] = &[
     ("tests/run", "it runs this test"),
     (".ci/", "it runs this test"),
@@ -34,7 +34,7 @@ const EXCUSED: &[(&str, &str)] = &[
     ("generatekey ", "needs an nShield HSM"),
 ];
 
-/// Texts of commands and their replacements: another address, and less to measure.
+/// Texts in commands and their replacements: another address, and shorter measurements.
 const SUBSTITUTIONS: &[(&str, &str)] = &[
     ("https://xks.example.com/", "https://localhost:PORT/"),
     ("xks-proxy probe https", "xks-proxy probe --count 10 https"),
@@ -76,7 +76,7 @@ fn excuse(command: &str) -> Option<&'static (&'static str, &'static str)> {
     EXCUSED.iter().find(|(beginning, _)| command.starts_with(beginning))
 }
 
-/// The blocks of `sh` of a page, without excused commands. Those with nothing left are left out.
+/// The blocks of `sh` of a page, without excused commands. Empty ones are omitted.
 fn blocks(page: &Page) -> Vec<String> {
     let parts = page.parts().into_iter();
     let blocks = parts.filter_map(|part| match part {
@@ -144,7 +144,7 @@ fn commands_of_docs_succeed() {
     assert!(count >= 18, "only {count} blocks were run");
 }
 
-/// README.md's first command, without what builds the program, and with an end.
+/// The first command of README.md, without the build, and with the demo stopped at the end.
 #[test]
 fn the_demo_succeeds() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();

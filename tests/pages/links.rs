@@ -1,4 +1,4 @@
-//! Links within the repository lead somewhere.
+//! Links within the repository have existing targets.
 
 use std::collections::HashSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::pages::{self, Page, Part, root};
 
-/// The targets of the links in a line, without code and without links to other sites.
+/// The targets of the links in a line, except those in code or to other sites.
 fn links(line: &str) -> Vec<&str> {
     let without_code = line.split('`').step_by(2);
     let targets = without_code.flat_map(|text| text.split("](").skip(1));
@@ -86,7 +86,7 @@ fn broken_links_are_reported() {
     }
 }
 
-/// Two headings of one name share an anchor, so a link cannot tell them apart.
+/// Two identical headings share an anchor, so a link cannot tell them apart.
 #[test]
 fn headings_of_a_page_differ() {
     for page in pages::all() {
@@ -97,7 +97,7 @@ fn headings_of_a_page_differ() {
     }
 }
 
-/// Readers of README.md find every page of docs/.
+/// README.md leads to every page of docs/.
 #[test]
 fn readme_links_to_each_page() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
@@ -115,8 +115,8 @@ fn readme_stays_short() {
     assert!(lines <= 120, "README.md has {lines} lines: move text to docs/");
 }
 
-/// Settings files, alerts, scripts and sources name pages as `docs/page.md` or
-/// `docs/page.md#heading`.
+/// Pages and headings that settings files, alerts, scripts and sources name (`docs/page.md`,
+/// `docs/page.md#heading`) exist.
 #[test]
 fn pages_named_elsewhere_exist() {
     let mut count = 0;

@@ -1,4 +1,4 @@
-//! Log texts that runbooks and alerts quote are those of the sources: operators search for them.
+//! Log texts quoted in runbooks and alerts exist in the sources: operators search for them.
 
 use std::fs;
 
@@ -17,11 +17,11 @@ fn quoted_log_texts_are_logged() {
     let sources: Vec<String> =
         sources.map(|path| fs::read_to_string(root().join(path)).unwrap()).collect();
     let alerts = fs::read_to_string(root().join("configuration/prometheus-alerts.yml")).unwrap();
-    // A line may end within a quotation.
+    // A quotation may span two lines.
     let pages = ["docs/operations.md", "docs/hsm.md"];
     let pages = pages.map(|page| Page::read(page).text.replace('\n', " "));
     let mut texts: Vec<&str> = pages.iter().flat_map(|page| quoted(page)).collect();
-    // Quotation marks within a string of YAML.
+    // Quotation marks escaped within a YAML string.
     let in_alerts = alerts.lines().flat_map(|line| line.split("\\\"").skip(1).step_by(2));
     texts.extend(in_alerts.filter(|text| text.contains(' ')));
     assert!(texts.len() >= 9, "{texts:?}");

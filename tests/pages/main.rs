@@ -1,4 +1,4 @@
-//! Tests of the documentation: its pages are true to the sources, and to each other.
+//! Tests of the documentation: its pages match the sources and each other.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

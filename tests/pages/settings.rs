@@ -1,4 +1,4 @@
-//! docs/settings.md has the settings' own schema, row by row.
+//! docs/settings.md matches the schema of the settings, row by row.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ fn heading(section: &SectionSchema) -> String {
     }
 }
 
-/// The beginning of a member's row. The page may go on with examples and links.
+/// The beginning of a member's row, which the page may continue with examples and links.
 fn row(member: &MemberSchema) -> String {
     let MemberSchema { name, form, absent, meaning } = member;
     let values = match form.range() {
@@ -25,13 +25,13 @@ fn row(member: &MemberSchema) -> String {
     format!("| `{name}` | {values} | {absent} | {meaning}")
 }
 
-/// The part of the page below a heading, up to the next.
+/// The part of the page from a heading to the next.
 fn part<'p>(page: &'p str, heading: &str) -> Option<&'p str> {
     let (_, rest) = page.split_once(&format!("\n{heading}\n"))?;
     Some(rest.split("\n## ").next().unwrap_or(rest))
 }
 
-/// Problems with the page: sections and rows that are missing or that are not in the schema.
+/// Problems with the page: sections and rows that are missing or not in the schema.
 fn problems(page: &str) -> Vec<String> {
     let mut problems = Vec::new();
     for section in SECTIONS {

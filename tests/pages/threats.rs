@@ -1,4 +1,4 @@
-//! The table of threats in docs/security.md names the tests that cover each: those tests must exist.
+//! The table of threats in docs/security.md names tests for each threat, and these tests exist.
 
 use std::fs;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// All files with tests, for tests that are named without their file.
+/// All source files that may contain tests, for tests named without a file.
 fn all_tests() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![root().join("tests"), root().join("src")];
@@ -51,7 +51,7 @@ fn has_test(text: &str, name: &str) -> bool {
     })
 }
 
-/// Problems of a cell that names tests. A cell that names no test is one too.
+/// Problems of a cell that names tests, including that it names none.
 fn problems(cell: &str) -> Vec<String> {
     let fuzz = fs::read_to_string(root().join("fuzz/Cargo.toml")).unwrap();
     let mut problems = Vec::new();

@@ -1,7 +1,8 @@
 //! Discovery of a token's capabilities by experiment: how it makes IVs, its codes for a bad tag,
-//! the largest operation, the number of sessions and the throughput.
+//! its largest operation, its number of sessions and its throughput.
 //!
-//! It opens many sessions and takes seconds, so it is for an operator (`xks-proxy probe-hsm`).
+//! It opens many sessions and takes seconds, so it is run only by an operator (`xks-proxy
+//! probe-hsm`).
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,7 +28,7 @@ use crate::hsm::witness::Member;
 use crate::job::{Failure, Iv, TokenIndex};
 use crate::limits::GCM_TAG_BYTES;
 
-/// Size of a plaintext where the size does not matter.
+/// Size of a plaintext whose size does not matter.
 const PLAINTEXT_BYTES: usize = 128;
 /// Size of the largest operation that is tried: many times the 4 KiB that KMS sends at most.
 const MAX_OPERATION_BYTES: usize = 256 * 1024;
@@ -37,7 +38,7 @@ const TAMPERINGS: usize = 8;
 const TIMED_ENCRYPTIONS: usize = 101;
 const IV_MODES: [IvMode; 3] = [IvMode::ZeroedBuffer, IvMode::Appended, IvMode::Random];
 
-/// Forms of calls, the usual one first.
+/// Forms of calls to try, the usual one first.
 const FORMS: [GcmForm; 4] = [
     GcmForm { asks_length: false, has_no_iv_bits: false },
     GcmForm { asks_length: true, has_no_iv_bits: false },
@@ -120,7 +121,7 @@ pub struct Findings {
     pub iv_modes: Vec<(IvMode, Result<usize, DiscoveryError>)>,
     /// The way of making IVs to use; `None` if none works.
     pub iv_mode: Option<IvMode>,
-    /// The form of calls that works with it.
+    /// The form of calls that works with `iv_mode`.
     pub form: GcmForm,
     /// The PKCS#11 version of the function list, and the interfaces of v3.0 and later.
     pub interfaces: Vec<String>,
@@ -136,9 +137,9 @@ pub struct Findings {
     pub bad_tag_oddities: Vec<String>,
     /// Largest plaintext that worked, in bytes.
     pub max_operation_bytes: usize,
-    /// Reason why a larger one did not work; `None` if none was refused.
+    /// Reason why a larger plaintext did not work; `None` if none was refused.
     pub too_large: Option<String>,
-    /// Number of sessions that could be open at once, and the reason why there were no more.
+    /// Number of sessions that could be open at once, and the reason why no more could be.
     pub sessions: (usize, Option<String>),
     /// Operations per second by number of sessions; an encryption and its decryption count as two.
     pub throughput: Vec<(usize, f64)>,
@@ -174,14 +175,15 @@ impl Findings {
 /// Discovers a token's capabilities. `labels` name keys to use if the token makes no session keys.
 ///
 /// # Errors
-/// The token cannot be reached, refuses the PIN, has no AES-GCM, or has no key to use.
+/// Returns [`DiscoveryError`] if the token cannot be reached, refuses the PIN, lacks AES-GCM, or
+/// has no key to use.
 pub fn run(
     config: &TokenConfig,
     labels: &[Box<str>],
     bounds: Bounds,
 ) -> Result<Findings, DiscoveryError> {
     let labels = Arc::new(Labels::new(labels.to_vec(), true, None, Vec::new()));
-    // This one logs in and the others share the login, so a PIN is tried once.
+    // Only this session logs in; the others share its login, so the PIN is tried only once.
     let first = Trial::of(config, IvMode::Random, &labels)?;
     let token = first.token.describe();
     let mut config = config.clone();
@@ -203,7 +205,7 @@ pub fn run(
         sessions: (0, None),
         throughput: Vec::new(),
     };
-    // In the order of `IV_MODES`, which prefers IVs that the HSM makes.
+    // In the order of `IV_MODES`, which puts IVs made by the HSM first.
     if working.is_empty() {
         return Ok(findings);
     }
@@ -228,8 +230,9 @@ pub fn run(
 /// Each way of making IVs, with the IV's length or the reason why it does not work.
 type IvModes = Vec<(IvMode, Result<usize, DiscoveryError>)>;
 
-/// Tries the ways of making IVs in each form of calls until one works, and leaves that form in
-/// `config`. Returns the outcomes, and the trials that worked in the order of [`IV_MODES`].
+/// Tries all ways of making IVs with each form of calls, until a form works with one of them;
+/// leaves that form in `config`. Returns the outcomes, and the trials that worked in the order of
+/// [`IV_MODES`].
 fn try_forms(
     config: &mut TokenConfig,
     labels: &Arc<Labels>,
@@ -261,10 +264,10 @@ fn try_forms(
     Ok((iv_modes, working))
 }
 
-/// Position of a token that belongs to no fleet.
+/// Membership of a token that belongs to no fleet.
 const ALONE: Member = Member { fleet: 0, index: TokenIndex(0) };
 
-/// A session and the key that it is tried with.
+/// A session under trial, and the key that it uses.
 struct Trial {
     session: Pkcs11Session,
     token: Pkcs11Token,
@@ -345,7 +348,7 @@ impl Trial {
         }
     }
 
-    /// Encrypts and decrypts that many bytes. Returns the IV's length.
+    /// Encrypts and decrypts a plaintext of that many bytes. Returns the IV's length.
     fn round_trip(&mut self, bytes: usize) -> Result<usize, DiscoveryError> {
         let (iv, sealed) = self.encrypt(b"aad", bytes)?;
         match self.decrypt(&iv, b"aad", &sealed) {
@@ -410,8 +413,8 @@ impl Trial {
     }
 }
 
-/// Returns a new session key, or else a key of the token that the settings name; and whether it is
-/// a session key.
+/// Returns a new session key, or else one of the token's keys that the settings name, and whether
+/// it is a session key.
 fn key(calls: &mut Calls, token: &Shared) -> Result<(CK_OBJECT_HANDLE, bool), DiscoveryError> {
     match calls.make_session_key(token) {
         Ok(Some(handle)) => return Ok((handle, true)),

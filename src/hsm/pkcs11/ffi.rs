@@ -1,10 +1,9 @@
-//! All of the crate's `unsafe`: the calls of a PKCS#11 module, and the environment variables that
-//! modules read.
+//! All of the crate's `unsafe` code: calls into a PKCS#11 module, and changes to the environment
+//! variables that modules read.
 //!
 //! All calls go through one function list, since a module may return an independent instance from
-//! each C_GetFunctionList (see [`super::native`]). A cryptographic operation is one C_ call into a
-//! buffer that is large enough: asking for the length first, as most clients do, costs another
-//! round trip to a network HSM.
+//! each C_GetFunctionList (see [`super::native`]). Output buffers are large enough from the start:
+//! asking for the length first, as most clients do, would cost another round trip to a network HSM.
 
 #![expect(unsafe_code, reason = "PKCS#11 is a C interface; nothing outside this file is unsafe")]
 
@@ -30,7 +29,7 @@ const MAX_INTERFACES: usize = 16;
 /// A loaded module and its function list.
 pub struct RawModule {
     functions: CK_FUNCTION_LIST,
-    /// True if the module is not thread-safe: calls are then made one at a time.
+    /// True if the module is not thread-safe, so that calls are made one at a time.
     is_serial: AtomicBool,
     serial_lock: Mutex<()>,
     /// Keeps the functions mapped. The last field, so that it is dropped last.
@@ -73,7 +72,7 @@ impl RawModule {
     /// Loads the module and its function list, without calling C_Initialize.
     ///
     /// # Errors
-    /// The file is not a shared library, or lacks C_GetFunctionList.
+    /// Returns [`LoadError`] if the file is not a shared library, or lacks C_GetFunctionList.
     pub fn load(path: &Path) -> Result<Self, LoadError> {
         let failed = |error: libloading::Error| LoadError(error.to_string());
         // SAFETY: the operator names the module, so its initialisers are trusted.
@@ -144,7 +143,8 @@ impl RawModule {
     /// Calls C_Initialize.
     ///
     /// # Errors
-    /// The module's code; `None` if the parameters contain a NUL or the module lacks the function.
+    /// Returns the module's error, without a code if the parameters contain a NUL or the module
+    /// lacks the function.
     pub fn initialize(&self, arguments: Arguments<'_>) -> Result<(), Error> {
         let flags = match arguments {
             Arguments::Parameters(parameters) => {
@@ -163,7 +163,8 @@ impl RawModule {
     /// the reserved pointer: NSS's `LibraryParameters`.
     ///
     /// # Errors
-    /// The module's code; `None` if `parameters` contains a NUL or the module lacks the function.
+    /// Returns the module's code, or `None` if `parameters` contains a NUL or the module lacks the
+    /// function.
     pub fn initialize_with(&self, parameters: &str) -> Result<(), Option<CK_RV>> {
         /// NSS's layout of the argument, with `LibraryParameters` before the reserved pointer
         /// (nss/lib/util/pkcs11t.h).
@@ -175,7 +176,7 @@ impl RawModule {
             reserved: *mut c_void,
         }
         const {
-            // `library_parameters` is where the standard's structure has its reserved pointer.
+            // `library_parameters` takes the place of the standard structure's reserved pointer.
             assert!(
                 std::mem::offset_of!(NssInitializeArgs, library_parameters)
                     == std::mem::offset_of!(CK_C_INITIALIZE_ARGS, pReserved)
@@ -198,7 +199,7 @@ impl RawModule {
     /// Calls C_Finalize.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn finalize(&self) -> Result<(), Error> {
         call!(self.C_Finalize(ptr::null_mut()))
     }
@@ -206,7 +207,7 @@ impl RawModule {
     /// Calls C_GetInfo.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn info(&self) -> Result<CK_INFO, Error> {
         let mut info = CK_INFO::default();
         call!(self.C_GetInfo(&raw mut info)).map(|()| info)
@@ -215,17 +216,17 @@ impl RawModule {
     /// Calls C_GetSlotList. Returns up to `max` slots with a token.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn slots(&self, max: usize) -> Result<Vec<CK_SLOT_ID>, Error> {
         let mut count = 0;
         call!(self.C_GetSlotList(CK_TRUE, ptr::null_mut(), &raw mut count))?;
-        // More may appear between the two calls.
+        // More slots may appear between the two calls.
         let room = max.min(usize::try_from(count).unwrap_or(max).saturating_add(16));
         let mut slots: Vec<CK_SLOT_ID> = vec![0; room];
         count = ulong(room);
         let got = call!(self.C_GetSlotList(CK_TRUE, slots.as_mut_ptr(), &raw mut count));
         match got {
-            // There are more than `max`.
+            // There are more slots than `max`.
             Err(Error { code: Some(CKR_BUFFER_TOO_SMALL), .. }) if room == max => {}
             got => got?,
         }
@@ -236,7 +237,7 @@ impl RawModule {
     /// Calls C_GetTokenInfo.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn token_info(&self, slot: CK_SLOT_ID) -> Result<CK_TOKEN_INFO, Error> {
         let mut info = CK_TOKEN_INFO::default();
         call!(self.C_GetTokenInfo(slot, &raw mut info)).map(|()| info)
@@ -245,7 +246,7 @@ impl RawModule {
     /// Calls C_GetMechanismInfo.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn mechanism_info(
         &self,
         slot: CK_SLOT_ID,
@@ -258,7 +259,7 @@ impl RawModule {
     /// Calls C_OpenSession, without a notification callback.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn open_session(
         &self,
         slot: CK_SLOT_ID,
@@ -273,7 +274,7 @@ impl RawModule {
     /// Calls C_CloseSession.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn close_session(&self, session: CK_SESSION_HANDLE) -> Result<(), Error> {
         call!(self.C_CloseSession(session))
     }
@@ -281,16 +282,16 @@ impl RawModule {
     /// Calls C_GetSessionInfo. Returns the session's state.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn session_state(&self, session: CK_SESSION_HANDLE) -> Result<CK_STATE, Error> {
         let mut info = CK_SESSION_INFO::default();
         call!(self.C_GetSessionInfo(session, &raw mut info)).map(|()| info.state)
     }
 
-    /// Calls C_Login for the user. Without a PIN the device asks for it.
+    /// Calls C_Login for the user. Without `pin`, the device itself asks for the PIN.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn login(&self, session: CK_SESSION_HANDLE, pin: Option<&str>) -> Result<(), Error> {
         let bytes = pin.map_or(&[][..], str::as_bytes);
         let pin = pin.map_or(ptr::null_mut(), |_| readable(bytes));
@@ -300,7 +301,7 @@ impl RawModule {
     /// Calls C_GenerateRandom.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn random(&self, session: CK_SESSION_HANDLE, bytes: &mut [u8]) -> Result<(), Error> {
         call!(self.C_GenerateRandom(session, bytes.as_mut_ptr(), ulong(bytes.len())))
     }
@@ -308,7 +309,7 @@ impl RawModule {
     /// Calls C_GenerateKey for an AES key.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn generate_aes_key(
         &self,
         session: CK_SESSION_HANDLE,
@@ -334,7 +335,7 @@ impl RawModule {
     /// Calls C_FindObjectsInit.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn find_init(
         &self,
         session: CK_SESSION_HANDLE,
@@ -347,7 +348,7 @@ impl RawModule {
     /// Calls C_FindObjects. Returns the number of handles written; zero at the end of the search.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn find(
         &self,
         session: CK_SESSION_HANDLE,
@@ -362,7 +363,7 @@ impl RawModule {
     /// Calls C_FindObjectsFinal.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn find_final(&self, session: CK_SESSION_HANDLE) -> Result<(), Error> {
         call!(self.C_FindObjectsFinal(session))
     }
@@ -371,14 +372,14 @@ impl RawModule {
     /// lacks, and labels longer than [`MAX_LABEL_BYTES`].
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn attributes(
         &self,
         session: CK_SESSION_HANDLE,
         object: CK_OBJECT_HANDLE,
         wanted: &[CK_ATTRIBUTE_TYPE],
     ) -> Result<Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>, Error> {
-        // Words, so that the buffer is aligned for a CK_ULONG.
+        // 64-bit words, so that the buffer is aligned for a CK_ULONG.
         let mut values = vec![[0_u64; ATTRIBUTE_WORDS]; wanted.len()];
         let mut template: Vec<CK_ATTRIBUTE> = wanted
             .iter()
@@ -402,8 +403,8 @@ impl RawModule {
         let lengths: Vec<_> = template.iter().map(|it| usize::try_from(it.ulValueLen)).collect();
         let told = wanted.iter().zip(lengths).zip(&values).filter_map(|((kind, length), words)| {
             let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-            // CK_UNAVAILABLE_INFORMATION exceeds any buffer. No usable label fills its buffer, so
-            // one that seems to was not written.
+            // CK_UNAVAILABLE_INFORMATION exceeds any buffer's length. No usable label fills its
+            // buffer, so a value that seems to fill it was not written.
             let is_told = |length: &usize| {
                 *length < bytes.len() && (*kind == CKA_LABEL || *length <= room(*kind))
             };
@@ -415,11 +416,11 @@ impl RawModule {
     }
 
     /// Encrypts with AES-GCM and a tag of 128 bits: one C_EncryptInit and one C_Encrypt, unless
-    /// `form` asks for more. Ciphertext and tag replace the contents of `output`; an IV that the
-    /// HSM made is in `iv`. `began` is called between the two.
+    /// `form` asks for more. Ciphertext and tag replace the contents of `output`; an IV made by the
+    /// HSM is left in `iv`. `began` is called between the two calls.
     ///
     /// # Errors
-    /// [`RawError`]; `output` is then empty.
+    /// Returns [`RawError`]; `output` is then empty.
     #[expect(clippy::too_many_arguments, reason = "they are the operation's")]
     pub fn encrypt(
         &self,
@@ -449,7 +450,7 @@ impl RawModule {
     /// `form` asks for more. The plaintext replaces the contents of `output`.
     ///
     /// # Errors
-    /// [`RawError`]; `output` is then empty.
+    /// Returns [`RawError`]; `output` is then empty.
     #[expect(clippy::too_many_arguments, reason = "they are the operation's")]
     pub fn decrypt(
         &self,
@@ -466,7 +467,7 @@ impl RawModule {
         output.reserve(ciphertext_and_tag.len() + MAX_GCM_IV_BYTES);
         let mut parameters = GcmParameters::new(iv, aad);
         let mut mechanism = parameters.mechanism(form);
-        // All of it outlives both calls, as in `encrypt`.
+        // Mechanism, parameters, IV and AAD outlive both calls, as in `encrypt`.
         call!(self.C_DecryptInit(session, &raw mut mechanism, key)).map_err(init)?;
         one_part(form, ciphertext_and_tag, output, |input, bytes, output, length| {
             call!(self.C_Decrypt(session, input, bytes, output, length))
@@ -478,7 +479,7 @@ fn init(error: Error) -> RawError {
     error.code.map_or(RawError::Malformed, RawError::Init)
 }
 
-/// Returns the buffer length given for an attribute. For a number it is the exact size, since NSS
+/// Returns the buffer length passed for an attribute. For a number it is the exact size, since NSS
 /// does not update the length.
 fn room(kind: CK_ATTRIBUTE_TYPE) -> usize {
     match kind {
@@ -499,9 +500,9 @@ fn attribute(attribute: &Attribute) -> CK_ATTRIBUTE {
 
 /// `CK_GCM_PARAMS` in both its layouts.
 struct GcmParameters {
-    /// With `ulIvBits`: PKCS#11 v2.40, errata 01, 2.12.3.
+    /// The layout with `ulIvBits` (PKCS#11 v2.40, errata 01, 2.12.3).
     usual: CK_GCM_PARAMS,
-    /// Without it: PKCS#11 v2.40 as first published, 2.12.3.
+    /// The layout without it (PKCS#11 v2.40 as first published, 2.12.3).
     first: FirstGcmParams,
 }
 

@@ -1,4 +1,4 @@
-//! One job on a session: admit it, make the call, settle the result.
+//! The processing of one job on a session: admission, the call, and the handling of its result.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ use crate::limits::{
     CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_RETRY_BACKOFF, MIN_RETRY_BACKOFF,
 };
 
-/// Performs one worker's jobs, on one session after the other.
+/// Performs one worker's jobs, on one session after another.
 pub struct JobRunner<'a> {
     fleet: &'a Fleet,
     token: &'a Token,
@@ -30,13 +30,13 @@ pub struct JobRunner<'a> {
     is_successor: bool,
 }
 
-/// The fate of the session.
+/// The fate of the session and its worker.
 pub enum Next {
-    /// It is broken; this job, if any, is to be tried on its replacement.
+    /// The session is broken; this job, if any, is to be tried on its replacement.
     Reopen(Option<Queued>),
-    /// It is closed, and the worker ends.
+    /// The session is to be closed, and the worker ends.
     Leave,
-    /// Its thread was abandoned in a call, and ends.
+    /// The thread was abandoned in a call, and ends.
     Abandoned,
 }
 
@@ -55,16 +55,16 @@ struct Times {
     queue_micros: u32,
 }
 
-/// The call hung, and the thread is abandoned.
+/// Indicates that a call hung and its thread is abandoned.
 struct Hung;
 
 /// The step that follows a job.
 pub enum Done {
-    /// The next one.
+    /// Take the next job.
     GoOn,
-    /// This job, which has not begun or is to be tried again on the same session.
+    /// Perform this job, which has not begun or is to be tried again on the same session.
     Again(Queued),
-    /// No other job on this session.
+    /// Perform no other job on this session.
     Stop(Next),
 }
 
@@ -83,7 +83,7 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// Sends the finished answers that are held.
+    /// Sends the finished answers that are being held.
     pub fn send_finished(&self) {
         self.call.outbox.lock().send_all(&self.fleet.inboxes);
     }
@@ -97,7 +97,7 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// Returns the job if it is still to be done now; otherwise it is answered or dropped.
+    /// Returns the job if it should still be performed; otherwise answers or drops it.
     fn admit(&mut self, mut queued: Queued) -> Option<Queued> {
         let start = Instant::now();
         if start >= queued.job.deadline {
@@ -119,7 +119,7 @@ impl<'a> JobRunner<'a> {
             let wait = MIN_RETRY_BACKOFF * (1 << (queued.attempts - 2).min(16));
             std::thread::sleep(wait.min(MAX_RETRY_BACKOFF).min(queued.job.deadline - start));
         }
-        // Finished answers do not wait for a slow call.
+        // Finished answers must not wait for a slow call.
         let mut held = self.call.outbox.lock();
         if held.is_due(start, self.token.service_time.mean()) {
             held.send_all(&self.fleet.inboxes);
@@ -159,8 +159,8 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// Records that the job's call returned. Returns false if its thread is abandoned; then the
-    /// output is zeroed.
+    /// Records that the job's call returned. Returns false if the thread has been abandoned; the
+    /// output is then zeroed.
     fn end_call(&self, queued: &mut Queued) -> bool {
         let (ended, race, key) = self.call.end_attempt();
         if race.is_some() {
@@ -173,7 +173,7 @@ impl<'a> JobRunner<'a> {
         is_in_time
     }
 
-    /// Records how a running worker's call ended. Returns false if its thread is abandoned.
+    /// Records how a running worker's call ended. Returns false if the thread has been abandoned.
     fn ended(&self, ended: End, key: Option<KeyUse>) -> bool {
         match ended {
             End::InTime => {}
@@ -223,7 +223,7 @@ impl<'a> JobRunner<'a> {
                 self.token.hangs.served(queued.job.request.key, end);
             }
         } else {
-            // Too late for the caller: a token that does nothing in time is as good as silent.
+            // Too late for the caller: a token that never answers in time counts as silent.
             self.token.record_expired(&queued.job);
         }
         if let Some(key) = queued.key_use() {
@@ -271,7 +271,7 @@ impl<'a> JobRunner<'a> {
         done
     }
 
-    /// Attributes a fault, with all consequences for key, session, token and job.
+    /// Attributes a fault, and applies the consequences for key, session, token and job.
     fn attribute_fault(
         &mut self,
         session: &mut dyn Session,
@@ -293,7 +293,7 @@ impl<'a> JobRunner<'a> {
                 _ => match self.ask_other_key(session, about) {
                     Ok(evidence) => Some(evidence),
                     Err(Hung) => {
-                        // The other key hung, which is recorded, and shows nothing about this one.
+                        // The hang of the other key is recorded, and shows nothing about this key.
                         let key = (about.key, Instant::now());
                         if self.token.hangs.are_others_served(key.0, key.1) {
                             faults::apply(self.fleet, self.token, about, fault, FaultScope::Key);
@@ -315,7 +315,7 @@ impl<'a> JobRunner<'a> {
         };
         let breaks_session = fault.breaks_session() && scope != FaultScope::Key;
         if fault.breaks_session() && scope == FaultScope::Key {
-            // It worked with another key.
+            // The session worked with another key.
             self.is_successor = false;
         }
         faults::apply(self.fleet, self.token, about, fault, scope);
@@ -330,7 +330,7 @@ impl<'a> JobRunner<'a> {
         self.after_fault(back, fault, breaks_session, scope)
     }
 
-    /// Decides about the session, and about a job that is to be tried again.
+    /// Decides what happens to the session, and to a job that is to be tried again.
     fn after_fault(
         &self,
         back: Option<Queued>,
@@ -342,8 +342,8 @@ impl<'a> JobRunner<'a> {
             None if breaks_session => Done::Stop(Next::Reopen(None)),
             None => Done::GoOn,
             Some(queued) if !breaks_session => Done::Again(queued),
-            // A session is reopened once for a job. If the next one fails too, that is not the
-            // session's fault, unless the module says so.
+            // A session is reopened only once for each job. If the new session fails too, the
+            // session is not to blame, unless the module says that it is.
             Some(queued) if queued.has_reopened && scope == FaultScope::Token => {
                 match fault.blame {
                     Blame::Session => {
@@ -360,7 +360,7 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// Performs a known-good operation with another key in the session that has just failed.
+    /// Performs a known-good operation with another key in the session where one has just failed.
     fn ask_other_key(&self, session: &mut dyn Session, about: Failed) -> Result<Evidence, Hung> {
         let token = self.token;
         let now = Instant::now();
@@ -375,9 +375,9 @@ impl<'a> JobRunner<'a> {
         Ok(asked.unwrap_or(Evidence::Failed))
     }
 
-    /// Returns whether the call would probably end after its deadline while other jobs that could
-    /// still be in time are waiting: those go first. A token too slow for any job is still tried,
-    /// since otherwise its recovery would go unnoticed.
+    /// Returns whether the call would probably miss its deadline while other jobs that may still
+    /// meet theirs are waiting: those go first. If the token is too slow for any job, this one is
+    /// still tried, since otherwise the token's recovery would go unnoticed.
     fn comes_too_late(&self, queued: &Queued, start: Instant) -> bool {
         let job = &queued.job;
         let service = self.token.service_time.mean();
@@ -385,7 +385,7 @@ impl<'a> JobRunner<'a> {
         start + service > job.deadline && service * 4 < whole && !self.token.queue.is_empty()
     }
 
-    /// Holds the answer, if there is one: another attempt at the request may have been faster.
+    /// Holds the answer for sending. There is none if another attempt at the request may answer it.
     fn answer(&mut self, completion: Option<Completion>, now: Instant) {
         if let Some(completion) = completion {
             self.token.counters.answered.fetch_add(1, Ordering::Relaxed);
@@ -393,8 +393,8 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// Returns whether to measure this call's CPU time, which takes a system call: the first calls,
-    /// and then one in some.
+    /// Returns whether to measure this call's CPU time, which takes a system call: true for the
+    /// first calls, and then at regular intervals.
     fn is_sample(&mut self) -> bool {
         self.jobs = self.jobs.wrapping_add(1);
         self.jobs <= CPU_SAMPLES_PER_WINDOW || self.jobs.is_multiple_of(CPU_SAMPLE_INTERVAL)
