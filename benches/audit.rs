@@ -1,8 +1,8 @@
 //! Costs of an audit log line: `cargo bench --bench audit`.
 //!
-//! `trail` is the event loop's part: reservation, formatting, hand-over. `chain` is what the
-//! writer's thread adds: the code, and the next key. `whole` is a line from the loop to a file, all
-//! threads together.
+//! `trail` is the event loop's part: reservation, formatting, hand-over. `chain` is the work added
+//! by the writer's thread: the authentication code, and the next key. `whole` is the path of a line
+//! from the loop to a file, over all threads.
 #![expect(clippy::expect_used, reason = "a bench may")]
 
 use std::hint::black_box;

@@ -2,8 +2,8 @@
 //! `perf/instructions.toml`: `cargo bench --bench instructions`.
 //!
 //! Instructions do not depend on the machine's other load, so a count that grows by more than 5 %
-//! is a change of the code. SHA-256's compression function is left out: a processor with SHA
-//! instructions, which callgrind does not know, runs it in a small part of the time.
+//! is due to a change of the code. SHA-256's compression function is left out: a processor with SHA
+//! instructions, which callgrind does not know, runs it in a fraction of the time.
 //!
 //! `-- --write` rewrites the baselines; `-- --profile STAGE` keeps callgrind's output file for
 //! `callgrind_annotate` and prints its path.
@@ -18,9 +18,9 @@ use std::process::{Command, ExitCode};
 /// The stages that a decrypt request goes through.
 const DECRYPT: [&str; 5] =
     ["http_head", "sigv4_verify", "json_decrypt", "encode_decrypted", "response_head"];
-/// Limit on their sum.
+/// Limit on the sum of their counts.
 const MAX_DECRYPT_INSTRUCTIONS: u64 = 15_000;
-/// Number of runs of a stage before counting begins, and while counting.
+/// Number of runs of a stage before counting begins, and again while counting.
 const RUNS: u64 = 100;
 /// Percentage by which a count may exceed its baseline.
 const TOLERANCE_PERCENT: u64 = 5;
@@ -73,7 +73,7 @@ fn run_stage(name: &str) -> ExitCode {
 #[inline(never)]
 fn counted_by_callgrind(stage: &mut dyn FnMut()) {
     stage();
-    // Without anything after it, the call would become a jump, and no return would be seen.
+    // Without anything after it, the call would become a jump, and callgrind would see no return.
     std::hint::black_box(());
 }
 

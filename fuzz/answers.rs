@@ -7,7 +7,7 @@ const ANSWER_BYTES: usize = 1024;
 /// The shortest request that is answered and does not end its connection.
 const REQUEST_BYTES: usize = 16;
 
-/// Checks `answers`, everything that came back for `sent`.
+/// Checks `answers`, all bytes that were received in answer to `sent`.
 pub fn check(answers: &[u8], sent: &[u8]) {
     let requests = sent.len() / REQUEST_BYTES + 1;
     assert!(answers.len() <= requests * ANSWER_BYTES + 2 * sent.len(), "the answers are bounded");

@@ -1,4 +1,4 @@
-//! Chunked bodies come out the same in one piece and in many.
+//! Chunked bodies: decoding gives the same result in one piece and in many.
 //!
 //! The first byte is the size of the pieces.
 #![no_main]

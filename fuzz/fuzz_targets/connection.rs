@@ -1,5 +1,5 @@
-//! A connection's life in any order: bytes, time, completions, refusals, the end. There is no panic
-//! and no lost connection, and answers are well-formed.
+//! The events of a connection in any order: bytes, time, completions, refusals, the end of the
+//! input. Nothing panics, no connection is lost, and answers are well-formed.
 //!
 //! Each operation is a byte followed by its operands.
 #![no_main]
@@ -69,7 +69,7 @@ fuzz_target!(|data: &[u8]| {
         answered.append(&mut rig.answers);
         assert!(rig.jobs.len() <= data.len(), "at most one job per request");
     }
-    // Whatever happened, a connection that is left alone ends.
+    // After any events, a connection that receives nothing more stops waiting.
     rig.hold_answers = false;
     for _ in 0..4 {
         rig.take_answer();

@@ -1,4 +1,4 @@
-//! Request heads: an accepted head has one reading, wherever it was cut.
+//! Request heads: an accepted head has one reading, regardless of how it was split.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

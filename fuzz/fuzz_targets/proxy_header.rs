@@ -1,5 +1,5 @@
-//! PROXY protocol headers: they have one reading wherever they are cut, and the bytes after them
-//! are untouched.
+//! PROXY protocol headers: they have one reading, regardless of how they are split, and the bytes
+//! after them are untouched.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,7 +7,7 @@ use xks_proxy::limits::MAX_PROXY_HEADER_BYTES;
 use xks_proxy::proto::proxy_header::{SIGNATURE, parse};
 
 fuzz_target!(|data: &[u8]| {
-    // Most inputs would not get past the signature.
+    // With other first bytes, most inputs would not get past the signature.
     let received = match data {
         [0, rest @ ..] => [SIGNATURE.as_slice(), rest].concat(),
         _ => data.to_vec(),
@@ -18,8 +18,8 @@ fuzz_target!(|data: &[u8]| {
         match (parse(piece), whole) {
             (Ok(None), _) => {}
             (Ok(Some(header)), whole) => assert_eq!(Ok(Some(header)), whole),
-            // A piece may be refused for the same reason as the whole; a text header shows its
-            // version only when there is enough of it.
+            // A piece may be refused only if the whole is, though perhaps for another reason: a
+            // text header shows its version only when enough of it has arrived.
             (Err(_), whole) => assert!(whole.is_err()),
         }
     }

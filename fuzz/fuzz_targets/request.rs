@@ -1,5 +1,5 @@
-//! Any bytes, in pieces of any size: there is no panic, answers are HTTP with a JSON body where
-//! JSON is announced, and their size is in proportion to the input.
+//! Any bytes, in pieces of any size: nothing panics, answers are HTTP with a JSON body where JSON
+//! is announced, and their size is in proportion to the input.
 //!
 //! The first byte switches signatures on (odd) or off, the second is the size of the pieces.
 #![no_main]

@@ -1,4 +1,4 @@
-//! Settings files: loading ends with settings or with a mistake, and no message shows a secret.
+//! Settings files: loading returns settings or an error, and no message shows a secret.
 //!
 //! The first byte selects how the PIN is then damaged.
 #![no_main]
@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     let [way, text @ ..] = data else { return };
     loaded(text);
     let Ok(text) = std::str::from_utf8(text) else { return };
-    // If it is anything but the PIN, a message may show it.
+    // Only a PIN is damaged: a message may show any other value.
     let Ok(table) = text.parse::<toml::Table>() else { return };
     let pin = table.get("pkcs11").and_then(|section| section.get("user_pin"));
     if pin.and_then(|pin| pin.as_str()) != Some("PIN") || text.matches(PLACEHOLDER).count() != 1 {

@@ -1,4 +1,4 @@
-//! Signatures: there is no panic on any head and body, and only signed requests are accepted.
+//! Signatures: no head or body causes a panic, and only signed requests are accepted.
 #![no_main]
 
 #[allow(dead_code)]

@@ -1,4 +1,4 @@
-//! `xks-proxy audit`: makes the first key of an audit log's chain, and verifies a log.
+//! `xks-proxy audit`: creates the first key of an audit log's chain, and verifies a log.
 
 use std::path::{Path, PathBuf};
 

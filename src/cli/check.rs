@@ -1,4 +1,4 @@
-//! `xks-proxy check`: checks a settings file, and whether the HSM has what it names.
+//! `xks-proxy check`: checks a settings file, and whether the HSM contains the keys that it names.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::settings::Settings;
 /// Plaintext that each key encrypts and decrypts.
 const SAMPLE: &[u8] = b"32 bytes to go there and back...";
 
-/// Checks the settings; with `with_hsm`, also the token, the keys, and a round trip on each.
+/// Checks the settings; with `with_hsm`, also the token, the keys, and a round trip with each key.
 ///
 /// # Errors
 /// [`Failed`] with all mistakes.
@@ -64,7 +64,7 @@ fn check_hsm(settings: &Settings) -> Result<(), Failed> {
     Err(Failed::new(EXIT_UNAVAILABLE, format!("{mistakes} of the checks with the HSM failed")))
 }
 
-/// Prints how the token's health is judged. Returns whether the token has the health key.
+/// Prints how the token's health is checked. Returns whether the token has the health key.
 fn tell_of_health_key(token: &TokenInventory, health_key: Option<&str>) -> bool {
     let has_it = |label: &str| token.keys.iter().any(|key| *key.label == *label);
     match health_key {

@@ -11,7 +11,7 @@ use crate::limits::{MAX_POLICY_BYTES, MAX_POLICY_REQUEST_BYTES};
 use crate::output::{errln, outln};
 use crate::policy::{Action, Attributes, Language, Policy, Remark};
 
-/// The members of requestMetadata that a policy sees.
+/// The members of requestMetadata that policies can refer to.
 const METADATA: [&str; 7] = [
     "awsPrincipalArn",
     "kmsOperation",
@@ -66,7 +66,7 @@ fn load(file: &Path) -> Result<Policy, Failed> {
     }
 }
 
-/// Formats remarks like findings in the settings.
+/// Formats a remark like a finding in the settings.
 fn told(file: &str, remark: &Remark) -> String {
     let Remark { is_mistake, position, problem, remedy } = remark;
     let place = position.map_or_else(String::new, |(line, column)| format!(":{line}:{column}"));
@@ -78,7 +78,7 @@ fn told(file: &str, remark: &Remark) -> String {
 fn read(file: &Path, max_bytes: u64) -> Result<String, Failed> {
     let read = || {
         let mut text = String::new();
-        // One byte more shows that the file is too large.
+        // One more byte shows that the file is too large.
         File::open(file)?.take(max_bytes + 1).read_to_string(&mut text)?;
         if text.len() as u64 > max_bytes {
             return Err(std::io::Error::other(format!("it is larger than {max_bytes} bytes")));
@@ -95,7 +95,8 @@ fn unknown_metadata(body: &Value) -> Vec<&str> {
 }
 
 /// Parses a request. The same members are required as in a call (XKS specification, API
-/// operations), except kmsRequestId. Other members are allowed, so a whole body can be tried.
+/// operations), except kmsRequestId. Other members are allowed, so that the complete body of a call
+/// can be used.
 fn attributes(body: &Value) -> Result<Attributes<'_>, String> {
     let own = |name: &str| required("", body.as_object(), name);
     let metadata = match body.get("requestMetadata") {

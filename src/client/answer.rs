@@ -26,7 +26,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Returns the first field with that name (lower case).
+    /// Returns the first field with this name (in lower case).
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
@@ -40,8 +40,8 @@ impl Answer {
         has("close") || (self.minor_version == 0 && !has("keep-alive"))
     }
 
-    /// Returns a whole answer and its length in bytes, or `None` if more bytes are needed. With
-    /// `is_at_end` the peer has closed the connection, which may end the body.
+    /// Returns a complete answer and its length in bytes, or `None` if more bytes are needed. If
+    /// `is_at_end`, the peer has closed the connection, which may end the body.
     ///
     /// # Errors
     /// The bytes are not HTTP, or were cut short.
@@ -53,7 +53,7 @@ impl Answer {
             };
             before += head;
             if (100..200).contains(&answer.status) {
-                // An interim answer; the one that counts follows.
+                // An interim answer; the final one follows.
                 continue;
             }
             let rest = &received[before..];
@@ -153,7 +153,7 @@ fn chunked(received: &[u8]) -> io::Result<Option<(Vec<u8>, usize)>> {
 mod tests {
     use super::*;
 
-    /// An answer is whole when its body is, however it is delimited.
+    /// An answer is complete when its body is, for every kind of framing.
     #[test]
     fn answers() {
         for wire in [

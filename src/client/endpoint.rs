@@ -15,7 +15,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// # Errors
-    /// The mistake in the text.
+    /// The text is malformed, for the returned reason.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (is_https, rest) = match text.split_once("://") {
             Some(("https", rest)) => (true, rest),

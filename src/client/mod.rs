@@ -24,16 +24,16 @@ use crate::limits::MAX_CLIENT_ANSWER_BYTES;
 /// An open connection.
 pub struct Client {
     stream: Box<dyn Stream>,
-    /// The same socket, for its time limits.
+    /// The same socket, kept for setting its time limits.
     socket: TcpStream,
     endpoint: Endpoint,
     timeout: Duration,
     is_over: bool,
     /// Upper bound of an answer; a longer one is an error.
     pub max_answer_bytes: usize,
-    /// Outcome of the handshake, with TLS.
+    /// Outcome of the TLS handshake, if TLS is used.
     pub handshake: Option<Handshake>,
-    /// Duration of connecting, with the handshake.
+    /// Duration of connecting, including the handshake.
     pub connect_time: Duration,
 }
 
@@ -51,8 +51,8 @@ impl Client {
         Self::over(socket, endpoint, trust, started, timeout).1
     }
 
-    /// Builds a client on a connected socket. The outcome of the handshake is returned even with an
-    /// error. Time counts from `started`.
+    /// Builds a client on a connected socket. The outcome of the handshake is returned even after
+    /// an error. Time counts from `started`.
     pub fn over(
         socket: TcpStream,
         endpoint: &Endpoint,
@@ -100,7 +100,7 @@ impl Client {
         self.send(&OutgoingRequest { method: "POST", path: &path, content_type, signed, body })
     }
 
-    /// GETs `path`, and nothing else on this connection.
+    /// GETs `path`, as the last request on this connection.
     ///
     /// # Errors
     /// The network fails, or the answer is not HTTP.
@@ -119,7 +119,7 @@ impl Client {
         self.exchange(&bytes)
     }
 
-    /// Sends the bytes of a whole request and reads the answer. After an error the connection is
+    /// Sends the bytes of a complete request and reads the answer. After an error the connection is
     /// unusable.
     ///
     /// # Errors
@@ -156,7 +156,8 @@ impl Client {
         self.is_over
     }
 
-    /// Reads a piece. A peer that ends TLS without notice counts as the end.
+    /// Reads a piece. If the peer ends TLS without close_notify, that counts as the end of the
+    /// input.
     fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
         match self.stream.read(piece) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),

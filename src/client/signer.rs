@@ -13,9 +13,9 @@ use crate::observe::timestamp::civil_from_days;
 /// A credential and the scope of its signatures.
 #[derive(Clone, Debug)]
 pub struct Signer {
-    /// Not secret.
+    /// Access key id, which is not secret.
     pub access_key_id: String,
-    /// Shared with the proxy.
+    /// Secret access key, shared with the proxy.
     pub secret_access_key: Secret<String>,
     /// AWS Region
     pub region: String,
@@ -33,8 +33,8 @@ pub struct Signed {
 }
 
 impl Signer {
-    /// Signs a request without a query, with host and x-amz-date as KMS does over HTTP/1.1. Times
-    /// before 1970 count as 1970.
+    /// Signs a request without a query, covering host and x-amz-date as KMS does over HTTP/1.1.
+    /// Times before 1970 count as 1970.
     #[must_use]
     pub fn sign(
         &self,

@@ -5,10 +5,11 @@ use std::io;
 
 use crate::output;
 
-/// The error that ends the demo early. Everything that it started and created is gone by then.
+/// The error that ends the demo early. By then, everything that it started has been stopped, and
+/// everything that it created has been removed.
 #[derive(Debug)]
 pub enum DemoError {
-    /// Standard output cannot be written, as behind `| head`.
+    /// Standard output cannot be written, for instance because `| head` has ended.
     Output(io::Error),
     /// A step of the demo failed.
     Step(String),
@@ -35,7 +36,7 @@ impl From<&str> for DemoError {
     }
 }
 
-/// Prints a line. An error goes to the caller, so that the demo stops what it started.
+/// Prints a line. An error is returned, so that the demo stops everything that it started.
 ///
 /// # Errors
 /// [`DemoError::Output`].

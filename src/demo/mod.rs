@@ -25,7 +25,7 @@ pub use self::softhsm::make_token_here;
 use crate::client::bodies::Caller;
 use crate::client::{Client, Endpoint, Handshake, Signer, Trust};
 
-/// Runs the demo, which with `once` ends after the calls.
+/// Runs the demo. If `once`, it ends after the calls.
 ///
 /// # Errors
 /// A step failed, with a text for the terminal.
@@ -78,7 +78,7 @@ pub fn run(once: bool) -> Result<(), DemoError> {
     Ok(proxy.wait()?)
 }
 
-/// A directory that only this user can read, removed with its content in the end.
+/// A directory that only this user can read, removed with its content at the end.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -94,7 +94,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // If this fails, the key that is left behind has protected nothing.
+        // If this fails, a key is left behind, but it has not protected any real data.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! SoftHSM2 for the demo: found or installed, and a token made in it.
+//! SoftHSM2 for the demo: finds or installs it, and creates a token in it.
 
 use std::fs;
 use std::io;
@@ -85,7 +85,7 @@ pub(super) fn configuration(directory: &Path) -> PathBuf {
 }
 
 /// Makes a token labelled `xks-proxy` with one AES-256 key, in a separate process: SoftHSM2 reads
-/// its configuration from the environment once in a process.
+/// its configuration from the environment only once per process.
 ///
 /// # Errors
 /// The process fails, with its output.
@@ -110,7 +110,7 @@ pub(super) fn make_token(directory: &Path, module: &Path) -> Result<(), String> 
     Err(format!("no token: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Makes the token, in that process.
+/// Makes the token; called in that separate process.
 ///
 /// # Errors
 /// A PKCS#11 function fails.

@@ -1,20 +1,20 @@
 //! Escaping of strings in log lines, so that they can neither end the line nor look like another
-//! field. They are cut at [`MAX_LOG_STRING_BYTES`].
+//! field. They are truncated at [`MAX_LOG_STRING_BYTES`].
 //!
-//! Both formats use the escapes of RFC 8259, 7. Everything but printable ASCII becomes `\uXXXX`,
-//! so a log is ASCII whatever was sent.
+//! Both formats use the escapes of RFC 8259, 7. Everything but printable ASCII becomes `\uXXXX`, so
+//! a log is ASCII regardless of its input.
 
 use crate::limits::MAX_LOG_STRING_BYTES;
 
-/// End of a string that was cut.
+/// Marker at the end of a truncated string.
 const CUT: &[u8] = b"...";
 
-/// Returns whether a JSON string may hold the byte unescaped.
+/// Returns whether the byte may appear unescaped in a JSON string.
 const fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
-/// Returns whether an unquoted value may hold the byte.
+/// Returns whether the byte may appear in an unquoted value.
 const fn is_bare(byte: u8) -> bool {
     is_plain(byte) && byte != b' ' && byte != b'='
 }
@@ -26,7 +26,7 @@ pub(super) fn push_quoted(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// Appends `text` as the value of `key=value`, quoted unless it is one word.
+/// Appends `text` as the value in `key=value`, quoted unless it is one word.
 pub(super) fn push_word(out: &mut Vec<u8>, text: &str) {
     let is_word = !text.is_empty() && text.len() <= MAX_LOG_STRING_BYTES;
     if is_word && text.bytes().all(is_bare) {
@@ -54,7 +54,8 @@ pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Returns the character as it appears in a JSON string: up to 12 bytes, for a surrogate pair.
+/// Returns the character as it appears in a JSON string: up to 12 bytes, the length of a surrogate
+/// pair.
 fn escaped(character: char, buffer: &mut [u8; 12]) -> &[u8] {
     let short = match character {
         '"' => b"\\\"",
@@ -97,7 +98,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is sent reads back the same, and is printable ASCII.
+        /// Any string reads back unchanged, and is printable ASCII when escaped.
         #[test]
         fn reads_back(text in any::<String>()) {
             let out = quoted(&text);
@@ -105,7 +106,7 @@ mod tests {
             prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
         }
 
-        /// An unquoted value is one word.
+        /// An unquoted value is a single word.
         #[test]
         fn one_word_or_quoted(text in any::<String>()) {
             let mut out = Vec::new();
@@ -126,7 +127,7 @@ mod tests {
         assert_eq!(out, br#""a\n\"b\\\u001b[2J\u007f\u0085\u2028\ud83d\udd11""#);
     }
 
-    /// The bound applies to the escaped string, and no escape is cut in two.
+    /// The bound applies to the escaped string, and truncation never splits an escape.
     #[test]
     fn long_strings_are_cut() {
         for text in ["a", "\n", "\u{1}", "\u{1f511}"] {

@@ -20,7 +20,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// A line that is being appended to a buffer.
+/// A line under construction, appended to a buffer.
 ///
 /// Text: `2026-11-25T08:16:31.123456Z INFO a message key=value key="quoted value"`.
 /// JSON: `{"time":"2026-11-25T08:16:31.123456Z","level":"INFO","message":"...","key":"value"}`.
@@ -56,12 +56,12 @@ impl<'a> Line<'a> {
         Self { out, format }
     }
 
-    /// Appends members to a JSON object that has a first member, or will get one.
+    /// Continues a JSON object to which a first member has been, or will be, added.
     pub(super) fn continue_json(out: &'a mut Vec<u8>) -> Self {
         Self { out, format: LogFormat::Json }
     }
 
-    /// Appends the message. As text it has neither name nor quotes, so it goes first.
+    /// Appends the message. As text it has neither a name nor quotes, so it comes first.
     pub(super) fn message(&mut self, message: &str) {
         match self.format {
             LogFormat::Text => {
@@ -72,7 +72,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Appends a string. `key` is a constant, and not escaped.
+    /// Appends a string. `key` is a constant and is not escaped.
     pub(super) fn string(&mut self, key: &str, value: &str) {
         self.key(key);
         match self.format {

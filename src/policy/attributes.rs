@@ -1,6 +1,6 @@
 //! The attributes of a call that a policy can examine.
 
-/// A call that needs a policy's consent. GetHealthStatus is exempt (XKS specification,
+/// A call that requires a policy's consent. GetHealthStatus is exempt (XKS specification,
 /// GetHealthStatus).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -59,7 +59,7 @@ pub struct Attributes<'a> {
     pub aws_source_vpce: Option<&'a str>,
 }
 
-/// The parts of a `kmsKeyArn`: `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`.
+/// The components of a `kmsKeyArn`: `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KmsKey<'a> {
     /// `aws`, `aws-cn`, `aws-us-gov`
@@ -73,8 +73,8 @@ pub struct KmsKey<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    /// Returns the KMS key's parts. `None` if the ARN is missing or has another form: a policy that
-    /// refers to a part then permits nothing because of it.
+    /// Returns the components of the KMS key's ARN. `None` if the ARN is missing or has another
+    /// form: a policy that refers to a component then does not match, and so permits nothing.
     #[must_use]
     pub fn kms_key(&self) -> Option<KmsKey<'a>> {
         let mut parts = self.kms_key_arn?.split(':');
@@ -84,7 +84,7 @@ impl<'a> Attributes<'a> {
         if arn != "arn" || service != "kms" || parts.next().is_some() {
             return None;
         }
-        // The specification's examples begin it with '/', KMS does not.
+        // In the specification's examples it begins with '/', in KMS's requests it does not.
         let resource = resource.strip_prefix('/').unwrap_or(resource);
         let key_id = resource.strip_prefix("key/")?;
         let is_whole = !key_id.is_empty() && !key_id.contains('/');
@@ -115,7 +115,7 @@ mod tests {
         attributes.kms_key()
     }
 
-    /// ARNs in KMS's form and in the specification's have parts; others have none.
+    /// ARNs in KMS's form and in the specification's have components; others have none.
     #[test]
     fn arns() {
         let key = |partition, region, account, key_id| {
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(key_of(None), None);
     }
 
-    /// Each name leads back to its action.
+    /// Each name yields its own action.
     #[test]
     fn names() {
         for action in Action::ALL {

@@ -1,9 +1,9 @@
 //! A cache of a policy's decisions.
 //!
-//! KMS repeats calls with the same attributes: the first of them evaluates the policy, the others
-//! find the decision in a table without allocating. The table has a fixed number of slots, chosen
-//! by hash; a new decision replaces the one in its slot. The hash's key is random and all
-//! attributes are compared, so that no caller gets another's decision.
+//! KMS repeats calls with the same attributes: the first of them evaluates the policy, and the
+//! others find the decision in a table without allocating. The table has a fixed number of slots,
+//! chosen by hash; a new decision replaces the one in its slot. The hash's key is random and all
+//! attributes are compared, so that no caller gets the decision for another.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -20,11 +20,11 @@ pub struct Decisions {
     hasher: RandomState,
     /// The attributes of the current call.
     key: Vec<u8>,
-    /// Reason of the latest decision that is not in the table.
+    /// Reason for the latest decision that is not in the table.
     last_reason: Box<str>,
 }
 
-/// A slot, empty if its key is: attributes never are.
+/// A slot; empty if its key is empty, which attributes never are.
 #[derive(Clone, Debug, Default)]
 struct Slot {
     key: Vec<u8>,
@@ -37,15 +37,15 @@ struct Slot {
 pub struct Decided<'a> {
     /// True if the call is permitted.
     pub is_allowed: bool,
-    /// Which policy or rule decided.
+    /// The policy or rule that decided.
     pub reason: &'a str,
     /// True if the decision comes from the cache.
     pub was_remembered: bool,
 }
 
 impl Decisions {
-    /// Decides whether `policy` permits the call. A different policy than last time empties the
-    /// cache.
+    /// Decides whether `policy` permits the call. A policy other than that of the previous call
+    /// empties the cache.
     pub fn decide(&mut self, policy: &Arc<Policy>, attributes: &Attributes<'_>) -> Decided<'_> {
         if !self.policy.as_ref().is_some_and(|known| Arc::ptr_eq(known, policy)) {
             self.begin(policy);
@@ -103,9 +103,9 @@ impl Decisions {
     }
 }
 
-/// Returns everything that the decision depends on, except the action.
+/// Returns everything on which the decision depends, except the action.
 fn members<'a>(attributes: &Attributes<'a>) -> [Option<&'a str>; 8] {
-    // Names each attribute, so that a new one cannot be forgotten.
+    // The pattern names each attribute, so that a new one cannot be forgotten.
     let Attributes {
         action: _,
         store,
@@ -135,8 +135,8 @@ fn size(attributes: &Attributes<'_>) -> usize {
     1 + members(attributes).iter().map(|member| 4 + member.map_or(0, str::len)).sum::<usize>()
 }
 
-/// Writes the call's key. Only calls with the same attributes have the same key: each attribute
-/// follows its length, and a missing one has a length that no string has.
+/// Writes the call's key. Only calls with the same attributes have the same key: each attribute is
+/// preceded by its length, and a missing one has a length that no string has.
 fn write_key(key: &mut Vec<u8>, attributes: &Attributes<'_>) {
     key.clear();
     key.push(attributes.action as u8);

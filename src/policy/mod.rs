@@ -44,7 +44,7 @@ impl Language {
         }
     }
 
-    /// Returns the language that the file's extension stands for.
+    /// Returns the language that the file's extension indicates.
     #[must_use]
     pub fn of_file(file: &Path) -> Option<Self> {
         match file.extension()?.to_str()? {
@@ -65,8 +65,8 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// Loads a policy from its text and returns it with warnings. `file` is its name in the reasons
-    /// of decisions.
+    /// Loads a policy from its text, and returns it with warnings. `file` is its name in the
+    /// reasons for decisions.
     ///
     /// # Errors
     /// All mistakes and warnings, among them at least one mistake.
@@ -113,14 +113,14 @@ impl Policy {
         }
     }
 
-    /// Decides whether the call is permitted. A panic in the policy library is a denial.
+    /// Decides whether the call is permitted. A panic in the policy library counts as a denial.
     #[must_use]
     pub fn decide(&self, attributes: &Attributes<'_>) -> Decision {
         let decide = || match self {
             Self::Cedar(cedar) => cedar.decide(attributes),
             Self::Rego(rego) => rego.decide(attributes),
         };
-        // Unwind-safe: no state that a panic could leave inconsistent is used again.
+        // Unwind-safe: no state that a panic could leave inconsistent is used afterwards.
         catch_unwind(AssertUnwindSafe(decide)).unwrap_or_else(|_| Decision {
             is_allowed: false,
             reason: "the policy's evaluation panicked".into(),
@@ -128,7 +128,7 @@ impl Policy {
         })
     }
 
-    /// Returns whether the policy refers to the kmsRequestId. It differs in every call, so
+    /// Returns whether the policy refers to the kmsRequestId. It differs in every call, so that
     /// decisions then cannot be cached.
     #[must_use]
     pub fn names_request_id(&self) -> bool {

@@ -1,13 +1,13 @@
 //! The nesting depth of a Cedar policy.
 //!
-//! Cedar's parser recurses without a limit: nested brackets, and chains of operators, of
-//! `if ... else if` and of dots, each take some stack. They are counted before the parser runs.
+//! Cedar's parser recurses without a limit: nested brackets, and chains of operators, of `if ...
+//! else if` and of dots, all use stack space. They are counted before the parser runs.
 
 use crate::limits::MAX_POLICY_NESTING;
 
 /// Returns the offset at which the nesting exceeds [`MAX_POLICY_NESTING`], if it does.
 pub(super) fn too_deep(text: &str) -> Option<usize> {
-    // The operators so far, outside all brackets and within each open one.
+    // The number of operators so far, outside all brackets and within each open one.
     let mut open = vec![0];
     let mut dots = 0;
     for (offset, token) in tokens(text) {
@@ -41,8 +41,8 @@ fn is_word(character: char) -> bool {
     character.is_ascii_alphanumeric() || character == '_'
 }
 
-/// Returns the words and symbols outside comments, each with its offset. A string is one token, and
-/// so are `&&`, `||` and `!=`, by their second characters.
+/// Returns the words and symbols outside comments, each with its offset. A string is one token;
+/// `&&`, `||` and `!=` are each represented by their second character.
 fn tokens(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -58,7 +58,7 @@ fn tokens(text: &str) -> impl Iterator<Item = (usize, &str)> {
             } else if is_word(first) {
                 rest.find(|character| !is_word(character)).unwrap_or(rest.len())
             } else if ["&&", "||", "!="].into_iter().any(|pair| rest.starts_with(pair)) {
-                // Its second character.
+                // Skips to the second character.
                 at += 1;
                 1
             } else {
@@ -73,7 +73,7 @@ fn tokens(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Returns the length of the string literal at the beginning of `text`, with its quotes.
+/// Returns the length of the string literal at the beginning of `text`, including its quotes.
 fn string_length(text: &str) -> usize {
     let mut is_escaped = false;
     for (at, character) in text.char_indices().skip(1) {
@@ -90,7 +90,7 @@ fn string_length(text: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// All kinds of nesting are found; strings, comments and long flat texts do not count.
+    /// All kinds of nesting are detected; strings, comments and long flat texts do not count.
     #[test]
     fn depths() {
         let many = 10 * MAX_POLICY_NESTING;

@@ -92,7 +92,7 @@ const FAILED: &[&str] = &["AuthenticationFailedException"];
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Makes calls that must be refused, and some that must just be accepted.
+/// Makes calls that must be refused, and some that are only just acceptable.
 pub fn examine(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
     let call = of_key(key_id, "encrypt");
     let body = prober.options.caller.encrypt(&plaintext(), None, false).to_string();
@@ -139,7 +139,7 @@ pub fn examine(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
     report.add(&FOUR_MINUTES, None, both(accepted));
 }
 
-/// Judges the clock of the proxy by its Date fields.
+/// Judges the proxy's clock by its Date fields.
 pub fn clock(prober: &Prober<'_>, report: &mut Report) {
     let outcome = match prober.observed.clock {
         None => Outcome::Untried("no answer had a Date field".to_owned()),
@@ -183,7 +183,7 @@ fn accepted(reply: &Reply) -> Outcome {
     }
 }
 
-/// Returns the first outcome that is not held, or else the last.
+/// Returns the first outcome that is not `Held`, or else the last.
 fn both([past, future]: [Outcome; 2]) -> Outcome {
     match past {
         Outcome::Held(_) => match future {

@@ -1,4 +1,4 @@
-//! Certificates in words.
+//! Descriptions of certificates.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,22 +15,22 @@ const SECS_PER_DAY: i64 = 86_400;
 const MIN_RSA_BITS: usize = 2048;
 const MIN_CURVE_BITS: usize = 256;
 
-/// A certificate in words: printable ASCII.
+/// A description of a certificate, in printable ASCII.
 #[derive(Debug)]
 pub struct Certificate {
-    /// Distinguished name.
+    /// Distinguished name of the holder.
     pub subject: String,
-    /// Distinguished name.
+    /// Distinguished name of the issuer.
     pub issuer: String,
     /// Subject alternative names.
     pub names: Vec<String>,
-    /// Negative if it has expired.
+    /// Days until it expires; negative if it has expired.
     pub days_left: i64,
-    /// `YYYY-MM-DD`
+    /// Date on which it expires: `YYYY-MM-DD`.
     pub not_after: String,
-    /// Such as "RSA, 2048 bits".
+    /// Kind and size of the key, such as "RSA, 2048 bits".
     pub key: String,
-    /// At least RSA 2048 or a curve of 256 bits.
+    /// The key has at least 2048 bits of RSA, or is on a curve of at least 256 bits.
     pub is_key_strong: bool,
 }
 

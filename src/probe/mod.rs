@@ -144,7 +144,7 @@ fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Makes the checks that need the right path and credential.
+/// Makes the checks that need the right path and a valid credential.
 fn conversation(prober: &mut Prober<'_>, report: &mut Report) {
     let mut made = None;
     for (index, key_id) in prober.options.key_ids.iter().enumerate() {
@@ -192,7 +192,7 @@ fn observed(observed: &Observed, report: &mut Report) {
 mod tests {
     use super::*;
 
-    /// A name stands for one rule, since scripts rely on it.
+    /// Each name belongs to one rule, since scripts rely on it.
     #[test]
     fn names_are_unique() {
         let mut names: Vec<&str> = rules().iter().map(|rule| rule.name).collect();

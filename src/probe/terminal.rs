@@ -13,7 +13,7 @@ const BOUNDS_MICROS: [u64; 11] =
     [200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 35_000, 50_000, 100_000, 250_000];
 const BAR_WIDTH: usize = 50;
 
-/// Prints a check in a line, with the requirement if it did not pass, or on demand.
+/// Prints a check on one line, with the requirement if it did not pass or if `is_verbose`.
 pub fn print_check(check: &Check, is_verbose: bool) {
     clear_progress();
     let name = check.rule.name;
@@ -95,7 +95,7 @@ fn clear_progress() {
 mod tests {
     use super::*;
 
-    /// Every call is in one line, and the timeout is a bound.
+    /// Every call is counted in one line, and the timeout is a bound.
     #[test]
     fn histogram() {
         assert_eq!(BOUNDS_MICROS.last().copied().map(Duration::from_micros), Some(KMS_TIMEOUT));

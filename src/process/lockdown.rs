@@ -1,5 +1,5 @@
-//! Restrictions that the process puts on itself before it serves: no core dumps, no tracing by
-//! others, and (if the settings say so) no access to files that it does not need.
+//! Restrictions that the process imposes on itself before it serves: no core dumps, no tracing by
+//! others, and, if the settings require it, no access to files that it does not need.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::settings::{Confinement, LandlockPaths, Settings};
 use crate::state::directory::Directory;
 
 /// Paths that any program reads: libraries, the settings of the resolver and of OpenSSL, the number
-/// of cores, time zones, random bytes. `/proc/self` is this process's own entry.
+/// of cores, time zones, random bytes. `/proc/self` is this process's own directory.
 const SYSTEM_READ: [&str; 12] = [
     "/etc",
     "/lib",
@@ -29,12 +29,12 @@ const SYSTEM_READ: [&str; 12] = [
     "/dev/random",
     "/dev/urandom",
 ];
-/// Paths that any program writes.
+/// Paths to which any program writes.
 const SYSTEM_WRITE: [&str; 1] = ["/dev/null"];
 
-/// Forbids core dumps, and forbids other processes of the same user to read the memory of this one
-/// or to trace it (prctl(2), PR_SET_DUMPABLE). Call this at the very start, before the first secret
-/// is read.
+/// Forbids core dumps, and forbids other processes of the same user to trace this one or read its
+/// memory (prctl(2), PR_SET_DUMPABLE). Must be called at the very start, before the first secret is
+/// read.
 ///
 /// # Errors
 /// The system refuses, with a text for the log.
@@ -43,8 +43,8 @@ pub(crate) fn forbid_dumps() -> Result<(), String> {
         .map_err(|error| format!("PR_SET_DUMPABLE: {error}"))
 }
 
-/// Undoes [`forbid_dumps`] if the settings allow core dumps; otherwise also limits the size of a
-/// core file to 0, for kernels that ignore the first setting.
+/// Undoes [`forbid_dumps`] if the settings allow core dumps. Otherwise also limits the size of core
+/// files to 0, for kernels that ignore the first setting.
 ///
 /// # Errors
 /// The system refuses, with a text for the log.
@@ -57,12 +57,13 @@ pub(super) fn dumps(confinement: &Confinement) -> Result<(), String> {
         .map_err(|error| format!("RLIMIT_CORE: {error}"))
 }
 
-/// Restricts this thread, and all threads it starts, to the files that the settings name and the
-/// proxy itself needs (Landlock). Call this while the process has one thread, after the PKCS#11
-/// modules are loaded. Sockets are not restricted.
+/// Restricts this thread, and all threads that it starts, to the files that the settings name and
+/// that the proxy itself needs (Landlock). Must be called after the PKCS#11 modules are loaded and
+/// while the process has only one thread. Sockets are not restricted.
 ///
 /// # Errors
-/// The kernel has no Landlock, or it is off: a requested control is never silently left out.
+/// The kernel has no Landlock, or it is disabled: a control that was requested is never silently
+/// omitted.
 pub(super) fn landlock(settings: &Settings) -> Result<(), String> {
     let Some(paths) = &settings.confinement.landlock else { return Ok(()) };
     restrict(settings, paths).map_err(|error| {
@@ -74,7 +75,7 @@ pub(super) fn landlock(settings: &Settings) -> Result<(), String> {
 }
 
 fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
-    // Each kernel enforces the rights that it knows; one that knows none is refused below.
+    // Each kernel enforces the rights that it supports; one that supports none is rejected below.
     let all = AccessFs::from_all(ABI::V5);
     let read = AccessFs::from_read(ABI::V5);
     let write = all & !AccessFs::Execute;
@@ -91,8 +92,8 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
         rules.push((file.directory.clone(), write));
     }
     if let Some(pid_file) = &settings.server.pid_file {
-        // A rule needs an existing file. Only the file is writable, not its directory, so it is
-        // emptied at the end and not removed.
+        // A rule requires an existing file. Only the file is writable, not its directory, so it is
+        // emptied at the end rather than removed.
         fs::OpenOptions::new()
             .append(true)
             .create(true)
@@ -105,7 +106,7 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
         rules.push((audit.directory.clone(), write));
     }
     if let Some(directory) = &settings.state_directory {
-        // If it cannot be created, the proxy serves without it.
+        // If the directory cannot be created, the proxy serves without it.
         let directory = Directory::new(directory);
         rules.push((directory.path().to_owned(), write));
     }
@@ -115,7 +116,7 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
         .and_then(Ruleset::create)
         .map_err(|error| error.to_string())?;
     for (path, access) in rules {
-        // A missing path needs no rule; paths that the settings name have been checked before.
+        // A missing path needs no rule; paths named in the settings have been checked before.
         let Ok(open) = PathFd::new(&path) else { continue };
         let is_file = fs::metadata(&path).is_ok_and(|metadata| !metadata.is_dir());
         let access = if is_file { access & AccessFs::from_file(ABI::V5) } else { access };
@@ -130,7 +131,8 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
     Ok(())
 }
 
-/// Creates a log directory. The log would create it only when it starts, too late for a rule.
+/// Creates a log directory. The log itself would create it only when it starts, too late for a
+/// rule.
 fn make_directory(path: &Path) -> Result<(), String> {
     fs::create_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))
 }

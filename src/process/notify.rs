@@ -1,8 +1,9 @@
 //! Messages to systemd (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET` names. Without
-//! that variable nothing is sent.
+//! that variable, nothing is sent.
 //!
-//! The crate `sd-notify` does not fit: it reads the variable for each message, and ours is removed
-//! at the start; it knows no time limit, and a start or an end must not wait for systemd.
+//! The crate `sd-notify` does not fit: it reads the variable for each message, but this process
+//! removes it at the start; and it has no timeout, but neither the start nor the end may wait for
+//! systemd.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,8 +23,8 @@ const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
-/// Variables that [`Notifier::from_environment`] reads. They are removed afterwards, so that child
-/// processes and vendor libraries cannot speak for this process.
+/// Variables that [`Notifier::from_environment`] reads. They are then removed, so that child
+/// processes and vendor libraries cannot send messages on behalf of this process.
 pub(super) const VARIABLES: [&str; 3] = [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID];
 
 /// The channel to the service manager.
@@ -34,9 +35,9 @@ pub(super) struct Notifier(Arc<Inner>);
 struct Inner {
     channel: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
-    /// The variables' original values, for a process that takes this one's place.
+    /// The variables' original values, for a process that replaces this one.
     variables: Vec<(&'static str, OsString)>,
-    /// Set once another process speaks for the service.
+    /// True once another process sends messages for the service.
     is_silent: AtomicBool,
 }
 
@@ -55,7 +56,7 @@ impl Notifier {
             .is_ok_and(|pid| pid.parse::<u32>().ok() != Some(std::process::id()));
         let watchdog = env::var(WATCHDOG_USEC).ok().and_then(|usec| usec.parse().ok());
         let watchdog = watchdog.filter(|usec| *usec > 0 && !is_for_another && channel.is_some());
-        // WATCHDOG_PID names this process, so the next one does not get it.
+        // WATCHDOG_PID is the id of this process, so it is not passed to the next one.
         let variables = [NOTIFY_SOCKET, WATCHDOG_USEC]
             .into_iter()
             .filter_map(|name| Some((name, env::var_os(name)?)))
@@ -69,19 +70,19 @@ impl Notifier {
         }))
     }
 
-    /// Returns how long systemd waits for [`Self::watchdog`] before it considers the process hung
-    /// (`WatchdogSec=`).
+    /// Returns the time that systemd waits for [`Self::watchdog`] before it considers the process
+    /// hung (`WatchdogSec=`).
     pub(super) fn watchdog_period(&self) -> Option<Duration> {
         self.0.watchdog
     }
 
-    /// Returns the environment variables for a process that takes this one's place.
+    /// Returns the environment variables for a process that replaces this one.
     pub(super) fn variables(&self) -> &[(&'static str, OsString)] {
         &self.0.variables
     }
 
-    /// Reports that the listeners are served. `systemctl status` shows `status`. Call this at the
-    /// start, and after each [`Self::reloading`], whether the new settings were accepted or
+    /// Reports that the process serves its listeners. `systemctl status` shows `status`. Call this
+    /// at the start and after each [`Self::reloading`], whether the new settings were accepted or
     /// refused.
     pub(super) fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}"));
@@ -95,12 +96,12 @@ impl Notifier {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading the settings"));
     }
 
-    /// Reports that the process drains.
+    /// Reports that the process is draining.
     pub(super) fn stopping(&self) {
         self.send("STOPPING=1\nSTATUS=draining");
     }
 
-    /// Reports that every event loop makes progress.
+    /// Reports that every event loop is making progress.
     pub(super) fn watchdog(&self) {
         self.send("WATCHDOG=1");
     }
@@ -110,7 +111,7 @@ impl Notifier {
         self.send(&format!("STATUS={status}"));
     }
 
-    /// Reports that the process with that id is the service, and sends nothing more.
+    /// Reports that the process with that id is now the service, and sends nothing after that.
     pub(super) fn hand_over_to(&self, pid: u32) {
         self.send(&format!("MAINPID={pid}"));
         self.0.is_silent.store(true, Ordering::Relaxed);
@@ -135,7 +136,7 @@ fn channel(name: &[u8]) -> io::Result<(UnixDatagram, SocketAddr)> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
     };
-    // A start or an end must not wait for systemd indefinitely.
+    // Neither the start nor the end may wait for systemd indefinitely.
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(crate::limits::NOTIFY_TIMEOUT))?;
     Ok((socket, address))

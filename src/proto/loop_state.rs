@@ -23,11 +23,11 @@ pub struct Snapshot {
     pub now: Instant,
     /// Wall-clock time in seconds since 1970.
     pub unix_secs: u64,
-    /// A token works.
+    /// At least one token works.
     pub is_ready: bool,
     /// The process is about to stop: answers end the connections that are open already.
     pub is_draining: bool,
-    /// Nothing new is accepted: answers end all connections, and idle ones are closed.
+    /// No new connections are accepted: answers end all connections, and idle ones are closed.
     pub is_stopping: bool,
     /// The event loop cannot keep up with its requests.
     pub is_congested: bool,
@@ -89,14 +89,14 @@ impl LoopState {
     }
 
     /// Adopts a new configuration, between two turns. Jobs at the HSM are answered as they were
-    /// asked.
+    /// submitted.
     pub fn adopt(&mut self, service: Arc<ServiceConfig>) {
         self.buffers.enlarge(buffer_bytes(&service));
         for memory in [&mut self.out, &mut self.body] {
             debug_assert!(memory.is_empty());
             memory.reserve_exact(answer_bytes(&service));
         }
-        // The signing key of an access key id whose secret has changed must not be found any more.
+        // The signing key of an access key id whose secret has changed must no longer be found.
         self.signing_keys = SigningKeys::new(service.credentials());
         self.service = service;
     }
@@ -116,7 +116,7 @@ impl LoopState {
         self.buffers.held_bytes()
     }
 
-    /// The most of it that one connection can hold.
+    /// The largest part of it that one connection can hold.
     #[must_use]
     pub fn max_held_bytes_per_connection(&self) -> usize {
         self.buffers.large_bytes()
@@ -135,8 +135,8 @@ impl LoopState {
         self.outputs.pop().unwrap_or_default()
     }
 
-    /// Keeps a request's memory, wiped, unless an attempt still holds it; then the last attempt
-    /// wipes it.
+    /// Wipes a request's memory and keeps it for reuse. If an attempt still holds it, it is not
+    /// kept, and the last attempt wipes it.
     pub(super) fn recycle_request(&mut self, mut request: Arc<Request>) {
         if let Some(request) = Arc::get_mut(&mut request) {
             request.wipe();
@@ -148,7 +148,7 @@ impl LoopState {
         }
     }
 
-    /// Keeps an answer's memory, wiped.
+    /// Wipes an answer's memory and keeps it for reuse.
     pub fn recycle_output(&mut self, mut output: Zeroizing<Vec<u8>>) {
         output.zeroize();
         if self.outputs.len() < max_pooled(output.capacity()) {
@@ -156,7 +156,7 @@ impl LoopState {
         }
     }
 
-    /// Keeps the memory of a job that was not done.
+    /// Wipes the memory of a job that was not done and keeps it for reuse.
     pub fn recycle_job(&mut self, job: Job) {
         self.recycle_output(job.output);
         self.recycle_request(job.request);

@@ -1,8 +1,8 @@
 //! Limits on one key store's requests, so that it cannot starve another.
 //!
 //! There are two limits over all event loops: requests per second, and requests in flight. The
-//! second keeps the HSM's queue fair: however fast a store asks and however slow the HSM is, no
-//! more than that many of its jobs wait ahead of another store's.
+//! second keeps the HSM's queue fair: for any request rate and any speed of the HSM, at most that
+//! many of a store's jobs wait ahead of another store's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -31,8 +31,8 @@ pub enum QuotaExceeded {
 pub struct QuotaPermit(Arc<AtomicU32>);
 
 impl Quota {
-    /// Limits of `max_requests_per_sec`, which is also the allowed burst, and `max_in_flight`.
-    /// `None` means no limit.
+    /// Makes limits of `max_requests_per_sec`, which is also the allowed burst, and
+    /// `max_in_flight`. `None` means no limit.
     #[must_use]
     pub fn new(max_requests_per_sec: Option<u32>, max_in_flight: Option<u32>) -> Self {
         Self {
@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// Requests that have ended make room, in whatever way they ended.
+    /// A request that has ended frees its place, in whichever way it ended.
     #[test]
     fn in_flight() {
         let quota = Quota::new(None, Some(2));
@@ -116,7 +116,7 @@ mod tests {
         }
         drop(first);
         assert!(quota.admit(now).is_ok());
-        // Now the rate is the limit: two at once, then one each half second.
+        // Now the rate is the limit: two at once, then one every half second.
         assert!(quota.admit(now).is_err_and(|error| error == QuotaExceeded::Rate));
         let later = now + Duration::from_millis(500);
         assert!(quota.admit(later).is_ok() && quota.admit(later).is_err());

@@ -3,7 +3,7 @@
 use crate::limits::MAX_KEY_ID_BYTES;
 use crate::observe::metrics::labels::CallLabel;
 
-/// The port by which a connection came in.
+/// The port on which a connection was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listener {
     /// The XKS API, `/ping` and `/readyz`.
@@ -67,8 +67,8 @@ pub enum Route<'b> {
     },
 }
 
-/// Finds the route of a path, or `None` if there is no such path. It is read from the end, so that
-/// a store's prefix may itself contain `/kms/xks/v1`.
+/// Finds the route of a path, or `None` if there is no such path. The path is read from its end, so
+/// that a store's prefix may itself contain `/kms/xks/v1`.
 #[must_use]
 pub fn route(path: &str) -> Option<Route<'_>> {
     match path {
@@ -108,7 +108,7 @@ pub fn is_key_id(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Metrics call the calls what the paths call them.
+    /// Calls have the same names in metrics as in paths.
     #[test]
     fn metrics_know_the_calls() {
         for call in [Call::Metadata, Call::Encrypt, Call::Decrypt, Call::Health] {

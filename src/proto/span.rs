@@ -1,6 +1,6 @@
-//! Places in a request's bytes, which are kept instead of copies.
+//! Positions in a request's bytes, which are kept instead of copies.
 
-/// The place of a string in a request.
+/// The position and length of a string in a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     start: u32,
@@ -8,7 +8,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// The place of `part` in the bytes that begin at address `base`.
+    /// The span of `part` in the bytes that begin at address `base`.
     #[must_use]
     pub fn of(part: &str, base: usize) -> Self {
         let start = (part.as_ptr() as usize).saturating_sub(base);
@@ -35,7 +35,7 @@ impl Span {
         Self { start: self.start, end: self.start.saturating_add(length) }
     }
 
-    /// The same place as a range.
+    /// The span as a range.
     #[must_use]
     pub fn range(self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize

@@ -20,9 +20,9 @@ pub struct StoreConfig {
     pub max_requests_per_sec: Option<u32>,
     /// Limit on requests in flight; see [`Quota::new`].
     pub max_in_flight: Option<u32>,
-    /// The whole store is switched off.
+    /// The whole store is disabled.
     pub is_disabled: bool,
-    /// External key ids that are switched off; those that are not in `key_ids` have no effect.
+    /// External key ids that are disabled; those that are not in `key_ids` have no effect.
     pub disabled_key_ids: Vec<String>,
 }
 
@@ -43,7 +43,7 @@ pub struct Store {
 pub struct StoreKey {
     /// The key's index in jobs.
     pub index: KeyIndex,
-    /// The key, or its whole store, is switched off.
+    /// The key, or its whole store, is disabled.
     pub is_disabled: bool,
 }
 
@@ -60,14 +60,14 @@ impl Store {
         &self.credentials
     }
 
-    /// The key with that external key id, if the store may use it.
+    /// The key with this external key id, if the store may use it.
     #[must_use]
     pub fn key(&self, key_id: &str) -> Option<StoreKey> {
         let at = self.keys.binary_search_by(|(known, _)| (**known).cmp(key_id)).ok()?;
         Some(self.keys[at].1)
     }
 
-    /// Returns whether the whole store is switched off.
+    /// Returns whether the whole store is disabled.
     #[must_use]
     pub fn is_disabled(&self) -> bool {
         self.is_disabled

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A loop's share of a socket that several loops accept from. The kernel wakes all of them for each
-/// connection and the fastest gets it, which left alone would often be the same loop.
+/// connection and the fastest accepts it, which without shares would often be the same loop.
 pub(super) struct AcceptShare {
     /// Number of connections of each loop.
     loads: Arc<[AtomicUsize]>,
@@ -22,8 +22,8 @@ impl AcceptShare {
         (0..loops).map(share).collect()
     }
 
-    /// Returns whether to leave the next connection to a loop that has fewer. That happens once per
-    /// connection: a loop that does not take it is not waited for.
+    /// Returns whether to leave the next connection to a loop that has fewer. That happens at most
+    /// once per connection: if no other loop accepts it, this one does.
     pub(super) fn yields(&mut self, load: usize) -> bool {
         if let Some(own) = self.loads.get(self.index) {
             own.store(load, Ordering::Relaxed);
@@ -39,7 +39,8 @@ impl AcceptShare {
 mod tests {
     use super::*;
 
-    /// The loop that has more leaves one to the other, but not for ever.
+    /// The loop with more connections leaves one to the other, but does not wait for it
+    /// indefinitely.
     #[test]
     fn shares() {
         let mut shares = AcceptShare::split(2);

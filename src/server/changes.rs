@@ -1,8 +1,8 @@
 //! New settings for running event loops.
 //!
-//! A change is built completely before it is published, and each loop takes it up at the start of
-//! its next turn. So no request meets half of a change, and none is delayed. The request path takes
-//! no lock for this: it compares one number per turn.
+//! A change is built completely before it is published, and each loop adopts it at the start of its
+//! next turn. So every request sees either all of a change or nothing, and none is delayed. The
+//! request path takes no lock for this: it compares one number per turn.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,20 +18,20 @@ use super::tls::Acceptor;
 use crate::hsm::Hsm;
 use crate::proto::ServiceConfig;
 
-/// Everything that loops can take up while they run.
+/// All settings that loops can adopt while they run.
 pub(super) struct Change {
     /// Number of the change, counted from 1.
     pub(super) number: u64,
     pub(super) service: Arc<ServiceConfig>,
     pub(super) hsm: Arc<Hsm>,
-    /// For API connections accepted from now on.
+    /// TLS for API connections accepted from now on.
     pub(super) tls: Option<Acceptor>,
     pub(super) admission: Arc<Admission>,
     /// Limit of each loop.
     pub(super) max_buffered_bytes: usize,
 }
 
-/// The last change, and the loops that have taken it up.
+/// The last change, and the loops that have adopted it.
 pub struct Changes {
     lifecycle: Arc<Lifecycle>,
     /// Number of the last change.
@@ -62,7 +62,7 @@ impl Changes {
         }
     }
 
-    /// Gives all event loops new settings. Members of `config` that only a start can apply
+    /// Passes new settings to all event loops. Members of `config` that only apply at the start
     /// (addresses, keepalive, the number of loops) are ignored.
     pub fn put(&self, service: Arc<ServiceConfig>, hsm: Arc<Hsm>, config: &Config) {
         let max_connections = descriptors::possible_connections(config.max_connections);
@@ -83,7 +83,7 @@ impl Changes {
         self.lifecycle.wake();
     }
 
-    /// Waits up to `timeout` until all event loops have taken up the last change, and returns
+    /// Waits up to `timeout` until all event loops have adopted the last change, and returns
     /// whether they have.
     #[must_use]
     pub fn wait(&self, timeout: Duration) -> bool {
@@ -98,7 +98,7 @@ impl Changes {
         true
     }
 
-    /// The last change, unless it is the one with that number.
+    /// The last change, unless `number` is its number.
     pub(super) fn after(&self, number: u64) -> Option<Arc<Change>> {
         if self.number.load(Ordering::Acquire) == number {
             return None;

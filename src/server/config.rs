@@ -20,7 +20,7 @@ pub struct Config {
     pub tls: Option<Acceptor>,
     /// TCP keepalive of quiet connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// Number of event loops; 0 means a choice by the number of cores.
+    /// Number of event loops; 0 chooses it by the number of cores.
     pub event_loops: usize,
     /// Limit on connections over all event loops.
     pub max_connections: usize,
@@ -31,7 +31,7 @@ pub struct Config {
     /// Limit on TLS handshakes begun per second; 0 means none.
     pub max_tls_handshakes_per_sec: u32,
     /// Networks of peers that must begin each connection with a PROXY protocol header. Other peers
-    /// must not.
+    /// must not send one.
     pub proxy_protocol_from: Vec<Network>,
 }
 
@@ -56,7 +56,7 @@ impl Config {
     }
 }
 
-/// `[server.tcp_keepalive]`
+/// Settings of TCP keepalive (`[server.tcp_keepalive]`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpKeepalive {
     /// Idle time before the first keepalive probe.

@@ -21,7 +21,7 @@ pub(super) struct Congestion {
 
 impl Congestion {
     /// Records whether the longest wait in this turn was too long. Returns whether requests that
-    /// waited too long are to be refused.
+    /// have waited too long must be refused.
     pub(super) fn note(&mut self, is_too_long: bool, now: Instant) -> bool {
         if is_too_long {
             let since = *self.since.get_or_insert(now);
@@ -51,8 +51,8 @@ mod tests {
 
     use super::*;
 
-    /// A long wait, or several with a short one among them, is no congestion. Long waits over some
-    /// time are, until there have been none for some time.
+    /// One long wait, or several with a short one among them, is not congestion. Only long waits
+    /// for some time are, until there have been none for some time.
     #[test]
     fn begins_and_ends() {
         let begin = Instant::now();

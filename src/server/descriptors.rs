@@ -1,13 +1,13 @@
-//! The limit of open files, which also limits connections.
+//! The limit on open files, which also limits connections.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::limits::RESERVED_DESCRIPTORS;
 
-/// Raises the limit of open files, and returns the number of possible connections: what is asked
-/// for, or what the limit allows. At our own limit a new connection evicts a stranger's. At the
-/// system's, nobody could connect, and neither a load balancer's health checks nor the HSM's module
-/// would get a descriptor.
+/// Raises the limit on open files, and returns the number of possible connections: the number
+/// requested, or as many as the limit allows. At our own limit, a new connection evicts a
+/// stranger's. At the system's limit, no one could connect, and neither a load balancer's health
+/// checks nor the HSM's module would get a descriptor.
 pub(super) fn possible_connections(max_connections: usize) -> usize {
     let Err(possible) = raise(max_connections) else {
         return max_connections;
@@ -41,8 +41,8 @@ fn raise(max_connections: usize) -> Result<(), usize> {
     if allowed(current) { Ok(()) } else { Err(connections_within(current.unwrap_or(0))) }
 }
 
-/// Returns how many connections leave enough of so many descriptors to the HSM's module, the log
-/// and `/ping`: half, if there are few.
+/// Returns the number of connections that leaves enough of `descriptors` for the HSM's module, the
+/// log and `/ping`: half, if there are few.
 fn connections_within(descriptors: u64) -> usize {
     let connections = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);
     usize::try_from(connections).unwrap_or(usize::MAX).max(1)
@@ -52,7 +52,8 @@ fn connections_within(descriptors: u64) -> usize {
 mod tests {
     use super::*;
 
-    /// A sufficient limit is kept, a lower one is raised, and what no process may have is reported.
+    /// A sufficient limit is kept, a lower one is raised, and one that no process may have is
+    /// reported.
     #[test]
     fn raised_as_far_as_it_goes() {
         assert_eq!(raise(1), Ok(()));

@@ -19,7 +19,7 @@ pub(super) enum PanicPoint {
 
 static ARMED: Mutex<Vec<(PanicPoint, SocketAddr)>> = Mutex::new(Vec::new());
 
-/// Makes the connection with that peer panic at that point, once.
+/// Makes the connection with this peer panic at this point, once.
 pub(super) fn arm(place: PanicPoint, peer: SocketAddr) {
     ARMED.lock().push((place, peer));
 }

@@ -17,7 +17,7 @@ pub struct Lifecycle {
 const DRAINING: u8 = 1;
 const STOPPING: u8 = 2;
 
-/// An event loop as others see it.
+/// The view of an event loop that other threads have.
 struct WatchedLoop {
     waker: Arc<Waker>,
     /// Dropped with the loop.
@@ -43,7 +43,7 @@ impl Heartbeat {
 pub struct Round(Vec<(Weak<Heartbeat>, u64)>);
 
 impl Round {
-    /// Returns whether each loop has made a turn since, or has ended.
+    /// Returns whether each loop has made a turn since the check began, or has ended.
     #[must_use]
     pub fn is_over(&self) -> bool {
         let has_turned = |(heartbeat, before): &(Weak<Heartbeat>, u64)| {
@@ -55,7 +55,7 @@ impl Round {
 
 impl Lifecycle {
     /// Starts draining: readiness becomes false and answers close the connections that are open, so
-    /// that load balancers move away. New connections are still served.
+    /// that load balancers send their traffic elsewhere. New connections are still served.
     pub fn drain(&self) {
         self.advance(DRAINING);
     }
@@ -65,8 +65,8 @@ impl Lifecycle {
         self.advance(STOPPING);
     }
 
-    /// Stops accepting in favour of another process that has the same sockets. This process closes
-    /// none of the connections in their backlogs.
+    /// Stops accepting in favour of another process that has the same sockets. Connections in their
+    /// backlogs are not closed by this process.
     pub fn hand_over(&self) {
         self.is_handed_over.store(true, Ordering::Relaxed);
         self.advance(DRAINING);
@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// A round is over once every loop has made a turn: a hung loop is noticed, an idle one is
+    /// A round is over once every loop has made a turn: a hung loop is detected, an idle one is
     /// woken, and one that has ended is not waited for.
     #[test]
     fn rounds() {

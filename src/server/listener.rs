@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::config::TcpKeepalive;
 use crate::limits::{LISTEN_BACKLOG, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
 
-/// Listens on `address`. With `shared`, several sockets may do so, and the kernel spreads
+/// Listens on `address`. If `shared`, several sockets may listen there, and the kernel spreads
 /// connections over them (SO_REUSEPORT, socket(7)). Accepted sockets inherit the options set here.
 ///
 /// # Errors
@@ -36,7 +36,7 @@ pub(super) fn listen(
     Ok(mio::net::TcpListener::from_std(socket.into()))
 }
 
-/// Serves on a socket that another process has bound, including connections waiting in its queue.
+/// Listens on a socket that another process has bound; connections may already wait in its queue.
 ///
 /// # Errors
 /// An error of the system calls.

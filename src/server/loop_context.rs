@@ -27,7 +27,7 @@ pub(super) struct LoopContext {
     pub(super) jobs: Vec<Job>,
     /// Slot of the connection that is being served.
     pub(super) slot: usize,
-    /// Time since which that connection has had something to do.
+    /// Time at which that connection became ready.
     pub(super) ready_since: Instant,
     /// Number of answers that it may still get in this turn.
     pub(super) answers_left: u32,
@@ -95,7 +95,7 @@ impl LoopContext {
         }
     }
 
-    /// Logs a failed handshake: a refused client certificate shows nowhere else.
+    /// Logs a failed handshake: a refused client certificate is reported nowhere else.
     pub(super) fn note_failed_handshake(&mut self, peer: SocketAddr, error: &dyn fmt::Display) {
         if let Some(left_out) = self.handshakes.admit(self.snapshot.now) {
             tracing::info!(%peer, %error, left_out, "TLS handshake failed");

@@ -10,8 +10,8 @@ pub struct Network {
     prefix_bits: u32,
 }
 
-/// The error for a text that is not a network: no address, a prefix that is too long, or bits set
-/// beyond the prefix.
+/// The error for a text that is not a network: it has no address, its prefix is too long, or bits
+/// are set beyond the prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkError;
 

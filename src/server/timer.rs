@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-/// A binary heap of (deadline, slot) with an index by slot, so that moving a deadline takes a few
-/// comparisons and no memory. Once grown, it allocates nothing.
+/// A binary heap of (deadline, slot) with an index by slot, so that moving a deadline takes only a
+/// few comparisons. Once grown, it allocates nothing.
 #[derive(Default)]
 pub(super) struct Timers {
     /// Earliest first: each parent is no later than its children.
     heap: Vec<(Instant, usize)>,
-    /// By slot: its position in the heap + 1, or 0.
+    /// Position of each slot in the heap + 1, or 0 if the slot has no deadline.
     places: Vec<usize>,
 }
 
@@ -115,7 +115,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever is set, moved and cancelled, each deadline comes out once, in order.
+        /// After any sequence of sets, moves and cancellations, each deadline expires once, in
+        /// order.
         #[test]
         fn as_a_sorted_map(operations in prop::collection::vec((0_usize..12, 0_u64..20, 0_u8..4), 0..80)) {
             let start = Instant::now();

@@ -1,17 +1,17 @@
-//! Bytes that a socket has not taken yet.
+//! Bytes that have not been written to a socket yet.
 
 use bytes::{Buf as _, BytesMut};
 use zeroize::Zeroize as _;
 
-/// A queue of bytes for one socket that are wiped as soon as the socket has taken them: without
-/// TLS, an answer contains plaintext.
+/// A queue of bytes for one socket, which are wiped as soon as they have been written: without TLS,
+/// an answer contains plaintext.
 ///
 /// `BytesMut` fits here: bytes are appended at the end and removed from the front without moving
-/// the rest, and an answer that the socket takes at once never gets here, so it costs no
-/// allocation. It fits no other buffer of the request path. The receive buffer belongs to a pool
-/// and is parsed in place, with padding after it. An answer, and a job's input and output, are
-/// filled once and wiped as a whole, in memory that is reused. None of them is shared or split, and
-/// a `Bytes` with several holders could not be wiped.
+/// the rest, and an answer that can be written at once is never queued, so it costs no allocation.
+/// It fits no other buffer of the request path. The receive buffer belongs to a pool and is parsed
+/// in place, with padding after it. An answer, and a job's input and output, are filled once and
+/// wiped as a whole, in memory that is reused. None of them is shared or split, and a `Bytes` with
+/// several holders could not be wiped.
 #[derive(Default)]
 pub(super) struct Unsent {
     bytes: BytesMut,
@@ -46,8 +46,8 @@ impl Unsent {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Wipes and removes the first `count` bytes. Once empty, the memory is freed: a slow reader's
-    /// is not kept for its next answer.
+    /// Wipes and removes the first `count` bytes. Once the queue is empty, its memory is freed, and
+    /// not kept for a slow reader's next answer.
     pub(super) fn advance(&mut self, count: usize) {
         let count = count.min(self.bytes.len());
         self.bytes[..count].zeroize();
@@ -68,8 +68,8 @@ impl Drop for Unsent {
 mod tests {
     use super::*;
 
-    /// Bytes keep their order however they are appended and taken, and no memory is held once all
-    /// of them are gone.
+    /// Bytes keep their order for any sequence of appends and removals, and no memory is held once
+    /// all of them have been removed.
     #[test]
     fn order_is_kept() {
         let mut unsent = Unsent::default();

@@ -7,14 +7,14 @@ use crate::limits::MAX_STALE_ENTRIES;
 /// A connection's slot, and its number, which is unique within the loop.
 pub(super) type Entry = (usize, u64);
 
-/// The lists.
+/// The kinds of lists.
 #[derive(Clone, Copy)]
 pub(super) enum List {
-    /// The kernel has reported that it has something to do.
+    /// Connections that the kernel has reported as ready.
     Ready,
-    /// It has more to do than one turn allows.
+    /// Connections that have more to do than one turn allows.
     Again,
-    /// It waits until its TLS handshake is allowed.
+    /// Connections that wait until their TLS handshake is allowed.
     Handshakes,
 }
 
@@ -36,7 +36,7 @@ impl Lists {
     }
 }
 
-/// A list of connections. Each is in it at most once, which the connection itself remembers. Ended
+/// A list of connections. Each is in it at most once, which is recorded in the connection. Ended
 /// connections leave stale entries behind, which are skipped.
 #[derive(Default)]
 pub(super) struct Waiting(VecDeque<Entry>);
@@ -72,7 +72,7 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    /// Peers that come, wait and leave by the million do not pile up entries.
+    /// Entries do not accumulate when millions of peers connect, wait and leave.
     #[test]
     fn bounded() {
         let mut waiting = Waiting::default();

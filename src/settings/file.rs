@@ -1,4 +1,4 @@
-//! Files that may hold secrets, and the access that others have to them.
+//! Files that may contain secrets, and checks of who else can access them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ const OTHERS_WRITE: u32 = 0o002;
 /// Others: read.
 const OTHERS_READ: u32 = 0o004;
 
-/// Owner and permissions of a file when it was read.
+/// Owner and permissions of a file at the time it was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ownership {
     owner: u32,
@@ -34,26 +34,27 @@ pub(super) struct Ownership {
 /// The file cannot be read, or is larger than `max_bytes`.
 pub(super) fn read(path: &Path, max_bytes: u64) -> io::Result<(Zeroizing<Vec<u8>>, Ownership)> {
     let mut open = File::open(path)?;
-    // Of the open file, so that replacing the file or its symbolic link makes no difference.
+    // The metadata is that of the open file, so replacing the file or its symbolic link has no
+    // effect.
     let metadata = open.metadata()?;
     let too_large = || io::Error::other(format!("it is larger than {max_bytes} bytes"));
     if metadata.len() > max_bytes {
         return Err(too_large());
     }
-    // One byte more, so that reading to the end does not reallocate.
+    // One more byte, so that reading to the end does not reallocate.
     let capacity = usize::try_from(metadata.len()).unwrap_or(0) + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     open.by_ref().take(max_bytes).read_to_end(&mut bytes)?;
     Ok((bytes, Ownership { owner: metadata.uid(), mode: metadata.mode() }))
 }
 
-/// Reports a file that users other than root and the proxy's can change or, if it holds a secret,
-/// read.
+/// Reports a file that users other than root and the proxy's user can change or, if it contains a
+/// secret, read.
 ///
-/// The rules are those of PostgreSQL for its private key, slightly stricter than sshd's: root or
-/// the proxy's user must own the file, nobody else may write it, and a group may read only what
-/// root owns. The latter is how Kubernetes (`fsGroup`) and systemd (`LoadCredential=`) pass a
-/// secret to a process that is not root.
+/// The rules are those of PostgreSQL for its private key, and slightly stricter than those of sshd:
+/// root or the proxy's user must own the file, no other user may write it, and a group may read it
+/// only if root owns it. The last rule is for Kubernetes (`fsGroup`) and systemd
+/// (`LoadCredential=`), which pass secrets to a non-root process in this way.
 pub(super) fn check(
     ownership: &Ownership,
     path: &Path,
@@ -90,8 +91,8 @@ fn exposure(ownership: &Ownership, user: u32, holds_secret: bool) -> Option<&'st
     }
 }
 
-/// Returns the directories of `files` and of the targets of symbolic links among them. A file that
-/// is replaced is a new one with the same name in the same directory.
+/// Returns the directories of `files` and of the targets of symbolic links among them. A replaced
+/// file is a new file with the same name in the same directory.
 pub(super) fn directories(files: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = BTreeSet::new();
     for file in files {
@@ -127,7 +128,7 @@ mod tests {
             (0, 0o400, true, true),
             // Kubernetes with fsGroup and defaultMode 0400, and a systemd credential.
             (0, 0o440, true, true),
-            // The same with Kubernetes's own default.
+            // The same with Kubernetes's default mode.
             (0, 0o644, false, true),
             (0, 0o460, false, false),
             (US + 1, 0o600, false, false),

@@ -8,7 +8,7 @@ use super::tls::Tls;
 use super::{policy, tls};
 use crate::policy::Policy;
 
-/// Restrictions of the process, and of access to it: `[security]`
+/// `[security]`: restrictions of the process, and of access to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Confinement {
     /// `allow_core_dumps`, which also lets processes of the same user read this one's memory.
@@ -17,13 +17,13 @@ pub struct Confinement {
     pub landlock: Option<LandlockPaths>,
 }
 
-/// `[security] landlock_read`, `landlock_write`: access that a vendor's library needs beyond that
-/// of the proxy itself.
+/// `[security] landlock_read`, `landlock_write`: access that a vendor's library needs in addition
+/// to that of the proxy itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LandlockPaths {
-    /// Files and directories to read, with everything below them.
+    /// Files and directories that may be read, including everything below them.
     pub read: Vec<PathBuf>,
-    /// Files and directories to read and write, with everything below them.
+    /// Files and directories that may be read and written, including everything below them.
     pub write: Vec<PathBuf>,
     /// Directories of the files that a reload reads again: settings, certificates, secrets.
     pub reload: Vec<PathBuf>,
@@ -84,7 +84,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Security> {
     })
 }
 
-/// Returns the member, or false if it or the section is missing.
+/// Returns the member; false if it or the section is missing.
 pub(super) fn strict_file_permissions(root: &Section<'_>) -> Option<bool> {
     // Mistakes about the section as a whole are reported by `read`.
     let Some(member) = root.member_of("security", "strict_file_permissions") else {
@@ -114,7 +114,7 @@ fn confinement(section: &Section<'_>) -> Option<Confinement> {
     Some(Confinement { allow_core_dumps: allow_core_dumps?, landlock })
 }
 
-/// Reads paths that must exist: access cannot be granted to one that does not.
+/// Reads paths that must exist: access to a missing path cannot be granted.
 fn paths(section: &Section<'_>, name: &str) -> Option<Vec<PathBuf>> {
     let Some(member) = section.get(name) else {
         return Some(Vec::new());

@@ -74,8 +74,8 @@ pub(super) fn read(section: &Section<'_>, is_mtls_enabled: bool) -> Option<Tls> 
     read_with(section, provider, verifier)
 }
 
-/// Reads the TLS members of `[admin]`. If there is a member `client_ca`, clients need a
-/// certificate, with any name, issued by a CA in the file that it names.
+/// Reads the TLS members of `[admin]`. If `client_ca` names a member, clients need a certificate,
+/// with any name, issued by a CA in that member's file.
 pub(super) fn read_admin(section: &Section<'_>, client_ca: Option<&str>) -> Option<Tls> {
     let provider = Arc::new(provider());
     let verifier = match client_ca {

@@ -1,5 +1,5 @@
-//! Files that are replaced as a whole, so that a crash leaves the old or the new one, and a lock
-//! for read-modify-write.
+//! Files that are replaced as a whole, so that after a crash either the old or the new file exists,
+//! and a lock for read-modify-write.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits::MAX_STATE_LOCK_WAIT;
 
-/// Interval between attempts at a lock that another process holds.
+/// Interval between attempts to take a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// `[state] directory`
@@ -19,16 +19,16 @@ pub struct Directory {
     path: PathBuf,
 }
 
-/// The exclusive right to change the files, until it is dropped.
+/// The exclusive right to change the files; released when dropped.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "closing it releases the lock")] File);
 
 impl Directory {
-    /// Opens the directory, and creates it with mode 0700 if it is missing. Errors show up when
-    /// files are read or written.
+    /// Opens the directory, and creates it with mode 0700 if it is missing. Errors are reported
+    /// when files are read or written.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        // A failure here occurs again, and is logged, when a file is written.
+        // A failure recurs, and is logged, when a file is written.
         let _ = DirBuilder::new().recursive(true).mode(0o700).create(path);
         Self { path: path.to_owned() }
     }
@@ -39,13 +39,13 @@ impl Directory {
         &self.path
     }
 
-    /// Returns whether others than the owner have access; false if that is unknown.
+    /// Returns whether users other than the owner have access; false if that is unknown.
     #[must_use]
     pub fn is_open_to_others(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|it| it.permissions().mode() & 0o077 != 0)
     }
 
-    /// Reads a file of up to `max_bytes`; `None` if there is no such file.
+    /// Reads a file of up to `max_bytes`; returns `None` if it does not exist.
     ///
     /// # Errors
     /// The file cannot be read, or is larger.
@@ -64,14 +64,14 @@ impl Directory {
         Ok(Some(content))
     }
 
-    /// Replaces the file with that name, or creates it, with mode 0600.
+    /// Replaces or creates a file, with mode 0600.
     ///
     /// # Errors
     /// The file cannot be written or made durable. If it cannot be written, the old one remains.
     pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let (path, next) = (self.path.join(name), self.path.join(format!("{name}.next")));
         let write = || {
-            // One that a crash has left, maybe a symbolic link, is not written to.
+            // A file left by a crash, possibly a symbolic link, must not be written to.
             match fs::remove_file(&next) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -88,7 +88,7 @@ impl Directory {
         })
     }
 
-    /// Copies a damaged file that is about to be replaced, and returns the path of the copy.
+    /// Copies a damaged file that is about to be replaced, and returns the copy's path.
     ///
     /// # Errors
     /// The file cannot be copied.
@@ -98,7 +98,7 @@ impl Directory {
         Ok(copy)
     }
 
-    /// Waits until no other process changes the files, for at most [`MAX_STATE_LOCK_WAIT`].
+    /// Waits until no other process is changing the files, for at most [`MAX_STATE_LOCK_WAIT`].
     ///
     /// # Errors
     /// The lock file cannot be created, or another process still holds the lock.
@@ -126,8 +126,8 @@ impl Directory {
 mod tests {
     use super::*;
 
-    /// Only the owner has access, files are replaced as a whole, and a file that a crash has left
-    /// does no harm.
+    /// Only the owner has access, files are replaced as a whole, and a file left by a crash does no
+    /// harm.
     #[test]
     fn files_are_replaced() {
         let parent = tempfile::tempdir().unwrap();

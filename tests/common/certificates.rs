@@ -71,7 +71,7 @@ impl Certificates {
         certificates
     }
 
-    /// Replaces the ECDSA server certificate and its authority with RSA ones.
+    /// Replaces the ECDSA server certificate with an RSA one from another authority.
     pub fn make_server_rsa(&self) {
         let ca = authority("RSA server CA");
         let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();

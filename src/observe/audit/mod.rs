@@ -1,5 +1,5 @@
-//! The audit log: who used which key for what, and what changed, in lines that cannot be altered
-//! later without detection.
+//! The audit log: a record of who used which key for which purpose, and of changes, in lines that
+//! cannot be altered later without detection.
 //!
 //! ```text
 //!  event loop   proto::exchange: reserves room for the line; then the HSM is asked
@@ -46,25 +46,25 @@ pub use self::stats::AuditStats;
 use super::timestamp::{Rfc3339, since_1970};
 use crate::limits::{AUDIT_STOP_TIMEOUT, MAX_AUDIT_BACKLOG_BYTES};
 
-/// The running audit log, or none. Clones share it.
+/// A running audit log, or none. Clones share it.
 #[derive(Clone, Default)]
 pub struct Audit {
     queue: Option<Arc<Queue>>,
 }
 
 impl Audit {
-    /// An audit log that writes nothing.
+    /// Creates an audit log that writes nothing.
     #[must_use]
     pub fn off() -> Self {
         Self::default()
     }
 
     /// Opens the files, resumes the chain or begins a new one, and starts the writer. While another
-    /// process writes the log, lines wait until it has ended.
+    /// process writes the log, lines wait until that process has ended.
     ///
     /// # Errors
     /// The directory, a file, the state or the key cannot be read or written (the error names
-    /// which), or the system has no room for another thread.
+    /// which), or the system cannot provide another thread.
     pub fn open(config: &AuditConfig) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(MAX_AUDIT_BACKLOG_BYTES, config.when_full));
         let audit = Self { queue: Some(Arc::clone(&queue)) };
@@ -89,7 +89,7 @@ impl Audit {
         self.queue.as_ref().map(|queue| AuditHandle::new(Arc::clone(queue))).unwrap_or_default()
     }
 
-    /// Writes an event: `start`, `stop`, `settings`. Names of members are constants. Values are
+    /// Writes an event: `start`, `stop`, `settings`. Member names are constants. Values are
     /// escaped, and must not be secret.
     pub fn record_event(&self, event: &str, members: &[(&str, &str)]) {
         let Some(queue) = &self.queue else { return };
@@ -99,7 +99,7 @@ impl Audit {
         queue.push_event(&line);
     }
 
-    /// Seals checkpoints with this key from now on: at once, every
+    /// Begins to seal checkpoints with this key: at once, every
     /// [`crate::limits::AUDIT_CHECKPOINT_INTERVAL`] if there are new lines, and before a file ends.
     pub fn set_checkpoint_key(&self, key: Box<dyn CheckpointKey>) {
         if let Some(queue) = &self.queue {
@@ -108,7 +108,7 @@ impl Audit {
         }
     }
 
-    /// Opens the file by name again, since another program has moved it away (logrotate(8)).
+    /// Reopens the file by name, because another program, such as logrotate(8), has moved it away.
     pub fn reopen(&self) {
         if let Some(queue) = &self.queue {
             queue.lines.request_reopen();
@@ -134,14 +134,14 @@ impl Audit {
         })
     }
 
-    /// Returns whether calls may be made at present: false while lines must not be lost and cannot
-    /// be written.
+    /// Returns whether calls may be made at present; false if lines must not be lost but cannot be
+    /// written.
     #[must_use]
     pub fn can_serve(&self) -> bool {
         self.queue.as_ref().is_none_or(|queue| queue.can_serve())
     }
 
-    /// Writes the lines that wait, for at most [`AUDIT_STOP_TIMEOUT`], and ends the writer. Returns
+    /// Writes the waiting lines, for at most [`AUDIT_STOP_TIMEOUT`], and ends the writer. Returns
     /// whether it has ended.
     pub fn stop(&self) -> bool {
         let Some(queue) = &self.queue else { return true };

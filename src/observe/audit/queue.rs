@@ -122,8 +122,8 @@ impl Queue {
         pushed.must_wake
     }
 
-    /// Returns the number of lines that have waited since before the writer took any; 0 if they are
-    /// only lines of events.
+    /// Returns the number of waiting lines, for use before the writer takes any; 0 if all of them
+    /// are lines of events.
     pub(super) fn waiting_calls(&self) -> usize {
         if self.has_calls.load(Ordering::Relaxed) { self.lines.waiting_lines() } else { 0 }
     }

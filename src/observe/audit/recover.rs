@@ -13,20 +13,20 @@ use crate::limits::MAX_AUDIT_RECOVERY_BYTES;
 /// Data found after the saved state.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Recovered {
-    /// Whole lines of the chain, which continues after them.
+    /// Number of complete lines of the chain, which continues after them.
     pub(super) lines: u64,
-    /// Bytes of an incomplete line, which are cut off.
+    /// Number of bytes of an incomplete line, which is truncated.
     pub(super) torn_bytes: u64,
 }
 
-/// Advances the chain past the lines that `file`, of length `file_bytes`, has beyond the saved
-/// state, and cuts off an incomplete line.
+/// Advances the chain past the lines that `file`, of length `file_bytes`, contains beyond the saved
+/// state, and truncates an incomplete line.
 ///
 /// # Errors
 /// The file cannot be read or truncated.
 pub(super) fn recover(file: &File, file_bytes: u64, state: &mut State) -> io::Result<Recovered> {
     let mut found = Recovered::default();
-    // A shorter file is another one, or lacks lines; finding out is for the verifier.
+    // A shorter file is a different one or lacks lines; the verifier finds out which.
     let start = if file_bytes >= state.file_bytes { state.file_bytes } else { 0 };
     let start = start.max(file_bytes.saturating_sub(MAX_AUDIT_RECOVERY_BYTES));
     let length = usize::try_from(file_bytes - start).unwrap_or(0);
@@ -50,7 +50,7 @@ pub(super) fn recover(file: &File, file_bytes: u64, state: &mut State) -> io::Re
                 chain.skip(parsed.code);
                 found.lines += 1;
             }
-            // From before the state was saved, or not written by us.
+            // The line was written before the state was saved, or not by the proxy.
             _ => {}
         }
     }
@@ -65,8 +65,8 @@ mod tests {
     use super::*;
     use crate::observe::audit::chain::{Chain, key_of};
 
-    /// Whichever byte a killed process wrote last, the chain continues after the last whole line,
-    /// and an incomplete line is cut off.
+    /// No matter at which byte a process was killed, the chain continues after the last complete
+    /// line, and an incomplete line is truncated.
     #[test]
     fn after_any_byte() {
         let mut chain = Chain::begin(key_of(&[3; 32]));
@@ -91,8 +91,8 @@ mod tests {
         }
     }
 
-    /// Wherever a process was killed between two files, the chain continues after the last line
-    /// written.
+    /// No matter where between two files a process was killed, the chain continues after the last
+    /// line written.
     #[test]
     fn between_two_files() {
         let mut chain = Chain::begin(key_of(&[3; 32]));

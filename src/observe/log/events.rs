@@ -1,7 +1,8 @@
 //! tracing's events, in the same format as the access log's lines.
 //!
-//! `tracing-subscriber`'s own formats cannot be used: they let a line break in a `%value` through,
-//! and strings in events may come from a peer or an HSM. Spans are not shown, as none are opened.
+//! `tracing-subscriber`'s own formats cannot be used: they do not escape a line break in a
+//! `%value`, and strings in events may come from a peer or an HSM. Spans are not shown, as none are
+//! opened.
 
 use std::fmt::{Debug, Write as _};
 
@@ -43,7 +44,7 @@ impl<S: Subscriber> Layer<S> for EventLayer {
     }
 }
 
-/// Name of the field that holds an event's text in tracing's macros.
+/// Name of the field that contains an event's text in tracing's macros.
 const MESSAGE: &str = "message";
 
 struct Message(String);
@@ -51,7 +52,8 @@ struct Message(String);
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         if field.name() == MESSAGE {
-            // Writing into a String cannot fail. A Debug that fails leaves what it has written.
+            // Writing into a String cannot fail. If a Debug implementation fails, the text that it
+            // has written so far is kept.
             let _ = write!(self.0, "{value:?}");
         }
     }

@@ -8,7 +8,7 @@ use tracing::Level;
 use super::*;
 use crate::observe::call_record::CallRecord;
 
-/// The configuration of a log whose only output is the file `calls` in `directory`.
+/// Returns the configuration of a log whose only output is the file `calls` in `directory`.
 pub fn file_config(directory: &Path, format: LogFormat) -> LogConfig {
     let file = LogFile {
         directory: directory.to_owned(),
@@ -18,7 +18,7 @@ pub fn file_config(directory: &Path, format: LogFormat) -> LogConfig {
     LogConfig { stdout: false, file: Some(file), level: Level::INFO, format }
 }
 
-/// Reads the log of [`file_config`].
+/// Reads the log configured by [`file_config`].
 pub fn read_logged(directory: &Path) -> String {
     fs::read_to_string(directory.join("calls")).unwrap()
 }
@@ -45,7 +45,7 @@ fn file_names() {
     }
 }
 
-/// A missing directory is created; if it cannot be, the error contains path and cause.
+/// A missing directory is created; if that fails, the error contains the path and the cause.
 #[test]
 fn directories() {
     let directory = tempfile::tempdir().unwrap();
@@ -65,7 +65,7 @@ fn directories() {
     assert!(error.to_string().contains(directory.path().join("calls").to_str().unwrap()));
 }
 
-/// Everything flushed before the stop is in the file, in order.
+/// Everything flushed before the log stops is in the file, in order.
 #[test]
 fn stop_writes_all() {
     const LINES: usize = 20_000;
@@ -91,7 +91,7 @@ fn stop_writes_all() {
     assert_eq!(lines.next(), None);
 }
 
-/// Lines after the stop are counted as lost.
+/// Lines added after the log stops are counted as lost.
 #[test]
 fn lines_after_the_stop_are_counted() {
     let directory = tempfile::tempdir().unwrap();
@@ -104,8 +104,8 @@ fn lines_after_the_stop_are_counted() {
     assert_eq!(read_logged(directory.path()), "");
 }
 
-/// After logrotate(8) has moved the file away, later lines are in a new file of the old name, and
-/// none is lost or duplicated. The level can change at run time.
+/// After logrotate(8) has moved the file away, later lines go to a new file with the old name, and
+/// none is lost or duplicated. The level can be changed at run time.
 #[test]
 fn reopened_and_another_level() {
     let directory = tempfile::tempdir().unwrap();

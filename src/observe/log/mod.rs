@@ -36,7 +36,7 @@ use crate::limits::{LOG_STOP_TIMEOUT, MAX_LOG_BACKLOG_BYTES};
 pub struct Log {
     outputs: Outputs,
     level: Arc<SharedLevel>,
-    /// The level filter of tracing, if its events go here.
+    /// The level filter of tracing, if its events go to this log.
     filter: Mutex<Option<reload::Handle<LevelFilter, Registry>>>,
     format: LogFormat,
 }
@@ -44,8 +44,8 @@ pub struct Log {
 /// Starts the log and sends tracing's events to it.
 ///
 /// # Errors
-/// The directory or the file cannot be created or written (the error names it), the system has no
-/// room for another thread, or the process already has a tracing subscriber.
+/// The directory or the file cannot be created or written (the error names it), the system cannot
+/// provide another thread, or the process already has a tracing subscriber.
 pub fn start(config: &LogConfig) -> io::Result<Log> {
     let log = Log::open(config)?;
     let (filter, handle) = reload::Layer::new(LevelFilter::from_level(config.level));
@@ -65,7 +65,7 @@ impl Log {
             outputs.push(Output::start("file", sink, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
         if config.stdout {
-            // Not through std's handle: a stuck output would hold its lock.
+            // This bypasses std's handle, whose lock a stuck output would hold.
             let sink = Sink::of(File::from(io::stdout().as_fd().try_clone_to_owned()?));
             outputs.push(Output::start("stdout", sink, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
@@ -91,23 +91,23 @@ impl Log {
     pub fn set_level(&self, level: Level) {
         self.level.set(level);
         if let Some(filter) = &*self.filter.lock()
-            // This fails only if the subscriber is gone, and with it all events.
+            // This fails only if the subscriber, and with it all events, is gone.
             && let Err(error) = filter.modify(|filter| *filter = LevelFilter::from_level(level))
         {
             tracing::error!(%error, "the log's level cannot be changed");
         }
     }
 
-    /// Opens files by name again before the next lines are written, since another program has
-    /// moved them away (logrotate(8)). Does not wait until that is done.
+    /// Reopens files by name before the next lines are written, because another program, such as
+    /// logrotate(8), has moved them away. Does not wait for that.
     pub fn reopen(&self) {
         for output in self.outputs.iter() {
             output.reopen();
         }
     }
 
-    /// Number of lines lost since the start because an output was too slow or failed; the sum over
-    /// all outputs.
+    /// Returns the number of lines lost since the start because an output was too slow or failed,
+    /// summed over all outputs.
     #[must_use]
     pub fn dropped_lines(&self) -> u64 {
         self.lost_lines().dropped_lines()
@@ -119,7 +119,7 @@ impl Log {
         LostLines::of(self.outputs.clone())
     }
 
-    /// Writes the lines that wait, for at most [`LOG_STOP_TIMEOUT`], and ends the writers. Returns
+    /// Writes the waiting lines, for at most [`LOG_STOP_TIMEOUT`], and ends the writers. Returns
     /// whether all of them have ended.
     pub fn stop(&self) -> bool {
         let deadline = Instant::now() + LOG_STOP_TIMEOUT;

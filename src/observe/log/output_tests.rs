@@ -8,7 +8,7 @@ use super::*;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// A sink that passes on each write, and blocks until the test lets it go.
+/// A sink that reports each write to the test and blocks until the test releases it.
 struct Gate {
     written: Sender<Vec<u8>>,
     go: Receiver<io::Result<usize>>,
@@ -17,7 +17,7 @@ struct Gate {
 impl Write for Gate {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.written.send(bytes.to_vec()).unwrap();
-        // Once the test has dropped its end, nothing blocks any more.
+        // Once the test has dropped its end, writes no longer block.
         self.go.recv().unwrap_or(Ok(usize::MAX)).map(|count| count.min(bytes.len()))
     }
 
@@ -43,14 +43,14 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// A stuck output delays nobody: lines that do not fit are dropped whole and counted, and the log
-/// reports them once it continues.
+/// A stuck output delays no other thread: lines that do not fit are dropped whole and counted, and
+/// the log reports them once the output continues.
 #[test]
 fn a_stuck_output_drops_and_counts() {
     let (output, written, let_go) = start(10);
     output.push(b"stuck\n");
     assert_eq!(text(&written.recv_timeout(SOON).unwrap()), "stuck\n");
-    // From here on the writer is inside `write`.
+    // From here on, the writer is blocked in `write`.
     output.push(b"one\ntwo\nthree\n");
     assert_eq!(output.dropped_lines(), 1);
     output.push(b"four\nfive\n");
@@ -77,7 +77,7 @@ fn stop_is_bounded() {
     assert!(output.wait_stopped(Instant::now() + SOON));
 }
 
-/// An output that takes a few bytes at a time gets all of them in the end.
+/// An output that accepts a few bytes at a time eventually gets all of them.
 #[test]
 fn short_writes() {
     let (output, written, let_go) = start(100);
@@ -94,7 +94,7 @@ fn short_writes() {
     assert_eq!(seen, [&b"one\n"[..], b"ne\n", b"\n", b"\n", b"\n"]);
 }
 
-/// On a full disk, refused lines are counted, and a line cut by it does not spoil the next one.
+/// On a full disk, refused lines are counted, and a line cut off there does not spoil the next one.
 #[test]
 fn a_failing_output_is_counted_and_the_next_line_is_whole() {
     let (output, written, let_go) = start(100);
@@ -116,7 +116,7 @@ fn a_failing_output_is_counted_and_the_next_line_is_whole() {
     assert_eq!(after.len(), 3);
 }
 
-/// An output that panics loses only the lines of that one write.
+/// An output that panics loses only the lines of that write.
 #[test]
 fn a_panicking_output_does_not_end_the_log() {
     struct Panics(usize, Sender<Vec<u8>>);

@@ -1,10 +1,10 @@
 //! Prometheus's text format, version 0.0.4.
 //!
 //! Written by hand rather than with `prometheus-client`, whose encoder (0.24, also for collectors)
-//! speaks OpenMetrics only. It would change what dashboards and alerts are built on: `# HELP` and
-//! `# TYPE` of counters lose their `_total`, help texts get a second full stop, `_sum` and `_count`
-//! precede the buckets, whole numbers in `le` get a `.0`, and the text ends with `# EOF`. It also
-//! does not escape label values, which are whatever an HSM reports.
+//! only supports OpenMetrics. It would change the format on which dashboards and alerts rely: `#
+//! HELP` and `# TYPE` of counters lose their `_total`, help texts get a second full stop, `_sum`
+//! and `_count` precede the buckets, whole numbers in `le` get a `.0`, and the text ends with `#
+//! EOF`. It also does not escape label values, which may be any text that an HSM reports.
 
 use std::fmt::{Display, Write as _};
 
@@ -16,15 +16,15 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only ever goes up.
+    /// A value that only increases.
     Counter,
-    /// Goes up and down.
+    /// A value that increases and decreases.
     Gauge,
     /// Durations in buckets.
     Histogram,
 }
 
-/// Names and values of labels. Values may come from settings and HSMs, and are escaped.
+/// Names and values of labels. Values may come from settings or HSMs, and are escaped.
 pub type Labels<'l> = &'l [(&'l str, &'l str)];
 
 /// The text of the exposition, under construction.
@@ -35,7 +35,7 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Begins a metric, whose samples follow.
+    /// Begins a metric; its samples follow.
     pub fn family(&mut self, name: &'static str, kind: Kind, help: &str) -> &mut Self {
         let kind = match kind {
             Kind::Counter => "counter",
@@ -48,7 +48,7 @@ impl Exposition {
         self
     }
 
-    /// Adds a sample of the metric begun last.
+    /// Adds a sample to the metric begun last.
     pub fn sample(&mut self, labels: Labels<'_>, value: impl Display) -> &mut Self {
         self.write("", labels, None, value);
         self
@@ -69,7 +69,7 @@ impl Exposition {
         self
     }
 
-    /// Returns the whole text.
+    /// Returns the complete text.
     #[must_use]
     pub fn into_text(self) -> String {
         self.text
@@ -106,7 +106,7 @@ impl Exposition {
 mod tests {
     use super::*;
 
-    /// A token's label is whatever its HSM reports.
+    /// A token's label may be any text that its HSM reports.
     #[test]
     fn label_values_are_escaped() {
         let mut exposition = Exposition::default();

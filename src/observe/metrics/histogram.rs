@@ -9,16 +9,16 @@ pub const BOUNDS_MICROS: [u32; 22] = [
     50_000, 75_000, 100_000, 150_000, 200_000, 250_000, 500_000, 1_000_000,
 ];
 
-/// A histogram that only one thread adds to, as with [`Counter`].
+/// A histogram to which only one thread adds, like [`Counter`].
 #[derive(Debug, Default)]
 pub struct Histogram {
-    /// Not cumulative; the last is for durations above all bounds.
+    /// Counts per bucket, not cumulative; the last is for durations above all bounds.
     buckets: [Counter; BOUNDS_MICROS.len() + 1],
     sum_micros: Counter,
 }
 
 impl Histogram {
-    /// Adds a duration, on the one thread.
+    /// Adds a duration; only for the thread that owns the histogram.
     pub fn record(&self, micros: u32) {
         let bucket = BOUNDS_MICROS.partition_point(|bound| *bound < micros);
         if let Some(bucket) = self.buckets.get(bucket) {
@@ -36,10 +36,10 @@ impl Histogram {
     }
 }
 
-/// The counts of one histogram or several at one moment.
+/// The counts of one or more histograms at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// As in [`Histogram`], not cumulative.
+    /// Counts per bucket, not cumulative, as in [`Histogram`].
     pub buckets: [u64; BOUNDS_MICROS.len() + 1],
     /// Sum of all durations.
     pub sum_micros: u64,
@@ -60,7 +60,7 @@ impl Snapshot {
         self.sum_micros += other.sum_micros;
     }
 
-    /// Returns the difference to an earlier snapshot.
+    /// Returns the difference from an earlier snapshot.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut since = *self;
@@ -71,8 +71,8 @@ impl Snapshot {
         since
     }
 
-    /// Returns the quantile (0 to 1) in microseconds, interpolated within its bucket as
-    /// Prometheus's `histogram_quantile` does; at most the last bound. `None` if there are no
+    /// Returns the quantile (0 to 1) in microseconds, interpolated within its bucket as in
+    /// Prometheus's `histogram_quantile`, and at most the last bound. `None` if there are no
     /// durations.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
@@ -108,7 +108,7 @@ mod tests {
         snapshot
     }
 
-    /// Bounds are inclusive, as Prometheus's `le`, and durations above all bounds are counted.
+    /// Bounds are inclusive, like Prometheus's `le`, and durations above all bounds are counted.
     #[test]
     fn bounds_are_inclusive() {
         let snapshot = of(&[0, 100, 101, 1_000_000, 1_000_001, u32::MAX]);

@@ -7,7 +7,7 @@ use crate::proto::loop_state::{LoopState, Snapshot};
 use crate::proto::xks::encode;
 
 impl Exchange {
-    /// Appends the answer to a job that was done to `body`.
+    /// Appends to `body` the answer for a job that was done.
     pub(in crate::proto) fn encode(&self, body: &mut Vec<u8>, success: &Success, output: &[u8]) {
         match success {
             Success::Described(attributes) => {
@@ -24,8 +24,8 @@ impl Exchange {
         }
     }
 
-    /// Appends head and body to [`LoopState::out`], and counts and logs the call. `received` is
-    /// the buffer that the spans are of.
+    /// Appends head and body to [`LoopState::out`], and counts and logs the call. `received` is the
+    /// buffer that the spans refer to.
     pub(in crate::proto) fn write_answer(
         &self,
         loop_state: &mut LoopState,

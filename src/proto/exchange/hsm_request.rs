@@ -13,11 +13,11 @@ use crate::proto::service_config::{ServiceConfig, ServiceOptions};
 use crate::proto::xks::decode::{Decoded, Members};
 use crate::proto::xks::error::{ApiError, ErrorName};
 
-/// Builds the request to the HSM, in memory of the pool, from a call's members.
+/// Builds the request to the HSM from a call's members, in pooled memory.
 ///
 /// # Errors
 /// UnsupportedOperationException: a member is larger than its limit.
-/// InvalidCiphertextException: an IV or a tag has a length that GCM does not have.
+/// InvalidCiphertextException: an IV or a tag has a length that GCM does not allow.
 pub(super) fn build(
     loop_state: &mut LoopState,
     service: &ServiceConfig,

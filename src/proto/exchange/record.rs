@@ -11,7 +11,7 @@ use crate::proto::span::Span;
 use crate::proto::xks::error::ApiError;
 
 impl Exchange {
-    /// Writes the call to the audit log although the peer has gone before there was an answer.
+    /// Writes the call to the audit log if the peer has disconnected before it was answered.
     pub(in crate::proto) fn abandon(&self, loop_state: &mut LoopState, received: &[u8]) {
         if self.is_audited(loop_state) {
             let labels = self.known_labels(loop_state.fleet, &loop_state.token_labels);
@@ -30,7 +30,7 @@ impl Exchange {
         let metrics = &loop_state.metrics;
         let call = self.call().map_or(CallLabel::None, Call::label);
         let outcome = error.map_or(OutcomeLabel::Ok, |error| error.name.label());
-        // By name: the settings may have changed since the request came.
+        // Looked up by name: the settings may have changed since the request arrived.
         let store = match &self.target {
             Target::Call(routed) => loop_state.service.store(routed.prefix.text(received)),
             Target::Unknown | Target::LoadBalancer => None,
@@ -66,7 +66,7 @@ impl Exchange {
     ) {
         let (is_logged, is_audited) =
             (loop_state.access_log.is_enabled_for(status), self.is_audited(loop_state));
-        // No record is built that nothing will write: building one examines every string.
+        // A record that would not be written is not built: building one examines every string.
         if !is_logged && !is_audited {
             return;
         }
@@ -97,8 +97,8 @@ impl Exchange {
         }
     }
 
-    /// The labels of the tokens, or none if the fleet is another one since: a token that has left
-    /// it must not be logged under another one's label.
+    /// The labels of the tokens, or none if the fleet has changed since: a token that has left it
+    /// must not be logged under another one's label.
     fn known_labels<'l>(&self, fleet: u32, labels: &'l [Box<str>]) -> &'l [Box<str>] {
         match &self.authorized {
             Some(authorized) if authorized.fleet == fleet => labels,

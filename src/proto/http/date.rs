@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use crate::observe::timestamp::civil_from_days;
 
-/// A text like "Sun, 06 Nov 1994 08:49:37 GMT" for the last second asked for.
+/// The date as text, such as "Sun, 06 Nov 1994 08:49:37 GMT", kept for the second last asked for.
 #[derive(Debug, Default)]
 pub struct HttpDate {
     unix_secs: u64,

@@ -7,7 +7,7 @@ pub mod response;
 
 /// An error for a request that is not understood; the connection ends after the answer.
 ///
-/// The XKS specification names errors for its calls only. These statuses are HTTP's own, with a
+/// The XKS specification defines errors for its calls only. These statuses are HTTP's own, with a
 /// body in the specification's form, so that readers of the log find a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpError {

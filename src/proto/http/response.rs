@@ -17,7 +17,7 @@ pub struct ResponseHead<'a> {
     pub date: &'a [u8],
     /// The connection ends after this answer.
     pub close: bool,
-    /// An HTTP/1.0 peer has to be told that the connection stays.
+    /// The answer must announce to an HTTP/1.0 peer that the connection stays open.
     pub announce_keep_alive: bool,
     /// Methods for a 405 (RFC 9110, 15.5.6).
     pub allow: Option<&'a str>,

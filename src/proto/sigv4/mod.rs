@@ -1,7 +1,7 @@
 //! AWS Signature Version 4, verified (XKS specification, Authentication and Appendix A).
 //!
-//! A request is verified before its body is parsed: until then it is bytes that anybody may have
-//! sent. The canonical request is written into memory that is kept, and hashed in one go.
+//! A request is verified before its body is parsed: until then, anyone may have sent it. The
+//! canonical request is written into memory that is reused, and hashed in one pass.
 
 pub mod authorization;
 pub mod canonical;

@@ -22,9 +22,9 @@ pub struct Scope<'a> {
 /// Each is kept as the HMAC state derived from it, so that the key's own two blocks are hashed once
 /// a day instead of once a request.
 pub struct SigningKeys {
-    /// By [`SigningCredential::index`] + 1; the first is the decoy's.
+    /// Keys by [`SigningCredential::index`] + 1; the first entry is the decoy's.
     keys: Vec<[Option<SigningKey>; SIGNING_KEYS_PER_CREDENTIAL]>,
-    /// Stands in for an unknown credential, so that a request takes the same time with it.
+    /// Used for an unknown credential, so that such a request takes the same time.
     decoy: Secret<String>,
     scratch: Vec<u8>,
 }
@@ -53,7 +53,7 @@ impl SigningKeys {
         &mut self.scratch
     }
 
-    /// Returns an HMAC with the signing key of that credential (or of the decoy) for the scope and
+    /// Returns an HMAC with the signing key of this credential (or of the decoy) for the scope and
     /// `date`, which is eight ASCII digits.
     #[must_use]
     pub fn keyed_mac(
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(mac.finalize().into_bytes(), expected.finalize().into_bytes());
     }
 
-    /// A key is not used for another day, nor for another credential.
+    /// A key is used neither for another day nor for another credential.
     #[test]
     fn keys_are_kept_apart() {
         let credential = |index| credential(format!("{index}").repeat(43), index);

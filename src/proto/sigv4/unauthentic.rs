@@ -1,7 +1,7 @@
-//! Reasons for which a request is not authentic.
+//! Reasons why a request is not authentic.
 
-/// The reason for which a request is not authentic. In the answer, an unknown access key looks like
-/// a wrong signature, or a stranger could find out which access keys exist.
+/// The reason why a request is not authentic. In the answer, an unknown access key looks like a
+/// wrong signature: otherwise a stranger could find out which access keys exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unauthentic {
     /// No Authorization header field.
@@ -57,7 +57,7 @@ impl Unauthentic {
         }
     }
 
-    /// The text for the log, which distinguishes the two that the answer does not.
+    /// The text for the log, which distinguishes the two cases that the answer does not.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {

@@ -69,8 +69,8 @@ pub fn verify<'c>(
     }
 }
 
-/// Finds the credential with that access key id. All are compared, so that the duration shows
-/// neither whether there is one nor which it is.
+/// Finds the credential with this access key id. All are compared, so that the duration reveals
+/// neither whether one matches nor which.
 fn find<'c>(
     credentials: &'c [SigningCredential],
     access_key_id: &[u8],
@@ -93,7 +93,7 @@ fn words(bytes: &[u8; 32]) -> [u64; 4] {
     words
 }
 
-/// Finds the one signed `x-amz-date`, and checks it against our clock and the scope.
+/// Finds the one signed `x-amz-date`, and compares it with our clock and the scope.
 fn signed_date<'b>(
     head: &Head<'_, 'b>,
     authorization: &Authorization<'_>,

@@ -38,7 +38,7 @@ pub fn state(store: &Store, key: StoreKey, call: Call) -> Result<(), ApiError> {
     Err(ApiError::new(ErrorName::InvalidState, what))
 }
 
-/// Builds a policy's input from a call. `metadata` is complete, and its spans are of `body`.
+/// Builds a policy's input from a call. `metadata` is complete, and its spans refer to `body`.
 #[must_use]
 pub fn attributes<'a>(
     call: Call,
@@ -53,7 +53,7 @@ pub fn attributes<'a>(
         action: match call {
             Call::Encrypt => Action::Encrypt,
             Call::Decrypt => Action::Decrypt,
-            // Health is exempt, and answered earlier.
+            // The health call is exempt, and was answered earlier.
             Call::Metadata | Call::Health => Action::Metadata,
         },
         store: store.uri_path_prefix(),
@@ -68,8 +68,8 @@ pub fn attributes<'a>(
     }
 }
 
-/// Asks the policy (XKS specification, Authorization). The caller learns only that the call was
-/// denied; the log says what decided.
+/// Evaluates the policy (XKS specification, Authorization). The caller learns only that the call
+/// was denied; the log contains the reason.
 ///
 /// # Errors
 /// AccessDeniedException: the policy does not allow the call.
@@ -95,7 +95,7 @@ pub fn policy(
 }
 
 /// Counts a call that needs the HSM. Calls that were refused earlier don't count, nor does the
-/// health call: a store that asks too much is not unhealthy.
+/// health call: a store that exceeds its quota is not unhealthy.
 ///
 /// # Errors
 /// ThrottlingException: the store is above its quota.

@@ -17,8 +17,8 @@ fn base64_after(out: &mut Vec<u8>, before: &str, bytes: &[u8]) {
 
 /// Appends GetKeyMetadata's answer.
 pub fn key_metadata(out: &mut Vec<u8>, attributes: &KeyAttributes, is_enabled: bool) {
-    // The XKS specification defines AES_256 for a 256-bit AES key. Another length is reported as it
-    // is, and an unknown one is left out; KMS then refuses to make a KMS key of it.
+    // The XKS specification defines AES_256 for a 256-bit AES key. Another length is reported
+    // unchanged, and an unknown one is omitted; KMS then refuses to create a KMS key for it.
     out.put_slice(b"{\"keySpec\":\"AES");
     if attributes.bits > 0 {
         // Writing into a Vec cannot fail.
@@ -70,8 +70,8 @@ pub fn decrypted(out: &mut Vec<u8>, plaintext: &[u8]) {
     out.put_slice(b"\"}");
 }
 
-/// Appends GetHealthStatus's answer: one to ten entries of `ekmFleetDetails`, whatever the fleet's
-/// size.
+/// Appends GetHealthStatus's answer: one to ten entries of `ekmFleetDetails`, for any size of the
+/// fleet.
 pub fn health(out: &mut Vec<u8>, health: &FleetHealth, fleet_size: u32) {
     let vendor = health.tokens.first().map_or("unknown", |token| token.manufacturer.as_str());
     let _ = write!(
@@ -111,7 +111,7 @@ fn status(status: HealthStatus) -> &'static str {
 }
 
 /// Appends a token's description of itself as a JSON string of printable ASCII. An empty one would
-/// be invalid, so "unknown" takes its place.
+/// be invalid, so it is replaced by "unknown".
 fn string(out: &mut Vec<u8>, text: &str) {
     out.put_u8(b'"');
     push_printable(out, text.as_bytes());
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(answer, "{\"plaintext\":\"SGVsbG8gV29ybGQh\"}");
     }
 
-    /// A key's length is reported as it is, and an unknown one is not made up.
+    /// A key's length is reported unchanged, and an unknown one is not invented.
     #[test]
     fn key_spec_says_what_is_known() {
         let mut attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD };

@@ -53,7 +53,7 @@ impl Running {
                     listening.is_ready = false;
                     return false;
                 }
-                // The peer has gone, or a signal came.
+                // The peer has disconnected, or a signal has arrived.
                 ErrorKind::ConnectionAborted | ErrorKind::Interrupted => return true,
                 // Out of descriptors or memory: trying again at once would only spin.
                 _ => {
@@ -142,7 +142,7 @@ impl Running {
         }
         for mut listening in self.listeners.drain(..) {
             // A socket that is still open elsewhere would stay in the epoll set. It is registered,
-            // so this works.
+            // so this does not fail.
             let _ = self.poll.registry().deregister(&mut listening.socket);
         }
     }
@@ -155,7 +155,8 @@ impl Running {
             listening.paused_until = None;
         }
         for index in 0..self.listeners.len() {
-            // At most the kernel's queue, or a flood of connections could keep this going.
+            // Limited to the length of the kernel's queue: a flood of connections could keep this
+            // loop going.
             for _ in 0..LISTEN_BACKLOG {
                 if !self.accept_one(index) {
                     break;
@@ -165,7 +166,7 @@ impl Running {
         self.release_listeners();
         let slots: Vec<usize> = self.peers.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            // Bytes that have arrived are read first. From now on the deadline is a shorter one.
+            // Bytes that have arrived are read first. From now on a shorter deadline applies.
             self.with_peer(slot, |peer, context| match peer.read_at_once(context) {
                 Fate::Stays if peer.deadline(context) <= context.snapshot.now => {
                     peer.on_deadline(context)

@@ -7,7 +7,7 @@
 //! longest idle first. A connection with a request at the HSM is never ended.
 //!
 //! The limit on memory uses the same order among connections that hold memory. If none can be
-//! ended, the connection that asked for more is.
+//! ended, the connection that asked for more is ended.
 
 use std::time::Instant;
 
@@ -17,8 +17,8 @@ use crate::proto::Listener;
 use crate::server::peer::Peer;
 
 impl Running {
-    /// Evicts connections of that listener to make room for new ones. Returns whether there were
-    /// any.
+    /// Evicts connections of this listener to make room for new ones. Returns whether any were
+    /// evicted.
     pub(super) fn evict_for_connections(&mut self, listener: Listener) -> bool {
         let ended = self.evict(|peer| peer.listener() == listener);
         if ended > 0 {

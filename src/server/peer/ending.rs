@@ -7,11 +7,11 @@ use crate::limits::{LINGER, MAX_LINGER_BYTES};
 use crate::server::loop_context::LoopContext;
 
 impl Peer {
-    /// Ends a connection on which nothing is going on.
+    /// Ends an idle connection.
     pub(super) fn leave(&mut self, context: &mut LoopContext) -> Fate {
         if let Some(tls) = &mut self.tls {
             tls.close(&mut context.outgoing);
-            // A failure changes nothing: the connection ends.
+            // A failure does not matter: the connection ends anyway.
             let _ = self.send_outgoing(&mut context.outgoing);
         }
         Fate::Ends

@@ -11,8 +11,8 @@ use crate::proto::proxy_header::{self, ProxyHeaderError};
 use crate::server::loop_context::LoopContext;
 
 impl Peer {
-    /// Reads the PROXY header and enters the next phase; otherwise returns the connection's fate.
-    /// The bytes stay in the socket until the header is complete.
+    /// Reads the PROXY header and enters the next phase, or returns the connection's fate if it
+    /// cannot. The bytes stay in the socket until the header is complete.
     pub(super) fn take_proxy_header(
         &mut self,
         since: Instant,
@@ -58,7 +58,7 @@ impl Peer {
                 return Some(Fate::Stays);
             }
             Ok(None) => return Some(Fate::Ends),
-            // A load balancer's health checks come from the same network and may have no header.
+            // A load balancer's health checks come from the same network and may lack a header.
             Err(ProxyHeaderError::Missing) if self.listener() == Listener::Ping => {}
             Err(error) => {
                 context.note_bad_proxy_header(self.address, &error);
@@ -87,7 +87,7 @@ mod tests {
     use crate::server::config::Config;
     use crate::server::panic_tests::{echo, service};
 
-    /// The start of a request that came along with the header is not left in the loop's memory.
+    /// The start of a request that arrived with the header is not left in the loop's memory.
     #[test]
     fn what_was_looked_at_is_wiped() {
         let listener = net::TcpListener::bind((net::Ipv4Addr::LOCALHOST, 0)).unwrap();

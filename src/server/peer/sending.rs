@@ -1,4 +1,4 @@
-//! Sending: bytes are written at once as far as the socket takes them, and the rest is kept.
+//! Sending: as many bytes as the socket accepts are written at once, and the rest is kept.
 
 use std::io::{self, ErrorKind, Write as _};
 
@@ -7,7 +7,7 @@ use crate::server::loop_context::LoopContext;
 use crate::server::tls::Outgoing;
 
 impl Peer {
-    /// Sends [`crate::proto::LoopState::out`]; bytes that the socket does not take are kept.
+    /// Sends [`crate::proto::LoopState::out`]; bytes that the socket does not accept are kept.
     pub(super) fn send(&mut self, context: &mut LoopContext) -> Result<(), PeerError> {
         let LoopContext { loop_state, outgoing, .. } = context;
         match &mut self.tls {
@@ -26,7 +26,7 @@ impl Peer {
         written
     }
 
-    /// Writes behind any unsent bytes.
+    /// Writes `bytes` after any unsent ones.
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         if self.unsent.is_empty() {
             while !bytes.is_empty() {
@@ -43,7 +43,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Writes unsent bytes, and returns whether all of them are gone.
+    /// Writes unsent bytes, and returns whether all of them have been written.
     pub(super) fn flush(&mut self) -> io::Result<bool> {
         while !self.unsent.is_empty() {
             match self.stream.write(self.unsent.as_slice()) {

@@ -1,17 +1,18 @@
-//! The description of a section and of its members.
+//! The description of a section and its members.
 
 use std::fmt;
 
 /// A section of the settings file.
 #[derive(Clone, Copy, Debug)]
 pub struct SectionSchema {
-    /// The section's name with those above it, for instance `server.tcp_keepalive`.
+    /// The section's name, preceded by those of the sections above it, for instance
+    /// `server.tcp_keepalive`.
     pub path: &'static str,
     /// True if the section may be repeated, as `[[path]]`.
     pub is_list: bool,
-    /// Purpose of the section, and the consequence of leaving it out.
+    /// Purpose of the section, and the consequence of omitting it.
     pub meaning: &'static str,
-    /// Its members, less the sections below it.
+    /// Its members, without the sections below it.
     pub members: &'static [MemberSchema],
 }
 
@@ -20,7 +21,7 @@ pub struct SectionSchema {
 pub struct MemberSchema {
     /// Its name in the file.
     pub name: &'static str,
-    /// The values that it takes.
+    /// The values that it accepts.
     pub form: Form,
     /// The default.
     pub absent: Absent,
@@ -28,16 +29,16 @@ pub struct MemberSchema {
     pub meaning: &'static str,
 }
 
-/// The values that a member takes.
+/// The values that a member accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// `true` or `false`
     Boolean,
     /// A whole number.
     Integer {
-        /// The smallest one.
+        /// The smallest number allowed.
         low: u64,
-        /// The largest one.
+        /// The largest number allowed.
         high: u64,
         /// The unit, in the plural; empty for a bare number.
         unit: &'static str,
@@ -50,7 +51,7 @@ pub enum Form {
     Path,
     /// A list of texts.
     List,
-    /// A day, without quotes.
+    /// A date, without quotes.
     Date,
     /// Accepted for files of the reference proxy, and ignored.
     Ignored,
@@ -63,18 +64,18 @@ pub enum Absent {
     Required,
     /// Nothing is configured.
     None,
-    /// The same as this boolean.
+    /// This boolean.
     Boolean(bool),
-    /// The same as this number.
+    /// This number.
     Integer(u64),
-    /// The same as this text.
+    /// This text.
     Text(&'static str),
-    /// Described in Markdown.
+    /// A default described in Markdown.
     Described(&'static str),
 }
 
 impl Form {
-    /// Returns the bounds and the unit, or the words that are possible; empty for other forms.
+    /// Returns the bounds and the unit, or the allowed words; empty for other forms.
     #[must_use]
     pub fn range(&self) -> String {
         match self {
@@ -89,7 +90,7 @@ impl Form {
     }
 }
 
-/// The type, as a page shows it.
+/// Shows the type, as in the page of all settings.
 impl fmt::Display for Form {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
@@ -105,7 +106,7 @@ impl fmt::Display for Form {
     }
 }
 
-/// The default, in Markdown.
+/// Shows the default, in Markdown.
 impl fmt::Display for Absent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
