@@ -21,7 +21,7 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
 mod tests {
     use super::*;
 
-    /// The result is that of the standard formatter.
+    /// The result is the same as that of the standard formatter.
     #[test]
     fn decimals() {
         for number in [0, 9, 10, 200, 8_192, u64::MAX] {

@@ -1,6 +1,6 @@
-//! Exit codes of the process, and the error that a command ends with.
+//! Exit codes of the process, and the error with which a command ends.
 
-/// A policy under test denies (`policy test`).
+/// The policy that was tested denies the request (`policy test`).
 pub const EXIT_DENIED: u8 = 1;
 /// A check of `probe` failed.
 pub const EXIT_FAILED: u8 = 1;
@@ -15,10 +15,10 @@ pub const EXIT_SOFTWARE: u8 = 70;
 /// Calls to the HSM do not return, and `[pkcs11] exit_when_wedged` is on (`EX_TEMPFAIL`): a
 /// supervisor should start the process again.
 pub const EXIT_WEDGED: u8 = 75;
-/// The settings have mistakes (`EX_CONFIG`): a supervisor need not try again.
+/// The settings have mistakes (`EX_CONFIG`): a supervisor should not start the process again.
 pub const EXIT_SETTINGS: u8 = 78;
 
-/// Why a command ends without success.
+/// The reason why a command fails.
 #[derive(Debug)]
 pub struct Failed {
     /// Exit code of the process.
@@ -28,7 +28,7 @@ pub struct Failed {
 }
 
 impl Failed {
-    /// Returns a failure with that exit code.
+    /// Returns a failure with this exit code.
     #[must_use]
     pub fn new(exit_code: u8, message: String) -> Self {
         Self { exit_code, message }

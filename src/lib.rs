@@ -17,10 +17,10 @@
 //!  server::peer::sending 12 write
 //! ```
 //!
-//! `proto` and `hsm` know nothing of each other; they share only the types of [`job`].
+//! `proto` and `hsm` do not depend on each other; they share only the types of [`job`].
 //!
-//! Around it: [`cli`] has a file for each command, `process` is the life of the daemon, and [`probe`]
-//! and `demo` call a proxy by way of [`client`].
+//! In addition, [`cli`] has a file for each command, `process` contains the life of the daemon, and
+//! [`probe`] and `demo` call a proxy through [`client`].
 
 pub mod admin;
 pub mod cli;

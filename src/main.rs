@@ -1,4 +1,4 @@
-//! The program: the command line and the allocator.
+//! The program's entry point: the command line and the allocator.
 
 use std::process::ExitCode;
 
@@ -7,12 +7,12 @@ use mimalloc::MiMalloc;
 #[cfg(not(address_sanitizer))]
 use zeroizing_alloc::ZeroAlloc;
 
-/// Allocator of the program. Small allocations are frequent on every thread, which mimalloc
-/// separates. Freed memory is zeroed, because libraries in between (TLS, JSON) do not wipe the
-/// plaintext that passes through them.
+/// The program's allocator. All threads make small allocations frequently, for which mimalloc keeps
+/// the threads separate. Freed memory is zeroed, because libraries along the way (TLS, JSON) do not
+/// wipe the plaintext that passes through them.
 ///
-/// The address sanitizer needs an allocator that it knows: with `--cfg address_sanitizer` the
-/// program has the default one of the system.
+/// The address sanitizer needs an allocator that it supports: with `--cfg address_sanitizer`, the
+/// program uses the system's default.
 #[cfg(not(address_sanitizer))]
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);

@@ -1,20 +1,20 @@
-//! Random bytes of the system (getrandom(2)).
+//! Random bytes from the system (getrandom(2)).
 
 use std::io;
 
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// Fills `bytes`.
+/// Fills `bytes` with random bytes.
 ///
 /// # Errors
-/// The system has no random bytes to give.
+/// The system cannot provide random bytes.
 pub fn fill(bytes: &mut [u8]) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
         match getrandom(&mut *rest, GetRandomFlags::empty()) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // Long requests may be answered in part.
+            // A long request may be only partly fulfilled.
             Ok(count) => rest = rest.get_mut(count..).unwrap_or_default(),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -28,8 +28,8 @@ pub fn fill(bytes: &mut [u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A buffer larger than one call fills is filled to the last byte. Sixteen zeros in a row are as
-    /// good as impossible.
+    /// A buffer that is larger than one call can fill is filled to the last byte. Sixteen
+    /// consecutive zeros are practically impossible.
     #[test]
     fn all_of_it() {
         let mut bytes = vec![0; 100_000];

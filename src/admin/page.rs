@@ -1,4 +1,4 @@
-//! The status page: one file, with a policy that forbids anything else.
+//! The status page: a single file, with a policy that forbids loading anything else.
 
 use sha2::{Digest as _, Sha256};
 
@@ -30,7 +30,7 @@ impl Page {
     }
 }
 
-/// Returns the CSP hash source (CSP level 3, 2.3.1) of the page's only element with that name.
+/// Returns the CSP hash source (CSP level 3, 2.3.1) of the page's only element with that tag name.
 fn hash_of(element: &str) -> String {
     let text = HTML
         .split_once(&format!("<{element}>"))
@@ -43,8 +43,8 @@ fn hash_of(element: &str) -> String {
 mod tests {
     use super::*;
 
-    /// There is one script and one style, no attribute that the policy would forbid, and nothing
-    /// from elsewhere.
+    /// The page has one script and one style, no attribute that the policy would forbid, and
+    /// nothing that is loaded from elsewhere.
     #[test]
     fn the_page_keeps_its_own_policy() {
         for element in ["<script>", "</script>", "<style>", "</style>"] {

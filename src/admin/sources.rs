@@ -1,4 +1,4 @@
-//! The parts of the process that the admin listener shows.
+//! The parts of the process about which the admin listener reports.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::observe::metrics::Metrics;
 use crate::server::lifecycle::Lifecycle;
 use crate::settings;
 
-/// The parts of the process that the listener shows.
+/// The parts of the process about which the listener reports.
 pub struct Sources {
     /// Counters of the event loops.
     pub metrics: Arc<Metrics>,
@@ -43,9 +43,9 @@ impl Sources {
 pub struct ServiceInfo {
     /// Address of the XKS API.
     pub api: SocketAddr,
-    /// The API uses TLS.
+    /// True if the API uses TLS.
     pub is_tls: bool,
-    /// The API requires client certificates.
+    /// True if the API requires client certificates.
     pub is_mtls: bool,
     /// Address of `/ping`.
     pub ping: SocketAddr,

@@ -5,7 +5,7 @@ use crate::observe::metrics::histogram::{Histogram, Snapshot};
 use crate::observe::metrics::labels::{CallLabel, Fault};
 use crate::observe::metrics::{Durations, Metrics, OutcomeCounts};
 
-/// Number of requests by whose fault their outcome is.
+/// Number of requests by the party at fault for their outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
     pub(super) ok: u64,

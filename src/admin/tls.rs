@@ -9,7 +9,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 /// TLS over a blocking stream.
 pub(super) type TlsStream<S> = StreamOwned<ServerConnection, S>;
 
-/// The server side of TLS. Clones share their configuration.
+/// The server side of TLS. Clones share the same configuration.
 #[derive(Clone)]
 pub struct Acceptor(Arc<ArcSwap<ServerConfig>>);
 
@@ -18,7 +18,7 @@ impl Acceptor {
         Self(Arc::new(ArcSwap::new(config)))
     }
 
-    /// Replaces the configuration of later connections.
+    /// Replaces the configuration for later connections.
     pub fn replace(&self, config: Arc<ServerConfig>) {
         self.0.store(config);
     }
@@ -33,6 +33,6 @@ impl Acceptor {
 /// Sends close_notify.
 pub(super) fn close<S: Read + Write>(stream: &mut TlsStream<S>) {
     stream.conn.send_close_notify();
-    // The answer is complete even if this fails.
+    // The answer has been sent completely even if this fails.
     let _ = stream.flush();
 }

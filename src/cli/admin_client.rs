@@ -8,10 +8,10 @@ use crate::client::{Client, Endpoint, Trust};
 use crate::limits::{ADMIN_CLIENT_TIMEOUT, MAX_STATUS_BYTES};
 use crate::settings::Admin;
 
-/// Asks for `/status.json`, and returns those of its members that `T` has.
+/// Requests `/status.json`, and returns those of its members that `T` has.
 ///
 /// # Errors
-/// The listener gives no such answer, with a text for the operator.
+/// The listener does not give such an answer; contains a text for the operator.
 pub(super) fn status<T: DeserializeOwned>(endpoint: &Endpoint, trust: &Trust) -> Result<T, String> {
     let no_answer = |error| format!("the proxy's admin listener does not answer ({error})");
     let mut client = Client::connect(endpoint, trust, ADMIN_CLIENT_TIMEOUT).map_err(no_answer)?;
@@ -38,13 +38,13 @@ pub(super) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
 /// Returns the address of the admin listener in the settings.
 ///
 /// # Errors
-/// There is none, or it needs more than the settings say.
+/// There is none, or connecting to it requires more than the settings specify.
 pub(super) fn of_settings(admin: Option<&Admin>) -> Result<Endpoint, String> {
     let Some(admin) = admin else {
         return Err("the settings have no [admin] section".to_owned());
     };
     if admin.tls.is_some() {
-        // The settings say neither its name nor whom to trust.
+        // The settings contain neither its name nor the CAs to trust.
         return Err("the admin listener speaks TLS: name it with --admin https://HOST:PORT and \
                     --ca FILE, with client_ca_pem also --cert and --key"
             .to_owned());
@@ -64,7 +64,7 @@ pub(super) fn of_settings(admin: Option<&Admin>) -> Result<Endpoint, String> {
 mod tests {
     use super::*;
 
-    /// A listener on all addresses is asked at the loopback address.
+    /// A listener on all addresses is contacted at the loopback address.
     #[test]
     fn the_settings_address() {
         for (address, host) in [

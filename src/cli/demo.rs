@@ -1,4 +1,4 @@
-//! `xks-proxy demo`, or how to get it: packages are built without the feature `demo`.
+//! `xks-proxy demo`, or instructions for getting it: packages are built without the feature `demo`.
 
 use std::path::PathBuf;
 
@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     }
 }
 
-/// Refuses, and tells how to get the demo.
+/// Refuses, and explains how to get the demo.
 ///
 /// # Errors
 /// [`Failed`], always.

@@ -1,5 +1,5 @@
 //! `xks-proxy hsm retry-login`: the operator's permission for one more attempt with a PIN that was
-//! refused, or is held back because one more wrong PIN would lock the token.
+//! refused, or that is held back because one more wrong PIN would lock the token.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::exit::Failed;
 use crate::output::outln;
 use crate::process::retry_login::SIGNAL;
 
-/// Signals the process `pid`, or the one in the settings' `pid_file`.
+/// Signals the process `pid`, or by default the one in the settings' `pid_file`.
 ///
 /// # Errors
-/// [`Failed`]: there is no such process, or its version lacks this command.
+/// [`Failed`]: there is no such process, or its version does not support this command.
 pub(super) fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
     let pid_file = match pid {
         Some(_) => None,

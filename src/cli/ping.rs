@@ -1,7 +1,7 @@
-//! `xks-proxy ping`: the health check of a container, so that an image needs no curl.
+//! `xks-proxy ping`: the health check of a container, so that its image does not need curl.
 //!
-//! The address is an argument and not read from the settings file: a mistake in a file that was
-//! edited but is not in use yet must not make a serving process look dead.
+//! The address is an argument rather than read from the settings file: a mistake in a file that was
+//! edited but is not yet in use must not make a serving process look dead.
 
 use crate::client::{Answer, Client, Endpoint, Trust};
 use crate::exit::Failed;
@@ -12,7 +12,7 @@ use crate::output::outln;
 /// `is_ready`, and prints the answer.
 ///
 /// # Errors
-/// [`Failed`] (69): no answer within [`PING_TIMEOUT`] a step, or a status other than 200.
+/// [`Failed`] (69): a step got no answer within [`PING_TIMEOUT`], or the status is not 200.
 pub fn run(address: &str, is_ready: bool) -> Result<(), Failed> {
     let path = if is_ready { "/readyz" } else { "/ping" };
     let told = |why: String| Failed::unavailable(format!("http://{address}{path}: {why}"));

@@ -16,7 +16,7 @@ use crate::output::outln;
 /// Interval between requests for the outcome.
 const POLL: Duration = Duration::from_millis(50);
 
-/// The part of `/status.json` that is about the settings.
+/// The part of `/status.json` that concerns the settings.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct SettingsStatus {
@@ -35,8 +35,8 @@ fn ask(admin: &Endpoint) -> Option<SettingsStatus> {
     Some(status.settings)
 }
 
-/// Checks the settings file and, if it has no mistakes, makes the process `pid` read it again, or
-/// the one in the file's `pid_file`. The outcome is known where the settings have an `[admin]`
+/// Checks the settings file and, if it has no mistakes, makes a process read it again: `pid`, or
+/// the one in the file's `pid_file`. The outcome is printed if the settings have an `[admin]`
 /// listener without TLS; otherwise it is in the log.
 ///
 /// # Errors

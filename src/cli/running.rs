@@ -8,7 +8,7 @@ use rustix::process::Pid;
 use crate::exit::Failed;
 use crate::process::pid_file;
 
-/// Returns the process `pid`, or else the one in the settings' `[server] pid_file`.
+/// Returns the process `pid`, or by default the one in the settings' `[server] pid_file`.
 ///
 /// # Errors
 /// There is no such process, or it is not a proxy.
@@ -41,8 +41,7 @@ fn own_kind(pid: u32) -> Result<Pid, Failed> {
     i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(no_such)
 }
 
-/// Returns whether the process has a handler for the signal: a version without one would be ended
-/// by it.
+/// Returns whether the process has a handler for the signal, which would end a version without one.
 pub(super) fn handles(pid: u32, signal: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     has_bit(&status, signal)

@@ -1,4 +1,4 @@
-//! Output of secrets: to standard output, or to a new file that nobody else can read.
+//! Output of secrets, to standard output or to a new file that no other user can read.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Writes to standard output without a buffer in between, which would not be wiped.
+/// Writes to standard output without an intermediate buffer, which would not be zeroed.
 ///
 /// # Errors
 /// The output cannot be written.
@@ -16,10 +16,10 @@ pub(super) fn to_stdout(secret: &[u8]) -> io::Result<()> {
     File::from(stdout.as_fd().try_clone_to_owned()?).write_all(secret)
 }
 
-/// Writes a new file of mode 0600. An existing one, a symbolic link included, is left unchanged.
+/// Writes a new file of mode 0600. An existing file or symbolic link is left unchanged.
 ///
 /// # Errors
-/// The file cannot be written, with a text for the terminal. Then there is no new file.
+/// The file cannot be written; contains a text for the terminal. No new file is left behind.
 pub(super) fn to_new_file(path: &Path, secret: &[u8]) -> Result<(), String> {
     let told = |error: io::Error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
@@ -30,7 +30,7 @@ pub(super) fn to_new_file(path: &Path, secret: &[u8]) -> Result<(), String> {
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(told)?;
     file.write_all(secret).and_then(|()| file.sync_all()).map_err(|error| {
-        // Half a secret is useless.
+        // A truncated secret is useless.
         let _ = fs::remove_file(path);
         told(error)
     })
@@ -43,7 +43,7 @@ mod tests {
 
     use super::*;
 
-    /// A secret must not end up in an existing file, nor in one that others can read.
+    /// A secret must not be written to an existing file, nor to one that others can read.
     #[test]
     fn new_files_only() {
         let directory = tempfile::tempdir().unwrap();

@@ -6,10 +6,10 @@ use std::path::Path;
 use crate::exit::{EXIT_SETTINGS, Failed};
 use crate::settings::{self, Finding, Settings};
 
-/// Loads `file`, or the settings file that serving would use.
+/// Loads `file`, or the settings file that `serve` would use.
 ///
 /// # Errors
-/// [`Failed`] with every mistake in the file, a line each.
+/// [`Failed`] with every mistake in the file, one per line.
 pub(super) fn load(
     file: Option<&Path>,
     is_strict: bool,
@@ -26,7 +26,7 @@ pub(super) fn load(
     settings::load(&file, is_strict, &environment).map_err(told)
 }
 
-/// Loads settings that lack only `[hsm_capabilities]`.
+/// Loads settings in which only `[hsm_capabilities]` is missing.
 pub(super) fn load_to_probe(file: Option<&Path>) -> Option<Settings> {
     let environment = |name: &str| env::var_os(name);
     let file =

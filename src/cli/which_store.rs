@@ -1,4 +1,4 @@
-//! The key store that the arguments select.
+//! The key store selected by the arguments.
 
 use crate::exit::{EXIT_ARGUMENTS, Failed};
 use crate::settings::{Settings, Store};
@@ -6,11 +6,11 @@ use crate::settings::{Settings, Store};
 /// Part of the API's paths after the prefix (XKS specification, API operations).
 pub(super) const API_PATH: &str = "/kms/xks/v1";
 
-/// Returns the store with that `uri_path_prefix`, or the only one. The prefix may be followed by
-/// [`API_PATH`], as KMS shows it; "/" is the store without a prefix.
+/// Returns the store with that `uri_path_prefix`, or the only store. The prefix may be followed by
+/// [`API_PATH`], as shown by KMS; "/" is the store without a prefix.
 ///
 /// # Errors
-/// [`Failed`] with the prefixes in the settings.
+/// [`Failed`] with the prefixes that the settings contain.
 pub(super) fn named<'s>(settings: &'s Settings, prefix: Option<&str>) -> Result<&'s Store, Failed> {
     let stores = &settings.stores;
     let of = |prefix: &str| stores.iter().find(|store| store.uri_path_prefix == prefix);

@@ -8,12 +8,12 @@ use std::net::IpAddr;
 pub struct CallRecord<'a> {
     /// Address of the peer.
     pub peer: Option<IpAddr>,
-    /// The signature was valid, or none is required. Otherwise the line may be left out, see
-    /// [`crate::limits::MAX_UNAUTHENTICATED_LINES_PER_SEC`].
+    /// True if the signature was valid, or none is required. Otherwise the line may be left out;
+    /// see [`crate::limits::MAX_UNAUTHENTICATED_LINES_PER_SEC`].
     pub is_authenticated: bool,
-    /// `metadata`, `encrypt`, `decrypt`, `health`; empty if the path named none.
+    /// `metadata`, `encrypt`, `decrypt` or `health`; empty if the path does not name a call.
     pub call: &'a str,
-    /// `uri_path_prefix` of the store, if the path named one. It may be empty.
+    /// `uri_path_prefix` of the store, if the path names one; may be empty.
     pub store: Option<&'a str>,
     /// Access key id of the signature; for the audit log only.
     pub access_key_id: Option<&'a str>,
@@ -35,9 +35,9 @@ pub struct CallRecord<'a> {
     pub source_vpce: Option<&'a str>,
     /// HTTP status.
     pub status: u16,
-    /// `errorName`, if it is an error.
+    /// `errorName`, if the answer is an error.
     pub error_name: Option<&'a str>,
-    /// Cause of the error, for the operator. It may say more than the answer does.
+    /// Cause of the error, for the operator. It may contain more details than the answer.
     pub reason: Option<&'a str>,
     /// Label of the token that answered.
     pub token: Option<&'a str>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::metrics::counter::SharedCounter;
 
-/// Counts the panics of all threads from now on, and logs where they happen.
+/// Counts the panics of all threads from now on, and logs where they occur.
 pub fn count_panics() -> Arc<SharedCounter> {
     let panics: Arc<SharedCounter> = Arc::default();
     let counter = Arc::clone(&panics);
@@ -13,7 +13,7 @@ pub fn count_panics() -> Arc<SharedCounter> {
     panics
 }
 
-/// Logs only the place of a panic, as its message may hold a peer's bytes.
+/// Logs only the location of a panic, as its message may contain a peer's bytes.
 pub(crate) fn record(panic: &PanicHookInfo<'_>, panics: &SharedCounter) {
     panics.add(1);
     let place = panic.location().map(ToString::to_string).unwrap_or_default();

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Returns year, month (1 to 12) and day (1 to 31) of the day that is `days` after 1970-01-01.
 #[must_use]
 pub fn civil_from_days(days: i64) -> (i64, u32, u32) {
-    // Years begin in March here, so that a leap day is the last of its year; an era is 400 years.
+    // Years begin in March here, so that a leap day is the last day of its year; an era is 400
+    // years.
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
@@ -33,7 +34,7 @@ pub fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
-/// Returns the present time since 1970, or zero if the clock is before that.
+/// Returns the time since 1970, or zero if the clock is set to before that.
 pub(super) fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -44,8 +45,8 @@ pub fn unix_secs(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Formats times as RFC 3339 with microseconds. The rest of the text is kept for times in the same
-/// second.
+/// Formats times as RFC 3339 with microseconds. All but the microseconds is reused for times in the
+/// same second.
 #[derive(Debug, Default)]
 pub struct Rfc3339 {
     unix_secs: Option<u64>,
@@ -85,7 +86,7 @@ impl Rfc3339 {
 mod tests {
     use super::*;
 
-    /// Leap days, ends of years, and each digit: a log with wrong times is no evidence.
+    /// Leap days, ends of years, and each digit: a log with wrong times is not evidence.
     #[test]
     fn known_times() {
         let mut time = Rfc3339::default();
@@ -102,7 +103,7 @@ mod tests {
         }
     }
 
-    /// The two conversions are inverse over 800 years around now.
+    /// The two conversions are each other's inverse over 800 years around now.
     #[test]
     fn days_and_dates() {
         for days in -146_097..146_097 {

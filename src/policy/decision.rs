@@ -1,4 +1,4 @@
-//! A policy's answer about one call.
+//! A policy's decision about one call.
 
 /// A policy's decision about a call.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
-//! Detection of recursion, and of too deep nesting, among the rules of a Rego module.
+//! Detection of recursion and excessive nesting among the rules of a Rego module.
 //!
-//! Rego forbids recursion. The interpreter detects it in rules when it evaluates them, but not in
-//! functions, where it recurses until the stack overflows. This check compares names: a rule that
-//! names another counts as using it.
+//! Rego forbids recursion. The interpreter detects it in rules when it evaluates them, but in
+//! functions it recurses until the stack overflows. This check compares names: a rule that mentions
+//! another one counts as using it.
 
 use std::collections::HashMap;
 
@@ -11,12 +11,12 @@ use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
 use super::remark::Remark;
 use crate::limits::MAX_POLICY_NESTING;
 
-/// All definitions of one name.
+/// All definitions of the same name.
 #[derive(Default)]
 struct Definitions<'m> {
     is_function: bool,
     line: u32,
-    /// The text after each definition's head.
+    /// The text that follows each definition's head.
     bodies: Vec<&'m str>,
 }
 
@@ -59,7 +59,7 @@ impl<'m> Walk<'_, 'm> {
                     format!("the function {name} calls itself, directly or through others");
                 return Err(Remark::mistake(place, problem, "Rego has no recursion"));
             }
-            // If this is recursion, the evaluation detects it.
+            // If this is recursion, the evaluation will detect it.
             Some(None) => return Ok(0),
             None => {}
         }

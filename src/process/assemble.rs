@@ -1,5 +1,5 @@
-//! Everything that serving needs besides the sockets: metrics, key stores, the HSM side, the admin
-//! listener.
+//! Everything that serving requires besides the sockets: metrics, key stores, the HSM side, and the
+//! admin listener.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::observe::metrics::Metrics;
 use crate::server::Server;
 use crate::settings::Settings;
 
-/// A process that is complete but for its event loops.
+/// A process that is complete except for its event loops.
 pub(super) struct Assembled {
     pub(super) server: Server,
     pub(super) sockets: Sockets,

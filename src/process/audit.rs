@@ -18,15 +18,15 @@ use crate::observe::audit::checkpoint::{
 use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
-/// Additional authenticated data of a checkpoint, so that nothing a key store encrypts can pass for
-/// one.
+/// Additional authenticated data of a checkpoint, so that nothing that a key store encrypts can be
+/// passed off as one.
 const CONTEXT: &[u8] = b"audit checkpoint 1";
 
 fn aad() -> HsmAad {
     HsmAad::new(None, CONTEXT)
 }
 
-/// The key `[audit] hsm_key`, used through the sessions that serve calls.
+/// The key `[audit] hsm_key`, used through the same sessions that serve calls.
 pub(super) struct SealingKey {
     pub(super) label: String,
     pub(super) key: KeyIndex,
@@ -92,7 +92,7 @@ pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
     Ok(audit)
 }
 
-/// Makes the HSM seal the log from now on, if the settings name a key for it.
+/// Makes the HSM seal the log from now on if the settings name a key for it.
 pub(super) fn seal(
     audit: &Audit,
     settings: &Settings,

@@ -9,7 +9,7 @@ use crate::exit::{EXIT_SETTINGS, Failed};
 use crate::server::Server;
 use crate::settings::{self, Settings};
 
-/// Bound listeners that nothing accepts from yet.
+/// Bound listeners from which nothing is accepted yet.
 pub(super) struct Bound {
     pub(super) server: Server,
     pub(super) admin: Option<Admin>,
@@ -20,7 +20,7 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// Binds all listeners of the settings, to the `given` sockets where they fit.
+    /// Binds all listeners in the settings, using the `given` sockets where they fit.
     ///
     /// # Errors
     /// A given socket fits no listener, or an address cannot be bound.

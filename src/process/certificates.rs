@@ -1,4 +1,4 @@
-//! The certificates that the metrics show.
+//! The certificates about which metrics report.
 
 use crate::observe::metrics::CertificateMetrics;
 use crate::observe::metrics::labels::ListenerLabel;

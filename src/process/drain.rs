@@ -10,7 +10,7 @@ use super::upgrade::Successor;
 use crate::exit::{EXIT_SOFTWARE, Failed};
 use crate::limits::HSM_STOP_TIMEOUT;
 
-/// Interval between checks for event loops that still run.
+/// Interval between checks for event loops that are still running.
 const POLL: Duration = Duration::from_millis(2);
 
 /// The state in which serving ended.
@@ -36,7 +36,7 @@ pub(super) fn drain(
         (server.drain_delay, server.drain_timeout)
     };
     announce(&running, successor, delay);
-    // A second signal cuts the delay short.
+    // A second signal ends the delay early.
     events.wait_for_end(delay);
     tracing::info!(?timeout, "accepting ends");
     drop(running.sockets);
@@ -44,7 +44,7 @@ pub(super) fn drain(
     if !have_ended(&running.loops, timeout) {
         tracing::warn!("connections were still open at the end of drain_timeout_milli");
     }
-    // A reload in progress may replace the tokens.
+    // Holding the lock prevents a reload from replacing the tokens.
     let _no_reload = running.reloader.try_lock_for(HSM_STOP_TIMEOUT);
     let is_stuck = !running.in_use.hsm.load().stop(HSM_STOP_TIMEOUT);
     if is_stuck {
@@ -60,7 +60,7 @@ pub(super) fn drain(
     })
 }
 
-/// Tells load balancers, the service manager and the process that takes over.
+/// Informs load balancers, the service manager, and the process that takes over.
 fn announce(running: &Running, successor: Option<Successor>, delay: Duration) {
     match successor {
         Some(successor) => {

@@ -16,12 +16,12 @@ use crate::proto::xks::error::ApiError;
 /// Error text for an answer that does not match the request, which is a defect.
 pub(crate) const OTHER_ANSWER: &str = "the HSM side gave another answer than was asked for";
 
-/// Returns the text of a failure, the same that callers of the API get.
+/// Returns the text of a failure, the same that callers of the API see.
 pub(crate) fn told(failure: Failure) -> String {
     ApiError::from(failure).message.into_owned()
 }
 
-/// A caller's inbox, and its number among the inboxes of the HSM side.
+/// A caller's inbox, and its index among the inboxes of the HSM side.
 pub(super) struct HsmCaller {
     place: u16,
     inbox: Arc<CompletionQueue>,
@@ -30,11 +30,11 @@ pub(super) struct HsmCaller {
 }
 
 impl HsmCaller {
-    /// Returns a caller for the inbox with that number in [`Hsm::start`].
+    /// Returns a caller for the inbox with the index `place` in [`Hsm::start`].
     pub(super) fn new(place: u16) -> Self {
         let (ring, bell) = mpsc::channel();
         let inbox = CompletionQueue::of_caller(move || {
-            // The receiver is gone once the caller is.
+            // If the receiver is gone, so is the caller.
             let _ = ring.send(());
         });
         Self { place, inbox: Arc::new(inbox), bell, serial: Cell::new(0) }
@@ -77,7 +77,7 @@ impl HsmCaller {
             let patience = end.saturating_duration_since(Instant::now());
             self.bell.recv_timeout(patience).map_err(|_| Failure::TimedOut)?;
             self.inbox.take(&mut answers);
-            // Any other answer is a late one, to an earlier request.
+            // Any other answer belongs to an earlier request and is late.
             let of_this = answers.drain(..).find(|answer| answer.reply_to.serial == serial);
             if let Some(answer) = of_this {
                 return answer.outcome.map(|success| (success, answer.output));

@@ -1,4 +1,4 @@
-//! The state directory and the state read from it.
+//! The state directory, and the state read from it.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(super) struct KeptState {
 }
 
 impl KeptState {
-    /// Reads the state directory, if the settings name one. Unreadable files are logged.
+    /// Reads the state directory if the settings name one. Unreadable files are logged.
     pub(super) fn read(settings: &Settings) -> Self {
         let directory = settings.state_directory.as_deref().map(Directory::new);
         let known = directory.as_ref().map_or_else(witness_file::Witnesses::new, saver::load);
@@ -36,15 +36,15 @@ impl KeptState {
         }
     }
 
-    /// Returns the configuration that the HSM side is started with.
+    /// Returns the configuration with which the HSM side is started.
     pub(super) fn hsm_config(&self, settings: &Settings, service: &ServiceConfig) -> Config {
         let mut config = settings.hsm_config(service);
         config.witnesses = Arc::clone(&self.witnesses);
         config
     }
 
-    /// Reads the state directory again, which other processes may have changed, and applies the
-    /// trusted token of the new settings.
+    /// Reads the state directory again, since other processes may have changed it, and applies the
+    /// trusted token from the new settings.
     pub(super) fn read_again(&self, settings: &Settings) {
         if let Some(directory) = &self.directory {
             self.witnesses.adopt(saver::load(directory));
@@ -52,7 +52,7 @@ impl KeptState {
         self.witnesses.trust(settings.pkcs11.trust_token.clone());
     }
 
-    /// Records that the fleet with that number stays in use although another one was started.
+    /// Records that the fleet with this number stays in use although another one was started.
     pub(super) fn stays_with(&self, fleet: u32) {
         self.witnesses.resume_fleet(fleet);
     }

@@ -9,8 +9,8 @@
 //!  drain        the connections that are left, and the end
 //! ```
 //!
-//! While it runs: `events` waits for signals, `reload` reads the settings again, `upgrade` starts a
-//! new process and `takeover` is that process's side of it.
+//! While it runs, `events` waits for signals, `reload` reads the settings again, `upgrade` starts a
+//! new process, and `takeover` is the new process's side of an upgrade.
 
 mod assemble;
 pub(crate) mod audit;

@@ -1,16 +1,16 @@
-//! `[server] pid_file`, by which others find the process.
+//! `[server] pid_file`, by which other programs find the process.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
 
-/// The file of a serving process. Dropping it removes the file, unless another process has written
-/// its own id since.
+/// The pid file of a serving process. Dropping this removes the file, unless another process has
+/// written its own id in the meantime.
 pub(super) struct PidFile(PathBuf);
 
 impl PidFile {
-    /// Writes this process's id atomically: a reader during a takeover finds one id or the other,
+    /// Writes this process's id atomically: during a takeover, a reader finds one id or the other,
     /// never an empty file.
     ///
     /// # Errors
@@ -22,7 +22,7 @@ impl PidFile {
         let beside = PathBuf::from(beside);
         let text = format!("{id}\n");
         if fs::write(&beside, &text).and_then(|()| fs::rename(&beside, path)).is_err() {
-            // The file may be writable where its directory is not.
+            // The file may be writable even though its directory is not.
             let _ = fs::remove_file(&beside);
             fs::write(path, text)?;
         }
@@ -32,7 +32,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Where the file cannot be removed, an empty one says that no process serves.
+        // If the file cannot be removed, emptying it shows that no process serves.
         if read(&self.0).is_ok_and(|id| id == process::id()) && fs::remove_file(&self.0).is_err() {
             let _ = fs::write(&self.0, "");
         }
@@ -54,13 +54,13 @@ pub(crate) fn read(path: &Path) -> io::Result<u32> {
 mod tests {
     use super::*;
 
-    /// A reader during a takeover finds an id, the old one or the new one.
+    /// During a takeover, a reader finds the old id or the new one.
     #[test]
     fn never_empty() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
         fs::write(&path, "1\n").unwrap();
-        // A reader that has opened the old file and not read it yet.
+        // A reader that has opened the old file but not yet read it.
         let mut former = fs::File::open(&path).unwrap();
         let _file = PidFile::write(&path).unwrap();
         assert_eq!(io::read_to_string(&mut former).unwrap(), "1\n");

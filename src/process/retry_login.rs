@@ -1,9 +1,9 @@
-//! The signal of `xks-proxy hsm retry-login`, in the process that receives it.
+//! The signal sent by `xks-proxy hsm retry-login`, in the process that receives it.
 
 use crate::hsm::pkcs11::pin_tries;
 
-/// The signal that carries the request. The kernel and libraries send all others for reasons of
-/// their own, but never this one (signal(7), "unused").
+/// The signal that carries the request. The kernel and libraries send all other signals for their
+/// own reasons, but never this one (signal(7), "unused").
 pub(crate) const SIGNAL: i32 = rustix::process::Signal::STKFLT.as_raw();
 
 /// Allows one more attempt with each PIN that was refused or held back.

@@ -1,4 +1,4 @@
-//! Start of the event loops, and the wait for the end of serving.
+//! Starting the event loops, and waiting for the end of serving.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::{watchdog, wedge};
 use crate::exit::Failed;
 use crate::server::lifecycle::Lifecycle;
 
-/// A process that serves.
+/// A process that is serving.
 pub(super) struct Running {
     pub(super) in_use: InUse,
     pub(super) lifecycle: Arc<Lifecycle>,
@@ -29,9 +29,9 @@ pub(super) struct Running {
     pub(super) loops: Vec<JoinHandle<()>>,
     /// The lock is held during a reload.
     pub(super) reloader: Arc<Mutex<Reloader>>,
-    /// Set once an event loop has ended by itself.
+    /// True once an event loop has ended by itself.
     pub(super) has_failed: Arc<AtomicBool>,
-    /// Set if the process ends because calls to the HSM do not return.
+    /// True if the process ends because calls to the HSM do not return.
     pub(super) has_wedged: Arc<AtomicBool>,
     program: Program,
     /// Removed once the process has drained.
@@ -39,8 +39,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts the event loops, once a token works if there is a process to take over from. Returns
-    /// `None` if a signal ends this process before that.
+    /// Starts the event loops; if there is a process to take over from, only after a token works.
+    /// Returns `None` if a signal ends this process before that.
     ///
     /// # Errors
     /// The pid file cannot be written, or the system refuses to start a thread.
@@ -65,7 +65,7 @@ impl Running {
         {
             return Ok(None);
         }
-        // Written before serving begins, so that it exists for anyone who sees the process serve.
+        // Written before serving begins, so that it exists once the process is seen to serve.
         let pid_file = settings.server.pid_file.as_deref().map(write_pid_file).transpose()?;
         let access_log = || reloader.log.access_log().with_audit(reloader.audit.handle());
         let loops = server
@@ -74,8 +74,8 @@ impl Running {
         if let Some(takeover) = takeover {
             takeover.finish();
         }
-        // This does not wait for the HSM: systemd would restart the process again and again, and
-        // each start logs in. `/readyz` reports whether a token works.
+        // This does not wait for the HSM: otherwise systemd would restart the process repeatedly,
+        // with a login each time. `/readyz` reports whether a token works.
         notifier.ready("serving");
         watchdog::start(&notifier, &lifecycle).map_err(no_thread)?;
         let reloader = reload::start(reloader, reload_requests).map_err(no_thread)?;
@@ -94,19 +94,19 @@ impl Running {
         }))
     }
 
-    /// Waits for a signal to end the process, or for another process that serves in its place.
+    /// Waits for a signal to end the process, or for another process to serve in its place.
     pub(super) fn wait(&self, events: &Events) -> Option<Successor> {
         events.until_the_end(&self.program, &self.sockets, &self.notifier)
     }
 }
 
-/// Returns the callback for an event loop that ends without being told to.
+/// Returns the callback for an event loop that ends without having been asked to.
 fn on_end(has_failed: &Arc<AtomicBool>) -> impl Fn(&str) + Clone + Send + 'static {
     let has_failed = Arc::clone(has_failed);
     move |reason: &str| {
         tracing::error!(reason, "an event loop ended; the process stops");
         has_failed.store(true, Ordering::Relaxed);
-        // The main thread then drains what other loops have in flight.
+        // The main thread then drains the requests in flight in the other loops.
         let _ = signal_hook::low_level::raise(SIGTERM);
     }
 }

@@ -31,8 +31,8 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
     let log = Arc::new(log);
     let panics = panics::count_panics();
-    // With a handler, exceeding the file size limit (RLIMIT_FSIZE) is a failed write and not the
-    // end of the process.
+    // With a handler, exceeding the file size limit (RLIMIT_FSIZE) makes a write fail instead of
+    // ending the process.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     if let Err(error) = dumps {
         tracing::warn!(error, "core dumps cannot be set as in the settings");
@@ -51,7 +51,8 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     }
     tracing::info!("stopped");
     log.stop();
-    // A module's own exit handler might wait for the calls that are stuck in it.
+    // A normal exit could hang: a module's exit handler might wait for the calls that are stuck in
+    // it.
     match outcome {
         Ok(End::Clean) => Ok(()),
         Ok(End::Stuck) => signal_hook::low_level::exit(0),
@@ -60,8 +61,8 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     }
 }
 
-/// Applies Landlock if the settings say so. The modules are loaded first, because a vendor's
-/// library may load files from anywhere, and stay loaded while the returned values live.
+/// Applies Landlock if the settings require it. The modules are loaded first, because a vendor's
+/// library may load files from anywhere; they stay loaded while the returned values live.
 fn lock_down(settings: &Settings) -> Result<Vec<RawModule>, Failed> {
     if settings.confinement.landlock.is_none() {
         return Ok(Vec::new());
@@ -80,7 +81,7 @@ fn serve(
     telemetry: &Telemetry,
 ) -> Result<End, Failed> {
     let Start { given, takeover, notifier } = start;
-    // The signal thread comes first, so that signals interrupt no other thread.
+    // The signal thread starts first, so that signals do not interrupt other threads.
     let (events, reload_requests) = Events::of_signals(&telemetry.log, &telemetry.audit)
         .map_err(|error| Failed::new(EXIT_SOFTWARE, format!("signals: {error}")))?;
     startup_log::settings(&settings, findings);

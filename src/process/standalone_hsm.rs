@@ -1,4 +1,5 @@
-//! The HSM side without a server: one request at a time, for `check`, `keys` and `audit verify`.
+//! The HSM side without a server, for commands that make one request at a time: `check`, `keys` and
+//! `audit verify`.
 
 use std::sync::Arc;
 
@@ -15,20 +16,20 @@ use crate::limits::{CHECK_TIMEOUT, HSM_STOP_TIMEOUT};
 use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
-/// A started HSM side and its only caller.
+/// A started HSM side, and its only caller.
 pub(crate) struct StandaloneHsm {
     hsm: Arc<Hsm>,
     caller: HsmCaller,
 }
 
 impl StandaloneHsm {
-    /// Loads the module and logs in, with the witnesses of the state directory.
+    /// Loads the module and logs in, using the witnesses in the state directory.
     pub(crate) fn start(settings: &Settings, service: &ServiceConfig) -> Result<Self, Failed> {
         let state = KeptState::read(settings);
         Self::start_with(settings, state.hsm_config(settings, service))
     }
 
-    /// Loads the module and logs in, with the witnesses in `config`.
+    /// Loads the module and logs in, using the witnesses in `config`.
     pub(crate) fn start_with(settings: &Settings, config: Config) -> Result<Self, Failed> {
         // No thread has been started yet.
         set_environment(&settings.pkcs11.environment);

@@ -1,4 +1,4 @@
-//! Sockets and channels that the process inherits, besides its settings.
+//! Sockets and channels that the process inherits, apart from its settings.
 
 use super::inherited::{self, Given};
 use super::notify::{self, Notifier};
@@ -14,10 +14,10 @@ pub(crate) struct Start {
 }
 
 impl Start {
-    /// Reads the environment, and removes the variables meant for this process alone.
+    /// Reads the environment, and removes the variables that are meant only for this process.
     ///
     /// # Errors
-    /// The previous process hands over no usable sockets.
+    /// The previous process does not hand over usable sockets.
     pub(crate) fn new() -> Result<Self, Failed> {
         let taken = match takeover::from_environment() {
             None => Ok((inherited::from_systemd(), None)),

@@ -1,4 +1,4 @@
-//! The new process's side of an upgrade; the old one's is [`super::upgrade`].
+//! The new process's side of an upgrade. The old process's side is [`super::upgrade`].
 //!
 //! ```text
 //!  old                                          new
@@ -11,9 +11,9 @@
 //!  drains and ends
 //! ```
 //!
-//! Both processes have the same listening sockets, so none is ever closed with connections waiting
-//! in it. Nothing but standard input is inherited: the descriptors arrive as messages (unix(7),
-//! SCM_RIGHTS), close-on-exec from the start.
+//! Both processes have the same listening sockets, so none is ever closed while connections wait in
+//! it. Only standard input is inherited: the descriptors arrive as messages (unix(7), SCM_RIGHTS),
+//! and are close-on-exec from the start.
 
 use std::env;
 use std::fs::File;
@@ -37,13 +37,13 @@ pub(super) const VARIABLE: &str = "XKS_PROXY_UPGRADE_FROM";
 pub(super) const SERVING: &[u8] = b"serving";
 /// Message: the old process no longer accepts connections.
 pub(super) const GO_ON: &[u8] = b"go on";
-/// Upper bound of all names in one message, each with a separator.
+/// Upper bound of the length of all names in one message, each with a separator.
 pub(super) const MAX_NAMES_BYTES: usize = 16 * MAX_INHERITED_SOCKETS;
 
 /// The process to take over from.
 pub(super) struct Takeover {
     socket: OwnedFd,
-    /// Process id, as the old process states it.
+    /// Process id, as stated by the old process.
     pub(super) from: String,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn from_environment() -> Option<Result<(Takeover, Vec<Given>), String
 
 fn receive(from: String) -> io::Result<(Takeover, Vec<Given>)> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    // No other code should read from it.
+    // Standard input is replaced, so that no other code reads from the socket.
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     let mut names = vec![0; MAX_NAMES_BYTES];
     let mut space =
@@ -84,16 +84,16 @@ fn receive(from: String) -> io::Result<(Takeover, Vec<Given>)> {
 }
 
 impl Takeover {
-    /// Returns whether the old process has ended: then no other process serves, whatever the state
-    /// of the HSM.
+    /// Returns whether the old process has ended: then no other process serves, regardless of the
+    /// state of the HSM.
     pub(super) fn is_alone(&self) -> bool {
         let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
         let has_ended = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
         has_ended.is_ok_and(|count| count > 0)
     }
 
-    /// Tells the old process that this one accepts, and waits until the old one has stopped, which
-    /// is immediate. If the old process has ended, this one continues.
+    /// Tells the old process that this one accepts connections, and waits until the old one has
+    /// stopped accepting, which it does immediately. If the old process has ended, returns at once.
     pub(super) fn finish(self) {
         if send(&self.socket, SERVING, SendFlags::NOSIGNAL).is_ok() {
             let _ = answer(&self.socket, UPGRADE_ANSWER_TIMEOUT);
@@ -101,8 +101,8 @@ impl Takeover {
     }
 }
 
-/// Returns the other process's next message, empty if it has ended, or `None` if none arrives
-/// within `timeout`.
+/// Returns the other process's next message. It is empty if that process has ended, and `None` if
+/// no message arrives within `timeout`.
 ///
 /// # Errors
 /// A system call failed.

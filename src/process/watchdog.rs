@@ -1,4 +1,4 @@
-//! Keeps systemd's watchdog informed while every event loop makes progress.
+//! Notifications to systemd's watchdog for as long as every event loop makes progress.
 
 use std::io;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::notify::Notifier;
 use crate::server::lifecycle::Lifecycle;
 
-/// Interval between checks of the loops after they were woken.
+/// Interval between checks of the loops after they have been woken.
 const POLL: Duration = Duration::from_millis(5);
 
 /// Starts the watchdog thread if the unit has `WatchdogSec=`.
@@ -19,8 +19,8 @@ pub(super) fn start(notifier: &Notifier, lifecycle: &Arc<Lifecycle>) -> io::Resu
     let Some(period) = notifier.watchdog_period() else { return Ok(()) };
     let (notifier, lifecycle) = (notifier.clone(), Arc::clone(lifecycle));
     let watch = move || {
-        // Half of the period, as sd_watchdog_enabled(3) recommends, so that a late message is not
-        // taken for a hang.
+        // Half of the period, as sd_watchdog_enabled(3) recommends, so that a delayed message is
+        // not taken for a hang.
         let pause = period / 2;
         loop {
             let round = lifecycle.round();

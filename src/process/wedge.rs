@@ -1,4 +1,4 @@
-//! `[pkcs11] exit_when_wedged`: the end of a process whose calls to the HSM do not return.
+//! `[pkcs11] exit_when_wedged`: ends a process whose calls to the HSM do not return.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::limits::WEDGED_TIME;
 const POLL: Duration = Duration::from_millis(250);
 
 /// Makes the process drain and end once the fleet has been wedged for [`WEDGED_TIME`], and sets
-/// `has_wedged` then.
+/// `has_wedged` when that happens.
 ///
 /// # Errors
 /// The system refuses to start a thread.

@@ -1,4 +1,4 @@
-//! `[admin]`: the listener for metrics and the status page. Without the section there is none.
+//! `[admin]`: the listener for metrics and the status page, which is optional.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -31,7 +31,7 @@ pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option
     let tls = read_tls(&section);
     let (ip, port, allow_plain_remote) = (ip?, port?, allow_plain_remote?);
     let tls = tls?;
-    // Any address but a loopback one can be reached by others.
+    // Any address other than a loopback one can be reached from other machines.
     if !ip.is_loopback() {
         let location = section.location_of("ip");
         match &tls {
@@ -82,8 +82,8 @@ fn read_tls(section: &Section<'_>) -> Option<Option<Tls>> {
     }
 }
 
-/// Returns the member of `[server]` that has the same port. Port 0 conflicts with none: the system
-/// chooses one.
+/// Returns the member of `[server]` that has the same port. Port 0 conflicts with none, because the
+/// system chooses the port.
 fn taken_by(address: SocketAddr, server: &Server) -> Option<&'static str> {
     let overlaps =
         server.ip == address.ip() || server.ip.is_unspecified() || address.ip().is_unspecified();

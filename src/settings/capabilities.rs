@@ -5,14 +5,14 @@ use super::unknown::nearest;
 use crate::hsm::config::{GcmForm, IvMode, Rules};
 use crate::hsm::pkcs11::profiles::{self, PROFILES};
 
-/// The abilities of an HSM, and the form of call that it needs.
+/// The abilities of an HSM, and the form in which it must be called.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Capabilities {
     pub(super) iv_mode: IvMode,
     pub(super) rules: Rules,
 }
 
-/// Members of these capabilities.
+/// The members that describe capabilities.
 const MEMBERS: [&str; 5] =
     ["can_generate_iv", "is_zero_iv_required", "profile", ASKS_LENGTH, HAS_NO_IV_BITS];
 const ASKS_LENGTH: &str = "ask_output_length";

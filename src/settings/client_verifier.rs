@@ -10,9 +10,9 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
-/// Verifier that requires a chain to a configured CA, and the name if one is configured. Every
+/// A verifier that requires a chain to a configured CA, and the configured name, if any. Every
 /// failure ends the handshake with the same alert, `handshake_failure`: the public test client
-/// accepts no other, and strangers need not learn more. The log has the details.
+/// accepts no other, and strangers need not know more. The log contains the details.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
@@ -20,7 +20,7 @@ pub(super) struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    /// Creates a verifier; `chain` verifies everything but the name.
+    /// Creates a verifier; `chain` verifies everything except the name.
     pub(super) fn new(
         chain: Arc<dyn ClientCertVerifier>,
         name: Option<ServerName<'static>>,
@@ -71,7 +71,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        // rustls has an alert for each kind of certificate error, and this one for all others.
+        // rustls has an alert for each kind of certificate error, and uses this one for all others.
         self.verify(end_entity, intermediates, now)
             .map_err(|error| Error::General(format!("the client's certificate: {error}")))
     }

@@ -1,4 +1,4 @@
-//! Configurations of the other parts, made from the settings.
+//! Configurations of the other components, derived from the settings.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::server::tls::Acceptor;
 use crate::{hsm, server};
 
 impl Settings {
-    /// Returns the configuration of the protocol core, for commands that serve nothing.
+    /// Returns the configuration of the protocol core, for commands that do not serve.
     #[must_use]
     pub fn service(&self) -> ServiceConfig {
         self.service_after(None, None)
     }
 
-    /// Returns the configuration of the protocol core that succeeds `former`; see
+    /// Returns the configuration of the protocol core that replaces `former`; see
     /// [`ServiceConfig::new`].
     #[must_use]
     pub fn service_after(
@@ -44,14 +44,15 @@ impl Settings {
         ServiceConfig::new(options, stores, former, metrics)
     }
 
-    /// Returns the labels of keys that the proxy itself uses, for the audit log and health checks.
+    /// Returns the labels of keys that the proxy itself uses: for the audit log and for health
+    /// checks.
     fn storeless_labels(&self) -> impl Iterator<Item = &str> {
         let audit_key = self.audit.as_ref().and_then(|audit| audit.hsm_key.as_deref());
         [audit_key, self.pkcs11.health_key.as_deref()].into_iter().flatten()
     }
 
-    /// Returns the configuration of the HSM side. Jobs refer to its labels by the indices of
-    /// `service`, which [`Self::service`] returned.
+    /// Returns the configuration of the HSM side. Jobs refer to its labels by their indices in
+    /// `service`, which must come from [`Self::service`].
     #[must_use]
     pub fn hsm_config(&self, service: &ServiceConfig) -> hsm::config::Config {
         hsm::config::Config {
@@ -98,7 +99,7 @@ impl Settings {
 }
 
 impl Store {
-    /// Returns the configuration of the store for the protocol core.
+    /// Returns the store's configuration for the protocol core.
     fn config(&self) -> StoreConfig {
         let credential = |credential: &Credential| CredentialConfig {
             access_key_id: credential.access_key_id.clone(),

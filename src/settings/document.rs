@@ -4,10 +4,10 @@ use toml::de::DeTable;
 
 use super::report::{Location, Report};
 
-/// Reports syntax errors. Returns whether the members are unreliable as well: a duplicate key does
-/// not affect the others, but any other error can turn one member into another.
+/// Reports syntax errors. Returns whether this makes the members unreliable: a duplicate key does
+/// not affect other members, but any other error can turn one member into another.
 pub(super) fn report_syntax(report: &Report<'_>, errors: &[toml::de::Error]) -> bool {
-    /// Bound on reports: a missing quote or bracket can make each later line an error.
+    /// Maximum number of reports: a missing quote or bracket can make every later line an error.
     const MAX_SYNTAX_ERRORS: usize = 20;
     let mut is_garbled = false;
     for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
@@ -26,7 +26,7 @@ pub(super) fn report_syntax(report: &Report<'_>, errors: &[toml::de::Error]) -> 
     is_garbled
 }
 
-/// Returns whether the text itself contains a PIN or a secret access key.
+/// Returns whether the text contains a PIN or a secret access key.
 pub(super) fn holds_secret(document: &DeTable<'_>) -> bool {
     let is_there = |table: &DeTable<'_>, name: &str| {
         table.get(name).is_some_and(|value| value.get_ref().as_str() != Some(""))

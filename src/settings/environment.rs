@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Variable that names the settings file.
+/// Variable that contains the path of the settings file.
 pub const XKS_PROXY_SETTINGS_TOML: &str = "XKS_PROXY_SETTINGS_TOML";
-/// Variable that names the PKCS#11 module, overriding the member with that name.
+/// Variable that contains the path of the PKCS#11 module, and overrides the member in the settings.
 pub const PKCS11_HSM_MODULE: &str = "PKCS11_HSM_MODULE";
 
-/// A lookup of environment variables: [`std::env::var_os`], or that of a test. An empty variable
+/// A lookup of environment variables: [`std::env::var_os`], or a test's own. An empty variable
 /// counts as unset.
 pub type Environment<'e> = &'e dyn Fn(&str) -> Option<OsString>;
 

@@ -10,14 +10,14 @@ use super::file;
 use super::report::{Finding, Location, Report};
 use crate::limits::MAX_SETTINGS_BYTES;
 
-/// File that names the settings file if the environment does not.
+/// File that contains the path of the settings file if the environment does not.
 pub const BOOTSTRAP_TOML: &str = "configuration/bootstrap.toml";
 
-/// Returns the settings file's path from `XKS_PROXY_SETTINGS_TOML` in the environment, or else in
-/// [`BOOTSTRAP_TOML`]. The file itself is not read.
+/// Returns the settings file's path, from `XKS_PROXY_SETTINGS_TOML` in the environment, or else
+/// from [`BOOTSTRAP_TOML`]. Does not read the settings file itself.
 ///
 /// # Errors
-/// Findings that name what was tried; at least one.
+/// Findings that describe what was tried; at least one.
 pub fn locate(environment: Environment<'_>) -> Result<PathBuf, Vec<Finding>> {
     locate_by(environment, Path::new(BOOTSTRAP_TOML))
 }

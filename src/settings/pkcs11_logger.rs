@@ -3,7 +3,7 @@
 use super::environment::Environment;
 use super::section::Section;
 
-/// Reads the variables that the environment does not set already. Empty ones are left out, which
+/// Reads the variables that the environment does not already set. Empty ones are left out, which
 /// makes no difference to the logger.
 pub(super) fn read(
     root: &Section<'_>,

@@ -13,8 +13,8 @@ use crate::policy::{Language, Policy};
 const REMEDY: &str = "write \"Cedar\" or \"Rego\", or remove the member if you do not need a \
                       second check of each call";
 
-/// Reads the policy; `Some(None)` if none is required. A security control is never dropped
-/// silently, so one that is not supported is a mistake.
+/// Reads the policy; returns `Some(None)` if none is required. An unsupported one is a mistake,
+/// because a security control must never be dropped silently.
 pub(super) fn read(security: &Section<'_>) -> Option<Option<Arc<Policy>>> {
     let sections = ["security.oso", "security.cedar", "security.rego"];
     let asked = match security.get("secondary_auth") {

@@ -9,8 +9,8 @@ use super::section::{Member, Section, shown};
 use crate::limits::MAX_SECRET_FILE_BYTES;
 use crate::observe::redaction::Secret;
 
-/// Returns the secret in the member `name`, or in the file that `file_name` names, with the member
-/// it comes from. Exactly one of the two must be present.
+/// Returns the secret in the member `name`, or in the file that `file_name` names, together with
+/// the member from which it comes. Exactly one of the two must be present.
 pub(super) fn read<'a>(
     section: &Section<'a>,
     name: &str,
@@ -31,7 +31,7 @@ pub(super) fn read<'a>(
     Some((file_member, secret))
 }
 
-/// Reads the file's text, less one line end, which editors and `echo` add.
+/// Reads the file's text without one line end at its end, which editors and `echo` add.
 fn from_file(member: &Member<'_>) -> Option<Secret<String>> {
     let remedy = "name a file with the secret in one line, which the proxy can read";
     let name = member.string(remedy)?;
@@ -55,7 +55,7 @@ fn from_file(member: &Member<'_>) -> Option<Secret<String>> {
             }
             let secret = Secret::new(text);
             if secret.expose().is_empty() {
-                // An empty PIN would be tried, and HSMs lock after a few wrong PINs.
+                // An empty PIN would be sent to the HSM, and HSMs lock after a few wrong PINs.
                 member.mistake(format!("\"{}\" is empty", shown(name)), remedy);
                 return None;
             }

@@ -7,7 +7,7 @@ use super::section::Section;
 const REMEDY: &str = "write the path of a directory for the proxy alone, such as \
                       \"/var/lib/xks-proxy\"";
 
-/// Reads the section; `Some(None)` if it is missing.
+/// Reads the section; returns `Some(None)` if it is missing.
 pub(super) fn read(root: &Section<'_>) -> Option<Option<PathBuf>> {
     if root.get("state").is_none() {
         return Some(None);

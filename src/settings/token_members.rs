@@ -12,8 +12,8 @@ pub(super) const MODULE_REMEDY: &str = "write the path of the HSM vendor's PKCS#
                              environment variable PKCS11_HSM_MODULE, which overrides it";
 const PIN_REMEDY: &str = "write the PIN in quotes, \"\" if there is none, or name its file in \
                           user_pin_file";
-/// Reads `user_pin`, or the file that `user_pin_file` names; `Some(None)` if both are missing and
-/// not required.
+/// Reads `user_pin`, or the file that `user_pin_file` names; returns `Some(None)` if both are
+/// missing and not required.
 pub(super) fn pin_of(section: &Section<'_>, is_required: bool) -> Option<Option<Secret<String>>> {
     let is_there = ["user_pin", "user_pin_file"].into_iter().any(|it| section.get(it).is_some());
     if !is_there && !is_required {
@@ -36,7 +36,7 @@ pub(super) fn parameters_of(member: &Member<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// Reads the path of a module, whose file must exist.
+/// Reads the path of a module. The file must exist.
 pub(super) fn module_of(member: &Member<'_>) -> Option<PathBuf> {
     let text = member.string(MODULE_REMEDY)?;
     if text.is_empty() {
@@ -55,7 +55,7 @@ pub(super) fn is_module(
 ) -> bool {
     let name = shown(&path.to_string_lossy());
     if !path.to_string_lossy().contains('/') {
-        // dlopen(3) searches for a name without a slash, but not in the working directory.
+        // For a name without a slash, dlopen(3) searches, but not in the working directory.
         let problem = format!("{origin} \"{name}\", which the system's loader must search for");
         report.warning(location, problem, "write the library's full path");
         return true;

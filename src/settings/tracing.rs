@@ -15,10 +15,10 @@ const ROTATIONS: [(&str, Rotation); 4] = [
     ("NEVER", Rotation::Never),
 ];
 
-/// Reads the section; without it, the log goes to standard output, from INFO on.
+/// Reads the section. By default, the log goes to standard output, at level INFO and above.
 pub(super) fn read(root: &Section<'_>) -> Option<LogConfig> {
     let Some(section) = root.section("tracing") else {
-        // It is missing, or has the wrong form, which is reported.
+        // The section is missing, or has the wrong form, which has been reported.
         let default =
             LogConfig { stdout: true, file: None, level: DEFAULT_LEVEL, format: LogFormat::Text };
         return Some(default);

@@ -1,11 +1,11 @@
-//! Unknown names, with suggestions.
+//! Unknown names in the settings, and suggestions for them.
 
 use super::report::{Location, Report};
 use super::schema::{names_in, section_with};
 use toml::de::DeTable;
 
-/// Reports each unknown member of `table`. `section` is the section's path in the schema, `path`
-/// that in findings.
+/// Reports each unknown member of `table`. `section` is the section's path in the schema, and
+/// `path` its path in findings.
 pub(super) fn report_unknown(section: &str, path: &str, table: &DeTable<'_>, report: &Report<'_>) {
     let known = names_in(section);
     for name in table.keys() {
@@ -46,8 +46,8 @@ mod tests {
     use super::*;
     use crate::settings::schema::SECTIONS;
 
-    /// Nobody finds a member that the sample file does not mention. (Oso's section is known, but
-    /// refused.)
+    /// The sample file mentions every member: users would not find the others. (Oso's section is
+    /// known, but refused.)
     #[test]
     fn each_member_is_in_the_documented_file() {
         let text = include_str!("../../configuration/settings.toml");
@@ -63,7 +63,7 @@ mod tests {
         }
     }
 
-    /// Typing errors are recognised, and other words are not mistaken for them.
+    /// Typing errors are recognised, and unrelated words are not mistaken for them.
     #[test]
     fn nearest_is_near() {
         let names = ["port", "ip", "region", "xks_key_id_set"];

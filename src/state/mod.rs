@@ -1,7 +1,7 @@
-//! The state directory: data that outlive the process, in small files that are written as a whole.
-//!
-//! Nothing here is needed to serve. If the directory cannot be written, or a file cannot be read,
-//! there is a warning, and the data are lost, but no request is.
+//! The state directory: data that outlive the process, in small files that are always written as a
+//! whole.
+//! Serving does not depend on it. If the directory cannot be written, or a file cannot be read, a
+//! warning is logged and the data are lost, but no request is.
 
 pub mod directory;
 pub mod saver;

@@ -10,11 +10,11 @@ use super::witness_file::{self, Content};
 use crate::hsm::witness::Witnesses;
 use crate::limits::{MIN_SAVE_INTERVAL, SAVE_RETRY_INTERVAL};
 
-/// A wait that, in practice, only a change ends.
+/// A timeout so long that, in practice, only a change ends the wait.
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
 /// Reads the witnesses from the state directory. If that fails, logs a warning and returns none:
-/// tokens make new ones, or are compared with each other until an operator has looked.
+/// tokens then make new ones, or are compared with each other until an operator intervenes.
 #[must_use]
 pub fn load(directory: &Directory) -> witness_file::Witnesses {
     let path = directory.path().display();
@@ -47,10 +47,10 @@ pub fn load(directory: &Directory) -> witness_file::Witnesses {
     }
 }
 
-/// Starts a thread that saves witnesses as they change, and runs as long as the process.
+/// Starts a thread that saves witnesses as they change, and that runs until the process ends.
 ///
 /// # Errors
-/// The system has no room for another thread.
+/// The system cannot provide another thread.
 pub fn start(directory: Directory, witnesses: Arc<Witnesses>) -> io::Result<()> {
     let save = move || {
         let mut saved = 0;

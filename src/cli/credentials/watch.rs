@@ -1,4 +1,4 @@
-//! Use of credentials as running proxies report it in `/status.json` of their admin listeners.
+//! Use of credentials, as reported by running proxies in `/status.json` of their admin listeners.
 
 use std::collections::HashMap;
 
@@ -32,9 +32,9 @@ struct CredentialStatus {
 /// Times of a credential, in seconds since 1970, over all proxies that were asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Times {
-    /// Time of the last load by any proxy.
+    /// Time at which a proxy last loaded it.
     pub(super) loaded_unix_secs: u64,
-    /// Time of the last use, or 0 for none since.
+    /// Time of the last use since then; 0 if there was none.
     pub(super) last_used_unix_secs: u64,
     /// Number of proxies that have the credential.
     pub(super) proxies: usize,
@@ -49,7 +49,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Asks one more proxy, and adds its answer.
+    /// Asks another proxy, and adds its answer.
     ///
     /// # Errors
     /// The proxy gives no usable answer, with the reason.
@@ -88,7 +88,7 @@ mod tests {
         admin_client::parse(json.as_bytes()).unwrap()
     }
 
-    /// A credential that one proxy of several has used is in use.
+    /// A credential that one of several proxies has used is in use.
     #[test]
     fn the_latest_of_all_proxies_counts() {
         let mut seen = Seen::default();

@@ -1,7 +1,7 @@
 //! The start of the writer: opens the files, and resumes the chain from the state file.
 //!
-//! One process writes at a time, and holds a lock on the state file. In an upgrade, the new process
-//! already serves while the old one drains: its lines wait in the queue.
+//! Only one process writes at a time, and it holds a lock on the state file. In an upgrade, the new
+//! process already serves while the old one drains: its lines wait in the queue.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -61,8 +61,8 @@ pub(super) fn begin(config: &AuditConfig, queue: &Arc<Queue>) -> io::Result<Writ
     Ok(writer)
 }
 
-/// Waits until the other process has released the log. Returns `None` if this one ends earlier,
-/// with nothing to write or after [`AUDIT_STOP_TIMEOUT`].
+/// Waits until the other process has released the log. Returns `None` if this process ends before
+/// that, with nothing to write or after [`AUDIT_STOP_TIMEOUT`].
 pub(super) fn wait_and_begin(config: &AuditConfig, queue: &Arc<Queue>) -> Option<Writer> {
     tracing::info!("another process writes the audit log; lines wait until it has ended");
     let since = Instant::now();

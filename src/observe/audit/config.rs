@@ -21,7 +21,8 @@ pub struct AuditConfig {
     pub sync: AuditSync,
     /// File with the first key of the chain; read only if there is no state yet.
     pub key_file: PathBuf,
-    /// `CKA_LABEL` of the key in the HSM that seals checkpoints; none are made if it is absent.
+    /// `CKA_LABEL` of the key in the HSM that seals checkpoints; if `None`, there are no
+    /// checkpoints.
     pub hsm_key: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The handle of one event loop to the audit log.
+//! The handle through which one event loop uses the audit log.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::observe::call_record::CallRecord;
 use crate::observe::timestamp::{Rfc3339, since_1970};
 use crate::rate::PerSecond;
 
-/// Writes the calls of one event loop to the audit log; by default, to none.
+/// Records the calls of one event loop in the audit log; the default handle records nothing.
 pub struct AuditHandle {
     queue: Option<Arc<Queue>>,
     buffer: Vec<u8>,
@@ -18,7 +18,7 @@ pub struct AuditHandle {
     must_wake: bool,
 }
 
-/// The call must not be made, since its line could not be kept.
+/// An error: the call must not be made, because its line could not be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotAudit;
 
@@ -52,8 +52,9 @@ impl AuditHandle {
         self.queue.as_ref().is_none_or(|queue| queue.can_serve())
     }
 
-    /// Reserves room for the line of a call whose strings have these lengths, before the call is
-    /// made. Returns `None` without an audit log, and if there is no room but lines may be lost.
+    /// Reserves space for the line of a call whose strings have these lengths, before the call is
+    /// made. Returns `None` if there is no audit log, or if there is no space but lines may be
+    /// lost.
     ///
     /// # Errors
     /// [`CannotAudit`] if the writer fails or cannot keep up, and lines must not be lost.
@@ -71,12 +72,12 @@ impl AuditHandle {
         }
     }
 
-    /// Writes a call, with the result of [`Self::reserve`] if that was called for it.
+    /// Records a call. `reservation` is the result of [`Self::reserve`], if that was called for it.
     pub fn write(&mut self, record: &CallRecord<'_>, reservation: Option<&Reservation>) {
         let Some(queue) = &self.queue else { return };
         let now = since_1970();
         if !record.is_authenticated && self.unauthenticated.admit(now.as_secs()).is_none() {
-            // Anybody can cause these, so they must not fill the disk.
+            // Anyone can cause such lines, so they must not be able to fill the disk.
             queue.counters.left_out.add(1);
             return;
         }
@@ -93,7 +94,7 @@ impl AuditHandle {
         self.must_wake |= queue.push_call(&self.buffer);
     }
 
-    /// Wakes the writer if necessary; once per tick of the event loop, after the answers.
+    /// Wakes the writer if necessary; called once per turn of the event loop, after the answers.
     pub fn flush(&mut self) {
         if std::mem::take(&mut self.must_wake)
             && let Some(queue) = &self.queue

@@ -9,13 +9,13 @@ use zeroize::Zeroizing;
 
 use super::chain::{CODE_BYTES, Key, from_hex, key_of, push_hex, wipe_stack};
 
-/// Length of the digits and a line end.
+/// Length of the digits and one line end.
 const FILE_BYTES: usize = 2 * CODE_BYTES + 1;
 
 /// Reads a key file.
 ///
 /// # Errors
-/// The file cannot be read, others than its owner and group can read or change it, or it is not a
+/// The file cannot be read, its mode lets the group change it or others access it, or it is not a
 /// key.
 pub fn read(path: &Path) -> io::Result<Key> {
     let key = read_and_parse(path);
@@ -27,7 +27,7 @@ pub fn read(path: &Path) -> io::Result<Key> {
 fn read_and_parse(path: &Path) -> io::Result<Key> {
     let file = File::open(path)?;
     let mode = file.metadata()?.mode() & 0o7777;
-    // The group may read it: systemd and Kubernetes give root's file the proxy's group.
+    // The group may read it: systemd and Kubernetes give a file of root's the proxy's group.
     if mode & 0o027 != 0 {
         return Err(io::Error::other(format!("its mode is {mode:04o}: chmod it 0400")));
     }
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    /// A new key file reads back, is closed to others, and is not overwritten.
+    /// A new key file reads back, is inaccessible to others, and is not overwritten.
     #[test]
     fn there_and_back() {
         let directory = tempfile::tempdir().unwrap();
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(**read(&path).unwrap(), [0xa5; 32]);
     }
 
-    /// Neither a key that others can read, nor anything but 64 digits, is accepted.
+    /// Neither a key that others can read nor anything other than 64 digits is accepted.
     #[test]
     fn what_is_refused() {
         let directory = tempfile::tempdir().unwrap();

@@ -12,7 +12,7 @@ const MAC: &[u8] = b",\"mac\":\"";
 const END: &[u8] = b"\"}";
 const CODE_DIGITS: usize = 2 * CODE_BYTES;
 
-/// Appends a line with `members` (`,"name":value,...`) and those of the chain.
+/// Appends a line that consists of `members` (`,"name":value,...`) and the chain's own members.
 pub(super) fn write(out: &mut Vec<u8>, chain: &mut Chain, members: &[u8], is_first_of_file: bool) {
     let start = out.len();
     out.extend_from_slice(BEGIN);
@@ -52,7 +52,7 @@ pub(super) fn parse(line: &[u8]) -> Option<Parsed<'_>> {
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (number, rest) = rest.split_at(digits);
     let seq = std::str::from_utf8(number).ok()?.parse().ok()?;
-    // A string contains no unescaped quote, so this is the member.
+    // A string contains no unescaped quote, so this can only be the member.
     let previous = rest
         .strip_prefix(PREVIOUS)
         .and_then(|rest| rest.split_at_checked(CODE_DIGITS))
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(json["previous"], "0".repeat(64));
     }
 
-    /// Anything else is not parsed as a line.
+    /// Text in any other format is not parsed as a line.
     #[test]
     fn what_is_no_line() {
         let code = "a".repeat(CODE_DIGITS);

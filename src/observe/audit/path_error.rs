@@ -1,4 +1,4 @@
-//! Errors that name their file.
+//! Errors that name the file concerned.
 
 use std::io;
 use std::path::Path;

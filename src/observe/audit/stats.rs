@@ -9,17 +9,17 @@ use crate::observe::metrics::counter::SharedCounter;
 pub(super) struct Counters {
     /// Lines written.
     pub(super) written: SharedCounter,
-    /// Lines that found no room, or came after the writer had ended.
+    /// Lines that did not fit, or that arrived after the writer had ended.
     pub(super) dropped: SharedCounter,
-    /// Calls refused because there was no room, or because writing fails.
+    /// Calls refused because there was no space, or because writing was failing.
     pub(super) refused: SharedCounter,
-    /// Lines of unauthenticated calls left out, beyond the limit per second.
+    /// Lines of unauthenticated calls left out because they exceeded the limit per second.
     pub(super) left_out: SharedCounter,
     /// Writes that failed.
     pub(super) write_errors: SharedCounter,
     /// Checkpoints that the HSM did not seal.
     pub(super) checkpoint_errors: SharedCounter,
-    /// Time at which the HSM last sealed one, in seconds since 1970.
+    /// Time at which the HSM last sealed a checkpoint, in seconds since 1970.
     pub(super) last_checkpoint_unix_secs: AtomicU64,
     /// Time at which a line was last written, in seconds since 1970.
     pub(super) last_write_unix_secs: AtomicU64,
@@ -40,12 +40,13 @@ pub struct AuditStats {
     pub write_errors: u64,
     /// Checkpoints since the start that the HSM did not seal.
     pub checkpoint_errors: u64,
-    /// Time at which the HSM last sealed a checkpoint, in seconds since 1970; 0 if it has not yet.
+    /// Time at which the HSM last sealed a checkpoint, in seconds since 1970; 0 if it has sealed
+    /// none.
     pub last_checkpoint_unix_secs: u64,
     /// Time at which a line was last written, in seconds since 1970.
     pub last_write_unix_secs: u64,
-    /// Bytes of lines that wait to be written, and of reserved room.
+    /// Bytes of lines that wait to be written, plus reserved space.
     pub queued_bytes: usize,
-    /// The last attempt to write failed.
+    /// True if the last attempt to write failed.
     pub is_failing: bool,
 }

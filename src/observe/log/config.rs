@@ -22,7 +22,7 @@ pub struct LogConfig {
 pub struct LogFile {
     /// Directory of the files; created if it is missing.
     pub directory: PathBuf,
-    /// Beginning of the file name; the time follows.
+    /// Beginning of the file name, which the time follows.
     pub prefix: String,
     /// Interval at which a new file begins.
     pub rotation: Rotation,
@@ -37,6 +37,6 @@ pub enum Rotation {
     Hourly,
     /// Every day
     Daily,
-    /// Never: one file for good
+    /// Never: always the same file
     Never,
 }

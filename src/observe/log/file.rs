@@ -9,8 +9,8 @@ use tracing_appender::rolling::{self, RollingFileAppender};
 
 use super::config::{LogFile, Rotation};
 
-/// Creates the directory and the file. Files are named as by the reference proxy:
-/// `prefix.2026-11-25-08` for an hour.
+/// Creates the directory and the file. Files have the same names as in the reference proxy: for
+/// example `prefix.2026-11-25-08` for an hour.
 pub(super) fn open(file: &LogFile) -> io::Result<RollingFileAppender> {
     fs::create_dir_all(&file.directory)
         .map_err(|error| explain(&file.directory, error.kind(), &error))?;

@@ -1,10 +1,10 @@
-//! The outputs of the log, and the number of lines they lost.
+//! The outputs of the log, and the number of lines that they lost.
 
 use std::sync::Arc;
 
 use super::output::Output;
 
-/// Up to two outputs, which get the same lines.
+/// Up to two outputs, both of which get the same lines.
 #[derive(Clone)]
 pub(super) struct Outputs(Arc<[Arc<Output>]>);
 
@@ -17,12 +17,12 @@ impl Outputs {
         self.0.iter()
     }
 
-    /// No outputs.
+    /// Creates a log without outputs.
     pub(super) fn none() -> Self {
         Self(Arc::new([]))
     }
 
-    /// Adds whole lines to each output.
+    /// Adds complete lines to each output.
     pub(super) fn push(&self, lines: &[u8]) {
         for output in self.0.iter() {
             output.push(lines);
@@ -30,7 +30,7 @@ impl Outputs {
     }
 }
 
-/// A handle to a log's number of lost lines.
+/// A handle for reading a log's number of lost lines.
 #[derive(Clone)]
 pub struct LostLines(Outputs);
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-/// Something to write to, which may be opened by its name again.
+/// A destination for writing that may be reopened by name.
 pub(super) struct Sink {
     open: Box<dyn Write + Send>,
     opener: Option<Opener>,
@@ -11,35 +11,35 @@ pub(super) struct Sink {
 type Opener = Box<dyn Fn() -> io::Result<Box<dyn Write + Send>> + Send>;
 
 impl Sink {
-    /// A sink that stays open.
+    /// Creates a sink that cannot be reopened.
     pub(super) fn of(open: impl Write + Send + 'static) -> Self {
         Self { open: Box::new(open), opener: None }
     }
 
-    /// A sink that `opener` opens, now and each time that it is reopened.
+    /// Creates a sink that `opener` opens now and each time it is reopened.
     ///
     /// # Errors
-    /// The opener's.
+    /// Those of the opener.
     pub(super) fn opened_by(
         opener: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + 'static,
     ) -> io::Result<Self> {
         Ok(Self { open: opener()?, opener: Some(Box::new(opener)) })
     }
 
-    /// Opens the sink again, and returns whether it is one that can be.
+    /// Reopens the sink, and returns whether it can be reopened.
     ///
     /// # Errors
-    /// The opener's; the sink is unchanged.
+    /// Those of the opener; the sink is then unchanged.
     pub(super) fn reopen(&mut self) -> io::Result<bool> {
         let Some(opener) = &self.opener else { return Ok(false) };
         self.open = opener()?;
         Ok(true)
     }
 
-    /// Writes some bytes, as [`Write::write`].
+    /// Writes some bytes, like [`Write::write`].
     ///
     /// # Errors
-    /// The sink's.
+    /// Those of the sink.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.open.write(bytes)
     }

@@ -1,14 +1,14 @@
-//! Counters that the request path writes and other threads read.
+//! Counters that the request path updates and other threads read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A counter that only one thread adds to, so that no locked instruction is needed. If another
-/// thread added too, counts would be lost, and nothing worse.
+/// A counter to which only one thread adds, so that no locked instruction is needed. If another
+/// thread added to it too, counts would be lost, but nothing worse would happen.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds to the counter, on its one thread.
+    /// Adds to the counter; only for the thread that owns it.
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
@@ -20,7 +20,7 @@ impl Counter {
     }
 }
 
-/// A gauge that only one thread changes, as with [`Counter`].
+/// A gauge that only one thread changes, like [`Counter`].
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
@@ -35,14 +35,14 @@ impl Gauge {
         self.0.store(self.0.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
     }
 
-    /// Returns the present value.
+    /// Returns the current value.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// A counter that any thread may add to.
+/// A counter to which any thread may add.
 #[derive(Debug, Default)]
 pub struct SharedCounter(AtomicU64);
 

@@ -20,7 +20,7 @@ pub struct CredentialMetrics {
 }
 
 impl CredentialMetrics {
-    /// Creates the times of a credential that is loaded now.
+    /// Creates the times of a credential that has just been loaded.
     pub(super) fn loaded_now(uri_path_prefix: &str, access_key_id: &str) -> Self {
         Self {
             uri_path_prefix: uri_path_prefix.into(),
@@ -32,24 +32,25 @@ impl CredentialMetrics {
 
     /// Records a valid signature.
     pub fn used(&self, unix_secs: u64) {
-        // It is mostly unchanged, and not writing it leaves the cache line shared.
+        // It is mostly unchanged, and leaving it unwritten keeps the cache line shared.
         if self.last_used_unix_secs.load(Ordering::Relaxed) != unix_secs {
             self.last_used_unix_secs.store(unix_secs, Ordering::Relaxed);
         }
     }
 
-    /// Sets the time at which it was created according to the settings, in seconds since 1970.
+    /// Sets the time of creation given in the settings, in seconds since 1970.
     pub fn set_created(&self, unix_secs: Option<u64>) {
         self.created_unix_secs.store(unix_secs.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Returns when it was created, in seconds since 1970, if the settings say so.
+    /// Returns the time of creation, in seconds since 1970, if the settings give it.
     #[must_use]
     pub fn created_unix_secs(&self) -> Option<u64> {
         Some(self.created_unix_secs.load(Ordering::Relaxed)).filter(|unix_secs| *unix_secs > 0)
     }
 
-    /// Returns when it was last used, in seconds since 1970; 0 if not since it was loaded.
+    /// Returns the time of last use, in seconds since 1970; 0 if it was not used since it was
+    /// loaded.
     #[must_use]
     pub fn last_used_unix_secs(&self) -> u64 {
         self.last_used_unix_secs.load(Ordering::Relaxed)

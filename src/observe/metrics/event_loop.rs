@@ -10,37 +10,37 @@ use super::outcomes::Outcomes;
 pub struct Durations {
     /// Time in the queue, waiting for a session.
     pub queue: Histogram,
-    /// Time in the HSM, all attempts together.
+    /// Time in the HSM, summed over all attempts.
     pub hsm: Histogram,
     /// Time from the request's first byte to the answer.
     pub total: Histogram,
 }
 
-/// The counters of one event loop, which only its thread writes.
+/// The counters of one event loop, which only its own thread updates.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct LoopMetrics {
     /// Connections accepted.
     pub connections_accepted: Counter,
-    /// Accepted connections that have ended.
+    /// Accepted connections that have been closed.
     pub connections_closed: Counter,
-    /// Connections closed at once, as their address had reached its limit.
+    /// Connections closed at once because their address had reached its limit.
     pub connections_refused: Counter,
-    /// Connections closed to make room for others.
+    /// Connections closed to free resources for others.
     pub connections_evicted: Counter,
-    /// Pauses in accepting, at the limit of connections or of descriptors.
+    /// Pauses in accepting because the limit of connections or of descriptors was reached.
     pub accept_pauses: Counter,
     /// TLS handshakes completed.
     pub tls_handshakes: Counter,
     /// TLS handshakes that failed.
     pub tls_handshake_failures: Counter,
-    /// Requests refused unread, as the event loop was overloaded.
+    /// Requests refused without being read because the event loop was overloaded.
     pub congestion_refusals: Counter,
-    /// Requests that wait for the HSM's answer.
+    /// Requests that are waiting for the HSM's answer.
     pub in_flight: Gauge,
     /// Evaluations of the policy.
     pub policy_evaluations: Counter,
-    /// Decisions of the policy taken from memory.
+    /// Decisions of the policy taken from the cache.
     pub policy_decisions_remembered: Counter,
     /// Requests that reached no store.
     pub storeless: Outcomes,

@@ -8,6 +8,6 @@ use super::counter::SharedCounter;
 pub struct KeyMetrics {
     /// External key id.
     pub key_id: Box<str>,
-    /// Number of encryptions, which a key's use is limited by (NIST SP 800-38D, 8.3).
+    /// Number of encryptions, which limits the use of a key (NIST SP 800-38D, 8.3).
     pub encrypts: SharedCounter,
 }

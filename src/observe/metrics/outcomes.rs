@@ -35,7 +35,7 @@ impl OutcomeCounts {
         self.0[call as usize][outcome as usize]
     }
 
-    /// Returns all counts, those of one call after the other.
+    /// Returns all counts, grouped by call.
     pub fn iter(&self) -> impl Iterator<Item = (CallLabel, OutcomeLabel, u64)> {
         CallLabel::ALL.into_iter().flat_map(move |call| {
             OutcomeLabel::ALL
@@ -44,13 +44,13 @@ impl OutcomeCounts {
         })
     }
 
-    /// Returns the number of requests of a call, whatever came of them.
+    /// Returns the number of requests of a call, with any outcome.
     #[must_use]
     pub fn of_call(&self, call: CallLabel) -> u64 {
         OutcomeLabel::ALL.into_iter().map(|outcome| self.of(call, outcome)).sum()
     }
 
-    /// Returns the number of requests with an outcome, of all calls.
+    /// Returns the number of requests with an outcome, summed over all calls.
     #[must_use]
     pub fn of_outcome(&self, outcome: OutcomeLabel) -> u64 {
         CallLabel::ALL.into_iter().map(|call| self.of(call, outcome)).sum()

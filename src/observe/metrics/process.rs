@@ -1,11 +1,11 @@
-//! The kernel's figures of this process, from /proc (proc(5)).
+//! The kernel's figures on this process, from /proc (proc(5)).
 
 use std::fs;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The figures of the process at one moment; 0 where the system provides none.
+/// Figures on the process at one moment; 0 where the system provides none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Process {
     /// Processor time, user and system.
@@ -23,7 +23,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Reads the present figures.
+    /// Reads the current figures.
     #[must_use]
     pub fn now() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -38,21 +38,21 @@ impl Process {
     }
 }
 
-/// Since Linux 6.2, their number is the size of the directory. Before, they have to be counted,
-/// which is forbidden to a process that is not dumpable, unless it is root's (prctl(2),
-/// PR_SET_DUMPABLE).
+/// Returns the number of open descriptors. Since Linux 6.2, it is the size of the directory. Before
+/// that, they have to be counted, which is forbidden to a process that is not dumpable, unless it
+/// runs as root (prctl(2), PR_SET_DUMPABLE).
 fn open_descriptors() -> u64 {
     match fs::metadata("/proc/self/fd").map_or(0, |directory| directory.len()) {
         0 => {
             let counted = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-            // Reading the directory takes one.
+            // Reading the directory itself takes one descriptor.
             u64::try_from(counted.saturating_sub(1)).unwrap_or(0)
         }
         size => size,
     }
 }
 
-/// Uses clock_gettime(2), as /proc counts only hundredths of a second.
+/// Returns the processor time from clock_gettime(2), as /proc counts only hundredths of a second.
 fn cpu_seconds() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let secs = u64::try_from(time.tv_sec).unwrap_or(0);
@@ -85,7 +85,7 @@ fn max_descriptors(limits: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Fields are counted correctly, whatever the name of the program.
+    /// Fields are counted correctly regardless of the program's name.
     #[test]
     fn fields_of_stat() {
         let stat = "17 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 13 14 15 16 9 18 19 4096000 33 0\n";

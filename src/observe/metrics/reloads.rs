@@ -1,4 +1,4 @@
-//! The reloads of the settings: when the last one was applied, and why it was refused.
+//! The reloads of the settings: when the last one was applied, and the reasons for a refusal.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ pub struct Reloads(Mutex<ReloadState>);
 /// The state of the reloads at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReloadState {
-    /// Number of attempts that ended.
+    /// Number of attempts completed.
     pub attempts: u64,
     /// Number of attempts whose settings were applied.
     pub applied: u64,
@@ -34,7 +34,7 @@ impl Reloads {
         self.0.lock().loaded_unix_secs = unix_secs(SystemTime::now());
     }
 
-    /// Records that new settings are in use, except for these members.
+    /// Records that new settings are in use, except for the members in `needs_restart`.
     pub fn applied(&self, needs_restart: Vec<String>) {
         let now = unix_secs(SystemTime::now());
         let mut state = self.0.lock();
@@ -46,7 +46,7 @@ impl Reloads {
         state.needs_restart = needs_restart;
     }
 
-    /// Records that new settings were refused, so that the old ones stay in use.
+    /// Records that new settings were refused, so that the former ones stay in use.
     pub fn refused(&self, reasons: Vec<String>) {
         let mut state = self.0.lock();
         state.attempts += 1;
@@ -54,7 +54,7 @@ impl Reloads {
         state.refused = reasons;
     }
 
-    /// Returns the present state.
+    /// Returns the current state.
     #[must_use]
     pub fn state(&self) -> ReloadState {
         self.0.lock().clone()
@@ -65,7 +65,8 @@ impl Reloads {
 mod tests {
     use super::*;
 
-    /// A refusal does not change when settings were applied, and lasts until the next success.
+    /// A refusal does not change the time at which settings were applied, and is shown until the
+    /// next success.
     #[test]
     fn what_the_last_try_came_to() {
         let reloads = Reloads::default();

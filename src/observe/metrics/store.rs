@@ -11,7 +11,7 @@ pub struct StoreMetrics {
 }
 
 impl StoreMetrics {
-    /// Creates the counters of a store, for that many event loops.
+    /// Creates the counters of a store for `event_loops` event loops.
     pub(super) fn new(uri_path_prefix: &str, event_loops: usize) -> Self {
         Self {
             uri_path_prefix: uri_path_prefix.into(),
@@ -25,7 +25,7 @@ impl StoreMetrics {
         self.shards.get(usize::from(event_loop))
     }
 
-    /// Returns the counts of all event loops.
+    /// Returns the counts, summed over all event loops.
     #[must_use]
     pub fn counts(&self) -> OutcomeCounts {
         let mut sum = OutcomeCounts::default();

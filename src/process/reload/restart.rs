@@ -1,10 +1,10 @@
-//! Differences between settings: those that need a restart, and those that need new sessions.
+//! Differences between settings that need a restart or new sessions.
 
 use crate::hsm::config::TokenConfig;
 use crate::settings::{Admin, Settings};
 
-/// Returns the members and sections of `new` that differ from the settings that the process
-/// `started` with and that need a restart.
+/// Returns the members and sections of `new` that need a restart and that differ from the settings
+/// with which the process `started`.
 pub(super) fn members(started: &Settings, new: &Settings) -> Vec<&'static str> {
     let (server, other) = (&started.server, &new.server);
     let (log, other_log) = (&started.tracing, &new.tracing);
@@ -47,8 +47,8 @@ pub(super) fn members(started: &Settings, new: &Settings) -> Vec<&'static str> {
     changed.into_iter().filter_map(|(name, is_changed)| is_changed.then_some(name)).collect()
 }
 
-/// Returns whether a module that is in use would need other parameters. A module is initialised
-/// once.
+/// Returns whether a module that is in use would need different parameters. A module is initialised
+/// only once.
 fn is_initialized_otherwise(started: &Settings, new: &Settings) -> bool {
     new.pkcs11.tokens.iter().any(|token| {
         let same = started.pkcs11.tokens.iter().find(|known| known.module == token.module);
@@ -56,7 +56,7 @@ fn is_initialized_otherwise(started: &Settings, new: &Settings) -> bool {
     })
 }
 
-/// Returns whether the same sessions with the same tokens serve both settings.
+/// Returns whether the same sessions with the same tokens can serve both settings.
 pub(super) fn is_same_fleet(one: &Settings, other: &Settings) -> bool {
     let (one, other) = (&one.pkcs11, &other.pkcs11);
     one.tokens.len() == other.tokens.len()

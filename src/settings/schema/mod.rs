@@ -1,8 +1,8 @@
 //! All sections and members that a settings file may have, with type, range, default and meaning.
 //!
-//! Messages about unknown names come from this table, and the page of all settings is checked
+//! Messages about unknown names are based on this table, and the page of all settings is checked
 //! against it. The readers of the sections take ranges and defaults from [`crate::limits`]; tests
-//! check that both agree.
+//! check that the two agree.
 
 mod hsm;
 mod limits;
@@ -36,8 +36,8 @@ pub const SECTIONS: &[SectionSchema] = &[
     operations::STATE,
 ];
 
-/// Returns the names that may stand in a section: its members and the sections below it. `""` is
-/// the file itself.
+/// Returns the names that may appear in a section: those of its members and of the sections below
+/// it. `""` is the file itself.
 pub(super) fn names_in(path: &str) -> Vec<&'static str> {
     let own = SECTIONS.iter().filter(|section| section.path == path);
     let members = own.flat_map(|section| section.members.iter().map(|member| member.name));
@@ -48,7 +48,7 @@ pub(super) fn names_in(path: &str) -> Vec<&'static str> {
     members.chain(below).collect()
 }
 
-/// Returns the path of another section that has a member of this name.
+/// Returns the path of another section that has a member with this name.
 pub(super) fn section_with(name: &str, other_than: &str) -> Option<&'static str> {
     let has_name = |path: &str| names_in(path).contains(&name);
     let mut paths = SECTIONS.iter().map(|section| section.path);
