@@ -1,12 +1,11 @@
-//! Number of calls of each function.
+//! Counts of calls by function.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::functions::{FUNCTIONS, Function};
 
-/// Threads count apart from each other, so that they don't take a cache line from one another
-/// at every call: this many do.
+/// Number of separate counters, so that threads do not contend for a cache line at every call.
 const SHARDS: usize = 32;
 
 /// Calls of each function since the start.

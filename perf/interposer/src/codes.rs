@@ -4,7 +4,7 @@ use cryptoki_sys::CK_RV;
 
 macro_rules! codes {
     ($($name:ident),* $(,)?) => {
-        /// The code of that name.
+        /// Returns the code with that name.
         pub fn by_name(name: &str) -> Option<CK_RV> {
             match name {
                 $(stringify!($name) => Some(cryptoki_sys::$name),)*
@@ -124,7 +124,7 @@ codes! {
 mod tests {
     use super::*;
 
-    /// Names are the standard's.
+    /// Names match the standard.
     #[test]
     fn known_codes() {
         assert_eq!(by_name("CKR_DEVICE_REMOVED"), Some(0x32));

@@ -29,7 +29,7 @@ struct FaultCounts {
     acted: u64,
 }
 
-/// All counts as they are now, as TOML.
+/// Returns all current counts as TOML.
 pub fn text(interposer: &Interposer) -> String {
     let settings = interposer.settings.load();
     let error = interposer.error.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,12 +56,12 @@ pub fn text(interposer: &Interposer) -> String {
     toml::to_string(&counts).unwrap_or_else(|error| format!("# {error}\n"))
 }
 
-/// Writes the file so that nobody reads half of it.
+/// Writes the file atomically, so that no reader sees half of it.
 ///
 /// # Errors
-/// It can't be written.
+/// The file cannot be written.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
-    // The watcher and a C_Finalize may both be at it.
+    // The watcher and a C_Finalize may write at the same time.
     static WRITING: Mutex<()> = Mutex::new(());
     let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut new = path.as_os_str().to_owned();

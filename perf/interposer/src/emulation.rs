@@ -1,4 +1,4 @@
-//! Ways of other HSMs that the real module does not have.
+//! Properties of other HSMs that the real module does not have.
 
 use cryptoki_sys::{
     CK_FLAGS, CK_RV, CKF_RW_SESSION, CKR_AEAD_DECRYPT_FAILED, CKR_ENCRYPTED_DATA_INVALID,
@@ -12,24 +12,24 @@ use crate::functions::Function;
 /// Properties of an HSM to emulate; none by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Emulation {
-    /// Way in which IVs of AES-GCM are made; `None` if the application makes them.
+    /// The HSM's method of making IVs for AES-GCM; `None` if the application makes them.
     pub iv: Option<IvMode>,
     /// Return code of C_Decrypt for a bad tag.
     pub bad_tag: Option<CK_RV>,
     /// Return code of C_GenerateKey and C_CreateObject.
     pub no_session_keys: Option<CK_RV>,
-    /// There are read-write sessions alone (AWS CloudHSM).
+    /// Set if only read-write sessions are offered (AWS CloudHSM).
     pub needs_rw: bool,
-    /// There are read-only sessions alone.
+    /// Set if only read-only sessions are offered.
     pub no_rw_sessions: bool,
 }
 
-/// Way in which an HSM hands out the IV that it has made.
+/// The HSM's method of returning the IV that it has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IvMode {
-    /// In the place of the application's 12 zero bytes, when this function succeeds.
+    /// In place of the application's 12 zero bytes, when this function succeeds.
     ZeroedBuffer(WrittenBy),
-    /// At the end of the output. Bytes; `None`: as the application's `ulIvBits` says.
+    /// Appended to the output, with this length in bytes; `None` for the one in `ulIvBits`.
     Appended(Option<usize>),
 }
 
@@ -63,7 +63,7 @@ impl Emulation {
         }
     }
 
-    /// Returns the code of C_Decrypt for a `code` of the real module.
+    /// Returns the code of C_Decrypt to report for the real module's `code`.
     pub fn decrypted(&self, code: CK_RV) -> CK_RV {
         match (code, self.bad_tag) {
             (

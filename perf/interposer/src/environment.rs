@@ -1,4 +1,4 @@
-//! Which copy of the library this is, and what the environment says to it.
+//! The identity of this copy of the library, and its environment variables.
 
 use std::env;
 use std::ffi::{CStr, OsStr, OsString};
@@ -12,7 +12,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use crate::random::fresh_seed;
 
-/// Environment variables as they were when the library was first used.
+/// Environment variables at the time when the library was first used.
 pub struct Environment {
     /// `XKS_INTERPOSER_MODULE`
     pub module: PathBuf,
@@ -22,15 +22,15 @@ pub struct Environment {
     pub inline_settings: Option<String>,
     /// `XKS_INTERPOSER_COUNTS`
     pub counts: Option<PathBuf>,
-    /// The seed where settings name none.
+    /// Seed used if the settings contain none.
     pub default_seed: u64,
 }
 
 impl Environment {
-    /// Reads the variables, this copy's own ones first.
+    /// Reads the variables, giving precedence to those of this copy.
     ///
     /// # Errors
-    /// The module isn't named, or settings are given in both ways.
+    /// The module isn't named, or both kinds of settings are given.
     pub fn read() -> Result<Self, String> {
         let own_path = own_path();
         let suffix = own_path.as_deref().map(suffix).unwrap_or_default();
@@ -54,7 +54,7 @@ impl Environment {
         Ok(environment)
     }
 
-    /// The settings as they are now.
+    /// Returns the current settings.
     ///
     /// # Errors
     /// The file can't be read.
@@ -67,13 +67,13 @@ impl Environment {
     }
 }
 
-/// `libxks_interposer_b` for `/path/libxks_interposer_b.so`.
+/// Returns `libxks_interposer_b` for `/path/libxks_interposer_b.so`.
 fn suffix(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     stem.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect()
 }
 
-/// The file this copy was loaded from.
+/// Returns the file from which this copy was loaded.
 fn own_path() -> Option<PathBuf> {
     let here: fn() -> Option<PathBuf> = own_path;
     let mut info = libc::Dl_info {
@@ -93,7 +93,7 @@ fn own_path() -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
 }
 
-/// Keeps the library in memory when the application unloads it: its thread goes on running.
+/// Keeps the library in memory after the application unloads it, since its thread keeps running.
 fn stay_loaded(path: &Path) {
     let flags = RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
     // SAFETY: with RTLD_NOLOAD nothing is loaded and no initialiser runs.
@@ -102,13 +102,13 @@ fn stay_loaded(path: &Path) {
     }
 }
 
-/// Loads the real module, for good.
+/// Loads the real module, and never unloads it.
 ///
 /// # Errors
-/// It can't be loaded, or is none of PKCS#11.
+/// The module cannot be loaded, or is not a PKCS#11 module.
 pub fn load(path: &Path) -> Result<&'static CK_FUNCTION_LIST, String> {
     let explain = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    // SAFETY: the operator names a PKCS#11 module, whose initialisers are made to be run so.
+    // SAFETY: the operator names a PKCS#11 module, whose initialisers are meant to be run this way.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
         .map_err(|error| explain(&error))?;
     let library: &'static Library = Box::leak(Box::new(library));
@@ -122,8 +122,8 @@ pub fn load(path: &Path) -> Result<&'static CK_FUNCTION_LIST, String> {
     if code != CKR_OK || list.is_null() {
         return Err(explain(&format!("C_GetFunctionList returned {code:#x}")));
     }
-    // SAFETY: the module has said CKR_OK, so the list is its own, constant, and there until the
-    // module is unloaded, which it never is.
+    // SAFETY: the module has returned CKR_OK, so the list is its own, constant, and valid until the
+    // module is unloaded, which never happens.
     Ok(unsafe { &*list })
 }
 
@@ -131,7 +131,7 @@ pub fn load(path: &Path) -> Result<&'static CK_FUNCTION_LIST, String> {
 mod tests {
     use super::*;
 
-    /// The name of a copy's own variables.
+    /// Names of variables specific to one copy.
     #[test]
     fn suffixes() {
         assert_eq!(suffix(Path::new("/lib/libxks_interposer.so")), "libxks_interposer");

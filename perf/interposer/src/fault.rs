@@ -1,4 +1,4 @@
-//! Faults: the calls they fit, and what they do to them.
+//! Faults: which calls they apply to, and their effect.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,21 +13,22 @@ use crate::random;
 /// Effect of a fault on a call.
 #[derive(Debug)]
 pub enum Action {
-    /// Fails it, unforwarded.
+    /// Fails the call without forwarding it.
     Return(CK_RV),
-    /// Holds it until it is released, or for this time; then fails it, or lets it go on.
+    /// Holds the call until released, or for this time; then fails it, or lets it continue.
     Hang { time: Duration, code: Option<CK_RV> },
-    /// Makes it slower.
+    /// Delays the call.
     Delay(Latency),
-    /// Closes its session before it is forwarded.
+    /// Closes the call's session before the call is forwarded.
     CloseSession,
-    /// Fails it, for the token is not there: with this, or as PKCS#11 has it.
+    /// Fails the call as if the token were removed: with this code, or the one that PKCS#11
+    /// specifies.
     RemoveToken(Option<CK_RV>),
-    /// Makes its output wrong.
+    /// Corrupts the call's output.
     FlipBit,
 }
 
-/// The subject of a call, as far as faults ask.
+/// The properties of a call on which faults depend.
 #[derive(Clone, Debug)]
 pub struct About {
     pub function: Function,
@@ -39,23 +40,24 @@ pub struct About {
 #[derive(Debug)]
 pub struct Fault {
     pub action: Action,
-    /// Empty: all that have no need to be named, or, with keys, all that are about a key.
+    /// Functions it applies to. If empty: all that need not be named or, with keys, all about a
+    /// key.
     pub functions: Vec<Function>,
     pub slot: Option<CK_SLOT_ID>,
-    /// Calls about these keys alone.
+    /// Limits it to calls about these keys.
     pub keys: Option<KeySet>,
     pub skip: u64,
     pub count: u64,
     pub probability: f64,
     pub from: Duration,
     pub until: Duration,
-    /// Calls that fitted, calls acted upon.
+    /// Numbers of calls that fitted and of calls that were acted upon.
     pub fitted: AtomicU64,
     pub acted: AtomicU64,
 }
 
 impl Fault {
-    /// Returns whether function, slot, key and time since the settings were read fit.
+    /// Returns whether the fault fits this function, slot, key and time since settings were read.
     pub fn fits(&self, call: &About, age: Duration) -> bool {
         let fits_function = match (self.functions.as_slice(), &self.keys) {
             ([], None) => !call.function.must_be_named(),
@@ -69,8 +71,8 @@ impl Fault {
             && (self.from..self.until).contains(&age)
     }
 
-    /// The number of this call, which fits, if the fault acts on it. `index` is the fault's place
-    /// in the settings.
+    /// Counts a fitting call, and returns its number if the fault acts on it. `index` is the
+    /// fault's position in the settings.
     pub fn strike(&self, seed: u64, index: usize) -> Option<u64> {
         let number = self.fitted.fetch_add(1, Ordering::Relaxed);
         let is_spared = number < self.skip
@@ -109,13 +111,13 @@ mod tests {
         (0..1000).filter_map(|_| fault.strike(seed, 0)).collect()
     }
 
-    /// The first calls are spared, then exactly so many are struck.
+    /// The first calls are skipped, then exactly the given number are acted upon.
     #[test]
     fn skip_and_count() {
         assert_eq!(acted(&Fault { skip: 3, count: 2, ..fault() }, 1), [3, 4]);
     }
 
-    /// The same seed strikes the same calls, another one others.
+    /// The same seed selects the same calls; another seed selects others.
     #[test]
     fn a_seed_replays() {
         let unlikely = || Fault { probability: 0.1, ..fault() };
@@ -125,7 +127,7 @@ mod tests {
         assert_ne!(acted(&unlikely(), 2), first);
     }
 
-    /// Function, slot and time each keep a fault from calls that they don't fit.
+    /// Function, slot and time each exclude calls that do not fit.
     #[test]
     fn fits() {
         let second = Duration::from_secs(1);
@@ -142,7 +144,7 @@ mod tests {
         assert!(!any.fits(&about(Function::C_Initialize, None), second));
     }
 
-    /// A fault of some keys fits no call about another key, nor one about none.
+    /// A fault of some keys fits no call about another key or about none.
     #[test]
     fn fits_keys() {
         let keys = KeySet { labels: [b"bad".to_vec()].into(), prefix: None };

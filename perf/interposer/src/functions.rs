@@ -9,11 +9,11 @@ macro_rules! functions {
             $($name),*
         }
 
-        /// All of them, in that order.
+        /// All functions, in that order.
         pub const FUNCTIONS: [Function; [$(Function::$name),*].len()] = [$(Function::$name),*];
 
         impl Function {
-            /// The standard's name.
+            /// Returns the standard's name.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name)),*
@@ -95,12 +95,12 @@ functions! {
 }
 
 impl Function {
-    /// The function of that name.
+    /// Returns the function with that name.
     pub fn by_name(name: &str) -> Option<Self> {
         FUNCTIONS.into_iter().find(|function| function.name() == name)
     }
 
-    /// Returns whether a fault for "all functions" leaves it out.
+    /// Returns whether a fault for all functions excludes this one.
     pub fn must_be_named(self) -> bool {
         matches!(self, Self::C_Initialize | Self::C_Finalize | Self::C_GetFunctionList)
     }

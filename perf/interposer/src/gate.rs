@@ -2,18 +2,18 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// So many calls may be inside.
+/// Limits the number of calls that may be inside at the same time.
 #[derive(Debug)]
 pub struct Gate {
     free: Mutex<usize>,
     changed: Condvar,
 }
 
-/// One call's right to be inside.
+/// One call's permission to be inside.
 pub struct Permit(Arc<Gate>);
 
 impl Gate {
-    /// For `parallel` calls at a time.
+    /// Makes a gate for `parallel` calls at a time.
     pub fn new(parallel: usize) -> Arc<Self> {
         Arc::new(Self { free: Mutex::new(parallel), changed: Condvar::new() })
     }

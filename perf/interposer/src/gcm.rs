@@ -1,7 +1,7 @@
 //! C_EncryptInit and C_Encrypt of HSMs that make the IV of AES-GCM themselves.
 //!
-//! The real module is given an IV of ours, drawn from its own generator. It has to copy the
-//! mechanism's parameters during C_EncryptInit, as SoftHSM2 does.
+//! The real module is passed an IV drawn from its own generator. It has to copy the mechanism's
+//! parameters during C_EncryptInit, as SoftHSM2 does.
 
 use std::collections::HashMap;
 use std::ptr;
@@ -16,7 +16,7 @@ use crate::real::call_real;
 const IV_BYTES: usize = 12;
 const MAX_IV_BYTES: usize = 16;
 
-/// IVs of operations that have begun, which C_Encrypt has yet to hand out.
+/// IVs of operations that have begun, which C_Encrypt has yet to return.
 #[derive(Default)]
 pub struct MadeIvs {
     by_session: Mutex<HashMap<CK_SESSION_HANDLE, MadeIv>>,
@@ -27,18 +27,18 @@ struct MadeIv {
     bytes: [u8; MAX_IV_BYTES],
     length: usize,
     tag_bytes: usize,
-    /// The application's buffer; null: at the end of the output.
+    /// The application's buffer; null if the IV is appended to the output.
     buffer: AtomicPtr<CK_BYTE>,
 }
 
 impl MadeIvs {
-    /// The session's operation is over, or its session.
+    /// Forgets the IV of a session whose operation is over or which is closed.
     pub fn forget(&self, session: CK_SESSION_HANDLE) {
         self.take(session);
     }
 
     fn take(&self, session: CK_SESSION_HANDLE) -> Option<MadeIv> {
-        // A session is one thread's at a time, so what it put in, it sees.
+        // A session is used by one thread at a time, which sees its own additions.
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -60,8 +60,8 @@ impl MadeIvs {
 /// C_EncryptInit.
 ///
 /// # Safety
-/// The arguments are those of an application that keeps to PKCS#11 v2.40, 5.8. Where C_Encrypt is
-/// to write the IV, its buffer lives until that has returned.
+/// The arguments are those of an application that conforms to PKCS#11 v2.40, 5.8. If C_Encrypt is
+/// to write the IV, the IV's buffer must live until C_Encrypt has returned.
 pub unsafe fn encrypt_init(
     real: &CK_FUNCTION_LIST,
     ivs: &MadeIvs,
@@ -71,7 +71,7 @@ pub unsafe fn encrypt_init(
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
     ivs.forget(session);
-    // SAFETY: the application's mechanism, if it is one at all.
+    // SAFETY: the application's mechanism, if not null.
     let mut given = match (mode, unsafe { mechanism.as_ref() }) {
         (Some(_), Some(given)) if given.mechanism == CKM_AES_GCM => *given,
         _ => return call_real!(real, C_EncryptInit, session, mechanism, key),
@@ -79,7 +79,7 @@ pub unsafe fn encrypt_init(
     if given.pParameter.is_null() || given.ulParameterLen != ulong(size_of::<CK_GCM_PARAMS>()) {
         return CKR_MECHANISM_PARAM_INVALID;
     }
-    // SAFETY: AES-GCM's parameters, of the right size.
+    // SAFETY: AES-GCM's parameters, with the right size.
     let mut parameters = unsafe { given.pParameter.cast::<CK_GCM_PARAMS>().read_unaligned() };
     let buffer = parameters.pIv;
     let length = match mode {
@@ -95,7 +95,7 @@ pub unsafe fn encrypt_init(
                 (None, _) => return CKR_MECHANISM_PARAM_INVALID,
             }
         }
-        // An IV of the application's own.
+        // An IV chosen by the application.
         _ => return CKR_MECHANISM_PARAM_INVALID,
     };
     let mut bytes = [0; MAX_IV_BYTES];
@@ -115,8 +115,8 @@ pub unsafe fn encrypt_init(
     let made = |buffer| MadeIv { bytes, length, tag_bytes, buffer: AtomicPtr::new(buffer) };
     match mode {
         Some(IvMode::ZeroedBuffer(WrittenBy::EncryptInit)) => {
-            // SAFETY: `is_zeroed` has found `length` bytes there; they are the application's to
-            // give, and none of ours.
+            // SAFETY: `is_zeroed` has found `length` bytes there, which belong to the application
+            // and do not overlap with ours.
             unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), buffer, length) };
         }
         Some(IvMode::ZeroedBuffer(WrittenBy::Encrypt)) => ivs.put(session, made(buffer)),
@@ -147,7 +147,7 @@ pub unsafe fn encrypt(
         let code = forward();
         match code {
             CKR_OK if !output.is_null() => {
-                // SAFETY: C_EncryptInit has found as many bytes there, and the application keeps
+                // SAFETY: C_EncryptInit has found that many bytes there, and the application keeps
                 // them until this call has returned.
                 unsafe { ptr::copy_nonoverlapping(iv.bytes.as_ptr(), buffer, iv.length) };
             }
@@ -156,11 +156,12 @@ pub unsafe fn encrypt(
         }
         return code;
     }
-    // SAFETY: the place of a length, if it is one at all.
+    // SAFETY: a pointer to the length, if not null.
     let Some(room) = (unsafe { output_bytes.as_mut() }) else {
         return forward();
     };
-    // PKCS#11 v2.40, 5.2: a call that asks for the length, or has too little room, ends nothing.
+    // PKCS#11 v2.40, 5.2: a call that asks for the length, or whose buffer is too small, does not
+    // end the operation.
     let needed = data_bytes.saturating_add(ulong(iv.tag_bytes)).saturating_add(ulong(iv.length));
     if output.is_null() || *room < needed {
         let is_question = output.is_null();
@@ -175,11 +176,11 @@ pub unsafe fn encrypt(
     // SAFETY: the module has written the length, again through the application's pointer.
     let written = unsafe { *output_bytes };
     if written != needed - ulong(iv.length) {
-        // Not what GCM gives: there may be no room for the IV.
+        // Not what GCM produces: there may be no room for the IV.
         return CKR_GENERAL_ERROR;
     }
-    // SAFETY: the output has room for `needed` bytes, as the application said, and `written` are
-    // written.
+    // SAFETY: according to the application, the output has room for `needed` bytes, of which
+    // `written` are written.
     unsafe {
         let end = output.add(usize::try_from(written).unwrap_or(0));
         ptr::copy_nonoverlapping(iv.bytes.as_ptr(), end, iv.length);
@@ -188,10 +189,10 @@ pub unsafe fn encrypt(
     CKR_OK
 }
 
-/// Returns whether there are 12 bytes, all zero.
+/// Returns whether the buffer has 12 bytes, all of them zero.
 ///
 /// # Safety
-/// `buffer` is null, or has `length` bytes that can be read.
+/// `buffer` is null, or has `length` readable bytes.
 unsafe fn is_zeroed(buffer: CK_BYTE_PTR, length: CK_ULONG) -> bool {
     if buffer.is_null() || length != ulong(IV_BYTES) {
         return false;

@@ -22,9 +22,9 @@ use crate::oddities::{Asked, Strays};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 
-/// The longest that a hung call waits before it looks again by itself.
+/// Maximum time for which a hung call waits before it checks the settings again.
 const HANG_LOOK: Duration = Duration::from_secs(60);
-/// The delays of faults are drawn apart from whether they act.
+/// Purposes of delay draws begin here, so that delays are independent of whether faults act.
 const DELAY_PURPOSE: u64 = 1 << 32;
 
 /// Object of a call.
@@ -33,7 +33,7 @@ pub enum Target {
     Module,
     Slot(CK_SLOT_ID),
     Session(CK_SESSION_HANDLE),
-    /// An operation of the session that is about to begin with this key.
+    /// A session, and the key of the operation that is about to begin in it.
     Key(CK_SESSION_HANDLE, CK_OBJECT_HANDLE),
 }
 
@@ -57,7 +57,7 @@ pub struct Interposer {
     pub labels: Labels,
     pub calls: Calls,
     pub settings: ArcSwap<Settings>,
-    /// Number of times settings were read. `error` says what was wrong with the latest, if refused.
+    /// Number of times settings were read. `error` is the mistake in the latest ones, if refused.
     pub reads: AtomicU64,
     pub error: Mutex<String>,
     pub hung: AtomicUsize,
@@ -65,14 +65,14 @@ pub struct Interposer {
     changed: (Mutex<()>, Condvar),
 }
 
-/// A call on its way through.
+/// A call on its way to the real module.
 #[derive(Default)]
 pub struct Call {
-    /// Its output is to be made wrong.
+    /// Set if one bit of its output is to be flipped.
     pub flip_bit: bool,
-    /// The key of the operation that it begins, if faults ask for it.
+    /// The key of the operation that it begins, if faults depend on keys.
     pub begins_with: Option<Label>,
-    /// Held until it is back.
+    /// Held until the call returns.
     _permit: Option<Permit>,
 }
 
@@ -81,7 +81,7 @@ static INTERPOSER: OnceLock<Result<Interposer, String>> = OnceLock::new();
 /// This copy's instance, made at the first call.
 ///
 /// # Errors
-/// Error in the environment, the real module or the settings.
+/// Mistake in the environment, the real module or the settings.
 pub fn start() -> Result<&'static Interposer, &'static str> {
     let made = INTERPOSER.get_or_init(|| {
         let environment = Environment::read()?;
@@ -107,16 +107,16 @@ pub fn start() -> Result<&'static Interposer, &'static str> {
     made.as_ref().map_err(String::as_str)
 }
 
-/// The instance, if there is one.
+/// The instance, if it was made.
 pub fn get() -> Option<&'static Interposer> {
     INTERPOSER.get().and_then(|made| made.as_ref().ok())
 }
 
 impl Interposer {
-    /// Counts a call and does to it what the settings say.
+    /// Counts a call and applies the settings to it.
     ///
     /// # Errors
-    /// The call is not to be forwarded but to return this.
+    /// The return code of a call that must not be forwarded.
     pub fn begin(&self, function: Function, target: Target) -> Result<Call, CK_RV> {
         self.calls.count(function);
         let settings = self.settings.load();
@@ -126,7 +126,7 @@ impl Interposer {
         self.act(&settings, function, target)
     }
 
-    /// Returns whether a call with a buffer for its output, or without one, is forwarded.
+    /// Returns whether a call is forwarded, given whether it has a buffer for its output.
     pub fn may_go_on(
         &self,
         function: Function,
@@ -137,7 +137,7 @@ impl Interposer {
             || self.asked.may_go_on(function, session, has_buffer)
     }
 
-    /// Puts other settings in force and has hung calls look at them.
+    /// Puts other settings in force and has hung calls check them.
     pub fn change(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
         self.reads.fetch_add(1, Ordering::Relaxed);
@@ -208,7 +208,7 @@ impl Interposer {
         About { function, slot, key }
     }
 
-    /// Notes how the real module answered a call that begins an operation.
+    /// Records the real module's return code for a call that begins an operation.
     pub fn began(&self, function: Function, session: CK_SESSION_HANDLE, call: Call, code: CK_RV) {
         if let Some(label) = call.begins_with {
             let slot = self.sessions.slot_of(session);
@@ -216,21 +216,21 @@ impl Interposer {
         }
     }
 
-    /// Forgets a session that is about to be closed. (Before: the real module may give the same
-    /// handle to another thread at once.)
+    /// Forgets a session that is about to be closed. (Not afterwards: the real module may give the
+    /// same handle to another thread at once.)
     pub fn closing(&self, session: CK_SESSION_HANDLE) {
         self.labels.sessions_closed(self.sessions.slot_of(session), |closed| closed == session);
         self.sessions.closed(session);
         self.made_ivs.forget(session);
     }
 
-    /// Forgets the sessions of a slot, or all.
+    /// Forgets all sessions of a slot, or of all slots.
     pub fn all_closed(&self, slot: Option<CK_SLOT_ID>) {
         self.sessions.all_closed(slot);
         self.labels.sessions_closed(slot, |session| self.sessions.slot_of(session).is_none());
     }
 
-    /// Returns the slot of what a call is about.
+    /// Returns the slot that a call is about.
     pub fn slot_of(&self, target: Target) -> Option<CK_SLOT_ID> {
         match target {
             Target::Module => None,
@@ -239,7 +239,7 @@ impl Interposer {
         }
     }
 
-    /// Waits until the settings in force have no hang that fits, or for this time.
+    /// Waits until no hang in the settings in force fits the call, or for this time.
     fn hang(&self, about: &About, time: Duration) {
         let started = Instant::now();
         self.hung.fetch_add(1, Ordering::Relaxed);
@@ -247,7 +247,7 @@ impl Interposer {
         loop {
             let settings = self.settings.load_full();
             let age = settings.read_at.elapsed();
-            // While one fits, nothing but the end of its time or other settings change that.
+            // While one fits, only the end of its time or new settings change that.
             let ends = settings.faults.iter().filter_map(|fault| {
                 let is_hang = matches!(fault.action, Action::Hang { .. });
                 (is_hang && fault.fits(about, age)).then(|| fault.until.saturating_sub(age))
@@ -266,8 +266,8 @@ impl Interposer {
         self.hung.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Returns what a fault says of a call that is not forwarded. One of a key has reached the
-    /// token, as it were, and so ends the operation (PKCS#11 v2.40, 5.8.2).
+    /// Returns a fault's code for a call that is not forwarded. A call failed by a fault of a key
+    /// counts as having reached the token, and so ends the operation (PKCS#11 v2.40, 5.8.2).
     fn fail(&self, fault: &Fault, about: &About, target: Target, code: CK_RV) -> CK_RV {
         if let Some(session) = target.session()
             && fault.keys.is_some()
@@ -279,7 +279,7 @@ impl Interposer {
         code
     }
 
-    /// The token is gone, and what it had open with it.
+    /// Removes the token together with everything that was open on it.
     fn remove(&self, slot: Option<CK_SLOT_ID>, target: Target, code: Option<CK_RV>) -> CK_RV {
         if let Some(slot) = slot {
             self.sessions.doom(slot);
@@ -299,8 +299,9 @@ impl Interposer {
         };
         self.closing(session);
         if let Some(close_session) = self.real.C_CloseSession {
-            // SAFETY: the real module checks the handle. The thread that makes the call is the
-            // one that uses the session, as far as the application keeps to one thread a session.
+            // SAFETY: the real module checks the handle. The thread that makes the call is the one
+            // that uses the session, provided that the application uses each session in one thread
+            // only.
             unsafe { close_session(session) };
         }
     }

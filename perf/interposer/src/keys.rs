@@ -1,4 +1,4 @@
-//! Which keys a fault is about, and which key a call is about.
+//! The keys that a fault is limited to, and the key that a call is about.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -10,17 +10,18 @@ use cryptoki_sys::{
 
 use crate::functions::Function;
 
-/// The functions that are about a key: those that name it, and those of the operation begun so.
+/// Functions that are about a key: those that name it, and those that continue an operation begun
+/// with it.
 pub const KEYED: [Function; 4] =
     [Function::C_EncryptInit, Function::C_Encrypt, Function::C_DecryptInit, Function::C_Decrypt];
 
-/// The longest label that is looked at.
+/// The longest label that is read.
 const MAX_LABEL_BYTES: usize = 256;
 
 /// A key's CKA_LABEL; empty if it has none, or none that can be read.
 pub type Label = Arc<[u8]>;
 
-/// The keys that a fault is about.
+/// The keys that a fault is limited to.
 #[derive(Debug, Default)]
 pub struct KeySet {
     pub labels: BTreeSet<Vec<u8>>,
@@ -35,12 +36,12 @@ impl KeySet {
     }
 }
 
-/// The labels of the keys that calls are about. They are looked for only while a fault asks.
+/// Labels of the keys that calls are about. They are read only while a fault depends on keys.
 #[derive(Default)]
 pub struct Labels {
-    /// Handles are a token's own, and they go stale: see [`Labels::forget`].
+    /// Labels by handle. Handles belong to a token, and become stale: see [`Labels::forget`].
     by_handle: RwLock<HashMap<(CK_SLOT_ID, CK_OBJECT_HANDLE), Label>>,
-    /// The key of the operation that each session last began, by the function that goes on with it.
+    /// Key of the operation that each session last began, by the function that continues it.
     in_use: Mutex<HashMap<(CK_SESSION_HANDLE, Function), Label>>,
 }
 
@@ -66,7 +67,7 @@ impl Labels {
         label
     }
 
-    /// Notes how the real module answered the function that names an operation's key.
+    /// Records the real module's return code for the function that names an operation's key.
     pub fn began(
         &self,
         function: Function,
@@ -85,20 +86,20 @@ impl Labels {
         }
     }
 
-    /// Returns the key of the session's operation.
+    /// Returns the key of the session's current operation.
     pub fn in_use(&self, function: Function, session: CK_SESSION_HANDLE) -> Option<Label> {
         let in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         in_use.get(&(session, function)).cloned()
     }
 
-    /// Forgets the handles of a slot, or all: each may now be another object's.
+    /// Forgets the handles of a slot, or of all slots: each may now refer to another object.
     pub fn forget(&self, slot: Option<CK_SLOT_ID>) {
         let mut known = self.by_handle.write().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(of, _), _| slot.is_some_and(|slot| slot != *of));
     }
 
-    /// Forgets the operations of closed sessions of this slot, and with them the slot's handles:
-    /// the sessions' own objects are gone.
+    /// Forgets the operations of this slot's closed sessions, and with them the slot's handles,
+    /// since the sessions' own objects are gone.
     pub fn sessions_closed(
         &self,
         slot: Option<CK_SLOT_ID>,
@@ -110,14 +111,14 @@ impl Labels {
         self.forget(slot);
     }
 
-    /// Forgets all operations. Those that begin while no fault asks for keys are not noted, so
-    /// what was noted before is no longer true of their sessions.
+    /// Forgets all operations. Those that begin while no fault depends on keys are not recorded, so
+    /// earlier records may no longer be true.
     pub fn settings_changed(&self) {
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
-/// Returns the function that goes on with what this one begins.
+/// Returns the function that continues the operation begun by this one.
 fn operation(function: Function) -> Function {
     match function {
         Function::C_EncryptInit => Function::C_Encrypt,
@@ -126,7 +127,7 @@ fn operation(function: Function) -> Function {
     }
 }
 
-/// Returns CKA_LABEL, if the token tells it.
+/// Returns CKA_LABEL, if the token reveals it.
 fn read_label(
     real: &CK_FUNCTION_LIST,
     session: CK_SESSION_HANDLE,
@@ -147,7 +148,7 @@ fn read_label(
     bytes.get(..usize::try_from(attribute.ulValueLen).ok()?).map(Label::from)
 }
 
-/// Ends an operation with data of its own, if this is the function that goes on with one.
+/// Ends an operation by continuing it with dummy data, if this function continues one.
 pub fn end_operation(real: &CK_FUNCTION_LIST, function: Function, session: CK_SESSION_HANDLE) {
     let goes_on = match function {
         Function::C_Encrypt => real.C_Encrypt,
@@ -155,7 +156,7 @@ pub fn end_operation(real: &CK_FUNCTION_LIST, function: Function, session: CK_SE
         _ => return,
     };
     let mut data: [CK_BYTE; 16] = [0; 16];
-    // Room for a tag, and for more than that: a question of the length would end nothing.
+    // Room for more than a tag: a request for the length alone would not end the operation.
     let mut output: [CK_BYTE; 64] = [0; 64];
     let mut output_bytes = output.len() as CK_ULONG;
     if let Some(goes_on) = goes_on {
@@ -183,7 +184,7 @@ mod tests {
         Label::from(text.as_bytes())
     }
 
-    /// A set has the labels that it names, whole, and those with its prefix.
+    /// A set contains the labels that it lists, compared in full, and those with its prefix.
     #[test]
     fn sets() {
         let named = KeySet { labels: ["bad", "worse"].map(Into::into).into(), prefix: None };
@@ -195,7 +196,8 @@ mod tests {
         assert_eq!(found, [true, true, false, false]);
     }
 
-    /// An operation has the key that its own direction's function named, if that succeeded.
+    /// An operation has the key named by the function that began it in its direction, if that
+    /// succeeded.
     #[test]
     fn operations() {
         let labels = Labels::default();
@@ -213,8 +215,8 @@ mod tests {
         assert_eq!(labels.in_use(Function::C_Encrypt, 1), None);
     }
 
-    /// A handle that was refused, or may have become another object's, is asked for again; those
-    /// of other slots are not.
+    /// A handle that was refused, or may now refer to another object, is looked up again; those of
+    /// other slots are not.
     #[test]
     fn stale_handles() {
         let labels = Labels::default();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::random;
 
-/// A constant, and a tail: rare values, each with its probability.
+/// A constant latency with a tail of rare values, each with its probability.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Latency {
     usual: Duration,
@@ -13,7 +13,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// A constant.
+    /// Makes a constant latency.
     pub fn constant(usual: Duration) -> Self {
         Self { usual, tail: Vec::new() }
     }
@@ -21,7 +21,7 @@ impl Latency {
     /// Reads `2ms, p=0.01:200ms`.
     ///
     /// # Errors
-    /// The mistake in the text.
+    /// Description of the mistake in the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parts = text.split(',').map(str::trim);
         let usual = parse_duration(parts.next().unwrap_or_default())?;
@@ -40,7 +40,7 @@ impl Latency {
         Ok(Self { usual, tail })
     }
 
-    /// Returns whether it has no tail.
+    /// Returns whether the latency has no tail.
     pub fn is_constant(&self) -> bool {
         self.tail.is_empty()
     }
@@ -71,7 +71,7 @@ fn parse_probability(text: &str) -> Result<f64, String> {
 /// Reads `150us`.
 ///
 /// # Errors
-/// The mistake in the text.
+/// Description of the mistake in the text.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let unit_at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
@@ -90,7 +90,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is not a time such as 150us, 2ms, 1.5s"))
 }
 
-/// Sleeps, to within a few microseconds: the kernel's usual slack of 50 us is taken off this
+/// Sleeps, accurate to a few microseconds: the kernel's default slack of 50 us is removed for this
 /// thread once.
 #[expect(unsafe_code, reason = "prctl")]
 pub fn sleep(duration: Duration) {
@@ -105,7 +105,7 @@ pub fn sleep(duration: Duration) {
         // SAFETY: PR_SET_TIMERSLACK takes a number and touches no memory of ours.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, one_nanosecond) };
     }
-    // clock_nanosleep on the monotonic clock, restarted after a signal for the time that is left.
+    // clock_nanosleep on the monotonic clock, resumed for the remaining time after a signal.
     std::thread::sleep(duration);
 }
 
@@ -114,7 +114,7 @@ pub fn sleep(duration: Duration) {
 mod tests {
     use super::*;
 
-    /// The forms in the documentation are accepted.
+    /// The forms shown in the documentation are accepted.
     #[test]
     fn forms() {
         let constant = |text| Latency::parse(text).unwrap().draw(1, 1, 1);
@@ -127,7 +127,7 @@ mod tests {
         assert!(Latency::parse("1ms, p=0.6:2ms, p=0.6:3ms").is_err());
     }
 
-    /// Each part of a tail is as frequent as it says.
+    /// Each value of a tail occurs as often as specified.
     #[test]
     fn tails() {
         let latency = Latency::parse("1ms, p=0.1:2ms, p=0.01:3ms").unwrap();

@@ -1,4 +1,4 @@
-//! Behaviour that PKCS#11 allows or other modules show, and that the real module here lacks: answers
+//! Behaviour that PKCS#11 allows or other modules show but the real module here does not: answers
 //! that are changed on their way back, and calls that are refused for their form.
 
 use std::collections::{HashMap, HashSet};
@@ -10,27 +10,27 @@ use serde::Deserialize;
 
 use crate::functions::Function;
 
-/// `[odd]`. By default nothing is.
+/// Settings of `[odd]`. By default there are no oddities.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Oddities {
-    /// Bits that CK_TOKEN_INFO.flags has.
+    /// Bits to set in CK_TOKEN_INFO.flags.
     pub token_flags_set: u64,
-    /// Bits that CK_TOKEN_INFO.flags has not.
+    /// Bits to clear in CK_TOKEN_INFO.flags.
     pub token_flags_cleared: u64,
-    /// CK_TOKEN_INFO.serialNumber
+    /// Value of CK_TOKEN_INFO.serialNumber.
     pub serial: Option<String>,
-    /// CK_TOKEN_INFO.utcTime, with CKF_CLOCK_ON_TOKEN.
+    /// Value of CK_TOKEN_INFO.utcTime, which also sets CKF_CLOCK_ON_TOKEN.
     pub utc_time: Option<String>,
-    /// Handles that C_FindObjects gives at once.
+    /// Maximum number of handles that one C_FindObjects returns.
     pub find_at_most: Option<CK_ULONG>,
-    /// Handles of no object that a search gives before all others, unless it is for a label.
+    /// Number of invalid handles that a search returns before all others, unless it is for a label.
     pub find_strays: u64,
-    /// Attributes of a template that C_FindObjectsInit takes.
+    /// Maximum number of attributes in a template that C_FindObjectsInit accepts.
     pub template_at_most: Option<CK_ULONG>,
-    /// C_Encrypt and C_Decrypt say CKR_BUFFER_TOO_SMALL before they were asked for the length.
+    /// Set if C_Encrypt and C_Decrypt return CKR_BUFFER_TOO_SMALL until asked for the length.
     pub wants_length_first: bool,
-    /// CK_GCM_PARAMS is that of PKCS#11 v2.40's first edition, without ulIvBits.
+    /// Set if CK_GCM_PARAMS is that of PKCS#11 v2.40's first edition, without ulIvBits.
     pub no_iv_bits: bool,
     /// The arguments that C_Initialize accepts.
     pub initialize: Initialize,
@@ -42,16 +42,16 @@ pub struct Oddities {
 pub enum Initialize {
     #[default]
     Anything,
-    /// CKR_CANT_LOCK for CKF_OS_LOCKING_OK.
+    /// CKR_CANT_LOCK if CKF_OS_LOCKING_OK is set.
     NoOsLocking,
-    /// CKR_ARGUMENTS_BAD for all but a null pointer.
+    /// CKR_ARGUMENTS_BAD for anything but a null pointer.
     NullOnly,
-    /// CKR_NEED_TO_CREATE_THREADS for all but a null pointer.
+    /// CKR_NEED_TO_CREATE_THREADS for anything but a null pointer.
     NeedsThreads,
 }
 
 impl Oddities {
-    /// Changes what a token said of itself.
+    /// Changes a token's description of itself.
     pub fn change(&self, info: &mut CK_TOKEN_INFO) {
         info.flags = (info.flags | self.token_flags_set as CK_FLAGS)
             & !(self.token_flags_cleared as CK_FLAGS);
@@ -64,10 +64,10 @@ impl Oddities {
         }
     }
 
-    /// Returns the code of a C_Initialize that is not forwarded; `None` if it is.
+    /// Returns the code of a C_Initialize that is refused; `None` if it is to be forwarded.
     ///
     /// # Safety
-    /// `arguments` is null, or points to what PKCS#11 v2.40, 5.4 has there.
+    /// `arguments` is null, or points to the structure specified in PKCS#11 v2.40, 5.4.
     pub unsafe fn refuses_to_initialize(&self, arguments: CK_VOID_PTR) -> Option<CK_RV> {
         // SAFETY: by this function's contract.
         let flags = unsafe { arguments.cast::<CK_C_INITIALIZE_ARGS>().as_ref() }.map(|it| it.flags);
@@ -81,17 +81,17 @@ impl Oddities {
         }
     }
 
-    /// Calls a function that begins an operation of AES-GCM with the parameters that the real module
-    /// knows.
+    /// Calls a function that begins an AES-GCM operation, with parameters in the form that the real
+    /// module expects.
     ///
     /// # Safety
-    /// `mechanism` is null or the application's.
+    /// `mechanism` is null, or the application's pointer.
     pub unsafe fn with_iv_bits(
         &self,
         mechanism: CK_MECHANISM_PTR,
         call: impl FnOnce(CK_MECHANISM_PTR) -> CK_RV,
     ) -> CK_RV {
-        /// Without ulIvBits.
+        /// The parameters without ulIvBits.
         #[repr(C)]
         #[derive(Clone, Copy)]
         struct FirstGcmParams {
@@ -109,7 +109,7 @@ impl Oddities {
         if given.ulParameterLen != size_of::<FirstGcmParams>() as CK_ULONG {
             return CKR_MECHANISM_PARAM_INVALID;
         }
-        // SAFETY: of that mechanism, and of the right size.
+        // SAFETY: the parameters of that mechanism, with the right size.
         let first = unsafe { given.pParameter.cast::<FirstGcmParams>().read_unaligned() };
         let mut parameters = CK_GCM_PARAMS {
             pIv: first.iv,
@@ -125,7 +125,7 @@ impl Oddities {
     }
 }
 
-/// A fixed field, padded with blanks.
+/// Fills a fixed-size field and pads it with blanks.
 fn pad(field: &mut [CK_UTF8CHAR], text: &str) {
     field.fill(b' ');
     for (place, byte) in field.iter_mut().zip(text.bytes()) {
@@ -138,7 +138,7 @@ fn pad(field: &mut [CK_UTF8CHAR], text: &str) {
 pub struct Asked(Mutex<HashSet<(CK_SESSION_HANDLE, Function)>>);
 
 impl Asked {
-    /// Returns whether a call with a buffer, or without one, is forwarded; remembers one without.
+    /// Returns whether a call with or without a buffer is forwarded; remembers one without.
     pub fn may_go_on(
         &self,
         function: Function,
@@ -155,12 +155,12 @@ impl Asked {
     }
 }
 
-/// Handles of no object that the present searches of sessions still give.
+/// Invalid handles that the current searches of sessions have yet to return.
 #[derive(Default)]
 pub struct Strays(Mutex<HashMap<CK_SESSION_HANDLE, u64>>);
 
 impl Strays {
-    /// Begins a search that gives as many.
+    /// Begins a search that returns that many.
     pub fn begin(&self, session: CK_SESSION_HANDLE, strays: u64) {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if strays == 0 {
@@ -170,7 +170,8 @@ impl Strays {
         }
     }
 
-    /// Fills `handles` with what is left. Returns how many there were; none once all were given.
+    /// Fills `handles` with what is left. Returns the number written, which is 0 once all were
+    /// returned.
     pub fn give(&self, session: CK_SESSION_HANDLE, handles: &mut [CK_OBJECT_HANDLE]) -> usize {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(left) = left.get_mut(&session) else { return 0 };
@@ -191,7 +192,7 @@ impl Strays {
 mod tests {
     use super::*;
 
-    /// The length has to be asked for, once for each operation.
+    /// The length has to be requested, once for each operation.
     #[test]
     fn lengths() {
         let asked = Asked::default();
@@ -199,7 +200,7 @@ mod tests {
         assert_eq!([true, false, true, true].map(may), [false, true, true, false]);
     }
 
-    /// Each search gives all of them once, in the portions that it is asked for.
+    /// Each search returns all of them once, in portions of the requested size.
     #[test]
     fn strays() {
         let strays = Strays::default();
@@ -212,7 +213,7 @@ mod tests {
         assert_eq!((strays.give(2, &mut handles), strays.give(1, &mut handles)), (0, 2));
     }
 
-    /// Fields are filled whole.
+    /// Fields are filled completely.
     #[test]
     fn token_information() {
         let mut info = CK_TOKEN_INFO { flags: 5, ..CK_TOKEN_INFO::default() };

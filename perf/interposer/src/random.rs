@@ -1,6 +1,6 @@
-//! Random choices that replay.
+//! Reproducible random choices.
 
-/// A number from 0 up to, not including, 1: always the same for the same seed, purpose and number.
+/// Returns a number from 0 up to but excluding 1, the same for the same seed, purpose and number.
 pub fn draw(seed: u64, purpose: u64, number: u64) -> f64 {
     let mixed = mix(mix(mix(seed) ^ purpose) ^ number);
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
@@ -18,7 +18,7 @@ fn mix(number: u64) -> u64 {
     number ^ (number >> 31)
 }
 
-/// A seed that nobody chose.
+/// Returns a random seed.
 pub fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     // TOML's integers have 63 bits.
@@ -29,8 +29,8 @@ pub fn fresh_seed() -> u64 {
 mod tests {
     use super::*;
 
-    /// Another seed, purpose or number gives another choice; the same gives the same; and choices
-    /// are spread evenly.
+    /// Another seed, purpose or number gives another choice, the same ones give the same, and
+    /// choices are spread evenly.
     #[test]
     fn choices() {
         assert!((draw(1, 2, 3) - draw(1, 2, 3)).abs() < f64::EPSILON);

@@ -1,4 +1,4 @@
-//! Which slot each session belongs to.
+//! The slot of each session.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +15,9 @@ pub struct Sessions {
 
 struct Session {
     slot: CK_SLOT_ID,
-    /// Its token was removed. It is closed at its next call, by the thread that makes it: no
-    /// module can be trusted to bear a session being closed while another thread uses it.
+    /// Set once the session's token is removed. The session is closed at its next call, by the
+    /// thread that makes it, since modules may not support closing a session that another thread
+    /// uses.
     is_doomed: bool,
 }
 
@@ -44,7 +45,7 @@ impl Sessions {
         sessions.get(&session).map(|session| session.slot)
     }
 
-    /// The token in `slot` is gone: each of its sessions ends at its next call.
+    /// Marks the sessions of a removed token: each is closed at its next call.
     pub fn doom(&self, slot: CK_SLOT_ID) {
         self.change(|sessions| {
             for session in sessions.values_mut().filter(|session| session.slot == slot) {
@@ -74,7 +75,7 @@ impl Sessions {
 mod tests {
     use super::*;
 
-    /// A removed token takes its own sessions with it, not those of another, nor later ones.
+    /// Removing a token closes its own sessions, but not those of other tokens or later ones.
     #[test]
     fn doom_is_of_one_slot() {
         let sessions = Sessions::default();

@@ -1,4 +1,4 @@
-//! The settings file, and what it means. The crate's own documentation describes it.
+//! The settings file and its meaning. The crate's documentation describes it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::keys::{KEYED, KeySet};
 use crate::latency::{self, Latency};
 use crate::oddities::Oddities;
 
-/// The functions that `hsm_milli` is about.
+/// The functions that `hsm_milli` delays.
 const HSM_FUNCTIONS: [Function; 5] = [
     Function::C_Encrypt,
     Function::C_Decrypt,
@@ -26,7 +26,7 @@ const HSM_FUNCTIONS: [Function; 5] = [
     Function::C_GetAttributeValue,
 ];
 
-/// Latencies are drawn apart from faults: their purposes begin here.
+/// Purposes of latency draws begin here, so that they are independent of fault draws.
 const LATENCY_PURPOSE: u64 = 1 << 33;
 
 /// Settings in force.
@@ -35,17 +35,17 @@ pub struct Settings {
     pub name: String,
     pub seed: u64,
     pub read_at: Instant,
-    /// By [`Function`].
+    /// Latencies, indexed by [`Function`].
     latency: Vec<Option<Latency>>,
     /// Number of latencies drawn for each function.
     drawn: Vec<AtomicU64>,
     pub gate: Option<Arc<Gate>>,
     pub faults: Vec<Fault>,
-    /// A fault asks which key a call is about.
+    /// Set if a fault depends on the key that a call is about.
     pub asks_for_keys: bool,
     pub emulation: Emulation,
     pub odd: Oddities,
-    /// Nothing is to be done to a call before it is forwarded but to count it.
+    /// Set if calls are only counted before they are forwarded.
     pub is_passive: bool,
 }
 
@@ -121,7 +121,7 @@ impl Settings {
     /// Reads settings. `default_seed` is used if they name none.
     ///
     /// # Errors
-    /// Description of the mistake, for people.
+    /// Description of the mistake, in words.
     pub fn parse(text: &str, default_seed: u64) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
         let latency = latencies(&file)?;
@@ -157,7 +157,7 @@ impl Settings {
         else {
             return Duration::ZERO;
         };
-        // A constant needs no number, and threads no cache line to fight for.
+        // A constant needs no number, so threads need not contend for the counter's cache line.
         let number = if latency.is_constant() { 0 } else { drawn.fetch_add(1, Ordering::Relaxed) };
         latency.draw(self.seed, LATENCY_PURPOSE + function as u64, number)
     }
@@ -313,7 +313,7 @@ mod tests {
         settings.latency[function as usize].as_ref().map(|_| settings.draw_latency(function))
     }
 
-    /// The measurements' "HSM of n ms" is these five functions and no other.
+    /// The measurements' "HSM of n ms" delays these five functions and no others.
     #[test]
     fn hsm_milli() {
         let settings = Settings::parse("hsm_milli = 2", 0).unwrap();
@@ -341,7 +341,7 @@ mod tests {
         );
     }
 
-    /// A function's own latency goes before `hsm_milli`, and that before `*`.
+    /// A function's own latency takes precedence over `hsm_milli`, and that over `*`.
     #[test]
     fn order_of_latencies() {
         let text = "hsm_milli = 2\n[latency]\n\"*\" = \"1us\"\nC_Encrypt = \"3ms\"";
@@ -352,7 +352,7 @@ mod tests {
         assert_eq!(of(Function::C_Login), Duration::from_micros(1));
     }
 
-    /// A tail replays from the seed; another function has another one.
+    /// A tail is replayed from the seed, and differs between functions.
     #[test]
     fn tails_replay() {
         let tail = |seed: u64, function| {
@@ -366,7 +366,7 @@ mod tests {
         assert_ne!(tail(1, Function::C_Decrypt), first);
     }
 
-    /// Nothing set: nothing to do.
+    /// Without settings, nothing is done to a call.
     #[test]
     fn empty() {
         let settings = Settings::parse("", 5).unwrap();
@@ -378,7 +378,7 @@ mod tests {
         assert!(Settings::parse("[[fault]]\nreturn = 5\nkey = \"a\"", 0).unwrap().asks_for_keys);
     }
 
-    /// A slip in the settings must not measure or test something else in silence.
+    /// A mistake in the settings must not silently measure or test something else.
     #[test]
     fn refused() {
         for wrong in [
@@ -411,7 +411,7 @@ mod tests {
         }
     }
 
-    /// Each action, with the code that goes with it.
+    /// Each action, with its return code.
     #[test]
     fn actions() {
         let action = |text: &str| {

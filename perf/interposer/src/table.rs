@@ -27,7 +27,7 @@ fn forward(
     }
 }
 
-/// As [`forward`], for a function after which handles may be other objects' than before.
+/// As [`forward`], for a function after which handles may refer to other objects.
 fn forward_change(
     function: Function,
     target: Target,
@@ -154,10 +154,10 @@ forward_on! { forward Session(session: CK_SESSION_HANDLE):
     C_CancelFunction();
 }
 
-// ---- Functions that are more than forwarded
+// ---- Functions that do more than forward
 
 /// # Safety
-/// As PKCS#11 has it (v2.40, 5.4): `list` points to a place for a pointer.
+/// As in PKCS#11 (v2.40, 5.4): `list` points to memory for a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_GetFunctionList(list: CK_FUNCTION_LIST_PTR_PTR) -> CK_RV {
     let interposer = match watcher::start() {
@@ -173,7 +173,7 @@ pub unsafe extern "C" fn C_GetFunctionList(list: CK_FUNCTION_LIST_PTR_PTR) -> CK
     if list.is_null() {
         return CKR_ARGUMENTS_BAD;
     }
-    // SAFETY: the application promises a place for a pointer. Nobody writes to the table: its
+    // SAFETY: the application promises memory for a pointer. The table is never written to: its
     // type is that of PKCS#11, which has no const.
     unsafe { *list = (&raw const TABLE).cast_mut() };
     CKR_OK
@@ -184,7 +184,7 @@ unsafe extern "C" fn C_Initialize(arguments: *mut c_void) -> CK_RV {
     let _ = watcher::start();
     forward(Function::C_Initialize, Target::Module, |real| {
         let settings = interposer::get().map(|interposer| interposer.settings.load());
-        // SAFETY: the arguments are the application's own.
+        // SAFETY: the arguments are passed on from the application.
         let refusal = settings.and_then(|it| unsafe { it.odd.refuses_to_initialize(arguments) });
         refusal.unwrap_or_else(|| call_real!(real, C_Initialize, arguments))
     })
@@ -195,7 +195,7 @@ unsafe extern "C" fn C_Finalize(reserved: *mut c_void) -> CK_RV {
         let code = call_real!(real, C_Finalize, reserved);
         with_sessions(code, |interposer| {
             interposer.all_closed(None);
-            // The process may end before the watcher comes round.
+            // The process may end before the watcher runs again.
             if let Some(path) = &interposer.environment.counts {
                 let _ = counts::write(path, &counts::text(interposer));
             }
@@ -207,7 +207,7 @@ unsafe extern "C" fn C_GetTokenInfo(slot: CK_SLOT_ID, info: CK_TOKEN_INFO_PTR) -
     forward(Function::C_GetTokenInfo, Target::Slot(slot), |real| {
         let code = call_real!(real, C_GetTokenInfo, slot, info);
         with_sessions(code, |interposer| {
-            // SAFETY: the application's place, which the real module has filled.
+            // SAFETY: the application's memory, which the real module has filled.
             if let Some(info) = unsafe { info.as_mut() } {
                 interposer.settings.load().odd.change(info);
             }
@@ -245,13 +245,13 @@ unsafe extern "C" fn C_FindObjects(
     forward(Function::C_FindObjects, Target::Session(session), |real| {
         let at_most = interposer::get().and_then(|it| it.settings.load().odd.find_at_most);
         let max_objects = at_most.map_or(max_objects, |at_most| at_most.min(max_objects));
-        // SAFETY: the application's places, as many as it says.
+        // SAFETY: the application's array, of the length that it gives.
         let handles = unsafe {
             std::slice::from_raw_parts_mut(objects, usize::try_from(max_objects).unwrap_or(0))
         };
         let strays = interposer::get().map_or(0, |it| it.strays.give(session, handles));
         if strays > 0 {
-            // SAFETY: the application's place.
+            // SAFETY: the application's memory for the count.
             unsafe { *found = strays as CK_ULONG };
             return CKR_OK;
         }
@@ -275,7 +275,7 @@ unsafe extern "C" fn C_OpenSession(
         let code = call_real!(real, C_OpenSession, slot, flags, application, notify, session);
         with_sessions(code, |interposer| {
             if !session.is_null() {
-                // SAFETY: the real module has said CKR_OK, so it has written the handle there.
+                // SAFETY: the real module has returned CKR_OK, so it has written the handle there.
                 interposer.sessions.opened(unsafe { *session }, slot);
             }
         })
@@ -311,7 +311,7 @@ unsafe extern "C" fn C_EncryptInit(
     forward_beginning(Function::C_EncryptInit, session, key, |real| {
         let settings = interposer.settings.load();
         let (mode, ivs) = (settings.emulation.iv, &interposer.made_ivs);
-        // SAFETY: the arguments are the application's own.
+        // SAFETY: the arguments are passed on from the application.
         unsafe {
             settings.odd.with_iv_bits(mechanism, |mechanism| {
                 gcm::encrypt_init(real, ivs, mode, session, mechanism, key)
@@ -331,7 +331,7 @@ unsafe extern "C" fn C_DecryptInit(
     forward_beginning(Function::C_DecryptInit, session, key, |real| {
         let settings = interposer.settings.load();
         let init = |mechanism| call_real!(real, C_DecryptInit, session, mechanism, key);
-        // SAFETY: the arguments are the application's own.
+        // SAFETY: the arguments are passed on from the application.
         unsafe { settings.odd.with_iv_bits(mechanism, init) }
     })
 }
@@ -354,10 +354,10 @@ unsafe extern "C" fn C_Encrypt(
         return CKR_BUFFER_TOO_SMALL;
     }
     let (real, ivs) = (interposer.real, &interposer.made_ivs);
-    // SAFETY: the arguments are the application's own.
+    // SAFETY: the arguments are passed on from the application.
     let code = unsafe { gcm::encrypt(real, ivs, session, data, data_bytes, output, output_bytes) };
     if call.flip_bit && code == CKR_OK && !output.is_null() && !output_bytes.is_null() {
-        // SAFETY: the real module has said CKR_OK: it has written the output and its length.
+        // SAFETY: the real module has returned CKR_OK: it has written the output and its length.
         unsafe {
             if *output_bytes > 0 {
                 *output ^= 1;
@@ -386,7 +386,7 @@ unsafe extern "C" fn C_Decrypt(
     })
 }
 
-/// Notes what a successful call did to the sessions.
+/// Records the effect of a successful call on the sessions.
 fn with_sessions(code: CK_RV, work: impl FnOnce(&Interposer)) -> CK_RV {
     if code == CKR_OK
         && let Some(interposer) = interposer::get()

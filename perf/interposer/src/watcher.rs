@@ -1,4 +1,4 @@
-//! The thread that reads settings again and writes counts.
+//! The thread that rereads settings and writes counts.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,18 +13,17 @@ use crate::counts;
 use crate::interposer::{self, Interposer};
 use crate::settings::Settings;
 
-/// Between two looks at the request file.
+/// Time between two checks for the request file.
 const TICK: Duration = Duration::from_millis(20);
-/// Ticks between two looks at the settings.
+/// Ticks between two checks of the settings.
 const TICKS_PER_SETTINGS: u64 = 2;
-/// Ticks between two writings of the counts.
+/// Ticks between two writes of the counts.
 const TICKS_PER_COUNTS: u64 = 5;
-/// Ticks for which a file that has changed is suspected to change again within the same
-/// timestamp.
+/// Ticks during which a changed file is read again, since it may change twice within one timestamp.
 const TICKS_OF_SUSPICION: u64 = 10;
 
 /// Returns the interposer, made at the first call, with its thread running if there is anything to
-/// watch: a fork does not inherit its parent's threads, so each process starts one.
+/// watch. Since a fork does not inherit its parent's threads, each process starts one.
 ///
 /// # Errors
 /// As [`interposer::start`].
@@ -57,7 +56,7 @@ fn ensure(interposer: &'static Interposer) {
     }
 }
 
-/// Time, size and inode, by which a change of a file is noticed.
+/// Time, size and inode, from which a change of a file is detected.
 type Stamp = (i64, i64, u64, u64);
 
 fn stamp(path: &Path) -> Option<Stamp> {

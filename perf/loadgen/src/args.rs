@@ -189,7 +189,7 @@ pub struct PlotArguments {
     pub title: Option<String>,
 }
 
-/// See [`PlotArguments`].
+/// Kinds of plot; see [`PlotArguments`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum PlotKind {
     /// Latency by percentile
@@ -204,7 +204,7 @@ pub enum PlotKind {
 #[derive(Clone, Debug)]
 pub struct Mix(pub Vec<(Operation, u32)>);
 
-/// Rates from, to, and their step.
+/// First rate, last rate and step of a ramp.
 #[derive(Clone, Copy, Debug)]
 pub struct Ramp {
     from: f64,
@@ -212,7 +212,7 @@ pub struct Ramp {
     step: f64,
 }
 
-/// The longest phase.
+/// Maximum duration of a phase in seconds.
 const MAX_SECONDS: f64 = 86_400.0;
 /// Maximum number of phases.
 const MAX_PHASES: usize = 1000;
@@ -269,7 +269,7 @@ impl RunArguments {
     /// The run's phases.
     ///
     /// # Errors
-    /// There are too many, or nothing is measured.
+    /// There are too many phases, or none is measured.
     pub fn phases(&self) -> Result<Vec<Phase>, String> {
         let measured = |pace, duration| Phase { pace, duration, is_measured: true };
         let mut phases: Vec<Phase> = if let Some(ramp) = self.ramp {
@@ -299,14 +299,14 @@ impl RunArguments {
         Ok(phases)
     }
 
-    /// Of the figures over time.
+    /// Length of an interval of the figures over time.
     #[must_use]
     pub fn interval(&self, total: Duration) -> Duration {
         let default = if total > Duration::from_secs(60) { 1000 } else { 100 };
         Duration::from_millis(self.interval_milli.unwrap_or(default).into())
     }
 
-    /// The proxy that is loaded.
+    /// The proxy to put under load.
     ///
     /// # Errors
     /// Description of the missing or wrong argument.
@@ -373,7 +373,7 @@ impl RunArguments {
         })
     }
 
-    /// Milliseconds until a request has failed.
+    /// Time after which a request counts as failed.
     #[must_use]
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_milli.into())

@@ -14,7 +14,7 @@ use rcgen::{
 /// The server's names are localhost, 127.0.0.1 and ::1; the client's is `client_name`.
 ///
 /// # Errors
-/// Of the file system or of rcgen.
+/// Error from the file system or rcgen.
 pub fn make(directory: &Path, client_name: &str) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let mut params = CertificateParams::default();

@@ -11,7 +11,7 @@ use crate::request::{Operation, Requests, Sent, Sizes};
 use crate::response::string_member;
 use crate::target::Target;
 
-/// Returns whether the body of a 200 answers the request. Of an encrypt only the shape is checked
+/// Returns whether the body of a 200 answers the request. For an encrypt only the form is checked
 /// here; [`verify`] checks the content by decrypting it.
 #[must_use]
 pub fn is_right(sent: &Sent, ciphertexts: &[Ciphertext], body: &[u8]) -> bool {
@@ -39,19 +39,19 @@ pub fn is_right(sent: &Sent, ciphertexts: &[Ciphertext], body: &[u8]) -> bool {
 /// An encrypt request and its answer, kept to be decrypted after the run.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// Which of the two encrypts.
+    /// Encrypt with or without a CDIV.
     pub operation: Operation,
     /// Index of the key id.
     pub key: usize,
-    /// Base64.
+    /// Plaintext in base64.
     pub plaintext: Vec<u8>,
-    /// Base64; empty if there was none.
+    /// AAD in base64; empty if there was none.
     pub aad: Vec<u8>,
     /// The answer's body.
     pub answer: Vec<u8>,
 }
 
-/// Some of many encrypts, each as likely as any other (reservoir sampling).
+/// A random sample of the encrypts, each equally likely (reservoir sampling).
 pub struct Samples {
     /// Samples drawn.
     pub drawn: Vec<Sample>,
@@ -60,13 +60,13 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// At most `limit` of them.
+    /// Makes a sample of at most `limit` encrypts.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { drawn: Vec::new(), limit, seen: 0 }
     }
 
-    /// Offers one.
+    /// Offers an encrypt and its answer to the sample.
     pub fn offer(&mut self, sent: &Sent, request: &[u8], answer: &[u8]) {
         self.seen += 1;
         let place = fastrand::usize(..self.seen);
@@ -88,14 +88,14 @@ impl Samples {
     }
 }
 
-/// For all samples together: with a slow proxy some are left out.
+/// Time limit for all samples together: with a slow proxy some are left out.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A proxy that has no time for a sample is asked that often.
+/// Number of attempts at a sample for which the proxy is too busy.
 const ATTEMPTS: usize = 50;
 
-/// Decrypts the samples through the target. Returns how many are right, and what is wrong with
-/// those that are not; one that the proxy would not decrypt now is neither. A CDIV is recomputed.
+/// Decrypts the samples through the target and recomputes CDIVs. Returns the number of correct ones
+/// and a description of each wrong one; a sample that the proxy did not decrypt in time is neither.
 #[must_use]
 pub fn verify(target: &Arc<Target>, samples: &[Sample]) -> (usize, Vec<String>) {
     let sizes = Sizes { plaintext_bytes: 0, aad_bytes: 0 };
@@ -140,7 +140,7 @@ fn verify_one(
                 let body = String::from_utf8_lossy(&body);
                 return Err(format!("decrypting an encrypt's answer: {status} {body}"));
             }
-            // After an overload the proxy may need a moment.
+            // After an overload, the proxy may need a moment.
             Ok(_) => std::thread::sleep(Duration::from_millis(20)),
             Err(_) => return Ok(false),
         }
@@ -178,7 +178,7 @@ pub(crate) mod tests {
         Sent { operation, key: 0, ciphertext: 0, plaintext: 10..18, aad: 0..0 }
     }
 
-    /// A proxy that mixes up its callers must not pass.
+    /// A proxy that mixes up its callers must fail the check.
     #[test]
     fn a_decrypt_must_give_back_its_own_plaintext() {
         let ciphertexts = [unchecked_ciphertext()];
@@ -211,8 +211,8 @@ pub(crate) mod tests {
         assert!(!right(Operation::Encrypt, answer("AAAABBBB", &iv, "AAAA", "")));
     }
 
-    /// A late request is as likely to be drawn as an early one: with the first few alone, a
-    /// fault that begins later would go unseen.
+    /// Late requests are as likely to be drawn as early ones: otherwise a fault that begins later
+    /// would go unnoticed.
     #[test]
     fn samples_come_from_the_whole_run() {
         let mut samples = Samples::new(50);
@@ -227,7 +227,7 @@ pub(crate) mod tests {
         assert!(late.count() > 5);
     }
 
-    /// The order of what is hashed, by hand.
+    /// The order of the hashed parts, written out by hand.
     #[test]
     fn integrity_value_is_over_aad_metadata_iv_ciphertext_tag() {
         let answer = br#"{"authenticationTag":"VEFH","ciphertext":"Q0lQSEVS",

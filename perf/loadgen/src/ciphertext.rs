@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::response::string_member;
 
-/// Answer to an encrypt, ready to be decrypted.
+/// An encrypt's answer in the form needed to decrypt it.
 #[derive(Clone, Debug)]
 pub struct Ciphertext {
     /// Index of the key id.
@@ -17,7 +17,7 @@ pub struct Ciphertext {
 }
 
 impl Ciphertext {
-    /// From an encrypt request and its answer; `None` if the answer lacks a member.
+    /// Makes it from an encrypt request and its answer; `None` if the answer lacks a member.
     #[must_use]
     pub fn from_answer(key: usize, plaintext: &[u8], aad: &[u8], answer: &[u8]) -> Option<Self> {
         let mut members = Vec::with_capacity(256);
@@ -41,7 +41,7 @@ impl Ciphertext {
         Some(Self { key, plaintext: plaintext.to_vec(), decrypt_members: members })
     }
 
-    /// Random bytes in the place of a ciphertext: for servers that answer with a constant.
+    /// Makes random bytes in place of a ciphertext, for servers with a constant answer.
     #[must_use]
     pub fn synthetic(plaintext_bytes: usize, aad_bytes: usize) -> Self {
         let random = |bytes| {

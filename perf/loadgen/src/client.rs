@@ -1,4 +1,4 @@
-//! A plain, blocking client for what is not measured: one call after the other.
+//! A simple blocking client for calls that are not measured, made one at a time.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -22,7 +22,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Not yet connected.
+    /// Makes a client that is not yet connected.
     #[must_use]
     pub fn new(target: &Arc<Target>) -> Self {
         Self { target: Arc::clone(target), stream: None }
@@ -31,11 +31,12 @@ impl Client {
     /// Sends a request and returns status and body of the answer.
     ///
     /// # Errors
-    /// Of the connection, also after a second try on a new one; or the answer is no HTTP.
+    /// Error of the connection, after a second attempt on a new one, or of an answer that is not
+    /// HTTP.
     pub fn call(&mut self, request: &[u8]) -> io::Result<(u16, Vec<u8>)> {
         let was_open = self.stream.is_some();
         match self.try_call(request) {
-            // The server may have closed a connection that was idle for long.
+            // The server may have closed a connection that was idle for a long time.
             Err(_) if was_open => self.try_call(request),
             result => result,
         }

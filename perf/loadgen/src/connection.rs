@@ -16,23 +16,23 @@ pub enum State {
     Closed,
     /// TCP or TLS handshake under way.
     Opening,
-    /// Open, nothing under way.
+    /// Open, with nothing under way.
     Idle,
     /// A request was sent.
     Busy,
 }
 
-/// See the module.
+/// A non-blocking connection to the proxy.
 pub struct Connection {
     /// Set by the event loop; [`Connection::open`] and [`Connection::close`] reset it.
     pub state: State,
-    /// The request: unchanged until the next one, so that its answer can be checked.
+    /// The request, unchanged until the next one, so that its answer can be checked.
     pub request: Vec<u8>,
     /// Bytes received so far, decrypted.
     pub received: Vec<u8>,
     socket: Option<TcpStream>,
     session: Option<Box<ClientConnection>>,
-    /// Of `request`, what the socket took (plain only; TLS holds its own records).
+    /// Number of bytes of `request` written to the socket (plain only; TLS holds its own records).
     written: usize,
 }
 
@@ -53,7 +53,7 @@ impl Connection {
     /// Begins to connect.
     ///
     /// # Errors
-    /// Of `socket`, `connect`, `epoll_ctl` or rustls.
+    /// Error from `socket`, `connect`, `epoll_ctl` or rustls.
     pub fn open(&mut self, target: &Target, registry: &Registry, token: Token) -> io::Result<()> {
         let mut socket = TcpStream::connect(target.address)?;
         socket.set_nodelay(true)?;
@@ -70,7 +70,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Lets the socket go.
+    /// Closes the socket.
     pub fn close(&mut self) {
         // Closing the descriptor takes it off the epoll set.
         self.socket = None;
@@ -81,7 +81,7 @@ impl Connection {
         self.written = 0;
     }
 
-    /// While [`State::Opening`]: whether the handshakes are done, TCP's and TLS's.
+    /// Returns whether the TCP and TLS handshakes are complete. For use in [`State::Opening`].
     ///
     /// # Errors
     /// The connection could not be made.
@@ -101,10 +101,10 @@ impl Connection {
         Ok(!self.session.as_deref().is_some_and(in_handshake))
     }
 
-    /// Sends [`Self::request`], as much of it as the socket takes now.
+    /// Sends as much of [`Self::request`] as the socket accepts now.
     ///
     /// # Errors
-    /// Of the socket or rustls.
+    /// Error from the socket or rustls.
     pub fn send(&mut self) -> io::Result<()> {
         self.state = State::Busy;
         self.received.clear();
@@ -116,10 +116,10 @@ impl Connection {
         self.flush()
     }
 
-    /// Writes what is left to write.
+    /// Writes the remaining data.
     ///
     /// # Errors
-    /// Of the socket or rustls.
+    /// Error from the socket or rustls.
     pub fn flush(&mut self) -> io::Result<()> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
         loop {
@@ -140,11 +140,11 @@ impl Connection {
         }
     }
 
-    /// Reads what there is into [`Self::received`], by way of `scratch`. False at the stream's
-    /// end. `is_read_closed` is what the event said: then reading goes on to the end.
+    /// Reads the available data into [`Self::received`], by way of `scratch`. Returns false at the
+    /// end of the stream. If the event had `is_read_closed` set, reads to the end.
     ///
     /// # Errors
-    /// Of the socket or rustls, or the answer is too large.
+    /// Error from the socket or rustls, or an answer that is too large.
     pub fn receive(&mut self, scratch: &mut [u8], is_read_closed: bool) -> io::Result<bool> {
         let Some(socket) = &mut self.socket else { return Ok(true) };
         loop {
@@ -162,7 +162,8 @@ impl Connection {
             if self.received.len() > MAX_ANSWER_BYTES {
                 return Err(io::Error::other("the answer is too large"));
             }
-            // A short read has emptied the socket; what comes later is a new event (epoll(7)).
+            // A short read has emptied the socket; data that arrives later causes a new event
+            // (epoll(7)).
             if bytes < scratch.len() && !is_read_closed {
                 return Ok(true);
             }

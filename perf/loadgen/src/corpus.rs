@@ -8,9 +8,9 @@ use crate::client::Client;
 use crate::request::{Operation, Requests, Sent, Sizes};
 use crate::target::Target;
 
-/// Connections that encrypt at the same time.
+/// Number of connections that encrypt at the same time.
 const CONNECTIONS: usize = 8;
-/// For all of them together: with a slow proxy there are fewer.
+/// Time limit for all ciphertexts together: with a slow proxy, fewer are made.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Encrypts `count` plaintexts through the target, or as many as it does in [`TIMEOUT`].
@@ -54,7 +54,7 @@ fn encrypt_some(
             .map_err(|error| format!("encrypting ahead through {}: {error}", target.address))?;
         match status {
             200 => {}
-            // Busy, or not quite up.
+            // Busy, or not quite started.
             429 | 500 | 503 => {
                 std::thread::sleep(Duration::from_millis(20));
                 continue;

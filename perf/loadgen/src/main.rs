@@ -44,7 +44,7 @@ use clap::Parser as _;
 use crate::args::{Arguments, Command, PlotArguments, PlotKind, RunArguments};
 use crate::results::Results;
 
-/// Exit code when an answer was wrong. A refused or lost request is a figure and no error.
+/// Exit code after wrong answers. Refused and lost requests are figures and not errors.
 const WRONG_ANSWERS: u8 = 2;
 
 fn main() -> ExitCode {

@@ -1,10 +1,10 @@
-//! The three plots of runs.
+//! The three kinds of plot.
 
 use crate::results::Results;
 use crate::svg::{Axis, Curve, Scale, draw};
 
-/// Latency by percentile, the tail spread out as HdrHistogram's plots do: each tick to the right
-/// is a tenth of the requests of the one before.
+/// Latency by percentile, with the tail stretched as in HdrHistogram's plots: each tick to the
+/// right stands for a tenth of the previous one's requests.
 #[must_use]
 pub fn latency(runs: &[Results], title: &str) -> String {
     let tail = |percentile: f64| 100.0 / (100.0 - percentile).max(1e-3);
@@ -13,14 +13,15 @@ pub fn latency(runs: &[Results], title: &str) -> String {
         .to_vec();
     let x = Axis { title: "percentile", scale: Scale::Log, ticks };
     let curves: Vec<Curve> = curves(runs, "", false, |run| {
-        // The last step is the maximum, at 100 %: it is drawn where its one request stands.
+        // The last step is the maximum, at 100 %: it is drawn at the position of its single
+        // request.
         let least = 100.0 - 100.0 / count(run).max(1.0);
         run.percentiles.iter().map(|(p, ms)| (tail(p.min(least)), *ms)).collect()
     });
     draw(title, &x, &milliseconds(), &curves)
 }
 
-/// 50th and 99th percentile over the time of the run.
+/// 50th and 99th percentiles over the time of the run.
 #[must_use]
 pub fn over_time(runs: &[Results], title: &str) -> String {
     let x = Axis { title: "seconds", scale: Scale::Linear, ticks: Vec::new() };
@@ -35,7 +36,7 @@ pub fn over_time(runs: &[Results], title: &str) -> String {
     draw(title, &x, &milliseconds(), &all)
 }
 
-/// 99th percentile by the rate that was offered, or reached in a closed loop.
+/// 99th percentile by offered rate or, in a closed loop, by the rate reached.
 #[must_use]
 pub fn rate(runs: &[Results], title: &str) -> String {
     let x = Axis { title: "requests a second", scale: Scale::Linear, ticks: Vec::new() };

@@ -6,17 +6,17 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Clock ticks a second in /proc: `USER_HZ`, which is 100 on all of Linux's architectures in use.
+/// Clock ticks per second in /proc: `USER_HZ`, 100 on all Linux architectures in use.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// CPU time of this process, all threads.
+/// Returns the CPU time of all threads of this process.
 #[must_use]
 pub fn own_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// User and system time of a process, to 10 ms; `None` if there is no such process.
+/// Returns a process's user and system time, to within 10 ms; `None` if it does not exist.
 #[must_use]
 pub fn cpu_time(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -26,7 +26,7 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
 }
 
-/// Resident memory of a process in KiB; `None` if there is no such process.
+/// Returns a process's resident memory in KiB; `None` if it does not exist.
 #[must_use]
 pub fn resident_kib(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -34,12 +34,12 @@ pub fn resident_kib(pid: u32) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// Raises the limit of open files to what the system allows this process; returns it.
+/// Raises the limit on open files to the maximum allowed for this process; returns it.
 #[must_use]
 pub fn raise_open_files() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // If it can't be raised, opening connections will say so.
+    // If it can't be raised, opening connections will report that.
     let _ = setrlimit(Resource::Nofile, limit);
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
@@ -49,7 +49,7 @@ pub fn raise_open_files() -> u64 {
 mod tests {
     use super::*;
 
-    /// Both clocks tell of the same process: a wrong field or tick would be far off.
+    /// Both clocks agree about this process: a wrong field or tick would be far off.
     #[test]
     fn proc_agrees_with_the_clock() {
         let end = own_cpu_time() + Duration::from_millis(200);

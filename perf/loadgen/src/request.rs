@@ -1,4 +1,4 @@
-//! Requests as KMS makes them, each with its own kmsRequestId and signature, and encrypts with
+//! Requests like those of KMS, each with its own kmsRequestId and signature; encrypts also with
 //! their own plaintext and AAD.
 
 use std::ops::Range;
@@ -27,11 +27,11 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// All, in the order of their discriminants.
+    /// All calls, in the order of their discriminants.
     pub const ALL: [Self; 5] =
         [Self::Encrypt, Self::EncryptCdiv, Self::Decrypt, Self::Metadata, Self::Health];
 
-    /// As on the command line and in results.
+    /// The call's name on the command line and in results.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl Operation {
         }
     }
 
-    /// Returns whether its request has a plaintext.
+    /// Returns whether the call's request has a plaintext.
     #[must_use]
     pub fn is_encrypt(self) -> bool {
         matches!(self, Self::Encrypt | Self::EncryptCdiv)
@@ -77,18 +77,18 @@ pub struct Sizes {
     pub aad_bytes: usize,
 }
 
-/// Facts about a request that the check of its answer needs.
+/// Facts about a request that are needed to check its answer.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    /// Which call.
+    /// The call that was made.
     pub operation: Operation,
     /// Index of the key id.
     pub key: usize,
     /// For decrypt: index of the ciphertext.
     pub ciphertext: usize,
-    /// For encrypt: where the base64 of the plaintext is in the request.
+    /// For encrypt: position of the plaintext's base64 in the request.
     pub plaintext: Range<usize>,
-    /// For encrypt: where the base64 of the AAD is in the request. Empty if there is none.
+    /// For encrypt: position of the AAD's base64 in the request. Empty if there is none.
     pub aad: Range<usize>,
 }
 
@@ -99,17 +99,18 @@ pub struct Requests {
     sizes: Sizes,
     signer: Signer,
     random: fastrand::Rng,
-    /// The kmsRequestId's first part: of this run and thread alone.
+    /// First part of the kmsRequestId, unique to this run and thread.
     id_prefix: String,
     sequence: u64,
-    /// By operation and key.
+    /// Paths by operation and key.
     paths: Vec<Vec<String>>,
     body: Vec<u8>,
     raw: Vec<u8>,
 }
 
 impl Requests {
-    /// `run_id` is one for all threads of a run. Decrypts go through `ciphertexts` in turn.
+    /// Makes the builder of one thread. `run_id` is the same for all threads of a run. Decrypts use
+    /// `ciphertexts` in turn.
     #[must_use]
     pub fn new(
         target: &Arc<Target>,
@@ -143,7 +144,7 @@ impl Requests {
         }
     }
 
-    /// Replaces what is in `out` by the next request.
+    /// Replaces the contents of `out` with the next request.
     pub fn build(&mut self, operation: Operation, out: &mut Vec<u8>) -> Sent {
         let sequence = self.sequence;
         self.sequence += 1;
@@ -188,7 +189,7 @@ impl Requests {
         sent
     }
 
-    /// A request to decrypt one ciphertext.
+    /// Builds a request to decrypt one ciphertext.
     pub fn build_decrypt(&mut self, ciphertext: &Ciphertext, out: &mut Vec<u8>) {
         let sequence = self.sequence;
         self.sequence += 1;
@@ -228,7 +229,7 @@ impl Requests {
         start..self.body.len()
     }
 
-    /// Signs, and puts head and body together. Returns the head's length.
+    /// Signs the request and joins head and body. Returns the head's length.
     fn finish(&mut self, operation: Operation, key: usize, out: &mut Vec<u8>) -> usize {
         let path = &self.paths[operation as usize][key];
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -253,7 +254,7 @@ mod tests {
     use super::*;
     use crate::check::tests::{target, unchecked_ciphertext};
 
-    /// A request is JSON of the specification's members, and no two are alike.
+    /// A request is JSON with the specification's members, and no two are the same.
     #[test]
     fn requests_are_well_formed_and_unique() {
         let target = Arc::new(target());

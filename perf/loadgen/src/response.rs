@@ -2,21 +2,21 @@
 
 use memchr::memmem;
 
-/// More header fields than any proxy sends.
+/// Maximum number of header fields, more than any proxy sends.
 const MAX_FIELDS: usize = 32;
-/// An answer's head and body together; past it the answer is malformed.
+/// Maximum size of an answer's head and body; a larger answer is malformed.
 pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer<'a> {
     /// HTTP status.
     pub status: u16,
-    /// As `Content-Length` says.
+    /// Body, of the length given by `Content-Length`.
     pub body: &'a [u8],
-    /// The server closes the connection after this one.
+    /// Set if the server closes the connection after this answer.
     pub close: bool,
-    /// Bytes after this answer: there must be none, since requests are not pipelined.
+    /// Number of bytes after this answer, which must be 0, since requests are not pipelined.
     pub extra_bytes: usize,
 }
 
@@ -24,10 +24,10 @@ pub struct Answer<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Reads an answer, or `None` if it is not all there.
+/// Reads an answer; `None` if it is incomplete.
 ///
 /// # Errors
-/// [`Malformed`] if it will never be one.
+/// [`Malformed`] if it can never become a valid answer.
 pub fn parse(bytes: &[u8]) -> Result<Option<Answer<'_>>, Malformed> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
@@ -52,8 +52,8 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Answer<'_>>, Malformed> {
     Ok(Some(Answer { status: response.code.unwrap_or(0), body, close, extra_bytes }))
 }
 
-/// The string member `name` of a JSON object, if it holds no escapes: base64, names, numbers of
-/// versions. `name` comes with its quotation marks.
+/// Returns the string member `name` of a JSON object if it contains no escapes, as base64, names
+/// and version numbers do not. `name` includes its quotation marks.
 #[must_use]
 pub fn string_member<'a>(body: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let after = &body[memmem::find(body, name.as_bytes())? + name.len()..];
@@ -69,7 +69,7 @@ mod tests {
     const ANSWER: &[u8] =
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
-    /// An answer may come in any pieces.
+    /// An answer may arrive in pieces of any size.
     #[test]
     fn every_prefix_needs_more() {
         for end in 0..ANSWER.len() {

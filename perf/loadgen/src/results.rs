@@ -1,4 +1,4 @@
-//! The results of a run, as they are written to JSON and read back for plots.
+//! The results of a run, written to JSON and read back for plots.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,37 +11,37 @@ use crate::stats::{Connections, Tally};
 /// A whole run.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Results {
-    /// As given on the command line.
+    /// Name given on the command line.
     pub name: String,
     /// IP:PORT
     pub address: String,
-    /// TLS 1.3, or plain HTTP.
+    /// TLS 1.3 if set, else plain HTTP.
     pub is_tls: bool,
     /// Operations by weight.
     pub mix: BTreeMap<String, u32>,
-    /// `closed`, `constant` or `poisson`
+    /// Pacing: `closed`, `constant` or `poisson`.
     pub pace: String,
     /// Connections under load.
     pub connections: u32,
-    /// Connections held beside the load.
+    /// Connections held open without load.
     pub idle_connections: u32,
-    /// The generator's threads.
+    /// Number of the generator's threads.
     pub threads: u32,
     /// Set if the contents of answers were checked, and not only their status.
     pub is_checked: bool,
-    /// Seconds that were measured.
+    /// Length of the measured load in seconds.
     pub seconds: f64,
     /// All measured requests.
     pub total: Summary,
-    /// By call.
+    /// Summaries by call.
     pub operations: BTreeMap<String, Summary>,
-    /// By phase, the warm-up left out.
+    /// Summaries by phase, without the warm-up.
     pub phases: Vec<PhaseSummary>,
     /// Failed requests by status and error name.
     pub failures: Vec<Failure>,
-    /// Milliseconds at every percentile, as HDR histograms tell it: `[percentile, ms]`.
+    /// Milliseconds at each percentile, in the steps of HDR histograms: `[percentile, ms]`.
     pub percentiles: Vec<(f64, f64)>,
-    /// Over the time of the run, the warm-up at negative times.
+    /// Figures over the time of the run, with the warm-up at negative times.
     pub over_time: Vec<Point>,
     /// Fates of connections, warm-up included.
     pub connection_counts: Connections,
@@ -51,7 +51,7 @@ pub struct Results {
     pub verified_encrypts: usize,
     /// Descriptions of some of the wrong answers.
     pub wrong_encrypts: Vec<String>,
-    /// The generator itself.
+    /// Figures of the generator itself.
     pub generator: Generator,
     /// The proxy's process or processes, if named.
     pub server: Option<Server>,
@@ -59,27 +59,27 @@ pub struct Results {
     pub last_error: Option<String>,
 }
 
-/// Requests and how long they took.
+/// Number of requests and their latency.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Summary {
-    /// Requests that ended.
+    /// Requests that ended, successfully or not.
     pub requests: u64,
-    /// Answered right.
+    /// Requests answered correctly.
     pub ok: u64,
-    /// Of these, inside KMS's 250 ms.
+    /// Requests answered correctly within KMS's 250 ms.
     pub ok_in_250_ms: u64,
-    /// All others.
+    /// Requests that failed.
     pub failed: u64,
-    /// Right answers a second, by when they came: those after the end are not in it.
+    /// Correct answers per second, by arrival time: those after the end do not count.
     pub ok_per_second: f64,
-    /// Of those answered right.
+    /// Latency of the correct answers.
     pub latency_ms: Latency,
 }
 
-/// Milliseconds from the intended send time; all 0 if there was nothing.
+/// Milliseconds from the intended send time; all 0 without requests.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Latency {
-    /// The shortest.
+    /// Minimum.
     pub min: f64,
     /// Arithmetic mean.
     pub mean: f64,
@@ -97,51 +97,51 @@ pub struct Latency {
     pub p99_9: f64,
     /// 99.99th percentile.
     pub p99_99: f64,
-    /// The longest.
+    /// Maximum.
     pub max: f64,
 }
 
-/// One phase.
+/// Results of one phase.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PhaseSummary {
-    /// Offered requests a second; `None` in a closed loop.
+    /// Offered requests per second; `None` in a closed loop.
     pub rate: Option<f64>,
-    /// Duration.
+    /// Duration in seconds.
     pub seconds: f64,
-    /// By the phase in which they were meant to be sent.
+    /// Requests, assigned to the phase in which they were due.
     #[serde(flatten)]
     pub summary: Summary,
-    /// Of those not answered right.
+    /// Latency of the failed requests.
     pub failed_latency_ms: Latency,
 }
 
-/// One way to fail.
+/// One kind of failure.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Failure {
-    /// HTTP status; 0 without an answer.
+    /// HTTP status; 0 if there was no answer.
     pub status: u16,
-    /// `errorName`, or what happened.
+    /// `errorName`, or a description of the failure.
     pub name: String,
     /// Number of requests.
     pub count: u64,
-    /// Latency.
+    /// Latency of these requests.
     pub latency_ms: Latency,
 }
 
-/// One interval.
+/// Figures of one interval.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Point {
-    /// Seconds after the warm-up's end at which the interval begins.
+    /// Start of the interval in seconds after the end of the warm-up.
     pub seconds: f64,
-    /// Answered right.
+    /// Requests answered correctly.
     pub ok: u64,
-    /// All others that ended in it.
+    /// Requests that failed in it.
     pub failed: u64,
     /// Median.
     pub p50_ms: f64,
     /// 99th percentile.
     pub p99_ms: f64,
-    /// The longest.
+    /// Maximum.
     pub max_ms: f64,
 }
 
@@ -150,34 +150,34 @@ pub struct Point {
 pub struct Generator {
     /// CPU time during the measured phases.
     pub cpu_seconds: f64,
-    /// The same, a request.
+    /// CPU time per request.
     pub cpu_micros_per_request: f64,
-    /// CPU time by time: 1 is one core.
+    /// CPU time divided by elapsed time: 1 is one core.
     pub cores: f64,
-    /// Open loop: from a request's intended time to when the generator noticed.
+    /// Open loop: time from when a request was due to when the generator noticed.
     pub lateness_ms: Latency,
-    /// Open loop: from a request's intended time to when a connection was free for it.
+    /// Open loop: time from when a request was due to when a connection was free for it.
     pub wait_ms: Latency,
 }
 
 /// CPU time and memory of the proxy.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Server {
-    /// Its processes.
+    /// Process ids.
     pub pids: Vec<u32>,
-    /// CPU time during the measured phases, to 10 ms a process.
+    /// CPU time during the measured phases, to within 10 ms for each process.
     pub cpu_seconds: f64,
-    /// The same, a request that ended.
+    /// CPU time per request that ended.
     pub cpu_micros_per_request: f64,
-    /// CPU time by time: 1 is one core.
+    /// CPU time divided by elapsed time: 1 is one core.
     pub cores: f64,
-    /// Resident memory before the generator's connections were opened.
+    /// Resident memory before the generator opened its connections.
     pub resident_kib_before: u64,
-    /// At the measured phases' end, connections still open.
+    /// Resident memory at the end of the measured phases, with connections still open.
     pub resident_kib_after: u64,
 }
 
-/// Of nanoseconds.
+/// Latencies in milliseconds, from a histogram of nanoseconds.
 #[must_use]
 pub fn latency(histogram: &Histogram<u64>) -> Latency {
     let at = |quantile| millis(histogram.value_at_quantile(quantile));
@@ -202,14 +202,14 @@ pub fn millis(nanos: u64) -> f64 {
     nanos as f64 / 1e6
 }
 
-/// `amount / by`, or 0.
+/// `amount / by`, or 0 if `by` is 0.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
 pub fn ratio(amount: f64, by: u64) -> f64 {
     if by == 0 { 0.0 } else { amount / by as f64 }
 }
 
-/// `answered` of them came in that many seconds.
+/// Summary of a tally, with `answered` correct answers in that many seconds.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
 pub fn summary(tally: &Tally, answered: u64, seconds: f64) -> Summary {
@@ -224,7 +224,7 @@ pub fn summary(tally: &Tally, answered: u64, seconds: f64) -> Summary {
     }
 }
 
-/// `[percentile, ms]`: at each step half of what was left, five times (HdrHistogram's own way).
+/// `[percentile, ms]`: five steps for each halving of the distance to 100 %, as in HdrHistogram.
 #[must_use]
 pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     if histogram.is_empty() {
@@ -245,7 +245,7 @@ impl Results {
         !self.wrong_encrypts.is_empty() || self.failures.iter().any(is_wrong)
     }
 
-    /// For people.
+    /// The results as text for people.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();

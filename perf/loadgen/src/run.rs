@@ -21,16 +21,16 @@ use crate::stats::{Interval, Stats, Tally};
 use crate::target::Target;
 use crate::worker::{self, Plan, Report, Share};
 
-/// Descriptors that are needed beside connections.
+/// Descriptors needed in addition to those of the connections.
 const OTHER_FILES: u64 = 64;
 /// Threads begin together, this long after the last one is ready.
 const START_DELAY: Duration = Duration::from_millis(20);
-/// The line that says that measured load has begun.
+/// The line printed when measured load begins.
 const ANNOUNCEMENT: &str = "measuring";
-/// Between two lines of progress.
+/// Time between two updates of the progress line.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-/// Does it.
+/// Does a run.
 ///
 /// # Errors
 /// Reason why the run was not possible.
@@ -99,7 +99,7 @@ fn ciphertexts(
     })
 }
 
-/// One thread's part of what is asked for.
+/// One thread's share of the load.
 fn share(arguments: &RunArguments, thread: usize, threads: usize) -> Share {
     let of = |whole: u32| {
         let whole = usize::try_from(whole).unwrap_or(0);
@@ -117,7 +117,7 @@ fn share(arguments: &RunArguments, thread: usize, threads: usize) -> Share {
     }
 }
 
-/// Measurements of all threads together.
+/// Combined measurements of all threads.
 struct Measured {
     stats: Stats,
     samples: Vec<Sample>,
@@ -164,14 +164,14 @@ impl Run<'_> {
         self.collect_until(measured_to, &mut collected, &mut progress);
         let (after, own_after, to) = (self.server_cpu(), own_cpu_time(), Instant::now());
         let resident_after = resident();
-        // Requests end by their timeout, so the threads do too.
+        // Requests end at their timeout at the latest, and so do the threads.
         let last = Instant::now() + self.plan.timeout + Duration::from_secs(5);
         self.collect_until(last, &mut collected, &mut progress);
         progress.end();
         if collected.finished < starts.len() {
             return Err("a thread did not end".into());
         }
-        // Shorter than planned if the number of requests ended it.
+        // Shorter than planned if the maximum number of requests ended the run.
         let seconds = to.saturating_duration_since(from).as_secs_f64();
         Ok(Measured {
             stats: collected.stats,
@@ -189,7 +189,7 @@ impl Run<'_> {
         self.arguments.pids.iter().filter_map(|pid| cpu_time(*pid)).sum()
     }
 
-    /// Takes reports until `end`, or until all threads have finished.
+    /// Receives reports until `end`, or until all threads have finished.
     fn collect_until(&self, end: Instant, collected: &mut Collected, progress: &mut Progress) {
         while collected.finished < collected.threads {
             let wait = end.saturating_duration_since(Instant::now());
@@ -237,7 +237,7 @@ impl Collected {
     }
 }
 
-/// A line on the terminal, rewritten each second.
+/// The progress line on the terminal, rewritten each second.
 struct Progress {
     is_shown: bool,
     since: Instant,
@@ -257,7 +257,7 @@ impl Progress {
         }
         self.tally.add(&interval.tally);
         self.failed_in_all += interval.tally.failed;
-        // With the last thread's interval all are in, more or less.
+        // When the last thread's interval arrives, nearly all others have arrived.
         if thread + 1 < threads || self.since.elapsed() < PROGRESS {
             return;
         }

@@ -1,24 +1,24 @@
-//! When requests are meant to be sent. Times are nanoseconds after the run's start.
+//! The times at which requests are due, in nanoseconds after the run's start.
 
 use std::time::Duration;
 
 /// Pacing of requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// Closed loop: each connection sends when it has its answer.
+    /// Closed loop: each connection sends its next request when it has received an answer.
     Closed,
-    /// Open loop: that many a second over all threads, whatever the answers do.
+    /// Open loop: requests per second over all threads, regardless of the answers.
     Open(f64),
 }
 
-/// A stretch of the run at one pace.
+/// A part of the run with one pacing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Phase {
-    /// Closed loop, or a rate.
+    /// Pacing: a closed loop, or a rate.
     pub pace: Pace,
     /// Duration.
     pub duration: Duration,
-    /// Set if it counts towards the results; a warm-up does not.
+    /// Set if it counts towards the results, unlike a warm-up.
     pub is_measured: bool,
 }
 
@@ -35,19 +35,19 @@ pub fn nanos(duration: Duration) -> Nanos {
 pub struct Arrivals {
     phases: Vec<Phase>,
     threads: f64,
-    /// Between constant arrivals of different threads, so that they interleave.
+    /// Offset of this thread's constant arrivals, so that those of different threads interleave.
     offset: f64,
     is_poisson: bool,
     random: fastrand::Rng,
     phase: usize,
     phase_start: Nanos,
-    /// The next arrival, in mean gaps after the phase's start: whole steps if they are evenly
-    /// spaced, so that nothing adds up to one arrival more or less.
+    /// The next arrival, in mean gaps after the phase's start: whole numbers if arrivals are evenly
+    /// spaced, so that no rounding errors add or drop an arrival.
     next: f64,
 }
 
 impl Arrivals {
-    /// For `thread` of `threads`.
+    /// Makes the arrivals of `thread` among `threads`.
     #[must_use]
     pub fn new(phases: &[Phase], thread: usize, threads: usize, is_poisson: bool) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "threads are few")]
@@ -66,7 +66,7 @@ impl Arrivals {
         arrivals
     }
 
-    /// The next arrival's time and phase without taking it; `None` when there is none any more.
+    /// Returns the next arrival's time and phase without consuming it; `None` if there are no more.
     pub fn peek(&mut self) -> Option<(Nanos, usize)> {
         while let Some(phase) = self.phases.get(self.phase) {
             let duration = nanos(phase.duration);
@@ -83,7 +83,7 @@ impl Arrivals {
         None
     }
 
-    /// Takes the arrival that [`Self::peek`] gave.
+    /// Consumes the arrival that [`Self::peek`] returned.
     pub fn advance(&mut self) {
         self.next += if self.is_poisson { self.exponential() } else { 1.0 };
     }
@@ -92,7 +92,7 @@ impl Arrivals {
         self.next = if self.is_poisson { self.exponential() } else { self.offset };
     }
 
-    /// Mean nanoseconds between arrivals; none in a closed loop.
+    /// Mean time between arrivals in nanoseconds; `None` in a closed loop.
     fn gap(&self, phase: &Phase) -> Option<f64> {
         match phase.pace {
             Pace::Open(rate) => Some(1e9 * self.threads / rate),
@@ -100,7 +100,7 @@ impl Arrivals {
         }
     }
 
-    /// Exponentially distributed, mean 1: what lies between the arrivals of a Poisson process.
+    /// Exponentially distributed with mean 1: the gaps between arrivals of a Poisson process.
     fn exponential(&mut self) -> f64 {
         -(1.0 - self.random.f64()).ln()
     }
@@ -111,7 +111,7 @@ fn whole(value: f64) -> u64 {
     value as u64
 }
 
-/// The phase at a time, and its end; `None` after the last.
+/// The phase at a time, and that phase's end; `None` after the last.
 #[must_use]
 pub fn phase_at(phases: &[Phase], now: Nanos) -> Option<(usize, Nanos)> {
     let mut end = 0;
@@ -142,7 +142,7 @@ mod tests {
         taken
     }
 
-    /// Exactly rate x seconds arrivals, evenly spread, over all threads.
+    /// Exactly rate times seconds arrivals, evenly spread over all threads.
     #[test]
     fn constant_rates_are_exact_over_threads() {
         let phases = [phase(Pace::Open(300.0), 2), phase(Pace::Open(900.0), 1)];
@@ -157,8 +157,9 @@ mod tests {
         assert_eq!(times[600], (2_000_000_000, 1));
     }
 
-    /// A Poisson process of 10,000 has 10,000 arrivals, give or take 3 standard deviations of
-    /// 100 (a chance of 1 in 10^9 at the 6 used here), and gaps as variable as their mean.
+    /// A Poisson process with mean 10,000 has that many arrivals, to within 6 standard deviations
+    /// of 100 (exceeded with a probability of 1 in 10^9), and the deviation of its gaps equals
+    /// their mean.
     #[test]
     fn poisson_has_the_rate_and_the_spread() {
         let times = all(Arrivals::new(&[phase(Pace::Open(1000.0), 10)], 0, 1, true));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-/// The members that are read; all others are passed over.
+/// The members that are read; all others are ignored.
 #[derive(Debug, Deserialize)]
 pub struct ProxySettings {
     server: Server,
@@ -28,26 +28,26 @@ struct Security {
     is_tls_enabled: bool,
 }
 
-/// One of `[[external_key_stores]]`
+/// One entry of `[[external_key_stores]]`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Store {
     /// Empty, or "/..."
     pub uri_path_prefix: String,
     /// External key ids.
     pub xks_key_id_set: Vec<String>,
-    /// In the store itself,
+    /// Credential in the store itself.
     #[serde(flatten)]
     credential: Option<Credential>,
-    /// or in a list.
+    /// Credentials in a list.
     #[serde(default)]
     credentials: Vec<Credential>,
 }
 
 impl Store {
-    /// The first of those who may call it whose secret is in the file.
+    /// Returns the first credential of the store whose secret is in the file.
     #[must_use]
     pub fn credential(&self) -> Option<&Credential> {
-        // Two empty members are none.
+        // Two empty members count as none.
         let own = self.credential.as_ref().filter(|it| !it.sigv4_access_key_id.is_empty());
         own.or_else(|| self.credentials.first())
     }
@@ -56,17 +56,17 @@ impl Store {
 /// Credential of a key store.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Credential {
-    /// Its id.
+    /// Access key id.
     pub sigv4_access_key_id: String,
-    /// Its secret.
+    /// Secret access key.
     pub sigv4_secret_access_key: String,
 }
 
 impl ProxySettings {
-    /// Reads a file.
+    /// Reads a settings file.
     ///
     /// # Errors
-    /// It cannot be read, or is no such file, in words.
+    /// Description of why it cannot be read or is not a settings file.
     pub fn read(file: &Path) -> Result<Self, String> {
         let describe = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
         let text = std::fs::read_to_string(file).map_err(|error| describe(&error))?;
@@ -99,7 +99,7 @@ impl ProxySettings {
         self.security.is_tls_enabled
     }
 
-    /// The store of that prefix, or the first.
+    /// Returns the store with that prefix, or the first.
     #[must_use]
     pub fn store(&self, uri_path_prefix: Option<&str>) -> Option<&Store> {
         self.external_key_stores

@@ -1,11 +1,11 @@
-//! AWS Signature Version 4 as KMS signs for a proxy (XKS specification, Appendix A): `host` and
-//! `x-amz-date` signed, no query, one HMAC state a day and a date a second.
+//! AWS Signature Version 4 as used by KMS for a proxy (XKS specification, Appendix A): signs `host`
+//! and `x-amz-date`, without a query. The HMAC state is renewed daily and the date each second.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
-/// Credential, and the region and service that it signs for.
+/// A credential with its Region and service.
 #[derive(Clone, Debug)]
 pub struct Credential {
     /// `sigv4_access_key_id`
@@ -22,18 +22,18 @@ pub struct Credential {
 pub struct Signer {
     credential: Credential,
     host: String,
-    /// The second that what follows is of.
+    /// The time, in seconds, to which the following fields belong.
     unix_secs: i64,
     /// YYYYMMDD'T'HHMMSS'Z'
     date_time: [u8; 16],
     /// `YYYYMMDD/region/service/aws4_request`
     scope: String,
-    /// Keyed with the day's signing key.
+    /// HMAC keyed with the day's signing key.
     mac: Hmac<Sha256>,
 }
 
 impl Signer {
-    /// `host` is the value of the Host header field.
+    /// Makes a signer. `host` is the value of the Host header field.
     #[must_use]
     pub fn new(credential: Credential, host: &str) -> Self {
         let mut signer = Self {
@@ -48,7 +48,7 @@ impl Signer {
         signer
     }
 
-    /// Sets the date of the signatures to come: seconds after 1970.
+    /// Sets the date of subsequent signatures in seconds since 1970.
     pub fn set_time(&mut self, unix_secs: i64) {
         if unix_secs == self.unix_secs {
             return;
@@ -73,8 +73,8 @@ impl Signer {
         }
     }
 
-    /// Appends the header fields Host, X-Amz-Date and Authorization for a POST of `body` to
-    /// `path`, which must need no escapes.
+    /// Appends the header fields Host, X-Amz-Date and Authorization for a POST of `body` to `path`,
+    /// which must not need escaping.
     pub fn append_fields(&self, path: &str, body: &[u8], out: &mut Vec<u8>) {
         let host = self.host.as_bytes();
         let canonical = Sha256::new()
@@ -137,8 +137,8 @@ mod tests {
 
     use super::*;
 
-    /// The signer is our own for speed; AWS's decides what is right. Several times of the same
-    /// signer, across a day's end and back, so that what it caches cannot go stale.
+    /// The signer is our own for speed; AWS's is the reference. One signer is used at several
+    /// times, across the end of a day and back, so that its cache cannot become stale.
     #[test]
     fn signs_as_the_aws_signer_does() {
         let credential = Credential {

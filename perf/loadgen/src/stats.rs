@@ -1,4 +1,4 @@
-//! Figures of one thread, and their combination.
+//! Figures of one thread, and their combination across threads.
 
 use std::time::Duration;
 
@@ -9,43 +9,43 @@ use crate::schedule::{Nanos, nanos};
 
 /// KMS gives up after this long (XKS specification).
 pub const KMS_TIMEOUT: Duration = Duration::from_millis(250);
-/// Different error names that are told apart; the rest is counted as one.
+/// Maximum number of distinct error names; the rest are counted together.
 const MAX_OUTCOMES: usize = 64;
-/// Latencies are kept to a tenth of a microsecond and 60 s.
+/// Lowest and highest latency that can be distinguished: a tenth of a microsecond and 60 s.
 const LOWEST: u64 = 100;
 const HIGHEST: u64 = 60_000_000_000;
 
-/// Latencies in nanoseconds, to `digits` significant digits.
+/// A histogram of latencies in nanoseconds, to `digits` significant digits.
 #[must_use]
 pub fn histogram(digits: u8) -> Histogram<u64> {
     #[expect(clippy::expect_used, reason = "constants that hdrhistogram takes")]
     Histogram::new_with_bounds(LOWEST, HIGHEST, digits).expect("valid bounds")
 }
 
-/// Requests that ended one way.
+/// Requests with the same outcome.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// HTTP status; 0 if there was no answer.
     pub status: u16,
-    /// `errorName`, or what happened.
+    /// `errorName`, or a description of what happened.
     pub name: String,
     /// Nanoseconds from the intended send time.
     pub latency: Histogram<u64>,
 }
 
-/// Requests of one kind, or of one phase.
+/// Requests of one kind or of one phase.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    /// Latency of those answered right, nanoseconds from the intended send time.
+    /// Latency of correct answers in nanoseconds from the intended send time.
     pub latency: Histogram<u64>,
-    /// Of these, answered while KMS would still wait.
+    /// Correct answers within KMS's time limit.
     pub in_time: u64,
-    /// All others.
+    /// Failed requests.
     pub failed: u64,
 }
 
 impl Tally {
-    /// Nothing yet; latency to `digits` significant digits.
+    /// Makes an empty tally, with latency to `digits` significant digits.
     #[must_use]
     pub fn new(digits: u8) -> Self {
         Self { latency: histogram(digits), in_time: 0, failed: 0 }
@@ -60,9 +60,9 @@ impl Tally {
         }
     }
 
-    /// Adds another's figures.
+    /// Adds another tally's figures.
     pub fn add(&mut self, other: &Self) {
-        // Both have the bounds of `histogram`, so nothing can be out of range.
+        // Both have the bounds set by `histogram`, so nothing can be out of range.
         let _ = self.latency.add(&other.latency);
         self.in_time += other.in_time;
         self.failed += other.failed;
@@ -72,29 +72,29 @@ impl Tally {
 /// One thread's requests in one interval of the run, by the time at which they ended.
 #[derive(Clone, Debug)]
 pub struct Interval {
-    /// Intervals are counted from the run's start.
+    /// Number of the interval, counted from the run's start.
     pub index: u64,
     /// Requests that ended in it.
     pub tally: Tally,
 }
 
-/// Connections' fates.
+/// Fates of connections.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Connections {
-    /// Opened, the first time and again.
+    /// Opened, for the first time or again.
     pub opened: u64,
     /// Could not be opened.
     pub failed_to_open: u64,
-    /// Closed by the server after an answer, or while nothing was under way.
+    /// Closed by the server after an answer or while idle.
     pub closed_by_server: u64,
-    /// Closed by us after an answer, as asked for.
+    /// Closed by the generator after an answer, as requested.
     #[serde(default)]
     pub renewed: u64,
-    /// Lost with a request under way.
+    /// Lost while a request was under way.
     pub lost: u64,
-    /// Closed by us since a request timed out or its answer was malformed.
+    /// Closed by the generator because a request timed out or its answer was malformed.
     pub given_up: u64,
-    /// Idle connections beside the load that the server closed.
+    /// Connections without load that the server closed.
     pub idle_closed: u64,
 }
 
@@ -110,24 +110,24 @@ impl Connections {
     }
 }
 
-/// See the module. Only measured phases are in it, but for connections.
+/// Figures of one thread. All but those of connections cover the measured phases only.
 pub struct Stats {
-    /// In the order of [`Operation::ALL`].
+    /// Tallies in the order of [`Operation::ALL`].
     pub operations: Vec<Tally>,
-    /// In the order of the phases, by the time at which requests were meant to be sent.
+    /// Tallies in the order of the phases, by the time at which requests were due.
     pub phases: Vec<Tally>,
-    /// Latency of those of each phase that were not answered right, nanoseconds.
+    /// Latency of each phase's failed requests in nanoseconds.
     pub phase_failures: Vec<Histogram<u64>>,
-    /// In the order of the phases: right answers that came during it, whenever they were meant
-    /// to be asked for. What a proxy answers after the end of an overload is no throughput.
+    /// Correct answers that arrived during each phase, whenever they were due. Answers that a proxy
+    /// sends after the end of an overload do not count as throughput.
     pub answered: Vec<u64>,
-    /// Everything that isn't a right answer.
+    /// All outcomes other than correct answers.
     pub outcomes: Vec<Outcome>,
-    /// Open loop: from the intended time to when the generator noticed it: its own delay.
+    /// Open loop: time from when a request was due to when the generator noticed, its own delay.
     pub lateness: Histogram<u64>,
-    /// Open loop: from the intended time to when a connection was free.
+    /// Open loop: time from when a request was due to when a connection was free.
     pub wait: Histogram<u64>,
-    /// See [`Connections`].
+    /// Fates of the thread's connections.
     pub connections: Connections,
     /// The latest error of a connection.
     pub last_error: Option<String>,
@@ -136,7 +136,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Nothing seen yet.
+    /// Makes empty figures.
     #[must_use]
     pub fn new(phases: usize) -> Self {
         Self {
@@ -153,8 +153,8 @@ impl Stats {
         }
     }
 
-    /// A request came to its end: `failure` is a status and a name, or `None` if it was answered
-    /// right.
+    /// Records the end of a request: `failure` is a status and a name, or `None` for a correct
+    /// answer.
     pub fn record(
         &mut self,
         operation: Operation,
@@ -177,7 +177,7 @@ impl Stats {
             outcomes.iter().position(|o| o.status == status && o.name == name)
         };
         let place = find(&self.outcomes, status, name).or_else(|| {
-            // The server chooses the names: no more than so many.
+            // The server chooses the names, so their number is limited.
             let is_full = self.outcomes.len() >= MAX_OUTCOMES;
             let (status, name) = if is_full { (0, "other") } else { (status, name) };
             find(&self.outcomes, status, name).or_else(|| {
@@ -189,7 +189,7 @@ impl Stats {
         &mut self.outcomes[place.unwrap_or(0)].latency
     }
 
-    /// Ends the interval under way and begins that of `index`.
+    /// Ends the current interval and begins the one with this index.
     pub fn next_interval(&mut self, index: u64) -> Interval {
         let next = Interval { index, tally: Tally::new(2) };
         std::mem::replace(&mut self.interval, next)
@@ -223,7 +223,7 @@ impl Stats {
 mod tests {
     use super::*;
 
-    /// A server that makes up names must not grow the generator.
+    /// A server that invents names must not make the generator use more and more memory.
     #[test]
     fn outcomes_are_bounded() {
         let mut stats = Stats::new(1);

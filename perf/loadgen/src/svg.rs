@@ -8,42 +8,42 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 55.0;
-/// Told apart by people who do not see all colours too (Okabe and Ito).
+/// Colours that people with colour blindness can tell apart (Okabe and Ito).
 const COLOURS: [&str; 7] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"];
 
 /// Mapping of values to positions on an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// In equal steps, from 0 or the smallest value.
+    /// Equal steps, starting at 0 or the smallest value.
     Linear,
-    /// By powers of ten.
+    /// Powers of ten.
     Log,
 }
 
 /// An axis.
 #[derive(Clone, Debug)]
 pub struct Axis {
-    /// Beside it.
+    /// Text next to the axis.
     pub title: &'static str,
     /// Mapping of values to positions.
     pub scale: Scale,
-    /// Places and texts of the grid's lines; found if there are none.
+    /// Positions and labels of the grid lines; computed if empty.
     pub ticks: Vec<(f64, String)>,
 }
 
 /// A line of the plot.
 #[derive(Clone, Debug)]
 pub struct Curve {
-    /// In the legend.
+    /// Name in the legend.
     pub name: String,
-    /// In order.
+    /// Points in the order of their x values.
     pub points: Vec<(f64, f64)>,
-    /// Curves of one colour belong together.
+    /// Index of the colour; curves with the same one belong together.
     pub colour: usize,
-    /// Dashes, for the lesser curve of one colour.
+    /// Set for a dashed line, for the less important curve of a colour.
     pub is_dashed: bool,
-    /// A mark at each point.
+    /// Set for a mark at each point.
     pub has_marks: bool,
 }
 
@@ -128,7 +128,7 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// An axis's ends, in powers of ten if it is logarithmic.
+/// Both ends of an axis, in powers of ten if it is logarithmic.
 struct Range {
     scale: Scale,
     low: f64,
@@ -147,7 +147,8 @@ impl Range {
             (low, high) = (1.0, 10.0);
         }
         let (low, high) = match axis.scale {
-            // Up to the next 2, 5 or 10, so that a curve isn't flattened by an empty decade.
+            // Rounded out to 1, 2 or 5 times a power of ten, so that no curve is flattened by empty
+            // space.
             Scale::Log => (logarithm_below(low), -logarithm_below(1.0 / high)),
             Scale::Linear if low >= 0.0 => (0.0, high * 1.05),
             Scale::Linear => (low, high * 1.05),
@@ -155,7 +156,7 @@ impl Range {
         Self { scale: axis.scale, low, high: if high > low { high } else { low + 1.0 } }
     }
 
-    /// From 0 at the low end to 1 at the high one.
+    /// The position of a value: 0 at the low end, 1 at the high end.
     fn share(&self, value: f64) -> f64 {
         let value = match self.scale {
             Scale::Linear => value,
@@ -211,7 +212,7 @@ fn logarithm_below(value: f64) -> f64 {
     power + steps.into_iter().find(|step| share >= step - 1e-9).unwrap_or(0.0)
 }
 
-/// Without digits that say nothing.
+/// A number without insignificant digits.
 fn number(value: f64) -> String {
     let rounded = (value * 1e6).round() / 1e6;
     if rounded.abs() >= 1e6 {
@@ -231,7 +232,7 @@ mod tests {
         Axis { title: "a <b>", scale, ticks: Vec::new() }
     }
 
-    /// All points lie inside the frame, whatever they are, and names can't break the XML.
+    /// All points are drawn inside the frame, even infinite ones, and names cannot break the XML.
     #[test]
     fn points_stay_inside_and_names_are_escaped() {
         for scale in [Scale::Linear, Scale::Log] {

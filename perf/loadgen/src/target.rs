@@ -13,23 +13,23 @@ use crate::sigv4::Credential;
 pub struct Target {
     /// Address of the proxy.
     pub address: SocketAddr,
-    /// The Host header field.
+    /// Value of the Host header field.
     pub host: String,
-    /// `None` is plain HTTP.
+    /// TLS configuration; `None` for plain HTTP.
     pub tls: Option<Tls>,
-    /// Empty, or "/...", without `/kms/xks/v1`.
+    /// The key store's prefix: empty, or "/...", without `/kms/xks/v1`.
     pub uri_path_prefix: String,
-    /// The key store's.
+    /// Credential for the key store.
     pub credential: Credential,
-    /// External key ids, used in turn; at least one.
+    /// External key ids, at least one, used in turn.
     pub key_ids: Vec<String>,
 }
 
 /// Configuration of TLS.
 #[derive(Clone)]
 pub struct Tls {
-    /// TLS 1.3, with what is to be checked.
+    /// TLS 1.3 client configuration, including certificate checks.
     pub config: Arc<ClientConfig>,
-    /// For SNI and the certificate's check.
+    /// Server name for SNI and for checking the certificate.
     pub server_name: ServerName<'static>,
 }

@@ -1,5 +1,5 @@
-//! A timer of nanoseconds for the event loop: epoll's own time-out counts milliseconds, too
-//! coarse for requests that are to be sent some hundred microseconds apart.
+//! A nanosecond timer for the event loop: epoll's own time-out counts milliseconds, too coarse for
+//! requests that are due some hundred microseconds apart.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -13,17 +13,17 @@ use rustix::time::{
 
 use crate::schedule::Nanos;
 
-/// A timerfd(2). It is edge-triggered and never read: each expiry is an event of its own.
+/// A timerfd(2). It is edge-triggered and never read: each expiry is a separate event.
 pub struct Timer {
     descriptor: OwnedFd,
     set_to: Option<Nanos>,
 }
 
 impl Timer {
-    /// Registered as `token`.
+    /// Makes a timer registered as `token`.
     ///
     /// # Errors
-    /// Of `timerfd_create` or `epoll_ctl`.
+    /// Error from `timerfd_create` or `epoll_ctl`.
     pub fn new(registry: &Registry, token: Token) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let descriptor = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -32,16 +32,17 @@ impl Timer {
         Ok(Self { descriptor, set_to: None })
     }
 
-    /// Makes an event at `at`, or at once if that is past; one at a time.
+    /// Schedules an event for `at`, or for now if that is past; a new one replaces the previous
+    /// one.
     ///
     /// # Errors
-    /// Of `timerfd_settime`.
+    /// Error from `timerfd_settime`.
     pub fn set(&mut self, at: Nanos, now: Nanos) -> io::Result<()> {
         if self.set_to == Some(at) {
             return Ok(());
         }
         self.set_to = Some(at);
-        // 0 would stop the timer.
+        // 0 would disarm the timer.
         let wait = at.saturating_sub(now).max(1);
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let value = Timespec {

@@ -1,4 +1,4 @@
-//! TLS 1.3 for clients: what is trusted, and who we are.
+//! TLS 1.3 for clients: trusted roots and the client's identity.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// A client's settings. `ca` is a PEM file of roots; without one the server's certificate isn't
-/// checked. `identity` is a certificate chain and a key, for mTLS. Sessions are resumed where the
-/// server gives tickets, by all connections of a run.
+/// Makes a client's configuration. `ca` is a PEM file of roots; without one, the server's
+/// certificate isn't checked. `identity` is a certificate chain and a key, for mTLS. All
+/// connections of a run resume sessions if the server issues tickets.
 ///
 /// # Errors
-/// A file cannot be read or does not fit, in words.
+/// Description of a file that cannot be read or does not fit.
 pub fn client_config(
     ca: Option<&Path>,
     identity: Option<(&Path, &Path)>,
@@ -56,7 +56,7 @@ fn describe(file: &Path, error: &dyn std::fmt::Display) -> String {
     format!("{}: {error}", file.display())
 }
 
-/// Takes any certificate, but still has the server prove that it has the key.
+/// Accepts any certificate, but still requires the server to prove possession of its key.
 #[derive(Debug)]
 struct Unchecked(Arc<CryptoProvider>);
 

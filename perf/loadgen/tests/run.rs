@@ -20,8 +20,8 @@ fn run(address: std::net::SocketAddr, arguments: &[&str]) -> serde_json::Value {
     results(address, &[&HEALTH, arguments].concat()).0
 }
 
-/// Coordinated omission: a generator that waits for the stalled answer before it goes on would
-/// see one slow request. Here each request that was meant to be sent meanwhile is a slow one.
+/// Coordinated omission: a generator that waits for the delayed answer before it continues would
+/// see one slow request. Here each request that was due in the meantime counts as slow.
 #[test]
 fn a_stall_is_seen_by_every_request_that_was_due_meanwhile() {
     let address = serve(None, |number, _| {
@@ -32,12 +32,12 @@ fn a_stall_is_seen_by_every_request_that_was_due_meanwhile() {
     });
     let run = run(address, &["--rate", "200", "--seconds", "2", "-c", "1"]);
     assert_eq!(run["total"]["ok"], 400);
-    // 160 of 400 were due during the stall; those of its first 550 ms waited 250 ms and more.
+    // 160 of 400 were due during the stall; those due in its first 550 ms waited at least 250 ms.
     assert!(run["total"]["latency_ms"]["p75"].as_f64().unwrap() > 100.0, "{run}");
     assert!(run["total"]["ok_in_250_ms"].as_u64().unwrap() <= 300, "{run}");
 }
 
-/// A bound that holds, and no request is like another: replays would be cached or refused.
+/// The maximum is kept, and no two requests are the same: replays would be cached or refused.
 #[test]
 fn sends_so_many_requests_and_each_of_its_own() {
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -80,14 +80,14 @@ fn connections_are_renewed_after_so_many_requests_on_average() {
         assert_eq!(run["total"]["ok"], 400);
         let renewed = run["connection_counts"]["renewed"].as_u64().unwrap();
         assert!(expected.contains(&renewed), "{run}");
-        // The last ones need not have been opened before the end.
+        // The last connections need not have been opened before the end.
         let opened = run["connection_counts"]["opened"].as_u64().unwrap();
         assert!((renewed..=renewed + 2).contains(&opened), "{run}");
         assert_eq!(run["connection_counts"]["closed_by_server"], 0);
     }
 }
 
-/// Each way to fail is counted as what it was.
+/// Each kind of failure is counted as such.
 #[test]
 fn failures_are_told_apart() {
     let address = serve(None, |number, _| match number % 5 {
@@ -120,7 +120,7 @@ fn failures_are_told_apart() {
     assert_eq!(run["connection_counts"]["lost"], 10);
 }
 
-/// Requests that found no free connection before their time was up have failed too.
+/// Requests that found no free connection before their timeout count as failed too.
 #[test]
 fn requests_that_could_not_be_sent_count() {
     let address = serve(None, |_, _| Reply::Silence);
@@ -130,7 +130,7 @@ fn requests_that_could_not_be_sent_count() {
     assert_eq!(run["total"]["failed"], 100);
 }
 
-/// The proxy gives every decrypt the same plaintext: the run must not pass.
+/// The proxy returns the same plaintext for every decrypt: the run must fail.
 #[test]
 fn wrong_answers_end_the_run_with_an_error() {
     let encrypted = format!(
@@ -151,14 +151,14 @@ fn wrong_answers_end_the_run_with_an_error() {
     assert_eq!(run["failures"][0]["name"], "wrong answer");
     assert_eq!(run["failures"][0]["count"], 10);
     assert_eq!(output.status.code(), Some(2));
-    // The encrypts look right; only decrypting them again shows that they are not.
+    // The encrypts look correct; only decrypting their answers shows that they are not.
     let (run, output) = results(address, &[&common[..], &["--mix", "encrypt"]].concat());
     assert_eq!(run["total"]["ok"], 10);
     assert_eq!(run["wrong_encrypts"].as_array().unwrap().len(), 10);
     assert_eq!(output.status.code(), Some(2));
 }
 
-/// Steps are one run: a rate, a burst, the rate again, each with figures of its own.
+/// Steps are a single run: a rate, a burst, the rate again, with separate figures for each.
 #[test]
 fn steps_have_figures_of_their_own() {
     let address = serve(None, |_, _| healthy());
@@ -175,7 +175,7 @@ fn steps_have_figures_of_their_own() {
     assert_eq!(run["pace"], "poisson");
 }
 
-/// Failures of a phase have figures of their own, apart from right answers.
+/// Failures in a phase have separate figures from those of correct answers.
 #[test]
 fn failures_have_latencies_by_phase() {
     let address = serve(None, |number, _| {
@@ -192,7 +192,7 @@ fn failures_have_latencies_by_phase() {
     assert!(figure(0, "failed_latency_ms") + figure(1, "latency_ms") == 0.0, "{run}");
 }
 
-/// A script may begin something when measuring does: once, and not before the warm-up is over.
+/// Measuring is announced once, and not before the warm-up is over, so that scripts can act then.
 #[test]
 fn the_beginning_is_announced() {
     let address = serve(None, |_, _| healthy());
@@ -204,7 +204,7 @@ fn the_beginning_is_announced() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
 }
 
-/// Connections beside the load are open and send nothing.
+/// Idle connections are open and send nothing.
 #[test]
 fn idle_connections_are_held() {
     let address = serve(None, |_, _| healthy());
@@ -213,7 +213,7 @@ fn idle_connections_are_held() {
     assert_eq!(run["connection_counts"]["idle_closed"], 0);
 }
 
-/// TLS with a CA that is checked, one that is another's, and none.
+/// TLS with the right CA, with another CA, and without one.
 #[test]
 fn tls_certificates_are_checked() {
     let directory = std::env::temp_dir().join(format!("xks-load-cert-{}", std::process::id()));
@@ -238,8 +238,8 @@ fn tls_certificates_are_checked() {
     let _ = std::fs::remove_dir_all(directory);
 }
 
-/// A typing error must not load somebody else's machine, and nothing waits for a server that
-/// isn't there.
+/// A typing error must not put load on another machine, and nothing waits for a server that does
+/// not exist.
 #[test]
 fn refuses_other_machines_and_dead_ports() {
     let output = generator("192.0.2.1:443".parse().unwrap(), &HEALTH);

@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 pub const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
 pub const PIN: &str = "1234";
-/// Longer than a loaded machine takes.
+/// Longer than even a busy machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Deserialize)]
@@ -54,13 +54,13 @@ pub struct Bench {
     pub slots: [Slot; 2],
 }
 
-/// The built library. `cargo test` puts it beside the tests.
+/// The built library, which `cargo test` puts next to the tests.
 pub fn library() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     test.parent().unwrap().join("libxks_interposer.so")
 }
 
-/// A directory for the process's life, with a SoftHSM2 configuration and two tokens, "a" and "b".
+/// Writes a SoftHSM2 configuration and makes two tokens, "a" and "b", for the process's lifetime.
 pub fn make_tokens(directory: &Path) -> PathBuf {
     assert!(
         Path::new(SOFTHSM).exists(),
@@ -83,8 +83,8 @@ pub fn make_tokens(directory: &Path) -> PathBuf {
 
 #[expect(unsafe_code, reason = "set_var")]
 pub fn set(name: &str, value: &Path) {
-    // SAFETY: the tests take turns, and nothing else in this process reads the environment while
-    // the first of them sets it up.
+    // SAFETY: the tests take turns, and while the first of them sets the environment up, nothing
+    // else in this process reads it.
     unsafe { std::env::set_var(name, value) };
 }
 
@@ -98,7 +98,7 @@ pub fn initialized(module: &Path) -> Pkcs11 {
 pub fn bench() -> MutexGuard<'static, Bench> {
     static BENCH: OnceLock<Mutex<Bench>> = OnceLock::new();
     let bench = BENCH.get_or_init(|| {
-        // A static is never dropped: the next run clears up.
+        // A static is never dropped: the next run cleans up.
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interposer");
         let _ = fs::remove_dir_all(&directory);
         set("SOFTHSM2_CONF", &make_tokens(&directory));
@@ -120,7 +120,7 @@ pub fn bench() -> MutexGuard<'static, Bench> {
 }
 
 impl Bench {
-    /// Puts settings in force.
+    /// Puts settings in force and waits until they are.
     pub fn apply(&self, settings: &str) {
         let next = counts(&self.directory.join("counts")).settings_read + 1;
         let name = format!("settings {next}");
@@ -154,7 +154,7 @@ impl Bench {
     }
 }
 
-/// Asks for the counts as they are now.
+/// Requests the current counts.
 pub fn counts(path: &Path) -> Counts {
     let mut request = path.as_os_str().to_owned();
     request.push(".request");
@@ -167,7 +167,7 @@ pub fn counts(path: &Path) -> Counts {
     toml::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// One C_GenerateRandom.
+/// Makes one C_GenerateRandom call.
 pub fn random(session: &Session) -> Result<(), RvError> {
     match session.generate_random_slice(&mut [0; 16]) {
         Ok(()) => Ok(()),
@@ -198,7 +198,7 @@ pub fn encrypt(session: &Session, key: ObjectHandle) -> Vec<u8> {
     session.encrypt(&Mechanism::AesGcm(params), key, b"plaintext").unwrap()
 }
 
-/// AES-GCM with these bytes as the application's IV; they are what the module makes of them.
+/// Encrypts with AES-GCM and these bytes as the application's IV, which the module may change.
 pub fn encrypt_with(
     session: &Session,
     key: ObjectHandle,

@@ -1,4 +1,4 @@
-//! Faults of some keys alone.
+//! Faults limited to some keys.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,13 +19,13 @@ fn make_labelled_key(session: &Session, label: &str) -> ObjectHandle {
     session.generate_key(&Mechanism::AesKeyGen, &template).unwrap()
 }
 
-/// Encrypts, and decrypts what [`encrypt`] makes of the key without faults.
+/// Encrypts, and decrypts a ciphertext that [`encrypt`] made with the key without faults.
 fn both_ways(session: &Session, key: ObjectHandle, ciphertext: &[u8]) -> [Option<RvError>; 2] {
     let encrypted = encrypt_with(session, key, &mut [7; 12], b"plaintext");
     [encrypted.err(), decrypt_with(session, key, &[7; 12], ciphertext).err()]
 }
 
-/// One key of a token can be made bad, in each of the four functions, with any code.
+/// A single key of a token can be made to fail, in each of the four functions, with any code.
 #[test]
 fn a_fault_of_one_key() {
     let bench = bench();
@@ -54,7 +54,7 @@ fn a_fault_of_one_key() {
     assert_eq!(both_ways(&session, bad, &of_bad), [None, None]);
 }
 
-/// A key's fault goes with a slot, a number of calls, several keys, a prefix.
+/// A key's fault can be combined with a slot, a number of calls, several keys, or a prefix.
 #[test]
 fn a_fault_of_some_keys() {
     let bench = bench();
@@ -78,7 +78,7 @@ fn a_fault_of_some_keys() {
     assert_eq!(bench.wait_for(|_| true).fault, [FaultCounts { fitted: 4, acted: 2 }]);
 }
 
-/// A fault that does nothing counts the calls that one key costs.
+/// A fault without effect counts the calls about a key.
 #[test]
 fn calls_of_one_key_are_counted() {
     let bench = bench();
@@ -98,8 +98,8 @@ fn calls_of_one_key_are_counted() {
     assert_eq!(fault, expected);
 }
 
-/// A key that hangs holds no call about another one; it ends by itself after its time, and at
-/// once when it is released.
+/// A hanging key does not hold calls about another; the hang ends after its time, or at once when
+/// released.
 #[test]
 fn one_key_hangs() {
     let bench = bench();
@@ -118,14 +118,14 @@ fn one_key_hangs() {
     let hung = thread::spawn(move || encrypt_with(&hanging, bad, &mut [7; 12], b"plaintext"));
     bench.wait_for(|counts| counts.hung == 1);
     assert_eq!(both_ways(&session, good, &of_good), [None, None]);
-    // Settings in which another key hangs release it.
+    // Settings in which only another key hangs release it.
     bench.apply("[[fault]]\nkey = \"good\"\nfunctions = [\"C_EncryptInit\"]\nhang = \"120s\"");
     assert_eq!(hung.join().unwrap(), Err(RvError::DeviceError));
     assert!(start.elapsed() < PATIENCE);
 }
 
-/// A handle is not taken for the object that it was: not after the object's label was changed,
-/// nor after it was destroyed and its handle perhaps given to another.
+/// A handle is not mistaken for its former object after the object's label was changed, or after
+/// the object was destroyed and the handle perhaps reused.
 #[test]
 fn labels_do_not_go_stale() {
     let bench = bench();

@@ -1,6 +1,6 @@
 //! The interposer in front of SoftHSM2, used through the `cryptoki` crate as an application would.
 //!
-//! One process has one instance, so the tests take turns.
+//! A process has one instance, so the tests take turns.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bench;
@@ -26,7 +26,8 @@ use bench::{
     encrypt_with, initialized, library, log_in, make_key, make_tokens, random, randoms, set,
 };
 
-/// Another program's way of loading and using a module; the counts are there when it has ended.
+/// Another program loads and uses the module in its own way; the counts are there once it has
+/// ended.
 #[test]
 fn pkcs11_tool_works_through_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -59,7 +60,7 @@ fn pkcs11_tool_works_through_it() {
     assert_eq!([counts.of("C_GenerateRandom"), counts.of("C_Login")], [1, 0]);
 }
 
-/// Counts are exact, from many threads too: measurements rely on them.
+/// Counts are exact, even with many threads: measurements rely on them.
 #[test]
 fn counts_are_right() {
     let bench = bench();
@@ -82,7 +83,7 @@ fn counts_are_right() {
     assert_eq!(more("C_Encrypt"), 0);
 }
 
-/// A latency is not less than was asked for; one function's is not another's.
+/// A latency is at least as long as requested, and does not affect other functions.
 #[test]
 fn a_delay_delays() {
     let bench = bench();
@@ -101,7 +102,7 @@ fn a_delay_delays() {
     assert!(start.elapsed() >= Duration::from_millis(25));
 }
 
-/// Four calls of 20 ms, two at a time, take 40 ms at least.
+/// Four calls of 20 ms, two at a time, take at least 40 ms.
 #[test]
 fn parallel_calls_are_capped() {
     let bench = bench();
@@ -116,7 +117,7 @@ fn parallel_calls_are_capped() {
     assert!(start.elapsed() >= Duration::from_millis(40));
 }
 
-/// A fault is returned exactly so many times, and no call is forwarded for it.
+/// A fault is returned exactly the given number of times, and such a call is not forwarded.
 #[test]
 fn a_fault_is_returned_n_times() {
     let bench = bench();
@@ -132,7 +133,7 @@ fn a_fault_is_returned_n_times() {
     assert_eq!(counts.fault, [FaultCounts { fitted: 6, acted: 3 }]);
 }
 
-/// The same seed replays the same faults, also by a second reading of the settings.
+/// The same seed replays the same faults, even if the settings are read again.
 #[test]
 fn a_seed_replays() {
     let bench = bench();
@@ -151,7 +152,7 @@ fn a_seed_replays() {
     assert_eq!(outcomes(1), first);
 }
 
-/// A hung call holds nobody else up and goes on when it is released, as if it had been slow.
+/// A hung call delays no other call, and continues when released as if it had merely been slow.
 #[test]
 fn hang_and_release() {
     let bench = bench();
@@ -160,7 +161,7 @@ fn hang_and_release() {
     let hung = thread::spawn(move || random(&hanging));
     bench.wait_for(|counts| counts.hung == 1);
     random(&other).unwrap();
-    // Settings that still have the hang do not release it.
+    // New settings that still contain the hang do not release it.
     bench.apply("seed = 2\n[[fault]]\nhang = true\nfunctions = [\"C_GenerateRandom\"]\ncount = 0");
     assert!(!hung.is_finished());
     assert_eq!(bench.wait_for(|_| true).hung, 1);
@@ -169,7 +170,7 @@ fn hang_and_release() {
     assert_eq!(bench.wait_for(|_| true).hung, 0);
 }
 
-/// A hang may end by itself, and then with an error: an HSM's own time-out.
+/// A hang may end by itself and then fail, like an HSM's own time-out.
 #[test]
 fn a_hang_that_ends_with_an_error() {
     let bench = bench();
@@ -183,7 +184,7 @@ fn a_hang_that_ends_with_an_error() {
     assert_eq!(bench.wait_for(|_| true).hung, 0);
 }
 
-/// One token of two can be made bad.
+/// A fault can be limited to one of two tokens.
 #[test]
 fn a_fault_of_one_slot() {
     let bench = bench();
@@ -199,7 +200,7 @@ fn a_fault_of_one_slot() {
     assert_eq!(random(&bad), Ok(()));
 }
 
-/// The session is really gone; another one works.
+/// The session is really closed; another one works.
 #[test]
 fn a_closed_session() {
     let bench = bench();
@@ -211,8 +212,8 @@ fn a_closed_session() {
     assert_eq!(random(&other), Ok(()));
 }
 
-/// A removed token takes its sessions and its login with it, those that were idle meanwhile too,
-/// and leaves the other token alone.
+/// A removed token's sessions and login are gone, even if they were idle, and the other token is
+/// unaffected.
 #[test]
 fn a_removed_token_comes_back() {
     let bench = bench();
@@ -237,7 +238,7 @@ fn a_removed_token_comes_back() {
     make_key(&other);
 }
 
-/// A window of time opens and closes by itself.
+/// A time window opens and closes by itself.
 #[test]
 fn a_fault_for_a_time() {
     let bench = bench();
@@ -252,7 +253,7 @@ fn a_fault_for_a_time() {
     }
 }
 
-/// Exactly one bit is wrong, and the token itself then refuses the ciphertext.
+/// Exactly one bit is wrong, and the token then rejects the ciphertext.
 #[test]
 fn a_flipped_bit() {
     let bench = bench();
@@ -269,8 +270,8 @@ fn a_flipped_bit() {
     assert!(session.decrypt(&Mechanism::AesGcm(params), key, &wrong).is_err());
 }
 
-/// nShield and AWS CloudHSM: zeros become an IV, another one each time, with which the plain
-/// module decrypts; an IV of the application's own is refused.
+/// nShield and AWS CloudHSM: a zeroed IV is replaced by a new one each time, with which the plain
+/// module can decrypt; an IV chosen by the application is refused.
 #[test]
 fn a_zeroed_buffer_is_filled() {
     let bench = bench();
@@ -296,12 +297,12 @@ fn a_zeroed_buffer_is_filled() {
         for (iv, ciphertext) in &made {
             decrypt_with(&session, key, iv, ciphertext).unwrap();
         }
-        // What was begun in one mode does not reach into the next.
+        // An operation begun in one mode does not affect the next mode.
         assert_eq!(encrypt_with(&session, key, &mut [0; 12], b"").unwrap().len(), 16);
     }
 }
 
-/// Thales Luna: no IV is given, it stands at the end of the output, of either length.
+/// Thales Luna: no IV is passed in; it is appended to the output, in either length.
 #[test]
 fn an_iv_is_appended() {
     let bench = bench();
@@ -329,8 +330,8 @@ fn an_iv_is_appended() {
     }
 }
 
-/// PKCS#11 v2.40, 5.2: who asks for the length, or has too little room, hears the whole length, the
-/// IV's with it, and may go on.
+/// PKCS#11 v2.40, 5.2: a caller that asks for the length, or whose buffer is too small, gets the
+/// total length including the IV, and may continue.
 #[test]
 #[expect(unsafe_code, reason = "the cryptoki crate never has too little room")]
 fn lengths_have_the_iv_in_them() {
@@ -340,7 +341,7 @@ fn lengths_have_the_iv_in_them() {
     log_in(&session);
     let key = make_key(&session);
     let library = library();
-    // SAFETY: the library is loaded and initialised already, and stays so.
+    // SAFETY: the library is loaded and initialised, and remains so.
     let functions = unsafe {
         let library = libloading::Library::new(library).unwrap();
         let get = library
@@ -404,7 +405,7 @@ fn lengths_have_the_iv_in_them() {
     }
 }
 
-/// Only what is said of a bad tag is another module's; what is right stays right.
+/// Only the code for a bad tag is that of another module; correct results are unaffected.
 #[test]
 fn a_bad_tag_of_another_module() {
     let bench = bench();
@@ -426,7 +427,7 @@ fn a_bad_tag_of_another_module() {
     }
 }
 
-/// A FIPS 140 level 3 world without a card; the keys that are there go on working.
+/// A FIPS 140 level 3 world without a card; existing keys continue to work.
 #[test]
 fn no_keys_are_made() {
     let bench = bench();
@@ -448,7 +449,7 @@ fn no_keys_are_made() {
     make_key(&session);
 }
 
-/// Modules that have sessions of one kind alone.
+/// Modules that offer only one kind of session.
 #[test]
 fn sessions_of_one_kind() {
     let bench = bench();
@@ -464,7 +465,7 @@ fn sessions_of_one_kind() {
     assert_eq!(outcomes(), [Some(RvError::TokenWriteProtected), None]);
 }
 
-/// Settings that can't be read change nothing, and say why.
+/// Settings that can't be read change nothing, and the reason is reported.
 #[test]
 fn broken_settings() {
     let bench = bench();
@@ -476,7 +477,7 @@ fn broken_settings() {
     assert_eq!(random(&session), Err(RvError::DeviceError));
 }
 
-/// A copy under another name is another instance, with settings, counts and a module of its own.
+/// A copy under another name is a separate instance, with its own settings, counts and module.
 #[test]
 fn two_copies_in_one_process() {
     let bench = bench();

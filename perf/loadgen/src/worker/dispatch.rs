@@ -1,4 +1,4 @@
-//! Sends requests that are due and gives up those that took too long.
+//! Sends requests that are due and abandons those that took too long.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::request::{Operation, Sent};
 use crate::schedule::{Nanos, Pace, nanos};
 
 impl Worker<'_> {
-    /// Moves what is due to the backlog; returns when the next is.
+    /// Moves requests that are due to the backlog; returns the time of the next.
     pub(super) fn admit(&mut self, now: Nanos) -> Option<Nanos> {
         if self.remaining == 0 {
             self.backlog.clear();
@@ -27,7 +27,7 @@ impl Worker<'_> {
         None
     }
 
-    /// Sends from the backlog, and in a closed loop on every free connection.
+    /// Sends from the backlog or, in a closed loop, on every free connection.
     pub(super) fn dispatch(&mut self, phase: Option<(usize, Nanos)>) {
         let closed_loop = phase
             .map(|(phase, _)| phase)
@@ -64,7 +64,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Puts a request into a connection, one that was signed ahead if there is one.
+    /// Puts a request into a connection, using one that was signed ahead if possible.
     pub(super) fn next_request(&mut self, index: usize) -> Sent {
         if let Some((mut request, sent)) = self.prepared.pop_front() {
             std::mem::swap(&mut request, &mut self.connections[index].request);
@@ -75,7 +75,7 @@ impl Worker<'_> {
         self.requests.build(operation, &mut self.connections[index].request)
     }
 
-    /// Signs one request ahead if there is room: whether it did.
+    /// Signs one request ahead if there is room. Returns whether it did.
     pub(super) fn prepare_one(&mut self) -> bool {
         if self.prepared.len() >= self.max_prepared {
             return false;
@@ -99,7 +99,7 @@ impl Worker<'_> {
         self.plan.mix[0].0
     }
 
-    /// Gives up what has taken too long: requests under way, requests not sent, handshakes.
+    /// Abandons requests under way, unsent requests and handshakes that have timed out.
     pub(super) fn expire(&mut self, now: Nanos) {
         while self.timeouts.front().is_some_and(|expiry| expiry.at <= now || self.is_past(expiry)) {
             let Some(expiry) = self.timeouts.pop_front() else { break };

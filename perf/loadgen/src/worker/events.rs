@@ -23,8 +23,8 @@ impl Worker<'_> {
         }
         for event in events.iter() {
             let Token(index) = event.token();
-            // A connection of this batch may have been replaced meanwhile: then its state says
-            // that there is nothing to do, or the socket says WouldBlock.
+            // A connection of this batch may have been replaced in the meantime: then its state
+            // shows that there is nothing to do, or the socket returns WouldBlock.
             match self.connections.get(index).map(|connection| connection.state) {
                 Some(State::Opening) => self.continue_opening(index, event.is_read_closed()),
                 Some(State::Idle) => self.idle_event(index, event.is_read_closed()),
@@ -54,7 +54,7 @@ impl Worker<'_> {
 
     pub(super) fn idle_event(&mut self, index: usize, is_read_closed: bool) {
         let connection = &mut self.connections[index];
-        // Session tickets, or the end.
+        // Session tickets, or the end of the stream.
         let is_alive = connection.receive(&mut self.scratch, is_read_closed).unwrap_or(false);
         if !is_alive || !connection.received.is_empty() {
             self.stats.connections.closed_by_server += u64::from(index < self.share.connections);
@@ -74,7 +74,7 @@ impl Worker<'_> {
         };
         let now = self.now();
         let is_alive = matches!(received, Ok(true));
-        // Taken out for as long as the answer is borrowed from it.
+        // Taken out while the answer borrows from it.
         let bytes = std::mem::take(&mut self.connections[index].received);
         match response::parse(&bytes) {
             Ok(Some(answer)) if answer.extra_bytes == 0 => {
@@ -101,12 +101,12 @@ impl Worker<'_> {
                 self.replace(index);
             }
         }
-        // Its memory is used again.
+        // Put back, so that its memory is reused.
         self.connections[index].received = bytes;
         self.connections[index].received.clear();
     }
 
-    /// Without a memory, so that connections which were opened together are not renewed together.
+    /// Decides at random, so that connections opened together are not all renewed at once.
     fn is_to_be_renewed(&mut self) -> bool {
         let requests = self.plan.requests_per_connection;
         requests.is_some_and(|requests| self.random.u32(..requests) == 0)
@@ -142,7 +142,7 @@ impl Worker<'_> {
         self.replace(index);
     }
 
-    /// A request ended without an answer.
+    /// Handles the end of a request without an answer.
     pub(super) fn end(&mut self, index: usize, failure: Option<(u16, &str)>) {
         let Some(InFlight { sent, intended, phase }) = self.in_flight[index].take() else { return };
         self.busy -= 1;

@@ -1,4 +1,4 @@
-//! One thread's event loop: sends what is due, checks what comes back.
+//! One thread's event loop, which sends due requests and checks their answers.
 
 mod dispatch;
 mod events;
@@ -21,13 +21,13 @@ use crate::stats::{Interval, Stats};
 use crate::target::Target;
 use crate::timer::Timer;
 
-/// Connections of one thread that are being opened at the same time before the run.
+/// Maximum number of connections that one thread opens at the same time before the run.
 const MAX_OPENING: usize = 64;
-/// For TCP's and TLS's handshake of one connection.
+/// Maximum time for the TCP and TLS handshakes of a connection.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Before a connection that could not be opened is tried again.
+/// Delay before another attempt at a connection that could not be opened.
 const REOPEN_DELAY: Duration = Duration::from_millis(50);
-/// Maximum number of requests signed ahead, and never more than a second's worth.
+/// Maximum number of requests signed ahead, which also never exceeds a second's worth.
 const MAX_PREPARED: usize = 32;
 const SCRATCH_BYTES: usize = 64 * 1024;
 const TIMER: Token = Token(usize::MAX);
@@ -36,38 +36,38 @@ const TIMER: Token = Token(usize::MAX);
 pub struct Plan {
     /// Target of the load.
     pub target: Arc<Target>,
-    /// For decrypts.
+    /// Ciphertexts for decrypt requests.
     pub ciphertexts: Arc<[Ciphertext]>,
-    /// For encrypts.
+    /// Input sizes for encrypt requests.
     pub sizes: Sizes,
     /// Operations by weight. The sum of the weights is not 0.
     pub mix: Vec<(Operation, u32)>,
-    /// One after the other.
+    /// Phases of the run, in order.
     pub phases: Vec<Phase>,
-    /// Open loop: random arrivals.
+    /// Open loop: set if arrivals are random.
     pub is_poisson: bool,
-    /// From the intended send time on.
+    /// Timeout of a request, from its intended send time.
     pub timeout: Duration,
     /// Set if the contents of answers are checked.
     pub is_checked: bool,
-    /// On average, before we close it and open another.
+    /// Mean number of requests before a connection is closed and another opened.
     pub requests_per_connection: Option<u32>,
     /// Length of an interval of the figures over time.
     pub interval: Duration,
     /// Number of threads.
     pub threads: usize,
-    /// Unique to the run.
+    /// Number that is unique to the run.
     pub run_id: u64,
 }
 
-/// One thread's part of it.
+/// One thread's share of the work.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
-    /// Which thread.
+    /// Index of the thread.
     pub thread: usize,
     /// Connections under load.
     pub connections: usize,
-    /// Connections beside the load.
+    /// Connections held open without load.
     pub idle_connections: usize,
     /// Encrypts kept to be decrypted after the run.
     pub samples: usize,
@@ -77,7 +77,7 @@ pub struct Share {
 
 /// Report of a thread.
 pub enum Report {
-    /// Its connections are open, or why not.
+    /// Success of opening the connections, or the reason for failure.
     Opened(Result<(), String>),
     /// End of an interval of that thread.
     Interval(usize, Interval),
@@ -85,9 +85,9 @@ pub enum Report {
     Finished(Box<Stats>, Vec<Sample>),
 }
 
-/// Opens the connections, waits for the start and does the thread's share.
+/// Opens the connections, waits for the start signal and does the thread's share.
 pub fn run(plan: &Plan, share: Share, reports: &Sender<Report>, start: &Receiver<Instant>) {
-    // A send fails when the main thread is gone: then there is nobody to tell.
+    // A send fails once the main thread has ended: then no report is needed.
     let mut worker = match Worker::new(plan, share) {
         Ok(worker) => worker,
         Err(error) => {
@@ -114,11 +114,11 @@ pub fn run(plan: &Plan, share: Share, reports: &Sender<Report>, start: &Receiver
 struct InFlight {
     sent: Sent,
     intended: Nanos,
-    /// `None` during a warm-up.
+    /// Phase of the request; `None` during a warm-up.
     phase: Option<usize>,
 }
 
-/// When something of a connection is over, if its serial is still that one.
+/// Time at which a connection's activity times out, if its serial has not changed by then.
 struct Expiry {
     at: Nanos,
     connection: usize,
@@ -140,16 +140,16 @@ struct Worker<'p> {
     /// Loaded connections, followed by idle ones.
     connections: Vec<Connection>,
     in_flight: Vec<Option<InFlight>>,
-    /// Counted up when a connection begins something else.
+    /// Serial numbers, incremented whenever a connection begins something else.
     serials: Vec<u64>,
-    /// Connections that were idle when they were put in.
+    /// Connections that were idle when they were added.
     free: VecDeque<usize>,
     backlog: VecDeque<(Nanos, usize)>,
     timeouts: VecDeque<Expiry>,
     opening: VecDeque<Expiry>,
     to_reopen: VecDeque<(Nanos, usize)>,
     arrivals: Arrivals,
-    /// The phase under way when events were last looked at.
+    /// Phase at the time when events were last handled.
     current_phase: Option<usize>,
     remaining: u64,
     busy: usize,
@@ -164,7 +164,7 @@ impl<'p> Worker<'p> {
         let connections = share.connections + share.idle_connections;
         let ahead = plan.phases.iter().map(|phase| match phase.pace {
             Pace::Closed => 0,
-            // Truncated: a thread of less than two a second signs one ahead.
+            // Truncated: a thread with fewer than two requests per second signs one ahead.
             Pace::Open(rate) => usize::try_from(Duration::from_secs_f64(rate).as_secs())
                 .unwrap_or(MAX_PREPARED)
                 .div_ceil(plan.threads)
@@ -252,7 +252,7 @@ impl<'p> Worker<'p> {
             }
             let mut wait = Duration::from_nanos(wake_at.saturating_sub(now));
             if let Some(at) = next_arrival {
-                // epoll counts whole milliseconds: the timer wakes us in time.
+                // epoll counts whole milliseconds: the timer wakes us at the right time.
                 self.timer.set(at, self.now())?;
                 if self.prepare_one() {
                     wait = Duration::ZERO;

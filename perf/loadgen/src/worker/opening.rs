@@ -1,4 +1,4 @@
-//! Connections' beginnings and ends.
+//! Opening and closing of connections.
 
 use std::io;
 use std::time::Duration;
@@ -74,8 +74,7 @@ impl Worker<'_> {
         }
     }
 
-    /// A connection came to its end with nothing under way: another takes its place, unless it
-    /// was one beside the load.
+    /// Replaces a connection that ended while idle, unless it was one without load.
     pub(super) fn replace(&mut self, index: usize) {
         self.connections[index].close();
         if index < self.share.connections {

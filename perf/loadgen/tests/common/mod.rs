@@ -1,4 +1,4 @@
-//! A server that does as a test says, and the generator run against it.
+//! A server whose behaviour the test sets, and the generator run against it.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -11,22 +11,22 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// Reply to a request.
+/// The server's reaction to a request.
 pub enum Reply {
-    /// Status, body.
+    /// An answer with this status and body.
     Answer(u16, String),
-    /// Answered, and the connection closed as announced.
+    /// An answer that announces that the connection is closed after it.
     AnswerAndClose(u16, String),
-    /// The connection closed without an answer.
+    /// Closing the connection without an answer.
     Close,
     /// No answer.
     Silence,
 }
 
-/// Called with the request's number, counted from 0 over all connections, and its text.
+/// Function of the request's text and its number, counted from 0 over all connections.
 type Behaviour = dyn Fn(usize, &str) -> Reply + Send + Sync;
 
-/// Serves on a free port of loopback for as long as the test's process lives.
+/// Serves on a free loopback port for the lifetime of the test's process.
 pub fn serve(
     tls: Option<Arc<ServerConfig>>,
     behaviour: impl Fn(usize, &str) -> Reply + Send + Sync + 'static,
@@ -40,7 +40,7 @@ pub fn serve(
             let socket = socket.unwrap();
             socket.set_nodelay(true).unwrap();
             let (behaviour, count, tls) = (behaviour.clone(), count.clone(), tls.clone());
-            // The client may go away at any time: that ends the thread.
+            // The client may close the connection at any time: that ends the thread.
             std::thread::spawn(move || match tls {
                 None => connection(socket, &*behaviour, &count),
                 Some(config) => {
@@ -53,7 +53,7 @@ pub fn serve(
     address
 }
 
-/// From the files that `make-cert` wrote.
+/// Makes the server's configuration from the files written by `make-cert`.
 pub fn server_config(directory: &Path) -> Arc<ServerConfig> {
     let chain = vec![CertificateDer::from_pem_file(directory.join("server.pem")).unwrap()];
     let key = PrivateKeyDer::from_pem_file(directory.join("server.key")).unwrap();
@@ -100,7 +100,7 @@ fn connection(
     }
 }
 
-/// Runs the generator for a key `foo`.
+/// Runs the generator with a key `foo`.
 pub fn generator(address: SocketAddr, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_xks-load"))
         .args(["run", "--key-id", "foo", "--access-key-id", "AAAAAAAAAAAAAAAAAAAA"])
@@ -111,7 +111,7 @@ pub fn generator(address: SocketAddr, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Runs it and reads its results.
+/// Runs the generator and reads its results.
 pub fn results(address: SocketAddr, arguments: &[&str]) -> (serde_json::Value, Output) {
     let name = format!("xks-load-test-{}-{}.json", std::process::id(), address.port());
     let file = std::env::temp_dir().join(name);
