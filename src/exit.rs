@@ -1,4 +1,4 @@
-//! How the process ends: its exit codes, and the error that a command ends with.
+//! Exit codes of the process, and the error that a command ends with.
 
 /// A policy under test denies (`policy test`).
 pub const EXIT_DENIED: u8 = 1;

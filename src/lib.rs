@@ -17,7 +17,10 @@
 //!  server::peer::sending 12 write
 //! ```
 //!
-//! `proto` and `hsm` know nothing of each other; they share the words of [`job`] alone.
+//! `proto` and `hsm` know nothing of each other; they share only the types of [`job`].
+//!
+//! Around it: [`cli`] has a file for each command, `process` is the life of the daemon, and [`probe`]
+//! and `demo` call a proxy by way of [`client`].
 
 pub mod admin;
 pub mod cli;
@@ -30,7 +33,7 @@ pub mod hsm;
 pub mod job;
 pub mod limits;
 pub mod observe;
-pub(crate) mod output;
+mod output;
 pub mod policy;
 pub mod probe;
 mod process;

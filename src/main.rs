@@ -1,4 +1,4 @@
-//! Arguments to subcommand to exit code.
+//! The program: the command line and the allocator.
 
 use std::process::ExitCode;
 
@@ -7,11 +7,12 @@ use mimalloc::MiMalloc;
 #[cfg(not(address_sanitizer))]
 use zeroizing_alloc::ZeroAlloc;
 
-/// Small allocations come and go on every thread; mimalloc keeps them apart. What is freed is
-/// wiped: libraries in between (TLS, JSON) do not wipe the plaintext that went through them.
+/// Allocator of the program. Small allocations are frequent on every thread, which mimalloc
+/// separates. Freed memory is zeroed, because libraries in between (TLS, JSON) do not wipe the
+/// plaintext that passes through them.
 ///
-/// The address sanitizer needs an allocator that it knows: built with `--cfg address_sanitizer`,
-/// the program has the system's.
+/// The address sanitizer needs an allocator that it knows: with `--cfg address_sanitizer` the
+/// program has the default one of the system.
 #[cfg(not(address_sanitizer))]
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);

@@ -28,8 +28,8 @@ pub fn fill(bytes: &mut [u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// More than one call gives at once, to the last byte. A stretch of zeros that long is as good
-    /// as impossible.
+    /// A buffer larger than one call fills is filled to the last byte. Sixteen zeros in a row are as
+    /// good as impossible.
     #[test]
     fn all_of_it() {
         let mut bytes = vec![0; 100_000];

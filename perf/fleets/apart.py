@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from matrix.proxy import Failed
+from launcher.programs import Failed
 
 VARIABLE = "XKS_FLEET_IS_APART"
 CLONE_NEWNET = 0x40000000

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from matrix.proxy import Failed
+from launcher.programs import Failed
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 #: How a session ended, by the first letter of HAProxy's termination state.

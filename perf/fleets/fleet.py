@@ -11,8 +11,9 @@ from fleets.apart import Namespace
 from fleets.balancer import Balancer
 from fleets.replica import PING_PORT, PORT, Replica
 from fleets.watch import Readiness, Watch
-from matrix.proxy import Failed, make_certificates
-from trouble.rig import Loadable, random_keys
+from launcher.programs import Failed, make_certificates
+from launcher.tokens import random_keys
+from trouble.rig import Loadable
 
 NAMES = ("a", "b", "c")
 GOOD_KEY = "foo"

@@ -13,8 +13,8 @@ from fleets import apart, balancer, outcome
 from fleets.balancer import Checks
 from fleets.stage import NotAvailable
 from fleets.trials import TRIALS
-from matrix import proxy
-from matrix.proxy import Failed
+from launcher import programs
+from launcher.programs import Failed
 
 #: Of a trial that failed while the generator itself was late.
 ATTEMPTS = 3
@@ -78,7 +78,7 @@ def main(description):
             return run_all(options)
         balancer.install()
         if not options.no_build:
-            proxy.build()
+            programs.build()
         return apart.run_apart()
     except (Failed, subprocess.CalledProcessError) as error:
         print(f"perf/fleet: {error}", file=sys.stderr)
@@ -86,8 +86,8 @@ def main(description):
 
 
 def run_all(options):
-    programs = {
-        name: path.resolve() if path else proxy.binary("xks-proxy")
+    paths = {
+        name: path.resolve() if path else programs.binary("xks-proxy")
         for name, path in options.programs.items()
     }
     print(f"{balancer.version()}: {options.checks.line()}")
@@ -100,7 +100,7 @@ def run_all(options):
     for name, trial in options.chosen.items():
         print(f"## {name}: {trial.about}", flush=True)
         for _ in range(options.rounds):
-            for program, path in programs.items():
+            for program, path in paths.items():
                 found = one_undisturbed(trial, program, path, options)
                 kept.append({"trial": name, "program": program, **found})
                 is_right &= program != "xks-proxy" or not found["problems"]

@@ -5,7 +5,7 @@ import time
 
 from fleets.fleet import BAD_KEY, Fleet
 from fleets.stage import Stage, counted
-from matrix.proxy import Failed
+from launcher.programs import Failed
 
 #: Under load before the trouble.
 LEAD_SECONDS = 3

@@ -5,8 +5,9 @@ import re
 import signal
 from collections import Counter
 
-from matrix.proxy import Failed
-from trouble.rig import PREFIX, Rig
+from launcher.programs import Failed
+from launcher.settings import PREFIX
+from trouble.rig import Rig
 
 PORT, PING_PORT, ADMIN_PORT = 8443, 8080, 9443
 #: Time, status, error and rest of a call that was not answered with 200.

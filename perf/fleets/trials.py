@@ -12,7 +12,7 @@ from collections.abc import Callable
 from fleets import bounds
 from fleets.fleet import BAD_KEY
 from fleets.stage import NotAvailable, counted
-from matrix.proxy import Failed
+from launcher.programs import Failed
 
 TRIALS = {}
 #: Of a key beside the others: a few requests a second.

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from launcher import programs
+
 from . import measure, proxy, report, scenarios
 
-PERF = proxy.ROOT / "perf"
+PERF = programs.ROOT / "perf"
 
 
 def arguments(description):
@@ -57,18 +59,18 @@ def main(description):
     output = options.output or (work if is_partial else PERF) / "RESULTS.md"
     try:
         if not options.no_build:
-            proxy.build()
-        commands = {"xks-proxy": options.this or str(proxy.binary("xks-proxy"))}
+            programs.build()
+        commands = {"xks-proxy": options.this or str(programs.binary("xks-proxy"))}
         for other in options.other:
             name, _, command = other.partition("=")
             if not command or name in commands:
-                raise proxy.Failed("--other is NAME=COMMAND, each name once")
+                raise programs.Failed("--other is NAME=COMMAND, each name once")
             commands[name] = command
-        proxy.softhsm2_module()
-    except (proxy.Failed, subprocess.CalledProcessError) as error:
+        programs.softhsm2_module()
+    except (programs.Failed, subprocess.CalledProcessError) as error:
         print(f"perf/run: {error}", file=sys.stderr)
         return 1
-    proxy.raise_open_files()
+    programs.raise_open_files()
     (work / "runs").mkdir(parents=True, exist_ok=True)
     measured = []
     for number, scenario in enumerate(chosen, 1):
@@ -97,7 +99,7 @@ def run_scenario(scenario, commands, options, work):
                 try:
                     with proxy.Proxy(command, scenario, work) as running:
                         results = measure.measure(running, scenario, options, name, file)
-                except (proxy.Failed, OSError, json.JSONDecodeError) as error:
+                except (programs.Failed, OSError, json.JSONDecodeError) as error:
                     results = {"error": str(error), "has_wrong_answers": False}
                 results["file"] = str(file)
                 kept.write_text(json.dumps(results))

@@ -6,7 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from . import proxy
+from launcher import programs
+
 from .scenarios import SECONDS
 
 #: Shorter than this says nothing.
@@ -43,7 +44,7 @@ def seconds(scenario, options):
 def generator(running, scenario, name, output, arguments):
     """Runs xks-load and reads its results."""
     command = [
-        proxy.binary("xks-load"),
+        programs.binary("xks-load"),
         *("run", "--quiet"),
         *("--name", name),
         *("--settings", running.settings),
@@ -58,7 +59,7 @@ def generator(running, scenario, name, output, arguments):
     Path(output).unlink(missing_ok=True)
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode not in (0, EXIT_WRONG_ANSWERS):
-        raise proxy.Failed(f"{done.stderr.strip()}; {running.last_words()}")
+        raise programs.Failed(f"{done.stderr.strip()}; {running.last_words()}")
     results = json.loads(Path(output).read_text())
     results["has_wrong_answers"] = done.returncode == EXIT_WRONG_ANSWERS
     return results

@@ -5,7 +5,8 @@ import platform
 import subprocess
 from pathlib import Path
 
-from . import proxy
+from launcher import programs
+
 from .scenarios import CAPACITY
 
 LATENCY_COLUMNS = (
@@ -66,7 +67,7 @@ def machine(options):
         "kernel": f"{platform.system()} {platform.release()}",
         "SoftHSM2": said("softhsm2-util", "--version"),
         "compiler": said("rustc", "--version"),
-        "commit": said("git", "-C", proxy.ROOT, "describe", "--always", "--dirty"),
+        "commit": said("git", "-C", programs.ROOT, "describe", "--always", "--dirty"),
     }
     if options.quick:
         facts["note"] = "--quick: too short to mean anything"
@@ -268,7 +269,7 @@ def plot(scenario, results, directory):
     directory.mkdir(exist_ok=True)
     svg = directory / f"{scenario.name.replace('/', '_')}.svg"
     subprocess.run(
-        [proxy.binary("xks-load"), "plot", scenario.plot, *files, "--output", svg,
+        [programs.binary("xks-load"), "plot", scenario.plot, *files, "--output", svg,
          "--title", scenario.name],
         check=True,
     )

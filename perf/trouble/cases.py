@@ -2,7 +2,7 @@
 
 import argparse
 
-from matrix import proxy
+from launcher import programs
 
 
 def run(description, cases, seconds):
@@ -17,7 +17,7 @@ def run(description, cases, seconds):
     if unknown:
         parser.error(f"no such case: {', '.join(unknown)}")
     if not arguments.no_build:
-        proxy.build()
+        programs.build()
     are_right = True
     for name in arguments.cases or cases:
         case = cases[name]

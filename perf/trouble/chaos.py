@@ -6,8 +6,8 @@ import random
 import time
 from pathlib import Path
 
-from matrix import proxy
-from matrix.proxy import Failed
+from launcher import programs
+from launcher.programs import Failed
 from trouble.rig import CRYPTO, Rig, toml_list
 from trouble.shows import CODES
 
@@ -115,7 +115,7 @@ def main(description):
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 32)
     print(f"seed {seed}", flush=True)
     if not arguments.no_build:
-        proxy.build()
+        programs.build()
     with Rig(sessions=8, limits=f"request_deadline_milli = {arguments.deadline_milli}") as rig:
         # Sessions are opened as load asks and then kept: a slow HSM asks for all there may be.
         rig.set('[[fault]]\ndelay = "40ms"')

@@ -2,7 +2,7 @@
 
 import re
 
-from matrix.proxy import ROOT, Failed
+from launcher.programs import ROOT, Failed
 
 SOURCE = ROOT / "src/hsm/pkcs11/codes.rs"
 #: Numbers of vendors' own, which the source takes for "Ambiguous".

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from matrix import proxy
+from launcher import programs
 from trouble import key_hang, key_single, key_table
 
 
@@ -35,7 +35,7 @@ def main(description):
     add_common(of_single, seconds=5)
     arguments = parser.parse_args()
     if not arguments.no_build:
-        proxy.build()
+        programs.build()
     options = {"pkcs11": arguments.pkcs11, "limits": arguments.limits}
     options["interposer"] = f"hsm_milli = {arguments.hsm_milli}"
     if arguments.binary:
@@ -85,7 +85,7 @@ def hang(parser, arguments, options):
 
 
 def single(parser, arguments, options):
-    proxies = {"this": options.pop("proxy", proxy.binary("xks-proxy"))}
+    proxies = {"this": options.pop("proxy", programs.binary("xks-proxy"))}
     if arguments.other:
         if arguments.rounds < key_single.MIN_ROUNDS:
             parser.error(f"fewer than {key_single.MIN_ROUNDS} rounds compare nothing")

@@ -11,9 +11,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from matrix.proxy import PIN, Failed, binary, make_certificates, softhsm2_module
+from launcher.programs import Failed, binary, make_certificates, softhsm2_module
+from launcher.settings import CREDENTIAL, PREFIX, settings
 from trouble import cases
-from trouble.rig import CREDENTIAL, PREFIX, Rig
+from trouble.rig import Rig
 
 OLD = CREDENTIAL
 NEW = ("THENEWCREDENTIALSACCESSKEYID", "AnotherSecretAccessKeyOfALengthOf43To64Chars")
@@ -29,8 +30,11 @@ DESCRIBE = {
 class Served(Rig):
     """A proxy as in production: TLS, a log file, an admin listener, a pid file."""
 
+    is_tls = True
+    log_level = "INFO"
+
     def __init__(self):
-        super().__init__(tokens=("one",), sessions=16, keys=("foo", "bar"))
+        super().__init__(tokens=("one",), sessions=16, keys=("foo", "bar"), has_admin=True)
         self.credentials = [OLD]
         self.key_set = ["foo"]
         self.certificates = "certificates"
@@ -42,63 +46,34 @@ class Served(Rig):
         cas = [self.work / name / "ca.pem" for name in ("certificates", "certificates-2")]
         (self.work / "ca.pem").write_text("".join(path.read_text() for path in cas))
 
-    def settings(self):
-        credentials = "".join(
-            "[[external_key_stores.credentials]]\n"
-            f'sigv4_access_key_id = "{name}"\nsigv4_secret_access_key = "{secret}"\n'
+    def changed_settings(self):
+        certificates = self.work / self.certificates
+        credentials = [
+            {"sigv4_access_key_id": name, "sigv4_secret_access_key": secret}
             for name, secret in self.credentials
-        )
-        keys = ", ".join(f'"{key}"' for key in self.key_set)
-        work = self.work
-        return f"""\
-[server]
-ip = "127.0.0.1"
-port = {self.port}
-port_http_ping = {self.ping_port}
-region = "us-east-1"
-service = "kms-xks-proxy"
-pid_file = "{work / "pid"}"
-drain_delay_milli = 1000
-drain_timeout_milli = 20000
-
-[tracing]
-is_stdout_writer_enabled = false
-is_file_writer_enabled = true
-level = "INFO"
-directory = "{work / "log"}"
-file_prefix = "xks-proxy.log"
-rotation_kind = "NEVER"
-
-[security]
-is_sigv4_auth_enabled = true
-is_tls_enabled = true
-is_mtls_enabled = false
-
-[tls]
-tls_cert_pem = "{work / self.certificates / "server.pem"}"
-tls_key_pem = "{work / self.certificates / "server.key"}"
-
-[[external_key_stores]]
-uri_path_prefix = "{PREFIX}"
-xks_key_id_set = [{keys}]
-{credentials}
-[pkcs11]
-session_pool_max_size = {self.sessions}
-user_pin = "{PIN}"
-PKCS11_HSM_MODULE = "{softhsm2_module()}"
-
-[hsm_capabilities]
-profile = "softhsm2"
-
-[admin]
-ip = "127.0.0.1"
-port = {self.admin_port}
-"""
+        ]
+        return {
+            **super().changed_settings(),
+            "server.pid_file": self.work / "pid",
+            "server.drain_delay_milli": 1000,
+            "server.drain_timeout_milli": 20000,
+            "tracing.is_stdout_writer_enabled": False,
+            "tracing.is_file_writer_enabled": True,
+            "tracing.directory": self.work / "log",
+            "tracing.file_prefix": "xks-proxy.log",
+            "tracing.rotation_kind": "NEVER",
+            "tls.tls_cert_pem": certificates / "server.pem",
+            "tls.tls_key_pem": certificates / "server.key",
+            "external_key_stores": [
+                {"uri_path_prefix": PREFIX, "xks_key_id_set": self.key_set, "credentials": credentials}
+            ],
+            "pkcs11.PKCS11_HSM_MODULE": softhsm2_module(),
+        }
 
     def write_settings(self):
         """In one step, as an operator's editor does."""
         new = self.work / "settings.new"
-        new.write_text(self.settings())
+        new.write_text(settings(self.changed_settings()))
         new.rename(self.work / "settings.toml")
 
     def command(self, *arguments):
@@ -162,12 +137,10 @@ port = {self.admin_port}
         moves = "".join(f" 1{n}<&{s.fileno()}" for n, s in enumerate(self.sockets))
         places = "".join(f" {3 + n}<&1{n} 1{n}<&-" for n in range(len(self.sockets)))
         script = f"exec{moves}; exec{places}; LISTEN_FDS={len(self.sockets)} LISTEN_PID=$$ exec $0"
-        with open(self.work / "output.txt", "ab") as output:
-            self.process = subprocess.Popen(
-                ["bash", "-c", script, binary("xks-proxy")],
-                env=self.environment, stdout=output, stderr=output,
-                pass_fds=[listener.fileno() for listener in self.sockets],
-            )
+        self.launch(
+            ["bash", "-c", script, binary("xks-proxy")], self.environment,
+            pass_fds=[listener.fileno() for listener in self.sockets],
+        )
 
     def stop(self):
         super().stop()
@@ -239,7 +212,7 @@ def change(seconds):
             os.kill(rig.process.pid, signal.SIGUSR1)
             wait_for(lambda: rig.log_file().exists() and rig.log_file().stat().st_size > 0, 10)
             time.sleep(pause)
-            good = rig.settings()
+            good = settings(rig.changed_settings())
             (rig.work / "settings.toml").write_text(good.replace('"foo"', '"foo", 7') + "\n[[[")
             expect("the command's word on a broken file", rig.command("reload")[0], 78)
             # Past the command, to the process itself.
@@ -289,7 +262,7 @@ def restart(seconds):
                 restarts += 1
                 time.sleep(max(seconds / 10 - 2, 1))
         line, is_right = judged(load, may_close=True)
-        yield f"{restarts} restarts, ready after {max(away):.2f} s at the most: {line}", is_right
+        yield f"{restarts} restarts, ready after at most {max(away):.2f} s: {line}", is_right
 
 
 def upgrade(seconds):

@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -14,33 +12,19 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from matrix.proxy import PIN, Failed, binary, free_ports, make_certificates, softhsm2_module
+from launcher import interposer, tokens
+from launcher.process import ProxyProcess, environment
+from launcher.programs import Failed, binary, free_ports, make_certificates, softhsm2_module
+from launcher.settings import PREFIX, section, settings, store, value_text
+from launcher.tokens import PIN, random_keys
 from trouble.background import Background
 
 RATE = 1000
-KEYS_PER_PROCESS = 1000
 CRYPTO = ("C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt")
-#: The one key store of a rig that names none.
-PREFIX = "/example/uri/path/prefix"
-CREDENTIAL = ("BETWEEN2TENAND3TENCHARACTERS", "PleaseReplaceThisWithSomeSecretOfLength43To64")
 
 
 def toml_list(strings):
-    return "[" + ", ".join(f'"{string}"' for string in strings) + "]"
-
-
-def store_settings(prefix, keys):
-    return f"""
-[[external_key_stores]]
-uri_path_prefix = "{prefix}"
-sigv4_access_key_id = "{CREDENTIAL[0]}"
-sigv4_secret_access_key = "{CREDENTIAL[1]}"
-xks_key_id_set = {toml_list(keys)}
-"""
-
-
-def random_keys(labels):
-    return {label: os.urandom(32).hex() for label in labels}
+    return value_text(list(strings))
 
 
 class Loadable:
@@ -66,7 +50,7 @@ class Loadable:
             load.kill()
 
 
-class Rig(Loadable):
+class Rig(ProxyProcess, Loadable):
     """A proxy that runs for as long as the `with` block; its directory goes with it."""
 
     ip = "127.0.0.1"
@@ -96,7 +80,6 @@ class Rig(Loadable):
         self.proxy = proxy or binary("xks-proxy")
         self.interposer = interposer
         self.step = 0
-        self.process = None
 
     def __enter__(self):
         self.stack = contextlib.ExitStack()
@@ -117,46 +100,28 @@ class Rig(Loadable):
         work = self.work
         (work / "tokens").mkdir()
         (work / "log").mkdir()
-        (work / "softhsm2.conf").write_text(
-            f"directories.tokendir = {work / 'tokens'}\nobjectstore.backend = file\nlog.level = ERROR\n"
-        )
+        tokens.configure(work / "softhsm2.conf", work / "tokens")
         make_certificates(work / "certificates")
         self.environment = {
-            **os.environ,
-            "SOFTHSM2_CONF": str(work / "softhsm2.conf"),
-            "XKS_PROXY_SETTINGS_TOML": str(work / "settings.toml"),
+            **environment(work, work / "softhsm2.conf"),
             "XKS_INTERPOSER_MODULE": softhsm2_module(),
             "XKS_INTERPOSER_CONFIG": str(work / "faults.toml"),
             "XKS_INTERPOSER_COUNTS": str(work / "counts.toml"),
         }
-        self.environment.pop("PKCS11_HSM_MODULE", None)
-        maker = [binary("xks-token-maker"), softhsm2_module(), ""]
-        self.make_tokens(maker)
-        listed = subprocess.run(
-            [*maker, "slots"], env=self.environment, check=True, capture_output=True, text=True
-        )
-        rows = [line.split("\t") for line in listed.stdout.splitlines()]
-        slots = {row[1].strip(): int(row[0]) for row in rows}
+        self.make_tokens()
+        slots = tokens.slots(work / "softhsm2.conf")
         self.slots = [slots[token] for token in self.tokens]
         (work / "faults.toml").write_text(self.interposer)
         self.port, self.ping_port, self.admin_port = self.ports()
-        (work / "settings.toml").write_text(self.settings())
+        (work / "settings.toml").write_text(settings(self.changed_settings()))
 
-    def make_tokens(self, maker):
+    def make_tokens(self):
         kept = self.token_directory
         if kept and kept.exists():
             shutil.copytree(kept, self.work / "tokens", dirs_exist_ok=True)
             return
         for token in self.tokens:
-            commands = ["init", token, "12345678", PIN]
-            for number, (key, value) in enumerate(self.keys.items(), 1):
-                commands += ["add", token, PIN, "aes", key, value, "ed"]
-                # A command line has an end.
-                if number % KEYS_PER_PROCESS == 0:
-                    subprocess.run([*maker, *commands], env=self.environment, check=True)
-                    commands = []
-            if commands:
-                subprocess.run([*maker, *commands], env=self.environment, check=True)
+            tokens.make_token(self.work / "softhsm2.conf", token, self.keys)
         if kept:
             shutil.copytree(self.work / "tokens", kept)
 
@@ -168,67 +133,34 @@ class Rig(Loadable):
         """The command that starts the proxy."""
         return [self.proxy]
 
-    def settings(self):
-        tokens = "".join(f'[[pkcs11.tokens]]\nlabel = "{token}"\n' for token in self.tokens)
-        stores = "".join(store_settings(prefix, keys) for prefix, keys in self.stores)
-        admin = f'[admin]\nip = "127.0.0.1"\nport = {self.admin_port}\n' if self.has_admin else ""
-        return f"""\
-[server]
-ip = "{self.ip}"
-port = {self.port}
-port_http_ping = {self.ping_port}
-region = "us-east-1"
-service = "kms-xks-proxy"
-{self.server}
-
-[tracing]
-is_stdout_writer_enabled = true
-is_file_writer_enabled = false
-level = "{self.log_level}"
-
-[security]
-is_sigv4_auth_enabled = true
-is_tls_enabled = {"true" if self.is_tls else "false"}
-is_mtls_enabled = false
-
-[tls]
-tls_cert_pem = "{self.work / "certificates/server.pem"}"
-tls_key_pem = "{self.work / "certificates/server.key"}"
-{stores}
-[pkcs11]
-session_pool_max_size = {self.sessions}
-user_pin = "{self.pin}"
-PKCS11_HSM_MODULE = "{binary("libxks_interposer.so")}"
-{self.pkcs11}
-{tokens}
-[hsm_capabilities]
-{self.capabilities}
-
-[limits]
-{self.limits}
-
-{admin}"""
+    def changed_settings(self):
+        """The settings in which it differs from tests/common/settings.toml."""
+        changes = {
+            "server.ip": self.ip,
+            "server.port": self.port,
+            "server.port_http_ping": self.ping_port,
+            **section("server", self.server),
+            "tracing.level": self.log_level,
+            "security.is_tls_enabled": self.is_tls,
+            "tls.tls_cert_pem": self.work / "certificates/server.pem",
+            "tls.tls_key_pem": self.work / "certificates/server.key",
+            "external_key_stores": [store(prefix, keys) for prefix, keys in self.stores],
+            "pkcs11.session_pool_max_size": self.sessions,
+            "pkcs11.user_pin": self.pin,
+            "pkcs11.PKCS11_HSM_MODULE": binary("libxks_interposer.so"),
+            "pkcs11.tokens": [{"label": token} for token in self.tokens],
+            **section("pkcs11", self.pkcs11),
+            "hsm_capabilities": tomllib.loads(self.capabilities),
+            **section("limits", self.limits),
+        }
+        if self.has_admin:
+            changes["admin"] = {"ip": "127.0.0.1", "port": self.admin_port}
+        return changes
 
     def start(self, must_be_ready=True):
-        with open(self.work / "output.txt", "ab") as output:
-            self.process = subprocess.Popen(
-                self.program(), env=self.environment, stdout=output, stderr=output
-            )
-        deadline = time.monotonic() + 30
-        while self.get("/readyz" if must_be_ready else "/ping")[0] != 200:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise Failed(f"the proxy does not get ready: {self.log()[-600:]}")
-            time.sleep(0.02)
-
-    def stop(self):
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.launch(self.program(), self.environment)
+        path = "/readyz" if must_be_ready else "/ping"
+        self.wait_until(lambda: self.get(path)[0] == 200, 30)
 
     def log(self):
         return (self.work / "output.txt").read_text(errors="replace")
@@ -266,14 +198,10 @@ PKCS11_HSM_MODULE = "{binary("libxks_interposer.so")}"
             time.sleep(0.01)
 
     def counts(self):
-        request = self.work / "counts.toml.request"
-        request.touch()
-        deadline = time.monotonic() + 5
-        while request.exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        """The interposer's; none while it cannot write them."""
         try:
-            return tomllib.loads((self.work / "counts.toml").read_text())
-        except (OSError, tomllib.TOMLDecodeError):
+            return interposer.counts(self.work / "counts.toml")
+        except (Failed, OSError, tomllib.TOMLDecodeError):
             return {}
 
 

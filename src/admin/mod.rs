@@ -87,8 +87,8 @@ impl Admin {
     /// # Errors
     /// The system has no room for more threads or descriptors.
     pub fn start(self, sources: Sources) -> io::Result<()> {
-        // A page of another origin may resolve its own name to this address (DNS rebinding), and read
-        // data that are meant for this machine only.
+        // A page of another origin may resolve its own name to this address (DNS rebinding), and
+        // read data that are meant for this machine only.
         let wants_local_host = self.address.ip().is_loopback() && self.tls.is_none();
         let handler = Arc::new(Handler {
             sources,
@@ -157,10 +157,13 @@ fn serve(stream: TcpStream, tls: Option<&Acceptor>, handler: &Handler) {
 impl Handler {
     fn answer(&self, request: &http::RequestHead) -> Answer {
         if self.wants_local_host && !http::is_local(request.host.as_deref()) {
-            return Answer::text(421, "this listener is for this machine: ask for localhost\n");
+            return Answer::text(
+                421,
+                "this listener serves this machine only: ask for localhost\n",
+            );
         }
         if request.method != "GET" && request.method != "HEAD" {
-            return Answer::text(405, "the methods here are GET and HEAD\n");
+            return Answer::text(405, "the methods are GET and HEAD\n");
         }
         let mut answer = match request.path.as_str() {
             "/metrics" => Answer::new(
@@ -180,9 +183,10 @@ impl Handler {
                 }
             }
             "/" => Answer::redirect("/status"),
-            _ => {
-                Answer::text(404, "here are /metrics, /status, /status.json, /livez and /readyz\n")
-            }
+            _ => Answer::text(
+                404,
+                "the paths are /metrics, /status, /status.json, /livez and /readyz\n",
+            ),
         };
         answer.is_head = request.method == "HEAD";
         answer

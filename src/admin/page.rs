@@ -43,8 +43,8 @@ fn hash_of(element: &str) -> String {
 mod tests {
     use super::*;
 
-    /// There is one script and one style, no attribute that the policy would forbid, and nothing from
-    /// elsewhere.
+    /// There is one script and one style, no attribute that the policy would forbid, and nothing
+    /// from elsewhere.
     #[test]
     fn the_page_keeps_its_own_policy() {
         for element in ["<script>", "</script>", "<style>", "</style>"] {

@@ -29,8 +29,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Returns whether `/readyz` is 200: a token works, calls can be audited, and the process is not
-    /// draining.
+    /// Returns whether `/readyz` is 200: a token works, calls can be audited, and the process is
+    /// not draining.
     pub(super) fn is_ready(&self) -> bool {
         self.hsm.load().health().can_serve()
             && self.audit.can_serve()

@@ -1,4 +1,4 @@
-//! What a running proxy's admin listener says: `/status.json`.
+//! The client of a running proxy's admin listener: `/status.json`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,10 +8,10 @@ use crate::client::{Client, Endpoint, Trust};
 use crate::limits::{ADMIN_CLIENT_TIMEOUT, MAX_STATUS_BYTES};
 use crate::settings::Admin;
 
-/// The members of `/status.json` that `T` has; it has more.
+/// Asks for `/status.json`, and returns those of its members that `T` has.
 ///
 /// # Errors
-/// Why they are not known, for the operator.
+/// The listener gives no such answer, with a text for the operator.
 pub(super) fn status<T: DeserializeOwned>(endpoint: &Endpoint, trust: &Trust) -> Result<T, String> {
     let no_answer = |error| format!("the proxy's admin listener does not answer ({error})");
     let mut client = Client::connect(endpoint, trust, ADMIN_CLIENT_TIMEOUT).map_err(no_answer)?;
@@ -23,25 +23,25 @@ pub(super) fn status<T: DeserializeOwned>(endpoint: &Endpoint, trust: &Trust) ->
     parse(&answer.body)
 }
 
-/// The same of a body that has been received.
+/// Parses a body of `/status.json`.
 ///
 /// # Errors
-/// It is not a status.
+/// The body is not a status.
 pub(super) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     serde_json::from_slice(json)
-        .map_err(|error| format!("what answers is no xks-proxy's admin listener: {error}"))
+        .map_err(|error| format!("the answer is not from an xks-proxy's admin listener: {error}"))
 }
 
-/// The admin listener that the settings have.
+/// Returns the address of the admin listener in the settings.
 ///
 /// # Errors
-/// Why it cannot be asked.
+/// There is none, or it needs more than the settings say.
 pub(super) fn of_settings(admin: Option<&Admin>) -> Result<Endpoint, String> {
     let Some(admin) = admin else {
         return Err("the settings have no [admin] section".to_owned());
     };
     if admin.tls.is_some() {
-        // By which name, and whom to trust, the settings do not say.
+        // The settings say neither its name nor whom to trust.
         return Err("the admin listener speaks TLS: name it with --admin https://HOST:PORT and \
                     --ca FILE, with client_ca_pem also --cert and --key"
             .to_owned());
@@ -61,7 +61,7 @@ pub(super) fn of_settings(admin: Option<&Admin>) -> Result<Endpoint, String> {
 mod tests {
     use super::*;
 
-    /// What is listened on at all addresses is asked at the loopback address.
+    /// A listener on all addresses is asked at the loopback address.
     #[test]
     fn the_settings_address() {
         for (address, host) in [

@@ -1,4 +1,4 @@
-//! `xks-proxy audit`: the first key of an audit log's chain, and the check of what was written.
+//! `xks-proxy audit`: makes the first key of an audit log's chain, and verifies a log.
 
 use std::path::{Path, PathBuf};
 
@@ -16,15 +16,15 @@ use crate::process::audit::is_sealed;
 use crate::process::standalone_hsm::StandaloneHsm;
 use crate::random;
 
-/// What can be done with an audit log.
+/// The subcommands of `audit`.
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
     /// Make the first key of an audit log's chain
     ///
-    /// Name the file in [audit] key_file and keep a copy away from this machine: it is what
-    /// `verify` needs. Once the proxy has started for the first time, remove the file here.
+    /// Name the file in [audit] key_file and keep a copy away from this machine, for `verify`. Once
+    /// the proxy has started for the first time, remove the file here.
     NewKey {
-        /// The file to make; one that is there is never overwritten
+        /// The file to create; an existing one is never overwritten
         file: PathBuf,
     },
     /// Find lines that were changed, removed, inserted or moved
@@ -37,7 +37,7 @@ pub(super) enum AuditCommand {
         /// The log's .state file, or a later copy of it: also finds lines cut off the end
         #[arg(long)]
         state: Option<PathBuf>,
-        /// Have the HSM of the settings file say whether it has sealed the log's checkpoints
+        /// Let the HSM of the settings file verify the log's checkpoints
         #[arg(long)]
         hsm: bool,
         /// All files of the log, in any order; the oldest may be gone
@@ -126,7 +126,7 @@ fn judge(summary: &Summary, has_state: bool, with_hsm: bool) -> Result<(), Faile
     };
     outln!("good: {good_lines} lines, number {first} to {}", next_seq - 1);
     match (summary.checkpoints, summary.sealed_seq) {
-        (0, _) if with_hsm => outln!("There is no checkpoint that the HSM could vouch with."),
+        (0, _) if with_hsm => outln!("There is no checkpoint for the HSM to verify."),
         (0, _) => {}
         (count, Some(seq)) => {
             outln!("The HSM vouches for all before number {seq}; checkpoints: {count}.");
@@ -135,8 +135,8 @@ fn judge(summary: &Summary, has_state: bool, with_hsm: bool) -> Result<(), Faile
     }
     if !summary.is_ended && !has_state {
         outln!(
-            "The last line is not the end of a process or file: whether lines were cut off behind \
-             it, --state tells, or a later file."
+            "The last line is not the end of a process or file: --state, or a later file, shows \
+             whether lines were cut off after it."
         );
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! `xks-proxy check`: is this settings file right, and does the HSM have what it names?
+//! `xks-proxy check`: checks a settings file, and whether the HSM has what it names.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use crate::process::standalone_hsm::StandaloneHsm;
 use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
-/// What each key encrypts and decrypts.
+/// Plaintext that each key encrypts and decrypts.
 const SAMPLE: &[u8] = b"32 bytes to go there and back...";
 
 /// Checks the settings; with `with_hsm`, also the token, the keys, and a round trip on each.
 ///
 /// # Errors
-/// [`Failed`]: all that is wrong.
+/// [`Failed`] with all mistakes.
 pub fn run(file: Option<&Path>, with_hsm: bool, is_strict: bool) -> Result<(), Failed> {
     let (settings, findings) = settings_file::load(file, is_strict)?;
     for finding in &findings {
@@ -64,7 +64,7 @@ fn check_hsm(settings: &Settings) -> Result<(), Failed> {
     Err(Failed::new(EXIT_UNAVAILABLE, format!("{mistakes} of the checks with the HSM failed")))
 }
 
-/// Says by what the token's health is judged. Returns whether the token has the health key.
+/// Prints how the token's health is judged. Returns whether the token has the health key.
 fn tell_of_health_key(token: &TokenInventory, health_key: Option<&str>) -> bool {
     let has_it = |label: &str| token.keys.iter().any(|key| *key.label == *label);
     match health_key {
@@ -84,7 +84,7 @@ fn tell_of_health_key(token: &TokenInventory, health_key: Option<&str>) -> bool 
     false
 }
 
-/// Makes a round trip with each key but `left_out`. Returns how many failed.
+/// Makes a round trip with each key but `left_out`. Returns the number of failures.
 fn check_keys(
     standalone: &StandaloneHsm,
     service: &ServiceConfig,
@@ -119,7 +119,7 @@ fn round_trip(standalone: &StandaloneHsm, key: KeyIndex) -> Result<String, Strin
     let name = super::keys::spec(attributes.bits);
     if attributes.bits == 0 {
         return Err(
-            "the token does not tell its length (CKA_VALUE_LEN), and KMS makes KMS keys of \
+            "the token does not report its length (CKA_VALUE_LEN), and KMS makes KMS keys of \
                     AES-256 keys alone"
                 .to_owned(),
         );

@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     }
 }
 
-/// Says how to get the demo.
+/// Refuses, and tells how to get the demo.
 ///
 /// # Errors
 /// [`Failed`], always.

@@ -1,5 +1,5 @@
-//! `xks-proxy hsm retry-login`: an operator's word that a PIN which was refused, or is not tried for
-//! fear of the lock, may be tried once more.
+//! `xks-proxy hsm retry-login`: the operator's permission for one more attempt with a PIN that was
+//! refused, or is held back because one more wrong PIN would lock the token.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::exit::Failed;
 use crate::output::outln;
 use crate::process::retry_login::SIGNAL;
 
-/// Tells the process `pid`, or the one that the settings' `pid_file` names.
+/// Signals the process `pid`, or the one in the settings' `pid_file`.
 ///
 /// # Errors
-/// [`Failed`]: there is no such process, or it is of a version that knows nothing of this.
+/// [`Failed`]: there is no such process, or its version lacks this command.
 pub(super) fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
     let pid_file = match pid {
         Some(_) => None,
@@ -21,14 +21,14 @@ pub(super) fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
     };
     let (pid, process) = running::find(pid, pid_file.as_deref())?;
     if !running::handles(pid, SIGNAL) {
-        let message = format!("process {pid} is of a version that has no such command");
+        let message = format!("process {pid} is a version without this command");
         return Err(Failed::unavailable(message));
     }
     kill_process(process, Signal::STKFLT)
         .map_err(|error| Failed::unavailable(format!("process {pid}: {error}")))?;
     outln!(
-        "process {pid} was told: each PIN that is not tried again is tried once more, within some \
-         seconds; what came of it is in its log"
+        "process {pid} was told: each PIN that was held back is tried once more within seconds; \
+         the outcome is in its log"
     );
     Ok(())
 }

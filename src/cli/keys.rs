@@ -1,4 +1,4 @@
-//! `xks-proxy keys`: what the token holds, and which store may use what.
+//! `xks-proxy keys`: lists the keys of the tokens, and the stores that may use them.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::output::outln;
 use crate::process::standalone_hsm::StandaloneHsm;
 use crate::settings::Settings;
 
-/// Lists the token's AES keys and each store's.
+/// Lists the AES keys of each token, with the stores that name them.
 ///
 /// # Errors
 /// [`Failed`]: the settings are wrong, or a token cannot be used.
@@ -31,7 +31,7 @@ pub fn run(file: Option<&Path>) -> Result<(), Failed> {
     }
 }
 
-/// The module, its tokens, and which of them is used.
+/// Prints the module and its tokens, and marks the one in use.
 pub(super) fn print_token(token: &TokenInventory) {
     outln!("\nmodule {}", token.module.display());
     if let Some(library) = &token.library {
@@ -90,7 +90,7 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
     }
 }
 
-/// The members of `/status.json` that are read; it has more.
+/// The members of `/status.json` that are read here.
 #[derive(Deserialize)]
 struct Status {
     tokens: Vec<TokenStatus>,
@@ -111,13 +111,13 @@ struct KeyStatus {
     reason: String,
 }
 
-/// Prints the keys that the running proxy finds its tokens do not serve, if it can be asked.
+/// Prints the keys that the running proxy cannot use, if it can be asked.
 fn print_out_of_use(settings: &Settings) {
     let status = admin_client::of_settings(settings.admin.as_ref())
         .and_then(|endpoint| admin_client::status::<Status>(&endpoint, &Trust::default()));
     let status = match status {
         Ok(status) => status,
-        Err(why) => return outln!("\nkeys that the running proxy cannot use: not known: {why}"),
+        Err(why) => return outln!("\nkeys that the running proxy cannot use: unknown: {why}"),
     };
     let lines: Vec<String> = status.tokens.iter().flat_map(lines_of).collect();
     if lines.is_empty() {
@@ -130,13 +130,13 @@ fn print_out_of_use(settings: &Settings) {
 fn lines_of(token: &TokenStatus) -> impl Iterator<Item = String> {
     let differing = token.differing_keys.iter().map(|label| {
         format!(
-            "{} on token {}: it is another key than its witness's, or the other tokens'",
+            "{} on token {}: it differs from its witness, or from the key on the other tokens",
             label.escape_debug(),
             token.label.escape_debug()
         )
     });
     differing.chain(token.keys_out_of_use.iter().map(|key| {
-        // A proxy said this.
+        // The text comes from a peer.
         let KeyStatus { label, direction, reason } = key;
         format!(
             "{} {} on token {}: {}",
@@ -148,7 +148,7 @@ fn lines_of(token: &TokenStatus) -> impl Iterator<Item = String> {
     }))
 }
 
-/// "AES-256", or "AES-?" where the token does not tell `CKA_VALUE_LEN`.
+/// Returns "AES-256", or "AES-?" where the token does not report `CKA_VALUE_LEN`.
 pub(super) fn spec(bits: u32) -> String {
     if bits == 0 { "AES-?".to_owned() } else { format!("AES-{bits}") }
 }

@@ -1,4 +1,4 @@
-//! `xks-proxy keys prove`: do all tokens hold the same keys?
+//! `xks-proxy keys prove`: proves that all tokens hold the same keys.
 
 use std::fs;
 use std::io::Read as _;
@@ -22,24 +22,24 @@ use crate::state::witness_file::{self, Content};
 
 /// Proves each key on each token of the settings, and prints a table.
 ///
-/// A key's witness is a ciphertext of a fixed text. The one of the state directory counts, where
-/// there is one; else the first token makes one. A token that does not decrypt it holds another
-/// key. After a change of the state directory, have running proxies read it: `xks-proxy reload`.
+/// A key's witness is a ciphertext of a fixed text: the one in the state directory, or else one
+/// that the first token makes. A token that cannot decrypt it holds another key. After a change of
+/// the state directory, let running proxies read it: `xks-proxy reload`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The settings file, if it is not the one that serving would take
+    /// The settings file, if not the one that `serve` would use
     file: Option<PathBuf>,
     /// Write the keys' witnesses to a file, for replicas that have tokens of their own
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
-    /// Prove the tokens by the witnesses of a file, and keep them in the state directory
+    /// Use the witnesses of a file, and keep them in the state directory
     #[arg(long, value_name = "FILE")]
     with: Option<PathBuf>,
-    /// Make the keys' witnesses with this token (label or serial number), which is right from now
-    /// on whatever the witnesses were, and keep them in the state directory
+    /// Make the keys' witnesses with this token (label or serial number), which counts as right
+    /// from now on, and keep them in the state directory
     #[arg(long, value_name = "TOKEN", conflicts_with = "with")]
     trust: Option<String>,
-    /// With --trust: this key alone (its external key id); all, if not given
+    /// With --trust: only this key (its external key id); by default all
     #[arg(long, value_name = "LABEL", requires = "trust")]
     key: Vec<String>,
 }
@@ -76,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     if let Some(directory) = directory.as_ref().filter(|_| keeps) {
         let precedence = |label: &str, witness: &Witness| match &trusted {
             Some(id) if witness.made_by == *id && is_named(label) => Precedence::First,
-            // Nobody has asked for that one.
+            // Nothing was asked about that token.
             Some(_) => Precedence::None,
             None if given.get(label) == Some(witness) => Precedence::First,
             None => Precedence::Second,
@@ -122,7 +122,7 @@ fn known_witnesses(
     Ok(known)
 }
 
-/// Those of --with.
+/// Returns the witnesses of --with.
 fn given_witnesses(arguments: &Arguments) -> Result<witness_file::Witnesses, Failed> {
     let Some(file) = &arguments.with else { return Ok(witness_file::Witnesses::new()) };
     let told = |error| Failed::new(EXIT_SETTINGS, format!("{}: {error}", file.display()));
@@ -132,8 +132,8 @@ fn given_witnesses(arguments: &Arguments) -> Result<witness_file::Witnesses, Fai
     content(file, witness_file::parse(&bytes))
 }
 
-/// The serial number, or the label, of the token that --trust names. It has to be there: else the
-/// witnesses are another one's.
+/// Returns the serial number, or the label, of the token that --trust names. A missing token is an
+/// error: otherwise another one would make the witnesses.
 fn trusted_id(tokens: &[TokenProofs], name: &str) -> Result<String, Failed> {
     let Some(token) = tokens.iter().find(|token| token.label == name || token.id == name) else {
         let message =
@@ -149,7 +149,7 @@ fn trusted_id(tokens: &[TokenProofs], name: &str) -> Result<String, Failed> {
     }
 }
 
-/// The trusted token has to have made the witness of each key that --key names.
+/// Checks that the trusted token made the witness of each key that --key names.
 fn require_witnesses(witnesses: &Witnesses, id: &str, keys: &[String]) -> Result<(), Failed> {
     let is_made = |key: &&String| witnesses.get(key).is_some_and(|it| it.made_by == id);
     match keys.iter().find(|key| !is_made(key)) {
@@ -164,7 +164,8 @@ fn require_witnesses(witnesses: &Witnesses, id: &str, keys: &[String]) -> Result
     }
 }
 
-/// Returns a file's witnesses. Damage is an error here, since an operator is at the terminal.
+/// Returns the witnesses in a file. Unlike at the start of the proxy, damage is an error: an
+/// operator is at the terminal.
 fn content(
     path: &Path,
     content: Result<Content, witness_file::Unreadable>,
@@ -179,13 +180,13 @@ fn content(
     }
 }
 
-/// Whether a witness comes before the state directory's.
+/// Precedence of a witness over the one in the state directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Precedence {
     First,
-    /// It is kept where there is none.
+    /// Kept only where the directory has none.
     Second,
-    /// It is not kept.
+    /// Not kept.
     None,
 }
 
@@ -225,13 +226,13 @@ fn export(file: &Path, witnesses: &Witnesses) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Tries all keys on all tokens.
+/// Tries every key on every token.
 pub(super) fn prove(standalone: &StandaloneHsm, service: &ServiceConfig) -> Vec<TokenProofs> {
     let keys = u32::try_from(service.labels().len()).unwrap_or(u32::MAX);
     standalone.hsm().prove_all(keys)
 }
 
-/// Prints what each token does with each key.
+/// Prints the outcome for each key on each token.
 pub(super) fn print_table(tokens: &[TokenProofs], service: &ServiceConfig, settings: &Settings) {
     for TokenProofs { label, id, keys, trouble } in tokens {
         outln!("\ntoken {label:?}, serial {id:?}");
@@ -253,7 +254,8 @@ pub(super) fn print_table(tokens: &[TokenProofs], service: &ServiceConfig, setti
     }
 }
 
-/// The keys of the stores, and the audit log's: each token may have a health key of its own.
+/// Returns the keys of the stores and of the audit log, without the health key, which may differ
+/// from token to token.
 fn of_stores<'a>(
     keys: &'a [KeyOnToken],
     service: &'a ServiceConfig,
@@ -287,8 +289,8 @@ fn told(key: &KeyOnToken) -> String {
     }
 }
 
-/// How many keys, each on one token, are not what they should be. A key that some tokens have and
-/// others do not is no mistake: tokens may share the keys out.
+/// Returns the number of wrong keys, counted for each token. A key that only some tokens have is
+/// not a mistake: tokens may share the keys out.
 pub(super) fn mistakes(
     tokens: &[TokenProofs],
     service: &ServiceConfig,

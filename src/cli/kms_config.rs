@@ -1,4 +1,4 @@
-//! `xks-proxy kms-config`: the file that the AWS console takes when an external key store is
+//! `xks-proxy kms-config`: the file that the AWS console reads when an external key store is
 //! created or edited (XKS specification, XKS proxy configuration in AWS KMS console).
 
 use std::io::{self, IsTerminal as _};
@@ -13,29 +13,29 @@ use crate::exit::{EXIT_ARGUMENTS, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::output::errln;
 use crate::settings::Credential;
 
-/// More than the file ever has: its longest strings are 128, 30 and 64 bytes.
+/// Upper bound of the file: its longest strings have 128, 30 and 64 bytes.
 const MAX_FILE_BYTES: usize = 1024;
 
-/// What the command line says.
+/// The command line of `kms-config`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The store's uri_path_prefix; needed if there are several
     store: Option<String>,
-    /// The credential to hand to KMS, if it is not the one that the settings list last
+    /// The credential for KMS, if not the one listed last in the settings
     #[arg(long, value_name = "ID")]
     access_key_id: Option<String>,
-    /// Write it to a new file of mode 0600, in place of standard output
+    /// Write to a new file of mode 0600 instead of standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Print it even if standard output is a terminal, which is refused otherwise
     #[arg(long, conflicts_with = "output")]
     show_secret: bool,
-    /// The settings file, if it is not the one that serving would take
+    /// The settings file, if not the one that `serve` would use
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
 }
 
-/// The file's members.
+/// The members of the file.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct ProxyConfiguration<'c> {
@@ -53,7 +53,7 @@ struct AuthenticationCredential<'c> {
 /// Prints or writes the file.
 ///
 /// # Errors
-/// [`Failed`]: the settings are wrong, store or credential are not there, or the file is.
+/// [`Failed`]: the settings are wrong, the store or the credential is missing, or the file exists.
 pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     if arguments.output.is_none() && io::stdout().is_terminal() && !arguments.show_secret {
         let message = "it holds a secret, and standard output is a terminal: name a new file with \
@@ -76,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
             );
         }
         None => {
-            errln!("This holds the secret of credential {id}: keep it from others.");
+            errln!("This output holds the secret of credential {id}: keep it private.");
             secret_output::to_stdout(&json).map_err(|error| {
                 Failed::new(EXIT_UNAVAILABLE, format!("standard output: {error}"))
             })?;
@@ -85,7 +85,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The credential of that access key id, or the one listed last, which is the newest.
+/// Returns the credential with that access key id, or the one listed last, which is the newest.
 fn choose<'c>(
     prefix: &str,
     credentials: &'c [Credential],
@@ -107,7 +107,7 @@ fn choose<'c>(
     })
 }
 
-/// The file's text, in memory that is wiped.
+/// Returns the file's text, in memory that is wiped.
 fn json(prefix: &str, credential: &Credential) -> serde_json::Result<Zeroizing<Vec<u8>>> {
     let configuration = ProxyConfiguration {
         xks_proxy_uri_path: format!("{prefix}{API_PATH}"),
@@ -141,7 +141,8 @@ mod tests {
         ]
     }
 
-    /// Member for member the specification's example, of the credential listed last.
+    /// The text matches the specification's example member for member, and holds the credential
+    /// listed last.
     #[test]
     fn the_specification_s_example() {
         let credentials = credentials();
@@ -156,11 +157,11 @@ mod tests {
             }
         });
         assert_eq!(found, expected);
-        // Nothing was left behind by a vector that grew.
+        // The vector never grew, so no copy of the secret was left behind.
         assert_eq!(text.capacity(), MAX_FILE_BYTES);
     }
 
-    /// A credential is never guessed.
+    /// An unknown id is an error, not another credential.
     #[test]
     fn a_credential_by_its_id() {
         let credentials = credentials();

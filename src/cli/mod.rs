@@ -29,12 +29,12 @@ use crate::probe;
 use crate::process::lockdown;
 
 const AFTER_HELP: &str = "\
-Without a command it serves. The settings file is the one that the environment variable
-XKS_PROXY_SETTINGS_TOML names, else the one that configuration/bootstrap.toml names.
+Without a command, it serves. The settings file is named by the environment variable
+XKS_PROXY_SETTINGS_TOML, or else by configuration/bootstrap.toml.
 
-Exit codes: 0 done or drained; 1 a policy that is tried denies, a probe's check failed or an audit
-log was tampered with; 2 wrong arguments; 69 an address is taken, a token or a check
-failed; 70 a defect; 75 calls to the HSM do not return and a new start may help, with [pkcs11]
+Exit codes: 0 done or drained; 1 a tested policy denies, a check of probe failed or an audit log
+was tampered with; 2 wrong arguments; 69 an address is in use, or a token or a check failed; 70 a
+defect; 75 calls to the HSM do not return and a restart may help, with [pkcs11]
 exit_when_wedged; 78 mistakes in the settings, all of which are printed, or an HSM that cannot
 serve.";
 
@@ -54,24 +54,24 @@ struct Arguments {
 enum Command {
     /// Serve until SIGTERM or SIGINT, then drain
     Serve,
-    /// Check a settings file and say all that is wrong with it
+    /// Check a settings file and print all mistakes in it
     Check {
-        /// The settings file, if it is not the one that serving would take
+        /// The settings file, if not the one that `serve` would use
         file: Option<PathBuf>,
-        /// Also log in to the token, look for the keys and have each encrypt and decrypt
+        /// Also log in to the tokens, find the keys and let each encrypt and decrypt
         #[arg(long)]
         hsm: bool,
-        /// An unknown member is a mistake, not a warning
+        /// Treat an unknown member as a mistake, not a warning
         #[arg(long)]
         strict: bool,
     },
-    /// Have a running proxy read its settings again, and say what came of it
+    /// Make a running proxy read its settings again, and print the outcome
     ///
-    /// The file is checked first, as by `check`; with mistakes in it nothing is sent. Then the
-    /// process gets SIGHUP. Where the settings have an [admin] listener without TLS, this waits for
-    /// the outcome and tells it; else the outcome is in the proxy's log.
+    /// The file is checked first, as by `check`; if it has mistakes, nothing is sent. Then the
+    /// process gets SIGHUP. If the settings have an [admin] listener without TLS, the command waits
+    /// for the outcome and prints it; otherwise the outcome is in the log of the proxy.
     Reload {
-        /// The settings file, if it is not the one that serving would take
+        /// The settings file, if not the one that `serve` would use
         file: Option<PathBuf>,
         /// The process, if the settings have no [server] pid_file
         #[arg(long)]
@@ -82,43 +82,43 @@ enum Command {
     Keys {
         #[command(subcommand)]
         command: Option<KeysCommand>,
-        /// The settings file, if it is not the one that serving would take
+        /// The settings file, if not the one that `serve` would use
         file: Option<PathBuf>,
     },
-    /// Make SigV4 credentials, and see when each was last used
+    /// Make SigV4 credentials, and show when each was last used
     Credentials {
         #[command(subcommand)]
         command: credentials::Command,
     },
-    /// Print the file that the AWS console takes for an external key store: path and credential
+    /// Print the file that the AWS console reads for an external key store: path and credential
     ///
-    /// It holds a secret. It is never printed on a terminal, unless --show-secret says so.
+    /// It holds a secret, so it is printed on a terminal only with --show-secret.
     KmsConfig(kms_config::Arguments),
-    /// Tell a running proxy something about its HSM
+    /// Give a running proxy instructions about its HSM
     Hsm {
         #[command(subcommand)]
         command: HsmCommand,
     },
-    /// Find out by trying what each token can do, and print the profile to use
+    /// Find out what each token can do by trying it, and print the profile to use
     ProbeHsm {
-        /// The settings file, if it is not the one that serving would take
+        /// The settings file, if not the one that `serve` would use
         file: Option<PathBuf>,
-        /// Sessions to open at the most: others may need some
+        /// Largest number of sessions to open: others may need some
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
         max_sessions: u32,
-        /// How long to measure the throughput of each number of sessions
+        /// Milliseconds to measure the throughput of each number of sessions
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
         milli: u64,
     },
-    /// Call a proxy, anybody's, as KMS does, and say where it departs from the specification
+    /// Call any XKS proxy as KMS does, and report where it departs from the specification
     #[command(after_help = PROBE_AFTER_HELP)]
     Probe(Box<probe::options::Arguments>),
-    /// Ask a running proxy for /ping, as a container's health check does
+    /// Ask a running proxy for /ping, as the health check of a container does
     Ping {
         /// The ping port: [server] port_http_ping
         #[arg(default_value = "127.0.0.1:80", value_name = "HOST:PORT")]
         address: String,
-        /// Ask for /readyz: whether an HSM can be used, and the process isn't about to stop
+        /// Ask for /readyz: whether an HSM can be used and the process is not about to stop
         #[arg(long)]
         ready: bool,
     },
@@ -127,7 +127,7 @@ enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
-    /// Make an audit log's key, or check an audit log
+    /// Make the key of an audit log, or verify an audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     /// Try it out on this machine: SoftHSM2, a key, a certificate, the proxy and the four calls
@@ -137,12 +137,12 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum HsmCommand {
-    /// Let a running proxy try once more each PIN that it does not try again
+    /// Let a running proxy try each PIN that it holds back once more
     ///
-    /// A PIN that a token refused is not tried again, and none is tried where one more wrong PIN
-    /// locks the token. Make sure first that the PIN in use is right.
+    /// A PIN that a token refused is not tried again, and no PIN is tried where one more wrong PIN
+    /// would lock the token. Make sure first that the PIN in use is right.
     RetryLogin {
-        /// The settings file, if it is not the one that serving would take
+        /// The settings file, if not the one that `serve` would use
         file: Option<PathBuf>,
         /// The process, if the settings have no [server] pid_file
         #[arg(long)]
@@ -152,13 +152,13 @@ enum HsmCommand {
 
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
-    /// Prove that all tokens hold the same keys, by a ciphertext of each key: its witness
+    /// Prove that all tokens hold the same keys, with a ciphertext of each key: its witness
     Prove(keys_prove::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
 enum PolicyCommand {
-    /// Try a policy on a request: prints allow or deny, and what decided
+    /// Try a policy on a request: print allow or deny, and the deciding rule
     ///
     /// Exit codes: 0 allow, 1 deny, 78 mistakes in one of the files.
     Test {

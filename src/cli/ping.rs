@@ -1,7 +1,7 @@
-//! `xks-proxy ping`: what a container's health check runs, so that an image needs no curl.
+//! `xks-proxy ping`: the health check of a container, so that an image needs no curl.
 //!
-//! The address is an argument and not taken from the settings file: a mistake in a file that was
-//! changed but not yet taken over must not make a process that serves look dead.
+//! The address is an argument and not read from the settings file: a mistake in a file that was
+//! edited but is not in use yet must not make a serving process look dead.
 
 use crate::client::{Answer, Client, Endpoint, Trust};
 use crate::exit::Failed;
@@ -12,7 +12,7 @@ use crate::output::outln;
 /// `is_ready`, and prints the answer.
 ///
 /// # Errors
-/// [`Failed`] (69): nobody answers within [`PING_TIMEOUT`] a step, or not with status 200.
+/// [`Failed`] (69): no answer within [`PING_TIMEOUT`] a step, or a status other than 200.
 pub fn run(address: &str, is_ready: bool) -> Result<(), Failed> {
     let path = if is_ready { "/readyz" } else { "/ping" };
     let told = |why: String| Failed::unavailable(format!("http://{address}{path}: {why}"));

@@ -1,4 +1,4 @@
-//! `xks-proxy policy test`: what would this policy say to that request?
+//! `xks-proxy policy test`: tries a policy on a request.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -11,7 +11,7 @@ use crate::limits::{MAX_POLICY_BYTES, MAX_POLICY_REQUEST_BYTES};
 use crate::output::{errln, outln};
 use crate::policy::{Action, Attributes, Language, Policy, Remark};
 
-/// The members of requestMetadata that a policy is told of.
+/// The members of requestMetadata that a policy sees.
 const METADATA: [&str; 7] = [
     "awsPrincipalArn",
     "kmsOperation",
@@ -22,20 +22,21 @@ const METADATA: [&str; 7] = [
     "awsSourceVpce",
 ];
 
-/// Tries the policy in `file` on the request in `request`, and prints `allow` or `deny` and what
-/// decided.
+/// Tries the policy in `file` on the request in `request`, and prints `allow` or `deny` and the
+/// deciding rule.
 ///
 /// # Errors
-/// [`Failed`]: it denies ([`EXIT_DENIED`]), or one of the files has mistakes ([`EXIT_SETTINGS`]).
+/// [`Failed`]: the policy denies ([`EXIT_DENIED`]), or one of the files has mistakes
+/// ([`EXIT_SETTINGS`]).
 pub fn test(file: &Path, request: &Path) -> Result<(), Failed> {
     let policy = load(file)?;
     let name = request.display();
     let mistake = |problem: String| Failed::new(EXIT_SETTINGS, format!("{name}: {problem}"));
     let text = read(request, MAX_POLICY_REQUEST_BYTES)?;
     let body: Value =
-        serde_json::from_str(&text).map_err(|error| mistake(format!("no JSON: {error}")))?;
+        serde_json::from_str(&text).map_err(|error| mistake(format!("not JSON: {error}")))?;
     for member in unknown_metadata(&body) {
-        errln!("{name}: warning: no policy is told of requestMetadata.{member}");
+        errln!("{name}: warning: no policy sees requestMetadata.{member}");
     }
     let decision = policy.decide(&attributes(&body).map_err(mistake)?);
     let word = if decision.is_allowed { "allow" } else { "deny" };
@@ -65,7 +66,7 @@ fn load(file: &Path) -> Result<Policy, Failed> {
     }
 }
 
-/// As findings in the settings are shown.
+/// Formats remarks like findings in the settings.
 fn told(file: &str, remark: &Remark) -> String {
     let Remark { is_mistake, position, problem, remedy } = remark;
     let place = position.map_or_else(String::new, |(line, column)| format!(":{line}:{column}"));
@@ -77,7 +78,7 @@ fn told(file: &str, remark: &Remark) -> String {
 fn read(file: &Path, max_bytes: u64) -> Result<String, Failed> {
     let read = || {
         let mut text = String::new();
-        // One byte more shows that there is more.
+        // One byte more shows that the file is too large.
         File::open(file)?.take(max_bytes + 1).read_to_string(&mut text)?;
         if text.len() as u64 > max_bytes {
             return Err(std::io::Error::other(format!("it is larger than {max_bytes} bytes")));
@@ -93,8 +94,8 @@ fn unknown_metadata(body: &Value) -> Vec<&str> {
     names.filter(|name| !METADATA.contains(name)).collect()
 }
 
-/// The same members are required as of a call (XKS specification, API operations), but for the
-/// kmsRequestId. Others than these may be there: a whole body can be tried.
+/// Parses a request. The same members are required as in a call (XKS specification, API
+/// operations), except kmsRequestId. Other members are allowed, so a whole body can be tried.
 fn attributes(body: &Value) -> Result<Attributes<'_>, String> {
     let own = |name: &str| required("", body.as_object(), name);
     let metadata = match body.get("requestMetadata") {

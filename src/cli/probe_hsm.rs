@@ -1,4 +1,4 @@
-//! `xks-proxy probe-hsm`: what a token can do, and which profile to write down.
+//! `xks-proxy probe-hsm`: finds out what a token can do, and which profile fits it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::output::outln;
 /// # Errors
 /// [`Failed`]: the settings are wrong, or a token cannot be tried or cannot serve.
 pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(), Failed> {
-    // It is there to find them: a file without `[hsm_capabilities]` is as good.
+    // The command exists to find the capabilities, so a file may lack `[hsm_capabilities]`.
     let (settings, are_missing) = match settings_file::load(file, false) {
         Ok((settings, _)) => (settings, false),
         Err(failed) => match settings_file::load_to_probe(file) {
@@ -39,7 +39,7 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
             }
             Err(why) => {
                 outln!("  FAILED: {why}");
-                failures.push(why);
+                failures.push(why.to_string());
             }
         }
     }
@@ -100,14 +100,14 @@ fn print(findings: &Findings, token: &TokenConfig, are_missing: bool) {
     }
     print_profile(findings, iv_mode);
     if token.iv_mode != iv_mode && !are_missing {
-        outln!("\n  The settings say something else at present: {}.", what(token.iv_mode));
+        outln!("\n  The settings currently say something else: {}.", what(token.iv_mode));
     }
 }
 
 fn print_profile(findings: &Findings, iv_mode: IvMode) {
     let fitting: Vec<&str> = findings.fitting_profiles().map(|profile| profile.name).collect();
     let (can, zero) = switches(iv_mode);
-    outln!("\n  To be written:\n\n  [hsm_capabilities]");
+    outln!("\n  Add to the settings:\n\n  [hsm_capabilities]");
     match fitting.iter().find(|name| is_of(findings, name)) {
         Some(name) => outln!("  profile = \"{name}\""),
         None => {
@@ -132,7 +132,7 @@ fn print_profile(findings: &Findings, iv_mode: IvMode) {
     }
 }
 
-/// Whether the token calls itself that.
+/// Returns whether the token identifies itself as that product.
 fn is_of(findings: &Findings, profile: &str) -> bool {
     let words: &[&str] = match profile {
         "cloudhsm" => &["cloudhsm", "cavium", "marvell"],

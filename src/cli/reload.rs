@@ -1,4 +1,4 @@
-//! `xks-proxy reload`: has a running proxy read its settings again, and says what came of it.
+//! `xks-proxy reload`: makes a running proxy read its settings again, and prints the outcome.
 
 use std::path::Path;
 use std::thread;
@@ -13,7 +13,7 @@ use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::limits::RELOAD_COMMAND_TIMEOUT;
 use crate::output::outln;
 
-/// Between two looks at what came of it.
+/// Interval between requests for the outcome.
 const POLL: Duration = Duration::from_millis(50);
 
 /// The part of `/status.json` that is about the settings.
@@ -35,9 +35,9 @@ fn ask(admin: &Endpoint) -> Option<SettingsStatus> {
     Some(status.settings)
 }
 
-/// Checks the settings file and, if it is good, has the process `pid` read it again; without `pid`,
-/// the one that the file's `pid_file` names. The outcome is known where the settings have an
-/// `[admin]` listener without TLS; else it is in the log.
+/// Checks the settings file and, if it has no mistakes, makes the process `pid` read it again, or
+/// the one in the file's `pid_file`. The outcome is known where the settings have an `[admin]`
+/// listener without TLS; otherwise it is in the log.
 ///
 /// # Errors
 /// [`Failed`]: the file has mistakes, and nothing was sent; there is no such process; or it
@@ -56,7 +56,7 @@ pub fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
     kill_process(process, Signal::HUP)
         .map_err(|error| Failed::unavailable(format!("process {pid}: {error}")))?;
     let (Some(admin), Some(before)) = (admin, before) else {
-        outln!("process {pid} was told; what came of it is in its log");
+        outln!("process {pid} was told; the outcome is in its log");
         return Ok(());
     };
     report(pid, wait(&admin, before.reload_tries)?)
@@ -66,13 +66,13 @@ fn report(pid: u32, status: SettingsStatus) -> Result<(), Failed> {
     if !status.refused.is_empty() {
         let reasons = status.refused.join("\n");
         let message =
-            format!("{reasons}\nprocess {pid} refused the settings; the former ones stay");
+            format!("{reasons}\nprocess {pid} refused the settings; the former ones stay in use");
         return Err(Failed::new(EXIT_SETTINGS, message));
     }
     for member in &status.needs_restart {
         outln!("{member}: no effect until a restart");
     }
-    outln!("process {pid} has taken the settings up");
+    outln!("process {pid} uses the new settings");
     Ok(())
 }
 
@@ -87,7 +87,7 @@ fn wait(admin: &Endpoint, before: u64) -> Result<SettingsStatus, Failed> {
         }
     }
     let message = format!(
-        "the process was told, and has not said what came of it within {RELOAD_COMMAND_TIMEOUT:?}; \
+        "the process was told, and has not reported the outcome within {RELOAD_COMMAND_TIMEOUT:?}; \
          see its log"
     );
     Err(Failed::new(EXIT_UNAVAILABLE, message))

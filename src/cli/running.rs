@@ -1,4 +1,4 @@
-//! The running proxy that a command is about: which process it is, and that it is one of ours.
+//! The running proxy that a command refers to.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,10 @@ use rustix::process::Pid;
 use crate::exit::Failed;
 use crate::process::pid_file;
 
-/// The process that `pid` or else the settings' `[server] pid_file` names.
+/// Returns the process `pid`, or else the one in the settings' `[server] pid_file`.
 ///
 /// # Errors
-/// There is none, or it is not a proxy.
+/// There is no such process, or it is not a proxy.
 pub(super) fn find(pid: Option<u32>, pid_file: Option<&Path>) -> Result<(u32, Pid), Failed> {
     let pid = match (pid, pid_file) {
         (Some(pid), _) => pid,
@@ -19,20 +19,20 @@ pub(super) fn find(pid: Option<u32>, pid_file: Option<&Path>) -> Result<(u32, Pi
             .map_err(|error| Failed::unavailable(format!("{}: {error}", path.display())))?,
         (None, None) => {
             let message =
-                "which process? Name it by --pid, or have the settings say [server] pid_file";
+                "which process? Name it with --pid, or set [server] pid_file in the settings";
             return Err(Failed::unavailable(message.to_owned()));
         }
     };
     own_kind(pid).map(|process| (pid, process))
 }
 
-/// A file may outlive its process, and a signal ends most programs: only one of our own name
-/// gets it.
+/// Returns the process if it is a proxy. A pid file may outlive its process, and the signal would
+/// end most other programs.
 fn own_kind(pid: u32) -> Result<Pid, Failed> {
     let name_of = |process: &str| fs::read_to_string(format!("/proc/{process}/comm"));
     let no_such = || Failed::unavailable(format!("there is no process {pid}"));
     let name = name_of(&pid.to_string()).map_err(|_| no_such())?;
-    // Another version may have a file of another name, as "xks-proxy-2".
+    // Another version may have another file name, such as "xks-proxy-2".
     let is_ours = name.starts_with("xks-proxy") || name_of("self").is_ok_and(|own| own == name);
     if !is_ours {
         let message = format!("process {pid} is not an xks-proxy, but {}", name.trim_end());
@@ -41,14 +41,14 @@ fn own_kind(pid: u32) -> Result<Pid, Failed> {
     i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(no_such)
 }
 
-/// Whether the process has a handler for the signal: another version may know no such signal, and
-/// would be ended by it.
+/// Returns whether the process has a handler for the signal: a version without one would be ended
+/// by it.
 pub(super) fn handles(pid: u32, signal: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     has_bit(&status, signal)
 }
 
-/// The same, of a file of proc_pid_status(5).
+/// Returns whether the text of proc_pid_status(5) lists a handler for the signal.
 fn has_bit(status: &str, signal: i32) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
@@ -60,7 +60,7 @@ fn has_bit(status: &str, signal: i32) -> bool {
 mod tests {
     use super::*;
 
-    /// As proc_pid_status(5) has it: signal 1 is the lowest bit.
+    /// Signal 1 is the lowest bit (proc_pid_status(5)).
     #[test]
     fn masks() {
         let status = "SigIgn:\tffffffffffffffff\nSigCgt:\t0000000000008001\n";

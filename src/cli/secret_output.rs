@@ -1,4 +1,4 @@
-//! Where a secret leaves the process: standard output, or a new file that nobody else can read.
+//! Output of secrets: to standard output, or to a new file that nobody else can read.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -6,32 +6,31 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Writes to standard output with no buffer in between that would not be wiped.
+/// Writes to standard output without a buffer in between, which would not be wiped.
 ///
 /// # Errors
-/// What the system says.
+/// The output cannot be written.
 pub(super) fn to_stdout(secret: &[u8]) -> io::Result<()> {
     let stdout = io::stdout();
     stdout.lock().flush()?;
     File::from(stdout.as_fd().try_clone_to_owned()?).write_all(secret)
 }
 
-/// Writes a new file of mode 0600. One that is there already, a symbolic link included, is left
-/// as it is.
+/// Writes a new file of mode 0600. An existing one, a symbolic link included, is left unchanged.
 ///
 /// # Errors
-/// What went wrong, for the terminal; then there is no new file.
+/// The file cannot be written, with a text for the terminal. Then there is no new file.
 pub(super) fn to_new_file(path: &Path, secret: &[u8]) -> Result<(), String> {
     let told = |error: io::Error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
-            format!("{} is there already: remove it, or name another", path.display())
+            format!("{} exists already: remove it, or name another file", path.display())
         }
         _ => format!("{} cannot be written: {error}", path.display()),
     };
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(told)?;
     file.write_all(secret).and_then(|()| file.sync_all()).map_err(|error| {
-        // Half a secret is of no use.
+        // Half a secret is useless.
         let _ = fs::remove_file(path);
         told(error)
     })
@@ -44,7 +43,7 @@ mod tests {
 
     use super::*;
 
-    /// A secret must not end up in a file that was there, nor in one that others can read.
+    /// A secret must not end up in an existing file, nor in one that others can read.
     #[test]
     fn new_files_only() {
         let directory = tempfile::tempdir().unwrap();

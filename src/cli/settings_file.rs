@@ -1,4 +1,4 @@
-//! Loading of the settings for a command, with all mistakes as its error.
+//! Loading of the settings for a command.
 
 use std::env;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub(super) fn load(
     settings::load(&file, is_strict, &environment).map_err(told)
 }
 
-/// Loads settings that lack `[hsm_capabilities]` and are right otherwise.
+/// Loads settings that lack only `[hsm_capabilities]`.
 pub(super) fn load_to_probe(file: Option<&Path>) -> Option<Settings> {
     let environment = |name: &str| env::var_os(name);
     let file =

@@ -1,16 +1,16 @@
-//! The key store that the arguments mean.
+//! The key store that the arguments select.
 
 use crate::exit::{EXIT_ARGUMENTS, Failed};
 use crate::settings::{Settings, Store};
 
-/// What the API's paths have after the prefix (XKS specification, API operations).
+/// Part of the API's paths after the prefix (XKS specification, API operations).
 pub(super) const API_PATH: &str = "/kms/xks/v1";
 
-/// The store of that `uri_path_prefix`, or the only one. A prefix may have [`API_PATH`] behind it,
-/// as KMS shows it; "/" is the store without a prefix.
+/// Returns the store with that `uri_path_prefix`, or the only one. The prefix may be followed by
+/// [`API_PATH`], as KMS shows it; "/" is the store without a prefix.
 ///
 /// # Errors
-/// [`Failed`], with the prefixes that there are.
+/// [`Failed`] with the prefixes in the settings.
 pub(super) fn named<'s>(settings: &'s Settings, prefix: Option<&str>) -> Result<&'s Store, Failed> {
     let stores = &settings.stores;
     let of = |prefix: &str| stores.iter().find(|store| store.uri_path_prefix == prefix);

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 answer (RFC 9112, 6.3), put together from what was received so far.
+//! HTTP/1.1 answers (RFC 9112, 6.3), parsed from the bytes received so far.
 
 use std::io;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use httparse::{Header, Response, Status};
 
 use crate::limits::{MAX_CHUNK_LINE_BYTES, MAX_HEADERS};
 
-/// `100 Continue` and the like before the answer that counts.
+/// Largest number of interim answers, such as `100 Continue`.
 const MAX_INTERIM_ANSWERS: usize = 4;
 
 /// An answer.
@@ -19,20 +19,20 @@ pub struct Answer {
     pub minor_version: u8,
     /// Header fields, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body, without any transfer coding.
+    /// Body, without transfer coding.
     pub body: Vec<u8>,
-    /// From the request's first byte to the answer's last.
+    /// Time from the request's first byte to the answer's last.
     pub time: Duration,
 }
 
 impl Answer {
-    /// The first field of that name (lower case).
+    /// Returns the first field with that name (lower case).
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether the peer ends the connection after it (RFC 9112, 9.3).
+    /// Returns whether the peer ends the connection after this answer (RFC 9112, 9.3).
     #[must_use]
     pub fn is_last(&self) -> bool {
         let connection = self.header("connection").unwrap_or_default().to_ascii_lowercase();
@@ -40,11 +40,11 @@ impl Answer {
         has("close") || (self.minor_version == 0 && !has("keep-alive"))
     }
 
-    /// A whole answer and how many bytes it took; `None` means that more is needed. With
-    /// `is_at_end` the peer has closed the connection, which can be a body's end.
+    /// Returns a whole answer and its length in bytes, or `None` if more bytes are needed. With
+    /// `is_at_end` the peer has closed the connection, which may end the body.
     ///
     /// # Errors
-    /// It is no HTTP, or was cut short.
+    /// The bytes are not HTTP, or were cut short.
     pub(super) fn parse(received: &[u8], is_at_end: bool) -> io::Result<Option<(Self, usize)>> {
         let mut before = 0;
         for _ in 0..MAX_INTERIM_ANSWERS {
@@ -86,7 +86,7 @@ impl Answer {
         Ok(Some((answer, head)))
     }
 
-    /// The body that follows this head, and how many bytes it took.
+    /// Returns the body that follows this head, and its length in bytes.
     fn parse_body(&self, rest: &[u8], is_at_end: bool) -> io::Result<Option<(Vec<u8>, usize)>> {
         if self.status == 204 || self.status == 304 {
             return Ok(Some((Vec::new(), 0)));
@@ -115,7 +115,7 @@ fn no_http(why: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("the answer is no HTTP/1.1: {why}"))
 }
 
-/// A chunked body (RFC 9112, 7.1) and how many bytes it took, its trailer section included.
+/// Returns a chunked body (RFC 9112, 7.1) and its length in bytes, including the trailer section.
 fn chunked(received: &[u8]) -> io::Result<Option<(Vec<u8>, usize)>> {
     let mut body = Vec::new();
     let mut at = 0;

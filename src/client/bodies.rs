@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::random;
 
-/// On whose behalf KMS calls: what `requestMetadata` says. Each body has a new request id.
+/// The caller of KMS, for `requestMetadata`. Each body has a new request id.
 #[derive(Debug)]
 pub struct Caller {
     /// `awsPrincipalArn`
@@ -19,7 +19,7 @@ pub struct Caller {
     count: AtomicU64,
 }
 
-/// What Encrypt gives out and Decrypt takes in, without base64.
+/// The output of Encrypt and input of Decrypt, without base64.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sealed {
     /// As long as the plaintext.
@@ -33,7 +33,7 @@ pub struct Sealed {
 }
 
 impl Caller {
-    /// The specification's Alice and her KMS key in `region`.
+    /// Returns the specification's Alice, with her KMS key in `region`.
     ///
     /// # Errors
     /// The system has no random bytes.
@@ -49,7 +49,7 @@ impl Caller {
         })
     }
 
-    /// GetHealthStatus
+    /// Returns the body of GetHealthStatus.
     #[must_use]
     pub fn health(&self) -> Value {
         json!({"requestMetadata": {
@@ -58,7 +58,7 @@ impl Caller {
         }})
     }
 
-    /// GetKeyMetadata
+    /// Returns the body of GetKeyMetadata.
     #[must_use]
     pub fn key_metadata(&self) -> Value {
         json!({"requestMetadata": {
@@ -70,7 +70,7 @@ impl Caller {
         }})
     }
 
-    /// Encrypt, with the ciphertext data integrity value if `has_cdiv`.
+    /// Returns the body of Encrypt, with the ciphertext data integrity value if `has_cdiv`.
     #[must_use]
     pub fn encrypt(&self, plaintext: &[u8], aad: Option<&[u8]>, has_cdiv: bool) -> Value {
         let mut body = self.of_operation("GenerateDataKey", aad);
@@ -81,7 +81,7 @@ impl Caller {
         body
     }
 
-    /// Decrypt
+    /// Returns the body of Decrypt.
     #[must_use]
     pub fn decrypt(&self, sealed: &Sealed, aad: Option<&[u8]>) -> Value {
         let mut body = self.of_operation("Decrypt", aad);
@@ -113,7 +113,7 @@ impl Caller {
         body
     }
 
-    /// A UUID in form.
+    /// Returns a text in the form of a UUID.
     fn request_id(&self) -> String {
         let seed = self.seed;
         let count = self.count.fetch_add(1, Ordering::Relaxed);
@@ -128,13 +128,13 @@ impl Caller {
     }
 }
 
-/// Standard base64 (RFC 4648, 4).
+/// Encodes in standard base64 (RFC 4648, 4).
 #[must_use]
 pub fn base64(bytes: &[u8]) -> String {
     base64_simd::STANDARD.encode_to_string(bytes)
 }
 
-/// Random bytes of the system.
+/// Returns random bytes of the system.
 ///
 /// # Errors
 /// The system has no random bytes to give.
@@ -149,7 +149,7 @@ pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
 mod tests {
     use super::*;
 
-    /// Every call has a request id of its own, in the form that KMS's have.
+    /// Every call has a different request id, in the form that KMS uses.
     #[test]
     fn request_ids() {
         let caller = Caller::new("us-east-1").unwrap();

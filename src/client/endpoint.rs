@@ -1,15 +1,15 @@
-//! Where a proxy is.
+//! The address of a proxy.
 
 /// `http[s]://host[:port][/prefix]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Whether to speak TLS.
+    /// True for TLS.
     pub is_https: bool,
-    /// A name or an address, IPv6 in brackets.
+    /// Name or address, IPv6 in brackets.
     pub host: String,
-    /// By default 443 or 80.
+    /// Port, by default 443 or 80.
     pub port: u16,
-    /// The store's path prefix; may be empty.
+    /// Path prefix of the store; may be empty.
     pub prefix: String,
 }
 
@@ -28,7 +28,7 @@ impl Endpoint {
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => {
-                let port = port.parse().map_err(|_| format!("{text}: {port} is no port"))?;
+                let port = port.parse().map_err(|_| format!("{text}: {port} is not a port"))?;
                 (host, port)
             }
             _ => (authority, if is_https { 443 } else { 80 }),
@@ -41,7 +41,7 @@ impl Endpoint {
         Ok(Self { is_https, host: host.to_owned(), port, prefix: prefix.to_owned() })
     }
 
-    /// The Host header field: the port only where it is not the scheme's own.
+    /// Returns the Host header field, with the port only if it is not the scheme's default.
     #[must_use]
     pub fn host_header(&self) -> String {
         let default = if self.is_https { 443 } else { 80 };
@@ -52,13 +52,13 @@ impl Endpoint {
         }
     }
 
-    /// What a resolver takes: an IPv6 address without its brackets.
+    /// Returns the name for a resolver: an IPv6 address without its brackets.
     #[must_use]
     pub fn host_name(&self) -> &str {
         self.host.trim_matches(['[', ']'])
     }
 
-    /// The path of a call, for instance of `/health`.
+    /// Returns the path of a call such as `/health`.
     #[must_use]
     pub fn path(&self, call: &str) -> String {
         format!("{}/kms/xks/v1{call}", self.prefix)
@@ -70,7 +70,7 @@ impl Endpoint {
 mod tests {
     use super::*;
 
-    /// What an administrator may paste, the console's path included.
+    /// Forms that an administrator may paste, including the console's path.
     #[test]
     fn endpoints() {
         let endpoint = Endpoint::parse("https://xks.example.com/p/kms/xks/v1").unwrap();

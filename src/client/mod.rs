@@ -1,4 +1,4 @@
-//! A blocking HTTP/1.1 client for trying a proxy out: one connection, one call at a time.
+//! A blocking HTTP/1.1 client of a proxy: one connection, one call at a time.
 
 mod answer;
 pub mod bodies;
@@ -29,11 +29,11 @@ pub struct Client {
     endpoint: Endpoint,
     timeout: Duration,
     is_over: bool,
-    /// An answer that is longer is an error.
+    /// Upper bound of an answer; a longer one is an error.
     pub max_answer_bytes: usize,
-    /// What was agreed on, if it speaks TLS.
+    /// Outcome of the handshake, with TLS.
     pub handshake: Option<Handshake>,
-    /// How long connecting and shaking hands took.
+    /// Duration of connecting, with the handshake.
     pub connect_time: Duration,
 }
 
@@ -44,15 +44,15 @@ impl Client {
     /// Connects, allowing `timeout` for it and for each call afterwards.
     ///
     /// # Errors
-    /// What the network or TLS says.
+    /// The network or TLS fails.
     pub fn connect(endpoint: &Endpoint, trust: &Trust, timeout: Duration) -> io::Result<Self> {
         let started = Instant::now();
         let socket = connect(&resolve(endpoint)?, timeout)?;
         Self::over(socket, endpoint, trust, started, timeout).1
     }
 
-    /// Goes on with a connected socket. What TLS found out comes with the error too. Time counts
-    /// from `started` on.
+    /// Builds a client on a connected socket. The outcome of the handshake is returned even with an
+    /// error. Time counts from `started`.
     pub fn over(
         socket: TcpStream,
         endpoint: &Endpoint,
@@ -86,10 +86,10 @@ impl Client {
         (handshake, client)
     }
 
-    /// POSTs JSON, signed if there is a signer; `call` is for instance `/health`.
+    /// POSTs JSON to a call such as `/health`, signed if there is a signer.
     ///
     /// # Errors
-    /// What the network says, or that the answer is no HTTP.
+    /// The network fails, or the answer is not HTTP.
     pub fn call(&mut self, signer: Option<&Signer>, call: &str, body: &str) -> io::Result<Answer> {
         let path = self.endpoint.path(call);
         let host = self.endpoint.host_header();
@@ -103,7 +103,7 @@ impl Client {
     /// GETs `path`, and nothing else on this connection.
     ///
     /// # Errors
-    /// What the network says, or that the answer is no HTTP.
+    /// The network fails, or the answer is not HTTP.
     pub fn get(&mut self, path: &str) -> io::Result<Answer> {
         let host = self.endpoint.host_header();
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -113,17 +113,17 @@ impl Client {
     /// Sends a request and reads its answer.
     ///
     /// # Errors
-    /// What the network says, or that the answer is no HTTP.
+    /// The network fails, or the answer is not HTTP.
     pub fn send(&mut self, request: &OutgoingRequest<'_>) -> io::Result<Answer> {
         let bytes = request.encode(&self.endpoint.host_header());
         self.exchange(&bytes)
     }
 
-    /// Sends bytes that are a whole request and reads its answer. After an error the connection
-    /// is of no use.
+    /// Sends the bytes of a whole request and reads the answer. After an error the connection is
+    /// unusable.
     ///
     /// # Errors
-    /// What the network says, or that the answer is no HTTP.
+    /// The network fails, or the answer is not HTTP.
     pub fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
         let started = Instant::now();
         let deadline = started + self.timeout;
@@ -150,13 +150,13 @@ impl Client {
         }
     }
 
-    /// Whether the connection serves no further call.
+    /// Returns whether the connection accepts no further call.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// A peer that ends TLS without saying so has ended it.
+    /// Reads a piece. A peer that ends TLS without notice counts as the end.
     fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
         match self.stream.read(piece) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),

@@ -1,4 +1,4 @@
-//! A request as it goes over the wire.
+//! The encoding of requests.
 
 use std::fmt::Write as _;
 
@@ -9,11 +9,11 @@ use super::signer::Signed;
 pub struct OutgoingRequest<'a> {
     /// `POST` for the four calls.
     pub method: &'a str,
-    /// From the first slash on.
+    /// Path, from the first slash.
     pub path: &'a str,
     /// `application/json` for the four calls.
     pub content_type: &'a str,
-    /// What makes it authentic, if anything.
+    /// Signature, if any.
     pub signed: Option<Signed>,
     /// The body.
     pub body: &'a [u8],

@@ -1,4 +1,4 @@
-//! Signs requests as KMS does (XKS specification, Appendix A).
+//! Signatures on requests, as KMS makes them (XKS specification, Appendix A).
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::observe::redaction::Secret;
 use crate::observe::timestamp::civil_from_days;
 
-/// A credential and the scope it signs for.
+/// A credential and the scope of its signatures.
 #[derive(Clone, Debug)]
 pub struct Signer {
     /// Not secret.
@@ -33,8 +33,8 @@ pub struct Signed {
 }
 
 impl Signer {
-    /// Signs a request without a query: host and x-amz-date are signed, as KMS does over HTTP/1.1.
-    /// Time before 1970 counts as 1970.
+    /// Signs a request without a query, with host and x-amz-date as KMS does over HTTP/1.1. Times
+    /// before 1970 count as 1970.
     #[must_use]
     pub fn sign(
         &self,
@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// The AWS signer, which nobody here wrote, signs the same request alike.
+    /// The AWS signer, an independent implementation, makes the same signature.
     #[test]
     fn as_the_aws_signer_does() {
         let secret = "PleaseReplaceThisWithSomeSecretOfLength43To64";

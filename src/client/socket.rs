@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::endpoint::Endpoint;
 
-/// The addresses of the endpoint's host.
+/// Returns the addresses of the endpoint's host.
 ///
 /// # Errors
-/// The name is not known.
+/// The name cannot be resolved.
 pub fn resolve(endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
     let name = endpoint.host_name();
     let found: Vec<SocketAddr> = (name, endpoint.port).to_socket_addrs()?.collect();
@@ -19,10 +19,10 @@ pub fn resolve(endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-/// Connects to the first of these addresses that takes it.
+/// Connects to the first of these addresses that accepts.
 ///
 /// # Errors
-/// What the network says of the last one.
+/// No address accepts, with the error of the last one.
 pub fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::other("no address");
     for address in addresses {
@@ -37,7 +37,7 @@ pub fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStr
     Err(last)
 }
 
-/// Lets reading and writing take until `deadline`.
+/// Limits reading and writing to `deadline`.
 pub(super) fn limit(socket: &TcpStream, deadline: Instant) -> io::Result<()> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {

@@ -1,4 +1,4 @@
-//! The client's side of TLS, which also tells what it saw of the server's certificate.
+//! The client's side of TLS, with a record of the server's certificate.
 
 use std::io;
 use std::net::TcpStream;
@@ -29,19 +29,20 @@ pub enum TlsVersion {
     Tls13,
 }
 
-/// Whom to trust, who we are, and what to offer. By default nobody is trusted.
+/// Trusted authorities, the client certificate, and the offered versions. By default nobody is
+/// trusted.
 #[derive(Clone, Debug)]
 pub struct Trust {
     system: Arc<RootCertStore>,
     extra: Arc<RootCertStore>,
     identity: Option<Arc<Identity>>,
-    /// This version alone.
+    /// The only version to offer, if set.
     pub version: Option<TlsVersion>,
-    /// Nothing but the suites that the specification names (API content type).
+    /// True to offer only the suites that the specification names (API content type).
     pub is_spec_suites_only: bool,
 }
 
-/// A client certificate's chain, and its key.
+/// Chain of the client certificate, and its key.
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 impl Default for Trust {
@@ -60,7 +61,7 @@ impl Trust {
     /// Trusts the certificates in `file` (PEM).
     ///
     /// # Errors
-    /// The file cannot be read, or has no certificate.
+    /// The file cannot be read, or holds no certificate.
     pub fn trust_file(&mut self, file: &Path) -> io::Result<()> {
         let extra = Arc::make_mut(&mut self.extra);
         for certificate in certificates(file)? {
@@ -71,35 +72,34 @@ impl Trust {
         Ok(())
     }
 
-    /// Trusts what the system does; the environment variables `SSL_CERT_FILE` and `SSL_CERT_DIR`
-    /// say otherwise. How many authorities that are: certificates that cannot be read are left
-    /// out.
+    /// Trusts the authorities of the system, or those in the environment variables `SSL_CERT_FILE`
+    /// and `SSL_CERT_DIR`. Returns their number; unreadable certificates are left out.
     pub fn trust_system(&mut self) -> usize {
         let found = rustls_native_certs::load_native_certs();
         Arc::make_mut(&mut self.system).add_parsable_certificates(found.certs).0
     }
 
-    /// Shows a client certificate (mTLS).
+    /// Uses a client certificate (mTLS).
     ///
     /// # Errors
-    /// A file cannot be read, or has not what it should.
+    /// A file cannot be read, or lacks the certificate or key.
     pub fn identify(&mut self, chain: &Path, key: &Path) -> io::Result<()> {
         let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| in_file(key, &error))?;
         self.identity = Some(Arc::new((certificates(chain)?, key_der)));
         Ok(())
     }
 
-    /// Shows this client certificate (DER).
+    /// Uses this client certificate (DER).
     ///
     /// # Errors
-    /// The key is none.
+    /// The key is malformed.
     pub fn identify_by(&mut self, certificate: Vec<u8>, key: Vec<u8>) -> io::Result<()> {
         let key = PrivateKeyDer::try_from(key).map_err(io::Error::other)?;
         self.identity = Some(Arc::new((vec![CertificateDer::from(certificate)], key)));
         Ok(())
     }
 
-    /// Shows no client certificate.
+    /// Uses no client certificate.
     pub fn be_anonymous(&mut self) {
         self.identity = None;
     }
@@ -157,7 +157,7 @@ fn in_file(file: &Path, error: &rustls_pki_types::pem::Error) -> io::Error {
     io::Error::other(format!("{}: {error}", file.display()))
 }
 
-/// Whose authority a certificate chain leads to.
+/// The authority that a certificate chain leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Anchor {
     /// One that the system trusts.
@@ -166,10 +166,11 @@ pub enum Anchor {
     Extra,
 }
 
-/// What was agreed on, and what the server showed; as far as it came.
+/// Outcome of a handshake, as far as it got: the agreed parameters, and the certificates of the
+/// server.
 #[derive(Clone, Debug, Default)]
 pub struct Handshake {
-    /// For instance `TLSv1_3`.
+    /// Version, such as `TLSv1_3`.
     pub version: Option<String>,
     /// Cipher suite.
     pub suite: Option<String>,
@@ -177,14 +178,14 @@ pub struct Handshake {
     pub group: Option<String>,
     /// The server's certificates (DER), its own first.
     pub chain: Vec<Vec<u8>>,
-    /// Whom the chain leads to, or why it is not trusted.
+    /// Authority that the chain leads to, or the reason it is not trusted.
     pub trust: Option<Result<Anchor, String>>,
-    /// Whether the certificate has the host's name, or why not.
+    /// Match of the certificate with the host's name, or the reason there is none.
     pub name: Option<Result<(), String>>,
 }
 
 impl Handshake {
-    /// Version, suite and group in one line.
+    /// Returns version, suite and group in one line.
     #[must_use]
     pub fn summary(&self) -> String {
         let agreed = [&self.version, &self.suite, &self.group];
@@ -192,8 +193,8 @@ impl Handshake {
     }
 }
 
-/// Verifies as rustls does by itself, and keeps what it saw. A certificate that is not right ends
-/// the handshake.
+/// A verifier that decides as rustls does by default, and records what it sees. A wrong certificate
+/// ends the handshake.
 #[derive(Debug)]
 struct Witness {
     system: Arc<RootCertStore>,
@@ -270,7 +271,7 @@ impl ServerCertVerifier for Witness {
     }
 }
 
-/// Shakes hands; what was seen comes with an error too.
+/// Performs the handshake. Its record is returned even with an error.
 pub(super) fn connect(
     tcp: TcpStream,
     name: &str,
@@ -316,7 +317,7 @@ fn shake_hands(
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if let Err(error) = connection.process_new_packets() {
-                // The peer is to learn why, if it can.
+                // Sends the alert, so that the peer learns the reason.
                 let _ = connection.write_tls(&mut tcp);
                 return Err(io::Error::other(error));
             }

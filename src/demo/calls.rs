@@ -9,10 +9,10 @@ use crate::client::{Answer, Client, Signer};
 const PLAINTEXT: &[u8] = b"a data key of an S3 object, say.";
 const AAD: &[u8] = b"project=nile,department=marketing";
 
-/// Makes the calls and prints each with its answer and time.
+/// Makes the calls, and prints each with its answer and duration.
 ///
 /// # Errors
-/// A call that did not succeed, or a plaintext that did not come back.
+/// A call failed, or the decrypted plaintext differs.
 pub(super) fn show(
     client: &mut Client,
     signer: &Signer,
@@ -57,7 +57,7 @@ fn call(
     if answer.status == 200 { Ok(answer) } else { Err(format!("{name} failed").into()) }
 }
 
-/// A member of the answer's JSON object.
+/// Returns a member of the answer's JSON object.
 fn member_of(answer: &Answer, name: &str) -> Result<Value, String> {
     serde_json::from_slice::<Value>(&answer.body)
         .ok()

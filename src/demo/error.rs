@@ -1,16 +1,16 @@
-//! Why the demo ends early.
+//! The error that ends the demo early.
 
 use std::fmt;
 use std::io;
 
 use crate::output;
 
-/// Why the demo ends early. All that it started and made is gone by then.
+/// The error that ends the demo early. Everything that it started and created is gone by then.
 #[derive(Debug)]
 pub enum DemoError {
     /// Standard output cannot be written, as behind `| head`.
     Output(io::Error),
-    /// Something that the demo needs failed.
+    /// A step of the demo failed.
     Step(String),
 }
 

@@ -12,17 +12,17 @@ use crate::client::Signer;
 use crate::observe::redaction::Secret;
 use crate::random;
 
-/// The store that the demo serves.
+/// Path prefix of the demo's store.
 pub(super) const PREFIX: &str = "/xks-demo";
 pub(super) const REGION: &str = "us-east-1";
 pub(super) const SERVICE: &str = "kms-xks-proxy";
 
-/// A new SigV4 credential (XKS specification, XKS proxy configuration).
+/// Returns a new SigV4 credential (XKS specification, XKS proxy configuration).
 pub(super) fn credential() -> Result<Signer, String> {
     let text = |alphabet: &[u8], length: usize| -> Result<String, String> {
         let mut bytes = Zeroizing::new(vec![0; length]);
         random::fill(&mut bytes).map_err(|error| format!("the system's random bytes: {error}"))?;
-        // Both alphabets' lengths divide 256, so each character is as likely as the others.
+        // The length of both alphabets divides 256, so each character is equally likely.
         Ok(bytes
             .iter()
             .map(|byte| char::from(alphabet[usize::from(*byte) % alphabet.len()]))

@@ -1,8 +1,8 @@
-//! `xks-proxy demo`: the first contact. A token, a key, a certificate and a proxy of its own, then
-//! the four calls as KMS makes them.
+//! `xks-proxy demo`: creates a token, a key, a certificate and a proxy, and makes the four calls as
+//! KMS does.
 //!
-//! The proxy runs as a process of its own, from the settings file that the demo writes, just as it
-//! would in production: what is shown is what is used.
+//! The proxy runs as a separate process, from the settings file that the demo writes, just as it
+//! would in production.
 
 mod calls;
 mod error;
@@ -25,10 +25,10 @@ pub use self::softhsm::make_token_here;
 use crate::client::bodies::Caller;
 use crate::client::{Client, Endpoint, Handshake, Signer, Trust};
 
-/// Runs the demo; with `once` it ends by itself after the calls.
+/// Runs the demo, which with `once` ends after the calls.
 ///
 /// # Errors
-/// What went wrong, for the terminal.
+/// A step failed, with a text for the terminal.
 pub fn run(once: bool) -> Result<(), DemoError> {
     say(format_args!("An AWS KMS external key store (XKS) proxy, end to end on this machine.\n"))?;
     let module = softhsm::find_or_install()?;
@@ -78,7 +78,7 @@ pub fn run(once: bool) -> Result<(), DemoError> {
     Ok(proxy.wait()?)
 }
 
-/// A directory that only we can read, removed with all that is in it in the end.
+/// A directory that only this user can read, removed with its content in the end.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -94,12 +94,12 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What is left behind is a key that has protected nothing.
+        // If this fails, the key that is left behind has protected nothing.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Returns a port that is free now.
+/// Returns a port that is free at the moment.
 fn free_port() -> Result<u16, String> {
     TcpListener::bind(("127.0.0.1", 0))
         .and_then(|listener| listener.local_addr())

@@ -1,4 +1,4 @@
-//! The demo's proxy, a process of its own.
+//! The demo's proxy, a separate process.
 
 use std::fs;
 use std::io;
@@ -13,13 +13,13 @@ use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use super::softhsm;
 use crate::client::{Client, Endpoint, Trust};
 
-/// For the proxy to become ready, and for each call.
+/// Time allowed for the proxy to become ready, and for each call.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The proxy's process. It ends with the demo.
+/// The proxy's process, which ends with the demo.
 pub(super) struct Proxy {
     child: Child,
-    /// What the proxy prints goes here.
+    /// File with the output of the proxy.
     pub(super) log: PathBuf,
 }
 
@@ -63,7 +63,7 @@ impl Proxy {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Ctrl-C reaches the proxy too, which then drains.
+    /// Waits for Ctrl-C, which reaches the proxy too.
     pub(super) fn wait(mut self) -> Result<(), String> {
         let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGCHLD])
             .map_err(|error| error.to_string())?;
@@ -79,9 +79,9 @@ impl Proxy {
         }
     }
 
-    /// Drains and ends it.
+    /// Drains and ends the proxy.
     pub(super) fn stop(mut self) -> Result<(), String> {
-        // Its id is its own until it is waited for.
+        // The id is not reused until the process is waited for.
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let asked = pid.ok_or(Errno::SRCH).and_then(|pid| kill_process(pid, Signal::TERM));
         let started = Instant::now();

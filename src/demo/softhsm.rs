@@ -21,7 +21,7 @@ pub(super) const KEY_ID: &str = "demo-key";
 pub(super) const USER_PIN: &str = "1234";
 const TOKEN_LABEL: &str = "xks-proxy";
 
-/// Where distributions put the module.
+/// Paths of the module in various distributions.
 const MODULES: [&str; 5] = [
     "/usr/lib/softhsm/libsofthsm2.so",
     "/usr/lib64/softhsm/libsofthsm2.so",
@@ -30,16 +30,17 @@ const MODULES: [&str; 5] = [
     "/usr/lib64/libsofthsm2.so",
 ];
 
-/// Package managers, and how each installs SoftHSM2 (Debian, Ubuntu; Amazon Linux, Fedora, RHEL).
+/// Package managers, with the command that installs SoftHSM2 (Debian, Ubuntu; Amazon Linux, Fedora,
+/// RHEL).
 const INSTALLERS: [(&str, &str); 2] = [
     ("apt-get", "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy softhsm2"),
     ("dnf", "dnf install -qy softhsm"),
 ];
 
-/// The module's path.
+/// Returns the module's path, after installing SoftHSM2 if it is missing.
 ///
 /// # Errors
-/// It is not there, and could not be installed.
+/// SoftHSM2 is missing, and cannot be installed.
 pub(super) fn find_or_install() -> Result<PathBuf, DemoError> {
     if let Some(module) = find() {
         return Ok(module);
@@ -58,7 +59,7 @@ pub(super) fn find_or_install() -> Result<PathBuf, DemoError> {
         let why = format!("SoftHSM2 could not be installed ({status}); try by hand: {command}");
         return Err(why.into());
     }
-    find().ok_or_else(|| "SoftHSM2 was installed, but its module is nowhere known".into())
+    find().ok_or_else(|| "SoftHSM2 was installed, but its module is in no known place".into())
 }
 
 fn find() -> Option<PathBuf> {
@@ -78,16 +79,16 @@ fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
-/// What the environment variable `SOFTHSM2_CONF` must name.
+/// Returns the file for the environment variable `SOFTHSM2_CONF`.
 pub(super) fn configuration(directory: &Path) -> PathBuf {
     directory.join("softhsm2.conf")
 }
 
-/// Makes a token labelled `xks-proxy` with one AES-256 key, in a process of its own: SoftHSM2
-/// takes its configuration from the environment, once a process.
+/// Makes a token labelled `xks-proxy` with one AES-256 key, in a separate process: SoftHSM2 reads
+/// its configuration from the environment once in a process.
 ///
 /// # Errors
-/// What that process says.
+/// The process fails, with its output.
 pub(super) fn make_token(directory: &Path, module: &Path) -> Result<(), String> {
     let prepare = || -> io::Result<PathBuf> {
         let tokens = directory.join("tokens");
@@ -109,10 +110,10 @@ pub(super) fn make_token(directory: &Path, module: &Path) -> Result<(), String> 
     Err(format!("no token: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// What that process does.
+/// Makes the token, in that process.
 ///
 /// # Errors
-/// What PKCS#11 says.
+/// A PKCS#11 function fails.
 pub fn make_token_here(module: &Path) -> Result<(), String> {
     initialise(module).map_err(|error| error.to_string())
 }

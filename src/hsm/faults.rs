@@ -38,15 +38,15 @@ pub fn apply(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, scope: F
 fn apply_to_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
     let Failed { key, direction: Some(direction) } = about else { return };
     let do_others_fail = token.circuit_breaker.has_recent_own_fault(now);
-    if !token.breakers.is_doubtful(key, Some(direction), do_others_fail) {
+    if !token.key_breakers.is_doubtful(key, Some(direction), do_others_fail) {
         token.circuit_breaker.record_key_fault(now);
     }
     // A busy token is not the key's fault; a wrong result is.
     if !fault.breaks_session() && fault.failure != Failure::CdivMismatch {
-        token.breakers.busy(key, direction, fault.failure, now);
+        token.key_breakers.busy(key, direction, fault.failure, now);
         return;
     }
-    let opened = token.breakers.fault(key, direction, fault.failure, do_others_fail, now);
+    let opened = token.key_breakers.fault(key, direction, fault.failure, do_others_fail, now);
     if let Some(Change { failure, faults, .. }) = opened {
         tracing::error!(
             token = token.backend.identity().label,
@@ -75,10 +75,10 @@ pub fn key_succeeded(token: &Token, (key, direction): KeyUse, now: Instant) {
     if token.hangs.is_any() {
         token.hangs.success((key, direction), now);
     }
-    if !token.breakers.is_any_failing() {
+    if !token.key_breakers.is_any_failing() {
         return;
     }
-    if let Some(change) = token.breakers.success(key, direction, now) {
+    if let Some(change) = token.key_breakers.success(key, direction, now) {
         tracing::info!(
             token = token.backend.identity().label,
             key = token.backend.label_of(key),

@@ -139,7 +139,7 @@ impl HealthChecker<'_> {
     /// Tries keys that are out of use and that no request has tried, since a replica that is not
     /// ready gets no requests.
     fn try_keys_out_of_use(&mut self) -> Result<(), Abandoned> {
-        let untried = self.token.breakers.take_untried(MAX_EVIDENCE_KEYS, Instant::now());
+        let untried = self.token.key_breakers.take_untried(MAX_EVIDENCE_KEYS, Instant::now());
         for (key, direction) in untried {
             if self.token.hangs.is_slow(key) {
                 continue;
@@ -153,7 +153,7 @@ impl HealthChecker<'_> {
             let now = Instant::now();
             match evidence {
                 Evidence::Passed => faults::key_succeeded(self.token, (key, direction), now),
-                Evidence::Failed => self.token.breakers.still_fails(key, direction, now),
+                Evidence::Failed => self.token.key_breakers.still_fails(key, direction, now),
                 Evidence::Unavailable => {}
             }
         }

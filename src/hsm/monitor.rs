@@ -52,7 +52,7 @@ fn run(fleet: &Arc<Fleet>) {
             published_at = Some(now);
             for token in &fleet.tokens {
                 token.latencies.advance(now);
-                token.breakers.forget_old(now);
+                token.key_breakers.forget_old(now);
             }
             hedge_after = hedge::after(fleet.hedge_after, &fleet.tokens);
         }

@@ -181,10 +181,10 @@ pub fn retry(
     let about = queued.about();
     let is_doubtful = |token: &Token| {
         let do_others_fail = token.circuit_breaker.has_recent_own_fault(now);
-        token.breakers.is_doubtful(about.key, about.direction, do_others_fail)
+        token.key_breakers.is_doubtful(about.key, about.direction, do_others_fail)
     };
     // A request that has tried a key with an open circuit breaker need not try it again.
-    let is_known = |token: &Token| token.breakers.is_open(about.key, about.direction);
+    let is_known = |token: &Token| token.key_breakers.is_open(about.key, about.direction);
     let is_of_key = scope == FaultScope::Key
         && (queued.attempts >= ATTEMPTS_BEFORE_ATTRIBUTION || is_known(token));
     if queued.attempts < MAX_ATTEMPTS && !fleet.is_stopping() {

@@ -62,7 +62,7 @@ impl Hsm {
             let witnesses = Arc::clone(&config.witnesses);
             let member = Member { fleet, index };
             let backend = Pkcs11Token::new(token, member, Arc::clone(&labels), witnesses)
-                .map_err(|message| StartError { message })?;
+                .map_err(|error| StartError { message: error.to_string() })?;
             backends.push((Box::new(backend), share));
         }
         Self::start_proven(backends, config.hedging, (config.witnesses, fleet), completions)

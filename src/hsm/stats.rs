@@ -76,7 +76,7 @@ pub struct KeyOutOfUse {
 /// Returns the keys with an open circuit breaker and those whose calls hang.
 fn keys_out_of_use(token: &Token) -> Vec<KeyOutOfUse> {
     let now = Instant::now();
-    let broken = token.breakers.all_open().into_iter().map(|open| KeyOutOfUse {
+    let broken = token.key_breakers.all_open().into_iter().map(|open| KeyOutOfUse {
         label: token.backend.label_of(open.key),
         direction: open.direction.name(),
         reason: format!("{} ({} times in a row)", open.failure, open.faults),
@@ -130,7 +130,7 @@ pub fn stats(token: &Token) -> TokenStats {
         keys_out_of_use: keys_out_of_use(token),
         keys_unproven: not_proven.unproven,
         keys_disagreeing: not_proven.disagreeing,
-        key_breaker_openings_total: token.breakers.opened_total(),
+        key_breaker_openings_total: token.key_breakers.opened_total(),
         cdiv_mismatches_total: token.backend.cdiv_mismatches(),
         failure_codes: token.backend.failure_codes(),
     }

@@ -40,7 +40,7 @@ pub struct Token {
     /// Circuit breaker that decides whether the token gets jobs.
     pub circuit_breaker: CircuitBreaker,
     /// Circuit breakers of its keys.
-    pub breakers: KeyBreakers,
+    pub key_breakers: KeyBreakers,
     /// Calls that last too long, by key.
     pub hangs: KeyHangs,
     /// Jobs deferred because of such calls.
@@ -151,7 +151,7 @@ impl Token {
             service_time: ServiceTime::new(start),
             latencies: Latencies::default(),
             circuit_breaker: CircuitBreaker::new(start),
-            breakers: KeyBreakers::default(),
+            key_breakers: KeyBreakers::default(),
             hangs: KeyHangs::new(max_sessions, start),
             deferred: Deferred::default(),
             calls: Mutex::default(),
@@ -255,7 +255,7 @@ impl Token {
     /// Returns whether [`Self::admit`] has anything to decide.
     #[must_use]
     pub fn has_failing_keys(&self) -> bool {
-        self.breakers.open() > 0 || self.hangs.is_any()
+        self.key_breakers.open() > 0 || self.hangs.is_any()
     }
 
     /// Decides whether the token accepts a new request with its key. If the key is due for a trial,
@@ -266,7 +266,7 @@ impl Token {
         if self.hangs.is_blocked(key, now) {
             return Admission::Refused(Failure::TimedOut);
         }
-        let admission = self.breakers.admit(key.0, Some(key.1), now, takes_trial);
+        let admission = self.key_breakers.admit(key.0, Some(key.1), now, takes_trial);
         if admission == Admission::Admitted && takes_trial && self.hangs.takes_trial(key, now) {
             return Admission::Trial;
         }
@@ -276,7 +276,7 @@ impl Token {
     /// Returns whether the key may be used for known-good operations: it is not failing itself.
     #[must_use]
     pub fn is_key_sound(&self, key: KeyIndex) -> bool {
-        let is_open = |direction| self.breakers.is_open(key, Some(direction));
+        let is_open = |direction| self.key_breakers.is_open(key, Some(direction));
         !is_open(Direction::Encrypt) && !is_open(Direction::Decrypt) && !self.hangs.hangs(key)
     }
 
@@ -284,11 +284,11 @@ impl Token {
     /// circuit breaker, in each direction that is allowed.
     #[must_use]
     pub fn serves_no_key(&self) -> bool {
-        if self.breakers.open() == 0 {
+        if self.key_breakers.open() == 0 {
             return false;
         }
         let open: HashSet<_> =
-            self.breakers.all_open().iter().map(|open| (open.key, open.direction)).collect();
+            self.key_breakers.all_open().iter().map(|open| (open.key, open.direction)).collect();
         self.backend.serves_no_key(&|key, direction| open.contains(&(key, direction)))
     }
 

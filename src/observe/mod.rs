@@ -1,5 +1,5 @@
-//! What operators can observe: the log, the access log, the audit log and the metrics; and the
-//! values that must never appear in them ([`redaction`]).
+//! Everything that operators can observe: the log, the access log, the audit log and the metrics;
+//! and the values that must never appear in them ([`redaction`]).
 //!
 //! ```text
 //!  event loop    log::access_log   one line per call, in the loop's own buffer --+ once per tick

@@ -1,4 +1,4 @@
-//! What answers have to look like (XKS specification, API operations and Error codes).
+//! Rules for the form of answers (XKS specification, API operations and Error codes).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,10 +14,10 @@ use crate::limits::{
 };
 use crate::observe::timestamp::days_from_civil;
 
-/// What came of a call: an answer, or why there is none.
+/// The outcome of a call: an answer, or the reason there is none.
 pub type Reply = Result<Answer, String>;
 
-/// Error codes: which status goes with which name.
+/// Error codes: the status of each name.
 const ERRORS: [(u16, &str); 12] = [
     (400, "ValidationException"),
     (400, "InvalidStateException"),
@@ -33,29 +33,29 @@ const ERRORS: [(u16, &str); 12] = [
     (503, "DependencyTimeoutException"),
 ];
 
-/// `keyUsage` has no more values than this (GetKeyMetadata).
+/// Largest number of values of `keyUsage` (GetKeyMetadata).
 const MAX_KEY_USAGES: usize = 10;
 
-/// Status and beginning of the body.
+/// Returns the status and the beginning of the body.
 #[must_use]
 pub fn came(answer: &Answer) -> String {
     format!("{} {}", answer.status, excerpt(&answer.body))
 }
 
-/// The error's name, if it is one.
+/// Returns the name of an error.
 #[must_use]
 pub fn error_name(answer: &Answer) -> Option<String> {
     let body: Value = serde_json::from_slice(&answer.body).ok()?;
     body.get("errorName")?.as_str().map(str::to_owned)
 }
 
-/// Whether a policy of the proxy's (secondary authorization) refused.
+/// Returns whether a policy of the proxy (secondary authorization) refused the call.
 #[must_use]
 pub fn is_denied(reply: &Reply) -> bool {
     reply.as_ref().is_ok_and(|answer| answer.status == 403)
 }
 
-/// The answer has to be one of these errors, with the status that belongs to it.
+/// Judges an answer that must be one of these errors, with the status that belongs to it.
 #[must_use]
 pub fn expect_error(reply: &Reply, names: &[&str]) -> Outcome {
     let answer = match reply {
@@ -75,10 +75,10 @@ pub fn expect_error(reply: &Reply, names: &[&str]) -> Outcome {
     }
 }
 
-/// The answer has to be 200 with a JSON object, of which `parse` makes something.
+/// Parses an answer that must be 200 with a JSON object.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The answer breaks a rule, with the reason.
 pub fn expect_success<T>(
     reply: &Reply,
     parse: impl FnOnce(&Map<String, Value>) -> Result<T, String>,
@@ -101,12 +101,13 @@ pub fn expect_success<T>(
     parse(object).map_err(told)
 }
 
-/// The form of an error's body.
+/// Checks the form of an error's body.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The answer breaks a rule, with the reason.
 pub fn error_form(answer: &Answer) -> Result<(), String> {
-    let body: Value = serde_json::from_slice(&answer.body).map_err(|_| "a body that is no JSON")?;
+    let body: Value =
+        serde_json::from_slice(&answer.body).map_err(|_| "a body that is not JSON")?;
     let name = body.get("errorName").and_then(Value::as_str).ok_or("no errorName")?;
     if !ERRORS.contains(&(answer.status, name)) {
         return Err(format!("{name} with status {}", answer.status));
@@ -127,7 +128,7 @@ pub fn error_form(answer: &Answer) -> Result<(), String> {
 fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
     match object.get(name) {
         Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(format!("{name} is no string")),
+        Some(_) => Err(format!("{name} is not a string")),
         None => Err(format!("there is no {name}")),
     }
 }
@@ -138,7 +139,7 @@ fn bytes(object: &Map<String, Value>, name: &str) -> Result<Vec<u8>, String> {
         .map_err(|_| format!("{name} is not standard base64"))
 }
 
-/// What GetKeyMetadata says of a key.
+/// A key as GetKeyMetadata describes it.
 #[derive(Clone, Debug, Default)]
 pub struct KeyMetadata {
     /// `AES_256`
@@ -151,7 +152,7 @@ pub struct KeyMetadata {
 
 impl KeyMetadata {
     /// # Errors
-    /// What is wrong with it.
+    /// The answer breaks a rule, with the reason.
     pub fn parse(object: &Map<String, Value>) -> Result<Self, String> {
         let usage = object.get("keyUsage").and_then(Value::as_array);
         let usage = usage.ok_or("keyUsage is no array")?;
@@ -168,17 +169,18 @@ impl KeyMetadata {
         Ok(Self { spec: text(object, "keySpec")?.to_owned(), usage, status })
     }
 
-    /// Whether it is said to be usable so.
+    /// Returns whether the key has that usage.
     #[must_use]
     pub fn may(&self, usage: &str) -> bool {
         self.usage.iter().any(|one| one == usage)
     }
 }
 
-/// What Encrypt gave out. `cdiv_aad`: the data integrity value was asked for, with this AAD.
+/// Parses the answer to Encrypt. With `cdiv_aad` the data integrity value was asked for, over this
+/// AAD.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The answer breaks a rule, with the reason.
 pub fn sealed(object: &Map<String, Value>, plaintext_bytes: usize) -> Result<Sealed, String> {
     let metadata = object.get("ciphertextMetadata").map(|_| bytes(object, "ciphertextMetadata"));
     let sealed = Sealed {
@@ -204,10 +206,10 @@ pub fn sealed(object: &Map<String, Value>, plaintext_bytes: usize) -> Result<Sea
     Ok(sealed)
 }
 
-/// Whether the ciphertext data integrity value is right (Appendix C).
+/// Checks the ciphertext data integrity value (Appendix C).
 ///
 /// # Errors
-/// It is not there, or not right.
+/// The value is missing or wrong.
 pub fn cdiv(object: &Map<String, Value>, sealed: &Sealed, aad: &[u8]) -> Result<(), String> {
     let value = bytes(object, "ciphertextDataIntegrityValue")?;
     let mut hash = Sha256::new();
@@ -221,10 +223,10 @@ pub fn cdiv(object: &Map<String, Value>, sealed: &Sealed, aad: &[u8]) -> Result<
     Err("ciphertextDataIntegrityValue is not what the members of the answer hash to".to_owned())
 }
 
-/// What Decrypt gave out.
+/// Parses the answer to Decrypt.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The answer breaks a rule, with the reason.
 pub fn opened(object: &Map<String, Value>, plaintext: &[u8]) -> Result<(), String> {
     if bytes(object, "plaintext")? == plaintext {
         return Ok(());
@@ -232,10 +234,10 @@ pub fn opened(object: &Map<String, Value>, plaintext: &[u8]) -> Result<(), Strin
     Err("plaintext is another than was encrypted".to_owned())
 }
 
-/// What GetHealthStatus says: the fleet in words, and whether all of it is ACTIVE.
+/// Parses the answer to GetHealthStatus: the fleet in words, and whether all of it is ACTIVE.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The answer breaks a rule, with the reason.
 pub fn health(object: &Map<String, Value>) -> Result<(String, bool), String> {
     let size = object.get("xksProxyFleetSize").and_then(Value::as_u64).unwrap_or(0);
     if size == 0 {
@@ -269,7 +271,7 @@ pub fn health(object: &Map<String, Value>) -> Result<(String, bool), String> {
     Ok((format!("{size} x {}; {}", names.join(", "), members.join("; ")), is_active))
 }
 
-/// How far a Date field (IMF-fixdate, RFC 9110, 5.6.7) is from our clock.
+/// Returns the difference between a Date field (IMF-fixdate, RFC 9110, 5.6.7) and our clock.
 #[must_use]
 pub fn clock_difference(date: &str) -> Option<Duration> {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";

@@ -1,4 +1,4 @@
-//! Who may not call.
+//! Rules about authentication.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +18,7 @@ const UNSIGNED: Rule = Rule::must(
 const GARBAGE: Rule = Rule::must(
     "authentication.garbage",
     "Appendix A; Error codes",
-    "An Authorization that is none: 401 AuthenticationFailedException.",
+    "A malformed Authorization: 401 AuthenticationFailedException.",
 );
 const SECRET: Rule = Rule::must(
     "authentication.wrong-secret",
@@ -64,15 +64,15 @@ const SIX_MINUTES: Rule = Rule::should(
 const FOUR_MINUTES: Rule = Rule::should(
     "authentication.four-minutes",
     "Appendix A, task 4",
-    "Up to 5 minutes, for latency and for clocks that drift, are let pass.",
+    "Up to 5 minutes, for latency and clock drift, are accepted.",
 );
 const CLOCK: Rule = Rule::should(
     "authentication.clock",
     "(Appendix A, task 4)",
-    "The proxy's clock, as its Date field has it, is within a minute of ours.",
+    "The proxy's clock, by its Date field, is within a minute of ours.",
 );
 
-/// Every rule here.
+/// All rules of this file.
 pub(super) const RULES: &[&Rule] = &[
     &UNSIGNED,
     &GARBAGE,
@@ -92,7 +92,7 @@ const FAILED: &[&str] = &["AuthenticationFailedException"];
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Calls that are not authentic, and some that just are.
+/// Makes calls that must be refused, and some that must just be accepted.
 pub fn examine(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
     let call = of_key(key_id, "encrypt");
     let body = prober.options.caller.encrypt(&plaintext(), None, false).to_string();
@@ -139,7 +139,7 @@ pub fn examine(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
     report.add(&FOUR_MINUTES, None, both(accepted));
 }
 
-/// What the Date fields said.
+/// Judges the clock of the proxy by its Date fields.
 pub fn clock(prober: &Prober<'_>, report: &mut Report) {
     let outcome = match prober.observed.clock {
         None => Outcome::Untried("no answer had a Date field".to_owned()),
@@ -183,7 +183,7 @@ fn accepted(reply: &Reply) -> Outcome {
     }
 }
 
-/// The first that is not held, else the last.
+/// Returns the first outcome that is not held, or else the last.
 fn both([past, future]: [Outcome; 2]) -> Outcome {
     match past {
         Outcome::Held(_) => match future {

@@ -1,4 +1,4 @@
-//! Whether a ciphertext is bound to its additional data, and what is altered found out.
+//! Rules about authenticated encryption: altered ciphertexts and additional data must be detected.
 
 use super::answers::{self, expect_error, expect_success};
 use super::calls::{AAD, of_key};
@@ -20,7 +20,7 @@ const AAD_MISSING: Rule = Rule::must(
 const METADATA_OTHER: Rule = Rule::must(
     "binding.other-metadata",
     "Decrypt",
-    "A ciphertextMetadata that was modified, or added, must be detected: 400 \
+    "A modified or added ciphertextMetadata must be detected: 400 \
      InvalidCiphertextException.",
 );
 const METADATA_MISSING: Rule = Rule::must(
@@ -31,7 +31,7 @@ const METADATA_MISSING: Rule = Rule::must(
 const METADATA_AS_AAD: Rule = Rule::should(
     "binding.metadata-as-aad",
     "Encrypt, ciphertextMetadata, NOTE",
-    "additionalAuthenticatedData that ends in what was the ciphertextMetadata is not the same: \
+    "additionalAuthenticatedData that ends in the former ciphertextMetadata is not the same: \
      lengths are part of what the key manager authenticates.",
 );
 const METADATA_LONG: Rule = Rule::should(
@@ -83,7 +83,7 @@ const ONE_BYTE: Rule = Rule::must(
     "One byte of plaintext there and back, with a data integrity value.",
 );
 
-/// Every rule here.
+/// All rules of this file.
 pub(super) const RULES: &[&Rule] = &[
     &AAD_OTHER,
     &AAD_MISSING,
@@ -104,7 +104,7 @@ pub(super) const RULES: &[&Rule] = &[
 const INVALID_CIPHERTEXT: &[&str] = &["InvalidCiphertextException"];
 const INVALID: &[&str] = &["InvalidCiphertextException", "ValidationException"];
 
-/// Decrypts what was altered; `sealed` was made with [`AAD`].
+/// Decrypts altered ciphertexts; `sealed` was made with [`AAD`].
 pub fn examine(prober: &mut Prober<'_>, key_id: &str, sealed: &Sealed, report: &mut Report) {
     let mut refuse = |rule, sealed: &Sealed, aad: Option<&[u8]>, names| {
         let body = prober.options.caller.decrypt(sealed, aad);
@@ -161,7 +161,7 @@ fn flip(bytes: &mut [u8]) {
     }
 }
 
-/// Sizes that a proxy must be able to take.
+/// Tries the sizes that a proxy must accept.
 pub fn sizes(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
     let large = vec![0x5a; MIN_MAX_PLAINTEXT_BYTES];
     let large_aad = vec![0xa5; MIN_MAX_AAD_BYTES];

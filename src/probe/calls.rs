@@ -82,7 +82,7 @@ const USAGE_DECRYPT: Rule = Rule::must(
     "Decrypt with a key whose keyUsage has no DECRYPT: 400 InvalidKeyUsageException.",
 );
 
-/// Every rule here.
+/// All rules of this file.
 pub(super) const RULES: &[&Rule] = &[
     &HEALTH,
     &HEALTH_STATUS,
@@ -101,22 +101,22 @@ pub(super) const RULES: &[&Rule] = &[
     &USAGE_DECRYPT,
 ];
 
-/// Additional authenticated data of the probe's.
+/// Additional authenticated data of the probe.
 pub(super) const AAD: &[u8] = b"xks-proxy probe: additional authenticated data";
 
-/// A plaintext of the probe's own.
+/// Returns a plaintext of the probe.
 pub(super) fn plaintext() -> Vec<u8> {
-    // What it is does not matter; that it is nobody's does.
+    // Any value will do, as long as it is nobody's data.
     let random: [u8; 16] = random_bytes().unwrap_or_default();
     [b"xks-proxy probe ", random.as_slice()].concat()
 }
 
-/// The path of a call with a key.
+/// Returns the path of a call with a key.
 pub(super) fn of_key(key_id: &str, call: &str) -> String {
     format!("/keys/{key_id}/{call}")
 }
 
-/// GetHealthStatus. Whether the proxy knows the path and takes the credential.
+/// Calls GetHealthStatus. Returns whether the proxy knows the path and accepts the credential.
 pub fn health(prober: &mut Prober<'_>, report: &mut Report) -> bool {
     let reply = prober.post("/health", &prober.options.caller.health());
     let found = expect_success(&reply, answers::health);
@@ -144,8 +144,8 @@ fn in_time(reply: &Reply) -> Outcome {
     }
 }
 
-/// GetKeyMetadata, Encrypt and Decrypt with a key; the first is the one that all else is tried
-/// with. A ciphertext of it with [`AAD`] and its plaintext, if it encrypts.
+/// Calls GetKeyMetadata, Encrypt and Decrypt with a key. The first key serves all further checks.
+/// Returns a ciphertext made with [`AAD`] and its plaintext, if the key encrypts.
 pub fn key(
     prober: &mut Prober<'_>,
     key_id: &str,
@@ -154,14 +154,14 @@ pub fn key(
 ) -> Option<(Sealed, Vec<u8>)> {
     let metadata = metadata(prober, key_id, is_first, report);
     if metadata.as_ref().is_some_and(|known| !is_first && !known.spec.starts_with("AES_")) {
-        // What such metadata says of the key's uses is not to be gone by either.
+        // The usage in malformed metadata is not reliable either.
         for rule in [&ENCRYPT, &DECRYPT] {
             let why = "its metadata is not an AES key's".to_owned();
             report.add(rule, Some(key_id), Outcome::Untried(why));
         }
         return None;
     }
-    // Where it is not known, or the first one, it has to work.
+    // A key of unknown usage must work, and so must the first one.
     let may = |usage: &str| is_first || metadata.as_ref().is_none_or(|known| known.may(usage));
     if !may("ENCRYPT") {
         let body = prober.options.caller.encrypt(&plaintext(), Some(AAD), false);
@@ -234,7 +234,7 @@ fn metadata(
     }
 }
 
-/// Encrypts with AAD and without, asking for the data integrity value if the key `may_decrypt`.
+/// Encrypts with AAD and without, with the data integrity value if the key `may_decrypt`.
 fn encrypt(
     prober: &mut Prober<'_>,
     key_id: &str,
@@ -310,7 +310,7 @@ fn decrypt_forbidden(prober: &mut Prober<'_>, key_id: &str, sealed: &Sealed, rep
     report.add(&USAGE_DECRYPT, Some(key_id), expect_error(&reply, &["InvalidKeyUsageException"]));
 }
 
-/// Right in form, made by no key.
+/// Returns a well-formed ciphertext that no key made.
 pub(super) fn any_sealed() -> Sealed {
     Sealed { ciphertext: vec![1; 32], iv: vec![2; 12], tag: vec![3; 16], metadata: None }
 }

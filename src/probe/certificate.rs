@@ -1,4 +1,4 @@
-//! What a certificate says, for people.
+//! Certificates in words.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,14 +28,14 @@ pub struct Certificate {
     pub days_left: i64,
     /// `YYYY-MM-DD`
     pub not_after: String,
-    /// For instance "RSA, 2048 bits".
+    /// Such as "RSA, 2048 bits".
     pub key: String,
     /// At least RSA 2048 or a curve of 256 bits.
     pub is_key_strong: bool,
 }
 
 impl Certificate {
-    /// For machines.
+    /// Returns the members of the JSON report.
     #[must_use]
     pub fn to_json(&self) -> Value {
         json!({
@@ -49,7 +49,7 @@ impl Certificate {
     }
 }
 
-/// `None`: it is no certificate.
+/// Parses a certificate. Returns `None` if it is malformed.
 #[must_use]
 pub fn read(der: &[u8]) -> Option<Certificate> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;

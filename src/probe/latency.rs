@@ -1,4 +1,4 @@
-//! How long calls take, one at a time and some at once.
+//! Latency of calls, one at a time and concurrently.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,33 +17,33 @@ use crate::limits::{KMS_TIMEOUT_MILLI, PROBE_FRESH_CONNECTIONS};
 const FRESH: Rule = Rule::must(
     "latency.new-connection",
     "GetKeyMetadata, KMS considerations",
-    "KMS's 250 ms have to be enough for a TCP connection, a TLS handshake and a call.",
+    "KMS's 250 ms must be enough for a TCP connection, a TLS handshake and a call.",
 );
 const SEQUENTIAL: Rule = Rule::must(
     "latency.one-at-a-time",
     "Encrypt, KMS considerations",
-    "KMS gives up a call after 250 ms; 99 in 100 take less, with nothing else going on.",
+    "KMS abandons a call after 250 ms; 99 in 100 take less, with no other load.",
 );
 const CONCURRENT: Rule = Rule::must(
     "latency.concurrent",
     "Encrypt, KMS considerations",
-    "KMS gives up a call after 250 ms; 99 in 100 take less, with several connections at work.",
+    "KMS abandons a call after 250 ms; 99 in 100 take less, with several connections in use.",
 );
 
-/// Every rule here.
+/// All rules of this file.
 pub(super) const RULES: &[&Rule] = &[&FRESH, &SEQUENTIAL, &CONCURRENT];
 
-/// KMS's time-out.
+/// Timeout of KMS.
 pub const KMS_TIMEOUT: Duration = Duration::from_millis(KMS_TIMEOUT_MILLI);
 
-/// Calls that were made and how long they took.
+/// Durations of a series of calls.
 #[derive(Debug, Default)]
 pub struct Measured {
     /// In ascending order.
     pub times: Vec<Duration>,
-    /// Calls that did not succeed.
+    /// Number of calls that failed.
     pub errors: u32,
-    /// What the first of them got.
+    /// Error of the first of them.
     pub first_error: Option<String>,
 }
 
@@ -58,7 +58,7 @@ impl Measured {
         }
     }
 
-    /// The time within which `percent` of a hundred calls were answered (nearest rank).
+    /// Returns the percentile (nearest rank).
     #[must_use]
     pub fn percentile(&self, percent: usize) -> Duration {
         let rank = (self.times.len() * percent).div_ceil(100).max(1);
@@ -69,7 +69,7 @@ impl Measured {
         self.percentile(100)
     }
 
-    /// For machines, in milliseconds.
+    /// Returns the members of the JSON report, in milliseconds.
     fn to_json(&self) -> Value {
         json!({
             "calls": self.times.len(),
@@ -107,20 +107,20 @@ fn milli(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// What is called, and how it is told how far that is.
+/// The calls to measure.
 pub struct Load<'a> {
-    /// With this key.
+    /// Key of the calls.
     pub key_id: &'a str,
-    /// Made with [`AAD`]...
+    /// Ciphertext made with [`AAD`].
     pub sealed: &'a Sealed,
-    /// ...from this.
+    /// Its plaintext.
     pub plaintext: &'a [u8],
-    /// Told how many calls are done, of how many.
+    /// Callback for the number of calls done and of all calls.
     pub progress: &'a (dyn Fn(u32, u32) + Sync),
 }
 
 impl Load<'_> {
-    /// Decrypt and Encrypt in turns, each answer looked at.
+    /// Alternates Decrypt and Encrypt, and checks each answer.
     fn call(&self, target: &Target<'_>, client: &mut Client, index: u32) -> Result<(), String> {
         let options = target.options;
         let is_decrypt = index.is_multiple_of(2);
@@ -147,11 +147,11 @@ impl Load<'_> {
     }
 }
 
-/// A connection of its own that is opened anew when it is at its end.
+/// A separate connection, reopened when it ends.
 struct Line(Option<Client>);
 
 impl Line {
-    /// A call, its time counted from `started` on.
+    /// Makes a call, timed from `started`.
     fn call(
         &mut self,
         target: &Target<'_>,
@@ -170,7 +170,7 @@ impl Line {
     }
 }
 
-/// The three measurements; the second and third only if a count says so.
+/// Makes the three measurements; the second and third only if the counts say so.
 pub fn examine(
     target: &Target<'_>,
     load: &Load<'_>,
@@ -213,14 +213,14 @@ fn sequential(target: &Target<'_>, load: &Load<'_>) -> Measured {
     measured
 }
 
-/// Calls fall due at an even rate, whether or not those before are answered: waiting for a free
+/// Makes calls at an even rate, whether or not earlier ones are answered: waiting for a free
 /// connection counts.
 fn concurrent(target: &Target<'_>, load: &Load<'_>) -> Measured {
     let (count, rate) = (target.options.count, target.options.rate);
     let measured = Mutex::new(Measured::default());
     let next = AtomicU32::new(0);
     let done = AtomicU32::new(0);
-    // Connections are opened before the clock starts.
+    // Opening the connections is not timed.
     let lines: Vec<Line> =
         (0..target.options.connections).map(|_| Line(target.connect().ok())).collect();
     let begin = Instant::now();
@@ -259,7 +259,7 @@ mod tests {
         Measured { times, ..Measured::default() }
     }
 
-    /// The nearest rank, and what is too late for KMS.
+    /// The nearest rank, and calls too late for KMS.
     #[test]
     fn percentiles() {
         let measured = of(1..=100);

@@ -1,8 +1,8 @@
-//! `xks-proxy probe`: calls a proxy, anybody's, as KMS does, and says where it departs from the
-//! XKS Proxy API specification.
+//! `xks-proxy probe`: calls any XKS proxy as KMS does, and reports where it departs from the XKS
+//! Proxy API specification.
 //!
-//! It changes nothing: the four calls create and destroy no keys, and what is encrypted is the
-//! probe's own.
+//! It changes nothing: the four calls create and destroy no keys, and the probe encrypts only its
+//! own data.
 
 mod answers;
 mod authentication;
@@ -57,10 +57,10 @@ const IN_TIME: Rule = Rule::should(
     "Every answer comes within 250 ms, errors too.",
 );
 
-/// Every rule here.
+/// All rules of this file.
 const RULES: &[&Rule] = &[&ERROR_FORM, &CONTENT_TYPE, &VERSION, &KEEP_ALIVE, &IN_TIME];
 
-/// All rules, in the order of their checks.
+/// Returns all rules, in the order of their checks.
 fn rules() -> Vec<&'static Rule> {
     [
         transport::RULES,
@@ -75,7 +75,7 @@ fn rules() -> Vec<&'static Rule> {
     .concat()
 }
 
-/// Probes, prints and writes.
+/// Probes a proxy, prints the checks, and writes the JSON report.
 ///
 /// # Errors
 /// [`Failed`]: the arguments are wrong, the proxy cannot be reached, a check failed.
@@ -144,7 +144,7 @@ fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
     Ok(())
 }
 
-/// All that needs a path and a credential that are right.
+/// Makes the checks that need the right path and credential.
 fn conversation(prober: &mut Prober<'_>, report: &mut Report) {
     let mut made = None;
     for (index, key_id) in prober.options.key_ids.iter().enumerate() {
@@ -192,7 +192,7 @@ fn observed(observed: &Observed, report: &mut Report) {
 mod tests {
     use super::*;
 
-    /// A name stands for one rule: scripts go by it.
+    /// A name stands for one rule, since scripts rely on it.
     #[test]
     fn names_are_unique() {
         let mut names: Vec<&str> = rules().iter().map(|rule| rule.name).collect();

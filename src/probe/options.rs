@@ -1,4 +1,4 @@
-//! What to probe and how: from the command line and the environment.
+//! Options of the probe, from the command line and the environment.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::limits::{
 };
 use crate::observe::redaction::Secret;
 
-/// As the specification's Appendix A has it.
+/// Service in signatures (XKS specification, Appendix A).
 const SERVICE: &str = "kms-xks-proxy";
 const ACCESS_KEY_ID_VARIABLE: &str = "SIGV4_ACCESS_KEY_ID";
 const SECRET_VARIABLE: &str = "SIGV4_SECRET_ACCESS_KEY";
@@ -27,19 +27,19 @@ pub struct Arguments {
     /// https://host[:port]/prefix, with or without /kms/xks/v1
     #[arg(required_unless_present = "list", default_value = "")]
     pub url: String,
-    /// External key id; the first has to encrypt and decrypt. Several are possible
+    /// External key id, repeatable; the first must encrypt and decrypt
     #[arg(long = "key-id", value_name = "ID")]
     pub key_ids: Vec<String>,
-    /// Access key id; else the environment's SIGV4_ACCESS_KEY_ID
+    /// Access key id; by default the environment variable SIGV4_ACCESS_KEY_ID
     #[arg(long, value_name = "ID")]
     pub access_key_id: Option<String>,
-    /// File with the secret access key; else the environment's SIGV4_SECRET_ACCESS_KEY
+    /// File with the secret access key; by default the environment variable SIGV4_SECRET_ACCESS_KEY
     #[arg(long, value_name = "FILE")]
     pub secret_access_key_file: Option<PathBuf>,
-    /// Region that the signatures are for
+    /// Region of the signatures
     #[arg(long, default_value = "us-east-1")]
     pub region: String,
-    /// Trust these certificates too (PEM), beside the system's
+    /// Trust these certificates (PEM) as well as the system's
     #[arg(long, value_name = "FILE")]
     pub ca: Vec<PathBuf>,
     /// Client certificate chain (PEM), for mTLS
@@ -48,61 +48,61 @@ pub struct Arguments {
     /// The client certificate's private key (PEM)
     #[arg(long, value_name = "FILE")]
     pub client_key: Option<PathBuf>,
-    /// awsPrincipalArn of the calls, if a policy of the proxy's wants a certain one
+    /// awsPrincipalArn of the calls, if a policy of the proxy requires one
     #[arg(long, value_name = "ARN")]
     pub principal_arn: Option<String>,
     /// kmsKeyArn of the calls, likewise
     #[arg(long, value_name = "ARN")]
     pub kms_key_arn: Option<String>,
-    /// Calls for each part of the latency measurement; 0: none
+    /// Calls in each part of the latency measurement; 0 for none
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=MAX_PROBE_COUNT))]
     pub count: u32,
-    /// Connections at once in its second part
+    /// Concurrent connections in the second part
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=MAX_PROBE_CONNECTIONS))]
     pub connections: u32,
-    /// Calls a second in its second part, over all connections
+    /// Calls per second in the second part, over all connections
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=MAX_PROBE_RATE_PER_SEC))]
     pub rate: u32,
-    /// Allow http://, which no KMS speaks
+    /// Allow http://, which KMS never uses
     #[arg(long)]
     pub insecure_http: bool,
-    /// Write all that was found to this file, as JSON
+    /// Write the findings to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// List the checks, and what the specification wants; calls nobody
+    /// List the checks and what the specification requires, without any call
     #[arg(long)]
     pub list: bool,
-    /// Also say of passed checks what the specification wants and what came
+    /// Show requirement and observation for passed checks too
     #[arg(long, short)]
     pub verbose: bool,
 }
 
-/// The same, checked and loaded.
+/// Checked options, with all files loaded.
 #[derive(Debug)]
 pub struct Options {
-    /// Where.
+    /// Address of the proxy.
     pub endpoint: Endpoint,
-    /// At least one.
+    /// External key ids, at least one.
     pub key_ids: Vec<String>,
-    /// With which credential.
+    /// Credential of the calls.
     pub signer: Signer,
-    /// On whose behalf.
+    /// Caller of KMS in the calls.
     pub caller: Caller,
-    /// Whom to trust, and who we are.
+    /// Trusted authorities and the client certificate.
     pub trust: Trust,
-    /// Whether there is a client certificate.
+    /// True if there is a client certificate.
     pub has_identity: bool,
-    /// Calls for each part of the latency measurement.
+    /// Number of calls in each part of the latency measurement.
     pub count: u32,
-    /// Connections at once.
+    /// Number of concurrent connections.
     pub connections: u32,
-    /// Calls a second over all of them.
+    /// Calls per second over all connections.
     pub rate: u32,
 }
 
 impl Options {
     /// # Errors
-    /// [`Failed`] with [`EXIT_SETTINGS`]: what is wrong.
+    /// [`Failed`] with [`EXIT_SETTINGS`]: an argument or a file is wrong.
     pub fn resolve(arguments: &Arguments) -> Result<Self, Failed> {
         Self::try_resolve(arguments).map_err(|why| Failed::new(EXIT_SETTINGS, why))
     }
@@ -148,13 +148,10 @@ impl Options {
 fn endpoint(arguments: &Arguments) -> Result<Endpoint, String> {
     let endpoint = Endpoint::parse(&arguments.url)?;
     if !endpoint.is_https && !arguments.insecure_http {
-        return Err(format!(
-            "{}: KMS speaks HTTPS alone; --insecure-http allows it all the same",
-            arguments.url
-        ));
+        return Err(format!("{}: KMS uses HTTPS only; --insecure-http allows this", arguments.url));
     }
     if endpoint.is_https && arguments.insecure_http {
-        return Err(format!("{}: --insecure-http is for http:// alone", arguments.url));
+        return Err(format!("{}: --insecure-http is for http:// only", arguments.url));
     }
     // XKS specification, API operations.
     let is_right = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_".contains(&byte);
@@ -192,7 +189,7 @@ fn signer(arguments: &Arguments) -> Result<Signer, String> {
     })
 }
 
-/// The file's one line.
+/// Returns the only line of the file.
 fn secret_of_file(file: &Path) -> Result<Zeroizing<String>, String> {
     let told = |why: &dyn std::fmt::Display| format!("{}: {why}", file.display());
     let length = fs::metadata(file).map_err(|error| told(&error))?.len();

@@ -1,4 +1,4 @@
-//! Calls on one kept connection, and what is noticed of every answer on the way.
+//! Calls on one persistent connection, with observations about every answer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,20 +11,20 @@ use super::options::Options;
 use crate::client::{self, Answer, Client, OutgoingRequest, Signed};
 use crate::limits::{KMS_TIMEOUT_MILLI, PROBE_CALL_TIMEOUT};
 
-/// A proxy, and how it is probed.
+/// A proxy and the options to probe it with.
 #[derive(Clone, Debug)]
 pub struct Target<'a> {
-    /// How it is probed.
+    /// Options.
     pub options: &'a Options,
-    /// Where it is.
+    /// Addresses of the proxy.
     pub addresses: Vec<SocketAddr>,
 }
 
 impl Target<'_> {
-    /// A new connection.
+    /// Opens a connection.
     ///
     /// # Errors
-    /// What the network or TLS says.
+    /// The network or TLS fails.
     pub fn connect(&self) -> io::Result<Client> {
         let started = Instant::now();
         let socket = client::connect(&self.addresses, PROBE_CALL_TIMEOUT)?;
@@ -33,39 +33,39 @@ impl Target<'_> {
     }
 }
 
-/// A connection that is opened when it is needed.
+/// A caller of the proxy, with a connection that is opened when needed.
 pub struct Prober<'a> {
-    /// How the proxy is probed.
+    /// Options.
     pub options: &'a Options,
     /// The proxy.
     pub target: Target<'a>,
     client: Option<Client>,
-    /// What was noticed of all answers.
+    /// Observations about all answers.
     pub observed: Observed,
 }
 
-/// What was noticed of all answers to POST. The lists hold the first few.
+/// Observations about all answers to POST. The lists hold the first few.
 #[derive(Debug, Default)]
 pub struct Observed {
-    /// How many answers there were.
+    /// Number of answers.
     pub answers: usize,
-    /// How many of them were errors.
+    /// Number of errors among them.
     pub errors: usize,
-    /// Errors whose body is not of the specification's form.
+    /// Errors whose body has not the specified form.
     pub malformed_errors: Vec<String>,
-    /// Answers that were not said to be JSON.
+    /// Answers without the content type of JSON.
     pub content_types: Vec<String>,
     /// Answers of HTTP/1.0.
     pub old_versions: Vec<String>,
-    /// Answers after which the connection was at its end, said so or not.
+    /// Answers after which the connection ended, announced or not.
     pub closes: Vec<String>,
-    /// Answers later than KMS waits for.
+    /// Answers later than KMS's timeout.
     pub late: Vec<String>,
     /// The largest difference between the Date field and our clock.
     pub clock: Option<Duration>,
 }
 
-/// More of a kind are not listed.
+/// Largest number of entries in a list.
 const MAX_LISTED: usize = 5;
 
 impl<'a> Prober<'a> {
@@ -74,24 +74,24 @@ impl<'a> Prober<'a> {
         Self { options: target.options, target, client: None, observed: Observed::default() }
     }
 
-    /// A POST of JSON, as KMS makes it. `call` is for instance `/health`.
+    /// POSTs JSON as KMS does, to a call such as `/health`.
     pub fn post(&mut self, call: &str, body: &Value) -> Reply {
         self.post_text(call, &body.to_string())
     }
 
-    /// A POST of this text, signed.
+    /// POSTs this text, signed.
     pub fn post_text(&mut self, call: &str, body: &str) -> Reply {
         let signed = self.sign(call, body);
         self.deliver("POST", call, Some(signed), body)
     }
 
-    /// The right signature for a POST.
+    /// Returns the right signature for a POST.
     #[must_use]
     pub fn sign(&self, call: &str, body: &str) -> Signed {
         self.sign_at(call, body, SystemTime::now())
     }
 
-    /// The same at another time.
+    /// Returns the signature for a POST at `time`.
     #[must_use]
     pub fn sign_at(&self, call: &str, body: &str, time: SystemTime) -> Signed {
         let endpoint = &self.options.endpoint;
@@ -99,7 +99,7 @@ impl<'a> Prober<'a> {
         self.options.signer.sign("POST", &host, &path, body.as_bytes(), time)
     }
 
-    /// A request of the four calls' kind, with this signature or none.
+    /// Sends a request to a call, with this signature or none.
     pub fn deliver(
         &mut self,
         method: &str,
@@ -111,7 +111,7 @@ impl<'a> Prober<'a> {
         self.deliver_to(method, &path, signed, body)
     }
 
-    /// The same to any path.
+    /// Sends a request to any path, with this signature or none.
     pub fn deliver_to(
         &mut self,
         method: &str,
@@ -153,7 +153,7 @@ impl<'a> Prober<'a> {
     }
 }
 
-/// Why there is no answer, and what could be done.
+/// Returns the reason there is no answer, with a remedy if one is known.
 pub fn no_answer(error: io::Error) -> String {
     let why = error.to_string();
     let hint = if why.contains("CertificateRequired") {

@@ -1,28 +1,28 @@
-//! What was checked and what came of it.
+//! Checks and their outcomes.
 
 use serde_json::{Value, json};
 
 use crate::limits::MAX_PROBE_EXCERPT_BYTES;
 
-/// One thing that the specification, or good sense, wants of a proxy.
+/// A requirement of the specification, or of good practice.
 #[derive(Debug)]
 pub struct Rule {
-    /// Group and name, for instance `encrypt.cdiv`.
+    /// Group and name, such as `encrypt.cdiv`.
     pub name: &'static str,
-    /// Whether breaking it is a failure or a warning.
+    /// Severity of a violation: failure or warning.
     pub level: Level,
-    /// Section of the XKS specification; in brackets, what it does not say itself.
+    /// Section of the XKS specification; in brackets if the specification does not say so itself.
     pub section: &'static str,
-    /// In a sentence.
+    /// The requirement in a sentence.
     pub wants: &'static str,
 }
 
-/// How much a rule weighs.
+/// Severity of the violation of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// KMS's calls fail, or data or keys are in danger, if it is broken.
+    /// A violation makes KMS's calls fail, or endangers data or keys.
     Must,
-    /// Recommended, or the specification leaves it open.
+    /// A recommendation, or something that the specification leaves open.
     Should,
 }
 
@@ -44,21 +44,21 @@ impl Rule {
     }
 }
 
-/// What came of a check.
+/// The verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// As it should be.
+    /// The rule is kept.
     Pass,
-    /// Look at it.
+    /// Needs a look.
     Warn,
-    /// Not as it must be.
+    /// The rule is violated.
     Fail,
-    /// Could not be tried, because of another check that did not pass.
+    /// Not tried, because another check did not pass.
     Skip,
 }
 
 impl Verdict {
-    /// As it stands in the JSON.
+    /// Returns the name in the JSON report.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -70,29 +70,29 @@ impl Verdict {
     }
 }
 
-/// A rule applied.
+/// An applied rule.
 #[derive(Debug)]
 pub struct Check {
-    /// Which.
+    /// The rule.
     pub rule: &'static Rule,
-    /// To what, if not to the proxy as a whole: a key.
+    /// The key that was checked, if not the proxy as a whole.
     pub subject: Option<String>,
-    /// With what outcome.
+    /// The verdict.
     pub verdict: Verdict,
-    /// Why: what came. Printable ASCII.
+    /// The observation behind the verdict, in printable ASCII.
     pub came: String,
 }
 
-/// What a check function found.
+/// The finding of a check, with its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The rule is held.
+    /// The rule is kept.
     Held(String),
-    /// It is broken.
+    /// The rule is violated.
     Broken(String),
-    /// It is held, or nothing can be said; look at it.
+    /// The rule is kept or cannot be judged, and the finding needs a look.
     Doubtful(String),
-    /// It could not be tried.
+    /// The rule could not be tried.
     Untried(String),
 }
 
@@ -108,14 +108,14 @@ impl From<Result<String, String>> for Outcome {
 /// All checks, in order.
 pub struct Report {
     checks: Vec<Check>,
-    /// Told of each check as it is made.
+    /// Callback for each check.
     listener: Box<dyn FnMut(&Check)>,
-    /// What is worth knowing and is no check: for the JSON.
+    /// Facts for the JSON report that are no checks.
     facts: Value,
 }
 
 impl Report {
-    /// `listener` is told of each check.
+    /// Returns an empty report that passes each check to `listener`.
     pub fn new(listener: impl FnMut(&Check) + 'static) -> Self {
         Self { checks: Vec::new(), listener: Box::new(listener), facts: json!({}) }
     }
@@ -136,24 +136,24 @@ impl Report {
         self.checks.push(check);
     }
 
-    /// Adds a fact for the JSON.
+    /// Adds a fact to the JSON report.
     pub fn tell(&mut self, name: &str, fact: Value) {
         self.facts[name] = fact;
     }
 
-    /// All checks.
+    /// Returns all checks.
     #[must_use]
     pub fn checks(&self) -> &[Check] {
         &self.checks
     }
 
-    /// How many came out so.
+    /// Returns the number of checks with that verdict.
     #[must_use]
     pub fn count(&self, verdict: Verdict) -> usize {
         self.checks.iter().filter(|check| check.verdict == verdict).count()
     }
 
-    /// For machines.
+    /// Returns the JSON report.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let checks: Vec<Value> = self
@@ -180,7 +180,8 @@ impl Report {
     }
 }
 
-/// What a peer said, fit for a terminal: printable ASCII, not too long.
+/// Returns the text of a peer in a form that is safe for a terminal: printable ASCII, of limited
+/// length.
 #[must_use]
 pub fn shown(text: &str) -> String {
     let is_fit = |character: char| character.is_ascii_graphic() || character == ' ';
@@ -192,7 +193,7 @@ pub fn shown(text: &str) -> String {
     shown
 }
 
-/// The beginning of what a peer said.
+/// Returns the beginning of the text of a peer.
 #[must_use]
 pub fn excerpt(text: &[u8]) -> String {
     let is_cut = text.len() > MAX_PROBE_EXCERPT_BYTES;
@@ -208,7 +209,7 @@ mod tests {
     const MUST: Rule = Rule::must("a.b", "A", "it");
     const SHOULD: Rule = Rule::should("a.c", "A", "it");
 
-    /// Only what must be, and is not, is a failure.
+    /// Only the violation of a must is a failure.
     #[test]
     fn verdicts() {
         let mut report = Report::new(|_| {});

@@ -1,4 +1,4 @@
-//! What people see.
+//! Output on the terminal.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
@@ -8,12 +8,12 @@ use super::report::{Check, Level, Rule, Verdict};
 use crate::output;
 use crate::output::outln;
 
-/// Upper bounds of the histogram's lines, in microseconds; the last is KMS's time-out.
+/// Upper bounds of the histogram's lines, in microseconds; the last is KMS's timeout.
 const BOUNDS_MICROS: [u64; 11] =
     [200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 35_000, 50_000, 100_000, 250_000];
 const BAR_WIDTH: usize = 50;
 
-/// One check, in a line; what is wanted too if it did not pass, or on demand.
+/// Prints a check in a line, with the requirement if it did not pass, or on demand.
 pub fn print_check(check: &Check, is_verbose: bool) {
     clear_progress();
     let name = check.rule.name;
@@ -35,7 +35,7 @@ pub fn print_check(check: &Check, is_verbose: bool) {
     }
 }
 
-/// What is checked.
+/// Prints all rules.
 pub fn print_rules(rules: &[&Rule]) {
     for rule in rules {
         let level = match rule.level {
@@ -47,7 +47,7 @@ pub fn print_rules(rules: &[&Rule]) {
     }
 }
 
-/// A small histogram.
+/// Prints a small histogram.
 pub fn print_histogram(name: &str, measured: &Measured) {
     clear_progress();
     outln!("\n{name}: {} calls", measured.times.len());
@@ -60,7 +60,7 @@ pub fn print_histogram(name: &str, measured: &Measured) {
     }
 }
 
-/// How many fall under each bound, from the first to the last that has any.
+/// Returns the number of calls under each bound, from the first bound that has any to the last.
 fn buckets(times: &[Duration]) -> Vec<(Option<Duration>, usize)> {
     let bounds = BOUNDS_MICROS.map(|micros| Some(Duration::from_micros(micros)));
     let mut below = 0;
@@ -78,7 +78,7 @@ fn buckets(times: &[Duration]) -> Vec<(Option<Duration>, usize)> {
     all
 }
 
-/// How far the measurement is: on a terminal alone.
+/// Prints the progress of the measurement, on a terminal only.
 pub fn print_progress(done: u32, all: u32) {
     if (done.is_multiple_of(10) || done == all) && io::stderr().is_terminal() {
         output::complain(format_args!("\r  measuring: {done} of {all} calls "));
@@ -95,7 +95,7 @@ fn clear_progress() {
 mod tests {
     use super::*;
 
-    /// Every call is in one line, and the time-out is a bound.
+    /// Every call is in one line, and the timeout is a bound.
     #[test]
     fn histogram() {
         assert_eq!(BOUNDS_MICROS.last().copied().map(Duration::from_micros), Some(KMS_TIMEOUT));

@@ -1,4 +1,4 @@
-//! What a proxy must not mind.
+//! Rules about input that a proxy must tolerate.
 
 use serde_json::{Value, json};
 
@@ -26,13 +26,10 @@ const REQUEST_ID: Rule = Rule::must(
 const METADATA_MEMBER: Rule = Rule::must(
     "tolerance.metadata-member",
     "Appendix B",
-    "KMS may come to include further members in requestMetadata.",
+    "KMS may add members to requestMetadata.",
 );
-const BODY_MEMBER: Rule = Rule::should(
-    "tolerance.body-member",
-    "(Appendix B)",
-    "KMS may come to include further members in a request.",
-);
+const BODY_MEMBER: Rule =
+    Rule::should("tolerance.body-member", "(Appendix B)", "KMS may add members to a request.");
 const OPTIONAL: Rule = Rule::must(
     "tolerance.optional-members",
     "Encrypt",
@@ -49,7 +46,7 @@ const SERVICE_PRINCIPAL: Rule = Rule::must(
     "awsPrincipalArn is a service principal or \"AWS Internal\" where an AWS service calls.",
 );
 
-/// Every rule here.
+/// All rules of this file.
 pub(super) const RULES: &[&Rule] = &[
     &OPERATION,
     &HEALTH_OPERATION,
@@ -61,7 +58,7 @@ pub(super) const RULES: &[&Rule] = &[
     &SERVICE_PRINCIPAL,
 ];
 
-/// Encrypts with what KMS may send some day.
+/// Encrypts with requests that KMS may send in future.
 pub fn examine(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
     let mut body = prober.options.caller.health();
     body["requestMetadata"]["kmsOperation"] = json!("BulkEncrypt");

@@ -1,4 +1,4 @@
-//! Name, network, TLS, certificate.
+//! Rules about the name, the network, TLS and the certificate.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -25,11 +25,8 @@ const NETWORK: Rule = Rule::should(
     "The ping latency between the AWS data center and yours should be 35 ms or less: run this \
      from a machine in the Region.",
 );
-const HTTPS: Rule = Rule::should(
-    "tls.https",
-    "API content type",
-    "KMS speaks HTTPS alone, so this cannot be what it is to call.",
-);
+const HTTPS: Rule =
+    Rule::should("tls.https", "API content type", "KMS uses HTTPS only, so it cannot call this.");
 const HANDSHAKE: Rule = Rule::must(
     "tls.handshake",
     "API content type",
@@ -71,7 +68,7 @@ const MTLS_STRANGER: Rule = Rule::must(
     "A client certificate of another authority must end the handshake.",
 );
 
-/// Every rule here.
+/// All rules of this file.
 pub(super) const RULES: &[&Rule] = &[
     &ENDPOINT,
     &NETWORK,
@@ -86,13 +83,13 @@ pub(super) const RULES: &[&Rule] = &[
     &MTLS_STRANGER,
 ];
 
-/// Looks at name, network and TLS. The addresses, if calls are possible.
+/// Checks name, network and TLS. Returns the addresses if calls are possible.
 ///
 /// # Errors
 /// The proxy cannot be reached at all.
 pub fn examine(options: &Options, report: &mut Report) -> io::Result<Option<Vec<SocketAddr>>> {
     let addresses = client::resolve(&options.endpoint)?;
-    // Before anything is reported: a proxy that does not listen is no failed check.
+    // This precedes all checks: a proxy that does not listen is not a failed check.
     let socket = client::connect(&addresses, PROBE_CALL_TIMEOUT)?;
     let texts: Vec<String> = addresses.iter().map(|one| one.ip().to_string()).collect();
     report.tell("addresses", json!(texts));
@@ -138,7 +135,7 @@ fn endpoint(options: &Options, addresses: &str) -> Outcome {
     }
 }
 
-/// The median of some connects: one round trip each.
+/// Measures the median of some connects, one round trip each.
 fn round_trip(addresses: &[SocketAddr]) -> Outcome {
     let mut times = Vec::new();
     for _ in 0..PROBE_FRESH_CONNECTIONS {
@@ -176,7 +173,7 @@ fn report_handshake(
             "chain_der": handshake.chain.iter().map(|der| base64(der)).collect::<Vec<_>>(),
         }),
     );
-    // What is wrong with the certificate is told below.
+    // Certificate errors are reported below.
     let is_certificate =
         matches!(&handshake.trust, Some(Err(_))) || matches!(&handshake.name, Some(Err(_)));
     report.add(
@@ -224,7 +221,7 @@ fn trusted(trust: &Result<Anchor, String>, chain: &[Certificate]) -> Outcome {
     match trust {
         Ok(Anchor::System) => Outcome::Held(way),
         Ok(Anchor::Extra) => {
-            Outcome::Held(format!("{way}; by --ca alone, while KMS trusts public authorities"))
+            Outcome::Held(format!("{way}; by --ca only, and KMS trusts public authorities"))
         }
         Err(why) => {
             let is_unknown = why.contains("UnknownIssuer");
@@ -248,8 +245,8 @@ fn open(options: &Options, addresses: &[SocketAddr], trust: &Trust) -> io::Resul
     Client::over(socket, &options.endpoint, trust, started, PROBE_CALL_TIMEOUT).1
 }
 
-/// The status that a GET gets, whatever it is: in TLS 1.3 a server refuses a client's certificate
-/// after the client has finished.
+/// Returns the status of a GET. In TLS 1.3 a server refuses a client's certificate only after the
+/// client has finished the handshake, so a request is needed.
 fn get(options: &Options, addresses: &[SocketAddr], trust: &Trust) -> io::Result<u16> {
     let endpoint = &options.endpoint;
     let request = format!(
@@ -295,7 +292,7 @@ fn refused(answer: io::Result<u16>, how: &str) -> Outcome {
     }
 }
 
-/// A certificate that nobody issued but itself, and its key (DER).
+/// Returns a self-signed certificate and its key (DER).
 fn stranger(name: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]);
     let made = made.map_err(|error| error.to_string())?;
@@ -306,7 +303,7 @@ fn stranger(name: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
 mod tests {
     use super::*;
 
-    /// 35 ms are near enough.
+    /// 35 ms are accepted.
     #[test]
     fn round_trips() {
         assert!(matches!(near(Duration::from_millis(35)), Outcome::Held(_)));

@@ -1,4 +1,4 @@
-//! Malformed requests, unknown keys, unknown paths.
+//! Rules about malformed requests, unknown keys and unknown paths.
 
 use serde_json::{Value, json};
 
@@ -48,7 +48,7 @@ const CDIV_ALGORITHM: Rule = Rule::must(
 const NOT_JSON: Rule = Rule::must(
     "validation.not-json",
     "API content type; Error codes",
-    "A body that is no JSON: 400 ValidationException.",
+    "A body that is not JSON: 400 ValidationException.",
 );
 const EMPTY: Rule = Rule::must(
     "validation.empty-body",
@@ -58,7 +58,7 @@ const EMPTY: Rule = Rule::must(
 const TRAILING: Rule = Rule::should(
     "validation.bytes-after-json",
     "(RFC 8259, 2)",
-    "Bytes after the JSON object make the body no JSON: 400 ValidationException.",
+    "Bytes after the JSON object make the body invalid JSON: 400 ValidationException.",
 );
 const NO_METADATA: Rule = Rule::should(
     "validation.no-request-metadata",
@@ -110,15 +110,12 @@ const KEY_DECRYPT: Rule = Rule::must(
     "Error codes",
     "Decrypt with an unknown key: 404 KeyNotFoundException.",
 );
-const PATH_CALL: Rule = Rule::must(
-    "path.unknown-call",
-    "Error codes",
-    "A call that is none: 404 InvalidUriPathException.",
-);
+const PATH_CALL: Rule =
+    Rule::must("path.unknown-call", "Error codes", "An unknown call: 404 InvalidUriPathException.");
 const PATH_PREFIX: Rule = Rule::must(
     "path.unknown-prefix",
     "Error codes",
-    "A path prefix that is no key store's: 404 InvalidUriPathException.",
+    "An unknown path prefix: 404 InvalidUriPathException.",
 );
 const GET: Rule = Rule::must(
     "path.get",
@@ -126,7 +123,7 @@ const GET: Rule = Rule::must(
     "GET at the path of a call must be rejected with 405.",
 );
 
-/// Every rule here.
+/// All rules of this file.
 pub(super) const RULES: &[&Rule] = &[
     &NO_PLAINTEXT,
     &PLAINTEXT_TYPE,
@@ -157,10 +154,10 @@ const VALIDATION: &[&str] = &["ValidationException"];
 const UNSUPPORTED: &[&str] = &["ValidationException", "UnsupportedOperationException"];
 const INVALID: &[&str] = &["ValidationException", "InvalidCiphertextException"];
 
-/// A key that no HSM has.
+/// Id of a key that no HSM has.
 const UNKNOWN_KEY: &str = "xks-proxy-probe.no-such-key";
 
-/// Requests that are not as the specification has them.
+/// Makes malformed requests.
 pub fn bodies(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
     let caller = &prober.options.caller;
     let encrypt = caller.encrypt(&plaintext(), None, false);
@@ -216,7 +213,7 @@ pub fn bodies(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
     }
 }
 
-/// Keys and paths that are not there.
+/// Calls unknown keys and paths.
 pub fn paths(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
     let caller = &prober.options.caller;
     for (rule, call, body) in [

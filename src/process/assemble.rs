@@ -28,10 +28,10 @@ pub(super) struct Assembled {
 }
 
 impl Assembled {
-    /// Starts the HSM side and the admin listener. An HSM that is away is no error.
+    /// Starts the HSM side and the admin listener. An unreachable HSM is not an error.
     ///
     /// # Errors
-    /// A PKCS#11 module cannot be used, or the system gives no more threads.
+    /// A PKCS#11 module cannot be used, or the system refuses to start a thread.
     pub(super) fn new(
         settings: Settings,
         bound: Bound,
@@ -82,7 +82,7 @@ impl Assembled {
 fn metrics(settings: &Settings, server: &Server, telemetry: &Telemetry) -> Arc<Metrics> {
     let metrics = Metrics::new(server.event_loops(), Arc::clone(&telemetry.panics));
     metrics.set_certificates(certificates::of_settings(settings));
-    // Before the admin listener shows it.
+    // Recorded before the admin listener can show it.
     metrics.reloads.started();
     Arc::new(metrics)
 }

@@ -1,4 +1,4 @@
-//! The HSM's key that vouches for the audit log: it seals checkpoints, and finds out whether it has.
+//! The audit log of the process, and the HSM key that seals its checkpoints.
 
 use std::sync::Arc;
 
@@ -18,14 +18,15 @@ use crate::observe::audit::checkpoint::{
 use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
-/// What else is authenticated: nothing that a key store encrypts can pass for a checkpoint.
+/// Additional authenticated data of a checkpoint, so that nothing a key store encrypts can pass for
+/// one.
 const CONTEXT: &[u8] = b"audit checkpoint 1";
 
 fn aad() -> HsmAad {
     HsmAad::new(None, CONTEXT)
 }
 
-/// `[audit] hsm_key`, by way of the sessions that serve calls.
+/// The key `[audit] hsm_key`, used through the sessions that serve calls.
 pub(super) struct SealingKey {
     pub(super) label: String,
     pub(super) key: KeyIndex,
@@ -60,10 +61,10 @@ fn hsm_error(failure: Failure) -> CheckpointError {
     CheckpointError::Hsm(told(failure))
 }
 
-/// Whether that key of the HSM has sealed the checkpoint.
+/// Returns whether that HSM key sealed the checkpoint.
 ///
 /// # Errors
-/// Why it cannot be told.
+/// The HSM cannot answer, with the reason.
 pub(crate) fn is_sealed(
     standalone: &StandaloneHsm,
     key: KeyIndex,
@@ -79,7 +80,7 @@ pub(crate) fn is_sealed(
     }
 }
 
-/// The audit log that the settings ask for, if they do.
+/// Opens the audit log, or none if the settings have no `[audit]` section.
 pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
     let Some(config) = &settings.audit else { return Ok(Audit::off()) };
     let audit = Audit::open(config)
@@ -91,7 +92,7 @@ pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
     Ok(audit)
 }
 
-/// Has the HSM vouch for the log from now on, if the settings name a key for that.
+/// Makes the HSM seal the log from now on, if the settings name a key for it.
 pub(super) fn seal(
     audit: &Audit,
     settings: &Settings,

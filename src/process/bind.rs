@@ -9,7 +9,7 @@ use crate::exit::{EXIT_SETTINGS, Failed};
 use crate::server::Server;
 use crate::settings::{self, Settings};
 
-/// Listeners that are bound and not yet served.
+/// Bound listeners that nothing accepts from yet.
 pub(super) struct Bound {
     pub(super) server: Server,
     pub(super) admin: Option<Admin>,
@@ -23,7 +23,7 @@ impl Bound {
     /// Binds all listeners of the settings, to the `given` sockets where they fit.
     ///
     /// # Errors
-    /// A given socket fits no listener, or an address cannot be listened on.
+    /// A given socket fits no listener, or an address cannot be bound.
     pub(super) fn new(settings: &Settings, given: Vec<Given>) -> Result<Self, Failed> {
         let inherited = given.len();
         let assigned = inherited::assign(given, settings)

@@ -4,7 +4,7 @@ use crate::observe::metrics::CertificateMetrics;
 use crate::observe::metrics::labels::ListenerLabel;
 use crate::settings::Settings;
 
-/// Returns the certificate of each listener that has one.
+/// Returns one entry for each listener that has a certificate.
 pub(super) fn of_settings(settings: &Settings) -> Vec<CertificateMetrics> {
     let admin = settings.admin.as_ref().and_then(|admin| admin.tls.as_ref());
     let listeners = [(ListenerLabel::Api, settings.tls.as_ref()), (ListenerLabel::Admin, admin)];

@@ -1,4 +1,4 @@
-//! The way from serving to the end.
+//! Shutdown: from serving to the exit code.
 
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -10,19 +10,19 @@ use super::upgrade::Successor;
 use crate::exit::{EXIT_SOFTWARE, Failed};
 use crate::limits::HSM_STOP_TIMEOUT;
 
-/// How often to look whether the event loops have ended.
+/// Interval between checks for event loops that still run.
 const POLL: Duration = Duration::from_millis(2);
 
-/// How serving ended.
+/// The state in which serving ended.
 pub(super) enum End {
     Clean,
-    /// A call to the HSM is outstanding.
+    /// A call to the HSM has not returned.
     Stuck,
-    /// The same, and a new process is to take over.
+    /// A call to the HSM has not returned, and the supervisor should start a new process.
     Wedged,
 }
 
-/// Ends readiness, then accepting, then the connections that are left, then the HSM sessions.
+/// Ends readiness, then accepting, then the remaining connections, then the HSM sessions.
 ///
 /// # Errors
 /// [`Failed`]: an event loop ended by itself.
@@ -44,11 +44,11 @@ pub(super) fn drain(
     if !have_ended(&running.loops, timeout) {
         tracing::warn!("connections were still open at the end of drain_timeout_milli");
     }
-    // A reload that is at work may bring other tokens.
+    // A reload in progress may replace the tokens.
     let _no_reload = running.reloader.try_lock_for(HSM_STOP_TIMEOUT);
     let is_stuck = !running.in_use.hsm.load().stop(HSM_STOP_TIMEOUT);
     if is_stuck {
-        tracing::warn!("a call to the HSM is still outstanding; its module is left as it is");
+        tracing::warn!("a call to the HSM is still outstanding; its module is not finalised");
     }
     if running.has_failed.load(Ordering::Relaxed) {
         return Err(Failed::new(EXIT_SOFTWARE, "an event loop ended by itself".to_owned()));
@@ -71,7 +71,7 @@ fn announce(running: &Running, successor: Option<Successor>, delay: Duration) {
         }
         None => {
             running.notifier.stopping();
-            tracing::info!(?delay, "draining: not ready any more");
+            tracing::info!(?delay, "draining: no longer ready");
             running.lifecycle.drain();
         }
     }

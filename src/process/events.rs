@@ -1,4 +1,4 @@
-//! What the main thread waits for while others serve: signals, and the outcome of an upgrade.
+//! Events that the main thread waits for while it serves: signals, and the outcome of an upgrade.
 
 use std::io;
 use std::sync::Arc;
@@ -18,27 +18,27 @@ use crate::limits::UPGRADE_ABORT_TIMEOUT;
 use crate::observe::audit::Audit;
 use crate::observe::log::Log;
 
-/// How often to look whether a token works that the upgrade waits for.
+/// Interval between checks for a working token during a takeover.
 const TAKEOVER_POLL: Duration = Duration::from_millis(10);
 
-/// What the main thread waits for while it serves.
+/// An event for the main thread.
 enum Event {
     /// SIGTERM, SIGINT or SIGUSR2.
     Signal(i32),
-    /// How an attempt to upgrade has ended.
+    /// The outcome of an attempt to upgrade.
     Upgrade(Result<Successor, String>),
 }
 
-/// Events, as they come.
+/// The queue of events.
 pub(super) struct Events {
     receiver: Receiver<Event>,
     sender: SyncSender<Event>,
 }
 
 impl Events {
-    /// What signals ask for, as they come; and, for SIGHUP, that the settings be read again: what
-    /// comes while one waits is the same. SIGUSR1, and the one of `hsm retry-login`, are
-    /// dealt with at once.
+    /// Starts the thread that turns signals into events. The second value receives a message for
+    /// each SIGHUP, a request to reload; requests that arrive while one is pending are merged with
+    /// it. The thread handles SIGUSR1 and the signal of `hsm retry-login` itself.
     pub(super) fn of_signals(log: &Arc<Log>, audit: &Audit) -> io::Result<(Self, Receiver<()>)> {
         let mut signals =
             Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, retry_login::SIGNAL])?;
@@ -48,7 +48,7 @@ impl Events {
         let of_signals = sender.clone();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
-                // Whoever sends more than we can wait for has been heard.
+                // A signal that finds the queue full repeats one that is in it.
                 match signal {
                     SIGHUP => drop(reload_sender.try_send(())),
                     SIGUSR1 => reopen(&log, &audit),
@@ -60,7 +60,7 @@ impl Events {
         Ok((Self { receiver, sender }, reload))
     }
 
-    /// Serves until a signal ends it, or until another process serves.
+    /// Waits until a signal ends the process, or until another process serves in its place.
     pub(super) fn until_the_end(
         &self,
         program: &Program,
@@ -71,7 +71,7 @@ impl Events {
         loop {
             match self.receiver.recv() {
                 Ok(Event::Signal(SIGUSR2)) if attempt.is_some() => {
-                    tracing::warn!("upgrade: one is under way already");
+                    tracing::warn!("upgrade refused: one is under way already");
                 }
                 Ok(Event::Signal(SIGUSR2)) => {
                     let sender = self.sender.clone();
@@ -92,7 +92,7 @@ impl Events {
                 }
                 Ok(Event::Upgrade(Ok(successor))) => return Some(successor),
                 Ok(Event::Signal(signal)) => {
-                    tracing::info!(signal = signal_name(signal), "told to end");
+                    tracing::info!(signal = signal_name(signal), "received a signal to end");
                     attempt?.give_up();
                     return self.outcome();
                 }
@@ -101,7 +101,8 @@ impl Events {
         }
     }
 
-    /// Of an attempt that was given up: the new process may have come to serve just before.
+    /// Returns the outcome of an abandoned attempt: the new process may have begun to serve just
+    /// before.
     fn outcome(&self) -> Option<Successor> {
         let end = Instant::now() + 2 * UPGRADE_ABORT_TIMEOUT;
         loop {
@@ -113,8 +114,8 @@ impl Events {
         }
     }
 
-    /// Waits until a token works: before, requests are better off with the process that serves now.
-    /// Gives false if this process is to end.
+    /// Waits until a token works: until then the process that serves now answers better. Returns
+    /// false if this process is to end.
     pub(super) fn wait_for_token(&self, hsm: &Hsm, takeover: &Takeover) -> bool {
         tracing::info!(from = takeover.from, "upgrade: taking over once a token works");
         while !hsm.health().can_serve() && !takeover.is_alone() {
@@ -125,12 +126,14 @@ impl Events {
         true
     }
 
-    /// Whether a signal comes in that time that ends the process.
+    /// Waits for at most `timeout`, and returns whether a signal to end the process arrived.
     pub(super) fn wait_for_end(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         loop {
             match self.receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(Event::Signal(SIGUSR2)) => tracing::warn!("upgrade: not now"),
+                Ok(Event::Signal(SIGUSR2)) => {
+                    tracing::warn!("upgrade refused: the process is about to start or stop serving")
+                }
                 Ok(Event::Signal(_)) => return true,
                 Ok(Event::Upgrade(_)) => {}
                 Err(_) => return false,
@@ -139,16 +142,15 @@ impl Events {
     }
 }
 
-/// All files that are written for long are opened anew, by their names: logrotate has moved them
-/// away. Does not wait for a disk.
+/// Reopens the log files by name after logrotate has moved them. Does not wait for a disk.
 fn reopen(log: &Log, audit: &Audit) {
-    tracing::info!("log files are opened anew");
+    tracing::info!("log files reopened");
     log.reopen();
     audit.reopen();
 }
 
 fn refuse_upgrade(notifier: &Notifier, reason: &str) {
-    tracing::error!(reason, "upgrade: it failed; this process goes on");
+    tracing::error!(reason, "upgrade failed; this process continues to serve");
     notifier.status("serving; the last upgrade failed, see the log");
 }
 

@@ -1,5 +1,5 @@
-//! One who asks the HSM side for one thing at a time and waits for the answer: commands, and the
-//! audit log's writer.
+//! A blocking caller of the HSM side, one request at a time: for commands, and for the audit log's
+//! writer.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use crate::job::{CompletionQueue, Failure, Job, ReplyTo, Request, Success};
 use crate::limits::HSM_CALLER_GRACE;
 use crate::proto::xks::error::ApiError;
 
-/// What it says of an answer that does not fit the request: a defect.
+/// Error text for an answer that does not match the request, which is a defect.
 pub(crate) const OTHER_ANSWER: &str = "the HSM side gave another answer than was asked for";
 
-/// Why the HSM side did not do it, for people: as callers of the API hear it.
+/// Returns the text of a failure, the same that callers of the API get.
 pub(crate) fn told(failure: Failure) -> String {
     ApiError::from(failure).message.into_owned()
 }
 
-/// The inbox of one caller, and where it stands among the HSM side's inboxes.
+/// A caller's inbox, and its number among the inboxes of the HSM side.
 pub(super) struct HsmCaller {
     place: u16,
     inbox: Arc<CompletionQueue>,
@@ -30,25 +30,25 @@ pub(super) struct HsmCaller {
 }
 
 impl HsmCaller {
-    /// A caller whose inbox the HSM side is to be started with as number `place`.
+    /// Returns a caller for the inbox with that number in [`Hsm::start`].
     pub(super) fn new(place: u16) -> Self {
         let (ring, bell) = mpsc::channel();
         let inbox = CompletionQueue::of_caller(move || {
-            // Nobody listens any more once the caller has gone.
+            // The receiver is gone once the caller is.
             let _ = ring.send(());
         });
         Self { place, inbox: Arc::new(inbox), bell, serial: Cell::new(0) }
     }
 
-    /// For [`Hsm::start`].
+    /// Returns the inbox, for [`Hsm::start`].
     pub(super) fn inbox(&self) -> Arc<CompletionQueue> {
         Arc::clone(&self.inbox)
     }
 
-    /// Has one request done within `timeout`.
+    /// Performs one request within `timeout`.
     ///
     /// # Errors
-    /// What the HSM side says, or [`Failure::TimedOut`].
+    /// The failure that the HSM side reports, or [`Failure::TimedOut`].
     pub(super) fn perform(
         &self,
         hsm: &Hsm,
@@ -77,7 +77,7 @@ impl HsmCaller {
             let patience = end.saturating_duration_since(Instant::now());
             self.bell.recv_timeout(patience).map_err(|_| Failure::TimedOut)?;
             self.inbox.take(&mut answers);
-            // Another one's is of a former request, and late.
+            // Any other answer is a late one, to an earlier request.
             let of_this = answers.drain(..).find(|answer| answer.reply_to.serial == serial);
             if let Some(answer) = of_this {
                 return answer.outcome.map(|success| (success, answer.output));

@@ -1,5 +1,5 @@
-//! Listening sockets that the process is started with: by systemd (sd_listen_fds(3)), or by the
-//! process whose place it takes ([`super::takeover`]).
+//! Listening sockets handed over at the start: by systemd (sd_listen_fds(3)), or by the process
+//! whose place this one takes ([`super::takeover`]).
 
 use std::env;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
@@ -11,38 +11,39 @@ use crate::limits::MAX_INHERITED_SOCKETS;
 use crate::server::sockets::Inherited;
 use crate::settings::Settings;
 
-/// The variables that are read here. Whatever this process starts was not given the sockets.
+/// The environment variables of socket activation. Child processes must not see them, since they do
+/// not inherit the sockets.
 pub(super) const VARIABLES: [&str; 4] =
     ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_FDS_FIRST_FD"];
 
-/// Names that say which listener a socket is for (systemd.socket(5), FileDescriptorName=).
+/// Socket name of the API listener (systemd.socket(5), FileDescriptorName=).
 pub(super) const API: &str = "api";
-/// See [`API`].
+/// Socket name of the ping listener.
 pub(super) const PING: &str = "ping";
-/// See [`API`].
+/// Socket name of the admin listener.
 pub(super) const ADMIN: &str = "admin";
 
-/// A socket that was given.
+/// A socket that was handed over.
 pub(super) struct Given {
-    /// Any text: only the three names mean something.
+    /// Any text; only the three names above have a meaning.
     pub(super) name: String,
-    /// The socket, or why it is none.
+    /// The socket, or the reason it cannot be used.
     pub(super) socket: Result<TcpListener, String>,
 }
 
-/// All sockets, by what they are for.
+/// All sockets by listener.
 #[derive(Default)]
 pub(super) struct Assigned {
     pub(super) server: Inherited,
     pub(super) admin: Option<TcpListener>,
 }
 
-/// What systemd gives. To be called first: whatever opens a file before might get the number of a
-/// descriptor that the environment falsely speaks of.
+/// Returns the sockets that systemd passed. Call this first: a file opened before could get the
+/// number of a descriptor that the environment wrongly lists.
 pub(super) fn from_systemd() -> Vec<Given> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
-    // Removes LISTEN_FDS and LISTEN_PID, which has to be this process.
+    // This removes LISTEN_FDS and LISTEN_PID, and checks that LISTEN_PID is this process.
     let mut sockets = ListenFd::from_env();
     (0..sockets.len().min(MAX_INHERITED_SOCKETS))
         .map(|index| {
@@ -57,7 +58,7 @@ pub(super) fn from_systemd() -> Vec<Given> {
         .collect()
 }
 
-/// Refuses what systemd passes with `Accept=yes`, a connection.
+/// Refuses a connection, which systemd passes with `Accept=yes`.
 pub(super) fn listening(socket: TcpListener) -> Result<TcpListener, String> {
     match sockopt::socket_acceptconn(&socket) {
         Ok(true) => Ok(socket),
@@ -66,10 +67,10 @@ pub(super) fn listening(socket: TcpListener) -> Result<TcpListener, String> {
     }
 }
 
-/// Finds out which listener of the settings each socket is for: by its name, else by its address.
+/// Assigns each socket to a listener of the settings: by its name, else by its address.
 ///
 /// # Errors
-/// All that does not fit, a line each.
+/// All sockets that do not fit, a line each.
 pub(super) fn assign(given: Vec<Given>, settings: &Settings) -> Result<Assigned, Vec<String>> {
     let mut assigned = Assigned::default();
     let mut findings = Vec::new();
@@ -104,7 +105,7 @@ pub(super) fn assign(given: Vec<Given>, settings: &Settings) -> Result<Assigned,
     if findings.is_empty() { Ok(assigned) } else { Err(findings) }
 }
 
-/// Name and address of each listener that the settings have.
+/// Returns the name and address of each listener in the settings.
 fn wanted(settings: &Settings) -> Vec<(&'static str, SocketAddr)> {
     let server = &settings.server;
     let mut wanted = vec![(API, SocketAddr::new(server.ip, server.port))];
@@ -132,11 +133,11 @@ fn role(
             return Err(format!("the settings have no such listener; they have {}", all()));
         };
         if !fits(address, is_v6_only, *configured) {
-            return Err(format!("the settings have {configured}; make them the same"));
+            return Err(format!("the settings have {configured}; make the two match"));
         }
         return Ok(name);
     }
-    // A port that the system is to choose fits any, which says nothing.
+    // Port 0 would match any socket.
     let by_address = |(_, configured): &&(&str, SocketAddr)| {
         configured.port() != 0 && fits(address, is_v6_only, *configured)
     };
@@ -150,8 +151,8 @@ fn role(
     }
 }
 
-/// Whether a socket at `address` is what the settings want. systemd's `ListenStream=443` is
-/// `[::]:443` and takes IPv4 as well, as `0.0.0.0` is meant to.
+/// Returns whether a socket at `address` is the one that the settings ask for. systemd's
+/// `ListenStream=443` is `[::]:443`, which accepts IPv4 too, as `0.0.0.0` in the settings means.
 fn fits(address: SocketAddr, is_v6_only: bool, configured: SocketAddr) -> bool {
     let is_all = address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) && !is_v6_only;
     let fits_ip = address.ip() == configured.ip() || is_all && configured.ip().is_unspecified();
@@ -171,8 +172,8 @@ mod tests {
         role(name, address.parse().unwrap(), false, &wanted)
     }
 
-    /// A name decides, and its address has to be the settings'; without one of the three names
-    /// the address decides.
+    /// A known name decides, and its address must match the settings; otherwise the address
+    /// decides.
     #[test]
     fn names_and_addresses() {
         for (name, address, expected) in [
@@ -196,7 +197,7 @@ mod tests {
         }
     }
 
-    /// IPv6 alone is not all interfaces of IPv4.
+    /// An IPv6-only socket does not cover IPv4 interfaces.
     #[test]
     fn all_interfaces() {
         let all = "[::]:443".parse().unwrap();
@@ -207,9 +208,9 @@ mod tests {
         assert!(!fits(v4, false, all));
     }
 
-    /// Without a listener of that name, a name does not fit, and any port fits none but by name.
+    /// A name needs a listener in the settings, and port 0 matches by name alone.
     #[test]
-    fn what_the_settings_do_not_have() {
+    fn listeners_missing_from_the_settings() {
         let wanted = [(API, "127.0.0.1:0".parse().unwrap())];
         let address = "127.0.0.1:443".parse().unwrap();
         assert_eq!(role("api", address, false, &wanted), Ok(API));

@@ -1,4 +1,4 @@
-//! The state directory and what was read from it.
+//! The state directory and the state read from it.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(super) struct KeptState {
 }
 
 impl KeptState {
-    /// Reads the state directory, if the settings name one. What cannot be read is in the log.
+    /// Reads the state directory, if the settings name one. Unreadable files are logged.
     pub(super) fn read(settings: &Settings) -> Self {
         let directory = settings.state_directory.as_deref().map(Directory::new);
         let known = directory.as_ref().map_or_else(witness_file::Witnesses::new, saver::load);
@@ -25,10 +25,10 @@ impl KeptState {
         Self { directory, witnesses }
     }
 
-    /// Writes what changes, as long as the process lives.
+    /// Starts the thread that writes changes to the state directory.
     ///
     /// # Errors
-    /// The system gives no more threads.
+    /// The system refuses to start a thread.
     pub(super) fn save_changes(&self) -> io::Result<()> {
         match &self.directory {
             Some(directory) => saver::start(directory.clone(), Arc::clone(&self.witnesses)),
@@ -43,7 +43,8 @@ impl KeptState {
         config
     }
 
-    /// Takes in what other processes have written, and which token new settings trust.
+    /// Reads the state directory again, which other processes may have changed, and applies the
+    /// trusted token of the new settings.
     pub(super) fn read_again(&self, settings: &Settings) {
         if let Some(directory) = &self.directory {
             self.witnesses.adopt(saver::load(directory));
@@ -51,7 +52,7 @@ impl KeptState {
         self.witnesses.trust(settings.pkcs11.trust_token.clone());
     }
 
-    /// Takes in that the fleet with that number stays in use, though another one was started.
+    /// Records that the fleet with that number stays in use although another one was started.
     pub(super) fn stays_with(&self, fleet: u32) {
         self.witnesses.resume_fleet(fleet);
     }

@@ -1,5 +1,5 @@
-//! What the process denies others, and itself, before it serves: core dumps, being traced, and
-//! (if the settings say so) files that it has no business with.
+//! Restrictions that the process puts on itself before it serves: no core dumps, no tracing by
+//! others, and (if the settings say so) no access to files that it does not need.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use crate::settings::{Confinement, LandlockPaths, Settings};
 use crate::state::directory::Directory;
 
-/// What any program reads: libraries, the resolver's and OpenSSL's settings, the number of cores,
-/// time zones, random bytes. `/proc/self` is this process's own.
+/// Paths that any program reads: libraries, the settings of the resolver and of OpenSSL, the number
+/// of cores, time zones, random bytes. `/proc/self` is this process's own entry.
 const SYSTEM_READ: [&str; 12] = [
     "/etc",
     "/lib",
@@ -29,24 +29,25 @@ const SYSTEM_READ: [&str; 12] = [
     "/dev/random",
     "/dev/urandom",
 ];
-/// What any program writes.
+/// Paths that any program writes.
 const SYSTEM_WRITE: [&str; 1] = ["/dev/null"];
 
-/// No core dumps of this process, and no other process of its user may read its memory or trace
-/// it (prctl(2), PR_SET_DUMPABLE). For the very start, before the first secret is read.
+/// Forbids core dumps, and forbids other processes of the same user to read the memory of this one
+/// or to trace it (prctl(2), PR_SET_DUMPABLE). Call this at the very start, before the first secret
+/// is read.
 ///
 /// # Errors
-/// The system refuses; for the log.
+/// The system refuses, with a text for the log.
 pub(crate) fn forbid_dumps() -> Result<(), String> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("PR_SET_DUMPABLE: {error}"))
 }
 
-/// Takes [`forbid_dumps`] back if the settings allow core dumps; otherwise also sets the size of
-/// a core file to 0, for the kernels that write them whatever the process says.
+/// Undoes [`forbid_dumps`] if the settings allow core dumps; otherwise also limits the size of a
+/// core file to 0, for kernels that ignore the first setting.
 ///
 /// # Errors
-/// The system refuses; for the log.
+/// The system refuses, with a text for the log.
 pub(super) fn dumps(confinement: &Confinement) -> Result<(), String> {
     if confinement.allow_core_dumps {
         return set_dumpable_behavior(DumpableBehavior::Dumpable)
@@ -56,13 +57,12 @@ pub(super) fn dumps(confinement: &Confinement) -> Result<(), String> {
         .map_err(|error| format!("RLIMIT_CORE: {error}"))
 }
 
-/// From here on this thread, and all that it starts, open only what the settings name and the
-/// proxy itself needs (Landlock). To be called when the process has one thread, and has loaded
-/// its PKCS#11 modules. Sockets are not restricted.
+/// Restricts this thread, and all threads it starts, to the files that the settings name and the
+/// proxy itself needs (Landlock). Call this while the process has one thread, after the PKCS#11
+/// modules are loaded. Sockets are not restricted.
 ///
 /// # Errors
-/// The kernel has no Landlock, or it is off: a control that was asked for is never left out in
-/// silence.
+/// The kernel has no Landlock, or it is off: a requested control is never silently left out.
 pub(super) fn landlock(settings: &Settings) -> Result<(), String> {
     let Some(paths) = &settings.confinement.landlock else { return Ok(()) };
     restrict(settings, paths).map_err(|error| {
@@ -74,7 +74,7 @@ pub(super) fn landlock(settings: &Settings) -> Result<(), String> {
 }
 
 fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
-    // Each kernel enforces what it knows of these; one that knows nothing is refused below.
+    // Each kernel enforces the rights that it knows; one that knows none is refused below.
     let all = AccessFs::from_all(ABI::V5);
     let read = AccessFs::from_read(ABI::V5);
     let write = all & !AccessFs::Execute;
@@ -91,7 +91,8 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
         rules.push((file.directory.clone(), write));
     }
     if let Some(pid_file) = &settings.server.pid_file {
-        // A rule is for what is there. Only the file may be written, so it is emptied at the end.
+        // A rule needs an existing file. Only the file is writable, not its directory, so it is
+        // emptied at the end and not removed.
         fs::OpenOptions::new()
             .append(true)
             .create(true)
@@ -104,7 +105,7 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
         rules.push((audit.directory.clone(), write));
     }
     if let Some(directory) = &settings.state_directory {
-        // It may not be there to be made: then serving goes on without it.
+        // If it cannot be created, the proxy serves without it.
         let directory = Directory::new(directory);
         rules.push((directory.path().to_owned(), write));
     }
@@ -114,7 +115,7 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
         .and_then(Ruleset::create)
         .map_err(|error| error.to_string())?;
     for (path, access) in rules {
-        // What is not there needs no rule. What the settings name has been looked for.
+        // A missing path needs no rule; paths that the settings name have been checked before.
         let Ok(open) = PathFd::new(&path) else { continue };
         let is_file = fs::metadata(&path).is_ok_and(|metadata| !metadata.is_dir());
         let access = if is_file { access & AccessFs::from_file(ABI::V5) } else { access };
@@ -129,7 +130,7 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
     Ok(())
 }
 
-/// The log makes its directory when it starts, which is too late for a rule.
+/// Creates a log directory. The log would create it only when it starts, too late for a rule.
 fn make_directory(path: &Path) -> Result<(), String> {
     fs::create_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))
 }

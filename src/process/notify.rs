@@ -1,6 +1,8 @@
-//! What systemd is told (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET` names.
+//! Messages to systemd (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET` names. Without
+//! that variable nothing is sent.
 //!
-//! Without that variable all of this does nothing.
+//! The crate `sd-notify` does not fit: it reads the variable for each message, and ours is removed
+//! at the start; it knows no time limit, and a start or an end must not wait for systemd.
 
 use std::env;
 use std::ffi::OsString;
@@ -20,11 +22,11 @@ const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
-/// The variables that [`Notifier::from_environment`] reads. What the process starts, a vendor's
-/// library included, is not to speak in its place.
+/// Variables that [`Notifier::from_environment`] reads. They are removed afterwards, so that child
+/// processes and vendor libraries cannot speak for this process.
 pub(super) const VARIABLES: [&str; 3] = [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID];
 
-/// Speaks to the service manager.
+/// The channel to the service manager.
 #[derive(Clone, Debug)]
 pub(super) struct Notifier(Arc<Inner>);
 
@@ -32,9 +34,9 @@ pub(super) struct Notifier(Arc<Inner>);
 struct Inner {
     channel: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
-    /// The variables as they were, for a process that takes this one's place.
+    /// The variables' original values, for a process that takes this one's place.
     variables: Vec<(&'static str, OsString)>,
-    /// Another process speaks for the service.
+    /// Set once another process speaks for the service.
     is_silent: AtomicBool,
 }
 
@@ -45,7 +47,7 @@ impl Notifier {
         let channel = socket.as_ref().and_then(|name| match channel(name.as_bytes()) {
             Ok(channel) => Some(channel),
             Err(error) => {
-                errln!("{NOTIFY_SOCKET}: {error}; systemd will not hear of this process");
+                errln!("{NOTIFY_SOCKET}: {error}; systemd will not be notified");
                 None
             }
         });
@@ -53,7 +55,7 @@ impl Notifier {
             .is_ok_and(|pid| pid.parse::<u32>().ok() != Some(std::process::id()));
         let watchdog = env::var(WATCHDOG_USEC).ok().and_then(|usec| usec.parse().ok());
         let watchdog = watchdog.filter(|usec| *usec > 0 && !is_for_another && channel.is_some());
-        // WATCHDOG_PID is this process's own, and so not for the next.
+        // WATCHDOG_PID names this process, so the next one does not get it.
         let variables = [NOTIFY_SOCKET, WATCHDOG_USEC]
             .into_iter()
             .filter_map(|name| Some((name, env::var_os(name)?)))
@@ -67,48 +69,48 @@ impl Notifier {
         }))
     }
 
-    /// How long systemd waits for [`Self::watchdog`] before it takes the process for hung
-    /// (`WatchdogSec=`), if it does.
+    /// Returns how long systemd waits for [`Self::watchdog`] before it considers the process hung
+    /// (`WatchdogSec=`).
     pub(super) fn watchdog_period(&self) -> Option<Duration> {
         self.0.watchdog
     }
 
-    /// What a process that takes this one's place has to find in its environment.
+    /// Returns the environment variables for a process that takes this one's place.
     pub(super) fn variables(&self) -> &[(&'static str, OsString)] {
         &self.0.variables
     }
 
-    /// The listeners are served. `status` is for people: `systemctl status` shows it. To be called
-    /// at the start, and after each [`Self::reloading`], whether the new settings were taken or
+    /// Reports that the listeners are served. `systemctl status` shows `status`. Call this at the
+    /// start, and after each [`Self::reloading`], whether the new settings were accepted or
     /// refused.
     pub(super) fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// A reload begins.
+    /// Reports that a reload begins.
     pub(super) fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
-        // Both in one message (sd_notify(3), RELOADING=1).
+        // Both must be in one message (sd_notify(3), RELOADING=1).
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading the settings"));
     }
 
-    /// The process drains.
+    /// Reports that the process drains.
     pub(super) fn stopping(&self) {
         self.send("STOPPING=1\nSTATUS=draining");
     }
 
-    /// Every event loop turns.
+    /// Reports that every event loop makes progress.
     pub(super) fn watchdog(&self) {
         self.send("WATCHDOG=1");
     }
 
-    /// A line for people.
+    /// Sets the status text.
     pub(super) fn status(&self, status: &str) {
         self.send(&format!("STATUS={status}"));
     }
 
-    /// From here on the process of that id is the service, and this one says no more.
+    /// Reports that the process with that id is the service, and sends nothing more.
     pub(super) fn hand_over_to(&self, pid: u32) {
         self.send(&format!("MAINPID={pid}"));
         self.0.is_silent.store(true, Ordering::Relaxed);
@@ -119,7 +121,7 @@ impl Notifier {
         if !self.0.is_silent.load(Ordering::Relaxed)
             && let Err(error) = socket.send_to_addr(message.as_bytes(), address)
         {
-            tracing::warn!(%error, "systemd cannot be told");
+            tracing::warn!(%error, "systemd cannot be notified");
         }
     }
 }
@@ -133,7 +135,7 @@ fn channel(name: &[u8]) -> io::Result<(UnixDatagram, SocketAddr)> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
     };
-    // systemd reads them when it can; a start or an end must not wait for that for ever.
+    // A start or an end must not wait for systemd indefinitely.
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(crate::limits::NOTIFY_TIMEOUT))?;
     Ok((socket, address))

@@ -1,17 +1,17 @@
-//! `[server] pid_file`: where others find the process.
+//! `[server] pid_file`, by which others find the process.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
 
-/// The file while the process serves. Dropping it removes it, unless another process has written
-/// its own id there since.
+/// The file of a serving process. Dropping it removes the file, unless another process has written
+/// its own id since.
 pub(super) struct PidFile(PathBuf);
 
 impl PidFile {
-    /// Writes this process's id, in one step: who reads it while one process takes over from
-    /// another finds either of them, and not an empty file.
+    /// Writes this process's id atomically: a reader during a takeover finds one id or the other,
+    /// never an empty file.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -22,7 +22,7 @@ impl PidFile {
         let beside = PathBuf::from(beside);
         let text = format!("{id}\n");
         if fs::write(&beside, &text).and_then(|()| fs::rename(&beside, path)).is_err() {
-            // Only the file may be written, and not its directory.
+            // The file may be writable where its directory is not.
             let _ = fs::remove_file(&beside);
             fs::write(path, text)?;
         }
@@ -32,18 +32,17 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // A file that stays, as where only the file and not its directory may be written, says
-        // that nobody is there.
+        // Where the file cannot be removed, an empty one says that no process serves.
         if read(&self.0).is_ok_and(|id| id == process::id()) && fs::remove_file(&self.0).is_err() {
             let _ = fs::write(&self.0, "");
         }
     }
 }
 
-/// The process id in the file.
+/// Returns the process id in the file.
 ///
 /// # Errors
-/// It is not there, or there is none in it.
+/// The file is missing, or holds no process id.
 pub(crate) fn read(path: &Path) -> io::Result<u32> {
     let text = fs::read_to_string(path)?;
     let no_id = |_| io::Error::other("there is no process id in it");
@@ -55,13 +54,13 @@ pub(crate) fn read(path: &Path) -> io::Result<u32> {
 mod tests {
     use super::*;
 
-    /// Whoever looks while a process takes over finds an id, the former's or its own.
+    /// A reader during a takeover finds an id, the old one or the new one.
     #[test]
     fn never_empty() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
         fs::write(&path, "1\n").unwrap();
-        // Open at the former one, as a reader is that has not read yet.
+        // A reader that has opened the old file and not read it yet.
         let mut former = fs::File::open(&path).unwrap();
         let _file = PidFile::write(&path).unwrap();
         assert_eq!(io::read_to_string(&mut former).unwrap(), "1\n");
@@ -69,7 +68,7 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
-    /// It goes with the process, unless it is another one's by then.
+    /// The file is removed at the end, unless it belongs to another process by then.
     #[test]
     fn only_our_own_is_removed() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The event loops' start, and the wait for their end.
+//! Start of the event loops, and the wait for the end of serving.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,14 +27,14 @@ pub(super) struct Running {
     pub(super) notifier: Notifier,
     pub(super) sockets: Sockets,
     pub(super) loops: Vec<JoinHandle<()>>,
-    /// Its lock is held while a reload is at work.
+    /// The lock is held during a reload.
     pub(super) reloader: Arc<Mutex<Reloader>>,
-    /// Whether an event loop ended by itself.
+    /// Set once an event loop has ended by itself.
     pub(super) has_failed: Arc<AtomicBool>,
-    /// Whether the process ends because calls to the HSM do not return.
+    /// Set if the process ends because calls to the HSM do not return.
     pub(super) has_wedged: Arc<AtomicBool>,
     program: Program,
-    /// Removed when the process has drained.
+    /// Removed once the process has drained.
     _pid_file: Option<PidFile>,
 }
 
@@ -43,7 +43,7 @@ impl Running {
     /// `None` if a signal ends this process before that.
     ///
     /// # Errors
-    /// The pid file cannot be written, or the system gives no more threads.
+    /// The pid file cannot be written, or the system refuses to start a thread.
     pub(super) fn start(
         assembled: Assembled,
         takeover: Option<Takeover>,
@@ -65,7 +65,7 @@ impl Running {
         {
             return Ok(None);
         }
-        // Before serving begins: whoever sees the process serve finds the file.
+        // Written before serving begins, so that it exists for anyone who sees the process serve.
         let pid_file = settings.server.pid_file.as_deref().map(write_pid_file).transpose()?;
         let access_log = || reloader.log.access_log().with_audit(reloader.audit.handle());
         let loops = server
@@ -74,8 +74,8 @@ impl Running {
         if let Some(takeover) = takeover {
             takeover.finish();
         }
-        // An HSM that is away does not hold this up: systemd would start the process again and
-        // again, and each start logs in. `/readyz` says whether a token works.
+        // This does not wait for the HSM: systemd would restart the process again and again, and
+        // each start logs in. `/readyz` reports whether a token works.
         notifier.ready("serving");
         watchdog::start(&notifier, &lifecycle).map_err(no_thread)?;
         let reloader = reload::start(reloader, reload_requests).map_err(no_thread)?;
@@ -94,13 +94,13 @@ impl Running {
         }))
     }
 
-    /// Waits for a signal that ends the process, or for another process that serves in its place.
+    /// Waits for a signal to end the process, or for another process that serves in its place.
     pub(super) fn wait(&self, events: &Events) -> Option<Successor> {
         events.until_the_end(&self.program, &self.sockets, &self.notifier)
     }
 }
 
-/// Returns what an event loop calls that ends without being told to.
+/// Returns the callback for an event loop that ends without being told to.
 fn on_end(has_failed: &Arc<AtomicBool>) -> impl Fn(&str) + Clone + Send + 'static {
     let has_failed = Arc::clone(has_failed);
     move |reason: &str| {

@@ -17,7 +17,7 @@ use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
 use crate::observe::{log, panics};
 use crate::settings::{Finding, Settings};
 
-/// Serves until SIGTERM or SIGINT, or until another process does in its place (SIGUSR2), then
+/// Serves until SIGTERM or SIGINT, or until another process serves in its place (SIGUSR2), then
 /// drains.
 ///
 /// # Errors
@@ -31,10 +31,11 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
     let log = Arc::new(log);
     let panics = panics::count_panics();
-    // A limit on the size of files (RLIMIT_FSIZE) is a failed write, and not the end.
+    // With a handler, exceeding the file size limit (RLIMIT_FSIZE) is a failed write and not the
+    // end of the process.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     if let Err(error) = dumps {
-        tracing::warn!(error, "core dumps are not as the settings have them");
+        tracing::warn!(error, "core dumps cannot be set as in the settings");
     }
     let outcome = audit::open(&settings).and_then(|audit| {
         let telemetry = Telemetry { log: Arc::clone(&log), audit, panics };
@@ -50,7 +51,7 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     }
     tracing::info!("stopped");
     log.stop();
-    // A module's own clean-up at exit might wait for the calls that it is stuck in.
+    // A module's own exit handler might wait for the calls that are stuck in it.
     match outcome {
         Ok(End::Clean) => Ok(()),
         Ok(End::Stuck) => signal_hook::low_level::exit(0),
@@ -59,13 +60,13 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     }
 }
 
-/// Restricts the process if the settings say so. The modules are loaded before, since a vendor's
-/// library may be put together from files anywhere, and stay loaded for as long as these live.
+/// Applies Landlock if the settings say so. The modules are loaded first, because a vendor's
+/// library may load files from anywhere, and stay loaded while the returned values live.
 fn lock_down(settings: &Settings) -> Result<Vec<RawModule>, Failed> {
     if settings.confinement.landlock.is_none() {
         return Ok(Vec::new());
     }
-    // One that cannot be loaded is reported when it is to be used.
+    // A module that cannot be loaded is reported when it is used.
     let modules = settings.pkcs11.tokens.iter().filter_map(|it| RawModule::load(&it.module).ok());
     let modules = modules.collect();
     lockdown::landlock(settings).map_err(Failed::unavailable)?;
@@ -79,7 +80,7 @@ fn serve(
     telemetry: &Telemetry,
 ) -> Result<End, Failed> {
     let Start { given, takeover, notifier } = start;
-    // Before any other thread, so that none of them is interrupted by a signal.
+    // The signal thread comes first, so that signals interrupt no other thread.
     let (events, reload_requests) = Events::of_signals(&telemetry.log, &telemetry.audit)
         .map_err(|error| Failed::new(EXIT_SOFTWARE, format!("signals: {error}")))?;
     startup_log::settings(&settings, findings);

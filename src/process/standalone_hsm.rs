@@ -15,20 +15,20 @@ use crate::limits::{CHECK_TIMEOUT, HSM_STOP_TIMEOUT};
 use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
-/// A started HSM side and who calls it.
+/// A started HSM side and its only caller.
 pub(crate) struct StandaloneHsm {
     hsm: Arc<Hsm>,
     caller: HsmCaller,
 }
 
 impl StandaloneHsm {
-    /// Loads the module and logs in. The state directory's witnesses are those of the keys.
+    /// Loads the module and logs in, with the witnesses of the state directory.
     pub(crate) fn start(settings: &Settings, service: &ServiceConfig) -> Result<Self, Failed> {
         let state = KeptState::read(settings);
         Self::start_with(settings, state.hsm_config(settings, service))
     }
 
-    /// The same, with other witnesses.
+    /// Loads the module and logs in, with the witnesses in `config`.
     pub(crate) fn start_with(settings: &Settings, config: Config) -> Result<Self, Failed> {
         // No thread has been started yet.
         set_environment(&settings.pkcs11.environment);
@@ -42,7 +42,7 @@ impl StandaloneHsm {
         &self.hsm
     }
 
-    /// Has one request done, within [`CHECK_TIMEOUT`].
+    /// Performs one request within [`CHECK_TIMEOUT`].
     pub(crate) fn perform(
         &self,
         request: Request,

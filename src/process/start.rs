@@ -1,4 +1,4 @@
-//! What the process is started with besides its settings.
+//! Sockets and channels that the process inherits, besides its settings.
 
 use super::inherited::{self, Given};
 use super::notify::{self, Notifier};
@@ -6,7 +6,7 @@ use super::takeover::{self, Takeover};
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::pkcs11::ffi::remove_environment;
 
-/// What the process is started with beside its settings.
+/// Sockets and channels that the process inherits.
 pub(crate) struct Start {
     pub(super) given: Vec<Given>,
     pub(super) takeover: Option<Takeover>,
@@ -14,10 +14,10 @@ pub(crate) struct Start {
 }
 
 impl Start {
-    /// Reads the environment, and removes what is for this process alone.
+    /// Reads the environment, and removes the variables meant for this process alone.
     ///
     /// # Errors
-    /// The process before this one does not hand over what it should.
+    /// The previous process hands over no usable sockets.
     pub(crate) fn new() -> Result<Self, Failed> {
         let taken = match takeover::from_environment() {
             None => Ok((inherited::from_systemd(), None)),

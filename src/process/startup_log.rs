@@ -1,4 +1,4 @@
-//! What the log says at the start: what is on and off, where we listen, what the HSM has.
+//! Log lines of the start: enabled features, addresses, and the contents of the HSM.
 
 use std::sync::Arc;
 use std::thread;
@@ -10,7 +10,7 @@ use crate::limits::MAX_LABELS_PER_LINE;
 use crate::server::Server;
 use crate::settings::{Finding, Settings, Severity};
 
-/// The settings, and what is worth a warning in them.
+/// Logs the settings and the findings in them.
 pub(super) fn settings(settings: &Settings, findings: &[Finding]) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -22,7 +22,7 @@ pub(super) fn settings(settings: &Settings, findings: &[Finding]) {
     in_use(settings, findings);
 }
 
-/// What of the settings is in use from now on.
+/// Logs the settings that are in use from now on.
 pub(super) fn in_use(settings: &Settings, findings: &[Finding]) {
     let tls = settings.tls.as_ref();
     tracing::info!(
@@ -65,7 +65,7 @@ pub(super) fn in_use(settings: &Settings, findings: &[Finding]) {
     self::findings(findings);
 }
 
-/// What is worth a line in the settings.
+/// Logs the findings in the settings.
 pub(super) fn findings(findings: &[Finding]) {
     for finding in findings {
         if finding.severity == Severity::Notice {
@@ -76,7 +76,7 @@ pub(super) fn findings(findings: &[Finding]) {
     }
 }
 
-/// Where the proxy is reached.
+/// Logs the addresses of the proxy.
 pub(super) fn listening(
     server: &Server,
     settings: &Settings,
@@ -94,8 +94,8 @@ pub(super) fn listening(
     );
 }
 
-/// Modules, tokens and keys. In a thread of its own: an HSM that hangs holds up its line in the
-/// log and nothing else.
+/// Logs modules, tokens and keys, in a separate thread: an HSM that hangs delays these lines and
+/// nothing else.
 pub(super) fn hsm(hsm: Arc<Hsm>, settings: &Settings) {
     let stores: Vec<(String, Vec<String>)> = settings
         .stores
@@ -166,7 +166,7 @@ fn log_store(prefix: &str, key_ids: &[String], token: &TokenInventory) {
     }
 }
 
-/// The first few, and how many more.
+/// Returns the first few labels and the number of the rest.
 fn list(labels: &[&String]) -> String {
     let mut text = labels
         .iter()

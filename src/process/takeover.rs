@@ -1,4 +1,4 @@
-//! The new process's side of an upgrade; [`super::upgrade`] is the old one's.
+//! The new process's side of an upgrade; the old one's is [`super::upgrade`].
 //!
 //! ```text
 //!  old                                          new
@@ -11,8 +11,8 @@
 //!  drains and ends
 //! ```
 //!
-//! The listening sockets are the same in both, so none is ever closed with connections waiting in
-//! it. Nothing but standard input is inherited: the descriptors come as messages (unix(7),
+//! Both processes have the same listening sockets, so none is ever closed with connections waiting
+//! in it. Nothing but standard input is inherited: the descriptors arrive as messages (unix(7),
 //! SCM_RIGHTS), close-on-exec from the start.
 
 use std::env;
@@ -31,23 +31,23 @@ use rustix::net::{
 use super::inherited::{self, Given};
 use crate::limits::{MAX_INHERITED_SOCKETS, UPGRADE_ANSWER_TIMEOUT};
 
-/// In the environment of a process that is to take another one's place: that one's id.
+/// Environment variable with the id of the process to take over from.
 pub(super) const VARIABLE: &str = "XKS_PROXY_UPGRADE_FROM";
-/// The new process accepts connections.
+/// Message: the new process accepts connections.
 pub(super) const SERVING: &[u8] = b"serving";
-/// The old process does not any more.
+/// Message: the old process no longer accepts connections.
 pub(super) const GO_ON: &[u8] = b"go on";
-/// All names in one message, with a separator each.
+/// Upper bound of all names in one message, each with a separator.
 pub(super) const MAX_NAMES_BYTES: usize = 16 * MAX_INHERITED_SOCKETS;
 
-/// The process whose place is to be taken.
+/// The process to take over from.
 pub(super) struct Takeover {
     socket: OwnedFd,
-    /// Its process id, as it says.
+    /// Process id, as the old process states it.
     pub(super) from: String,
 }
 
-/// What the process before this one hands over, if there is one.
+/// Receives the sockets from the previous process, if there is one.
 pub(super) fn from_environment() -> Option<Result<(Takeover, Vec<Given>), String>> {
     let from = env::var(VARIABLE).ok()?;
     Some(receive(from).map_err(|error| format!("{VARIABLE}: nothing is handed over: {error}")))
@@ -55,7 +55,7 @@ pub(super) fn from_environment() -> Option<Result<(Takeover, Vec<Given>), String
 
 fn receive(from: String) -> io::Result<(Takeover, Vec<Given>)> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    // Nobody else is to read from it.
+    // No other code should read from it.
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     let mut names = vec![0; MAX_NAMES_BYTES];
     let mut space =
@@ -84,15 +84,16 @@ fn receive(from: String) -> io::Result<(Takeover, Vec<Given>)> {
 }
 
 impl Takeover {
-    /// Whether the old process has gone: then nobody serves but this one, whatever its HSM does.
+    /// Returns whether the old process has ended: then no other process serves, whatever the state
+    /// of the HSM.
     pub(super) fn is_alone(&self) -> bool {
         let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
         let has_ended = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
         has_ended.is_ok_and(|count| count > 0)
     }
 
-    /// Tells the old process that this one accepts, and waits until that one does not, which
-    /// takes it no time. Should it be gone, this one goes on all the same.
+    /// Tells the old process that this one accepts, and waits until the old one has stopped, which
+    /// is immediate. If the old process has ended, this one continues.
     pub(super) fn finish(self) {
         if send(&self.socket, SERVING, SendFlags::NOSIGNAL).is_ok() {
             let _ = answer(&self.socket, UPGRADE_ANSWER_TIMEOUT);
@@ -100,10 +101,11 @@ impl Takeover {
     }
 }
 
-/// The other process's next message, empty if it has ended; `None` if there is none in that time.
+/// Returns the other process's next message, empty if it has ended, or `None` if none arrives
+/// within `timeout`.
 ///
 /// # Errors
-/// As the system calls say.
+/// A system call failed.
 pub(super) fn answer(socket: &OwnedFd, timeout: Duration) -> io::Result<Option<Vec<u8>>> {
     let mut fds = [PollFd::new(socket, PollFlags::IN)];
     let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;

@@ -1,4 +1,4 @@
-//! Where the process records what happens, open for as long as it serves.
+//! The records that the process keeps while it serves.
 
 use std::sync::Arc;
 

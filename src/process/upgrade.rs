@@ -1,8 +1,8 @@
-//! The old process's side of an upgrade (SIGUSR2); [`super::takeover`] is the new one's and shows
+//! The old process's side of an upgrade (SIGUSR2); [`super::takeover`] is the new one's, and shows
 //! the order of events.
 //!
-//! The program is started anew, as this one was, from the file that its path leads to now. It is
-//! never only forked: a PKCS#11 module is not usable in a child (PKCS#11, C_Initialize).
+//! The new process is started like this one, from the file that the path leads to now. It is never
+//! a mere fork: a PKCS#11 module is not usable in a child (PKCS#11, C_Initialize).
 
 use std::env;
 use std::ffi::OsString;
@@ -30,20 +30,20 @@ use crate::proto::Listener;
 use crate::server::Server;
 use crate::settings::Settings;
 
-/// How often to look whether the attempt is to be given up.
+/// Interval between checks for an abandoned attempt.
 const POLL: Duration = Duration::from_millis(20);
-/// From the closing of a process's descriptors to its end.
+/// Time allowed from the closing of a process's descriptors to its end.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Listening sockets with their names ([`super::inherited::API`] and the like), kept open to be
-/// handed over. To be dropped before the event loops close theirs.
+/// Listening sockets with their names ([`super::inherited::API`] and others), kept open for a
+/// process that takes over. Drop them before the event loops close theirs.
 pub(super) struct Sockets(Vec<(&'static str, OwnedFd)>);
 
 impl Sockets {
-    /// All listeners.
+    /// Duplicates the sockets of all listeners.
     ///
     /// # Errors
-    /// There are no more descriptors.
+    /// The process is out of descriptors.
     pub(super) fn of(server: &mut Server, admin: Option<&Admin>) -> io::Result<Self> {
         let name = |listener| match listener {
             Listener::Api => inherited::API,
@@ -58,17 +58,17 @@ impl Sockets {
     }
 }
 
-/// How the process was started, as far as the next one has to be started in the same way.
+/// Path, arguments and environment of this process, for the next one.
 pub(super) struct Program {
     path: OsString,
     arguments: Vec<OsString>,
-    /// Set by this process, from its settings.
+    /// Variables that this process set itself, from its settings.
     unset: Vec<String>,
     notifier: Notifier,
     refusal: Option<&'static str>,
 }
 
-/// A new process on its way.
+/// A new process that does not serve yet.
 pub(super) struct Attempt {
     is_given_up: Arc<AtomicBool>,
 }
@@ -76,7 +76,7 @@ pub(super) struct Attempt {
 /// A new process that serves.
 #[derive(Debug)]
 pub(super) struct Successor {
-    /// Its process id.
+    /// Process id.
     pub(super) pid: u32,
     socket: OwnedFd,
 }
@@ -84,7 +84,7 @@ pub(super) struct Successor {
 impl Program {
     pub(super) fn new(settings: &Settings, notifier: &Notifier) -> Self {
         let mut arguments = env::args_os();
-        // Not /proc/self/exe: that is the file that was there when this process started.
+        // Not /proc/self/exe, which is the old file after an update.
         let path = arguments.next().unwrap_or_else(|| "xks-proxy".into());
         let refusal = if settings.confinement.landlock.is_some() {
             Some(
@@ -105,11 +105,11 @@ impl Program {
         }
     }
 
-    /// Starts the program anew and hands `sockets` to it; `done` is called from another thread
-    /// with the outcome: the new process serves, or why not, and then it has ended.
+    /// Starts the program again and hands `sockets` to it. `done` is called from another thread
+    /// with the outcome: the new process serves, or the reason it does not, once it has ended.
     ///
     /// # Errors
-    /// Why it cannot be started.
+    /// The program cannot be started, with the reason.
     pub(super) fn start(
         &self,
         sockets: &Sockets,
@@ -135,7 +135,7 @@ impl Program {
     fn spawn(&self, sockets: &Sockets) -> io::Result<(Child, OwnedFd)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        // Before it is there: the kernel keeps the message.
+        // Sent before the process exists: the kernel keeps the message.
         send_sockets(&ours, sockets)?;
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).stdin(Stdio::from(theirs));
@@ -174,8 +174,8 @@ fn wait(mut child: Child, socket: OwnedFd, is_given_up: &AtomicBool) -> Result<S
                 break "it ended before it served; its reasons are in the log or on standard error"
                     .to_owned();
             }
-            Ok(Some(_)) => break "it said something else than that it serves".to_owned(),
-            Err(error) => break format!("it cannot be heard: {error}"),
+            Ok(Some(_)) => break "it sent an unknown message".to_owned(),
+            Err(error) => break format!("its socket cannot be read: {error}"),
             Ok(None) if is_given_up.load(Ordering::Relaxed) => {
                 break "this process is to end".to_owned();
             }
@@ -191,7 +191,7 @@ fn wait(mut child: Child, socket: OwnedFd, is_given_up: &AtomicBool) -> Result<S
     }
 }
 
-/// Waits for a process to end, and says whether it has.
+/// Waits for a process to end, and returns whether it has.
 fn has_ended(child: &mut Child, timeout: Duration) -> bool {
     let end = Instant::now() + timeout;
     while matches!(child.try_wait(), Ok(None)) {
@@ -203,13 +203,13 @@ fn has_ended(child: &mut Child, timeout: Duration) -> bool {
     true
 }
 
-/// Has a new process end: in good order, should it have begun to serve just now.
+/// Ends a new process, in good order in case it has just begun to serve.
 fn end_of(child: &mut Child) -> io::Result<std::process::ExitStatus> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid
         && child.try_wait()?.is_none()
     {
-        // It may have ended meanwhile, but its id is its own until it is waited for.
+        // Even if it has ended, its id is not reused until it is waited for.
         let _ = kill_process(pid, Signal::TERM);
     }
     if !has_ended(child, UPGRADE_ABORT_TIMEOUT) {
@@ -219,16 +219,16 @@ fn end_of(child: &mut Child) -> io::Result<std::process::ExitStatus> {
 }
 
 impl Attempt {
-    /// Has the new process ended, unless it serves by now. The outcome comes as it does else.
+    /// Ends the new process unless it serves already. The outcome is reported as usual.
     pub(super) fn give_up(self) {
         self.is_given_up.store(true, Ordering::Relaxed);
     }
 }
 
 impl Successor {
-    /// Tells it that this process has stopped accepting.
+    /// Tells the new process that this one has stopped accepting.
     pub(super) fn go_on(&self) {
-        // If it has ended meanwhile, there is nobody to tell.
+        // It may have ended.
         let _ = send(&self.socket, GO_ON, SendFlags::NOSIGNAL);
     }
 }

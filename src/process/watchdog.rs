@@ -1,4 +1,4 @@
-//! Tells systemd's watchdog that the process lives, for as long as every event loop turns.
+//! Keeps systemd's watchdog informed while every event loop makes progress.
 
 use std::io;
 use std::sync::Arc;
@@ -8,18 +8,19 @@ use std::time::{Duration, Instant};
 use super::notify::Notifier;
 use crate::server::lifecycle::Lifecycle;
 
-/// How often to look, once the loops have been called to turn.
+/// Interval between checks of the loops after they were woken.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Starts it, if the unit has `WatchdogSec=`.
+/// Starts the watchdog thread if the unit has `WatchdogSec=`.
 ///
 /// # Errors
-/// The system has no room for another thread.
+/// The system refuses to start a thread.
 pub(super) fn start(notifier: &Notifier, lifecycle: &Arc<Lifecycle>) -> io::Result<()> {
     let Some(period) = notifier.watchdog_period() else { return Ok(()) };
     let (notifier, lifecycle) = (notifier.clone(), Arc::clone(lifecycle));
     let watch = move || {
-        // Half of it, as sd_watchdog_enabled(3) has it: a late message is not taken for a hang.
+        // Half of the period, as sd_watchdog_enabled(3) recommends, so that a late message is not
+        // taken for a hang.
         let pause = period / 2;
         loop {
             let round = lifecycle.round();
@@ -28,7 +29,9 @@ pub(super) fn start(notifier: &Notifier, lifecycle: &Arc<Lifecycle>) -> io::Resu
             while !round.is_over() {
                 if called.elapsed() >= pause && !is_told {
                     is_told = true;
-                    tracing::error!("an event loop does not turn: the watchdog is not told");
+                    tracing::error!(
+                        "an event loop makes no progress: the watchdog is not notified"
+                    );
                 }
                 thread::sleep(POLL.min(pause));
             }

@@ -12,14 +12,14 @@ use signal_hook::consts::SIGTERM;
 use crate::hsm::Hsm;
 use crate::limits::WEDGED_TIME;
 
-/// How often to look whether the fleet is wedged.
+/// Interval between checks of the fleet.
 const POLL: Duration = Duration::from_millis(250);
 
 /// Makes the process drain and end once the fleet has been wedged for [`WEDGED_TIME`], and sets
 /// `has_wedged` then.
 ///
 /// # Errors
-/// The system gives no more threads.
+/// The system refuses to start a thread.
 pub(super) fn watch(hsm: &Arc<ArcSwap<Hsm>>, has_wedged: &Arc<AtomicBool>) -> io::Result<()> {
     let (hsm, has_wedged) = (Arc::downgrade(hsm), Arc::clone(has_wedged));
     let watch = move || {
@@ -29,7 +29,9 @@ pub(super) fn watch(hsm: &Arc<ArcSwap<Hsm>>, has_wedged: &Arc<AtomicBool>) -> io
                 if hsm.load().is_wedged() { since.or_else(|| Some(Instant::now())) } else { None };
             drop(hsm);
             if since.is_some_and(|then: Instant| then.elapsed() >= WEDGED_TIME) {
-                tracing::error!("calls to the HSM do not return; the process ends to start anew");
+                tracing::error!(
+                    "calls to the HSM do not return; the process ends so that it is restarted"
+                );
                 has_wedged.store(true, Ordering::Relaxed);
                 let _ = signal_hook::low_level::raise(SIGTERM);
                 return;

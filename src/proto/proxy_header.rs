@@ -44,7 +44,7 @@ pub enum ProxyHeaderError {
 impl fmt::Display for ProxyHeaderError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing => formatter.write_str("the connection does not begin with one"),
+            Self::Missing => formatter.write_str("the connection does not begin with a header"),
             Self::VersionOne => formatter.write_str("it is of version 1 instead of 2"),
             Self::UnknownCommand(byte) => {
                 write!(formatter, "unknown version and command 0x{byte:02x}")

@@ -31,7 +31,7 @@ impl Congestion {
             {
                 tracing::warn!(
                     "an event loop cannot keep up: requests that have waited for half of \
-                    request_deadline_milli are turned away (429)"
+                    request_deadline_milli are refused (429)"
                 );
             }
         } else {

@@ -1,5 +1,5 @@
-//! Files that are replaced as a whole, so that a crash leaves the old or the new one, and a lock for
-//! read-modify-write.
+//! Files that are replaced as a whole, so that a crash leaves the old or the new one, and a lock
+//! for read-modify-write.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -24,8 +24,8 @@ pub struct Directory {
 pub struct Lock(#[expect(dead_code, reason = "closing it releases the lock")] File);
 
 impl Directory {
-    /// Opens the directory, and creates it with mode 0700 if it is missing. Errors show up when files
-    /// are read or written.
+    /// Opens the directory, and creates it with mode 0700 if it is missing. Errors show up when
+    /// files are read or written.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         // A failure here occurs again, and is logged, when a file is written.
@@ -126,8 +126,8 @@ impl Directory {
 mod tests {
     use super::*;
 
-    /// Only the owner has access, files are replaced as a whole, and a file that a crash has left does
-    /// no harm.
+    /// Only the owner has access, files are replaced as a whole, and a file that a crash has left
+    /// does no harm.
     #[test]
     fn files_are_replaced() {
         let parent = tempfile::tempdir().unwrap();

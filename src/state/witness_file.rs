@@ -162,8 +162,8 @@ pub fn load(directory: &Directory) -> Result<Content, Unreadable> {
     }
 }
 
-/// Adds the witnesses that the file lacks, and returns all that it has. Those of another process take
-/// precedence, as keys may have been proven by them.
+/// Adds the witnesses that the file lacks, and returns all that it has. Those of another process
+/// take precedence, as keys may have been proven by them.
 ///
 /// # Errors
 /// [`Unreadable`]; the file is unchanged.
@@ -193,7 +193,11 @@ pub fn change(
     change(&mut changed);
     if damaged_lines > 0 {
         let copy = directory.set_aside(FILE_NAME).map_err(io)?;
-        tracing::warn!(copy = %copy.display(), damaged_lines, "the damaged key witnesses are kept in a copy");
+        tracing::warn!(
+            copy = %copy.display(),
+            damaged_lines,
+            "the damaged file of key witnesses was copied"
+        );
     }
     if damaged_lines > 0 || changed != known {
         directory.write(FILE_NAME, &format(&changed).map_err(io)?).map_err(io)?;

@@ -3,6 +3,8 @@
 #![expect(unsafe_code, reason = "an allocator that counts")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "../common/template.rs"]
+mod template;
 #[path = "../hsm/support/tokens.rs"]
 mod tokens;
 #[path = "../common/tools.rs"]
@@ -19,7 +21,9 @@ use std::time::SystemTime;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
+use template::{set, template};
 use tokens::*;
+use toml::{Table, Value};
 use xks_proxy::client::Signer;
 use xks_proxy::hsm::Hsm;
 use xks_proxy::observe::audit::{Audit, key};
@@ -67,74 +71,55 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const REQUESTS: usize = 500;
-/// What rustls 0.23 allocates for a request and its answer, a record each: the plaintext that it
-/// gives out of a received record, and the ciphertext of a sent one.
+/// Allocations of rustls 0.23 for a request and its answer, one record each: the plaintext of a
+/// received record, and the ciphertext of a sent one.
 const TLS_ALLOCATIONS_PER_REQUEST: usize = 2;
+
+const SECRET: &str = "sssssssssssssssssssssssssssssssssssssssssss";
 
 fn signer() -> Signer {
     Signer {
         access_key_id: "BETWEEN2TENAND3TENCHARACTERS".to_owned(),
-        secret_access_key: Secret::new("s".repeat(43)),
+        secret_access_key: Secret::new(SECRET.to_owned()),
         region: "us-east-1".to_owned(),
         service: "kms-xks-proxy".to_owned(),
     }
 }
 
-fn settings(directory: &Path, is_tls_enabled: bool, policy: &str) -> xks_proxy::settings::Settings {
+fn settings(
+    directory: &Path,
+    is_tls_enabled: bool,
+    policy: Option<&str>,
+) -> xks_proxy::settings::Settings {
     let path = directory.join("settings.toml");
     let module = tools::softhsm2_module();
-    let text = format!(
-        r#"
-        [server]
-        ip = "127.0.0.1"
-        port = 0
-        port_http_ping = 0
-        region = "us-east-1"
-        service = "kms-xks-proxy"
-        [server.tcp_keepalive]
-        [tracing]
-        is_stdout_writer_enabled = false
-        is_file_writer_enabled = true
-        level = "INFO"
-        directory = "{directory}/logs"
-        file_prefix = "xks"
-        rotation_kind = "NEVER"
-        [security]
-        is_sigv4_auth_enabled = true
-        is_tls_enabled = {is_tls_enabled}
-        is_mtls_enabled = false
-        {policy}
-        [tls]
-        tls_cert_pem = "{directory}/cert.pem"
-        tls_key_pem = "{directory}/key.pem"
-        [[external_key_stores]]
-        uri_path_prefix = ""
-        sigv4_access_key_id = "BETWEEN2TENAND3TENCHARACTERS"
-        sigv4_secret_access_key = "{secret}"
-        xks_key_id_set = ["key"]
-        [pkcs11]
-        session_pool_max_size = 4
-        session_pool_timeout_milli = 0
-        session_eager_close = false
-        user_pin = "{PIN}"
-        PKCS11_HSM_MODULE = "{module}"
-        context_read_timeout_milli = 10
-        [limits]
-        max_plaintext_in_base64 = 8192
-        max_aad_in_base64 = 16384
-        request_deadline_milli = 10000
-        [hsm_capabilities]
-        can_generate_iv = false
-        is_zero_iv_required = false
-        [audit]
-        directory = "{directory}/audit"
-        key_file = "{directory}/audit.key"
-        "#,
-        directory = directory.display(),
-        module = module.display(),
-        secret = "s".repeat(43),
-    );
-    std::fs::write(&path, text).unwrap();
+    let in_directory = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let mut table = template();
+    set(&mut table, "tracing.is_stdout_writer_enabled", false);
+    set(&mut table, "tracing.is_file_writer_enabled", true);
+    set(&mut table, "tracing.directory", in_directory("logs"));
+    set(&mut table, "tracing.file_prefix", "xks");
+    set(&mut table, "tracing.rotation_kind", "NEVER");
+    set(&mut table, "security.is_tls_enabled", is_tls_enabled);
+    if let Some(policy) = policy {
+        set(&mut table, "security.secondary_auth", "Cedar");
+        set(&mut table, "security.cedar.policy_file", policy);
+    }
+    set(&mut table, "tls.tls_cert_pem", in_directory("cert.pem"));
+    set(&mut table, "tls.tls_key_pem", in_directory("key.pem"));
+    let store = Table::from_iter([
+        ("uri_path_prefix".to_owned(), Value::from("")),
+        ("sigv4_access_key_id".to_owned(), signer().access_key_id.into()),
+        ("sigv4_secret_access_key".to_owned(), SECRET.into()),
+        ("xks_key_id_set".to_owned(), vec!["key"].into()),
+    ]);
+    set(&mut table, "external_key_stores", vec![Value::from(store)]);
+    set(&mut table, "pkcs11.session_pool_max_size", 4);
+    set(&mut table, "pkcs11.PKCS11_HSM_MODULE", module.to_str().unwrap());
+    set(&mut table, "limits.request_deadline_milli", 10_000);
+    set(&mut table, "audit.directory", in_directory("audit"));
+    set(&mut table, "audit.key_file", in_directory("audit.key"));
+    std::fs::write(&path, table.to_string()).unwrap();
     match xks_proxy::settings::load(&path, false, &|_| None) {
         Ok((settings, _)) => settings,
         Err(findings) => panic!("{findings:?}"),
@@ -225,7 +210,7 @@ fn measure_calls(stream: &mut (impl Read + Write), per_request: usize) {
     }
 }
 
-fn serve(directory: &Path, is_tls_enabled: bool, policy: &str, is_audited: bool) {
+fn serve(directory: &Path, is_tls_enabled: bool, policy: Option<&str>, is_audited: bool) {
     let pkcs11 = initialize(&tools::softhsm2_module());
     let slot = make_token(&pkcs11, "token");
     add_key(&login(&pkcs11, slot), "key", &[1; 32], ENCRYPT | DECRYPT, true);
@@ -292,7 +277,7 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: &str, is_audited: bool)
 #[test]
 fn plain_requests_allocate_nothing() {
     in_child!("plain_requests_allocate_nothing", softhsm_environment, |directory| {
-        serve(directory, false, "", false);
+        serve(directory, false, None, false);
     });
 }
 
@@ -300,18 +285,18 @@ fn plain_requests_allocate_nothing() {
 #[test]
 fn audited_requests_allocate_nothing() {
     in_child!("audited_requests_allocate_nothing", softhsm_environment, |directory| {
-        serve(directory, false, "", true);
+        serve(directory, false, None, true);
     });
 }
 
 #[test]
 fn tls_requests_allocate_what_rustls_does() {
     in_child!("tls_requests_allocate_what_rustls_does", softhsm_environment, |directory| {
-        serve(directory, true, "", false);
+        serve(directory, true, None, false);
     });
 }
 
-/// What a policy has decided is remembered: it is not evaluated again for the same caller and key.
+/// A policy's decision is remembered, so it is not evaluated again for the same caller and key.
 #[test]
 fn requests_under_a_policy_allocate_nothing() {
     in_child!("requests_under_a_policy_allocate_nothing", softhsm_environment, |directory| {
@@ -319,10 +304,6 @@ fn requests_under_a_policy_allocate_nothing() {
         let text = "permit (principal, action, resource) \
                     when { context has kmsKey && context.kmsKey.account == \"123456789012\" };";
         std::fs::write(&file, text).unwrap();
-        let policy = format!(
-            "secondary_auth = \"Cedar\"\n[security.cedar]\npolicy_file = \"{}\"",
-            file.display()
-        );
-        serve(directory, false, &policy, false);
+        serve(directory, false, Some(file.to_str().unwrap()), false);
     });
 }

@@ -1,4 +1,4 @@
-//! A small public key infrastructure, made anew for each test.
+//! A small public key infrastructure, made for each test.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// What KMS in us-east-1 shows as a client (XKS specification, mTLS).
+/// Name in the client certificate of KMS in us-east-1 (XKS specification, mTLS).
 pub const CLIENT_NAME: &str = "cks.kms.us-east-1.amazonaws.com";
 
 /// A client's certificate.
@@ -24,17 +24,17 @@ pub enum ClientIdentity {
     WrongName,
     /// The right name, another authority.
     WrongAuthority,
-    /// All right but the time.
+    /// The right name and authority, expired.
     Expired,
     /// Only for servers (extended key usage).
     ServerOnly,
-    /// The right name, its own issuer.
+    /// The right name, self-signed.
     SelfSigned,
     /// The right name in the subject, no subjectAltName.
     CommonNameOnly,
 }
 
-/// All certificates that a test may want, as PEM files in one directory.
+/// All certificates that tests use, as PEM files in one directory.
 pub struct Certificates {
     directory: PathBuf,
 }
@@ -71,7 +71,7 @@ impl Certificates {
         certificates
     }
 
-    /// Puts a server certificate of RSA in the place of the ECDSA one, with an authority to match.
+    /// Replaces the ECDSA server certificate by an RSA one, with a matching authority.
     pub fn make_server_rsa(&self) {
         let ca = authority("RSA server CA");
         let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
@@ -81,14 +81,14 @@ impl Certificates {
         self.write("server_key.pem", &key.serialize_pem());
     }
 
-    /// One of the files: `server_cert.pem`, `server_key.pem`, `server_ca.pem`, `client_ca.pem`,
-    /// `<ClientIdentity>_cert.pem`, `<ClientIdentity>_key.pem`.
+    /// Returns the path of a file: `server_cert.pem`, `server_key.pem`, `server_ca.pem`,
+    /// `client_ca.pem`, `<ClientIdentity>_cert.pem`, `<ClientIdentity>_key.pem`.
     pub fn path(&self, file: &str) -> PathBuf {
         self.directory.join(file)
     }
 
-    /// A client that trusts the server's authority and shows `identity`. `adjust` may take
-    /// suites out.
+    /// Returns a client that trusts the server's authority and has the certificate of `identity`.
+    /// `adjust` may remove suites.
     pub fn client_config(
         &self,
         identity: Option<ClientIdentity>,

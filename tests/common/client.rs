@@ -1,4 +1,4 @@
-//! KMS's side of a key store.
+//! A client that calls a key store as KMS does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use super::signing::Signer;
 pub struct Client {
     /// The API's address.
     pub address: SocketAddr,
-    /// With TLS: how.
+    /// Configuration of TLS, if used.
     pub tls: Option<Arc<ClientConfig>>,
-    /// Which store, with which credential.
+    /// Key store and credential.
     pub signer: Signer,
 }
 
 impl Client {
-    /// A client of `store`.
+    /// Returns a client of `store`.
     pub fn new(address: SocketAddr, tls: Option<Arc<ClientConfig>>, store: &Store) -> Self {
         Self { address, tls, signer: Signer::new(store) }
     }
@@ -32,12 +32,12 @@ impl Client {
         Connection::open(self.address, self.tls.as_ref()).unwrap()
     }
 
-    /// Path and query of a call: `health`, `keys/<id>/encrypt` and so on.
+    /// Returns path and query of a call: `health`, `keys/<id>/encrypt` and so on.
     pub fn target(&self, call: &str) -> String {
         format!("{}/kms/xks/v1/{call}", self.signer.store.prefix)
     }
 
-    /// The value of Host.
+    /// Returns the value of Host.
     pub fn host(&self) -> String {
         match self.tls {
             None => self.address.to_string(),
@@ -45,14 +45,14 @@ impl Client {
         }
     }
 
-    /// Header fields of a signed POST of JSON.
+    /// Returns the header fields of a signed POST of JSON.
     pub fn headers(&self, target: &str, body: &[u8]) -> Vec<(String, String)> {
         let mut headers = vec![("content-type".to_owned(), "application/json".to_owned())];
         headers.extend(self.sign("POST", target, &headers, body));
         headers
     }
 
-    /// What a signature adds.
+    /// Returns the header fields that a signature adds.
     pub fn sign(
         &self,
         method: &str,
@@ -72,14 +72,14 @@ impl Client {
         connection.send_request("POST", &target, &self.host(), &headers, body).unwrap();
     }
 
-    /// A signed POST of these bytes, and its answer.
+    /// Sends a signed POST of these bytes. Returns its answer.
     pub fn post(&self, call: &str, body: &[u8]) -> Response {
         let mut connection = self.connect();
         self.send(&mut connection, call, body);
         connection.receive().unwrap()
     }
 
-    /// A signed POST of this JSON, and its answer.
+    /// Sends a signed POST of this JSON. Returns its answer.
     pub fn call(&self, call: &str, body: &Value) -> Response {
         self.post(call, body.to_string().as_bytes())
     }

@@ -1,4 +1,4 @@
-//! A blocking HTTP/1.1 client, small enough that a test decides on every byte it sends.
+//! A minimal blocking HTTP/1.1 client, in which tests control every byte sent.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
 
-/// No answer of the proxy's may take longer than this in a test.
+/// Upper bound of the time that the proxy takes to answer in a test.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An answer.
@@ -16,14 +16,14 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Response {
     /// Status code.
     pub status: u16,
-    /// In order, names in lower case.
+    /// Header fields in order, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// As Content-Length says.
+    /// Body, by its Content-Length.
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// The one value of a header field.
+    /// Returns the value of a header field that occurs once.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(field, _)| field == name);
         let value = values.next().map(|(_, value)| value.as_str());
@@ -37,15 +37,15 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The body of an answer that has to be 200.
+    /// Returns the body of an answer, which must be 200.
     #[track_caller]
     pub fn ok(&self) -> serde_json::Value {
         assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
         self.json()
     }
 
-    /// Holds that this is the error that the specification gives `name`, with `status`, and that
-    /// its body is what the specification says errors look like.
+    /// Asserts that this is the specification's error `name` with `status`, and that its body has
+    /// the specification's form.
     #[track_caller]
     pub fn assert_error(&self, status: u16, name: &str) {
         let body = self.json();
@@ -104,18 +104,18 @@ impl Stream for StreamOwned<ClientConnection, TcpStream> {
 /// An open connection.
 pub struct Connection {
     stream: Box<dyn Stream>,
-    /// Read, and not part of an answer yet.
+    /// Bytes read that are not part of an answer yet.
     received: Vec<u8>,
 }
 
 impl Connection {
-    /// Opens one; with `tls`, the handshake is over when this returns. (In TLS 1.3 the server's
-    /// opinion of a client certificate is known only with the first answer.)
+    /// Opens a connection. With `tls`, the handshake is complete when this returns. (In TLS 1.3 the
+    /// first answer shows whether the server accepts a client certificate.)
     pub fn open(address: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
         Self::over(TcpStream::connect_timeout(&address, TIMEOUT)?, tls)
     }
 
-    /// The same from another address of the loopback interface.
+    /// Opens a connection from another address of the loopback interface.
     pub fn open_from(source: [u8; 4], address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((source, 0)).into())?;
@@ -123,7 +123,7 @@ impl Connection {
         Self::over(socket.into(), None)
     }
 
-    /// The same with little room in the kernel for what is not read yet.
+    /// Opens a connection with a small receive buffer in the kernel.
     pub fn open_small(address: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_recv_buffer_size(4096)?;
@@ -131,7 +131,7 @@ impl Connection {
         Self::over(socket.into(), tls)
     }
 
-    /// Goes on with a socket that is connected, on which something may have been said.
+    /// Uses a connected socket, on which bytes may have been exchanged already.
     pub fn over(socket: TcpStream, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
         socket.set_read_timeout(Some(TIMEOUT))?;
         socket.set_write_timeout(Some(TIMEOUT))?;
@@ -152,12 +152,12 @@ impl Connection {
         Ok(Self { stream, received: Vec::new() })
     }
 
-    /// The TLS side of it.
+    /// Returns its TLS session.
     pub fn tls(&self) -> &ClientConnection {
         self.stream.tls().expect("a TLS connection")
     }
 
-    /// How long [`Self::send`] waits for a peer that does not read.
+    /// Bounds the time that [`Self::send`] waits for a peer that does not read.
     pub fn set_write_timeout(&self, timeout: Duration) {
         self.stream.socket().set_write_timeout(Some(timeout)).unwrap();
     }
@@ -168,7 +168,7 @@ impl Connection {
         self.stream.flush()
     }
 
-    /// Says that nothing more will come, and goes on listening.
+    /// Shuts down the sending side and keeps receiving.
     pub fn end_sending(&mut self) -> io::Result<()> {
         self.stream.end_sending()
     }
@@ -191,12 +191,12 @@ impl Connection {
         self.send(&bytes)
     }
 
-    /// The next answer.
+    /// Receives the next answer.
     pub fn receive(&mut self) -> io::Result<Response> {
         self.receive_after("POST")
     }
 
-    /// The next answer; the one to HEAD has no body whatever its Content-Length.
+    /// Receives the next answer. One to HEAD has no body whatever its Content-Length.
     pub fn receive_after(&mut self, method: &str) -> io::Result<Response> {
         loop {
             let mut fields = [httparse::EMPTY_HEADER; 64];
@@ -230,7 +230,7 @@ impl Connection {
         }
     }
 
-    /// Whether the peer ends the connection now, having sent nothing more.
+    /// Returns whether the peer closes the connection now without sending anything more.
     pub fn is_at_end(&mut self) -> io::Result<bool> {
         if !self.received.is_empty() {
             return Ok(false);
@@ -238,7 +238,7 @@ impl Connection {
         match self.stream.read(&mut [0]) {
             Ok(0) => Ok(true),
             Ok(_) => Ok(false),
-            // Without close_notify, or by reset where bytes were left unread.
+            // Without close_notify, or by a reset if bytes were left unread.
             Err(error)
                 if matches!(
                     error.kind(),

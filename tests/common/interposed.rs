@@ -1,4 +1,4 @@
-//! A proxy whose PKCS#11 module can be slowed down and made to fail while it runs.
+//! A proxy whose PKCS#11 module can be made slow or faulty while it runs.
 
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
@@ -15,19 +15,19 @@ pub struct Interposed {
 }
 
 impl Interposed {
-    /// Starts it. The module (perf/interposer) does nothing but forward as yet.
+    /// Starts it. At first, the module (perf/interposer) only forwards calls.
     #[track_caller]
     pub fn new(setup: Setup) -> Self {
         Self::with(setup, "")
     }
 
-    /// Starts it with a module that has these settings from the first call on.
+    /// Starts it with these settings of the module in force from the first call on.
     #[track_caller]
     pub fn with(setup: Setup, module_settings: &str) -> Self {
         Self::started(setup, module_settings, Prepared::start)
     }
 
-    /// The same, and waits only until it listens.
+    /// As [`Self::with`], but waits only until the proxy listens.
     #[track_caller]
     pub fn listening(setup: Setup, module_settings: &str) -> Self {
         Self::started(setup, module_settings, Prepared::start_listening)
@@ -47,17 +47,17 @@ impl Interposed {
         Self { proxy: start(prepared), settings, counts, step: 0 }
     }
 
-    /// What the module has counted.
+    /// Counts made by the module.
     pub fn counts(&self) -> Counts {
         Counts(self.counts.clone())
     }
 
-    /// Gives the module other settings, and waits until they are in force.
+    /// Changes the module's settings and waits until they are in force.
     #[track_caller]
     pub fn set(&mut self, settings: &str) {
         self.step += 1;
         let name = format!("name = \"step {}\"\n", self.step);
-        // Replaced at once, so that the module never reads half of it.
+        // Replaced atomically, so that the module never reads half a file.
         let next = self.settings.with_extension("next");
         std::fs::write(&next, format!("{name}{settings}")).unwrap();
         std::fs::rename(&next, &self.settings).unwrap();
@@ -75,7 +75,7 @@ impl Interposed {
 pub struct Counts(PathBuf);
 
 impl Counts {
-    /// How often the proxy has called this function, as far as has been written down.
+    /// Number of calls of this function, as of the last write of the file.
     pub fn calls(&self, function: &str) -> i64 {
         let counts = std::fs::read_to_string(&self.0).unwrap_or_default();
         let counts: toml::Table = counts.parse().unwrap();

@@ -1,5 +1,5 @@
-//! What the end-to-end tests share: a token, certificates, settings, the proxy as a process, and
-//! a client that nobody of the proxy's own code is part of.
+//! Shared code of the end-to-end tests: a token, certificates, settings, the proxy as a process,
+//! and a client independent of the proxy's own code.
 //!
 //! The program under test is the one that cargo built; `XKS_TEST_PROXY_BINARY` names another one
 //! (the reference proxy, an installed one), to see what the tests say of that.
@@ -14,6 +14,7 @@ pub mod interposed;
 pub mod proxy;
 pub mod settings;
 pub mod signing;
+pub mod template;
 pub mod token;
 pub mod tools;
 pub mod xks;

@@ -1,5 +1,4 @@
-//! The program under test as a process of its own, with all that it needs in a directory of its
-//! own.
+//! The program under test as a separate process, with everything it needs in its own directory.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -22,14 +21,14 @@ use super::settings::{self, Store};
 use super::token::{self, Module, Token};
 use super::tools;
 
-/// Names the module behind the interposer: a command of the proxy's loads the same one.
+/// Names the module behind the interposer, which a command of the proxy loads too.
 const INTERPOSED: &str = "XKS_INTERPOSER_MODULE";
 
-/// Longer than any start or end takes, on any machine.
+/// Upper bound of the time that a start or stop takes on any machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
-/// What a proxy is to be started with.
+/// Settings and environment to start a proxy with.
 pub struct Setup {
     module: Module,
     table: Table,
@@ -37,19 +36,19 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Plain HTTP, SigV4, SoftHSM2, two stores.
+    /// A setup with plain HTTP, SigV4, SoftHSM2 and two stores.
     pub fn new() -> Self {
         Self::with_module(Module::SoftHsm2)
     }
 
-    /// The same with another module.
+    /// The same setup with another module.
     pub fn with_module(module: Module) -> Self {
         Self { module, table: settings::standard(), environment: Vec::new() }
     }
 
-    /// An administrator's own file for an HSM that SoftHSM2 stands in for. Only what another machine
-    /// has elsewhere is changed: address, ports, certificates, module, PIN, directory of the logs;
-    /// and the deadline, as in [`settings::standard`].
+    /// An administrator's settings file for an HSM that SoftHSM2 stands in for. Only what depends
+    /// on the machine is changed (address, ports, certificates, module, PIN, log directory), and
+    /// the deadline, as in [`settings::standard`].
     pub fn of_file(text: &str) -> Self {
         let mut table: Table = text.parse().unwrap();
         for (section, member) in [
@@ -81,7 +80,7 @@ impl Setup {
         self.tls().set("security.is_mtls_enabled", true)
     }
 
-    /// With the deadline that a proxy has by itself: for what deadlines do.
+    /// With the proxy's default deadline, for tests of deadlines.
     pub fn usual_deadline(mut self) -> Self {
         settings::usual_deadline(&mut self.table);
         self
@@ -120,7 +119,7 @@ impl Setup {
         self
     }
 
-    /// Makes token, certificates and settings file; starts nothing.
+    /// Makes the token, the certificates and the settings file, and starts nothing.
     pub fn prepare(mut self) -> Prepared {
         let directory = tempfile::Builder::new().prefix("xks-proxy-test").tempdir().unwrap();
         let token = Token::new(self.module, directory.path());
@@ -143,7 +142,7 @@ impl Setup {
         }
         let binary = std::env::var_os("XKS_TEST_PROXY_BINARY").map(PathBuf::from);
         if binary.is_some() {
-            // Another program may not tell which port the system chose for it.
+            // Another program may not report which port the system chose for it.
             for member in ["port", "port_http_ping"] {
                 if self.table["server"][member].as_integer() == Some(0) {
                     settings::set(&mut self.table, &format!("server.{member}"), free_port());
@@ -175,17 +174,17 @@ impl Setup {
     }
 }
 
-/// A proxy that has all it needs, and does not run.
+/// A proxy that has everything it needs and does not run yet.
 pub struct Prepared {
     binary: PathBuf,
-    /// Not the program that cargo built.
+    /// Set if the program is not the one that cargo built.
     is_other: bool,
     table: Table,
     environment: Vec<(String, String)>,
-    /// The settings file is not named in the environment.
+    /// Set if the environment does not name the settings file.
     has_bootstrap: bool,
     user: Option<u32>,
-    /// Listening sockets to start it with, and their names: systemd's part.
+    /// Listening sockets to start it with, and their names, as systemd passes them.
     sockets: Vec<(String, TcpListener)>,
     open_files: Option<u32>,
     /// The settings file; a test may rewrite it.
@@ -198,12 +197,12 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// The directory of all this.
+    /// Its directory.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Starts the proxy, with a member of the settings that names a place in its directory.
+    /// Starts the proxy with a member of the settings that is a path in its directory.
     #[track_caller]
     pub fn start_with(mut self, member: &str, value: impl Into<Value>) -> Proxy {
         settings::set(&mut self.table, member, value);
@@ -216,7 +215,7 @@ impl Prepared {
         self.environment.push((name.to_owned(), value.into()));
     }
 
-    /// Has the working directory look like that of the sources, with the settings where the
+    /// Makes the working directory look like that of the sources, with the settings where the
     /// bootstrap file says, and nothing in the environment that names either.
     pub fn bootstrap(&mut self) {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("configuration/bootstrap.toml");
@@ -231,23 +230,22 @@ impl Prepared {
         self.has_bootstrap = true;
     }
 
-    /// Has the proxy started by a path of its own, which a test may have lead elsewhere.
+    /// Starts the proxy through a symbolic link of its own, which a test may redirect.
     pub fn link_binary(&mut self) -> PathBuf {
         let link = self.directory.path().join("linked-proxy");
         std::os::unix::fs::symlink(&self.binary, &link).unwrap();
         std::mem::replace(&mut self.binary, link)
     }
 
-    /// Has the proxy started with listening sockets, two at the most, as systemd does.
+    /// Passes the proxy listening sockets at its start, at most two, as systemd does.
     pub fn activate(&mut self, sockets: Vec<(&str, TcpListener)>) {
         let owned = |(name, socket): (&str, TcpListener)| (name.to_owned(), socket);
         self.sockets = sockets.into_iter().map(owned).collect();
     }
 
-    /// Has the proxy run as another user, whom all in its directory then belongs to. Only root
-    /// can do that.
+    /// Runs the proxy as another user, who then owns everything in its directory. Needs root.
     pub fn run_as(&mut self, user: u32) {
-        // Where the program is need not be a place that everybody may enter.
+        // The program's own directory may not be accessible to everybody.
         let binary = self.directory.path().join("xks-proxy");
         std::fs::copy(&self.binary, &binary).unwrap();
         self.binary = binary;
@@ -257,7 +255,7 @@ impl Prepared {
         tools::run(&mut chown, "chown(1) is needed");
     }
 
-    /// Has the proxy have that many open files at the most, without a way to raise it.
+    /// Limits the proxy's open files to this number, without a way to raise it.
     pub fn limit_open_files(&mut self, open_files: u32) {
         self.open_files = Some(open_files);
     }
@@ -299,7 +297,7 @@ impl Prepared {
         proxy
     }
 
-    /// Starts the proxy and waits until it has ended by itself: how, and what it wrote.
+    /// Starts the proxy, waits until it has ended by itself, and returns its status and output.
     #[track_caller]
     pub fn run_to_end(&self) -> (ExitStatus, String) {
         let mut child = self.spawn();
@@ -324,7 +322,7 @@ impl Prepared {
             false => self.activated(),
         };
         if let Some(open_files) = self.open_files {
-            // It becomes the proxy.
+            // The shell becomes the proxy.
             command = Command::new("prlimit");
             command.arg(format!("--nofile={open_files}:{open_files}")).arg(&self.binary);
         }
@@ -353,8 +351,8 @@ impl Prepared {
         Some(std::os::fd::OwnedFd::from(socket.try_clone().unwrap()).into())
     }
 
-    /// A shell moves the descriptors to where they belong (sd_listen_fds(3)), and becomes the
-    /// proxy.
+    /// Command of a shell that moves the descriptors to their numbers (sd_listen_fds(3)) and
+    /// becomes the proxy.
     fn activated(&self) -> Command {
         let names: Vec<&str> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
         let mut command = Command::new("sh");
@@ -375,23 +373,23 @@ impl Prepared {
     }
 }
 
-/// A proxy that runs. Killed when dropped; its log is shown if the test fails.
+/// A running proxy. It is killed when dropped; its log is shown if the test fails.
 pub struct Proxy {
     prepared: Prepared,
     child: Child,
-    /// Where the API is served.
+    /// Address of the API.
     pub api: SocketAddr,
-    /// Where `/ping` is served.
+    /// Address of `/ping`.
     pub ping: SocketAddr,
 }
 
 impl Proxy {
-    /// A client of the first store; over TLS with the right certificate, if the settings say so.
+    /// Returns a client of the first store, over TLS with the right certificate if so configured.
     pub fn client(&self) -> Client {
         self.client_of(&Store::first())
     }
 
-    /// A client of `store`.
+    /// Returns a client of `store`.
     pub fn client_of(&self, store: &Store) -> Client {
         let security = &self.prepared.table["security"];
         let is_on = |member: &str| security[member].as_bool() == Some(true);
@@ -405,7 +403,7 @@ impl Proxy {
         client
     }
 
-    /// A client that shows `identity`, if any.
+    /// Returns a client with the certificate of `identity`, if any.
     pub fn tls_config(&self, identity: Option<ClientIdentity>) -> Arc<ClientConfig> {
         self.prepared.certificates.client_config(identity, &[&TLS12, &TLS13], |_| {})
     }
@@ -430,12 +428,12 @@ impl Proxy {
         self.prepared.directory.path()
     }
 
-    /// What it wrote to standard output and standard error.
+    /// Returns its standard output and standard error so far.
     pub fn log(&self) -> String {
         self.prepared.log()
     }
 
-    /// Where the admin listener is, as the log says.
+    /// Returns the address of the admin listener, as logged.
     #[track_caller]
     pub fn admin(&self) -> SocketAddr {
         let log = self.log();
@@ -443,7 +441,7 @@ impl Proxy {
         address(line, "admin").unwrap_or_else(|| panic!("no admin listener: {line}"))
     }
 
-    /// GET on the admin listener, without TLS.
+    /// Sends a GET to the admin listener, without TLS.
     #[track_caller]
     pub fn admin_get(&self, path: &str) -> Response {
         let mut connection = Connection::open(self.admin(), None).unwrap();
@@ -453,7 +451,7 @@ impl Proxy {
         connection.receive().unwrap()
     }
 
-    /// GET on the ping port.
+    /// Sends a GET to the ping port.
     #[track_caller]
     pub fn get(&self, path: &str) -> Response {
         self.try_get(path).unwrap()
@@ -470,7 +468,7 @@ impl Proxy {
         self.child.id()
     }
 
-    /// Changes the settings file that the proxy was started with. It is not told.
+    /// Changes the settings file that the proxy was started with, without a reload.
     pub fn change_settings(&self, change: impl FnOnce(&mut Table)) {
         let file = &self.prepared.settings_file;
         let mut table: Table = std::fs::read_to_string(file).unwrap().parse().unwrap();
@@ -478,13 +476,13 @@ impl Proxy {
         std::fs::write(file, table.to_string()).unwrap();
     }
 
-    /// `xks-proxy reload`: its exit code, and all that it printed.
+    /// Runs `xks-proxy reload`. Returns its exit code and output.
     pub fn reload(&self) -> (Option<i32>, String) {
         self.run(&["reload"])
     }
 
-    /// Another command with the same settings file and token: its exit code, and all that it
-    /// printed.
+    /// Runs another command with the same settings file and token. Returns its exit code and
+    /// output.
     pub fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let output = Command::new(&self.prepared.binary)
             .args(arguments)
@@ -518,8 +516,8 @@ impl Proxy {
         }
     }
 
-    /// The log once it has `text` in it: it is written behind what it tells of. Fails after a long
-    /// time without it.
+    /// Returns the log once it contains `text`, since it is written asynchronously. Fails after a
+    /// long time without it.
     #[track_caller]
     pub fn log_with(&self, text: &str) -> String {
         let started = Instant::now();
@@ -533,7 +531,7 @@ impl Proxy {
         }
     }
 
-    /// Starts it again once it has ended, with a new log, and waits until it listens.
+    /// Restarts it once it has ended, with a new log, and waits until it listens.
     #[track_caller]
     pub fn start_again(&mut self) {
         self.wait_for_end();
@@ -545,8 +543,8 @@ impl Proxy {
         });
     }
 
-    /// After its end, starts it again with the same token, settings and directory, and waits until
-    /// it is ready. Its former log is gone.
+    /// Restarts it after its end with the same token, settings and directory, and waits until it is
+    /// ready. Its former log is discarded.
     #[track_caller]
     pub fn restart(&mut self) {
         self.child = self.prepared.spawn();
@@ -579,13 +577,13 @@ impl Drop for Proxy {
         if std::thread::panicking() {
             eprintln!("---- the proxy's log\n{log}----");
         } else {
-            // It outlives a panic, but nothing that a peer or an HSM does may cause one.
+            // It survives a panic, but no peer and no HSM may cause one.
             assert!(!log.contains("panic") && !log.contains("is a defect"), "{log}");
         }
     }
 }
 
-/// The address after `name`.
+/// Returns the address after `name`.
 fn address(line: &str, name: &str) -> Option<SocketAddr> {
     let text = line.split_once(name)?.1;
     let text = text.trim_start_matches(['"', '=', ':']);
@@ -593,9 +591,9 @@ fn address(line: &str, name: &str) -> Option<SocketAddr> {
     text[..text.find(|c| !is_part(c)).unwrap_or(text.len())].parse().ok()
 }
 
-/// Addresses in `... listening ... api=IP:PORT ... ping=IP:PORT ...`.
+/// Returns the addresses in `... listening ... api=IP:PORT ... ping=IP:PORT ...`.
 fn listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {
-    // The last line may not be whole yet.
+    // The last line may be incomplete.
     let (lines, _) = log.rsplit_once('\n')?;
     lines
         .lines()
@@ -603,7 +601,7 @@ fn listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {
         .find_map(|line| Some((address(line, "api")?, address(line, "ping")?)))
 }
 
-/// A port of the loopback address that nobody listens on at present.
+/// Returns a free port of the loopback address.
 pub fn free_port() -> i64 {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
         Ok(listener) => i64::from(listener.local_addr().unwrap().port()),

@@ -2,9 +2,11 @@
 
 use toml::{Table, Value};
 
+pub use super::template::set;
+use super::template::template;
 use super::token;
 
-/// What a client has to know of a key store.
+/// Prefix and credential of a key store.
 #[derive(Clone, Debug)]
 pub struct Store {
     /// `uri_path_prefix`
@@ -16,7 +18,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store that has all keys but [`token::FOREIGN`].
+    /// Returns the store with all keys but [`token::FOREIGN`].
     pub fn first() -> Self {
         Self {
             prefix: "/example/uri/path/prefix".into(),
@@ -25,7 +27,7 @@ impl Store {
         }
     }
 
-    /// The store that has [`token::SECOND`] alone.
+    /// Returns the store with [`token::SECOND`] alone.
     pub fn second() -> Self {
         Self {
             prefix: "/second/store".into(),
@@ -49,54 +51,15 @@ const FIRST_STORES_KEYS: [token::Key; 10] = [
     token::LATER,
 ];
 
-/// Longer than any call takes on any machine.
+/// Upper bound of the time that a call takes on any machine.
 pub const GENEROUS_DEADLINE_MILLI: i64 = 20_000;
 
-/// Valid settings, which a test may spoil. Paths and switches are [`super::Setup`]'s to fill in.
+/// Returns valid settings, which a test may change. [`super::Setup`] fills in paths and switches.
 ///
-/// The deadline is generous: a machine that is busy with other work is no finding. What is about
-/// deadlines asks for [`usual_deadline`].
+/// The deadline is generous, since a busy machine must not fail a test. Tests of deadlines ask for
+/// [`usual_deadline`].
 pub fn standard() -> Table {
-    let mut table: Table = r#"
-        [server]
-        ip = "127.0.0.1"
-        port = 0
-        port_http_ping = 0
-        region = "us-east-1"
-        service = "kms-xks-proxy"
-
-        [server.tcp_keepalive]
-        tcp_keepalive_secs = 60
-        tcp_keepalive_retries = 3
-        tcp_keepalive_interval_secs = 1
-
-        [tracing]
-        is_stdout_writer_enabled = true
-        is_file_writer_enabled = false
-        level = "INFO"
-
-        [security]
-        is_sigv4_auth_enabled = true
-        is_tls_enabled = false
-        is_mtls_enabled = false
-
-        [pkcs11]
-        session_pool_max_size = 8
-        session_pool_timeout_milli = 0
-        session_eager_close = false
-        user_pin = "1234"
-        context_read_timeout_milli = 10
-
-        [limits]
-        max_plaintext_in_base64 = 8192
-        max_aad_in_base64 = 16384
-
-        [hsm_capabilities]
-        can_generate_iv = false
-        is_zero_iv_required = false
-    "#
-    .parse()
-    .unwrap();
+    let mut table = template();
     let stores =
         [(Store::first(), FIRST_STORES_KEYS.as_slice()), (Store::second(), &[token::SECOND])];
     let stores = stores.map(|(store, keys)| {
@@ -113,8 +76,8 @@ pub fn standard() -> Table {
     table
 }
 
-/// The deadline that a proxy has by itself. The environment variable
-/// `XKS_TEST_REQUEST_DEADLINE_MILLI` gives one under a slow instrument more time.
+/// Sets the proxy's default deadline. The environment variable `XKS_TEST_REQUEST_DEADLINE_MILLI`
+/// raises it for slow instrumented builds.
 pub fn usual_deadline(table: &mut Table) {
     match std::env::var("XKS_TEST_REQUEST_DEADLINE_MILLI") {
         Ok(milli) => {
@@ -122,19 +85,6 @@ pub fn usual_deadline(table: &mut Table) {
         }
         Err(_) => {
             table["limits"].as_table_mut().unwrap().remove("request_deadline_milli");
-        }
-    }
-}
-
-/// Sets a member by its dotted path, as `server.port`.
-pub fn set(table: &mut Table, member: &str, value: impl Into<Value>) {
-    match member.split_once('.') {
-        None => {
-            table.insert(member.to_owned(), value.into());
-        }
-        Some((section, rest)) => {
-            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-            set(section.as_table_mut().expect("a section"), rest, value);
         }
     }
 }

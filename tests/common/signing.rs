@@ -8,21 +8,21 @@ use aws_sigv4::sign::v4;
 
 use super::Store;
 
-/// What a signature is made of beside the request.
+/// Input of a signature besides the request.
 #[derive(Clone, Debug)]
 pub struct Signer {
-    /// Whose credential.
+    /// Credential.
     pub store: Store,
-    /// The scope's region.
+    /// Region of the scope.
     pub region: String,
-    /// The scope's service.
+    /// Service of the scope.
     pub service: String,
-    /// `x-amz-date` and the scope's date.
+    /// Time of `x-amz-date` and of the scope's date.
     pub time: SystemTime,
 }
 
 impl Signer {
-    /// As KMS signs, now.
+    /// Returns the input of KMS's signatures at present.
     pub fn new(store: &Store) -> Self {
         Self {
             store: store.clone(),
@@ -32,8 +32,8 @@ impl Signer {
         }
     }
 
-    /// The header fields to add: `x-amz-date` and `authorization`. All of `headers` are signed,
-    /// and `host` as it follows from `url`.
+    /// Returns the header fields to add: `x-amz-date` and `authorization`. All of `headers` are
+    /// signed, and `host` as it follows from `url`.
     pub fn sign(
         &self,
         method: &str,

@@ -23,7 +23,7 @@ pub struct Key {
     pub label: &'static str,
     /// Bytes.
     pub length: usize,
-    /// What it may do: any of `e`ncrypt, `d`ecrypt, `w`rap, `u`nwrap, `s`ign, `v`erify.
+    /// Permitted uses: any of `e`ncrypt, `d`ecrypt, `w`rap, `u`nwrap, `s`ign, `v`erify.
     pub uses: &'static str,
 }
 
@@ -33,37 +33,37 @@ impl Key {
         Self { kind: "aes", label, length: 32, uses }
     }
 
-    /// The first bytes of a digest of the label: so a test can tell a key by what it encrypts.
+    /// Returns the first bytes of a digest of the label, so that tests can compute ciphertexts.
     pub fn value(&self) -> Vec<u8> {
         Sha256::digest(self.label)[..self.length].to_vec()
     }
 }
 
-/// May do all that a proxy needs.
+/// A key with all uses that a proxy needs.
 pub const FULL: Key = Key::new("foo", "ed");
-/// Another one, in both stores' sets.
+/// Another such key, in both stores' sets.
 pub const SECOND: Key = Key::new("bar", "edwusv");
-/// `CKA_DECRYPT` is false.
+/// A key with `CKA_DECRYPT` false.
 pub const ENCRYPT_ONLY: Key = Key::new("encrypt_only_key", "e");
-/// `CKA_ENCRYPT` is false.
+/// A key with `CKA_ENCRYPT` false.
 pub const DECRYPT_ONLY: Key = Key::new("decrypt_only_key", "d");
-/// May neither encrypt nor decrypt.
+/// A key that may neither encrypt nor decrypt.
 pub const IMPOTENT: Key = Key::new("impotent_key", "wu");
 /// AES-128.
 pub const SHORT: Key = Key { kind: "aes", label: "short_key", length: 16, uses: "ed" };
-/// In the token twice.
+/// A key that is in the token twice.
 pub const TWIN: Key = Key::new("twin_key", "ed");
-/// In the token, and in no store's set.
+/// A key that is in the token and in no store's set.
 pub const FOREIGN: Key = Key::new("foreign_key", "ed");
-/// A secret key that is none of AES.
+/// A secret key that is not an AES key.
 pub const GENERIC: Key = Key { kind: "generic", label: "generic_key", length: 32, uses: "sv" };
 /// A label that an AES key and a generic secret key share.
 pub const SHARED: Key = Key::new("shared_label", "ed");
 const SHARED_GENERIC: Key = Key { kind: "generic", label: "shared_label", length: 32, uses: "sv" };
-/// In the first store's set; not in the token until a test puts it there.
+/// A key in the first store's set that is not in the token until a test adds it.
 pub const LATER: Key = Key::new("later_key", "ed");
 
-/// What [`Token::new`] puts in.
+/// Keys that [`Token::new`] creates.
 const STANDARD: [Key; 12] = [
     FULL,
     SECOND,
@@ -150,7 +150,7 @@ impl Module {
     }
 }
 
-/// A token in a directory of its own, removed with the test's temporary directory.
+/// A token in its own directory, removed with the test's temporary directory.
 pub struct Token {
     module: Module,
     /// The string for C_Initialize, or "".
@@ -163,7 +163,7 @@ fn tokens_in(directory: &Path) -> PathBuf {
 }
 
 impl Token {
-    /// Makes one inside `directory`, with the standard keys.
+    /// Makes a token inside `directory`, with the standard keys.
     pub fn new(module: Module, directory: &Path) -> Self {
         let tokens = tokens_in(directory);
         std::fs::create_dir(&tokens).unwrap();
@@ -186,13 +186,13 @@ impl Token {
         token
     }
 
-    /// Puts one more key in, while the proxy runs or before.
+    /// Adds a key, before or while the proxy runs.
     pub fn add(&self, key: &Key) {
         self.make(&add_command(self.module.token_label(), key));
     }
 
     /// Makes another token of the same module, with these keys. A module may not see it before it
-    /// is initialised anew.
+    /// is initialised again.
     pub fn add_token(&self, label: &str, keys: &[Key]) {
         let mut commands = vec!["init".to_owned(), label.into(), SO_PIN.into(), PIN.into()];
         for key in keys {
@@ -214,7 +214,7 @@ impl Token {
         self.make(&commands);
     }
 
-    /// Takes all keys of that label out.
+    /// Destroys all keys of that label.
     pub fn destroy(&self, key: &Key) {
         self.make(&[
             "destroy".to_owned(),
@@ -224,7 +224,7 @@ impl Token {
         ]);
     }
 
-    /// What a process that uses this token needs in its environment.
+    /// Returns the environment variable that a process using this token needs.
     pub fn environment(&self) -> Option<(&'static str, &Path)> {
         self.module.variable().map(|name| (name, self.configuration.as_path()))
     }

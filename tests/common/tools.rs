@@ -1,4 +1,4 @@
-//! Programs and libraries that the tests need beside the proxy.
+//! Programs and libraries that the tests need besides the proxy.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-/// Runs `command`; if it is missing or fails, so does the test, with `remedy`.
+/// Runs `command`. If it is missing or fails, the test fails with `remedy`.
 pub fn run(command: &mut Command, remedy: &str) -> Output {
     let output = command.output().unwrap_or_else(|error| {
         panic!("cannot run {}: {error}\n{remedy}", command.get_program().display())
@@ -22,7 +22,7 @@ pub fn run(command: &mut Command, remedy: &str) -> Output {
     output
 }
 
-/// What promtool says with these arguments and that input; it has to be content.
+/// Returns promtool's output for these arguments and this input; it must succeed.
 pub fn promtool(arguments: &[&str], input: &[u8]) -> Output {
     let remedy = "the tests need promtool, which comes with Prometheus:\n  \
                   Debian, Ubuntu: apt-get install prometheus (which need not run)\n  \
@@ -39,8 +39,8 @@ pub fn promtool(arguments: &[&str], input: &[u8]) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// A Python that has botocore. The distribution's package is seen by the distribution's Python,
-/// which may not be the first.
+/// Returns a Python with botocore. The distribution's package is visible to the distribution's
+/// Python only, which may not be the first in the path.
 pub fn python_with_botocore() -> Command {
     let has_botocore = |python: &&str| {
         Command::new(python)
@@ -52,11 +52,11 @@ pub fn python_with_botocore() -> Command {
     Command::new(python.unwrap_or("python3"))
 }
 
-/// How to get [`python_with_botocore`].
+/// Hint on how to install what [`python_with_botocore`] needs.
 pub const BOTOCORE_REMEDY: &str =
     "the tests need botocore: apt-get install python3-botocore, or pip install botocore";
 
-/// SoftHSM2's module. `SOFTHSM2_MODULE` names it where it is not in a usual place.
+/// Returns the path of SoftHSM2's module. `SOFTHSM2_MODULE` names it if it is in an unusual place.
 pub fn softhsm2_module() -> PathBuf {
     if let Some(path) = std::env::var_os("SOFTHSM2_MODULE") {
         return path.into();
@@ -83,7 +83,7 @@ pub fn softhsm2_module() -> PathBuf {
     })
 }
 
-/// p11-kit's proxy of all modules that the system has set up, SoftHSM2 among them.
+/// Returns the path of p11-kit's proxy of all configured modules, SoftHSM2 among them.
 pub fn p11_kit_proxy() -> PathBuf {
     let remedy = "the tests need p11-kit and SoftHSM2's registration with it:\n  \
                   Debian, Ubuntu: apt-get install p11-kit-modules p11-kit softhsm2\n  \
@@ -96,7 +96,7 @@ pub fn p11_kit_proxy() -> PathBuf {
     path
 }
 
-/// NSS's software token.
+/// Returns the path of NSS's software token.
 pub fn nss_module() -> PathBuf {
     [
         "/usr/lib/x86_64-linux-gnu/libsoftokn3.so",
@@ -113,7 +113,7 @@ pub fn nss_module() -> PathBuf {
     )
 }
 
-/// kryoptic's module.
+/// Returns the path of kryoptic's module.
 pub fn kryoptic_module() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
@@ -129,20 +129,20 @@ pub fn kryoptic_module() -> PathBuf {
     PATH.get_or_init(build).clone()
 }
 
-/// The program that puts keys into tokens.
+/// Returns the path of the program that creates keys in tokens.
 pub fn token_maker() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| build("xks-token-maker", "xks-token-maker"))
 }
 
-/// The PKCS#11 module that adds delays and faults to another one.
+/// Returns the path of the PKCS#11 module that adds delays and faults to another one.
 pub fn interposer() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| build("xks-interposer", "libxks_interposer.so"))
 }
 
-/// Has cargo build another package of the workspace in the profile of the program under test
-/// (nothing to do where all of the workspace was built). Gives the path of `file`.
+/// Builds another package of the workspace in the profile of the program under test (a no-op if the
+/// whole workspace was built). Returns the path of `file`.
 fn build(package: &str, file: &str) -> PathBuf {
     let proxy = Path::new(env!("CARGO_BIN_EXE_xks-proxy"));
     let directory = proxy.parent().expect("a directory");

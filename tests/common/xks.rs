@@ -9,19 +9,19 @@ use sha2::{Digest, Sha256};
 
 use super::token::Key;
 
-/// Standard base64 (RFC 4648, 4).
+/// Encodes in standard base64 (RFC 4648, 4).
 pub fn base64(bytes: &[u8]) -> String {
     base64_simd::STANDARD.encode_to_string(bytes)
 }
 
-/// The bytes of a member that is base64.
+/// Decodes a member that is base64.
 #[track_caller]
 pub fn bytes(value: &Value) -> Vec<u8> {
     let text = value.as_str().unwrap_or_else(|| panic!("no string: {value}"));
     base64_simd::STANDARD.decode_to_vec(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// A body with the `requestMetadata` that KMS sends.
+/// Returns a body with the `requestMetadata` that KMS sends.
 pub fn metadata(operation: &str) -> Value {
     json!({"requestMetadata": {
         "awsPrincipalArn": "arn:aws:iam::123456789012:user/Alice",
@@ -34,7 +34,7 @@ pub fn metadata(operation: &str) -> Value {
     }})
 }
 
-/// What health takes.
+/// Returns the body of a health call.
 pub fn health() -> Value {
     json!({"requestMetadata": {
         "kmsOperation": "KmsHealthCheck",
@@ -42,7 +42,7 @@ pub fn health() -> Value {
     }})
 }
 
-/// An encrypt request. No AAD member if `aad` is `None`.
+/// Returns an encrypt request, without an AAD member if `aad` is `None`.
 pub fn encrypt(plaintext: &[u8], aad: Option<&[u8]>) -> Value {
     let mut body = metadata("Encrypt");
     body["encryptionAlgorithm"] = json!("AES_GCM");
@@ -53,14 +53,14 @@ pub fn encrypt(plaintext: &[u8], aad: Option<&[u8]>) -> Value {
     body
 }
 
-/// An encrypt request that asks for the ciphertext data integrity value.
+/// Returns an encrypt request that asks for the ciphertext data integrity value.
 pub fn encrypt_with_cdiv(plaintext: &[u8], aad: Option<&[u8]>) -> Value {
     let mut body = encrypt(plaintext, aad);
     body["ciphertextDataIntegrityValueAlgorithm"] = json!("SHA_256");
     body
 }
 
-/// The decrypt request that belongs to an encrypt request's answer.
+/// Returns the decrypt request for the answer to an encrypt request.
 pub fn decrypt(encrypted: &Value, aad: Option<&[u8]>) -> Value {
     let mut body = metadata("Decrypt");
     body["encryptionAlgorithm"] = json!("AES_GCM");
@@ -76,7 +76,7 @@ pub fn decrypt(encrypted: &Value, aad: Option<&[u8]>) -> Value {
     body
 }
 
-/// The AAD that the HSM is given, in the form that ciphertexts in the field were made with.
+/// Returns the AAD passed to the HSM, in the form of existing ciphertexts.
 pub fn hsm_aad(aad: Option<&[u8]>, metadata: &[u8]) -> Vec<u8> {
     let length = u16::try_from(aad.map_or(0, <[u8]>::len)).unwrap();
     let mut out = length.to_be_bytes().to_vec();
@@ -88,7 +88,7 @@ pub fn hsm_aad(aad: Option<&[u8]>, metadata: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The ciphertext data integrity value of an answer (XKS specification, Appendix C).
+/// Computes the ciphertext data integrity value of an answer (XKS specification, Appendix C).
 pub fn cdiv(aad: Option<&[u8]>, encrypted: &Value) -> Vec<u8> {
     let mut hash = Sha256::new();
     hash.update(aad.unwrap_or_default());
@@ -101,7 +101,8 @@ pub fn cdiv(aad: Option<&[u8]>, encrypted: &Value) -> Vec<u8> {
     hash.finalize().to_vec()
 }
 
-/// Decrypts an encrypt request's answer without the proxy or the HSM. `None`: it does not fit.
+/// Decrypts the answer to an encrypt request without the proxy or the HSM. Returns `None` if its
+/// tag does not match.
 pub fn decrypt_here(key: &Key, encrypted: &Value, aad: &[u8]) -> Option<Vec<u8>> {
     let mut message = bytes(&encrypted["ciphertext"]);
     message.extend(bytes(&encrypted["authenticationTag"]));

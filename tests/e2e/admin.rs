@@ -61,7 +61,7 @@ fn what_is_there() {
     assert_eq!((refused.status, refused.header("allow")), (405, Some("GET, HEAD")));
 }
 
-/// What is no request is refused, and the next one is served.
+/// A malformed request is refused, and the next one is served.
 #[test]
 fn hostile_requests() {
     let proxy = watched().start();
@@ -165,7 +165,7 @@ fn a_taken_port() {
     assert!(log.contains(&format!("[admin] cannot listen on 127.0.0.1:{port}")), "{log}");
 }
 
-/// What the status page draws: the members that its script reads.
+/// The status has all members that the page's script reads.
 #[test]
 fn the_status_in_json() {
     let proxy = watched().start();

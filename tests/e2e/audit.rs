@@ -111,8 +111,8 @@ fn end(proxy: &mut Proxy) {
     assert!(proxy.wait_for_end().success());
 }
 
-/// Who, which key, what came of it: a line for each call, good or refused, with the names of the
-/// specification; and no plaintext, ciphertext, AAD or secret.
+/// Each call, successful or refused, has a line with caller, key and outcome under the
+/// specification's names, and no plaintext, ciphertext, AAD or secret.
 #[test]
 fn each_call_has_its_line() {
     let mut proxy = audited(Setup::new()).start();
@@ -318,8 +318,8 @@ fn chained_anew(directory: &Path, text: &str) -> String {
         .collect()
 }
 
-/// Where a key in the HSM vouches for the log, the chain's first key alone is not enough to write
-/// another one: a checkpoint is sealed at the start, and before each file ends.
+/// With sealing by a key in the HSM, the chain's first key alone is not enough to forge a log: a
+/// checkpoint is sealed at the start, and before each file ends.
 #[test]
 fn the_hsm_vouches_for_the_log() {
     let setup = Setup::new().set("audit.hsm_key", FOREIGN.label);
@@ -365,7 +365,7 @@ fn the_hsm_vouches_for_the_log() {
     assert!(said.contains("TAMPERED: the HSM has not sealed this checkpoint"), "{said}");
 }
 
-/// Where the HSM does not seal, the log goes on, and the operator hears of it.
+/// If the HSM cannot seal, the log continues, and the operator is warned.
 #[test]
 fn an_hsm_that_does_not_seal_costs_no_line() {
     let setup = Setup::new().set("audit.hsm_key", "no_such_key").set("admin.port", 0);

@@ -1,4 +1,4 @@
-//! What the process denies others and itself, and secrets in files of their own.
+//! Confinement of the process, and secrets in separate files.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -11,7 +11,8 @@ use crate::common::{Setup, Store, settings, xks};
 /// Nobody in particular, and not root.
 const USER: u32 = 65_534;
 
-/// Whether another process of `user` may look into that process (ptrace(2), PTRACE_MODE_READ).
+/// Returns whether another process of `user` may inspect that process (ptrace(2),
+/// PTRACE_MODE_READ).
 fn can_look_into(pid: u32, user: Option<u32>) -> bool {
     let mut command = Command::new("head");
     command.args(["-c", "1", &format!("/proc/{pid}/environ")]);
@@ -43,7 +44,7 @@ fn no_dumps_and_no_root() {
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         let core: Vec<&str> = core.split_whitespace().skip(4).take(2).collect();
         assert!(is_allowed || core == ["0", "0"], "{core:?}");
-        assert_eq!(proxy.log().contains("a core file has plaintext"), is_allowed);
+        assert_eq!(proxy.log().contains("core files contain plaintext"), is_allowed);
     }
 }
 

@@ -106,8 +106,8 @@ fn a_rotation_while_it_serves() {
     ask(&new, by_new).ok();
 }
 
-/// What `credentials new` prints is pasted as it is, with the secret in it or in its own file; the
-/// proxy takes it, and its day is known.
+/// The output of `credentials new` can be pasted unchanged, with the secret inline or in a file;
+/// the proxy accepts it, and its date is known.
 #[test]
 fn a_new_credential_works() {
     for is_file in [false, true] {
@@ -256,7 +256,8 @@ fn the_list_over_tls() {
     assert!(list.contains("unknown: ") && list.contains("does not answer"), "{list}");
 }
 
-/// Has botocore check the file as UpdateCustomKeyStore's input, which docs/operations.md passes it to.
+/// Validates the file with botocore as the input of UpdateCustomKeyStore, as docs/operations.md
+/// uses it.
 const VALIDATE: &str = "
 import json, sys
 import botocore.session
@@ -273,7 +274,7 @@ for name, more in [
     assert not report.has_errors(), report.generate_report()
 ";
 
-/// What the file says opens the store; it is of the newest credential unless another is named.
+/// The credential in the file is accepted by the store; it is the newest unless another is named.
 #[test]
 fn kms_s_file_opens_the_store() {
     let prepared = with_new_credential(Setup::new()).prepare();

@@ -4,7 +4,7 @@
 
 use crate::common::{Client, Connection, Setup, xks};
 
-/// What must come of the bytes.
+/// Expected outcome.
 enum Outcome {
     /// One answer with that status, a body of the specification's form and `Connection: close`;
     /// then the end. What stood behind the request is not taken for another one.

@@ -165,7 +165,7 @@ fn one_hung_call() {
     decrypt(&client).ok();
 }
 
-/// What goes wrong once and can be done again is done again: the caller does not see it.
+/// A fault that a retry can fix is retried, and the caller does not notice.
 #[test]
 fn passing_trouble() {
     let mut proxy = Interposed::new(Setup::new());
@@ -189,7 +189,7 @@ fn passing_trouble() {
     }
 }
 
-/// What the HSM will not do at all is an InternalException, not the caller's fault.
+/// An operation that the HSM refuses is an InternalException, not the caller's fault.
 #[test]
 fn lasting_trouble() {
     let mut proxy = Interposed::new(Setup::new());
@@ -258,7 +258,7 @@ fn a_broken_device_is_no_bad_ciphertext() {
     }
 }
 
-/// All calls hang for good, and the settings say that a supervisor is to start the process anew:
+/// All calls hang for good, and the settings say that a supervisor is to restart the process:
 /// it ends, with the code that says so. (Otherwise it stays, alive and not ready.)
 #[test]
 fn a_wedged_process_ends() {

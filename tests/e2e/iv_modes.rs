@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::calls::four_calls;
 use crate::common::{Client, Interposed, Setup, token, xks};
 
-/// How an HSM behaves, and what an administrator says of it.
+/// Behaviour of an HSM, and the settings for it.
 #[derive(Clone, Copy)]
 pub struct Hsm {
     /// The interposer's settings.
@@ -32,7 +32,7 @@ pub const NSHIELD: Hsm = Hsm {
     iv_bytes: 12,
 };
 
-/// What CloudHSM and Luna say of a bad tag no source has told: the standard's own code stands in.
+/// No source documents the code of CloudHSM and Luna for a bad tag: the standard's code stands in.
 pub const CLOUDHSM: Hsm = Hsm {
     module: "iv = \"zeroed_buffer\"\niv_written_by = \"C_Encrypt\"\nneeds_rw = true\n\
              bad_tag = \"CKR_ENCRYPTED_DATA_INVALID\"",

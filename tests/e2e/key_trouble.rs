@@ -27,8 +27,8 @@ const CODES: [&str; 12] = [
     "\"CKR_MECHANISM_INVALID\"",
     "0x8000ffff",
 ];
-/// Those of them that are answers, or say that the HSM is busy, and so open no circuit breaker.
-/// From C_Decrypt, CKR_ARGUMENTS_BAD may mean a bad ciphertext: it is a fault there.
+/// Codes among them that are answers or report a busy HSM, and so open no circuit breaker. From
+/// C_Decrypt, CKR_ARGUMENTS_BAD may mean a bad ciphertext: it is a fault there.
 const NO_FAULTS: [&str; 4] = [
     "\"CKR_ARGUMENTS_BAD\"",
     "\"CKR_KEY_FUNCTION_NOT_PERMITTED\"",

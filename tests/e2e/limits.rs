@@ -50,7 +50,7 @@ fn strangers_make_room_first() {
     assert_eq!(call(&client, &mut proven).unwrap(), 200);
 }
 
-/// Where all have proven themselves, the one that has been idle for longest goes.
+/// If all connections are authenticated, the one idle for longest is closed.
 #[test]
 fn then_the_longest_idle() {
     let proxy = Setup::new().set("limits.max_connections", 8).start();
@@ -214,7 +214,7 @@ fn handshakes_wait_for_their_turn() {
     });
 }
 
-/// Those who begin a handshake and leave it there take no more than their places.
+/// Peers that abandon a handshake halfway occupy only their own places.
 #[test]
 fn handshakes_left_half_done() {
     let proxy = Setup::new()

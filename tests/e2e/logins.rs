@@ -1,4 +1,4 @@
-//! How often a running proxy tries a PIN, and an operator's word on it.
+//! Number of times a running proxy tries a PIN, and the operator's command to try again.
 
 use std::time::Duration;
 

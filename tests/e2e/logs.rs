@@ -1,4 +1,4 @@
-//! What an operator or an auditor finds in the log.
+//! Contents of the log for operators and auditors.
 
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ fn make_calls(proxy: &mut Proxy) -> String {
     proxy.log()
 }
 
-/// What a line about the first call has to say, whatever its form.
+/// Asserts that a line about the first call has all members, in either format.
 fn assert_says_all(line: &str) {
     let store = Store::first();
     for part in [

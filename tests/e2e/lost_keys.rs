@@ -78,7 +78,7 @@ struct Storage {
 }
 
 impl Storage {
-    /// That of the only token.
+    /// Storage of the only token.
     fn of(proxy: &Proxy) -> Self {
         Self::in_directory(&proxy.directory().join("tokens"))
     }
@@ -144,7 +144,7 @@ fn storage_that_goes_and_comes(setup: Setup) {
         let is_right = status == 200 || status == 503 && is_while_away;
         assert!(is_right, "{status} {error} {:?} after it was taken away", at - gone);
     }
-    let log = proxy.log_with("that were there are not found");
+    let log = proxy.log_with("have disappeared");
     assert!(log.contains("HSM token out of use"), "{log}");
 }
 

@@ -18,7 +18,7 @@ use crate::common::{Proxy, Setup, Store, token, xks};
 /// In every plaintext.
 const MARKER: &[u8] = b"<<a marked plaintext to be found nowhere>>";
 const PLAINTEXTS: usize = 1_000;
-/// Where the module's allocations are.
+/// Mapping with the module's allocations.
 const MODULE_HEAP: &str = "[heap]";
 
 /// The marker as it is, and what base64 makes of it behind any number of bytes.

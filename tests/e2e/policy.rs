@@ -116,7 +116,7 @@ fn health_is_exempt() {
     client.call("health", &xks::health()).ok();
 }
 
-/// What is denied costs the HSM no call.
+/// A denied request costs the HSM no call.
 #[test]
 fn the_hsm_is_not_asked() {
     let mut proxy = Interposed::new(with_policy(Setup::new(), "Cedar", "policy.cedar"));

@@ -1,4 +1,4 @@
-//! What load balancers ask.
+//! Requests of load balancers.
 
 use std::process::Command;
 
@@ -90,8 +90,8 @@ fn other_methods_on_api_paths() {
     post.assert_error(404, "InvalidUriPathException");
 }
 
-/// What a container's health check runs: 0 while the process lives (or, asked for that, is ready),
-/// 69 where nobody answers or the answer is no.
+/// The command of a container's health check exits with 0 while the process is alive (or ready, if
+/// asked for that), and with 69 if nobody answers or the answer is negative.
 #[test]
 fn ping_command() {
     let ping = |address: &str, more: &[&str]| {

@@ -1,4 +1,4 @@
-//! What a key store may ask of the HSM, and that another one's calls are not its business.
+//! Quotas of key stores, and their independence of each other.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;

@@ -285,8 +285,8 @@ fn each_change_under_load() {
     load.end();
 }
 
-/// What is wrong with the new file is in the log, and all goes on as it was; what needs a restart
-/// is named, and the rest of that file takes effect.
+/// Mistakes in the new file are logged, and everything continues as before; changes that need a
+/// restart are named, and the rest of that file takes effect.
 #[test]
 fn refused_and_put_off() {
     let mut proxy = setup().start();

@@ -79,7 +79,7 @@ fn loops_share_a_socket() {
     }
 }
 
-/// How many descriptors each epoll set of a process has (proc_pid_fdinfo(5)).
+/// Returns the number of descriptors in each epoll set of a process (proc_pid_fdinfo(5)).
 fn descriptors_by_epoll(pid: u32) -> Vec<usize> {
     let directory = format!("/proc/{pid}/fd");
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
@@ -95,7 +95,7 @@ fn descriptors_by_epoll(pid: u32) -> Vec<usize> {
         .collect()
 }
 
-/// What does not fit the settings is said, all of it, and nothing is served.
+/// All mismatches with the settings are reported, and nothing is served.
 #[test]
 fn what_does_not_fit() {
     let (api, other) = (listener(), listener());
@@ -104,7 +104,10 @@ fn what_does_not_fit() {
     prepared.activate(vec![("api", api), ("other", other)]);
     let (status, log) = prepared.run_to_end();
     assert_eq!(status.code(), Some(78), "{log}");
-    assert!(log.contains(&format!("the settings have 127.0.0.1:{wanted}; make them")), "{log}");
+    assert!(
+        log.contains(&format!("the settings have 127.0.0.1:{wanted}; make the two match")),
+        "{log}"
+    );
     assert!(log.contains("handed over as \"other\" listens on"), "{log}");
 }
 
@@ -116,8 +119,8 @@ fn for_another_process() {
     assert!(proxy.log().contains("inherited_sockets=0"), "{}", proxy.log());
 }
 
-/// What systemd hears, in order: the service is ready, lives, reads its settings anew, becomes another process, which is
-/// ready and lives, and stops.
+/// systemd is notified, in order, that the service is ready, is alive, reloads its settings, and
+/// becomes another process, which is ready, is alive, and stops.
 #[test]
 fn messages() {
     let directory = tempfile::tempdir().unwrap();

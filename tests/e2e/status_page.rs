@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::common::{Interposed, Proxy, tools, xks};
 use crate::metrics::watched;
 
-/// Has Chromium look at it, which fails on a word in the console, a request to elsewhere, a page
-/// wider than the screen, or one that does not go on changing. Gives the page's text.
+/// Renders the page with Chromium, which fails on any console output, a request to another origin,
+/// a page wider than the screen, or one that stops changing. Returns the page's text.
 fn look(proxy: &Proxy, name: &str) -> String {
     let directory: PathBuf = Path::new(env!("CARGO_TARGET_TMPDIR")).join("status-page").join(name);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/status-page/screenshot.sh");

@@ -45,7 +45,7 @@ fn a_store_has_its_credential_alone() {
     }
 }
 
-/// What one store encrypts under a key that both have, the other decrypts: the key is what counts.
+/// A ciphertext of one store is decrypted by another that has the same key.
 #[test]
 fn stores_may_share_a_key() {
     let proxy = Setup::new().start();

@@ -120,7 +120,7 @@ fn large_bodies() {
     assert_eq!(xks::bytes(&decrypted["plaintext"]), plaintext);
 }
 
-/// What is not TLS gets no HTTP answer, and harms nobody.
+/// Bytes that are not TLS get no HTTP answer and harm no other connection.
 #[test]
 fn not_tls() {
     let proxy = Setup::new().tls().start();

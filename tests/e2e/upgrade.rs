@@ -143,9 +143,9 @@ fn what_cannot_start() {
     let mut fails = |why: &str| {
         failures += 1;
         proxy.signal("USR2");
-        proxy.wait_for_lines("upgrade: it failed", failures);
+        proxy.wait_for_lines("upgrade failed", failures);
         let log = proxy.0.log();
-        let line = log.lines().rfind(|line| line.contains("upgrade: it failed")).unwrap();
+        let line = log.lines().rfind(|line| line.contains("upgrade failed")).unwrap();
         assert!(line.contains(why), "{line}");
         client.send(&mut kept, "health", xks::health().to_string().as_bytes());
         let answer = kept.receive().unwrap();
@@ -156,7 +156,7 @@ fn what_cannot_start() {
     lead_to(&script);
     fails("cannot be started");
     for (text, why) in
-        [("exit 3", "exit status: 3"), ("printf nonsense >&0; exec sleep 100", "something else")]
+        [("exit 3", "exit status: 3"), ("printf nonsense >&0; exec sleep 100", "unknown message")]
     {
         fs::write(&script, format!("#!/bin/sh\n{text}\n")).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();

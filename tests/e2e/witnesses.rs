@@ -106,7 +106,7 @@ fn two_keys_of_one_label() {
         assert!(printed.contains("DIFFERS") && printed.contains("trust_token"), "{printed}");
     }
     let (_, printed) = proxy.run(&["keys"]);
-    assert!(printed.contains("foo on token another: it is another key"), "{printed}");
+    assert!(printed.contains("foo on token another: it differs from its witness"), "{printed}");
 
     change(&proxy, |table| settings::set(table, "pkcs11.trust_token", ANOTHER));
     proxy.wait_for("the right one to be used", |proxy| {
@@ -250,7 +250,7 @@ fn a_state_directory_in_trouble() {
         (
             "of another version",
             |state| replace(state, "{\"format\":\"xks-proxy key witnesses\",\"version\":9}\n"),
-            "it is of version 9",
+            "it has version 9",
         ),
         ("a directory", |state| fs::create_dir(state.join("key-witnesses")).unwrap(), "read"),
         (

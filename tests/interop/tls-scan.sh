@@ -79,45 +79,10 @@ start() {
     local kind=$1
     port=$(python3 -c 'import socket
 s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    cat >"$kind.toml" <<TOML
-[server]
-ip = "127.0.0.1"
-port = $port
-port_http_ping = 0
-region = "us-east-1"
-service = "kms-xks-proxy"
-drain_delay_milli = 0
-[server.tcp_keepalive]
-[tracing]
-is_stdout_writer_enabled = true
-is_file_writer_enabled = false
-level = "INFO"
-[security]
-is_sigv4_auth_enabled = true
-is_tls_enabled = true
-is_mtls_enabled = false
-[tls]
-tls_cert_pem = "$directory/$kind.pem"
-tls_key_pem = "$directory/$kind.key"
-[[external_key_stores]]
-uri_path_prefix = "/example/uri/path/prefix"
-sigv4_access_key_id = "BETWEEN2TENAND3TENCHARACTERS"
-sigv4_secret_access_key = "PleaseReplaceThisWithSomeSecretOfLength43To64"
-xks_key_id_set = ["foo"]
-[pkcs11]
-session_pool_max_size = 2
-session_pool_timeout_milli = 0
-session_eager_close = false
-user_pin = "1234"
-PKCS11_HSM_MODULE = "$module"
-context_read_timeout_milli = 10
-[limits]
-max_plaintext_in_base64 = 8192
-max_aad_in_base64 = 16384
-[hsm_capabilities]
-can_generate_iv = false
-is_zero_iv_required = false
-TOML
+    python3 "$root/perf/launcher/settings.py" server.port="$port" server.drain_delay_milli=0 \
+        security.is_tls_enabled=true pkcs11.session_pool_max_size=2 \
+        tls.tls_cert_pem="'$directory/$kind.pem'" tls.tls_key_pem="'$directory/$kind.key'" \
+        pkcs11.PKCS11_HSM_MODULE="'$module'" >"$kind.toml"
     XKS_PROXY_SETTINGS_TOML=$directory/$kind.toml "$proxy" >"$directory/$kind.log" 2>&1 &
     process=$!
     for _ in $(seq 200); do

@@ -70,43 +70,10 @@ declare -A ports
 start() {
     local name=$1 binary=$2 metadata=$3 port
     port=$(free_port)
-    [ -z "$metadata" ] || metadata="ciphertext_metadata_b64 = \"$metadata\""
-    cat >"$directory/$name.toml" <<TOML
-[server]
-ip = "127.0.0.1"
-port = $port
-port_http_ping = $port
-region = "us-east-1"
-service = "kms-xks-proxy"
-$metadata
-[server.tcp_keepalive]
-[tracing]
-is_stdout_writer_enabled = true
-is_file_writer_enabled = false
-level = "INFO"
-[security]
-is_sigv4_auth_enabled = true
-is_tls_enabled = false
-is_mtls_enabled = false
-[[external_key_stores]]
-uri_path_prefix = "$prefix"
-sigv4_access_key_id = "$access_key_id"
-sigv4_secret_access_key = "$secret_access_key"
-xks_key_id_set = ["foo"]
-[pkcs11]
-session_pool_max_size = 4
-session_pool_timeout_milli = 0
-session_eager_close = false
-user_pin = "1234"
-PKCS11_HSM_MODULE = "$module"
-context_read_timeout_milli = 10
-[limits]
-max_plaintext_in_base64 = 8192
-max_aad_in_base64 = 16384
-[hsm_capabilities]
-can_generate_iv = false
-is_zero_iv_required = false
-TOML
+    [ -z "$metadata" ] || metadata="'$metadata'"
+    python3 "$root/perf/launcher/settings.py" server.port="$port" server.port_http_ping="$port" \
+        server.ciphertext_metadata_b64="$metadata" pkcs11.session_pool_max_size=4 \
+        pkcs11.PKCS11_HSM_MODULE="'$module'" >"$directory/$name.toml"
     XKS_PROXY_SETTINGS_TOML=$directory/$name.toml "$binary" >"$directory/$name.log" 2>&1 &
     processes+=($!)
     ports[$name]=$port

@@ -40,7 +40,7 @@ pub struct Tree {
     library_name: String,
 }
 
-/// What a path leads to.
+/// Target of a path.
 enum Found {
     Module(ModuleId),
     /// An item, by the module that defines it.
@@ -200,7 +200,7 @@ fn name_of(item: &Item) -> Option<String> {
     Some(name.to_string())
 }
 
-/// Whether the attributes leave the code to tests.
+/// Returns whether the attributes restrict the code to tests.
 pub fn is_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| match &attribute.meta {
         Meta::List(list) if list.path.is_ident("cfg") => {

@@ -13,7 +13,7 @@ fn code_of(text: &str) -> String {
     code
 }
 
-/// Whether `word` stands in the code as a word of its own.
+/// Returns whether `word` occurs in the code as a whole word.
 fn names(code: &str, word: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     code.match_indices(word).any(|(at, _)| {
@@ -107,7 +107,7 @@ fn queue_and_worker_name_no_pkcs11_type() {
     }
 }
 
-/// What both sides share knows neither, and the limits know nobody.
+/// The vocabulary shared by both sides names neither, and the limits name nothing.
 #[test]
 fn the_shared_words_know_nobody() {
     never("job.rs", &["proto", "hsm", "server", "settings", "observe", "cryptoki"]);

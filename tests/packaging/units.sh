@@ -1,6 +1,6 @@
 #!/bin/sh
 # systemd's own opinion of the units in packaging/systemd: that it understands every line of them,
-# and how exposed the service is (0 to 10; 2.0 at the most).
+# and how exposed the service is (0 to 10; at most 2.0).
 set -eu
 cd "$(dirname "$0")/../.."
 

@@ -28,7 +28,7 @@ fn endless() {
     }
 }
 
-/// What nests deep is a mistake, and never overflows the stack.
+/// Deep nesting is a mistake, and never overflows the stack.
 #[test]
 fn depth() {
     for (open, close) in [("(", ")"), ("[true].contains(", ")"), ("true && ", ""), ("!", "")] {

@@ -8,7 +8,7 @@ use xks_proxy::policy::{Action, Attributes};
 
 use crate::{CALL, DECRYPT, ENCRYPT, VPC, load, of_text};
 
-/// What was decided is found again; what another policy decided, or on other attributes, is not.
+/// A decision is found again, but not one of another policy or on other attributes.
 #[test]
 fn memory() {
     let policies = [Arc::new(load("policy.cedar")), Arc::new(load("policy.rego"))];

@@ -1,4 +1,4 @@
-//! What the probe refuses to begin with.
+//! Arguments that the probe refuses.
 
 use crate::common::Store;
 use crate::common::proxy::free_port;

@@ -28,7 +28,7 @@ const ELSEWHERE: [&str; 13] = [
 /// Warned of in any case here.
 const ALWAYS: [&str; 3] = ["uri.endpoint", "tls.https", "metadata.usable-other"];
 
-/// What else must fail with a fault, or may.
+/// Returns the further checks that fail with a fault.
 fn also(fault: &str) -> &'static [&'static str] {
     match fault {
         "http.version" => &["http.keep-alive"],

@@ -13,7 +13,7 @@ fn probe(arguments: &[&str]) -> Command {
     command
 }
 
-/// As behind `| head`: the process ends by SIGPIPE, without a word.
+/// As behind `| head`: the process ends by SIGPIPE, without a message.
 #[test]
 fn nobody_reads_standard_output() {
     let (reader, writer) = pipe().unwrap();

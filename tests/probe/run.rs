@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use crate::common::Store;
 
-/// What a run of the probe gave.
+/// Result of a run of the probe.
 pub struct Run {
     /// Exit code.
     pub code: Option<i32>,
     /// Standard output and standard error.
     pub text: String,
-    /// What it wrote for machines; null if it wrote nothing.
+    /// Its JSON output; null if there was none.
     pub json: Value,
 }
 
@@ -48,7 +48,7 @@ pub fn run(arguments: &[&str], directory: &Path) -> Run {
     Run { code: output.status.code(), text: String::from_utf8_lossy(&text).into_owned(), json }
 }
 
-/// How fast this machine is at the moment is no test's subject: such checks may come out any way.
+/// Returns whether a check depends on the speed of this machine, which no test can rely on.
 pub fn is_of_time(name: &str) -> bool {
     let is_latency = name.starts_with("latency.");
     is_latency || ["health.time", "http.in-time", "network.round-trip"].contains(&name)
@@ -67,12 +67,12 @@ impl Run {
         names
     }
 
-    /// Those that failed, but for such as are of time.
+    /// Returns the checks that failed, except those that depend on time.
     pub fn failed(&self) -> Vec<&str> {
         self.with_verdict("fail").into_iter().filter(|name| !is_of_time(name)).collect()
     }
 
-    /// What came of the check of that name.
+    /// Returns the outcome of the check of that name.
     #[track_caller]
     pub fn came(&self, name: &str) -> &str {
         let checks = self.json["checks"].as_array().unwrap();

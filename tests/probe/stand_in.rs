@@ -24,7 +24,7 @@ use crate::wire::{Answer, Request};
 /// The store's path prefix.
 const PREFIX: &str = "/store";
 
-/// What was encrypted: plaintext, AAD and all that the answer had.
+/// An encryption: plaintext, AAD and all members of the answer.
 #[derive(Clone, Debug)]
 struct Sealed {
     plaintext: Vec<u8>,
@@ -71,7 +71,7 @@ impl StandIn {
         Self::serve("", "localhost", Some(config(certificates, "server", Kind::Tls12)))
     }
 
-    /// Where it listens, on the loopback address.
+    /// Returns its port on the loopback address.
     pub fn port(&self) -> u16 {
         self.0
     }

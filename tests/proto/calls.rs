@@ -135,7 +135,7 @@ fn health_tells_of_the_fleet() {
     assert_eq!(rig.hsm.jobs, 0, "health is answered from what the probes found");
 }
 
-/// What was encrypted comes back, at every size that the specification demands, and below.
+/// Encrypted plaintexts are decrypted again, at every size up to the specification's maximum.
 #[test]
 fn encrypt_and_decrypt_at_all_sizes() {
     let mut rig = Rig::usual();

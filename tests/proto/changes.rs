@@ -54,8 +54,8 @@ fn limits_change_within_a_request() {
     }
 }
 
-/// What is at the HSM has the time that it was given, and is answered as it was asked, though its
-/// store is gone or switched off by then.
+/// A job at the HSM keeps its deadline and is answered as it was asked, even if its store has been
+/// removed or disabled since.
 #[test]
 fn a_request_at_the_hsm_is_finished() {
     let gone = ServiceConfig::new(options(), Vec::new(), Some(&service()), None);

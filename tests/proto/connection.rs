@@ -175,8 +175,8 @@ fn draining_ends_connections_with_an_answer() {
     assert!(answer.status == 200 && answer.closes() && rig.is_closed());
 }
 
-/// Who has been sent away and comes back, since nothing else serves yet, is not sent away with each
-/// answer: that would be a handshake for each request until the process ends.
+/// A client that was told to reconnect and comes back, because nothing else serves yet, is not sent
+/// away with each answer: that would cost a handshake for each request until the process ends.
 #[test]
 fn who_comes_while_it_drains_stays_until_it_stops() {
     let mut rig = Rig::usual();

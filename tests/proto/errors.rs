@@ -237,7 +237,7 @@ fn values_above_the_configured_limits() {
     refused(&call(&format!("keys/{KEY}/decrypt"), &body), 501, "UnsupportedOperationException");
 }
 
-/// What is no request is answered with HTTP's own status, a JSON body, and the end.
+/// A malformed request is answered with an HTTP status and a JSON body, and the connection ends.
 #[test]
 fn limits_and_malformed_requests_have_http_s_answers() {
     let get = |target: &str, fields: &str| {

@@ -6,7 +6,7 @@ use xks_proxy::proto::route::Call;
 use xks_proxy::proto::span::Span;
 use xks_proxy::proto::xks::decode::{Decoded, Decoder, Members, RequestMetadata};
 
-/// What a decoded call says, out of the body.
+/// Members of a decoded call that come from the body.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     metadata: [Option<String>; 7],

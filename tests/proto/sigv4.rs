@@ -55,7 +55,7 @@ fn replaced(request: &[u8], from: &str, to: &str) -> Vec<u8> {
     text.replace(from, to).into_bytes()
 }
 
-/// What AWS's signer makes of a call is accepted.
+/// Signatures by AWS's own signer are accepted.
 #[test]
 fn a_signed_call_is_accepted() {
     let request = health().signed();

@@ -29,7 +29,7 @@ fn without_the_section_there_is_none() {
     assert!(settings.audit.is_none());
 }
 
-/// What is not said is lossless, a file a day, all kept.
+/// By default the audit log is lossless, with one file a day, all of them kept.
 #[test]
 fn defaults() {
     let place = Place::new();

@@ -104,7 +104,7 @@ fn what_is_commented_out_loads_too() {
     }
 }
 
-/// What is not set in the environment is found through the bootstrap file of this repository.
+/// A path that the environment does not set is found through the bootstrap file of this repository.
 #[test]
 fn bootstrap_names_a_file_that_is_there() {
     let found = locate_by(&|_| None, &directory().join("bootstrap.toml")).unwrap();

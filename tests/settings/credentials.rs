@@ -185,7 +185,7 @@ fn shapes() {
     assert!(found[0].remedy.contains("[[external_key_stores.credentials]]"), "{findings:#?}");
 }
 
-/// What works and is probably not meant.
+/// Settings that work and are probably not intended.
 #[test]
 fn warnings() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! What the environment decides.
+//! Settings from the environment.
 
 use std::ffi::OsString;
 

@@ -71,7 +71,7 @@ fn a_pin_is_for_its_module() {
     place.load(&with("[[pkcs11.tokens]]\nlabel = \"a\"\nmodule = \"MODULE\"\n")).unwrap();
 }
 
-/// Where each token says all, `[pkcs11]` and `[hsm_capabilities]` need not.
+/// If each token has all members, `[pkcs11]` and `[hsm_capabilities]` may be left out.
 #[test]
 fn tokens_that_say_all() {
     let token = "[[pkcs11.tokens]]\nlabel = \"a\"\nmodule = \"MODULE\"\nuser_pin = \"x\"\n\
@@ -133,7 +133,7 @@ fn slips() {
     }
 }
 
-/// What is in neither place is missing.
+/// A member in neither place is reported as missing.
 #[test]
 fn nowhere_said() {
     let text =

@@ -1,4 +1,4 @@
-//! What clients get when they connect with the settings' TLS.
+//! Handshakes of clients with the TLS of the settings.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl ServerCertVerifier for AnyServer {
     }
 }
 
-/// What a client offers.
+/// TLS offer of a client.
 struct Offer<'a> {
     suites: Vec<SupportedCipherSuite>,
     groups: Vec<&'static dyn SupportedKxGroup>,

@@ -182,7 +182,7 @@ fn the_right_file_loads_without_a_warning() {
     assert_eq!(credential.secret_access_key.expose(), SECRET);
 }
 
-/// What the other parts are started with is what the file says.
+/// The configurations of the other parts match the file.
 #[test]
 fn the_service_has_the_stores_and_labels() {
     let (settings, _) = Place::new().load(RIGHT).unwrap();

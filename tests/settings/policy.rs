@@ -63,7 +63,7 @@ fn mistakes_have_their_place() {
     }
 }
 
-/// What is odd, and no mistake, is a warning; a section for nothing a notice.
+/// An unusual setting is a warning and not a mistake; an unused section is a notice.
 #[test]
 fn remarks() {
     let place = Place::new();

@@ -6,15 +6,15 @@ use xks_proxy::settings::Severity;
 use crate::tls_files::self_signed;
 use crate::{Place, mistakes};
 
-/// What tells the reference proxy's sample files (version 3.1.2) apart. All else is the same in
-/// each of them.
+/// Differences between the reference proxy's sample files (version 3.1.2), which are otherwise the
+/// same.
 struct Sample {
     name: &'static str,
     port: u16,
     region: &'static str,
     is_file_writer_enabled: bool,
     is_tls_enabled: bool,
-    /// Whether `secondary_auth` is there.
+    /// Presence of `secondary_auth`.
     oso: bool,
     /// The four members of `[tls]`: with paths, empty, or no section.
     tls: Option<bool>,

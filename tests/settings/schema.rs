@@ -128,7 +128,7 @@ fn each_member_is_read() {
     }
 }
 
-/// What is ignored is: it may have any value.
+/// An ignored member may have any value.
 #[test]
 fn ignored_members_are_ignored() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! What loads, and is worth a word.
+//! Settings that load with a warning.
 
 use xks_proxy::hsm::config::IvMode;
 use xks_proxy::settings::{Finding, Severity};

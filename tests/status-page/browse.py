@@ -145,7 +145,7 @@ def look(url, directory):
             for _ in range(2):
                 browser.wait_for(f"last.uptimeMillis > {first}")
                 first = browser.evaluate("last.uptimeMillis")
-            assert browser.evaluate("window.sameDocument") is True, "the page was loaded anew"
+            assert browser.evaluate("window.sameDocument") is True, "the page was reloaded"
             assert browser.evaluate("document.getElementById('fresh').textContent") == "live"
             for name, width, height, scale, is_phone, is_dark in VIEWS:
                 scheme = "dark" if is_dark else "light"

@@ -5,7 +5,7 @@
 #   tests/status-page/screenshot.sh http://127.0.0.1:9443/status [DIRECTORY]
 #
 # Fails if the page logs anything to its console, asks for anything from elsewhere, is wider than
-# the screen, or does not go on changing without being loaded anew.
+# the screen, or stops changing until it is reloaded.
 set -eu
 if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null &&
     ! command -v google-chrome >/dev/null; then

@@ -1,4 +1,4 @@
-//! How often each function was called.
+//! Number of calls of each function.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -9,14 +9,14 @@ use serde::Deserialize;
 
 use crate::functions::Function;
 
-/// What is emulated. By default nothing.
+/// Properties of an HSM to emulate; none by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Emulation {
-    /// How IVs of AES-GCM are made; `None`: by the application.
+    /// Way in which IVs of AES-GCM are made; `None` if the application makes them.
     pub iv: Option<IvMode>,
-    /// What C_Decrypt says of a bad tag.
+    /// Return code of C_Decrypt for a bad tag.
     pub bad_tag: Option<CK_RV>,
-    /// What C_GenerateKey and C_CreateObject say.
+    /// Return code of C_GenerateKey and C_CreateObject.
     pub no_session_keys: Option<CK_RV>,
     /// There are read-write sessions alone (AWS CloudHSM).
     pub needs_rw: bool,
@@ -24,7 +24,7 @@ pub struct Emulation {
     pub no_rw_sessions: bool,
 }
 
-/// How an HSM hands out the IV that it has made.
+/// Way in which an HSM hands out the IV that it has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IvMode {
     /// In the place of the application's 12 zero bytes, when this function succeeds.
@@ -44,7 +44,7 @@ pub enum WrittenBy {
 }
 
 impl Emulation {
-    /// What a call of this function returns without being forwarded, if so.
+    /// Returns the code with which a call of this function is refused without being forwarded.
     pub fn refuses(&self, function: Function) -> Option<CK_RV> {
         match function {
             Function::C_GenerateKey | Function::C_CreateObject => self.no_session_keys,
@@ -52,7 +52,8 @@ impl Emulation {
         }
     }
 
-    /// What C_OpenSession with these flags returns without being forwarded, if so.
+    /// Returns the code with which C_OpenSession with these flags is refused without being
+    /// forwarded.
     pub fn refuses_session(&self, flags: CK_FLAGS) -> Option<CK_RV> {
         match flags & CKF_RW_SESSION {
             0 if self.needs_rw => Some(CKR_FUNCTION_FAILED),
@@ -62,7 +63,7 @@ impl Emulation {
         }
     }
 
-    /// What C_Decrypt returns where the real module returned `code`.
+    /// Returns the code of C_Decrypt for a `code` of the real module.
     pub fn decrypted(&self, code: CK_RV) -> CK_RV {
         match (code, self.bad_tag) {
             (

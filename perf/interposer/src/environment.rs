@@ -12,7 +12,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use crate::random::fresh_seed;
 
-/// What the environment said when the library was first used.
+/// Environment variables as they were when the library was first used.
 pub struct Environment {
     /// `XKS_INTERPOSER_MODULE`
     pub module: PathBuf,

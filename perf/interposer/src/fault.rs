@@ -1,4 +1,4 @@
-//! What goes wrong, when, and for whom.
+//! Faults: the calls they fit, and what they do to them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::keys::{KEYED, KeySet, Label};
 use crate::latency::Latency;
 use crate::random;
 
-/// What a fault does to a call.
+/// Effect of a fault on a call.
 #[derive(Debug)]
 pub enum Action {
     /// Fails it, unforwarded.
@@ -55,7 +55,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Whether function, slot, key and time since the settings were read fit.
+    /// Returns whether function, slot, key and time since the settings were read fit.
     pub fn fits(&self, call: &About, age: Duration) -> bool {
         let fits_function = match (self.functions.as_slice(), &self.keys) {
             ([], None) => !call.function.must_be_named(),

@@ -100,7 +100,7 @@ impl Function {
         FUNCTIONS.into_iter().find(|function| function.name() == name)
     }
 
-    /// Whether a fault for "all functions" leaves it out.
+    /// Returns whether a fault for "all functions" leaves it out.
     pub fn must_be_named(self) -> bool {
         matches!(self, Self::C_Initialize | Self::C_Finalize | Self::C_GetFunctionList)
     }

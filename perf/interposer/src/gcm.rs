@@ -188,7 +188,7 @@ pub unsafe fn encrypt(
     CKR_OK
 }
 
-/// Whether there are 12 bytes, all zero.
+/// Returns whether there are 12 bytes, all zero.
 ///
 /// # Safety
 /// `buffer` is null, or has `length` bytes that can be read.

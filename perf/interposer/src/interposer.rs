@@ -27,7 +27,7 @@ const HANG_LOOK: Duration = Duration::from_secs(60);
 /// The delays of faults are drawn apart from whether they act.
 const DELAY_PURPOSE: u64 = 1 << 32;
 
-/// What a call is about.
+/// Object of a call.
 #[derive(Clone, Copy)]
 pub enum Target {
     Module,
@@ -57,7 +57,7 @@ pub struct Interposer {
     pub labels: Labels,
     pub calls: Calls,
     pub settings: ArcSwap<Settings>,
-    /// How often settings were read, and what was wrong with those that weren't taken.
+    /// Number of times settings were read. `error` says what was wrong with the latest, if refused.
     pub reads: AtomicU64,
     pub error: Mutex<String>,
     pub hung: AtomicUsize,
@@ -126,7 +126,7 @@ impl Interposer {
         self.act(&settings, function, target)
     }
 
-    /// Whether a call with a buffer for its output, or none, may go on to the real module.
+    /// Returns whether a call with a buffer for its output, or without one, is forwarded.
     pub fn may_go_on(
         &self,
         function: Function,

@@ -1,4 +1,4 @@
-//! How long a call takes on top.
+//! Latency added to calls.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl Latency {
         Ok(Self { usual, tail })
     }
 
-    /// Whether it has no tail.
+    /// Returns whether it has no tail.
     pub fn is_constant(&self) -> bool {
         self.tail.is_empty()
     }
@@ -105,7 +105,7 @@ pub fn sleep(duration: Duration) {
         // SAFETY: PR_SET_TIMERSLACK takes a number and touches no memory of ours.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, one_nanosecond) };
     }
-    // clock_nanosleep on the monotonic clock, begun anew after a signal for what is left.
+    // clock_nanosleep on the monotonic clock, restarted after a signal for the time that is left.
     std::thread::sleep(duration);
 }
 
@@ -114,7 +114,7 @@ pub fn sleep(duration: Duration) {
 mod tests {
     use super::*;
 
-    /// What the documentation shows can be written.
+    /// The forms in the documentation are accepted.
     #[test]
     fn forms() {
         let constant = |text| Latency::parse(text).unwrap().draw(1, 1, 1);

@@ -63,7 +63,7 @@
 //! C_Decrypt = "2ms, p=0.01:200ms, p=0.001:1.5s"   # a tail: 1 % of calls take 200 ms, 0.1 % 1.5 s
 //!
 //! # Faults. Each has one of the actions; those that fit a call act in this order, before any
-//! # latency. Their counters start anew with the settings.
+//! # latency. New settings reset their counters.
 //! [[fault]]
 //! return = "CKR_DEVICE_ERROR"    # the call fails with this (or a number), unforwarded
 //! functions = ["C_Encrypt"]      # else all but C_GetFunctionList, C_Initialize, C_Finalize

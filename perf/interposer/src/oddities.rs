@@ -138,7 +138,7 @@ fn pad(field: &mut [CK_UTF8CHAR], text: &str) {
 pub struct Asked(Mutex<HashSet<(CK_SESSION_HANDLE, Function)>>);
 
 impl Asked {
-    /// Whether a call that gives a buffer, or none, may go on; notes one that gives none.
+    /// Returns whether a call with a buffer, or without one, is forwarded; remembers one without.
     pub fn may_go_on(
         &self,
         function: Function,

@@ -37,7 +37,7 @@ pub struct Settings {
     pub read_at: Instant,
     /// By [`Function`].
     latency: Vec<Option<Latency>>,
-    /// How many calls of each function have had their latency drawn.
+    /// Number of latencies drawn for each function.
     drawn: Vec<AtomicU64>,
     pub gate: Option<Arc<Gate>>,
     pub faults: Vec<Fault>,
@@ -162,7 +162,7 @@ impl Settings {
         latency.draw(self.seed, LATENCY_PURPOSE + function as u64, number)
     }
 
-    /// Whether the cap on parallel calls is about this function.
+    /// Returns whether the cap on parallel calls applies to this function.
     pub fn is_capped(&self, function: Function) -> bool {
         self.latency.get(function as usize).is_some_and(Option::is_some)
             || self.latency.iter().all(Option::is_none)

@@ -180,7 +180,7 @@ pub unsafe extern "C" fn C_GetFunctionList(list: CK_FUNCTION_LIST_PTR_PTR) -> CK
 }
 
 unsafe extern "C" fn C_Initialize(arguments: *mut c_void) -> CK_RV {
-    // A process that forked comes here anew, and needs a watcher of its own.
+    // A forked process calls this again, and needs its own watcher.
     let _ = watcher::start();
     forward(Function::C_Initialize, Target::Module, |real| {
         let settings = interposer::get().map(|interposer| interposer.settings.load());

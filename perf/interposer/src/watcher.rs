@@ -57,7 +57,7 @@ fn ensure(interposer: &'static Interposer) {
     }
 }
 
-/// What tells that a file has changed: time, size and inode.
+/// Time, size and inode, by which a change of a file is noticed.
 type Stamp = (i64, i64, u64, u64);
 
 fn stamp(path: &Path) -> Option<Stamp> {

@@ -18,7 +18,7 @@ use crate::tls;
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Arguments {
-    /// What to do.
+    /// Command to run.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -32,7 +32,7 @@ pub enum Command {
     Plot(PlotArguments),
     /// Make a CA, and certificates of a server on this machine and of a client
     MakeCert {
-        /// Where ca.pem, server.pem, server.key, client.pem and client.key go
+        /// Directory for ca.pem, server.pem, server.key, client.pem and client.key
         directory: PathBuf,
         /// The client's name
         #[arg(long, default_value = "cks.kms.us-east-1.amazonaws.com")]
@@ -92,7 +92,7 @@ pub struct RunArguments {
     #[arg(long, help_heading = "Target")]
     allow_remote: bool,
 
-    /// What is asked, by weight, for instance decrypt=8,encrypt=1,encrypt-cdiv=1
+    /// Operations by weight, for instance decrypt=8,encrypt=1,encrypt-cdiv=1
     #[arg(long, default_value = "decrypt", value_parser = parse_mix, help_heading = "Load")]
     pub mix: Mix,
     /// Bytes of plaintext
@@ -132,7 +132,7 @@ pub struct RunArguments {
     /// Seconds of load before it, at the first rate, not measured
     #[arg(long, default_value = "1", value_parser = parse_seconds, help_heading = "Load")]
     warm_up: Duration,
-    /// Requests at the most, warm-up included
+    /// Maximum number of requests, warm-up included
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true, help_heading = "Load")]
     pub requests: u64,
     /// Milliseconds after which a request has failed
@@ -176,7 +176,7 @@ pub struct RunArguments {
 /// `xks-load plot`
 #[derive(Debug, Args)]
 pub struct PlotArguments {
-    /// What to plot
+    /// Kind of plot
     pub kind: PlotKind,
     /// JSON files of runs, a curve each
     #[arg(required = true)]
@@ -200,7 +200,7 @@ pub enum PlotKind {
     Rate,
 }
 
-/// What is asked, by weight.
+/// Operations by weight.
 #[derive(Clone, Debug)]
 pub struct Mix(pub Vec<(Operation, u32)>);
 
@@ -214,7 +214,7 @@ pub struct Ramp {
 
 /// The longest phase.
 const MAX_SECONDS: f64 = 86_400.0;
-/// Phases at the most.
+/// Maximum number of phases.
 const MAX_PHASES: usize = 1000;
 
 fn parse_mix(text: &str) -> Result<Mix, String> {

@@ -1,4 +1,4 @@
-//! Whether an answer is the right one.
+//! Checks of answers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use crate::request::{Operation, Requests, Sent, Sizes};
 use crate::response::string_member;
 use crate::target::Target;
 
-/// Whether the body of a 200 answers the request. An encrypt's is of the right shape only: what
-/// it holds is checked by decrypting, see [`verify`].
+/// Returns whether the body of a 200 answers the request. Of an encrypt only the shape is checked
+/// here; [`verify`] checks the content by decrypting it.
 #[must_use]
 pub fn is_right(sent: &Sent, ciphertexts: &[Ciphertext], body: &[u8]) -> bool {
     let length = |name| string_member(body, name).map(<[u8]>::len);
@@ -53,7 +53,7 @@ pub struct Sample {
 
 /// Some of many encrypts, each as likely as any other (reservoir sampling).
 pub struct Samples {
-    /// What was drawn.
+    /// Samples drawn.
     pub drawn: Vec<Sample>,
     limit: usize,
     seen: usize,
@@ -95,7 +95,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const ATTEMPTS: usize = 50;
 
 /// Decrypts the samples through the target. Returns how many are right, and what is wrong with
-/// those that are not; one that the proxy would not decrypt now is neither. A CDIV is computed anew.
+/// those that are not; one that the proxy would not decrypt now is neither. A CDIV is recomputed.
 #[must_use]
 pub fn verify(target: &Arc<Target>, samples: &[Sample]) -> (usize, Vec<String>) {
     let sizes = Sizes { plaintext_bytes: 0, aad_bytes: 0 };

@@ -5,12 +5,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::response::string_member;
 
-/// What an encrypt answered, ready to be decrypted.
+/// Answer to an encrypt, ready to be decrypted.
 #[derive(Clone, Debug)]
 pub struct Ciphertext {
     /// Index of the key id.
     pub key: usize,
-    /// What decrypting must give back, in base64.
+    /// Expected plaintext, in base64.
     pub plaintext: Vec<u8>,
     /// The members of the decrypt request after `requestMetadata`, with the comma before them.
     pub decrypt_members: Vec<u8>,

@@ -9,7 +9,7 @@ use rustls::ClientConnection;
 use crate::response::MAX_ANSWER_BYTES;
 use crate::target::Target;
 
-/// Where a connection stands.
+/// State of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// No socket.
@@ -28,7 +28,7 @@ pub struct Connection {
     pub state: State,
     /// The request: unchanged until the next one, so that its answer can be checked.
     pub request: Vec<u8>,
-    /// What came back so far, decrypted.
+    /// Bytes received so far, decrypted.
     pub received: Vec<u8>,
     socket: Option<TcpStream>,
     session: Option<Box<ClientConnection>>,

@@ -43,7 +43,7 @@ impl Operation {
         }
     }
 
-    /// Whether it hands in a plaintext.
+    /// Returns whether its request has a plaintext.
     #[must_use]
     pub fn is_encrypt(self) -> bool {
         matches!(self, Self::Encrypt | Self::EncryptCdiv)
@@ -68,7 +68,7 @@ impl Operation {
     }
 }
 
-/// How large the inputs are.
+/// Sizes of the inputs.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     /// Bytes of plaintext before base64.
@@ -77,7 +77,7 @@ pub struct Sizes {
     pub aad_bytes: usize,
 }
 
-/// What is known of a request that was built, for the check of its answer.
+/// Facts about a request that the check of its answer needs.
 #[derive(Clone, Debug)]
 pub struct Sent {
     /// Which call.

@@ -17,7 +17,7 @@ pub struct Results {
     pub address: String,
     /// TLS 1.3, or plain HTTP.
     pub is_tls: bool,
-    /// What was asked.
+    /// Operations by weight.
     pub mix: BTreeMap<String, u32>,
     /// `closed`, `constant` or `poisson`
     pub pace: String,
@@ -27,7 +27,7 @@ pub struct Results {
     pub idle_connections: u32,
     /// The generator's threads.
     pub threads: u32,
-    /// Whether answers were looked at beyond their status.
+    /// Set if the contents of answers were checked, and not only their status.
     pub is_checked: bool,
     /// Seconds that were measured.
     pub seconds: f64,
@@ -37,7 +37,7 @@ pub struct Results {
     pub operations: BTreeMap<String, Summary>,
     /// By phase, the warm-up left out.
     pub phases: Vec<PhaseSummary>,
-    /// What was not answered right, by status and name.
+    /// Failed requests by status and error name.
     pub failures: Vec<Failure>,
     /// Milliseconds at every percentile, as HDR histograms tell it: `[percentile, ms]`.
     pub percentiles: Vec<(f64, f64)>,
@@ -49,7 +49,7 @@ pub struct Results {
     pub ciphertexts: usize,
     /// Encrypt answers that were decrypted after the run.
     pub verified_encrypts: usize,
-    /// What was wrong with some of them.
+    /// Descriptions of some of the wrong answers.
     pub wrong_encrypts: Vec<String>,
     /// The generator itself.
     pub generator: Generator,
@@ -106,7 +106,7 @@ pub struct Latency {
 pub struct PhaseSummary {
     /// Offered requests a second; `None` in a closed loop.
     pub rate: Option<f64>,
-    /// How long.
+    /// Duration.
     pub seconds: f64,
     /// By the phase in which they were meant to be sent.
     #[serde(flatten)]
@@ -122,9 +122,9 @@ pub struct Failure {
     pub status: u16,
     /// `errorName`, or what happened.
     pub name: String,
-    /// How many.
+    /// Number of requests.
     pub count: u64,
-    /// How long it took.
+    /// Latency.
     pub latency_ms: Latency,
 }
 
@@ -145,7 +145,7 @@ pub struct Point {
     pub max_ms: f64,
 }
 
-/// What the generator itself used and how late it was.
+/// CPU time and lateness of the generator itself.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Generator {
     /// CPU time during the measured phases.
@@ -160,7 +160,7 @@ pub struct Generator {
     pub wait_ms: Latency,
 }
 
-/// What the proxy used.
+/// CPU time and memory of the proxy.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Server {
     /// Its processes.
@@ -237,7 +237,7 @@ pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
 }
 
 impl Results {
-    /// Whether all answers were right: a failed request is no wrong answer.
+    /// Returns whether no answer was wrong. (A failed request is not a wrong answer.)
     #[must_use]
     pub fn has_wrong_answers(&self) -> bool {
         let is_wrong =

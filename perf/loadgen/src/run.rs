@@ -117,7 +117,7 @@ fn share(arguments: &RunArguments, thread: usize, threads: usize) -> Share {
     }
 }
 
-/// What was seen, all threads together.
+/// Measurements of all threads together.
 struct Measured {
     stats: Stats,
     samples: Vec<Sample>,

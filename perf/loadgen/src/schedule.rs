@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How requests follow each other.
+/// Pacing of requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
     /// Closed loop: each connection sends when it has its answer.
@@ -16,9 +16,9 @@ pub enum Pace {
 pub struct Phase {
     /// Closed loop, or a rate.
     pub pace: Pace,
-    /// How long.
+    /// Duration.
     pub duration: Duration,
-    /// Whether it counts: a warm-up does not.
+    /// Set if it counts towards the results; a warm-up does not.
     pub is_measured: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What a generator needs of a proxy's settings file.
+//! The part of a proxy's settings file that the generator needs.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -53,7 +53,7 @@ impl Store {
     }
 }
 
-/// Who may call a store.
+/// Credential of a key store.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Credential {
     /// Its id.
@@ -73,7 +73,7 @@ impl ProxySettings {
         toml::from_str(&text).map_err(|error| describe(&error))
     }
 
-    /// Where to connect: loopback if the proxy listens on all addresses.
+    /// Returns the address to connect to: loopback if the proxy listens on all addresses.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         let ip = self.server.ip;

@@ -5,7 +5,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
-/// Who signs, and for what.
+/// Credential, and the region and service that it signs for.
 #[derive(Clone, Debug)]
 pub struct Credential {
     /// `sigv4_access_key_id`

@@ -1,4 +1,4 @@
-//! What one thread saw, and how threads' figures are put together.
+//! Figures of one thread, and their combination.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ impl Tally {
 pub struct Interval {
     /// Intervals are counted from the run's start.
     pub index: u64,
-    /// What ended in it.
+    /// Requests that ended in it.
     pub tally: Tally,
 }
 
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(total, 1000);
     }
 
-    /// What KMS would not have waited for is counted apart; a warm-up isn't counted at all.
+    /// Answers after KMS's time limit are counted separately, and a warm-up not at all.
     #[test]
     fn in_time_is_250_milliseconds() {
         let mut stats = Stats::new(1);

@@ -12,7 +12,7 @@ const BOTTOM: f64 = 55.0;
 const COLOURS: [&str; 7] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"];
 
-/// How values become places on an axis.
+/// Mapping of values to positions on an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
     /// In equal steps, from 0 or the smallest value.
@@ -26,7 +26,7 @@ pub enum Scale {
 pub struct Axis {
     /// Beside it.
     pub title: &'static str,
-    /// How values become places.
+    /// Mapping of values to positions.
     pub scale: Scale,
     /// Places and texts of the grid's lines; found if there are none.
     pub ticks: Vec<(f64, String)>,

@@ -1,4 +1,4 @@
-//! What is loaded: an address, a key store of the proxy there, and the keys in it.
+//! Target of a load: an address, a key store of the proxy there, and its keys.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::sigv4::Credential;
 /// A proxy under test.
 #[derive(Clone)]
 pub struct Target {
-    /// Where it listens.
+    /// Address of the proxy.
     pub address: SocketAddr,
     /// The Host header field.
     pub host: String,
@@ -25,7 +25,7 @@ pub struct Target {
     pub key_ids: Vec<String>,
 }
 
-/// How TLS is spoken.
+/// Configuration of TLS.
 #[derive(Clone)]
 pub struct Tls {
     /// TLS 1.3, with what is to be checked.

@@ -41,7 +41,7 @@ fn about(text: &mut Exposition, sources: &Sources) {
     text.family(
         "xks_proxy_ready",
         Gauge,
-        "1 if /readyz is 200: a token works, calls can be audited, and the process is not draining.",
+        "1 if /readyz is 200: a token works, calls can be audited, and nothing drains.",
     )
     .sample(&[], u8::from(sources.is_ready()));
     text.family("xks_proxy_draining", Gauge, "1 if the process is about to stop.")
@@ -169,8 +169,8 @@ fn requests(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_policy_decisions_total",
         Counter,
-        "Decisions of secondary_auth's policy, by evaluation, or from memory of a call with the same \
-         attributes. Denials are in xks_proxy_requests_total: AccessDeniedException.",
+        "Decisions of secondary_auth's policy, by evaluation, or from memory of a call with \
+         the same attributes. Denials are in xks_proxy_requests_total: AccessDeniedException.",
     )
     .sample(&[("by", "evaluation")], metrics.sum(|of_loop| of_loop.policy_evaluations.get()))
     .sample(&[("by", "memory")], metrics.sum(|of_loop| of_loop.policy_decisions_remembered.get()));
@@ -281,7 +281,7 @@ fn credentials(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_credential_created_timestamp_seconds",
         Gauge,
-        "Time at which the SigV4 credential was created, in seconds since 1970, if the settings say so.",
+        "Time at which the SigV4 credential was created, in seconds since 1970, if it is set.",
     );
     for credential in &credentials {
         if let Some(created) = credential.created_unix_secs() {
@@ -293,8 +293,8 @@ fn credentials(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_credential_last_used_timestamp_seconds",
         Gauge,
-        "Time of the last valid signature with the credential, in seconds since 1970; 0 if there was \
-         none since it was loaded.",
+        "Time of the last valid signature with the credential, in seconds since 1970; 0 if \
+         there was none since it was loaded.",
     );
     for credential in &credentials {
         let store = store_label(&credential.uri_path_prefix);

@@ -1,4 +1,4 @@
-//! `xks-proxy credentials list`
+//! `xks-proxy credentials list`: shows when each credential was last used.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -15,7 +15,7 @@ use crate::settings::{Credential, Settings};
 
 const SECS_PER_DAY: u64 = 86_400;
 
-/// Lists all credentials of the settings, and those that running proxies have beside them.
+/// Lists all credentials of the settings, and others that running proxies have.
 ///
 /// # Errors
 /// [`Failed`]: the settings or the arguments are wrong.
@@ -46,7 +46,7 @@ pub(super) fn run(
     output::print_or_end(format_args!("{}", table(&settings, &seen, troubles.first(), now)));
     if seen.proxies > 0 {
         for why in &troubles {
-            errln!("NOT ASKED: {why}; what it has used is not in the list");
+            errln!("NOT ASKED: {why}; its use of credentials is not in the list");
         }
     }
     Ok(())
@@ -63,7 +63,7 @@ fn trust(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> std::io::Result
     Ok(trust)
 }
 
-/// The whole list, a line a credential.
+/// Returns the whole list, one line for each credential.
 fn table(settings: &Settings, seen: &Seen, trouble: Option<&String>, now: u64) -> String {
     let mut rows =
         vec![["store", "access key id", "created", "last used", "name"].map(String::from)];
@@ -95,7 +95,7 @@ fn table(settings: &Settings, seen: &Seen, trouble: Option<&String>, now: u64) -
     for ((prefix, id), times) in strangers {
         let last_used = last_used(&times, seen.proxies, now);
         let remark = "NOT IN THE SETTINGS, and accepted until the proxy reloads them".to_owned();
-        // A peer said this.
+        // The text comes from a peer.
         let id = id.escape_debug().to_string();
         rows.push([
             shown(&prefix).escape_debug().to_string(),
@@ -145,7 +145,7 @@ fn moment(unix_secs: u64) -> String {
     text.replace(".000000Z", "Z")
 }
 
-/// How long, in the largest unit that there is at least two of.
+/// Returns a duration in the largest unit of which it has at least two.
 fn span(secs: u64) -> String {
     for (unit, name) in [(SECS_PER_DAY, "days"), (3600, "hours"), (60, "minutes")] {
         if secs >= 2 * unit {
@@ -155,7 +155,7 @@ fn span(secs: u64) -> String {
     format!("{secs} s")
 }
 
-/// Columns as wide as what is in them; the last has no blanks behind it.
+/// Formats columns as wide as their content, without trailing blanks.
 fn aligned(rows: &[[String; 5]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: Vec<usize> = (0..5).map(|column| width(column).unwrap_or(0)).collect();
@@ -175,7 +175,7 @@ fn aligned(rows: &[[String; 5]]) -> String {
 mod tests {
     use super::*;
 
-    /// What an administrator goes by before a credential is removed.
+    /// The texts that tell an administrator whether a credential can be removed.
     #[test]
     fn last_uses() {
         let now = 1_795_564_800;

@@ -1,4 +1,4 @@
-//! `xks-proxy credentials`: make SigV4 credentials, and see which are in use.
+//! `xks-proxy credentials`: makes SigV4 credentials, and shows which are in use.
 
 mod list;
 mod new;
@@ -8,33 +8,34 @@ use std::path::PathBuf;
 
 use crate::exit::Failed;
 
-/// What the command line says.
+/// The command line of `credentials`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make a credential and print it as TOML, to paste into the settings file
     ///
-    /// It is made of the operating system's random numbers and kept nowhere else: what is printed
+    /// It is made from random numbers of the operating system and stored nowhere else: the output
     /// holds the secret.
     New {
-        /// Look in the settings for the store of this uri_path_prefix, and whether it has room
+        /// Check that the settings have a store with this uri_path_prefix, with room for another
+        /// credential
         #[arg(long, value_name = "PREFIX")]
         store: Option<String>,
-        /// Write the secret to a new file of mode 0600, and have the TOML name that file
+        /// Write the secret to a new file of mode 0600, and name that file in the TOML
         #[arg(long, value_name = "PATH")]
         secret_file: Option<PathBuf>,
-        /// The settings file, if it is not the one that serving would take
+        /// The settings file, if not the one that `serve` would use
         #[arg(long, value_name = "FILE", requires = "store")]
         settings: Option<PathBuf>,
     },
     /// List each store's credentials, and when each was last used
     ///
-    /// The last use is what running proxies say on their admin listeners. Ask all proxies that
-    /// serve the store, one --admin each, before a credential is removed. Secrets are not shown.
+    /// The last use is reported by the admin listeners of running proxies. Ask all proxies that
+    /// serve the store, one --admin each, before you remove a credential. Secrets are not shown.
     List {
-        /// The settings file, if it is not the one that serving would take
+        /// The settings file, if not the one that `serve` would use
         file: Option<PathBuf>,
-        /// A proxy's admin listener, https://HOST:PORT or http://HOST:PORT, in place of the one
-        /// that the settings have; may be given several times
+        /// A proxy's admin listener, https://HOST:PORT or http://HOST:PORT, instead of the one in
+        /// the settings; may be repeated
         #[arg(long, value_name = "URL")]
         admin: Vec<String>,
         /// Trust this CA's certificates (PEM) for https
@@ -49,7 +50,7 @@ pub enum Command {
     },
 }
 
-/// Does what the arguments say.
+/// Runs the subcommand.
 ///
 /// # Errors
 /// [`Failed`]: wrong arguments or settings, or a file that cannot be written.

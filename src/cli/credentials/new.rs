@@ -15,13 +15,15 @@ use crate::observe::timestamp::unix_secs;
 use crate::output::errln;
 use crate::random;
 
-/// 20 to 30 are allowed; 26 of 32 letters are 130 random bits, so that no two are ever the same.
+/// Length of an access key id: 20 to 30 are allowed; 26 letters out of 32 are 130 random bits, so
+/// no two are ever the same.
 const ACCESS_KEY_ID_CHARS: usize = 26;
-/// What they are of (XKS specification, Appendix A).
+/// Alphabet of access key ids (XKS specification, Appendix A).
 const ACCESS_KEY_ID_ALPHABET: [u8; 32] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-/// The specification asks for 256 bits; 288 are 48 characters of base64, without padding.
+/// Length of a secret: the specification asks for 256 bits; 288 bits are 48 characters of base64,
+/// without padding.
 const SECRET_BYTES: usize = 36;
-/// Comments and members, and a path with all of its characters escaped.
+/// Upper bound of the output: comments and members, and a path with all its characters escaped.
 const TEXT_BYTES: usize = 2048;
 
 /// A new credential.
@@ -33,8 +35,8 @@ struct New {
 /// Prints a new credential.
 ///
 /// # Errors
-/// [`Failed`]: the settings are wrong or the store has no room, the secret's file is there
-/// already, or the system has no random numbers.
+/// [`Failed`]: the settings are wrong, the store has no room, the secret's file exists, or the
+/// system has no random numbers.
 pub(super) fn run(
     store: Option<&str>,
     secret_file: Option<&Path>,
@@ -60,15 +62,15 @@ pub(super) fn run(
     secret_output::to_stdout(text.as_bytes()).map_err(told)?;
     match secret_file {
         Some(path) => errln!(
-            "The secret is in {}: give it to the proxy's user (chown), who alone should read it.",
+            "The secret is in {}: give it to the proxy's user (chown), the only one who should read it.",
             path.display()
         ),
-        None => errln!("This holds the secret: keep it from others."),
+        None => errln!("This output holds the secret: keep it private."),
     }
     Ok(())
 }
 
-/// The store's own prefix.
+/// Returns the prefix of the store as the settings spell it.
 fn with_room(prefix: &str, settings: Option<&Path>) -> Result<String, Failed> {
     let (settings, _) = settings_file::load(settings, false)?;
     let store = which_store::named(&settings, Some(prefix))?;
@@ -82,7 +84,7 @@ fn with_room(prefix: &str, settings: Option<&Path>) -> Result<String, Failed> {
     Ok(store.uri_path_prefix.clone())
 }
 
-/// Writes the secret to its file; the member that names it.
+/// Writes the secret to its file, and returns the member that names the file.
 fn write_secret(path: &Path, made: &New) -> Result<Zeroizing<String>, Failed> {
     // The proxy may have another working directory.
     let path = std::path::absolute(path)
@@ -132,7 +134,7 @@ fn make() -> Result<New, io::Error> {
     })
 }
 
-/// A letter for each byte: 256 is a multiple of 32, so that each is as likely.
+/// Returns a letter for each byte. 256 is a multiple of 32, so each letter is equally likely.
 fn access_key_id(random: &[u8; ACCESS_KEY_ID_CHARS]) -> String {
     let letter = |byte: &u8| char::from(ACCESS_KEY_ID_ALPHABET[usize::from(byte % 32)]);
     random.iter().map(letter).collect()
@@ -151,7 +153,8 @@ mod tests {
         MIN_SECRET_ACCESS_KEY_BYTES,
     };
 
-    /// Lengths and alphabets are the specification's, all letters come, and no two are the same.
+    /// Lengths and alphabets are as specified, all letters occur, and no two credentials are the
+    /// same.
     #[test]
     fn what_is_made_is_allowed_and_new() {
         let (mut ids, mut secrets) = (BTreeSet::new(), BTreeSet::new());
@@ -174,7 +177,7 @@ mod tests {
         assert_eq!(secret_letters, secret_alphabet);
     }
 
-    /// Each letter stands for as many bytes as any other.
+    /// Each letter stands for the same number of bytes.
     #[test]
     fn no_letter_is_likelier() {
         let mut counts = [0; 256];
@@ -187,7 +190,7 @@ mod tests {
         assert_eq!(used, [8; 32]);
     }
 
-    /// What is printed is the section that the settings have, whatever the path is like.
+    /// The output is valid TOML for the settings, whatever the path contains.
     #[test]
     fn the_text_is_toml() {
         let member = "sigv4_secret_access_key = \"s\"";

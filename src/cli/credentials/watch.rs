@@ -1,4 +1,4 @@
-//! What running proxies say of their credentials: `/status.json` of their admin listeners.
+//! Use of credentials as running proxies report it in `/status.json` of their admin listeners.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::super::admin_client;
 use crate::client::{Endpoint, Trust};
 
-/// What is read of `/status.json`; it has more.
+/// The members of `/status.json` that are read here.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Status {
@@ -29,30 +29,30 @@ struct CredentialStatus {
     last_used_unix_secs: u64,
 }
 
-/// A credential's times, in seconds since 1970, over all proxies that were asked.
+/// Times of a credential, in seconds since 1970, over all proxies that were asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Times {
-    /// When the last of them loaded it.
+    /// Time of the last load by any proxy.
     pub(super) loaded_unix_secs: u64,
-    /// 0 if none has used it since.
+    /// Time of the last use, or 0 for none since.
     pub(super) last_used_unix_secs: u64,
-    /// How many of them have it.
+    /// Number of proxies that have the credential.
     pub(super) proxies: usize,
 }
 
-/// What the proxies that answered know, by prefix and access key id.
+/// The times of all proxies that answered, by prefix and access key id.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) credentials: HashMap<(String, String), Times>,
-    /// How many answered.
+    /// Number of proxies that answered.
     pub(super) proxies: usize,
 }
 
 impl Seen {
-    /// Asks one more proxy.
+    /// Asks one more proxy, and adds its answer.
     ///
     /// # Errors
-    /// Why it is not known what it has seen.
+    /// The proxy gives no usable answer, with the reason.
     pub(super) fn ask(&mut self, endpoint: &Endpoint, trust: &Trust) -> Result<(), String> {
         self.add(admin_client::status(endpoint, trust)?);
         Ok(())
@@ -100,7 +100,8 @@ mod tests {
         assert_eq!(times, Times { loaded_unix_secs: 30, last_used_unix_secs: 77, proxies: 3 });
         assert_eq!(seen.proxies, 4);
         assert!(
-            admin_client::parse::<Status>(b"pong").is_err_and(|why| why.contains("no xks-proxy"))
+            admin_client::parse::<Status>(b"pong")
+                .is_err_and(|why| why.contains("not from an xks-proxy"))
         );
     }
 }

@@ -11,7 +11,6 @@ use zeroize::Zeroizing;
 
 use super::gcm::IvStock;
 use super::known_good::{KnownGood, SessionKey};
-use super::login;
 use super::native_session::NativeSession;
 use super::opened::Opened;
 use super::shared::Shared;
@@ -50,7 +49,7 @@ impl Calls {
 
     fn require_login(&self, token: &Shared) -> Result<(), Fault> {
         if token.login.is_needed() && token.login_rules().is_required {
-            match login::is_logged_in(self.session()?) {
+            match self.session()?.is_logged_in() {
                 Ok(true) => {}
                 Ok(false) | Err(_) => {
                     return Err(fault_of(CKR_USER_NOT_LOGGED_IN, Blame::Session));

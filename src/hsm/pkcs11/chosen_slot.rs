@@ -30,8 +30,7 @@ impl Shared {
             .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))?;
         let known = self.chosen.read().token.clone();
         let found = slots.iter().map(|found| &found.inventory);
-        let choice =
-            choose(found, &self.config.select, known.as_ref()).map_err(OpenError::Unavailable)?;
+        let choice = choose(found, &self.config.select, known.as_ref())?;
         let found = &slots[choice.index];
         // Without the lock, since this call may hang and the monitor reads the token's identity.
         require_gcm(&self.module.raw, found)?;

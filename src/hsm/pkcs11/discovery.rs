@@ -3,6 +3,7 @@
 //!
 //! It opens many sessions and takes seconds, so it is for an operator (`xks-proxy probe-hsm`).
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -13,17 +14,17 @@ use super::calls::Calls;
 use super::codes::{self, Class};
 use super::gcm::iv_parameter;
 use super::labels::Labels;
-use super::native::RawError;
+use super::native::{Error, LoadError, RawError};
 use super::profiles::{PROFILES, Profile};
 use super::session::Pkcs11Session;
 use super::shared::Shared;
 use super::slots::version;
 use super::token::Pkcs11Token;
 use super::trouble::Trouble;
-use crate::hsm::backend::OpenError;
+use crate::hsm::backend::{Fault, OpenError};
 use crate::hsm::config::{GcmForm, IvMode, TokenConfig};
 use crate::hsm::witness::Member;
-use crate::job::{Iv, TokenIndex};
+use crate::job::{Failure, Iv, TokenIndex};
 use crate::limits::GCM_TAG_BYTES;
 
 /// Size of a plaintext where the size does not matter.
@@ -53,13 +54,70 @@ pub struct Bounds {
     pub time: Duration,
 }
 
+/// Reason why a token's capabilities, or one of them, could not be found.
+#[derive(Clone, Debug)]
+pub enum DiscoveryError {
+    /// The module cannot be loaded.
+    Load(LoadError),
+    /// No session can be opened.
+    Open(OpenError),
+    /// An operation failed.
+    Failed(Failure),
+    /// Another call failed.
+    Call(Error),
+    /// There is no key to use.
+    NoKey,
+    /// A ciphertext does not decrypt to its plaintext.
+    OtherPlaintext,
+    /// A ciphertext does not decrypt.
+    Decryption(RawError),
+    /// A thread has panicked.
+    Panic,
+}
+
+impl fmt::Display for DiscoveryError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Load(error) => error.fmt(formatter),
+            Self::Open(error) => formatter.write_str(error.reason()),
+            Self::Failed(failure) => failure.fmt(formatter),
+            Self::Call(error) => formatter.write_str(&codes::describe_error(error)),
+            Self::NoKey => formatter.write_str(
+                "the token makes no session keys, and has no key of xks_key_id_set that may \
+                 encrypt and decrypt",
+            ),
+            Self::OtherPlaintext => formatter.write_str("it decrypts to something else"),
+            Self::Decryption(error) => write!(formatter, "decryption: {}", raw(*error)),
+            Self::Panic => formatter.write_str("a panic"),
+        }
+    }
+}
+
+impl From<LoadError> for DiscoveryError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(error)
+    }
+}
+
+impl From<OpenError> for DiscoveryError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+impl From<Fault> for DiscoveryError {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault.failure)
+    }
+}
+
 /// The capabilities that were found.
 #[derive(Clone, Debug)]
 pub struct Findings {
     /// The token's identity: label, serial number, manufacturer, model, versions.
     pub token: String,
     /// Each way of making IVs, with the IV's length or the reason why it does not work.
-    pub iv_modes: Vec<(IvMode, Result<usize, String>)>,
+    pub iv_modes: Vec<(IvMode, Result<usize, DiscoveryError>)>,
     /// The way of making IVs to use; `None` if none works.
     pub iv_mode: Option<IvMode>,
     /// The form of calls that works with it.
@@ -117,36 +175,17 @@ impl Findings {
 ///
 /// # Errors
 /// The token cannot be reached, refuses the PIN, has no AES-GCM, or has no key to use.
-pub fn run(config: &TokenConfig, labels: &[Box<str>], bounds: Bounds) -> Result<Findings, String> {
+pub fn run(
+    config: &TokenConfig,
+    labels: &[Box<str>],
+    bounds: Bounds,
+) -> Result<Findings, DiscoveryError> {
     let labels = Arc::new(Labels::new(labels.to_vec(), true, None, Vec::new()));
     // This one logs in and the others share the login, so a PIN is tried once.
     let first = Trial::of(config, IvMode::Random, &labels)?;
     let token = first.token.describe();
-    let mut iv_modes = Vec::new();
-    let mut working = Vec::new();
-    // The first form that works at all is the one with the fewest calls.
     let mut config = config.clone();
-    for form in FORMS {
-        config.rules.form = form;
-        let mut tried = Vec::new();
-        for iv_mode in IV_MODES {
-            let mut trial = Trial::of(&config, iv_mode, &labels)?;
-            match trial.round_trip(PLAINTEXT_BYTES) {
-                Ok(iv_bytes) => {
-                    tried.push((iv_mode, Ok(iv_bytes)));
-                    working.push(trial);
-                }
-                Err(why) => tried.push((iv_mode, Err(why))),
-            }
-        }
-        // If no form works, the reasons reported are those of the usual form.
-        if iv_modes.is_empty() || !working.is_empty() {
-            iv_modes = tried;
-        }
-        if !working.is_empty() {
-            break;
-        }
-    }
+    let (iv_modes, mut working) = try_forms(&mut config, &labels)?;
     let (config, form) = (&config, config.rules.form);
     let mut findings = Findings {
         token,
@@ -186,6 +225,42 @@ pub fn run(config: &TokenConfig, labels: &[Box<str>], bounds: Bounds) -> Result<
     Ok(findings)
 }
 
+/// Each way of making IVs, with the IV's length or the reason why it does not work.
+type IvModes = Vec<(IvMode, Result<usize, DiscoveryError>)>;
+
+/// Tries the ways of making IVs in each form of calls until one works, and leaves that form in
+/// `config`. Returns the outcomes, and the trials that worked in the order of [`IV_MODES`].
+fn try_forms(
+    config: &mut TokenConfig,
+    labels: &Arc<Labels>,
+) -> Result<(IvModes, Vec<Trial>), DiscoveryError> {
+    let mut iv_modes = Vec::new();
+    let mut working = Vec::new();
+    // The first form that works at all is the one with the fewest calls.
+    for form in FORMS {
+        config.rules.form = form;
+        let mut tried = Vec::new();
+        for iv_mode in IV_MODES {
+            let mut trial = Trial::of(config, iv_mode, labels)?;
+            match trial.round_trip(PLAINTEXT_BYTES) {
+                Ok(iv_bytes) => {
+                    tried.push((iv_mode, Ok(iv_bytes)));
+                    working.push(trial);
+                }
+                Err(why) => tried.push((iv_mode, Err(why))),
+            }
+        }
+        // If no form works, the reasons reported are those of the usual form.
+        if iv_modes.is_empty() || !working.is_empty() {
+            iv_modes = tried;
+        }
+        if !working.is_empty() {
+            break;
+        }
+    }
+    Ok((iv_modes, working))
+}
+
 /// Position of a token that belongs to no fleet.
 const ALONE: Member = Member { fleet: 0, index: TokenIndex(0) };
 
@@ -198,14 +273,15 @@ struct Trial {
 }
 
 impl Trial {
-    fn of(config: &TokenConfig, iv_mode: IvMode, labels: &Arc<Labels>) -> Result<Self, String> {
+    fn of(
+        config: &TokenConfig,
+        iv_mode: IvMode,
+        labels: &Arc<Labels>,
+    ) -> Result<Self, DiscoveryError> {
         let config = TokenConfig { iv_mode, ..config.clone() };
         let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
-        let told = |error: OpenError| error.reason().to_owned();
-        let mut session = token.open_session().map_err(told)?;
-        let (key, makes_session_keys) = session
-            .call(|calls, token| Ok(key(calls, token)))
-            .map_err(|fault| fault.failure.to_string())??;
+        let mut session = token.open_session()?;
+        let (key, makes_session_keys) = session.call(|calls, token| Ok(key(calls, token)))??;
         Ok(Self { session, token, key, makes_session_keys })
     }
 
@@ -239,7 +315,7 @@ impl Trial {
         Some((median(begins), median(rest)))
     }
 
-    fn encrypt(&mut self, aad: &[u8], bytes: usize) -> Result<(Iv, Vec<u8>), String> {
+    fn encrypt(&mut self, aad: &[u8], bytes: usize) -> Result<(Iv, Vec<u8>), DiscoveryError> {
         let (plaintext, key) = (vec![0x5a; bytes], self.key);
         let mut output = Vec::new();
         let iv = self
@@ -247,8 +323,10 @@ impl Trial {
             .call(|calls, token| Ok(calls.encrypt_bytes(token, key, aad, &plaintext, &mut output)));
         match iv {
             Ok(Ok(iv)) => Ok((iv, output)),
-            Ok(Err(Trouble::Fault(fault))) | Err(fault) => Err(fault.failure.to_string()),
-            Ok(Err(Trouble::StaleHandle(code))) => Err(codes::describe(code)),
+            Ok(Err(Trouble::Fault(fault))) | Err(fault) => Err(fault.into()),
+            Ok(Err(Trouble::StaleHandle(code))) => {
+                Err(DiscoveryError::Failed(Failure::Pkcs11(codes::return_code(code))))
+            }
         }
     }
 
@@ -268,12 +346,12 @@ impl Trial {
     }
 
     /// Encrypts and decrypts that many bytes. Returns the IV's length.
-    fn round_trip(&mut self, bytes: usize) -> Result<usize, String> {
+    fn round_trip(&mut self, bytes: usize) -> Result<usize, DiscoveryError> {
         let (iv, sealed) = self.encrypt(b"aad", bytes)?;
         match self.decrypt(&iv, b"aad", &sealed) {
             Ok(opened) if opened == vec![0x5a; bytes] => Ok(iv.as_slice().len()),
-            Ok(_) => Err("it decrypts to something else".to_owned()),
-            Err(error) => Err(format!("decryption: {}", raw(error))),
+            Ok(_) => Err(DiscoveryError::OtherPlaintext),
+            Err(error) => Err(DiscoveryError::Decryption(error)),
         }
     }
 
@@ -328,26 +406,22 @@ impl Trial {
                 Err(why) => fails = Some((middle, why)),
             }
         }
-        (works, fails.map(|(_, why)| why))
+        (works, fails.map(|(_, why)| why.to_string()))
     }
 }
 
 /// Returns a new session key, or else a key of the token that the settings name; and whether it is
 /// a session key.
-fn key(calls: &mut Calls, token: &Shared) -> Result<(CK_OBJECT_HANDLE, bool), String> {
+fn key(calls: &mut Calls, token: &Shared) -> Result<(CK_OBJECT_HANDLE, bool), DiscoveryError> {
     match calls.make_session_key(token) {
         Ok(Some(handle)) => return Ok((handle, true)),
         Ok(None) => {}
-        Err(fault) => return Err(fault.failure.to_string()),
+        Err(fault) => return Err(fault.into()),
     }
-    let session = calls.session().map_err(|fault| fault.failure.to_string())?;
-    token.keys.refresh(session).map_err(|error| codes::describe_error(&error))?;
+    let session = calls.session()?;
+    token.keys.refresh(session).map_err(DiscoveryError::Call)?;
     let key = token.keys.some_for_evidence(1, &|_| true).into_iter().next().map(|found| found.1);
-    key.map(|key| (key.handle, false)).ok_or_else(|| {
-        "the token makes no session keys, and has no key of xks_key_id_set that may encrypt and \
-         decrypt"
-            .to_owned()
-    })
+    key.map(|key| (key.handle, false)).ok_or(DiscoveryError::NoKey)
 }
 
 impl Calls {
@@ -377,7 +451,7 @@ fn sessions(
     iv_mode: IvMode,
     labels: &Arc<Labels>,
     max: usize,
-) -> Result<(usize, Option<String>), String> {
+) -> Result<(usize, Option<String>), DiscoveryError> {
     let config = TokenConfig { iv_mode, ..config.clone() };
     let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
     let mut open = Vec::new();
@@ -397,7 +471,7 @@ fn throughput(
     labels: &Arc<Labels>,
     sessions: usize,
     time: Duration,
-) -> Result<f64, String> {
+) -> Result<f64, DiscoveryError> {
     let (operations, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let start = Barrier::new(sessions + 1);
     let work = || {
@@ -408,7 +482,7 @@ fn throughput(
             trial.round_trip(PLAINTEXT_BYTES)?;
             operations.fetch_add(2, Ordering::Relaxed);
         }
-        Ok::<(), String>(())
+        Ok::<(), DiscoveryError>(())
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..sessions).map(|_| scope.spawn(work)).collect();
@@ -419,7 +493,7 @@ fn throughput(
         let elapsed = started.elapsed();
         is_over.store(true, Ordering::Relaxed);
         for thread in threads {
-            thread.join().unwrap_or_else(|_| Err("a panic".to_owned()))?;
+            thread.join().unwrap_or(Err(DiscoveryError::Panic))?;
         }
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
         Ok(done as f64 / elapsed.as_secs_f64())

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cryptoki_sys::*;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::native::{Arguments, Attribute, Error, GcmIv, RawError};
+use super::native::{Arguments, Attribute, Error, GcmIv, LoadError, RawError};
 use crate::hsm::config::GcmForm;
 use crate::limits::{GCM_TAG_BYTES, MAX_GCM_IV_BYTES, MAX_LABEL_BYTES, MAX_OUTPUT_EXCESS};
 
@@ -74,19 +74,20 @@ impl RawModule {
     ///
     /// # Errors
     /// The file is not a shared library, or lacks C_GetFunctionList.
-    pub fn load(path: &Path) -> Result<Self, String> {
+    pub fn load(path: &Path) -> Result<Self, LoadError> {
+        let failed = |error: libloading::Error| LoadError(error.to_string());
         // SAFETY: the operator names the module, so its initialisers are trusted.
-        let library = unsafe { libloading::Library::new(path) }.map_err(|e| e.to_string())?;
+        let library = unsafe { libloading::Library::new(path) }.map_err(failed)?;
         // SAFETY: the type is that of C_GetFunctionList (PKCS#11 v2.40, 5.4). The list lives as
         // long as the library, which is kept.
         let functions = unsafe {
             let get_function_list: libloading::Symbol<
                 unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV,
-            > = library.get(b"C_GetFunctionList\0").map_err(|e| e.to_string())?;
+            > = library.get(b"C_GetFunctionList\0").map_err(failed)?;
             let mut list: *mut CK_FUNCTION_LIST = ptr::null_mut();
             let code = get_function_list(&raw mut list);
             if code != CKR_OK || list.is_null() {
-                return Err(format!("C_GetFunctionList failed (0x{code:08x})"));
+                return Err(LoadError(format!("C_GetFunctionList failed (0x{code:08x})")));
             }
             ptr::read_unaligned(list)
         };

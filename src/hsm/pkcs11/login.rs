@@ -78,10 +78,10 @@ impl Login {
             State::NotNeeded => return Ok(()),
             State::Needed => {}
         }
-        match is_logged_in(session) {
+        match session.is_logged_in() {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(reason) => return Err(OpenError::Unavailable(reason)),
+            Err(error) => return Err(OpenError::Unavailable(codes::describe_error(&error))),
         }
         let TokenAtLogin { rules, pin_id, name } = ask()?;
         let may_need_none = !rules.is_required && self.pin.expose().is_empty();
@@ -209,14 +209,6 @@ fn refused(code: Option<CK_RV>, is_by_device: bool, reason: &str) -> (Refusal, S
         }
     };
     (Refusal::Final, told)
-}
-
-/// Returns whether the user is logged in, according to C_GetSessionInfo.
-///
-/// # Errors
-/// The call failed; the text says why.
-pub fn is_logged_in(session: &NativeSession) -> Result<bool, String> {
-    session.is_logged_in().map_err(|error| codes::describe_error(&error))
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::codes;
 use super::ffi::RawModule;
-use super::native::{Arguments, Error};
+use super::native::{Arguments, Error, LoadError};
 use super::reinitialization::{Schedule, User};
+use crate::hsm::backend::OpenError;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_SLOTS};
 
 /// The modules of this process, since C_Initialize applies to the whole process. They stay loaded,
@@ -69,15 +70,16 @@ impl Module {
     ///
     /// # Errors
     /// The file is not a PKCS#11 module; the text names it and says why.
-    pub fn load(path: &Path, initialize_parameters: Option<&str>) -> Result<Arc<Self>, String> {
+    pub fn load(path: &Path, initialize_parameters: Option<&str>) -> Result<Arc<Self>, LoadError> {
         let mut modules = MODULES.lock();
         let canonical = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         if let Some(module) = modules.get(&canonical) {
             module.users.fetch_add(1, Ordering::Relaxed);
             return Ok(Arc::clone(module));
         }
-        let context = |what: String| {
-            format!("{} (PKCS11_HSM_MODULE): not a PKCS#11 module: {what}", path.display())
+        let context = |error| {
+            let path = path.display();
+            LoadError(format!("{path} (PKCS11_HSM_MODULE): not a PKCS#11 module: {error}"))
         };
         let raw = RawModule::load(path).map_err(context)?;
         let module = Arc::new(Self {
@@ -99,8 +101,8 @@ impl Module {
     ///
     /// # Errors
     /// C_Initialize failed, or another thread has been calling it for too long.
-    pub fn enter(&self) -> Result<Entry<'_>, String> {
-        let busy = || "the module is being initialised".to_owned();
+    pub fn enter(&self) -> Result<Entry<'_>, OpenError> {
+        let busy = || OpenError::Unavailable("the module is being initialised".to_owned());
         {
             let initialization = self.gate.try_read_for(MAX_LOGIN_WAIT).ok_or_else(busy)?;
             if initialization.is_initialized {
@@ -109,7 +111,8 @@ impl Module {
         }
         let mut initialization = self.gate.try_write_for(MAX_LOGIN_WAIT).ok_or_else(busy)?;
         if !initialization.is_initialized {
-            self.initialize(&mut initialization)?;
+            self.initialize(&mut initialization)
+                .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))?;
         }
         drop(initialization);
         let initialization = self.gate.try_read_for(MAX_LOGIN_WAIT).ok_or_else(busy)?;
@@ -125,7 +128,7 @@ impl Module {
             .then_some(Entry { initialization })
     }
 
-    fn initialize(&self, initialization: &mut Initialization) -> Result<(), String> {
+    fn initialize(&self, initialization: &mut Initialization) -> Result<(), Error> {
         let result = match self.initialize_parameters.as_deref() {
             None => self.initialize_as_it_likes(),
             Some(parameters) => self.raw.initialize(Arguments::Parameters(parameters)),
@@ -133,7 +136,7 @@ impl Module {
         let is_foreign = match result {
             Ok(()) => false,
             Err(Error { code: Some(CKR_CRYPTOKI_ALREADY_INITIALIZED), .. }) => true,
-            Err(error) => return Err(codes::describe_error(&error)),
+            Err(error) => return Err(error),
         };
         self.is_foreign.store(is_foreign, Ordering::Release);
         initialization.is_initialized = true;

@@ -28,6 +28,18 @@ impl Error {
     }
 }
 
+/// Reason why a file could not be loaded as a PKCS#11 module, for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadError(pub String);
+
+impl std::fmt::Display for LoadError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LoadError {}
+
 /// An attribute of a search template or of a new object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attribute {

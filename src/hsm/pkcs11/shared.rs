@@ -17,7 +17,7 @@ use super::module::{Generation, Module};
 use super::native::{Error, RawError};
 use super::native_session::NativeSession;
 use super::reinitialization::User;
-use super::trouble::{NO_SESSION, fault_of_error};
+use super::trouble::fault_of_error;
 use crate::hsm::backend::{Fault, Identity};
 use crate::hsm::config::{TokenConfig, TokenSelector};
 use crate::hsm::inventory::SlotInventory;
@@ -145,17 +145,17 @@ impl Shared {
     /// Calls C_DecryptInit and C_Decrypt, counting the code if one fails.
     pub(super) fn decrypt(
         &self,
-        session: Option<&NativeSession>,
+        session: &NativeSession,
         key: CK_OBJECT_HANDLE,
         iv: &Iv,
         aad: &[u8],
         ciphertext_and_tag: &[u8],
         output: &mut Vec<u8>,
-    ) -> Result<Result<(), RawError>, Fault> {
-        let session = session.ok_or(NO_SESSION)?.handle();
+    ) -> Result<(), RawError> {
+        let session = session.handle();
         let (raw, mut iv) = (&self.module.raw, iv_parameter(iv));
         let form = self.config.rules.form;
-        Ok(self.counted(raw.decrypt(form, session, key, &mut iv, aad, ciphertext_and_tag, output)))
+        self.counted(raw.decrypt(form, session, key, &mut iv, aad, ciphertext_and_tag, output))
     }
 
     /// Returns the meaning of a code from C_Decrypt for this make of HSM.

@@ -1,5 +1,6 @@
 //! The selection of the slot that the settings name.
 
+use crate::hsm::backend::OpenError;
 use crate::hsm::config::TokenSelector;
 use crate::hsm::inventory::SlotInventory;
 
@@ -24,7 +25,7 @@ pub(super) fn choose<'a>(
     slots: impl Iterator<Item = &'a SlotInventory>,
     selector: &TokenSelector,
     known: Option<&SlotInventory>,
-) -> Result<Choice, String> {
+) -> Result<Choice, OpenError> {
     let mut seen = Vec::new();
     let mut meant: Vec<(usize, &SlotInventory)> = Vec::new();
     for (index, slot) in slots.enumerate() {
@@ -57,10 +58,10 @@ pub(super) fn choose<'a>(
         (TokenSelector::Slot(id), _) => format!("slot {id}"),
     };
     let seen = if seen.is_empty() { "no token".to_owned() } else { seen.join(", ") };
-    Err(format!(
+    Err(OpenError::Unavailable(format!(
         "no initialised token of {wanted} ([pkcs11.tokens]; by default the first); the module shows \
          {seen}"
-    ))
+    )))
 }
 
 /// Returns a description of the slot, for messages.
@@ -83,7 +84,7 @@ mod tests {
         }
     }
 
-    fn chosen(index: usize) -> Result<Choice, String> {
+    fn chosen(index: usize) -> Result<Choice, OpenError> {
         Ok(Choice { index, alike: None })
     }
 
@@ -99,7 +100,8 @@ mod tests {
         assert_eq!(choose(TokenSelector::Slot(9)), chosen(2));
         assert!(choose(TokenSelector::Slot(0)).is_err());
         let error = choose(TokenSelector::Label("c".to_owned())).unwrap_err();
-        assert!(error.contains("label \"c\"") && error.contains("label \"a\""), "{error}");
+        let reason = error.reason();
+        assert!(reason.contains("label \"c\"") && reason.contains("label \"a\""), "{reason}");
     }
 
     /// When the first token disappears, the second must not get its PIN.

@@ -11,7 +11,7 @@ use super::ffi::RawModule;
 use super::keys::KeyCache;
 use super::labels::Labels;
 use super::module::Module;
-use super::native::Error;
+use super::native::{Error, LoadError};
 use super::native_session::NativeSession;
 use super::opened::Opened;
 use super::session::Pkcs11Session;
@@ -39,7 +39,7 @@ impl Pkcs11Token {
         member: Member,
         labels: Arc<Labels>,
         witnesses: Arc<Witnesses>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, LoadError> {
         let module = Module::load(&config.module, config.initialize_parameters.as_deref())?;
         let shared = Shared::new(module, config, member, KeyCache::new(labels, witnesses));
         Ok(Self { shared: Arc::new(shared), is_closed: AtomicBool::new(false) })
@@ -61,7 +61,7 @@ impl Pkcs11Token {
 
     pub(super) fn open_session(&self) -> Result<Pkcs11Session, OpenError> {
         let shared = &self.shared;
-        let entry = shared.module.enter().map_err(OpenError::Unavailable)?;
+        let entry = shared.module.enter()?;
         let generation = entry.generation();
         let slot = shared.slot(generation)?;
         let is_read_write_only = shared.config.rules.is_read_write_only;

@@ -283,7 +283,7 @@ impl<'a> JobRunner<'a> {
         let about = queued.about();
         let is_first_attempt = queued.attempts == 0;
         let back = retry::fail_over(self.fleet, self.token, queued, fault);
-        let scope = if self.token.breakers.explains(about.key, about.direction, fault.failure) {
+        let scope = if self.token.key_breakers.explains(about.key, about.direction, fault.failure) {
             FaultScope::Key
         } else {
             let is_busy = fault.blame == Blame::Busy && fault.failure != Failure::CdivMismatch;

@@ -1,10 +1,10 @@
 //! The chain of authentication codes over the lines of the audit log.
 //!
-//! The code of line n is HMAC-SHA-256(k(n), 1 || code of line n-1 || the line), and
-//! k(n+1) = HMAC-SHA-256(k(n), 2). A key is zeroed as soon as the next one exists (forward
-//! integrity: Bellare and Yee 1997, Schneier and Kelsey 1999). An intruder finds only the key of the
-//! next line, and can forge later lines but not earlier ones. With a copy of k(0), kept elsewhere,
-//! the whole log can be checked.
+//! The code of line n is HMAC-SHA-256(k(n), 1 || code of line n-1 || the line), and k(n+1) =
+//! HMAC-SHA-256(k(n), 2). A key is zeroed as soon as the next one exists (forward integrity:
+//! Bellare and Yee 1997, Schneier and Kelsey 1999). An intruder finds only the key of the next
+//! line, and can forge later lines but not earlier ones. With a copy of k(0), kept elsewhere, the
+//! whole log can be checked.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;

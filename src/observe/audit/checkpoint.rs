@@ -1,7 +1,7 @@
 //! Checkpoints: lines with a seal by the HSM, which covers all lines before.
 //!
-//! The chain alone protects only against those who lack its first key. If the settings name a key in
-//! the HSM, checkpoints contain a digest under that key: of the chain's id, the checkpoint's own
+//! The chain alone protects only against those who lack its first key. If the settings name a key
+//! in the HSM, checkpoints contain a digest under that key: of the chain's id, the checkpoint's own
 //! number, and the code of the line before. Changing an older line then takes the chain's first key
 //! and the HSM's key.
 

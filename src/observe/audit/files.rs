@@ -128,7 +128,8 @@ impl Files {
         Ok(())
     }
 
-    /// Waits until the directory is on the disk. This may fail although the files have been renamed.
+    /// Waits until the directory is on the disk. This may fail although the files have been
+    /// renamed.
     ///
     /// # Errors
     /// The directory cannot be opened, or the disk fails.
@@ -287,8 +288,9 @@ mod tests {
         }
     }
 
-    /// If the next file cannot take the place of the present one, the present one stays in use under
-    /// its name. Once it has, rotation cannot fail: the first line of a file has to be written.
+    /// If the next file cannot take the place of the present one, the present one stays in use
+    /// under its name. Once it has, rotation cannot fail: the first line of a file has to be
+    /// written.
     #[test]
     fn a_switch_is_done_or_not() {
         let directory = tempfile::tempdir().unwrap();

@@ -65,8 +65,8 @@ mod tests {
     use super::*;
     use crate::observe::audit::chain::{Chain, key_of};
 
-    /// Whichever byte a killed process wrote last, the chain continues after the last whole line, and
-    /// an incomplete line is cut off.
+    /// Whichever byte a killed process wrote last, the chain continues after the last whole line,
+    /// and an incomplete line is cut off.
     #[test]
     fn after_any_byte() {
         let mut chain = Chain::begin(key_of(&[3; 32]));

@@ -1,7 +1,7 @@
 //! The state file, from which the chain resumes after a restart.
 //!
-//! It is overwritten in place, one sector in one write. Replacing it by another file would leave the
-//! old key in free blocks of the disk, once per batch of lines.
+//! It is overwritten in place, one sector in one write. Replacing it by another file would leave
+//! the old key in free blocks of the disk, once per batch of lines.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -59,8 +59,8 @@ pub(super) struct StateFile {
 }
 
 impl StateFile {
-    /// Opens the file, or creates it (mode 0600), and locks it until it is dropped. Also returns the
-    /// saved state; `None` if the file is new.
+    /// Opens the file, or creates it (mode 0600), and locks it until it is dropped. Also returns
+    /// the saved state; `None` if the file is new.
     ///
     /// # Errors
     /// [`ErrorKind::WouldBlock`] if another process has locked it. Otherwise the file cannot be

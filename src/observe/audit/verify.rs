@@ -1,8 +1,8 @@
 //! Verification of an audit log, line by line, with the chain's first key.
 //!
 //! A changed line has a wrong code. A missing line leaves a gap in the numbers, and the codes after
-//! it show whether the gap is real. An inserted or moved line has a number that has occurred, or one
-//! that no line follows.
+//! it show whether the gap is real. An inserted or moved line has a number that has occurred, or
+//! one that no line follows.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
@@ -69,7 +69,8 @@ pub struct Summary {
 pub type CheckSeal<'a> = &'a mut dyn FnMut(&Checkpoint) -> Result<bool, CheckpointError>;
 
 /// Verifies files, in whatever order, as one log, and calls `report_to` for each finding. Given a
-/// `state` file, or a copy of it, also verifies the end of the log; given `check_seal`, checkpoints.
+/// `state` file, or a copy of it, also verifies the end of the log; given `check_seal`,
+/// checkpoints.
 ///
 /// # Errors
 /// A file cannot be read, or a checkpoint not be checked; the error names which.
@@ -106,8 +107,8 @@ fn first_seq(file: &Path) -> io::Result<u64> {
     Ok(parse(line.strip_suffix(b"\n").unwrap_or(&line)).map_or(u64::MAX, |parsed| parsed.seq))
 }
 
-/// Reads up to and including the next line end, but keeps no more than the longest line. Returns the
-/// number of bytes read.
+/// Reads up to and including the next line end, but keeps no more than the longest line. Returns
+/// the number of bytes read.
 fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     const MAX_LINE_BYTES: u64 = 2 * MAX_ACCESS_LOG_LINE_BYTES as u64;
     line.clear();

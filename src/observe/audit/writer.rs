@@ -34,7 +34,7 @@ struct ReportedGaps {
 
 /// The state in which the writer found the log.
 pub(super) struct OpenEvent {
-    /// How the previous process ended: `none`, `clean` or `crash`.
+    /// The end of the previous process: `none`, `clean` or `crash`.
     pub(super) previous_end: &'static str,
     /// Number of lines that it wrote after it had saved its state.
     pub(super) recovered_lines: u64,
@@ -149,8 +149,8 @@ impl Writer {
         [out, batch].into_iter().flatten().map(|rest| memchr_iter(b'\n', rest).count()).sum()
     }
 
-    /// Writes one batch, and does what else is due. Returns false if the batch cannot be written and
-    /// the process ends. Never inlined, so that [`wipe_stack`] reaches its frame.
+    /// Writes one batch, and does what else is due. Returns false if the batch cannot be written
+    /// and the process ends. Never inlined, so that [`wipe_stack`] reaches its frame.
     #[inline(never)]
     fn write_batch(&mut self, batch: &[u8], requested: Requested) -> bool {
         self.chained = 0;
@@ -303,7 +303,7 @@ impl Writer {
             let file = self.files.path();
             let are_refused = self.queue.is_lossless();
             tracing::error!(%error, file = %file.display(), are_refused,
-                "the audit log cannot be written; calls are refused until it can, if when_full says so");
+                "the audit log cannot be written; with when_full = \"refuse\", calls are refused");
         }
         let requested = self.queue.lines.wait_to_retry(AUDIT_RETRY_INTERVAL);
         let is_between_lines =
@@ -360,7 +360,10 @@ impl Writer {
     fn no_next_file(&mut self, error: &io::Error) -> bool {
         self.queue.counters.write_errors.add(1);
         self.files.postpone(since_1970());
-        tracing::error!(%error, "the audit log cannot begin a new file; it continues in the present one");
+        tracing::error!(
+            %error,
+            "the audit log cannot begin a new file; it continues in the present one"
+        );
         true
     }
 

@@ -24,7 +24,7 @@ pub struct AccessLog {
     format: LogFormat,
     buffer: Vec<u8>,
     time: Rfc3339,
-    /// By seconds since 1970, as the lines tell the time.
+    /// Limit of their lines, by seconds since 1970.
     unauthenticated: PerSecond<u64>,
     /// The audit log, for the same calls.
     pub audit: AuditHandle,

@@ -202,8 +202,8 @@ fn levels() {
     }
 }
 
-/// Unauthenticated requests cannot fill the disk or displace others' lines. The number of lines left
-/// out is logged once the second is over.
+/// Unauthenticated requests cannot fill the disk or displace others' lines. The number of lines
+/// left out is logged once the second is over.
 #[test]
 fn unauthenticated_requests_are_limited() {
     let flood = CallRecord { status: 401, is_authenticated: false, ..record() };

@@ -71,8 +71,9 @@ impl Snapshot {
         since
     }
 
-    /// Returns the quantile (0 to 1) in microseconds, interpolated within its bucket as Prometheus's
-    /// `histogram_quantile` does; at most the last bound. `None` if there are no durations.
+    /// Returns the quantile (0 to 1) in microseconds, interpolated within its bucket as
+    /// Prometheus's `histogram_quantile` does; at most the last bound. `None` if there are no
+    /// durations.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     pub fn quantile_micros(&self, quantile: f64) -> Option<f64> {

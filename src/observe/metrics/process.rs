@@ -38,8 +38,9 @@ impl Process {
     }
 }
 
-/// Since Linux 6.2, their number is the size of the directory. Before, they have to be counted, which
-/// is forbidden to a process that is not dumpable, unless it is root's (prctl(2), PR_SET_DUMPABLE).
+/// Since Linux 6.2, their number is the size of the directory. Before, they have to be counted,
+/// which is forbidden to a process that is not dumpable, unless it is root's (prctl(2),
+/// PR_SET_DUMPABLE).
 fn open_descriptors() -> u64 {
     match fs::metadata("/proc/self/fd").map_or(0, |directory| directory.len()) {
         0 => {

@@ -17,8 +17,8 @@ pub struct ReloadState {
     pub attempts: u64,
     /// Number of attempts whose settings were applied.
     pub applied: u64,
-    /// Time at which the settings in use were applied, at a reload or at the start, in seconds since
-    /// 1970.
+    /// Time at which the settings in use were applied, at a reload or at the start, in seconds
+    /// since 1970.
     pub loaded_unix_secs: u64,
     /// Time at which the last attempt ended, in seconds since 1970; 0 if there was none.
     pub attempted_unix_secs: u64,

@@ -1,7 +1,7 @@
-//! Settings that are read again while the process serves: SIGHUP, and the command that sends it.
+//! Reloading of the settings while the process serves, on SIGHUP.
 //!
-//! The new file is read and checked by the code of the start. It is taken up whole, or refused with
-//! all that is wrong in it, and then nothing changes. What only a start can take up is named.
+//! The new file is read and checked by the same code as at the start. It is applied as a whole, or
+//! refused with all its mistakes, and then nothing changes. Members that need a restart are named.
 
 mod restart;
 
@@ -27,23 +27,24 @@ use crate::server::changes::Changes;
 use crate::server::lifecycle::Lifecycle;
 use crate::settings::{self, Finding, Settings, Severity};
 
-/// What changes with the settings, as others see it: always whole.
+/// The parts that a reload replaces, each as a whole.
 #[derive(Clone)]
 pub(super) struct InUse {
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) hsm: Arc<ArcSwap<Hsm>>,
-    /// What the admin listener shows.
+    /// Facts that the admin listener shows.
     pub(super) service_info: Arc<ArcSwap<admin::ServiceInfo>>,
 }
 
-/// What a reload works with.
+/// Everything that a reload reads or replaces.
 pub(super) struct Reloader {
-    /// What only a start takes up is as it is here, whatever files said since.
+    /// Settings at the start. Members that need a restart keep these values, whatever later files
+    /// say.
     pub(super) started: Arc<Settings>,
     pub(super) in_use: InUse,
     pub(super) service: Arc<ServiceConfig>,
     pub(super) changes: Arc<Changes>,
-    /// The event loops' inboxes, for a fleet of other tokens.
+    /// Inboxes of the event loops, for a new fleet.
     pub(super) completions: Vec<Arc<CompletionQueue>>,
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) metrics: Arc<Metrics>,
@@ -55,11 +56,10 @@ pub(super) struct Reloader {
     pub(super) notifier: Notifier,
 }
 
-/// Reloads each time that it is told, in a thread of its own. Who holds the lock sees no reload at
-/// work.
+/// Starts the thread that reloads at each request. While somebody holds the lock, no reload runs.
 ///
 /// # Errors
-/// The system gives no more threads.
+/// The system refuses to start a thread.
 pub(super) fn start(
     reloader: Reloader,
     told: Receiver<()>,
@@ -74,7 +74,7 @@ pub(super) fn start(
     Ok(reloader)
 }
 
-/// The mistakes among all that was found in the file; the rest is logged.
+/// Returns the mistakes among the findings, and logs the rest.
 fn mistakes(findings: Vec<Finding>) -> Vec<String> {
     let (mistakes, remarks): (Vec<_>, Vec<_>) =
         findings.into_iter().partition(|finding| finding.severity == Severity::Mistake);
@@ -83,10 +83,10 @@ fn mistakes(findings: Vec<Finding>) -> Vec<String> {
 }
 
 impl Reloader {
-    /// Reads the settings again and takes them up, or says why not.
+    /// Reads the settings again, and applies them or logs why not.
     fn reload(&mut self) {
         if self.lifecycle.is_draining() {
-            tracing::warn!("the settings are not read again: the process is about to stop");
+            tracing::warn!("settings not reloaded: the process is about to stop");
             return;
         }
         tracing::info!(settings = %self.started.file.display(), "reading the settings again");
@@ -95,7 +95,7 @@ impl Reloader {
             Ok(needs_restart) => {
                 let all_loops = self.changes.wait(MAX_CHANGE_WAIT);
                 if !all_loops {
-                    tracing::warn!("not all event loops have taken up the settings yet");
+                    tracing::warn!("not all event loops use the new settings yet");
                 }
                 if !needs_restart.is_empty() {
                     let members = needs_restart.join(", ");
@@ -116,29 +116,29 @@ impl Reloader {
                 tracing::error!(
                     reasons = reasons_total,
                     outcome = "refused",
-                    "the new settings are refused, and those in use stay as they are"
+                    "the new settings are refused; those in use stay"
                 );
                 self.note("refused", &[("reasons", &reasons_total.to_string())]);
                 self.metrics.reloads.refused(reasons);
                 "serving; the new settings were refused, see the log"
             }
         };
-        // Unless it drains since.
+        // A drain may have begun in between.
         if !self.lifecycle.is_draining() {
             self.notifier.ready(status);
         }
     }
 
-    /// A change of the settings, or an attempt at one, goes into the audit log.
+    /// Records a change of the settings, or an attempt at one, in the audit log.
     fn note(&self, outcome: &str, more: &[(&str, &str)]) {
         let file = self.started.file.to_string_lossy();
         let members = [&[("settings", &*file), ("outcome", outcome)], more].concat();
         self.audit.record_event("settings", &members);
     }
 
-    /// What needs a restart, or why nothing was taken up.
+    /// Applies the settings, and returns the members that need a restart.
     fn try_reload(&mut self) -> Result<Vec<&'static str>, Vec<String>> {
-        // What the start put into the environment is not what the file is to be measured by.
+        // Variables that the start set itself must not override the new file.
         let own = &self.started.pkcs11.environment;
         let environment = |name: &str| {
             let is_own = own.iter().any(|(own, _)| own == name);
@@ -155,7 +155,7 @@ impl Reloader {
         let hsm = if is_same_fleet {
             let has_new = service.labels().len() > self.service.labels().len();
             if !former_hsm.extend_labels(service.labels(), MAX_START_WAIT) {
-                tracing::warn!("new keys are looked up when they are first asked for");
+                tracing::warn!("new keys are looked up at their first use");
             }
             if has_new {
                 startup_log::hsm(Arc::clone(&former_hsm), &settings);
@@ -167,7 +167,7 @@ impl Reloader {
             hsm
         };
 
-        // From here on nothing fails.
+        // Nothing below can fail.
         self.state.read_again(&settings);
         hsm.prove_again();
         self.changes.put(Arc::clone(&service), Arc::clone(&hsm), &settings.server_config());
@@ -190,7 +190,7 @@ impl Reloader {
         Ok(needs_restart)
     }
 
-    /// A fleet of the tokens that the new settings name, beside the one in use.
+    /// Starts a fleet of the tokens in the new settings, next to the one in use.
     fn other_fleet(
         &self,
         settings: &Settings,
@@ -204,7 +204,7 @@ impl Reloader {
             vec![format!("[pkcs11]: {error}")]
         })?;
         match hsm.trouble() {
-            // No worse than before.
+            // A fleet that does not work is acceptable only if the former one does not either.
             Some(trouble) if former.trouble().is_none() => {
                 hsm.stop(HSM_RETIRE_TIMEOUT);
                 self.state.stays_with(former.fleet_number());
@@ -214,9 +214,9 @@ impl Reloader {
         }
     }
 
-    /// Ends a fleet, once no event loop asks anything of it any more and all is answered. It is
-    /// stopped even where a loop is late: else that loop would be the last to have it, and would
-    /// stand still while its sessions close.
+    /// Stops a fleet once no event loop uses it and all its requests are answered. It is stopped
+    /// even if a loop is late: otherwise that loop would drop the last reference, and block while
+    /// the sessions close.
     fn retire(&self, hsm: Arc<Hsm>) {
         let changes = Arc::clone(&self.changes);
         let retire = move || {
@@ -224,7 +224,9 @@ impl Reloader {
             if hsm.stop(HSM_RETIRE_TIMEOUT) {
                 tracing::info!(is_left_alone, "the former HSM sessions are closed");
             } else {
-                tracing::warn!("a call to a token that is out of the settings is outstanding");
+                tracing::warn!(
+                    "a call to a token that was removed from the settings has not returned"
+                );
             }
         };
         if let Err(error) = thread::Builder::new().name("hsm-retire".to_owned()).spawn(retire) {

@@ -1,10 +1,10 @@
-//! What a reload cannot take up, and what it takes new sessions for.
+//! Differences between settings: those that need a restart, and those that need new sessions.
 
 use crate::hsm::config::TokenConfig;
 use crate::settings::{Admin, Settings};
 
-/// The members and sections in which `new` differs from what the process was `started` with, and
-/// that only a start takes up.
+/// Returns the members and sections of `new` that differ from the settings that the process
+/// `started` with and that need a restart.
 pub(super) fn members(started: &Settings, new: &Settings) -> Vec<&'static str> {
     let (server, other) = (&started.server, &new.server);
     let (log, other_log) = (&started.tracing, &new.tracing);
@@ -47,7 +47,8 @@ pub(super) fn members(started: &Settings, new: &Settings) -> Vec<&'static str> {
     changed.into_iter().filter_map(|(name, is_changed)| is_changed.then_some(name)).collect()
 }
 
-/// A module is initialised once, with the parameters that it was loaded with.
+/// Returns whether a module that is in use would need other parameters. A module is initialised
+/// once.
 fn is_initialized_otherwise(started: &Settings, new: &Settings) -> bool {
     new.pkcs11.tokens.iter().any(|token| {
         let same = started.pkcs11.tokens.iter().find(|known| known.module == token.module);
@@ -55,7 +56,7 @@ fn is_initialized_otherwise(started: &Settings, new: &Settings) -> bool {
     })
 }
 
-/// Whether the same sessions with the same tokens serve both.
+/// Returns whether the same sessions with the same tokens serve both settings.
 pub(super) fn is_same_fleet(one: &Settings, other: &Settings) -> bool {
     let (one, other) = (&one.pkcs11, &other.pkcs11);
     one.tokens.len() == other.tokens.len()
@@ -67,7 +68,7 @@ pub(super) fn is_same_fleet(one: &Settings, other: &Settings) -> bool {
 }
 
 fn is_same_token(one: &TokenConfig, other: &TokenConfig) -> bool {
-    // Whole, so that a new member is not forgotten here.
+    // Destructured in full, so that a new member cannot be forgotten here.
     let TokenConfig {
         module,
         select,

@@ -20,7 +20,7 @@ use crate::proto::xks::authorize;
 use crate::proto::xks::error::{ApiError, ErrorName};
 
 const CONGESTED: &str =
-    "the proxy gets more requests than it can look at: this one has waited too long";
+    "the proxy receives more requests than it can process, and this one has waited too long";
 
 impl Origin {
     /// Checks a whole request. The body is `body[..whole.length]`, with padding behind it.

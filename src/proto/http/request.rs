@@ -320,7 +320,7 @@ impl<'b> Fields<'b> {
     fn framing(&self, is_http_1_0: bool) -> Result<Framing, HttpError> {
         match (self.content_length, self.chunked) {
             (Some(_), true) => Err(HttpError::BadRequest(
-                "both Content-Length and Transfer-Encoding are there (RFC 9112, 6.1)",
+                "both Content-Length and Transfer-Encoding are present (RFC 9112, 6.1)",
             )),
             (None, true) if is_http_1_0 => {
                 Err(HttpError::BadRequest("HTTP/1.0 has no Transfer-Encoding (RFC 9112, 6.1)"))

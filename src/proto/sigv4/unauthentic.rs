@@ -46,11 +46,13 @@ impl Unauthentic {
             Self::NotSigned("host") => "the host header field is not signed",
             Self::NotSigned(_) => "the x-amz-date header field is not signed",
             Self::MissingSignedHeader => "a signed header field is not in the request",
-            Self::MalformedDate => "the X-Amz-Date header field is not one YYYYMMDDTHHMMSSZ",
+            Self::MalformedDate => {
+                "there is not exactly one X-Amz-Date header field of the form YYYYMMDDTHHMMSSZ"
+            }
             Self::ScopeDateDiffers => "the credential scope's date is not that of X-Amz-Date",
             Self::Skewed => "X-Amz-Date is more than 5 minutes from the proxy's clock",
             Self::UnknownAccessKey | Self::WrongSignature => {
-                "the signature does not fit the request and the key store's credentials"
+                "the signature does not match the request and the key store's credentials"
             }
         }
     }
@@ -60,7 +62,7 @@ impl Unauthentic {
     pub fn reason(self) -> &'static str {
         match self {
             Self::UnknownAccessKey => "the key store has no such access key id",
-            Self::WrongSignature => "the signature does not fit",
+            Self::WrongSignature => "the signature does not match",
             other => other.message(),
         }
     }

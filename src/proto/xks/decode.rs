@@ -264,7 +264,7 @@ fn missing(member: &str) -> ApiError {
 
 #[cold]
 fn twice(member: &str) -> ApiError {
-    ApiError::validation(format!("{member} is there twice"))
+    ApiError::validation(format!("{member} appears twice"))
 }
 
 /// Checks the REQUIRED members of requestMetadata, and the length of ARNs.

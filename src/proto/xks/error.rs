@@ -190,7 +190,7 @@ impl From<HttpError> for ApiError {
                 (414, InvalidUriPath, "the URI is longer than 256 characters")
             }
             HttpError::UnknownExpectation => {
-                (417, Validation, "the Expect header asks for too much")
+                (417, Validation, "the Expect header field has an unsupported value")
             }
             HttpError::HeadTooLarge(reason) => (431, Validation, reason),
             HttpError::UnknownTransferCoding => {
@@ -227,7 +227,7 @@ impl From<Failure> for ApiError {
             }
             Failure::KeyAmbiguous(keys) => Self::new(
                 InvalidState,
-                format!("the CKA_LABEL fits {keys} keys in the HSM, so it names none"),
+                format!("{keys} keys in the HSM have that CKA_LABEL, so it is ambiguous"),
             ),
             Failure::KeysDiffer => Self::new(
                 InvalidState,
@@ -242,7 +242,7 @@ impl From<Failure> for ApiError {
             }
             Failure::InvalidCiphertext => Self::new(
                 InvalidCiphertext,
-                "ciphertext, initialization vector, tag, metadata and AAD do not fit together",
+                "ciphertext, initialization vector, tag, metadata and AAD do not match",
             ),
             Failure::TooLarge => Self::new(
                 UnsupportedOperation,
@@ -257,9 +257,9 @@ impl From<Failure> for ApiError {
             }
             Failure::NoToken => Self::new(DependencyTimeout, "no HSM token is usable at present"),
             Failure::CdivMismatch => {
-                Self::new(Internal, "what the HSM encrypted did not decrypt to the same again")
+                Self::new(Internal, "the HSM's ciphertext did not decrypt to the plaintext")
             }
-            Failure::Malformed => Self::new(Internal, "the HSM's answer breaks PKCS#11"),
+            Failure::Malformed => Self::new(Internal, "the HSM's answer violates PKCS#11"),
             Failure::Defect => Self::new(Internal, "a defect in the proxy: its log says where"),
             Failure::Pkcs11(_) => Self::new(Internal, format!("the HSM failed with {failure}")),
         }

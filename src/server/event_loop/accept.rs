@@ -70,7 +70,7 @@ impl Running {
         }
         if let Some(listening) = self.listeners.get_mut(index) {
             listening.unplaced = Some((stream, address));
-            listening.pause(now, &"the limit of connections is reached, and all are at work");
+            listening.pause(now, &"the limit of connections is reached, and none may be evicted");
         }
         self.context.loop_state.metrics.accept_pauses.add(1);
         false
@@ -103,7 +103,7 @@ impl Running {
         let tls = match listening.tls.as_ref().map(Acceptor::start_session).transpose() {
             Ok(tls) => tls,
             Err(error) => {
-                tracing::error!(%error, "a TLS session cannot begin");
+                tracing::error!(%error, "a TLS session cannot be started");
                 return;
             }
         };
@@ -119,7 +119,7 @@ impl Running {
         self.context.loop_state.metrics.connections_accepted.add(1);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(peer.stream(), Token(slot), interest) {
-            tracing::error!(%error, "a connection cannot be watched");
+            tracing::error!(%error, "a connection cannot be registered for events");
             self.end(slot);
             return;
         }

@@ -88,7 +88,8 @@ fn expired_jobs_are_dropped() {
     assert_eq!(stats(&caller).expired_total, 2);
 }
 
-/// What cannot be done in time is refused at once, and what can be is taken, also right after.
+/// Jobs that cannot be done in time are refused at once, and those that can are accepted, also
+/// right after.
 #[test]
 fn admission_is_by_expected_wait() {
     let token = Fake::new(|_, _, _| {
@@ -179,7 +180,7 @@ fn dead_sessions_do_not_use_up_attempts() {
     assert_eq!(good, SESSIONS);
 }
 
-/// What one token cannot do, another does, and the caller does not see it.
+/// A job that one token cannot do is done by another, and the caller does not notice.
 #[test]
 fn another_token_steps_in() {
     for blame in [Blame::Session, Blame::Token, Blame::Busy, Blame::Key] {
@@ -333,7 +334,7 @@ fn a_hung_call_is_written_off() {
     assert!(caller.ask(decryption(b"y")).is_ok(), "and no other answer came before");
 }
 
-/// Where sessions are left, nobody waits for the written-off one.
+/// While sessions are left, no job waits for the written-off one.
 #[test]
 fn a_hung_call_does_not_hold_others_up() {
     let token = Fake::new(|token, _, request| {
@@ -365,7 +366,7 @@ fn goes_away() -> (Arc<Fake>, Arc<AtomicBool>) {
 }
 
 /// A token that is away: answers at once, and it is used again when it returns, its dead sessions
-/// closed before the module is initialised anew.
+/// closed before the module is initialised again.
 #[test]
 fn a_token_that_went_away_comes_back() {
     let (token, is_away) = goes_away();
@@ -395,7 +396,7 @@ fn a_token_that_went_away_comes_back() {
 }
 
 /// Sessions open, and nothing works in them: workers keep none while the token is out of use, so
-/// that the module can be initialised anew.
+/// that the module can be initialised again.
 #[test]
 fn sessions_that_open_in_vain_do_not_keep_the_module() {
     let (token, is_away) = goes_away();
@@ -406,7 +407,7 @@ fn sessions_that_open_in_vain_do_not_keep_the_module() {
     eventually("it is given up", || {
         caller.ask(decryption(b"x")).is_err() && !stats(&caller).is_usable
     });
-    eventually("the module is asked to be initialised anew", || {
+    eventually("the module is asked to be initialised again", || {
         token.reinitialized.load(Ordering::SeqCst) > 0
     });
     eventually("no session is left", || token.open_now.load(Ordering::SeqCst) == 0);
@@ -588,8 +589,8 @@ fn with_a_bad_key(name: &'static str) -> Arc<Fake> {
     token
 }
 
-/// Where another key does well in the same session, a key's faults cost no session and no circuit;
-/// they open the key's circuit breaker, and the token hears of it now and then.
+/// If another key works in the same session, a key's faults cost no session and do not open the
+/// token's circuit breaker; they open the key's, and the token is told now and then.
 #[test]
 fn a_bad_key_costs_no_session() {
     let token = with_a_bad_key("one");
@@ -632,8 +633,8 @@ fn another_token_serves_the_key() {
     assert!(one.counted.load(Ordering::SeqCst) - before <= 2);
 }
 
-/// Where the other key fails as well, in that session and in the next, the token is at fault, and
-/// no key.
+/// If the other key fails as well, in that session and in the next, the token is at fault, and no
+/// key.
 #[test]
 fn where_another_key_fails_too_the_token_is_at_fault() {
     let token = with_a_bad_key("one");

@@ -82,7 +82,7 @@ fn nothing_more_comes(caller: &Caller) {
     assert!(caller.wait_for(1, 50 * MILLI).is_empty(), "a second answer");
 }
 
-/// Where none has much to do, weights say how often each is taken.
+/// At low load, tokens are chosen in proportion to their weights.
 #[test]
 fn work_is_spread_by_weight() {
     let (light, heavy) = (well("light"), well("heavy"));
@@ -212,7 +212,8 @@ fn two_tokens_judge_a_ciphertext() {
     assert_eq!(caller.hsm.health().tokens[1].status, HealthStatus::Active);
 }
 
-/// What one token will not do at all, another make of HSM may; if none will, each was asked once.
+/// An operation that one token refuses may succeed on another make of HSM; if all refuse, each was
+/// asked once.
 #[test]
 fn what_one_refuses_another_may_do() {
     let refusal = Fault::answer(Failure::Pkcs11(ReturnCode::Other(0x71)));
@@ -231,7 +232,7 @@ fn what_one_refuses_another_may_do() {
     assert_eq!(caller.hsm.stats()[0].faults_total, 0);
 }
 
-/// Who was tried before the last token was given up, and who comes after, hear the same.
+/// Requests before and after the last token is taken out of use get the same answer.
 #[test]
 fn with_no_token_left_all_hear_the_same() {
     let fault = Fault { failure: Failure::Pkcs11(ReturnCode::Other(0x32)), blame: Blame::Token };
@@ -251,7 +252,7 @@ fn with_no_token_left_all_hear_the_same() {
     }
 }
 
-/// What is too large for one goes to another, and is refused if there is none.
+/// An input too large for one token goes to another, and is refused if there is none.
 #[test]
 fn the_largest_operation() {
     let (small, large) = (well("small"), well("large"));

@@ -39,7 +39,7 @@ pub struct Fake {
     pub gate: Gate,
 }
 
-/// What calls can be made to wait at.
+/// Barrier that calls can be made to wait at.
 #[derive(Default)]
 pub struct Gate {
     is_open: Mutex<bool>,

@@ -221,7 +221,7 @@ fn a_token_is_removed_and_comes_back() {
     });
 }
 
-/// The library lost its mind: when nothing else helps it is initialised anew, and handles that
+/// The library lost its mind: when nothing else helps it is initialised again, and handles that
 /// now are other keys' are not used.
 #[test]
 fn the_module_is_initialised_anew_as_the_last_resort() {
@@ -234,7 +234,7 @@ fn the_module_is_initialised_anew_as_the_last_resort() {
         }
         assert_eq!(interposed.count("C_Finalize"), 1, "the test's own");
         interposed.set("[[fault]]\nreturn = \"CKR_CRYPTOKI_NOT_INITIALIZED\"");
-        eventually("it is initialised anew", || {
+        eventually("it is initialised again", || {
             let _ = round_trip(&mut caller, 0);
             interposed.count("C_Finalize") > 1
         });

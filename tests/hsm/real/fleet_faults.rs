@@ -265,7 +265,7 @@ fn a_code_that_the_profile_does_not_know() {
     });
 }
 
-/// What the probe says of SoftHSM2 is what its profile says.
+/// The findings of `probe-hsm` for SoftHSM2 match its profile.
 #[test]
 fn the_probe_knows_softhsm2() {
     let environment = |directory: &Path| softhsm_environment(directory);
@@ -285,7 +285,7 @@ fn the_probe_knows_softhsm2() {
         assert!(findings.bad_tag_oddities.is_empty(), "{findings:#?}");
 
         let wrong = TokenConfig { user_pin: token_pin("4321"), ..token };
-        assert!(discovery::run(&wrong, &[], bounds).unwrap_err().contains("PIN"));
+        assert!(discovery::run(&wrong, &[], bounds).unwrap_err().to_string().contains("PIN"));
     });
 }
 

@@ -14,7 +14,7 @@ use crate::tools;
 
 pub const VALUE: [u8; 32] = [0x42; 32];
 pub const LABELS: [&str; 3] = ["key", "other", "absent"];
-/// What a token in trouble, or the way to it, may say.
+/// Return codes of a failing token, or of a failing connection to it.
 pub const CODES: [&str; 15] = [
     "CKR_GENERAL_ERROR",
     "CKR_FUNCTION_FAILED",

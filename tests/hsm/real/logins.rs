@@ -1,4 +1,5 @@
-//! How often a PIN is tried: C_Login counted by the interposer, through reloads and lost tokens.
+//! Number of times a PIN is tried: C_Login counted by the interposer, across reloads and lost
+//! tokens.
 
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ fn a_pin_is_spent_once() {
     });
 }
 
-/// Where no PIN was looked at, there is nothing to save: it is tried until it works.
+/// A failure before the PIN is checked uses up no try, so logins are repeated until one succeeds.
 #[test]
 fn failures_before_the_check_do_not_count() {
     in_child!("failures_before_the_check_do_not_count", Interposed::environment, |directory| {

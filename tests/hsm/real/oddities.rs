@@ -1,5 +1,5 @@
-//! What PKCS#11 allows, or real modules show, put in front of SoftHSM2 by the interposer: a token
-//! serves all the same.
+//! Oddities that PKCS#11 allows or real modules show, simulated in front of SoftHSM2 by the
+//! interposer: tokens serve all the same.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +62,7 @@ fn few_objects_at_once() {
     serves("few_objects_at_once", "find_at_most = 1", GcmForm::default());
 }
 
-/// Whether there are more objects than are looked at is known, and a search ends whatever it found.
+/// A listing knows whether it was cut short, and a search ends whatever it found.
 #[test]
 fn more_objects_than_are_looked_at() {
     in_child!("more_objects_than_are_looked_at", Interposed::environment, |directory| {
@@ -208,7 +208,7 @@ fn forms_are_found() {
     });
 }
 
-/// What the probe tells beside: of SoftHSM2 all is known.
+/// Further findings of `probe-hsm`: everything is known of SoftHSM2.
 #[test]
 fn the_probe_tells_more() {
     in_child!("the_probe_tells_more", Interposed::environment, |directory| {

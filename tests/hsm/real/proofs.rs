@@ -296,8 +296,8 @@ fn keys_that_one_token_lacks() {
     });
 }
 
-/// Where the right token does not serve the key at present, the word of one with another key is no
-/// word on a ciphertext.
+/// While the right token does not serve the key, a verdict on a ciphertext by a token with another
+/// key does not count.
 #[test]
 fn only_the_wrong_token_calls_it_bad() {
     in_child!("only_the_wrong_token_calls_it_bad", Interposed::environment, |directory| {

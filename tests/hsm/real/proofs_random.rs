@@ -97,7 +97,7 @@ impl Life {
         self.witnesses.settled().iter().any(|(label, _)| **label == *LABELS[KEY as usize])
     }
 
-    /// How things stand, for whoever looks for a mistake.
+    /// Describes the state, for debugging a failure.
     fn describe(&self) -> String {
         let stats = self.caller.hsm.stats();
         let tokens = stats.iter().map(|it| {

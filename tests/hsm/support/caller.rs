@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 /// A caller of the HSM side that waits for its answers, as one event loop would.
 pub struct Caller {
-    /// Who is called.
+    /// HSM side under test.
     pub hsm: Arc<Hsm>,
     inbox: Arc<CompletionQueue>,
     woken: Receiver<()>,
@@ -160,7 +160,7 @@ pub fn request(key: u32, operation: Operation, input: &[u8]) -> Request {
     Request { operation, key: KeyIndex(key), aad: aad(), input: input.to_vec() }
 }
 
-/// Whether a ciphertext that was made with [`aad`] is one of a key of that value.
+/// Returns whether a ciphertext made with [`aad`] is one of a key of that value.
 pub fn opens_with(value: &[u8; 32], (iv, sealed): &(Iv, Vec<u8>)) -> bool {
     use aes_gcm::aead::{Aead as _, Payload};
     use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce};

@@ -13,11 +13,11 @@ use xks_proxy::proto::ServiceConfig;
 pub struct MemoryHsm {
     labels: Vec<String>,
     keys: HashMap<String, [u8; 32]>,
-    /// What metadata tells of every key.
+    /// Attributes that metadata reports for every key.
     pub attributes: KeyAttributes,
     /// Each encryption takes the next.
     next_iv: u64,
-    /// What to say in place of doing anything, if set.
+    /// Answer to every job, if set.
     pub failure: Option<Failure>,
     /// The AAD of the last job, as given to C_Encrypt or C_Decrypt.
     pub last_aad: Vec<u8>,
@@ -28,7 +28,7 @@ pub struct MemoryHsm {
 }
 
 impl MemoryHsm {
-    /// Has every key of the service but those whose id begins with "not-in".
+    /// Holds every key of the service except those whose id begins with "not-in".
     pub fn new(service: &ServiceConfig) -> Self {
         let labels: Vec<String> = service.labels().iter().map(|label| label.to_string()).collect();
         let keys = labels

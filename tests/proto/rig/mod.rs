@@ -51,8 +51,8 @@ pub fn service_of(stores: Vec<StoreConfig>) -> ServiceConfig {
     ServiceConfig::new(options(), stores, None, None)
 }
 
-/// What the usual service says of all stores; all waits are of a different length, so that none
-/// can pass for another.
+/// Options of the usual service. Each timeout has a different length, so that none can pass for
+/// another.
 pub fn options() -> ServiceOptions {
     let timeouts = Timeouts {
         request: Duration::from_millis(180),
@@ -92,7 +92,7 @@ pub fn credential(access_key_id: &str, secret: &str) -> CredentialConfig {
     }
 }
 
-/// What is at hand of the peer's connection.
+/// A connection, seen from both ends.
 pub struct Rig {
     pub loop_state: LoopState,
     /// None once closed.
@@ -101,9 +101,9 @@ pub struct Rig {
     pub snapshot: Snapshot,
     /// Jobs submitted and not yet worked on; only where [`Self::hold_jobs`].
     pub jobs: VecDeque<Job>,
-    /// Whether jobs wait for the test, in place of being done at once.
+    /// Set if jobs wait for the test instead of being done at once.
     pub hold_jobs: bool,
-    /// Whether answers stay unsent until [`Self::take_answer`].
+    /// Set if answers stay unsent until [`Self::take_answer`].
     pub hold_answers: bool,
     /// Bytes sent by the peer that the connection has had no room for.
     pub inbox: Vec<u8>,
@@ -260,7 +260,7 @@ impl Rig {
         }
     }
 
-    /// What the shell does with a step.
+    /// Handles a step as the shell does.
     pub fn drive(&mut self, mut step: Step) {
         loop {
             self.answers.extend_from_slice(&self.loop_state.out);
@@ -294,7 +294,7 @@ impl Rig {
     }
 }
 
-/// What the health call tells of.
+/// Fleet that the health call reports.
 pub fn fleet() -> FleetHealth {
     FleetHealth {
         tokens: vec![TokenHealth {

@@ -59,7 +59,7 @@ fn pkcs11_tool_works_through_it() {
     assert_eq!([counts.of("C_GenerateRandom"), counts.of("C_Login")], [1, 0]);
 }
 
-/// What is measured by counting calls must be counted right, from many threads too.
+/// Counts are exact, from many threads too: measurements rely on them.
 #[test]
 fn counts_are_right() {
     let bench = bench();

@@ -1,4 +1,4 @@
-//! What is due is sent; what took too long is given up.
+//! Sends requests that are due and gives up those that took too long.
 
 use std::io;
 

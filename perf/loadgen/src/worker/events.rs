@@ -1,4 +1,4 @@
-//! What the kernel tells of the connections, and what comes of their requests.
+//! Readiness of connections, and the outcome of their requests.
 
 use std::io;
 use std::time::Duration;

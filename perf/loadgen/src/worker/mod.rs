@@ -27,20 +27,20 @@ const MAX_OPENING: usize = 64;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Before a connection that could not be opened is tried again.
 const REOPEN_DELAY: Duration = Duration::from_millis(50);
-/// Requests that are signed ahead, at the most, and never more than a second's worth.
+/// Maximum number of requests signed ahead, and never more than a second's worth.
 const MAX_PREPARED: usize = 32;
 const SCRATCH_BYTES: usize = 64 * 1024;
 const TIMER: Token = Token(usize::MAX);
 
-/// What all threads are to do.
+/// Work of all threads.
 pub struct Plan {
-    /// Where to.
+    /// Target of the load.
     pub target: Arc<Target>,
     /// For decrypts.
     pub ciphertexts: Arc<[Ciphertext]>,
     /// For encrypts.
     pub sizes: Sizes,
-    /// What is asked, by weight; the weights' sum is not 0.
+    /// Operations by weight. The sum of the weights is not 0.
     pub mix: Vec<(Operation, u32)>,
     /// One after the other.
     pub phases: Vec<Phase>,
@@ -48,7 +48,7 @@ pub struct Plan {
     pub is_poisson: bool,
     /// From the intended send time on.
     pub timeout: Duration,
-    /// Whether answers' contents are checked.
+    /// Set if the contents of answers are checked.
     pub is_checked: bool,
     /// On average, before we close it and open another.
     pub requests_per_connection: Option<u32>,
@@ -71,15 +71,15 @@ pub struct Share {
     pub idle_connections: usize,
     /// Encrypts kept to be decrypted after the run.
     pub samples: usize,
-    /// Requests, at the most.
+    /// Maximum number of requests.
     pub max_requests: u64,
 }
 
-/// What a thread tells.
+/// Report of a thread.
 pub enum Report {
     /// Its connections are open, or why not.
     Opened(Result<(), String>),
-    /// That thread's interval is over.
+    /// End of an interval of that thread.
     Interval(usize, Interval),
     /// The run is over.
     Finished(Box<Stats>, Vec<Sample>),
@@ -137,7 +137,7 @@ struct Worker<'p> {
     prepared: VecDeque<(Vec<u8>, Sent)>,
     max_prepared: usize,
     spare: Vec<Vec<u8>>,
-    /// Those under load, then those beside it.
+    /// Loaded connections, followed by idle ones.
     connections: Vec<Connection>,
     in_flight: Vec<Option<InFlight>>,
     /// Counted up when a connection begins something else.

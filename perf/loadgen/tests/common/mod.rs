@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What becomes of a request.
+/// Reply to a request.
 pub enum Reply {
     /// Status, body.
     Answer(u16, String),

@@ -10,7 +10,7 @@ use crate::hsm::pkcs11::keys::Key;
 use crate::hsm::pkcs11::known_good::{KNOWN_PLAINTEXT, KnownGood, SessionKey};
 use crate::hsm::pkcs11::native::{Attribute, RawError};
 use crate::hsm::pkcs11::shared::Shared;
-use crate::hsm::pkcs11::trouble::{Trouble, fault_of, fault_of_class, malformed};
+use crate::hsm::pkcs11::trouble::{NO_SESSION, Trouble, fault_of, fault_of_class, malformed};
 use crate::job::{Failure, Iv};
 
 impl Calls {
@@ -55,8 +55,8 @@ impl Calls {
         iv: &Iv,
         ciphertext: &[u8],
     ) -> Result<(), Fault> {
-        let session = self.session.as_ref();
-        let result = token.decrypt(session, handle, iv, &[], ciphertext, &mut self.scratch)?;
+        let session = self.session.as_ref().ok_or(NO_SESSION)?;
+        let result = token.decrypt(session, handle, iv, &[], ciphertext, &mut self.scratch);
         let is_same = self.scratch.as_slice() == KNOWN_PLAINTEXT;
         self.scratch.zeroize();
         match result {

@@ -181,8 +181,9 @@ impl Calls {
         iv: &Iv,
         encrypted: &[u8],
     ) -> Result<bool, Trouble> {
-        let (session, aad) = (self.session.as_ref(), request.aad.as_slice());
-        let result = token.decrypt(session, key.handle, iv, aad, encrypted, &mut self.scratch)?;
+        let session = self.session.as_ref().ok_or(NO_SESSION)?;
+        let aad = request.aad.as_slice();
+        let result = token.decrypt(session, key.handle, iv, aad, encrypted, &mut self.scratch);
         let is_same = bool::from(self.scratch.ct_eq(&request.input));
         self.scratch.zeroize();
         match result {
@@ -212,8 +213,9 @@ impl Calls {
         let Some(plaintext_bytes) = request.input.len().checked_sub(GCM_TAG_BYTES) else {
             return invalid;
         };
-        let (session, aad) = (self.session.as_ref(), request.aad.as_slice());
-        let result = token.decrypt(session, key.handle, iv, aad, &request.input, output)?;
+        let session = self.session.as_ref().ok_or(NO_SESSION)?;
+        let aad = request.aad.as_slice();
+        let result = token.decrypt(session, key.handle, iv, aad, &request.input, output);
         match result {
             Ok(()) if output.len() == plaintext_bytes => Ok(Success::Decrypted),
             Ok(()) | Err(RawError::Malformed) => Err(malformed().into()),

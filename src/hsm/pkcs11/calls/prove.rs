@@ -11,7 +11,7 @@ use crate::hsm::pkcs11::codes::{self, Class};
 use crate::hsm::pkcs11::keys::Key;
 use crate::hsm::pkcs11::native::RawError;
 use crate::hsm::pkcs11::shared::Shared;
-use crate::hsm::pkcs11::trouble::{Trouble, malformed, trouble_of};
+use crate::hsm::pkcs11::trouble::{NO_SESSION, Trouble, malformed, trouble_of};
 use crate::hsm::witness::{Disagreement, WITNESS_AAD, WITNESS_PLAINTEXT, Witness};
 use crate::job::{Failure, KeyIndex};
 use crate::limits::{DISAGREEMENT_RETRY_INTERVAL, PROOF_RETRY_INTERVAL, SUSPICIONS};
@@ -276,9 +276,10 @@ impl Calls {
         handle: CK_OBJECT_HANDLE,
         witness: &Witness,
     ) -> Result<Opened, Trouble> {
-        let (session, Witness { iv, ciphertext, .. }) = (self.session.as_ref(), witness);
+        let session = self.session.as_ref().ok_or(NO_SESSION)?;
+        let Witness { iv, ciphertext, .. } = witness;
         let output = &mut self.scratch;
-        let result = token.decrypt(session, handle, iv, &WITNESS_AAD, ciphertext, output)?;
+        let result = token.decrypt(session, handle, iv, &WITNESS_AAD, ciphertext, output);
         let is_same = output.as_slice() == WITNESS_PLAINTEXT;
         output.zeroize();
         let code = match result {

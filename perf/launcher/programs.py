@@ -1,0 +1,65 @@
+"""Programs and libraries that measurements use."""
+
+import os
+import resource
+import socket
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOFTHSM2_MODULES = (
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+    "/usr/lib64/pkcs11/libsofthsm2.so",
+    "/usr/local/lib/softhsm/libsofthsm2.so",
+)
+#: The packages' profile by default.
+PROFILE = os.environ.get("PERF_PROFILE", "dist")
+
+
+class Failed(Exception):
+    """A measurement could not be made; the message says why."""
+
+
+def softhsm2_module():
+    for path in SOFTHSM2_MODULES:
+        if Path(path).exists():
+            return path
+    raise Failed("SoftHSM2 is not installed: apt-get install softhsm2")
+
+
+def built(name):
+    return ROOT / "target" / PROFILE / name
+
+
+def binary(name):
+    path = built(name)
+    if not path.exists():
+        raise Failed(f"{path} is missing: run without --no-build")
+    return path
+
+
+def build():
+    # The whole workspace: with fewer packages, cargo would select other features and rebuild.
+    command = ["cargo", "build", "--profile", PROFILE, "--locked", "--workspace"]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def raise_open_files():
+    """Raises the limit on descriptors: each idle connection needs one in the proxy and one in the
+    generator."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def make_certificates(directory):
+    if not (directory / "ca.pem").exists():
+        subprocess.run([binary("xks-load"), "make-cert", directory], check=True)
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
