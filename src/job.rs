@@ -15,7 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::limits::{GCM_TAG_BYTES, MAX_CIPHERTEXT_METADATA_BYTES, MAX_GCM_IV_BYTES};
 
-/// The key of a job: an index into the labels of external keys that the HSM side was started with.
+/// The key of a job: an index into the labels of external keys with which the HSM side was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyIndex(pub u32);
 
@@ -184,14 +184,14 @@ impl Drop for Request {
 pub struct Job {
     /// The request.
     pub request: Arc<Request>,
-    /// Buffer for the result, empty. Its capacity is at least [`Request::max_output_bytes`], or the
+    /// Empty buffer for the result. If its capacity is less than [`Request::max_output_bytes`], the
     /// worker grows it.
     pub output: Zeroizing<Vec<u8>>,
     /// Address of the answer.
     pub reply_to: ReplyTo,
     /// Time at which the job entered the queue.
     pub queued_at: Instant,
-    /// Time after which the answer is of no use.
+    /// Time after which the answer is useless.
     pub deadline: Instant,
 }
 
@@ -257,13 +257,13 @@ pub enum Success {
 pub enum Failure {
     /// No token in use has an AES token key with that label.
     KeyNotFound,
-    /// Several keys, that many, have the label, and `allow_ambiguous_labels` is off.
+    /// That many keys have the label, and `allow_ambiguous_labels` is off.
     KeyAmbiguous(u32),
     /// `CKA_ENCRYPT` is false, or the token returned `CKR_KEY_FUNCTION_NOT_PERMITTED`.
     MayNotEncrypt,
     /// `CKA_DECRYPT` is false, or the token returned `CKR_KEY_FUNCTION_NOT_PERMITTED`.
     MayNotDecrypt,
-    /// The tokens in use hold different keys with the label, or a key that does not match its
+    /// The tokens in use hold different keys under the label, or a key that does not match its
     /// witness.
     KeysDiffer,
     /// The tag does not match ciphertext, AAD and IV.
@@ -276,7 +276,7 @@ pub enum Failure {
     TimedOut,
     /// No token is usable now.
     NoToken,
-    /// The verifying decryption did not return the plaintext.
+    /// The decryption that verifies a CDIV did not return the plaintext.
     CdivMismatch,
     /// The HSM returned something that PKCS#11 does not allow, such as an output of the wrong
     /// length.
@@ -287,7 +287,7 @@ pub enum Failure {
     Pkcs11(ReturnCode),
 }
 
-/// The text for logs and the status page.
+/// The text shown in logs and on the status page.
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
@@ -314,21 +314,21 @@ impl fmt::Display for Failure {
 pub enum ReturnCode {
     /// A code that the PKCS#11 standard names.
     Standard(&'static NamedCode),
-    /// A code without a name, such as a vendor's own.
+    /// A code without a standard name, such as a vendor-defined one.
     Other(u64),
 }
 
 /// A return code of the PKCS#11 standard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NamedCode {
-    /// The number.
+    /// The numeric code.
     pub code: u64,
     /// The name: `CKR_...`.
     pub name: &'static str,
 }
 
 impl ReturnCode {
-    /// Returns the number.
+    /// Returns the numeric code.
     #[must_use]
     pub const fn number(self) -> u64 {
         match self {
@@ -357,7 +357,7 @@ pub struct Completion {
     pub output: Zeroizing<Vec<u8>>,
     /// The token that gave the answer, if one was asked.
     pub token: Option<TokenIndex>,
-    /// Microseconds between [`Job::queued_at`] and the start of the call.
+    /// Microseconds from [`Job::queued_at`] to the start of the call.
     pub queue_micros: u32,
     /// Microseconds in the HSM, summed over all attempts.
     pub hsm_micros: u32,
@@ -371,13 +371,13 @@ pub struct CompletionQueue {
 }
 
 impl CompletionQueue {
-    /// Creates an event loop's empty inbox. `wake` is called, on the worker's thread, whenever it
-    /// becomes non-empty.
+    /// Creates an event loop's empty inbox. `wake` is called on the worker's thread whenever the
+    /// inbox becomes non-empty.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self { is_event_loops: true, completions: Mutex::new(Vec::new()), wake: Box::new(wake) }
     }
 
-    /// Creates the inbox of a caller that, unlike an event loop, needs no core for itself.
+    /// Creates the inbox of a caller that, unlike an event loop, does not need a core of its own.
     pub fn of_caller(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self { is_event_loops: false, ..Self::new(wake) }
     }

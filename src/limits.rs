@@ -1,5 +1,5 @@
-//! All limits, with the unit last in the name. Those that the settings can change name their
-//! member. Limits of the HSM side are in a file of their own.
+//! All limits, with the unit at the end of the name. Limits that the settings can change name their
+//! member. Those of the HSM side have their own file.
 
 mod hsm;
 
@@ -10,19 +10,19 @@ pub use hsm::*;
 
 // ---- AES-GCM and the XKS specification
 
-/// Authentication tag (XKS specification, Encrypt: 128 bits).
+/// Length of an authentication tag (XKS specification, Encrypt: 128 bits).
 pub const GCM_TAG_BYTES: usize = 16;
-/// Initialization vector that this proxy requests or generates.
+/// Length of the initialization vectors that this proxy requests or generates.
 pub const GCM_IV_BYTES: usize = 12;
 /// Longest initialization vector that the specification allows.
 pub const MAX_GCM_IV_BYTES: usize = 16;
-/// `ciphertextMetadata` before base64 (XKS specification, Encrypt).
+/// Longest `ciphertextMetadata` before base64 (XKS specification, Encrypt).
 pub const MAX_CIPHERTEXT_METADATA_BYTES: usize = 20;
-/// AAD before base64: its length is encoded in two bytes.
+/// Longest AAD before base64: its length is encoded in two bytes.
 pub const MAX_AAD_BYTES: usize = 65_535;
-/// Plaintext that every proxy must accept (XKS specification, Encrypt).
+/// Plaintext length that every proxy must accept (XKS specification, Encrypt).
 pub const MIN_MAX_PLAINTEXT_BYTES: usize = 4_300;
-/// AAD that every proxy must accept (XKS specification, Encrypt).
+/// AAD length that every proxy must accept (XKS specification, Encrypt).
 pub const MIN_MAX_AAD_BYTES: usize = 8_192;
 /// Longest external key id (XKS specification, API operations).
 pub const MAX_KEY_ID_BYTES: usize = 128;
@@ -30,9 +30,9 @@ pub const MAX_KEY_ID_BYTES: usize = 128;
 pub const MAX_ARN_BYTES: usize = 2_048;
 /// Longest path prefix of a store: 128 bytes with `/kms/xks/v1`.
 pub const MAX_URI_PATH_PREFIX_BYTES: usize = 117;
-/// Shortest path prefix that is not empty.
+/// Shortest non-empty path prefix.
 pub const MIN_URI_PATH_PREFIX_BYTES: usize = 9;
-/// `errorMessage` (XKS specification, Error codes: under 512).
+/// Longest `errorMessage` (XKS specification, Error codes: under 512).
 pub const MAX_ERROR_MESSAGE_BYTES: usize = 511;
 /// Entries of `ekmFleetDetails` (XKS specification, GetHealthStatus).
 pub const MAX_FLEET_DETAILS: usize = 10;
@@ -41,40 +41,40 @@ pub const MAX_HEALTH_AGE: Duration = Duration::from_secs(60);
 
 // ---- HTTP
 
-/// Request target; KMS limits whole URIs to 256 bytes.
+/// Longest request target; KMS limits whole URIs to 256 bytes.
 pub const MAX_TARGET_BYTES: usize = 256;
-/// Request line and header fields together.
+/// Longest request line and header fields together.
 pub const MAX_HEAD_BYTES: usize = 8 * 1024;
 /// Header fields in a request.
 pub const MAX_HEADERS: usize = 64;
-/// One chunk-size line with its extensions (RFC 9112, 7.1).
+/// Longest chunk-size line with its extensions (RFC 9112, 7.1).
 pub const MAX_CHUNK_LINE_BYTES: usize = 256;
-/// Trailer section of a chunked body, which is read and discarded.
+/// Longest trailer section of a chunked body, which is read and discarded.
 pub const MAX_TRAILER_BYTES: usize = 1024;
 /// Allowance in a body for everything but plaintext, ciphertext and AAD: requestMetadata with ARNs
-/// of 2,048 characters, members that KMS may add, white space.
+/// of 2,048 characters, members that KMS may add, and white space.
 pub const BODY_OVERHEAD_BYTES: usize = 16 * 1024;
 /// Allowance in an answer for its head and for everything in its body but plaintext and ciphertext.
 /// The health answer is the longest.
 pub const ANSWER_OVERHEAD_BYTES: usize = 4 * 1024;
 /// A connection's first buffer, large enough for nearly all requests.
 pub const SMALL_BUFFER_BYTES: usize = 4 * 1024;
-/// Buffers of each size that a loop keeps for reuse.
+/// Number of buffers of each size that a loop keeps for reuse.
 pub const MAX_POOLED_BUFFERS: usize = 1024;
-/// Bytes of each size that a loop keeps for reuse; one buffer is always kept.
+/// Bytes in buffers of each size that a loop keeps for reuse; one buffer is always kept.
 pub const MAX_POOLED_BYTES: usize = 8 * 1024 * 1024;
-/// Requests on one connection. An AES-GCM session may protect some 2^24.5 records (RFC 8446, 5.5);
-/// this limit closes the connection cleanly long before, and at KMS's quota of 1,800 requests a
-/// second no sooner than after nine minutes. Setting: `[limits] max_requests_per_connection`.
+/// Requests on one connection. One AES-GCM key may protect some 2^24.5 TLS records (RFC 8446, 5.5).
+/// This limit closes the connection cleanly long before that, and, at KMS's quota of 1,800 requests
+/// a second, no sooner than after nine minutes. Setting: `[limits] max_requests_per_connection`.
 pub const DEFAULT_MAX_REQUESTS_PER_CONNECTION: u64 = 1_000_000;
 /// Upper bound of `[limits] max_requests_per_connection`.
 pub const MAX_REQUESTS_PER_CONNECTION: u64 = u64::MAX / 2;
 
 // ---- SigV4
 
-/// Greatest difference between `x-amz-date` and our clock (XKS specification, Appendix A).
+/// Greatest difference between `x-amz-date` and the local clock (XKS specification, Appendix A).
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
-/// Header names in SignedHeaders.
+/// Number of header names in SignedHeaders.
 pub const MAX_SIGNED_HEADERS: usize = 32;
 /// Signing keys kept for each credential: yesterday's, today's and tomorrow's may all be valid
 /// around midnight.
@@ -87,8 +87,8 @@ pub const MAX_ACCESS_KEY_ID_BYTES: usize = 30;
 pub const MIN_SECRET_ACCESS_KEY_BYTES: usize = 43;
 /// Longest secret access key (XKS specification, XKS proxy configuration).
 pub const MAX_SECRET_ACCESS_KEY_BYTES: usize = 64;
-/// Credentials of one store that are valid at once: a rotation needs two (XKS specification, SigV4
-/// credentials rotation). Every request is compared with all of them.
+/// Credentials of one store that are valid at the same time: a rotation needs two (XKS
+/// specification, SigV4 credentials rotation). Every request is compared with all of them.
 pub const MAX_CREDENTIALS_PER_STORE: usize = 8;
 /// Longest `name` of a credential.
 pub const MAX_CREDENTIAL_NAME_BYTES: usize = 64;
@@ -112,28 +112,30 @@ pub const KMS_TIMEOUT_MILLI: u64 = 250;
 pub const MAX_TIMEOUT_MILLI: u64 = 24 * 60 * 60 * 1000;
 /// Time for a TLS handshake. Setting: `[limits] handshake_timeout_milli`.
 pub const DEFAULT_HANDSHAKE_TIMEOUT_MILLI: u64 = 10_000;
-/// Time, after an answer that ends a connection, for which further input is read and discarded, so
-/// that the peer gets to read the answer (RFC 9112, 9.6).
+/// Time during which further input is read and discarded after an answer that ends a connection, so
+/// that the peer can still read the answer (RFC 9112, 9.6).
 pub const LINGER: Duration = Duration::from_secs(2);
-/// Input that is read and discarded in that time.
+/// Bytes of input that are read and discarded in that time.
 pub const MAX_LINGER_BYTES: usize = 256 * 1024;
-/// Time between SIGTERM and the end of accepting: the proxy reports that it is not ready, and
-/// answers on open connections carry `Connection: close`. Setting: `[server] drain_delay_milli`.
+/// Time between SIGTERM and the moment at which the proxy stops accepting. During it the proxy
+/// reports that it is not ready, and answers on open connections carry `Connection: close`.
+/// Setting: `[server] drain_delay_milli`.
 pub const DEFAULT_DRAIN_DELAY_MILLI: u64 = 5_000;
 /// Time after that for requests in flight to finish. Setting: `[server] drain_timeout_milli`.
 pub const DEFAULT_DRAIN_TIMEOUT_MILLI: u64 = 5_000;
 
-/// Time that a connection may be idle while the process stops: a busy or new connection may have a
-/// request on its way. KMS sends one at once.
+/// Time that a connection may be idle while the process stops: a request may be on its way on a
+/// busy or new connection. KMS sends one as soon as it has connected.
 pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 // ---- Service manager and upgrades
 
-/// Time for a message to systemd.
+/// Time to send a message to systemd.
 pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time for a new process to report that it serves, before it is stopped and the old one continues.
+/// Time for a new process to report that it serves; after it, the new process is stopped and the
+/// old one continues.
 pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time after that for the new process to exit by itself.
+/// Further time for the new process to exit by itself.
 pub const UPGRADE_ABORT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time for the old process to confirm that it accepts no more connections.
 pub const UPGRADE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -156,21 +158,22 @@ pub const DEFAULT_MAX_CONNECTIONS: usize = 20_000;
 pub const MAX_CONNECTIONS: usize = 1_000_000;
 /// Event loops. Setting: `[server] event_loops`.
 pub const MAX_EVENT_LOOPS: usize = 64;
-/// Connections to the ping port. They do not count as `max_connections`: a flood on the API's port
-/// must not make a load balancer think that the process is dead.
+/// Connections to the ping port. They do not count towards `max_connections`: a flood on the API's
+/// port must not make a load balancer think that the process is dead.
 pub const MAX_PING_CONNECTIONS: usize = 256;
 /// File descriptors kept for everything but connections: the HSM, logs, listeners, and files that a
 /// module opens.
 pub const RESERVED_DESCRIPTORS: u64 = 1024;
-/// Listeners of one loop: far more than its own and those handed over by a process with more loops.
+/// Listeners of one loop: far more than it opens itself and inherits from a process with more
+/// loops.
 pub const MAX_LISTENERS_PER_LOOP: usize = 256;
 /// Connections accepted from one listener in one turn of a loop.
 pub const MAX_ACCEPTS_PER_TURN: usize = 16;
-/// Time that a busier loop yields a shared listening socket.
+/// Time for which a busier loop leaves a shared listening socket to the others.
 pub const ACCEPT_YIELD: Duration = Duration::from_millis(1);
 /// Connections evicted at once.
 pub const MAX_EVICTIONS: usize = 64;
-/// Evict one more connection per this many candidates: a scan of many is expensive.
+/// Candidates per evicted connection: scanning many is expensive, so a larger scan evicts more.
 pub const CONNECTIONS_PER_EVICTION: usize = 256;
 /// Memory that all connections together may hold: receive buffers, unread answers, incomplete TLS
 /// records. Setting: `[limits] max_buffered_bytes`.
@@ -180,45 +183,46 @@ pub const MIN_MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
 /// Upper bound of `[limits] max_buffered_bytes`.
 pub const MAX_MAX_BUFFERED_BYTES: usize = 1 << 40;
 /// TLS handshakes begun in a second, over all loops. With an ECDSA P-256 certificate and X25519, a
-/// connection takes some 100 us of CPU time from accept to close, so these take a fifth of a core.
-/// KMS's quota of 1,800 requests a second would fit even with a connection for each request.
+/// connection takes some 100 us of CPU time from accept to close, so this many take a fifth of a
+/// core. KMS's quota of 1,800 requests a second would fit even with a connection for each request.
 /// Setting: `[limits] max_tls_handshakes_per_sec`.
 pub const DEFAULT_MAX_TLS_HANDSHAKES_PER_SEC: u32 = 2_000;
 /// Upper bound of each rate in the settings.
 pub const MAX_RATE_PER_SEC: u32 = 1_000_000;
-/// TLS handshakes whose expensive part, key exchange and signature, a loop does in one turn: a
-/// request on an open connection waits for no more than that.
+/// TLS handshakes for which a loop does the expensive part, key exchange and signature, in one
+/// turn: a request on an open connection waits for no more than that.
 pub const MAX_HANDSHAKES_PER_TURN: usize = 1;
-/// Longest output of a server that has not agreed on keys: an alert (7 bytes), or a
-/// HelloRetryRequest with its change_cipher_spec (99 bytes; RFC 8446, 4.1.4). Its first flight is
-/// longer: some 240 bytes when a session is resumed, more than the certificate otherwise.
+/// Longest output of a server that has not yet agreed on keys: an alert (7 bytes), or a
+/// HelloRetryRequest with its change_cipher_spec (99 bytes; RFC 8446, 4.1.4). The server's first
+/// flight is longer: some 240 bytes when a session is resumed, and longer than its certificate
+/// otherwise.
 pub const MAX_UNKEYED_FLIGHT_BYTES: usize = 128;
-/// One waiting handshake in this many is that of the peer that has waited longest.
+/// One in this many waiting handshakes that are served is that of the peer that has waited longest.
 pub const HANDSHAKES_PER_OLDEST: u32 = 4;
-/// Entries of closed connections that a list of waiting connections may hold, beyond two for each
-/// open connection.
+/// Entries for closed connections that a list of waiting connections may hold, beyond two entries
+/// for each open connection.
 pub const MAX_STALE_ENTRIES: usize = 64;
-/// PROXY protocol header: the addresses take 36 bytes, TLVs the rest.
+/// Longest PROXY protocol header: the addresses take 36 bytes, TLVs the rest.
 pub const MAX_PROXY_HEADER_BYTES: usize = 4096;
 /// Networks in `[server] proxy_protocol_from`.
 pub const MAX_PROXY_NETWORKS: usize = 64;
 /// Requests of one connection that are answered in one turn of a loop, so that a peer that
 /// pipelines requests does not delay the others.
 pub const MAX_ANSWERS_PER_TURN: u32 = 1;
-/// Deadlines of connections that are handled in one turn of a loop.
+/// Expired deadlines of connections that are handled in one turn of a loop.
 pub const MAX_EXPIRIES_PER_TURN: usize = 64;
 /// Time after which a loop leaves the remaining connections to its next turn, so that HSM answers,
 /// handshakes and new connections are handled however many requests there are.
 pub const MAX_TURN: Duration = Duration::from_micros(300);
-/// The same for connections left over from an earlier turn: new events from the kernel wait no
-/// longer than this.
+/// The same limit for connections left over from an earlier turn: new events from the kernel wait
+/// no longer than this.
 pub const MAX_CARRIED_OVER_TURN: Duration = Duration::from_micros(50);
-/// Time for which requests have to wait too long in an event loop, without exception, before some
-/// are rejected. A machine that paused briefly catches up sooner.
+/// Time during which every request must have waited too long in an event loop before some are
+/// rejected. A machine that paused briefly catches up sooner.
 pub const CONGESTION_BEGINS_AFTER: Duration = Duration::from_millis(50);
-/// Time without a request that waited too long, after which rejecting ends. Until then requests
-/// that have waited too long are rejected at once; otherwise the queue would grow back after each
-/// relief.
+/// Time without a request that waited too long, after which rejecting ends. Until then, requests
+/// that have waited too long are rejected at once; otherwise the queue would soon be as long as
+/// before.
 pub const CONGESTION_ENDS_AFTER: Duration = Duration::from_secs(2);
 /// Bytes read from one connection in one turn of a loop.
 pub const MAX_READ_PER_TURN_BYTES: usize = 2 * MAX_RECORD_BYTES;
@@ -226,10 +230,10 @@ pub const MAX_READ_PER_TURN_BYTES: usize = 2 * MAX_RECORD_BYTES;
 pub const READ_SCRATCH_BYTES: usize = 64 * 1024;
 /// Length of the kernel's queue of connections that are not accepted yet.
 pub const LISTEN_BACKLOG: i32 = 4096;
-/// Unread output that the kernel buffers for a peer (it takes twice as many bytes: socket(7),
-/// SO_SNDBUF). Its own choice grows to megabytes for each connection.
+/// Unread output that the kernel buffers for a peer (it allocates twice as much: socket(7),
+/// SO_SNDBUF). Its default grows to megabytes for each connection.
 pub const SOCKET_SEND_BYTES: usize = 32 * 1024;
-/// Input that the kernel buffers for a connection (likewise, SO_RCVBUF).
+/// Input that the kernel buffers for a connection (SO_RCVBUF, doubled in the same way).
 pub const SOCKET_RECEIVE_BYTES: usize = 128 * 1024;
 /// Readiness events fetched from the kernel at once.
 pub const MAX_EVENTS_PER_POLL: usize = 128;
@@ -237,10 +241,10 @@ pub const MAX_EVENTS_PER_POLL: usize = 128;
 pub const MAX_RECORD_PLAINTEXT_BYTES: usize = 16 * 1024;
 /// TLS record with framing and expansion (RFC 5246, 6.2.3).
 pub const MAX_RECORD_BYTES: usize = 5 + MAX_RECORD_PLAINTEXT_BYTES + 2048;
-/// Received TLS bytes that do not yet make a whole record or handshake message: a client's
+/// Received TLS bytes that do not yet form a complete record or handshake message: a client's
 /// certificate chain can take several records.
 pub const MAX_PARTIAL_TLS_BYTES: usize = 2 * MAX_RECORD_BYTES;
-/// Log lines of each kind about refused peers that one loop writes in a second; the others are
+/// Log lines of each kind about refused peers that one loop writes in a second; further ones are
 /// counted.
 pub const MAX_REFUSALS_LOGGED_PER_SEC: u32 = 10;
 /// Time between two log lines about pauses in accepting.
@@ -248,36 +252,36 @@ pub const ACCEPT_PAUSE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Jobs that a loop collects before it submits them, so that the first does not wait for the last
 /// of a busy turn.
 pub const MAX_JOBS_PER_SUBMIT: usize = 16;
-/// Pause in accepting at the limit of connections, or when the system is out of descriptors.
+/// Pause in accepting when the limit of connections is reached or the system is out of descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// TLS sessions that can be resumed by id (TLS 1.2); TLS 1.3 uses tickets.
 pub const TLS_SESSION_CACHE_SIZE: usize = 4096;
 
 // ---- Secrets
 
-/// File with one secret: a PIN or a secret access key.
+/// Largest file with a secret: a PIN or a secret access key.
 pub const MAX_SECRET_FILE_BYTES: u64 = 4096;
 
 // ---- Command line
 
-/// Keys and labels that one line of the start-up log names; the others are counted.
+/// Keys and labels that one line of the start-up log names; further ones are counted.
 pub const MAX_LABELS_PER_LINE: usize = 20;
-/// Time for each step of `check --hsm`, where nobody waits as KMS does.
+/// Time for each step of `check --hsm`, where no caller is waiting as KMS would.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for all event loops to apply a change of the settings, which they do at their next turn.
+/// Time for all event loops to apply a change of the settings, which they do in their next turn.
 pub const MAX_CHANGE_WAIT: Duration = Duration::from_secs(5);
 /// Time for the sessions of tokens removed from the settings to finish and close.
 pub const HSM_RETIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for `xks-proxy reload` to learn the outcome, which includes listing keys and connecting to
 /// tokens.
 pub const RELOAD_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
-/// Size of the admin listener's `/status.json` that `xks-proxy reload` accepts.
+/// Largest `/status.json` of the admin listener that `xks-proxy reload` accepts.
 pub const MAX_STATUS_BYTES: usize = 64 * 1024 * 1024;
-/// Time for modules to be finalised if closing the sessions has taken all of [`HSM_STOP_TIMEOUT`].
+/// Time for modules to be finalised if closing the sessions has used up [`HSM_STOP_TIMEOUT`].
 pub const MIN_CLOSE_WAIT: Duration = Duration::from_millis(100);
-/// Wait before another attempt to start a health checker's thread, if the system refused it.
+/// Wait before another attempt to start a health checker's thread if the system has refused it.
 pub const CHECKER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Time for the sessions to close after the last request, when the process stops.
+/// Time for the sessions to close after the last request when the process stops.
 pub const HSM_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for each step of a request to the admin listener; a person waits at a terminal.
 pub const ADMIN_CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -286,7 +290,7 @@ pub const ADMIN_CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 pub const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of an answer that `xks-proxy ping` reads.
 pub const MAX_PING_ANSWER_BYTES: usize = 4096;
-/// Size of an answer that the client of the demo and the probe accepts.
+/// Largest answer that the client of the demo and the probe accepts.
 pub const MAX_CLIENT_ANSWER_BYTES: usize = 1024 * 1024;
 
 // ---- Probe of a proxy
@@ -305,43 +309,45 @@ pub const MAX_PROBE_COUNT: i64 = 100_000;
 pub const MAX_PROBE_CONNECTIONS: i64 = 64;
 /// Upper bound of `--rate`: KMS's default quota of a key store.
 pub const MAX_PROBE_RATE_PER_SEC: i64 = 1_800;
-/// Difference between a proxy's clock and ours that is worth a report: a fifth of what the
-/// signature check allows.
+/// Difference between a proxy's clock and the local one that is worth reporting: a fifth of what
+/// the signature check allows.
 pub const PROBE_CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// Bytes of a proxy's answer that are shown.
 pub const MAX_PROBE_EXCERPT_BYTES: usize = 200;
 
 // ---- Log
 
-/// Bytes of log lines that wait to be written; beyond it, lines are dropped and counted.
+/// Bytes of log lines that wait to be written; beyond this, lines are dropped and counted.
 pub const MAX_LOG_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
-/// One string in a log line after escaping; longer ones are truncated. The longest ARN fits.
+/// Length of one string in a log line after escaping; longer ones are truncated. The longest ARN
+/// fits.
 pub const MAX_LOG_STRING_BYTES: usize = 2_048;
-/// One line of the access log: a dozen strings and as many numbers, with their names.
+/// Length of one line of the access log: a dozen strings and as many numbers, with their names.
 pub const MAX_ACCESS_LOG_LINE_BYTES: usize = 32 * 1024;
-/// Lines that an event loop collects before it hands them over within a turn.
+/// Bytes of lines that an event loop collects within a turn before it hands them over.
 pub const LOG_BUFFER_BYTES: usize = 64 * 1024;
-/// Lines about unauthenticated requests that one event loop writes in a second; the others are
+/// Lines about unauthenticated requests that one event loop writes in a second; further ones are
 /// counted.
 pub const MAX_UNAUTHENTICATED_LINES_PER_SEC: u32 = 10;
-/// Time between two writes to a log, so that an event loop under load need not wake the writer.
+/// Time between two writes to a log, so that an event loop under load does not have to wake the
+/// writer each time.
 pub const LOG_WRITE_INTERVAL: Duration = Duration::from_millis(10);
 /// Time for the last lines of the log to be written when the process stops.
 pub const LOG_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 // ---- Audit log
 
-/// Bytes of lines that wait to be written, and of space reserved for calls in progress: some 7,000
-/// calls of the usual size at once.
+/// Bytes of lines that wait to be written, plus space reserved for calls in progress: enough for
+/// some 7,000 calls of the usual size at once.
 pub const MAX_AUDIT_BACKLOG_BYTES: usize = 32 * 1024 * 1024;
-/// Further bytes for events: start, stop, changes of the settings.
+/// Additional bytes for events: start, stop, changes of the settings.
 pub const MAX_AUDIT_EVENT_BYTES: usize = 64 * 1024;
-/// Everything in a call's line but the strings that the peer sent: names and numbers, the token's
+/// Length of a call's line without the strings that the peer sent: names and numbers, the token's
 /// label, and the reason, which may name policies and so be as long as any string.
 pub const AUDIT_LINE_OVERHEAD_BYTES: usize = 3 * 1024;
-/// Bytes that are chained before they are written.
+/// Bytes of lines that are chained before they are written.
 pub const AUDIT_WRITE_BYTES: usize = 256 * 1024;
-/// Time between two attempts to write to a file that could not be written.
+/// Time between two attempts to write after a failed write.
 pub const AUDIT_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Interval at which the writer checks for due work while no lines arrive.
 pub const AUDIT_IDLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -353,21 +359,23 @@ pub const AUDIT_LOSS_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub const AUDIT_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(600);
 /// Wait before the HSM is asked again for a checkpoint that it did not seal.
 pub const AUDIT_CHECKPOINT_RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// Time beyond its timeout that a single caller waits for the answer to its request.
+/// Time for which a caller goes on waiting for an answer after its request has timed out.
 pub const HSM_CALLER_GRACE: Duration = Duration::from_secs(1);
-/// Time for the HSM to seal a checkpoint, while lines accumulate.
+/// Time for the HSM to seal a checkpoint, during which lines accumulate.
 pub const MAX_AUDIT_CHECKPOINT_WAIT: Duration = Duration::from_secs(1);
-/// Time when the process stops for the last lines to be written, and for another process that still
-/// writes to stop.
+/// Time, when the process stops, for the last lines to be written and for another process that
+/// still writes to stop.
 pub const AUDIT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time from the start of a new process to the exit of the old one, which may drain that long;
-/// after it, writing counts as failed.
+/// Time from the start of a new process to the exit of the old one, which may still be draining.
+/// After it, writing counts as failed.
 pub const MAX_AUDIT_TAKEOVER_WAIT: Duration = Duration::from_secs(60);
 /// Interval at which a new process checks whether the old one has exited.
 pub const AUDIT_TAKEOVER_POLL: Duration = Duration::from_millis(20);
-/// Bytes at the end of the file that a start searches for lines written after the state was saved.
+/// Bytes at the end of the file that are searched at start-up for lines written after the state was
+/// saved.
 pub const MAX_AUDIT_RECOVERY_BYTES: u64 = 2 * MAX_AUDIT_BACKLOG_BYTES as u64;
-/// Lines that the verifier skips to reach the first one present: half an hour at some 200 ns each.
+/// Lines that the verifier skips to reach the first one present: half an hour at some 200 ns per
+/// line.
 pub const MAX_AUDIT_SKIP_LINES: u64 = 10_000_000_000;
 /// Lower bound of `[audit] max_file_bytes`.
 pub const MIN_AUDIT_FILE_BYTES: u64 = 64 * 1024;
@@ -380,7 +388,7 @@ pub const MAX_AUDIT_RETAINED_FILES: u64 = 1_000_000;
 
 /// Threads that serve the admin listener, one request each; further requests wait.
 pub const ADMIN_THREADS: usize = 8;
-/// Stack of such a thread.
+/// Stack of each such thread.
 pub const ADMIN_STACK_BYTES: usize = 512 * 1024;
 /// Time from accepting a connection to its end, including handshake, request and answer.
 pub const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -392,53 +400,53 @@ pub const ADMIN_ACCEPT_POLL: Duration = Duration::from_millis(500);
 pub const HISTORY_INTERVAL: Duration = Duration::from_secs(10);
 /// Samples kept: an hour.
 pub const HISTORY_SAMPLES: usize = 360;
-/// Keys that metrics and the status page name; the others are summed up as `other`.
+/// Keys that metrics and the status page name; further ones are summed up as `other`.
 pub const MAX_KEYS_IN_METRICS: usize = 1000;
 
 // ---- Policies
 
-/// Stack of an event loop, on which policies are evaluated by recursion. Only the part that is used
-/// takes memory.
+/// Stack of an event loop, on which policies are evaluated recursively. Only the part in use takes
+/// memory.
 pub const EVENT_LOOP_STACK_BYTES: usize = 8 * 1024 * 1024;
 
-/// File of a policy.
+/// Largest policy file.
 pub const MAX_POLICY_BYTES: u64 = 1024 * 1024;
-/// File of a request for `policy test`.
+/// Largest request file for `policy test`.
 pub const MAX_POLICY_REQUEST_BYTES: u64 = 1024 * 1024;
 /// Decisions of a policy that an event loop remembers: some 1.5 MiB if all slots hold ARNs of the
 /// usual length.
 pub const DECISION_SLOTS: usize = 4096;
-/// Attributes of one call; decisions about longer ones are not remembered.
+/// Length of a call's attributes up to which its decision is remembered.
 pub const MAX_REMEMBERED_ATTRIBUTES_BYTES: usize = 1024;
-/// CPU time of one evaluation of a Rego module, which could run forever and block its event loop.
-/// (Cedar has no loops.)
+/// CPU time of one evaluation of a Rego module, which could otherwise run forever and block its
+/// event loop. (Cedar has no loops.)
 pub const MAX_POLICY_EVALUATION_TIME: Duration = Duration::from_millis(20);
-/// Steps of an evaluation between two checks of the clock.
+/// Evaluation steps between two checks of the clock.
 pub const POLICY_TIME_CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(64).unwrap();
-/// Nesting depth of a policy's expressions and rules, which are evaluated by recursion.
+/// Nesting depth of a policy's expressions and rules, which are evaluated recursively.
 pub const MAX_POLICY_NESTING: usize = 64;
-/// Stack on which policies are parsed, which recurses deeper than evaluation. Only the part that is
-/// used takes memory.
+/// Stack on which policies are parsed, which recurses deeper than evaluation. Only the part in use
+/// takes memory.
 pub const POLICY_LOADER_STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Deciding policies that are named in a reason.
 pub const MAX_REPORTED_POLICIES: usize = 4;
 
 // ---- State directory
 
-/// File with the witnesses of the keys: some 300 bytes for each key.
+/// Largest file of key witnesses: some 300 bytes for each key.
 pub const MAX_WITNESS_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// Wait for another process to finish its change of the state directory.
 pub const MAX_STATE_LOCK_WAIT: Duration = Duration::from_secs(5);
-/// Time between two writes of the keys' witnesses.
+/// Time between two writes of the key witnesses.
 pub const MIN_SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait before a failed write to the state directory is repeated.
 pub const SAVE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 // ---- Settings
 
-/// Settings file: enough for a hundred thousand key ids.
+/// Largest settings file: enough for a hundred thousand key ids.
 pub const MAX_SETTINGS_BYTES: u64 = 16 * 1024 * 1024;
-/// File with certificates, a private key or CAs.
+/// Largest file with certificates, a private key or CAs.
 pub const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
 /// Base64 bytes of plaintext. Setting: `[limits] max_plaintext_in_base64`.
 pub const DEFAULT_MAX_PLAINTEXT_IN_BASE64_BYTES: usize = 8192;
@@ -448,7 +456,7 @@ pub const MAX_PLAINTEXT_IN_BASE64_BYTES: usize = 16 * 1024 * 1024;
 pub const DEFAULT_MAX_AAD_IN_BASE64_BYTES: usize = 16_384;
 /// Upper bound of `[limits] max_aad_in_base64`.
 pub const MAX_AAD_IN_BASE64_BYTES: usize = base64_bytes(MAX_AAD_BYTES);
-/// Days before a certificate's expiry from which a warning is issued.
+/// Days before a certificate's expiry during which a warning is issued.
 pub const CERTIFICATE_WARNING_DAYS: i64 = 30;
 
 /// Returns the length of `bytes` bytes in padded base64 (RFC 4648, 4).

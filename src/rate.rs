@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 pub struct Rate {
     /// Time between two evenly spaced events.
     interval_nanos: u64,
-    /// Greatest time by which an event may come early.
+    /// Greatest time by which an event may be early.
     tolerance_nanos: u64,
-    /// The part of the rate that is used up; shared with successors.
+    /// The part of the rate that has been used up; shared with successors.
     used: Arc<Used>,
 }
 
@@ -22,12 +22,12 @@ pub struct Rate {
 struct Used {
     /// Nanoseconds after `epoch`.
     due: AtomicU64,
-    /// The first time that was passed in.
+    /// The first time that was passed as an argument.
     epoch: OnceLock<Instant>,
 }
 
 impl Rate {
-    /// Creates a rate of `per_sec` events a second, `burst` of which may come at once; both count
+    /// Creates a rate of `per_sec` events a second, of which `burst` may come at once. Both count
     /// as at least 1.
     #[must_use]
     pub fn new(per_sec: u32, burst: u32) -> Self {
@@ -39,7 +39,7 @@ impl Rate {
         }
     }
 
-    /// Returns this rate as the successor of `former`, whose events count against it.
+    /// Returns this rate as the successor of `former`, whose events count against this one.
     #[must_use]
     pub fn succeeding(self, former: &Self) -> Self {
         Self { used: Arc::clone(&former.used), ..self }
@@ -55,7 +55,7 @@ impl Rate {
         self.used.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
-    /// Counts an event that could not be refused, so that the next ones wait longer.
+    /// Counts an event that could not be refused, so that later ones wait longer.
     pub fn charge(&self, now: Instant) {
         let now = self.nanos(now);
         let next = |due: u64| Some(due.max(now) + self.interval_nanos);
@@ -75,8 +75,8 @@ impl Rate {
     }
 }
 
-/// At most a fixed number of events in each second, and a count of those refused. A second begins
-/// with the first event after the one before is over.
+/// A fixed maximum of events in each second, and a count of those refused. A second begins with the
+/// first event after the previous second is over.
 #[derive(Debug)]
 pub struct PerSecond<T> {
     max: u32,
@@ -86,7 +86,7 @@ pub struct PerSecond<T> {
     refused: u64,
 }
 
-/// A reading of a clock that [`PerSecond`] can tell seconds by.
+/// A clock reading that [`PerSecond`] can divide into seconds.
 pub trait ClockReading: Copy {
     /// Returns whether a second that began at `start` is over.
     fn is_second_over(self, start: Self) -> bool;
@@ -113,8 +113,8 @@ impl<T: ClockReading> PerSecond<T> {
         Self { max, second: None, admitted: 0, refused: 0 }
     }
 
-    /// Admits an event and returns the number of those refused since the last report, or refuses
-    /// it and returns `None`.
+    /// Admits an event and returns the number refused since the last report, or refuses the event
+    /// and returns `None`.
     pub fn admit(&mut self, now: T) -> Option<u64> {
         if self.is_second_over(now) {
             self.second = Some(now);
@@ -134,8 +134,8 @@ impl<T: ClockReading> PerSecond<T> {
         self.refused > 0
     }
 
-    /// Reports the number of events refused, once the second that they fell into is over; until
-    /// then 0.
+    /// Reports the number of refused events once the second in which they occurred is over; until
+    /// then, returns 0.
     pub fn take_refused(&mut self, now: T) -> u64 {
         if self.is_second_over(now) { std::mem::take(&mut self.refused) } else { 0 }
     }
@@ -149,7 +149,8 @@ impl<T: ClockReading> PerSecond<T> {
 mod tests {
     use super::*;
 
-    /// The first events of a second are admitted; the next one reports how many were not.
+    /// The first events of a second are admitted; the next admitted one reports how many were
+    /// refused.
     #[test]
     fn per_second_admits_and_reports() {
         let start = Instant::now();
@@ -164,7 +165,8 @@ mod tests {
         assert_eq!((0..10).filter_map(|_| limit.admit(start)).count(), 7);
     }
 
-    /// Refused events are reported without another event too, but not before their second is over.
+    /// Refused events are reported even if no other event follows, but not before their second is
+    /// over.
     #[test]
     fn per_second_reports_when_the_second_is_over() {
         let mut limit = PerSecond::new(1);
@@ -175,7 +177,8 @@ mod tests {
         assert_eq!(limit.admit(6), Some(0), "a clock that was set back begins another second");
     }
 
-    /// The burst may come at once, then one event per interval; no more than the burst accumulates.
+    /// The burst may come at once, then one event per interval; unused events do not accumulate
+    /// beyond the burst.
     #[test]
     fn burst_then_evenly() {
         let rate = Rate::new(100, 5);

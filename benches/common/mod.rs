@@ -21,10 +21,10 @@ use xks_proxy::proto::{Connection, Listener, Step};
 use rig::signer::Unsigned;
 use rig::{KEY, NOON, PREFIX, Rig, service};
 
-/// A stage's name, and the stage; each call does the same work.
+/// A stage's name, and a function that runs it; each call does the same work.
 pub type Stage = (&'static str, Box<dyn FnMut()>);
 
-/// A data key, as GenerateDataKey and Decrypt have it.
+/// A data key of the size that GenerateDataKey and Decrypt handle.
 const DATA_KEY: [u8; 32] = [0x5A; 32];
 
 fn b64(bytes: &[u8]) -> String {
@@ -218,7 +218,7 @@ fn whole(request: Vec<u8>) -> Box<dyn FnMut()> {
     })
 }
 
-/// The answer of an HSM that costs nothing.
+/// The answer of an HSM that takes no time.
 fn done(mut job: Job, attributes: KeyAttributes) -> Completion {
     job.output.extend_from_slice(&DATA_KEY);
     let success = match job.request.operation {

@@ -17,27 +17,27 @@ pub(super) struct Sample {
     pub(super) unix_secs: u64,
     /// Requests per second that succeeded.
     pub(super) ok: f64,
-    /// Requests per second refused through the caller's fault.
+    /// Requests per second that were refused because of the caller.
     pub(super) refused: f64,
-    /// Requests per second failed through the proxy's or the HSM's fault.
+    /// Requests per second that failed because of the proxy or the HSM.
     pub(super) failed: f64,
-    /// Milliseconds from first byte to answer, for all calls but health; `None` without calls.
+    /// Milliseconds from first byte to answer, for all calls but health; `None` if there were none.
     pub(super) p50_milli: Option<f64>,
     pub(super) p99_milli: Option<f64>,
     /// Milliseconds in the HSM.
     pub(super) hsm_p50_milli: Option<f64>,
     pub(super) hsm_p99_milli: Option<f64>,
-    /// Number of requests that wait, of all tokens.
+    /// Number of waiting requests, summed over all tokens.
     pub(super) queued: u64,
     /// Number of busy sessions.
     pub(super) busy: u64,
     /// Number of tokens in use.
     pub(super) tokens: u64,
-    /// Processor seconds per second.
+    /// Seconds of processor time per second.
     pub(super) cpus: f64,
 }
 
-/// The last samples, oldest first.
+/// The latest samples, oldest first.
 #[derive(Clone, Debug)]
 pub(super) struct History(VecDeque<Sample>);
 
@@ -141,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// The history covers an hour and no more.
+    /// The history covers exactly one hour.
     #[test]
     fn the_history_is_bounded() {
         let mut history = History::default();
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!((times[0], times[HISTORY_SAMPLES - 1]), (720, 1079));
     }
 
-    /// A sample is about its own interval, whatever came before.
+    /// A sample covers only its own interval.
     #[test]
     fn a_sample_is_a_difference() {
         let at = Instant::now();

@@ -7,24 +7,24 @@ use std::time::{Duration, Instant};
 use super::tls::{self, Acceptor, TlsStream};
 use crate::limits::{MAX_HEAD_BYTES, MAX_HEADERS};
 
-/// The head of a request. Bodies are not read, as no path takes one.
+/// The head of a request. Bodies are not read, as no path accepts one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct RequestHead {
     pub(super) method: String,
-    /// Without the query.
+    /// The path without the query.
     pub(super) path: String,
     pub(super) host: Option<String>,
 }
 
-/// An answer, which ends the connection.
+/// An answer. The connection ends after it.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
     content_type: &'static str,
-    /// Further header fields, each with its line end.
+    /// Additional header fields, each with its line end.
     fields: String,
     body: Vec<u8>,
-    /// The request is HEAD, so the body is left out (RFC 9110, 9.3.2).
+    /// True if the request is HEAD, so that the body is left out (RFC 9110, 9.3.2).
     pub(super) is_head: bool,
 }
 
@@ -47,7 +47,7 @@ impl Answer {
         answer
     }
 
-    /// Adds a header field. Neither part may come from a peer.
+    /// Adds a header field. Neither argument may come from a peer.
     pub(super) fn field(&mut self, name: &str, value: &str) {
         self.fields.extend([name, ": ", value, "\r\n"]);
     }
@@ -124,11 +124,11 @@ enum Stream {
 pub(super) enum NoRequest {
     /// The bytes are not a request; the peer gets this answer.
     Refused(Answer),
-    /// The connection failed, so nobody can be answered.
+    /// The connection failed, so no answer can be sent.
     Gone(io::Error),
 }
 
-/// The state of a head, as far as it was received.
+/// The state of a head, as far as it has been received.
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed {
     Whole(RequestHead),
@@ -136,11 +136,11 @@ enum Parsed {
     Invalid,
 }
 
-/// A connection, for one request.
+/// A connection for a single request.
 pub(super) struct HttpConnection(Stream);
 
 impl HttpConnection {
-    /// Creates a connection over `stream` that lasts until then.
+    /// Creates a connection over `stream` that lasts until `until`.
     pub(super) fn new(
         stream: TcpStream,
         until: Instant,
@@ -196,7 +196,7 @@ impl HttpConnection {
             }
         };
         socket.stream.shutdown(Shutdown::Write)?;
-        // Read until the peer ends its side. With unread bytes left, the kernel would reset the
+        // Read until the peer closes its side. With unread bytes left, the kernel would reset the
         // connection before the peer has read the answer (RFC 9112, 9.6).
         let mut rest = [0; 1024];
         let mut left = MAX_HEAD_BYTES;
@@ -246,7 +246,7 @@ pub(super) fn is_local(host: Option<&str>) -> bool {
 mod tests {
     use super::*;
 
-    /// Heads may come in pieces; anything else is refused.
+    /// Heads may arrive in pieces; anything that is not a head is refused.
     #[test]
     fn heads() {
         let head = b"GET /status.json?x=1 HTTP/1.1\r\nHost: localhost:9443\r\n\r\n";
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(parse(many.as_bytes()), Parsed::Invalid);
     }
 
-    /// A name from the DNS is not this machine, as others control it.
+    /// A DNS name does not count as this machine, because others control it.
     #[test]
     fn local_hosts() {
         for host in ["localhost", "LOCALHOST:1", "127.0.0.1:9443", "[::1]:9443", "10.0.0.1"] {

@@ -1,7 +1,7 @@
 //! The admin listener: metrics, health endpoints and the status page.
 //!
 //! It has a few blocking threads of its own. They only read counters that event loops and workers
-//! write, so that nothing here can delay a call.
+//! write, so nothing here can delay a call.
 //!
 //! ```text
 //!  listener ──► threads: tls, http ──► /metrics  /livez  /readyz  /status  /status.json
@@ -41,7 +41,7 @@ use crate::limits::{
 use crate::observe::metrics::exposition;
 use crate::settings;
 
-/// A bound listener that does not serve yet.
+/// A bound listener that is not served yet.
 pub struct Admin {
     listener: TcpListener,
     address: SocketAddr,
@@ -55,7 +55,7 @@ impl Admin {
     /// The address cannot be bound, for example because another process uses it.
     pub fn bind(settings: &settings::Admin, given: Option<TcpListener>) -> io::Result<Self> {
         let listener = given.map_or_else(|| TcpListener::bind(settings.address), Ok)?;
-        // Another process may accept the connection that this one was woken for.
+        // Another process may accept the connection for which this one was woken.
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let tls = settings.tls.as_ref().map(|tls| Acceptor::new(Arc::clone(&tls.config)));
@@ -68,7 +68,7 @@ impl Admin {
         self.address
     }
 
-    /// Returns the handle to replace its certificate; `None` without TLS.
+    /// Returns the handle for replacing the listener's certificate; `None` without TLS.
     #[must_use]
     pub fn acceptor(&self) -> Option<Acceptor> {
         self.tls.clone()
@@ -82,13 +82,13 @@ impl Admin {
         self.listener.as_fd().try_clone_to_owned()
     }
 
-    /// Starts the threads, which run as long as the process.
+    /// Starts the threads, which run until the process ends.
     ///
     /// # Errors
-    /// The system has no room for more threads or descriptors.
+    /// The system cannot provide more threads or descriptors.
     pub fn start(self, sources: Sources) -> io::Result<()> {
-        // A page of another origin may resolve its own name to this address (DNS rebinding), and
-        // read data that are meant for this machine only.
+        // With DNS rebinding, a page from another origin could make its own name resolve to this
+        // address, and read data meant only for this machine.
         let wants_local_host = self.address.ip().is_loopback() && self.tls.is_none();
         let handler = Arc::new(Handler {
             sources,
@@ -134,16 +134,17 @@ fn accept(listener: &TcpListener, tls: Option<&Acceptor>, handler: &Handler) {
                 let _ = catch_unwind(AssertUnwindSafe(|| serve(stream, tls, handler)));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // For example, no free descriptor: retrying at once would only spin.
+            // There may be no free descriptor, for example, and retrying at once would only spin.
             Err(_) => thread::sleep(ADMIN_ACCEPT_PAUSE),
         }
     }
 }
 
-/// Answers one request. Clients that ask every few seconds can connect every few seconds.
+/// Answers one request. Clients poll only every few seconds, so each request may have its own
+/// connection.
 fn serve(stream: TcpStream, tls: Option<&Acceptor>, handler: &Handler) {
     let until = Instant::now() + ADMIN_REQUEST_TIMEOUT;
-    // Errors are the peer's, and are not logged.
+    // Errors are caused by the peer and not logged.
     let _ = HttpConnection::new(stream, until, tls).and_then(|mut connection| {
         let answer = match connection.receive() {
             Ok(request) => handler.answer(&request),

@@ -30,7 +30,7 @@ impl Page {
     }
 }
 
-/// Returns the CSP hash source (CSP level 3, 2.3.1) of the page's only element of that name.
+/// Returns the CSP hash source (CSP level 3, 2.3.1) of the page's only element with that name.
 fn hash_of(element: &str) -> String {
     let text = HTML
         .split_once(&format!("<{element}>"))

@@ -67,16 +67,16 @@ struct Listeners {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SettingsStatus {
-    /// Time at which those in use were applied.
+    /// Time at which the settings in use were applied.
     loaded_unix_secs: u64,
     /// Number of reloads attempted.
     reload_tries: u64,
     reloads: u64,
     /// Time at which the last attempt ended; 0 if there was none.
     tried_unix_secs: u64,
-    /// Reasons why it was refused; empty if it was not.
+    /// Reasons why the last attempt was refused; empty if it was not.
     refused: Vec<String>,
-    /// Members of the settings without effect until a restart.
+    /// Members of the settings that have no effect until a restart.
     needs_restart: Vec<String>,
 }
 
@@ -143,7 +143,7 @@ struct Store {
     failed: u64,
     /// Requests by call.
     calls: Vec<(&'static str, u64)>,
-    /// Errors by name, without those that have not occurred.
+    /// Errors by name, omitting those that have not occurred.
     errors: Vec<(&'static str, u64)>,
     credentials: Vec<CredentialStatus>,
 }
@@ -185,18 +185,18 @@ struct Token {
     keys_out_of_use: Vec<KeyOutOfUse>,
     keys_unproven: usize,
     keys_differing: usize,
-    /// Labels of those keys, up to [`MAX_KEYS_SHOWN`].
+    /// Labels of the differing keys, up to [`MAX_KEYS_SHOWN`].
     differing_keys: Vec<Box<str>>,
 }
 
-/// A key that is out of use on a token that serves others.
+/// A key that is out of use on a token that serves other keys.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct KeyOutOfUse {
     label: String,
     direction: &'static str,
     reason: String,
-    /// `null` if its calls do not return.
+    /// `null` if the key's calls do not return.
     for_millis: Option<u64>,
 }
 
@@ -217,7 +217,8 @@ struct ProcessStatus {
     max_descriptors: u64,
 }
 
-/// The history by columns, rounded, which takes a tenth of the text of objects.
+/// The history by columns, with rounded values: a tenth of the text that a list of objects would
+/// take.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Columns {
@@ -448,7 +449,7 @@ fn columns(history: &History) -> Columns {
     columns
 }
 
-/// Rounds to a thousandth.
+/// Rounds to three decimal places.
 fn rounded(number: f64) -> f64 {
     (number * 1e3).round() / 1e3
 }

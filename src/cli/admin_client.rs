@@ -18,7 +18,10 @@ pub(super) fn status<T: DeserializeOwned>(endpoint: &Endpoint, trust: &Trust) ->
     client.max_answer_bytes = MAX_STATUS_BYTES;
     let answer = client.get("/status.json").map_err(no_answer)?;
     if answer.status != 200 {
-        return Err(format!("the proxy's admin listener answers {}", answer.status));
+        return Err(format!(
+            "the proxy's admin listener answered with HTTP status {}",
+            answer.status
+        ));
     }
     parse(&answer.body)
 }

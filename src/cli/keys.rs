@@ -31,7 +31,7 @@ pub fn run(file: Option<&Path>) -> Result<(), Failed> {
     }
 }
 
-/// Prints the module and its tokens, and marks the one in use.
+/// Prints a module and its tokens, and marks the one in use.
 pub(super) fn print_token(token: &TokenInventory) {
     outln!("\nmodule {}", token.module.display());
     if let Some(library) = &token.library {
@@ -111,7 +111,7 @@ struct KeyStatus {
     reason: String,
 }
 
-/// Prints the keys that the running proxy cannot use, if it can be asked.
+/// Prints the keys that the running proxy cannot use, if it can be reached.
 fn print_out_of_use(settings: &Settings) {
     let status = admin_client::of_settings(settings.admin.as_ref())
         .and_then(|endpoint| admin_client::status::<Status>(&endpoint, &Trust::default()));

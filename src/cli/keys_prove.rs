@@ -76,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     if let Some(directory) = directory.as_ref().filter(|_| keeps) {
         let precedence = |label: &str, witness: &Witness| match &trusted {
             Some(id) if witness.made_by == *id && is_named(label) => Precedence::First,
-            // Nothing was asked about that token.
+            // The operator asked to keep only the trusted token's witnesses of the named keys.
             Some(_) => Precedence::None,
             None if given.get(label) == Some(witness) => Precedence::First,
             None => Precedence::Second,
@@ -122,7 +122,7 @@ fn known_witnesses(
     Ok(known)
 }
 
-/// Returns the witnesses of --with.
+/// Returns the witnesses in the file given by --with.
 fn given_witnesses(arguments: &Arguments) -> Result<witness_file::Witnesses, Failed> {
     let Some(file) = &arguments.with else { return Ok(witness_file::Witnesses::new()) };
     let told = |error| Failed::new(EXIT_SETTINGS, format!("{}: {error}", file.display()));
@@ -132,8 +132,8 @@ fn given_witnesses(arguments: &Arguments) -> Result<witness_file::Witnesses, Fai
     content(file, witness_file::parse(&bytes))
 }
 
-/// Returns the serial number, or the label, of the token that --trust names. A missing token is an
-/// error: otherwise another one would make the witnesses.
+/// Returns the serial number, or else the label, of the token that --trust names. It is an error if
+/// that token is missing: otherwise another token would make the witnesses.
 fn trusted_id(tokens: &[TokenProofs], name: &str) -> Result<String, Failed> {
     let Some(token) = tokens.iter().find(|token| token.label == name || token.id == name) else {
         let message =
@@ -164,8 +164,8 @@ fn require_witnesses(witnesses: &Witnesses, id: &str, keys: &[String]) -> Result
     }
 }
 
-/// Returns the witnesses in a file. Unlike at the start of the proxy, damage is an error: an
-/// operator is at the terminal.
+/// Returns the witnesses in a file. Unlike at the start of the proxy, damage is an error, as an
+/// operator is there to act on it.
 fn content(
     path: &Path,
     content: Result<Content, witness_file::Unreadable>,
@@ -184,7 +184,7 @@ fn content(
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Precedence {
     First,
-    /// Kept only where the directory has none.
+    /// Kept only if the directory has none.
     Second,
     /// Not kept.
     None,
@@ -290,7 +290,7 @@ fn told(key: &KeyOnToken) -> String {
 }
 
 /// Returns the number of wrong keys, counted for each token. A key that only some tokens have is
-/// not a mistake: tokens may share the keys out.
+/// not a mistake: the keys may be divided among the tokens.
 pub(super) fn mistakes(
     tokens: &[TokenProofs],
     service: &ServiceConfig,

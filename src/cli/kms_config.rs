@@ -85,7 +85,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Returns the credential with that access key id, or the one listed last, which is the newest.
+/// Returns the credential with that access key id, or by default the one listed last, which is the
+/// newest.
 fn choose<'c>(
     prefix: &str,
     credentials: &'c [Credential],
@@ -107,7 +108,7 @@ fn choose<'c>(
     })
 }
 
-/// Returns the file's text, in memory that is wiped.
+/// Returns the file's text in memory that is zeroed when dropped.
 fn json(prefix: &str, credential: &Credential) -> serde_json::Result<Zeroizing<Vec<u8>>> {
     let configuration = ProxyConfiguration {
         xks_proxy_uri_path: format!("{prefix}{API_PATH}"),
@@ -141,7 +142,7 @@ mod tests {
         ]
     }
 
-    /// The text matches the specification's example member for member, and holds the credential
+    /// The text has the same members as the specification's example, and contains the credential
     /// listed last.
     #[test]
     fn the_specification_s_example() {

@@ -1,4 +1,4 @@
-//! `xks-proxy probe-hsm`: finds out what a token can do, and which profile fits it.
+//! `xks-proxy probe-hsm`: finds out the capabilities of a token, and the profile that fits it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::hsm::pkcs11::discovery::{self, Bounds, Findings};
 use crate::hsm::pkcs11::ffi::set_environment;
 use crate::output::outln;
 
-/// Tries each token of the settings.
+/// Tries out each token in the settings.
 ///
 /// # Errors
 /// [`Failed`]: the settings are wrong, or a token cannot be tried or cannot serve.
 pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(), Failed> {
-    // The command exists to find the capabilities, so a file may lack `[hsm_capabilities]`.
+    // This command exists to find the capabilities, so a file may lack `[hsm_capabilities]`.
     let (settings, are_missing) = match settings_file::load(file, false) {
         Ok((settings, _)) => (settings, false),
         Err(failed) => match settings_file::load_to_probe(file) {
@@ -132,7 +132,7 @@ fn print_profile(findings: &Findings, iv_mode: IvMode) {
     }
 }
 
-/// Returns whether the token identifies itself as that product.
+/// Returns whether the token identifies itself as the product that the profile is for.
 fn is_of(findings: &Findings, profile: &str) -> bool {
     let words: &[&str] = match profile {
         "cloudhsm" => &["cloudhsm", "cavium", "marvell"],

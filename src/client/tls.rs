@@ -29,8 +29,8 @@ pub enum TlsVersion {
     Tls13,
 }
 
-/// Trusted authorities, the client certificate, and the offered versions. By default nobody is
-/// trusted.
+/// Trusted authorities, the client certificate, and the offered versions. By default no authority
+/// is trusted.
 #[derive(Clone, Debug)]
 pub struct Trust {
     system: Arc<RootCertStore>,
@@ -73,7 +73,7 @@ impl Trust {
     }
 
     /// Trusts the authorities of the system, or those in the environment variables `SSL_CERT_FILE`
-    /// and `SSL_CERT_DIR`. Returns their number; unreadable certificates are left out.
+    /// and `SSL_CERT_DIR`. Returns their number; unreadable certificates are skipped.
     pub fn trust_system(&mut self) -> usize {
         let found = rustls_native_certs::load_native_certs();
         Arc::make_mut(&mut self.system).add_parsable_certificates(found.certs).0
@@ -135,7 +135,7 @@ impl Trust {
     }
 }
 
-/// XKS specification, API content type.
+/// The suites that the specification names (API content type).
 const SPEC_SUITES: [CipherSuite; 4] = [
     CipherSuite::TLS13_AES_256_GCM_SHA384,
     CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
@@ -180,7 +180,7 @@ pub struct Handshake {
     pub chain: Vec<Vec<u8>>,
     /// Authority that the chain leads to, or the reason it is not trusted.
     pub trust: Option<Result<Anchor, String>>,
-    /// Match of the certificate with the host's name, or the reason there is none.
+    /// Success if the certificate is for the host's name, otherwise the reason it is not.
     pub name: Option<Result<(), String>>,
 }
 
@@ -271,7 +271,7 @@ impl ServerCertVerifier for Witness {
     }
 }
 
-/// Performs the handshake. Its record is returned even with an error.
+/// Performs the handshake. Its record is returned even after an error.
 pub(super) fn connect(
     tcp: TcpStream,
     name: &str,
@@ -323,7 +323,7 @@ fn shake_hands(
             }
         }
     }
-    // The last flight.
+    // Sends the last flight.
     while connection.wants_write() {
         limit(&tcp, deadline)?;
         connection.write_tls(&mut tcp)?;

@@ -338,7 +338,7 @@ impl HealthChecker<'_> {
         self.is_slow = true;
         self.session.close()?;
         let trouble = format!(
-            "an operation takes {} ms, and a request has {} ms",
+            "an operation takes {} ms, but a request must be answered within {} ms",
             operation.as_millis(),
             time.as_millis()
         );
@@ -384,7 +384,7 @@ impl HealthChecker<'_> {
                 self.stop_trying(reason, true);
                 Round::Unfit
             }
-            // The workers hold all of them, and may be working.
+            // The workers hold all of the sessions, and may be serving jobs.
             OpenError::TooManySessions(reason) => {
                 let is_working = self.token.pool.counts().workers > 0;
                 self.failed(reason, !is_working);

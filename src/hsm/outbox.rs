@@ -51,8 +51,8 @@ impl Outbox {
         self.oldest.get_or_insert(now);
     }
 
-    /// Returns whether the oldest answer would have waited too long after a next call of that
-    /// length.
+    /// Returns whether the oldest answer would have waited too long if the next call took that
+    /// long.
     #[must_use]
     pub fn is_due(&self, now: Instant, next_call: Duration) -> bool {
         self.oldest.is_some_and(|oldest| now - oldest + next_call > MAX_COMPLETION_HOLD)

@@ -3,7 +3,7 @@
 //! Two tokens that hold different keys with one label would each encrypt what the other cannot
 //! decrypt, and that would go unnoticed until the first is gone. So the first token that encrypts
 //! with a key makes a ciphertext of a fixed plaintext, the key's witness, and each other token has
-//! to decrypt it before it encrypts with its own key of that label.
+//! to decrypt it before it encrypts with its own key under that label.
 //!
 //! A new witness is provisional until every token in use has been tested with it; then it is
 //! settled, and a token that disagrees later is excluded. If a token disagrees with a provisional

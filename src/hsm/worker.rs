@@ -180,8 +180,8 @@ impl Worker<'_> {
         self.token.pool.wait_for_work(&self.parker, &self.token.queue, may_sleep)
     }
 
-    /// Returns the next job, deferring those whose key's slow calls hold their share of the
-    /// sessions.
+    /// Returns the next job. A job is deferred if slow calls with its key already take up that
+    /// key's share of the sessions.
     fn next_job(&self) -> Option<Queued> {
         let hangs = &self.token.hangs;
         if !hangs.is_any() && self.token.deferred.is_empty() {

@@ -37,7 +37,7 @@ impl Parker {
 /// The workers of one token.
 pub struct WorkerPool {
     inner: Mutex<Inner>,
-    /// Copies of the fields of that name, to be read without the lock.
+    /// Copies of the fields of the same names in `inner`, to be read without the lock.
     running: AtomicUsize,
     limit: AtomicUsize,
 }

@@ -1,15 +1,15 @@
 //! The bounded queue between threads that log and the thread that writes an output.
 //!
 //! Adding lines takes one short lock and never waits for the output: lines beyond the bound are
-//! not taken, and the caller counts them. The log has one queue per output, the audit log has one
-//! in all.
+//! rejected, and the caller counts them. The log has one queue per output; the audit log has a
+//! single one.
 
 use std::time::{Duration, Instant};
 
 use memchr::{memchr_iter, memrchr};
 use parking_lot::{Condvar, Mutex};
 
-/// Whole lines on their way to one writer.
+/// Complete lines that wait for one writer.
 pub(super) struct LineQueue {
     max_bytes: usize,
     waiting: Mutex<Waiting>,
@@ -18,22 +18,23 @@ pub(super) struct LineQueue {
 
 struct Waiting {
     lines: Vec<u8>,
-    /// The writer sleeps until it is woken. Otherwise it looks again by itself, after the time it
-    /// passed to [`LineQueue::pause`].
+    /// True if the writer sleeps until it is woken. Otherwise it checks again by itself after the
+    /// time passed to [`LineQueue::pause`].
     is_idle: bool,
     must_reopen: bool,
     must_stop: bool,
-    /// The writer takes no more lines.
+    /// True if the writer accepts no more lines.
     is_closed: bool,
-    /// The writer has ended.
+    /// True if the writer has ended.
     is_finished: bool,
 }
 
-/// Number of bytes that the queue took of the lines it was given.
+/// Number of bytes that the queue has accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pushed {
     pub(super) taken: usize,
-    /// The writer sleeps, or the queue is filling up: the caller has to call [`LineQueue::wake`].
+    /// True if the writer sleeps or the queue is filling up: the caller has to call
+    /// [`LineQueue::wake`].
     pub(super) must_wake: bool,
 }
 
@@ -57,7 +58,7 @@ impl LineQueue {
         Self { max_bytes, waiting: Mutex::new(waiting), changed: Condvar::new() }
     }
 
-    /// Adds as many whole lines as there is room for.
+    /// Adds as many complete lines as fit.
     pub(super) fn push(&self, lines: &[u8]) -> Pushed {
         debug_assert!(lines.last().is_none_or(|last| *last == b'\n'), "whole lines");
         let mut waiting = self.waiting.lock();
@@ -81,13 +82,13 @@ impl LineQueue {
         self.changed.notify_all();
     }
 
-    /// Asks the writer to open its output by name again, before it writes the next lines.
+    /// Asks the writer to reopen its output by name before it writes the next lines.
     pub(super) fn request_reopen(&self) {
         self.waiting.lock().must_reopen = true;
         self.wake();
     }
 
-    /// Asks the writer to write what waits, and to end.
+    /// Asks the writer to write the waiting lines and end.
     pub(super) fn request_stop(&self) {
         self.waiting.lock().must_stop = true;
         self.wake();
@@ -104,20 +105,20 @@ impl LineQueue {
         true
     }
 
-    /// Returns the number of lines that wait.
+    /// Returns the number of waiting lines.
     pub(super) fn waiting_lines(&self) -> usize {
         memchr_iter(b'\n', &self.waiting.lock().lines).count()
     }
 
     // ---- The writer's side
 
-    /// Returns an empty batch for [`Self::take`], large enough that no lines are ever copied.
+    /// Returns an empty batch for [`Self::take`], large enough that lines never have to be copied.
     pub(super) fn batch(&self) -> Vec<u8> {
         buffer(self.max_bytes)
     }
 
-    /// Moves all lines that wait into `batch`, which must be empty. If there is nothing to do,
-    /// waits once until it is woken, no longer than `patience` if that is given.
+    /// Moves all waiting lines into `batch`, which must be empty. If there is nothing to do, waits
+    /// until it is woken, but no longer than `patience` if that is given.
     pub(super) fn take(&self, batch: &mut Vec<u8>, patience: Option<Duration>) -> Requested {
         debug_assert!(batch.is_empty(), "what is in the batch would be written again");
         let mut waiting = self.waiting.lock();
@@ -133,7 +134,7 @@ impl LineQueue {
         waiting.take_requested()
     }
 
-    /// Lets lines gather, unless the queue is filling up or there is a request.
+    /// Waits while lines accumulate, unless the queue is filling up or there is a request.
     pub(super) fn pause(&self, time: Duration) {
         let mut waiting = self.waiting.lock();
         if !waiting.must_stop && !waiting.must_reopen && !self.is_filling(&waiting) {
@@ -141,8 +142,8 @@ impl LineQueue {
         }
     }
 
-    /// Waits before another attempt at a failed write, however full the queue is. Returns early
-    /// for a request.
+    /// Waits before another attempt at a failed write, even if the queue is full. Returns early if
+    /// there is a request.
     pub(super) fn wait_to_retry(&self, time: Duration) -> Requested {
         let mut waiting = self.waiting.lock();
         if !waiting.must_stop && !waiting.must_reopen {
@@ -151,14 +152,15 @@ impl LineQueue {
         waiting.take_requested()
     }
 
-    /// Takes no more lines, provided that none wait, and returns whether that is so.
+    /// Closes the queue to further lines, unless lines are waiting, and returns whether it is
+    /// closed.
     pub(super) fn close(&self) -> bool {
         let mut waiting = self.waiting.lock();
         waiting.is_closed = waiting.lines.is_empty();
         waiting.is_closed
     }
 
-    /// Marks the writer as ended: later lines are not taken.
+    /// Marks the writer as ended: later lines are rejected.
     pub(super) fn finish(&self) {
         let mut waiting = self.waiting.lock();
         waiting.is_closed = true;
@@ -174,14 +176,14 @@ impl LineQueue {
 }
 
 impl Waiting {
-    /// A stop is for good, a request to reopen is taken.
+    /// Returns the requests and clears the one to reopen; a request to stop stays set.
     fn take_requested(&mut self) -> Requested {
         Requested { reopen: std::mem::take(&mut self.must_reopen), stop: self.must_stop }
     }
 }
 
-/// Reserves the whole bound at once, so that it never grows under the lock. Memory that is not
-/// written to is not used.
+/// Reserves memory for the whole bound at once, so that the buffer never grows under the lock.
+/// Pages that are not written to take no memory.
 fn buffer(max_bytes: usize) -> Vec<u8> {
     Vec::with_capacity(max_bytes)
 }
@@ -190,7 +192,7 @@ fn buffer(max_bytes: usize) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Lines are taken whole and in order; whatever the caller adds, the bound holds.
+    /// Only complete lines are accepted, in order, and the bound is never exceeded.
     #[test]
     fn the_bound_holds() {
         let queue = LineQueue::new(10);
@@ -217,7 +219,7 @@ mod tests {
         assert!(!queue.push(b"1\n").must_wake);
     }
 
-    /// A closed queue takes nothing; one with lines in it cannot be closed.
+    /// A closed queue accepts nothing; a queue with lines in it cannot be closed.
     #[test]
     fn closing() {
         let queue = LineQueue::new(8);
@@ -234,7 +236,7 @@ mod tests {
         assert!(queue.wait_finished(Instant::now()));
     }
 
-    /// A request to reopen is made once; a stop lasts, and neither is waited for.
+    /// A request to reopen is returned once, a request to stop every time; neither is waited for.
     #[test]
     fn requests() {
         let queue = LineQueue::new(8);

@@ -26,7 +26,7 @@ impl Action {
         }
     }
 
-    /// Returns the action of that name.
+    /// Returns the action with that name.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.name() == name)

@@ -17,7 +17,7 @@ use super::nesting;
 use super::remark::{Remark, position};
 use crate::limits::{MAX_POLICY_NESTING, MAX_REPORTED_POLICIES};
 
-/// The schema: a call in Cedar's terms.
+/// The schema, which describes a call in Cedar's terms.
 pub const SCHEMA: &str = include_str!("../../configuration/policy.cedarschema");
 
 /// A set of Cedar policies that conform to the schema.
@@ -25,7 +25,7 @@ pub const SCHEMA: &str = include_str!("../../configuration/policy.cedarschema");
 pub struct Cedar {
     policies: PolicySet,
     authorizer: Authorizer,
-    /// Always empty: the context holds everything that policies refer to.
+    /// Always empty: the context contains everything that policies refer to.
     entities: Entities,
     principal: EntityTypeName,
     key: EntityTypeName,
@@ -97,12 +97,13 @@ impl Cedar {
     pub(super) fn decide(&self, attributes: &Attributes<'_>) -> Decision {
         let request = match self.request(attributes) {
             Ok(request) => request,
-            // A call always conforms to the schema, so this should not happen.
-            Err(error) => return denied(format!("Cedar cannot be asked: {error}")),
+            // Every call conforms to the schema, so this should not happen.
+            Err(error) => return denied(format!("the call cannot be put to Cedar: {error}")),
         };
         let response = self.authorizer.is_authorized(&request, &self.policies, &self.entities);
         let diagnostics = response.diagnostics();
-        // Cedar skips a policy that fails, even one that forbids; that must not permit the call.
+        // Cedar skips a policy that fails, even one that forbids. The call must not be permitted as
+        // a result.
         if let Some(AuthorizationError::PolicyEvaluationError(error)) = diagnostics.errors().next()
         {
             let name = self.name(error.policy_id());
@@ -137,7 +138,7 @@ impl Cedar {
         self.names.get(id).map_or(id.as_ref(), String::as_str)
     }
 
-    /// Lists the policies that decided, by name.
+    /// Lists the deciding policies by name.
     fn list<'s>(&'s self, ids: impl Iterator<Item = &'s PolicyId>) -> String {
         let mut names: Vec<&str> = ids.map(|id| self.name(id)).collect();
         names.sort_unstable();
@@ -188,7 +189,8 @@ fn context(attributes: &Attributes<'_>) -> Result<Context, Box<dyn Error>> {
     Ok(Context::from_pairs(pairs)?)
 }
 
-/// Returns each policy's name, which is its annotation `@id` or its number, with its line.
+/// Returns each policy's name, which is its annotation `@id` or else its number, followed by its
+/// line.
 fn names(file: &str, text: &str, policies: &PolicySet) -> HashMap<PolicyId, String> {
     let name = |policy: &cedar_policy::Policy| {
         let name = policy.annotation("id").unwrap_or(policy.id().as_ref());
@@ -199,8 +201,8 @@ fn names(file: &str, text: &str, policies: &PolicySet) -> HashMap<PolicyId, Stri
     policies.policies().map(|policy| (policy.id().clone(), name(policy))).collect()
 }
 
-/// Returns whether a policy refers to the request id. It searches Cedar's JSON form, which has no
-/// escapes and no comments, or the text if there is none.
+/// Returns whether a policy refers to the request id. Searches Cedar's JSON form, which has no
+/// escapes and no comments, or the text if there is no such form.
 fn names_request_id(policies: &PolicySet, text: &str) -> bool {
     policies.policies().any(|policy| match policy.to_json() {
         Ok(json) => json.to_string().contains(REQUEST_ID),
@@ -222,7 +224,7 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The report of a defect that a test should have found.
+/// Returns the report of a defect that a test should have found.
 fn defect(error: impl fmt::Display) -> Vec<Remark> {
     vec![Remark::mistake(None, format!("a defect in the built-in schema: {error}"), "report it")]
 }

@@ -120,7 +120,7 @@ impl Policy {
             Self::Cedar(cedar) => cedar.decide(attributes),
             Self::Rego(rego) => rego.decide(attributes),
         };
-        // A panic leaves no state behind that is used again.
+        // Unwind-safe: no state that a panic could leave inconsistent is used again.
         catch_unwind(AssertUnwindSafe(decide)).unwrap_or_else(|_| Decision {
             is_allowed: false,
             reason: "the policy's evaluation panicked".into(),

@@ -1,7 +1,7 @@
 //! Detection of recursion, and of too deep nesting, among the rules of a Rego module.
 //!
 //! Rego forbids recursion. The interpreter detects it in rules when it evaluates them, but not in
-//! functions, where it recurses until the stack overflows. This check goes by names: a rule that
+//! functions, where it recurses until the stack overflows. This check compares names: a rule that
 //! names another counts as using it.
 
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! Policies in Rego, the language of the Open Policy Agent: package `xks`, rule `allow`.
 //!
-//! No built-in function that is compiled in reads a clock, random numbers or the network, so a
-//! module's decision depends on its input alone.
+//! None of the built-in functions that are compiled in reads a clock, random numbers or the
+//! network, so a module's decision depends on its input alone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
@@ -21,17 +21,17 @@ use crate::limits::{
 };
 
 const PACKAGE: &str = "data.xks";
-/// The rule that decides: the call is permitted if it is true.
+/// The rule that decides: the call is permitted if the rule is true.
 const ALLOW: &str = "data.xks.allow";
-/// An optional rule: strings for the log that name what decided.
+/// An optional rule that yields strings for the log, naming the rules that decided.
 const DECIDED_BY: &str = "data.xks.decided_by";
 
 /// A Rego module.
 pub struct Rego {
-    /// Engines ready to evaluate. Each evaluation takes one; there are as many as evaluations have
-    /// ever run at once.
+    /// Engines that are ready to evaluate. Each evaluation takes one; there are as many as there
+    /// have been simultaneous evaluations.
     engines: Mutex<Vec<Engine>>,
-    /// The engine that further ones are cloned from.
+    /// The engine from which others are cloned.
     prototype: Engine,
     has_decided_by: bool,
     names: Names,
@@ -48,14 +48,14 @@ impl std::fmt::Debug for Rego {
 impl Rego {
     pub(super) fn load(file: &str, text: &str) -> Result<(Self, Vec<Remark>), Vec<Remark>> {
         static CLOCK: Once = Once::new();
-        // Fails only if a time source is set already.
+        // This fails only if a time source has already been set.
         CLOCK.call_once(|| _ = set_time_source(&Clock));
         let mut engine = Engine::new();
         engine.set_execution_timer_config(ExecutionTimerConfig {
             limit: MAX_POLICY_EVALUATION_TIME,
             check_interval: POLICY_TIME_CHECK_INTERVAL,
         });
-        // An error in a built-in function must not merely make a rule undefined.
+        // Otherwise an error in a built-in function would merely make a rule undefined.
         engine.set_strict_builtin_errors(true);
         let package = engine
             .add_policy(file.to_owned(), text.to_owned())
@@ -189,7 +189,7 @@ impl Rego {
 /// The error of regorus for a rule that does not exist.
 const NO_SUCH_RULE: &str = "not a valid rule path";
 
-/// A call to try a module with; the decision is ignored.
+/// A call for trying out a module; its decision is ignored.
 const SAMPLE: Attributes<'static> = Attributes {
     action: Action::Encrypt,
     store: "/example/uri/path/prefix",
@@ -248,8 +248,8 @@ impl Names {
     }
 }
 
-/// The clock that limits evaluations: the CPU time of the evaluating thread, so that a busy machine
-/// does not make an evaluation exceed its limit.
+/// The clock that limits evaluations: the CPU time of the evaluating thread, so that other load on
+/// the machine does not count against the limit.
 struct Clock;
 
 impl TimeSource for Clock {
@@ -260,7 +260,7 @@ impl TimeSource for Clock {
     }
 }
 
-/// Returns the string, or those of a set or list.
+/// Returns a string, or the strings of a set or list.
 fn texts(value: &Value) -> Vec<Arc<str>> {
     let text = |value: &Value| value.as_string().ok().cloned();
     match value {
@@ -270,7 +270,7 @@ fn texts(value: &Value) -> Vec<Arc<str>> {
     }
 }
 
-/// Returns whether a line other than a comment names the request id.
+/// Returns whether any line that is not a comment names the request id.
 fn names_request_id(text: &str) -> bool {
     text.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(REQUEST_ID))
 }

@@ -17,7 +17,7 @@ use crate::observe::timestamp::days_from_civil;
 /// The outcome of a call: an answer, or the reason there is none.
 pub type Reply = Result<Answer, String>;
 
-/// Error codes: the status of each name.
+/// The status that belongs to each error name (Error codes).
 const ERRORS: [(u16, &str); 12] = [
     (400, "ValidationException"),
     (400, "InvalidStateException"),
@@ -55,7 +55,7 @@ pub fn is_denied(reply: &Reply) -> bool {
     reply.as_ref().is_ok_and(|answer| answer.status == 403)
 }
 
-/// Judges an answer that must be one of these errors, with the status that belongs to it.
+/// Judges an answer that must be one of these errors, with the status of that error.
 #[must_use]
 pub fn expect_error(reply: &Reply, names: &[&str]) -> Outcome {
     let answer = match reply {
@@ -169,15 +169,14 @@ impl KeyMetadata {
         Ok(Self { spec: text(object, "keySpec")?.to_owned(), usage, status })
     }
 
-    /// Returns whether the key has that usage.
+    /// Returns whether the key has this usage.
     #[must_use]
     pub fn may(&self, usage: &str) -> bool {
         self.usage.iter().any(|one| one == usage)
     }
 }
 
-/// Parses the answer to Encrypt. With `cdiv_aad` the data integrity value was asked for, over this
-/// AAD.
+/// Parses the answer to Encrypt.
 ///
 /// # Errors
 /// The answer breaks a rule, with the reason.
@@ -234,7 +233,8 @@ pub fn opened(object: &Map<String, Value>, plaintext: &[u8]) -> Result<(), Strin
     Err("plaintext is another than was encrypted".to_owned())
 }
 
-/// Parses the answer to GetHealthStatus: the fleet in words, and whether all of it is ACTIVE.
+/// Parses the answer to GetHealthStatus. Returns a description of the fleet, and whether all of it
+/// is ACTIVE.
 ///
 /// # Errors
 /// The answer breaks a rule, with the reason.

@@ -106,7 +106,7 @@ pub(super) const AAD: &[u8] = b"xks-proxy probe: additional authenticated data";
 
 /// Returns a plaintext of the probe.
 pub(super) fn plaintext() -> Vec<u8> {
-    // Any value will do, as long as it is nobody's data.
+    // Any value will do, as long as it is not real data.
     let random: [u8; 16] = random_bytes().unwrap_or_default();
     [b"xks-proxy probe ", random.as_slice()].concat()
 }
@@ -154,7 +154,7 @@ pub fn key(
 ) -> Option<(Sealed, Vec<u8>)> {
     let metadata = metadata(prober, key_id, is_first, report);
     if metadata.as_ref().is_some_and(|known| !is_first && !known.spec.starts_with("AES_")) {
-        // The usage in malformed metadata is not reliable either.
+        // In malformed metadata, the usage is not reliable either.
         for rule in [&ENCRYPT, &DECRYPT] {
             let why = "its metadata is not an AES key's".to_owned();
             report.add(rule, Some(key_id), Outcome::Untried(why));
@@ -310,7 +310,7 @@ fn decrypt_forbidden(prober: &mut Prober<'_>, key_id: &str, sealed: &Sealed, rep
     report.add(&USAGE_DECRYPT, Some(key_id), expect_error(&reply, &["InvalidKeyUsageException"]));
 }
 
-/// Returns a well-formed ciphertext that no key made.
+/// Returns a well-formed ciphertext that was not made with any key.
 pub(super) fn any_sealed() -> Sealed {
     Sealed { ciphertext: vec![1; 32], iv: vec![2; 12], tag: vec![3; 16], metadata: None }
 }

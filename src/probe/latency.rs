@@ -39,11 +39,11 @@ pub const KMS_TIMEOUT: Duration = Duration::from_millis(KMS_TIMEOUT_MILLI);
 /// Durations of a series of calls.
 #[derive(Debug, Default)]
 pub struct Measured {
-    /// In ascending order.
+    /// Durations in ascending order.
     pub times: Vec<Duration>,
     /// Number of calls that failed.
     pub errors: u32,
-    /// Error of the first of them.
+    /// The first error, if any call failed.
     pub first_error: Option<String>,
 }
 
@@ -115,7 +115,7 @@ pub struct Load<'a> {
     pub sealed: &'a Sealed,
     /// Its plaintext.
     pub plaintext: &'a [u8],
-    /// Callback for the number of calls done and of all calls.
+    /// Callback that receives the number of calls made so far and the total.
     pub progress: &'a (dyn Fn(u32, u32) + Sync),
 }
 
@@ -170,7 +170,7 @@ impl Line {
     }
 }
 
-/// Makes the three measurements; the second and third only if the counts say so.
+/// Makes the measurements; the second and third only if the count of calls is not 0.
 pub fn examine(
     target: &Target<'_>,
     load: &Load<'_>,
@@ -213,8 +213,8 @@ fn sequential(target: &Target<'_>, load: &Load<'_>) -> Measured {
     measured
 }
 
-/// Makes calls at an even rate, whether or not earlier ones are answered: waiting for a free
-/// connection counts.
+/// Makes calls at an even rate, regardless of whether earlier ones have been answered: the time
+/// spent waiting for a free connection counts.
 fn concurrent(target: &Target<'_>, load: &Load<'_>) -> Measured {
     let (count, rate) = (target.options.count, target.options.rate);
     let measured = Mutex::new(Measured::default());

@@ -164,7 +164,7 @@ fn signer(arguments: &Arguments) -> Result<Signer, String> {
     let access_key_id = match &arguments.access_key_id {
         Some(id) => id.clone(),
         None => std::env::var(ACCESS_KEY_ID_VARIABLE).map_err(|_| {
-            format!("there is neither --access-key-id nor {ACCESS_KEY_ID_VARIABLE}")
+            format!("no access key id: give --access-key-id, or set {ACCESS_KEY_ID_VARIABLE}")
         })?,
     };
     let is_right = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
@@ -173,7 +173,7 @@ fn signer(arguments: &Arguments) -> Result<Signer, String> {
     let secret = match &arguments.secret_access_key_file {
         Some(file) => secret_of_file(file)?,
         None => Zeroizing::new(std::env::var(SECRET_VARIABLE).map_err(|_| {
-            format!("there is neither --secret-access-key-file nor {SECRET_VARIABLE}")
+            format!("no secret access key: give --secret-access-key-file, or set {SECRET_VARIABLE}")
         })?),
     };
     let lengths = MIN_SECRET_ACCESS_KEY_BYTES..=MAX_SECRET_ACCESS_KEY_BYTES;

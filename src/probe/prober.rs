@@ -51,7 +51,7 @@ pub struct Observed {
     pub answers: usize,
     /// Number of errors among them.
     pub errors: usize,
-    /// Errors whose body has not the specified form.
+    /// Errors whose body does not have the specified form.
     pub malformed_errors: Vec<String>,
     /// Answers without the content type of JSON.
     pub content_types: Vec<String>,
@@ -59,7 +59,7 @@ pub struct Observed {
     pub old_versions: Vec<String>,
     /// Answers after which the connection ended, announced or not.
     pub closes: Vec<String>,
-    /// Answers later than KMS's timeout.
+    /// Answers that arrived after KMS's timeout.
     pub late: Vec<String>,
     /// The largest difference between the Date field and our clock.
     pub clock: Option<Duration>,
@@ -85,7 +85,7 @@ impl<'a> Prober<'a> {
         self.deliver("POST", call, Some(signed), body)
     }
 
-    /// Returns the right signature for a POST.
+    /// Returns a valid signature for a POST.
     #[must_use]
     pub fn sign(&self, call: &str, body: &str) -> Signed {
         self.sign_at(call, body, SystemTime::now())

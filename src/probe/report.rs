@@ -11,7 +11,7 @@ pub struct Rule {
     pub name: &'static str,
     /// Severity of a violation: failure or warning.
     pub level: Level,
-    /// Section of the XKS specification; in brackets if the specification does not say so itself.
+    /// Section of the XKS specification; in brackets if the requirement is not stated there.
     pub section: &'static str,
     /// The requirement in a sentence.
     pub wants: &'static str,
@@ -49,7 +49,7 @@ impl Rule {
 pub enum Verdict {
     /// The rule is kept.
     Pass,
-    /// Needs a look.
+    /// The finding should be looked at.
     Warn,
     /// The rule is violated.
     Fail,
@@ -90,7 +90,7 @@ pub enum Outcome {
     Held(String),
     /// The rule is violated.
     Broken(String),
-    /// The rule is kept or cannot be judged, and the finding needs a look.
+    /// The rule is kept or cannot be judged, and the finding should be looked at.
     Doubtful(String),
     /// The rule could not be tried.
     Untried(String),
@@ -110,7 +110,7 @@ pub struct Report {
     checks: Vec<Check>,
     /// Callback for each check.
     listener: Box<dyn FnMut(&Check)>,
-    /// Facts for the JSON report that are no checks.
+    /// Further facts for the JSON report.
     facts: Value,
 }
 
@@ -147,7 +147,7 @@ impl Report {
         &self.checks
     }
 
-    /// Returns the number of checks with that verdict.
+    /// Returns the number of checks with this verdict.
     #[must_use]
     pub fn count(&self, verdict: Verdict) -> usize {
         self.checks.iter().filter(|check| check.verdict == verdict).count()
@@ -180,8 +180,7 @@ impl Report {
     }
 }
 
-/// Returns the text of a peer in a form that is safe for a terminal: printable ASCII, of limited
-/// length.
+/// Returns a peer's text in a form that is safe for a terminal: printable ASCII, of limited length.
 #[must_use]
 pub fn shown(text: &str) -> String {
     let is_fit = |character: char| character.is_ascii_graphic() || character == ' ';
@@ -193,7 +192,7 @@ pub fn shown(text: &str) -> String {
     shown
 }
 
-/// Returns the beginning of the text of a peer.
+/// Returns the beginning of a peer's text.
 #[must_use]
 pub fn excerpt(text: &[u8]) -> String {
     let is_cut = text.len() > MAX_PROBE_EXCERPT_BYTES;
@@ -209,7 +208,7 @@ mod tests {
     const MUST: Rule = Rule::must("a.b", "A", "it");
     const SHOULD: Rule = Rule::should("a.c", "A", "it");
 
-    /// Only the violation of a must is a failure.
+    /// Only the violation of a "must" rule is a failure.
     #[test]
     fn verdicts() {
         let mut report = Report::new(|_| {});

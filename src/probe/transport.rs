@@ -135,7 +135,7 @@ fn endpoint(options: &Options, addresses: &str) -> Outcome {
     }
 }
 
-/// Measures the median of some connects, one round trip each.
+/// Measures the median duration of several connection attempts, each of one round trip.
 fn round_trip(addresses: &[SocketAddr]) -> Outcome {
     let mut times = Vec::new();
     for _ in 0..PROBE_FRESH_CONNECTIONS {
@@ -303,7 +303,7 @@ fn stranger(name: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
 mod tests {
     use super::*;
 
-    /// 35 ms are accepted.
+    /// A round trip of 35 ms is accepted.
     #[test]
     fn round_trips() {
         assert!(matches!(near(Duration::from_millis(35)), Outcome::Held(_)));

@@ -37,8 +37,8 @@ pub(super) struct Events {
 
 impl Events {
     /// Starts the thread that turns signals into events. The second value receives a message for
-    /// each SIGHUP, a request to reload; requests that arrive while one is pending are merged with
-    /// it. The thread handles SIGUSR1 and the signal of `hsm retry-login` itself.
+    /// each SIGHUP, which requests a reload; requests that arrive while one is pending are merged
+    /// with it. The thread itself handles SIGUSR1 and the signal of `hsm retry-login`.
     pub(super) fn of_signals(log: &Arc<Log>, audit: &Audit) -> io::Result<(Self, Receiver<()>)> {
         let mut signals =
             Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, retry_login::SIGNAL])?;
@@ -48,7 +48,7 @@ impl Events {
         let of_signals = sender.clone();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
-                // A signal that finds the queue full repeats one that is in it.
+                // If the queue is full, it already contains the same signal.
                 match signal {
                     SIGHUP => drop(reload_sender.try_send(())),
                     SIGUSR1 => reopen(&log, &audit),
@@ -93,7 +93,7 @@ impl Events {
                 Ok(Event::Upgrade(Ok(successor))) => return Some(successor),
                 Ok(Event::Signal(signal)) => {
                     tracing::info!(signal = signal_name(signal), "received a signal to end");
-                    attempt?.give_up();
+                    attempt?.abandon();
                     return self.outcome();
                 }
                 Err(_) => return None,
@@ -101,8 +101,8 @@ impl Events {
         }
     }
 
-    /// Returns the outcome of an abandoned attempt: the new process may have begun to serve just
-    /// before.
+    /// Returns the successor of an abandoned attempt, if any: the new process may have begun to
+    /// serve just before.
     fn outcome(&self) -> Option<Successor> {
         let end = Instant::now() + 2 * UPGRADE_ABORT_TIMEOUT;
         loop {
@@ -114,8 +114,8 @@ impl Events {
         }
     }
 
-    /// Waits until a token works: until then the process that serves now answers better. Returns
-    /// false if this process is to end.
+    /// Waits until a token works, since until then the process that now serves is better able to
+    /// answer. Returns false if this process is to end.
     pub(super) fn wait_for_token(&self, hsm: &Hsm, takeover: &Takeover) -> bool {
         tracing::info!(from = takeover.from, "upgrade: taking over once a token works");
         while !hsm.health().can_serve() && !takeover.is_alone() {
@@ -142,7 +142,7 @@ impl Events {
     }
 }
 
-/// Reopens the log files by name after logrotate has moved them. Does not wait for a disk.
+/// Reopens the log files by name after logrotate has moved them. Does not wait for the disk.
 fn reopen(log: &Log, audit: &Audit) {
     tracing::info!("log files reopened");
     log.reopen();

@@ -1,5 +1,5 @@
-//! Listening sockets handed over at the start: by systemd (sd_listen_fds(3)), or by the process
-//! whose place this one takes ([`super::takeover`]).
+//! Listening sockets handed over at the start, by systemd (sd_listen_fds(3)) or by the process that
+//! this one replaces ([`super::takeover`]).
 
 use std::env;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
@@ -11,7 +11,7 @@ use crate::limits::MAX_INHERITED_SOCKETS;
 use crate::server::sockets::Inherited;
 use crate::settings::Settings;
 
-/// The environment variables of socket activation. Child processes must not see them, since they do
+/// The environment variables of socket activation. They are hidden from child processes, which do
 /// not inherit the sockets.
 pub(super) const VARIABLES: [&str; 4] =
     ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_FDS_FIRST_FD"];
@@ -25,7 +25,7 @@ pub(super) const ADMIN: &str = "admin";
 
 /// A socket that was handed over.
 pub(super) struct Given {
-    /// Any text; only the three names above have a meaning.
+    /// The socket's name: any text, but only the three names above have a meaning.
     pub(super) name: String,
     /// The socket, or the reason it cannot be used.
     pub(super) socket: Result<TcpListener, String>,
@@ -38,8 +38,8 @@ pub(super) struct Assigned {
     pub(super) admin: Option<TcpListener>,
 }
 
-/// Returns the sockets that systemd passed. Call this first: a file opened before could get the
-/// number of a descriptor that the environment wrongly lists.
+/// Returns the sockets that systemd passed. Must be called before any file is opened: the file
+/// could get the number of a descriptor that the environment wrongly lists.
 pub(super) fn from_systemd() -> Vec<Given> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
@@ -58,7 +58,7 @@ pub(super) fn from_systemd() -> Vec<Given> {
         .collect()
 }
 
-/// Refuses a connection, which systemd passes with `Accept=yes`.
+/// Refuses a socket that is a connection, which systemd passes with `Accept=yes`.
 pub(super) fn listening(socket: TcpListener) -> Result<TcpListener, String> {
     match sockopt::socket_acceptconn(&socket) {
         Ok(true) => Ok(socket),
@@ -67,10 +67,10 @@ pub(super) fn listening(socket: TcpListener) -> Result<TcpListener, String> {
     }
 }
 
-/// Assigns each socket to a listener of the settings: by its name, else by its address.
+/// Assigns each socket to a listener in the settings: by its name, or else by its address.
 ///
 /// # Errors
-/// All sockets that do not fit, a line each.
+/// All sockets that fit no listener, one per line.
 pub(super) fn assign(given: Vec<Given>, settings: &Settings) -> Result<Assigned, Vec<String>> {
     let mut assigned = Assigned::default();
     let mut findings = Vec::new();
@@ -151,8 +151,9 @@ fn role(
     }
 }
 
-/// Returns whether a socket at `address` is the one that the settings ask for. systemd's
-/// `ListenStream=443` is `[::]:443`, which accepts IPv4 too, as `0.0.0.0` in the settings means.
+/// Returns whether a socket at `address` is the one that the settings require. systemd's
+/// `ListenStream=443` is `[::]:443`, which also accepts IPv4, as `0.0.0.0` in the settings
+/// requires.
 fn fits(address: SocketAddr, is_v6_only: bool, configured: SocketAddr) -> bool {
     let is_all = address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) && !is_v6_only;
     let fits_ip = address.ip() == configured.ip() || is_all && configured.ip().is_unspecified();
@@ -172,7 +173,7 @@ mod tests {
         role(name, address.parse().unwrap(), false, &wanted)
     }
 
-    /// A known name decides, and its address must match the settings; otherwise the address
+    /// A known name decides, and its address must match the settings; for other names the address
     /// decides.
     #[test]
     fn names_and_addresses() {
@@ -208,7 +209,7 @@ mod tests {
         assert!(!fits(v4, false, all));
     }
 
-    /// A name needs a listener in the settings, and port 0 matches by name alone.
+    /// A name requires a listener in the settings; with port 0, the name alone decides.
     #[test]
     fn listeners_missing_from_the_settings() {
         let wanted = [(API, "127.0.0.1:0".parse().unwrap())];

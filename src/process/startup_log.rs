@@ -1,4 +1,4 @@
-//! Log lines of the start: enabled features, addresses, and the contents of the HSM.
+//! Log lines written at the start: enabled features, addresses, and the contents of the HSM.
 
 use std::sync::Arc;
 use std::thread;
@@ -22,7 +22,7 @@ pub(super) fn settings(settings: &Settings, findings: &[Finding]) {
     in_use(settings, findings);
 }
 
-/// Logs the settings that are in use from now on.
+/// Logs the settings that are now in use.
 pub(super) fn in_use(settings: &Settings, findings: &[Finding]) {
     let tls = settings.tls.as_ref();
     tracing::info!(
@@ -94,8 +94,8 @@ pub(super) fn listening(
     );
 }
 
-/// Logs modules, tokens and keys, in a separate thread: an HSM that hangs delays these lines and
-/// nothing else.
+/// Logs modules, tokens and keys in a separate thread, so that a hanging HSM delays these lines
+/// only.
 pub(super) fn hsm(hsm: Arc<Hsm>, settings: &Settings) {
     let stores: Vec<(String, Vec<String>)> = settings
         .stores

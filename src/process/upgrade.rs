@@ -1,8 +1,8 @@
-//! The old process's side of an upgrade (SIGUSR2); [`super::takeover`] is the new one's, and shows
-//! the order of events.
+//! The old process's side of an upgrade (SIGUSR2). The new process's side is [`super::takeover`],
+//! which shows the order of events.
 //!
-//! The new process is started like this one, from the file that the path leads to now. It is never
-//! a mere fork: a PKCS#11 module is not usable in a child (PKCS#11, C_Initialize).
+//! The new process is started like this one, from the file that the path now leads to. It is never
+//! a mere fork: a PKCS#11 module cannot be used in a forked child (PKCS#11, C_Initialize).
 
 use std::env;
 use std::ffi::OsString;
@@ -32,11 +32,11 @@ use crate::settings::Settings;
 
 /// Interval between checks for an abandoned attempt.
 const POLL: Duration = Duration::from_millis(20);
-/// Time allowed from the closing of a process's descriptors to its end.
+/// Time from when a process closes its descriptors until it ends.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Listening sockets with their names ([`super::inherited::API`] and others), kept open for a
-/// process that takes over. Drop them before the event loops close theirs.
+/// process that takes over. Drop them before the event loops close their own.
 pub(super) struct Sockets(Vec<(&'static str, OwnedFd)>);
 
 impl Sockets {
@@ -62,18 +62,18 @@ impl Sockets {
 pub(super) struct Program {
     path: OsString,
     arguments: Vec<OsString>,
-    /// Variables that this process set itself, from its settings.
+    /// Variables that this process has set itself, from its settings.
     unset: Vec<String>,
     notifier: Notifier,
     refusal: Option<&'static str>,
 }
 
-/// A new process that does not serve yet.
+/// A new process that is not serving yet.
 pub(super) struct Attempt {
-    is_given_up: Arc<AtomicBool>,
+    is_abandoned: Arc<AtomicBool>,
 }
 
-/// A new process that serves.
+/// A new process that is serving.
 #[derive(Debug)]
 pub(super) struct Successor {
     /// Process id.
@@ -84,7 +84,7 @@ pub(super) struct Successor {
 impl Program {
     pub(super) fn new(settings: &Settings, notifier: &Notifier) -> Self {
         let mut arguments = env::args_os();
-        // Not /proc/self/exe, which is the old file after an update.
+        // This is not /proc/self/exe, which is the old file after an update.
         let path = arguments.next().unwrap_or_else(|| "xks-proxy".into());
         let refusal = if settings.confinement.landlock.is_some() {
             Some(
@@ -105,8 +105,8 @@ impl Program {
         }
     }
 
-    /// Starts the program again and hands `sockets` to it. `done` is called from another thread
-    /// with the outcome: the new process serves, or the reason it does not, once it has ended.
+    /// Starts the program again and hands `sockets` to it. Calls `done` from another thread with
+    /// the outcome: that the new process serves, or, once it has ended, the reason why it does not.
     ///
     /// # Errors
     /// The program cannot be started, with the reason.
@@ -122,20 +122,20 @@ impl Program {
             .spawn(sockets)
             .map_err(|error| format!("{} cannot be started: {error}", self.path.display()))?;
         tracing::info!(pid = child.id(), program = %self.path.display(), "upgrade: started");
-        let is_given_up = Arc::new(AtomicBool::new(false));
+        let is_abandoned = Arc::new(AtomicBool::new(false));
         let wait = {
-            let is_given_up = Arc::clone(&is_given_up);
-            move || done(wait(child, socket, &is_given_up))
+            let is_abandoned = Arc::clone(&is_abandoned);
+            move || done(wait(child, socket, &is_abandoned))
         };
         let thread = thread::Builder::new().name("upgrade".to_owned()).spawn(wait);
         thread.map_err(|error| format!("no thread: {error}"))?;
-        Ok(Attempt { is_given_up })
+        Ok(Attempt { is_abandoned })
     }
 
     fn spawn(&self, sockets: &Sockets) -> io::Result<(Child, OwnedFd)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        // Sent before the process exists: the kernel keeps the message.
+        // Sent before the process exists, because the kernel keeps the message.
         send_sockets(&ours, sockets)?;
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).stdin(Stdio::from(theirs));
@@ -162,7 +162,7 @@ fn send_sockets(to: &OwnedFd, Sockets(sockets): &Sockets) -> io::Result<()> {
 }
 
 /// Waits until the new process serves or has ended.
-fn wait(mut child: Child, socket: OwnedFd, is_given_up: &AtomicBool) -> Result<Successor, String> {
+fn wait(mut child: Child, socket: OwnedFd, is_abandoned: &AtomicBool) -> Result<Successor, String> {
     let end = Instant::now() + UPGRADE_TIMEOUT;
     let problem = loop {
         match answer(&socket, POLL) {
@@ -176,7 +176,7 @@ fn wait(mut child: Child, socket: OwnedFd, is_given_up: &AtomicBool) -> Result<S
             }
             Ok(Some(_)) => break "it sent an unknown message".to_owned(),
             Err(error) => break format!("its socket cannot be read: {error}"),
-            Ok(None) if is_given_up.load(Ordering::Relaxed) => {
+            Ok(None) if is_abandoned.load(Ordering::Relaxed) => {
                 break "this process is to end".to_owned();
             }
             Ok(None) if Instant::now() >= end => {
@@ -191,7 +191,7 @@ fn wait(mut child: Child, socket: OwnedFd, is_given_up: &AtomicBool) -> Result<S
     }
 }
 
-/// Waits for a process to end, and returns whether it has.
+/// Waits for a process to end, and returns whether it has ended.
 fn has_ended(child: &mut Child, timeout: Duration) -> bool {
     let end = Instant::now() + timeout;
     while matches!(child.try_wait(), Ok(None)) {
@@ -203,13 +203,13 @@ fn has_ended(child: &mut Child, timeout: Duration) -> bool {
     true
 }
 
-/// Ends a new process, in good order in case it has just begun to serve.
+/// Ends a new process with SIGTERM first, in case it has just begun to serve.
 fn end_of(child: &mut Child) -> io::Result<std::process::ExitStatus> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid
         && child.try_wait()?.is_none()
     {
-        // Even if it has ended, its id is not reused until it is waited for.
+        // Even if it has ended, its id is not reused until it has been waited for.
         let _ = kill_process(pid, Signal::TERM);
     }
     if !has_ended(child, UPGRADE_ABORT_TIMEOUT) {
@@ -219,16 +219,16 @@ fn end_of(child: &mut Child) -> io::Result<std::process::ExitStatus> {
 }
 
 impl Attempt {
-    /// Ends the new process unless it serves already. The outcome is reported as usual.
-    pub(super) fn give_up(self) {
-        self.is_given_up.store(true, Ordering::Relaxed);
+    /// Ends the new process unless it already serves. The outcome is reported as usual.
+    pub(super) fn abandon(self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
     }
 }
 
 impl Successor {
     /// Tells the new process that this one has stopped accepting.
     pub(super) fn go_on(&self) {
-        // It may have ended.
+        // The new process may have ended.
         let _ = send(&self.socket, GO_ON, SendFlags::NOSIGNAL);
     }
 }

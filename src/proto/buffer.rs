@@ -1,8 +1,7 @@
 //! A connection's receive buffer and the pool it comes from.
 //!
-//! A buffer is small until a request needs more, then large enough for any request that the
-//! limits allow. It goes back to the pool, wiped, when nothing is left in it: an idle connection
-//! holds none.
+//! A buffer is small until a request needs more, then large enough for any request that the limits
+//! allow. It goes back to the pool, wiped, when it is empty: an idle connection holds none.
 
 use zeroize::Zeroize;
 
@@ -11,8 +10,8 @@ use crate::limits::{MAX_POOLED_BUFFERS, MAX_POOLED_BYTES, SMALL_BUFFER_BYTES};
 /// Bytes that a JSON parser may read (and writes back) past the end of a document.
 pub const PADDING_BYTES: usize = simd_json::INPUT_PADDING;
 
-/// Bytes received and not yet consumed: `bytes[begin..end]`, with `end + PADDING_BYTES <= len`.
-/// Everything before and behind is wiped.
+/// Bytes received and not yet consumed: `bytes[begin..end]`, with `end + PADDING_BYTES <= len`. All
+/// other bytes are wiped.
 #[derive(Default)]
 pub struct Buffer {
     bytes: Box<[u8]>,
@@ -39,7 +38,7 @@ impl Buffer {
         &self.bytes[self.begin..self.end]
     }
 
-    /// The same bytes cut at `at`: the part before; the part after, followed by at least
+    /// Splits the bytes at `at`. Returns the part before; the part after, followed by at least
     /// [`PADDING_BYTES`] more; and the length of that part without them.
     pub fn split_mut(&mut self, at: usize) -> (&mut [u8], &mut [u8], usize) {
         debug_assert!(at <= self.len());
@@ -54,8 +53,8 @@ impl Buffer {
         self.bytes.len().saturating_sub(self.end + PADDING_BYTES)
     }
 
-    /// Copies `bytes` in, taking a buffer from the pool or a larger one if needed, and returns how
-    /// many fit into the largest.
+    /// Appends `bytes`, taking a buffer or a larger one from the pool if needed. Returns the number
+    /// of bytes appended, which is smaller only if even the largest buffer is full.
     pub fn receive(&mut self, bytes: &[u8], pool: &mut BufferPool) -> usize {
         if bytes.len() > self.spare() {
             self.move_to_front();
@@ -69,8 +68,8 @@ impl Buffer {
         taken
     }
 
-    /// Moves the bytes to the front to make room at the end. Not for each request: moving all that
-    /// a peer has sent ahead each time would cost its square.
+    /// Moves the bytes to the front to make room at the end. Not called for each request: if a peer
+    /// sends ahead, moving the rest each time would take quadratic time.
     fn move_to_front(&mut self) {
         if self.begin > 0 {
             let length = self.len();
@@ -104,7 +103,7 @@ impl Buffer {
         }
     }
 
-    /// Removes `count` bytes at `at`, moving up what follows.
+    /// Removes `count` bytes at `at`, and closes the gap.
     pub fn remove(&mut self, at: usize, count: usize) {
         debug_assert!(at + count <= self.len());
         if at + count <= self.len() {
@@ -137,8 +136,8 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// `large_bytes` is the size for the longest allowed request and what may follow it in one TLS
-    /// record.
+    /// Makes an empty pool. `large_bytes` is the size for the longest allowed request and for the
+    /// bytes that may follow it in one TLS record.
     #[must_use]
     pub fn new(large_bytes: usize) -> Self {
         Self {
@@ -150,7 +149,7 @@ impl BufferPool {
     }
 
     /// Makes large buffers `large_bytes` long from now on, if that is more than before. They never
-    /// shrink: a request that has begun to arrive must find the room that it was promised.
+    /// shrink, since requests that have begun to arrive under the old limit must still fit.
     pub fn enlarge(&mut self, large_bytes: usize) {
         if large_bytes > self.large_bytes() {
             self.large_bytes = large_bytes + PADDING_BYTES;
@@ -180,7 +179,7 @@ impl BufferPool {
         pool.pop().unwrap_or_else(|| vec![0; size].into_boxed_slice())
     }
 
-    /// Takes a wiped buffer back; drops it if there are enough.
+    /// Puts a wiped buffer back into its pool; drops it if the pool is full.
     fn put(&mut self, bytes: Box<[u8]>) {
         self.held_bytes -= bytes.len();
         let pool = match bytes.len() {
@@ -194,7 +193,7 @@ impl BufferPool {
     }
 }
 
-/// Number of buffers of that size that are kept for reuse.
+/// Number of buffers of this size that are kept for reuse.
 #[must_use]
 pub fn max_pooled(bytes: usize) -> usize {
     (MAX_POOLED_BYTES / bytes.max(1)).clamp(1, MAX_POOLED_BUFFERS)
@@ -219,7 +218,7 @@ mod tests {
         assert_eq!(pool.held_bytes(), 0);
     }
 
-    /// Consumed bytes make room for more, wherever they were, and leave no copy behind.
+    /// Consumed bytes make room for more, wherever they were, and no copy of them is left.
     #[test]
     fn consumed_bytes_make_room() {
         let mut pool = BufferPool::new(10_000);
@@ -260,8 +259,8 @@ mod tests {
         }
     }
 
-    /// A request that was cut off by the old size goes on in the new one; buffers of the old size
-    /// are not kept, and none is counted twice.
+    /// A request that did not fit into the old size continues in a buffer of the new one; buffers
+    /// of the old size are not kept, and none is counted twice.
     #[test]
     fn larger_while_in_use() {
         let mut pool = BufferPool::new(10_000);
@@ -276,7 +275,7 @@ mod tests {
         assert_eq!((pool.held_bytes(), pool.large.len()), (0, 1));
     }
 
-    /// The largest buffer bounds what a peer can make us hold.
+    /// The size of the largest buffer limits the memory that a peer can make us hold.
     #[test]
     fn receive_stops_at_the_largest_size() {
         let mut pool = BufferPool::new(10_000);

@@ -1,9 +1,9 @@
 //! One peer's connection: an explicit state machine, resumed with each piece of input.
 //!
 //! The shell feeds bytes, completions and timeouts, and does what the returned [`Step`] says.
-//! Whatever has been appended to [`LoopState::out`] must be sent in any case. Requests are taken
-//! one at a time: what a pipelining peer sends ahead waits in the buffer, so answers keep their
-//! order.
+//! Anything appended to [`LoopState::out`] must be sent, whichever step is returned. Requests are
+//! handled one at a time: those that a pipelining peer sends ahead wait in the buffer, so answers
+//! keep their order.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub enum Step {
     Close,
 }
 
-/// The event that a connection waits for, and the time since which it does.
+/// The event that a connection waits for, with the start of the wait (for the HSM, its end).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// The start of a request.
@@ -41,7 +41,7 @@ pub enum Wait {
     Head(Instant),
     /// The rest of its body.
     Body(Instant),
-    /// The HSM, until this time, at which the request is answered in any case.
+    /// The HSM's answer, until this time; then the request is answered without it.
     Hsm(Instant),
     /// An answer to be sent.
     Send(Instant),
@@ -51,8 +51,8 @@ pub enum Wait {
 enum State {
     /// A head is arriving; it does not end within the first `searched` bytes.
     Head { searched: usize },
-    /// A body is arriving behind a head of `head_bytes`. `max_bytes` is its limit as of the
-    /// settings at that time.
+    /// A body is arriving after a head of `head_bytes`. `max_bytes` is the limit on it in the
+    /// settings that applied when it began.
     Body { head_bytes: usize, max_bytes: usize, progress: Progress },
     /// The HSM is working.
     Waiting { exchange: Exchange, request: Arc<Request>, serial: u64, deadline: Instant },
@@ -75,9 +75,9 @@ pub struct Connection {
     is_half_closed: bool,
     /// Number of requests answered.
     answered: u64,
-    /// One of them was authentic.
+    /// At least one of them was authentic.
     is_proven: bool,
-    /// It was made while the process was draining.
+    /// The connection was made while the process was draining.
     came_late: bool,
 }
 
@@ -117,7 +117,7 @@ impl Connection {
         self.is_proven
     }
 
-    /// The event that is waited for. The configuration says for how long.
+    /// The event that it waits for. The configuration limits the duration.
     #[must_use]
     pub fn wait(&self) -> Wait {
         match self.state {
@@ -129,7 +129,7 @@ impl Connection {
         }
     }
 
-    /// Number of bytes that [`Self::receive`] takes now. None while an answer is pending: a peer
+    /// Number of bytes that [`Self::receive`] accepts now. Zero while an answer is pending: a peer
     /// that sends ahead waits.
     #[must_use]
     pub fn room(&self, loop_state: &LoopState) -> usize {
@@ -209,7 +209,8 @@ impl Connection {
         }
     }
 
-    /// The next step if more input is needed: after the end of the input, the connection ends.
+    /// The next step if more input is needed: to receive it, or to close after the end of the
+    /// input.
     fn receive_more(&self) -> Step {
         if self.is_half_closed { Step::Close } else { Step::Receive }
     }
@@ -218,8 +219,8 @@ impl Connection {
         Origin { listener: self.listener, peer: self.peer, started: self.started }
     }
 
-    /// Starts on a head that ends at `head_bytes`. In the usual case, where the whole body follows
-    /// it, the head is parsed only this once.
+    /// Handles a request whose head ends at `head_bytes`. Usually the whole body has arrived with
+    /// it, and the head is parsed only here.
     fn begin(
         &mut self,
         loop_state: &mut LoopState,
@@ -338,7 +339,7 @@ impl Connection {
         self.finish(loop_state, snapshot, &exchange, Answer::Error(&failure.into()))
     }
 
-    /// Handles the end of [`Self::wait`] without the event.
+    /// Handles a [`Self::wait`] that has timed out.
     pub fn timed_out(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         match &self.state {
             State::Head { .. } if self.buffer.is_empty() => Step::Close,
@@ -355,7 +356,7 @@ impl Connection {
         }
     }
 
-    /// Handles the end of sending: all of [`LoopState::out`] is gone.
+    /// Handles the end of sending: all of [`LoopState::out`] has been sent.
     pub fn sent(&mut self, loop_state: &mut LoopState, snapshot: &Snapshot) -> Step {
         if let State::Answered { close } = self.state {
             if close {
@@ -384,7 +385,7 @@ impl Connection {
         std::mem::replace(&mut self.state, State::Answered { close: true })
     }
 
-    /// Takes the exchange that waits for the HSM, if there is one, and returns its request to the
+    /// Removes the exchange that waits for the HSM, if there is one, and returns its request to the
     /// pool.
     fn take_waiting(&mut self, loop_state: &mut LoopState) -> Option<Exchange> {
         match self.take_state() {
@@ -423,8 +424,8 @@ impl Connection {
     ) -> Step {
         let is_last = self.is_half_closed && exchange.consumed() >= self.buffer.len();
         // Connections made while draining are kept: their peers were sent here because nothing else
-        // serves yet or the load balancer has not noticed, and would need a new handshake for each
-        // request.
+        // serves yet or the load balancer has not reacted yet, and would need a new handshake for
+        // each request.
         let is_sent_away = snapshot.is_draining && !self.came_late;
         self.answered += 1;
         self.is_proven |= exchange.is_authenticated();

@@ -1,10 +1,10 @@
 //! One request and its answer.
 //!
-//! A request passes through stages: [`Received`] whole, [`Routed`] to a call of a store,
-//! [`Authenticated`], decoded to its members, [`Authorized`], and done by the HSM ([`HsmReport`]).
-//! Each stage has a type that holds what it found out, and an [`Exchange`] collects them until the
-//! request is answered and logged, at whichever stage it stops. [`Span`]s are places in the
-//! connection's buffer.
+//! A request passes through stages: completely [`Received`], [`Routed`] to a call of a store,
+//! [`Authenticated`], decoded to its members, [`Authorized`], and performed by the HSM
+//! ([`HsmReport`]). Each stage has a type that holds its results, and an [`Exchange`] collects them
+//! until the request is answered and logged, at whichever stage it stops. [`Span`]s are positions
+//! in the connection's buffer.
 
 mod answer;
 mod checks;
@@ -32,7 +32,7 @@ pub(super) enum AnswerSource {
     Text(u16, &'static str),
     /// The fleet's health.
     Health,
-    /// The HSM, which is asked this.
+    /// The HSM, with the request to it.
     Hsm(Arc<Request>),
 }
 
@@ -54,18 +54,18 @@ pub(super) type Outcome = (Exchange, Result<AnswerSource, ApiError>);
 pub(super) struct Origin {
     pub(super) listener: Listener,
     pub(super) peer: Option<IpAddr>,
-    /// Time at which its first byte came.
+    /// Time at which its first byte arrived.
     pub(super) started: Instant,
 }
 
-/// A request whose bytes have come, as HTTP frames it.
+/// A request that has been received completely, as framed by HTTP.
 struct Received {
     origin: Origin,
     /// Number of received bytes that the request takes up.
     consumed: usize,
     /// The connection ends after the answer.
     close: bool,
-    /// An HTTP/1.0 peer has to be told that the connection stays.
+    /// The answer must announce to an HTTP/1.0 peer that the connection stays open.
     announce_keep_alive: bool,
     /// The answer has no body.
     is_head: bool,
@@ -77,9 +77,9 @@ struct Received {
 
 /// The destination of a request's path.
 enum Target {
-    /// Nowhere, or not known yet.
+    /// No valid destination, or none determined yet.
     Unknown,
-    /// A load balancer asks for `/ping` or `/readyz`, which is neither counted nor logged.
+    /// `/ping` or `/readyz`, asked for by a load balancer; neither counted nor logged.
     LoadBalancer,
     /// A call of a store.
     Call(Routed),
@@ -95,7 +95,7 @@ struct Routed {
     key_id: Option<Span>,
 }
 
-/// A call whose signature is right, or that needs none.
+/// A call whose signature is valid, or that needs none.
 struct Authenticated {
     /// The access key id that it was signed with.
     access_key_id: Option<InlineBytes<MAX_ACCESS_KEY_ID_BYTES>>,
@@ -104,19 +104,20 @@ struct Authenticated {
 /// A call that its store, the policy and the store's quota allow.
 struct Authorized {
     key: KeyIndex,
-    /// The key, or its store, is switched off, which GetKeyMetadata reports.
+    /// The key, or its store, is disabled, which GetKeyMetadata reports.
     is_disabled: bool,
     /// [`super::LoopState::fleet`] at the time.
     fleet: u32,
-    /// Metadata that a new ciphertext is bound to: the answer must say the same, whatever the
-    /// settings are by then.
+    /// Metadata that a new ciphertext is bound to. The answer must contain the same, even if the
+    /// settings have changed by then.
     ciphertext_metadata: Option<InlineBytes<MAX_CIPHERTEXT_METADATA_BYTES>>,
-    /// The call's place in the store's quota, until it is answered. A call that hangs in the HSM
-    /// is answered at its deadline and keeps no place: it would shut the store out for as long.
+    /// The call's place in the store's quota, held until it is answered. A call that hangs in the
+    /// HSM is answered at its deadline and then frees its place: otherwise it would block the store
+    /// for as long as it hangs.
     _permit: Option<QuotaPermit>,
 }
 
-/// Which token did the job, and how long it took.
+/// The token that did the job, and the time it took.
 struct HsmReport {
     token: Option<TokenIndex>,
     queue_micros: u32,
@@ -130,16 +131,16 @@ enum AuditLine {
     Unreserved,
     /// Reserved before the HSM is asked.
     Reserved(Reservation),
-    /// There is none, so the call is refused. It is counted and not written.
+    /// There is no room, so the call is refused. It is counted but not written.
     Refused,
 }
 
-/// Everything that is kept of a request until it is answered.
+/// Everything that is kept about a request until it is answered.
 pub(super) struct Exchange {
     received: Received,
     target: Target,
     authenticated: Option<Authenticated>,
-    /// As far as it was decoded, so that a refused call is logged with its kmsRequestId.
+    /// Metadata as far as it was decoded, so that a refused call is logged with its kmsRequestId.
     metadata: RequestMetadata,
     authorized: Option<Authorized>,
     hsm: Option<HsmReport>,
@@ -147,7 +148,7 @@ pub(super) struct Exchange {
 }
 
 impl Received {
-    /// The head ends at `head_bytes`, and the body is whole.
+    /// Makes the exchange for a request whose head ends at `head_bytes` and whose body is complete.
     fn new(origin: Origin, head: &Head<'_, '_>, head_bytes: usize, whole: Whole) -> Self {
         Self {
             origin,
@@ -175,7 +176,7 @@ impl Exchange {
     }
 
     /// The exchange for `received_bytes` bytes that are not a request. It ends the connection,
-    /// since where the next request would begin cannot be known.
+    /// since the start of the next request cannot be known.
     pub(super) fn unreadable(origin: Origin, received_bytes: usize) -> Self {
         Self::new(Received {
             origin,
@@ -198,7 +199,7 @@ impl Exchange {
         self.received.close
     }
 
-    /// Returns whether the signature was right, or none is required.
+    /// Returns whether the signature was valid, or none is required.
     pub(super) fn is_authenticated(&self) -> bool {
         self.authenticated.is_some()
     }

@@ -8,7 +8,7 @@ use bytes::Buf as _;
 
 use crate::limits::MAX_PROXY_HEADER_BYTES;
 
-/// The start of each header. HTTP and TLS begin with nothing like it.
+/// The first bytes of every header. No HTTP or TLS connection begins with them.
 pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Length of signature, version and command, family and protocol, and length.
@@ -24,7 +24,7 @@ pub struct ProxyHeader {
     pub length: usize,
 }
 
-/// The reason for which a connection without a valid header is refused.
+/// The reason why a connection without a valid header is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyHeaderError {
     /// It begins with something else.
@@ -63,7 +63,7 @@ impl fmt::Display for ProxyHeaderError {
 /// Reads the header at the start of `received`; `None` if more bytes are needed. TLVs are skipped.
 ///
 /// # Errors
-/// [`ProxyHeaderError`], as soon as the first bytes show it.
+/// [`ProxyHeaderError`], as soon as the bytes received suffice to detect it.
 pub fn parse(received: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let known = received.len().min(SIGNATURE.len());
     if received[..known] != SIGNATURE[..known] {
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(parse(&bytes).map(|header| header.map(|it| it.length)), Ok(Some(length)));
     }
 
-    /// Wherever the network cuts it, it is neither refused nor accepted too early.
+    /// A header that the network splits at any point is neither refused nor accepted too early.
     #[test]
     fn in_pieces() {
         for bytes in [version_4(), version_6([1; 16]), header(0x20, 0, b"")] {
@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// Health checks that the load balancer itself makes.
+    /// Health checks that the load balancer makes for itself.
     #[test]
     fn the_peer_itself() {
         for (command, family, rest) in [

@@ -44,7 +44,7 @@ pub struct ServiceOptions {
 }
 
 impl ServiceOptions {
-    /// Makes options with defaults for everything else.
+    /// Makes options with these values, and defaults for all others.
     #[must_use]
     pub fn new(region: &str, service: &str, timeouts: Timeouts) -> Self {
         Self {
@@ -72,8 +72,8 @@ pub struct ServiceConfig {
     /// Indices into `stores`, sorted by prefix.
     by_prefix: Vec<(Box<str>, usize)>,
     labels: Vec<Box<str>>,
-    /// By [`KeyIndex`]; `None` for a key that only former configurations name. Empty if nothing is
-    /// counted.
+    /// Counters by [`KeyIndex`]; `None` for a key that only former configurations name. Empty if
+    /// nothing is counted.
     key_metrics: Vec<Option<Arc<KeyMetrics>>>,
     credentials: usize,
 }
@@ -122,14 +122,14 @@ impl ServiceConfig {
         Self { options, stores, by_prefix, labels, key_metrics, credentials }
     }
 
-    /// The longest that a request may wait for a congested event loop: half of its deadline, which
-    /// leaves the other half to the HSM.
+    /// The longest time that a request may wait for a congested event loop: half of its deadline,
+    /// which leaves the other half to the HSM.
     #[must_use]
     pub fn max_wait_in_loop(&self) -> Duration {
         self.options.timeouts.request / 2
     }
 
-    /// The index of the key with that label, if the HSM side knows it.
+    /// The index of the key with this label, if the HSM side knows it.
     #[must_use]
     pub fn key_of(&self, label: &str) -> Option<KeyIndex> {
         let place = self.labels.iter().position(|known| **known == *label)?;
@@ -142,7 +142,7 @@ impl ServiceConfig {
         self.key_metrics.get(usize::try_from(key.0).ok()?)?.as_deref()
     }
 
-    /// The store with that prefix.
+    /// The store with this prefix.
     #[must_use]
     pub fn store(&self, uri_path_prefix: &str) -> Option<&Store> {
         let at = self.place_of(uri_path_prefix).ok()?;
@@ -207,7 +207,7 @@ impl<'a> Builder<'a> {
         Self { former, metrics, labels, known, credentials: 0 }
     }
 
-    /// The index of the key with that label, which is a new one for a new label.
+    /// The index of the key with this label; a new label gets a new index.
     fn key(&mut self, label: &str) -> KeyIndex {
         let labels = &mut self.labels;
         *self.known.entry(label.into()).or_insert_with(|| {
@@ -260,8 +260,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Counters of the keys in `named`. A key that nothing names any more keeps its index but has
-    /// no counter: otherwise it would be shown for ever.
+    /// Counters of the keys in `named`. A key that is no longer named keeps its index but has no
+    /// counter: otherwise it would be reported forever.
     fn key_metrics(&self, named: &[KeyIndex]) -> Vec<Option<Arc<KeyMetrics>>> {
         let Some(metrics) = self.metrics else { return Vec::new() };
         let mut is_named = vec![false; self.labels.len()];
@@ -307,8 +307,8 @@ mod tests {
         ServiceConfig::new(options, vec![store], former, Some(metrics))
     }
 
-    /// A key that leaves all stores keeps its index for jobs in flight, but is neither counted nor
-    /// shown any more; the other keys keep their counts.
+    /// A key that leaves all stores keeps its index for jobs in flight, but is no longer counted or
+    /// reported; the other keys keep their counts.
     #[test]
     fn a_key_that_leaves_is_not_counted() {
         let metrics = Metrics::new(1, Arc::default());

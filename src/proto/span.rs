@@ -41,13 +41,13 @@ impl Span {
         self.start as usize..self.end as usize
     }
 
-    /// The bytes there; empty if the span is not of `bytes`.
+    /// The bytes in the span; empty if it does not lie within `bytes`.
     #[must_use]
     pub fn bytes(self, bytes: &[u8]) -> &[u8] {
         bytes.get(self.range()).unwrap_or_default()
     }
 
-    /// The text there; empty if the span is not of `bytes`.
+    /// The text in the span; empty if it does not lie within `bytes` or is not UTF-8.
     #[must_use]
     pub fn text(self, bytes: &[u8]) -> &str {
         std::str::from_utf8(self.bytes(bytes)).unwrap_or_default()

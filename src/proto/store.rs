@@ -60,7 +60,7 @@ impl Store {
         &self.credentials
     }
 
-    /// The key of that external key id, if the store may use it.
+    /// The key with that external key id, if the store may use it.
     #[must_use]
     pub fn key(&self, key_id: &str) -> Option<StoreKey> {
         let at = self.keys.binary_search_by(|(known, _)| (**known).cmp(key_id)).ok()?;

@@ -37,7 +37,7 @@ struct Addresses {
     max: u32,
 }
 
-/// Permission for one connection; dropping it makes room for another.
+/// Permission for one connection; dropping it allows another.
 pub(super) struct ConnectionPermit {
     admission: Arc<Admission>,
     pub(super) listener: Listener,
@@ -60,8 +60,8 @@ impl Admission {
         }
     }
 
-    /// Makes new limits that keep the current use. (Without a limit for each client, open
-    /// connections were not counted by client, and are not counted later either.)
+    /// Makes new limits that keep the current use. (Connections opened while there was no limit per
+    /// client were not counted by client, and are not counted later either.)
     pub(super) fn succeeded_by(&self, config: &Config, max_connections: usize) -> Self {
         let places = |former: &Capacity, max| Capacity { taken: Arc::clone(&former.taken), max };
         let connections = self.addresses.as_ref().map(|former| Arc::clone(&former.connections));
@@ -93,13 +93,14 @@ impl Admission {
         Some(ConnectionPermit { admission: Arc::clone(self), listener, address: None })
     }
 
-    /// Returns whether a peer of that address must send a PROXY header.
+    /// Returns whether a peer with this address must send a PROXY header.
     pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
         self.proxies.iter().any(|network| network.contains(address))
     }
 }
 
-/// A tenth of a second's worth may begin at once: more would only wait in the loops.
+/// Rate of handshakes, with a burst of a tenth of a second's worth: more would only wait in the
+/// loops.
 fn handshake_rate(config: &Config, former: Option<&Rate>) -> Option<Rate> {
     let per_sec = config.max_tls_handshakes_per_sec;
     let rate = (per_sec > 0).then(|| Rate::new(per_sec, per_sec.div_ceil(10)))?;
@@ -143,8 +144,8 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// The address that stands for a client: an IPv4 address, or the IPv6 /64 network that a client
-/// gets (RFC 6177), of which it may use any address.
+/// The address under which a client is counted: its IPv4 address, or its IPv6 /64 network (RFC
+/// 6177), of which it may use any address.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -166,7 +167,7 @@ mod tests {
         Arc::new(Admission::new(&config, 4))
     }
 
-    /// Permits are returned however a connection ends, and ping has its own limit.
+    /// Permits are returned in whichever way a connection ends, and ping has a separate limit.
     #[test]
     fn places() {
         let admission = admission(None);
@@ -180,8 +181,8 @@ mod tests {
         assert_eq!(admission.ping.taken.load(Ordering::Relaxed), 0);
     }
 
-    /// One client's connections are limited, whichever of its addresses it uses, and nothing is
-    /// remembered of clients that left.
+    /// One client's connections are limited, even if it uses several of its addresses, and nothing
+    /// is remembered about clients that have left.
     #[test]
     fn addresses() {
         let admission = admission(Some(1));

@@ -75,10 +75,10 @@ impl EventLoop {
         Arc::clone(&self.completions)
     }
 
-    /// Serves until the lifecycle says stop and the last connection has ended.
+    /// Serves until the lifecycle's stop, and then until the last connection has ended.
     ///
     /// # Errors
-    /// An error of epoll; nothing that a peer does is one.
+    /// An error of epoll; no peer can cause one.
     pub(super) fn run(
         self,
         index: u16,
@@ -105,7 +105,7 @@ impl EventLoop {
             changes: self.shared.changes,
             change_number: 0,
             heartbeat: self.heartbeat,
-            // There must be room for one connection, however large the settings let a request be.
+            // One connection must always fit, however large a request the settings allow.
             max_buffered_bytes: self
                 .shared
                 .max_buffered_bytes
@@ -144,7 +144,7 @@ struct Running {
     lists: Lists,
     congestion: Congestion,
     handshakes_done: u32,
-    /// Completions taken from the inbox; kept for its memory.
+    /// Completions taken from the inbox; the vector is kept to reuse its memory.
     answers: Vec<Completion>,
     /// Jobs that the HSM side refused.
     refused: Vec<(Job, Failure)>,
@@ -182,7 +182,7 @@ impl Running {
     }
 
     /// Serves connections that have just become ready, then those that used up their share in an
-    /// earlier turn: a peer that sends ahead or does not read keeps nobody waiting.
+    /// earlier turn: a peer that sends ahead or does not read delays no other peer.
     fn serve_ready(&mut self) {
         self.look_at_longest_wait();
         self.serve_list(List::Ready, self.context.snapshot.now + MAX_TURN);
@@ -227,9 +227,9 @@ impl Running {
     }
 
     /// Does the expensive part of a few TLS handshakes, within the configured rate. Under overload
-    /// the newest come first, since KMS gives up after 250 ms and would not live to see its turn
-    /// behind a flood. One in [`HANDSHAKES_PER_OLDEST`] is the oldest, so that a patient peer is
-    /// served eventually.
+    /// the newest come first: KMS gives up after 250 ms, so behind a flood its handshake would come
+    /// too late. One in [`HANDSHAKES_PER_OLDEST`] is the oldest, so that a patient peer is served
+    /// eventually.
     fn advance_handshakes(&mut self) {
         let mut left = MAX_HANDSHAKES_PER_TURN;
         while left > 0 && self.handshake_wait().is_zero() {
@@ -258,7 +258,7 @@ impl Running {
         rate.map_or(Duration::ZERO, |rate| rate.wait(self.context.snapshot.now))
     }
 
-    /// Marks an entry as taken out of its list, and returns whether its connection still exists.
+    /// Marks an entry as removed from its list, and returns whether its connection still exists.
     fn waits_no_more(&mut self, entry: Entry) -> bool {
         self.peer_of(entry).is_some_and(|peer| std::mem::take(&mut peer.awaits_handshake))
     }
@@ -329,8 +329,8 @@ impl Running {
         }
     }
 
-    /// Lets one connection work, then updates its deadline or ends it. A panic ends this connection
-    /// alone.
+    /// Runs `work` on one connection, then updates its deadline or ends it. A panic ends only this
+    /// connection.
     fn with_peer(&mut self, slot: usize, work: impl FnOnce(&mut Peer, &mut LoopContext) -> Fate) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
@@ -351,8 +351,8 @@ impl Running {
             self.end(slot);
         } else {
             let deadline = peer.deadline(context);
-            // A timer that fires too early is set again then, which happens less often than
-            // deadlines move.
+            // Only an earlier deadline moves the timer. A timer that fires too early is set again
+            // then, which happens less often than deadlines move.
             if self.timers.get(slot).is_none_or(|at| deadline < at) {
                 self.timers.set(slot, deadline);
             }
@@ -438,7 +438,7 @@ impl Running {
         let hsm = Arc::clone(&self.context.hsm);
         let jobs = &mut self.context.jobs;
         if catch_unwind(AssertUnwindSafe(|| hsm.submit(jobs, &mut refused))).is_err() {
-            // A job that reached no queue is answered by its deadline.
+            // A request whose job reached no queue is answered at its deadline.
             tracing::error!("requests are lost because handing them to the HSM panicked");
             jobs.clear();
         }

@@ -65,8 +65,8 @@ impl Lifecycle {
         self.advance(STOPPING);
     }
 
-    /// Leaves accepting to another process that has the same sockets. This one closes no connection
-    /// that waits in them.
+    /// Stops accepting in favour of another process that has the same sockets. This process closes
+    /// none of the connections in their backlogs.
     pub fn hand_over(&self) {
         self.is_handed_over.store(true, Ordering::Relaxed);
         self.advance(DRAINING);

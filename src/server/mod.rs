@@ -126,8 +126,8 @@ impl Server {
         Ok(Self { loops, lifecycle, changes, api, ping, sockets })
     }
 
-    /// Hands out, once, a descriptor of each listening socket for another process. The socket stays
-    /// open while the descriptor does.
+    /// Returns, once, a descriptor of each listening socket for another process. The socket stays
+    /// open as long as the descriptor does.
     pub fn take_sockets(&mut self) -> Vec<(Listener, OwnedFd)> {
         std::mem::take(&mut self.sockets)
     }
@@ -162,7 +162,7 @@ impl Server {
         Arc::clone(&self.lifecycle)
     }
 
-    /// The handle that gives the running loops new settings.
+    /// The handle that passes new settings to the running loops.
     #[must_use]
     pub fn changes(&self) -> Arc<Changes> {
         Arc::clone(&self.changes)
@@ -207,9 +207,9 @@ impl Server {
     }
 }
 
-/// Returns the number of event loops, by default one for each four cores: a loop serves tens of
-/// thousands of requests a second, and on few cores a second one only takes time from the HSM's
-/// sessions.
+/// Returns the number of event loops, by default one for every four cores: a loop serves tens of
+/// thousands of requests a second, and on few cores a second loop would only take CPU time from the
+/// HSM's sessions.
 fn event_loops(configured: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let count = if configured == 0 { cores.div_ceil(4) } else { configured };

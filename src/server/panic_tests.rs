@@ -1,4 +1,4 @@
-//! A panic while handling a request, at any point, ends that connection alone: it is counted and
+//! A panic while handling a request, at any point, ends only that connection: it is counted and
 //! logged with its location, nothing of the request is left in shared memory, and the other
 //! connections continue.
 
@@ -31,7 +31,7 @@ const MARK: &str = "aW4gdGhlIGNsZWFy";
 /// A token that returns its input.
 #[derive(Default)]
 struct Echo {
-    /// Panics the next time that the event loop asks it something.
+    /// The next call from the event loop panics.
     panics: Arc<AtomicBool>,
 }
 
@@ -92,7 +92,7 @@ impl Session for EchoSession {
     }
 }
 
-/// A fleet with one such token.
+/// A fleet with one [`Echo`] token.
 pub(super) fn echo() -> Arc<Hsm> {
     Hsm::start_with(vec![(Box::new(Echo::default()), 1)], Vec::new()).unwrap()
 }
@@ -169,7 +169,8 @@ pub(super) fn start(config: &Config, panics: Arc<SharedCounter>) -> Running {
 
 const LOOP: &str = "a-loop-that-may-panic";
 
-/// Records panics of the loop under test as the program does, and leaves others' to the usual hook.
+/// Records panics of the loop under test as the program does, and leaves all others to the usual
+/// hook.
 fn watch_panics() -> Arc<SharedCounter> {
     let counter: Arc<SharedCounter> = Arc::default();
     let (usual, noted) = (std::panic::take_hook(), Arc::clone(&counter));
@@ -207,7 +208,7 @@ pub(super) fn ask(stream: &mut TcpStream, request: &str) -> String {
         assert!(count > 0, "the end in place of an answer");
         answer.extend_from_slice(&piece[..count]);
         let text = String::from_utf8(answer.clone()).unwrap();
-        // Each of these answers ends like this, and comes in one piece.
+        // Every answer here ends in one of these ways, and arrives in one piece.
         if text.ends_with('}') || text.contains("pong") {
             return text;
         }
@@ -247,7 +248,8 @@ fn a_panic_ends_one_connection() {
             expected += 1;
             assert_eq!(panics.get(), expected, "{place:?}");
             assert_eq!(running.metrics.panics.get(), expected);
-            // Nothing of it is in the others' answers, and the store's one permit is free again.
+            // The others' answers contain no part of the request, and the store's one permit is
+            // free again.
             for stream in [&mut bystander, &mut connect(running.address)] {
                 let answer = ask(stream, &encrypt());
                 assert!(answer.starts_with("HTTP/1.1 200"), "{place:?}: {answer}");
@@ -256,7 +258,8 @@ fn a_panic_ends_one_connection() {
             }
         }
     }
-    // Outside of any connection's turn, the loop continues and the request is answered in time.
+    // After a panic outside of any connection's turn, the loop continues and the request is
+    // answered in time.
     running.hsm_panics.store(true, Ordering::Relaxed);
     let mut victim = connect(running.address);
     let answer = ask(&mut victim, &encrypt());

@@ -27,11 +27,11 @@ use crate::proto::{Connection, Listener, Step, Wait};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Fate {
-    /// It stays, and waits for an event or a deadline.
+    /// It stays open, and waits for an event or a deadline.
     Stays,
-    /// It stays, and has more to read or more requests than one turn allows.
+    /// It stays open, and has more to read or more requests than one turn allows.
     Again,
-    /// It stays, and waits until its TLS handshake is allowed.
+    /// It stays open, and waits until its TLS handshake is allowed.
     Handshake,
     /// It ends.
     Ends,
@@ -54,23 +54,24 @@ pub(super) struct Peer {
     stream: TcpStream,
     address: SocketAddr,
     permit: ConnectionPermit,
-    /// A number that no other connection of the loop has.
+    /// Number that is unique among the loop's connections.
     number: u64,
     accepted: Instant,
-    /// Time since which it has been in the loop's list of ready connections, if it is.
+    /// Time at which it entered the loop's list of ready connections, if it is in that list.
     pub(super) ready_since: Option<Instant>,
     /// It is in the loop's list of waiting handshakes.
     pub(super) awaits_handshake: bool,
     tls: Option<TlsSession>,
     connection: Connection,
-    /// Bytes that the socket has not taken yet.
+    /// Bytes that have not been written to the socket yet.
     unsent: Unsent,
     phase: Phase,
-    /// The kernel has reported that the socket takes bytes again.
+    /// The kernel has reported that the socket is writable again.
     is_writable: bool,
     /// The socket may have bytes: edge-triggered readiness is remembered until a read is short.
     is_readable: bool,
-    /// The kernel has reported that the peer closed its side, so a short read is not the last.
+    /// The kernel has reported that the peer closed its side: after a short read, the end of the
+    /// input is still to be read.
     is_read_closed: bool,
     /// The end of the input has been read.
     is_eof: bool,
@@ -83,7 +84,8 @@ enum Filled {
 }
 
 impl Peer {
-    /// With `is_proxied`, the peer must send a PROXY header first.
+    /// Makes the state of an accepted connection. If `is_proxied`, the peer must send a PROXY
+    /// header first.
     pub(super) fn new(
         (stream, address): (TcpStream, SocketAddr),
         permit: ConnectionPermit,
@@ -126,7 +128,7 @@ impl Peer {
         self.address
     }
 
-    /// Time at which the current wait has lasted too long.
+    /// Time at which the current wait times out.
     pub(super) fn deadline(&self, context: &LoopContext) -> Instant {
         let timeouts = &context.loop_state.service.options.timeouts;
         let at_the_end = |time: Duration| {
@@ -147,7 +149,7 @@ impl Peer {
         }
     }
 
-    /// Returns whether a completion with that serial number is awaited.
+    /// Returns whether it waits for the completion with this serial number.
     pub(super) fn waits_for(&self, serial: u64) -> bool {
         self.connection.waits_for(serial)
     }
@@ -157,12 +159,12 @@ impl Peer {
         matches!(self.phase, Phase::Open) && matches!(self.connection.wait(), Wait::Idle(_))
     }
 
-    /// A number that no other connection of the loop has.
+    /// Number that is unique among the loop's connections.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// The listener that it came in by.
+    /// The listener that accepted it.
     pub(super) fn listener(&self) -> Listener {
         self.permit.listener
     }
@@ -177,9 +179,10 @@ impl Peer {
         self.held_bytes() > 0 || self.connection.holds_buffer()
     }
 
-    /// Its rank among the connections that may be evicted, the first to go the least: those without
-    /// an authentic request by age, then idle ones by idle time. `None` if it must not be evicted:
-    /// its request is at the HSM, or it has sent an authentic request and is not idle.
+    /// Its rank among the connections that may be evicted; the lowest goes first. Connections
+    /// without an authentic request rank lowest, by age, followed by idle ones, by idle time.
+    /// `None` if it must not be evicted: its request is at the HSM, or it has sent an authentic
+    /// request and is not idle.
     pub(super) fn key_status(&self) -> Option<(bool, Instant)> {
         let wait = self.connection.wait();
         match self.phase {
@@ -202,13 +205,13 @@ impl Peer {
         self.is_readable || self.is_writable
     }
 
-    /// Reads what has come before the kernel reports it.
+    /// Reads bytes that have arrived, without waiting for the kernel to report them.
     pub(super) fn read_at_once(&mut self, context: &mut LoopContext) -> Fate {
         self.is_readable = true;
         self.resume(context)
     }
 
-    /// Resumes work that the kernel has reported or the last turn did not allow.
+    /// Continues after an event, or with work that exceeded the last turn's share.
     pub(super) fn resume(&mut self, context: &mut LoopContext) -> Fate {
         if std::mem::take(&mut self.is_writable) {
             match self.on_writable(context) {
@@ -224,7 +227,7 @@ impl Peer {
         self.read_on(context)
     }
 
-    /// Handles a socket that takes bytes again.
+    /// Handles a socket that has become writable again.
     fn on_writable(&mut self, context: &mut LoopContext) -> Fate {
         if self.unsent.is_empty() {
             return Fate::Stays;
@@ -261,7 +264,7 @@ impl Peer {
         self.drive_and_read_on(step, context)
     }
 
-    /// Handles the end of [`Self::deadline`].
+    /// Handles the expiry of [`Self::deadline`].
     pub(super) fn on_deadline(&mut self, context: &mut LoopContext) -> Fate {
         #[cfg(test)]
         faults::at(PanicPoint::Deadline, self.address);
@@ -298,7 +301,7 @@ impl Peer {
                     None => continue,
                     Some(fate) => return fate,
                 },
-                // The peer has given up or will not see the answer, so nothing is computed for it.
+                // The peer has given up or will not see the answer, so no work is done for it.
                 Phase::Handshake { is_answered: false, .. } if self.is_read_closed => {
                     return Fate::Ends;
                 }
@@ -342,8 +345,8 @@ impl Peer {
         Fate::Stays
     }
 
-    /// Number of bytes that may be read now. None while an answer is unsent: a peer that does not
-    /// read is not read from.
+    /// Number of bytes that may be read now. Zero while an answer is unsent: nothing is read from a
+    /// peer that does not read its answers.
     fn room(&self, context: &LoopContext) -> usize {
         let room =
             if self.unsent.is_empty() { self.connection.room(&context.loop_state) } else { 0 };
@@ -381,13 +384,13 @@ impl Peer {
         let filled = self.decrypt(offset, count, context);
         #[cfg(test)]
         faults::at(PanicPoint::Received, self.address);
-        // It holds plaintext. (These stores are not dead: the next read may leave some of it
-        // unchanged.)
+        // The scratch memory holds plaintext. (These stores are not dead: the next read may leave
+        // some of it unchanged.)
         context.scratch[..offset + count].fill(0);
         filled
     }
 
-    /// Passes on the bytes that have been read: `count` bytes of the scratch memory behind `offset`
+    /// Passes on the bytes that have been read: `count` bytes of the scratch memory after `offset`
     /// bytes of an incomplete TLS record.
     fn decrypt(
         &mut self,
@@ -430,7 +433,7 @@ impl Peer {
         Ok(Filled::Bytes(count))
     }
 
-    /// Does what the protocol core says until it has to wait.
+    /// Carries out the protocol core's steps until it has to wait.
     fn drive(&mut self, mut step: Step, context: &mut LoopContext) -> Fate {
         loop {
             if !context.loop_state.out.is_empty() {
@@ -461,7 +464,8 @@ impl Peer {
         }
     }
 
-    /// Logs a broken connection, which is normal, at a low level; a failed handshake higher.
+    /// Logs a broken connection, which is normal, at a low level, and a failed handshake at a
+    /// higher one.
     fn note(&self, error: &PeerError, context: &mut LoopContext) {
         match (error, &self.phase) {
             (PeerError::Tls(error), Phase::Handshake { .. }) => {

@@ -10,7 +10,7 @@ use zeroize::Zeroize as _;
 
 use crate::limits::{MAX_PARTIAL_TLS_BYTES, MAX_RECORD_BYTES, MAX_RECORD_PLAINTEXT_BYTES};
 
-/// Starts TLS sessions.
+/// A factory of TLS sessions.
 #[derive(Clone)]
 pub struct Acceptor(Arc<rustls::ServerConfig>);
 
@@ -33,7 +33,7 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// The reason why a TLS session ends.
+/// The reason why a TLS session has ended.
 #[derive(Debug)]
 pub(super) enum TlsError {
     /// An error of rustls.
@@ -144,7 +144,7 @@ impl TlsSession {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, out)?,
                 Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
                 Ok(ConnectionState::PeerClosed) => received.is_closed = true,
-                // Early data is not offered, so no state brings it.
+                // No other state occurs, since early data is not offered.
                 Ok(_) => is_done = true,
                 Err(error) => {
                     let rest = incoming.get_mut(start + discard..).unwrap_or_default();
@@ -189,7 +189,7 @@ impl TlsSession {
 
     /// Announces the end of our side (close_notify).
     pub(super) fn close(&mut self, out: &mut Outgoing) {
-        // A failure changes nothing: the connection ends.
+        // A failure does not matter: the connection ends anyway.
         let _ =
             self.write(out, |traffic, out| traffic.queue_close_notify(out.room(MAX_RECORD_BYTES)));
     }
@@ -220,9 +220,9 @@ impl TlsSession {
         }
     }
 
-    /// Fetches the alert that rustls may have to send after an error. `rest` is the input that it
-    /// has not discarded and remembers positions in. It is asked only once, or it would read and
-    /// refuse `rest` again.
+    /// Fetches the alert that rustls may have to send after an error. `rest` is the input that
+    /// rustls has not discarded and in which it remembers positions. Called only once, since rustls
+    /// would read and refuse `rest` again.
     fn encode_alert(&mut self, rest: &mut [u8], out: &mut Outgoing) {
         if let Ok(ConnectionState::EncodeTlsData(mut data)) =
             self.connection.process_tls_records(rest).state

@@ -1,5 +1,5 @@
-//! Whatever a peer sends, the session continues or ends with an error, and never panics: rustls'
-//! unbuffered interface remembers positions in bytes that it has seen and must see again.
+//! For any input from a peer, the session continues or ends with an error, and never panics:
+//! rustls' unbuffered interface remembers positions in bytes that it has seen and must see again.
 
 use std::sync::Arc;
 
@@ -151,8 +151,8 @@ fn apply(damage: &Damage, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Runs a handshake, a request and an end in pieces of `piece` bytes, with the flight of that
-/// number damaged. Returns the plaintext.
+/// Runs a handshake, a request and a close in pieces of `piece` bytes. Applies `damage` to flight
+/// number `damaged`. Returns the plaintext.
 fn converse(is_old: bool, piece: usize, damaged: usize, damage: Option<&Damage>) -> Vec<u8> {
     use std::io::Write as _;
     let acceptor = acceptor();
@@ -190,7 +190,7 @@ fn converse(is_old: bool, piece: usize, damaged: usize, damage: Option<&Damage>)
     plaintext
 }
 
-/// The request comes out wherever records are cut.
+/// The request is decrypted regardless of where records are split.
 #[test]
 fn in_pieces() {
     for is_old in [false, true] {

@@ -1,4 +1,4 @@
-//! `[audit]`: the audit log. Without the section there is none.
+//! `[audit]`: the audit log, which is optional.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ const WHEN_FULL: [(&str, WhenFull); 2] = [("refuse", WhenFull::Refuse), ("drop",
 const SYNCS: [(&str, AuditSync); 3] =
     [("always", AuditSync::Always), ("interval", AuditSync::Interval), ("never", AuditSync::Never)];
 
-/// Reads the section; `Some(None)` if it is missing.
+/// Reads the section; returns `Some(None)` if it is missing.
 pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Option<AuditConfig>> {
     if root.get("audit").is_none() {
         return Some(None);
@@ -68,7 +68,8 @@ pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Optio
     Some(Some(config))
 }
 
-/// Checks the key file, which the first start needs and which should be elsewhere afterwards.
+/// Checks the key file, which is needed for the first start and should be kept elsewhere
+/// afterwards.
 fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     let state = config.state_file();
     let has_state = state.metadata().is_ok_and(|metadata| metadata.len() > 0);
@@ -102,7 +103,7 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     Some(())
 }
 
-/// Reads the label of the HSM's key for checkpoints.
+/// Reads the label of the HSM key for checkpoints.
 fn hsm_key(section: &Section<'_>, stores: Option<&[Store]>) -> Option<Option<String>> {
     let Some(member) = section.get("hsm_key") else { return Some(None) };
     let remedy = "write the CKA_LABEL of an AES-256 key that no key store uses";
@@ -137,7 +138,7 @@ fn prefix(section: &Section<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// Reads one of a few words.
+/// Reads one of a few allowed words.
 fn choice<T: Copy>(
     section: &Section<'_>,
     name: &str,

@@ -74,7 +74,7 @@ pub(super) fn read_chain(
     }
 }
 
-/// Reads the first private key of a file.
+/// Reads the first private key in a file.
 pub(super) fn read_key(member: &Member<'_>) -> Option<PrivateKeyDer<'static>> {
     let remedy = "name the PEM file with the certificate's private key (PKCS#8, PKCS#1 or SEC1)";
     let (bytes, ownership) = read(member, remedy)?;
@@ -150,8 +150,8 @@ pub(super) fn certified_key(
     Some(CertifiedKey::new(chain, key))
 }
 
-/// Warns of properties that clients may reject and of a near expiry, and returns a summary for the
-/// log.
+/// Warns of properties that clients may reject and of an approaching expiry, and returns a summary
+/// for the log.
 pub(super) fn inspect_chain(
     chain: &[CertificateDer<'static>],
     member: &Member<'_>,
@@ -224,8 +224,8 @@ fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
         .collect()
 }
 
-/// Warns of the expiry, and does not refuse an expired certificate: that would turn a warning into
-/// an outage. Some clients accept it, and the keys remain reachable once it is replaced.
+/// Warns of the expiry but does not refuse an expired certificate, which would turn a warning into
+/// an outage. Some clients accept it, and calls work again as soon as it is replaced.
 fn warn_of_dates(certificate: &X509Certificate<'_>, name: &str, member: &Member<'_>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let now = i64::try_from(now).unwrap_or(i64::MAX);

@@ -1,5 +1,5 @@
-//! The SigV4 credentials of one of `[[external_key_stores]]`: the two members of the reference
-//! proxy, `[[external_key_stores.credentials]]`, or both. All of them are valid at once, so that
+//! The SigV4 credentials of one of `[[external_key_stores]]`: the reference proxy's two members,
+//! `[[external_key_stores.credentials]]`, or both. All of them are valid at the same time, so that
 //! KMS can move from one to the next (XKS specification, SigV4 credentials rotation).
 
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use crate::limits::{
 use crate::observe::redaction::Secret;
 use crate::observe::timestamp::unix_secs;
 
-/// Secret in the reference proxy's sample files, and therefore public.
+/// Secret from the reference proxy's sample files, and therefore public.
 const PUBLISHED_SECRET: &str = "PleaseReplaceThisWithSomeSecretOfLength43To64";
 
 const ID: &str = "sigv4_access_key_id";
@@ -37,13 +37,13 @@ const _: () = {
 /// `[[external_key_stores.credentials]]`.
 #[derive(Clone, Debug)]
 pub struct Credential {
-    /// Not secret, and unique within the store.
+    /// Access key id; not secret, and unique within the store.
     pub access_key_id: String,
     /// The secret shared with KMS.
     pub secret_access_key: Secret<String>,
     /// Name for people.
     pub name: Option<String>,
-    /// Beginning of the day on which it was made, in seconds since 1970, if known.
+    /// Start of the day on which it was created, in seconds since 1970, if known.
     pub created_unix_secs: Option<u64>,
 }
 
@@ -54,9 +54,9 @@ struct Found<'a> {
     secret: Member<'a>,
 }
 
-/// Reads all credentials of a store, in the order of the file; that of the store's own two members
-/// comes first. The result is empty only if these are present and both empty, as in the reference
-/// proxy's sample files.
+/// Reads all credentials of a store in the order of the file, beginning with that of the store's
+/// own two members. The result is empty only if both of these are present and empty, as in the
+/// reference proxy's sample files.
 pub(super) fn read(store: &Section<'_>) -> Option<Vec<Credential>> {
     let listed = match store.get("credentials") {
         Some(_) => store.sections(LIST)?,
@@ -101,14 +101,14 @@ pub(super) fn read(store: &Section<'_>) -> Option<Vec<Credential>> {
 
 /// The outcome of reading an access key id and a secret access key.
 enum Pair<'a> {
-    /// Both are empty; holds the access key id's member.
+    /// Both are empty; contains the access key id's member.
     Empty(Member<'a>),
     Wrong,
     Right(Box<Found<'a>>),
 }
 
-/// Reads the access key id and the secret access key of a store's own section or of one of its
-/// list. Messages show neither value: people confuse the two.
+/// Reads the access key id and the secret access key from a store's own section, or from one of its
+/// list of credentials. Messages show neither value, as people confuse the two.
 fn pair<'a>(section: &Section<'a>) -> Pair<'a> {
     let id = section
         .require(ID, ID_REMEDY)
@@ -173,7 +173,7 @@ fn name(member: &Member<'_>) -> Option<String> {
 
 fn created(member: &Member<'_>) -> Option<u64> {
     let created = member.date()?;
-    // A day's tolerance: it may be tomorrow already further east.
+    // A tolerance of one day: further east, it may already be tomorrow.
     if created > unix_secs(SystemTime::now()) + SECS_PER_DAY {
         member.warning("the day is in the future", "write the day on which it was made");
     }
@@ -219,8 +219,8 @@ fn is_right(
     false
 }
 
-/// Requires that an access key id identify one secret (XKS specification, Appendix A), and warns of
-/// one secret under two ids.
+/// Requires that each access key id have one secret (XKS specification, Appendix A), and warns if
+/// two ids have the same secret.
 fn differ(found: &[Found<'_>]) -> Option<()> {
     let mut is_right = Some(());
     for (index, one) in found.iter().enumerate() {

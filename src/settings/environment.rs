@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Variable that names the settings file.
 pub const XKS_PROXY_SETTINGS_TOML: &str = "XKS_PROXY_SETTINGS_TOML";
-/// Variable that names the PKCS#11 module, overriding the member of that name.
+/// Variable that names the PKCS#11 module, overriding the member with that name.
 pub const PKCS11_HSM_MODULE: &str = "PKCS11_HSM_MODULE";
 
 /// A lookup of environment variables: [`std::env::var_os`], or that of a test. An empty variable

@@ -25,15 +25,15 @@ pub struct Limits {
     pub max_aad_in_base64: usize,
     /// Connections over all event loops.
     pub max_connections: usize,
-    /// Connections of one client address; `None` is no limit.
+    /// Connections from one client address; unlimited if `None`.
     pub max_connections_per_address: Option<u32>,
-    /// Requests on one connection; 0 is no limit.
+    /// Requests on one connection; 0 means unlimited.
     pub max_requests_per_connection: u64,
     /// Bytes that all connections together may hold.
     pub max_buffered_bytes: usize,
-    /// TLS handshakes begun in a second, over all event loops; 0 is no limit.
+    /// TLS handshakes begun in a second, over all event loops; 0 means unlimited.
     pub max_tls_handshakes_per_sec: u32,
-    /// Limits of each wait.
+    /// Time limit of each wait.
     pub timeouts: Timeouts,
 }
 
@@ -59,8 +59,8 @@ impl Default for Limits {
     }
 }
 
-/// Reads the section, or returns the defaults if it is missing or has the wrong form, which
-/// `section` reports.
+/// Reads the section. Returns the defaults if it is missing or has the wrong form, which `section`
+/// reports.
 pub(super) fn read(root: &Section<'_>) -> Option<Limits> {
     let default = Limits::default();
     let Some(section) = root.section("limits") else { return Some(default) };
@@ -120,8 +120,8 @@ pub(super) fn read(root: &Section<'_>) -> Option<Limits> {
     })
 }
 
-/// Reads a number of base64 bytes up to the end of `recommended`, and warns if it is less than its
-/// start.
+/// Reads a number of base64 bytes that may be at most the end of `recommended`, and warns if it is
+/// less than the start.
 fn size(
     section: &Section<'_>,
     name: &str,

@@ -69,8 +69,8 @@ pub fn load(
     load_with(path, is_strict, environment, "")
 }
 
-/// Loads a settings file in order to find out what belongs in `[hsm_capabilities]`. If the section
-/// is missing, the HSM is assumed to generate no initialization vectors.
+/// Loads a settings file for a command that finds out the values of `[hsm_capabilities]`. If that
+/// section is missing, the HSM is assumed to generate no initialization vectors.
 ///
 /// # Errors
 /// All mistakes.
@@ -82,7 +82,7 @@ pub fn load_to_probe(
     load_with(path, false, environment, missing)
 }
 
-/// Loads a file, with the sections of `missing` that it does not have.
+/// Loads a file, adding those sections of `missing` that it lacks.
 fn load_with(
     path: &Path,
     is_strict: bool,
@@ -127,7 +127,7 @@ fn read_settings(
     environment: Environment<'_>,
 ) -> Option<Settings> {
     let root = Section::root(document, report);
-    // Must be known before any file with a secret is read.
+    // This must be known before any file with a secret is read.
     let strict = security::strict_file_permissions(&root);
     report.set_strict_about_files(strict == Some(true));
     let server = server::read(&root);

@@ -14,7 +14,7 @@ use super::tokens::{self, Defaults};
 use crate::hsm::config::{HedgeAfter, Hedging, TokenConfig, TokenSelector};
 use crate::limits::{DEFAULT_HEDGE_BUDGET_PERCENT, MAX_HEDGE_AFTER_MILLI, MAX_LABEL_BYTES};
 
-/// Settings of the reference proxy's session pool, which has no counterpart here.
+/// Settings of the reference proxy's session pool that have no effect here.
 const WITHOUT_EFFECT: [&str; 3] =
     ["session_pool_timeout_milli", "session_eager_close", "context_read_timeout_milli"];
 
@@ -24,23 +24,23 @@ const SESSIONS_REMEDY: &str = "write how many sessions to keep open, such as 30 
 /// `[pkcs11]`, `[pkcs11_logger]`, `[hsm_capabilities]`
 #[derive(Clone, Debug)]
 pub struct Pkcs11 {
-    /// `[[pkcs11.tokens]]`; without them a single one, the first slot that has a token.
+    /// `[[pkcs11.tokens]]`; if there are none, a single token, in the first slot that has one.
     pub tokens: Vec<TokenConfig>,
-    /// True if a label of several keys means the first of them, as in the reference proxy.
+    /// True if a label that several keys share means the first of them, as in the reference proxy.
     pub allow_ambiguous_labels: bool,
     /// True if keys that are not private objects are refused.
     pub require_private_keys: bool,
     /// `CKA_LABEL` of the key for health checks.
     pub health_key: Option<String>,
-    /// Label or serial number of the token that is right where tokens hold different keys under one
-    /// label and no witness decides.
+    /// Label or serial number of the token that counts as right where tokens hold different keys
+    /// under one label and no witness decides.
     pub trust_token: Option<String>,
-    /// When a slow call is sent a second time.
+    /// The conditions under which a slow call is sent a second time.
     pub hedging: Hedging,
     /// True if the process exits when no token is usable and calls do not return.
     pub exit_when_wedged: bool,
-    /// Environment variables to set before the module is loaded: members of `[pkcs11_logger]` that
-    /// the environment does not set already.
+    /// Environment variables to set before the module is loaded: the members of `[pkcs11_logger]`
+    /// that the environment does not already set.
     pub environment: Vec<(String, String)>,
 }
 
@@ -119,7 +119,7 @@ fn tokens(
         initialize_parameters: initialize_parameters.flatten(),
         capabilities: capabilities.flatten(),
     };
-    // Reports the tokens' own mistakes even if the defaults are wrong.
+    // The tokens' own mistakes are reported even if the defaults are wrong.
     tokens::read(section, &defaults).filter(|_| is_right)
 }
 
@@ -150,7 +150,7 @@ fn health_key_of(member: &Member<'_>) -> Option<String> {
     Some(label.to_owned())
 }
 
-/// Reads the module's path; `Some(None)` if it is missing and not required.
+/// Reads the module's path; returns `Some(None)` if it is missing and not required.
 fn module(
     section: &Section<'_>,
     environment: Environment<'_>,

@@ -11,7 +11,7 @@ pub enum Severity {
     Mistake,
     /// The proxy starts, but something is probably not as intended.
     Warning,
-    /// The proxy starts and logs this.
+    /// The proxy starts and logs the finding.
     Notice,
 }
 
@@ -30,12 +30,12 @@ impl fmt::Display for Severity {
 pub struct Finding {
     /// Its severity.
     pub severity: Severity,
-    /// The file it is about.
+    /// The file that contains it.
     pub file: PathBuf,
     /// Line and column from 1, the column in characters. `None` for the file as a whole.
     pub position: Option<(usize, usize)>,
     /// Dotted path, for instance `server.port` or `external_key_stores[1].xks_key_id_set`; stores
-    /// count from 0. Empty if the finding is about no member.
+    /// are counted from 0. Empty if the finding does not concern a member.
     pub member: String,
     /// Description of the problem.
     pub problem: String,
@@ -82,7 +82,7 @@ pub(super) struct Location {
 pub(super) struct Report<'t> {
     file: &'t Path,
     text: &'t str,
-    /// Offset of each line.
+    /// Offset at which each line begins.
     lines: Vec<usize>,
     is_strict: bool,
     /// `[security] strict_file_permissions`
@@ -121,7 +121,7 @@ impl<'t> Report<'t> {
         self.files.borrow().clone()
     }
 
-    /// Reports a file with a secret that others can access: a warning, or a mistake with
+    /// Reports a file with a secret that other users can access: a warning, or a mistake with
     /// `strict_file_permissions`.
     pub(super) fn exposed(&self, location: &Location, problem: String, remedy: String) {
         let is_strict = self.is_strict_about_files.get();
@@ -162,7 +162,7 @@ impl<'t> Report<'t> {
         self.add(severity, location, problem, remedy);
     }
 
-    /// Reports a finding about another file, which the settings name.
+    /// Reports a finding in another file that the settings name.
     pub(super) fn elsewhere(
         &self,
         severity: Severity,

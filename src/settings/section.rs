@@ -1,4 +1,5 @@
-//! Sections and members of the file. Each accessor reports a mistake and then returns `None`.
+//! Sections and members of the file. Each accessor that finds a mistake reports it and returns
+//! `None`.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -74,7 +75,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// Returns a member of the section `[name]` without reporting unknown members of that section.
+    /// Returns a member of the section `[name]`, without reporting that section's unknown members.
     pub(super) fn member_of(&self, name: &str, member: &str) -> Option<Member<'a>> {
         let table = self.table.get(name)?.get_ref().as_table()?;
         let (key, value) = table.get_key_value(member)?;
@@ -92,7 +93,7 @@ impl<'a> Section<'a> {
         member
     }
 
-    /// Reads a member, or returns `default` if it is missing.
+    /// Reads a member; returns `default` if it is missing.
     pub(super) fn value_or<T>(
         &self,
         name: &str,
@@ -105,7 +106,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Reads a member; `Some(None)` if it is missing.
+    /// Reads a member; returns `Some(None)` if it is missing.
     pub(super) fn optional<T>(
         &self,
         name: &str,
@@ -114,7 +115,8 @@ impl<'a> Section<'a> {
         self.value_or(name, None, |member| read(member).map(Some))
     }
 
-    /// Reads a member that may be missing, unless `is_required`; `Some(None)` if it is missing.
+    /// Reads a member that may be missing unless `is_required`; returns `Some(None)` if it is
+    /// missing.
     pub(super) fn required_if<T>(
         &self,
         is_required: bool,
@@ -128,7 +130,7 @@ impl<'a> Section<'a> {
         self.optional(name, read)
     }
 
-    /// Reads an integer, as [`Member::integer`] does, or returns `default` if it is missing.
+    /// Reads an integer, as [`Member::integer`] does; returns `default` if it is missing.
     pub(super) fn integer_or<T: TryFrom<u64>>(
         &self,
         name: &str,
@@ -139,7 +141,7 @@ impl<'a> Section<'a> {
         self.value_or(name, default, |member| member.integer(range, what))
     }
 
-    /// Reads a boolean that is false if it is missing.
+    /// Reads a boolean that defaults to false.
     pub(super) fn switch(&self, name: &str) -> Option<bool> {
         self.value_or(name, false, Member::bool)
     }
@@ -182,13 +184,13 @@ impl<'a> Section<'a> {
         self.section(path)
     }
 
-    /// Returns a section below this one, if there is one, without reporting anything.
+    /// Returns a section below this one, if there is one. Reports nothing.
     pub(super) fn peek(&self, name: &str) -> Option<Section<'a>> {
         let value = self.table.get(name)?;
         self.below(value)
     }
 
-    /// Returns the list of sections below this one, if there is one, without reporting anything.
+    /// Returns the list of sections below this one, if there is one. Reports nothing.
     pub(super) fn peek_all(&self, name: &str) -> Option<Vec<Section<'a>>> {
         let DeValue::Array(array) = self.table.get(name)?.get_ref() else { return None };
         array.iter().map(|item| self.below(item)).collect()
@@ -200,7 +202,7 @@ impl<'a> Section<'a> {
         Some(Section { name: "", path, offset, table, report: self.report })
     }
 
-    /// Returns the sections `[[path]]`. A value of another form is a mistake.
+    /// Returns the sections `[[path]]`, or reports a value of another form as a mistake.
     pub(super) fn sections(&self, path: &'static str) -> Option<Vec<Section<'a>>> {
         let name = path.rsplit('.').next().unwrap_or(path);
         let value = self.table.get(name)?;
@@ -214,7 +216,7 @@ impl<'a> Section<'a> {
             return None;
         };
         let sections = array.iter().enumerate().filter_map(|(index, item)| {
-            // Includes the indices of the lists that contain it.
+            // The path includes the indices of the enclosing lists.
             let location = format!("{}[{index}]", self.path_of(name));
             let offset = item.span().start;
             let DeValue::Table(table) = item.get_ref() else {
@@ -266,8 +268,8 @@ impl<'a> Member<'a> {
         bool
     }
 
-    /// Returns the integer, if it is within `range`. `what` names it in the message, with article
-    /// and unit.
+    /// Returns the integer if it is within `range`. `what` describes it in the message, with
+    /// article and unit.
     pub(super) fn integer<T>(&self, range: RangeInclusive<u64>, what: &str) -> Option<T>
     where
         T: TryFrom<u64>,
@@ -298,7 +300,7 @@ impl<'a> Member<'a> {
             (Some(date), None, None) => {
                 let date = (i64::from(date.year), u32::from(date.month), u32::from(date.day));
                 let days = days_from_civil(date.0, date.1, date.2);
-                // A day that is not in the calendar comes out as another one.
+                // A date that is not in the calendar converts back to a different one.
                 (civil_from_days(days) == date).then_some(days)
             }
             _ => None,
@@ -335,7 +337,7 @@ impl<'a> Member<'a> {
     }
 }
 
-/// Returns a value for a message: escaped, and truncated if it is long.
+/// Returns a value as shown in a message: escaped, and truncated if it is long.
 pub(super) fn shown(value: &str) -> String {
     const MAX_SHOWN_CHARS: usize = 64;
     let mut shown: String = value.chars().take(MAX_SHOWN_CHARS).collect();

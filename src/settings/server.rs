@@ -24,14 +24,14 @@ const SERVICE_REMEDY: &str = "write \"kms-xks-proxy\"";
 pub struct Server {
     /// Address to listen on.
     pub ip: IpAddr,
-    /// Port of the XKS API. With 0 the system chooses one (for tests).
+    /// Port of the XKS API. If it is 0, the system chooses one (for tests).
     pub port: u16,
-    /// Port of `/ping` and `/readyz` over plain HTTP; may equal `port`. With 0 the system chooses
-    /// one.
+    /// Port of `/ping` and `/readyz` over plain HTTP; may equal `port`. If it is 0, the system
+    /// chooses one.
     pub port_http_ping: u16,
-    /// The Region that a SigV4 scope must name.
+    /// The Region that a SigV4 scope must contain.
     pub region: String,
-    /// The service that a SigV4 scope must name.
+    /// The service that a SigV4 scope must contain.
     pub service: String,
     /// Decoded `ciphertext_metadata_b64`, at most 20 bytes; `None` if it is missing.
     pub ciphertext_metadata: Option<Vec<u8>>,
@@ -41,12 +41,12 @@ pub struct Server {
     pub event_loops: usize,
     /// Time after SIGTERM during which the proxy is not ready but still accepts.
     pub drain_delay: Duration,
-    /// Time after that for requests in flight.
+    /// Additional time for requests in flight.
     pub drain_timeout: Duration,
     /// Networks of peers that begin each connection with a PROXY protocol header (version 2).
     pub proxy_protocol_from: Vec<Network>,
-    /// Number of proxies that serve these stores, at least 1: `xksProxyFleetSize` in health
-    /// answers.
+    /// Number of proxies that serve these stores, at least 1; reported as `xksProxyFleetSize` in
+    /// health answers.
     pub fleet_size: u32,
     /// File that holds the process id while the proxy serves.
     pub pid_file: Option<PathBuf>,
@@ -139,8 +139,8 @@ pub(super) fn port(member: &Member<'_>) -> Option<u16> {
     member.integer(0..=u64::from(u16::MAX), "a port")
 }
 
-/// Reads a part of the SigV4 scope, whose parts are separated by slashes. KMS sends no other
-/// characters.
+/// Reads a part of the SigV4 scope, in which slashes separate the parts. KMS sends no other
+/// characters than those allowed here.
 fn scope(member: &Member<'_>, remedy: &str) -> Option<String> {
     let text = member.string(remedy)?;
     if text.is_empty() {
@@ -159,7 +159,7 @@ fn scope(member: &Member<'_>, remedy: &str) -> Option<String> {
 fn metadata(member: &Member<'_>) -> Option<Vec<u8>> {
     let remedy = "write base64, for example what `printf v1 | base64` prints for the text \"v1\"";
     let text = member.string(remedy)?;
-    // The decoder rejects white space, missing padding and bits beyond the last byte.
+    // The decoder rejects white space, missing padding, and non-zero bits after the last byte.
     let Ok(bytes) = base64_simd::STANDARD.decode_to_vec(text) else {
         member.mistake("it is not canonical base64 (RFC 4648, 4)", remedy);
         return None;

@@ -23,14 +23,14 @@ pub struct Store {
     /// Path prefix, without `/kms/xks/v1`: empty, or "/...".
     pub uri_path_prefix: String,
     /// Credentials in the order of the file, so that the last is the newest; all are valid. Empty
-    /// if `sigv4_access_key_id` and `sigv4_secret_access_key` are, as in the reference proxy's
-    /// sample files: then every call is refused with AuthenticationFailedException.
+    /// if `sigv4_access_key_id` and `sigv4_secret_access_key` are empty, as in the reference
+    /// proxy's sample files: then every call is refused with AuthenticationFailedException.
     pub credentials: Vec<Credential>,
     /// External key ids, each a `CKA_LABEL`, sorted and without duplicates.
     pub xks_key_id_set: Vec<String>,
-    /// Calls to the HSM in a second, all of which may come at once; `None` is no limit.
+    /// Calls to the HSM in a second, all of which may come at once; unlimited if `None`.
     pub max_requests_per_sec: Option<u32>,
-    /// Unanswered calls to the HSM; `None` is no limit.
+    /// Unanswered calls to the HSM; unlimited if `None`.
     pub max_in_flight: Option<u32>,
     /// Kill switch: the store neither encrypts nor decrypts.
     pub disabled: bool,
@@ -130,8 +130,8 @@ fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Location>) -> Option
     Some(text.to_owned())
 }
 
-/// Reads `disabled_keys`, all of which must be in the store's set: a kill switch with a misspelt
-/// name would have no effect.
+/// Reads `disabled_keys`, all of which must be in the store's set: a misspelled kill switch would
+/// have no effect.
 fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<String>> {
     let Some(member) = section.get("disabled_keys") else {
         return Some(Vec::new());

@@ -1,4 +1,4 @@
-//! `[tls]`: the only place that makes a [`rustls::ServerConfig`].
+//! `[tls]`: the only place that creates a [`rustls::ServerConfig`].
 
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ const ADMIN_CA_REMEDY: &str = "name the PEM file with the CAs that issue the cer
 const NAME_REMEDY: &str = "write the name in KMS's client certificate, \
                            \"cks.kms.<region>.amazonaws.com\"";
 
-/// Returns the suites and groups that KMS uses, and none weaker (XKS specification, API content
-/// type). With the feature `fips`, those that FIPS 140-3 approves.
+/// Returns the suites and groups that KMS uses, and no weaker ones (XKS specification, API content
+/// type). With the feature `fips`, returns those that FIPS 140-3 approves.
 fn provider() -> CryptoProvider {
     let mut provider = CryptoProvider {
         cipher_suites: vec![
@@ -62,8 +62,8 @@ pub struct Tls {
     pub certificate: CertificateSummary,
     /// True if client certificates are required (mTLS).
     pub is_client_certificate_required: bool,
-    /// DNS name or common name that client certificates must have. Without one, any certificate of
-    /// the configured CAs is accepted.
+    /// DNS name or common name that client certificates must have. If `None`, any certificate
+    /// issued by the configured CAs is accepted.
     pub client_name: Option<String>,
 }
 
@@ -74,8 +74,8 @@ pub(super) fn read(section: &Section<'_>, is_mtls_enabled: bool) -> Option<Tls> 
     read_with(section, provider, verifier)
 }
 
-/// Reads the TLS members of `[admin]`. Clients need a certificate of the CAs in the file that
-/// `client_ca` names, if there is such a member, with any name.
+/// Reads the TLS members of `[admin]`. If there is a member `client_ca`, clients need a
+/// certificate, with any name, issued by a CA in the file that it names.
 pub(super) fn read_admin(section: &Section<'_>, client_ca: Option<&str>) -> Option<Tls> {
     let provider = Arc::new(provider());
     let verifier = match client_ca {
@@ -149,7 +149,7 @@ fn client_verifier(section: &Section<'_>, provider: &Arc<CryptoProvider>) -> Opt
     Some((text, Arc::new(ClientVerifier::new(chain, name))))
 }
 
-/// Returns a verifier of client certificates that chain to a CA of the file that the member names.
+/// Returns a verifier of client certificates that chain to a CA in the file that the member names.
 fn chain_verifier(
     section: &Section<'_>,
     member: &str,

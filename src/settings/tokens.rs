@@ -12,7 +12,7 @@ use crate::observe::redaction::Secret;
 const PIN_REMEDY: &str = "write it here, \"\" if there is none, or name its file in user_pin_file";
 const NAME_REMEDY: &str = "write one of label, serial and slot";
 
-/// Values of `[pkcs11]` and `[hsm_capabilities]` for tokens without their own.
+/// Values from `[pkcs11]` and `[hsm_capabilities]` for tokens that lack their own.
 pub(super) struct Defaults {
     pub(super) module: Option<PathBuf>,
     pub(super) user_pin: Option<Secret<String>>,
@@ -57,7 +57,7 @@ fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenC
     let user_pin = match pin_of(token, false) {
         None => None,
         Some(Some(pin)) => Some(pin),
-        // The PIN in `[pkcs11]` is for tokens of the module there.
+        // The PIN in `[pkcs11]` is meant only for tokens of the module named there.
         Some(None) if is_of_another_module(module.as_deref(), token, defaults) => {
             let problem = "it is missing, and the PIN in [pkcs11] is only for the module there";
             token.report().mistake(&token.location_of("user_pin"), problem, PIN_REMEDY);
@@ -74,7 +74,7 @@ fn one(token: &Section<'_>, defaults: &Defaults, is_sole: bool) -> Option<TokenC
     let priority = token.integer_or("priority", 0..=u64::from(MAX_PRIORITY), "a number", 0);
     let initialize_parameters = match token.get("initialize_parameters") {
         Some(member) => parameters_of(&member).map(Some),
-        // The parameters in `[pkcs11]` are for the module there.
+        // The parameters in `[pkcs11]` are meant only for the module named there.
         None if token.get("module").is_some() => Some(None),
         None => Some(defaults.initialize_parameters.clone()),
     };
@@ -157,6 +157,6 @@ fn name(member: &super::section::Member<'_>, remedy: &str) -> Option<String> {
         member.mistake("it is empty", remedy);
         return None;
     }
-    // Tokens pad these with blanks.
+    // Tokens pad these values with spaces.
     Some(text.trim_end().to_owned())
 }

@@ -64,7 +64,7 @@ impl Directory {
         Ok(Some(content))
     }
 
-    /// Replaces the file of that name, or creates it, with mode 0600.
+    /// Replaces the file with that name, or creates it, with mode 0600.
     ///
     /// # Errors
     /// The file cannot be written or made durable. If it cannot be written, the old one remains.

@@ -36,11 +36,11 @@ struct Line {
     made_by: String,
     made_unix_secs: u64,
     /// The first bytes of the SHA-256 of the members above, in hexadecimal digits. Without it, a
-    /// line that the disk has damaged would make a token seem to hold another key.
+    /// line damaged on the disk would make a token seem to hold a different key.
     check: String,
 }
 
-/// The readable content of a file.
+/// The readable part of a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Content {
     /// Witnesses by label.
@@ -49,7 +49,7 @@ pub struct Content {
     pub damaged_lines: usize,
 }
 
-/// The reason why a file is left alone.
+/// The reason why a file is neither read nor overwritten.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
     /// The file belongs to another version of this program, or to another program.
@@ -126,7 +126,7 @@ fn check_of(line: &Line) -> String {
 /// Formats a file's content, ordered by label.
 ///
 /// # Errors
-/// None in practice, as all members are text and numbers.
+/// None in practice, as all members are text or numbers.
 pub fn format(witnesses: &Witnesses) -> io::Result<Vec<u8>> {
     let header = Header { format: FORMAT.to_owned(), version: VERSION };
     let mut content = serde_json::to_vec(&header)?;
@@ -162,8 +162,8 @@ pub fn load(directory: &Directory) -> Result<Content, Unreadable> {
     }
 }
 
-/// Adds the witnesses that the file lacks, and returns all that it has. Those of another process
-/// take precedence, as keys may have been proven by them.
+/// Adds the witnesses that the file lacks, and returns all that it then has. Witnesses saved by
+/// another process take precedence, as it may have proven keys with them.
 ///
 /// # Errors
 /// [`Unreadable`]; the file is unchanged.
@@ -178,7 +178,7 @@ pub fn save(
     })
 }
 
-/// Changes the witnesses of the file, and returns those that it has afterwards.
+/// Changes the witnesses in the file, and returns the new ones.
 ///
 /// # Errors
 /// [`Unreadable`]; the file is unchanged.
@@ -258,7 +258,7 @@ mod tests {
         }
     }
 
-    /// Witnesses of another process stay, and a damaged file is copied.
+    /// Witnesses saved by another process are kept, and a damaged file is copied.
     #[test]
     fn others_come_first() {
         let parent = tempfile::tempdir().unwrap();

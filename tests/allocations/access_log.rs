@@ -12,26 +12,26 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Counts the allocations of each thread: the writer's are none of the loop's.
+/// Counts allocations by thread, so the writer's do not count towards the loop's.
 struct Counting;
 
-// SAFETY: all is passed on to the system's allocator as it came. The counter is a constant-
-// initialised thread local without a destructor: it allocates nothing itself.
+// SAFETY: every call is passed on to the system allocator unchanged. The counter is a
+// constant-initialised thread local without a destructor, so it allocates nothing itself.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of the system allocator.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of the system allocator.
         unsafe { System.dealloc(memory, layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of the system allocator.
         unsafe { System.realloc(memory, layout, bytes) }
     }
 }
@@ -39,8 +39,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The first time that a thread has to wait for a lock, parking_lot makes room for those who wait.
-/// Here, and not by chance when the writer happens to have the lock.
+/// The first time a thread has to wait for a lock, parking_lot allocates its queue entry. This
+/// makes that happen here, and not by chance when the writer happens to hold the lock.
 fn wait_for_a_lock() {
     let lock = parking_lot::Mutex::new(());
     std::thread::scope(|scope| {
@@ -55,8 +55,8 @@ fn wait_for_a_lock() {
     });
 }
 
-/// Formatting and handing over a line must not cost an event loop a call to the allocator, with
-/// strings to escape, lines that are left out, and more lines than the buffer holds.
+/// Formatting and handing over a line must not allocate in an event loop, even with strings to
+/// escape, lines that are left out, and more lines than the buffer holds.
 #[test]
 fn no_allocation_when_warm() {
     let directory = tempfile::tempdir().unwrap();
@@ -101,7 +101,7 @@ fn no_allocation_when_warm() {
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
 
-    // The counter counts, and the lines were written.
+    // Confirms that the counter works and that the lines were written.
     let counted = ALLOCATIONS.get();
     drop(std::hint::black_box(Box::new(1)));
     assert_eq!(ALLOCATIONS.get() - counted, 1);

@@ -1,4 +1,4 @@
-//! The path from a loop's job to the HSM and back does not allocate once it is warm.
+//! The path from an event loop's job to the HSM and back does not allocate once it is warm.
 
 #![expect(unsafe_code, reason = "an allocator that counts")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
@@ -28,22 +28,22 @@ struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: all is the system allocator's work.
+// SAFETY: everything is delegated to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the contract of the system allocator.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the contract of the system allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the contract of the system allocator.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -51,7 +51,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One event loop that keeps sixteen jobs under way.
+/// An event loop that keeps sixteen jobs under way.
 struct Loop {
     hsm: Arc<Hsm>,
     inbox: Arc<CompletionQueue>,
@@ -137,7 +137,8 @@ fn the_warm_path_does_not_allocate() {
         ] {
             let asked = Arc::new(request(0, operation, &input));
             event_loop.answer(&asked, 2000);
-            // A probe, or another session because the machine is busy, may come in between.
+            // A health check, or a new session because the machine is busy, may allocate in
+            // between.
             let is_free = (0..10).any(|_| {
                 let before = ALLOCATIONS.load(Ordering::SeqCst);
                 event_loop.answer(&asked, 1000);

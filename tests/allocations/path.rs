@@ -1,4 +1,4 @@
-//! From the socket to the HSM and back to the socket, nothing of ours allocates once it is warm.
+//! From the socket to the HSM and back, our code allocates nothing once it is warm.
 
 #![expect(unsafe_code, reason = "an allocator that counts")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
@@ -37,7 +37,7 @@ struct Counting;
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Set on the client's thread, whose memory is not the proxy's.
+    /// Set on the client's thread, whose allocations are not counted.
     static IS_CLIENT: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -47,22 +47,22 @@ fn count() {
     }
 }
 
-// SAFETY: all is the system allocator's work.
+// SAFETY: everything is delegated to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the contract of the system allocator.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the contract of the system allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the contract of the system allocator.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -71,8 +71,8 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const REQUESTS: usize = 500;
-/// Allocations of rustls 0.23 for a request and its answer, one record each: the plaintext of a
-/// received record, and the ciphertext of a sent one.
+/// Allocations by rustls 0.23 for a request and its answer, one record each: the plaintext of the
+/// received record and the ciphertext of the sent one.
 const TLS_ALLOCATIONS_PER_REQUEST: usize = 2;
 
 const SECRET: &str = "sssssssssssssssssssssssssssssssssssssssssss";
@@ -139,7 +139,7 @@ fn request(call: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// One request and its answer's body.
+/// Sends one request and returns the body of its answer.
 fn exchange(stream: &mut (impl Read + Write), request: &[u8]) -> String {
     stream.write_all(request).unwrap();
     let mut received = Vec::new();
@@ -159,8 +159,8 @@ fn exchange(stream: &mut (impl Read + Write), request: &[u8]) -> String {
     }
 }
 
-/// The fewest allocations of several runs of [`REQUESTS`]: probes and the log's writer, which have
-/// their own rhythm, fall into some runs and not into all.
+/// The fewest allocations of several runs of [`REQUESTS`]: health checks and the log's writer run
+/// on their own schedule, so they affect some runs only.
 fn allocations(stream: &mut (impl Read + Write), request: &[u8]) -> usize {
     let run = |stream: &mut _| {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
@@ -173,7 +173,7 @@ fn allocations(stream: &mut (impl Read + Write), request: &[u8]) -> usize {
     (0..5).map(|_| run(stream)).min().unwrap()
 }
 
-/// Before and after the settings change under the open connection.
+/// Measures before and after the settings change under the open connection.
 fn measure(stream: &mut (impl Read + Write), per_request: usize, change: impl FnOnce()) {
     measure_calls(stream, per_request);
     change();
@@ -281,7 +281,7 @@ fn plain_requests_allocate_nothing() {
     });
 }
 
-/// Lines of the audit log are formatted, chained and written in memory that is there.
+/// Lines of the audit log are formatted, chained and written in preallocated memory.
 #[test]
 fn audited_requests_allocate_nothing() {
     in_child!("audited_requests_allocate_nothing", softhsm_environment, |directory| {
@@ -296,7 +296,7 @@ fn tls_requests_allocate_what_rustls_does() {
     });
 }
 
-/// A policy's decision is remembered, so it is not evaluated again for the same caller and key.
+/// A policy's decision is cached, so it is not evaluated again for the same caller and key.
 #[test]
 fn requests_under_a_policy_allocate_nothing() {
     in_child!("requests_under_a_policy_allocate_nothing", softhsm_environment, |directory| {

@@ -40,7 +40,7 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Makes them in `directory`.
+    /// Makes all certificates in `directory`.
     pub fn new(directory: &Path) -> Self {
         let certificates = Self { directory: directory.to_path_buf() };
         let server_ca = authority("server CA");

@@ -10,12 +10,12 @@ use super::http::{Connection, Response};
 use super::settings::Store;
 use super::signing::Signer;
 
-/// A client with a credential. Opens a connection for each call.
+/// A client with a credential, which opens a connection for each call.
 #[derive(Clone)]
 pub struct Client {
     /// The API's address.
     pub address: SocketAddr,
-    /// Configuration of TLS, if used.
+    /// TLS configuration, if used.
     pub tls: Option<Arc<ClientConfig>>,
     /// Key store and credential.
     pub signer: Signer,

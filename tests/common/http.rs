@@ -37,7 +37,7 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Returns the body of an answer, which must be 200.
+    /// Asserts that the status is 200, and returns the body.
     #[track_caller]
     pub fn ok(&self) -> serde_json::Value {
         assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
@@ -115,7 +115,7 @@ impl Connection {
         Self::over(TcpStream::connect_timeout(&address, TIMEOUT)?, tls)
     }
 
-    /// Opens a connection from another address of the loopback interface.
+    /// Opens a connection from a given loopback address.
     pub fn open_from(source: [u8; 4], address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((source, 0)).into())?;
@@ -162,7 +162,7 @@ impl Connection {
         self.stream.socket().set_write_timeout(Some(timeout)).unwrap();
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)?;
         self.stream.flush()
@@ -196,7 +196,7 @@ impl Connection {
         self.receive_after("POST")
     }
 
-    /// Receives the next answer. One to HEAD has no body whatever its Content-Length.
+    /// Receives the next answer, to a request with `method`. An answer to HEAD has no body.
     pub fn receive_after(&mut self, method: &str) -> io::Result<Response> {
         loop {
             let mut fields = [httparse::EMPTY_HEADER; 64];

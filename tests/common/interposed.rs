@@ -15,19 +15,19 @@ pub struct Interposed {
 }
 
 impl Interposed {
-    /// Starts it. At first, the module (perf/interposer) only forwards calls.
+    /// Starts the proxy. At first, the module (perf/interposer) only forwards calls.
     #[track_caller]
     pub fn new(setup: Setup) -> Self {
         Self::with(setup, "")
     }
 
-    /// Starts it with these settings of the module in force from the first call on.
+    /// Starts the proxy with these settings of the module in force from the first call.
     #[track_caller]
     pub fn with(setup: Setup, module_settings: &str) -> Self {
         Self::started(setup, module_settings, Prepared::start)
     }
 
-    /// As [`Self::with`], but waits only until the proxy listens.
+    /// Like [`Self::with`], but waits only until the proxy listens.
     #[track_caller]
     pub fn listening(setup: Setup, module_settings: &str) -> Self {
         Self::started(setup, module_settings, Prepared::start_listening)
@@ -47,7 +47,7 @@ impl Interposed {
         Self { proxy: start(prepared), settings, counts, step: 0 }
     }
 
-    /// Counts made by the module.
+    /// Returns the module's counts.
     pub fn counts(&self) -> Counts {
         Counts(self.counts.clone())
     }
@@ -75,7 +75,7 @@ impl Interposed {
 pub struct Counts(PathBuf);
 
 impl Counts {
-    /// Number of calls of this function, as of the last write of the file.
+    /// Returns the number of calls of this function, as of the last write of the file.
     pub fn calls(&self, function: &str) -> i64 {
         let counts = std::fs::read_to_string(&self.0).unwrap_or_default();
         let counts: toml::Table = counts.parse().unwrap();

@@ -1,8 +1,8 @@
 //! Shared code of the end-to-end tests: a token, certificates, settings, the proxy as a process,
 //! and a client independent of the proxy's own code.
 //!
-//! The program under test is the one that cargo built; `XKS_TEST_PROXY_BINARY` names another one
-//! (the reference proxy, an installed one), to see what the tests say of that.
+//! The program under test is the one that cargo built; `XKS_TEST_PROXY_BINARY` names another one to
+//! run the tests against (the reference proxy, or an installed one).
 
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(unused_imports, reason = "each test program uses a part")]

@@ -21,7 +21,7 @@ use super::settings::{self, Store};
 use super::token::{self, Module, Token};
 use super::tools;
 
-/// Names the module behind the interposer, which a command of the proxy loads too.
+/// Variable with the path of the module behind the interposer, which the proxy's commands load too.
 const INTERPOSED: &str = "XKS_INTERPOSER_MODULE";
 
 /// Upper bound of the time that a start or stop takes on any machine.
@@ -46,9 +46,9 @@ impl Setup {
         Self { module, table: settings::standard(), environment: Vec::new() }
     }
 
-    /// An administrator's settings file for an HSM that SoftHSM2 stands in for. Only what depends
-    /// on the machine is changed (address, ports, certificates, module, PIN, log directory), and
-    /// the deadline, as in [`settings::standard`].
+    /// A setup with an administrator's settings file, for an HSM that SoftHSM2 stands in for.
+    /// Changes only the members that depend on the machine (address, ports, certificates, module,
+    /// PIN, log directory), and the deadline, as in [`settings::standard`].
     pub fn of_file(text: &str) -> Self {
         let mut table: Table = text.parse().unwrap();
         for (section, member) in [
@@ -70,17 +70,17 @@ impl Setup {
             .set("limits.request_deadline_milli", settings::GENEROUS_DEADLINE_MILLI)
     }
 
-    /// With TLS.
+    /// Enables TLS.
     pub fn tls(self) -> Self {
         self.set("security.is_tls_enabled", true)
     }
 
-    /// With TLS and client certificates.
+    /// Enables TLS and client certificates.
     pub fn mtls(self) -> Self {
         self.tls().set("security.is_mtls_enabled", true)
     }
 
-    /// With the proxy's default deadline, for tests of deadlines.
+    /// Restores the proxy's default deadline, for tests of deadlines.
     pub fn usual_deadline(mut self) -> Self {
         settings::usual_deadline(&mut self.table);
         self
@@ -98,7 +98,7 @@ impl Setup {
         self
     }
 
-    /// Changes each store's section.
+    /// Changes the section of each store.
     pub fn stores(mut self, mut change: impl FnMut(&mut Table)) -> Self {
         for store in self.table["external_key_stores"].as_array_mut().unwrap() {
             change(store.as_table_mut().unwrap());
@@ -119,7 +119,7 @@ impl Setup {
         self
     }
 
-    /// Makes the token, the certificates and the settings file, and starts nothing.
+    /// Makes the token, the certificates and the settings file, without starting the proxy.
     pub fn prepare(mut self) -> Prepared {
         let directory = tempfile::Builder::new().prefix("xks-proxy-test").tempdir().unwrap();
         let token = Token::new(self.module, directory.path());
@@ -142,7 +142,7 @@ impl Setup {
         }
         let binary = std::env::var_os("XKS_TEST_PROXY_BINARY").map(PathBuf::from);
         if binary.is_some() {
-            // Another program may not report which port the system chose for it.
+            // A program other than ours may not log the port that the system chose for it.
             for member in ["port", "port_http_ping"] {
                 if self.table["server"][member].as_integer() == Some(0) {
                     settings::set(&mut self.table, &format!("server.{member}"), free_port());
@@ -174,7 +174,7 @@ impl Setup {
     }
 }
 
-/// A proxy that has everything it needs and does not run yet.
+/// A proxy that is ready to be started.
 pub struct Prepared {
     binary: PathBuf,
     /// Set if the program is not the one that cargo built.
@@ -189,7 +189,7 @@ pub struct Prepared {
     open_files: Option<u32>,
     /// The settings file; a test may rewrite it.
     pub settings_file: PathBuf,
-    /// Its token.
+    /// The proxy's token.
     pub token: Token,
     /// All certificates.
     pub certificates: Certificates,
@@ -197,12 +197,12 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Its directory.
+    /// The proxy's directory.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Starts the proxy with a member of the settings that is a path in its directory.
+    /// Starts the proxy after setting a member of the settings to a path in its directory.
     #[track_caller]
     pub fn start_with(mut self, member: &str, value: impl Into<Value>) -> Proxy {
         settings::set(&mut self.table, member, value);
@@ -215,8 +215,8 @@ impl Prepared {
         self.environment.push((name.to_owned(), value.into()));
     }
 
-    /// Makes the working directory look like that of the sources, with the settings where the
-    /// bootstrap file says, and nothing in the environment that names either.
+    /// Sets up the working directory like that of the sources, with the settings where the
+    /// bootstrap file points and no environment variable that names either file.
     pub fn bootstrap(&mut self) {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("configuration/bootstrap.toml");
         let bootstrap = std::fs::read_to_string(sources).unwrap();
@@ -230,7 +230,7 @@ impl Prepared {
         self.has_bootstrap = true;
     }
 
-    /// Starts the proxy through a symbolic link of its own, which a test may redirect.
+    /// Makes the proxy start through its own symbolic link, which a test may redirect.
     pub fn link_binary(&mut self) -> PathBuf {
         let link = self.directory.path().join("linked-proxy");
         std::os::unix::fs::symlink(&self.binary, &link).unwrap();
@@ -255,7 +255,7 @@ impl Prepared {
         tools::run(&mut chown, "chown(1) is needed");
     }
 
-    /// Limits the proxy's open files to this number, without a way to raise it.
+    /// Sets both the soft and the hard limit of the proxy's open files.
     pub fn limit_open_files(&mut self, open_files: u32) {
         self.open_files = Some(open_files);
     }
@@ -297,7 +297,7 @@ impl Prepared {
         proxy
     }
 
-    /// Starts the proxy, waits until it has ended by itself, and returns its status and output.
+    /// Starts the proxy, waits for it to exit, and returns its status and output.
     #[track_caller]
     pub fn run_to_end(&self) -> (ExitStatus, String) {
         let mut child = self.spawn();
@@ -351,8 +351,8 @@ impl Prepared {
         Some(std::os::fd::OwnedFd::from(socket.try_clone().unwrap()).into())
     }
 
-    /// Command of a shell that moves the descriptors to their numbers (sd_listen_fds(3)) and
-    /// becomes the proxy.
+    /// Returns a shell command that moves the descriptors to their numbers (sd_listen_fds(3)) and
+    /// then executes the proxy.
     fn activated(&self) -> Command {
         let names: Vec<&str> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
         let mut command = Command::new("sh");
@@ -384,7 +384,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Returns a client of the first store, over TLS with the right certificate if so configured.
+    /// Returns a client of the first store, over TLS with the right certificate if configured.
     pub fn client(&self) -> Client {
         self.client_of(&Store::first())
     }
@@ -403,17 +403,17 @@ impl Proxy {
         client
     }
 
-    /// Returns a client with the certificate of `identity`, if any.
+    /// Returns a TLS configuration with the certificate of `identity`, if any.
     pub fn tls_config(&self, identity: Option<ClientIdentity>) -> Arc<ClientConfig> {
         self.prepared.certificates.client_config(identity, &[&TLS12, &TLS13], |_| {})
     }
 
-    /// Its process.
+    /// The proxy's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its token.
+    /// The proxy's token.
     pub fn token(&self) -> &Token {
         &self.prepared.token
     }
@@ -463,7 +463,7 @@ impl Proxy {
         connection.receive()
     }
 
-    /// Its process id.
+    /// The proxy's process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -503,7 +503,7 @@ impl Proxy {
         tools::run(Command::new("sh").args(["-c", &command]), "a POSIX shell is needed");
     }
 
-    /// Waits until `condition` holds; fails if the proxy ends before, or after a long time.
+    /// Waits until `condition` holds; fails if the proxy exits first, or after a long time.
     #[track_caller]
     pub fn wait_for(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
         let started = Instant::now();
@@ -516,8 +516,8 @@ impl Proxy {
         }
     }
 
-    /// Returns the log once it contains `text`, since it is written asynchronously. Fails after a
-    /// long time without it.
+    /// Returns the log once it contains `text`: it is written asynchronously. Fails after a long
+    /// time.
     #[track_caller]
     pub fn log_with(&self, text: &str) -> String {
         let started = Instant::now();
@@ -531,7 +531,7 @@ impl Proxy {
         }
     }
 
-    /// Restarts it once it has ended, with a new log, and waits until it listens.
+    /// Restarts the proxy once it has exited, with a new log, and waits until it listens.
     #[track_caller]
     pub fn start_again(&mut self) {
         self.wait_for_end();
@@ -543,8 +543,8 @@ impl Proxy {
         });
     }
 
-    /// Restarts it after its end with the same token, settings and directory, and waits until it is
-    /// ready. Its former log is discarded.
+    /// Restarts the proxy once it has exited, with the same token, settings and directory, and
+    /// waits until it is ready. Its former log is discarded.
     #[track_caller]
     pub fn restart(&mut self) {
         self.child = self.prepared.spawn();
@@ -555,7 +555,7 @@ impl Proxy {
         });
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the proxy has exited.
     #[track_caller]
     pub fn wait_for_end(&mut self) -> ExitStatus {
         let started = Instant::now();
@@ -577,7 +577,7 @@ impl Drop for Proxy {
         if std::thread::panicking() {
             eprintln!("---- the proxy's log\n{log}----");
         } else {
-            // It survives a panic, but no peer and no HSM may cause one.
+            // The proxy survives a panic, but no peer and no HSM may cause one.
             assert!(!log.contains("panic") && !log.contains("is a defect"), "{log}");
         }
     }

@@ -1,4 +1,4 @@
-//! Settings files, as an installation of the reference proxy has them.
+//! Settings files in the form that installations of the reference proxy use.
 
 use toml::{Table, Value};
 
@@ -27,7 +27,7 @@ impl Store {
         }
     }
 
-    /// Returns the store with [`token::SECOND`] alone.
+    /// Returns the store with [`token::SECOND`] only.
     pub fn second() -> Self {
         Self {
             prefix: "/second/store".into(),

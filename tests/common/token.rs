@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::tools;
 
-/// `CK_TOKEN_INFO.label`
+/// The token's label (`CK_TOKEN_INFO.label`).
 pub const LABEL: &str = "xks-proxy";
 const SO_PIN: &str = "87654321";
 /// The user PIN.
@@ -21,14 +21,14 @@ pub struct Key {
     pub kind: &'static str,
     /// `CKA_LABEL`
     pub label: &'static str,
-    /// Bytes.
+    /// Length in bytes.
     pub length: usize,
     /// Permitted uses: any of `e`ncrypt, `d`ecrypt, `w`rap, `u`nwrap, `s`ign, `v`erify.
     pub uses: &'static str,
 }
 
 impl Key {
-    /// AES-256.
+    /// Returns an AES-256 key.
     pub const fn new(label: &'static str, uses: &'static str) -> Self {
         Self { kind: "aes", label, length: 32, uses }
     }
@@ -41,7 +41,7 @@ impl Key {
 
 /// A key with all uses that a proxy needs.
 pub const FULL: Key = Key::new("foo", "ed");
-/// Another such key, in both stores' sets.
+/// Another key like [`FULL`], in both stores' sets.
 pub const SECOND: Key = Key::new("bar", "edwusv");
 /// A key with `CKA_DECRYPT` false.
 pub const ENCRYPT_ONLY: Key = Key::new("encrypt_only_key", "e");
@@ -49,7 +49,7 @@ pub const ENCRYPT_ONLY: Key = Key::new("encrypt_only_key", "e");
 pub const DECRYPT_ONLY: Key = Key::new("decrypt_only_key", "d");
 /// A key that may neither encrypt nor decrypt.
 pub const IMPOTENT: Key = Key::new("impotent_key", "wu");
-/// AES-128.
+/// An AES-128 key.
 pub const SHORT: Key = Key { kind: "aes", label: "short_key", length: 16, uses: "ed" };
 /// A key that is in the token twice.
 pub const TWIN: Key = Key::new("twin_key", "ed");
@@ -86,10 +86,10 @@ pub enum Module {
     SoftHsm2,
     /// kryoptic, built for the tests.
     Kryoptic,
-    /// p11-kit's proxy in front of SoftHSM2, as the distributions set it up.
+    /// p11-kit's proxy in front of SoftHSM2, as distributions configure it.
     P11Kit,
-    /// NSS's software token, which has one token that cannot be named and takes its directory from
-    /// C_Initialize.
+    /// NSS's software token, a single token that cannot be given a name and takes its directory
+    /// from C_Initialize.
     Nss,
 }
 
@@ -153,7 +153,7 @@ impl Module {
 /// A token in its own directory, removed with the test's temporary directory.
 pub struct Token {
     module: Module,
-    /// The string for C_Initialize, or "".
+    /// The string for C_Initialize, or "" if there is none.
     initialize_parameters: String,
     configuration: PathBuf,
 }
@@ -173,7 +173,7 @@ impl Token {
         let token = Self { module, initialize_parameters, configuration };
         let label = module.token_label();
         let mut commands = match module {
-            // It is there, and its security officer has no PIN yet.
+            // NSS's token already exists, and its security officer has no PIN yet.
             Module::Nss => vec!["pin".to_owned(), label.into(), String::new(), PIN.into()],
             Module::SoftHsm2 | Module::Kryoptic | Module::P11Kit => {
                 vec!["init".to_owned(), label.into(), SO_PIN.into(), PIN.into()]
@@ -191,8 +191,8 @@ impl Token {
         self.make(&add_command(self.module.token_label(), key));
     }
 
-    /// Makes another token of the same module, with these keys. A module may not see it before it
-    /// is initialised again.
+    /// Makes another token of the same module, with these keys. A module may not see it until it is
+    /// initialised again.
     pub fn add_token(&self, label: &str, keys: &[Key]) {
         let mut commands = vec!["init".to_owned(), label.into(), SO_PIN.into(), PIN.into()];
         for key in keys {
@@ -201,12 +201,12 @@ impl Token {
         self.make(&commands);
     }
 
-    /// Makes another token of the same module, with other keys under these keys' labels.
+    /// Makes another token of the same module, with different keys under the same labels.
     pub fn add_token_of_strangers(&self, label: &str, keys: &[Key]) {
         let mut commands = vec!["init".to_owned(), label.into(), SO_PIN.into(), PIN.into()];
         for key in keys {
             let mut command = add_command(label, key);
-            // Another digit in front of each byte's second one.
+            // Changes the first digit of each byte.
             command[5] =
                 command[5].bytes().map(|byte| if byte == b'0' { '1' } else { '0' }).collect();
             commands.extend(command);
@@ -214,7 +214,7 @@ impl Token {
         self.make(&commands);
     }
 
-    /// Destroys all keys of that label.
+    /// Destroys all keys with that label.
     pub fn destroy(&self, key: &Key) {
         self.make(&[
             "destroy".to_owned(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-/// Runs `command`. If it is missing or fails, the test fails with `remedy`.
+/// Runs `command`. If it is missing or fails, the test fails and shows `remedy`.
 pub fn run(command: &mut Command, remedy: &str) -> Output {
     let output = command.output().unwrap_or_else(|error| {
         panic!("cannot run {}: {error}\n{remedy}", command.get_program().display())
@@ -22,7 +22,7 @@ pub fn run(command: &mut Command, remedy: &str) -> Output {
     output
 }
 
-/// Returns promtool's output for these arguments and this input; it must succeed.
+/// Returns promtool's output for these arguments and this input.
 pub fn promtool(arguments: &[&str], input: &[u8]) -> Output {
     let remedy = "the tests need promtool, which comes with Prometheus:\n  \
                   Debian, Ubuntu: apt-get install prometheus (which need not run)\n  \

@@ -1,4 +1,4 @@
-//! The specification's bodies, and AES-GCM by an implementation that is not the HSM's.
+//! The specification's bodies, and an AES-GCM implementation independent of the HSM's.
 
 use aes_gcm::aead::consts::U16;
 use aes_gcm::aead::{Aead, Payload};
@@ -14,7 +14,7 @@ pub fn base64(bytes: &[u8]) -> String {
     base64_simd::STANDARD.encode_to_string(bytes)
 }
 
-/// Decodes a member that is base64.
+/// Decodes a base64 member.
 #[track_caller]
 pub fn bytes(value: &Value) -> Vec<u8> {
     let text = value.as_str().unwrap_or_else(|| panic!("no string: {value}"));
@@ -76,7 +76,7 @@ pub fn decrypt(encrypted: &Value, aad: Option<&[u8]>) -> Value {
     body
 }
 
-/// Returns the AAD passed to the HSM, in the form of existing ciphertexts.
+/// Returns the AAD passed to the HSM, in the form used by existing ciphertexts.
 pub fn hsm_aad(aad: Option<&[u8]>, metadata: &[u8]) -> Vec<u8> {
     let length = u16::try_from(aad.map_or(0, <[u8]>::len)).unwrap();
     let mut out = length.to_be_bytes().to_vec();
@@ -109,7 +109,7 @@ pub fn decrypt_here(key: &Key, encrypted: &Value, aad: &[u8]) -> Option<Vec<u8>>
     let iv = bytes(&encrypted["initializationVector"]);
     let payload = Payload { msg: &message, aad };
     if let Ok(iv) = iv.as_slice().try_into() {
-        // As Luna makes it before firmware 7.9.3.
+        // IVs of 16 bytes, as Luna made them before firmware 7.9.3.
         let cipher = AesGcm::<Aes256, U16>::new_from_slice(&key.value()).unwrap();
         return cipher.decrypt(iv, payload).ok();
     }
@@ -121,7 +121,7 @@ pub fn decrypt_here(key: &Key, encrypted: &Value, aad: &[u8]) -> Option<Vec<u8>>
     .ok()
 }
 
-/// Encrypts without the proxy or the HSM; the answer looks like the proxy's.
+/// Encrypts without the proxy or the HSM. Returns an answer in the proxy's form.
 pub fn encrypt_here(key: &Key, plaintext: &[u8], aad: Option<&[u8]>, metadata: &[u8]) -> Value {
     let iv = [7; 12];
     let aad = hsm_aad(aad, metadata);

@@ -1,4 +1,4 @@
-//! The admin listener: who gets in, what is there, and that it is nobody's burden.
+//! The admin listener: access, contents, and no effect on calls.
 
 use std::net::TcpStream;
 
@@ -15,7 +15,7 @@ fn ask(proxy: &Proxy, request: &str) -> Response {
     response
 }
 
-/// Nothing is opened that the settings don't ask for.
+/// Without settings for it, no listener is opened.
 #[test]
 fn off_by_default() {
     let proxy = Setup::new().start();
@@ -54,7 +54,7 @@ fn what_is_there() {
     assert_eq!((root.status, root.header("location")), (307, Some("/status")));
     assert_eq!(proxy.admin_get("/nothing").status, 404);
     assert_eq!(proxy.admin_get("/status/").status, 404);
-    // The API is not there.
+    // The API is not served there.
     assert_eq!(proxy.admin_get("/kms/xks/v1/health").status, 404);
     let refused =
         ask(&proxy, "POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
@@ -86,7 +86,7 @@ fn hostile_requests() {
     assert_eq!(proxy.admin_get("/livez").status, 200);
 }
 
-/// Whoever holds all of its threads holds up other watchers for some seconds, and no call.
+/// Connections that occupy all of its threads delay other monitoring by some seconds, and no call.
 #[test]
 fn connections_that_say_nothing() {
     let proxy = watched().start();
@@ -101,7 +101,7 @@ fn connections_that_say_nothing() {
     assert_eq!(proxy.admin_get("/livez").status, 200);
 }
 
-/// Draining, it tells of not being ready, and goes on showing what is going on.
+/// While draining, it reports that the proxy is not ready and still serves status and metrics.
 #[test]
 fn draining() {
     let mut proxy = watched().set("server.drain_delay_milli", 60_000).start();
@@ -116,7 +116,7 @@ fn draining() {
     );
 }
 
-/// With TLS and a CA for clients, those without a certificate of it get nothing.
+/// With TLS and a client CA, clients without a certificate of that CA get nothing.
 #[test]
 fn tls_with_client_certificates() {
     let mut prepared = watched().prepare();
@@ -139,7 +139,7 @@ fn tls_with_client_certificates() {
         connection.send(b"GET /metrics HTTP/1.1\r\nHost: xks.example.com\r\n\r\n")?;
         connection.receive()
     };
-    // Whatever name it bears: the CA is the administrators' own.
+    // Any name is accepted: the CA is the administrators' own.
     for identity in [ClientIdentity::Right, ClientIdentity::WrongName] {
         let response = get(Some(identity)).unwrap();
         assert_eq!(response.status, 200);
@@ -149,13 +149,13 @@ fn tls_with_client_certificates() {
     for identity in [None, Some(ClientIdentity::WrongAuthority), Some(ClientIdentity::Expired)] {
         assert!(get(identity).is_err(), "{identity:?}");
     }
-    // Plain HTTP gets no answer that tells anything.
+    // Plain HTTP gets no answer.
     let mut plain = Connection::open(proxy.admin(), None).unwrap();
     plain.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     assert!(plain.receive().is_err());
 }
 
-/// A port that is taken is said at start, and nothing is served half.
+/// A port in use is reported at start, and the proxy exits.
 #[test]
 fn a_taken_port() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -165,7 +165,7 @@ fn a_taken_port() {
     assert!(log.contains(&format!("[admin] cannot listen on 127.0.0.1:{port}")), "{log}");
 }
 
-/// The status has all members that the page's script reads.
+/// The status has all members that the status page's script reads.
 #[test]
 fn the_status_in_json() {
     let proxy = watched().start();
@@ -182,7 +182,7 @@ fn the_status_in_json() {
     assert!(status["stores"][0]["credentials"][0]["lastUsedUnixSecs"].as_u64() > Some(0));
     assert_eq!(status["keys"], serde_json::json!([{"keyId": "foo", "encrypts": 1}]));
     assert_eq!(status["history"]["intervalSecs"], 10);
-    // Nothing secret is in it.
+    // The status contains no secrets.
     let text = status.to_string();
     for secret in ["PleaseReplaceThisWithSomeSecret", "\"1234\""] {
         assert!(!text.contains(secret), "{text}");

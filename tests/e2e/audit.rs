@@ -1,5 +1,4 @@
-//! The audit log of the real proxy: what is in it, that it is never lost in silence, and that no
-//! line can be changed unseen.
+//! The real proxy's audit log: its contents, and tests that lost or changed lines are detected.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,12 +11,12 @@ use xks_proxy::observe::audit::chain::{CODE_BYTES, Chain, key_of};
 use crate::common::token::FOREIGN;
 use crate::common::{Client, Prepared, Proxy, Setup, Store, signing, tools, xks};
 
-/// With an audit log in `audit/`, and its key in `key`.
+/// A setup with an audit log in `audit/` and its key in `key`.
 pub fn audited(setup: Setup) -> Prepared {
     let prepared = setup
         .set("audit.directory", "audit")
         .set("audit.key_file", "key")
-        // How fast a busy machine is, is not the question here.
+        // The test does not depend on the machine's speed.
         .set("limits.request_deadline_milli", 10_000)
         .prepare();
     new_key(&prepared.directory().join("key"));
@@ -34,7 +33,7 @@ fn new_key(path: &Path) {
     assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o400);
 }
 
-/// The log's files: those of the past by name, then the present one.
+/// The log's files: the rotated ones by name, then the current one.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(directory.join("audit"))
         .unwrap()
@@ -47,11 +46,11 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 fn lines(directory: &Path) -> Vec<Value> {
     loop {
-        // A file may be given its other name between the listing and the reading.
+        // A file may be renamed between the listing and the reading.
         let texts: Result<Vec<String>, _> =
             files(directory).iter().map(fs::read_to_string).collect();
         let Ok(texts) = texts else { continue };
-        // The last line may not be whole yet.
+        // The last line may be incomplete.
         let whole = texts.iter().flat_map(|text| text.split_inclusive('\n'));
         return whole
             .filter(|line| line.ends_with('\n'))
@@ -66,7 +65,7 @@ fn calls(directory: &Path) -> Vec<Value> {
     lines
 }
 
-/// Exit code, and what was said.
+/// Runs the verifier. Returns its exit code and output.
 fn verify_with(directory: &Path, files: &[PathBuf], more: &[&str]) -> (i32, String) {
     let key = directory.join("key");
     let mut arguments = vec!["verify", "--key-file", key.to_str().unwrap()];
@@ -88,8 +87,7 @@ fn assert_good(directory: &Path) {
     assert_eq!(code, 0, "{said}");
 }
 
-/// The log of that many processes, one after the other, is whole, with a line for each
-/// answer.
+/// Asserts that the log of that many successive processes is complete, with a line for each answer.
 #[track_caller]
 pub fn assert_one_log(directory: &Path, processes: usize, answered: u64) {
     assert_good(directory);
@@ -136,7 +134,7 @@ fn each_call_has_its_line() {
     stranger
         .call("keys/foo/encrypt", &xks::encrypt(b"no", None))
         .assert_error(401, "AuthenticationFailedException");
-    // No call, and no line.
+    // `/ping` is no call, so it has no line.
     assert_eq!(proxy.get("/ping").status, 200);
     end(&mut proxy);
 
@@ -212,7 +210,8 @@ fn each_call_has_its_line() {
     assert_eq!((code, said.as_str()), (0, "good: 11 lines, number 0 to 10\n"));
 }
 
-/// After each of these the verifier says where, and exits with 1; with what it cannot use, 78.
+/// The verifier reports where each kind of tampering is and exits with 1. If its input is unusable,
+/// it exits with 78.
 #[test]
 fn tampering_is_found() {
     let mut proxy = audited(Setup::new()).start();
@@ -256,8 +255,8 @@ fn tampering_is_found() {
     assert_eq!(code, 78, "{said}");
 }
 
-/// Files that are full give way to others, as many as are kept; the chain runs through them, and
-/// through restarts, in good order or not. The key is needed at the first start alone.
+/// Full files are rotated, and as many as configured are kept. The chain continues across files and
+/// restarts, clean or not. Only the first start needs the key.
 #[test]
 fn rotation_and_restarts() {
     let setup = Setup::new()
@@ -285,13 +284,13 @@ fn rotation_and_restarts() {
     assert_eq!(files.len(), 3, "{files:?}");
     let (code, said) = verify(&directory);
     assert_eq!(code, 0, "{said}");
-    // Removing one in between is not what retention does.
+    // Retention removes the oldest files, never one in between.
     let (code, said) = verify_with(&directory, &[files[0].clone(), files[2].clone()], &[]);
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("are missing before this line"), "{said}");
 }
 
-/// `audit verify --hsm`: exit code, and what was said.
+/// Runs `audit verify --hsm`. Returns its exit code and output.
 fn verify_by_hsm(proxy: &Proxy) -> (i32, String) {
     let files = files(proxy.directory());
     let mut arguments = vec!["audit", "verify", "--hsm"];
@@ -300,7 +299,7 @@ fn verify_by_hsm(proxy: &Proxy) -> (i32, String) {
     (code.unwrap(), said)
 }
 
-/// The log as somebody would write it who has the chain's first key.
+/// The log as somebody who has the chain's first key would forge it.
 fn chained_anew(directory: &Path, text: &str) -> String {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let key = fs::read_to_string(directory.join("key")).unwrap();
@@ -318,8 +317,8 @@ fn chained_anew(directory: &Path, text: &str) -> String {
         .collect()
 }
 
-/// With sealing by a key in the HSM, the chain's first key alone is not enough to forge a log: a
-/// checkpoint is sealed at the start, and before each file ends.
+/// With an HSM key that seals checkpoints, the chain's first key is not enough to forge a log. A
+/// checkpoint is sealed at the start and before each file ends.
 #[test]
 fn the_hsm_vouches_for_the_log() {
     let setup = Setup::new().set("audit.hsm_key", FOREIGN.label);
@@ -333,7 +332,7 @@ fn the_hsm_vouches_for_the_log() {
     for _ in 0..3 {
         encrypt(&client);
     }
-    // No caller reaches the key.
+    // Callers cannot use the sealing key.
     client
         .call(&format!("keys/{}/encrypt", FOREIGN.label), &xks::encrypt(b"no", None))
         .assert_error(404, "KeyNotFoundException");
@@ -353,7 +352,7 @@ fn the_hsm_vouches_for_the_log() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("The HSM vouches for all before number"), "{said}");
 
-    // The forger's files are in order by the chain alone.
+    // The forger's files pass the check of the chain alone.
     let texts = [&moved, &path].map(|path| fs::read_to_string(path).unwrap());
     let forged = texts.concat().replacen("user/Alice", "user/Mally", 1);
     fs::write(&moved, chained_anew(directory, &forged)).unwrap();
@@ -382,7 +381,7 @@ fn an_hsm_that_does_not_seal_costs_no_line() {
     assert_good(proxy.directory());
 }
 
-/// A killed process loses no line that was written, and the next one says what happened.
+/// A killed process loses no line that it had written, and the next process records the crash.
 #[test]
 fn a_crash_is_told() {
     let mut proxy = audited(Setup::new()).start();
@@ -417,8 +416,8 @@ fn metric(proxy: &Proxy, name: &str) -> f64 {
     line.rsplit_once(' ').unwrap().1.parse().unwrap()
 }
 
-/// The disk is full: calls are refused before the HSM is asked, readiness is false, and all goes
-/// on by itself when there is room. Not one call that was answered is without a line.
+/// When the disk is full, calls are refused before they reach the HSM and the proxy is not ready.
+/// It recovers by itself when there is space. Every answered call has a line.
 #[test]
 fn a_full_disk_refuses_calls() {
     let mut proxy = audited(Setup::new().set("admin.port", 0)).start();
@@ -474,7 +473,8 @@ fn a_full_disk_refuses_calls() {
     assert_good(directory);
 }
 
-/// With `when_full = "drop"` the calls go on, and what is lost is counted where it is missing.
+/// With `when_full = "drop"` calls are still served, and the gap in the log records how many lines
+/// were lost.
 #[test]
 fn a_full_disk_loses_lines_if_that_is_wanted() {
     let setup = Setup::new().set("admin.port", 0).set("audit.when_full", "drop");
@@ -490,7 +490,7 @@ fn a_full_disk_loses_lines_if_that_is_wanted() {
     });
     encrypt(&client);
     assert_eq!(proxy.get("/readyz").status, 200);
-    // At the end, lines that could not be written are missing, and that shows.
+    // Lines that could not be written at the end are missing, and the verifier reports it.
     end(&mut proxy);
     proxy.restart();
     encrypt(&proxy.client());
@@ -501,7 +501,8 @@ fn a_full_disk_loses_lines_if_that_is_wanted() {
     assert!(!said.contains("not whole") && !said.contains("not a line"), "{said}");
 }
 
-/// logrotate moves the file away and sends SIGUSR1; a reload is written down, taken up or not.
+/// logrotate moves the file away and sends SIGUSR1; each reload is recorded, whether it takes
+/// effect or not.
 #[test]
 fn signals() {
     let mut proxy = audited(Setup::new()).start();
@@ -535,8 +536,8 @@ fn signals() {
     assert_good(&directory);
 }
 
-/// Killed at many moments around the change of files: the chain is whole each time, and no line
-/// that was written is lost or doubled.
+/// The proxy is killed at many moments around a rotation: each time the chain is intact, and no
+/// written line is lost or duplicated.
 #[test]
 fn killed_around_rotation() {
     let mut proxy = audited(Setup::new().set("audit.max_file_bytes", 65_536)).start();
@@ -544,19 +545,19 @@ fn killed_around_rotation() {
         let client = proxy.client();
         let present = proxy.directory().join("audit/audit.jsonl");
         let bytes = || fs::metadata(&present).map_or(0, |metadata| metadata.len());
-        // Until the next line or two make it full.
+        // Fills the file up to the last line or two.
         while bytes() < 65_536 - 1_500 {
             encrypt(&client);
         }
         for _ in 0..3 {
             encrypt(&client);
         }
-        // Lines are written each 10 ms.
+        // Lines are written every 10 ms.
         std::thread::sleep(std::time::Duration::from_micros(1_100 * life));
         proxy.signal("KILL");
         proxy.wait_for_end();
         let (code, said) = verify(proxy.directory());
-        // A line that was begun is cut off at the next start.
+        // A partly written line is cut off at the next start.
         let is_torn = said.lines().filter(|line| line.contains("TAMPERED")).count() == 1
             && said.contains("the line is incomplete");
         assert!(code == 0 || is_torn, "life {life}: {said}");

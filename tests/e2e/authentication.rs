@@ -1,4 +1,4 @@
-//! Whoever cannot sign gets nothing, and learns nothing.
+//! Requests that are not validly signed get no service and no information.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ fn assert_refused(response: &Response) {
     response.assert_error(401, "AuthenticationFailedException");
 }
 
-/// Sends a health call whose header fields went through `change` after they were signed.
+/// Sends a health call whose header fields `change` modified after signing.
 fn with_headers(client: &Client, change: impl FnOnce(&mut Vec<(String, String)>)) -> Response {
     let target = client.target("health");
     let body = xks::health().to_string();
@@ -55,7 +55,7 @@ fn wrong_credential_or_scope() {
     }
 }
 
-/// XKS specification, Appendix A: five minutes either way.
+/// XKS specification, Appendix A: clocks may differ by five minutes either way.
 #[test]
 fn clocks_may_differ() {
     let proxy = Setup::new().start();
@@ -88,7 +88,7 @@ fn changed_after_signing() {
     for name in ["content-type", "x-amz-date"] {
         assert_refused(&with_headers(&client, |headers| value_of(headers, name).push('0')));
     }
-    // One more field of a signed name changes what was signed.
+    // Another field with a signed name changes the signed text.
     assert_refused(&with_headers(&client, |headers| {
         headers.push(("x-amz-date".into(), "20250101T000000Z".into()));
     }));
@@ -135,7 +135,7 @@ fn authorization_header_field() {
     assert_refused(&change(&|value| value[..value.len() - 1].to_owned()));
 }
 
-/// The signature comes before all that is said about body and key; path and method before it.
+/// The signature is checked before body and key; path and method before the signature.
 #[test]
 fn order_of_the_checks() {
     let proxy = Setup::new().start();
@@ -148,7 +148,7 @@ fn order_of_the_checks() {
     client.post("health", b"").assert_error(404, "InvalidUriPathException");
 }
 
-/// It can be switched off, and then the log says so at every start.
+/// Authentication can be switched off, and then the log warns of it at every start.
 #[test]
 fn switched_off() {
     let proxy = Setup::new().set("security.is_sigv4_auth_enabled", false).start();
@@ -162,7 +162,7 @@ fn switched_off() {
     assert!(log.lines().any(warns), "{log}");
 }
 
-/// Neither secrets nor what is encrypted may end up in a log, whatever its level.
+/// Neither secrets nor plaintexts may appear in the log, at any level.
 #[test]
 fn the_log_keeps_secrets() {
     let mut proxy = Setup::new().set("tracing.level", "TRACE").start();
@@ -171,7 +171,7 @@ fn the_log_keeps_secrets() {
     let encrypted = client.call("keys/foo/encrypt", &xks::encrypt_with_cdiv(plaintext, None)).ok();
     client.call("keys/foo/decrypt", &xks::decrypt(&encrypted, None)).ok();
     client.post("keys/foo/encrypt", &xks::encrypt(plaintext, None).to_string().as_bytes()[1..]);
-    // The log may be a moment late.
+    // The log may lag behind.
     proxy.wait_for("the third call in the log", |proxy| {
         proxy.log().matches("4112f4d6-db54-4af4-ae30-c55a22a8dfae").count() >= 2
             && proxy.log().contains("ValidationException")

@@ -1,4 +1,4 @@
-//! Settings that are wrong: all is said at once, and nothing is started.
+//! Invalid settings: all mistakes are reported at once, and the proxy does not start.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use crate::common::proxy::Prepared;
 use crate::common::{Connection, Setup, tools, xks};
 
-/// EX_CONFIG of sysexits.h.
+/// Exit code EX_CONFIG (sysexits.h).
 const EXIT_CONFIG: i32 = 78;
 
 #[track_caller]
@@ -74,7 +74,7 @@ fn no_file() {
     refused(&prepared);
 }
 
-/// A key that is not the certificate's would fail each handshake.
+/// A key that does not match the certificate would fail every handshake.
 #[test]
 fn key_of_another_certificate() {
     let prepared = Setup::new().tls().prepare();
@@ -85,17 +85,17 @@ fn key_of_another_certificate() {
     assert!(output.contains("tls_key_pem"), "{output}");
 }
 
-/// A control that this program does not have is not dropped in silence.
+/// A security control that this program lacks is refused, not silently ignored.
 #[test]
 fn secondary_authorization_of_another_kind() {
     let output = refused(&Setup::new().set("security.secondary_auth", "Oso").prepare());
-    // It says how to go on.
+    // The message says how to proceed.
     for words in ["secondary_auth", "configuration/oso.cedar", "configuration/oso.rego"] {
         assert!(output.contains(words), "{output}");
     }
 }
 
-/// The variable of the module's name goes before the file, as with the reference proxy.
+/// The environment variable with the module's path overrides the file, as in the reference proxy.
 #[test]
 fn the_environment_names_the_module() {
     let module = tools::softhsm2_module();
@@ -106,7 +106,7 @@ fn the_environment_names_the_module() {
     proxy.client().call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
 }
 
-/// Another process has the port.
+/// Another process uses the port.
 #[test]
 fn port_in_use() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -11,7 +11,7 @@ fn in_the_working_directory() {
     four_calls(&prepared.start(), b"");
 }
 
-/// Without the file that it names the program says which that is.
+/// If the file that the bootstrap file names is missing, the error names it.
 #[test]
 fn names_a_file_that_is_not_there() {
     let mut prepared = Setup::new().prepare();

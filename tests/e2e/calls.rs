@@ -7,7 +7,7 @@ use crate::common::{Client, Proxy, Setup, xks};
 
 const METADATA: &[u8] = b"key version 7";
 
-/// Everything once, as KMS does when a key store is connected, a key created and used.
+/// Makes every call once, as KMS does when a key store is connected and a key is created and used.
 pub fn four_calls(proxy: &Proxy, metadata: &[u8]) {
     let client = proxy.client();
     let health = client.call("health", &xks::health()).ok();
@@ -75,14 +75,14 @@ fn over_https_with_client_certificates() {
     four_calls(&Setup::new().mtls().start(), b"");
 }
 
-/// Metadata goes into the answer, the AAD and the CDIV.
+/// Ciphertext metadata goes into the answer, the AAD and the CDIV.
 #[test]
 fn with_ciphertext_metadata() {
     let setup = Setup::new().set("server.ciphertext_metadata_b64", xks::base64(METADATA));
     four_calls(&setup.start(), METADATA);
 }
 
-/// GCM fails when an IV comes back with the same key.
+/// GCM fails when an IV is reused with the same key.
 #[test]
 fn no_iv_comes_twice() {
     let proxy = Setup::new().start();

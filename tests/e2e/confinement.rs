@@ -8,10 +8,10 @@ use std::process::Command;
 
 use crate::common::{Setup, Store, settings, xks};
 
-/// Nobody in particular, and not root.
+/// An unprivileged user.
 const USER: u32 = 65_534;
 
-/// Returns whether another process of `user` may inspect that process (ptrace(2),
+/// Returns whether another process of `user` may inspect the process `pid` (ptrace(2),
 /// PTRACE_MODE_READ).
 fn can_look_into(pid: u32, user: Option<u32>) -> bool {
     let mut command = Command::new("head");
@@ -22,11 +22,11 @@ fn can_look_into(pid: u32, user: Option<u32>) -> bool {
     command.output().unwrap().status.success()
 }
 
-/// Runs as a user who is not root, and others of that user can neither read its memory nor get a
-/// core file, unless the settings say so.
+/// The proxy runs as a non-root user, and that user's other processes can neither read its memory
+/// nor get a core file, unless the settings allow it.
 #[test]
 fn no_dumps_and_no_root() {
-    // Root may look into all processes, so under root the proxy is somebody else's.
+    // Root may inspect all processes, so if the test runs as root, the proxy runs as another user.
     let user = rustix::process::geteuid().is_root().then_some(USER);
     for is_allowed in [false, true] {
         let mut setup = Setup::new();
@@ -48,8 +48,8 @@ fn no_dumps_and_no_root() {
     }
 }
 
-/// Under Landlock the token's files are out of reach, until the settings name them; then all
-/// works, the log file included.
+/// Under Landlock the token's files are inaccessible until the settings name them; then everything
+/// works, including the log file.
 #[test]
 fn landlock() {
     let start = |is_named: bool| {
@@ -61,7 +61,7 @@ fn landlock() {
             .set("tracing.directory", logs.path().join("made").to_str().unwrap())
             .set("tracing.file_prefix", "proxy.log")
             .set("tracing.rotation_kind", "NEVER");
-        // The token stands where the other tests put it; the settings somewhere else.
+        // The token is in its usual directory; the settings are elsewhere.
         let settings = tempfile::tempdir().unwrap();
         let all = toml::Value::Array(vec![std::env::temp_dir().to_str().unwrap().into()]);
         if is_named {
@@ -86,7 +86,7 @@ fn landlock() {
     proxy.wait_for("the token to be missed", |proxy| {
         proxy.log().contains("HSM token cannot be used") && proxy.get("/readyz").status == 503
     });
-    // What a reload reads, and the file that tells the process's id, are within reach.
+    // The files that a reload reads and the pid file are accessible.
     proxy.change_settings(|table| settings::set(table, "server.fleet_size", 3));
     let (code, printed) = proxy.reload();
     assert_eq!(code, Some(0), "{printed}");
@@ -101,7 +101,8 @@ fn landlock() {
     assert_eq!(fs::read_to_string(&pid_file).unwrap(), "");
 }
 
-/// As Kubernetes mounts a secret: files behind two symbolic links, readable by root and a group.
+/// Secrets as Kubernetes mounts them: files behind two symbolic links, readable by root and a
+/// group.
 #[test]
 fn secrets_in_files() {
     let directory = tempfile::tempdir().unwrap();
@@ -136,7 +137,7 @@ fn secrets_in_files() {
     proxy.client().call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
 }
 
-/// Secrets that others can read: it does not start if it was told not to.
+/// With strict permissions configured, the proxy refuses to start if others can read a secret.
 #[test]
 fn strict_file_permissions() {
     let prepared = Setup::new().set("security.strict_file_permissions", true).prepare();

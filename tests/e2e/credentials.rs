@@ -1,4 +1,5 @@
-//! Rotating a credential: made, accepted beside the old one, handed to KMS, watched, removed.
+//! Rotation of a credential: created, accepted along with the old one, given to KMS, monitored, and
+//! the old one removed.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -29,7 +30,7 @@ fn output_of(arguments: &[&str]) -> String {
     text(&output.stdout)
 }
 
-/// `[[external_key_stores.credentials]]` with one entry.
+/// The value of `[[external_key_stores.credentials]]` with one entry.
 fn listed() -> Value {
     let new = toml::Table::from_iter([
         ("name".to_owned(), Value::from("the new one")),
@@ -56,8 +57,8 @@ fn settings_of(prepared: &Prepared) -> String {
     prepared.settings_file.to_str().unwrap().to_owned()
 }
 
-/// The old one, both, the new one alone, each by a reload, on connections that stay: both are
-/// accepted while both are there, what is removed is refused, and what is left serves on.
+/// Reloads configure the old credential, then both, then the new one alone, while connections stay
+/// open. Configured credentials are accepted and removed ones are refused.
 #[test]
 fn a_rotation_while_it_serves() {
     let setup = Setup::new().set("admin.port", free_port()).set("server.pid_file", "proxy.pid");
@@ -91,7 +92,8 @@ fn a_rotation_while_it_serves() {
     let encrypted = old.call("keys/foo/encrypt", &xks::encrypt(b"rotated", None)).ok();
     let decrypted = new.call("keys/foo/decrypt", &xks::decrypt(&encrypted, None)).ok();
     assert_eq!(xks::bytes(&decrypted["plaintext"]), b"rotated");
-    // Halves of the two don't fit together, and the other store is none of its business.
+    // An id with the other credential's secret is refused, and so is the new credential at the
+    // other store.
     refused(ask(&with(&proxy, NEW_ID, &Store::first().secret_access_key), by_new));
     refused(ask(&with(&proxy, &Store::first().access_key_id, NEW_SECRET), by_new));
     let mut other = new.clone();
@@ -106,8 +108,8 @@ fn a_rotation_while_it_serves() {
     ask(&new, by_new).ok();
 }
 
-/// The output of `credentials new` can be pasted unchanged, with the secret inline or in a file;
-/// the proxy accepts it, and its date is known.
+/// The output of `credentials new` can be pasted unchanged, with the secret inline or in a file.
+/// The proxy accepts the credential and knows its date.
 #[test]
 fn a_new_credential_works() {
     for is_file in [false, true] {
@@ -128,7 +130,7 @@ fn a_new_credential_works() {
             assert!(listed.get("sigv4_secret_access_key").is_none());
             let mode = std::fs::metadata(file).unwrap().permissions().mode();
             assert_eq!(mode & 0o7777, 0o600);
-            // It is never written over.
+            // An existing secret file is never overwritten.
             let again = program(&arguments);
             assert_eq!(again.status.code(), Some(69), "{}", text(&again.stderr));
             assert!(again.stdout.is_empty());
@@ -138,7 +140,7 @@ fn a_new_credential_works() {
         } else {
             listed["sigv4_secret_access_key"].as_str().unwrap().to_owned()
         };
-        // Behind the first store's members, as the comment says.
+        // After the first store's members, as the printed comment says.
         let old = std::fs::read_to_string(&prepared.settings_file).unwrap();
         let second = old.match_indices("[[external_key_stores]]").nth(1).unwrap().0;
         let pasted = format!("{}{printed}\n{}", &old[..second], &old[second..]);
@@ -157,15 +159,15 @@ fn a_new_credential_works() {
         assert!(
             midnight.is_multiple_of(86_400) && (midnight..midnight + 2 * 86_400).contains(&now)
         );
-        // Of the old one it is not known.
+        // The old credential has no known date.
         assert_eq!(metrics.matches("xks_proxy_credential_created_timestamp_seconds{").count(), 1);
         let log = proxy.log_with(&id);
         assert!(!log.contains(&secret), "{log}");
     }
 }
 
-/// Two of the same are never made, nothing is asked of a settings file that is not named, and a
-/// store that is not there is said.
+/// New credentials always differ, no settings file is needed unless a store is named, and an
+/// unknown store is an error.
 #[test]
 fn new_without_settings() {
     let (one, other) = (output_of(&["credentials", "new"]), output_of(&["credentials", "new"]));
@@ -179,7 +181,8 @@ fn new_without_settings() {
     assert!(text(&output.stderr).contains(&Store::first().prefix), "{}", text(&output.stderr));
 }
 
-/// The last use comes from the proxy that runs; without one the list is as long and says so.
+/// The last use comes from the running proxy. Without one, the list is complete and marks the use
+/// as unknown.
 #[test]
 fn the_list_says_what_is_in_use() {
     let port = free_port();
@@ -206,7 +209,7 @@ fn the_list_says_what_is_in_use() {
     for id in [&ids[0], &ids[2]] {
         assert!(line_of(&after, id).contains("not since it was loaded, 20"), "{after}");
     }
-    // Named instead, twice, with one that nobody listens on.
+    // Two named admin listeners, one of which does not answer.
     let admin = format!("http://{}", proxy.admin());
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let output =
@@ -215,7 +218,7 @@ fn the_list_says_what_is_in_use() {
     assert!(output.status.success() && said.contains(&nobody), "{said}");
     assert!(line_of(&list, NEW_ID).contains(" ago)"), "{list}");
 
-    // Another file than the one that the proxy has read.
+    // A settings file that differs from the one that the proxy has loaded.
     let edited =
         std::fs::read_to_string(&settings).unwrap().replace(NEW_ID, "OTHEROTHEROTHEROTHER2");
     std::fs::write(&settings, edited).unwrap();
@@ -227,7 +230,7 @@ fn the_list_says_what_is_in_use() {
     }
 }
 
-/// Over TLS with client certificates, as the admin listener may want.
+/// The list over TLS with client certificates, as the admin listener may require.
 #[test]
 fn the_list_over_tls() {
     let prepared = Setup::new().set("admin.port", 0).prepare();
@@ -274,7 +277,7 @@ for name, more in [
     assert not report.has_errors(), report.generate_report()
 ";
 
-/// The credential in the file is accepted by the store; it is the newest unless another is named.
+/// The store accepts the credential in the file for KMS: the newest unless another is named.
 #[test]
 fn kms_s_file_opens_the_store() {
     let prepared = with_new_credential(Setup::new()).prepare();
@@ -304,7 +307,7 @@ fn kms_s_file_opens_the_store() {
     let mut validate = tools::python_with_botocore();
     tools::run(validate.args(["-c", VALIDATE, file]), tools::BOTOCORE_REMEDY);
 
-    // Several stores, and none named; one that is not there.
+    // Several stores and none named; an unknown one.
     for arguments in [
         &["kms-config", "--settings", &settings][..],
         &["kms-config", "/no/such/store", "--settings", &settings],
@@ -328,7 +331,7 @@ fn kms_s_file_opens_the_store() {
     }
 }
 
-/// A terminal is shown no secret of KMS's unless it is asked for.
+/// Secrets are not printed to a terminal unless asked for.
 #[test]
 fn a_terminal_is_shown_no_secret() {
     let prepared = with_new_credential(Setup::new()).prepare();

@@ -1,6 +1,6 @@
 //! The system's limit of open files (RLIMIT_NOFILE): a stranger who opens connections must not be
-//! able to use it up, and where it is used up all the same the proxy waits for better times without
-//! spinning.
+//! able to use it up, and if it is used up anyway, the proxy waits without spinning until
+//! descriptors are free.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -12,8 +12,8 @@ use crate::common::{Connection, Proxy, Setup, xks};
 
 const PAUSES: &str = "accepting connections pauses";
 
-/// Fewer open files than max_connections: connections are bounded by what is left when the HSM's
-/// module, the log and `/ping` have theirs, so that there is always room for the next good one.
+/// With fewer open files than max_connections, connections are limited to the descriptors that the
+/// HSM's module, the log and `/ping` leave, so that a new good connection always has room.
 #[test]
 fn fewer_than_connections() {
     let mut prepared = Setup::new().prepare();
@@ -32,9 +32,9 @@ fn fewer_than_connections() {
     assert!(!proxy.log().contains(PAUSES), "it never came to that");
 }
 
-/// No descriptor is left, for whatever reason: connections that are open are served, new ones wait
-/// in the kernel's queue at the price of a look from time to time, one line says so, and all of
-/// them are served once there are descriptors again.
+/// When no descriptor is left, open connections are served and new ones wait in the kernel's queue.
+/// The proxy only retries from time to time and logs one line, and it serves all of them once there
+/// are descriptors again.
 #[test]
 fn none_left() {
     let mut proxy = Setup::new().set("admin.port", 0).start();
@@ -61,7 +61,7 @@ fn none_left() {
         is_served(&mut open);
         std::thread::sleep(Duration::from_millis(50));
     }
-    // A loop that asks again and again would use all of a core, as far as it gets one.
+    // A busy loop would use a full core, as far as one is available.
     let (used, elapsed) = (cpu_time(&proxy) - cpu, since.elapsed());
     assert!(used < elapsed / 3, "{used:?} of CPU time in {elapsed:?}");
 
@@ -71,7 +71,7 @@ fn none_left() {
     }
     assert_eq!(proxy.get("/ping").status, 200);
     let elapsed = began.elapsed();
-    // One each 50 ms, and one line each 10 s, of each listener.
+    // Each listener retries every 50 ms, and logs one line every 10 s.
     let metrics = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
     let line = metrics.lines().find(|line| line.starts_with("xks_proxy_accept_pauses_total "));
     let pauses: u128 = line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap();
@@ -84,7 +84,7 @@ fn open_files(proxy: &Proxy) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", proxy.id())).unwrap().count()
 }
 
-/// User and system time of all of the proxy's threads so far (proc(5), /proc/pid/stat).
+/// Returns the user and system time of all of the proxy's threads so far (proc(5), /proc/pid/stat).
 fn cpu_time(proxy: &Proxy) -> Duration {
     let stat =
         std::fs::read_to_string(Path::new("/proc").join(proxy.id().to_string()).join("stat"));

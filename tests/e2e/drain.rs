@@ -1,11 +1,11 @@
-//! The end of a process, without a lost request.
+//! Shutdown without a lost request.
 
 use std::time::Duration;
 
 use crate::common::{Connection, Interposed, Setup, xks};
 
-/// A load balancer first sees readiness go, then clients are asked to leave; who is connected or
-/// comes late is served until the end.
+/// A load balancer first sees the proxy become unready, then clients are asked to leave. Connected
+/// and late clients are served until the end.
 #[test]
 fn sigterm() {
     ends_well("TERM");
@@ -36,7 +36,7 @@ fn ends_well(signal: &str) {
     assert_eq!(last.header("connection"), Some("close"));
     last.ok();
     assert!(kept.is_at_end().unwrap());
-    // It was not there to be sent away, or has been already.
+    // The late connection may have missed the close, or may already have been closed.
     let late = client.call("keys/foo/encrypt", &xks::encrypt(b"late", None));
     assert_eq!(late.header("connection"), None);
     late.ok();
@@ -46,7 +46,7 @@ fn ends_well(signal: &str) {
     assert!(Connection::open(proxy.api, None).is_err());
 }
 
-/// A request that the HSM is at work on is answered before the process ends.
+/// A request that the HSM is processing is answered before the process ends.
 #[test]
 fn what_is_in_flight_is_finished() {
     let mut proxy = Interposed::new(
@@ -66,7 +66,7 @@ fn what_is_in_flight_is_finished() {
     assert_eq!(proxy.wait_for_end().code(), Some(0));
 }
 
-/// A hung HSM does not make the end wait for ever.
+/// A hung HSM does not delay the shutdown indefinitely.
 #[test]
 fn the_end_has_a_limit() {
     let mut proxy = Interposed::new(

@@ -1,18 +1,18 @@
-//! The specification's error table, row by row, as far as a peer can provoke it. (The rows that
-//! an HSM provokes are in `hsm_trouble`.)
+//! The specification's error table, row by row, as far as a peer can provoke the errors. (Those
+//! that an HSM provokes are tested in `hsm_trouble`.)
 
 use serde_json::{Value, json};
 
 use crate::common::{Setup, token, xks};
 
-/// An encrypt request, changed.
+/// Returns an encrypt request with a change.
 fn encrypt(change: impl FnOnce(&mut Value)) -> Value {
     let mut body = xks::encrypt(b"plaintext", Some(b"aad"));
     change(&mut body);
     body
 }
 
-/// A decrypt request of a good ciphertext, changed.
+/// Returns a decrypt request of a good ciphertext, with a change.
 fn decrypt(change: impl FnOnce(&mut Value)) -> Value {
     let encrypted = xks::encrypt_here(&token::FULL, b"plaintext", Some(b"aad"), b"metadata");
     let mut body = xks::decrypt(&encrypted, Some(b"aad"));
@@ -156,14 +156,14 @@ fn invalid_ciphertext_exception() {
         eprintln!("{body}");
         let answer = client.call("keys/foo/decrypt", &body);
         answer.assert_error(400, "InvalidCiphertextException");
-        // A bad ciphertext leaves the session as it was.
+        // A bad ciphertext does not disturb the session.
         client.call("keys/foo/decrypt", &decrypt(|_| {})).ok();
     }
     let other_key = client.call("keys/bar/decrypt", &decrypt(|_| {}));
     other_key.assert_error(400, "InvalidCiphertextException");
 }
 
-/// Secondary authorization; more in `policy`.
+/// Secondary authorization, tested further in `policy`.
 #[test]
 fn access_denied_exception() {
     let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/configuration/oso.cedar");
@@ -176,7 +176,7 @@ fn access_denied_exception() {
     let answer = client.call("keys/foo/encrypt", &rejected);
     answer.assert_error(403, "AccessDeniedException");
     assert_eq!(answer.header("content-type"), Some("application/json"));
-    // The row has no GetHealthStatus.
+    // The table's row does not include GetHealthStatus.
     client.call("health", &xks::health()).ok();
 }
 

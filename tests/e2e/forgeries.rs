@@ -1,26 +1,25 @@
-//! Requests that nobody with the secret would send, or that somebody changed on the way: each is
-//! refused, and the next good request is answered.
+//! Requests that the holder of the secret would not send, or that were changed in transit: each is
+//! refused, and the next valid request is answered.
 //!
-//! The signer here is small enough to sign what AWS's own refuses to: a day that does not exist,
-//! a scope of another service. So what is refused is refused for its own sake, with a signature
-//! that fits.
+//! The minimal signer here signs requests that AWS's own rejects: a nonexistent day, another
+//! service's scope. So each such request is refused for that defect and not for its signature.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
 use crate::common::{Client, Response, Setup, Store, xks};
 
-/// All that is signed, and what the signature is made with.
+/// The signed parts of a request, and the input of its signature.
 #[derive(Clone)]
 struct Request {
     method: String,
     target: String,
-    /// Without query, as it is signed; `None`: as it is sent.
+    /// Signed path, without the query; `None` for the path that is sent.
     signed_path: Option<String>,
     query: String,
-    /// In the order of their names, as they are sent and signed.
+    /// Header fields as they are sent and signed, sorted by name.
     headers: Vec<(String, String)>,
-    /// `SignedHeaders`; the canonical request has these.
+    /// Names in `SignedHeaders` and in the canonical request.
     signed: Vec<String>,
     body: String,
     signed_body: Option<String>,
@@ -34,7 +33,7 @@ struct Request {
 }
 
 impl Request {
-    /// A health call as KMS signs it, now.
+    /// A health call as KMS would sign it now.
     fn new(client: &Client) -> Self {
         let store = &client.signer.store;
         let body = xks::health().to_string();
@@ -68,7 +67,7 @@ impl Request {
         &mut self.headers.iter_mut().find(|(field, _)| field == name).unwrap().1
     }
 
-    /// Signs another point in time: `x-amz-date` and the scope's date.
+    /// Sets the time that is signed: `x-amz-date` and the scope's date.
     fn date(&mut self, date: &str) {
         *self.header("x-amz-date") = date.to_owned();
         self.scope_date = date.chars().take(8).collect();
@@ -102,7 +101,7 @@ impl Request {
         hex(&key)
     }
 
-    /// The request with its signature, as text that can still be changed.
+    /// The signed request as text, which a test can still change.
     fn text(&self) -> String {
         let mut target = self.target.clone();
         if !self.query.is_empty() {
@@ -138,7 +137,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Text that must be there once becomes another.
+/// Replaces a text that must occur exactly once.
 fn replace(text: &str, from: &str, to: &str) -> String {
     assert_eq!(text.matches(from).count(), 1, "{from:?} in {text}");
     text.replace(from, to)
@@ -150,7 +149,8 @@ fn send(client: &Client, text: &str) -> Response {
     connection.receive().unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// Sends a forgery, holds what is answered, and has a good request answered after it.
+/// Sends a forgery, checks that it is refused with this status and error, and then that a valid
+/// request is still answered.
 #[track_caller]
 fn refused(client: &Client, what: &str, text: &str, status: u16, error: &str) -> Response {
     let response = send(client, text);
@@ -164,7 +164,8 @@ const FAILED: &str = "AuthenticationFailedException";
 
 type Before = fn(&mut Request);
 
-/// With a signature that fits what is sent: whoever knows the secret may not do this either.
+/// Requests whose signature matches their contents. They are refused even from a client that knows
+/// the secret.
 #[rustfmt::skip]
 const SIGNED_WELL: &[(&str, Before, u16, &str)] = &[
     ("a secret of the same length", |it| it.secret = it.secret.replace('P', "Q"), 401, FAILED),
@@ -219,7 +220,7 @@ const SIGNED_WELL: &[(&str, Before, u16, &str)] = &[
     ("a path that is none", |it| it.target.push('s'), 404, "InvalidUriPathException"),
 ];
 
-/// Changed after it was signed.
+/// A change made after signing: description, old text, new text.
 type After = (&'static str, &'static str, &'static str);
 
 #[rustfmt::skip]
@@ -288,7 +289,7 @@ fn changed_after_signing() {
             refused(&client, "signature", &replace(&text, &signature, forged), 401, FAILED);
         }
     }
-    // Each digit counts.
+    // Every digit of the signature counts.
     for at in 0..64 {
         let mut forged = signature.clone();
         let digit = if &forged[at..=at] == "0" { "1" } else { "0" };
@@ -298,7 +299,7 @@ fn changed_after_signing() {
     assert_eq!(SIGNED_WELL.len() + CHANGED.len(), 84, "what the documentation says");
 }
 
-/// Times that do not exist: refused as such, with signatures that fit.
+/// Nonexistent times are refused as such, although the signatures match.
 #[test]
 fn impossible_dates() {
     let proxy = Setup::new().start();
@@ -340,7 +341,7 @@ fn impossible_dates() {
         "99999999999999999999999999999999".to_owned(),
     ];
     for date in &dates {
-        // In both places; in x-amz-date alone; in the scope alone.
+        // Wrong in both places, in x-amz-date alone, and in the scope alone.
         let mut both = Request::new(&client);
         both.date(date);
         let response = refused(&client, date, &both.text(), 401, FAILED);
@@ -353,7 +354,7 @@ fn impossible_dates() {
         scope.scope_date = date.chars().take(8).collect();
         refused(&client, date, &scope.text(), 401, FAILED);
     }
-    // Times that exist, and are far away.
+    // Valid times far from the present.
     for date in ["00010101T000000Z", "19700101T000000Z", "20240229T235959Z", "99991231T235959Z"] {
         let mut request = Request::new(&client);
         request.date(date);

@@ -1,30 +1,30 @@
-//! Exchanges that no honest client makes: what is smuggled, ambiguous, malformed or too large is
-//! refused and the connection ends, or it has the one reading that RFC 9110 and 9112 give it.
-//! After each, a good request on a new connection is answered.
+//! Exchanges that no honest client makes. Smuggled, ambiguous, malformed or oversized requests are
+//! refused and the connection is closed, or they have the single reading that RFC 9110 and 9112
+//! give them. After each, a good request on a new connection is answered.
 
 use crate::common::{Client, Connection, Setup, xks};
 
 /// Expected outcome.
 enum Outcome {
     /// One answer with that status, a body of the specification's form and `Connection: close`;
-    /// then the end. What stood behind the request is not taken for another one.
+    /// then the connection ends. Bytes after the request are not read as another one.
     Refused(u16),
-    /// An answer with that status, and the connection is where the next request begins.
+    /// An answer with that status, after which the connection accepts the next request.
     Answered(u16),
-    /// An answer with that status that ends the connection, since the request asked for that.
+    /// An answer with that status that ends the connection, as the request asked.
     Last(u16),
-    /// No answer: the request is not whole, and its sender ends.
+    /// No answer: the request is incomplete, and its sender closes the connection.
     Nothing,
 }
 
 use Outcome::{Answered, Last, Nothing, Refused};
 
-/// A request that would be answered, were it taken for one.
+/// A request that would be answered if it were read as one.
 const NEXT: &[u8] = b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n";
 
 const GET: &str = "GET /ping HTTP/1.1\r\nHost: h\r\n";
 const POST: &str = "POST /ping HTTP/1.1\r\nHost: h\r\n";
-/// Refused once it has been read as far as its end.
+/// Refused only after it has been read completely.
 const API: &str = "POST /example/uri/path/prefix/kms/xks/v1/health HTTP/1.1\r\nHost: h\r\n";
 
 fn cases() -> Vec<(&'static str, Vec<u8>, Outcome)> {
@@ -110,7 +110,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Outcome)> {
     case("upgrade to h2c", &[GET, "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"], Answered(200));
     case("close among others", &[GET, "Connection: keep-alive, Close\r\n\r\n"], Last(200));
 
-    // What delimits the body.
+    // Framing of the body.
     let chunked = "Transfer-Encoding: chunked\r\n";
     case("both", &[POST, "Content-Length: 5\r\n", chunked, "\r\n0\r\n\r\n"], Refused(400));
     case("both, turned", &[POST, chunked, "Content-Length: 5\r\n\r\n0\r\n\r\n"], Refused(400));
@@ -178,7 +178,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Outcome)> {
     );
     case("long trailer", &[POST, chunked, "\r\n0\r\nA: ", &long, "\r\n\r\n"], Refused(400));
 
-    // Not whole, or not HTTP.
+    // Incomplete, or not HTTP.
     case("nothing", &[""], Nothing);
     case("half a head", &[GET], Nothing);
     case("half a body", &[POST, "Content-Length: 5\r\n\r\nabc"], Nothing);
@@ -208,7 +208,7 @@ fn assert_outcome(client: &Client, what: &str, bytes: &[u8], outcome: &Outcome) 
     let mut connection = client.connect();
     let bytes = match outcome {
         Nothing => bytes.to_vec(),
-        // As one piece, so that it would be seen.
+        // In one write, so that a misread request would be answered.
         Answered(_) | Last(_) | Refused(_) => [bytes, NEXT].concat(),
     };
     connection.send(&bytes).unwrap();
@@ -251,7 +251,7 @@ fn hostile_exchanges() {
     }
 }
 
-/// The same inside TLS, where one record brings what several packets may bring here.
+/// The same inside TLS, where one record may carry the bytes of several packets.
 #[test]
 fn hostile_exchanges_in_tls() {
     let proxy = Setup::new().tls().start();

@@ -1,4 +1,4 @@
-//! An HSM that is slow, hangs, or refuses: what the proxy answers meanwhile, and after.
+//! An HSM that is slow, hangs, or refuses: the proxy's answers during that time and afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -37,8 +37,8 @@ fn median(mut run: impl FnMut()) -> Duration {
     times[10]
 }
 
-/// 32 calls of 500 ms in flight: `/ping`, readiness and health answer as if there were none, and
-/// the 32 calls are answered too.
+/// With 32 calls of 500 ms in flight, `/ping`, readiness and health answer without delay, and all
+/// 32 calls are answered too.
 #[test]
 fn slow_hsm() {
     let mut proxy = Interposed::new(
@@ -69,19 +69,19 @@ fn slow_hsm() {
     }
 }
 
-/// KMS hangs up after 250 ms: the answer comes before, however long the HSM takes. And when the
-/// HSM is itself again, so is the proxy.
+/// KMS hangs up after 250 ms: the answer comes before that, however long the HSM takes. When the
+/// HSM recovers, so does the proxy.
 #[test]
 fn hung_hsm() {
     let mut proxy = Interposed::new(Setup::new().usual_deadline());
     let client = proxy.client();
     proxy.wait_for("a call to succeed", |_| encrypt(&client).status == 200);
-    // Past the deadline under a slow instrument too.
+    // Exceeds the deadline even in slow instrumented builds.
     proxy.set("hsm_milli = 6000");
     for _ in 0..12 {
         let response = encrypt(&client);
         match response.status {
-            // The proxy may know by now that waiting is in vain.
+            // The proxy may already know that waiting is pointless.
             429 => response.assert_error(429, "ThrottlingException"),
             _ => response.assert_error(503, "DependencyTimeoutException"),
         }
@@ -91,8 +91,8 @@ fn hung_hsm() {
     proxy.wait_for("calls to succeed again", |_| encrypt(&client).status == 200);
 }
 
-/// More calls than the HSM can serve in time: some are turned away at once, so that the others
-/// are served in time.
+/// More calls than the HSM can serve in time: some are refused at once, so that the others are
+/// served in time.
 #[test]
 fn overload() {
     let setup = Setup::new()
@@ -127,8 +127,8 @@ fn overload() {
     });
 }
 
-/// A wrong PIN stops no process (and is not tried again: HSMs lock). What works goes on, and
-/// health and readiness say what doesn't.
+/// A wrong PIN stops no process and is not tried again, since HSMs lock. Everything else works, and
+/// health and readiness report the failure.
 #[test]
 fn refused_login() {
     let prepared = Setup::new().set("pkcs11.user_pin", "4321").prepare();
@@ -143,7 +143,7 @@ fn refused_login() {
     assert!(!log.contains("4321"), "{log}");
 }
 
-/// One call hangs: it alone is answered late, the others do not wait for it.
+/// One call hangs: only it is answered late, and the others do not wait for it.
 #[test]
 fn one_hung_call() {
     let mut proxy = Interposed::new(Setup::new().set("limits.request_deadline_milli", 2_000));
@@ -158,14 +158,14 @@ fn one_hung_call() {
         encrypt(&client).ok();
     }
     match hung.receive().unwrap() {
-        // A probe of health may have been the one that hung.
+        // The call that hung may have been a health check.
         answered if answered.status == 200 => {}
         late => late.assert_error(503, "DependencyTimeoutException"),
     }
     decrypt(&client).ok();
 }
 
-/// A fault that a retry can fix is retried, and the caller does not notice.
+/// A transient fault is retried, and the caller is unaffected.
 #[test]
 fn passing_trouble() {
     let mut proxy = Interposed::new(Setup::new());
@@ -203,8 +203,8 @@ fn lasting_trouble() {
     proxy.wait_for("calls to succeed again", |_| encrypt(&client).status == 200);
 }
 
-/// A ciphertext that the HSM got wrong is never sent out (XKS specification, Encrypt: the
-/// verifying decrypt), and an HSM that gets none right is out of use.
+/// A wrong ciphertext from the HSM is never sent out (XKS specification, Encrypt: the verifying
+/// decrypt), and an HSM that gets all of them wrong is taken out of use.
 #[test]
 fn a_wrong_ciphertext_is_not_sent_out() {
     let mut proxy = Interposed::new(Setup::new());
@@ -223,8 +223,7 @@ fn a_wrong_ciphertext_is_not_sent_out() {
     proxy.wait_for("calls to succeed again", |_| encrypt_with_cdiv(&client).status == 200);
 }
 
-/// The HSM is unplugged and comes back: health and readiness say so, and nobody restarts
-/// anything.
+/// The HSM is unplugged and comes back: health and readiness report both, and no restart is needed.
 #[test]
 fn token_gone_and_back() {
     let mut proxy = Interposed::new(Setup::new());
@@ -242,7 +241,7 @@ fn token_gone_and_back() {
     proxy.wait_for("readiness", |proxy| proxy.get("/readyz").status == 200);
 }
 
-/// A device's failure must not be told as "your ciphertext is corrupt".
+/// A device failure must not be reported as a corrupt ciphertext.
 #[test]
 fn a_broken_device_is_no_bad_ciphertext() {
     let mut proxy = Interposed::new(Setup::new());
@@ -258,8 +257,8 @@ fn a_broken_device_is_no_bad_ciphertext() {
     }
 }
 
-/// All calls hang for good, and the settings say that a supervisor is to restart the process:
-/// it ends, with the code that says so. (Otherwise it stays, alive and not ready.)
+/// All calls hang permanently, and the settings ask for a restart by a supervisor: the process
+/// exits with the code for that. (Otherwise it stays, alive and not ready.)
 #[test]
 fn a_wedged_process_ends() {
     let mut proxy = Interposed::new(
@@ -272,7 +271,7 @@ fn a_wedged_process_ends() {
     let client = proxy.client();
     proxy.wait_for("a call to succeed", |_| encrypt(&client).status == 200);
     proxy.set("[[fault]]\nhang = true");
-    // Enough of them that the token is known to hang; some are turned away by then.
+    // Enough calls to establish that the token hangs; some are refused by then.
     for _ in 0..8 {
         let body = xks::encrypt(b"hangs", None).to_string();
         let mut calls: Vec<_> = (0..8)

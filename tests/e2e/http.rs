@@ -2,7 +2,7 @@
 
 use crate::common::{Client, Connection, Setup, xks};
 
-/// The head of a signed request, up to but without the field that frames the body.
+/// The head of a signed request, without the field that delimits the body.
 fn head(client: &Client, call: &str, version: &str, body: &[u8]) -> String {
     let target = client.target(call);
     let mut head = format!("POST {target} {version}\r\nHost: {}\r\n", client.host());
@@ -35,7 +35,7 @@ fn many_requests_on_one_connection() {
     }
 }
 
-/// Answers come in the order of the requests, though these take different times.
+/// Answers come in the order of the requests, although some take longer.
 #[test]
 fn pipelining() {
     let proxy = Setup::new().start();
@@ -66,7 +66,7 @@ fn pipelining() {
     }
 }
 
-/// The network may cut a request anywhere.
+/// The network may split a request anywhere.
 #[test]
 fn byte_by_byte() {
     let proxy = Setup::new().start();
@@ -98,7 +98,7 @@ fn chunked_body() {
     let mut connection = client.connect();
     connection.send(request.as_bytes()).unwrap();
     let encrypted = connection.receive().unwrap().ok();
-    // What follows the last chunk is the next request.
+    // The next request follows the last chunk directly.
     let body = xks::decrypt(&encrypted, Some(&[8; 8000])).to_string();
     client.send(&mut connection, "keys/foo/decrypt", body.as_bytes());
     let decrypted = connection.receive().unwrap().ok();
@@ -161,7 +161,7 @@ fn connection_close() {
     assert!(connection.is_at_end().unwrap());
 }
 
-/// RFC 9112, 9.6: what was asked before the peer ended its side is answered.
+/// RFC 9112, 9.6: requests sent before the peer closed its sending side are answered.
 #[test]
 fn half_close() {
     for setup in [Setup::new(), Setup::new().tls()] {
@@ -194,8 +194,8 @@ fn several_event_loops() {
     }
 }
 
-/// Each is answered with JSON that says why, and the connection ends: where the next request
-/// begins cannot be known.
+/// Each is answered with JSON that gives the reason, and the connection is closed: the start of the
+/// next request is unknown.
 #[test]
 fn what_is_no_request() {
     let proxy = Setup::new().start();
@@ -240,8 +240,8 @@ fn what_is_no_request() {
     client.call("health", &xks::health()).ok();
 }
 
-/// A peer that is slower than allowed is told so, where a request has begun; else it is just
-/// let go.
+/// A peer that is too slow gets 408 if it has begun a request; otherwise the connection is just
+/// closed.
 #[test]
 fn slow_peers() {
     let proxy = Setup::new()
@@ -260,7 +260,7 @@ fn slow_peers() {
     assert!(client.connect().is_at_end().unwrap());
 }
 
-/// The proxy goes on when peers leave at any point.
+/// The proxy keeps serving when peers disconnect at any point.
 #[test]
 fn peers_that_leave() {
     let proxy = Setup::new().start();

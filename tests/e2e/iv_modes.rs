@@ -1,5 +1,5 @@
-//! HSMs that make the IV themselves, and those that don't: the three modes over the whole proxy,
-//! with SoftHSM2 behind a module that behaves as those HSMs do.
+//! HSMs that generate the IV themselves, and HSMs that don't: the three modes through the whole
+//! proxy, with SoftHSM2 behind a module that imitates those HSMs.
 
 use std::collections::HashSet;
 
@@ -21,10 +21,10 @@ pub struct Hsm {
 const SOFTHSM2: Hsm =
     Hsm { module: "", can_generate_iv: false, is_zero_iv_required: false, iv_bytes: 12 };
 
-/// A caller's IV as well, and a code that has one meaning alone.
+/// Takes the caller's IV too, and has a code used only for bad tags.
 const NSS: Hsm = Hsm { module: "bad_tag = \"CKR_ENCRYPTED_DATA_INVALID\"", ..SOFTHSM2 };
 
-/// In a FIPS 140 level 3 world, without a card.
+/// An nShield in a FIPS 140 level 3 world, without a card.
 pub const NSHIELD: Hsm = Hsm {
     module: "iv = \"zeroed_buffer\"\nbad_tag = \"CKR_FUNCTION_FAILED\"\nno_session_keys = true",
     can_generate_iv: true,
@@ -32,14 +32,15 @@ pub const NSHIELD: Hsm = Hsm {
     iv_bytes: 12,
 };
 
-/// No source documents the code of CloudHSM and Luna for a bad tag: the standard's code stands in.
+/// A CloudHSM. No source documents the code of CloudHSM and Luna for a bad tag, so the standard's
+/// code is used.
 pub const CLOUDHSM: Hsm = Hsm {
     module: "iv = \"zeroed_buffer\"\niv_written_by = \"C_Encrypt\"\nneeds_rw = true\n\
              bad_tag = \"CKR_ENCRYPTED_DATA_INVALID\"",
     ..NSHIELD
 };
 
-/// In FIPS mode, from firmware 7.9.3 on.
+/// A Luna in FIPS mode, with firmware 7.9.3 or later.
 pub const LUNA: Hsm = Hsm {
     module: "iv = \"appended\"\nbad_tag = \"CKR_ENCRYPTED_DATA_INVALID\"",
     can_generate_iv: true,
@@ -54,12 +55,12 @@ const OLD_LUNA: Hsm = Hsm {
 };
 
 impl Hsm {
-    /// A proxy of it, with the settings that it needs.
+    /// Starts a proxy of this HSM, with the settings that it needs.
     fn start(self) -> Interposed {
         self.start_with(self)
     }
 
-    /// A proxy of it, with another HSM's settings.
+    /// Starts a proxy of this HSM, with another HSM's settings.
     fn start_with(self, other: Self) -> Interposed {
         let setup = Setup::new()
             .set("hsm_capabilities.can_generate_iv", other.can_generate_iv)
@@ -67,7 +68,7 @@ impl Hsm {
         Interposed::with(setup, self.module)
     }
 
-    /// All that must hold in each mode.
+    /// Asserts everything that must hold in each mode.
     #[track_caller]
     fn holds(self) {
         let proxy = self.start();
@@ -80,7 +81,8 @@ impl Hsm {
         assert_eq!(health_status(&client), "ACTIVE");
     }
 
-    /// Each of 1,000 answers is checked; GCM fails when an IV comes back with the same key.
+    /// Asserts that 1,000 answers are correct and their IVs differ: GCM fails when a key's IV is
+    /// reused.
     fn no_iv_comes_twice(self, client: &Client) {
         let mut connection = client.connect();
         let mut ivs = HashSet::new();
@@ -100,7 +102,7 @@ impl Hsm {
     }
 }
 
-/// Whatever part of it is spoilt, a ciphertext is refused as what it is; a good one is not.
+/// Asserts that a ciphertext with any changed part is refused as invalid, and a good one is not.
 #[track_caller]
 fn bad_tags(client: &Client, key: &str) {
     let decrypt = format!("keys/{key}/decrypt");
@@ -155,8 +157,8 @@ fn luna_before_firmware_7_9_3() {
     OLD_LUNA.holds();
 }
 
-/// A token that makes no key for the proxy's probes is not ill, with whatever code it says so; and
-/// bad tags are still told from trouble.
+/// A token that refuses to make a session key for the proxy's health checks counts as healthy,
+/// whatever code it returns, and bad tags are still distinguished from faults.
 #[test]
 fn no_session_keys() {
     for code in [
@@ -185,14 +187,14 @@ fn no_session_keys() {
     }
 }
 
-/// A token that takes no read-write session is used through read-only ones.
+/// A token that allows no read-write session is used through read-only ones.
 #[test]
 fn read_only_sessions() {
     four_calls(&Interposed::with(Setup::new(), "no_rw_sessions = true"), b"");
 }
 
-/// Settings that are not this HSM's: no ciphertext goes out, least of all one with an IV of zeros,
-/// which would be every message's; and what was encrypted before can still be read. So health is
+/// With another HSM's settings no ciphertext is sent out, least of all one with an all-zero IV,
+/// which every message would share. Existing ciphertexts can still be decrypted, so health is
 /// DEGRADED, which is "can still serve traffic" (XKS specification, GetHealthStatus), and the log
 /// says once what to change.
 #[test]

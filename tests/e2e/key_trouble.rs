@@ -1,5 +1,5 @@
-//! One key that the HSM does not serve, beside others that it does: only the one key's requests
-//! notice, and they succeed again by themselves.
+//! One key that the HSM fails to serve while it serves others: only that key's requests are
+//! affected, and they recover by themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use crate::common::proxy::free_port;
 use crate::common::{Client, Interposed, Proxy, Setup, token, xks};
 use crate::metrics::watched;
 
-/// A code of each class of `src/hsm/pkcs11/codes.rs`, and a vendor's own.
+/// One return code of each class in `src/hsm/pkcs11/codes.rs`, and a vendor-defined one.
 const CODES: [&str; 12] = [
     "\"CKR_FUNCTION_FAILED\"",
     "\"CKR_ARGUMENTS_BAD\"",
@@ -27,8 +27,8 @@ const CODES: [&str; 12] = [
     "\"CKR_MECHANISM_INVALID\"",
     "0x8000ffff",
 ];
-/// Codes among them that are answers or report a busy HSM, and so open no circuit breaker. From
-/// C_Decrypt, CKR_ARGUMENTS_BAD may mean a bad ciphertext: it is a fault there.
+/// Codes in `CODES` that are regular answers or report a busy HSM, and so open no circuit breaker.
+/// From C_Decrypt, CKR_ARGUMENTS_BAD may mean a bad ciphertext: it is a fault there.
 const NO_FAULTS: [&str; 4] = [
     "\"CKR_ARGUMENTS_BAD\"",
     "\"CKR_KEY_FUNCTION_NOT_PERMITTED\"",
@@ -36,7 +36,7 @@ const NO_FAULTS: [&str; 4] = [
     "\"CKR_MECHANISM_INVALID\"",
 ];
 
-/// Asks for an encryption or a decryption with a key, and returns the status of the answer.
+/// Encrypts or decrypts with a key, and returns the status of the answer.
 fn ask(client: &Client, key: &token::Key, call: &str) -> u16 {
     let body = match call {
         "encrypt" => xks::encrypt(b"plaintext", None),
@@ -45,7 +45,7 @@ fn ask(client: &Client, key: &token::Key, call: &str) -> u16 {
     client.call(&format!("keys/{}/{call}", key.label), &body).status
 }
 
-/// Requests with the good key, one after the other, until it is stopped.
+/// Sequential requests with the good key, until stopped.
 struct GoodTraffic {
     is_over: Arc<AtomicBool>,
     failed: Arc<AtomicUsize>,
@@ -146,13 +146,14 @@ fn at_the_beginning_of_a_decryption() {
     one_bad_key("C_DecryptInit", "decrypt", &NO_FAULTS);
 }
 
-/// Whatever the code says of the ciphertext, a known-good one of the same key fails as well.
+/// Even for codes that may mean a bad ciphertext, a known-good ciphertext of the same key fails as
+/// well.
 #[test]
 fn at_a_decryption() {
     one_bad_key("C_Decrypt", "decrypt", &NO_FAULTS[1..]);
 }
 
-/// An expired key encrypts no more, and decrypts as ever.
+/// An expired key no longer encrypts, but still decrypts.
 #[test]
 fn an_expired_key_decrypts() {
     let setup = Setup::new().set("admin.port", free_port()).usual_deadline();
@@ -186,8 +187,8 @@ fn an_expired_key_decrypts() {
     }
 }
 
-/// Calls with one key hang: the others are served, the hung threads stay few, and the key is
-/// answered at once.
+/// Calls with one key hang: other keys are served, few threads hang, and the key's calls are
+/// refused at once.
 #[test]
 fn a_key_that_hangs() {
     let mut proxy =
@@ -230,8 +231,8 @@ fn a_key_that_hangs() {
     good.stop();
 }
 
-/// An HSM that does nothing in the time that a request has is out of use, and stays so until it
-/// is quick again; its callers hear that it is away, not that there is too much to do.
+/// An HSM that cannot answer within the deadline is taken out of use until it is fast enough again;
+/// its callers learn that it is unavailable, not that it is overloaded.
 #[test]
 fn slower_than_the_deadline() {
     let mut proxy = Interposed::new(watched().usual_deadline());
@@ -239,7 +240,7 @@ fn slower_than_the_deadline() {
     proxy.wait_for("the key to be served", |_| ask(&client, &token::FULL, "encrypt") == 200);
     proxy.set("hsm_milli = 400");
     let start = Instant::now();
-    // So few that 16 calls, each of which hangs for a fault of its own, would take longer.
+    // So few that waiting for 16 calls, each counted as its own hang, would take longer.
     let asker = {
         let client = proxy.client();
         std::thread::spawn(move || {
@@ -256,7 +257,7 @@ fn slower_than_the_deadline() {
     assert!(start.elapsed() < Duration::from_secs(3));
     let log = proxy.log_with("out of use");
     let reason = log.lines().find(|line| line.contains("HSM token out of use")).unwrap();
-    let is_of_silence = ["it answers no request in time", "a request has"];
+    let is_of_silence = ["it answers no request in time", "a request must be answered within"];
     assert!(is_of_silence.iter().any(|text| reason.contains(text)), "{reason}");
     let answers = asker.join().unwrap();
     assert!(answers.iter().rev().take(20).all(|status| *status == 503), "{answers:?}");
@@ -266,7 +267,7 @@ fn slower_than_the_deadline() {
     proxy.wait_for("the key to be served again", |_| ask(&client, &token::FULL, "encrypt") == 200);
 }
 
-/// With a health key the probes use no other.
+/// With a health key, health checks use no other key.
 #[test]
 fn the_health_key() {
     let setup: Setup = watched().set("pkcs11.health_key", "foreign_key");

@@ -1,4 +1,4 @@
-//! Keys: which are found, what each may do, what is said of them.
+//! Keys: which are found, their permitted uses, and their metadata.
 
 use serde_json::{Value, json};
 
@@ -69,7 +69,7 @@ fn key_usage() {
     refused(decrypt(&client, &token::IMPOTENT));
 }
 
-/// A label that fits two keys would decide at random which of them data is encrypted under.
+/// A label that fits two keys is refused: the key used for encryption would be arbitrary.
 #[test]
 fn a_label_of_two_keys_names_none() {
     let proxy = Setup::new().start();
@@ -84,7 +84,7 @@ fn a_label_of_two_keys_names_none() {
     encrypt(&client, &token::FULL).ok();
 }
 
-/// For moving over from a proxy that takes the first one.
+/// A setting for migration from a proxy that uses the first match.
 #[test]
 fn a_label_of_two_keys_may_be_allowed() {
     let proxy = Setup::new().set("pkcs11.allow_ambiguous_labels", true).start();
@@ -112,7 +112,7 @@ fn other_kinds_of_key() {
     assert_eq!(plaintext.as_deref(), Some(b"plaintext".as_slice()));
 }
 
-/// An administrator makes a key in the HSM while the proxy runs, and deletes it.
+/// An administrator creates a key in the HSM while the proxy runs, and deletes it.
 #[test]
 fn a_key_that_comes_and_goes() {
     let mut proxy = Setup::new().start();

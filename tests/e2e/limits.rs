@@ -1,5 +1,5 @@
-//! Bounds on connections: in all, of one address, requests on one; what strangers can take away
-//! from KMS, and what not.
+//! Limits on connections: in total, per address, requests on each; and tests that strangers cannot
+//! lock out KMS.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -24,8 +24,8 @@ fn ping(connection: &mut Connection) -> std::io::Result<u16> {
     connection.receive().map(|response| response.status)
 }
 
-/// At the limit a newcomer is served at once; who goes is who never sent an authentic request,
-/// the oldest first, and who did stays, however quiet it is.
+/// At the limit a new connection is served at once. The oldest connection without an authentic
+/// request is closed; authenticated ones stay, however idle.
 #[test]
 fn strangers_make_room_first() {
     let proxy = Setup::new().set("limits.max_connections", 8).start();
@@ -50,7 +50,7 @@ fn strangers_make_room_first() {
     assert_eq!(call(&client, &mut proven).unwrap(), 200);
 }
 
-/// If all connections are authenticated, the one idle for longest is closed.
+/// If all connections are authenticated, the one that has been idle longest is closed.
 #[test]
 fn then_the_longest_idle() {
     let proxy = Setup::new().set("limits.max_connections", 8).start();
@@ -68,7 +68,7 @@ fn then_the_longest_idle() {
     }
 }
 
-/// A full house at the API's port is none at the ping port: load balancers still get an answer.
+/// A full API port does not affect the ping port: load balancers still get an answer.
 #[test]
 fn ping_has_places_of_its_own() {
     let proxy = Setup::new().set("limits.max_connections", 2).start();
@@ -90,7 +90,7 @@ fn connections_of_one_address() {
         assert!(call(&client, &mut open(2)).is_err(), "one too many");
     }
     assert_eq!(call(&client, &mut open(3)).unwrap(), 200);
-    // Who is there is left alone, and who leaves makes room.
+    // Existing connections are unaffected, and each one that closes frees a place.
     for connection in &mut first {
         assert_eq!(call(&client, connection).unwrap(), 200);
     }
@@ -103,7 +103,7 @@ fn connections_of_one_address() {
     proxy.log_with("max_connections_per_address");
 }
 
-/// The last answer says that it is the last, so that no request is lost.
+/// The last answer announces the close, so that no request is lost.
 #[test]
 fn requests_on_one_connection() {
     for setup in [Setup::new(), Setup::new().tls()] {
@@ -121,8 +121,8 @@ fn requests_on_one_connection() {
     }
 }
 
-/// Requests sent ahead are answered in order, all of them, though a turn answers only a few, and
-/// the peer takes the answers only after it has had the proxy wait.
+/// Pipelined requests are all answered in order, although each pass of the loop answers only a few
+/// and the peer reads no answers at first.
 #[test]
 fn many_requests_sent_ahead() {
     for setup in [Setup::new(), Setup::new().tls()] {
@@ -146,8 +146,8 @@ fn many_requests_sent_ahead() {
     }
 }
 
-/// More requests than the event loop can look at: calls that have waited for too long are turned
-/// away and the log says so, probes and health are still answered, and it ends by itself.
+/// More requests than the event loop can handle: calls that have waited too long are refused, which
+/// the log reports, and probes and health are still answered. The proxy recovers by itself.
 #[test]
 fn more_than_the_loop_can_look_at() {
     let setup = Setup::new().set("limits.request_deadline_milli", 10).set("admin.port", 0);
@@ -191,8 +191,8 @@ fn more_than_the_loop_can_look_at() {
     });
 }
 
-/// More handshakes at once than the rate allows in a second: they wait, none fails, and an open
-/// connection is served meanwhile.
+/// More handshakes at once than the rate allows per second: they wait, none fails, and an open
+/// connection is still served.
 #[test]
 fn handshakes_wait_for_their_turn() {
     let proxy = Setup::new().tls().set("limits.max_tls_handshakes_per_sec", 40).start();
@@ -223,12 +223,12 @@ fn handshakes_left_half_done() {
         .set("limits.max_tls_handshakes_per_sec", 20)
         .start();
     let client = proxy.client();
-    // A whole ClientHello record's header and the beginning of its message, and no more.
+    // The header of a full ClientHello record and the start of its message.
     let begun = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     let mut halves = Vec::new();
     for _ in 0..400 {
         let mut half = TcpStream::connect(client.address).unwrap();
-        // It may have been ended already.
+        // The proxy may have closed it already.
         let _ = half.write_all(begun);
         halves.push(half);
     }
@@ -237,7 +237,7 @@ fn handshakes_left_half_done() {
     }
 }
 
-/// A whole ClientHello of a client that goes no further.
+/// A complete ClientHello, from a client that then stops.
 fn client_hello(client: &Client) -> Vec<u8> {
     let config = Arc::clone(client.tls.as_ref().unwrap());
     let mut session = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
@@ -246,7 +246,7 @@ fn client_hello(client: &Client) -> Vec<u8> {
     hello
 }
 
-/// A flood of new handshakes that never ends: one that began before it has its turn too.
+/// During an endless flood of new handshakes, an earlier one still gets its turn.
 #[test]
 fn a_patient_handshake_is_not_passed_over() {
     let proxy = Setup::new().tls().set("limits.max_tls_handshakes_per_sec", 4).start();
@@ -276,7 +276,7 @@ fn a_patient_handshake_is_not_passed_over() {
     });
 }
 
-/// Nothing is computed for peers that have left before their turn.
+/// No handshake is computed for peers that have already left.
 #[test]
 fn who_left_costs_no_handshake() {
     let proxy = Setup::new().tls().set("limits.max_tls_handshakes_per_sec", 2).start();
@@ -287,7 +287,7 @@ fn who_left_costs_no_handshake() {
     for _ in 0..200 {
         TcpStream::connect(client.address).unwrap().write_all(&hello).unwrap();
     }
-    // At two a second the two hundred would take longer than a client waits here.
+    // At two per second, two hundred would take longer than this client waits.
     for _ in 0..4 {
         assert_eq!(call(&client, &mut client.connect()).unwrap(), 200);
     }

@@ -1,4 +1,4 @@
-//! Clients that go on asking while something happens to the proxy.
+//! Clients that keep sending calls during an event such as a restart.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,9 +6,8 @@ use std::thread::{self, JoinHandle};
 
 use crate::common::{Client, xks};
 
-/// Clients at work, some on connections that they keep, one that opens a connection for each call.
-/// All of them do as KMS does: a connection whose answer says `Connection: close` is not used
-/// again.
+/// Concurrent clients, most on connections that they keep, one that opens a connection for each
+/// call. Like KMS, they do not reuse a connection whose answer says `Connection: close`.
 pub struct Load {
     is_over: Arc<AtomicBool>,
     answered: Vec<Arc<AtomicU64>>,
@@ -16,7 +15,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts them.
+    /// Starts the clients.
     pub fn start(client: &Client, keeping: usize) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let mut load = Self { is_over, answered: Vec::new(), clients: Vec::new() };
@@ -34,7 +33,7 @@ impl Load {
         load
     }
 
-    /// Waits until each client has had `count` more answers. Does not go on if one has failed.
+    /// Waits until each client has received `count` more answers. Fails if a call has failed.
     #[track_caller]
     pub fn wait_for_answers(&self, count: u64) {
         let load = |answered: &Arc<AtomicU64>| answered.load(Ordering::Relaxed);
@@ -45,7 +44,7 @@ impl Load {
         }
     }
 
-    /// Ends them, and fails if one call has failed: gives how many were answered.
+    /// Stops the clients. Fails if a call has failed; returns the number of answers.
     #[track_caller]
     pub fn finish(self) -> u64 {
         self.is_over.store(true, Ordering::Relaxed);

@@ -1,20 +1,20 @@
-//! Number of times a running proxy tries a PIN, and the operator's command to try again.
+//! The number of times that a running proxy tries a PIN, and the operator's command to retry.
 
 use std::time::Duration;
 
 use crate::common::{Interposed, Setup, xks};
 
-/// CKF_USER_PIN_FINAL_TRY
+/// Settings of the module for a token with CKF_USER_PIN_FINAL_TRY.
 const FINAL_TRY: &str = "[odd]\ntoken_flags_set = 0x20000\n";
 
-/// Waits until the module's counts, which it writes every 100 ms, are of now.
+/// Returns the number of logins, after the module has written its counts (every 100 ms).
 fn logins(proxy: &Interposed) -> i64 {
     std::thread::sleep(Duration::from_millis(500));
     proxy.counts().calls("C_Login")
 }
 
-/// Ten reloads, each of which takes up other tokens, and a PIN that was refused is not tried again;
-/// a PIN that the settings have instead is. Another process tries once for itself.
+/// Ten reloads, each with other tokens, do not retry a refused PIN, but a new PIN in the settings
+/// is tried. Another process tries once for itself.
 #[test]
 fn a_wrong_pin_through_reloads() {
     let setup = Setup::new().set("pkcs11.user_pin", "4321").set("server.pid_file", "proxy.pid");
@@ -44,8 +44,8 @@ fn a_wrong_pin_through_reloads() {
     assert_eq!(logins(&proxy), 2);
 }
 
-/// A token that one more wrong PIN would lock gets none, over restarts too, until an operator says
-/// so.
+/// A token that one more wrong PIN would lock gets no login, even over restarts, until an operator
+/// asks for one.
 #[test]
 fn the_final_try_is_an_operators() {
     let mut proxy = Interposed::listening(Setup::new(), FINAL_TRY);
@@ -64,7 +64,7 @@ fn the_final_try_is_an_operators() {
     proxy.client().call("keys/foo/encrypt", &xks::encrypt(b"x", None)).ok();
     assert_eq!(logins(&proxy), 1);
 
-    // Only a proxy that knows of it gets the signal: it ends any other program.
+    // Only a proxy that handles the signal gets it: it would end any other program.
     let own = std::process::id().to_string();
     let (code, output) = proxy.run(&["hsm", "retry-login", "--pid", &own]);
     assert_eq!(code, Some(69), "{output}");

@@ -6,7 +6,7 @@ use crate::common::{Proxy, Setup, Store, xks};
 
 const REQUEST_ID: &str = "an id\nWARN forged line \"quoted\" \\ \u{1b}[31m \u{e9}";
 
-/// Three calls: one good, one refused, one that tries to write lines of its own.
+/// Three calls: one good, one refused, one that tries to forge log lines.
 fn make_calls(proxy: &mut Proxy) -> String {
     let client = proxy.client();
     client.call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
@@ -21,7 +21,7 @@ fn make_calls(proxy: &mut Proxy) -> String {
     proxy.log()
 }
 
-/// Asserts that a line about the first call has all members, in either format.
+/// Asserts that a line about the first call has all its details, in either format.
 fn assert_says_all(line: &str) {
     let store = Store::first();
     for part in [
@@ -80,7 +80,7 @@ fn assert_says_all_of(event: &Value, is_first: bool, line: &str) {
     assert!(event.as_object().unwrap().values().any(|value| value.is_u64()), "{line}");
 }
 
-/// A rotating file beside standard output, in a directory that is made if it is missing.
+/// A rotating log file in addition to standard output, in a directory that is created if missing.
 #[test]
 fn file() {
     let directory = tempfile::tempdir().unwrap();

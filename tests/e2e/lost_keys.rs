@@ -1,4 +1,4 @@
-//! Keys that were there and are not found any more: the token is in trouble, or they were deleted.
+//! Keys that existed and are no longer found: the token has a fault, or the keys were deleted.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use serde_json::Value;
 use crate::common::{Client, Proxy, Setup, token, tools, xks};
 use crate::metrics::watched;
 
-/// The answer to a call, and its time.
+/// The outcome and time of a call.
 struct Answer {
     at: Instant,
     status: u16,
-    /// Empty for a success.
+    /// Error name; empty for a success.
     error: String,
 }
 
@@ -42,7 +42,7 @@ fn is_served(client: &Client, key: &token::Key) -> bool {
     ask(client, key).iter().all(|answer| answer.status == 200)
 }
 
-/// A few calls a second with one key, until it is stopped.
+/// A few calls per second with one key, until stopped.
 struct Traffic {
     is_over: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Answer>>,
@@ -71,7 +71,7 @@ impl Traffic {
     }
 }
 
-/// A token's directory that can be taken away, as by a file system that is not mounted.
+/// A token's directory that can be taken away, as if its file system were unmounted.
 struct Storage {
     here: PathBuf,
     away: PathBuf,
@@ -101,7 +101,7 @@ impl Storage {
     }
 }
 
-/// Readiness at each moment until `end`: whether it was ever 200.
+/// Polls readiness until `end`. Returns whether it was ever 200.
 fn is_ever_ready(proxy: &Proxy, end: Instant) -> bool {
     let mut is_ready = false;
     while Instant::now() < end {
@@ -111,7 +111,7 @@ fn is_ever_ready(proxy: &Proxy, end: Instant) -> bool {
     is_ready
 }
 
-/// With one key of one store: no other key bears witness.
+/// A setup with a single key, so that no other key can show that the token works.
 fn with_one_key(key: &token::Key) -> Setup {
     let only = || toml::Value::Array(vec![key.label.into()]);
     watched().stores(|store| {
@@ -119,8 +119,8 @@ fn with_one_key(key: &token::Key) -> Setup {
     })
 }
 
-/// The token's storage is away for three seconds: meanwhile the HSM is away, and no key is said not
-/// to exist; then all is as before, without a restart.
+/// The token's storage disappears for three seconds: the HSM counts as unavailable, and no key is
+/// reported as missing. Afterwards everything works again without a restart.
 fn storage_that_goes_and_comes(setup: Setup) {
     let mut proxy = setup.start();
     let client = proxy.client();
@@ -158,7 +158,7 @@ fn the_storage_of_one_key_goes_and_comes() {
     storage_that_goes_and_comes(with_one_key(&token::FULL));
 }
 
-/// The same without any request: the health checker finds out by itself.
+/// The same without requests: the health checker detects it.
 #[test]
 fn the_storage_goes_while_nobody_asks() {
     let mut proxy = watched().start();
@@ -172,8 +172,8 @@ fn the_storage_goes_while_nobody_asks() {
     assert!(is_served(&proxy.client(), &token::FULL));
 }
 
-/// Of two tokens, each of a module of its own, one loses its storage: nobody notices but who looks
-/// at the token.
+/// One of two tokens, each with its own module, loses its storage. Requests are unaffected; the
+/// token's status shows it.
 #[test]
 fn one_token_of_two_loses_its_storage() {
     let libraries = tempfile::tempdir().unwrap();
@@ -213,8 +213,8 @@ fn one_token_of_two_loses_its_storage() {
     }
 }
 
-/// The only key is deleted, as an administrator may: first that could be the token's trouble, then
-/// it is known.
+/// The only key is deleted, as an administrator may do: at first the token may be at fault, then
+/// the deletion is recognised.
 #[test]
 fn the_only_key_is_deleted() {
     let mut proxy = with_one_key(&token::FULL).start();
@@ -241,12 +241,12 @@ fn the_only_key_is_deleted() {
     }
     let log = proxy.log_with("were deleted");
     assert!(log.contains("HSM token out of use"), "{log}");
-    // A new one of that label is found as any other.
+    // A new key with that label is found like any other.
     proxy.token().add(&token::FULL);
     proxy.wait_for("the new key to be served", |_| is_served(&client, &token::FULL));
 }
 
-/// One of two keys is deleted: that is known at once, and the other is served all the time.
+/// One of two keys is deleted: that is known at once, and the other is served throughout.
 #[test]
 fn one_key_of_two_is_deleted() {
     let mut proxy = watched()

@@ -1,5 +1,5 @@
-//! The proxy from outside: over sockets, against a PKCS#11 module, with signatures and
-//! cryptography that are none of its own code.
+//! End-to-end tests of the proxy over sockets, against a PKCS#11 module, with signatures and
+//! cryptography that are not the proxy's own code.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

@@ -1,10 +1,10 @@
 //! After plaintexts have gone through the proxy, none is left in its memory or its log.
 //!
-//! What is looked for is text that all plaintexts share, as it is and in base64 at each of the
-//! three alignments. The PKCS#11 module is in the same process, and what it leaves in its own heap
-//! is not the proxy's to wipe; it is told apart by its mapping: the module allocates by the C
-//! library, whose memory `MALLOC_ARENA_MAX=1` keeps in `[heap]`, and the proxy by an allocator
-//! with mappings of its own.
+//! The test searches for text that all plaintexts share, both plain and in base64 at each of the
+//! three alignments. The PKCS#11 module is in the same process, and the proxy cannot wipe what it
+//! leaves in its own heap. Its memory is recognised by the mapping: the module uses the C library's
+//! allocator, which `MALLOC_ARENA_MAX=1` confines to `[heap]`, and the proxy an allocator with its
+//! own mappings.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -15,26 +15,26 @@ use sha2::Sha256;
 
 use crate::common::{Proxy, Setup, Store, token, xks};
 
-/// In every plaintext.
+/// Text in every plaintext.
 const MARKER: &[u8] = b"<<a marked plaintext to be found nowhere>>";
 const PLAINTEXTS: usize = 1_000;
-/// Mapping with the module's allocations.
+/// Name of the mapping with the module's allocations.
 const MODULE_HEAP: &str = "[heap]";
 
-/// The marker as it is, and what base64 makes of it behind any number of bytes.
+/// Returns the marker itself, and its base64 after any number of preceding bytes.
 fn needles() -> Vec<Vec<u8>> {
     let mut needles = vec![MARKER.to_vec()];
     for before in 0..3_usize {
         let padded = [&[0; 3][..before], MARKER].concat();
         let encoded = xks::base64(&padded).into_bytes();
-        // Characters that depend on what is before or behind the marker are left out.
+        // Characters that also depend on bytes before or after the marker are left out.
         let whole = padded.len() / 3 * 4;
         needles.push(encoded[if before == 0 { 0 } else { 4 }..whole].to_vec());
     }
     needles
 }
 
-/// The needles in the process's memory: for each, the name of the mapping and the address.
+/// Returns the mapping's name and the address of each needle in the process's memory.
 fn search(proxy: &Proxy, needles: &[Vec<u8>]) -> Vec<(String, u64)> {
     let finders: Vec<Finder<'_>> = needles.iter().map(Finder::new).collect();
     let open = |file: &str| File::open(format!("/proc/{}/{file}", proxy.pid())).unwrap();
@@ -49,10 +49,10 @@ fn search(proxy: &Proxy, needles: &[Vec<u8>]) -> Vec<(String, u64)> {
         }
         let (start, end) = range.split_once('-').unwrap();
         let address = |text| u64::from_str_radix(text, 16).unwrap();
-        // Pages in a row that have contents: most of an allocator's mapping has none yet.
+        // Only runs of populated pages: most of an allocator's mapping is still empty.
         for (at, length) in present(&pages, address(start), address(end)) {
             let mut bytes = vec![0; usize::try_from(length).unwrap()];
-            // A mapping may go while it is looked at.
+            // A mapping may disappear during the search.
             if memory.read_exact_at(&mut bytes, at).is_err() {
                 continue;
             }
@@ -64,8 +64,8 @@ fn search(proxy: &Proxy, needles: &[Vec<u8>]) -> Vec<(String, u64)> {
     found
 }
 
-/// Addresses and lengths of the runs of pages, between `start` and `end`, that are in memory or
-/// swapped out (proc_pid_pagemap(5)).
+/// Returns the addresses and lengths of the runs of pages, between `start` and `end`, that are in
+/// memory or swapped out (proc_pid_pagemap(5)).
 fn present(pages: &File, start: u64, end: u64) -> Vec<(u64, u64)> {
     const PAGE: u64 = 4096;
     let mut entries = vec![0; usize::try_from((end - start) / PAGE * 8).unwrap()];
@@ -84,7 +84,7 @@ fn present(pages: &File, start: u64, end: u64) -> Vec<(u64, u64)> {
 }
 
 fn plaintext(number: usize) -> Vec<u8> {
-    // Of several sizes, so that several kinds of buffers are used, and all alignments.
+    // Various sizes and all alignments, so that several kinds of buffers are used.
     let before = "x".repeat(number % 7 + if number.is_multiple_of(10) { 3_000 } else { 0 });
     [before.as_bytes(), MARKER, format!(" {number}").as_bytes()].concat()
 }
@@ -118,13 +118,13 @@ fn no_plaintext_stays_in_memory_or_log() {
             let decrypted = connection.receive().unwrap().ok();
             assert_eq!(xks::bytes(&decrypted["plaintext"]), plaintext);
         }
-        // Requests that fail, and one that is cut off.
+        // Requests that fail, and one that is incomplete.
         let body = xks::encrypt(&plaintext(1), None).to_string();
         client.post("keys/foo/encrypt", &body.as_bytes()[1..]);
         client.post("keys/no_such_key/encrypt", body.as_bytes());
         client.post("keys/foo/encrypt", format!("{body} more").as_bytes());
 
-        // The search finds what is there: a request that has not come to its end.
+        // The search works: it finds a request that is still incomplete.
         let target = client.target("keys/foo/encrypt");
         let headers = client.headers(&target, body.as_bytes());
         let head = headers.iter().fold(
@@ -154,7 +154,7 @@ fn no_plaintext_stays_in_memory_or_log() {
         for secret in secrets {
             assert!(!log.contains(&secret), "{secret} is in the log");
         }
-        // The PIN is a number, as many things are that are said of a call.
+        // The PIN is a number, and lines about calls contain many numbers.
         let words = log
             .lines()
             .filter(|line| !line.contains(" call="))
@@ -163,8 +163,8 @@ fn no_plaintext_stays_in_memory_or_log() {
     }
 }
 
-/// Whoever takes the machine over finds in the process's memory the key of the audit log's next
-/// line, and no key of a line before: he could change that line.
+/// An attacker who takes over the machine can find the key of the audit log's next line in the
+/// process's memory, but no earlier key, which would allow changing an earlier line.
 #[test]
 fn no_former_key_of_the_audit_log_stays_in_memory() {
     let prepared = Setup::new()
@@ -184,7 +184,7 @@ fn no_former_key_of_the_audit_log_stays_in_memory() {
         let file = proxy.directory().join("audit/audit.jsonl");
         std::fs::read_to_string(file).unwrap().lines().count()
     };
-    // 100 calls, and the lines of the start.
+    // 100 calls, and the lines written at start.
     proxy.wait_for("all lines", |proxy| lines(proxy) == 102);
     let mut keys = vec![first.to_vec()];
     for number in 0..102 {

@@ -1,16 +1,16 @@
-//! `/metrics`: what is counted, that it is right, and that what is built on it fits.
+//! `/metrics`: its counters, their correctness, and the alerts and dashboard built on them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::common::{Connection, Interposed, Proxy, Setup, Store, token, tools, xks};
 
-/// With an admin listener at a port that the system chooses.
+/// A setup with an admin listener at a port that the system chooses.
 pub fn watched() -> Setup {
     Setup::new().set("admin.port", 0)
 }
 
-/// Samples by name and labels, as written.
+/// Samples by name and labels, in the exposition format.
 fn scrape(proxy: &Proxy) -> BTreeMap<String, f64> {
     let response = proxy.admin_get("/metrics");
     assert_eq!(response.status, 200);
@@ -39,7 +39,7 @@ fn requests(store: &str, call: &str, outcome: &str) -> String {
     format!("xks_proxy_requests_total{{store=\"{store}\",call=\"{call}\",outcome=\"{outcome}\"}}")
 }
 
-/// After known traffic each counter says how much of it there was, and no other counter moved.
+/// Each counter matches the known traffic, and no other counter has changed.
 #[test]
 fn counts_are_right() {
     let store = Store::first();
@@ -108,7 +108,7 @@ fn counts_are_right() {
             ("xks_proxy_request_duration_seconds_count{call=\"encrypt\"}", 5.0),
             ("xks_proxy_request_duration_seconds_count{call=\"health\"}", 2.0),
             ("xks_proxy_request_duration_seconds_bucket{call=\"encrypt\",le=\"+Inf\"}", 5.0),
-            // The forged one did not get as far as the queue; the other four did.
+            // The forged request did not reach the queue; the other four did.
             ("xks_proxy_request_queue_duration_seconds_count{call=\"encrypt\"}", 4.0),
             ("xks_proxy_request_hsm_duration_seconds_count{call=\"decrypt\"}", 2.0),
             ("xks_proxy_requests_in_flight", 0.0),
@@ -121,7 +121,7 @@ fn counts_are_right() {
             ("xks_proxy_connections_max", 20_000.0),
         ],
     );
-    // SoftHSM2's code for a bad tag, each time that it was asked.
+    // SoftHSM2's code for a bad tag, counted at each occurrence.
     let code = "xks_proxy_hsm_failure_codes_total{index=\"0\",token=\"xks-proxy\",\
                 code=\"CKR_GENERAL_ERROR\"}";
     assert!(after[code] >= 1.0, "{after:#?}");
@@ -142,13 +142,13 @@ fn counts_are_right() {
 
     let accepted =
         |samples: &BTreeMap<String, f64>| samples["xks_proxy_connections_accepted_total"];
-    // Twelve requests, on a connection each.
+    // Twelve requests, each on its own connection.
     assert_eq!(accepted(&after) - accepted(&before), 12.0);
     assert!(after["xks_proxy_connections"] >= 1.0);
     assert!(!before.contains_key("xks_proxy_tls_certificate_expiry_timestamp_seconds"));
 }
 
-/// A credential that nobody used says so, so that it can be told from one that somebody needs.
+/// A credential that was never used has the value 0, so it can be distinguished from one in use.
 #[test]
 fn an_unused_credential_is_0() {
     let proxy = watched().start();
@@ -160,7 +160,7 @@ fn an_unused_credential_is_0() {
     assert_samples(&scrape(&proxy), &[(&last_used, 0.0)]);
 }
 
-/// Handshakes, good and bad, and when the certificate ends.
+/// Counts of successful and failed handshakes, and the certificate's expiry.
 #[test]
 fn tls_is_counted() {
     let mut proxy = watched().mtls().start();
@@ -190,7 +190,7 @@ fn tls_is_counted() {
     assert!(*expiry.1 > samples["process_start_time_seconds"]);
 }
 
-/// An HSM's bad day shows: the token's state, its codes, retries, and that nothing is ready.
+/// An HSM failure is visible: the token's state, the return codes, retries, and readiness.
 #[test]
 fn a_token_that_is_down_shows() {
     let mut proxy = Interposed::new(watched());
@@ -223,7 +223,7 @@ fn a_token_that_is_down_shows() {
     proxy.wait_for("the token to be back", |proxy| scrape(proxy)["xks_proxy_ready"] == 1.0);
 }
 
-/// Names, types, units and help are as Prometheus wants them.
+/// Names, types, units and help texts follow Prometheus's conventions.
 #[test]
 fn promtool_is_content_with_the_metrics() {
     let proxy = super::audit::audited(watched().mtls()).start();
@@ -235,7 +235,7 @@ fn promtool_is_content_with_the_metrics() {
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
-/// Each rule fires when it should and is silent when all is well.
+/// Each rule fires when it should and stays silent otherwise.
 #[test]
 fn promtool_is_content_with_the_alerts() {
     for arguments in [
@@ -259,7 +259,7 @@ fn promtool_is_content_with_the_alerts() {
     }
 }
 
-/// A dashboard that asks for what is not there shows nothing, and an alert never fires.
+/// A panel on a nonexistent metric shows nothing, and such an alert never fires.
 #[test]
 fn dashboard_and_alerts_name_metrics_that_exist() {
     let proxy = super::audit::audited(watched().mtls()).start();
@@ -292,7 +292,7 @@ fn dashboard_and_alerts_name_metrics_that_exist() {
     }
     let missing: Vec<_> = named.iter().filter(|name| !exists(name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
-    // And what is there is shown somewhere.
+    // Every metric is used somewhere.
     let unseen: Vec<_> = families
         .iter()
         .filter(|family| !named.iter().any(|name| name.starts_with(*family)))
@@ -300,7 +300,7 @@ fn dashboard_and_alerts_name_metrics_that_exist() {
         .collect();
     assert!(unseen.is_empty(), "{unseen:?}");
 
-    // Grafana's variables stand for these.
+    // Fixed values in place of Grafana's variables.
     let mut rules = "groups:\n  - name: dashboard\n    rules:\n".to_owned();
     for (number, expression) in expressions.iter().enumerate() {
         let expression = expression
@@ -340,12 +340,12 @@ fn collect_expressions(value: &serde_json::Value, into: &mut Vec<String>) {
     }
 }
 
-/// Labels that a token's own key may have do not break the format.
+/// The number of key series is bounded by the settings.
 #[test]
 fn keys_are_bounded_by_the_settings() {
     let proxy = watched().start();
     let samples = scrape(&proxy);
     let keys = samples.keys().filter(|name| name.starts_with("xks_proxy_key_encrypts_total{"));
-    // As many as the stores name, which is all there can ever be.
+    // The keys that the stores name; no traffic can add others.
     assert_eq!(keys.count(), 10, "{}", token::FULL.label);
 }

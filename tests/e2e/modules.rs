@@ -1,4 +1,4 @@
-//! Another PKCS#11 module than SoftHSM2, with its own ideas of handles, errors and empty inputs.
+//! PKCS#11 modules other than SoftHSM2, which differ in handles, errors and empty inputs.
 
 use crate::calls::four_calls;
 use crate::common::token::{self, Module};
@@ -9,15 +9,15 @@ fn kryoptic() {
     serves(Setup::with_module(Module::Kryoptic));
 }
 
-/// Each call of its C_GetFunctionList gives an instance of its own, which knows no other's sessions.
-/// It shows tokens of other modules too.
+/// Each call of p11-kit's C_GetFunctionList returns a separate instance, which does not know the
+/// others' sessions. It also shows the tokens of other modules.
 #[test]
 fn p11_kit_proxy() {
     let tokens = tokens_of(Module::P11Kit);
     serves(Setup::with_module(Module::P11Kit).set("pkcs11.tokens", tokens));
 }
 
-/// `[[pkcs11.tokens]]` that names the module's token alone.
+/// Returns `[[pkcs11.tokens]]` with the module's token only.
 fn tokens_of(module: Module) -> toml::Value {
     let named = toml::Table::from_iter([("label".to_owned(), module.token_label().into())]);
     toml::Value::Array(vec![named.into()])
@@ -43,8 +43,8 @@ fn serves(setup: Setup) {
     });
 }
 
-/// Keys of a token that has more objects than are listed are looked up one by one, and none of them is
-/// said to be missing.
+/// If a token has more objects than the proxy lists, keys are looked up individually, and none is
+/// reported as missing.
 #[test]
 fn more_objects_than_are_listed() {
     let mut proxy = Interposed::with(Setup::new(), "[odd]\nfind_strays = 100000");
@@ -60,7 +60,7 @@ fn more_objects_than_are_listed() {
     assert!(log.contains("found=10 missing=0") && !log.contains("were deleted"), "{log}");
 }
 
-/// The log says what a module costs that is called by one thread at a time.
+/// The log warns of the cost of a module that allows only one calling thread at a time.
 #[test]
 fn a_module_that_is_not_thread_safe() {
     let proxy = Interposed::with(Setup::new(), "[odd]\ninitialize = \"no_os_locking\"");
@@ -69,9 +69,10 @@ fn a_module_that_is_not_thread_safe() {
     assert!(log.contains("is not thread-safe") && log.contains("CKR_CANT_LOCK"), "{log}");
 }
 
-/// The profile that `probe-hsm` prints for each module serves once it is pasted into the settings.
-/// The command is run without `[hsm_capabilities]`, which it is there to find. (Of opencryptoki, which
-/// has no AES-GCM, `opencryptoki_cannot_serve` of tests/hsm/real/modules.rs tests what is printed.)
+/// The profile that `probe-hsm` prints for each module works once pasted into the settings. The
+/// command runs without `[hsm_capabilities]`, which it is meant to determine. (For opencryptoki,
+/// which has no AES-GCM, `opencryptoki_cannot_serve` of tests/hsm/real/modules.rs tests the
+/// output.)
 #[test]
 fn a_probed_profile_serves() {
     for (module, name) in

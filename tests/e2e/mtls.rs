@@ -1,4 +1,4 @@
-//! Client certificates: whoever is not KMS does not get past the handshake.
+//! Client certificates: only KMS completes the handshake.
 
 use std::io;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ fn right_client() {
     for identity in [ClientIdentity::Right, ClientIdentity::CommonNameOnly] {
         for version in [&TLS12, &TLS13] {
             let tls = proxy.certificates().client_config(Some(identity), &[version], |_| {});
-            // The second one resumes, and is as good.
+            // The second connection resumes the session, and must work as well.
             for _ in 0..2 {
                 health(&proxy, Arc::clone(&tls)).unwrap().ok();
             }
@@ -45,7 +45,7 @@ fn wrong_client() {
         Some(ClientIdentity::ServerOnly),
         Some(ClientIdentity::SelfSigned),
     ] {
-        // Several times, as the network cuts flights differently each time.
+        // Several times, since the network may split the handshake differently each time.
         for version in [&TLS12, &TLS13].repeat(5) {
             let tls = proxy.certificates().client_config(identity, &[version], |_| {});
             let error = match health(&proxy, tls) {
@@ -56,19 +56,19 @@ fn wrong_client() {
                 Some(rustls::Error::AlertReceived(alert)) => Some(*alert),
                 _ => None,
             };
-            // TLS 1.3 has an alert for "no certificate"; else the one that the public test
-            // client looks for.
+            // TLS 1.3 has an alert for "no certificate"; otherwise it is the one that the public
+            // test client looks for.
             let is_right_alert = alert == Some(AlertDescription::HandshakeFailure)
                 || identity.is_none() && alert == Some(AlertDescription::CertificateRequired);
-            // With TLS 1.3 the client has sent its request by then; it sees the alert all the
-            // same, since the server reads on for a while.
+            // With TLS 1.3 the client has already sent its request; it still sees the alert, since
+            // the server continues to read for a while.
             assert!(is_right_alert, "{version:?}, {identity:?}: {error:?}");
         }
     }
     health(&proxy, proxy.tls_config(Some(ClientIdentity::Right))).unwrap().ok();
 }
 
-/// Without a name in the settings, the authority decides alone.
+/// Without a name in the settings, only the authority is checked.
 #[test]
 fn no_name_configured() {
     let prepared = Setup::new().mtls().prepare();
@@ -81,7 +81,7 @@ fn no_name_configured() {
     assert!(health(&proxy, proxy.tls_config(Some(ClientIdentity::WrongAuthority))).is_err());
 }
 
-/// A client certificate replaces no signature.
+/// A client certificate does not replace the signature.
 #[test]
 fn signature_still_needed() {
     let proxy = Setup::new().mtls().start();

@@ -1,5 +1,5 @@
-//! Settings files for HSMs that are not at hand, as administrators have them: what depends on the
-//! machine is changed, and a module that behaves as the HSM does is in its place.
+//! Administrators' settings files for HSMs that are not available here. Only members that depend on
+//! the machine are changed, and a module imitates the HSM.
 
 use std::path::Path;
 
@@ -61,8 +61,8 @@ can_generate_iv = true
 is_zero_iv_required = true
 "#;
 
-/// The file serves, logs where it says, and no call gets through to the store whose credential
-/// nobody has filled in.
+/// Asserts that the file serves and logs where it says, and that the store without a filled-in
+/// credential refuses calls.
 #[track_caller]
 fn serves(setup: Setup, hsm: Hsm) {
     let proxy = Interposed::with(setup, hsm.module);
@@ -90,13 +90,13 @@ fn ours(name: &str) -> Setup {
     Setup::of_file(&table.to_string())
 }
 
-/// A user of the reference proxy moves over by starting another program.
+/// A user of the reference proxy migrates by starting this program with the same settings.
 #[test]
 fn reference_file() {
     serves(Setup::of_file(REFERENCE), NSHIELD);
 }
 
-/// The same, once the certificate is there.
+/// The same file with TLS, once the certificate exists.
 #[test]
 fn reference_file_with_tls() {
     serves(Setup::of_file(REFERENCE).tls(), NSHIELD);

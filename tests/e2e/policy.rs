@@ -9,7 +9,7 @@ use crate::common::{Client, Interposed, Proxy, Setup, Store, settings, xks};
 
 const CONFIGURATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/configuration");
 
-/// `("Cedar", "policy.cedar")`, `("Rego", "policy.rego")`
+/// A setup with a policy: `("Cedar", "policy.cedar")` or `("Rego", "policy.rego")`.
 fn with_policy(setup: Setup, language: &str, file: &str) -> Setup {
     setup.set("security.secondary_auth", language).set(
         &format!("security.{}.policy_file", language.to_lowercase()),
@@ -17,7 +17,7 @@ fn with_policy(setup: Setup, language: &str, file: &str) -> Setup {
     )
 }
 
-/// A body of which requestMetadata is changed.
+/// Replaces a member of a body's requestMetadata.
 fn changed(mut body: Value, member: &str, value: Value) -> Value {
     body["requestMetadata"][member] = value;
     body
@@ -26,19 +26,19 @@ fn changed(mut body: Value, member: &str, value: Value) -> Value {
 fn deny(client: &Client, call: &str, body: &Value) {
     let answer = client.call(call, body);
     answer.assert_error(403, "AccessDeniedException");
-    // The caller is not told what would have been allowed.
+    // The answer does not disclose what is allowed.
     assert!(!String::from_utf8_lossy(&answer.body).contains("our-"), "{answer:?}");
 }
 
-/// The log is written behind the answer.
+/// Waits for a log line: it is written after the answer.
 fn wait_for_line(proxy: &mut Proxy, words: &[&str]) {
     proxy.wait_for(&format!("a line with {words:?}"), |proxy| {
         proxy.log().lines().any(|line| words.iter().all(|word| line.contains(word)))
     });
 }
 
-/// Allowed calls pass, denied ones are 403 in the specification's form and name the policy in the
-/// log; a second one, which is remembered, as the first.
+/// Allowed calls succeed. Denied ones get 403 in the specification's form, and the log names the
+/// policy. A repeated call, whose decision is cached, has the same outcome.
 fn serve(language: &str, file: &str) {
     let mut proxy = with_policy(Setup::new(), language, file).set("admin.port", 0).start();
     proxy.log_with(&format!("secondary_auth={language}"));
@@ -57,7 +57,7 @@ fn serve(language: &str, file: &str) {
         let words = ["status=403", "AccessDeniedException", "services", file, "kmsViaService=rds"];
         wait_for_line(&mut proxy, &words);
     }
-    // Every other check goes before or after as it did.
+    // Other checks still apply, before or after the policy.
     client
         .call("keys/unknown/encrypt", &xks::encrypt(b"", None))
         .assert_error(404, "KeyNotFoundException");
@@ -96,7 +96,7 @@ fn rego() {
     serve("Rego", "policy.rego");
 }
 
-/// A policy that denies everything leaves health alone, and the HSM has nothing to do.
+/// A policy that denies everything does not affect health calls, and the HSM has no work.
 #[test]
 fn health_is_exempt() {
     let setup = Setup::new();
@@ -123,15 +123,15 @@ fn the_hsm_is_not_asked() {
     let client = proxy.client();
     let body = changed(xks::encrypt(b"plaintext", None), "kmsViaService", json!("rds"));
     client.call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
-    // Whatever is asked of it from now on takes longer than a call may.
+    // Any HSM call from now on takes longer than the deadline.
     proxy.set("hsm_milli = 2000");
     for _ in 0..20 {
         deny(&client, "keys/foo/encrypt", &body);
     }
 }
 
-/// A policy that was changed decides from the reload on, by what it says now and not by what is
-/// remembered of it; one with a mistake leaves the old one in force.
+/// A changed policy applies from the reload on, regardless of cached decisions; one with a mistake
+/// leaves the old policy in force.
 #[test]
 fn changed_by_a_reload() {
     let setup = Setup::new().set("admin.port", free_port()).set("server.pid_file", "proxy.pid");
@@ -170,7 +170,7 @@ fn policy_test(policy: &str, request: &str) -> Output {
     command.args(["policy", "test", policy, request]).current_dir(CONFIGURATION).output().unwrap()
 }
 
-/// Offline: what, and why, and an exit code.
+/// The offline command prints the decision and the reason, and sets an exit code.
 #[test]
 fn tried_offline() {
     let directory = tempfile::tempdir().unwrap();

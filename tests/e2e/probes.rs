@@ -18,7 +18,7 @@ fn assert_pong(response: &Response) {
     assert!(text.starts_with("pong from xks-proxy v"), "{text}");
 }
 
-/// `/ping` is the plain sign of life that set-up guides use, on both ports; `/readyz` says
+/// `/ping` is the plain liveness check that set-up guides use, on both ports; `/readyz` tells
 /// whether the HSM can be used.
 #[test]
 fn ping_and_readyz() {
@@ -39,7 +39,7 @@ fn ping_and_readyz() {
     }
 }
 
-/// A load balancer speaks plain HTTP to the ping port whatever the API port speaks.
+/// A load balancer speaks plain HTTP to the ping port, even if the API port uses TLS.
 #[test]
 fn ping_stays_plain() {
     let proxy = Setup::new().mtls().start();
@@ -49,7 +49,7 @@ fn ping_stays_plain() {
     assert_pong(&ask(&mut client.connect(), "GET", "/ping"));
 }
 
-/// The ping port is open to whoever may probe: the API is not there.
+/// The ping port, which may be open to all probers, does not serve the API.
 #[test]
 fn no_api_on_the_ping_port() {
     let proxy = Setup::new().start();
@@ -61,7 +61,7 @@ fn no_api_on_the_ping_port() {
         .assert_error(404, "InvalidUriPathException");
 }
 
-/// `port_http_ping` may be the API's port: then there is one listener, for both.
+/// `port_http_ping` may equal the API's port: then one listener serves both.
 #[test]
 fn one_port_for_all() {
     let port = free_port();
@@ -72,7 +72,7 @@ fn one_port_for_all() {
     proxy.client().call("health", &xks::health()).ok();
 }
 
-/// XKS specification: the calls are POST. GET on them is 405 and says what is allowed.
+/// XKS specification: the calls are POST. GET on them is answered with 405 and the allowed method.
 #[test]
 fn other_methods_on_api_paths() {
     let proxy = Setup::new().start();
@@ -90,8 +90,8 @@ fn other_methods_on_api_paths() {
     post.assert_error(404, "InvalidUriPathException");
 }
 
-/// The command of a container's health check exits with 0 while the process is alive (or ready, if
-/// asked for that), and with 69 if nobody answers or the answer is negative.
+/// The command for a container's health check exits with 0 if the process is alive (or ready, if
+/// asked for that), and with 69 if there is no answer or the answer is negative.
 #[test]
 fn ping_command() {
     let ping = |address: &str, more: &[&str]| {

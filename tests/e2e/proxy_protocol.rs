@@ -9,7 +9,7 @@ use crate::common::{Client, Connection, Proxy, Response, Setup, xks};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A connection of `client`'s over TCP and IPv4, with a TLV behind the addresses.
+/// The header of a connection from `client` over TCP and IPv4, with a TLV after the addresses.
 fn header(client: [u8; 4], port: u16) -> Vec<u8> {
     let mut header = [SIGNATURE, &[0x21, 0x11, 0, 12 + 8]].concat();
     header.extend(client);
@@ -20,7 +20,7 @@ fn header(client: [u8; 4], port: u16) -> Vec<u8> {
     header
 }
 
-/// A load balancer's own connection.
+/// The header of a load balancer's own connection.
 fn local() -> Vec<u8> {
     [SIGNATURE, &[0x20, 0, 0, 0]].concat()
 }
@@ -54,7 +54,7 @@ fn assert_refused(proxy: &Proxy, first: &[u8]) {
     assert!(refused, "{}", first.escape_ascii());
 }
 
-/// The log has the client's address, over plain HTTP and over TLS.
+/// The log shows the client's address, over plain HTTP and over TLS.
 #[test]
 fn the_log_has_the_clients_address() {
     for setup in [setup(), setup().tls()] {
@@ -74,7 +74,7 @@ fn the_log_has_the_clients_address() {
     }
 }
 
-/// One byte at a time: nothing is taken too early, or lost.
+/// Sent one byte at a time, the header is neither parsed too early nor lost.
 #[test]
 fn in_pieces() {
     for setup in [setup(), setup().tls()] {
@@ -91,7 +91,8 @@ fn in_pieces() {
     }
 }
 
-/// Peers that must send it and don't, or send what can't be read, are closed; the next is served.
+/// Peers that must send a header but don't, or send an unreadable one, are disconnected; the next
+/// peer is served.
 #[test]
 fn what_must_be_there() {
     let mut proxy = setup().start();
@@ -112,7 +113,7 @@ fn what_must_be_there() {
     ] {
         assert_refused(&proxy, first);
     }
-    // One header is enough; the next would be a request.
+    // Only one header is read; a second one would be parsed as a request.
     let twice = [header([1, 2, 3, 4], 5), header([1, 2, 3, 4], 5)].concat();
     let client = proxy.client();
     let mut connection = open(&client, &twice).unwrap();
@@ -126,7 +127,7 @@ fn what_must_be_there() {
     });
 }
 
-/// A stranger cannot say that it is somebody else.
+/// Peers that are not configured cannot claim another address.
 #[test]
 fn who_must_not_send_it() {
     for setup in [Setup::new(), Setup::new().tls()] {
@@ -144,7 +145,7 @@ fn who_must_not_send_it() {
     }
 }
 
-/// A header that never ends does not hold its connection for long.
+/// A header that never ends does not hold its connection open for long.
 #[test]
 fn slow_header() {
     let proxy = setup().set("limits.handshake_timeout_milli", 300).start();
@@ -154,7 +155,7 @@ fn slow_header() {
     }
 }
 
-/// Limits see the client too.
+/// Limits per address apply to the client's address.
 #[test]
 fn connections_of_one_address() {
     let proxy = setup().set("limits.max_connections_per_address", 2).start();
@@ -167,7 +168,7 @@ fn connections_of_one_address() {
     call(&client, &mut open(2)).unwrap().ok();
 }
 
-/// On the ping port it may be there or not: probes come past the load balancer too.
+/// On the ping port the header is optional: probes may bypass the load balancer.
 #[test]
 fn ping_port() {
     let proxy = setup().start();

@@ -5,14 +5,15 @@ use std::time::Instant;
 
 use crate::common::{Connection, Interposed, Setup, Store, token, xks};
 
-/// Both stores use [`token::SECOND`].
+/// Returns an encrypt call with [`token::SECOND`], which both stores have.
 fn encrypt() -> (String, String) {
     let call = format!("keys/{}/encrypt", token::SECOND.label);
     (call, xks::encrypt(b"plaintext", None).to_string())
 }
 
-/// As many at once as the rate has in a second, then ThrottlingException; health doesn't count,
-/// nor does what is refused before, and the other store is not concerned.
+/// A store may make as many calls at once as its rate allows per second, then gets
+/// ThrottlingException. Health calls and calls refused earlier do not count, and the other store is
+/// unaffected.
 #[test]
 fn requests_per_second() {
     let proxy = Setup::new().set_in_store(0, "max_requests_per_sec", 20).start();
@@ -28,7 +29,7 @@ fn requests_per_second() {
         post("keys/no_such_key/encrypt", &body).assert_error(404, "KeyNotFoundException");
         post(&call, "{}").assert_error(400, "ValidationException");
     }
-    // A slow machine earns some more while this goes on.
+    // A slow machine earns a few more during the test.
     let answers: Vec<_> = (0..200).map(|_| post(&call, &body)).collect();
     let (good, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|it| it.status == 200);
     assert!(good.len() >= 20 && !refused.is_empty(), "{} good", good.len());
@@ -44,8 +45,8 @@ fn requests_per_second() {
     assert_eq!(post(&call, &body).status, 200, "the quota fills up again");
 }
 
-/// An HSM with two slow sessions: a store that sends forty calls at once has four of them worked
-/// on, so another store's call is done in time, and places come back with the answers.
+/// An HSM with two slow sessions: of forty calls that a store sends at once, four are in progress,
+/// so another store's call is served in time. Answers free the places.
 #[test]
 fn calls_in_flight() {
     let mut proxy = Interposed::new(
@@ -72,8 +73,8 @@ fn calls_in_flight() {
     first.post(&call, body.as_bytes()).ok();
 }
 
-/// A call that hangs in the HSM gives its place back when it is answered, not when the HSM comes
-/// to itself: or a store would be shut out for as long.
+/// A call that hangs in the HSM releases its place when it is answered, not when the HSM recovers;
+/// otherwise the store would be shut out until then.
 #[test]
 fn hung_calls_keep_no_place() {
     let setup = Setup::new()
@@ -91,11 +92,11 @@ fn hung_calls_keep_no_place() {
     for connection in &mut hung {
         connection.receive().unwrap().assert_error(503, "DependencyTimeoutException");
     }
-    // Whatever comes of it, it is not the quota.
+    // The call may fail, but not because of the quota.
     let answer = client.post(&call, body.as_bytes());
     let message = answer.json()["errorMessage"].to_string();
     assert!(answer.status != 429 || !message.contains("max_in_flight"), "{message}");
-    // A peer that leaves gives its call's place back too.
+    // A peer that disconnects releases its call's place too.
     for _ in 0..10 {
         client.send(&mut client.connect(), &call, body.as_bytes());
     }
@@ -107,9 +108,8 @@ fn hung_calls_keep_no_place() {
     }));
 }
 
-/// A store that asks for more than ten times its quota: it gets its quota and a plain
-/// ThrottlingException for the rest, on connections that stay open, while each of another store's
-/// calls is done.
+/// A store that exceeds its quota more than tenfold gets its quota, and ThrottlingException for the
+/// rest, on connections that stay open. Every call of another store is served.
 #[test]
 fn a_noisy_store_beside_another() {
     const QUOTA: u32 = 5;
@@ -147,7 +147,7 @@ fn a_noisy_store_beside_another() {
         }
         is_over.store(true, Ordering::Relaxed);
     });
-    // What may come at once, and what has been earned since.
+    // The initial burst, plus what has been earned since.
     let earned = QUOTA + u32::try_from(began.elapsed().as_secs()).unwrap() * QUOTA + QUOTA;
     let good = good.into_inner();
     assert!((QUOTA..=earned).contains(&good), "{good} done, of {earned}");

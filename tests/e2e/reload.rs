@@ -1,5 +1,4 @@
-//! Settings that change while the proxy serves: what is asked meanwhile is answered, on connections
-//! that stay.
+//! Settings that change while the proxy serves: no call fails, and connections stay open.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +13,7 @@ use crate::common::{Client, Proxy, Setup, Store, settings, xks};
 
 const PLAINTEXT: &[u8] = b"plaintext";
 
-/// Callers of the second store, each on one connection.
+/// Concurrent callers of the second store, each on one connection.
 struct Load {
     is_over: Arc<AtomicBool>,
     callers: Vec<JoinHandle<()>>,
@@ -32,7 +31,7 @@ impl Load {
         Self { is_over, callers }
     }
 
-    /// Holds that no call failed and that no connection was ended.
+    /// Asserts that no call failed and that no connection was closed.
     #[track_caller]
     fn end(self) {
         self.is_over.store(true, Ordering::Relaxed);
@@ -60,7 +59,7 @@ fn call_until(client: &Client, is_over: &AtomicBool) {
     }
 }
 
-/// With an admin listener, by which `xks-proxy reload` hears of the outcome.
+/// A setup with an admin listener, through which `xks-proxy reload` learns the outcome.
 fn setup() -> Setup {
     Setup::new()
         .set("admin.port", free_port())
@@ -72,7 +71,7 @@ fn first_store(table: &mut Table) -> &mut Table {
     table["external_key_stores"].as_array_mut().unwrap()[0].as_table_mut().unwrap()
 }
 
-/// Changes the file and has it taken up.
+/// Changes the file and reloads it.
 #[track_caller]
 fn change(proxy: &Proxy, change: impl FnOnce(&mut Table)) -> String {
     proxy.change_settings(change);
@@ -85,8 +84,8 @@ fn encrypt(key: &Key) -> (String, String) {
     (format!("keys/{}/encrypt", key.label), xks::encrypt(PLAINTEXT, None).to_string())
 }
 
-/// Credential, key set, certificate, kill switch, quota, size limit, level, stores: each takes
-/// effect with the reload that brings it.
+/// Changes of credential, key set, certificate, kill switch, quota, size limit, log level and
+/// stores each take effect with the reload that brings them.
 #[test]
 fn each_change_under_load() {
     let mut proxy = setup().tls().start();
@@ -96,7 +95,7 @@ fn each_change_under_load() {
     let post = |client: &Client, call: &str| client.post(call, body.as_bytes());
     post(&client, &foo).ok();
 
-    // Credential: on a connection that stays, the old one is refused and the new one is good.
+    // Credential: on an open connection the old one is refused and the new one is accepted.
     let mut connection = client.connect();
     let new = Store {
         access_key_id: "ANEWACCESSKEYIDOFTHEFIRST2".into(),
@@ -113,7 +112,7 @@ fn each_change_under_load() {
     let client = proxy.client_of(&new);
     client.send(&mut connection, &foo, body.as_bytes());
     connection.receive().unwrap().ok();
-    // The same id with another secret: the signing key of the old one is not remembered.
+    // The same id with another secret: the old one's signing key must not stay cached.
     let newer = Store {
         secret_access_key: "AnotherSecretAccessKeyForTheSameId+00000000000=".into(),
         ..new.clone()
@@ -126,7 +125,7 @@ fn each_change_under_load() {
     connection.receive().unwrap().assert_error(401, "AuthenticationFailedException");
     let client = proxy.client_of(&newer);
 
-    // Keys: one that was always in the token, one that comes into it now; another leaves the set.
+    // Keys: one was already in the token, one is added to it now; another is removed from the set.
     let added = Key::new("added_key", "ed");
     proxy.token().add(&added);
     let (foreign, _) = encrypt(&token::FOREIGN);
@@ -172,7 +171,7 @@ fn each_change_under_load() {
     client.call(&decrypt, &xks::decrypt(&sealed, None)).ok();
     post(&client, &added_call).ok();
 
-    // A quota, which a reload does not fill up again.
+    // A quota, which a reload does not refill.
     let quota = |table: &mut Table| {
         first_store(table).insert("max_requests_per_sec".into(), 1.into());
     };
@@ -181,7 +180,7 @@ fn each_change_under_load() {
     let before = std::time::Instant::now();
     change(&proxy, quota);
     let answer = post(&client, &foo);
-    // A slow machine has earned one more meanwhile.
+    // On a slow machine the quota may have earned another request.
     if before.elapsed().as_millis() < 900 {
         answer.assert_error(429, "ThrottlingException");
     }
@@ -189,7 +188,7 @@ fn each_change_under_load() {
         first_store(table).remove("max_requests_per_sec");
     });
 
-    // A limit that is lower, and one that is higher than buffers were made for.
+    // A lower limit, and one higher than the buffers were made for.
     let large = xks::encrypt(&[7; 60_000], None).to_string();
     assert_eq!(client.post(&foo, large.as_bytes()).status, 413);
     change(&proxy, |table| settings::set(table, "limits.max_plaintext_in_base64", 100_000));
@@ -202,7 +201,7 @@ fn each_change_under_load() {
     change(&proxy, |table| settings::set(table, "limits.max_plaintext_in_base64", 8192));
     load.end();
 
-    // A certificate of another authority: for handshakes from now on.
+    // A certificate of another authority, which only new handshakes use.
     let load = Load::begin(&proxy);
     let mut connection = client.connect();
     proxy.certificates().make_server_rsa();
@@ -216,7 +215,7 @@ fn each_change_under_load() {
     client.send(&mut connection, &foo, body.as_bytes());
     connection.receive().unwrap().ok();
 
-    // The log's level, and the fleet's size.
+    // The log level, and the fleet size.
     let lines = |proxy: &Proxy| proxy.log().matches("INFO call=").count();
     change(&proxy, |table| {
         settings::set(table, "tracing.level", "ERROR");
@@ -233,7 +232,7 @@ fn each_change_under_load() {
     change(&proxy, |table| settings::set(table, "tracing.level", "INFO"));
     proxy.wait_for("lines of calls", |proxy| lines(proxy) > before);
 
-    // A store comes and goes.
+    // A store is added and removed again.
     let third = Store { prefix: "/third/store".into(), ..newer.clone() };
     let client_of_third = proxy.client_of(&third);
     post(&client_of_third, &foo).assert_error(404, "InvalidUriPathException");
@@ -249,7 +248,7 @@ fn each_change_under_load() {
     });
     post(&client_of_third, &foo).assert_error(404, "InvalidUriPathException");
 
-    // Without signatures, which the log warns of; and with them again.
+    // Signatures are switched off, which the log warns of, and on again.
     let target = client.target(&foo);
     let unsigned = || {
         let mut connection = client.connect();
@@ -265,7 +264,7 @@ fn each_change_under_load() {
     change(&proxy, |table| settings::set(table, "security.is_sigv4_auth_enabled", true));
     unsigned().assert_error(401, "AuthenticationFailedException");
 
-    // What is named no more is not shown for ever: keys of the start, keys of a reload, a store.
+    // Metrics of removed items disappear: keys from the start, keys from a reload, a store.
     let shown = || String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
     let keys = [token::FULL, token::FOREIGN, added]
         .map(|key| format!("xks_proxy_key_encrypts_total{{key=\"{}\"}}", key.label));
@@ -300,7 +299,7 @@ fn refused_and_put_off() {
     let pid = std::fs::read_to_string(proxy.directory().join("proxy.pid")).unwrap();
     assert_eq!(pid.trim(), proxy.pid().to_string());
 
-    // The command does not even send it.
+    // The command rejects the file without signalling the proxy.
     proxy.change_settings(|table| {
         settings::set(table, "limits.max_aad_in_base64", "many");
         first_store(table).insert("disabled_keys".into(), Value::Array(vec!["fooo".into()]));
@@ -316,7 +315,7 @@ fn refused_and_put_off() {
     assert!(names_both(&printed) && printed.contains("nothing was sent"), "{printed}");
     assert_eq!(settings()["reloadTries"], json!(0));
 
-    // The signal alone.
+    // SIGHUP alone, without the command.
     proxy.signal("HUP");
     while settings()["reloadTries"] == json!(0) {
         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -339,7 +338,7 @@ fn refused_and_put_off() {
     let (foo, body) = encrypt(&token::FULL);
     proxy.client().post(&foo, body.as_bytes()).ok();
 
-    // Another port is for another start; the kill switch in the same file is not.
+    // A new port needs a restart; the kill switch in the same file takes effect.
     let printed = change(&proxy, |table| {
         settings::set(table, "limits.max_aad_in_base64", 16_384);
         settings::set(table, "server.event_loops", 3);
@@ -356,7 +355,7 @@ fn refused_and_put_off() {
     assert!(metrics.contains("xks_proxy_settings_last_reload_successful 1"));
     load.end();
 
-    // The id of a process that is none of ours.
+    // The pid of a process that is not the proxy.
     let pid_file = proxy.directory().join("proxy.pid");
     std::fs::write(&pid_file, std::process::id().to_string()).unwrap();
     let (code, printed) = proxy.reload();
@@ -368,8 +367,8 @@ fn refused_and_put_off() {
     assert!(!pid_file.exists());
 }
 
-/// Tokens come into the fleet and leave it, and sessions become fewer, while calls go on; a token
-/// that is not there is no reason to lose the one that is.
+/// Tokens are added and removed, and sessions become fewer, while calls are served. A missing token
+/// does not take the working one out of service.
 #[test]
 fn other_tokens() {
     let prepared = setup().prepare();
@@ -386,7 +385,7 @@ fn other_tokens() {
         let token = |label: &&str| Table::from_iter([("label".to_owned(), Value::from(*label))]);
         Value::Array(labels.iter().map(token).map(Value::Table).collect())
     };
-    // Which token is the first one is the module's to say.
+    // The module decides which token is the first.
     let all = [token::LABEL, "another"];
     change(&proxy, |table| settings::set(table, "pkcs11.tokens", named(&all)));
     let both = tokens(&proxy);
@@ -417,7 +416,8 @@ fn other_tokens() {
     assert!(proxy.wait_for_end().success());
 }
 
-/// logrotate's way: the file is moved, the process told, and the lines go into a new file.
+/// Rotation by logrotate: the file is moved, the process is signalled, and new lines go into a new
+/// file.
 #[test]
 fn log_files_are_reopened() {
     let mut proxy = Setup::new()

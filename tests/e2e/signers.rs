@@ -1,4 +1,4 @@
-//! Signatures by signers that nobody here wrote. (All other tests sign with AWS's Rust signer.)
+//! Signatures by independent signers. (All other tests sign with AWS's Rust signer.)
 
 use std::process::{Command, Stdio};
 
@@ -34,7 +34,8 @@ fn curl_signs() {
     assert_eq!(xks::bytes(&decrypted["plaintext"]), b"by curl");
 }
 
-/// Reads a body, prints the header fields that botocore signs and adds, one `name: value` a line.
+/// Reads a body, and prints the header fields that botocore signs and adds, one `name: value` per
+/// line.
 const BOTOCORE: &str = r#"
 import sys
 from botocore.auth import SigV4Auth

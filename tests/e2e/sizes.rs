@@ -1,4 +1,4 @@
-//! The sizes that the specification names, and what is past them.
+//! Sizes at the specification's limits, and above them.
 
 use serde_json::json;
 
@@ -9,7 +9,8 @@ fn bytes(count: usize) -> Vec<u8> {
     (0..=u8::MAX).cycle().take(count).collect()
 }
 
-/// XKS specification, Encrypt: plaintext of 4,300 and AAD of 8,192 bytes have to be taken.
+/// XKS specification, Encrypt: a plaintext of 4,300 bytes and an AAD of 8,192 bytes must be
+/// accepted.
 #[test]
 fn what_must_be_taken() {
     let proxy = Setup::new().tls().start();
@@ -19,7 +20,7 @@ fn what_must_be_taken() {
     }
 }
 
-/// The limits are of base64 characters: 8,192 of them are 6,144 bytes, 16,384 are 12,288.
+/// The limits count base64 characters: 8,192 of them are 6,144 bytes, 16,384 are 12,288.
 #[test]
 fn what_is_past_the_limits() {
     let proxy = Setup::new().start();
@@ -41,13 +42,13 @@ fn limits_can_be_raised() {
     let proxy = Setup::new()
         .set("limits.max_plaintext_in_base64", 60_000)
         .set("limits.max_aad_in_base64", 87_380)
-        // It is not about time, and the machine may have a lot to do.
+        // A generous deadline, since the machine may be busy.
         .set("limits.request_deadline_milli", 10_000)
         .start();
     round_trip(&proxy.client(), &token::FULL, &bytes(45_000), Some(&bytes(65_535)), b"");
 }
 
-/// ARNs of 2,048 characters, members that KMS may add, an operation that is not known yet.
+/// ARNs of 2,048 characters, members that KMS may add, and an unknown operation are accepted.
 #[test]
 fn metadata_of_any_shape() {
     let proxy = Setup::new().start();
@@ -71,7 +72,7 @@ fn metadata_of_any_shape() {
     client.call("health", &health).ok();
 }
 
-/// One above: the specification's limit holds. It would otherwise be a way to fill the log.
+/// One character above the specification's limit is refused: longer values could fill the log.
 #[test]
 fn an_arn_that_is_too_long() {
     let proxy = Setup::new().start();

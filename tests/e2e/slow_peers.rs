@@ -1,4 +1,4 @@
-//! Hundreds of peers that are slow on purpose, and a good one beside them.
+//! Hundreds of deliberately slow peers, along with a good one.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use crate::common::{Client, Connection, Proxy, Setup, xks};
 
 const SLOW_PEERS: usize = 300;
 
-/// A busy machine is no reason to fail.
+/// Sets a generous deadline, so that a busy machine fails no test.
 fn patient(setup: Setup) -> Setup {
     setup.set("limits.request_deadline_milli", 20_000)
 }
@@ -19,7 +19,7 @@ fn connect(address: SocketAddr, first: &[u8]) -> TcpStream {
     socket
 }
 
-/// Good calls on an open connection and on new ones.
+/// Asserts that good calls succeed, on an open connection and on new ones.
 fn assert_served(client: &Client, open: &mut Connection) {
     let body = xks::encrypt(b"plaintext", None).to_string();
     for _ in 0..20 {
@@ -29,7 +29,7 @@ fn assert_served(client: &Client, open: &mut Connection) {
     }
 }
 
-/// `kB` of the proxy's memory that are in use.
+/// Returns the proxy's resident memory in kB.
 fn resident_kilobytes(proxy: &Proxy) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -51,7 +51,8 @@ fn slow_heads() {
     }
 }
 
-/// Each sends most of a large body: memory has a bound, and those who are in its way go.
+/// Each peer sends most of a large body: memory stays bounded, and some of those peers are
+/// disconnected.
 #[test]
 fn slow_bodies() {
     let proxy = patient(Setup::new()).set("limits.max_buffered_bytes", 4 * 1024 * 1024).start();
@@ -75,7 +76,7 @@ fn slow_bodies() {
     proxy.log_with("max_buffered_bytes is reached");
 }
 
-/// Each asks for more answers than the kernel's buffers take, and reads none of them.
+/// Each peer asks for more answers than the kernel buffers, and reads none of them.
 #[test]
 fn never_reading() {
     for setup in [Setup::new(), Setup::new().tls()] {
@@ -91,7 +92,7 @@ fn never_reading() {
         let mut deaf: Vec<Connection> = (0..SLOW_PEERS / 10).map(|_| client.connect()).collect();
         for connection in &mut deaf {
             connection.set_write_timeout(Duration::from_millis(20));
-            // Until it would block, or the proxy has had enough.
+            // Until sending would block or the proxy disconnects.
             while connection.send(&requests).is_ok() {}
         }
         assert_served(&client, &mut open);

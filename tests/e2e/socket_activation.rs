@@ -1,5 +1,5 @@
-//! systemd's part played by the test: it holds the listening sockets, and listens to what it is
-//! told.
+//! Socket activation, with the test in systemd's role: it holds the listening sockets and receives
+//! the notifications.
 
 use std::fs;
 use std::net::TcpListener;
@@ -18,9 +18,8 @@ fn port(listener: &TcpListener) -> i64 {
     listener.local_addr().unwrap().port().into()
 }
 
-/// Sockets without names that mean anything are known by their addresses; the process is stopped
-/// and started again under load, and connections wait meanwhile: no call fails, though there is
-/// no drain delay at all.
+/// Sockets with unknown names are recognised by their addresses. The process is stopped and started
+/// again under load while connections wait: no call fails, even without a drain delay.
 #[test]
 fn restarts_under_load() {
     let (api, ping) = (listener(), listener());
@@ -46,13 +45,13 @@ fn restarts_under_load() {
     assert_eq!(proxy.get("/ping").status, 200);
 }
 
-/// Two event loops accept from one socket, and each gets its share.
+/// Two event loops accept from one socket, and each gets a share.
 #[test]
 fn loops_share_a_socket() {
     const CONNECTIONS: usize = 64;
     let mut prepared = Setup::new()
         .set("server.event_loops", 2)
-        // So that the test may look into the process.
+        // Allows the test to inspect the process.
         .set("security.allow_core_dumps", true)
         .prepare();
     prepared.activate(vec![("api", listener())]);
@@ -70,7 +69,7 @@ fn loops_share_a_socket() {
     shares.sort_unstable();
     let [.., fewer, more] = shares[..] else { panic!("{shares:?}") };
     assert!(fewer + more >= CONNECTIONS && fewer >= CONNECTIONS / 4, "{shares:?}");
-    // All at once, with nobody left out.
+    // All at once, and all are answered.
     for connection in &mut kept {
         client.send(connection, "health", body.as_bytes());
     }
@@ -111,16 +110,15 @@ fn what_does_not_fit() {
     assert!(log.contains("handed over as \"other\" listens on"), "{log}");
 }
 
-/// A socket that the process was not meant to have, since another's id is in LISTEN_PID, is left
-/// alone.
+/// A socket passed to another process (LISTEN_PID has its id) is left alone.
 #[test]
 fn for_another_process() {
     let proxy = Setup::new().env("LISTEN_PID", "1").env("LISTEN_FDS", "1").start();
     assert!(proxy.log().contains("inherited_sockets=0"), "{}", proxy.log());
 }
 
-/// systemd is notified, in order, that the service is ready, is alive, reloads its settings, and
-/// becomes another process, which is ready, is alive, and stops.
+/// systemd is notified, in order, that the service is ready, is alive, reloads its settings, and is
+/// replaced by another process, which is ready, is alive, and stops.
 #[test]
 fn messages() {
     let directory = tempfile::tempdir().unwrap();
@@ -132,7 +130,7 @@ fn messages() {
         let length = systemd.recv(&mut message).unwrap();
         String::from_utf8(message[..length].to_vec()).unwrap()
     };
-    // Without the watchdog's.
+    // Skips the watchdog's messages.
     let next = || loop {
         let message = receive();
         if message != "WATCHDOG=1" {
@@ -165,6 +163,6 @@ fn messages() {
     lives();
     let kill = format!("kill -TERM {pid}");
     std::process::Command::new("sh").args(["-c", &kill]).status().unwrap();
-    // The old process, which is not the service any more, has not said that it stops.
+    // The old process, which is no longer the service, has not announced its stop.
     assert_eq!(next(), "STOPPING=1\nSTATUS=draining");
 }

@@ -1,4 +1,4 @@
-//! Key stores are apart: each has its own path, credential and keys.
+//! Isolation of key stores: each has its own path, credential and keys.
 
 use crate::common::{Client, Setup, Store, token, xks};
 
@@ -45,7 +45,7 @@ fn a_store_has_its_credential_alone() {
     }
 }
 
-/// A ciphertext of one store is decrypted by another that has the same key.
+/// A ciphertext of one store can be decrypted in another that has the same key.
 #[test]
 fn stores_may_share_a_key() {
     let proxy = Setup::new().start();

@@ -6,7 +6,7 @@ use rustls::{CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion, SupportedP
 
 use crate::common::{Connection, Proxy, Setup, xks};
 
-/// Offers these suites alone and makes a call; `None` if the handshake fails.
+/// Makes a call, offering these suites only; `None` if the handshake fails.
 fn negotiated(
     proxy: &Proxy,
     version: &'static SupportedProtocolVersion,
@@ -45,12 +45,12 @@ fn suites() {
         (&TLS13, Suite::TLS13_AES_128_GCM_SHA256),
         (&TLS12, Suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
         (&TLS12, Suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
-        // The server's certificate is one of ECDSA.
+        // The server's certificate has an ECDSA key.
         (&TLS12, Suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
     ] {
         assert_eq!(negotiated(&proxy, version, only(suite)), None, "{suite:?}");
     }
-    // What a client with no special wish gets.
+    // The outcome for a client without special preferences.
     let usual = negotiated(&proxy, &TLS13, |_| {}).unwrap();
     assert_eq!(usual.1, Suite::TLS13_AES_256_GCM_SHA384);
 }
@@ -67,7 +67,7 @@ fn rsa_certificate() {
     assert_eq!(negotiated(&proxy, &TLS12, only(suite)), None);
 }
 
-/// Post-quantum where the client can, elliptic curves where it can't.
+/// Key exchange is post-quantum if the client supports it, and by elliptic curves otherwise.
 #[test]
 fn key_exchange() {
     let proxy = Setup::new().tls().start();
@@ -83,7 +83,7 @@ fn key_exchange() {
     }
 }
 
-/// KMS opens connections all the time: a resumed handshake saves the server a signature.
+/// KMS opens connections all the time: resuming a session saves the server a signature.
 #[test]
 fn resumption() {
     let proxy = Setup::new().tls().start();
@@ -102,14 +102,14 @@ fn resumption() {
     }
 }
 
-/// Bodies larger than one record (16 KiB), both ways.
+/// Bodies larger than one record (16 KiB), in both directions.
 #[test]
 fn large_bodies() {
     let proxy = Setup::new()
         .tls()
         .set("limits.max_plaintext_in_base64", 60_000)
         .set("limits.max_aad_in_base64", 80_000)
-        // It is not about time, and the machine may have a lot to do.
+        // A generous deadline, since the machine may be busy.
         .set("limits.request_deadline_milli", 10_000)
         .start();
     let client = proxy.client();
@@ -134,7 +134,7 @@ fn not_tls() {
     proxy.client().call("health", &xks::health()).ok();
 }
 
-/// A peer that never ends its handshake is let go.
+/// A peer that never completes its handshake is disconnected.
 #[test]
 fn slow_handshake() {
     let proxy = Setup::new().tls().set("limits.handshake_timeout_milli", 300).start();

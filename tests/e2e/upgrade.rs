@@ -1,4 +1,4 @@
-//! A new process takes the place of the running one (SIGUSR2), and nobody notices.
+//! A new process replaces the running one (SIGUSR2) without a failed call.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -11,10 +11,10 @@ use super::load::Load;
 use crate::common::proxy::Prepared;
 use crate::common::{Connection, Proxy, Setup, tools, xks};
 
-/// Longer than an upgrade takes on any machine.
+/// Upper bound of the time that an upgrade takes on any machine.
 const DEADLINE: Duration = Duration::from_secs(100);
 
-/// Slow machines are no part of these tests, but the drain is.
+/// A setup with a generous deadline, since slow machines are not under test, and a short drain.
 fn setup() -> Setup {
     Setup::new()
         .set("limits.request_deadline_milli", 15_000)
@@ -22,11 +22,11 @@ fn setup() -> Setup {
         .set("server.drain_timeout_milli", 20_000)
 }
 
-/// A proxy and the processes that come after it, which are none of ours. All end with this.
+/// A proxy and its successors, which are not children of the test. All are killed on drop.
 struct Generations(Proxy);
 
 impl Generations {
-    /// The process that came last.
+    /// Returns the newest process.
     fn newest(&self) -> u32 {
         let log = self.0.log();
         let served = log.lines().filter(|line| line.contains("another process serves"));
@@ -48,7 +48,7 @@ impl Generations {
         }
     }
 
-    /// One upgrade, the `nth`, until the old process has ended.
+    /// Performs the `nth` upgrade and waits until the old process has ended.
     #[track_caller]
     fn upgrade(&self, nth: usize) {
         self.signal("USR2");
@@ -62,7 +62,7 @@ impl Drop for Generations {
         for pid in self.0.log().lines().filter_map(|line| {
             line.contains("upgrade: started").then(|| number(line, "pid=")).flatten()
         }) {
-            // It may have ended long ago; its number is not another's so soon.
+            // The process may have ended long ago, so its number is checked first.
             let arguments = format!("/proc/{pid}/cmdline");
             if fs::read(arguments).is_ok_and(|it| String::from_utf8_lossy(&it).contains("proxy")) {
                 let _ = Command::new("sh").args(["-c", &format!("kill -KILL {pid}")]).output();
@@ -76,8 +76,8 @@ fn number(line: &str, before: &str) -> Option<u32> {
     digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())].parse().ok()
 }
 
-/// Several upgrades in a row under load, over TLS: each call is answered with success, whether its
-/// connection is kept or new. The listeners of two event loops and of the admin are handed over.
+/// Several upgrades in a row under load, over TLS: every call succeeds, on open and on new
+/// connections. The listeners of two event loops and of the admin API are handed over.
 #[test]
 fn under_load() {
     let setup = setup().tls().set("server.event_loops", 2).set("admin.port", 0);
@@ -96,11 +96,11 @@ fn under_load() {
     proxy.signal("TERM");
     proxy.wait_for_lines("stopped", 5);
     assert!(Connection::open(proxy.0.api, None).is_err(), "the last one closes the sockets");
-    // The audit log of all five is one, and whole: they wrote one after the other.
+    // All five processes wrote one continuous audit log, one after the other.
     super::audit::assert_one_log(proxy.0.directory(), 5, answered);
 }
 
-/// The new process has another number of event loops: each socket is still accepted from.
+/// The new process has a different number of event loops: all sockets still accept connections.
 #[test]
 fn other_event_loops() {
     let prepared = setup().set("server.event_loops", 3).prepare();
@@ -117,14 +117,14 @@ fn other_event_loops() {
         proxy.upgrade(nth);
         load.wait_for_answers(10);
     }
-    // By each of the sockets some come in.
+    // Enough connections for each socket to receive some.
     for _ in 0..50 {
         proxy.0.client().call("health", &xks::health()).ok();
     }
     load.finish();
 }
 
-/// Whatever is wrong with the new program or its settings, the old process goes on, and says why.
+/// If the new program or its settings have any fault, the old process keeps serving and logs why.
 #[test]
 fn what_cannot_start() {
     let mut prepared: Prepared = setup().prepare();
@@ -166,7 +166,7 @@ fn what_cannot_start() {
     let right = fs::read_to_string(&settings).unwrap();
     fs::write(&settings, right.replace("region = ", "regoin = ")).unwrap();
     fails("exit status: 78");
-    // Another address is nothing that the sockets could follow to.
+    // The inherited sockets cannot move to another address.
     fs::write(&settings, right.replace("ip = \"127.0.0.1\"", "ip = \"127.0.0.2\"")).unwrap();
     fails("exit status: 78");
     proxy.0.log_with("the settings have 127.0.0.2:0");
@@ -176,8 +176,8 @@ fn what_cannot_start() {
     client.call("health", &xks::health()).ok();
 }
 
-/// An HSM that the new process cannot use is a reason to stay with the old one. Told to end while
-/// the new one tries, both end.
+/// If the new process cannot use the HSM, the old one stays in service. If SIGTERM arrives while
+/// the new one is still trying, both end.
 #[test]
 fn not_before_a_token_works() {
     let prepared = setup().prepare();
@@ -198,7 +198,7 @@ fn not_before_a_token_works() {
     assert!(Connection::open(proxy.0.api, None).is_err());
 }
 
-/// Landlock's restrictions would be the new process's as well.
+/// The new process would inherit Landlock's restrictions, so the upgrade is refused.
 #[test]
 fn not_out_of_landlock() {
     let all = std::env::temp_dir().to_str().unwrap().to_owned();

@@ -1,5 +1,5 @@
-//! Tokens that hold different keys under one label, seen from outside; and the state directory that
-//! remembers which is right.
+//! Tokens that hold different keys under one label, seen from outside; and the state directory,
+//! which records which key is right.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -71,14 +71,15 @@ fn witnesses_of(state: &Path) -> String {
     fs::read_to_string(state.join("key-witnesses")).unwrap_or_default()
 }
 
-/// Two tokens with different keys and nothing that says which is right: nobody encrypts, all that
-/// was encrypted is decrypted, log, metrics, status and commands say so, and `trust_token` ends it.
+/// Two tokens with different keys and no record of the right one: encryption is refused, all
+/// existing ciphertexts are decrypted, and log, metrics, status and commands report it.
+/// `trust_token` resolves it.
 #[test]
 fn two_keys_of_one_label() {
     let setup = watched().set("admin.port", free_port()).set("pkcs11.tokens", tokens(&[ANOTHER]));
     let mut proxy = with_a_stranger(setup).start();
     let of_another = encrypt(&proxy.client());
-    // Without a state directory, the next process knows nothing of the one before.
+    // Without a state directory, the next process knows nothing of the previous one.
     restart_with(&mut proxy, &[token::LABEL]);
     let of_first = encrypt(&proxy.client());
     restart_with(&mut proxy, &[token::LABEL, ANOTHER]);
@@ -119,7 +120,7 @@ fn two_keys_of_one_label() {
     }
 }
 
-/// `keys prove --trust TOKEN --key LABEL` decides about that key alone, and not about one that the
+/// `keys prove --trust TOKEN --key LABEL` decides about that key only, and fails for a key that the
 /// token does not have.
 #[test]
 fn trust_is_for_the_named_keys_alone() {
@@ -139,8 +140,8 @@ fn trust_is_for_the_named_keys_alone() {
     assert!(has("foo") && !has("bar"));
 }
 
-/// A reload that takes the wrong token out ends the dispute for good, whatever that token still says
-/// while its sessions end.
+/// A reload that removes the wrong token ends the dispute permanently, whatever that token returns
+/// while its sessions close.
 #[test]
 fn the_wrong_token_is_taken_out() {
     let setup = watched().set("pkcs11.tokens", tokens(&[token::LABEL, ANOTHER]));
@@ -159,8 +160,8 @@ fn the_wrong_token_is_taken_out() {
     assert_eq!(token_status(&proxy, 0)["keysUnproven"], 0);
 }
 
-/// A process knows what the one before has proven: a token with another key does not get to
-/// encrypt, though it is the only one. `keys prove --trust` overrules that.
+/// A process remembers what the previous one proved: a token with another key may not encrypt, even
+/// as the only token. `keys prove --trust` overrules that.
 #[test]
 fn the_next_process_knows() {
     let prepared = with_a_stranger(watched().set("pkcs11.tokens", tokens(&[token::LABEL])));
@@ -180,7 +181,7 @@ fn the_next_process_knows() {
     assert_refused(&proxy.client());
     proxy.log_with("HSM keys differ");
 
-    // A replica without a past, by the other's witnesses: the same.
+    // A new replica that is given the other's witnesses refuses the key too.
     let other_state = proxy.directory().join("other");
     proxy.change_settings(|table| {
         settings::set(table, "state.directory", other_state.to_str().unwrap());
@@ -205,8 +206,8 @@ fn the_next_process_knows() {
     response.assert_error(400, "InvalidCiphertextException");
 }
 
-/// The witnesses of `--with` replace those of the state directory; `--trust` changes nothing
-/// where the trusted token is out of reach.
+/// The witnesses given by `--with` replace those of the state directory; `--trust` changes nothing
+/// if the trusted token is unreachable.
 #[test]
 fn witnesses_by_command() {
     let prepared = with_a_stranger(watched().set("pkcs11.tokens", tokens(&[ANOTHER])));
@@ -240,8 +241,8 @@ fn witnesses_by_command() {
     assert_eq!(of(&witnesses_of(&state)), of(&fs::read_to_string(&exported).unwrap()));
 }
 
-/// Whatever is wrong with the state directory: the proxy serves, with one warning, and what it
-/// could not read is still there.
+/// With any fault of the state directory the proxy serves, logs one warning, and preserves whatever
+/// it could not read.
 #[test]
 fn a_state_directory_in_trouble() {
     type Spoil = fn(&Path);
@@ -282,7 +283,8 @@ fn a_state_directory_in_trouble() {
     }
 }
 
-/// A write that fails costs a warning, one however often it is tried; once it can be done, it is.
+/// A failing write causes one warning however often it is retried, and succeeds once it is
+/// possible.
 #[test]
 fn a_write_that_fails_is_tried_again() {
     let prepared = Setup::new().prepare();

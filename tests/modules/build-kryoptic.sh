@@ -1,8 +1,8 @@
 #!/bin/sh
 # Builds kryoptic, a PKCS#11 software token, as a module for the tests, and prints its path.
 #
-# Everything goes under target/kryoptic/, so that `cargo clean` removes it. Does nothing but
-# print when the module is there already.
+# Everything is under target/kryoptic/, so that `cargo clean` removes it. If the module already
+# exists, only prints the path.
 #
 # Needs: cargo, a C compiler, pkg-config, the headers of OpenSSL 3 and SQLite
 # (Debian: apt-get install gcc pkg-config libssl-dev libsqlite3-dev), and libclang for bindgen
@@ -40,14 +40,14 @@ if [ -z "${LIBCLANG_PATH:-}" ] && ! ldconfig -p | grep -q 'libclang\(-[0-9.]*\)\
     fi
     LIBCLANG_PATH=$directory/python/clang/native
     export LIBCLANG_PATH
-    # That copy comes without the compiler's own headers; gcc's will do.
+    # That copy lacks the compiler's own headers; gcc's will do.
     BINDGEN_EXTRA_CLANG_ARGS="-I$(cc -print-file-name=include) ${BINDGEN_EXTRA_CLANG_ARGS:-}"
     export BINDGEN_EXTRA_CLANG_ARGS
     OSSL_BINDGEN_CLANG_ARGS=$BINDGEN_EXTRA_CLANG_ARGS
     export OSSL_BINDGEN_CLANG_ARGS
 fi
 
-# The published crate, as a workspace of its own.
+# The published crate, as a separate workspace.
 source=$directory/kryoptic-$version
 if [ ! -d "$source" ]; then
     mkdir -p "$directory/fetch/src"
@@ -69,8 +69,8 @@ print(next(p["manifest_path"] for p in json.load(sys.stdin)["packages"] if p["na
     mv "$source.new" "$source"
 fi
 
-# "minimal" has AES-GCM and the SQLite store; "standard" wants OpenSSL 3.2.
-# The lock file is the one that was published with the crate.
+# "minimal" has AES-GCM and the SQLite store; "standard" requires OpenSSL 3.2. The lock file is the
+# one published with the crate.
 (cd "$source" && CARGO_TARGET_DIR=$directory/build CARGO_PROFILE_DEV_DEBUG=false \
     cargo build --locked --lib \
     --no-default-features --features minimal,kryoptic-lib/dynamic >&2)

@@ -8,7 +8,7 @@ fn manifest() -> Table {
     include_str!("../../Cargo.toml").parse().expect("Cargo.toml is TOML")
 }
 
-/// The table of that name in `parent`.
+/// The table with that name in `parent`.
 fn table<'a>(parent: &'a Table, name: &str) -> Option<&'a Table> {
     parent.get(name).and_then(Value::as_table)
 }

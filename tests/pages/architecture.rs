@@ -79,16 +79,16 @@ fn missing_paths_and_names_are_reported() {
     }
 }
 
-/// Every folder and file right below `src/` has its place in the table of rooms.
+/// Every folder and file right below `src/` is in the table of folders.
 #[test]
-fn each_room_is_described() {
+fn each_folder_is_described() {
     let page = Page::read(PAGE).text;
-    let table = page.split("\n## The rooms of src/\n").nth(1).expect("a table of rooms");
+    let table = page.split("\n## The folders of src/\n").nth(1).expect("a table of folders");
     let table = table.split("\n## ").next().unwrap();
     for entry in fs::read_dir(root().join("src")).unwrap() {
         let entry = entry.unwrap();
         let end = if entry.path().is_dir() { "/" } else { "" };
-        let room = format!("`src/{}{end}`", entry.file_name().to_str().unwrap());
-        assert!(table.contains(&room), "{PAGE} does not describe {room}");
+        let path = format!("`src/{}{end}`", entry.file_name().to_str().unwrap());
+        assert!(table.contains(&path), "{PAGE} does not describe {path}");
     }
 }

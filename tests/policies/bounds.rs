@@ -8,7 +8,7 @@ use xks_proxy::policy::decisions::Decisions;
 
 use crate::{ENCRYPT, mistakes, of_text};
 
-/// An evaluation that would take for ever ends, and is not remembered.
+/// An evaluation that would never end is stopped, and its result is not cached.
 #[test]
 fn endless() {
     let text = "package xks\n\
@@ -20,7 +20,7 @@ fn endless() {
     let decision = policy.decide(&slow);
     assert!(!decision.is_allowed && !decision.is_lasting, "{decision:?}");
     assert!(decision.reason.contains("time"), "{decision:?}");
-    // The engine is as good as before.
+    // The engine still works as before.
     assert!(policy.decide(&Attributes { store: "/fast", ..ENCRYPT }).is_allowed);
     let mut decisions = Decisions::default();
     for _ in 0..2 {
@@ -28,7 +28,7 @@ fn endless() {
     }
 }
 
-/// Deep nesting is a mistake, and never overflows the stack.
+/// Deep nesting is reported as a mistake, and never overflows the stack.
 #[test]
 fn depth() {
     for (open, close) in [("(", ")"), ("[true].contains(", ")"), ("true && ", ""), ("!", "")] {
@@ -60,7 +60,7 @@ fn depth() {
     }
 }
 
-/// As deep as is allowed can be evaluated where calls are: on an event loop's stack.
+/// The deepest nesting allowed can be evaluated on an event loop's stack, as in production.
 #[test]
 fn allowed_depth() {
     let depth = MAX_POLICY_NESTING - 10;

@@ -1,10 +1,10 @@
-//! The policies in configuration/: both languages decide alike, and say why.
+//! The policies in configuration/: both languages make the same decisions and give reasons.
 
 use xks_proxy::policy::Attributes;
 
 use crate::{ALICE, Case, DECRYPT, ENCRYPT, METADATA, VPC, VPCE, check, load};
 
-/// The sample's policy for Oso, translated: allow and deny of each rule.
+/// The sample policy for Oso, translated: cases that each rule allows and denies.
 #[test]
 fn oso() {
     let cases: &[Case] = &[
@@ -72,7 +72,7 @@ fn oso() {
     check("oso", cases);
 }
 
-/// The model policy: members that are missing, odd ARNs, services, VPCs, keys, stores.
+/// The model policy: missing members, unusual ARNs, services, VPCs, keys, stores.
 #[test]
 fn model() {
     let ebs = Some("ebs");
@@ -261,7 +261,7 @@ fn model() {
     check("policy", cases);
 }
 
-/// The log says where the policy is.
+/// The reason in the log names the policy and its place.
 #[test]
 fn reasons() {
     let cedar = load("policy.cedar");

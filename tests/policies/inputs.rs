@@ -1,4 +1,4 @@
-//! Answers that are no decision, and attributes of all kinds.
+//! Results that are not decisions, and attributes of all kinds.
 
 use std::sync::Arc;
 
@@ -7,7 +7,8 @@ use xks_proxy::policy::{Action, Attributes, Language, Policy};
 
 use crate::{ENCRYPT, load, of_text};
 
-/// Rego: undefined, and what is no boolean, is a denial; so is an error that only some input makes.
+/// Rego: a result that is undefined or not a boolean is a denial, and so is an error on some inputs
+/// only.
 #[test]
 fn rego_denials() {
     for (body, reason) in [
@@ -25,7 +26,7 @@ fn rego_denials() {
         ("allow := to_number(input.externalKeyId) >= 0", "cannot be evaluated"),
     ] {
         let text = format!("package xks\n{body}\n");
-        // Some of these fail with the call that a module is tried with, too.
+        // Some of these also fail for the trial call made when a module is loaded.
         let loaded = Policy::load(Language::Rego, "x.rego", &text);
         match loaded {
             Ok((policy, _)) => {
@@ -37,8 +38,8 @@ fn rego_denials() {
     }
 }
 
-/// A policy that names the kmsRequestId is told of it, and asked each time; one that doesn't, is
-/// not told of it.
+/// A policy that uses the kmsRequestId receives it and is evaluated each time; one that does not,
+/// does not receive it.
 #[test]
 fn request_id() {
     for (file, text) in [

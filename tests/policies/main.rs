@@ -1,4 +1,4 @@
-//! Policies in Cedar and in Rego: the same calls, the same decisions, for the same reasons.
+//! Policies in Cedar and in Rego: the same calls get the same decisions for the same reasons.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -15,7 +15,7 @@ const OURS: &str = "arn:aws:kms:us-east-2:123456789012:key/1234abcd-12ab-34cd-56
 const VPC: &str = "vpc-1234567890abcdef0";
 const VPCE: &str = "vpce-1234567890abcdef0";
 
-/// As KMS sends it for a caller of its own account, through no service and no VPC.
+/// A call by a principal in the account itself, with no service and no VPC.
 const CALL: Attributes<'static> = Attributes {
     action: Action::Encrypt,
     store: "/example/uri/path/prefix",
@@ -58,10 +58,10 @@ fn mistakes(file: &str, text: &str) -> Vec<Remark> {
     remarks
 }
 
-/// A call, and the policy that allows it, or forbids it; "" if none permits it.
+/// A call, whether it is allowed, and the policy that allows or forbids it; "" if none permits it.
 type Case = (&'static str, Attributes<'static>, bool, &'static str);
 
-/// Both languages decide each case in the same way, and name the same policy.
+/// Checks that both languages decide each case in the same way and name the same policy.
 fn check(name: &str, cases: &[Case]) {
     for file in [format!("{name}.cedar"), format!("{name}.rego")] {
         let policy = load(&file);

@@ -4,7 +4,7 @@ use xks_proxy::policy::{Language, Policy, Remark};
 
 use crate::mistakes;
 
-/// Cedar: what does not fit the schema is found at load, with its place.
+/// Cedar: anything that does not match the schema is found at load, with its place.
 #[test]
 fn cedar_mistakes() {
     for (text, line, words) in [

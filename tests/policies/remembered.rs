@@ -1,4 +1,4 @@
-//! Decisions that are remembered.
+//! Cached decisions.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use xks_proxy::policy::{Action, Attributes};
 
 use crate::{CALL, DECRYPT, ENCRYPT, VPC, load, of_text};
 
-/// A decision is found again, but not one of another policy or on other attributes.
+/// A decision is found in the cache, but not for another policy or other attributes.
 #[test]
 fn memory() {
     let policies = [Arc::new(load("policy.cedar")), Arc::new(load("policy.rego"))];
@@ -28,7 +28,7 @@ fn memory() {
     }
 }
 
-/// No two calls that differ in an attribute are taken for the same.
+/// Two calls that differ in any attribute are never treated as the same.
 #[test]
 fn memory_tells_calls_apart() {
     let policy = Arc::new(load("policy.cedar"));
@@ -53,7 +53,7 @@ fn memory_tells_calls_apart() {
     }
 }
 
-/// The table is full, never larger, and right.
+/// When full, the table does not grow, and its decisions are correct.
 #[test]
 fn memory_is_bounded() {
     let policy = Arc::new(of_text(

@@ -4,7 +4,7 @@ use crate::common::Store;
 use crate::common::proxy::free_port;
 use crate::run::{probe, run};
 
-/// Each mistake is told, with the exit code of mistakes.
+/// Each mistake is reported, with the exit code for mistakes.
 #[test]
 fn mistakes() {
     let secret = tempfile::NamedTempFile::new().unwrap();
@@ -44,7 +44,7 @@ fn mistakes() {
     }
 }
 
-/// Nobody listens; there is no such name.
+/// A port on which nothing listens, and a name that does not exist.
 #[test]
 fn not_reachable() {
     let port = free_port();

@@ -1,12 +1,12 @@
-//! Each check can fail: a stand-in that does one thing wrong is found out by the check that is
-//! about it, and by no other.
+//! Each check can fail: a stand-in with one fault fails the check for that fault, and no other.
 
 use std::sync::Mutex;
 
 use crate::run::{Run, is_of_time, probe, run};
 use crate::stand_in::StandIn;
 
-/// Checks that plain HTTP on the loopback address cannot provoke: `tls.rs` and unit tests do.
+/// Checks that plain HTTP on the loopback address cannot trigger: `tls.rs` and unit tests cover
+/// them.
 const ELSEWHERE: [&str; 13] = [
     "uri.endpoint",
     "network.round-trip",
@@ -19,16 +19,16 @@ const ELSEWHERE: [&str; 13] = [
     "tls.key",
     "mtls.required",
     "mtls.stranger",
-    // The stand-in has keys for it, without a fault.
+    // Fails without a fault: the stand-in has keys for it.
     "metadata.usable-other",
-    // Comes as an error of the first key too; see below.
+    // Reported as an error of the first key too; see below.
     "metadata.answer",
 ];
 
-/// Warned of in any case here.
+/// Checks that give a warning with every fault here.
 const ALWAYS: [&str; 3] = ["uri.endpoint", "tls.https", "metadata.usable-other"];
 
-/// Returns the further checks that fail with a fault.
+/// Returns the other checks that a fault makes fail.
 fn also(fault: &str) -> &'static [&'static str] {
     match fault {
         "http.version" => &["http.keep-alive"],
@@ -43,7 +43,7 @@ fn probe_at(stand_in: &StandIn) -> Run {
     probe(&[&[url.as_str(), "--insecure-http"], keys.as_slice()].concat())
 }
 
-/// Names of all checks and whether each is a must.
+/// Names of all checks, and whether each is mandatory.
 fn listed() -> Vec<(String, bool)> {
     let directory = tempfile::tempdir().unwrap();
     let text = run(&["--list"], directory.path()).text;
@@ -54,7 +54,7 @@ fn listed() -> Vec<(String, bool)> {
     names.collect()
 }
 
-/// Without a fault nothing is wrong with it: what fails below is due to the fault.
+/// The stand-in passes without a fault, so failures below are due to the fault.
 #[test]
 fn none() {
     let run = probe_at(&StandIn::http(""));
@@ -88,7 +88,7 @@ fn each_check_can_fail() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// The fault of that name is found by the check of that name.
+/// Checks that a fault is found by the check of the same name.
 fn found_out(name: &str, is_must: bool) -> Result<(), String> {
     let run = probe_at(&StandIn::http(name));
     let verdict = if is_must { "fail" } else { "warn" };
@@ -110,14 +110,14 @@ fn found_out(name: &str, is_must: bool) -> Result<(), String> {
     if others.is_empty() { Ok(()) } else { Err(format!("{name}: {others:?} too: {}", run.text)) }
 }
 
-/// A key whose metadata is out of the question is told of, whichever key it is.
+/// Metadata with an unacceptable value is reported, whichever key it belongs to.
 #[test]
 fn metadata() {
     let run = probe_at(&StandIn::http("metadata.answer"));
     assert!(run.with_verdict("fail").contains(&"metadata.answer"), "{}", run.text);
 }
 
-/// Faults that end the conversation: no credential that fits, another server altogether.
+/// Faults that end the probe early: no valid credential, or a server of another kind.
 #[test]
 fn no_conversation() {
     let stand_in = StandIn::http("");

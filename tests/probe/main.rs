@@ -1,5 +1,5 @@
-//! `xks-proxy probe` against our own proxy, which has to pass, and against stand-ins that each do
-//! one thing wrong, which have to fail the check that is about it.
+//! `xks-proxy probe` against our own proxy, which must pass, and against stand-ins with one fault
+//! each, which must fail the check for that fault.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

@@ -1,11 +1,11 @@
-//! Our own proxy departs from nothing.
+//! Our own proxy passes every check.
 
 use crate::common::certificates::ClientIdentity;
 use crate::common::{Proxy, Setup, Store, token};
 use crate::run::{Run, is_of_time, probe};
 
 /// Warnings that are unavoidable here: the machine has no domain name, and some of the probed keys
-/// are unusable for KMS on purpose.
+/// are deliberately unusable for KMS.
 const EXPECTED_WARNINGS: [&str; 2] = ["uri.endpoint", "metadata.usable-other"];
 
 fn probe_ours(proxy: &Proxy, host: &str, scheme: &str, more: &[&str]) -> Run {
@@ -40,7 +40,7 @@ fn over_http() {
     assert_clean(&run, &["tls.https"]);
 }
 
-/// ciphertextMetadata makes more checks apply.
+/// With ciphertextMetadata, more checks apply.
 #[test]
 fn with_ciphertext_metadata() {
     let proxy = Setup::new().set("server.ciphertext_metadata_b64", "a2V5X3ZlcnNpb249MQ==").start();

@@ -1,4 +1,4 @@
-//! The program's output where it cannot be written.
+//! Output of the program if it cannot be written.
 
 use std::fs::File;
 use std::io::{Read as _, pipe};
@@ -13,7 +13,7 @@ fn probe(arguments: &[&str]) -> Command {
     command
 }
 
-/// As behind `| head`: the process ends by SIGPIPE, without a message.
+/// As with `| head`: the process ends by SIGPIPE, without a message.
 #[test]
 fn nobody_reads_standard_output() {
     let (reader, writer) = pipe().unwrap();
@@ -31,7 +31,7 @@ fn nobody_reads_standard_error() {
     assert_eq!(status.code(), Some(78));
 }
 
-/// Output that is lost for another reason is an error.
+/// Output lost for any other reason is an error.
 #[test]
 fn no_room_for_standard_output() {
     let full = File::options().write(true).open("/dev/full").unwrap();

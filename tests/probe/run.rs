@@ -1,4 +1,4 @@
-//! The program as a process, and what it found.
+//! Runs of the program as a process, and their findings.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,7 +17,7 @@ pub struct Run {
     pub json: Value,
 }
 
-/// `xks-proxy probe ARGUMENTS`, with the first store's credential and few, fast calls.
+/// Runs `xks-proxy probe ARGUMENTS` with the first store's credential and few, fast calls.
 pub fn probe(arguments: &[&str]) -> Run {
     let directory = tempfile::tempdir().unwrap();
     let secret = directory.path().join("secret");
@@ -29,7 +29,7 @@ pub fn probe(arguments: &[&str]) -> Run {
     run(&[arguments, &given, &quick].concat(), directory.path())
 }
 
-/// `xks-proxy probe ARGUMENTS`
+/// Runs `xks-proxy probe ARGUMENTS` in that directory.
 pub fn run(arguments: &[&str], directory: &Path) -> Run {
     let json = directory.join("probe.json");
     let output = Command::new(env!("CARGO_BIN_EXE_xks-proxy"))
@@ -48,14 +48,14 @@ pub fn run(arguments: &[&str], directory: &Path) -> Run {
     Run { code: output.status.code(), text: String::from_utf8_lossy(&text).into_owned(), json }
 }
 
-/// Returns whether a check depends on the speed of this machine, which no test can rely on.
+/// Returns whether a check depends on the speed of this machine, on which no test can rely.
 pub fn is_of_time(name: &str) -> bool {
     let is_latency = name.starts_with("latency.");
     is_latency || ["health.time", "http.in-time", "network.round-trip"].contains(&name)
 }
 
 impl Run {
-    /// Names of the checks with this verdict, each once.
+    /// Returns the names of the checks with this verdict, each once.
     pub fn with_verdict(&self, verdict: &str) -> Vec<&str> {
         let checks = self.json["checks"].as_array().unwrap_or_else(|| panic!("{}", self.text));
         let mut names: Vec<&str> = checks
@@ -72,7 +72,7 @@ impl Run {
         self.with_verdict("fail").into_iter().filter(|name| !is_of_time(name)).collect()
     }
 
-    /// Returns the outcome of the check of that name.
+    /// Returns the outcome of the check with that name.
     #[track_caller]
     pub fn came(&self, name: &str) -> &str {
         let checks = self.json["checks"].as_array().unwrap();

@@ -1,5 +1,5 @@
-//! A proxy that keeps what it encrypts in a table, and does the one thing wrong that it is told
-//! to: the name of a fault is that of the check which has to find it.
+//! A proxy that keeps what it encrypts in a table and has at most one fault. A fault's name is that
+//! of the check that has to find it.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -24,7 +24,7 @@ use crate::wire::{Answer, Request};
 /// The store's path prefix.
 const PREFIX: &str = "/store";
 
-/// An encryption: plaintext, AAD and all members of the answer.
+/// An encryption: plaintext, AAD and all members of its answer.
 #[derive(Clone, Debug)]
 struct Sealed {
     plaintext: Vec<u8>,
@@ -38,40 +38,40 @@ struct Shared {
     sealed: Mutex<Vec<Sealed>>,
     count: AtomicU64,
     connections: AtomicUsize,
-    /// Of each connection, by number: how many requests, and whether the first was to decrypt.
+    /// By connection number: number of requests, and whether the first was a decrypt.
     seen: Mutex<HashMap<usize, (usize, bool)>>,
 }
 
-/// A server of a thread for each connection; it lives as long as the test program.
+/// A server with one thread for each connection; it lives as long as the test program.
 pub struct StandIn(u16);
 
 impl StandIn {
-    /// Plain HTTP, with this fault; none if it is empty.
+    /// Plain HTTP with this fault; none if the name is empty.
     pub fn http(fault: &str) -> Self {
         Self::serve(fault, "127.0.0.1", None)
     }
 
-    /// TLS with the certificate of that name, without a fault.
+    /// TLS with the certificate of this name and no fault.
     pub fn tls(certificates: &Certificates, name: &str) -> Self {
         Self::serve("", "localhost", Some(config(certificates, name, Kind::Plain)))
     }
 
-    /// mTLS that takes any certificate.
+    /// mTLS that accepts any client certificate.
     pub fn careless_mtls(certificates: &Certificates) -> Self {
         Self::serve("", "localhost", Some(config(certificates, "server", Kind::Careless)))
     }
 
-    /// No suite but those with AES-128.
+    /// TLS that offers only suites with AES-128.
     pub fn aes_128_alone(certificates: &Certificates) -> Self {
         Self::serve("", "localhost", Some(config(certificates, "server", Kind::Aes128)))
     }
 
-    /// No TLS 1.3.
+    /// TLS without version 1.3.
     pub fn tls_12_alone(certificates: &Certificates) -> Self {
         Self::serve("", "localhost", Some(config(certificates, "server", Kind::Tls12)))
     }
 
-    /// Returns its port on the loopback address.
+    /// Returns the port on the loopback address.
     pub fn port(&self) -> u16 {
         self.0
     }
@@ -123,7 +123,7 @@ impl Shared {
         self.connections.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Faults that concern all answers alike.
+    /// Applies faults that affect all answers alike.
     fn spoil(&self, request: &Request, index: usize, is_measured: bool, answer: &mut Answer) {
         let is_error = answer.status != 200 && request.method == "POST";
         let slow = Duration::from_millis(300);
@@ -140,7 +140,7 @@ impl Shared {
             "authentication.clock" => {
                 let unix_secs = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
                 let minute = unix_secs / 60 + 3;
-                // The day does not matter for the probe's arithmetic but for midnight.
+                // For the probe's arithmetic the day matters only at midnight.
                 let (hour, minute) = (minute / 60 % 24, minute % 60);
                 let (year, month, day) = today(unix_secs + 180);
                 let date = format!("Day, {day:02} {month} {year} {hour:02}:{minute:02}:00 GMT");
@@ -159,8 +159,8 @@ impl Shared {
         self.fault == fault
     }
 
-    /// A refusal that the check `name` is about: with its fault, another error; or success, where
-    /// that is the danger.
+    /// Answers with the refusal that the check `name` expects; if that check's fault is set, with
+    /// another error, or with success where that is the danger.
     fn refuse(&self, name: &str, status: u16, error_name: &str) -> Answer {
         if !self.is(name) {
             return error(status, error_name);
@@ -213,7 +213,7 @@ impl Shared {
         }
     }
 
-    /// Which check is about what is wrong with the signature.
+    /// Returns the check that covers the defect of the signature, if there is one.
     fn not_authentic(&self, request: &Request) -> Option<&'static str> {
         let given = request.header("authorization");
         if given.is_empty() {
@@ -274,7 +274,7 @@ impl Shared {
         if call == "encrypt" && text("kmsKeyArn").is_empty() {
             return refuse("validation.no-key-arn");
         }
-        // What a proxy must not mind.
+        // Oddities that a proxy must tolerate.
         let minds = match self.fault.as_str() {
             "tolerance.operation" => call == "encrypt" && text("kmsOperation") == "BulkEncrypt",
             "tolerance.health-operation" => {
@@ -402,7 +402,7 @@ impl Shared {
         ok(&json!({"plaintext": xks::base64(plaintext)}))
     }
 
-    /// Which check is about what differs from what was given out.
+    /// Returns the check that covers the difference between the request and what was encrypted.
     fn altered(&self, table: &[Sealed], body: &Value) -> &'static str {
         let bytes = |member: &str| body.get(member).map(xks::bytes).unwrap_or_default();
         let given_out =
@@ -457,7 +457,7 @@ fn amz_time(text: &str) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(days).unwrap() * 86_400 + seconds)
 }
 
-/// Year, month as three letters, day.
+/// Year, three-letter month, day.
 fn today(unix_secs: u64) -> (i64, &'static str, u32) {
     let days = i64::try_from(unix_secs / 86_400).unwrap();
     let (year, month, day) = xks_proxy::observe::timestamp::civil_from_days(days);
@@ -497,7 +497,7 @@ fn config(certificates: &Certificates, name: &str, kind: Kind) -> Arc<ServerConf
     Arc::new(builder.with_single_cert(vec![chain.unwrap()], key.unwrap()).unwrap())
 }
 
-/// Wants a certificate, and takes any.
+/// Requests a client certificate and accepts any.
 #[derive(Debug)]
 struct Careless;
 

@@ -1,4 +1,4 @@
-//! Certificates that are not right, and TLS that is not.
+//! Invalid certificates, and TLS that does not meet the specification.
 
 use crate::common::certificates::{Certificates, ClientIdentity};
 use crate::run::{Run, probe};
@@ -9,7 +9,7 @@ fn probe_at(stand_in: &StandIn, host: &str, more: &[&str]) -> Run {
     probe(&[&[url.as_str(), "--key-id", "key"], more].concat())
 }
 
-/// Chain, name and expiry are told apart, and nothing is sent to whom is not trusted.
+/// Errors in chain, name and expiry are distinguished, and an untrusted server is sent nothing.
 #[test]
 fn certificates() {
     let directory = tempfile::tempdir().unwrap();
@@ -23,7 +23,7 @@ fn certificates() {
     let run = probe_at(&stand_in, "localhost", &[]);
     assert_eq!((run.code, run.failed()), (Some(1), vec!["tls.chain"]), "{}", run.text);
     assert!(!run.text.contains("health"), "{}", run.text);
-    // The certificate has 127.0.0.1 and localhost.
+    // The certificate is for 127.0.0.1 and localhost.
     let run = probe_at(&stand_in, "ip6-localhost", &ca);
     assert!(run.code == Some(69) || run.failed() == ["tls.name"], "{}", run.text);
 
@@ -35,8 +35,8 @@ fn certificates() {
     assert!(run.came("tls.chain").contains("expired"), "{}", run.text);
 }
 
-/// A client certificate that is not asked for is a warning; one that anybody can make for himself
-/// must not do.
+/// A server that requests no client certificate causes a warning; one that accepts a self-made
+/// certificate fails.
 #[test]
 fn client_certificates() {
     let directory = tempfile::tempdir().unwrap();
@@ -53,7 +53,7 @@ fn client_certificates() {
     assert_eq!(run.failed(), ["mtls.stranger"], "{}", run.text);
 }
 
-/// A server that offers none of the specification's suites; one that has TLS 1.2 alone.
+/// A server that offers none of the specification's suites; one that supports only TLS 1.2.
 #[test]
 fn suites_and_versions() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! HTTP/1.1 from a server's side, as little as the probe needs.
+//! HTTP/1.1 for a server, reduced to the minimum that the probe needs.
 
 use std::io::{self, Read, Write};
 
@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 pub struct Request {
     pub method: String,
     pub path: String,
-    /// Names in lower case.
+    /// Header fields, with names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
@@ -17,7 +17,7 @@ impl Request {
         found.map(|(_, value)| value.as_str()).unwrap_or_default()
     }
 
-    /// The next one; `None`: the client has left.
+    /// Reads the next request; `None` if the client has closed the connection.
     pub fn read(stream: &mut impl Read) -> io::Result<Option<Self>> {
         let mut received = Vec::new();
         loop {

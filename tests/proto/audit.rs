@@ -1,5 +1,5 @@
-//! When a call's line is written, seen from the protocol: before the answer leaves, and in place
-//! of the call where it cannot be.
+//! Time at which a call's audit line is written: before the answer is sent. If the line cannot be
+//! written, the call is refused.
 
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
@@ -54,8 +54,9 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Room is held from before the job until the answer; a connection that ends in between leaves
-/// the line of a call that the HSM may have done, and the room.
+/// Room for the line is reserved from before the job until the answer. If the connection ends in
+/// between, the line of the call, which the HSM may have done, is still written, and the room is
+/// released.
 #[test]
 fn an_abandoned_call_has_its_line() {
     let directory = tempfile::tempdir().unwrap();
@@ -81,7 +82,7 @@ fn an_abandoned_call_has_its_line() {
     assert_eq!(audit.stats().unwrap().queued_bytes, 0);
 }
 
-/// A call that cannot be written down is not made: 503, and no job. Where lines may be lost it is.
+/// A call that cannot be logged is not made: 503, and no job. If lines may be lost, it is made.
 #[test]
 fn what_cannot_be_written_is_not_done() {
     for (when_full, status, jobs) in [(WhenFull::Refuse, 503, 0), (WhenFull::Drop, 200, 1)] {
@@ -94,12 +95,13 @@ fn what_cannot_be_written_is_not_done() {
         assert_eq!((response.status, rig.hsm.jobs), (status, jobs));
         assert_eq!(audit.can_serve(), when_full == WhenFull::Drop);
         assert_eq!(audit.stats().unwrap().refused_calls, u64::from(status == 503));
-        // What had room is kept until the end; then it is lost, and the end is not waited for.
+        // A line with reserved room is kept until the stop; then it is lost, since the stop does
+        // not wait.
         assert!(audit.stop());
     }
 }
 
-/// Strangers cannot fill the disk, and those left out are counted.
+/// Unauthenticated callers cannot fill the disk, and the lines left out are counted.
 #[test]
 fn unauthenticated_calls_are_limited() {
     let directory = tempfile::tempdir().unwrap();
@@ -114,7 +116,7 @@ fn unauthenticated_calls_are_limited() {
     assert!(audit.stop());
     let stats = audit.stats().unwrap();
     let written = calls(&directory).len();
-    // Ten a second; the test may last some.
+    // Ten a second; the test may take a few seconds.
     assert!((10..400).contains(&written), "{written}");
     assert_eq!(stats.left_out_lines + written as u64, 500);
     assert_eq!((stats.dropped_lines, stats.refused_calls), (0, 0));

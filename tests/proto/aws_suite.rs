@@ -1,5 +1,5 @@
 //! AWS's public SigV4 test suite (github.com/awslabs/aws-c-auth, v4, signatures in the header),
-//! as requests of our own: the same parts, with the signatures that the suite says they have.
+//! turned into requests for this proxy: the same parts, with the signatures given in the suite.
 
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ const SIGNED_AT_UNIX_SECS: u64 = 1_440_938_160;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Accepted,
-    /// The suite leaves the path as it is, as S3 does; every other service signs a normalized one
+    /// The suite leaves the path unchanged, as S3 does; every other service signs a normalized one
     /// (XKS specification, Appendix A).
     Refused,
-    /// RFC 9112 has no such request: a blank in the target, a folded field.
+    /// Not a valid request by RFC 9112: a blank in the target, a folded field.
     NoHttp,
 }
 use Outcome::{Accepted, NoHttp, Refused};
 
-/// The name in the suite, the request line, fields beside `Host` and `X-Amz-Date`,
-/// `SignedHeaders`, the signature, the body.
+/// Name in the suite, request line, fields other than `Host` and `X-Amz-Date`, `SignedHeaders`,
+/// signature, body.
 type Case<'a> = (&'a str, &'a str, &'a [&'a str], &'a str, &'a str, &'a str, Outcome);
 
 #[rustfmt::skip]
@@ -98,7 +98,7 @@ fn the_aws_test_suite() {
         let expected = if case.6 == Accepted { Ok(()) } else { Err(Unauthentic::WrongSignature) };
         let checked = check_as(&request, &credential, scope, SIGNED_AT_UNIX_SECS);
         assert_eq!(checked, expected, "{}", case.0);
-        // A digit of the signature changed, and it is refused.
+        // With one digit of the signature changed, it is refused.
         let at = request.windows(10).position(|it| it == b"Signature=").unwrap() + 10;
         let mut forged = request;
         forged[at] = if forged[at] == b'0' { b'1' } else { b'0' };

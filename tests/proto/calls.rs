@@ -14,7 +14,7 @@ pub fn unb64(value: &Value) -> Vec<u8> {
     base64_simd::STANDARD.decode_to_vec(value.as_str().expect("a string")).expect("base64")
 }
 
-/// `requestMetadata` with all that encrypt and decrypt need.
+/// `requestMetadata` with all members that encrypt and decrypt require.
 pub fn metadata() -> Value {
     json!({
         "awsPrincipalArn": "arn:aws:iam::123456789012:user/Alice",
@@ -41,7 +41,7 @@ pub fn encrypt(plaintext: &[u8], aad: Option<&[u8]>) -> Value {
     body
 }
 
-/// Makes the decrypt request for what encrypt answered.
+/// Makes the decrypt request for encrypt's answer.
 pub fn decrypt(answer: &Value, aad: Option<&[u8]>) -> Value {
     let mut body = json!({
         "requestMetadata": metadata(),
@@ -90,7 +90,7 @@ fn metadata_tells_of_the_key() {
     assert_eq!(answer.json()["keySpec"], "AES_128");
 }
 
-/// GetKeyMetadata needs no kmsKeyArn, health neither that nor a principal.
+/// GetKeyMetadata needs no kmsKeyArn; GetHealthStatus needs neither that nor a principal.
 #[test]
 fn each_call_requires_its_own_metadata() {
     let mut rig = Rig::usual();
@@ -135,7 +135,7 @@ fn health_tells_of_the_fleet() {
     assert_eq!(rig.hsm.jobs, 0, "health is answered from what the probes found");
 }
 
-/// Encrypted plaintexts are decrypted again, at every size up to the specification's maximum.
+/// Encrypted plaintexts can be decrypted again, at every size up to the specification's maximum.
 #[test]
 fn encrypt_and_decrypt_at_all_sizes() {
     let mut rig = Rig::usual();
@@ -156,7 +156,7 @@ fn encrypt_and_decrypt_at_all_sizes() {
     }
 }
 
-/// The AAD that the HSM sees decides whether ciphertexts can move between proxies.
+/// The AAD passed to the HSM determines whether ciphertexts can move between proxies.
 #[test]
 fn the_hsm_s_aad_has_its_exact_form() {
     let digest = |bytes: &[u8]| Sha256::digest(bytes).to_vec();
@@ -182,8 +182,8 @@ fn the_hsm_s_aad_has_its_exact_form() {
     }
 }
 
-/// A caller must not be able to pass metadata off as AAD, or an empty AAD as none
-/// (XKS specification, Encrypt, ciphertextMetadata, NOTE).
+/// A caller must not be able to pass metadata off as AAD, or an empty AAD as an absent one (XKS
+/// specification, Encrypt, ciphertextMetadata, NOTE).
 #[test]
 fn aad_and_metadata_are_kept_apart() {
     let mut service = service();
@@ -203,7 +203,7 @@ fn aad_and_metadata_are_kept_apart() {
     }
 }
 
-/// Each part of a ciphertext is bound to the others, and to its key.
+/// Each part of a ciphertext is bound to the other parts and to the key.
 #[test]
 fn a_changed_ciphertext_does_not_decrypt() {
     let mut rig = Rig::usual();
@@ -223,7 +223,7 @@ fn a_changed_ciphertext_does_not_decrypt() {
     }
 }
 
-/// XKS specification, Appendix C: over AAD, metadata, IV, ciphertext and tag, without lengths.
+/// XKS specification, Appendix C: a hash of AAD, metadata, IV, ciphertext and tag, without lengths.
 #[test]
 fn cdiv_is_over_all_parts_in_order() {
     for metadata in [None, Some(b"key_version=1".to_vec())] {
@@ -249,8 +249,8 @@ fn cdiv_is_over_all_parts_in_order() {
     }
 }
 
-/// The specification's own numbers (Appendix C): the prefix that the job carries, continued with
-/// the example's IV, ciphertext and tag, is the example's value.
+/// The example in the specification (Appendix C): the prefix in the job, continued with the
+/// example's IV, ciphertext and tag, gives the example's value.
 #[test]
 fn cdiv_of_appendix_c() {
     use xks_proxy::job::Operation;
@@ -276,8 +276,8 @@ fn cdiv_of_appendix_c() {
     assert_eq!(b64(&value), "qHA/ImC9h5HsLRXqCyPmWgYx7tzyoTplzILbP0fPXsc=");
 }
 
-/// The answer names the metadata that the ciphertext is bound to, even when the settings have
-/// changed while the HSM was at work: with any other it could never be decrypted again.
+/// The answer contains the metadata that the ciphertext is bound to, even if the settings changed
+/// while the HSM was at work: with any other, it could never be decrypted.
 #[test]
 fn metadata_in_the_answer_is_that_in_the_aad() {
     use std::sync::Arc;
@@ -295,8 +295,8 @@ fn metadata_in_the_answer_is_that_in_the_aad() {
     assert_eq!(unb64(&answer.json()["ciphertextMetadata"]), b"old");
 }
 
-/// XKS specification: an unknown kmsOperation is no reason to refuse, nor are members that KMS
-/// may add, nor an opaque kmsRequestId.
+/// XKS specification: an unknown kmsOperation, members that KMS may add and an opaque kmsRequestId
+/// are no reason to refuse a call.
 #[test]
 fn what_kms_may_add_is_accepted() {
     let mut rig = Rig::usual();
@@ -313,7 +313,7 @@ fn what_kms_may_add_is_accepted() {
     assert_eq!(answer.status, 200);
 }
 
-/// ARNs of up to 2,048 characters must be supported; longer ones are no ARNs.
+/// ARNs of up to 2,048 characters must be supported; longer ones are not ARNs.
 #[test]
 fn arns_have_their_length() {
     let mut rig = Rig::usual();
@@ -329,7 +329,7 @@ fn arns_have_their_length() {
     }
 }
 
-/// With `is_sigv4_auth_enabled = false` nothing need be signed.
+/// With `is_sigv4_auth_enabled = false`, requests need no signature.
 #[test]
 fn signatures_can_be_switched_off() {
     let mut service = service();

@@ -1,4 +1,4 @@
-//! Settings that change under a connection, at each of its states.
+//! Settings that change under a connection, in each of its states.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,8 @@ fn large() -> ServiceConfig {
     service
 }
 
-/// Wherever in a request the limits change, up or down: it is read to its end and answered, and so
-/// is the next one, on the same connection.
+/// Wherever in a request the limits change, up or down, it is read to its end and answered, and so
+/// is the next one on the same connection.
 #[test]
 fn limits_change_within_a_request() {
     let request = encrypt_call(100_000);
@@ -33,8 +33,8 @@ fn limits_change_within_a_request() {
         rig.loop_state.adopt(Arc::new(service()));
         rig.send(&request[cut..]);
         let responses = rig.responses();
-        // Judged by the new limits: as too large a value, or, if its head had not come whole, as
-        // too large a body.
+        // Judged by the new limits: too large a value or, if the head was not yet complete, too
+        // large a body.
         let expected = if cut < 1000 { [413, 501] } else { [501, 501] };
         assert!(responses.len() == 1 && expected.contains(&responses[0].status), "{cut}");
         if responses[0].status == 501 {
@@ -54,8 +54,8 @@ fn limits_change_within_a_request() {
     }
 }
 
-/// A job at the HSM keeps its deadline and is answered as it was asked, even if its store has been
-/// removed or disabled since.
+/// A job at the HSM keeps its deadline and its answer is sent, even if its store has been removed
+/// or disabled since.
 #[test]
 fn a_request_at_the_hsm_is_finished() {
     let gone = ServiceConfig::new(options(), Vec::new(), Some(&service()), None);
@@ -84,7 +84,7 @@ fn a_request_at_the_hsm_is_finished() {
     assert_eq!(rig.responses()[0].error(), (503, "DependencyTimeoutException".to_owned()));
 }
 
-/// A key id means the same key to the HSM side whatever stores come, go and change places.
+/// A key id maps to the same key on the HSM side, even if stores are added, removed or reordered.
 #[test]
 fn indices_stay() {
     let first = service();
@@ -99,7 +99,8 @@ fn indices_stay() {
     assert_eq!(index(&second, PREFIX, "key-2"), None);
 }
 
-/// The kill switch for one key: its neighbour works, its metadata and the store's health are told.
+/// The kill switch for one key: the other key works, and metadata and the store's health are
+/// reported.
 #[test]
 fn one_disabled_key() {
     let mut stores = stores();

@@ -1,4 +1,4 @@
-//! The life of a connection: order, framing, timeouts, ends.
+//! The life of a connection: order, framing, timeouts, closing.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn encrypt_call(plaintext: &[u8]) -> Vec<u8> {
     call(&format!("keys/{KEY}/encrypt"), &encrypt(plaintext, Some(b"aad")))
 }
 
-/// Chunks of `size` bytes, each with an extension, and a trailer.
+/// Splits the body into chunks of `size` bytes, each with an extension, and appends a trailer.
 fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     let mut wire = Vec::new();
     for chunk in body.chunks(size) {
@@ -35,7 +35,7 @@ fn chunked_call(size: usize) -> Vec<u8> {
         .signed_with(("transfer-encoding", "chunked"), &wire)
 }
 
-/// Wherever the network cuts a request, the answer is the same.
+/// The answer does not depend on where the network splits a request.
 #[test]
 fn a_request_may_be_cut_anywhere() {
     for request in [encrypt_call(&[7; 40]), chunked_call(50)] {
@@ -55,7 +55,7 @@ fn a_request_may_be_cut_anywhere() {
     }
 }
 
-/// A body in chunks of one byte takes no more room than its data.
+/// A body in one-byte chunks takes no more room than its data.
 #[test]
 fn tiny_chunks_of_the_largest_body() {
     let body = encrypt(&[1; 4_300], Some(&[2; 8_192])).to_string().into_bytes();
@@ -67,8 +67,8 @@ fn tiny_chunks_of_the_largest_body() {
     assert!(rig.inbox.is_empty());
 }
 
-/// RFC 9112, 9.3.2: answers come in the order of the requests, and no request begins before the
-/// one before it is answered.
+/// RFC 9112, 9.3.2: answers come in the order of the requests, and no request is processed before
+/// the previous one is answered.
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let mut rig = Rig::usual();
@@ -91,7 +91,8 @@ fn pipelined_requests_are_answered_in_order() {
     assert_eq!(lengths, [Some(1), None, Some(2), Some(3)]);
 }
 
-/// A peer that sends ahead and does not read gets no more room until its answer has gone.
+/// A peer that pipelines requests and does not read gets no more room until its answer has been
+/// sent.
 #[test]
 fn there_is_no_room_while_an_answer_is_pending() {
     let mut rig = Rig::usual();
@@ -105,8 +106,8 @@ fn there_is_no_room_while_an_answer_is_pending() {
     assert_eq!((rig.inbox.len(), rig.responses().len()), (0, 1));
 }
 
-/// RFC 9110, 10.1.1: who asks for 100 Continue gets it once the head is accepted, unless the body
-/// has already begun; not with HTTP/1.0; and not if the head is refused.
+/// RFC 9110, 10.1.1: a client that expects 100 Continue gets it once the head is accepted, unless
+/// the body has already begun, the version is HTTP/1.0, or the head is refused.
 #[test]
 fn expect_continue() {
     let body = encrypt(b"x", None).to_string();
@@ -139,7 +140,7 @@ fn expect_continue() {
     assert!(rig.is_closed());
 }
 
-/// RFC 9112, 9.3: HTTP/1.0 ends after the answer unless both sides say keep-alive.
+/// RFC 9112, 9.3: an HTTP/1.0 connection ends after the answer unless both sides send keep-alive.
 #[test]
 fn http_1_0() {
     let mut rig = Rig::usual();
@@ -163,7 +164,7 @@ fn connection_close() {
     assert!(answers.len() == 1 && answers[0].closes() && rig.is_closed());
 }
 
-/// While the process drains, what is under way is answered and the connection ends.
+/// While the process drains, requests under way are answered and then the connection ends.
 #[test]
 fn draining_ends_connections_with_an_answer() {
     let mut rig = Rig::usual();
@@ -175,8 +176,9 @@ fn draining_ends_connections_with_an_answer() {
     assert!(answer.status == 200 && answer.closes() && rig.is_closed());
 }
 
-/// A client that was told to reconnect and comes back, because nothing else serves yet, is not sent
-/// away with each answer: that would cost a handshake for each request until the process ends.
+/// A client that was told to reconnect and comes back because no other process serves yet keeps its
+/// new connection: closing it after each answer would cost a handshake for each request until the
+/// process ends.
 #[test]
 fn who_comes_while_it_drains_stays_until_it_stops() {
     let mut rig = Rig::usual();
@@ -191,7 +193,7 @@ fn who_comes_while_it_drains_stays_until_it_stops() {
     assert!(rig.responses().remove(0).closes() && rig.is_closed());
 }
 
-/// A peer that has ended its side gets the answers to all that it asked.
+/// A peer that has closed its sending side still gets the answers to all its requests.
 #[test]
 fn half_close() {
     let mut rig = Rig::usual();
@@ -204,7 +206,7 @@ fn half_close() {
     assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [200; 3]);
     assert!(rig.is_closed());
 
-    // The last answer says that it is the last, where that is known.
+    // The last answer announces that it is the last, where that is known.
     let mut rig = Rig::usual();
     rig.hold_jobs = true;
     rig.send(&encrypt_call(b"x"));
@@ -212,7 +214,7 @@ fn half_close() {
     rig.work();
     assert!(rig.responses()[0].closes() && rig.is_closed());
 
-    // Nothing was asked, or not all of it.
+    // No request, or only part of one.
     for asked in [&b""[..], b"GET /pi", &encrypt_call(b"x")[..600]] {
         let mut rig = Rig::usual();
         rig.send(asked);
@@ -220,7 +222,7 @@ fn half_close() {
         assert!(rig.is_closed() && rig.answers.is_empty());
     }
 
-    // Bytes and end in one turn.
+    // Bytes and the end of input in the same iteration of the loop.
     let mut rig = Rig::usual();
     rig.connection.as_mut().unwrap().receive(&mut rig.loop_state, rig.snapshot.now, PING);
     rig.end_input();
@@ -228,7 +230,7 @@ fn half_close() {
     assert!(rig.is_closed());
 }
 
-/// Each wait has its end, and what the peer sees of it: idle nothing, else 408.
+/// Each wait times out: an idle connection closes without an answer, all others get 408.
 #[test]
 fn waits_end() {
     let mut rig = Rig::usual();
@@ -237,7 +239,7 @@ fn waits_end() {
     rig.pass(Duration::from_millis(1));
     assert!(rig.is_closed() && rig.answers.is_empty());
 
-    // The clock of a head is not set back by each of its bytes.
+    // The timeout of a head does not restart with each of its bytes.
     let mut rig = Rig::usual();
     rig.pass(Duration::from_secs(60));
     for byte in b"GET /ping" {
@@ -263,14 +265,14 @@ fn waits_end() {
     rig.pass(Duration::from_secs(12));
     assert!(rig.is_closed());
 
-    // Empty lines before a request are no request.
+    // Empty lines before a request do not count as one.
     let mut rig = Rig::usual();
     rig.send(b"\r\n\r\n");
     assert!(matches!(rig.connection.as_ref().unwrap().wait(), Wait::Idle(_)));
 }
 
-/// The deadline counts from the first byte; past it the peer has its 503, and the answer that
-/// comes late goes nowhere, even when the connection already waits for another.
+/// The deadline counts from the first byte. Past it, the peer gets 503, and an answer that arrives
+/// later is discarded, even if the connection already waits for another.
 #[test]
 fn deadline_and_late_completion() {
     let mut rig = Rig::usual();
@@ -296,8 +298,8 @@ fn deadline_and_late_completion() {
     assert_eq!(unb64(&rig.responses()[0].json()["ciphertext"]).len(), 6);
 }
 
-/// A loop that cannot keep up turns away what has waited for half of its time, whoever sent it,
-/// and spends no signature check on it; the health of the fleet is still told.
+/// A loop that cannot keep up rejects any request that has waited for half its time, without
+/// checking its signature. The health of the fleet is still reported.
 #[test]
 fn congestion() {
     let old = Duration::from_millis(90);
@@ -353,7 +355,7 @@ fn refused_jobs() {
     }
 }
 
-/// An answer or a refusal that nobody waits for changes nothing.
+/// An answer or a refusal that no request waits for changes nothing.
 #[test]
 fn what_is_not_awaited_changes_nothing() {
     let mut rig = Rig::usual();
@@ -380,7 +382,7 @@ fn what_is_not_awaited_changes_nothing() {
     assert!(!rig.is_closed());
 }
 
-/// The port for load balancers answers them, and leads to no key.
+/// The port for load balancers answers their health checks and gives access to no key.
 #[test]
 fn the_ping_port_serves_probes_only() {
     let mut rig = Rig::on(Listener::Ping, service());
@@ -393,7 +395,8 @@ fn the_ping_port_serves_probes_only() {
     assert_eq!(rig.hsm.jobs, 0);
 }
 
-/// Liveness says that the process runs; readiness that a token works and nothing drains.
+/// Liveness means that the process runs; readiness, that a token works and the process is not
+/// draining.
 #[test]
 fn ping_and_readyz() {
     let ask = |method: &str, path: &str, is_ready, is_draining| {
@@ -418,8 +421,8 @@ fn ping_and_readyz() {
     assert_eq!(ask("POST", "/readyz", true, false).0, 405);
 }
 
-/// The memory that answers are written into holds the largest, so that it never moves and leaves
-/// a copy behind.
+/// The buffer that answers are written into has room for the largest, so that it is never
+/// reallocated, which would leave a copy behind.
 #[test]
 fn the_largest_answers_fit() {
     let mut rig = Rig::usual();
@@ -434,7 +437,7 @@ fn the_largest_answers_fit() {
     assert_eq!((rig.loop_state.out.as_ptr(), rig.loop_state.out.capacity()), (out, capacity));
 }
 
-/// A plaintext must not outlive its answer in memory that is used again.
+/// A plaintext must not survive its answer in memory that is reused.
 #[test]
 fn memory_is_wiped_when_it_goes_back() {
     let mut rig = Rig::usual();

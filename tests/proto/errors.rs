@@ -16,11 +16,11 @@ fn refused(request: &[u8], status: u16, name: &str) {
     let answer = rig.ask(request);
     assert_eq!(answer.error(), (status, name.to_owned()), "{}", String::from_utf8_lossy(request));
     assert_eq!(rig.hsm.jobs, 0);
-    // Whatever was wrong with the call, the connection goes on.
+    // Regardless of the call's error, the connection stays open.
     assert!(!rig.is_closed() && !answer.closes());
 }
 
-/// The HSM side's failures.
+/// Failures of the HSM side.
 #[test]
 fn failures_of_the_hsm() {
     let mut rig = Rig::usual();
@@ -51,7 +51,7 @@ fn failures_of_the_hsm() {
     assert_eq!(answer.error(), (404, "KeyNotFoundException".to_owned()));
 }
 
-/// A key of another store, and one of none, are both unknown here.
+/// A key of another store and one that no store has are both unknown here.
 #[test]
 fn keys_outside_the_store_are_not_found() {
     for key in ["key-3", "key-9", "KEY-1", "key-1."] {
@@ -63,7 +63,7 @@ fn keys_outside_the_store_are_not_found() {
     }
 }
 
-/// XKS specification: InvalidUriPathException for a path that is not valid, before all else.
+/// XKS specification: InvalidUriPathException for an invalid path, checked before anything else.
 #[test]
 fn paths_that_do_not_exist() {
     for target in [
@@ -106,7 +106,7 @@ fn other_methods_are_not_allowed() {
     }
 }
 
-/// Not even a correct body is looked at without a signature.
+/// Not even a correct body is read without a valid signature.
 #[test]
 fn the_signature_comes_before_the_body() {
     let target = format!("{PREFIX}/kms/xks/v1/{}", encrypt_path());
@@ -141,7 +141,7 @@ fn the_content_type_is_json() {
     refused(&request.signed(), 400, "ValidationException");
 }
 
-/// Each member that encrypt and decrypt require, and each form that it may not have.
+/// Each member that encrypt and decrypt require, and each invalid form of it.
 #[test]
 fn members() {
     let base = [
@@ -189,7 +189,7 @@ fn members() {
     }
 }
 
-/// Sizes that decrypt's members must have (XKS specification, Decrypt).
+/// Required sizes of decrypt's members (XKS specification, Decrypt).
 #[test]
 fn sizes_of_decrypt_s_members() {
     let path = format!("keys/{KEY}/decrypt");
@@ -216,7 +216,7 @@ fn sizes_of_decrypt_s_members() {
     }
 }
 
-/// A value above the configured limit, in a body that the limit still lets in.
+/// A value above the configured limit, in a body that is within the limit.
 #[test]
 fn values_above_the_configured_limits() {
     let path = encrypt_path();
@@ -237,7 +237,7 @@ fn values_above_the_configured_limits() {
     refused(&call(&format!("keys/{KEY}/decrypt"), &body), 501, "UnsupportedOperationException");
 }
 
-/// A malformed request is answered with an HTTP status and a JSON body, and the connection ends.
+/// A malformed request is answered with an HTTP status and a JSON body, then the connection ends.
 #[test]
 fn limits_and_malformed_requests_have_http_s_answers() {
     let get = |target: &str, fields: &str| {
@@ -280,7 +280,7 @@ fn limits_and_malformed_requests_have_http_s_answers() {
     }
 }
 
-/// The largest head and the largest target are still taken, cut or whole.
+/// The largest head and the largest target are accepted, whether split or in one piece.
 #[test]
 fn what_is_just_within_the_limits_is_taken() {
     let start = "GET /ping HTTP/1.1\r\nHost: a\r\nX: ";

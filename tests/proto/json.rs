@@ -1,5 +1,5 @@
-//! JSON and base64: what is not exactly one good document is refused, and the rest is read as
-//! serde_json reads it.
+//! JSON and base64: anything but exactly one valid document is refused, and valid ones are read as
+//! serde_json reads them.
 
 use proptest::prelude::*;
 use xks_proxy::proto::route::Call;
@@ -9,7 +9,7 @@ use crate::calls::call;
 use crate::json_model::{decode, model};
 use crate::rig::{KEY, Rig};
 
-/// A JSON string with some of its characters escaped in one of the ways there are.
+/// A JSON string with some characters escaped, each in one of the possible ways.
 fn quoted(text: &str, seed: u64) -> String {
     let mut quoted = String::from("\"");
     for (index, character) in text.chars().enumerate() {
@@ -57,8 +57,8 @@ fn any_json() -> impl Strategy<Value = String> {
     })
 }
 
-/// Objects are objects, in whatever order an array has the members' values. (Found by fuzzing, as
-/// the model's error.)
+/// An array that holds the members' values is not accepted as an object. (Found by fuzzing, as an
+/// error in the model.)
 #[test]
 fn arrays_are_no_objects() {
     let good = br#"{"requestMetadata":{"kmsRequestId":"id","kmsOperation":"Encrypt"}}"#;
@@ -80,7 +80,7 @@ fn base64_text() -> impl Strategy<Value = String> {
     prop_oneof![9 => good, 1 => "[A-Za-z0-9+/=_ -]{0,12}"]
 }
 
-/// A member, mostly good.
+/// A member, usually valid.
 fn member(name: &'static str) -> impl Strategy<Value = String> {
     let value = match name {
         "encryptionAlgorithm" => Just("AES_GCM".to_owned()).boxed(),
@@ -100,7 +100,7 @@ fn member(name: &'static str) -> impl Strategy<Value = String> {
     })
 }
 
-/// An object of these members in any order, few missing, few doubled, some unknown.
+/// An object with these members in random order, a few missing, a few duplicated, some unknown.
 fn object(
     names: &'static [&'static str],
     more: Vec<BoxedStrategy<String>>,
@@ -125,7 +125,7 @@ fn object(
         .boxed()
 }
 
-/// A body that is shown as text.
+/// A body that is printed as text.
 struct Body(Vec<u8>);
 
 impl std::fmt::Debug for Body {
@@ -192,7 +192,7 @@ fn bodies() -> impl Strategy<Value = (Call, Body)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever serde_json takes for a call we take, with the same values, and the reverse.
+    /// Our decoder accepts the same calls as serde_json, with the same values.
     #[test]
     fn the_decoder_agrees_with_serde_json((call, body) in bodies()) {
         let mut decoder = Decoder::default();
@@ -207,7 +207,7 @@ fn is_accepted(body: &[u8]) -> bool {
     decode(&mut Decoder::default(), Call::Encrypt, body).is_some()
 }
 
-/// The same body in forms that JSON allows.
+/// The same body in other forms that JSON allows.
 #[test]
 fn forms_of_one_document() {
     assert!(is_accepted(GOOD.as_bytes()));
@@ -265,7 +265,7 @@ fn what_is_not_one_document_is_refused() {
         GOOD.replace("{\"req", "{\"x\":\"\\u12g4\",\"req"),
         GOOD.replace("{\"req", "{\"x\":\"\t\",\"req"),
         GOOD.replace("{\"req", "{/* */\"req"),
-        // Doubled members, at either depth, in any spelling.
+        // Duplicate members, at both levels, also when escaped.
         GOOD.replace("{\"aws", "{\"kmsRequestId\":\"2\",\"aws"),
         GOOD.replace("{\"aws", "{\"kmsRequest\\u0049d\":\"2\",\"aws"),
         GOOD.replace("{\"req", "{\"plaintext\":\"AAAA\",\"req"),
@@ -292,7 +292,7 @@ fn what_is_not_one_document_is_refused() {
     }
 }
 
-/// As deep as a body can go: no stack overflows, and the connection lives on.
+/// The deepest nesting that fits into a body neither overflows the stack nor ends the connection.
 #[test]
 fn deep_nesting() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
@@ -314,7 +314,7 @@ fn deep_nesting() {
     }
 }
 
-/// RFC 4648, 4, with padding, in its one canonical form; nothing that some decoders let pass.
+/// RFC 4648, 4, with padding, in the one canonical form; nothing that lenient decoders accept.
 #[test]
 fn base64_has_one_form() {
     let accepts = |text: &str| is_accepted(GOOD.replace("AAAA", text).as_bytes());

@@ -1,4 +1,4 @@
-//! A call's body read by our decoder, and by serde_json and the specification's words.
+//! A call's body, read by our decoder and by a model of serde_json and the specification's rules.
 
 use serde::{Deserialize, Deserializer};
 use xks_proxy::proto::buffer::PADDING_BYTES;
@@ -18,7 +18,7 @@ pub struct Seen {
     cdiv: bool,
 }
 
-/// Our decoder, with rubbish in the padding, which must stay as it is.
+/// Runs our decoder with garbage in the padding, which must stay unchanged.
 pub fn decode(decoder: &mut Decoder, call: Call, body: &[u8]) -> Option<Seen> {
     let padding: Vec<u8> = b"}]\"\\,: 1".iter().copied().cycle().take(PADDING_BYTES + 13).collect();
     let mut padded = [body, &padding].concat();
@@ -47,7 +47,7 @@ pub fn decode(decoder: &mut Decoder, call: Call, body: &[u8]) -> Option<Seen> {
     })
 }
 
-/// A member that is there is a string; null is none.
+/// Reads a member that must be a string if present; null counts as absent.
 fn string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(Some)
 }
@@ -101,7 +101,7 @@ struct ModelDecrypt {
     ciphertext_metadata: Option<String>,
 }
 
-/// RFC 4648, 4, read digit by digit.
+/// Decodes RFC 4648, 4, digit by digit.
 fn base64(text: &str) -> Option<Vec<u8>> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bits = Vec::new();
@@ -121,11 +121,11 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     Some(bytes.map(|bits| bits.iter().fold(0, |byte, bit| byte << 1 | u8::from(*bit))).collect())
 }
 
-/// The same by serde_json and the specification's words.
+/// Decodes the same with serde_json and the specification's rules.
 pub fn model(call: Call, body: &[u8]) -> Option<Seen> {
-    // Of the members that it skips serde_json would let pass what is not even UTF-8.
+    // In members that it skips, serde_json would accept invalid UTF-8.
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    // serde takes an array for a struct, member by member.
+    // serde accepts an array for a struct, member by member.
     if !value.is_object() || !value["requestMetadata"].is_object() {
         return None;
     }

@@ -1,5 +1,5 @@
-//! The protocol core without a socket: bytes cut anywhere, the time as an argument, completions
-//! from an HSM in memory, signatures by AWS's own signer.
+//! The protocol core without a socket: input split anywhere, time passed as an argument,
+//! completions from an HSM in memory, signatures by AWS's own signer.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod audit;

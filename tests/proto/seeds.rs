@@ -1,4 +1,4 @@
-//! The fuzzers' seeds are what AWS's signer makes, so that they reach behind the signature.
+//! The fuzzers' seeds are signed by AWS's signer, so that they get past the signature check.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +9,8 @@ use crate::calls::{b64, call, decrypt, encrypt, metadata};
 use crate::rig::signer::Unsigned;
 use crate::rig::{KEY, Rig};
 
-/// Target, name and content of each seed that is made here. Those of `request` begin with the
-/// target's two bytes of options: signatures are on, pieces of any size.
+/// Target, name and content of each seed made here. Those of `request` begin with the target's two
+/// bytes of options: signatures on, pieces of any size.
 fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let metadata_body = json!({"requestMetadata": metadata()});
     let mut encrypt_body = encrypt(b"Hello World!", Some(b"project=nile,department=marketing"));
@@ -69,7 +69,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         b"\x035\r\nhello\r\n1;ext=\"a\"\r\n \r\n0\r\nT: x\r\n\r\n".to_vec(),
     ));
     seeds.push(("body", "one_chunk", b"\xff00A \r\n0123456789\r\n0\r\n\r\nPOST".to_vec()));
-    // What the fuzzer does between the bytes: work, time, the end of the input.
+    // Actions of the fuzzer between the bytes: work, time, the end of the input.
     seeds.push(("connection", "operations", {
         let ping = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
         [&[0, 0, 30][..], &ping[..30], &[1, 9, 2, 3, 5, 0, 0, 9], &ping[..9], &[1, 255, 6, 7]]
@@ -78,7 +78,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds
 }
 
-/// The signatures fit, so that the fuzzers begin behind them.
+/// The signatures are valid, so that the fuzzers get past them.
 #[test]
 fn the_seeds_are_authentic() {
     for (target, name, content) in seeds() {
@@ -90,7 +90,7 @@ fn the_seeds_are_authentic() {
     }
 }
 
-/// The committed files are up to date; with UPDATE_SEEDS set they are written.
+/// The committed files are up to date; with UPDATE_SEEDS set, they are written instead.
 #[test]
 fn the_fuzzers_seeds_are_up_to_date() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");

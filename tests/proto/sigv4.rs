@@ -18,7 +18,7 @@ use crate::rig::{
 
 const BODY: &str = r#"{"requestMetadata":{"kmsRequestId":"1","kmsOperation":"KmsHealthCheck"}}"#;
 
-/// Verifies a whole request, head and body, against one credential.
+/// Verifies a whole request, head and body, against these credentials.
 pub fn check_as(
     request: &[u8],
     credential: &SigningCredential,
@@ -32,7 +32,7 @@ pub fn check_as(
     let credentials = std::slice::from_ref(credential);
     let body = &request[end..];
     let first = verify(&head, body, credentials, scope, &mut keys, unix_secs).map(|_| ());
-    // A signing key from the cache decides the same.
+    // A cached signing key leads to the same result.
     let second = verify(&head, body, credentials, scope, &mut keys, unix_secs).map(|_| ());
     assert_eq!(first, second);
     first
@@ -48,7 +48,7 @@ fn health() -> Unsigned {
     Unsigned::call("health", BODY)
 }
 
-/// Replaces text that must be there once.
+/// Replaces text that must occur exactly once.
 fn replaced(request: &[u8], from: &str, to: &str) -> Vec<u8> {
     let text = String::from_utf8(request.to_vec()).unwrap();
     assert_eq!(text.matches(from).count(), 1, "{from}");
@@ -63,7 +63,7 @@ fn a_signed_call_is_accepted() {
     assert_eq!(Rig::usual().ask(&request).status, 200);
 }
 
-/// Whatever is signed may not differ by anything; each error says what it was.
+/// No signed part may change; each error names the part that did.
 #[test]
 fn forged_requests() {
     use Unauthentic::{
@@ -110,11 +110,11 @@ fn forged_requests() {
     ] {
         assert_eq!(check(&forged), Err(expected), "{}", String::from_utf8_lossy(&forged));
     }
-    // A field that is not signed may be added by whatever stands in between.
+    // An intermediary may add a field that is not signed.
     assert_eq!(check(&with_field("x-forwarded-for: 10.0.0.1")), Ok(()));
 }
 
-/// A doubled signed field has another canonical form.
+/// Repeating a signed header changes the canonical form.
 #[test]
 fn a_signed_header_cannot_be_doubled() {
     let mut request = health();
@@ -125,7 +125,7 @@ fn a_signed_header_cannot_be_doubled() {
     assert_eq!(check(&forged), Err(Unauthentic::WrongSignature));
 }
 
-/// One store's credential opens no other store; an unknown one looks like a wrong signature.
+/// One store's credential gives no access to another; an unknown one looks like a wrong signature.
 #[test]
 fn another_store_s_credential() {
     let mut other = health();
@@ -165,8 +165,9 @@ fn two_credentials_of_one_store() {
     }
 }
 
-/// As many as there may be: each with its own secret alone, turn and turn about, so that signing
-/// keys that are kept are never another's. One that is not there is refused with the same words.
+/// The maximum number of credentials, used in turn: each is accepted only with its own secret, so
+/// no cached signing key is mistaken for another's. An unknown one is refused with the same
+/// message.
 #[test]
 fn all_credentials_of_one_store() {
     let id = |index: usize| format!("AKIDNEWEXAMPLEEXAMPL{}", char::from(b"ABCDEFGHI"[index]));
@@ -215,8 +216,8 @@ fn the_clock_s_edges() {
     }
 }
 
-/// Around midnight two days' signing keys are in use, and the scope's day is that of x-amz-date,
-/// whatever our own clock has.
+/// Around midnight, two days' signing keys are in use, and the scope's day is that of x-amz-date,
+/// whatever the local clock says.
 #[test]
 fn scopes_around_midnight() {
     let midnight = NOON + 12 * 3600;
@@ -229,7 +230,7 @@ fn scopes_around_midnight() {
             assert_eq!(rig.ask(&request.signed()).status, 200, "{now} {signed_at}");
         }
     }
-    // Years of days go through the cache.
+    // Years of days pass through the cache.
     for day in 0..10 * SIGNING_KEYS_PER_CREDENTIAL as u64 {
         rig.snapshot.unix_secs = NOON + day * 86_400;
         let mut request = health();
@@ -238,7 +239,8 @@ fn scopes_around_midnight() {
     }
 }
 
-/// RFC 9110, 5.5: white space around a value is none of it; runs inside are one blank to SigV4.
+/// RFC 9110, 5.5: white space around a value is not part of it; SigV4 collapses runs inside to one
+/// blank.
 #[test]
 fn odd_spacing() {
     let mut request = health();
@@ -280,13 +282,13 @@ fn requests() -> impl Strategy<Value = Unsigned> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Our verifier accepts whatever AWS's signer signs.
+    /// Our verifier accepts everything that AWS's signer signs.
     #[test]
     fn whatever_aws_signs_is_accepted(request in requests()) {
         prop_assert_eq!(check(&request.signed()), Ok(()), "{:?}", request);
     }
 
-    /// One bit changed in anything that is signed, or in the signature, and it is refused.
+    /// A request is refused if one bit of its signed parts or of its signature is changed.
     #[test]
     fn one_changed_bit_is_refused(request in requests(), at in any::<prop::sample::Index>(), bit in 0..8) {
         let signed = request.signed();
@@ -297,10 +299,10 @@ proptest! {
         prop_assume!(find_end(&forged, 0) == Some(end));
         let (mut slots, mut forged_slots) = (header_slots(), header_slots());
         let head = parse(&signed[..end], &mut slots).unwrap();
-        // What is no HTTP any more is refused before.
+        // A request that is no longer valid HTTP is refused earlier.
         let Ok(forged_head) = parse(&forged[..end], &mut forged_slots) else { return Ok(()) };
-        // Names mean the same in any case. Content-Length, the last field, is not signed: what it
-        // delimits is.
+        // Field names are case-insensitive. Content-Length, the last field, is not signed, but the
+        // body that it delimits is.
         let fields = head.headers.len() - 1;
         let is_same = head.headers.len() == forged_head.headers.len()
             && head.headers.iter().zip(forged_head.headers).take(fields).all(|(one, other)| {

@@ -1,4 +1,4 @@
-//! `[admin]`: off unless asked for, and open to others only as far as was meant.
+//! `[admin]`: off by default, and accessible to others only as far as intended.
 
 use xks_proxy::settings::{Admin, Finding, Severity};
 
@@ -12,7 +12,7 @@ fn load(place: &Place, members: &str) -> Result<(Option<Admin>, Vec<Finding>), V
         .map(|(settings, findings)| (settings.admin, findings))
 }
 
-/// A file that was written before there was an admin listener opens no port.
+/// A file from before the admin listener existed opens no port.
 #[test]
 fn without_the_section_there_is_none() {
     let (settings, _) = Place::new().load(RIGHT).unwrap();
@@ -32,7 +32,7 @@ fn the_default_is_this_machine_alone() {
     }
 }
 
-/// Metrics tell strangers what they need not know: each way of opening the port has to be meant.
+/// Metrics reveal information to strangers: each way of opening the port must be explicit.
 #[test]
 fn other_machines_need_tls_or_a_word() {
     let place = Place::new();
@@ -67,7 +67,7 @@ fn other_machines_need_tls_or_a_word() {
     assert!(!findings.iter().any(|it| it.severity == Severity::Warning), "{findings:#?}");
 }
 
-/// Each mistake alone, with its member and a remedy.
+/// Each mistake is found alone, with its member and a remedy.
 #[test]
 fn mistakes_of_the_section() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! `[audit]`: off unless asked for, and never without a key that is kept from others.
+//! `[audit]`: off by default, and never without a key that others cannot read.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -72,7 +72,7 @@ fn all_members() {
     assert_eq!((audit.max_file_bytes, audit.retain_files), (Some(65_536), Some(3)));
 }
 
-/// Each mistake is told with its member.
+/// Each mistake is reported with its member.
 #[test]
 fn what_is_wrong() {
     let place = Place::new();
@@ -96,12 +96,12 @@ fn what_is_wrong() {
         let mistakes = mistakes(&findings);
         assert_eq!(mistakes.len(), 1, "{members}: {findings:#?}");
         assert_eq!(mistakes[0].member, member, "{members}");
-        // The key itself is in no message.
+        // No message contains the key itself.
         assert!(!mistakes[0].to_string().contains("0123456789abcdef"));
     }
 }
 
-/// A key that others read protects nothing; one that is left behind is worth a warning.
+/// A key that others can read protects nothing; an unused key causes a warning.
 #[test]
 fn the_key_is_kept_from_others() {
     let place = Place::new();

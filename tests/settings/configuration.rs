@@ -1,4 +1,4 @@
-//! The files of `configuration/`: they load, and so does what they only mention.
+//! The files of `configuration/` load, also with their commented-out members enabled.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -65,20 +65,20 @@ fn each_file_loads() {
         let result = place.load_with(text, true, &|_| None);
         let (_, findings) = result.unwrap_or_else(|it| panic!("{name}: {it:#?}"));
         for warning in findings.iter().filter(|it| it.severity == Severity::Warning) {
-            // Each administrator's own to fill in.
+            // Left for each administrator to fill in.
             assert!(warning.member.ends_with(".sigv4_access_key_id"), "{name}: {warning}");
         }
     }
 }
 
-/// Members that are commented out are spelt right, have right values, and agree with the rest.
+/// Commented-out members have valid names and values, consistent with the rest.
 #[test]
 fn what_is_commented_out_loads_too() {
     let place = Place::new();
     for (name, text) in files(&place) {
         let mut uncommented = 0;
         let lines = text.lines().map(|line| match line.strip_prefix('#') {
-            // Members in place of others, which `files` is about.
+            // Alternatives to other members, which `files` tests.
             Some(member)
                 if member.contains("_file = ")
                     && !member.starts_with("policy")
@@ -104,7 +104,7 @@ fn what_is_commented_out_loads_too() {
     }
 }
 
-/// A path that the environment does not set is found through the bootstrap file of this repository.
+/// Without a path in the environment, the file is found through this repository's bootstrap file.
 #[test]
 fn bootstrap_names_a_file_that_is_there() {
     let found = locate_by(&|_| None, &directory().join("bootstrap.toml")).unwrap();

@@ -1,4 +1,4 @@
-//! Several credentials for one store: which files load, and each mistake in its line.
+//! Several credentials for one store: which files load, and the line of each mistake.
 
 use xks_proxy::limits::MAX_CREDENTIALS_PER_STORE;
 use xks_proxy::settings::Severity;
@@ -18,8 +18,8 @@ sigv4_access_key_id = \"NEWNEWNEWNEWNEWNEWNEW234\"
 sigv4_secret_access_key = \"NewSecretNewSecretNewSecretNewSecretNewSecret/+=\"
 ";
 
-/// The right file with `listed` behind the first store's own members, whose old form becomes
-/// `old_form`.
+/// The right file with `listed` after the first store's own members, and with `old_form` in place
+/// of the store's single credential.
 fn with(old_form: &str, listed: &str) -> String {
     let text = edited(OLD_FORM, old_form);
     text.replacen("max_in_flight = 100\n", &format!("max_in_flight = 100\n\n{listed}"), 1)
@@ -34,7 +34,7 @@ fn number(index: usize) -> String {
     )
 }
 
-/// Both forms alone and together; all credentials reach the part that verifies.
+/// Both forms alone and together; the verifier gets all credentials.
 #[test]
 fn both_forms() {
     let place = Place::new();
@@ -43,7 +43,7 @@ fn both_forms() {
         (OLD_FORM, "", &[OLD_ID][..]),
         (OLD_FORM, LISTED, &[OLD_ID, NEW_ID]),
         ("", LISTED, &[NEW_ID]),
-        // What the sample files have, left as it is.
+        // As in the sample files, unchanged.
         (empty, LISTED, &[NEW_ID]),
     ] {
         let (settings, findings) = place.load(&with(old_form, listed)).unwrap();
@@ -64,7 +64,7 @@ fn both_forms() {
     assert_eq!(new.secret_access_key.expose(), NEW_SECRET);
 }
 
-/// As many as there may be, and one more.
+/// The maximum number of credentials, and one more.
 #[test]
 fn the_maximum() {
     let place = Place::new();
@@ -84,7 +84,7 @@ fn the_maximum() {
     }
 }
 
-/// Each mistake is the only one that is found, in its line, with its member and a remedy.
+/// Each mistake is the only one found, with its line, its member and a remedy.
 #[test]
 fn mistakes_in_the_list() {
     let place = Place::new();
@@ -134,7 +134,7 @@ fn mistakes_in_the_list() {
         assert!(mistake.problem.contains(problem), "{mistake}");
         assert!(mistake.remedy.contains(remedy), "{mistake}");
         let line = match at {
-            // The id's second place; the second store, which has the same id, comes behind.
+            // Second occurrence of the id; the second store, which uses the same id, comes later.
             "-last id-" => line_of(&text, "created = ") + 1,
             at => line_of(&text, at),
         };
@@ -143,7 +143,7 @@ fn mistakes_in_the_list() {
     }
 }
 
-/// A store without any, in whatever way that is written.
+/// A store without a credential, in each way of writing that.
 #[test]
 fn none_at_all() {
     let place = Place::new();
@@ -157,13 +157,13 @@ fn none_at_all() {
         assert!(found[0].problem.contains("no credential"), "{}", found[0]);
         assert!(found[0].remedy.contains("credentials new"), "{}", found[0]);
     }
-    // Where signatures are not verified none is needed, and none is looked at.
+    // If signatures are not verified, no credential is needed, and none is checked.
     let off = edited(OLD_FORM, "").replace("auth_enabled = true", "auth_enabled = false");
     let (settings, _) = place.load(&off).unwrap();
     assert!(settings.stores[0].credentials.is_empty());
 }
 
-/// A list of another shape is explained.
+/// A list of the wrong type is explained.
 #[test]
 fn shapes() {
     let place = Place::new();
@@ -178,14 +178,14 @@ fn shapes() {
         assert_eq!(found[0].member, format!("external_key_stores[0].{member}"));
         assert!(found[0].problem.contains(problem), "{}", found[0]);
     }
-    // In single brackets.
+    // With single brackets.
     let single = LISTED.replace("[[", "[").replace("]]", "]");
     let findings = place.load(&with("", &single)).unwrap_err();
     let found = mistakes(&findings);
     assert!(found[0].remedy.contains("[[external_key_stores.credentials]]"), "{findings:#?}");
 }
 
-/// Settings that work and are probably not intended.
+/// Settings that load but are probably not intended.
 #[test]
 fn warnings() {
     let place = Place::new();
@@ -204,7 +204,7 @@ fn warnings() {
         assert!(found[0].problem.contains(problem), "{}", found[0]);
         assert!(!format!("{findings:?}").contains("HushHush"), "{findings:?}");
     }
-    // A member of the store that slipped below the list is told where it belongs.
+    // For a member of the store that ended up below the list, the finding says where it belongs.
     let slipped = RIGHT.replacen("max_in_flight = 100\n", LISTED, 1).replacen(
         "xks_key_id_set = [\"foo\", \"cat\"]\nmax_requests_per_sec = 1800\n",
         "",
@@ -219,8 +219,8 @@ fn warnings() {
     assert!(found.remedy.contains("[external_key_stores]"), "{found}");
 }
 
-/// A secret in a file of its own; a file that others can read; the settings file with a secret in
-/// the list alone.
+/// A secret in a separate file; a file that others can read; a settings file whose only secret is
+/// in the list.
 #[test]
 fn secret_files() {
     let place = Place::new();
@@ -244,7 +244,7 @@ fn secret_files() {
     let (_, findings) = place.load(&text).unwrap();
     assert!(findings.iter().any(|it| it.problem.contains("(mode 0644")), "{findings:#?}");
 
-    // No secret but that of the list.
+    // No secret except the one in the list.
     let pin = place.write("pin", "1234");
     let without = |text: String| {
         text.replace(OLD_FORM, "sigv4_access_key_id = \"\"\nsigv4_secret_access_key = \"\"\n")

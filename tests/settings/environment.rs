@@ -10,7 +10,7 @@ fn none(_: &str) -> Option<OsString> {
     None
 }
 
-/// The environment names the file, else the bootstrap file does.
+/// The file is named by the environment, or else by the bootstrap file.
 #[test]
 fn the_file_is_located() {
     let place = Place::new();
@@ -23,7 +23,7 @@ fn the_file_is_located() {
     assert_eq!(locate_by(&empty, &bootstrap).unwrap().to_str(), Some("configuration/b.toml"));
 }
 
-/// When neither does, the finding says both what was tried and what to do.
+/// If neither names it, the finding lists both places and the remedy.
 #[test]
 fn what_was_tried_is_said() {
     let place = Place::new();
@@ -48,7 +48,7 @@ fn what_was_tried_is_said() {
     assert_eq!(findings[0].position.unwrap().0, 2, "{}", findings[0]);
 }
 
-/// `PKCS11_HSM_MODULE` goes before the member, which may be wrong or absent then.
+/// `PKCS11_HSM_MODULE` takes precedence over the member, which may then be wrong or absent.
 #[test]
 fn the_module_is_overridden() {
     let place = Place::new();
@@ -72,7 +72,7 @@ fn the_module_is_overridden() {
     assert_eq!(quoted(settings.pkcs11.tokens[0].module.to_str().unwrap()), quoted(&place.module()));
 }
 
-/// The logger's variables are set only where the environment does not have them.
+/// The logger's variables are set only if the environment does not contain them.
 #[test]
 fn the_loggers_variables() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! Secrets in files of their own, and files that others can read.
+//! Secrets in separate files, and files that others can read.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,7 @@ const INLINE_PIN: &str = "user_pin = \"hush-4711\"";
 const INLINE_SECRET: &str =
     "sigv4_secret_access_key = \"HushHushHushHushHushHushHushHushHushHushHushHush\"";
 
-/// The right file with PIN and all secret access keys in files of their own.
+/// The right file with the PIN and all secret access keys in separate files.
 fn with_files(place: &Place, pin: &str, secret: &str) -> String {
     let pin = place.write("pin", pin);
     let secret = place.write("secret", secret);
@@ -21,7 +21,7 @@ fn with_files(place: &Place, pin: &str, secret: &str) -> String {
         .replace(INLINE_SECRET, &secret_member)
 }
 
-/// One line end goes, as editors add one; blanks are part of a PIN.
+/// One trailing line end is removed, as editors add one; blanks are part of a PIN.
 #[test]
 fn secrets_from_files() {
     let place = Place::new();
@@ -37,7 +37,7 @@ fn secrets_from_files() {
     }
 }
 
-/// Each mistake names its member and shows nothing of the file.
+/// Each mistake names its member and reveals nothing from the file.
 #[test]
 fn mistakes_with_secret_files() {
     let place = Place::new();
@@ -50,7 +50,7 @@ fn mistakes_with_secret_files() {
         (with_files(&place, &format!("{PIN}\n\n"), &right), pin_file, "more than one line"),
         (with_files(&place, &"1".repeat(5000), &right), pin_file, "larger than 4096"),
     ];
-    // Each case reads the files as they are when it is loaded, so one at a time.
+    // Each case reads the files as they are at the time of loading, so one at a time.
     for (text, member, problem) in cases.drain(..) {
         let contents = match problem {
             "empty" => "\n".to_owned(),
@@ -81,13 +81,13 @@ fn mistakes_with_secret_files() {
     assert!(findings.iter().any(|it| it.problem.contains("cannot be read")), "{findings:#?}");
 }
 
-/// The settings that name the PIN's file, whatever it is like now.
+/// The settings that name the PIN's file, in its present state.
 fn with_files_kept(place: &Place) -> String {
     let pin = quoted(place.path("pin").to_str().unwrap());
     edited(INLINE_PIN, &format!("user_pin_file = {pin}"))
 }
 
-/// Which of the two counts would be a guess.
+/// Which one of the two to use would be a guess.
 #[test]
 fn both_forms_are_a_mistake() {
     let place = Place::new();
@@ -111,7 +111,7 @@ fn both_forms_are_a_mistake() {
     }
 }
 
-/// The settings, the PIN, a secret access key, the TLS key: a warning, or with
+/// Settings, PIN, secret access key and TLS key that others can read: a warning, or with
 /// `strict_file_permissions` a mistake.
 #[test]
 fn files_that_others_can_read() {
@@ -161,8 +161,8 @@ fn files_that_others_can_read() {
     }
 }
 
-/// The settings file itself is a secret only if there is one in it: a Kubernetes ConfigMap is
-/// for everybody to read.
+/// The settings file itself is secret only if it contains a secret: a Kubernetes ConfigMap is
+/// readable by everybody.
 #[test]
 fn settings_that_others_can_read() {
     let place = Place::new();
@@ -194,7 +194,7 @@ fn settings_that_others_can_read() {
     }
 }
 
-/// Landlock's paths are there, or it is said; they are known to be of use only if it is on.
+/// A Landlock path that is missing is a mistake; paths without `landlock` are a warning.
 #[test]
 fn landlock_paths() {
     let place = Place::new();
@@ -205,7 +205,7 @@ fn landlock_paths() {
     let landlock = settings.confinement.landlock.unwrap();
     assert_eq!(landlock.read, [place.path("")]);
     assert!(landlock.write.is_empty());
-    // The settings file's directory, for a reload.
+    // The directory of the settings file, for reloads.
     assert!(landlock.reload.contains(&place.path("settings.toml").parent().unwrap().to_owned()));
 
     let (settings, findings) =

@@ -1,4 +1,4 @@
-//! `[[pkcs11.tokens]]`, hedging, and what profiles mean.
+//! `[[pkcs11.tokens]]`, hedging, and the effect of profiles.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use xks_proxy::settings::Finding;
 
 use crate::{Place, RIGHT, edited, mistakes};
 
-/// [`RIGHT`] with this behind the members of `[pkcs11]`.
+/// [`RIGHT`] with this text after the members of `[pkcs11]`.
 fn with(text: &str) -> String {
     edited("allow_ambiguous_labels = false\n", &format!("{text}\n"))
 }
@@ -18,7 +18,7 @@ fn tokens(text: &str) -> Vec<TokenConfig> {
     settings.pkcs11.tokens
 }
 
-/// A file of the reference proxy names no token, and gets the first.
+/// A file of the reference proxy names no token, and gets the first one.
 #[test]
 fn without_tokens_it_is_the_first() {
     let tokens = tokens(RIGHT);
@@ -27,7 +27,7 @@ fn without_tokens_it_is_the_first() {
     assert_eq!((tokens[0].weight, tokens[0].priority), (1, 0));
 }
 
-/// A token has what `[pkcs11]` says, unless it says it itself.
+/// A token inherits the members of `[pkcs11]` that it does not set itself.
 #[test]
 fn tokens_inherit() {
     let place = Place::new();
@@ -55,8 +55,8 @@ fn tokens_inherit() {
     assert!(c.rules.is_read_write_only && !a.rules.is_read_write_only);
 }
 
-/// A PIN never goes to another module's token because the settings say nothing. The same module by
-/// another way is no other.
+/// A PIN is never passed to another module's token by default. A different path to the same module
+/// does not make it another module.
 #[test]
 fn a_pin_is_for_its_module() {
     let place = Place::new();
@@ -71,7 +71,7 @@ fn a_pin_is_for_its_module() {
     place.load(&with("[[pkcs11.tokens]]\nlabel = \"a\"\nmodule = \"MODULE\"\n")).unwrap();
 }
 
-/// If each token has all members, `[pkcs11]` and `[hsm_capabilities]` may be left out.
+/// If each token sets all members, `[pkcs11]` and `[hsm_capabilities]` may be left out.
 #[test]
 fn tokens_that_say_all() {
     let token = "[[pkcs11.tokens]]\nlabel = \"a\"\nmodule = \"MODULE\"\nuser_pin = \"x\"\n\
@@ -89,7 +89,7 @@ fn tokens_that_say_all() {
     assert_eq!((tokens.len(), tokens[0].iv_mode), (1, IvMode::Appended));
 }
 
-/// Every slip is told with its place.
+/// Every mistake is reported with its place.
 #[test]
 fn slips() {
     for (text, member, problem) in [
@@ -133,7 +133,7 @@ fn slips() {
     }
 }
 
-/// A member in neither place is reported as missing.
+/// A member that is set in neither place is reported as missing.
 #[test]
 fn nowhere_said() {
     let text =
@@ -145,7 +145,7 @@ fn nowhere_said() {
     assert!(mistakes[0].remedy.contains("[pkcs11]"));
 }
 
-/// A misspelt member is told as everywhere.
+/// A misspelt member is reported as in all other sections.
 #[test]
 fn unknown_members() {
     let text = with("[[pkcs11.tokens]]\nlable = \"a\"");
@@ -154,7 +154,7 @@ fn unknown_members() {
     assert!(warning.remedy.contains("label"));
 }
 
-/// The three ways of saying when to hedge.
+/// The three ways of setting when to hedge.
 #[test]
 fn hedging() {
     let hedging = |text: &str| Place::new().load(&with(text)).unwrap().0.pkcs11.hedging;

@@ -1,4 +1,4 @@
-//! Whatever the file holds, loading ends with settings or with a mistake.
+//! For any file content, loading ends with settings or with a mistake.
 
 use proptest::prelude::*;
 use xks_proxy::settings::Severity;

@@ -17,7 +17,7 @@ use crate::tls_files::{Identity, authority, load_tls, params, self_signed};
 
 const NAME: &str = "cks.kms.us-east-1.amazonaws.com";
 
-/// These tests are about the server: its self-signed certificate will do.
+/// Accepts any certificate: these tests are about the server, and a self-signed one will do.
 #[derive(Debug)]
 struct AnyServer;
 
@@ -56,7 +56,7 @@ impl ServerCertVerifier for AnyServer {
     }
 }
 
-/// TLS offer of a client.
+/// The TLS parameters that a client offers.
 struct Offer<'a> {
     suites: Vec<SupportedCipherSuite>,
     groups: Vec<&'static dyn SupportedKxGroup>,
@@ -105,7 +105,7 @@ impl Offer<'_> {
     }
 }
 
-/// A handshake without sockets. `Err` is what the client gets to know.
+/// Runs a handshake without sockets. `Err` is the error that the client sees.
 fn connect(
     server: &Arc<ServerConfig>,
     client: &Arc<ClientConfig>,
@@ -190,8 +190,8 @@ fn groups_alpn_and_resumption() {
     assert_eq!(server.max_early_data_size, 0);
 }
 
-/// The name may be a DNS name or the common name; any other, another CA, or none at all ends the
-/// handshake with an alert.
+/// The name may be a DNS name or the common name; another name, another CA or no certificate ends
+/// the handshake with an alert.
 #[test]
 fn only_the_named_client_of_the_ca_gets_in() {
     let place = Place::new();

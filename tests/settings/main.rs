@@ -1,4 +1,4 @@
-//! The settings file: what loads, what is refused, and how it is said.
+//! The settings file: which files load, which are refused, and the messages about it.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -30,7 +30,7 @@ use xks_proxy::settings::{Finding, Settings, Severity, load};
 const PIN: &str = "hush-4711";
 const SECRET: &str = "HushHushHushHushHushHushHushHushHushHushHushHush";
 
-/// A right file. `MODULE` stands for a module that is there.
+/// A valid file. `MODULE` is a placeholder for the path of an existing module.
 const RIGHT: &str = r#"[server]
 ip = "0.0.0.0"
 port = 443
@@ -103,7 +103,7 @@ can_generate_iv = false
 is_zero_iv_required = false
 "#;
 
-/// A directory with a file that passes for a module.
+/// A directory with a file that passes for a PKCS#11 module.
 struct Place {
     directory: TempDir,
 }
@@ -122,7 +122,7 @@ impl Place {
     fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         let path = self.path(name);
         std::fs::write(&path, text).unwrap();
-        // As files with secrets should be; `files` is about those that are not.
+        // With the permissions that files with secrets should have; `files` tests other ones.
         std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         path.to_str().unwrap().to_owned()
     }
@@ -131,7 +131,7 @@ impl Place {
         self.path("module.so").to_str().unwrap().to_owned()
     }
 
-    /// Loads `text`, whose `MODULE` becomes the module's path.
+    /// Loads `text` with `MODULE` replaced by the module's path.
     fn load(&self, text: &str) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
         self.load_with(text, false, &|_| None)
     }
@@ -151,13 +151,13 @@ fn quoted(text: &str) -> String {
     format!("\"{text}\"")
 }
 
-/// [`RIGHT`] with its first `from` replaced.
+/// [`RIGHT`] with its first occurrence of `from` replaced.
 fn edited(from: &str, to: &str) -> String {
     assert!(RIGHT.contains(from), "the right file has no {from:?}");
     RIGHT.replacen(from, to, 1)
 }
 
-/// The number of the first line that has `at`.
+/// The number of the first line that contains `at`.
 fn line_of(text: &str, at: &str) -> usize {
     1 + text.lines().position(|line| line.contains(at)).unwrap_or_else(|| panic!("no {at:?}"))
 }
@@ -166,7 +166,7 @@ fn mistakes(findings: &[Finding]) -> Vec<&Finding> {
     findings.iter().filter(|finding| finding.severity == Severity::Mistake).collect()
 }
 
-/// One that all other tests lean on: what is edited below is right to begin with.
+/// The other tests rely on this: the file that they edit is valid.
 #[test]
 fn the_right_file_loads_without_a_warning() {
     let (settings, findings) = Place::new().load(RIGHT).unwrap();
@@ -182,7 +182,7 @@ fn the_right_file_loads_without_a_warning() {
     assert_eq!(credential.secret_access_key.expose(), SECRET);
 }
 
-/// The configurations of the other parts match the file.
+/// The configurations passed to other parts match the file.
 #[test]
 fn the_service_has_the_stores_and_labels() {
     let (settings, _) = Place::new().load(RIGHT).unwrap();
@@ -211,7 +211,7 @@ fn the_service_has_the_stores_and_labels() {
     assert!(contains("10.1.2.3") && contains("2001:db8::1") && !contains("11.1.2.3"));
 }
 
-/// A store's bounds are its own, and bind.
+/// Each store has its own limits, and they are enforced.
 #[test]
 fn the_service_has_the_quotas() {
     let text = edited("max_in_flight = 100", "max_in_flight = 1");

@@ -1,9 +1,9 @@
-//! Each mistake is found alone, in its line, with its member, and a remedy.
+//! Each mistake is found alone, with its line, its member and a remedy.
 
 use crate::{Place, RIGHT, edited, line_of, mistakes};
 
-/// An edit of the right file: `from` becomes `to`. The mistake has to be in the line that has
-/// `at`, about `member`; its problem and its remedy have those words.
+/// An edit of the right file: `from` becomes `to`. The mistake must be in the line that contains
+/// `at`, about `member`, with these words in its problem and its remedy.
 struct Case {
     from: &'static str,
     to: &'static str,
@@ -196,7 +196,7 @@ fn shapes_of_sections_are_explained() {
         let end = rest.find("\n[").map_or(rest.len(), |at| at + 1);
         (before.to_owned(), rest[..end].to_owned(), rest[end..].to_owned())
     };
-    // One store in single brackets.
+    // One store, in single brackets.
     let stores_at = RIGHT.find("[[external_key_stores]]").unwrap();
     let after = RIGHT.find("[pkcs11]").unwrap();
     let (head, tail) = (&RIGHT[..stores_at], &RIGHT[after..]);
@@ -206,7 +206,7 @@ fn shapes_of_sections_are_explained() {
     assert_eq!(found.len(), 1, "{found:#?}");
     assert_eq!(found[0].member, "external_key_stores");
     assert!(found[0].remedy.contains("[[external_key_stores]]"), "{}", found[0]);
-    // No store, and a list without one.
+    // No store, and an empty list.
     for none in ["", "external_key_stores = []\n"] {
         let text = format!("{none}{head}{tail}");
         let findings = place.load(&text).unwrap_err();
@@ -215,7 +215,7 @@ fn shapes_of_sections_are_explained() {
         assert!(found[0].problem.contains("no external key store"), "{}", found[0]);
         assert!(found[0].remedy.contains("[[external_key_stores]]"), "{}", found[0]);
     }
-    // A number, and a list with a number in it.
+    // A number, and a list that contains a number.
     for (line, member) in [
         ("external_key_stores = 1\n", "external_key_stores"),
         ("external_key_stores = [1]\n", "external_key_stores[0]"),
@@ -223,7 +223,7 @@ fn shapes_of_sections_are_explained() {
         let findings = place.load(&format!("{line}{head}{tail}")).unwrap_err();
         assert!(findings.iter().any(|it| it.member == member), "{findings:#?}");
     }
-    // Each section that has to be there, absent and as a plain value.
+    // Each required section, absent and as a plain value.
     for section in ["server", "security", "pkcs11", "hsm_capabilities"] {
         let (before, _, rest) = cut(&format!("[{section}]\n"));
         let before = before.replace("[server.tcp_keepalive]", "[x]");
@@ -239,7 +239,7 @@ fn shapes_of_sections_are_explained() {
     }
 }
 
-/// All mistakes of a file come at once, in the order of the file.
+/// All mistakes in a file are reported at once, in the order of the file.
 #[test]
 fn all_at_once_in_the_files_order() {
     let text = edited("port = 443", "port = 70000")
@@ -268,7 +268,8 @@ fn all_at_once_in_the_files_order() {
     );
 }
 
-/// Sections that are switched off, and what the reference proxy does without, are not checked.
+/// Sections that are switched off, and those that the reference proxy does without, are not
+/// checked.
 #[test]
 fn what_is_switched_off_is_not_checked() {
     let place = Place::new();
@@ -286,11 +287,11 @@ fn what_is_switched_off_is_not_checked() {
     let unsigned = edited("is_sigv4_auth_enabled = true", "is_sigv4_auth_enabled = false")
         .replace("\"ABCDEFGHIJKLMNOPQRSTUVWX\"", "\"short\"");
     place.load(&unsigned).unwrap();
-    // Level and rotation in any case, as the reference proxy takes them.
+    // Level and rotation in upper or lower case, as the reference proxy accepts them.
     place.load(&edited("\"INFO\"", "\"info\"").replace("\"HOURLY\"", "\"hourly\"")).unwrap();
 }
 
-/// A file that is not there, not text, or too large is said to be just that.
+/// A file that is missing, not text or too large is reported as just that.
 #[test]
 fn unreadable_files() {
     let place = Place::new();
@@ -307,7 +308,7 @@ fn unreadable_files() {
     place.write("large.toml", vec![b'#'; size]);
     let findings = load(&place.path("large.toml")).unwrap_err();
     assert!(findings[0].problem.contains("larger than"), "{}", findings[0]);
-    // Mistakes without number, or a file of nothing, are no trouble.
+    // In an empty file, every required section is missing.
     place.write("empty.toml", "");
     assert!(mistakes(&load(&place.path("empty.toml")).unwrap_err()).len() >= 5);
 }

@@ -1,4 +1,4 @@
-//! `[security] secondary_auth`: what is wrong in a policy is found like what is wrong in the
+//! `[security] secondary_auth`: mistakes in a policy are found in the same way as mistakes in the
 //! settings.
 
 use xks_proxy::policy::{Language, Policy};
@@ -6,7 +6,7 @@ use xks_proxy::settings::{Finding, Severity};
 
 use crate::{Place, RIGHT, edited, mistakes};
 
-/// The right file with a policy of that text.
+/// The valid file with that text as its policy.
 fn with_policy(place: &Place, language: &str, text: &str) -> (String, std::path::PathBuf) {
     let section = language.to_lowercase();
     let file = place.path(&format!("policy.{section}"));
@@ -37,7 +37,7 @@ fn a_policy_is_loaded() {
     assert!(place.load(RIGHT).unwrap().0.policy.is_none());
 }
 
-/// Each mistake has the policy's own file and line.
+/// Each mistake is reported with the policy's own file and line.
 #[test]
 fn mistakes_have_their_place() {
     for (name, text, line, words) in [
@@ -63,7 +63,7 @@ fn mistakes_have_their_place() {
     }
 }
 
-/// An unusual setting is a warning and not a mistake; an unused section is a notice.
+/// An unusual setting is a warning, not a mistake; an unused section is a notice.
 #[test]
 fn remarks() {
     let place = Place::new();
@@ -76,7 +76,7 @@ fn remarks() {
     assert_eq!(notice.severity, Severity::Notice);
 }
 
-/// A policy that others can change is as good as none.
+/// A policy that others can change gives no protection.
 #[test]
 fn others_can_change_it() {
     use std::os::unix::fs::PermissionsExt as _;

@@ -6,23 +6,23 @@ use xks_proxy::settings::Severity;
 use crate::tls_files::self_signed;
 use crate::{Place, mistakes};
 
-/// Differences between the reference proxy's sample files (version 3.1.2), which are otherwise the
-/// same.
+/// Differences between the reference proxy's sample files (version 3.1.2), which are otherwise
+/// identical.
 struct Sample {
     name: &'static str,
     port: u16,
     region: &'static str,
     is_file_writer_enabled: bool,
     is_tls_enabled: bool,
-    /// Presence of `secondary_auth`.
+    /// Set if there is a `secondary_auth`.
     oso: bool,
-    /// The four members of `[tls]`: with paths, empty, or no section.
+    /// The four members of `[tls]`: with paths, or empty; `None` without the section.
     tls: Option<bool>,
-    /// Credentials: of the first store (if there is a first) and of the second.
+    /// Whether the first store (if there is one) and the second have credentials.
     stores: (Option<bool>, bool),
     user_pin: &'static str,
     module: &'static str,
-    /// `[pkcs11_logger]`: the library, or "" for a section of empty members.
+    /// `[pkcs11_logger]`: the library, or "" for a section with empty members.
     logger: Option<&'static str>,
     iv: (bool, bool),
     wanted: IvMode,
@@ -138,8 +138,8 @@ impl Sample {
     }
 }
 
-/// Even a strict check finds no unknown member; what is warned of is what the samples leave to
-/// be filled in.
+/// Even a strict check finds no unknown member; it warns only about values that the samples leave
+/// to be filled in.
 #[test]
 fn each_of_its_files_loads() {
     let place = Place::new();
@@ -150,7 +150,7 @@ fn each_of_its_files_loads() {
         let text = sample.text(&cert, &key);
         let result = place.load_with(&text, true, &environment);
         if sample.oso {
-            // A security control is never dropped in silence; it is the only mistake.
+            // A security control is never dropped silently; this is the only mistake.
             let findings = result.unwrap_err();
             let mistakes = mistakes(&findings);
             assert_eq!(mistakes.len(), 1, "{}: {findings:#?}", sample.name);
@@ -181,7 +181,7 @@ fn each_of_its_files_loads() {
     }
 }
 
-/// Without the environment's help the module's path is what the file says, and it is checked.
+/// Without a path from the environment, the module's path is that of the file, and is checked.
 #[test]
 fn the_module_of_a_sample_is_looked_for() {
     let place = Place::new();

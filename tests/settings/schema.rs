@@ -1,4 +1,4 @@
-//! The schema, from which the page of all settings is made, says what the readers do.
+//! The schema, from which the page of all settings is made, matches the readers.
 
 use std::fmt::Write as _;
 
@@ -8,14 +8,14 @@ use xks_proxy::settings::{Finding, Settings};
 
 use crate::{Place, RIGHT, mistakes};
 
-/// Members of which a section may have one.
+/// Groups of members of which a section may have only one.
 const ALTERNATIVES: &[&[&str]] = &[
     &["user_pin", "user_pin_file"],
     &["sigv4_secret_access_key", "sigv4_secret_access_key_file"],
     &["label", "serial", "slot"],
 ];
 
-/// A file in which all members of `section` count.
+/// A file in which all members of `section` take effect.
 fn base(place: &Place, section: &SectionSchema) -> Table {
     let mut text = RIGHT.replace("\"MODULE\"", &format!("\"{}\"", place.module()));
     text.push_str("[state]\ndirectory = \"/var/lib/xks-proxy\"\n");
@@ -47,7 +47,7 @@ fn base(place: &Place, section: &SectionSchema) -> Table {
     text.parse().unwrap()
 }
 
-/// The section in the file, and how findings call it.
+/// The section in the file, and its name in findings.
 fn section<'t>(file: &'t mut Table, path: &str) -> (&'t mut Table, String) {
     let mut shown = String::new();
     let mut table = file;
@@ -68,8 +68,8 @@ fn section<'t>(file: &'t mut Table, path: &str) -> (&'t mut Table, String) {
     (table, shown)
 }
 
-/// Loads the file of [`base`] with the member set to `value`, or removed. Gives what came of it and
-/// how findings call the member.
+/// Loads the file of [`base`] with the member set to `value`, or removed. Returns the result and
+/// the member's name in findings.
 fn load(
     place: &Place,
     of: &SectionSchema,
@@ -101,20 +101,20 @@ fn load(
     (loaded.map(|(settings, _)| settings), format!("{shown}.{}", member.name))
 }
 
-/// The mistakes about the member, each as its problem and its remedy.
+/// The mistakes about the member, each as problem and remedy.
 fn mistakes_of(loaded: &Result<Settings, Vec<Finding>>, member: &str) -> Vec<String> {
     let Err(findings) = loaded else { return Vec::new() };
     let own = mistakes(findings).into_iter().filter(|finding| finding.member == member);
     own.map(|finding| format!("{}; {}", finding.problem, finding.remedy)).collect()
 }
 
-/// All members but those that are there for the reference proxy's files.
+/// All members except those that are accepted only for the reference proxy's files.
 fn members() -> impl Iterator<Item = (&'static SectionSchema, &'static MemberSchema)> {
     let all = SECTIONS.iter().flat_map(|of| of.members.iter().map(move |member| (of, member)));
     all.filter(|(_, member)| member.form != Form::Ignored)
 }
 
-/// Nothing is listed that nobody reads: no member takes a list of lists.
+/// Each listed member is read: a list of lists, which none allows, is refused.
 #[test]
 fn each_member_is_read() {
     let place = Place::new();
@@ -140,7 +140,7 @@ fn ignored_members_are_ignored() {
     }
 }
 
-/// The bounds are possible, and what is beyond them is refused with the bounds as the remedy.
+/// Both bounds are accepted, and values beyond them are refused with the bounds as the remedy.
 #[test]
 fn integers_have_their_bounds() {
     let place = Place::new();
@@ -163,7 +163,7 @@ fn integers_have_their_bounds() {
     }
 }
 
-/// Each word is possible, and another one is not.
+/// Each listed word is accepted, and any other is refused.
 #[test]
 fn words_are_those_listed() {
     let place = Place::new();
@@ -181,12 +181,12 @@ fn words_are_those_listed() {
     }
 }
 
-/// Only what is required has to be there.
+/// Only required members must be present.
 #[test]
 fn required_members_are_those_listed() {
     let place = Place::new();
     for (of, member) in members() {
-        // Those that are described depend on other members.
+        // Described defaults depend on other members.
         if matches!(member.absent, Absent::Described(_)) {
             continue;
         }
@@ -196,7 +196,7 @@ fn required_members_are_those_listed() {
     }
 }
 
-/// To write a default changes nothing.
+/// Writing out a default changes nothing.
 #[test]
 fn defaults_are_those_listed() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! PINs and secrets are in no message and no `Debug`.
+//! No message and no `Debug` output contains a PIN or secret.
 
 use crate::{PIN, Place, RIGHT, SECRET, edited};
 
@@ -9,7 +9,7 @@ fn debug_shows_no_secret() {
     assert!(!shown.contains(PIN) && !shown.contains(SECRET), "{shown}");
 }
 
-/// The usual ways to get a secret wrong: mixed up, without quotes, with a space, broken off.
+/// Common ways to get a secret wrong: swapped, without quotes, with a space, truncated.
 #[test]
 fn no_message_shows_a_secret() {
     let place = Place::new();

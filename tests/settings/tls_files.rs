@@ -1,4 +1,4 @@
-//! `[tls]`: what is wrong with certificates and keys, and what is made of right ones.
+//! `[tls]`: mistakes in certificates and keys, and the configuration made from valid ones.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,14 +17,14 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Writes both; gives the paths.
+    /// Writes both files and returns their paths.
     pub fn write(&self, place: &Place, name: &str) -> (String, String) {
         let cert = place.write(&format!("{name}.crt"), self.certificate.pem());
         let key = place.write(&format!("{name}.key"), self.key.serialize_pem());
         (cert, key)
     }
 
-    /// A certificate that this one issues.
+    /// Issues a certificate signed by this one.
     pub fn issue(&self, mut params: CertificateParams) -> Identity {
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().unwrap();
@@ -75,7 +75,7 @@ fn tls_text((cert, key): (&str, &str), more: &str, is_mtls: bool) -> String {
         + &format!("[tls]\ntls_cert_pem = \"{cert}\"\ntls_key_pem = \"{key}\"\n{more}\n")
 }
 
-/// The bytes within a PKCS#8 key: SEC1 or PKCS#1 (RFC 5958, 2: the third member).
+/// The key inside a PKCS#8 structure: SEC1 or PKCS#1 (RFC 5958, 2: the third member).
 fn inner_key(key: &KeyPair) -> Vec<u8> {
     use x509_parser::der_parser::parse_der;
     let der = key.serialize_der();
@@ -194,7 +194,7 @@ fn what_is_wrong_with_client_verification_is_said() {
         assert_eq!(mistakes[0].member, format!("tls.{member}"), "{}", mistakes[0]);
         assert!(mistakes[0].problem.contains(problem), "{}", mistakes[0]);
     }
-    // No name: allowed, and warned of; nor is a leaf a CA.
+    // A missing name is allowed with a warning, and so is a leaf in place of a CA.
     let more = format!("mtls_client_ca_pem = \"{cert}\"\n");
     let (settings, findings) = load_tls(&place, (&cert, &key), &more).unwrap();
     let tls = settings.tls.unwrap();
@@ -208,7 +208,7 @@ fn what_is_wrong_with_client_verification_is_said() {
     assert!(warned("tls.mtls_client_ca_pem", "not a CA's"), "{findings:#?}");
 }
 
-/// An expired certificate is warned of loudly and served: see `settings::certificate`.
+/// An expired certificate causes a loud warning and is served: see `settings::certificate`.
 #[test]
 fn dates_names_and_order_are_warned_of() {
     let place = Place::new();

@@ -12,7 +12,7 @@ fn only(findings: &[Finding], severity: Severity, member: &str) -> Finding {
     found[0].clone()
 }
 
-/// Each of these files works, and the operator is told.
+/// Each of these files loads, and the operator gets a warning.
 #[test]
 fn warnings_name_the_member_and_the_remedy() {
     let place = Place::new();
@@ -39,8 +39,8 @@ fn warnings_name_the_member_and_the_remedy() {
     }
 }
 
-/// A store without a credential loads, as in the reference proxy's sample files, and can't be
-/// called; the members of one that is half there are told apart in `mistakes`.
+/// A store without a credential loads, as in the reference proxy's sample files, but can't be
+/// called. `mistakes` tests stores with an incomplete credential.
 #[test]
 fn a_store_without_credential_is_unusable_and_said_to_be() {
     let text = RIGHT.replacen("\"ABCDEFGHIJKLMNOPQRSTUVWX\"", "\"\"", 1).replacen(
@@ -55,7 +55,7 @@ fn a_store_without_credential_is_unusable_and_said_to_be() {
     assert!(settings.service().store("").unwrap().credentials().is_empty());
 }
 
-/// Unknown members: a warning with the nearest name; under a strict check, a mistake.
+/// Unknown members: a warning with the most similar name; under a strict check, a mistake.
 #[test]
 fn unknown_members() {
     let place = Place::new();
@@ -95,7 +95,7 @@ fn unknown_members() {
     assert!(place.load_with(RIGHT, true, &|_| None).is_ok());
 }
 
-/// Members that have no effect here are named once, at start.
+/// Members that have no effect here are listed once, at the start.
 #[test]
 fn members_without_effect_are_noticed() {
     let text = edited(
@@ -111,7 +111,7 @@ fn members_without_effect_are_noticed() {
     }
 }
 
-/// The two old switches and the profiles lead to the same IV modes.
+/// The two old switches and the profiles select the same IV modes.
 #[test]
 fn profiles_and_switches() {
     let place = Place::new();
@@ -143,7 +143,7 @@ fn profiles_and_switches() {
     }
 }
 
-/// A file that leaves out all that is optional has the documented defaults.
+/// A file without any optional member gets the documented defaults.
 #[test]
 fn defaults() {
     let text = "[server]\nip = \"::1\"\nport = 0\nregion = \"r\"\nservice = \"s\"\n\

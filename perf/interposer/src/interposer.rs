@@ -81,7 +81,7 @@ static INTERPOSER: OnceLock<Result<Interposer, String>> = OnceLock::new();
 /// This copy's instance, made at the first call.
 ///
 /// # Errors
-/// What is wrong with environment, real module or settings.
+/// Error in the environment, the real module or the settings.
 pub fn start() -> Result<&'static Interposer, &'static str> {
     let made = INTERPOSER.get_or_init(|| {
         let environment = Environment::read()?;

@@ -121,7 +121,7 @@ impl Settings {
     /// Reads settings. `default_seed` is used if they name none.
     ///
     /// # Errors
-    /// What is wrong, for a person.
+    /// Description of the mistake, for people.
     pub fn parse(text: &str, default_seed: u64) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
         let latency = latencies(&file)?;

@@ -309,7 +309,7 @@ impl RunArguments {
     /// The proxy that is loaded.
     ///
     /// # Errors
-    /// What is missing or wrong, in words.
+    /// Description of the missing or wrong argument.
     pub fn target(&self) -> Result<Target, String> {
         let settings = self.settings.as_deref().map(ProxySettings::read).transpose()?;
         let prefix = self.prefix.as_deref();

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// Encrypts `count` plaintexts through the target, or as many as it does in [`TIMEOUT`].
 ///
 /// # Errors
-/// What went wrong, in words.
+/// Description of the failure.
 pub fn make(target: &Arc<Target>, sizes: Sizes, count: usize) -> Result<Vec<Ciphertext>, String> {
     let run_id = fastrand::u64(..);
     let deadline = Instant::now() + TIMEOUT;

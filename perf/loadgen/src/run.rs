@@ -33,7 +33,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// Does it.
 ///
 /// # Errors
-/// What prevented the run, in words.
+/// Reason why the run was not possible.
 pub fn run(arguments: &RunArguments) -> Result<Results, String> {
     let target = Arc::new(arguments.target()?);
     let phases = arguments.phases()?;

@@ -14,7 +14,7 @@ use crate::observe::metrics::process::Process;
 use crate::observe::metrics::{Metrics, OutcomeCounts};
 use crate::observe::timestamp::unix_secs;
 
-/// Returns the whole text.
+/// Returns the complete text.
 pub(super) fn expose(sources: &Sources) -> String {
     let mut text = Exposition::default();
     about(&mut text, sources);
@@ -30,7 +30,7 @@ pub(super) fn expose(sources: &Sources) -> String {
     text.into_text()
 }
 
-/// Returns the label of a store. In Prometheus, an empty one would count as absent.
+/// Returns the label of a store. Prometheus treats an empty label as absent.
 fn store_label(uri_path_prefix: &str) -> &str {
     if uri_path_prefix.is_empty() { "/" } else { uri_path_prefix }
 }
@@ -89,7 +89,7 @@ fn settings(text: &mut Exposition, metrics: &Metrics) {
     .sample(&[], state.needs_restart.len());
 }
 
-/// Writes nothing without an audit log.
+/// Writes the metrics of the audit log; nothing if there is none.
 fn audit(text: &mut Exposition, sources: &Sources) {
     let Some(audit) = sources.audit.stats() else { return };
     text.family("xks_proxy_audit_lines_total", Counter, "Lines of the audit log written.")
@@ -154,7 +154,7 @@ fn requests(text: &mut Exposition, metrics: &Metrics) {
     );
     let mut write = |store: &str, counts: &OutcomeCounts, is_store: bool| {
         for (call, outcome, count) in counts.iter() {
-            // To compute a rate, the series has to exist before the first request.
+            // A rate can only be computed if the series exists before the first request.
             let is_expected = is_store && outcome == OutcomeLabel::Ok && call != CallLabel::None;
             if count > 0 || is_expected {
                 let (call, outcome) = (call.text(), outcome.text());

@@ -118,7 +118,7 @@ const OF_TOKEN: &[OfToken] = &[
 pub(super) fn tokens(text: &mut Exposition, sources: &Sources) {
     let hsm = sources.hsm.load();
     let (stats, health) = (hsm.stats(), hsm.health());
-    // Labels of tokens may be equal; indices in the settings are not.
+    // Tokens may have the same label, but not the same index in the settings.
     let indices: Vec<String> = (0..stats.len()).map(|index| index.to_string()).collect();
     let labels = |index: usize| {
         let label = stats.get(index).map_or("", |token| token.label.as_str());

@@ -15,7 +15,7 @@ use crate::settings::{Credential, Settings};
 
 const SECS_PER_DAY: u64 = 86_400;
 
-/// Lists all credentials of the settings, and others that running proxies have.
+/// Lists all credentials in the settings, and any others that running proxies have.
 ///
 /// # Errors
 /// [`Failed`]: the settings or the arguments are wrong.
@@ -63,7 +63,7 @@ fn trust(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> std::io::Result
     Ok(trust)
 }
 
-/// Returns the whole list, one line for each credential.
+/// Returns the complete list, one line per credential.
 fn table(settings: &Settings, seen: &Seen, trouble: Option<&String>, now: u64) -> String {
     let mut rows =
         vec![["store", "access key id", "created", "last used", "name"].map(String::from)];
@@ -145,7 +145,7 @@ fn moment(unix_secs: u64) -> String {
     text.replace(".000000Z", "Z")
 }
 
-/// Returns a duration in the largest unit of which it has at least two.
+/// Returns a duration in the largest unit of which it contains at least two.
 fn span(secs: u64) -> String {
     for (unit, name) in [(SECS_PER_DAY, "days"), (3600, "hours"), (60, "minutes")] {
         if secs >= 2 * unit {
@@ -155,7 +155,7 @@ fn span(secs: u64) -> String {
     format!("{secs} s")
 }
 
-/// Formats columns as wide as their content, without trailing blanks.
+/// Formats columns as wide as their content, without trailing spaces.
 fn aligned(rows: &[[String; 5]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: Vec<usize> = (0..5).map(|column| width(column).unwrap_or(0)).collect();
@@ -175,7 +175,7 @@ fn aligned(rows: &[[String; 5]]) -> String {
 mod tests {
     use super::*;
 
-    /// The texts that tell an administrator whether a credential can be removed.
+    /// The texts by which an administrator decides whether a credential can be removed.
     #[test]
     fn last_uses() {
         let now = 1_795_564_800;

@@ -15,15 +15,15 @@ use crate::observe::timestamp::unix_secs;
 use crate::output::errln;
 use crate::random;
 
-/// Length of an access key id: 20 to 30 are allowed; 26 letters out of 32 are 130 random bits, so
-/// no two are ever the same.
+/// Length of an access key id: 20 to 30 are allowed. 26 letters out of 32 are 130 random bits, so
+/// two ids are never the same.
 const ACCESS_KEY_ID_CHARS: usize = 26;
 /// Alphabet of access key ids (XKS specification, Appendix A).
 const ACCESS_KEY_ID_ALPHABET: [u8; 32] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-/// Length of a secret: the specification asks for 256 bits; 288 bits are 48 characters of base64,
+/// Length of a secret: the specification asks for 256 bits. 288 bits are 48 characters of base64,
 /// without padding.
 const SECRET_BYTES: usize = 36;
-/// Upper bound of the output: comments and members, and a path with all its characters escaped.
+/// Upper bound of the output: comments, members, and a path in which every character is escaped.
 const TEXT_BYTES: usize = 2048;
 
 /// A new credential.
@@ -35,8 +35,8 @@ struct New {
 /// Prints a new credential.
 ///
 /// # Errors
-/// [`Failed`]: the settings are wrong, the store has no room, the secret's file exists, or the
-/// system has no random numbers.
+/// [`Failed`]: the settings are wrong, the store has the maximum of credentials, the secret's file
+/// exists, or the system cannot provide random numbers.
 pub(super) fn run(
     store: Option<&str>,
     secret_file: Option<&Path>,
@@ -70,7 +70,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// Returns the prefix of the store as the settings spell it.
+/// Returns the store's prefix as spelled in the settings, if the store can have another credential.
 fn with_room(prefix: &str, settings: Option<&Path>) -> Result<String, Failed> {
     let (settings, _) = settings_file::load(settings, false)?;
     let store = which_store::named(&settings, Some(prefix))?;
@@ -86,7 +86,7 @@ fn with_room(prefix: &str, settings: Option<&Path>) -> Result<String, Failed> {
 
 /// Writes the secret to its file, and returns the member that names the file.
 fn write_secret(path: &Path, made: &New) -> Result<Zeroizing<String>, Failed> {
-    // The proxy may have another working directory.
+    // The proxy may run in another working directory.
     let path = std::path::absolute(path)
         .map_err(|error| Failed::unavailable(format!("{}: {error}", path.display())))?;
     let Some(name) = path.to_str() else {
@@ -134,7 +134,7 @@ fn make() -> Result<New, io::Error> {
     })
 }
 
-/// Returns a letter for each byte. 256 is a multiple of 32, so each letter is equally likely.
+/// Returns a letter for each byte. 256 is a multiple of 32, so all letters are equally likely.
 fn access_key_id(random: &[u8; ACCESS_KEY_ID_CHARS]) -> String {
     let letter = |byte: &u8| char::from(ACCESS_KEY_ID_ALPHABET[usize::from(byte % 32)]);
     random.iter().map(letter).collect()
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(secret_letters, secret_alphabet);
     }
 
-    /// Each letter stands for the same number of bytes.
+    /// Each letter corresponds to the same number of byte values.
     #[test]
     fn no_letter_is_likelier() {
         let mut counts = [0; 256];
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(used, [8; 32]);
     }
 
-    /// The output is valid TOML for the settings, whatever the path contains.
+    /// The output is valid TOML for the settings, no matter what the path contains.
     #[test]
     fn the_text_is_toml() {
         let member = "sigv4_secret_access_key = \"s\"";

@@ -71,7 +71,7 @@ pub const PROFILES: [Profile; 7] = [
     },
 ];
 
-/// Returns the profile of that name.
+/// Returns the profile with that name.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static Profile> {
     PROFILES.iter().find(|profile| profile.name == name)

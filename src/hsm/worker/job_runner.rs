@@ -375,9 +375,9 @@ impl<'a> JobRunner<'a> {
         Ok(asked.unwrap_or(Evidence::Failed))
     }
 
-    /// Returns whether the call would probably end after its deadline while other jobs wait that
-    /// could still be in time: they get the HSM's time. A token too slow for any job is tried all
-    /// the same, or a recovery would go unnoticed.
+    /// Returns whether the call would probably end after its deadline while other jobs that could
+    /// still be in time are waiting: those go first. A token too slow for any job is still tried,
+    /// since otherwise its recovery would go unnoticed.
     fn comes_too_late(&self, queued: &Queued, start: Instant) -> bool {
         let job = &queued.job;
         let service = self.token.service_time.mean();

@@ -36,7 +36,7 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Returns all files of the log, once the verifier has found them good.
+/// Returns all files of the log after checking that the verifier finds them good.
 fn assert_good(config: &AuditConfig) -> Vec<PathBuf> {
     let files: Vec<PathBuf> = fs::read_dir(&config.directory)
         .unwrap()
@@ -73,7 +73,7 @@ fn reopening() {
     audit.reopen();
     wait_for("the new file", || text(&present).contains("\"event\":\"reopen\""));
     audit.record_event("settings", &[("what", "after")]);
-    // It has not been moved this time, so it stays in use.
+    // The file has not been moved this time, so it stays in use.
     audit.reopen();
     wait_for("another line", || text(&present).matches("\"event\":\"reopen\"").count() == 2);
     assert!(audit.stop());
@@ -82,7 +82,8 @@ fn reopening() {
     assert_eq!(assert_good(&config).len(), 2);
 }
 
-/// Yesterday's file is rotated, and the oldest file removed, but no file of another origin.
+/// Yesterday's file is rotated and the oldest file is removed, but no file that is not part of the
+/// log.
 #[test]
 fn rotation_by_time() {
     let directory = tempfile::tempdir().unwrap();
@@ -105,7 +106,7 @@ fn rotation_by_time() {
     assert!(!config.directory.join("audit.jsonl.next").exists());
 }
 
-/// The key is only read if there is no state; with neither, the log does not start.
+/// The key is read only if there is no state; without either, the log does not start.
 #[test]
 fn the_first_key() {
     let directory = tempfile::tempdir().unwrap();
@@ -132,8 +133,8 @@ fn off() {
     assert!(audit.stop() && audit.can_serve() && audit.stats().is_none());
 }
 
-/// While the old process of an upgrade writes, lines of the new one wait, and follow after its last
-/// line. A process that ends before that writes nothing.
+/// While the old process of an upgrade still writes, lines of the new one wait, and are written
+/// after the old one's last line. A new process that ends before that writes nothing.
 #[test]
 fn one_writer_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
@@ -158,8 +159,8 @@ fn one_writer_at_a_time() {
     assert_good(&config);
 }
 
-/// In quick upgrades, a process that has answered calls is stopped while its predecessor still
-/// writes. It waits until it can write, and no line is lost.
+/// In a quick series of upgrades, a process that has answered calls is stopped while its
+/// predecessor still writes. It waits until it can write, and no line is lost.
 #[test]
 fn a_process_between_two_others_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
@@ -178,7 +179,7 @@ fn a_process_between_two_others_loses_nothing() {
     handle.write(&record, reservation.as_ref());
     drop(reservation);
     let stopping = thread::spawn(move || between.stop());
-    // Long enough for it to have given up, if it did.
+    // Long enough for a process that gives up early to have done so.
     thread::sleep(Duration::from_millis(300));
     assert!(!stopping.is_finished());
     assert!(former.stop());

@@ -3,8 +3,8 @@
 //! The code of line n is HMAC-SHA-256(k(n), 1 || code of line n-1 || the line), and k(n+1) =
 //! HMAC-SHA-256(k(n), 2). A key is zeroed as soon as the next one exists (forward integrity:
 //! Bellare and Yee 1997, Schneier and Kelsey 1999). An intruder finds only the key of the next
-//! line, and can forge later lines but not earlier ones. With a copy of k(0), kept elsewhere, the
-//! whole log can be checked.
+//! line, and can forge later lines but not earlier ones. A copy of k(0), kept elsewhere, verifies
+//! the whole log.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
@@ -28,8 +28,8 @@ const ID: u8 = 3;
 
 /// The state of the chain before line number [`Chain::seq`].
 ///
-/// The key stays at one address, where it is overwritten: moving a chain copies no key. Copies that
-/// computations leave on the stack are for [`wipe_stack`] to overwrite.
+/// The key stays at one address, where it is overwritten: moving a chain copies no key.
+/// [`wipe_stack`] overwrites the copies that computations leave on the stack.
 #[derive(Clone)]
 pub struct Chain {
     id: [u8; CHAIN_ID_BYTES],
@@ -59,7 +59,7 @@ impl Chain {
         Self { id, seq, key, previous }
     }
 
-    /// Returns the id of the chain, and so of its first key; not secret.
+    /// Returns the id of the chain, which identifies its first key and is not secret.
     #[must_use]
     pub fn id(&self) -> [u8; CHAIN_ID_BYTES] {
         self.id
@@ -71,7 +71,7 @@ impl Chain {
         self.seq
     }
 
-    /// Returns the code of the last line; zeros before the first.
+    /// Returns the code of the last line; zeros before the first line.
     #[must_use]
     pub fn previous(&self) -> &[u8; CODE_BYTES] {
         &self.previous
@@ -82,7 +82,7 @@ impl Chain {
         &self.key
     }
 
-    /// Computes the code of the next line, and moves on.
+    /// Computes the code of the next line and advances the chain.
     #[inline(never)]
     pub fn seal(&mut self, line: &[u8]) -> [u8; CODE_BYTES] {
         let keyed = keyed(&self.key);
@@ -98,7 +98,7 @@ impl Chain {
         code(keyed(&self.key), previous, line).ct_eq(given).into()
     }
 
-    /// Moves past a line whose stated code is `given`.
+    /// Advances the chain past a line whose stated code is `given`.
     #[inline(never)]
     pub fn skip(&mut self, given: [u8; CODE_BYTES]) {
         self.advance(keyed(&self.key), given);
@@ -115,8 +115,8 @@ impl Chain {
 }
 
 /// Overwrites the keys and hash states that earlier calls have left on the stack below the caller.
-/// It has to be called after functions that compute with a key; they are never inlined, so that
-/// their frames are below.
+/// Must be called after functions that compute with a key; they are never inlined, so that their
+/// frames lie below.
 #[inline(never)]
 pub fn wipe_stack() {
     const DEPTH_BYTES: usize = 32 * 1024;
@@ -134,7 +134,7 @@ pub fn key_of(bytes: &[u8; CODE_BYTES]) -> Key {
 
 /// Creates an HMAC, which zeroes itself when dropped (feature `zeroize`).
 fn keyed(key: &[u8; CODE_BYTES]) -> Hmac<Sha256> {
-    // A whole block, as HMAC pads shorter keys with zeros (RFC 2104, 2).
+    // The key is padded to a whole block here, as HMAC pads shorter keys with zeros (RFC 2104, 2).
     let mut block = Zeroizing::new([0; 64]);
     block[..CODE_BYTES].copy_from_slice(key);
     Hmac::new((&*block).into())
@@ -194,7 +194,7 @@ mod tests {
         Chain::begin(key_of(&[7; CODE_BYTES]))
     }
 
-    /// HMAC as in RFC 2104, from the hash alone: independent verifiers must agree.
+    /// HMAC as in RFC 2104, implemented with the hash alone: independent verifiers must agree.
     fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
         use sha2::Digest as _;
         let pad = |with: u8| {

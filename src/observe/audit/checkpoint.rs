@@ -1,9 +1,9 @@
-//! Checkpoints: lines with a seal by the HSM, which covers all lines before.
+//! Checkpoints: lines with a seal made by the HSM, which covers all lines before it.
 //!
 //! The chain alone protects only against those who lack its first key. If the settings name a key
-//! in the HSM, checkpoints contain a digest under that key: of the chain's id, the checkpoint's own
-//! number, and the code of the line before. Changing an older line then takes the chain's first key
-//! and the HSM's key.
+//! in the HSM, checkpoints contain a digest sealed with that key, of the chain's id, the
+//! checkpoint's own number, and the code of the previous line. Changing an older line then requires
+//! both the chain's first key and the HSM's key.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -19,13 +19,13 @@ pub(super) const EVENT: &str = "checkpoint";
 /// Length of the digest that [`CheckpointKey::seal`] takes.
 pub const DIGEST_BYTES: usize = 32;
 
-/// A key in the HSM that seals digests. No key store may use it: whoever can encrypt with it can
-/// seal.
+/// A key in the HSM that seals digests. No key store may use it: anyone who can encrypt with it can
+/// create a seal.
 pub trait CheckpointKey: Send {
     /// Returns its `CKA_LABEL`.
     fn label(&self) -> &str;
 
-    /// Encrypts and authenticates a digest. Waits for the HSM, for at most
+    /// Encrypts and authenticates a digest. Waits for the HSM for at most
     /// [`crate::limits::MAX_AUDIT_CHECKPOINT_WAIT`].
     ///
     /// # Errors
@@ -33,12 +33,12 @@ pub trait CheckpointKey: Send {
     fn seal(&self, digest: &[u8; DIGEST_BYTES]) -> Result<Sealed, CheckpointError>;
 }
 
-/// The reason why a checkpoint was not sealed, or its seal not checked.
+/// The reason why a checkpoint was not sealed, or its seal was not checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckpointError {
-    /// The HSM cannot do it at present; why, for the operator.
+    /// The HSM cannot do it at present; contains the reason, for the operator.
     Hsm(String),
-    /// The line names a key that is not `[audit] hsm_key`.
+    /// The line names a key other than `[audit] hsm_key`.
     OtherKey(String),
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for CheckpointError {
     }
 }
 
-/// A digest under AES-GCM.
+/// A digest encrypted with AES-GCM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sealed {
     /// The initialization vector, 12 or 16 bytes.
@@ -111,7 +111,7 @@ pub(super) struct Schedule {
     /// Number of the first line after the last checkpoint.
     next_seq: u64,
     due: Instant,
-    /// The operator was told that the HSM does not seal.
+    /// True if it has been logged that the HSM does not seal.
     has_failed: bool,
 }
 
@@ -121,17 +121,17 @@ impl Schedule {
         Self { next_seq: 0, due: Instant::now(), has_failed: false }
     }
 
-    /// Returns whether a checkpoint is due, and there are lines that none covers.
+    /// Returns whether a checkpoint is due and there are lines that no checkpoint covers.
     pub(super) fn is_due(&self, next_seq: u64, now: Instant) -> bool {
         next_seq > self.next_seq && now >= self.due
     }
 
-    /// Returns whether there are lines that no checkpoint covers, before a file ends.
+    /// Returns whether, at the end of a file, there are lines that no checkpoint covers.
     pub(super) fn is_due_at_the_end(&self, next_seq: u64) -> bool {
         next_seq > self.next_seq && !self.has_failed
     }
 
-    /// Records a checkpoint, the line before number `next_seq`.
+    /// Records a checkpoint, which is the line before number `next_seq`.
     pub(super) fn done(&mut self, next_seq: u64, now: Instant, interval: Duration) {
         if self.has_failed {
             tracing::info!("the HSM seals checkpoints of the audit log again");
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use crate::observe::audit::chain::{CODE_BYTES, key_of};
 
-    /// A seal binds the chain, the line's number and the line before; a checkpoint reads back.
+    /// A seal binds the chain, the line's number and the previous line; a checkpoint reads back.
     #[test]
     fn what_a_checkpoint_binds() {
         let mut chain = Chain::begin(key_of(&[7; CODE_BYTES]));
@@ -180,8 +180,8 @@ mod tests {
         }
     }
 
-    /// Checkpoints are due at once, then at intervals, and not without a new line. A failed one is
-    /// retried, but does not delay the end of a file.
+    /// Checkpoints are due at once, then at intervals, and only if there are new lines. A failed
+    /// one is retried, but does not delay the end of a file.
     #[test]
     fn when_one_is_due() {
         let now = Instant::now();

@@ -1,4 +1,4 @@
-//! The present file of the audit log, and its rotation.
+//! The current file of the audit log, and its rotation.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -13,13 +13,13 @@ use crate::observe::timestamp::Rfc3339;
 /// Ending of all file names: one JSON object per line.
 const SUFFIX: &str = ".jsonl";
 
-/// The present file, and the rules for its successor.
+/// The current file, and the rules for its successor.
 pub(super) struct Files {
     directory: PathBuf,
     prefix: String,
     rotation: AuditRotation,
     max_file_bytes: Option<u64>,
-    /// Length at which this file is due: as for any file, or more if rotation was postponed.
+    /// Length at which this file is rotated: the usual one, or more if rotation was postponed.
     due_bytes: Option<u64>,
     retain_files: Option<usize>,
     file: File,
@@ -29,7 +29,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Opens the present file, or creates it and its directory.
+    /// Opens the current file, or creates it and its directory.
     ///
     /// # Errors
     /// The directory or the file cannot be created or opened.
@@ -52,27 +52,27 @@ impl Files {
         })
     }
 
-    /// Returns the path of the present file.
+    /// Returns the path of the current file.
     pub(super) fn path(&self) -> PathBuf {
         self.directory.join(format!("{}{SUFFIX}", self.prefix))
     }
 
-    /// Returns the present file, for recovery.
+    /// Returns the current file, for recovery.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Returns the length of the present file.
+    /// Returns the length of the current file.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Sets the length of the present file after it was truncated.
+    /// Sets the length of the current file after it was truncated.
     pub(super) fn set_bytes(&mut self, bytes: u64) {
         self.bytes = bytes;
     }
 
-    /// Appends bytes, maybe not all, and returns their number.
+    /// Appends bytes, possibly only some of them, and returns the number appended.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -90,7 +90,7 @@ impl Files {
         self.file.sync_data()
     }
 
-    /// Returns whether the hour or day of the file is over, or the file is too large.
+    /// Returns whether the file's hour or day is over, or the file is too large.
     pub(super) fn is_due(&mut self, since_1970: Duration) -> bool {
         let period = period(self.rotation, since_1970);
         if self.bytes == 0 {
@@ -111,11 +111,11 @@ impl Files {
         }
     }
 
-    /// Renames the present file to the time and the number of its last line, and puts `next` in its
-    /// place. The names are on the disk once [`Self::sync_names`] has returned.
+    /// Renames the current file after the time and the number of its last line, and puts `next` in
+    /// its place. The names are on the disk once [`Self::sync_names`] has returned.
     ///
     /// # Errors
-    /// A file cannot be renamed; the present file is still in use.
+    /// A file cannot be renamed; the current file stays in use.
     pub(super) fn rotate(&mut self, next: File, since_1970: Duration, seq: u64) -> io::Result<()> {
         let present = self.path();
         let archived = self.archived_path(since_1970, seq);
@@ -137,7 +137,7 @@ impl Files {
         File::open(&self.directory)?.sync_all()
     }
 
-    /// Continues in a file of this length.
+    /// Continues in a file with this length.
     fn begin(&mut self, file: File, bytes: u64, since_1970: Duration) {
         self.file = file;
         self.bytes = bytes;
@@ -145,8 +145,8 @@ impl Files {
         self.due_bytes = self.max_file_bytes;
     }
 
-    /// Postpones rotation until the next period, or until the file has grown by as much again. The
-    /// limit of later files is that of the settings.
+    /// Postpones rotation until the next period, or until the file has reached twice its limit.
+    /// Later files have the limit in the settings again.
     pub(super) fn postpone(&mut self, since_1970: Duration) {
         self.period = period(self.rotation, since_1970);
         if let Some(max) = &mut self.due_bytes {
@@ -154,17 +154,17 @@ impl Files {
         }
     }
 
-    /// Removes the oldest files beyond the number to keep, and returns how many they were.
+    /// Removes the oldest files beyond the number to keep, and returns how many were removed.
     ///
     /// # Errors
-    /// The directory cannot be read, or a file not removed.
+    /// The directory cannot be read, or a file cannot be removed.
     pub(super) fn remove_old(&self) -> io::Result<usize> {
         let Some(retained) = self.retain_files else { return Ok(0) };
         let mut names: Vec<_> = fs::read_dir(&self.directory)?
             .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
             .filter(|name| self.is_archived(name))
             .collect();
-        // By age, as times and numbers have a fixed number of digits.
+        // This sorts by age, as times and numbers have a fixed number of digits.
         names.sort();
         let surplus = names.len().saturating_sub(retained);
         for name in names.iter().take(surplus) {
@@ -173,7 +173,8 @@ impl Files {
         Ok(surplus)
     }
 
-    /// Opens the file that has the present file's name; `None` if it is still the present file.
+    /// Opens the file that now has the current file's name; `None` if that is still the current
+    /// file.
     ///
     /// # Errors
     /// That file cannot be opened.
@@ -187,7 +188,7 @@ impl Files {
     /// Continues in `other`.
     ///
     /// # Errors
-    /// Its length cannot be read; the present file is still in use.
+    /// The length of `other` cannot be read; the current file stays in use.
     pub(super) fn switch_to(&mut self, other: File, since_1970: Duration) -> io::Result<()> {
         let bytes = other.metadata()?.len();
         self.begin(other, bytes, since_1970);
@@ -235,7 +236,8 @@ fn period(rotation: AuditRotation, since_1970: Duration) -> u64 {
     }
 }
 
-/// Opens a file to append, created with mode 0640: the group may read it, as is usual in /var/log.
+/// Opens a file for appending, created with mode 0640: the group may read it, as is usual in
+/// /var/log.
 fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(path)
 }
@@ -278,7 +280,7 @@ mod tests {
             let (next, seq) = (files.prepare_next().unwrap(), files.bytes());
             files.rotate(next, NOW, seq).unwrap();
             files.sync_names().unwrap();
-            // logrotate(8) moves a file away, too.
+            // logrotate(8) can also move a file away.
             files.write(&[b'x'; 10]).unwrap();
             files.postpone(NOW);
             fs::remove_file(files.path()).unwrap();
@@ -288,9 +290,8 @@ mod tests {
         }
     }
 
-    /// If the next file cannot take the place of the present one, the present one stays in use
-    /// under its name. Once it has, rotation cannot fail: the first line of a file has to be
-    /// written.
+    /// If the next file cannot replace the current one, the current one stays in use under its
+    /// name. Once it has, rotation cannot fail: the first line of a file has to be written.
     #[test]
     fn a_switch_is_done_or_not() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
-//! The audit log's line queue, with room that can be reserved.
+//! The audit log's line queue, in which space can be reserved.
 //!
-//! If lines must not be lost, room is reserved before the HSM is asked, so that the line of a call
-//! is in the queue before its answer leaves.
+//! If lines must not be lost, space is reserved before the HSM is called, so that a call's line is
+//! in the queue before its answer is sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,24 +14,24 @@ use super::stats::Counters;
 use crate::limits::MAX_AUDIT_EVENT_BYTES;
 use crate::observe::line_queue::LineQueue;
 
-/// The state that event loops and the writer share. Lines in it lack the members that the writer
+/// The state shared by event loops and the writer. Lines in it lack the members that the writer
 /// adds.
 pub(super) struct Queue {
     pub(super) lines: LineQueue,
-    /// Upper bound of [`Self::used_bytes`] for new reservations. Events have room beyond it.
+    /// Upper bound of [`Self::used_bytes`] for new reservations. Events may exceed it.
     max_bytes: usize,
     when_full: WhenFull,
-    /// Bytes of lines that wait or are being written, and of reservations.
+    /// Bytes of lines that wait or are being written, plus reservations.
     used_bytes: AtomicUsize,
-    /// Lines of calls, and not only of events, were pushed.
+    /// True if lines of calls, and not only of events, have been added.
     has_calls: AtomicBool,
     is_failing: AtomicBool,
     pub(super) counters: Counters,
-    /// The key that seals checkpoints; locked by the writer for as long as the HSM takes.
+    /// The key that seals checkpoints; locked by the writer while the HSM seals.
     pub(super) checkpoint_key: Mutex<Option<Box<dyn CheckpointKey>>>,
 }
 
-/// Room for one line, until it is dropped.
+/// Space reserved for one line until this is dropped.
 pub struct Reservation {
     queue: Arc<Queue>,
     bytes: usize,
@@ -71,19 +71,19 @@ impl Queue {
         self.is_failing.store(is_failing, Ordering::Relaxed);
     }
 
-    /// Returns whether calls may be made at present: false while lines must not be lost and cannot
-    /// be written.
+    /// Returns whether calls may be made at present; false if lines must not be lost but cannot be
+    /// written.
     pub(super) fn can_serve(&self) -> bool {
         !(self.is_lossless() && self.is_failing())
     }
 
-    /// Returns the bytes of lines that wait or are being written, and of reservations.
+    /// Returns the bytes of lines that wait or are being written, plus reservations.
     pub(super) fn used_bytes(&self) -> usize {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// Reserves room for a line of up to `bytes`; `None` if there is none, or if lines must not be
-    /// lost and cannot be written.
+    /// Reserves space for a line of up to `bytes`. Returns `None` if there is none, or if lines
+    /// must not be lost but cannot be written.
     pub(super) fn reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
         if !self.can_serve() {
             return None;
@@ -93,12 +93,12 @@ impl Queue {
         (before + bytes <= self.max_bytes).then_some(reservation)
     }
 
-    /// Gives room back: that of a reservation, or of a batch that has been written.
+    /// Releases the space taken by a reservation, or by a batch that has been written.
     pub(super) fn release(&self, bytes: usize) {
         self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Adds the line of a call that has a [`Reservation`]. Returns whether the writer has to be
+    /// Adds the line of a call that has a [`Reservation`]. Returns whether the writer must be
     /// woken.
     pub(super) fn push_call(&self, line: &[u8]) -> bool {
         self.has_calls.store(true, Ordering::Relaxed);
@@ -112,7 +112,7 @@ impl Queue {
     }
 
     fn push(&self, line: &[u8]) -> bool {
-        // Before the writer can see the line, and give its room back.
+        // Counted before the writer can see the line and release its space.
         self.used_bytes.fetch_add(line.len(), Ordering::Relaxed);
         let pushed = self.lines.push(line);
         if pushed.taken < line.len() {
@@ -122,8 +122,8 @@ impl Queue {
         pushed.must_wake
     }
 
-    /// Returns the number of lines that wait before the writer has taken any; 0 if they are of
-    /// events only.
+    /// Returns the number of lines that have waited since before the writer took any; 0 if they are
+    /// only lines of events.
     pub(super) fn waiting_calls(&self) -> usize {
         if self.has_calls.load(Ordering::Relaxed) { self.lines.waiting_lines() } else { 0 }
     }
@@ -138,7 +138,7 @@ mod tests {
 
     const LINE: &[u8] = b",\"a\":1\n";
 
-    /// Reserved room is available when the line comes, and the bound is never exceeded.
+    /// Reserved space is available when the line arrives, and the bound is never exceeded.
     #[test]
     fn reservations_are_kept() {
         let queue = Arc::new(Queue::new(100, WhenFull::Refuse));
@@ -154,14 +154,14 @@ mod tests {
         let mut batch = Vec::new();
         queue.lines.take(&mut batch, Some(Duration::ZERO));
         assert_eq!(batch, LINE.repeat(10));
-        // There is room again only once the batch has been written.
+        // Space becomes available only once the batch has been written.
         assert!(queue.reserve(31).is_none());
         queue.release(batch.len());
         assert!(queue.reserve(100).is_some());
         assert_eq!(queue.used_bytes(), 0);
     }
 
-    /// While writing fails, no room is reserved, unless lines may be lost.
+    /// While writing fails, no space is reserved unless lines may be lost.
     #[test]
     fn failing() {
         for (when_full, is_some) in [(WhenFull::Refuse, false), (WhenFull::Drop, true)] {
@@ -173,7 +173,7 @@ mod tests {
         }
     }
 
-    /// Lines that find no room, or come after the end, are counted; the queue does not grow.
+    /// Lines that do not fit, or that arrive after the end, are counted; the queue does not grow.
     #[test]
     fn what_finds_no_room_is_counted() {
         let queue = Arc::new(Queue::new(LINE.len(), WhenFull::Drop));

@@ -1,5 +1,5 @@
-//! The members of a line, as JSON with escaped strings. No plaintext, ciphertext, AAD or secret is
-//! among them.
+//! The members of a line, as JSON with escaped strings. None of them contains plaintext,
+//! ciphertext, AAD or a secret.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::observe::call_record::CallRecord;
 use crate::observe::line::Line;
 use crate::observe::timestamp::Rfc3339;
 
-/// Upper bound of the length of an escaped byte: `\u00XX`.
+/// Upper bound of the length of an escaped byte, `\u00XX`.
 const MAX_ESCAPED_BYTES: usize = 6;
 
 /// Returns an upper bound of the length of a call's line, given the lengths of its strings.
@@ -27,7 +27,7 @@ pub(super) fn write_event<'a>(
     members: &[(&str, &str)],
 ) -> Line<'a> {
     let mut line = Line::continue_json(out);
-    // Always some, since it is ASCII.
+    // Never `None`, since it is ASCII.
     line.optional("time", std::str::from_utf8(time.at(since_1970)).ok());
     line.string("event", event);
     for (name, value) in members {
@@ -59,7 +59,7 @@ pub(super) fn write_call(
     line.optional("awsSourceVpc", record.source_vpc);
     line.optional("awsSourceVpce", record.source_vpce);
     if record.status == 0 {
-        // The peer left before there was an answer, but the HSM may have done the work.
+        // The peer disconnected before there was an answer, but the HSM may have done the work.
         line.string("outcome", "abandoned");
     } else {
         line.number("status", u64::from(record.status));
@@ -110,7 +110,7 @@ mod tests {
         (out, serde_json::from_str(&format!("{{{members}}}")).unwrap())
     }
 
-    /// Each member has its name from the specification, and there is no other.
+    /// Each member has the name used in the specification, and there are no others.
     #[test]
     fn a_call() {
         let (bytes, value) = written(&record());
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!((&gone["outcome"], gone.get("status")), (&json!("abandoned"), None));
     }
 
-    /// A reservation suffices, whatever a peer sends and a token's label is.
+    /// A reservation is large enough for any strings from the peer and any token label.
     #[test]
     fn the_bound_holds() {
         for unit in ["a", "\u{1}", "\"", "\u{e9}", "\u{20ac}", "\u{1f511}"] {

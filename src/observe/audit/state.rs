@@ -1,6 +1,6 @@
 //! The state file, from which the chain resumes after a restart.
 //!
-//! It is overwritten in place, one sector in one write. Replacing it by another file would leave
+//! It is overwritten in place, one sector in one write. Replacing it with another file would leave
 //! the old key in free blocks of the disk, once per batch of lines.
 
 use std::fs::{File, OpenOptions};
@@ -24,7 +24,7 @@ pub(super) struct State {
     pub(super) chain: Chain,
     /// Length of the log file after the last line before [`Chain::seq`].
     pub(super) file_bytes: u64,
-    /// The process ended in good order, and wrote no more lines.
+    /// True if the process ended in good order and wrote no more lines.
     pub(super) is_clean: bool,
 }
 
@@ -54,17 +54,17 @@ fn read(file: &File) -> io::Result<State> {
 /// The open state file.
 pub(super) struct StateFile {
     file: File,
-    /// The bytes to write; zeroed afterwards.
+    /// The bytes to write; zeroed after each write.
     buffer: Box<Zeroizing<[u8; STATE_BYTES]>>,
 }
 
 impl StateFile {
-    /// Opens the file, or creates it (mode 0600), and locks it until it is dropped. Also returns
+    /// Opens the file, or creates it with mode 0600, and locks it until it is dropped. Also returns
     /// the saved state; `None` if the file is new.
     ///
     /// # Errors
     /// [`ErrorKind::WouldBlock`] if another process has locked it. Otherwise the file cannot be
-    /// opened, others than its owner can read or change it, or it is not a state.
+    /// opened, users other than its owner can read or change it, or it is not a state.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Option<State>)> {
         let file = OpenOptions::new()
             .read(true)
@@ -165,7 +165,7 @@ mod tests {
         State { chain, file_bytes: 4711, is_clean: true }
     }
 
-    /// A saved state reads back, and the old key is nowhere in the file.
+    /// A saved state reads back, and the old key no longer appears anywhere in the file.
     #[test]
     fn there_and_back() {
         let directory = tempfile::tempdir().unwrap();
@@ -193,8 +193,8 @@ mod tests {
         assert_eq!((read.file_bytes, read.is_clean), (4711, true));
     }
 
-    /// A damaged or shortened state is refused, as the chain would break unnoticed; so is one that
-    /// others can read, as they would know the key.
+    /// A damaged or truncated state is refused, as it would silently break the chain. So is one
+    /// that other users can read, as they would know the key.
     #[test]
     fn what_is_refused() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
 //! Verification of an audit log, line by line, with the chain's first key.
 //!
-//! A changed line has a wrong code. A missing line leaves a gap in the numbers, and the codes after
-//! it show whether the gap is real. An inserted or moved line has a number that has occurred, or
-//! one that no line follows.
+//! A changed line has a wrong code. A missing line leaves a gap in the numbers, and the codes of
+//! the lines after the gap show whether it is real. An inserted or moved line has a number that has
+//! already occurred, or one that the lines after it do not continue from.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
@@ -35,7 +35,7 @@ impl std::fmt::Display for Position {
 pub struct Finding {
     /// Position of the line.
     pub position: Position,
-    /// The log is not what the proxy wrote. Otherwise the finding is a note.
+    /// True if the log is not what the proxy wrote. Otherwise the finding is only a note.
     pub is_tampered: bool,
     /// Description.
     pub text: String,
@@ -44,7 +44,7 @@ pub struct Finding {
 /// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Number of lines that are as they were written.
+    /// Number of lines that are unchanged.
     pub good_lines: u64,
     /// Number of findings of tampering.
     pub tampered: u64,
@@ -54,26 +54,27 @@ pub struct Summary {
     pub next_seq: u64,
     /// Number of checkpoints, whether or not their seals were checked.
     pub checkpoints: u64,
-    /// Number of the last checkpoint with a genuine seal; no line before was changed since.
+    /// Number of the last checkpoint with a genuine seal; no line before it has been changed since.
     pub sealed_seq: Option<u64>,
-    /// The last line is the end of the process or of a file.
+    /// True if the last line marks the end of the process or of a file.
     pub is_ended: bool,
-    /// The log names another chain than the key's, and no line is good: the key is wrong.
+    /// True if the log names a different chain from the key's, and no line is good: the key is
+    /// wrong.
     pub is_other_chain: bool,
 }
 
 /// Returns whether the HSM has sealed a checkpoint.
 ///
 /// # Errors
-/// The HSM cannot be asked.
+/// The HSM cannot answer.
 pub type CheckSeal<'a> = &'a mut dyn FnMut(&Checkpoint) -> Result<bool, CheckpointError>;
 
-/// Verifies files, in whatever order, as one log, and calls `report_to` for each finding. Given a
-/// `state` file, or a copy of it, also verifies the end of the log; given `check_seal`,
+/// Verifies files, in any order, as one log, and calls `report_to` for each finding. Given a
+/// `state` file, or a copy of it, also verifies the end of the log; given `check_seal`, also the
 /// checkpoints.
 ///
 /// # Errors
-/// A file cannot be read, or a checkpoint not be checked; the error names which.
+/// A file cannot be read, or a checkpoint cannot be checked; the error names which.
 pub fn verify(
     files: &[PathBuf],
     chain: Chain,
@@ -81,7 +82,7 @@ pub fn verify(
     check_seal: Option<CheckSeal<'_>>,
     report_to: &mut dyn FnMut(&Finding),
 ) -> io::Result<Summary> {
-    // Before the lines, as a running proxy writes lines before the state.
+    // Read before the lines, because a running proxy writes lines before the state.
     let state = match state {
         Some(path) => Some(State::read(path).map_err(|error| with_path(path, &error))?),
         None => None,
@@ -99,7 +100,7 @@ pub fn verify(
     Ok(verifier.finish(state.as_ref()))
 }
 
-/// Returns the number of a file's first line. A file without one comes last.
+/// Returns the number of a file's first line. A file without a valid first line comes last.
 fn first_seq(file: &Path) -> io::Result<u64> {
     let mut line = Vec::new();
     let mut reader = BufReader::new(File::open(file)?);
@@ -107,8 +108,8 @@ fn first_seq(file: &Path) -> io::Result<u64> {
     Ok(parse(line.strip_suffix(b"\n").unwrap_or(&line)).map_or(u64::MAX, |parsed| parsed.seq))
 }
 
-/// Reads up to and including the next line end, but keeps no more than the longest line. Returns
-/// the number of bytes read.
+/// Reads up to and including the next line end, but keeps no more than the length of the longest
+/// line. Returns the number of bytes read.
 fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     const MAX_LINE_BYTES: u64 = 2 * MAX_ACCESS_LOG_LINE_BYTES as u64;
     line.clear();
@@ -131,7 +132,7 @@ struct Verifier<'t, 'h> {
     chain: Chain,
     id: String,
     pending_gap: Option<PendingGap>,
-    /// The code of the previous line was wrong.
+    /// True if the code of the previous line was wrong.
     is_previous_bad: bool,
     position: Position,
     summary: Summary,
@@ -236,7 +237,8 @@ impl<'t, 'h> Verifier<'t, 'h> {
         Ok(())
     }
 
-    /// Decides on a pending gap by the line after it. Returns whether that line continues from it.
+    /// Decides on a pending gap by the line after it. Returns whether that line continues the gap's
+    /// line.
     fn settle_gap(&mut self, parsed: &Parsed<'_>) -> bool {
         let Some(pending_gap) = self.pending_gap.take() else { return false };
         if parsed.seq == pending_gap.behind.seq() && self.fits(&pending_gap.behind, parsed) {
@@ -252,7 +254,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
         self.report(position, true, "no line follows this one: it was inserted, moved or changed");
     }
 
-    /// Reports that lines from `first` on, and before `next`, are missing.
+    /// Reports that the lines from `first` up to `next`, exclusive, are missing.
     fn missing(&mut self, position: &Position, first: u64, next: u64) {
         let text = match next - first {
             1 => format!("line number {first} is missing before this line"),
@@ -283,7 +285,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
         Ok(())
     }
 
-    /// Checks the seal of a checkpoint, the next line of [`Self::chain`].
+    /// Checks the seal of a checkpoint that is the next line of [`Self::chain`].
     fn checkpoint(&mut self, line: &[u8], seq: u64) -> io::Result<()> {
         self.summary.checkpoints += 1;
         let Some(check_seal) = &mut self.check_seal else { return Ok(()) };

@@ -62,12 +62,12 @@ fn check_lines(lines: &[Vec<u8>]) -> (Summary, Vec<Finding>) {
     check(&write(lines, &[0]).paths, None)
 }
 
-/// Returns line number and text of each finding of tampering.
+/// Returns the line number and text of each finding of tampering.
 fn told(findings: &[Finding]) -> Vec<(u64, &str)> {
     findings.iter().map(|finding| (finding.position.line, finding.text.as_str())).collect()
 }
 
-/// An untouched log is good, in whatever order its files are named.
+/// An untouched log is good, no matter in which order its files are named.
 #[test]
 fn a_good_log() {
     let (lines, _) = log(9, 5);
@@ -78,7 +78,7 @@ fn a_good_log() {
         assert_eq!((summary.good_lines, summary.next_seq, summary.tampered), (9, 9, 0));
         files.paths.reverse();
     }
-    // The older file may have been removed; its end may not.
+    // The older file may have been removed, but not the end of the log.
     let (summary, findings) = check(&files.paths[1..], None);
     assert_eq!((summary.good_lines, summary.first_seq), (4, Some(5)));
     assert_eq!(findings, []);
@@ -138,7 +138,7 @@ fn what_is_said() {
     assert_eq!(told(&findings)[0], (6, "the code is wrong: the line was changed"));
 }
 
-/// A missing file is noticed in the next one, and so are lines cut off a file's end.
+/// A missing file is detected in the next one, and so are lines cut off the end of a file.
 #[test]
 fn across_files() {
     let (lines, _) = log(12, 5);
@@ -148,13 +148,13 @@ fn across_files() {
     assert_eq!(told(&findings), [(1, "line number 4 is missing before this line")]);
     assert_eq!(findings[0].position.file, files.paths[1]);
     assert_eq!(summary.good_lines, 11);
-    // A first file whose first line has no `previous` has lost its beginning.
+    // A first file whose first line has no `previous` has lost its first lines.
     let (summary, _) = check_lines(&lines[7..]);
     assert!(summary.tampered > 0);
     drop(files.directory);
 }
 
-/// Lines cut off the end are noticed given the state, or a copy of it.
+/// Lines cut off the end of the log are detected with the state or a copy of it.
 #[test]
 fn the_end_against_the_state() {
     let (lines, chain) = log(6, 6);
@@ -169,7 +169,7 @@ fn the_end_against_the_state() {
     assert_eq!(told(&findings), [(4, "lines number 4 to 5 are missing after this line")]);
 }
 
-/// The wrong key is reported as such, and not as a change of all lines.
+/// The wrong key is reported as such, and not as a change of every line.
 #[test]
 fn another_chain() {
     let mut other = Chain::begin(key_of(&[1; CODE_BYTES]));
@@ -195,7 +195,7 @@ fn notes() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Any changed byte, in any line, is noticed.
+    /// Every changed byte in every line is detected.
     #[test]
     fn any_changed_byte(at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let (lines, _) = log(7, 4);
@@ -207,7 +207,7 @@ proptest! {
         prop_assert!(summary.tampered > 0, "{findings:?}");
     }
 
-    /// Lines removed before the end, swapped, or duplicated elsewhere are noticed.
+    /// Lines removed before the end, swapped, or duplicated elsewhere are detected.
     #[test]
     fn any_moved_line(kind in 0..4, first in 0_usize..9, second in 0_usize..9) {
         let (mut lines, _) = log(9, 4);

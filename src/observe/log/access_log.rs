@@ -16,17 +16,17 @@ use crate::observe::line::{Line, LogFormat};
 use crate::observe::timestamp::{Rfc3339, since_1970};
 use crate::rate::PerSecond;
 
-/// The access log of one event loop. Lines gather in its own buffer until [`AccessLog::flush`].
+/// The access log of one event loop. Lines accumulate in its own buffer until [`AccessLog::flush`].
 pub struct AccessLog {
     outputs: Outputs,
-    /// The least severe level that is logged; `None` if nothing is.
+    /// The least severe level that is logged; `None` if nothing is logged.
     level: Option<Arc<SharedLevel>>,
     format: LogFormat,
     buffer: Vec<u8>,
     time: Rfc3339,
-    /// Limit of their lines, by seconds since 1970.
+    /// Limit on lines about unauthenticated requests, by seconds since 1970.
     unauthenticated: PerSecond<u64>,
-    /// The audit log, for the same calls.
+    /// The audit log, in which the same calls are recorded.
     pub audit: AuditHandle,
 }
 
@@ -56,19 +56,21 @@ impl AccessLog {
         }
     }
 
-    /// Writes calls to the audit log as well.
+    /// Makes this log also record calls in the audit log.
     #[must_use]
     pub fn with_audit(mut self, audit: AuditHandle) -> Self {
         self.audit = audit;
         self
     }
 
-    /// Adds a call's line: INFO, WARN for the caller's faults, ERROR for the proxy's and the HSM's.
+    /// Adds a call's line, at level INFO, or WARN or ERROR if the caller or the proxy or HSM is at
+    /// fault.
     pub fn write(&mut self, record: &CallRecord<'_>) {
         self.write_at(record, since_1970());
     }
 
-    /// Hands the lines to the writers, once per tick of the event loop. Never waits for an output.
+    /// Hands the lines to the writers; called once per turn of the event loop. Never waits for an
+    /// output.
     pub fn flush(&mut self) {
         self.audit.flush();
         if self.unauthenticated.has_refused() {
@@ -82,7 +84,7 @@ impl AccessLog {
             return;
         }
         self.report_left_out(since_1970);
-        // Anybody can cause these, so they must not fill the disk, whatever their status.
+        // Anyone can cause such lines, so their number is limited, no matter what their status is.
         if !record.is_authenticated && self.unauthenticated.admit(since_1970.as_secs()).is_none() {
             return;
         }
@@ -101,7 +103,7 @@ impl AccessLog {
         }
     }
 
-    /// Returns whether a call that is answered with this HTTP status gets a line.
+    /// Returns whether a call answered with this HTTP status is logged.
     #[must_use]
     pub fn is_enabled_for(&self, status: u16) -> bool {
         self.level.as_ref().is_some_and(|least_severe| level(status) <= least_severe.get())

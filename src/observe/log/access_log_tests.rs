@@ -64,7 +64,7 @@ fn logged(format: LogFormat, records: &[CallRecord<'_>]) -> String {
     })
 }
 
-/// The whole format of a text line.
+/// The complete format of a text line.
 #[test]
 fn text() {
     assert_eq!(
@@ -78,7 +78,7 @@ fn text() {
     );
 }
 
-/// A JSON line has each member but absent ones; an empty string is not absent.
+/// A JSON line contains every member that is present; an empty string counts as present.
 #[test]
 fn json() {
     let lines = logged(
@@ -133,7 +133,7 @@ fn hostile_strings_stay_in_their_place() {
     let text = logged(LogFormat::Text, &[hostile]);
     assert_eq!(text.lines().count(), 1);
     assert!(text.trim_end().bytes().all(|byte| matches!(byte, b' '..=b'~')));
-    // Outside quotes there is only our own status.
+    // Outside quotes there is only the proxy's own status.
     let outside: String =
         text.replace("\\\\", "").replace("\\\"", "").split('"').step_by(2).collect();
     assert_eq!(outside.matches("status=").count(), 1);
@@ -148,7 +148,7 @@ fn hostile_strings_stay_in_their_place() {
     assert_eq!(value["status"], 200);
 }
 
-/// A line is never longer than the limits allow, whatever its strings.
+/// A line never exceeds the limits, no matter what its strings contain.
 #[test]
 fn the_longest_line() {
     let long = "\u{1}".repeat(2 * MAX_LOG_STRING_BYTES);
@@ -184,7 +184,7 @@ fn the_longest_line() {
     }
 }
 
-/// The level shows whose fault it was; lines below the configured level are left out.
+/// The level depends on whose fault the outcome was; lines below the configured level are left out.
 #[test]
 fn levels() {
     for (least_severe, expected) in [
@@ -202,8 +202,8 @@ fn levels() {
     }
 }
 
-/// Unauthenticated requests cannot fill the disk or displace others' lines. The number of lines
-/// left out is logged once the second is over.
+/// Unauthenticated requests cannot fill the disk or displace other lines. The number of lines left
+/// out is logged once the second is over.
 #[test]
 fn unauthenticated_requests_are_limited() {
     let flood = CallRecord { status: 401, is_authenticated: false, ..record() };

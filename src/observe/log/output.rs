@@ -17,10 +17,10 @@ use crate::observe::line::{Line, LogFormat};
 use crate::observe::line_queue::LineQueue;
 use crate::observe::timestamp::{Rfc3339, since_1970};
 
-/// The threads' side of an output.
+/// The side of an output that other threads use.
 pub(super) struct Output {
     queue: LineQueue,
-    /// Lines that found no room, or that the sink refused.
+    /// Lines that did not fit, or that the sink refused.
     dropped_lines: AtomicU64,
 }
 
@@ -28,7 +28,7 @@ impl Output {
     /// Starts the thread `log-<name>` that writes to `sink`.
     ///
     /// # Errors
-    /// The system has no room for another thread.
+    /// The system cannot provide another thread.
     pub(super) fn start(
         name: &'static str,
         sink: Sink,
@@ -50,7 +50,7 @@ impl Output {
         Ok(output)
     }
 
-    /// Adds whole lines. Those that find no room are dropped and counted.
+    /// Adds complete lines. Those that do not fit are dropped and counted.
     pub(super) fn push(&self, lines: &[u8]) {
         let pushed = self.queue.push(lines);
         if pushed.must_wake {
@@ -67,17 +67,17 @@ impl Output {
         self.dropped_lines.load(Ordering::Relaxed)
     }
 
-    /// Opens the sink by name again before the next lines are written.
+    /// Reopens the sink by name before the next lines are written.
     pub(super) fn reopen(&self) {
         self.queue.request_reopen();
     }
 
-    /// Asks the writer to write what waits and to end. Later lines may be dropped.
+    /// Asks the writer to write the waiting lines and end. Later lines may be dropped.
     pub(super) fn begin_stop(&self) {
         self.queue.request_stop();
     }
 
-    /// Waits for the writer to end, and returns whether it has.
+    /// Waits for the writer to end, and returns whether it has ended.
     pub(super) fn wait_stopped(&self, deadline: Instant) -> bool {
         self.queue.wait_finished(deadline)
     }
@@ -94,14 +94,14 @@ struct Writer {
     sink: Sink,
     format: LogFormat,
     time: Rfc3339,
-    /// Number of dropped lines that the log has reported.
+    /// Number of dropped lines that have been reported in the log.
     announced: u64,
-    /// The sink took part of a line and then failed.
+    /// True if the sink has written part of a line and then failed.
     is_mid_line: bool,
 }
 
 impl Writer {
-    /// Writes until it is asked to stop and nothing waits.
+    /// Writes until a stop is requested and no lines are left.
     fn run(&mut self) {
         let output = Arc::clone(&self.output);
         let queue = &output.queue;
@@ -123,13 +123,13 @@ impl Writer {
         queue.finish();
     }
 
-    /// Continues with the file that has the sink's name now; if that fails, with the present one.
+    /// Switches to the file that now has the sink's name. If that fails, keeps the current one.
     fn reopen(&mut self) {
         match self.sink.reopen() {
             Ok(is_reopened) => self.is_mid_line &= !is_reopened,
-            // This very writer writes the event, as any other.
+            // The event is written by this same writer, like any other.
             Err(error) => {
-                tracing::error!(%error, output = self.name, "the log file cannot be reopened")
+                tracing::error!(%error, output = self.name, "the log file cannot be reopened; the log continues in the current one")
             }
         }
     }
@@ -142,7 +142,7 @@ impl Writer {
         }
     }
 
-    /// Writes lines, starting on a new line. Returns the number of bytes written.
+    /// Writes lines, beginning on a new line, and returns the number of bytes written.
     fn write_lines(&mut self, lines: &[u8]) -> usize {
         if self.is_mid_line {
             if self.write_some(b"\n") == 0 {
@@ -155,12 +155,12 @@ impl Writer {
         written
     }
 
-    /// Writes until the sink fails. Returns the number of bytes written.
+    /// Writes until the sink fails, and returns the number of bytes written.
     fn write_some(&mut self, bytes: &[u8]) -> usize {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
             // The file's appender prints its errors to stderr, and printing panics if stderr is
-            // gone. That must not end the log.
+            // closed. That must not end the log.
             let result = catch_unwind(AssertUnwindSafe(|| self.sink.write(rest)));
             match result.unwrap_or_else(|_| Err(io::Error::other("panicked"))) {
                 Ok(0) => break,
@@ -176,7 +176,7 @@ impl Writer {
         written
     }
 
-    /// Logs how many lines the log lacks.
+    /// Logs how many lines are missing from the log.
     fn announce_dropped(&mut self) {
         let dropped = self.output.dropped_lines();
         if dropped == self.announced {

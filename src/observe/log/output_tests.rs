@@ -116,7 +116,7 @@ fn a_failing_output_is_counted_and_the_next_line_is_whole() {
     assert_eq!(after.len(), 3);
 }
 
-/// An output that panics loses only the lines of that write.
+/// An output that panics loses only the lines of that one write.
 #[test]
 fn a_panicking_output_does_not_end_the_log() {
     struct Panics(usize, Sender<Vec<u8>>);

@@ -3,7 +3,7 @@
 /// The label `call`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallLabel {
-    /// The path names no call.
+    /// The path does not name a call.
     None,
     /// `GetKeyMetadata`
     Metadata,
@@ -70,14 +70,14 @@ pub enum OutcomeLabel {
     DependencyTimeout,
 }
 
-/// Whose fault an outcome is.
+/// The party at fault for an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nobody's: the call succeeded.
+    /// Nobody: the call succeeded.
     None,
-    /// The caller's: the call was refused.
+    /// The caller: the call was refused.
     Caller,
-    /// The proxy's or the HSM's: the call failed.
+    /// The proxy or the HSM: the call failed.
     Service,
 }
 
@@ -119,7 +119,7 @@ impl OutcomeLabel {
         }
     }
 
-    /// Returns whose fault the outcome is.
+    /// Returns the party at fault for the outcome.
     #[must_use]
     pub fn fault(self) -> Fault {
         match self {
@@ -135,7 +135,7 @@ impl OutcomeLabel {
 pub enum ListenerLabel {
     /// The XKS API.
     Api,
-    /// Metrics, probes and the status page.
+    /// Metrics, health endpoints and the status page.
     Admin,
 }
 
@@ -154,7 +154,7 @@ impl ListenerLabel {
 mod tests {
     use super::*;
 
-    /// Counters are indexed by the values, so each is listed at its own place.
+    /// Counters are indexed by these values, so each must be listed at its own index.
     #[test]
     fn values_are_listed_in_order() {
         for (index, call) in CallLabel::ALL.into_iter().enumerate() {

@@ -2,7 +2,7 @@
 //! ([`LoopMetrics`], a shard of each [`StoreMetrics`]), and readers add them up.
 //!
 //! Stores, keys and credentials are looked up here by name when settings are loaded, never on the
-//! request path. A store that is loaded again under its name keeps its counters.
+//! request path. A store that is loaded again under the same name keeps its counters.
 
 mod certificate;
 pub mod counter;
@@ -33,7 +33,7 @@ pub use self::store::StoreMetrics;
 /// All counters of the process, except those of the HSM side and the log.
 #[derive(Debug)]
 pub struct Metrics {
-    /// Time at which the process began, by both clocks.
+    /// Time at which the process started, by both clocks.
     pub started: (Instant, SystemTime),
     /// Number of panics; each is a defect.
     pub panics: Arc<SharedCounter>,
@@ -47,7 +47,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Creates the counters for that many event loops. Panics are counted in `panics`.
+    /// Creates the counters for `event_loops` event loops. Panics are counted in `panics`.
     #[must_use]
     pub fn new(event_loops: usize, panics: Arc<SharedCounter>) -> Self {
         Self {
@@ -98,7 +98,7 @@ impl Metrics {
         )
     }
 
-    /// Returns the existing counters of many keys, in their order, or new ones.
+    /// Returns the existing counters of many keys, in the same order, or new ones.
     #[must_use]
     pub fn keys<'k>(&self, key_ids: impl Iterator<Item = &'k str>) -> Vec<Arc<KeyMetrics>> {
         let mut keys = self.keys.lock();
@@ -171,7 +171,7 @@ fn get_or_insert<T>(
     new
 }
 
-/// Drops the counters that nothing but this list refers to, and returns the others.
+/// Drops the counters to which only this list refers, and returns the others.
 fn in_use<T>(all: &Mutex<Vec<Arc<T>>>) -> Vec<Arc<T>> {
     let mut all = all.lock();
     all.retain(|one| Arc::strong_count(one) > 1);
@@ -184,7 +184,7 @@ mod tests {
     use super::labels::{CallLabel, OutcomeLabel};
     use super::*;
 
-    /// A reload does not reset counters, and those of a dropped store disappear.
+    /// A reload does not reset counters, and those of a removed store disappear.
     #[test]
     fn counters_outlive_a_reload_that_keeps_their_store() {
         let metrics = Metrics::new(2, Arc::default());

@@ -1,7 +1,8 @@
 //! Reloading of the settings while the process serves, on SIGHUP.
 //!
-//! The new file is read and checked by the same code as at the start. It is applied as a whole, or
-//! refused with all its mistakes, and then nothing changes. Members that need a restart are named.
+//! The new file is read and checked by the same code as at the start. Either it is applied
+//! completely, or it is refused with a list of all its mistakes and nothing changes. Members that
+//! need a restart are named.
 
 mod restart;
 
@@ -38,8 +39,8 @@ pub(super) struct InUse {
 
 /// Everything that a reload reads or replaces.
 pub(super) struct Reloader {
-    /// Settings at the start. Members that need a restart keep these values, whatever later files
-    /// say.
+    /// Settings at the start. Members that need a restart keep these values, regardless of later
+    /// files.
     pub(super) started: Arc<Settings>,
     pub(super) in_use: InUse,
     pub(super) service: Arc<ServiceConfig>,
@@ -56,7 +57,8 @@ pub(super) struct Reloader {
     pub(super) notifier: Notifier,
 }
 
-/// Starts the thread that reloads at each request. While somebody holds the lock, no reload runs.
+/// Starts the thread that reloads at each request. No reload runs while another thread holds the
+/// lock.
 ///
 /// # Errors
 /// The system refuses to start a thread.
@@ -123,7 +125,7 @@ impl Reloader {
                 "serving; the new settings were refused, see the log"
             }
         };
-        // A drain may have begun in between.
+        // A drain may have begun in the meantime.
         if !self.lifecycle.is_draining() {
             self.notifier.ready(status);
         }
@@ -136,9 +138,9 @@ impl Reloader {
         self.audit.record_event("settings", &members);
     }
 
-    /// Applies the settings, and returns the members that need a restart.
+    /// Applies the settings and returns the members that need a restart.
     fn try_reload(&mut self) -> Result<Vec<&'static str>, Vec<String>> {
-        // Variables that the start set itself must not override the new file.
+        // Variables that this process set itself at the start must not override the new file.
         let own = &self.started.pkcs11.environment;
         let environment = |name: &str| {
             let is_own = own.iter().any(|(own, _)| own == name);
@@ -155,7 +157,9 @@ impl Reloader {
         let hsm = if is_same_fleet {
             let has_new = service.labels().len() > self.service.labels().len();
             if !former_hsm.extend_labels(service.labels(), MAX_START_WAIT) {
-                tracing::warn!("new keys are looked up at their first use");
+                tracing::warn!(
+                    "not all new keys have been looked up; the rest will be at their first use"
+                );
             }
             if has_new {
                 startup_log::hsm(Arc::clone(&former_hsm), &settings);
@@ -190,7 +194,7 @@ impl Reloader {
         Ok(needs_restart)
     }
 
-    /// Starts a fleet of the tokens in the new settings, next to the one in use.
+    /// Starts a fleet of the tokens in the new settings, alongside the one in use.
     fn other_fleet(
         &self,
         settings: &Settings,
@@ -204,7 +208,7 @@ impl Reloader {
             vec![format!("[pkcs11]: {error}")]
         })?;
         match hsm.trouble() {
-            // A fleet that does not work is acceptable only if the former one does not either.
+            // A fleet that does not work is acceptable only if the former one does not work either.
             Some(trouble) if former.trouble().is_none() => {
                 hsm.stop(HSM_RETIRE_TIMEOUT);
                 self.state.stays_with(former.fleet_number());
@@ -215,7 +219,7 @@ impl Reloader {
     }
 
     /// Stops a fleet once no event loop uses it and all its requests are answered. It is stopped
-    /// even if a loop is late: otherwise that loop would drop the last reference, and block while
+    /// even if a loop is late: otherwise that loop would drop the last reference and block while
     /// the sessions close.
     fn retire(&self, hsm: Arc<Hsm>) {
         let changes = Arc::clone(&self.changes);

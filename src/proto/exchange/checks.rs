@@ -23,7 +23,7 @@ const CONGESTED: &str =
     "the proxy receives more requests than it can process, and this one has waited too long";
 
 impl Origin {
-    /// Checks a whole request. The body is `body[..whole.length]`, with padding behind it.
+    /// Checks a complete request. The body is `body[..whole.length]`, followed by padding.
     pub(in crate::proto) fn check(
         self,
         loop_state: &mut LoopState,
@@ -45,9 +45,9 @@ impl Origin {
 }
 
 impl Exchange {
-    /// Checks run in this order: path, method, whether there is still time for it, SigV4, content
-    /// type and JSON, members, key in the store's set and not disabled, the policy, the store's
-    /// quota, size limits.
+    /// Checks run in this order: path, method, whether there is still time for the request, SigV4,
+    /// content type and JSON, members, key in the store's set and not disabled, the policy, the
+    /// store's quota, size limits.
     fn check(
         &mut self,
         loop_state: &mut LoopState,
@@ -112,7 +112,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Finds the key, and asks the kill switch, the policy and the store's quota.
+    /// Finds the key, and applies the kill switch, the policy and the store's quota.
     fn authorize(
         &mut self,
         loop_state: &mut LoopState,
@@ -143,8 +143,8 @@ impl Exchange {
         }))
     }
 
-    /// Makes sure, before the HSM is asked, that the audit log will have room for the call. A call
-    /// that cannot be written down is not made.
+    /// Reserves room in the audit log before the HSM is asked, so that no call is made that cannot
+    /// be recorded.
     fn reserve_audit_line(&mut self, loop_state: &LoopState) -> Result<(), ApiError> {
         let Target::Call(routed) = self.target else { return Ok(()) };
         if !self.is_authenticated() {
@@ -222,7 +222,7 @@ fn authenticate(
     Ok(Authenticated { access_key_id })
 }
 
-/// `application/json`, with any parameters (XKS specification, API content type).
+/// Accepts `application/json`, with any parameters (XKS specification, API content type).
 fn check_content_type(value: Option<&[u8]>) -> Result<(), ApiError> {
     let media_type = value
         .and_then(|value| value.split(|byte| *byte == b';').next())

@@ -29,7 +29,7 @@ pub(super) fn build(
     let mut request = loop_state.take_request();
     let filled = match Arc::get_mut(&mut request) {
         Some(request) => fill(request, &service.options, call, authorized, members, body),
-        // The pool holds only what nobody else does.
+        // The pool holds only requests with no other owner.
         None => Err(ApiError::new(ErrorName::Internal, "a pooled request is in use")),
     };
     match filled {

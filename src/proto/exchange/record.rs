@@ -66,7 +66,7 @@ impl Exchange {
     ) {
         let (is_logged, is_audited) =
             (loop_state.access_log.is_enabled_for(status), self.is_audited(loop_state));
-        // A record that nobody writes is not built: that takes a look at each string.
+        // No record is built that nothing will write: building one examines every string.
         if !is_logged && !is_audited {
             return;
         }

@@ -17,7 +17,7 @@ pub enum Framing {
 pub enum Progress {
     /// A body of this length.
     Length(usize),
-    /// Chunks, joined so far.
+    /// Chunks, joined as they arrive.
     Chunked(Chunked),
 }
 
@@ -44,7 +44,7 @@ impl Progress {
     /// Examines all bytes after the head. `None` means that more are needed.
     ///
     /// # Errors
-    /// Malformed chunks, or more of them than `max_bytes`.
+    /// Malformed chunks, or more data than `max_bytes`.
     pub fn advance(
         &mut self,
         received: &mut [u8],
@@ -61,9 +61,9 @@ impl Progress {
 }
 
 impl Progress {
-    /// The position, counted from the head's end, and length of framing that has been processed but
-    /// still lies in the buffer. The caller must remove it, so that a body in many small chunks
-    /// takes no more room than its data.
+    /// Position, counted from the end of the head, and length of the framing that has been
+    /// processed but is still in the buffer. The caller must remove it, so that a body in many
+    /// small chunks takes no more room than its data.
     pub fn take_spent(&mut self) -> Option<(usize, usize)> {
         match self {
             Self::Chunked(chunked) if chunked.read > chunked.written => {
@@ -76,7 +76,7 @@ impl Progress {
     }
 }
 
-/// A chunked body whose data is moved together at the front as it arrives.
+/// A chunked body whose data is joined at the front as it arrives.
 #[derive(Debug, Default)]
 pub struct Chunked {
     expected: Expected,
@@ -217,7 +217,7 @@ mod tests {
         Ok(None)
     }
 
-    /// A body comes out the same wherever the network cut it.
+    /// A body is the same regardless of how the network split it.
     #[test]
     fn chunks_join_over_any_cut() {
         let wire = b"5\r\nhello\r\n1;ext=\"a\"\r\n \r\n00A \r\n0123456789\r\n0\r\nT: x\r\n\r\nPOST";

@@ -9,7 +9,7 @@ use super::HttpError;
 use super::body::Framing;
 use crate::limits::{MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
 
-// The numbers in the errors' texts.
+// The errors' texts contain these numbers.
 const _: () = assert!(MAX_HEAD_BYTES == 8192 && MAX_HEADERS == 64);
 
 /// Space for the header fields of one request.
@@ -21,7 +21,7 @@ pub fn header_slots<'b>() -> HeaderSlots<'b> {
     [MaybeUninit::uninit(); MAX_HEADERS]
 }
 
-/// A request head; all slices are of the received bytes.
+/// A request head; all slices borrow from the received bytes.
 #[derive(Debug)]
 pub struct Head<'h, 'b> {
     /// Method as sent; methods are case-sensitive.
@@ -36,7 +36,7 @@ pub struct Head<'h, 'b> {
     pub framing: Framing,
     /// The connection may be used for another request.
     pub keep_alive: bool,
-    /// The peer speaks HTTP/1.0, and so must be told of keep-alive.
+    /// The peer speaks HTTP/1.0, so the answer must announce that the connection stays open.
     pub is_http_1_0: bool,
     /// The peer waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
@@ -66,8 +66,8 @@ impl<'b> Occurrence<'b> {
     }
 }
 
-/// The end of the head (just past the empty line) in `bytes`, searched from `from`, which may be
-/// anything up to the end of an earlier search.
+/// Position in `bytes` just past the empty line that ends the head. The search begins at `from`,
+/// which may be any position up to the end of an earlier search.
 #[must_use]
 pub fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
     // The empty line may straddle the end of the earlier search.
@@ -77,7 +77,8 @@ pub fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
     EMPTY_LINE.find(&bytes[from..]).map(|at| from + at + 4)
 }
 
-/// Number of empty lines before the request line, which a server skips (RFC 9112, 2.2).
+/// Length in bytes of the empty lines before the request line, which a server skips (RFC 9112,
+/// 2.2).
 #[must_use]
 pub fn leading_empty_lines(bytes: &[u8]) -> usize {
     let mut skipped = 0;
@@ -93,7 +94,7 @@ pub fn too_large(bytes: &[u8]) -> Option<HttpError> {
     if bytes.len() <= MAX_HEAD_BYTES {
         return None;
     }
-    // A method and a version take up less than the rest.
+    // The method and the version fit into the other 64 bytes.
     let max_line = MAX_TARGET_BYTES + 64;
     if memchr::memchr(b'\n', &bytes[..max_line]).is_none() {
         return Some(HttpError::TargetTooLong);
@@ -102,7 +103,7 @@ pub fn too_large(bytes: &[u8]) -> Option<HttpError> {
 }
 
 /// Parses a complete head that ends with its empty line. The lines that [`leading_empty_lines`]
-/// counts must be gone.
+/// counts must have been removed.
 ///
 /// # Errors
 /// An [`HttpError`] for anything malformed, ambiguous or over a limit. Requests that two parsers
@@ -162,17 +163,18 @@ pub fn parse<'h, 'b>(
 }
 
 /// Returns whether a line ends with a lone LF. RFC 9112, 2.2 lets a server accept that; not all
-/// parsers do, so we don't. In a parsed head without leading empty lines, a CR stands only before
-/// an LF, and an LF ends the request line, a field or the empty line.
+/// parsers do, so we don't. In a parsed head without leading empty lines, a CR occurs only before
+/// an LF, and each LF ends the request line, a field or the empty line.
 fn has_bare_line_feed(bytes: &[u8], fields: usize) -> bool {
     matches!(bytes, [b'\r' | b'\n', ..]) || memchr::memchr_iter(b'\r', bytes).count() != fields + 2
 }
 
-/// The error for a request line: another version of HTTP, or not HTTP at all.
+/// The error for a malformed request line: another version of HTTP, or not HTTP at all.
 fn version_error(bytes: &[u8]) -> HttpError {
     let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
     match line.rsplit(|byte| *byte == b' ').next() {
-        // The version is a known one, so something else is wrong.
+        // A version other than 1.0 and 1.1. If the version is one of these, something else is
+        // wrong.
         Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
             if major.is_ascii_digit()
                 && minor.is_ascii_digit()
@@ -211,9 +213,9 @@ fn split_target(target: &str) -> Result<(&str, &str), HttpError> {
     }
 }
 
-/// Returns whether a field has that name, which consists of lower-case letters and hyphens. Then
-/// setting one bit makes upper case lower, and makes no other byte allowed in a name equal. With a
-/// known length, the compiler turns this into a few vector instructions.
+/// Returns whether `name` is `known`, ignoring case. `known` consists of lower-case letters and
+/// hyphens, so setting one bit makes upper case lower, and makes no other byte allowed in a name
+/// equal. With a known length, the compiler turns this into a few vector instructions.
 fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     let Ok(name) = <&[u8; N]>::try_from(name) else {
         return false;
@@ -341,7 +343,7 @@ mod tests {
         parse(head.as_bytes(), &mut header_slots()).unwrap_err()
     }
 
-    /// Everything that the rest of the proxy uses is read from the head as sent.
+    /// The parser returns, as sent, everything that the rest of the proxy uses.
     #[test]
     fn a_request_as_kms_sends_it() {
         let bytes = b"POST /p/kms/xks/v1/health?a=b HTTP/1.1\r\nHost: xks.example.com\r\n\
@@ -355,7 +357,7 @@ mod tests {
         assert_eq!(head.headers.len(), 3);
     }
 
-    /// RFC 9112, 9.3: HTTP/1.1 connections persist unless told otherwise, HTTP/1.0 ones do not.
+    /// RFC 9112, 9.3: HTTP/1.1 connections persist by default, HTTP/1.0 ones do not.
     #[test]
     fn persistence() {
         for (line, header, keep_alive) in [
@@ -418,7 +420,7 @@ mod tests {
         assert!(matches!(error, BadRequest(_)));
     }
 
-    /// Names match in any case, and no byte passes for another.
+    /// Names match in any case, and no other byte is mistaken for one of a name.
     #[test]
     fn names_of_fields() {
         for byte in 0..=255_u8 {
@@ -441,7 +443,8 @@ mod tests {
         }
     }
 
-    /// A lone LF does not end a line, wherever it stands and whatever makes up for its missing CR.
+    /// A lone LF does not end a line, wherever it occurs, even if a surplus CR makes up for the
+    /// missing one.
     #[test]
     fn bare_line_feeds_are_refused() {
         for head in [
@@ -486,7 +489,7 @@ mod tests {
         );
     }
 
-    /// The end is found however the bytes were cut.
+    /// The end is found regardless of how the bytes are split.
     #[test]
     fn the_end_is_found_over_any_cut() {
         let bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";

@@ -3,7 +3,7 @@
 use super::unauthentic::Unauthentic;
 use crate::limits::{MAX_ACCESS_KEY_ID_BYTES, MAX_SIGNED_HEADERS};
 
-// The number in the error's text.
+// The error's text contains this number.
 const _: () = assert!(MAX_SIGNED_HEADERS == 32);
 
 /// The header fields that KMS signs (XKS specification, Appendix A).
@@ -15,13 +15,14 @@ pub const KMS_SIGNED_HEADERS: &[u8] = b"host;x-amz-date";
 pub struct Authorization<'b> {
     /// Access key id of the credential.
     pub access_key_id: &'b [u8],
-    /// Eight digits. `x-amz-date` shows whether they are a day, since it must begin with them.
+    /// Eight digits. They are checked against `x-amz-date`, which must be a date and begin with
+    /// them.
     pub date: &'b [u8],
     /// Region in the scope.
     pub region: &'b [u8],
     /// Service in the scope.
     pub service: &'b [u8],
-    /// End of the scope.
+    /// Last part of the scope.
     pub terminator: &'b [u8],
     /// Scope as sent: date, Region, service and terminator, separated by "/".
     pub scope: &'b [u8],

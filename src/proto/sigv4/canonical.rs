@@ -34,7 +34,8 @@ pub fn write(
     Ok(())
 }
 
-/// Appends `name:value,value\n`: values in order, trimmed, with runs of blanks made one.
+/// Appends `name:value,value\n`: values in order, trimmed, with each run of blanks collapsed to
+/// one.
 fn header(out: &mut Vec<u8>, head: &Head<'_, '_>, name: &[u8]) -> Result<(), Unauthentic> {
     out.extend_from_slice(name);
     let mut separator = b':';
@@ -93,8 +94,8 @@ pub fn path(path: &str) -> Cow<'_, str> {
     Cow::Owned(canonical)
 }
 
-/// Returns whether nothing has to be encoded, and no segment is empty or begins with a dot. Every
-/// byte is examined in any case: without an early exit, the compiler processes several at once.
+/// Returns whether nothing has to be encoded, and no segment is empty or begins with a dot. All
+/// bytes are always examined: without an early exit, the compiler processes several at once.
 fn is_canonical(path: &[u8]) -> bool {
     let mut is_encoded = false;
     for byte in path {
@@ -200,7 +201,7 @@ pub fn hex(hash: &[u8; 32]) -> [u8; 64] {
 mod tests {
     use super::*;
 
-    /// Every byte's two digits.
+    /// Each byte becomes its two digits.
     #[test]
     fn hexadecimal() {
         for first in (0..=255_u8).step_by(32) {

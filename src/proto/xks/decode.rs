@@ -13,7 +13,7 @@ use crate::proto::buffer::PADDING_BYTES;
 use crate::proto::route::Call;
 use crate::proto::span::Span;
 
-// The number in the error's text.
+// The error's text contains this number.
 const _: () = assert!(MAX_CIPHERTEXT_METADATA_BYTES == 20);
 
 /// `requestMetadata`
@@ -55,7 +55,7 @@ pub struct Members {
 /// A base64 member after decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// Place of the decoded bytes.
+    /// Position of the decoded bytes.
     pub span: Span,
     /// Length of the base64.
     pub base64_len: usize,
@@ -88,8 +88,8 @@ struct Strings {
 
 impl Decoder {
     /// Decodes `padded[..length]`, which must be followed by [`PADDING_BYTES`] more; these keep
-    /// their value. Fills `metadata` as far as it gets, so that a refused call is logged with its
-    /// kmsRequestId.
+    /// their value. Fills `metadata` as far as decoding gets, so that a refused call is logged with
+    /// its kmsRequestId.
     ///
     /// # Errors
     /// A ValidationException that names the member and the reason.
@@ -121,8 +121,8 @@ impl Decoder {
 }
 
 impl Decoder {
-    /// Wipes the memory in which the parser unescapes strings, each from its start, and which it
-    /// keeps: here it unescapes a longer string without a secret.
+    /// Wipes the memory that the parser keeps for unescaping strings. Each string is unescaped at
+    /// its start, so a longer string without a secret overwrites it.
     #[cold]
     fn wipe(&mut self, length: usize) {
         let mut text = vec![b'0'; length + PADDING_BYTES];

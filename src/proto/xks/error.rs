@@ -9,7 +9,7 @@ use crate::proto::http::HttpError;
 use crate::proto::quota::QuotaExceeded;
 use crate::proto::sigv4::Unauthentic;
 
-// The number in the text for `HttpError::TargetTooLong`.
+// The text for `HttpError::TargetTooLong` contains this number.
 const _: () = assert!(MAX_TARGET_BYTES == 256);
 
 /// `errorName` (XKS specification, Error codes).
@@ -106,7 +106,7 @@ pub struct ApiError {
     pub status: u16,
     /// `errorMessage`, made printable ASCII of under 512 characters when written.
     pub message: Cow<'static, str>,
-    /// The log's text, if it says more than the message.
+    /// The text for the log, if it says more than the message.
     pub reason: Option<Cow<'static, str>>,
     /// Allowed methods, for a 405.
     pub allow: Option<&'static str>,
@@ -160,7 +160,7 @@ impl ApiError {
 }
 
 /// Appends `text` as printable ASCII for a JSON string. Characters that JSON would escape are
-/// replaced, so that the length is what the reader sees.
+/// replaced, so that the text is as long for the reader as in the JSON.
 pub(super) fn push_printable(out: &mut Vec<u8>, text: &[u8]) {
     out.extend(text.iter().map(|byte| match byte {
         b'"' => b'\'',

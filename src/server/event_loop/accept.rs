@@ -103,7 +103,7 @@ impl Running {
         let tls = match listening.tls.as_ref().map(Acceptor::start_session).transpose() {
             Ok(tls) => tls,
             Err(error) => {
-                tracing::error!(%error, "a TLS session cannot be started");
+                tracing::error!(%error, "connection closed: a TLS session cannot be started");
                 return;
             }
         };

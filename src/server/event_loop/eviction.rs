@@ -17,7 +17,7 @@ use crate::proto::Listener;
 use crate::server::peer::Peer;
 
 impl Running {
-    /// Evicts connections of that listener so that others can come in. Returns whether there were
+    /// Evicts connections of that listener to make room for new ones. Returns whether there were
     /// any.
     pub(super) fn evict_for_connections(&mut self, listener: Listener) -> bool {
         let ended = self.evict(|peer| peer.listener() == listener);

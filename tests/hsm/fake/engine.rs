@@ -1,4 +1,4 @@
-//! Queue, workers, health checker and monitor, with tokens that do what a test wants.
+//! Queue, workers, health checker and monitor, with tokens whose behaviour the test sets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,8 @@ fn decryption(input: &[u8]) -> Request {
     request(0, Operation::Decrypt { iv: Iv::from_slice(&[1; 12]).unwrap() }, input)
 }
 
-/// Submits without waiting; the serial numbers of what was taken, and the failures of the rest.
+/// Submits without waiting; returns serial numbers of the accepted jobs and failures of the
+/// refused.
 fn submit(caller: &mut Caller, deadlines_milli: &[u64]) -> (Vec<u64>, Vec<Failure>) {
     let mut jobs: Vec<_> =
         deadlines_milli.iter().map(|milli| caller.job(decryption(b"x"), *milli)).collect();
@@ -45,8 +46,8 @@ const fn fault(blame: Blame) -> Fault {
     Fault { failure: Failure::Pkcs11(ReturnCode::Other(0x30)), blame }
 }
 
-/// Sessions are opened as load asks, all work at once on a token that waits, and there are never
-/// more than the settings allow (and the health checker's own).
+/// Sessions are opened as load demands, all of them work at once on a token that waits, and there
+/// are never more than the settings allow (plus the health checker's).
 #[test]
 fn sessions_grow_with_load_up_to_the_limit() {
     let token = Fake::new(|token, _, _| {
@@ -88,8 +89,8 @@ fn expired_jobs_are_dropped() {
     assert_eq!(stats(&caller).expired_total, 2);
 }
 
-/// Jobs that cannot be done in time are refused at once, and those that can are accepted, also
-/// right after.
+/// Jobs that cannot be finished in time are refused at once; those that can are accepted, even
+/// right after a refusal.
 #[test]
 fn admission_is_by_expected_wait() {
     let token = Fake::new(|_, _, _| {
@@ -100,7 +101,7 @@ fn admission_is_by_expected_wait() {
     for _ in 0..3 {
         caller.ask(decryption(b"x")).unwrap();
     }
-    // Each takes 10 ms or more, so of a hundred not more than nine fit into 100 ms.
+    // Each takes at least 10 ms, so at most nine of a hundred fit into 100 ms.
     let (taken, refused) = submit(&mut caller, &[100; 100]);
     assert!(taken.len() <= 10, "{} taken", taken.len());
     assert_eq!(refused.len(), 100 - taken.len());
@@ -110,7 +111,7 @@ fn admission_is_by_expected_wait() {
     assert_eq!(submit(&mut caller, &[100]).1, []);
 }
 
-/// A burst that one session could not do in time is not refused while more may be opened for it.
+/// A burst that one session could not handle in time is accepted while more sessions may be opened.
 #[test]
 fn a_first_burst_counts_on_sessions_to_come() {
     let token = Fake::new(|_, _, _| {
@@ -118,20 +119,20 @@ fn a_first_burst_counts_on_sessions_to_come() {
         Ok(())
     });
     let mut caller = start(&[&token], 64);
-    // One after the other, until it is clear that the token does not compute here.
+    // Sequentially, until it is known that the token does not compute in this process.
     for _ in 0..1_000 {
         if stats(&caller).active_limit == 64 {
             break;
         }
         caller.ask(decryption(b"x")).unwrap();
     }
-    // On a busy machine a call may have been hedged. Eight sessions could do half of it in time.
+    // On a busy machine a call may have been hedged. Eight sessions could do half the jobs in time.
     assert!(stats(&caller).running + stats(&caller).idle < 8);
     let (taken, refused) = submit(&mut caller, &[200; 64]);
     assert_eq!((taken.len(), refused), (64, Vec::new()));
 }
 
-/// The queue has an end.
+/// The queue is bounded.
 #[test]
 fn a_full_queue_refuses() {
     let token = Fake::new(|token, _, _| {
@@ -146,7 +147,7 @@ fn a_full_queue_refuses() {
     token.gate.open();
 }
 
-/// A session that dies costs the caller nothing: another one is opened and the job tried again.
+/// A session that dies costs the caller nothing: another is opened and the job is retried.
 #[test]
 fn a_dead_session_is_replaced_and_its_job_done() {
     for blame in [Blame::Session, Blame::Token, Blame::Busy] {
@@ -187,7 +188,7 @@ fn another_token_steps_in() {
         let bad = Fake::named("bad", move |_, _, _| Err(fault(blame)));
         let good = Fake::named("good", |_, _, _| Ok(()));
         let mut caller = start(&[&bad, &good], 2);
-        // One without a session is passed over for one that has one.
+        // A token without a session is passed over for one that has one.
         eventually("both have a session", || caller.hsm.stats().iter().all(|token| token.idle > 0));
         for _ in 0..100 {
             let answer = caller.ask(decryption(b"x"));
@@ -203,7 +204,8 @@ fn another_token_steps_in() {
     }
 }
 
-/// A key that no token has is not found; but while a token is away that may have it, nobody knows.
+/// A key that no token has is reported as not found, unless a token that may have it is out of
+/// service.
 #[test]
 fn a_missing_key_is_told_from_a_missing_token() {
     let lacks = |_: &Fake, _: usize, _: &Request| {
@@ -219,7 +221,7 @@ fn a_missing_key_is_told_from_a_missing_token() {
     assert_eq!(caller.ask(decryption(b"x")), Err(Failure::NoToken));
 }
 
-/// The request's own fault is answered at once, by the token's first word.
+/// A fault of the request itself is answered at once, as the first token reports it.
 #[test]
 fn a_bad_request_is_not_tried_again() {
     let token = Fake::new(|_, _, _| Err(Fault::answer(Failure::InvalidCiphertext)));
@@ -236,8 +238,8 @@ fn a_bad_request_is_not_tried_again() {
 const SUSPICION_CALLS: usize = SUSPICIONS as usize;
 const SUSPECT: Fault = Fault { failure: Failure::InvalidCiphertext, blame: Blame::Suspect };
 
-/// A code that may mean trouble is the caller's fault only when it comes again and again: so often,
-/// and after recent trouble more often, but not for ever.
+/// A code that may mean trouble is blamed on the caller only after a number of attempts, which is
+/// larger after recent trouble but bounded.
 #[test]
 fn a_suspect_ciphertext_is_tried_a_few_times() {
     let token = Fake::new(|_, _, request| match request.input.as_slice() {
@@ -261,8 +263,8 @@ fn a_suspect_ciphertext_is_tried_a_few_times() {
     assert_eq!(token.calls(), 1 + usize::from(MAX_SUSPICIONS));
 }
 
-/// If it decrypts in the end it was the token that failed, which is counted; and with that the
-/// token's word is worth less.
+/// If an attempt succeeds in the end, the token was at fault: the fault is counted, and the token's
+/// next such code is trusted less.
 #[test]
 fn a_suspicion_that_proves_wrong_is_a_fault() {
     let token = Fake::new(|token, _, _| match token.calls() {
@@ -277,8 +279,8 @@ fn a_suspicion_that_proves_wrong_is_a_fault() {
     assert_eq!(token.calls(), SUSPICION_CALLS + usize::from(MAX_SUSPICIONS));
 }
 
-/// A token that fails at three calls in ten goes on, for the others succeed at once when they are
-/// tried again; and its health tells.
+/// A token that fails three calls in ten stays in use, since retries succeed at once; its health
+/// reports it as degraded.
 #[test]
 fn a_token_that_often_fails_is_degraded() {
     let is_well = Arc::new(AtomicBool::new(false));
@@ -293,7 +295,7 @@ fn a_token_that_often_fails_is_degraded() {
     let mut caller = start(&[&token], 2);
     eventually("it is degraded", || {
         caller.ask(decryption(b"x")).unwrap();
-        // Not for two faults in a row, which it has all the time.
+        // Not merely because of two faults in a row, which happen all the time here.
         caller.hsm.health().tokens[0].status == HealthStatus::Degraded
             && stats(&caller).trouble.is_some_and(|trouble| trouble.contains("of the latest 64"))
     });
@@ -306,8 +308,8 @@ fn a_token_that_often_fails_is_degraded() {
     assert_eq!(stats(&caller).trouble, None);
 }
 
-/// A call that hangs costs one worker: it is written off, another session goes on, and what comes
-/// back in the end is not sent.
+/// A call that hangs costs one worker: it is written off, another session takes over, and an answer
+/// that arrives later is discarded.
 #[test]
 fn a_hung_call_is_written_off() {
     let token = Fake::new(|token, _, request| {
@@ -321,7 +323,7 @@ fn a_hung_call_is_written_off() {
     let mut jobs = vec![caller.job(decryption(b"hang"), 50)];
     caller.hsm.submit(&mut jobs, &mut Vec::new());
     eventually("it hangs", || token.gate.inside() == 1);
-    // Other jobs wait for as long as the only session is not written off.
+    // Other jobs wait until the only session has been written off.
     for _ in 0..10 {
         assert!(caller.ask(decryption(b"x")).is_ok());
     }
@@ -334,7 +336,7 @@ fn a_hung_call_is_written_off() {
     assert!(caller.ask(decryption(b"y")).is_ok(), "and no other answer came before");
 }
 
-/// While sessions are left, no job waits for the written-off one.
+/// While other sessions are left, no job waits for the one that was written off.
 #[test]
 fn a_hung_call_does_not_hold_others_up() {
     let token = Fake::new(|token, _, request| {
@@ -355,7 +357,7 @@ fn a_hung_call_does_not_hold_others_up() {
     assert_eq!(caller.wait(3).len(), 3);
 }
 
-/// A token, and what makes its calls fail.
+/// A token, and the switch that makes its calls fail.
 fn goes_away() -> (Arc<Fake>, Arc<AtomicBool>) {
     let is_away = Arc::new(AtomicBool::new(false));
     let away = Arc::clone(&is_away);
@@ -365,7 +367,7 @@ fn goes_away() -> (Arc<Fake>, Arc<AtomicBool>) {
     (Fake::new(call), is_away)
 }
 
-/// A token that is away: answers at once, and it is used again when it returns, its dead sessions
+/// A token that is away fails at once, and is used again when it returns; its dead sessions are
 /// closed before the module is initialised again.
 #[test]
 fn a_token_that_went_away_comes_back() {
@@ -395,7 +397,7 @@ fn a_token_that_went_away_comes_back() {
     eventually("health tells", || caller.hsm.health().tokens[0].status == HealthStatus::Active);
 }
 
-/// Sessions open, and nothing works in them: workers keep none while the token is out of use, so
+/// Sessions open but nothing works in them: workers keep none while the token is out of use, so
 /// that the module can be initialised again.
 #[test]
 fn sessions_that_open_in_vain_do_not_keep_the_module() {
@@ -416,7 +418,7 @@ fn sessions_that_open_in_vain_do_not_keep_the_module() {
     eventually("it is used again", || caller.ask(decryption(b"x")).is_ok());
 }
 
-/// HSMs lock after a few wrong PINs: one attempt in a process's life.
+/// HSMs lock after a few wrong PINs, so a process makes one attempt only.
 #[test]
 fn a_refused_pin_is_not_tried_again() {
     let token = Fake::new(|_, _, _| Ok(()));
@@ -425,14 +427,14 @@ fn a_refused_pin_is_not_tried_again() {
     for _ in 0..100 {
         assert_eq!(caller.ask(decryption(b"x")), Err(Failure::NoToken));
     }
-    // Longer than the first waits of all that could try again.
+    // Longer than the first delay of everything that might retry.
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(token.opens.load(Ordering::SeqCst), 1);
     assert_eq!(stats(&caller).trouble.as_deref(), Some("CKR_PIN_INCORRECT"));
     assert_eq!(caller.hsm.health().tokens[0].status, HealthStatus::Unavailable);
 }
 
-/// A token with fewer sessions than the settings want goes on with those that it has.
+/// A token that offers fewer sessions than the settings want works with those that it offers.
 #[test]
 fn too_few_sessions_are_made_do_with() {
     let token = Fake::new(|token, _, _| {
@@ -451,8 +453,8 @@ fn too_few_sessions_are_made_do_with() {
     assert!(stats(&caller).is_usable);
 }
 
-/// A probe that hangs while jobs are answered: the token is degraded and goes on. When they stop,
-/// nobody knows what it does.
+/// If a probe hangs while jobs are answered, the token is degraded and stays in use. Once the jobs
+/// stop, its state is unknown.
 #[test]
 fn a_hung_probe_is_judged_by_recent_traffic() {
     let token = Fake::new(|_, _, _| Ok(()));
@@ -473,8 +475,8 @@ fn a_hung_probe_is_judged_by_recent_traffic() {
     eventually("it is well again", || caller.ask(decryption(b"x")).is_ok());
 }
 
-/// A token that computes in this process gets as many active sessions as there are cores to
-/// spare, whatever the settings allow; one that waits gets all.
+/// A token that computes in this process gets as many active sessions as there are spare cores,
+/// even if the settings allow more; one that waits gets all that they allow.
 #[test]
 fn active_sessions_follow_what_the_token_is() {
     let cores = std::thread::available_parallelism().unwrap().get();
@@ -507,7 +509,7 @@ fn active_sessions_follow_what_the_token_is() {
     }
 }
 
-/// All that was taken is answered before a stop is over, and all sessions are closed.
+/// All accepted jobs are answered before a stop completes, and all sessions are closed.
 #[test]
 fn a_stop_drains() {
     let token = Fake::new(|_, _, _| {
@@ -525,7 +527,7 @@ fn a_stop_drains() {
     assert_eq!(submit(&mut caller, &[60_000]).1, [Failure::NoToken]);
 }
 
-/// A call that hangs for good does not hold a stop up for longer than it is given.
+/// A call that hangs indefinitely does not delay a stop beyond its time limit.
 #[test]
 fn a_stop_does_not_wait_for_what_hangs() {
     let token = Fake::new(|token, _, _| {
@@ -576,7 +578,7 @@ fn of_key(key: u32) -> Request {
     request(key, Operation::Decrypt { iv: Iv::from_slice(&[1; 12]).unwrap() }, b"x")
 }
 
-/// A token that does nothing with key 1, and everything with other keys.
+/// A token that fails every operation with key 1 and serves all other keys.
 fn with_a_bad_key(name: &'static str) -> Arc<Fake> {
     let token = Fake::named(name, |token, _, request| {
         if request.key.0 == 1 {
@@ -590,7 +592,7 @@ fn with_a_bad_key(name: &'static str) -> Arc<Fake> {
 }
 
 /// If another key works in the same session, a key's faults cost no session and do not open the
-/// token's circuit breaker; they open the key's, and the token is told now and then.
+/// token's circuit breaker; they open the key's, and the token is still tried now and then.
 #[test]
 fn a_bad_key_costs_no_session() {
     let token = with_a_bad_key("one");
@@ -615,8 +617,8 @@ fn a_bad_key_costs_no_session() {
     assert_eq!(caller.hsm.health().tokens[0].status, HealthStatus::Active);
 }
 
-/// A key that one token does not serve is another token's from the first failure on, and goes there
-/// at once when the circuit breaker is open.
+/// A key that fails on one token is served by another from the first failure on, and goes there
+/// directly once the key's circuit breaker is open.
 #[test]
 fn another_token_serves_the_key() {
     let (one, two) = (with_a_bad_key("one"), Fake::named("two", |_, _, _| Ok(())));
@@ -633,7 +635,7 @@ fn another_token_serves_the_key() {
     assert!(one.counted.load(Ordering::SeqCst) - before <= 2);
 }
 
-/// If the other key fails as well, in that session and in the next, the token is at fault, and no
+/// If the other key fails too, in that session and in the next, the token is at fault and not the
 /// key.
 #[test]
 fn where_another_key_fails_too_the_token_is_at_fault() {
@@ -659,7 +661,7 @@ fn no_session_left() {
     });
     let mut caller = start(&[&token], 64);
     caller.ask(decryption(b"x")).unwrap();
-    // On the way there it is out of use for moments, since calls hang and nothing is answered.
+    // Until then it is briefly out of use at times, since calls hang and nothing is answered.
     let end = Instant::now() + Duration::from_secs(60);
     let is_so =
         |stats: &TokenStats| stats.trouble.as_ref().is_some_and(|it| it.contains("no session"));

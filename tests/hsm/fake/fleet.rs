@@ -1,5 +1,5 @@
-//! Several tokens: who gets a job, when a slow call is made a second time, and that whatever
-//! happens each job is answered once.
+//! Several tokens: which one gets a job, when a slow call is repeated, and that each job is
+//! answered exactly once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,7 @@ fn try_start(tokens: &[(&Arc<Fake>, Share)], hedging: Hedging) -> Result<Caller,
     caller.ok_or_else(|| error.unwrap())
 }
 
-/// Starts it, and waits until each token has a session.
+/// Starts the fleet and waits until each token has a session.
 fn start(tokens: &[(&Arc<Fake>, Share)], hedging: Hedging) -> Caller {
     let caller = try_start(tokens, hedging).unwrap();
     eventually("each token has a session", || {
@@ -45,7 +45,7 @@ fn well(name: &'static str) -> Arc<Fake> {
     Fake::named(name, |_, _, _| Ok(()))
 }
 
-/// Its calls wait at the gate.
+/// A token whose calls wait at the gate.
 fn stuck(name: &'static str) -> Arc<Fake> {
     Fake::named(name, |token, _, _| {
         token.gate.pass();
@@ -64,7 +64,7 @@ fn submit(caller: &mut Caller, jobs: usize, deadline_milli: u64) {
     assert!(refused.is_empty());
 }
 
-/// The answers to that many jobs: each right, each once, and no more of them after.
+/// Collects the answers to that many jobs: each correct, each once, and no more afterwards.
 fn answers(caller: &Caller, count: usize) -> Vec<Completion> {
     let answers = caller.wait(count);
     let mut serials: Vec<_> = answers.iter().map(|answer| answer.reply_to.serial).collect();
@@ -95,7 +95,7 @@ fn work_is_spread_by_weight() {
     assert!((100..320).contains(&light), "{light} to {heavy}");
 }
 
-/// The one that has less to do gets the next.
+/// The less busy token gets the next job.
 #[test]
 fn the_least_busy_is_taken() {
     let (busy, free) = (stuck("busy"), well("free"));
@@ -113,7 +113,7 @@ fn the_least_busy_is_taken() {
     busy.gate.open();
 }
 
-/// A standby gets nothing until it is needed, then all, and nothing again afterwards.
+/// A standby gets nothing until it is needed, then everything, and afterwards nothing again.
 #[test]
 fn a_standby_stands_by() {
     let is_broken = Arc::new(AtomicBool::new(false));
@@ -163,8 +163,8 @@ fn a_standby_stands_by() {
     assert_eq!(standby.calls(), before);
 }
 
-/// A token that lacks the key is not asked, not even when the other fails; where all lack it they
-/// are asked, for it may be new.
+/// A token that lacks the key is not asked, even if the other one fails. If all lack it they are
+/// asked, since the key may be new.
 #[test]
 fn who_lacks_the_key_is_not_asked() {
     let fault = Fault { failure: Failure::Pkcs11(ReturnCode::Other(0x30)), blame: Blame::Busy };
@@ -188,8 +188,9 @@ fn who_lacks_the_key_is_not_asked() {
     assert!(lacks.calls() > 0);
 }
 
-/// A ciphertext that one token holds to be bad is for another to judge too: if that decrypts it,
-/// all is well, and the first one's health tells; if not, it was bad, and the work is shared.
+/// A ciphertext that one token rejects is tried on another: if that decrypts it, the caller gets
+/// the plaintext and the first token's health shows it; if not, the ciphertext was bad, and the
+/// work is shared.
 #[test]
 fn two_tokens_judge_a_ciphertext() {
     const SUSPECT: Fault = Fault { failure: Failure::InvalidCiphertext, blame: Blame::Suspect };
@@ -212,7 +213,7 @@ fn two_tokens_judge_a_ciphertext() {
     assert_eq!(caller.hsm.health().tokens[1].status, HealthStatus::Active);
 }
 
-/// An operation that one token refuses may succeed on another make of HSM; if all refuse, each was
+/// An operation that one token refuses may succeed on another make of HSM; if all refuse, each is
 /// asked once.
 #[test]
 fn what_one_refuses_another_may_do() {
@@ -269,7 +270,7 @@ fn the_largest_operation() {
     assert_eq!(caller.ask(request(0, operation, &[7; 101])), Err(Failure::TooLarge));
 }
 
-/// A call that does not return is made elsewhere; when it does return after all, nobody hears.
+/// A call that hangs is also sent to another token. If it returns later, its answer is discarded.
 #[test]
 fn a_slow_call_is_hedged() {
     let (slow, quick) = (stuck("slow"), well("quick"));
@@ -288,7 +289,7 @@ fn a_slow_call_is_hedged() {
     assert_eq!((answered, stats[0].answered_total), (1, 0), "each answer is counted once");
 }
 
-/// Switched off, it is waited for.
+/// With hedging switched off, the hung call is waited for.
 #[test]
 fn no_hedge_where_there_is_to_be_none() {
     let (slow, quick) = (stuck("slow"), well("quick"));
@@ -302,7 +303,7 @@ fn no_hedge_where_there_is_to_be_none() {
     assert_eq!(answers(&caller, 1).remove(0).token.unwrap().0, 0);
 }
 
-/// All sessions of one token hang: what is in them and what waits for them is done by the other.
+/// All sessions of one token hang: the other token does the jobs in them and those queued for them.
 #[test]
 fn all_sessions_of_a_token_hang() {
     for sessions in [1, 2, 8] {
@@ -318,7 +319,7 @@ fn all_sessions_of_a_token_hang() {
     }
 }
 
-/// One session of a token's many is stuck and the others are not: another one does it.
+/// One of a token's many sessions hangs and the others do not: one of those takes the job.
 #[test]
 fn a_stuck_session_of_the_only_token() {
     let token = Fake::new(|token, _, _| {
@@ -337,7 +338,8 @@ fn a_stuck_session_of_the_only_token() {
     nothing_more_comes(&caller);
 }
 
-/// If it is the request that hangs, its second attempt hangs too: others still get a session.
+/// If the request itself causes the hang, its second attempt hangs too; other requests still get a
+/// session.
 #[test]
 fn a_request_that_hangs_does_not_take_the_last_session() {
     let token = Fake::new(|token, _, request| {
@@ -357,7 +359,7 @@ fn a_request_that_hangs_does_not_take_the_last_session() {
     token.gate.open();
 }
 
-/// A token all of whose calls are slow has too much to do: to call again makes it worse.
+/// A token whose calls are all slow is overloaded: repeating them makes it worse.
 #[test]
 fn a_slow_token_is_not_called_twice() {
     let token = stuck("slow");
@@ -370,7 +372,7 @@ fn a_slow_token_is_not_called_twice() {
     answers(&caller, 2);
 }
 
-/// However slow all are: not more second calls than the budget allows.
+/// Even if all calls are slow, there are no more second attempts than the budget allows.
 #[test]
 fn the_budget_is_kept() {
     let slow = |name| {
@@ -392,7 +394,7 @@ fn the_budget_is_kept() {
     assert!(hedged > 0);
 }
 
-/// The second attempt fails where the first one is still at work: its failure is no answer.
+/// If the second attempt fails while the first is still running, its failure is not the answer.
 #[test]
 fn a_failed_hedge_is_not_the_answer() {
     let fault = Fault { failure: Failure::Pkcs11(ReturnCode::Other(0x30)), blame: Blame::Busy };
@@ -408,8 +410,8 @@ fn a_failed_hedge_is_not_the_answer() {
     nothing_more_comes(&caller);
 }
 
-/// When each has failed once, each may do better now: one dead session of a token that is well
-/// must not leave a job with the token that is not.
+/// Once each token has failed, each may be tried again: one dead session of a healthy token must
+/// not leave a job with the token that is not.
 #[test]
 fn tokens_are_tried_again_in_turn() {
     let fault = Fault { failure: Failure::Pkcs11(ReturnCode::Other(0xb3)), blame: Blame::Session };
@@ -426,7 +428,7 @@ fn tokens_are_tried_again_in_turn() {
     }
 }
 
-/// A token that cannot serve at all is a reason not to start, and told.
+/// If a token can never serve, the start fails with a message.
 #[test]
 fn an_unfit_token_is_refused_at_start() {
     let (fit, unfit) = (well("fit"), well("unfit"));
@@ -435,7 +437,7 @@ fn an_unfit_token_is_refused_at_start() {
     assert!(error.message.contains("no AES-GCM"));
 }
 
-/// Calls that do not return, and no token: a new process may help. Not while one is usable.
+/// If calls do not return and no token is usable, a new process may help. Not while one is usable.
 #[test]
 fn when_the_fleet_is_wedged() {
     let (hung, other) = (stuck("hung"), well("other"));

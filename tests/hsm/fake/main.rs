@@ -1,4 +1,4 @@
-//! The HSM side with tokens that do what a test wants.
+//! The HSM side with tokens whose behaviour the test sets.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

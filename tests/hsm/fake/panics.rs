@@ -1,4 +1,4 @@
-//! A panic on the HSM side costs the request it happened in, and its session; nobody else.
+//! A panic on the HSM side costs the request in which it happened and its session, and no others.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ fn start(token: &Arc<Fake>, max_sessions: usize) -> Caller {
     })
 }
 
-/// A token that has a defect where the input says so.
+/// A token that panics if the input says so.
 fn defective() -> Arc<Fake> {
     Fake::new(|_, _, request| match request.input.as_slice() {
         b"panic" => panic!("as asked"),
@@ -28,8 +28,9 @@ fn defective() -> Arc<Fake> {
     })
 }
 
-/// Each in its place among good ones, those finished just before included, which may not have left
-/// yet: all are answered at once, the one that panicked with a failure and once.
+/// Panicking jobs among good ones, including some finished just before whose answers may not have
+/// been delivered: all are answered at once, and the one that panicked exactly once, with a
+/// failure.
 #[test]
 fn one_request_alone_fails() {
     let token = defective();
@@ -55,7 +56,7 @@ fn one_request_alone_fails() {
     }
 }
 
-/// However many: the token stays in use, and each session that was lost has a successor.
+/// However many panics there are, the token stays in use and each lost session is replaced.
 #[test]
 fn the_token_stays_in_use() {
     let token = defective();
@@ -71,8 +72,8 @@ fn the_token_stays_in_use() {
     assert_eq!(token.reinitialized.load(Ordering::SeqCst), 0);
 }
 
-/// A probe that panics is one that hangs, to others: requests go on meanwhile, and probing does
-/// once it can.
+/// A health check that panics counts as one that hangs: requests continue, and checks resume when
+/// they can.
 #[test]
 fn a_panicking_probe_is_replaced() {
     let token = defective();
@@ -89,7 +90,7 @@ fn a_panicking_probe_is_replaced() {
         assert!(caller.ask(decryption(b"good")).is_ok());
         token.probes.load(Ordering::SeqCst) > probes
     });
-    // What is published lags behind, so that Active alone might be from before.
+    // Published health lags behind, so Active alone might be an old value.
     eventually("all is well", || {
         let is_active = caller.hsm.health().tokens[0].status == HealthStatus::Active;
         is_active && caller.hsm.stats()[0].hung == 0

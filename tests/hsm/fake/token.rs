@@ -1,4 +1,4 @@
-//! Tokens that do what a test wants.
+//! Tokens whose behaviour the test sets.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -12,20 +12,20 @@ use xks_proxy::job::{KeyIndex, Request, Success};
 /// A call of a fake session: the session's number, and the request.
 pub type Perform = dyn Fn(&Fake, usize, &Request) -> Result<(), Fault> + Send + Sync;
 
-/// A token that does as it is told.
+/// A token whose behaviour the test sets.
 pub struct Fake {
     pub name: &'static str,
     pub perform: Box<Perform>,
-    /// Opening fails with this.
+    /// The error with which opening a session fails, if set.
     pub refusal: Mutex<Option<OpenError>>,
     /// The outcome of a known-good operation with another key.
     pub evidence: Mutex<Evidence>,
-    /// Probes fail with this.
+    /// The fault with which health checks fail, if set.
     pub sickness: Mutex<Option<Fault>>,
     pub probes_hang: AtomicBool,
     pub probes_panic: AtomicBool,
     pub probes: AtomicUsize,
-    /// Of probes.
+    /// Number of health checks that have panicked.
     pub panics: AtomicUsize,
     pub lacks_key: AtomicBool,
     pub opens: AtomicUsize,
@@ -105,7 +105,7 @@ impl Fake {
     }
 }
 
-/// It, as the engine sees it.
+/// The fake token in the form that the engine uses.
 pub struct FakeToken(pub Arc<Fake>);
 
 struct FakeSession {

@@ -1,5 +1,5 @@
-//! SoftHSM2's bad days: return codes, hangs, removal and corruption put in front of it by the
-//! interposer. The caller sees right answers, or failures, and never a wrong answer.
+//! SoftHSM2 with return codes, hangs, removal and corruption injected by the interposer. The caller
+//! sees correct answers or failures, and never a wrong answer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use crate::tokens::*;
 use sha2::{Digest as _, Sha256};
 use xks_proxy::job::{Failure, HealthStatus, Operation};
 
-/// Two C_ calls an encryption or decryption, four with CDIV, one C_GenerateRandom for 300 IVs and
-/// more, and nothing else.
+/// Two C_ calls for each encryption or decryption, four with CDIV, one C_GenerateRandom for at
+/// least 300 IVs, and nothing else.
 #[test]
 fn as_few_calls_as_can_be() {
     in_child!("as_few_calls_as_can_be", Interposed::environment, |directory| {
@@ -27,7 +27,7 @@ fn as_few_calls_as_can_be() {
             }
             after
         };
-        // A probe may come in between, and it may be the first of a new session.
+        // A health check may run in between, possibly as the first use of a new session.
         let is_about = |calls: &BTreeMap<String, u64>, function: &str, expected: u64| {
             let count = calls.get(function).copied().unwrap_or(0);
             assert!((expected..=expected + 6).contains(&count), "{function}: {count}");
@@ -64,7 +64,7 @@ fn as_few_calls_as_can_be() {
     });
 }
 
-/// 200 calls in a row fail on one token of two: nobody notices.
+/// 200 calls in a row fail on one of two tokens, and no request does.
 #[test]
 fn one_token_of_two_fails() {
     in_child!("one_token_of_two_fails", Interposed::environment, |directory| {
@@ -82,8 +82,8 @@ fn one_token_of_two_fails() {
     });
 }
 
-/// With one token: failures while no session works, none after, and never a good ciphertext taken
-/// for a bad one.
+/// With one token: failures while no session works, none afterwards, and a good ciphertext is never
+/// taken for a bad one.
 #[test]
 fn the_only_token_fails_and_recovers() {
     in_child!("the_only_token_fails_and_recovers", Interposed::environment, |directory| {
@@ -107,7 +107,7 @@ fn the_only_token_fails_and_recovers() {
 }
 
 /// Codes that can mean a bad ciphertext, from a device in trouble: a good ciphertext is never
-/// called bad, however many of the calls fail.
+/// called bad, regardless of how many calls fail.
 #[test]
 fn trouble_is_told_from_bad_ciphertexts() {
     in_child!("trouble_is_told_from_bad_ciphertexts", Interposed::environment, |directory| {
@@ -138,7 +138,7 @@ fn trouble_is_told_from_bad_ciphertexts() {
     });
 }
 
-/// The same at random: three decryptions in ten fail, known-good ones too, with the very code of a
+/// The same at random: three decryptions in ten fail, including known-good ones, with the code of a
 /// bad tag.
 #[test]
 fn random_trouble_is_told_from_bad_ciphertexts() {
@@ -168,7 +168,7 @@ fn random_trouble_is_told_from_bad_ciphertexts() {
     );
 }
 
-/// A bit that the HSM got wrong: with CDIV asked for, it never leaves this house.
+/// A bit that the HSM got wrong: with a CDIV requested, the ciphertext is never returned.
 #[test]
 fn what_does_not_verify_is_not_sent() {
     in_child!("what_does_not_verify_is_not_sent", Interposed::environment, |directory| {
@@ -181,7 +181,7 @@ fn what_does_not_verify_is_not_sent() {
         assert!(mismatches() <= 1, "the probe may have had it");
         interposed.set("[[fault]]\nflip_bit = true\nprobability = 0.5");
         for n in 0..100 {
-            // Right, which `round_trip` checks, or none.
+            // Correct, which `round_trip` checks, or failed.
             let _ = round_trip(&mut caller, n);
         }
         interposed.set("[[fault]]\nflip_bit = true");
@@ -193,7 +193,7 @@ fn what_does_not_verify_is_not_sent() {
     });
 }
 
-/// A token that is pulled out and put back: known as away, and used again, without a restart.
+/// A token that is removed and reinserted is reported as away, and used again without a restart.
 #[test]
 fn a_token_is_removed_and_comes_back() {
     in_child!("a_token_is_removed_and_comes_back", Interposed::environment, |directory| {
@@ -206,7 +206,7 @@ fn a_token_is_removed_and_comes_back() {
             round_trip(&mut caller, 0) == Err(Failure::NoToken)
                 && caller.hsm.health().tokens[0].status == HealthStatus::Unavailable
         });
-        // By name, for whoever reads the log or the status page.
+        // By name, for readers of the log and of the status page.
         let trouble = caller.hsm.stats().remove(0).trouble.unwrap();
         assert!(trouble.contains("CKR_") || trouble.contains("no initialised token"), "{trouble}");
         interposed.set("");
@@ -221,8 +221,8 @@ fn a_token_is_removed_and_comes_back() {
     });
 }
 
-/// The library lost its mind: when nothing else helps it is initialised again, and handles that
-/// now are other keys' are not used.
+/// If the library loses its state and nothing else helps, it is initialised again; handles that now
+/// belong to other keys are not used.
 #[test]
 fn the_module_is_initialised_anew_as_the_last_resort() {
     let test = "the_module_is_initialised_anew_as_the_last_resort";
@@ -247,7 +247,7 @@ fn the_module_is_initialised_anew_as_the_last_resort() {
     });
 }
 
-/// Sessions closed behind our back are replaced, and the login that went with the last one too.
+/// Sessions closed behind our back are replaced, and so is the login that ended with the last one.
 #[test]
 fn lost_sessions_and_logins_are_replaced() {
     in_child!("lost_sessions_and_logins_are_replaced", Interposed::environment, |directory| {
@@ -260,7 +260,7 @@ fn lost_sessions_and_logins_are_replaced() {
             }
         }
         interposed.set("");
-        // The login is the process's: another part of it logs out.
+        // The login is shared by the process: another part of it logs out.
         let module = Interposed::module();
         let pkcs11 = initialize(&module);
         let slot = slot_of(&pkcs11, "one");
@@ -272,7 +272,7 @@ fn lost_sessions_and_logins_are_replaced() {
     });
 }
 
-/// A wrong PIN costs one C_Login, whoever asks how often.
+/// A wrong PIN costs one C_Login, regardless of the number of requests.
 #[test]
 fn a_wrong_pin_is_one_login() {
     in_child!("a_wrong_pin_is_one_login", Interposed::environment, |directory| {
@@ -287,8 +287,8 @@ fn a_wrong_pin_is_one_login() {
     });
 }
 
-/// Calls that hang for good: others go on, a stop is not held up, and C_Finalize is not called
-/// beside them, for then its effect is undefined.
+/// Calls that hang indefinitely: others proceed, a stop is not delayed, and C_Finalize is not
+/// called while they run, since its effect would be undefined.
 #[test]
 fn hung_calls_are_left_alone() {
     in_child!("hung_calls_are_left_alone", Interposed::environment, |directory| {

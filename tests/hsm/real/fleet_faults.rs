@@ -20,7 +20,7 @@ fn named(label: &str, sessions: usize) -> TokenConfig {
     token(Interposed::module(), TokenSelector::Label(label.to_owned()), PIN, sessions)
 }
 
-/// Asks for encryptions, all at once, and waits: each has to be answered well, and once.
+/// Submits encryptions all at once and waits; each must be answered correctly and exactly once.
 fn burst(caller: &mut Caller, count: usize, deadline_milli: u64) {
     let mut jobs = (0..count)
         .map(|_| {
@@ -42,7 +42,8 @@ fn burst(caller: &mut Caller, count: usize, deadline_milli: u64) {
     assert_eq!(serials.len(), count);
 }
 
-/// One of two is gone, and comes back: nobody notices, and it has work again.
+/// One of two tokens disappears and comes back: no request fails, and afterwards it gets work
+/// again.
 #[test]
 fn one_of_two_dies_and_returns() {
     in_child!("one_of_two_dies_and_returns", Interposed::environment, |directory| {
@@ -73,7 +74,8 @@ fn one_of_two_dies_and_returns() {
     });
 }
 
-/// One of two gets each ciphertext wrong: none goes out, none fails, and it is out of use soon.
+/// One of two tokens corrupts each ciphertext: no corrupt one is returned, no request fails, and
+/// the token is soon out of use.
 #[test]
 fn one_of_two_gets_it_wrong() {
     in_child!("one_of_two_gets_it_wrong", Interposed::environment, |directory| {
@@ -98,7 +100,7 @@ fn one_of_two_gets_it_wrong() {
     });
 }
 
-/// 1, 2, 8 calls of a token hang for good, then all of them: each request is answered in time.
+/// 1, 2, 8 and finally all calls of a token hang indefinitely: each request is answered in time.
 #[test]
 fn calls_of_one_token_hang() {
     in_child!("calls_of_one_token_hang", Interposed::environment, |directory| {
@@ -123,13 +125,14 @@ fn calls_of_one_token_hang() {
     });
 }
 
-/// The only token of a module that hangs, and another module: the other carries on.
+/// The only token of a module hangs: a token of another module carries on.
 #[test]
 fn two_modules() {
     let environment = |directory: &Path| {
         let mut environment = Interposed::environment(directory);
         std::fs::copy(Interposed::module(), directory.join("libsecond.so")).unwrap();
-        // Nor may they meet in one SoftHSM2: its C_Initialize is not made for two at a time.
+        // Nor may both copies use one SoftHSM2, whose C_Initialize does not support concurrent
+        // calls.
         let softhsm2 = directory.join("libsofthsm2-second.so");
         std::fs::copy(tools::softhsm2_module(), &softhsm2).unwrap();
         environment.push(("XKS_INTERPOSER_MODULE_libsecond", softhsm2));
@@ -165,7 +168,7 @@ fn two_modules() {
     });
 }
 
-/// One call in ten of one token takes 300 ms: the answers do not.
+/// One call in ten of one token takes 300 ms, but the answers do not.
 #[test]
 fn a_lagging_token_is_hedged() {
     in_child!("a_lagging_token_is_hedged", Interposed::environment, |directory| {
@@ -189,7 +192,7 @@ fn a_lagging_token_is_hedged() {
             })
             .collect();
         times.sort();
-        // Without hedging one in five or more would take 300 ms.
+        // Without hedging, at least one in five would take 300 ms.
         assert!(times[190] < Duration::from_millis(290), "{:?}", times[190]);
         let stats = caller.hsm.stats();
         assert!(stats[0].hedged_total > 0 && stats[1].hedges_won_total > 0, "{stats:#?}");
@@ -215,8 +218,8 @@ fn a_wrong_pin_of_one_of_two() {
     });
 }
 
-/// Tampered ciphertexts among good ones: each is told, no session is lost, whatever code the HSM
-/// has for it and with the profile that knows the code, or without.
+/// Tampered ciphertexts among good ones: each is reported and no session is lost, whichever code
+/// the HSM returns and whether or not the profile knows it.
 #[test]
 fn tampered_ciphertexts_among_good_ones() {
     in_child!("tampered_ciphertexts_among_good_ones", Interposed::environment, |directory| {
@@ -235,7 +238,7 @@ fn tampered_ciphertexts_among_good_ones() {
             }
             let stats = caller.hsm.stats().remove(0);
             assert_eq!((stats.faults_total, stats.sessions_opened_total), (0, 1), "{stats:#?}");
-            // What a bad ciphertext costs: each suspicion, and the known-good operation after it.
+            // Cost of a bad ciphertext: each suspicion, and the known-good operation after it.
             let before = interposed.count("C_Decrypt");
             for _ in 0..100 {
                 let answer = caller.decrypt(0, iv.as_slice(), &tampered);
@@ -243,14 +246,14 @@ fn tampered_ciphertexts_among_good_ones() {
             }
             let cost = interposed.count("C_Decrypt") - before;
             let expected = 100 * 2 * u64::from(SUSPICIONS);
-            // Probes come in between.
+            // Health checks may run in between.
             assert!((expected..expected + 20).contains(&cost), "{cost}");
         }
     });
 }
 
-/// A profile that says that the HSM has another code for a bad tag: this one is trouble, and
-/// never told as a bad ciphertext.
+/// If the profile says that the HSM has another code for a bad tag, this code means trouble and is
+/// never reported as a bad ciphertext.
 #[test]
 fn a_code_that_the_profile_does_not_know() {
     in_child!("a_code_that_the_profile_does_not_know", Interposed::environment, |directory| {
@@ -289,12 +292,13 @@ fn the_probe_knows_softhsm2() {
     });
 }
 
-/// It tells the ways of making IVs apart, and the codes, where no session keys are to be had too.
+/// Discovery distinguishes the ways of making IVs, and the codes, even if no session keys can be
+/// created.
 #[test]
 fn the_probe_tells_ways_apart() {
     in_child!("the_probe_tells_ways_apart", Interposed::environment, |directory| {
         let mut interposed = Interposed::new(directory);
-        // So that the module stays initialised, and reads its settings.
+        // Keeps the module initialised, so that it reads its settings.
         let _pkcs11 = initialize(&Interposed::module());
         let bounds = discovery::Bounds { max_sessions: 2, time: Duration::from_millis(20) };
         let labels = [Box::from("key")];

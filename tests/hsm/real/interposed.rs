@@ -32,7 +32,7 @@ pub const CODES: [&str; 15] = [
     "CKR_HOST_MEMORY",
     "CKR_OPERATION_NOT_INITIALIZED",
 ];
-/// The functions that a request is made of.
+/// The functions called for a request.
 pub const CRYPTO: &str =
     r#"functions = ["C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt"]"#;
 
@@ -83,12 +83,12 @@ impl Interposed {
         Caller::start(config(tokens.collect(), &LABELS))
     }
 
-    /// The slot of that token of the fleet.
+    /// The slot of the fleet's token with that index.
     pub fn slot(caller: &Caller, index: usize) -> u64 {
         caller.hsm.inventory()[index].slot.clone().unwrap().id
     }
 
-    /// Puts settings in force.
+    /// Puts settings into force.
     pub fn set(&mut self, settings: &str) {
         self.step += 1;
         let name = format!("step {}", self.step);
@@ -108,7 +108,7 @@ impl Interposed {
     }
 }
 
-/// Encrypts with CDIV and decrypts, and checks that what is answered is right.
+/// Encrypts with a CDIV, decrypts, and checks that the answers are correct.
 pub fn round_trip(caller: &mut Caller, n: u32) -> Result<(), Failure> {
     let plaintext = n.to_be_bytes();
     let (iv, sealed, _) = caller.encrypt_with_cdiv(0, Sha256::new(), &plaintext)?;

@@ -1,4 +1,4 @@
-//! Number of times a PIN is tried: C_Login counted by the interposer, across reloads and lost
+//! Number of times that a PIN is tried: C_Login counted by the interposer, across reloads and lost
 //! tokens.
 
 use std::time::Duration;
@@ -23,8 +23,9 @@ fn stop(caller: &Caller) {
     assert!(caller.hsm.stop(Duration::from_secs(10)));
 }
 
-/// The times that a PIN is given to the token "one" by ten fleets one after the other, as reloads
-/// start them, each asked and looked at, and by three that find the token away at first.
+/// Number of times that the PIN is passed to the token "one" by ten consecutive fleets, as reloads
+/// start them, each of which gets a request and an inventory, and by three that find the token away
+/// at first.
 fn logins(interposed: &mut Interposed, pin: &str, settings: &str) -> u64 {
     interposed.set(settings);
     let before = interposed.count("C_Login");
@@ -52,8 +53,8 @@ fn logins(interposed: &mut Interposed, pin: &str, settings: &str) -> u64 {
     interposed.count("C_Login") - before
 }
 
-/// A code that speaks of the PIN, another user's login and a login at the device: one try in the
-/// process's life. Any other refusal, whoever's code it is: two.
+/// A code about the PIN, another user's login or a login at the device: one try during the
+/// process's life. Any other refusal, whatever its code: two.
 #[test]
 fn a_pin_is_spent_once() {
     in_child!("a_pin_is_spent_once", Interposed::environment, |directory| {
@@ -69,14 +70,14 @@ fn a_pin_is_spent_once() {
             ("CKR_ATTRIBUTE_TYPE_INVALID", 2),
         ];
         for (code, expected) in by_code {
-            // Each code has a PIN of its own, which is another matter.
+            // Each code gets a different PIN, since tries are counted for each PIN.
             let settings = format!("{REFUSE}\"{code}\"\n");
             assert_eq!(logins(&mut interposed, code, &settings), expected, "{code}");
         }
         assert_eq!(logins(&mut interposed, "vendor", &format!("{REFUSE}0x80000001\n")), 2);
         let by_device = "[odd]\ntoken_flags_set = 0x100\n";
         assert_eq!(logins(&mut interposed, "", by_device), 1, "a protected authentication path");
-        // The right one is another PIN than all of these.
+        // The correct PIN differs from all of these.
         interposed.set("");
         assert_eq!(round_trip(&mut Interposed::start(&["one"], PIN), 1), Ok(()));
     });
@@ -99,7 +100,8 @@ fn failures_before_the_check_do_not_count() {
     });
 }
 
-/// With one try left before the lock none is made but by an operator's word, which is good for one.
+/// With one try left before the token locks, none is made unless an operator allows it, for one
+/// try.
 #[test]
 fn the_final_try_is_an_operators() {
     in_child!("the_final_try_is_an_operators", Interposed::environment, |directory| {
@@ -116,7 +118,7 @@ fn the_final_try_is_an_operators() {
     });
 }
 
-/// A token that was locked and is not any more is tried once more, without anybody's word.
+/// A token that was locked and no longer is gets one more try, without an operator.
 #[test]
 fn an_unlocked_token_is_tried_once_more() {
     in_child!("an_unlocked_token_is_tried_once_more", Interposed::environment, |directory| {
@@ -132,13 +134,14 @@ fn an_unlocked_token_is_tried_once_more() {
     });
 }
 
-/// Another token in the slot since the settings' one was found there: it does not get the PIN.
+/// If the slot's token has been replaced since the configured one was found, it does not get the
+/// PIN.
 #[test]
 fn a_stranger_gets_no_pin() {
     in_child!("a_stranger_gets_no_pin", Interposed::environment, |directory| {
         let mut interposed = Interposed::new(directory);
-        // The first C_GetTokenInfo of each slot is the listing's. All sessions are refused until
-        // the slot's token is another.
+        // The first C_GetTokenInfo of each slot is that of the listing. Sessions cannot be opened
+        // until the slot's token has been replaced.
         interposed.set("[[fault]]\nfunctions = [\"C_OpenSession\"]\nhang = \"20s\"");
         let before = interposed.count("C_Login");
         let mut caller = Interposed::start(&["one"], PIN);

@@ -1,4 +1,4 @@
-//! The HSM side with the tokens of real PKCS#11 modules.
+//! The HSM side with tokens of real PKCS#11 modules.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

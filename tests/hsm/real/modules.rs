@@ -27,7 +27,7 @@ const TWICE: u32 = 3;
 const ABSENT: u32 = 4;
 const DES: u32 = 5;
 
-/// The keys that [`LABELS`] mean, and some that must not be taken for them.
+/// The keys named by [`LABELS`], and some that must not be mistaken for them.
 fn add_keys(session: &Session) {
     add_key(session, "both", &VALUE, ENCRYPT | DECRYPT, true);
     add_key(session, "encrypt-only", &VALUE, ENCRYPT, true);
@@ -67,12 +67,12 @@ fn stats(caller: &Caller) -> TokenStats {
     caller.hsm.stats().remove(0)
 }
 
-/// All that a token must be able to do, whatever the module.
+/// Checks everything that a token must be able to do, whichever module it is from.
 fn works(config: Config) {
     let mut caller = Caller::start(config);
     assert_eq!(caller.hsm.health().tokens[0].status, HealthStatus::Active, "{:?}", stats(&caller));
 
-    // Ciphertexts are those of AES-256-GCM, at all lengths, empty ones too.
+    // Ciphertexts are AES-256-GCM at all lengths, including empty ones.
     for length in [0_u32, 1, 15, 16, 17, 100, 4300, 6144, 65_536] {
         let plaintext: Vec<u8> = (0..length).map(|n| n.to_le_bytes()[0]).collect();
         let (iv, ciphertext) = caller.encrypt(BOTH, &plaintext).unwrap();
@@ -81,16 +81,16 @@ fn works(config: Config) {
         let own = seal(&[9; 12], &plaintext);
         assert_eq!(caller.decrypt(BOTH, &[9; 12], &own).as_ref(), Ok(&plaintext));
     }
-    // HSMs that make IVs of 16 bytes have made ciphertexts that others must decrypt.
+    // Some HSMs generate 16-byte IVs; others must be able to decrypt the resulting ciphertexts.
     assert_eq!(caller.decrypt(BOTH, &[9; 16], &seal(&[9; 16], b"sixteen")).unwrap(), b"sixteen");
 
-    // No IV comes twice, across the batches that they are cut from.
+    // No IV is repeated across the batches that IVs are cut from.
     let mut ivs = std::collections::HashSet::new();
     for _ in 0..1000 {
         assert!(ivs.insert(caller.encrypt(BOTH, b"x").unwrap().0.as_slice().to_vec()));
     }
 
-    // CDIV: SHA-256 of what `prefix` has seen, IV, ciphertext, tag.
+    // CDIV: SHA-256 of the input to `prefix`, IV, ciphertext and tag.
     for plaintext in [&b""[..], b"data key"] {
         let prefix = Sha256::new_with_prefix(b"aad and metadata");
         let (iv, sealed, cdiv) = caller.encrypt_with_cdiv(BOTH, prefix, plaintext).unwrap();
@@ -99,7 +99,7 @@ fn works(config: Config) {
         assert_eq!(unseal(iv.as_slice(), &sealed), plaintext);
     }
 
-    // Tampering is told, and costs no session.
+    // Tampering is reported, and costs no session.
     let before = stats(&caller).sessions_opened_total;
     let sealed = seal(&[9; 12], b"0123456789abcdef");
     for bit in 0..sealed.len() * 8 {
@@ -122,7 +122,7 @@ fn works(config: Config) {
     assert_eq!(stats(&caller).sessions_opened_total, before);
     assert_eq!(stats(&caller).faults_total, 0);
 
-    // What keys may do.
+    // Permitted uses of keys.
     let (_, sealed) = caller.encrypt(ENCRYPT_ONLY, b"x").unwrap();
     assert_eq!(caller.decrypt(ENCRYPT_ONLY, &[9; 12], &sealed), Err(Failure::MayNotDecrypt));
     assert_eq!(caller.encrypt(DECRYPT_ONLY, b"x"), Err(Failure::MayNotEncrypt));
@@ -132,13 +132,13 @@ fn works(config: Config) {
     let KeyAttributes { bits, encrypt, decrypt, .. } = attributes;
     assert_eq!((bits, encrypt, decrypt), (256, true, false));
 
-    // Labels that name no key, or several; a key that isn't an AES key.
+    // Labels that name no key or several keys; a key that is not an AES key.
     assert_eq!(caller.encrypt(TWICE, b"x"), Err(Failure::KeyAmbiguous(2)));
     assert_eq!(caller.describe(TWICE), Err(Failure::KeyAmbiguous(2)));
     assert_eq!(caller.encrypt(ABSENT, b"x"), Err(Failure::KeyNotFound));
     assert_eq!(caller.encrypt(DES, b"x"), Err(Failure::KeyNotFound));
 
-    // What an operator is told.
+    // The inventory shown to an operator.
     let inventory = caller.hsm.inventory().remove(0);
     assert_eq!(inventory.trouble, None);
     assert!(inventory.library.is_some() && inventory.slot.is_some());
@@ -209,7 +209,7 @@ fn nss_works() {
     },);
 }
 
-/// Asserts that the findings of `probe-hsm` match the profile of that name.
+/// Asserts that the findings of `probe-hsm` match the profile with that name.
 fn is_as_its_profile_says(token: &TokenConfig, name: &str) {
     let bounds = discovery::Bounds { max_sessions: 4, time: Duration::from_millis(20) };
     let findings = discovery::run(token, &[], bounds).unwrap();
@@ -221,7 +221,7 @@ fn is_as_its_profile_says(token: &TokenConfig, name: &str) {
 fn nss_with_keys(parameters: &str) {
     use xks_proxy::hsm::pkcs11::ffi::RawModule;
     let module = tools::nss_module();
-    // A library that is let go of is unloaded, and forgets.
+    // A library that is unloaded loses its state.
     let raw = RawModule::load(&module).unwrap();
     raw.initialize_with(parameters).unwrap();
     let pkcs11 = initialize(&module);
@@ -236,7 +236,7 @@ fn nss_with_keys(parameters: &str) {
     pkcs11.finalize().unwrap();
 }
 
-/// A token without a password needs no login, and must not be refused for it.
+/// A token without a password needs no login, and must not be refused for lack of one.
 #[test]
 fn nss_without_a_password_works() {
     in_child!("nss_without_a_password_works", |_| Vec::new(), |directory| {
@@ -267,8 +267,8 @@ fn nss_without_a_password_works() {
     },);
 }
 
-/// A key made after the start is usable without a restart, and one that was deleted and made
-/// again (another handle) too.
+/// A key created after the start is usable without a restart, and so is one that was deleted and
+/// created again (with another handle).
 #[test]
 fn keys_come_and_go() {
     in_child!("keys_come_and_go", softhsm_environment, |_| {
@@ -276,7 +276,7 @@ fn keys_come_and_go() {
         let mut caller = Caller::start(config(vec![first(module.clone())], &LABELS));
         let pkcs11 = initialize(&module);
         let session = login(&pkcs11, slot_of(&pkcs11, "first"));
-        // A session's key of that label does not count.
+        // A session key with that label does not count.
         add_key(&session, "absent", &VALUE, ENCRYPT | DECRYPT, false);
         assert_eq!(caller.encrypt(ABSENT, b"x"), Err(Failure::KeyNotFound));
         add_key(&session, "absent", &VALUE, ENCRYPT | DECRYPT, true);
@@ -291,7 +291,7 @@ fn keys_come_and_go() {
     });
 }
 
-/// As the reference proxy does, if the operator wants it so.
+/// As in the reference proxy, if the settings allow it.
 #[test]
 fn ambiguous_labels_can_be_allowed() {
     in_child!("ambiguous_labels_can_be_allowed", softhsm_environment, |_| {
@@ -303,8 +303,8 @@ fn ambiguous_labels_can_be_allowed() {
     });
 }
 
-/// A wrong PIN: the process stays up, the token is UNAVAILABLE and says why, and the PIN is not
-/// tried again, whoever asks.
+/// A wrong PIN: the process stays up, the token is UNAVAILABLE and says why, and no later request
+/// causes another attempt with the PIN.
 #[test]
 fn a_wrong_pin_is_tried_once() {
     in_child!("a_wrong_pin_is_tried_once", softhsm_environment, |_| {
@@ -323,7 +323,8 @@ fn a_wrong_pin_is_tried_once() {
     });
 }
 
-/// No such file, or no PKCS#11 module: no start, and a message that says which.
+/// A missing file or one that is no PKCS#11 module prevents the start, with a message that names
+/// it.
 #[test]
 fn what_is_no_module_is_a_start_error() {
     for path in ["/nonexistent/module.so", "/usr/lib/x86_64-linux-gnu/libc.so.6", "/etc/passwd"] {
@@ -333,7 +334,7 @@ fn what_is_no_module_is_a_start_error() {
     }
 }
 
-/// A module without a token: the fleet starts, and picks the token up when there is one.
+/// With a module that has no token, the fleet starts and uses a token once there is one.
 #[test]
 fn a_token_that_comes_later_is_used() {
     in_child!("a_token_that_comes_later_is_used", softhsm_environment, |_| {
@@ -349,7 +350,7 @@ fn a_token_that_comes_later_is_used() {
     });
 }
 
-/// Two tokens of one module: a job goes where its key is, whichever token is named first.
+/// Two tokens of one module: a job goes to the token that has its key, whichever is listed first.
 #[test]
 fn jobs_go_to_the_token_that_has_the_key() {
     in_child!("jobs_go_to_the_token_that_has_the_key", softhsm_environment, |_| {
@@ -378,8 +379,8 @@ fn jobs_go_to_the_token_that_has_the_key() {
     });
 }
 
-/// A token's only key is deleted while another token of the module works: then the module is not
-/// initialised again, a new session is enough to know, and the other token serves all the time.
+/// A token's only key is deleted while another token of the module works: the module is not
+/// initialised again, a new session suffices to find out, and the other token serves throughout.
 #[test]
 fn the_only_key_is_deleted_beside_a_token_that_works() {
     let test = "the_only_key_is_deleted_beside_a_token_that_works";
@@ -416,8 +417,8 @@ fn the_only_key_is_deleted_beside_a_token_that_works() {
     });
 }
 
-/// SoftHSM2 leaves a zeroed IV as it is: with the profile of an HSM that fills it, each message
-/// would get the same IV. It must not leave this house.
+/// SoftHSM2 does not fill in a zeroed IV: with the profile of an HSM that does, each message would
+/// get the same IV. Such a ciphertext must not be returned.
 #[test]
 fn an_iv_that_no_hsm_made_is_refused() {
     in_child!("an_iv_that_no_hsm_made_is_refused", softhsm_environment, |_| {
@@ -445,8 +446,8 @@ fn starts_again_after_a_stop() {
     });
 }
 
-/// A public object that has a key's label, which anybody may have put there, is not used in the
-/// key's place. Alone it serves, unless the settings want private keys.
+/// A public object with a key's label, which anybody may have created, is not used instead of the
+/// key. On its own it is used, unless the settings require private keys.
 #[test]
 fn private_keys_come_first() {
     in_child!("private_keys_come_first", softhsm_environment, |_| {
@@ -487,10 +488,10 @@ fn private_keys_come_first() {
     });
 }
 
-/// opencryptoki's daemon, without which its module does nothing; one that runs already is used.
+/// opencryptoki's daemon, without which its module does nothing. A running daemon is reused.
 struct SlotDaemon {
     started: Option<std::process::Child>,
-    /// Held while a test uses the daemon: another test must not end it meanwhile.
+    /// Held while a test uses the daemon, so that no other test ends it.
     _lock: std::fs::File,
 }
 
@@ -510,7 +511,7 @@ impl SlotDaemon {
         if is_up() {
             return Self { started: None, _lock: lock };
         }
-        // /run is empty after each start of the system, and in containers.
+        // /run is empty after each boot, and in containers.
         std::fs::create_dir_all("/run/lock/opencryptoki").unwrap();
         let daemon = std::process::Command::new("pkcsslotd").arg("-f").spawn().unwrap();
         eventually("opencryptoki's daemon is up", is_up);
@@ -521,7 +522,7 @@ impl SlotDaemon {
 impl Drop for SlotDaemon {
     fn drop(&mut self) {
         if let Some(daemon) = &mut self.started {
-            // Killed outright, it would leave its shared memory to the next one.
+            // If killed with SIGKILL, it would leave its shared memory behind.
             let pid = daemon.id().to_string();
             let _ = std::process::Command::new("kill").args(["-TERM", &pid]).status();
             let _ = daemon.wait();
@@ -539,20 +540,20 @@ fn opencryptoki(label: &str) -> TokenConfig {
     token(module, TokenSelector::Label(label.to_owned()), PIN, 1)
 }
 
-/// opencryptoki's software token has a clock whose time is not what PKCS#11 has it, and is seen all
-/// the same.
+/// opencryptoki's software token reports a clock whose time is not in PKCS#11's format, and is
+/// detected nevertheless.
 #[test]
 fn opencryptoki_is_seen() {
     in_child!("opencryptoki_is_seen", |_| Vec::new(), |_| {
         let _daemon = SlotDaemon::start();
         let hsm = Hsm::start(config(vec![opencryptoki("none of that name")], &LABELS), Vec::new());
         let told = hsm.unwrap().stats().remove(0).trouble.unwrap();
-        // Made by an administrator, it has another label.
+        // An administrator created it, with another label.
         assert!(told.contains("serial \"123\""), "{told}");
     },);
 }
 
-/// Up to version 3.8.1 at least, opencryptoki's software token has no AES-GCM: the proxy does not
+/// Up to at least version 3.8.1, opencryptoki's software token has no AES-GCM: the proxy does not
 /// start with it, and `probe-hsm` finds no profile but says why. (The token is made in a directory
 /// that a mount namespace puts in place of the system's.)
 #[test]
@@ -585,7 +586,7 @@ fn opencryptoki_cannot_serve() {
         command.args(["--mount", "sh", "-c", script]);
         command
     } else {
-        // A container without CAP_SYS_ADMIN: the tokens are saved and put back.
+        // In a container without CAP_SYS_ADMIN, the tokens are saved and restored instead.
         let script = "cp -a /var/lib/opencryptoki \"$0\" && { \"$@\"; code=$?; \
                       rm -rf /var/lib/opencryptoki && cp -a \"$0/opencryptoki\" /var/lib/; \
                       exit $code; }";

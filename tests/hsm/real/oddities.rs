@@ -1,5 +1,5 @@
-//! Oddities that PKCS#11 allows or real modules show, simulated in front of SoftHSM2 by the
-//! interposer: tokens serve all the same.
+//! Oddities that PKCS#11 permits or real modules show, simulated by the interposer in front of
+//! SoftHSM2. Tokens serve nevertheless.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use xks_proxy::hsm::pkcs11::ffi::RawModule;
 use xks_proxy::hsm::pkcs11::native::{Arguments, Attribute};
 use xks_proxy::hsm::pkcs11::native_session::NativeSession;
 
-/// The token "one", called in that form.
+/// The token "one", called with GCM parameters of that form.
 fn config_of(form: GcmForm) -> TokenConfig {
     let select = TokenSelector::Label("one".to_owned());
     TokenConfig {
@@ -28,7 +28,7 @@ fn start(form: GcmForm) -> Caller {
     Caller::start(config(vec![config_of(form)], &LABELS))
 }
 
-/// A fleet serves with that oddity, and its listing is whole.
+/// Asserts that a fleet serves with that oddity, and lists all keys.
 fn serves(test: &str, oddity: &str, form: GcmForm) {
     in_child!(test, Interposed::environment, |directory| {
         let mut interposed = Interposed::new(directory);
@@ -50,19 +50,19 @@ fn serves(test: &str, oddity: &str, form: GcmForm) {
     });
 }
 
-/// opencryptoki's software token has a clock whose time is none.
+/// opencryptoki's software token has a clock whose time is not valid.
 #[test]
 fn a_clock_that_is_wrong() {
     serves("a_clock_that_is_wrong", "utc_time = \"never\"", GcmForm::default());
 }
 
-/// The end of a search is where nothing comes, and not where little does.
+/// A search ends with an empty result, and not with one that is merely short.
 #[test]
 fn few_objects_at_once() {
     serves("few_objects_at_once", "find_at_most = 1", GcmForm::default());
 }
 
-/// A listing knows whether it was cut short, and a search ends whatever it found.
+/// A listing detects that it was cut short, and searches are ended whatever they find.
 #[test]
 fn more_objects_than_are_looked_at() {
     in_child!("more_objects_than_are_looked_at", Interposed::environment, |directory| {
@@ -83,7 +83,7 @@ fn more_objects_than_are_looked_at() {
     });
 }
 
-/// A search by class and label is all that some modules take; others take none at all.
+/// Some modules accept searches by class and label only; others accept no attributes at all.
 #[test]
 fn short_templates() {
     serves("short_templates", "template_at_most = 2", GcmForm::default());
@@ -134,7 +134,7 @@ fn threads_of_its_own() {
     serves("threads_of_its_own", "initialize = \"needs_threads\"", GcmForm::default());
 }
 
-/// A module that cannot lock is called by one thread at a time, whatever sessions there are.
+/// A module that cannot lock is called by one thread at a time, however many sessions there are.
 #[test]
 fn one_call_at_a_time() {
     const CALL: Duration = Duration::from_millis(50);
@@ -173,7 +173,7 @@ fn parameters_of_the_first_edition() {
     );
 }
 
-/// The first session that requests use is there before the first of them comes.
+/// The first session for requests is open before the first of them arrives.
 #[test]
 fn slow_sessions() {
     in_child!("slow_sessions", Interposed::environment, |directory| {
@@ -188,7 +188,7 @@ fn slow_sessions() {
     });
 }
 
-/// The two forms are found by trying.
+/// Discovery finds the module's form of GCM parameters by trying them.
 #[test]
 fn forms_are_found() {
     in_child!("forms_are_found", Interposed::environment, |directory| {
@@ -208,7 +208,7 @@ fn forms_are_found() {
     });
 }
 
-/// Further findings of `probe-hsm`: everything is known of SoftHSM2.
+/// Further findings of `probe-hsm`: for SoftHSM2 it determines everything.
 #[test]
 fn the_probe_tells_more() {
     in_child!("the_probe_tells_more", Interposed::environment, |directory| {

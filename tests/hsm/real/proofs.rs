@@ -1,4 +1,4 @@
-//! Tokens that hold the same keys, or do not: by real SoftHSM2 tokens behind the interposer.
+//! Proofs that tokens hold the same keys, with real SoftHSM2 tokens behind the interposer.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ const KEY: u32 = 0;
 const OTHER: u32 = 1;
 const A: [u8; 32] = [0xaa; 32];
 const B: [u8; 32] = [0xbb; 32];
-/// `[[fault]]` settings that take a slot's token away.
+/// `[[fault]]` settings that remove a slot's token.
 const AWAY: &str = "[[fault]]\nremove_token = true\nslot = ";
 
 /// Makes a token with these keys.
@@ -31,7 +31,7 @@ fn make(label: &str, keys: &[(&str, [u8; 32], u8)]) {
     pkcs11.finalize().unwrap();
 }
 
-/// Makes tokens that hold that value under "key", and the same under "other".
+/// Makes tokens with the given value under "key", and with one common value under "other".
 fn tokens(directory: &Path, of_key: &[(&str, [u8; 32])]) -> Interposed {
     for (label, value) in of_key {
         let both = ENCRYPT | DECRYPT;
@@ -48,7 +48,7 @@ fn fleet(labels: &[&str], witnesses: Witnesses) -> Config {
     config
 }
 
-/// Waits until each token in use has given its word on each key.
+/// Waits until each token in use has tried each key, or a difference was found.
 fn start(config: Config) -> Caller {
     let caller = Caller::start(config);
     eventually("all keys have been tried", || {
@@ -64,7 +64,7 @@ fn differing(caller: &Caller) -> Vec<Vec<String>> {
     caller.hsm.stats().iter().map(|token| labels(&token.keys_disagreeing)).collect()
 }
 
-/// A ciphertext that was made on a token that is the only one.
+/// A ciphertext made by that token while it was the only one.
 fn made_on(label: &str) -> (Iv, Vec<u8>) {
     let mut caller = start(fleet(&[label], Witnesses::default()));
     let sealed = caller.encrypt(KEY, label.as_bytes()).unwrap();
@@ -76,12 +76,12 @@ fn opens(caller: &mut Caller, sealed: &(Iv, Vec<u8>)) -> Result<Vec<u8>, Failure
     caller.decrypt(KEY, sealed.0.as_slice(), &sealed.1)
 }
 
-/// A witness that was made on a token before.
+/// A witness made earlier by that token.
 fn known_of(label: &str) -> Witnesses {
     known(label, 2)
 }
 
-/// The same of a token that has one key.
+/// The same for a token with a single key.
 fn known_of_key(label: &str) -> Witnesses {
     known(label, 1)
 }
@@ -107,7 +107,7 @@ fn equal_keys() {
         eventually("both are proven", || {
             caller.hsm.stats().iter().all(|token| token.keys_unproven == 0)
         });
-        // Not only when their health is looked at again.
+        // Immediately, not only at the next health check.
         let took = began.elapsed();
         assert!(took < std::time::Duration::from_secs(4), "{took:?}");
         for n in 0..50 {
@@ -123,8 +123,9 @@ fn equal_keys() {
     });
 }
 
-/// Two tokens with different keys under one label and nothing that says which is right: nothing is
-/// encrypted with it, all that was is decrypted, and the other key is served.
+/// Two tokens with different keys under one label and no evidence of which is right: nothing is
+/// encrypted with that label, everything encrypted before is decrypted, and the other key is
+/// served.
 #[test]
 fn different_keys_without_a_witness() {
     in_child!("different_keys_without_a_witness", Interposed::environment, |directory| {
@@ -147,7 +148,7 @@ fn different_keys_without_a_witness() {
     });
 }
 
-/// The same where the settings trust a token, or a witness is known from before: that decides.
+/// If the settings trust a token, or a witness is already known, that decides.
 #[test]
 fn different_keys_and_one_is_right() {
     in_child!("different_keys_and_one_is_right", Interposed::environment, |directory| {
@@ -162,13 +163,13 @@ fn different_keys_and_one_is_right() {
             for _ in 0..20 {
                 let sealed = caller.encrypt(KEY, b"x").unwrap();
                 assert_eq!(opens(&mut caller, &sealed).unwrap(), b"x");
-                // Nobody else decrypts what the first one made.
+                // No other token decrypts what the first one encrypted.
                 assert_eq!(opens(&mut caller, &of_one).unwrap(), b"one");
                 assert_eq!(opens(&mut caller, &of_two).unwrap(), b"two");
             }
             caller.hsm.stop(std::time::Duration::from_secs(5));
         }
-        // By the witness of the second, its replica with the first token alone encrypts nothing.
+        // Given the second token's witness, a replica with the first token alone encrypts nothing.
         let mut caller = start(fleet(&["one"], known_of("two")));
         assert_eq!(caller.encrypt(KEY, b"x"), Err(Failure::KeysDiffer));
         assert_eq!(opens(&mut caller, &of_one).unwrap(), b"one");
@@ -176,9 +177,9 @@ fn different_keys_and_one_is_right() {
     });
 }
 
-/// A token that is away at the start and holds another key is excluded when it joins; while the one
-/// that made the witness is away, a ciphertext that the other cannot decrypt is not said to be bad,
-/// and nothing is encrypted with the other's key.
+/// A token that is away at the start and holds another key is excluded when it joins. While the
+/// token that made the witness is away, a ciphertext that the other cannot decrypt is not reported
+/// as invalid, and nothing is encrypted with the other's key.
 #[test]
 fn another_key_joins_late() {
     in_child!("another_key_joins_late", Interposed::environment, |directory| {
@@ -212,7 +213,7 @@ fn another_key_joins_late() {
     });
 }
 
-/// A token that fails while it is to be proven is not held to differ; it is proven afterwards.
+/// A token that fails while it is being proven is not taken to differ; it is proven afterwards.
 #[test]
 fn faults_prove_nothing() {
     in_child!("faults_prove_nothing", Interposed::environment, |directory| {
@@ -241,7 +242,7 @@ fn faults_prove_nothing() {
     });
 }
 
-/// Keys that differ in what they may be used for, and one that a token lacks: no dispute.
+/// Keys that differ only in permitted uses, or that one token lacks, cause no dispute.
 #[test]
 fn different_uses() {
     in_child!("different_uses", Interposed::environment, |directory| {
@@ -260,14 +261,14 @@ fn different_uses() {
     });
 }
 
-/// Which of two values a ciphertext was made with.
+/// Returns which of the two values a ciphertext was made with.
 fn value_of(sealed: &(Iv, Vec<u8>)) -> [u8; 32] {
     let is_of = |value: &[u8; 32]| opens_with(value, sealed);
     [A, B].into_iter().find(is_of).expect("made with one of the two")
 }
 
-/// A token that lacks a key has nothing to say about its witness, which counts all the same: once
-/// it does, a token that joins with another key is excluded, and does not put the key in dispute.
+/// A token that lacks a key cannot test its witness, which is settled without it. From then on, a
+/// token that joins with another key is excluded, and does not put the key in dispute.
 #[test]
 fn keys_that_one_token_lacks() {
     in_child!("keys_that_one_token_lacks", Interposed::environment, |directory| {
@@ -296,8 +297,8 @@ fn keys_that_one_token_lacks() {
     });
 }
 
-/// While the right token does not serve the key, a verdict on a ciphertext by a token with another
-/// key does not count.
+/// While the right token does not serve the key, another token's verdict on a ciphertext does not
+/// count if its key differs.
 #[test]
 fn only_the_wrong_token_calls_it_bad() {
     in_child!("only_the_wrong_token_calls_it_bad", Interposed::environment, |directory| {
@@ -324,8 +325,8 @@ fn only_the_wrong_token_calls_it_bad() {
     });
 }
 
-/// The only token has another key than the witness's: what it cannot decrypt may be good. Nor does
-/// a refused encryption cost it calls.
+/// If the only token's key does not match the witness, a ciphertext that it cannot decrypt may
+/// still be valid. Refused encryptions cost it no calls.
 #[test]
 fn the_only_token_is_wrong() {
     in_child!("the_only_token_is_wrong", Interposed::environment, |directory| {
@@ -343,8 +344,8 @@ fn the_only_token_is_wrong() {
     });
 }
 
-/// While a token is out of use that is known to hold another key, a ciphertext that the right ones
-/// call bad may be that token's: it is not called bad for good.
+/// While a token known to hold another key is out of use, a ciphertext that the right tokens reject
+/// may be that token's, so it is not reported as invalid.
 #[test]
 fn the_other_key_is_away() {
     in_child!("the_other_key_is_away", Interposed::environment, |directory| {
@@ -362,8 +363,8 @@ fn the_other_key_is_away() {
     });
 }
 
-/// A token that lost its storage shows no keys, which is not to lack them: a ciphertext of its key
-/// is not called bad, nor the tokens' keys different, by the word of the one with another key.
+/// A token that lost its storage shows no keys, which does not mean that it lacks them: based on a
+/// token with another key, neither are ciphertexts called invalid nor the keys different.
 #[test]
 fn the_right_key_is_lost() {
     in_child!("the_right_key_is_lost", Interposed::environment, |directory| {
@@ -388,8 +389,8 @@ fn the_right_key_is_lost() {
     });
 }
 
-/// Right after the start, before its keys are proven, the only token calls no ciphertext bad that
-/// another key has made: it is tried by the witness first.
+/// Right after the start, before its keys are proven, the only token does not report a ciphertext
+/// of another key as invalid: it is first tested against the witness.
 #[test]
 fn a_wrong_token_is_known_by_its_first_refusal() {
     let test = "a_wrong_token_is_known_by_its_first_refusal";
@@ -407,8 +408,8 @@ fn a_wrong_token_is_known_by_its_first_refusal() {
     });
 }
 
-/// The token that the settings trust is the first to encrypt, and nobody else makes a witness
-/// while it is in use: not before all tokens were tried, and not after a dispute.
+/// The token that the settings trust is the first to encrypt, and while it is in use no other token
+/// makes a witness, neither before all tokens were tried nor after a dispute.
 #[test]
 fn the_trusted_one_comes_first() {
     in_child!("the_trusted_one_comes_first", Interposed::environment, |directory| {
@@ -423,7 +424,7 @@ fn the_trusted_one_comes_first() {
             assert_eq!(value_of(&caller.encrypt(KEY, b"x").unwrap()), B);
         }
         drop(caller);
-        // The second takes its time to make a witness.
+        // The second token is slow to make a witness.
         interposed.set(&format!(
             "[[fault]]\nslot = {two}\nkey = \"key\"\ndelay = \"30ms\"\nfunctions = \
              [\"C_Encrypt\"]"
@@ -436,8 +437,8 @@ fn the_trusted_one_comes_first() {
     });
 }
 
-/// A request that fails at one token is not tried on another whose key may not do it, or cannot show that it
-/// is the same.
+/// A request that fails on one token is not retried on another whose key does not permit the
+/// operation or cannot be shown to be the same.
 #[test]
 fn retries_keep_to_the_same_key() {
     in_child!("retries_keep_to_the_same_key", Interposed::environment, |directory| {

@@ -1,5 +1,5 @@
-//! Random runs: tokens with the same key or another one under one label come and go, calls fail,
-//! the process restarts, and no two keys ever encrypt under that label.
+//! Random runs: tokens with the same or different keys under one label come and go, calls fail, the
+//! process restarts, and still only one of the keys ever encrypts under that label.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
@@ -18,17 +18,17 @@ use xks_proxy::job::{Completion, Failure, Iv, Operation, Success};
 const KEY: u32 = 0;
 const TOKENS: [&str; 3] = ["one", "two", "three"];
 const VALUES: [[u8; 32]; 2] = [[0xaa; 32], [0xbb; 32]];
-/// Names the seed of a run that is to be repeated.
+/// Environment variable with the seed of a run to repeat.
 const SEED: &str = "XKS_PROXY_TEST_SEED";
 const LIVES: u64 = 3;
 const STEPS: u64 = 5;
 const STEP: Duration = Duration::from_millis(300);
-/// Requests that are asked together.
+/// Number of requests submitted together.
 const BATCH: usize = 4;
-/// Between two batches.
+/// Pause between two batches.
 const PAUSE: Duration = Duration::from_millis(3);
-/// Codes by which C_Decrypt tells no bad ciphertext: with those that may, enough of them in a row
-/// are a verdict.
+/// Codes of C_Decrypt that do not mean a bad ciphertext: with codes that may, enough of them in a
+/// row are taken as a verdict.
 const CODES_OF_DECRYPT: [&str; 4] =
     ["CKR_DEVICE_REMOVED", "CKR_SESSION_CLOSED", "CKR_DEVICE_MEMORY", "CKR_USER_NOT_LOGGED_IN"];
 
@@ -49,7 +49,7 @@ impl Random {
     }
 }
 
-/// A ciphertext that was answered.
+/// A ciphertext returned by an encryption.
 struct Sealed {
     value: [u8; 32],
     plaintext: Vec<u8>,
@@ -58,25 +58,25 @@ struct Sealed {
 
 enum Asked {
     Encrypt(Vec<u8>),
-    /// [`Sealed`] by its place.
+    /// Index of the [`Sealed`].
     Decrypt(usize),
 }
 
 struct Run {
-    /// Makes the plan, which depends on the seed alone.
+    /// Generator of the plan, which depends on the seed alone.
     random: Random,
     traffic: Random,
     interposed: Interposed,
     slots: Vec<u64>,
     sealed: Vec<Sealed>,
-    /// The value that encrypts, in all lives that share witnesses.
+    /// The value used for encryption throughout all lives that share witnesses.
     right: Option<[u8; 32]>,
     number: u32,
-    /// Answers in this step.
+    /// Answers in this step, counted by kind.
     tally: BTreeMap<String, u32>,
 }
 
-/// One life of the proxy.
+/// One lifetime of the proxy process.
 struct Life {
     caller: Caller,
     witnesses: Arc<Witnesses>,
@@ -112,7 +112,7 @@ impl Life {
         )
     }
 
-    /// The counts that the assertions are about.
+    /// Returns the settled witnesses by label.
     fn settled(&self) -> HashMap<Box<str>, Witness> {
         let settled = self.witnesses.settled().into_iter();
         settled.map(|(label, witness)| (label, (*witness).clone())).collect()
@@ -123,7 +123,7 @@ impl Run {
     fn new(seed: u64, directory: &Path) -> Self {
         let mut random = Random(seed);
         let pkcs11 = initialize(&Interposed::module());
-        // One token has another key than the two others.
+        // One token has a key that differs from that of the other two.
         let odd = random.of(&TOKENS);
         println!("the odd one is {odd}");
         for label in TOKENS {
@@ -134,7 +134,7 @@ impl Run {
             add_key(&session, "key", &value, ENCRYPT | DECRYPT, true);
         }
         pkcs11.finalize().unwrap();
-        // SoftHSM2 gives a new token another slot then.
+        // SoftHSM2 moves a new token to another slot when it is next initialised.
         let pkcs11 = initialize(&Interposed::module());
         let slots = TOKENS.map(|label| slot_of(&pkcs11, label).id()).to_vec();
         pkcs11.finalize().unwrap();
@@ -151,7 +151,7 @@ impl Run {
         }
     }
 
-    /// Puts tokens away, and others in trouble.
+    /// Removes some tokens at random and makes calls on others fail.
     fn disturb(&mut self) {
         let random = &mut self.random;
         let mut faults = String::new();
@@ -191,7 +191,7 @@ impl Run {
         self.interposed.set("");
     }
 
-    /// Asks for some of this and that, and takes in what is answered.
+    /// Submits a batch of random requests and records their answers.
     fn ask(&mut self, life: &mut Life) {
         let mut jobs = Vec::new();
         for _ in 0..BATCH {
@@ -218,7 +218,7 @@ impl Run {
             let asked = life.asked.remove(&job.reply_to.serial).unwrap();
             self.take_in_failure(&asked, *failure);
         }
-        // A request that expires is not answered, or later.
+        // A request that expires is answered late or not at all.
         let count = BATCH - refused.len();
         for completion in life.caller.wait_for(count, Duration::from_millis(100)) {
             if let Some(asked) = life.asked.remove(&completion.reply_to.serial) {
@@ -255,13 +255,14 @@ impl Run {
         if let Asked::Decrypt(place) = asked
             && failure == Failure::InvalidCiphertext
         {
-            // One of a former life's is bad where only tokens that are away hold its key.
+            // A ciphertext from an earlier life may be rejected if all tokens with its key are
+            // away.
             let value = self.sealed[*place].value;
             assert_ne!(Some(value), self.right, "a good ciphertext is said to be bad");
         }
     }
 
-    /// A life: trouble, and then rest, till it is known which key is right, or that nobody knows.
+    /// Runs one life: faults, then quiet until the right key is known or the key is in dispute.
     fn live(&mut self, known: HashMap<Box<str>, Witness>) -> Life {
         self.disturb();
         let mut life = Life::start(known);
@@ -293,7 +294,7 @@ impl Run {
         life
     }
 
-    /// With all tokens there, whatever was encrypted is decrypted.
+    /// With all tokens present, everything that was encrypted can be decrypted.
     fn open_all(&self, life: &mut Life) {
         for Sealed { plaintext, sealed: (iv, sealed), .. } in &self.sealed {
             let operation = Operation::Decrypt { iv: *iv };
@@ -308,7 +309,7 @@ impl Run {
     }
 }
 
-/// Lives in a row, each with what the one before it has settled.
+/// Consecutive lives, each starting with the witnesses that the previous one settled.
 #[test]
 fn random_runs() {
     in_child!("random_runs", Interposed::environment, |directory| {
@@ -324,7 +325,7 @@ fn random_runs() {
             let mut life = run.live(known);
             known = life.settled();
             if !life.has_settled() {
-                // The next life knows nothing of this one.
+                // The next life starts without knowledge of this one.
                 run.right = None;
             }
             if number == LIVES {

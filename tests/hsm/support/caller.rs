@@ -15,9 +15,9 @@ use xks_proxy::job::{
 };
 use zeroize::Zeroizing;
 
-/// A caller of the HSM side that waits for its answers, as one event loop would.
+/// A caller that waits for its answers on one completion queue, as an event loop would.
 pub struct Caller {
-    /// HSM side under test.
+    /// The HSM side under test.
     pub hsm: Arc<Hsm>,
     inbox: Arc<CompletionQueue>,
     woken: Receiver<()>,
@@ -30,12 +30,12 @@ impl Caller {
         Self::with(|inboxes| Hsm::start(config, inboxes).unwrap())
     }
 
-    /// Starts what `start` starts.
+    /// Starts the HSM side that `start` returns.
     pub fn with(start: impl FnOnce(Vec<Arc<CompletionQueue>>) -> Arc<Hsm>) -> Self {
         Self::try_with(|inboxes| Some(start(inboxes))).unwrap()
     }
 
-    /// Starts what `start` starts, if it does.
+    /// Starts the HSM side that `start` returns, if it succeeds.
     pub fn try_with(
         start: impl FnOnce(Vec<Arc<CompletionQueue>>) -> Option<Arc<Hsm>>,
     ) -> Option<Self> {
@@ -48,7 +48,7 @@ impl Caller {
         Some(Self { hsm, inbox, woken, serial: 0 })
     }
 
-    /// A job of this caller with a deadline of that many milliseconds.
+    /// Makes a job of this caller with a deadline in that many milliseconds.
     pub fn job(&mut self, request: Request, deadline_milli: u64) -> Job {
         self.serial += 1;
         let now = Instant::now();
@@ -66,7 +66,7 @@ impl Caller {
         self.wait_for(count, Duration::from_secs(10))
     }
 
-    /// Waits for answers until there are that many, or for that long.
+    /// Waits for answers until there are that many, or until that time has passed.
     pub fn wait_for(&self, count: usize, time: Duration) -> Vec<Completion> {
         let end = Instant::now() + time;
         let mut all = Vec::new();
@@ -79,7 +79,7 @@ impl Caller {
         all
     }
 
-    /// Asks and waits.
+    /// Submits a request and waits for its answer.
     pub fn ask(&mut self, request: Request) -> Result<(Success, Vec<u8>), Failure> {
         let mut jobs = vec![self.job(request, 5_000)];
         let mut refused = Vec::new();
@@ -96,7 +96,7 @@ impl Caller {
         completion.outcome.map(|success| (success, output))
     }
 
-    /// Asks and waits, while answers to other jobs may come too.
+    /// Submits a request and waits for its answer, while answers to other jobs may arrive too.
     pub fn ask_any(&mut self, request: Request) -> Result<(Success, Vec<u8>), Failure> {
         let mut jobs = vec![self.job(request, 5_000)];
         self.hsm.submit(&mut jobs, &mut Vec::new());
@@ -110,12 +110,12 @@ impl Caller {
         }
     }
 
-    /// Asks for the attributes.
+    /// Asks for a key's attributes.
     pub fn describe(&mut self, key: u32) -> Result<Success, Failure> {
         self.ask(request(key, Operation::Describe, &[])).map(|(success, _)| success)
     }
 
-    /// Encrypts; IV and ciphertext with tag.
+    /// Encrypts; returns the IV, and the ciphertext with its tag.
     pub fn encrypt(&mut self, key: u32, plaintext: &[u8]) -> Result<(Iv, Vec<u8>), Failure> {
         let operation = Operation::Encrypt { cdiv: None };
         let (success, mut output) = self.ask(request(key, operation, plaintext))?;
@@ -125,7 +125,7 @@ impl Caller {
         Ok((iv, output))
     }
 
-    /// Encrypts with a CDIV over that prefix; IV, ciphertext with tag, CDIV.
+    /// Encrypts with a CDIV over that prefix; returns IV, ciphertext with tag, and CDIV.
     pub fn encrypt_with_cdiv(
         &mut self,
         key: u32,
@@ -141,7 +141,7 @@ impl Caller {
         Ok((iv, output, cdiv))
     }
 
-    /// Decrypts ciphertext with tag.
+    /// Decrypts a ciphertext with its tag.
     pub fn decrypt(&mut self, key: u32, iv: &[u8], input: &[u8]) -> Result<Vec<u8>, Failure> {
         let operation = Operation::Decrypt { iv: Iv::from_slice(iv).unwrap() };
         let (success, output) = self.ask(request(key, operation, input))?;
@@ -160,7 +160,7 @@ pub fn request(key: u32, operation: Operation, input: &[u8]) -> Request {
     Request { operation, key: KeyIndex(key), aad: aad(), input: input.to_vec() }
 }
 
-/// Returns whether a ciphertext made with [`aad`] is one of a key of that value.
+/// Returns whether a ciphertext made with [`aad`] decrypts with a key of that value.
 pub fn opens_with(value: &[u8; 32], (iv, sealed): &(Iv, Vec<u8>)) -> bool {
     use aes_gcm::aead::{Aead as _, Payload};
     use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce};
@@ -170,7 +170,7 @@ pub fn opens_with(value: &[u8; 32], (iv, sealed): &(Iv, Vec<u8>)) -> bool {
     Aes256Gcm::new_from_slice(value).unwrap().decrypt(&nonce, payload).is_ok()
 }
 
-/// Waits, with patience for slow machines, until something is so.
+/// Waits, with patience for slow machines, until a condition holds.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !is_so() {

@@ -1,7 +1,7 @@
 //! Tokens of real PKCS#11 modules, with known keys.
 //!
-//! Modules read their configuration from the environment, once a process. So each test runs in a
-//! process of its own: the test binary started again, for that test alone.
+//! Modules read their configuration from the environment once per process, so each test runs in a
+//! separate process: the test binary started again, for that test alone.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -21,10 +21,10 @@ use xks_proxy::observe::redaction::Secret;
 pub const PIN: &str = "1234";
 const SO_PIN: &str = "12345678";
 const CHILD: &str = "XKS_PROXY_TEST_CHILD";
-/// A file that a child leaves when its test has run to the end.
+/// A file left by a child process whose test has run to the end.
 const DONE: &str = "done";
 
-/// Runs a body in a process of its own, with these environment variables and an empty directory:
+/// Runs a body in a separate process, with these environment variables and an empty directory:
 /// `in_child!(test's name, environment, body)`, in the module of the test.
 macro_rules! in_child {
     ($test:expr, $environment:expr, $body:expr $(,)?) => {
@@ -33,7 +33,7 @@ macro_rules! in_child {
 }
 pub(crate) use in_child;
 
-/// The name that a test in `module`, which begins with the name of the test binary, has for it.
+/// The test binary's name for a test in `module`, which begins with the name of that binary.
 pub fn path_of(module: &str, test: &str) -> String {
     match module.split_once("::") {
         Some((_, module)) => format!("{module}::{test}"),
@@ -66,7 +66,7 @@ pub fn run_in_child(
     assert!(directory.path().join(DONE).exists(), "{path} is no test of this program");
 }
 
-/// Writes kryoptic's configuration for a token of its own.
+/// Writes a kryoptic configuration with a separate token.
 pub fn kryoptic_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
     let file = directory.join("kryoptic.conf");
     let database = directory.join("token.sql");
@@ -76,7 +76,7 @@ pub fn kryoptic_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
     vec![("KRYOPTIC_CONF", file)]
 }
 
-/// Writes SoftHSM2's configuration for a token directory of its own.
+/// Writes a SoftHSM2 configuration with a separate token directory.
 pub fn softhsm_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
     let tokens = directory.join("tokens");
     std::fs::create_dir(&tokens).unwrap();
@@ -89,14 +89,14 @@ pub fn softhsm_environment(directory: &Path) -> Vec<(&'static str, PathBuf)> {
     vec![("SOFTHSM2_CONF", file)]
 }
 
-/// A file that changes while the module reads it is not seen half.
+/// Replaces a file atomically, so that a module never reads it half written.
 pub fn replace(file: &Path, text: &str) {
     let new = file.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(&new, file).unwrap();
 }
 
-/// The same module, for the tests' own calls.
+/// Loads the same module for the tests' own calls.
 pub fn initialize(module: &Path) -> Pkcs11 {
     let pkcs11 = Pkcs11::new(module).unwrap();
     // The proxy may have initialised it already.
@@ -122,7 +122,7 @@ pub fn slot_of(pkcs11: &Pkcs11, label: &str) -> Slot {
     pkcs11.get_slots_with_token().unwrap().into_iter().find(is_it).unwrap()
 }
 
-/// A logged-in session for the tests' own calls.
+/// Opens a logged-in session for the tests' own calls.
 pub fn login(pkcs11: &Pkcs11, slot: Slot) -> Session {
     let session = pkcs11.open_rw_session(slot).unwrap();
     // The proxy may have logged in already.
@@ -130,9 +130,9 @@ pub fn login(pkcs11: &Pkcs11, slot: Slot) -> Session {
     session
 }
 
-/// Uses that a key may be put to.
+/// Permission to encrypt with a key.
 pub const ENCRYPT: u8 = 1;
-/// Uses that a key may be put to.
+/// Permission to decrypt with a key.
 pub const DECRYPT: u8 = 2;
 
 /// Imports an AES key.
@@ -166,7 +166,7 @@ pub fn token(module: PathBuf, select: TokenSelector, pin: &str, sessions: usize)
     }
 }
 
-/// A fleet with these labels.
+/// A fleet with these tokens and key labels.
 pub fn config(tokens: Vec<TokenConfig>, labels: &[&str]) -> Config {
     Config {
         tokens,

@@ -9,26 +9,26 @@ use sha2::{Digest as _, Sha256};
 use xks_proxy::job::{Completion, Failure, Iv, Job, KeyAttributes, Operation, Success, TokenIndex};
 use xks_proxy::proto::ServiceConfig;
 
-/// The keys by label, and what it has been asked so far.
+/// Keys by label, and a record of the jobs so far.
 pub struct MemoryHsm {
     labels: Vec<String>,
     keys: HashMap<String, [u8; 32]>,
-    /// Attributes that metadata reports for every key.
+    /// Attributes reported for every key.
     pub attributes: KeyAttributes,
-    /// Each encryption takes the next.
+    /// Number from which the next encryption's IV is made.
     next_iv: u64,
     /// Answer to every job, if set.
     pub failure: Option<Failure>,
     /// The AAD of the last job, as given to C_Encrypt or C_Decrypt.
     pub last_aad: Vec<u8>,
-    /// Bytes of IV to make: 12 or 16.
+    /// Length of generated IVs in bytes: 12 or 16.
     pub iv_bytes: usize,
-    /// Jobs done.
+    /// Number of jobs done.
     pub jobs: usize,
 }
 
 impl MemoryHsm {
-    /// Holds every key of the service except those whose id begins with "not-in".
+    /// Makes an HSM with every key of the service except those whose id begins with "not-in".
     pub fn new(service: &ServiceConfig) -> Self {
         let labels: Vec<String> = service.labels().iter().map(|label| label.to_string()).collect();
         let keys = labels
@@ -104,7 +104,7 @@ impl MemoryHsm {
     }
 }
 
-/// Ciphertext and tag.
+/// Returns ciphertext and tag.
 pub fn seal(key: &[u8; 32], iv: &[u8], aad: &[u8], msg: &[u8]) -> Vec<u8> {
     let payload = Payload { msg, aad };
     let sealed = match <[u8; 12]>::try_from(iv) {
@@ -117,7 +117,7 @@ pub fn seal(key: &[u8; 32], iv: &[u8], aad: &[u8], msg: &[u8]) -> Vec<u8> {
     sealed.expect("AES-GCM encrypts")
 }
 
-/// The plaintext, if ciphertext and tag fit.
+/// Returns the plaintext, if the tag matches the ciphertext.
 pub fn open(key: &[u8; 32], iv: &[u8], aad: &[u8], msg: &[u8]) -> Option<Vec<u8>> {
     let payload = Payload { msg, aad };
     match <[u8; 12]>::try_from(iv) {

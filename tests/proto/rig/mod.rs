@@ -22,19 +22,19 @@ use wire::Response;
 
 /// The store that most tests call.
 pub const PREFIX: &str = "/example/store-1";
-/// Its credential.
+/// Its access key id.
 pub const ACCESS_KEY_ID: &str = "AKIDEXAMPLEAKIDEXAMPLE";
-/// Its credential.
+/// Its secret access key.
 pub const SECRET: &str = "wJalrXUtnFEMIK7MDENG/bPxRfiCYEXAMPLEKEY+abcdefg";
 /// Another store, of another customer.
 pub const OTHER_PREFIX: &str = "/example/store-2";
-/// Its credential.
+/// Its access key id.
 pub const OTHER_ACCESS_KEY_ID: &str = "OTHEREXAMPLEOTHEREXAMPLE";
-/// Its credential.
+/// Its secret access key.
 pub const OTHER_SECRET: &str = "zzzzzzUtnFEMIK7MDENG/bPxRfiCYEXAMPLEKEY+abcdefg";
-/// Region and service that signatures name.
+/// AWS Region in the signatures' scope.
 pub const REGION: &str = "eu-west-1";
-/// Region and service that signatures name.
+/// Service in the signatures' scope.
 pub const SERVICE: &str = "kms-xks-proxy";
 /// A key that is in the store and in the HSM.
 pub const KEY: &str = "key-1";
@@ -51,8 +51,8 @@ pub fn service_of(stores: Vec<StoreConfig>) -> ServiceConfig {
     ServiceConfig::new(options(), stores, None, None)
 }
 
-/// Options of the usual service. Each timeout has a different length, so that none can pass for
-/// another.
+/// Options of the usual service. Each timeout has a different length, so that a test notices if one
+/// is used instead of another.
 pub fn options() -> ServiceOptions {
     let timeouts = Timeouts {
         request: Duration::from_millis(180),
@@ -92,28 +92,28 @@ pub fn credential(access_key_id: &str, secret: &str) -> CredentialConfig {
     }
 }
 
-/// A connection, seen from both ends.
+/// A connection, observed from both ends.
 pub struct Rig {
     pub loop_state: LoopState,
-    /// None once closed.
+    /// The connection; `None` once closed.
     pub connection: Option<Connection>,
     pub hsm: MemoryHsm,
     pub snapshot: Snapshot,
-    /// Jobs submitted and not yet worked on; only where [`Self::hold_jobs`].
+    /// Jobs submitted and not yet done; only with [`Self::hold_jobs`].
     pub jobs: VecDeque<Job>,
-    /// Set if jobs wait for the test instead of being done at once.
+    /// Set if jobs wait for [`Self::work`] instead of being done at once.
     pub hold_jobs: bool,
     /// Set if answers stay unsent until [`Self::take_answer`].
     pub hold_answers: bool,
-    /// Bytes sent by the peer that the connection has had no room for.
+    /// Bytes sent by the peer for which the connection has had no room yet.
     pub inbox: Vec<u8>,
-    /// All that came back.
+    /// All bytes that the peer has received.
     pub answers: Vec<u8>,
     pub listener: Listener,
 }
 
 impl Rig {
-    /// With the usual service.
+    /// Makes a rig with the usual service.
     pub fn usual() -> Self {
         Self::new(service())
     }
@@ -149,7 +149,7 @@ impl Rig {
         }
     }
 
-    /// A new connection to the same proxy.
+    /// Opens a new connection to the same proxy.
     pub fn reconnect(&mut self) {
         if let Some(connection) = self.connection.take() {
             connection.close(&mut self.loop_state);
@@ -163,19 +163,19 @@ impl Rig {
         self.connection.is_none()
     }
 
-    /// The peer sends bytes, and everything happens that can.
+    /// Sends bytes from the peer and lets everything happen that can.
     pub fn send(&mut self, bytes: &[u8]) {
         self.inbox.extend_from_slice(bytes);
         self.pump(usize::MAX);
     }
 
-    /// The same with the bytes arriving in pieces of at most `piece`.
+    /// Does the same with the bytes arriving in pieces of at most `piece`.
     pub fn send_in_pieces(&mut self, bytes: &[u8], piece: usize) {
         self.inbox.extend_from_slice(bytes);
         self.pump(piece);
     }
 
-    /// Sends one request on a connection of its own, and expects one answer.
+    /// Sends one request on its own connection, and expects one answer.
     pub fn ask(&mut self, request: &[u8]) -> Response {
         self.reconnect();
         self.send(request);
@@ -184,7 +184,7 @@ impl Rig {
         responses.remove(0)
     }
 
-    /// Hands over what waits in the inbox, as long as there is room for it.
+    /// Passes on what is in the inbox as long as the connection has room for it.
     pub fn pump(&mut self, piece: usize) {
         while let Some(connection) = &mut self.connection {
             let room = connection.room(&self.loop_state).min(piece).min(self.inbox.len());
@@ -198,7 +198,7 @@ impl Rig {
         }
     }
 
-    /// The peer ends its side.
+    /// Closes the peer's sending side.
     pub fn end_input(&mut self) {
         if let Some(connection) = &mut self.connection {
             let step = connection.peer_closed(&mut self.loop_state, &self.snapshot);
@@ -206,7 +206,7 @@ impl Rig {
         }
     }
 
-    /// Time passes; if the connection's wait ends by then, it is told.
+    /// Lets time pass; if the connection's wait ends by then, it is notified.
     pub fn pass(&mut self, duration: Duration) {
         self.snapshot.now += duration;
         self.snapshot.unix_secs += duration.as_secs();
@@ -225,15 +225,15 @@ impl Rig {
         }
     }
 
-    /// The HSM does the job that has waited longest; its answer arrives if it is still awaited.
-    /// Whether it was.
+    /// Does the oldest waiting job; its answer is delivered if it is still awaited. Returns whether
+    /// it was.
     pub fn work(&mut self) -> bool {
         let job = self.jobs.pop_front().expect("a job waits");
         let completion = self.hsm.work(job);
         self.complete(completion)
     }
 
-    /// An answer of the HSM side arrives. Whether it was awaited.
+    /// Delivers an answer from the HSM side. Returns whether it was awaited.
     pub fn complete(&mut self, completion: Completion) -> bool {
         match &mut self.connection {
             Some(connection) if connection.waits_for(completion.reply_to.serial) => {
@@ -249,7 +249,7 @@ impl Rig {
         }
     }
 
-    /// The held answer, if one is held, has been sent.
+    /// Completes the sending of the held answer, if there is one.
     pub fn take_answer(&mut self) {
         if let Some(connection) = &mut self.connection
             && matches!(connection.wait(), Wait::Send(_))
@@ -260,7 +260,7 @@ impl Rig {
         }
     }
 
-    /// Handles a step as the shell does.
+    /// Handles a step as the server does.
     pub fn drive(&mut self, mut step: Step) {
         loop {
             self.answers.extend_from_slice(&self.loop_state.out);
@@ -288,13 +288,13 @@ impl Rig {
         }
     }
 
-    /// All answers so far, each of them well-formed, with nothing behind the last.
+    /// Returns all answers so far, each of which must be well-formed, with nothing after the last.
     pub fn responses(&mut self) -> Vec<Response> {
         wire::parse_all(&std::mem::take(&mut self.answers), false)
     }
 }
 
-/// Fleet that the health call reports.
+/// The fleet reported by GetHealthStatus.
 pub fn fleet() -> FleetHealth {
     FleetHealth {
         tokens: vec![TokenHealth {

@@ -14,7 +14,7 @@ pub struct Unsigned {
     pub method: String,
     /// Path and query, as in the request line.
     pub target: String,
-    /// All are signed; `Host` is the first.
+    /// Header fields, all of them signed; `Host` is the first.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub access_key_id: String,
@@ -25,7 +25,7 @@ pub struct Unsigned {
 }
 
 impl Unsigned {
-    /// POST to that path below the store's `/kms/xks/v1/`.
+    /// Makes a POST to that path below the store's `/kms/xks/v1/`.
     pub fn call(path: &str, body: impl Into<Vec<u8>>) -> Self {
         Self {
             method: "POST".to_owned(),
@@ -84,8 +84,8 @@ impl Unsigned {
         bytes
     }
 
-    /// The signed request with one more header field, which is not signed, and its body replaced
-    /// by `wire_body` as it goes over the wire; no Content-Length.
+    /// The signed request with one additional, unsigned header field and with `wire_body`, the body
+    /// in the form in which it is sent; no Content-Length.
     pub fn signed_with(&self, field: (&str, &str), wire_body: &[u8]) -> Vec<u8> {
         let mut fields = self.headers.clone();
         fields.extend(self.signature_fields());

@@ -1,4 +1,4 @@
-//! Answers taken apart, strictly.
+//! A strict parser of answers.
 
 use serde_json::Value;
 
@@ -6,13 +6,13 @@ use serde_json::Value;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,
-    /// Names in lower case.
+    /// Header fields, with names in lower case.
     pub fields: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// A header field, which must not be there twice.
+    /// Returns a header field, which must not occur twice.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.fields.iter().filter(|(field, _)| field == name);
         let value = fields.next().map(|(_, value)| value.as_str());
@@ -20,13 +20,13 @@ impl Response {
         value
     }
 
-    /// The body's JSON, which must be announced as such.
+    /// Returns the body's JSON, which must be declared as such.
     pub fn json(&self) -> Value {
         assert_eq!(self.field("content-type"), Some("application/json"));
         serde_json::from_slice(&self.body).expect("the body is JSON")
     }
 
-    /// `errorName`, after a look at `errorMessage` (XKS specification, Error codes).
+    /// Returns `errorName`, after checking `errorMessage` (XKS specification, Error codes).
     pub fn error_name(&self) -> String {
         let json = self.json();
         let message = json["errorMessage"].as_str().expect("errorMessage is a string");
@@ -34,7 +34,7 @@ impl Response {
         json["errorName"].as_str().expect("errorName is a string").to_owned()
     }
 
-    /// Status and `errorName`.
+    /// Returns status and `errorName`.
     pub fn error(&self) -> (u16, String) {
         (self.status, self.error_name())
     }
@@ -44,8 +44,7 @@ impl Response {
     }
 }
 
-/// All answers in `bytes`; `100 Continue` is an answer without a body. Those to HEAD have none
-/// either.
+/// Parses all answers in `bytes`. `100 Continue` and answers to HEAD have no body.
 pub fn parse_all(mut bytes: &[u8], to_head: bool) -> Vec<Response> {
     let mut responses = Vec::new();
     while !bytes.is_empty() {

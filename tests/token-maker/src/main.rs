@@ -1,7 +1,7 @@
-//! Initialises PKCS#11 tokens and puts keys of known values into them, for the tests.
+//! Initialises PKCS#11 tokens and imports keys with known values into them, for the tests.
 //!
-//! A program of its own, because a module reads its configuration from the environment once a
-//! process: each test has its own token directory, and all tests of a file share one process.
+//! It is a separate program because a module reads its configuration from the environment once per
+//! process: each test has its own token directory, but all tests of a file share one process.
 
 use std::error::Error;
 use std::ffi::CString;
@@ -86,13 +86,13 @@ fn run(module: PathBuf, init_string: &str, mut commands: &[String]) -> Outcome<(
     Ok(())
 }
 
-/// `CK_C_INITIALIZE_ARGS.pReserved` is where NSS softokn looks for its parameters.
+/// NSS softokn expects its parameters in `CK_C_INITIALIZE_ARGS.pReserved`.
 fn initialize_args(init_string: &CString) -> CInitializeArgs {
     let flags = CInitializeFlags::OS_LOCKING_OK;
     match NonNull::new(init_string.as_ptr().cast_mut().cast()) {
         Some(pointer) if !init_string.is_empty() => {
             #[expect(unsafe_code, reason = "cryptoki offers no other way to hand a string over")]
-            // SAFETY: a C string, valid until the caller's C_Initialize has returned.
+            // SAFETY: a C string that stays valid until the caller's C_Initialize has returned.
             unsafe {
                 CInitializeArgs::new_with_reserved(flags, pointer)
             }
@@ -108,7 +108,7 @@ fn initialise(pkcs11: &Pkcs11, token: &str, so_pin: &str, pin: &str) -> Outcome<
         .find(|slot| pkcs11.get_token_info(*slot).is_ok_and(|info| !info.token_initialized()))
         .ok_or("no slot with a token that is not initialised yet")?;
     pkcs11.init_token(slot, &AuthPin::from(so_pin), token)?;
-    // SoftHSM2 gives an initialised token another slot id.
+    // SoftHSM2 moves an initialised token to another slot id.
     set_user_pin(pkcs11, find_token(pkcs11, token)?, so_pin, pin)
 }
 

@@ -78,8 +78,7 @@ impl KeyCache {
         self.read_entry(key, |entry| entry.is_put_off(now, era)).unwrap_or(false)
     }
 
-    /// Returns the keys that are not proven, of those that are present or have not been searched
-    /// for.
+    /// Returns the unproven keys among those that are present or have not been searched for.
     #[must_use]
     pub fn not_proven(&self) -> NotProven {
         let (era, labels) = (self.witnesses.era(), self.labels().now());
