@@ -160,7 +160,6 @@ fn is_before_the_check(code: CK_RV) -> bool {
         code,
         CKR_CRYPTOKI_NOT_INITIALIZED
             | CKR_DEVICE_REMOVED
-            | CKR_HOST_MEMORY
             | CKR_LIBRARY_LOAD_FAILED
             | CKR_OPERATION_ACTIVE
             | CKR_SESSION_CLOSED
@@ -225,7 +224,9 @@ mod tests {
             assert_eq!(of(code), Refusal::Final, "{code:x}");
         }
         assert_eq!(of(CKR_USER_ANOTHER_ALREADY_LOGGED_IN), Refusal::Final);
-        for code in [CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR, CKR_DEVICE_ERROR, 0x8000_0001] {
+        for code in
+            [CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR, CKR_DEVICE_ERROR, CKR_HOST_MEMORY, 0x8000_0001]
+        {
             assert_eq!(of(code), Refusal::Other, "{code:x}");
             assert_eq!(refused(Some(code), true, "no").0, Refusal::Final, "at the device");
         }
