@@ -34,7 +34,7 @@ pub struct TokenAtLogin {
 /// A token's login.
 pub struct Login {
     pin: Secret<String>,
-    /// Locked by the session that logs in.
+    /// Locked by the session that is logging in.
     state: Mutex<State>,
 }
 

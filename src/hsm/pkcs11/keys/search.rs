@@ -155,7 +155,7 @@ impl KeyCache {
         self.has_new.store(entries.len() > fresh.len(), Ordering::Release);
         let mut listed = Listed::default();
         for ((index, entry), key) in (0..).map(KeyIndex).zip(entries.iter_mut()).zip(fresh) {
-            // A key that is absent from a truncated listing need not be missing.
+            // A key that is absent from a truncated listing is not necessarily missing.
             entry.is_listed = key.is_some() || !is_cut;
             // The key may have been created and looked up during the listing.
             let is_newer = entry.looked_up.is_some_and(|then| then >= began);
