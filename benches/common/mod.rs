@@ -192,7 +192,7 @@ fn response_head() -> Box<dyn FnMut()> {
     })
 }
 
-/// A whole request on a connection that stays open: bytes, job, completion, bytes.
+/// A complete request on a persistent connection: bytes, job, completion, bytes.
 fn whole(request: Vec<u8>) -> Box<dyn FnMut()> {
     let rig = Rig::new(service());
     let (mut loop_state, snapshot, attributes) = (rig.loop_state, rig.snapshot, rig.hsm.attributes);

@@ -1,4 +1,4 @@
-//! Bodies: our decoder accepts what serde_json accepts, with the same values, and nothing else.
+//! Bodies: our decoder accepts exactly what serde_json accepts, with the same values.
 //!
 //! The first byte selects the call.
 #![no_main]

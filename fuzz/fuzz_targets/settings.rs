@@ -46,7 +46,7 @@ fuzz_target!(|data: &[u8]| {
 fn loaded(text: &[u8]) -> Vec<Finding> {
     let path = DIRECTORY.path().join("settings.toml");
     fs::write(&path, text).expect("a file");
-    // An existing file in place of a module.
+    // Any existing file serves as the module.
     let module = std::env::current_exe().expect("our own path");
     let environment =
         |name: &str| (name == PKCS11_HSM_MODULE).then(|| OsString::from(module.as_os_str()));

@@ -11,7 +11,7 @@ use crate::settings::Admin;
 /// Requests `/status.json`, and returns those of its members that `T` has.
 ///
 /// # Errors
-/// The listener does not give such an answer; contains a text for the operator.
+/// The listener gives no such answer; the error is a text for the operator.
 pub(super) fn status<T: DeserializeOwned>(endpoint: &Endpoint, trust: &Trust) -> Result<T, String> {
     let no_answer = |error| format!("the proxy's admin listener does not answer ({error})");
     let mut client = Client::connect(endpoint, trust, ADMIN_CLIENT_TIMEOUT).map_err(no_answer)?;

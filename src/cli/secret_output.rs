@@ -19,7 +19,7 @@ pub(super) fn to_stdout(secret: &[u8]) -> io::Result<()> {
 /// Writes a new file of mode 0600. An existing file or symbolic link is left unchanged.
 ///
 /// # Errors
-/// The file cannot be written; contains a text for the terminal. No new file is left behind.
+/// The file cannot be written; the error is a text for the terminal. No new file is left behind.
 pub(super) fn to_new_file(path: &Path, secret: &[u8]) -> Result<(), String> {
     let told = |error: io::Error| match error.kind() {
         io::ErrorKind::AlreadyExists => {

@@ -22,13 +22,13 @@ pub struct Caller {
 /// The output of Encrypt and input of Decrypt, without base64.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sealed {
-    /// As long as the plaintext.
+    /// Ciphertext, as long as the plaintext.
     pub ciphertext: Vec<u8>,
-    /// 12 or 16 bytes.
+    /// IV of 12 or 16 bytes.
     pub iv: Vec<u8>,
-    /// 16 bytes.
+    /// Authentication tag of 16 bytes.
     pub tag: Vec<u8>,
-    /// Up to 20 bytes.
+    /// Ciphertext metadata of up to 20 bytes.
     pub metadata: Option<Vec<u8>>,
 }
 

@@ -193,7 +193,7 @@ impl Handshake {
     }
 }
 
-/// A verifier that decides as rustls does by default, and records what it sees. A wrong certificate
+/// A verifier that decides as rustls does by default, and records its findings. A wrong certificate
 /// ends the handshake.
 #[derive(Debug)]
 struct Witness {

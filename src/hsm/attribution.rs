@@ -1,18 +1,19 @@
 //! The rule by which faults are attributed.
 //!
 //! **A fault is attributed to the narrowest scope that explains it: the request, then the key on
-//! this token, then the session, then the token, then the module. Attributing it one level up takes
-//! evidence from that level.**
+//! this token, then the session, then the token, then the module. Attributing it to the next wider
+//! scope requires evidence from that scope.**
 //!
 //! The evidence is a known-good operation with *another* key in the session that failed:
 //!
-//! - It succeeds: session and token work, so the fault is the key's. The session stays.
-//! - It fails, and the session has worked before: the fault is the session's, which is replaced.
-//! - It fails in the session opened after that, too: the fault is the token's.
+//! - It succeeds: session and token work, so the fault is the key's. The session is kept.
+//! - It fails, and the session has worked before: the fault is the session's; the session is
+//!   replaced.
+//! - It also fails in the session opened as a replacement: the fault is the token's.
 //! - There is no other key to try (a token with one key that makes no session keys, such as an
 //!   nShield of FIPS 140 level 3), and the key's other direction does not work either: the module's
 //!   code decides, and a fresh session distinguishes a session's fault from the token's. A dead HSM
-//!   is never taken for a bad key.
+//!   is never mistaken for a bad key.
 //!
 //! A code by which a module reports that it is busy does not break a session, and never counts
 //! towards opening a key's circuit breaker. Failures of the request itself (a bad ciphertext, a
@@ -26,7 +27,7 @@ use super::backend::{Blame, Evidence};
 pub struct FailedAttempt {
     /// The module's view, according to its return code.
     pub blame: Blame,
-    /// The result with another key in the same session.
+    /// The result of a known-good operation with another key in the same session.
     pub evidence: Evidence,
     /// True if the session replaced a broken one and has not succeeded at anything yet.
     pub is_fresh_session: bool,
@@ -37,7 +38,7 @@ pub struct FailedAttempt {
 pub enum FaultScope {
     /// The key on this token, in this direction. The session stays in use.
     Key,
-    /// The session, which is replaced. It does not count against the token.
+    /// The session, which is replaced. The fault does not count against the token.
     Session,
     /// The token: the fault counts towards opening its circuit breaker.
     Token,
@@ -86,8 +87,8 @@ mod tests {
         }
     }
 
-    /// The faults of one key never reach a session or a token while another key works, and a
-    /// token's faults are never attributed to a key while another key fails.
+    /// The faults of one key are never attributed to a session or a token while another key works,
+    /// and a token's faults are never attributed to a key while another key fails.
     #[test]
     fn the_level_follows_the_evidence() {
         for blame in [Blame::Busy, Blame::Session, Blame::Token] {

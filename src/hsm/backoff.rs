@@ -50,7 +50,7 @@ pub fn jittered(wait: Duration) -> Duration {
 mod tests {
     use super::*;
 
-    /// Waits double up to a limit, and have jitter.
+    /// Waits double up to a limit, and vary randomly.
     #[test]
     fn backoff_grows_and_scatters() {
         let mut backoff = Backoff::default();

@@ -16,7 +16,7 @@ pub struct Config {
     pub tokens: Vec<TokenConfig>,
     /// `CKA_LABEL`s of the keys that jobs may use, in the order of [`crate::job::KeyIndex`].
     pub labels: Vec<Box<str>>,
-    /// True if a label that several keys have stands for the first of them, as in the reference
+    /// True if a label that several keys share stands for the first of them, as in the reference
     /// proxy.
     pub allow_ambiguous_labels: bool,
     /// True if a key that is not a private object is ignored.
@@ -25,7 +25,7 @@ pub struct Config {
     pub health_key: Option<KeyIndex>,
     /// Keys among `labels` that no store uses: the health key and the audit log's.
     pub storeless_keys: Vec<KeyIndex>,
-    /// When a slow call is repeated elsewhere.
+    /// The condition for repeating a slow call on another session.
     pub hedging: Hedging,
     /// The witnesses by which tokens prove that they hold the same keys.
     pub witnesses: Arc<Witnesses>,
@@ -34,9 +34,9 @@ pub struct Config {
 /// `[pkcs11]` `hedge_after_milli`, `hedge_budget_percent`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hedging {
-    /// Duration after which a call is also sent to another session.
+    /// Duration after which a slow call is repeated on another session.
     pub after: HedgeAfter,
-    /// Maximum number of such calls in a hundred, over time.
+    /// Maximum number of repeated calls in a hundred calls, over time.
     pub budget_percent: u32,
 }
 
@@ -62,7 +62,7 @@ pub enum HedgeAfter {
 pub struct TokenConfig {
     /// Path of the PKCS#11 module.
     pub module: PathBuf,
-    /// Which of the module's tokens it is.
+    /// Selector of the token among the module's tokens.
     pub select: TokenSelector,
     /// PIN, passphrase of a card set, or "user:password" (AWS CloudHSM). May be empty.
     pub user_pin: Secret<String>,
@@ -70,8 +70,8 @@ pub struct TokenConfig {
     pub max_sessions: usize,
     /// Weight that determines its share of the work, at least 1.
     pub weight: u32,
-    /// Priority; tokens with a higher number are standbys. They get jobs when no token with a lower
-    /// one is usable and working, and second attempts.
+    /// Priority; tokens with a higher number are standbys. They get jobs only if no token with a
+    /// lower number is usable and working, and second attempts at slow calls.
     pub priority: u32,
     /// Source of the IVs.
     pub iv_mode: IvMode,
@@ -110,25 +110,27 @@ pub enum IvMode {
 /// The way in which a module must be called for AES-GCM; by default with as few calls as possible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcmForm {
-    /// True if it must be asked for the output's length first, which takes one more call each time.
+    /// True if the module must be asked for the output's length first, which takes one more call
+    /// per operation.
     pub asks_length: bool,
-    /// True if it only accepts the `CK_GCM_PARAMS` without `ulIvBits` of the first PKCS#11 v2.40.
+    /// True if the module accepts only the `CK_GCM_PARAMS` without `ulIvBits` of the first PKCS#11
+    /// v2.40.
     pub has_no_iv_bits: bool,
 }
 
 /// Properties of a make of HSM. The default assumes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// The codes that this HSM returns for a bad tag, out of those that can also mean a device in
-    /// trouble. After one of them, a known-good operation decides; any other means trouble. With
-    /// `None`, each of them may mean a bad tag. (Codes that only mean a bad tag need not be
-    /// listed.)
+    /// Those codes, among the ones that can also mean that the device is in trouble, which this HSM
+    /// returns for a bad tag. After one of them, a known-good operation decides; any other means
+    /// trouble. With `None`, each of them may mean a bad tag. (Codes that can only mean a bad tag
+    /// need not be listed.)
     pub bad_tag_codes: Option<&'static [u64]>,
     /// The largest plaintext of one operation, in bytes.
     pub max_operation_bytes: Option<usize>,
-    /// True if it has read-write sessions only: a refused one is not tried again read-only.
+    /// True if the HSM allows read-write sessions only: a refused one is not tried again read-only.
     pub is_read_write_only: bool,
-    /// The way in which its module must be called for AES-GCM.
+    /// The way in which the HSM's module must be called for AES-GCM.
     pub form: GcmForm,
     /// `ulIvBits` for an HSM that appends the IV; 0 stands for the default, 96. Otherwise
     /// `ulIvBits` is 8 x `ulIvLen`.

@@ -41,7 +41,7 @@ impl Deferred {
         Ok(())
     }
 
-    /// Removes and returns the first job that need not wait any more.
+    /// Removes and returns the first job that no longer needs to wait.
     pub fn take(&self, is_ready: impl Fn(&Queued) -> bool) -> Option<Queued> {
         if self.is_empty() {
             return None;

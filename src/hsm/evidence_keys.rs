@@ -1,5 +1,5 @@
 //! The keys for known-good operations: only those that neither fail nor hang themselves. The
-//! monitor sees which one is in use, so that it can tell which one hangs.
+//! monitor can see which key is in use, so that it can attribute a hang to that key.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ pub struct MonitoredKeys<'a> {
     pub call: &'a InFlightCall,
     /// The direction in which the keys are used.
     pub direction: Direction,
-    /// Maximum duration of an operation with a configured key, past which it hangs; `None` stands
-    /// for the call's own limit.
+    /// Maximum duration of an operation with a configured key, after which the call counts as
+    /// hanging; `None` stands for the call's own limit.
     pub max: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! Consequences of attributed faults and of successes: circuit breakers and log messages.
+//! The consequences of attributed faults and of successes: circuit breakers and log messages.
 
 use std::time::Instant;
 
@@ -9,19 +9,19 @@ use super::key_breaker::Change;
 use super::token::Token;
 use crate::job::Failure;
 
-/// Applies an attributed fault. Takes the token out of service if it failed too often in a row.
+/// Applies an attributed fault. Takes the token out of service if it has failed too often in a row.
 pub fn apply(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, scope: FaultScope) {
     let now = Instant::now();
     let are_keys_missed = fault == Fault::KEYS_MISSED;
     if are_keys_missed {
-        // The health checker finds out whether they were deleted or the token is in trouble.
+        // The health checker finds out whether the keys were deleted or the token is in trouble.
         token.checker_signal.notify();
     }
     match scope {
         FaultScope::Key if are_keys_missed => {}
         FaultScope::Key => apply_to_key(token, about, fault, now),
-        // Sessions that died together, for instance because the HSM was restarted, are no reason to
-        // take a token out of service on which new ones work.
+        // If sessions that died together, for instance because the HSM was restarted, can be
+        // replaced, they are no reason to take the token out of service.
         FaultScope::Session => token.circuit_breaker.record_fault(now),
         FaultScope::Token => {
             let reason = || match are_keys_missed {
@@ -59,8 +59,8 @@ fn apply_to_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
     }
 }
 
-/// Records that the token answered with a key, even if it refused: its calls do not hang. Rejecting
-/// a ciphertext requires the key, so it counts as served.
+/// Records that the token answered with a key, even if it refused, which shows that its calls do
+/// not hang. Rejecting a ciphertext requires the key, so the key counts as served.
 pub fn key_answered(token: &Token, key: KeyUse, fault: Fault, now: Instant) {
     if token.hangs.is_any() {
         token.hangs.success(key, now);

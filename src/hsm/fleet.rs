@@ -22,19 +22,19 @@ use crate::limits::MAX_TOKENS;
 pub struct Fleet {
     /// The tokens, by [`crate::job::TokenIndex`].
     pub tokens: Box<[Token]>,
-    /// The way back to the event loops.
+    /// The event loops' inboxes.
     pub inboxes: Inboxes,
-    /// When a slow call is repeated elsewhere.
+    /// The setting for when a slow call is repeated on another session.
     pub hedge_after: HedgeAfter,
-    /// The limit to how often a slow call may be repeated.
+    /// The limit on how often slow calls may be repeated.
     pub hedge_budget: HedgeBudget,
     /// The witnesses by which tokens prove that they hold the same keys.
     pub witnesses: Arc<Witnesses>,
-    /// Number of this fleet among those that share the witnesses.
+    /// Number that distinguishes this fleet from others that share the witnesses.
     pub number: u32,
-    /// Time at which the first token was connected to.
+    /// Time at which the first connection to a token was begun.
     pub start: Instant,
-    /// The health that was published last.
+    /// The health that was published most recently.
     pub health: ArcSwap<FleetHealth>,
     /// Wakes the monitor.
     pub monitor_signal: Signal,
@@ -42,8 +42,8 @@ pub struct Fleet {
     pub is_stopping: AtomicBool,
     /// Number of the fleet's threads that are alive.
     pub threads: AtomicUsize,
-    /// Notifies the thread that stops the fleet of a thread's end, and the one that starts it of a
-    /// token's first attempt.
+    /// Notifies the thread that stops the fleet when a thread ends, and the thread that starts the
+    /// fleet when a token has been tried for the first time.
     pub progress: Signal,
 }
 
@@ -79,7 +79,8 @@ impl Fleet {
         self.is_stopping.load(Ordering::Acquire)
     }
 
-    /// Queues jobs, emptying `jobs`. Jobs that no token can do in time are added to `refused`.
+    /// Queues jobs, emptying `jobs`. Jobs that no token can complete in time are added to
+    /// `refused`.
     pub fn submit(&self, jobs: &mut Vec<Job>, refused: &mut Vec<(Job, Failure)>) {
         if jobs.is_empty() {
             return;
@@ -87,7 +88,7 @@ impl Fleet {
         let now = Instant::now();
         let is_stopping = self.is_stopping();
         self.hedge_budget.earn(jobs.len());
-        // Each token is inspected once for all jobs of this turn.
+        // Each token is inspected once for the whole batch.
         let mut candidates: [Option<Candidate<'_>>; MAX_TOKENS] = [const { None }; MAX_TOKENS];
         for (token, candidate) in self.tokens.iter().zip(&mut candidates) {
             if token.circuit_breaker.is_usable() && !is_stopping {
@@ -111,8 +112,8 @@ impl Fleet {
             let pushed = candidate.map_or(0, |candidate| candidate.pushed);
             if pushed > 0 {
                 are_more_wanted |= token.pool.wake(pushed);
-                // It may have been taken out of service since it was selected, and its queue
-                // emptied before.
+                // The token may have been taken out of service since it was selected, and its queue
+                // emptied before the push.
                 if !token.circuit_breaker.is_usable() {
                     self.evacuate(token);
                 }
@@ -125,8 +126,8 @@ impl Fleet {
         }
     }
 
-    /// Queues the job at a token other than `from`: one that has not tried it yet, or, when all
-    /// have, one that may succeed now.
+    /// Queues the job at a token other than `from`: one that has not tried it yet, or, if all have,
+    /// one that may succeed now.
     ///
     /// # Errors
     /// Returns the job if there is no such token.
@@ -154,7 +155,7 @@ impl Fleet {
         } else {
             self.monitor_signal.notify_if_waiting();
         }
-        // It may have been taken out of service meanwhile, and its queue emptied before.
+        // The token may have been taken out of service, and its queue emptied before the push.
         if !token.circuit_breaker.is_usable() {
             self.evacuate(token);
         }
@@ -171,12 +172,12 @@ impl Fleet {
         }
     }
 
-    /// Puts a job that a worker cannot do back at the head of the token's queue.
+    /// Puts a job that a worker cannot do back at the front of the token's queue.
     pub fn requeue(&self, token: &Token, queued: Queued) {
         match token.queue.push_front(queued) {
             Ok(()) => {
                 token.pool.wake(1);
-                // If the token is out of service, nobody else empties its queue.
+                // If the token is out of service, nothing else empties its queue.
                 if !token.circuit_breaker.is_usable() {
                     self.evacuate(token);
                 }
@@ -188,20 +189,20 @@ impl Fleet {
         }
     }
 
-    /// Opens the token's circuit breaker, with all consequences.
+    /// Opens the token's circuit breaker and handles the consequences.
     pub fn take_out_of_service(&self, token: &Token, reason: String) {
         if token.circuit_breaker.open(reason) {
             self.on_circuit_opened(token);
         }
     }
 
-    /// Handles the consequences of the token's circuit breaker having been opened.
+    /// Handles the consequences of the opening of the token's circuit breaker.
     pub fn on_circuit_opened(&self, token: &Token) {
         let reason = token.circuit_breaker.reason().unwrap_or_default();
         let label = token.backend.identity().label;
         tracing::error!(token = label, reason, "HSM token out of use");
         self.evacuate(token);
-        // The idle workers close their sessions.
+        // Woken idle workers close their sessions.
         token.pool.wake_all();
         token.checker_signal.notify();
         self.monitor_signal.notify();

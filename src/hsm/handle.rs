@@ -20,8 +20,8 @@ pub struct Hsm {
 impl Hsm {
     /// Replaces the list of key labels by a longer one. `labels` are all labels, in the order of
     /// [`crate::job::KeyIndex`]; existing ones keep their index. Waits up to `timeout` for the
-    /// tokens in use to look for the new keys, and returns whether all have. If not, a new key is
-    /// looked up on its first request.
+    /// tokens in use to search for the new keys, and returns whether all have done so. If not, a
+    /// new key is looked up on its first request.
     pub fn extend_labels(&self, labels: &[Box<str>], timeout: Duration) -> bool {
         let fleet = &self.fleet;
         for token in &fleet.tokens {
@@ -42,7 +42,7 @@ impl Hsm {
         true
     }
 
-    /// Returns the number of this fleet among those that share the witnesses: see
+    /// Returns the number that distinguishes this fleet from others that share the witnesses: see
     /// [`super::witness::Witnesses::begin_fleet`].
     #[must_use]
     pub fn fleet_number(&self) -> u32 {
@@ -68,8 +68,8 @@ impl Hsm {
     }
 
     /// Returns whether no token is usable and calls hang, so that their module cannot be
-    /// initialized again and only a new process may help. False if a PIN was refused: a new process
-    /// would try it again.
+    /// initialized again and only a new process may help. False if a PIN was refused, since a new
+    /// process would try the same PIN again.
     #[must_use]
     pub fn is_wedged(&self) -> bool {
         let tokens = &self.fleet.tokens;
@@ -79,7 +79,7 @@ impl Hsm {
             && !tokens.iter().any(|token| token.checker.lock().has_stopped_trying)
     }
 
-    /// Queues the jobs of one turn of an event loop, emptying `jobs`. Rejected jobs are added to
+    /// Queues a batch of jobs from an event loop, emptying `jobs`. Rejected jobs are added to
     /// `refused`. Never blocks on an HSM.
     pub fn submit(&self, jobs: &mut Vec<Job>, refused: &mut Vec<(Job, Failure)>) {
         self.fleet.submit(jobs, refused);
@@ -104,9 +104,9 @@ impl Hsm {
         self.fleet.tokens.iter().map(stats).collect()
     }
 
-    /// Rejects new jobs, finishes those that wait, closes the sessions, and finalizes the modules
-    /// that have no outstanding call. Waits up to `timeout`, and returns whether everything was
-    /// done by then. Jobs that still wait are answered with [`Failure::NoToken`].
+    /// Rejects new jobs, finishes waiting jobs, closes the sessions, and finalizes the modules that
+    /// have no outstanding call. Waits up to `timeout`, and returns whether all of this was done by
+    /// then. Jobs that still wait are answered with [`Failure::NoToken`].
     pub fn stop(&self, timeout: Duration) -> bool {
         let fleet = &self.fleet;
         if fleet.is_stopping.swap(true, Ordering::AcqRel) {
@@ -131,7 +131,7 @@ impl Hsm {
     }
 
     /// Finalizes the modules that have no outstanding call. Returns whether that was done by `end`.
-    /// Uses another thread, since C_Finalize may block too.
+    /// Uses another thread, since C_Finalize may also block.
     fn close_backends(&self, end: Instant) -> bool {
         let (done, is_done) = mpsc::channel();
         let fleet = Arc::clone(&self.fleet);
@@ -139,7 +139,7 @@ impl Hsm {
             for token in &fleet.tokens {
                 token.backend.close();
             }
-            // Nobody listens if it took too long.
+            // The receiver is gone if this took too long.
             let _ = done.send(());
         };
         let started = thread::Builder::new().name("hsm-close".to_owned()).spawn(close);

@@ -13,12 +13,12 @@ use crate::limits::{MAX_HEALTH_AGE, MAX_HEALTH_CHECK};
 /// unknown.
 #[must_use]
 pub fn is_health_unknown(token: &Token, now: Instant) -> bool {
-    // There are no health checks while keys are listed, which may take minutes.
+    // No health checks are made while keys are listed, which may take minutes.
     let is_lost = || is_check_overdue(token, now) && !token.checker.lock().is_listing;
     token.circuit_breaker.is_usable() && is_lost() && !token.circuit_breaker.is_answering(now)
 }
 
-/// Returns whether a health check hangs, or the last one is too old to be reported.
+/// Returns whether a health check hangs, or the latest one is too old to be reported.
 fn is_check_overdue(token: &Token, now: Instant) -> bool {
     let state = token.checker.lock();
     let is_late = |since: Instant| now.saturating_duration_since(since) > MAX_HEALTH_CHECK;

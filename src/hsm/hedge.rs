@@ -1,6 +1,7 @@
-//! Second attempts at slow calls on other sessions, and moving the jobs queued behind such calls.
+//! Second attempts at slow calls on other sessions, and moving of jobs that are queued behind such
+//! calls.
 //!
-//! A *hedge* costs the fleet work, so there is a budget: some calls in a hundred. Once a call has
+//! A *hedge* costs the fleet work, so hedges are limited to a percentage of calls. Once a call has
 //! used up half of its request's time it is *rescued* regardless of the budget, but only if a
 //! session is free for it, so that an overloaded fleet gets no additional work.
 
@@ -23,7 +24,7 @@ use crate::limits::{
     HEDGE_FACTOR, MIN_HEDGE_AFTER, MIN_MONITOR_TICK, MONITOR_TICK, UNKNOWN_HEDGE_AFTER,
 };
 
-/// Returns the duration after which a call is hedged; `None` if none is.
+/// Returns the duration after which a call is hedged; `None` if calls are not hedged.
 #[must_use]
 pub fn after(setting: HedgeAfter, tokens: &[Token]) -> Option<Duration> {
     match setting {
@@ -43,7 +44,7 @@ pub fn tick(after: Option<Duration>) -> Duration {
     after.map_or(MONITOR_TICK, |after| (after / 2).clamp(MIN_MONITOR_TICK, MONITOR_TICK))
 }
 
-/// Hedges the token's calls that last too long.
+/// Hedges the token's calls that take too long.
 pub fn hedge_calls(fleet: &Fleet, token: &Token, now: Instant, after: Duration) {
     for call in token.calls.lock().iter() {
         call.hedge(now, after, |attempt, since| hedge(fleet, token, attempt, since, now));
@@ -107,11 +108,12 @@ fn hedge(
     race
 }
 
-/// Selects where a second attempt is likely to be answered soon: a token with an empty queue, or
-/// else another session of the same token if that has answered other requests since. (A single
-/// session is stuck if a connection or one member of the HSM's own cluster is. If all sessions are
-/// slow, another call does not help. The last session is never used: if the request itself hangs,
-/// it would hang again, and other requests need that session.)
+/// Selects a token on which a second attempt is likely to be answered soon: one with an empty
+/// queue, or else another session of the same token, if that token has answered other requests
+/// since. (A single session may be stuck because its connection or one member of the HSM's own
+/// cluster is. If all sessions are slow, another call does not help. The last session is never
+/// used: if the request itself hangs, it would hang there too, and other requests need that
+/// session.)
 fn target<'f>(
     fleet: &'f Fleet,
     token: &'f Token,
@@ -140,7 +142,7 @@ fn target<'f>(
     is_good.then_some(token)
 }
 
-/// Moves jobs from a stalled token to ones making progress.
+/// Moves jobs from a stalled token to tokens that are making progress.
 pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
     if token.queue.is_empty() || !token.load().is_stalled {
         return;
@@ -153,7 +155,7 @@ pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
     }
     let mut kept = Vec::new();
     for queued in token.drain_unexpired(Instant::now()) {
-        // It has not been tried here, so it may come back if it fails there.
+        // The job has not been tried here, so it may come back if it fails on the other token.
         let mut not_these = queued.tried.union(queued.lacking);
         not_these.insert(token.index);
         let back = match best_for(&fleet.tokens, &queued.job.request, not_these) {
@@ -162,7 +164,7 @@ pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
         };
         kept.extend(back.err());
     }
-    // In reverse, since each is put ahead of the previous one.
+    // In reverse order, since each job is put ahead of the previous one.
     for queued in kept.into_iter().rev() {
         fleet.requeue(token, queued);
     }
@@ -172,7 +174,7 @@ pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
 mod tests {
     use super::*;
 
-    /// The interval is short enough to be in time, and not shorter than is useful.
+    /// The interval is short enough to hedge in time, and no shorter than is useful.
     #[test]
     fn ticks() {
         assert_eq!(tick(None), MONITOR_TICK);

@@ -1,10 +1,10 @@
-//! The budget for second attempts at slow calls: some calls in a hundred.
+//! The budget for second attempts at slow calls: a percentage of calls.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::limits::MAX_HEDGE_BURST;
 
-/// The price of a hedge: a call earns as many units as the percentage says.
+/// The price of a hedge. Each call earns as many units as the percentage.
 const HEDGE_PRICE: i64 = 100;
 
 /// One fleet's budget, in hundredths of a hedge.
@@ -15,17 +15,17 @@ pub struct HedgeBudget {
 }
 
 impl HedgeBudget {
-    /// Creates a budget of so many hedges in a hundred calls, which starts with a whole burst.
+    /// Creates a budget of `percent` hedges in a hundred calls, which starts with a full burst.
     #[must_use]
     pub fn new(percent: u32) -> Self {
         let max = if percent == 0 { 0 } else { i64::from(MAX_HEDGE_BURST) * HEDGE_PRICE };
         Self { percent: i64::from(percent), max, balance: AtomicI64::new(max) }
     }
 
-    /// Adds what so many queued calls earn.
+    /// Adds the earnings of that many queued calls.
     pub fn earn(&self, calls: usize) {
         let earned = i64::try_from(calls).unwrap_or(self.max) * self.percent;
-        // Mostly it is full, and then the cache line stays shared.
+        // The budget is usually full; then nothing is written, and the cache line stays shared.
         let balance = self.balance.load(Ordering::Relaxed);
         if balance < self.max {
             self.balance.fetch_add(earned.min(self.max - balance), Ordering::Relaxed);
@@ -38,7 +38,7 @@ impl HedgeBudget {
         self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
-    /// Takes back a payment for a hedge that was not made.
+    /// Refunds the payment for a hedge that was not made.
     pub fn refund(&self) {
         self.balance.fetch_add(HEDGE_PRICE, Ordering::Relaxed);
     }
@@ -48,7 +48,7 @@ impl HedgeBudget {
 mod tests {
     use super::*;
 
-    /// It allows that many calls in a hundred after a burst, which does not grow.
+    /// The budget allows that percentage of calls after a burst, which does not grow.
     #[test]
     fn the_budget_holds() {
         let budget = HedgeBudget::new(5);
@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(spent(&budget), MAX_HEDGE_BURST as usize);
     }
 
-    /// There are no hedges if the settings say so.
+    /// There are no hedges if the settings allow none.
     #[test]
     fn no_budget() {
         let budget = HedgeBudget::new(0);

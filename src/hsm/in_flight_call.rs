@@ -17,8 +17,8 @@ use crate::job::{ReplyTo, Request};
 #[derive(Default)]
 pub struct InFlightCall {
     call: Mutex<Call>,
-    /// Answers that the thread has finished and not sent yet. The monitor can reach them here if a
-    /// call hangs.
+    /// Answers that the thread has finished but not sent yet. Kept here so that the monitor can
+    /// send them if a call hangs.
     pub outbox: Mutex<Outbox>,
 }
 
@@ -27,7 +27,7 @@ enum Call {
     #[default]
     None,
     Running(Running),
-    /// The call hangs; the key that it is counted for.
+    /// The call hangs. Contains the key that the call is counted for.
     Abandoned(Option<KeyUse>),
 }
 
@@ -46,12 +46,12 @@ struct Running {
     race: Option<Arc<Race>>,
 }
 
-/// Facts about the job of a call that lasts too long.
+/// Facts about the job of a call that takes too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobCall {
     /// The job's key; `None` if only the key's attributes are read.
     pub key: Option<KeyUse>,
-    /// Time that the whole request has; `None` for a call that is not for a request.
+    /// Time allowed to the whole request; `None` for a call that is not for a request.
     pub time: Option<Duration>,
 }
 
@@ -61,20 +61,20 @@ pub struct Attempt {
     pub request: Arc<Request>,
     /// Address of the answer.
     pub reply_to: ReplyTo,
-    /// See [`crate::job::Job`].
+    /// See [`crate::job::Job::queued_at`].
     pub queued_at: Instant,
-    /// See [`crate::job::Job`].
+    /// See [`crate::job::Job::deadline`].
     pub deadline: Instant,
-    /// See [`Queued`].
+    /// See [`Queued::tried`].
     pub tried: TokenSet,
-    /// See [`Queued`].
+    /// See [`Queued::lacking`].
     pub lacking: TokenSet,
-    /// See [`Queued`].
+    /// See [`Queued::race`].
     pub race: Option<Arc<Race>>,
 }
 
 impl Attempt {
-    /// Describes an attempt at that job.
+    /// Creates the description of an attempt at that job.
     #[must_use]
     pub fn at(queued: &Queued) -> Self {
         Self {
@@ -89,14 +89,14 @@ impl Attempt {
     }
 }
 
-/// The state in which a call ended, for the thread that made it.
+/// The state in which a call ended, as reported to the thread that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Within the usual time.
+    /// The call ended before it was counted as stalled.
     InTime,
-    /// After it was counted as stalled.
+    /// The call ended after it was counted as stalled.
     Stalled,
-    /// After it was counted as hanging: the result is zeroed and the thread ends.
+    /// The call ended after it was counted as hanging: the result is zeroed and the thread ends.
     Abandoned,
 }
 
@@ -109,13 +109,13 @@ pub enum Inspection {
     Busy,
     /// The call has stalled.
     NowStalled(Option<JobCall>),
-    /// The call hangs; the former state of its worker.
+    /// The call hangs. Contains the state that its worker was in.
     NowAbandoned(WorkerState, Option<JobCall>),
 }
 
 impl InFlightCall {
-    /// Records the start of a call that is not for a job. `is_running`: the thread is one of the
-    /// token's running workers.
+    /// Records the start of a call that is not for a job. `is_running` is true if the thread is one
+    /// of the token's running workers.
     pub fn begin(&self, since: Instant, until: Instant, is_running: bool) {
         let (job, attempt, race) = (None, None, None);
         self.set(Running { since, until, is_running, is_stalled: false, job, attempt, race });
@@ -141,8 +141,8 @@ impl InFlightCall {
         *self.call.lock() = Call::Running(running);
     }
 
-    /// Records that the call uses this key from now on, unless it has stalled with another. With
-    /// `max`, it hangs if it lasts that long from now on.
+    /// Records that the call uses this key from now on, unless the call has stalled with another
+    /// key. With `max`, the call hangs if it takes that long from now on.
     pub fn uses(&self, key: Option<KeyUse>, max: Option<Duration>) {
         if let Call::Running(running) = &mut *self.call.lock()
             && !running.is_stalled
@@ -160,8 +160,8 @@ impl InFlightCall {
         (end, key)
     }
 
-    /// Records the end of the call and drops what is known of the job. Also returns the race with
-    /// other attempts, if the call was hedged, and the key that the call was counted for.
+    /// Records the end of the call and forgets its job. Also returns the race with other attempts,
+    /// if the call was hedged, and the key that the call was counted for.
     pub fn end_attempt(&self) -> (End, Option<Arc<Race>>, Option<KeyUse>) {
         let mut call = self.call.lock();
         if let Call::Abandoned(key) = *call {
@@ -176,7 +176,7 @@ impl InFlightCall {
         }
     }
 
-    /// Inspects the call for the monitor. A call that lasts longer than `stall` is stalled.
+    /// Inspects the call for the monitor. A call that takes longer than `stall` is stalled.
     pub fn inspect(&self, now: Instant, stall: Duration) -> Inspection {
         let mut call = self.call.lock();
         match &mut *call {
@@ -202,8 +202,8 @@ impl InFlightCall {
         }
     }
 
-    /// Hedges a call that lasts longer than `after`, once. `hedge` gets the attempt and its start,
-    /// and returns the race if there is another attempt now.
+    /// Hedges a call that takes longer than `after`, once. `hedge` receives the attempt and the
+    /// call's start, and returns the race if it has started another attempt.
     pub fn hedge(
         &self,
         now: Instant,
@@ -236,7 +236,7 @@ mod tests {
     use crate::hsm::backend::Direction;
     use crate::job::KeyIndex;
 
-    /// A call is in time, then stalled, then hung, and its thread learns the last state.
+    /// A call is in time, then stalled, then hung, and its thread receives the last state.
     #[test]
     fn stages_of_a_call() {
         let (call, start) = (InFlightCall::default(), Instant::now());
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(call.end(), (End::Abandoned, None));
     }
 
-    /// A call that uses several keys is counted for the first one that it stalls with.
+    /// A call that uses several keys is counted for the key with which it stalls.
     #[test]
     fn keys_of_a_call() {
         let (call, start) = (InFlightCall::default(), Instant::now());
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(call.end(), (End::Stalled, Some(key(1))));
     }
 
-    /// Opening a session frees no place for another worker, because it occupies none.
+    /// Opening a session frees no place for another worker, because it does not occupy one.
     #[test]
     fn housekeeping_lends_nothing() {
         let (call, start) = (InFlightCall::default(), Instant::now());
@@ -292,7 +292,7 @@ mod tests {
         );
     }
 
-    /// A slow call is hedged once; its thread learns of it, and the request is released.
+    /// A slow call is hedged once; its thread receives the race, and the request is released.
     #[test]
     fn hedged_once() {
         let (call, start) = (InFlightCall::default(), Instant::now());

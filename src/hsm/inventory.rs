@@ -1,4 +1,4 @@
-//! The fleet as shown to an operator: in the log at start, and by `check` and `keys`.
+//! The fleet's inventory, as shown to an operator: in the log at start, and by `check` and `keys`.
 
 use std::path::PathBuf;
 
@@ -17,9 +17,9 @@ pub struct TokenInventory {
     pub slots: Vec<SlotInventory>,
     /// Maximum number of sessions.
     pub max_sessions: usize,
-    /// Why the token cannot be used, if so.
+    /// Reason why the token cannot be used; `None` if it can.
     pub trouble: Option<String>,
-    /// The token's AES keys, in its own order.
+    /// The token's AES keys, in the order in which the token lists them.
     pub keys: Vec<KeyInventory>,
     /// Configured labels that no AES key has, in the order of the settings.
     pub missing: Vec<Box<str>>,
@@ -65,7 +65,7 @@ pub struct KeyInventory {
     pub is_private: Option<bool>,
     /// True if the label is configured.
     pub is_configured: bool,
-    /// Number of the token's AES keys that the label may refer to; public ones do not count if
-    /// there are private ones.
+    /// Number of the token's AES keys that the label may refer to. If some are private, public keys
+    /// are not counted.
     pub keys_of_label: u32,
 }

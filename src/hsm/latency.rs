@@ -1,4 +1,4 @@
-//! A histogram of the duration of a token's calls in the last minute, updated by many threads.
+//! A histogram of the durations of a token's calls in the last minute, updated by many threads.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::limits::{LATENCY_WINDOW, LATENCY_WINDOWS, MIN_LATENCY_SAMPLES};
 
-/// Four buckets to an octave, from 1 us to 16 s.
+/// Four buckets per octave, from 1 us to 16 s.
 const BUCKETS: usize = 4 * 24;
 
 /// The durations of one token's calls.
@@ -34,7 +34,7 @@ impl Latencies {
         window[bucket(call)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Drops what is older than a minute. To be called now and then, by one thread.
+    /// Drops durations older than a minute. Called periodically, by one thread.
     pub fn advance(&self, now: Instant) {
         let mut began = self.began.lock();
         let start = *began.get_or_insert(now);
@@ -49,7 +49,7 @@ impl Latencies {
         }
     }
 
-    /// Returns the duration that nine in ten calls stayed below, at most a quarter too high; `None`
+    /// Returns a duration that nine in ten calls did not exceed, at most a quarter too high; `None`
     /// if there were too few calls.
     #[must_use]
     pub fn p90(&self) -> Option<Duration> {
@@ -83,7 +83,7 @@ fn bucket(call: Duration) -> usize {
     (4 * octave as usize + usize::try_from(quarter).unwrap_or(0)).min(BUCKETS - 1)
 }
 
-/// Returns the shortest duration above the bucket.
+/// Returns the shortest duration that is too long for the bucket.
 fn end_of(bucket: usize) -> Duration {
     let next = u64::try_from(bucket + 1).unwrap_or(u64::MAX);
     let nanos = (1000_u64 << (next / 4)) / 4 * (4 + next % 4);
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(bucket(Duration::from_secs(1000)), BUCKETS - 1);
     }
 
-    /// One slow call in a hundred does not change it; one in five does.
+    /// One slow call in a hundred does not change the result; one in five does.
     #[test]
     fn the_slow_ones_do_not_set_it() {
         let latencies = Latencies::default();

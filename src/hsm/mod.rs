@@ -6,7 +6,8 @@
 //!                                     monitor: abandons hanging calls, starts threads
 //! ```
 //!
-//! Only [`pkcs11`] knows PKCS#11; everything else sees a token through the traits of [`backend`].
+//! Only [`pkcs11`] depends on PKCS#11; everything else uses a token through the traits of
+//! [`backend`].
 
 mod attribution;
 pub mod backend;

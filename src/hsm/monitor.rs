@@ -1,4 +1,4 @@
-//! The monitor, which never calls an HSM, so that it never hangs. It abandons calls that do, starts
+//! The monitor. It never calls an HSM, so it never hangs. It abandons calls that do, starts
 //! threads, and publishes the fleet's health.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -66,8 +66,8 @@ fn run(fleet: &Arc<Fleet>) {
     }
 }
 
-/// Returns whether the monitor may end. It ends last: until then it abandons hanging calls and
-/// answers waiting jobs.
+/// Returns whether the monitor may end. It is the last thread to end: until then it abandons
+/// hanging calls and answers waiting jobs.
 fn is_over(fleet: &Fleet) -> bool {
     let is_done = |token: &Token| !token.has_waiting() || !token.circuit_breaker.is_usable();
     fleet.is_stopping()
@@ -75,7 +75,7 @@ fn is_over(fleet: &Fleet) -> bool {
         && fleet.tokens.iter().all(is_done)
 }
 
-/// Inspects one token. Returns whether there is work for it.
+/// Inspects one token. Returns whether the token has work.
 fn inspect_token(
     fleet: &Arc<Fleet>,
     index: usize,
@@ -83,7 +83,7 @@ fn inspect_token(
     hedge_after: Option<Duration>,
 ) -> bool {
     let token = &fleet.tokens[index];
-    // A few very slow calls make the average high, and must not hide the next one.
+    // A few very slow calls raise the average, but must not keep the next one from being noticed.
     let usual = token.service_time.mean().min(token.latencies.p90().unwrap_or(Duration::MAX));
     let stall = MIN_STALL.max(usual.saturating_mul(STALL_FACTOR));
     let mut is_busy = inspect_workers(fleet, token, now, stall);
@@ -102,7 +102,7 @@ fn inspect_token(
     let waiting = token.queue.len();
     if waiting > 0 {
         is_busy = true;
-        // A call that hangs may have freed a place.
+        // A call that hangs may have made room for another worker.
         token.pool.wake(waiting);
     }
     token.pool.set_extra(token.hangs.surplus(now));
@@ -124,7 +124,7 @@ fn inspect_workers(fleet: &Fleet, token: &Token, now: Instant, stall: Duration) 
     let mut hung = Vec::new();
     token.calls.lock().retain(|call| match call.inspect(now, stall) {
         Inspection::Idle => Arc::strong_count(call) > 1,
-        // Its thread has ended with a panic.
+        // The call's thread has ended with a panic.
         Inspection::Busy if Arc::strong_count(call) == 1 => false,
         Inspection::Busy => {
             is_busy = true;
@@ -165,7 +165,7 @@ fn on_hang(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
     if let Some(time) = job.and_then(|job| job.time) {
         token.record_unanswered(key.map(|key| key.0), time);
     }
-    // If it has answered other requests, the token is not at fault, or not as a whole.
+    // If it has answered other requests, the token is not at fault, or at least not entirely.
     let answers = token.circuit_breaker.last_success().is_some_and(|then| now < then + MIN_HANG);
     if answers && key.is_some_and(|key| token.hangs.hangs(key.0)) {
         token.circuit_breaker.record_key_fault(now);
@@ -176,7 +176,7 @@ fn on_hang(fleet: &Fleet, token: &Token, job: Option<JobCall>, now: Instant) {
     }
 }
 
-/// Takes a token out of service that has no session left, or that answers no requests while its
+/// Takes a token out of service if it has no session left, or if it answers no requests and its
 /// health check does not return either.
 fn check_service(fleet: &Fleet, token: &Token, now: Instant) {
     if !token.circuit_breaker.is_usable() {
@@ -196,7 +196,7 @@ fn check_service(fleet: &Fleet, token: &Token, now: Instant) {
         (state.call.since(), state.is_listing)
     };
     // A health check is an encryption and a decryption. A listing may take minutes on a healthy
-    // token, and prevents health checks: then the requests alone decide.
+    // token, and prevents health checks, so that only the requests show whether the token works.
     let patience = if is_listing { SILENT_WHILE_LISTING } else { time * 2 };
     let last = if is_listing { token.circuit_breaker.last_success() } else { since };
     if last.is_some_and(|last| now.saturating_duration_since(last) > patience) {
@@ -217,7 +217,8 @@ fn expire_stalled_queue(token: &Token, now: Instant) {
     }
 }
 
-/// Handles the deferred requests. Returns whether there are any.
+/// Removes expired deferred requests, and wakes workers for the others. Returns whether there were
+/// any.
 fn serve_deferred(token: &Token, now: Instant) -> bool {
     if token.deferred.is_empty() {
         return false;
@@ -236,7 +237,7 @@ fn inspect_checker(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
     if let Inspection::NowAbandoned(WorkerState::NotRunning, job) = found {
         token.pool.abandon_other();
         match job.and_then(|job| job.key) {
-            // The next health check uses another key.
+            // The next health check will use another key.
             Some(key) => token.hangs.overdue(key, false, now),
             None => state.trouble = Some("a health check does not return".to_owned()),
         }
@@ -245,7 +246,7 @@ fn inspect_checker(fleet: &Arc<Fleet>, index: usize, now: Instant) -> bool {
         state.replace_at = Some(now);
     }
     let Some(replace_at) = state.replace_at else { return found != Inspection::Idle };
-    // Hanging threads may return, and then there is room for another.
+    // Threads that hang may return, which makes room for another health checker.
     let has_room = token.pool.counts().abandoned < MAX_ABANDONED_PER_TOKEN;
     if now < replace_at || !has_room || fleet.is_stopping() {
         return true;
@@ -266,11 +267,11 @@ fn start_checker(fleet: &Arc<Fleet>, index: usize, call: Arc<InFlightCall>) -> s
         let token = &fleet.tokens[index];
         let run = || health_checker::run(fleet, token, &call);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            // The monitor treats it as a hang, and replaces it.
+            // The monitor treats the panic as a hang, and replaces the health checker.
             tracing::error!("an HSM health check panicked");
             let now = Instant::now();
             call.begin(now, now, false);
-            // Unlike a hanging thread, it has ended before the monitor has counted it.
+            // Unlike a hanging thread, this one ends before the monitor has counted it.
             token.pool.abandoned_returned();
         }
     })
@@ -312,11 +313,11 @@ fn spawn(
     })
 }
 
-/// Counts a thread while it lives.
+/// A count of one thread, as long as it lives.
 struct ThreadCount<'a>(&'a Fleet);
 
 impl<'a> ThreadCount<'a> {
-    /// Takes over a count that was made when the thread was started.
+    /// Takes over the count made when the thread was started.
     fn of(fleet: &'a Fleet) -> Self {
         Self(fleet)
     }

@@ -1,5 +1,5 @@
-//! The health checker's session: each call into it is visible to the monitor, which abandons one
-//! that hangs.
+//! The health checker's session. Each call into it is visible to the monitor, which abandons the
+//! call if it hangs.
 
 use std::time::{Duration, Instant};
 
@@ -9,15 +9,15 @@ use super::in_flight_call::{End, InFlightCall};
 use super::token::Token;
 use crate::limits::{MAX_HEALTH_CHECK, MAX_MAINTENANCE_CALL};
 
-/// A call was abandoned and its thread must end. Holds the key that the call was counted for, if
-/// any.
+/// Indicates that a call was abandoned and its thread must end. Contains the key that the call was
+/// counted for, if any.
 pub struct Abandoned(pub Option<KeyUse>);
 
 /// The reason why a call gave no result.
 pub enum CallError {
-    /// It was abandoned.
+    /// The call was abandoned.
     Abandoned(Abandoned),
-    /// It failed.
+    /// The call failed.
     Fault(Fault),
 }
 
@@ -27,7 +27,7 @@ impl From<Abandoned> for CallError {
     }
 }
 
-/// A session with a token, while it is open.
+/// A session with a token, which may be closed.
 pub struct MonitoredSession<'a> {
     token: &'a Token,
     call: &'a InFlightCall,
@@ -47,15 +47,15 @@ impl<'a> MonitoredSession<'a> {
         self.session.is_some()
     }
 
-    /// Takes over a session that was opened.
+    /// Takes over a session that has been opened.
     pub fn set(&mut self, session: Box<dyn Session>) {
         self.session = Some(session);
     }
 
-    /// Makes a call, which hangs if it lasts longer than `max`.
+    /// Makes a call, which counts as hanging if it takes longer than `max`.
     ///
     /// # Errors
-    /// Returns [`Abandoned`] if it did.
+    /// Returns [`Abandoned`] if the call hung.
     pub fn call<T>(
         &mut self,
         max: Duration,
@@ -72,10 +72,10 @@ impl<'a> MonitoredSession<'a> {
         }
     }
 
-    /// Makes a call that may fail, likewise.
+    /// Makes a call that may fail, like [`Self::call`].
     ///
     /// # Errors
-    /// Returns [`CallError`] if it failed or hung.
+    /// Returns [`CallError`] if the call failed or hung.
     pub fn try_call<T>(
         &mut self,
         max: Duration,
@@ -87,16 +87,16 @@ impl<'a> MonitoredSession<'a> {
     /// Closes the session, if it is open.
     ///
     /// # Errors
-    /// Returns [`Abandoned`] if that hung.
+    /// Returns [`Abandoned`] if closing it hung.
     pub fn close(&mut self) -> Result<(), Abandoned> {
         let Some(session) = self.session.take() else { return Ok(()) };
         self.call(MAX_MAINTENANCE_CALL, |_, _| drop(session))
     }
 
-    /// Closes the session after a fault of its own or of the token.
+    /// Closes the session after a fault of the session or the token.
     ///
     /// # Errors
-    /// Returns [`Abandoned`] if that hung.
+    /// Returns [`Abandoned`] if closing it hung.
     pub fn close_broken(&mut self, fault: &Fault) -> Result<(), Abandoned> {
         if let Some(session) = &mut self.session {
             session.on_broken(fault);

@@ -10,7 +10,7 @@ use crate::limits::MAX_COMPLETION_HOLD;
 pub struct Inboxes(Vec<Arc<CompletionQueue>>);
 
 impl Inboxes {
-    /// Creates the way back to those inboxes.
+    /// Creates the access to those inboxes.
     #[must_use]
     pub fn new(inboxes: Vec<Arc<CompletionQueue>>) -> Self {
         Self(inboxes)
@@ -32,8 +32,8 @@ impl Inboxes {
     }
 }
 
-/// Answers that one worker holds for a moment, so that those finished together are sent together.
-/// The monitor sends them if the worker's next call takes long after all.
+/// Answers that one worker holds briefly, so that those finished together are sent together. The
+/// monitor sends them if the worker's next call unexpectedly takes long.
 #[derive(Default)]
 pub struct Outbox {
     by_loop: Vec<Vec<Completion>>,
@@ -51,8 +51,7 @@ impl Outbox {
         self.oldest.get_or_insert(now);
     }
 
-    /// Returns whether the oldest answer would have waited too long if the next call took that
-    /// long.
+    /// Returns whether the oldest answer would wait too long if the next call took that long.
     #[must_use]
     pub fn is_due(&self, now: Instant, next_call: Duration) -> bool {
         self.oldest.is_some_and(|oldest| now - oldest + next_call > MAX_COMPLETION_HOLD)

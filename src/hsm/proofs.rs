@@ -22,9 +22,9 @@ pub struct TokenProofs {
     pub label: String,
     /// Serial number, or the label if there is none.
     pub id: String,
-    /// The keys, in the order of [`KeyIndex`]; empty if there is no session.
+    /// The keys, in the order of [`KeyIndex`]; empty if no session could be opened.
     pub keys: Vec<KeyOnToken>,
-    /// Why there is no session.
+    /// Reason why no session could be opened.
     pub trouble: Option<String>,
 }
 
@@ -42,7 +42,7 @@ impl Hsm {
             ordered.iter().map(|token| (token.index, prove_keys(token, keys))).collect();
         let usable = proofs.iter().filter(|(_, proofs)| proofs.trouble.is_none());
         settle_among(&self.fleet, usable.map(|(index, _)| *index).collect());
-        // A dispute that arose later also concerns the keys of the first token.
+        // A dispute that arose on a later token also concerns the keys of the first one.
         for (token, (_, proofs)) in ordered.iter().zip(&mut proofs) {
             correct(token, proofs);
         }

@@ -1,4 +1,5 @@
-//! Proof of a token's keys by its health checker, at a bounded rate alongside the traffic.
+//! Proof of a token's keys by its health checker, at a limited rate, so that traffic is not
+//! disturbed.
 
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::limits::{
     MAX_MAINTENANCE_CALL, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_INTERVAL, PROOF_SLICE,
 };
 
-/// Proves keys until no more can be proven now, there is something else to do, or `end`.
+/// Proves keys until no more can be proven now, there is something else to do, or `end` is reached.
 pub fn prove_keys(
     fleet: &Fleet,
     token: &Token,
@@ -20,7 +21,7 @@ pub fn prove_keys(
     end: Instant,
 ) -> Result<(), Abandoned> {
     if !have_all_tried(fleet) {
-        // Until then it is not known which token is the first.
+        // Until then it is unknown which token is the first and makes the witnesses.
         return Ok(());
     }
     let mut has_made = false;
@@ -43,13 +44,13 @@ pub fn prove_keys(
         }
         token.checker_signal.wait_until(next);
         if Instant::now() < next {
-            // It was notified of something else.
+            // The health checker was notified of something else.
             token.checker_signal.notify();
             break;
         }
     }
     if has_made {
-        // Their keys can be proven now.
+        // The other tokens can now prove the keys whose witnesses were made.
         notify_other_checkers(fleet, token);
     }
     Ok(())
@@ -65,8 +66,8 @@ fn prove_next(
     })
 }
 
-/// Records that `last` has been tried for the first time. If all tokens have been, the keys of
-/// those before it can be proven, so their health checkers are woken.
+/// Records that `last` has been tried for the first time. Once all tokens have been tried, those
+/// tried earlier can prove their keys, so their health checkers are woken.
 pub fn begin_proofs(fleet: &Fleet, last: &Token) {
     if have_all_tried(fleet) {
         notify_other_checkers(fleet, last);
@@ -78,13 +79,13 @@ fn notify_other_checkers(fleet: &Fleet, than: &Token) {
     others.for_each(|other| other.checker_signal.notify());
 }
 
-/// Returns whether each token has been tried once, or has had enough time for it.
+/// Returns whether every token has been tried once, or has had enough time for that.
 fn have_all_tried(fleet: &Fleet) -> bool {
     let has_tried = |token: &Token| token.checker.lock().has_tried;
     fleet.start.elapsed() >= MAX_START_WAIT || fleet.tokens.iter().all(has_tried)
 }
 
-/// Settles the witnesses that all tokens in use have been tested with.
+/// Settles the witnesses with which all tokens in use have been tested.
 fn settle_witnesses(fleet: &Fleet) {
     if have_all_tried(fleet) {
         let usable = fleet.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
@@ -92,8 +93,8 @@ fn settle_witnesses(fleet: &Fleet) {
     }
 }
 
-/// Settles the witnesses that those tokens have been tested with. A token is not waited for if it
-/// lacks the key, may not decrypt with it, or does not serve it.
+/// Settles the witnesses with which all tokens in `tokens` have been tested. Does not wait for a
+/// token that lacks the key, may not decrypt with it, or does not serve it.
 pub fn settle_among(fleet: &Fleet, tokens: TokenSet) {
     let is_silent = |token: &&Token, label: &str| {
         token.backend.index_of(label).is_some_and(|key| {

@@ -1,9 +1,9 @@
-//! The queue of one token: bounded, in shards with a lock each.
+//! The queue of one token: bounded, and divided into shards that have a lock each.
 //!
 //! Jobs are pushed to the shards in rotation, and workers take from them in the same rotation, so
 //! the order is that of a single queue, and no shard is neglected. A worker takes a job only when
-//! it begins it: any other worker of the token can take a waiting job, so a call that hangs
-//! captures a single job, and no job waits behind another while a session is free.
+//! it begins it. Until then any other worker of the token can take the job, so a call that hangs
+//! holds up only its own job, and no job waits behind another while a session is free.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,12 +24,12 @@ pub struct Queue {
     next_take: Counter,
 }
 
-/// Each lock has a cache line (pair) of its own; two locks on one would contend.
+/// A shard, whose lock has a separate cache line (pair), since two locks on one would contend.
 #[repr(align(128))]
 #[derive(Default)]
 struct Shard(Mutex<VecDeque<Queued>>);
 
-/// A counter on a cache line (pair) of its own.
+/// A counter on a separate cache line (pair).
 #[repr(align(128))]
 #[derive(Default)]
 struct Counter(AtomicUsize);
@@ -105,7 +105,7 @@ impl Queue {
         &self.shards[turn % self.shards.len()]
     }
 
-    /// Takes the oldest job of the shard whose turn it is, or of the next one that has any.
+    /// Takes the oldest job of the shard whose turn it is, or of the next shard that has one.
     pub fn take(&self) -> Option<Queued> {
         for _ in 0..self.shards.len() {
             if self.is_empty() {
@@ -173,8 +173,8 @@ mod tests {
         queue.take().map(|queued| queued.job.reply_to.serial)
     }
 
-    /// Jobs are taken in the order in which they were pushed, with any number of shards and uneven
-    /// turns: a job must not wait behind later ones.
+    /// Jobs are taken in the order in which they were pushed, with any number of shards and batches
+    /// of uneven size: a job must not wait behind later ones.
     #[test]
     fn first_come_first_served() {
         for shards in 1..=8 {
@@ -187,7 +187,7 @@ mod tests {
             assert_eq!(take(&queue), Some(0), "a job that was tried is first");
             let mut taken: Vec<_> = std::iter::from_fn(|| take(&queue)).collect();
             assert_eq!(taken.len(), 500);
-            // The turn taken by the job in front shifts the rest by one shard at most.
+            // The job put at the front takes one turn, which shifts the rest by one shard at most.
             assert!(taken.iter().zip(1..).all(|(serial, place)| serial.abs_diff(place) <= 8));
             taken.sort_unstable();
             assert_eq!(taken, (1..=500).collect::<Vec<_>>());

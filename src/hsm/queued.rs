@@ -1,4 +1,4 @@
-//! A job in a queue or at work, with the history of its attempts.
+//! A job that is queued or being performed, with the history of its attempts.
 
 use std::sync::Arc;
 
@@ -13,28 +13,29 @@ pub struct Queued {
     pub job: Job,
     /// Number of failed attempts.
     pub attempts: u8,
-    /// Tokens that have failed at it; reset once all have.
+    /// Tokens that have failed at it; reset once all of them have.
     pub tried: TokenSet,
-    /// Tokens that lack the key, or refuse such an operation.
+    /// Tokens that lack the key, or refuse this kind of operation.
     pub lacking: TokenSet,
-    /// Number of times that the ciphertext was called bad.
+    /// Number of times that the ciphertext was suspected to be bad.
     pub suspicions: u8,
-    /// Tokens that called the ciphertext bad.
+    /// Tokens that suspect the ciphertext to be bad.
     pub suspecting: TokenSet,
     /// Microseconds in the HSM so far.
     pub hsm_micros: u32,
     /// The first failure that was a token's fault; or [`Failure::InvalidCiphertext`], if a token
-    /// with a proven key is certain of it.
+    /// with a proven key has definitely rejected the ciphertext.
     pub failure: Option<Failure>,
     /// The race with other attempts at the same request, if there are any.
     pub race: Option<Arc<Race>>,
-    /// True if it is a second attempt at a slow call.
+    /// True if this is a second attempt at a slow call.
     pub is_hedge: bool,
-    /// True if it tries a key that does not work, and so is not deferred.
+    /// True if this job tries a key that does not work, and so is not deferred.
     pub is_trial: bool,
-    /// True if a session was opened again because of this job.
+    /// True if a session was reopened because of this job.
     pub has_reopened: bool,
-    /// True to pause before the next attempt, because the latest fault was not the key's.
+    /// True if the job must pause before its next attempt, because the latest fault was not the
+    /// key's.
     pub backs_off: bool,
 }
 
@@ -78,8 +79,8 @@ impl Queued {
         }
     }
 
-    /// Ends this attempt. Returns the answer to the request, unless another attempt has given it
-    /// or may do better; then this one's output is zeroed. The request is released before the
+    /// Ends this attempt. Returns the answer to the request, unless another attempt has given it or
+    /// may do better; then this attempt's output is zeroed. The request is released before the
     /// answer is sent, so that the event loop can reuse its memory.
     #[must_use]
     pub fn complete(

@@ -7,7 +7,7 @@ use crate::job::{Failure, Success};
 /// State shared by the attempts at one request, once there are several.
 #[derive(Debug)]
 pub struct Race {
-    /// Number of attempts that may still answer.
+    /// Number of attempts that may still answer the request.
     running: AtomicU32,
     is_over: AtomicBool,
 }
@@ -24,7 +24,7 @@ impl Race {
         self.running.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Removes an attempt that was never made.
+    /// Removes an attempt that was not made after all.
     pub fn leave(&self) {
         self.running.fetch_sub(1, Ordering::AcqRel);
     }
@@ -35,9 +35,9 @@ impl Race {
         self.is_over.load(Ordering::Acquire)
     }
 
-    /// Ends an attempt with that outcome. Returns whether it is the request's answer: a result or
-    /// an invalid ciphertext is, if it is the first; another failure is, if no other attempt can do
-    /// better.
+    /// Ends an attempt with that outcome. Returns whether the outcome is the request's answer. A
+    /// result or an invalid ciphertext is, if it is the first; any other failure is, if no other
+    /// attempt can do better.
     pub fn finish(&self, outcome: &Result<Success, Failure>) -> bool {
         let is_last = self.running.fetch_sub(1, Ordering::AcqRel) <= 1;
         let is_final = matches!(outcome, Ok(_) | Err(Failure::InvalidCiphertext));

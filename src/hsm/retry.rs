@@ -1,4 +1,4 @@
-//! Decisions about a job that a token has failed at: another token tries it, the same one tries it
+//! Decisions about a job at which a token has failed: another token tries it, the same one tries it
 //! again, or the failure is the answer.
 
 use std::sync::atomic::Ordering;
@@ -14,8 +14,8 @@ use super::token::Token;
 use crate::job::{Completion, Failure};
 use crate::limits::{ATTEMPTS_BEFORE_ATTRIBUTION, MAX_ATTEMPTS, MAX_SUSPICIONS, SUSPICIONS};
 
-/// Handles a failure that is not a fault of the token. The job is answered, by adding to
-/// `answered`, moved to another token, or returned to be tried again on the same one.
+/// Handles a failure that is not a fault of the token. The job is answered (the answer is added to
+/// `answered`), moved to another token, or returned to be tried again on the same one.
 pub fn on_failure(
     fleet: &Fleet,
     token: &Token,
@@ -47,8 +47,8 @@ pub fn on_failure(
     None
 }
 
-/// Answers a request that is itself at fault, unless another make of HSM may support what this
-/// token does not support at all.
+/// Answers a request that is itself at fault, unless a token of another make may support what this
+/// one does not.
 fn answered_by(
     fleet: &Fleet,
     token: &Token,
@@ -73,9 +73,9 @@ fn answered_by(
     answered.extend(queued.complete(Err(fault.failure), Some(token.index), 0));
 }
 
-/// Handles a ciphertext that `token` is certain is bad. A token that may hold another key with that
-/// label is tried next, since it may have made the ciphertext. If no token with a proven key is
-/// certain, and one could not be tried, the ciphertext may be valid.
+/// Handles a ciphertext that `token` has definitely rejected. Next, a token that may hold another
+/// key with that label is tried, since it may have made the ciphertext. If no token with a proven
+/// key has rejected the ciphertext, and some token could not be tried, the ciphertext may be valid.
 fn on_bad_ciphertext(
     fleet: &Fleet,
     token: &Token,
@@ -99,7 +99,7 @@ fn on_bad_ciphertext(
             Err(back) => queued = back,
         }
     }
-    // A token that is out of use and holds another key may have made it.
+    // A token that is out of use and holds another key may have made the ciphertext.
     let may_have_made = |it: &Token| {
         let is_asked = queued.lacking.contains(it.index);
         !it.circuit_breaker.is_usable() && !is_asked && status(it) == KeyStatus::Disagrees
@@ -125,7 +125,7 @@ fn undecided_failure(fleet: &Fleet, queued: &Queued) -> Failure {
     if unasked.clone().any(|it| !it.circuit_breaker.is_usable()) {
         return Failure::NoToken;
     }
-    // A token that failed has not called the ciphertext bad.
+    // A token that failed has not rejected the ciphertext.
     if let Some(failure) = queued.failure {
         return failure;
     }
@@ -135,7 +135,7 @@ fn undecided_failure(fleet: &Fleet, queued: &Queued) -> Failure {
             Admission::Refused(failure) => failure,
             Admission::Admitted | Admission::Trial => Failure::Overloaded,
         },
-        // None of them has the right key.
+        // None of the tokens has the right key.
         None if have_key().any(|it| status(it) == KeyStatus::Disagrees)
             && have_key().all(|it| status(it) == KeyStatus::Disagrees) =>
         {
@@ -145,11 +145,11 @@ fn undecided_failure(fleet: &Fleet, queued: &Queued) -> Failure {
     }
 }
 
-/// Handles a fault of the token, a session or a key. The job goes to a token that has not tried it,
-/// if there is one, before the fault is attributed; otherwise it is returned.
+/// Handles a fault of the token, a session or a key. Before the fault is attributed, the job goes
+/// to a token that has not tried it, if there is one; otherwise it is returned.
 pub fn fail_over(fleet: &Fleet, token: &Token, mut queued: Queued, fault: Fault) -> Option<Queued> {
     if Instant::now() >= queued.job.deadline {
-        // The event loop has answered by its timer.
+        // The event loop's timer has answered it.
         token.record_expired(&queued.job);
         return None;
     }
@@ -167,9 +167,9 @@ pub fn fail_over(fleet: &Fleet, token: &Token, mut queued: Queued, fault: Fault)
     fleet.push_first(other, queued).err()
 }
 
-/// Decides about a job that all tokens have failed at, once the fault is attributed: it is returned
-/// to be tried again here, moved to another token, or answered. A key that has failed too often in
-/// a row is not tried again.
+/// Decides about a job at which all tokens have failed, once the fault is attributed: it is
+/// returned to be tried again here, moved to another token, or answered. A key that has failed too
+/// often in a row is not tried again.
 pub fn retry(
     fleet: &Fleet,
     token: &Token,
@@ -183,7 +183,7 @@ pub fn retry(
         let do_others_fail = token.circuit_breaker.has_recent_own_fault(now);
         token.key_breakers.is_doubtful(about.key, about.direction, do_others_fail)
     };
-    // A request that has tried a key with an open circuit breaker need not try it again.
+    // If the key's circuit breaker is open, the request need not try the key again.
     let is_known = |token: &Token| token.key_breakers.is_open(about.key, about.direction);
     let is_of_key = scope == FaultScope::Key
         && (queued.attempts >= ATTEMPTS_BEFORE_ATTRIBUTION || is_known(token));
@@ -220,9 +220,9 @@ fn answer_with_final_failure(
     answered.extend(queued.complete(Err(failure), Some(token.index), 0));
 }
 
-/// Handles a ciphertext that `token` calls bad with a code that may also mean trouble. Another
-/// token is tried, or the same one again, and it is the answer once enough of them agree. Otherwise
-/// as [`on_failure`].
+/// Handles a ciphertext that `token` rejects with a code that may also mean trouble. Another token
+/// is tried, or the same one again, until enough rejections agree; then the ciphertext counts as
+/// definitely rejected. Returns the job as [`on_failure`] does.
 fn on_suspected_ciphertext(
     fleet: &Fleet,
     token: &Token,
@@ -253,8 +253,8 @@ fn on_suspected_ciphertext(
     None
 }
 
-/// Records that the tokens which called a ciphertext bad were in trouble, since `by` has decrypted
-/// it; except those whose key differs.
+/// Records that the tokens which rejected a ciphertext were in trouble, since `by` has decrypted
+/// it. Tokens whose key differs are excepted.
 pub fn record_wrong_suspicions(fleet: &Fleet, by: &Token, queued: &Queued, now: Instant) {
     if queued.suspicions == 0 {
         return;
@@ -265,7 +265,7 @@ pub fn record_wrong_suspicions(fleet: &Fleet, by: &Token, queued: &Queued, now: 
         return;
     }
     for token in &fleet.tokens {
-        // A token that may hold another key was right.
+        // A token that may hold another key was right to reject it.
         let is_same = || is_alone || token.backend.key_status(key, None) == KeyStatus::Proven;
         if queued.suspecting.contains(token.index) && is_same() {
             token.counters.faults.fetch_add(1, Ordering::Relaxed);
@@ -274,9 +274,10 @@ pub fn record_wrong_suspicions(fleet: &Fleet, by: &Token, queued: &Queued, now: 
     }
 }
 
-/// Returns the answer to a request that no token could do. With no usable token it is always
-/// `NoToken`, so that requests on either side of the outage get the same answer. Otherwise it is
-/// the first failure, or else no token in use has the key, although one that is out of use may.
+/// Returns the answer to a request that no token could serve. With no usable token it is always
+/// `NoToken`, so that requests just before and after an outage begins get the same answer.
+/// Otherwise it is the first failure, if any. If there is none, no token in use has the key: it is
+/// `KeyNotFound`, or `NoToken` if a token that is out of use may have it.
 fn final_failure(fleet: &Fleet, queued: &Queued) -> Failure {
     let mut usable = fleet.tokens.iter().map(|token| token.circuit_breaker.is_usable());
     match queued.failure {

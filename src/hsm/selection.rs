@@ -1,9 +1,9 @@
 //! Selection of the token that gets a job.
 //!
 //! Tokens are compared by these criteria, in this order: the key is present, and proven to be the
-//! same as on the other tokens; the token is not stalled; it has the lowest priority number; it is
-//! in time; it is not half open and busy; the job waits least; it has the fewest jobs for its
-//! weight. Among equals the choice is random, in proportion to their weights.
+//! same as on the other tokens; the token is not stalled; it has the lowest priority number; it can
+//! meet the deadline; it is not half open and busy; the job's wait is shortest; it has the fewest
+//! jobs relative to its weight. Among equals the choice is random, in proportion to their weights.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -15,15 +15,16 @@ use super::token_set::TokenSet;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request};
 use crate::limits::MAX_TOKENS;
 
-/// A token that may get jobs in one turn of an event loop, with its load.
+/// A token that may get jobs during one iteration of an event loop, with its load.
 pub struct Candidate<'a> {
     /// The token.
     pub token: &'a Token,
-    /// Number of jobs queued in this turn.
+    /// Number of jobs queued in this iteration.
     pub pushed: usize,
-    /// True if the job that it is selected for tries a key that the token does not serve otherwise.
+    /// True if the job for which it is selected tries a key that the token otherwise does not
+    /// serve.
     pub is_trial: bool,
-    /// Number of jobs that waited before this turn.
+    /// Number of jobs that were waiting before this iteration.
     waiting: usize,
     load: Load,
 }
@@ -39,17 +40,17 @@ impl<'a> Candidate<'a> {
         self.load.wait(self.waiting + self.pushed)
     }
 
-    /// Returns whether there is room for one more job, and it would be done by its deadline.
+    /// Returns whether the queue has room for one more job, and the job would meet its deadline.
     fn is_in_time(&self, wait: Duration, deadline: Instant, now: Instant) -> bool {
-        // Half as long again, because the wait is based on an average: a job that is accepted and
-        // misses its deadline has wasted the others' time. An idle session always tries, however
-        // slow the token was before.
+        // Half as long again, because the wait is based on an average, and a job that is accepted
+        // but misses its deadline has wasted the others' time. An idle session always accepts a
+        // job, however slow the token was before.
         let end = now + wait + wait / 2 + self.load.service * 2;
         (wait.is_zero() || end <= deadline) && self.token.queue.has_room()
     }
 
     /// Returns why a job that would miss its deadline is rejected: there is too much work, or the
-    /// token does none.
+    /// token is making no progress.
     fn too_late(&self) -> Failure {
         match self.token.circuit_breaker.unanswered() {
             Some(_) => Failure::TimedOut,
@@ -80,20 +81,20 @@ struct Rank {
     is_late: bool,
     is_half_open: bool,
     wait: Duration,
-    /// In relation to its weight.
+    /// Number of outstanding jobs in relation to the token's weight.
     outstanding: u64,
     lot: f32,
 }
 
-/// Returns a random number that is the lowest among several tokens' with a probability in
-/// proportion to this token's weight: the minimum of exponentially distributed variables.
+/// Returns a random number. Among several tokens, this token's is the lowest with a probability in
+/// proportion to its weight: the minimum of exponentially distributed variables.
 fn lot(weight: u32) -> f32 {
     #[expect(clippy::cast_precision_loss, reason = "24 bits, and a weight of up to 1000")]
     let (number, weight) = ((random() >> 40) as f32, weight as f32);
     -((number + 1.0) / 16_777_217.0).ln() / weight
 }
 
-/// SplitMix64, with a state for each thread.
+/// Returns a random number by SplitMix64, with separate state for each thread.
 fn random() -> u64 {
     thread_local! {
         static STATE: Cell<u64> = Cell::new({
@@ -109,14 +110,14 @@ fn random() -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// The suitability of a token's key for a request; the lowest is the best.
+/// The suitability of a token's key for a request; the lowest value is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fit {
     /// The key is the same as on the other tokens, will be tested before it encrypts, or is tested
     /// by the decryption itself.
     Suits,
-    /// The key may differ. All encryptions with such a key use the same token: the first in use, by
-    /// trust, priority and order in the settings.
+    /// The key may differ. All encryptions with such a key use the same token: the first one in
+    /// use, ordered by trust, priority and position in the settings.
     Unproven { is_untrusted: bool, priority: u32, place: u16 },
     /// The key differs: no other token can decrypt its ciphertexts.
     Differs,
@@ -162,8 +163,8 @@ fn keys_differ(tokens: &[Token]) -> Failure {
     }
 }
 
-/// Returns whether the token is the one that makes the key's witness: the trusted one, or else the
-/// first, of those in use that may have the key.
+/// Returns whether the token is the one that makes the key's witness: of the tokens in use that may
+/// have the key, the trusted one, or else the first.
 #[must_use]
 pub fn may_make_witness(tokens: &[Token], token: &Token, key: KeyIndex) -> bool {
     let order = |it: &Token| (!it.backend.is_trusted(), it.share.priority, it.index.0);
@@ -226,7 +227,7 @@ pub fn select<'o, 'f>(
         }
     }
     match (best, refused) {
-        // The key is known to be only on the token that does not serve it.
+        // The only token known to have the key does not serve it.
         (Some(((Fit::Lacks, _), _)), Some(failure)) => Err(failure),
         (Some(((_, rank), candidate)), _) if !rank.is_late => Ok(candidate),
         (Some((_, candidate)), _) => Err(candidate.too_late()),
@@ -238,7 +239,7 @@ pub fn select<'o, 'f>(
 }
 
 /// Selects the token for another attempt at a request: usable, serving the key, and not in
-/// `not_these`. A token that lacks the key is selected only if all do, as far as is known.
+/// `not_these`. A token that lacks the key is selected only if no token is known to have it.
 #[must_use]
 pub fn best_for<'f>(
     tokens: &'f [Token],
@@ -259,7 +260,7 @@ pub fn best_for<'f>(
             || match Fit::of(token, request) {
                 Fit::Suits | Fit::Lacks => true,
                 Fit::Differs => false,
-                // Nothing would show whether this key differs from the proven ones.
+                // Nothing would reveal whether this key differs from the proven ones.
                 Fit::Unproven { .. } => {
                     !token.backend.is_untestable(request.key) || !is_proven_somewhere()
                 }
@@ -300,7 +301,7 @@ mod tests {
         assert!((29_000..31_000).contains(&heavy), "{heavy}");
     }
 
-    /// Order of the criteria.
+    /// The order of the criteria.
     #[test]
     fn order() {
         let rank = Rank {

@@ -12,7 +12,7 @@ use crate::limits::{
 
 /// Service time of one token, averaged over recent calls.
 pub struct ServiceTime {
-    /// Average service time; the shortest, among the first calls.
+    /// Average service time; during the first calls, the shortest so far.
     service_nanos: AtomicU64,
     /// Number of calls for jobs, counted up to [`SERVICE_TIME_FIRST_CALLS`]. If it is zero,
     /// `service_nanos` is from a health check.
@@ -20,19 +20,19 @@ pub struct ServiceTime {
     start: Instant,
     /// Start of the current window, in nanoseconds after `start`.
     stretch_start: AtomicU64,
-    /// Number of calls that ended in it.
+    /// Number of calls that ended in the current window.
     stretch_calls: AtomicU64,
-    /// Their total duration in nanoseconds.
+    /// Total duration of those calls, in nanoseconds.
     stretch_sum: AtomicU64,
     window: Mutex<Window>,
 }
 
-/// A run of CPU-time samples. Only the fastest call counts: on a busy machine, or with sessions
+/// A series of CPU-time samples. Only the fastest call counts: on a busy machine, or with sessions
 /// that contend for a module's locks, most calls wait, but the fastest of many does not wait if the
-/// token computes here, and always waits if the token is remote. (The call with the largest share
-/// of CPU time would not do: if a hypervisor pauses the machine, the running thread appears to have
-/// computed all that time, and a remote token would be limited to a session for each core until the
-/// end of the next window.)
+/// token computes in this process, and always waits if the token is remote. (The call with the
+/// largest share of CPU time would be misleading: if a hypervisor pauses the machine, the running
+/// thread appears to have computed all that time, and a remote token would be limited to one
+/// session per core until the end of the next window.)
 #[derive(Default)]
 struct Window {
     samples: u32,
@@ -54,12 +54,12 @@ pub fn thread_cpu_time() -> Duration {
 pub enum Locality {
     /// In this process, on this machine's cores.
     InProcess,
-    /// On another device: the call waits.
+    /// On another device, while the calling thread waits.
     Remote,
 }
 
 impl ServiceTime {
-    /// Creates an empty measurement. `start` is any time before the first call's end.
+    /// Creates an empty measurement. `start` is any time before the first call ends.
     #[must_use]
     pub fn new(start: Instant) -> Self {
         Self {
@@ -75,14 +75,14 @@ impl ServiceTime {
 
     /// Records the duration of a call that ended at `end`.
     ///
-    /// The average is over time and not over calls. If the machine is busy for some milliseconds,
-    /// the calls of all sessions are slow at once, or a call of microseconds lasts for
-    /// milliseconds; averaging over calls would make the token look slow, and requests would be
-    /// rejected that it could have done in time.
+    /// The average is over time, not over calls. If the machine is busy for some milliseconds, the
+    /// calls of all sessions are slow at once, or a call of microseconds takes milliseconds.
+    /// Averaging over calls would make the token look slow, and requests would be rejected that it
+    /// could have completed in time.
     ///
-    /// Of the first calls the shortest counts. They are made while a new process performs TLS
-    /// handshakes with all its clients, and wait for a core more than for the token; with their
-    /// mean, requests were rejected at each restart under load.
+    /// Among the first calls, the shortest counts. They are made while a new process performs TLS
+    /// handshakes with all its clients, and wait for a core more than for the token. When their
+    /// mean was used, requests were rejected at each restart under load.
     pub fn record(&self, service: Duration, end: Instant) {
         let relaxed = Ordering::Relaxed;
         let sample = nanos(service).max(1);
@@ -99,7 +99,7 @@ impl ServiceTime {
         let end = nanos(end.saturating_duration_since(self.start));
         let began = self.stretch_start.load(relaxed);
         let is_over = end.saturating_sub(began) >= nanos(SERVICE_TIME_WINDOW);
-        // One of several workers closes the window.
+        // Only one of several workers closes the window.
         if !is_over || self.stretch_start.compare_exchange(began, end, relaxed, relaxed).is_err() {
             return;
         }
@@ -114,7 +114,8 @@ impl ServiceTime {
         self.service_nanos.store(new.max(1), relaxed);
     }
 
-    /// Sets the service time from a health check, which is two operations, if there was no job yet.
+    /// Sets the service time from a health check, which is two operations, if no job has been done
+    /// yet.
     pub fn seed(&self, check: Duration) {
         if self.first_calls.load(Ordering::Relaxed) == 0 {
             self.service_nanos.store(nanos(check / 2), Ordering::Relaxed);
@@ -127,14 +128,15 @@ impl ServiceTime {
         Duration::from_nanos(self.service_nanos.load(Ordering::Relaxed))
     }
 
-    /// Returns the duration after which a call hangs, once its job's deadline has passed.
+    /// Returns the duration after which a call counts as hanging, once its job's deadline has
+    /// passed.
     #[must_use]
     pub fn hang_limit(&self) -> Duration {
         self.mean().saturating_mul(HANG_FACTOR).clamp(MIN_HANG, MAX_HANG)
     }
 
-    /// Records a call's CPU and wall time. Returns where the work is done, at the end of a window
-    /// of samples.
+    /// Records a call's CPU and wall time. At the end of a window of samples, returns where the
+    /// work is done.
     pub fn sample_cpu(&self, cpu: Duration, wall: Duration) -> Option<Locality> {
         let mut window = self.window.lock();
         if window.fastest.is_none_or(|(fastest, _)| wall < fastest) {
@@ -169,8 +171,8 @@ mod tests {
 
     const MILLI: Duration = Duration::from_millis(1);
 
-    /// Returns a function that records a number of calls, each ending that long after the previous
-    /// one, and returns the average.
+    /// Returns a function that records a number of calls, each ending a given time after the
+    /// previous one, and returns the average.
     fn recorder(service_time: &ServiceTime) -> impl FnMut(Duration, Duration, u64) -> Duration {
         let mut now = service_time.start;
         move |service, after, times| {
@@ -182,7 +184,8 @@ mod tests {
         }
     }
 
-    /// Most calls wait for a core or a lock on a busy machine; one that does not is enough.
+    /// On a busy machine most calls wait for a core or a lock; a single call that does not wait is
+    /// enough.
     #[test]
     fn a_token_that_computes_here_is_told_by_its_luckiest_call() {
         let service_time = ServiceTime::new(Instant::now());
@@ -197,7 +200,7 @@ mod tests {
         assert_eq!(service_time.close_window(), None);
     }
 
-    /// A pause of the machine in the middle of a call looks like computing.
+    /// A pause of the machine in the middle of a call looks like CPU time.
     #[test]
     fn a_stop_of_the_machine_is_no_computing() {
         let service_time = ServiceTime::new(Instant::now());
@@ -232,7 +235,8 @@ mod tests {
         assert!(service_time.mean() < MILLI / 20, "{:?}", service_time.mean());
     }
 
-    /// Sixty-four sessions whose calls of 2 ms all lasted 10 ms once, because the machine was busy.
+    /// The calls of 64 sessions, usually 2 ms long, all take 10 ms once because the machine is
+    /// busy.
     #[test]
     fn a_moment_does_not_count_once_for_each_session() {
         let service_time = ServiceTime::new(Instant::now());
@@ -244,7 +248,7 @@ mod tests {
     }
 
     /// A new process that performs handshakes with all its clients has little CPU time for its
-    /// calls, for longer than one window; jobs that it can do in time must not be rejected.
+    /// calls, for longer than one window. Jobs that it can do in time must not be rejected.
     #[test]
     fn a_busy_start_does_not_make_a_token_slow() {
         let service_time = ServiceTime::new(Instant::now());

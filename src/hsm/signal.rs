@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-/// A signal for one waiting thread. A notification while it does not wait ends its next wait.
+/// A signal for one waiting thread. A notification while the thread is not waiting ends its next
+/// wait.
 #[derive(Default)]
 pub struct Signal {
     is_notified: Mutex<bool>,
@@ -20,7 +21,7 @@ impl Signal {
         self.condvar.notify_one();
     }
 
-    /// Calls [`Self::notify`] if the thread is in a long wait: cheap enough to be called often.
+    /// Calls [`Self::notify`] if the thread is in a long wait. Cheap enough to be called often.
     pub fn notify_if_waiting(&self) {
         if self.is_waiting.load(Ordering::SeqCst) {
             self.notify();
@@ -39,8 +40,8 @@ impl Signal {
     }
 
     /// Waits like [`Self::wait_until`], and is also woken by [`Self::notify_if_waiting`].
-    /// `is_needed` is asked once others can see that this thread waits; if it returns true, there
-    /// is no wait.
+    /// `is_needed` is called once other threads can see that this thread waits; if it returns true,
+    /// there is no wait.
     pub fn wait_idle_until(&self, end: Instant, is_needed: impl FnOnce() -> bool) {
         self.is_waiting.store(true, Ordering::SeqCst);
         if !is_needed() {

@@ -17,7 +17,7 @@ use crate::job::{CompletionQueue, TokenIndex};
 use crate::limits::{MAX_START_WAIT, MAX_TOKENS};
 
 /// The reason why the HSM side cannot start at all. A token that does not answer or refuses its PIN
-/// is no such reason: the fleet starts without it and keeps trying.
+/// does not prevent the start: the fleet starts without it and keeps trying.
 #[derive(Debug)]
 pub struct StartError {
     /// Message for the operator: the mistake, its place, and the remedy.
@@ -68,7 +68,7 @@ impl Hsm {
         Self::start_proven(backends, config.hedging, (config.witnesses, fleet), completions)
     }
 
-    /// Does the same as [`Self::start`] with tokens of any kind and their numbers of sessions.
+    /// Starts a fleet like [`Self::start`], with tokens of any kind and their numbers of sessions.
     ///
     /// # Errors
     /// Returns [`StartError`] if there are no tokens or too many, or threads cannot be created.
@@ -81,7 +81,7 @@ impl Hsm {
         Self::start_fleet(backends, Hedging::default(), completions)
     }
 
-    /// Does the same as [`Self::start`] with tokens of any kind and their shares.
+    /// Starts a fleet like [`Self::start`], with tokens of any kind and their shares.
     ///
     /// # Errors
     /// Returns [`StartError`] if there are no tokens or too many, or threads cannot be created.

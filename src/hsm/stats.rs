@@ -12,7 +12,8 @@ pub struct TokenStats {
     pub label: String,
     /// True if the token gets jobs.
     pub is_usable: bool,
-    /// Why it gets none, or what is wrong according to the latest health check or recent calls.
+    /// Reason why the token gets no jobs, or the problem found by the latest health check or recent
+    /// calls.
     pub trouble: Option<String>,
     /// Number of waiting jobs.
     pub queued: usize,
@@ -22,7 +23,7 @@ pub struct TokenStats {
     pub idle: usize,
     /// Number of threads stuck in a call.
     pub hung: usize,
-    /// Maximum number of sessions at work at once.
+    /// Maximum number of sessions that may be at work at once.
     pub active_limit: usize,
     /// Average duration of a call, in microseconds.
     pub service_micros: u64,
@@ -32,9 +33,9 @@ pub struct TokenStats {
     pub faults_total: u64,
     /// Number of retries since the start.
     pub retried_total: u64,
-    /// Number of slow calls that were repeated elsewhere, since the start.
+    /// Number of slow calls that were repeated on another session, since the start.
     pub hedged_total: u64,
-    /// Number of such repeated calls here that answered first, since the start.
+    /// Number of repeated calls on this token that answered first, since the start.
     pub hedges_won_total: u64,
     /// Number of jobs not answered by their deadline since the start.
     pub expired_total: u64,
@@ -42,9 +43,10 @@ pub struct TokenStats {
     pub hung_total: u64,
     /// Number of sessions opened since the start.
     pub sessions_opened_total: u64,
-    /// Number of times that the module was initialized again because of this token since the start.
+    /// Number of times that the module was initialized again because of this token, since the
+    /// start.
     pub reinitialized_total: u64,
-    /// Number of times that the token was put in use since the start, including the first.
+    /// Number of times that the token was put in use since the start, including the first time.
     pub put_in_use_total: u64,
     /// Keys that the token does not serve, with the reason.
     pub keys_out_of_use: Vec<KeyOutOfUse>,

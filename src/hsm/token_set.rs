@@ -3,7 +3,7 @@
 use crate::job::TokenIndex;
 use crate::limits::MAX_TOKENS;
 
-/// A set of tokens, as a bit for each.
+/// A set of tokens, represented by one bit for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenSet(u16);
 
@@ -72,7 +72,7 @@ impl FromIterator<TokenIndex> for TokenSet {
 mod tests {
     use super::*;
 
-    /// Each token has a bit of its own.
+    /// Each token has a separate bit.
     #[test]
     fn tokens_of_a_full_fleet() {
         let tokens = || (0..16).map(TokenIndex);

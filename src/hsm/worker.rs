@@ -1,4 +1,4 @@
-//! A session's thread: takes a job, makes the HSM do it, and sends the answer.
+//! A session's thread, which takes jobs, makes the HSM perform them, and sends the answers.
 
 mod job_runner;
 
@@ -15,15 +15,15 @@ use super::worker_pool::{Parker, Wakeup};
 use crate::limits::MAX_MAINTENANCE_CALL;
 use job_runner::{Done, JobRunner, Next};
 
-/// Runs until its sessions are gone or the fleet stops. The pool already counts this worker, and
-/// `call` is registered with the monitor.
+/// Runs until the worker is no longer needed or has no session that it can use. The pool already
+/// counts this worker, and `call` is registered with the monitor.
 pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
     let runner = JobRunner::new(fleet, token, call);
     let mut worker = Worker { fleet, token, call, parker: Parker::current(), runner };
     let mut pending = None;
     loop {
-        // Workers are started again once it is usable. Until then no session may be left, or the
-        // module could not be initialized again.
+        // Workers are started again once the token is usable. Until then no session may be left
+        // open, or the module could not be initialized again.
         if !token.circuit_breaker.is_usable() {
             token.pool.leave();
             return worker.runner.requeue(pending);
@@ -60,7 +60,7 @@ pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
                 token.pool.leave();
                 fleet.progress.notify();
                 worker.runner.requeue(pending);
-                // Other workers may be needed in its place, now or later.
+                // Other workers may be needed in place of this one, now or later.
                 fleet.monitor_signal.notify();
                 return;
             }
@@ -122,7 +122,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Closes the session. Returns false if that hung, and this thread is abandoned.
+    /// Closes the session. Returns false if that hung, in which case this thread has been
+    /// abandoned.
     fn close(&self, session: Box<dyn Session>) -> bool {
         let now = Instant::now();
         self.call.begin(now, now + MAX_MAINTENANCE_CALL, false);
@@ -138,8 +139,9 @@ impl Worker<'_> {
         let epoch = self.token.circuit_breaker.epoch();
         let mut pending = pending;
         loop {
-            // The token was out of use since this session was opened, so it is unreliable, and all
-            // sessions must be closed before the module can be initialized again.
+            // The token has been out of use since this session was opened, so the session is
+            // unreliable, and all sessions must be closed before the module can be initialized
+            // again.
             if !self.is_trusted(epoch) {
                 self.runner.requeue(pending);
                 return Next::Leave;
@@ -168,14 +170,14 @@ impl Worker<'_> {
         }
     }
 
-    /// Returns whether the token has been in use all the time since `epoch`.
+    /// Returns whether the token has been in use without interruption since `epoch`.
     fn is_trusted(&self, epoch: u64) -> bool {
         self.token.circuit_breaker.is_usable() && self.token.circuit_breaker.epoch() == epoch
     }
 
     fn wait_for_work(&self, epoch: u64) -> Wakeup {
-        // Whoever takes the token out of use wakes the idle workers afterwards, so a worker must
-        // not go to sleep after that.
+        // Taking the token out of use wakes the workers that are idle then, so a worker must not go
+        // to sleep afterwards.
         let may_sleep = || self.is_trusted(epoch);
         self.token.pool.wait_for_work(&self.parker, &self.token.queue, may_sleep)
     }
@@ -188,7 +190,7 @@ impl Worker<'_> {
             return self.token.queue.take();
         }
         let (now, is_stopping) = (Instant::now(), self.fleet.is_stopping());
-        // Of many requests with one key in a row, only one is checked.
+        // Of consecutive requests with the same key, only the first is checked.
         let last = Cell::new(None::<(KeyUse, bool)>);
         let must_wait = |queued: &Queued| {
             let Some(key) = queued.key_use().filter(|_| !queued.is_trial && !is_stopping) else {

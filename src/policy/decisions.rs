@@ -3,7 +3,7 @@
 //! KMS repeats calls with the same attributes: the first of them evaluates the policy, and the
 //! others find the decision in a table without allocating. The table has a fixed number of slots,
 //! chosen by hash; a new decision replaces the one in its slot. The hash's key is random and all
-//! attributes are compared, so that no caller gets the decision for another.
+//! attributes are compared, so that no call gets another's decision.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;

@@ -234,7 +234,7 @@ fn metadata(
     }
 }
 
-/// Encrypts with AAD and without, with the data integrity value if the key `may_decrypt`.
+/// Encrypts with and without AAD, and with the data integrity value if the key `may_decrypt`.
 fn encrypt(
     prober: &mut Prober<'_>,
     key_id: &str,

@@ -53,7 +53,7 @@ pub enum Verdict {
     Warn,
     /// The rule is violated.
     Fail,
-    /// Not tried, because another check did not pass.
+    /// The rule was not tried, because another check did not pass.
     Skip,
 }
 

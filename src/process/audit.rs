@@ -64,7 +64,7 @@ fn hsm_error(failure: Failure) -> CheckpointError {
 /// Returns whether that HSM key sealed the checkpoint.
 ///
 /// # Errors
-/// The HSM cannot answer, with the reason.
+/// The HSM cannot answer; the error is the reason.
 pub(crate) fn is_sealed(
     standalone: &StandaloneHsm,
     key: KeyIndex,

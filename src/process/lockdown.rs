@@ -37,7 +37,7 @@ const SYSTEM_WRITE: [&str; 1] = ["/dev/null"];
 /// read.
 ///
 /// # Errors
-/// The system refuses, with a text for the log.
+/// The system refuses; the error is a text for the log.
 pub(crate) fn forbid_dumps() -> Result<(), String> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("PR_SET_DUMPABLE: {error}"))
@@ -47,7 +47,7 @@ pub(crate) fn forbid_dumps() -> Result<(), String> {
 /// files to 0, for kernels that ignore the first setting.
 ///
 /// # Errors
-/// The system refuses, with a text for the log.
+/// The system refuses; the error is a text for the log.
 pub(super) fn dumps(confinement: &Confinement) -> Result<(), String> {
     if confinement.allow_core_dumps {
         return set_dumpable_behavior(DumpableBehavior::Dumpable)

@@ -166,7 +166,7 @@ fn log_store(prefix: &str, key_ids: &[String], token: &TokenInventory) {
     }
 }
 
-/// Returns the first few labels and the number of the rest.
+/// Returns the first few labels, and the number of the others.
 fn list(labels: &[&String]) -> String {
     let mut text = labels
         .iter()

@@ -109,7 +109,7 @@ impl Program {
     /// the outcome: that the new process serves, or, once it has ended, the reason why it does not.
     ///
     /// # Errors
-    /// The program cannot be started, with the reason.
+    /// The program cannot be started; the error is the reason.
     pub(super) fn start(
         &self,
         sockets: &Sockets,

@@ -241,8 +241,8 @@ mod tests {
         assert_eq!(pool.held_bytes(), 0);
     }
 
-    /// The memory for a burst of large requests is returned to the system, however large the
-    /// settings let a request be.
+    /// The memory for a burst of large requests is returned to the system, for any size of request
+    /// that the settings allow.
     #[test]
     fn little_is_kept() {
         for size in [10_000, 1_000_000, 30_000_000] {

@@ -97,7 +97,7 @@ pub struct Timeouts {
 
 impl ServiceConfig {
     /// Builds the configuration. If it replaces `former`, external key ids keep the [`KeyIndex`]
-    /// that jobs and the HSM side know, even those that no store names any more, and quotas keep
+    /// that jobs and the HSM side know, even ids that no store names any longer, and quotas keep
     /// their current use. Without `metrics`, nothing is counted.
     ///
     /// Of two stores with the same prefix, the later one is served; settings refuse such a file.

@@ -25,14 +25,14 @@ pub(super) struct Admission {
 }
 
 struct Capacity {
-    /// Shared with successors.
+    /// Shared with the limits that replace these.
     taken: Arc<AtomicUsize>,
     max: usize,
 }
 
 /// Connections by address. Locked when one begins or ends, and only if there is a limit.
 struct Addresses {
-    /// Shared with successors.
+    /// Shared with the limits that replace these.
     connections: Arc<Mutex<HashMap<IpAddr, u32>>>,
     max: u32,
 }

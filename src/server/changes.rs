@@ -1,7 +1,6 @@
 //! New settings for running event loops.
-//!
 //! A change is built completely before it is published, and each loop adopts it at the start of its
-//! next turn. So every request sees either all of a change or nothing, and none is delayed. The
+//! next turn. So every request sees either all of a change or none of it, and is not delayed. The
 //! request path takes no lock for this: it compares one number per turn.
 
 use std::sync::Arc;
@@ -43,7 +42,7 @@ pub struct Changes {
 struct State {
     last: Option<Arc<Change>>,
     admission: Arc<Admission>,
-    /// By event loop: the number of the change in use.
+    /// Number of the change in use by each event loop.
     adopted: Vec<u64>,
 }
 

@@ -20,7 +20,7 @@ pub struct Config {
     pub tls: Option<Acceptor>,
     /// TCP keepalive of quiet connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// Number of event loops; 0 chooses it by the number of cores.
+    /// Number of event loops; 0 means a number that depends on the cores.
     pub event_loops: usize,
     /// Limit on connections over all event loops.
     pub max_connections: usize,

@@ -51,8 +51,8 @@ mod tests {
 
     use super::*;
 
-    /// One long wait, or several with a short one among them, is not congestion. Only long waits
-    /// for some time are, until there have been none for some time.
+    /// One long wait, or several with a short one among them, is not congestion. A period of
+    /// nothing but long waits is, until none has occurred for some time.
     #[test]
     fn begins_and_ends() {
         let begin = Instant::now();

@@ -75,7 +75,7 @@ impl EventLoop {
         Arc::clone(&self.completions)
     }
 
-    /// Serves until the lifecycle's stop, and then until the last connection has ended.
+    /// Serves until the server is stopped and the last connection has ended.
     ///
     /// # Errors
     /// An error of epoll; no peer can cause one.
@@ -402,10 +402,10 @@ impl Running {
         self.timers.cancel(slot);
         if let Some(mut peer) = self.peers.try_remove(slot) {
             self.context.held_bytes -= peer.held_bytes();
-            // Closing the descriptor takes it out of the epoll set, but not while a child process
-            // holds a copy between fork and exec (epoll(7), question 6): its events would be taken
-            // for those of the slot's next connection. The error of one that was never registered
-            // is ignored.
+            // Closing the descriptor removes it from the epoll set, but not while a child process
+            // holds a copy between fork and exec (epoll(7), question 6): its events would be
+            // mistaken for those of the slot's next connection. The error for one that was never
+            // registered is ignored.
             let _ = self.poll.registry().deregister(peer.stream());
             peer.close(&mut self.context);
             self.context.loop_state.metrics.connections_closed.add(1);

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 pub(super) enum PanicPoint {
     /// After a read: the bytes are in the buffers and still in the scratch memory.
     Received,
-    /// With an unsent answer in the memory that the loop's connections share.
+    /// While an unsent answer is in the memory that the loop's connections share.
     Answer,
     /// Before the HSM's answer is processed.
     Completion,

@@ -17,7 +17,7 @@ pub struct Lifecycle {
 const DRAINING: u8 = 1;
 const STOPPING: u8 = 2;
 
-/// The view of an event loop that other threads have.
+/// An event loop, as seen by other threads.
 struct WatchedLoop {
     waker: Arc<Waker>,
     /// Dropped with the loop.

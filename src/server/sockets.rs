@@ -118,7 +118,7 @@ mod tests {
         (listeners.iter().map(Vec::len).collect(), placed.kept().len())
     }
 
-    /// With any numbers of sockets and loops, every socket has a loop, every loop has a socket, and
+    /// For any numbers of sockets and loops, every socket has a loop, every loop has a socket, and
     /// each socket is handed on once.
     #[test]
     fn any_number_for_any_number() {

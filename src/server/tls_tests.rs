@@ -201,7 +201,7 @@ fn in_pieces() {
 }
 
 /// An event loop recognises by its size whether a session's first flight cost a key agreement (and
-/// a signature). A HelloRetryRequest did not; the answer to the client's next hello does. This
+/// a signature). A HelloRetryRequest costs none; the answer to the client's next hello does. This
 /// holds for any version and group, and for resumed sessions.
 #[test]
 fn a_first_flight_is_told_from_what_costs_nothing() {

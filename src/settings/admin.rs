@@ -19,7 +19,7 @@ pub struct Admin {
     pub tls: Option<Tls>,
 }
 
-/// Reads the section; `Some(None)` if it is missing.
+/// Reads the section; returns `Some(None)` if it is missing.
 pub(super) fn read(root: &Section<'_>, server: Option<&Server>) -> Option<Option<Admin>> {
     if root.get("admin").is_none() {
         return Some(None);

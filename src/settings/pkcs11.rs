@@ -69,7 +69,7 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<P
     })
 }
 
-/// Reads `[hsm_capabilities]`; `Some(None)` if it is missing and each token has its own
+/// Reads `[hsm_capabilities]`; returns `Some(None)` if it is missing and each token has its own
 /// capabilities.
 fn shared_capabilities(root: &Section<'_>) -> Option<Option<Capabilities>> {
     let pkcs11 = root.peek("pkcs11");

@@ -31,7 +31,7 @@ pub(super) fn read<'a>(
     Some((file_member, secret))
 }
 
-/// Reads the file's text without one line end at its end, which editors and `echo` add.
+/// Reads the file's text without its final line end, which editors and `echo` add.
 fn from_file(member: &Member<'_>) -> Option<Secret<String>> {
     let remedy = "name a file with the secret in one line, which the proxy can read";
     let name = member.string(remedy)?;

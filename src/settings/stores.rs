@@ -130,7 +130,7 @@ fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Location>) -> Option
     Some(text.to_owned())
 }
 
-/// Reads `disabled_keys`, all of which must be in the store's set: a misspelled kill switch would
+/// Reads `disabled_keys`, all of which must be in the store's set: a misspelt kill switch would
 /// have no effect.
 fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<String>> {
     let Some(member) = section.get("disabled_keys") else {

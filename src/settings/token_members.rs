@@ -55,7 +55,7 @@ pub(super) fn is_module(
 ) -> bool {
     let name = shown(&path.to_string_lossy());
     if !path.to_string_lossy().contains('/') {
-        // For a name without a slash, dlopen(3) searches, but not in the working directory.
+        // dlopen(3) searches for a name without a slash, but not in the working directory.
         let problem = format!("{origin} \"{name}\", which the system's loader must search for");
         report.warning(location, problem, "write the library's full path");
         return true;

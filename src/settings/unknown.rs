@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use crate::settings::schema::SECTIONS;
 
-    /// The sample file mentions every member: users would not find the others. (Oso's section is
+    /// The sample file mentions every member, as users would not find the others. (Oso's section is
     /// known, but refused.)
     #[test]
     fn each_member_is_in_the_documented_file() {

@@ -63,7 +63,7 @@ pub fn start(directory: Directory, witnesses: Arc<Witnesses>) -> io::Result<()> 
                     witnesses.adopt(all);
                     saved = revision;
                     is_failing = false;
-                    // Limits how often a large file is written while keys are being proven.
+                    // A large file must not be written too often while keys are being proven.
                     thread::sleep(MIN_SAVE_INTERVAL.max(start.elapsed() * 20));
                 }
                 Err(reason) => {

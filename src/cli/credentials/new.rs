@@ -35,8 +35,8 @@ struct New {
 /// Prints a new credential.
 ///
 /// # Errors
-/// [`Failed`]: the settings are wrong, the store has the maximum of credentials, the secret's file
-/// exists, or the system cannot provide random numbers.
+/// [`Failed`]: the settings are wrong, the store already has the maximum number of credentials,
+/// the secret's file exists, or the system cannot provide random numbers.
 pub(super) fn run(
     store: Option<&str>,
     secret_file: Option<&Path>,

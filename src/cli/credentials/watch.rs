@@ -52,7 +52,7 @@ impl Seen {
     /// Asks another proxy, and adds its answer.
     ///
     /// # Errors
-    /// The proxy gives no usable answer, with the reason.
+    /// The proxy gives no usable answer; the error is the reason.
     pub(super) fn ask(&mut self, endpoint: &Endpoint, trust: &Trust) -> Result<(), String> {
         self.add(admin_client::status(endpoint, trust)?);
         Ok(())

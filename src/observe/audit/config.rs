@@ -41,7 +41,7 @@ pub enum AuditRotation {
     Hourly,
     /// Every day, UTC
     Daily,
-    /// Never: only when the file is moved away, or too large
+    /// Never, unless the file is moved away or too large
     Never,
 }
 
@@ -63,6 +63,6 @@ pub enum AuditSync {
     /// Every [`crate::limits::AUDIT_SYNC_INTERVAL`]
     #[default]
     Interval,
-    /// When the system decides
+    /// At times chosen by the system
     Never,
 }

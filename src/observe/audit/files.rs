@@ -177,7 +177,7 @@ impl Files {
     /// file.
     ///
     /// # Errors
-    /// That file cannot be opened.
+    /// The file with that name cannot be opened.
     pub(super) fn other_file(&self) -> io::Result<Option<File>> {
         let file = open_file(&self.path())?;
         let (there, here) = (file.metadata()?, self.file.metadata()?);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     /// If the next file cannot replace the current one, the current one stays in use under its
-    /// name. Once it has, rotation cannot fail: the first line of a file has to be written.
+    /// name. Once it is replaced, rotation cannot fail: the first line of a file has to be written.
     #[test]
     fn a_switch_is_done_or_not() {
         let directory = tempfile::tempdir().unwrap();

@@ -2,13 +2,13 @@
 //! cannot be altered later without detection.
 //!
 //! ```text
-//!  event loop   proto::exchange: reserves room for the line; then the HSM is asked
-//!               handle: puts the line into the queue; then the answer leaves
+//!  event loop   proto::exchange: reserves space for the line; then the HSM is called
+//!               handle: puts the line into the queue; then the answer is sent
 //!                 |
 //!  writer       queue: bounded ── chain: a code per line ── files: rotation, reopening
 //!                                   |
 //!                                 state: the key of the next line, for a restart
-//!                                 checkpoint: from time to time, a seal by the HSM
+//!                                 checkpoint: a seal by the HSM, at intervals
 //!
 //!  elsewhere    verify: checks each line with the chain's first key
 //! ```

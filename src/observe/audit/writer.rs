@@ -52,7 +52,7 @@ pub(super) struct Writer {
     out: Vec<u8>,
     /// Number of bytes of [`Self::out`] that have been written.
     written: usize,
-    /// Number of bytes of the batch that are chained: in [`Self::out`], or already written.
+    /// Number of bytes of the batch that are chained, in [`Self::out`] or already written.
     chained: usize,
     is_first_of_file: bool,
     members: Vec<u8>,
@@ -136,7 +136,7 @@ impl Writer {
             let torn = begun.len() - memrchr(b'\n', begun).map_or(0, |newline| newline + 1);
             self.files.set_bytes(self.files.bytes().saturating_sub(torn as u64));
         }
-        // The saved position is behind the lines that could not be written, so that the verifier
+        // The saved position is after the lines that could not be written, so that the verifier
         // notices that they are missing.
         self.save_state(has_written_all);
         let _ = self.state_file.sync();

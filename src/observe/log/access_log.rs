@@ -31,7 +31,7 @@ pub struct AccessLog {
 }
 
 impl Default for AccessLog {
-    /// An access log that discards everything.
+    /// Creates an access log that discards everything.
     fn default() -> Self {
         Self {
             outputs: Outputs::none(),

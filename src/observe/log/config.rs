@@ -37,6 +37,6 @@ pub enum Rotation {
     Hourly,
     /// Every day
     Daily,
-    /// Never: always the same file
+    /// Never: the same file is used throughout
     Never,
 }

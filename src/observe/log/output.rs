@@ -1,5 +1,5 @@
 //! One output of the log: a line queue, and the thread that writes it, so that a slow or stuck
-//! output delays nobody.
+//! output delays no other thread.
 
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};

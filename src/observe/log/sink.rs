@@ -19,7 +19,7 @@ impl Sink {
     /// Creates a sink that `opener` opens now and each time it is reopened.
     ///
     /// # Errors
-    /// Those of the opener.
+    /// The errors of `opener`.
     pub(super) fn opened_by(
         opener: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + 'static,
     ) -> io::Result<Self> {
@@ -29,7 +29,7 @@ impl Sink {
     /// Reopens the sink, and returns whether it can be reopened.
     ///
     /// # Errors
-    /// Those of the opener; the sink is then unchanged.
+    /// The errors of the opener; the sink is then unchanged.
     pub(super) fn reopen(&mut self) -> io::Result<bool> {
         let Some(opener) = &self.opener else { return Ok(false) };
         self.open = opener()?;
@@ -39,7 +39,7 @@ impl Sink {
     /// Writes some bytes, like [`Write::write`].
     ///
     /// # Errors
-    /// Those of the sink.
+    /// The errors of the sink.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.open.write(bytes)
     }

@@ -1,10 +1,10 @@
 //! Prometheus's text format, version 0.0.4.
 //!
 //! Written by hand rather than with `prometheus-client`, whose encoder (0.24, also for collectors)
-//! only supports OpenMetrics. It would change the format on which dashboards and alerts rely: `#
-//! HELP` and `# TYPE` of counters lose their `_total`, help texts get a second full stop, `_sum`
-//! and `_count` precede the buckets, whole numbers in `le` get a `.0`, and the text ends with `#
-//! EOF`. It also does not escape label values, which may be any text that an HSM reports.
+//! only supports OpenMetrics. It would change the format on which dashboards and alerts rely:
+//! `# HELP` and `# TYPE` of counters lose their `_total`, help texts get a second full stop, `_sum`
+//! and `_count` precede the buckets, whole numbers in `le` get a `.0`, and `# EOF` ends the text.
+//! It also does not escape label values, which may be any text that an HSM reports.
 
 use std::fmt::{Display, Write as _};
 

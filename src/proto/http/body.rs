@@ -198,7 +198,8 @@ fn chunk_size(line: &[u8]) -> Result<usize, HttpError> {
 mod tests {
     use super::*;
 
-    /// Feeds `wire` in pieces cut at `cuts`, as the connection does: the buffer only ever grows.
+    /// Feeds `wire` as the connection does, split at `cuts`: pieces are appended, and spent framing
+    /// is removed.
     fn join(wire: &[u8], cuts: &[usize]) -> Result<Option<(Vec<u8>, usize)>, HttpError> {
         let mut progress = Progress::new(Framing::Chunked, 1000)?;
         let mut received = Vec::new();

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use crate::observe::timestamp::civil_from_days;
 
-/// The date as text, such as "Sun, 06 Nov 1994 08:49:37 GMT", kept for the second last asked for.
+/// The date as text, such as "Sun, 06 Nov 1994 08:49:37 GMT", cached for one second.
 #[derive(Debug, Default)]
 pub struct HttpDate {
     unix_secs: u64,
@@ -40,7 +40,7 @@ impl HttpDate {
 mod tests {
     use super::*;
 
-    /// The example of RFC 9110, 5.6.7, and the text changes with the second.
+    /// The example of RFC 9110, 5.6.7; the text changes when the second does.
     #[test]
     fn the_example_of_rfc_9110() {
         let mut date = HttpDate::default();

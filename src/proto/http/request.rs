@@ -173,8 +173,7 @@ fn has_bare_line_feed(bytes: &[u8], fields: usize) -> bool {
 fn version_error(bytes: &[u8]) -> HttpError {
     let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
     match line.rsplit(|byte| *byte == b' ').next() {
-        // A version other than 1.0 and 1.1. If the version is one of these, something else is
-        // wrong.
+        // A version other than 1.0 and 1.1; otherwise the line is malformed in another way.
         Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
             if major.is_ascii_digit()
                 && minor.is_ascii_digit()
@@ -420,7 +419,7 @@ mod tests {
         assert!(matches!(error, BadRequest(_)));
     }
 
-    /// Names match in any case, and no other byte is mistaken for one of a name.
+    /// Names match in any case, and no other byte matches a letter of a name.
     #[test]
     fn names_of_fields() {
         for byte in 0..=255_u8 {

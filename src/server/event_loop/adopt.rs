@@ -1,8 +1,7 @@
 //! Adopting new settings between two turns.
-//!
-//! No connection or request ends because of it. A request at the HSM keeps its deadline and its
-//! key. A request that is arriving keeps the limits it began with, and is then judged by the new
-//! settings. A TLS session keeps its parameters.
+//! No connection or request ends because of a change. A request at the HSM keeps its deadline and
+//! its key. A request that is arriving keeps the limits it began with, and is then judged by the
+//! new settings. A TLS session keeps its parameters.
 
 use std::sync::Arc;
 

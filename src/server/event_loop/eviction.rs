@@ -2,8 +2,8 @@
 //!
 //! At `max_connections` nginx ends the longest idle connections and accepts new ones, while HAProxy
 //! makes new ones wait. Waiting is useless here, since KMS gives up after 250 ms. So connections
-//! are ended as in nginx, in an order that strangers cannot turn against KMS: first those that
-//! never sent an authentic request, oldest first, whatever they are doing; then idle ones that did,
+//! are ended as in nginx, in an order that strangers cannot exploit against KMS: first those that
+//! never sent an authentic request, oldest first, even if they are active; then idle ones that did,
 //! longest idle first. A connection with a request at the HSM is never ended.
 //!
 //! The limit on memory uses the same order among connections that hold memory. If none can be
