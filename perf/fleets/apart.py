@@ -1,7 +1,7 @@
-"""A network, a table of processes and a list of namespaces of the script's own.
+"""Network, process and mount namespaces for the script.
 
-What the script makes in there is out of everybody else's way, and the kernel takes it down with the
-script, however that ends.
+Nothing made inside them affects the rest of the machine, and the kernel removes it all when the
+script ends, for whatever reason.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ def is_apart():
 
 
 def run_apart():
-    """Runs this script again, apart. Its exit code."""
+    """Runs this script again in separate namespaces. Returns its exit code."""
     if os.geteuid() != 0:
         raise Failed("network namespaces need root")
     with tempfile.TemporaryDirectory(prefix="xks-fleet") as directory:
@@ -34,7 +34,7 @@ def run_apart():
             *(sys.executable, *sys.argv),
         ]
         environment = {**os.environ, VARIABLE: "yes", "TMPDIR": directory}
-        # A terminal's Ctrl-C is for this process alone, which ends the other.
+        # Only this process receives the terminal's Ctrl-C; it then ends the other.
         child = subprocess.Popen(command, env=environment, start_new_session=True)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, end)
@@ -49,8 +49,8 @@ def end(number, _):
 
 
 def kill(unshare):
-    """Ends what is apart, and waits until all of it has ended: the first process of a process
-    namespace is not gone before the others are."""
+    """Kills the processes in the namespaces and waits for all of them: the first process of a PID
+    namespace ends after all others."""
     children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children")
     with contextlib.suppress(OSError):
         for child in children.read_text().split():
@@ -66,7 +66,7 @@ def ip(*arguments):
 
 
 def settle_in():
-    """To be called once, apart."""
+    """Sets up the namespaces. To be called once, inside them."""
     if not is_apart():
         raise Failed("not apart")
     names = Path("/run/netns")
@@ -75,7 +75,7 @@ def settle_in():
 
 
 class Namespace:
-    """A network namespace. Its interfaces are called as the namespaces that they lead to."""
+    """A network namespace. Its interfaces are named after the namespaces that they lead to."""
 
     def __init__(self, name):
         self.name = name
@@ -88,11 +88,11 @@ class Namespace:
 
     @property
     def prefix(self):
-        """In front of a command that is to run in it."""
+        """Prefix for a command that is to run in the namespace."""
         return ("ip", "netns", "exec", self.full_name)
 
     def link(self, own_address, other, address):
-        """A pair of interfaces, this namespace's and the other's."""
+        """Connects this namespace to another by a pair of interfaces."""
         peer = ("peer", "name", self.name, "netns", other.full_name)
         ip("-n", self.full_name, "link", "add", "name", other.name, "type", "veth", *peer)
         for here, there, its_address in ((self, other, own_address), (other, self, address)):
@@ -100,12 +100,12 @@ class Namespace:
             ip("-n", here.full_name, "link", "set", "dev", there.name, "up")
 
     def set_link(self, interface, state):
-        """Up or down."""
+        """Sets an interface up or down."""
         ip("-n", self.full_name, "link", "set", "dev", interface, state)
 
     @contextlib.contextmanager
     def entered(self):
-        """Sockets that the thread makes in the block are in this namespace, and stay in it."""
+        """Enters the namespace for the block; sockets that the thread makes there stay in it."""
         own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             its = os.open(f"/run/netns/{self.full_name}", os.O_RDONLY | os.O_CLOEXEC)

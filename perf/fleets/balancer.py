@@ -29,7 +29,7 @@ ENDS = {
 
 
 def install():
-    """Debian's package, if there is no HAProxy. Its service is not started."""
+    """Installs Debian's package if there is no HAProxy, without starting its service."""
     if shutil.which("haproxy"):
         return
     if not shutil.which("apt-get"):
@@ -57,7 +57,7 @@ def version():
 
 @dataclasses.dataclass(frozen=True)
 class Checks:
-    """How the balancer looks at the replicas, and what it does when one is not well."""
+    """The balancer's health checks, and its reaction when a replica fails them."""
 
     inter_seconds: float = 2
     fall: int = 2
@@ -67,7 +67,7 @@ class Checks:
 
     @property
     def seconds_until_out(self):
-        """From /readyz's no to no more connections there, at most."""
+        """Maximum time from a negative /readyz until the replica gets no more connections."""
         return self.inter_seconds * self.fall + self.timeout_seconds
 
     @property
@@ -86,7 +86,7 @@ class Checks:
 
 
 class Balancer:
-    """A HAProxy that listens on `address` in the namespace, in front of servers: names, and pairs of
+    """A HAProxy that listens on `address` in the namespace. Its servers are names with pairs of
     address and port."""
 
     def __init__(self, namespace, work, address, checks):
@@ -101,8 +101,8 @@ class Balancer:
             f"    server {name} {ip}:{port} check port {ping_port}\n"
             for name, (ip, port) in servers.items()
         )
-        # The client's and the server's time-outs are above the proxy's idle_timeout_milli: the
-        # proxy says when a connection ends. A connection that a replica refuses goes to another.
+        # The client and server time-outs exceed the proxy's idle_timeout_milli, so that the proxy
+        # ends idle connections. A connection that a replica refuses goes to another.
         return f"""\
 global
     maxconn 2000
@@ -156,7 +156,7 @@ backend replicas
         return (self.work / "haproxy.txt").read_text(errors="replace")
 
     def states(self):
-        """UP or DOWN (or MAINT, DRAIN) by server; nothing if it does not answer."""
+        """Returns UP or DOWN (or MAINT, DRAIN) by server; nothing if HAProxy does not answer."""
         said = b""
         try:
             with contextlib.closing(socket.socket(socket.AF_UNIX)) as asked:
@@ -168,18 +168,19 @@ backend replicas
         except OSError:
             return {}
         rows = csv.DictReader(said.decode().removeprefix("# ").splitlines())
-        # "UP 1/2" is on its way down, "DOWN 1/2" up.
+        # "UP 1/2" is going down, "DOWN 1/2" is coming up.
         return {
             row["svname"]: row["status"].split()[0]
             for row in rows if row["pxname"] == "replicas" and row["svname"] != "BACKEND"
         }
 
     def unusual_ends(self):
-        """Sessions that did not end as they should, by server and who ended them."""
+        """Counts sessions that ended abnormally, by server and by the side that ended them."""
         found = re.findall(
             r" replicas/(\S+) [-\d]+/[-\d]+/\+?[-\d]+ \d+ (\w)\S (?:\d+/){4}(\+?)", self.log()
         )
-        # With a plus it had been given to another server first: whose end it is, nobody says.
+        # A plus means that the session had first been sent to another server: which one ended it
+        # is unknown.
         return Counter(
             ("redispatched:" if is_second else f"{server}:", ENDS.get(state, state))
             for server, state, is_second in found

@@ -1,12 +1,12 @@
-"""What a trial may cost, computed from the load and from what the balancer does."""
+"""Upper bounds on a trial's cost, computed from the load and the balancer's settings."""
 
 from fleets.stage import Bound
 
-#: A token that answers nobody in time is out after that; /readyz says so at once.
+#: Seconds after which an unresponsive token is out of use, which /readyz reports at once.
 SECONDS_UNTIL_NOT_READY = 2
-#: KMS gives up after that, so no more of its requests are under way on a replica.
+#: KMS's timeout, which limits the number of its requests under way on a replica.
 KMS_SECONDS = 0.25
-#: Of a token in and out of use, in the 40 s of the longest trial.
+#: Changes of a token between in and out of use, in the 40 s of the longest trial.
 CHANGES = 3
 
 

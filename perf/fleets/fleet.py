@@ -1,4 +1,4 @@
-"""Three replicas behind a balancer, each in a namespace of its own, and clients in another."""
+"""Three replicas behind a balancer, each in its own namespace, and clients in another."""
 
 import contextlib
 import os
@@ -17,17 +17,17 @@ from trouble.rig import Loadable
 
 NAMES = ("a", "b", "c")
 GOOD_KEY = "foo"
-#: For trials about a single key beside others.
+#: Keys for trials with one bad key among good ones.
 BAD_KEY = "bad"
-#: Of the range for benchmarks (RFC 2544): four addresses a pair of interfaces.
+#: In the range for benchmarks (RFC 2544): four addresses for each pair of interfaces.
 NETWORK = "198.18.{}.{}"
 LISTEN_PORT = 443
-#: KMS gives up after that (XKS specification), and its connection with the request.
+#: KMS's timeout (XKS specification), after which it drops the request and its connection.
 KMS_MILLI = 250
 
 
 class Fleet(Loadable):
-    """Runs for as long as the `with` block; its directory and namespaces go with it."""
+    """Runs for the duration of the `with` block; its directory and namespaces are then removed."""
 
     def __init__(self, program, options):
         self.program, self.checks, self.rate = program, options.checks, options.rate
@@ -60,7 +60,7 @@ class Fleet(Loadable):
 
     @staticmethod
     def balancer_address(name):
-        """The balancer's own towards that replica; the replica's is the next one."""
+        """Returns the balancer's address on its link to that replica, which has the next one."""
         return NETWORK.format(NAMES.index(name) + 1, 1)
 
     def replica(self, stack, name):
@@ -78,7 +78,7 @@ class Fleet(Loadable):
         return balancer
 
     def prepare_load(self):
-        # Prefix and credential are the same in all.
+        # All replicas have the same prefix and credential.
         (self.work / "settings.toml").symlink_to(self.replicas[0].work / "settings.toml")
         self.environment = dict(os.environ)
         self.load_prefix = self.namespaces["client"].prefix
@@ -89,8 +89,8 @@ class Fleet(Loadable):
         )
 
     def good_load(self, seconds):
-        """Over many connections, which do not live for ever: a replica that is in rotation again
-        gets new ones alone."""
+        """Runs the load over many connections and renews them now and then, since a replica that is
+        back in rotation gets only new ones."""
         options = ["--key-id", GOOD_KEY, "--announce"]
         if self.new_connections:
             requests = max(1, round(self.rate / self.new_connections))
@@ -105,11 +105,11 @@ class Fleet(Loadable):
 
     @property
     def share(self):
-        """Requests a second that one replica gets."""
+        """Requests per second for each replica."""
         return self.rate / len(self.replicas)
 
     def is_whole(self):
-        """Whether all replicas are ready, and the balancer knows."""
+        """Returns whether all replicas are ready and the balancer has noticed."""
         return all(watch.seen and watch.seen[-1][1] for watch in self.ready.values()) and set(
             self.states.seen[-1][1].values() if self.states.seen else ()
         ) == {"UP"}

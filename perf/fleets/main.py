@@ -1,4 +1,4 @@
-"""The command: arguments, order, what is printed."""
+"""The command: arguments, order of the trials, output."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from fleets.trials import TRIALS
 from launcher import programs
 from launcher.programs import Failed
 
-#: Of a trial that failed while the generator itself was late.
+#: Attempts at a trial that fails while the generator itself is late.
 ATTEMPTS = 3
 MAX_LATE_MILLI = 50
 
@@ -110,7 +110,7 @@ def run_all(options):
 
 
 def one_undisturbed(trial, program, path, options):
-    """What failed while the machine was busy with other work is made again; the last time counts."""
+    """Repeats a trial that failed while the machine was busy; the last one counts."""
     logs = options.logs and options.logs / program / trial.name
     for _ in range(ATTEMPTS):
         found = one(trial, path, options, logs)

@@ -1,4 +1,4 @@
-"""What came of a trial: figures, and whether they are within its bound."""
+"""The outcome of a trial: figures, and whether they are within its bound."""
 
 import re
 import time
@@ -7,15 +7,15 @@ from fleets.fleet import BAD_KEY, Fleet
 from fleets.stage import Stage, counted
 from launcher.programs import Failed
 
-#: Under load before the trouble.
+#: Seconds under load before the trouble.
 LEAD_SECONDS = 3
-#: Under load after the last step, at least.
+#: Minimum seconds under load after the last step.
 SPARE_SECONDS = 1
 
 
 def run(trial, program, options, logs=None):
-    """Runs it with a fleet of its own, whose logs are copied to `logs`. The outcome; raises
-    NotAvailable or Failed."""
+    """Runs a trial with its own fleet, whose logs are copied to `logs`. Returns the outcome;
+    raises NotAvailable or Failed."""
     checks = options.checks
     with Fleet(program, options) as fleet:
         seconds = options.seconds or trial.seconds
@@ -76,8 +76,8 @@ def figures(fleet, stage, load, began):
 
 
 def rotation(fleet, trouble):
-    """Seconds after the trouble's beginning until /readyz said no and the balancer had the replica
-    out, and after its end until they were back."""
+    """Seconds from the start of the trouble until /readyz failed and until the balancer removed
+    the replica, and from its end until both were back."""
     name = trouble.replica
     ready = fleet.ready[name]
     states = fleet.states
@@ -93,7 +93,7 @@ def rotation(fleet, trouble):
 
 def judged(found, bound, stage):
     problems = list(stage.problems)
-    # To KMS an answer after 250 ms is none.
+    # For KMS, an answer after 250 ms is as good as none.
     failed = found["failed"] + found["late"]
     if failed > bound.failed:
         problems.append(f"{failed} failed or late, at most {bound.failed:.0f}")
@@ -109,7 +109,7 @@ def judged(found, bound, stage):
 
 
 def lines(found):
-    """For people."""
+    """Yields the outcome as lines of text."""
     late = found["generator_late_ms"]
     failed = f"{found['failed']} failed, {found['late']} answered after 250 ms"
     yield f"{found['requests']} requests: {failed}; at most {found['allowed']} ({found['why']})"

@@ -1,4 +1,4 @@
-"""One of the proxies behind the balancer, in a namespace of its own."""
+"""One of the proxies behind the balancer, in its own namespace."""
 
 import datetime
 import re
@@ -10,13 +10,13 @@ from launcher.settings import PREFIX
 from trouble.rig import Rig
 
 PORT, PING_PORT, ADMIN_PORT = 8443, 8080, 9443
-#: Time, status, error and rest of a call that was not answered with 200.
+#: Time, status, error and remaining fields of a call that was not answered with 200.
 ERROR = re.compile(r"^(\S+) \w+ call=\w+ status=(?!200)(\d+) errorName=(\w+) (.*)$", re.M)
 CHANGE = re.compile(r"^(\S+) \w+ HSM token (?:in|out of) use ", re.M)
 
 
 class Replica(Rig):
-    """As in production: TLS, PROXY protocol, a line for each call in the log."""
+    """A proxy as in production: TLS, PROXY protocol, one log line per call."""
 
     ip = "0.0.0.0"
     log_level = "INFO"
@@ -44,7 +44,7 @@ pid_file = "{self.work / "pid"}"
         return [*self.namespace.prefix, self.proxy]
 
     def prepare(self):
-        # KMS sees one certificate, whoever answers.
+        # KMS sees the same certificate, whichever replica answers.
         (self.work / "certificates").symlink_to(self.certificates)
         super().prepare()
 
@@ -53,18 +53,18 @@ pid_file = "{self.work / "pid"}"
             return super().get(path, timeout)
 
     def upgrade(self):
-        """A new process takes over, the old one drains and ends."""
+        """Has a new process take over; the old one drains and ends."""
         self.process.send_signal(signal.SIGUSR2)
         if self.process.wait(60) != 0:
             raise Failed(f"the old process of {self.name} ended with {self.process.returncode}")
-        # Nobody's child any more, the new one is that of the process namespace's first process:
-        # ours.
+        # Orphaned, the new process became a child of the first process in the PID namespace, which
+        # is this one.
         self.process.pid = int((self.work / "pid").read_text())
         self.process.returncode = None
 
     def errors(self, since, but_of):
-        """Calls that were not answered with 200, by status and name, and when the last one was; the
-        calls of one key left out."""
+        """Returns the number of calls not answered with 200, by status and name, and the time of
+        the last one. Calls of one key are left out."""
         found, last = Counter(), None
         for at, status, name, rest in ERROR.findall(self.log()):
             if seconds(at) >= since and f"externalKeyId={but_of} " not in rest:
@@ -73,10 +73,10 @@ pid_file = "{self.work / "pid"}"
         return found, last
 
     def changes(self, since):
-        """How often its HSM came into use or went out of it, by its log."""
+        """Returns how often its HSM came into or went out of use, according to its log."""
         return sum(1 for at in CHANGE.findall(self.log()) if seconds(at) >= since)
 
 
 def seconds(text):
-    """Of a time in the log, since 1970."""
+    """Converts a time in the log to seconds since 1970."""
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

@@ -1,4 +1,4 @@
-"""What a trial has in its hands, and what is written down of it."""
+"""The means that a trial has, and the record of its course."""
 
 import contextlib
 import dataclasses
@@ -6,12 +6,12 @@ import time
 
 
 class NotAvailable(Exception):
-    """The trial cannot be made with these tools; says why."""
+    """The trial is not possible with these tools, for the reason in the message."""
 
 
 @dataclasses.dataclass
 class Trouble:
-    """What befell one replica. Times are seconds since 1970."""
+    """A period of trouble at one replica. Times are seconds since 1970."""
 
     replica: str
     began: float
@@ -20,8 +20,8 @@ class Trouble:
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """What a trial may cost: failed requests, where the number is from, and how often each
-    replica's HSM may come into use and go out of it."""
+    """Upper bounds on a trial's cost: failed requests, with the reason for the number, and how
+    often each replica's HSM may come into or go out of use."""
 
     failed: float
     why: str
@@ -32,7 +32,7 @@ class Stage:
     def __init__(self, fleet, seconds):
         self.fleet, self.seconds = fleet, seconds
         self.troubles = []
-        #: More for the report, by name.
+        #: Additional entries for the report, by name.
         self.notes = {}
         self.problems = []
 
@@ -45,7 +45,7 @@ class Stage:
 
     @contextlib.contextmanager
     def trouble(self, replica):
-        """In the block the replica is in trouble, in which the block puts it and out of it."""
+        """Records trouble at the replica during the block, which causes and ends the trouble."""
         trouble = Trouble(replica.name, time.time())
         self.troubles.append(trouble)
         try:
@@ -55,7 +55,7 @@ class Stage:
 
     @contextlib.contextmanager
     def fault(self, replica, text):
-        """In the block the replica's HSM has these faults."""
+        """Applies these faults to the replica's HSM during the block."""
         with self.trouble(replica):
             replica.set(text)
             yield

@@ -1,8 +1,8 @@
-"""The trials. Each begins with a fleet that is whole and under load, and leaves one that can become
-whole again. Its first line says what happens.
+"""The trials. Each starts with a complete fleet under load, and ends with one that can recover. Its
+docstring describes it.
 
-Another one is a function here with `@trial`: how many seconds its trouble lasts by default, what it
-may cost (from `bounds`), and how many seconds of load it needs beside those.
+To add a trial, write a function with `@trial`: default duration of the trouble in seconds, bound on
+its cost (from `bounds`), and additional seconds of load.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from fleets.stage import NotAvailable, counted
 from launcher.programs import Failed
 
 TRIALS = {}
-#: Of a key beside the others: a few requests a second.
+#: Requests per second for the bad key, a few compared with those of the others.
 BAD_KEY_RATE = 12
 
 
@@ -33,7 +33,7 @@ class Trial:
 
 
 def until_back(checks):
-    """The HSM or the process well again, then /readyz, then the balancer, then load for a while."""
+    """Time for HSM or process, /readyz and balancer to recover, followed by some load."""
     return checks.seconds_until_in + 8
 
 
@@ -47,7 +47,7 @@ def trial(seconds, bound, more_seconds=until_back):
 
 
 def for_each_replica(checks):
-    """A stop with the drain's own delay, a start, and back into rotation."""
+    """Time for three replicas in turn to drain, stop, start and return to rotation."""
     return 3 * (5 + until_back(checks))
 
 
@@ -77,14 +77,14 @@ def replica_hsm_slow(stage):
 
 @trial(seconds=20, bound=bounds.until_out)
 def replica_hsm_dead(stage):
-    """One replica's HSM says CKR_DEVICE_ERROR to everything."""
+    """One replica's HSM fails every call with CKR_DEVICE_ERROR."""
     with stage.fault(stage.replicas[0], '[[fault]]\nreturn = "CKR_DEVICE_ERROR"'):
         stage.wait()
 
 
 @trial(seconds=20, bound=bounds.nothing)
 def one_bad_key(stage):
-    """One key fails at C_EncryptInit on all replicas, asked 12 times a second beside the others."""
+    """One key, used 12 times a second, fails at C_EncryptInit on all replicas; others do not."""
     fault = (
         f'[[fault]]\nkey = "{BAD_KEY}"\nfunctions = ["C_EncryptInit"]\n'
         'return = "CKR_FUNCTION_FAILED"'
@@ -109,7 +109,7 @@ def one_bad_key(stage):
 
 @trial(seconds=10, bound=bounds.in_flight)
 def kill_9(stage):
-    """One replica's process is killed, and started again."""
+    """One replica's process is killed and restarted."""
     replica = stage.replicas[0]
     with stage.trouble(replica):
         replica.process.kill()
@@ -120,7 +120,7 @@ def kill_9(stage):
 
 @trial(seconds=10, bound=bounds.until_checked_out)
 def process_stops(stage):
-    """One replica's process is stopped by SIGSTOP, then goes on."""
+    """One replica's process is suspended by SIGSTOP, then continues."""
     replica = stage.replicas[0]
     with stage.trouble(replica):
         replica.process.send_signal(signal.SIGSTOP)
@@ -140,7 +140,7 @@ def network_cut(stage):
 
 @trial(seconds=1, bound=bounds.no_request, more_seconds=for_each_replica)
 def rolling_restart(stage):
-    """One replica after the other is stopped by SIGTERM and started again, once all are back."""
+    """Each replica in turn is stopped by SIGTERM and restarted, once all others are back."""
     for replica in stage.replicas:
         with stage.trouble(replica):
             replica.stop()
@@ -153,7 +153,7 @@ def rolling_restart(stage):
 
 @trial(seconds=1, bound=bounds.no_request, more_seconds=for_each_replica)
 def rolling_upgrade(stage):
-    """One replica after the other is upgraded by SIGUSR2."""
+    """Each replica in turn is upgraded by SIGUSR2."""
     for replica in stage.replicas:
         with stage.trouble(replica):
             replica.upgrade()

@@ -1,4 +1,4 @@
-"""What changes while a trial runs, and when."""
+"""Recording of changes during a trial, with their times."""
 
 import socket
 import time
@@ -7,13 +7,13 @@ from trouble.background import Background
 
 
 class Watch(Background):
-    """Looks at something again and again, in a thread; keeps when it was another than before.
-    `look` is called with nothing and returns what it sees."""
+    """Polls a value in a thread and records when it changed. `look` takes no arguments and
+    returns the current value."""
 
     def __init__(self, look, every_seconds):
         super().__init__()
         self.look, self.every_seconds = look, every_seconds
-        #: Pairs of seconds since 1970 and what was seen from then on.
+        #: Pairs of seconds since 1970 and the value from then on.
         self.seen = []
 
     def run(self):
@@ -25,7 +25,7 @@ class Watch(Background):
                 return
 
     def first(self, is_it, since):
-        """Seconds from then until `is_it` was first seen; 0 if it was so then; None if never."""
+        """Seconds from `since` until `is_it` first held; 0 if it already did; None if never."""
         at_first = [found for at, found in self.seen if at <= since]
         if at_first and is_it(at_first[-1]):
             return 0.0
@@ -39,7 +39,7 @@ class Watch(Background):
 
 
 class Readiness:
-    """Whether a replica's /readyz says yes, over one connection for as long as it lasts."""
+    """Checks whether a replica is ready by /readyz, reusing one connection while it lasts."""
 
     REQUEST = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Peers that harm: thousands of connections that are slow, deaf or half open, kept up.
+"""Hostile peers: keeps thousands of slow, unresponsive or half-open connections.
 
-Loads this machine only. Prints how it stands, as one line of JSON, when it is told to end.
+Loads this machine only. Prints its figures as one line of JSON when it is stopped.
 """
 
 import argparse
@@ -15,22 +15,22 @@ import ssl
 import time
 
 HEAD = b"POST /kms/xks/v1/health HTTP/1.1\r\nHost: localhost\r\n"
-#: What a slow body has sent before it slows down: the proxy needs its largest buffer.
+#: Data sent before a slow body slows down, enough to make the proxy use its largest buffer.
 BODY = HEAD + b"Content-Length: 30000\r\n\r\n" + b"x" * 20_000
 PINGS = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500
-#: For those who send one request after the other that no credential has signed.
+#: Request without a valid signature, for peers that send one after another.
 UNSIGNED = (
     b"POST /example/uri/path/prefix/kms/xks/v1/keys/foo/encrypt HTTP/1.1\r\nHost: localhost\r\n"
     b"Content-Type: application/json\r\nContent-Length: 400\r\n\r\n" + b"x" * 400
 )
-#: Between two sparing bytes of a slow peer.
+#: Seconds between two bytes of a slow peer.
 DRIP_SECONDS = 5
-#: Connections begun in a second, where a mode has no rate of its own.
+#: Connections opened per second in modes without their own rate.
 RAMP_PER_SECOND = 2000
 
 
 def client_hello():
-    """A whole ClientHello, as a client of any kind sends it first."""
+    """Returns a complete ClientHello, the first message of any TLS client."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -44,7 +44,7 @@ def client_hello():
 
 
 class Peers:
-    """`count` connections at a time; each one that ends is replaced."""
+    """Keeps `count` connections; each one that ends is replaced."""
 
     def __init__(self, options):
         self.options = options
@@ -62,7 +62,7 @@ class Peers:
         peer = socket.socket()
         peer.setblocking(False)
         if self.options.mode == "never-read":
-            # The sooner it is full, the sooner the proxy has to keep what it answers.
+            # The sooner this buffer is full, the sooner the proxy has to buffer its answers.
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         try:
             if self.options.sources > 1:
@@ -107,8 +107,8 @@ class Peers:
                 if self.options.mode != "never-read":
                     self.poll.modify(descriptor, select.EPOLLIN | select.EPOLLRDHUP)
             elif event & (select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
-                # The server's flight ends a handshake here; else it is an error's answer, or the
-                # end.
+                # After a ClientHello, the server's handshake messages; otherwise an error answer or
+                # the end of the connection.
                 is_answer = bool(peer.recv(1 << 16))
                 self.answered += is_answer
                 if is_answer and self.options.mode == "unsigned":
@@ -161,7 +161,7 @@ class Peers:
             "failed": self.failed,
         }
         print(json.dumps(report), flush=True)
-        # Closing thousands of sockets takes time that nobody waits for.
+        # Do not spend time on closing thousands of sockets.
         os._exit(0)
 
 

@@ -7,7 +7,7 @@ from launcher.programs import Failed
 
 
 def counts(file):
-    """All counts, as they are now."""
+    """Returns all current counts."""
     request = file.with_name(file.name + ".request")
     request.touch()
     deadline = time.monotonic() + 5

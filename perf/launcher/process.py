@@ -11,7 +11,7 @@ STOP_SECONDS = 20
 
 
 def environment(work, softhsm2_configuration):
-    """The environment of a proxy whose settings.toml is in `work`."""
+    """Returns the environment of a proxy whose settings.toml is in `work`."""
     variables = {
         **os.environ,
         "SOFTHSM2_CONF": str(softhsm2_configuration),
@@ -51,9 +51,9 @@ class ProxyProcess:
             self.process.wait()
 
     def last_words(self):
-        """How the process ended, and the ends of its logs and output."""
+        """Returns how the process ended, and the ends of its logs and output."""
         try:
-            # A proxy that crashed has closed its sockets a little before it can be waited for.
+            # A crashed proxy's sockets are closed slightly before the process can be waited for.
             ended = f"the proxy ended with {self.process.wait(0.5)}; "
         except subprocess.TimeoutExpired:
             ended = ""

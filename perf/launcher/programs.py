@@ -13,7 +13,7 @@ SOFTHSM2_MODULES = (
     "/usr/lib64/pkcs11/libsofthsm2.so",
     "/usr/local/lib/softhsm/libsofthsm2.so",
 )
-#: The packages' profile by default.
+#: Cargo profile, by default that of the packages.
 PROFILE = os.environ.get("PERF_PROFILE", "dist")
 
 

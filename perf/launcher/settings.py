@@ -28,7 +28,7 @@ def store(prefix, keys, credential=CREDENTIAL, **others):
 
 
 def settings(changes):
-    """The text of a file with these values by dotted name; None leaves a member out."""
+    """Returns the text of a file with these values by dotted name; None leaves a member out."""
     table = tomllib.loads(TEMPLATE.read_text())
     for name, value in changes.items():
         *sections, member = name.split(".")
@@ -43,12 +43,12 @@ def settings(changes):
 
 
 def section(name, text):
-    """Changes that give the section the members that the TOML in `text` has."""
+    """Returns changes that set the members in the TOML `text` in the section."""
     return {f"{name}.{member}": value for member, value in tomllib.loads(text).items()}
 
 
 def lines(table, name=""):
-    """TOML of a table and those in it."""
+    """Returns the TOML of a table and its subtables."""
     nested = {}
     for member, value in table.items():
         if is_table(value) or is_tables(value):
@@ -74,7 +74,7 @@ def value_text(value):
         return "[" + ", ".join(value_text(each) for each in value) + "]"
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
-    # JSON's escapes are TOML's, but for those of surrogates.
+    # JSON's escapes are valid in TOML, except for those of surrogates.
     return json.dumps(str(value), ensure_ascii=False)
 
 

@@ -20,7 +20,7 @@ def configure(file, tokens):
 
 
 def random_keys(labels):
-    """Labels and values in hexadecimal digits."""
+    """Returns labels, and values in hexadecimal digits."""
     return {label: os.urandom(32).hex() for label in labels}
 
 
@@ -44,6 +44,6 @@ def make_token(configuration, label, keys):
 
 
 def slots(configuration):
-    """Slot ids by token label."""
+    """Returns slot ids by token label."""
     rows = [line.split("\t") for line in token_maker(configuration, "slots").splitlines()]
     return {row[1].strip(): int(row[0]) for row in rows}

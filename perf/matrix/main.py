@@ -1,4 +1,4 @@
-"""The command: arguments, order, and where results go."""
+"""The command: arguments, order of the measurements, and writing of the results."""
 
 import argparse
 import json
@@ -76,7 +76,7 @@ def main(description):
     for number, scenario in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {scenario.name}", flush=True)
         measured.append((scenario, run_scenario(scenario, commands, options, work)))
-        # After each, so that what was measured is there if the rest is interrupted.
+        # After each scenario, so that an interruption does not lose the results so far.
         report.write(output, measured, list(commands), options)
     print(f"{output}")
     has_wrong = any(
@@ -87,7 +87,7 @@ def main(description):
 
 
 def run_scenario(scenario, commands, options, work):
-    """Results by proxy: of the round whose rate is the median."""
+    """Returns results by proxy, from the round with the median rate."""
     rounds = {name: [] for name in commands}
     for number in range(options.rounds):
         for name, command in commands.items():
@@ -109,7 +109,7 @@ def run_scenario(scenario, commands, options, work):
 
 
 def median(rounds):
-    """A round that failed or had wrong answers is never passed over."""
+    """Returns the round with the median rate, or the first one that failed or was wrong."""
     for results in rounds:
         if "error" in results or results["has_wrong_answers"]:
             return results

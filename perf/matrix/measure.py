@@ -10,19 +10,19 @@ from launcher import programs
 
 from .scenarios import SECONDS
 
-#: Shorter than this says nothing.
+#: Anything shorter is meaningless.
 QUICK_SECONDS = 2
-#: After an overload: a rate that every proxy can do, and how long.
+#: Rate after an overload, which every proxy can handle, and its duration.
 AFTER_RATE = 100
 AFTER_SECONDS = 5
-#: Requests of a "calls" measurement.
+#: Number of requests in a "calls" measurement.
 COUNTED_REQUESTS = 6000
 COUNTED_CIPHERTEXTS = 8
 EXIT_WRONG_ANSWERS = 2
 
 
 def measure(running, scenario, options, name, output):
-    """Loads a proxy that runs; the generator's results, with what else was found."""
+    """Loads a running proxy. Returns the generator's results and additional figures."""
     measurements = {
         "load": load,
         "overload": overload,
@@ -77,7 +77,7 @@ def load(running, scenario, options, name, output):
 
 
 def overload(running, scenario, options, name, output, rate=None):
-    """The rate, then a low one, to see how soon the proxy is itself again."""
+    """Offers the rate and then a low one, to see how soon the proxy recovers."""
     rate = rate or scenario.rate
     steps = f"{rate}x{seconds(scenario, options)},{AFTER_RATE}x{AFTER_SECONDS}"
     # Half as many requests as the proxy can have under way are answered before they can all
@@ -97,7 +97,7 @@ def overload(running, scenario, options, name, output, rate=None):
 
 
 def own_overload(running, scenario, options, name, output):
-    """Twice what the proxy reaches in a closed loop."""
+    """Offers twice the rate that the proxy reaches in a closed loop."""
     probe = dataclasses.replace(scenario, connections=64, mix=scenario.mix)
     arguments = ["--seconds", min(5, seconds(scenario, options))]
     capacity = generator(running, probe, name, output, arguments)["total"]["ok_per_second"]
@@ -107,8 +107,8 @@ def own_overload(running, scenario, options, name, output):
 
 
 def calls(running, scenario, options, name, output):
-    """PKCS#11 calls a request, in steady state."""
-    # Opens sessions, finds keys.
+    """Counts PKCS#11 calls per request, in steady state."""
+    # A first run makes the proxy open sessions and find keys.
     generator(running, scenario, name, output, ["--seconds", 1, "--samples", 0])
     before = running.pkcs11_calls()
     arguments = ["--requests", COUNTED_REQUESTS, "--warm-up", 0, "--seconds", 600]
@@ -117,7 +117,7 @@ def calls(running, scenario, options, name, output):
     after = running.pkcs11_calls()
     ended = results["total"]["requests"]
     if scenario.mix == "decrypt":
-        # Encrypted beforehand, by requests that count too.
+        # The ciphertexts were encrypted beforehand by requests that are in the counts.
         ended += COUNTED_CIPHERTEXTS
     made = {call: count - before.get(call, 0) for call, count in after.items()}
     results["calls_per_request"] = {
@@ -127,7 +127,7 @@ def calls(running, scenario, options, name, output):
 
 
 def idle(running, _scenario, options, name, _output):
-    """Memory, CPU time and wake-ups without a request."""
+    """Measures memory, threads and wake-ups without requests."""
     time.sleep(1 if options.quick else 10)
     before, start = switches(running.pid), time.monotonic()
     time.sleep(QUICK_SECONDS if options.quick else 20)
@@ -144,7 +144,7 @@ def idle(running, _scenario, options, name, _output):
 
 
 def switches(pid):
-    """Times at which a thread went to sleep by itself: it woke up as often."""
+    """Returns how often threads went to sleep voluntarily, and so how often they woke up."""
     total = 0
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
         for line in status.read_text().splitlines():

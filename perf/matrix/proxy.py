@@ -1,4 +1,4 @@
-"""Proxies, as a scenario wants them."""
+"""Proxies configured for a scenario."""
 
 import shlex
 import shutil
@@ -22,7 +22,7 @@ def key_labels(count):
 
 
 def token_of(directory, keys):
-    """A token with that many keys, made if it is not there. Returns SoftHSM2's configuration."""
+    """Makes a token with that many keys unless it exists. Returns SoftHSM2's configuration."""
     configuration = directory / "softhsm2.conf"
     if configuration.exists():
         return configuration
@@ -41,7 +41,7 @@ def settings_text(scenario, work, port, ping_port, module):
     labels = key_labels(scenario.keys)
     stores = [store(PREFIX, labels)]
     if scenario.noisy_quota is not None:
-        # A quota is not for the reference proxy.
+        # The reference proxy knows no quotas.
         quota = {"max_requests_per_sec": scenario.noisy_quota}
         stores.append(store(NOISY_PREFIX, labels, NOISY_CREDENTIAL, **quota))
     certificates = work / "certificates"
@@ -65,7 +65,7 @@ def settings_text(scenario, work, port, ping_port, module):
 
 
 class Proxy(ProxyProcess):
-    """A proxy that runs for as long as the `with` block."""
+    """A proxy that runs for the duration of the `with` block."""
 
     def __init__(self, command, scenario, work):
         self.command = command
@@ -105,7 +105,7 @@ class Proxy(ProxyProcess):
 
     def __exit__(self, *_):
         self.stop()
-        # At full speed a log has gigabytes.
+        # At full speed, logs grow to gigabytes.
         shutil.rmtree(self.work / "log", ignore_errors=True)
 
     @property
@@ -119,7 +119,7 @@ class Proxy(ProxyProcess):
         return text
 
     def is_ready(self):
-        """Whether /ping answers and the API's port accepts connections: either may come first."""
+        """Returns whether /ping answers and the API's port accepts connections, in either order."""
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{self.ping_port}/ping", timeout=2).close()
             socket.create_connection(("127.0.0.1", self.port), 2).close()
@@ -128,5 +128,5 @@ class Proxy(ProxyProcess):
         return True
 
     def pkcs11_calls(self):
-        """The interposer's counts of calls, now."""
+        """Returns the interposer's current counts of calls."""
         return interposer.counts(self.counts)["calls"]

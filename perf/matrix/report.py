@@ -27,7 +27,7 @@ the whole machine, the rate is the machine's, and CPU a request is what compares
 
 
 def line(results):
-    """A result in a few words, for the terminal."""
+    """Returns a short description of a result, for the terminal."""
     if "error" in results:
         return f"FAILED: {results['error']}"
     wrong = " WRONG ANSWERS" if results["has_wrong_answers"] else ""
@@ -42,7 +42,7 @@ def line(results):
 
 
 def write(output, measured, names, options):
-    """The whole report."""
+    """Writes the whole report."""
     plots = output.parent / "plots"
     parts = ["# Measurements\n", machine(options), HOW.format(rounds=options.rounds)]
     groups = {}
@@ -58,7 +58,7 @@ def write(output, measured, names, options):
 
 
 def machine(options):
-    """What it was measured on, and with what."""
+    """Returns a table of the hardware and software used."""
     cpu = first("/proc/cpuinfo", "model name") or platform.processor()
     memory = int((first("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) // 1024
     facts = {
@@ -96,7 +96,7 @@ def table(head, rows):
 
 
 def each(rows, names):
-    """Scenario, proxy, its results and the first proxy's; failed ones apart."""
+    """Yields scenario, proxy, its results and the first proxy's results for each row."""
     for scenario, results in rows:
         for name in names:
             yield scenario, name, results[name], results[names[0]]

@@ -1,17 +1,17 @@
-"""What is measured. A scenario is an HSM, a proxy's settings, and loads on it."""
+"""The scenarios to measure: an HSM, a proxy's settings, and loads on it."""
 
 from dataclasses import dataclass
 
 #: Seconds of a closed loop, unless --seconds says otherwise.
 SECONDS = 5
-#: KMS's default quota of a key store, requests a second.
+#: KMS's default quota for a key store, in requests per second.
 KMS_RATE = 1800
 #: The largest HSM latency and session counts of the matrix.
 HSM_MILLI = (0.5, 2, 10)
 SESSIONS = (16, 64, 256)
 OPERATIONS = ("decrypt", "encrypt", "encrypt-cdiv")
 CONNECTIONS = (1, 16, 128, 1000)
-#: The interposer's cap in the overload: 8 calls of 2 ms at a time are 4,000 a second.
+#: The interposer's cap in the overload: 8 concurrent calls of 2 ms give 4,000 per second.
 PARALLEL_CALLS = 8
 CAPACITY = 4000
 
@@ -29,7 +29,7 @@ class Scenario:
     hsm_milli: float = 0
     #: The interposer's parallel_calls.
     parallel_calls: int | None = None
-    #: The interposer counts calls, also where it delays none.
+    #: Whether the interposer is used to count calls, even if it delays none.
     is_counted: bool = False
     #: session_pool_max_size
     sessions: int = 30
@@ -37,17 +37,17 @@ class Scenario:
     tls: bool = True
     connections: int = 16
     idle_connections: int = 0
-    #: Open loop, requests a second; none is a closed loop.
+    #: Requests per second in an open loop; None for a closed loop.
     rate: float | None = None
-    #: Of xks-load --ramp.
+    #: Value of xks-load --ramp.
     ramp: str | None = None
-    #: Measured seconds; none is SECONDS.
+    #: Measured seconds; None for SECONDS.
     seconds: float | None = None
-    #: Keys in the token and the store.
+    #: Number of keys in the token and the store.
     keys: int = 1
-    #: max_requests_per_sec of a second store, /noisy/store; none is no such store.
+    #: max_requests_per_sec of a second store, /noisy/store; None for no such store.
     noisy_quota: int | None = None
-    #: Draw a plot of this kind: "latency", "over-time" or "rate".
+    #: Kind of plot to draw: "latency", "over-time" or "rate".
     plot: str | None = None
 
 
@@ -100,7 +100,7 @@ def slow_hsm(is_full):
 
 
 def open_loop():
-    """At KMS's rate, beyond what there is, and up to it."""
+    """Open loops: KMS's rate, ramps, and overloads."""
     for name, milli in (("softhsm", 0), ("hsm-2ms", 2)):
         yield Scenario(
             name=f"kms-rate/{name}",
@@ -148,7 +148,7 @@ def open_loop():
 
 
 def costs():
-    """What a request and a connection cost."""
+    """Costs of a request and of a connection."""
     for mix in OPERATIONS:
         yield Scenario(
             name=f"calls/{mix}",
@@ -169,5 +169,5 @@ def costs():
 
 
 def all_scenarios(is_full):
-    """In the order of the report."""
+    """Returns all scenarios in the order of the report."""
     return [*softhsm(), *slow_hsm(is_full), *open_loop(), *costs()]

@@ -1,11 +1,11 @@
-"""Work beside a `with` block."""
+"""Work in the background of a `with` block."""
 
 import threading
 
 
 class Background:
-    """Calls `run` in a thread for as long as the `with` block lasts; then `is_over` is set, and the
-    thread waited for."""
+    """Calls `run` in a thread during a `with` block, at whose end `is_over` is set and the thread
+    is joined."""
 
     def __init__(self):
         self.is_over = threading.Event()

@@ -1,4 +1,4 @@
-"""Runs cases by name, and prints what each found."""
+"""Runs cases by name, and prints their results."""
 
 import argparse
 
@@ -6,8 +6,8 @@ from launcher import programs
 
 
 def run(description, cases, seconds):
-    """The command line of a script that has `cases`: name, and what yields lines and whether each
-    is as it has to be. `seconds` of load by default. The exit code."""
+    """Runs the command line of a script. `cases` maps names to generators of lines and of whether
+    each is right. `seconds` is the default duration of load. Returns the exit code."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(cases))
     parser.add_argument("--seconds", type=float, default=seconds, help="of load in each")

@@ -1,4 +1,4 @@
-"""Random faults of all kinds from a seed, under load."""
+"""Random but reproducible faults of all kinds, under load."""
 
 import argparse
 import os
@@ -11,19 +11,19 @@ from launcher.programs import Failed
 from trouble.rig import CRYPTO, Rig, toml_list
 from trouble.shows import CODES
 
-#: What a process may have more of at the end: a thread that is just being replaced, a page.
+#: Allowed growth of the process at the end, such as a thread that is being replaced, or a page.
 MORE_THREADS = 3
 MORE_DESCRIPTORS = 2
 MORE_KIB = 48 * 1024
-#: Whether all is well again is asked gently, and so often: a busy machine may delay an answer past
-#: its deadline, but a proxy that has not recovered fails each time.
+#: Recovery is checked at a low rate and several times: a busy machine may delay an answer past its
+#: deadline, but a proxy that has not recovered fails each time.
 PEACE_RATE = 200
 PEACE_ROUNDS = 3
 FUNCTIONS = (*CRYPTO, "C_GenerateRandom", "C_OpenSession", "C_GetSessionInfo", "C_FindObjectsInit")
 
 
 def fault(choice, slots):
-    """One [[fault]] at random."""
+    """Returns a random [[fault]]."""
     functions = toml_list(choice.sample(FUNCTIONS, choice.randint(1, len(FUNCTIONS))))
     slot = choice.choice(slots)
     code = choice.choice(CODES)
@@ -43,7 +43,7 @@ def fault(choice, slots):
 
 
 def script(seed, seconds, slots):
-    """Pairs of seconds and settings: trouble, and peace in between."""
+    """Yields pairs of seconds and settings: faults, with periods without faults in between."""
     choice = random.Random(seed)
     passed = 0.0
     while passed < seconds:
@@ -57,7 +57,7 @@ def script(seed, seconds, slots):
 
 
 def footprint(rig):
-    """What the proxy holds: threads by name, descriptors, KiB of memory."""
+    """Returns the proxy's threads by name, descriptors and KiB of memory."""
     process = Path("/proc") / str(rig.process.pid)
     names = {}
     for task in (process / "task").iterdir():
@@ -78,7 +78,7 @@ def footprint(rig):
 
 
 def more(before, after):
-    """What there is too much of."""
+    """Returns the names of figures that grew beyond their limit."""
     limits = {
         "threads": MORE_THREADS,
         "sessions": MORE_THREADS,
@@ -89,7 +89,7 @@ def more(before, after):
 
 
 def settled(rig, before):
-    """The footprint, once it is as small as before, or after a while."""
+    """Returns the footprint once it is as small as before, or after a time limit."""
     deadline = time.monotonic() + 30
     while True:
         after = footprint(rig)
@@ -117,7 +117,7 @@ def main(description):
     if not arguments.no_build:
         programs.build()
     with Rig(sessions=8, limits=f"request_deadline_milli = {arguments.deadline_milli}") as rig:
-        # Sessions are opened as load asks and then kept: a slow HSM asks for all there may be.
+        # Sessions are opened on demand and then kept: a slow HSM makes the proxy open all of them.
         rig.set('[[fault]]\ndelay = "40ms"')
         with rig.load(5, rate=arguments.rate) as warm:
             pass
@@ -134,7 +134,7 @@ def main(description):
         deadline = time.monotonic() + 30
         while rig.get("/readyz")[0] != 200 and time.monotonic() < deadline:
             time.sleep(0.05)
-        # What comes back after module-wide trouble takes a moment.
+        # Recovery from module-wide trouble takes a moment.
         time.sleep(5)
         for rounds in range(1, PEACE_ROUNDS + 1):
             try:

@@ -1,21 +1,21 @@
-"""The return codes that the proxy knows, with what it takes them for: read from its source."""
+"""The return codes that the proxy knows and their classes, read from its source."""
 
 import re
 
 from launcher.programs import ROOT, Failed
 
 SOURCE = ROOT / "src/hsm/pkcs11/codes.rs"
-#: Numbers of vendors' own, which the source takes for "Ambiguous".
+#: Vendor-defined codes, which the source classifies as "Ambiguous".
 VENDOR_CODES = ("0x80000001", "0x80000066", "0x8000ffff")
-#: What is not the caller's fault, nor a token that has too much to do: a key that goes on failing
-#: so gets a breaker. (src/hsm/pkcs11/trouble.rs)
+#: Classes that blame neither the caller nor an overloaded token: the breaker of a key that keeps
+#: failing this way opens. (src/hsm/pkcs11/trouble.rs)
 FAULTS = ("Ambiguous", "Session", "Login", "KeyHandle", "Token", "Module", "Pin")
-#: What is an answer, or passes: no breaker opens.
+#: Classes of answers or temporary conditions, for which no breaker opens.
 NO_FAULTS = ("BadCiphertext", "AmbiguousRequest", "KeyUsage", "Busy", "Request")
 
 
 def known():
-    """Pairs of a code, as the interposer takes it, and its class."""
+    """Returns pairs of a code, in the interposer's form, and its class."""
     text = SOURCE.read_text()
     table = re.search(r"const TABLE: &\[Row\] = table! \{\n(.*?)\n\};", text, re.DOTALL)
     if not table:
@@ -30,7 +30,7 @@ def known():
 
 
 def one_of_each_class():
-    """The first code of each class, and a vendor's."""
+    """Returns the first code of each class, and a vendor-defined one."""
     first = {}
     for code, name in known():
         first.setdefault(name, code)
@@ -38,5 +38,5 @@ def one_of_each_class():
 
 
 def value(code):
-    """As a value of TOML."""
+    """Returns the code as a TOML value."""
     return code if code.startswith("0x") else f'"{code}"'

@@ -1,4 +1,4 @@
-"""Keys whose calls hang, beside keys whose calls do not; and all of them."""
+"""Keys whose calls hang: some among others whose calls do not, and all of them."""
 
 import contextlib
 import time
@@ -10,23 +10,23 @@ from trouble.rig import CRYPTO, Pinger, toml_list
 GOOD_RATE, BAD_RATE = 500, 50
 GOOD_CONNECTIONS, BAD_CONNECTIONS = 64, 16
 SESSIONS = 8
-#: Threads that may be stuck: half of the sessions, and the calls that tell that a key hangs.
+#: Threads that may be stuck: half of the sessions, plus the calls that reveal that a key hangs.
 MAX_STUCK = SESSIONS // 2 + 4
 MAX_BACK_SECONDS = 2
-#: Seconds that the load goes on after calls return.
+#: Seconds that the load continues after calls return.
 RECOVERY = 4.0
 MAX_UNREADY_SECONDS = 2
-#: Beyond this 99th percentile of the generator's own delay, a trial that fails is made again.
+#: Beyond this 99th percentile of the generator's own delay, a failed trial is repeated.
 MAX_LATE_MS = 20
 ATTEMPTS = 3
-#: exit_when_wedged: src/limits/hsm.rs, WEDGED_TIME, with what notices it and the drain.
+#: exit_when_wedged: WEDGED_TIME in src/limits/hsm.rs, plus detection and the drain.
 WEDGED_SECONDS = (35, 45)
 WEDGED_PATIENCE = 60
 WEDGED_CODE = 75
 
 
 class Stuck(Background):
-    """How many calls hang, by the interposer: those that the proxy does not know of too."""
+    """Number of hanging calls according to the interposer, even if unknown to the proxy."""
 
     def __init__(self, rig):
         super().__init__()
@@ -38,7 +38,7 @@ class Stuck(Background):
 
 
 def hanging(functions, extra=""):
-    """Settings in which these functions hang; all if none is named."""
+    """Returns settings in which these functions hang, or all if none is given."""
     named = f"functions = {toml_list(functions)}\n" if functions else ""
     return f'[[fault]]\n{named}{extra}hang = "120s"\n'
 
@@ -48,8 +48,8 @@ def listed(functions):
 
 
 def unless_busy(trial):
-    """What a trial finds; tried again if it is not right and the generator was late: the machine
-    was busy with other work."""
+    """Returns a trial's result. A failed trial is repeated if the generator was late, since the
+    machine was then busy with other work."""
     for _ in range(ATTEMPTS):
         line, is_right, load = trial()
         if is_right or load.found["generator"]["lateness_ms"]["p99"] <= MAX_LATE_MS:
@@ -94,7 +94,7 @@ def some(good, bad, functions, seconds, options):
 
 
 def one(seconds, options):
-    """One key's encryptions hang for 120 s a call, at 50/s beside 500/s"""
+    """One key's encryptions hang for 120 s each, at 50/s next to 500/s of good keys"""
     yield unless_busy(lambda: some(8, 1, ("C_EncryptInit",), seconds, options))
 
 
@@ -123,7 +123,7 @@ def shown(seconds):
 
 
 def wait_for_ready(rig, status, seconds):
-    """Seconds until /readyz has that status; None if it takes longer."""
+    """Returns the seconds until /readyz has that status; None after a timeout."""
     started = time.monotonic()
     while time.monotonic() < started + seconds:
         if rig.get("/readyz")[0] == status:
@@ -161,13 +161,13 @@ def all_keys(functions, options):
 
 
 def every(_seconds, options):
-    """Every key hangs: /readyz 503 within 2 s, and all is well by itself when calls return"""
+    """Every key hangs: /readyz 503 within 2 s, and recovery without help when calls return"""
     for functions in (("C_EncryptInit", "C_DecryptInit"), CRYPTO, ()):
         yield unless_busy(lambda functions=functions: all_keys(functions, options))
 
 
 def wedged(_seconds, options):
-    """Every key hangs and exit_when_wedged is on: the process ends in its time, with its code"""
+    """Every key hangs and exit_when_wedged is on: the process ends in time, with the right code"""
     pkcs11 = options.get("pkcs11", "") + "\nexit_when_wedged = true"
     options = {"sessions": SESSIONS, "tokens": ("one",), **options, "pkcs11": pkcs11}
     for functions in (CRYPTO, ()):
@@ -184,7 +184,7 @@ def wedged(_seconds, options):
             ended, code = time.monotonic() - started, rig.process.poll()
             hung = rig.counts().get("hung")
             if code is None:
-                # With calls that hang it would be slow to end by a signal.
+                # While calls hang, ending the process by a signal would be slow.
                 rig.set("")
         is_right = code == WEDGED_CODE and WEDGED_SECONDS[0] <= ended <= WEDGED_SECONDS[1]
         what = "still runs" if code is None else f"ended with {code}"

@@ -1,4 +1,4 @@
-"""A token with one key and nothing to compare it with, in trouble: this program and another."""
+"""A failing token with a single key, so without others to compare: this program and another."""
 
 import contextlib
 import math
@@ -10,19 +10,20 @@ from trouble.rig import toml_list
 
 RATE = 200
 CONNECTIONS = 32
-#: Seconds of peace after the trouble.
+#: Seconds without faults after the trouble.
 RECOVERY = 8.0
-#: When a token is tried again is partly chance, so that two trials of one program differ by a
-#: second: what counts is whether one program's trials are the worse ones by and large (the rank
-#: sum of Mann and Whitney, one-sided, 1 %).
+#: The time of a retry is partly random, so that two trials of one program differ by up to a second.
+#: The criterion is whether one program's trials are significantly worse (one-sided Mann-Whitney
+#: rank sum test, 1 %).
 WORSE = 2.33
-#: Fewer cannot show that.
+#: Minimum number of rounds for the test to be meaningful.
 MIN_ROUNDS = 5
-#: Trouble is longer each round by this: what the proxies do at intervals meets its end elsewhere.
+#: Seconds by which the trouble is longer in each round, so that its end falls at different points
+#: of the proxies' periodic work.
 MORE_EACH_ROUND = 0.3
 KEY = 'key = "bad-000"'
 OPERATIONS = toml_list(("C_Encrypt", "C_Decrypt"))
-#: 30 % of the calls fail: half of them so, half of them otherwise.
+#: 30 % of the calls fail, half of them with each code.
 THROTTLED = (
     f'[[fault]]\n{KEY}\nfunctions = {OPERATIONS}\nreturn = "CKR_DEVICE_MEMORY"\nprobability = 0.15\n'
     f'[[fault]]\n{KEY}\nfunctions = {OPERATIONS}\nreturn = "CKR_FUNCTION_FAILED"\n'
@@ -38,9 +39,9 @@ TROUBLES = {
 
 
 def trial(proxy, trouble, seconds, options):
-    """Failed requests, seconds until none failed any more, and the load."""
+    """Returns failed requests, seconds until requests stopped failing, and the load."""
     options = {**options, "proxy": proxy, "tokens": ("one",), "sessions": 8}
-    # As an nShield of FIPS 140 level 3: no key can be made for the purpose.
+    # Like an nShield at FIPS 140 level 3, where no key for comparison can be made.
     interposer = f"{options.pop('interposer')}\nno_session_keys = true"
     with KeyRig(good=0, interposer=interposer, **options) as rig:
         phases = [(RATE, seconds), (RATE, RECOVERY)]
@@ -58,10 +59,10 @@ def trial(proxy, trouble, seconds, options):
 
 
 def compare(trouble, proxies, seconds, rounds, options):
-    """Lines, and whether the first of the programs is at least as good as the second."""
+    """Yields lines, and whether the first program is at least as good as the second."""
     found = {name: [] for name in proxies}
     for number in range(rounds):
-        # In turns, so that what else the machine does befalls both.
+        # In turns, so that other work on the machine affects both.
         for name, proxy in proxies.items():
             failed, back, load = trial(proxy, trouble, seconds + number * MORE_EACH_ROUND, options)
             found[name].append((failed, back))
@@ -82,7 +83,7 @@ def compare(trouble, proxies, seconds, rounds, options):
 
 
 def is_worse(ours, others):
-    """Whether ours are higher than others, beyond chance."""
+    """Returns whether our figures are significantly higher than the others."""
     above = sum((one > other) + (one == other) / 2 for one in ours for other in others)
     pairs = len(ours) * len(others)
     deviation = math.sqrt(pairs * (len(ours) + len(others) + 1) / 12)

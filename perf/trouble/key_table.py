@@ -1,4 +1,4 @@
-"""One key that fails with each code, beside keys that do not: a row of a few seconds for each."""
+"""One key that fails with each code, among healthy keys: a row of a few seconds for each."""
 
 import contextlib
 import itertools
@@ -15,29 +15,29 @@ from trouble.rig import CRYPTO, toml_list
 
 GOOD_RATE, BAD_RATE = 1000, 200
 GOOD_CONNECTIONS, BAD_CONNECTIONS = 64, 16
-#: Of the bad key's requests in the direction that does not fail.
+#: Rate of the bad key's requests in the direction that does not fail.
 OTHER_WAY_RATE = 50
-#: Seconds after which a key that fails has to have a breaker open.
+#: Seconds after which the breaker of a failing key must be open.
 OPENING = 1.5
-#: Seconds that the load goes on after the fault is over.
+#: Seconds that the load continues after the fault is over.
 RECOVERY = 2.5
 MAX_P99_RATIO = 1.5
 MAX_SESSIONS_PER_SECOND = 1
 MAX_ANSWER_MS = 5
 MAX_CALLS_PER_SECOND = 2
-#: Calls of one try that may stand at each end of the window in which they are counted.
+#: Calls of a single attempt, which may fall at either end of the counting window.
 CALLS_OF_A_TRY = 2
 MAX_BACK_SECONDS = 2
-#: Rows between two undisturbed runs, whose latest few are what rows are compared with.
+#: Rows between two undisturbed runs; rows are compared with the latest few of these.
 ROWS_PER_BASELINE = 8
 BASELINES = 3
 #: Beyond this 99th percentile of the generator's own delay, the machine was busy with other work.
 MAX_LATE_MS = 10
 BUSY_ATTEMPTS = 2
-#: At a row whose latency is too high.
+#: Attempts at a row whose latency is too high.
 ATTEMPTS = 5
 
-#: Tokens, and on how many of them the key is bad.
+#: Tokens, and the number of them on which the key is bad.
 SHAPES = {"one": (("one",), 1), "two": (("one", "two"), 2), "half": (("one", "two"), 1)}
 
 
@@ -67,7 +67,7 @@ class Row:
 
     @property
     def is_quiet(self):
-        """Whether nothing was wrong and the machine had time."""
+        """Whether nothing was wrong and the machine was not busy."""
         return not self.broken and self.late <= MAX_LATE_MS
 
     @property
@@ -76,12 +76,12 @@ class Row:
 
 
 def direction(function):
-    """The call that fails, and the other one."""
+    """Returns the operation that fails, and the other one."""
     return ("encrypt", "decrypt") if "Encrypt" in function else ("decrypt", "encrypt")
 
 
 def faults(rig, shape, function, code):
-    """Settings in which the key fails; before it, a counter of its calls for each token."""
+    """Returns settings in which the key fails, preceded by counters of its calls by token."""
     failing = [name for name in CRYPTO if direction(name) == direction(function)]
     key = f'key = "{rig.bad[0]}"'
     text = "".join(
@@ -95,7 +95,7 @@ def faults(rig, shape, function, code):
 
 
 def run(rig, row, seconds, text):
-    """Fills a row with what is found while `text` is in force; nothing is wrong with ""."""
+    """Fills a row with the figures while `text` is in force, which is "" without faults."""
     fails, other_way = direction(row.function)
     good = [(GOOD_RATE, seconds), (GOOD_RATE, RECOVERY)]
     rate = BAD_RATE + OTHER_WAY_RATE
@@ -145,7 +145,7 @@ def sleep_until(moment):
 
 
 def judge(row, seconds):
-    """Names the bounds that a row breaks."""
+    """Returns the bounds that a row exceeds."""
     window = seconds - OPENING
     most_calls = MAX_CALLS_PER_SECOND + CALLS_OF_A_TRY / window
     is_served_elsewhere = row.shape == "half" and row.is_fault
@@ -168,7 +168,7 @@ def judge(row, seconds):
 
 
 class Table:
-    """The rows of one shape, which share a proxy."""
+    """Rows of one shape, which share a proxy."""
 
     def __init__(self, shape, seconds, options):
         self.shape, self.seconds, self.options = shape, seconds, options
@@ -186,13 +186,13 @@ class Table:
         if self.rig:
             self.rig.__exit__()
         self.rig = KeyRig(tokens=SHAPES[self.shape][0], **self.options).__enter__()
-        # Sessions are opened as load asks for them: before the first row, not in it.
+        # Sessions are opened on demand: this makes it happen before the first row, not in it.
         self.baselines = []
         self.baseline()
         self.baselines = []
 
     def ready(self):
-        """Waits for what a row may have left in trouble; starts a new proxy if that is no use."""
+        """Waits for the proxy to recover from a row; starts a new one if it does not."""
         deadline = time.monotonic() + 10
         while self.rig.process.poll() is None and time.monotonic() < deadline:
             if self.rig.get("/readyz")[0] == 200:
@@ -201,21 +201,21 @@ class Table:
         self.restart()
 
     def baseline(self):
-        """The same load with nothing wrong; again, if the machine was busy."""
+        """Runs the same load without faults; repeats it if the machine was busy."""
         for _ in range(1 + BUSY_ATTEMPTS):
             row = Row(self.shape, "C_EncryptInit", "-", "undisturbed")
             run(self.rig, row, self.seconds, "")
             if row.late <= MAX_LATE_MS:
                 break
         row.broken = ["others failed"] if row.others_failed or row.bad_failed else []
-        # A disturbed one would excuse any latency.
+        # Compared with a disturbed run, any latency would pass.
         if row.is_quiet:
             self.baselines = [*self.baselines, row.p99][-BASELINES:]
         return row
 
     def row(self, function, code, class_):
-        """A row. Where nothing but the latency speaks against it, it is run again in turns with
-        undisturbed runs, and medians are compared; where the machine was busy, it is run again."""
+        """Runs a row. If only its latency is wrong, it is repeated in turns with undisturbed runs,
+        and medians are compared; if the machine was busy, it is repeated."""
         p99s, undisturbed = [], list(self.baselines)
         for attempt in range(ATTEMPTS):
             self.ready()
@@ -263,7 +263,7 @@ def rows(shapes, only, is_quick):
 
 
 def table(shapes, only, is_quick, seconds, options):
-    """Yields rows, the undisturbed ones among them."""
+    """Yields rows, including undisturbed ones."""
     chosen = list(rows(shapes, only, is_quick))
     for shape, of_shape in itertools.groupby(chosen, key=lambda row: row[0]):
         with Table(shape, seconds, options) as proxy:

@@ -1,4 +1,4 @@
-"""A proxy with a key that gets into trouble, in a store of its own, beside keys that do not."""
+"""A proxy with failing keys in a separate store, next to keys that do not fail."""
 
 import re
 import time
@@ -9,7 +9,7 @@ from trouble.rig import Load, Rig
 
 GOOD = "/good/keys"
 BAD = "/bad/keys"
-#: Between two looks at the proxy's metrics.
+#: Seconds between two readings of the proxy's metrics.
 LOOK = 0.2
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 BREAKERS_OPEN = "xks_proxy_hsm_key_breakers_open"
@@ -32,7 +32,7 @@ class KeyRig(Rig):
         super().__init__(keys=self.good + self.bad, stores=stores, has_admin=True, **others)
 
     def load_of(self, prefix, phases, mix, connections, *options, warm_up=0.5):
-        """The generator on all keys of a store; `phases` are pairs of rate and seconds."""
+        """Starts the generator on all keys of a store; `phases` are pairs of rate and seconds."""
         keys = dict(self.stores)[prefix]
         steps = ",".join(f"{rate:g}x{seconds:g}" for rate, seconds in phases)
         command = [*("--prefix", prefix, "--steps", steps, "--warm-up", str(warm_up)), "--announce"]
@@ -41,11 +41,11 @@ class KeyRig(Rig):
         for key in keys:
             command += ["--key-id", key]
         seconds = warm_up + sum(seconds for _, seconds in phases)
-        # Verifying samples afterwards would meet the trouble of the next row.
+        # Verifying samples afterwards would collide with the faults of the next row.
         return Load(self, seconds, (*command, *options), mix, samples=0)
 
     def metrics(self):
-        """Sums by name, over all labels."""
+        """Metrics, summed by name over all labels."""
         url = f"http://127.0.0.1:{self.admin_port}/metrics"
         with urllib.request.urlopen(url, timeout=5) as answer:
             text = answer.read().decode()
@@ -61,12 +61,12 @@ class Metrics:
         self.sums, self.lowest = sums, lowest
 
     def total(self, name):
-        """The sum over all tokens; None if there is no such metric."""
+        """Returns the sum over all tokens; None if there is no such metric."""
         return self.sums.get(name)
 
 
 class Watch(Background):
-    """Looks at the metrics now and then, and keeps the worst of what it saw."""
+    """Reads the metrics periodically and keeps the worst values."""
 
     def __init__(self, rig):
         super().__init__()
@@ -85,8 +85,8 @@ class Watch(Background):
         super().__exit__()
         self.look()
         self.seconds = time.monotonic() - self.began
-        # Times that a token was put out of use: by the log, which misses none, and by what was
-        # seen of it.
+        # Times that a token was put out of use: according to the log, which misses none, and to
+        # the metrics.
         said = self.rig.log()[self.log_bytes :].count("HSM token out of use")
         self.outages = max(said, int(self.lowest_state == 0))
 
@@ -104,15 +104,15 @@ class Watch(Background):
         self.lowest_state = min(self.lowest_state, self.latest.lowest.get(STATE, float("inf")))
 
     def more(self, name):
-        """What a counter has grown by; None if there is no such metric."""
+        """Returns the increase of a counter; None if there is no such metric."""
         if self.latest.total(name) is None:
             return None
         return self.latest.total(name) - (self.first.total(name) or 0.0)
 
 
 def last_failure(load):
-    """When the last failed request ended, as time.monotonic() has it; None if none did."""
+    """Returns when the last failed request ended, by time.monotonic(); None if none failed."""
     over_time = load.found["over_time"]
     failed = [point["seconds"] for point in over_time if point["failed"]]
-    # An interval is counted from its beginning.
+    # The time of an interval is that of its start.
     return load.measured_from + failed[-1] + 0.02 if failed else None

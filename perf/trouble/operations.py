@@ -1,4 +1,4 @@
-"""What an operator does to a proxy that serves, with figures of what its callers notice."""
+"""Operations on a running proxy, with figures of their effect on callers."""
 
 import contextlib
 import json
@@ -71,13 +71,13 @@ class Served(Rig):
         }
 
     def write_settings(self):
-        """In one step, as an operator's editor does."""
+        """Replaces a file atomically, as an operator's editor does."""
         new = self.work / "settings.new"
         new.write_text(settings(self.changed_settings()))
         new.rename(self.work / "settings.toml")
 
     def command(self, *arguments):
-        """Another command of the program: exit code and what it printed."""
+        """Runs another command of the program; returns exit code and output."""
         done = subprocess.run(
             [binary("xks-proxy"), *arguments],
             env=self.environment, capture_output=True, text=True, timeout=60,
@@ -92,7 +92,7 @@ class Served(Rig):
         return said
 
     def call(self, credential, key):
-        """DescribeKey by curl: the status."""
+        """Calls GetKeyMetadata by curl; returns the status."""
         url = f"https://localhost:{self.port}{PREFIX}/kms/xks/v1/keys/{key}/metadata"
         command = [
             *("curl", "--silent", "--cacert", self.work / self.certificates / "ca.pem", "--output", "/dev/null"),
@@ -105,7 +105,7 @@ class Served(Rig):
         return int(done.stdout or 0)
 
     def serves_certificate(self):
-        """The certificate that a new connection gets."""
+        """Returns the certificate that a new connection gets."""
         return ssl.get_server_certificate(("127.0.0.1", self.port))
 
     def log_file(self):
@@ -115,7 +115,7 @@ class Served(Rig):
         return int((self.work / "pid").read_text())
 
     def load_with(self, credential, seconds, rate):
-        """The generator, with that credential."""
+        """Runs the generator with that credential."""
         return self.load(
             seconds,
             *("--ca", self.work / "ca.pem", "--access-key-id", credential[0]),
@@ -124,7 +124,7 @@ class Served(Rig):
         )
 
     def listen(self):
-        """Holds the listening sockets from now on, as systemd does; processes inherit them."""
+        """Opens the listening sockets, as systemd does, for processes to inherit."""
         for port in (self.port, self.ping_port):
             listener = socket.create_server(("127.0.0.1", port), backlog=4096)
             listener.set_inheritable(True)
@@ -133,7 +133,7 @@ class Served(Rig):
     def start(self, must_be_ready=True):
         if not self.sockets:
             return super().start(must_be_ready)
-        # Descriptors from 3 on (sd_listen_fds(3)); first out of each other's way.
+        # Descriptors must start at 3 (sd_listen_fds(3)); first they are moved to avoid conflicts.
         moves = "".join(f" 1{n}<&{s.fileno()}" for n, s in enumerate(self.sockets))
         places = "".join(f" {3 + n}<&1{n} 1{n}<&-" for n in range(len(self.sockets)))
         script = f"exec{moves}; exec{places}; LISTEN_FDS={len(self.sockets)} LISTEN_PID=$$ exec $0"
@@ -144,7 +144,7 @@ class Served(Rig):
 
     def stop(self):
         super().stop()
-        # A process that has taken over is none of our children.
+        # A process that has taken over is not our child.
         with contextlib.suppress(OSError, ValueError):
             pid = self.served_by()
             if "xks-proxy" in Path(f"/proc/{pid}/comm").read_text():
@@ -161,7 +161,7 @@ def wait_for(condition, seconds):
 
 
 def judged(load, may_close):
-    """The line of a load, and whether its callers noticed nothing."""
+    """Returns the line of a load, and whether its callers were unaffected."""
     counts = load.found["connection_counts"]
     total = load.found["total"]
     line = (
@@ -173,7 +173,7 @@ def judged(load, may_close):
 
 
 class Expect:
-    """Facts that have to hold on the way."""
+    """Conditions that must hold during a case."""
 
     def __init__(self):
         self.wrong = []
@@ -190,7 +190,7 @@ def change(seconds):
     with Served() as rig:
 
         def steps(pause, number):
-            """A key added and removed, another certificate, the log reopened, a broken file."""
+            """Adds and removes a key, changes certificate and log, and offers a broken file."""
             rig.key_set = ["foo", "bar"]
             expect("bar before", rig.call(rig.credentials[0], "bar"), 404)
             rig.reload()
@@ -215,7 +215,7 @@ def change(seconds):
             good = settings(rig.changed_settings())
             (rig.work / "settings.toml").write_text(good.replace('"foo"', '"foo", 7') + "\n[[[")
             expect("the command's word on a broken file", rig.command("reload")[0], 78)
-            # Past the command, to the process itself.
+            # Directly to the process, bypassing the command.
             os.kill(rig.process.pid, signal.SIGHUP)
             wait_for(lambda: "new settings are refused" in rig.log_file().read_text(), 10)
             rig.write_settings()

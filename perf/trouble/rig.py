@@ -1,4 +1,4 @@
-"""A proxy with one or two SoftHSM2 tokens behind the interposer, under load, and in trouble."""
+"""A proxy with one or two SoftHSM2 tokens behind the interposer, for load and faults."""
 
 import contextlib
 import json
@@ -28,20 +28,20 @@ def toml_list(strings):
 
 
 class Loadable:
-    """What the generator can load: it has a directory `work` with `settings.toml` in it, and an
+    """Target for the generator, with a directory `work` that contains `settings.toml`, and an
     `environment`."""
 
-    #: In front of the generator's command.
+    #: Prefix of the generator's command.
     load_prefix = ()
-    #: Of all its runs.
+    #: Options of all its runs.
     load_options = ("--timeout-milli", "10000")
 
     @contextlib.contextmanager
     def load(self, seconds, *options, rate=RATE, mix="decrypt=1,encrypt-cdiv=1", connections=256):
-        """Runs the generator beside the block; what it found is in the result's `found` after."""
+        """Runs the generator during the block; its results are in `found` afterwards."""
         pace = ("--rate", str(rate), "--seconds", str(seconds), "--warm-up", "1")
         load = Load(self, seconds, ("--connections", str(connections), *pace, *options), mix)
-        # Encrypts what the decrypts are made of, then warms up.
+        # The generator first encrypts ciphertexts for its decrypts, then warms up.
         time.sleep(2)
         try:
             yield load
@@ -51,14 +51,14 @@ class Loadable:
 
 
 class Rig(ProxyProcess, Loadable):
-    """A proxy that runs for as long as the `with` block; its directory goes with it."""
+    """A proxy that runs for the duration of the `with` block; its directory is then removed."""
 
     ip = "127.0.0.1"
     log_level = "WARN"
-    #: Further members of [server].
+    #: Additional members of [server].
     server = "drain_delay_milli = 100"
     is_tls = False
-    #: Where the tokens are taken from, or kept once they are made: many keys take minutes.
+    #: Directory in which tokens are kept for reuse, since making many keys takes minutes.
     token_directory = None
 
     def __init__(
@@ -66,14 +66,14 @@ class Rig(ProxyProcess, Loadable):
         keys=("foo",), stores=((PREFIX, ("foo",)),), has_admin=False, proxy=None, interposer="",
     ):
         """`stores`: prefixes and key ids. `proxy`: path of another binary. `interposer`: settings
-        that are in force whatever else is."""
+        that are always in force."""
         self.tokens = tokens
         self.sessions = sessions
         self.pin = pin
         self.pkcs11 = pkcs11
         self.capabilities = capabilities or 'profile = "softhsm2"'
         self.limits = limits
-        #: Labels and values. Several rigs can be given the same.
+        #: Labels and values. Several rigs may have the same ones.
         self.keys = keys if isinstance(keys, dict) else random_keys(keys)
         self.stores = stores
         self.has_admin = has_admin
@@ -126,15 +126,15 @@ class Rig(ProxyProcess, Loadable):
             shutil.copytree(self.work / "tokens", kept)
 
     def ports(self):
-        """Of the API, of /ping, and of the admin listener."""
+        """Returns the ports of the API, of /ping and of the admin listener."""
         return free_ports(3)
 
     def program(self):
-        """The command that starts the proxy."""
+        """Returns the command that starts the proxy."""
         return [self.proxy]
 
     def changed_settings(self):
-        """The settings in which it differs from tests/common/settings.toml."""
+        """Returns the settings that differ from tests/common/settings.toml."""
         changes = {
             "server.ip": self.ip,
             "server.port": self.port,
@@ -166,7 +166,7 @@ class Rig(ProxyProcess, Loadable):
         return (self.work / "output.txt").read_text(errors="replace")
 
     def get(self, path, timeout=5):
-        """Status and milliseconds; status 0 if there was no answer."""
+        """Returns status and milliseconds; the status is 0 if there was no answer."""
         started = time.monotonic()
         try:
             url = f"http://127.0.0.1:{self.ping_port}{path}"
@@ -180,7 +180,7 @@ class Rig(ProxyProcess, Loadable):
         return status, (time.monotonic() - started) * 1000
 
     def set(self, text):
-        """Puts faults in force, and waits until they are."""
+        """Puts faults into force, and waits until they are."""
         self.step += 1
         name = f'name = "step {self.step}"\n'
         new = self.work / "faults.new"
@@ -198,7 +198,7 @@ class Rig(ProxyProcess, Loadable):
             time.sleep(0.01)
 
     def counts(self):
-        """The interposer's; none while it cannot write them."""
+        """Returns the interposer's counts; empty while it cannot write them."""
         try:
             return interposer.counts(self.work / "counts.toml")
         except (Failed, OSError, tomllib.TOMLDecodeError):
@@ -207,7 +207,7 @@ class Rig(ProxyProcess, Loadable):
 
 class Load:
     def __init__(self, rig, seconds, options, mix, samples=2000):
-        """`options` with the pace, which takes that many seconds."""
+        """`options` includes the pacing, whose duration is `seconds`."""
         self.json = rig.work / f"load-{time.monotonic_ns()}.json"
         self.found = None
         command = [
@@ -221,7 +221,7 @@ class Load:
         self.seconds = seconds
 
     def wait_until_measured(self):
-        """With --announce: until the warm-up is over, which is then."""
+        """Waits until the warm-up is over; requires --announce."""
         for line in self.process.stdout:
             if line.strip() == "measuring":
                 self.measured_from = time.monotonic()
@@ -229,7 +229,7 @@ class Load:
         raise Failed("the load generator ended early")
 
     def wait(self):
-        """Until it has ended; again, if need be."""
+        """Waits until the generator has ended. May be called repeatedly."""
         if self.found is not None:
             return
         output, _ = self.process.communicate(timeout=self.seconds + 60)
@@ -267,7 +267,7 @@ class Load:
 
 
 class Pinger(Background):
-    """Calls /ping (or another path) every 10 ms, and keeps how long it took."""
+    """Calls /ping (or another path) every 10 ms and records the latency."""
 
     def __init__(self, rig, path="/ping"):
         super().__init__()

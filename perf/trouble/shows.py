@@ -1,4 +1,4 @@
-"""What an HSM's bad day looks like from outside, case by case, with figures."""
+"""Effects of HSM failures on callers, case by case, with figures."""
 
 import time
 
@@ -30,7 +30,7 @@ def crypto(**members):
 
 
 def codes_two_tokens(seconds):
-    """Each code, 200 calls in a row, on one token of two: nothing fails"""
+    """Each code, for 200 calls in a row, on one of two tokens: nothing fails"""
     with Rig() as rig:
         for code in CODES:
             with rig.load(max(4, seconds / 4)) as load:
@@ -42,7 +42,7 @@ def codes_two_tokens(seconds):
 
 
 def codes_one_token(seconds):
-    """Each code, 200 calls in a row, on the only token: failures while no session works, none after"""
+    """Each code, for 200 calls in a row, on the only token: no failures once a session works"""
     with Rig(tokens=("one",)) as rig:
         for code in CODES:
             with rig.load(4) as load:
@@ -62,7 +62,7 @@ def codes_one_token(seconds):
 
 
 def dead_and_back(seconds):
-    """One of two tokens dead for 30 s, then back: nothing fails, and it has work within 10 s"""
+    """One of two tokens dead for 30 s, then back: nothing fails, and it serves within 10 s"""
     away = max(seconds, 30)
     with Rig() as rig:
         with rig.load(away + 20) as load:
@@ -70,7 +70,7 @@ def dead_and_back(seconds):
             time.sleep(2)
             rig.set(fault)
             time.sleep(away)
-            # Counted from here: calls on that token that are let through.
+            # A fault without effect, to count successful calls on that token from here on.
             probe = f'[[fault]]\ndelay = "0ms"\nslot = {rig.slots[0]}\nfunctions = ["C_Decrypt"]'
             rig.set(probe)
             returned = time.monotonic()
@@ -83,7 +83,7 @@ def dead_and_back(seconds):
 
 
 def hangs(seconds):
-    """1, 2, 8 and all sessions of one token of two hung for good: nothing fails, /ping answers"""
+    """1, 2, 8 and all sessions of one of two tokens hang: nothing fails, /ping answers"""
     for count in (1, 2, 8, None):
         with Rig() as rig:
             with rig.load(seconds) as load, Pinger(rig) as pings, Pinger(rig, "/readyz") as ready:
@@ -98,8 +98,8 @@ def hangs(seconds):
 
 
 def hangs_one_token(seconds):
-    """1, 2 and 7 of the only token's 8 sessions hung for good: nothing fails, but for those among
-    the 7 for whom no second session was left"""
+    """1, 2 and 7 of the only token's 8 sessions hang: nothing fails, except for those of the 7
+    for which no second session was left"""
     for count in (1, 2, 7):
         with Rig(tokens=("one",)) as rig:
             with rig.load(seconds) as load, Pinger(rig) as pings:
@@ -126,7 +126,7 @@ def tail(seconds):
             with rig.load(seconds) as load:
                 pass
             p99_9 = load.found["total"]["latency_ms"]["p99_9"]
-            # Without hedging it is there for comparison: 200 ms are past the deadline.
+            # The run without hedging is only for comparison: 200 ms exceeds the deadline.
             is_right = bool(pkcs11) or (load.failed == 0 and not load.is_wrong and p99_9 <= 30)
             yield f"{name}: {load.line()}; without the tail: {quiet.line()}", is_right
 
@@ -135,7 +135,7 @@ def only_token_away(seconds):
     """The only token away: quick answers, health, and back within 5 s"""
     with Rig(tokens=("one",)) as rig:
         rig.set(f"[[fault]]\nremove_token = true\nslot = {rig.slots[0]}")
-        # No decrypts: the generator would have to encrypt what they are made of.
+        # No decrypts, since the generator would have to encrypt their ciphertexts first.
         with rig.load(1, mix="encrypt-cdiv=1"):
             pass
         deadline = time.monotonic() + 20

@@ -15,8 +15,8 @@ use super::worker_pool::{Parker, Wakeup};
 use crate::limits::MAX_MAINTENANCE_CALL;
 use job_runner::{Done, JobRunner, Next};
 
-/// Runs until the worker is no longer needed, its thread is abandoned, or the fleet stops. The pool
-/// already counts this worker, and `call` is registered with the monitor.
+/// Runs until the worker is no longer needed or has no session that it can use. The pool already
+/// counts this worker, and `call` is registered with the monitor.
 pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
     let runner = JobRunner::new(fleet, token, call);
     let mut worker = Worker { fleet, token, call, parker: Parker::current(), runner };

@@ -1,7 +1,7 @@
 //! The nesting depth of a Cedar policy.
 //!
-//! Cedar's parser recurses without a limit: nested brackets, and chains of operators, of dots and of
-//! `if ... else if`, all use stack space. They are counted before the parser runs.
+//! Cedar's parser recurses without a limit: nested brackets, and chains of operators, of dots and
+//! of `if ... else if`, all use stack space. They are counted before the parser runs.
 
 use crate::limits::MAX_POLICY_NESTING;
 

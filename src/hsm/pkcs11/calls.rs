@@ -1,4 +1,4 @@
-//! The calls made on one session: a request's operations, and the checks behind them.
+//! The calls made in one session: the operations of requests, and the checks that support them.
 
 mod evidence;
 mod health_check;
@@ -17,15 +17,15 @@ use super::shared::Shared;
 use super::trouble::{NO_SESSION, fault_of};
 use crate::hsm::backend::{Blame, Fault};
 
-/// A session's own state, separate from the token's so that both can be borrowed.
+/// A session's own state, kept apart from the token's so that both can be borrowed.
 pub(super) struct Calls {
     pub(super) session: Option<NativeSession>,
     pub(super) opened: Opened,
     pub(super) ivs: IvStock,
-    /// Plaintext of a verifying decryption, zeroed after each use.
+    /// The plaintext of a verifying decryption, zeroed after each use.
     pub(super) scratch: Zeroizing<Vec<u8>>,
     pub(super) known_good: Option<KnownGood>,
-    /// Ciphertext of another key, used to attribute faults.
+    /// A ciphertext made with another key, used to attribute faults.
     pub(super) evidence: Option<KnownGood>,
     pub(super) session_key: SessionKey,
 }

@@ -1,5 +1,5 @@
-//! The slot in use: selected once for each initialisation of the module, and verified right before
-//! its token gets the PIN.
+//! The slot in use, which is selected once for each initialisation of the module, and verified
+//! immediately before its token receives the PIN.
 
 use cryptoki_sys::CK_SLOT_ID;
 
@@ -15,7 +15,7 @@ use crate::hsm::backend::OpenError;
 use crate::hsm::inventory::SlotInventory;
 
 impl Shared {
-    /// Returns the slot to use in that generation, selecting it at the first call.
+    /// Returns the slot to use in that generation. The first call selects it.
     pub(super) fn slot(&self, generation: Generation) -> Result<CK_SLOT_ID, OpenError> {
         {
             let chosen = self.chosen.read();
@@ -32,11 +32,12 @@ impl Shared {
         let found = slots.iter().map(|found| &found.inventory);
         let choice = choose(found, &self.config.select, known.as_ref())?;
         let found = &slots[choice.index];
-        // Without the lock, since this call may hang and the monitor reads the token's identity.
+        // The lock is not held, since this call may hang and the monitor reads the token's
+        // identity.
         require_gcm(&self.module.raw, found)?;
         let mut chosen = self.chosen.write();
         if chosen.token.is_some() {
-            // The token was found before, so handles may have changed.
+            // The token has reappeared, so handles may have changed.
             self.keys.forget();
         }
         chosen.slot = Some((generation, found.slot));
@@ -56,8 +57,8 @@ impl Shared {
         Ok(found.slot)
     }
 
-    /// Verifies, right before a login, that the slot still holds the selected token, since another
-    /// one may have been inserted.
+    /// Verifies, immediately before a login, that the slot still holds the selected token, since
+    /// another one may have been inserted.
     pub(super) fn verify_token(&self, slot: CK_SLOT_ID) -> Result<TokenAtLogin, OpenError> {
         let unavailable = |reason| OpenError::Unavailable(reason);
         let found = self.module.raw.token_info(slot).map_err(|error| {

@@ -1,4 +1,4 @@
-//! The table of all return codes (`CK_RV`): their names and what they mean for this proxy.
+//! The table of all return codes (`CK_RV`): their names and their meaning for this proxy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,14 +10,14 @@ use crate::job::{NamedCode, ReturnCode};
 /// Meaning of a code, which decides how the proxy reacts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// The ciphertext, its tag, IV or AAD is wrong.
+    /// The ciphertext or its tag, IV or AAD is wrong.
     BadCiphertext,
     /// From C_Decrypt: a bad ciphertext or a failing device, depending on the module. From any
     /// other function: the token is failing.
     Ambiguous,
     /// From C_Decrypt: possibly a bad ciphertext. From any other function: like [`Self::Request`].
     AmbiguousRequest,
-    /// The session is gone or unusable, and is replaced.
+    /// The session is closed or unusable, and is replaced.
     Session,
     /// The login is lost, for all sessions of the token.
     Login,
@@ -33,7 +33,7 @@ pub enum Class {
     Busy,
     /// The PIN was refused, and is not tried again.
     Pin,
-    /// The request cannot be served, by this token or by any. Retrying does not help.
+    /// This token, or any token, cannot serve the request. Retrying does not help.
     Request,
 }
 
@@ -152,7 +152,7 @@ const TABLE: &[Row] = table! {
     CKR_PARAMETER_SET_NOT_SUPPORTED => Request,
 };
 
-/// Number of times that each code was returned. Codes outside the standard share one counter.
+/// Number of times that each code was returned. All codes outside the standard share one counter.
 pub struct Counts {
     /// In the order of [`TABLE`]; the last one counts all other codes.
     counts: [AtomicU64; TABLE.len() + 1],
@@ -171,7 +171,7 @@ impl Counts {
         self.counts[place].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the codes that were counted, by name.
+    /// Returns the codes that were counted, by name, with their counts.
     #[must_use]
     pub fn seen(&self) -> Vec<(&'static str, u64)> {
         let names = TABLE.iter().map(|row| row.0.name).chain(["other"]);
@@ -234,13 +234,13 @@ mod tests {
     use super::*;
     use crate::job::Failure;
 
-    /// The binary search relies on the order.
+    /// The table is sorted, as the binary search requires.
     #[test]
     fn table_is_in_order() {
         assert!(TABLE.windows(2).all(|pair| pair[0].0.code < pair[1].0.code));
     }
 
-    /// Every code that the bindings name has a row, so that none is classed by default.
+    /// Every code that the bindings name has a row, so that none is classified by default.
     #[test]
     fn every_code_that_the_bindings_name_is_in_the_table() {
         for code in CKR_OK + 1..CKR_VENDOR_DEFINED.min(0x1000) {
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(describe_error(&error), "C_Login: the module has no such function");
     }
 
-    /// Standard codes are counted by name, vendor-defined ones together.
+    /// Standard codes are counted by name; all vendor-defined codes are counted together.
     #[test]
     fn counts() {
         let counts = Counts::default();
@@ -276,7 +276,7 @@ mod tests {
         );
     }
 
-    /// The rules for codes that the XKS specification and vendors' documentation name.
+    /// The meanings of codes that the XKS specification and vendors' documentation name.
     #[test]
     fn classes() {
         assert_eq!(class(CKR_ENCRYPTED_DATA_INVALID), Class::BadCiphertext);
@@ -296,8 +296,8 @@ mod tests {
         assert_eq!(Failure::Pkcs11(return_code(0x8000_0001)).to_string(), "code 0x80000001");
     }
 
-    /// A profile narrows down the meaning of ambiguous codes, and never reinterprets a definite bad
-    /// ciphertext.
+    /// A profile narrows down the meaning of ambiguous codes, and never reinterprets a code that
+    /// definitely means a bad ciphertext.
     #[test]
     fn profiles_narrow_down() {
         let nshield = Some(&[CKR_FUNCTION_FAILED][..]);

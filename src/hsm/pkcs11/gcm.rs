@@ -1,4 +1,4 @@
-//! Initialization vectors: their sources, and checks that none is used twice.
+//! Initialization vectors: their sources, and checks that no IV is used twice.
 
 use std::collections::VecDeque;
 
@@ -22,10 +22,10 @@ const BATCHES: [usize; 3] = [IV_BATCH_BYTES, 1020, GCM_IV_BYTES];
 
 /// Random bytes from the HSM, cut into IVs. Each is used once and then zeroed.
 ///
-/// An IV is the XOR of these bytes with the same number of bytes drawn from the operating system at
-/// each use. So a copied or restored virtual machine makes other IVs than the original, provided
-/// that its kernel learns of the copy (vmgenid). XOR suffices: the result is uniformly random if
-/// either input is and the other does not depend on it.
+/// An IV is the XOR of these bytes with as many bytes drawn from the operating system at the time
+/// of use. So a copied or restored virtual machine makes other IVs than the original, provided that
+/// its kernel learns of the copy (vmgenid). XOR suffices: the result is uniformly random if either
+/// input is and the other does not depend on it.
 pub struct IvStock {
     bytes: Box<[u8; IV_BATCH_BYTES]>,
     next: usize,
@@ -33,13 +33,13 @@ pub struct IvStock {
     batch: usize,
 }
 
-/// The first IVs of the batches that a token's sessions received recently, by which a generator
-/// that repeats itself is detected, even across sessions.
+/// The first IVs of the batches that a token's sessions received recently. They reveal a generator
+/// that repeats itself, even across sessions.
 #[derive(Default)]
 pub struct RecentBatches(Mutex<VecDeque<[u8; GCM_IV_BYTES]>>);
 
 impl RecentBatches {
-    /// Records a batch. Returns whether no recent batch began the same way.
+    /// Records a batch. Returns false if a recent batch began with the same IV.
     fn is_new(&self, first: &[u8]) -> bool {
         let Ok(first) = <[u8; GCM_IV_BYTES]>::try_from(first) else { return false };
         let mut seen = self.0.lock();
@@ -57,9 +57,9 @@ impl RecentBatches {
 /// Reason why there is no IV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoIv {
-    /// C_GenerateRandom failed; `None` if it was not called.
+    /// C_GenerateRandom failed. Contains its code, or `None` if it was not called.
     Code(Option<CK_RV>),
-    /// The bytes that it returned are not random.
+    /// The bytes returned by C_GenerateRandom are not random.
     NotRandom,
     /// The operating system returned no random bytes.
     NoSystemRandom,
@@ -75,7 +75,7 @@ impl IvStock {
     /// Returns an IV that has never been used, fetching more random bytes if none are left.
     ///
     /// # Errors
-    /// [`NoIv`]
+    /// Returns [`NoIv`] if there is no IV.
     pub fn take(
         &mut self,
         session: &NativeSession,
@@ -149,10 +149,10 @@ fn refuses_length(code: CK_RV) -> bool {
 }
 
 impl IvMode {
-    /// Returns the IV parameter for C_EncryptInit. `fresh` makes a random IV.
+    /// Returns the IV parameter for C_EncryptInit. `fresh` generates a random IV.
     ///
     /// # Errors
-    /// Those of `fresh`.
+    /// Returns the error of `fresh`.
     pub(super) fn prepare<E>(
         self,
         fresh: impl FnOnce() -> Result<[u8; GCM_IV_BYTES], E>,
@@ -170,7 +170,7 @@ impl IvMode {
     }
 
     /// Returns the IV, removing it from the output of C_Encrypt if it was appended, so that
-    /// `output` is ciphertext and tag. `None` if the output does not fit the mode.
+    /// `output` holds ciphertext and tag. Returns `None` if the output does not fit the mode.
     pub(super) fn finish(
         self,
         iv: &GcmIv,
@@ -192,7 +192,7 @@ impl IvMode {
             }
         };
         output.truncate(with_tag);
-        // All zeros: the HSM made no IV, so every message would get the same one.
+        // All zeros: the HSM made no IV, so every message would have the same one.
         iv.as_slice().iter().any(|byte| *byte != 0).then_some(iv)
     }
 }
@@ -220,7 +220,8 @@ mod tests {
         }
     }
 
-    /// No IV is used twice, one C_GenerateRandom yields 341, and used ones do not stay in memory.
+    /// No IV is used twice, one call of C_GenerateRandom yields 341 IVs, and used ones are erased
+    /// from memory.
     #[test]
     fn each_iv_is_given_once_and_wiped() {
         let (mut stock, mut counter, mut calls) = (IvStock::new(), 0, 0);
@@ -269,7 +270,7 @@ mod tests {
         stock.refill(&seen, same).unwrap();
         stock.next = stock.end;
         assert_eq!(stock.refill(&seen, same), Err(NoIv::NotRandom));
-        // Another session of the token.
+        // The same bytes are also rejected in another session of the token.
         assert_eq!(IvStock::new().refill(&seen, same), Err(NoIv::NotRandom));
         assert_eq!(
             IvStock::new().refill(&seen, |_| Err(Some(CKR_DEVICE_ERROR))),
@@ -277,7 +278,7 @@ mod tests {
         );
     }
 
-    /// A process that was restored, or copied with its machine, does not repeat the original's IVs.
+    /// A process that was restored, or copied with its machine, does not reuse the original's IVs.
     #[test]
     fn copies_of_a_stock_differ() {
         let (mut original, mut copy) = (IvStock::new(), IvStock::new());
@@ -314,7 +315,7 @@ mod tests {
         GcmIv { bytes: if mode == IvMode::ZeroedBuffer { bytes } else { iv.bytes }, ..iv }
     }
 
-    /// Parameters and outputs of the three modes.
+    /// The parameters and outputs of the three modes.
     #[test]
     fn modes() {
         let random = iv_of(IvMode::Random, [0; 16]);

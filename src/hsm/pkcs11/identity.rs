@@ -17,7 +17,7 @@ pub(super) fn identity(token: &SlotInventory) -> Identity {
     }
 }
 
-/// Returns the trimmed text with all but printable ASCII replaced.
+/// Returns the trimmed text, with all characters but printable ASCII replaced.
 pub(super) fn printable(text: &str) -> String {
     text.trim().chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
 }

@@ -1,4 +1,4 @@
-//! The cache of a token's keys: handles and attributes by label, found in one listing pass.
+//! The cache of a token's keys: handles and attributes by label, found in one listing.
 
 mod checks;
 mod disagreeing;
@@ -32,12 +32,12 @@ pub struct KeyCache {
     disagreeing: Disagreeing,
     private_first: PrivateFirst,
     entries: RwLock<Vec<Entry>>,
-    /// Number of times that all handles were forgotten.
+    /// Number of times that all handles have been forgotten.
     era: AtomicU64,
-    /// True if labels were added since the last listing.
+    /// True if labels have been added since the last listing.
     has_new: AtomicBool,
     is_stale: AtomicBool,
-    /// Index at which the next search for evidence begins, so that it varies.
+    /// Index at which the next search for evidence begins, so that different keys are used.
     next_evidence: AtomicUsize,
     /// Index at which the search for the next key to prove begins.
     next_proof: AtomicUsize,
@@ -64,7 +64,7 @@ impl KeyCache {
         }
     }
 
-    /// Returns the labels that are cached.
+    /// Returns the labels whose keys are cached.
     #[must_use]
     pub fn labels(&self) -> &Labels {
         &self.labels
@@ -77,7 +77,7 @@ impl KeyCache {
     }
 
     /// Returns whether the key is the health key and no store names it, so that each token may have
-    /// a different one.
+    /// a different key under that label.
     fn is_health_key_only(&self, key: KeyIndex) -> bool {
         self.labels.health_key == Some(key) && self.labels.storeless.contains(&key)
     }
@@ -95,8 +95,8 @@ impl KeyCache {
         }
     }
 
-    /// Adds labels that jobs may name, see [`Labels`]. Until the next listing, which should be
-    /// soon, the token may have any of them.
+    /// Adds labels that jobs may name (see [`Labels`]). Until the next listing, which should follow
+    /// soon, the token may have keys with any of them.
     pub fn extend_to(&self, labels: &[Box<str>]) {
         self.labels.extend_to(labels);
         let mut entries = self.entries.write();
@@ -106,13 +106,13 @@ impl KeyCache {
         }
     }
 
-    /// Returns whether labels were added since the last listing.
+    /// Returns whether labels have been added since the last listing.
     #[must_use]
     pub fn has_new(&self) -> bool {
         self.has_new.load(Ordering::Acquire)
     }
 
-    /// Returns the key, if it was found by the latest search.
+    /// Returns the key, if the latest search found it.
     #[must_use]
     pub fn get(&self, key: KeyIndex) -> Option<Key> {
         self.read_entry(key, |entry| entry.key).flatten()
@@ -130,17 +130,17 @@ impl KeyCache {
         self.read_entry(key, |entry| entry.key.is_some() || !entry.is_listed).unwrap_or(false)
     }
 
-    /// Returns whether a handle was found stale since the last call.
+    /// Returns whether a handle was found to be stale since the last call.
     pub fn take_stale(&self) -> bool {
         self.is_stale.swap(false, Ordering::AcqRel)
     }
 
-    /// Records that a handle was found stale, so that the keys are listed again.
+    /// Records that a handle was found to be stale, so that the keys are listed again.
     pub fn mark_stale(&self) {
         self.is_stale.store(true, Ordering::Release);
     }
 
-    /// Forgets all handles, since a handle may belong to another key after the token was away or
+    /// Forgets all handles, since a handle may belong to another key after the token was absent or
     /// the module was initialised again. Until the next listing, keys are looked up one by one.
     pub fn forget(&self) {
         let mut entries = self.entries.write();
@@ -164,8 +164,8 @@ mod tests {
         cache
     }
 
-    /// A label that a reload adds may be there before the next listing; the others keep their
-    /// state.
+    /// The token may have a key with a label that a reload adds, until the next listing; the others
+    /// keep their state.
     #[test]
     fn added_labels_may_be_there() {
         let cache = cache(&["a"]);
@@ -176,7 +176,7 @@ mod tests {
         assert!(cache.may_look_up(KeyIndex(0), now) && !cache.may_look_up(KeyIndex(0), now));
         assert_eq!(cache.labels().now().get(KeyIndex(1)), Some("b"));
         assert!(!cache.may_have(KeyIndex(2)));
-        // Fewer labels change nothing.
+        // A shorter list of labels changes nothing.
         cache.extend_to(&[Box::from("a")]);
         assert_eq!(cache.labels().now().all().len(), 2);
     }

@@ -20,7 +20,7 @@ pub(super) struct KnownGood {
 pub(super) enum SessionKey {
     Untried,
     Made(CK_OBJECT_HANDLE),
-    /// The token makes none, which does not mean that it is unhealthy: a FIPS 140 level 3 nShield
-    /// world requires a card for that.
+    /// The token makes no session keys. That does not mean that it is unhealthy: a FIPS 140 level 3
+    /// nShield world requires a card for it.
     Refused,
 }

@@ -10,17 +10,17 @@ use crate::job::KeyIndex;
 /// The labels that jobs may name, shared by all tokens. Labels are only ever added.
 pub struct Labels {
     list: ArcSwap<LabelList>,
-    /// True if a label that several keys share means the first of them.
+    /// True if a label that several keys share stands for the first of them.
     pub allow_ambiguous: bool,
     /// True if only private objects count as keys.
     pub require_private: bool,
-    /// Key that health checks use.
+    /// The key that health checks use.
     pub(super) health_key: Option<KeyIndex>,
-    /// Keys that no store names.
+    /// The keys that no store names.
     pub(super) storeless: Vec<KeyIndex>,
 }
 
-/// A snapshot of the labels, with a map from label to [`KeyIndex`].
+/// A snapshot of the labels, with a map from labels to indices.
 pub struct LabelList {
     labels: Vec<Box<str>>,
     pub(super) indices: HashMap<Box<str>, usize>,
@@ -64,7 +64,7 @@ impl Labels {
         Self { list, allow_ambiguous, require_private: false, health_key, storeless }
     }
 
-    /// Requires keys to be private objects, if `require_private`.
+    /// Requires keys to be private objects if `require_private`.
     #[must_use]
     pub fn private_if(self, require_private: bool) -> Self {
         Self { require_private, ..self }
@@ -76,8 +76,8 @@ impl Labels {
         self.list.load_full()
     }
 
-    /// Appends new labels. `labels` must begin with the current ones, so that no index ever means
-    /// another label.
+    /// Appends new labels. `labels` must begin with the current labels, so that an index never
+    /// refers to a different label.
     pub(super) fn extend_to(&self, labels: &[Box<str>]) {
         let known = self.now();
         debug_assert!(labels.starts_with(known.all()) || known.all().starts_with(labels));

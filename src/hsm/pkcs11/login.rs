@@ -10,7 +10,7 @@ use crate::hsm::backend::OpenError;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_OTHER_LOGIN_REFUSALS};
 use crate::observe::redaction::Secret;
 
-/// The facts of CK_TOKEN_INFO that a login depends on.
+/// The properties from CK_TOKEN_INFO on which a login depends.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoginRules {
     /// CKF_LOGIN_REQUIRED
@@ -21,7 +21,7 @@ pub struct LoginRules {
     pub pin: PinFlags,
 }
 
-/// The token as it was verified right before a login.
+/// The token as verified immediately before a login.
 pub struct TokenAtLogin {
     /// Rules for the login.
     pub rules: LoginRules,
@@ -34,7 +34,7 @@ pub struct TokenAtLogin {
 /// A token's login.
 pub struct Login {
     pin: Secret<String>,
-    /// Locked by the session that logs in.
+    /// Locked by the session that is logging in.
     state: Mutex<State>,
 }
 
@@ -53,24 +53,25 @@ impl Login {
         Self { pin, state: Mutex::default() }
     }
 
-    /// Returns the PIN, to derive its identity.
+    /// Returns the PIN, from which its identity is derived.
     #[must_use]
     pub fn pin(&self) -> &Secret<String> {
         &self.pin
     }
 
-    /// Logs the session's token in unless it is logged in already. `verify` verifies the token
-    /// right before it gets the PIN. The code of a failed login is counted in `counts`.
+    /// Logs the session's token in, unless it is already logged in. `ask` verifies the token
+    /// immediately before it receives the PIN. The code of a failed login is counted in `counts`.
     ///
     /// # Errors
-    /// [`OpenError::PinRefused`] if the token refused the PIN, now or earlier; those of `verify`.
+    /// Returns [`OpenError::PinRefused`] if the token refused the PIN, now or earlier,
+    /// [`OpenError::Unavailable`] if the login failed otherwise, or the error of `ask`.
     pub fn ensure(
         &self,
         session: &NativeSession,
         ask: impl FnOnce() -> Result<TokenAtLogin, OpenError>,
         counts: &codes::Counts,
     ) -> Result<(), OpenError> {
-        // Another thread's login may hang.
+        // Another thread's login may hang, so the wait is limited.
         let Some(mut state) = self.state.try_lock_for(MAX_LOGIN_WAIT) else {
             return Err(busy());
         };
@@ -144,7 +145,7 @@ fn busy() -> OpenError {
     OpenError::Unavailable("another login has not returned".to_owned())
 }
 
-/// Returns whether a token without a password may answer an empty PIN with this code.
+/// Returns whether this code is a possible answer of a token without a password to an empty PIN.
 fn wants_no_login(code: CK_RV) -> bool {
     let is_answer = code == CKR_USER_PIN_NOT_INITIALIZED || !is_before_the_check(code);
     is_answer
@@ -154,7 +155,7 @@ fn wants_no_login(code: CK_RV) -> bool {
         )
 }
 
-/// Returns whether a C_Login with this code failed before the PIN was checked.
+/// Returns whether a C_Login that returned this code failed before the PIN was checked.
 fn is_before_the_check(code: CK_RV) -> bool {
     matches!(
         code,
@@ -174,7 +175,7 @@ fn is_before_the_check(code: CK_RV) -> bool {
     )
 }
 
-/// Returns whether the login may be tried again, and the message for when it is not. Without a code
+/// Returns whether the login may be tried again, and the message in case it is not. Without a code,
 /// the module was not called.
 fn refused(code: Option<CK_RV>, is_by_device: bool, reason: &str) -> (Refusal, String) {
     const RETRY: &str = "then run `xks-proxy hsm retry-login`";
@@ -214,7 +215,7 @@ fn refused(code: Option<CK_RV>, is_by_device: bool, reason: &str) -> (Refusal, S
 mod tests {
     use super::*;
 
-    /// Codes that PKCS#11 lists for C_Login, some that it does not, and a vendor-defined one.
+    /// Codes that PKCS#11 lists for C_Login, some that it does not list, and a vendor-defined one.
     #[test]
     fn refusals() {
         let of = |code| refused(Some(code), false, "C_Login: no").0;

@@ -1,4 +1,4 @@
-//! The record of missing keys: since when, and which recovery attempts were made.
+//! A record of missing keys, with the time of their loss and the recovery attempts since.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::module::Generation;
 use super::opened::Opened;
 
-/// The first time in a row that keys were found missing.
+/// The start of an uninterrupted period in which keys were found missing.
 #[derive(Clone, Copy, Debug)]
 struct Loss {
     generation: Generation,
@@ -16,7 +16,7 @@ struct Loss {
     keys: usize,
 }
 
-/// Keys that the token had and does not show, while the reason is unknown.
+/// Keys that the token had and no longer shows, while the reason is unknown.
 #[derive(Default)]
 pub(super) struct Missed {
     loss: Mutex<Option<Loss>>,

@@ -2,7 +2,7 @@
 //!
 //! From the top: a [`token`] opens [`session`]s, which share the token's state (`shared`) and make
 //! their calls (`calls`) with the keys of its cache (`keys`), through a [`module`] whose functions
-//! are in [`ffi`], the only file with `unsafe`. [`codes`] says what return codes mean.
+//! are in [`ffi`], the only file with `unsafe`. The meaning of return codes is in [`codes`].
 
 mod calls;
 mod chosen_slot;

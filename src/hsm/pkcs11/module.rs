@@ -1,4 +1,5 @@
-//! A loaded module: initialised once, shared by its tokens, and initialised again as a last resort.
+//! A loaded module, which is initialised once, shared by its tokens, and initialised again only as
+//! a last resort.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,22 +19,22 @@ use super::reinitialization::{Schedule, User};
 use crate::hsm::backend::OpenError;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_SLOTS};
 
-/// The modules of this process, since C_Initialize applies to the whole process. They stay loaded,
+/// The modules of this process, since C_Initialize affects the whole process. They stay loaded,
 /// because a module may have left threads running.
 static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = LazyLock::new(Mutex::default);
 
 /// One PKCS#11 module.
 pub struct Module {
-    /// Path that it was loaded from.
+    /// Path from which it was loaded.
     pub path: PathBuf,
-    /// The functions that all calls go through.
+    /// The functions through which all calls are made.
     pub raw: Arc<RawModule>,
     initialize_parameters: Option<String>,
-    /// Held for reading by every call into the module, and for writing by C_Initialize and
-    /// C_Finalize. C_Finalize never waits for it: its effect is undefined while a call is
+    /// Locked for reading during every call into the module, and for writing during C_Initialize
+    /// and C_Finalize. C_Finalize never waits for it: its effect is undefined while a call is
     /// outstanding (PKCS#11 v2.40, 5.4), and that call may hang.
     gate: RwLock<Initialization>,
-    /// True if another part of this process initialised the module, and so has to finalise it.
+    /// True if another part of this process initialised the module, and so must finalise it.
     is_foreign: AtomicBool,
     live_sessions: AtomicUsize,
     users: AtomicUsize,
@@ -42,7 +43,7 @@ pub struct Module {
     schedule: Mutex<Schedule>,
 }
 
-/// Identifies a C_Initialize: handles are valid within one generation only.
+/// Identifies one C_Initialize. Handles are valid within a single generation only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generation(u64);
 
@@ -52,13 +53,13 @@ struct Initialization {
     is_initialized: bool,
 }
 
-/// Permission to call into the module. C_Finalize is not called while one is held.
+/// Permission to call into the module. C_Finalize is not called while any is held.
 pub struct Entry<'a> {
     initialization: RwLockReadGuard<'a, Initialization>,
 }
 
 impl Entry<'_> {
-    /// Returns the generation that was entered.
+    /// Returns the module's generation.
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.initialization.generation
@@ -66,10 +67,11 @@ impl Entry<'_> {
 }
 
 impl Module {
-    /// Loads the module unless it is loaded already, without initialising it.
+    /// Loads the module unless it is already loaded, without initialising it.
     ///
     /// # Errors
-    /// The file is not a PKCS#11 module; the text names it and says why.
+    /// Returns [`LoadError`], which names the file and the reason, if the file is not a PKCS#11
+    /// module.
     pub fn load(path: &Path, initialize_parameters: Option<&str>) -> Result<Arc<Self>, LoadError> {
         let mut modules = MODULES.lock();
         let canonical = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -100,7 +102,8 @@ impl Module {
     /// Enters the module for calls outside a session, initialising it if necessary.
     ///
     /// # Errors
-    /// C_Initialize failed, or another thread has been calling it for too long.
+    /// Returns [`OpenError`] if C_Initialize failed, or another thread has been calling it for too
+    /// long.
     pub fn enter(&self) -> Result<Entry<'_>, OpenError> {
         let busy = || OpenError::Unavailable("the module is being initialised".to_owned());
         {
@@ -119,8 +122,8 @@ impl Module {
         if initialization.is_initialized { Ok(Entry { initialization }) } else { Err(busy()) }
     }
 
-    /// Enters the module for calls on a session of that generation, without waiting. `None` if the
-    /// module is being initialised, or has been since.
+    /// Enters the module for calls on a session of that generation, without waiting. Returns `None`
+    /// if the module is being initialised, or has been initialised again.
     #[must_use]
     pub fn enter_session(&self, generation: Generation) -> Option<Entry<'_>> {
         let initialization = self.gate.try_read()?;
@@ -144,8 +147,8 @@ impl Module {
         Ok(())
     }
 
-    /// Calls C_Initialize with OS locking. A module that refuses is not thread-safe, and may accept
-    /// no arguments at all.
+    /// Calls C_Initialize with OS locking. A module that refuses this is not thread-safe, and may
+    /// accept no arguments at all.
     fn initialize_as_it_likes(&self) -> Result<(), Error> {
         let is_about_arguments = |error: &Error| {
             matches!(
@@ -208,7 +211,7 @@ impl Module {
     /// [`Schedule`] permits it. Returns whether the module was initialised again.
     pub fn reinitialize(&self) -> bool {
         let Some(mut initialization) = self.gate.try_write() else { return false };
-        // No session can be opened while the gate is held for writing.
+        // No session can be opened while the gate is locked for writing.
         let may = initialization.is_initialized && !self.is_foreign.load(Ordering::Acquire);
         if self.live_sessions.load(Ordering::Acquire) != 0 || !may {
             return false;
@@ -217,7 +220,7 @@ impl Module {
         if !self.schedule.lock().is_due(Instant::now(), slots) {
             return false;
         }
-        // This fails if the module has lost its initialisation already.
+        // This fails if the module has already lost its initialisation.
         let _ = self.raw.finalize();
         initialization.is_initialized = false;
         let result = self.initialize(&mut initialization);
@@ -225,7 +228,8 @@ impl Module {
         result.is_ok()
     }
 
-    /// Removes a user. The last one finalises the module, if the proxy initialised it.
+    /// Removes a user. If it is the last one, finalises the module, provided that the proxy
+    /// initialised it.
     pub fn release(&self) {
         // The registry is locked so that no other user gets the module while it is finalised.
         let _modules = MODULES.lock();

@@ -1,9 +1,9 @@
 //! Arguments and errors of a module's calls, in Rust types.
 //!
-//! Calls go through `cryptoki-sys`, the C half of the `cryptoki` crate, because all calls of a
+//! Calls go through `cryptoki-sys`, the C half of the `cryptoki` crate, because all calls to a
 //! module must use one function list: some modules (p11-kit-proxy) return an independent instance
-//! from each call of C_GetFunctionList. `cryptoki`'s safe layer fetches its own list and can
-//! neither be given one nor hand its own out, and a second list would be another instance.
+//! from each call of C_GetFunctionList. `cryptoki`'s safe layer fetches its own list, and can
+//! neither accept nor provide one; a second list would belong to another instance.
 
 use cryptoki_sys::*;
 
@@ -22,13 +22,13 @@ impl Error {
     /// Turns a return code into a result.
     ///
     /// # Errors
-    /// Any code but CKR_OK.
+    /// Returns any code but CKR_OK as an [`Error`].
     pub fn check(function: &'static str, code: CK_RV) -> Result<(), Self> {
         if code == CKR_OK { Ok(()) } else { Err(Self { function, code: Some(code) }) }
     }
 }
 
-/// Reason why a file could not be loaded as a PKCS#11 module, for the operator.
+/// Reason, for the operator, why a file could not be loaded as a PKCS#11 module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadError(pub String);
 
@@ -54,29 +54,29 @@ pub enum Attribute {
 /// Argument of C_Initialize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arguments<'a> {
-    /// CKF_OS_LOCKING_OK: any thread may call at any time.
+    /// CKF_OS_LOCKING_OK: any thread may make calls at any time.
     OsLocking,
     /// CKF_OS_LOCKING_OK with a vendor-defined parameter string.
     Parameters(&'a str),
-    /// Neither locks nor flags: one call at a time.
+    /// Neither locks nor flags: calls are made one at a time.
     NoLocking,
-    /// Null pointer: also one call at a time.
+    /// A null pointer: calls are also made one at a time.
     Null,
 }
 
 /// A cryptographic operation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawError {
-    /// C_EncryptInit or C_DecryptInit failed: no operation was started.
+    /// C_EncryptInit or C_DecryptInit failed, so no operation was started.
     Init(CK_RV),
     /// C_Encrypt or C_Decrypt failed, which ends the operation unless the code is
     /// CKR_BUFFER_TOO_SMALL (PKCS#11 v2.40, 5.2).
     Operation(CK_RV),
-    /// The module reported more output than fits the buffer, or lacks the function.
+    /// The module reported more output than fits into the buffer, or lacks the function.
     Malformed,
 }
 
-/// The IV's part of `CK_GCM_PARAMS`.
+/// The part of `CK_GCM_PARAMS` that describes the IV.
 pub struct GcmIv {
     /// The IV, or the buffer into which the HSM writes one.
     pub bytes: [u8; MAX_GCM_IV_BYTES],

@@ -19,7 +19,7 @@ impl NativeSession {
     /// Opens a session.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn open(
         module: &Arc<RawModule>,
         slot: CK_SLOT_ID,
@@ -38,7 +38,7 @@ impl NativeSession {
     /// Closes the session.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn close(self) -> Result<(), Error> {
         self.module.close_session(self.handle)
     }
@@ -46,16 +46,16 @@ impl NativeSession {
     /// Returns whether the user is logged in.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn is_logged_in(&self) -> Result<bool, Error> {
         let state = self.module.session_state(self.handle)?;
         Ok(matches!(state, CKS_RO_USER_FUNCTIONS | CKS_RW_USER_FUNCTIONS))
     }
 
-    /// Logs the user in. Without a PIN the device asks for it.
+    /// Logs the user in. Without `pin`, the device itself asks for the PIN.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn login(&self, pin: Option<&str>) -> Result<(), Error> {
         self.module.login(self.handle, pin)
     }
@@ -63,7 +63,7 @@ impl NativeSession {
     /// Fills `bytes` from the HSM's random number generator.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn generate_random_slice(&self, bytes: &mut [u8]) -> Result<(), Error> {
         self.module.random(self.handle, bytes)
     }
@@ -71,7 +71,7 @@ impl NativeSession {
     /// Generates an AES key.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn generate_aes_key(&self, template: &[Attribute]) -> Result<CK_OBJECT_HANDLE, Error> {
         self.module.generate_aes_key(self.handle, template)
     }
@@ -79,7 +79,7 @@ impl NativeSession {
     /// Reads attributes of an object, leaving out those that it lacks.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn attributes(
         &self,
         object: CK_OBJECT_HANDLE,
@@ -89,10 +89,10 @@ impl NativeSession {
     }
 
     /// Returns up to `max_objects` objects that match the template, and whether there are more.
-    /// Only an empty batch ends the search: a module may return short ones before.
+    /// Only an empty batch ends the search, since a module may return short batches before the end.
     ///
     /// # Errors
-    /// The module's.
+    /// Returns the module's error.
     pub fn find(
         &self,
         template: &[Attribute],
@@ -100,7 +100,7 @@ impl NativeSession {
     ) -> Result<(Vec<CK_OBJECT_HANDLE>, bool), Error> {
         self.module.find_init(self.handle, template)?;
         let found = self.find_all(max_objects);
-        // The search must end even if it failed; the result of ending it does not matter.
+        // The search must be ended even if it failed; whether ending it succeeds does not matter.
         let _ = self.module.find_final(self.handle);
         found
     }

@@ -6,7 +6,7 @@ use cryptoki_sys::CK_SLOT_ID;
 
 use super::module::Generation;
 
-/// Slot, generation and time of a session's opening.
+/// The slot, generation and time of a session's opening.
 #[derive(Clone, Copy)]
 pub(super) struct Opened {
     pub(super) slot: CK_SLOT_ID,

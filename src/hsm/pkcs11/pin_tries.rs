@@ -1,5 +1,5 @@
 //! The PINs that tokens have refused. They are remembered as long as the process lives, across
-//! reloads and recoveries, since HSMs lock after a few wrong ones.
+//! reloads and recoveries, since HSMs lock after a few wrong PINs.
 //!
 //! Only a keyed digest of a PIN is kept.
 
@@ -16,9 +16,9 @@ use crate::hsm::inventory::SlotInventory;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_OTHER_LOGIN_REFUSALS};
 use crate::random;
 
-/// All tries of this process.
+/// All tries made by this process.
 static TRIES: LazyLock<Mutex<Tries>> = LazyLock::new(Mutex::default);
-/// Signalled when a C_Login has returned.
+/// Notified when a C_Login has returned.
 static ENDED: Condvar = Condvar::new();
 
 /// One PIN on one token of one module.
@@ -62,13 +62,18 @@ pub struct PinFlags {
 /// The outcome of a failed C_Login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It must not be repeated: the code is about the PIN, or a repetition would fail the same way.
+    /// The login must not be repeated: the code is about the PIN, or another try would fail the
+    /// same way.
     Final,
-    /// It must not be repeated either, but the token serves without a login.
+<<<<<<< HEAD
+    /// The login must not be repeated either, but the token serves without one.
     NotNeeded,
-    /// It may be repeated once.
+    /// The login may be repeated once.
+=======
+    /// The login may be repeated once.
+>>>>>>> 82dfbe35ac1bda56f45b2d5b8e18bb11bd273c78
     Other,
-    /// It failed before the PIN was checked.
+    /// The login failed before the PIN was checked.
     BeforeTheCheck,
 }
 
@@ -77,8 +82,8 @@ pub enum Refusal {
 pub enum Denied {
     /// Another thread's C_Login with the same PIN has not returned.
     Busy,
-    /// The PIN is not tried until an operator permits it or the token is unlocked; the text says
-    /// why.
+    /// The PIN is not tried until an operator permits it or the token is unlocked. The text gives
+    /// the reason.
     Spent(String),
     /// The same, but a login showed that the token needs none.
     NotNeeded(String),
@@ -89,7 +94,7 @@ pub enum Denied {
 struct Try {
     /// True while a C_Login with this PIN has not returned.
     is_under_way: bool,
-    /// Reason why it is not tried again.
+    /// Reason why the PIN is not tried again.
     spent: Option<String>,
     /// True if that reason is [`Refusal::NotNeeded`].
     is_not_needed: bool,
@@ -101,8 +106,8 @@ struct Try {
     is_granted: bool,
     /// True if the PIN is not tried because of CKF_USER_PIN_FINAL_TRY.
     waits_for_grant: bool,
-    /// The reasons that permitted the current login, an operator's permission and an unlocking.
-    /// They are restored if no PIN was checked.
+    /// The permissions that the current login used: an operator's, and that of an unlocking. They
+    /// are restored if the PIN was not checked.
     owes: (bool, bool),
 }
 
@@ -151,7 +156,7 @@ impl Tries {
                 return;
             }
             Some((Refusal::BeforeTheCheck, _)) => {
-                // No try was used up.
+                // No try was used up, since the PIN was not checked.
                 let (is_granted, was_locked) = std::mem::take(&mut known.owes);
                 known.is_granted |= is_granted;
                 known.was_locked |= was_locked;
@@ -175,7 +180,8 @@ impl Tries {
     }
 }
 
-/// Permission for one C_Login. Dropping it records a failure before the PIN was checked.
+/// Permission for one C_Login. Dropping it records a failure that occurred before the PIN was
+/// checked.
 pub struct LoginAttempt {
     id: PinId,
     is_told: bool,
@@ -187,7 +193,7 @@ impl LoginAttempt {
         self.tell(None);
     }
 
-    /// Records a failure. `reason` is the message from then on, if the PIN is not tried again.
+    /// Records a failure. If the PIN is not tried again, `reason` is the message of later refusals.
     pub fn refused(mut self, refusal: Refusal, reason: &str) {
         self.tell(Some((refusal, reason)));
     }
@@ -207,11 +213,11 @@ impl Drop for LoginAttempt {
     }
 }
 
-/// Returns permission to call C_Login with that PIN once, waiting up to [`MAX_LOGIN_WAIT`] for
-/// another thread's call with it.
+/// Returns permission to call C_Login with that PIN once. Waits up to [`MAX_LOGIN_WAIT`] while
+/// another thread calls it with the same PIN.
 ///
 /// # Errors
-/// [`Denied`]
+/// Returns [`Denied`] if C_Login must not be called now.
 pub fn begin(id: PinId, flags: PinFlags) -> Result<LoginAttempt, Denied> {
     let end = Instant::now() + MAX_LOGIN_WAIT;
     let mut tries = TRIES.lock();
@@ -223,7 +229,7 @@ pub fn begin(id: PinId, flags: PinFlags) -> Result<LoginAttempt, Denied> {
     }
 }
 
-/// Permits one more try of each PIN that is not tried again. Returns how many there are.
+/// Permits one more try of each PIN that is no longer tried. Returns the number of such PINs.
 pub fn grant_one_more() -> usize {
     TRIES.lock().grant()
 }
@@ -246,7 +252,7 @@ mod tests {
         id_by("/lib/module.so", token, pin)
     }
 
-    /// Tries until it is denied. Returns the number of tries.
+    /// Tries the PIN until that is denied. Returns the number of tries.
     fn tries(tries: &mut Tries, id: PinId, flags: PinFlags, refusal: Refusal) -> usize {
         (0..20)
             .take_while(|_| {
@@ -259,8 +265,12 @@ mod tests {
             .count()
     }
 
+<<<<<<< HEAD
     /// A PIN belongs to one token, and the parts of its identity are delimited. Only tokens without
     /// a serial number are told apart by their modules.
+=======
+    /// The identity of a PIN depends on module, token and PIN, and these parts are delimited.
+>>>>>>> 82dfbe35ac1bda56f45b2d5b8e18bb11bd273c78
     #[test]
     fn ids() {
         assert_eq!(id("a", "1234"), id("a", "1234"));
@@ -270,15 +280,15 @@ mod tests {
         assert_eq!(["a", "100", "", "0000"].map(is_same), [true, true, false, false]);
     }
 
-    /// A refusal about the PIN is final, any other is allowed twice, and a failure before the check
-    /// does not count.
+    /// A refusal about the PIN is final, any other refusal allows a second try, and a failure
+    /// before the check does not count.
     #[test]
     fn how_often() {
         let mut all = Tries::default();
         assert_eq!(tries(&mut all, id("a", "1"), WELL, Refusal::Final), 1);
         assert_eq!(tries(&mut all, id("b", "1"), WELL, Refusal::Other), 2);
         assert_eq!(tries(&mut all, id("c", "1"), WELL, Refusal::BeforeTheCheck), 20);
-        // Another PIN counts separately.
+        // Each PIN is counted separately.
         assert_eq!(tries(&mut all, id("a", "2"), WELL, Refusal::Final), 1);
         // A success shows that the PIN is right.
         all.begin(id("d", "1"), WELL).unwrap();
@@ -291,7 +301,7 @@ mod tests {
         assert_eq!(is_not_needed, Err(Denied::NotNeeded("no".to_owned())));
     }
 
-    /// An operator's permission allows one more try, and so does an unlocking.
+    /// An operator's permission allows one more try, and so does unlocking the token.
     #[test]
     fn one_more() {
         let mut all = Tries::default();
@@ -308,7 +318,7 @@ mod tests {
         assert_eq!(tries(&mut all, pin, WELL, Refusal::Final), 0);
     }
 
-    /// The last try before the token locks takes an operator's permission.
+    /// The last try before the token locks requires an operator's permission.
     #[test]
     fn the_final_try() {
         let mut all = Tries::default();
@@ -316,15 +326,15 @@ mod tests {
         assert_eq!(tries(&mut all, pin, FINAL, Refusal::Final), 0);
         assert_eq!(all.grant(), 1);
         assert_eq!(tries(&mut all, pin, FINAL, Refusal::Final), 1);
-        // A permission that applies to nothing is not kept for later.
+        // A permission given when no PIN needs it is not kept for later.
         let mut all = Tries::default();
         assert_eq!(all.grant(), 0);
         assert_eq!(tries(&mut all, pin, FINAL, Refusal::Final), 0);
-        // Away from the last try no permission is needed.
+        // No permission is needed unless this is the last try.
         assert_eq!(tries(&mut all, pin, WELL, Refusal::Final), 1);
     }
 
-    /// A thread waits for the outcome of another's login.
+    /// A thread waits for the outcome of another thread's login.
     #[test]
     fn waits_for_the_other() {
         let pin = id("of two threads", "1");

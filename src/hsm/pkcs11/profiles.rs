@@ -1,7 +1,7 @@
 //! The profiles that `[hsm_capabilities] profile` names: rules for each make of HSM.
 //!
 //! The rules come from vendors' documentation or from `xks-proxy probe-hsm` run on the module.
-//! Where neither is available, a rule has its conservative default.
+//! Where neither is available, a rule has a conservative default.
 
 use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR};
 
@@ -18,7 +18,7 @@ pub struct Profile {
     pub rules: Rules,
 }
 
-/// Rules for an HSM of which only the source of IVs is known.
+/// Rules for an HSM about which only the source of IVs is known.
 const CAREFUL: Rules = Rules {
     bad_tag_codes: None,
     max_operation_bytes: None,
@@ -33,7 +33,7 @@ pub const PROFILES: [Profile; 7] = [
         name: "cloudhsm",
         iv_mode: IvMode::ZeroedBuffer,
         // The codes for a bad tag are not documented, and CKR_FUNCTION_FAILED may mean throttling,
-        // so each ambiguous code is investigated.
+        // so each ambiguous code is followed by a known-good operation.
         rules: Rules { max_operation_bytes: Some(16 * 1024), is_read_write_only: true, ..CAREFUL },
     },
     Profile {
@@ -44,7 +44,8 @@ pub const PROFILES: [Profile; 7] = [
     Profile {
         name: "luna",
         iv_mode: IvMode::Appended,
-        // With this, firmware 7.9.3 and later appends 12 bytes; earlier firmware ignores it.
+        // With this setting, firmware 7.9.3 and later appends 12 bytes; earlier firmware ignores
+        // it.
         rules: Rules { appended_iv_bits: 96, ..CAREFUL },
     },
     Profile {
@@ -55,7 +56,7 @@ pub const PROFILES: [Profile; 7] = [
     Profile {
         name: "nss",
         iv_mode: IvMode::Random,
-        // NSS returns it for any failure.
+        // NSS returns this code for any failure.
         rules: Rules { bad_tag_codes: Some(&[CKR_DEVICE_ERROR]), ..CAREFUL },
     },
     Profile {
@@ -66,7 +67,7 @@ pub const PROFILES: [Profile; 7] = [
     Profile {
         name: "softhsm2",
         iv_mode: IvMode::Random,
-        // Up to 2.6.1.
+        // SoftHSM2 up to version 2.6.1 returns this code.
         rules: Rules { bad_tag_codes: Some(&[CKR_GENERAL_ERROR]), ..CAREFUL },
     },
 ];

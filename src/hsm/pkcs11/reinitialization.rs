@@ -1,24 +1,25 @@
-//! The schedule by which a module is initialised again: after waits that grow while no token works.
+//! The schedule for initialising a module again, after waits that grow while no token works.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::limits::{MAX_REINITIALIZE_WAIT, MIN_REINITIALIZE_WAIT, MIN_STABLE_TIME};
 
-/// Identity of a user of a module: a token of a fleet.
+/// Identity of a module's user, which is a token of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct User(pub u64);
 
-/// The waits before a module is initialised again, and the users that do not need it.
+/// The waits before a module is initialised again, and the users that currently work.
 #[derive(Debug)]
 pub struct Schedule {
-    /// Users whose latest health check succeeded, each with the start of that period.
+    /// Users whose latest health check succeeded, each with the time since which its checks have
+    /// succeeded.
     working: HashMap<User, Instant>,
     wait: Duration,
     /// Time at which the current wait began.
     since: Option<Instant>,
     last: Option<Instant>,
-    /// The module's slots as last listed since it was initialised.
+    /// The module's slots, as listed most recently since it was initialised.
     slots: Option<Vec<u64>>,
     have_slots_changed: bool,
 }
@@ -46,7 +47,7 @@ impl Schedule {
         self.since = None;
     }
 
-    /// Records that a token does not work or no longer exists.
+    /// Records that a token no longer works or no longer exists.
     pub fn fails(&mut self, user: User) {
         self.working.remove(&user);
     }
@@ -57,8 +58,8 @@ impl Schedule {
         self.working.keys().any(|other| *other != user)
     }
 
-    /// Returns whether to initialise the module again, given that no token works: the wait is over,
-    /// or the list of slots has changed. `slots` is `None` if it could not be read.
+    /// Returns whether to initialise the module again, given that no token works, because the wait
+    /// is over or the list of slots has changed. `slots` is `None` if the list could not be read.
     pub fn is_due(&mut self, now: Instant, slots: Option<Vec<u64>>) -> bool {
         if let Some(slots) = slots {
             self.have_slots_changed |= self.slots.as_ref().is_some_and(|known| *known != slots);
@@ -66,7 +67,7 @@ impl Schedule {
         }
         let is_over = |since: Instant, wait| now.saturating_duration_since(since) >= wait;
         let since = *self.since.get_or_insert(now);
-        // A module whose slots keep changing must not be initialised all the time.
+        // A module whose slots keep changing must not be initialised continually.
         let may_at_once = self.last.is_none_or(|last| is_over(last, MIN_REINITIALIZE_WAIT));
         is_over(since, self.wait) || (self.have_slots_changed && may_at_once)
     }
@@ -85,7 +86,8 @@ mod tests {
 
     const ONE: User = User(1);
 
-    /// Asks every 100 ms from `start` on, and returns the milliseconds at which it was due.
+    /// Calls `is_due` every 100 ms from `start` on, and returns the milliseconds at which it was
+    /// true.
     fn due_within(schedule: &mut Schedule, start: Instant, secs: u32) -> Vec<u128> {
         let mut due = Vec::new();
         for tick in 0..secs * 10 {
@@ -98,7 +100,7 @@ mod tests {
         due
     }
 
-    /// Each wait is twice as long as the one before, up to 30 s.
+    /// Each wait is twice as long as the previous one, up to 30 s.
     #[test]
     fn waits_grow() {
         let mut schedule = Schedule::default();
@@ -107,8 +109,8 @@ mod tests {
         assert_eq!(due, [1_000, 3_000, 7_000, 15_000, 31_000, 61_000, 91_000, 121_000]);
     }
 
-    /// The waits are short again once a token has worked for a while, but not after a single health
-    /// check that succeeded.
+    /// The waits are short again once a token has worked for a while, but not after a single
+    /// successful health check.
     #[test]
     fn waits_are_short_again() {
         let mut schedule = Schedule::default();
@@ -125,7 +127,7 @@ mod tests {
         assert_eq!(due_within(&mut schedule, start + MIN_STABLE_TIME, 2), [1_000]);
     }
 
-    /// A changed list of slots makes it due at once, but not twice within a second.
+    /// A changed list of slots makes an initialisation due at once, but not twice within a second.
     #[test]
     fn slots_that_change() {
         let mut schedule = Schedule::default();
@@ -140,7 +142,7 @@ mod tests {
         assert!(schedule.is_due(after(1_300), Some(vec![])));
     }
 
-    /// A token learns whether any other one works.
+    /// A token can find out whether any other token works.
     #[test]
     fn others_that_work() {
         let mut schedule = Schedule::default();

@@ -1,4 +1,4 @@
-//! A logged-in session, as a [`Session`].
+//! A logged-in session of a token, as a [`Session`].
 
 use std::sync::Arc;
 
@@ -25,24 +25,25 @@ impl Pkcs11Session {
         Self { token, calls }
     }
 
-    /// Returns the PKCS#11 session. The caller must hold an [`Entry`] of its generation.
+    /// Returns the PKCS#11 session. The caller must hold an [`Entry`] of the session's generation.
     pub(super) fn native(&self) -> Option<&NativeSession> {
         self.calls.session.as_ref()
     }
 
-    /// Enters the module for calls on [`Self::native`]; `None` if it has been initialised again.
+    /// Enters the module for calls on [`Self::native`]. Returns `None` if the module has been
+    /// initialised again.
     pub(super) fn enter(&self) -> Option<Entry<'_>> {
         self.token.module.enter_session(self.calls.opened.generation)
     }
 
-    /// Makes calls on the session, unless the module has been initialised again since it was
-    /// opened.
+    /// Makes calls on the session, unless the module has been initialised again since the session
+    /// was opened.
     pub(super) fn call<T>(
         &mut self,
         work: impl FnOnce(&mut Calls, &Shared) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        // After a C_Finalize the handle may belong to another session; the entry prevents one
-        // meanwhile.
+        // After a C_Finalize the handle may belong to another session; no C_Finalize can happen
+        // while the entry is held.
         let Some(_entry) = self.token.module.enter_session(self.calls.opened.generation) else {
             return Err(NO_SESSION);
         };
@@ -114,7 +115,7 @@ impl Drop for Pkcs11Session {
         if let (Some(session), Some(_entry)) =
             (session, self.token.module.enter_session(self.calls.opened.generation))
         {
-            // The session is gone whether this succeeds or not.
+            // The session is gone even if this fails.
             let _ = session.close();
         }
         self.token.module.session_closed();

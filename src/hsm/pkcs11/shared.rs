@@ -1,4 +1,4 @@
-//! State that a token and its sessions share.
+//! State shared by a token and its sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,13 +24,13 @@ use crate::hsm::inventory::SlotInventory;
 use crate::hsm::witness::Member;
 use crate::job::{Iv, KeyIndex};
 
-/// State that all sessions of a token share.
+/// State shared by all sessions of a token.
 pub(super) struct Shared {
     pub(super) module: Arc<Module>,
     pub(super) config: TokenConfig,
     /// Identity of this token as a user of the module.
     pub(super) user: User,
-    /// Position in the fleet.
+    /// Membership in the fleet.
     pub(super) member: Member,
     pub(super) keys: KeyCache,
     pub(super) missed: Missed,
@@ -38,7 +38,7 @@ pub(super) struct Shared {
     pub(super) iv_batches: RecentBatches,
     pub(super) cdiv_mismatches: AtomicU64,
     pub(super) codes: codes::Counts,
-    /// Ciphertext of a configured key, made by the latest health check that used one.
+    /// Ciphertext made with a configured key by the latest health check that used one.
     pub(super) sample: Mutex<Option<KnownGood>>,
     makes_no_session_keys: AtomicBool,
     pub(super) chosen: RwLock<Chosen>,
@@ -47,10 +47,10 @@ pub(super) struct Shared {
 /// The slot in use and its token.
 #[derive(Default)]
 pub(super) struct Chosen {
-    /// The slot, valid in that generation of the module.
+    /// The slot, valid in the given generation of the module.
     pub(super) slot: Option<(Generation, CK_SLOT_ID)>,
-    /// The token that was selected first. It is kept, so that "the first token" never becomes a
-    /// different one, and the PIN is never sent to that.
+    /// The token that was selected first. It is kept so that "the first token" never becomes a
+    /// different one that would then receive the PIN.
     pub(super) token: Option<SlotInventory>,
     pub(super) rules: LoginRules,
 }
@@ -121,20 +121,20 @@ impl Shared {
         self.keys.labels().now().get(key).map_or_else(String::new, printable)
     }
 
-    /// Counts the code of a call that failed.
+    /// Counts the code of a failed call.
     pub(super) fn count(&self, error: &Error) {
         if let Some(code) = error.code {
             self.codes.count(code);
         }
     }
 
-    /// Counts the code of a call that failed, and returns its fault.
+    /// Counts the code of a failed call, and returns its fault.
     pub(super) fn fault(&self, error: &Error) -> Fault {
         self.count(error);
         fault_of_error(error)
     }
 
-    /// Counts the code of an operation that failed.
+    /// Counts the code of a failed operation.
     pub(super) fn counted<T>(&self, result: Result<T, RawError>) -> Result<T, RawError> {
         if let Err(RawError::Init(code) | RawError::Operation(code)) = result {
             self.codes.count(code);

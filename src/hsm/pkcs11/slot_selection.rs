@@ -9,18 +9,18 @@ use crate::hsm::inventory::SlotInventory;
 pub(super) struct Choice {
     /// Its index in the given list.
     pub(super) index: usize,
-    /// Description of all slots that match equally well; `None` if there is no other.
+    /// Description of all slots that match equally well; `None` if only one does.
     pub(super) alike: Option<String>,
 }
 
-/// Selects the slot that the settings name. `known` is the token that was selected before.
+/// Selects the slot that the settings name. `known` is the token that was selected earlier.
 ///
-/// Of several tokens with one label, which the settings do not distinguish, it selects the one with
-/// the lowest serial number, so that a restart selects the same one. (nShield shows a card set in a
-/// slot of each module.)
+/// Among several tokens with the same label, which the settings do not distinguish, the one with
+/// the lowest serial number is selected, so that a restart selects the same one. (nShield shows a
+/// card set in a slot of each module.)
 ///
 /// # Errors
-/// There is no such slot; the text is for the operator.
+/// Returns a text for the operator if there is no such slot.
 pub(super) fn choose<'a>(
     slots: impl Iterator<Item = &'a SlotInventory>,
     selector: &TokenSelector,
@@ -88,7 +88,7 @@ mod tests {
         Ok(Choice { index, alike: None })
     }
 
-    /// Each way of naming a token works, and an uninitialised one is never selected.
+    /// Tokens can be named in each of the ways, and an uninitialised token is never selected.
     #[test]
     fn tokens_are_chosen_by_name() {
         let mut slots = [slot(0, "", ""), slot(7, "a", "01"), slot(9, "b", "02")];
@@ -104,7 +104,7 @@ mod tests {
         assert!(reason.contains("label \"c\"") && reason.contains("label \"a\""), "{reason}");
     }
 
-    /// When the first token disappears, the second must not get its PIN.
+    /// When the first token disappears, the second one must not receive its PIN.
     #[test]
     fn the_first_token_stays_who_it_was() {
         let known = slot(7, "a", "01");
@@ -114,8 +114,8 @@ mod tests {
         assert!(choose(slots.iter(), &TokenSelector::First, Some(&known)).is_err());
     }
 
-    /// Tokens with one label are distinguished by serial number, whatever their order, and all of
-    /// them are named.
+    /// Tokens with the same label are distinguished by serial number, whatever their order, and all
+    /// of them are described.
     #[test]
     fn the_lowest_serial_number_of_one_label() {
         let mut slots =
@@ -131,9 +131,9 @@ mod tests {
         assert_eq!(choose(slots.iter(), &TokenSelector::First, None), chosen(0));
         assert_eq!(choose(slots.iter(), &TokenSelector::Slot(2), None), chosen(1));
         assert_eq!(choose(slots.iter(), &TokenSelector::Serial("10".to_owned()), None), chosen(1));
-        // The token that was selected before is preferred.
+        // The token that was selected earlier is preferred.
         assert_eq!(choose(slots.iter(), &by_label, Some(&slots[1])), chosen(1));
-        // One serial number in two slots: the slot does not change.
+        // If one serial number appears in two slots, the selected slot does not change.
         let twice = [slot(5, "a", "3"), slot(6, "a", "3")];
         assert_eq!(choose(twice.iter(), &by_label, None).unwrap().index, 0);
         assert_eq!(choose(twice.iter(), &by_label, Some(&twice[1])).unwrap().index, 1);

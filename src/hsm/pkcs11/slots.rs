@@ -19,7 +19,7 @@ pub(super) struct Found {
 }
 
 /// Requires CKM_AES_GCM, the only mechanism used. If the token does not list its mechanisms, the
-/// first operation will show.
+/// first operation will show whether the token supports it.
 pub(super) fn require_gcm(module: &RawModule, found: &Found) -> Result<(), OpenError> {
     match module.mechanism_info(found.slot, CKM_AES_GCM) {
         Err(Error { code: Some(CKR_MECHANISM_INVALID), .. }) => {
@@ -37,7 +37,7 @@ pub(super) fn require_gcm(module: &RawModule, found: &Found) -> Result<(), OpenE
 pub(super) fn list_slots(module: &RawModule) -> Result<Vec<Found>, Error> {
     let mut found = Vec::new();
     for slot in module.slots(MAX_SLOTS)? {
-        // Skip a token that cannot be identified: it need not be the one that is wanted.
+        // Skip a token that cannot be identified, since it may not be the selected one.
         match module.token_info(slot) {
             Ok(token) => found.push(Found {
                 slot,
@@ -66,7 +66,8 @@ pub(super) fn rules_of(token: &CK_TOKEN_INFO) -> LoginRules {
     }
 }
 
-/// Reads only the members that are needed: a token with an invalid clock is still a token.
+/// Returns a description of the token, from the needed members only: a token with an invalid clock
+/// is still usable.
 pub(super) fn describe(slot: CK_SLOT_ID, token: &CK_TOKEN_INFO) -> SlotInventory {
     let has = |flag| token.flags & flag != 0;
     SlotInventory {
@@ -85,7 +86,8 @@ pub(super) fn describe(slot: CK_SLOT_ID, token: &CK_TOKEN_INFO) -> SlotInventory
     }
 }
 
-/// Returns the text of a fixed-length field, which is padded with blanks or, in some modules, NULs.
+/// Returns the text of a fixed-length field, without its padding of blanks or, in some modules,
+/// NULs.
 pub(super) fn text(field: &[u8]) -> String {
     String::from_utf8_lossy(field).trim_end_matches(['\0', ' ']).to_owned()
 }

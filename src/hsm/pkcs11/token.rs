@@ -1,4 +1,4 @@
-//! A token of a module, as a [`Backend`].
+//! A token of a PKCS#11 module, as a [`Backend`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,17 +23,17 @@ use crate::hsm::inventory::TokenInventory;
 use crate::hsm::witness::{Member, Witnesses};
 use crate::job::KeyIndex;
 
-/// A token.
+/// A token of a PKCS#11 module.
 pub struct Pkcs11Token {
     shared: Arc<Shared>,
     is_closed: AtomicBool,
 }
 
 impl Pkcs11Token {
-    /// Loads the module, and makes no other call.
+    /// Loads the module, without any other call into it.
     ///
     /// # Errors
-    /// The file is not a PKCS#11 module; the text is for the operator.
+    /// Returns [`LoadError`], with a text for the operator, if the file is not a PKCS#11 module.
     pub fn new(
         config: TokenConfig,
         member: Member,
@@ -72,7 +72,7 @@ impl Pkcs11Token {
             match error.code {
                 Some(CKR_SESSION_COUNT) => OpenError::TooManySessions(reason),
                 _ => {
-                    // The token may return in another slot.
+                    // The token may reappear in another slot.
                     shared.chosen.write().slot = None;
                     OpenError::Unavailable(reason)
                 }

@@ -8,7 +8,8 @@ use super::slots::{list_slots, text, version};
 use crate::hsm::backend::OpenError;
 use crate::hsm::inventory::TokenInventory;
 
-/// Takes the inventory of a token. `session` is a new session, or the reason why there is none.
+/// Takes the inventory of a token. `session` is a new session, or the reason why none could be
+/// opened.
 pub(super) fn take(shared: &Shared, session: Result<Pkcs11Session, OpenError>) -> TokenInventory {
     let mut inventory = TokenInventory {
         module: shared.module.path.clone(),
@@ -30,7 +31,7 @@ pub(super) fn take(shared: &Shared, session: Result<Pkcs11Session, OpenError>) -
         drop(entry);
     }
     let chosen = shared.chosen.read().token.clone();
-    // The current state of the slot, if it can be read: it has the number of open sessions.
+    // The current state of the slot, if it can be read, which includes the number of open sessions.
     let current =
         chosen.as_ref().and_then(|c| inventory.slots.iter().find(|s| s.id == c.id).cloned());
     inventory.slot = current.or(chosen);
@@ -49,7 +50,7 @@ pub(super) fn take(shared: &Shared, session: Result<Pkcs11Session, OpenError>) -
     }
     for label in shared.keys.labels().now().all() {
         match inventory.keys.iter().find(|key| key.label == *label) {
-            // It may be among the keys that were not listed.
+            // The label may belong to a key that was not listed.
             None if is_cut => {}
             None => inventory.missing.push(label.clone()),
             Some(key) if key.keys_of_label > 1 => {

@@ -1,4 +1,4 @@
-//! Return codes turned into [`Fault`]s: what failed and which part of the system is to blame.
+//! The conversion of return codes into [`Fault`]s, which state the failure and the party to blame.
 
 use cryptoki_sys::{
     CK_RV, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_CLOSED, CKR_SESSION_HANDLE_INVALID,
@@ -9,7 +9,7 @@ use super::native::Error;
 use crate::hsm::backend::{Blame, Fault};
 use crate::job::{Failure, NamedCode, ReturnCode};
 
-/// The fault of a session whose module has been initialised again, or is being so.
+/// The fault of a session whose module has been, or is being, initialised again.
 pub(super) const NO_SESSION: Fault = Fault {
     failure: Failure::Pkcs11(ReturnCode::Standard(&NamedCode {
         code: CKR_CRYPTOKI_NOT_INITIALIZED,
@@ -18,7 +18,8 @@ pub(super) const NO_SESSION: Fault = Fault {
     blame: Blame::Session,
 };
 
-/// A failed operation. A stale key handle is kept apart, since looking the key up again may help.
+/// A failed operation. A stale key handle is distinguished, since looking the key up again may
+/// help.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Trouble {
     StaleHandle(CK_RV),
@@ -31,8 +32,8 @@ impl From<Fault> for Trouble {
     }
 }
 
-/// Returns whether the token will be reconnected after this failure, so that its handles may
-/// change.
+/// Returns whether the proxy reconnects to the token after this failure, so that the token's
+/// handles may change.
 pub(super) fn is_reconnection(fault: &Fault) -> bool {
     let Failure::Pkcs11(code) = fault.failure else { return false };
     let code = code.number();
@@ -40,7 +41,8 @@ pub(super) fn is_reconnection(fault: &Fault) -> bool {
         || matches!(codes::class(code), Class::Login | Class::Token | Class::Module)
 }
 
-/// The fault of a module that violated PKCS#11: an operation may still be active in the session.
+/// Returns the fault of a module that violated PKCS#11: an operation may still be active in the
+/// session.
 pub(super) const fn malformed() -> Fault {
     Fault { failure: Failure::Malformed, blame: Blame::Session }
 }
@@ -49,7 +51,7 @@ pub(super) fn fault_of(code: CK_RV, blame: Blame) -> Fault {
     Fault { failure: Failure::Pkcs11(codes::return_code(code)), blame }
 }
 
-/// Returns the fault for a code from any function but C_Decrypt.
+/// Returns the fault for a code from any function except C_Decrypt.
 pub(super) fn fault_of_class(code: CK_RV) -> Fault {
     let blame = match codes::class(code) {
         Class::Ambiguous | Class::Token | Class::Module | Class::Pin => Blame::Token,
@@ -79,7 +81,7 @@ mod tests {
     use super::*;
     use cryptoki_sys::*;
 
-    /// The blame for standard codes from any function but C_Decrypt.
+    /// The blame for standard codes from any function except C_Decrypt.
     #[test]
     fn blames() {
         for (code, blame) in [
@@ -102,7 +104,7 @@ mod tests {
         }
     }
 
-    /// After some failures, handles may belong to other keys.
+    /// The failures after which handles may belong to other keys.
     #[test]
     fn reconnections() {
         for code in [CKR_SESSION_CLOSED, CKR_DEVICE_REMOVED, CKR_USER_NOT_LOGGED_IN] {

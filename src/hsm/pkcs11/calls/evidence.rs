@@ -13,12 +13,12 @@ use crate::hsm::pkcs11::trouble::Trouble;
 use crate::job::KeyIndex;
 use crate::limits::MAX_EVIDENCE_KEYS;
 
-/// The token does not know the handle.
+/// Indicates that the token does not know the handle.
 struct Stale;
 
 impl Calls {
-    /// Does a known-good operation in the direction that failed, with the health key, the session's
-    /// own key, or other configured keys, until one succeeds.
+    /// Performs known-good operations in the direction that failed, with the health key, the
+    /// session's own key, and other configured keys, until one succeeds.
     ///
     /// A token with a single key and no session keys is judged by that key's other direction, if
     /// possible.
@@ -42,7 +42,7 @@ impl Calls {
             keys.uses(Some(index));
             evidence = evidence.or(self.key_works(token, index, direction));
         }
-        // The session's own key says nothing about a token that lost its stored keys.
+        // The session's own key is no evidence for a token that has lost its stored keys.
         if evidence != Evidence::Passed && token.missed.keys() == 0 {
             keys.uses(None);
             if let Some(handle) = self.ensure_session_key(token) {
@@ -62,7 +62,8 @@ impl Calls {
         evidence
     }
 
-    /// Tries a few configured keys except `not_these`, different ones each time, until one works.
+    /// Tries a few configured keys other than `not_these`, different ones each time, until one
+    /// works.
     pub fn configured_keys_work(
         &mut self,
         token: &Shared,
@@ -85,8 +86,8 @@ impl Calls {
         evidence
     }
 
-    /// Looks a few keys up, since right after a reconnection no handle is known. A failure shows
-    /// when a key is used.
+    /// Looks up a few keys, since no handle is known right after a reconnection. Failures are
+    /// ignored here, since they show when a key is used.
     fn look_a_few_up(&self, token: &Shared, may_use: &dyn Fn(KeyIndex) -> bool) {
         let Ok(session) = self.session() else { return };
         let labels = u32::try_from(token.keys.labels().now().all().len()).unwrap_or(u32::MAX);
@@ -96,7 +97,8 @@ impl Calls {
         }
     }
 
-    /// Returns the session's own key, made at the first call, if the token makes such keys.
+    /// Returns the session's own key, which is made at the first call, if the token makes session
+    /// keys.
     fn ensure_session_key(&mut self, token: &Shared) -> Option<CK_OBJECT_HANDLE> {
         if let SessionKey::Made(handle) = self.session_key {
             return Some(handle);
@@ -109,7 +111,8 @@ impl Calls {
         Some(handle)
     }
 
-    /// Does a known-good operation with that key, looking up a stale handle again.
+    /// Performs a known-good operation with that key. If its handle is stale, looks the key up
+    /// again.
     pub fn key_works(&mut self, token: &Shared, index: KeyIndex, direction: Direction) -> Evidence {
         let Some(key) = token.keys.get(index) else { return Evidence::Unavailable };
         match self.works(token, key.handle, direction) {
@@ -123,7 +126,7 @@ impl Calls {
         }
     }
 
-    /// Does a known-good operation with that handle. There is no evidence if the key may not be
+    /// Performs a known-good operation with that handle. There is no evidence if the key may not be
     /// used in this direction, or cannot make the ciphertext that is to be decrypted.
     fn works(
         &mut self,
@@ -146,7 +149,8 @@ impl Calls {
                 }
             }
         };
-        // An encryption counts as good only once it decrypts, since a token may get it wrong.
+        // An encryption counts as successful only once its output decrypts, since the token may
+        // compute a wrong result.
         match self.decrypts_to_known(token, handle, &known.iv, &known.ciphertext) {
             Ok(()) => {
                 self.evidence = Some(known);
@@ -157,7 +161,7 @@ impl Calls {
         }
     }
 
-    /// Uses the failed key in the direction that did not fail: an expired key often still decrypts.
+    /// Uses the failed key in the other direction: an expired key often still decrypts.
     fn other_direction_works(&mut self, token: &Shared, failed: Failed) -> Evidence {
         let Some(key) = token.keys.get(failed.key) else { return Evidence::Unavailable };
         let works = match failed.direction {

@@ -1,4 +1,4 @@
-//! Health checks: operations whose outcome is known.
+//! Health checks: operations whose results are known in advance.
 
 use cryptoki_sys::*;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -15,9 +15,9 @@ use crate::job::{Failure, Iv};
 
 impl Calls {
     /// Checks with a known-good operation that the token, this session and this key work. If they
-    /// do not, fails with `code`, the ambiguous code that led to this check.
+    /// do not, returns a fault with `code`, the ambiguous code that led to this check.
     pub fn known_good(&mut self, token: &Shared, key: &Key, code: CK_RV) -> Result<(), Trouble> {
-        // A session in which the failed operation is still active says nothing about the token.
+        // A session in which the failed operation is still active is no evidence about the token.
         let broken = |fault: Fault| {
             let blame = if fault.blame == Blame::Session { fault.blame } else { Blame::Token };
             Trouble::from(fault_of(code, blame))
@@ -67,9 +67,10 @@ impl Calls {
     }
 
     /// Checks the token with the first of these that is available: the health key, the session's
-    /// own key, keys that requests name; or else random bytes and the session's state.
+    /// own key, or keys that requests name. If none is, checks random bytes and the session's
+    /// state.
     ///
-    /// One key that works is enough: if another one fails, the fault is that key's.
+    /// One key that works is enough: if another one fails, the fault is attributed to that key.
     pub fn check_health(&mut self, token: &Shared, keys: &dyn KeyChoice) -> Result<Health, Fault> {
         self.require_login(token)?;
         let mut fault = None;
@@ -112,7 +113,8 @@ impl Calls {
         Ok(Health::Good)
     }
 
-    /// Does a round trip with the session's own key. Returns false if the token makes no such key.
+    /// Performs a round trip with the session's own key. Returns false if the token makes no such
+    /// key.
     fn check_with_session_key(&mut self, token: &Shared) -> Result<bool, Fault> {
         if let SessionKey::Untried = self.session_key
             && let Some(handle) = self.make_session_key(token)?
@@ -136,7 +138,8 @@ impl Calls {
         }
     }
 
-    /// Does a round trip with a configured key. `None` if this key says nothing about the token.
+    /// Performs a round trip with a configured key. Returns `None` if this is no evidence about the
+    /// token.
     fn check_with(&mut self, token: &Shared, key: &Key) -> Result<Option<Health>, Fault> {
         let mut ciphertext = Vec::new();
         match self.encrypt_bytes(token, key.handle, &[], &KNOWN_PLAINTEXT, &mut ciphertext) {
@@ -163,9 +166,9 @@ impl Calls {
         }
     }
 
-    /// Makes a session key; `None` if the token makes none. No code distinguishes a refusal from a
-    /// failure: a token that requires a card may report that nobody is logged in, or that no token
-    /// is present. Other operations have to show whether it works.
+    /// Makes a session key. Returns `None` if the token makes none. No code distinguishes a refusal
+    /// from a failure: a token that requires a card may report that nobody is logged in, or that no
+    /// token is present. Other operations must show whether the token works.
     pub fn make_session_key(&self, token: &Shared) -> Result<Option<CK_OBJECT_HANDLE>, Fault> {
         let template = [
             Attribute::Flag(CKA_TOKEN, CK_FALSE),
@@ -180,7 +183,7 @@ impl Calls {
     }
 }
 
-/// Returns advice for the operator of a token that does not encrypt as the settings say.
+/// Returns advice for the operator of a token that does not encrypt in the configured way.
 fn advice(failure: Failure, iv_mode: IvMode) -> String {
     let said = match iv_mode {
         IvMode::Random => "can_generate_iv = false",

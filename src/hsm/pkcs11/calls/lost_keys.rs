@@ -1,10 +1,10 @@
-//! Keys that were found before and are missing now: whether they were deleted or the token is
-//! failing.
+//! Keys that were found before and are missing now, and the decision whether they were deleted or
+//! the token is failing.
 //!
-//! A token that lost its storage may report success and show no keys, even once the storage is
-//! back, until the module is initialised again. So a missing key is considered deleted only if the
-//! token is healthy and still has another one, or if neither a new session nor, where possible, a
-//! new initialisation of the module brought it back.
+//! A token that lost its storage may report success and show no keys, even after the storage has
+//! returned, until the module is initialised again. So a missing key is considered deleted only if
+//! the token is healthy and still has another key, or if neither a new session nor, where possible,
+//! a new initialisation of the module brought the key back.
 
 use super::Calls;
 use crate::hsm::backend::{Blame, Fault};
@@ -30,7 +30,7 @@ struct Facts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Deleted,
-    /// Assumed until more has been attempted.
+    /// Assumed until every means of recovery has been attempted.
     TokenInTrouble,
 }
 
@@ -50,11 +50,11 @@ fn judge(facts: Facts) -> Verdict {
 impl Calls {
     /// Returns the fault of a request whose key was not found.
     pub fn not_found(&self, token: &Shared, key: KeyIndex) -> Fault {
-        // A token that lost its login shows no private keys, which are not missing.
+        // A token that lost its login hides private keys, which are then not missing.
         if let Err(fault) = self.require_login(token) {
             return fault;
         }
-        // While keys are missing, this one may be among them.
+        // While keys are missing, this key may be one of them.
         if token.missed.keys() > 0 {
             return Fault::KEYS_MISSED;
         }
@@ -78,11 +78,11 @@ impl Calls {
         }
     }
 
-    /// Checks that the token is present. If it does not report that and shows none of a few keys
-    /// that were found before, it has lost them.
+    /// Checks that the token is present. If the token does not report that and shows none of a few
+    /// keys that were found before, its keys count as missing.
     ///
     /// # Errors
-    /// [`Fault`]
+    /// Returns [`Fault::KEYS_MISSED`] if the keys are missing, or the token's fault.
     pub fn token_is_present(&self, token: &Shared) -> Result<(), Fault> {
         let Err(fault) = self.ask_for_token(token) else {
             if token.missed.keys() == 0 {
@@ -102,11 +102,12 @@ impl Calls {
     /// Lists the keys.
     ///
     /// # Errors
-    /// [`Fault::KEYS_MISSED`] if keys are missing for an unknown reason; or the token's.
+    /// Returns [`Fault::KEYS_MISSED`] if keys are missing for an unknown reason, or the token's
+    /// fault.
     pub fn refresh_keys(&self, token: &Shared) -> Result<(), Fault> {
         self.require_login(token)?;
         let listed = token.keys.refresh(self.session()?).map_err(|error| token.fault(&error))?;
-        // The handles were forgotten during the listing: the next one decides.
+        // The handles were forgotten during the listing, so the next listing decides.
         let Some(listed) = listed else { return Ok(()) };
         if listed.missing.is_empty() {
             token.missed.clear();
@@ -143,8 +144,8 @@ impl Calls {
         info.map(drop).map_err(|error| token.fault(&error))
     }
 
-    /// Looks up a few keys that were found before, different ones each time. Returns whether any is
-    /// still there.
+    /// Looks up a few keys that were found before, different ones each time. Returns whether any of
+    /// them is still there.
     fn is_another_found(&self, token: &Shared, than: Option<KeyIndex>) -> Result<bool, Fault> {
         for index in token.keys.some_known(MAX_EVIDENCE_KEYS, than) {
             let found = token.keys.look_up(self.session()?, index);
@@ -157,7 +158,7 @@ impl Calls {
 }
 
 impl Shared {
-    /// Considers keys deleted from now on.
+    /// Considers the keys deleted from now on.
     fn mark_deleted(&self, keys: &[KeyIndex]) {
         let gone = self.keys.mark_deleted(keys);
         let Some(first) = gone.first() else { return };
@@ -175,18 +176,19 @@ impl Shared {
 mod tests {
     use super::*;
 
-    /// Each row of the rule.
+    /// All rows of the rule's table.
     #[test]
     fn table() {
         use Attempted::{Initialization, Nothing, Session};
         let (deleted, in_trouble) = (Verdict::Deleted, Verdict::TokenInTrouble);
-        // C_GetTokenInfo succeeds, another key is found, the module can be initialised again.
+        // The columns: C_GetTokenInfo succeeds, another key is found, the module can be initialised
+        // again, the attempts at recovery, the verdict.
         for (is_token_well, is_another_found, may_reinitialize, attempted, verdict) in [
-            // One of many was deleted by an administrator.
+            // An administrator deleted one of several keys.
             (true, true, true, Nothing, deleted),
             (true, true, false, Nothing, deleted),
             (true, true, true, Initialization, deleted),
-            // The token is away, whatever its library has cached.
+            // The token is absent, whatever its library has cached.
             (false, true, true, Nothing, in_trouble),
             (false, true, true, Initialization, in_trouble),
             (false, false, true, Nothing, in_trouble),

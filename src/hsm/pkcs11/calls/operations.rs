@@ -1,4 +1,4 @@
-//! AES-GCM operations in as few calls as possible, and the meaning of their failures.
+//! AES-GCM operations in as few calls as possible, and the interpretation of their failures.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -47,8 +47,8 @@ impl Calls {
                 let Some(key) = key else { return Err(self.not_found(token, request.key)) };
                 self.attempt(token, &key, request, output).map_err(|trouble| match trouble {
                     Trouble::Fault(fault) => fault,
-                    // A handle just found is not stale. Another key will show whether the session
-                    // or the key is at fault.
+                    // A handle that was just found is not stale. A test with another key will show
+                    // whether the session or the key is at fault.
                     Trouble::StaleHandle(code) => {
                         token.keys.refused(request.key, key.handle, Instant::now());
                         fault_of(code, Blame::Session)
@@ -146,7 +146,7 @@ impl Calls {
             }
             RawError::Malformed => malformed().into(),
         })?;
-        // A wrong length or a missing IV: the settings do not fit this HSM.
+        // A wrong length or a missing IV means that the settings do not fit this HSM.
         mode.finish(&iv, plaintext.len(), output).ok_or(Fault::answer(Failure::Malformed).into())
     }
 
@@ -159,7 +159,7 @@ impl Calls {
         output: &mut Vec<u8>,
     ) -> Result<Success, Trouble> {
         let iv = self.encrypt(token, key.handle, request, output)?;
-        // The hash covers the output of C_Encrypt before anything else touches it.
+        // The hash covers the output of C_Encrypt before anything else can change it.
         let mut hash = prefix.clone();
         hash.update(iv.as_slice());
         hash.update(&*output);
@@ -168,7 +168,7 @@ impl Calls {
             return encrypted(iv, Some(cdiv), output);
         }
         token.cdiv_mismatches.fetch_add(1, Ordering::Relaxed);
-        // Another token may do better, and this one is marked as having failed.
+        // Another token may succeed, and this one is marked as having failed.
         Err(Fault { failure: Failure::CdivMismatch, blame: Blame::Busy }.into())
     }
 
@@ -219,7 +219,7 @@ impl Calls {
         match result {
             Ok(()) if output.len() == plaintext_bytes => Ok(Success::Decrypted),
             Ok(()) | Err(RawError::Malformed) => Err(malformed().into()),
-            // The token does not support such an IV, so it did not make this ciphertext.
+            // The token does not support such an IV, so it cannot have made this ciphertext.
             Err(RawError::Init(CKR_MECHANISM_PARAM_INVALID | CKR_ARGUMENTS_BAD))
                 if iv.as_slice().len() != GCM_IV_BYTES =>
             {
@@ -232,7 +232,7 @@ impl Calls {
                     invalid
                 }
                 // The device may be failing or too busy. The ciphertext is at fault only if it
-                // fails repeatedly while a good one passes.
+                // fails repeatedly while a known-good one decrypts.
                 Class::Ambiguous | Class::AmbiguousRequest => {
                     self.known_good(token, key, code)?;
                     self.try_before_refusal(token, request.key, key);

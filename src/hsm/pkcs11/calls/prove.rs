@@ -16,12 +16,12 @@ use crate::hsm::witness::{Disagreement, WITNESS_AAD, WITNESS_PLAINTEXT, Witness}
 use crate::job::{Failure, KeyIndex};
 use crate::limits::{DISAGREEMENT_RETRY_INTERVAL, PROOF_RETRY_INTERVAL, SUSPICIONS};
 
-/// Number of times that a token has to refuse a witness with a definite code, each time followed by
-/// a known-good operation with the same key, before it counts as disagreeing. With an ambiguous
-/// code it is [`SUSPICIONS`] times.
+/// Number of times that a token must refuse a witness with a definite code, each time followed by a
+/// known-good operation with the same key, before it counts as disagreeing. With an ambiguous code
+/// the number is [`SUSPICIONS`].
 const DEFINITE_REFUSALS: u8 = 2;
 
-/// Number of times that a key is tested if its witness keeps changing during the test.
+/// Maximum number of times that a key is tested when its witness keeps changing during the test.
 const MAX_CHANGES: usize = 3;
 
 /// Outcome of a key's test with its witness.
@@ -41,8 +41,8 @@ enum Opened {
 
 impl Calls {
     /// Requires, before an encryption, that the key is the same as on other tokens. A key that
-    /// cannot be tested passes from the second time on: by then it is selected only if no other
-    /// token's key is proven or can be.
+    /// cannot be tested is refused the first time and accepted from then on: by then it is selected
+    /// only if no other token's key is proven or can be proven.
     #[inline]
     pub fn require_proof(
         &mut self,
@@ -73,8 +73,8 @@ impl Calls {
         }
     }
 
-    /// Tests an unproven key with its witness, if there is one, before it declares a ciphertext
-    /// bad: the verdict of a different key means little.
+    /// Tests an unproven key with its witness, if there is one, before a ciphertext that it rejects
+    /// is declared bad: if the key differs, the rejection means little.
     #[cold]
     pub fn try_before_refusal(&mut self, token: &Shared, index: KeyIndex, key: &Key) {
         let now = Instant::now();
@@ -85,7 +85,7 @@ impl Calls {
         if is_known || !has_witness() {
             return;
         }
-        // A fault says nothing about the key; a later attempt may.
+        // A fault shows nothing about the key, which may be tested later.
         if let Ok(Proof::Disagrees | Proof::Disputed) = self.prove_key(token, index, key) {
             token.keys.prove_later(index, now + DISAGREEMENT_RETRY_INTERVAL);
         }
@@ -117,7 +117,8 @@ impl Calls {
         Some(proof)
     }
 
-    /// Proves that key. If it cannot be tested, its witness stops waiting for this token.
+    /// Proves that key. If it cannot be tested, settling its witness no longer waits for this
+    /// token.
     pub fn prove_by_index(&mut self, token: &Shared, index: KeyIndex) -> Proof {
         let proof = self.try_to_prove(token, index);
         if matches!(proof, Proof::Unproven(_) | Proof::Absent)
@@ -128,7 +129,7 @@ impl Calls {
         proof
     }
 
-    /// Proves that key, looking up a stale handle again.
+    /// Proves that key. If its handle is stale, looks the key up again.
     fn try_to_prove(&mut self, token: &Shared, index: KeyIndex) -> Proof {
         let found = match token.keys.get(index) {
             Some(key) => Ok(Some(key)),
@@ -188,7 +189,7 @@ impl Calls {
                     token.keys.is_proven(index, key.handle, era);
                     return Ok(Proof::Made);
                 }
-                // Another token was faster, and its witness counts.
+                // Another token was faster, and its witness is the one to use.
                 continue;
             };
             match self.compare(token, key, &witness)? {
@@ -226,7 +227,8 @@ impl Calls {
         Ok(Proof::Unproven("its witness keeps changing".to_owned()))
     }
 
-    /// Makes a witness. It counts only once it decrypts, since a token may get it wrong.
+    /// Makes a witness. It counts only once it decrypts, since the token may compute a wrong
+    /// result.
     fn make_witness(&mut self, token: &Shared, key: &Key) -> Result<Witness, Trouble> {
         let mut ciphertext = Vec::new();
         let plaintext = &WITNESS_PLAINTEXT;

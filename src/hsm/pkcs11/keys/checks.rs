@@ -1,4 +1,4 @@
-//! The choice of keys for health checks and known-good operations.
+//! The selection of keys for health checks and known-good operations.
 
 use std::sync::atomic::Ordering;
 
@@ -52,7 +52,7 @@ impl KeyCache {
                 && may_use(index)
             {
                 if found.is_empty() {
-                    // The next search begins with another key.
+                    // The next search begins after this key.
                     self.next_evidence.store(place + 1, Ordering::Relaxed);
                 }
                 found.push((index, key));
@@ -64,8 +64,8 @@ impl KeyCache {
         found
     }
 
-    /// Returns whether the token has keys of stores and `is_out` takes all of them out of use, in
-    /// each direction that their attributes allow.
+    /// Returns whether the token has keys that stores use and `is_out` reports all of them out of
+    /// use, in every direction that their attributes allow.
     #[must_use]
     pub fn are_all(&self, is_out: &dyn Fn(KeyIndex, Direction) -> bool) -> bool {
         let entries = self.entries.read();
@@ -95,7 +95,7 @@ mod tests {
     use crate::hsm::pkcs11::labels::Labels;
     use crate::job::KeyAttributes;
 
-    /// A token serves no key if each key of a store is out of use, in each direction that its
+    /// A token serves no key if every key of a store is out of use, in every direction that its
     /// attributes allow. A key that no store names does not count.
     #[test]
     fn all_keys_out_of_use() {

@@ -10,13 +10,13 @@ use crate::job::KeyIndex;
 /// The keys of one token that disagree with their witnesses.
 #[derive(Default)]
 pub struct Disagreeing {
-    /// Each key with the witnesses' era in which that was found.
+    /// Each key, with the era of the witnesses in which its disagreement was found.
     keys: RwLock<BTreeMap<KeyIndex, u32>>,
     count: AtomicUsize,
 }
 
 impl Disagreeing {
-    /// Returns the era in which the key disagreed when it was last tested, if it did.
+    /// Returns the era of the key's last test, if the key disagreed in it.
     pub fn era_of(&self, key: KeyIndex) -> Option<u32> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
@@ -24,8 +24,8 @@ impl Disagreeing {
         self.keys.read().get(&key).copied()
     }
 
-    /// Records whether the key disagrees: `Some` is the era in which it does. Returns whether that
-    /// is news.
+    /// Records whether the key disagrees: `Some` contains the era in which it does. Returns whether
+    /// this is a change.
     pub fn set(&self, key: KeyIndex, disagrees: Option<u32>) -> bool {
         if disagrees.is_none() && self.count.load(Ordering::Acquire) == 0 {
             return false;

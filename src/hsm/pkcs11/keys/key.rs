@@ -9,19 +9,19 @@ use crate::job::KeyAttributes;
 /// A key that the token has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Handle, valid in all sessions of the token until one reports it invalid.
+    /// Handle, valid in all sessions of the token until one of them reports it invalid.
     pub handle: CK_OBJECT_HANDLE,
     /// Attributes at the time of the search.
     pub attributes: KeyAttributes,
-    /// Number of keys with its label.
+    /// Number of keys that have its label.
     pub count: u32,
-    /// Era in which it was proven by its witness, or 0 (see
+    /// Era in which the key was proven with its witness, or 0 (see
     /// [`Witnesses::era`](crate::hsm::witness::Witnesses::era)).
     pub proven_in: u32,
 }
 
 impl Key {
-    /// Returns this key with the proof of `former`, if it is the same key found again.
+    /// Returns this key with the proof of `former`, if it has the same handle as before.
     pub fn after(self, former: Option<Self>) -> Self {
         let same = former.filter(|former| former.handle == self.handle);
         Self { proven_in: same.map_or(0, |former| former.proven_in), ..self }
@@ -37,11 +37,11 @@ pub struct Entry {
     /// True once a listing has covered the label.
     pub is_listed: bool,
     pub looked_up: Option<Instant>,
-    /// Handle that the token refused right after it was found, and when.
+    /// Handle that the token refused right after it was found, and the time of the refusal.
     pub refused: Option<(CK_OBJECT_HANDLE, Instant)>,
-    /// Time before which it is not to be proven, and the era in which that holds.
+    /// Time before which the key is not to be proven, and the era to which that applies.
     pub prove_after: Option<(Instant, u32)>,
-    /// Era in which it could not be tested with its witness.
+    /// Era in which the key could not be tested with its witness.
     pub unprovable_in: u32,
 }
 

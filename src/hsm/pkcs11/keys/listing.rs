@@ -8,7 +8,7 @@ use crate::hsm::pkcs11::native_session::NativeSession;
 use crate::job::KeyAttributes;
 use crate::limits::{MAX_KEYS_PER_TOKEN, MAX_LABEL_BYTES};
 
-/// Attributes that are read: the kind of object first, then the permitted uses.
+/// Attributes that are read: the kind of object, followed by the permitted uses.
 const ATTRIBUTES: [CK_ATTRIBUTE_TYPE; 13] = [
     CKA_LABEL,
     CKA_CLASS,
@@ -29,14 +29,14 @@ const ATTRIBUTES: [CK_ATTRIBUTE_TYPE; 13] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundKey {
     pub handle: CK_OBJECT_HANDLE,
-    /// Label; `None` if it cannot be an external key id: not UTF-8, or too long.
+    /// Label; `None` if it is not UTF-8 or is too long, and so cannot be an external key id.
     pub label: Option<String>,
     pub attributes: KeyAttributes,
     /// CKA_PRIVATE; `None` if the token does not report it.
     pub is_private: Option<bool>,
 }
 
-/// Calls `each` for all AES keys of the token. Returns whether there are more than the limit.
+/// Calls `each` for every AES key of the token. Returns whether there are more keys than the limit.
 pub fn list(session: &NativeSession, mut each: impl FnMut(FoundKey)) -> Result<bool, Error> {
     let (handles, is_cut) = find(session, None, MAX_KEYS_PER_TOKEN)?;
     for handle in handles {
@@ -47,9 +47,9 @@ pub fn list(session: &NativeSession, mut each: impl FnMut(FoundKey)) -> Result<b
     Ok(is_cut)
 }
 
-/// Finds the token's AES keys, of one label or of all, but not session keys.
+/// Finds the token's AES keys with one label or all of them, but no session keys.
 ///
-/// For a module that refuses the template, it tries simpler ones, which match other objects too;
+/// If a module refuses the template, simpler ones are tried, which also match other objects;
 /// [`read`] leaves those out.
 pub fn find(
     session: &NativeSession,
@@ -83,11 +83,11 @@ fn refuses_template(error: &Error) -> bool {
     )
 }
 
-/// Reads a key. `None` if it no longer exists, or is not an AES token key.
+/// Reads a key. Returns `None` if it no longer exists, or is not an AES token key.
 pub fn read(session: &NativeSession, handle: CK_OBJECT_HANDLE) -> Result<Option<FoundKey>, Error> {
     let attributes = match session.attributes(handle, &ATTRIBUTES) {
         Ok(attributes) if attributes.iter().any(|(kind, _)| *kind == CKA_LABEL) => attributes,
-        // Some modules return none if one is unavailable.
+        // Some modules return no attribute if one is unavailable.
         Ok(_) => read_one_by_one(session, handle)?,
         Err(Error { code: Some(CKR_OBJECT_HANDLE_INVALID), .. }) => return Ok(None),
         Err(error) if !is_about_attributes(&error) => return Err(error),
@@ -96,7 +96,7 @@ pub fn read(session: &NativeSession, handle: CK_OBJECT_HANDLE) -> Result<Option<
     Ok(key_from(handle, attributes))
 }
 
-/// Reads the attributes one by one, for a module that refuses all if one is unavailable.
+/// Reads the attributes one by one, for a module that refuses to return any if one is unavailable.
 fn read_one_by_one(
     session: &NativeSession,
     handle: CK_OBJECT_HANDLE,
@@ -105,7 +105,7 @@ fn read_one_by_one(
     for attribute in ATTRIBUTES {
         match session.attributes(handle, &[attribute]) {
             Ok(one) => attributes.extend(one),
-            // A key without a label would count as missing.
+            // A key read without its label would be considered missing.
             Err(error) if attribute == CKA_LABEL || !is_about_attributes(&error) => {
                 return Err(error);
             }
@@ -129,8 +129,8 @@ fn number(value: &[u8]) -> Option<CK_ULONG> {
     value.try_into().ok().map(CK_ULONG::from_ne_bytes)
 }
 
-/// Makes a key from its attributes. A usage flag that the token does not report counts as set, so
-/// that the operation decides. `None` if the attributes are not those of an AES token key.
+/// Creates a key from its attributes. A usage flag that the token does not report counts as set, so
+/// that the operation decides. Returns `None` if the attributes are not those of an AES token key.
 fn key_from(
     handle: CK_OBJECT_HANDLE,
     attributes: Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>,
@@ -172,7 +172,7 @@ mod tests {
         key_from(1, attributes.iter().map(|(kind, value)| (*kind, value.to_vec())).collect())
     }
 
-    /// Unreported usage flags count as set; a label that is not text names nothing.
+    /// Unreported usage flags count as set, and a label that is not text counts as none.
     #[test]
     fn attributes_that_are_missing() {
         let found = of(&[(CKA_LABEL, &[0xff]), (CKA_ENCRYPT, &[0])]).unwrap();

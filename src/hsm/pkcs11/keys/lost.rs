@@ -16,7 +16,7 @@ impl KeyCache {
         self.entries.read().iter().filter(|entry| entry.was_there).count()
     }
 
-    /// Returns up to `max` of these keys other than `than`, starting where the last search ended.
+    /// Returns up to `max` such keys other than `than`, starting where the last search ended.
     pub fn some_known(&self, max: usize, than: Option<KeyIndex>) -> Vec<KeyIndex> {
         let entries = self.entries.read();
         let start = self.next_evidence.load(Ordering::Relaxed) % entries.len().max(1);
@@ -29,7 +29,7 @@ impl KeyCache {
         found
     }
 
-    /// Records that keys are considered deleted. Returns those of them that were found before.
+    /// Records that keys are considered deleted. Returns those that had been found before.
     pub fn mark_deleted(&self, keys: &[KeyIndex]) -> Vec<KeyIndex> {
         let mut entries = self.entries.write();
         let mut deleted = |key: &KeyIndex| {
@@ -57,7 +57,7 @@ mod tests {
     };
 
     /// Keys that were found are remembered across a reconnection until they are considered deleted;
-    /// a key that was never found is not among them.
+    /// a key that was never found is not remembered.
     #[test]
     fn keys_that_were_there() {
         let labels = ["a", "b", "never"].map(Box::from).to_vec();

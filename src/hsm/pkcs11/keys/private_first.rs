@@ -1,5 +1,5 @@
-//! The choice among keys of one label: a private key before public ones, since anybody who reaches
-//! the token can create a public object without the PIN.
+//! The choice among keys with one label: a private key is preferred to public ones, since anybody
+//! who can reach the token can create a public object without the PIN.
 
 use std::collections::HashSet;
 
@@ -11,11 +11,18 @@ use super::listing::FoundKey;
 /// The keys found for one label.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LabelMatches {
+<<<<<<< HEAD
     /// The first key that the token reports to be private.
     private: Option<Key>,
     /// The first key of which the token does not report whether it is private.
     unknown: Option<Key>,
     /// The first public key.
+=======
+    /// The first key that is private, or may be because the token does not report whether it is.
+    /// Its `count` is the number of such keys.
+    private: Option<Key>,
+    /// The first public key. Its `count` is the number of public keys.
+>>>>>>> 82dfbe35ac1bda56f45b2d5b8e18bb11bd273c78
     public: Option<Key>,
 }
 
@@ -45,14 +52,14 @@ impl LabelMatches {
     }
 }
 
-/// The choice, and the labels for which it has logged a warning.
+/// The rule for the choice, with the labels for which a warning has been logged.
 #[derive(Default)]
 pub struct PrivateFirst {
     warned: Mutex<HashSet<Box<str>>>,
 }
 
 impl PrivateFirst {
-    /// Chooses the key of a label. With `is_required`, only a private one.
+    /// Chooses the key of a label. If `is_required`, only a private key is chosen.
     pub fn choose(&self, label: &str, found: LabelMatches, is_required: bool) -> Option<Key> {
         let private = found.private(is_required);
         let public = found.public.filter(|_| !is_required);
@@ -103,7 +110,7 @@ mod tests {
         key.map(|key| (key.handle, key.count))
     }
 
-    /// Only keys of the same kind count as several keys of one label.
+    /// Only keys of the chosen kind count as several keys with one label.
     #[test]
     fn private_ones_first() {
         let (private, public) = (Some(true), Some(false));
@@ -112,7 +119,7 @@ mod tests {
         assert_eq!(chosen(&[(1, public), (2, public)], false), Some((1, 2)));
         assert_eq!(chosen(&[(1, public)], true), None);
         assert_eq!(chosen(&[(1, public), (2, private)], true), Some((2, 1)));
-        // If the token does not say, no key is known to be private.
+        // If the token does not report it, no key is known to be private.
         assert_eq!(chosen(&[(1, None)], false), Some((1, 1)));
         assert_eq!(chosen(&[(1, None)], true), None);
         assert_eq!(chosen(&[], false), None);

@@ -1,4 +1,4 @@
-//! Searches for keys in the token: of one label, or of all in one listing pass.
+//! Searches for keys in the token: for those with one label, or for all in one listing pass.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use crate::hsm::pkcs11::native_session::NativeSession;
 use crate::job::KeyIndex;
 use crate::limits::{MAX_KEYS_PER_TOKEN, MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL};
 
-/// The outcome of a listing for the keys that were found before.
+/// The result of a listing, for the keys that were found before.
 #[derive(Debug, Default)]
 pub struct Listed {
     /// Keys that are missing now; empty if the token has more keys than are listed.
@@ -26,8 +26,8 @@ pub struct Listed {
 }
 
 impl KeyCache {
-    /// Returns whether to search again for a key whose handle the token refuses: not right after it
-    /// was found and refused.
+    /// Returns whether to search again for a key whose handle the token refuses. False if the
+    /// handle was refused shortly before, right after it was found.
     #[must_use]
     pub fn may_replace(&self, key: KeyIndex, stale: CK_OBJECT_HANDLE, now: Instant) -> bool {
         let refused = self.read_entry(key, |entry| entry.refused).flatten();
@@ -41,10 +41,11 @@ impl KeyCache {
         self.update_entry(key, |entry| entry.refused = Some((handle, now)));
     }
 
-    /// Returns whether a missing label may be looked up now. To spare the token, there are at most
+    /// Returns whether a missing label may be looked up now. To spare the token, lookups are
+    /// limited to
     /// [`MAX_MISSING_LABEL_LOOKUPS_PER_SEC`](crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC), and
-    /// one per label in [`MISSING_LABEL_INTERVAL`]. Before the first listing no label is known to
-    /// be missing, so any may be looked up.
+    /// to one per label in [`MISSING_LABEL_INTERVAL`]. Before the first listing no label is known
+    /// to be missing, so any may be looked up.
     pub fn may_look_up(&self, key: KeyIndex, now: Instant) -> bool {
         let Ok(index) = usize::try_from(key.0) else { return false };
         let mut lookups = self.lookups.lock();
@@ -64,11 +65,11 @@ impl KeyCache {
         may
     }
 
-    /// Looks a label up at once because its handle is stale. If the handle has changed, all others
-    /// of this token may have, so the keys are listed again soon.
+    /// Looks up a label at once because its handle is stale. If the handle has changed, all other
+    /// handles of this token may have changed too, so the keys are listed again soon.
     ///
     /// # Errors
-    /// The token's.
+    /// Returns the token's error.
     pub fn replace(
         &self,
         session: &NativeSession,
@@ -76,7 +77,7 @@ impl KeyCache {
         stale: CK_OBJECT_HANDLE,
     ) -> Result<Option<Key>, Error> {
         match self.get(key) {
-            // Another session was faster.
+            // Another session has already replaced the handle.
             Some(known) if known.handle != stale => Ok(Some(known)),
             _ => {
                 let found = self.look_up(session, key)?;
@@ -88,10 +89,10 @@ impl KeyCache {
         }
     }
 
-    /// Finds the keys of one label: a few calls, where a listing may take thousands.
+    /// Finds the keys with one label, in a few calls, where a listing may take thousands.
     ///
     /// # Errors
-    /// The token's.
+    /// Returns the token's error.
     pub fn look_up(&self, session: &NativeSession, key: KeyIndex) -> Result<Option<Key>, Error> {
         let labels = self.labels.now();
         let Some(label) = labels.get(key) else { return Ok(None) };
@@ -101,7 +102,7 @@ impl KeyCache {
         let (handles, _) = find(session, Some(label), MAX_KEYS_PER_TOKEN)?;
         let mut found = LabelMatches::default();
         for handle in handles {
-            // A module that ignores the label must not yield another label's key.
+            // A module that ignores the label in the template must not yield another label's key.
             if let Some(key) = read(session, handle)?
                 && key.label.as_deref() == Some(label)
             {
@@ -120,11 +121,11 @@ impl KeyCache {
         Ok(found)
     }
 
-    /// Lists all keys and replaces the cache. `None` if the handles were forgotten during the
-    /// listing.
+    /// Lists all keys and replaces the cache. Returns `None` if the handles were forgotten during
+    /// the listing.
     ///
     /// # Errors
-    /// The token's; the cache is then unchanged.
+    /// Returns the token's error; the cache is then unchanged.
     pub fn refresh(&self, session: &NativeSession) -> Result<Option<Listed>, Error> {
         let (era, began) = (self.era.load(Ordering::Acquire), Instant::now());
         let labels = self.labels.now();
@@ -154,9 +155,9 @@ impl KeyCache {
         self.has_new.store(entries.len() > fresh.len(), Ordering::Release);
         let mut listed = Listed::default();
         for ((index, entry), key) in (0..).map(KeyIndex).zip(entries.iter_mut()).zip(fresh) {
-            // A key that is absent from a truncated listing need not be missing.
+            // A key that is absent from a truncated listing is not necessarily missing.
             entry.is_listed = key.is_some() || !is_cut;
-            // The key was created and looked up during the listing.
+            // The key may have been created and looked up during the listing.
             let is_newer = entry.looked_up.is_some_and(|then| then >= began);
             if entry.was_there {
                 listed.is_any_left |= key.is_some();
@@ -176,7 +177,7 @@ impl KeyCache {
     /// Returns all AES keys of the token, for the operator, and whether there are more.
     ///
     /// # Errors
-    /// The token's.
+    /// Returns the token's error.
     pub fn inventory(&self, session: &NativeSession) -> Result<(Vec<KeyInventory>, bool), Error> {
         let mut keys = Vec::new();
         let labels = self.labels.now();
@@ -226,7 +227,7 @@ mod tests {
         cache
     }
 
-    /// A store's key that is missing from the token must not cost a lookup for each call.
+    /// A store's key that is missing from the token must not cause a lookup at every call.
     #[test]
     fn lookups_of_a_missing_label_are_spaced() {
         let cache = cache(&["a", "b"]);
@@ -238,7 +239,7 @@ mod tests {
         assert!(!cache.may_look_up(KeyIndex(2), start), "no such label");
     }
 
-    /// Lookups of many missing labels are limited together.
+    /// Lookups of many missing labels share one limit.
     #[test]
     fn lookups_of_a_token_are_limited() {
         let labels = (0..200).map(|n| n.to_string()).collect::<Vec<_>>();

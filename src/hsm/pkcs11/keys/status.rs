@@ -1,4 +1,4 @@
-//! The status of a token's keys: whether they are proven to be the same as other tokens' keys.
+//! The status of a token's keys: whether they are proven to be the same as the other tokens' keys.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::hsm::backend::{Direction, KeyChoice, KeyStatus, NotProven};
 use crate::job::KeyIndex;
 
 impl KeyCache {
-    /// Returns the key's status for that use.
+    /// Returns the key's status for use in that direction.
     #[must_use]
     pub fn key_status(&self, key: KeyIndex, direction: Option<Direction>) -> KeyStatus {
         // The lock is released before the witnesses are consulted.
@@ -27,7 +27,8 @@ impl KeyCache {
                 KeyStatus::Absent
             }
             found => match self.disagreeing.era_of(key) {
-                // Witnesses have changed since, so the next encryption tests it again.
+                // Witnesses have changed since the test, so the next encryption tests the key
+                // again.
                 Some(of) if direction == Some(Direction::Encrypt) && of != self.witnesses.era() => {
                     KeyStatus::Unproven
                 }
@@ -48,7 +49,8 @@ impl KeyCache {
         found.attributes.decrypt && unprovable_in != self.witnesses.era() && has_witness()
     }
 
-    /// Records that the key cannot be tested with its witness. Returns whether that is news.
+    /// Records that the key cannot be tested with its witness. Returns whether this is new in this
+    /// era.
     pub fn cannot_be_proven(&self, key: KeyIndex) -> bool {
         let (era, mut is_news) = (self.witnesses.era(), false);
         self.update_entry(key, |entry| {
@@ -62,7 +64,7 @@ impl KeyCache {
         self.disagreeing.era_of(key).is_some()
     }
 
-    /// Returns whether the key disagreed recently, with no witness changed since.
+    /// Returns whether the key disagreed recently and no witness has changed since.
     pub fn is_known_to_disagree(&self, key: KeyIndex, now: Instant) -> bool {
         self.disagreeing.era_of(key) == Some(self.witnesses.era()) && self.is_put_off(key, now)
     }
@@ -78,7 +80,7 @@ impl KeyCache {
         self.read_entry(key, |entry| entry.is_put_off(now, era)).unwrap_or(false)
     }
 
-    /// Returns the unproven keys among those that are present or have not been searched for.
+    /// Returns the unproven keys among those that are present or have not been searched for yet.
     #[must_use]
     pub fn not_proven(&self) -> NotProven {
         let (era, labels) = (self.witnesses.era(), self.labels().now());
@@ -93,7 +95,7 @@ impl KeyCache {
             if self.has_disagreed(index) {
                 found.disagreeing.extend(labels.get(index).map(Box::from));
             } else if proven_in != era {
-                // Either of two disagreeing tokens may have the wrong key.
+                // Either of two tokens that disagree may have the wrong key.
                 match labels.get(index).filter(|label| self.witnesses.is_disputed(label)) {
                     Some(label) => found.disagreeing.push(label.into()),
                     None => found.unproven += 1,
@@ -103,8 +105,8 @@ impl KeyCache {
         found
     }
 
-    /// Records that the key with that handle was proven in that era. Returns whether it disagreed
-    /// before.
+    /// Records that the key with that handle was proven in that era. Returns whether the key
+    /// disagreed before.
     pub fn is_proven(&self, key: KeyIndex, handle: CK_OBJECT_HANDLE, era: u32) -> bool {
         self.update_entry(key, |entry| {
             if let Some(key) = entry.key.as_mut().filter(|key| key.handle == handle) {
@@ -116,7 +118,7 @@ impl KeyCache {
         self.disagreeing.set(key, None)
     }
 
-    /// Records that the key disagrees with its witness. Returns whether that is news.
+    /// Records that the key disagrees with its witness. Returns whether this is a change.
     pub fn disagrees(&self, key: KeyIndex) -> bool {
         self.update_entry(key, |entry| {
             if let Some(key) = &mut entry.key {
@@ -126,7 +128,7 @@ impl KeyCache {
         self.disagreeing.set(key, Some(self.witnesses.era()))
     }
 
-    /// Defers the next attempt to prove the key until then, or until witnesses change.
+    /// Defers the next attempt to prove the key until `after`, or until witnesses change.
     pub fn prove_later(&self, key: KeyIndex, after: Instant) {
         let era = self.witnesses.era();
         self.update_entry(key, |entry| entry.prove_after = Some((after, era)));
@@ -135,8 +137,8 @@ impl KeyCache {
     /// Returns a key that can be proven now: one that has a witness, or one that `may_make` admits.
     ///
     /// No lock is held while `may_make` and `keys` are called, because they read the keys of this
-    /// and other tokens: a thread that takes a read lock twice deadlocks if a writer waits in
-    /// between.
+    /// and other tokens: a thread that takes a read lock twice deadlocks if a writer starts to wait
+    /// in between.
     pub fn next_to_prove(
         &self,
         now: Instant,
@@ -165,7 +167,7 @@ impl KeyCache {
         }
     }
 
-    /// Returns the first key at those places that is neither proven nor deferred.
+    /// Returns the first key in that range that is neither proven nor deferred.
     fn first_due(&self, places: Range<usize>, now: Instant) -> Option<(usize, KeyIndex, Key)> {
         let era = self.witnesses.era();
         let entries = self.entries.read();
@@ -188,7 +190,7 @@ mod tests {
     use crate::hsm::pkcs11::labels::Labels;
     use crate::job::KeyAttributes;
 
-    /// The callbacks read all tokens' keys, so they are called without the lock.
+    /// The callbacks read all tokens' keys, so the lock is not held while they are called.
     #[test]
     fn asks_without_a_lock() {
         let labels = ["a", "b", "c"].map(Box::from).to_vec();
@@ -203,7 +205,7 @@ mod tests {
             key == KeyIndex(2)
         };
         let next = || cache.next_to_prove(Instant::now(), &is_last, &AnyKey);
-        // Wherever the last search ended.
+        // The result does not depend on where the last search ended.
         for _ in 0..3 {
             assert_eq!(next().map(|(index, _)| index), Some(KeyIndex(2)));
         }
