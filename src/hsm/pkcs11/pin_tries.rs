@@ -65,13 +65,9 @@ pub enum Refusal {
     /// The login must not be repeated: the code is about the PIN, or another try would fail the
     /// same way.
     Final,
-<<<<<<< HEAD
     /// The login must not be repeated either, but the token serves without one.
     NotNeeded,
     /// The login may be repeated once.
-=======
-    /// The login may be repeated once.
->>>>>>> 82dfbe35ac1bda56f45b2d5b8e18bb11bd273c78
     Other,
     /// The login failed before the PIN was checked.
     BeforeTheCheck,
@@ -265,12 +261,8 @@ mod tests {
             .count()
     }
 
-<<<<<<< HEAD
     /// A PIN belongs to one token, and the parts of its identity are delimited. Only tokens without
     /// a serial number are told apart by their modules.
-=======
-    /// The identity of a PIN depends on module, token and PIN, and these parts are delimited.
->>>>>>> 82dfbe35ac1bda56f45b2d5b8e18bb11bd273c78
     #[test]
     fn ids() {
         assert_eq!(id("a", "1234"), id("a", "1234"));

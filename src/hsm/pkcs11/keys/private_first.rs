@@ -11,18 +11,11 @@ use super::listing::FoundKey;
 /// The keys found for one label.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LabelMatches {
-<<<<<<< HEAD
     /// The first key that the token reports to be private.
     private: Option<Key>,
     /// The first key of which the token does not report whether it is private.
     unknown: Option<Key>,
     /// The first public key.
-=======
-    /// The first key that is private, or may be because the token does not report whether it is.
-    /// Its `count` is the number of such keys.
-    private: Option<Key>,
-    /// The first public key. Its `count` is the number of public keys.
->>>>>>> 82dfbe35ac1bda56f45b2d5b8e18bb11bd273c78
     public: Option<Key>,
 }
 
