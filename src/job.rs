@@ -1,9 +1,9 @@
 //! The vocabulary that `proto` and `hsm` share: requests to the HSM and their results.
 //!
 //! A [`Request`] is read-only and shared: every attempt at it (first, retry or hedge) holds a
-//! reference, and the last one to be dropped zeroes it. A [`Job`] is one attempt at a request: it
-//! owns the buffer that the HSM writes into, so that an attempt that hangs holds nothing that
-//! another one needs.
+//! reference, and dropping the last one zeroes it. A [`Job`] is one attempt at a request: it owns
+//! the buffer into which the HSM writes, so that an attempt that hangs holds nothing that another
+//! attempt needs.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ pub struct TokenIndex(pub u16);
 /// The address of an answer: the event loop, the connection's slot, and the request's serial
 /// number.
 ///
-/// A serial is used only once within a loop, so a late answer finds another serial in the slot, or
-/// an empty slot, and is discarded.
+/// A serial number is used only once within a loop, so a late answer finds a different number in
+/// the slot, or an empty slot, and is discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyTo {
     /// Index of the event loop.
@@ -38,9 +38,9 @@ pub struct ReplyTo {
     pub serial: u64,
 }
 
-/// The additional authenticated data that the HSM sees, at most 55 bytes: 2-byte big-endian length
-/// of the request's AAD, its SHA-256 if the member was present, 1-byte length of the ciphertext
-/// metadata, the ciphertext metadata.
+/// The additional authenticated data that the HSM receives, at most 55 bytes: the 2-byte big-endian
+/// length of the request's AAD, its SHA-256 if the member was present, the 1-byte length of the
+/// ciphertext metadata, and the ciphertext metadata.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HsmAad {
     bytes: InlineBytes<{ 2 + 32 + 1 + MAX_CIPHERTEXT_METADATA_BYTES }>,
@@ -50,7 +50,7 @@ impl HsmAad {
     /// Builds the form that the reference proxy uses, so that ciphertexts are interchangeable.
     ///
     /// `aad` is the length and SHA-256 of the request's AAD if the member was present, even if it
-    /// was empty. `metadata` is cut at 20 bytes: callers reject longer metadata earlier.
+    /// was empty. `metadata` is truncated to 20 bytes; callers reject longer metadata earlier.
     #[must_use]
     pub fn new(aad: Option<(u16, &[u8; 32])>, metadata: &[u8]) -> Self {
         let mut bytes = InlineBytes::default();
@@ -98,7 +98,7 @@ impl<const N: usize> InlineBytes<N> {
         })
     }
 
-    /// Appends `bytes`, cut to the space that is left.
+    /// Appends `bytes`, truncated to the space that is left.
     fn append(&mut self, bytes: &[u8]) {
         let start = usize::from(self.length);
         let taken = bytes.len().min(N - start);
@@ -127,7 +127,7 @@ pub enum Operation {
     /// tag, then makes the HSM decrypt its output, and then compares the plaintexts, in this order
     /// (XKS specification, Appendix C).
     Encrypt {
-        /// The hash so far, if a CDIV is requested.
+        /// The state of the hash so far, if a CDIV is requested.
         cdiv: Option<Sha256>,
     },
     /// Decrypts with AES-256-GCM; the input is ciphertext and tag.
@@ -252,7 +252,7 @@ pub enum Success {
     Decrypted,
 }
 
-/// The reason why a job failed. `proto::xks::error` maps each to the specification's errors.
+/// The reason why a job failed. `proto::xks::error` maps each one to an error of the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// No token in use has an AES token key with that label.
@@ -447,7 +447,7 @@ pub struct FleetHealth {
 }
 
 impl FleetHealth {
-    /// Returns whether at least one token can serve, as reported by `/readyz`.
+    /// Returns whether at least one token can serve requests, as reported by `/readyz`.
     #[must_use]
     pub fn can_serve(&self) -> bool {
         self.tokens.iter().any(|token| token.status != HealthStatus::Unavailable)

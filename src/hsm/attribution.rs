@@ -22,21 +22,21 @@
 
 use super::backend::{Blame, Evidence};
 
-/// A failed attempt with everything that its attribution depends on.
+/// A failed attempt, with everything on which its attribution depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailedAttempt {
-    /// The module's view, according to its return code.
+    /// The party that the module blames, according to its return code.
     pub blame: Blame,
     /// The result of a known-good operation with another key in the same session.
     pub evidence: Evidence,
-    /// True if the session replaced a broken one and has not succeeded at anything yet.
+    /// True if the session replaced a broken one and no operation in it has succeeded yet.
     pub is_fresh_session: bool,
 }
 
-/// The scope that a fault is attributed to.
+/// The scope to which a fault is attributed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultScope {
-    /// The key on this token, in this direction. The session stays in use.
+    /// The key on this token, in this direction. The session is kept.
     Key,
     /// The session, which is replaced. The fault does not count against the token.
     Session,
@@ -44,8 +44,8 @@ pub enum FaultScope {
     Token,
 }
 
-/// Returns the scope of a fault. `attempt.blame` is [`Blame::Busy`], [`Blame::Session`] or
-/// [`Blame::Token`]: other failures are answers.
+/// Returns the scope to which the fault is attributed. `attempt.blame` must be [`Blame::Busy`],
+/// [`Blame::Session`] or [`Blame::Token`], since other failures are answers.
 #[must_use]
 pub fn attribute(attempt: FailedAttempt) -> FaultScope {
     match (attempt.evidence, attempt.blame, attempt.is_fresh_session) {

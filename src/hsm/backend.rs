@@ -60,8 +60,8 @@ pub trait Backend: Send + Sync {
         format!("#{}", key.0)
     }
 
-    /// Returns whether the keys should be listed before the next regular time because a handle was
-    /// found stale. Clears the flag.
+    /// Returns whether the keys should be listed early, because a handle was found to be stale.
+    /// Clears the flag.
     fn take_stale(&self) -> bool;
 
     /// Replaces the list of key labels by a longer one. `labels` are all labels, in the order of
@@ -94,8 +94,8 @@ pub trait Backend: Send + Sync {
         Vec::new()
     }
 
-    /// Returns the number of encryptions so far whose verifying decryption did not return the
-    /// plaintext.
+    /// Returns the number of encryptions since the start whose verifying decryption did not return
+    /// the plaintext.
     fn cdiv_mismatches(&self) -> u64;
 
     /// Opens a session and takes an inventory of the token for an operator.
@@ -107,7 +107,7 @@ pub trait Backend: Send + Sync {
 
 /// A session. Dropping it closes it.
 pub trait Session {
-    /// Performs an operation. `output` is empty before the call and after an error.
+    /// Performs an operation. `output` must be empty before the call, and is empty after an error.
     ///
     /// # Errors
     /// Returns [`Fault`] if the operation failed.
@@ -146,7 +146,7 @@ pub trait Session {
         None
     }
 
-    /// Proves that key, or makes its witness.
+    /// Proves that key, or makes its witness if there is none.
     fn prove(&mut self, _key: KeyIndex) -> Proof {
         Proof::Absent
     }
@@ -186,7 +186,7 @@ pub enum KeyStatus {
     Absent,
 }
 
-/// Keys of a token that are not proven to be the same as the other tokens'.
+/// The keys of a token that are not proven to be the same as the other tokens' keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotProven {
     /// Number of unproven keys, including those that have not been searched for yet.
@@ -202,7 +202,7 @@ pub enum Proof {
     Agrees,
     /// There was no witness, and the token made it.
     Made,
-    /// The token holds another key with this label.
+    /// The token holds a different key under this label.
     Disagrees,
     /// Tokens disagree, and no witness decides which one is right.
     Disputed,
@@ -212,11 +212,11 @@ pub enum Proof {
     Absent,
 }
 
-/// The direction in which a key is used. A key may work in one direction only: an expired one often
-/// still decrypts.
+/// The direction in which a key is used. A key may work in one direction only; for example, an
+/// expired key often still decrypts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
-    /// C_Encrypt, including the C_Decrypt that verifies it.
+    /// C_Encrypt, including the C_Decrypt that verifies its output.
     Encrypt,
     /// C_Decrypt for a request.
     Decrypt,
@@ -285,16 +285,16 @@ impl KeyChoice for AnyKey {
 /// The result of a known-good operation with another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// It succeeded in the session that had just failed.
+    /// The operation succeeded in the session that had just failed.
     Passed,
-    /// It failed as well.
+    /// The operation failed as well.
     Failed,
     /// There is no other key to try.
     Unavailable,
 }
 
 impl Evidence {
-    /// Combines two results: one success suffices, and a failure counts more than no result.
+    /// Combines two results. One success suffices, and a failure outweighs the lack of a result.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {
         match (self, other) {
@@ -345,7 +345,7 @@ impl OpenError {
 /// A failed operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The answer, if no other attempt succeeds.
+    /// The answer to the request, unless another attempt succeeds.
     pub failure: Failure,
     /// The party to blame.
     pub blame: Blame,
@@ -367,7 +367,7 @@ pub enum Blame {
     Busy,
     /// The session: it is unusable; the request may be tried again on another session.
     Session,
-    /// The token, and the session with it.
+    /// The token, and therefore the session too.
     Token,
 }
 
@@ -376,7 +376,7 @@ impl Fault {
     /// the HSM is unavailable until it is known that the keys were deleted.
     pub const KEYS_MISSED: Self = Self { failure: Failure::NoToken, blame: Blame::Token };
 
-    /// Creates a fault of the request itself.
+    /// Creates a fault for which the request itself is to blame.
     #[must_use]
     pub const fn answer(failure: Failure) -> Self {
         Self { failure, blame: Blame::Request }
@@ -392,7 +392,7 @@ impl Fault {
 /// Identity of a token. Each string is printable ASCII.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// Serial number, or the label if there is none, or the name in the settings.
+    /// Serial number; if there is none, the label; if that is unknown, the name in the settings.
     pub id: String,
     /// `CK_TOKEN_INFO.label`
     pub label: String,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::limits::{MAX_RECONNECT_BACKOFF, MIN_RECONNECT_BACKOFF};
 
-/// Waits that double, with jitter, so that those who failed together do not retry together.
+/// Waits that double, with jitter, so that attempts which failed together are not repeated
+/// together.
 #[derive(Debug)]
 pub struct Backoff {
     failures: u32,
@@ -41,7 +42,7 @@ impl Backoff {
 #[must_use]
 pub fn jittered(wait: Duration) -> Duration {
     use std::hash::{BuildHasher as _, RandomState};
-    // The standard library's hasher has a random key: random enough for this.
+    // The standard library's hasher has a random key, which is random enough for this purpose.
     let random = RandomState::new().hash_one(wait) % 512;
     wait * 3 / 4 + wait * u32::try_from(random).unwrap_or(0) / 1024
 }

@@ -1,5 +1,6 @@
-//! The circuit breaker of a token, which decides whether it gets jobs: opened by consecutive faults
-//! or a failed health check, closed by a successful one. It also keeps a record of recent outcomes.
+//! The circuit breaker of a token, which decides whether the token gets jobs. It is opened by
+//! consecutive faults or a failed health check, and closed by a successful one. It also keeps a
+//! record of recent outcomes.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,9 +22,9 @@ pub struct CircuitBreaker {
     expired_in_a_row: AtomicU32,
     /// Time allowed to the request that expired last, in microseconds; 0 if none has expired.
     request_micros: AtomicU64,
-    /// Number of answers still needed before the token gets more than one job at a time.
+    /// Number of answers that are still needed before the token gets several jobs at a time.
     half_open_successes: AtomicU32,
-    /// Time of the last answer in milliseconds after `start`, plus one; 0 if there was none.
+    /// Time of the last answer in milliseconds after `start`, plus one; 0 if there was no answer.
     last_success_milli: AtomicU64,
     /// Time of the last fault, in the same form.
     last_fault_milli: AtomicU64,
@@ -62,7 +63,8 @@ impl CircuitBreaker {
         self.is_usable.load(Ordering::Acquire)
     }
 
-    /// Returns whether the token has just returned and gets one job at a time.
+    /// Returns whether the token has just been put back in use and still gets only one job at a
+    /// time.
     #[must_use]
     pub fn is_half_open(&self) -> bool {
         self.half_open_successes.load(Ordering::Relaxed) > 0
@@ -162,7 +164,7 @@ impl CircuitBreaker {
     }
 
     /// Records a fault of the token that does not count towards opening the breaker, since the
-    /// token worked right afterwards.
+    /// token worked again immediately afterwards.
     pub fn record_fault(&self, now: Instant) {
         self.record_key_fault(now);
         self.last_own_fault_milli.store(self.milli(now), Ordering::Relaxed);
@@ -189,8 +191,8 @@ impl CircuitBreaker {
         self.instant(&self.last_fault_milli).is_some_and(is_recent)
     }
 
-    /// Returns the number of faults among the latest 64 outcomes, if that is
-    /// [`MIN_DEGRADED_FAULTS`] or more: the token serves, but is degraded.
+    /// Returns the number of faults among the latest 64 outcomes, if it is at least
+    /// [`MIN_DEGRADED_FAULTS`]: the token still serves requests, but is degraded.
     #[must_use]
     pub fn recent_faults(&self, now: Instant) -> Option<u32> {
         let faults = self.outcomes.load(Ordering::Relaxed).count_ones();
@@ -204,8 +206,8 @@ impl CircuitBreaker {
         faults >= MAX_FAULTS_IN_A_ROW && self.open(reason())
     }
 
-    /// Opens the breaker: there are no more jobs until [`Self::close`]. Returns whether it was
-    /// closed.
+    /// Opens the breaker: the token gets no more jobs until [`Self::close`] is called. Returns
+    /// whether the breaker was closed before.
     pub fn open(&self, reason: String) -> bool {
         let mut current = self.reason.lock();
         *current = Some(reason);
@@ -216,7 +218,8 @@ impl CircuitBreaker {
         was_usable
     }
 
-    /// Closes the breaker after a successful health check. Returns whether it was open.
+    /// Closes the breaker after a successful health check. Returns whether the breaker was open
+    /// before.
     pub fn close(&self) -> bool {
         if self.is_usable() {
             return false;
@@ -237,8 +240,8 @@ impl CircuitBreaker {
 mod tests {
     use super::*;
 
-    /// Consecutive faults open it, an answer in between resets the count, a health check closes it,
-    /// and the token then gets one job at a time first.
+    /// Consecutive faults open the breaker, an answer in between resets the count, and a health
+    /// check closes it; at first the token then gets only one job at a time.
     #[test]
     fn opens_and_closes() {
         let start = Instant::now();
@@ -263,7 +266,7 @@ mod tests {
         }
         assert!(!breaker.is_half_open());
     }
-    /// Several consecutive expired requests are a reason for a health check.
+    /// Several consecutive expired requests trigger a health check.
     #[test]
     fn requests_that_expire() {
         let now = Instant::now();

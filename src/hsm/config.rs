@@ -23,11 +23,11 @@ pub struct Config {
     pub require_private_keys: bool,
     /// The key that health checks and known-good operations use, on tokens that have it.
     pub health_key: Option<KeyIndex>,
-    /// Keys among `labels` that no store uses: the health key and the audit log's.
+    /// Keys in `labels` that no store uses: the health key and the audit log's key.
     pub storeless_keys: Vec<KeyIndex>,
     /// The condition for repeating a slow call on another session.
     pub hedging: Hedging,
-    /// The witnesses by which tokens prove that they hold the same keys.
+    /// The witnesses with which tokens prove that they hold the same keys.
     pub witnesses: Arc<Witnesses>,
 }
 
@@ -68,7 +68,7 @@ pub struct TokenConfig {
     pub user_pin: Secret<String>,
     /// Maximum number of sessions, at least one.
     pub max_sessions: usize,
-    /// Weight that determines its share of the work, at least 1.
+    /// Weight that determines the token's share of the work, at least 1.
     pub weight: u32,
     /// Priority; tokens with a higher number are standbys. They get jobs only if no token with a
     /// lower number is usable and working, and second attempts at slow calls.
@@ -99,15 +99,16 @@ pub enum TokenSelector {
 /// `[hsm_capabilities]` `can_generate_iv`, `is_zero_iv_required`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IvMode {
-    /// The proxy: 12 bytes from C_GenerateRandom (SoftHSM2).
+    /// The proxy makes the IV: 12 bytes from C_GenerateRandom (SoftHSM2).
     Random,
-    /// The HSM, which overwrites a zeroed 12-byte buffer (AWS CloudHSM, nShield).
+    /// The HSM makes the IV, and writes it into a zeroed 12-byte buffer (AWS CloudHSM, nShield).
     ZeroedBuffer,
-    /// The HSM, which appends it to the output, after the tag (Thales Luna).
+    /// The HSM makes the IV, and appends it to the output, after the tag (Thales Luna).
     Appended,
 }
 
-/// The way in which a module must be called for AES-GCM; by default with as few calls as possible.
+/// The way in which a module must be called for AES-GCM. The default takes as few calls as
+/// possible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcmForm {
     /// True if the module must be asked for the output's length first, which takes one more call
@@ -118,7 +119,7 @@ pub struct GcmForm {
     pub has_no_iv_bits: bool,
 }
 
-/// Properties of a make of HSM. The default assumes nothing.
+/// Properties of a make of HSM. The default makes no assumptions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// Those codes, among the ones that can also mean that the device is in trouble, which this HSM

@@ -21,7 +21,7 @@ impl Deferred {
         self.length.load(Ordering::Acquire)
     }
 
-    /// Returns whether there is no job.
+    /// Returns whether no job is deferred.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -41,7 +41,7 @@ fn apply_to_key(token: &Token, about: Failed, fault: Fault, now: Instant) {
     if !token.key_breakers.is_doubtful(key, Some(direction), do_others_fail) {
         token.circuit_breaker.record_key_fault(now);
     }
-    // A busy token is not the key's fault; a wrong result is.
+    // If the token is busy, the key is not at fault; if the result is wrong, it is.
     if !fault.breaks_session() && fault.failure != Failure::CdivMismatch {
         token.key_breakers.busy(key, direction, fault.failure, now);
         return;

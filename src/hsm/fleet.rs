@@ -1,4 +1,4 @@
-//! All tokens of the HSM side, and how jobs are queued and moved between them.
+//! All tokens of the HSM side, and the queueing and moving of jobs between them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use super::witness::Witnesses;
 use crate::job::{CompletionQueue, Failure, FleetHealth, Job};
 use crate::limits::MAX_TOKENS;
 
-/// The tokens and what they share.
+/// The tokens, and the state that they share.
 pub struct Fleet {
     /// The tokens, by [`crate::job::TokenIndex`].
     pub tokens: Box<[Token]>,
@@ -28,7 +28,7 @@ pub struct Fleet {
     pub hedge_after: HedgeAfter,
     /// The limit on how often slow calls may be repeated.
     pub hedge_budget: HedgeBudget,
-    /// The witnesses by which tokens prove that they hold the same keys.
+    /// The witnesses with which tokens prove that they hold the same keys.
     pub witnesses: Arc<Witnesses>,
     /// Number that distinguishes this fleet from others that share the witnesses.
     pub number: u32,

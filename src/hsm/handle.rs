@@ -1,4 +1,4 @@
-//! The handle by which the rest of the program uses the HSM side.
+//! The handle through which the rest of the program uses the HSM side.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -12,7 +12,7 @@ use super::token::Token;
 use crate::job::{Failure, FleetHealth, Job};
 use crate::limits::{HSM_STOP_TIMEOUT, MIN_CLOSE_WAIT};
 
-/// The tokens, their queues and their session workers.
+/// The HSM side: the tokens, with their queues and session workers.
 pub struct Hsm {
     pub(super) fleet: Arc<Fleet>,
 }
@@ -54,7 +54,7 @@ impl Hsm {
         self.fleet.tokens.iter().for_each(|token| token.checker_signal.notify());
     }
 
-    /// Returns why no token is usable, or `None` if one is.
+    /// Returns the reason why no token is usable, or `None` if one is.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         let tokens = self.stats();

@@ -49,7 +49,7 @@ pub fn publish(fleet: &Fleet, now: Instant) {
     for (index, token) in fleet.tokens.iter().enumerate() {
         let published = before.tokens.get(index).map(|published| published.status);
         is_same &= published == Some(status(token, now));
-        // A token's identity changes only when it is connected to.
+        // A token's identity changes only when the proxy connects to it.
         is_same &= !token.is_identity_new.swap(false, Ordering::AcqRel);
     }
     if is_same {

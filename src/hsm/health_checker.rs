@@ -22,8 +22,8 @@ use crate::limits::{
     REFUSED_LOGIN_INTERVAL, RETURN_WITHIN_PERCENT, SILENT_HEALTH_CHECK_INTERVAL,
 };
 
-/// Runs until the fleet stops, the token proves unfit, or a call hangs and this health checker is
-/// replaced.
+/// Runs until the fleet stops, the token proves unfit, or a call hangs, in which case this health
+/// checker is replaced.
 pub fn run(fleet: &Fleet, token: &Token, call: &Arc<InFlightCall>) {
     let mut checker = HealthChecker {
         fleet,
@@ -137,8 +137,8 @@ impl HealthChecker<'_> {
         }
     }
 
-    /// Tries keys that are out of use and that no request has tried, since a replica that is not
-    /// ready gets no requests.
+    /// Tries keys that are out of use and that no request has tried: a replica that is not ready
+    /// gets no requests, so nothing else would try them.
     fn try_keys_out_of_use(&mut self) -> Result<(), Abandoned> {
         let untried = self.token.key_breakers.take_untried(MAX_EVIDENCE_KEYS, Instant::now());
         for (key, direction) in untried {
@@ -220,7 +220,7 @@ impl HealthChecker<'_> {
         Ok(Round::Healthy)
     }
 
-    /// Opens the session. Returns the reason if that failed.
+    /// Opens the session. Returns the error if that failed.
     fn open(&mut self) -> Result<Option<OpenError>, Abandoned> {
         let opened =
             self.session.call(MAX_MAINTENANCE_CALL, |_, keys| keys.token.backend.open())?;
@@ -244,7 +244,8 @@ impl HealthChecker<'_> {
         for number in 0..checks {
             let (health, took) = self.check_health(Self::sample)?;
             self.record_health(health);
-            // The first check of a session also creates a key.
+            // The first check of a session also creates a key, so its duration is not
+            // representative.
             if (number > 0 || !is_new) && self.is_too_slow(took)? {
                 return Ok(false);
             }
@@ -385,7 +386,7 @@ impl HealthChecker<'_> {
                 self.stop_trying(reason, true);
                 Round::Unfit
             }
-            // The workers hold all of the sessions, and may be serving jobs.
+            // The workers hold all of the token's sessions, and may be serving jobs.
             OpenError::TooManySessions(reason) => {
                 let is_working = self.token.pool.counts().workers > 0;
                 self.failed(reason, !is_working);

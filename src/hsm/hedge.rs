@@ -38,7 +38,7 @@ pub fn after(setting: HedgeAfter, tokens: &[Token]) -> Option<Duration> {
     }
 }
 
-/// Returns the interval at which calls must be inspected to be hedged in time.
+/// Returns the interval at which calls must be inspected so that they are hedged in time.
 #[must_use]
 pub fn tick(after: Option<Duration>) -> Duration {
     after.map_or(MONITOR_TICK, |after| (after / 2).clamp(MIN_MONITOR_TICK, MONITOR_TICK))
@@ -91,7 +91,7 @@ fn hedge(
         queued.race = Some(Arc::clone(&race));
         match fleet.push_first(target, queued) {
             Ok(()) => Some(race),
-            // The hedge is undone, so that the first attempt's failure will be answered.
+            // The hedge is undone, so that a failure of the first attempt will still be answered.
             Err(_) => {
                 race.leave();
                 None

@@ -7,7 +7,7 @@ use crate::limits::MAX_HEDGE_BURST;
 /// The price of a hedge. Each call earns as many units as the percentage.
 const HEDGE_PRICE: i64 = 100;
 
-/// One fleet's budget, in hundredths of a hedge.
+/// One fleet's budget, whose unit is a hundredth of a hedge.
 pub struct HedgeBudget {
     percent: i64,
     max: i64,
@@ -48,7 +48,8 @@ impl HedgeBudget {
 mod tests {
     use super::*;
 
-    /// The budget allows that percentage of calls after a burst, which does not grow.
+    /// After an initial burst, the budget allows the configured percentage of calls; the burst does
+    /// not grow.
     #[test]
     fn the_budget_holds() {
         let budget = HedgeBudget::new(5);

@@ -33,7 +33,7 @@ enum Call {
 
 struct Running {
     since: Instant,
-    /// Time after which the call hangs.
+    /// Time after which the call counts as hanging.
     until: Instant,
     /// True if the thread is one of its token's running workers.
     is_running: bool,
@@ -55,7 +55,7 @@ pub struct JobCall {
     pub time: Option<Duration>,
 }
 
-/// Everything about an attempt that a second attempt at its request needs.
+/// Everything about an attempt that is needed for a second attempt at its request.
 pub struct Attempt {
     /// The request.
     pub request: Arc<Request>,

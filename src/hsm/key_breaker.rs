@@ -67,7 +67,7 @@ pub struct OpenBreaker {
     pub faults: u32,
 }
 
-/// A breaker that was just opened by a fault, or closed by a success.
+/// A change of a breaker, which was just opened by a fault or closed by a success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The fault that opened it.
@@ -125,7 +125,7 @@ impl Breaker {
     }
 }
 
-/// Returns between 1 and 1.5 seconds.
+/// Returns a random duration between 1 and 1.5 seconds.
 fn jittered_trial() -> Duration {
     KEY_TRIAL_INTERVAL + jittered(KEY_TRIAL_INTERVAL).saturating_sub(KEY_TRIAL_INTERVAL * 3 / 4)
 }
@@ -199,7 +199,7 @@ impl KeyBreakers {
     }
 
     /// Returns whether the key has failed so often in a row that another attempt at the same
-    /// request is useless here.
+    /// request on this token is useless.
     #[must_use]
     pub fn is_doubtful(
         &self,
@@ -212,8 +212,8 @@ impl KeyBreakers {
         self.is(key, direction, |breaker| breaker.faults.saturating_add(breaker.busy) >= needed)
     }
 
-    /// Returns whether the key's breaker is open because of the same failure, so that no evidence
-    /// is needed to attribute it.
+    /// Returns whether the key's breaker is open because of the same failure, so that no further
+    /// evidence is needed to attribute the failure to the key.
     #[must_use]
     pub fn explains(&self, key: KeyIndex, direction: Option<Direction>, failure: Failure) -> bool {
         self.is(key, direction, |breaker| {
@@ -338,7 +338,8 @@ mod tests {
         Duration::from_millis(milli)
     }
 
-    /// Records `count` faults, `step` milliseconds apart. Returns whether one opened the breaker.
+    /// Records `count` faults, `step` milliseconds apart. Returns whether any of them opened the
+    /// breaker.
     fn fail(breakers: &KeyBreakers, start: Instant, count: u64, step: u64, trouble: bool) -> bool {
         (0..count)
             .filter_map(|n| breakers.fault(KEY, ENCRYPT, FAILURE, trouble, start + milli(n * step)))
@@ -346,7 +347,8 @@ mod tests {
             > 0
     }
 
-    /// Neither a burst of faults nor a few over a long time open it, but both together do.
+    /// Neither a burst of faults nor a few faults over a long time open the breaker, but many
+    /// faults over a long time do.
     #[test]
     fn opens_by_number_and_time() {
         let start = Instant::now();
@@ -371,7 +373,7 @@ mod tests {
         assert_eq!(breakers.opened_total(), 0);
     }
 
-    /// If other keys fail too, it takes more faults.
+    /// If other keys fail too, more faults are needed.
     #[test]
     fn others_fail_too() {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());
@@ -381,7 +383,7 @@ mod tests {
         assert!(fail(&breakers, start + milli(1400), 1, 0, true));
     }
 
-    /// A token that is too busy for a key, however often, opens no breaker.
+    /// A token that is too busy for a key opens no breaker, however often that happens.
     #[test]
     fn busy_is_no_fault() {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());
@@ -392,7 +394,8 @@ mod tests {
         assert!(!fail(&breakers, start + milli(10_000), 4, 0, false));
     }
 
-    /// While it is open, a request tries the key every second or two, and a success closes it.
+    /// While the breaker is open, a request tries the key every second or two, and a success closes
+    /// it.
     #[test]
     fn trials() {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());
@@ -418,7 +421,7 @@ mod tests {
         assert_eq!((breakers.open(), breakers.opened_total()), (0, 1));
     }
 
-    /// Old faults are removed, and a breaker that nobody can try does not stay open for ever.
+    /// Old faults are removed, and a breaker whose key cannot be tried does not stay open forever.
     #[test]
     fn old_faults_are_forgotten() {
         let (breakers, start) = (KeyBreakers::default(), Instant::now());

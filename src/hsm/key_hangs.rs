@@ -56,12 +56,12 @@ impl Backoff {
     }
 }
 
-/// The kind of call that the next one with a key would be.
+/// The kind of the next call with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NextCall {
     /// An ordinary call.
     Free,
-    /// The trial at the end of the key's back-off.
+    /// The trial call at the end of the key's back-off.
     Trial,
     /// A call with a key that has not succeeded since very many calls began to hang.
     Newcomer,
@@ -271,7 +271,7 @@ impl KeyHangs {
         self.is_any() && self.next_call(&self.inner.lock(), key, now) == NextCall::Blocked
     }
 
-    /// Returns whether a call with the key that begins now is its trial, and if so starts the next
+    /// Returns whether a call with the key that begins now is its trial. If so, starts the next
     /// back-off.
     pub fn takes_trial(&self, key: KeyUse, now: Instant) -> bool {
         if !self.is_any() {
@@ -333,7 +333,7 @@ impl KeyHangs {
     }
 
     /// Returns whether a second attempt at a slow call that began at `since` may help on this
-    /// token: not if the key hangs, unless it has succeeded since.
+    /// token. It does not if the key hangs, unless the key has succeeded since.
     #[must_use]
     pub fn may_hedge(&self, key: KeyUse, since: Instant) -> bool {
         if !self.is_any() {
@@ -460,7 +460,7 @@ mod tests {
         assert!(!hangs.is_any() && !hangs.hangs(HANGS.0));
     }
 
-    /// A session that hangs blocks no key that other sessions serve.
+    /// A session that hangs does not block a key that other sessions serve.
     #[test]
     fn a_success_in_between() {
         let (hangs, start) = token();

@@ -77,7 +77,7 @@ impl Latencies {
 fn bucket(call: Duration) -> usize {
     let micros = u64::try_from(call.as_micros()).unwrap_or(u64::MAX).max(1);
     let octave = micros.ilog2();
-    // The two bits after the leading one.
+    // The two bits that follow the leading one.
     let quarter =
         if octave >= 2 { (micros >> (octave - 2)) & 3 } else { (micros << 2 >> octave) & 3 };
     (4 * octave as usize + usize::try_from(quarter).unwrap_or(0)).min(BUCKETS - 1)

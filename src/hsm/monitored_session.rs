@@ -13,7 +13,7 @@ use crate::limits::{MAX_HEALTH_CHECK, MAX_MAINTENANCE_CALL};
 /// counted for, if any.
 pub struct Abandoned(pub Option<KeyUse>);
 
-/// The reason why a call gave no result.
+/// The reason why a call returned no result.
 pub enum CallError {
     /// The call was abandoned.
     Abandoned(Abandoned),

@@ -59,7 +59,7 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Returns whether there is room for one more job; [`Self::push`] decides.
+    /// Returns whether there appears to be room for one more job; only [`Self::push`] is certain.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.len() < self.max_length
@@ -86,7 +86,7 @@ impl Queue {
         if !self.reserve() {
             return Err(queued);
         }
-        // The shard that the next job is taken from.
+        // The shard from which the next job is taken.
         let turn = self.next_take.0.load(Ordering::Relaxed);
         self.shards[turn % self.shards.len()].0.lock().push_front(queued);
         Ok(())

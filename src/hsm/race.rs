@@ -13,7 +13,7 @@ pub struct Race {
 }
 
 impl Race {
-    /// Creates the race of the first attempt, which is under way, and a second one.
+    /// Creates the race between the first attempt, which is under way, and a second one.
     #[must_use]
     pub fn of_two() -> Self {
         Self { running: AtomicU32::new(2), is_over: AtomicBool::new(false) }

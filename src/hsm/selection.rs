@@ -73,7 +73,7 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// The criteria for comparing tokens, the first field first; the lowest rank is the best.
+/// The criteria for comparing tokens, the most important first. The lowest rank is the best.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 struct Rank {
     is_stalled: bool,
@@ -131,7 +131,8 @@ impl Fit {
         match backend.key_status(request.key, Direction::of(&request.operation)) {
             KeyStatus::Proven | KeyStatus::Provable => Self::Suits,
             KeyStatus::Unproven if !is_encryption(request) => Self::Suits,
-            // An encryption with a CDIV is verified by a decryption, which this key may not do.
+            // An encryption with a CDIV is verified by a decryption, which is not permitted with
+            // this key.
             KeyStatus::Unproven
                 if matches!(request.operation, Operation::Encrypt { cdiv: Some(_) })
                     && backend.key_status(request.key, Some(Direction::Decrypt))
@@ -294,7 +295,7 @@ pub fn best_for<'f>(
 mod tests {
     use super::*;
 
-    /// Of two idle tokens, one with three times the weight gets three in four jobs.
+    /// Of two idle tokens, one with three times the weight of the other gets three in four jobs.
     #[test]
     fn lots_follow_weights() {
         let heavy = (0..40_000).filter(|_| lot(3) < lot(1)).count();

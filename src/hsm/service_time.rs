@@ -227,7 +227,7 @@ mod tests {
         assert!(record(2 * MILLI, 25) < 6 * MILLI);
         assert!(record(200 * MILLI, 8) > 100 * MILLI, "a slow token is soon noticed");
         assert!(record(MILLI, 400) < 2 * MILLI);
-        // Calls of 20 us by a thread that computes for 3 ms and then waits 3 ms for its core.
+        // Calls of 20 us by a thread that computes for 3 ms, and then waits 3 ms for its core.
         for _ in 0..100 {
             record(3 * MILLI, 1);
             record(MILLI / 50, 150);

@@ -20,7 +20,7 @@ use crate::limits::{MAX_START_WAIT, MAX_TOKENS};
 /// does not prevent the start: the fleet starts without it and keeps trying.
 #[derive(Debug)]
 pub struct StartError {
-    /// Message for the operator: the mistake, its place, and the remedy.
+    /// Message for the operator, which names the mistake, its place and the remedy.
     pub message: String,
 }
 

@@ -48,7 +48,7 @@ pub struct TokenStats {
     pub reinitialized_total: u64,
     /// Number of times that the token was put in use since the start, including the first time.
     pub put_in_use_total: u64,
-    /// Keys that the token does not serve, with the reason.
+    /// Keys that the token does not serve, with the reason for each.
     pub keys_out_of_use: Vec<KeyOutOfUse>,
     /// Number of keys that are not proven to be the same as on the other tokens.
     pub keys_unproven: usize,

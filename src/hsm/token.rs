@@ -91,11 +91,11 @@ pub struct CheckerState {
     pub call: Arc<InFlightCall>,
     /// Time from which a health checker that hangs may be replaced.
     pub replace_at: Option<Instant>,
-    /// True if the call is a listing, which may take long on a healthy token.
+    /// True if the call is a listing, which may take a long time on a healthy token.
     pub is_listing: bool,
     /// Time of the last completed health check.
     pub checked_at: Option<Instant>,
-    /// Why the last health check failed, if it did.
+    /// Reason why the last health check failed, if it did.
     pub trouble: Option<String>,
     /// True if the token has been tried once, with any result.
     pub has_tried: bool,
@@ -342,9 +342,10 @@ pub struct Load {
     pub free: usize,
     /// Average duration of a call.
     pub service: Duration,
-    /// Number of jobs waiting or at work.
+    /// Number of jobs waiting or being performed.
     pub outstanding: usize,
-    /// True if no session is idle or making progress: all hang, are slow, or are yet to be opened.
+    /// True if no session is idle or making progress: all sessions hang, are slow, or have yet to
+    /// be opened.
     pub is_stalled: bool,
 }
 

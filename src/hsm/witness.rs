@@ -36,9 +36,9 @@ pub struct Witness {
     pub iv: Iv,
     /// Ciphertext and tag.
     pub ciphertext: Vec<u8>,
-    /// Serial number or label of the token that made it.
+    /// Serial number or label of the token that made the witness.
     pub made_by: String,
-    /// Time at which it was made, in seconds since 1970.
+    /// Time at which the witness was made, in seconds since 1970.
     pub made_unix_secs: u64,
 }
 
@@ -68,9 +68,9 @@ pub struct Member {
 
 struct Entry {
     witness: Arc<Witness>,
-    /// Tokens that were tested with it, with any result.
+    /// Tokens that were tested with the witness, with any result.
     tried: TokenSet,
-    /// Tokens that disagree with it.
+    /// Tokens that disagree with the witness.
     disagreeing: TokenSet,
     is_settled: bool,
 }
@@ -260,7 +260,7 @@ impl Witnesses {
         }
     }
 
-    /// Records that a token does not hold the key that `witness` was made with.
+    /// Records that a token does not hold the key with which `witness` was made.
     pub fn disagrees(
         &self,
         label: &str,

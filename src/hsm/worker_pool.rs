@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::queue::Queue;
 use crate::limits::MAX_ABANDONED_PER_TOKEN;
 
-/// Puts a worker to sleep until it is woken.
+/// A means by which a thread sleeps until it is woken.
 pub struct Parker {
     thread: Thread,
     is_awake: AtomicBool,
@@ -159,7 +159,7 @@ impl WorkerPool {
         }
     }
 
-    /// Returns whether there is a worker, or room for one.
+    /// Returns whether there is a worker, or one may be added.
     #[must_use]
     pub fn has_sessions(&self) -> bool {
         let inner = self.inner.lock();
@@ -305,7 +305,7 @@ impl WorkerPool {
         self.publish(&inner);
     }
 
-    /// Sets how many workers there may be beyond the configured number.
+    /// Sets how many workers may exist beyond the configured number.
     pub fn set_extra(&self, extra: usize) {
         self.inner.lock().extra = extra;
     }
@@ -389,7 +389,8 @@ mod tests {
         assert_eq!(pool.counts().abandoned, 0);
     }
 
-    /// Hanging threads are replaced up to a limit, so that a dead HSM does not exhaust memory.
+    /// Threads that hang are replaced up to a limit, so that a dead HSM does not exhaust the
+    /// memory.
     #[test]
     fn abandoned_workers_are_limited() {
         let pool = WorkerPool::new(1);

@@ -17,7 +17,7 @@ pub enum Class {
     Ambiguous,
     /// From C_Decrypt: possibly a bad ciphertext. From any other function: like [`Self::Request`].
     AmbiguousRequest,
-    /// The session is gone or unusable, and is replaced.
+    /// The session is closed or unusable, and is replaced.
     Session,
     /// The login is lost, for all sessions of the token.
     Login,
@@ -33,7 +33,7 @@ pub enum Class {
     Busy,
     /// The PIN was refused, and is not tried again.
     Pin,
-    /// The request cannot be served, by this token or by any. Retrying does not help.
+    /// This token, or any token, cannot serve the request. Retrying does not help.
     Request,
 }
 

@@ -55,7 +55,7 @@ pub struct Bounds {
     pub time: Duration,
 }
 
-/// Reason why a token's capabilities, or one of them, could not be found.
+/// Reason why a token's capabilities, or one of them, could not be determined.
 #[derive(Clone, Debug)]
 pub enum DiscoveryError {
     /// The module cannot be loaded.
@@ -133,7 +133,7 @@ pub struct Findings {
     pub encryption: Option<(Duration, Duration)>,
     /// Codes of failed decryptions of tampered ciphertexts.
     pub bad_tag_codes: Vec<CK_RV>,
-    /// Kinds of tampered ciphertexts that decrypted nevertheless, or failed before C_Decrypt.
+    /// Kinds of tampered ciphertexts that were decrypted nevertheless, or failed before C_Decrypt.
     pub bad_tag_oddities: Vec<String>,
     /// Largest plaintext that worked, in bytes.
     pub max_operation_bytes: usize,
@@ -253,7 +253,7 @@ fn try_forms(
                 Err(why) => tried.push((iv_mode, Err(why))),
             }
         }
-        // If no form works, the reasons reported are those of the usual form.
+        // If no form works, the reasons reported are those for the usual form.
         if iv_modes.is_empty() || !working.is_empty() {
             iv_modes = tried;
         }
@@ -391,7 +391,7 @@ impl Trial {
         }
     }
 
-    /// Finds the size of the largest plaintext, and the reason why no larger one works.
+    /// Determines the size of the largest plaintext, and the reason why no larger one works.
     fn largest(&mut self) -> (usize, Option<String>) {
         let (mut works, mut fails) = (PLAINTEXT_BYTES, None);
         while fails.is_none() && works < MAX_OPERATION_BYTES {
@@ -467,7 +467,7 @@ fn sessions(
     Ok((open.len(), None))
 }
 
-/// Measures the operations per second with that many sessions at once.
+/// Measures the operations per second with the given number of sessions at once.
 fn throughput(
     config: &TokenConfig,
     iv_mode: IvMode,

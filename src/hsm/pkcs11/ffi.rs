@@ -19,8 +19,8 @@ use super::native::{Arguments, Attribute, Error, GcmIv, LoadError, RawError};
 use crate::hsm::config::GcmForm;
 use crate::limits::{GCM_TAG_BYTES, MAX_GCM_IV_BYTES, MAX_LABEL_BYTES, MAX_OUTPUT_EXCESS};
 
-/// Size of an attribute's buffer in 64-bit words. One more than the longest label needs, so that a
-/// label that is too long is recognised.
+/// Size of an attribute's buffer in 64-bit words. It is one more than the longest label needs, so
+/// that a label that is too long can be recognised.
 const ATTRIBUTE_WORDS: usize = MAX_LABEL_BYTES / 8 + 1;
 
 /// Maximum number of interfaces listed.
@@ -32,7 +32,7 @@ pub struct RawModule {
     /// True if the module is not thread-safe, so that calls are made one at a time.
     is_serial: AtomicBool,
     serial_lock: Mutex<()>,
-    /// Keeps the functions mapped. The last field, so that it is dropped last.
+    /// Keeps the functions mapped. It is the last field, so that it is dropped last.
     library: libloading::Library,
 }
 
@@ -498,7 +498,7 @@ fn attribute(attribute: &Attribute) -> CK_ATTRIBUTE {
     CK_ATTRIBUTE { type_: *kind, pValue: value.cast_mut(), ulValueLen: ulong(length) }
 }
 
-/// `CK_GCM_PARAMS` in both its layouts.
+/// `CK_GCM_PARAMS`, in both of its layouts.
 struct GcmParameters {
     /// The layout with `ulIvBits` (PKCS#11 v2.40, errata 01, 2.12.3).
     usual: CK_GCM_PARAMS,
@@ -572,7 +572,7 @@ fn one_part(
         let mut length = 0;
         operation(data, bytes, ptr::null_mut(), &raw mut length).map_err(failed)?;
         let length = usize::try_from(length).map_err(|_| RawError::Malformed)?;
-        // A length beyond any real output is capped.
+        // A length that exceeds any real output is capped.
         output.reserve(length.min(input.len() + MAX_OUTPUT_EXCESS));
     }
     let mut length = ulong(output.capacity());

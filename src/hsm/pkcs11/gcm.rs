@@ -39,7 +39,7 @@ pub struct IvStock {
 pub struct RecentBatches(Mutex<VecDeque<[u8; GCM_IV_BYTES]>>);
 
 impl RecentBatches {
-    /// Records a batch. Returns whether no recent batch began the same way.
+    /// Records a batch. Returns false if a recent batch began with the same IV.
     fn is_new(&self, first: &[u8]) -> bool {
         let Ok(first) = <[u8; GCM_IV_BYTES]>::try_from(first) else { return false };
         let mut seen = self.0.lock();

@@ -34,7 +34,7 @@ pub struct KeyCache {
     entries: RwLock<Vec<Entry>>,
     /// Number of times that all handles have been forgotten.
     era: AtomicU64,
-    /// True if labels were added since the last listing.
+    /// True if labels have been added since the last listing.
     has_new: AtomicBool,
     is_stale: AtomicBool,
     /// Index at which the next search for evidence begins, so that different keys are used.
@@ -106,7 +106,7 @@ impl KeyCache {
         }
     }
 
-    /// Returns whether labels were added since the last listing.
+    /// Returns whether labels have been added since the last listing.
     #[must_use]
     pub fn has_new(&self) -> bool {
         self.has_new.load(Ordering::Acquire)
@@ -130,12 +130,12 @@ impl KeyCache {
         self.read_entry(key, |entry| entry.key.is_some() || !entry.is_listed).unwrap_or(false)
     }
 
-    /// Returns whether a handle was found stale since the last call.
+    /// Returns whether a handle was found to be stale since the last call.
     pub fn take_stale(&self) -> bool {
         self.is_stale.swap(false, Ordering::AcqRel)
     }
 
-    /// Records that a handle was found stale, so that the keys are listed again.
+    /// Records that a handle was found to be stale, so that the keys are listed again.
     pub fn mark_stale(&self) {
         self.is_stale.store(true, Ordering::Release);
     }

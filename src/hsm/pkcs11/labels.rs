@@ -20,7 +20,7 @@ pub struct Labels {
     pub(super) storeless: Vec<KeyIndex>,
 }
 
-/// A snapshot of the labels, with a map from label to [`KeyIndex`].
+/// A snapshot of the labels, with a map from labels to indices.
 pub struct LabelList {
     labels: Vec<Box<str>>,
     pub(super) indices: HashMap<Box<str>, usize>,

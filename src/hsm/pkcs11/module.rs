@@ -53,7 +53,7 @@ struct Initialization {
     is_initialized: bool,
 }
 
-/// Permission to call into the module. C_Finalize is not called while one is held.
+/// Permission to call into the module. C_Finalize is not called while any is held.
 pub struct Entry<'a> {
     initialization: RwLockReadGuard<'a, Initialization>,
 }

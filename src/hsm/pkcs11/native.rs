@@ -72,7 +72,7 @@ pub enum RawError {
     /// C_Encrypt or C_Decrypt failed, which ends the operation unless the code is
     /// CKR_BUFFER_TOO_SMALL (PKCS#11 v2.40, 5.2).
     Operation(CK_RV),
-    /// The module reported more output than fits the buffer, or lacks the function.
+    /// The module reported more output than fits into the buffer, or lacks the function.
     Malformed,
 }
 

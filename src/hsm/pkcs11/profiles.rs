@@ -18,7 +18,7 @@ pub struct Profile {
     pub rules: Rules,
 }
 
-/// Rules for an HSM of which only the source of IVs is known.
+/// Rules for an HSM about which only the source of IVs is known.
 const CAREFUL: Rules = Rules {
     bad_tag_codes: None,
     max_operation_bytes: None,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits::{MAX_REINITIALIZE_WAIT, MIN_REINITIALIZE_WAIT, MIN_STABLE_TIME};
 
-/// Identity of a user of a module: a token of a fleet.
+/// Identity of a module's user, which is a token of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct User(pub u64);
 

@@ -1,4 +1,4 @@
-//! A logged-in session, as a [`Session`].
+//! A logged-in session of a token, as a [`Session`].
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A token of a module, as a [`Backend`].
+//! A token of a PKCS#11 module, as a [`Backend`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -32,8 +32,8 @@ impl From<Fault> for Trouble {
     }
 }
 
-/// Returns whether the token will be reconnected after this failure, so that its handles may
-/// change.
+/// Returns whether the proxy reconnects to the token after this failure, so that the token's
+/// handles may change.
 pub(super) fn is_reconnection(fault: &Fault) -> bool {
     let Failure::Pkcs11(code) = fault.failure else { return false };
     let code = code.number();
@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// After some failures, handles may belong to other keys.
+    /// The failures after which handles may belong to other keys.
     #[test]
     fn reconnections() {
         for code in [CKR_SESSION_CLOSED, CKR_DEVICE_REMOVED, CKR_USER_NOT_LOGGED_IN] {

@@ -26,7 +26,7 @@ pub struct JobRunner<'a> {
     token: &'a Token,
     call: &'a InFlightCall,
     jobs: u32,
-    /// True if the session replaced a broken one and has not succeeded at anything yet.
+    /// True if the session replaced a broken one and no operation in it has succeeded yet.
     is_successor: bool,
 }
 
@@ -188,7 +188,7 @@ impl<'a> JobRunner<'a> {
         ended != End::Abandoned
     }
 
-    /// Handles the result of a call: answers the job, or arranges another attempt.
+    /// Handles the result of a call: answers the job, or arranges another attempt at it.
     fn settle(
         &mut self,
         session: &mut dyn Session,

@@ -181,7 +181,8 @@ mod tests {
     fn table() {
         use Attempted::{Initialization, Nothing, Session};
         let (deleted, in_trouble) = (Verdict::Deleted, Verdict::TokenInTrouble);
-        // C_GetTokenInfo succeeds, another key is found, the module can be initialised again.
+        // The columns: C_GetTokenInfo succeeds, another key is found, the module can be initialised
+        // again, the attempts at recovery, the verdict.
         for (is_token_well, is_another_found, may_reinitialize, attempted, verdict) in [
             // An administrator deleted one of several keys.
             (true, true, true, Nothing, deleted),

@@ -52,7 +52,7 @@ impl KeyCache {
                 && may_use(index)
             {
                 if found.is_empty() {
-                    // The next search begins with another key.
+                    // The next search begins after this key.
                     self.next_evidence.store(place + 1, Ordering::Relaxed);
                 }
                 found.push((index, key));

@@ -80,7 +80,7 @@ impl KeyCache {
         self.read_entry(key, |entry| entry.is_put_off(now, era)).unwrap_or(false)
     }
 
-    /// Returns the unproven keys among those that are present or have not been searched for.
+    /// Returns the unproven keys among those that are present or have not been searched for yet.
     #[must_use]
     pub fn not_proven(&self) -> NotProven {
         let (era, labels) = (self.witnesses.era(), self.labels().now());
@@ -105,8 +105,8 @@ impl KeyCache {
         found
     }
 
-    /// Records that the key with that handle was proven in that era. Returns whether it disagreed
-    /// before.
+    /// Records that the key with that handle was proven in that era. Returns whether the key
+    /// disagreed before.
     pub fn is_proven(&self, key: KeyIndex, handle: CK_OBJECT_HANDLE, era: u32) -> bool {
         self.update_entry(key, |entry| {
             if let Some(key) = entry.key.as_mut().filter(|key| key.handle == handle) {
