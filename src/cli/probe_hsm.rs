@@ -125,7 +125,9 @@ fn print_profile(findings: &Findings, iv_mode: IvMode) {
     }
     if let Some(sessions) = findings.useful_sessions() {
         let with_spare = (sessions + sessions.div_ceil(2)).max(2);
-        outln!("\n  # {sessions} give nine tenths of the best; some more for when one hangs");
+        outln!(
+            "\n  # {sessions} sessions give nine tenths of the best; some more for when one hangs"
+        );
         outln!("  [pkcs11]\n  session_pool_max_size = {with_spare}");
     }
 }

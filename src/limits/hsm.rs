@@ -78,8 +78,6 @@ pub const MAX_SUSPICIONS: u8 = 10;
 pub const MISSING_LABEL_INTERVAL: Duration = Duration::from_secs(2);
 /// Lookups of missing labels on one token in a second.
 pub const MAX_MISSING_LABEL_LOOKUPS_PER_SEC: u32 = 50;
-/// Keys with the same label that a lookup counts.
-pub const MAX_KEYS_PER_LABEL: usize = 1024;
 /// Shortest duration of a call that counts as hanging; it must also exceed its job's deadline.
 pub const MIN_HANG: Duration = Duration::from_millis(100);
 /// Multiple of the usual duration that a hanging call must also exceed: an overloaded token is

@@ -11,7 +11,7 @@ use super::pin_tries::PinId;
 use super::shared::Shared;
 use super::slot_selection::{choose, describe as describe_slot};
 use super::slots::{describe, list_slots, require_gcm, rules_of};
-use crate::hsm::backend::{Identity, OpenError};
+use crate::hsm::backend::OpenError;
 use crate::hsm::inventory::SlotInventory;
 
 impl Shared {
@@ -80,11 +80,10 @@ impl Shared {
         }
         chosen.rules = rules;
         drop(chosen);
-        let Identity { id, label: name, .. } = identity(&now);
         let pin = self.login.pin().expose();
-        let pin_id = PinId::of(&self.module.path, &id, pin).ok_or_else(|| {
+        let pin_id = PinId::of(&self.module.path, &now, pin).ok_or_else(|| {
             unavailable("the operating system returned no random bytes".to_owned())
         })?;
-        Ok(TokenAtLogin { rules, pin_id, name })
+        Ok(TokenAtLogin { rules, pin_id, name: identity(&now).label })
     }
 }

@@ -85,10 +85,18 @@ impl Login {
             Err(error) => return Err(OpenError::Unavailable(codes::describe_error(&error))),
         }
         let TokenAtLogin { rules, pin_id, name } = ask()?;
-        let attempt = pin_tries::begin(pin_id, rules.pin).map_err(|not_now| match not_now {
-            Denied::Busy => busy(),
-            Denied::Spent(reason) => OpenError::PinRefused(reason),
-        })?;
+        let may_need_none = !rules.is_required && self.pin.expose().is_empty();
+        let attempt = match pin_tries::begin(pin_id, rules.pin) {
+            Ok(attempt) => attempt,
+            Err(Denied::Busy) => return Err(busy()),
+            Err(Denied::NotNeeded(_)) if may_need_none => {
+                *state = State::NotNeeded;
+                return Ok(());
+            }
+            Err(Denied::Spent(reason) | Denied::NotNeeded(reason)) => {
+                return Err(OpenError::PinRefused(reason));
+            }
+        };
         if rules.pin.is_count_low {
             tracing::warn!(
                 token = name,
@@ -104,21 +112,24 @@ impl Login {
         };
         let code = error.code;
         if code == Some(CKR_USER_ALREADY_LOGGED_IN) {
-            attempt.succeeded();
+            // Dropped, since no PIN was checked.
+            drop(attempt);
             return Ok(());
         }
         if let Some(code) = code {
             counts.count(code);
         }
         let reason = codes::describe_error(&error);
-        if !rules.is_required && pin.is_empty() && code.is_some_and(wants_no_login) {
+        let (refusal, told) = refused(code, is_by_device, &reason);
+        if may_need_none && code.is_some_and(wants_no_login) {
+            // The token may have counted the empty PIN as a wrong one.
+            attempt.refused(Refusal::NotNeeded, &told);
             *state = State::NotNeeded;
             return Ok(());
         }
-        let (refusal, told) = refused(code, is_by_device, &reason);
         attempt.refused(refusal, &told);
         Err(match refusal {
-            Refusal::Final => OpenError::PinRefused(told),
+            Refusal::Final | Refusal::NotNeeded => OpenError::PinRefused(told),
             Refusal::Other | Refusal::BeforeTheCheck => OpenError::Unavailable(reason),
         })
     }
@@ -136,10 +147,12 @@ fn busy() -> OpenError {
 
 /// Returns whether this code is a possible answer of a token without a password to an empty PIN.
 fn wants_no_login(code: CK_RV) -> bool {
-    matches!(
-        codes::class(code),
-        Class::Pin | Class::Request | Class::AmbiguousRequest | Class::Token
-    )
+    let is_answer = code == CKR_USER_PIN_NOT_INITIALIZED || !is_before_the_check(code);
+    is_answer
+        && matches!(
+            codes::class(code),
+            Class::Pin | Class::Request | Class::AmbiguousRequest | Class::Token
+        )
 }
 
 /// Returns whether a C_Login that returned this code failed before the PIN was checked.
@@ -148,7 +161,6 @@ fn is_before_the_check(code: CK_RV) -> bool {
         code,
         CKR_CRYPTOKI_NOT_INITIALIZED
             | CKR_DEVICE_REMOVED
-            | CKR_HOST_MEMORY
             | CKR_LIBRARY_LOAD_FAILED
             | CKR_OPERATION_ACTIVE
             | CKR_SESSION_CLOSED
@@ -213,7 +225,9 @@ mod tests {
             assert_eq!(of(code), Refusal::Final, "{code:x}");
         }
         assert_eq!(of(CKR_USER_ANOTHER_ALREADY_LOGGED_IN), Refusal::Final);
-        for code in [CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR, CKR_DEVICE_ERROR, 0x8000_0001] {
+        for code in
+            [CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR, CKR_DEVICE_ERROR, CKR_HOST_MEMORY, 0x8000_0001]
+        {
             assert_eq!(of(code), Refusal::Other, "{code:x}");
             assert_eq!(refused(Some(code), true, "no").0, Refusal::Final, "at the device");
         }

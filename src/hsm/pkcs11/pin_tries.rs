@@ -12,6 +12,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use parking_lot::{Condvar, Mutex};
 use sha2::Sha256;
 
+use crate::hsm::inventory::SlotInventory;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_OTHER_LOGIN_REFUSALS};
 use crate::random;
 
@@ -25,16 +26,21 @@ static ENDED: Condvar = Condvar::new();
 pub struct PinId([u8; 32]);
 
 impl PinId {
-    /// Identifies a PIN by the module's path, the token's serial number (or its label, if it has
-    /// none) and the PIN. `None` if the system returns no random bytes for the digest's key.
+    /// Identifies a PIN by the token and the PIN itself. A token is the same one whichever module
+    /// shows it, unless it has no serial number or one of zeros (NSS softokn), which tokens of
+    /// several modules may share. `None` if the system returns no random bytes for the digest's key.
     #[must_use]
-    pub fn of(module: &Path, token: &str, pin: &str) -> Option<Self> {
+    pub fn of(module: &Path, token: &SlotInventory, pin: &str) -> Option<Self> {
         static KEY: LazyLock<Option<[u8; 32]>> = LazyLock::new(|| {
             let mut key = [0; 32];
             random::fill(&mut key).ok().map(|()| key)
         });
         let mut digest = Hmac::<Sha256>::new_from_slice(KEY.as_ref()?).ok()?;
-        for part in [module.as_os_str().as_encoded_bytes(), token.as_bytes(), pin.as_bytes()] {
+        let has_serial = token.serial.chars().any(|c| !matches!(c, '0' | ' '));
+        let module = if has_serial { &[][..] } else { module.as_os_str().as_encoded_bytes() };
+        let SlotInventory { manufacturer, model, label, serial, .. } = token;
+        let names = [manufacturer, model, label, serial].map(|name| name.as_bytes());
+        for part in [module].into_iter().chain(names).chain([pin.as_bytes()]) {
             digest.update(&(part.len() as u64).to_be_bytes());
             digest.update(part);
         }
@@ -59,7 +65,13 @@ pub enum Refusal {
     /// The login must not be repeated: the code is about the PIN, or another try would fail the
     /// same way.
     Final,
+<<<<<<< HEAD
+    /// The login must not be repeated either, but the token serves without one.
+    NotNeeded,
     /// The login may be repeated once.
+=======
+    /// The login may be repeated once.
+>>>>>>> 82dfbe35ac1bda56f45b2d5b8e18bb11bd273c78
     Other,
     /// The login failed before the PIN was checked.
     BeforeTheCheck,
@@ -73,6 +85,8 @@ pub enum Denied {
     /// The PIN is not tried until an operator permits it or the token is unlocked. The text gives
     /// the reason.
     Spent(String),
+    /// The same, but a login showed that the token needs none.
+    NotNeeded(String),
 }
 
 /// The history of one PIN on one token.
@@ -82,6 +96,8 @@ struct Try {
     is_under_way: bool,
     /// Reason why the PIN is not tried again.
     spent: Option<String>,
+    /// True if that reason is [`Refusal::NotNeeded`].
+    is_not_needed: bool,
     /// Number of [`Refusal::Other`] since the last success.
     others: u32,
     /// True if CKF_USER_PIN_LOCKED was set.
@@ -112,7 +128,8 @@ impl Tries {
             && !known.is_granted
             && !is_unlocked
         {
-            return Err(Denied::Spent(reason.clone()));
+            let denied = if known.is_not_needed { Denied::NotNeeded } else { Denied::Spent };
+            return Err(denied(reason.clone()));
         }
         if flags.is_final_try && !known.is_granted {
             known.waits_for_grant = true;
@@ -145,13 +162,14 @@ impl Tries {
                 known.was_locked |= was_locked;
                 return;
             }
-            Some((Refusal::Final, _)) => true,
+            Some((Refusal::Final | Refusal::NotNeeded, _)) => true,
             Some((Refusal::Other, _)) => {
                 known.others += 1;
                 known.spent.is_some() || known.others >= MAX_OTHER_LOGIN_REFUSALS
             }
         };
         if is_final {
+            known.is_not_needed = matches!(outcome, Some((Refusal::NotNeeded, _)));
             known.spent = outcome.map(|(_, reason)| reason.to_owned());
         }
     }
@@ -225,8 +243,13 @@ mod tests {
     const LOCKED: PinFlags = PinFlags { is_locked: true, ..WELL };
     const FINAL: PinFlags = PinFlags { is_final_try: true, ..WELL };
 
+    fn id_by(module: &str, serial: &str, pin: &str) -> PinId {
+        let token = SlotInventory { serial: serial.to_owned(), ..SlotInventory::default() };
+        PinId::of(Path::new(module), &token, pin).unwrap()
+    }
+
     fn id(token: &str, pin: &str) -> PinId {
-        PinId::of(Path::new("/lib/module.so"), token, pin).unwrap()
+        id_by("/lib/module.so", token, pin)
     }
 
     /// Tries the PIN until that is denied. Returns the number of tries.
@@ -242,13 +265,19 @@ mod tests {
             .count()
     }
 
+<<<<<<< HEAD
+    /// A PIN belongs to one token, and the parts of its identity are delimited. Only tokens without
+    /// a serial number are told apart by their modules.
+=======
     /// The identity of a PIN depends on module, token and PIN, and these parts are delimited.
+>>>>>>> 82dfbe35ac1bda56f45b2d5b8e18bb11bd273c78
     #[test]
     fn ids() {
         assert_eq!(id("a", "1234"), id("a", "1234"));
-        let module = PinId::of(Path::new("/lib/module.so2"), "a", "1234").unwrap();
-        let others = [id("b", "1234"), id("a", "4321"), id("a1", "234"), module];
+        let others = [id("b", "1234"), id("a", "4321"), id("a1", "234")];
         assert!(others.iter().all(|other| *other != id("a", "1234")));
+        let is_same = |serial| id(serial, "1234") == id_by("/lib/module.so2", serial, "1234");
+        assert_eq!(["a", "100", "", "0000"].map(is_same), [true, true, false, false]);
     }
 
     /// A refusal about the PIN is final, any other refusal allows a second try, and a failure
@@ -267,6 +296,9 @@ mod tests {
         all.begin(id("d", "1"), WELL).unwrap();
         all.end(id("d", "1"), None);
         assert_eq!(tries(&mut all, id("d", "1"), WELL, Refusal::Other), 2);
+        assert_eq!(tries(&mut all, id("e", "1"), WELL, Refusal::NotNeeded), 1);
+        let is_not_needed = all.begin(id("e", "1"), FINAL);
+        assert_eq!(is_not_needed, Err(Denied::NotNeeded("no".to_owned())));
     }
 
     /// An operator's permission allows one more try, and so does unlocking the token.

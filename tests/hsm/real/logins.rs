@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::caller::*;
 use crate::interposed::*;
 use crate::tokens::*;
+use crate::tools;
+use xks_proxy::hsm::config::TokenSelector;
 use xks_proxy::hsm::pkcs11::pin_tries;
 use xks_proxy::job::Failure;
 
@@ -151,5 +153,77 @@ fn a_stranger_gets_no_pin() {
         assert_eq!(interposed.count("C_Login") - before, 0);
         interposed.set("");
         eventually("it is the one that was meant again", || round_trip(&mut caller, 1).is_ok());
+    });
+}
+
+/// A token that another module file shows too is the same token: its PIN is not tried once for each
+/// file.
+#[test]
+fn another_module_file_is_no_other_token() {
+    in_child!("another_module_file_is_no_other_token", Interposed::environment, |directory| {
+        let interposed = Interposed::new(directory);
+        let before = interposed.count("C_Login");
+        let select = TokenSelector::Label("one".to_owned());
+        let direct = token(tools::softhsm2_module(), select, "4321", 4);
+        let caller = Caller::start(config(vec![direct], &LABELS));
+        assert!(trouble(&caller).contains("CKR_PIN_INCORRECT"), "{}", trouble(&caller));
+        stop(&caller);
+        let caller = Interposed::start(&["one"], "4321");
+        assert!(trouble(&caller).contains("CKR_PIN_INCORRECT"), "{}", trouble(&caller));
+        assert_eq!(interposed.count("C_Login") - before, 0);
+        stop(&caller);
+    });
+}
+
+/// A token that requires no login may refuse the empty PIN and serve all the same. The refusal counts
+/// like any other: the next fleet logs in no more.
+#[test]
+fn a_needless_login_is_tried_once() {
+    in_child!("a_needless_login_is_tried_once", Interposed::environment, |directory| {
+        /// Without CKF_LOGIN_REQUIRED.
+        const NOT_REQUIRED: &str = "[odd]\ntoken_flags_cleared = 0x4\n";
+        let mut interposed = Interposed::new(directory);
+        interposed.set(NOT_REQUIRED);
+        let before = interposed.count("C_Login");
+        for _ in 0..10 {
+            let mut caller = Interposed::start(&["one"], "");
+            // Its keys are private, so none is seen without a login.
+            assert_eq!(caller.encrypt(0, b"x"), Err(Failure::KeyNotFound));
+            stop(&caller);
+        }
+        assert_eq!(interposed.count("C_Login") - before, 1);
+    });
+}
+
+/// A token that was removed at the login has not said that it needs none.
+#[test]
+fn an_absent_token_needs_its_login() {
+    in_child!("an_absent_token_needs_its_login", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed
+            .set(&format!("{REFUSE}\"CKR_DEVICE_REMOVED\"\n[odd]\ntoken_flags_cleared = 0x4\n"));
+        let before = interposed.count("C_Login");
+        let caller = Interposed::start(&["one"], "");
+        eventually("it is tried again", || interposed.count("C_Login") - before > 2);
+        stop(&caller);
+    });
+}
+
+/// CKR_USER_ALREADY_LOGGED_IN says nothing about the PIN, so it does not make earlier refusals
+/// forgotten.
+#[test]
+fn a_login_of_another_is_no_success() {
+    in_child!("a_login_of_another_is_no_success", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set(&format!(
+            "{REFUSE}\"CKR_FUNCTION_FAILED\"\ncount = 1\n\
+             {REFUSE}\"CKR_USER_ALREADY_LOGGED_IN\"\ncount = 1\n\
+             {REFUSE}\"CKR_FUNCTION_FAILED\"\n"
+        ));
+        let before = interposed.count("C_Login");
+        let caller = Interposed::start(&["one"], PIN);
+        eventually("it is not tried again", || trouble(&caller).contains("refused 2 times"));
+        assert_eq!(interposed.count("C_Login") - before, 3, "two refusals and the one between");
+        stop(&caller);
     });
 }

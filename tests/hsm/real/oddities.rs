@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cryptoki_sys::*;
+
 use crate::caller::*;
 use crate::interposed::*;
 use crate::tokens::*;
 use xks_proxy::hsm::config::{GcmForm, Rules, TokenConfig, TokenSelector};
 use xks_proxy::hsm::pkcs11::discovery::{self, Bounds};
 use xks_proxy::hsm::pkcs11::ffi::RawModule;
-use xks_proxy::hsm::pkcs11::native::Arguments;
+use xks_proxy::hsm::pkcs11::native::{Arguments, Attribute};
 use xks_proxy::hsm::pkcs11::native_session::NativeSession;
 
 /// The token "one", called with GCM parameters of that form.
@@ -90,6 +92,31 @@ fn short_templates() {
 #[test]
 fn no_templates() {
     serves("no_templates", "template_at_most = 0", GcmForm::default());
+}
+
+/// A new key is found by its label, however many other objects a search gives that takes no template.
+#[test]
+fn a_new_key_among_many_objects() {
+    in_child!("a_new_key_among_many_objects", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set("[odd]\ntemplate_at_most = 0\nfind_strays = 1100");
+        let mut caller = start(GcmForm::default());
+        assert_eq!(round_trip(&mut caller, 0), Ok(()));
+        let module = Arc::new(RawModule::load(&Interposed::module()).unwrap());
+        let session = NativeSession::open(&module, Interposed::slot(&caller, 0), true).unwrap();
+        let template = [
+            Attribute::Flag(CKA_TOKEN, CK_TRUE),
+            Attribute::Flag(CKA_PRIVATE, CK_TRUE),
+            Attribute::Number(CKA_VALUE_LEN, 32),
+            Attribute::Flag(CKA_ENCRYPT, CK_TRUE),
+            Attribute::Flag(CKA_DECRYPT, CK_TRUE),
+            Attribute::Bytes(CKA_LABEL, b"absent".to_vec()),
+        ];
+        session.generate_aes_key(&template).unwrap();
+        eventually("the new key serves", || caller.encrypt(2, b"x").is_ok());
+        session.close().unwrap();
+        assert!(caller.hsm.stop(Duration::from_secs(10)));
+    });
 }
 
 #[test]

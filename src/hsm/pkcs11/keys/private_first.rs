@@ -11,23 +11,28 @@ use super::listing::FoundKey;
 /// The keys found for one label.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LabelMatches {
+<<<<<<< HEAD
+    /// The first key that the token reports to be private.
+    private: Option<Key>,
+    /// The first key of which the token does not report whether it is private.
+    unknown: Option<Key>,
+    /// The first public key.
+=======
     /// The first key that is private, or may be because the token does not report whether it is.
     /// Its `count` is the number of such keys.
     private: Option<Key>,
     /// The first public key. Its `count` is the number of public keys.
+>>>>>>> 82dfbe35ac1bda56f45b2d5b8e18bb11bd273c78
     public: Option<Key>,
-    /// True if the token reports that the private keys are private.
-    is_known_private: bool,
 }
 
 impl LabelMatches {
+    /// Adds a key. The `count` of each first key is the number of keys of its kind.
     pub fn add(&mut self, found: &FoundKey) {
         let place = match found.is_private {
+            Some(true) => &mut self.private,
+            None => &mut self.unknown,
             Some(false) => &mut self.public,
-            known => {
-                self.is_known_private = known.is_some();
-                &mut self.private
-            }
         };
         match place {
             Some(key) => key.count += 1,
@@ -36,6 +41,14 @@ impl LabelMatches {
                 *place = Some(Key { handle, attributes, count: 1, proven_in: 0 });
             }
         }
+    }
+
+    /// Returns the first key that is private or, unless `is_required`, may be. Its `count` covers
+    /// both kinds, since those of which the token does not report it may be private too.
+    fn private(&self, is_required: bool) -> Option<Key> {
+        let key = self.private.or(self.unknown.filter(|_| !is_required))?;
+        let count = [self.private, self.unknown].iter().flatten().map(|key| key.count).sum();
+        Some(Key { count, ..key })
     }
 }
 
@@ -48,7 +61,7 @@ pub struct PrivateFirst {
 impl PrivateFirst {
     /// Chooses the key of a label. If `is_required`, only a private key is chosen.
     pub fn choose(&self, label: &str, found: LabelMatches, is_required: bool) -> Option<Key> {
-        let private = found.private.filter(|_| found.is_known_private || !is_required);
+        let private = found.private(is_required);
         let public = found.public.filter(|_| !is_required);
         if found.public.is_some() && self.warned.lock().insert(label.into()) {
             match (private, public) {
@@ -110,5 +123,12 @@ mod tests {
         assert_eq!(chosen(&[(1, None)], false), Some((1, 1)));
         assert_eq!(chosen(&[(1, None)], true), None);
         assert_eq!(chosen(&[], false), None);
+        // A key that is known to be private comes before one of which the token does not say, which
+        // may be another private one.
+        for is_required in [false, true] {
+            assert_eq!(chosen(&[(1, None), (2, private)], is_required), Some((2, 2)));
+            assert_eq!(chosen(&[(1, private), (2, None)], is_required), Some((1, 2)));
+        }
+        assert_eq!(chosen(&[(1, public), (2, None)], false), Some((2, 1)));
     }
 }

@@ -14,9 +14,7 @@ use crate::hsm::inventory::KeyInventory;
 use crate::hsm::pkcs11::native::Error;
 use crate::hsm::pkcs11::native_session::NativeSession;
 use crate::job::KeyIndex;
-use crate::limits::{
-    MAX_KEYS_PER_LABEL, MAX_KEYS_PER_TOKEN, MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL,
-};
+use crate::limits::{MAX_KEYS_PER_TOKEN, MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL};
 
 /// The result of a listing, for the keys that were found before.
 #[derive(Debug, Default)]
@@ -99,7 +97,9 @@ impl KeyCache {
         let labels = self.labels.now();
         let Some(label) = labels.get(key) else { return Ok(None) };
         let era = self.era.load(Ordering::Acquire);
-        let (handles, _) = find(session, Some(label), MAX_KEYS_PER_LABEL)?;
+        // Without a low limit: the search may be for all objects, if the module takes no template,
+        // and public keys that were planted must not hide the private one.
+        let (handles, _) = find(session, Some(label), MAX_KEYS_PER_TOKEN)?;
         let mut found = LabelMatches::default();
         for handle in handles {
             // A module that ignores the label in the template must not yield another label's key.
