@@ -21,14 +21,15 @@ static TRIES: LazyLock<Mutex<Tries>> = LazyLock::new(Mutex::default);
 /// Notified when a C_Login has returned.
 static ENDED: Condvar = Condvar::new();
 
-/// One PIN on one token of one module.
+/// The identity of one PIN on one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PinId([u8; 32]);
 
 impl PinId {
-    /// Identifies a PIN by the token and the PIN itself. A token is the same one whichever module
-    /// shows it, unless it has no serial number or one of zeros (NSS softokn), which tokens of
-    /// several modules may share. `None` if the system returns no random bytes for the digest's key.
+    /// Identifies a PIN by the token and the PIN itself. A token counts as the same one in every
+    /// module that shows it, unless it has no serial number or one of zeros (NSS softokn), which
+    /// tokens of different modules may share. Returns `None` if the system returns no random bytes
+    /// for the digest's key.
     #[must_use]
     pub fn of(module: &Path, token: &SlotInventory, pin: &str) -> Option<Self> {
         static KEY: LazyLock<Option<[u8; 32]>> = LazyLock::new(|| {

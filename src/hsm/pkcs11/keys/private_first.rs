@@ -116,8 +116,8 @@ mod tests {
         assert_eq!(chosen(&[(1, None)], false), Some((1, 1)));
         assert_eq!(chosen(&[(1, None)], true), None);
         assert_eq!(chosen(&[], false), None);
-        // A key that is known to be private comes before one of which the token does not say, which
-        // may be another private one.
+        // A key that is known to be private is preferred to one for which the token does not report
+        // it, and which may be another private one.
         for is_required in [false, true] {
             assert_eq!(chosen(&[(1, None), (2, private)], is_required), Some((2, 2)));
             assert_eq!(chosen(&[(1, private), (2, None)], is_required), Some((1, 2)));
