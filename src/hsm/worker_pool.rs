@@ -70,7 +70,7 @@ impl Inner {
             return 0;
         }
         if self.is_closed {
-            // The remaining jobs need one worker, even if none is left.
+            // If no worker is left, one is needed for the remaining jobs.
             return usize::from(self.workers == 0);
         }
         (self.limit + self.stalled).min(self.max_workers + self.extra).saturating_sub(self.workers)
