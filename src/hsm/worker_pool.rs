@@ -182,7 +182,7 @@ impl WorkerPool {
                 self.publish(&inner);
                 woken
             };
-            // Outside the lock, because the woken worker will soon need it.
+            // The lock has been released, because the woken worker will soon need it.
             woken.wake();
         }
         false

@@ -249,7 +249,7 @@ mod tests {
         id_by("/lib/module.so", token, pin)
     }
 
-    /// Tries the PIN until that is denied. Returns the number of tries.
+    /// Tries the PIN until permission is denied. Returns the number of tries.
     fn tries(tries: &mut Tries, id: PinId, flags: PinFlags, refusal: Refusal) -> usize {
         (0..20)
             .take_while(|_| {
