@@ -283,7 +283,7 @@ pub enum Failure {
     Malformed,
     /// The attempt panicked.
     Defect,
-    /// Any other `CK_RV`.
+    /// The module returned any other code.
     Pkcs11(ReturnCode),
 }
 
@@ -415,11 +415,11 @@ impl CompletionQueue {
 /// A token's state as reported by GetHealthStatus (XKS specification).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthStatus {
-    /// Healthy.
+    /// The token is healthy.
     Active,
-    /// Unhealthy but able to serve.
+    /// The token is unhealthy but able to serve.
     Degraded,
-    /// Unable to serve.
+    /// The token is unable to serve.
     Unavailable,
 }
 

@@ -40,7 +40,7 @@ def binary(name):
 
 
 def build():
-    # The whole workspace: with fewer packages, cargo would select other features and rebuild.
+    # The whole workspace, since with fewer packages cargo would select other features and rebuild.
     command = ["cargo", "build", "--profile", PROFILE, "--locked", "--workspace"]
     subprocess.run(command, cwd=ROOT, check=True)
 

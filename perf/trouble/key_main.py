@@ -18,7 +18,7 @@ def main(description):
     of_table = commands.add_parser("table", help="one key fails, with every code (the default)")
     of_hang = commands.add_parser("hang", help="one key, some, or every key hangs")
     of_single = commands.add_parser("single", help="a token with one key, beside another release")
-    # Without a command, it is the table.
+    # The default command is the table.
     for each in (parser, of_table):
         each.add_argument("--only", help="rows whose text this regular expression finds")
         each.add_argument("--quick", action="store_true", help="one code of each class")

@@ -356,14 +356,14 @@ pub struct Fault {
 pub enum Blame {
     /// The request itself: the failure is its answer.
     Request,
-    /// Apparently the ciphertext: a known-good operation succeeded in the same session. But the
+    /// Probably the ciphertext: a known-good operation succeeded in the same session. But the
     /// token's return code may also mean trouble, so the request is tried again before this failure
     /// becomes its answer.
     Suspect,
     /// The key: this token lacks it, but another may have it.
     Key,
-    /// The token was too busy, or computed a wrong result. The session works; the request may be
-    /// tried again.
+    /// The token, which was too busy or computed a wrong result. The session works; the request may
+    /// be tried again.
     Busy,
     /// The session: it is unusable; the request may be tried again on another session.
     Session,

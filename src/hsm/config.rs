@@ -31,12 +31,12 @@ pub struct Config {
     pub witnesses: Arc<Witnesses>,
 }
 
-/// `[pkcs11]` `hedge_after_milli`, `hedge_budget_percent`
+/// The settings `hedge_after_milli` and `hedge_budget_percent` of `[pkcs11]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hedging {
     /// Duration after which a slow call is repeated on another session.
     pub after: HedgeAfter,
-    /// Maximum number of repeated calls in a hundred calls, over time.
+    /// Maximum percentage of calls that are repeated, over time.
     pub budget_percent: u32,
 }
 
@@ -46,14 +46,14 @@ impl Default for Hedging {
     }
 }
 
-/// `[pkcs11] hedge_after_milli`
+/// The setting `hedge_after_milli` of `[pkcs11]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HedgeAfter {
-    /// Derived from the recent latency of the fleet's best token.
+    /// The duration is derived from the recent latency of the fleet's best token.
     Automatic,
-    /// A fixed duration.
+    /// The duration is fixed.
     Fixed(Duration),
-    /// Never.
+    /// Slow calls are never repeated.
     Off,
 }
 
@@ -62,7 +62,7 @@ pub enum HedgeAfter {
 pub struct TokenConfig {
     /// Path of the PKCS#11 module.
     pub module: PathBuf,
-    /// Selector of the token among the module's tokens.
+    /// Selects the token among those of the module.
     pub select: TokenSelector,
     /// PIN, passphrase of a card set, or "user:password" (AWS CloudHSM). May be empty.
     pub user_pin: Secret<String>,
@@ -88,15 +88,16 @@ pub enum TokenSelector {
     /// The first slot with an initialized token.
     #[default]
     First,
-    /// `CK_TOKEN_INFO.label`
+    /// The token with this `CK_TOKEN_INFO.label`.
     Label(String),
-    /// `CK_TOKEN_INFO.serialNumber`
+    /// The token with this `CK_TOKEN_INFO.serialNumber`.
     Serial(String),
-    /// `CK_SLOT_ID`
+    /// The slot with this `CK_SLOT_ID`.
     Slot(u64),
 }
 
-/// `[hsm_capabilities]` `can_generate_iv`, `is_zero_iv_required`
+/// The source of IVs: the settings `can_generate_iv` and `is_zero_iv_required` of
+/// `[hsm_capabilities]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IvMode {
     /// The proxy makes the IV: 12 bytes from C_GenerateRandom (SoftHSM2).
@@ -122,10 +123,10 @@ pub struct GcmForm {
 /// Properties of a make of HSM. The default makes no assumptions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Those codes, among the ones that can also mean that the device is in trouble, which this HSM
-    /// returns for a bad tag. After one of them, a known-good operation decides; any other means
-    /// trouble. With `None`, each of them may mean a bad tag. (Codes that can only mean a bad tag
-    /// need not be listed.)
+    /// The codes that this HSM returns for a bad tag, among those that can also mean that the
+    /// device is in trouble. After one of them, a known-good operation decides; any other such code
+    /// means trouble. With `None`, each such code may mean a bad tag. (Codes that can only mean a
+    /// bad tag need not be listed.)
     pub bad_tag_codes: Option<&'static [u64]>,
     /// The largest plaintext of one operation, in bytes.
     pub max_operation_bytes: Option<usize>,

@@ -20,8 +20,8 @@ pub fn apply(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, scope: F
     match scope {
         FaultScope::Key if are_keys_missed => {}
         FaultScope::Key => apply_to_key(token, about, fault, now),
-        // If sessions that died together, for instance because the HSM was restarted, can be
-        // replaced, they are no reason to take the token out of service.
+        // Sessions that died together, for instance because the HSM was restarted, are no reason to
+        // take the token out of service if new ones work.
         FaultScope::Session => token.circuit_breaker.record_fault(now),
         FaultScope::Token => {
             let reason = || match are_keys_missed {

@@ -24,7 +24,7 @@ pub struct Fleet {
     pub tokens: Box<[Token]>,
     /// The event loops' inboxes.
     pub inboxes: Inboxes,
-    /// The setting for when a slow call is repeated on another session.
+    /// The setting that determines when a slow call is repeated on another session.
     pub hedge_after: HedgeAfter,
     /// The limit on how often slow calls may be repeated.
     pub hedge_budget: HedgeBudget,

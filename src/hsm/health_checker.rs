@@ -109,8 +109,8 @@ impl HealthChecker<'_> {
         self.session.close()
     }
 
-    /// Initializes the module again, the last step of recovery, if it is time for that. Returns
-    /// whether it was done.
+    /// Initializes the module again, as the last step of recovery, if that is due. Returns whether
+    /// it did.
     fn reinitialize(&mut self) -> Result<bool, Abandoned> {
         let is_token_lost = self.token.backend.missed_keys() > 0;
         if !is_token_lost && self.failures < RECONNECTS_BEFORE_REINITIALIZE {

@@ -313,7 +313,7 @@ fn spawn(
     })
 }
 
-/// A count of one thread, as long as it lives.
+/// Counts one thread for as long as it lives.
 struct ThreadCount<'a>(&'a Fleet);
 
 impl<'a> ThreadCount<'a> {

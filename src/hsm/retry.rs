@@ -125,7 +125,7 @@ fn undecided_failure(fleet: &Fleet, queued: &Queued) -> Failure {
     if unasked.clone().any(|it| !it.circuit_breaker.is_usable()) {
         return Failure::NoToken;
     }
-    // A token that failed has not rejected the ciphertext.
+    // A failure is not a rejection of the ciphertext.
     if let Some(failure) = queued.failure {
         return failure;
     }

@@ -42,9 +42,9 @@ impl<'a> Candidate<'a> {
 
     /// Returns whether the queue has room for one more job, and the job would meet its deadline.
     fn is_in_time(&self, wait: Duration, deadline: Instant, now: Instant) -> bool {
-        // Half as long again, because the wait is based on an average, and a job that is accepted
-        // but misses its deadline has wasted the others' time. An idle session always accepts a
-        // job, however slow the token was before.
+        // The wait is increased by half, because it is based on an average, and a job that is
+        // accepted but misses its deadline has wasted the others' time. An idle session always
+        // accepts a job, however slow the token was before.
         let end = now + wait + wait / 2 + self.load.service * 2;
         (wait.is_zero() || end <= deadline) && self.token.queue.has_room()
     }

@@ -56,7 +56,7 @@ pub struct TokenStats {
     pub keys_disagreeing: Vec<Box<str>>,
     /// Number of times that a key was taken out of use since the start.
     pub key_breaker_openings_total: u64,
-    /// Number of encryptions that did not verify since the start.
+    /// Number of encryptions whose verification failed, since the start.
     pub cdiv_mismatches_total: u64,
     /// Return codes of failures since the start, by name, with their counts.
     pub failure_codes: Vec<(&'static str, u64)>,

@@ -23,23 +23,23 @@ use super::worker_pool::WorkerPool;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request, TokenIndex};
 use crate::limits::{GCM_TAG_BYTES, MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN};
 
-/// A token.
+/// A token of the fleet.
 pub struct Token {
     /// Index in the order of the settings.
     pub index: TokenIndex,
-    /// Access to the token.
+    /// The interface to the token.
     pub backend: Box<dyn Backend>,
-    /// Waiting jobs.
+    /// The token's waiting jobs.
     pub queue: Queue,
-    /// Workers.
+    /// The token's workers.
     pub pool: WorkerPool,
     /// Average service time.
     pub service_time: ServiceTime,
-    /// Latencies in the last minute.
+    /// Latencies of the token's calls in the last minute.
     pub latencies: Latencies,
     /// Circuit breaker that decides whether the token gets jobs.
     pub circuit_breaker: CircuitBreaker,
-    /// Circuit breakers of its keys.
+    /// Circuit breakers of the token's keys.
     pub key_breakers: KeyBreakers,
     /// Calls that take too long, by key.
     pub hangs: KeyHangs,

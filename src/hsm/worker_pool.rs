@@ -70,7 +70,7 @@ impl Inner {
             return 0;
         }
         if self.is_closed {
-            // The remaining jobs need one worker, even if none is left.
+            // If no worker is left, one is needed for the remaining jobs.
             return usize::from(self.workers == 0);
         }
         (self.limit + self.stalled).min(self.max_workers + self.extra).saturating_sub(self.workers)
@@ -89,30 +89,30 @@ pub enum Wakeup {
 /// The state of a worker at the time its call is abandoned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerState {
-    /// Running.
+    /// The worker was running.
     Running,
-    /// In a call that takes long, so that another worker may run in its place.
+    /// The worker was in a call that takes long, so that another worker could run in its place.
     Stalled,
-    /// About to open or close a session.
+    /// The worker was about to open or close a session.
     NotRunning,
 }
 
-/// The numbers of workers at one moment.
+/// The numbers of workers at a given time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkerCounts {
-    /// Awake, with a session.
+    /// Number of workers that are awake and have a session.
     pub running: usize,
-    /// In a call that takes long.
+    /// Number of workers in a call that takes long.
     pub stalled: usize,
-    /// Asleep, with a session.
+    /// Number of workers that are asleep and have a session.
     pub idle: usize,
-    /// With a session or about to have one, excluding abandoned workers.
+    /// Number of workers that have a session or are about to open one, excluding abandoned workers.
     pub workers: usize,
-    /// Stuck in a call.
+    /// Number of workers stuck in a call.
     pub abandoned: usize,
-    /// Maximum number that may run at once.
+    /// Maximum number of workers that may run at once.
     pub limit: usize,
-    /// Number that may be added.
+    /// Number of workers that may be added.
     pub free_slots: usize,
 }
 
@@ -182,7 +182,7 @@ impl WorkerPool {
                 self.publish(&inner);
                 woken
             };
-            // Outside the lock, because the woken worker will soon need it.
+            // The lock has been released, because the woken worker will soon need it.
             woken.wake();
         }
         false

@@ -1,4 +1,4 @@
-//! An event loop's access log allocates nothing: counted by an allocator.
+//! An event loop's access log allocates nothing, as a counting allocator shows.
 #![expect(unsafe_code, reason = "a counting allocator")]
 #![expect(clippy::unwrap_used, reason = "tests")]
 

@@ -67,7 +67,7 @@ fn request_id() {
     assert!(!of_text("x.rego", any).names_request_id());
 }
 
-/// Strings from outside are data in both languages.
+/// Strings from outside are treated as data, and never as code, in both languages.
 #[test]
 fn odd_strings() {
     for file in ["policy.cedar", "policy.rego", "oso.cedar", "oso.rego"] {

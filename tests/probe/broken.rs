@@ -19,7 +19,7 @@ const ELSEWHERE: [&str; 13] = [
     "tls.key",
     "mtls.required",
     "mtls.stranger",
-    // Fails without a fault: the stand-in has keys for it.
+    // Its warning is due to the keys of the stand-in, without a fault.
     "metadata.usable-other",
     // Reported as an error of the first key too; see below.
     "metadata.answer",

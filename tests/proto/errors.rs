@@ -91,7 +91,7 @@ fn paths_that_do_not_exist() {
     }
 }
 
-/// XKS specification: GET on a URI of the four calls is a 405.
+/// XKS specification: GET on the URI of any of the four calls gets a 405.
 #[test]
 fn other_methods_are_not_allowed() {
     for path in ["health".to_owned(), encrypt_path(), format!("keys/{KEY}/metadata")] {

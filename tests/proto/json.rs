@@ -230,7 +230,7 @@ fn forms_of_one_document() {
     }
 }
 
-/// A body that is not exactly one JSON document is refused, and cannot harm the next call.
+/// A body that is not exactly one JSON document is refused and does not affect the next call.
 #[test]
 fn what_is_not_one_document_is_refused() {
     let mut bad: Vec<Vec<u8>> = [

@@ -101,7 +101,8 @@ fn what_is_wrong() {
     }
 }
 
-/// A key that others can read protects nothing; an unused key causes a warning.
+/// A key that others can read protects nothing; a key file that remains after the first start
+/// causes a warning.
 #[test]
 fn the_key_is_kept_from_others() {
     let place = Place::new();

@@ -18,7 +18,7 @@ struct Sample {
     oso: bool,
     /// The four members of `[tls]`: with paths, or empty; `None` without the section.
     tls: Option<bool>,
-    /// Whether the first store (if there is one) and the second have credentials.
+    /// Presence of a credential in the first store (if there is one) and in the second.
     stores: (Option<bool>, bool),
     user_pin: &'static str,
     module: &'static str,
@@ -174,7 +174,7 @@ fn each_of_its_files_loads() {
         assert_eq!(token.max_sessions, 30);
         let variables = match sample.logger {
             None => 0,
-            Some("") => 1, // FLAGS alone is not empty
+            Some("") => 1, // only FLAGS is not empty
             Some(_) => 3,
         };
         assert_eq!(settings.pkcs11.environment.len(), variables, "{}", sample.name);

@@ -1,4 +1,4 @@
-//! The names of return codes (PKCS#11 v2.40, 3.6 and the header file).
+//! Names of return codes (PKCS#11 v2.40, 3.6 and the header file).
 
 use cryptoki_sys::CK_RV;
 

@@ -1,4 +1,4 @@
-//! The one instance of this library: what happens to a call before it is forwarded.
+//! The single instance of this library, and the handling of a call before it is forwarded.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -27,7 +27,7 @@ const HANG_LOOK: Duration = Duration::from_secs(60);
 /// Purposes of delay draws begin here, so that delays are independent of whether faults act.
 const DELAY_PURPOSE: u64 = 1 << 32;
 
-/// Object of a call.
+/// The object that a call is about.
 #[derive(Clone, Copy)]
 pub enum Target {
     Module,
@@ -78,7 +78,7 @@ pub struct Call {
 
 static INTERPOSER: OnceLock<Result<Interposer, String>> = OnceLock::new();
 
-/// This copy's instance, made at the first call.
+/// Returns this copy's instance, made at the first call.
 ///
 /// # Errors
 /// Mistake in the environment, the real module or the settings.

@@ -139,7 +139,7 @@ fn read_label(
         pValue: bytes.as_mut_ptr().cast(),
         ulValueLen: bytes.len() as CK_ULONG,
     };
-    // SAFETY: the template has one attribute, whose buffer has the length that it says; both
+    // SAFETY: the template has one attribute, whose buffer has the stated length; both
     // outlive the call. The thread that calls is the one that uses the session.
     let code = unsafe { real.C_GetAttributeValue?(session, key, &raw mut attribute, 1) };
     if code != CKR_OK {

@@ -45,7 +45,7 @@ impl Latency {
         self.tail.is_empty()
     }
 
-    /// The latency of call number `number`.
+    /// Returns the latency of call number `number`.
     pub fn draw(&self, seed: u64, purpose: u64, number: u64) -> Duration {
         if self.tail.is_empty() {
             return self.usual;

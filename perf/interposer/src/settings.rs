@@ -149,7 +149,7 @@ impl Settings {
         })
     }
 
-    /// The latency of this call.
+    /// Returns the latency of this call.
     pub fn draw_latency(&self, function: Function) -> Duration {
         let index = function as usize;
         let Some((latency, drawn)) =

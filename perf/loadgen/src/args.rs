@@ -14,7 +14,7 @@ use crate::sigv4::Credential;
 use crate::target::{Target, Tls};
 use crate::tls;
 
-/// Loads an XKS proxy with signed requests, and measures how it answers.
+/// Puts load on an XKS proxy with signed requests and measures its answers.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Arguments {
@@ -44,7 +44,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch")]
 pub struct RunArguments {
-    /// The proxy's settings.toml: address, Region, TLS, prefix, credential and key ids
+    /// The proxy's settings.toml, for address, Region, TLS, prefix, credential and key ids
     #[arg(long, help_heading = "Target")]
     settings: Option<PathBuf>,
     /// IP:PORT of the proxy
@@ -53,10 +53,10 @@ pub struct RunArguments {
     /// The key store's prefix, without /kms/xks/v1 [default: the first store of the settings]
     #[arg(long, help_heading = "Target")]
     prefix: Option<String>,
-    /// Speak TLS 1.3 (without settings)
+    /// Use TLS 1.3 (if there are no settings)
     #[arg(long, help_heading = "Target")]
     tls: bool,
-    /// PEM file of the CA that the proxy's certificate must be from
+    /// PEM file of the CA that must have issued the proxy's certificate
     #[arg(long, help_heading = "Target")]
     ca: Option<PathBuf>,
     /// Do not check the proxy's certificate
@@ -65,10 +65,10 @@ pub struct RunArguments {
     /// The name in the proxy's certificate
     #[arg(long, help_heading = "Target", default_value = "localhost")]
     server_name: String,
-    /// PEM file of our certificate chain, for mTLS
+    /// PEM file of the client's certificate chain, for mTLS
     #[arg(long, help_heading = "Target", requires = "client_key")]
     client_cert: Option<PathBuf>,
-    /// PEM file of its key
+    /// PEM file of the client's key
     #[arg(long, help_heading = "Target", requires = "client_cert")]
     client_key: Option<PathBuf>,
     /// AWS Region in the signatures' scope [default: from the settings, or us-east-1]
@@ -98,57 +98,57 @@ pub struct RunArguments {
     /// Bytes of plaintext
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(..=65536), help_heading = "Load")]
     pub plaintext_bytes: u32,
-    /// Bytes of additional authenticated data; 0 leaves the member out
+    /// Bytes of additional authenticated data; 0 for none
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(..=65535), help_heading = "Load")]
     pub aad_bytes: u32,
     /// Connections under load
     #[arg(long, short, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=60000), help_heading = "Load")]
     pub connections: u32,
-    /// Connections that are held open beside the load, and not used
+    /// Additional connections, held open without load
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=60000), help_heading = "Load")]
     pub idle_connections: u32,
-    /// Requests on a connection, on average, before we close it and open another; which is random
-    /// [default: no limit]
+    /// Mean number of requests on a connection before it is closed and replaced; the actual number
+    /// is random [default: no limit]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Load")]
     pub requests_per_connection: Option<u32>,
     /// Threads
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256), help_heading = "Load")]
     pub threads: u32,
-    /// Open loop: requests a second, whatever the answers do [default: closed loop]
+    /// Open loop: requests per second, regardless of the answers [default: closed loop]
     #[arg(long, value_parser = parse_rate, conflicts_with_all = ["steps", "ramp"], help_heading = "Load")]
     rate: Option<f64>,
-    /// Open loop: RATExSECONDS, one after the other, for instance 4000x10,8000x30,1000x10
+    /// Open loop: consecutive steps of RATExSECONDS, for instance 4000x10,8000x30,1000x10
     #[arg(long, value_parser = parse_step, value_delimiter = ',', conflicts_with = "ramp", help_heading = "Load")]
     steps: Vec<(f64, Duration)>,
-    /// Open loop: FROM:TO:STEP requests a second, --seconds at each
+    /// Open loop: FROM:TO:STEP requests per second, for --seconds each
     #[arg(long, value_parser = parse_ramp, help_heading = "Load")]
     ramp: Option<Ramp>,
-    /// Open loop: random arrivals (Poisson) and not evenly spaced ones
+    /// Open loop: random arrivals (Poisson) instead of evenly spaced ones
     #[arg(long, help_heading = "Load")]
     pub poisson: bool,
     /// Seconds of measured load
     #[arg(long, default_value = "10", value_parser = parse_seconds, help_heading = "Load")]
     seconds: Duration,
-    /// Seconds of load before it, at the first rate, not measured
+    /// Seconds of unmeasured load before that, at the first rate
     #[arg(long, default_value = "1", value_parser = parse_seconds, help_heading = "Load")]
     warm_up: Duration,
     /// Maximum number of requests, warm-up included
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true, help_heading = "Load")]
     pub requests: u64,
-    /// Milliseconds after which a request has failed
+    /// Milliseconds after which a request counts as failed
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=60000), help_heading = "Load")]
     pub timeout_milli: u32,
-    /// Ciphertexts that decrypts are made from, encrypted through the proxy beforehand
+    /// Number of ciphertexts for decrypts, encrypted through the proxy beforehand
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Load")]
     pub ciphertexts: u32,
-    /// Encrypt answers that are decrypted after the run
+    /// Number of encrypt answers to decrypt after the run
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(..=10_000), help_heading = "Load")]
     pub samples: u32,
-    /// Look at answers' status alone: for a server that answers with a constant
+    /// Check only the status of answers, for servers that give a constant answer
     #[arg(long, help_heading = "Load")]
     pub no_check: bool,
 
-    /// The name of this run in results and plots
+    /// Name of this run in results and plots
     #[arg(long, default_value = "xks-load", help_heading = "Results")]
     pub name: String,
     /// Write the results as JSON
@@ -158,17 +158,17 @@ pub struct RunArguments {
     /// rate.svg
     #[arg(long, help_heading = "Results")]
     pub plots: Option<PathBuf>,
-    /// Milliseconds of an interval of the figures over time [default: 100, or 1000 in a run of
-    /// more than a minute]
+    /// Interval of the figures over time in milliseconds [default: 100, or 1000 in a run of more
+    /// than a minute]
     #[arg(long, value_parser = clap::value_parser!(u32).range(10..=60000), help_heading = "Results")]
     interval_milli: Option<u32>,
-    /// Process of the proxy, for its CPU time and memory; may be given several times
+    /// Process id of the proxy, for its CPU time and memory; may be given several times
     #[arg(long = "pid", help_heading = "Results")]
     pub pids: Vec<u32>,
     /// Print the line "measuring" when the warm-up is over
     #[arg(long, help_heading = "Results")]
     pub announce: bool,
-    /// No progress, no summary
+    /// Print neither progress nor summary
     #[arg(long, short, help_heading = "Results")]
     pub quiet: bool,
 }
@@ -178,13 +178,13 @@ pub struct RunArguments {
 pub struct PlotArguments {
     /// Kind of plot
     pub kind: PlotKind,
-    /// JSON files of runs, a curve each
+    /// JSON files of runs, one curve each
     #[arg(required = true)]
     pub results: Vec<PathBuf>,
     /// The SVG file
     #[arg(long, short)]
     pub output: PathBuf,
-    /// Above the plot
+    /// Title above the plot
     #[arg(long)]
     pub title: Option<String>,
 }

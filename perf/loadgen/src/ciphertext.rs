@@ -12,7 +12,7 @@ pub struct Ciphertext {
     pub key: usize,
     /// Expected plaintext, in base64.
     pub plaintext: Vec<u8>,
-    /// The members of the decrypt request after `requestMetadata`, with the comma before them.
+    /// The members of the decrypt request after `requestMetadata`, with a leading comma.
     pub decrypt_members: Vec<u8>,
 }
 
@@ -61,7 +61,7 @@ impl Ciphertext {
 }
 
 /// SHA-256(AAD || ciphertextMetadata || IV || ciphertext || tag) of an encrypt answer, in base64
-/// (XKS specification, Appendix C); `None` if a member is missing or no base64.
+/// (XKS specification, Appendix C); `None` if a member is missing or not base64.
 #[must_use]
 pub fn integrity_value(aad: &[u8], answer: &[u8]) -> Option<String> {
     let mut hash = Sha256::new();

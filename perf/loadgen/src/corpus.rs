@@ -13,7 +13,7 @@ const CONNECTIONS: usize = 8;
 /// Time limit for all ciphertexts together: with a slow proxy, fewer are made.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Encrypts `count` plaintexts through the target, or as many as it does in [`TIMEOUT`].
+/// Encrypts `count` plaintexts through the target, or as many as possible within [`TIMEOUT`].
 ///
 /// # Errors
 /// Description of the failure.

@@ -9,8 +9,8 @@
 //! results   JSON and summary            plot        SVG
 //! ```
 //!
-//! Latency is counted from the time at which a request was meant to be sent, so a proxy that
-//! stalls cannot hide it by holding the generator up ("coordinated omission").
+//! Latency is measured from the time at which a request was due, so that a proxy cannot hide a
+//! stall by holding up the generator ("coordinated omission").
 
 mod args;
 mod certificates;

@@ -45,9 +45,9 @@ pub struct Results {
     pub over_time: Vec<Point>,
     /// Fates of connections, warm-up included.
     pub connection_counts: Connections,
-    /// Ciphertexts that the decrypts were made from.
+    /// Number of ciphertexts used for decrypts.
     pub ciphertexts: usize,
-    /// Encrypt answers that were decrypted after the run.
+    /// Number of encrypt answers that were decrypted after the run.
     pub verified_encrypts: usize,
     /// Descriptions of some of the wrong answers.
     pub wrong_encrypts: Vec<String>,

@@ -23,7 +23,7 @@ use crate::worker::{self, Plan, Report, Share};
 
 /// Descriptors needed in addition to those of the connections.
 const OTHER_FILES: u64 = 64;
-/// Threads begin together, this long after the last one is ready.
+/// Delay from the time the last thread is ready until all threads begin.
 const START_DELAY: Duration = Duration::from_millis(20);
 /// The line printed when measured load begins.
 const ANNOUNCEMENT: &str = "measuring";

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use crate::request::Operation;
 use crate::schedule::{Nanos, nanos};
 
-/// KMS gives up after this long (XKS specification).
+/// KMS's timeout (XKS specification).
 pub const KMS_TIMEOUT: Duration = Duration::from_millis(250);
 /// Maximum number of distinct error names; the rest are counted together.
 const MAX_OUTCOMES: usize = 64;
@@ -131,7 +131,7 @@ pub struct Stats {
     pub connections: Connections,
     /// The latest error of a connection.
     pub last_error: Option<String>,
-    /// The interval under way.
+    /// The current interval.
     pub interval: Interval,
 }
 

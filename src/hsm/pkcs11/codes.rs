@@ -12,10 +12,11 @@ use crate::job::{NamedCode, ReturnCode};
 pub enum Class {
     /// The ciphertext or its tag, IV or AAD is wrong.
     BadCiphertext,
-    /// From C_Decrypt: a bad ciphertext or a failing device, depending on the module. From any
-    /// other function: the token is failing.
+    /// If C_Decrypt returned it: a bad ciphertext or a failing device, depending on the module. If
+    /// any other function did: the token is failing.
     Ambiguous,
-    /// From C_Decrypt: possibly a bad ciphertext. From any other function: like [`Self::Request`].
+    /// If C_Decrypt returned it: possibly a bad ciphertext. If any other function did: as for
+    /// [`Self::Request`].
     AmbiguousRequest,
     /// The session is closed or unusable, and is replaced.
     Session,
@@ -29,7 +30,7 @@ pub enum Class {
     Token,
     /// The module must be initialised again.
     Module,
-    /// Too many calls or too little memory; the same call may succeed in a moment.
+    /// There are too many calls or too little memory; the same call may succeed soon.
     Busy,
     /// The PIN was refused, and is not tried again.
     Pin,

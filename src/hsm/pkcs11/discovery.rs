@@ -413,8 +413,8 @@ impl Trial {
     }
 }
 
-/// Returns a new session key, or else one of the token's keys that the settings name, and whether
-/// it is a session key.
+/// Returns the handle of a new session key, or else that of one of the token's keys that the
+/// settings name. The flag is true if it is a session key.
 fn key(calls: &mut Calls, token: &Shared) -> Result<(CK_OBJECT_HANDLE, bool), DiscoveryError> {
     match calls.make_session_key(token) {
         Ok(Some(handle)) => return Ok((handle, true)),

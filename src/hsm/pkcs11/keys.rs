@@ -164,8 +164,8 @@ mod tests {
         cache
     }
 
-    /// The token may have a key with a label that a reload adds, until the next listing; the others
-    /// keep their state.
+    /// Until the next listing, a label that a reload adds counts as possibly present; the other
+    /// labels keep their state.
     #[test]
     fn added_labels_may_be_there() {
         let cache = cache(&["a"]);

@@ -112,7 +112,7 @@ impl Login {
         };
         let code = error.code;
         if code == Some(CKR_USER_ALREADY_LOGGED_IN) {
-            // Dropped, since no PIN was checked.
+            // Dropping the attempt records that no PIN was checked.
             drop(attempt);
             return Ok(());
         }
@@ -122,7 +122,7 @@ impl Login {
         let reason = codes::describe_error(&error);
         let (refusal, told) = refused(code, is_by_device, &reason);
         if may_need_none && code.is_some_and(wants_no_login) {
-            // The token may have counted the empty PIN as a wrong one.
+            // The token may have counted the empty PIN as a wrong PIN.
             attempt.refused(Refusal::NotNeeded, &told);
             *state = State::NotNeeded;
             return Ok(());

@@ -54,13 +54,13 @@ pub enum Attribute {
 /// Argument of C_Initialize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arguments<'a> {
-    /// CKF_OS_LOCKING_OK: any thread may make calls at any time.
+    /// CKF_OS_LOCKING_OK is set: any thread may make calls at any time.
     OsLocking,
-    /// CKF_OS_LOCKING_OK with a vendor-defined parameter string.
+    /// CKF_OS_LOCKING_OK is set, and a vendor-defined parameter string is passed.
     Parameters(&'a str),
-    /// Neither locks nor flags: calls are made one at a time.
+    /// No locks or flags are passed: calls are made one at a time.
     NoLocking,
-    /// A null pointer: calls are also made one at a time.
+    /// A null pointer is passed: calls are also made one at a time.
     Null,
 }
 

@@ -21,14 +21,15 @@ static TRIES: LazyLock<Mutex<Tries>> = LazyLock::new(Mutex::default);
 /// Notified when a C_Login has returned.
 static ENDED: Condvar = Condvar::new();
 
-/// One PIN on one token of one module.
+/// The identity of one PIN on one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PinId([u8; 32]);
 
 impl PinId {
-    /// Identifies a PIN by the token and the PIN itself. A token is the same one whichever module
-    /// shows it, unless it has no serial number or one of zeros (NSS softokn), which tokens of
-    /// several modules may share. `None` if the system returns no random bytes for the digest's key.
+    /// Identifies a PIN by the token and the PIN itself. A token counts as the same one in every
+    /// module that shows it, unless it has no serial number or one of zeros (NSS softokn), which
+    /// tokens of different modules may share. Returns `None` if the system returns no random bytes
+    /// for the digest's key.
     #[must_use]
     pub fn of(module: &Path, token: &SlotInventory, pin: &str) -> Option<Self> {
         static KEY: LazyLock<Option<[u8; 32]>> = LazyLock::new(|| {
@@ -65,7 +66,7 @@ pub enum Refusal {
     /// The login must not be repeated: the code is about the PIN, or another try would fail the
     /// same way.
     Final,
-    /// The login must not be repeated either, but the token serves without one.
+    /// The login must not be repeated, but the token works without a login.
     NotNeeded,
     /// The login may be repeated once.
     Other,
@@ -81,7 +82,7 @@ pub enum Denied {
     /// The PIN is not tried until an operator permits it or the token is unlocked. The text gives
     /// the reason.
     Spent(String),
-    /// The same, but a login showed that the token needs none.
+    /// Like [`Self::Spent`], but a login showed that the token works without one.
     NotNeeded(String),
 }
 
@@ -248,7 +249,7 @@ mod tests {
         id_by("/lib/module.so", token, pin)
     }
 
-    /// Tries the PIN until that is denied. Returns the number of tries.
+    /// Tries the PIN until permission is denied. Returns the number of tries.
     fn tries(tries: &mut Tries, id: PinId, flags: PinFlags, refusal: Refusal) -> usize {
         (0..20)
             .take_while(|_| {
@@ -261,8 +262,8 @@ mod tests {
             .count()
     }
 
-    /// A PIN belongs to one token, and the parts of its identity are delimited. Only tokens without
-    /// a serial number are told apart by their modules.
+    /// The identity of a PIN depends on the token and the PIN, and these parts are delimited. It
+    /// depends on the module only if the token has no serial number, or one of zeros.
     #[test]
     fn ids() {
         assert_eq!(id("a", "1234"), id("a", "1234"));

@@ -60,11 +60,11 @@ struct Hung;
 
 /// The step that follows a job.
 pub enum Done {
-    /// Take the next job.
+    /// Another job is performed.
     GoOn,
-    /// Perform this job, which has not begun or is to be tried again on the same session.
+    /// This job, which has not begun or is to be tried again, is performed on the same session.
     Again(Queued),
-    /// Perform no other job on this session.
+    /// No other job is performed on this session.
     Stop(Next),
 }
 

@@ -8,8 +8,6 @@ use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_UNAUTHENTICATED_LINES_PER_SEC
 use crate::observe::call_record::CallRecord;
 use crate::observe::timestamp::{Rfc3339, since_1970};
 use crate::rate::PerSecond;
-use crate::rate::PerSecond;
-use crate::rate::PerSecond;
 
 /// Records the calls of one event loop in the audit log; the default handle records nothing.
 pub struct AuditHandle {

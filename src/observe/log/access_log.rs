@@ -15,8 +15,6 @@ use crate::observe::call_record::CallRecord;
 use crate::observe::line::{Line, LogFormat};
 use crate::observe::timestamp::{Rfc3339, since_1970};
 use crate::rate::PerSecond;
-use crate::rate::PerSecond;
-use crate::rate::PerSecond;
 
 /// The access log of one event loop. Lines accumulate in its own buffer until [`AccessLog::flush`].
 pub struct AccessLog {

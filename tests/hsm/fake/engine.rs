@@ -69,7 +69,7 @@ fn sessions_grow_with_load_up_to_the_limit() {
     assert_eq!(token.most_open.load(Ordering::SeqCst), 9);
 }
 
-/// A job that nobody waits for any more is not executed.
+/// A job whose caller no longer waits is not executed.
 #[test]
 fn expired_jobs_are_dropped() {
     let token = Fake::new(|token, _, _| {
@@ -163,7 +163,7 @@ fn a_dead_session_is_replaced_and_its_job_done() {
     }
 }
 
-/// With 64 dead sessions in the pool (the HSM was restarted), a job must not run from one to the
+/// With 64 dead sessions in the pool (the HSM was restarted), a job must not go from one to the
 /// next until its attempts are used up.
 #[test]
 fn dead_sessions_do_not_use_up_attempts() {

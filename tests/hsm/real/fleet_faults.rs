@@ -1,5 +1,5 @@
 //! Two SoftHSM2 tokens, of one module and of two, behind the interposer: one dies, hangs, lags or
-//! comes back, and the caller does not see it.
+//! comes back, and the caller notices nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

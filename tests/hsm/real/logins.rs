@@ -156,8 +156,8 @@ fn a_stranger_gets_no_pin() {
     });
 }
 
-/// A token that another module file shows too is the same token: its PIN is not tried once for each
-/// file.
+/// A token that is reached through two module files is one token: its PIN is not tried once for
+/// each file.
 #[test]
 fn another_module_file_is_no_other_token() {
     in_child!("another_module_file_is_no_other_token", Interposed::environment, |directory| {
@@ -175,19 +175,19 @@ fn another_module_file_is_no_other_token() {
     });
 }
 
-/// A token that requires no login may refuse the empty PIN and serve all the same. The refusal counts
-/// like any other: the next fleet logs in no more.
+/// A token that requires no login may refuse the empty PIN and still serve. The refusal counts like
+/// any other: the next fleet does not log in again.
 #[test]
 fn a_needless_login_is_tried_once() {
     in_child!("a_needless_login_is_tried_once", Interposed::environment, |directory| {
-        /// Without CKF_LOGIN_REQUIRED.
+        /// Token flags without CKF_LOGIN_REQUIRED.
         const NOT_REQUIRED: &str = "[odd]\ntoken_flags_cleared = 0x4\n";
         let mut interposed = Interposed::new(directory);
         interposed.set(NOT_REQUIRED);
         let before = interposed.count("C_Login");
         for _ in 0..10 {
             let mut caller = Interposed::start(&["one"], "");
-            // Its keys are private, so none is seen without a login.
+            // The token's keys are private, so none is visible without a login.
             assert_eq!(caller.encrypt(0, b"x"), Err(Failure::KeyNotFound));
             stop(&caller);
         }
@@ -195,7 +195,7 @@ fn a_needless_login_is_tried_once() {
     });
 }
 
-/// A token that was removed at the login has not said that it needs none.
+/// A token that was removed during the login has not shown that it needs no login.
 #[test]
 fn an_absent_token_needs_its_login() {
     in_child!("an_absent_token_needs_its_login", Interposed::environment, |directory| {
@@ -209,8 +209,7 @@ fn an_absent_token_needs_its_login() {
     });
 }
 
-/// CKR_USER_ALREADY_LOGGED_IN says nothing about the PIN, so it does not make earlier refusals
-/// forgotten.
+/// CKR_USER_ALREADY_LOGGED_IN says nothing about the PIN, so it does not cancel earlier refusals.
 #[test]
 fn a_login_of_another_is_no_success() {
     in_child!("a_login_of_another_is_no_success", Interposed::environment, |directory| {

@@ -94,7 +94,8 @@ fn no_templates() {
     serves("no_templates", "template_at_most = 0", GcmForm::default());
 }
 
-/// A new key is found by its label, however many other objects a search gives that takes no template.
+/// A new key is found by its label, even among many other objects and if searches accept no
+/// template.
 #[test]
 fn a_new_key_among_many_objects() {
     in_child!("a_new_key_among_many_objects", Interposed::environment, |directory| {

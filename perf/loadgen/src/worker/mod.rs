@@ -69,7 +69,7 @@ pub struct Share {
     pub connections: usize,
     /// Connections held open without load.
     pub idle_connections: usize,
-    /// Encrypts kept to be decrypted after the run.
+    /// Number of encrypts to keep for decryption after the run.
     pub samples: usize,
     /// Maximum number of requests.
     pub max_requests: u64,

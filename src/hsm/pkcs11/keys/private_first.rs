@@ -13,7 +13,7 @@ use super::listing::FoundKey;
 pub struct LabelMatches {
     /// The first key that the token reports to be private.
     private: Option<Key>,
-    /// The first key of which the token does not report whether it is private.
+    /// The first key for which the token does not report whether it is private.
     unknown: Option<Key>,
     /// The first public key.
     public: Option<Key>,
@@ -36,8 +36,8 @@ impl LabelMatches {
         }
     }
 
-    /// Returns the first key that is private or, unless `is_required`, may be. Its `count` covers
-    /// both kinds, since those of which the token does not report it may be private too.
+    /// Returns the first key that is private or, unless `is_required`, may be private. Its `count`
+    /// is the number of both kinds.
     fn private(&self, is_required: bool) -> Option<Key> {
         let key = self.private.or(self.unknown.filter(|_| !is_required))?;
         let count = [self.private, self.unknown].iter().flatten().map(|key| key.count).sum();
@@ -116,8 +116,8 @@ mod tests {
         assert_eq!(chosen(&[(1, None)], false), Some((1, 1)));
         assert_eq!(chosen(&[(1, None)], true), None);
         assert_eq!(chosen(&[], false), None);
-        // A key that is known to be private comes before one of which the token does not say, which
-        // may be another private one.
+        // A key that is known to be private is preferred to one for which the token does not report
+        // it, and which may be another private one.
         for is_required in [false, true] {
             assert_eq!(chosen(&[(1, None), (2, private)], is_required), Some((2, 2)));
             assert_eq!(chosen(&[(1, private), (2, None)], is_required), Some((1, 2)));

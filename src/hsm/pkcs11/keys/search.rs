@@ -97,8 +97,8 @@ impl KeyCache {
         let labels = self.labels.now();
         let Some(label) = labels.get(key) else { return Ok(None) };
         let era = self.era.load(Ordering::Acquire);
-        // Without a low limit: the search may be for all objects, if the module takes no template,
-        // and public keys that were planted must not hide the private one.
+        // No low limit here: a module that takes no template makes this search return all objects,
+        // and public keys planted by others must not hide the private one.
         let (handles, _) = find(session, Some(label), MAX_KEYS_PER_TOKEN)?;
         let mut found = LabelMatches::default();
         for handle in handles {
