@@ -221,7 +221,7 @@ pub struct KeyAttributes {
 impl KeyAttributes {
     /// The attributes assumed for a key whose attributes the token does not report: if the key
     /// cannot encrypt or decrypt, the operation itself will fail.
-    pub const UNTOLD: Self = Self {
+    pub const UNREPORTED: Self = Self {
         bits: 0,
         encrypt: true,
         decrypt: true,
@@ -303,7 +303,7 @@ impl fmt::Display for Failure {
             Self::NoToken => "no HSM token is usable",
             Self::CdivMismatch => "the ciphertext does not decrypt to the plaintext",
             Self::Malformed => "the output violates PKCS#11: no IV, or a wrong length",
-            Self::Defect => "a bug in the proxy",
+            Self::Defect => "a defect in the proxy",
             Self::Pkcs11(code) => return code.fmt(formatter),
         })
     }

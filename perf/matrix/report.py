@@ -14,15 +14,15 @@ LATENCY_COLUMNS = (
     "failed", "CPU µs a request", "generator's cores",
 )
 HOW = """\
-Each row is one run of `xks-load` against a proxy that was started for it; it is the median of
-{rounds} rounds, the proxies taking turns. Generator and proxy share the machine. Every request is
-signed and of its own; every decrypt's plaintext is compared with what was encrypted, and encrypts
-are decrypted again by sample. Latency counts from the time at which a request was meant to be
-sent. "HSM of n ms" is SoftHSM2 behind `perf/interposer`, which delays C_Encrypt, C_Decrypt,
+Each row is one run of `xks-load` against a proxy started for that run; it is the median of
+{rounds} rounds, in which the proxies take turns. Generator and proxy share the machine. Every
+request is different and signed; the plaintext of every decrypt is compared with the original, and a
+sample of the encrypts is decrypted again. Latency is measured from the time at which a request was
+due. "HSM of n ms" is SoftHSM2 behind `perf/interposer`, which delays C_Encrypt, C_Decrypt,
 C_GenerateRandom, C_FindObjectsInit and C_GetAttributeValue by n ms. In a name, s is
-`session_pool_max_size` and c the connections. Every proxy logs to a file at INFO. CPU is the
-proxy's process, the module in it included. Where the generator's cores and the proxy's make up
-the whole machine, the rate is the machine's, and CPU a request is what compares.
+`session_pool_max_size` and c the number of connections. Every proxy logs to a file at INFO. CPU is
+that of the proxy's process, including the PKCS#11 module. Where generator and proxy together use
+all cores, the rate is limited by the machine, and only the CPU time per request can be compared.
 """
 
 

@@ -147,10 +147,7 @@ impl RawModule {
     /// lacks the function.
     pub fn initialize(&self, arguments: Arguments<'_>) -> Result<(), Error> {
         let flags = match arguments {
-            Arguments::Parameters(parameters) => {
-                let function = "C_Initialize";
-                return self.initialize_with(parameters).map_err(|code| Error { function, code });
-            }
+            Arguments::Parameters(parameters) => return self.initialize_with(parameters),
             Arguments::Null => return call!(self.C_Initialize(ptr::null_mut())),
             Arguments::OsLocking => CKF_OS_LOCKING_OK,
             Arguments::NoLocking => 0,
@@ -163,9 +160,8 @@ impl RawModule {
     /// the reserved pointer: NSS's `LibraryParameters`.
     ///
     /// # Errors
-    /// Returns the module's code, or `None` if `parameters` contains a NUL or the module lacks the
-    /// function.
-    pub fn initialize_with(&self, parameters: &str) -> Result<(), Option<CK_RV>> {
+    /// Returns the module's error, without a code if `parameters` contains a NUL.
+    fn initialize_with(&self, parameters: &str) -> Result<(), Error> {
         /// NSS's layout of the argument, with `LibraryParameters` before the reserved pointer
         /// (nss/lib/util/pkcs11t.h).
         #[repr(C)]
@@ -182,18 +178,17 @@ impl RawModule {
                     == std::mem::offset_of!(CK_C_INITIALIZE_ARGS, pReserved)
             );
         }
-        let Some(initialize) = self.functions.C_Initialize else { return Err(None) };
-        let parameters = CString::new(parameters).map_err(|_| None)?;
+        let parameters =
+            CString::new(parameters).map_err(|_| Error { function: "C_Initialize", code: None })?;
         let mut arguments = NssInitializeArgs {
             base: [ptr::null_mut(); 4],
             flags: CKF_OS_LOCKING_OK,
             library_parameters: parameters.as_ptr().cast_mut(),
             reserved: ptr::null_mut(),
         };
-        // SAFETY: `arguments` begins like CK_C_INITIALIZE_ARGS, with four null functions and the
-        // flags. It and the string outlive the call; the module copies what it keeps.
-        let code = unsafe { initialize((&raw mut arguments).cast()) };
-        if code == CKR_OK { Ok(()) } else { Err(Some(code)) }
+        // `arguments` begins like CK_C_INITIALIZE_ARGS, with four null functions and the flags. It
+        // and the string outlive the call; the module copies what it keeps.
+        call!(self.C_Initialize((&raw mut arguments).cast()))
     }
 
     /// Calls C_Finalize.

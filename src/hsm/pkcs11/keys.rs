@@ -156,7 +156,8 @@ impl KeyCache {
 mod tests {
     use super::*;
 
-    fn cache(labels: &[&str]) -> KeyCache {
+    /// Returns a cache for a token whose keys have been listed, and which has none of these labels.
+    pub(super) fn cache(labels: &[&str]) -> KeyCache {
         let labels = labels.iter().map(|label| Box::from(*label)).collect();
         let labels = Labels::new(labels, false, None, Vec::new());
         let cache = KeyCache::new(Arc::new(labels), Arc::default());

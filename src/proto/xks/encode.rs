@@ -158,7 +158,7 @@ mod tests {
     /// A key's length is reported unchanged, and an unknown one is not invented.
     #[test]
     fn key_spec_says_what_is_known() {
-        let mut attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD };
+        let mut attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNREPORTED };
         for (bits, spec) in [(256, "AES_256"), (128, "AES_128"), (0, "AES")] {
             attributes.bits = bits;
             assert_eq!(

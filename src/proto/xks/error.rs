@@ -45,20 +45,7 @@ impl ErrorName {
     /// The name in the answer.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Validation => "ValidationException",
-            Self::InvalidState => "InvalidStateException",
-            Self::InvalidCiphertext => "InvalidCiphertextException",
-            Self::InvalidKeyUsage => "InvalidKeyUsageException",
-            Self::AuthenticationFailed => "AuthenticationFailedException",
-            Self::AccessDenied => "AccessDeniedException",
-            Self::KeyNotFound => "KeyNotFoundException",
-            Self::InvalidUriPath => "InvalidUriPathException",
-            Self::Throttling => "ThrottlingException",
-            Self::Internal => "InternalException",
-            Self::UnsupportedOperation => "UnsupportedOperationException",
-            Self::DependencyTimeout => "DependencyTimeoutException",
-        }
+        self.label().text()
     }
 
     /// Returns the error's label in metrics.

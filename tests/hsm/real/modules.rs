@@ -14,6 +14,7 @@ use cryptoki::object::{Attribute, KeyType, ObjectClass};
 use cryptoki::session::Session;
 use sha2::{Digest as _, Sha256};
 use xks_proxy::hsm::config::{Config, IvMode, TokenConfig, TokenSelector};
+use xks_proxy::hsm::pkcs11::native::Arguments;
 use xks_proxy::hsm::pkcs11::{discovery, profiles};
 use xks_proxy::hsm::{Hsm, TokenStats};
 use xks_proxy::job::{Failure, HealthStatus, KeyAttributes, Success};
@@ -223,7 +224,7 @@ fn nss_with_keys(parameters: &str) {
     let module = tools::nss_module();
     // A library that is unloaded loses its state.
     let raw = RawModule::load(&module).unwrap();
-    raw.initialize_with(parameters).unwrap();
+    raw.initialize(Arguments::Parameters(parameters)).unwrap();
     let pkcs11 = initialize(&module);
     let slot = slot_of(&pkcs11, "NSS Certificate DB");
     let session = pkcs11.open_rw_session(slot).unwrap();
@@ -243,7 +244,7 @@ fn nss_without_a_password_works() {
         use xks_proxy::hsm::pkcs11::ffi::RawModule;
         let parameters = format!("configdir='sql:{}'", directory.display());
         let raw = RawModule::load(&tools::nss_module()).unwrap();
-        raw.initialize_with(&parameters).unwrap();
+        raw.initialize(Arguments::Parameters(&parameters)).unwrap();
         let pkcs11 = initialize(&tools::nss_module());
         let slot = slot_of(&pkcs11, "NSS Certificate DB");
         let session = pkcs11.open_rw_session(slot).unwrap();

@@ -37,7 +37,7 @@ impl MemoryHsm {
             .map(|label| (label.clone(), Sha256::digest(label).into()))
             .collect();
         let attributes =
-            KeyAttributes { bits: 256, wrap: true, unwrap: true, ..KeyAttributes::UNTOLD };
+            KeyAttributes { bits: 256, wrap: true, unwrap: true, ..KeyAttributes::UNREPORTED };
         Self {
             labels,
             keys,

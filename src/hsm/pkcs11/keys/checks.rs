@@ -105,7 +105,7 @@ mod tests {
         let cache = KeyCache::new(Arc::new(labels), Arc::default());
         let all = |_: KeyIndex, _: Direction| true;
         assert!(!cache.are_all(&all), "the token has no keys");
-        let mut attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD };
+        let mut attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNREPORTED };
         for entry in cache.entries.write().iter_mut() {
             entry.key = Some(Key { handle: 1, attributes, count: 1, proven_in: 0 });
             attributes.decrypt = false;

@@ -136,7 +136,7 @@ fn key_from(
     attributes: Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>,
 ) -> Option<FoundKey> {
     let (mut label, mut is_private) = (None, None);
-    let mut key = KeyAttributes::UNTOLD;
+    let mut key = KeyAttributes::UNREPORTED;
     for (kind, value) in attributes {
         match kind {
             CKA_LABEL if value.len() <= MAX_LABEL_BYTES => label = String::from_utf8(value).ok(),

@@ -51,7 +51,7 @@ mod tests {
 
     const KEY: Key = Key {
         handle: 7,
-        attributes: KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD },
+        attributes: KeyAttributes { bits: 256, ..KeyAttributes::UNREPORTED },
         count: 1,
         proven_in: 0,
     };

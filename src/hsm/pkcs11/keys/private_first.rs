@@ -85,16 +85,7 @@ mod tests {
     use crate::job::KeyAttributes;
 
     fn chosen(found: &[(u64, Option<bool>)], is_required: bool) -> Option<(u64, u32)> {
-        let attributes = KeyAttributes {
-            bits: 256,
-            encrypt: true,
-            decrypt: true,
-            sign: false,
-            verify: false,
-            wrap: false,
-            unwrap: false,
-            derive: false,
-        };
+        let attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNREPORTED };
         let mut matches = LabelMatches::default();
         for &(handle, is_private) in found {
             matches.add(&FoundKey { handle, label: None, attributes, is_private });

@@ -213,19 +213,10 @@ impl KeyCache {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::time::Duration;
 
-    use crate::hsm::pkcs11::labels::Labels;
+    use crate::hsm::pkcs11::keys::tests::cache;
     use crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
-
-    fn cache(labels: &[&str]) -> KeyCache {
-        let labels = labels.iter().map(|label| Box::from(*label)).collect();
-        let labels = Labels::new(labels, false, None, Vec::new());
-        let cache = KeyCache::new(Arc::new(labels), Arc::default());
-        cache.entries.write().iter_mut().for_each(|entry| entry.is_listed = true);
-        cache
-    }
 
     /// A store's key that is missing from the token must not cause a lookup at every call.
     #[test]

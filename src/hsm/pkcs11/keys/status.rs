@@ -196,7 +196,7 @@ mod tests {
         let labels = ["a", "b", "c"].map(Box::from).to_vec();
         let labels = Labels::new(labels, false, None, Vec::new());
         let cache = KeyCache::new(Arc::new(labels), Arc::default());
-        let attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNTOLD };
+        let attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNREPORTED };
         for entry in cache.entries.write().iter_mut() {
             entry.key = Some(Key { handle: 1, attributes, count: 1, proven_in: 0 });
         }
