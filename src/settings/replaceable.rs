@@ -14,6 +14,9 @@ const OTHERS_WRITE: u32 = 0o022;
 /// In a directory with this bit, only the owner of a file can replace it.
 const STICKY: u32 = 0o1000;
 
+/// The mounts of this process's namespace (proc_pid_mountinfo(5)).
+const MOUNTS: &str = "/proc/self/mountinfo";
+
 /// A directory through which other users can replace a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Weak {
@@ -45,6 +48,7 @@ pub(super) fn weak_directory(path: &Path, user: u32) -> Option<Weak> {
 }
 
 fn walk(path: &Path, user: u32) -> io::Result<Option<Weak>> {
+    let mounts = || fs::read_to_string(MOUNTS).unwrap_or_default();
     let mut rest = parts(&std::path::absolute(path)?);
     let (mut directory, mut links) = (PathBuf::from("/"), 0);
     while let Some(name) = rest.pop_front() {
@@ -55,7 +59,9 @@ fn walk(path: &Path, user: u32) -> io::Result<Option<Weak>> {
         let entry_path = directory.join(&name);
         let (parent, entry) = (fs::metadata(&directory)?, fs::symlink_metadata(&entry_path)?);
         let parent = Access::from(&parent);
-        if let Some(problem) = weakness(parent, Access::from(&entry), user) {
+        if let Some(problem) = weakness(parent, Access::from(&entry), user)
+            && !is_read_only_volume(&directory, &mounts())
+        {
             let Access { owner, mode } = parent;
             return Ok(Some(Weak { directory, owner, mode: mode & 0o7777, problem }));
         }
@@ -84,6 +90,21 @@ fn parts(path: &Path) -> VecDeque<OsString> {
         .components()
         .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
     names.map(|part| part.as_os_str().to_owned()).collect()
+}
+
+/// Returns whether the directory is a volume that is mounted read-only into this process's
+/// container: a read-only mount of a directory of another file system. Kubernetes gives all users
+/// write access to the directories of ConfigMaps and emptyDirs. A file system that is read-only as
+/// a whole does not count: systemd's `ProtectSystem=strict` makes all of them so for the service
+/// alone.
+fn is_read_only_volume(directory: &Path, mounts: &str) -> bool {
+    // A later mount hides an earlier one.
+    let mount = mounts.lines().rev().find_map(|line| {
+        let mut fields = line.split(' ').skip(3);
+        let (root, point, options) = (fields.next()?, fields.next()?, fields.next()?);
+        (Path::new(point) == directory).then_some((root, options))
+    });
+    mount.is_some_and(|(root, options)| root != "/" && options.split(',').any(|it| it == "ro"))
 }
 
 /// Returns why other users can make the entry's name in the directory lead to another file.
@@ -164,6 +185,32 @@ mod tests {
             set(name, 0o1777);
             assert_eq!(weak_directory(&start, us), None, "{name}");
             set(name, 0o755);
+        }
+    }
+
+    /// Mounts as a container has them, and a service of systemd's: only a volume that is mounted
+    /// read-only is safe although others may write to it.
+    #[test]
+    fn volumes() {
+        let mounts = "\
+22 1 0:30 / / rw,relatime - overlay overlay rw
+23 22 8:1 /var/lib/kubelet/pods/1/volumes/kubernetes.io~configmap/s /etc/xks-proxy ro - ext4 /dev/sda1 rw
+24 22 8:1 /var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir/h /opt/hsm ro,relatime - ext4 /dev/sda1 rw
+25 22 8:1 /var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir/t /tmp rw,relatime - ext4 /dev/sda1 rw
+26 22 8:2 / /opt/vendor ro,relatime - ext4 /dev/sda2 rw
+27 22 8:1 /a /twice ro - ext4 /dev/sda1 rw
+28 27 8:1 /b /twice rw - ext4 /dev/sda1 rw
+";
+        for (directory, is_safe) in [
+            ("/etc/xks-proxy", true),
+            ("/opt/hsm", true),
+            ("/opt/hsm/lib", false),
+            ("/tmp", false),
+            ("/opt/vendor", false),
+            ("/twice", false),
+            ("/", false),
+        ] {
+            assert_eq!(is_read_only_volume(Path::new(directory), mounts), is_safe, "{directory}");
         }
     }
 
