@@ -27,8 +27,6 @@ pub const MAX_METADATA_BESIDE_TAG_BYTES: usize = MAX_CIPHERTEXT_METADATA_BYTES -
 pub const MAX_KEY_VERSIONS: usize = 64;
 /// Longest CKA_LABEL of a version.
 pub const MAX_VERSION_LABEL_BYTES: usize = 128;
-/// Longest CKA_ID of a version.
-pub const MAX_CKA_ID_BYTES: usize = 64;
 /// Longest AAD before base64: its length is encoded in two bytes.
 pub const MAX_AAD_BYTES: usize = 65_535;
 /// Plaintext length that every proxy must accept (XKS specification, Encrypt).

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::report::Location;
 use super::section::{Member, Section, shown};
+use crate::key_name::{ID_PREFIX, from_hex, name_of_id};
 use crate::limits::{
     MAX_CKA_ID_BYTES, MAX_KEY_ID_BYTES, MAX_KEY_VERSIONS, MAX_VERSION_LABEL_BYTES,
 };
@@ -18,8 +19,6 @@ const LABEL_REMEDY: &str = "write the key's CKA_LABEL, 1 to 128 characters of pr
                             its CKA_ID as cka_id";
 const CKA_ID_REMEDY: &str = "write the key's CKA_ID, 1 to 64 bytes, in hexadecimal digits, such as \
                              \"0a1b\"";
-/// Beginning of the name of a key that its `CKA_ID` identifies.
-const CKA_ID_PREFIX: &str = "id:";
 
 /// Reads the keys of a store, sorted by id. `key_id_set` is the store's `xks_key_id_set`.
 pub(super) fn read(
@@ -170,7 +169,7 @@ fn label(member: &Member<'_>) -> Option<String> {
         format!("it has {} bytes", label.len())
     } else if !label.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         format!("\"{}\" has a character that is not allowed", shown(label))
-    } else if label.starts_with(CKA_ID_PREFIX) {
+    } else if label.starts_with(ID_PREFIX) {
         format!("\"{}\" begins like the name of a key by its CKA_ID", shown(label))
     } else {
         return Some(label.to_owned());
@@ -181,12 +180,11 @@ fn label(member: &Member<'_>) -> Option<String> {
 
 fn cka_id(member: &Member<'_>) -> Option<String> {
     let text = member.string(CKA_ID_REMEDY)?;
-    let is_hex = text.len().is_multiple_of(2) && text.bytes().all(|it| it.is_ascii_hexdigit());
-    if !is_hex || text.is_empty() || text.len() / 2 > MAX_CKA_ID_BYTES {
+    let id = from_hex(text).filter(|id| (1..=MAX_CKA_ID_BYTES).contains(&id.len()));
+    if id.is_none() {
         member.mistake(format!("\"{}\" is not a CKA_ID", shown(text)), CKA_ID_REMEDY);
-        return None;
     }
-    Some(format!("{CKA_ID_PREFIX}{}", text.to_ascii_lowercase()))
+    id.map(|id| name_of_id(&id))
 }
 
 /// Returns why this cannot be an external key id, if so.
