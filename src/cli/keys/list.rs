@@ -86,7 +86,7 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
         );
     }
     for label in &token.missing {
-        outln!("{label:<40} MISSING: the settings name it, and no AES token key has this label");
+        outln!("{label:<40} MISSING: the settings name it, and no AES token key has this name");
     }
 }
 
