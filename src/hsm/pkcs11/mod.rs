@@ -31,4 +31,5 @@ mod slot_selection;
 mod slots;
 pub mod token;
 mod token_inventory;
+pub mod tokens_in_use;
 mod trouble;

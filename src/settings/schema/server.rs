@@ -144,4 +144,10 @@ const TRACING_MEMBERS: &[MemberSchema] = &[
         Absent::Described("required by the file writer"),
         "How often a new log file begins.",
     ),
+    optional(
+        "file_mode",
+        Form::OneOf(&["0600", "0640", "0644"]),
+        Absent::Text("0640"),
+        "Mode of new log files: who besides the proxy's user may read them.",
+    ),
 ];
