@@ -65,7 +65,8 @@ pub(super) const SERVER: SectionSchema = SectionSchema {
             "pid_file",
             Form::Path,
             Absent::None,
-            "File that holds the process id while the proxy serves; `xks-proxy reload` reads it.",
+            "File that holds the process id while the proxy serves; `xks-proxy reload` reads it. Not a \
+             symbolic link, nor the file of another running proxy.",
         ),
         optional(
             "proxy_protocol_from",
