@@ -11,6 +11,7 @@
 
 mod history;
 mod http;
+mod key_versions;
 mod page;
 mod prometheus;
 mod sources;

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::history::History;
+use super::key_versions::VersionedKeyStatus;
 use super::sources::{ServiceInfo, Sources};
 use super::sums::{Sums, durations_of, most_used_keys};
 use crate::hsm::{self, TokenStats};
@@ -36,6 +37,9 @@ pub(super) struct Status {
     stores: Vec<Store>,
     tokens: Vec<Token>,
     keys: Vec<Key>,
+    key_versions: Vec<VersionedKeyStatus>,
+    /// Number of external key ids with versions that are not in `key_versions`.
+    key_versions_left_out: usize,
     process: ProcessStatus,
     panics: u64,
     dropped_log_lines: u64,
@@ -240,8 +244,8 @@ struct Columns {
 pub(super) fn status(sources: &Sources, history: &History) -> Status {
     let metrics = &sources.metrics;
     let sums = Sums::of(metrics);
-    let ServiceInfo { api, is_tls, is_mtls, ping, max_connections, request_deadline_milli } =
-        &**sources.service_info.load();
+    let service_info = sources.service_info.load();
+    let ServiceInfo { api, is_tls, is_mtls, ping, max_connections, .. } = &**service_info;
     let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
     let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
     let hsm = sources.hsm.load();
@@ -265,7 +269,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             refused: sums.refused,
             failed: sums.failed,
             in_flight: metrics.sum(|of_loop| of_loop.in_flight.get()),
-            deadline_millis: *request_deadline_milli,
+            deadline_millis: service_info.request_deadline_milli,
         },
         connections: Connections {
             open: accepted.saturating_sub(closed),
@@ -293,6 +297,8 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             .map(|(index, stats)| token(stats, health.tokens.get(index)))
             .collect(),
         keys: keys(metrics),
+        key_versions: service_info.key_versions.keys.clone(),
+        key_versions_left_out: service_info.key_versions.left_out,
         process: process(),
         panics: metrics.panics.get(),
         dropped_log_lines: sources.lost_lines.dropped_lines(),

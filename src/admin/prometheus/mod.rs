@@ -1,9 +1,11 @@
 //! `/metrics`: all counters, in Prometheus's format.
 
+mod key_versions;
 mod tokens;
 
 use std::time::SystemTime;
 
+use self::key_versions::key_versions;
 use self::tokens::tokens;
 use super::sources::Sources;
 use super::sums::{durations_of, most_used_keys};
@@ -26,6 +28,7 @@ pub(super) fn expose(sources: &Sources) -> String {
     tokens(&mut text, sources);
     credentials(&mut text, &sources.metrics);
     keys(&mut text, &sources.metrics);
+    key_versions(&mut text, &sources.service_info.load().key_versions);
     process(&mut text, sources);
     text.into_text()
 }
