@@ -314,6 +314,10 @@ pub const MAX_PROBE_RATE_PER_SEC: i64 = 1_800;
 pub const PROBE_CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// Bytes of a proxy's answer that are shown.
 pub const MAX_PROBE_EXCERPT_BYTES: usize = 200;
+/// Maximum number of ciphertexts that the probe keeps in a file for later probes.
+pub const MAX_PROBE_CIPHERTEXTS: usize = 100;
+/// Largest such file; a ciphertext takes about 400 bytes.
+pub const MAX_PROBE_CIPHERTEXTS_FILE_BYTES: u64 = 1024 * MAX_PROBE_CIPHERTEXTS as u64;
 
 // ---- Log
 
