@@ -90,6 +90,10 @@ pub const MAX_SIGNED_HEADERS: usize = 32;
 pub const SIGNING_KEYS_PER_CREDENTIAL: usize = 3;
 /// Shortest access key id (XKS specification, Appendix A).
 pub const MIN_ACCESS_KEY_ID_BYTES: usize = 20;
+/// Symbolic links that are followed on the way to one file, as many as Linux follows.
+pub const MAX_SYMBOLIC_LINKS: usize = 40;
+/// Length to which a value is cut in a message about the settings.
+pub const MAX_SHOWN_CHARS: usize = 64;
 /// Longest access key id (XKS specification, Appendix A).
 pub const MAX_ACCESS_KEY_ID_BYTES: usize = 30;
 /// Shortest secret access key (XKS specification, XKS proxy configuration).
