@@ -8,10 +8,12 @@ use crate::settings::Settings;
 
 /// The external key ids with versions, in the order of the settings, up to
 /// [`MAX_KEYS_IN_METRICS`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct KeyVersions {
+    #[serde(rename = "keyVersions")]
     pub(super) keys: Vec<VersionedKeyStatus>,
     /// Number of further external key ids.
+    #[serde(rename = "keyVersionsLeftOut")]
     pub(super) left_out: usize,
 }
 

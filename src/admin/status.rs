@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::history::History;
-use super::key_versions::VersionedKeyStatus;
+use super::key_versions::KeyVersions;
 use super::sources::{ServiceInfo, Sources};
 use super::sums::{Sums, durations_of, most_used_keys};
 use crate::hsm::{self, TokenStats};
@@ -37,9 +37,8 @@ pub(super) struct Status {
     stores: Vec<Store>,
     tokens: Vec<Token>,
     keys: Vec<Key>,
-    key_versions: Vec<VersionedKeyStatus>,
-    /// Number of external key ids with versions that are not in `key_versions`.
-    key_versions_left_out: usize,
+    #[serde(flatten)]
+    key_versions: KeyVersions,
     process: ProcessStatus,
     panics: u64,
     dropped_log_lines: u64,
@@ -246,8 +245,6 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
     let sums = Sums::of(metrics);
     let service_info = sources.service_info.load();
     let ServiceInfo { api, is_tls, is_mtls, ping, max_connections, .. } = &**service_info;
-    let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
-    let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
     let hsm = sources.hsm.load();
     let health = hsm.health();
     let uptime = metrics.started.0.elapsed().as_millis();
@@ -271,14 +268,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             in_flight: metrics.sum(|of_loop| of_loop.in_flight.get()),
             deadline_millis: service_info.request_deadline_milli,
         },
-        connections: Connections {
-            open: accepted.saturating_sub(closed),
-            max: *max_connections,
-            accepted,
-            accept_pauses: metrics.sum(|of_loop| of_loop.accept_pauses.get()),
-            tls_handshakes: metrics.sum(|of_loop| of_loop.tls_handshakes.get()),
-            tls_handshake_failures: metrics.sum(|of_loop| of_loop.tls_handshake_failures.get()),
-        },
+        connections: connections(metrics, *max_connections),
         certificates: metrics
             .certificates()
             .into_iter()
@@ -297,8 +287,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             .map(|(index, stats)| token(stats, health.tokens.get(index)))
             .collect(),
         keys: keys(metrics),
-        key_versions: service_info.key_versions.keys.clone(),
-        key_versions_left_out: service_info.key_versions.left_out,
+        key_versions: service_info.key_versions.clone(),
         process: process(),
         panics: metrics.panics.get(),
         dropped_log_lines: sources.lost_lines.dropped_lines(),
@@ -310,6 +299,19 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             last_write_unix_secs: audit.last_write_unix_secs,
         }),
         history: columns(history),
+    }
+}
+
+fn connections(metrics: &Metrics, max: usize) -> Connections {
+    let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
+    let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
+    Connections {
+        open: accepted.saturating_sub(closed),
+        max,
+        accepted,
+        accept_pauses: metrics.sum(|of_loop| of_loop.accept_pauses.get()),
+        tls_handshakes: metrics.sum(|of_loop| of_loop.tls_handshakes.get()),
+        tls_handshake_failures: metrics.sum(|of_loop| of_loop.tls_handshake_failures.get()),
     }
 }
 

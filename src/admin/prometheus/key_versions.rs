@@ -1,6 +1,6 @@
 //! Metrics of the versions of external key ids.
 
-use super::store_label;
+use super::store_label::store_label;
 use crate::admin::key_versions::{KeyVersions, VersionState, VersionStatus, VersionedKeyStatus};
 use crate::observe::metrics::exposition::Exposition;
 use crate::observe::metrics::exposition::Kind::Gauge;
