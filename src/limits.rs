@@ -386,15 +386,21 @@ pub const MAX_AUDIT_RETAINED_FILES: u64 = 1_000_000;
 
 // ---- Admin listener
 
-/// Threads that serve the admin listener, one request each; further requests wait.
-pub const ADMIN_THREADS: usize = 8;
-/// Stack of each such thread.
+/// Connections to the admin listener. Beyond this, the oldest one without a complete request makes
+/// room.
+pub const MAX_ADMIN_CONNECTIONS: usize = 64;
+/// Answers that are held for peers which have not taken them. Beyond this, the oldest one is dropped
+/// with its connection.
+pub const MAX_ADMIN_ANSWERS: usize = 8;
+/// Time from accepting a connection to the first byte from the peer.
+pub const ADMIN_FIRST_BYTE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Stack of the admin listener's threads.
 pub const ADMIN_STACK_BYTES: usize = 512 * 1024;
 /// Time from accepting a connection to its end, including handshake, request and answer.
 pub const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, for instance for lack of descriptors.
 pub const ADMIN_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Interval at which a thread that waits for a connection checks whether another process serves.
+/// Interval at which the listener checks whether another process serves.
 pub const ADMIN_ACCEPT_POLL: Duration = Duration::from_millis(500);
 /// Time between two samples of the status page's history.
 pub const HISTORY_INTERVAL: Duration = Duration::from_secs(10);

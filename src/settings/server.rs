@@ -96,7 +96,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
 
 pub(super) fn ip(member: &Member<'_>) -> Option<IpAddr> {
     let text = member.string(IP_REMEDY)?;
-    let ip = text.parse().ok();
+    let ip = text.parse().ok().map(|ip: IpAddr| ip.to_canonical());
     if ip.is_none() {
         member.mistake(format!("\"{}\" is not an IP address", shown(text)), IP_REMEDY);
     }

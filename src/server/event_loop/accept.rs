@@ -10,6 +10,7 @@ use super::Running;
 use crate::limits::{ACCEPT_YIELD, LISTEN_BACKLOG, MAX_ACCEPTS_PER_TURN};
 use crate::proto::{Connection, Listener};
 use crate::server::admission::ConnectionPermit;
+use crate::server::network::canonical;
 use crate::server::peer::{Fate, Peer};
 use crate::server::tls::Acceptor;
 
@@ -47,7 +48,7 @@ impl Running {
         }
         let accepted = listening.unplaced.take().map_or_else(|| listening.socket.accept(), Ok);
         let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
+            Ok((stream, address)) => (stream, canonical(address)),
             Err(error) => match error.kind() {
                 ErrorKind::WouldBlock => {
                     listening.is_ready = false;
