@@ -202,6 +202,8 @@ pub const HANDSHAKES_PER_OLDEST: u32 = 4;
 /// Entries for closed connections that a list of waiting connections may hold, beyond two entries
 /// for each open connection.
 pub const MAX_STALE_ENTRIES: usize = 64;
+/// Time between two reminders that PROXY protocol headers may be missing.
+pub const PROXY_PROTOCOL_REMINDER_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Longest PROXY protocol header: the addresses take 36 bytes, TLVs the rest.
 pub const MAX_PROXY_HEADER_BYTES: usize = 4096;
 /// Networks in `[server] proxy_protocol_from`.

@@ -178,7 +178,11 @@ mod tests {
     }
 
     fn with_tlvs(tlvs: &[u8]) -> Vec<u8> {
-        header(0x21, 0x11, &[&[192, 0, 2, 7, 198, 51, 100, 1, 0xd9, 0x03, 0x01, 0xbb], tlvs].concat())
+        header(
+            0x21,
+            0x11,
+            &[&[192, 0, 2, 7, 198, 51, 100, 1, 0xd9, 0x03, 0x01, 0xbb], tlvs].concat(),
+        )
     }
 
     /// A checksum is verified wherever it is, and covers the whole header. (The sums were

@@ -61,7 +61,11 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Outcome)> {
     case("absolute-form", &["GET http://h/ping HTTP/1.1\r\nHost: h\r\n\r\n"], Answered(200));
     case("absolute-form, no path", &["GET http://h HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
     case("absolute-form, no host", &["GET http:///ping HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
-    case("absolute-form, query", &["GET http://a?x/ping HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
+    case(
+        "absolute-form, query",
+        &["GET http://a?x/ping HTTP/1.1\r\nHost: h\r\n\r\n"],
+        Refused(400),
+    );
     case("absolute-form, #", &["GET http://a#x/ping HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
     case("absolute-form, user", &["GET http://u@h/ping HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
     case("absolute-form, port", &["GET http://h:x/ping HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
@@ -87,7 +91,11 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Outcome)> {
     case("Host with a space", &["GET /ping HTTP/1.1\r\nHost: a b\r\n\r\n"], Refused(400));
     case("Host with a slash", &["GET /ping HTTP/1.1\r\nHost: a/b\r\n\r\n"], Refused(400));
     case("Host with a user", &["GET /ping HTTP/1.1\r\nHost: a@b\r\n\r\n"], Refused(400));
-    case("Host without a port's number", &["GET /ping HTTP/1.1\r\nHost: a:b\r\n\r\n"], Refused(400));
+    case(
+        "Host without a port's number",
+        &["GET /ping HTTP/1.1\r\nHost: a:b\r\n\r\n"],
+        Refused(400),
+    );
     case("Host in HTTP/1.0", &["GET /ping HTTP/1.0\r\nHost: a b\r\n\r\n"], Refused(400));
     case("empty Host", &["GET /ping HTTP/1.1\r\nHost:\r\n\r\n"], Answered(200));
     case("Host by address", &["GET /ping HTTP/1.1\r\nHost: [::1]:80\r\n\r\n"], Answered(200));

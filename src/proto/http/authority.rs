@@ -56,8 +56,7 @@ pub fn is_authority(value: &[u8]) -> bool {
 /// Returns whether each percent sign is followed by two hexadecimal digits.
 fn is_encoded(name: &[u8]) -> bool {
     memchr::memchr_iter(b'%', name).all(|at| {
-        name.get(at + 1..at + 3)
-            .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+        name.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     })
 }
 
