@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use bytes::Buf as _;
 
+use self::tlvs::BadTlvs;
 use crate::limits::MAX_PROXY_HEADER_BYTES;
 
 /// The first bytes of every header. No HTTP or TLS connection begins with them.
@@ -113,7 +114,10 @@ pub fn parse(received: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let end = FIXED_BYTES + address_bytes;
     let source = header.get(FIXED_BYTES..end).and_then(source);
     if source.is_some() {
-        tlvs::check(header, end)?;
+        tlvs::check(header, end).map_err(|bad| match bad {
+            BadTlvs::Overrun => ProxyHeaderError::BadTlv,
+            BadTlvs::Checksum => ProxyHeaderError::BadChecksum,
+        })?;
     }
     Ok(Some(ProxyHeader { source, length }))
 }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 
 use toml::Value;
 
+use crate::common::proxy::free_port;
 use crate::common::settings::set;
 use crate::common::{Client, Connection, Proxy, Response, Setup, xks};
 
@@ -188,8 +189,11 @@ fn ping_port() {
 #[test]
 fn a_change_over() {
     for setup in [Setup::new(), Setup::new().tls()] {
-        let mut proxy =
-            setup.set("limits.max_connections_per_address", 3).set("admin.port", 0).start();
+        let mut proxy = setup
+            .set("limits.max_connections_per_address", 3)
+            .set("admin.port", free_port())
+            .set("server.pid_file", "proxy.pid")
+            .start();
         let client = proxy.client();
         let with = |last| open(&client, &header([192, 0, 2, last], 1));
         let answers = |connection: std::io::Result<Connection>| {

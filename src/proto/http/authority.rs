@@ -1,7 +1,7 @@
 //! The authority of a request: a Host field's value, or that of an absolute-form target (RFC 9110,
 //! 7.2; RFC 3986, 3.2).
 
-use std::net::Ipv6Addr;
+use std::net::IpAddr;
 
 /// Bytes allowed in a registered name: unreserved, sub-delims, and the percent sign of an encoded
 /// byte.
@@ -63,7 +63,8 @@ fn is_encoded(name: &[u8]) -> bool {
 /// Returns whether this is an IPv6 address. Other literals (RFC 3986, `IPvFuture`) have never been
 /// defined, and a zone (RFC 6874) is known to the sender alone.
 fn is_address(literal: &[u8]) -> bool {
-    std::str::from_utf8(literal).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
+    let address = std::str::from_utf8(literal).ok().and_then(|text| text.parse().ok());
+    address.is_some_and(|address: IpAddr| address.is_ipv6())
 }
 
 #[cfg(test)]

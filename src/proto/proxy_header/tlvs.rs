@@ -1,30 +1,37 @@
 //! The additional fields (TLVs) behind a header's addresses, and the checksum that may be among
 //! them.
 
-use super::ProxyHeaderError;
-
 /// The type of the checksum's TLV (PP2_TYPE_CRC32C).
 const CHECKSUM: u8 = 0x03;
 
 /// Length of a TLV's type and length.
 const TLV_HEAD_BYTES: usize = 3;
 
+/// What is wrong with the TLVs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadTlvs {
+    /// One runs over the end of the header.
+    Overrun,
+    /// The checksum is not that of the header.
+    Checksum,
+}
+
 /// Walks over the TLVs of `header`, which begin at `start`, and verifies the checksum if there is
 /// one.
-pub(super) fn check(header: &[u8], start: usize) -> Result<(), ProxyHeaderError> {
+pub(super) fn check(header: &[u8], start: usize) -> Result<(), BadTlvs> {
     let mut is_checked = false;
     let mut at = start;
     while at < header.len() {
         let Some([kind, high, low]) = header.get(at..at + TLV_HEAD_BYTES) else {
-            return Err(ProxyHeaderError::BadTlv);
+            return Err(BadTlvs::Overrun);
         };
         let begin = at + TLV_HEAD_BYTES;
         let end = begin + usize::from(u16::from_be_bytes([*high, *low]));
-        let value = header.get(begin..end).ok_or(ProxyHeaderError::BadTlv)?;
+        let value = header.get(begin..end).ok_or(BadTlvs::Overrun)?;
         if *kind == CHECKSUM {
             // A second one could not cover the first.
             if is_checked || value != checksum(header, begin, end).to_be_bytes() {
-                return Err(ProxyHeaderError::BadChecksum);
+                return Err(BadTlvs::Checksum);
             }
             is_checked = true;
         }
