@@ -1,13 +1,14 @@
 //! The cache of a token's keys: handles and attributes by name, found in one listing.
 
 mod checks;
+mod details;
 mod disagreeing;
 mod inventory;
 mod key;
-mod listing;
+pub mod listing;
 mod lost;
 mod private_first;
-mod reading;
+pub mod reading;
 mod same_objects;
 mod search;
 mod status;
@@ -23,6 +24,7 @@ use crate::hsm::witness::Witnesses;
 use crate::job::KeyIndex;
 use crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
 use crate::rate::PerSecond;
+pub use details::details;
 use disagreeing::Disagreeing;
 pub use inventory::keys_of_names;
 use key::Entry;
