@@ -63,7 +63,7 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
         let stores: Vec<&str> = settings
             .stores
             .iter()
-            .filter(|store| store.xks_key_id_set.iter().any(|id| **id == *key.label))
+            .filter(|store| store.has_key_name(&key.label))
             .map(|store| match store.uri_path_prefix.as_str() {
                 "" => "(no prefix)",
                 prefix => prefix,
