@@ -24,6 +24,7 @@ mod http;
 mod iv_modes;
 mod key_trouble;
 mod keys;
+mod keys_new;
 mod limits;
 mod load;
 mod logins;
