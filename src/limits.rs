@@ -90,6 +90,10 @@ pub const MAX_SIGNED_HEADERS: usize = 32;
 pub const SIGNING_KEYS_PER_CREDENTIAL: usize = 3;
 /// Shortest access key id (XKS specification, Appendix A).
 pub const MIN_ACCESS_KEY_ID_BYTES: usize = 20;
+/// Symbolic links that are followed on the way to one file, as many as Linux follows.
+pub const MAX_SYMBOLIC_LINKS: usize = 40;
+/// Length to which a value is cut in a message about the settings.
+pub const MAX_SHOWN_CHARS: usize = 64;
 /// Longest access key id (XKS specification, Appendix A).
 pub const MAX_ACCESS_KEY_ID_BYTES: usize = 30;
 /// Shortest secret access key (XKS specification, XKS proxy configuration).
@@ -323,6 +327,10 @@ pub const MAX_PROBE_RATE_PER_SEC: i64 = 1_800;
 pub const PROBE_CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// Bytes of a proxy's answer that are shown.
 pub const MAX_PROBE_EXCERPT_BYTES: usize = 200;
+/// Maximum number of ciphertexts that the probe keeps in a file for later probes.
+pub const MAX_PROBE_CIPHERTEXTS: usize = 100;
+/// Largest such file; a ciphertext takes about 400 bytes.
+pub const MAX_PROBE_CIPHERTEXTS_FILE_BYTES: u64 = 1024 * MAX_PROBE_CIPHERTEXTS as u64;
 
 // ---- Log
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::file;
-use super::section::{Member, Section, shown};
+use super::section::{Member, Section, shown, shown_path};
 use super::stores::Store;
 use super::unknown::nearest;
 use crate::limits::{
@@ -74,12 +74,11 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     let state = config.state_file();
     let has_state = state.metadata().is_ok_and(|metadata| metadata.len() > 0);
     let path: &Path = &config.key_file;
-    let name = shown(&path.to_string_lossy());
+    let name = shown_path(path);
     if has_state {
         if path.exists() {
-            let problem = format!(
-                "\"{name}\" is still on this machine: anyone who reads it can forge the log"
-            );
+            let problem =
+                format!("{name} is still on this machine: anyone who reads it can forge the log");
             let remedy = "move it to where the log is verified; this machine no longer needs it";
             member.warning(problem, remedy);
         }
@@ -92,12 +91,12 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
             file::check(&ownership, path, true, member.location(), member.report());
         }
         Err(error) => {
-            member.mistake(format!("\"{name}\" cannot be read: {error}"), remedy);
+            member.mistake(format!("{name} cannot be read: {error}"), remedy);
             return None;
         }
     }
     if let Err(error) = key::read(path) {
-        member.mistake(format!("\"{name}\": {error}"), remedy);
+        member.mistake(format!("{name}: {error}"), remedy);
         return None;
     }
     Some(())

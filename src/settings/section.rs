@@ -10,6 +10,7 @@ use zeroize::Zeroize as _;
 
 use super::report::{Location, Report};
 use super::unknown;
+pub(super) use crate::observe::redaction::{shown, shown_path};
 use crate::observe::timestamp::{civil_from_days, days_from_civil};
 
 /// A section that is present in the file.
@@ -335,16 +336,6 @@ impl<'a> Member<'a> {
         }
         is_right.then_some(strings)
     }
-}
-
-/// Returns a value as shown in a message: escaped, and truncated if it is long.
-pub(super) fn shown(value: &str) -> String {
-    const MAX_SHOWN_CHARS: usize = 64;
-    let mut shown: String = value.chars().take(MAX_SHOWN_CHARS).collect();
-    if shown.len() < value.len() {
-        shown.push_str("...");
-    }
-    shown.escape_debug().to_string()
 }
 
 fn kind(value: &DeValue<'_>) -> &'static str {

@@ -95,6 +95,33 @@ fn unknown_members() {
     assert!(place.load_with(RIGHT, true, &|_| None).is_ok());
 }
 
+/// In `[security]`, and in the sections below it, a name that resembles a known one is a mistake:
+/// what it was meant to switch on would stay off.
+#[test]
+fn misspelt_members_of_security() {
+    let place = Place::new();
+    for (line, member, remedy) in [
+        ("landlok = true", "security.landlok", "landlock"),
+        ("strict_permissions = true", "security.strict_permissions", "strict_file_permissions"),
+        ("Landlock = true", "security.Landlock", "landlock"),
+        ("secondary_aut = \"Cedar\"", "security.secondary_aut", "secondary_auth"),
+        ("[security.ceder]\npolicy_file = \"x\"", "security.ceder", "cedar"),
+        ("[security.oso]\nlandlock = true", "security.oso.landlock", "[security]"),
+        ("[security.oso]\nlandlok = true", "security.oso.landlok", "[security]"),
+    ] {
+        let text = edited("[[external", &format!("{line}\n\n[[external"));
+        let findings = place.load(&text).unwrap_err();
+        assert_eq!(mistakes(&findings).len(), 1, "{findings:#?}");
+        let mistake = only(&findings, Severity::Mistake, member);
+        assert!(mistake.remedy.contains(remedy), "{mistake}");
+        assert!(mistake.problem.contains("as if it were not there"), "{mistake}");
+    }
+    // A name that resembles none is a warning, as elsewhere.
+    let text = edited("[[external", "frobnicate = true\n\n[[external");
+    let (_, findings) = place.load(&text).unwrap();
+    only(&findings, Severity::Warning, "security.frobnicate");
+}
+
 /// Members that have no effect here are listed once, at the start.
 #[test]
 fn members_without_effect_are_noticed() {

@@ -1,4 +1,4 @@
-//! The parameters of AES-GCM, as modules take them.
+//! The parameters of AES-GCM in the layouts that modules expect.
 
 use std::ptr;
 
@@ -26,7 +26,6 @@ struct FirstGcmParams {
 }
 
 impl GcmParameters {
-    /// Returns the parameters, which point to `iv` and `aad`.
     pub(super) fn new(iv: &mut GcmIv, aad: &[u8]) -> Self {
         debug_assert!(usize::from(iv.length) <= MAX_GCM_IV_BYTES);
         let usual = CK_GCM_PARAMS {
@@ -34,8 +33,8 @@ impl GcmParameters {
             ulIvLen: CK_ULONG::from(iv.length),
             ulIvBits: CK_ULONG::from(iv.bits),
             pAAD: if aad.is_empty() { ptr::null_mut() } else { aad.as_ptr().cast_mut() },
-            ulAADLen: aad.len() as CK_ULONG,
-            ulTagBits: (GCM_TAG_BYTES * 8) as CK_ULONG,
+            ulAADLen: ulong(aad.len()),
+            ulTagBits: ulong(GCM_TAG_BYTES * 8),
         };
         let first = FirstGcmParams {
             iv: usual.pIv,
@@ -47,7 +46,6 @@ impl GcmParameters {
         Self { usual, first }
     }
 
-    /// Returns the mechanism, which points to the parameters in that form.
     pub(super) fn mechanism(&mut self, form: GcmForm) -> CK_MECHANISM {
         let (parameter, length) = if form.has_no_iv_bits {
             (ptr::from_mut(&mut self.first).cast(), size_of::<FirstGcmParams>())
@@ -57,7 +55,11 @@ impl GcmParameters {
         CK_MECHANISM {
             mechanism: CKM_AES_GCM,
             pParameter: parameter,
-            ulParameterLen: length as CK_ULONG,
+            ulParameterLen: ulong(length),
         }
     }
+}
+
+fn ulong(number: usize) -> CK_ULONG {
+    number as CK_ULONG
 }

@@ -21,6 +21,7 @@ mod missed;
 pub mod module;
 pub mod native;
 pub mod native_session;
+mod one_part;
 mod opened;
 pub mod pin_tries;
 pub mod profiles;
