@@ -59,6 +59,8 @@ pub struct SlotInventory {
 /// An AES key of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyInventory {
+    /// Its handle in the session of the inventory.
+    pub handle: u64,
     /// `CKA_LABEL`
     pub label: Box<str>,
     /// `CKA_ID`; empty if the key has none or one that is too long to name it.
@@ -72,6 +74,8 @@ pub struct KeyInventory {
     /// Number of the token's AES keys that the label may refer to. If some are private, public keys
     /// are not counted.
     pub keys_of_label: u32,
+    /// Its details, if the inventory was taken with them.
+    pub details: Option<KeyDetails>,
 }
 
 /// The attributes of a key that an auditor asks for. `None` stands for an attribute that the token

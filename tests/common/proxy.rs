@@ -205,8 +205,7 @@ impl Prepared {
     /// Starts the proxy after setting a member of the settings to a path in its directory.
     #[track_caller]
     pub fn start_with(mut self, member: &str, value: impl Into<Value>) -> Proxy {
-        settings::set(&mut self.table, member, value);
-        std::fs::write(&self.settings_file, self.table.to_string()).unwrap();
+        self.change_settings(member, value);
         self.start()
     }
 
@@ -313,6 +312,12 @@ impl Prepared {
             }
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Sets a member of the settings file by its dotted path.
+    pub fn change_settings(&mut self, member: &str, value: impl Into<Value>) {
+        settings::set(&mut self.table, member, value);
+        std::fs::write(&self.settings_file, self.table.to_string()).unwrap();
     }
 
     /// Runs a command with the settings file, token and environment of the proxy, which is not

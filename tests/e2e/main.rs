@@ -25,6 +25,7 @@ mod iv_modes;
 mod key_trouble;
 mod keys;
 mod keys_new;
+mod keys_rotate;
 mod limits;
 mod load;
 mod logins;

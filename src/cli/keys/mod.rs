@@ -4,6 +4,7 @@ mod list;
 mod making;
 mod new;
 pub(super) mod prove;
+mod rotate;
 mod table;
 
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ enum Command {
     New(new::Arguments),
     /// Prove that all tokens hold the same keys, with a ciphertext of each key: its witness
     Prove(prove::Arguments),
+    /// Make the key of the next version of an external key id, and print the steps of the rotation
+    Rotate(rotate::Arguments),
 }
 
 /// Runs the subcommand, or lists the keys if there is none.
@@ -39,5 +42,6 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
         None => list::run(arguments.file.as_deref()),
         Some(Command::New(arguments)) => new::run(arguments),
         Some(Command::Prove(arguments)) => prove::run(arguments),
+        Some(Command::Rotate(arguments)) => rotate::run(arguments),
     }
 }
