@@ -24,6 +24,8 @@ mod http;
 mod iv_modes;
 mod key_trouble;
 mod keys;
+mod keys_new;
+mod keys_rotate;
 mod limits;
 mod load;
 mod logins;
