@@ -11,7 +11,7 @@ use super::prove;
 use crate::exit::{EXIT_ARGUMENTS, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::hsm::backend::{Identity, Proof};
 use crate::hsm::inventory::KeyDetails;
-use crate::hsm::key_date::Date;
+use crate::hsm::key_date::{Date, KeyDate};
 use crate::hsm::pkcs11::ffi::set_environment;
 use crate::hsm::pkcs11::key_maker::{KeyMaker, NewKey, NotMade};
 use crate::hsm::pkcs11::refusals;
@@ -122,6 +122,11 @@ pub(super) fn make(settings: &Settings, label: &str, options: &Options) -> Resul
     );
     outln!("  {}", attributes(&made.details));
     tell_of_surplus(&made.details);
+    if let Some(date) = key.end_date
+        && made.details.end_date != KeyDate::On(date)
+    {
+        outln!("  ATTENTION: the token does not report the end date, so nothing will warn of it");
+    }
     // The tokens are used by a fleet next.
     drop(maker);
     if tokens.len() > 1 {
