@@ -136,6 +136,27 @@ fn on_one_of_two_tokens() {
     assert!(proofs.len() == 2 && proofs[1].ends_with("missing"), "{printed}");
 }
 
+/// If the other tokens have the key at once, as with HSMs that replicate by themselves, the command
+/// proves that all hold the same. Here one token is reached through two modules.
+#[test]
+fn on_tokens_that_replicate() {
+    let member = |name: &str, value: &str| (name.to_owned(), Value::from(value));
+    let interposer = tools::interposer().to_str().unwrap();
+    let other = [member("label", token::LABEL), member("module", interposer)];
+    let other = other.into_iter().chain([member("user_pin", token::PIN)]);
+    let mut both = tokens(&[token::LABEL]);
+    both.as_array_mut().unwrap().push(Table::from_iter(other).into());
+    let prepared = Setup::new()
+        .set("pkcs11.tokens", both)
+        .env("XKS_INTERPOSER_MODULE", tools::softhsm2_module().to_str().unwrap())
+        .prepare();
+    let (code, printed) = prepared.run(&["keys", "new", "new-key", "--on", token::LABEL, "--yes"]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert_eq!(printed.matches(": proven: it ").count(), 2, "{printed}");
+    assert!(printed.contains("All tokens hold the same key."), "{printed}");
+    assert!(!printed.contains("REPLICATE"), "{printed}");
+}
+
 /// Wrong arguments are refused before the HSM is touched.
 #[test]
 fn wrong_arguments() {
