@@ -27,6 +27,8 @@ fn warnings_name_the_member_and_the_remedy() {
         ("request_deadline_milli = 180", "request_deadline_milli = 251", "limits.request_deadline_milli", "250 ms", "180"),
         ("\"MODULE\"", "\"libsofthsm2.so\"", "pkcs11.PKCS11_HSM_MODULE", "loader", "full path"),
         ("tcp_keepalive_secs = 60\n", "", "server.tcp_keepalive", "sent only with", "tcp_keepalive_secs"),
+        ("proxy_protocol_from", "proxy_protocol = \"accept\"\nproxy_protocol_from", "server.proxy_protocol", "change-over", "\"require\""),
+        ("proxy_protocol_from = [\"10.0.0.0/8\", \"2001:db8::/32\"]", "proxy_protocol = \"require\"", "server.proxy_protocol", "no effect", "proxy_protocol_from"),
         ("directory = \"/var/local/xks-proxy/logs\"", "directory = \"\"", "tracing.directory", "working directory", "directory"),
         ("\"HushHushHushHushHushHushHushHushHushHushHushHush\"", "\"PleaseReplaceThisWithSomeSecretOfLength43To64\"", "external_key_stores[0].sigv4_secret_access_key", "published", "replace"),
     ];
