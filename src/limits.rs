@@ -124,9 +124,14 @@ pub const DEFAULT_DRAIN_DELAY_MILLI: u64 = 5_000;
 /// Time after that for requests in flight to finish. Setting: `[server] drain_timeout_milli`.
 pub const DEFAULT_DRAIN_TIMEOUT_MILLI: u64 = 5_000;
 
-/// Time that a connection may be idle while the process stops: a request may be on its way on a
-/// busy or new connection. KMS sends one as soon as it has connected.
-pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// Longest last part of that delay, of which it is half otherwise: during it, answers close the
+/// connections too that were made while draining.
+pub const MAX_DRAIN_LAST_PART: Duration = Duration::from_secs(10);
+/// Time for which quiet connections are kept after the end of accepting, since a request may be on
+/// its way: the first one of a new connection, or the next one of a client that sends one every
+/// second or two. It is counted from the end of accepting: counted from the last answer, it would
+/// end just when a client's next request arrives.
+pub const DRAIN_QUIET_TIME: Duration = Duration::from_millis(3_000);
 
 // ---- Service manager and upgrades
 

@@ -49,16 +49,18 @@ pub struct ServiceInfo {
     pub is_mtls: bool,
     /// Address of `/ping`.
     pub ping: SocketAddr,
-    /// Limit of connections to the API.
+    /// Limit of connections to the API that is in use: the settings' one, or fewer if the system's
+    /// limit of open files allows no more.
     pub max_connections: usize,
     /// Deadline of a call, in milliseconds.
     pub request_deadline_milli: u64,
 }
 
 impl ServiceInfo {
-    /// Returns the same addresses with the figures of other settings.
+    /// Returns the same addresses with the figures of other settings, and with the limit of
+    /// connections that is now in use.
     #[must_use]
-    pub fn with(&self, settings: &settings::Settings) -> Self {
+    pub fn with(&self, settings: &settings::Settings, max_connections: usize) -> Self {
         let tls = settings.tls.as_ref();
         let deadline = settings.limits.timeouts.request.as_millis();
         Self {
@@ -66,7 +68,7 @@ impl ServiceInfo {
             is_tls: tls.is_some(),
             is_mtls: tls.is_some_and(|tls| tls.is_client_certificate_required),
             ping: self.ping,
-            max_connections: settings.limits.max_connections,
+            max_connections,
             request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
         }
     }

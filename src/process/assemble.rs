@@ -94,7 +94,7 @@ fn service_info(settings: &Settings, server: &Server) -> admin::ServiceInfo {
         is_tls: settings.tls.is_some(),
         is_mtls: settings.tls.as_ref().is_some_and(|tls| tls.is_client_certificate_required),
         ping: server.ping_address(),
-        max_connections: settings.limits.max_connections,
+        max_connections: server.max_connections(),
         request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
     }
 }

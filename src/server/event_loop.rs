@@ -94,6 +94,7 @@ impl EventLoop {
             unix_secs: 0,
             is_ready: false,
             is_draining: false,
+            is_sending_away: false,
             is_stopping: false,
             is_congested: false,
         };
@@ -300,6 +301,7 @@ impl Running {
             unix_secs,
             is_ready: can_serve && self.context.loop_state.access_log.audit.can_serve(),
             is_draining: self.lifecycle.is_draining(),
+            is_sending_away: self.lifecycle.is_sending_away(),
             is_stopping: self.lifecycle.is_stopping(),
             is_congested: self.context.snapshot.is_congested,
         };
@@ -307,6 +309,8 @@ impl Running {
             self.release_listeners();
         }
         if self.context.snapshot.is_stopping && !was_stopping {
+            let quiet_until = self.context.snapshot.now + self.lifecycle.quiet_time();
+            self.context.quiet_until = Some(quiet_until);
             self.end_accepting();
         }
     }

@@ -35,6 +35,8 @@ pub(super) struct LoopContext {
     pub(super) may_handshake: bool,
     /// Memory that connections hold besides their receive buffers.
     pub(super) held_bytes: usize,
+    /// Time at which quiet connections are closed, once the process stops.
+    pub(super) quiet_until: Option<Instant>,
     handshakes: PerSecond<Instant>,
     proxy_headers: PerSecond<Instant>,
     addresses: PerSecond<Instant>,
@@ -67,6 +69,7 @@ impl LoopContext {
             answers_left: 0,
             may_handshake: false,
             held_bytes: 0,
+            quiet_until: None,
         }
     }
 

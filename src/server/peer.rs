@@ -6,7 +6,7 @@ mod sending;
 
 use std::io::{self, ErrorKind, Read as _};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::event::Event;
 use mio::net::TcpStream;
@@ -18,9 +18,7 @@ use super::loop_context::LoopContext;
 use super::tls::{TlsError, TlsSession};
 use super::unsent::Unsent;
 use crate::job::{Completion, Failure};
-use crate::limits::{
-    DRAIN_IDLE_TIMEOUT, MAX_READ_PER_TURN_BYTES, MAX_UNKEYED_FLIGHT_BYTES, READ_SCRATCH_BYTES,
-};
+use crate::limits::{MAX_READ_PER_TURN_BYTES, MAX_UNKEYED_FLIGHT_BYTES, READ_SCRATCH_BYTES};
 use crate::proto::{Connection, Listener, Step, Wait};
 
 /// The next state of a connection.
@@ -131,16 +129,15 @@ impl Peer {
     /// Time at which the current wait times out.
     pub(super) fn deadline(&self, context: &LoopContext) -> Instant {
         let timeouts = &context.loop_state.service.options.timeouts;
-        let at_the_end = |time: Duration| {
-            if context.snapshot.is_stopping { time.min(DRAIN_IDLE_TIMEOUT) } else { time }
-        };
+        let unless_quiet_at_the_end =
+            |at: Instant| context.quiet_until.map_or(at, |until| until.min(at));
         match self.phase {
             Phase::Proxy { since } | Phase::Handshake { since, .. } => {
-                since + at_the_end(timeouts.handshake)
+                unless_quiet_at_the_end(since + timeouts.handshake)
             }
             Phase::Linger { until, .. } => until,
             Phase::Open => match self.connection.wait() {
-                Wait::Idle(since) => since + at_the_end(timeouts.idle),
+                Wait::Idle(since) => unless_quiet_at_the_end(since + timeouts.idle),
                 Wait::Head(since) => since + timeouts.head,
                 Wait::Body(since) => since + timeouts.body,
                 Wait::Hsm(until) => until,

@@ -177,10 +177,10 @@ fn draining_ends_connections_with_an_answer() {
 }
 
 /// A client that was told to reconnect and comes back because no other process serves yet keeps its
-/// new connection: closing it after each answer would cost a handshake for each request until the
-/// process ends.
+/// new connection: closing it after each answer would cost a handshake for each request. Shortly
+/// before accepting ends it is told to leave, so that it is not cut off later.
 #[test]
-fn who_comes_while_it_drains_stays_until_it_stops() {
+fn who_comes_while_it_drains_stays_until_the_last_part() {
     let mut rig = Rig::usual();
     rig.snapshot.is_draining = true;
     rig.reconnect();
@@ -188,7 +188,7 @@ fn who_comes_while_it_drains_stays_until_it_stops() {
         rig.send(PING);
         assert!(!rig.responses().remove(0).closes() && !rig.is_closed());
     }
-    rig.snapshot.is_stopping = true;
+    rig.snapshot.is_sending_away = true;
     rig.send(PING);
     assert!(rig.responses().remove(0).closes() && rig.is_closed());
 }

@@ -217,7 +217,8 @@ fn connections(text: &mut Exposition, sources: &Sources) {
     text.family(
         "xks_proxy_connections_max",
         Gauge,
-        "Limit of connections: [limits] max_connections.",
+        "Limit of connections in use: [limits] max_connections, or fewer if the limit of open \
+         files (RLIMIT_NOFILE) allows no more.",
     )
     .sample(&[], sources.service_info.load().max_connections);
     text.family("xks_proxy_connections_accepted_total", Counter, "Connections accepted.")

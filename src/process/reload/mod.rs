@@ -174,7 +174,8 @@ impl Reloader {
         // Nothing below can fail.
         self.state.read_again(&settings);
         hsm.prove_again();
-        self.changes.put(Arc::clone(&service), Arc::clone(&hsm), &settings.server_config());
+        let config = settings.server_config();
+        let max_connections = self.changes.put(Arc::clone(&service), Arc::clone(&hsm), &config);
         self.in_use.hsm.store(Arc::clone(&hsm));
         self.service = service;
         self.log.set_level(settings.tracing.level);
@@ -185,7 +186,7 @@ impl Reloader {
             acceptor.replace(Arc::clone(&tls.config));
         }
         let service_info = &self.in_use.service_info;
-        service_info.store(Arc::new(service_info.load().with(&settings)));
+        service_info.store(Arc::new(service_info.load().with(&settings, max_connections)));
         startup_log::in_use(&settings, &findings);
         self.in_use.settings.store(Arc::new(settings));
         if !is_same_fleet {

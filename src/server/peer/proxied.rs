@@ -104,6 +104,7 @@ mod tests {
             unix_secs: 0,
             is_ready: true,
             is_draining: false,
+            is_sending_away: false,
             is_stopping: false,
             is_congested: false,
         };

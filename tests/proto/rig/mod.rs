@@ -130,6 +130,7 @@ impl Rig {
             unix_secs: NOON,
             is_ready: true,
             is_draining: false,
+            is_sending_away: false,
             is_stopping: false,
             is_congested: false,
         };
