@@ -31,6 +31,7 @@ pub mod demo;
 pub mod exit;
 pub mod hsm;
 pub mod job;
+pub mod key_name;
 pub mod limits;
 pub mod observe;
 mod output;

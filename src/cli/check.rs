@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{keys_prove, settings_file};
+use super::keys::{print_token, prove, spec};
+use super::settings_file;
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::inventory::TokenInventory;
 use crate::job::{HsmAad, KeyIndex, Operation, Request, Success};
@@ -36,15 +37,15 @@ fn check_hsm(settings: &Settings) -> Result<(), Failed> {
     let mut mistakes = 0;
     let mut has_health_key = false;
     for token in standalone.hsm().inventory() {
-        super::keys::print_token(&token);
+        print_token(&token);
         mistakes += usize::from(token.trouble.is_some());
         has_health_key |= tell_of_health_key(&token, health_key);
     }
     let left_out = health_key.filter(|_| !has_health_key);
     mistakes += check_keys(&standalone, &service, left_out);
-    let proofs = keys_prove::prove(&standalone, &service);
-    keys_prove::print_table(&proofs, &service, settings);
-    mistakes += keys_prove::mistakes(&proofs, &service, settings);
+    let proofs = prove::prove(&standalone, &service);
+    prove::print_table(&proofs, &service, settings);
+    mistakes += prove::mistakes(&proofs, &service, settings);
     if let Some(trusted) = &settings.pkcs11.trust_token
         && !proofs.iter().any(|token| token.label == *trusted || token.id == *trusted)
     {
@@ -116,7 +117,7 @@ fn round_trip(standalone: &StandaloneHsm, key: KeyIndex) -> Result<String, Strin
     let (Success::Described(attributes), _) = standalone.perform(describe).map_err(told)? else {
         return Err(OTHER_ANSWER.to_owned());
     };
-    let name = super::keys::spec(attributes.bits);
+    let name = spec(attributes.bits);
     if attributes.bits == 0 {
         return Err(
             "the token does not report its length (CKA_VALUE_LEN), and KMS makes KMS keys of \

@@ -7,7 +7,6 @@ mod credentials;
 mod demo;
 mod hsm_retry_login;
 mod keys;
-mod keys_prove;
 mod kms_config;
 mod ping;
 mod policy;
@@ -78,13 +77,7 @@ enum Command {
         pid: Option<u32>,
     },
     /// List the AES keys of the token and which store may use which
-    #[command(args_conflicts_with_subcommands = true)]
-    Keys {
-        #[command(subcommand)]
-        command: Option<KeysCommand>,
-        /// The settings file, if not the one that `serve` would use
-        file: Option<PathBuf>,
-    },
+    Keys(keys::Arguments),
     /// Make SigV4 credentials, and show when each was last used
     Credentials {
         #[command(subcommand)]
@@ -151,12 +144,6 @@ enum HsmCommand {
 }
 
 #[derive(Debug, Subcommand)]
-enum KeysCommand {
-    /// Prove that all tokens hold the same keys, with a ciphertext of each key: its witness
-    Prove(keys_prove::Arguments),
-}
-
-#[derive(Debug, Subcommand)]
 enum PolicyCommand {
     /// Try a policy on a request: print allow or deny, and the deciding rule
     ///
@@ -181,10 +168,7 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(),
         Command::Check { file, hsm, strict } => check::run(file.as_deref(), hsm, strict),
         Command::Reload { file, pid } => reload::run(file.as_deref(), pid),
-        Command::Keys { command: Some(KeysCommand::Prove(arguments)), .. } => {
-            keys_prove::run(&arguments)
-        }
-        Command::Keys { command: None, file } => keys::run(file.as_deref()),
+        Command::Keys(arguments) => keys::run(&arguments),
         Command::Credentials { command } => credentials::run(&command),
         Command::KmsConfig(arguments) => kms_config::run(&arguments),
         Command::Hsm { command: HsmCommand::RetryLogin { file, pid } } => {

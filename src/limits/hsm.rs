@@ -23,6 +23,8 @@ pub const MAX_KEYS_PER_TOKEN: usize = 100_000;
 pub const FIND_OBJECTS_BATCH: usize = 1024;
 /// Longest CKA_LABEL that can be an external key id.
 pub const MAX_LABEL_BYTES: usize = 256;
+/// Longest CKA_ID by which a key can be named.
+pub const MAX_CKA_ID_BYTES: usize = 64;
 /// Bytes by which an output may exceed its input, for a module that has to be asked for the length.
 pub const MAX_OUTPUT_EXCESS: usize = 1024;
 /// Slots that a module may list.

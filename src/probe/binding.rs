@@ -20,8 +20,14 @@ const AAD_MISSING: Rule = Rule::must(
 const METADATA_OTHER: Rule = Rule::must(
     "binding.other-metadata",
     "Decrypt",
-    "A modified or added ciphertextMetadata must be detected: 400 \
-     InvalidCiphertextException.",
+    "A ciphertextMetadata with a bit of any byte altered, longer or shorter than at Encrypt, or \
+     where Encrypt gave none, must not decrypt: 400 InvalidCiphertextException.",
+);
+const METADATA_ERROR: Rule = Rule::should(
+    "binding.metadata-error",
+    "Decrypt; Error codes",
+    "Some altered ciphertextMetadata gives 400 InvalidCiphertextException: an error that puts the \
+     blame elsewhere is right only where the altered bytes are the number of a key version.",
 );
 const METADATA_MISSING: Rule = Rule::must(
     "binding.no-metadata",
@@ -88,6 +94,7 @@ pub(super) const RULES: &[&Rule] = &[
     &AAD_OTHER,
     &AAD_MISSING,
     &METADATA_OTHER,
+    &METADATA_ERROR,
     &METADATA_MISSING,
     &METADATA_AS_AAD,
     &METADATA_LONG,
@@ -103,6 +110,14 @@ pub(super) const RULES: &[&Rule] = &[
 
 const INVALID_CIPHERTEXT: &[&str] = &["InvalidCiphertextException"];
 const INVALID: &[&str] = &["InvalidCiphertextException", "ValidationException"];
+/// Errors of an altered metadata. By the last two, a proxy that reads a key version from it says
+/// that it has no such version, or has it no longer in use.
+const METADATA_ERRORS: &[&str] = &[
+    "InvalidCiphertextException",
+    "ValidationException",
+    "InternalException",
+    "InvalidStateException",
+];
 
 /// Decrypts altered ciphertexts; `sealed` was made with [`AAD`].
 pub fn examine(prober: &mut Prober<'_>, key_id: &str, sealed: &Sealed, report: &mut Report) {
@@ -116,19 +131,10 @@ pub fn examine(prober: &mut Prober<'_>, key_id: &str, sealed: &Sealed, report: &
     refuse(&AAD_OTHER, sealed, Some(&other_aad), INVALID_CIPHERTEXT);
     refuse(&AAD_MISSING, sealed, None, INVALID_CIPHERTEXT);
 
-    let metadata = sealed.metadata.clone().unwrap_or_default();
-    let mut other_metadata = metadata.clone();
-    if other_metadata.is_empty() {
-        other_metadata.push(1);
-    } else {
-        flip(&mut other_metadata);
-    }
-    let altered = Sealed { metadata: Some(other_metadata), ..sealed.clone() };
-    refuse(&METADATA_OTHER, &altered, Some(AAD), INVALID);
-    if !metadata.is_empty() {
+    if let Some(metadata) = sealed.metadata.as_deref().filter(|bytes| !bytes.is_empty()) {
         let altered = Sealed { metadata: None, ..sealed.clone() };
         refuse(&METADATA_MISSING, &altered, Some(AAD), INVALID);
-        let shifted = [AAD, &metadata].concat();
+        let shifted = [AAD, metadata].concat();
         refuse(&METADATA_AS_AAD, &altered, Some(&shifted), INVALID);
     }
     let long = vec![0; MAX_CIPHERTEXT_METADATA_BYTES + 1];
@@ -153,6 +159,70 @@ pub fn examine(prober: &mut Prober<'_>, key_id: &str, sealed: &Sealed, report: &
     ] {
         refuse(rule, &altered, Some(AAD), names);
     }
+    altered_metadata(prober, key_id, sealed, report);
+}
+
+/// Decrypts with each alteration of the metadata. One error for all would be too strict: a proxy
+/// that picks a key by a version in the metadata may not have the altered version.
+fn altered_metadata(prober: &mut Prober<'_>, key_id: &str, sealed: &Sealed, report: &mut Report) {
+    let metadata = sealed.metadata.as_deref().unwrap_or_default();
+    let alterations = alterations(metadata);
+    let tried = alterations.len();
+    let mut not_refused = Vec::new();
+    let mut errors: Vec<String> = Vec::new();
+    for (what, altered) in alterations {
+        let altered = Sealed { metadata: Some(altered), ..sealed.clone() };
+        let body = prober.options.caller.decrypt(&altered, Some(AAD));
+        match prober.post(&of_key(key_id, "decrypt"), &body) {
+            Ok(answer) if answer.status != 200 => {
+                let name = answers::error_name(&answer).unwrap_or_else(|| answers::came(&answer));
+                if !errors.contains(&name) {
+                    errors.push(name);
+                }
+            }
+            Ok(answer) => not_refused.push(format!("{what}: {}", answers::came(&answer))),
+            Err(why) => not_refused.push(format!("{what}: {why}")),
+        }
+    }
+    let came = format!("{tried} tried: {}", errors.join(", "));
+    let any_of = |names: &[&str]| errors.iter().any(|name| names.contains(&name.as_str()));
+    let outcome = if !not_refused.is_empty() {
+        let (count, list) = (not_refused.len(), not_refused.join("; "));
+        Outcome::Broken(format!("{count} of {tried} not refused: {list}"))
+    } else if any_of(&["AccessDeniedException"]) {
+        Outcome::Doubtful(format!("a policy refused it first: {came}"))
+    } else {
+        Outcome::Held(came.clone())
+    };
+    report.add(&METADATA_OTHER, None, outcome);
+    let is_right =
+        any_of(INVALID) && errors.iter().all(|name| METADATA_ERRORS.contains(&name.as_str()));
+    let outcome = match (errors.is_empty(), is_right) {
+        (true, _) => Outcome::Untried("no alteration was refused".to_owned()),
+        (false, true) => Outcome::Held(came),
+        (false, false) => Outcome::Broken(came),
+    };
+    report.add(&METADATA_ERROR, None, outcome);
+}
+
+/// Returns the alterations of a metadata with their descriptions.
+fn alterations(metadata: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut all: Vec<(String, Vec<u8>)> = (0..metadata.len())
+        .map(|place| {
+            let mut altered = metadata.to_vec();
+            flip(altered.get_mut(place..).unwrap_or_default());
+            (format!("byte {} of {} altered", place + 1, metadata.len()), altered)
+        })
+        .collect();
+    if metadata.len() < MAX_CIPHERTEXT_METADATA_BYTES {
+        all.push(("a byte more".to_owned(), [metadata, &[1]].concat()));
+    }
+    if let [shorter @ .., _] = metadata
+        && !shorter.is_empty()
+    {
+        all.push(("a byte less".to_owned(), shorter.to_vec()));
+    }
+    all
 }
 
 fn flip(bytes: &mut [u8]) {

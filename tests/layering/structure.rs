@@ -18,7 +18,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 /// lower floors.
 const FLOORS: &[&[&str]] = &[
     &["limits", "rate", "decimal", "exit", "random"],
-    &["job", "observe", "policy", "output"],
+    &["job", "key_name", "observe", "policy", "output"],
     &["proto", "hsm", "client"],
     &["server", "state"],
     &["settings"],

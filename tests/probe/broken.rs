@@ -37,7 +37,7 @@ fn also(fault: &str) -> &'static [&'static str] {
     }
 }
 
-fn probe_at(stand_in: &StandIn) -> Run {
+pub fn probe_at(stand_in: &StandIn) -> Run {
     let url = format!("http://127.0.0.1:{}/store", stand_in.port());
     let keys = ["--key-id", "key", "--key-id", "no-encrypt", "--key-id", "no-decrypt"];
     probe(&[&[url.as_str(), "--insecure-http"], keys.as_slice()].concat())

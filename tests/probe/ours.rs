@@ -1,7 +1,7 @@
 //! Our own proxy passes every check.
 
 use crate::common::certificates::ClientIdentity;
-use crate::common::{Proxy, Setup, Store, token};
+use crate::common::{Proxy, Setup, Store, token, xks};
 use crate::run::{Run, is_of_time, probe};
 
 /// Warnings that are unavoidable here: the machine has no domain name, and some of the probed keys
@@ -43,10 +43,23 @@ fn over_http() {
 /// With ciphertextMetadata, more checks apply.
 #[test]
 fn with_ciphertext_metadata() {
-    let proxy = Setup::new().set("server.ciphertext_metadata_b64", "a2V5X3ZlcnNpb249MQ==").start();
-    let run = probe_ours(&proxy, "127.0.0.1", "http", &["--insecure-http"]);
-    assert_clean(&run, &["tls.https"]);
-    assert!(run.with_verdict("pass").contains(&"binding.metadata-as-aad"));
+    for metadata in [b"k".as_slice(), b"key_version=1", &[0xff; 20]] {
+        let text = xks::base64(metadata);
+        let proxy = Setup::new().set("server.ciphertext_metadata_b64", text).start();
+        let run = probe_ours(&proxy, "127.0.0.1", "http", &["--insecure-http"]);
+        assert_clean(&run, &["tls.https"]);
+        for name in ["binding.no-metadata", "binding.metadata-as-aad"] {
+            assert!(run.with_verdict("pass").contains(&name), "{name}: {}", run.text);
+        }
+        let came = run.came("binding.other-metadata");
+        assert!(came.ends_with("tried: InvalidCiphertextException"), "{came}");
+        assert!(came.starts_with(&format!("{} tried", alterations(metadata.len()))), "{came}");
+    }
+}
+
+/// One of each byte, and a byte more and less where that is possible.
+fn alterations(bytes: usize) -> usize {
+    bytes + usize::from(bytes < 20) + usize::from(bytes > 1)
 }
 
 #[test]

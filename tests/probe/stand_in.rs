@@ -1,5 +1,5 @@
 //! A proxy that keeps what it encrypts in a table and has at most one fault. A fault's name is that
-//! of the check that has to find it.
+//! of the check that has to find it; further ones concern `ciphertextMetadata` (metadata.rs).
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 use crate::common::certificates::Certificates;
 use crate::common::signing::Signer;
 use crate::common::{Store, xks};
+use crate::metadata;
 use crate::wire::{Answer, Request};
 
 /// The store's path prefix.
@@ -356,8 +357,10 @@ impl Shared {
             "ciphertext": xks::base64(&ciphertext),
             "initializationVector": xks::base64(&iv),
             "authenticationTag": xks::base64(tag),
-            "ciphertextMetadata": xks::base64(b"version=1"),
         });
+        if let Some(metadata) = metadata::sent(&self.fault) {
+            answer["ciphertextMetadata"] = metadata;
+        }
         let sealed =
             Sealed { plaintext, aad: aad.clone(), answer: answer.as_object().unwrap().clone() };
         if has_cdiv {
@@ -390,10 +393,17 @@ impl Shared {
         let aad = body["additionalAuthenticatedData"].as_str().map(str::to_owned);
         let table = self.sealed.lock().unwrap();
         let fits = |sealed: &&Sealed| {
-            let same = sealed.answer.iter().all(|(member, value)| body.get(member) == Some(value));
-            same && sealed.aad == aad
+            let is_same = |member: &str| sealed.answer.get(member) == body.get(member);
+            let sent = sealed.answer.get("ciphertextMetadata");
+            let given = body.get("ciphertextMetadata");
+            ["ciphertext", "initializationVector", "authenticationTag"].into_iter().all(is_same)
+                && metadata::fits(&self.fault, sent, given)
+                && sealed.aad == aad
         };
         let Some(sealed) = table.iter().find(fits) else {
+            if metadata::is_unknown_version(&self.fault, body.get("ciphertextMetadata")) {
+                return error(500, "InternalException");
+            }
             return self.refuse(self.altered(&table, body), 400, "InvalidCiphertextException");
         };
         let name = if aad.is_some() { "decrypt.answer" } else { "decrypt.without-aad" };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::settings_file;
+use super::super::settings_file;
 use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::hsm::backend::{Evidence, Proof};
 use crate::hsm::proofs::{KeyOnToken, TokenProofs};
@@ -227,13 +227,20 @@ fn export(file: &Path, witnesses: &Witnesses) -> Result<(), Failed> {
 }
 
 /// Tries every key on every token.
-pub(super) fn prove(standalone: &StandaloneHsm, service: &ServiceConfig) -> Vec<TokenProofs> {
+pub(in crate::cli) fn prove(
+    standalone: &StandaloneHsm,
+    service: &ServiceConfig,
+) -> Vec<TokenProofs> {
     let keys = u32::try_from(service.labels().len()).unwrap_or(u32::MAX);
     standalone.hsm().prove_all(keys)
 }
 
 /// Prints the outcome for each key on each token.
-pub(super) fn print_table(tokens: &[TokenProofs], service: &ServiceConfig, settings: &Settings) {
+pub(in crate::cli) fn print_table(
+    tokens: &[TokenProofs],
+    service: &ServiceConfig,
+    settings: &Settings,
+) {
     for TokenProofs { label, id, keys, trouble } in tokens {
         outln!("\ntoken {label:?}, serial {id:?}");
         if let Some(trouble) = trouble {
@@ -291,7 +298,7 @@ fn told(key: &KeyOnToken) -> String {
 
 /// Returns the number of wrong keys, counted for each token. A key that only some tokens have is
 /// not a mistake: the keys may be divided among the tokens.
-pub(super) fn mistakes(
+pub(in crate::cli) fn mistakes(
     tokens: &[TokenProofs],
     service: &ServiceConfig,
     settings: &Settings,

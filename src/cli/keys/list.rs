@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{admin_client, settings_file};
+use super::super::{admin_client, settings_file};
 use crate::client::Trust;
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::inventory::{KeyInventory, TokenInventory};
@@ -32,7 +32,7 @@ pub fn run(file: Option<&Path>) -> Result<(), Failed> {
 }
 
 /// Prints a module and its tokens, and marks the one in use.
-pub(super) fn print_token(token: &TokenInventory) {
+pub(in crate::cli) fn print_token(token: &TokenInventory) {
     outln!("\nmodule {}", token.module.display());
     if let Some(library) = &token.library {
         outln!("  {library}");
@@ -149,7 +149,7 @@ fn lines_of(token: &TokenStatus) -> impl Iterator<Item = String> {
 }
 
 /// Returns "AES-256", or "AES-?" where the token does not report `CKA_VALUE_LEN`.
-pub(super) fn spec(bits: u32) -> String {
+pub(in crate::cli) fn spec(bits: u32) -> String {
     if bits == 0 { "AES-?".to_owned() } else { format!("AES-{bits}") }
 }
 
