@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
 use crate::hsm::Hsm;
 use crate::observe::audit::Audit;
 use crate::observe::log::LostLines;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{ClockSkew, Metrics};
 use crate::server::lifecycle::Lifecycle;
 use crate::settings;
 
@@ -29,12 +30,25 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Returns whether `/readyz` is 200: a token works, calls can be audited, and the process is
-    /// not draining.
+    /// Returns whether `/readyz` is 200: a token works, calls can be audited, the clock is right,
+    /// and the process is not draining.
     pub(super) fn is_ready(&self) -> bool {
         self.hsm.load().health().can_serve()
             && self.audit.can_serve()
             && !self.lifecycle.is_draining()
+            && !self.is_clock_off()
+    }
+
+    /// Returns whether the clock is so far off that the process is not ready.
+    pub(super) fn is_clock_off(&self) -> bool {
+        self.clock_skew().is_off()
+    }
+
+    /// The difference between the clocks at present, also if the event loops have nothing to do.
+    pub(super) fn clock_skew(&self) -> &ClockSkew {
+        let clock_skew = &self.metrics.clock_skew;
+        clock_skew.follow(Instant::now(), SystemTime::now());
+        clock_skew
     }
 }
 

@@ -82,6 +82,7 @@ impl Assembled {
 fn metrics(settings: &Settings, server: &Server, telemetry: &Telemetry) -> Arc<Metrics> {
     let metrics = Metrics::new(server.event_loops(), Arc::clone(&telemetry.panics));
     metrics.set_certificates(certificates::of_settings(settings));
+    metrics.clock_skew.set_unready_at(settings.server.unready_at_clock_skew);
     // Recorded before the admin listener can show it.
     metrics.reloads.started();
     Arc::new(metrics)

@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub unix_secs: u64,
     /// At least one token works.
     pub is_ready: bool,
+    /// The clock is too far off to be ready.
+    pub is_clock_off: bool,
     /// The process is about to stop: answers end the connections that are open already.
     pub is_draining: bool,
     /// Accepting ends soon: answers end the connections too that were made while draining.

@@ -93,6 +93,7 @@ impl EventLoop {
             now: Instant::now(),
             unix_secs: 0,
             is_ready: false,
+            is_clock_off: false,
             is_draining: false,
             is_sending_away: false,
             is_stopping: false,
@@ -292,13 +293,17 @@ impl Running {
         let health = self.context.hsm.health();
         let can_serve = health.can_serve();
         self.context.loop_state.set_health(health);
-        let unix_secs = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let (wall, now) = (SystemTime::now(), Instant::now());
+        let unix_secs =
+            wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let clock_skew = &self.context.loop_state.metrics.clock_skew;
+        clock_skew.follow(now, wall);
+        let is_clock_off = clock_skew.is_off();
         let was_stopping = self.context.snapshot.is_stopping;
         self.context.snapshot = Snapshot {
-            now: Instant::now(),
+            now,
             unix_secs,
+            is_clock_off,
             is_ready: can_serve && self.context.loop_state.access_log.audit.can_serve(),
             is_draining: self.lifecycle.is_draining(),
             is_sending_away: self.lifecycle.is_sending_away(),

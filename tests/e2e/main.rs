@@ -12,6 +12,7 @@ mod authentication;
 mod bad_settings;
 mod bootstrap;
 mod calls;
+mod clock;
 mod confinement;
 mod credentials;
 mod descriptors;

@@ -179,6 +179,7 @@ impl Reloader {
         self.in_use.hsm.store(Arc::clone(&hsm));
         self.service = service;
         self.log.set_level(settings.tracing.level);
+        self.metrics.clock_skew.set_unready_at(settings.server.unready_at_clock_skew);
         self.metrics.set_certificates(certificates::of_settings(&settings));
         if let (Some(acceptor), Some(tls)) =
             (&self.admin, settings.admin.as_ref().and_then(|admin| admin.tls.as_ref()))

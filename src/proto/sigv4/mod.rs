@@ -13,4 +13,4 @@ mod verify;
 
 pub use self::signing_key::Scope;
 pub use self::unauthentic::Unauthentic;
-pub use self::verify::verify;
+pub use self::verify::{ClockSample, Verified, verify};
