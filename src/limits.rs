@@ -202,6 +202,16 @@ pub const CONNECTIONS_PER_EVICTION: usize = 256;
 /// Memory that all connections together may hold: receive buffers, unread answers, incomplete TLS
 /// records. Setting: `[limits] max_buffered_bytes`.
 pub const DEFAULT_MAX_BUFFERED_BYTES: usize = 256 * 1024 * 1024;
+/// Part of that memory, one in so many, that connections may hold which have not sent an authentic
+/// request: strangers. A request of KMS takes a few kilobytes and is authentic when it is whole.
+pub const UNPROVEN_BUFFER_PARTS: usize = 4;
+/// Memory of a connection besides that: its TLS session, and its socket in the kernel.
+pub const MEMORY_BYTES_PER_CONNECTION: u64 = 16 * 1024;
+/// Memory kept, out of what the process's control group may use, for everything but connections:
+/// the HSM's module, policies, logs.
+pub const RESERVED_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
+/// Parts of the rest: one is the default of `max_buffered_bytes`, one that of `max_connections`.
+pub const MEMORY_PARTS: u64 = 4;
 /// Lower bound of `[limits] max_buffered_bytes`.
 pub const MIN_MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
 /// Upper bound of `[limits] max_buffered_bytes`.

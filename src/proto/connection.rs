@@ -110,6 +110,12 @@ impl Connection {
         !self.buffer.is_empty()
     }
 
+    /// Size of the buffer of the pool that it holds.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Returns whether the peer has sent an authentic request: a signed one, if signatures are
     /// required.
     #[must_use]

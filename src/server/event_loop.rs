@@ -348,7 +348,7 @@ impl Running {
         context.slot = slot;
         context.ready_since = context.snapshot.now;
         context.answers_left = MAX_ANSWERS_PER_TURN;
-        let held_before = peer.held_bytes();
+        let (held_before, unproven_before) = (peer.held_bytes(), peer.unproven_bytes());
         let fate = catch_unwind(AssertUnwindSafe(|| work(peer, context))).unwrap_or_else(|_| {
             let peer = peer.address();
             tracing::error!(%peer, "a connection ended because handling it panicked");
@@ -356,6 +356,7 @@ impl Running {
             Fate::Ends
         });
         context.held_bytes = context.held_bytes + peer.held_bytes() - held_before;
+        context.unproven_bytes = context.unproven_bytes + peer.unproven_bytes() - unproven_before;
         if fate == Fate::Ends {
             self.end(slot);
         } else {
@@ -366,7 +367,7 @@ impl Running {
                 self.timers.set(slot, deadline);
             }
             self.put_off(slot, fate);
-            if self.context.buffered_bytes() > self.max_buffered_bytes {
+            if self.has_too_much_buffered() {
                 self.evict_for_memory(slot);
             }
         }
@@ -411,6 +412,7 @@ impl Running {
         self.timers.cancel(slot);
         if let Some(mut peer) = self.peers.try_remove(slot) {
             self.context.held_bytes -= peer.held_bytes();
+            self.context.unproven_bytes -= peer.unproven_bytes();
             // Closing the descriptor removes it from the epoll set, but not while a child process
             // holds a copy between fork and exec (epoll(7), question 6): its events would be
             // mistaken for those of the slot's next connection. The error for one that was never

@@ -171,6 +171,15 @@ impl Peer {
         self.unsent.held_bytes() + self.tls.as_ref().map_or(0, TlsSession::held_bytes)
     }
 
+    /// Memory that it holds although no authentic request has come from it.
+    pub(super) fn unproven_bytes(&self) -> usize {
+        // A request at the HSM is authentic.
+        if self.connection.is_proven() || matches!(self.connection.wait(), Wait::Hsm(_)) {
+            return 0;
+        }
+        self.held_bytes() + self.connection.buffer_bytes()
+    }
+
     /// Returns whether it holds memory that others may need.
     pub(super) fn holds_memory(&self) -> bool {
         self.held_bytes() > 0 || self.connection.holds_buffer()

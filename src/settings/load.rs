@@ -9,6 +9,7 @@ use super::admin::{self, Admin};
 use super::document::{holds_secret, report_syntax};
 use super::environment::{Environment, XKS_PROXY_SETTINGS_TOML};
 use super::limits::{self, Limits};
+use super::memory::MemoryLimit;
 use super::pkcs11::{self, Pkcs11};
 use super::report::{Finding, Location, Report};
 use super::section::{Section, wipe};
@@ -136,7 +137,7 @@ fn read_settings(
     let is_sigv4_auth_enabled = security.as_ref().is_none_or(|it| it.is_sigv4_auth_enabled);
     let stores = stores::read(&root, is_sigv4_auth_enabled);
     let pkcs11 = pkcs11::read(&root, environment);
-    let limits = limits::read(&root);
+    let limits = limits::read(&root, MemoryLimit::of_process().as_ref());
     let admin = admin::read(&root, server.as_ref());
     let audit = audit::read(&root, stores.as_deref());
     let state_directory = state::read(&root);

@@ -16,6 +16,7 @@ mod file;
 mod limits;
 mod load;
 mod locate;
+mod memory;
 mod pkcs11;
 mod pkcs11_logger;
 mod policy;

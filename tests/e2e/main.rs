@@ -30,6 +30,7 @@ mod load;
 mod logins;
 mod logs;
 mod lost_keys;
+mod memory;
 mod memory_dump;
 mod metrics;
 mod modules;
