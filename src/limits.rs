@@ -18,6 +18,15 @@ pub const GCM_IV_BYTES: usize = 12;
 pub const MAX_GCM_IV_BYTES: usize = 16;
 /// Longest `ciphertextMetadata` before base64 (XKS specification, Encrypt).
 pub const MAX_CIPHERTEXT_METADATA_BYTES: usize = 20;
+/// Length of the tag in front of the metadata of a ciphertext that a version beyond the original
+/// made.
+pub const VERSION_TAG_BYTES: usize = 6;
+/// Longest `ciphertext_metadata_b64`, decoded, if a key has a version beyond the original.
+pub const MAX_METADATA_BESIDE_TAG_BYTES: usize = MAX_CIPHERTEXT_METADATA_BYTES - VERSION_TAG_BYTES;
+/// Versions of one external key id: one a month for five years.
+pub const MAX_KEY_VERSIONS: usize = 64;
+/// Longest CKA_LABEL of a version.
+pub const MAX_VERSION_LABEL_BYTES: usize = 128;
 /// Longest AAD before base64: its length is encoded in two bytes.
 pub const MAX_AAD_BYTES: usize = 65_535;
 /// Plaintext length that every proxy must accept (XKS specification, Encrypt).
@@ -100,6 +109,10 @@ pub const MAX_SIGNED_HEADERS: usize = 32;
 pub const SIGNING_KEYS_PER_CREDENTIAL: usize = 3;
 /// Shortest access key id (XKS specification, Appendix A).
 pub const MIN_ACCESS_KEY_ID_BYTES: usize = 20;
+/// Symbolic links that are followed on the way to one file, as many as Linux follows.
+pub const MAX_SYMBOLIC_LINKS: usize = 40;
+/// Length to which a value is cut in a message about the settings.
+pub const MAX_SHOWN_CHARS: usize = 64;
 /// Longest access key id (XKS specification, Appendix A).
 pub const MAX_ACCESS_KEY_ID_BYTES: usize = 30;
 /// Shortest secret access key (XKS specification, XKS proxy configuration).
@@ -236,6 +249,8 @@ pub const HANDSHAKES_PER_OLDEST: u32 = 4;
 /// Entries for closed connections that a list of waiting connections may hold, beyond two entries
 /// for each open connection.
 pub const MAX_STALE_ENTRIES: usize = 64;
+/// Time between two reminders that PROXY protocol headers may be missing.
+pub const PROXY_PROTOCOL_REMINDER_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Longest PROXY protocol header: the addresses take 36 bytes, TLVs the rest.
 pub const MAX_PROXY_HEADER_BYTES: usize = 4096;
 /// Networks in `[server] proxy_protocol_from`.
@@ -290,6 +305,13 @@ pub const MAX_JOBS_PER_SUBMIT: usize = 16;
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// TLS sessions that can be resumed by id (TLS 1.2); TLS 1.3 uses tickets.
 pub const TLS_SESSION_CACHE_SIZE: usize = 4096;
+
+// ---- Files of the settings
+
+/// Time after which the log says that nobody writes to a FIFO that is to be read.
+pub const FIFO_WARNING_WAIT: Duration = Duration::from_secs(1);
+/// Time for somebody to write to it; a program behind it may have to ask a service for a secret.
+pub const MAX_FIFO_WAIT: Duration = Duration::from_secs(30);
 
 // ---- Secrets
 
@@ -348,6 +370,10 @@ pub const MAX_PROBE_RATE_PER_SEC: i64 = 1_800;
 pub const PROBE_CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// Bytes of a proxy's answer that are shown.
 pub const MAX_PROBE_EXCERPT_BYTES: usize = 200;
+/// Maximum number of ciphertexts that the probe keeps in a file for later probes.
+pub const MAX_PROBE_CIPHERTEXTS: usize = 100;
+/// Largest such file; a ciphertext takes about 400 bytes.
+pub const MAX_PROBE_CIPHERTEXTS_FILE_BYTES: u64 = 1024 * MAX_PROBE_CIPHERTEXTS as u64;
 
 // ---- Log
 
@@ -420,15 +446,21 @@ pub const MAX_AUDIT_RETAINED_FILES: u64 = 1_000_000;
 
 // ---- Admin listener
 
-/// Threads that serve the admin listener, one request each; further requests wait.
-pub const ADMIN_THREADS: usize = 8;
-/// Stack of each such thread.
+/// Connections to the admin listener. Beyond this, the oldest one without a complete request makes
+/// room.
+pub const MAX_ADMIN_CONNECTIONS: usize = 64;
+/// Answers that are held for peers which have not taken them. Beyond this, the oldest one is dropped
+/// with its connection.
+pub const MAX_ADMIN_ANSWERS: usize = 8;
+/// Time from accepting a connection to the first byte from the peer.
+pub const ADMIN_FIRST_BYTE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Stack of the admin listener's threads.
 pub const ADMIN_STACK_BYTES: usize = 512 * 1024;
 /// Time from accepting a connection to its end, including handshake, request and answer.
 pub const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, for instance for lack of descriptors.
 pub const ADMIN_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Interval at which a thread that waits for a connection checks whether another process serves.
+/// Interval at which the listener checks whether another process serves.
 pub const ADMIN_ACCEPT_POLL: Duration = Duration::from_millis(500);
 /// Time between two samples of the status page's history.
 pub const HISTORY_INTERVAL: Duration = Duration::from_secs(10);

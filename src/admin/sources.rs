@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use super::key_versions::KeyVersions;
 use crate::hsm::Hsm;
 use crate::observe::audit::Audit;
 use crate::observe::log::LostLines;
@@ -56,34 +57,48 @@ impl Sources {
 #[derive(Clone, Debug)]
 pub struct ServiceInfo {
     /// Address of the XKS API.
-    pub api: SocketAddr,
+    pub(super) api: SocketAddr,
     /// True if the API uses TLS.
-    pub is_tls: bool,
+    pub(super) is_tls: bool,
     /// True if the API requires client certificates.
-    pub is_mtls: bool,
+    pub(super) is_mtls: bool,
     /// Address of `/ping`.
-    pub ping: SocketAddr,
+    pub(super) ping: SocketAddr,
     /// Limit of connections to the API that is in use: the settings' one, or fewer if the system's
     /// limit of open files allows no more.
-    pub max_connections: usize,
+    pub(super) max_connections: usize,
     /// Deadline of a call, in milliseconds.
-    pub request_deadline_milli: u64,
+    pub(super) request_deadline_milli: u64,
+    pub(super) key_versions: KeyVersions,
 }
 
 impl ServiceInfo {
+    /// Makes the figures of a process with these addresses, and with the limit of connections that
+    /// is in use.
+    #[must_use]
+    pub fn new(
+        settings: &settings::Settings,
+        api: SocketAddr,
+        ping: SocketAddr,
+        max_connections: usize,
+    ) -> Self {
+        let tls = settings.tls.as_ref();
+        let deadline = settings.limits.timeouts.request.as_millis();
+        Self {
+            api,
+            is_tls: tls.is_some(),
+            is_mtls: tls.is_some_and(|tls| tls.is_client_certificate_required),
+            ping,
+            max_connections,
+            request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
+            key_versions: KeyVersions::of(settings),
+        }
+    }
+
     /// Returns the same addresses with the figures of other settings, and with the limit of
     /// connections that is now in use.
     #[must_use]
     pub fn with(&self, settings: &settings::Settings, max_connections: usize) -> Self {
-        let tls = settings.tls.as_ref();
-        let deadline = settings.limits.timeouts.request.as_millis();
-        Self {
-            api: self.api,
-            is_tls: tls.is_some(),
-            is_mtls: tls.is_some_and(|tls| tls.is_client_certificate_required),
-            ping: self.ping,
-            max_connections,
-            request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
-        }
+        Self::new(settings, self.api, self.ping, max_connections)
     }
 }

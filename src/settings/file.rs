@@ -3,14 +3,18 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
+use super::fifo::{self, Patience};
+use super::replaceable::{Weak, weak_directory};
 use super::report::{Location, Report};
-use super::section::shown;
+use super::section::{shown, shown_path};
+use crate::limits::{FIFO_WARNING_WAIT, MAX_FIFO_WAIT};
 
 /// Group: write.
 const GROUP_WRITE: u32 = 0o020;
@@ -20,6 +24,8 @@ const GROUP_READ: u32 = 0o040;
 const OTHERS_WRITE: u32 = 0o002;
 /// Others: read.
 const OTHERS_READ: u32 = 0o004;
+
+const FIFO_PATIENCE: Patience = Patience { warning: FIFO_WARNING_WAIT, end: MAX_FIFO_WAIT };
 
 /// Owner and permissions of a file at the time it was read.
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +39,19 @@ pub(super) struct Ownership {
 /// # Errors
 /// The file cannot be read, or is larger than `max_bytes`.
 pub(super) fn read(path: &Path, max_bytes: u64) -> io::Result<(Zeroizing<Vec<u8>>, Ownership)> {
-    let mut open = File::open(path)?;
+    // Opening a FIFO would wait for a writer otherwise; on other files this has no effect.
+    let not_blocking = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
+    let mut open = File::options().read(true).custom_flags(not_blocking).open(path)?;
     // The metadata is that of the open file, so replacing the file or its symbolic link has no
     // effect.
     let metadata = open.metadata()?;
     let too_large = || io::Error::other(format!("it is larger than {max_bytes} bytes"));
+    if metadata.file_type().is_fifo() {
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX - 1);
+        let bytes = fifo::read(&open, path, max_bytes, FIFO_PATIENCE)?;
+        let ownership = Ownership { owner: metadata.uid(), mode: metadata.mode() };
+        return if bytes.len() > max_bytes { Err(too_large()) } else { Ok((bytes, ownership)) };
+    }
     if metadata.len() > max_bytes {
         return Err(too_large());
     }
@@ -48,8 +62,8 @@ pub(super) fn read(path: &Path, max_bytes: u64) -> io::Result<(Zeroizing<Vec<u8>
     Ok((bytes, Ownership { owner: metadata.uid(), mode: metadata.mode() }))
 }
 
-/// Reports a file that users other than root and the proxy's user can change or, if it contains a
-/// secret, read.
+/// Reports a file that users other than root and the proxy's user can change, replace or, if it
+/// contains a secret, read.
 ///
 /// The rules are those of PostgreSQL for its private key, and slightly stricter than those of sshd:
 /// root or the proxy's user must own the file, no other user may write it, and a group may read it
@@ -62,8 +76,10 @@ pub(super) fn check(
     location: &Location,
     report: &Report<'_>,
 ) {
-    let Some(problem) = exposure(ownership, geteuid().as_raw(), holds_secret) else { return };
-    let name = shown(&path.to_string_lossy());
+    let user = geteuid().as_raw();
+    check_directories(path, user, location, report);
+    let Some(problem) = exposure(ownership, user, holds_secret) else { return };
+    let name = shown_path(path);
     let mode = ownership.mode & 0o7777;
     let problem = format!("{name} (mode {mode:04o}, owner {}) {problem}", ownership.owner);
     let remedy = if holds_secret {
@@ -72,6 +88,33 @@ pub(super) fn check(
         "chown it to root or the proxy's user and chmod go-w"
     };
     report.exposed(location, problem, remedy.to_owned());
+}
+
+/// Reports a directory on the way to the file in which other users can replace the file, once for
+/// each directory.
+fn check_directories(path: &Path, user: u32, location: &Location, report: &Report<'_>) {
+    let Some(weak) = weak_directory(path, user) else { return };
+    if !report.is_new_directory(&weak.directory) {
+        return;
+    }
+    let Weak { directory, owner, mode, problem } = weak;
+    let problem = format!(
+        "{} can be replaced by other users: the directory \"{}\" (mode {mode:04o}, owner {owner}) \
+         {problem}",
+        shown_path(path),
+        shown(&directory.to_string_lossy())
+    );
+    let remedy = "chown the directory to root or the proxy's user and chmod go-w, or +t";
+    report.exposed(location, problem, remedy.to_owned());
+}
+
+/// Does the same as [`check`] for a file without a secret that the proxy does not read itself, such
+/// as a module. One that is missing is not reported.
+pub(super) fn check_unread(path: &Path, location: &Location, report: &Report<'_>) {
+    if let Ok(metadata) = fs::metadata(path) {
+        let ownership = Ownership { owner: metadata.uid(), mode: metadata.mode() };
+        check(&ownership, path, false, location, report);
+    }
 }
 
 fn exposure(ownership: &Ownership, user: u32, holds_secret: bool) -> Option<&'static str> {

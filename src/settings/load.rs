@@ -17,7 +17,7 @@ use super::security::{self, Confinement};
 use super::server::{self, Server};
 use super::stores::{self, Store};
 use super::tls::Tls;
-use super::{audit, file, state, tracing};
+use super::{audit, file, key_checks, state, tracing};
 use crate::limits::MAX_SETTINGS_BYTES;
 use crate::observe::audit::AuditConfig;
 use crate::observe::log::LogConfig;
@@ -97,7 +97,11 @@ fn load_with(
     })?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-        let problem = format!("line {line} is not UTF-8");
+        let byte = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
+        let problem = match bytes.get(..2).unwrap_or_default() {
+            [0xff, 0xfe] | [0xfe, 0xff] => "it is UTF-16".to_owned(),
+            _ => format!("line {line} is not UTF-8: it has the byte 0x{byte:02x}"),
+        };
         vec![Finding::of_file(path, problem, "save the file in UTF-8".to_owned())]
     })?;
     let report = Report::new(path, text, is_strict);
@@ -136,6 +140,10 @@ fn read_settings(
     let security = security::read(&root);
     let is_sigv4_auth_enabled = security.as_ref().is_none_or(|it| it.is_sigv4_auth_enabled);
     let stores = stores::read(&root, is_sigv4_auth_enabled);
+    if let (Some(server), Some(stores)) = (&server, &stores) {
+        key_checks::report_shared(&root, stores);
+        key_checks::check_metadata(&root, server, stores);
+    }
     let pkcs11 = pkcs11::read(&root, environment);
     let limits = limits::read(&root, MemoryLimit::of_process().as_ref());
     let admin = admin::read(&root, server.as_ref());

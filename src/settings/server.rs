@@ -11,12 +11,17 @@ use crate::limits::{
     MAX_EVENT_LOOPS, MAX_PROXY_NETWORKS, MAX_TCP_KEEPALIVE_PROBES, MAX_TCP_KEEPALIVE_SECS,
     MAX_TIMEOUT_MILLI,
 };
-use crate::server::config::TcpKeepalive;
+use crate::proto::xks::version_tag;
+use crate::server::config::{ProxyProtocol, TcpKeepalive};
 use crate::server::network::Network;
 
 const IP_REMEDY: &str = "write an IPv4 or IPv6 address, such as \"0.0.0.0\" for all interfaces";
 const NETWORKS_REMEDY: &str = "write a list of networks, each as its first address and its prefix \
                                length, such as [\"10.0.0.0/8\"]";
+const PROXY_PROTOCOLS: [(&str, ProxyProtocol); 2] =
+    [("require", ProxyProtocol::Require), ("accept", ProxyProtocol::Accept)];
+const PROXY_PROTOCOL_REMEDY: &str = "add proxy_protocol_from with the networks of the load \
+                                     balancer, or remove it";
 const REGION_REMEDY: &str = "write the AWS Region of the key store, such as \"us-east-1\"";
 const SERVICE_REMEDY: &str = "write \"kms-xks-proxy\"";
 
@@ -46,6 +51,8 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Networks of peers that begin each connection with a PROXY protocol header (version 2).
     pub proxy_protocol_from: Vec<Network>,
+    /// Whether those peers must do so.
+    pub proxy_protocol: ProxyProtocol,
     /// Number of proxies that serve these stores, at least 1; reported as `xksProxyFleetSize` in
     /// health answers.
     pub fleet_size: u32,
@@ -86,6 +93,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         DEFAULT_UNREADY_AT_CLOCK_SKEW_SECS,
     );
     let proxy_protocol_from = section.value_or("proxy_protocol_from", Vec::new(), networks);
+    let proxy_protocol = proxy_protocol(&section, proxy_protocol_from.as_deref());
     let pid_file = section.optional("pid_file", pid_file);
     Some(Server {
         ip: ip?,
@@ -101,13 +109,14 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         fleet_size: fleet_size?,
         unready_at_clock_skew: Duration::from_secs(unready_at_clock_skew?),
         proxy_protocol_from: proxy_protocol_from?,
+        proxy_protocol: proxy_protocol?,
         pid_file: pid_file?,
     })
 }
 
 pub(super) fn ip(member: &Member<'_>) -> Option<IpAddr> {
     let text = member.string(IP_REMEDY)?;
-    let ip = text.parse().ok();
+    let ip = text.parse().ok().map(|ip: IpAddr| ip.to_canonical());
     if ip.is_none() {
         member.mistake(format!("\"{}\" is not an IP address", shown(text)), IP_REMEDY);
     }
@@ -146,6 +155,23 @@ fn networks(member: &Member<'_>) -> Option<Vec<Network>> {
     networks.into_iter().collect()
 }
 
+/// Reads the rule for headers from `networks`, if those could be read.
+fn proxy_protocol(section: &Section<'_>, networks: Option<&[Network]>) -> Option<ProxyProtocol> {
+    let default = ProxyProtocol::default();
+    let rule = section.choice("proxy_protocol", &PROXY_PROTOCOLS, default)?;
+    let Some(member) = section.get("proxy_protocol") else { return Some(rule) };
+    if networks.is_some_and(<[Network]>::is_empty) {
+        member.warning("it has no effect: no network may send headers", PROXY_PROTOCOL_REMEDY);
+    } else if rule == ProxyProtocol::Accept {
+        let problem = "this is for the time of a change-over: headers may be missing, and a client \
+                       behind the load balancer could send one of its own, so the addresses in \
+                       them are ignored";
+        let remedy = "set it to \"require\" once the load balancer sends headers";
+        member.warning(problem, remedy);
+    }
+    Some(rule)
+}
+
 pub(super) fn port(member: &Member<'_>) -> Option<u16> {
     member.integer(0..=u64::from(u16::MAX), "a port")
 }
@@ -179,6 +205,11 @@ fn metadata(member: &Member<'_>) -> Option<Vec<u8>> {
         let problem = format!("it has {} bytes once decoded", bytes.len());
         let remedy = format!("shorten it to {MAX_CIPHERTEXT_METADATA_BYTES} bytes");
         member.mistake(problem, remedy);
+        return None;
+    }
+    if bytes.starts_with(&version_tag::PREFIX) {
+        let problem = "its first two bytes, 00 6b, mark the tag of a key's version";
+        member.mistake(problem, "let it begin with other bytes");
         return None;
     }
     Some(bytes)

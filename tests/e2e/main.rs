@@ -49,4 +49,5 @@ mod status_page;
 mod stores;
 mod tls;
 mod upgrade;
+mod versions;
 mod witnesses;

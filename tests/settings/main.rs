@@ -17,6 +17,7 @@ mod reference;
 mod schema;
 mod secrets;
 mod tls_files;
+mod versions;
 mod warnings;
 
 use std::ffi::OsString;
@@ -25,6 +26,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use xks_proxy::server::config::ProxyProtocol;
 use xks_proxy::settings::{Finding, Settings, Severity, load};
 
 const PIN: &str = "hush-4711";
@@ -177,7 +179,7 @@ fn the_right_file_loads_without_a_warning() {
     assert_eq!(settings.server.port_http_ping, 8080);
     assert_eq!(settings.server.ciphertext_metadata.as_deref(), Some(&b"v1.0.0"[..]));
     assert_eq!(settings.stores.len(), 2);
-    assert_eq!(settings.stores[0].xks_key_id_set, ["cat", "foo"]);
+    assert_eq!(settings.stores[0].key_ids().collect::<Vec<_>>(), ["cat", "foo"]);
     assert_eq!(settings.pkcs11.tokens[0].user_pin.expose(), PIN);
     let credential = &settings.stores[1].credentials[0];
     assert_eq!(credential.secret_access_key.expose(), SECRET);
@@ -199,7 +201,7 @@ fn the_service_has_the_stores_and_labels() {
     assert_eq!(service.options.timeouts.request.as_millis(), 180);
     let hsm = settings.hsm_config(&service);
     let bar = service.store("/example/prefix").unwrap().key("bar").unwrap();
-    assert_eq!(&*hsm.labels[usize::try_from(bar.index.0).unwrap()], "bar");
+    assert_eq!(&*hsm.labels[usize::try_from(bar.encrypts.key.0).unwrap()], "bar");
     assert_eq!((hsm.tokens.len(), hsm.tokens[0].max_sessions), (1, 30));
     let server = settings.server_config();
     assert_eq!((server.port, server.max_connections, server.tls.is_some()), (443, 20_000, false));
@@ -210,6 +212,23 @@ fn the_service_has_the_stores_and_labels() {
         server.proxy_protocol_from.iter().any(|it| it.contains(address.parse().unwrap()))
     };
     assert!(contains("10.1.2.3") && contains("2001:db8::1") && !contains("11.1.2.3"));
+    assert_eq!(server.proxy_protocol, ProxyProtocol::Require);
+}
+
+/// An IPv4 address mapped into IPv6 is that IPv4 address, for a listener and for a network.
+#[test]
+fn mapped_addresses() {
+    let text = edited("ip = \"0.0.0.0\"", "ip = \"::ffff:127.0.0.1\"")
+        .replace("\"10.0.0.0/8\"", "\"::ffff:10.0.0.0/104\"")
+        + "[admin]\nip = \"::ffff:127.0.0.1\"\nport = 9443\n";
+    let (settings, _) = Place::new().load(&text).unwrap();
+    let server = settings.server_config();
+    assert_eq!(server.ip, std::net::Ipv4Addr::LOCALHOST);
+    assert_eq!(settings.admin.unwrap().address.to_string(), "127.0.0.1:9443");
+    let is_listed = |address: &str| {
+        server.proxy_protocol_from.iter().any(|it| it.contains(address.parse().unwrap()))
+    };
+    assert!(is_listed("10.1.2.3") && is_listed("::ffff:10.1.2.3") && !is_listed("11.1.2.3"));
 }
 
 /// Each store has its own limits, and they are enforced.

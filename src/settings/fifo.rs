@@ -1,0 +1,64 @@
+//! Reading from a named pipe, such as that of a shell's `<(...)`, without waiting for a writer
+//! forever.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use zeroize::Zeroizing;
+
+/// Times after which waiting is reported, and given up.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) warning: Duration,
+    pub(super) end: Duration,
+}
+
+/// Reads a pipe that was opened without blocking, up to its end or to one byte more than
+/// `max_bytes`. Logs that nobody writes, and waits on.
+///
+/// # Errors
+/// The pipe cannot be read, or nobody has written to it to the end in time.
+pub(super) fn read(
+    mut pipe: &File,
+    path: &Path,
+    max_bytes: usize,
+    patience: Patience,
+) -> io::Result<Zeroizing<Vec<u8>>> {
+    // Of the full length from the start: growing would leave copies behind.
+    let mut bytes = Zeroizing::new(vec![0; max_bytes + 1]);
+    let (mut filled, mut is_reported) = (0, false);
+    let began = Instant::now();
+    loop {
+        let waited = began.elapsed();
+        if waited >= patience.warning && !is_reported {
+            is_reported = true;
+            tracing::warn!(file = %path.display(), "it is a FIFO (named pipe) to which nobody writes");
+        }
+        if waited >= patience.end {
+            let problem = "it is a FIFO (named pipe) that nobody has written to the end in time";
+            return Err(io::Error::new(ErrorKind::TimedOut, problem));
+        }
+        let until = if is_reported { patience.end } else { patience.warning.min(patience.end) };
+        let timeout = Timespec::try_from(until - waited).map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&pipe, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match pipe.read(bytes.get_mut(filled..).unwrap_or_default()) {
+            // There has been a writer: otherwise the pipe would not be reported as ended.
+            Ok(0) => {
+                bytes.truncate(filled);
+                return Ok(bytes);
+            }
+            Ok(count) => filled += count,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
