@@ -55,10 +55,79 @@ pub(super) fn read(
                 bytes.truncate(filled);
                 return Ok(bytes);
             }
-            Ok(count) => filled += count,
+            Ok(count) => {
+                filled += count;
+                if filled > max_bytes {
+                    return Ok(bytes);
+                }
+            }
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::fs::{self, OpenOptions};
+    use std::os::unix::fs::OpenOptionsExt as _;
+    use std::process::Command;
+    use std::thread;
+
+    use rustix::fs::OFlags;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// Reads a new pipe, to which `write` writes by its path in another thread.
+    fn read_from(
+        max_bytes: usize,
+        end: Duration,
+        write: impl FnOnce(&Path) + Send,
+    ) -> io::Result<Vec<u8>> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap();
+        let pipe = OpenOptions::new().read(true).custom_flags(flags).open(&path).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| write(&path));
+            let patience = Patience { warning: Duration::ZERO, end };
+            read(&pipe, &path, max_bytes, patience).map(|bytes| bytes.to_vec())
+        })
+    }
+
+    /// A writer may come late and write in pieces.
+    #[test]
+    fn until_the_writer_ends() {
+        let read = read_from(1_000_000, LONG, |path| {
+            thread::sleep(Duration::from_millis(50));
+            let text = vec![b'x'; 300_000];
+            fs::write(path, text).unwrap();
+        });
+        assert_eq!(read.unwrap().len(), 300_000);
+    }
+
+    /// Nobody writes, or somebody who does not end.
+    #[test]
+    fn not_forever() {
+        let end = Duration::from_millis(100);
+        let error = read_from(10, end, |_| {}).unwrap_err();
+        assert!(error.to_string().contains("nobody has written"), "{error}");
+        let error = read_from(10, end, |path| {
+            let _open = OpenOptions::new().write(true).open(path).unwrap();
+            thread::sleep(4 * end);
+        });
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+
+    /// More than the limit is recognised, and not read.
+    #[test]
+    fn too_long() {
+        let read = read_from(10, LONG, |path| fs::write(path, [b'x'; 20]).unwrap());
+        assert_eq!(read.unwrap().len(), 11);
     }
 }
