@@ -1,6 +1,6 @@
 //! Reasons why a request is not authentic.
 
-use super::verify::ClockSample;
+use super::clock_sample::ClockSample;
 
 /// The reason why a request is not authentic. In the answer, an unknown access key looks like a
 /// wrong signature: otherwise a stranger could find out which access keys exist.

@@ -5,11 +5,11 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::authorization::{Authorization, KMS_SIGNED_HEADERS};
+use super::clock_sample::ClockSample;
 use super::credential::SigningCredential;
 use super::signing_key::{Scope, SigningKeys};
 use super::unauthentic::Unauthentic;
 use super::{canonical, date};
-use crate::limits::MAX_CLOCK_SKEW;
 use crate::proto::http::request::{Head, Occurrence};
 
 /// A request whose signature is right.
@@ -19,21 +19,6 @@ pub struct Verified<'c> {
     pub credential: &'c SigningCredential,
     /// Difference of the clocks.
     pub clock: ClockSample,
-}
-
-/// A difference of the clocks, from a request whose signature is right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClockSample {
-    /// Seconds by which our clock is ahead of the time at which the request was signed.
-    pub ahead_secs: i64,
-    /// A part of the signature, by which a repeated request is recognised.
-    pub tag: u64,
-}
-
-impl ClockSample {
-    fn is_skewed(self) -> bool {
-        self.ahead_secs.unsigned_abs() > MAX_CLOCK_SKEW.as_secs()
-    }
 }
 
 /// Verifies a request against a store's credentials. The signature is verified before the date is
