@@ -1,7 +1,11 @@
 //! `xks-proxy keys`: lists the keys of the tokens, proves, makes and rotates them.
 
 mod list;
+mod making;
+mod new;
 pub(super) mod prove;
+mod rotate;
+mod table;
 
 use std::path::PathBuf;
 
@@ -21,8 +25,12 @@ pub struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Make an AES-256 key on a token, test it, and print the settings lines to paste
+    New(new::Arguments),
     /// Prove that all tokens hold the same keys, with a ciphertext of each key: its witness
     Prove(prove::Arguments),
+    /// Make the key of the next version of an external key id, and print the steps of the rotation
+    Rotate(rotate::Arguments),
 }
 
 /// Runs the subcommand, or lists the keys if there is none.
@@ -32,6 +40,8 @@ enum Command {
 pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     match &arguments.command {
         None => list::run(arguments.file.as_deref()),
+        Some(Command::New(arguments)) => new::run(arguments),
         Some(Command::Prove(arguments)) => prove::run(arguments),
+        Some(Command::Rotate(arguments)) => rotate::run(arguments),
     }
 }

@@ -1,13 +1,15 @@
 //! The cache of a token's keys: handles and attributes by name, found in one listing.
 
 mod checks;
+mod details;
 mod disagreeing;
+mod end_dates;
 mod inventory;
 mod key;
-mod listing;
+pub mod listing;
 mod lost;
 mod private_first;
-mod reading;
+pub mod reading;
 mod same_objects;
 mod search;
 mod status;
@@ -23,7 +25,9 @@ use crate::hsm::witness::Witnesses;
 use crate::job::KeyIndex;
 use crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
 use crate::rate::PerSecond;
+pub use details::details;
 use disagreeing::Disagreeing;
+use end_dates::EndDates;
 pub use inventory::keys_of_names;
 use key::Entry;
 pub use key::Key;
@@ -37,6 +41,7 @@ pub struct KeyCache {
     disagreeing: Disagreeing,
     private_first: PrivateFirst,
     same_objects: SameObjects,
+    end_dates: EndDates,
     entries: RwLock<Vec<Entry>>,
     /// Number of times that all handles have been forgotten.
     era: AtomicU64,
@@ -61,6 +66,7 @@ impl KeyCache {
             disagreeing: Disagreeing::default(),
             private_first: PrivateFirst::default(),
             same_objects: SameObjects::default(),
+            end_dates: EndDates::default(),
             entries,
             era: AtomicU64::new(0),
             has_new: AtomicBool::new(false),
