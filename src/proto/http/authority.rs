@@ -24,8 +24,8 @@ fn is_plain_name(name: &[u8]) -> bool {
 
 fn are_plain<const N: usize>(bytes: &[u8; N]) -> bool {
     bytes.iter().fold(true, |are_plain, byte| {
-        let is_letter = matches!(byte | 0x20, b'a'..=b'z');
-        are_plain & (is_letter | matches!(byte, b'0'..=b'9' | b'-' | b'.'))
+        let is_letter = (byte | 0x20).is_ascii_lowercase();
+        are_plain & (is_letter | byte.is_ascii_digit() | matches!(byte, b'-' | b'.'))
     })
 }
 
