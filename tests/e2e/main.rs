@@ -24,6 +24,7 @@ mod http;
 mod iv_modes;
 mod key_trouble;
 mod keys;
+mod keys_audit;
 mod keys_new;
 mod keys_rotate;
 mod limits;

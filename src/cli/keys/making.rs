@@ -11,7 +11,7 @@ use super::prove;
 use crate::exit::{EXIT_ARGUMENTS, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::hsm::backend::{Identity, Proof};
 use crate::hsm::inventory::KeyDetails;
-use crate::hsm::key_date::Date;
+use crate::hsm::key_date::{Date, KeyDate};
 use crate::hsm::pkcs11::ffi::set_environment;
 use crate::hsm::pkcs11::key_maker::{KeyMaker, NewKey, NotMade};
 use crate::hsm::pkcs11::refusals;
@@ -122,6 +122,11 @@ pub(super) fn make(settings: &Settings, label: &str, options: &Options) -> Resul
     );
     outln!("  {}", attributes(&made.details));
     tell_of_surplus(&made.details);
+    if let Some(date) = key.end_date
+        && made.details.end_date != KeyDate::On(date)
+    {
+        outln!("  ATTENTION: the token does not report the end date, so nothing will warn of it");
+    }
     // The tokens are used by a fleet next.
     drop(maker);
     if tokens.len() > 1 {
@@ -182,9 +187,11 @@ fn choose(settings: &Settings, tokens: &[Identity], on: Option<&str>) -> Result<
     };
     let is_it = |(_, token): &(usize, &Identity)| token.label == on || token.id == on;
     let found: Vec<usize> = tokens.iter().enumerate().filter(is_it).map(|(at, _)| at).collect();
+    // A token that the settings reach in several ways is one.
+    let serial = |at: &usize| tokens.get(*at).map(|token| &token.id);
     match found.as_slice() {
-        [at] => Ok(*at),
         [] => refused(format!("--on {on:?}: no token of the settings has this label or serial")),
+        [first, others @ ..] if others.iter().all(|at| serial(at) == serial(first)) => Ok(*first),
         _ => refused(format!("--on {on:?}: several tokens have this label: give the serial")),
     }
 }

@@ -1,5 +1,7 @@
 //! `xks-proxy keys`: lists the keys of the tokens, proves, makes and rotates them.
 
+mod audit;
+mod json;
 mod list;
 mod making;
 mod new;
@@ -21,6 +23,9 @@ pub struct Arguments {
     command: Option<Command>,
     /// The settings file, if not the one that `serve` would use
     file: Option<PathBuf>,
+    /// Print JSON, in the form that docs/operations.md describes
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -39,7 +44,7 @@ enum Command {
 /// [`Failed`]: the settings are wrong, a token cannot be used, or the subcommand's own reasons.
 pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     match &arguments.command {
-        None => list::run(arguments.file.as_deref()),
+        None => list::run(arguments.file.as_deref(), arguments.json),
         Some(Command::New(arguments)) => new::run(arguments),
         Some(Command::Prove(arguments)) => prove::run(arguments),
         Some(Command::Rotate(arguments)) => rotate::run(arguments),

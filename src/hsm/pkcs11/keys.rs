@@ -21,6 +21,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 
 use super::labels::Labels;
+use crate::hsm::key_date::Date;
 use crate::hsm::witness::Witnesses;
 use crate::job::KeyIndex;
 use crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
@@ -141,6 +142,20 @@ impl KeyCache {
     #[must_use]
     pub fn may_have(&self, key: KeyIndex) -> bool {
         self.read_entry(key, |entry| entry.key.is_some() || !entry.is_listed).unwrap_or(false)
+    }
+
+    /// Returns the names and end dates of up to `max` keys that have one, the earliest first.
+    #[must_use]
+    pub fn end_dates(&self, max: usize) -> Vec<(Box<str>, Date)> {
+        let (dates, labels) = (self.end_dates.earliest(max), self.labels.now());
+        let named =
+            dates.into_iter().filter_map(|(key, date)| Some((labels.get(key)?.into(), date)));
+        named.collect()
+    }
+
+    /// Logs that end dates are near or have passed, once for each key and date.
+    pub fn warn_of_end_dates(&self, token: &str, today: Date) {
+        self.end_dates.warn(token, &self.labels.now(), today);
     }
 
     /// Returns whether a handle was found to be stale since the last call.

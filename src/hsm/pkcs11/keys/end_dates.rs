@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 
-use super::KeyCache;
 use crate::hsm::key_date::Date;
+use crate::hsm::pkcs11::labels::LabelList;
 use crate::job::KeyIndex;
 use crate::limits::END_DATE_NOTICE_DAYS;
 
@@ -37,25 +37,19 @@ impl EndDates {
         found.sort_by_key(|(_, date)| *date);
         found
     }
-}
 
-impl KeyCache {
-    /// Returns the names and end dates of up to `max` keys that have one, the earliest first.
-    pub fn end_dates(&self, max: usize) -> Vec<(Box<str>, Date)> {
-        let mut dates: Vec<(KeyIndex, Date)> =
-            self.end_dates.dates.lock().iter().map(|(key, date)| (*key, *date)).collect();
+    /// Returns up to `max` keys that have an end date, the earliest first.
+    pub fn earliest(&self, max: usize) -> Vec<(KeyIndex, Date)> {
+        let mut dates: Vec<_> = self.dates.lock().iter().map(|(key, date)| (*key, *date)).collect();
         dates.sort_by_key(|(_, date)| *date);
-        let labels = self.labels.now();
-        let named =
-            dates.into_iter().filter_map(|(key, date)| Some((labels.get(key)?.into(), date)));
-        named.take(max).collect()
+        dates.truncate(max);
+        dates
     }
 
     /// Logs that end dates are near or have passed, once for each key and date.
-    pub fn warn_of_end_dates(&self, token: &str, today: Date) {
-        let found = self.end_dates.to_report(today);
+    pub fn warn(&self, token: &str, labels: &LabelList, today: Date) {
+        let found = self.to_report(today);
         let Some((first, date)) = found.first() else { return };
-        let labels = self.labels.now();
         let past = found.iter().filter(|(_, date)| *date < today).count();
         tracing::warn!(
             token,
@@ -72,7 +66,6 @@ impl KeyCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hsm::pkcs11::keys::tests::cache;
 
     fn day(text: &str) -> Date {
         Date::parse_text(text).unwrap_or(Date::of_unix_secs(0))
@@ -100,12 +93,10 @@ mod tests {
     /// The earliest dates come first, and no more than asked for.
     #[test]
     fn earliest_first() {
-        let cache = cache(&["a", "b", "c"]);
         let dates = [(0, "2027-01-03"), (1, "2027-01-01"), (2, "2027-01-02")];
-        let dates = dates.map(|(key, date)| (KeyIndex(key), day(date)));
-        cache.end_dates.replace(dates.into_iter().collect());
-        let found = cache.end_dates(2);
-        let names: Vec<&str> = found.iter().map(|(name, _)| &**name).collect();
-        assert_eq!(names, ["b", "c"]);
+        let all = EndDates::default();
+        all.replace(dates.map(|(key, date)| (KeyIndex(key), day(date))).into_iter().collect());
+        let found = all.earliest(2);
+        assert_eq!(found.iter().map(|(key, _)| key.0).collect::<Vec<_>>(), [1, 2]);
     }
 }
