@@ -12,6 +12,7 @@ pub mod ffi;
 pub mod gcm;
 mod gcm_parameters;
 mod identity;
+mod key_search;
 mod keys;
 mod known_good;
 pub mod labels;
