@@ -23,6 +23,7 @@ use crate::hsm::backend::{
 };
 use crate::hsm::config::TokenConfig;
 use crate::hsm::inventory::TokenInventory;
+use crate::hsm::key_date::Date;
 use crate::hsm::witness::{Member, Witnesses};
 use crate::job::KeyIndex;
 
@@ -171,7 +172,15 @@ impl Backend for Pkcs11Token {
     }
 
     fn inventory(&self) -> TokenInventory {
-        token_inventory::take(&self.shared, self.open_session())
+        token_inventory::take(&self.shared, self.open_session(), false)
+    }
+
+    fn detailed_inventory(&self) -> TokenInventory {
+        token_inventory::take(&self.shared, self.open_session(), true)
+    }
+
+    fn end_dates(&self, max: usize) -> Vec<(Box<str>, Date)> {
+        self.shared.keys.end_dates(max)
     }
 
     fn search(&self, names: &[Box<str>]) -> Result<Vec<Option<FoundKey>>, String> {
