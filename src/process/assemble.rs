@@ -49,11 +49,16 @@ impl Assembled {
         let hsm = Hsm::start(state.hsm_config(&settings, &service), completions.clone())
             .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[pkcs11]: {error}")))?;
         state.save_changes().map_err(|error| Failed::unavailable(format!("no thread: {error}")))?;
+        state.record_versions(&settings);
         startup_log::listening(&server, &settings, admin.as_ref(), inherited);
         startup_log::hsm(Arc::clone(&hsm), &settings);
 
-        let service_info =
-            admin::ServiceInfo::new(&settings, server.api_address(), server.ping_address());
+        let service_info = admin::ServiceInfo::new(
+            &settings,
+            server.api_address(),
+            server.ping_address(),
+            server.max_connections(),
+        );
         let in_use = InUse {
             settings: Arc::new(ArcSwap::new(Arc::clone(&settings))),
             hsm: Arc::new(ArcSwap::new(hsm)),
@@ -84,6 +89,7 @@ impl Assembled {
 fn metrics(settings: &Settings, server: &Server, telemetry: &Telemetry) -> Arc<Metrics> {
     let metrics = Metrics::new(server.event_loops(), Arc::clone(&telemetry.panics));
     metrics.set_certificates(certificates::of_settings(settings));
+    metrics.clock_skew.set_unready_at(settings.server.unready_at_clock_skew);
     // Recorded before the admin listener can show it.
     metrics.reloads.started();
     Arc::new(metrics)

@@ -4,6 +4,7 @@
 //! completely, or it is refused with a list of all its mistakes and nothing changes. Members that
 //! need a restart are named.
 
+mod encrypting_keys;
 mod restart;
 
 use std::sync::Arc;
@@ -149,11 +150,16 @@ impl Reloader {
         let (settings, findings) =
             settings::load(&self.started.file, false, &environment).map_err(mistakes)?;
         let needs_restart = restart::members(&self.started, &settings);
+        let former_settings = self.in_use.settings.load_full();
+        let former_hsm = self.in_use.hsm.load_full();
+        let is_same_fleet = restart::is_same_fleet(&former_settings, &settings);
+        if is_same_fleet {
+            // Before the HSM side learns the new keys' indices, which a refusal would not undo.
+            encrypting_keys::check(&former_hsm, &settings, Some(&former_settings))?;
+        }
 
         let (former, metrics) = (Some(&*self.service), Some(&*self.metrics));
         let service = Arc::new(settings.service_after(former, metrics));
-        let former_hsm = self.in_use.hsm.load_full();
-        let is_same_fleet = restart::is_same_fleet(&self.in_use.settings.load(), &settings);
         let hsm = if is_same_fleet {
             let has_new = service.labels().len() > self.service.labels().len();
             if !former_hsm.extend_labels(service.labels(), MAX_START_WAIT) {
@@ -174,10 +180,12 @@ impl Reloader {
         // Nothing below can fail.
         self.state.read_again(&settings);
         hsm.prove_again();
-        self.changes.put(Arc::clone(&service), Arc::clone(&hsm), &settings.server_config());
+        let config = settings.server_config();
+        let max_connections = self.changes.put(Arc::clone(&service), Arc::clone(&hsm), &config);
         self.in_use.hsm.store(Arc::clone(&hsm));
         self.service = service;
         self.log.set_level(settings.tracing.level);
+        self.metrics.clock_skew.set_unready_at(settings.server.unready_at_clock_skew);
         self.metrics.set_certificates(certificates::of_settings(&settings));
         if let (Some(acceptor), Some(tls)) =
             (&self.admin, settings.admin.as_ref().and_then(|admin| admin.tls.as_ref()))
@@ -185,9 +193,11 @@ impl Reloader {
             acceptor.replace(Arc::clone(&tls.config));
         }
         let service_info = &self.in_use.service_info;
-        service_info.store(Arc::new(service_info.load().with(&settings)));
+        service_info.store(Arc::new(service_info.load().with(&settings, max_connections)));
         startup_log::in_use(&settings, &findings);
-        self.in_use.settings.store(Arc::new(settings));
+        let settings = Arc::new(settings);
+        self.state.record_versions(&settings);
+        self.in_use.settings.store(settings);
         if !is_same_fleet {
             self.retire(former_hsm);
         }
@@ -214,7 +224,12 @@ impl Reloader {
                 self.state.stays_with(former.fleet_number());
                 Err(vec![format!("[pkcs11]: no token of the new settings can be used: {trouble}")])
             }
-            _ => Ok(hsm),
+            _ => encrypting_keys::check(&hsm, settings, None)
+                .inspect_err(|_| {
+                    hsm.stop(HSM_RETIRE_TIMEOUT);
+                    self.state.stays_with(former.fleet_number());
+                })
+                .map(|()| hsm),
         }
     }
 
