@@ -1,5 +1,6 @@
 //! The audit log of the process, and the HSM key that seals its checkpoints.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -7,6 +8,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::hsm_caller::{HsmCaller, OTHER_ANSWER, told};
 use super::standalone_hsm::StandaloneHsm;
+use super::takeover::Takeover;
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::Hsm;
 use crate::job::{Failure, HsmAad, Iv, KeyIndex, Operation, Request, Success};
@@ -81,15 +83,26 @@ pub(crate) fn is_sealed(
 }
 
 /// Opens the audit log, or none if the settings have no `[audit]` section.
-pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
+pub(super) fn open(settings: &Settings, takeover: Option<&Takeover>) -> Result<Audit, Failed> {
     let Some(config) = &settings.audit else { return Ok(Audit::off()) };
-    let audit = Audit::open(config)
+    let audit = takeover
+        .map(Takeover::socket)
+        .transpose()
+        .and_then(|predecessor| Audit::open_after(config, predecessor))
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("[audit]: {error}")))?;
     audit.record_event(
         "start",
         &[("version", env!("CARGO_PKG_VERSION")), ("settings", &settings.file.to_string_lossy())],
     );
     Ok(audit)
+}
+
+/// Asks the process that this one replaces for the audit log.
+pub(super) fn take_over(audit: &Audit, settings: &Settings, from: OwnedFd) {
+    let Some(config) = &settings.audit else { return };
+    if let Err(error) = audit.take_over(config, from) {
+        tracing::warn!(%error, "the audit log is taken over only when the former process ends");
+    }
 }
 
 /// Makes the HSM seal the log from now on if the settings name a key for it.

@@ -44,7 +44,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn lines(directory: &Path) -> Vec<Value> {
+pub fn lines(directory: &Path) -> Vec<Value> {
     loop {
         // A file may be renamed between the listing and the reading.
         let texts: Result<Vec<String>, _> =
@@ -59,7 +59,7 @@ fn lines(directory: &Path) -> Vec<Value> {
     }
 }
 
-fn calls(directory: &Path) -> Vec<Value> {
+pub fn calls(directory: &Path) -> Vec<Value> {
     let mut lines = lines(directory);
     lines.retain(|line| line["event"] == "call");
     lines
@@ -76,7 +76,7 @@ fn verify_with(directory: &Path, files: &[PathBuf], more: &[&str]) -> (i32, Stri
     (output.status.code().unwrap(), String::from_utf8(said).unwrap())
 }
 
-fn verify(directory: &Path) -> (i32, String) {
+pub fn verify(directory: &Path) -> (i32, String) {
     let state = directory.join("audit/audit.state");
     verify_with(directory, &files(directory), &["--state", state.to_str().unwrap()])
 }

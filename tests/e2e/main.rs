@@ -8,6 +8,7 @@ mod common;
 
 mod admin;
 mod audit;
+mod audit_handover;
 mod authentication;
 mod bad_settings;
 mod bootstrap;

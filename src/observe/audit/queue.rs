@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 
 use super::checkpoint::CheckpointKey;
 use super::config::WhenFull;
+use super::gaps::Gaps;
+use super::link::Link;
 use super::stats::Counters;
 use crate::limits::MAX_AUDIT_EVENT_BYTES;
 use crate::observe::line_queue::LineQueue;
@@ -29,6 +31,15 @@ pub(super) struct Queue {
     pub(super) counters: Counters,
     /// The key that seals checkpoints; locked by the writer while the HSM seals.
     pub(super) checkpoint_key: Mutex<Option<Box<dyn CheckpointKey>>>,
+    /// The missing lines that the log reports.
+    pub(super) gaps: Mutex<Gaps>,
+    /// A process that may ask for the log.
+    pub(super) successor: Mutex<Option<Link>>,
+    /// True while another process has the log.
+    is_elsewhere: AtomicBool,
+    /// Number of processes that send their lines to this one.
+    senders: AtomicUsize,
+    refuses_senders: AtomicBool,
 }
 
 /// Space reserved for one line until this is dropped.
@@ -54,7 +65,45 @@ impl Queue {
             is_failing: AtomicBool::new(false),
             counters: Counters::default(),
             checkpoint_key: Mutex::new(None),
+            gaps: Mutex::new(Gaps::new()),
+            successor: Mutex::new(None),
+            is_elsewhere: AtomicBool::new(false),
+            senders: AtomicUsize::new(0),
+            refuses_senders: AtomicBool::new(false),
         }
+    }
+
+    /// Returns whether another process has the log.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.is_elsewhere.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_elsewhere(&self, is_elsewhere: bool) {
+        self.is_elsewhere.store(is_elsewhere, Ordering::Relaxed);
+    }
+
+    /// Returns the number of processes that send their lines to this one.
+    pub(super) fn senders(&self) -> usize {
+        self.senders.load(Ordering::Acquire)
+    }
+
+    pub(super) fn add_sender(&self) {
+        self.senders.fetch_add(1, Ordering::Release);
+    }
+
+    /// Records that all lines of a sender are in the queue.
+    pub(super) fn remove_sender(&self) {
+        self.senders.fetch_sub(1, Ordering::Release);
+        self.lines.wake();
+    }
+
+    /// Refuses further lines of other processes: they take the log back.
+    pub(super) fn refuse_senders(&self) {
+        self.refuses_senders.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn refuses_senders(&self) -> bool {
+        self.refuses_senders.load(Ordering::Relaxed)
     }
 
     /// Returns whether calls are refused when their lines cannot be kept.

@@ -12,8 +12,13 @@ use super::chain::{CODE_BYTES, Chain, hex};
 use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::line::{Parsed, parse, string};
 use super::path_error::with_path;
+use super::receive;
 use super::state::State;
 use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_AUDIT_SKIP_LINES};
+
+/// Member of a `stop` line written by another process than the one that ends, which has handed the
+/// log over.
+pub(super) const IN_ANOTHER_PROCESS: &str = "handedOver";
 
 /// The position of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,11 +277,19 @@ impl<'t, 'h> Verifier<'t, 'h> {
             self.checkpoint(line, parsed.seq)?;
         }
         self.chain.skip(parsed.code);
-        self.summary.is_ended = matches!(event, "stop" | "rotate");
+        let is_of_another = event == "stop" && string(line, IN_ANOTHER_PROCESS).is_some();
+        // The end of another process is not the log's, nor does it follow that the log goes on.
+        if !is_of_another {
+            self.summary.is_ended = matches!(event, "stop" | "rotate");
+        }
         let text = match event {
             "open" if string(line, "previousEnd") == Some("crash") => {
                 "the proxy did not end in good order before: lines that it had not written yet \
                  are lost"
+            }
+            receive::LOST_EVENT => {
+                "a process that had handed over the log ended before it had sent all of its lines: \
+                 those are lost"
             }
             "gap" => "the proxy reports that it had to leave out lines or to refuse calls",
             _ => return Ok(()),
