@@ -368,6 +368,12 @@ pub const AUDIT_LOSS_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub const AUDIT_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(600);
 /// Wait before the HSM is asked again for a checkpoint that it did not seal.
 pub const AUDIT_CHECKPOINT_RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// Age of lines without a checkpoint that is still in order: the interval, attempts, and an idle
+/// writer.
+pub const MAX_UNSEALED_SECS: u64 = AUDIT_CHECKPOINT_INTERVAL.as_secs()
+    + AUDIT_CHECKPOINT_RETRY_INTERVAL.as_secs()
+    + MAX_AUDIT_CHECKPOINT_WAIT.as_secs()
+    + AUDIT_IDLE_INTERVAL.as_secs();
 /// Time for which a caller goes on waiting for an answer after its request has timed out.
 pub const HSM_CALLER_GRACE: Duration = Duration::from_secs(1);
 /// Time for the HSM to seal a checkpoint, during which lines accumulate.

@@ -121,6 +121,12 @@ fn the_new_one_dies() {
     assert!(String::from_utf8_lossy(&arguments).contains("xks-proxy"));
     let command = format!("kill -KILL {new}");
     tools::run(Command::new("sh").args(["-c", &command]), "a POSIX shell is needed");
+    // Lines that a dying process is sent are lost with it, as those that it has not written.
+    let is_gone = || {
+        let status = fs::read_to_string(format!("/proc/{new}/status")).unwrap_or_default();
+        status.is_empty() || status.contains("State:\tZ")
+    };
+    it.wait_for("the new process's end", |_| is_gone());
     call(&it.client, &mut it.kept, "the old one's last");
     it.wait_for_calls(&["the old one's last"]);
     it.proxy.0.signal("TERM");

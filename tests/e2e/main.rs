@@ -9,6 +9,7 @@ mod common;
 mod admin;
 mod audit;
 mod audit_handover;
+mod audit_verify;
 mod authentication;
 mod bad_settings;
 mod bootstrap;

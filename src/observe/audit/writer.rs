@@ -364,7 +364,7 @@ impl Writer {
         if let Err(error) = self.files.sync_names() {
             self.note_unsynced(&error);
         }
-        if let Err(error) = self.files.remove_old() {
+        if let Err(error) = self.files.remove_old(&self.chain_id()) {
             tracing::warn!(%error, "old files of the audit log cannot be removed");
         }
         self.begin_file("continue")
