@@ -36,6 +36,7 @@ mod metrics;
 mod modules;
 mod mtls;
 mod nshield;
+mod output;
 mod policy;
 mod probes;
 mod proxy_protocol;

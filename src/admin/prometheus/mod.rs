@@ -235,6 +235,14 @@ fn connections(text: &mut Exposition, sources: &Sources) {
     )
     .sample(&[], metrics.sum(|of_loop| of_loop.connections_evicted.get()));
     text.family(
+        "xks_proxy_connections_by_proxy_header_total",
+        Counter,
+        "Connections to the API from the networks in proxy_protocol_from, by whether they began \
+         with a PROXY protocol header.",
+    )
+    .sample(&[("header", "present")], metrics.sum(|of_loop| of_loop.proxied.get()))
+    .sample(&[("header", "absent")], metrics.sum(|of_loop| of_loop.unproxied.get()));
+    text.family(
         "xks_proxy_accept_pauses_total",
         Counter,
         "Pauses in accepting, at the limit of connections or file descriptors. During a pause, \

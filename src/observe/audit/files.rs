@@ -354,4 +354,52 @@ mod tests {
         files.rotate(next, NOW, 2).unwrap();
         assert_eq!((files.bytes(), fs::read(files.path()).unwrap()), (0, Vec::new()));
     }
+
+    /// Writes an archive of the chain, and returns its name.
+    fn archive(directory: &Path, time: &str, seq: u64, chain: &str) -> String {
+        let name = format!("audit-{time}-{seq:012}.jsonl");
+        let line = format!("{{\"seq\":{seq},\"event\":\"open\",\"chain\":\"{chain}\"}}\n");
+        fs::write(directory.join(&name), line).unwrap();
+        name
+    }
+
+    /// The lines' numbers say which files are the oldest, as the clock may have been ahead. Files of
+    /// former chains, whose numbers may be higher, go first.
+    #[test]
+    fn the_oldest_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = files(directory.path());
+        let (here, former) = ("0011223344556677", "8899aabbccddeeff");
+        let archive = |time, seq, chain| archive(directory.path(), time, seq, chain);
+        let by_age = [
+            archive("20250101T000000Z", 900_000, former),
+            archive("20250102T000000Z", 1_000_000, former),
+            archive("20280101T000000Z", 10, here),
+            archive("20280102T000000Z", 20, here),
+            archive("20260101T000000Z", 30, here),
+            archive("20260102T000000Z", 1_000_000_000_000, here),
+        ];
+        for removed in 1..by_age.len() {
+            files.retain_files = Some(by_age.len() - removed);
+            assert_eq!(files.remove_old(here).unwrap(), 1);
+            let is_there = |name: &&String| directory.path().join(name).exists();
+            assert_eq!(
+                by_age.iter().filter(is_there).collect::<Vec<_>>(),
+                by_age[removed..].iter().collect::<Vec<_>>()
+            );
+        }
+        assert_eq!(files.remove_old(here).unwrap(), 0);
+    }
+
+    /// A file of a day that differs from today's is over, whichever comes first.
+    #[test]
+    fn after_a_clock_that_was_ahead() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = files(directory.path());
+        files.rotation = AuditRotation::Daily;
+        let ahead = NOW + Duration::from_secs(700 * 86_400);
+        assert!(!files.is_due(ahead));
+        files.write(b"x").unwrap();
+        assert!(!files.is_due(ahead) && files.is_due(NOW));
+    }
 }
