@@ -13,7 +13,6 @@ use std::time::Instant;
 use super::chain::{Chain, wipe_stack};
 use super::config::AuditConfig;
 use super::files::Files;
-use super::handover;
 use super::key;
 use super::link::{Link, LogId};
 use super::path_error::with_setting;
@@ -110,7 +109,7 @@ pub(super) fn wait_and_begin(
             }
         }
         if let Ok(log) = LogId::of(&config.state_file())
-            && let Some(successor) = handover::asking(queue, log)
+            && let Some(successor) = queue.asking_successor(log)
         {
             return Waited::HandOver(successor);
         }

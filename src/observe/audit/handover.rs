@@ -8,10 +8,9 @@ use std::sync::Arc;
 use super::begin::{Waited, wait_and_begin};
 use super::config::AuditConfig;
 use super::forward::{Forwarded, Forwarder, lines};
-use super::link::{Link, LogId, Message};
+use super::link::Link;
 use super::queue::Queue;
 use super::writer::Writer;
-use crate::limits::AUDIT_HANDOVER_MESSAGE_BYTES;
 
 /// Writes or sends all lines until a stop is requested. `predecessor` is the process that has the
 /// log, unless this one has `begun` to write it.
@@ -55,21 +54,5 @@ pub(super) fn run(
         }
         queue.set_elsewhere(false);
         tracing::warn!("the process that took over the audit log takes no more lines");
-    }
-}
-
-/// Returns the process that has asked for the log, if one has. A process that asks for another log
-/// or none is forgotten.
-pub(super) fn asking(queue: &Queue, log: LogId) -> Option<Link> {
-    let mut successor = queue.successor.lock();
-    let link = successor.as_ref()?;
-    let mut buffer = Box::new([0; AUDIT_HANDOVER_MESSAGE_BYTES]);
-    match link.receive(&mut buffer, log, std::time::Duration::ZERO) {
-        Ok(None) => None,
-        Ok(Some(Message::Ask { is_same_log: true })) if !link.is_closed() => successor.take(),
-        Ok(Some(_)) | Err(_) => {
-            *successor = None;
-            None
-        }
     }
 }

@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::checkpoint::CheckpointKey;
 use super::config::WhenFull;
 use super::gaps::Gaps;
-use super::link::Link;
+use super::link::{Link, LogId, Message};
 use super::stats::Counters;
-use crate::limits::MAX_AUDIT_EVENT_BYTES;
+use crate::limits::{AUDIT_HANDOVER_MESSAGE_BYTES, MAX_AUDIT_EVENT_BYTES};
 use crate::observe::line_queue::LineQueue;
 
 /// The state shared by event loops and the writer. Lines in it lack the members that the writer
@@ -80,6 +81,22 @@ impl Queue {
 
     pub(super) fn set_elsewhere(&self, is_elsewhere: bool) {
         self.is_elsewhere.store(is_elsewhere, Ordering::Relaxed);
+    }
+
+    /// Returns the process that has asked for the log, if one has. A process that asks for another
+    /// log, or has ended, is forgotten.
+    pub(super) fn asking_successor(&self, log: LogId) -> Option<Link> {
+        let mut successor = self.successor.lock();
+        let link = successor.as_ref()?;
+        let mut buffer = Box::new([0; AUDIT_HANDOVER_MESSAGE_BYTES]);
+        match link.receive(&mut buffer, log, Duration::ZERO) {
+            Ok(None) => None,
+            Ok(Some(Message::Ask { is_same_log: true })) if !link.is_closed() => successor.take(),
+            Ok(Some(_)) | Err(_) => {
+                *successor = None;
+                None
+            }
+        }
     }
 
     /// Returns the number of processes that send their lines to this one.
@@ -181,8 +198,6 @@ impl Queue {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const LINE: &[u8] = b",\"a\":1\n";

@@ -14,7 +14,6 @@ use super::checkpoint::{self, Schedule};
 use super::config::AuditSync;
 use super::files::Files;
 use super::gaps;
-use super::handover;
 use super::line;
 use super::link::Link;
 use super::queue::Queue;
@@ -162,7 +161,7 @@ impl Writer {
     /// Returns the process that has asked for this log, if one has.
     fn asking_successor(&self) -> Option<Link> {
         match self.state_file.id() {
-            Ok(log) => handover::asking(&self.queue, log),
+            Ok(log) => self.queue.asking_successor(log),
             Err(_) => None,
         }
     }
