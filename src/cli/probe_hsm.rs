@@ -29,7 +29,7 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
     let service = settings.service();
     let mut failures = Vec::new();
     for token in &settings.pkcs11.tokens {
-        outln!("\nmodule {}, {}", token.module.display(), name(&token.select));
+        outln!("\nmodule {}, {}", token.module.display(), name_of(&token.select));
         match discovery::run(token, service.labels(), Bounds { max_sessions, time }) {
             Ok(findings) => {
                 print(&findings, token, are_missing);
@@ -49,7 +49,7 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
     Err(Failed::new(EXIT_UNAVAILABLE, failures.join("\n")))
 }
 
-fn name(select: &TokenSelector) -> String {
+pub(super) fn name_of(select: &TokenSelector) -> String {
     match select {
         TokenSelector::First => "the first token".to_owned(),
         TokenSelector::Label(label) => format!("the token of label {label:?}"),
