@@ -197,7 +197,10 @@ fn packages_contain_the_list_of_crates() {
         let text = read(path);
         let place = |what| text.find(what).unwrap_or_else(|| panic!("{path}: no {what}"));
         let build = place("cargo build ");
-        assert!(place(". packaging/reproducible") < build && build < text.rfind("packaging/sbom ").unwrap_or(0));
+        assert!(
+            place(". packaging/reproducible") < build
+                && build < text.rfind("packaging/sbom ").unwrap_or(0)
+        );
     }
 }
 
