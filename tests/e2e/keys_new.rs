@@ -166,6 +166,7 @@ fn wrong_arguments() {
         (&["", "--yes"], "is no label"),
         (&["a", "--id", "0", "--yes"], "two digits each"),
         (&["a", "--end-date", "2031-02-30", "--yes"], "such as 2027-11-30"),
+        (&["a", "--end-date", "2026-01-31", "--yes"], "a day that is still to come"),
         (&["a", "--wrap-with-trusted", "--yes"], "--extractable"),
     ] {
         let (code, printed) = prepared.run(&[&["keys", "new"], arguments].concat());
@@ -266,6 +267,18 @@ fn a_token_with_its_own_uses() {
     let (exit, printed) = prepared.run(&["keys", "new", "new-key", "--yes"]);
     assert_eq!(exit, Some(0), "{printed}");
     assert!(printed.contains("ATTENTION: the token also lets it sign, verify"), "{printed}");
+}
+
+/// A failed call may have had its effect: then the operator is told what is left.
+#[test]
+fn a_failed_call_that_made_a_key() {
+    let prepared = behind_interposer("[odd]\nnew_key_fails_with = 0x30");
+    let (exit, printed) = prepared.run(&["keys", "new", "new-key", "--id", "0a0b", "--yes"]);
+    assert_eq!(exit, Some(69), "{printed}");
+    assert!(printed.contains("C_GenerateKey: CKR_DEVICE_ERROR"), "{printed}");
+    let left = "the token now has an object with CKA_LABEL \"new-key\" (CKA_ID 0a0b)";
+    assert!(printed.contains(left) && !printed.contains("Nothing was made"), "{printed}");
+    assert!(has_key(&prepared, "new-key"));
 }
 
 /// A key that does not encrypt and decrypt is destroyed.
