@@ -8,6 +8,8 @@ mod common;
 
 mod admin;
 mod audit;
+mod audit_handover;
+mod audit_verify;
 mod authentication;
 mod bad_settings;
 mod bootstrap;
@@ -39,6 +41,7 @@ mod metrics;
 mod modules;
 mod mtls;
 mod nshield;
+mod output;
 mod policy;
 mod probes;
 mod proxy_protocol;
