@@ -5,7 +5,7 @@ use toml::Table;
 
 use crate::common::proxy::free_port;
 use crate::common::token::{self, Key};
-use crate::common::{Proxy, Setup, xks};
+use crate::common::{Interposed, Proxy, Setup, xks};
 use crate::fixed_ciphertexts::FIXED;
 
 const ID: &str = "rotated";
@@ -247,6 +247,9 @@ fn a_version_that_was_not_listed_first() {
     assert!(!printed.contains("has never listed"), "{printed}");
 }
 
+/// The maker of a ciphertext, encrypt's answer, the AAD and the plaintext.
+type Made<'m> = (&'m str, Value, Option<&'m [u8]>, Vec<u8>);
+
 /// The same with a token: ciphertexts of the sample proxy, of an earlier release and of all three
 /// versions decrypt through a proxy with three versions, under no other id, and not with a bit
 /// changed.
@@ -255,7 +258,7 @@ fn all_ciphertexts_decrypt_with_three_versions() {
     let other_ids = vec![token::SECOND.label];
     let proxy = start(setup().set_in_store(0, "xks_key_id_set", other_ids));
     let versions = [(1, token::FULL, false), (2, SECOND, false), (3, THIRD, false)];
-    let mut made: Vec<(Value, Option<&[u8]>, Vec<u8>)> = FIXED
+    let mut made: Vec<Made<'_>> = FIXED
         .iter()
         .map(|fixed| (fixed.by, fixed.answer(), fixed.aad, fixed.plaintext.to_vec()))
         .collect();
@@ -280,5 +283,56 @@ fn all_ciphertexts_decrypt_with_three_versions() {
             changed[member] = xks::base64(&bytes).into();
             client.call(&own, &changed).assert_error(400, "InvalidCiphertextException");
         }
+    }
+}
+
+/// A request for a key with versions makes as many PKCS#11 calls as any other: two, and four for an
+/// encryption with CDIV.
+#[test]
+fn versions_cost_no_call() {
+    const REQUESTS: i64 = 300;
+    const FUNCTIONS: [&str; 7] = [
+        "C_EncryptInit",
+        "C_Encrypt",
+        "C_DecryptInit",
+        "C_Decrypt",
+        "C_FindObjectsInit",
+        "C_GetAttributeValue",
+        "C_GetSessionInfo",
+    ];
+    let versions = [(1, token::FULL, false), (2, token::SECOND, false)];
+    let setup = Setup::new()
+        .set_in_store(0, "xks_key_id_set", vec![token::SHARED.label])
+        .set_in_store(0, "keys", table(&versions, 2));
+    let mut proxy = Interposed::new(setup);
+    let client = proxy.client();
+    let mut connection = client.connect();
+    let tagged = client.call(&format!("keys/{ID}/encrypt"), &xks::encrypt(PLAINTEXT, None)).ok();
+    let untagged = xks::encrypt_here(&token::FULL, PLAINTEXT, None, &[]);
+    for (call, body, last, calls) in [
+        ("encrypt", xks::encrypt(PLAINTEXT, None), "C_Encrypt", 2),
+        ("encrypt", xks::encrypt_with_cdiv(PLAINTEXT, None), "C_Decrypt", 4),
+        ("decrypt", xks::decrypt(&tagged, None), "C_Decrypt", 2),
+        ("decrypt", xks::decrypt(&untagged, None), "C_Decrypt", 2),
+    ] {
+        let (target, body) = (format!("keys/{ID}/{call}"), body.to_string());
+        let mut ask = |times: i64| {
+            for _ in 0..times {
+                client.send(&mut connection, &target, body.as_bytes());
+                connection.receive().unwrap().ok();
+            }
+        };
+        ask(5);
+        // Waits until the counts are written.
+        proxy.set("");
+        let counts = proxy.counts();
+        let all = || FUNCTIONS.map(|function| counts.calls(function)).iter().sum::<i64>();
+        let (before, before_last) = (all(), counts.calls(last));
+        ask(REQUESTS);
+        proxy.wait_for("the calls to be counted", |_| counts.calls(last) >= before_last + REQUESTS);
+        let made = all() - before;
+        // Health checks and proofs make some too; the five before may have been counted late.
+        let expected = calls * REQUESTS;
+        assert!((expected..expected + REQUESTS / 2).contains(&made), "{call}, {last}: {made}");
     }
 }
