@@ -37,7 +37,7 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     if let Err(error) = dumps {
         tracing::warn!(error, "core dumps cannot be set as in the settings");
     }
-    let outcome = audit::open(&settings).and_then(|audit| {
+    let outcome = audit::open(&settings, start.takeover.as_ref()).and_then(|audit| {
         let telemetry = Telemetry { log: Arc::clone(&log), audit, panics };
         let outcome = serve(start, settings, findings, &telemetry);
         if !telemetry.audit.stop() {
