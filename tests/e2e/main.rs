@@ -5,6 +5,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../proto/fixed_ciphertexts.rs"]
+mod fixed_ciphertexts;
 
 mod admin;
 mod audit;
