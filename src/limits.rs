@@ -111,6 +111,8 @@ pub const SIGNING_KEYS_PER_CREDENTIAL: usize = 3;
 pub const MIN_ACCESS_KEY_ID_BYTES: usize = 20;
 /// Symbolic links that are followed on the way to one file, as many as Linux follows.
 pub const MAX_SYMBOLIC_LINKS: usize = 40;
+/// Largest part of a pid file that is read.
+pub const MAX_PID_FILE_BYTES: u64 = 64;
 /// Length to which a value is cut in a message about the settings.
 pub const MAX_SHOWN_CHARS: usize = 64;
 /// Longest access key id (XKS specification, Appendix A).

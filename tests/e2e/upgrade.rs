@@ -126,7 +126,8 @@ fn descriptors_of_the_module() {
 /// The new process has a different number of event loops: all sockets still accept connections.
 #[test]
 fn other_event_loops() {
-    let prepared = setup().set("server.event_loops", 3).prepare();
+    let prepared =
+        setup().set("server.event_loops", 3).set("server.pid_file", "proxy.pid").prepare();
     let settings = prepared.settings_file.clone();
     let proxy = Generations(prepared.start());
     let load = Load::start(&proxy.0.client(), 2);
@@ -139,6 +140,8 @@ fn other_event_loops() {
         fs::write(&settings, changed).unwrap();
         proxy.upgrade(nth);
         load.wait_for_answers(10);
+        let pid = fs::read_to_string(proxy.0.directory().join("proxy.pid")).unwrap();
+        assert_eq!(pid.trim(), proxy.newest().to_string());
     }
     // Enough connections for each socket to receive some.
     for _ in 0..50 {
