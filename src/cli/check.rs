@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::keys::{print_token, prove, spec};
-use super::settings_file;
+use super::{settings_file, unlisted_versions};
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::inventory::TokenInventory;
 use crate::job::{HsmAad, KeyIndex, Operation, Request, Success};
@@ -26,6 +26,7 @@ pub fn run(file: Option<&Path>, with_hsm: bool, is_strict: bool) -> Result<(), F
     for finding in &findings {
         outln!("{finding}");
     }
+    unlisted_versions::print(&settings);
     outln!("{}: no mistakes, {} remarks", settings.file.display(), findings.len());
     if with_hsm { check_hsm(&settings) } else { Ok(()) }
 }

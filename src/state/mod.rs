@@ -5,4 +5,5 @@
 
 pub mod directory;
 pub mod saver;
+pub mod versions_file;
 pub mod witness_file;

@@ -268,6 +268,18 @@ fn a_token_with_its_own_uses() {
     assert!(printed.contains("ATTENTION: the token also lets it sign, verify"), "{printed}");
 }
 
+/// A failed call may have had its effect: then the operator is told what is left.
+#[test]
+fn a_failed_call_that_made_a_key() {
+    let prepared = behind_interposer("[odd]\nnew_key_fails_with = 0x30");
+    let (exit, printed) = prepared.run(&["keys", "new", "new-key", "--id", "0a0b", "--yes"]);
+    assert_eq!(exit, Some(69), "{printed}");
+    assert!(printed.contains("C_GenerateKey: CKR_DEVICE_ERROR"), "{printed}");
+    let left = "the token now has an object with CKA_LABEL \"new-key\" (CKA_ID 0a0b)";
+    assert!(printed.contains(left) && !printed.contains("Nothing was made"), "{printed}");
+    assert!(has_key(&prepared, "new-key"));
+}
+
 /// A key that does not encrypt and decrypt is destroyed.
 #[test]
 fn a_key_that_fails_its_test_is_destroyed() {

@@ -51,6 +51,7 @@
 //! attributes_at_most = 13       # else C_GetAttributeValue: none, CKR_ATTRIBUTE_TYPE_INVALID
 //! attributes_hidden = [0x103]   # C_GetAttributeValue: not available (here CKA_SENSITIVE)
 //! new_key_at_most = 9           # attributes; else C_GenerateKey: CKR_TEMPLATE_INCONSISTENT
+//! new_key_fails_with = 0x30     # C_GenerateKey makes the key, but returns this code
 //! wants_length_first = true     # C_Encrypt and C_Decrypt return CKR_BUFFER_TOO_SMALL for a
 //!                               # buffer unless the length was requested first
 //! no_iv_bits = true             # AES-GCM accepts only the first CK_GCM_PARAMS of PKCS#11 v2.40
