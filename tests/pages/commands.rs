@@ -112,11 +112,10 @@ fn steps(page: &Page) -> Vec<Step> {
             }
             Part::Code { language: "toml", text } if page.path == Path::new(ROTATION_PAGE) => {
                 let table: Table = text.parse().unwrap();
-                let is_of_versions = |name: &String| {
-                    ["versions", "encrypt_with", "external_key_stores"].contains(&&**name)
-                };
-                let key = table.get("external_key_stores").and_then(|it| it.get("keys"));
-                if table.keys().all(is_of_versions) && (key.is_some() || table.len() == 1) {
+                let has = |name: &str| table.contains_key(name);
+                let stores = table.get("external_key_stores");
+                let has_keys = stores.is_some_and(|stores| stores.get("keys").is_some());
+                if has_keys || has("versions") || has("encrypt_with") {
                     steps.push(Step::EditVersions(table));
                 }
             }
