@@ -282,7 +282,8 @@ impl Trial {
         labels: &Arc<Labels>,
     ) -> Result<Self, DiscoveryError> {
         let config = TokenConfig { iv_mode, ..config.clone() };
-        let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
+        let token =
+            Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default(), Arc::default())?;
         let mut session = token.open_session()?;
         let (key, makes_session_keys) = session.call(|calls, token| Ok(key(calls, token)))??;
         Ok(Self { session, token, key, makes_session_keys })
@@ -456,7 +457,8 @@ fn sessions(
     max: usize,
 ) -> Result<(usize, Option<String>), DiscoveryError> {
     let config = TokenConfig { iv_mode, ..config.clone() };
-    let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
+    let token =
+        Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default(), Arc::default())?;
     let mut open = Vec::new();
     while open.len() < max {
         match token.open_session() {
