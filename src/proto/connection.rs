@@ -17,7 +17,7 @@ use super::http::{request, response};
 use super::loop_state::{LoopState, Snapshot};
 use super::route::Listener;
 use super::xks::encode;
-use crate::job::{Completion, Failure, Job, ReplyTo, Request};
+use crate::job::{Completion, Failure, Job, ReplyTo, Request, Success};
 
 /// The shell's next task.
 #[must_use]
@@ -291,6 +291,7 @@ impl Connection {
         }
     }
 
+    #[inline]
     fn submit(
         &mut self,
         loop_state: &mut LoopState,
@@ -331,11 +332,16 @@ impl Connection {
         };
         exchange.note_completion(&completion);
         let step = match exchange.after(loop_state, &completion.outcome, self.buffer.filled()) {
-            Next::Answer(Ok(success)) => {
-                exchange.encode(&mut loop_state.body, &success, &completion.output);
+            Next::Succeed(success) => {
+                exchange.encode(&mut loop_state.body, success, &completion.output);
                 self.finish(loop_state, snapshot, &exchange, Answer::Json)
             }
-            Next::Answer(Err(error)) => {
+            Next::Report(attributes) => {
+                let described = Success::Described(attributes);
+                exchange.encode(&mut loop_state.body, &described, &completion.output);
+                self.finish(loop_state, snapshot, &exchange, Answer::Json)
+            }
+            Next::Fail(error) => {
                 self.finish(loop_state, snapshot, &exchange, Answer::Error(&error))
             }
             Next::Describe(key) => match exchange::describe(loop_state, key) {

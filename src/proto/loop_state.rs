@@ -58,6 +58,8 @@ pub struct LoopState {
     pub(super) token_labels: Vec<Box<str>>,
     pub(super) buffers: BufferPool,
     pub(super) signing_keys: SigningKeys,
+    /// Earliest time of the next sample of the difference of the clocks; `None` means any.
+    pub(super) next_clock_sample: Option<Instant>,
     pub(super) decoder: Decoder,
     pub(super) decisions: Decisions,
     pub(super) date: HttpDate,
@@ -82,6 +84,7 @@ impl LoopState {
             token_labels: Vec::new(),
             buffers: BufferPool::new(buffer_bytes(&service)),
             signing_keys: SigningKeys::new(service.credentials()),
+            next_clock_sample: None,
             decoder: Decoder::default(),
             decisions: Decisions::default(),
             date: HttpDate::default(),

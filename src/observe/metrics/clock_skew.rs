@@ -81,22 +81,25 @@ impl Default for ClockSkew {
 impl ClockSkew {
     /// Records by how much our clock was ahead of the time at which a request was signed. Its
     /// signature must be right. Many requests in a short time are one sample, and a request that is
-    /// repeated is one sample once there are enough others.
-    pub fn note(&self, now: Instant, ahead_secs: i64, tag: u64) {
+    /// repeated is one sample once there are enough others. Returns true if the caller need not offer
+    /// another sample within [`CLOCK_SAMPLE_INTERVAL`].
+    pub fn note(&self, now: Instant, ahead_secs: i64, tag: u64) -> bool {
         let milli = self.milli(now);
-        if (self.usable.load(Ordering::Relaxed) as usize) < MIN_CLOCK_SAMPLES {
-            self.usable.fetch_add(1, Ordering::Relaxed);
-        } else {
+        let is_enough = self.usable.load(Ordering::Relaxed) as usize >= MIN_CLOCK_SAMPLES;
+        if is_enough {
             let since = milli.saturating_sub(self.last_milli.load(Ordering::Relaxed));
+            if u128::from(since) < CLOCK_SAMPLE_INTERVAL.as_millis() {
+                return true;
+            }
             let is_known = |sample: &Sample| {
                 sample.tag.load(Ordering::Relaxed) == tag
                     && self.is_in_window(sample.value.load(Ordering::Relaxed), second_of(milli))
             };
-            if u128::from(since) < CLOCK_SAMPLE_INTERVAL.as_millis()
-                || self.samples.iter().any(is_known)
-            {
-                return;
+            if self.samples.iter().any(is_known) {
+                return false;
             }
+        } else {
+            self.usable.fetch_add(1, Ordering::Relaxed);
         }
         self.last_milli.store(milli, Ordering::Relaxed);
         // The lowest value is the one for none.
@@ -107,6 +110,7 @@ impl ClockSkew {
             sample.tag.store(tag, Ordering::Relaxed);
             sample.value.store(pack(second_of(milli), ahead_secs), Ordering::Relaxed);
         }
+        is_enough
     }
 
     /// Takes note of the time: forgets all samples if the wall clock has been stepped, and renews

@@ -7,6 +7,7 @@ use super::{
     Received, Routed, Target, hsm_request,
 };
 use crate::job::InlineBytes;
+use crate::limits::CLOCK_SAMPLE_INTERVAL;
 use crate::observe::audit::handle::CannotAudit;
 use crate::observe::metrics::CLOCK_IS_OFF;
 use crate::proto::http::body::Whole;
@@ -234,13 +235,23 @@ fn authenticate(
         Err(Unauthentic::Skewed(clock)) => *clock,
         Err(_) => None,
     };
-    if let Some(ClockSample { ahead_secs, tag }) = clock {
-        loop_state.metrics.clock_skew.note(snapshot.now, ahead_secs, tag);
+    if let Some(sample) = clock
+        && loop_state.next_clock_sample.is_none_or(|next| snapshot.now >= next)
+    {
+        note_clock(loop_state, snapshot, sample);
     }
     let credential = verified?.credential;
     credential.metrics().used(unix_secs);
     let access_key_id = InlineBytes::from_slice(credential.access_key_id().as_bytes());
     Ok(Authenticated { access_key_id })
+}
+
+/// Records the difference of the clocks. Once there are enough samples, a few a second will do.
+fn note_clock(loop_state: &mut LoopState, snapshot: &Snapshot, sample: ClockSample) {
+    let ClockSample { ahead_secs, tag } = sample;
+    if loop_state.metrics.clock_skew.note(snapshot.now, ahead_secs, tag) {
+        loop_state.next_clock_sample = Some(snapshot.now + CLOCK_SAMPLE_INTERVAL);
+    }
 }
 
 /// Accepts `application/json`, with any parameters (XKS specification, API content type).

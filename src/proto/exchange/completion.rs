@@ -8,9 +8,13 @@ use crate::proto::xks::error::ApiError;
 use crate::proto::xks::key_version;
 
 /// The consequence of a completion.
-pub(in crate::proto) enum Next {
-    /// The call is answered.
-    Answer(Result<Success, ApiError>),
+pub(in crate::proto) enum Next<'c> {
+    /// The call is answered with the HSM's result.
+    Succeed(&'c Success),
+    /// GetKeyMetadata is answered with these attributes.
+    Report(KeyAttributes),
+    /// The call fails.
+    Fail(ApiError),
     /// The attributes of another version are needed.
     Describe(KeyIndex),
 }
@@ -29,12 +33,12 @@ impl Exchange {
 
     /// Determines what follows from a job's outcome. `received` is the buffer that the spans refer
     /// to.
-    pub(in crate::proto) fn after(
+    pub(in crate::proto) fn after<'c>(
         &mut self,
         loop_state: &LoopState,
-        outcome: &Result<Success, Failure>,
+        outcome: &'c Result<Success, Failure>,
         received: &[u8],
-    ) -> Next {
+    ) -> Next<'c> {
         match outcome {
             Ok(Success::Described(attributes)) => {
                 self.after_description(loop_state, Some(*attributes), received)
@@ -45,8 +49,8 @@ impl Exchange {
             {
                 self.after_description(loop_state, None, received)
             }
-            Ok(success) => Next::Answer(Ok(*success)),
-            Err(failure) => Next::Answer(Err(self.failed(*failure))),
+            Ok(success) => Next::Succeed(success),
+            Err(failure) => Next::Fail(self.failed(*failure)),
         }
     }
 
@@ -67,12 +71,12 @@ impl Exchange {
         loop_state: &LoopState,
         attributes: Option<KeyAttributes>,
         received: &[u8],
-    ) -> Next {
+    ) -> Next<'static> {
         let may_decrypt = attributes.is_some_and(|attributes| attributes.decrypt);
         let (first, number) = match (self.described, attributes) {
             (Some((first, number)), _) => (first, Some(number)),
             (None, Some(attributes)) => (attributes, None),
-            (None, None) => return Next::Answer(Err(Failure::Defect.into())),
+            (None, None) => return Next::Fail(Failure::Defect.into()),
         };
         if !may_decrypt
             && let Some(key) = self.store_key(loop_state, received)
@@ -81,7 +85,7 @@ impl Exchange {
             self.described = Some((first, number));
             return Next::Describe(key);
         }
-        Next::Answer(Ok(Success::Described(KeyAttributes { decrypt: may_decrypt, ..first })))
+        Next::Report(KeyAttributes { decrypt: may_decrypt, ..first })
     }
 
     /// The call's external key id, looked up by name: the settings may have changed since the

@@ -63,7 +63,7 @@ pub enum Occurrence<'b> {
 
 impl<'b> Occurrence<'b> {
     fn add(&mut self, value: &'b [u8]) {
-        *self = if *self == Self::Never { Self::Once(value) } else { Self::Several };
+        *self = if matches!(self, Self::Never) { Self::Once(value) } else { Self::Several };
     }
 }
 
@@ -112,6 +112,9 @@ pub const LONE_LINE_END: HttpError =
 /// searched before.
 #[must_use]
 pub fn has_lone_line_end(bytes: &[u8], searched: usize) -> bool {
+    if bytes.len() == searched {
+        return false;
+    }
     // Whether the last CR is a lone one can be seen only now.
     let from = searched.saturating_sub(1).min(bytes.len());
     memchr::memchr2_iter(b'\r', b'\n', &bytes[from..]).any(|at| match bytes[from + at] {
@@ -161,8 +164,14 @@ pub fn parse<'h, 'b>(
     }
     let fields = Fields::collect(headers)?;
     let is_http_1_0 = minor_version == 0;
-    if !is_http_1_0 && fields.host == 0 {
-        return Err(HttpError::BadRequest("the Host header field is missing"));
+    match fields.host {
+        Some(host) if !is_host(host) => {
+            return Err(HttpError::BadRequest("the Host header field is malformed"));
+        }
+        None if !is_http_1_0 => {
+            return Err(HttpError::BadRequest("the Host header field is missing"));
+        }
+        _ => {}
     }
     let framing = fields.framing(is_http_1_0)?;
     Ok(Head {
@@ -253,7 +262,7 @@ fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
 /// The fields that affect the connection itself.
 #[derive(Default)]
 struct Fields<'b> {
-    host: usize,
+    host: Option<&'b [u8]>,
     content_length: Option<usize>,
     chunked: bool,
     close: bool,
@@ -271,12 +280,8 @@ impl<'b> Fields<'b> {
             let name = header.name.as_bytes();
             match name.len() {
                 4 if is(name, b"host") => {
-                    fields.host += 1;
-                    if fields.host > 1 {
+                    if fields.host.replace(header.value).is_some() {
                         return Err(HttpError::BadRequest("there are several Host header fields"));
-                    }
-                    if !is_host(header.value) {
-                        return Err(HttpError::BadRequest("the Host header field is malformed"));
                     }
                 }
                 6 if is(name, b"expect") => {
