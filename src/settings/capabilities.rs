@@ -13,10 +13,17 @@ pub(super) struct Capabilities {
 }
 
 /// The members that describe capabilities.
-const MEMBERS: [&str; 5] =
-    ["can_generate_iv", "is_zero_iv_required", "profile", ASKS_LENGTH, HAS_NO_IV_BITS];
+const MEMBERS: [&str; 6] = [
+    "can_generate_iv",
+    "is_zero_iv_required",
+    "profile",
+    ASKS_LENGTH,
+    HAS_NO_IV_BITS,
+    IS_DETERMINISTIC,
+];
 const ASKS_LENGTH: &str = "ask_output_length";
 const HAS_NO_IV_BITS: &str = "gcm_params_without_iv_bits";
+const IS_DETERMINISTIC: &str = "has_deterministic_ivs";
 
 const PROFILE_REMEDY: &str = "write one of cloudhsm, kryoptic, luna, nshield, nss, opencryptoki, \
                               softhsm2, or can_generate_iv and is_zero_iv_required instead";
@@ -59,7 +66,9 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
             (true, true) => IvMode::ZeroedBuffer,
             (true, false) => IvMode::Appended,
         };
-        return Some(Capabilities { iv_mode, rules: Rules { form: form?, ..Rules::default() } });
+        let makes_deterministic_ivs = deterministic(section, iv_mode)?;
+        let rules = Rules { form: form?, makes_deterministic_ivs, ..Rules::default() };
+        return Some(Capabilities { iv_mode, rules });
     };
     let name = profile.string(PROFILE_REMEDY)?;
     let Some(known) = profiles::by_name(name) else {
@@ -85,8 +94,23 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
     };
     compare("can_generate_iv", can_generate_iv?, Some(can));
     compare("is_zero_iv_required", is_zero_iv_required?, zero);
-    let rules = Rules { form: form(known.rules.form)?, ..known.rules };
+    let makes_deterministic_ivs = deterministic(section, known.iv_mode)?;
+    let form = form(known.rules.form)?;
+    let rules = Rules { form, makes_deterministic_ivs, ..known.rules };
     is_right.then_some(Capabilities { iv_mode: known.iv_mode, rules })
+}
+
+/// Reads whether the HSM makes deterministic IVs. No profile says so: the vendors' documentation of
+/// all that are known leaves it open, or speaks of random ones.
+fn deterministic(section: &Section<'_>, iv_mode: IvMode) -> Option<bool> {
+    let Some(member) = section.get(IS_DETERMINISTIC) else { return Some(false) };
+    let is_deterministic = member.bool()?;
+    if is_deterministic && iv_mode == IvMode::Random {
+        let problem = "this HSM makes no IVs: the proxy makes random ones";
+        member.mistake(problem, "remove it");
+        return None;
+    }
+    Some(is_deterministic)
 }
 
 fn unknown_profile(name: &str) -> (String, String) {

@@ -11,6 +11,7 @@ mod client_verifier;
 mod configs;
 mod credentials;
 mod document;
+mod encryption_count;
 mod environment;
 mod file;
 mod limits;

@@ -5,4 +5,5 @@
 
 pub mod directory;
 pub mod saver;
+pub mod usage;
 pub mod witness_file;

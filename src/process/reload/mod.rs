@@ -152,6 +152,7 @@ impl Reloader {
 
         let (former, metrics) = (Some(&*self.service), Some(&*self.metrics));
         let service = Arc::new(settings.service_after(former, metrics));
+        self.state.usage.extend(&settings, service.labels()).map_err(|refusal| vec![refusal])?;
         let former_hsm = self.in_use.hsm.load_full();
         let is_same_fleet = restart::is_same_fleet(&self.in_use.settings.load(), &settings);
         let hsm = if is_same_fleet {
@@ -173,6 +174,7 @@ impl Reloader {
 
         // Nothing below can fail.
         self.state.read_again(&settings);
+        self.state.usage.limit(&settings, service.labels());
         hsm.prove_again();
         self.changes.put(Arc::clone(&service), Arc::clone(&hsm), &settings.server_config());
         self.in_use.hsm.store(Arc::clone(&hsm));

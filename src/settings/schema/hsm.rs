@@ -175,6 +175,12 @@ pub(super) const TOKENS: SectionSchema = SectionSchema {
             IN_CAPABILITIES,
             "As in `[hsm_capabilities]`.",
         ),
+        optional(
+            "has_deterministic_ivs",
+            Form::Boolean,
+            IN_CAPABILITIES,
+            "As in `[hsm_capabilities]`.",
+        ),
     ],
 };
 
