@@ -21,6 +21,7 @@ const RECORD: CallRecord<'static> = CallRecord {
     store: Some("/example/uri/path/prefix"),
     access_key_id: Some("BETWEEN2TENAND3TENCHARACTERS"),
     key_id: Some("foo"),
+    key_version: None,
     kms_request_id: Some("4112f4d6-db54-4af4-ae30-c55a22a8dfae"),
     kms_operation: Some("Decrypt"),
     principal: Some("arn:aws:sts::123456789012:assumed-role/application/i-0123456789abcdef0"),

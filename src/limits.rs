@@ -18,6 +18,15 @@ pub const GCM_IV_BYTES: usize = 12;
 pub const MAX_GCM_IV_BYTES: usize = 16;
 /// Longest `ciphertextMetadata` before base64 (XKS specification, Encrypt).
 pub const MAX_CIPHERTEXT_METADATA_BYTES: usize = 20;
+/// Length of the tag in front of the metadata of a ciphertext that a version beyond the original
+/// made.
+pub const VERSION_TAG_BYTES: usize = 6;
+/// Longest `ciphertext_metadata_b64`, decoded, if a key has a version beyond the original.
+pub const MAX_METADATA_BESIDE_TAG_BYTES: usize = MAX_CIPHERTEXT_METADATA_BYTES - VERSION_TAG_BYTES;
+/// Versions of one external key id: one a month for five years.
+pub const MAX_KEY_VERSIONS: usize = 64;
+/// Longest CKA_LABEL of a version.
+pub const MAX_VERSION_LABEL_BYTES: usize = 128;
 /// Longest AAD before base64: its length is encoded in two bytes.
 pub const MAX_AAD_BYTES: usize = 65_535;
 /// Plaintext length that every proxy must accept (XKS specification, Encrypt).

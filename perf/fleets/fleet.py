@@ -29,10 +29,15 @@ KMS_MILLI = 250
 class Fleet(Loadable):
     """Runs for the duration of the `with` block; its directory and namespaces are then removed."""
 
+    #: Constructor of a replica.
+    replica_class = Replica
+    #: Labels of the keys of all replicas.
+    labels = (GOOD_KEY, BAD_KEY)
+
     def __init__(self, program, options):
         self.program, self.checks, self.rate = program, options.checks, options.rate
         self.connections, self.new_connections = options.connections, options.new_connections
-        self.keys = random_keys((GOOD_KEY, BAD_KEY))
+        self.keys = random_keys(self.labels)
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -67,7 +72,8 @@ class Fleet(Loadable):
         namespace = self.namespaces[name]
         address = NETWORK.format(NAMES.index(name) + 1, 2)
         self.namespaces["balancer"].link(self.balancer_address(name), namespace, address)
-        return stack.enter_context(Replica(name, namespace, address, self.program, self))
+        replica = self.replica_class(name, namespace, address, self.program, self)
+        return stack.enter_context(replica)
 
     def start_balancer(self, stack):
         listen = NETWORK.format(0, 1)
@@ -88,14 +94,14 @@ class Fleet(Loadable):
             *("--timeout-milli", str(KMS_MILLI)),
         )
 
-    def good_load(self, seconds):
+    def good_load(self, seconds, *more, **changes):
         """Runs the load over many connections and renews them now and then, since a replica that is
         back in rotation gets only new ones."""
-        options = ["--key-id", GOOD_KEY, "--announce"]
+        options = ["--key-id", GOOD_KEY, "--announce", *more]
         if self.new_connections:
             requests = max(1, round(self.rate / self.new_connections))
             options += ["--requests-per-connection", str(requests)]
-        return self.load(seconds, *options, rate=self.rate, connections=self.connections)
+        return self.load(seconds, *options, rate=self.rate, connections=self.connections, **changes)
 
     def copy_logs(self, directory):
         directory.mkdir(parents=True, exist_ok=True)

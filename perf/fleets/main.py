@@ -29,23 +29,13 @@ def arguments(description):
     add("--list", action="store_true", help="print the trials' names")
     add("--only", default="", metavar="REGEX", help="trials whose name has this in it")
     add("--seconds", type=float, help="of trouble, in place of each trial's own")
-    add("--rate", type=float, default=450, help="requests a second, over all replicas [450]")
-    add("--connections", type=int, default=192, help="of the clients, over all replicas [192]")
-    add("--new-connections", type=float, default=40,
-        help="a second, each in the place of an older one [40]")
+    add_common(add, rate=450)
     add("--rounds", type=int, default=1, help="times that each trial is made [1]")
-    add("--binary", type=Path, metavar="PATH", help="the proxy [target/release/xks-proxy]")
     add("--other", action="append", default=[], metavar="NAME=PATH",
         help="another proxy, in turns; it is not judged")
-    add("--nice", type=int, default=0, metavar="N",
-        help="of replicas, balancer and generator: below 0 where the machine has other work [0]")
     add("--keep-sessions", action="store_true",
         help="the balancer leaves sessions open when it marks a replica down (no "
         "on-marked-down shutdown-sessions)")
-    add("--json", type=Path, metavar="FILE", help="all figures")
-    add("--logs", type=Path, metavar="DIR",
-        help="keep the logs of replicas and balancer, of the last time that a trial was made")
-    add("--no-build", action="store_true", help="do not build first")
     options = parser.parse_args()
     options.checks = Checks(shuts_sessions=not options.keep_sessions)
     options.chosen = {
@@ -65,23 +55,43 @@ def arguments(description):
     return options
 
 
+def add_common(add, rate):
+    """Adds the arguments of all scripts with a fleet."""
+    add("--rate", type=float, default=rate, help=f"requests a second, over all replicas [{rate}]")
+    add("--connections", type=int, default=192, help="of the clients, over all replicas [192]")
+    add("--new-connections", type=float, default=40,
+        help="a second, each in the place of an older one [40]")
+    add("--binary", type=Path, metavar="PATH", help="the proxy [target/dist/xks-proxy]")
+    add("--nice", type=int, default=0, metavar="N",
+        help="of replicas, balancer and generator: below 0 where the machine has other work [0]")
+    add("--json", type=Path, metavar="FILE", help="all figures")
+    add("--logs", type=Path, metavar="DIR",
+        help="keep the logs of replicas and balancer, of the last time that a trial was made")
+    add("--no-build", action="store_true", help="do not build first")
+
+
 def main(description):
     options = arguments(description)
     if options.list:
         for name, trial in options.chosen.items():
             print(f"{name:20} {trial.about} ({trial.seconds:g} s)")
         return 0
+    return run_in_namespaces(options, run_all)
+
+
+def run_in_namespaces(options, run):
+    """Prepares everything, and runs `run` in namespaces. Returns the exit code."""
     try:
         if apart.is_apart():
             apart.settle_in()
             os.nice(options.nice)
-            return run_all(options)
+            return run(options)
         balancer.install()
         if not options.no_build:
             programs.build()
         return apart.run_apart()
     except (Failed, subprocess.CalledProcessError) as error:
-        print(f"perf/fleet: {error}", file=sys.stderr)
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         return 1
 
 

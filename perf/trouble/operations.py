@@ -1,16 +1,15 @@
 """Operations on a running proxy, with figures of their effect on callers."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import time
 from pathlib import Path
 
+from launcher import calls
 from launcher.programs import Failed, binary, make_certificates, softhsm2_module
 from launcher.settings import CREDENTIAL, PREFIX, settings
 from trouble import cases
@@ -18,13 +17,6 @@ from trouble.rig import Rig
 
 OLD = CREDENTIAL
 NEW = ("THENEWCREDENTIALSACCESSKEYID", "AnotherSecretAccessKeyOfALengthOf43To64Chars")
-DESCRIBE = {
-    "requestMetadata": {
-        "awsPrincipalArn": "arn:aws:iam::123456789012:user/Alice",
-        "kmsOperation": "DescribeKey",
-        "kmsRequestId": "4112f4d6-db54-4af4-ae30-c55a22a8dfae",
-    }
-}
 
 
 class Served(Rig):
@@ -70,39 +62,11 @@ class Served(Rig):
             "pkcs11.PKCS11_HSM_MODULE": softhsm2_module(),
         }
 
-    def write_settings(self):
-        """Replaces a file atomically, as an operator's editor does."""
-        new = self.work / "settings.new"
-        new.write_text(settings(self.changed_settings()))
-        new.rename(self.work / "settings.toml")
-
-    def command(self, *arguments):
-        """Runs another command of the program; returns exit code and output."""
-        done = subprocess.run(
-            [binary("xks-proxy"), *arguments],
-            env=self.environment, capture_output=True, text=True, timeout=60,
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    def reload(self, expected=0):
-        self.write_settings()
-        code, said = self.command("reload")
-        if code != expected:
-            raise Failed(f"reload ended with {code}: {said}")
-        return said
-
     def call(self, credential, key):
-        """Calls GetKeyMetadata by curl; returns the status."""
+        """Calls GetKeyMetadata; returns the status."""
         url = f"https://localhost:{self.port}{PREFIX}/kms/xks/v1/keys/{key}/metadata"
-        command = [
-            *("curl", "--silent", "--cacert", self.work / self.certificates / "ca.pem", "--output", "/dev/null"),
-            *("--write-out", "%{http_code}", "--aws-sigv4", "aws:amz:us-east-1:kms-xks-proxy"),
-            *("--user", ":".join(credential), "--header", "Content-Type: application/json"),
-            *("--data-binary", json.dumps(DESCRIBE), "--resolve", f"localhost:{self.port}:127.0.0.1"),
-            url,
-        ]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-        return int(done.stdout or 0)
+        ca = self.work / self.certificates / "ca.pem"
+        return calls.call(url, credential, ca, calls.describe())[0]
 
     def serves_certificate(self):
         """Returns the certificate that a new connection gets."""

@@ -162,6 +162,28 @@ class Rig(ProxyProcess, Loadable):
         path = "/readyz" if must_be_ready else "/ping"
         self.wait_until(lambda: self.get(path)[0] == 200, 30)
 
+    def write_settings(self):
+        """Replaces the file atomically, as an operator's editor does."""
+        new = self.work / "settings.new"
+        new.write_text(settings(self.changed_settings()))
+        new.rename(self.work / "settings.toml")
+
+    def command(self, *arguments):
+        """Runs another command of the program; returns exit code and output."""
+        done = subprocess.run(
+            [*self.program(), *arguments],
+            env=self.environment, capture_output=True, text=True, timeout=60,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def reload(self, expected=0):
+        """Puts changed settings into force; requires a pid file."""
+        self.write_settings()
+        code, said = self.command("reload")
+        if code != expected:
+            raise Failed(f"reload ended with {code}: {said}")
+        return said
+
     def log(self):
         return (self.work / "output.txt").read_text(errors="replace")
 

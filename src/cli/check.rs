@@ -67,7 +67,8 @@ fn check_hsm(settings: &Settings) -> Result<(), Failed> {
 
 /// Prints how the token's health is checked. Returns whether the token has the health key.
 fn tell_of_health_key(token: &TokenInventory, health_key: Option<&str>) -> bool {
-    let has_it = |label: &str| token.keys.iter().any(|key| *key.label == *label);
+    let has_it =
+        |label: &str| token.keys.iter().any(|key| key.names.iter().any(|name| **name == *label));
     match health_key {
         None => outln!(
             "  no [pkcs11] health_key: health is judged by a key that the session makes, else by \

@@ -21,9 +21,10 @@ pub struct TokenInventory {
     pub trouble: Option<String>,
     /// The token's AES keys, in the order in which the token lists them.
     pub keys: Vec<KeyInventory>,
-    /// Configured labels that no AES key has, in the order of the settings.
+    /// Configured names that no AES key has, in the order of the settings (see
+    /// [`crate::key_name`]).
     pub missing: Vec<Box<str>>,
-    /// Configured labels that several keys have, with the number of keys.
+    /// Configured names that several keys have, with the number of keys.
     pub ambiguous: Vec<(Box<str>, u32)>,
 }
 
@@ -59,12 +60,14 @@ pub struct SlotInventory {
 pub struct KeyInventory {
     /// `CKA_LABEL`
     pub label: Box<str>,
+    /// `CKA_ID`; empty if the key has none or one that is too long to name it.
+    pub id: Vec<u8>,
+    /// The configured names that it has: several if the settings name it by label and by CKA_ID.
+    pub names: Vec<Box<str>>,
     /// Size and permitted uses.
     pub attributes: KeyAttributes,
     /// CKA_PRIVATE; `None` if the token does not report it.
     pub is_private: Option<bool>,
-    /// True if the label is configured.
-    pub is_configured: bool,
     /// Number of the token's AES keys that the label may refer to. If some are private, public keys
     /// are not counted.
     pub keys_of_label: u32,

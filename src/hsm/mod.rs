@@ -26,6 +26,7 @@ mod hedge_budget;
 pub mod in_flight_call;
 pub mod inventory;
 pub mod key_breaker;
+pub mod key_date;
 pub mod key_hangs;
 pub mod latency;
 mod monitor;

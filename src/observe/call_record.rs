@@ -19,6 +19,8 @@ pub struct CallRecord<'a> {
     pub access_key_id: Option<&'a str>,
     /// The external key id in the path.
     pub key_id: Option<&'a str>,
+    /// Version of that key which encrypts or decrypts, if it has versions.
+    pub key_version: Option<u32>,
     /// `requestMetadata.kmsRequestId`
     pub kms_request_id: Option<&'a str>,
     /// `requestMetadata.kmsOperation`

@@ -1,5 +1,6 @@
 //! Log lines written at the start: enabled features, addresses, and the contents of the HSM.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 
@@ -56,7 +57,7 @@ pub(super) fn in_use(settings: &Settings, findings: &[Finding]) {
         tracing::info!(
             uri_path_prefix = store.uri_path_prefix,
             access_key_ids = ids.collect::<Vec<_>>().join(","),
-            keys = store.xks_key_id_set.len(),
+            keys = store.key_ids().count(),
             disabled = store.disabled,
             disabled_keys = store.disabled_keys.len(),
             "external key store"
@@ -100,13 +101,17 @@ pub(super) fn hsm(hsm: Arc<Hsm>, settings: &Settings) {
     let stores: Vec<(String, Vec<String>)> = settings
         .stores
         .iter()
-        .map(|store| (store.uri_path_prefix.clone(), store.xks_key_id_set.clone()))
+        .map(|store| {
+            let names: BTreeSet<&str> = store.key_names().collect();
+            let names = names.into_iter().map(str::to_owned).collect();
+            (store.uri_path_prefix.clone(), names)
+        })
         .collect();
     let log = move || {
         for token in hsm.inventory() {
             log_token(&token);
-            for (prefix, key_ids) in &stores {
-                log_store(prefix, key_ids, &token);
+            for (prefix, key_names) in &stores {
+                log_store(prefix, key_names, &token);
             }
         }
     };
@@ -136,17 +141,17 @@ fn log_token(token: &TokenInventory) {
     }
 }
 
-fn log_store(prefix: &str, key_ids: &[String], token: &TokenInventory) {
+fn log_store(prefix: &str, key_names: &[String], token: &TokenInventory) {
     if token.trouble.is_some() {
         return;
     }
-    let is_missing = |id: &&String| token.missing.iter().any(|label| **label == ***id);
-    let is_ambiguous = |id: &&String| token.ambiguous.iter().any(|(label, _)| **label == ***id);
-    let missing: Vec<&String> = key_ids.iter().filter(is_missing).collect();
-    let ambiguous: Vec<&String> = key_ids.iter().filter(is_ambiguous).collect();
+    let is_missing = |name: &&String| token.missing.iter().any(|label| **label == ***name);
+    let is_ambiguous = |name: &&String| token.ambiguous.iter().any(|(label, _)| **label == ***name);
+    let missing: Vec<&String> = key_names.iter().filter(is_missing).collect();
+    let ambiguous: Vec<&String> = key_names.iter().filter(is_ambiguous).collect();
     tracing::info!(
         uri_path_prefix = prefix,
-        found = key_ids.len() - missing.len(),
+        found = key_names.len() - missing.len(),
         missing = missing.len(),
         "keys of the external key store"
     );

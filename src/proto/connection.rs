@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::buffer::Buffer;
-use super::exchange::{Answer, AnswerSource, Exchange, Origin, Outcome};
+use super::exchange::{self, Answer, AnswerSource, Exchange, Next, Origin, Outcome};
 use super::http::HttpError;
 use super::http::body::{Progress, Whole};
 use super::http::{request, response};
@@ -277,22 +277,30 @@ impl Connection {
                 encode::health(&mut loop_state.body, &loop_state.health, fleet_size);
                 self.finish(loop_state, snapshot, &exchange, Answer::Json)
             }
-            Ok(AnswerSource::Hsm(request)) => {
-                let serial = loop_state.take_serial();
-                let deadline = self.started + loop_state.service.options.timeouts.request;
-                let job = Job {
-                    request: Arc::clone(&request),
-                    output: loop_state.take_output(),
-                    reply_to: ReplyTo { event_loop: loop_state.event_loop, slot: 0, serial },
-                    queued_at: snapshot.now,
-                    deadline,
-                };
-                loop_state.metrics.in_flight.increment();
-                self.state = State::Waiting { exchange, request, serial, deadline };
-                Step::Submit(job)
-            }
+            Ok(AnswerSource::Hsm(request)) => self.submit(loop_state, snapshot, exchange, request),
             Err(error) => self.finish(loop_state, snapshot, &exchange, Answer::Error(&error)),
         }
+    }
+
+    fn submit(
+        &mut self,
+        loop_state: &mut LoopState,
+        snapshot: &Snapshot,
+        exchange: Exchange,
+        request: Arc<Request>,
+    ) -> Step {
+        let serial = loop_state.take_serial();
+        let deadline = self.started + loop_state.service.options.timeouts.request;
+        let job = Job {
+            request: Arc::clone(&request),
+            output: loop_state.take_output(),
+            reply_to: ReplyTo { event_loop: loop_state.event_loop, slot: 0, serial },
+            queued_at: snapshot.now,
+            deadline,
+        };
+        loop_state.metrics.in_flight.increment();
+        self.state = State::Waiting { exchange, request, serial, deadline };
+        Step::Submit(job)
     }
 
     /// Returns whether the connection waits for the completion with that serial number.
@@ -313,14 +321,18 @@ impl Connection {
             return Step::Receive;
         };
         exchange.note_completion(&completion);
-        let step = match &completion.outcome {
-            Ok(success) => {
-                exchange.encode(&mut loop_state.body, success, &completion.output);
+        let step = match exchange.after(loop_state, &completion.outcome, self.buffer.filled()) {
+            Next::Answer(Ok(success)) => {
+                exchange.encode(&mut loop_state.body, &success, &completion.output);
                 self.finish(loop_state, snapshot, &exchange, Answer::Json)
             }
-            Err(failure) => {
-                self.finish(loop_state, snapshot, &exchange, Answer::Error(&(*failure).into()))
+            Next::Answer(Err(error)) => {
+                self.finish(loop_state, snapshot, &exchange, Answer::Error(&error))
             }
+            Next::Describe(key) => match exchange::describe(loop_state, key) {
+                Ok(request) => self.submit(loop_state, snapshot, exchange, request),
+                Err(error) => self.finish(loop_state, snapshot, &exchange, Answer::Error(&error)),
+            },
         };
         loop_state.recycle_output(completion.output);
         step
@@ -336,7 +348,8 @@ impl Connection {
         let Some(exchange) = self.take_waiting(loop_state) else {
             return Step::Receive;
         };
-        self.finish(loop_state, snapshot, &exchange, Answer::Error(&failure.into()))
+        let error = exchange.failed(failure);
+        self.finish(loop_state, snapshot, &exchange, Answer::Error(&error))
     }
 
     /// Handles a [`Self::wait`] that has timed out.

@@ -8,8 +8,12 @@
 
 mod answer;
 mod checks;
+mod completion;
 mod hsm_request;
 mod record;
+
+pub(super) use self::completion::Next;
+pub(super) use self::hsm_request::describe;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,8 +26,9 @@ use super::route::{Call, Listener};
 use super::span::Span;
 use super::xks::decode::RequestMetadata;
 use super::xks::error::ApiError;
-use crate::job::{Completion, InlineBytes, KeyIndex, Request, TokenIndex};
-use crate::limits::{MAX_ACCESS_KEY_ID_BYTES, MAX_CIPHERTEXT_METADATA_BYTES};
+use super::xks::version_tag::Metadata;
+use crate::job::{InlineBytes, KeyAttributes, KeyIndex, Request, TokenIndex};
+use crate::limits::MAX_ACCESS_KEY_ID_BYTES;
 use crate::observe::audit::Reservation;
 
 /// The source of the answer to a request that has passed all checks.
@@ -104,17 +109,43 @@ struct Authenticated {
 /// A call that its store, the policy and the store's quota allow.
 struct Authorized {
     key: KeyIndex,
+    /// Version of the external key id that encrypts or decrypts, for the logs.
+    version: NamedVersion,
     /// The key, or its store, is disabled, which GetKeyMetadata reports.
     is_disabled: bool,
     /// [`super::LoopState::fleet`] at the time.
     fleet: u32,
     /// Metadata that a new ciphertext is bound to. The answer must contain the same, even if the
     /// settings have changed by then.
-    ciphertext_metadata: Option<InlineBytes<MAX_CIPHERTEXT_METADATA_BYTES>>,
+    ciphertext_metadata: Option<Metadata>,
     /// The call's place in the store's quota, held until it is answered. A call that hangs in the
     /// HSM is answered at its deadline and then frees its place: otherwise it would block the store
     /// for as long as it hangs.
     _permit: Option<QuotaPermit>,
+}
+
+/// The version of an external key id that a call is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NamedVersion {
+    /// The external key id has no versions, and the ciphertext names none.
+    None,
+    /// The version that encrypts, or that the ciphertext names, whether or not the settings have
+    /// it.
+    Of(u32),
+    /// The external key id has no versions here, but the ciphertext's metadata may be the tag of
+    /// this one.
+    Untold(u32),
+}
+
+impl NamedVersion {
+    /// The number for the logs.
+    fn number(self) -> Option<u32> {
+        match self {
+            Self::Of(number) => Some(number),
+            // The metadata is the operator's own until proven otherwise.
+            Self::None | Self::Untold(_) => None,
+        }
+    }
 }
 
 /// The token that did the job, and the time it took.
@@ -143,6 +174,9 @@ pub(super) struct Exchange {
     /// Metadata as far as it was decoded, so that a refused call is logged with its kmsRequestId.
     metadata: RequestMetadata,
     authorized: Option<Authorized>,
+    /// Attributes of the version that encrypts, while GetKeyMetadata asks whether another one
+    /// decrypts, and the number of that other version.
+    described: Option<(KeyAttributes, u32)>,
     hsm: Option<HsmReport>,
     audit_line: AuditLine,
 }
@@ -170,6 +204,7 @@ impl Exchange {
             authenticated: None,
             metadata: RequestMetadata::default(),
             authorized: None,
+            described: None,
             hsm: None,
             audit_line: AuditLine::Unreserved,
         }
@@ -204,18 +239,13 @@ impl Exchange {
         self.authenticated.is_some()
     }
 
-    /// Records which token did the job, and how long it took.
-    pub(super) fn note_completion(&mut self, completion: &Completion) {
-        self.hsm = Some(HsmReport {
-            token: completion.token,
-            queue_micros: completion.queue_micros,
-            hsm_micros: completion.hsm_micros,
-        });
+    fn call(&self) -> Option<Call> {
+        self.routed().map(|routed| routed.call)
     }
 
-    fn call(&self) -> Option<Call> {
+    fn routed(&self) -> Option<Routed> {
         match self.target {
-            Target::Call(routed) => Some(routed.call),
+            Target::Call(routed) => Some(routed),
             Target::Unknown | Target::LoadBalancer => None,
         }
     }

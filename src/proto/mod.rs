@@ -23,4 +23,4 @@ pub use loop_state::{LoopState, Snapshot};
 pub use route::Listener;
 pub use service_config::{ServiceConfig, ServiceOptions};
 pub use sigv4::credential::CredentialConfig;
-pub use store::{Store, StoreConfig};
+pub use store::{Store, StoreConfig, Version, VersionedKey};

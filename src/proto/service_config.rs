@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::quota::Quota;
 use super::sigv4::Scope;
 use super::sigv4::credential::SigningCredential;
-use super::store::{Store, StoreConfig, StoreKey};
+use super::store::{KeyVersion, Store, StoreConfig, StoreKey, VersionedKey};
+use super::xks::version_tag;
 use crate::job::KeyIndex;
 use crate::limits::{
     BODY_OVERHEAD_BYTES, DEFAULT_MAX_AAD_IN_BASE64_BYTES, DEFAULT_MAX_PLAINTEXT_IN_BASE64_BYTES,
@@ -96,11 +97,12 @@ pub struct Timeouts {
 }
 
 impl ServiceConfig {
-    /// Builds the configuration. If it replaces `former`, external key ids keep the [`KeyIndex`]
-    /// that jobs and the HSM side know, even ids that no store names any longer, and quotas keep
-    /// their current use. Without `metrics`, nothing is counted.
+    /// Builds the configuration. If it replaces `former`, keys keep the [`KeyIndex`] that jobs and
+    /// the HSM side know, even keys that no store names any longer, and quotas keep their current
+    /// use. Without `metrics`, nothing is counted.
     ///
-    /// Of two stores with the same prefix, the later one is served; settings refuse such a file.
+    /// An external key id whose `encrypt_with` is not one of its versions is left out; settings
+    /// refuse such a file. Of two stores with the same prefix, the later one is served; settings refuse such a file.
     #[must_use]
     pub fn new(
         options: ServiceOptions,
@@ -112,7 +114,7 @@ impl ServiceConfig {
         let mut named: Vec<KeyIndex> =
             options.storeless_labels.iter().map(|label| builder.key(label)).collect();
         let stores: Vec<Store> = stores.into_iter().map(|store| builder.store(store)).collect();
-        named.extend(stores.iter().flat_map(|store| &store.keys).map(|(_, key)| key.index));
+        named.extend(stores.iter().flat_map(|store| &store.keys).flat_map(|(_, key)| key.keys()));
         let key_metrics = builder.key_metrics(&named);
         let prefixes = stores.iter().map(|store| store.uri_path_prefix.clone());
         let by_prefix: HashMap<Box<str>, usize> = prefixes.zip(0..).collect();
@@ -159,8 +161,8 @@ impl ServiceConfig {
         &self.stores
     }
 
-    /// The distinct external key ids of all stores, including former ones, in the order of
-    /// [`KeyIndex`].
+    /// The distinct names of the keys of all stores, including former ones, in the order of
+    /// [`KeyIndex`]. A name is a `CKA_LABEL`, or `id:` and a `CKA_ID` in hexadecimal digits.
     #[must_use]
     pub fn labels(&self) -> &[Box<str>] {
         &self.labels
@@ -230,21 +232,7 @@ impl<'a> Builder<'a> {
                 SigningCredential::new(credential, self.credentials - 1, metrics)
             })
             .collect();
-        let mut keys: Vec<(Box<str>, StoreKey)> = config
-            .key_ids
-            .iter()
-            .map(|key_id| {
-                let (index, is_disabled) = (self.key(key_id), config.is_disabled);
-                (key_id.as_str().into(), StoreKey { index, is_disabled })
-            })
-            .collect();
-        keys.sort_by(|one, other| one.0.cmp(&other.0));
-        keys.dedup();
-        for key_id in &config.disabled_key_ids {
-            if let Ok(at) = keys.binary_search_by(|(known, _)| (**known).cmp(key_id.as_str())) {
-                keys[at].1.is_disabled = true;
-            }
-        }
+        let keys = self.keys(&config);
         let quota = Quota::new(config.max_requests_per_sec, config.max_in_flight);
         let quota = match self.former.and_then(|former| former.store(prefix)) {
             Some(former) => quota.succeeding(former.quota()),
@@ -258,6 +246,55 @@ impl<'a> Builder<'a> {
             metrics,
             uri_path_prefix: config.uri_path_prefix.into(),
         }
+    }
+
+    /// The store's keys, sorted by external key id.
+    fn keys(&mut self, config: &StoreConfig) -> Vec<(Box<str>, StoreKey)> {
+        let plain = config.key_ids.iter().map(|id| (id.as_str().into(), self.plain_key(id)));
+        let mut keys: Vec<(Box<str>, StoreKey)> = plain.collect();
+        let versioned = config.versioned_keys.iter();
+        keys.extend(
+            versioned.filter_map(|key| Some((key.id.as_str().into(), self.versioned_key(key)?))),
+        );
+        keys.sort_by(|one, other| one.0.cmp(&other.0));
+        keys.dedup_by(|one, other| one.0 == other.0);
+        for (_, key) in &mut keys {
+            key.is_disabled = config.is_disabled;
+        }
+        for id in &config.disabled_key_ids {
+            let place = keys.binary_search_by(|(known, _)| (**known).cmp(id.as_str()));
+            if let Some((_, key)) = place.ok().and_then(|place| keys.get_mut(place)) {
+                key.is_disabled = true;
+            }
+        }
+        keys
+    }
+
+    /// An external key id that is the name of its only key.
+    fn plain_key(&mut self, id: &str) -> StoreKey {
+        let number = version_tag::ORIGINAL;
+        StoreKey {
+            encrypts: KeyVersion { number, key: self.key(id), is_retired: false },
+            versions: Box::default(),
+            is_disabled: false,
+        }
+    }
+
+    /// An external key id with versions; `None` if none of them encrypts.
+    fn versioned_key(&mut self, config: &VersionedKey) -> Option<StoreKey> {
+        let mut versions: Vec<KeyVersion> = config
+            .versions
+            .iter()
+            .map(|version| KeyVersion {
+                number: version.number,
+                key: self.key(&version.key_name),
+                is_retired: version.is_retired,
+            })
+            .collect();
+        versions.sort_by_key(|version| version.number);
+        let number = config.encrypt_with;
+        let encrypts = *versions.iter().find(|version| version.number == number)?;
+        Some(StoreKey { encrypts, versions: versions.into(), is_disabled: false })
     }
 
     /// Counters of the keys in `named`. A key that is no longer named keeps its index but has no

@@ -14,15 +14,18 @@ pub struct StoreConfig {
     pub uri_path_prefix: String,
     /// Credentials that KMS may sign with.
     pub credentials: Vec<CredentialConfig>,
-    /// External key ids that the store may use.
+    /// External key ids that the store may use and that have no versions: each is a key's name.
     pub key_ids: Vec<String>,
+    /// External key ids with versions; none of them is in `key_ids`.
+    pub versioned_keys: Vec<VersionedKey>,
     /// Limit on requests per second; see [`Quota::new`].
     pub max_requests_per_sec: Option<u32>,
     /// Limit on requests in flight; see [`Quota::new`].
     pub max_in_flight: Option<u32>,
     /// The whole store is disabled.
     pub is_disabled: bool,
-    /// External key ids that are disabled; those that are not in `key_ids` have no effect.
+    /// External key ids that are disabled; those that the store does not have are
+    /// ignored.
     pub disabled_key_ids: Vec<String>,
 }
 
@@ -38,13 +41,69 @@ pub struct Store {
     pub(super) metrics: Arc<StoreMetrics>,
 }
 
-/// A key that a store may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An external key id with versions, each of which is a key in the HSM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionedKey {
+    /// The external key id.
+    pub id: String,
+    /// Its versions.
+    pub versions: Vec<Version>,
+    /// Number of the version that encrypts; one of `versions`.
+    pub encrypt_with: u32,
+}
+
+/// One version of an external key id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Its number; 1 is the original, whose ciphertexts have no tag.
+    pub number: u32,
+    /// Name of the key in the HSM, as in [`super::ServiceConfig::labels`].
+    pub key_name: String,
+    /// It no longer decrypts.
+    pub is_retired: bool,
+}
+
+/// An external key id that a store may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreKey {
-    /// The key's index in jobs.
-    pub index: KeyIndex,
-    /// The key, or its whole store, is disabled.
+    /// The version that encrypts.
+    pub encrypts: KeyVersion,
+    /// All versions, sorted by number. Empty if the settings have none for it: then all its
+    /// ciphertexts are of `encrypts`, and no tag has a meaning.
+    pub versions: Box<[KeyVersion]>,
+    /// The external key id, or its whole store, is disabled.
     pub is_disabled: bool,
+}
+
+/// One version of an external key id, as requests use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyVersion {
+    /// Its number; 1 is the original.
+    pub number: u32,
+    /// The key's index in jobs.
+    pub key: KeyIndex,
+    /// It no longer decrypts.
+    pub is_retired: bool,
+}
+
+impl StoreKey {
+    /// The version with this number.
+    #[must_use]
+    pub fn version(&self, number: u32) -> Option<&KeyVersion> {
+        self.versions.iter().find(|version| version.number == number)
+    }
+
+    /// Returns whether the settings have versions for it.
+    #[must_use]
+    pub fn is_versioned(&self) -> bool {
+        !self.versions.is_empty()
+    }
+
+    /// Its keys in the HSM.
+    pub fn keys(&self) -> impl Iterator<Item = KeyIndex> {
+        let others = self.versions.iter().map(|version| version.key);
+        others.chain((!self.is_versioned()).then_some(self.encrypts.key))
+    }
 }
 
 impl Store {
@@ -62,9 +121,14 @@ impl Store {
 
     /// The key with this external key id, if the store may use it.
     #[must_use]
-    pub fn key(&self, key_id: &str) -> Option<StoreKey> {
+    pub fn key(&self, key_id: &str) -> Option<&StoreKey> {
         let at = self.keys.binary_search_by(|(known, _)| (**known).cmp(key_id)).ok()?;
-        Some(self.keys[at].1)
+        self.keys.get(at).map(|(_, key)| key)
+    }
+
+    /// All external key ids, sorted, with their keys.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, &StoreKey)> {
+        self.keys.iter().map(|(id, key)| (&**id, key))
     }
 
     /// Returns whether the whole store is disabled.

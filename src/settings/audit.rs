@@ -112,12 +112,12 @@ fn hsm_key(section: &Section<'_>, stores: Option<&[Store]>) -> Option<Option<Str
         member.mistake("it is empty", remedy);
         return None;
     }
-    let has_key = |store: &&Store| store.xks_key_id_set.iter().any(|id| id == label);
+    let has_key = |store: &&Store| store.has_key_name(label);
     if let Some(store) = stores.into_iter().flatten().find(has_key) {
         let (key, prefix) = (shown(label), shown(&store.uri_path_prefix));
         let problem = format!(
-            "\"{key}\" is in the xks_key_id_set of the store \"{prefix}\": anyone who may call that \
-             store could forge checkpoints"
+            "\"{key}\" is a key of the store \"{prefix}\": anyone who may call that store could forge \
+             checkpoints"
         );
         member.mistake(problem, remedy);
         return None;

@@ -69,10 +69,7 @@ impl Settings {
     }
 
     fn storeless_keys(&self, service: &ServiceConfig) -> Vec<KeyIndex> {
-        let is_of_store = |label: &str| {
-            let mut of_stores = self.stores.iter().flat_map(|store| &store.xks_key_id_set);
-            of_stores.any(|key_id| key_id == label)
-        };
+        let is_of_store = |label: &str| self.stores.iter().any(|store| store.has_key_name(label));
         self.storeless_labels()
             .filter(|label| !is_of_store(label))
             .filter_map(|label| service.key_of(label))
@@ -111,6 +108,7 @@ impl Store {
             uri_path_prefix: self.uri_path_prefix.clone(),
             credentials: self.credentials.iter().map(credential).collect(),
             key_ids: self.xks_key_id_set.clone(),
+            versioned_keys: self.keys.clone(),
             max_requests_per_sec: self.max_requests_per_sec,
             max_in_flight: self.max_in_flight,
             is_disabled: self.disabled,

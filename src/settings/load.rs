@@ -16,7 +16,7 @@ use super::security::{self, Confinement};
 use super::server::{self, Server};
 use super::stores::{self, Store};
 use super::tls::Tls;
-use super::{audit, encryption_count, file, state, tracing};
+use super::{audit, encryption_count, file, key_checks, state, tracing};
 use crate::hsm::usage::Limit;
 use crate::limits::MAX_SETTINGS_BYTES;
 use crate::observe::audit::AuditConfig;
@@ -138,6 +138,10 @@ fn read_settings(
     let security = security::read(&root);
     let is_sigv4_auth_enabled = security.as_ref().is_none_or(|it| it.is_sigv4_auth_enabled);
     let stores = stores::read(&root, is_sigv4_auth_enabled);
+    if let (Some(server), Some(stores)) = (&server, &stores) {
+        key_checks::report_shared(&root, stores);
+        key_checks::check_metadata(&root, server, stores);
+    }
     let pkcs11 = pkcs11::read(&root, environment);
     let limits = limits::read(&root);
     let admin = admin::read(&root, server.as_ref());

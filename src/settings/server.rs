@@ -10,6 +10,7 @@ use crate::limits::{
     MAX_CIPHERTEXT_METADATA_BYTES, MAX_EVENT_LOOPS, MAX_PROXY_NETWORKS, MAX_TCP_KEEPALIVE_PROBES,
     MAX_TCP_KEEPALIVE_SECS, MAX_TIMEOUT_MILLI,
 };
+use crate::proto::xks::version_tag;
 use crate::server::config::TcpKeepalive;
 use crate::server::network::Network;
 
@@ -168,6 +169,11 @@ fn metadata(member: &Member<'_>) -> Option<Vec<u8>> {
         let problem = format!("it has {} bytes once decoded", bytes.len());
         let remedy = format!("shorten it to {MAX_CIPHERTEXT_METADATA_BYTES} bytes");
         member.mistake(problem, remedy);
+        return None;
+    }
+    if bytes.starts_with(&version_tag::PREFIX) {
+        let problem = "its first two bytes, 00 6b, mark the tag of a key's version";
+        member.mistake(problem, "let it begin with other bytes");
         return None;
     }
     Some(bytes)

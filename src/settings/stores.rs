@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::credentials::{self, Credential};
+use super::external_keys::{self, problem_of_id};
 use super::report::Location;
 use super::section::{Member, Section, shown};
-use crate::limits::{
-    MAX_KEY_ID_BYTES, MAX_RATE_PER_SEC, MAX_URI_PATH_PREFIX_BYTES, MIN_URI_PATH_PREFIX_BYTES,
-};
+use crate::limits::{MAX_RATE_PER_SEC, MAX_URI_PATH_PREFIX_BYTES, MIN_URI_PATH_PREFIX_BYTES};
+use crate::proto::VersionedKey;
 
 /// Path of the API after the prefix.
 const API_PATH: &str = "/kms/xks/v1";
@@ -26,16 +26,45 @@ pub struct Store {
     /// if `sigv4_access_key_id` and `sigv4_secret_access_key` are empty, as in the reference
     /// proxy's sample files: then every call is refused with AuthenticationFailedException.
     pub credentials: Vec<Credential>,
-    /// External key ids, each a `CKA_LABEL`, sorted and without duplicates.
-    pub xks_key_id_set: Vec<String>,
+    /// External key ids without versions, each a `CKA_LABEL`, sorted and without duplicates.
+    pub(super) xks_key_id_set: Vec<String>,
+    /// `[[external_key_stores.keys]]`, sorted by id and without duplicates.
+    pub(super) keys: Vec<VersionedKey>,
     /// Calls to the HSM in a second, all of which may come at once; unlimited if `None`.
     pub max_requests_per_sec: Option<u32>,
     /// Unanswered calls to the HSM; unlimited if `None`.
     pub max_in_flight: Option<u32>,
     /// Kill switch: the store neither encrypts nor decrypts.
     pub disabled: bool,
-    /// Kill switch for single keys of `xks_key_id_set`.
+    /// Kill switch for single external key ids.
     pub disabled_keys: Vec<String>,
+}
+
+impl Store {
+    /// Returns all external key ids: those of `xks_key_id_set`, then those with versions.
+    pub fn key_ids(&self) -> impl Iterator<Item = &str> {
+        let versioned = self.keys.iter().map(|key| key.id.as_str());
+        self.xks_key_id_set.iter().map(String::as_str).chain(versioned)
+    }
+
+    /// Returns the external key ids that have versions.
+    #[must_use]
+    pub fn versioned_keys(&self) -> &[VersionedKey] {
+        &self.keys
+    }
+
+    /// Returns the names of all keys in the HSM that the store uses; one may appear twice.
+    pub fn key_names(&self) -> impl Iterator<Item = &str> {
+        let versions = self.keys.iter().flat_map(|key| &key.versions);
+        let names = versions.map(|version| version.key_name.as_str());
+        self.xks_key_id_set.iter().map(String::as_str).chain(names)
+    }
+
+    /// Returns whether the store uses the key with this name.
+    #[must_use]
+    pub fn has_key_name(&self, name: &str) -> bool {
+        self.key_names().any(|known| known == name)
+    }
 }
 
 pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Vec<Store>> {
@@ -64,9 +93,13 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
                 true => credentials::read(section),
                 false => Some(Vec::new()),
             };
+            let has_tables = section.get("keys").is_some();
+            let remedy = KEY_ID_REMEDY;
+            let key_ids = |member: &Member<'_>| key_ids(member, has_tables);
             let xks_key_id_set = section
-                .require("xks_key_id_set", KEY_ID_REMEDY)
-                .and_then(|member| key_ids(&member));
+                .required_if(!has_tables, "xks_key_id_set", remedy, key_ids)
+                .map(Option::unwrap_or_default);
+            let keys = external_keys::read(section, xks_key_id_set.as_deref());
             let bound = |name, what: &str| {
                 let range = 1..=u64::from(MAX_RATE_PER_SEC);
                 section.optional(name, |member| member.integer(range, what))
@@ -74,7 +107,8 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
             let max_requests_per_sec = bound("max_requests_per_sec", "a number of calls a second");
             let max_in_flight = bound("max_in_flight", "a number of calls");
             let disabled = section.switch("disabled");
-            let disabled_keys = disabled_keys(section, xks_key_id_set.as_deref());
+            let known = xks_key_id_set.as_ref().zip(keys.as_ref());
+            let disabled_keys = disabled_keys(section, known);
             if disabled == Some(true) {
                 let problem = "the store is disabled: it neither encrypts nor decrypts";
                 let remedy = "set it to false, or remove it, to enable the store again";
@@ -84,6 +118,7 @@ pub(super) fn read(root: &Section<'_>, is_sigv4_auth_enabled: bool) -> Option<Ve
                 uri_path_prefix: uri_path_prefix?,
                 credentials: credentials?,
                 xks_key_id_set: xks_key_id_set?,
+                keys: keys?,
                 max_requests_per_sec: max_requests_per_sec?,
                 max_in_flight: max_in_flight?,
                 disabled: disabled?,
@@ -130,19 +165,27 @@ fn prefix(section: &Section<'_>, seen: &mut HashMap<String, Location>) -> Option
     Some(text.to_owned())
 }
 
-/// Reads `disabled_keys`, all of which must be in the store's set: a misspelt kill switch would
-/// have no effect.
-fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<String>> {
+/// Reads `disabled_keys`, all of which must be external key ids of the store: a misspelt kill switch
+/// would have no effect.
+fn disabled_keys(
+    section: &Section<'_>,
+    known: Option<(&Vec<String>, &Vec<VersionedKey>)>,
+) -> Option<Vec<String>> {
     let Some(member) = section.get("disabled_keys") else {
         return Some(Vec::new());
     };
-    let remedy = "write a list of key ids that are in xks_key_id_set, such as [\"my-key\"]";
+    let remedy = "write a list of the store's external key ids, such as [\"my-key\"]";
+    let is_known = |id: &str| {
+        known.is_none_or(|(set, keys)| {
+            set.iter().any(|known| known == id) || keys.iter().any(|key| key.id == id)
+        })
+    };
     let mut ids = Vec::new();
     let mut is_right = true;
     for (location, id) in member.strings(remedy)? {
-        // Mistakes in the set have already been reported.
-        if set.is_some_and(|set| !set.iter().any(|known| known == id)) {
-            let problem = format!("\"{}\" is not in the store's xks_key_id_set", shown(id));
+        // Mistakes in the ids have already been reported.
+        if !is_known(id) {
+            let problem = format!("\"{}\" is not an external key id of the store", shown(id));
             member.report().mistake(&location, problem, remedy);
             is_right = false;
         }
@@ -155,33 +198,21 @@ fn disabled_keys(section: &Section<'_>, set: Option<&[String]>) -> Option<Vec<St
     is_right.then_some(ids)
 }
 
-fn key_ids(member: &Member<'_>) -> Option<Vec<String>> {
+fn key_ids(member: &Member<'_>, has_tables: bool) -> Option<Vec<String>> {
     let items = member.strings(KEY_ID_REMEDY)?;
-    if items.is_empty() {
+    if items.is_empty() && !has_tables {
         member.warning("it is empty, so the store cannot serve any call", KEY_ID_REMEDY);
     }
     let mut ids = BTreeSet::new();
     let mut is_right = true;
     for (location, id) in items {
-        let is_allowed =
-            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-        let problem = if id.is_empty() {
-            "it is empty".to_owned()
-        } else if id.len() > MAX_KEY_ID_BYTES {
-            format!("it has {} bytes", id.len())
-        } else if !id.bytes().all(is_allowed) {
-            format!("\"{}\" has a character that is not allowed", shown(id))
-        } else if matches!(id, "." | "..") {
-            format!("\"{id}\" cannot be part of a URI's path")
-        } else {
-            if !ids.insert(id.to_owned()) {
-                let problem = format!("\"{id}\" is already in the list");
-                member.report().warning(&location, problem, "remove it");
-            }
-            continue;
-        };
-        member.report().mistake(&location, problem, KEY_ID_REMEDY);
-        is_right = false;
+        if let Some(problem) = problem_of_id(id) {
+            member.report().mistake(&location, problem, KEY_ID_REMEDY);
+            is_right = false;
+        } else if !ids.insert(id.to_owned()) {
+            let problem = format!("\"{id}\" is already in the list");
+            member.report().warning(&location, problem, "remove it");
+        }
     }
     is_right.then(|| ids.into_iter().collect())
 }

@@ -13,7 +13,7 @@ use crate::rig::signer::Unsigned;
 
 const METADATA: &str = r#"{"requestMetadata":{"awsPrincipalArn":"arn:aws:iam::123456789012:user/Alice","kmsOperation":"DescribeKey","kmsRequestId":"4112f4d6"}}"#;
 
-fn open(directory: &TempDir, when_full: WhenFull) -> Audit {
+pub fn open(directory: &TempDir, when_full: WhenFull) -> Audit {
     let key_file = directory.path().join("key");
     key::write_new(&key_file, &[7; 32]).unwrap();
     Audit::open(&AuditConfig {
@@ -40,7 +40,7 @@ fn request() -> Vec<u8> {
     Unsigned::call("keys/key-1/metadata", METADATA).signed()
 }
 
-fn calls(directory: &TempDir) -> Vec<Value> {
+pub fn calls(directory: &TempDir) -> Vec<Value> {
     let text = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     lines.filter(|line| line["event"] == "call").collect()

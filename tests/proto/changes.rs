@@ -92,8 +92,9 @@ fn indices_stay() {
     let second = ServiceConfig::new(options(), vec![only], Some(&first), None);
     assert!(second.labels().starts_with(first.labels()));
     assert_eq!(second.labels().len(), first.labels().len() + 1);
-    let index =
-        |service: &ServiceConfig, prefix, key| service.store(prefix)?.key(key).map(|it| it.index);
+    let index = |service: &ServiceConfig, prefix, key| {
+        service.store(prefix)?.key(key).map(|it| it.encrypts.key)
+    };
     assert_eq!(index(&second, PREFIX, KEY), index(&first, PREFIX, KEY));
     assert_eq!(index(&second, PREFIX, "key-3"), index(&first, "/example/store-2", "key-3"));
     assert_eq!(index(&second, PREFIX, "key-2"), None);

@@ -13,3 +13,4 @@ mod json_model;
 mod rig;
 mod seeds;
 mod sigv4;
+mod versions;

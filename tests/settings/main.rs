@@ -17,6 +17,7 @@ mod reference;
 mod schema;
 mod secrets;
 mod tls_files;
+mod versions;
 mod warnings;
 
 use std::ffi::OsString;
@@ -176,7 +177,7 @@ fn the_right_file_loads_without_a_warning() {
     assert_eq!(settings.server.port_http_ping, 8080);
     assert_eq!(settings.server.ciphertext_metadata.as_deref(), Some(&b"v1.0.0"[..]));
     assert_eq!(settings.stores.len(), 2);
-    assert_eq!(settings.stores[0].xks_key_id_set, ["cat", "foo"]);
+    assert_eq!(settings.stores[0].key_ids().collect::<Vec<_>>(), ["cat", "foo"]);
     assert_eq!(settings.pkcs11.tokens[0].user_pin.expose(), PIN);
     let credential = &settings.stores[1].credentials[0];
     assert_eq!(credential.secret_access_key.expose(), SECRET);
@@ -198,7 +199,7 @@ fn the_service_has_the_stores_and_labels() {
     assert_eq!(service.options.timeouts.request.as_millis(), 180);
     let hsm = settings.hsm_config(&service);
     let bar = service.store("/example/prefix").unwrap().key("bar").unwrap();
-    assert_eq!(&*hsm.labels[usize::try_from(bar.index.0).unwrap()], "bar");
+    assert_eq!(&*hsm.labels[usize::try_from(bar.encrypts.key.0).unwrap()], "bar");
     assert_eq!((hsm.tokens.len(), hsm.tokens[0].max_sessions), (1, 30));
     let server = settings.server_config();
     assert_eq!((server.port, server.max_connections, server.tls.is_some()), (443, 20_000, false));

@@ -13,6 +13,7 @@ const ALTERNATIVES: &[&[&str]] = &[
     &["user_pin", "user_pin_file"],
     &["sigv4_secret_access_key", "sigv4_secret_access_key_file"],
     &["label", "serial", "slot"],
+    &["label", "cka_id"],
 ];
 
 /// A file in which all members of `section` take effect.
@@ -40,6 +41,11 @@ fn base(place: &Place, section: &SectionSchema) -> Table {
                           uri_path_prefix = \"/example/prefix\"";
             let second = "[[external_key_stores]]\nuri_path_prefix = \"/example/prefix\"";
             text = text.replace(second, &listed.replace("SECRET", &"Hush/".repeat(10)));
+        }
+        "external_key_stores.keys" | "external_key_stores.keys.versions" => {
+            let key = "max_in_flight = 100\n[[external_key_stores.keys]]\nid = \"key\"\n\
+                       versions = [{ label = \"key\" }]\n";
+            text = text.replacen("max_in_flight = 100\n", key, 1);
         }
         "pkcs11.tokens" => text.push_str("[[pkcs11.tokens]]\nlabel = \"hsm\"\n"),
         _ => {}

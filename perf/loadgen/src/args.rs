@@ -141,6 +141,10 @@ pub struct RunArguments {
     /// Number of ciphertexts for decrypts, encrypted through the proxy beforehand
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Load")]
     pub ciphertexts: u32,
+    /// Decrypt what the run itself encrypts: each ciphertext soon after, if there are enough
+    /// decrypts (--mix encrypt=1,decrypt=3), and some of each ciphertextMetadata until the end
+    #[arg(long, conflicts_with = "no_check", help_heading = "Load")]
+    pub round_trips: bool,
     /// Number of encrypt answers to decrypt after the run
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(..=10_000), help_heading = "Load")]
     pub samples: u32,
@@ -324,8 +328,8 @@ impl RunArguments {
         }
         let mut key_ids = self.key_ids.clone();
         if key_ids.is_empty() {
-            let first = store.and_then(|store| store.xks_key_id_set.first());
-            key_ids.push(first.ok_or("--key-id or --settings is needed")?.clone());
+            let first = store.and_then(Store::first_key_id);
+            key_ids.push(first.ok_or("--key-id or --settings is needed")?.to_owned());
         }
         let of_store = store.and_then(Store::credential);
         let or_store = |given: &Option<String>, of_store: Option<&String>| {

@@ -5,13 +5,18 @@ use sha2::{Digest as _, Sha256};
 
 use crate::response::string_member;
 
+/// The member with which a proxy tells itself more about a ciphertext.
+pub const CIPHERTEXT_METADATA: &str = "\"ciphertextMetadata\"";
+
 /// An encrypt's answer in the form needed to decrypt it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Ciphertext {
     /// Index of the key id.
     pub key: usize,
     /// Expected plaintext, in base64.
     pub plaintext: Vec<u8>,
+    /// `ciphertextMetadata` in base64; empty if there is none.
+    pub metadata: Vec<u8>,
     /// The members of the decrypt request after `requestMetadata`, with a leading comma.
     pub decrypt_members: Vec<u8>,
 }
@@ -35,10 +40,16 @@ impl Ciphertext {
         for name in ["\"ciphertext\"", "\"initializationVector\"", "\"authenticationTag\""] {
             append(name, string_member(answer, name)?);
         }
-        if let Some(metadata) = string_member(answer, "\"ciphertextMetadata\"") {
-            append("\"ciphertextMetadata\"", metadata);
+        let metadata = string_member(answer, CIPHERTEXT_METADATA);
+        if let Some(metadata) = metadata {
+            append(CIPHERTEXT_METADATA, metadata);
         }
-        Some(Self { key, plaintext: plaintext.to_vec(), decrypt_members: members })
+        Some(Self {
+            key,
+            plaintext: plaintext.to_vec(),
+            metadata: metadata.unwrap_or_default().to_vec(),
+            decrypt_members: members,
+        })
     }
 
     /// Makes random bytes in place of a ciphertext, for servers with a constant answer.
@@ -56,7 +67,7 @@ impl Ciphertext {
         );
         let (plaintext, aad) = (random(plaintext_bytes), random(aad_bytes));
         Self::from_answer(0, plaintext.as_bytes(), aad.as_bytes(), answer.as_bytes())
-            .unwrap_or(Self { key: 0, plaintext: Vec::new(), decrypt_members: Vec::new() })
+            .unwrap_or_default()
     }
 }
 
@@ -66,7 +77,7 @@ impl Ciphertext {
 pub fn integrity_value(aad: &[u8], answer: &[u8]) -> Option<String> {
     let mut hash = Sha256::new();
     hash.update(STANDARD.decode_to_vec(aad).ok()?);
-    if let Some(metadata) = string_member(answer, "\"ciphertextMetadata\"") {
+    if let Some(metadata) = string_member(answer, CIPHERTEXT_METADATA) {
         hash.update(STANDARD.decode_to_vec(metadata).ok()?);
     }
     for name in ["\"initializationVector\"", "\"ciphertext\"", "\"authenticationTag\""] {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::ciphertext::Ciphertext;
 use crate::client::Client;
-use crate::request::{Operation, Requests, Sent, Sizes};
+use crate::request::{Operation, Requests, Sent, Sizes, Source};
 use crate::target::Target;
 
 /// Number of connections that encrypt at the same time.
@@ -44,7 +44,7 @@ fn encrypt_some(
     deadline: Instant,
 ) -> Result<Vec<Ciphertext>, String> {
     let mut client = Client::new(target);
-    let mut requests = Requests::new(target, &Arc::from([]), sizes, run_id, thread);
+    let mut requests = Requests::new(target, Source::none(), sizes, run_id, thread);
     let mut ciphertexts = Vec::with_capacity(count);
     let mut request = Vec::new();
     while ciphertexts.len() < count && Instant::now() < deadline {

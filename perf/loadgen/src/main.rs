@@ -4,6 +4,7 @@
 //! args      the command line            settings    a proxy's settings file
 //! run       one run: threads, progress, figures
 //!   corpus    ciphertexts made beforehand, through client
+//!   pool      ciphertexts of the run itself
 //!   worker    a thread's event loop: schedule says when, request builds and sigv4 signs,
 //!             connection sends, response reads, check compares, stats counts
 //! results   JSON and summary            plot        SVG
@@ -20,6 +21,7 @@ mod client;
 mod connection;
 mod corpus;
 mod plot;
+mod pool;
 mod process;
 mod request;
 mod response;

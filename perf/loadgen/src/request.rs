@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64_simd::{AsOut as _, STANDARD};
 
 use crate::ciphertext::Ciphertext;
+use crate::pool::Pool;
 use crate::sigv4::Signer;
 use crate::target::Target;
 
@@ -84,18 +85,27 @@ pub struct Sent {
     pub operation: Operation,
     /// Index of the key id.
     pub key: usize,
-    /// For decrypt: index of the ciphertext.
-    pub ciphertext: usize,
+    /// For decrypt: the ciphertext.
+    pub ciphertext: Option<Arc<Ciphertext>>,
     /// For encrypt: position of the plaintext's base64 in the request.
     pub plaintext: Range<usize>,
     /// For encrypt: position of the AAD's base64 in the request. Empty if there is none.
     pub aad: Range<usize>,
 }
 
+/// The ciphertexts of decrypts.
+#[derive(Debug)]
+pub enum Source {
+    /// Those made before the run, in turn.
+    Corpus(Arc<[Arc<Ciphertext>]>),
+    /// Those of the run itself.
+    Pool(Pool),
+}
+
 /// Builds requests for one thread.
 pub struct Requests {
     target: Arc<Target>,
-    ciphertexts: Arc<[Ciphertext]>,
+    source: Source,
     sizes: Sizes,
     signer: Signer,
     random: fastrand::Rng,
@@ -108,13 +118,20 @@ pub struct Requests {
     raw: Vec<u8>,
 }
 
+impl Source {
+    /// Returns a source without ciphertexts.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::Corpus(Arc::from([]))
+    }
+}
+
 impl Requests {
-    /// Makes the builder of one thread. `run_id` is the same for all threads of a run. Decrypts use
-    /// `ciphertexts` in turn.
+    /// Makes the builder of one thread. `run_id` is the same for all threads of a run.
     #[must_use]
     pub fn new(
         target: &Arc<Target>,
-        ciphertexts: &Arc<[Ciphertext]>,
+        source: Source,
         sizes: Sizes,
         run_id: u64,
         thread: usize,
@@ -129,7 +146,7 @@ impl Requests {
         };
         Self {
             target: Arc::clone(target),
-            ciphertexts: Arc::clone(ciphertexts),
+            source,
             sizes,
             signer: Signer::new(target.credential.clone(), &target.host),
             random: fastrand::Rng::new(),
@@ -152,7 +169,7 @@ impl Requests {
         let mut sent = Sent {
             operation,
             key: place % self.target.key_ids.len(),
-            ciphertext: 0,
+            ciphertext: None,
             plaintext: 0..0,
             aad: 0..0,
         };
@@ -174,10 +191,14 @@ impl Requests {
                 }
             }
             Operation::Decrypt => {
-                sent.ciphertext = place % self.ciphertexts.len();
-                let ciphertext = &self.ciphertexts[sent.ciphertext];
-                sent.key = ciphertext.key;
-                self.body.extend_from_slice(&ciphertext.decrypt_members);
+                sent.ciphertext = match &mut self.source {
+                    Source::Corpus(all) => all.get(place % all.len().max(1)).cloned(),
+                    Source::Pool(pool) => pool.next(&mut self.random),
+                };
+                if let Some(ciphertext) = &sent.ciphertext {
+                    sent.key = ciphertext.key;
+                    self.body.extend_from_slice(&ciphertext.decrypt_members);
+                }
             }
             Operation::Metadata | Operation::Health => {}
         }
@@ -187,6 +208,24 @@ impl Requests {
             *range = range.start + head_bytes..range.end + head_bytes;
         }
         sent
+    }
+
+    /// Offers an encrypt's answer for decryption, if decrypts take those of the run itself.
+    pub fn offer(&mut self, sent: &Sent, request: &[u8], answer: &[u8]) {
+        let Source::Pool(pool) = &mut self.source else { return };
+        let (plaintext, aad) = (&request[sent.plaintext.clone()], &request[sent.aad.clone()]);
+        if let Some(ciphertext) = Ciphertext::from_answer(sent.key, plaintext, aad, answer) {
+            pool.add(ciphertext, &mut self.random);
+        }
+    }
+
+    /// Returns the number of ciphertexts of the run itself that were not decrypted.
+    #[must_use]
+    pub fn not_decrypted(&self) -> u64 {
+        match &self.source {
+            Source::Corpus(_) => 0,
+            Source::Pool(pool) => pool.not_decrypted(),
+        }
     }
 
     /// Builds a request to decrypt one ciphertext.
@@ -258,9 +297,9 @@ mod tests {
     #[test]
     fn requests_are_well_formed_and_unique() {
         let target = Arc::new(target());
-        let ciphertexts: Arc<[Ciphertext]> = [unchecked_ciphertext()].into();
+        let source = Source::Corpus([Arc::new(unchecked_ciphertext())].into());
         let sizes = Sizes { plaintext_bytes: 32, aad_bytes: 10 };
-        let mut requests = Requests::new(&target, &ciphertexts, sizes, 7, 3);
+        let mut requests = Requests::new(&target, source, sizes, 7, 3);
         let mut ids = std::collections::HashSet::new();
         let mut plaintexts = std::collections::HashSet::new();
         for operation in Operation::ALL.into_iter().cycle().take(50) {

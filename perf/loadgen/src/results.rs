@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{Connections, Tally};
+use crate::stats::{Connections, RoundTrips, Tally};
 
 /// A whole run.
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,6 +43,12 @@ pub struct Results {
     pub percentiles: Vec<(f64, f64)>,
     /// Figures over the time of the run, with the warm-up at negative times.
     pub over_time: Vec<Point>,
+    /// With round trips: correct answers by `ciphertextMetadata` in base64.
+    #[serde(default)]
+    pub by_metadata: BTreeMap<String, RoundTrips>,
+    /// With round trips: ciphertexts of the run, warm-up included, that it did not decrypt.
+    #[serde(default)]
+    pub not_decrypted: u64,
     /// Fates of connections, warm-up included.
     pub connection_counts: Connections,
     /// Number of ciphertexts used for decrypts.
@@ -312,6 +318,13 @@ impl Results {
         }
         if self.is_checked {
             writeln!(out, "  encrypts decrypted again: {}", self.verified_encrypts)?;
+        }
+        for (metadata, RoundTrips { encrypts, decrypts }) in &self.by_metadata {
+            let metadata = if metadata.is_empty() { "none" } else { metadata };
+            writeln!(
+                out,
+                "  ciphertextMetadata {metadata}: {encrypts} encrypts, {decrypts} decrypts"
+            )?;
         }
         for wrong in &self.wrong_encrypts {
             writeln!(out, "  WRONG: {wrong}")?;

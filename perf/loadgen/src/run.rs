@@ -54,6 +54,7 @@ pub fn run(arguments: &RunArguments) -> Result<Results, String> {
     let plan = Plan {
         target: Arc::clone(&target),
         ciphertexts,
+        has_round_trips: arguments.round_trips,
         sizes,
         mix: arguments.mix.0.clone(),
         phases,
@@ -86,17 +87,18 @@ fn ciphertexts(
     arguments: &RunArguments,
     target: &Arc<Target>,
     sizes: Sizes,
-) -> Result<Arc<[Ciphertext]>, String> {
+) -> Result<Arc<[Arc<Ciphertext>]>, String> {
     let decrypts =
         arguments.mix.0.iter().any(|(op, weight)| *op == Operation::Decrypt && *weight > 0);
     let count = usize::try_from(arguments.ciphertexts).unwrap_or(1);
-    Ok(if !decrypts {
-        Arc::from([])
+    let made = if !decrypts {
+        Vec::new()
     } else if arguments.no_check {
         (0..count).map(|_| Ciphertext::synthetic(sizes.plaintext_bytes, sizes.aad_bytes)).collect()
     } else {
-        corpus::make(target, sizes, count)?.into()
-    })
+        corpus::make(target, sizes, count)?
+    };
+    Ok(made.into_iter().map(Arc::new).collect())
 }
 
 /// One thread's share of the load.
@@ -330,6 +332,8 @@ fn results(
         failures: failures(stats),
         percentiles: percentiles(&total.latency),
         over_time: over_time(plan, &measured.intervals),
+        by_metadata: stats.by_metadata.clone(),
+        not_decrypted: stats.not_decrypted,
         connection_counts: stats.connections,
         ciphertexts: plan.ciphertexts.len(),
         verified_encrypts,

@@ -34,7 +34,11 @@ pub struct Store {
     /// Empty, or "/..."
     pub uri_path_prefix: String,
     /// External key ids.
-    pub xks_key_id_set: Vec<String>,
+    #[serde(default)]
+    xks_key_id_set: Vec<String>,
+    /// External key ids with versions.
+    #[serde(default)]
+    keys: Vec<Key>,
     /// Credential in the store itself.
     #[serde(flatten)]
     credential: Option<Credential>,
@@ -43,7 +47,20 @@ pub struct Store {
     credentials: Vec<Credential>,
 }
 
+/// One entry of `[[external_key_stores.keys]]`.
+#[derive(Clone, Debug, Deserialize)]
+struct Key {
+    id: String,
+}
+
 impl Store {
+    /// Returns the first external key id.
+    #[must_use]
+    pub fn first_key_id(&self) -> Option<&str> {
+        let of_table = || self.keys.first().map(|key| key.id.as_str());
+        self.xks_key_id_set.first().map(String::as_str).or_else(of_table)
+    }
+
     /// Returns the first credential of the store whose secret is in the file.
     #[must_use]
     pub fn credential(&self) -> Option<&Credential> {

@@ -1,9 +1,11 @@
 //! Figures of one thread, and their combination across threads.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::pool::MAX_KINDS;
 use crate::request::Operation;
 use crate::schedule::{Nanos, nanos};
 
@@ -110,6 +112,15 @@ impl Connections {
     }
 }
 
+/// Correct answers to encrypts and decrypts with the same `ciphertextMetadata`.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct RoundTrips {
+    /// Encrypts that gave it.
+    pub encrypts: u64,
+    /// Decrypts that it was given to.
+    pub decrypts: u64,
+}
+
 /// Figures of one thread. All but those of connections cover the measured phases only.
 pub struct Stats {
     /// Tallies in the order of [`Operation::ALL`].
@@ -129,6 +140,10 @@ pub struct Stats {
     pub wait: Histogram<u64>,
     /// Fates of the thread's connections.
     pub connections: Connections,
+    /// Round trips by `ciphertextMetadata` in base64.
+    pub by_metadata: BTreeMap<String, RoundTrips>,
+    /// Ciphertexts of the run that it did not decrypt.
+    pub not_decrypted: u64,
     /// The latest error of a connection.
     pub last_error: Option<String>,
     /// The current interval.
@@ -148,6 +163,8 @@ impl Stats {
             lateness: histogram(3),
             wait: histogram(3),
             connections: Connections::default(),
+            by_metadata: BTreeMap::new(),
+            not_decrypted: 0,
             last_error: None,
             interval: Interval { index: 0, tally: Tally::new(2) },
         }
@@ -170,6 +187,23 @@ impl Stats {
             self.phase_failures[phase].saturating_record(latency);
             self.outcome(status, name).saturating_record(latency);
         }
+    }
+
+    /// Records a correct answer to an encrypt or decrypt with this metadata in base64.
+    pub fn record_metadata(&mut self, operation: Operation, metadata: &[u8]) {
+        if !operation.is_encrypt() && operation != Operation::Decrypt {
+            return;
+        }
+        let metadata = String::from_utf8_lossy(metadata);
+        // The server chooses the metadata, so its number is limited.
+        let is_full = self.by_metadata.len() >= MAX_KINDS;
+        let name = match self.by_metadata.contains_key(&*metadata) {
+            false if is_full => "other".to_owned(),
+            _ => metadata.into_owned(),
+        };
+        let counts = self.by_metadata.entry(name).or_default();
+        counts.encrypts += u64::from(operation.is_encrypt());
+        counts.decrypts += u64::from(operation == Operation::Decrypt);
     }
 
     fn outcome(&mut self, status: u16, name: &str) -> &mut Histogram<u64> {
@@ -215,6 +249,12 @@ impl Stats {
         let _ = self.lateness.add(&other.lateness);
         let _ = self.wait.add(&other.wait);
         self.connections.add(&other.connections);
+        for (metadata, theirs) in &other.by_metadata {
+            let ours = self.by_metadata.entry(metadata.clone()).or_default();
+            ours.encrypts += theirs.encrypts;
+            ours.decrypts += theirs.decrypts;
+        }
+        self.not_decrypted += other.not_decrypted;
         self.last_error = self.last_error.take().or_else(|| other.last_error.clone());
     }
 }

@@ -158,6 +158,52 @@ fn wrong_answers_end_the_run_with_an_error() {
     assert_eq!(output.status.code(), Some(2));
 }
 
+/// Answers encrypts and decrypts; a ciphertext is its plaintext. From the 100th on, ciphertexts are
+/// of version 2, and those of both versions decrypt with their own metadata only.
+fn versions(number: usize, request: &str) -> Reply {
+    let body = request.split_once("\r\n\r\n").unwrap().1;
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    let iv = |version: u8| (version as char).to_string().repeat(16);
+    if request.contains("/encrypt ") {
+        let is_old = number < 100;
+        let mut answer = serde_json::json!({
+            "ciphertext": body["plaintext"],
+            "initializationVector": iv(if is_old { b'1' } else { b'2' }),
+            "authenticationTag": "A".repeat(24),
+        });
+        if !is_old {
+            answer["ciphertextMetadata"] = "AGsAAAAC".into();
+        }
+        return Reply::Answer(200, answer.to_string());
+    }
+    let is_old = body["initializationVector"].as_str() == Some(&iv(b'1'));
+    if is_old != body.get("ciphertextMetadata").is_none() {
+        return Reply::Answer(400, r#"{"errorName":"InvalidCiphertextException"}"#.into());
+    }
+    let answer = serde_json::json!({"plaintext": body["ciphertext"]});
+    Reply::Answer(200, answer.to_string())
+}
+
+/// What the run encrypts is decrypted in it, what has no successor too.
+#[test]
+fn round_trips() {
+    let address = serve(None, versions);
+    let mix = ["--mix", "encrypt=1,decrypt=3", "--warm-up", "0", "--ciphertexts", "10"];
+    let load = ["--round-trips", "--requests", "1500", "--seconds", "60", "-c", "4"];
+    let (run, output) = results(address, &[&mix[..], &load].concat());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!((&run["total"]["ok"], &run["total"]["failed"]), (&1500.into(), &0.into()));
+    let count = |metadata: &str, call: &str| run["by_metadata"][metadata][call].as_u64().unwrap();
+    let of_both = |call| count("", call) + count("AGsAAAAC", call);
+    assert_eq!(of_both("encrypts") + of_both("decrypts"), 1500);
+    assert!(count("", "encrypts") < 100 && count("", "decrypts") > 150, "{run}");
+    assert!(run["not_decrypted"].as_u64().unwrap() < 20, "{run}");
+
+    // Without it, only what was made before the run is decrypted.
+    let (run, _) = results(serve(None, versions), &[&mix[..], &load[1..]].concat());
+    assert_eq!((&run["total"]["failed"], &run["by_metadata"]), (&0.into(), &serde_json::json!({})));
+}
+
 /// Steps are a single run: a rate, a burst, the rate again, with separate figures for each.
 #[test]
 fn steps_have_figures_of_their_own() {

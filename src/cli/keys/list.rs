@@ -63,7 +63,7 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
         let stores: Vec<&str> = settings
             .stores
             .iter()
-            .filter(|store| store.xks_key_id_set.iter().any(|id| **id == *key.label))
+            .filter(|store| store.has_key_name(&key.label))
             .map(|store| match store.uri_path_prefix.as_str() {
                 "" => "(no prefix)",
                 prefix => prefix,
@@ -86,7 +86,7 @@ fn print_keys(token: &TokenInventory, settings: &Settings) {
         );
     }
     for label in &token.missing {
-        outln!("{label:<40} MISSING: the settings name it, and no AES token key has this label");
+        outln!("{label:<40} MISSING: the settings name it, and no AES token key has this name");
     }
 }
 

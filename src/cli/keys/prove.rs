@@ -268,9 +268,7 @@ fn of_stores<'a>(
     service: &'a ServiceConfig,
     settings: &'a Settings,
 ) -> impl Iterator<Item = (&'a str, &'a KeyOnToken)> + Clone {
-    let is_of_store = |label: &str| {
-        settings.stores.iter().any(|store| store.xks_key_id_set.iter().any(|id| id == label))
-    };
+    let is_of_store = |label: &str| settings.stores.iter().any(|store| store.has_key_name(label));
     let is_for_probes_alone = move |label: &str| {
         settings.pkcs11.health_key.as_deref() == Some(label) && !is_of_store(label)
     };

@@ -85,7 +85,7 @@ impl fmt::Display for DiscoveryError {
             Self::Failed(failure) => failure.fmt(formatter),
             Self::Call(error) => formatter.write_str(&codes::describe_error(error)),
             Self::NoKey => formatter.write_str(
-                "the token makes no session keys, and has no key of xks_key_id_set that may \
+                "the token makes no session keys, and the stores have no key there that may \
                  encrypt and decrypt",
             ),
             Self::OtherPlaintext => formatter.write_str("it decrypts to something else"),

@@ -17,7 +17,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::native::{Arguments, Attribute, Error, GcmIv, LoadError, RawError};
 use crate::hsm::config::GcmForm;
-use crate::limits::{GCM_TAG_BYTES, MAX_GCM_IV_BYTES, MAX_LABEL_BYTES, MAX_OUTPUT_EXCESS};
+use crate::limits::{
+    GCM_TAG_BYTES, MAX_CKA_ID_BYTES, MAX_GCM_IV_BYTES, MAX_LABEL_BYTES, MAX_OUTPUT_EXCESS,
+};
 
 /// Size of an attribute's buffer in 64-bit words. It is one more than the longest label needs, so
 /// that a label that is too long can be recognised.
@@ -364,7 +366,7 @@ impl RawModule {
     }
 
     /// Calls C_GetAttributeValue for several attributes at once. Leaves out those that the object
-    /// lacks, and labels longer than [`MAX_LABEL_BYTES`].
+    /// lacks, and labels and CKA_IDs that are too long to name a key.
     ///
     /// # Errors
     /// Returns the module's error.
@@ -398,10 +400,11 @@ impl RawModule {
         let lengths: Vec<_> = template.iter().map(|it| usize::try_from(it.ulValueLen)).collect();
         let told = wanted.iter().zip(lengths).zip(&values).filter_map(|((kind, length), words)| {
             let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-            // CK_UNAVAILABLE_INFORMATION exceeds any buffer's length. No usable label fills its
-            // buffer, so a value that seems to fill it was not written.
-            let is_told = |length: &usize| {
-                *length < bytes.len() && (*kind == CKA_LABEL || *length <= room(*kind))
+            // CK_UNAVAILABLE_INFORMATION exceeds any buffer's length. No usable label or CKA_ID
+            // fills its buffer, so a value that seems to fill it was not written.
+            let is_told = |length: &usize| match *kind {
+                CKA_LABEL | CKA_ID => *length < room(*kind),
+                _ => *length <= room(*kind),
             };
             let length = length.ok().filter(is_told)?;
             bytes.truncate(length);
@@ -479,6 +482,8 @@ fn init(error: Error) -> RawError {
 fn room(kind: CK_ATTRIBUTE_TYPE) -> usize {
     match kind {
         CKA_LABEL => ATTRIBUTE_WORDS * size_of::<u64>(),
+        CKA_ID => MAX_CKA_ID_BYTES + 1,
+        CKA_START_DATE | CKA_END_DATE => size_of::<CK_DATE>(),
         CKA_CLASS | CKA_KEY_TYPE | CKA_VALUE_LEN => size_of::<CK_ULONG>(),
         _ => size_of::<CK_BBOOL>(),
     }

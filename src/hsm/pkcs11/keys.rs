@@ -1,11 +1,14 @@
-//! The cache of a token's keys: handles and attributes by label, found in one listing.
+//! The cache of a token's keys: handles and attributes by name, found in one listing.
 
 mod checks;
 mod disagreeing;
+mod inventory;
 mod key;
 mod listing;
 mod lost;
 mod private_first;
+mod reading;
+mod same_objects;
 mod search;
 mod status;
 
@@ -21,9 +24,11 @@ use crate::job::KeyIndex;
 use crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
 use crate::rate::PerSecond;
 use disagreeing::Disagreeing;
+pub use inventory::keys_of_names;
 use key::Entry;
 pub use key::Key;
 use private_first::PrivateFirst;
+use same_objects::SameObjects;
 
 /// One token's keys.
 pub struct KeyCache {
@@ -31,6 +36,7 @@ pub struct KeyCache {
     witnesses: Arc<Witnesses>,
     disagreeing: Disagreeing,
     private_first: PrivateFirst,
+    same_objects: SameObjects,
     entries: RwLock<Vec<Entry>>,
     /// Number of times that all handles have been forgotten.
     era: AtomicU64,
@@ -54,6 +60,7 @@ impl KeyCache {
             witnesses,
             disagreeing: Disagreeing::default(),
             private_first: PrivateFirst::default(),
+            same_objects: SameObjects::default(),
             entries,
             era: AtomicU64::new(0),
             has_new: AtomicBool::new(false),

@@ -1,4 +1,4 @@
-//! The labels of keys that jobs may name.
+//! The names of keys that jobs may use: labels, or CKA_IDs (see [`crate::key_name`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,8 +7,10 @@ use arc_swap::ArcSwap;
 
 use crate::hsm::usage::{Counters, Usage};
 use crate::job::KeyIndex;
+use crate::key_name::{KeyName, name_of_id};
 
-/// The labels that jobs may name, shared by all tokens. Labels are only ever added.
+/// The names that jobs may use, shared by all tokens. Names are only ever added. Most are labels, so
+/// they are called that here.
 pub struct Labels {
     list: ArcSwap<LabelList>,
     /// True if a label that several keys share stands for the first of them.
@@ -25,13 +27,39 @@ pub struct Labels {
 /// A snapshot of the labels, with a map from labels to indices.
 pub struct LabelList {
     labels: Vec<Box<str>>,
-    pub(super) indices: HashMap<Box<str>, usize>,
+    indices: HashMap<Box<str>, usize>,
+    has_ids: bool,
 }
 
 impl LabelList {
     fn new(labels: Vec<Box<str>>) -> Self {
         let indices = labels.iter().enumerate().map(|(index, label)| (label.clone(), index));
-        Self { indices: indices.collect(), labels }
+        let is_id = |label: &str| matches!(KeyName::parse(label), KeyName::CkaId(_));
+        Self {
+            indices: indices.collect(),
+            has_ids: labels.iter().any(|label| is_id(label)),
+            labels,
+        }
+    }
+
+    /// Returns whether any key is named by its CKA_ID.
+    #[must_use]
+    pub fn has_ids(&self) -> bool {
+        self.has_ids
+    }
+
+    /// Returns the places of the names of a key with this CKA_LABEL and CKA_ID: up to two.
+    pub(super) fn places_of(
+        &self,
+        label: Option<&str>,
+        id: Option<&[u8]>,
+    ) -> impl Iterator<Item = usize> {
+        // A label that looks like the name of a CKA_ID is not in the list as a label.
+        let label = label.filter(|label| matches!(KeyName::parse(label), KeyName::Label(_)));
+        let by_label = label.and_then(|label| self.indices.get(label));
+        let id = id.filter(|_| self.has_ids);
+        let by_id = id.and_then(|id| self.indices.get(name_of_id(id).as_str()));
+        by_label.into_iter().chain(by_id).copied()
     }
 
     /// Returns all labels, in the order of [`KeyIndex`].

@@ -2,6 +2,7 @@
 
 use super::codes;
 use super::identity::printable;
+use super::keys::keys_of_names;
 use super::session::Pkcs11Session;
 use super::shared::Shared;
 use super::slots::{list_slots, text, version};
@@ -48,15 +49,14 @@ pub(super) fn take(shared: &Shared, session: Result<Pkcs11Session, OpenError>) -
         Ok(keys) => (inventory.keys, is_cut) = keys,
         Err(error) => inventory.trouble = Some(error.reason().to_owned()),
     }
+    let counts = keys_of_names(&inventory.keys);
     for label in shared.keys.labels().now().all() {
-        match inventory.keys.iter().find(|key| key.label == *label) {
-            // The label may belong to a key that was not listed.
-            None if is_cut => {}
-            None => inventory.missing.push(label.clone()),
-            Some(key) if key.keys_of_label > 1 => {
-                inventory.ambiguous.push((label.clone(), key.keys_of_label));
-            }
-            Some(_) => {}
+        match counts.get(label).copied().unwrap_or(0) {
+            // The name may belong to a key that was not listed.
+            0 if is_cut => {}
+            0 => inventory.missing.push(label.clone()),
+            1 => {}
+            several => inventory.ambiguous.push((label.clone(), several)),
         }
     }
     inventory

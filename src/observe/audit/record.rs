@@ -51,6 +51,9 @@ pub(super) fn write_call(
         line.address("peer", peer);
     }
     line.optional("externalKeyId", record.key_id);
+    if let Some(version) = record.key_version {
+        line.number("keyVersion", u64::from(version));
+    }
     line.optional("kmsKeyArn", record.kms_key_arn);
     line.optional("awsPrincipalArn", record.principal);
     line.optional("kmsOperation", record.kms_operation);
@@ -87,6 +90,7 @@ mod tests {
             store: Some(""),
             access_key_id: Some("ABCDEFGHIJKLMNOPQRSTUVWX"),
             key_id: Some("key.1"),
+            key_version: Some(2),
             kms_request_id: Some("an id\n\u{1b}[31m\u{e9}"),
             kms_operation: Some("Decrypt"),
             principal: Some("arn:aws:iam::123456789012:user/Alice"),
@@ -119,7 +123,7 @@ mod tests {
             json!({
                 "time": "1994-11-06T08:49:37.123456Z", "event": "call", "operation": "decrypt",
                 "store": "", "accessKeyId": "ABCDEFGHIJKLMNOPQRSTUVWX", "peer": "2001:db8::1",
-                "externalKeyId": "key.1",
+                "externalKeyId": "key.1", "keyVersion": 2,
                 "kmsKeyArn": "arn:aws:kms:us-east-2:123456789012:key/1234abcd",
                 "awsPrincipalArn": "arn:aws:iam::123456789012:user/Alice",
                 "kmsOperation": "Decrypt", "kmsRequestId": "an id\n\u{1b}[31m\u{e9}",
@@ -148,6 +152,7 @@ mod tests {
                     store: long,
                     access_key_id: Some("ABCDEFGHIJKLMNOPQRSTUVWXYZ2345"),
                     key_id: long,
+                    key_version: Some(u32::MAX),
                     kms_request_id: long,
                     kms_operation: long,
                     principal: long,

@@ -141,6 +141,9 @@ fn write_fields(mut line: Line<'_>, record: &CallRecord<'_>) {
     line.optional("principal", record.principal);
     line.optional("store", record.store);
     line.optional("externalKeyId", record.key_id);
+    if let Some(version) = record.key_version {
+        line.number("keyVersion", u64::from(version));
+    }
     line.optional("kmsKeyArn", record.kms_key_arn);
     line.optional("kmsViaService", record.kms_via_service);
     line.optional("sourceVpc", record.source_vpc);

@@ -20,6 +20,7 @@ fn record() -> CallRecord<'static> {
         store: Some("/example"),
         access_key_id: Some("ABCDEFGHIJKLMNOPQRSTUVWX"),
         key_id: Some("key.1"),
+        key_version: Some(7),
         kms_request_id: Some("4112f4d6-db54-4af4-ae30-c55a22a8dfae"),
         kms_operation: Some("Decrypt"),
         principal: Some("arn:aws:iam::123456789012:user/Al Ice"),
@@ -71,7 +72,7 @@ fn text() {
         logged(LogFormat::Text, &[record()]),
         "1994-11-06T08:49:37.123456Z INFO call=decrypt status=200 \
          kmsRequestId=4112f4d6-db54-4af4-ae30-c55a22a8dfae kmsOperation=Decrypt \
-         principal=\"arn:aws:iam::123456789012:user/Al Ice\" store=/example externalKeyId=key.1 \
+         principal=\"arn:aws:iam::123456789012:user/Al Ice\" store=/example externalKeyId=key.1 keyVersion=7 \
          kmsKeyArn=arn:aws:kms:us-east-2:123456789012:key/1234abcd kmsViaService=ebs \
          sourceVpc=vpc-1234 sourceVpce=vpce-5678 token=hsm-a requestBytes=812 responseBytes=64 \
          queueMicros=7 hsmMicros=2031 totalMicros=4294967295 peer=::1\n"
@@ -92,7 +93,7 @@ fn json() {
             "time": "1994-11-06T08:49:37.123456Z", "level": "INFO", "call": "decrypt",
             "status": 200, "kmsRequestId": "4112f4d6-db54-4af4-ae30-c55a22a8dfae",
             "kmsOperation": "Decrypt", "principal": "arn:aws:iam::123456789012:user/Al Ice",
-            "store": "/example", "externalKeyId": "key.1",
+            "store": "/example", "externalKeyId": "key.1", "keyVersion": 7,
             "kmsKeyArn": "arn:aws:kms:us-east-2:123456789012:key/1234abcd",
             "kmsViaService": "ebs", "sourceVpc": "vpc-1234", "sourceVpce": "vpce-5678",
             "token": "hsm-a", "requestBytes": 812, "responseBytes": 64, "queueMicros": 7,
@@ -158,6 +159,7 @@ fn the_longest_line() {
         store: long,
         access_key_id: long,
         key_id: long,
+        key_version: Some(u32::MAX),
         kms_request_id: long,
         kms_operation: long,
         principal: long,

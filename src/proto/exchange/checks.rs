@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    AnswerSource, AuditLine, Authenticated, Authorized, Exchange, Origin, Outcome, Received,
-    Routed, Target, hsm_request,
+    AnswerSource, AuditLine, Authenticated, Authorized, Exchange, NamedVersion, Origin, Outcome,
+    Received, Routed, Target, hsm_request,
 };
 use crate::job::InlineBytes;
 use crate::observe::audit::handle::CannotAudit;
@@ -15,9 +15,9 @@ use crate::proto::route::{Call, Listener, Route, route};
 use crate::proto::service_config::ServiceConfig;
 use crate::proto::sigv4;
 use crate::proto::span::Span;
-use crate::proto::store::Store;
-use crate::proto::xks::authorize;
+use crate::proto::store::{Store, StoreKey};
 use crate::proto::xks::error::{ApiError, ErrorName};
+use crate::proto::xks::{authorize, version_tag};
 
 const CONGESTED: &str =
     "the proxy receives more requests than it can process, and this one has waited too long";
@@ -91,8 +91,10 @@ impl Exchange {
         if call == Call::Health {
             return Ok(AnswerSource::Health);
         }
-        let authorized = self.authorize(loop_state, snapshot, (call, key_id), store, body)?;
-        hsm_request::build(loop_state, &service, call, authorized, &members, body)
+        let key = authorize::key(store, key_id)?;
+        let authorized =
+            self.authorize(loop_state, snapshot, (call, key_id), (store, key), body)?;
+        hsm_request::build(loop_state, &service, (call, key), authorized, &members, body)
             .map(AnswerSource::Hsm)
     }
 
@@ -112,17 +114,16 @@ impl Exchange {
         Ok(())
     }
 
-    /// Finds the key, and applies the kill switch, the policy and the store's quota.
+    /// Applies the kill switch, the policy and the store's quota.
     fn authorize(
         &mut self,
         loop_state: &mut LoopState,
         snapshot: &Snapshot,
         (call, key_id): (Call, &str),
-        store: &Store,
+        (store, key): (&Store, &StoreKey),
         body: &[u8],
-    ) -> Result<&Authorized, ApiError> {
+    ) -> Result<&mut Authorized, ApiError> {
         let service = &loop_state.service;
-        let key = authorize::key(store, key_id)?;
         authorize::state(store, key, call)?;
         if let Some(policy) = &service.options.policy {
             let attributes = authorize::attributes(call, store, key_id, &self.metadata, body);
@@ -130,15 +131,24 @@ impl Exchange {
             authorize::policy(policy, decisions, metrics, &attributes)?;
         }
         let permit = authorize::quota(store, snapshot.now)?;
+        let encrypts = key.encrypts;
         let ciphertext_metadata = match call {
-            Call::Encrypt => service.options.ciphertext_metadata.as_deref(),
+            Call::Encrypt => {
+                let configured = service.options.ciphertext_metadata.as_deref();
+                version_tag::metadata(encrypts.number, configured)
+            }
             _ => None,
         };
+        let version = match call {
+            Call::Encrypt if key.is_versioned() => NamedVersion::Of(encrypts.number),
+            _ => NamedVersion::None,
+        };
         Ok(self.authorized.insert(Authorized {
-            key: key.index,
+            key: encrypts.key,
+            version,
             is_disabled: key.is_disabled,
             fleet: loop_state.fleet,
-            ciphertext_metadata: ciphertext_metadata.and_then(InlineBytes::from_slice),
+            ciphertext_metadata,
             _permit: permit,
         }))
     }

@@ -4,33 +4,38 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::Authorized;
-use crate::job::{HsmAad, InlineBytes, Iv, Operation, Request};
+use super::{Authorized, NamedVersion};
+use crate::job::{HsmAad, InlineBytes, Iv, KeyIndex, Operation, Request};
 use crate::limits::{GCM_IV_BYTES, GCM_TAG_BYTES, MAX_AAD_BYTES, MAX_GCM_IV_BYTES};
 use crate::proto::loop_state::LoopState;
 use crate::proto::route::Call;
 use crate::proto::service_config::{ServiceConfig, ServiceOptions};
+use crate::proto::store::StoreKey;
 use crate::proto::xks::decode::{Decoded, Members};
 use crate::proto::xks::error::{ApiError, ErrorName};
+use crate::proto::xks::{key_version, version_tag};
 
 /// Builds the request to the HSM from a call's members, in pooled memory.
 ///
 /// # Errors
 /// UnsupportedOperationException: a member is larger than its limit.
-/// InvalidCiphertextException: an IV or a tag has a length that GCM does not allow.
+/// InvalidCiphertextException: an IV or a tag has a length that GCM does not allow, or the
+/// ciphertext names a version in a damaged form.
+/// InternalException: the ciphertext is of a version that the settings do not have.
+/// InvalidStateException: it is of a retired version.
 pub(super) fn build(
     loop_state: &mut LoopState,
     service: &ServiceConfig,
-    call: Call,
-    authorized: &Authorized,
+    (call, key): (Call, &StoreKey),
+    authorized: &mut Authorized,
     members: &Members,
     body: &[u8],
 ) -> Result<Arc<Request>, ApiError> {
     let mut request = loop_state.take_request();
     let filled = match Arc::get_mut(&mut request) {
-        Some(request) => fill(request, &service.options, call, authorized, members, body),
-        // The pool holds only requests with no other owner.
-        None => Err(ApiError::new(ErrorName::Internal, "a pooled request is in use")),
+        Some(request) => choose_version(authorized, call, key, members, body)
+            .and_then(|()| fill(request, &service.options, call, authorized, members, body)),
+        None => Err(in_use()),
     };
     match filled {
         Ok(()) => Ok(request),
@@ -39,6 +44,52 @@ pub(super) fn build(
             Err(error)
         }
     }
+}
+
+/// Builds a request for a key's attributes.
+///
+/// # Errors
+/// InternalException: the pool of requests is corrupt.
+pub(in crate::proto) fn describe(
+    loop_state: &mut LoopState,
+    key: KeyIndex,
+) -> Result<Arc<Request>, ApiError> {
+    let mut request = loop_state.take_request();
+    let Some(pooled) = Arc::get_mut(&mut request) else { return Err(in_use()) };
+    pooled.key = key;
+    pooled.operation = Operation::Describe;
+    Ok(request)
+}
+
+/// The pool holds only requests with no other owner.
+fn in_use() -> ApiError {
+    ApiError::new(ErrorName::Internal, "a pooled request is in use")
+}
+
+/// Chooses the key that decrypts a ciphertext: the version that its metadata names, among those of
+/// the external key id that the call was authorized for.
+fn choose_version(
+    authorized: &mut Authorized,
+    call: Call,
+    key: &StoreKey,
+    members: &Members,
+    body: &[u8],
+) -> Result<(), ApiError> {
+    if call != Call::Decrypt {
+        return Ok(());
+    }
+    let metadata = members.ciphertext_metadata.map(|member| member.span.bytes(body));
+    let metadata = metadata.unwrap_or_default();
+    if !key.is_versioned() {
+        if let Some(untold) = version_tag::version(metadata) {
+            authorized.version = NamedVersion::Untold(untold);
+        }
+        return Ok(());
+    }
+    let number = version_tag::version(metadata).unwrap_or(version_tag::ORIGINAL);
+    authorized.version = NamedVersion::Of(number);
+    authorized.key = key_version::decrypting(key, number, metadata)?;
+    Ok(())
 }
 
 /// Checks the size limits, then fills the request.

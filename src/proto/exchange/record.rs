@@ -132,6 +132,7 @@ impl Exchange {
             store: text(prefix),
             access_key_id: access_key_id.and_then(|id| std::str::from_utf8(id).ok()),
             key_id: text(key_id),
+            key_version: self.authorized.as_ref().and_then(|call| call.version.number()),
             kms_request_id: member(self.metadata.kms_request_id),
             kms_operation: member(self.metadata.kms_operation),
             principal: member(self.metadata.aws_principal_arn),

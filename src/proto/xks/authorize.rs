@@ -16,8 +16,8 @@ use crate::proto::store::{Store, StoreKey};
 /// Finds the key that an external key id names, if the store may use it.
 ///
 /// # Errors
-/// KeyNotFoundException: the id is not in the store's `xks_key_id_set`.
-pub fn key(store: &Store, key_id: &str) -> Result<StoreKey, ApiError> {
+/// KeyNotFoundException: the store does not have the id.
+pub fn key<'s>(store: &'s Store, key_id: &str) -> Result<&'s StoreKey, ApiError> {
     store.key(key_id).ok_or_else(|| {
         ApiError::new(ErrorName::KeyNotFound, "the key store has no such external key id")
     })
@@ -29,7 +29,7 @@ pub fn key(store: &Store, key_id: &str) -> Result<StoreKey, ApiError> {
 ///
 /// # Errors
 /// InvalidStateException: the key or its store is disabled.
-pub fn state(store: &Store, key: StoreKey, call: Call) -> Result<(), ApiError> {
+pub fn state(store: &Store, key: &StoreKey, call: Call) -> Result<(), ApiError> {
     if !key.is_disabled || call == Call::Metadata {
         return Ok(());
     }

@@ -4,3 +4,5 @@ pub mod authorize;
 pub mod decode;
 pub mod encode;
 pub mod error;
+pub mod key_version;
+pub mod version_tag;

@@ -26,6 +26,8 @@ pub const SECTIONS: &[SectionSchema] = &[
     security::TLS,
     stores::STORES,
     stores::CREDENTIALS,
+    stores::KEYS,
+    stores::VERSIONS,
     hsm::PKCS11,
     hsm::TOKENS,
     hsm::LOGGER,

@@ -37,9 +37,10 @@ pub(super) const STORES: SectionSchema = SectionSchema {
             "Secret access key of the store's credential: 43 to 64 of a-z, A-Z, 0-9, `/`, `+`, `=`.",
         ),
         SECRET_FILE,
-        required(
+        optional(
             "xks_key_id_set",
             Form::List,
+            Absent::Described("required, unless there are `keys`"),
             "External key ids that the store may use, each the label (`CKA_LABEL`) of an AES-256 \
              key in the HSM.",
         ),
@@ -60,7 +61,7 @@ pub(super) const STORES: SectionSchema = SectionSchema {
             "disabled_keys",
             Form::List,
             Absent::None,
-            "Kill switch for single keys of `xks_key_id_set`.",
+            "Kill switch for single external key ids, with all their versions.",
         ),
     ],
 };
@@ -89,6 +90,56 @@ pub(super) const CREDENTIALS: SectionSchema = SectionSchema {
             Form::Date,
             Absent::None,
             "Day on which the credential was made; an alert reports those older than a year.",
+        ),
+    ],
+};
+
+pub(super) const KEYS: SectionSchema = SectionSchema {
+    path: "external_key_stores.keys",
+    is_list: true,
+    meaning: "External key ids with versions, each a key in the HSM; an id here is not in \
+              `xks_key_id_set`.",
+    members: &[
+        required("id", Form::Text, "External key id, as KMS names it."),
+        optional(
+            "encrypt_with",
+            integer(1, u32::MAX as u64, ""),
+            Absent::Integer(1),
+            "Version that encrypts. Every replica must list it before the first one encrypts with \
+             it.",
+        ),
+    ],
+};
+
+pub(super) const VERSIONS: SectionSchema = SectionSchema {
+    path: "external_key_stores.keys.versions",
+    is_list: true,
+    meaning: "Versions of the key, up to 64, usually written in one line: `versions = [{ label = \
+              \"my-key\" }, { version = 2, label = \"my-key-2\" }]`. All of them decrypt.",
+    members: &[
+        optional(
+            "version",
+            integer(1, u32::MAX as u64, ""),
+            Absent::Integer(1),
+            "Number of the version, never used again for another key. Version 1 is the original, \
+             and decrypts all that was encrypted before the key had versions.",
+        ),
+        optional(
+            "label",
+            Form::Text,
+            Absent::Described("required, unless there is `cka_id`"),
+            "Label (`CKA_LABEL`) of the version's AES-256 key in the HSM.",
+        ),
+        optional(
+            "cka_id",
+            Form::Text,
+            Absent::Described("required, unless there is `label`"),
+            "`CKA_ID` of the version's AES-256 key in the HSM, in hexadecimal digits.",
+        ),
+        switch(
+            "retired",
+            "The version no longer decrypts: callers get InvalidStateException. Its key can be \
+             deleted from the HSM once nobody has missed it.",
         ),
     ],
 };

@@ -12,6 +12,7 @@ mod tools;
 
 mod faults;
 mod fleet_faults;
+mod key_names;
 mod logins;
 mod modules;
 mod oddities;

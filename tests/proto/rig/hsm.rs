@@ -15,6 +15,8 @@ pub struct MemoryHsm {
     keys: HashMap<String, [u8; 32]>,
     /// Attributes reported for every key.
     pub attributes: KeyAttributes,
+    /// Attributes of single keys, by label.
+    pub attributes_of: HashMap<String, KeyAttributes>,
     /// Number from which the next encryption's IV is made.
     next_iv: u64,
     /// Answer to every job, if set.
@@ -42,6 +44,7 @@ impl MemoryHsm {
             labels,
             keys,
             attributes,
+            attributes_of: HashMap::new(),
             next_iv: 1,
             failure: None,
             last_aad: Vec::new(),
@@ -75,7 +78,10 @@ impl MemoryHsm {
         let aad = request.aad.as_slice();
         assert!(job.output.is_empty(), "an output buffer comes empty");
         match &request.operation {
-            Operation::Describe => Ok(Success::Described(self.attributes)),
+            Operation::Describe => {
+                let attributes = self.attributes_of.get(label).copied();
+                Ok(Success::Described(attributes.unwrap_or(self.attributes)))
+            }
             Operation::Encrypt { cdiv } => {
                 let mut iv = vec![0; self.iv_bytes];
                 iv[..8].copy_from_slice(&self.next_iv.to_be_bytes());

@@ -7,6 +7,7 @@ use mio::{Events, Token};
 
 use super::{InFlight, Worker};
 use crate::check::is_right;
+use crate::ciphertext::CIPHERTEXT_METADATA;
 use crate::connection::State;
 use crate::response::{self, string_member};
 use crate::schedule::Nanos;
@@ -122,7 +123,7 @@ impl Worker<'_> {
             let name = string_member(answer.body, "\"errorName\"").unwrap_or(b"no errorName");
             let name = String::from_utf8_lossy(&name[..name.len().min(64)]);
             self.stats.record(operation, phase, latency, Some((answer.status, &name)));
-        } else if self.plan.is_checked && !is_right(&sent, &self.plan.ciphertexts, answer.body) {
+        } else if self.plan.is_checked && !is_right(&sent, answer.body) {
             self.stats.record(operation, phase, latency, Some((200, "wrong answer")));
         } else {
             self.stats.record(operation, phase, latency, None);
@@ -130,7 +131,16 @@ impl Worker<'_> {
                 self.stats.answered[current] += 1;
             }
             if operation.is_encrypt() && self.plan.is_checked {
-                self.samples.offer(&sent, &self.connections[index].request, answer.body);
+                let request = &self.connections[index].request;
+                self.samples.offer(&sent, request, answer.body);
+                self.requests.offer(&sent, request, answer.body);
+            }
+            if self.plan.has_round_trips && phase.is_some() {
+                let metadata = match &sent.ciphertext {
+                    Some(ciphertext) => ciphertext.metadata.as_slice(),
+                    None => string_member(answer.body, CIPHERTEXT_METADATA).unwrap_or_default(),
+                };
+                self.stats.record_metadata(operation, metadata);
             }
         }
     }

@@ -15,7 +15,8 @@ use mio::{Events, Poll, Token};
 use crate::check::{Sample, Samples};
 use crate::ciphertext::Ciphertext;
 use crate::connection::Connection;
-use crate::request::{Operation, Requests, Sent, Sizes};
+use crate::pool::Pool;
+use crate::request::{Operation, Requests, Sent, Sizes, Source};
 use crate::schedule::{Arrivals, Nanos, Pace, Phase, nanos, phase_at};
 use crate::stats::{Interval, Stats};
 use crate::target::Target;
@@ -37,7 +38,9 @@ pub struct Plan {
     /// Target of the load.
     pub target: Arc<Target>,
     /// Ciphertexts for decrypt requests.
-    pub ciphertexts: Arc<[Ciphertext]>,
+    pub ciphertexts: Arc<[Arc<Ciphertext>]>,
+    /// Set if what the run encrypts is decrypted in it.
+    pub has_round_trips: bool,
     /// Input sizes for encrypt requests.
     pub sizes: Sizes,
     /// Operations by weight. The sum of the weights is not 0.
@@ -107,6 +110,7 @@ pub fn run(plan: &Plan, share: Share, reports: &Sender<Report>, start: &Receiver
         Ok(()) => {}
         Err(error) => worker.stats.last_error = Some(error.to_string()),
     }
+    worker.stats.not_decrypted = worker.requests.not_decrypted();
     let _ = reports.send(Report::Finished(Box::new(worker.stats), worker.samples.drawn));
 }
 
@@ -170,6 +174,12 @@ impl<'p> Worker<'p> {
                 .div_ceil(plan.threads)
                 .clamp(1, MAX_PREPARED),
         });
+        let mut random = fastrand::Rng::new();
+        let source = if plan.has_round_trips {
+            Source::Pool(Pool::new(&plan.ciphertexts, &mut random))
+        } else {
+            Source::Corpus(Arc::clone(&plan.ciphertexts))
+        };
         Ok(Self {
             plan,
             share,
@@ -177,14 +187,8 @@ impl<'p> Worker<'p> {
             poll,
             timer,
             scratch: vec![0; SCRATCH_BYTES],
-            requests: Requests::new(
-                &plan.target,
-                &plan.ciphertexts,
-                plan.sizes,
-                plan.run_id,
-                share.thread,
-            ),
-            random: fastrand::Rng::new(),
+            requests: Requests::new(&plan.target, source, plan.sizes, plan.run_id, share.thread),
+            random,
             prepared: VecDeque::new(),
             max_prepared: ahead.min().unwrap_or(0),
             spare: Vec::new(),

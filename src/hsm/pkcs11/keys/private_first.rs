@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use parking_lot::Mutex;
 
 use super::key::Key;
-use super::listing::FoundKey;
+use super::reading::FoundKey;
 
 /// The keys found for one label.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,13 +82,15 @@ impl PrivateFirst {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hsm::key_date::KeyDate;
     use crate::job::KeyAttributes;
 
     fn chosen(found: &[(u64, Option<bool>)], is_required: bool) -> Option<(u64, u32)> {
         let attributes = KeyAttributes { bits: 256, ..KeyAttributes::UNREPORTED };
         let mut matches = LabelMatches::default();
         for &(handle, is_private) in found {
-            matches.add(&FoundKey { handle, label: None, attributes, is_private });
+            let (label, id, end_date) = (None, None, KeyDate::None);
+            matches.add(&FoundKey { handle, label, id, attributes, is_private, end_date });
         }
         let key = PrivateFirst::default().choose("a", matches, is_required);
         key.map(|key| (key.handle, key.count))

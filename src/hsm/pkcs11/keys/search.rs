@@ -1,6 +1,5 @@
-//! Searches for keys in the token: for those with one label, or for all in one listing pass.
+//! Searches for keys in the token: for those with one name, or for all in one listing pass.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -8,12 +7,13 @@ use cryptoki_sys::CK_OBJECT_HANDLE;
 
 use super::KeyCache;
 use super::key::Key;
-use super::listing::{FoundKey, find, list, read};
+use super::listing::{find, list};
 use super::private_first::LabelMatches;
-use crate::hsm::inventory::KeyInventory;
+use super::reading::Reader;
 use crate::hsm::pkcs11::native::Error;
 use crate::hsm::pkcs11::native_session::NativeSession;
 use crate::job::KeyIndex;
+use crate::key_name::KeyName;
 use crate::limits::{MAX_KEYS_PER_TOKEN, MISSING_LABEL_INTERVAL, REFUSED_HANDLE_INTERVAL};
 
 /// The result of a listing, for the keys that were found before.
@@ -89,7 +89,7 @@ impl KeyCache {
         }
     }
 
-    /// Finds the keys with one label, in a few calls, where a listing may take thousands.
+    /// Finds the keys with one name, in a few calls, where a listing may take thousands.
     ///
     /// # Errors
     /// Returns the token's error.
@@ -99,12 +99,14 @@ impl KeyCache {
         let era = self.era.load(Ordering::Acquire);
         // No low limit here: a module that takes no template makes this search return all objects,
         // and public keys planted by others must not hide the private one.
-        let (handles, _) = find(session, Some(label), MAX_KEYS_PER_TOKEN)?;
+        let name = KeyName::parse(label);
+        let (handles, _) = find(session, Some(&name), MAX_KEYS_PER_TOKEN)?;
+        let mut reader = Reader::new(matches!(name, KeyName::CkaId(_)));
         let mut found = LabelMatches::default();
         for handle in handles {
-            // A module that ignores the label in the template must not yield another label's key.
-            if let Some(key) = read(session, handle)?
-                && key.label.as_deref() == Some(label)
+            // A module that ignores the name in the template must not yield another name's key.
+            if let Some(key) = reader.read(session, handle)?
+                && key.has_name(&name)
             {
                 found.add(&key);
             }
@@ -130,10 +132,12 @@ impl KeyCache {
         let (era, began) = (self.era.load(Ordering::Acquire), Instant::now());
         let labels = self.labels.now();
         let mut fresh = vec![LabelMatches::default(); labels.all().len()];
-        let is_cut = list(session, |key| {
-            let index = key.label.as_ref().and_then(|label| labels.indices.get(label.as_str()));
-            if let Some(fresh) = index.and_then(|index| fresh.get_mut(*index)) {
-                fresh.add(&key);
+        let mut reader = Reader::new(labels.has_ids());
+        let is_cut = list(session, &mut reader, |key| {
+            for place in labels.places_of(key.label.as_deref(), key.id.as_deref()) {
+                if let Some(fresh) = fresh.get_mut(place) {
+                    fresh.add(&key);
+                }
             }
         })?;
         let is_required = self.labels.require_private;
@@ -141,6 +145,9 @@ impl KeyCache {
         let fresh: Vec<_> = found
             .map(|(label, found)| self.private_first.choose(label, found, is_required))
             .collect();
+        if labels.has_ids() {
+            self.same_objects.warn_of(&labels, &fresh);
+        }
         if is_cut {
             tracing::warn!(
                 keys = MAX_KEYS_PER_TOKEN,
@@ -172,40 +179,6 @@ impl KeyCache {
             }
         }
         Ok(Some(listed))
-    }
-
-    /// Returns all AES keys of the token, for the operator, and whether there are more.
-    ///
-    /// # Errors
-    /// Returns the token's error.
-    pub fn inventory(&self, session: &NativeSession) -> Result<(Vec<KeyInventory>, bool), Error> {
-        let mut keys = Vec::new();
-        let labels = self.labels.now();
-        let is_cut = list(session, |FoundKey { label, attributes, is_private, .. }| {
-            let is_configured =
-                label.as_ref().is_some_and(|label| labels.indices.contains_key(label.as_str()));
-            let label = label.unwrap_or_default().into();
-            keys.push(KeyInventory {
-                label,
-                attributes,
-                is_private,
-                is_configured,
-                keys_of_label: 0,
-            });
-        })?;
-        let mut counts = HashMap::<Box<str>, u32>::new();
-        let is_passed_over = |key: &KeyInventory| {
-            let is_better =
-                |it: &KeyInventory| it.label == key.label && it.is_private != Some(false);
-            key.is_private == Some(false) && keys.iter().any(is_better)
-        };
-        for key in keys.iter().filter(|key| !is_passed_over(key)) {
-            *counts.entry(key.label.clone()).or_default() += 1;
-        }
-        for key in &mut keys {
-            key.keys_of_label = counts.get(&key.label).copied().unwrap_or(0);
-        }
-        Ok((keys, is_cut))
     }
 }
 
