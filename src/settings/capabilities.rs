@@ -51,6 +51,7 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
             None
         }
     };
+    let said = section.get(IS_DETERMINISTIC).map_or(Some(false), |member| member.bool());
     let can_generate_iv = switch("can_generate_iv");
     let is_zero_iv_required = switch("is_zero_iv_required");
     let form = |default: GcmForm| {
@@ -66,7 +67,7 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
             (true, true) => IvMode::ZeroedBuffer,
             (true, false) => IvMode::Appended,
         };
-        let makes_deterministic_ivs = deterministic(section, iv_mode)?;
+        let makes_deterministic_ivs = is_deterministic(section, said?, iv_mode)?;
         let rules = Rules { form: form?, makes_deterministic_ivs, ..Rules::default() };
         return Some(Capabilities { iv_mode, rules });
     };
@@ -94,23 +95,21 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
     };
     compare("can_generate_iv", can_generate_iv?, Some(can));
     compare("is_zero_iv_required", is_zero_iv_required?, zero);
-    let makes_deterministic_ivs = deterministic(section, known.iv_mode)?;
+    let makes_deterministic_ivs = is_deterministic(section, said?, known.iv_mode)?;
     let form = form(known.rules.form)?;
     let rules = Rules { form, makes_deterministic_ivs, ..known.rules };
     is_right.then_some(Capabilities { iv_mode: known.iv_mode, rules })
 }
 
-/// Reads whether the HSM makes deterministic IVs. No profile says so: the vendors' documentation of
-/// all that are known leaves it open, or speaks of random ones.
-fn deterministic(section: &Section<'_>, iv_mode: IvMode) -> Option<bool> {
-    let Some(member) = section.get(IS_DETERMINISTIC) else { return Some(false) };
-    let is_deterministic = member.bool()?;
-    if is_deterministic && iv_mode == IvMode::Random {
+/// Returns whether the HSM makes deterministic IVs, as the settings say. No profile says so: the
+/// vendors' documentation of all that are known leaves it open, or speaks of random ones.
+fn is_deterministic(section: &Section<'_>, said: bool, iv_mode: IvMode) -> Option<bool> {
+    if said && iv_mode == IvMode::Random {
         let problem = "this HSM makes no IVs: the proxy makes random ones";
-        member.mistake(problem, "remove it");
+        section.report().mistake(&section.location_of(IS_DETERMINISTIC), problem, "remove it");
         return None;
     }
-    Some(is_deterministic)
+    Some(said)
 }
 
 fn unknown_profile(name: &str) -> (String, String) {

@@ -28,10 +28,9 @@ pub(super) fn read(root: &Section<'_>, tokens: Option<&[TokenConfig]>) -> Option
             }
         },
     };
-    let range = 1..=most.min(i64::MAX.unsigned_abs());
     let encrypts = match section.get("limit") {
         None => Some(most),
-        Some(member) => member.integer(range, "a number of encryptions"),
+        Some(member) => member.integer(1..=RANDOM_IV_LIMIT, "a number of encryptions"),
     };
     Some(Limit { encrypts: encrypts?, refuses: refuses? })
 }

@@ -1,7 +1,9 @@
 //! `[admin]`, `[audit]`, `[state]` and `[encryption_count]`
 
 use super::member::{Absent, Form, SectionSchema, integer, optional, required, switch};
-use crate::limits::{MAX_AUDIT_FILE_BYTES, MAX_AUDIT_RETAINED_FILES, MIN_AUDIT_FILE_BYTES};
+use crate::limits::{
+    MAX_AUDIT_FILE_BYTES, MAX_AUDIT_RETAINED_FILES, MIN_AUDIT_FILE_BYTES, RANDOM_IV_LIMIT,
+};
 
 pub(super) const ADMIN: SectionSchema = SectionSchema {
     path: "admin",
@@ -129,10 +131,10 @@ pub(super) const ENCRYPTION_COUNT: SectionSchema = SectionSchema {
         ),
         optional(
             "limit",
-            integer(1, i64::MAX as u64, "encryptions"),
+            integer(1, RANDOM_IV_LIMIT, "encryptions"),
             Absent::Described("4294967296; none with deterministic IVs"),
-            "Encryptions under one key: at most 2^32, unless `has_deterministic_ivs` is set. Several \
-             proxies with separate state directories share the limit: give each its part.",
+            "Encryptions under one key. Several proxies with separate state directories share the \
+             limit of 2^32: give each its part.",
         ),
     ],
 };
