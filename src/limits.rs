@@ -90,6 +90,10 @@ pub const MAX_SIGNED_HEADERS: usize = 32;
 pub const SIGNING_KEYS_PER_CREDENTIAL: usize = 3;
 /// Shortest access key id (XKS specification, Appendix A).
 pub const MIN_ACCESS_KEY_ID_BYTES: usize = 20;
+/// Symbolic links that are followed on the way to one file, as many as Linux follows.
+pub const MAX_SYMBOLIC_LINKS: usize = 40;
+/// Length to which a value is cut in a message about the settings.
+pub const MAX_SHOWN_CHARS: usize = 64;
 /// Longest access key id (XKS specification, Appendix A).
 pub const MAX_ACCESS_KEY_ID_BYTES: usize = 30;
 /// Shortest secret access key (XKS specification, XKS proxy configuration).
@@ -211,6 +215,8 @@ pub const HANDSHAKES_PER_OLDEST: u32 = 4;
 /// Entries for closed connections that a list of waiting connections may hold, beyond two entries
 /// for each open connection.
 pub const MAX_STALE_ENTRIES: usize = 64;
+/// Time between two reminders that PROXY protocol headers may be missing.
+pub const PROXY_PROTOCOL_REMINDER_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Longest PROXY protocol header: the addresses take 36 bytes, TLVs the rest.
 pub const MAX_PROXY_HEADER_BYTES: usize = 4096;
 /// Networks in `[server] proxy_protocol_from`.
@@ -323,6 +329,10 @@ pub const MAX_PROBE_RATE_PER_SEC: i64 = 1_800;
 pub const PROBE_CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// Bytes of a proxy's answer that are shown.
 pub const MAX_PROBE_EXCERPT_BYTES: usize = 200;
+/// Maximum number of ciphertexts that the probe keeps in a file for later probes.
+pub const MAX_PROBE_CIPHERTEXTS: usize = 100;
+/// Largest such file; a ciphertext takes about 400 bytes.
+pub const MAX_PROBE_CIPHERTEXTS_FILE_BYTES: u64 = 1024 * MAX_PROBE_CIPHERTEXTS as u64;
 
 // ---- Log
 
@@ -395,15 +405,21 @@ pub const MAX_AUDIT_RETAINED_FILES: u64 = 1_000_000;
 
 // ---- Admin listener
 
-/// Threads that serve the admin listener, one request each; further requests wait.
-pub const ADMIN_THREADS: usize = 8;
-/// Stack of each such thread.
+/// Connections to the admin listener. Beyond this, the oldest one without a complete request makes
+/// room.
+pub const MAX_ADMIN_CONNECTIONS: usize = 64;
+/// Answers that are held for peers which have not taken them. Beyond this, the oldest one is dropped
+/// with its connection.
+pub const MAX_ADMIN_ANSWERS: usize = 8;
+/// Time from accepting a connection to the first byte from the peer.
+pub const ADMIN_FIRST_BYTE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Stack of the admin listener's threads.
 pub const ADMIN_STACK_BYTES: usize = 512 * 1024;
 /// Time from accepting a connection to its end, including handshake, request and answer.
 pub const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, for instance for lack of descriptors.
 pub const ADMIN_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Interval at which a thread that waits for a connection checks whether another process serves.
+/// Interval at which the listener checks whether another process serves.
 pub const ADMIN_ACCEPT_POLL: Duration = Duration::from_millis(500);
 /// Time between two samples of the status page's history.
 pub const HISTORY_INTERVAL: Duration = Duration::from_secs(10);

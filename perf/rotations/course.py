@@ -7,7 +7,7 @@ from launcher.programs import Failed
 from rotations.replica import version_of
 
 #: Seconds that a reload may take, with the HSM's sessions opened anew.
-RELOAD_SECONDS = 3
+RELOAD_SECONDS = 1
 #: Seconds of load after the last step.
 SPARE_SECONDS = 2
 ORIGINAL, NEXT = 1, 2

@@ -1,11 +1,9 @@
-//! One HTTP/1.1 request and its answer over a blocking socket, with one deadline for both.
+//! One HTTP/1.1 request and its answer, as bytes.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, TcpStream};
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
 
-use super::tls::{self, Acceptor, TlsStream};
-use crate::limits::{MAX_HEAD_BYTES, MAX_HEADERS};
+use crate::limits::MAX_HEADERS;
+use crate::proto::http::authority::is_host;
 
 /// The head of a request. Bodies are not read, as no path accepts one.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -52,7 +50,8 @@ impl Answer {
         self.fields.extend([name, ": ", value, "\r\n"]);
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// Returns the answer as it is sent.
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let reason = match self.status {
             200 => "OK",
             307 => "Temporary Redirect",
@@ -81,140 +80,19 @@ impl Answer {
     }
 }
 
-/// A socket with one deadline for all reads and writes.
-struct DeadlineStream {
-    stream: TcpStream,
-    until: Instant,
-}
-
-impl DeadlineStream {
-    fn left(&self) -> io::Result<Option<Duration>> {
-        match self.until.saturating_duration_since(Instant::now()) {
-            Duration::ZERO => Err(ErrorKind::TimedOut.into()),
-            left => Ok(Some(left)),
-        }
-    }
-}
-
-impl Read for DeadlineStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(self.left()?)?;
-        self.stream.read(buffer)
-    }
-}
-
-impl Write for DeadlineStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(self.left()?)?;
-        self.stream.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-enum Stream {
-    Plain(DeadlineStream),
-    Tls(Box<TlsStream<DeadlineStream>>),
-}
-
-/// The reason why there is no request.
-#[derive(Debug)]
-pub(super) enum NoRequest {
-    /// The bytes are not a request; the peer gets this answer.
-    Refused(Answer),
-    /// The connection failed, so no answer can be sent.
-    Gone(io::Error),
-}
-
 /// The state of a head, as far as it has been received.
 #[derive(Debug, PartialEq, Eq)]
-enum Parsed {
+pub(super) enum Parsed {
+    /// The whole head.
     Whole(RequestHead),
+    /// The head continues.
     Partial,
+    /// Not a head of HTTP/1.1, or one with several Host fields or an invalid one.
     Invalid,
 }
 
-/// A connection for a single request.
-pub(super) struct HttpConnection(Stream);
-
-impl HttpConnection {
-    /// Creates a connection over `stream` that lasts until `until`.
-    pub(super) fn new(
-        stream: TcpStream,
-        until: Instant,
-        tls: Option<&Acceptor>,
-    ) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        let socket = DeadlineStream { stream, until };
-        Ok(Self(match tls {
-            None => Stream::Plain(socket),
-            Some(acceptor) => Stream::Tls(Box::new(acceptor.accept(socket)?)),
-        }))
-    }
-
-    /// Receives the request.
-    ///
-    /// # Errors
-    /// [`NoRequest`]
-    pub(super) fn receive(&mut self) -> Result<RequestHead, NoRequest> {
-        let mut bytes = [0; MAX_HEAD_BYTES];
-        let mut filled = 0;
-        loop {
-            let read = match &mut self.0 {
-                Stream::Plain(stream) => stream.read(&mut bytes[filled..]),
-                Stream::Tls(stream) => stream.read(&mut bytes[filled..]),
-            };
-            match read {
-                Ok(0) => return Err(NoRequest::Gone(ErrorKind::UnexpectedEof.into())),
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(NoRequest::Gone(error)),
-            }
-            match parse(&bytes[..filled]) {
-                Parsed::Whole(head) => return Ok(head),
-                Parsed::Partial if filled < bytes.len() => {}
-                Parsed::Partial => return Err(refuse(431, "the request head is too large\n")),
-                Parsed::Invalid => return Err(refuse(400, "this is not HTTP/1.1\n")),
-            }
-        }
-    }
-
-    /// Sends the answer and ends the connection.
-    pub(super) fn send(&mut self, answer: &Answer) -> io::Result<()> {
-        let bytes = answer.bytes();
-        let socket = match &mut self.0 {
-            Stream::Plain(stream) => {
-                stream.write_all(&bytes)?;
-                stream
-            }
-            Stream::Tls(stream) => {
-                stream.write_all(&bytes)?;
-                tls::close(stream);
-                &mut stream.sock
-            }
-        };
-        socket.stream.shutdown(Shutdown::Write)?;
-        // Read until the peer closes its side. With unread bytes left, the kernel would reset the
-        // connection before the peer has read the answer (RFC 9112, 9.6).
-        let mut rest = [0; 1024];
-        let mut left = MAX_HEAD_BYTES;
-        while left > 0 {
-            match socket.read(&mut rest)? {
-                0 => break,
-                count => left = left.saturating_sub(count),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn refuse(status: u16, text: &str) -> NoRequest {
-    NoRequest::Refused(Answer::text(status, text))
-}
-
-fn parse(bytes: &[u8]) -> Parsed {
+/// Parses what has arrived so far.
+pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Request::new(&mut fields);
     match head.parse(bytes) {
@@ -223,7 +101,12 @@ fn parse(bytes: &[u8]) -> Parsed {
         Err(_) => return Parsed::Invalid,
     }
     let target = head.path.unwrap_or_default();
-    let host = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case("host"));
+    let mut hosts = head.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("host"));
+    let host = hosts.next();
+    // RFC 9112, 3.2
+    if hosts.next().is_some() || host.is_some_and(|field| !is_host(field.value)) {
+        return Parsed::Invalid;
+    }
     Parsed::Whole(RequestHead {
         method: head.method.unwrap_or_default().to_owned(),
         path: target.split('?').next().unwrap_or_default().to_owned(),
@@ -260,6 +143,10 @@ mod tests {
         };
         assert_eq!(parse(head), Parsed::Whole(whole));
         assert_eq!(parse(b"\x16\x03\x01\x00\xa5\x01\x00"), Parsed::Invalid);
+        for hosts in ["Host: a b", "Host: localhost@evil", "Host: a\r\nHost: a"] {
+            let head = format!("GET / HTTP/1.1\r\n{hosts}\r\n\r\n");
+            assert_eq!(parse(head.as_bytes()), Parsed::Invalid, "{hosts}");
+        }
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
         assert_eq!(parse(many.as_bytes()), Parsed::Invalid);
     }

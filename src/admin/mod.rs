@@ -1,43 +1,43 @@
 //! The admin listener: metrics, health endpoints and the status page.
 //!
-//! It has a few blocking threads of its own. They only read counters that event loops and workers
-//! write, so nothing here can delay a call.
+//! It has a thread of its own, which only reads counters that event loops and workers write, so
+//! nothing here can delay a call.
 //!
 //! ```text
-//!  listener ──► threads: tls, http ──► /metrics  /livez  /readyz  /status  /status.json
+//!  listener ──► connection: tls, http ──► /metrics  /livez  /readyz  /status  /status.json
 //!                                          ▲                                   ▲
 //!  observe::metrics, Hsm::stats, LostLines ┴──── sampler, every 10 s ──► history (one hour)
 //! ```
 
+mod connection;
 mod history;
 mod http;
+mod key_versions;
+mod listener;
 mod page;
 mod prometheus;
 mod sources;
 mod status;
+mod stream;
 mod sums;
 mod tls;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::history::{History, Sampler};
-use self::http::{Answer, HttpConnection, NoRequest};
+use self::http::{Answer, RequestHead};
+use self::listener::Listening;
 use self::page::Page;
 pub use self::sources::{ServiceInfo, Sources};
 pub use self::tls::Acceptor;
-use crate::limits::{
-    ADMIN_ACCEPT_PAUSE, ADMIN_ACCEPT_POLL, ADMIN_REQUEST_TIMEOUT, ADMIN_STACK_BYTES, ADMIN_THREADS,
-    HISTORY_INTERVAL,
-};
+use crate::limits::{ADMIN_STACK_BYTES, HISTORY_INTERVAL};
 use crate::observe::metrics::exposition;
 use crate::settings;
 
@@ -55,7 +55,8 @@ impl Admin {
     /// The address cannot be bound, for example because another process uses it.
     pub fn bind(settings: &settings::Admin, given: Option<TcpListener>) -> io::Result<Self> {
         let listener = given.map_or_else(|| TcpListener::bind(settings.address), Ok)?;
-        // Another process may accept the connection for which this one was woken.
+        // The thread never blocks in accept, nor does it if another process accepts the connection
+        // for which this one was woken.
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let tls = settings.tls.as_ref().map(|tls| Acceptor::new(Arc::clone(&tls.config)));
@@ -89,21 +90,22 @@ impl Admin {
     pub fn start(self, sources: Sources) -> io::Result<()> {
         // With DNS rebinding, a page from another origin could make its own name resolve to this
         // address, and read data meant only for this machine.
-        let wants_local_host = self.address.ip().is_loopback() && self.tls.is_none();
+        let wants_local_host = self.address.ip().to_canonical().is_loopback() && self.tls.is_none();
         let handler = Arc::new(Handler {
             sources,
             history: Mutex::new(History::default()),
             page: Page::new(),
             wants_local_host,
         });
-        for number in 0..ADMIN_THREADS {
-            let listener = self.listener.try_clone()?;
-            let (tls, handler) = (self.tls.clone(), Arc::clone(&handler));
-            thread::Builder::new()
-                .name(format!("admin-{number}"))
-                .stack_size(ADMIN_STACK_BYTES)
-                .spawn(move || accept(&listener, tls.as_ref(), &handler))?;
-        }
+        let answering = Arc::clone(&handler);
+        let listening = Listening::new(self.listener, self.tls, move |request: &RequestHead| {
+            answering.answer(request)
+        });
+        let lifecycle = Arc::clone(&handler.sources.lifecycle);
+        thread::Builder::new()
+            .name("admin".to_owned())
+            .stack_size(ADMIN_STACK_BYTES)
+            .spawn(move || listening.serve(|| lifecycle.is_handed_over()))?;
         thread::Builder::new()
             .name("admin-history".to_owned())
             .stack_size(ADMIN_STACK_BYTES)
@@ -118,41 +120,6 @@ struct Handler {
     history: Mutex<History>,
     page: Page,
     wants_local_host: bool,
-}
-
-/// Accepts connections until another process has taken over.
-fn accept(listener: &TcpListener, tls: Option<&Acceptor>, handler: &Handler) {
-    let Ok(interval) = Timespec::try_from(ADMIN_ACCEPT_POLL) else { return };
-    while !handler.sources.lifecycle.is_handed_over() {
-        let mut fds = [PollFd::new(listener, PollFlags::IN)];
-        if !matches!(poll(&mut fds, Some(&interval)), Ok(1..)) {
-            continue;
-        }
-        match listener.accept() {
-            Ok((stream, _)) => {
-                // The panic hook counts and logs a panic; this thread continues.
-                let _ = catch_unwind(AssertUnwindSafe(|| serve(stream, tls, handler)));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // There may be no free descriptor, for example, and retrying at once would only spin.
-            Err(_) => thread::sleep(ADMIN_ACCEPT_PAUSE),
-        }
-    }
-}
-
-/// Answers one request. Clients poll only every few seconds, so each request may have its own
-/// connection.
-fn serve(stream: TcpStream, tls: Option<&Acceptor>, handler: &Handler) {
-    let until = Instant::now() + ADMIN_REQUEST_TIMEOUT;
-    // Errors are caused by the peer and not logged.
-    let _ = HttpConnection::new(stream, until, tls).and_then(|mut connection| {
-        let answer = match connection.receive() {
-            Ok(request) => handler.answer(&request),
-            Err(NoRequest::Refused(answer)) => answer,
-            Err(NoRequest::Gone(error)) => return Err(error),
-        };
-        connection.send(&answer)
-    });
 }
 
 impl Handler {

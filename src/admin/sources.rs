@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::key_versions::KeyVersions;
 use crate::hsm::Hsm;
 use crate::observe::audit::Audit;
 use crate::observe::log::LostLines;
@@ -42,32 +43,40 @@ impl Sources {
 #[derive(Clone, Debug)]
 pub struct ServiceInfo {
     /// Address of the XKS API.
-    pub api: SocketAddr,
+    pub(super) api: SocketAddr,
     /// True if the API uses TLS.
-    pub is_tls: bool,
+    pub(super) is_tls: bool,
     /// True if the API requires client certificates.
-    pub is_mtls: bool,
+    pub(super) is_mtls: bool,
     /// Address of `/ping`.
-    pub ping: SocketAddr,
+    pub(super) ping: SocketAddr,
     /// Limit of connections to the API.
-    pub max_connections: usize,
+    pub(super) max_connections: usize,
     /// Deadline of a call, in milliseconds.
-    pub request_deadline_milli: u64,
+    pub(super) request_deadline_milli: u64,
+    pub(super) key_versions: KeyVersions,
 }
 
 impl ServiceInfo {
-    /// Returns the same addresses with the figures of other settings.
+    /// Makes the figures of a process with these addresses.
     #[must_use]
-    pub fn with(&self, settings: &settings::Settings) -> Self {
+    pub fn new(settings: &settings::Settings, api: SocketAddr, ping: SocketAddr) -> Self {
         let tls = settings.tls.as_ref();
         let deadline = settings.limits.timeouts.request.as_millis();
         Self {
-            api: self.api,
+            api,
             is_tls: tls.is_some(),
             is_mtls: tls.is_some_and(|tls| tls.is_client_certificate_required),
-            ping: self.ping,
+            ping,
             max_connections: settings.limits.max_connections,
             request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
+            key_versions: KeyVersions::of(settings),
         }
+    }
+
+    /// Returns the same addresses with the figures of other settings.
+    #[must_use]
+    pub fn with(&self, settings: &settings::Settings) -> Self {
+        Self::new(settings, self.api, self.ping)
     }
 }

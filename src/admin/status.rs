@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::history::History;
+use super::key_versions::KeyVersions;
 use super::sources::{ServiceInfo, Sources};
 use super::sums::{Sums, durations_of, most_used_keys};
 use crate::hsm::{self, TokenStats};
@@ -36,6 +37,8 @@ pub(super) struct Status {
     stores: Vec<Store>,
     tokens: Vec<Token>,
     keys: Vec<Key>,
+    #[serde(flatten)]
+    key_versions: KeyVersions,
     process: ProcessStatus,
     panics: u64,
     dropped_log_lines: u64,
@@ -240,10 +243,8 @@ struct Columns {
 pub(super) fn status(sources: &Sources, history: &History) -> Status {
     let metrics = &sources.metrics;
     let sums = Sums::of(metrics);
-    let ServiceInfo { api, is_tls, is_mtls, ping, max_connections, request_deadline_milli } =
-        &**sources.service_info.load();
-    let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
-    let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
+    let service_info = sources.service_info.load();
+    let ServiceInfo { api, is_tls, is_mtls, ping, max_connections, .. } = &**service_info;
     let hsm = sources.hsm.load();
     let health = hsm.health();
     let uptime = metrics.started.0.elapsed().as_millis();
@@ -265,16 +266,9 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             refused: sums.refused,
             failed: sums.failed,
             in_flight: metrics.sum(|of_loop| of_loop.in_flight.get()),
-            deadline_millis: *request_deadline_milli,
+            deadline_millis: service_info.request_deadline_milli,
         },
-        connections: Connections {
-            open: accepted.saturating_sub(closed),
-            max: *max_connections,
-            accepted,
-            accept_pauses: metrics.sum(|of_loop| of_loop.accept_pauses.get()),
-            tls_handshakes: metrics.sum(|of_loop| of_loop.tls_handshakes.get()),
-            tls_handshake_failures: metrics.sum(|of_loop| of_loop.tls_handshake_failures.get()),
-        },
+        connections: connections(metrics, *max_connections),
         certificates: metrics
             .certificates()
             .into_iter()
@@ -293,6 +287,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             .map(|(index, stats)| token(stats, health.tokens.get(index)))
             .collect(),
         keys: keys(metrics),
+        key_versions: service_info.key_versions.clone(),
         process: process(),
         panics: metrics.panics.get(),
         dropped_log_lines: sources.lost_lines.dropped_lines(),
@@ -304,6 +299,19 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             last_write_unix_secs: audit.last_write_unix_secs,
         }),
         history: columns(history),
+    }
+}
+
+fn connections(metrics: &Metrics, max: usize) -> Connections {
+    let accepted = metrics.sum(|of_loop| of_loop.connections_accepted.get());
+    let closed = metrics.sum(|of_loop| of_loop.connections_closed.get());
+    Connections {
+        open: accepted.saturating_sub(closed),
+        max,
+        accepted,
+        accept_pauses: metrics.sum(|of_loop| of_loop.accept_pauses.get()),
+        tls_handshakes: metrics.sum(|of_loop| of_loop.tls_handshakes.get()),
+        tls_handshake_failures: metrics.sum(|of_loop| of_loop.tls_handshake_failures.get()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::process::Pid;
 
 use crate::exit::Failed;
+use crate::observe::redaction::shown_path;
 use crate::process::pid_file;
 
 /// Returns the process `pid`, or by default the one in the settings' `[server] pid_file`.
@@ -16,7 +17,7 @@ pub(super) fn find(pid: Option<u32>, pid_file: Option<&Path>) -> Result<(u32, Pi
     let pid = match (pid, pid_file) {
         (Some(pid), _) => pid,
         (None, Some(path)) => pid_file::read(path)
-            .map_err(|error| Failed::unavailable(format!("{}: {error}", path.display())))?,
+            .map_err(|error| Failed::unavailable(format!("{}: {error}", shown_path(path))))?,
         (None, None) => {
             let message =
                 "which process? Name it with --pid, or set [server] pid_file in the settings";

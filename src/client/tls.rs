@@ -317,8 +317,8 @@ fn shake_hands(
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if let Err(error) = connection.process_new_packets() {
-                // Sends the alert, so that the peer learns the reason.
-                let _ = connection.write_tls(&mut tcp);
+                // Sends the alert, so that the peer learns the reason. One call need not write all.
+                while connection.wants_write() && connection.write_tls(&mut tcp).is_ok() {}
                 return Err(io::Error::other(error));
             }
         }

@@ -9,6 +9,7 @@ mod authentication;
 mod binding;
 mod calls;
 mod certificate;
+mod earlier;
 mod latency;
 pub mod options;
 mod prober;
@@ -23,6 +24,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
+use self::earlier::Made;
 use self::options::{Arguments, Options};
 use self::prober::{Observed, Prober, Target};
 use self::report::{Outcome, Report, Rule, Verdict};
@@ -65,6 +67,7 @@ fn rules() -> Vec<&'static Rule> {
     [
         transport::RULES,
         calls::RULES,
+        earlier::RULES,
         binding::RULES,
         tolerance::RULES,
         validation::RULES,
@@ -135,7 +138,10 @@ fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
     };
     let mut prober = Prober::new(Target { options, addresses });
     if calls::health(&mut prober, report) {
-        conversation(&mut prober, report);
+        let made = conversation(&mut prober, report);
+        if let Some(file) = &options.ciphertexts {
+            earlier::keep(file, options.earlier.len(), &time, &made)?;
+        }
     } else {
         outln!("      Without an answer, the path or the credential all else would fail as well.");
     }
@@ -144,17 +150,21 @@ fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Makes the checks that need the right path and a valid credential.
-fn conversation(prober: &mut Prober<'_>, report: &mut Report) {
-    let mut made = None;
-    for (index, key_id) in prober.options.key_ids.iter().enumerate() {
-        let sealed = calls::key(prober, key_id, index == 0, report);
-        if index == 0 {
-            made = sealed.map(|(sealed, plaintext)| (key_id.as_str(), sealed, plaintext));
+/// Makes the checks that need the right path and a valid credential. Returns a ciphertext of each
+/// key that encrypts and decrypts.
+fn conversation(prober: &mut Prober<'_>, report: &mut Report) -> Vec<Made> {
+    let mut all_made = Vec::new();
+    let mut is_first = true;
+    for key_id in &prober.options.key_ids {
+        let made = calls::key(prober, key_id, std::mem::take(&mut is_first), report);
+        if prober.options.ciphertexts.is_some() {
+            earlier::examine(prober, key_id, report);
         }
+        all_made.extend(made.map(|(sealed, plaintext)| (key_id.clone(), sealed, plaintext)));
     }
-    let Some(first) = prober.options.key_ids.first() else { return };
-    if let Some((key_id, sealed, _)) = &made {
+    let Some(first) = prober.options.key_ids.first() else { return all_made };
+    let made = all_made.iter().find(|(key_id, ..)| key_id == first);
+    if let Some((key_id, sealed, _)) = made {
         binding::examine(prober, key_id, sealed, report);
         binding::sizes(prober, key_id, report);
         tolerance::examine(prober, key_id, report);
@@ -164,7 +174,7 @@ fn conversation(prober: &mut Prober<'_>, report: &mut Report) {
     validation::bodies(prober, first, report);
     validation::paths(prober, first, report);
     authentication::examine(prober, first, report);
-    if let Some((key_id, sealed, plaintext)) = &made {
+    if let Some((key_id, sealed, plaintext)) = made {
         let progress = &terminal::print_progress;
         let load = latency::Load { key_id, sealed, plaintext, progress };
         for (name, measured) in latency::examine(&prober.target, &load, report) {
@@ -172,6 +182,7 @@ fn conversation(prober: &mut Prober<'_>, report: &mut Report) {
         }
         outln!();
     }
+    all_made
 }
 
 fn observed(observed: &Observed, report: &mut Report) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use zeroize::Zeroizing;
 
+use super::earlier::{self, Earlier};
 use crate::client::bodies::Caller;
 use crate::client::{Endpoint, Signer, Trust};
 use crate::exit::{EXIT_SETTINGS, Failed};
@@ -69,6 +70,9 @@ pub struct Arguments {
     /// Write the findings to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Keep a ciphertext of each key in this file, and decrypt those of earlier probes
+    #[arg(long, value_name = "FILE")]
+    pub ciphertexts: Option<PathBuf>,
     /// List the checks and what the specification requires, without any call
     #[arg(long)]
     pub list: bool,
@@ -98,6 +102,10 @@ pub struct Options {
     pub connections: u32,
     /// Calls per second over all connections.
     pub rate: u32,
+    /// File for ciphertexts.
+    pub ciphertexts: Option<PathBuf>,
+    /// Ciphertexts of earlier probes in that file.
+    pub earlier: Vec<Earlier>,
 }
 
 impl Options {
@@ -141,6 +149,11 @@ impl Options {
             count: arguments.count,
             connections: arguments.connections,
             rate: arguments.rate,
+            earlier: match &arguments.ciphertexts {
+                Some(file) => earlier::read(file)?,
+                None => Vec::new(),
+            },
+            ciphertexts: arguments.ciphertexts.clone(),
         })
     }
 }

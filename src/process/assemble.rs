@@ -57,10 +57,12 @@ impl Assembled {
         startup_log::listening(&server, &settings, admin.as_ref(), inherited);
         startup_log::hsm(Arc::clone(&hsm), &settings);
 
+        let service_info =
+            admin::ServiceInfo::new(&settings, server.api_address(), server.ping_address());
         let in_use = InUse {
             settings: Arc::new(ArcSwap::new(Arc::clone(&settings))),
             hsm: Arc::new(ArcSwap::new(hsm)),
-            service_info: Arc::new(ArcSwap::from_pointee(service_info(&settings, &server))),
+            service_info: Arc::new(ArcSwap::from_pointee(service_info)),
         };
         audit::seal(&telemetry.audit, &settings, &service, &in_use.hsm, caller);
         let reloader = Reloader {
@@ -90,18 +92,6 @@ fn metrics(settings: &Settings, server: &Server, telemetry: &Telemetry) -> Arc<M
     // Recorded before the admin listener can show it.
     metrics.reloads.started();
     Arc::new(metrics)
-}
-
-fn service_info(settings: &Settings, server: &Server) -> admin::ServiceInfo {
-    let deadline = settings.limits.timeouts.request.as_millis();
-    admin::ServiceInfo {
-        api: server.api_address(),
-        is_tls: settings.tls.is_some(),
-        is_mtls: settings.tls.as_ref().is_some_and(|tls| tls.is_client_certificate_required),
-        ping: server.ping_address(),
-        max_connections: settings.limits.max_connections,
-        request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
-    }
 }
 
 fn start_admin(admin: Admin, reloader: &Reloader) -> Result<(), Failed> {

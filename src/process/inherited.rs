@@ -156,7 +156,8 @@ fn role(
 /// requires.
 fn fits(address: SocketAddr, is_v6_only: bool, configured: SocketAddr) -> bool {
     let is_all = address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) && !is_v6_only;
-    let fits_ip = address.ip() == configured.ip() || is_all && configured.ip().is_unspecified();
+    let fits_ip = address.ip().to_canonical() == configured.ip()
+        || is_all && configured.ip().is_unspecified();
     fits_ip && (configured.port() == 0 || address.port() == configured.port())
 }
 
@@ -183,6 +184,7 @@ mod tests {
             ("xks-proxy.socket", "[::]:443", API),
             ("", "0.0.0.0:80", PING),
             ("unknown", "127.0.0.1:9464", ADMIN),
+            ("", "[::ffff:127.0.0.1]:9464", ADMIN),
         ] {
             assert_eq!(role_of(name, address), Ok(expected), "{name} {address}");
         }

@@ -10,6 +10,7 @@ use landlock::{
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
+use crate::observe::redaction::shown_path;
 use crate::settings::{Confinement, LandlockPaths, Settings};
 use crate::state::directory::Directory;
 
@@ -98,7 +99,7 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
             .append(true)
             .create(true)
             .open(pid_file)
-            .map_err(|error| format!("[server] pid_file {}: {error}", pid_file.display()))?;
+            .map_err(|error| format!("[server] pid_file {}: {error}", shown_path(pid_file)))?;
         rules.push((pid_file.clone(), write));
     }
     if let Some(audit) = &settings.audit {
@@ -122,7 +123,7 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
         let access = if is_file { access & AccessFs::from_file(ABI::V5) } else { access };
         ruleset = ruleset
             .add_rule(PathBeneath::new(open, access))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+            .map_err(|error| format!("{}: {error}", shown_path(&path)))?;
     }
     let status = ruleset.restrict_self().map_err(|error| error.to_string())?;
     if status.ruleset == RulesetStatus::NotEnforced {
@@ -134,5 +135,5 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
 /// Creates a log directory. The log itself would create it only when it starts, too late for a
 /// rule.
 fn make_directory(path: &Path) -> Result<(), String> {
-    fs::create_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))
+    fs::create_dir_all(path).map_err(|error| format!("{}: {error}", shown_path(path)))
 }

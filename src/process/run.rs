@@ -19,6 +19,7 @@ use super::takeover::Takeover;
 use super::upgrade::{Program, Sockets, Successor};
 use super::{watchdog, wedge};
 use crate::exit::Failed;
+use crate::observe::redaction::shown_path;
 use crate::server::lifecycle::Lifecycle;
 
 /// A process that is serving.
@@ -117,6 +118,6 @@ fn on_end(has_failed: &Arc<AtomicBool>) -> impl Fn(&str) + Clone + Send + 'stati
 
 fn write_pid_file(path: &Path) -> Result<PidFile, Failed> {
     PidFile::write(path).map_err(|error| {
-        Failed::unavailable(format!("[server] pid_file {}: {error}", path.display()))
+        Failed::unavailable(format!("[server] pid_file {}: {error}", shown_path(path)))
     })
 }

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Both processes have the same listening sockets, so none is ever closed while connections wait in
-//! it. Only standard input is inherited: the descriptors arrive as messages (unix(7), SCM_RIGHTS),
+//! it. Only standard input, output and error are inherited: the descriptors arrive as messages (unix(7), SCM_RIGHTS),
 //! and are close-on-exec from the start.
 
 use std::env;
@@ -29,6 +29,7 @@ use rustix::net::{
 };
 
 use super::inherited::{self, Given};
+use crate::hsm::pkcs11::ffi::close_inherited_descriptors;
 use crate::limits::{MAX_INHERITED_SOCKETS, UPGRADE_ANSWER_TIMEOUT};
 
 /// Environment variable with the id of the process to take over from.
@@ -47,9 +48,13 @@ pub(super) struct Takeover {
     pub(super) from: String,
 }
 
-/// Receives the sockets from the previous process, if there is one.
+/// Receives the sockets from the previous process, if there is one. Must be called before any file
+/// is opened.
 pub(super) fn from_environment() -> Option<Result<(Takeover, Vec<Given>), String>> {
     let from = env::var(VARIABLE).ok()?;
+    // Descriptors that the old process's module opened without O_CLOEXEC. Nothing has been opened
+    // here yet.
+    close_inherited_descriptors();
     Some(receive(from).map_err(|error| format!("{VARIABLE}: nothing is handed over: {error}")))
 }
 

@@ -25,6 +25,7 @@ use super::inherited;
 use super::notify::Notifier;
 use super::takeover::{GO_ON, SERVING, VARIABLE, answer};
 use crate::admin::Admin;
+use crate::hsm::pkcs11::ffi::close_descriptors_on_exec;
 use crate::limits::{UPGRADE_ABORT_TIMEOUT, UPGRADE_TIMEOUT};
 use crate::proto::Listener;
 use crate::server::Server;
@@ -145,6 +146,10 @@ impl Program {
         let variables = self.notifier.variables().iter();
         command.envs(variables.map(|(name, value)| (name, value)));
         command.env(VARIABLE, std::process::id().to_string());
+        // Not in the child: running code there would take a fork, with the handlers that modules
+        // have registered for one. What another thread opens in between is closed by the new
+        // process.
+        close_descriptors_on_exec();
         Ok((command.spawn()?, ours))
     }
 }

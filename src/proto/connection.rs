@@ -175,6 +175,9 @@ impl Connection {
                         if let Some(error) = request::too_large(received) {
                             return self.refuse(loop_state, snapshot, error);
                         }
+                        if request::has_lone_line_end(received, *searched) {
+                            return self.refuse(loop_state, snapshot, request::LONE_LINE_END);
+                        }
                         *searched = received.len();
                         return self.receive_more();
                     };

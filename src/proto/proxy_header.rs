@@ -1,11 +1,14 @@
 //! The PROXY protocol, version 2: the header in which a load balancer names the client of a
 //! connection (haproxy.org, The PROXY protocol, 2.2).
 
+mod tlvs;
+
 use std::fmt;
 use std::net::IpAddr;
 
 use bytes::Buf as _;
 
+use self::tlvs::BadTlvs;
 use crate::limits::MAX_PROXY_HEADER_BYTES;
 
 /// The first bytes of every header. No HTTP or TLS connection begins with them.
@@ -39,6 +42,10 @@ pub enum ProxyHeaderError {
     TooShort,
     /// Longer than [`MAX_PROXY_HEADER_BYTES`].
     TooLong,
+    /// An additional field (TLV) runs over the end of the header.
+    BadTlv,
+    /// The checksum in it is not its own.
+    BadChecksum,
 }
 
 impl fmt::Display for ProxyHeaderError {
@@ -56,11 +63,14 @@ impl fmt::Display for ProxyHeaderError {
             Self::TooLong => {
                 write!(formatter, "it is longer than {MAX_PROXY_HEADER_BYTES} bytes")
             }
+            Self::BadTlv => formatter.write_str("an additional field runs over its end"),
+            Self::BadChecksum => formatter.write_str("its checksum is wrong"),
         }
     }
 }
 
-/// Reads the header at the start of `received`; `None` if more bytes are needed. TLVs are skipped.
+/// Reads the header at the start of `received`; `None` if more bytes are needed. Of the TLVs only the
+/// checksum is of interest.
 ///
 /// # Errors
 /// [`ProxyHeaderError`], as soon as the bytes received suffice to detect it.
@@ -91,17 +101,25 @@ pub fn parse(received: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let address_bytes = match family {
         0x11 if !is_local => 12,
         0x21 if !is_local => 36,
-        // Addresses of LOCAL, and of an unspecified family, are skipped.
+        // Whatever follows in a header without addresses that count is skipped (section 2.2).
         _ if is_local || family == 0 => 0,
         _ => return Err(ProxyHeaderError::UnknownFamily(family)),
     };
     if length < FIXED_BYTES + address_bytes {
         return Err(ProxyHeaderError::TooShort);
     }
-    let Some(addresses) = received.get(FIXED_BYTES..length) else {
+    let Some(header) = received.get(..length) else {
         return Ok(None);
     };
-    Ok(Some(ProxyHeader { source: source(&addresses[..address_bytes]), length }))
+    let end = FIXED_BYTES + address_bytes;
+    let source = header.get(FIXED_BYTES..end).and_then(source);
+    if source.is_some() {
+        tlvs::check(header, end).map_err(|bad| match bad {
+            BadTlvs::Overrun => ProxyHeaderError::BadTlv,
+            BadTlvs::Checksum => ProxyHeaderError::BadChecksum,
+        })?;
+    }
+    Ok(Some(ProxyHeader { source, length }))
 }
 
 /// Reads source and destination address, source and destination port.
@@ -163,6 +181,34 @@ mod tests {
         assert_eq!(parsed.map(|source| source.0), Some(IpAddr::from([192, 0, 2, 7])));
     }
 
+    fn with_tlvs(tlvs: &[u8]) -> Vec<u8> {
+        header(
+            0x21,
+            0x11,
+            &[&[192, 0, 2, 7, 198, 51, 100, 1, 0xd9, 0x03, 0x01, 0xbb], tlvs].concat(),
+        )
+    }
+
+    /// A checksum is verified wherever it is, and covers the whole header. (The sums were
+    /// computed by another program.)
+    #[test]
+    fn checksums() {
+        for (tlvs, sum) in [
+            (&[3, 0, 4][..], [0xee, 0x9b, 0x62, 0x41]),
+            (&[0xea, 0, 1, 7, 3, 0, 4], [0x0b, 0xe5, 0xb0, 0x51]),
+        ] {
+            let mut bytes = with_tlvs(&[tlvs, &sum].concat());
+            assert!(matches!(parse(&bytes), Ok(Some(_))));
+            for at in SIGNATURE.len() + 4..bytes.len() - 7 {
+                bytes[at] ^= 1;
+                assert!(parse(&bytes).is_err(), "{at}");
+                bytes[at] ^= 1;
+            }
+            let twice = with_tlvs(&[tlvs, &sum, tlvs, &sum].concat());
+            assert_eq!(parse(&twice), Err(ProxyHeaderError::BadChecksum));
+        }
+    }
+
     /// Bytes after the header are not touched.
     #[test]
     fn what_follows_is_left_alone() {
@@ -214,6 +260,12 @@ mod tests {
             (header(0x21, 0x11, &[0; 11]), Error::TooShort),
             (header(0x21, 0x21, &[0; 35]), Error::TooShort),
             (too_long, Error::TooLong),
+            (with_tlvs(&[0xea]), Error::BadTlv),
+            (with_tlvs(&[0xea, 0]), Error::BadTlv),
+            (with_tlvs(&[0xea, 0, 6, 1, b'v', b'p', b'c', b'e']), Error::BadTlv),
+            (with_tlvs(&[4, 0, 1, 0, 0xea, 0xff, 0xff]), Error::BadTlv),
+            (with_tlvs(&[3, 0, 4, 1, 2, 3, 4]), Error::BadChecksum),
+            (with_tlvs(&[3, 0, 0]), Error::BadChecksum),
         ] {
             assert_eq!(parse(&bytes), Err(error), "{bytes:?}");
         }

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::config::Config;
+use super::change_over::ChangeOver;
+use super::config::{Config, ProxyProtocol};
 use super::network::Network;
 use crate::limits::MAX_PING_CONNECTIONS;
 use crate::proto::Listener;
@@ -20,8 +22,10 @@ pub(super) struct Admission {
     addresses: Option<Addresses>,
     /// Rate at which TLS handshakes may begin.
     pub(super) handshakes: Option<Rate>,
-    /// Networks whose peers must send a PROXY header.
+    /// Networks whose peers send PROXY headers.
     proxies: Vec<Network>,
+    /// Set while these peers may also send none.
+    pub(super) change_over: Option<Arc<ChangeOver>>,
 }
 
 struct Capacity {
@@ -57,6 +61,7 @@ impl Admission {
                 .map(|max| Addresses { connections: Arc::default(), max }),
             handshakes: handshake_rate(config, None),
             proxies: config.proxy_protocol_from.clone(),
+            change_over: change_over(config, None),
         }
     }
 
@@ -73,6 +78,7 @@ impl Admission {
                 .map(|max| Addresses { connections: connections.unwrap_or_default(), max }),
             handshakes: handshake_rate(config, self.handshakes.as_ref()),
             proxies: config.proxy_protocol_from.clone(),
+            change_over: change_over(config, self.change_over.as_ref()),
         }
     }
 
@@ -93,10 +99,21 @@ impl Admission {
         Some(ConnectionPermit { admission: Arc::clone(self), listener, address: None })
     }
 
-    /// Returns whether a peer with this address must send a PROXY header.
-    pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
-        self.proxies.iter().any(|network| network.contains(address))
+    /// Returns the rule for PROXY headers from a peer with this address; `None` if it must not send
+    /// one.
+    pub(super) fn proxy_protocol(&self, address: IpAddr) -> Option<ProxyProtocol> {
+        let is_proxy = self.proxies.iter().any(|network| network.contains(address));
+        is_proxy.then_some(match self.change_over {
+            None => ProxyProtocol::Require,
+            Some(_) => ProxyProtocol::Accept,
+        })
     }
+}
+
+/// The change-over that the settings are for, which may have begun with the former ones.
+fn change_over(config: &Config, former: Option<&Arc<ChangeOver>>) -> Option<Arc<ChangeOver>> {
+    (config.proxy_protocol == ProxyProtocol::Accept)
+        .then(|| former.map_or_else(|| Arc::new(ChangeOver::new(Instant::now())), Arc::clone))
 }
 
 /// Rate of handshakes, with a burst of a tenth of a second's worth: more would only wait in the
@@ -225,7 +242,29 @@ mod tests {
     #[test]
     fn proxies() {
         let admission = admission(None);
-        assert!(admission.is_proxy("10.1.2.3".parse().unwrap()));
-        assert!(!admission.is_proxy("192.0.2.1".parse().unwrap()));
+        let rule = |admission: &Admission, address: &str| {
+            admission.proxy_protocol(address.parse().unwrap())
+        };
+        assert_eq!(rule(&admission, "10.1.2.3"), Some(ProxyProtocol::Require));
+        assert_eq!(rule(&admission, "192.0.2.1"), None);
+        let config = Config {
+            proxy_protocol_from: vec!["::ffff:10.0.0.0/104".parse().unwrap()],
+            proxy_protocol: ProxyProtocol::Accept,
+            ..Config::local()
+        };
+        let next = admission.succeeded_by(&config, 4);
+        assert_eq!(rule(&next, "10.1.2.3"), Some(ProxyProtocol::Accept));
+        assert_eq!(rule(&next, "192.0.2.1"), None);
+    }
+
+    /// A change-over that a reload does not end goes on, and one that it ends is forgotten.
+    #[test]
+    fn change_overs() {
+        let accept = Config { proxy_protocol: ProxyProtocol::Accept, ..Config::local() };
+        let first = Admission::new(&accept, 4);
+        let second = first.succeeded_by(&accept, 4);
+        let of = |admission: &Admission| admission.change_over.as_ref().map(Arc::as_ptr);
+        assert!(of(&first).is_some() && of(&first) == of(&second));
+        assert!(second.succeeded_by(&Config::local(), 4).change_over.is_none());
     }
 }

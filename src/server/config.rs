@@ -30,9 +30,24 @@ pub struct Config {
     pub max_buffered_bytes: usize,
     /// Limit on TLS handshakes begun per second; 0 means none.
     pub max_tls_handshakes_per_sec: u32,
-    /// Networks of peers that must begin each connection with a PROXY protocol header. Other peers
-    /// must not send one.
+    /// Networks of peers that begin connections with a PROXY protocol header. Other peers must not
+    /// send one.
     pub proxy_protocol_from: Vec<Network>,
+    /// Whether those peers must do so.
+    pub proxy_protocol: ProxyProtocol,
+}
+
+/// The rule for PROXY protocol headers from the networks that may send them
+/// (`[server] proxy_protocol`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// Each connection must begin with a header, whose address counts as the client's.
+    #[default]
+    Require,
+    /// A header may be missing, for the time in which the load balancer is switched over. Since a
+    /// client behind the load balancer could then send a header of its own, the addresses in
+    /// headers are ignored.
+    Accept,
 }
 
 #[cfg(test)]
@@ -52,6 +67,7 @@ impl Config {
             max_buffered_bytes: usize::MAX,
             max_tls_handshakes_per_sec: 0,
             proxy_protocol_from: Vec::new(),
+            proxy_protocol: ProxyProtocol::default(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod accept_share;
 mod admission;
+mod change_over;
 pub mod changes;
 pub mod config;
 mod congestion;

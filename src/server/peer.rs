@@ -12,6 +12,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use super::admission::ConnectionPermit;
+use super::config::ProxyProtocol;
 #[cfg(test)]
 use super::faults::{self, PanicPoint};
 use super::loop_context::LoopContext;
@@ -38,8 +39,8 @@ pub(super) enum Fate {
 }
 
 enum Phase {
-    /// A load balancer must send a PROXY header first.
-    Proxy { since: Instant },
+    /// A load balancer sends a PROXY header first, by this rule.
+    Proxy { since: Instant, rule: ProxyProtocol },
     /// The TLS handshake is under way. `is_answered`: the expensive first flight has been sent.
     Handshake { since: Instant, is_answered: bool },
     /// Requests and answers are exchanged.
@@ -84,21 +85,21 @@ enum Filled {
 }
 
 impl Peer {
-    /// Makes the state of an accepted connection. If `is_proxied`, the peer must send a PROXY
-    /// header first.
+    /// Makes the state of an accepted connection. `headers` is the rule for a PROXY header at its
+    /// beginning, if the peer may send one.
     pub(super) fn new(
         (stream, address): (TcpStream, SocketAddr),
         permit: ConnectionPermit,
-        is_proxied: bool,
+        headers: Option<ProxyProtocol>,
         number: u64,
         tls: Option<TlsSession>,
         connection: Connection,
         now: Instant,
     ) -> Self {
-        let phase = match tls {
-            _ if is_proxied => Phase::Proxy { since: now },
-            Some(_) => Phase::Handshake { since: now, is_answered: false },
-            None => Phase::Open,
+        let phase = match (headers, &tls) {
+            (Some(rule), _) => Phase::Proxy { since: now, rule },
+            (None, Some(_)) => Phase::Handshake { since: now, is_answered: false },
+            (None, None) => Phase::Open,
         };
         Self {
             stream,
@@ -135,7 +136,7 @@ impl Peer {
             if context.snapshot.is_stopping { time.min(DRAIN_IDLE_TIMEOUT) } else { time }
         };
         match self.phase {
-            Phase::Proxy { since } | Phase::Handshake { since, .. } => {
+            Phase::Proxy { since, .. } | Phase::Handshake { since, .. } => {
                 since + at_the_end(timeouts.handshake)
             }
             Phase::Linger { until, .. } => until,
@@ -297,10 +298,12 @@ impl Peer {
         let mut budget = MAX_READ_PER_TURN_BYTES;
         while self.is_readable && !self.is_eof {
             match self.phase {
-                Phase::Proxy { since } => match self.take_proxy_header(since, context) {
-                    None => continue,
-                    Some(fate) => return fate,
-                },
+                Phase::Proxy { since, rule } => {
+                    match self.take_proxy_header(since, rule, context) {
+                        None => continue,
+                        Some(fate) => return fate,
+                    }
+                }
                 // The peer has given up or will not see the answer, so no work is done for it.
                 Phase::Handshake { is_answered: false, .. } if self.is_read_closed => {
                     return Fate::Ends;

@@ -220,15 +220,21 @@ impl TlsSession {
         }
     }
 
-    /// Fetches the alert that rustls may have to send after an error. `rest` is the input that
-    /// rustls has not discarded and in which it remembers positions. Called only once, since rustls
-    /// would read and refuse `rest` again.
+    /// Fetches what rustls has left to send after an error: the alert, after the records that make
+    /// it readable (a ServerHello, for instance, without which an encrypted alert means nothing).
+    /// `rest` is the input that rustls has not discarded and in which it remembers positions. It is
+    /// asked no more often than it has output, since it would then read and refuse `rest` again.
     fn encode_alert(&mut self, rest: &mut [u8], out: &mut Outgoing) {
-        if let Ok(ConnectionState::EncodeTlsData(mut data)) =
-            self.connection.process_tls_records(rest).state
-        {
+        while self.connection.wants_write() {
+            let Ok(ConnectionState::EncodeTlsData(mut data)) =
+                self.connection.process_tls_records(rest).state
+            else {
+                return;
+            };
             // Without the alert, the connection just ends.
-            let _ = encode(&mut data, out);
+            if encode(&mut data, out).is_err() {
+                return;
+            }
         }
     }
 }

@@ -76,14 +76,18 @@ fn acceptor_by(groups: &[&'static dyn SupportedKxGroup]) -> Acceptor {
     Acceptor::new(Arc::new(config))
 }
 
-fn client(is_old: bool) -> ClientConnection {
+fn client_config(is_old: bool) -> ClientConfig {
     let versions: &[_] =
         if is_old { &[&rustls::version::TLS12] } else { &[&rustls::version::TLS13] };
-    let config = ClientConfig::builder_with_protocol_versions(versions)
+    ClientConfig::builder_with_protocol_versions(versions)
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Trusting))
-        .with_no_client_auth();
-    ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap()
+        .with_no_client_auth()
+}
+
+fn client(is_old: bool) -> ClientConnection {
+    let config = Arc::new(client_config(is_old));
+    ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap()
 }
 
 /// Passes bytes to the session as the event loop does, and returns its output.
@@ -239,6 +243,33 @@ fn a_first_flight_is_told_from_what_costs_nothing() {
             let is_free = is_resumed && *version == TLS12;
             assert!(is_free || rest[0] > MAX_UNKEYED_FLIGHT_BYTES, "{flights:?}");
         }
+    }
+}
+
+/// The reason for a refused handshake reaches the client, though rustls has several records to send
+/// (TLS 1.3 encrypts the alert with the keys of a ServerHello that comes first).
+#[test]
+fn the_whole_of_an_alert() {
+    use rustls::AlertDescription::NoApplicationProtocol;
+    let mut config = ServerConfig::clone(&acceptor().0);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let acceptor = Acceptor::new(Arc::new(config));
+    for is_old in [false, true] {
+        let mut config = client_config(is_old);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let name = "localhost".try_into().unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut session = acceptor.start_session().unwrap();
+        let mut hello = said(&mut client);
+        let mut out = Outgoing::default();
+        assert!(session.receive(&mut hello, &mut out, |_| {}).is_err());
+        let mut bytes = out.filled();
+        let mut outcome = Ok(());
+        while !bytes.is_empty() && outcome.is_ok() {
+            client.read_tls(&mut bytes).unwrap();
+            outcome = client.process_new_packets().map(drop);
+        }
+        assert_eq!(outcome, Err(rustls::Error::AlertReceived(NoApplicationProtocol)));
     }
 }
 

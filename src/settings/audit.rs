@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::file;
-use super::section::{Member, Section, shown};
+use super::section::{Member, Section, shown, shown_path};
 use super::stores::Store;
-use super::unknown::nearest;
 use crate::limits::{
     MAX_AUDIT_FILE_BYTES, MAX_AUDIT_RETAINED_FILES, MAX_SECRET_FILE_BYTES, MIN_AUDIT_FILE_BYTES,
 };
@@ -38,9 +37,9 @@ pub(super) fn read(root: &Section<'_>, stores: Option<&[Store]>) -> Option<Optio
         Some(PathBuf::from(text))
     });
     let prefix = prefix(&section);
-    let rotation = choice(&section, "rotation_kind", &ROTATIONS, AuditRotation::Daily);
-    let when_full = choice(&section, "when_full", &WHEN_FULL, WhenFull::default());
-    let sync = choice(&section, "sync", &SYNCS, AuditSync::default());
+    let rotation = section.choice("rotation_kind", &ROTATIONS, AuditRotation::Daily);
+    let when_full = section.choice("when_full", &WHEN_FULL, WhenFull::default());
+    let sync = section.choice("sync", &SYNCS, AuditSync::default());
     let max_file_bytes = section.optional("max_file_bytes", |member| {
         member.integer(MIN_AUDIT_FILE_BYTES..=MAX_AUDIT_FILE_BYTES, "a number of bytes")
     });
@@ -74,12 +73,11 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     let state = config.state_file();
     let has_state = state.metadata().is_ok_and(|metadata| metadata.len() > 0);
     let path: &Path = &config.key_file;
-    let name = shown(&path.to_string_lossy());
+    let name = shown_path(path);
     if has_state {
         if path.exists() {
-            let problem = format!(
-                "\"{name}\" is still on this machine: anyone who reads it can forge the log"
-            );
+            let problem =
+                format!("{name} is still on this machine: anyone who reads it can forge the log");
             let remedy = "move it to where the log is verified; this machine no longer needs it";
             member.warning(problem, remedy);
         }
@@ -92,12 +90,12 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
             file::check(&ownership, path, true, member.location(), member.report());
         }
         Err(error) => {
-            member.mistake(format!("\"{name}\" cannot be read: {error}"), remedy);
+            member.mistake(format!("{name} cannot be read: {error}"), remedy);
             return None;
         }
     }
     if let Err(error) = key::read(path) {
-        member.mistake(format!("\"{name}\": {error}"), remedy);
+        member.mistake(format!("{name}: {error}"), remedy);
         return None;
     }
     Some(())
@@ -136,28 +134,4 @@ fn prefix(section: &Section<'_>) -> Option<String> {
         return None;
     }
     Some(text.to_owned())
-}
-
-/// Reads one of a few allowed words.
-fn choice<T: Copy>(
-    section: &Section<'_>,
-    name: &str,
-    choices: &[(&str, T)],
-    default: T,
-) -> Option<T> {
-    let Some(member) = section.get(name) else {
-        return Some(default);
-    };
-    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-    let remedy = format!("write one of {} in quotes", names.join(", "));
-    let text = member.string(&remedy)?;
-    let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
-    if found.is_none() {
-        let remedy = match nearest(text, names.iter().copied()) {
-            Some(nearest) => format!("did you mean {nearest}?"),
-            None => remedy,
-        };
-        member.mistake(format!("\"{}\" is not a valid value", shown(text)), remedy);
-    }
-    found.map(|(_, value)| *value)
 }

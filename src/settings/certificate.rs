@@ -13,10 +13,12 @@ use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
 use super::file::{self, Ownership};
-use super::section::{Member, shown};
+use super::section::{Member, shown_path};
 use crate::limits::{CERTIFICATE_WARNING_DAYS, MAX_PEM_BYTES};
 use crate::observe::timestamp::civil_from_days;
 
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const SECS_PER_DAY: i64 = 86_400;
 
 /// Summary of the server's certificate, for the log and `check`.
@@ -37,17 +39,25 @@ fn read(member: &Member<'_>, remedy: &str) -> Option<(Zeroizing<Vec<u8>>, Owners
         member.mistake("it is empty", remedy);
         return None;
     }
-    match file::read(Path::new(name), MAX_PEM_BYTES) {
+    let path = Path::new(name);
+    match file::read(path, MAX_PEM_BYTES) {
         Ok((bytes, _)) if bytes.iter().all(u8::is_ascii_whitespace) => {
-            member.mistake(format!("{} is empty", shown(name)), remedy);
+            member.mistake(format!("{} is empty", shown_path(path)), remedy);
+            None
+        }
+        // A parser would skip the first section, whose line does not begin with "-----BEGIN", and
+        // take the second certificate for the server's.
+        Ok((bytes, _)) if bytes.starts_with(BYTE_ORDER_MARK) => {
+            let problem = format!("{} begins with a byte order mark (U+FEFF)", shown_path(path));
+            member.mistake(problem, "save the file in UTF-8 without a byte order mark");
             None
         }
         Ok((bytes, ownership)) => {
-            member.report().add_file(Path::new(name));
+            member.report().add_file(path);
             Some((bytes, ownership))
         }
         Err(error) => {
-            member.mistake(format!("{} cannot be read: {error}", shown(name)), remedy);
+            member.mistake(format!("{} cannot be read: {error}", shown_path(path)), remedy);
             None
         }
     }
@@ -58,7 +68,10 @@ pub(super) fn read_chain(
     member: &Member<'_>,
     remedy: &str,
 ) -> Option<Vec<CertificateDer<'static>>> {
-    let (bytes, _) = read(member, remedy)?;
+    let (bytes, ownership) = read(member, remedy)?;
+    // Whoever can change the file can put in a CA of their own.
+    let path = Path::new(member.string(remedy)?);
+    file::check(&ownership, path, false, member.location(), member.report());
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match certificates {
         Ok(certificates) if certificates.is_empty() => {

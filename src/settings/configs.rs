@@ -92,6 +92,7 @@ impl Settings {
             max_buffered_bytes: limits.max_buffered_bytes,
             max_tls_handshakes_per_sec: limits.max_tls_handshakes_per_sec,
             proxy_protocol_from: server.proxy_protocol_from.clone(),
+            proxy_protocol: server.proxy_protocol,
         }
     }
 }

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
+use super::replaceable::{Weak, weak_directory};
 use super::report::{Location, Report};
-use super::section::shown;
+use super::section::{shown, shown_path};
 
 /// Group: write.
 const GROUP_WRITE: u32 = 0o020;
@@ -48,8 +49,8 @@ pub(super) fn read(path: &Path, max_bytes: u64) -> io::Result<(Zeroizing<Vec<u8>
     Ok((bytes, Ownership { owner: metadata.uid(), mode: metadata.mode() }))
 }
 
-/// Reports a file that users other than root and the proxy's user can change or, if it contains a
-/// secret, read.
+/// Reports a file that users other than root and the proxy's user can change, replace or, if it
+/// contains a secret, read.
 ///
 /// The rules are those of PostgreSQL for its private key, and slightly stricter than those of sshd:
 /// root or the proxy's user must own the file, no other user may write it, and a group may read it
@@ -62,8 +63,10 @@ pub(super) fn check(
     location: &Location,
     report: &Report<'_>,
 ) {
-    let Some(problem) = exposure(ownership, geteuid().as_raw(), holds_secret) else { return };
-    let name = shown(&path.to_string_lossy());
+    let user = geteuid().as_raw();
+    check_directories(path, user, location, report);
+    let Some(problem) = exposure(ownership, user, holds_secret) else { return };
+    let name = shown_path(path);
     let mode = ownership.mode & 0o7777;
     let problem = format!("{name} (mode {mode:04o}, owner {}) {problem}", ownership.owner);
     let remedy = if holds_secret {
@@ -72,6 +75,33 @@ pub(super) fn check(
         "chown it to root or the proxy's user and chmod go-w"
     };
     report.exposed(location, problem, remedy.to_owned());
+}
+
+/// Reports a directory on the way to the file in which other users can replace the file, once for
+/// each directory.
+fn check_directories(path: &Path, user: u32, location: &Location, report: &Report<'_>) {
+    let Some(weak) = weak_directory(path, user) else { return };
+    if !report.is_new_directory(&weak.directory) {
+        return;
+    }
+    let Weak { directory, owner, mode, problem } = weak;
+    let problem = format!(
+        "{} can be replaced by other users: the directory \"{}\" (mode {mode:04o}, owner {owner}) \
+         {problem}",
+        shown_path(path),
+        shown(&directory.to_string_lossy())
+    );
+    let remedy = "chown the directory to root or the proxy's user and chmod go-w, or +t";
+    report.exposed(location, problem, remedy.to_owned());
+}
+
+/// Does the same as [`check`] for a file without a secret that the proxy does not read itself, such
+/// as a module. One that is missing is not reported.
+pub(super) fn check_unread(path: &Path, location: &Location, report: &Report<'_>) {
+    if let Ok(metadata) = fs::metadata(path) {
+        let ownership = Ownership { owner: metadata.uid(), mode: metadata.mode() };
+        check(&ownership, path, false, location, report);
+    }
 }
 
 fn exposure(ownership: &Ownership, user: u32, holds_secret: bool) -> Option<&'static str> {

@@ -22,6 +22,7 @@ mod locate;
 mod pkcs11;
 mod pkcs11_logger;
 mod policy;
+mod replaceable;
 mod report;
 pub mod schema;
 mod secret;

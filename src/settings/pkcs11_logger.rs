@@ -1,7 +1,13 @@
 //! `[pkcs11_logger]`
 
+use std::path::Path;
+
 use super::environment::Environment;
+use super::file;
 use super::section::Section;
+
+/// The module that the logger loads into this process.
+const LIBRARY: &str = "PKCS11_LOGGER_LIBRARY_PATH";
 
 /// Reads the variables that the environment does not already set. Empty ones are left out, which
 /// makes no difference to the logger.
@@ -12,8 +18,7 @@ pub(super) fn read(
     let Some(section) = root.section("pkcs11_logger") else {
         return Some(Vec::new());
     };
-    let names =
-        ["PKCS11_LOGGER_LIBRARY_PATH", "PKCS11_LOGGER_LOG_FILE_PATH", "PKCS11_LOGGER_FLAGS"];
+    let names = [LIBRARY, "PKCS11_LOGGER_LOG_FILE_PATH", "PKCS11_LOGGER_FLAGS"];
     let mut variables = Vec::new();
     let mut is_right = true;
     for name in names {
@@ -28,6 +33,9 @@ pub(super) fn read(
             }
             Some("") => {}
             Some(text) if environment(name).is_none() => {
+                if name == LIBRARY {
+                    file::check_unread(Path::new(text), member.location(), section.report());
+                }
                 variables.push((name.to_owned(), text.to_owned()));
             }
             Some(_) => {}

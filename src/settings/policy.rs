@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::file;
 use super::report::Severity;
-use super::section::{Section, shown};
+use super::section::{Section, shown, shown_path};
 use super::unknown::nearest;
 use crate::limits::MAX_POLICY_BYTES;
 use crate::policy::{Language, Policy};
@@ -65,7 +65,7 @@ fn load(security: &Section<'_>, language: Language, path: &'static str) -> Optio
     let (bytes, ownership) = match file::read(file, MAX_POLICY_BYTES) {
         Ok(read) => read,
         Err(error) => {
-            member.mistake(format!("\"{}\" cannot be read: {error}", shown(name)), remedy);
+            member.mistake(format!("{} cannot be read: {error}", shown_path(file)), remedy);
             return None;
         }
     };
@@ -73,7 +73,7 @@ fn load(security: &Section<'_>, language: Language, path: &'static str) -> Optio
     report.add_file(file);
     file::check(&ownership, file, false, member.location(), report);
     let Ok(text) = std::str::from_utf8(&bytes) else {
-        member.mistake(format!("\"{}\" is not UTF-8", shown(name)), remedy);
+        member.mistake(format!("{} is not UTF-8", shown_path(file)), remedy);
         return None;
     };
     let (policy, remarks) = match Policy::load(language, name, text) {

@@ -1,6 +1,7 @@
 //! Findings about a settings file: mistakes, warnings and notices, each with its location.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -89,6 +90,8 @@ pub(super) struct Report<'t> {
     is_strict_about_files: Cell<bool>,
     /// Files that were read, the settings file first.
     files: RefCell<Vec<PathBuf>>,
+    /// Directories that have been reported.
+    directories: RefCell<BTreeSet<PathBuf>>,
     findings: RefCell<Vec<Finding>>,
 }
 
@@ -103,6 +106,7 @@ impl<'t> Report<'t> {
             is_strict,
             is_strict_about_files: Cell::new(false),
             files: RefCell::new(vec![file.to_owned()]),
+            directories: RefCell::default(),
             findings: RefCell::default(),
         }
     }
@@ -119,6 +123,11 @@ impl<'t> Report<'t> {
     /// Returns all files that have been read so far.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         self.files.borrow().clone()
+    }
+
+    /// Records a directory that is to be reported; returns false if it has been before.
+    pub(super) fn is_new_directory(&self, directory: &Path) -> bool {
+        self.directories.borrow_mut().insert(directory.to_owned())
     }
 
     /// Reports a file with a secret that other users can access: a warning, or a mistake with

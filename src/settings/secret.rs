@@ -5,9 +5,12 @@ use std::path::Path;
 use zeroize::Zeroize as _;
 
 use super::file;
-use super::section::{Member, Section, shown};
+use super::section::{Member, Section, shown_path};
 use crate::limits::MAX_SECRET_FILE_BYTES;
 use crate::observe::redaction::Secret;
+
+/// Editors of some systems put this at the beginning of a UTF-8 file, where it is invisible.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Returns the secret in the member `name`, or in the file that `file_name` names, together with
 /// the member from which it comes. Exactly one of the two must be present.
@@ -20,6 +23,7 @@ pub(super) fn read<'a>(
     let Some(file_member) = section.get(file_name) else {
         let member = section.require(name, remedy)?;
         let text = member.string(remedy)?;
+        inline(&member, text, remedy)?;
         return Some((member, Secret::new(text.to_owned())));
     };
     if section.get(name).is_some() {
@@ -34,41 +38,66 @@ pub(super) fn read<'a>(
 /// Reads the file's text without its final line end, which editors and `echo` add.
 fn from_file(member: &Member<'_>) -> Option<Secret<String>> {
     let remedy = "name a file with the secret in one line, which the proxy can read";
-    let name = member.string(remedy)?;
-    let path = Path::new(name);
+    let path = Path::new(member.string(remedy)?);
     let (mut bytes, ownership) = match file::read(path, MAX_SECRET_FILE_BYTES) {
         Ok(read) => read,
         Err(error) => {
-            member.mistake(format!("\"{}\" cannot be read: {error}", shown(name)), remedy);
+            member.mistake(format!("{} cannot be read: {error}", shown_path(path)), remedy);
             return None;
         }
     };
     member.report().add_file(path);
     file::check(&ownership, path, true, member.location(), member.report());
-    match String::from_utf8(std::mem::take(&mut *bytes)) {
-        Ok(mut text) => {
-            if text.ends_with('\n') {
+    let text = String::from_utf8(std::mem::take(&mut *bytes)).map_err(|error| {
+        error.into_bytes().zeroize();
+        ("is not UTF-8", remedy)
+    });
+    let secret = text.map(|mut text| {
+        if text.ends_with('\n') {
+            text.pop();
+            if text.ends_with('\r') {
                 text.pop();
-                if text.ends_with('\r') {
-                    text.pop();
-                }
             }
-            let secret = Secret::new(text);
-            if secret.expose().is_empty() {
-                // An empty PIN would be sent to the HSM, and HSMs lock after a few wrong PINs.
-                member.mistake(format!("\"{}\" is empty", shown(name)), remedy);
-                return None;
-            }
-            if secret.expose().contains(['\n', '\r', '\0']) {
-                member.mistake(format!("\"{}\" has more than one line", shown(name)), remedy);
-                return None;
-            }
-            Some(secret)
         }
-        Err(error) => {
-            error.into_bytes().zeroize();
-            member.mistake(format!("\"{}\" is not UTF-8", shown(name)), remedy);
+        Secret::new(text)
+    });
+    match secret.and_then(|secret| in_one_line(secret.expose(), remedy).map(|()| secret)) {
+        Ok(secret) => Some(secret),
+        Err((problem, remedy)) => {
+            member.mistake(format!("{} {problem}", shown_path(path)), remedy);
             None
         }
     }
+}
+
+/// Refuses a text that cannot be the secret that was meant: a PIN would be sent to the HSM, which
+/// locks after a few wrong ones. Returns problem and remedy.
+fn in_one_line<'r>(text: &str, remedy: &'r str) -> Result<(), (&'static str, &'r str)> {
+    if text.is_empty() {
+        Err(("is empty", remedy))
+    } else if text.contains('\0') {
+        Err(("has a NUL character (UTF-16 has them)", "save the file in UTF-8, or write it again"))
+    } else if text.contains(['\n', '\r']) {
+        Err(("has more than one line", remedy))
+    } else if text.contains(BYTE_ORDER_MARK) {
+        Err((
+            "has a byte order mark (U+FEFF), which would be sent as a part of the secret",
+            "save the file in UTF-8 without a byte order mark",
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+/// Refuses a NUL or a byte order mark in a secret in the settings themselves.
+fn inline(member: &Member<'_>, text: &str, remedy: &str) -> Option<()> {
+    let problem = if text.contains('\0') {
+        "it has a NUL character"
+    } else if text.contains(BYTE_ORDER_MARK) {
+        "it has a byte order mark (U+FEFF), which would be sent as a part of the secret"
+    } else {
+        return Some(());
+    };
+    member.mistake(problem, remedy);
+    None
 }

@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 use zeroize::Zeroize as _;
 
 use super::report::{Location, Report};
-use super::unknown;
+use super::unknown::{self, nearest};
+pub(super) use crate::observe::redaction::{shown, shown_path};
 use crate::observe::timestamp::{civil_from_days, days_from_civil};
 
 /// A section that is present in the file.
@@ -139,6 +140,30 @@ impl<'a> Section<'a> {
         default: T,
     ) -> Option<T> {
         self.value_or(name, default, |member| member.integer(range, what))
+    }
+
+    /// Reads one of a few allowed words, in any case; returns `default` if it is missing.
+    pub(super) fn choice<T: Copy>(
+        &self,
+        name: &str,
+        choices: &[(&str, T)],
+        default: T,
+    ) -> Option<T> {
+        let Some(member) = self.get(name) else {
+            return Some(default);
+        };
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let remedy = format!("write one of {} in quotes", names.join(", "));
+        let text = member.string(&remedy)?;
+        let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        if found.is_none() {
+            let remedy = match nearest(text, names.iter().copied()) {
+                Some(nearest) => format!("did you mean {nearest}?"),
+                None => remedy,
+            };
+            member.mistake(format!("\"{}\" is not a valid value", shown(text)), remedy);
+        }
+        found.map(|(_, value)| *value)
     }
 
     /// Reads a boolean that defaults to false.
@@ -335,16 +360,6 @@ impl<'a> Member<'a> {
         }
         is_right.then_some(strings)
     }
-}
-
-/// Returns a value as shown in a message: escaped, and truncated if it is long.
-pub(super) fn shown(value: &str) -> String {
-    const MAX_SHOWN_CHARS: usize = 64;
-    let mut shown: String = value.chars().take(MAX_SHOWN_CHARS).collect();
-    if shown.len() < value.len() {
-        shown.push_str("...");
-    }
-    shown.escape_debug().to_string()
 }
 
 fn kind(value: &DeValue<'_>) -> &'static str {

@@ -1,9 +1,9 @@
 //! `[security]`, and `[tls]` if it is switched on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::section::{Section, shown};
+use super::section::{Section, shown_path};
 use super::tls::Tls;
 use super::{policy, tls};
 use crate::policy::Policy;
@@ -124,7 +124,7 @@ fn paths(section: &Section<'_>, name: &str) -> Option<Vec<PathBuf>> {
     let mut is_right = true;
     for (location, text) in member.strings(remedy)? {
         if let Err(error) = std::fs::metadata(text) {
-            let problem = format!("\"{}\" cannot be found: {error}", shown(text));
+            let problem = format!("{} cannot be found: {error}", shown_path(Path::new(text)));
             section.report().mistake(&location, problem, remedy);
             is_right = false;
         }

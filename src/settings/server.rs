@@ -11,12 +11,16 @@ use crate::limits::{
     MAX_TCP_KEEPALIVE_SECS, MAX_TIMEOUT_MILLI,
 };
 use crate::proto::xks::version_tag;
-use crate::server::config::TcpKeepalive;
+use crate::server::config::{ProxyProtocol, TcpKeepalive};
 use crate::server::network::Network;
 
 const IP_REMEDY: &str = "write an IPv4 or IPv6 address, such as \"0.0.0.0\" for all interfaces";
 const NETWORKS_REMEDY: &str = "write a list of networks, each as its first address and its prefix \
                                length, such as [\"10.0.0.0/8\"]";
+const PROXY_PROTOCOLS: [(&str, ProxyProtocol); 2] =
+    [("require", ProxyProtocol::Require), ("accept", ProxyProtocol::Accept)];
+const PROXY_PROTOCOL_REMEDY: &str = "add proxy_protocol_from with the networks of the load \
+                                     balancer, or remove it";
 const REGION_REMEDY: &str = "write the AWS Region of the key store, such as \"us-east-1\"";
 const SERVICE_REMEDY: &str = "write \"kms-xks-proxy\"";
 
@@ -46,6 +50,8 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Networks of peers that begin each connection with a PROXY protocol header (version 2).
     pub proxy_protocol_from: Vec<Network>,
+    /// Whether those peers must do so.
+    pub proxy_protocol: ProxyProtocol,
     /// Number of proxies that serve these stores, at least 1; reported as `xksProxyFleetSize` in
     /// health answers.
     pub fleet_size: u32,
@@ -77,6 +83,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let fleet_size =
         section.integer_or("fleet_size", 1..=u64::from(u32::MAX), "a number of proxies", 1);
     let proxy_protocol_from = section.value_or("proxy_protocol_from", Vec::new(), networks);
+    let proxy_protocol = proxy_protocol(&section, proxy_protocol_from.as_deref());
     let pid_file = section.optional("pid_file", pid_file);
     Some(Server {
         ip: ip?,
@@ -91,13 +98,14 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         drain_timeout: drain_timeout?,
         fleet_size: fleet_size?,
         proxy_protocol_from: proxy_protocol_from?,
+        proxy_protocol: proxy_protocol?,
         pid_file: pid_file?,
     })
 }
 
 pub(super) fn ip(member: &Member<'_>) -> Option<IpAddr> {
     let text = member.string(IP_REMEDY)?;
-    let ip = text.parse().ok();
+    let ip = text.parse().ok().map(|ip: IpAddr| ip.to_canonical());
     if ip.is_none() {
         member.mistake(format!("\"{}\" is not an IP address", shown(text)), IP_REMEDY);
     }
@@ -134,6 +142,23 @@ fn networks(member: &Member<'_>) -> Option<Vec<Network>> {
         })
         .collect();
     networks.into_iter().collect()
+}
+
+/// Reads the rule for headers from `networks`, if those could be read.
+fn proxy_protocol(section: &Section<'_>, networks: Option<&[Network]>) -> Option<ProxyProtocol> {
+    let default = ProxyProtocol::default();
+    let rule = section.choice("proxy_protocol", &PROXY_PROTOCOLS, default)?;
+    let Some(member) = section.get("proxy_protocol") else { return Some(rule) };
+    if networks.is_some_and(<[Network]>::is_empty) {
+        member.warning("it has no effect: no network may send headers", PROXY_PROTOCOL_REMEDY);
+    } else if rule == ProxyProtocol::Accept {
+        let problem = "this is for the time of a change-over: headers may be missing, and a client \
+                       behind the load balancer could send one of its own, so the addresses in \
+                       them are ignored";
+        let remedy = "set it to \"require\" once the load balancer sends headers";
+        member.warning(problem, remedy);
+    }
+    Some(rule)
 }
 
 pub(super) fn port(member: &Member<'_>) -> Option<u16> {

@@ -6,7 +6,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::pki_types::ServerName;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, version};
 
@@ -121,16 +121,25 @@ fn server_config(
 ) -> Result<ServerConfig, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])?;
+    let has_verifier = verifier.is_some();
     let builder = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Resumption saves KMS a round trip and us a signature. The ticket key is rotated
-    // automatically.
-    config.session_storage = ServerSessionMemoryCache::new(TLS_SESSION_CACHE_SIZE);
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    if has_verifier {
+        // rustls does not verify a client certificate again when a session is resumed, so one that
+        // has expired would go on for as long as a ticket is valid. KMS keeps its connections open;
+        // each new one costs a full handshake.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        // Resumption saves KMS a round trip and us a signature. The ticket key is rotated
+        // automatically.
+        config.session_storage = ServerSessionMemoryCache::new(TLS_SESSION_CACHE_SIZE);
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+    }
     // Early data can be replayed (RFC 8446, 8).
     config.max_early_data_size = 0;
     if cfg!(feature = "fips") && !config.fips() {

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::file;
 use super::report::{Location, Report};
 use super::secret;
-use super::section::{Member, Section, shown};
+use super::section::{Member, Section, shown_path};
 use crate::limits::MAX_SESSIONS_PER_TOKEN;
 use crate::observe::redaction::Secret;
 
@@ -53,17 +54,20 @@ pub(super) fn is_module(
     location: &Location,
     report: &Report<'_>,
 ) -> bool {
-    let name = shown(&path.to_string_lossy());
+    let name = shown_path(path);
     if !path.to_string_lossy().contains('/') {
         // dlopen(3) searches for a name without a slash, but not in the working directory.
-        let problem = format!("{origin} \"{name}\", which the system's loader must search for");
+        let problem = format!("{origin} {name}, which the system's loader must search for");
         report.warning(location, problem, "write the library's full path");
         return true;
     }
     let problem = match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => return true,
-        Ok(_) => format!("{origin} \"{name}\", which is not a file"),
-        Err(error) => format!("{origin} \"{name}\", which cannot be read: {error}"),
+        Ok(metadata) if metadata.is_file() => {
+            file::check_unread(path, location, report);
+            return true;
+        }
+        Ok(_) => format!("{origin} {name}, which is not a file"),
+        Err(error) => format!("{origin} {name}, which cannot be read: {error}"),
     };
     report.mistake(location, problem, MODULE_REMEDY);
     false

@@ -4,6 +4,9 @@ use super::report::{Location, Report};
 use super::schema::{names_in, section_with};
 use toml::de::DeTable;
 
+/// The section whose unknown members are mistakes if they resemble known ones.
+const SECURITY: &str = "security";
+
 /// Reports each unknown member of `table`. `section` is the section's path in the schema, and
 /// `path` its path in findings.
 pub(super) fn report_unknown(section: &str, path: &str, table: &DeTable<'_>, report: &Report<'_>) {
@@ -16,7 +19,15 @@ pub(super) fn report_unknown(section: &str, path: &str, table: &DeTable<'_>, rep
         let member = if path.is_empty() { text.to_owned() } else { format!("{path}.{text}") };
         let location = Location { member, offset: Some(name.span().start) };
         let problem = "there is no such member".to_owned();
-        report.unknown(&location, problem, remedy(section, text, &known));
+        let remedy = remedy(section, text, &known);
+        match meant_for_security(section, text) {
+            Some(meant) => report.mistake(
+                &location,
+                format!("{problem}, and {meant} would stay as if it were not there"),
+                remedy,
+            ),
+            None => report.unknown(&location, problem, remedy),
+        }
     }
 }
 
@@ -26,8 +37,19 @@ fn remedy(section: &str, name: &str, known: &[&str]) -> String {
     }
     match section_with(name, section) {
         Some(other) => format!("it belongs in [{other}]"),
+        None if meant_for_security(section, name).is_some() => {
+            format!("it probably belongs in [{SECURITY}], and is misspelt")
+        }
         None => format!("remove it, or write one of {}", known.join(", ")),
     }
+}
+
+/// Returns the member of `[security]` that an unknown name in that section or in one below it
+/// probably means. Ignoring it would leave a protection switched off that the settings ask for. In
+/// other sections, unknown members are accepted for the sake of the reference proxy's files.
+fn meant_for_security(section: &str, name: &str) -> Option<&'static str> {
+    let is_security = section == SECURITY || section.starts_with("security.");
+    is_security.then(|| nearest(name, names_in(SECURITY))).flatten()
 }
 
 /// Returns the candidate most similar to `name`, if one is similar enough.

@@ -9,6 +9,7 @@ use super::directory::Directory;
 use super::witness_file::{self, Content};
 use crate::hsm::witness::Witnesses;
 use crate::limits::{MIN_SAVE_INTERVAL, SAVE_RETRY_INTERVAL};
+use crate::observe::redaction::shown_path;
 
 /// A timeout so long that, in practice, only a change ends the wait.
 const LONG: Duration = Duration::from_secs(24 * 3600);
@@ -17,7 +18,7 @@ const LONG: Duration = Duration::from_secs(24 * 3600);
 /// tokens then make new ones, or are compared with each other until an operator intervenes.
 #[must_use]
 pub fn load(directory: &Directory) -> witness_file::Witnesses {
-    let path = directory.path().display();
+    let path = shown_path(directory.path());
     if directory.is_open_to_others() {
         tracing::warn!(
             directory = %path,
@@ -69,7 +70,7 @@ pub fn start(directory: Directory, witnesses: Arc<Witnesses>) -> io::Result<()> 
                 Err(reason) => {
                     if !std::mem::replace(&mut is_failing, true) {
                         tracing::warn!(
-                            directory = %directory.path().display(),
+                            directory = shown_path(directory.path()),
                             %reason,
                             "[state] directory: the keys' witnesses cannot be written; this is \
                              retried, and the process continues with those in memory"

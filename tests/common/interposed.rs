@@ -47,6 +47,11 @@ impl Interposed {
         Self { proxy: start(prepared), settings, counts, step: 0 }
     }
 
+    /// Returns the proxy alone.
+    pub fn into_proxy(self) -> Proxy {
+        self.proxy
+    }
+
     /// Returns the module's counts.
     pub fn counts(&self) -> Counts {
         Counts(self.counts.clone())

@@ -468,6 +468,11 @@ impl Proxy {
         self.child.id()
     }
 
+    /// Returns the settings file that the proxy was started with.
+    pub fn settings_file(&self) -> &Path {
+        &self.prepared.settings_file
+    }
+
     /// Changes the settings file that the proxy was started with, without a reload.
     pub fn change_settings(&self, change: impl FnOnce(&mut Table)) {
         let file = &self.prepared.settings_file;

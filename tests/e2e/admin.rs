@@ -1,6 +1,11 @@
 //! The admin listener: access, contents, and no effect on calls.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::{AlertDescription, ClientConfig};
 
 use crate::common::certificates::ClientIdentity;
 use crate::common::{Connection, Proxy, Response, Setup, xks};
@@ -86,19 +91,81 @@ fn hostile_requests() {
     assert_eq!(proxy.admin_get("/livez").status, 200);
 }
 
-/// Connections that occupy all of its threads delay other monitoring by some seconds, and no call.
+/// Asserts that the listener answers at once, whatever other connections do.
+fn assert_quick(proxy: &Proxy) {
+    for path in ["/readyz", "/livez", "/metrics"] {
+        let begun = Instant::now();
+        assert_eq!(proxy.admin_get(path).status, 200);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{path}: {:?}", begun.elapsed());
+    }
+}
+
+/// Connections that say nothing delay neither monitoring nor calls, however many there are, and are
+/// closed after half a second.
 #[test]
 fn connections_that_say_nothing() {
     let proxy = watched().start();
     let client = proxy.client();
     let silent: Vec<TcpStream> =
-        (0..64).map(|_| TcpStream::connect(proxy.admin()).unwrap()).collect();
+        (0..200).map(|_| TcpStream::connect(proxy.admin()).unwrap()).collect();
+    assert_quick(&proxy);
     for _ in 0..20 {
         client.call("keys/foo/encrypt", &xks::encrypt(b"undisturbed", None)).ok();
     }
     assert_eq!(proxy.get("/readyz").status, 200);
-    drop(silent);
-    assert_eq!(proxy.admin_get("/livez").status, 200);
+    for mut silent in silent {
+        // Well before the limit of five seconds that applies to the whole of a connection.
+        silent.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        assert!(matches!(silent.read(&mut [0]), Ok(0)), "it is closed");
+    }
+}
+
+/// Nor do those that stop half way: in a request, in a TLS handshake, or after their answer.
+#[test]
+fn connections_that_never_end() {
+    let (plain, with_tls) = (watched().start(), watched_by_tls());
+    for begun in ["G", "GET /livez HTTP/1.1\r\n", "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+    {
+        let stopped: Vec<TcpStream> = (0..200)
+            .map(|_| {
+                let mut socket = TcpStream::connect(plain.admin()).unwrap();
+                // Earlier ones have been closed to make room.
+                let _ = socket.write_all(begun.as_bytes());
+                socket
+            })
+            .collect();
+        assert_quick(&plain);
+        drop(stopped);
+    }
+    let stopped: Vec<TcpStream> = (0..200)
+        .map(|_| {
+            let mut socket = TcpStream::connect(with_tls.admin()).unwrap();
+            let _ = socket.write_all(b"\x16\x03\x01\x02\x00\x01");
+            socket
+        })
+        .collect();
+    let begun = Instant::now();
+    let tls = with_tls.tls_config(Some(ClientIdentity::Right));
+    let mut connection = Connection::open(with_tls.admin(), Some(&tls)).unwrap();
+    connection.send(b"GET /readyz HTTP/1.1\r\nHost: xks.example.com\r\n\r\n").unwrap();
+    assert_eq!(connection.receive().unwrap().status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    drop(stopped);
+}
+
+/// Peers that do not take their answers hold up nobody, and few of their answers are kept.
+#[test]
+fn answers_that_nobody_takes() {
+    let proxy = watched().start();
+    let stopped: Vec<Connection> = (0..100)
+        .map(|_| {
+            let mut connection = Connection::open_small(proxy.admin(), None).unwrap();
+            connection.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            connection
+        })
+        .collect();
+    assert_quick(&proxy);
+    drop(stopped);
 }
 
 /// While draining, it reports that the proxy is not ready and still serves status and metrics.
@@ -116,9 +183,8 @@ fn draining() {
     );
 }
 
-/// With TLS and a client CA, clients without a certificate of that CA get nothing.
-#[test]
-fn tls_with_client_certificates() {
+/// Starts a proxy whose admin listener has TLS and requires client certificates.
+fn watched_by_tls() -> Proxy {
     let mut prepared = watched().prepare();
     let file = |name: &str| prepared.certificates.path(name).to_str().unwrap().to_owned();
     let members = format!(
@@ -132,7 +198,13 @@ fn tls_with_client_certificates() {
     let text = text.replace("[admin]\n", &format!("[admin]\n{members}"));
     std::fs::write(&prepared.settings_file, text).unwrap();
     prepared.env("RUST_BACKTRACE", "1");
-    let proxy = prepared.start();
+    prepared.start()
+}
+
+/// With TLS and a client CA, clients without a certificate of that CA get nothing.
+#[test]
+fn tls_with_client_certificates() {
+    let proxy = watched_by_tls();
     let get = |identity| -> std::io::Result<Response> {
         let tls = proxy.tls_config(identity);
         let mut connection = Connection::open(proxy.admin(), Some(&tls))?;
@@ -149,6 +221,14 @@ fn tls_with_client_certificates() {
     for identity in [None, Some(ClientIdentity::WrongAuthority), Some(ClientIdentity::Expired)] {
         assert!(get(identity).is_err(), "{identity:?}");
     }
+    // Each gets the alert with the reason, though other records precede it.
+    let mut config = ClientConfig::clone(&proxy.tls_config(Some(ClientIdentity::Right)));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let refused = Connection::open(proxy.admin(), Some(&Arc::new(config))).map(|_| ());
+    let error = refused.unwrap_err();
+    let alert = error.get_ref().and_then(|error| error.downcast_ref());
+    let expected = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
+    assert_eq!(alert, Some(&expected), "{error:?}");
     // Plain HTTP gets no answer.
     let mut plain = Connection::open(proxy.admin(), None).unwrap();
     plain.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();

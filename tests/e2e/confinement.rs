@@ -146,3 +146,36 @@ fn strict_file_permissions() {
     assert_eq!(status.code(), Some(78), "{log}");
     assert!(log.contains("can be read by everyone") && log.contains("chmod"), "{log}");
 }
+
+/// A PIN that was written in place of its file's name appears neither in what `check` and `reload`
+/// print nor in the log after SIGHUP nor in /status.json, which needs no authentication.
+#[test]
+fn a_secret_in_place_of_a_file_name() {
+    const PIN: &str = "hush-4711-hush";
+    let mut proxy = Setup::new().set("admin.port", 0).start();
+    proxy.change_settings(|table| {
+        let pkcs11 = table["pkcs11"].as_table_mut().unwrap();
+        pkcs11.remove("user_pin").unwrap();
+        pkcs11.insert("user_pin_file".to_owned(), PIN.into());
+    });
+    let settings_file = proxy.settings_file().to_str().unwrap().to_owned();
+    let (code, checked) = proxy.run(&["check", &settings_file]);
+    assert_eq!(code, Some(78), "{checked}");
+    let (_, reloaded) = proxy.reload();
+    proxy.signal("HUP");
+    proxy.wait_for("the new settings to be refused", |proxy| {
+        proxy.log().contains("the new settings are refused")
+    });
+    let status = String::from_utf8(proxy.admin_get("/status.json").body).unwrap();
+    let log = proxy.log();
+    let texts = [("check", checked), ("reload", reloaded), ("log", log), ("/status.json", status)];
+    let leaks = texts.iter().filter(|(_, text)| {
+        !text.contains("user_pin_file: (not shown) cannot be read") || text.contains("4711")
+    });
+    let excerpt = |(place, text): &(&str, String)| {
+        let from = text.find("pkcs11.user_pin_file").unwrap_or(0);
+        format!("{place}: {}", text[from..].chars().take(80).collect::<String>())
+    };
+    let leaks: Vec<String> = leaks.map(excerpt).collect();
+    assert!(leaks.is_empty(), "{leaks:#?}");
+}

@@ -61,6 +61,14 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Outcome)> {
     case("absolute-form", &["GET http://h/ping HTTP/1.1\r\nHost: h\r\n\r\n"], Answered(200));
     case("absolute-form, no path", &["GET http://h HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
     case("absolute-form, no host", &["GET http:///ping HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
+    case(
+        "absolute-form, query",
+        &["GET http://a?x/ping HTTP/1.1\r\nHost: h\r\n\r\n"],
+        Refused(400),
+    );
+    case("absolute-form, #", &["GET http://a#x/ping HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
+    case("absolute-form, user", &["GET http://u@h/ping HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
+    case("absolute-form, port", &["GET http://h:x/ping HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
     case("another scheme", &["GET ftp://h/ping HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
     case("no slash", &["GET ping HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
     case("fragment", &["GET /ping#x HTTP/1.1\r\nHost: h\r\n\r\n"], Refused(400));
@@ -80,6 +88,17 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Outcome)> {
     case("two Hosts", &[GET, "Host: other\r\n\r\n"], Refused(400));
     case("two equal Hosts", &[GET, "Host: h\r\n\r\n"], Refused(400));
     case("space before the colon", &[GET, "A : b\r\n\r\n"], Refused(400));
+    case("Host with a space", &["GET /ping HTTP/1.1\r\nHost: a b\r\n\r\n"], Refused(400));
+    case("Host with a slash", &["GET /ping HTTP/1.1\r\nHost: a/b\r\n\r\n"], Refused(400));
+    case("Host with a user", &["GET /ping HTTP/1.1\r\nHost: a@b\r\n\r\n"], Refused(400));
+    case(
+        "Host without a port's number",
+        &["GET /ping HTTP/1.1\r\nHost: a:b\r\n\r\n"],
+        Refused(400),
+    );
+    case("Host in HTTP/1.0", &["GET /ping HTTP/1.0\r\nHost: a b\r\n\r\n"], Refused(400));
+    case("empty Host", &["GET /ping HTTP/1.1\r\nHost:\r\n\r\n"], Answered(200));
+    case("Host by address", &["GET /ping HTTP/1.1\r\nHost: [::1]:80\r\n\r\n"], Answered(200));
     case("obsolete folding", &[GET, "A: b\r\n c\r\n\r\n"], Refused(400));
     case("folding by tab", &[GET, "A: b\r\n\tc\r\n\r\n"], Refused(400));
     case("folding in the first field", &["GET /ping HTTP/1.1\r\n Host: h\r\n\r\n"], Refused(400));
@@ -244,7 +263,7 @@ fn hostile_exchanges() {
     let proxy = Setup::new().start();
     let client = proxy.client();
     let cases = cases();
-    assert_eq!(cases.len(), 117, "what the documentation says");
+    assert_eq!(cases.len(), 128, "what the documentation says");
     for (what, bytes, outcome) in &cases {
         assert_outcome(&client, what, bytes, outcome);
         client.call("health", &xks::health()).ok();
@@ -259,5 +278,30 @@ fn hostile_exchanges_in_tls() {
     for (what, bytes, outcome) in cases().iter().step_by(5) {
         assert_outcome(&client, what, bytes, outcome);
         client.call("health", &xks::health()).ok();
+    }
+}
+
+/// A head or chunk whose lines end in a lone LF or CR never gets to its empty line, so it is refused
+/// before the peer sends more.
+#[test]
+fn lone_line_ends_are_refused_at_once() {
+    let proxy = Setup::new()
+        .set("limits.head_timeout_milli", 60_000)
+        .set("limits.body_timeout_milli", 60_000)
+        .start();
+    let chunked = format!("{POST}Transfer-Encoding: chunked\r\n\r\n");
+    for bytes in [
+        "GET /ping HTTP/1.1\nHost: h\n\n",
+        "GET /ping HTTP/1.1\rHost: h\r\r",
+        "\n",
+        &format!("{GET}\n"),
+        &format!("{chunked}1\n"),
+        &format!("{chunked}1\rx"),
+        &format!("{chunked}0\r\nA: b\n"),
+    ] {
+        let mut connection = proxy.client().connect();
+        connection.send(bytes.as_bytes()).unwrap();
+        let response = connection.receive().unwrap_or_else(|error| panic!("{bytes:?}: {error}"));
+        assert_eq!((response.status, response.header("connection")), (400, Some("close")));
     }
 }

@@ -47,4 +47,5 @@ mod status_page;
 mod stores;
 mod tls;
 mod upgrade;
+mod versions;
 mod witnesses;

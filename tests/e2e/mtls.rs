@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::version::{TLS12, TLS13};
-use rustls::{AlertDescription, ClientConfig};
+use rustls::{AlertDescription, ClientConfig, HandshakeKind};
 
 use crate::common::certificates::ClientIdentity;
 use crate::common::{Connection, Proxy, Response, Setup, xks};
@@ -26,10 +26,27 @@ fn right_client() {
     for identity in [ClientIdentity::Right, ClientIdentity::CommonNameOnly] {
         for version in [&TLS12, &TLS13] {
             let tls = proxy.certificates().client_config(Some(identity), &[version], |_| {});
-            // The second connection resumes the session, and must work as well.
             for _ in 0..2 {
                 health(&proxy, Arc::clone(&tls)).unwrap().ok();
             }
+        }
+    }
+}
+
+/// A resumed session would not show its certificate again, so none is resumed.
+#[test]
+fn the_certificate_is_verified_each_time() {
+    let proxy = Setup::new().mtls().start();
+    for version in [&TLS12, &TLS13] {
+        let identity = Some(ClientIdentity::Right);
+        let mut client = proxy.client();
+        client.tls = Some(proxy.certificates().client_config(identity, &[version], |_| {}));
+        for _ in 0..3 {
+            let mut connection = client.connect();
+            client.send(&mut connection, "health", xks::health().to_string().as_bytes());
+            connection.receive().unwrap().ok();
+            let kind = connection.tls().handshake_kind();
+            assert_eq!(kind, Some(HandshakeKind::Full), "{version:?}");
         }
     }
 }

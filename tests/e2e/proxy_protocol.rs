@@ -1,10 +1,12 @@
 //! The PROXY protocol (version 2) from configured peers.
 
 use std::io::Write as _;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 
 use toml::Value;
 
+use crate::common::proxy::free_port;
+use crate::common::settings::set;
 use crate::common::{Client, Connection, Proxy, Response, Setup, xks};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -180,4 +182,98 @@ fn ping_port() {
         connection.send(b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
         assert_eq!(connection.receive().unwrap().status, 200);
     }
+}
+
+/// The steps of the documentation: with headers accepted, then sent, then required, each step by a
+/// reload, no connection is refused, and header addresses count only after the last.
+#[test]
+fn a_change_over() {
+    for setup in [Setup::new(), Setup::new().tls()] {
+        let mut proxy = setup
+            .set("limits.max_connections_per_address", 3)
+            .set("admin.port", free_port())
+            .set("server.pid_file", "proxy.pid")
+            .start();
+        let client = proxy.client();
+        let with = |last| open(&client, &header([192, 0, 2, last], 1));
+        let answers = |connection: std::io::Result<Connection>| {
+            connection.and_then(|mut connection| call(&client, &mut connection)).unwrap().ok()
+        };
+        let mut before = open(&client, b"").unwrap();
+        call(&client, &mut before).unwrap().ok();
+
+        let networks = vec![Value::from("::ffff:127.0.0.0/104")];
+        proxy.change_settings(|settings| {
+            set(settings, "server.proxy_protocol_from", networks.clone());
+            set(settings, "server.proxy_protocol", "accept");
+        });
+        assert_eq!(proxy.reload().0, Some(0));
+        call(&client, &mut before).unwrap().ok();
+        answers(open(&client, b""));
+        for last in 1..9 {
+            answers(with(last));
+        }
+        let log = proxy.log_with("server.proxy_protocol");
+        assert!(log.contains("change-over") && !log.contains("192.0.2."), "{log}");
+        // The limit is that of the load balancer's address, whatever addresses the headers have.
+        let held: Vec<_> = (1..3).map(|last| with(last).unwrap()).collect();
+        proxy.wait_for("the limit", |_| {
+            with(9).and_then(|mut connection| call(&client, &mut connection)).is_err()
+        });
+        drop(held);
+        // A header must still be a valid one.
+        assert_refused(&proxy, b"PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\n");
+        let count = |proxy: &Proxy, header: &str| {
+            let text = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
+            let name =
+                format!("xks_proxy_connections_by_proxy_header_total{{header=\"{header}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse::<u32>().unwrap()
+        };
+        assert_eq!(count(&proxy, "absent"), 1);
+        assert!(count(&proxy, "present") >= 8);
+
+        proxy.change_settings(|settings| set(settings, "server.proxy_protocol", "require"));
+        assert_eq!(proxy.reload().0, Some(0));
+        call(&client, &mut before).unwrap().ok();
+        answers(with(77));
+        proxy.wait_for("the client's address", |proxy| proxy.log().contains("peer=192.0.2.77"));
+        assert_refused(&proxy, b"");
+    }
+}
+
+/// Peers whose IPv4 address the kernel maps into IPv6 are logged by their IPv4 address, and a network
+/// of mapped addresses is the IPv4 network.
+#[test]
+fn mapped_addresses_are_ipv4() {
+    let networks = vec![Value::from("::ffff:127.0.0.0/104")];
+    let setup = Setup::new().set("server.ip", "::").set("server.proxy_protocol_from", networks);
+    let mut proxy = setup.start();
+    let mut client = proxy.client();
+    client.address = (Ipv4Addr::LOCALHOST, client.address.port()).into();
+    let mut connection = open(&client, &local()).unwrap();
+    call(&client, &mut connection).unwrap().ok();
+    proxy.wait_for("the peer's address", |proxy| proxy.log().contains("peer=127.0.0.1"));
+    let mut connection = open(&client, &header([192, 0, 2, 77], 1)).unwrap();
+    call(&client, &mut connection).unwrap().ok();
+    proxy.wait_for("the client's address", |proxy| proxy.log().contains("peer=192.0.2.77"));
+    assert!(!proxy.log().contains("peer=::ffff"), "{}", proxy.log());
+}
+
+/// The checksum of a header is verified if it has one, and its additional fields must be whole.
+#[test]
+fn additional_fields() {
+    let proxy = setup().start();
+    let client = proxy.client();
+    let with = |tlvs: &[u8]| {
+        let mut header = [SIGNATURE, &[0x21, 0x11, 0, 12]].concat();
+        header[15] += u8::try_from(tlvs.len()).unwrap();
+        header.extend([192, 0, 2, 7, 198, 51, 100, 1, 0xd9, 0x03, 0x01, 0xbb]);
+        header.extend(tlvs);
+        header
+    };
+    // The sum was computed by another program.
+    let mut connection = open(&client, &with(&[3, 0, 4, 0xee, 0x9b, 0x62, 0x41])).unwrap();
+    call(&client, &mut connection).unwrap().ok();
+    assert_refused(&proxy, &with(&[3, 0, 4, 1, 2, 3, 4]));
+    assert_refused(&proxy, &with(&[0xea, 0, 6, 1, b'v', b'p', b'c', b'e']));
 }

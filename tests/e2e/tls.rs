@@ -1,8 +1,13 @@
 //! TLS: versions, suites, groups, resumption (XKS specification, TLS).
 
+use std::sync::Arc;
+
 use rustls::crypto::CryptoProvider;
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion, SupportedProtocolVersion};
+use rustls::{
+    AlertDescription, CipherSuite, ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion,
+    SupportedProtocolVersion,
+};
 
 use crate::common::{Connection, Proxy, Setup, xks};
 
@@ -80,6 +85,25 @@ fn key_exchange() {
             };
             assert_eq!(negotiated(&proxy, version, only).unwrap().2, wanted);
         }
+    }
+}
+
+/// A client that speaks another protocol learns why it is refused: the alert can be read, although
+/// with TLS 1.3 it follows a ServerHello.
+#[test]
+fn other_protocols() {
+    let proxy = Setup::new().tls().start();
+    for version in [&TLS12, &TLS13] {
+        let config = proxy.certificates().client_config(None, &[version], |_| {});
+        let mut config = ClientConfig::clone(&config);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let error = match Connection::open(proxy.api, Some(&Arc::new(config))) {
+            Err(error) => error,
+            Ok(_) => panic!("{version:?}"),
+        };
+        let alert = error.get_ref().and_then(|error| error.downcast_ref());
+        let expected = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
+        assert_eq!(alert, Some(&expected), "{version:?}: {error:?}");
     }
 }
 

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::load::Load;
+use crate::common::interposed::Interposed;
 use crate::common::proxy::Prepared;
 use crate::common::{Connection, Proxy, Setup, tools, xks};
 
@@ -98,6 +99,28 @@ fn under_load() {
     assert!(Connection::open(proxy.0.api, None).is_err(), "the last one closes the sockets");
     // All five processes wrote one continuous audit log, one after the other.
     super::audit::assert_one_log(proxy.0.directory(), 5, answered);
+}
+
+/// A module that opens descriptors without O_CLOEXEC: the new process has those of its own module
+/// and none of the old one's, whose connection to the HSM they may be.
+#[test]
+fn descriptors_of_the_module() {
+    let proxy = Interposed::with(setup(), "[odd]\nleaves_open = true\n");
+    let proxy = Generations(proxy.into_proxy());
+    let left_open = || {
+        let listed = fs::read_dir(format!("/proc/{}/fd", proxy.newest())).unwrap();
+        let targets = listed.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        targets.filter(|target| target == Path::new("/dev/zero")).count()
+    };
+    assert_eq!(left_open(), 1);
+    let counts: Vec<usize> = (1..=3)
+        .map(|nth| {
+            proxy.upgrade(nth);
+            left_open()
+        })
+        .collect();
+    assert_eq!(counts, [1, 1, 1], "after each upgrade");
+    proxy.0.client().call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
 }
 
 /// The new process has a different number of event loops: all sockets still accept connections.

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use crate::run::{Run, is_of_time, probe, run};
 use crate::stand_in::StandIn;
 
-/// Checks that plain HTTP on the loopback address cannot trigger: `tls.rs` and unit tests cover
-/// them.
-const ELSEWHERE: [&str; 13] = [
+/// Checks that plain HTTP on the loopback address cannot trigger, or not alone: `tls.rs`,
+/// `earlier.rs` and unit tests cover them.
+const ELSEWHERE: [&str; 14] = [
     "uri.endpoint",
     "network.round-trip",
     "tls.https",
@@ -19,6 +19,7 @@ const ELSEWHERE: [&str; 13] = [
     "tls.key",
     "mtls.required",
     "mtls.stranger",
+    "decrypt.earlier",
     // Its warning is due to the keys of the stand-in, without a fault.
     "metadata.usable-other",
     // Reported as an error of the first key too; see below.

@@ -8,6 +8,7 @@ mod common;
 
 mod arguments;
 mod broken;
+mod earlier;
 mod metadata;
 mod ours;
 mod output;

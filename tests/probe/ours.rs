@@ -57,6 +57,37 @@ fn with_ciphertext_metadata() {
     }
 }
 
+/// The tag of a version is metadata too. A changed number is that of a version which the key does
+/// not have.
+#[test]
+fn with_versions() {
+    let keys: toml::Table = format!(
+        "keys = [{{ id = {0:?}, versions = [{{ label = {0:?} }}, {{ version = 2, label = {1:?} }}], \
+         encrypt_with = 2 }}]",
+        token::FULL.label,
+        token::SECOND.label
+    )
+    .parse()
+    .unwrap();
+    let others = [token::ENCRYPT_ONLY, token::DECRYPT_ONLY, token::IMPOTENT];
+    let proxy = Setup::new()
+        .set_in_store(0, "xks_key_id_set", others.map(|key| key.label).to_vec())
+        .set_in_store(0, "keys", keys["keys"].clone())
+        .start();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ciphertexts");
+    let more = ["--insecure-http", "--ciphertexts", file.to_str().unwrap()];
+    for _ in 0..2 {
+        let run = probe_ours(&proxy, "127.0.0.1", "http", &more);
+        assert_clean(&run, &["tls.https"]);
+        let came = run.came("binding.other-metadata");
+        assert_eq!(came, "8 tried: InvalidCiphertextException, InternalException");
+    }
+    // The tag of version 2.
+    let kept = std::fs::read_to_string(file).unwrap();
+    assert!(kept.contains(r#""ciphertextMetadata":"AGsAAAAC""#), "{kept}");
+}
+
 /// One of each byte, and a byte more and less where that is possible.
 fn alterations(bytes: usize) -> usize {
     bytes + usize::from(bytes < 20) + usize::from(bytes > 1)

@@ -106,6 +106,21 @@ fn there_is_no_room_while_an_answer_is_pending() {
     assert_eq!((rig.inbox.len(), rig.responses().len()), (0, 1));
 }
 
+/// A head whose lines end in a lone LF or CR has no end to wait for: it is refused at once, wherever
+/// the network split it.
+#[test]
+fn lone_line_ends_are_refused_at_once() {
+    for head in ["GET /ping HTTP/1.1\nHost: a\n\n", "GET /ping HTTP/1.1\rHost: a\r\r", "\r\n\n"] {
+        for piece in [1, 7, 100] {
+            let mut rig = Rig::usual();
+            rig.send_in_pieces(head.as_bytes(), piece);
+            let answers = rig.responses();
+            assert_eq!(answers.len(), 1, "{head:?}");
+            assert!(answers[0].status == 400 && answers[0].closes() && rig.is_closed());
+        }
+    }
+}
+
 /// RFC 9110, 10.1.1: a client that expects 100 Continue gets it once the head is accepted, unless
 /// the body has already begun, the version is HTTP/1.0, or the head is refused.
 #[test]

@@ -44,23 +44,23 @@ fn mistakes_with_secret_files() {
     let pin_file = "pkcs11.user_pin_file";
     let key_file = "external_key_stores[0].sigv4_secret_access_key_file";
     let right = format!("{SECRET}\n");
-    let mut cases = vec![
-        (with_files(&place, "", &right), pin_file, "empty"),
-        (with_files(&place, "\n", &right), pin_file, "empty"),
-        (with_files(&place, &format!("{PIN}\n\n"), &right), pin_file, "more than one line"),
-        (with_files(&place, &"1".repeat(5000), &right), pin_file, "larger than 4096"),
-    ];
-    // Each case reads the files as they are at the time of loading, so one at a time.
-    for (text, member, problem) in cases.drain(..) {
-        let contents = match problem {
-            "empty" => "\n".to_owned(),
-            "more than one line" => format!("{PIN}\n\n"),
-            _ => "1".repeat(5000),
-        };
-        place.write("pin", contents);
-        let findings = place.load(&text).unwrap_err();
+    for (pin, secret, member, problem) in [
+        ("", right.as_str(), pin_file, "is empty"),
+        ("\n", &right, pin_file, "is empty"),
+        (&format!("{PIN}\n\n"), &right, pin_file, "more than one line"),
+        (&"1".repeat(5000), &right, pin_file, "larger than 4096"),
+        // Each of these would have cost one of few attempts at the PIN.
+        ("\u{feff}hush-4711\n", &right, pin_file, "byte order mark"),
+        ("hush\u{feff}-4711", &right, pin_file, "byte order mark"),
+        ("h\0u\0s\0h\0\n\0", &right, pin_file, "NUL"),
+        (PIN, &format!("\u{feff}{SECRET}"), key_file, "byte order mark"),
+        (PIN, &format!("{SECRET}\0"), key_file, "NUL"),
+    ] {
+        let findings = place.load(&with_files(&place, pin, secret)).unwrap_err();
         let found = mistakes(&findings);
-        assert_eq!(found.len(), 1, "{findings:#?}");
+        // Both stores name the same file.
+        let stores = if member == key_file { 2 } else { 1 };
+        assert_eq!(found.len(), stores, "{findings:#?}");
         assert_eq!(found[0].member, member);
         assert!(found[0].problem.contains(problem), "{}", found[0]);
     }
@@ -117,19 +117,7 @@ fn both_forms_are_a_mistake() {
 fn files_that_others_can_read() {
     let place = Place::new();
     let (cert, key) = self_signed(&["xks.example.com"]).write(&place, "server");
-    let tls = format!(
-        "[tls]\ntls_cert_pem = {}\ntls_key_pem = {}\n[pkcs11]\n",
-        quoted(&cert),
-        quoted(&key)
-    );
-    let with_tls = |text: &str| {
-        text.replacen("[pkcs11]\n", &tls, 1).replacen(
-            "is_tls_enabled = false",
-            "is_tls_enabled = true",
-            1,
-        )
-    };
-    let apart = with_tls(&with_files(&place, PIN, SECRET));
+    let apart = with_tls(&with_files(&place, PIN, SECRET), &cert, &key);
     let with = |text: &str, is_strict: bool| {
         let strict = format!("strict_file_permissions = {is_strict}\nis_tls_enabled");
         text.replacen("is_tls_enabled", &strict, 1)
@@ -217,4 +205,117 @@ fn landlock_paths() {
         place.load(&with("landlock = true\nlandlock_read = [\"/no/such/path\"]")).unwrap_err();
     let found = mistakes(&findings);
     assert_eq!((found.len(), found[0].member.as_str()), (1, "security.landlock_read[0]"));
+}
+
+/// The same in the settings themselves, where an editor may have left it.
+#[test]
+fn characters_that_no_secret_has() {
+    let place = Place::new();
+    for (escape, problem) in [("\\uFEFF", "byte order mark"), ("\\u0000", "NUL")] {
+        let inline = [
+            ("user_pin = \"", "pkcs11.user_pin"),
+            ("sigv4_secret_access_key = \"", "external_key_stores[0].sigv4_secret_access_key"),
+        ];
+        for (before, member) in inline {
+            let text = edited(before, &format!("{before}{escape}"));
+            let findings = place.load(&text).unwrap_err();
+            let found = mistakes(&findings);
+            assert_eq!((found.len(), found[0].member.as_str()), (1, member), "{findings:#?}");
+            assert!(found[0].problem.contains(problem), "{}", found[0]);
+        }
+    }
+}
+
+/// The parser would skip the first certificate of such a file.
+#[test]
+fn a_byte_order_mark_before_a_certificate() {
+    let place = Place::new();
+    let (cert, key) = self_signed(&["xks.example.com"]).write(&place, "server");
+    let text = std::fs::read_to_string(&cert).unwrap();
+    std::fs::write(&cert, format!("\u{feff}{text}{text}")).unwrap();
+    let findings = place.load(&with_tls(RIGHT, &cert, &key)).unwrap_err();
+    let found = mistakes(&findings);
+    assert_eq!((found.len(), found[0].member.as_str()), (1, "tls.tls_cert_pem"), "{findings:#?}");
+    assert!(found[0].problem.contains("byte order mark"), "{}", found[0]);
+}
+
+/// Files that others can change, or replace because they can change a directory on the way: with
+/// `strict_file_permissions` a mistake, whatever the file is for.
+#[test]
+fn files_that_others_can_change_or_replace() {
+    let place = Place::new();
+    let strict = "strict_file_permissions = true\nis_tls_enabled";
+    let (cert, key) = self_signed(&["xks.example.com"]).write(&place, "server");
+    let text = with_tls(&with_files(&place, PIN, SECRET), &cert, &key);
+    let (ca, _) = self_signed(&["ca.example.com"]).write(&place, "ca");
+    let policy = place.write("policy.cedar", "permit (principal, action, resource);");
+    let text = text
+        .replacen("is_tls_enabled", strict, 1)
+        .replacen("is_mtls_enabled = false", "is_mtls_enabled = true", 1)
+        .replacen("[tls]\n", &format!("[tls]\nmtls_client_ca_pem = {}\n", quoted(&ca)), 1)
+        .replacen("[security]\n", "[security]\nsecondary_auth = \"Cedar\"\n", 1)
+        .replacen(
+            "[tls]",
+            &format!("[security.cedar]\npolicy_file = {}\n[tls]", quoted(&policy)),
+            1,
+        );
+    let admin = format!(
+        "{text}\n[admin]\nport = 9\ntls_cert_pem = {}\ntls_key_pem = {}\nclient_ca_pem = {}\n",
+        quoted(&cert),
+        quoted(&key),
+        quoted(&ca)
+    );
+    let (_, findings) = place.load(&admin).unwrap();
+    let is_exposed = |it: &xks_proxy::settings::Finding| it.problem.contains("other users");
+    assert!(!findings.iter().any(is_exposed), "{findings:#?}");
+    let set = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    let module = place.module();
+    for (file, members) in [
+        (&module, &["pkcs11.PKCS11_HSM_MODULE"][..]),
+        (&cert, &["tls.tls_cert_pem", "admin.tls_cert_pem"]),
+        (&ca, &["tls.mtls_client_ca_pem", "admin.client_ca_pem"]),
+        (&policy, &["security.cedar.policy_file"]),
+    ] {
+        for mode in [0o664, 0o646] {
+            set(file.as_ref(), mode);
+            let findings = place.load(&admin).unwrap_err();
+            let found = mistakes(&findings);
+            let named: Vec<_> = found.iter().map(|it| it.member.as_str()).collect();
+            assert_eq!(named, members, "{findings:#?}");
+            assert!(found.iter().all(|it| it.problem.contains("changed by other")), "{found:#?}");
+        }
+        set(file.as_ref(), 0o600);
+    }
+    // The directory of all of them: reported once, unless it is sticky.
+    let directory = place.path("");
+    for (mode, mistakes_expected) in [(0o770, 1), (0o707, 1), (0o1777, 0), (0o755, 0)] {
+        set(&directory, mode);
+        let findings = match place.load(&admin) {
+            Ok((_, findings)) | Err(findings) => findings,
+        };
+        let found = mistakes(&findings);
+        assert_eq!(found.len(), mistakes_expected, "{mode:o} {findings:#?}");
+        for finding in found {
+            assert!(finding.problem.contains("can be replaced by other users"), "{finding}");
+        }
+    }
+    // Without the switch, a warning.
+    set(&directory, 0o777);
+    let lax = admin.replacen("strict_file_permissions = true", "", 1);
+    let (_, findings) = place.load(&lax).unwrap();
+    let warnings = findings.iter().filter(|it| it.severity == Severity::Warning && is_exposed(it));
+    assert_eq!(warnings.count(), 1, "{findings:#?}");
+}
+
+/// The text with TLS on, and these files.
+fn with_tls(text: &str, cert: &str, key: &str) -> String {
+    let tls = format!(
+        "[tls]\ntls_cert_pem = {}\ntls_key_pem = {}\n[pkcs11]\n",
+        quoted(cert),
+        quoted(key)
+    );
+    let on = text.replacen("is_tls_enabled = false", "is_tls_enabled = true", 1);
+    on.replacen("[pkcs11]\n", &tls, 1)
 }

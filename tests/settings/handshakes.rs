@@ -2,11 +2,13 @@
 
 use std::io::Cursor;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
 use rustls::{
     AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, Error, HandshakeKind,
     ProtocolVersion, ServerConfig, ServerConnection, SignatureScheme, SupportedCipherSuite,
@@ -188,6 +190,48 @@ fn groups_alpn_and_resumption() {
         assert_eq!(again.handshake_kind(), Some(HandshakeKind::Resumed), "{version:?}");
     }
     assert_eq!(server.max_early_data_size, 0);
+}
+
+/// The time, as the server is to believe it.
+#[derive(Debug)]
+struct At(u64);
+
+impl TimeProvider for At {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0)))
+    }
+}
+
+/// A client certificate that has expired since the first connection is refused at the next: neither
+/// a ticket nor a session id takes its place.
+#[test]
+fn an_expired_client_certificate_is_no_longer_accepted() {
+    const EXPIRY: u64 = 1_893_456_000; // 2030-01-01
+    let place = Place::new();
+    let ca = authority("the CA");
+    let (ca_file, _) = ca.write(&place, "ca");
+    let server = server(&format!("mtls_client_ca_pem = \"{ca_file}\"\n"));
+    let at = |secs| {
+        let mut config = ServerConfig::clone(&server);
+        config.time_provider = Arc::new(At(secs));
+        Arc::new(config)
+    };
+    let mut params = params(&[NAME], NAME);
+    params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+    let identity = ca.issue(params);
+    for version in [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2] {
+        let mut suites = Offer::default().suites;
+        suites.retain(|suite| suite.version().version == version);
+        let offer = Offer { suites, identity: Some(&identity), ..Offer::default() };
+        let client = offer.config();
+        for _ in 0..2 {
+            let connected = connect(&at(EXPIRY - 60), &client).unwrap();
+            assert_eq!(connected.handshake_kind(), Some(HandshakeKind::Full), "{version:?}");
+            assert_eq!(connected.tls13_tickets_received(), 0);
+        }
+        let result = connect(&at(EXPIRY + 60), &client).map(|_| ());
+        assert!(matches!(result, Err(Error::AlertReceived(_))), "{version:?}: {result:?}");
+    }
 }
 
 /// The name may be a DNS name or the common name; another name, another CA or no certificate ends

@@ -26,6 +26,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use xks_proxy::server::config::ProxyProtocol;
 use xks_proxy::settings::{Finding, Settings, Severity, load};
 
 const PIN: &str = "hush-4711";
@@ -210,6 +211,23 @@ fn the_service_has_the_stores_and_labels() {
         server.proxy_protocol_from.iter().any(|it| it.contains(address.parse().unwrap()))
     };
     assert!(contains("10.1.2.3") && contains("2001:db8::1") && !contains("11.1.2.3"));
+    assert_eq!(server.proxy_protocol, ProxyProtocol::Require);
+}
+
+/// An IPv4 address mapped into IPv6 is that IPv4 address, for a listener and for a network.
+#[test]
+fn mapped_addresses() {
+    let text = edited("ip = \"0.0.0.0\"", "ip = \"::ffff:127.0.0.1\"")
+        .replace("\"10.0.0.0/8\"", "\"::ffff:10.0.0.0/104\"")
+        + "[admin]\nip = \"::ffff:127.0.0.1\"\nport = 9443\n";
+    let (settings, _) = Place::new().load(&text).unwrap();
+    let server = settings.server_config();
+    assert_eq!(server.ip, std::net::Ipv4Addr::LOCALHOST);
+    assert_eq!(settings.admin.unwrap().address.to_string(), "127.0.0.1:9443");
+    let is_listed = |address: &str| {
+        server.proxy_protocol_from.iter().any(|it| it.contains(address.parse().unwrap()))
+    };
+    assert!(is_listed("10.1.2.3") && is_listed("::ffff:10.1.2.3") && !is_listed("11.1.2.3"));
 }
 
 /// Each store has its own limits, and they are enforced.

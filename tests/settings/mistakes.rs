@@ -56,6 +56,9 @@ const CASES: &[Case] = &[
     case(("[server.tcp_keepalive]", "[[server.tcp_keepalive]]"), "[[server", "server.tcp_keepalive", "list", "[server.tcp_keepalive]"),
     case(("\"10.0.0.0/8\"", "\"10.0.0.1/8\""), "10.0.0.1", "server.proxy_protocol_from[0]", "10.0.0.1/8", "first address"),
     case(("\"2001:db8::/32\"", "\"lb.example.com\""), "lb.ex", "server.proxy_protocol_from[1]", "not a network", "[\"10.0.0.0/8\"]"),
+    case(("proxy_protocol_from", "proxy_protocol = \"acept\"\nproxy_protocol_from"), "acept", "server.proxy_protocol", "not a valid value", "did you mean accept"),
+    case(("proxy_protocol_from", "proxy_protocol = \"on\"\nproxy_protocol_from"), "\"on\"", "server.proxy_protocol", "not a valid value", "require, accept"),
+    case(("proxy_protocol_from", "proxy_protocol = true\nproxy_protocol_from"), "= true", "server.proxy_protocol", "not a string", "require, accept"),
     case(("[\"10.0.0.0/8\", \"2001:db8::/32\"]", "true"), "= true", "server.proxy_protocol_from", "not a list", "[\"10.0.0.0/8\"]"),
     // [tracing]
     case(("is_stdout_writer_enabled = true\n", ""), "[tracing]", "tracing.is_stdout_writer_enabled", "missing", "true"),

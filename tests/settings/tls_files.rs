@@ -140,16 +140,16 @@ fn what_is_wrong_with_files_is_said() {
     let torn = place.write("torn", &read(&cert)[..200]);
     #[rustfmt::skip]
     let cases = [
-        ("/no/such", key.as_str(), "tls_cert_pem", "/no/such cannot be read", "certificate"),
+        ("/no/such", key.as_str(), "tls_cert_pem", "\"/no/such\" cannot be read", "certificate"),
         ("", &key, "tls_cert_pem", "empty", "certificate"),
-        (&empty, &key, "tls_cert_pem", "empty is empty", "certificate"),
+        (&empty, &key, "tls_cert_pem", "empty\" is empty", "certificate"),
         (&key, &key, "tls_cert_pem", "no CERTIFICATE", "certificate"),
         (&torn, &key, "tls_cert_pem", "not PEM", "certificate"),
         (&not_x509, &key, "tls_cert_pem", "not X.509", "with a new one"),
         (&swapped, &key, "tls_cert_pem", "not the first", "first"),
-        (&cert, "/no/such", "tls_key_pem", "/no/such cannot be read", "private key"),
+        (&cert, "/no/such", "tls_key_pem", "\"/no/such\" cannot be read", "private key"),
         (&cert, &cert, "tls_key_pem", "no PRIVATE KEY", "private key"),
-        (&cert, &empty, "tls_key_pem", "empty is empty", "private key"),
+        (&cert, &empty, "tls_key_pem", "empty\" is empty", "private key"),
         (&cert, &encrypted, "tls_key_pem", "encrypted", "openssl pkey"),
         (&cert, &old_encrypted, "tls_key_pem", "encrypted", "openssl pkey"),
         (&cert, &broken, "tls_key_pem", "not PEM", "private key"),

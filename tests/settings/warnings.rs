@@ -27,6 +27,8 @@ fn warnings_name_the_member_and_the_remedy() {
         ("request_deadline_milli = 180", "request_deadline_milli = 251", "limits.request_deadline_milli", "250 ms", "180"),
         ("\"MODULE\"", "\"libsofthsm2.so\"", "pkcs11.PKCS11_HSM_MODULE", "loader", "full path"),
         ("tcp_keepalive_secs = 60\n", "", "server.tcp_keepalive", "sent only with", "tcp_keepalive_secs"),
+        ("proxy_protocol_from", "proxy_protocol = \"accept\"\nproxy_protocol_from", "server.proxy_protocol", "change-over", "\"require\""),
+        ("proxy_protocol_from = [\"10.0.0.0/8\", \"2001:db8::/32\"]", "proxy_protocol = \"require\"", "server.proxy_protocol", "no effect", "proxy_protocol_from"),
         ("directory = \"/var/local/xks-proxy/logs\"", "directory = \"\"", "tracing.directory", "working directory", "directory"),
         ("\"HushHushHushHushHushHushHushHushHushHushHushHush\"", "\"PleaseReplaceThisWithSomeSecretOfLength43To64\"", "external_key_stores[0].sigv4_secret_access_key", "published", "replace"),
     ];
@@ -93,6 +95,33 @@ fn unknown_members() {
         only(&findings, Severity::Mistake, member);
     }
     assert!(place.load_with(RIGHT, true, &|_| None).is_ok());
+}
+
+/// In `[security]`, and in the sections below it, a name that resembles a known one is a mistake:
+/// what it was meant to switch on would stay off.
+#[test]
+fn misspelt_members_of_security() {
+    let place = Place::new();
+    for (line, member, remedy) in [
+        ("landlok = true", "security.landlok", "landlock"),
+        ("strict_permissions = true", "security.strict_permissions", "strict_file_permissions"),
+        ("Landlock = true", "security.Landlock", "landlock"),
+        ("secondary_aut = \"Cedar\"", "security.secondary_aut", "secondary_auth"),
+        ("[security.ceder]\npolicy_file = \"x\"", "security.ceder", "cedar"),
+        ("[security.oso]\nlandlock = true", "security.oso.landlock", "[security]"),
+        ("[security.oso]\nlandlok = true", "security.oso.landlok", "[security]"),
+    ] {
+        let text = edited("[[external", &format!("{line}\n\n[[external"));
+        let findings = place.load(&text).unwrap_err();
+        assert_eq!(mistakes(&findings).len(), 1, "{findings:#?}");
+        let mistake = only(&findings, Severity::Mistake, member);
+        assert!(mistake.remedy.contains(remedy), "{mistake}");
+        assert!(mistake.problem.contains("as if it were not there"), "{mistake}");
+    }
+    // A name that resembles none is a warning, as elsewhere.
+    let text = edited("[[external", "frobnicate = true\n\n[[external");
+    let (_, findings) = place.load(&text).unwrap();
+    only(&findings, Severity::Warning, "security.frobnicate");
 }
 
 /// Members that have no effect here are listed once, at the start.

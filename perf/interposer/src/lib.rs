@@ -52,6 +52,7 @@
 //!                               # buffer unless the length was requested first
 //! no_iv_bits = true             # AES-GCM accepts only the first CK_GCM_PARAMS of PKCS#11 v2.40
 //! find_strays = 100000          # invalid handles before all others, except in searches by label
+//! leaves_open = true            # C_Initialize opens /dev/zero, inheritable, and leaves it open
 //! initialize = "no_os_locking"  # C_Initialize: CKR_CANT_LOCK; or "null_only", "needs_threads"
 //!
 //! # At most 8 calls at a time are inside functions that have a latency (inside all functions, if

@@ -34,6 +34,8 @@ pub struct Oddities {
     pub no_iv_bits: bool,
     /// The arguments that C_Initialize accepts.
     pub initialize: Initialize,
+    /// Set if C_Initialize opens /dev/zero without O_CLOEXEC and leaves it open.
+    pub leaves_open: bool,
 }
 
 /// The arguments that C_Initialize accepts.
@@ -61,6 +63,14 @@ impl Oddities {
         if let Some(time) = &self.utc_time {
             info.flags |= CKF_CLOCK_ON_TOKEN;
             pad(&mut info.utcTime, time);
+        }
+    }
+
+    /// Leaves a descriptor open that a program inherits which the process executes.
+    pub fn leave_open(&self) {
+        if self.leaves_open {
+            // SAFETY: the path is a C string, which outlives the call.
+            unsafe { libc::open(c"/dev/zero".as_ptr(), libc::O_RDONLY) };
         }
     }
 

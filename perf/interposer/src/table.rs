@@ -184,8 +184,10 @@ unsafe extern "C" fn C_Initialize(arguments: *mut c_void) -> CK_RV {
     let _ = watcher::start();
     forward(Function::C_Initialize, Target::Module, |real| {
         let settings = interposer::get().map(|interposer| interposer.settings.load());
+        let odd = settings.as_ref().map(|it| &it.odd);
         // SAFETY: the arguments are passed on from the application.
-        let refusal = settings.and_then(|it| unsafe { it.odd.refuses_to_initialize(arguments) });
+        let refusal = odd.and_then(|it| unsafe { it.refuses_to_initialize(arguments) });
+        odd.inspect(|it| it.leave_open());
         refusal.unwrap_or_else(|| call_real!(real, C_Initialize, arguments))
     })
 }

@@ -1,9 +1,13 @@
 //! `/metrics`: all counters, in Prometheus's format.
 
+mod key_versions;
+mod store_label;
 mod tokens;
 
 use std::time::SystemTime;
 
+use self::key_versions::key_versions;
+use self::store_label::store_label;
 use self::tokens::tokens;
 use super::sources::Sources;
 use super::sums::{durations_of, most_used_keys};
@@ -26,13 +30,9 @@ pub(super) fn expose(sources: &Sources) -> String {
     tokens(&mut text, sources);
     credentials(&mut text, &sources.metrics);
     keys(&mut text, &sources.metrics);
+    key_versions(&mut text, &sources.service_info.load().key_versions);
     process(&mut text, sources);
     text.into_text()
-}
-
-/// Returns the label of a store. Prometheus treats an empty label as absent.
-fn store_label(uri_path_prefix: &str) -> &str {
-    if uri_path_prefix.is_empty() { "/" } else { uri_path_prefix }
 }
 
 fn about(text: &mut Exposition, sources: &Sources) {
@@ -234,6 +234,14 @@ fn connections(text: &mut Exposition, sources: &Sources) {
         "Connections closed to make room, at max_connections or max_buffered_bytes.",
     )
     .sample(&[], metrics.sum(|of_loop| of_loop.connections_evicted.get()));
+    text.family(
+        "xks_proxy_connections_by_proxy_header_total",
+        Counter,
+        "Connections to the API from the networks in proxy_protocol_from, by whether they began \
+         with a PROXY protocol header.",
+    )
+    .sample(&[("header", "present")], metrics.sum(|of_loop| of_loop.proxied.get()))
+    .sample(&[("header", "absent")], metrics.sum(|of_loop| of_loop.unproxied.get()));
     text.family(
         "xks_proxy_accept_pauses_total",
         Counter,

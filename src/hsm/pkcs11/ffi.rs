@@ -1,5 +1,5 @@
-//! All of the crate's `unsafe` code: calls into a PKCS#11 module, and changes to the environment
-//! variables that modules read.
+//! All of the crate's `unsafe` code: calls into a PKCS#11 module, and changes to what a process
+//! inherits: the environment variables that modules read, and descriptors that they leave open.
 //!
 //! All calls go through one function list, since a module may return an independent instance from
 //! each C_GetFunctionList (see [`super::native`]). Output buffers are large enough from the start:
@@ -7,7 +7,7 @@
 
 #![expect(unsafe_code, reason = "PKCS#11 is a C interface; nothing outside this file is unsafe")]
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, CString, c_int, c_long, c_uint, c_void};
 use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cryptoki_sys::*;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::gcm_parameters::GcmParameters;
 use super::native::{Arguments, Attribute, Error, GcmIv, LoadError, RawError};
+use super::one_part::one_part;
 use crate::hsm::config::GcmForm;
-use crate::limits::{
-    GCM_TAG_BYTES, MAX_CKA_ID_BYTES, MAX_GCM_IV_BYTES, MAX_LABEL_BYTES, MAX_OUTPUT_EXCESS,
-};
+use crate::limits::{GCM_TAG_BYTES, MAX_CKA_ID_BYTES, MAX_GCM_IV_BYTES, MAX_LABEL_BYTES};
 
 /// Size of an attribute's buffer in 64-bit words. It is one more than the longest label needs, so
 /// that a label that is too long can be recognised.
@@ -55,6 +55,53 @@ pub fn remove_environment(names: &[&str]) {
         // SAFETY: by this function's contract there is no other thread.
         unsafe { std::env::remove_var(name) };
     }
+}
+
+/// Number of the first descriptor after standard input, output and error.
+const FIRST_DESCRIPTOR: c_int = 3;
+
+/// Makes this process's descriptors close-on-exec, except for standard input, output and error.
+/// Modules open files and connections without O_CLOEXEC, and a program started next would hold them
+/// open: an HSM would keep the authenticated connection of a process that has ended.
+pub fn close_descriptors_on_exec() {
+    // SAFETY: this closes nothing.
+    let code = unsafe { close_range(libc::CLOSE_RANGE_CLOEXEC) };
+    if code != 0 {
+        // Linux before 5.11, or a system call filter that does not know the call.
+        for descriptor in open_descriptors() {
+            // SAFETY: as above. A descriptor closed in the meantime gives an error.
+            let _ = unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+}
+
+/// Closes all inherited descriptors except for standard input, output and error.
+///
+/// Must be called before the process opens anything.
+pub fn close_inherited_descriptors() {
+    // SAFETY: by this function's contract nothing in this process owns one of them.
+    if unsafe { close_range(0) } != 0 {
+        for descriptor in open_descriptors() {
+            // SAFETY: as above. The listing's own descriptor is closed already.
+            let _ = unsafe { libc::close(descriptor) };
+        }
+    }
+}
+
+/// Calls close_range(2) from [`FIRST_DESCRIPTOR`] on; returns 0 if that succeeded.
+///
+/// # Safety
+/// Without CLOSE_RANGE_CLOEXEC, nothing in this process may own the descriptors.
+unsafe fn close_range(flags: c_uint) -> c_long {
+    let [first, last, flags] = [FIRST_DESCRIPTOR.into(), c_int::MAX.into(), c_long::from(flags)];
+    // SAFETY: by this function's contract.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }
+}
+
+fn open_descriptors() -> Vec<c_int> {
+    let Ok(listed) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let names = listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    names.filter(|number| *number >= FIRST_DESCRIPTOR).collect()
 }
 
 /// Calls a function of the list, holding the lock if the module is not thread-safe.
@@ -351,6 +398,8 @@ impl RawModule {
         session: CK_SESSION_HANDLE,
         handles: &mut [CK_OBJECT_HANDLE],
     ) -> Result<usize, Error> {
+        // As for C_Encrypt: a module may report more handles than it wrote.
+        handles.fill(CK_INVALID_HANDLE);
         let mut count = 0;
         let room = ulong(handles.len());
         call!(self.C_FindObjects(session, handles.as_mut_ptr(), room, &raw mut count))?;
@@ -432,15 +481,19 @@ impl RawModule {
         began: impl FnOnce(),
     ) -> Result<(), RawError> {
         output.clear();
-        output.reserve(plaintext.len() + GCM_TAG_BYTES + MAX_GCM_IV_BYTES);
+        let room = plaintext.len() + GCM_TAG_BYTES + MAX_GCM_IV_BYTES;
+        output.reserve(room);
         let mut parameters = GcmParameters::new(iv, aad);
         let mut mechanism = parameters.mechanism(form);
         // Mechanism, parameters, IV and AAD outlive both calls, since a module may keep the
         // pointers until C_Encrypt.
         call!(self.C_EncryptInit(session, &raw mut mechanism, key)).map_err(init)?;
         began();
-        one_part(form, plaintext, output, |input, bytes, output, length| {
-            call!(self.C_Encrypt(session, input, bytes, output, length))
+        let (input, bytes) = (readable(plaintext), ulong(plaintext.len()));
+        one_part(form, plaintext.len(), room, output, |buffer| {
+            let mut length = ulong(buffer.as_ref().map_or(0, |buffer| buffer.len()));
+            let buffer = buffer.map_or(ptr::null_mut(), <[u8]>::as_mut_ptr);
+            call!(self.C_Encrypt(session, input, bytes, buffer, &raw mut length)).map(|()| length)
         })
     }
 
@@ -462,13 +515,17 @@ impl RawModule {
     ) -> Result<(), RawError> {
         output.clear();
         // Some modules require room for the tag as well, or for a whole block.
-        output.reserve(ciphertext_and_tag.len() + MAX_GCM_IV_BYTES);
+        let room = ciphertext_and_tag.len() + MAX_GCM_IV_BYTES;
+        output.reserve(room);
         let mut parameters = GcmParameters::new(iv, aad);
         let mut mechanism = parameters.mechanism(form);
         // Mechanism, parameters, IV and AAD outlive both calls, as in `encrypt`.
         call!(self.C_DecryptInit(session, &raw mut mechanism, key)).map_err(init)?;
-        one_part(form, ciphertext_and_tag, output, |input, bytes, output, length| {
-            call!(self.C_Decrypt(session, input, bytes, output, length))
+        let (input, bytes) = (readable(ciphertext_and_tag), ulong(ciphertext_and_tag.len()));
+        one_part(form, ciphertext_and_tag.len(), room, output, |buffer| {
+            let mut length = ulong(buffer.as_ref().map_or(0, |buffer| buffer.len()));
+            let buffer = buffer.map_or(ptr::null_mut(), <[u8]>::as_mut_ptr);
+            call!(self.C_Decrypt(session, input, bytes, buffer, &raw mut length)).map(|()| length)
         })
     }
 }
@@ -498,93 +555,11 @@ fn attribute(attribute: &Attribute) -> CK_ATTRIBUTE {
     CK_ATTRIBUTE { type_: *kind, pValue: value.cast_mut(), ulValueLen: ulong(length) }
 }
 
-/// `CK_GCM_PARAMS`, in both of its layouts.
-struct GcmParameters {
-    /// The layout with `ulIvBits` (PKCS#11 v2.40, errata 01, 2.12.3).
-    usual: CK_GCM_PARAMS,
-    /// The layout without it (PKCS#11 v2.40 as first published, 2.12.3).
-    first: FirstGcmParams,
-}
-
-#[repr(C)]
-struct FirstGcmParams {
-    iv: *mut CK_BYTE,
-    iv_bytes: CK_ULONG,
-    aad: *mut CK_BYTE,
-    aad_bytes: CK_ULONG,
-    tag_bits: CK_ULONG,
-}
-
-impl GcmParameters {
-    fn new(iv: &mut GcmIv, aad: &[u8]) -> Self {
-        debug_assert!(usize::from(iv.length) <= MAX_GCM_IV_BYTES);
-        let usual = CK_GCM_PARAMS {
-            pIv: if iv.length == 0 { ptr::null_mut() } else { iv.bytes.as_mut_ptr() },
-            ulIvLen: CK_ULONG::from(iv.length),
-            ulIvBits: CK_ULONG::from(iv.bits),
-            pAAD: if aad.is_empty() { ptr::null_mut() } else { aad.as_ptr().cast_mut() },
-            ulAADLen: ulong(aad.len()),
-            ulTagBits: ulong(GCM_TAG_BYTES * 8),
-        };
-        let first = FirstGcmParams {
-            iv: usual.pIv,
-            iv_bytes: usual.ulIvLen,
-            aad: usual.pAAD,
-            aad_bytes: usual.ulAADLen,
-            tag_bits: usual.ulTagBits,
-        };
-        Self { usual, first }
-    }
-
-    fn mechanism(&mut self, form: GcmForm) -> CK_MECHANISM {
-        let (parameter, length) = if form.has_no_iv_bits {
-            (ptr::from_mut(&mut self.first).cast(), size_of::<FirstGcmParams>())
-        } else {
-            (ptr::from_mut(&mut self.usual).cast(), size_of::<CK_GCM_PARAMS>())
-        };
-        CK_MECHANISM {
-            mechanism: CKM_AES_GCM,
-            pParameter: parameter,
-            ulParameterLen: ulong(length),
-        }
-    }
-}
-
 /// Returns a pointer to the bytes, for a function whose prototype lacks `const`. It is never null:
 /// some modules refuse a null pointer even when the length is 0.
 fn readable(bytes: &[u8]) -> *mut CK_BYTE {
     static EMPTY: [u8; 1] = [0];
     if bytes.is_empty() { EMPTY.as_ptr().cast_mut() } else { bytes.as_ptr().cast_mut() }
-}
-
-/// Calls C_Encrypt or C_Decrypt, which have the same signature. `output` is empty and has enough
-/// capacity; afterwards it holds what the module wrote. The module does not write to `input`,
-/// although the standard's C prototype lacks `const`.
-fn one_part(
-    form: GcmForm,
-    input: &[u8],
-    output: &mut Vec<u8>,
-    operation: impl Fn(*mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG) -> Result<(), Error>,
-) -> Result<(), RawError> {
-    let failed = |error: Error| error.code.map_or(RawError::Malformed, RawError::Operation);
-    let (data, bytes) = (readable(input), ulong(input.len()));
-    if form.asks_length {
-        let mut length = 0;
-        operation(data, bytes, ptr::null_mut(), &raw mut length).map_err(failed)?;
-        let length = usize::try_from(length).map_err(|_| RawError::Malformed)?;
-        // A length that exceeds any real output is capped.
-        output.reserve(length.min(input.len() + MAX_OUTPUT_EXCESS));
-    }
-    let mut length = ulong(output.capacity());
-    operation(data, bytes, output.as_mut_ptr(), &raw mut length).map_err(failed)?;
-    match usize::try_from(length) {
-        Ok(length) if length <= output.capacity() => {
-            // SAFETY: the module has written `length` bytes, and `length` is within the capacity.
-            unsafe { output.set_len(length) };
-            Ok(())
-        }
-        _ => Err(RawError::Malformed),
-    }
 }
 
 fn ulong(number: usize) -> CK_ULONG {

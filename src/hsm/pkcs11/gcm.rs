@@ -109,6 +109,8 @@ impl IvStock {
         loop {
             let length = BATCHES[self.batch];
             let batch = &mut self.bytes[..length];
+            // A failed call may have left something that a call which writes nothing would reuse.
+            batch.fill(0);
             match generate(batch) {
                 Ok(()) => {}
                 Err(Some(code)) if refuses_length(code) && self.batch + 1 < BATCHES.len() => {

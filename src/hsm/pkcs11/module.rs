@@ -18,6 +18,7 @@ use super::native::{Arguments, Error, LoadError};
 use super::reinitialization::{Schedule, User};
 use crate::hsm::backend::OpenError;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_SLOTS};
+use crate::observe::redaction::shown_path;
 
 /// The modules of this process, since C_Initialize affects the whole process. They stay loaded,
 /// because a module may have left threads running.
@@ -79,9 +80,11 @@ impl Module {
             module.users.fetch_add(1, Ordering::Relaxed);
             return Ok(Arc::clone(module));
         }
-        let context = |error| {
-            let path = path.display();
-            LoadError(format!("{path} (PKCS11_HSM_MODULE): not a PKCS#11 module: {error}"))
+        let context = |LoadError(error)| {
+            let shown = shown_path(path);
+            // The system's loader begins its messages with the file's name.
+            let error = error.replace(&*path.to_string_lossy(), &shown);
+            LoadError(format!("{shown} (PKCS11_HSM_MODULE): not a PKCS#11 module: {error}"))
         };
         let raw = RawModule::load(path).map_err(context)?;
         let module = Arc::new(Self {

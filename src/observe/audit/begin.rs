@@ -13,7 +13,7 @@ use super::chain::{Chain, wipe_stack};
 use super::config::AuditConfig;
 use super::files::Files;
 use super::key;
-use super::path_error::with_path;
+use super::path_error::with_setting;
 use super::queue::Queue;
 use super::recover::recover;
 use super::state::{State, StateFile};
@@ -26,11 +26,12 @@ use crate::limits::{AUDIT_STOP_TIMEOUT, AUDIT_TAKEOVER_POLL, MAX_AUDIT_TAKEOVER_
 /// [`ErrorKind::WouldBlock`] if another process writes the log. Otherwise the directory, a file,
 /// the state or the key cannot be read or written; the error names which.
 pub(super) fn begin(config: &AuditConfig, queue: &Arc<Queue>) -> io::Result<Writer> {
-    fs::create_dir_all(&config.directory).map_err(|error| with_path(&config.directory, &error))?;
+    fs::create_dir_all(&config.directory)
+        .map_err(|error| with_setting(&config.directory, &error))?;
     let state_path = config.state_file();
     let (mut state_file, kept) =
-        StateFile::open(&state_path).map_err(|error| with_path(&state_path, &error))?;
-    let mut files = Files::open(config).map_err(|error| with_path(&config.directory, &error))?;
+        StateFile::open(&state_path).map_err(|error| with_setting(&state_path, &error))?;
+    let mut files = Files::open(config).map_err(|error| with_setting(&config.directory, &error))?;
     let previous_end = match &kept {
         None => "none",
         Some(state) if state.is_clean => "clean",
@@ -39,18 +40,18 @@ pub(super) fn begin(config: &AuditConfig, queue: &Arc<Queue>) -> io::Result<Writ
     let mut state = match kept {
         Some(state) => state,
         None => {
-            let key =
-                key::read(&config.key_file).map_err(|error| with_path(&config.key_file, &error))?;
+            let key = key::read(&config.key_file)
+                .map_err(|error| with_setting(&config.key_file, &error))?;
             State { chain: Chain::begin(key), file_bytes: files.bytes(), is_clean: false }
         }
     };
     let found = recover(files.file(), files.bytes(), &mut state)
-        .map_err(|error| with_path(&files.path(), &error))?;
+        .map_err(|error| with_setting(&files.path(), &error))?;
     files.set_bytes(files.bytes() - found.torn_bytes);
     state_file
         .save(&state.chain, files.bytes(), false)
         .and_then(|()| state_file.sync())
-        .map_err(|error| with_path(&state_path, &error))?;
+        .map_err(|error| with_setting(&state_path, &error))?;
     wipe_stack();
     let mut writer = Writer::new(Arc::clone(queue), files, state_file, state.chain, config.sync);
     writer.add_open_event(&OpenEvent {

@@ -8,6 +8,7 @@ use std::path::Path;
 use tracing_appender::rolling::{self, RollingFileAppender};
 
 use super::config::{LogFile, Rotation};
+use crate::observe::redaction::shown_path;
 
 /// Creates the directory and the file. Files have the same names as in the reference proxy: for
 /// example `prefix.2026-11-25-08` for an hour.
@@ -32,5 +33,5 @@ pub(super) fn open(file: &LogFile) -> io::Result<RollingFileAppender> {
 }
 
 fn explain(path: &Path, kind: io::ErrorKind, cause: &dyn std::fmt::Display) -> io::Error {
-    io::Error::new(kind, format!("cannot write the log at {}: {cause}", path.display()))
+    io::Error::new(kind, format!("cannot write the log at {}: {cause}", shown_path(path)))
 }

@@ -28,6 +28,10 @@ pub struct LoopMetrics {
     pub connections_refused: Counter,
     /// Connections closed to free resources for others.
     pub connections_evicted: Counter,
+    /// Connections to the API that began with a PROXY protocol header.
+    pub proxied: Counter,
+    /// Connections to the API that could have begun with a PROXY protocol header, but did not.
+    pub unproxied: Counter,
     /// Pauses in accepting because the limit of connections or of descriptors was reached.
     pub accept_pauses: Counter,
     /// TLS handshakes completed.

@@ -156,22 +156,25 @@ impl Chunked {
     }
 }
 
-/// The first line without its CRLF, or `None` if it is incomplete.
+/// The first line without its CRLF, or `None` if it is incomplete. What is wrong with it is reported
+/// as soon as it has arrived, since the line's end may never come.
 fn line(bytes: &[u8], max_bytes: usize) -> Result<Option<&[u8]>, HttpError> {
-    match memchr::memchr(b'\n', &bytes[..bytes.len().min(max_bytes + 2)]) {
-        Some(end) if end > 0 && bytes[end - 1] == b'\r' => {
-            let line = &bytes[..end - 1];
-            // A control character, such as a stray CR. A tab is white space (RFC 9110, 5.6.3).
-            if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
-                return Err(HttpError::BadRequest("a chunk line has a control character"));
-            }
-            Ok(Some(line))
-        }
-        Some(_) => Err(HttpError::BadRequest("a chunk line ends without CR")),
-        None if bytes.len() >= max_bytes + 2 => {
+    let bytes = &bytes[..bytes.len().min(max_bytes + 2)];
+    let end = memchr::memchr(b'\n', bytes);
+    let line = &bytes[..end.unwrap_or(bytes.len())];
+    let without_cr = line.strip_suffix(b"\r");
+    // A control character, such as a stray CR. A tab is white space (RFC 9110, 5.6.3).
+    let mut text = without_cr.unwrap_or(line).iter();
+    if text.any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return Err(HttpError::BadRequest("a chunk line has a control character"));
+    }
+    match (end, without_cr) {
+        (Some(_), Some(line)) => Ok(Some(line)),
+        (Some(_), None) => Err(HttpError::BadRequest("a chunk line ends without CR")),
+        (None, _) if bytes.len() == max_bytes + 2 => {
             Err(HttpError::BadRequest("a chunk line is too long"))
         }
-        None => Ok(None),
+        (None, _) => Ok(None),
     }
 }
 
@@ -254,6 +257,17 @@ mod tests {
         assert!(join(&long_line, &[]).is_err());
         let trailer = format!("0\r\n{}", "T: x\r\n".repeat(400));
         assert!(join(trailer.as_bytes(), &[]).is_err());
+    }
+
+    /// A malformed line is refused before it ends, if it ever does.
+    #[test]
+    fn malformed_lines_are_refused_at_once() {
+        for wire in [&b"5\rh"[..], b"5;\0", b"0\r\nT: x\ry", b"0\r\nT: x\n", b"5\n", b"1\r\nx\rx"] {
+            for cut in 0..wire.len() {
+                let error = join(wire, &[cut]).unwrap_err();
+                assert!(matches!(error, HttpError::BadRequest(_)), "{wire:?}: {error:?}");
+            }
+        }
     }
 
     /// The limit holds for each chunk and for their sum, and no size overflows.

@@ -1,5 +1,6 @@
 //! HTTP/1.1 and 1.0 (RFC 9110, RFC 9112): request head, body framing, response head.
 
+pub mod authority;
 pub mod body;
 pub mod date;
 pub mod request;

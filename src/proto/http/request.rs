@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem;
 
 use super::HttpError;
+use super::authority::{is_authority, is_host};
 use super::body::Framing;
 use crate::limits::{MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
 
@@ -102,6 +103,23 @@ pub fn too_large(bytes: &[u8]) -> Option<HttpError> {
     Some(HttpError::HeadTooLarge("the request head is larger than 8192 bytes"))
 }
 
+/// The error for a head that [`has_lone_line_end`] refuses.
+pub const LONE_LINE_END: HttpError =
+    HttpError::BadRequest("a line of the request head does not end with CRLF");
+
+/// Returns whether a line in `bytes`, the beginning of a head, ends with a lone LF or CR: such a head
+/// is refused at once, since its empty line may never come. The first `searched` bytes have been
+/// searched before.
+#[must_use]
+pub fn has_lone_line_end(bytes: &[u8], searched: usize) -> bool {
+    // Whether the last CR is a lone one can be seen only now.
+    let from = searched.saturating_sub(1).min(bytes.len());
+    memchr::memchr2_iter(b'\r', b'\n', &bytes[from..]).any(|at| match bytes[from + at] {
+        b'\r' => bytes.get(from + at + 1).is_some_and(|next| *next != b'\n'),
+        _ => from + at == 0 || bytes[from + at - 1] != b'\r',
+    })
+}
+
 /// Parses a complete head that ends with its empty line. The lines that [`leading_empty_lines`]
 /// counts must have been removed.
 ///
@@ -139,7 +157,7 @@ pub fn parse<'h, 'b>(
     let (path, query) = split_target(target)?;
     let headers: &'h [httparse::Header<'b>] = request.headers;
     if has_bare_line_feed(bytes, headers.len()) {
-        return Err(HttpError::BadRequest("a line of the request head ends without CR"));
+        return Err(LONE_LINE_END);
     }
     let fields = Fields::collect(headers)?;
     let is_http_1_0 = minor_version == 0;
@@ -199,10 +217,16 @@ fn split_target(target: &str) -> Result<(&str, &str), HttpError> {
         if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
             return Err(HttpError::BadRequest("the request target's scheme is not http or https"));
         }
-        match rest.find('/') {
-            Some(0) | None => return Err(HttpError::BadRequest("the request target has no path")),
-            Some(slash) => &rest[slash..],
+        // A query or a fragment may follow the authority too, without a path (RFC 3986, 3.2).
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        if !path.starts_with('/') {
+            return Err(HttpError::BadRequest("the request target has no path"));
         }
+        if !is_authority(authority.as_bytes()) {
+            return Err(HttpError::BadRequest("the request target's authority is malformed"));
+        }
+        path
     };
     let bytes = origin.as_bytes();
     match memchr::memchr2(b'?', b'#', bytes) {
@@ -250,6 +274,9 @@ impl<'b> Fields<'b> {
                     fields.host += 1;
                     if fields.host > 1 {
                         return Err(HttpError::BadRequest("there are several Host header fields"));
+                    }
+                    if !is_host(header.value) {
+                        return Err(HttpError::BadRequest("the Host header field is malformed"));
                     }
                 }
                 6 if is(name, b"expect") => {
@@ -455,6 +482,53 @@ mod tests {
         ] {
             assert!(matches!(error_of(head), HttpError::BadRequest(_)), "{head:?}");
         }
+    }
+
+    /// A lone line end is recognised as soon as it has arrived, wherever the network split the head.
+    #[test]
+    fn lone_line_ends_are_found_over_any_cut() {
+        for (head, end) in [
+            ("GET / HTTP/1.1\nHost: a\n\n", Some(15)),
+            ("GET / HTTP/1.1\r\nHost: a\n", Some(24)),
+            ("\n", Some(1)),
+            ("GET / HTTP/1.1\rHost: a\r\r", Some(16)),
+            ("GET / HTTP/1.1\r\r\n", Some(16)),
+            ("GET / HTTP/1.1\r\nHost: a\r", None),
+        ] {
+            for first in 0..=head.len() {
+                let mut searched = 0;
+                let mut found = None;
+                for length in [first].into_iter().chain(first + 1..=head.len()) {
+                    let bytes = &head.as_bytes()[..length];
+                    if has_lone_line_end(bytes, searched) {
+                        found = Some(length);
+                        break;
+                    }
+                    searched = length;
+                }
+                assert_eq!(found, end.map(|end| end.max(first)), "{head:?} {first}");
+            }
+        }
+    }
+
+    /// RFC 9112, 3.2: an invalid Host is refused, and so is an invalid authority of the target.
+    #[test]
+    fn invalid_authorities_are_refused() {
+        for host in ["a b", "a/b", "u@a", "a:b", "[::1", "a, b"] {
+            let error = error_of(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+            assert_eq!(error, HttpError::BadRequest("the Host header field is malformed"));
+            let error = error_of(&format!("GET / HTTP/1.0\r\nHost: {host}\r\n\r\n"));
+            assert_eq!(error, HttpError::BadRequest("the Host header field is malformed"));
+        }
+        for target in ["http://u@a/", "http://a:b/", "http://:80/", "http://a?x/", "http://a#x/"] {
+            let error = error_of(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            assert!(matches!(error, HttpError::BadRequest(_)), "{target}: {error:?}");
+        }
+        let mut slots = header_slots();
+        assert!(parse(b"GET / HTTP/1.1\r\nHost:\r\n\r\n", &mut slots).is_ok());
+        let mut slots = header_slots();
+        let bytes = b"GET http://[::1]:80/ping?a HTTP/1.1\r\nHost: a:\r\n\r\n";
+        assert_eq!(parse(bytes, &mut slots).unwrap().path, "/ping");
     }
 
     /// Each limit has its own answer.

@@ -10,6 +10,8 @@ use super::Running;
 use crate::limits::{ACCEPT_YIELD, LISTEN_BACKLOG, MAX_ACCEPTS_PER_TURN};
 use crate::proto::{Connection, Listener};
 use crate::server::admission::ConnectionPermit;
+use crate::server::config::ProxyProtocol;
+use crate::server::network::canonical;
 use crate::server::peer::{Fate, Peer};
 use crate::server::tls::Acceptor;
 
@@ -47,7 +49,7 @@ impl Running {
         }
         let accepted = listening.unplaced.take().map_or_else(|| listening.socket.accept(), Ok);
         let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
+            Ok((stream, address)) => (stream, canonical(address)),
             Err(error) => match error.kind() {
                 ErrorKind::WouldBlock => {
                     listening.is_ready = false;
@@ -95,8 +97,9 @@ impl Running {
         let Some(listening) = self.listeners.get(index) else {
             return;
         };
-        let is_proxied = self.context.admission.is_proxy(address.ip());
-        if !is_proxied && !permit.count(address.ip()) {
+        // Only where a header is required does its address count, and then instead of this one.
+        let headers = self.context.admission.proxy_protocol(address.ip());
+        if headers != Some(ProxyProtocol::Require) && !permit.count(address.ip()) {
             self.context.note_too_many(address);
             return;
         }
@@ -114,8 +117,7 @@ impl Running {
         let entry = self.peers.vacant_entry();
         let slot = entry.key();
         let stream = (stream, address);
-        let peer =
-            entry.insert(Peer::new(stream, permit, is_proxied, number, tls, connection, now));
+        let peer = entry.insert(Peer::new(stream, permit, headers, number, tls, connection, now));
         self.context.loop_state.metrics.connections_accepted.add(1);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(peer.stream(), Token(slot), interest) {

@@ -8,6 +8,7 @@ use super::{Fate, Peer, Phase};
 use crate::limits::MAX_PROXY_HEADER_BYTES;
 use crate::proto::Listener;
 use crate::proto::proxy_header::{self, ProxyHeaderError};
+use crate::server::config::ProxyProtocol;
 use crate::server::loop_context::LoopContext;
 
 impl Peer {
@@ -16,16 +17,22 @@ impl Peer {
     pub(super) fn take_proxy_header(
         &mut self,
         since: Instant,
+        rule: ProxyProtocol,
         context: &mut LoopContext,
     ) -> Option<Fate> {
-        let fate = self.look_for_proxy_header(since, context);
+        let fate = self.look_for_proxy_header(since, rule, context);
         // Without TLS, the start of a request with plaintext may follow the header. (These stores
         // are not dead: the next read may leave some of it unchanged.)
         context.scratch[..MAX_PROXY_HEADER_BYTES].fill(0);
         fate
     }
 
-    fn look_for_proxy_header(&mut self, since: Instant, context: &mut LoopContext) -> Option<Fate> {
+    fn look_for_proxy_header(
+        &mut self,
+        since: Instant,
+        rule: ProxyProtocol,
+        context: &mut LoopContext,
+    ) -> Option<Fate> {
         let into = &mut context.scratch[..MAX_PROXY_HEADER_BYTES];
         let received = match self.stream.peek(into) {
             Ok(0) => return Some(Fate::Ends),
@@ -43,7 +50,8 @@ impl Peer {
                 if self.stream.read_exact(into).is_err() {
                     return Some(Fate::Ends);
                 }
-                if let Some((ip, port)) = header.source {
+                self.count_proxy_header(true, context);
+                if let (Some((ip, port)), ProxyProtocol::Require) = (header.source, rule) {
                     self.address = SocketAddr::new(ip, port);
                     self.connection.set_peer(ip);
                     if !self.permit.count(ip) {
@@ -60,7 +68,13 @@ impl Peer {
             Ok(None) => return Some(Fate::Ends),
             // A load balancer's health checks come from the same network and may lack a header.
             Err(ProxyHeaderError::Missing) if self.listener() == Listener::Ping => {}
+            Err(ProxyHeaderError::Missing) if rule == ProxyProtocol::Accept => {
+                self.count_proxy_header(false, context);
+            }
             Err(error) => {
+                if error == ProxyHeaderError::Missing {
+                    self.count_proxy_header(false, context);
+                }
                 context.note_bad_proxy_header(self.address, &error);
                 return Some(Fate::Ends);
             }
@@ -70,6 +84,19 @@ impl Peer {
             None => Phase::Open,
         };
         None
+    }
+
+    /// Counts a connection to the API that began with a header or without one, and reminds the
+    /// operator of a change-over that is still going on.
+    fn count_proxy_header(&self, has_header: bool, context: &LoopContext) {
+        if self.listener() == Listener::Api {
+            let metrics = &context.loop_state.metrics;
+            let counter = if has_header { &metrics.proxied } else { &metrics.unproxied };
+            counter.add(1);
+        }
+        if let Some(change_over) = &context.admission.change_over {
+            change_over.note(context.snapshot.now);
+        }
     }
 }
 
@@ -113,8 +140,9 @@ mod tests {
         let permit = admission.admit(Listener::Api).unwrap();
         let connection = Connection::new(Listener::Api, None, &snapshot);
         let stream = (mio::net::TcpStream::from_std(stream), address);
-        let mut peer = Peer::new(stream, permit, true, 1, None, connection, now);
-        assert_eq!(peer.take_proxy_header(now, &mut context), None);
+        let rule = ProxyProtocol::Require;
+        let mut peer = Peer::new(stream, permit, Some(rule), 1, None, connection, now);
+        assert_eq!(peer.take_proxy_header(now, rule, &mut context), None);
         assert!(matches!(peer.phase, Phase::Open));
         assert!(context.scratch.iter().all(|byte| *byte == 0));
         context.hsm.stop(std::time::Duration::from_secs(10));

@@ -26,8 +26,8 @@ pub(super) const SECURITY: SectionSchema = SectionSchema {
         ),
         switch(
             "strict_file_permissions",
-            "Refuses to start, rather than warns, if others can read a file with a secret or \
-             change a file of the settings.",
+            "Refuses to start, rather than warns, if others can read a file with a secret, or \
+             change or replace a file that the settings name.",
         ),
         switch(
             "allow_core_dumps",

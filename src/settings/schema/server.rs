@@ -74,6 +74,13 @@ pub(super) const SERVER: SectionSchema = SectionSchema {
             "Networks of load balancers whose connections begin with a PROXY protocol header \
              (version 2).",
         ),
+        optional(
+            "proxy_protocol",
+            Form::OneOf(&["require", "accept"]),
+            Absent::Text("require"),
+            "Whether connections from these networks must begin with a header, or may lack one \
+             while the load balancer is switched over.",
+        ),
     ],
 };
 
