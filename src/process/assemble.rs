@@ -97,6 +97,7 @@ fn metrics(settings: &Settings, server: &Server, telemetry: &Telemetry) -> Arc<M
 fn start_admin(admin: Admin, reloader: &Reloader) -> Result<(), Failed> {
     let sources = admin::Sources {
         metrics: Arc::clone(&reloader.metrics),
+        usage: reloader.state.usage.usage(),
         hsm: Arc::clone(&reloader.in_use.hsm),
         lifecycle: Arc::clone(&reloader.lifecycle),
         lost_lines: reloader.log.lost_lines(),

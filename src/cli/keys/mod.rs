@@ -2,6 +2,9 @@
 
 mod list;
 pub(super) mod prove;
+mod usage;
+mod usage_report;
+mod usage_sums;
 
 use std::path::PathBuf;
 
@@ -23,6 +26,8 @@ pub struct Arguments {
 enum Command {
     /// Prove that all tokens hold the same keys, with a ciphertext of each key: its witness
     Prove(prove::Arguments),
+    /// Show how often each HSM key has been used, and when it reaches its limit of encryptions
+    Usage(usage::Arguments),
 }
 
 /// Runs the subcommand, or lists the keys if there is none.
@@ -33,5 +38,6 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     match &arguments.command {
         None => list::run(arguments.file.as_deref()),
         Some(Command::Prove(arguments)) => prove::run(arguments),
+        Some(Command::Usage(arguments)) => usage::run(arguments),
     }
 }
