@@ -3,6 +3,7 @@
 mod admin_client;
 mod audit;
 mod check;
+mod confirm;
 mod credentials;
 mod demo;
 mod hsm_retry_login;

@@ -33,7 +33,7 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
     kept.start().map_err(|error| Failed::unavailable(format!("no thread: {error}")))?;
     let mut failures = Vec::new();
     for token in &settings.pkcs11.tokens {
-        outln!("\nmodule {}, {}", token.module.display(), name(&token.select));
+        outln!("\nmodule {}, {}", token.module.display(), name_of(&token.select));
         let bounds = Bounds { max_sessions, time };
         match discovery::run_counted(token, service.labels(), bounds, kept.usage()) {
             Ok(findings) => {
@@ -55,7 +55,7 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
     Err(Failed::new(EXIT_UNAVAILABLE, failures.join("\n")))
 }
 
-fn name(select: &TokenSelector) -> String {
+pub(super) fn name_of(select: &TokenSelector) -> String {
     match select {
         TokenSelector::First => "the first token".to_owned(),
         TokenSelector::Label(label) => format!("the token of label {label:?}"),

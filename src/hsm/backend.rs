@@ -3,6 +3,7 @@
 use crate::job::{Failure, KeyIndex, Operation, Request, Success};
 
 use super::inventory::TokenInventory;
+use super::key_date::Date;
 
 /// A token with which sessions can be opened. Calls may block for as long as the HSM does, unless
 /// stated otherwise.
@@ -98,8 +99,19 @@ pub trait Backend: Send + Sync {
     /// the plaintext.
     fn cdiv_mismatches(&self) -> u64;
 
+    /// Returns the names and end dates (CKA_END_DATE) of up to `max` keys that have one, the
+    /// earliest first, as of the last listing. Never blocks on the token.
+    fn end_dates(&self, _max: usize) -> Vec<(Box<str>, Date)> {
+        Vec::new()
+    }
+
     /// Opens a session and takes an inventory of the token for an operator.
     fn inventory(&self) -> TokenInventory;
+
+    /// Takes an inventory with the details of each key, in at least one more call for each.
+    fn detailed_inventory(&self) -> TokenInventory {
+        self.inventory()
+    }
 
     /// Releases the module, unless a call is outstanding. All sessions must have been closed.
     fn close(&self);

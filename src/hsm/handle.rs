@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
 use super::inventory::TokenInventory;
+use super::key_date::Date;
 use super::stats::{TokenStats, stats};
 use super::token::Token;
 use crate::job::{Failure, FleetHealth, Job};
@@ -96,6 +97,20 @@ impl Hsm {
     #[must_use]
     pub fn inventory(&self) -> Vec<TokenInventory> {
         self.fleet.tokens.iter().map(|token| token.backend.inventory()).collect()
+    }
+
+    /// Takes the same inventory with the details of each key, which takes at least one more call
+    /// for each.
+    #[must_use]
+    pub fn detailed_inventory(&self) -> Vec<TokenInventory> {
+        self.fleet.tokens.iter().map(|token| token.backend.detailed_inventory()).collect()
+    }
+
+    /// Returns for each token the names and end dates of up to `max` keys that have one, the
+    /// earliest first, as of its last listing.
+    #[must_use]
+    pub fn end_dates(&self, max: usize) -> Vec<Vec<(Box<str>, Date)>> {
+        self.fleet.tokens.iter().map(|token| token.backend.end_dates(max)).collect()
     }
 
     /// Returns the tokens' figures, in the order of [`crate::job::TokenIndex`].

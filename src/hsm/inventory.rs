@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::key_date::KeyDate;
 use crate::job::KeyAttributes;
 
 /// One token of the fleet.
@@ -58,6 +59,8 @@ pub struct SlotInventory {
 /// An AES key of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyInventory {
+    /// Its handle in the session of the inventory.
+    pub handle: u64,
     /// `CKA_LABEL`
     pub label: Box<str>,
     /// `CKA_ID`; empty if the key has none or one that is too long to name it.
@@ -71,4 +74,67 @@ pub struct KeyInventory {
     /// Number of the token's AES keys that the label may refer to. If some are private, public keys
     /// are not counted.
     pub keys_of_label: u32,
+    /// Its details, if the inventory was taken with them.
+    pub details: Option<KeyDetails>,
+}
+
+/// The attributes of a key that an auditor asks for. `None` stands for an attribute that the token
+/// does not report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyDetails {
+    /// CKA_PRIVATE
+    pub private: Option<bool>,
+    /// CKA_SENSITIVE
+    pub sensitive: Option<bool>,
+    /// CKA_ALWAYS_SENSITIVE
+    pub always_sensitive: Option<bool>,
+    /// CKA_EXTRACTABLE
+    pub extractable: Option<bool>,
+    /// CKA_NEVER_EXTRACTABLE
+    pub never_extractable: Option<bool>,
+    /// CKA_LOCAL: the key was generated on a token, and not imported.
+    pub local: Option<bool>,
+    /// CKA_ENCRYPT
+    pub encrypt: Option<bool>,
+    /// CKA_DECRYPT
+    pub decrypt: Option<bool>,
+    /// CKA_SIGN
+    pub sign: Option<bool>,
+    /// CKA_VERIFY
+    pub verify: Option<bool>,
+    /// CKA_WRAP
+    pub wrap: Option<bool>,
+    /// CKA_UNWRAP
+    pub unwrap: Option<bool>,
+    /// CKA_DERIVE
+    pub derive: Option<bool>,
+    /// CKA_START_DATE
+    pub start_date: KeyDate,
+    /// CKA_END_DATE
+    pub end_date: KeyDate,
+}
+
+impl KeyDetails {
+    /// Returns the names of the permitted uses, with whether each is permitted.
+    #[must_use]
+    pub fn uses(&self) -> [(&'static str, Option<bool>); 7] {
+        [
+            ("encrypt", self.encrypt),
+            ("decrypt", self.decrypt),
+            ("sign", self.sign),
+            ("verify", self.verify),
+            ("wrap", self.wrap),
+            ("unwrap", self.unwrap),
+            ("derive", self.derive),
+        ]
+    }
+
+    /// Returns the names of the permitted uses that the proxy does not need.
+    #[must_use]
+    pub fn surplus_uses(&self) -> Vec<&'static str> {
+        let is_surplus = |(name, is_permitted): &(&str, Option<bool>)| {
+            *is_permitted == Some(true) && !matches!(*name, "encrypt" | "decrypt")
+        };
+        self.uses().into_iter().filter(is_surplus).map(|(name, _)| name).collect()
+    }
 }

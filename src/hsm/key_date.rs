@@ -44,6 +44,21 @@ impl Date {
         i64::from(later.days_since_1970) - i64::from(self.days_since_1970)
     }
 
+    /// Returns the value of a date attribute, such as `20261130`.
+    #[must_use]
+    pub fn digits(self) -> String {
+        self.to_string().replace('-', "")
+    }
+
+    /// Reads `2026-11-30`.
+    #[must_use]
+    pub fn parse_text(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        let is_dash = |at: usize| bytes.get(at) == Some(&b'-');
+        let digits: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != b'-').collect();
+        if bytes.len() == 10 && is_dash(4) && is_dash(7) { Self::parse(&digits) } else { None }
+    }
+
     /// Reads `20261130`.
     fn parse(text: &[u8]) -> Option<Self> {
         let digits = std::str::from_utf8(text).ok()?;
@@ -121,6 +136,13 @@ mod tests {
         assert_eq!(day(b"20270101").days_until(day(b"20261201")), -31);
         let day = day(b"20261130");
         assert_eq!(Date::of_unix_secs(day.unix_secs()), day);
+        assert_eq!(
+            (Date::parse_text("2026-11-30"), day.digits().as_str()),
+            (Some(day), "20261130")
+        );
+        for wrong in ["20261130", "2026-11-3", "2026-1130-", "2026/11/30", "2026-11-31"] {
+            assert_eq!(Date::parse_text(wrong), None, "{wrong}");
+        }
         assert_eq!(Date::of_unix_secs(day.unix_secs() + 86_399), day);
     }
 }

@@ -25,6 +25,10 @@ pub const FIND_OBJECTS_BATCH: usize = 1024;
 pub const MAX_LABEL_BYTES: usize = 256;
 /// Longest CKA_ID by which a key can be named.
 pub const MAX_CKA_ID_BYTES: usize = 64;
+/// Days before a key's CKA_END_DATE at which the log, `xks-proxy keys` and an alert begin to warn.
+pub const END_DATE_NOTICE_DAYS: i64 = 30;
+/// Keys of a token whose end dates the metrics show, the earliest first.
+pub const MAX_END_DATES_SHOWN: usize = 100;
 /// Bytes by which an output may exceed its input, for a module that has to be asked for the length.
 pub const MAX_OUTPUT_EXCESS: usize = 1024;
 /// Slots that a module may list.

@@ -205,8 +205,7 @@ impl Prepared {
     /// Starts the proxy after setting a member of the settings to a path in its directory.
     #[track_caller]
     pub fn start_with(mut self, member: &str, value: impl Into<Value>) -> Proxy {
-        settings::set(&mut self.table, member, value);
-        std::fs::write(&self.settings_file, self.table.to_string()).unwrap();
+        self.change_settings(member, value);
         self.start()
     }
 
@@ -315,6 +314,31 @@ impl Prepared {
         }
     }
 
+    /// Sets a member of the settings file by its dotted path.
+    pub fn change_settings(&mut self, member: &str, value: impl Into<Value>) {
+        settings::set(&mut self.table, member, value);
+        std::fs::write(&self.settings_file, self.table.to_string()).unwrap();
+    }
+
+    /// Runs a command with the settings file, token and environment of the proxy, which is not
+    /// started, and with nobody at the terminal. Returns its exit code and output.
+    pub fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut command = self.command(arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        finish(&mut command)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(arguments)
+            .current_dir(self.directory())
+            .env("XKS_PROXY_SETTINGS_TOML", &self.settings_file)
+            .env_remove("PKCS11_HSM_MODULE")
+            .envs(self.token.environment());
+        command
+    }
+
     fn spawn(&self) -> Child {
         let log = File::create(self.log_file()).unwrap();
         let mut command = match self.sockets.is_empty() {
@@ -371,6 +395,13 @@ impl Prepared {
     fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }
+}
+
+/// Runs a command without standard input. Returns its exit code and output.
+fn finish(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
 }
 
 /// A running proxy. It is killed when dropped; its log is shown if the test fails.
@@ -489,17 +520,11 @@ impl Proxy {
     /// Runs another command with the same settings file and token. Returns its exit code and
     /// output.
     pub fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = Command::new(&self.prepared.binary)
-            .args(arguments)
-            .current_dir(self.directory())
-            .env("XKS_PROXY_SETTINGS_TOML", &self.prepared.settings_file)
-            .env_remove("PKCS11_HSM_MODULE")
-            .envs(self.token().environment())
-            .envs(self.prepared.environment.iter().filter(|(name, _)| *name == INTERPOSED).cloned())
-            .output()
-            .unwrap();
-        let printed = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
+        let mut command = self.prepared.command(arguments);
+        command.envs(
+            self.prepared.environment.iter().filter(|(name, _)| *name == INTERPOSED).cloned(),
+        );
+        finish(&mut command)
     }
 
     /// Sends a signal: `TERM`, `INT`, `HUP`.

@@ -48,6 +48,9 @@
 //! serial = "7"                  # in CK_TOKEN_INFO; utc_time = "..." also sets CKF_CLOCK_ON_TOKEN
 //! find_at_most = 3              # handles that one C_FindObjects returns
 //! template_at_most = 2          # attributes; else C_FindObjectsInit: CKR_TEMPLATE_INCONSISTENT
+//! attributes_at_most = 13       # else C_GetAttributeValue: none, CKR_ATTRIBUTE_TYPE_INVALID
+//! attributes_hidden = [0x103]   # C_GetAttributeValue: not available (here CKA_SENSITIVE)
+//! new_key_at_most = 9           # attributes; else C_GenerateKey: CKR_TEMPLATE_INCONSISTENT
 //! wants_length_first = true     # C_Encrypt and C_Decrypt return CKR_BUFFER_TOO_SMALL for a
 //!                               # buffer unless the length was requested first
 //! no_iv_bits = true             # AES-GCM accepts only the first CK_GCM_PARAMS of PKCS#11 v2.40

@@ -28,6 +28,13 @@ pub struct Oddities {
     pub find_strays: u64,
     /// Maximum number of attributes in a template that C_FindObjectsInit accepts.
     pub template_at_most: Option<CK_ULONG>,
+    /// Maximum number of attributes that C_GetAttributeValue reads: of more it returns none, with
+    /// CKR_ATTRIBUTE_TYPE_INVALID.
+    pub attributes_at_most: Option<CK_ULONG>,
+    /// Attributes that no object has, with CKR_ATTRIBUTE_TYPE_INVALID.
+    pub attributes_hidden: Vec<CK_ATTRIBUTE_TYPE>,
+    /// Maximum number of attributes in a template that C_GenerateKey accepts.
+    pub new_key_at_most: Option<CK_ULONG>,
     /// Set if C_Encrypt and C_Decrypt return CKR_BUFFER_TOO_SMALL until asked for the length.
     pub wants_length_first: bool,
     /// Set if CK_GCM_PARAMS is that of PKCS#11 v2.40's first edition, without ulIvBits.

@@ -116,7 +116,6 @@ forward_on! { forward Session(session: CK_SESSION_HANDLE):
     C_CreateObject(a: CK_ATTRIBUTE_PTR, b: CK_ULONG, c: CK_OBJECT_HANDLE_PTR);
     C_CopyObject(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG, d: CK_OBJECT_HANDLE_PTR);
     C_GetObjectSize(a: CK_OBJECT_HANDLE, b: CK_ULONG_PTR);
-    C_GetAttributeValue(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG);
     C_FindObjectsFinal();
     C_EncryptUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
     C_EncryptFinal(a: CK_BYTE_PTR, b: CK_ULONG_PTR);
@@ -143,7 +142,6 @@ forward_on! { forward Session(session: CK_SESSION_HANDLE):
     C_DecryptDigestUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
     C_SignEncryptUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
     C_DecryptVerifyUpdate(a: CK_BYTE_PTR, b: CK_ULONG, c: CK_BYTE_PTR, d: CK_ULONG_PTR);
-    C_GenerateKey(a: CK_MECHANISM_PTR, b: CK_ATTRIBUTE_PTR, c: CK_ULONG, d: CK_OBJECT_HANDLE_PTR);
     C_GenerateKeyPair(a: CK_MECHANISM_PTR, b: CK_ATTRIBUTE_PTR, c: CK_ULONG, d: CK_ATTRIBUTE_PTR, e: CK_ULONG, f: CK_OBJECT_HANDLE_PTR, g: CK_OBJECT_HANDLE_PTR);
     C_WrapKey(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE, c: CK_OBJECT_HANDLE, d: CK_BYTE_PTR, e: CK_ULONG_PTR);
     C_UnwrapKey(a: CK_MECHANISM_PTR, b: CK_OBJECT_HANDLE, c: CK_BYTE_PTR, d: CK_ULONG, e: CK_ATTRIBUTE_PTR, f: CK_ULONG, g: CK_OBJECT_HANDLE_PTR);
@@ -214,6 +212,53 @@ unsafe extern "C" fn C_GetTokenInfo(slot: CK_SLOT_ID, info: CK_TOKEN_INFO_PTR) -
                 interposer.settings.load().odd.change(info);
             }
         })
+    })
+}
+
+unsafe extern "C" fn C_GetAttributeValue(
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: CK_ATTRIBUTE_PTR,
+    attributes: CK_ULONG,
+) -> CK_RV {
+    forward(Function::C_GetAttributeValue, Target::Session(session), |real| {
+        let at_most = interposer::get().and_then(|it| it.settings.load().odd.attributes_at_most);
+        if at_most.is_some_and(|at_most| attributes > at_most) {
+            for at in 0..usize::try_from(attributes).unwrap_or(0) {
+                // SAFETY: the application's template has that many attributes.
+                unsafe { (*template.add(at)).ulValueLen = CK_UNAVAILABLE_INFORMATION };
+            }
+            return CKR_ATTRIBUTE_TYPE_INVALID;
+        }
+        let code = call_real!(real, C_GetAttributeValue, session, object, template, attributes);
+        let settings = interposer::get().map(|it| it.settings.load());
+        let hidden = settings.as_ref().map_or(&[][..], |settings| &settings.odd.attributes_hidden);
+        let mut is_any = false;
+        for at in 0..usize::try_from(attributes).unwrap_or(0) {
+            // SAFETY: the application's template has that many attributes.
+            let attribute = unsafe { &mut *template.add(at) };
+            if hidden.contains(&attribute.type_) {
+                attribute.ulValueLen = CK_UNAVAILABLE_INFORMATION;
+                is_any = true;
+            }
+        }
+        if is_any && code == CKR_OK { CKR_ATTRIBUTE_TYPE_INVALID } else { code }
+    })
+}
+
+unsafe extern "C" fn C_GenerateKey(
+    session: CK_SESSION_HANDLE,
+    mechanism: CK_MECHANISM_PTR,
+    template: CK_ATTRIBUTE_PTR,
+    attributes: CK_ULONG,
+    key: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    forward(Function::C_GenerateKey, Target::Session(session), |real| {
+        let at_most = interposer::get().and_then(|it| it.settings.load().odd.new_key_at_most);
+        if at_most.is_some_and(|at_most| attributes > at_most) {
+            return CKR_TEMPLATE_INCONSISTENT;
+        }
+        call_real!(real, C_GenerateKey, session, mechanism, template, attributes, key)
     })
 }
 

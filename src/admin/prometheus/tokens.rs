@@ -3,6 +3,7 @@
 use crate::admin::sources::Sources;
 use crate::hsm::TokenStats;
 use crate::job::HealthStatus;
+use crate::limits::MAX_END_DATES_SHOWN;
 use crate::observe::metrics::exposition::Kind::{Counter, Gauge};
 use crate::observe::metrics::exposition::{Exposition, Kind};
 
@@ -154,6 +155,17 @@ pub(super) fn tokens(text: &mut Exposition, sources: &Sources) {
         text.family(name, *kind, help);
         for (index, token) in stats.iter().enumerate() {
             text.sample(&labels(index), value(token));
+        }
+    }
+    text.family(
+        "xks_proxy_hsm_key_end_date_timestamp_seconds",
+        Gauge,
+        "CKA_END_DATE of a key that has one, in seconds since 1970; the earliest 100 of each token.",
+    );
+    for (index, keys) in hsm.end_dates(MAX_END_DATES_SHOWN).iter().enumerate() {
+        for (key, date) in keys {
+            let [place, label] = labels(index);
+            text.sample(&[place, label, ("key", key)], date.unix_secs());
         }
     }
     text.family(

@@ -1,30 +1,46 @@
-//! `xks-proxy keys`: lists the keys of the tokens, and the stores that may use them.
+//! `xks-proxy keys`: lists the keys of the tokens, their attributes, and the stores that use them.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
 use super::super::{admin_client, settings_file};
+use super::audit::{KeyAudit, audits};
+use super::json;
 use crate::client::Trust;
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
-use crate::hsm::inventory::{KeyInventory, TokenInventory};
+use crate::hsm::inventory::{KeyDetails, TokenInventory};
+use crate::hsm::key_date::{Date, KeyDate};
+use crate::key_name::hex;
+use crate::observe::timestamp::unix_secs;
 use crate::output::outln;
 use crate::process::standalone_hsm::StandaloneHsm;
 use crate::settings::Settings;
 
-/// Lists the AES keys of each token, with the stores that name them.
+/// Width of the lines about a key.
+const COLUMNS: usize = 100;
+/// Column at which the text of such a line begins.
+const INDENT: usize = 14;
+
+/// Lists the AES keys of each token with their attributes and uses: as text, or as JSON.
 ///
 /// # Errors
 /// [`Failed`]: the settings are wrong, or a token cannot be used.
-pub fn run(file: Option<&Path>) -> Result<(), Failed> {
+pub fn run(file: Option<&Path>, is_json: bool) -> Result<(), Failed> {
     let (settings, _) = settings_file::load(file, false)?;
     let standalone = StandaloneHsm::start(&settings, &settings.service())?;
-    let tokens = standalone.hsm().inventory();
-    for token in &tokens {
-        print_token(token);
-        print_keys(token, &settings);
+    let tokens = standalone.hsm().detailed_inventory();
+    let today = Date::of_unix_secs(unix_secs(SystemTime::now()));
+    if is_json {
+        outln!("{}", json::document(&tokens, &settings, today)?);
+    } else {
+        for token in &tokens {
+            print_token(token);
+            print_keys(&audits(token, &settings, today), token);
+        }
+        print_out_of_use(&settings);
     }
-    print_out_of_use(&settings);
     match tokens.iter().find_map(|token| token.trouble.as_ref()) {
         Some(trouble) => Err(Failed::new(EXIT_UNAVAILABLE, trouble.clone())),
         None => Ok(()),
@@ -57,37 +73,87 @@ pub(in crate::cli) fn print_token(token: &TokenInventory) {
     }
 }
 
-fn print_keys(token: &TokenInventory, settings: &Settings) {
-    outln!("\n{:<40} {:<8} {:<42} stores", "CKA_LABEL", "key", "may");
-    for key in &token.keys {
-        let stores: Vec<&str> = settings
-            .stores
-            .iter()
-            .filter(|store| store.has_key_name(&key.label))
-            .map(|store| match store.uri_path_prefix.as_str() {
-                "" => "(no prefix)",
-                prefix => prefix,
-            })
-            .collect();
-        let mut remark = if key.keys_of_label > 1 {
-            format!("  ({} keys have this label)", key.keys_of_label)
-        } else {
-            String::new()
-        };
-        if key.is_private == Some(false) {
-            remark.push_str("  (a public object: CKA_PRIVATE is false)");
+/// Prints a block for each key: first those that the settings name.
+fn print_keys(audits: &[KeyAudit<'_>], token: &TokenInventory) {
+    let (named, others): (Vec<_>, Vec<_>) = audits.iter().partition(|it| it.is_named());
+    for audit in named.into_iter().chain(others) {
+        outln!("\n{}", block(audit));
+    }
+    for name in &token.missing {
+        outln!("\n{name}\n  MISSING: the settings name it, and no AES token key has this name");
+    }
+}
+
+/// Returns the lines about one key.
+fn block(audit: &KeyAudit<'_>) -> String {
+    let KeyAudit { key, details, .. } = audit;
+    let label = if key.label.is_empty() { "(no label)" } else { &*key.label };
+    let id = if key.id.is_empty() { "none".to_owned() } else { hex(&key.id) };
+    let mut lines = vec![label.to_owned()];
+    let mut line = |name: &str, text: String| lines.push(wrapped(name, &text));
+    line("key", format!("{}, handle {}, CKA_ID {id}", spec(key.attributes.bits), key.handle));
+    line("serves", audit.served());
+    line(
+        "protection",
+        format!(
+            "private {}, sensitive {} (always {}), extractable {} (never {}), local {}",
+            told(details.private),
+            told(details.sensitive),
+            told(details.always_sensitive),
+            told(details.extractable),
+            told(details.never_extractable),
+            told(details.local),
+        ),
+    );
+    line("may", may(details));
+    line("dates", format!("start {}, end {}", date(details.start_date), date(details.end_date)));
+    for warning in &audit.warnings {
+        line("WARNING", warning.text.clone());
+    }
+    lines.join("\n")
+}
+
+/// Returns a line with its name, broken so that it fits into [`COLUMNS`].
+fn wrapped(name: &str, text: &str) -> String {
+    let mut lines = vec![format!("  {name:<11}")];
+    for word in text.split(' ') {
+        let is_full = |line: &String| line.len() + 1 + word.len() > COLUMNS && line.len() > INDENT;
+        if lines.last().is_some_and(is_full) {
+            lines.push(" ".repeat(INDENT - 1));
         }
-        outln!(
-            "{:<40} {:<8} {:<42} {}{remark}",
-            key.label,
-            spec(key.attributes.bits),
-            uses(key),
-            if stores.is_empty() { "-".to_owned() } else { stores.join(" ") },
-        );
+        if let Some(line) = lines.last_mut() {
+            line.push(' ');
+            line.push_str(word);
+        }
     }
-    for label in &token.missing {
-        outln!("{label:<40} MISSING: the settings name it, and no AES token key has this name");
+    lines.join("\n")
+}
+
+fn told(is_set: Option<bool>) -> &'static str {
+    match is_set {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "unknown",
     }
+}
+
+fn date(date: KeyDate) -> String {
+    match date {
+        KeyDate::On(date) => date.to_string(),
+        KeyDate::None => "none".to_owned(),
+        KeyDate::Unreported => "unknown".to_owned(),
+    }
+}
+
+fn may(details: &KeyDetails) -> String {
+    let uses = details.uses();
+    let which = |wanted: Option<bool>| {
+        let names = uses.iter().filter(|(_, is_permitted)| *is_permitted == wanted);
+        names.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    };
+    let (permitted, unknown) = (which(Some(true)), which(None));
+    let permitted = if permitted.is_empty() { "nothing".to_owned() } else { permitted };
+    if unknown.is_empty() { permitted } else { format!("{permitted}; unknown: {unknown}") }
 }
 
 /// The members of `/status.json` that are read here.
@@ -153,20 +219,21 @@ pub(in crate::cli) fn spec(bits: u32) -> String {
     if bits == 0 { "AES-?".to_owned() } else { format!("AES-{bits}") }
 }
 
-fn uses(key: &KeyInventory) -> String {
-    let attributes = &key.attributes;
-    [
-        (attributes.encrypt, "encrypt"),
-        (attributes.decrypt, "decrypt"),
-        (attributes.sign, "sign"),
-        (attributes.verify, "verify"),
-        (attributes.wrap, "wrap"),
-        (attributes.unwrap, "unwrap"),
-        (attributes.derive, "derive"),
-    ]
-    .iter()
-    .filter(|(may, _)| *may)
-    .map(|(_, name)| *name)
-    .collect::<Vec<_>>()
-    .join(",")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Long lines are broken between words, and the text of each begins in the same column.
+    #[test]
+    fn long_lines() {
+        assert_eq!(wrapped("may", "encrypt, decrypt"), "  may         encrypt, decrypt");
+        let text = ["word"; 60].join(" ");
+        let lines = wrapped("protection", &text);
+        assert_eq!(lines.split_whitespace().filter(|word| *word == "word").count(), 60);
+        for line in lines.lines() {
+            assert!(line.len() <= COLUMNS && line.find("word") == Some(INDENT), "{line:?}");
+        }
+        // A word that fits into no line is not lost.
+        assert!(wrapped("key", &"x".repeat(200)).contains(&"x".repeat(200)));
+    }
 }

@@ -276,7 +276,8 @@ fn of_stores<'a>(
     labels.zip(keys).filter(move |(label, _)| !is_for_probes_alone(label))
 }
 
-fn told(key: &KeyOnToken) -> String {
+/// Returns the outcome for a key, for the operator.
+pub(super) fn told(key: &KeyOnToken) -> String {
     let proof = match &key.proof {
         Proof::Agrees => "proven: it decrypts the key's witness".to_owned(),
         Proof::Made => "proven: it made the key's witness".to_owned(),

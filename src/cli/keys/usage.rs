@@ -16,6 +16,9 @@ use crate::settings::Settings;
 use crate::state::directory::Directory;
 use crate::state::usage::books::Books;
 
+/// Encryptions with which a new key is tested.
+const ENCRYPTIONS_OF_A_TEST: u64 = 1;
+
 /// The command line of `keys usage`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -98,4 +101,23 @@ fn set(settings: Option<&Settings>, pairs: &[String], now: u64) -> Result<(), Fa
     let seconds = USAGE_REFRESH_INTERVAL.as_secs();
     outln!("done; a running proxy takes it up within {seconds} seconds, or at its next reload");
     Ok(())
+}
+
+/// Records a key that was just made: its count is complete, with the one encryption of its test. A
+/// failure is printed; the number can be stated later.
+pub(super) fn record_new(settings: &Settings, key: &str) {
+    let Some(directory) = settings.state_directory.as_deref().map(Directory::new) else { return };
+    let now = unix_secs(SystemTime::now());
+    let recorded = Books::open(&directory, None, now).map_err(|reason| reason.to_string());
+    let recorded = recorded.and_then(|mut books| {
+        books.state(key, ENCRYPTIONS_OF_A_TEST);
+        books.close().map(drop).map_err(|error| error.to_string())
+    });
+    if let Err(reason) = recorded {
+        outln!(
+            "  ATTENTION: the count of its encryptions could not be begun in {}: {reason}. Do so \
+             with `xks-proxy keys usage --set '{key}' {ENCRYPTIONS_OF_A_TEST}`",
+            directory.path().display()
+        );
+    }
 }

@@ -3,6 +3,7 @@
 mod evidence;
 mod health_check;
 mod lost_keys;
+mod make_key;
 mod operations;
 mod prove;
 
@@ -16,6 +17,7 @@ use super::opened::Opened;
 use super::shared::Shared;
 use super::trouble::{NO_SESSION, fault_of};
 use crate::hsm::backend::{Blame, Fault};
+pub use make_key::{MadeKey, NewKey, NotMade};
 
 /// A session's own state, kept apart from the token's so that both can be borrowed.
 pub(super) struct Calls {

@@ -376,6 +376,18 @@ impl RawModule {
         .map(|()| key)
     }
 
+    /// Calls C_DestroyObject.
+    ///
+    /// # Errors
+    /// Returns the module's error.
+    pub fn destroy_object(
+        &self,
+        session: CK_SESSION_HANDLE,
+        object: CK_OBJECT_HANDLE,
+    ) -> Result<(), Error> {
+        call!(self.C_DestroyObject(session, object))
+    }
+
     /// Calls C_FindObjectsInit.
     ///
     /// # Errors

@@ -1,13 +1,15 @@
 //! The cache of a token's keys: handles and attributes by name, found in one listing.
 
 mod checks;
+mod details;
 mod disagreeing;
+mod end_dates;
 mod inventory;
 mod key;
-mod listing;
+pub mod listing;
 mod lost;
 mod private_first;
-mod reading;
+pub mod reading;
 mod same_objects;
 mod search;
 mod status;
@@ -19,11 +21,14 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 
 use super::labels::Labels;
+use crate::hsm::key_date::Date;
 use crate::hsm::witness::Witnesses;
 use crate::job::KeyIndex;
 use crate::limits::MAX_MISSING_LABEL_LOOKUPS_PER_SEC;
 use crate::rate::PerSecond;
+pub use details::details;
 use disagreeing::Disagreeing;
+use end_dates::EndDates;
 pub use inventory::keys_of_names;
 use key::Entry;
 pub use key::Key;
@@ -37,6 +42,7 @@ pub struct KeyCache {
     disagreeing: Disagreeing,
     private_first: PrivateFirst,
     same_objects: SameObjects,
+    end_dates: EndDates,
     entries: RwLock<Vec<Entry>>,
     /// Number of times that all handles have been forgotten.
     era: AtomicU64,
@@ -61,6 +67,7 @@ impl KeyCache {
             disagreeing: Disagreeing::default(),
             private_first: PrivateFirst::default(),
             same_objects: SameObjects::default(),
+            end_dates: EndDates::default(),
             entries,
             era: AtomicU64::new(0),
             has_new: AtomicBool::new(false),
@@ -135,6 +142,20 @@ impl KeyCache {
     #[must_use]
     pub fn may_have(&self, key: KeyIndex) -> bool {
         self.read_entry(key, |entry| entry.key.is_some() || !entry.is_listed).unwrap_or(false)
+    }
+
+    /// Returns the names and end dates of up to `max` keys that have one, the earliest first.
+    #[must_use]
+    pub fn end_dates(&self, max: usize) -> Vec<(Box<str>, Date)> {
+        let (dates, labels) = (self.end_dates.earliest(max), self.labels.now());
+        let named =
+            dates.into_iter().filter_map(|(key, date)| Some((labels.get(key)?.into(), date)));
+        named.collect()
+    }
+
+    /// Logs that end dates are near or have passed, once for each key and date.
+    pub fn warn_of_end_dates(&self, token: &str, today: Date) {
+        self.end_dates.warn(token, &self.labels.now(), today);
     }
 
     /// Returns whether a handle was found to be stale since the last call.

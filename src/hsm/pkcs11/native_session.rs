@@ -76,6 +76,14 @@ impl NativeSession {
         self.module.generate_aes_key(self.handle, template)
     }
 
+    /// Destroys an object.
+    ///
+    /// # Errors
+    /// Returns the module's error.
+    pub fn destroy(&self, object: CK_OBJECT_HANDLE) -> Result<(), Error> {
+        self.module.destroy_object(self.handle, object)
+    }
+
     /// Reads attributes of an object, leaving out those that it lacks.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use super::token_inventory;
 use crate::hsm::backend::{Backend, Direction, Identity, KeyStatus, NotProven, OpenError, Session};
 use crate::hsm::config::TokenConfig;
 use crate::hsm::inventory::TokenInventory;
+use crate::hsm::key_date::Date;
 use crate::hsm::witness::{Member, Witnesses};
 use crate::job::KeyIndex;
 
@@ -168,7 +169,15 @@ impl Backend for Pkcs11Token {
     }
 
     fn inventory(&self) -> TokenInventory {
-        token_inventory::take(&self.shared, self.open_session())
+        token_inventory::take(&self.shared, self.open_session(), false)
+    }
+
+    fn detailed_inventory(&self) -> TokenInventory {
+        token_inventory::take(&self.shared, self.open_session(), true)
+    }
+
+    fn end_dates(&self, max: usize) -> Vec<(Box<str>, Date)> {
+        self.shared.keys.end_dates(max)
     }
 
     fn close(&self) {

@@ -9,9 +9,13 @@ use super::slots::{list_slots, text, version};
 use crate::hsm::backend::OpenError;
 use crate::hsm::inventory::TokenInventory;
 
-/// Takes the inventory of a token. `session` is a new session, or the reason why none could be
-/// opened.
-pub(super) fn take(shared: &Shared, session: Result<Pkcs11Session, OpenError>) -> TokenInventory {
+/// Takes the inventory of a token, with the keys' details if `has_details`. `session` is a new
+/// session, or the reason why none could be opened.
+pub(super) fn take(
+    shared: &Shared,
+    session: Result<Pkcs11Session, OpenError>,
+    has_details: bool,
+) -> TokenInventory {
     let mut inventory = TokenInventory {
         module: shared.module.path.clone(),
         max_sessions: shared.config.max_sessions,
@@ -38,7 +42,7 @@ pub(super) fn take(shared: &Shared, session: Result<Pkcs11Session, OpenError>) -
     inventory.slot = current.or(chosen);
     let keys = session.and_then(|session| {
         let Some(_entry) = session.enter() else { return Ok(Default::default()) };
-        let native = session.native().map(|native| shared.keys.inventory(native));
+        let native = session.native().map(|native| shared.keys.inventory(native, has_details));
         native
             .transpose()
             .map(Option::unwrap_or_default)

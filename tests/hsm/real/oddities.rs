@@ -94,6 +94,18 @@ fn no_templates() {
     serves("no_templates", "template_at_most = 0", GcmForm::default());
 }
 
+/// Some modules return no attribute at all if one is unavailable. Then keys are read without what
+/// only the operator needs, or attribute by attribute.
+#[test]
+fn all_attributes_or_none() {
+    serves("all_attributes_or_none", "attributes_at_most = 13", GcmForm::default());
+}
+
+#[test]
+fn one_attribute_at_a_time() {
+    serves("one_attribute_at_a_time", "attributes_at_most = 1", GcmForm::default());
+}
+
 /// A new key is found by its label, even among many other objects and if searches accept no
 /// template.
 #[test]

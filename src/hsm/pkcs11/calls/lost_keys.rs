@@ -6,12 +6,16 @@
 //! the token is healthy and still has another key, or if neither a new session nor, where possible,
 //! a new initialisation of the module brought the key back.
 
+use std::time::SystemTime;
+
 use super::Calls;
 use crate::hsm::backend::{Blame, Fault};
+use crate::hsm::key_date::Date;
 use crate::hsm::pkcs11::missed::Attempted;
 use crate::hsm::pkcs11::shared::Shared;
 use crate::job::{Failure, KeyIndex};
 use crate::limits::MAX_EVIDENCE_KEYS;
+use crate::observe::timestamp::unix_secs;
 
 const NO_SUCH_KEY: Fault = Fault { failure: Failure::KeyNotFound, blame: Blame::Key };
 
@@ -109,6 +113,8 @@ impl Calls {
         let listed = token.keys.refresh(self.session()?).map_err(|error| token.fault(&error))?;
         // The handles were forgotten during the listing, so the next listing decides.
         let Some(listed) = listed else { return Ok(()) };
+        let today = Date::of_unix_secs(unix_secs(SystemTime::now()));
+        token.keys.warn_of_end_dates(&token.name(), today);
         if listed.missing.is_empty() {
             token.missed.clear();
             return Ok(());

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::KeyCache;
+use super::details::details;
 use super::listing::list;
 use super::reading::{FoundKey, Reader};
 use crate::hsm::inventory::KeyInventory;
@@ -10,27 +11,39 @@ use crate::hsm::pkcs11::native::Error;
 use crate::hsm::pkcs11::native_session::NativeSession;
 
 impl KeyCache {
-    /// Returns all AES keys of the token, for the operator, and whether there are more.
+    /// Returns all AES keys of the token, for the operator, with their details if `has_details`;
+    /// and whether there are more.
     ///
     /// # Errors
     /// Returns the token's error.
-    pub fn inventory(&self, session: &NativeSession) -> Result<(Vec<KeyInventory>, bool), Error> {
+    pub fn inventory(
+        &self,
+        session: &NativeSession,
+        has_details: bool,
+    ) -> Result<(Vec<KeyInventory>, bool), Error> {
         let mut keys = Vec::new();
         let labels = self.labels.now();
         let mut reader = Reader::new(true);
         let is_cut = list(session, &mut reader, |found| {
-            let FoundKey { label, id, attributes, is_private, .. } = found;
+            let FoundKey { handle, label, id, attributes, is_private, .. } = found;
             let places = labels.places_of(label.as_deref(), id.as_deref());
             let names = places.filter_map(|place| labels.all().get(place).cloned()).collect();
             keys.push(KeyInventory {
+                handle,
                 label: label.unwrap_or_default().into(),
                 id: id.unwrap_or_default(),
                 names,
                 attributes,
                 is_private,
                 keys_of_label: 0,
+                details: None,
             });
         })?;
+        if has_details {
+            for key in &mut keys {
+                key.details = Some(details(session, key.handle)?);
+            }
+        }
         let counts = counts(&keys, |key| std::slice::from_ref(&key.label));
         for key in &mut keys {
             key.keys_of_label = counts.get(&key.label).copied().unwrap_or(0);
@@ -77,6 +90,8 @@ mod tests {
             attributes: KeyAttributes::UNREPORTED,
             is_private,
             keys_of_label: 0,
+            handle: 1,
+            details: None,
         };
         let keys = [
             key(&["a", "id:0a"], Some(true)),

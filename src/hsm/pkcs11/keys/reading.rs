@@ -140,7 +140,7 @@ pub fn read_one_by_one(
     Ok(attributes)
 }
 
-fn is_about_attributes(error: &Error) -> bool {
+pub fn is_about_attributes(error: &Error) -> bool {
     error.code.is_some_and(|code| {
         matches!(class(code), Class::Request | Class::AmbiguousRequest | Class::Ambiguous)
     })

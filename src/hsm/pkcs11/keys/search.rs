@@ -1,5 +1,6 @@
 //! Searches for keys in the token: for those with one name, or for all in one listing pass.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use super::key::Key;
 use super::listing::{find, list};
 use super::private_first::LabelMatches;
 use super::reading::Reader;
+use crate::hsm::key_date::{Date, KeyDate};
 use crate::hsm::pkcs11::native::Error;
 use crate::hsm::pkcs11::native_session::NativeSession;
 use crate::job::KeyIndex;
@@ -133,7 +135,11 @@ impl KeyCache {
         let labels = self.labels.now();
         let mut fresh = vec![LabelMatches::default(); labels.all().len()];
         let mut reader = Reader::new(labels.has_ids());
+        let mut end_dates = HashMap::new();
         let is_cut = list(session, &mut reader, |key| {
+            if let KeyDate::On(date) = key.end_date {
+                end_dates.insert(key.handle, date);
+            }
             for place in labels.places_of(key.label.as_deref(), key.id.as_deref()) {
                 if let Some(fresh) = fresh.get_mut(place) {
                     fresh.add(&key);
@@ -160,6 +166,7 @@ impl KeyCache {
             return Ok(None);
         }
         self.has_new.store(entries.len() > fresh.len(), Ordering::Release);
+        self.end_dates.replace(end_dates_of(&fresh, &end_dates));
         let mut listed = Listed::default();
         for ((index, entry), key) in (0..).map(KeyIndex).zip(entries.iter_mut()).zip(fresh) {
             // A key that is absent from a truncated listing is not necessarily missing.
@@ -180,6 +187,15 @@ impl KeyCache {
         }
         Ok(Some(listed))
     }
+}
+
+/// Returns the end dates of the keys in `found`. `dates` are those of all keys, by handle.
+fn end_dates_of(
+    found: &[Option<Key>],
+    dates: &HashMap<CK_OBJECT_HANDLE, Date>,
+) -> BTreeMap<KeyIndex, Date> {
+    let keys = (0..).map(KeyIndex).zip(found);
+    keys.filter_map(|(index, key)| Some((index, *dates.get(&key.as_ref()?.handle)?))).collect()
 }
 
 #[cfg(test)]
