@@ -460,6 +460,8 @@ pub const MAX_REPORTED_POLICIES: usize = 4;
 
 /// Largest file of key witnesses: some 300 bytes for each key.
 pub const MAX_WITNESS_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Largest file of listed key versions: some 150 bytes for each version.
+pub const MAX_VERSIONS_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// Wait for another process to finish its change of the state directory.
 pub const MAX_STATE_LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Time between two writes of the key witnesses.

@@ -20,7 +20,10 @@ fuzz_target!(|data: &[u8]| {
     // Found wherever the head was cut.
     let is_lone = has_lone_line_end(&data[..end], 0);
     for cut in [1, end / 2, end - 1] {
-        assert_eq!(has_lone_line_end(&data[..cut], 0) || has_lone_line_end(&data[..end], cut), is_lone);
+        assert_eq!(
+            has_lone_line_end(&data[..cut], 0) || has_lone_line_end(&data[..end], cut),
+            is_lone
+        );
     }
     let mut slots = header_slots();
     let Ok(head) = parse(&data[..end], &mut slots) else { return };
@@ -34,7 +37,9 @@ fuzz_target!(|data: &[u8]| {
     for field in head.headers {
         assert!(!field.name.is_empty() && !field.value.contains(&b'\n'));
         if field.name.eq_ignore_ascii_case("host") {
-            assert!(is_host(field.value) && !field.value.iter().any(|byte| b"@/?# ".contains(byte)));
+            assert!(
+                is_host(field.value) && !field.value.iter().any(|byte| b"@/?# ".contains(byte))
+            );
         }
     }
     let _ = route(head.path);

@@ -71,13 +71,19 @@ class Course:
             self.problems.append(f"{what}: {found}, not {expected}")
 
     def expect_encrypts_with(self, version):
+        other = ORIGINAL + NEXT - version
         for replica in self.replicas:
             found = version_of(replica.encrypt().get("ciphertextMetadata"))
             self.expect(f"{replica.name} encrypts with version", found, version)
+            states = {version: "encrypts", other: "decrypts"}
+            # Listing is left out on the last one.
+            if not self.is_careless:
+                self.expect(f"{replica.name} says of its versions", replica.states(), states)
 
-    def expect_decrypt(self, answer, expected):
+    def expect_decrypt(self, answer, expected, state):
         for replica in self.replicas:
             self.expect(f"{replica.name} decrypts version 1", replica.decrypt(answer), expected)
+            self.expect(f"{replica.name} says of version 1", replica.states().get(ORIGINAL), state)
 
     def list_next(self):
         def change(replica):
@@ -114,14 +120,14 @@ class Course:
             replica.list_versions(encrypt_with=NEXT, is_retired=True)
 
         self.for_each("version 1 retired", change)
-        self.expect_decrypt(self.fleet.old, "InvalidStateException")
+        self.expect_decrypt(self.fleet.old, "InvalidStateException", "retired")
 
     def take_back(self):
         def change(replica):
             replica.list_versions(encrypt_with=NEXT)
 
         self.for_each("version 1 taken back", change)
-        self.expect_decrypt(self.fleet.old, "ok")
+        self.expect_decrypt(self.fleet.old, "ok", "decrypts")
 
     def rows(self):
         """Returns name, seconds, requests, failures and worst latency of each step, and of the rest

@@ -1,6 +1,7 @@
 """Replicas whose settings name the versions of a key."""
 
 import base64
+import json
 import struct
 import urllib.request
 
@@ -74,12 +75,13 @@ class RotatingReplica(Replica):
         plaintext = base64.b64decode(said.get("plaintext", ""))
         return "ok" if (status, plaintext) == (200, b"a data key") else said.get("errorName", status)
 
-    def admin(self, path):
-        """Returns the text at that path of the admin listener."""
+    def states(self):
+        """Returns what the status page says that each version does."""
         with self.namespace.entered():
-            url = f"http://127.0.0.1:{ADMIN_PORT}{path}"
+            url = f"http://127.0.0.1:{ADMIN_PORT}/status.json"
             with urllib.request.urlopen(url, timeout=5) as answer:
-                return answer.read().decode()
+                keys = json.load(answer)["keyVersions"]
+        return {version["version"]: version["state"] for key in keys for version in key["versions"]}
 
 
 class RotatingFleet(Fleet):

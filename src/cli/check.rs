@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::keys::{print_token, prove, spec};
-use super::settings_file;
+use super::{settings_file, unlisted_versions};
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::inventory::TokenInventory;
 use crate::job::{HsmAad, KeyIndex, Operation, Request, Success};
 use crate::output::outln;
 use crate::process::hsm_caller::{OTHER_ANSWER, told};
 use crate::process::standalone_hsm::StandaloneHsm;
-use crate::proto::ServiceConfig;
+use crate::proto::{ServiceConfig, Version};
 use crate::settings::Settings;
 
 /// Plaintext that each key encrypts and decrypts.
@@ -26,6 +26,7 @@ pub fn run(file: Option<&Path>, with_hsm: bool, is_strict: bool) -> Result<(), F
     for finding in &findings {
         outln!("{finding}");
     }
+    unlisted_versions::print(&settings);
     outln!("{}: no mistakes, {} remarks", settings.file.display(), findings.len());
     if with_hsm { check_hsm(&settings) } else { Ok(()) }
 }
@@ -40,6 +41,7 @@ fn check_hsm(settings: &Settings) -> Result<(), Failed> {
         print_token(&token);
         mistakes += usize::from(token.trouble.is_some());
         has_health_key |= tell_of_health_key(&token, health_key);
+        mistakes += tell_of_two_names(&token, settings);
     }
     let left_out = health_key.filter(|_| !has_health_key);
     mistakes += check_keys(&standalone, &service, left_out);
@@ -84,6 +86,35 @@ fn tell_of_health_key(token: &TokenInventory, health_key: Option<&str>) -> bool 
         ),
     }
     false
+}
+
+/// Prints the keys that the settings name in two ways, which only the token can tell. Returns the
+/// number of those for which that is a mistake: versions of one external key id, between which a
+/// rotation would change nothing, and the audit log's key, with which a store's callers could forge
+/// checkpoints.
+fn tell_of_two_names(token: &TokenInventory, settings: &Settings) -> usize {
+    let audit_key = settings.audit.as_ref().and_then(|audit| audit.hsm_key.as_deref());
+    let keys = || settings.stores.iter().flat_map(|store| store.versioned_keys());
+    let mut mistakes = 0;
+    for key in token.keys.iter().filter(|key| key.names.len() > 1) {
+        let has = |name: &str| key.names.iter().any(|known| **known == *name);
+        let is_version = |version: &&Version| has(&version.key_name);
+        let twice = keys().find(|it| it.versions.iter().filter(is_version).count() > 1);
+        let problem = match twice {
+            Some(twice) => format!("both are versions of the external key id {:?}", twice.id),
+            None if audit_key.is_some_and(has) => {
+                "one is the audit log's key, which no store may use".to_owned()
+            }
+            None => {
+                let names = key.names.join(" and ");
+                outln!("  WARNING: {names} are one key, counted under each name separately");
+                continue;
+            }
+        };
+        mistakes += 1;
+        outln!("  MISTAKE: {} are one key, and {problem}", key.names.join(" and "));
+    }
+    mistakes
 }
 
 /// Makes a round trip with each key but `left_out`. Returns the number of failures.

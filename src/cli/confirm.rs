@@ -28,8 +28,24 @@ pub(super) fn confirm(question: &str, is_yes: bool) -> Result<(), Failed> {
     let mut answer = String::new();
     // An answer that cannot be read is no consent.
     let _ = stdin.lock().take(MAX_ANSWER_BYTES).read_line(&mut answer);
-    match answer.trim() {
-        "y" | "Y" | "yes" | "Yes" | "YES" => Ok(()),
-        _ => Err(Failed::unavailable("Nothing was done.".to_owned())),
+    match is_consent(&answer) {
+        true => Ok(()),
+        false => Err(Failed::unavailable("Nothing was done.".to_owned())),
+    }
+}
+
+fn is_consent(answer: &str) -> bool {
+    ["y", "yes"].iter().any(|yes| answer.trim().eq_ignore_ascii_case(yes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only a clear yes is one: an empty line, the end of the input and all else are a no.
+    #[test]
+    fn answers() {
+        assert!(["y\n", "Y\n", "yes", " Yes \r\n"].into_iter().all(is_consent));
+        assert!(!["", "\n", "n\n", "no", "yy", "yes please", "ja"].into_iter().any(is_consent));
     }
 }

@@ -17,6 +17,7 @@ mod running;
 mod secret_output;
 mod serve;
 mod settings_file;
+mod unlisted_versions;
 mod which_store;
 
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! The interface through which the queue and the workers use a token, independent of PKCS#11.
 
-use crate::job::{Failure, KeyIndex, Operation, Request, Success};
+use crate::job::{Failure, KeyAttributes, KeyIndex, Operation, Request, Success};
 
 use super::inventory::TokenInventory;
 use super::key_date::Date;
@@ -108,6 +108,14 @@ pub trait Backend: Send + Sync {
     /// Opens a session and takes an inventory of the token for an operator.
     fn inventory(&self) -> TokenInventory;
 
+    /// Opens a session and searches for keys by name. The answers are in the order of `names`.
+    ///
+    /// # Errors
+    /// Returns the reason why the token cannot be searched.
+    fn search(&self, _names: &[Box<str>]) -> Result<Vec<Option<FoundKey>>, String> {
+        Err("it cannot be searched".to_owned())
+    }
+
     /// Takes an inventory with the details of each key, in at least one more call for each.
     fn detailed_inventory(&self) -> TokenInventory {
         self.inventory()
@@ -115,6 +123,15 @@ pub trait Backend: Send + Sync {
 
     /// Releases the module, unless a call is outstanding. All sessions must have been closed.
     fn close(&self);
+}
+
+/// The key that a token has under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundKey {
+    /// Size and permitted uses.
+    pub attributes: KeyAttributes,
+    /// Several keys have the name, and the settings do not allow that.
+    pub is_ambiguous: bool,
 }
 
 /// A session. Dropping it closes it.

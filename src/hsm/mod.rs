@@ -28,6 +28,7 @@ pub mod inventory;
 pub mod key_breaker;
 pub mod key_date;
 pub mod key_hangs;
+pub mod key_search;
 pub mod latency;
 mod monitor;
 mod monitored_session;

@@ -32,7 +32,8 @@ const METADATA_ERROR: Rule = Rule::should(
 const METADATA_MISSING: Rule = Rule::must(
     "binding.no-metadata",
     "Decrypt",
-    "No ciphertextMetadata where Encrypt gave some: 400 InvalidCiphertextException.",
+    "No ciphertextMetadata where Encrypt gave some must not decrypt: 400 \
+     InvalidCiphertextException, or the error of a key version that is not in use.",
 );
 const METADATA_AS_AAD: Rule = Rule::should(
     "binding.metadata-as-aad",
@@ -110,8 +111,8 @@ pub(super) const RULES: &[&Rule] = &[
 
 const INVALID_CIPHERTEXT: &[&str] = &["InvalidCiphertextException"];
 const INVALID: &[&str] = &["InvalidCiphertextException", "ValidationException"];
-/// Errors of an altered metadata. By the last two, a proxy that reads a key version from it says
-/// that it has no such version, or has it no longer in use.
+/// Errors of an altered or missing metadata. By the last two, a proxy that reads a key version from
+/// it says that it has no such version, or has it no longer in use.
 const METADATA_ERRORS: &[&str] = &[
     "InvalidCiphertextException",
     "ValidationException",
@@ -133,9 +134,9 @@ pub fn examine(prober: &mut Prober<'_>, key_id: &str, sealed: &Sealed, report: &
 
     if let Some(metadata) = sealed.metadata.as_deref().filter(|bytes| !bytes.is_empty()) {
         let altered = Sealed { metadata: None, ..sealed.clone() };
-        refuse(&METADATA_MISSING, &altered, Some(AAD), INVALID);
+        refuse(&METADATA_MISSING, &altered, Some(AAD), METADATA_ERRORS);
         let shifted = [AAD, metadata].concat();
-        refuse(&METADATA_AS_AAD, &altered, Some(&shifted), INVALID);
+        refuse(&METADATA_AS_AAD, &altered, Some(&shifted), METADATA_ERRORS);
     }
     let long = vec![0; MAX_CIPHERTEXT_METADATA_BYTES + 1];
     refuse(&METADATA_LONG, &Sealed { metadata: Some(long), ..sealed.clone() }, Some(AAD), INVALID);

@@ -54,6 +54,7 @@ impl Assembled {
         let hsm = Hsm::start(state.hsm_config(&settings, &service), completions.clone())
             .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[pkcs11]: {error}")))?;
         state.save_changes().map_err(|error| Failed::unavailable(format!("no thread: {error}")))?;
+        state.record_versions(&settings);
         startup_log::listening(&server, &settings, admin.as_ref(), inherited);
         startup_log::hsm(Arc::clone(&hsm), &settings);
 

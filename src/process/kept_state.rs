@@ -2,8 +2,10 @@
 
 use std::io;
 use std::sync::Arc;
+use std::thread;
 
 use super::kept_usage::KeptUsage;
+use super::listed_versions;
 use crate::hsm::config::Config;
 use crate::hsm::witness::Witnesses;
 use crate::proto::ServiceConfig;
@@ -38,6 +40,17 @@ impl KeptState {
         match &self.directory {
             Some(directory) => saver::start(directory.clone(), Arc::clone(&self.witnesses)),
             None => Ok(()),
+        }
+    }
+
+    /// Records the versions of keys that the settings list, in a thread of its own, since another
+    /// process may hold the directory's lock.
+    pub(super) fn record_versions(&self, settings: &Arc<Settings>) {
+        let Some(directory) = self.directory.clone() else { return };
+        let settings = Arc::clone(settings);
+        let record = move || listed_versions::record(&directory, &settings);
+        if let Err(error) = thread::Builder::new().name("versions".to_owned()).spawn(record) {
+            tracing::warn!(%error, "the listed versions of keys are not recorded");
         }
     }
 

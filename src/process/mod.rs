@@ -22,6 +22,7 @@ pub(crate) mod hsm_caller;
 mod inherited;
 mod kept_state;
 pub(crate) mod kept_usage;
+pub(crate) mod listed_versions;
 pub(crate) mod lockdown;
 mod notify;
 pub(crate) mod pid_file;

@@ -159,14 +159,14 @@ fn log_store(prefix: &str, key_names: &[String], token: &TokenInventory) {
         tracing::warn!(
             uri_path_prefix = prefix,
             labels = list(&missing),
-            "no AES token key has this CKA_LABEL: calls for it get KeyNotFoundException"
+            "no AES token key has this CKA_LABEL (id: CKA_ID): calls for it get KeyNotFoundException"
         );
     }
     if !ambiguous.is_empty() {
         tracing::warn!(
             uri_path_prefix = prefix,
             labels = list(&ambiguous),
-            "several keys have this CKA_LABEL"
+            "several keys have this CKA_LABEL (id: CKA_ID)"
         );
     }
 }

@@ -52,6 +52,15 @@ pub struct VersionedKey {
     pub encrypt_with: u32,
 }
 
+impl VersionedKey {
+    /// Name of the key that encrypts.
+    #[must_use]
+    pub fn encrypting_key(&self) -> Option<&str> {
+        let encrypts = |version: &&Version| version.number == self.encrypt_with;
+        self.versions.iter().find(encrypts).map(|version| version.key_name.as_str())
+    }
+}
+
 /// One version of an external key id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {

@@ -60,6 +60,14 @@ impl Store {
         self.xks_key_id_set.iter().map(String::as_str).chain(names)
     }
 
+    /// Returns the name of the key with which an external key id encrypts.
+    #[must_use]
+    pub fn encrypting_key(&self, key_id: &str) -> Option<&str> {
+        let plain = self.xks_key_id_set.iter().find(|id| *id == key_id).map(String::as_str);
+        let versioned = || self.keys.iter().find(|key| key.id == key_id)?.encrypting_key();
+        plain.or_else(versioned)
+    }
+
     /// Returns whether the store uses the key with this name.
     #[must_use]
     pub fn has_key_name(&self, name: &str) -> bool {

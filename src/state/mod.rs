@@ -6,4 +6,5 @@
 pub mod directory;
 pub mod saver;
 pub mod usage;
+pub mod versions_file;
 pub mod witness_file;

@@ -314,6 +314,11 @@ impl Prepared {
         }
     }
 
+    /// Returns a top-level member of the settings.
+    pub fn member(&self, name: &str) -> Value {
+        self.table[name].clone()
+    }
+
     /// Sets a member of the settings file by its dotted path.
     pub fn change_settings(&mut self, member: &str, value: impl Into<Value>) {
         settings::set(&mut self.table, member, value);

@@ -96,7 +96,7 @@ fn assert_quick(proxy: &Proxy) {
     for path in ["/readyz", "/livez", "/metrics"] {
         let begun = Instant::now();
         assert_eq!(proxy.admin_get(path).status, 200);
-        assert!(begun.elapsed() < Duration::from_secs(1), "{path}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(2), "{path}: {:?}", begun.elapsed());
     }
 }
 
@@ -149,7 +149,7 @@ fn connections_that_never_end() {
     let mut connection = Connection::open(with_tls.admin(), Some(&tls)).unwrap();
     connection.send(b"GET /readyz HTTP/1.1\r\nHost: xks.example.com\r\n\r\n").unwrap();
     assert_eq!(connection.receive().unwrap().status, 200);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     drop(stopped);
 }
 

@@ -164,6 +164,35 @@ fn on_two_tokens() {
     assert!(list["tokens"][1]["missing"].as_array().unwrap().contains(&json!("bar")));
 }
 
+/// Names that are one key on the token: `check --hsm` tells, and it is a mistake if both are versions
+/// of one external key id, as a rotation between them would change nothing.
+#[test]
+fn two_names_of_one_key() {
+    let mut prepared = Setup::new().prepare();
+    let arguments = ["keys", "new", "new-key", "--id", "0a0b", "--yes"];
+    let (code, printed) = prepared.run(&arguments);
+    assert_eq!(code, Some(0), "{printed}");
+    let mut keys = |keys: &str| {
+        let table: Table = format!("keys = {keys}").parse().unwrap();
+        let mut stores = prepared.member("external_key_stores");
+        let store = stores.as_array_mut().unwrap()[0].as_table_mut().unwrap();
+        store.insert("keys".to_owned(), table["keys"].clone());
+        prepared.change_settings("external_key_stores", stores);
+        prepared.run(&["check", "--hsm"]).1
+    };
+    let printed = keys(
+        "[{ id = \"a\", versions = [{ label = \"new-key\" }] }, { id = \"b\", versions = [{ cka_id = \
+         \"0a0b\" }] }]",
+    );
+    assert!(printed.contains("WARNING: new-key and id:0a0b are one key, counted"), "{printed}");
+    let printed = keys(
+        "[{ id = \"a\", versions = [{ label = \"new-key\" }, { version = 2, cka_id = \"0a0b\" }] }]",
+    );
+    let said =
+        "MISTAKE: new-key and id:0a0b are one key, and both are versions of the external key id";
+    assert!(printed.contains(said), "{printed}");
+}
+
 /// Attributes that a token does not report are unknown, neither good nor bad.
 #[test]
 fn attributes_that_are_not_reported() {

@@ -136,6 +136,27 @@ fn on_one_of_two_tokens() {
     assert!(proofs.len() == 2 && proofs[1].ends_with("missing"), "{printed}");
 }
 
+/// If the other tokens have the key at once, as with HSMs that replicate by themselves, the command
+/// proves that all hold the same. Here one token is reached through two modules.
+#[test]
+fn on_tokens_that_replicate() {
+    let member = |name: &str, value: &str| (name.to_owned(), Value::from(value));
+    let interposer = tools::interposer().to_str().unwrap();
+    let other = [member("label", token::LABEL), member("module", interposer)];
+    let other = other.into_iter().chain([member("user_pin", token::PIN)]);
+    let mut both = tokens(&[token::LABEL]);
+    both.as_array_mut().unwrap().push(Table::from_iter(other).into());
+    let prepared = Setup::new()
+        .set("pkcs11.tokens", both)
+        .env("XKS_INTERPOSER_MODULE", tools::softhsm2_module().to_str().unwrap())
+        .prepare();
+    let (code, printed) = prepared.run(&["keys", "new", "new-key", "--on", token::LABEL, "--yes"]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert_eq!(printed.matches(": proven: it ").count(), 2, "{printed}");
+    assert!(printed.contains("All tokens hold the same key."), "{printed}");
+    assert!(!printed.contains("REPLICATE"), "{printed}");
+}
+
 /// Wrong arguments are refused before the HSM is touched.
 #[test]
 fn wrong_arguments() {
@@ -245,6 +266,18 @@ fn a_token_with_its_own_uses() {
     let (exit, printed) = prepared.run(&["keys", "new", "new-key", "--yes"]);
     assert_eq!(exit, Some(0), "{printed}");
     assert!(printed.contains("ATTENTION: the token also lets it sign, verify"), "{printed}");
+}
+
+/// A failed call may have had its effect: then the operator is told what is left.
+#[test]
+fn a_failed_call_that_made_a_key() {
+    let prepared = behind_interposer("[odd]\nnew_key_fails_with = 0x30");
+    let (exit, printed) = prepared.run(&["keys", "new", "new-key", "--id", "0a0b", "--yes"]);
+    assert_eq!(exit, Some(69), "{printed}");
+    assert!(printed.contains("C_GenerateKey: CKR_DEVICE_ERROR"), "{printed}");
+    let left = "the token now has an object with CKA_LABEL \"new-key\" (CKA_ID 0a0b)";
+    assert!(printed.contains(left) && !printed.contains("Nothing was made"), "{printed}");
+    assert!(has_key(&prepared, "new-key"));
 }
 
 /// A key that does not encrypt and decrypt is destroyed.

@@ -131,6 +131,24 @@ fn an_id_of_two_stores() {
     }
 }
 
+/// With several tokens, the new version is made on the one that is named, and has to be replicated
+/// before it is listed.
+#[test]
+fn on_one_of_two_tokens() {
+    let names = [token::LABEL, "other"]
+        .map(|label| Value::Table(Table::from_iter([("label".to_owned(), Value::from(label))])));
+    let prepared = Setup::new().set("pkcs11.tokens", Value::Array(names.to_vec())).prepare();
+    prepared.token.add_token("other", &[token::FULL]);
+    let (code, printed) = prepared.run(&["keys", "rotate", "foo", "--yes"]);
+    assert_eq!(code, Some(2), "{printed}");
+    assert!(printed.contains("Say on which, with --on TOKEN"), "{printed}");
+    let (code, printed) = prepared.run(&["keys", "rotate", "foo", "--on", "other", "--yes"]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(printed.contains("Made on token \"other\""), "{printed}");
+    let (before, _) = printed.split_once("\nSTEP 1").expect("the steps");
+    assert!(before.contains("REPLICATE the key to the other tokens now"), "{printed}");
+}
+
 /// What cannot be rotated is refused before a key is made.
 #[test]
 fn refusals() {

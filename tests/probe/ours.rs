@@ -58,12 +58,18 @@ fn with_ciphertext_metadata() {
 }
 
 /// The tag of a version is metadata too. A changed number is that of a version which the key does
-/// not have.
+/// not have, and no tag that of the original.
 #[test]
 fn with_versions() {
+    for is_retired in [false, true] {
+        probe_versions(is_retired);
+    }
+}
+
+fn probe_versions(is_retired: bool) {
     let keys: toml::Table = format!(
-        "keys = [{{ id = {0:?}, versions = [{{ label = {0:?} }}, {{ version = 2, label = {1:?} }}], \
-         encrypt_with = 2 }}]",
+        "keys = [{{ id = {0:?}, versions = [{{ label = {0:?}, retired = {is_retired} }}, \
+         {{ version = 2, label = {1:?} }}], encrypt_with = 2 }}]",
         token::FULL.label,
         token::SECOND.label
     )
@@ -81,7 +87,11 @@ fn with_versions() {
         let run = probe_ours(&proxy, "127.0.0.1", "http", &more);
         assert_clean(&run, &["tls.https"]);
         let came = run.came("binding.other-metadata");
-        assert_eq!(came, "8 tried: InvalidCiphertextException, InternalException");
+        let expected: &[_] = match is_retired {
+            false => &["InvalidCiphertextException", "InternalException"],
+            true => &["InvalidStateException", "InternalException", "InvalidCiphertextException"],
+        };
+        assert_eq!(came, format!("8 tried: {}", expected.join(", ")));
     }
     // The tag of version 2.
     let kept = std::fs::read_to_string(file).unwrap();

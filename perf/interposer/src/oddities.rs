@@ -35,6 +35,8 @@ pub struct Oddities {
     pub attributes_hidden: Vec<CK_ATTRIBUTE_TYPE>,
     /// Maximum number of attributes in a template that C_GenerateKey accepts.
     pub new_key_at_most: Option<CK_ULONG>,
+    /// Code that C_GenerateKey returns although it has made the key.
+    pub new_key_fails_with: Option<CK_RV>,
     /// Set if C_Encrypt and C_Decrypt return CKR_BUFFER_TOO_SMALL until asked for the length.
     pub wants_length_first: bool,
     /// Set if CK_GCM_PARAMS is that of PKCS#11 v2.40's first edition, without ulIvBits.

@@ -258,7 +258,9 @@ unsafe extern "C" fn C_GenerateKey(
         if at_most.is_some_and(|at_most| attributes > at_most) {
             return CKR_TEMPLATE_INCONSISTENT;
         }
-        call_real!(real, C_GenerateKey, session, mechanism, template, attributes, key)
+        let code = call_real!(real, C_GenerateKey, session, mechanism, template, attributes, key);
+        let fails = interposer::get().and_then(|it| it.settings.load().odd.new_key_fails_with);
+        fails.filter(|_| code == CKR_OK).unwrap_or(code)
     })
 }
 

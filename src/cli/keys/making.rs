@@ -189,9 +189,11 @@ fn choose(settings: &Settings, tokens: &[Identity], on: Option<&str>) -> Result<
     };
     let is_it = |(_, token): &(usize, &Identity)| token.label == on || token.id == on;
     let found: Vec<usize> = tokens.iter().enumerate().filter(is_it).map(|(at, _)| at).collect();
+    // A token that the settings reach in several ways is one.
+    let serial = |at: &usize| tokens.get(*at).map(|token| &token.id);
     match found.as_slice() {
-        [at] => Ok(*at),
         [] => refused(format!("--on {on:?}: no token of the settings has this label or serial")),
+        [first, others @ ..] if others.iter().all(|at| serial(at) == serial(first)) => Ok(*first),
         _ => refused(format!("--on {on:?}: several tokens have this label: give the serial")),
     }
 }

@@ -154,7 +154,7 @@ fn print_steps(key_id: &str, number: u32, label: &str, stores: &[OfStore<'_>]) {
     outln!(
         "Then `xks-proxy check --hsm` and `xks-proxy reload` on each replica. Go on when every \
          replica lists version {number}: see \"keyVersions\" in its /status.json, or the metric \
-         xks_proxy_key_version.\n\
+         xks_proxy_key_version_decrypts.\n\
          \nSTEP 2, on every replica: encrypt with it. In the same table:\n\n\
          encrypt_with = {number}\n\n\
          Then `xks-proxy reload`. The way back is encrypt_with = {}; leave version {number} listed, \

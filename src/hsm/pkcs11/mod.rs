@@ -13,6 +13,7 @@ pub mod gcm;
 mod gcm_parameters;
 mod identity;
 pub mod key_maker;
+mod key_search;
 mod keys;
 mod known_good;
 pub mod labels;

@@ -8,6 +8,7 @@ use cryptoki_sys::{CK_SLOT_ID, CKR_SESSION_COUNT, CKR_TOKEN_WRITE_PROTECTED};
 
 use super::codes;
 use super::ffi::RawModule;
+use super::key_search;
 use super::keys::KeyCache;
 use super::labels::Labels;
 use super::module::Module;
@@ -17,7 +18,9 @@ use super::opened::Opened;
 use super::session::Pkcs11Session;
 use super::shared::Shared;
 use super::token_inventory;
-use crate::hsm::backend::{Backend, Direction, Identity, KeyStatus, NotProven, OpenError, Session};
+use crate::hsm::backend::{
+    Backend, Direction, FoundKey, Identity, KeyStatus, NotProven, OpenError, Session,
+};
 use crate::hsm::config::TokenConfig;
 use crate::hsm::inventory::TokenInventory;
 use crate::hsm::key_date::Date;
@@ -178,6 +181,11 @@ impl Backend for Pkcs11Token {
 
     fn end_dates(&self, max: usize) -> Vec<(Box<str>, Date)> {
         self.shared.keys.end_dates(max)
+    }
+
+    fn search(&self, names: &[Box<str>]) -> Result<Vec<Option<FoundKey>>, String> {
+        let session = self.open_session().map_err(|error| error.reason().to_owned())?;
+        key_search::search(&self.shared.keys, &session, names)
     }
 
     fn close(&self) {

@@ -4,6 +4,7 @@
 //! completely, or it is refused with a list of all its mistakes and nothing changes. Members that
 //! need a restart are named.
 
+mod encrypting_keys;
 mod restart;
 
 use std::sync::Arc;
@@ -149,12 +150,17 @@ impl Reloader {
         let (settings, findings) =
             settings::load(&self.started.file, false, &environment).map_err(mistakes)?;
         let needs_restart = restart::members(&self.started, &settings);
+        let former_settings = self.in_use.settings.load_full();
+        let former_hsm = self.in_use.hsm.load_full();
+        let is_same_fleet = restart::is_same_fleet(&former_settings, &settings);
+        if is_same_fleet {
+            // Before the HSM side learns the new keys' indices, which a refusal would not undo.
+            encrypting_keys::check(&former_hsm, &settings, Some(&former_settings))?;
+        }
 
         let (former, metrics) = (Some(&*self.service), Some(&*self.metrics));
         let service = Arc::new(settings.service_after(former, metrics));
         self.state.usage.extend(&settings, service.labels()).map_err(|refusal| vec![refusal])?;
-        let former_hsm = self.in_use.hsm.load_full();
-        let is_same_fleet = restart::is_same_fleet(&self.in_use.settings.load(), &settings);
         let hsm = if is_same_fleet {
             let has_new = service.labels().len() > self.service.labels().len();
             if !former_hsm.extend_labels(service.labels(), MAX_START_WAIT) {
@@ -189,7 +195,9 @@ impl Reloader {
         let service_info = &self.in_use.service_info;
         service_info.store(Arc::new(service_info.load().with(&settings)));
         startup_log::in_use(&settings, &findings);
-        self.in_use.settings.store(Arc::new(settings));
+        let settings = Arc::new(settings);
+        self.state.record_versions(&settings);
+        self.in_use.settings.store(settings);
         if !is_same_fleet {
             self.retire(former_hsm);
         }
@@ -216,7 +224,12 @@ impl Reloader {
                 self.state.stays_with(former.fleet_number());
                 Err(vec![format!("[pkcs11]: no token of the new settings can be used: {trouble}")])
             }
-            _ => Ok(hsm),
+            _ => encrypting_keys::check(&hsm, settings, None)
+                .inspect_err(|_| {
+                    hsm.stop(HSM_RETIRE_TIMEOUT);
+                    self.state.stays_with(former.fleet_number());
+                })
+                .map(|()| hsm),
         }
     }
 

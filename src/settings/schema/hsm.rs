@@ -92,7 +92,8 @@ const PKCS11_MEMBERS: &[MemberSchema] = &[
         "health_key",
         Form::Text,
         Absent::None,
-        "Label (`CKA_LABEL`) of an AES-256 key on each token that only health checks use.",
+        "Label (`CKA_LABEL`), or `id:` and the `CKA_ID` in hexadecimal digits, of an AES-256 key on \
+         each token that only health checks use.",
     ),
     optional(
         "trust_token",

@@ -70,7 +70,8 @@ pub(super) const AUDIT: SectionSchema = SectionSchema {
             "hsm_key",
             Form::Text,
             Absent::None,
-            "Label (`CKA_LABEL`) of an AES-256 key, used by no key store, that seals checkpoints.",
+            "Label (`CKA_LABEL`), or `id:` and the `CKA_ID` in hexadecimal digits, of an AES-256 key, \
+             used by no key store, that seals checkpoints.",
         ),
         optional(
             "when_full",

@@ -99,6 +99,23 @@ impl KeyCache {
         let labels = self.labels.now();
         let Some(label) = labels.get(key) else { return Ok(None) };
         let era = self.era.load(Ordering::Acquire);
+        let found = self.search(session, label)?;
+        let mut entries = self.entries.write();
+        if self.era.load(Ordering::Acquire) == era
+            && let Ok(index) = usize::try_from(key.0)
+            && let Some(entry) = entries.get_mut(index)
+        {
+            entry.find(found);
+            entry.prove_after = None;
+        }
+        Ok(found)
+    }
+
+    /// Searches for the keys with a name, which need not be configured. The cache is unchanged.
+    ///
+    /// # Errors
+    /// Returns the token's error.
+    pub fn search(&self, session: &NativeSession, label: &str) -> Result<Option<Key>, Error> {
         // No low limit here: a module that takes no template makes this search return all objects,
         // and public keys planted by others must not hide the private one.
         let name = KeyName::parse(label);
@@ -113,16 +130,7 @@ impl KeyCache {
                 found.add(&key);
             }
         }
-        let found = self.private_first.choose(label, found, self.labels.require_private);
-        let mut entries = self.entries.write();
-        if self.era.load(Ordering::Acquire) == era
-            && let Ok(index) = usize::try_from(key.0)
-            && let Some(entry) = entries.get_mut(index)
-        {
-            entry.find(found);
-            entry.prove_after = None;
-        }
-        Ok(found)
+        Ok(self.private_first.choose(label, found, self.labels.require_private))
     }
 
     /// Lists all keys and replaces the cache. Returns `None` if the handles were forgotten during
