@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
+use toml::Value;
 
 use crate::common::proxy::Prepared;
 use crate::common::{Client, Proxy, Setup, tools, xks};
@@ -21,9 +22,11 @@ const ENCRYPT: &str = "keys/foo/encrypt";
 const RESERVE: u64 = 1 << 18;
 const RESERVE_SECS: u64 = 300;
 
-/// A proxy with a state directory, which uses no session keys, since those do not count.
+/// A proxy that uses a single key, and session keys, which do not count, at most at the start.
 fn kept() -> Setup {
-    watched().set("pkcs11.health_key", "foo")
+    let foo = || Value::Array(vec!["foo".into()]);
+    let setup = watched().set("pkcs11.health_key", "foo").set("server.pid_file", "proxy.pid");
+    setup.set_in_store(0, "xks_key_id_set", foo()).set_in_store(1, "xks_key_id_set", foo())
 }
 
 fn prepare(setup: Setup) -> Prepared {
@@ -136,11 +139,13 @@ fn a_kill_never_understates() {
         proxy.restart();
     }
     assert!(before.0 > kills, "{} encryptions in all", before.0);
-    let truth = length(&marks);
+    // After an orderly end, nothing but the first health checks, with session keys, is missing.
+    let client = proxy.client();
+    (0..20).for_each(|_| drop(encrypt(&client)));
     end(&mut proxy);
-    let last = usage(&proxy);
-    let own = last["encryptions"].as_u64().unwrap() - before.1;
-    assert_eq!(own, length(&marks) - before.0, "exact after an orderly end, {truth}");
+    let own = usage(&proxy)["encryptions"].as_u64().unwrap() - before.1;
+    let made = length(&marks) - before.0;
+    assert!(own >= 20 && own <= made && own + 8 >= made, "{own} of {made}");
 }
 
 fn getrandom(bytes: &mut [u8]) {
@@ -278,8 +283,8 @@ fn two_processes_during_an_upgrade() {
     (0..10).for_each(&mut call);
     proxy.signal("USR2");
     proxy.log_with("another process serves");
-    // The old process serves this connection until its delay ends.
-    (0..5).for_each(&mut call);
+    // The old process answers one more call on this connection, and then closes it.
+    call(0);
     let files = || {
         let names = fs::read_dir(state_of(&proxy)).unwrap().map(|it| it.unwrap().file_name());
         names.filter(|name| name.to_str().unwrap().starts_with("key-usage.")).count()
@@ -298,7 +303,7 @@ fn two_processes_during_an_upgrade() {
     let found = usage(&proxy);
     assert_eq!(found["isComplete"], true, "{found}");
     let count = found["encryptions"].as_u64().unwrap();
-    assert!((22..200).contains(&count), "{found}: exact after two orderly ends");
+    assert!((18..200).contains(&count), "{found}: exact after two orderly ends");
 }
 
 /// With `refuse`, a count that is not known is an error at the start, which tells what to do; at the
@@ -333,11 +338,11 @@ fn refusal_at_the_limit() {
         let stores = table["external_key_stores"].as_array_mut().unwrap();
         stores[0]["xks_key_id_set"].as_array_mut().unwrap().push("bar".into());
     });
-    let (code, printed) = proxy.reload();
-    assert_ne!(code, Some(0), "{printed}");
-    assert!(proxy.log_with("--set KEY COUNT").contains("bar"));
+    proxy.signal("HUP");
+    let log = proxy.log_with("the new settings are refused");
+    assert!(log.contains("the counts of 1 keys are incomplete: bar. For each"), "{log}");
     let (code, printed) = proxy.run(&["keys", "usage", "--set", "bar", "0"]);
     assert_eq!(code, Some(0), "{printed}");
-    let (code, printed) = proxy.reload();
-    assert_eq!(code, Some(0), "{printed}");
+    proxy.signal("HUP");
+    proxy.log_with("settings reloaded");
 }
