@@ -83,6 +83,25 @@ pub const MAX_REQUESTS_PER_CONNECTION: u64 = u64::MAX / 2;
 
 /// Greatest difference between `x-amz-date` and the local clock (XKS specification, Appendix A).
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+/// Requests signed outside of that time whose signatures one event loop verifies in a second, to
+/// learn by how much the clocks differ; others are refused for their date alone. Verifying costs
+/// more than that refusal, and strangers could send any number.
+pub const MAX_SKEWED_VERIFICATIONS_PER_SEC: u32 = 100;
+/// Requests of which the median difference of the clocks is taken, at least.
+pub const MIN_CLOCK_SAMPLES: usize = 20;
+/// The same, at most.
+pub const MAX_CLOCK_SAMPLES: usize = 256;
+/// Time between two of these requests, once there are enough.
+pub const CLOCK_SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
+/// Time after which such a request is forgotten.
+pub const CLOCK_SKEW_WINDOW: Duration = Duration::from_secs(60);
+/// Change of the wall clock against the monotonic one after which they are all forgotten.
+pub const MIN_CLOCK_STEP: Duration = Duration::from_secs(2);
+/// Difference of the clocks from which on a warning is logged.
+pub const CLOCK_SKEW_WARNING: Duration = Duration::from_secs(60);
+/// Difference of the clocks from which on `/readyz` is 503: soon, calls are refused. Setting:
+/// `[server] unready_at_clock_skew_secs`.
+pub const DEFAULT_UNREADY_AT_CLOCK_SKEW_SECS: u64 = 270;
 /// Number of header names in SignedHeaders.
 pub const MAX_SIGNED_HEADERS: usize = 32;
 /// Signing keys kept for each credential: yesterday's, today's and tomorrow's may all be valid
@@ -137,9 +156,14 @@ pub const DEFAULT_DRAIN_DELAY_MILLI: u64 = 5_000;
 /// Time after that for requests in flight to finish. Setting: `[server] drain_timeout_milli`.
 pub const DEFAULT_DRAIN_TIMEOUT_MILLI: u64 = 5_000;
 
-/// Time that a connection may be idle while the process stops: a request may be on its way on a
-/// busy or new connection. KMS sends one as soon as it has connected.
-pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// Longest last part of that delay, of which it is half otherwise: during it, answers close the
+/// connections too that were made while draining.
+pub const MAX_DRAIN_LAST_PART: Duration = Duration::from_secs(10);
+/// Time for which quiet connections are kept after the end of accepting, since a request may be on
+/// its way: the first one of a new connection, or the next one of a client that sends one every
+/// second or two. It is counted from the end of accepting: counted from the last answer, it would
+/// end just when a client's next request arrives.
+pub const DRAIN_QUIET_TIME: Duration = Duration::from_millis(3_000);
 
 // ---- Service manager and upgrades
 
@@ -191,6 +215,16 @@ pub const CONNECTIONS_PER_EVICTION: usize = 256;
 /// Memory that all connections together may hold: receive buffers, unread answers, incomplete TLS
 /// records. Setting: `[limits] max_buffered_bytes`.
 pub const DEFAULT_MAX_BUFFERED_BYTES: usize = 256 * 1024 * 1024;
+/// Part of that memory, one in so many, that connections may hold which have not sent an authentic
+/// request: strangers. A request of KMS takes a few kilobytes and is authentic when it is whole.
+pub const UNPROVEN_BUFFER_PARTS: usize = 4;
+/// Memory of a connection besides that: its TLS session, and its socket in the kernel.
+pub const MEMORY_BYTES_PER_CONNECTION: u64 = 16 * 1024;
+/// Memory kept, out of what the process's control group may use, for everything but connections:
+/// the HSM's module, policies, logs.
+pub const RESERVED_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
+/// Parts of the rest: one is the default of `max_buffered_bytes`, one that of `max_connections`.
+pub const MEMORY_PARTS: u64 = 4;
 /// Lower bound of `[limits] max_buffered_bytes`.
 pub const MIN_MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
 /// Upper bound of `[limits] max_buffered_bytes`.
@@ -271,6 +305,13 @@ pub const MAX_JOBS_PER_SUBMIT: usize = 16;
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// TLS sessions that can be resumed by id (TLS 1.2); TLS 1.3 uses tickets.
 pub const TLS_SESSION_CACHE_SIZE: usize = 4096;
+
+// ---- Files of the settings
+
+/// Time after which the log says that nobody writes to a FIFO that is to be read.
+pub const FIFO_WARNING_WAIT: Duration = Duration::from_secs(1);
+/// Time for somebody to write to it; a program behind it may have to ask a service for a secret.
+pub const MAX_FIFO_WAIT: Duration = Duration::from_secs(30);
 
 // ---- Secrets
 

@@ -39,7 +39,7 @@ use self::page::Page;
 pub use self::sources::{ServiceInfo, Sources};
 pub use self::tls::Acceptor;
 use crate::limits::{ADMIN_STACK_BYTES, HISTORY_INTERVAL};
-use crate::observe::metrics::exposition;
+use crate::observe::metrics::{CLOCK_IS_OFF, exposition};
 use crate::settings;
 
 /// A bound listener that is not served yet.
@@ -142,6 +142,7 @@ impl Handler {
             ),
             "/livez" => Answer::text(200, "alive\n"),
             "/readyz" if self.sources.is_ready() => Answer::text(200, "ready\n"),
+            "/readyz" if self.sources.is_clock_off() => Answer::text(503, CLOCK_IS_OFF),
             "/readyz" => Answer::text(503, "not ready\n"),
             "/status" => self.page.answer(),
             "/status.json" => {

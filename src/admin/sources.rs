@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
@@ -10,7 +11,7 @@ use crate::hsm::Hsm;
 use crate::hsm::usage::Usage;
 use crate::observe::audit::Audit;
 use crate::observe::log::LostLines;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{ClockSkew, Metrics};
 use crate::server::lifecycle::Lifecycle;
 use crate::settings;
 
@@ -33,12 +34,25 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Returns whether `/readyz` is 200: a token works, calls can be audited, and the process is
-    /// not draining.
+    /// Returns whether `/readyz` is 200: a token works, calls can be audited, the clock is right,
+    /// and the process is not draining.
     pub(super) fn is_ready(&self) -> bool {
         self.hsm.load().health().can_serve()
             && self.audit.can_serve()
             && !self.lifecycle.is_draining()
+            && !self.is_clock_off()
+    }
+
+    /// Returns whether the clock is so far off that the process is not ready.
+    pub(super) fn is_clock_off(&self) -> bool {
+        self.clock_skew().is_off()
+    }
+
+    /// The difference between the clocks at present, also if the event loops have nothing to do.
+    pub(super) fn clock_skew(&self) -> &ClockSkew {
+        let clock_skew = &self.metrics.clock_skew;
+        clock_skew.follow(Instant::now(), SystemTime::now());
+        clock_skew
     }
 }
 
@@ -53,7 +67,8 @@ pub struct ServiceInfo {
     pub(super) is_mtls: bool,
     /// Address of `/ping`.
     pub(super) ping: SocketAddr,
-    /// Limit of connections to the API.
+    /// Limit of connections to the API that is in use: the settings' one, or fewer if the system's
+    /// limit of open files allows no more.
     pub(super) max_connections: usize,
     /// Deadline of a call, in milliseconds.
     pub(super) request_deadline_milli: u64,
@@ -61,9 +76,15 @@ pub struct ServiceInfo {
 }
 
 impl ServiceInfo {
-    /// Makes the figures of a process with these addresses.
+    /// Makes the figures of a process with these addresses, and with the limit of connections that
+    /// is in use.
     #[must_use]
-    pub fn new(settings: &settings::Settings, api: SocketAddr, ping: SocketAddr) -> Self {
+    pub fn new(
+        settings: &settings::Settings,
+        api: SocketAddr,
+        ping: SocketAddr,
+        max_connections: usize,
+    ) -> Self {
         let tls = settings.tls.as_ref();
         let deadline = settings.limits.timeouts.request.as_millis();
         Self {
@@ -71,15 +92,16 @@ impl ServiceInfo {
             is_tls: tls.is_some(),
             is_mtls: tls.is_some_and(|tls| tls.is_client_certificate_required),
             ping,
-            max_connections: settings.limits.max_connections,
+            max_connections,
             request_deadline_milli: u64::try_from(deadline).unwrap_or(u64::MAX),
             key_versions: KeyVersions::of(settings),
         }
     }
 
-    /// Returns the same addresses with the figures of other settings.
+    /// Returns the same addresses with the figures of other settings, and with the limit of
+    /// connections that is now in use.
     #[must_use]
-    pub fn with(&self, settings: &settings::Settings) -> Self {
-        Self::new(settings, self.api, self.ping)
+    pub fn with(&self, settings: &settings::Settings, max_connections: usize) -> Self {
+        Self::new(settings, self.api, self.ping, max_connections)
     }
 }

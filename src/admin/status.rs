@@ -29,6 +29,8 @@ pub(super) struct Status {
     uptime_millis: u64,
     is_ready: bool,
     is_draining: bool,
+    /// Seconds by which this machine's clock is ahead of the clients'; `null` if not known.
+    clock_ahead_secs: Option<i64>,
     settings: SettingsStatus,
     listeners: Listeners,
     requests: Requests,
@@ -256,6 +258,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
         uptime_millis: u64::try_from(uptime).unwrap_or(u64::MAX),
         is_ready: sources.is_ready(),
         is_draining: sources.lifecycle.is_draining(),
+        clock_ahead_secs: sources.clock_skew().ahead_secs(),
         settings: metrics.reloads.state().into(),
         listeners: Listeners {
             api: api.to_string(),

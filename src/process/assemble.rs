@@ -58,8 +58,12 @@ impl Assembled {
         startup_log::listening(&server, &settings, admin.as_ref(), inherited);
         startup_log::hsm(Arc::clone(&hsm), &settings);
 
-        let service_info =
-            admin::ServiceInfo::new(&settings, server.api_address(), server.ping_address());
+        let service_info = admin::ServiceInfo::new(
+            &settings,
+            server.api_address(),
+            server.ping_address(),
+            server.max_connections(),
+        );
         let in_use = InUse {
             settings: Arc::new(ArcSwap::new(Arc::clone(&settings))),
             hsm: Arc::new(ArcSwap::new(hsm)),
@@ -90,6 +94,7 @@ impl Assembled {
 fn metrics(settings: &Settings, server: &Server, telemetry: &Telemetry) -> Arc<Metrics> {
     let metrics = Metrics::new(server.event_loops(), Arc::clone(&telemetry.panics));
     metrics.set_certificates(certificates::of_settings(settings));
+    metrics.clock_skew.set_unready_at(settings.server.unready_at_clock_skew);
     // Recorded before the admin listener can show it.
     metrics.reloads.started();
     Arc::new(metrics)

@@ -8,7 +8,7 @@ use super::events::Events;
 use super::run::Running;
 use super::upgrade::Successor;
 use crate::exit::{EXIT_SOFTWARE, Failed};
-use crate::limits::HSM_STOP_TIMEOUT;
+use crate::limits::{HSM_STOP_TIMEOUT, MAX_DRAIN_LAST_PART};
 
 /// Interval between checks for event loops that are still running.
 const POLL: Duration = Duration::from_millis(2);
@@ -36,11 +36,15 @@ pub(super) fn drain(
         (server.drain_delay, server.drain_timeout)
     };
     announce(&running, successor, delay);
+    let last_part = (delay / 2).min(MAX_DRAIN_LAST_PART);
     // A second signal ends the delay early.
-    events.wait_for_end(delay);
+    if !events.wait_for_end(delay - last_part) {
+        running.lifecycle.send_away();
+        events.wait_for_end(last_part);
+    }
     tracing::info!(?timeout, "accepting ends");
     drop(running.sockets);
-    running.lifecycle.stop();
+    running.lifecycle.stop_within(timeout);
     if !have_ended(&running.loops, timeout) {
         tracing::warn!("connections were still open at the end of drain_timeout_milli");
     }

@@ -26,6 +26,12 @@ impl Buffer {
         self.end - self.begin
     }
 
+    /// Size of its memory.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Returns whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -110,6 +110,12 @@ impl Connection {
         !self.buffer.is_empty()
     }
 
+    /// Size of the buffer of the pool that it holds.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Returns whether the peer has sent an authentic request: a signed one, if signatures are
     /// required.
     #[must_use]
@@ -439,10 +445,11 @@ impl Connection {
         answer: Answer<'_>,
     ) -> Step {
         let is_last = self.is_half_closed && exchange.consumed() >= self.buffer.len();
-        // Connections made while draining are kept: their peers were sent here because nothing else
-        // serves yet or the load balancer has not reacted yet, and would need a new handshake for
-        // each request.
-        let is_sent_away = snapshot.is_draining && !self.came_late;
+        // Connections made while draining are kept at first: their peers were sent here because
+        // nothing else serves yet or the load balancer has not reacted yet, and would need a new
+        // handshake for each request. Shortly before the end that is better than to cut them off
+        // with a request on its way.
+        let is_sent_away = snapshot.is_draining && (!self.came_late || snapshot.is_sending_away);
         self.answered += 1;
         self.is_proven |= exchange.is_authenticated();
         let max_requests = loop_state.service.options.max_requests_per_connection;

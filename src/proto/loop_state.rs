@@ -25,9 +25,14 @@ pub struct Snapshot {
     pub unix_secs: u64,
     /// At least one token works.
     pub is_ready: bool,
+    /// The clock is too far off to be ready.
+    pub is_clock_off: bool,
     /// The process is about to stop: answers end the connections that are open already.
     pub is_draining: bool,
-    /// No new connections are accepted: answers end all connections, and idle ones are closed.
+    /// Accepting ends soon: answers end the connections too that were made while draining.
+    pub is_sending_away: bool,
+    /// No new connections are accepted: answers end all connections, and idle ones are closed after
+    /// a while.
     pub is_stopping: bool,
     /// The event loop cannot keep up with its requests.
     pub is_congested: bool,

@@ -61,9 +61,10 @@ impl Changes {
         }
     }
 
-    /// Passes new settings to all event loops. Members of `config` that only apply at the start
-    /// (addresses, keepalive, the number of loops) are ignored.
-    pub fn put(&self, service: Arc<ServiceConfig>, hsm: Arc<Hsm>, config: &Config) {
+    /// Passes new settings to all event loops, and returns the limit on connections that is now in
+    /// use. Members of `config` that only apply at the start (addresses, keepalive, the number of
+    /// loops) are ignored.
+    pub fn put(&self, service: Arc<ServiceConfig>, hsm: Arc<Hsm>, config: &Config) -> usize {
         let max_connections = descriptors::possible_connections(config.max_connections);
         let mut state = self.state.lock();
         let admission = Arc::new(state.admission.succeeded_by(config, max_connections));
@@ -80,6 +81,7 @@ impl Changes {
         self.number.store(number, Ordering::Release);
         drop(state);
         self.lifecycle.wake();
+        max_connections
     }
 
     /// Waits up to `timeout` until all event loops have adopted the last change, and returns

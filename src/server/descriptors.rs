@@ -9,9 +9,11 @@ use crate::limits::RESERVED_DESCRIPTORS;
 /// stranger's. At the system's limit, no one could connect, and neither a load balancer's health
 /// checks nor the HSM's module would get a descriptor.
 pub(super) fn possible_connections(max_connections: usize) -> usize {
-    let Err(possible) = raise(max_connections) else {
+    let possible = raise(max_connections).err().unwrap_or(max_connections);
+    if possible >= max_connections {
+        // Also if the descriptors beside the connections are fewer than should be reserved.
         return max_connections;
-    };
+    }
     tracing::warn!(
         possible,
         max_connections,

@@ -93,7 +93,9 @@ impl EventLoop {
             now: Instant::now(),
             unix_secs: 0,
             is_ready: false,
+            is_clock_off: false,
             is_draining: false,
+            is_sending_away: false,
             is_stopping: false,
             is_congested: false,
         };
@@ -291,15 +293,20 @@ impl Running {
         let health = self.context.hsm.health();
         let can_serve = health.can_serve();
         self.context.loop_state.set_health(health);
-        let unix_secs = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let (wall, now) = (SystemTime::now(), Instant::now());
+        let unix_secs =
+            wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let clock_skew = &self.context.loop_state.metrics.clock_skew;
+        clock_skew.follow(now, wall);
+        let is_clock_off = clock_skew.is_off();
         let was_stopping = self.context.snapshot.is_stopping;
         self.context.snapshot = Snapshot {
-            now: Instant::now(),
+            now,
             unix_secs,
+            is_clock_off,
             is_ready: can_serve && self.context.loop_state.access_log.audit.can_serve(),
             is_draining: self.lifecycle.is_draining(),
+            is_sending_away: self.lifecycle.is_sending_away(),
             is_stopping: self.lifecycle.is_stopping(),
             is_congested: self.context.snapshot.is_congested,
         };
@@ -307,6 +314,8 @@ impl Running {
             self.release_listeners();
         }
         if self.context.snapshot.is_stopping && !was_stopping {
+            let quiet_until = self.context.snapshot.now + self.lifecycle.quiet_time();
+            self.context.quiet_until = Some(quiet_until);
             self.end_accepting();
         }
     }
@@ -339,7 +348,7 @@ impl Running {
         context.slot = slot;
         context.ready_since = context.snapshot.now;
         context.answers_left = MAX_ANSWERS_PER_TURN;
-        let held_before = peer.held_bytes();
+        let (held_before, unproven_before) = (peer.held_bytes(), peer.unproven_bytes());
         let fate = catch_unwind(AssertUnwindSafe(|| work(peer, context))).unwrap_or_else(|_| {
             let peer = peer.address();
             tracing::error!(%peer, "a connection ended because handling it panicked");
@@ -347,6 +356,7 @@ impl Running {
             Fate::Ends
         });
         context.held_bytes = context.held_bytes + peer.held_bytes() - held_before;
+        context.unproven_bytes = context.unproven_bytes + peer.unproven_bytes() - unproven_before;
         if fate == Fate::Ends {
             self.end(slot);
         } else {
@@ -357,7 +367,7 @@ impl Running {
                 self.timers.set(slot, deadline);
             }
             self.put_off(slot, fate);
-            if self.context.buffered_bytes() > self.max_buffered_bytes {
+            if self.has_too_much_buffered() {
                 self.evict_for_memory(slot);
             }
         }
@@ -402,6 +412,7 @@ impl Running {
         self.timers.cancel(slot);
         if let Some(mut peer) = self.peers.try_remove(slot) {
             self.context.held_bytes -= peer.held_bytes();
+            self.context.unproven_bytes -= peer.unproven_bytes();
             // Closing the descriptor removes it from the epoll set, but not while a child process
             // holds a copy between fork and exec (epoll(7), question 6): its events would be
             // mistaken for those of the slot's next connection. The error for one that was never

@@ -2,20 +2,26 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use mio::Waker;
 use parking_lot::Mutex;
+
+use crate::limits::DRAIN_QUIET_TIME;
 
 /// The state that all event loops share. It only moves forward.
 #[derive(Default)]
 pub struct Lifecycle {
     state: AtomicU8,
     is_handed_over: AtomicBool,
+    /// Time for which quiet connections are kept once the process stops; 0 until it is set.
+    quiet_milli: AtomicU64,
     loops: Mutex<Vec<WatchedLoop>>,
 }
 
 const DRAINING: u8 = 1;
-const STOPPING: u8 = 2;
+const SENDING_AWAY: u8 = 2;
+const STOPPING: u8 = 3;
 
 /// An event loop, as seen by other threads.
 struct WatchedLoop {
@@ -60,8 +66,22 @@ impl Lifecycle {
         self.advance(DRAINING);
     }
 
-    /// Stops accepting; requests in flight are finished.
+    /// Makes answers close the connections too that were made while draining: accepting ends soon.
+    pub fn send_away(&self) {
+        self.advance(SENDING_AWAY);
+    }
+
+    /// Stops accepting; requests in flight are finished, as are those that arrive within a while
+    /// on connections that are open.
     pub fn stop(&self) {
+        self.stop_within(Duration::MAX);
+    }
+
+    /// Does the same as [`Self::stop`] for a process that ends after `timeout` in any case, so
+    /// that quiet connections are closed properly before that.
+    pub fn stop_within(&self, timeout: Duration) {
+        let quiet = DRAIN_QUIET_TIME.min(timeout - timeout / 4);
+        self.quiet_milli.store(u64::try_from(quiet.as_millis()).unwrap_or(0), Ordering::Relaxed);
         self.advance(STOPPING);
     }
 
@@ -78,10 +98,21 @@ impl Lifecycle {
         self.state.load(Ordering::Relaxed) >= DRAINING
     }
 
+    /// Returns whether [`Self::send_away`] or [`Self::stop`] has been called.
+    #[must_use]
+    pub fn is_sending_away(&self) -> bool {
+        self.state.load(Ordering::Relaxed) >= SENDING_AWAY
+    }
+
+    /// Time for which quiet connections are kept, from [`Self::stop`] on.
+    pub(super) fn quiet_time(&self) -> Duration {
+        Duration::from_millis(self.quiet_milli.load(Ordering::Relaxed))
+    }
+
     /// Returns whether [`Self::stop`] has been called.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
-        self.state.load(Ordering::Relaxed) >= STOPPING
+        self.state.load(Ordering::Acquire) >= STOPPING
     }
 
     /// Returns whether [`Self::hand_over`] has been called.
@@ -109,7 +140,8 @@ impl Lifecycle {
     }
 
     fn advance(&self, state: u8) {
-        self.state.fetch_max(state, Ordering::Relaxed);
+        // Release, and Acquire where it is read: the time of a stop is known with the stop.
+        self.state.fetch_max(state, Ordering::Release);
         self.wake();
     }
 

@@ -35,6 +35,10 @@ pub(super) struct LoopContext {
     pub(super) may_handshake: bool,
     /// Memory that connections hold besides their receive buffers.
     pub(super) held_bytes: usize,
+    /// Memory that connections hold from which no authentic request has come.
+    pub(super) unproven_bytes: usize,
+    /// Time at which quiet connections are closed, once the process stops.
+    pub(super) quiet_until: Option<Instant>,
     handshakes: PerSecond<Instant>,
     proxy_headers: PerSecond<Instant>,
     addresses: PerSecond<Instant>,
@@ -67,6 +71,8 @@ impl LoopContext {
             answers_left: 0,
             may_handshake: false,
             held_bytes: 0,
+            unproven_bytes: 0,
+            quiet_until: None,
         }
     }
 

@@ -35,6 +35,7 @@ use self::changes::Changes;
 use self::config::Config;
 use self::event_loop::{EventLoop, Shared};
 use self::lifecycle::Lifecycle;
+use self::listener::Sharing;
 use self::listening_socket::ListeningSocket;
 use self::sockets::{Inherited, Sockets};
 use crate::hsm::Hsm;
@@ -49,6 +50,7 @@ pub struct Server {
     loops: Vec<EventLoop>,
     lifecycle: Arc<Lifecycle>,
     changes: Arc<Changes>,
+    max_connections: usize,
     api: SocketAddr,
     ping: SocketAddr,
     sockets: Vec<(Listener, OwnedFd)>,
@@ -97,7 +99,8 @@ impl Server {
         let ping = match (inherited.ping.is_empty(), has_own_port) {
             (true, false) => api,
             (true, true) => {
-                let socket = listener::listen(ping, false, config.tcp_keepalive).map_err(fail)?;
+                let socket =
+                    listener::listen(ping, Sharing::Alone, config.tcp_keepalive).map_err(fail)?;
                 sockets.add(&mut listeners, 0, socket, Listener::Ping, None).map_err(fail)?
             }
             (false, _) => {
@@ -124,7 +127,7 @@ impl Server {
                 .map_err(|error| BindError { address: api, error })?;
             loops.push(event_loop);
         }
-        Ok(Self { loops, lifecycle, changes, api, ping, sockets })
+        Ok(Self { loops, lifecycle, changes, max_connections, api, ping, sockets })
     }
 
     /// Returns, once, a descriptor of each listening socket for another process. The socket stays
@@ -143,6 +146,13 @@ impl Server {
     #[must_use]
     pub fn ping_address(&self) -> SocketAddr {
         self.ping
+    }
+
+    /// Limit on connections to the API: the one in the configuration, or as many as the system's
+    /// limit on open files leaves.
+    #[must_use]
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
     }
 
     /// Number of event loops.

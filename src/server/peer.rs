@@ -6,7 +6,7 @@ mod sending;
 
 use std::io::{self, ErrorKind, Read as _};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::event::Event;
 use mio::net::TcpStream;
@@ -19,9 +19,7 @@ use super::loop_context::LoopContext;
 use super::tls::{TlsError, TlsSession};
 use super::unsent::Unsent;
 use crate::job::{Completion, Failure};
-use crate::limits::{
-    DRAIN_IDLE_TIMEOUT, MAX_READ_PER_TURN_BYTES, MAX_UNKEYED_FLIGHT_BYTES, READ_SCRATCH_BYTES,
-};
+use crate::limits::{MAX_READ_PER_TURN_BYTES, MAX_UNKEYED_FLIGHT_BYTES, READ_SCRATCH_BYTES};
 use crate::proto::{Connection, Listener, Step, Wait};
 
 /// The next state of a connection.
@@ -132,16 +130,15 @@ impl Peer {
     /// Time at which the current wait times out.
     pub(super) fn deadline(&self, context: &LoopContext) -> Instant {
         let timeouts = &context.loop_state.service.options.timeouts;
-        let at_the_end = |time: Duration| {
-            if context.snapshot.is_stopping { time.min(DRAIN_IDLE_TIMEOUT) } else { time }
-        };
+        let unless_quiet_at_the_end =
+            |at: Instant| context.quiet_until.map_or(at, |until| until.min(at));
         match self.phase {
             Phase::Proxy { since, .. } | Phase::Handshake { since, .. } => {
-                since + at_the_end(timeouts.handshake)
+                unless_quiet_at_the_end(since + timeouts.handshake)
             }
             Phase::Linger { until, .. } => until,
             Phase::Open => match self.connection.wait() {
-                Wait::Idle(since) => since + at_the_end(timeouts.idle),
+                Wait::Idle(since) => unless_quiet_at_the_end(since + timeouts.idle),
                 Wait::Head(since) => since + timeouts.head,
                 Wait::Body(since) => since + timeouts.body,
                 Wait::Hsm(until) => until,
@@ -173,6 +170,15 @@ impl Peer {
     /// Memory that it holds besides its receive buffer.
     pub(super) fn held_bytes(&self) -> usize {
         self.unsent.held_bytes() + self.tls.as_ref().map_or(0, TlsSession::held_bytes)
+    }
+
+    /// Memory that it holds although no authentic request has come from it.
+    pub(super) fn unproven_bytes(&self) -> usize {
+        // A request at the HSM is authentic.
+        if self.connection.is_proven() || matches!(self.connection.wait(), Wait::Hsm(_)) {
+            return 0;
+        }
+        self.held_bytes() + self.connection.buffer_bytes()
     }
 
     /// Returns whether it holds memory that others may need.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use super::accept_share::AcceptShare;
 use super::config::Config;
-use super::listener;
+use super::listener::{self, Sharing};
 use super::listening_socket::ListeningSocket;
 use crate::proto::Listener;
 
@@ -43,8 +43,13 @@ impl<'a> Sockets<'a> {
     ) -> io::Result<SocketAddr> {
         let is_shared = listeners.len() > 1;
         for index in 0..listeners.len() {
+            let sharing = match (is_shared, index) {
+                (false, _) => Sharing::Alone,
+                (true, 0) => Sharing::First,
+                (true, _) => Sharing::Joins,
+            };
             // With port 0, all loops use the port that the first one gets.
-            let socket = listener::listen(address, is_shared, self.config.tcp_keepalive)?;
+            let socket = listener::listen(address, sharing, self.config.tcp_keepalive)?;
             address = self.add(listeners, index, socket, Listener::Api, None)?;
         }
         Ok(address)

@@ -12,6 +12,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
+use super::certificate_uses::warn_of_uses;
 use super::file::{self, Ownership};
 use super::section::{Member, shown_path};
 use crate::limits::{CERTIFICATE_WARNING_DAYS, MAX_PEM_BYTES};
@@ -196,6 +197,7 @@ pub(super) fn inspect_chain(
         let remedy = "put the server's certificate first, then the one that issued it, and so on";
         member.warning(problem, remedy);
     }
+    warn_of_uses(&parsed, member);
     let end_entity = parsed.first()?;
     let names = dns_names(end_entity);
     if names.is_empty() {

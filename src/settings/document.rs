@@ -18,12 +18,26 @@ pub(super) fn report_syntax(report: &Report<'_>, errors: &[toml::de::Error]) -> 
             report.mistake(&location, problem, "keep one of the two");
         } else {
             is_garbled = true;
-            let problem = format!("invalid TOML: {}", error.message());
+            let character = location.offset.and_then(|offset| report.character(offset));
+            let problem = format!("invalid TOML: {}{}", error.message(), named(character));
             let remedy = "check quotes, brackets and '=' here and on the line before";
             report.mistake(&location, problem, remedy);
         }
     }
     is_garbled
+}
+
+/// Names a character that cannot be seen, or that looks like another one: quotes and spaces of a
+/// word processor. Others are not shown: they could be a part of a secret.
+fn named(character: Option<char>) -> String {
+    let Some(character) = character else { return String::new() };
+    let code = u32::from(character);
+    match character {
+        '\n' | '\r' | ' '..='~' => String::new(),
+        _ if character.is_alphanumeric() => String::new(),
+        _ if character.is_control() => format!(" (here is the control character U+{code:04X})"),
+        _ => format!(" (here is {character}, U+{code:04X})"),
+    }
 }
 
 /// Returns whether the text contains a PIN or a secret access key.

@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
+use super::fifo::{self, Patience};
 use super::replaceable::{Weak, weak_directory};
 use super::report::{Location, Report};
 use super::section::{shown, shown_path};
+use crate::limits::{FIFO_WARNING_WAIT, MAX_FIFO_WAIT};
 
 /// Group: write.
 const GROUP_WRITE: u32 = 0o020;
@@ -21,6 +24,8 @@ const GROUP_READ: u32 = 0o040;
 const OTHERS_WRITE: u32 = 0o002;
 /// Others: read.
 const OTHERS_READ: u32 = 0o004;
+
+const FIFO_PATIENCE: Patience = Patience { warning: FIFO_WARNING_WAIT, end: MAX_FIFO_WAIT };
 
 /// Owner and permissions of a file at the time it was read.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +39,19 @@ pub(super) struct Ownership {
 /// # Errors
 /// The file cannot be read, or is larger than `max_bytes`.
 pub(super) fn read(path: &Path, max_bytes: u64) -> io::Result<(Zeroizing<Vec<u8>>, Ownership)> {
-    let mut open = File::open(path)?;
+    // Opening a FIFO would wait for a writer otherwise; on other files this has no effect.
+    let not_blocking = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
+    let mut open = File::options().read(true).custom_flags(not_blocking).open(path)?;
     // The metadata is that of the open file, so replacing the file or its symbolic link has no
     // effect.
     let metadata = open.metadata()?;
     let too_large = || io::Error::other(format!("it is larger than {max_bytes} bytes"));
+    if metadata.file_type().is_fifo() {
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX - 1);
+        let bytes = fifo::read(&open, path, max_bytes, FIFO_PATIENCE)?;
+        let ownership = Ownership { owner: metadata.uid(), mode: metadata.mode() };
+        return if bytes.len() > max_bytes { Err(too_large()) } else { Ok((bytes, ownership)) };
+    }
     if metadata.len() > max_bytes {
         return Err(too_large());
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::memory::{Defaults, MemoryLimit};
 use super::section::Section;
 use crate::limits::{
     DEFAULT_BODY_TIMEOUT_MILLI, DEFAULT_HANDSHAKE_TIMEOUT_MILLI, DEFAULT_HEAD_TIMEOUT_MILLI,
@@ -60,9 +61,11 @@ impl Default for Limits {
 }
 
 /// Reads the section. Returns the defaults if it is missing or has the wrong form, which `section`
-/// reports.
-pub(super) fn read(root: &Section<'_>) -> Option<Limits> {
-    let default = Limits::default();
+/// reports. Defaults are smaller if the process's memory is limited, and limits for which there is
+/// too little memory are reported.
+pub(super) fn read(root: &Section<'_>, memory: Option<&MemoryLimit>) -> Option<Limits> {
+    let Defaults { max_connections, max_buffered_bytes } = Defaults::within(memory);
+    let default = Limits { max_connections, max_buffered_bytes, ..Limits::default() };
     let Some(section) = root.section("limits") else { return Some(default) };
     let max_plaintext_in_base64 = size(
         &section,
@@ -107,6 +110,11 @@ pub(super) fn read(root: &Section<'_>) -> Option<Limits> {
         default.max_tls_handshakes_per_sec,
     );
     let timeouts = timeouts(&section);
+    if let (Some(memory), Some(connections), Some(bytes)) =
+        (memory, max_connections, max_buffered_bytes)
+    {
+        compare_with_memory(&section, memory, connections, bytes, &default);
+    }
     Some(Limits {
         max_plaintext_in_base64: max_plaintext_in_base64?,
         max_aad_in_base64: max_aad_in_base64?,
@@ -118,6 +126,37 @@ pub(super) fn read(root: &Section<'_>) -> Option<Limits> {
         max_tls_handshakes_per_sec: max_tls_handshakes_per_sec?,
         timeouts: timeouts?,
     })
+}
+
+/// Warns of each limit in the file that is larger than its default would be, if there is too little
+/// memory for both.
+fn compare_with_memory(
+    section: &Section<'_>,
+    memory: &MemoryLimit,
+    max_connections: usize,
+    max_buffered_bytes: usize,
+    default: &Limits,
+) {
+    if memory.has_room_for(max_connections, max_buffered_bytes) {
+        return;
+    }
+    for (name, value, default) in [
+        ("max_connections", max_connections, default.max_connections),
+        ("max_buffered_bytes", max_buffered_bytes, default.max_buffered_bytes),
+    ] {
+        if let Some(member) = section.get(name)
+            && value > default
+        {
+            let MemoryLimit { bytes, file } = memory;
+            let problem = format!(
+                "{name} = {value} is more than the memory of the process's cgroup has room for: {} \
+                 is {bytes} bytes",
+                file.display()
+            );
+            let remedy = format!("write {default}, leave it out, or raise the cgroup's limit");
+            member.warning(problem, remedy);
+        }
+    }
 }
 
 /// Reads a number of base64 bytes that may be at most the end of `recommended`, and warns if it is
@@ -169,9 +208,46 @@ fn timeouts(section: &Section<'_>) -> Option<Timeouts> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    use toml::de::DeTable;
+
     use crate::limits::MAX_AAD_BYTES;
+    use crate::settings::report::Report;
+    use crate::settings::{Finding, Severity};
+
+    fn read_within(memory: u64, text: &str) -> (Limits, Vec<Finding>) {
+        let report = Report::new(Path::new("settings.toml"), text, true);
+        let document = DeTable::parse(text).unwrap();
+        let memory = MemoryLimit { bytes: memory, file: "/memory.max".into() };
+        let root = Section::root(document.get_ref(), &report);
+        let limits = read(&root, Some(&memory)).unwrap();
+        (limits, report.into_findings())
+    }
+
+    /// A limit for which there is too little memory is a warning that names both; one that is
+    /// smaller than the default is not, whatever the other one is.
+    #[test]
+    fn too_little_memory() {
+        const MEMORY: u64 = 64 << 20;
+        for text in ["", "[limits]\n", "[limits]\nmax_connections = 9\n"] {
+            let (limits, findings) = read_within(MEMORY, text);
+            assert_eq!((limits.max_buffered_bytes, findings.len()), (8 << 20, 0), "{text}");
+        }
+        let text = "[limits]\nmax_connections = 20000\nmax_buffered_bytes = 5000000\n";
+        let (limits, findings) = read_within(MEMORY, text);
+        assert_eq!((limits.max_connections, limits.max_buffered_bytes), (20_000, 5_000_000));
+        let [finding] = &findings[..] else { panic!("{findings:?}") };
+        assert_eq!(finding.severity, Severity::Warning);
+        let shown = finding.to_string();
+        for part in ["settings.toml:2", "= 20000", "/memory.max is 67108864 bytes", "write 512"] {
+            assert!(shown.contains(part), "{shown}");
+        }
+        assert_eq!(read_within(1 << 40, text).1.len(), 0);
+    }
 
     /// The bounds in warnings and mistakes are those of the specification.
     #[test]

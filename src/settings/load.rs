@@ -9,6 +9,7 @@ use super::admin::{self, Admin};
 use super::document::{holds_secret, report_syntax};
 use super::environment::{Environment, XKS_PROXY_SETTINGS_TOML};
 use super::limits::{self, Limits};
+use super::memory::MemoryLimit;
 use super::pkcs11::{self, Pkcs11};
 use super::report::{Finding, Location, Report};
 use super::section::{Section, wipe};
@@ -99,7 +100,11 @@ fn load_with(
     })?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-        let problem = format!("line {line} is not UTF-8");
+        let byte = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
+        let problem = match bytes.get(..2).unwrap_or_default() {
+            [0xff, 0xfe] | [0xfe, 0xff] => "it is UTF-16".to_owned(),
+            _ => format!("line {line} is not UTF-8: it has the byte 0x{byte:02x}"),
+        };
         vec![Finding::of_file(path, problem, "save the file in UTF-8".to_owned())]
     })?;
     let report = Report::new(path, text, is_strict);
@@ -143,7 +148,7 @@ fn read_settings(
         key_checks::check_metadata(&root, server, stores);
     }
     let pkcs11 = pkcs11::read(&root, environment);
-    let limits = limits::read(&root);
+    let limits = limits::read(&root, MemoryLimit::of_process().as_ref());
     let admin = admin::read(&root, server.as_ref());
     let audit = audit::read(&root, stores.as_deref());
     let state_directory = state::read(&root);

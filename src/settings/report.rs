@@ -205,6 +205,11 @@ impl<'t> Report<'t> {
         (line, 1 + before.iter().filter(is_first_of_char).count())
     }
 
+    /// Returns the character at a byte of the text.
+    pub(super) fn character(&self, offset: usize) -> Option<char> {
+        self.text.get(offset..)?.chars().next()
+    }
+
     pub(super) fn has_mistakes(&self) -> bool {
         self.findings.borrow().iter().any(|finding| finding.severity == Severity::Mistake)
     }

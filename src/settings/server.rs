@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::section::{Member, Section, shown};
 use crate::limits::{
     DEFAULT_DRAIN_DELAY_MILLI, DEFAULT_DRAIN_TIMEOUT_MILLI, DEFAULT_PING_PORT,
-    MAX_CIPHERTEXT_METADATA_BYTES, MAX_EVENT_LOOPS, MAX_PROXY_NETWORKS, MAX_TCP_KEEPALIVE_PROBES,
-    MAX_TCP_KEEPALIVE_SECS, MAX_TIMEOUT_MILLI,
+    DEFAULT_UNREADY_AT_CLOCK_SKEW_SECS, MAX_CIPHERTEXT_METADATA_BYTES, MAX_CLOCK_SKEW,
+    MAX_EVENT_LOOPS, MAX_PROXY_NETWORKS, MAX_TCP_KEEPALIVE_PROBES, MAX_TCP_KEEPALIVE_SECS,
+    MAX_TIMEOUT_MILLI,
 };
 use crate::proto::xks::version_tag;
 use crate::server::config::{ProxyProtocol, TcpKeepalive};
@@ -55,6 +56,9 @@ pub struct Server {
     /// Number of proxies that serve these stores, at least 1; reported as `xksProxyFleetSize` in
     /// health answers.
     pub fleet_size: u32,
+    /// Difference between this machine's clock and that of the signed requests from which on
+    /// `/readyz` is 503; 0 means never.
+    pub unready_at_clock_skew: Duration,
     /// File that holds the process id while the proxy serves.
     pub pid_file: Option<PathBuf>,
 }
@@ -82,6 +86,12 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let drain_timeout = drain(&section, "drain_timeout_milli", DEFAULT_DRAIN_TIMEOUT_MILLI);
     let fleet_size =
         section.integer_or("fleet_size", 1..=u64::from(u32::MAX), "a number of proxies", 1);
+    let unready_at_clock_skew = section.integer_or(
+        "unready_at_clock_skew_secs",
+        0..=MAX_CLOCK_SKEW.as_secs(),
+        "a number of seconds (0: never)",
+        DEFAULT_UNREADY_AT_CLOCK_SKEW_SECS,
+    );
     let proxy_protocol_from = section.value_or("proxy_protocol_from", Vec::new(), networks);
     let proxy_protocol = proxy_protocol(&section, proxy_protocol_from.as_deref());
     let pid_file = section.optional("pid_file", pid_file);
@@ -97,6 +107,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,
         fleet_size: fleet_size?,
+        unready_at_clock_skew: Duration::from_secs(unready_at_clock_skew?),
         proxy_protocol_from: proxy_protocol_from?,
         proxy_protocol: proxy_protocol?,
         pid_file: pid_file?,

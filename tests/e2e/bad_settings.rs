@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use toml::{Table, Value};
 
-use crate::common::proxy::Prepared;
+use crate::common::proxy::{Prepared, free_port};
 use crate::common::{Connection, Setup, tools, xks};
 
 /// Exit code EX_CONFIG (sysexits.h).
@@ -104,6 +104,27 @@ fn the_environment_names_the_module() {
         .env("PKCS11_HSM_MODULE", module.to_str().unwrap())
         .start();
     proxy.client().call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
+}
+
+/// A second instance on the same port would get some of the calls, and answer them with its own
+/// credentials. It must find the first one although the sockets of several event loops share the
+/// port.
+#[test]
+fn another_instance() {
+    let port = free_port();
+    let setup = || {
+        Setup::new()
+            .set("server.port", port)
+            .set("server.port_http_ping", port)
+            .set("server.event_loops", 2)
+    };
+    let proxy = setup().start();
+    let (status, output) = setup().prepare().run_to_end();
+    assert_eq!(status.code(), Some(69), "{output}");
+    assert!(output.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{output}");
+    for _ in 0..20 {
+        proxy.client().call("health", &xks::health()).ok();
+    }
 }
 
 /// Another process uses the port.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
+use crate::common::settings::set;
 use crate::common::{Connection, Proxy, Setup, xks};
 
 const PAUSES: &str = "accepting connections pauses";
@@ -16,10 +17,27 @@ const PAUSES: &str = "accepting connections pauses";
 /// HSM's module, the log and `/ping` leave, so that a new good connection always has room.
 #[test]
 fn fewer_than_connections() {
-    let mut prepared = Setup::new().prepare();
+    let mut prepared = Setup::new().set("admin.port", 0).prepare();
     prepared.limit_open_files(200);
-    let proxy = prepared.start();
+    let mut proxy = prepared.start();
     assert!(proxy.log().contains("RLIMIT_NOFILE"), "a warning at start");
+    // The limit in use is shown, and still is after a reload.
+    let assert_shown = |proxy: &Proxy, limit: u64| {
+        let metrics = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
+        let line = format!("\nxks_proxy_connections_max {limit}\n");
+        assert!(metrics.contains(&line), "{metrics}");
+        let status = proxy.admin_get("/status.json").json();
+        assert_eq!(status["connections"]["max"].as_u64(), Some(limit));
+    };
+    assert_shown(&proxy, 100);
+    for (reloads, setting, limit) in [(1, 30, 30), (2, 500, 100)] {
+        proxy.change_settings(|table| set(table, "limits.max_connections", setting));
+        proxy.signal("HUP");
+        proxy.wait_for("a reload", |proxy| {
+            proxy.log().matches("settings reloaded").count() == reloads
+        });
+        assert_shown(&proxy, limit);
+    }
     let client = proxy.client();
     let mut strangers = Vec::new();
     for _ in 0..10 {

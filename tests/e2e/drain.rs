@@ -1,6 +1,6 @@
 //! Shutdown without a lost request.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::{Connection, Interposed, Setup, xks};
 
@@ -36,10 +36,15 @@ fn ends_well(signal: &str) {
     assert_eq!(last.header("connection"), Some("close"));
     last.ok();
     assert!(kept.is_at_end().unwrap());
-    // A connection opened during the drain is not asked to close.
-    let late = client.call("keys/foo/encrypt", &xks::encrypt(b"late", None));
-    assert_eq!(late.header("connection"), None);
-    late.ok();
+    // A connection opened during the drain is not asked to close at first, but before the end.
+    let is_kept = || {
+        let late = client.call("keys/foo/encrypt", &xks::encrypt(b"late", None));
+        late.ok();
+        late.header("connection").is_none()
+    };
+    assert!(is_kept());
+    proxy.wait_for("late connections to be asked to close", |_| !is_kept());
+    assert!(!proxy.log().contains("accepting ends"));
 
     assert_eq!(proxy.wait_for_end().code(), Some(0));
     assert!(idle.is_at_end().unwrap());
@@ -83,4 +88,55 @@ fn the_end_has_a_limit() {
     std::thread::sleep(Duration::from_millis(300));
     proxy.signal("TERM");
     proxy.wait_for_end();
+}
+
+/// A request that is on its way when accepting ends is answered, however long the connection has
+/// been quiet before. The client is told to close, and later ones are refused.
+#[test]
+fn what_is_on_its_way_is_answered() {
+    let mut proxy = Setup::new()
+        .tls()
+        .set("server.drain_delay_milli", 0)
+        .set("server.drain_timeout_milli", 20_000)
+        .start();
+    let client = proxy.client();
+    let body = xks::health().to_string();
+    let mut used = client.connect();
+    client.send(&mut used, "health", body.as_bytes());
+    used.receive().unwrap().ok();
+    let mut unused = client.connect();
+    // Longer than the time between two requests of a client that sends one every second.
+    std::thread::sleep(Duration::from_millis(1_500));
+    proxy.signal("TERM");
+    proxy.log_with("accepting ends");
+    // The network's delay.
+    std::thread::sleep(Duration::from_millis(300));
+    for connection in [&mut used, &mut unused] {
+        client.send(connection, "health", body.as_bytes());
+        let answer = connection.receive().unwrap();
+        assert_eq!(answer.header("connection"), Some("close"));
+        answer.ok();
+    }
+    assert_eq!(proxy.wait_for_end().code(), Some(0));
+}
+
+/// A process that has little time to end closes quiet connections properly before that, with
+/// close_notify.
+#[test]
+fn quiet_connections_are_closed_in_time() {
+    let mut proxy = Setup::new()
+        .tls()
+        .set("server.drain_delay_milli", 0)
+        .set("server.drain_timeout_milli", 1_000)
+        .start();
+    let client = proxy.client();
+    let mut quiet = client.connect();
+    client.send(&mut quiet, "health", xks::health().to_string().as_bytes());
+    quiet.receive().unwrap().ok();
+    let began = Instant::now();
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait_for_end().code(), Some(0));
+    assert!(began.elapsed() >= Duration::from_millis(700), "it waited for a request");
+    assert!(quiet.is_at_end().unwrap());
+    assert!(!proxy.log().contains("still open"), "{}", proxy.log());
 }

@@ -24,9 +24,9 @@ const RESERVE_SECS: u64 = 300;
 
 /// A proxy that uses a single key, and session keys, which do not count, at most at the start.
 fn kept() -> Setup {
-    let foo = || Value::Array(vec!["foo".into()]);
+    let one = || Value::Array(vec!["foo".into()]);
     let setup = watched().set("pkcs11.health_key", "foo").set("server.pid_file", "proxy.pid");
-    setup.set_in_store(0, "xks_key_id_set", foo()).set_in_store(1, "xks_key_id_set", foo())
+    setup.set_in_store(0, "xks_key_id_set", one()).set_in_store(1, "xks_key_id_set", one())
 }
 
 fn prepare(setup: Setup) -> Prepared {

@@ -166,6 +166,7 @@ fn wrong_arguments() {
         (&["", "--yes"], "is no label"),
         (&["a", "--id", "0", "--yes"], "two digits each"),
         (&["a", "--end-date", "2031-02-30", "--yes"], "such as 2027-11-30"),
+        (&["a", "--end-date", "2026-01-31", "--yes"], "a day that is still to come"),
         (&["a", "--wrap-with-trusted", "--yes"], "--extractable"),
     ] {
         let (code, printed) = prepared.run(&[&["keys", "new"], arguments].concat());

@@ -440,3 +440,20 @@ fn log_files_are_reopened() {
     assert_eq!(length(), before);
     load.end();
 }
+
+/// A FIFO in the place of the settings file: the log says that nobody writes to it, and the reload
+/// goes on once somebody does. The process serves meanwhile.
+#[test]
+fn from_a_fifo() {
+    let prepared = Setup::new().prepare();
+    let file = prepared.settings_file.clone();
+    let mut proxy = prepared.start();
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    proxy.signal("HUP");
+    proxy.log_with("FIFO (named pipe) to which nobody writes");
+    proxy.client().call("health", &xks::health()).ok();
+    std::fs::write(&file, text).unwrap();
+    proxy.wait_for("the reload", |proxy| proxy.log().contains("settings reloaded"));
+}

@@ -192,10 +192,10 @@ fn draining_ends_connections_with_an_answer() {
 }
 
 /// A client that was told to reconnect and comes back because no other process serves yet keeps its
-/// new connection: closing it after each answer would cost a handshake for each request until the
-/// process ends.
+/// new connection: closing it after each answer would cost a handshake for each request. Shortly
+/// before accepting ends it is told to leave, so that it is not cut off later.
 #[test]
-fn who_comes_while_it_drains_stays_until_it_stops() {
+fn who_comes_while_it_drains_stays_until_the_last_part() {
     let mut rig = Rig::usual();
     rig.snapshot.is_draining = true;
     rig.reconnect();
@@ -203,7 +203,7 @@ fn who_comes_while_it_drains_stays_until_it_stops() {
         rig.send(PING);
         assert!(!rig.responses().remove(0).closes() && !rig.is_closed());
     }
-    rig.snapshot.is_stopping = true;
+    rig.snapshot.is_sending_away = true;
     rig.send(PING);
     assert!(rig.responses().remove(0).closes() && rig.is_closed());
 }
@@ -410,18 +410,22 @@ fn the_ping_port_serves_probes_only() {
     assert_eq!(rig.hsm.jobs, 0);
 }
 
-/// Liveness means that the process runs; readiness, that a token works and the process is not
-/// draining.
+/// Liveness means that the process runs; readiness, that a token works, the clock is right, and the
+/// process is not draining.
 #[test]
 fn ping_and_readyz() {
-    let ask = |method: &str, path: &str, is_ready, is_draining| {
+    let ask_with = |method: &str, path: &str, is_ready, is_draining, is_clock_off| {
         let mut rig = Rig::usual();
+        rig.snapshot.is_clock_off = is_clock_off;
         rig.snapshot.is_ready = is_ready;
         rig.snapshot.is_draining = is_draining;
         rig.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
         let answers = crate::rig::wire::parse_all(&rig.answers, method == "HEAD");
         assert_eq!(answers.len(), 1);
         (answers[0].status, answers[0].body.clone(), answers[0].field("allow").map(str::to_owned))
+    };
+    let ask = |method: &str, path: &str, is_ready, is_draining| {
+        ask_with(method, path, is_ready, is_draining, false)
     };
     for (is_ready, is_draining, ready) in
         [(true, false, 200), (false, false, 503), (true, true, 503), (false, true, 503)]
@@ -431,6 +435,10 @@ fn ping_and_readyz() {
         let (status, body, _) = ask("HEAD", "/readyz", is_ready, is_draining);
         assert_eq!((status, body.len()), (ready, 0));
     }
+    let (status, body, _) = ask_with("GET", "/readyz", true, false, true);
+    let text = String::from_utf8(body).unwrap();
+    assert!(status == 503 && text.contains("clock"), "{text}");
+    assert_eq!(ask_with("GET", "/ping", true, false, true).0, 200);
     assert!(ask("GET", "/ping", true, false).1.starts_with(b"pong from xks-proxy"));
     assert_eq!(ask("POST", "/ping", true, false).2.as_deref(), Some("GET, HEAD"));
     assert_eq!(ask("POST", "/readyz", true, false).0, 405);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use xks_proxy::limits::{MAX_CREDENTIALS_PER_STORE, SIGNING_KEYS_PER_CREDENTIAL};
+use xks_proxy::limits::{
+    MAX_CREDENTIALS_PER_STORE, MAX_SKEWED_VERIFICATIONS_PER_SEC, SIGNING_KEYS_PER_CREDENTIAL,
+};
 use xks_proxy::proto::StoreConfig;
 use xks_proxy::proto::http::request::{find_end, header_slots, parse};
 use xks_proxy::proto::sigv4::credential::SigningCredential;
@@ -104,7 +106,7 @@ fn forged_requests() {
         (replaced(&request, "20240229T120000Z", "20240229T126000Z"), MalformedDate),
         (replaced(&request, "20240229T120000Z", "20240230T120000Z"), MalformedDate),
         (with_field("x-amz-date: 20240229T120000Z"), MalformedDate),
-        (replaced(&request, "20240229T120000Z", "20240229T110000Z"), Skewed),
+        (replaced(&request, "20240229T120000Z", "20240229T110000Z"), Skewed(None)),
         (replaced(&request, "authorization: ", "authorisation: "), MissingAuthorization),
         (with_field("authorization: x"), SeveralAuthorizations),
     ] {
@@ -211,8 +213,56 @@ fn the_clock_s_edges() {
     {
         let mut request = health();
         request.unix_secs = NOON.checked_add_signed(offset).unwrap();
-        let expected = if is_good { Ok(()) } else { Err(Unauthentic::Skewed) };
-        assert_eq!(check(&request.signed()), expected, "{offset}");
+        let checked = check(&request.signed());
+        match checked {
+            Ok(()) => assert!(is_good, "{offset}"),
+            // The signature is right, so the difference is that of the clocks.
+            Err(Unauthentic::Skewed(Some(clock))) => {
+                assert_eq!((is_good, clock.ahead_secs), (false, -offset), "{offset}");
+            }
+            Err(other) => panic!("{offset}: {other:?}"),
+        }
+    }
+}
+
+/// Any date is verified before it is judged, but only so many in a second, and no more of them can
+/// displace a signing key in use. A stranger learns nothing from a wrong date.
+#[test]
+fn wrong_dates_are_verified_within_limits() {
+    let credential =
+        SigningCredential::new(&crate::rig::credential(ACCESS_KEY_ID, SECRET), 0, Arc::default());
+    let mut keys = SigningKeys::new(1);
+    let mut verify = |request: &[u8], now: u64| {
+        let end = find_end(request, 0).unwrap();
+        let mut slots = header_slots();
+        let head = parse(&request[..end], &mut slots).unwrap();
+        let credentials = std::slice::from_ref(&credential);
+        let scope = Scope { region: REGION, service: SERVICE };
+        verify(&head, &request[end..], credentials, scope, &mut keys, now).map(|it| it.clock)
+    };
+    let signed_at = |unix_secs| Unsigned { unix_secs, ..health() }.signed();
+    let year = 365 * 24 * 3600;
+    let max = u64::from(MAX_SKEWED_VERIFICATIONS_PER_SEC);
+    for (second, signed) in [(NOON, NOON - 600), (NOON + 1, NOON + year), (NOON + 2, 0)] {
+        let request = signed_at(signed);
+        let ahead_secs = i64::try_from(second).unwrap() - i64::try_from(signed).unwrap();
+        let forged = String::from_utf8(request.clone()).unwrap().replace("\"1\"", "\"2\"");
+        for nth in 0..2 * max {
+            let is_forged = nth % 2 == 1;
+            let request = if is_forged { forged.as_bytes() } else { &request };
+            match verify(request, second) {
+                Err(Unauthentic::Skewed(Some(clock))) => {
+                    assert!(!is_forged && nth < max && clock.ahead_secs == ahead_secs);
+                }
+                refused => {
+                    assert_eq!(refused, Err(Unauthentic::Skewed(None)));
+                    assert!(is_forged || nth >= max, "{nth}");
+                }
+            }
+        }
+        // Others are verified as ever.
+        let clock = verify(&signed_at(second - 7), second).unwrap();
+        assert_eq!(clock.ahead_secs, 7);
     }
 }
 

@@ -305,6 +305,10 @@ fn unreadable_files() {
     place.write("binary.toml", b"a = 1\nb = \"\xff\"\n");
     let findings = load(&place.path("binary.toml")).unwrap_err();
     assert!(findings[0].problem.contains("line 2 is not UTF-8"), "{}", findings[0]);
+    assert!(findings[0].problem.contains("0xff"), "{}", findings[0]);
+    place.write("utf16.toml", b"\xff\xfea\0 \0=\0");
+    let findings = load(&place.path("utf16.toml")).unwrap_err();
+    assert!(findings[0].problem.contains("it is UTF-16"), "{}", findings[0]);
     let findings = load(place.directory.path()).unwrap_err();
     assert!(findings[0].problem.contains("cannot be read"), "{}", findings[0]);
     let size = usize::try_from(xks_proxy::limits::MAX_SETTINGS_BYTES).unwrap() + 1;
@@ -314,4 +318,28 @@ fn unreadable_files() {
     // In an empty file, every required section is missing.
     place.write("empty.toml", "");
     assert!(mistakes(&load(&place.path("empty.toml")).unwrap_err()).len() >= 5);
+}
+
+/// Characters that look like others, or like none, are named where they break the syntax; those
+/// that could be part of a secret are not shown.
+#[test]
+fn bytes_that_break_the_syntax_are_shown_as_text() {
+    let place = Place::new();
+    for (text, shown) in [
+        ("a = \u{201c}x\u{201d}\n", Some("(here is \u{201c}, U+201C)")),
+        ("a\u{a0}= 1\n", Some("U+00A0")),
+        ("a = \"\u{1}\"\n", Some("(here is the control character U+0001)")),
+        ("a = s3cret\n", None),
+        ("a = \u{e4}secret\n", None),
+    ] {
+        place.write("broken.toml", text);
+        let path = place.path("broken.toml");
+        let findings = xks_proxy::settings::load(&path, false, &|_| None).unwrap_err();
+        let problem = &findings[0].problem;
+        assert!(problem.contains("invalid TOML"), "{problem}");
+        match shown {
+            Some(shown) => assert!(problem.contains(shown), "{problem}"),
+            None => assert!(!problem.contains("here is"), "{problem}"),
+        }
+    }
 }

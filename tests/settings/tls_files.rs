@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
 use xks_proxy::settings::{Finding, Settings, Severity};
 
 use crate::{Place, edited, line_of, mistakes};
@@ -242,4 +245,78 @@ fn dates_names_and_order_are_warned_of() {
     assert!(warnings(&issued, &root.certificate.pem()).is_empty());
     let unordered = warnings(&issued, &stranger.certificate.pem());
     assert!(unordered.len() == 1 && unordered[0].contains("not the issuer"), "{unordered:?}");
+}
+
+/// Properties of a certificate with which the proxy can serve, but which KMS refuses.
+#[test]
+fn what_kms_refuses_is_warned_of() {
+    let place = Place::new();
+    let warnings = |server: &Identity, pem: &str| {
+        let (cert, key) = server.write(&place, "server");
+        place.write("server.crt", pem);
+        let (_, findings) = load_tls(&place, (&cert, &key), "").unwrap();
+        let warnings = findings.into_iter().filter(|it| it.severity == Severity::Warning);
+        warnings.map(|it| it.to_string()).collect::<Vec<_>>()
+    };
+    let root_key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let mut root_params = params(&[], "the root");
+    root_params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = root_params.self_signed(&root_key).unwrap();
+    let root = Identity { certificate, params: root_params, key: root_key };
+    let leaf = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = params(&["a.example"], "leaf");
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        change(&mut params);
+        root.issue(params)
+    };
+    let chain = |leaf: &Identity| leaf.certificate.pem() + &root.certificate.pem();
+    let right = leaf(&|_| {});
+    assert_eq!(warnings(&right, &chain(&right)), [""; 0]);
+    let own = self_signed(&["a.example"]);
+    assert_eq!(warnings(&own, &own.certificate.pem()), [""; 0]);
+
+    let alone = warnings(&right, &right.certificate.pem());
+    assert!(alone.len() == 1 && alone[0].contains("issuer, CN=the root: KMS"), "{alone:?}");
+    type Change = &'static dyn Fn(&mut CertificateParams);
+    let cases: [(Change, &str); 3] = [
+        (
+            &|it| it.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
+            "extendedKeyUsage lacks serverAuth",
+        ),
+        (
+            &|it| it.key_usages = vec![KeyUsagePurpose::KeyEncipherment],
+            "keyUsage lacks digitalSignature",
+        ),
+        (
+            &|it| {
+                let must_staple = vec![0x30, 3, 2, 1, 5];
+                let oid = &[1, 3, 6, 1, 5, 5, 7, 1, 24];
+                it.custom_extensions.push(CustomExtension::from_oid_content(oid, must_staple));
+            },
+            "must-staple",
+        ),
+    ];
+    for (change, expected) in cases {
+        let leaf = leaf(change);
+        let found = warnings(&leaf, &chain(&leaf));
+        assert!(found.len() == 1 && found[0].contains(expected), "{expected}: {found:?}");
+    }
+    // sha256WithRSAEncryption becomes sha1WithRSAEncryption; no one here verifies the signature.
+    let with_sha1 = |identity: &Identity| {
+        let mut der = identity.certificate.der().to_vec();
+        let sha256 = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
+        let at = |der: &[u8]| der.windows(sha256.len()).position(|part| part == sha256);
+        let mut changed = 0;
+        while let Some(at) = at(&der) {
+            der[at + sha256.len() - 1] = 0x05;
+            changed += 1;
+        }
+        assert_eq!(changed, 2);
+        pem("CERTIFICATE", &der)
+    };
+    let weak = warnings(&right, &(with_sha1(&right) + &root.certificate.pem()));
+    assert!(weak.len() == 1 && weak[0].contains("certificate 1 of the file is signed with SHA-1"));
+    // A root's own signature does not matter.
+    assert_eq!(warnings(&right, &(right.certificate.pem() + &with_sha1(&root))), [""; 0]);
 }

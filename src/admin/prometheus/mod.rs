@@ -44,9 +44,19 @@ fn about(text: &mut Exposition, sources: &Sources) {
     text.family(
         "xks_proxy_ready",
         Gauge,
-        "1 if /readyz is 200: a token works, calls can be audited, and nothing drains.",
+        "1 if /readyz is 200: a token works, calls can be audited, the clock is right, and \
+         nothing drains.",
     )
     .sample(&[], u8::from(sources.is_ready()));
+    text.family(
+        "xks_proxy_clock_ahead_seconds",
+        Gauge,
+        "Seconds by which this machine's clock is ahead of that of the signed requests (negative: \
+         behind): their median, if there were 20 in the last 60 s. From 300 on, calls are refused.",
+    );
+    if let Some(ahead_secs) = sources.clock_skew().ahead_secs() {
+        text.sample(&[], ahead_secs);
+    }
     text.family("xks_proxy_draining", Gauge, "1 if the process is about to stop.")
         .sample(&[], u8::from(sources.lifecycle.is_draining()));
     text.family(
@@ -220,7 +230,8 @@ fn connections(text: &mut Exposition, sources: &Sources) {
     text.family(
         "xks_proxy_connections_max",
         Gauge,
-        "Limit of connections: [limits] max_connections.",
+        "Limit of connections in use: [limits] max_connections, or fewer if the limit of open \
+         files (RLIMIT_NOFILE) allows no more.",
     )
     .sample(&[], sources.service_info.load().max_connections);
     text.family("xks_proxy_connections_accepted_total", Counter, "Connections accepted.")

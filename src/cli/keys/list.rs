@@ -96,7 +96,8 @@ fn block(audit: &KeyAudit<'_>) -> String {
     line(
         "protection",
         format!(
-            "private {}, sensitive {} (always {}), extractable {} (never {}), local {}",
+            "private {}, sensitive {}, always sensitive {}, extractable {}, never extractable {}, \
+             local {}",
             told(details.private),
             told(details.sensitive),
             told(details.always_sensitive),

@@ -2,6 +2,7 @@
 //! the comparison of the tokens afterwards.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::Args;
 
@@ -19,6 +20,7 @@ use crate::hsm::pkcs11::refusals;
 use crate::hsm::proofs::TokenProofs;
 use crate::key_name::{ID_PREFIX, KeyName, from_hex, hex};
 use crate::limits::{MAX_CKA_ID_BYTES, MAX_KEY_ID_BYTES};
+use crate::observe::timestamp::unix_secs;
 use crate::output::outln;
 use crate::process::standalone_hsm::StandaloneHsm;
 use crate::random;
@@ -83,6 +85,7 @@ pub(super) struct Made {
 /// [`Failed`]: no key was made, for the reason given, or the tokens hold different keys.
 pub(super) fn make(settings: &Settings, label: &str, options: &Options) -> Result<Made, Failed> {
     require_label(label)?;
+    require_future(options.end_date)?;
     // No thread has been started yet.
     set_environment(&settings.pkcs11.environment);
     let mut maker = KeyMaker::open(&settings.pkcs11.tokens).map_err(|why| {
@@ -150,6 +153,18 @@ fn require_label(label: &str) -> Result<(), Failed> {
          that do not begin with {ID_PREFIX:?}"
     );
     Err(Failed::new(EXIT_ARGUMENTS, message))
+}
+
+/// Requires an end date that has not come yet.
+fn require_future(end_date: Option<Date>) -> Result<(), Failed> {
+    let today = Date::of_unix_secs(unix_secs(SystemTime::now()));
+    match end_date.filter(|date| *date <= today) {
+        None => Ok(()),
+        Some(date) => {
+            let message = format!("--end-date {date}: write a day that is still to come");
+            Err(Failed::new(EXIT_ARGUMENTS, message))
+        }
+    }
 }
 
 fn id(options: &Options) -> Result<Vec<u8>, Failed> {

@@ -32,6 +32,7 @@ pub mod session;
 mod shared;
 mod slot_selection;
 mod slots;
+mod softhsm_hint;
 pub mod token;
 mod token_inventory;
 mod trouble;

@@ -16,6 +16,7 @@ use super::codes;
 use super::ffi::RawModule;
 use super::native::{Arguments, Error, LoadError};
 use super::reinitialization::{Schedule, User};
+use super::softhsm_hint;
 use crate::hsm::backend::OpenError;
 use crate::limits::{MAX_LOGIN_WAIT, MAX_SLOTS};
 use crate::observe::redaction::shown_path;
@@ -117,8 +118,10 @@ impl Module {
         }
         let mut initialization = self.gate.try_write_for(MAX_LOGIN_WAIT).ok_or_else(busy)?;
         if !initialization.is_initialized {
-            self.initialize(&mut initialization)
-                .map_err(|error| OpenError::Unavailable(codes::describe_error(&error)))?;
+            self.initialize(&mut initialization).map_err(|error| {
+                let hint = softhsm_hint::hint(&self.path, &error);
+                OpenError::Unavailable(codes::describe_error(&error) + &hint)
+            })?;
         }
         drop(initialization);
         let initialization = self.gate.try_read_for(MAX_LOGIN_WAIT).ok_or_else(busy)?;

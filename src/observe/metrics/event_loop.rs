@@ -1,5 +1,8 @@
 //! The counters of one event loop.
 
+use std::sync::Arc;
+
+use super::clock_skew::ClockSkew;
 use super::counter::{Counter, Gauge};
 use super::histogram::Histogram;
 use super::labels::CallLabel;
@@ -46,6 +49,8 @@ pub struct LoopMetrics {
     pub policy_evaluations: Counter,
     /// Decisions of the policy taken from the cache.
     pub policy_decisions_remembered: Counter,
+    /// The difference between the clocks; shared by the event loops.
+    pub clock_skew: Arc<ClockSkew>,
     /// Requests that reached no store.
     pub storeless: Outcomes,
     /// Indexed by [`CallLabel`].
@@ -53,6 +58,11 @@ pub struct LoopMetrics {
 }
 
 impl LoopMetrics {
+    /// Makes counters for an event loop that measures this difference of the clocks too.
+    pub(super) fn with(clock_skew: Arc<ClockSkew>) -> Self {
+        Self { clock_skew, ..Self::default() }
+    }
+
     /// Returns the durations of a call.
     #[must_use]
     pub fn durations(&self, call: CallLabel) -> &Durations {

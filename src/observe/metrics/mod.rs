@@ -5,6 +5,7 @@
 //! request path. A store that is loaded again under the same name keeps its counters.
 
 mod certificate;
+mod clock_skew;
 pub mod counter;
 mod credential;
 mod event_loop;
@@ -23,6 +24,7 @@ use std::time::{Instant, SystemTime};
 use parking_lot::Mutex;
 
 pub use self::certificate::CertificateMetrics;
+pub use self::clock_skew::{CLOCK_IS_OFF, ClockSkew};
 use self::counter::SharedCounter;
 pub use self::credential::CredentialMetrics;
 pub use self::event_loop::{Durations, LoopMetrics};
@@ -39,6 +41,8 @@ pub struct Metrics {
     pub panics: Arc<SharedCounter>,
     /// Reloads of the settings.
     pub reloads: reloads::Reloads,
+    /// The difference between the clocks, which all event loops measure.
+    pub clock_skew: Arc<ClockSkew>,
     loops: Box<[Arc<LoopMetrics>]>,
     stores: Mutex<Vec<Arc<StoreMetrics>>>,
     keys: Mutex<Vec<Arc<KeyMetrics>>>,
@@ -50,11 +54,14 @@ impl Metrics {
     /// Creates the counters for `event_loops` event loops. Panics are counted in `panics`.
     #[must_use]
     pub fn new(event_loops: usize, panics: Arc<SharedCounter>) -> Self {
+        let clock_skew = Arc::<ClockSkew>::default();
+        let of_loop = || Arc::new(LoopMetrics::with(Arc::clone(&clock_skew)));
         Self {
             started: (Instant::now(), SystemTime::now()),
             panics,
             reloads: reloads::Reloads::default(),
-            loops: (0..event_loops).map(|_| Arc::default()).collect(),
+            loops: (0..event_loops).map(|_| of_loop()).collect(),
+            clock_skew,
             stores: Mutex::default(),
             keys: Mutex::default(),
             credentials: Mutex::default(),

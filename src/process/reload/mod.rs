@@ -182,10 +182,12 @@ impl Reloader {
         self.state.read_again(&settings);
         self.state.usage.limit(&settings, service.labels());
         hsm.prove_again();
-        self.changes.put(Arc::clone(&service), Arc::clone(&hsm), &settings.server_config());
+        let config = settings.server_config();
+        let max_connections = self.changes.put(Arc::clone(&service), Arc::clone(&hsm), &config);
         self.in_use.hsm.store(Arc::clone(&hsm));
         self.service = service;
         self.log.set_level(settings.tracing.level);
+        self.metrics.clock_skew.set_unready_at(settings.server.unready_at_clock_skew);
         self.metrics.set_certificates(certificates::of_settings(&settings));
         if let (Some(acceptor), Some(tls)) =
             (&self.admin, settings.admin.as_ref().and_then(|admin| admin.tls.as_ref()))
@@ -193,7 +195,7 @@ impl Reloader {
             acceptor.replace(Arc::clone(&tls.config));
         }
         let service_info = &self.in_use.service_info;
-        service_info.store(Arc::new(service_info.load().with(&settings)));
+        service_info.store(Arc::new(service_info.load().with(&settings, max_connections)));
         startup_log::in_use(&settings, &findings);
         let settings = Arc::new(settings);
         self.state.record_versions(&settings);

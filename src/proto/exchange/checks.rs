@@ -8,12 +8,13 @@ use super::{
 };
 use crate::job::InlineBytes;
 use crate::observe::audit::handle::CannotAudit;
+use crate::observe::metrics::CLOCK_IS_OFF;
 use crate::proto::http::body::Whole;
 use crate::proto::http::request::Head;
 use crate::proto::loop_state::{LoopState, Snapshot};
 use crate::proto::route::{Call, Listener, Route, route};
 use crate::proto::service_config::ServiceConfig;
-use crate::proto::sigv4;
+use crate::proto::sigv4::{self, ClockSample, Unauthentic};
 use crate::proto::span::Span;
 use crate::proto::store::{Store, StoreKey};
 use crate::proto::xks::error::{ApiError, ErrorName};
@@ -83,9 +84,8 @@ impl Exchange {
             self.check_waiting_time(loop_state, snapshot)?;
         }
         let signed = body.get(..length).unwrap_or_default();
-        let unix_secs = snapshot.unix_secs;
         self.authenticated =
-            Some(authenticate(loop_state, &service, store, head, signed, unix_secs)?);
+            Some(authenticate(loop_state, &service, store, head, signed, snapshot)?);
         check_content_type(head.content_type)?;
         let members = loop_state.decoder.decode(call, body, length, &mut self.metadata)?;
         if call == Call::Health {
@@ -202,10 +202,11 @@ fn answer_load_balancer(
         return Err(ApiError::method_not_allowed("GET, HEAD"));
     }
     Ok(match endpoint {
-        Route::Ready if snapshot.is_ready && !snapshot.is_draining => {
-            AnswerSource::Text(200, "ready\n")
+        Route::Ready if !snapshot.is_ready || snapshot.is_draining => {
+            AnswerSource::Text(503, "not ready\n")
         }
-        Route::Ready => AnswerSource::Text(503, "not ready\n"),
+        Route::Ready if snapshot.is_clock_off => AnswerSource::Text(503, CLOCK_IS_OFF),
+        Route::Ready => AnswerSource::Text(200, "ready\n"),
         _ => AnswerSource::Text(
             200,
             concat!("pong from ", env!("CARGO_PKG_NAME"), " v", env!("CARGO_PKG_VERSION"), "\n"),
@@ -220,13 +221,23 @@ fn authenticate(
     store: &Store,
     head: &Head<'_, '_>,
     body: &[u8],
-    unix_secs: u64,
+    snapshot: &Snapshot,
 ) -> Result<Authenticated, ApiError> {
     if !service.options.is_sigv4_auth_enabled {
         return Ok(Authenticated { access_key_id: None });
     }
     let (scope, keys) = (service.scope(), &mut loop_state.signing_keys);
-    let credential = sigv4::verify(head, body, store.credentials(), scope, keys, unix_secs)?;
+    let unix_secs = snapshot.unix_secs;
+    let verified = sigv4::verify(head, body, store.credentials(), scope, keys, unix_secs);
+    let clock = match &verified {
+        Ok(verified) => Some(verified.clock),
+        Err(Unauthentic::Skewed(clock)) => *clock,
+        Err(_) => None,
+    };
+    if let Some(ClockSample { ahead_secs, tag }) = clock {
+        loop_state.metrics.clock_skew.note(snapshot.now, ahead_secs, tag);
+    }
+    let credential = verified?.credential;
     credential.metrics().used(unix_secs);
     let access_key_id = InlineBytes::from_slice(credential.access_key_id().as_bytes());
     Ok(Authenticated { access_key_id })

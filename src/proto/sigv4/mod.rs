@@ -5,12 +5,14 @@
 
 pub mod authorization;
 pub mod canonical;
+mod clock_sample;
 pub mod credential;
 pub mod date;
 pub mod signing_key;
 mod unauthentic;
 mod verify;
 
+pub use self::clock_sample::ClockSample;
 pub use self::signing_key::Scope;
 pub use self::unauthentic::Unauthentic;
-pub use self::verify::verify;
+pub use self::verify::{Verified, verify};

@@ -5,8 +5,12 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::credential::SigningCredential;
-use crate::limits::{MAX_HEAD_BYTES, MIN_SECRET_ACCESS_KEY_BYTES, SIGNING_KEYS_PER_CREDENTIAL};
+use crate::limits::{
+    MAX_HEAD_BYTES, MAX_SKEWED_VERIFICATIONS_PER_SEC, MIN_SECRET_ACCESS_KEY_BYTES,
+    SIGNING_KEYS_PER_CREDENTIAL,
+};
 use crate::observe::redaction::Secret;
+use crate::rate::PerSecond;
 
 /// The Region and the service that a signature's scope must name.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +31,8 @@ pub struct SigningKeys {
     /// Used for an unknown credential, so that such a request takes the same time.
     decoy: Secret<String>,
     scratch: Vec<u8>,
+    /// Verifications of requests whose date alone would refuse them.
+    skewed: PerSecond<u64>,
 }
 
 #[derive(Clone)]
@@ -44,6 +50,7 @@ impl SigningKeys {
             keys: vec![[const { None }; SIGNING_KEYS_PER_CREDENTIAL]; credentials + 1],
             decoy: Secret::new("-".repeat(MIN_SECRET_ACCESS_KEY_BYTES)),
             scratch: Vec::with_capacity(MAX_HEAD_BYTES),
+            skewed: PerSecond::new(MAX_SKEWED_VERIFICATIONS_PER_SEC),
         }
     }
 
@@ -51,6 +58,25 @@ impl SigningKeys {
     pub(super) fn scratch(&mut self) -> &mut Vec<u8> {
         self.scratch.clear();
         &mut self.scratch
+    }
+
+    /// Returns whether one more request may be verified although its date refuses it.
+    pub(super) fn may_verify_skewed(&mut self, unix_secs: u64) -> bool {
+        self.skewed.admit(unix_secs).is_some()
+    }
+
+    /// Returns the same as [`Self::keyed_mac`] for a date that is not valid at present. The key is
+    /// neither looked up nor kept: strangers choose such a date, and could displace the keys in use
+    /// or learn from the duration which credentials are.
+    #[must_use]
+    pub(super) fn mac_of_other_day(
+        &self,
+        credential: Option<&SigningCredential>,
+        date: &[u8],
+        scope: Scope<'_>,
+    ) -> Hmac<Sha256> {
+        let secret = credential.map_or(&self.decoy, |credential| &credential.secret_access_key);
+        derive(secret.expose(), date, scope)
     }
 
     /// Returns an HMAC with the signing key of this credential (or of the decoy) for the scope and

@@ -1,5 +1,7 @@
 //! Reasons why a request is not authentic.
 
+use super::clock_sample::ClockSample;
+
 /// The reason why a request is not authentic. In the answer, an unknown access key looks like a
 /// wrong signature: otherwise a stranger could find out which access keys exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +26,9 @@ pub enum Unauthentic {
     MalformedDate,
     /// The scope's date is not the day of `x-amz-date`.
     ScopeDateDiffers,
-    /// `x-amz-date` is more than five minutes from our clock.
-    Skewed,
+    /// `x-amz-date` is more than five minutes from our clock. With the difference, if the signature
+    /// was verified and is right.
+    Skewed(Option<ClockSample>),
     /// The store has no credential with that access key id.
     UnknownAccessKey,
     /// The signature does not match.
@@ -50,7 +53,7 @@ impl Unauthentic {
                 "there is not exactly one X-Amz-Date header field of the form YYYYMMDDTHHMMSSZ"
             }
             Self::ScopeDateDiffers => "the credential scope's date is not that of X-Amz-Date",
-            Self::Skewed => "X-Amz-Date is more than 5 minutes from the proxy's clock",
+            Self::Skewed(_) => "X-Amz-Date is more than 5 minutes from the proxy's clock",
             Self::UnknownAccessKey | Self::WrongSignature => {
                 "the signature does not match the request and the key store's credentials"
             }

@@ -5,14 +5,25 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::authorization::{Authorization, KMS_SIGNED_HEADERS};
+use super::clock_sample::ClockSample;
 use super::credential::SigningCredential;
 use super::signing_key::{Scope, SigningKeys};
 use super::unauthentic::Unauthentic;
 use super::{canonical, date};
-use crate::limits::MAX_CLOCK_SKEW;
 use crate::proto::http::request::{Head, Occurrence};
 
-/// Verifies a request against a store's credentials.
+/// A request whose signature is right.
+#[derive(Debug)]
+pub struct Verified<'c> {
+    /// The credential that it was signed with.
+    pub credential: &'c SigningCredential,
+    /// Difference of the clocks.
+    pub clock: ClockSample,
+}
+
+/// Verifies a request against a store's credentials. The signature is verified before the date is
+/// judged, within a limit per second: a right signature with a wrong date says that a clock is
+/// wrong. A wrong one with a wrong date is refused for its date.
 ///
 /// # Errors
 /// The first reason found.
@@ -23,7 +34,7 @@ pub fn verify<'c>(
     scope: Scope<'_>,
     keys: &mut SigningKeys,
     unix_secs: u64,
-) -> Result<&'c SigningCredential, Unauthentic> {
+) -> Result<Verified<'c>, Unauthentic> {
     let field = match head.authorization {
         Occurrence::Once(value) => value,
         Occurrence::Never => return Err(Unauthentic::MissingAuthorization),
@@ -39,11 +50,18 @@ pub fn verify<'c>(
     if authorization.service != scope.service.as_bytes() {
         return Err(Unauthentic::WrongService);
     }
-    let date_time = signed_date(head, &authorization, unix_secs)?;
+    let (date_time, clock) = signed_date(head, &authorization, unix_secs)?;
+    if clock.is_skewed() && !keys.may_verify_skewed(unix_secs) {
+        return Err(Unauthentic::Skewed(None));
+    }
 
     // From here on the duration is the same whether the access key is known or not.
     let credential = find(credentials, authorization.access_key_id);
-    let mut mac = keys.keyed_mac(credential, authorization.date, scope);
+    let mut mac = if clock.is_skewed() {
+        keys.mac_of_other_day(credential, authorization.date, scope)
+    } else {
+        keys.keyed_mac(credential, authorization.date, scope)
+    };
     let text = keys.scratch();
     let payload_hash = Sha256::digest(body).into();
     canonical::write(text, head, authorization.signed_headers, &payload_hash)?;
@@ -63,7 +81,9 @@ pub fn verify<'c>(
     let expected: [u8; 32] = mac.finalize().into_bytes().into();
     let fits = bool::from(words(&expected).ct_eq(&words(&authorization.signature)));
     match credential {
-        Some(credential) if fits => Ok(credential),
+        Some(_) if fits && clock.is_skewed() => Err(Unauthentic::Skewed(Some(clock))),
+        _ if clock.is_skewed() => Err(Unauthentic::Skewed(None)),
+        Some(credential) if fits => Ok(Verified { credential, clock }),
         Some(_) => Err(Unauthentic::WrongSignature),
         None => Err(Unauthentic::UnknownAccessKey),
     }
@@ -93,12 +113,13 @@ fn words(bytes: &[u8; 32]) -> [u64; 4] {
     words
 }
 
-/// Finds the one signed `x-amz-date`, and compares it with our clock and the scope.
+/// Finds the one signed `x-amz-date`, compares it with the scope, and measures its difference to our
+/// clock.
 fn signed_date<'b>(
     head: &Head<'_, 'b>,
     authorization: &Authorization<'_>,
     unix_secs: u64,
-) -> Result<&'b [u8], Unauthentic> {
+) -> Result<(&'b [u8], ClockSample), Unauthentic> {
     for name in ["host", "x-amz-date"] {
         let signed = authorization.signed_headers;
         if signed != KMS_SIGNED_HEADERS
@@ -115,8 +136,7 @@ fn signed_date<'b>(
         return Err(Unauthentic::ScopeDateDiffers);
     }
     let now = i64::try_from(unix_secs).unwrap_or(i64::MAX);
-    if signed_at.abs_diff(now) > MAX_CLOCK_SKEW.as_secs() {
-        return Err(Unauthentic::Skewed);
-    }
-    Ok(date_time)
+    let ahead_secs = now.saturating_sub(signed_at);
+    let tag = authorization.signature.first_chunk().map_or(0, |part| u64::from_ne_bytes(*part));
+    Ok((date_time, ClockSample { ahead_secs, tag }))
 }

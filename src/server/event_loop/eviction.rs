@@ -7,12 +7,14 @@
 //! longest idle first. A connection with a request at the HSM is never ended.
 //!
 //! The limit on memory uses the same order among connections that hold memory. If none can be
-//! ended, the connection that asked for more is ended.
+//! ended, the connection that asked for more is ended. Connections that never sent an authentic
+//! request have a smaller limit for all of theirs, so that strangers cannot use up the memory that
+//! is meant for KMS's requests, nor most of what the machine has.
 
 use std::time::Instant;
 
 use super::Running;
-use crate::limits::{CONNECTIONS_PER_EVICTION, MAX_EVICTIONS};
+use crate::limits::{CONNECTIONS_PER_EVICTION, MAX_EVICTIONS, UNPROVEN_BUFFER_PARTS};
 use crate::proto::Listener;
 use crate::server::peer::Peer;
 
@@ -27,11 +29,27 @@ impl Running {
         ended > 0
     }
 
-    /// Evicts connections until the memory they hold is below the limit again. `asking` is the slot
-    /// of the connection that exceeded it.
+    /// Returns whether the memory that connections hold exceeds a limit.
+    pub(super) fn has_too_much_buffered(&self) -> bool {
+        self.context.buffered_bytes() > self.max_buffered_bytes || self.has_too_much_unproven()
+    }
+
+    fn has_too_much_unproven(&self) -> bool {
+        let part = self.max_buffered_bytes / UNPROVEN_BUFFER_PARTS;
+        // One connection must always fit.
+        let max = part.max(2 * self.context.loop_state.max_held_bytes_per_connection());
+        self.context.unproven_bytes > max
+    }
+
+    /// Evicts connections until the memory they hold is below the limits again. `asking` is the
+    /// slot of the connection that exceeded one.
     pub(super) fn evict_for_memory(&mut self, asking: usize) {
-        while self.context.buffered_bytes() > self.max_buffered_bytes {
-            let ended = self.evict(|peer| peer.holds_memory());
+        while self.has_too_much_buffered() {
+            let is_theirs = self.has_too_much_unproven();
+            let ended = self.evict(|peer| match is_theirs {
+                true => peer.unproven_bytes() > 0,
+                false => peer.holds_memory(),
+            });
             if ended == 0 {
                 self.end(asking);
                 self.context.note_evictions(1, "max_buffered_bytes is reached");

@@ -130,7 +130,9 @@ mod tests {
             now,
             unix_secs: 0,
             is_ready: true,
+            is_clock_off: false,
             is_draining: false,
+            is_sending_away: false,
             is_stopping: false,
             is_congested: false,
         };

@@ -2,8 +2,9 @@
 
 use super::member::{Absent, Form, MemberSchema, SectionSchema, integer, optional, required};
 use crate::limits::{
-    DEFAULT_DRAIN_DELAY_MILLI, DEFAULT_DRAIN_TIMEOUT_MILLI, DEFAULT_PING_PORT, MAX_EVENT_LOOPS,
-    MAX_TCP_KEEPALIVE_PROBES, MAX_TCP_KEEPALIVE_SECS, MAX_TIMEOUT_MILLI,
+    DEFAULT_DRAIN_DELAY_MILLI, DEFAULT_DRAIN_TIMEOUT_MILLI, DEFAULT_PING_PORT,
+    DEFAULT_UNREADY_AT_CLOCK_SKEW_SECS, MAX_CLOCK_SKEW, MAX_EVENT_LOOPS, MAX_TCP_KEEPALIVE_PROBES,
+    MAX_TCP_KEEPALIVE_SECS, MAX_TIMEOUT_MILLI,
 };
 
 const PORT: Form = integer(0, u16::MAX as u64, "");
@@ -60,6 +61,13 @@ pub(super) const SERVER: SectionSchema = SectionSchema {
             integer(1, u32::MAX as u64, "proxies"),
             Absent::Integer(1),
             "Number of proxies that serve these key stores: `xksProxyFleetSize` in health answers.",
+        ),
+        optional(
+            "unready_at_clock_skew_secs",
+            integer(0, MAX_CLOCK_SKEW.as_secs(), "seconds"),
+            Absent::Integer(DEFAULT_UNREADY_AT_CLOCK_SKEW_SECS),
+            "Difference between this machine's clock and that of the signed requests at which \
+             `/readyz` reports that it is not ready; 0 is never.",
         ),
         optional(
             "pid_file",

@@ -129,7 +129,9 @@ impl Rig {
             now: Instant::now(),
             unix_secs: NOON,
             is_ready: true,
+            is_clock_off: false,
             is_draining: false,
+            is_sending_away: false,
             is_stopping: false,
             is_congested: false,
         };
