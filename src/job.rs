@@ -64,6 +64,16 @@ impl HsmAad {
         Self { bytes }
     }
 
+    /// Builds a form for the proxy's own use that no request can have: those of requests have at
+    /// most 23 bytes without AAD, and at least 35 with it.
+    #[must_use]
+    pub fn of_no_request<const N: usize>(context: &[u8; N]) -> Self {
+        const { assert!(N > 3 + MAX_CIPHERTEXT_METADATA_BYTES && N < 2 + 32 + 1) };
+        let mut bytes = InlineBytes::default();
+        bytes.append(context);
+        Self { bytes }
+    }
+
     /// Returns the bytes for `CK_GCM_PARAMS.pAAD`.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {

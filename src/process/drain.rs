@@ -72,8 +72,9 @@ fn announce(running: &Running, successor: Option<Successor>, delay: Duration) {
         Some(successor) => {
             running.lifecycle.hand_over();
             running.notifier.hand_over_to(successor.pid);
-            successor.go_on();
-            tracing::info!(pid = successor.pid, ?delay, "draining: another process serves");
+            let pid = successor.pid;
+            running.audit.hand_over(successor.go_on());
+            tracing::info!(pid, ?delay, "draining: another process serves");
         }
         None => {
             running.notifier.stopping();

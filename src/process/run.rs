@@ -17,13 +17,15 @@ use super::pid_file::PidFile;
 use super::reload::{self, InUse, Reloader};
 use super::takeover::Takeover;
 use super::upgrade::{Program, Sockets, Successor};
-use super::{watchdog, wedge};
+use super::{audit, watchdog, wedge};
 use crate::exit::Failed;
+use crate::observe::audit::Audit;
 use crate::observe::redaction::shown_path;
 use crate::server::lifecycle::Lifecycle;
 
 /// A process that is serving.
 pub(super) struct Running {
+    pub(super) audit: Audit,
     pub(super) in_use: InUse,
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) notifier: Notifier,
@@ -75,16 +77,18 @@ impl Running {
             .start(&reloader.service, &hsm, access_log, &reloader.metrics, on_end(&has_failed))
             .map_err(|error| Failed::unavailable(format!("no event loop: {error}")))?;
         if let Some(takeover) = takeover {
-            takeover.finish();
+            audit::take_over(&reloader.audit, &settings, takeover.finish());
         }
         // This does not wait for the HSM: otherwise systemd would restart the process repeatedly,
         // with a login each time. `/readyz` reports whether a token works.
         notifier.ready("serving");
         watchdog::start(&notifier, &lifecycle).map_err(no_thread)?;
         let usage = reloader.state.usage.clone();
+        let audit = reloader.audit.clone();
         let reloader = reload::start(reloader, reload_requests).map_err(no_thread)?;
         let program = Program::new(&settings, &notifier);
         Ok(Some(Self {
+            audit,
             in_use,
             lifecycle,
             notifier,

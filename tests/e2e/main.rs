@@ -5,9 +5,13 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../proto/fixed_ciphertexts.rs"]
+mod fixed_ciphertexts;
 
 mod admin;
 mod audit;
+mod audit_handover;
+mod audit_verify;
 mod authentication;
 mod bad_settings;
 mod bootstrap;
@@ -40,6 +44,7 @@ mod metrics;
 mod modules;
 mod mtls;
 mod nshield;
+mod output;
 mod policy;
 mod probes;
 mod proxy_protocol;

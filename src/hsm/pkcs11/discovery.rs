@@ -298,7 +298,8 @@ impl Trial {
         labels: &Arc<Labels>,
     ) -> Result<Self, DiscoveryError> {
         let config = TokenConfig { iv_mode, ..config.clone() };
-        let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
+        let token =
+            Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default(), Arc::default())?;
         let mut session = token.open_session()?;
         let key = session.call(|calls, token| Ok(key(calls, token)))??;
         let makes_session_keys = key.0.is_none();
@@ -477,7 +478,8 @@ fn sessions(
     max: usize,
 ) -> Result<(usize, Option<String>), DiscoveryError> {
     let config = TokenConfig { iv_mode, ..config.clone() };
-    let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
+    let token =
+        Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default(), Arc::default())?;
     let mut open = Vec::new();
     while open.len() < max {
         match token.open_session() {
