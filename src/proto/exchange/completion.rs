@@ -40,6 +40,12 @@ impl Exchange {
         received: &[u8],
     ) -> Next<'c> {
         match outcome {
+            // Usually the version that encrypts decrypts too.
+            Ok(success @ Success::Described(KeyAttributes { decrypt: true, .. }))
+                if self.described.is_none() =>
+            {
+                Next::Succeed(success)
+            }
             Ok(Success::Described(attributes)) => {
                 self.after_description(loop_state, Some(*attributes), received)
             }
@@ -65,7 +71,7 @@ impl Exchange {
     }
 
     /// GetKeyMetadata reports whether the version that encrypts may encrypt, and whether any
-    /// version that is not retired may decrypt. Usually the first one may do both.
+    /// version that is not retired may decrypt.
     fn after_description(
         &mut self,
         loop_state: &LoopState,

@@ -29,9 +29,7 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 impl ResponseHead<'_> {
     /// Appends the head, including the empty line.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.put_slice(b"HTTP/1.1 ");
-        out.put_slice(status_line(self.status).as_bytes());
-        out.put_slice(b"\r\nDate: ");
+        out.put_slice(beginning(self.status).as_bytes());
         out.put_slice(self.date);
         out.put_slice(b"\r\nContent-Type: ");
         out.put_slice(self.content_type.as_bytes());
@@ -50,24 +48,29 @@ impl ResponseHead<'_> {
     }
 }
 
-/// Status code and reason phrase (RFC 9110, 15).
-fn status_line(status: u16) -> &'static str {
+/// The status line, with the reason phrase (RFC 9110, 15), and the name of the next field: one copy.
+fn beginning(status: u16) -> &'static str {
+    macro_rules! beginning {
+        ($status:literal) => {
+            concat!("HTTP/1.1 ", $status, "\r\nDate: ")
+        };
+    }
     match status {
-        200 => "200 OK",
-        400 => "400 Bad Request",
-        401 => "401 Unauthorized",
-        403 => "403 Forbidden",
-        404 => "404 Not Found",
-        405 => "405 Method Not Allowed",
-        408 => "408 Request Timeout",
-        413 => "413 Content Too Large",
-        414 => "414 URI Too Long",
-        417 => "417 Expectation Failed",
-        429 => "429 Too Many Requests",
-        431 => "431 Request Header Fields Too Large",
-        501 => "501 Not Implemented",
-        503 => "503 Service Unavailable",
-        505 => "505 HTTP Version Not Supported",
-        _ => "500 Internal Server Error",
+        200 => beginning!("200 OK"),
+        400 => beginning!("400 Bad Request"),
+        401 => beginning!("401 Unauthorized"),
+        403 => beginning!("403 Forbidden"),
+        404 => beginning!("404 Not Found"),
+        405 => beginning!("405 Method Not Allowed"),
+        408 => beginning!("408 Request Timeout"),
+        413 => beginning!("413 Content Too Large"),
+        414 => beginning!("414 URI Too Long"),
+        417 => beginning!("417 Expectation Failed"),
+        429 => beginning!("429 Too Many Requests"),
+        431 => beginning!("431 Request Header Fields Too Large"),
+        501 => beginning!("501 Not Implemented"),
+        503 => beginning!("503 Service Unavailable"),
+        505 => beginning!("505 HTTP Version Not Supported"),
+        _ => beginning!("500 Internal Server Error"),
     }
 }
