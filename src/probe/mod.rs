@@ -9,6 +9,7 @@ mod authentication;
 mod binding;
 mod calls;
 mod certificate;
+mod ciphertext_file;
 mod earlier;
 mod latency;
 pub mod options;
@@ -24,7 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use self::earlier::Made;
+use self::ciphertext_file::Made;
 use self::options::{Arguments, Options};
 use self::prober::{Observed, Prober, Target};
 use self::report::{Outcome, Report, Rule, Verdict};
@@ -140,7 +141,7 @@ fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
     if calls::health(&mut prober, report) {
         let made = conversation(&mut prober, report);
         if let Some(file) = &options.ciphertexts {
-            earlier::keep(file, options.earlier.len(), &time, &made)?;
+            ciphertext_file::keep(file, options.earlier.len(), &time, &made, calls::AAD)?;
         }
     } else {
         outln!("      Without an answer, the path or the credential all else would fail as well.");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::earlier::{self, Earlier};
+use super::ciphertext_file::{self, Earlier};
 use crate::client::bodies::Caller;
 use crate::client::{Endpoint, Signer, Trust};
 use crate::exit::{EXIT_SETTINGS, Failed};
@@ -150,7 +150,7 @@ impl Options {
             connections: arguments.connections,
             rate: arguments.rate,
             earlier: match &arguments.ciphertexts {
-                Some(file) => earlier::read(file)?,
+                Some(file) => ciphertext_file::read(file)?,
                 None => Vec::new(),
             },
             ciphertexts: arguments.ciphertexts.clone(),

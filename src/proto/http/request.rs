@@ -279,11 +279,7 @@ impl<'b> Fields<'b> {
         for header in headers {
             let name = header.name.as_bytes();
             match name.len() {
-                4 if is(name, b"host") => {
-                    if fields.host.replace(header.value).is_some() {
-                        return Err(HttpError::BadRequest("there are several Host header fields"));
-                    }
-                }
+                4 if is(name, b"host") => fields.host(header.value)?,
                 6 if is(name, b"expect") => {
                     if !header.value.eq_ignore_ascii_case(b"100-continue") {
                         return Err(HttpError::UnknownExpectation);
@@ -310,6 +306,13 @@ impl<'b> Fields<'b> {
             }
         }
         Ok(fields)
+    }
+
+    fn host(&mut self, value: &'b [u8]) -> Result<(), HttpError> {
+        match self.host.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(HttpError::BadRequest("there are several Host header fields")),
+        }
     }
 
     fn content_type(&mut self, value: &'b [u8]) -> Result<(), HttpError> {
