@@ -8,7 +8,7 @@ use super::{
 };
 use crate::job::InlineBytes;
 use crate::observe::audit::handle::CannotAudit;
-use crate::observe::metrics::CLOCK_IS_OFF;
+use crate::observe::metrics::{CLOCK_IS_OFF, SignedAt};
 use crate::proto::http::body::Whole;
 use crate::proto::http::request::Head;
 use crate::proto::loop_state::{LoopState, Snapshot};
@@ -235,7 +235,10 @@ fn authenticate(
         Err(_) => None,
     };
     if let Some(ClockSample { ahead_secs, tag }) = clock {
-        loop_state.metrics.clock_skew.note(snapshot.now, ahead_secs, tag);
+        let signed_unix_secs =
+            i64::try_from(unix_secs).unwrap_or(i64::MAX).saturating_sub(ahead_secs);
+        let signed_at = SignedAt { ahead_secs, unix_secs: signed_unix_secs, tag };
+        loop_state.metrics.clock_skew.note(snapshot.now, signed_at);
     }
     let credential = verified?.credential;
     credential.metrics().used(unix_secs);
