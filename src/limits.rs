@@ -526,6 +526,43 @@ pub const MAX_VERSIONS_FILE_BYTES: u64 = 64 * 1024 * 1024;
 pub const MAX_STATE_LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Time between two writes of the key witnesses.
 pub const MIN_SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Largest file of the keys' uses: some 200 bytes for each key, and twice that in a process's file.
+pub const MAX_USAGE_FILE_BYTES: u64 = 256 * 1024 * 1024;
+/// Processes whose files of uses may be in a state directory.
+pub const MAX_USAGE_FILES: usize = 10_000;
+/// Time between two writes of the keys' uses while keys are in use.
+pub const USAGE_SAVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time between two writes of the keys' uses while no key is in use.
+pub const USAGE_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+/// Time between two looks at what other processes have written about the keys' uses.
+pub const USAGE_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// Encryptions that a process reserves for each key: a crash overstates a count by so much, one
+/// 16,384th of the limit.
+pub const MIN_USAGE_RESERVE: u64 = 1 << 18;
+/// Time for which a reservation lasts at the current rate.
+pub const USAGE_RESERVE_TIME: Duration = Duration::from_secs(300);
+/// Rate of encryptions with a key, in a second, that is thought possible even if it was never
+/// observed: above the default quota of AWS KMS, 1,800/s.
+pub const MIN_USAGE_CEILING_PER_SEC: u64 = 2000;
+/// Multiple of the highest observed rate that is thought possible.
+pub const USAGE_CEILING_FACTOR: u64 = 4;
+/// Time by which the clock may have been set back between two processes.
+pub const MAX_USAGE_CLOCK_STEP: Duration = Duration::from_secs(10);
+/// Time between two points of a count's history, from which rates are computed.
+pub const USAGE_HISTORY_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// Points of a count's history that are kept.
+pub const MAX_USAGE_HISTORY: usize = 32;
+/// Span of the history over which the rate is computed.
+pub const USAGE_RATE_SPAN: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Wait of a reload for the record of new keys.
+pub const MAX_USAGE_RECORD_WAIT: Duration = Duration::from_secs(3);
+/// Time that the end of a process waits for the last write of the keys' uses.
+pub const MAX_USAGE_CLOSE: Duration = Duration::from_secs(10);
+/// Encryptions under one key with random IVs of 96 bits (NIST SP 800-38D, 8.3).
+pub const RANDOM_IV_LIMIT: u64 = 1 << 32;
+/// Encryptions under one key with deterministic IVs, whose invocation field has 64 bits (NIST SP
+/// 800-38D, 8.2.1).
+pub const DETERMINISTIC_IV_LIMIT: u64 = u64::MAX;
 /// Wait before a failed write to the state directory is repeated.
 pub const SAVE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 

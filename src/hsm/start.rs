@@ -51,7 +51,8 @@ impl Hsm {
             config.health_key,
             config.storeless_keys,
         );
-        let labels = Arc::new(labels.private_if(config.require_private_keys));
+        let labels = labels.private_if(config.require_private_keys).counted_in(config.usage);
+        let labels = Arc::new(labels);
         let mut backends: Vec<(Box<dyn Backend>, Share)> = Vec::new();
         let fleet = config.witnesses.begin_fleet();
         let in_use = Arc::<TokensInUse>::default();

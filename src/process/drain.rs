@@ -53,6 +53,8 @@ pub(super) fn drain(
     let is_stuck = !running.in_use.hsm.load().stop(HSM_STOP_TIMEOUT);
     if is_stuck {
         tracing::warn!("a call to the HSM is still outstanding; its module is not finalised");
+    } else {
+        running.usage.close();
     }
     if running.has_failed.load(Ordering::Relaxed) {
         return Err(Failed::new(EXIT_SOFTWARE, "an event loop ended by itself".to_owned()));

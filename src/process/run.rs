@@ -11,6 +11,7 @@ use signal_hook::consts::SIGTERM;
 
 use super::assemble::Assembled;
 use super::events::Events;
+use super::kept_usage::KeptUsage;
 use super::notify::Notifier;
 use super::pid_file::PidFile;
 use super::reload::{self, InUse, Reloader};
@@ -32,6 +33,7 @@ pub(super) struct Running {
     pub(super) loops: Vec<JoinHandle<()>>,
     /// The lock is held during a reload.
     pub(super) reloader: Arc<Mutex<Reloader>>,
+    pub(super) usage: KeptUsage,
     /// True once an event loop has ended by itself.
     pub(super) has_failed: Arc<AtomicBool>,
     /// True if the process ends because calls to the HSM do not return.
@@ -81,6 +83,7 @@ impl Running {
         // with a login each time. `/readyz` reports whether a token works.
         notifier.ready("serving");
         watchdog::start(&notifier, &lifecycle).map_err(no_thread)?;
+        let usage = reloader.state.usage.clone();
         let audit = reloader.audit.clone();
         let reloader = reload::start(reloader, reload_requests).map_err(no_thread)?;
         let program = Program::new(&settings, &notifier);
@@ -92,6 +95,7 @@ impl Running {
             sockets,
             loops,
             reloader,
+            usage,
             has_failed,
             has_wedged,
             program,

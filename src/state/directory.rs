@@ -3,7 +3,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,7 +57,7 @@ impl Directory {
     /// # Errors
     /// The file cannot be read, or is larger.
     pub fn read(&self, name: &str, max_bytes: u64) -> io::Result<Option<Vec<u8>>> {
-        let file = match self.open(OpenOptions::new().read(true), name) {
+        let file = match self.open_to_read(name) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -81,16 +83,45 @@ impl Directory {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+            let mut file = self.create_new(&format!("{name}.next"))?;
             file.write_all(content)?;
             file.sync_all()?;
             fs::rename(&next, &path)?;
-            File::open(&self.path)?.sync_all()
+            self.sync()
         };
         write().inspect_err(|_| {
             let _ = fs::remove_file(&next);
         })
+    }
+
+    /// Creates a file with mode 0600. If root creates it, it belongs to the owner of the directory,
+    /// so that a command that an administrator runs does not lock the proxy out.
+    ///
+    /// # Errors
+    /// The file exists or cannot be created.
+    pub fn create_new(&self, name: &str) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(self.path.join(name))?;
+        self.give_to_owner(&file);
+        Ok(file)
+    }
+
+    fn give_to_owner(&self, file: &File) {
+        if let (Ok(directory), Ok(made)) = (fs::metadata(&self.path), file.metadata())
+            && directory.uid() != made.uid()
+        {
+            // Only root may do so; others' directories cannot be written to anyway.
+            let _ = fchown(file, Some(directory.uid()), Some(directory.gid()));
+        }
+    }
+
+    /// Makes a file's new or lost name durable.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
     }
 
     /// Copies a damaged file of up to `max_bytes` that is about to be replaced, and returns the
@@ -112,6 +143,7 @@ impl Directory {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
         let file = self.open(&mut options, "lock")?;
+        self.give_to_owner(&file);
         let end = Instant::now() + MAX_STATE_LOCK_WAIT;
         loop {
             match file.try_lock() {
@@ -124,6 +156,14 @@ impl Directory {
                 Err(TryLockError::WouldBlock) => thread::sleep(LOCK_POLL),
             }
         }
+    }
+
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// It is missing, is not a file, or cannot be read.
+    pub fn open_to_read(&self, name: &str) -> io::Result<File> {
+        self.open(OpenOptions::new().read(true), name)
     }
 
     fn open(&self, options: &mut OpenOptions, name: &str) -> io::Result<File> {

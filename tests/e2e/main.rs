@@ -28,6 +28,7 @@ mod hsm_trouble;
 mod http;
 mod iv_modes;
 mod key_trouble;
+mod key_usage;
 mod keys;
 mod keys_audit;
 mod keys_new;
