@@ -1,6 +1,7 @@
 //! `[server] pid_file`, by which other programs find the process.
 //!
-//! Its directory may be one in which others can write, so symbolic links are not followed.
+//! Its directory may be one in which others can write, so symbolic links are not followed, and FIFOs
+//! are not waited for.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -66,11 +67,19 @@ pub(super) fn create(path: &Path) -> io::Result<()> {
 }
 
 fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let opened = options.mode(0o644).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path);
-    opened.map_err(|error| match error.raw_os_error() {
-        Some(libc::ELOOP) => io::Error::other("it is a symbolic link, which is not followed"),
-        _ => error,
-    })
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = options.mode(0o644).custom_flags(flags).open(path).map_err(|error| {
+        match error.raw_os_error() {
+            Some(libc::ELOOP) => io::Error::other("it is a symbolic link, which is not followed"),
+            Some(libc::ENXIO) => not_a_file(),
+            _ => error,
+        }
+    })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_a_file()) }
+}
+
+fn not_a_file() -> io::Error {
+    io::Error::other("it is not a file")
 }
 
 /// Returns the process id in the file.
@@ -144,6 +153,19 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
+    /// A FIFO, to which nobody writes, is not waited for, and a directory is no file either.
+    #[test]
+    fn what_is_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        assert!(process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert_eq!(read(&path).unwrap_err().to_string(), "it is not a file");
+        assert_eq!(create(&path).unwrap_err().to_string(), "it is not a file");
+        assert_eq!(write_over(&path, "").unwrap_err().to_string(), "it is not a file");
+        assert_eq!(running_proxy(&path, None), None);
+        assert_eq!(read(directory.path()).unwrap_err().to_string(), "it is not a file");
+    }
+
     /// A symbolic link leads neither to a file that is written nor to one that is read, and stays.
     #[test]
     fn no_symbolic_link_is_followed() {
@@ -183,6 +205,12 @@ mod tests {
                 fs::copy(&sleep, &program).unwrap();
             }
             let mut child = process::Command::new(&program).arg("60").spawn().unwrap();
+            // The system names a process only after closing the pipe by which it tells that it runs.
+            let file_name = program.file_name().unwrap().to_str().unwrap();
+            let name = file_name.get(..15).unwrap_or(file_name);
+            while name_of(&child.id().to_string()).unwrap() != name {
+                std::thread::yield_now();
+            }
             fs::write(&path, child.id().to_string()).unwrap();
             assert_eq!(running_proxy(&path, None), is_ours.then_some(child.id()), "{program:?}");
             assert_eq!(running_proxy(&path, Some(child.id())), None);

@@ -1,10 +1,10 @@
 //! Unknown names in the settings, and suggestions for them.
 
 use super::report::{Location, Report};
-use super::schema::{names_in, section_with};
+use super::schema::{SECTIONS, names_in, section_with};
 use toml::de::DeTable;
 
-/// The section whose unknown members are mistakes if they resemble known ones.
+/// The section with most protections.
 const SECURITY: &str = "security";
 
 /// Reports each unknown member of `table`. `section` is the section's path in the schema, and
@@ -20,7 +20,7 @@ pub(super) fn report_unknown(section: &str, path: &str, table: &DeTable<'_>, rep
         let location = Location { member, offset: Some(name.span().start) };
         let problem = "there is no such member".to_owned();
         let remedy = remedy(section, text, &known);
-        match meant_for_security(section, text) {
+        match protection_meant(section, text) {
             Some(meant) => report.mistake(
                 &location,
                 format!("{problem}, and {meant} would stay as if it were not there"),
@@ -37,19 +37,42 @@ fn remedy(section: &str, name: &str, known: &[&str]) -> String {
     }
     match section_with(name, section) {
         Some(other) => format!("it belongs in [{other}]"),
-        None if meant_for_security(section, name).is_some() => {
+        None if protection_meant(section, name).is_some() => {
             format!("it probably belongs in [{SECURITY}], and is misspelt")
         }
         None => format!("remove it, or write one of {}", known.join(", ")),
     }
 }
 
-/// Returns the member of `[security]` that an unknown name in that section or in one below it
-/// probably means. Ignoring it would leave a protection switched off that the settings ask for. In
-/// other sections, unknown members are accepted for the sake of the reference proxy's files.
-fn meant_for_security(section: &str, name: &str) -> Option<&'static str> {
-    let is_security = section == SECURITY || section.starts_with("security.");
-    is_security.then(|| nearest(name, names_in(SECURITY))).flatten()
+/// Returns the member or section that an unknown name probably means, if it is a protection: one of
+/// this section, misspelt, or one of another section, as when a line is added at the end of the
+/// file. Ignoring it would leave switched off what the settings ask for. Other unknown members are
+/// accepted for the sake of the reference proxy's files.
+fn protection_meant(section: &str, name: &str) -> Option<&'static str> {
+    let of_section = match section {
+        "admin" | "audit" | "tls" => names_in(section),
+        _ if section.starts_with("security.") => names_in(SECURITY),
+        _ => protections(section),
+    };
+    nearest(name, of_section).or_else(|| {
+        let elsewhere = SECTIONS.iter().flat_map(|section| protections(section.path));
+        elsewhere.into_iter().find(|protection| *protection == name)
+    })
+}
+
+/// Returns the names in a section that protect something, and that are unlikely to mean anything
+/// else in other sections.
+fn protections(section: &str) -> Vec<&'static str> {
+    match section {
+        "" => vec![SECURITY, "audit"],
+        SECURITY => names_in(SECURITY),
+        "external_key_stores" => {
+            vec!["disabled", "disabled_keys", "max_requests_per_sec", "max_in_flight"]
+        }
+        "external_key_stores.keys.versions" => vec!["retired"],
+        "pkcs11" => vec!["require_private_keys"],
+        _ => Vec::new(),
+    }
 }
 
 /// Returns the candidate most similar to `name`, if one is similar enough.
@@ -82,6 +105,15 @@ mod tests {
                 let start = format!("{} = ", member.name);
                 assert!(lines.iter().any(|line| line.starts_with(&start)), "{heading} {start}");
             }
+        }
+    }
+
+    /// Each name that is protected is one.
+    #[test]
+    fn protections_exist() {
+        for path in SECTIONS.iter().map(|section| section.path).chain([""]) {
+            let known = names_in(path);
+            assert!(protections(path).iter().all(|name| known.contains(name)), "[{path}]");
         }
     }
 

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::limits::MAX_STATE_LOCK_WAIT;
+use crate::observe::redaction::shown_path;
 
 /// Interval between attempts to take a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(20);
@@ -20,6 +21,10 @@ const LOCK_POLL: Duration = Duration::from_millis(20);
 pub struct Directory {
     path: PathBuf,
 }
+
+/// The flags of all files: a symbolic link is not followed, as it could lead to any file of the
+/// proxy's user, and opening a FIFO must not wait for its other end.
+const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// The exclusive right to change the files; released when dropped.
 #[derive(Debug)]
@@ -52,7 +57,7 @@ impl Directory {
     /// # Errors
     /// The file cannot be read, or is larger.
     pub fn read(&self, name: &str, max_bytes: u64) -> io::Result<Option<Vec<u8>>> {
-        let file = match File::open(self.path.join(name)) {
+        let file = match self.open_to_read(name) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -119,14 +124,15 @@ impl Directory {
         File::open(&self.path)?.sync_all()
     }
 
-    /// Copies a damaged file that is about to be replaced, and returns the copy's path.
+    /// Copies a damaged file of up to `max_bytes` that is about to be replaced, and returns the
+    /// copy's path.
     ///
     /// # Errors
     /// The file cannot be copied.
-    pub fn set_aside(&self, name: &str) -> io::Result<PathBuf> {
-        let copy = self.path.join(format!("{name}.damaged"));
-        fs::copy(self.path.join(name), &copy)?;
-        Ok(copy)
+    pub fn set_aside(&self, name: &str, max_bytes: u64) -> io::Result<PathBuf> {
+        let copy = format!("{name}.damaged");
+        self.write(&copy, &self.read(name, max_bytes)?.unwrap_or_default())?;
+        Ok(self.path.join(copy))
     }
 
     /// Waits until no other process is changing the files, for at most [`MAX_STATE_LOCK_WAIT`].
@@ -134,9 +140,9 @@ impl Directory {
     /// # Errors
     /// The lock file cannot be created, or another process still holds the lock.
     pub fn lock(&self) -> io::Result<Lock> {
-        let path = self.path.join("lock");
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = self.open(&mut options, "lock")?;
         self.give_to_owner(&file);
         let end = Instant::now() + MAX_STATE_LOCK_WAIT;
         loop {
@@ -151,6 +157,29 @@ impl Directory {
             }
         }
     }
+
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// It is missing, is not a file, or cannot be read.
+    pub fn open_to_read(&self, name: &str) -> io::Result<File> {
+        self.open(OpenOptions::new().read(true), name)
+    }
+
+    fn open(&self, options: &mut OpenOptions, name: &str) -> io::Result<File> {
+        let path = self.path.join(name);
+        let file = options.custom_flags(FLAGS).open(&path).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::ELOOP | libc::ENXIO) => not_a_file(&path),
+                _ => error,
+            }
+        })?;
+        if file.metadata()?.is_file() { Ok(file) } else { Err(not_a_file(&path)) }
+    }
+}
+
+fn not_a_file(path: &Path) -> io::Error {
+    io::Error::other(format!("{} is not a file: remove it", shown_path(path)))
 }
 
 #[cfg(test)]
@@ -186,5 +215,32 @@ mod tests {
         assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
         drop(lock);
         other.try_lock().unwrap();
+    }
+
+    /// A symbolic link is not followed, and a FIFO, which nobody writes, is not waited for.
+    #[test]
+    fn only_files() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = Directory::new(&parent.path().join("state"));
+        let (outside, file) = (parent.path().join("outside"), directory.path().join("file"));
+        fs::write(&outside, "precious").unwrap();
+        fs::write(&file, "damaged").unwrap();
+        for name in ["file.damaged", "link", "lock"] {
+            std::os::unix::fs::symlink(&outside, directory.path().join(name)).unwrap();
+        }
+        let copy = directory.set_aside("file", 10).unwrap();
+        assert_eq!(fs::read(copy).unwrap(), b"damaged");
+        assert!(directory.read("link", 10).unwrap_err().to_string().contains("is not a file"));
+        assert!(directory.lock().unwrap_err().to_string().contains("is not a file"));
+        fs::remove_file(directory.path().join("lock")).unwrap();
+        for name in ["fifo", "lock"] {
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            let path = directory.path().join(name);
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0)
+                .unwrap();
+        }
+        assert!(directory.read("fifo", 10).unwrap_err().to_string().contains("is not a file"));
+        assert!(directory.lock().unwrap_err().to_string().contains("is not a file"));
+        assert_eq!(fs::read(&outside).unwrap(), b"precious");
     }
 }

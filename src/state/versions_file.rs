@@ -79,7 +79,7 @@ pub fn record(
         None => (None, 0),
     };
     if damaged_lines > 0 {
-        let copy = directory.set_aside(FILE_NAME)?;
+        let copy = directory.set_aside(FILE_NAME, MAX_VERSIONS_FILE_BYTES)?;
         let copy = shown_path(&copy).to_string();
         tracing::warn!(copy, damaged_lines, "the damaged file of listed key versions was copied");
     }

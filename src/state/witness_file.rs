@@ -192,7 +192,7 @@ pub fn change(
     let mut changed = known.clone();
     change(&mut changed);
     if damaged_lines > 0 {
-        let copy = directory.set_aside(FILE_NAME).map_err(io)?;
+        let copy = directory.set_aside(FILE_NAME, MAX_WITNESS_FILE_BYTES).map_err(io)?;
         tracing::warn!(
             copy = %copy.display(),
             damaged_lines,

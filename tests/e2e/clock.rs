@@ -3,6 +3,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde_json::Value;
+
 use super::metrics::watched;
 use crate::common::settings::set;
 use crate::common::{Client, Proxy, xks};
@@ -15,6 +17,12 @@ fn client_behind(proxy: &Proxy, secs: u64) -> Client {
     let mut client = proxy.client();
     client.signer.time = SystemTime::now() - Duration::from_secs(secs);
     client
+}
+
+/// The member of a call's body by which KMS's requests differ.
+fn number(mut body: Value, number: usize) -> Value {
+    body["requestMetadata"]["kmsRequestId"] = number.to_string().into();
+    body
 }
 
 /// The gauge, if it has a value.
@@ -56,8 +64,9 @@ fn ten_minutes_off() {
     assert_eq!(proxy.get("/readyz").status, 200);
 
     let kms = client_behind(&proxy, 600);
-    for _ in 0..ENOUGH {
-        kms.call("health", &xks::health()).assert_error(401, "AuthenticationFailedException");
+    for request in 0..ENOUGH {
+        let health = number(xks::health(), request);
+        kms.call("health", &health).assert_error(401, "AuthenticationFailedException");
     }
     wait_for_gauge(&mut proxy, 600);
     assert_names_the_clock(&proxy);
@@ -66,14 +75,34 @@ fn ten_minutes_off() {
     assert!(log.contains("ahead_secs=60"), "{log}");
 }
 
+/// Somebody who has kept requests cannot make a proxy unready by sending them later: neither one of
+/// them, if there are no others, nor many, once a later one has come.
+#[test]
+fn kept_requests() {
+    let proxy = watched().start();
+    let replayed = client_behind(&proxy, 600);
+    for _ in 0..2 * ENOUGH {
+        replayed.call("health", &xks::health()).assert_error(401, "AuthenticationFailedException");
+    }
+    proxy.client().call("health", &xks::health()).ok();
+    for request in 0..2 * ENOUGH {
+        let health = number(xks::health(), request);
+        replayed.call("health", &health).assert_error(401, "AuthenticationFailedException");
+    }
+    std::thread::sleep(Duration::from_millis(1_100));
+    assert_eq!(ahead_secs(&proxy), None);
+    assert_eq!(proxy.get("/readyz").status, 200);
+}
+
 /// Shortly before calls are refused, another replica should get them. A change of the setting takes
 /// effect at a reload.
 #[test]
 fn before_it_is_an_outage() {
     let mut proxy = watched().start();
     let kms = client_behind(&proxy, 272);
-    for _ in 0..ENOUGH {
-        kms.call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
+    for request in 0..ENOUGH {
+        let encrypt = number(xks::encrypt(b"plaintext", None), request);
+        kms.call("keys/foo/encrypt", &encrypt).ok();
     }
     wait_for_gauge(&mut proxy, 272);
     assert_names_the_clock(&proxy);

@@ -124,6 +124,31 @@ fn misspelt_members_of_security() {
     only(&findings, Severity::Warning, "security.frobnicate");
 }
 
+/// The same is true of other protections, misspelt or in the wrong section.
+#[test]
+fn misspelt_protections() {
+    let place = Place::new();
+    for (before, line, member, remedy) in [
+        ("[[external", "[securty]\nlandlock = true\n", "securty", "did you mean security?"),
+        ("[[external", "[audits]\ndirectory = \"/x\"\n", "audits", "did you mean audit?"),
+        ("[security]", "landlock = true\n", "tracing.landlock", "it belongs in [security]"),
+        ("xks_key_id_set", "disable = true", "disable", "did you mean disabled?"),
+        ("xks_key_id_set", "disabled_key = []", "disabled_key", "did you mean disabled_keys?"),
+        ("xks_key_id_set", "max_in_fligth = 1", "max_in_fligth", "did you mean max_in_flight?"),
+        ("xks_key_id_set", "retired = true", "retired", "it belongs in"),
+        ("user_pin", "require_private_key = true", "require_private_key", "require_private_keys?"),
+        ("[[external", "[admin]\nclient_ca_pm = \"x\"\n", "admin.client_ca_pm", "did you mean"),
+    ] {
+        let text = edited(before, &format!("{line}\n{before}"));
+        let findings = place.load(&text).unwrap_err();
+        let mistake = findings.iter().find(|finding| {
+            finding.severity == Severity::Mistake && finding.member.ends_with(member)
+        });
+        let mistake = mistake.unwrap_or_else(|| panic!("{line}: {findings:#?}"));
+        assert!(mistake.remedy.contains(remedy), "{mistake}");
+    }
+}
+
 /// Members that have no effect here are listed once, at the start.
 #[test]
 fn members_without_effect_are_noticed() {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::*;
@@ -330,4 +331,41 @@ fn lines_wait_in_bounds() {
     assert_eq!(queue.counters.dropped.get(), 0);
     drop(old);
     wait_for("the receiver's end", || queue.senders() == 0);
+}
+
+/// A key in an HSM that fails, and notes what is in the file when it is first asked.
+struct Noting {
+    file: PathBuf,
+    noted: Arc<Mutex<Option<String>>>,
+}
+
+impl CheckpointKey for Noting {
+    fn label(&self) -> &'static str {
+        "noting"
+    }
+
+    fn seal(
+        &self,
+        _: &[u8; checkpoint::DIGEST_BYTES],
+    ) -> Result<checkpoint::Sealed, checkpoint::CheckpointError> {
+        self.noted.lock().get_or_insert_with(|| text(&self.file));
+        Err(checkpoint::CheckpointError::Hsm("not now".to_owned()))
+    }
+}
+
+/// Lines are in the file before the HSM is asked to seal them, so that a process that is killed while
+/// the HSM takes its time has not lost them.
+#[test]
+fn lines_are_written_before_they_are_sealed() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let former = Audit::open(&config).unwrap();
+    let audit = Audit::open_after(&config, Some(link().0)).unwrap();
+    let noted = Arc::new(Mutex::new(None));
+    let file = config.directory.join("audit.jsonl");
+    audit.set_checkpoint_key(Box::new(Noting { file, noted: Arc::clone(&noted) }));
+    say(&audit, "one");
+    assert!(former.stop());
+    wait_for("the HSM to be asked", || noted.lock().is_some());
+    assert!(noted.lock().take().unwrap().contains("\"one\""));
 }

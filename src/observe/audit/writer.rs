@@ -197,13 +197,17 @@ impl Writer {
             && (!requested.reopen || self.reopen())
             && self.report_gaps(AUDIT_LOSS_REPORT_INTERVAL)
             && self.append(batch);
-        let has_checkpoint = is_appended
-            && self.checkpoints.is_due(self.chain.seq(), Instant::now())
-            && self.add_checkpoint();
         if !is_appended || !self.write_out() {
             return false;
         }
-        if !batch.is_empty() || has_checkpoint {
+        if !batch.is_empty() {
+            self.save_state(false);
+        }
+        // The HSM may take its time, in which the process may be killed: the lines are written first.
+        if self.checkpoints.is_due(self.chain.seq(), Instant::now()) && self.add_checkpoint() {
+            if !self.write_out() {
+                return false;
+            }
             self.save_state(false);
         }
         let is_sync_due = match self.sync {

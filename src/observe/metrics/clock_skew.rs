@@ -1,13 +1,15 @@
 //! The difference between this machine's clock and that of the clients, estimated from the times at
 //! which authentic requests were signed.
 //!
-//! It is the median of the latest requests, so that a few replayed ones do not move it. Nobody
-//! without the credential can add a sample. All event loops add to the same samples, and none of
-//! them waits: a reader may see a sample a moment late.
+//! It is the median of the latest requests. Nobody without the credential can add a sample: a
+//! request that is replayed is known by its signature, or by coming later than others did
+//! ([`super::signing_delay`]). All event loops add to the same samples, and none of them waits: a
+//! reader may see a sample a moment late.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::signing_delay::SigningDelay;
 use crate::limits::{
     CLOCK_SAMPLE_INTERVAL, CLOCK_SKEW_WARNING, CLOCK_SKEW_WINDOW, MAX_CLOCK_SAMPLES,
     MIN_CLOCK_SAMPLES, MIN_CLOCK_STEP,
@@ -23,6 +25,7 @@ pub struct ClockSkew {
     /// The times below are counted from here, on the monotonic clock.
     base: Instant,
     samples: [Sample; MAX_CLOCK_SAMPLES],
+    delay: SigningDelay,
     /// Number of samples taken; the next one replaces the oldest.
     taken: AtomicUsize,
     /// Number of samples in the window, as of the last estimate, and those taken since.
@@ -37,6 +40,17 @@ pub struct ClockSkew {
     unready_at_secs: AtomicU64,
     /// A warning has been logged, and the clock has not been right since.
     is_warned: AtomicBool,
+}
+
+/// The time at which a request was signed.
+#[derive(Clone, Copy, Debug)]
+pub struct SignedAt {
+    /// Seconds by which our clock is ahead of it.
+    pub ahead_secs: i64,
+    /// Seconds since 1970, by the clock of whoever signed.
+    pub unix_secs: i64,
+    /// A part of the signature, by which a repeated request is recognised.
+    pub tag: u64,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +81,7 @@ impl Default for ClockSkew {
         Self {
             base: Instant::now(),
             samples: std::array::from_fn(|_| Sample::default()),
+            delay: SigningDelay::default(),
             taken: AtomicUsize::default(),
             usable: AtomicU32::default(),
             last_milli: AtomicU64::default(),
@@ -80,25 +95,25 @@ impl Default for ClockSkew {
 
 impl ClockSkew {
     /// Records by how much our clock was ahead of the time at which a request was signed. Its
-    /// signature must be right. Many requests in a short time are one sample, and a request that is
-    /// repeated is one sample once there are enough others. Returns true if the caller need not offer
-    /// another sample within [`CLOCK_SAMPLE_INTERVAL`].
-    pub fn note(&self, now: Instant, ahead_secs: i64, tag: u64) -> bool {
+    /// signature must be right. Many requests in a short time are one sample, and so is a request
+    /// that is repeated. One that was kept and is sent later is none. Returns true if the caller need
+    /// not offer another sample within [`CLOCK_SAMPLE_INTERVAL`].
+    pub fn note(&self, now: Instant, SignedAt { ahead_secs, unix_secs, tag }: SignedAt) -> bool {
         let milli = self.milli(now);
-        let is_enough = self.usable.load(Ordering::Relaxed) as usize >= MIN_CLOCK_SAMPLES;
-        if is_enough {
-            let since = milli.saturating_sub(self.last_milli.load(Ordering::Relaxed));
-            if u128::from(since) < CLOCK_SAMPLE_INTERVAL.as_millis() {
-                return true;
-            }
-            let is_known = |sample: &Sample| {
-                sample.tag.load(Ordering::Relaxed) == tag
-                    && self.is_in_window(sample.value.load(Ordering::Relaxed), second_of(milli))
-            };
-            if self.samples.iter().any(is_known) {
-                return false;
-            }
-        } else {
+        let has_enough = self.usable.load(Ordering::Relaxed) as usize >= MIN_CLOCK_SAMPLES;
+        let since = milli.saturating_sub(self.last_milli.load(Ordering::Relaxed));
+        if has_enough && u128::from(since) < CLOCK_SAMPLE_INTERVAL.as_millis() {
+            return true;
+        }
+        let second = second_of(milli);
+        let is_known = |sample: &Sample| {
+            sample.tag.load(Ordering::Relaxed) == tag
+                && self.is_in_window(sample.value.load(Ordering::Relaxed), second)
+        };
+        if !self.delay.is_usual(unix_secs, second) || self.samples.iter().any(is_known) {
+            return false;
+        }
+        if !has_enough {
             self.usable.fetch_add(1, Ordering::Relaxed);
         }
         self.last_milli.store(milli, Ordering::Relaxed);
@@ -108,9 +123,9 @@ impl ClockSkew {
         let index = self.taken.fetch_add(1, Ordering::Relaxed) % MAX_CLOCK_SAMPLES;
         if let Some(sample) = self.samples.get(index) {
             sample.tag.store(tag, Ordering::Relaxed);
-            sample.value.store(pack(second_of(milli), ahead_secs), Ordering::Relaxed);
+            sample.value.store(pack(second, ahead_secs), Ordering::Relaxed);
         }
-        is_enough
+        has_enough
     }
 
     /// Takes note of the time: forgets all samples if the wall clock has been stepped, and renews
@@ -248,11 +263,17 @@ mod tests {
             self.skew.follow(self.now, self.wall);
         }
 
+        fn note_one(&self, ahead_secs: i64, tag: u64) {
+            let since = self.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+            let unix_secs = i64::try_from(since).unwrap() - ahead_secs;
+            self.skew.note(self.now, SignedAt { ahead_secs, unix_secs, tag });
+        }
+
         /// Notes `count` different requests at once, and lets a second pass.
         fn note(&mut self, count: usize, ahead_secs: i64) {
             for _ in 0..count {
                 self.tag += 1;
-                self.skew.note(self.now, ahead_secs, self.tag);
+                self.note_one(ahead_secs, self.tag);
             }
             self.pass(Duration::from_secs(1));
         }
@@ -287,8 +308,19 @@ mod tests {
         assert_eq!((rig.skew.ahead_secs(), rig.skew.is_off()), (Some(2), false));
     }
 
-    /// A minority of old requests does not move the median, and one request that is repeated
-    /// thousands of times is a minority.
+    /// A request that is repeated is one sample, even if there are no others.
+    #[test]
+    fn one_request_repeated() {
+        let mut rig = Rig::new();
+        for _ in 0..10 * MIN_CLOCK_SAMPLES {
+            rig.note_one(280, 4_711);
+        }
+        rig.pass(Duration::from_secs(1));
+        assert_eq!((rig.skew.ahead_secs(), rig.skew.is_off()), (None, false));
+    }
+
+    /// Any number of old requests do not move the estimate, nor make one, once a request has come
+    /// that was signed later than they were.
     #[test]
     fn replays() {
         let mut rig = Rig::new();
@@ -296,14 +328,18 @@ mod tests {
         for _ in 0..60 {
             for _ in 0..10 {
                 for _ in 0..100 {
-                    rig.skew.note(rig.now, 280, 4_711);
+                    rig.tag += 1;
+                    rig.note_one(280, rig.tag);
                 }
                 rig.tag += 1;
-                rig.skew.note(rig.now, 0, rig.tag);
+                rig.note_one(0, rig.tag);
                 rig.pass(Duration::from_millis(100));
             }
             assert_eq!(rig.skew.ahead_secs(), Some(0));
         }
+        rig.pass(CLOCK_SKEW_WINDOW);
+        rig.note(2 * MIN_CLOCK_SAMPLES, 280);
+        assert_eq!((rig.skew.ahead_secs(), rig.skew.is_off()), (None, false));
     }
 
     /// A step of the wall clock, in either direction, invalidates what was measured before; a clock

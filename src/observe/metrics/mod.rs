@@ -16,6 +16,7 @@ pub mod labels;
 mod outcomes;
 pub mod process;
 pub mod reloads;
+mod signing_delay;
 mod store;
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use std::time::{Instant, SystemTime};
 use parking_lot::Mutex;
 
 pub use self::certificate::CertificateMetrics;
-pub use self::clock_skew::{CLOCK_IS_OFF, ClockSkew};
+pub use self::clock_skew::{CLOCK_IS_OFF, ClockSkew, SignedAt};
 use self::counter::SharedCounter;
 pub use self::credential::CredentialMetrics;
 pub use self::event_loop::{Durations, LoopMetrics};

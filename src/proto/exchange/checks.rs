@@ -9,7 +9,7 @@ use super::{
 use crate::job::InlineBytes;
 use crate::limits::CLOCK_SAMPLE_INTERVAL;
 use crate::observe::audit::handle::CannotAudit;
-use crate::observe::metrics::CLOCK_IS_OFF;
+use crate::observe::metrics::{CLOCK_IS_OFF, SignedAt};
 use crate::proto::http::body::Whole;
 use crate::proto::http::request::Head;
 use crate::proto::loop_state::{LoopState, Snapshot};
@@ -249,7 +249,9 @@ fn authenticate(
 /// Records the difference of the clocks. Once there are enough samples, a few a second will do.
 fn note_clock(loop_state: &mut LoopState, snapshot: &Snapshot, sample: ClockSample) {
     let ClockSample { ahead_secs, tag } = sample;
-    if loop_state.metrics.clock_skew.note(snapshot.now, ahead_secs, tag) {
+    let now = i64::try_from(snapshot.unix_secs).unwrap_or(i64::MAX);
+    let signed_at = SignedAt { ahead_secs, unix_secs: now.saturating_sub(ahead_secs), tag };
+    if loop_state.metrics.clock_skew.note(snapshot.now, signed_at) {
         loop_state.next_clock_sample = Some(snapshot.now + CLOCK_SAMPLE_INTERVAL);
     }
 }

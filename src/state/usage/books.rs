@@ -97,7 +97,12 @@ impl Books {
     fn file_names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.directory.path())? {
-            let Ok(name) = entry?.file_name().into_string() else { continue };
+            let entry = entry?;
+            // No process makes a directory, a symbolic link or a FIFO.
+            if !entry.file_type()?.is_file() {
+                continue;
+            }
+            let Ok(name) = entry.file_name().into_string() else { continue };
             if name.starts_with(PREFIX) && !name.contains(DAMAGED_SUFFIX) {
                 names.push(name);
             }
@@ -110,7 +115,7 @@ impl Books {
     }
 
     fn add_file(&mut self, name: String) -> io::Result<()> {
-        let mut file = match File::open(self.directory.path().join(&name)) {
+        let mut file = match self.directory.open_to_read(&name) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
@@ -179,7 +184,8 @@ impl Books {
     /// Records that a key has made this number of encryptions in all.
     pub fn state(&mut self, name: &str, encrypts: u64) {
         let running = self.running.iter().flat_map(|reading| &reading.entries);
-        let used: u64 = running.filter(|it| *it.key == *name).map(|it| it.used).sum();
+        let of_key = running.filter(|it| *it.key == *name);
+        let used = of_key.fold(0_u64, |sum, it| sum.saturating_add(it.used));
         let account = self.ledger.accounts.remove(name).unwrap_or_default();
         let stated = account.stated(encrypts.saturating_sub(used), self.now);
         self.ledger.accounts.insert(name.into(), stated);
@@ -190,7 +196,8 @@ impl Books {
     pub fn remember(&mut self, own: impl Fn(&str) -> u64) {
         let mut running: HashMap<&str, u64> = HashMap::new();
         for entry in self.running.iter().flat_map(|reading| &reading.entries) {
-            *running.entry(&entry.key).or_default() += entry.used;
+            let sum = running.entry(&entry.key).or_default();
+            *sum = sum.saturating_add(entry.used);
         }
         for (name, account) in &mut self.ledger.accounts {
             let others = running.get(&**name).copied().unwrap_or(0);
@@ -276,7 +283,7 @@ fn set_aside(directory: &Directory, name: &str, now: u64) -> io::Result<PathBuf>
     random::fill(&mut random)?;
     let aside = format!("{name}{DAMAGED_SUFFIX}-{now}-{}", hex(&random));
     let mut copy = directory.create_new(&aside)?;
-    io::copy(&mut File::open(directory.path().join(name))?, &mut copy)?;
+    io::copy(&mut directory.open_to_read(name)?, &mut copy)?;
     copy.sync_all()?;
     directory.sync()?;
     Ok(directory.path().join(aside))

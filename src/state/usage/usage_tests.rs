@@ -438,3 +438,31 @@ fn files_belong_to_the_directorys_owner() {
     }
     assert_eq!(place.files().len(), 3);
 }
+
+/// Counts that nobody can have made are as good as infinite, and a FIFO is not waited for.
+#[test]
+fn forged_files() {
+    let place = Place::new();
+    place.state(0);
+    let forged = Entry { key: "foo".into(), used: u64::MAX, ..Entry::default() };
+    let body = process_file::body(&[forged]).unwrap();
+    let copy = [process_file::header(&Reading::default(), &body).unwrap(), body].concat();
+    let _locked = [1, 2].map(|number| {
+        let file = place.directory().create_new(&format!("{PREFIX}{number}")).unwrap();
+        file.try_lock().unwrap();
+        std::io::Write::write_all(&mut &file, &copy.repeat(2)).unwrap();
+        file
+    });
+    let mut books = Books::open(&place.directory(), None, now()).unwrap();
+    books.state("foo", 5);
+    books.remember(|_| u64::MAX);
+    assert_eq!(books.elsewhere()["foo"].encrypts, u64::MAX);
+    drop(books);
+    let fifo = place.0.path().join(format!("{PREFIX}fifo"));
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    assert!(Books::open(&place.directory(), None, now()).is_ok());
+    fs::remove_file(place.0.path().join(ledger::FILE_NAME)).unwrap();
+    fs::rename(&fifo, place.0.path().join(ledger::FILE_NAME)).unwrap();
+    let error = Books::open(&place.directory(), None, now()).err().unwrap();
+    assert!(error.to_string().contains("is not a file"), "{error}");
+}
