@@ -36,7 +36,10 @@ fn one_token_named_twice() {
     for module in [softhsm2.clone(), tools::p11_kit_proxy()] {
         let both = vec![by_label.clone(), named(&module, "serial", &serial)];
         proxy.change_settings(|table| settings::set(table, "pkcs11.tokens", both));
-        let (code, printed) = proxy.run(&["check", "--hsm"]);
+        // p11-kit-proxy initialises SoftHSM2 while another thread of the process does, and SoftHSM2
+        // sometimes crashes then.
+        let runs = (0..10).map(|_| proxy.run(&["check", "--hsm"]));
+        let (code, printed) = runs.into_iter().find(|(code, _)| code.is_some()).unwrap();
         assert_ne!(code, Some(0), "{printed}");
         assert!(printed.contains("lead to one token"), "{printed}");
     }
