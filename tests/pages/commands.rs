@@ -38,6 +38,7 @@ const EXCUSED: &[(&str, &str)] = &[
 const SUBSTITUTIONS: &[(&str, &str)] = &[
     ("https://xks.example.com/", "https://localhost:PORT/"),
     ("xks-proxy probe https", "xks-proxy probe --count 10 https"),
+    ("xks-proxy ping --ready", "xks-proxy ping --ready localhost:PING"),
     ("xks-proxy probe-hsm ", "xks-proxy probe-hsm --max-sessions 4 --milli 20 "),
 ];
 
@@ -95,6 +96,7 @@ fn blocks(page: &Page) -> Vec<String> {
 fn run(proxy: &Proxy, page: &str, block: &str) {
     let block = SUBSTITUTIONS.iter().fold(block.to_owned(), |it, (from, to)| it.replace(from, to));
     let block = block.replace("PORT", &proxy.api.port().to_string());
+    let block = block.replace("PING", &proxy.ping.port().to_string());
     let programs = Path::new(env!("CARGO_BIN_EXE_xks-proxy")).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let output = Command::new("bash")

@@ -7,6 +7,7 @@ mod common;
 
 mod alerts;
 mod architecture;
+mod aws_words;
 mod command_table;
 mod commands;
 mod links;
