@@ -64,6 +64,16 @@ impl HsmAad {
         Self { bytes }
     }
 
+    /// Builds a form for the proxy's own use that no request can have: those of requests have at
+    /// most 23 bytes without AAD, and at least 35 with it.
+    #[must_use]
+    pub fn of_no_request<const N: usize>(context: &[u8; N]) -> Self {
+        const { assert!(N > 3 + MAX_CIPHERTEXT_METADATA_BYTES && N < 2 + 32 + 1) };
+        let mut bytes = InlineBytes::default();
+        bytes.append(context);
+        Self { bytes }
+    }
+
     /// Returns the bytes for `CK_GCM_PARAMS.pAAD`.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
@@ -266,6 +276,8 @@ pub enum Failure {
     /// The tokens in use hold different keys under the label, or a key that does not match its
     /// witness.
     KeysDiffer,
+    /// The key has made this number of encryptions, its limit, and more are refused.
+    LimitReached(u64),
     /// The tag does not match the ciphertext, AAD and IV.
     InvalidCiphertext,
     /// The input is larger than any token accepts in one operation.
@@ -296,6 +308,9 @@ impl fmt::Display for Failure {
             Self::KeysDiffer => "the tokens' keys with that label differ",
             Self::MayNotEncrypt => "the key may not encrypt",
             Self::MayNotDecrypt => "the key may not decrypt",
+            Self::LimitReached(limit) => {
+                return write!(formatter, "the key has reached its limit of {limit} encryptions");
+            }
             Self::InvalidCiphertext => "bad ciphertext",
             Self::TooLarge => "larger than the HSM accepts",
             Self::Overloaded => "too many calls are waiting",

@@ -33,6 +33,7 @@ pub mod hsm;
 pub mod job;
 pub mod key_name;
 pub mod limits;
+mod new_file;
 pub mod observe;
 mod output;
 pub mod policy;

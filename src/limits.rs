@@ -111,6 +111,8 @@ pub const SIGNING_KEYS_PER_CREDENTIAL: usize = 3;
 pub const MIN_ACCESS_KEY_ID_BYTES: usize = 20;
 /// Symbolic links that are followed on the way to one file, as many as Linux follows.
 pub const MAX_SYMBOLIC_LINKS: usize = 40;
+/// Largest part of a pid file that is read.
+pub const MAX_PID_FILE_BYTES: u64 = 64;
 /// Length to which a value is cut in a message about the settings.
 pub const MAX_SHOWN_CHARS: usize = 64;
 /// Longest access key id (XKS specification, Appendix A).
@@ -419,6 +421,12 @@ pub const AUDIT_LOSS_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub const AUDIT_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(600);
 /// Wait before the HSM is asked again for a checkpoint that it did not seal.
 pub const AUDIT_CHECKPOINT_RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// Age of lines without a checkpoint that is still in order: the interval, attempts, and an idle
+/// writer.
+pub const MAX_UNSEALED_SECS: u64 = AUDIT_CHECKPOINT_INTERVAL.as_secs()
+    + AUDIT_CHECKPOINT_RETRY_INTERVAL.as_secs()
+    + MAX_AUDIT_CHECKPOINT_WAIT.as_secs()
+    + AUDIT_IDLE_INTERVAL.as_secs();
 /// Time for which a caller goes on waiting for an answer after its request has timed out.
 pub const HSM_CALLER_GRACE: Duration = Duration::from_secs(1);
 /// Time for the HSM to seal a checkpoint, during which lines accumulate.
@@ -426,11 +434,17 @@ pub const MAX_AUDIT_CHECKPOINT_WAIT: Duration = Duration::from_secs(1);
 /// Time, when the process stops, for the last lines to be written and for another process that
 /// still writes to stop.
 pub const AUDIT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time from the start of a new process to the exit of the old one, which may still be draining.
-/// After it, writing counts as failed.
+/// Time for which another process may hold the log's lock, except for the one that this process
+/// replaces. After it, writing counts as failed.
 pub const MAX_AUDIT_TAKEOVER_WAIT: Duration = Duration::from_secs(60);
-/// Interval at which a new process checks whether the old one has exited.
+/// Interval at which a new process checks whether the log has been released, and an old one whether
+/// it is asked for the log.
 pub const AUDIT_TAKEOVER_POLL: Duration = Duration::from_millis(20);
+/// Bytes of lines that a process sends in one message to the process that took over its log.
+pub const AUDIT_HANDOVER_MESSAGE_BYTES: usize = 64 * 1024;
+/// Time for which a process that has handed its log over waits for older processes that send their
+/// lines through it: the longest that they can drain.
+pub const MAX_AUDIT_RELAY_WAIT: Duration = Duration::from_millis(2 * MAX_TIMEOUT_MILLI + 60_000);
 /// Bytes at the end of the file that are searched at start-up for lines written after the state was
 /// saved.
 pub const MAX_AUDIT_RECOVERY_BYTES: u64 = 2 * MAX_AUDIT_BACKLOG_BYTES as u64;
@@ -507,6 +521,43 @@ pub const MAX_VERSIONS_FILE_BYTES: u64 = 64 * 1024 * 1024;
 pub const MAX_STATE_LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Time between two writes of the key witnesses.
 pub const MIN_SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Largest file of the keys' uses: some 200 bytes for each key, and twice that in a process's file.
+pub const MAX_USAGE_FILE_BYTES: u64 = 256 * 1024 * 1024;
+/// Processes whose files of uses may be in a state directory.
+pub const MAX_USAGE_FILES: usize = 10_000;
+/// Time between two writes of the keys' uses while keys are in use.
+pub const USAGE_SAVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time between two writes of the keys' uses while no key is in use.
+pub const USAGE_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+/// Time between two looks at what other processes have written about the keys' uses.
+pub const USAGE_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// Encryptions that a process reserves for each key: a crash overstates a count by so much, one
+/// 16,384th of the limit.
+pub const MIN_USAGE_RESERVE: u64 = 1 << 18;
+/// Time for which a reservation lasts at the current rate.
+pub const USAGE_RESERVE_TIME: Duration = Duration::from_secs(300);
+/// Rate of encryptions with a key, in a second, that is thought possible even if it was never
+/// observed: above the default quota of AWS KMS, 1,800/s.
+pub const MIN_USAGE_CEILING_PER_SEC: u64 = 2000;
+/// Multiple of the highest observed rate that is thought possible.
+pub const USAGE_CEILING_FACTOR: u64 = 4;
+/// Time by which the clock may have been set back between two processes.
+pub const MAX_USAGE_CLOCK_STEP: Duration = Duration::from_secs(10);
+/// Time between two points of a count's history, from which rates are computed.
+pub const USAGE_HISTORY_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// Points of a count's history that are kept.
+pub const MAX_USAGE_HISTORY: usize = 32;
+/// Span of the history over which the rate is computed.
+pub const USAGE_RATE_SPAN: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Wait of a reload for the record of new keys.
+pub const MAX_USAGE_RECORD_WAIT: Duration = Duration::from_secs(3);
+/// Time that the end of a process waits for the last write of the keys' uses.
+pub const MAX_USAGE_CLOSE: Duration = Duration::from_secs(10);
+/// Encryptions under one key with random IVs of 96 bits (NIST SP 800-38D, 8.3).
+pub const RANDOM_IV_LIMIT: u64 = 1 << 32;
+/// Encryptions under one key with deterministic IVs, whose invocation field has 64 bits (NIST SP
+/// 800-38D, 8.2.1).
+pub const DETERMINISTIC_IV_LIMIT: u64 = u64::MAX;
 /// Wait before a failed write to the state directory is repeated.
 pub const SAVE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -542,6 +593,7 @@ const _: () = {
     assert!(LOG_BUFFER_BYTES + MAX_ACCESS_LOG_LINE_BYTES < MAX_LOG_BACKLOG_BYTES);
     assert!(AUDIT_LINE_OVERHEAD_BYTES + 9 * (MAX_LOG_STRING_BYTES + 3) < MAX_ACCESS_LOG_LINE_BYTES);
     assert!(AUDIT_WRITE_BYTES > MAX_ACCESS_LOG_LINE_BYTES);
+    assert!(AUDIT_HANDOVER_MESSAGE_BYTES > MAX_ACCESS_LOG_LINE_BYTES);
     assert!(MAX_PARTIAL_TLS_BYTES < READ_SCRATCH_BYTES);
     assert!(HISTORY_SAMPLES as u64 * HISTORY_INTERVAL.as_secs() == 3600);
     assert!(SMALL_BUFFER_BYTES < MAX_HEAD_BYTES + BODY_OVERHEAD_BYTES);

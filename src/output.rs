@@ -1,9 +1,12 @@
 //! Text for the user, on standard output and standard error.
 //!
-//! `println!` panics once the reader of the output is gone, as with `| head`.
+//! `println!` panics once the reader of the output is gone, as with `| head`. Here a command ends
+//! instead: quietly by SIGPIPE if the reader is gone, and otherwise with the reason and exit code 69.
 
 use std::fmt;
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::process;
 
 use signal_hook::consts::SIGPIPE;
@@ -32,7 +35,52 @@ pub(crate) use {errln, outln};
 /// # Errors
 /// The system's error; [`io::ErrorKind::BrokenPipe`] if the reader of the output is gone.
 pub(crate) fn print(text: fmt::Arguments<'_>) -> io::Result<()> {
-    io::stdout().lock().write_fmt(text)
+    let mut stdout = io::stdout().lock();
+    stdout.write_fmt(text)?;
+    // What is left without a line end would be written at the exit, which ignores failures.
+    stdout.flush()
+}
+
+/// Prints a secret on standard output without an intermediate buffer, which would not be zeroed.
+///
+/// # Errors
+/// Those of [`print`].
+pub(crate) fn print_secret(secret: &[u8]) -> io::Result<()> {
+    let stdout = io::stdout();
+    stdout.lock().flush()?;
+    File::from(stdout.as_fd().try_clone_to_owned()?).write_all(secret)
+}
+
+/// Returns whether standard output is a terminal.
+pub(crate) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Returns whether standard error is a terminal.
+pub(crate) fn is_error_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Output of a command that must finish its work even if nobody can read about it.
+#[derive(Default)]
+pub(crate) struct Report {
+    failure: Option<io::Error>,
+}
+
+impl Report {
+    /// Prints a line on standard output, unless that has failed before.
+    pub(crate) fn line(&mut self, text: fmt::Arguments<'_>) {
+        if self.failure.is_none() {
+            self.failure = print(format_args!("{text}\n")).err();
+        }
+    }
+
+    /// Ends the process if standard output could not be written.
+    pub(crate) fn end_if_failed(&self) {
+        if let Some(error) = &self.failure {
+            end(error);
+        }
+    }
 }
 
 /// Prints on standard output, and ends the process if that fails.

@@ -12,6 +12,7 @@
 mod connection;
 mod history;
 mod http;
+mod key_usage;
 mod key_versions;
 mod listener;
 mod page;

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::key_versions::KeyVersions;
 use crate::hsm::Hsm;
+use crate::hsm::usage::Usage;
 use crate::observe::audit::Audit;
 use crate::observe::log::LostLines;
 use crate::observe::metrics::{ClockSkew, Metrics};
@@ -18,6 +19,8 @@ use crate::settings;
 pub struct Sources {
     /// Counters of the event loops.
     pub metrics: Arc<Metrics>,
+    /// Counters of the HSM keys' use.
+    pub usage: Arc<Usage>,
     /// The HSM side; replaced when new settings name other tokens.
     pub hsm: Arc<ArcSwap<Hsm>>,
     /// State of the process: whether it is draining.

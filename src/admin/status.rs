@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::history::History;
+use super::key_usage::KeyUsage;
 use super::key_versions::KeyVersions;
 use super::sources::{ServiceInfo, Sources};
 use super::sums::{Sums, durations_of, most_used_keys};
@@ -41,6 +42,7 @@ pub(super) struct Status {
     keys: Vec<Key>,
     #[serde(flatten)]
     key_versions: KeyVersions,
+    key_usage: KeyUsage,
     process: ProcessStatus,
     panics: u64,
     dropped_log_lines: u64,
@@ -291,6 +293,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             .collect(),
         keys: keys(metrics),
         key_versions: service_info.key_versions.clone(),
+        key_usage: KeyUsage::of(&sources.usage),
         process: process(),
         panics: metrics.panics.get(),
         dropped_log_lines: sources.lost_lines.dropped_lines(),

@@ -1,18 +1,21 @@
 //! `xks-proxy audit`: creates the first key of an audit log's chain, and verifies a log.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use clap::Subcommand;
 use zeroize::Zeroizing;
 
 use super::settings_file;
 use crate::exit::{EXIT_SETTINGS, EXIT_TAMPERED, EXIT_UNAVAILABLE, Failed};
+use crate::limits::MAX_UNSEALED_SECS;
 use crate::observe::audit::chain::{CODE_BYTES, Chain};
 use crate::observe::audit::checkpoint::{Checkpoint, CheckpointError};
 use crate::observe::audit::key;
 use crate::observe::audit::verify::{Finding, Summary, verify};
+use crate::observe::timestamp::unix_secs;
 use crate::output::outln;
-use crate::process::audit::is_sealed;
+use crate::process::audit::seal_of;
 use crate::process::standalone_hsm::StandaloneHsm;
 use crate::random;
 
@@ -29,7 +32,8 @@ pub(super) enum AuditCommand {
     },
     /// Find lines that were changed, removed, inserted or moved
     ///
-    /// Exit codes: 0 all is as the proxy wrote it; 1 it is not; 78 it cannot be checked.
+    /// Exit codes: 0 all is as the proxy wrote it; 1 it is not; 78 it cannot be checked, or with
+    /// --hsm, lines are neither covered by a checkpoint nor too recent for one.
     Verify {
         /// The chain's first key; without it, the one that the settings file names
         #[arg(long)]
@@ -100,9 +104,15 @@ fn check(
         Some(settings) => {
             let service = settings.service();
             let standalone = StandaloneHsm::start(&settings, &service)?;
-            let mut ask = |checkpoint: &Checkpoint| match service.key_of(&checkpoint.label) {
-                Some(key) => is_sealed(&standalone, key, checkpoint),
-                None => Err(CheckpointError::OtherKey(checkpoint.label.clone())),
+            let configured = settings.audit.as_ref().and_then(|it| it.hsm_key.as_deref());
+            let Some(label) = configured else {
+                let text = "--hsm needs [audit] hsm_key in the settings: only checkpoints that \
+                            this key has sealed count";
+                return Err(unusable(text.to_owned()));
+            };
+            let mut ask = |checkpoint: &Checkpoint| match service.key_of(label) {
+                Some(key) if checkpoint.label == label => seal_of(&standalone, key, checkpoint),
+                _ => Err(CheckpointError::OtherKey(checkpoint.label.clone())),
             };
             verify(files, chain, state, Some(&mut ask), &mut tell)
         }
@@ -125,19 +135,47 @@ fn judge(summary: &Summary, has_state: bool, with_hsm: bool) -> Result<(), Faile
         return Err(Failed::new(EXIT_SETTINGS, "there is no line in these files".to_owned()));
     };
     outln!("good: {good_lines} lines, number {first} to {}", next_seq - 1);
-    match (summary.checkpoints, summary.sealed_seq) {
-        (0, _) if with_hsm => outln!("There is no checkpoint for the HSM to verify."),
-        (0, _) => {}
-        (count, Some(seq)) => {
-            outln!("The HSM vouches for all before number {seq}; checkpoints: {count}.");
-        }
-        (count, None) => outln!("Checkpoints: {count}; --hsm finds out whether they are sealed."),
-    }
-    if !summary.is_ended && !has_state {
+    if !has_state {
         outln!(
-            "The last line is not the end of a process or file: --state, or a later file, shows \
-             whether lines were cut off after it."
+            "Whether lines were cut off after the last one{} can only be told with --state or a \
+             later file.",
+            if summary.is_ended { "" } else { ", which is not the end of a process or file," }
         );
     }
+    if with_hsm {
+        return judge_seals(summary, unix_secs(SystemTime::now()));
+    }
+    if summary.checkpoints > 0 {
+        outln!("Checkpoints: {}; --hsm finds out whether they are sealed.", summary.checkpoints);
+    }
+    Ok(())
+}
+
+/// Judges which lines the HSM has sealed. Lines after the last checkpoint may not have one yet.
+fn judge_seals(summary: &Summary, now: u64) -> Result<(), Failed> {
+    let not_verified = |text: String| Failed::new(EXIT_SETTINGS, text);
+    let Some(seq) = summary.sealed_seq else {
+        let text = "not verified by the HSM: there is no checkpoint in these files";
+        return Err(not_verified(text.to_owned()));
+    };
+    outln!("The HSM vouches for all before number {seq}; checkpoints: {}.", summary.checkpoints);
+    let unsealed = &summary.unsealed;
+    if unsealed.lines == 0 {
+        return Ok(());
+    }
+    let lines = format!(
+        "number {} to {}, {} to {}",
+        seq + 1,
+        summary.next_seq - 1,
+        unsealed.since,
+        unsealed.until
+    );
+    if unsealed.age_secs(summary.is_ended, now) > MAX_UNSEALED_SECS {
+        return Err(not_verified(format!(
+            "not verified by the HSM: the lines after that ({lines}), which are too old to be \
+             without a checkpoint"
+        )));
+    }
+    outln!("Only the chain vouches for the lines after that ({lines}): no checkpoint was due yet.");
     Ok(())
 }

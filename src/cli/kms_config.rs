@@ -1,7 +1,6 @@
 //! `xks-proxy kms-config`: the file that the AWS console reads when an external key store is
 //! created or edited (XKS specification, XKS proxy configuration in AWS KMS console).
 
-use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -9,8 +8,8 @@ use zeroize::Zeroizing;
 
 use super::which_store::{self, API_PATH};
 use super::{secret_output, settings_file};
-use crate::exit::{EXIT_ARGUMENTS, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
-use crate::output::errln;
+use crate::exit::{EXIT_ARGUMENTS, EXIT_SETTINGS, Failed};
+use crate::output::{self, errln};
 use crate::settings::Credential;
 
 /// Upper bound of the file: its longest strings have 128, 30, 64 and 12 bytes.
@@ -64,7 +63,7 @@ struct AuthenticationCredential<'c> {
 /// # Errors
 /// [`Failed`]: the settings are wrong, the store or the credential is missing, or the file exists.
 pub fn run(arguments: &Arguments) -> Result<(), Failed> {
-    if arguments.output.is_none() && io::stdout().is_terminal() && !arguments.show_secret {
+    if arguments.output.is_none() && output::is_terminal() && !arguments.show_secret {
         let message = "it holds a secret, and standard output is a terminal: name a new file with \
                        --output FILE, or have it printed with --show-secret";
         return Err(Failed::new(EXIT_ARGUMENTS, message.to_owned()));
@@ -86,9 +85,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
         }
         None => {
             errln!("This output holds the secret of credential {id}: keep it private.");
-            secret_output::to_stdout(&json).map_err(|error| {
-                Failed::new(EXIT_UNAVAILABLE, format!("standard output: {error}"))
-            })?;
+            output::print_secret(&json).unwrap_or_else(|error| output::end(&error));
         }
     }
     Ok(())

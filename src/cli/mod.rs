@@ -25,7 +25,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::output::errln;
+use crate::exit::EXIT_ARGUMENTS;
+use crate::output::{self, errln};
 use crate::probe;
 use crate::process::lockdown;
 
@@ -159,10 +160,24 @@ enum PolicyCommand {
     },
 }
 
+/// Prints the help or version that was asked for, or the mistake in the arguments.
+fn tell_usage(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| output::print(format_args!("")));
+    if let Err(unwritable) = printed
+        && !error.use_stderr()
+    {
+        output::end(&unwritable);
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_ARGUMENTS))
+}
+
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn run() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return tell_usage(&error),
+    };
     if let Err(error) = lockdown::forbid_dumps() {
         errln!("core dumps cannot be forbidden: {error}");
     }

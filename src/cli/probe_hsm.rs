@@ -10,6 +10,7 @@ use crate::hsm::pkcs11::codes;
 use crate::hsm::pkcs11::discovery::{self, Bounds, Findings};
 use crate::hsm::pkcs11::ffi::set_environment;
 use crate::output::outln;
+use crate::process::kept_usage::KeptUsage;
 
 /// Tries out each token in the settings.
 ///
@@ -27,10 +28,14 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
     // No thread has been started yet.
     set_environment(&settings.pkcs11.environment);
     let service = settings.service();
+    // A token that makes no session keys is tried with a key of the settings.
+    let kept = KeptUsage::open(&settings, service.labels());
+    kept.start().map_err(|error| Failed::unavailable(format!("no thread: {error}")))?;
     let mut failures = Vec::new();
     for token in &settings.pkcs11.tokens {
         outln!("\nmodule {}, {}", token.module.display(), name_of(&token.select));
-        match discovery::run(token, service.labels(), Bounds { max_sessions, time }) {
+        let bounds = Bounds { max_sessions, time };
+        match discovery::run_counted(token, service.labels(), bounds, kept.usage()) {
             Ok(findings) => {
                 print(&findings, token, are_missing);
                 if findings.iv_mode.is_none() {
@@ -43,6 +48,7 @@ pub fn run(file: Option<&Path>, max_sessions: usize, time: Duration) -> Result<(
             }
         }
     }
+    kept.close();
     if failures.is_empty() {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use super::{admin_client, running, settings_file};
 use crate::client::{Endpoint, Trust};
 use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::limits::RELOAD_COMMAND_TIMEOUT;
-use crate::output::outln;
+use crate::output::Report;
 
 /// Interval between requests for the outcome.
 const POLL: Duration = Duration::from_millis(50);
@@ -47,22 +47,26 @@ pub fn run(file: Option<&Path>, pid: Option<u32>) -> Result<(), Failed> {
         let message = format!("{}\nnothing was sent: the file has mistakes", failed.message);
         Failed::new(failed.exit_code, message)
     })?;
-    for finding in &findings {
-        outln!("{finding}");
-    }
     let (pid, process) = running::find(pid, settings.server.pid_file.as_deref())?;
     let admin = admin_client::of_settings(settings.admin.as_ref()).ok().filter(|it| it.port > 0);
     let before = admin.as_ref().and_then(ask);
     kill_process(process, Signal::HUP)
         .map_err(|error| Failed::unavailable(format!("process {pid}: {error}")))?;
-    let (Some(admin), Some(before)) = (admin, before) else {
-        outln!("process {pid} was told; the outcome is in its log");
-        return Ok(());
-    };
-    report(pid, wait(&admin, before.reload_tries)?)
+    // Only now, because the reload must not depend on anybody reading this.
+    let mut report = Report::default();
+    for finding in &findings {
+        report.line(format_args!("{finding}"));
+    }
+    if let (Some(admin), Some(before)) = (admin, before) {
+        tell_outcome(&mut report, pid, wait(&admin, before.reload_tries)?)?;
+    } else {
+        report.line(format_args!("process {pid} was told; the outcome is in its log"));
+    }
+    report.end_if_failed();
+    Ok(())
 }
 
-fn report(pid: u32, status: SettingsStatus) -> Result<(), Failed> {
+fn tell_outcome(report: &mut Report, pid: u32, status: SettingsStatus) -> Result<(), Failed> {
     if !status.refused.is_empty() {
         let reasons = status.refused.join("\n");
         let message =
@@ -70,9 +74,9 @@ fn report(pid: u32, status: SettingsStatus) -> Result<(), Failed> {
         return Err(Failed::new(EXIT_SETTINGS, message));
     }
     for member in &status.needs_restart {
-        outln!("{member}: no effect until a restart");
+        report.line(format_args!("{member}: no effect until a restart"));
     }
-    outln!("process {pid} uses the new settings");
+    report.line(format_args!("process {pid} uses the new settings"));
     Ok(())
 }
 

@@ -30,13 +30,10 @@ pub(super) fn find(pid: Option<u32>, pid_file: Option<&Path>) -> Result<(u32, Pi
 /// Returns the process if it is a proxy. A pid file may outlive its process, and the signal would
 /// end most other programs.
 fn own_kind(pid: u32) -> Result<Pid, Failed> {
-    let name_of = |process: &str| fs::read_to_string(format!("/proc/{process}/comm"));
     let no_such = || Failed::unavailable(format!("there is no process {pid}"));
-    let name = name_of(&pid.to_string()).map_err(|_| no_such())?;
-    // Another version may have another file name, such as "xks-proxy-2".
-    let is_ours = name.starts_with("xks-proxy") || name_of("self").is_ok_and(|own| own == name);
-    if !is_ours {
-        let message = format!("process {pid} is not an xks-proxy, but {}", name.trim_end());
+    if !pid_file::is_proxy(pid).map_err(|_| no_such())? {
+        let name = pid_file::name_of(&pid.to_string()).map_err(|_| no_such())?;
+        let message = format!("process {pid} is not an xks-proxy, but {name}");
         return Err(Failed::unavailable(message));
     }
     i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(no_such)

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::usage::Usage;
 use super::witness::Witnesses;
 use crate::job::KeyIndex;
 use crate::limits::DEFAULT_HEDGE_BUDGET_PERCENT;
@@ -29,6 +30,8 @@ pub struct Config {
     pub hedging: Hedging,
     /// The witnesses with which tokens prove that they hold the same keys.
     pub witnesses: Arc<Witnesses>,
+    /// The counters of the keys' uses.
+    pub usage: Arc<Usage>,
 }
 
 /// The settings `hedge_after_milli` and `hedge_budget_percent` of `[pkcs11]`.
@@ -137,4 +140,7 @@ pub struct Rules {
     /// `ulIvBits` for an HSM that appends the IV; 0 stands for the default, 96. Otherwise
     /// `ulIvBits` is 8 x `ulIvLen`.
     pub appended_iv_bits: u32,
+    /// True if the HSM makes IVs by the deterministic construction (NIST SP 800-38D, 8.2.1), so that
+    /// no two can be the same.
+    pub makes_deterministic_ivs: bool,
 }

@@ -47,6 +47,7 @@ mod start;
 mod stats;
 pub mod token;
 pub mod token_set;
+pub mod usage;
 pub mod witness;
 mod worker;
 pub mod worker_pool;

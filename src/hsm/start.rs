@@ -10,6 +10,7 @@ use super::fleet::Fleet;
 use super::handle::Hsm;
 use super::pkcs11::labels::Labels;
 use super::pkcs11::token::Pkcs11Token;
+use super::pkcs11::tokens_in_use::TokensInUse;
 use super::token::{Share, Token};
 use super::witness::{Member, Witnesses};
 use super::{health, monitor};
@@ -38,7 +39,8 @@ impl Hsm {
     /// [`MAX_START_WAIT`] until each token has answered or failed once.
     ///
     /// # Errors
-    /// Returns [`StartError`] if a module is not a PKCS#11 module, or a token lacks AES-GCM.
+    /// Returns [`StartError`] if a module is not a PKCS#11 module, or a token lacks AES-GCM, or
+    /// two entries of the settings lead to one token.
     pub fn start(
         config: Config,
         completions: Vec<Arc<CompletionQueue>>,
@@ -49,9 +51,11 @@ impl Hsm {
             config.health_key,
             config.storeless_keys,
         );
-        let labels = Arc::new(labels.private_if(config.require_private_keys));
+        let labels = labels.private_if(config.require_private_keys).counted_in(config.usage);
+        let labels = Arc::new(labels);
         let mut backends: Vec<(Box<dyn Backend>, Share)> = Vec::new();
         let fleet = config.witnesses.begin_fleet();
+        let in_use = Arc::<TokensInUse>::default();
         for (index, token) in (0..).map(TokenIndex).zip(config.tokens) {
             let share = Share {
                 max_sessions: token.max_sessions,
@@ -61,7 +65,8 @@ impl Hsm {
             };
             let witnesses = Arc::clone(&config.witnesses);
             let member = Member { fleet, index };
-            let backend = Pkcs11Token::new(token, member, Arc::clone(&labels), witnesses)
+            let (labels, in_use) = (Arc::clone(&labels), Arc::clone(&in_use));
+            let backend = Pkcs11Token::new(token, member, labels, witnesses, in_use)
                 .map_err(|error| StartError { message: error.to_string() })?;
             backends.push((Box::new(backend), share));
         }

@@ -105,6 +105,16 @@ impl LineQueue {
         true
     }
 
+    /// Returns whether a stop has been requested.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.waiting.lock().must_stop
+    }
+
+    /// Returns whether the writer has ended.
+    pub(super) fn is_finished(&self) -> bool {
+        self.waiting.lock().is_finished
+    }
+
     /// Returns the number of waiting lines.
     pub(super) fn waiting_lines(&self) -> usize {
         memchr_iter(b'\n', &self.waiting.lock().lines).count()

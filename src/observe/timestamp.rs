@@ -39,6 +39,26 @@ pub(super) fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Parses a time as [`Rfc3339`] writes it, and returns its whole seconds since 1970.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let (time, _micros) = time.split_once('.')?;
+    let numbers = |text: &str, separator| {
+        let mut parts = text.split(separator).map(|part| part.parse::<u32>().ok());
+        let three = (parts.next()??, parts.next()??, parts.next()??);
+        parts.next().is_none().then_some(three)
+    };
+    let (year, month, day) = numbers(date, '-')?;
+    let (hour, minute, second) = numbers(time, ':')?;
+    let is_date = (1970..=9999).contains(&year) && (1..=12).contains(&month) && day <= 31;
+    if !is_date || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let days = u64::try_from(days_from_civil(i64::from(year), month, day)).ok()?;
+    Some(days * 86_400 + u64::from(hour * 3600 + minute * 60 + second))
+}
+
 /// Returns a time in whole seconds since 1970.
 #[must_use]
 pub fn unix_secs(time: SystemTime) -> u64 {
@@ -83,6 +103,7 @@ impl Rfc3339 {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -100,6 +121,28 @@ mod tests {
             (Duration::from_secs(u64::MAX), "9999-12-31T23:59:59.000000Z"),
         ] {
             assert_eq!(String::from_utf8_lossy(time.at(since_1970)), text);
+        }
+    }
+
+    /// Times are read as they are written, and nothing else is.
+    #[test]
+    fn there_and_back() {
+        let mut time = Rfc3339::default();
+        for secs in [0, 784_111_777, 951_782_400, 4_107_542_399, 253_402_300_799] {
+            let text = String::from_utf8(time.at(Duration::new(secs, 5_000)).to_vec()).unwrap();
+            assert_eq!(parse_rfc3339(&text), Some(secs));
+        }
+        for wrong in [
+            "",
+            "2026-11-25T08:16:31.123456",
+            "2026-11-25T08:16:31Z",
+            "2026-11-25 08:16:31.1Z",
+            "2026-13-25T08:16:31.1Z",
+            "2026-11-25T24:16:31.1Z",
+            "2026-11-25T08:16:31:1.1Z",
+            "1969-11-25T08:16:31.1Z",
+        ] {
+            assert_eq!(parse_rfc3339(wrong), None, "{wrong}");
         }
     }
 

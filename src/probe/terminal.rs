@@ -1,6 +1,5 @@
 //! Output on the terminal.
 
-use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use super::latency::{KMS_TIMEOUT, Measured};
@@ -83,13 +82,13 @@ fn buckets(times: &[Duration]) -> Vec<(Option<Duration>, usize)> {
 
 /// Prints the progress of the measurement, on a terminal only.
 pub fn print_progress(done: u32, all: u32) {
-    if (done.is_multiple_of(10) || done == all) && io::stderr().is_terminal() {
+    if (done.is_multiple_of(10) || done == all) && output::is_error_terminal() {
         output::complain(format_args!("\r  measuring: {done} of {all} calls "));
     }
 }
 
 fn clear_progress() {
-    if io::stderr().is_terminal() {
+    if output::is_error_terminal() {
         output::complain(format_args!("\r\x1b[K"));
     }
 }

@@ -45,7 +45,12 @@ impl Assembled {
         let mut completions = server.completions();
         let caller = HsmCaller::new(u16::try_from(completions.len()).unwrap_or(u16::MAX));
         completions.push(caller.inbox());
-        let state = KeptState::read(&settings);
+        let state = KeptState::read(&settings, &service);
+        if let Some(refusal) = state.usage.refusal(&settings, service.labels()) {
+            state.usage.close();
+            return Err(Failed::new(EXIT_SETTINGS, refusal));
+        }
+        state.usage.warn(service.labels());
         let hsm = Hsm::start(state.hsm_config(&settings, &service), completions.clone())
             .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[pkcs11]: {error}")))?;
         state.save_changes().map_err(|error| Failed::unavailable(format!("no thread: {error}")))?;
@@ -98,6 +103,7 @@ fn metrics(settings: &Settings, server: &Server, telemetry: &Telemetry) -> Arc<M
 fn start_admin(admin: Admin, reloader: &Reloader) -> Result<(), Failed> {
     let sources = admin::Sources {
         metrics: Arc::clone(&reloader.metrics),
+        usage: reloader.state.usage.usage(),
         hsm: Arc::clone(&reloader.in_use.hsm),
         lifecycle: Arc::clone(&reloader.lifecycle),
         lost_lines: reloader.log.lost_lines(),

@@ -1,5 +1,6 @@
 //! The audit log of the process, and the HSM key that seals its checkpoints.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -7,23 +8,28 @@ use subtle::ConstantTimeEq as _;
 
 use super::hsm_caller::{HsmCaller, OTHER_ANSWER, told};
 use super::standalone_hsm::StandaloneHsm;
+use super::takeover::Takeover;
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
 use crate::hsm::Hsm;
 use crate::job::{Failure, HsmAad, Iv, KeyIndex, Operation, Request, Success};
 use crate::limits::MAX_AUDIT_CHECKPOINT_WAIT;
 use crate::observe::audit::Audit;
 use crate::observe::audit::checkpoint::{
-    Checkpoint, CheckpointError, CheckpointKey, DIGEST_BYTES, Sealed,
+    Checkpoint, CheckpointError, CheckpointKey, DIGEST_BYTES, Seal, Sealed,
 };
 use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
 /// Additional authenticated data of a checkpoint, so that nothing that a key store encrypts can be
 /// passed off as one.
-const CONTEXT: &[u8] = b"audit checkpoint 1";
-
 fn aad() -> HsmAad {
-    HsmAad::new(None, CONTEXT)
+    HsmAad::of_no_request(b"xks-proxy audit checkpoint 2")
+}
+
+/// Additional authenticated data of former versions, which a request with this ciphertext metadata
+/// and without AAD has, too.
+fn former_aad() -> HsmAad {
+    HsmAad::new(None, b"audit checkpoint 1")
 }
 
 /// The key `[audit] hsm_key`, used through the same sessions that serve calls.
@@ -61,35 +67,51 @@ fn hsm_error(failure: Failure) -> CheckpointError {
     CheckpointError::Hsm(told(failure))
 }
 
-/// Returns whether that HSM key sealed the checkpoint.
+/// Returns whether that HSM key sealed the checkpoint, and in which form.
 ///
 /// # Errors
 /// The HSM cannot answer; the error is the reason.
-pub(crate) fn is_sealed(
+pub(crate) fn seal_of(
     standalone: &StandaloneHsm,
     key: KeyIndex,
     checkpoint: &Checkpoint,
-) -> Result<bool, CheckpointError> {
-    let Some(iv) = Iv::from_slice(&checkpoint.sealed.iv) else { return Ok(false) };
-    let operation = Operation::Decrypt { iv };
-    let input = checkpoint.sealed.bytes.clone();
-    match standalone.perform(Request { operation, key, aad: aad(), input }) {
-        Ok((_, digest)) => Ok(digest.as_slice().ct_eq(&checkpoint.digest).into()),
-        Err(Failure::InvalidCiphertext) => Ok(false),
-        Err(failure) => Err(hsm_error(failure)),
+) -> Result<Seal, CheckpointError> {
+    let Some(iv) = Iv::from_slice(&checkpoint.sealed.iv) else { return Ok(Seal::None) };
+    for (aad, seal) in [(aad(), Seal::Present), (former_aad(), Seal::Former)] {
+        let operation = Operation::Decrypt { iv };
+        let input = checkpoint.sealed.bytes.clone();
+        match standalone.perform(Request { operation, key, aad, input }) {
+            Ok((_, digest)) if digest.as_slice().ct_eq(&checkpoint.digest).into() => {
+                return Ok(seal);
+            }
+            Ok(_) | Err(Failure::InvalidCiphertext) => {}
+            Err(failure) => return Err(hsm_error(failure)),
+        }
     }
+    Ok(Seal::None)
 }
 
 /// Opens the audit log, or none if the settings have no `[audit]` section.
-pub(super) fn open(settings: &Settings) -> Result<Audit, Failed> {
+pub(super) fn open(settings: &Settings, takeover: Option<&Takeover>) -> Result<Audit, Failed> {
     let Some(config) = &settings.audit else { return Ok(Audit::off()) };
-    let audit = Audit::open(config)
+    let audit = takeover
+        .map(Takeover::socket)
+        .transpose()
+        .and_then(|predecessor| Audit::open_after(config, predecessor))
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("[audit]: {error}")))?;
     audit.record_event(
         "start",
         &[("version", env!("CARGO_PKG_VERSION")), ("settings", &settings.file.to_string_lossy())],
     );
     Ok(audit)
+}
+
+/// Asks the process that this one replaces for the audit log.
+pub(super) fn take_over(audit: &Audit, settings: &Settings, from: OwnedFd) {
+    let Some(config) = &settings.audit else { return };
+    if let Err(error) = audit.take_over(config, from) {
+        tracing::warn!(%error, "the audit log is taken over only when the former process ends");
+    }
 }
 
 /// Makes the HSM seal the log from now on if the settings name a key for it.
@@ -106,5 +128,27 @@ pub(super) fn seal(
     if let Some(key) = service.key_of(&label) {
         let hsm = Arc::clone(hsm);
         audit.set_checkpoint_key(Box::new(SealingKey { label, key, hsm, caller }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::MAX_CIPHERTEXT_METADATA_BYTES;
+
+    /// Whoever can encrypt with the key through a store cannot make a checkpoint: no request, with
+    /// or without AAD, and with metadata of any length, has the same AAD.
+    #[test]
+    fn no_request_has_the_aad_of_a_checkpoint() {
+        let own = aad();
+        let metadata = &own.as_slice()[..MAX_CIPHERTEXT_METADATA_BYTES];
+        for length in 0..=metadata.len() {
+            for aad in [None, Some((0, &[0; 32])), Some((u16::MAX, &[0xff; 32]))] {
+                let request = HsmAad::new(aad, &metadata[..length]);
+                assert_ne!(request.as_slice().len(), own.as_slice().len());
+            }
+        }
+        // The former one is that of a request.
+        assert_eq!(former_aad(), HsmAad::new(None, b"audit checkpoint 1"));
     }
 }

@@ -53,6 +53,8 @@ pub(super) fn drain(
     let is_stuck = !running.in_use.hsm.load().stop(HSM_STOP_TIMEOUT);
     if is_stuck {
         tracing::warn!("a call to the HSM is still outstanding; its module is not finalised");
+    } else {
+        running.usage.close();
     }
     if running.has_failed.load(Ordering::Relaxed) {
         return Err(Failed::new(EXIT_SOFTWARE, "an event loop ended by itself".to_owned()));
@@ -70,8 +72,9 @@ fn announce(running: &Running, successor: Option<Successor>, delay: Duration) {
         Some(successor) => {
             running.lifecycle.hand_over();
             running.notifier.hand_over_to(successor.pid);
-            successor.go_on();
-            tracing::info!(pid = successor.pid, ?delay, "draining: another process serves");
+            let pid = successor.pid;
+            running.audit.hand_over(successor.go_on());
+            tracing::info!(pid, ?delay, "draining: another process serves");
         }
         None => {
             running.notifier.stopping();

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
+use super::kept_usage::KeptUsage;
 use super::listed_versions;
 use crate::hsm::config::Config;
 use crate::hsm::witness::Witnesses;
@@ -16,22 +17,26 @@ use crate::state::{saver, witness_file};
 pub(super) struct KeptState {
     directory: Option<Directory>,
     witnesses: Arc<Witnesses>,
+    pub(super) usage: KeptUsage,
 }
 
 impl KeptState {
-    /// Reads the state directory if the settings name one. Unreadable files are logged.
-    pub(super) fn read(settings: &Settings) -> Self {
+    /// Reads the state directory if the settings name one, and reserves numbers for the keys' uses.
+    /// Unreadable files are logged.
+    pub(super) fn read(settings: &Settings, service: &ServiceConfig) -> Self {
         let directory = settings.state_directory.as_deref().map(Directory::new);
         let known = directory.as_ref().map_or_else(witness_file::Witnesses::new, saver::load);
         let witnesses = Arc::new(Witnesses::new(known, settings.pkcs11.trust_token.clone()));
-        Self { directory, witnesses }
+        let usage = KeptUsage::open(settings, service.labels());
+        Self { directory, witnesses, usage }
     }
 
-    /// Starts the thread that writes changes to the state directory.
+    /// Starts the threads that write changes to the state directory.
     ///
     /// # Errors
     /// The system refuses to start a thread.
     pub(super) fn save_changes(&self) -> io::Result<()> {
+        self.usage.start()?;
         match &self.directory {
             Some(directory) => saver::start(directory.clone(), Arc::clone(&self.witnesses)),
             None => Ok(()),
@@ -53,6 +58,7 @@ impl KeptState {
     pub(super) fn hsm_config(&self, settings: &Settings, service: &ServiceConfig) -> Config {
         let mut config = settings.hsm_config(service);
         config.witnesses = Arc::clone(&self.witnesses);
+        config.usage = self.usage.usage();
         config
     }
 

@@ -5,11 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
-    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus,
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
+use super::notify::Notifier;
+use super::pid_file;
 use crate::observe::redaction::shown_path;
 use crate::settings::{Confinement, LandlockPaths, Settings};
 use crate::state::directory::Directory;
@@ -60,14 +62,21 @@ pub(super) fn dumps(confinement: &Confinement) -> Result<(), String> {
 
 /// Restricts this thread, and all threads that it starts, to the files that the settings name and
 /// that the proxy itself needs (Landlock). Must be called after the PKCS#11 modules are loaded and
-/// while the process has only one thread. Sockets are not restricted.
+/// while the process has only one thread. Where the kernel can (Linux 6.12), also forbids signals to
+/// other processes and connections to their abstract Unix sockets, unless systemd is notified
+/// through one. Other sockets are not restricted.
 ///
 /// # Errors
 /// The kernel has no Landlock, or it is disabled: a control that was requested is never silently
 /// omitted.
-pub(super) fn landlock(settings: &Settings) -> Result<(), String> {
+pub(super) fn landlock(settings: &Settings, notifier: &Notifier) -> Result<(), String> {
     let Some(paths) = &settings.confinement.landlock else { return Ok(()) };
-    restrict(settings, paths).map_err(|error| {
+    let mut scopes = Scope::from_all(ABI::V6);
+    if notifier.is_abstract() {
+        scopes.remove(Scope::AbstractUnixSocket);
+    }
+    let outcome = rules(settings, paths).and_then(|rules| restrict(rules, scopes));
+    outcome.map_err(|error| {
         format!(
             "[security] landlock: {error}; the kernel needs Landlock (Linux 5.13, and \
              \"landlock\" among its lsm=), or set landlock to false"
@@ -75,15 +84,18 @@ pub(super) fn landlock(settings: &Settings) -> Result<(), String> {
     })
 }
 
-fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
-    // Each kernel enforces the rights that it supports; one that supports none is rejected below.
-    let all = AccessFs::from_all(ABI::V5);
+/// A path, with what may be done to it and to everything below it.
+type Rule = (PathBuf, BitFlags<AccessFs>);
+
+fn rules(settings: &Settings, paths: &LandlockPaths) -> Result<Vec<Rule>, String> {
     let read = AccessFs::from_read(ABI::V5);
-    let write = all & !AccessFs::Execute;
-    let mut rules: Vec<(PathBuf, landlock::BitFlags<AccessFs>)> = Vec::new();
+    let write = AccessFs::from_all(ABI::V5) & !AccessFs::Execute;
+    let mut rules: Vec<Rule> = Vec::new();
     rules.extend(SYSTEM_READ.iter().map(|path| (PathBuf::from(path), read)));
     rules.extend(SYSTEM_WRITE.iter().map(|path| (PathBuf::from(path), write)));
-    rules.extend(paths.reload.iter().chain(&paths.read).cloned().map(|path| (path, read)));
+    // Neither to list these nor to execute what is in them.
+    rules.extend(paths.reload.iter().cloned().map(|path| (path, AccessFs::ReadFile.into())));
+    rules.extend(paths.read.iter().cloned().map(|path| (path, read)));
     rules.extend(paths.write.iter().cloned().map(|path| (path, write)));
     for token in &settings.pkcs11.tokens {
         rules.push((token.module.clone(), read));
@@ -92,28 +104,35 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
         make_directory(&file.directory)?;
         rules.push((file.directory.clone(), write));
     }
-    if let Some(pid_file) = &settings.server.pid_file {
+    if let Some(path) = &settings.server.pid_file {
         // A rule requires an existing file. Only the file is writable, not its directory, so it is
         // emptied at the end rather than removed.
-        fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(pid_file)
-            .map_err(|error| format!("[server] pid_file {}: {error}", shown_path(pid_file)))?;
-        rules.push((pid_file.clone(), write));
+        pid_file::create(path)
+            .map_err(|error| format!("[server] pid_file {}: {error}", shown_path(path)))?;
+        rules.push((path.clone(), write));
     }
     if let Some(audit) = &settings.audit {
         make_directory(&audit.directory)?;
         rules.push((audit.directory.clone(), write));
+        if !audit.state_file().exists() {
+            rules.push((audit.key_file.clone(), AccessFs::ReadFile.into()));
+        }
     }
     if let Some(directory) = &settings.state_directory {
         // If the directory cannot be created, the proxy serves without it.
         let directory = Directory::new(directory);
         rules.push((directory.path().to_owned(), write));
     }
+    Ok(rules)
+}
+
+/// Restricts this thread and those that it starts.
+fn restrict(rules: Vec<Rule>, scopes: BitFlags<Scope>) -> Result<(), String> {
+    // Each kernel enforces what it supports; one that supports none is rejected below.
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(all)
+        .handle_access(AccessFs::from_all(ABI::V5))
+        .and_then(|ruleset| ruleset.scope(scopes))
         .and_then(Ruleset::create)
         .map_err(|error| error.to_string())?;
     for (path, access) in rules {
@@ -136,4 +155,50 @@ fn restrict(settings: &Settings, paths: &LandlockPaths) -> Result<(), String> {
 /// rule.
 fn make_directory(path: &Path) -> Result<(), String> {
     fs::create_dir_all(path).map_err(|error| format!("{}: {error}", shown_path(path)))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::process::Command;
+    use std::thread;
+
+    use rustix::io::Errno;
+    use rustix::process::{Pid, test_kill_process};
+
+    use super::*;
+
+    /// In a restricted thread: signals another process, and connects to an abstract socket of a
+    /// thread that is not restricted. Returns the outcome of the one, and whether the other worked.
+    fn reach_out(scopes: BitFlags<Scope>) -> (Result<(), Errno>, bool) {
+        let name = format!("xks-proxy-lockdown-{}-{}", std::process::id(), scopes.bits());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let _listener = UnixListener::bind_addr(&address).unwrap();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let restricted = thread::spawn(move || {
+            restrict(Vec::new(), scopes).unwrap();
+            (test_kill_process(pid), UnixStream::connect_addr(&address).is_ok())
+        });
+        let outcome = restricted.join().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        outcome
+    }
+
+    /// A process that was taken over can neither signal others nor connect to abstract sockets,
+    /// which have no permissions.
+    #[test]
+    fn signals_and_abstract_sockets() {
+        let required = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        if required.scope(Scope::from_all(ABI::V6)).is_err() {
+            // Not tested: the kernel has no scopes (before Linux 6.12).
+            return;
+        }
+        assert_eq!(reach_out(Scope::AbstractUnixSocket.into()), (Ok(()), false));
+        assert_eq!(reach_out(Scope::Signal.into()), (Err(Errno::PERM), true));
+        assert_eq!(reach_out(Scope::from_all(ABI::V6)), (Err(Errno::PERM), false));
+    }
 }

@@ -21,6 +21,7 @@ mod events;
 pub(crate) mod hsm_caller;
 mod inherited;
 mod kept_state;
+pub(crate) mod kept_usage;
 pub(crate) mod listed_versions;
 pub(crate) mod lockdown;
 mod notify;

@@ -76,6 +76,12 @@ impl Notifier {
         self.0.watchdog
     }
 
+    /// Returns whether systemd is notified through an abstract socket.
+    pub(super) fn is_abstract(&self) -> bool {
+        let channel = self.0.channel.as_ref();
+        channel.is_some_and(|(_, address)| address.as_abstract_name().is_some())
+    }
+
     /// Returns the environment variables for a process that replaces this one.
     pub(super) fn variables(&self) -> &[(&'static str, OsString)] {
         &self.0.variables

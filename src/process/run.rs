@@ -11,18 +11,21 @@ use signal_hook::consts::SIGTERM;
 
 use super::assemble::Assembled;
 use super::events::Events;
+use super::kept_usage::KeptUsage;
 use super::notify::Notifier;
 use super::pid_file::PidFile;
 use super::reload::{self, InUse, Reloader};
 use super::takeover::Takeover;
 use super::upgrade::{Program, Sockets, Successor};
-use super::{watchdog, wedge};
+use super::{audit, watchdog, wedge};
 use crate::exit::Failed;
+use crate::observe::audit::Audit;
 use crate::observe::redaction::shown_path;
 use crate::server::lifecycle::Lifecycle;
 
 /// A process that is serving.
 pub(super) struct Running {
+    pub(super) audit: Audit,
     pub(super) in_use: InUse,
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) notifier: Notifier,
@@ -30,6 +33,7 @@ pub(super) struct Running {
     pub(super) loops: Vec<JoinHandle<()>>,
     /// The lock is held during a reload.
     pub(super) reloader: Arc<Mutex<Reloader>>,
+    pub(super) usage: KeptUsage,
     /// True once an event loop has ended by itself.
     pub(super) has_failed: Arc<AtomicBool>,
     /// True if the process ends because calls to the HSM do not return.
@@ -73,21 +77,25 @@ impl Running {
             .start(&reloader.service, &hsm, access_log, &reloader.metrics, on_end(&has_failed))
             .map_err(|error| Failed::unavailable(format!("no event loop: {error}")))?;
         if let Some(takeover) = takeover {
-            takeover.finish();
+            audit::take_over(&reloader.audit, &settings, takeover.finish());
         }
         // This does not wait for the HSM: otherwise systemd would restart the process repeatedly,
         // with a login each time. `/readyz` reports whether a token works.
         notifier.ready("serving");
         watchdog::start(&notifier, &lifecycle).map_err(no_thread)?;
+        let usage = reloader.state.usage.clone();
+        let audit = reloader.audit.clone();
         let reloader = reload::start(reloader, reload_requests).map_err(no_thread)?;
         let program = Program::new(&settings, &notifier);
         Ok(Some(Self {
+            audit,
             in_use,
             lifecycle,
             notifier,
             sockets,
             loops,
             reloader,
+            usage,
             has_failed,
             has_wedged,
             program,

@@ -8,12 +8,14 @@ use super::assemble::Assembled;
 use super::bind::Bound;
 use super::drain::{End, drain};
 use super::events::Events;
+use super::notify::Notifier;
 use super::run::Running;
 use super::start::Start;
 use super::telemetry::Telemetry;
-use super::{audit, lockdown, startup_log};
+use super::{audit, lockdown, pid_file, startup_log};
 use crate::exit::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_WEDGED, Failed};
 use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
+use crate::observe::redaction::shown_path;
 use crate::observe::{log, panics};
 use crate::settings::{Finding, Settings};
 
@@ -23,10 +25,11 @@ use crate::settings::{Finding, Settings};
 /// # Errors
 /// [`Failed`]: nothing was started, or an event loop ended by itself.
 pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Result<(), Failed> {
+    refuse_second_process(&start, &settings)?;
     // No thread has been started yet.
     set_environment(&settings.pkcs11.environment);
     let dumps = lockdown::dumps(&settings.confinement);
-    let modules = lock_down(&settings)?;
+    let modules = lock_down(&settings, &start.notifier)?;
     let log = log::start(&settings.tracing)
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
     let log = Arc::new(log);
@@ -37,7 +40,7 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     if let Err(error) = dumps {
         tracing::warn!(error, "core dumps cannot be set as in the settings");
     }
-    let outcome = audit::open(&settings).and_then(|audit| {
+    let outcome = audit::open(&settings, start.takeover.as_ref()).and_then(|audit| {
         let telemetry = Telemetry { log: Arc::clone(&log), audit, panics };
         let outcome = serve(start, settings, findings, &telemetry);
         if !telemetry.audit.stop() {
@@ -61,16 +64,31 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     }
 }
 
+/// Refuses to start beside a proxy that has the same pid file: `reload` would find only one of the
+/// two. Must be called before Landlock hides other processes.
+fn refuse_second_process(start: &Start, settings: &Settings) -> Result<(), Failed> {
+    let Some(path) = &settings.server.pid_file else { return Ok(()) };
+    let former = start.takeover.as_ref().and_then(|takeover| takeover.from.parse().ok());
+    match pid_file::running_proxy(path, former) {
+        None => Ok(()),
+        Some(id) => Err(Failed::unavailable(format!(
+            "[server] pid_file {}: the proxy in it, process {id}, is running; end it first, or give \
+             this one another pid file",
+            shown_path(path)
+        ))),
+    }
+}
+
 /// Applies Landlock if the settings require it. The modules are loaded first, because a vendor's
 /// library may load files from anywhere; they stay loaded while the returned values live.
-fn lock_down(settings: &Settings) -> Result<Vec<RawModule>, Failed> {
+fn lock_down(settings: &Settings, notifier: &Notifier) -> Result<Vec<RawModule>, Failed> {
     if settings.confinement.landlock.is_none() {
         return Ok(Vec::new());
     }
     // A module that cannot be loaded is reported when it is used.
     let modules = settings.pkcs11.tokens.iter().filter_map(|it| RawModule::load(&it.module).ok());
     let modules = modules.collect();
-    lockdown::landlock(settings).map_err(Failed::unavailable)?;
+    lockdown::landlock(settings, notifier).map_err(Failed::unavailable)?;
     Ok(modules)
 }
 

@@ -8,7 +8,9 @@
 //!  │                                               accepts
 //!  ◄────────────────────────────────── "serving" ─┤
 //!  ├─ "go on": has stopped accepting ────────────► is the service
-//!  drains and ends
+//!  │  drains                                       asks for the audit log (observe::audit::link)
+//!  ├─ the lines of its last calls ───────────────► writes them with its own
+//!  ends
 //! ```
 //!
 //! Both processes have the same listening sockets, so none is ever closed while connections wait in
@@ -97,12 +99,22 @@ impl Takeover {
         has_ended.is_ok_and(|count| count > 0)
     }
 
+    /// Returns another handle of the socket, for the audit log.
+    ///
+    /// # Errors
+    /// The process is out of descriptors.
+    pub(super) fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
     /// Tells the old process that this one accepts connections, and waits until the old one has
     /// stopped accepting, which it does immediately. If the old process has ended, returns at once.
-    pub(super) fn finish(self) {
+    /// Returns the socket, for the audit log.
+    pub(super) fn finish(self) -> OwnedFd {
         if send(&self.socket, SERVING, SendFlags::NOSIGNAL).is_ok() {
             let _ = answer(&self.socket, UPGRADE_ANSWER_TIMEOUT);
         }
+        self.socket
     }
 }
 

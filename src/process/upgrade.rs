@@ -231,9 +231,11 @@ impl Attempt {
 }
 
 impl Successor {
-    /// Tells the new process that this one has stopped accepting.
-    pub(super) fn go_on(&self) {
+    /// Tells the new process that this one has stopped accepting. Returns the socket, on which the
+    /// new process may ask for the audit log.
+    pub(super) fn go_on(self) -> OwnedFd {
         // The new process may have ended.
         let _ = send(&self.socket, GO_ON, SendFlags::NOSIGNAL);
+        self.socket
     }
 }

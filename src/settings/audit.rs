@@ -86,7 +86,7 @@ fn check_key(member: &Member<'_>, config: &AuditConfig) -> Option<()> {
     let remedy = "create one with `xks-proxy audit new-key FILE`";
     match file::read(path, MAX_SECRET_FILE_BYTES) {
         Ok((_, ownership)) => {
-            member.report().add_file(path);
+            // Not a file that reloads read again.
             file::check(&ownership, path, true, member.location(), member.report());
         }
         Err(error) => {

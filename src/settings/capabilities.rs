@@ -13,10 +13,17 @@ pub(super) struct Capabilities {
 }
 
 /// The members that describe capabilities.
-const MEMBERS: [&str; 5] =
-    ["can_generate_iv", "is_zero_iv_required", "profile", ASKS_LENGTH, HAS_NO_IV_BITS];
+const MEMBERS: [&str; 6] = [
+    "can_generate_iv",
+    "is_zero_iv_required",
+    "profile",
+    ASKS_LENGTH,
+    HAS_NO_IV_BITS,
+    IS_DETERMINISTIC,
+];
 const ASKS_LENGTH: &str = "ask_output_length";
 const HAS_NO_IV_BITS: &str = "gcm_params_without_iv_bits";
+const IS_DETERMINISTIC: &str = "has_deterministic_ivs";
 
 const PROFILE_REMEDY: &str = "write one of cloudhsm, kryoptic, luna, nshield, nss, opencryptoki, \
                               softhsm2, or can_generate_iv and is_zero_iv_required instead";
@@ -44,6 +51,7 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
             None
         }
     };
+    let said = section.get(IS_DETERMINISTIC).map_or(Some(false), |member| member.bool());
     let can_generate_iv = switch("can_generate_iv");
     let is_zero_iv_required = switch("is_zero_iv_required");
     let form = |default: GcmForm| {
@@ -59,7 +67,9 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
             (true, true) => IvMode::ZeroedBuffer,
             (true, false) => IvMode::Appended,
         };
-        return Some(Capabilities { iv_mode, rules: Rules { form: form?, ..Rules::default() } });
+        let makes_deterministic_ivs = is_deterministic(section, said?, iv_mode)?;
+        let rules = Rules { form: form?, makes_deterministic_ivs, ..Rules::default() };
+        return Some(Capabilities { iv_mode, rules });
     };
     let name = profile.string(PROFILE_REMEDY)?;
     let Some(known) = profiles::by_name(name) else {
@@ -85,8 +95,21 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
     };
     compare("can_generate_iv", can_generate_iv?, Some(can));
     compare("is_zero_iv_required", is_zero_iv_required?, zero);
-    let rules = Rules { form: form(known.rules.form)?, ..known.rules };
+    let makes_deterministic_ivs = is_deterministic(section, said?, known.iv_mode)?;
+    let form = form(known.rules.form)?;
+    let rules = Rules { form, makes_deterministic_ivs, ..known.rules };
     is_right.then_some(Capabilities { iv_mode: known.iv_mode, rules })
+}
+
+/// Returns whether the HSM makes deterministic IVs, as the settings say. No profile says so: the
+/// vendors' documentation of all that are known leaves it open, or speaks of random ones.
+fn is_deterministic(section: &Section<'_>, said: bool, iv_mode: IvMode) -> Option<bool> {
+    if said && iv_mode == IvMode::Random {
+        let problem = "this HSM makes no IVs: the proxy makes random ones";
+        section.report().mistake(&section.location_of(IS_DETERMINISTIC), problem, "remove it");
+        return None;
+    }
+    Some(said)
 }
 
 fn unknown_profile(name: &str) -> (String, String) {

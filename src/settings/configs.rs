@@ -64,6 +64,7 @@ impl Settings {
             storeless_keys: self.storeless_keys(service),
             hedging: self.pkcs11.hedging,
             witnesses: Arc::default(),
+            usage: Arc::default(),
         }
     }
 

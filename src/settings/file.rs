@@ -135,12 +135,14 @@ fn exposure(ownership: &Ownership, user: u32, holds_secret: bool) -> Option<&'st
 }
 
 /// Returns the directories of `files` and of the targets of symbolic links among them. A replaced
-/// file is a new file with the same name in the same directory.
+/// file is a new file with the same name in the same directory. For a file in the root directory,
+/// returns the file itself: access to its directory would be access to everything.
 pub(super) fn directories(files: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = BTreeSet::new();
     for file in files {
         for path in [Some(file.clone()), fs::canonicalize(file).ok()].into_iter().flatten() {
             match path.parent() {
+                Some(parent) if is_root(parent) => found.insert(path),
                 Some(parent) if parent.as_os_str().is_empty() => found.insert(PathBuf::from(".")),
                 Some(parent) => found.insert(parent.to_owned()),
                 None => false,
@@ -150,11 +152,26 @@ pub(super) fn directories(files: &[PathBuf]) -> Vec<PathBuf> {
     found.into_iter().collect()
 }
 
+/// Returns whether the directory is the root; the empty path is the working directory.
+fn is_root(directory: &Path) -> bool {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    fs::canonicalize(directory).is_ok_and(|directory| directory == Path::new("/"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const US: u32 = 1000;
+
+    /// A file in the root directory does not make everything accessible, however it is named.
+    #[test]
+    fn never_the_root() {
+        let files = ["/pin", "/etc/../pin", "/etc/passwd"].map(PathBuf::from);
+        let found = directories(&files);
+        assert!(!found.iter().any(|directory| is_root(directory)), "{found:?}");
+        assert!(found.contains(&PathBuf::from("/pin")) && found.contains(&PathBuf::from("/etc")));
+    }
 
     /// Owners and modes that are accepted for a file with a secret, and for one without.
     #[test]

@@ -17,7 +17,8 @@ use super::security::{self, Confinement};
 use super::server::{self, Server};
 use super::stores::{self, Store};
 use super::tls::Tls;
-use super::{audit, file, key_checks, state, tracing};
+use super::{audit, encryption_count, file, key_checks, state, tracing};
+use crate::hsm::usage::Limit;
 use crate::limits::MAX_SETTINGS_BYTES;
 use crate::observe::audit::AuditConfig;
 use crate::observe::log::LogConfig;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub audit: Option<AuditConfig>,
     /// `[state] directory`; without it, no state survives a restart.
     pub state_directory: Option<PathBuf>,
+    /// `[encryption_count]`: the limit of encryptions per key.
+    pub encryption_limit: Limit,
 }
 
 /// Reads and checks a settings file. Relative paths in it are relative to the process's working
@@ -149,6 +152,8 @@ fn read_settings(
     let admin = admin::read(&root, server.as_ref());
     let audit = audit::read(&root, stores.as_deref());
     let state_directory = state::read(&root);
+    let tokens = pkcs11.as_ref().map(|it| it.tokens.as_slice());
+    let encryption_limit = encryption_count::read(&root, tokens);
     let holds_secret = holds_secret(document);
     file::check(
         ownership,
@@ -176,5 +181,6 @@ fn read_settings(
         admin: admin?,
         audit: audit?,
         state_directory: state_directory?,
+        encryption_limit: encryption_limit?,
     })
 }

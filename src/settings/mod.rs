@@ -12,6 +12,7 @@ mod client_verifier;
 mod configs;
 mod credentials;
 mod document;
+mod encryption_count;
 mod environment;
 mod external_keys;
 mod fifo;

@@ -25,7 +25,8 @@ pub struct LandlockPaths {
     pub read: Vec<PathBuf>,
     /// Files and directories that may be read and written, including everything below them.
     pub write: Vec<PathBuf>,
-    /// Directories of the files that a reload reads again: settings, certificates, secrets.
+    /// Directories of the files that a reload reads again (settings, certificates, secrets), or such
+    /// a file itself if it is in the root directory.
     pub reload: Vec<PathBuf>,
 }
 

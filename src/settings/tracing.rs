@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::section::{Section, shown};
+use super::section::{Member, Section, shown};
 use super::unknown::nearest;
 use crate::observe::log::{LogConfig, LogFile, LogFormat, Rotation};
 
@@ -14,6 +14,9 @@ const ROTATIONS: [(&str, Rotation); 4] = [
     ("DAILY", Rotation::Daily),
     ("NEVER", Rotation::Never),
 ];
+
+const MODES: [(&str, u32); 3] = [("0600", 0o600), ("0640", DEFAULT_MODE), ("0644", 0o644)];
+const DEFAULT_MODE: u32 = 0o640;
 
 /// Reads the section. By default, the log goes to standard output, at level INFO and above.
 pub(super) fn read(root: &Section<'_>) -> Option<LogConfig> {
@@ -112,5 +115,16 @@ fn file(section: &Section<'_>) -> Option<LogFile> {
         }
         found.map(|(_, rotation)| *rotation)
     });
-    Some(LogFile { directory: directory?, prefix: prefix?, rotation: rotation? })
+    let mode = section.value_or("file_mode", DEFAULT_MODE, file_mode);
+    Some(LogFile { directory: directory?, prefix: prefix?, rotation: rotation?, mode: mode? })
+}
+
+fn file_mode(member: &Member<'_>) -> Option<u32> {
+    let remedy = "write \"0600\", \"0640\" or \"0644\": who else may read the log files";
+    let text = member.string(remedy)?;
+    let found = MODES.iter().find(|(name, _)| *name == text);
+    if found.is_none() {
+        member.mistake(format!("\"{}\" is not one of these modes", shown(text)), remedy);
+    }
+    found.map(|(_, mode)| *mode)
 }

@@ -3,7 +3,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -76,16 +78,45 @@ impl Directory {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+            let mut file = self.create_new(&format!("{name}.next"))?;
             file.write_all(content)?;
             file.sync_all()?;
             fs::rename(&next, &path)?;
-            File::open(&self.path)?.sync_all()
+            self.sync()
         };
         write().inspect_err(|_| {
             let _ = fs::remove_file(&next);
         })
+    }
+
+    /// Creates a file with mode 0600. If root creates it, it belongs to the owner of the directory,
+    /// so that a command that an administrator runs does not lock the proxy out.
+    ///
+    /// # Errors
+    /// The file exists or cannot be created.
+    pub fn create_new(&self, name: &str) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(self.path.join(name))?;
+        self.give_to_owner(&file);
+        Ok(file)
+    }
+
+    fn give_to_owner(&self, file: &File) {
+        if let (Ok(directory), Ok(made)) = (fs::metadata(&self.path), file.metadata())
+            && directory.uid() != made.uid()
+        {
+            // Only root may do so; others' directories cannot be written to anyway.
+            let _ = fchown(file, Some(directory.uid()), Some(directory.gid()));
+        }
+    }
+
+    /// Makes a file's new or lost name durable.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
     }
 
     /// Copies a damaged file that is about to be replaced, and returns the copy's path.
@@ -106,6 +137,7 @@ impl Directory {
         let path = self.path.join("lock");
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        self.give_to_owner(&file);
         let end = Instant::now() + MAX_STATE_LOCK_WAIT;
         loop {
             match file.try_lock() {

@@ -5,5 +5,6 @@
 
 pub mod directory;
 pub mod saver;
+pub mod usage;
 pub mod versions_file;
 pub mod witness_file;

@@ -66,6 +66,7 @@ fn no_allocation_when_warm() {
             directory: directory.path().to_owned(),
             prefix: "calls".to_owned(),
             rotation: Rotation::Hourly,
+            mode: 0o640,
         }),
         level: tracing::Level::INFO,
         format: LogFormat::Json,

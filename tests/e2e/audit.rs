@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use xks_proxy::observe::audit::chain::{CODE_BYTES, Chain, key_of};
 
-use crate::common::token::FOREIGN;
 use crate::common::{Client, Prepared, Proxy, Setup, Store, signing, tools, xks};
 
 /// A setup with an audit log in `audit/` and its key in `key`.
@@ -34,7 +32,7 @@ fn new_key(path: &Path) {
 }
 
 /// The log's files: the rotated ones by name, then the current one.
-fn files(directory: &Path) -> Vec<PathBuf> {
+pub fn files(directory: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(directory.join("audit"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -44,7 +42,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn lines(directory: &Path) -> Vec<Value> {
+pub fn lines(directory: &Path) -> Vec<Value> {
     loop {
         // A file may be renamed between the listing and the reading.
         let texts: Result<Vec<String>, _> =
@@ -59,14 +57,14 @@ fn lines(directory: &Path) -> Vec<Value> {
     }
 }
 
-fn calls(directory: &Path) -> Vec<Value> {
+pub fn calls(directory: &Path) -> Vec<Value> {
     let mut lines = lines(directory);
     lines.retain(|line| line["event"] == "call");
     lines
 }
 
 /// Runs the verifier. Returns its exit code and output.
-fn verify_with(directory: &Path, files: &[PathBuf], more: &[&str]) -> (i32, String) {
+pub fn verify_with(directory: &Path, files: &[PathBuf], more: &[&str]) -> (i32, String) {
     let key = directory.join("key");
     let mut arguments = vec!["verify", "--key-file", key.to_str().unwrap()];
     arguments.extend_from_slice(more);
@@ -76,7 +74,7 @@ fn verify_with(directory: &Path, files: &[PathBuf], more: &[&str]) -> (i32, Stri
     (output.status.code().unwrap(), String::from_utf8(said).unwrap())
 }
 
-fn verify(directory: &Path) -> (i32, String) {
+pub fn verify(directory: &Path) -> (i32, String) {
     let state = directory.join("audit/audit.state");
     verify_with(directory, &files(directory), &["--state", state.to_str().unwrap()])
 }
@@ -99,11 +97,11 @@ pub fn assert_one_log(directory: &Path, processes: usize, answered: u64) {
     assert!(opened.into_iter().all(|line| line["previousEnd"] == "clean"));
 }
 
-fn encrypt(client: &Client) -> Value {
+pub fn encrypt(client: &Client) -> Value {
     client.call("keys/foo/encrypt", &xks::encrypt(b"plaintext", Some(b"the AAD"))).ok()
 }
 
-fn end(proxy: &mut Proxy) {
+pub fn end(proxy: &mut Proxy) {
     proxy.signal("TERM");
     proxy.signal("TERM");
     assert!(proxy.wait_for_end().success());
@@ -288,80 +286,6 @@ fn rotation_and_restarts() {
     let (code, said) = verify_with(&directory, &[files[0].clone(), files[2].clone()], &[]);
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("are missing before this line"), "{said}");
-}
-
-/// Runs `audit verify --hsm`. Returns its exit code and output.
-fn verify_by_hsm(proxy: &Proxy) -> (i32, String) {
-    let files = files(proxy.directory());
-    let mut arguments = vec!["audit", "verify", "--hsm"];
-    arguments.extend(files.iter().map(|file| file.to_str().unwrap()));
-    let (code, said) = proxy.run(&arguments);
-    (code.unwrap(), said)
-}
-
-/// The log as somebody who has the chain's first key would forge it.
-fn chained_anew(directory: &Path, text: &str) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let key = fs::read_to_string(directory.join("key")).unwrap();
-    let mut bytes = [0; CODE_BYTES];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&key[2 * at..2 * at + 2], 16).unwrap();
-    }
-    let mut chain = Chain::begin(key_of(&bytes));
-    text.lines()
-        .map(|line| {
-            let (covered, _) = line.rsplit_once(",\"mac\":").unwrap();
-            let code = chain.seal(covered.as_bytes());
-            format!("{covered},\"mac\":\"{}\"}}\n", hex(&code))
-        })
-        .collect()
-}
-
-/// With an HSM key that seals checkpoints, the chain's first key is not enough to forge a log. A
-/// checkpoint is sealed at the start and before each file ends.
-#[test]
-fn the_hsm_vouches_for_the_log() {
-    let setup = Setup::new().set("audit.hsm_key", FOREIGN.label);
-    let mut proxy = audited(setup).start();
-    let checkpoints = |proxy: &Proxy| {
-        let lines = lines(proxy.directory());
-        lines.iter().filter(|line| line["event"] == "checkpoint").count()
-    };
-    proxy.wait_for("the first checkpoint", |proxy| checkpoints(proxy) == 1);
-    let client = proxy.client();
-    for _ in 0..3 {
-        encrypt(&client);
-    }
-    // Callers cannot use the sealing key.
-    client
-        .call(&format!("keys/{}/encrypt", FOREIGN.label), &xks::encrypt(b"no", None))
-        .assert_error(404, "KeyNotFoundException");
-    proxy.wait_for("the calls' lines", |proxy| calls(proxy.directory()).len() == 4);
-    let path = proxy.directory().join("audit/audit.jsonl");
-    let moved = proxy.directory().join("audit/moved.jsonl");
-    fs::rename(&path, &moved).unwrap();
-    proxy.signal("USR1");
-    proxy.wait_for("the checkpoint before the end", |proxy| checkpoints(proxy) == 2);
-    end(&mut proxy);
-
-    let directory = proxy.directory();
-    let (code, said) = verify(directory);
-    assert_eq!(code, 0, "{said}");
-    assert!(said.contains("Checkpoints: 2; --hsm finds out"), "{said}");
-    let (code, said) = verify_by_hsm(&proxy);
-    assert_eq!(code, 0, "{said}");
-    assert!(said.contains("The HSM vouches for all before number"), "{said}");
-
-    // The forger's files pass the check of the chain alone.
-    let texts = [&moved, &path].map(|path| fs::read_to_string(path).unwrap());
-    let forged = texts.concat().replacen("user/Alice", "user/Mally", 1);
-    fs::write(&moved, chained_anew(directory, &forged)).unwrap();
-    fs::remove_file(&path).unwrap();
-    let (code, said) = verify_with(directory, &files(directory), &[]);
-    assert_eq!(code, 0, "{said}");
-    let (code, said) = verify_by_hsm(&proxy);
-    assert_eq!(code, 1, "{said}");
-    assert!(said.contains("TAMPERED: the HSM has not sealed this checkpoint"), "{said}");
 }
 
 /// If the HSM cannot seal, the log continues, and the operator is warned.

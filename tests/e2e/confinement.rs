@@ -101,6 +101,36 @@ fn landlock() {
     assert_eq!(fs::read_to_string(&pid_file).unwrap(), "");
 }
 
+/// The grant for the audit log's first key, which only the first start reads, is not one for its
+/// directory.
+#[test]
+fn landlock_and_the_first_audit_key() {
+    let keys = tempfile::tempdir().unwrap();
+    let (key, pin) = (keys.path().join("audit.key"), keys.path().join("pin"));
+    for (path, text) in [(&key, "ab".repeat(32)), (&pin, "1234".to_owned())] {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o400)).unwrap();
+    }
+    let logs = tempfile::tempdir().unwrap();
+    let mut proxy = Setup::new()
+        .set("security.landlock", true)
+        .set("audit.directory", logs.path().join("audit").to_str().unwrap())
+        .set("audit.key_file", key.to_str().unwrap())
+        .prepare()
+        .start_listening();
+    proxy.change_settings(|table| {
+        table["pkcs11"].as_table_mut().unwrap().remove("user_pin").unwrap();
+        settings::set(table, "pkcs11.user_pin_file", pin.to_str().unwrap());
+    });
+    proxy.signal("HUP");
+    proxy.wait_for("the new settings to be refused", |proxy| {
+        proxy.log().contains("the new settings are refused")
+    });
+    let log = proxy.log();
+    let reason = "user_pin_file: \\\"";
+    assert!(log.contains("Permission denied") && log.contains(reason), "{log}");
+}
+
 /// Secrets as Kubernetes mounts them: files behind two symbolic links, readable by root and a
 /// group.
 #[test]

@@ -149,8 +149,10 @@ fn on_tokens_that_replicate() {
     let prepared = Setup::new()
         .set("pkcs11.tokens", both)
         .env("XKS_INTERPOSER_MODULE", tools::softhsm2_module().to_str().unwrap())
+        // One token in two entries would be an error.
+        .env("XKS_INTERPOSER_SETTINGS", "odd.serial = \"7\"")
         .prepare();
-    let (code, printed) = prepared.run(&["keys", "new", "new-key", "--on", token::LABEL, "--yes"]);
+    let (code, printed) = prepared.run(&["keys", "new", "new-key", "--on", "7", "--yes"]);
     assert_eq!(code, Some(0), "{printed}");
     assert_eq!(printed.matches(": proven: it ").count(), 2, "{printed}");
     assert!(printed.contains("All tokens hold the same key."), "{printed}");

@@ -1,5 +1,7 @@
 //! Contents of the log for operators and auditors.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::{Value, json};
 
 use crate::common::{Proxy, Setup, Store, xks};
@@ -96,6 +98,7 @@ fn file() {
         std::fs::read_dir(&logs).unwrap().fold(String::new(), |text, entry| {
             let entry = entry.unwrap();
             assert!(entry.file_name().to_str().unwrap().starts_with("xks-proxy.log."));
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o7777, 0o640);
             text + &std::fs::read_to_string(entry.path()).unwrap()
         })
     };

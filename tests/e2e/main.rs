@@ -5,9 +5,13 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../proto/fixed_ciphertexts.rs"]
+mod fixed_ciphertexts;
 
 mod admin;
 mod audit;
+mod audit_handover;
+mod audit_verify;
 mod authentication;
 mod bad_settings;
 mod bootstrap;
@@ -24,6 +28,7 @@ mod hsm_trouble;
 mod http;
 mod iv_modes;
 mod key_trouble;
+mod key_usage;
 mod keys;
 mod keys_audit;
 mod keys_new;
@@ -39,6 +44,7 @@ mod metrics;
 mod modules;
 mod mtls;
 mod nshield;
+mod output;
 mod policy;
 mod probes;
 mod proxy_protocol;

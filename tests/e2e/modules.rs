@@ -1,8 +1,10 @@
 //! PKCS#11 modules other than SoftHSM2, which differ in handles, errors and empty inputs.
 
+use std::path::Path;
+
 use crate::calls::four_calls;
 use crate::common::token::{self, Module};
-use crate::common::{Interposed, Setup, xks};
+use crate::common::{Interposed, Setup, settings, tools, xks};
 
 #[test]
 fn kryoptic() {
@@ -15,6 +17,42 @@ fn kryoptic() {
 fn p11_kit_proxy() {
     let tokens = tokens_of(Module::P11Kit);
     serves(Setup::with_module(Module::P11Kit).set("pkcs11.tokens", tokens));
+}
+
+/// Two entries that lead to one token, in one module or in two that both show it: the proxy does not
+/// start, `check --hsm` fails, and a reload is refused, all for this reason.
+#[test]
+fn one_token_named_twice() {
+    let softhsm2 = tools::softhsm2_module();
+    let named = |module: &Path, name: &str, value: &str| {
+        let members = [("module", module.to_str().unwrap()), ("user_pin", "1234"), (name, value)];
+        let members = members.map(|(name, value)| (name.to_owned(), toml::Value::from(value)));
+        toml::Value::Table(members.into_iter().collect())
+    };
+    let by_label = named(&softhsm2, "label", token::LABEL);
+    let mut proxy = Setup::new().set("pkcs11.tokens", vec![by_label.clone()]).start();
+    let log = proxy.log_with("serial=");
+    let serial = log.split_once("serial=").unwrap().1.split(' ').next().unwrap().to_owned();
+    for module in [softhsm2.clone(), tools::p11_kit_proxy()] {
+        let both = vec![by_label.clone(), named(&module, "serial", &serial)];
+        proxy.change_settings(|table| settings::set(table, "pkcs11.tokens", both));
+        let (code, printed) = proxy.run(&["check", "--hsm"]);
+        assert_ne!(code, Some(0), "{printed}");
+        assert!(printed.contains("lead to one token"), "{printed}");
+    }
+    // A module that takes as long to initialise as p11-kit's may be found out only after the start,
+    // which waits for no HSM.
+    let both = vec![by_label.clone(), named(&softhsm2, "serial", &serial)];
+    proxy.change_settings(|table| settings::set(table, "pkcs11.tokens", both));
+    let (code, printed) = proxy.run(&[]);
+    assert_eq!(code, Some(78), "{printed}");
+    assert!(printed.contains("lead to one token"), "{printed}");
+    proxy.signal("HUP");
+    proxy.wait_for("the new settings to be refused", |proxy| {
+        let log = proxy.log();
+        log.contains("lead to one token") && log.contains("the new settings are refused")
+    });
+    proxy.client().call("keys/foo/encrypt", &xks::encrypt(b"plaintext", None)).ok();
 }
 
 /// Returns `[[pkcs11.tokens]]` with the module's token only.

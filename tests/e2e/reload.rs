@@ -441,6 +441,28 @@ fn log_files_are_reopened() {
     load.end();
 }
 
+/// Of two proxies with one pid file the second refuses to start, before it logs in to the HSM, and
+/// the file stays the first one's. A file that a process left behind is in nobody's way.
+#[test]
+fn one_pid_file_for_two() {
+    let proxy = Setup::new().set("server.pid_file", "proxy.pid").start();
+    let pid_file = proxy.directory().join("proxy.pid");
+    let of_first = std::fs::read_to_string(&pid_file).unwrap();
+    let second = Setup::new().set("server.pid_file", pid_file.to_str().unwrap()).prepare();
+    let (status, log) = second.run_to_end();
+    assert_eq!(status.code(), Some(69), "{log}");
+    let reason = format!("process {}, is running", proxy.pid());
+    assert!(log.contains(&reason) && !log.contains("HSM token in use"), "{log}");
+    assert_eq!(std::fs::read_to_string(&pid_file).unwrap(), of_first);
+    drop(proxy);
+
+    let left = tempfile::tempdir().unwrap();
+    let pid_file = left.path().join("proxy.pid");
+    std::fs::write(&pid_file, &of_first).unwrap();
+    let proxy = Setup::new().set("server.pid_file", pid_file.to_str().unwrap()).start();
+    assert_eq!(std::fs::read_to_string(&pid_file).unwrap().trim(), proxy.pid().to_string());
+}
+
 /// A FIFO in the place of the settings file: the log says that nobody writes to it, and the reload
 /// goes on once somebody does. The process serves meanwhile.
 #[test]

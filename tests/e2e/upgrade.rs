@@ -16,7 +16,7 @@ use crate::common::{Connection, Proxy, Setup, tools, xks};
 const DEADLINE: Duration = Duration::from_secs(100);
 
 /// A setup with a generous deadline, since slow machines are not under test, and a short drain.
-fn setup() -> Setup {
+pub fn setup() -> Setup {
     Setup::new()
         .set("limits.request_deadline_milli", 15_000)
         .set("server.drain_delay_milli", 300)
@@ -24,24 +24,24 @@ fn setup() -> Setup {
 }
 
 /// A proxy and its successors, which are not children of the test. All are killed on drop.
-struct Generations(Proxy);
+pub struct Generations(pub Proxy);
 
 impl Generations {
     /// Returns the newest process.
-    fn newest(&self) -> u32 {
+    pub fn newest(&self) -> u32 {
         let log = self.0.log();
         let served = log.lines().filter(|line| line.contains("another process serves"));
         served.filter_map(|line| number(line, "pid=")).next_back().unwrap_or(self.0.pid())
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let command = format!("kill -{name} {}", self.newest());
         tools::run(Command::new("sh").args(["-c", &command]), "a POSIX shell is needed");
     }
 
     /// Waits until the log has `count` lines that contain `text`.
     #[track_caller]
-    fn wait_for_lines(&self, text: &str, count: usize) {
+    pub fn wait_for_lines(&self, text: &str, count: usize) {
         let started = Instant::now();
         while self.0.log().matches(text).count() < count {
             assert!(started.elapsed() < DEADLINE, "waiting for {count} x {text:?}");
@@ -126,7 +126,8 @@ fn descriptors_of_the_module() {
 /// The new process has a different number of event loops: all sockets still accept connections.
 #[test]
 fn other_event_loops() {
-    let prepared = setup().set("server.event_loops", 3).prepare();
+    let prepared =
+        setup().set("server.event_loops", 3).set("server.pid_file", "proxy.pid").prepare();
     let settings = prepared.settings_file.clone();
     let proxy = Generations(prepared.start());
     let load = Load::start(&proxy.0.client(), 2);
@@ -139,6 +140,8 @@ fn other_event_loops() {
         fs::write(&settings, changed).unwrap();
         proxy.upgrade(nth);
         load.wait_for_answers(10);
+        let pid = fs::read_to_string(proxy.0.directory().join("proxy.pid")).unwrap();
+        assert_eq!(pid.trim(), proxy.newest().to_string());
     }
     // Enough connections for each socket to receive some.
     for _ in 0..50 {

@@ -26,7 +26,7 @@ done
 if [ -z "${SSLYZE:-}" ]; then
     environment=$root/target/sslyze
     [ -x "$environment/bin/sslyze" ] ||
-        { python3 -m venv "$environment" && "$environment/bin/pip" install --quiet sslyze; }
+        { python3 -m venv "$environment" && "$environment/bin/pip" install --quiet sslyze==6.3.1; }
     SSLYZE="$environment/bin/python -m sslyze"
 fi
 module=${SOFTHSM2_MODULE:-}

@@ -142,8 +142,11 @@ remove_it remove
 [[ ! -e /usr/bin/xks-proxy ]] || fail 'the program is still there'
 [[ -e /etc/xks-proxy/user_pin && -e /etc/xks-proxy/tls/server_key.pem ]] || fail 'secrets are gone'
 if [[ $package = *.deb ]]; then
+    install -D -o xks-proxy -m 0640 /dev/null /var/log/xks-proxy/audit/audit.jsonl
     remove_it purge
-    [[ ! -e $XKS_PROXY_SETTINGS_TOML && ! -e /var/log/xks-proxy ]] || fail 'not purged'
+    [[ ! -e $XKS_PROXY_SETTINGS_TOML ]] || fail 'not purged'
+    [[ -e /var/log/xks-proxy/audit/audit.jsonl ]] || fail 'the audit log is gone'
+    rm -r /var/log/xks-proxy
     [[ -e /etc/xks-proxy/user_pin ]] || fail 'secrets are gone'
 fi
 echo "installed, checked, served, upgraded, removed: $version"

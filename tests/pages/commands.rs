@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use toml::Table;
+
 use crate::common::{Proxy, Setup, Store, proxy, token};
 use crate::pages::{self, Page, Part, root};
 
@@ -32,11 +34,17 @@ const EXCUSED: &[(&str, &str)] = &[
     ("kubectl ", "needs a cluster; tests/packaging/manifests.sh checks the manifests"),
     ("aws ", "needs an AWS account"),
     ("generatekey ", "needs an nShield HSM"),
+    ("pkcs11-tool ", "other pages' commands use the key that it deletes"),
 ];
+
+/// The page whose blocks of `toml` are the edits between its commands.
+const ROTATION_PAGE: &str = "docs/operations.md";
 
 /// Texts in commands and their replacements: another address, and shorter measurements.
 const SUBSTITUTIONS: &[(&str, &str)] = &[
     ("https://xks.example.com/", "https://localhost:PORT/"),
+    ("https://localhost:8443/", "https://localhost:PORT/"),
+    ("http://127.0.0.1:9443/", "http://127.0.0.1:ADMIN/"),
     ("xks-proxy probe https", "xks-proxy probe --count 10 https"),
     ("xks-proxy ping --ready", "xks-proxy ping --ready localhost:PING"),
     ("xks-proxy probe-hsm ", "xks-proxy probe-hsm --max-sessions 4 --milli 20 "),
@@ -55,6 +63,9 @@ fn start() -> Proxy {
         fs::copy(root().join("configuration").join(file), directory.join(file)).unwrap();
     }
     fs::write(directory.join("secret"), Store::first().secret_access_key).unwrap();
+    fs::create_dir(directory.join("tls")).unwrap();
+    let ca = prepared.certificates.path("server_ca.pem");
+    fs::copy(ca, directory.join("tls/ca.pem")).unwrap();
     let state = directory.join("state");
     prepared.start_with("state.directory", state.to_str().unwrap())
 }
@@ -77,19 +88,60 @@ fn excuse(command: &str) -> Option<&'static (&'static str, &'static str)> {
     EXCUSED.iter().find(|(beginning, _)| command.starts_with(beginning))
 }
 
-/// The blocks of `sh` of a page, without excused commands. Empty ones are omitted.
-fn blocks(page: &Page) -> Vec<String> {
-    let parts = page.parts().into_iter();
-    let blocks = parts.filter_map(|part| match part {
-        Part::Code { language: "sh", text } => Some(text),
-        _ => None,
+/// A step of a page.
+enum Step {
+    /// A block of `sh`, without excused commands.
+    Run(String),
+    /// A block of `toml` that changes the versions of a key.
+    EditVersions(Table),
+}
+
+/// The steps of a page. Blocks of `sh` without commands are omitted, and so are those of `toml` that
+/// do not concern the versions of a key, or that only describe them.
+fn steps(page: &Page) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for part in page.parts() {
+        match part {
+            Part::Code { language: "sh", text } => {
+                let commands = commands(&text).into_iter();
+                let left: Vec<_> = commands.filter(|one| excuse(one).is_none()).collect();
+                let block = left.join("\n");
+                let is_command = |line: &str| !line.is_empty() && !line.starts_with('#');
+                if block.lines().any(is_command) {
+                    steps.push(Step::Run(block));
+                }
+            }
+            Part::Code { language: "toml", text } if page.path == Path::new(ROTATION_PAGE) => {
+                let table: Table = text.parse().unwrap();
+                let has = |name: &str| table.contains_key(name);
+                let stores = table.get("external_key_stores");
+                let has_keys = stores.is_some_and(|stores| stores.get("keys").is_some());
+                if has_keys || has("versions") || has("encrypt_with") {
+                    steps.push(Step::EditVersions(table));
+                }
+            }
+            _ => {}
+        }
+    }
+    steps
+}
+
+/// Changes the settings as the page says: a table of the key takes the place of its id in the set,
+/// and a member that of the table's.
+fn edit_versions(proxy: &Proxy, edit: Table) {
+    proxy.change_settings(|settings| {
+        let store = settings["external_key_stores"][0].as_table_mut().unwrap();
+        for (name, value) in edit {
+            if name == "external_key_stores" {
+                let keys = value["keys"].clone();
+                let id = keys[0]["id"].clone();
+                store["xks_key_id_set"].as_array_mut().unwrap().retain(|one| *one != id);
+                store.insert("keys".to_owned(), keys);
+            } else {
+                store["keys"][0].as_table_mut().unwrap().insert(name, value);
+            }
+        }
     });
-    let left = blocks.map(|block| {
-        let commands = commands(&block).into_iter().filter(|command| excuse(command).is_none());
-        commands.collect::<Vec<_>>().join("\n")
-    });
-    let is_command = |line: &str| !line.is_empty() && !line.starts_with('#');
-    left.filter(|block| block.lines().any(is_command)).collect()
 }
 
 /// Runs a block as a reader would in the proxy's directory.
@@ -97,6 +149,7 @@ fn run(proxy: &Proxy, page: &str, block: &str) {
     let block = SUBSTITUTIONS.iter().fold(block.to_owned(), |it, (from, to)| it.replace(from, to));
     let block = block.replace("PORT", &proxy.api.port().to_string());
     let block = block.replace("PING", &proxy.ping.port().to_string());
+    let block = block.replace("ADMIN", &proxy.admin().port().to_string());
     let programs = Path::new(env!("CARGO_BIN_EXE_xks-proxy")).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let output = Command::new("bash")
@@ -129,21 +182,30 @@ fn begin_audit_log(proxy: &mut Proxy) {
 #[test]
 fn commands_of_docs_succeed() {
     let mut proxy = start();
-    let mut count = 0;
+    let (mut count, mut edits) = (0, 0);
     for page in pages::all() {
         let path = page.path.to_str().unwrap();
         if RUN_ELSEWHERE.iter().any(|(page, _)| *page == path) {
             continue;
         }
-        for block in blocks(&page) {
-            run(&proxy, path, &block);
-            count += 1;
-            if block.contains("audit new-key") {
-                begin_audit_log(&mut proxy);
+        for step in steps(&page) {
+            match step {
+                Step::Run(block) => {
+                    run(&proxy, path, &block);
+                    count += 1;
+                    if block.contains("audit new-key") {
+                        begin_audit_log(&mut proxy);
+                    }
+                }
+                Step::EditVersions(edit) => {
+                    edit_versions(&proxy, edit);
+                    edits += 1;
+                }
             }
         }
     }
-    assert!(count >= 18, "only {count} blocks were run");
+    assert!(count >= 25, "only {count} blocks were run");
+    assert_eq!(edits, 3, "a version listed, used and retired");
 }
 
 /// The first command of README.md, without the build, and with the demo stopped at the end.

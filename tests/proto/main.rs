@@ -8,6 +8,7 @@ mod calls;
 mod changes;
 mod connection;
 mod errors;
+mod fixed_ciphertexts;
 mod json;
 mod json_model;
 mod rig;

@@ -11,12 +11,22 @@ use xks_proxy::proto::{ServiceConfig, StoreConfig, Version, VersionedKey};
 
 use crate::audit;
 use crate::calls::{b64, call, decrypt, encrypt, metadata, unb64};
+use crate::fixed_ciphertexts::FIXED;
 use crate::rig::hsm::seal;
 use crate::rig::wire::Response;
 use crate::rig::{ACCESS_KEY_ID, KEY, PREFIX, Rig, SECRET, options, service_of, store};
 
 const TAG_2: &[u8] = b"\x00\x6b\x00\x00\x00\x02";
 const TAG_3: &[u8] = b"\x00\x6b\x00\x00\x00\x03";
+
+/// Members of decrypt's request that the GCM tag covers, or that are the tag.
+const PARTS: [&str; 5] = [
+    "ciphertext",
+    "initializationVector",
+    "authenticationTag",
+    "ciphertextMetadata",
+    "additionalAuthenticatedData",
+];
 
 pub fn versioned(id: &str, versions: &[(u32, &str)], encrypt_with: u32) -> VersionedKey {
     let version = |(number, name): &(u32, &str)| Version {
@@ -294,8 +304,7 @@ proptest! {
         prop_assert_eq!(ask_decrypt(&mut rig, "k", &body).status, 200);
         prop_assert_ne!(ask_decrypt(&mut rig, "other", &body).status, 200);
         prop_assert_ne!(ask_decrypt(&mut rig, KEY, &body).status, 200);
-        for member in ["ciphertext", "initializationVector", "authenticationTag",
-            "ciphertextMetadata", "additionalAuthenticatedData"]
+        for member in PARTS
         {
             let Some(value) = body.get(member) else { continue };
             let mut bytes = unb64(value);
@@ -308,6 +317,36 @@ proptest! {
             let metadata = changed.get("ciphertextMetadata").map(unb64).unwrap_or_default();
             prop_assert!(is_right_refusal(&answer, &[1, 2, 3], &metadata), "{member} {answer:?}");
         }
+    }
+}
+
+/// Ciphertexts of the sample proxy and of an earlier release decrypt through a key with three
+/// versions, and with any one bit changed they don't.
+#[test]
+fn ciphertexts_of_other_proxies() {
+    let table = versioned("k", &[(1, "foo"), (2, "of-k-2"), (3, "of-k-3")], 3);
+    let mut rig = rig_with(vec![table], Some(b"v1"));
+    for fixed in &FIXED {
+        let body = decrypt(&fixed.answer(), fixed.aad);
+        let answer = ask_decrypt(&mut rig, "k", &body);
+        assert_eq!(unb64(&answer.json()["plaintext"]), fixed.plaintext, "{}", fixed.by);
+        assert_eq!(ask_decrypt(&mut rig, KEY, &body).error(), error(400, "InvalidCiphertext"));
+        let mut bits = 0;
+        for member in PARTS {
+            let bytes = body.get(member).map(unb64).unwrap_or_default();
+            for bit in 0..8 * bytes.len() {
+                let mut bytes = bytes.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                let mut changed = body.clone();
+                changed[member] = b64(&bytes).into();
+                let answer = ask_decrypt(&mut rig, "k", &changed);
+                assert_eq!(answer.error(), error(400, "InvalidCiphertext"), "{member}");
+                bits += 1;
+            }
+        }
+        let metadata = fixed.metadata.map_or(0, |_| 13);
+        let bytes = fixed.plaintext.len() + 12 + 16 + metadata + fixed.aad.map_or(0, <[u8]>::len);
+        assert_eq!(bits, 8 * bytes);
     }
 }
 
@@ -328,13 +367,7 @@ fn every_changed_bit_is_refused() {
             );
             refused += 1;
         };
-        for member in [
-            "ciphertext",
-            "initializationVector",
-            "authenticationTag",
-            "ciphertextMetadata",
-            "additionalAuthenticatedData",
-        ] {
+        for member in PARTS {
             let bytes = unb64(&body[member]);
             for bit in 0..8 * bytes.len() {
                 let mut bytes = bytes.clone();

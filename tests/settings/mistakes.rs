@@ -71,6 +71,7 @@ const CASES: &[Case] = &[
     case(("\"xks-proxy.log\"", "\"a/b\""), "a/b", "tracing.file_prefix", "name", "xks-proxy.log"),
     case(("\"HOURLY\"", "\"HOURLI\""), "HOURLI", "tracing.rotation_kind", "HOURLI", "mean HOURLY?"),
     case(("\"HOURLY\"", "\"often\""), "often", "tracing.rotation_kind", "often", "MINUTELY, HOURLY, DAILY, NEVER"),
+    case(("\"HOURLY\"", "\"HOURLY\"\nfile_mode = \"0666\""), "0666", "tracing.file_mode", "not one of these modes", "0640"),
     case(("rotation_kind = \"HOURLY\"\n", ""), "[tracing]", "tracing.rotation_kind", "missing", "NEVER"),
     // [security]
     case(("is_sigv4_auth_enabled = true\n", ""), "[security]", "security.is_sigv4_auth_enabled", "missing", "true"),

@@ -18,6 +18,7 @@ use crate::gate::{Gate, Permit};
 use crate::gcm::MadeIvs;
 use crate::keys::{self, Label, Labels};
 use crate::latency;
+use crate::marks;
 use crate::oddities::{Asked, Strays};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
@@ -119,6 +120,7 @@ impl Interposer {
     /// The return code of a call that must not be forwarded.
     pub fn begin(&self, function: Function, target: Target) -> Result<Call, CK_RV> {
         self.calls.count(function);
+        marks::mark(function);
         let settings = self.settings.load();
         if settings.is_passive && !self.sessions.any_doomed() {
             return Ok(Call::default());

@@ -11,6 +11,7 @@
 //! | `XKS_INTERPOSER_CONFIG` | path of a settings file. It must exist at the start. It is read again when it changes (checked every 40 ms); if it can't be read, the previous settings stay in force |
 //! | `XKS_INTERPOSER_SETTINGS` | the settings themselves (TOML), for simple cases: `XKS_INTERPOSER_SETTINGS='hsm_milli = 2'`. Not together with `XKS_INTERPOSER_CONFIG` |
 //! | `XKS_INTERPOSER_COUNTS` | path of the counts file: written every 100 ms if a count changed, after C_Finalize, and at once when the file `<path>.request` appears, which is then removed |
+//! | `XKS_INTERPOSER_MARKS` | path of a file to which a byte is appended before each C_Encrypt, so that its length is their number even after a kill |
 //!
 //! Two copies of this library under different file names are two interposers, even in one process.
 //! Each first looks for variables with its own file name appended: a copy
@@ -143,6 +144,7 @@ mod interposer;
 #[expect(unsafe_code, reason = "asks the real module for labels")]
 mod keys;
 mod latency;
+mod marks;
 #[expect(unsafe_code, reason = "works on the application's parameters")]
 mod oddities;
 mod random;

@@ -1,5 +1,6 @@
 //! `/metrics`: all counters, in Prometheus's format.
 
+mod key_usage;
 mod key_versions;
 mod store_label;
 mod tokens;
@@ -9,6 +10,7 @@ use std::time::SystemTime;
 use self::key_versions::key_versions;
 use self::store_label::store_label;
 use self::tokens::tokens;
+use super::key_usage::KeyUsage;
 use super::sources::Sources;
 use super::sums::{durations_of, most_used_keys};
 use crate::observe::metrics::exposition::Exposition;
@@ -30,6 +32,7 @@ pub(super) fn expose(sources: &Sources) -> String {
     tokens(&mut text, sources);
     credentials(&mut text, &sources.metrics);
     keys(&mut text, &sources.metrics);
+    key_usage::key_usage(&mut text, &KeyUsage::of(&sources.usage));
     key_versions(&mut text, &sources.service_info.load().key_versions);
     process(&mut text, sources);
     text.into_text()

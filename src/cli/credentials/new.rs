@@ -1,5 +1,6 @@
 //! `xks-proxy credentials new`
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::SystemTime;
@@ -8,11 +9,11 @@ use zeroize::Zeroizing;
 
 use super::super::{secret_output, settings_file, which_store};
 use super::list::day;
-use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
+use crate::exit::{EXIT_SETTINGS, Failed};
 use crate::limits::MAX_CREDENTIALS_PER_STORE;
 use crate::observe::redaction::Secret;
 use crate::observe::timestamp::unix_secs;
-use crate::output::errln;
+use crate::output::{self, errln};
 use crate::random;
 
 /// Length of an access key id: 20 to 30 are allowed. 26 letters out of 32 are 130 random bits, so
@@ -58,8 +59,13 @@ pub(super) fn run(
     };
     let today = unix_secs(SystemTime::now());
     let text = toml(store.as_deref(), &made.access_key_id, &secret_member, today);
-    let told = |error| Failed::new(EXIT_UNAVAILABLE, format!("standard output: {error}"));
-    secret_output::to_stdout(text.as_bytes()).map_err(told)?;
+    if let Err(error) = output::print_secret(text.as_bytes()) {
+        // Without the id, the secret is of no use, and the file in the way of the next attempt.
+        if let Some(path) = secret_file {
+            let _ = fs::remove_file(path);
+        }
+        output::end(&error);
+    }
     match secret_file {
         Some(path) => errln!(
             "The secret is in {}: give it to the proxy's user (chown), the only one who should read it.",

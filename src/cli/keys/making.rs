@@ -9,6 +9,7 @@ use clap::Args;
 use super::super::confirm::confirm;
 use super::super::probe_hsm::name_of;
 use super::prove;
+use super::usage::record_new;
 use crate::exit::{EXIT_ARGUMENTS, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::hsm::backend::{Identity, Proof};
 use crate::hsm::inventory::KeyDetails;
@@ -116,6 +117,7 @@ pub(super) fn make(settings: &Settings, label: &str, options: &Options) -> Resul
         let message = format!("token {:?}: {reason}.\n{left}", token.label);
         Failed::new(EXIT_UNAVAILABLE, message)
     })?;
+    record_new(settings, label);
     outln!(
         "Made on token {:?} (serial {:?}): AES-256, CKA_LABEL {label:?}, CKA_ID {}. It encrypts and \
          decrypts.",

@@ -8,6 +8,9 @@ mod new;
 pub(super) mod prove;
 mod rotate;
 mod table;
+mod usage;
+mod usage_report;
+mod usage_sums;
 
 use std::path::PathBuf;
 
@@ -36,6 +39,8 @@ enum Command {
     Prove(prove::Arguments),
     /// Make the key of the next version of an external key id, and print the steps of the rotation
     Rotate(rotate::Arguments),
+    /// Show how often each HSM key has been used, and when it reaches its limit of encryptions
+    Usage(usage::Arguments),
 }
 
 /// Runs the subcommand, or lists the keys if there is none.
@@ -48,5 +53,6 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
         Some(Command::New(arguments)) => new::run(arguments),
         Some(Command::Prove(arguments)) => prove::run(arguments),
         Some(Command::Rotate(arguments)) => rotate::run(arguments),
+        Some(Command::Usage(arguments)) => usage::run(arguments),
     }
 }

@@ -35,6 +35,8 @@ impl Shared {
         // The lock is not held, since this call may hang and the monitor reads the token's
         // identity.
         require_gcm(&self.module.raw, found)?;
+        let place = (&*self.module.path, generation);
+        self.in_use.select(self.member.index, place, &found.inventory).map_err(OpenError::Unfit)?;
         let mut chosen = self.chosen.write();
         if chosen.token.is_some() {
             // The token has reappeared, so handles may have changed.

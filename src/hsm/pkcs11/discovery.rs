@@ -24,8 +24,9 @@ use super::token::Pkcs11Token;
 use super::trouble::Trouble;
 use crate::hsm::backend::{Fault, OpenError};
 use crate::hsm::config::{GcmForm, IvMode, TokenConfig};
+use crate::hsm::usage::Usage;
 use crate::hsm::witness::Member;
-use crate::job::{Failure, Iv, TokenIndex};
+use crate::job::{Failure, Iv, KeyIndex, TokenIndex};
 use crate::limits::GCM_TAG_BYTES;
 
 /// Size of a plaintext whose size does not matter.
@@ -182,7 +183,21 @@ pub fn run(
     labels: &[Box<str>],
     bounds: Bounds,
 ) -> Result<Findings, DiscoveryError> {
-    let labels = Arc::new(Labels::new(labels.to_vec(), true, None, Vec::new()));
+    run_counted(config, labels, bounds, Arc::default())
+}
+
+/// Discovers a token's capabilities like [`run`], and counts the uses of its keys.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_counted(
+    config: &TokenConfig,
+    labels: &[Box<str>],
+    bounds: Bounds,
+    usage: Arc<Usage>,
+) -> Result<Findings, DiscoveryError> {
+    let labels = Labels::new(labels.to_vec(), true, None, Vec::new());
+    let labels = Arc::new(labels.counted_in(usage));
     // Only this session logs in; the others share its login, so the PIN is tried only once.
     let first = Trial::of(config, IvMode::Random, &labels)?;
     let token = first.token.describe();
@@ -271,7 +286,8 @@ const ALONE: Member = Member { fleet: 0, index: TokenIndex(0) };
 struct Trial {
     session: Pkcs11Session,
     token: Pkcs11Token,
-    key: CK_OBJECT_HANDLE,
+    /// Index of the key, unless it is a session key, and its handle.
+    key: (Option<KeyIndex>, CK_OBJECT_HANDLE),
     makes_session_keys: bool,
 }
 
@@ -282,9 +298,11 @@ impl Trial {
         labels: &Arc<Labels>,
     ) -> Result<Self, DiscoveryError> {
         let config = TokenConfig { iv_mode, ..config.clone() };
-        let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
+        let token =
+            Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default(), Arc::default())?;
         let mut session = token.open_session()?;
-        let (key, makes_session_keys) = session.call(|calls, token| Ok(key(calls, token)))??;
+        let key = session.call(|calls, token| Ok(key(calls, token)))??;
+        let makes_session_keys = key.0.is_none();
         Ok(Self { session, token, key, makes_session_keys })
     }
 
@@ -334,7 +352,7 @@ impl Trial {
     }
 
     fn decrypt(&mut self, iv: &Iv, aad: &[u8], input: &[u8]) -> Result<Vec<u8>, RawError> {
-        let key = self.key;
+        let (_, key) = self.key;
         let mut output = Vec::new();
         let result = self.session.call(|calls, token| {
             let Some(session) = &calls.session else { return Ok(Err(RawError::Malformed)) };
@@ -414,17 +432,20 @@ impl Trial {
 }
 
 /// Returns the handle of a new session key, or else that of one of the token's keys that the
-/// settings name. The flag is true if it is a session key.
-fn key(calls: &mut Calls, token: &Shared) -> Result<(CK_OBJECT_HANDLE, bool), DiscoveryError> {
+/// settings name, with its index.
+fn key(
+    calls: &mut Calls,
+    token: &Shared,
+) -> Result<(Option<KeyIndex>, CK_OBJECT_HANDLE), DiscoveryError> {
     match calls.make_session_key(token) {
-        Ok(Some(handle)) => return Ok((handle, true)),
+        Ok(Some(handle)) => return Ok((None, handle)),
         Ok(None) => {}
         Err(fault) => return Err(fault.into()),
     }
     let session = calls.session()?;
     token.keys.refresh(session).map_err(DiscoveryError::Call)?;
-    let key = token.keys.some_for_evidence(1, &|_| true).into_iter().next().map(|found| found.1);
-    key.map(|key| (key.handle, false)).ok_or(DiscoveryError::NoKey)
+    let key = token.keys.some_for_evidence(1, &|_| true).into_iter().next();
+    key.map(|(index, key)| (Some(index), key.handle)).ok_or(DiscoveryError::NoKey)
 }
 
 impl Calls {
@@ -432,7 +453,7 @@ impl Calls {
     fn time_encryption(
         &mut self,
         token: &Shared,
-        key: CK_OBJECT_HANDLE,
+        (index, key): (Option<KeyIndex>, CK_OBJECT_HANDLE),
     ) -> Option<(Duration, Duration)> {
         let session = self.session.as_ref()?;
         let fresh = || self.ivs.take(session, &token.iv_batches);
@@ -443,6 +464,7 @@ impl Calls {
         let mut began = start;
         let tell = || began = Instant::now();
         let (raw, handle) = (&token.module.raw, session.handle());
+        index.inspect(|index| token.keys.labels().usage().encrypts(*index));
         raw.encrypt(form, handle, key, &mut iv, &[], &plaintext, &mut output, tell).ok()?;
         Some((began - start, began.elapsed()))
     }
@@ -456,7 +478,8 @@ fn sessions(
     max: usize,
 ) -> Result<(usize, Option<String>), DiscoveryError> {
     let config = TokenConfig { iv_mode, ..config.clone() };
-    let token = Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default())?;
+    let token =
+        Pkcs11Token::new(config, ALONE, Arc::clone(labels), Arc::default(), Arc::default())?;
     let mut open = Vec::new();
     while open.len() < max {
         match token.open_session() {

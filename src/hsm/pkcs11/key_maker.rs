@@ -33,11 +33,12 @@ impl KeyMaker {
     /// Returns the reason, for the operator, why a token cannot be used.
     pub fn open(configs: &[TokenConfig]) -> Result<Self, String> {
         let labels = Arc::new(Labels::new(Vec::new(), true, None, Vec::new()));
+        let in_use = Arc::default();
         let open = |(index, config): (TokenIndex, &TokenConfig)| {
             let member = Member { fleet: 0, index };
-            let token =
-                Pkcs11Token::new(config.clone(), member, Arc::clone(&labels), Arc::default())
-                    .map_err(|error| error.to_string())?;
+            let (labels, in_use) = (Arc::clone(&labels), Arc::clone(&in_use));
+            let token = Pkcs11Token::new(config.clone(), member, labels, Arc::default(), in_use)
+                .map_err(|error| error.to_string())?;
             let session = token.open_session().map_err(|error| {
                 format!("token {:?}: {}", token.identity().label, error.reason())
             })?;

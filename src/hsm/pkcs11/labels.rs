@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::hsm::usage::{Counters, Usage};
 use crate::job::KeyIndex;
 use crate::key_name::{KeyName, name_of_id};
 
@@ -20,6 +21,7 @@ pub struct Labels {
     pub(super) health_key: Option<KeyIndex>,
     /// The keys that no store names.
     pub(super) storeless: Vec<KeyIndex>,
+    usage: Counters,
 }
 
 /// A snapshot of the labels, with a map from labels to indices.
@@ -88,8 +90,22 @@ impl Labels {
         health_key: Option<KeyIndex>,
         storeless: Vec<KeyIndex>,
     ) -> Self {
+        let usage = Counters::new(Arc::default(), &labels);
         let list = ArcSwap::from_pointee(LabelList::new(labels));
-        Self { list, allow_ambiguous, require_private: false, health_key, storeless }
+        Self { list, allow_ambiguous, require_private: false, health_key, storeless, usage }
+    }
+
+    /// Counts the uses of keys there.
+    #[must_use]
+    pub fn counted_in(self, usage: Arc<Usage>) -> Self {
+        let usage = Counters::new(usage, self.now().all());
+        Self { usage, ..self }
+    }
+
+    /// Returns the counters of the keys' uses.
+    #[must_use]
+    pub fn usage(&self) -> &Counters {
+        &self.usage
     }
 
     /// Requires keys to be private objects if `require_private`.
@@ -110,6 +126,7 @@ impl Labels {
         let known = self.now();
         debug_assert!(labels.starts_with(known.all()) || known.all().starts_with(labels));
         if labels.len() > known.all().len() {
+            self.usage.extend_to(labels);
             self.list.store(Arc::new(LabelList::new(labels.to_vec())));
         }
     }

@@ -35,4 +35,5 @@ mod slots;
 mod softhsm_hint;
 pub mod token;
 mod token_inventory;
+pub mod tokens_in_use;
 mod trouble;

@@ -46,8 +46,15 @@ pub struct Module {
 }
 
 /// Identifies one C_Initialize. Handles are valid within a single generation only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Generation(u64);
+
+#[cfg(test)]
+impl Generation {
+    pub(super) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
 
 #[derive(Debug)]
 struct Initialization {

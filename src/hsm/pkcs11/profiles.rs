@@ -25,6 +25,7 @@ const CAREFUL: Rules = Rules {
     is_read_write_only: false,
     form: GcmForm { asks_length: false, has_no_iv_bits: false },
     appended_iv_bits: 0,
+    makes_deterministic_ivs: false,
 };
 
 /// All profiles, in alphabetical order.

@@ -17,6 +17,7 @@ use super::module::{Generation, Module};
 use super::native::{Error, RawError};
 use super::native_session::NativeSession;
 use super::reinitialization::User;
+use super::tokens_in_use::TokensInUse;
 use super::trouble::fault_of_error;
 use crate::hsm::backend::{Fault, Identity};
 use crate::hsm::config::{TokenConfig, TokenSelector};
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     pub(super) user: User,
     /// Membership in the fleet.
     pub(super) member: Member,
+    /// The tokens of all entries of the fleet.
+    pub(super) in_use: Arc<TokensInUse>,
     pub(super) keys: KeyCache,
     pub(super) missed: Missed,
     pub(super) login: Login,
@@ -60,12 +63,14 @@ impl Shared {
         module: Arc<Module>,
         config: TokenConfig,
         member: Member,
+        in_use: Arc<TokensInUse>,
         keys: KeyCache,
     ) -> Self {
         Self {
             user: module.add_user(),
             module,
             member,
+            in_use,
             keys,
             missed: Missed::default(),
             login: Login::new(config.user_pin.clone()),

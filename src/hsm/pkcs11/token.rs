@@ -18,6 +18,7 @@ use super::opened::Opened;
 use super::session::Pkcs11Session;
 use super::shared::Shared;
 use super::token_inventory;
+use super::tokens_in_use::TokensInUse;
 use crate::hsm::backend::{
     Backend, Direction, FoundKey, Identity, KeyStatus, NotProven, OpenError, Session,
 };
@@ -43,9 +44,10 @@ impl Pkcs11Token {
         member: Member,
         labels: Arc<Labels>,
         witnesses: Arc<Witnesses>,
+        in_use: Arc<TokensInUse>,
     ) -> Result<Self, LoadError> {
         let module = Module::load(&config.module, config.initialize_parameters.as_deref())?;
-        let shared = Shared::new(module, config, member, KeyCache::new(labels, witnesses));
+        let shared = Shared::new(module, config, member, in_use, KeyCache::new(labels, witnesses));
         Ok(Self { shared: Arc::new(shared), is_closed: AtomicBool::new(false) })
     }
 

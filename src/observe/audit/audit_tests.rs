@@ -36,8 +36,14 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Returns all files of the log after checking that the verifier finds them good.
+/// Returns all files of the log after checking that the verifier finds them good, and ended.
 fn assert_good(config: &AuditConfig) -> Vec<PathBuf> {
+    let (files, is_ended) = assert_untampered(config);
+    assert!(is_ended);
+    files
+}
+
+fn assert_untampered(config: &AuditConfig) -> (Vec<PathBuf>, bool) {
     let files: Vec<PathBuf> = fs::read_dir(&config.directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -48,8 +54,8 @@ fn assert_good(config: &AuditConfig) -> Vec<PathBuf> {
     let state = config.state_file();
     let mut told = |finding: &verify::Finding| findings.push(finding.clone());
     let summary = verify::verify(&files, chain, Some(&state), None, &mut told).unwrap();
-    assert_eq!((summary.tampered, summary.is_ended), (0, true), "{findings:?}");
-    files
+    assert_eq!(summary.tampered, 0, "{findings:?}");
+    (files, summary.is_ended)
 }
 
 fn text(path: &Path) -> String {
@@ -186,4 +192,142 @@ fn a_process_between_two_others_loses_nothing() {
     assert!(stopping.join().unwrap());
     assert!(text(&config.directory.join("audit.jsonl")).contains("in-between"));
     assert_good(&config);
+}
+
+/// The two ends of a socket as an upgrade has them.
+fn link() -> (OwnedFd, OwnedFd) {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let flags = SocketFlags::CLOEXEC;
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+}
+
+/// Starts a process that takes over from `former`.
+fn successor(config: &AuditConfig, former: &Audit) -> Audit {
+    let (old, new) = link();
+    let next = Audit::open_after(config, Some(new.try_clone().unwrap())).unwrap();
+    former.hand_over(old);
+    next.take_over(config, new).unwrap();
+    next
+}
+
+fn say(audit: &Audit, what: &str) {
+    audit.record_event("settings", &[("what", what)]);
+}
+
+/// The log goes to the newest process; older ones send their lines through those between. A
+/// process between waits for them when it stops, since they have no other way.
+#[test]
+fn three_generations() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let present = config.directory.join("audit.jsonl");
+    let first = Audit::open(&config).unwrap();
+    let second = successor(&config, &first);
+    say(&first, "first");
+    say(&second, "second");
+    wait_for("both", || ["first", "second"].iter().all(|it| text(&present).contains(it)));
+    let third = successor(&config, &second);
+    wait_for("the third", || text(&present).matches("\"event\":\"open\"").count() == 3);
+    say(&first, "through two");
+    wait_for("the line", || text(&present).contains("through two"));
+    let stopping = {
+        let second = second.clone();
+        thread::spawn(move || second.stop())
+    };
+    thread::sleep(Duration::from_millis(200));
+    assert!(!stopping.is_finished(), "the first one's lines go through the second");
+    say(&first, "the last");
+    assert!(first.stop());
+    assert!(stopping.join().unwrap());
+    say(&third, "alone");
+    assert!(third.stop());
+    let text = text(&present);
+    for what in ["through two", "the last", "alone"] {
+        assert_eq!(text.matches(what).count(), 1, "{what}: {text}");
+    }
+    assert_eq!(text.matches("\"event\":\"stop\"").count(), 3);
+    assert!(!text.contains("crash") && !text.contains(receive::LOST_EVENT), "{text}");
+    // Lines that are under way when the newest process stops come after its own last line.
+    assert_untampered(&config);
+}
+
+/// If the new process ends first, it refuses further lines, writes those that it was sent, and the
+/// old one takes the log back.
+#[test]
+fn the_log_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let present = config.directory.join("audit.jsonl");
+    let former = Audit::open(&config).unwrap();
+    let next = successor(&config, &former);
+    for number in 0..500 {
+        say(&former, &format!("sent {number:03}"));
+    }
+    wait_for("the first line", || text(&present).contains("sent 000"));
+    assert!(next.stop());
+    for number in 500..600 {
+        say(&former, &format!("sent {number:03}"));
+    }
+    assert!(former.stop());
+    let text = text(&present);
+    let sent: Vec<&str> = text.split("sent ").skip(1).map(|rest| &rest[..3]).collect();
+    let all: Vec<String> = (0..600).map(|number| format!("{number:03}")).collect();
+    assert_eq!(sent.len(), all.len(), "{text}");
+    assert_eq!(sent, all);
+    assert!(!text.contains("crash") && !text.contains("gap"), "{text}");
+    assert_untampered(&config);
+}
+
+/// A process that writes another log, or none, does not get this one.
+#[test]
+fn another_log_is_not_handed_over() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [config, other] = directories.each_ref().map(config);
+    let former = Audit::open(&config).unwrap();
+    let next = successor(&other, &former);
+    say(&former, "former");
+    say(&next, "next");
+    thread::sleep(Duration::from_millis(100));
+    assert!(former.stop() && next.stop());
+    let text = |config: &AuditConfig| text(&config.directory.join("audit.jsonl"));
+    assert!(text(&config).contains("former") && text(&other).contains("next"));
+    for config in [&config, &other] {
+        assert!(!text(config).contains("handover"), "{}", text(config));
+        assert_good(config);
+    }
+}
+
+/// While the new process cannot write, the old one's lines take no more memory than there is for
+/// them, and none is lost.
+#[test]
+fn lines_wait_in_bounds() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let queue = Arc::new(Queue::new(64 * 1024, WhenFull::Refuse));
+    let (old, new) = link();
+    fs::create_dir_all(&config.directory).unwrap();
+    fs::write(config.state_file(), "").unwrap();
+    let log = LogId::of(&config.state_file()).unwrap();
+    receive::start(Link::new(new), log, &queue).unwrap();
+    let old = Link::new(old);
+    old.send_released().unwrap();
+    let message = b",\"a\":1\n".repeat(1_000);
+    let mut sent = 0;
+    while old.send_lines(&message, Duration::from_millis(100)).unwrap() {
+        sent += 1;
+        assert!(sent < 1_000);
+        assert!(queue.used_bytes() <= 64 * 1024);
+    }
+    let mut batch = Vec::new();
+    let mut taken = 0;
+    while taken < sent * 1_000 {
+        // The space is free again once the lines have been written.
+        queue.lines.take(&mut batch, Some(Duration::from_millis(100)));
+        taken += forward::lines(&batch);
+        queue.release(batch.len());
+        batch.clear();
+    }
+    assert_eq!(queue.counters.dropped.get(), 0);
+    drop(old);
+    wait_for("the receiver's end", || queue.senders() == 0);
 }

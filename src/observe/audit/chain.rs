@@ -77,6 +77,11 @@ impl Chain {
         &self.previous
     }
 
+    /// Returns whether the next line has the same key in both chains.
+    pub(super) fn has_key_of(&self, other: &Self) -> bool {
+        self.key.ct_eq(&**other.key).into()
+    }
+
     /// Returns the key of the next line, for the state file only.
     pub(super) fn key(&self) -> &[u8; CODE_BYTES] {
         &self.key

@@ -64,6 +64,17 @@ pub struct Sealed {
     pub bytes: Vec<u8>,
 }
 
+/// The HSM's answer about a checkpoint's seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seal {
+    /// It is genuine.
+    Present,
+    /// It is genuine, but has the form of former versions, which a request to the HSM can have, too.
+    Former,
+    /// The HSM has not made it.
+    None,
+}
+
 /// A checkpoint in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {

@@ -1,17 +1,21 @@
 //! The current file of the audit log, and its rotation.
 
+use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::config::{AuditConfig, AuditRotation};
+use super::line::string;
 use crate::observe::timestamp::Rfc3339;
 
 /// Ending of all file names: one JSON object per line.
 const SUFFIX: &str = ".jsonl";
+/// Upper bound of the length of a file's first line, which names the chain.
+const MAX_FIRST_LINE_BYTES: u64 = 4096;
 
 /// The current file, and the rules for its successor.
 pub(super) struct Files {
@@ -155,20 +159,25 @@ impl Files {
     }
 
     /// Removes the oldest files beyond the number to keep, and returns how many were removed.
+    /// `chain` is the id of the present chain, as in the log.
     ///
     /// # Errors
     /// The directory cannot be read, or a file cannot be removed.
-    pub(super) fn remove_old(&self) -> io::Result<usize> {
+    pub(super) fn remove_old(&self, chain: &str) -> io::Result<usize> {
         let Some(retained) = self.retain_files else { return Ok(0) };
-        let mut names: Vec<_> = fs::read_dir(&self.directory)?
-            .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
-            .filter(|name| self.is_archived(name))
+        let mut archives: Vec<Archive> = fs::read_dir(&self.directory)?
+            .filter_map(|entry| self.archive(&entry.ok()?.file_name()))
             .collect();
-        // This sorts by age, as times and numbers have a fixed number of digits.
-        names.sort();
-        let surplus = names.len().saturating_sub(retained);
-        for name in names.iter().take(surplus) {
-            fs::remove_file(self.directory.join(name))?;
+        let surplus = archives.len().saturating_sub(retained);
+        if surplus == 0 {
+            return Ok(0);
+        }
+        for archive in &mut archives {
+            archive.is_of_chain = is_of_chain(&self.directory.join(&archive.name), chain);
+        }
+        archives.sort();
+        for archive in archives.iter().take(surplus) {
+            fs::remove_file(self.directory.join(&archive.name))?;
         }
         Ok(surplus)
     }
@@ -212,19 +221,58 @@ impl Files {
         self.directory.join(format!("{}-{time}Z-{seq:012}{SUFFIX}", self.prefix))
     }
 
-    fn is_archived(&self, name: &OsStr) -> bool {
-        let middle = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(&self.prefix)?.strip_prefix('-'))
-            .and_then(|rest| rest.strip_suffix(SUFFIX));
-        let Some((time, seq)) = middle.and_then(|middle| middle.split_once('-')) else {
-            return false;
-        };
-        let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        time.len() == "20261125T081631Z".len()
-            && time.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'T' | b'Z'))
-            && seq.len() >= 12
-            && is_digits(seq)
+    /// Returns the parts of the name of a file that was rotated away.
+    fn archive(&self, name: &OsStr) -> Option<Archive> {
+        let name = name.to_str()?;
+        let middle = name.strip_prefix(&self.prefix)?.strip_prefix('-')?.strip_suffix(SUFFIX)?;
+        let (time, seq) = middle.split_once('-')?;
+        let is_time = time.len() == "20261125T081631Z".len()
+            && time.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'T' | b'Z'));
+        let is_number = seq.len() >= 12 && seq.bytes().all(|byte| byte.is_ascii_digit());
+        (is_time && is_number).then_some(())?;
+        let (seq, name) = (seq.parse().ok()?, name.to_owned());
+        Some(Archive { is_of_chain: false, seq, name })
+    }
+}
+
+/// A file that was rotated away. Older ones are less.
+///
+/// Within a chain, the number of the last line decides: times jump with the clock. Files of former
+/// chains, whose numbers say nothing about this one's, are older than all of its own.
+#[derive(PartialEq, Eq)]
+struct Archive {
+    is_of_chain: bool,
+    seq: u64,
+    name: String,
+}
+
+impl Ord for Archive {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let of_chain = || self.seq.cmp(&other.seq);
+        self.is_of_chain
+            .cmp(&other.is_of_chain)
+            .then_with(|| if self.is_of_chain { of_chain() } else { Ordering::Equal })
+            // Which of the former chains came first, only the time in the name can tell.
+            .then_with(|| self.name.cmp(&other.name))
+    }
+}
+
+impl PartialOrd for Archive {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Returns whether a file is of that chain, by its first line. One that cannot be read is: it is not
+/// removed before its turn.
+fn is_of_chain(path: &Path, chain: &str) -> bool {
+    let mut first = Vec::new();
+    let read = File::open(path).and_then(|file| {
+        BufReader::new(file).take(MAX_FIRST_LINE_BYTES).read_until(b'\n', &mut first)
+    });
+    match read {
+        Ok(_) => string(&first, "chain").is_none_or(|other| other == chain),
+        Err(_) => true,
     }
 }
 
@@ -305,5 +353,53 @@ mod tests {
         let next = files.prepare_next().unwrap();
         files.rotate(next, NOW, 2).unwrap();
         assert_eq!((files.bytes(), fs::read(files.path()).unwrap()), (0, Vec::new()));
+    }
+
+    /// Writes an archive of the chain, and returns its name.
+    fn archive(directory: &Path, time: &str, seq: u64, chain: &str) -> String {
+        let name = format!("audit-{time}-{seq:012}.jsonl");
+        let line = format!("{{\"seq\":{seq},\"event\":\"open\",\"chain\":\"{chain}\"}}\n");
+        fs::write(directory.join(&name), line).unwrap();
+        name
+    }
+
+    /// The lines' numbers say which files are the oldest, as the clock may have been ahead. Files of
+    /// former chains, whose numbers may be higher, go first.
+    #[test]
+    fn the_oldest_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = files(directory.path());
+        let (here, former) = ("0011223344556677", "8899aabbccddeeff");
+        let archive = |time, seq, chain| archive(directory.path(), time, seq, chain);
+        let by_age = [
+            archive("20250101T000000Z", 900_000, former),
+            archive("20250102T000000Z", 1_000_000, former),
+            archive("20280101T000000Z", 10, here),
+            archive("20280102T000000Z", 20, here),
+            archive("20260101T000000Z", 30, here),
+            archive("20260102T000000Z", 1_000_000_000_000, here),
+        ];
+        for removed in 1..by_age.len() {
+            files.retain_files = Some(by_age.len() - removed);
+            assert_eq!(files.remove_old(here).unwrap(), 1);
+            let is_there = |name: &&String| directory.path().join(name).exists();
+            assert_eq!(
+                by_age.iter().filter(is_there).collect::<Vec<_>>(),
+                by_age[removed..].iter().collect::<Vec<_>>()
+            );
+        }
+        assert_eq!(files.remove_old(here).unwrap(), 0);
+    }
+
+    /// A file of a day that differs from today's is over, whichever comes first.
+    #[test]
+    fn after_a_clock_that_was_ahead() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = files(directory.path());
+        files.rotation = AuditRotation::Daily;
+        let ahead = NOW + Duration::from_secs(700 * 86_400);
+        assert!(!files.is_due(ahead));
+        files.write(b"x").unwrap();
+        assert!(!files.is_due(ahead) && files.is_due(NOW));
     }
 }

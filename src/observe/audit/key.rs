@@ -1,13 +1,14 @@
 //! The file with the first key of a chain: 64 hexadecimal digits.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use super::chain::{CODE_BYTES, Key, from_hex, key_of, push_hex, wipe_stack};
+use crate::new_file;
 
 /// Length of the digits and one line end.
 const FILE_BYTES: usize = 2 * CODE_BYTES + 1;
@@ -46,14 +47,12 @@ fn read_and_parse(path: &Path) -> io::Result<Key> {
 /// overwritten.
 ///
 /// # Errors
-/// The file exists, or cannot be written.
+/// The file exists, or cannot be written; then none is left behind.
 pub fn write_new(path: &Path, random: &[u8; CODE_BYTES]) -> io::Result<()> {
     let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES));
     push_hex(&mut text, random);
     text.push(b'\n');
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
-    file.write_all(&text)?;
-    file.sync_all()
+    new_file::write(path, 0o400, &text)
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@
 //!                                 state: the key of the next line, for a restart
 //!                                 checkpoint: a seal by the HSM, at intervals
 //!
+//!  upgrade      handover: the new process takes over the log (link); the old one sends it further
+//!               lines (forward), which go through the new one's queue (receive)
+//!
 //!  elsewhere    verify: checks each line with the chain's first key
 //! ```
 
@@ -18,11 +21,16 @@ pub mod chain;
 pub mod checkpoint;
 mod config;
 mod files;
+mod forward;
+mod gaps;
 pub mod handle;
+mod handover;
 pub mod key;
 mod line;
+mod link;
 mod path_error;
 mod queue;
+mod receive;
 mod record;
 mod recover;
 mod state;
@@ -31,20 +39,24 @@ pub mod verify;
 mod writer;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
-use self::begin::{begin, wait_and_begin};
+use self::begin::begin;
 use self::checkpoint::CheckpointKey;
 pub use self::config::{AuditConfig, AuditRotation, AuditSync, WhenFull};
 use self::handle::AuditHandle;
+use self::link::{Link, LogId};
 use self::queue::Queue;
 pub use self::queue::Reservation;
 pub use self::stats::AuditStats;
 use super::timestamp::{Rfc3339, since_1970};
-use crate::limits::{AUDIT_STOP_TIMEOUT, MAX_AUDIT_BACKLOG_BYTES};
+use crate::limits::{
+    AUDIT_IDLE_INTERVAL, AUDIT_STOP_TIMEOUT, MAX_AUDIT_BACKLOG_BYTES, MAX_AUDIT_RELAY_WAIT,
+};
 
 /// A running audit log, or none. Clones share it.
 #[derive(Clone, Default)]
@@ -60,27 +72,60 @@ impl Audit {
     }
 
     /// Opens the files, resumes the chain or begins a new one, and starts the writer. While another
-    /// process writes the log, lines wait until that process has ended.
+    /// process writes the log, lines wait until that process releases the log.
     ///
     /// # Errors
     /// The directory, a file, the state or the key cannot be read or written (the error names
     /// which), or the system cannot provide another thread.
     pub fn open(config: &AuditConfig) -> io::Result<Self> {
+        Self::open_after(config, None)
+    }
+
+    /// Opens the log like [`Self::open`]. The process at the other end of the socket, which this
+    /// one replaces, may keep the log for as long as it lives.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_after(config: &AuditConfig, predecessor: Option<OwnedFd>) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(MAX_AUDIT_BACKLOG_BYTES, config.when_full));
         let audit = Self { queue: Some(Arc::clone(&queue)) };
-        let batch = queue.lines.batch();
         let begun = match begin(config, &queue) {
-            Ok(writer) => Some(writer),
+            Ok(writer) => Some(Box::new(writer)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) => return Err(error),
         };
         let config = config.clone();
-        thread::Builder::new().name("audit".to_owned()).spawn(move || {
-            if let Some(mut writer) = begun.or_else(|| wait_and_begin(&config, &queue)) {
-                writer.run(batch);
-            }
-        })?;
+        let predecessor = predecessor.map(Link::new);
+        thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || handover::run(&config, &queue, begun, predecessor))?;
         Ok(audit)
+    }
+
+    /// Asks the process at the other end of the socket for the log, in case it writes or awaits the
+    /// same one, and receives the lines that it writes from then on.
+    ///
+    /// # Errors
+    /// The state file cannot be found, or the system cannot provide another thread. The log is then
+    /// this process's once the other one has ended.
+    pub fn take_over(&self, config: &AuditConfig, from: OwnedFd) -> io::Result<()> {
+        let Some(queue) = &self.queue else { return Ok(()) };
+        let (link, log) = (Link::new(from), LogId::of(&config.state_file())?);
+        match link.ask(log) {
+            Ok(()) => receive::start(link, log, queue),
+            // It has ended.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Hands the log over to the process at the other end of the socket as soon as that process
+    /// asks for it, and sends it the lines that are written from then on. If it does not ask, or
+    /// ends, the log stays here.
+    pub fn hand_over(&self, to: OwnedFd) {
+        if let Some(queue) = &self.queue {
+            *queue.successor.lock() = Some(Link::new(to));
+            queue.lines.wake();
+        }
     }
 
     /// Creates the handle of one event loop.
@@ -142,11 +187,22 @@ impl Audit {
     }
 
     /// Writes the waiting lines, for at most [`AUDIT_STOP_TIMEOUT`], and ends the writer. Returns
-    /// whether it has ended.
+    /// whether it has ended. If another process has the log, first waits for those that send their
+    /// lines through this one.
     pub fn stop(&self) -> bool {
         let Some(queue) = &self.queue else { return true };
-        self.record_event("stop", &[]);
+        let members: &[(&str, &str)] = match queue.is_elsewhere() {
+            true => &[(verify::IN_ANOTHER_PROCESS, "true")],
+            false => &[],
+        };
+        self.record_event("stop", members);
         queue.lines.request_stop();
+        let relay_end = Instant::now() + MAX_AUDIT_RELAY_WAIT;
+        while queue.is_elsewhere() && queue.senders() > 0 && Instant::now() < relay_end {
+            if queue.lines.wait_finished(Instant::now() + AUDIT_IDLE_INTERVAL) {
+                return true;
+            }
+        }
         queue.lines.wait_finished(Instant::now() + AUDIT_STOP_TIMEOUT)
     }
 }

@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::checkpoint::CheckpointKey;
 use super::config::WhenFull;
+use super::gaps::Gaps;
+use super::link::{Link, LogId, Message};
 use super::stats::Counters;
-use crate::limits::MAX_AUDIT_EVENT_BYTES;
+use crate::limits::{AUDIT_HANDOVER_MESSAGE_BYTES, MAX_AUDIT_EVENT_BYTES};
 use crate::observe::line_queue::LineQueue;
 
 /// The state shared by event loops and the writer. Lines in it lack the members that the writer
@@ -29,6 +32,15 @@ pub(super) struct Queue {
     pub(super) counters: Counters,
     /// The key that seals checkpoints; locked by the writer while the HSM seals.
     pub(super) checkpoint_key: Mutex<Option<Box<dyn CheckpointKey>>>,
+    /// The missing lines that the log reports.
+    pub(super) gaps: Mutex<Gaps>,
+    /// A process that may ask for the log.
+    pub(super) successor: Mutex<Option<Link>>,
+    /// True while another process has the log.
+    is_elsewhere: AtomicBool,
+    /// Number of processes that send their lines to this one.
+    senders: AtomicUsize,
+    refuses_senders: AtomicBool,
 }
 
 /// Space reserved for one line until this is dropped.
@@ -54,7 +66,61 @@ impl Queue {
             is_failing: AtomicBool::new(false),
             counters: Counters::default(),
             checkpoint_key: Mutex::new(None),
+            gaps: Mutex::new(Gaps::new()),
+            successor: Mutex::new(None),
+            is_elsewhere: AtomicBool::new(false),
+            senders: AtomicUsize::new(0),
+            refuses_senders: AtomicBool::new(false),
         }
+    }
+
+    /// Returns whether another process has the log.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.is_elsewhere.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_elsewhere(&self, is_elsewhere: bool) {
+        self.is_elsewhere.store(is_elsewhere, Ordering::Relaxed);
+    }
+
+    /// Returns the process that has asked for the log, if one has. A process that asks for another
+    /// log, or has ended, is forgotten.
+    pub(super) fn asking_successor(&self, log: LogId) -> Option<Link> {
+        let mut successor = self.successor.lock();
+        let link = successor.as_ref()?;
+        let mut buffer = Box::new([0; AUDIT_HANDOVER_MESSAGE_BYTES]);
+        match link.receive(&mut buffer, log, Duration::ZERO) {
+            Ok(None) => None,
+            Ok(Some(Message::Ask { is_same_log: true })) if !link.is_closed() => successor.take(),
+            Ok(Some(_)) | Err(_) => {
+                *successor = None;
+                None
+            }
+        }
+    }
+
+    /// Returns the number of processes that send their lines to this one.
+    pub(super) fn senders(&self) -> usize {
+        self.senders.load(Ordering::Acquire)
+    }
+
+    pub(super) fn add_sender(&self) {
+        self.senders.fetch_add(1, Ordering::Release);
+    }
+
+    /// Records that all lines of a sender are in the queue.
+    pub(super) fn remove_sender(&self) {
+        self.senders.fetch_sub(1, Ordering::Release);
+        self.lines.wake();
+    }
+
+    /// Refuses further lines of other processes: they take the log back.
+    pub(super) fn refuse_senders(&self) {
+        self.refuses_senders.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn refuses_senders(&self) -> bool {
+        self.refuses_senders.load(Ordering::Relaxed)
     }
 
     /// Returns whether calls are refused when their lines cannot be kept.
@@ -132,8 +198,6 @@ impl Queue {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const LINE: &[u8] = b",\"a\":1\n";

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::chain::{CHAIN_ID_BYTES, CODE_BYTES, Chain, key_of};
+use super::link::LogId;
 
 const MAGIC: &[u8; 8] = b"xksaudt1";
 const DIGEST_AT: usize = 8 + CHAIN_ID_BYTES + 8 + 2 * CODE_BYTES + 8 + 1;
@@ -101,6 +102,14 @@ impl StateFile {
         let written = self.file.write_all_at(&**self.buffer, 0);
         self.buffer.zeroize();
         written
+    }
+
+    /// Returns the identity of the log.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn id(&self) -> io::Result<LogId> {
+        self.file.metadata().map(|metadata| LogId::of_metadata(&metadata))
     }
 
     /// Waits until the state is on the disk.

@@ -9,11 +9,17 @@ use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::chain::{CODE_BYTES, Chain, hex};
-use super::checkpoint::{self, Checkpoint, CheckpointError};
+use super::checkpoint::{self, Checkpoint, CheckpointError, Seal};
 use super::line::{Parsed, parse, string};
 use super::path_error::with_path;
+use super::receive;
 use super::state::State;
 use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_AUDIT_SKIP_LINES};
+use crate::observe::timestamp::parse_rfc3339;
+
+/// Member of a `stop` line written by another process than the one that ends, which has handed the
+/// log over.
+pub(super) const IN_ANOTHER_PROCESS: &str = "handedOver";
 
 /// The position of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +62,8 @@ pub struct Summary {
     pub checkpoints: u64,
     /// Number of the last checkpoint with a genuine seal; no line before it has been changed since.
     pub sealed_seq: Option<u64>,
+    /// The lines after the last genuine checkpoint, if the seals were checked.
+    pub unsealed: Unsealed,
     /// True if the last line marks the end of the process or of a file.
     pub is_ended: bool,
     /// True if the log names a different chain from the key's, and no line is good: the key is
@@ -63,11 +71,38 @@ pub struct Summary {
     pub is_other_chain: bool,
 }
 
-/// Returns whether the HSM has sealed a checkpoint.
+/// Lines that no genuine checkpoint covers: only the chain does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unsealed {
+    /// Number of lines.
+    pub lines: u64,
+    /// Time of the first, in the log's form.
+    pub since: String,
+    /// Time of the last.
+    pub until: String,
+}
+
+impl Unsealed {
+    /// Returns the age of the first line, in seconds: at the time of the last one if the log
+    /// `is_ended`, and otherwise at `now`. A line without a valid time is as old as can be.
+    #[must_use]
+    pub fn age_secs(&self, is_ended: bool, now: u64) -> u64 {
+        if self.lines == 0 {
+            return 0;
+        }
+        let until = if is_ended { parse_rfc3339(&self.until) } else { Some(now) };
+        match (parse_rfc3339(&self.since), until) {
+            (Some(since), Some(until)) => until.saturating_sub(since),
+            _ => u64::MAX,
+        }
+    }
+}
+
+/// Returns whether the HSM has sealed a checkpoint, and in which form.
 ///
 /// # Errors
 /// The HSM cannot answer.
-pub type CheckSeal<'a> = &'a mut dyn FnMut(&Checkpoint) -> Result<bool, CheckpointError>;
+pub type CheckSeal<'a> = &'a mut dyn FnMut(&Checkpoint) -> Result<Seal, CheckpointError>;
 
 /// Verifies files, in any order, as one log, and calls `report_to` for each finding. Given a
 /// `state` file, or a copy of it, also verifies the end of the log; given `check_seal`, also the
@@ -93,11 +128,12 @@ pub fn verify(
         ordered.push((first, file));
     }
     ordered.sort();
-    let mut verifier = Verifier::new(chain, check_seal, report_to);
+    let first = chain.clone();
+    let mut verifier = Verifier::new(chain, state, check_seal, report_to);
     for (_, file) in ordered {
         verifier.file(file).map_err(|error| with_path(file, &error))?;
     }
-    Ok(verifier.finish(state.as_ref()))
+    Ok(verifier.finish(first))
 }
 
 /// Returns the number of a file's first line. A file without a valid first line comes last.
@@ -120,6 +156,14 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     Ok(bytes)
 }
 
+/// Advances a chain to the line with number `seq`, whose key does not depend on the lines before.
+fn ahead(mut chain: Chain, seq: u64) -> Chain {
+    while chain.seq() < seq {
+        chain.skip([0; CODE_BYTES]);
+    }
+    chain
+}
+
 /// A gap before a line that may be genuine: the next line decides.
 struct PendingGap {
     position: Position,
@@ -137,12 +181,18 @@ struct Verifier<'t, 'h> {
     position: Position,
     summary: Summary,
     check_seal: Option<CheckSeal<'h>>,
+    /// True if a checkpoint has a seal of the present form: later ones must have it, too.
+    is_form_present: bool,
+    state: Option<State>,
+    /// Code of the last line before the state, if that line is unchanged.
+    code_before_state: Option<[u8; CODE_BYTES]>,
     report_to: &'t mut dyn FnMut(&Finding),
 }
 
 impl<'t, 'h> Verifier<'t, 'h> {
     fn new(
         chain: Chain,
+        state: Option<State>,
         check_seal: Option<CheckSeal<'h>>,
         report_to: &'t mut dyn FnMut(&Finding),
     ) -> Self {
@@ -154,6 +204,9 @@ impl<'t, 'h> Verifier<'t, 'h> {
             position: Position { file: PathBuf::new(), line: 0 },
             summary: Summary::default(),
             check_seal,
+            is_form_present: false,
+            state,
+            code_before_state: None,
             report_to,
         }
     }
@@ -216,10 +269,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
             self.tampered(&format!("number {} is impossible: {expected} is next", parsed.seq));
             return Ok(());
         }
-        let mut ahead = self.chain.clone();
-        while ahead.seq() < parsed.seq {
-            ahead.skip([0; CODE_BYTES]);
-        }
+        let mut ahead = ahead(self.chain.clone(), parsed.seq);
         if parsed.previous.is_none() {
             ahead.skip(parsed.code);
             self.summary.first_seq.get_or_insert(expected);
@@ -268,15 +318,27 @@ impl<'t, 'h> Verifier<'t, 'h> {
         self.summary.good_lines += 1;
         self.is_previous_bad = false;
         let event = string(line, "event").unwrap_or_default();
-        if event == checkpoint::EVENT {
-            self.checkpoint(line, parsed.seq)?;
+        let is_sealed = event == checkpoint::EVENT && self.checkpoint(line, parsed.seq)?;
+        if self.check_seal.is_some() && !is_sealed {
+            self.count_unsealed(string(line, "time").unwrap_or_default());
         }
         self.chain.skip(parsed.code);
-        self.summary.is_ended = matches!(event, "stop" | "rotate");
+        if self.state.as_ref().is_some_and(|state| state.chain.seq() == self.chain.seq()) {
+            self.code_before_state = Some(parsed.code);
+        }
+        let is_of_another = event == "stop" && string(line, IN_ANOTHER_PROCESS).is_some();
+        // The end of another process is not the log's, nor does it follow that the log goes on.
+        if !is_of_another {
+            self.summary.is_ended = matches!(event, "stop" | "rotate");
+        }
         let text = match event {
             "open" if string(line, "previousEnd") == Some("crash") => {
                 "the proxy did not end in good order before: lines that it had not written yet \
                  are lost"
+            }
+            receive::LOST_EVENT => {
+                "a process that had handed over the log ended before it had sent all of its lines: \
+                 those are lost"
             }
             "gap" => "the proxy reports that it had to leave out lines or to refuse calls",
             _ => return Ok(()),
@@ -285,25 +347,40 @@ impl<'t, 'h> Verifier<'t, 'h> {
         Ok(())
     }
 
-    /// Checks the seal of a checkpoint that is the next line of [`Self::chain`].
-    fn checkpoint(&mut self, line: &[u8], seq: u64) -> io::Result<()> {
+    fn count_unsealed(&mut self, time: &str) {
+        let unsealed = &mut self.summary.unsealed;
+        if unsealed.lines == 0 {
+            time.clone_into(&mut unsealed.since);
+        }
+        time.clone_into(&mut unsealed.until);
+        unsealed.lines += 1;
+    }
+
+    /// Checks the seal of a checkpoint that is the next line of [`Self::chain`], and returns whether
+    /// it is genuine.
+    fn checkpoint(&mut self, line: &[u8], seq: u64) -> io::Result<bool> {
         self.summary.checkpoints += 1;
-        let Some(check_seal) = &mut self.check_seal else { return Ok(()) };
-        let is_sealed = match checkpoint::parse(line, &self.chain) {
+        let Some(check_seal) = &mut self.check_seal else { return Ok(false) };
+        let seal = match checkpoint::parse(line, &self.chain) {
             Some(checkpoint) => check_seal(&checkpoint).map_err(|reason| {
                 io::Error::other(format!("line {}: {reason}", self.position.line))
             })?,
-            None => false,
+            None => Seal::None,
         };
-        if is_sealed {
-            self.summary.sealed_seq = Some(seq);
-        } else {
-            self.tampered(
-                "the HSM has not sealed this checkpoint: this line or one before was written by \
-                 someone who had the chain's first key, but not the HSM's",
-            );
+        match seal {
+            Seal::Present => self.is_form_present = true,
+            Seal::Former if !self.is_form_present => {}
+            Seal::Former | Seal::None => {
+                self.tampered(
+                    "the HSM has not sealed this checkpoint: this line or one before was written \
+                     by someone who had the chain's first key, but not the HSM's",
+                );
+                return Ok(false);
+            }
         }
-        Ok(())
+        self.summary.sealed_seq = Some(seq);
+        self.summary.unsealed = Unsealed::default();
+        Ok(true)
     }
 
     fn note_chain(&mut self, line: &[u8]) {
@@ -321,20 +398,37 @@ impl<'t, 'h> Verifier<'t, 'h> {
         (self.report_to)(&Finding { position, is_tampered, text: text.to_owned() });
     }
 
-    fn finish(mut self, state: Option<&State>) -> Summary {
+    /// Compares the state with the lines. `first` is the chain before the first line.
+    fn state(&mut self, state: &State, first: Chain) {
+        let (here, kept) = (self.chain.seq(), state.chain.seq());
+        if state.chain.id() != self.chain.id() {
+            return self.tampered("the state file belongs to another chain");
+        }
+        if here < kept {
+            self.tampered(&format!(
+                "lines number {here} to {} are missing after this line",
+                kept - 1
+            ));
+        }
+        // Its number and the last line's code are in the log, for everyone to copy. Its key is not,
+        // and can only be one that the proxy has not wiped yet.
+        let is_forged = kept.saturating_sub(here) > MAX_AUDIT_SKIP_LINES
+            || !state.chain.has_key_of(&ahead(first, kept))
+            || self.code_before_state.is_some_and(|code| code != *state.chain.previous());
+        if is_forged {
+            self.tampered(&format!(
+                "the state file is not the one that the proxy wrote before line number {kept}: it \
+                 was forged, and lines after this one may have been cut off"
+            ));
+        }
+    }
+
+    fn finish(mut self, first: Chain) -> Summary {
         if let Some(pending_gap) = self.pending_gap.take() {
             self.nothing_follows(pending_gap.position);
         }
-        if let Some(state) = state {
-            let (here, kept) = (self.chain.seq(), state.chain.seq());
-            if state.chain.id() != self.chain.id() {
-                self.tampered("the state file belongs to another chain");
-            } else if here < kept {
-                self.tampered(&format!(
-                    "lines number {here} to {} are missing after this line",
-                    kept - 1
-                ));
-            }
+        if let Some(state) = self.state.take() {
+            self.state(&state, first);
         }
         self.summary.next_seq = self.chain.seq();
         self.summary.is_other_chain &= self.summary.good_lines == 0;

@@ -169,6 +169,99 @@ fn the_end_against_the_state() {
     assert_eq!(told(&findings), [(4, "lines number 4 to 5 are missing after this line")]);
 }
 
+/// Somebody who cuts the end off finds no key in the log for a state that fits: the numbers and
+/// codes in a forged state are right, but its key is a later one, or made up.
+#[test]
+fn a_forged_state() {
+    let (lines, chain) = log(6, 6);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let (mut file, _) = super::super::state::StateFile::open(&path).unwrap();
+    let code_of = |line: &[u8]| parse(line.strip_suffix(b"\n").unwrap()).unwrap().code;
+    let id = chain.id();
+    for key in [key_of(chain.key()), key_of(&[7; CODE_BYTES])] {
+        let forged = Chain::resume(id, 4, key, code_of(&lines[3]));
+        file.save(&forged, 0, false).unwrap();
+        let (summary, findings) = check(&write(&lines[..4], &[0]).paths, Some(&path));
+        assert_eq!(summary.tampered, 1, "{findings:?}");
+        assert!(findings[0].text.contains("it was forged"), "{findings:?}");
+    }
+    // The code of the last line is the log's, too; a state of an earlier line is in order, even if
+    // its line has been removed with the oldest file.
+    let at = |seq: u64| {
+        let mut chain = self::chain();
+        lines.iter().take(usize::try_from(seq).unwrap()).for_each(|line| chain.skip(code_of(line)));
+        chain
+    };
+    let other_code = Chain::resume(id, 4, key_of(at(4).key()), [1; CODE_BYTES]);
+    for (state, first, tampered) in
+        [(at(4), 0, 0), (at(0), 0, 0), (at(2), 4, 0), (at(6), 0, 0), (other_code, 0, 1)]
+    {
+        file.save(&state, 0, false).unwrap();
+        let (mut lines, _) = log(6, first);
+        lines.drain(..first);
+        let (summary, findings) = check(&write(&lines, &[0]).paths, Some(&path));
+        assert_eq!(summary.tampered, tampered, "{findings:?}");
+    }
+}
+
+/// Verifies lines whose checkpoints the HSM judges like this, in turn.
+fn sealed(events: &[(&str, &str)], seals: &[Seal]) -> (Summary, Vec<Finding>) {
+    let mut chain = chain();
+    let mut out = Vec::new();
+    for (number, (event, time)) in events.iter().enumerate() {
+        let members = format!(
+            ",\"time\":\"{time}\",\"event\":\"{event}\",\"key\":\"k\",\"iv\":\"00\",\"sealed\":\"00\""
+        );
+        line::write(&mut out, &mut chain, members.as_bytes(), number == 0);
+    }
+    let files = write(&[out], &[0]);
+    let mut seals = seals.iter();
+    let mut ask = |_: &Checkpoint| Ok(*seals.next().unwrap());
+    let mut findings = Vec::new();
+    let mut told = |finding: &Finding| findings.push(finding.clone());
+    let start = super::tests::chain();
+    let summary = verify(&files.paths, start, None, Some(&mut ask), &mut told).unwrap();
+    (summary, findings)
+}
+
+/// The form of former versions counts up to the first checkpoint of the present form.
+#[test]
+fn forms_of_checkpoints() {
+    let (present, former, none) = (Seal::Present, Seal::Former, Seal::None);
+    for (seals, tampered, sealed_seq) in [
+        ([former, former, present], 0, Some(2)),
+        ([former, present, former], 1, Some(1)),
+        ([present, former, present], 1, Some(2)),
+        ([none, former, none], 2, Some(1)),
+        ([none, none, none], 3, None),
+    ] {
+        let (summary, findings) = sealed(&[("checkpoint", ""); 3], &seals);
+        assert_eq!((summary.tampered, summary.sealed_seq), (tampered, sealed_seq), "{findings:?}");
+    }
+}
+
+/// The lines after the last checkpoint are counted, and their age is known.
+#[test]
+fn lines_without_a_checkpoint() {
+    let at = |minute: u32| format!("2026-11-25T08:{minute:02}:00.000000Z");
+    let times: Vec<String> = (0..4).map(|number| at(10 * number)).collect();
+    let events = [("open", &*times[0]), ("checkpoint", &*times[1]), ("call", &*times[2])];
+    let now = parse_rfc3339(&times[3]).unwrap();
+    let (summary, _) = sealed(&[&events[..], &[("call", &times[3])]].concat(), &[Seal::Present]);
+    let unsealed = summary.unsealed;
+    assert_eq!((unsealed.lines, &unsealed.since, &unsealed.until), (2, &times[2], &times[3]));
+    assert_eq!((unsealed.age_secs(false, now + 5), unsealed.age_secs(true, now + 5)), (605, 600));
+    let (summary, _) = sealed(&events[..2], &[Seal::Present]);
+    assert_eq!(summary.unsealed, Unsealed::default());
+    assert_eq!(summary.unsealed.age_secs(false, now), 0);
+    // Without a genuine checkpoint, all lines count. Without a time, they are too old.
+    let (summary, _) = sealed(&events, &[Seal::None]);
+    assert_eq!(summary.unsealed.lines, 3);
+    let (summary, _) = sealed(&[("call", "yesterday")], &[]);
+    assert_eq!(summary.unsealed.age_secs(false, now), u64::MAX);
+}
+
 /// The wrong key is reported as such, and not as a change of every line.
 #[test]
 fn another_chain() {

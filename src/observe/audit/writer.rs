@@ -4,6 +4,7 @@
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use memchr::{memchr_iter, memrchr};
@@ -12,25 +13,19 @@ use super::chain::{Chain, hex, wipe_stack};
 use super::checkpoint::{self, Schedule};
 use super::config::AuditSync;
 use super::files::Files;
+use super::gaps;
 use super::line;
+use super::link::Link;
 use super::queue::Queue;
 use super::record;
 use super::state::StateFile;
 use crate::limits::{
     AUDIT_CHECKPOINT_INTERVAL, AUDIT_IDLE_INTERVAL, AUDIT_LOSS_REPORT_INTERVAL,
-    AUDIT_RETRY_INTERVAL, AUDIT_SYNC_INTERVAL, AUDIT_WRITE_BYTES, LOG_WRITE_INTERVAL,
-    MAX_ACCESS_LOG_LINE_BYTES,
+    AUDIT_RETRY_INTERVAL, AUDIT_SYNC_INTERVAL, AUDIT_TAKEOVER_POLL, AUDIT_WRITE_BYTES,
+    LOG_WRITE_INTERVAL, MAX_ACCESS_LOG_LINE_BYTES,
 };
 use crate::observe::line_queue::Requested;
 use crate::observe::timestamp::{Rfc3339, since_1970};
-
-/// Counts of missing lines that have already been reported in the log.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct ReportedGaps {
-    dropped: u64,
-    refused: u64,
-    left_out: u64,
-}
 
 /// The state in which the writer found the log.
 pub(super) struct OpenEvent {
@@ -57,8 +52,6 @@ pub(super) struct Writer {
     is_first_of_file: bool,
     members: Vec<u8>,
     time: Rfc3339,
-    reported: ReportedGaps,
-    reported_at: Instant,
     unsynced_since: Option<Instant>,
     /// True if the failure to save the state has been logged.
     has_state_failed: bool,
@@ -85,8 +78,6 @@ impl Writer {
             is_first_of_file: true,
             members: Vec::with_capacity(MAX_ACCESS_LOG_LINE_BYTES),
             time: Rfc3339::default(),
-            reported: ReportedGaps::default(),
-            reported_at: Instant::now(),
             unsynced_since: None,
             has_state_failed: false,
             checkpoints: Schedule::new(),
@@ -106,11 +97,15 @@ impl Writer {
         hex(&self.chain.id())
     }
 
-    /// Writes until a stop is requested and no lines are left.
-    pub(super) fn run(&mut self, mut batch: Vec<u8>) {
+    /// Writes the lines in `batch`, and those in the queue until a stop is requested and none is
+    /// left. Returns the process that the log was released for, if one has asked for it.
+    pub(super) fn run(&mut self, batch: &mut Vec<u8>) -> Option<Link> {
         let has_written_all = loop {
-            let requested = self.queue.lines.take(&mut batch, Some(AUDIT_IDLE_INTERVAL));
-            let is_written = self.write_batch(&batch, requested);
+            let requested = match batch.is_empty() {
+                true => self.queue.lines.take(batch, Some(self.patience())),
+                false => Requested::default(),
+            };
+            let is_written = self.write_batch(batch, requested);
             wipe_stack();
             if !is_written {
                 break false;
@@ -119,17 +114,27 @@ impl Writer {
             let was_empty = batch.is_empty();
             batch.clear();
             self.chained = 0;
-            if requested.stop && was_empty && self.queue.lines.close() {
-                break self.report_gaps(Duration::ZERO) && self.write_out();
+            if let Some(successor) = self.asking_successor() {
+                if !self.release() {
+                    break false;
+                }
+                return Some(successor);
             }
-            if !was_empty {
+            if requested.stop && was_empty {
+                self.queue.refuse_senders();
+                if self.queue.senders() == 0 && self.queue.lines.close() {
+                    break self.report_gaps(Duration::ZERO) && self.write_out();
+                }
+                thread::sleep(AUDIT_TAKEOVER_POLL);
+            } else if !was_empty {
                 self.queue.lines.pause(LOG_WRITE_INTERVAL);
             }
         };
+        self.queue.refuse_senders();
         if has_written_all {
             self.sync_now();
         } else {
-            let lost = self.lost(&batch);
+            let lost = self.lost(batch);
             tracing::error!(lost, "the audit log could not be written at the end");
             // The next start truncates an incomplete line.
             let begun = self.out.get(..self.written).unwrap_or_default();
@@ -142,6 +147,39 @@ impl Writer {
         let _ = self.state_file.sync();
         wipe_stack();
         self.queue.lines.finish();
+        None
+    }
+
+    /// Returns the wait for lines, which is shorter while another process may ask for the log.
+    fn patience(&self) -> Duration {
+        match self.queue.successor.lock().is_some() {
+            true => AUDIT_TAKEOVER_POLL,
+            false => AUDIT_IDLE_INTERVAL,
+        }
+    }
+
+    /// Returns the process that has asked for this log, if one has.
+    fn asking_successor(&self) -> Option<Link> {
+        match self.state_file.id() {
+            Ok(log) => self.queue.asking_successor(log),
+            Err(_) => None,
+        }
+    }
+
+    /// Ends the part of the log that this process writes. Returns false if it cannot be written and
+    /// the process is ending.
+    fn release(&mut self) -> bool {
+        if !self.report_gaps(Duration::ZERO) {
+            return false;
+        }
+        self.add_event("handover", &[], &[]);
+        if !self.write_out() {
+            return false;
+        }
+        self.save_state(true);
+        self.sync_now();
+        wipe_stack();
+        true
     }
 
     /// Returns the number of lines that will never be in the file.
@@ -240,24 +278,12 @@ impl Writer {
     /// Records in the log how many lines are missing, at most once per `interval`. Returns false in
     /// the same case as [`Self::write_out`].
     fn report_gaps(&mut self, interval: Duration) -> bool {
-        let counters = &self.queue.counters;
-        let now = ReportedGaps {
-            dropped: counters.dropped.get(),
-            refused: counters.refused.get(),
-            left_out: counters.left_out.get(),
-        };
-        if now != self.reported && self.reported_at.elapsed() >= interval {
-            let numbers = [
-                ("droppedLines", now.dropped - self.reported.dropped),
-                ("refusedCalls", now.refused - self.reported.refused),
-                ("leftOutUnauthenticatedCalls", now.left_out - self.reported.left_out),
-            ];
-            self.add_event("gap", &[], &numbers);
-            self.reported = now;
-            self.reported_at = Instant::now();
-            return self.write_out();
-        }
-        true
+        let queue = Arc::clone(&self.queue);
+        let due = queue.gaps.lock().due(&queue.counters, interval);
+        let Some((numbers, counts)) = due else { return true };
+        self.add_event(gaps::EVENT, &[], &numbers);
+        queue.gaps.lock().reported(counts);
+        self.write_out()
     }
 
     /// Writes all of [`Self::out`], retrying until it succeeds. Returns false if that fails and the
@@ -337,7 +363,7 @@ impl Writer {
         if let Err(error) = self.files.sync_names() {
             self.note_unsynced(&error);
         }
-        if let Err(error) = self.files.remove_old() {
+        if let Err(error) = self.files.remove_old(&self.chain_id()) {
             tracing::warn!(%error, "old files of the audit log cannot be removed");
         }
         self.begin_file("continue")

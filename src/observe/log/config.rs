@@ -17,7 +17,7 @@ pub struct LogConfig {
     pub format: LogFormat,
 }
 
-/// `[tracing] directory`, `file_prefix`, `rotation_kind`
+/// `[tracing] directory`, `file_prefix`, `rotation_kind`, `file_mode`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFile {
     /// Directory of the files; created if it is missing.
@@ -26,6 +26,8 @@ pub struct LogFile {
     pub prefix: String,
     /// Interval at which a new file begins.
     pub rotation: Rotation,
+    /// Mode of a new file.
+    pub mode: u32,
 }
 
 /// `[tracing] rotation_kind`

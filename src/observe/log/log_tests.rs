@@ -14,6 +14,7 @@ pub fn file_config(directory: &Path, format: LogFormat) -> LogConfig {
         directory: directory.to_owned(),
         prefix: "calls".to_owned(),
         rotation: Rotation::Never,
+        mode: 0o640,
     };
     LogConfig { stdout: false, file: Some(file), level: Level::INFO, format }
 }

@@ -24,6 +24,7 @@ use tracing_subscriber::{Registry, reload};
 use self::access_log::AccessLog;
 pub use self::config::{LogConfig, LogFile, Rotation};
 use self::events::EventLayer;
+use self::file::RotatingFile;
 use self::level::SharedLevel;
 use self::output::Output;
 pub use self::outputs::LostLines;
@@ -61,7 +62,7 @@ impl Log {
         let mut outputs = Vec::new();
         if let Some(file) = &config.file {
             let file = file.clone();
-            let sink = Sink::opened_by(move || Ok(Box::new(file::open(&file)?)))?;
+            let sink = Sink::opened_by(move || Ok(Box::new(RotatingFile::open(&file)?)))?;
             outputs.push(Output::start("file", sink, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
         if config.stdout {

@@ -159,8 +159,7 @@ impl Writer {
     fn write_some(&mut self, bytes: &[u8]) -> usize {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            // The file's appender prints its errors to stderr, and printing panics if stderr is
-            // closed. That must not end the log.
+            // Whatever happens in a sink must not end the log.
             let result = catch_unwind(AssertUnwindSafe(|| self.sink.write(rest)));
             match result.unwrap_or_else(|_| Err(io::Error::other("panicked"))) {
                 Ok(0) => break,

@@ -160,6 +160,7 @@ impl Reloader {
 
         let (former, metrics) = (Some(&*self.service), Some(&*self.metrics));
         let service = Arc::new(settings.service_after(former, metrics));
+        self.state.usage.extend(&settings, service.labels()).map_err(|refusal| vec![refusal])?;
         let hsm = if is_same_fleet {
             let has_new = service.labels().len() > self.service.labels().len();
             if !former_hsm.extend_labels(service.labels(), MAX_START_WAIT) {
@@ -179,6 +180,7 @@ impl Reloader {
 
         // Nothing below can fail.
         self.state.read_again(&settings);
+        self.state.usage.limit(&settings, service.labels());
         hsm.prove_again();
         let config = settings.server_config();
         let max_connections = self.changes.put(Arc::clone(&service), Arc::clone(&hsm), &config);

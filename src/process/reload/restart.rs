@@ -25,7 +25,7 @@ pub(super) fn members(started: &Settings, new: &Settings) -> Vec<&'static str> {
         ("tracing.is_stdout_writer_enabled", log.stdout != other_log.stdout),
         ("tracing.is_file_writer_enabled", log.file.is_some() != other_log.file.is_some()),
         (
-            "tracing.directory, file_prefix or rotation_kind",
+            "tracing.directory, file_prefix, rotation_kind or file_mode",
             log.file.is_some() && other_log.file.is_some() && log.file != other_log.file,
         ),
         ("tracing.format", log.format != other_log.format),

@@ -221,6 +221,13 @@ impl From<Failure> for ApiError {
                 "the HSM's tokens hold different keys under that CKA_LABEL: the proxy's operator has \
                  to say which is right",
             ),
+            Failure::LimitReached(limit) => Self::new(
+                InvalidState,
+                format!(
+                    "the HSM key has made {limit} encryptions, its limit: the proxy's operator has \
+                     to rotate it"
+                ),
+            ),
             Failure::MayNotEncrypt => {
                 Self::new(InvalidKeyUsage, "the key may not encrypt (CKA_ENCRYPT)")
             }

@@ -176,6 +176,12 @@ pub(super) const TOKENS: SectionSchema = SectionSchema {
             IN_CAPABILITIES,
             "As in `[hsm_capabilities]`.",
         ),
+        optional(
+            "has_deterministic_ivs",
+            Form::Boolean,
+            IN_CAPABILITIES,
+            "As in `[hsm_capabilities]`.",
+        ),
     ],
 };
 
@@ -232,6 +238,13 @@ pub(super) const CAPABILITIES: SectionSchema = SectionSchema {
             Form::Boolean,
             BY_PROFILE,
             "Passes the first `CK_GCM_PARAMS` of PKCS#11 2.40, which has no `ulIvBits`.",
+        ),
+        optional(
+            "has_deterministic_ivs",
+            Form::Boolean,
+            Absent::Boolean(false),
+            "Whether the HSM's documentation says that its vectors for AES-GCM are deterministic (NIST \
+             SP 800-38D, 8.2.1), never random, so that no limit of 2^32 encryptions applies.",
         ),
     ],
 };

@@ -36,6 +36,7 @@ pub const SECTIONS: &[SectionSchema] = &[
     operations::ADMIN,
     operations::AUDIT,
     operations::STATE,
+    operations::ENCRYPTION_COUNT,
 ];
 
 /// Returns the names that may appear in a section: those of its members and of the sections below

@@ -1,7 +1,9 @@
-//! `[admin]`, `[audit]` and `[state]`
+//! `[admin]`, `[audit]`, `[state]` and `[encryption_count]`
 
 use super::member::{Absent, Form, SectionSchema, integer, optional, required, switch};
-use crate::limits::{MAX_AUDIT_FILE_BYTES, MAX_AUDIT_RETAINED_FILES, MIN_AUDIT_FILE_BYTES};
+use crate::limits::{
+    MAX_AUDIT_FILE_BYTES, MAX_AUDIT_RETAINED_FILES, MIN_AUDIT_FILE_BYTES, RANDOM_IV_LIMIT,
+};
 
 pub(super) const ADMIN: SectionSchema = SectionSchema {
     path: "admin",
@@ -111,7 +113,29 @@ pub(super) const STATE: SectionSchema = SectionSchema {
     members: &[required(
         "directory",
         Form::Path,
-        "Absolute path of the directory for the keys' witnesses; it is created with mode 0700 if \
-         it is missing.",
+        "Absolute path of the directory for the keys' witnesses and the counts of their uses; it is \
+         created with mode 0700 if it is missing.",
     )],
+};
+
+pub(super) const ENCRYPTION_COUNT: SectionSchema = SectionSchema {
+    path: "encryption_count",
+    is_list: false,
+    meaning: "The limit of encryptions under each HSM key; they are counted in any case.",
+    members: &[
+        optional(
+            "at_limit",
+            Form::OneOf(&["warn", "refuse"]),
+            Absent::Text("warn"),
+            "Whether a key that has reached the limit goes on encrypting, with errors in the log \
+             and alerts, or refuses to. It decrypts in any case.",
+        ),
+        optional(
+            "limit",
+            integer(1, RANDOM_IV_LIMIT, "encryptions"),
+            Absent::Described("4294967296; none with deterministic IVs"),
+            "Encryptions under one key. Several proxies with separate state directories share the \
+             limit of 2^32: give each its part.",
+        ),
+    ],
 };

@@ -73,7 +73,8 @@ pub(super) const SERVER: SectionSchema = SectionSchema {
             "pid_file",
             Form::Path,
             Absent::None,
-            "File that holds the process id while the proxy serves; `xks-proxy reload` reads it.",
+            "File that holds the process id while the proxy serves; `xks-proxy reload` reads it. Not a \
+             symbolic link, nor the file of another running proxy.",
         ),
         optional(
             "proxy_protocol_from",
@@ -158,5 +159,11 @@ const TRACING_MEMBERS: &[MemberSchema] = &[
         Form::OneOf(&["MINUTELY", "HOURLY", "DAILY", "NEVER"]),
         Absent::Described("required by the file writer"),
         "How often a new log file begins.",
+    ),
+    optional(
+        "file_mode",
+        Form::OneOf(&["0600", "0640", "0644"]),
+        Absent::Text("0640"),
+        "Mode of new log files: who besides the proxy's user may read them.",
     ),
 ];

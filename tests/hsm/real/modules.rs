@@ -331,7 +331,7 @@ fn what_is_no_module_is_a_start_error() {
     for path in ["/nonexistent/module.so", "/usr/lib/x86_64-linux-gnu/libc.so.6", "/etc/passwd"] {
         let error = Hsm::start(config(vec![first(PathBuf::from(path))], &LABELS), Vec::new());
         let message = error.err().expect("it must not start").message;
-        assert!(message.starts_with(path), "{message}");
+        assert!(message.starts_with(&format!("{path:?}")), "{message}");
     }
 }
 

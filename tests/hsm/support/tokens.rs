@@ -177,5 +177,6 @@ pub fn config(tokens: Vec<TokenConfig>, labels: &[&str]) -> Config {
         storeless_keys: Vec::new(),
         hedging: Hedging::default(),
         witnesses: Arc::default(),
+        usage: Arc::default(),
     }
 }

@@ -46,7 +46,7 @@ impl Calls {
         if evidence != Evidence::Passed && token.missed.keys() == 0 {
             keys.uses(None);
             if let Some(handle) = self.ensure_session_key(token) {
-                let works = self.works(token, handle, direction);
+                let works = self.works(token, (None, handle), direction);
                 evidence = evidence.or(works.unwrap_or(Evidence::Failed));
             }
         }
@@ -115,12 +115,13 @@ impl Calls {
     /// again.
     pub fn key_works(&mut self, token: &Shared, index: KeyIndex, direction: Direction) -> Evidence {
         let Some(key) = token.keys.get(index) else { return Evidence::Unavailable };
-        match self.works(token, key.handle, direction) {
+        match self.works(token, (Some(index), key.handle), direction) {
             Err(Stale) if token.keys.may_replace(index, key.handle, Instant::now()) => {
                 let session = self.session().ok();
                 let found = session.and_then(|it| token.keys.replace(it, index, key.handle).ok());
                 let Some(Some(found)) = found else { return Evidence::Failed };
-                self.works(token, found.handle, direction).unwrap_or(Evidence::Failed)
+                self.works(token, (Some(index), found.handle), direction)
+                    .unwrap_or(Evidence::Failed)
             }
             result => result.unwrap_or(Evidence::Failed),
         }
@@ -131,7 +132,7 @@ impl Calls {
     fn works(
         &mut self,
         token: &Shared,
-        handle: CK_OBJECT_HANDLE,
+        (key, handle): (Option<KeyIndex>, CK_OBJECT_HANDLE),
         direction: Direction,
     ) -> Result<Evidence, Stale> {
         let known = self.evidence.take_if(|known| known.handle == handle);
@@ -139,7 +140,13 @@ impl Calls {
             (Direction::Decrypt, Some(known)) => known,
             (Direction::Encrypt, _) | (Direction::Decrypt, None) => {
                 let mut ciphertext = Vec::new();
-                match self.encrypt_bytes(token, handle, &[], &KNOWN_PLAINTEXT, &mut ciphertext) {
+                match self.encrypt_bytes(
+                    token,
+                    (key, handle),
+                    &[],
+                    &KNOWN_PLAINTEXT,
+                    &mut ciphertext,
+                ) {
                     Ok(iv) => KnownGood { handle, iv, ciphertext },
                     Err(Trouble::StaleHandle(_)) => return Err(Stale),
                     Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => {
@@ -167,7 +174,8 @@ impl Calls {
         let works = match failed.direction {
             Some(Direction::Decrypt) if key.attributes.encrypt => {
                 let (plaintext, mut ciphertext) = (&KNOWN_PLAINTEXT, Vec::new());
-                self.encrypt_bytes(token, key.handle, &[], plaintext, &mut ciphertext).is_ok()
+                let counted = (Some(failed.key), key.handle);
+                self.encrypt_bytes(token, counted, &[], plaintext, &mut ciphertext).is_ok()
             }
             Some(Direction::Encrypt) => {
                 let sample = token.sample.lock().clone();

@@ -11,12 +11,18 @@ use crate::hsm::pkcs11::known_good::{KNOWN_PLAINTEXT, KnownGood, SessionKey};
 use crate::hsm::pkcs11::native::{Attribute, RawError};
 use crate::hsm::pkcs11::shared::Shared;
 use crate::hsm::pkcs11::trouble::{NO_SESSION, Trouble, fault_of, fault_of_class, malformed};
-use crate::job::{Failure, Iv};
+use crate::job::{Failure, Iv, KeyIndex};
 
 impl Calls {
     /// Checks with a known-good operation that the token, this session and this key work. If they
     /// do not, returns a fault with `code`, the ambiguous code that led to this check.
-    pub fn known_good(&mut self, token: &Shared, key: &Key, code: CK_RV) -> Result<(), Trouble> {
+    pub fn known_good(
+        &mut self,
+        token: &Shared,
+        index: KeyIndex,
+        key: &Key,
+        code: CK_RV,
+    ) -> Result<(), Trouble> {
         // A session in which the failed operation is still active is no evidence about the token.
         let broken = |fault: Fault| {
             let blame = if fault.blame == Blame::Session { fault.blame } else { Blame::Token };
@@ -33,8 +39,8 @@ impl Calls {
             }
         }
         let mut ciphertext = Vec::new();
-        let aad = &[];
-        match self.encrypt_bytes(token, key.handle, aad, &KNOWN_PLAINTEXT, &mut ciphertext) {
+        let counted = (Some(index), key.handle);
+        match self.encrypt_bytes(token, counted, &[], &KNOWN_PLAINTEXT, &mut ciphertext) {
             Ok(iv) => {
                 self.decrypts_to_known(token, key.handle, &iv, &ciphertext).map_err(broken)?;
                 self.known_good = Some(KnownGood { handle: key.handle, iv, ciphertext });
@@ -78,7 +84,7 @@ impl Calls {
             && keys.may_use(index)
         {
             keys.uses(Some(index));
-            match self.check_with(token, &key) {
+            match self.check_with(token, index, &key) {
                 Ok(Some(health)) => return Ok(health),
                 Ok(None) => {}
                 Err(trouble) => fault = Some(trouble),
@@ -92,7 +98,7 @@ impl Calls {
         }
         for (index, key) in token.keys.for_health_check(&|key| keys.may_use(key)) {
             keys.uses(Some(index));
-            match self.check_with(token, &key) {
+            match self.check_with(token, index, &key) {
                 Ok(Some(health)) => return Ok(health),
                 Ok(None) => {}
                 Err(trouble) => fault = Some(trouble),
@@ -123,7 +129,8 @@ impl Calls {
         }
         let SessionKey::Made(handle) = self.session_key else { return Ok(false) };
         let mut ciphertext = Vec::new();
-        match self.encrypt_bytes(token, handle, &[], &KNOWN_PLAINTEXT, &mut ciphertext) {
+        let counted = (None, handle);
+        match self.encrypt_bytes(token, counted, &[], &KNOWN_PLAINTEXT, &mut ciphertext) {
             Ok(iv) => {
                 self.decrypts_to_known(token, handle, &iv, &ciphertext)?;
                 Ok(true)
@@ -140,9 +147,15 @@ impl Calls {
 
     /// Performs a round trip with a configured key. Returns `None` if this is no evidence about the
     /// token.
-    fn check_with(&mut self, token: &Shared, key: &Key) -> Result<Option<Health>, Fault> {
+    fn check_with(
+        &mut self,
+        token: &Shared,
+        index: KeyIndex,
+        key: &Key,
+    ) -> Result<Option<Health>, Fault> {
         let mut ciphertext = Vec::new();
-        match self.encrypt_bytes(token, key.handle, &[], &KNOWN_PLAINTEXT, &mut ciphertext) {
+        let counted = (Some(index), key.handle);
+        match self.encrypt_bytes(token, counted, &[], &KNOWN_PLAINTEXT, &mut ciphertext) {
             Ok(_) if !key.attributes.decrypt => Ok(Some(Health::Good)),
             Ok(iv) => match self.decrypts_to_known(token, key.handle, &iv, &ciphertext) {
                 Ok(()) => {

@@ -125,7 +125,8 @@ impl Calls {
     fn round_trip(&mut self, token: &Shared, handle: CK_OBJECT_HANDLE) -> Result<(), String> {
         let advice = "does [hsm_capabilities] fit this HSM? `xks-proxy probe-hsm` finds out";
         let mut sealed = Vec::new();
-        let iv = self.encrypt_bytes(token, handle, &[], &KNOWN_PLAINTEXT, &mut sealed);
+        // No index stands for the key yet. The command records this encryption.
+        let iv = self.encrypt_bytes(token, (None, handle), &[], &KNOWN_PLAINTEXT, &mut sealed);
         let iv = iv.map_err(|trouble| {
             let why = match trouble {
                 Trouble::StaleHandle(code) => codes::describe(code),

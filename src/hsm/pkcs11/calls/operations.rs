@@ -19,6 +19,7 @@ use crate::hsm::pkcs11::shared::Shared;
 use crate::hsm::pkcs11::trouble::{
     NO_SESSION, Trouble, fault_of, fault_of_class, malformed, trouble_of,
 };
+use crate::hsm::usage::LimitReached;
 use crate::job::{Failure, Iv, KeyIndex, Operation, Request, Success};
 use crate::limits::{GCM_IV_BYTES, GCM_TAG_BYTES};
 
@@ -109,13 +110,36 @@ impl Calls {
         request: &Request,
         output: &mut Vec<u8>,
     ) -> Result<Iv, Trouble> {
-        self.encrypt_bytes(token, handle, request.aad.as_slice(), &request.input, output)
+        let usage = token.keys.labels().usage();
+        let count = || usage.encrypts_for_request(request.key);
+        let (aad, plaintext) = (request.aad.as_slice(), &request.input);
+        self.encrypt_once(token, handle, count, aad, plaintext, output)
     }
 
+    /// Encrypts for the proxy itself. `key` is the key's index, or `None` for a session key, whose
+    /// uses do not count.
     pub fn encrypt_bytes(
         &mut self,
         token: &Shared,
+        (key, handle): (Option<KeyIndex>, CK_OBJECT_HANDLE),
+        aad: &[u8],
+        plaintext: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<Iv, Trouble> {
+        let usage = token.keys.labels().usage();
+        let count = || {
+            key.inspect(|key| usage.encrypts(*key));
+            Ok(())
+        };
+        self.encrypt_once(token, handle, count, aad, plaintext, output)
+    }
+
+    /// Calls C_EncryptInit and C_Encrypt once. `count` counts this, and may refuse it.
+    fn encrypt_once(
+        &mut self,
+        token: &Shared,
         handle: CK_OBJECT_HANDLE,
+        count: impl FnOnce() -> Result<(), LimitReached>,
         aad: &[u8],
         plaintext: &[u8],
         output: &mut Vec<u8>,
@@ -138,6 +162,7 @@ impl Calls {
         }
         let raw = &token.module.raw;
         let form = token.config.rules.form;
+        count().map_err(|LimitReached(limit)| Fault::answer(Failure::LimitReached(limit)))?;
         let result =
             raw.encrypt(form, session.handle(), handle, &mut iv, aad, plaintext, output, || {});
         token.counted(result).map_err(|error| match error {
@@ -191,7 +216,7 @@ impl Calls {
             Err(RawError::Operation(code)) => match token.class_of_decrypt(code) {
                 Class::BadCiphertext => Ok(false),
                 Class::Ambiguous | Class::AmbiguousRequest => {
-                    self.known_good(token, key, code)?;
+                    self.known_good(token, request.key, key, code)?;
                     Ok(false)
                 }
                 _ => Err(trouble_of(code, Failure::MayNotDecrypt)),
@@ -215,6 +240,7 @@ impl Calls {
         };
         let session = self.session.as_ref().ok_or(NO_SESSION)?;
         let aad = request.aad.as_slice();
+        token.keys.labels().usage().decrypts(request.key);
         let result = token.decrypt(session, key.handle, iv, aad, &request.input, output);
         match result {
             Ok(()) if output.len() == plaintext_bytes => Ok(Success::Decrypted),
@@ -234,7 +260,7 @@ impl Calls {
                 // The device may be failing or too busy. The ciphertext is at fault only if it
                 // fails repeatedly while a known-good one decrypts.
                 Class::Ambiguous | Class::AmbiguousRequest => {
-                    self.known_good(token, key, code)?;
+                    self.known_good(token, request.key, key, code)?;
                     self.try_before_refusal(token, request.key, key);
                     let failure = Failure::InvalidCiphertext;
                     Err(Fault { failure, blame: Blame::Suspect }.into())

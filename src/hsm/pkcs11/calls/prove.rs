@@ -184,7 +184,7 @@ impl Calls {
                 if !(key.attributes.encrypt && key.attributes.decrypt) {
                     return Ok(Proof::Unproven("it may not encrypt and decrypt".to_owned()));
                 }
-                let witness = self.make_witness(token, key)?;
+                let witness = self.make_witness(token, index, key)?;
                 if witnesses.offer(label, witness, token.member, &token.identity()) {
                     token.keys.is_proven(index, key.handle, era);
                     return Ok(Proof::Made);
@@ -192,7 +192,7 @@ impl Calls {
                 // Another token was faster, and its witness is the one to use.
                 continue;
             };
-            match self.compare(token, key, &witness)? {
+            match self.compare(token, index, key, &witness)? {
                 Comparison::Same => {
                     witnesses.agrees(label, token.member);
                     if witnesses.is_disputed(label) {
@@ -229,10 +229,15 @@ impl Calls {
 
     /// Makes a witness. It counts only once it decrypts, since the token may compute a wrong
     /// result.
-    fn make_witness(&mut self, token: &Shared, key: &Key) -> Result<Witness, Trouble> {
+    fn make_witness(
+        &mut self,
+        token: &Shared,
+        index: KeyIndex,
+        key: &Key,
+    ) -> Result<Witness, Trouble> {
         let mut ciphertext = Vec::new();
-        let plaintext = &WITNESS_PLAINTEXT;
-        let iv = self.encrypt_bytes(token, key.handle, &WITNESS_AAD, plaintext, &mut ciphertext)?;
+        let (plaintext, counted) = (&WITNESS_PLAINTEXT, (Some(index), key.handle));
+        let iv = self.encrypt_bytes(token, counted, &WITNESS_AAD, plaintext, &mut ciphertext)?;
         let made_unix_secs =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let witness = Witness { iv, ciphertext, made_by: token.identity().id, made_unix_secs };
@@ -247,6 +252,7 @@ impl Calls {
     fn compare(
         &mut self,
         token: &Shared,
+        index: KeyIndex,
         key: &Key,
         witness: &Witness,
     ) -> Result<Comparison, Trouble> {
@@ -264,7 +270,7 @@ impl Calls {
                 let reason = "it refuses the witness, and may not encrypt to show that it works";
                 return Ok(Comparison::Impossible(reason.to_owned()));
             }
-            self.known_good(token, key, code)?;
+            self.known_good(token, index, key, code)?;
             refusals += 1;
             if refusals >= if is_definite { DEFINITE_REFUSALS } else { SUSPICIONS } {
                 return Ok(Comparison::Different);
