@@ -13,5 +13,6 @@ mod commands;
 mod links;
 mod log_texts;
 mod pages;
+mod partitions;
 mod settings;
 mod threats;
