@@ -8,7 +8,8 @@ use xks_proxy::hsm::key_date::Date;
 use xks_proxy::observe::timestamp::unix_secs;
 
 use crate::common::token::{self, Module};
-use crate::common::{Prepared, Setup, tools};
+use crate::common::{Prepared, Setup, tools, xks};
+use crate::metrics::watched;
 
 /// The day that is this many days from today.
 fn day(days: u64) -> String {
@@ -221,6 +222,42 @@ fn attributes_that_are_not_reported() {
     }
 }
 
+/// The counted uses of a key, from the state directory.
+#[test]
+fn uses_are_counted() {
+    let prepared = watched().prepare();
+    assert_eq!(key_of(&listed(&prepared), 0, "foo")["usage"], Json::Null);
+    let (_, printed) = prepared.run(&["keys"]);
+    let unknown = "used        unknown: the settings have no [state] directory";
+    assert!(block(&printed, "foo").contains(unknown), "{printed}");
+
+    let state = prepared.directory().join("state").to_str().unwrap().to_owned();
+    let mut proxy = prepared.start_with("state.directory", state);
+    let client = proxy.client();
+    let encrypt = || client.call("keys/foo/encrypt", &xks::encrypt(b"x", None)).ok();
+    let all = [encrypt(), encrypt(), encrypt()];
+    for encrypted in &all[1..] {
+        client.call("keys/foo/decrypt", &xks::decrypt(encrypted, None)).ok();
+    }
+    proxy.signal("TERM");
+    proxy.wait_for_end();
+    let (code, printed) = proxy.run(&["keys", "--json"]);
+    assert_eq!(code, Some(0), "{printed}");
+    let list: Json = serde_json::from_str(&printed).unwrap();
+    let usage = &key_of(&list, 0, "foo")["usage"];
+    // The proxy's own encryptions count too; of the decryptions, those for clients.
+    assert!(usage["encryptions"].as_u64().unwrap() >= 3, "{usage}");
+    assert_eq!(usage["decryptions"], 2, "{usage}");
+    let now = unix_secs(SystemTime::now());
+    for member in ["lastEncryption", "lastDecryption"] {
+        let then = usage[member].as_u64().unwrap();
+        assert!(then <= now && now - then < 120, "{usage}");
+    }
+    let (_, printed) = proxy.run(&["keys"]);
+    let words: Vec<&str> = block(&printed, "foo").split_whitespace().collect();
+    assert!(words.join(" ").contains("; decryptions 2, last 20"), "{printed}");
+}
+
 /// A running proxy warns of end dates at its start, and its metrics have them.
 #[test]
 fn end_dates() {
@@ -245,8 +282,7 @@ fn end_dates() {
          {good}\n"
     );
     assert!(metrics.contains(&sample), "{metrics}");
-    assert!(
-        metrics.contains("key=\"ending\"} ") && !metrics.contains("key=\"foo\"} 1"),
-        "{metrics}"
-    );
+    let family = "xks_proxy_hsm_key_end_date_timestamp_seconds{";
+    let dated = metrics.lines().filter(|line| line.starts_with(family)).count();
+    assert_eq!(dated, 2, "\"foo\" has no date: {metrics}");
 }

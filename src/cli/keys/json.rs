@@ -4,6 +4,8 @@
 use serde::Serialize;
 
 use super::audit::{KeyAudit, StoreUse, Warning, audits};
+use super::counts::Counts;
+use super::usage_sums::Sum;
 use crate::exit::Failed;
 use crate::hsm::inventory::{KeyDetails, TokenInventory};
 use crate::hsm::key_date::{Date, KeyDate};
@@ -59,6 +61,8 @@ struct KeyEntry<'t> {
     end_date: Option<String>,
     external_key_ids: Vec<ExternalKeyId<'t>>,
     other_uses: &'t [&'static str],
+    /// Null if nothing is recorded.
+    usage: Option<UsageEntry>,
     warnings: Vec<WarningEntry<'t>>,
 }
 
@@ -83,6 +87,19 @@ struct ExternalKeyId<'t> {
     retired: bool,
 }
 
+/// The use of a key as this proxy's state directory records it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UsageEntry {
+    encryptions: u64,
+    decryptions: u64,
+    /// Seconds since 1970; null if never.
+    last_encryption: Option<u64>,
+    last_decryption: Option<u64>,
+    /// False if there may have been more encryptions.
+    complete: bool,
+}
+
 #[derive(Serialize)]
 struct WarningEntry<'t> {
     code: &'t str,
@@ -96,16 +113,21 @@ struct WarningEntry<'t> {
 pub(super) fn document(
     tokens: &[TokenInventory],
     settings: &Settings,
+    counts: &Counts,
     today: Date,
 ) -> Result<String, Failed> {
     let audits: Vec<_> = tokens.iter().map(|token| audits(token, settings, today)).collect();
     let tokens =
-        tokens.iter().zip(&audits).map(|(token, audits)| of_token(token, audits)).collect();
+        tokens.iter().zip(&audits).map(|(token, audits)| of_token(token, audits, counts)).collect();
     serde_json::to_string_pretty(&Document { format: FORMAT, version: VERSION, tokens })
         .map_err(|error| Failed::unavailable(error.to_string()))
 }
 
-fn of_token<'t>(token: &'t TokenInventory, audits: &'t [KeyAudit<'t>]) -> TokenEntry<'t> {
+fn of_token<'t>(
+    token: &'t TokenInventory,
+    audits: &'t [KeyAudit<'t>],
+    counts: &Counts,
+) -> TokenEntry<'t> {
     let slot = token.slot.as_ref();
     TokenEntry {
         module: token.module.display().to_string(),
@@ -117,11 +139,11 @@ fn of_token<'t>(token: &'t TokenInventory, audits: &'t [KeyAudit<'t>]) -> TokenE
         slot: slot.map(|slot| slot.id),
         trouble: token.trouble.as_deref(),
         missing: &token.missing,
-        keys: audits.iter().map(of_key).collect(),
+        keys: audits.iter().map(|audit| of_key(audit, counts)).collect(),
     }
 }
 
-fn of_key<'t>(audit: &'t KeyAudit<'t>) -> KeyEntry<'t> {
+fn of_key<'t>(audit: &'t KeyAudit<'t>, counts: &Counts) -> KeyEntry<'t> {
     let KeyAudit { key, details, stores, others, warnings } = audit;
     let KeyDetails { encrypt, decrypt, sign, verify, wrap, unwrap, derive, .. } = *details;
     KeyEntry {
@@ -142,6 +164,7 @@ fn of_key<'t>(audit: &'t KeyAudit<'t>) -> KeyEntry<'t> {
         end_date: date(details.end_date),
         external_key_ids: stores.iter().map(of_store).collect(),
         other_uses: others,
+        usage: counts.of(key).map(|sum| of_sum(&sum)),
         warnings: warnings.iter().map(of_warning).collect(),
     }
 }
@@ -154,6 +177,17 @@ fn of_store(it: &StoreUse) -> ExternalKeyId<'_> {
         version: *version,
         encrypts: *encrypts,
         retired: *is_retired,
+    }
+}
+
+fn of_sum(sum: &Sum) -> UsageEntry {
+    let time = |unix_secs: u64| (unix_secs != 0).then_some(unix_secs);
+    UsageEntry {
+        encryptions: sum.encrypts,
+        decryptions: sum.decrypts,
+        last_encryption: time(sum.last_encrypt),
+        last_decryption: time(sum.last_decrypt),
+        complete: sum.incomplete.is_none(),
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::super::{admin_client, settings_file};
 use super::audit::{KeyAudit, audits};
+use super::counts::Counts;
 use super::json;
 use crate::client::Trust;
 use crate::exit::{EXIT_UNAVAILABLE, Failed};
@@ -32,12 +33,13 @@ pub fn run(file: Option<&Path>, is_json: bool) -> Result<(), Failed> {
     let standalone = StandaloneHsm::start(&settings, &settings.service())?;
     let tokens = standalone.hsm().detailed_inventory();
     let today = Date::of_unix_secs(unix_secs(SystemTime::now()));
+    let counts = Counts::read(&settings);
     if is_json {
-        outln!("{}", json::document(&tokens, &settings, today)?);
+        outln!("{}", json::document(&tokens, &settings, &counts, today)?);
     } else {
         for token in &tokens {
             print_token(token);
-            print_keys(&audits(token, &settings, today), token);
+            print_keys(&audits(token, &settings, today), &counts, token);
         }
         print_out_of_use(&settings);
     }
@@ -74,10 +76,10 @@ pub(in crate::cli) fn print_token(token: &TokenInventory) {
 }
 
 /// Prints a block for each key: first those that the settings name.
-fn print_keys(audits: &[KeyAudit<'_>], token: &TokenInventory) {
+fn print_keys(audits: &[KeyAudit<'_>], counts: &Counts, token: &TokenInventory) {
     let (named, others): (Vec<_>, Vec<_>) = audits.iter().partition(|it| it.is_named());
     for audit in named.into_iter().chain(others) {
-        outln!("\n{}", block(audit));
+        outln!("\n{}", block(audit, counts));
     }
     for name in &token.missing {
         outln!("\n{name}\n  MISSING: the settings name it, and no AES token key has this name");
@@ -85,7 +87,7 @@ fn print_keys(audits: &[KeyAudit<'_>], token: &TokenInventory) {
 }
 
 /// Returns the lines about one key.
-fn block(audit: &KeyAudit<'_>) -> String {
+fn block(audit: &KeyAudit<'_>, counts: &Counts) -> String {
     let KeyAudit { key, details, .. } = audit;
     let label = if key.label.is_empty() { "(no label)" } else { &*key.label };
     let id = if key.id.is_empty() { "none".to_owned() } else { hex(&key.id) };
@@ -108,6 +110,9 @@ fn block(audit: &KeyAudit<'_>) -> String {
     );
     line("may", may(details));
     line("dates", format!("start {}, end {}", date(details.start_date), date(details.end_date)));
+    if audit.is_named() {
+        line("used", counts.told(key));
+    }
     for warning in &audit.warnings {
         line("WARNING", warning.text.clone());
     }

@@ -1,6 +1,7 @@
 //! `xks-proxy keys`: lists the keys of the tokens, proves, makes and rotates them.
 
 mod audit;
+mod counts;
 mod json;
 mod list;
 mod making;
