@@ -12,8 +12,11 @@ use crate::exit::{EXIT_ARGUMENTS, EXIT_SETTINGS, Failed};
 use crate::output::{self, errln};
 use crate::settings::Credential;
 
-/// Upper bound of the file: its longest strings have 128, 30 and 64 bytes.
+/// Upper bound of the file: its longest strings have 128, 30, 64 and 12 bytes.
 const MAX_FILE_BYTES: usize = 1024;
+
+/// Length of the id of an AWS account.
+const ACCOUNT_ID_DIGITS: usize = 12;
 
 /// The command line of `kms-config`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +26,10 @@ pub struct Arguments {
     /// The credential for KMS, if not the one listed last in the settings
     #[arg(long, value_name = "ID")]
     access_key_id: Option<String>,
+    /// The account that owns the VPC endpoint service, if it is not the key store's; for the AWS
+    /// CLI only
+    #[arg(long, value_name = "ACCOUNT", value_parser = account_id)]
+    vpc_endpoint_service_owner: Option<String>,
     /// Write to a new file of mode 0600 instead of standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -40,6 +47,8 @@ pub struct Arguments {
 struct ProxyConfiguration<'c> {
     xks_proxy_uri_path: String,
     xks_proxy_authentication_credential: AuthenticationCredential<'c>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xks_proxy_vpc_endpoint_service_owner: Option<&'c str>,
 }
 
 #[derive(Serialize)]
@@ -63,7 +72,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     let store = which_store::named(&settings, arguments.store.as_deref())?;
     let prefix = store.uri_path_prefix.as_str();
     let credential = choose(prefix, &store.credentials, arguments.access_key_id.as_deref())?;
-    let json = json(prefix, credential)
+    let json = json(prefix, credential, arguments.vpc_endpoint_service_owner.as_deref())
         .map_err(|error| Failed::unavailable(format!("it cannot be written: {error}")))?;
     let id = &credential.access_key_id;
     match &arguments.output {
@@ -80,6 +89,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// Parses the id of an AWS account.
+fn account_id(text: &str) -> Result<String, String> {
+    let is_id = text.len() == ACCOUNT_ID_DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_id {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("an account id has {ACCOUNT_ID_DIGITS} digits, such as 111122223333"))
+    }
 }
 
 /// Returns the credential with that access key id, or by default the one listed last, which is the
@@ -106,13 +125,18 @@ fn choose<'c>(
 }
 
 /// Returns the file's text in memory that is zeroed when dropped.
-fn json(prefix: &str, credential: &Credential) -> serde_json::Result<Zeroizing<Vec<u8>>> {
+fn json(
+    prefix: &str,
+    credential: &Credential,
+    owner: Option<&str>,
+) -> serde_json::Result<Zeroizing<Vec<u8>>> {
     let configuration = ProxyConfiguration {
         xks_proxy_uri_path: format!("{prefix}{API_PATH}"),
         xks_proxy_authentication_credential: AuthenticationCredential {
             access_key_id: &credential.access_key_id,
             raw_secret_access_key: credential.secret_access_key.expose(),
         },
+        xks_proxy_vpc_endpoint_service_owner: owner,
     };
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES));
     serde_json::to_writer_pretty(&mut *text, &configuration)?;
@@ -145,7 +169,7 @@ mod tests {
     fn the_specification_s_example() {
         let credentials = credentials();
         let newest = choose("/keystores/4a0d79d6", &credentials, None).unwrap();
-        let text = json("/keystores/4a0d79d6", newest).unwrap();
+        let text = json("/keystores/4a0d79d6", newest, None).unwrap();
         let found: serde_json::Value = serde_json::from_slice(&text).unwrap();
         let expected = serde_json::json!({
             "XksProxyUriPath": "/keystores/4a0d79d6/kms/xks/v1",
@@ -157,6 +181,27 @@ mod tests {
         assert_eq!(found, expected);
         // The vector never grew, so no copy of the secret was left behind.
         assert_eq!(text.capacity(), MAX_FILE_BYTES);
+    }
+
+    /// With an owner, the file has a third member, named as in CreateCustomKeyStore.
+    #[test]
+    fn an_endpoint_service_of_another_account() {
+        let credentials = credentials();
+        let newest = choose("", &credentials, None).unwrap();
+        let text = json("/keystores/4a0d79d6", newest, Some("111122223333")).unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(found["XksProxyVpcEndpointServiceOwner"], "111122223333");
+        assert_eq!(found.as_object().unwrap().len(), 3);
+        assert_eq!(text.capacity(), MAX_FILE_BYTES);
+    }
+
+    /// An account id is 12 ASCII digits.
+    #[test]
+    fn account_ids() {
+        assert_eq!(account_id("011122223333"), Ok("011122223333".to_owned()));
+        for wrong in ["", "11112222333", "1111222233334", "1111-2222-33", "11112222333\u{663}"] {
+            assert!(account_id(wrong).is_err(), "{wrong}");
+        }
     }
 
     /// An unknown id is an error, not another credential.

@@ -233,12 +233,22 @@ pub fn opened(object: &Map<String, Value>, plaintext: &[u8]) -> Result<(), Strin
     Err("plaintext is another than was encrypted".to_owned())
 }
 
-/// Parses the answer to GetHealthStatus. Returns a description of the fleet, and whether all of it
-/// is ACTIVE.
+/// The answer to GetHealthStatus.
+#[derive(Debug)]
+pub struct Fleet {
+    /// Its members as a text.
+    pub text: String,
+    /// Whether every external key manager is ACTIVE.
+    pub is_active: bool,
+    /// Whether an external key manager is not UNAVAILABLE.
+    pub is_usable: bool,
+}
+
+/// Parses the answer to GetHealthStatus.
 ///
 /// # Errors
 /// The answer breaks a rule, with the reason.
-pub fn health(object: &Map<String, Value>) -> Result<(String, bool), String> {
+pub fn health(object: &Map<String, Value>) -> Result<Fleet, String> {
     let size = object.get("xksProxyFleetSize").and_then(Value::as_u64).unwrap_or(0);
     if size == 0 {
         return Err("xksProxyFleetSize is no integer above zero".to_owned());
@@ -254,6 +264,7 @@ pub fn health(object: &Map<String, Value>) -> Result<(String, bool), String> {
     let mut members = Vec::new();
     let mut ids = Vec::new();
     let mut is_active = true;
+    let mut is_usable = false;
     for entry in fleet {
         let entry = entry.as_object().ok_or("ekmFleetDetails has what is no object")?;
         let [id, model, status] = ["id", "model", "healthStatus"].map(|name| text(entry, name));
@@ -266,9 +277,11 @@ pub fn health(object: &Map<String, Value>) -> Result<(String, bool), String> {
         }
         ids.push(id);
         is_active &= status == "ACTIVE";
+        is_usable |= status != "UNAVAILABLE";
         members.push(format!("{id} ({model}) {status}"));
     }
-    Ok((format!("{size} x {}; {}", names.join(", "), members.join("; ")), is_active))
+    let text = format!("{size} x {}; {}", names.join(", "), members.join("; "));
+    Ok(Fleet { text, is_active, is_usable })
 }
 
 /// Returns the difference between a Date field (IMF-fixdate, RFC 9110, 5.6.7) and our clock.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::answers::{self, KeyMetadata, Reply, expect_error, expect_success};
+use super::answers::{self, Fleet, KeyMetadata, Reply, expect_error, expect_success};
+use super::kms;
 use super::prober::Prober;
 use super::report::{Outcome, Report, Rule};
 use crate::client::bodies::{Sealed, random_bytes};
@@ -120,16 +121,16 @@ pub(super) fn of_key(key_id: &str, call: &str) -> String {
 pub fn health(prober: &mut Prober<'_>, report: &mut Report) -> bool {
     let reply = prober.post("/health", &prober.options.caller.health());
     let found = expect_success(&reply, answers::health);
-    let (outcome, status) = match found {
-        Ok((fleet, is_active)) => {
-            let status = if is_active { Ok(fleet.clone()) } else { Err(fleet.clone()) };
-            (Outcome::Held(fleet), status.into())
+    let (outcome, status, code) = match found {
+        Ok(Fleet { text, is_active, is_usable }) => {
+            let status = if is_active { Ok(text.clone()) } else { Err(text.clone()) };
+            (Outcome::Held(text), status.into(), (!is_usable).then_some(kms::NOT_REACHABLE))
         }
-        Err(outcome) => (outcome, Outcome::Untried("the answer is not right".to_owned())),
+        Err(outcome) => (outcome, Outcome::Untried("the answer is not right".to_owned()), None),
     };
-    report.add(&HEALTH, None, outcome);
-    report.add(&HEALTH_STATUS, None, status);
-    report.add(&HEALTH_TIME, None, in_time(&reply));
+    report.add_with_code(&HEALTH, None, outcome, kms::of_health(&reply));
+    report.add_with_code(&HEALTH_STATUS, None, status, code);
+    report.add_with_code(&HEALTH_TIME, None, in_time(&reply), kms::of_late_health(&reply));
     reply.is_ok_and(|answer| answer.status != 401 && answer.status != 404)
 }
 
@@ -226,7 +227,7 @@ fn metadata(
             Some(metadata)
         }
         Err(outcome) => {
-            report.add(&METADATA, Some(key_id), outcome);
+            report.add_with_code(&METADATA, Some(key_id), outcome, kms::of_metadata(&reply));
             let why = "the answer is not right".to_owned();
             report.add(rule, Some(key_id), Outcome::Untried(why));
             None

@@ -11,6 +11,7 @@ mod calls;
 mod certificate;
 mod ciphertext_file;
 mod earlier;
+mod kms;
 mod latency;
 pub mod options;
 mod prober;
@@ -132,7 +133,8 @@ fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
     report.tell("specification", json!("1.0.3"));
 
     let addresses = transport::examine(options, report).map_err(|error| {
-        Failed::new(EXIT_UNAVAILABLE, format!("{url} cannot be reached: {error}"))
+        let message = format!("{url} cannot be reached: {error} (in KMS: {})", kms::NOT_REACHABLE);
+        Failed::new(EXIT_UNAVAILABLE, message)
     })?;
     let Some(addresses) = addresses else {
         return Ok(());
@@ -212,5 +214,13 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all);
+    }
+
+    /// Each check with a code of KMS exists.
+    #[test]
+    fn codes_belong_to_rules() {
+        for (name, _) in kms::FIXED {
+            assert!(rules().iter().any(|rule| rule.name == *name), "{name}");
+        }
     }
 }

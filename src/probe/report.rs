@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::kms;
 use crate::limits::MAX_PROBE_EXCERPT_BYTES;
 
 /// A requirement of the specification, or of good practice.
@@ -81,6 +82,8 @@ pub struct Check {
     pub verdict: Verdict,
     /// The observation behind the verdict, in printable ASCII.
     pub came: String,
+    /// The code or exception under which KMS reports a failure or warning, if it is known.
+    pub kms: Option<&'static str>,
 }
 
 /// The finding of a check, with its text.
@@ -122,6 +125,17 @@ impl Report {
 
     /// Adds a check.
     pub fn add(&mut self, rule: &'static Rule, subject: Option<&str>, outcome: impl Into<Outcome>) {
+        self.add_with_code(rule, subject, outcome, kms::fixed(rule.name));
+    }
+
+    /// Adds a check, with the code under which KMS reports that the rule is violated.
+    pub fn add_with_code(
+        &mut self,
+        rule: &'static Rule,
+        subject: Option<&str>,
+        outcome: impl Into<Outcome>,
+        code: Option<&'static str>,
+    ) {
         let (verdict, came) = match (outcome.into(), rule.level) {
             (Outcome::Held(came), _) => (Verdict::Pass, came),
             (Outcome::Broken(came), Level::Must) => (Verdict::Fail, came),
@@ -131,7 +145,8 @@ impl Report {
             (Outcome::Untried(came), _) => (Verdict::Skip, came),
         };
         let subject = subject.map(str::to_owned);
-        let check = Check { rule, subject, verdict, came: shown(&came) };
+        let kms = code.filter(|_| matches!(verdict, Verdict::Fail | Verdict::Warn));
+        let check = Check { rule, subject, verdict, came: shown(&came), kms };
         (self.listener)(&check);
         self.checks.push(check);
     }
@@ -167,6 +182,7 @@ impl Report {
                     "section": check.rule.section,
                     "wants": check.rule.wants,
                     "came": check.came,
+                    "kms": check.kms,
                 })
             })
             .collect();

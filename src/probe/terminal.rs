@@ -32,6 +32,9 @@ pub fn print_check(check: &Check, is_verbose: bool) {
         let section = check.rule.section.trim_matches(['(', ')']);
         outln!("      wanted: {} ({section})", check.rule.wants);
     }
+    if let Some(code) = check.kms {
+        outln!("      in KMS: {code}");
+    }
 }
 
 /// Prints all rules.

@@ -42,7 +42,8 @@ sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' packaging/docker/Dockerfile | tr ' ' '\n
 (cd "$work/sources" && cargo metadata --quiet --locked --format-version 1 >"$work/metadata")
 
 echo 'CloudFormation: cfn-lint'
-"$tools/bin/cfn-lint" packaging/cloudformation/template.yaml
+"$tools/bin/cfn-lint" --regions us-east-1 us-gov-west-1 eusc-de-east-1 cn-north-1 \
+    --template packaging/cloudformation/*.yaml
 
 for overlay in packaging/kubernetes/overlays/*; do
     name=$(basename "$overlay")

@@ -46,6 +46,7 @@ const SUBSTITUTIONS: &[(&str, &str)] = &[
     ("https://localhost:8443/", "https://localhost:PORT/"),
     ("http://127.0.0.1:9443/", "http://127.0.0.1:ADMIN/"),
     ("xks-proxy probe https", "xks-proxy probe --count 10 https"),
+    ("xks-proxy ping --ready", "xks-proxy ping --ready localhost:PING"),
     ("xks-proxy probe-hsm ", "xks-proxy probe-hsm --max-sessions 4 --milli 20 "),
 ];
 
@@ -147,6 +148,7 @@ fn edit_versions(proxy: &Proxy, edit: Table) {
 fn run(proxy: &Proxy, page: &str, block: &str) {
     let block = SUBSTITUTIONS.iter().fold(block.to_owned(), |it, (from, to)| it.replace(from, to));
     let block = block.replace("PORT", &proxy.api.port().to_string());
+    let block = block.replace("PING", &proxy.ping.port().to_string());
     let block = block.replace("ADMIN", &proxy.admin().port().to_string());
     let programs = Path::new(env!("CARGO_BIN_EXE_xks-proxy")).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());

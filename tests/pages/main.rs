@@ -7,10 +7,12 @@ mod common;
 
 mod alerts;
 mod architecture;
+mod aws_words;
 mod command_table;
 mod commands;
 mod links;
 mod log_texts;
 mod pages;
+mod partitions;
 mod settings;
 mod threats;

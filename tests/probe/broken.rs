@@ -118,6 +118,43 @@ fn metadata() {
     assert!(run.with_verdict("fail").contains(&"metadata.answer"), "{}", run.text);
 }
 
+/// What a check finds has the code that KMS reports, in both outputs, and what passes has none.
+#[test]
+fn codes_of_kms() {
+    let run = probe_at(&StandIn::http(""));
+    for name in ["health.answer", "health.status", "metadata.answer", "metadata.usable"] {
+        assert!(run.kms(name).is_null(), "{name}: {}", run.text);
+    }
+    for (fault, name, code) in [
+        ("health.answer", "health.answer", "XKS_PROXY_INVALID_RESPONSE"),
+        ("health.status-unavailable", "health.status", "XKS_PROXY_NOT_REACHABLE"),
+        ("health.time", "health.time", "XKS_PROXY_TIMED_OUT"),
+        ("metadata.usable", "metadata.usable", "XksKeyInvalidConfigurationException"),
+        ("encrypt.cdiv", "encrypt.cdiv", "KMSInvalidStateException"),
+    ] {
+        let run = probe_at(&StandIn::http(fault));
+        assert_eq!(run.kms(name), code, "{fault}: {}", run.text);
+        assert!(run.text.contains(&format!("      in KMS: {code}\n")), "{fault}: {}", run.text);
+    }
+    // Degraded HSMs do not keep KMS from connecting.
+    let run = probe_at(&StandIn::http("health.status"));
+    assert!(run.kms("health.status").is_null(), "{}", run.text);
+
+    let stand_in = StandIn::http("");
+    let url = |store: &str| format!("http://127.0.0.1:{}/{store}", stand_in.port());
+    let keys = ["--insecure-http", "--key-id", "key"];
+    let wrong_path = probe(&[&[url("other").as_str()], &keys[..]].concat());
+    assert_eq!(wrong_path.kms("health.answer"), "XKS_PROXY_INVALID_CONFIGURATION");
+    let no_key = probe(&[url("store").as_str(), "--insecure-http", "--key-id", "nothing"]);
+    assert_eq!(no_key.kms("metadata.answer"), "XksKeyNotFoundException", "{}", no_key.text);
+
+    // Nothing listens on the port of a socket that is gone.
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let nobody = probe(&[&format!("http://127.0.0.1:{port}/store"), keys[0], keys[1], keys[2]]);
+    assert_eq!(nobody.code, Some(69), "{}", nobody.text);
+    assert!(nobody.text.contains("in KMS: XKS_PROXY_NOT_REACHABLE"), "{}", nobody.text);
+}
+
 /// Faults that end the probe early: no valid credential, or a server of another kind.
 #[test]
 fn no_conversation() {

@@ -55,6 +55,12 @@ pub fn is_of_time(name: &str) -> bool {
 }
 
 impl Run {
+    /// Returns the code under which KMS reports what this check found, or null.
+    pub fn kms(&self, name: &str) -> &Value {
+        let checks = self.json["checks"].as_array().unwrap_or_else(|| panic!("{}", self.text));
+        &checks.iter().find(|check| check["name"] == name).expect(name)["kms"]
+    }
+
     /// Returns the names of the checks with this verdict, each once.
     pub fn with_verdict(&self, verdict: &str) -> Vec<&str> {
         let checks = self.json["checks"].as_array().unwrap_or_else(|| panic!("{}", self.text));

@@ -295,7 +295,11 @@ impl Shared {
     }
 
     fn health(&self) -> Answer {
-        let status = if self.is("health.status") { "DEGRADED" } else { "ACTIVE" };
+        let status = match () {
+            () if self.is("health.status") => "DEGRADED",
+            () if self.is("health.status-unavailable") => "UNAVAILABLE",
+            () => "ACTIVE",
+        };
         let size = if self.is("health.answer") { 0 } else { 1 };
         ok(&json!({
             "xksProxyFleetSize": size,

@@ -23,6 +23,7 @@ fn certificates() {
     let run = probe_at(&stand_in, "localhost", &[]);
     assert_eq!((run.code, run.failed()), (Some(1), vec!["tls.chain"]), "{}", run.text);
     assert!(!run.text.contains("health"), "{}", run.text);
+    assert_eq!(run.kms("tls.chain"), "XKS_PROXY_INVALID_TLS_CONFIGURATION");
     // The certificate is for 127.0.0.1 and localhost.
     let run = probe_at(&stand_in, "ip6-localhost", &ca);
     assert!(run.code == Some(69) || run.failed() == ["tls.name"], "{}", run.text);
@@ -62,6 +63,7 @@ fn suites_and_versions() {
     let ca = ["--ca", ca.to_str().unwrap()];
     let run = probe_at(&StandIn::aes_128_alone(&certificates), "localhost", &ca);
     assert_eq!(run.failed(), ["tls.handshake"], "{}", run.text);
+    assert_eq!(run.kms("tls.handshake"), "XKS_PROXY_INVALID_TLS_CONFIGURATION");
     let run = probe_at(&StandIn::tls_12_alone(&certificates), "localhost", &ca);
     assert_eq!(run.failed(), Vec::<&str>::new(), "{}", run.text);
     assert!(run.with_verdict("warn").contains(&"tls.versions"), "{}", run.text);

@@ -1,0 +1,118 @@
+//! The words under which AWS KMS reports what a check finds: connection error codes and exceptions.
+//! docs/troubleshooting.md has their sources.
+
+use super::answers::Reply;
+
+const INVALID_TLS: &str = "XKS_PROXY_INVALID_TLS_CONFIGURATION";
+const TIMED_OUT: &str = "XKS_PROXY_TIMED_OUT";
+const INVALID_KEY: &str = "XksKeyInvalidConfigurationException";
+const FAILED_USE: &str = "KMSInvalidStateException";
+
+/// The code when nothing answers, and when every external key manager is UNAVAILABLE.
+pub const NOT_REACHABLE: &str = "XKS_PROXY_NOT_REACHABLE";
+
+/// Checks whose violation has the same code whatever the answer was.
+pub(super) const FIXED: &[(&str, &str)] = &[
+    ("tls.handshake", INVALID_TLS),
+    ("tls.chain", INVALID_TLS),
+    ("tls.name", INVALID_TLS),
+    ("metadata.usable", INVALID_KEY),
+    ("metadata.usable-other", INVALID_KEY),
+    ("encrypt.answer", FAILED_USE),
+    ("encrypt.cdiv", FAILED_USE),
+    ("decrypt.answer", FAILED_USE),
+    ("decrypt.without-aad", FAILED_USE),
+    ("decrypt.earlier", FAILED_USE),
+    ("latency.new-connection", FAILED_USE),
+    ("latency.one-at-a-time", FAILED_USE),
+    ("latency.concurrent", FAILED_USE),
+];
+
+/// Returns the code of a check that always has the same.
+#[must_use]
+pub fn fixed(rule: &str) -> Option<&'static str> {
+    FIXED.iter().find(|(name, _)| *name == rule).map(|(_, code)| *code)
+}
+
+/// Returns the connection error code for a wrong answer to GetHealthStatus, unless AWS's pages do
+/// not tell which it is.
+#[must_use]
+pub fn of_health(reply: &Reply) -> Option<&'static str> {
+    match reply {
+        Err(why) => is_timeout(why).then_some(TIMED_OUT),
+        Ok(answer) => match answer.status {
+            200 => Some("XKS_PROXY_INVALID_RESPONSE"),
+            401 => Some("INVALID_CREDENTIALS"),
+            403 => Some("XKS_PROXY_ACCESS_DENIED"),
+            404 => Some("XKS_PROXY_INVALID_CONFIGURATION"),
+            _ => None,
+        },
+    }
+}
+
+/// Returns the connection error code for a late answer to GetHealthStatus, or for none.
+#[must_use]
+pub fn of_late_health(reply: &Reply) -> Option<&'static str> {
+    reply.as_ref().map_or_else(|why| is_timeout(why), |_| true).then_some(TIMED_OUT)
+}
+
+/// Returns the exception of CreateKey for a wrong answer to GetKeyMetadata.
+#[must_use]
+pub fn of_metadata(reply: &Reply) -> Option<&'static str> {
+    let is_unknown = reply.as_ref().is_ok_and(|answer| {
+        answer.status == 404 && answer.body.windows(11).any(|bytes| bytes == b"KeyNotFound")
+    });
+    is_unknown.then_some("XksKeyNotFoundException")
+}
+
+/// Both texts of a time-out: ours, and the kernel's.
+fn is_timeout(why: &str) -> bool {
+    why.contains("timed out") || why.contains("temporarily unavailable")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::client::Answer;
+
+    fn answer(status: u16, body: &[u8]) -> Reply {
+        let (body, time) = (body.to_vec(), Duration::ZERO);
+        Ok(Answer { status, minor_version: 1, headers: Vec::new(), body, time })
+    }
+
+    /// Each answer to GetHealthStatus has the code that AWS's pages give for it, or none.
+    #[test]
+    fn health() {
+        for (status, code) in [
+            (200, Some("XKS_PROXY_INVALID_RESPONSE")),
+            (401, Some("INVALID_CREDENTIALS")),
+            (403, Some("XKS_PROXY_ACCESS_DENIED")),
+            (404, Some("XKS_PROXY_INVALID_CONFIGURATION")),
+            (500, None),
+            (503, None),
+        ] {
+            assert_eq!(of_health(&answer(status, b"")), code, "{status}");
+        }
+        let none = |why: &str| Err(why.to_owned());
+        for reply in [none("no answer: timed out"), none("no answer: temporarily unavailable")] {
+            assert_eq!(of_health(&reply), Some(TIMED_OUT));
+            assert_eq!(of_late_health(&reply), Some(TIMED_OUT));
+        }
+        assert_eq!(of_health(&none("no answer: connection reset")), None);
+        assert_eq!(of_late_health(&none("no answer: connection reset")), None);
+        assert_eq!(of_late_health(&answer(200, b"")), Some(TIMED_OUT));
+    }
+
+    /// Only a proxy that does not know the key makes CreateKey say so.
+    #[test]
+    fn metadata() {
+        let unknown = br#"{"errorName":"KeyNotFoundException"}"#;
+        assert_eq!(of_metadata(&answer(404, unknown)), Some("XksKeyNotFoundException"));
+        let path = br#"{"errorName":"InvalidUriPathException"}"#;
+        assert_eq!(of_metadata(&answer(404, path)), None);
+        assert_eq!(of_metadata(&answer(500, unknown)), None);
+        assert_eq!(of_metadata(&Err("no answer".to_owned())), None);
+    }
+}

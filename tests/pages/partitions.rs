@@ -1,0 +1,63 @@
+//! The CloudFormation templates have no name of one partition alone, and map partitions as the table
+//! in docs/operations.md does.
+
+use std::fs;
+
+use crate::pages::{Page, root};
+
+fn template(name: &str) -> String {
+    fs::read_to_string(root().join("packaging/cloudformation").join(name)).unwrap()
+}
+
+/// Cells of the row of the table that begins with `beginning`.
+fn row(page: &str, beginning: &str) -> Vec<String> {
+    let section = page.split("\n## Partitions of AWS\n").nth(1).expect("a section");
+    let row = section.lines().find(|line| line.starts_with(&format!("| {beginning}")));
+    let row = row.unwrap_or_else(|| panic!("no row {beginning}"));
+    row.trim_matches('|').split('|').skip(1).map(|cell| cell.trim().to_owned()).collect()
+}
+
+/// The first word of a cell in backticks.
+fn name(cell: &str) -> &str {
+    cell.split('`').nth(1).unwrap()
+}
+
+/// Lines with a DNS suffix, or with the partition of an ARN, outside comments and the mapping.
+fn of_one_partition(template: &str) -> Vec<&str> {
+    let suspects = ["amazonaws", "arn:aws"];
+    let lines = template.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let lines = lines.filter(|line| !line.contains("{Prefix: "));
+    lines.filter(|line| suspects.iter().any(|it| line.contains(it))).collect()
+}
+
+#[test]
+fn templates_suit_every_partition() {
+    for name in ["template.yaml", "alarms.yaml"] {
+        assert_eq!(of_one_partition(&template(name)), Vec::<&str>::new(), "{name}");
+    }
+}
+
+#[test]
+fn a_name_of_one_partition_is_found() {
+    assert_eq!(of_one_partition("  - !Sub cks.kms.${AWS::Region}.amazonaws.com\n").len(), 1);
+    assert_eq!(of_one_partition("  Arn: arn:aws:sns:a:b:c\n# amazonaws.com\n").len(), 1);
+}
+
+#[test]
+fn the_mapping_is_that_of_the_table() {
+    let page = Page::read("docs/operations.md").text;
+    let partitions = row(&page, "partition, and");
+    let prefixes = row(&page, "name of an endpoint service");
+    let suffixes = row(&page, "DNS suffix");
+    assert_eq!(partitions.len(), 4, "{partitions:?}");
+    let template = template("template.yaml");
+    for ((partition, prefix), suffix) in partitions.iter().zip(&prefixes).zip(&suffixes) {
+        let (partition, prefix) = (name(partition), name(prefix));
+        let line = format!("\n    {partition}: {{Prefix: {prefix}}}\n");
+        assert!(template.contains(&line), "no {line}");
+        // The prefix is the suffix in reverse.
+        let reversed: Vec<&str> = name(suffix).rsplit('.').collect();
+        assert_eq!(prefix, format!("{}.vpce", reversed.join(".")));
+    }
+    assert_eq!(template.matches("{Prefix: ").count(), partitions.len());
+}
