@@ -7,7 +7,6 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::process;
 
 use signal_hook::consts::SIGPIPE;
 
@@ -104,5 +103,7 @@ pub(crate) fn end(error: &io::Error) -> ! {
         let _ = signal_hook::low_level::emulate_default_handler(SIGPIPE);
     }
     complain(format_args!("standard output: {error}\n"));
-    process::exit(EXIT_UNAVAILABLE.into())
+    // Without the handlers that modules have registered for the exit: other threads may be in calls,
+    // and SoftHSM2 crashes if its memory is freed meanwhile.
+    signal_hook::low_level::exit(EXIT_UNAVAILABLE.into())
 }
