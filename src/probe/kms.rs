@@ -1,38 +1,12 @@
-//! The words under which AWS KMS reports what a check finds: connection error codes and exceptions.
+//! The words under which AWS KMS reports an answer: connection error codes and exceptions.
 //! docs/troubleshooting.md has their sources.
 
 use super::answers::Reply;
 
-const INVALID_TLS: &str = "XKS_PROXY_INVALID_TLS_CONFIGURATION";
 const TIMED_OUT: &str = "XKS_PROXY_TIMED_OUT";
-const INVALID_KEY: &str = "XksKeyInvalidConfigurationException";
-const FAILED_USE: &str = "KMSInvalidStateException";
 
 /// The code when nothing answers, and when every external key manager is UNAVAILABLE.
 pub const NOT_REACHABLE: &str = "XKS_PROXY_NOT_REACHABLE";
-
-/// Checks whose violation has the same code whatever the answer was.
-pub(super) const FIXED: &[(&str, &str)] = &[
-    ("tls.handshake", INVALID_TLS),
-    ("tls.chain", INVALID_TLS),
-    ("tls.name", INVALID_TLS),
-    ("metadata.usable", INVALID_KEY),
-    ("metadata.usable-other", INVALID_KEY),
-    ("encrypt.answer", FAILED_USE),
-    ("encrypt.cdiv", FAILED_USE),
-    ("decrypt.answer", FAILED_USE),
-    ("decrypt.without-aad", FAILED_USE),
-    ("decrypt.earlier", FAILED_USE),
-    ("latency.new-connection", FAILED_USE),
-    ("latency.one-at-a-time", FAILED_USE),
-    ("latency.concurrent", FAILED_USE),
-];
-
-/// Returns the code of a check that always has the same.
-#[must_use]
-pub fn fixed(rule: &str) -> Option<&'static str> {
-    FIXED.iter().find(|(name, _)| *name == rule).map(|(_, code)| *code)
-}
 
 /// Returns the connection error code for a wrong answer to GetHealthStatus, unless AWS's pages do
 /// not tell which it is.

@@ -12,6 +12,7 @@ mod certificate;
 mod ciphertext_file;
 mod earlier;
 mod kms;
+mod kms_by_check;
 mod latency;
 pub mod options;
 mod prober;
@@ -219,7 +220,7 @@ mod tests {
     /// Each check with a code of KMS exists.
     #[test]
     fn codes_belong_to_rules() {
-        for (name, _) in kms::FIXED {
+        for (name, _) in kms_by_check::FIXED {
             assert!(rules().iter().any(|rule| rule.name == *name), "{name}");
         }
     }

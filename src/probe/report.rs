@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::kms;
+use super::kms_by_check;
 use crate::limits::MAX_PROBE_EXCERPT_BYTES;
 
 /// A requirement of the specification, or of good practice.
@@ -125,7 +125,7 @@ impl Report {
 
     /// Adds a check.
     pub fn add(&mut self, rule: &'static Rule, subject: Option<&str>, outcome: impl Into<Outcome>) {
-        self.add_with_code(rule, subject, outcome, kms::fixed(rule.name));
+        self.add_with_code(rule, subject, outcome, kms_by_check::fixed(rule.name));
     }
 
     /// Adds a check, with the code under which KMS reports that the rule is violated.

@@ -110,8 +110,12 @@ fn each_error_of_ours_has_a_row() {
 #[test]
 fn codes_of_the_probe_are_explained() {
     let page = Page::read(PAGE).text;
-    let source = fs::read_to_string(root().join("src/probe/kms.rs")).unwrap();
-    let source = source.split("#[cfg(test)]").next().unwrap();
+    let files = ["src/probe/kms.rs", "src/probe/kms_by_check.rs"];
+    let sources = files.map(|file| {
+        let source = fs::read_to_string(root().join(file)).unwrap();
+        source.split("#[cfg(test)]").next().unwrap().to_owned()
+    });
+    let source = sources.concat();
     let strings = source.split('"').skip(1).step_by(2);
     let is_code =
         |text: &&str| ["XKS_", "INVALID_", "Xks", "KMS"].iter().any(|it| text.starts_with(it));
