@@ -211,7 +211,10 @@ fn a_change_over() {
         call(&client, &mut before).unwrap().ok();
         answers(open(&client, b""));
         for last in 1..9 {
-            answers(with(last));
+            // Those before it count until the proxy has seen their end.
+            proxy.wait_for("an answer", |_| {
+                with(last).and_then(|mut connection| call(&client, &mut connection)).is_ok()
+            });
         }
         let log = proxy.log_with("server.proxy_protocol");
         assert!(log.contains("change-over") && !log.contains("192.0.2."), "{log}");
@@ -235,7 +238,9 @@ fn a_change_over() {
         proxy.change_settings(|settings| set(settings, "server.proxy_protocol", "require"));
         assert_eq!(proxy.reload().0, Some(0));
         call(&client, &mut before).unwrap().ok();
-        answers(with(77));
+        proxy.wait_for("an answer", |_| {
+            with(77).and_then(|mut connection| call(&client, &mut connection)).is_ok()
+        });
         proxy.wait_for("the client's address", |proxy| proxy.log().contains("peer=192.0.2.77"));
         assert_refused(&proxy, b"");
     }
