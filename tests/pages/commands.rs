@@ -167,7 +167,8 @@ fn run(proxy: &Proxy, page: &str, block: &str) {
     assert!(output.status.success(), "{page}:\n{block}\n{}\n{said}", output.status);
 }
 
-/// Makes the proxy write an audit log where the commands look for it.
+/// Makes the proxy write an audit log where the commands look for it, and waits for the HSM's first
+/// checkpoint in it.
 fn begin_audit_log(proxy: &mut Proxy) {
     proxy.change_settings(|settings| {
         let audit = "directory = '.'\nkey_file = 'audit.key'\nhsm_key = 'foreign_key'";
@@ -177,6 +178,10 @@ fn begin_audit_log(proxy: &mut Proxy) {
     proxy.signal("TERM");
     proxy.wait_for_end();
     proxy.restart();
+    proxy.wait_for("a checkpoint", |proxy| {
+        let text = std::fs::read_to_string(proxy.directory().join("audit.jsonl"));
+        text.is_ok_and(|text| text.contains("\"checkpoint\""))
+    });
 }
 
 #[test]
