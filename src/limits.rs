@@ -1,14 +1,16 @@
 //! All limits, with the unit at the end of the name. Limits that the settings can change name their
-//! member. Those of the HSM side have their own file.
+//! member. Those of the HSM side and of syslog have files of their own.
 
 mod clock;
 mod hsm;
+mod syslog;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 pub use clock::*;
 pub use hsm::*;
+pub use syslog::*;
 
 // ---- AES-GCM and the XKS specification
 
