@@ -65,17 +65,17 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
     };
     let Some(profile) = profile else {
         let form = form(GcmForm::default());
+        let has_own_handles = or(HANDLES_OF_SESSIONS, false);
         let iv_mode = match (can_generate_iv??, is_zero_iv_required??) {
             (false, _) => IvMode::Random,
             (true, true) => IvMode::ZeroedBuffer,
             (true, false) => IvMode::Appended,
         };
         let makes_deterministic_ivs = is_deterministic(section, said?, iv_mode)?;
-        let has_handles_of_sessions = or(HANDLES_OF_SESSIONS, false)?;
         let rules = Rules {
             form: form?,
             makes_deterministic_ivs,
-            has_handles_of_sessions,
+            has_handles_of_sessions: has_own_handles?,
             ..Rules::default()
         };
         return Some(Capabilities { iv_mode, rules });
@@ -127,6 +127,10 @@ fn unknown_profile(name: &str) -> (String, String) {
     if lower.contains("yubi") {
         let remedy = "use another HSM";
         return ("a YubiHSM 2 has no AES-GCM and cannot serve".to_owned(), remedy.to_owned());
+    }
+    if lower.contains("azure") || lower.contains("mhsm") {
+        let problem = "Azure Managed HSM's PKCS#11 library has no AES keys and cannot serve";
+        return (problem.to_owned(), "use another HSM".to_owned());
     }
     let remedy = match nearest(name, PROFILES.iter().map(|profile| profile.name)) {
         Some(nearest) => format!("did you mean \"{nearest}\"?"),
