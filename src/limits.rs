@@ -141,9 +141,20 @@ pub const MAX_LINGER_BYTES: usize = 256 * 1024;
 /// Time between SIGTERM and the moment at which the proxy stops accepting. During it the proxy
 /// reports that it is not ready, and answers on open connections carry `Connection: close`.
 /// Setting: `[server] drain_delay_milli`.
+///
+/// The default suits a process by itself: with the next one it is within the 10 seconds after which
+/// container runtimes kill. Behind a load balancer the settings must say more.
 pub const DEFAULT_DRAIN_DELAY_MILLI: u64 = 5_000;
 /// Time after that for requests in flight to finish. Setting: `[server] drain_timeout_milli`.
 pub const DEFAULT_DRAIN_TIMEOUT_MILLI: u64 = 5_000;
+/// Time for which a Network Load Balancer opens connections to a target from its first negative
+/// answer to a health check on: two checks, 10 seconds apart, as our templates set them, and up to 40
+/// seconds after that, as users report (aws/containers-roadmap#470). AWS gives no figure.
+pub const NLB_UNHEALTHY_DELAY: Duration = Duration::from_secs(20 + 40);
+/// Time for which it opens connections to a target that has been deregistered, as users report
+/// (aws/containers-roadmap#470, aws-load-balancer-controller#2366), whatever its deregistration
+/// delay. In Kubernetes, the load balancer's controller deregisters a pod as soon as it is to end.
+pub const NLB_DEREGISTERED_DELAY: Duration = Duration::from_secs(120);
 
 /// Longest last part of that delay, of which it is half otherwise: during it, answers close the
 /// connections too that were made while draining.
