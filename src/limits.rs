@@ -156,6 +156,11 @@ pub const NLB_UNHEALTHY_DELAY: Duration = Duration::from_secs(20 + 40);
 /// delay. In Kubernetes, the load balancer's controller deregisters a pod as soon as it is to end.
 pub const NLB_DEREGISTERED_DELAY: Duration = Duration::from_secs(120);
 
+/// Age from which a connection is closed by an answer that reports a failure of the HSM, while the
+/// proxy is not ready. It bounds the handshakes when no proxy is ready and all clients come back at
+/// once: one a second for each connection.
+pub const MIN_AGE_TO_SEND_AWAY: Duration = Duration::from_secs(1);
+
 /// Longest last part of that delay, of which it is half otherwise: during it, answers close the
 /// connections too that were made while draining.
 pub const MAX_DRAIN_LAST_PART: Duration = Duration::from_secs(10);
