@@ -55,8 +55,8 @@ def check_ports(settings, pod, container, service):
 
 
 def limit_seconds(name):
-    """Returns a Duration of src/limits.rs, which may be a sum."""
-    text = (SOURCE / "src/limits.rs").read_text()
+    """Returns a Duration of src/limits/drain.rs, which may be a sum."""
+    text = (SOURCE / "src/limits/drain.rs").read_text()
     seconds = re.search(rf"{name}: Duration = Duration::from_secs\(([\d+ ]+)\)", text)[1]
     return sum(int(part) for part in seconds.split("+"))
 
