@@ -301,6 +301,10 @@ fn assert_only_copies_are_lost(server: &str, is_connected: bool) {
             metric(proxy, "xks_proxy_syslog_dropped_lines_total", log) > 0
         });
     }
+    let is_report = |line: &&str| {
+        line.contains(" WARN ") && line.contains(server) && line.contains("log=audit")
+    };
+    proxy.wait_for("a report", |proxy| proxy.log().lines().any(|line| is_report(&line)));
     if !is_connected {
         assert_eq!(metric(&proxy, "xks_proxy_syslog_connected", "audit"), 0);
         assert!(metric(&proxy, "xks_proxy_syslog_failures_total", "audit") > 0);
@@ -310,9 +314,6 @@ fn assert_only_copies_are_lost(server: &str, is_connected: bool) {
     assert!(proxy.wait_for_end().success());
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     let log = proxy.log();
-    let is_report = |line: &&str| {
-        line.contains(" WARN ") && line.contains(server) && line.contains("log=audit")
-    };
     let reports = log.lines().filter(is_report).count();
     assert!((1..=2).contains(&reports), "{reports} reports");
     let written = audit_lines(&proxy);

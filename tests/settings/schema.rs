@@ -105,6 +105,9 @@ fn load(
         if of.path == "syslog" && matches!(value.as_str(), Some("datagram" | "stream")) {
             table.insert("server".to_owned(), Value::from("unix:/dev/log"));
         }
+        if value.as_str() == Some("tcp") {
+            table.insert("allow_plain_remote".to_owned(), Value::Boolean(true));
+        }
         table.insert(member.name.to_owned(), value);
     }
     let loaded = place.load(&toml::to_string(&file).unwrap());

@@ -6,8 +6,10 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::Instant;
 
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_user_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::config::Address;
 use super::message::Framing;
@@ -28,8 +30,10 @@ impl Connection {
     /// The collector cannot be reached in time, or TLS fails.
     pub(super) fn open(address: &Address) -> io::Result<Self> {
         Ok(match address {
-            Address::UnixDatagram(path) => Self::UnixDatagram(unix(path, Type::DGRAM)?.into()),
-            Address::UnixStream(path) => Self::UnixStream(unix(path, Type::STREAM)?.into()),
+            Address::UnixDatagram(path) => {
+                Self::UnixDatagram(unix(path, SocketType::DGRAM)?.into())
+            }
+            Address::UnixStream(path) => Self::UnixStream(unix(path, SocketType::STREAM)?.into()),
             Address::Tcp(host_port) => Self::Tcp(tcp(host_port)?),
             Address::Tls(host_port, tls) => {
                 Self::Tls(Box::new(TlsStream::open(tcp(host_port)?, tls)?))
@@ -117,10 +121,10 @@ fn is_at_end(mut stream: impl io::Read) -> bool {
 }
 
 /// Connects to a Unix socket. The time-out also bounds the wait for a listener whose queue is full.
-fn unix(path: &Path, kind: Type) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, kind, None)?;
-    socket.set_write_timeout(Some(SYSLOG_WRITE_TIMEOUT))?;
-    socket.connect(&SockAddr::unix(path)?)?;
+fn unix(path: &Path, kind: SocketType) -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(SYSLOG_WRITE_TIMEOUT))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }
 
@@ -135,8 +139,8 @@ fn tcp(host_port: &str) -> io::Result<TcpStream> {
                 socket.set_nodelay(true)?;
                 // A collector that is gone without a word (a failed machine) is noticed by what it
                 // does not acknowledge.
-                let socket_ref = SockRef::from(&socket);
-                socket_ref.set_tcp_user_timeout(Some(SYSLOG_UNACKNOWLEDGED_TIMEOUT))?;
+                let millis = SYSLOG_UNACKNOWLEDGED_TIMEOUT.as_millis();
+                set_tcp_user_timeout(&socket, u32::try_from(millis).unwrap_or(u32::MAX))?;
                 return Ok(socket);
             }
             Err(error) => last = error,

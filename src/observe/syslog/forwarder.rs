@@ -204,6 +204,8 @@ impl Sender {
         }
         self.out.clear();
         self.lines_in_out = 0;
+        // A slow collector may take a batch for minutes.
+        self.report();
         Ok(())
     }
 
