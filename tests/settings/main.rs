@@ -16,6 +16,7 @@ mod policy;
 mod reference;
 mod schema;
 mod secrets;
+mod sources;
 mod tls_files;
 mod versions;
 mod warnings;

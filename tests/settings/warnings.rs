@@ -185,6 +185,11 @@ fn profiles_and_switches() {
         ("profile = \"nshield\"", IvMode::ZeroedBuffer),
         ("profile = \"cloudhsm\"", IvMode::ZeroedBuffer),
         ("profile = \"luna\"", IvMode::Appended),
+        ("profile = \"fortanix\"", IvMode::Random),
+        ("profile = \"primus\"", IvMode::Random),
+        ("profile = \"utimaco\"", IvMode::Random),
+        ("profile = \"vault\"", IvMode::Random),
+        ("profile = \"vault\"\nhandles_per_session = true", IvMode::Random),
         ("profile = \"luna\"\ncan_generate_iv = true", IvMode::Appended),
         (
             "profile = \"softhsm2\"\ncan_generate_iv = false\nis_zero_iv_required = true",
