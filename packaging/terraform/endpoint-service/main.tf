@@ -103,9 +103,11 @@ resource "aws_lb_target_group" "this" {
   protocol             = "TCP"
   port                 = var.proxy_port
   deregistration_delay = tostring(var.deregistration_delay_seconds)
-  preserve_client_ip   = "false"
-  proxy_protocol_v2    = var.proxy_protocol
-  tags                 = local.tags
+  # The proxy itself ends its connections, in good order, before it stops.
+  connection_termination = false
+  preserve_client_ip     = "false"
+  proxy_protocol_v2      = var.proxy_protocol
+  tags                   = local.tags
 
   health_check {
     protocol = "HTTP"
@@ -117,6 +119,14 @@ resource "aws_lb_target_group" "this" {
     timeout             = 5
     healthy_threshold   = 2
     unhealthy_threshold = 2
+  }
+
+  # A proxy that shuts down fails the health checks while it serves: its connections must not be reset
+  # for that. The interval exceeds drain_delay_milli plus drain_timeout_milli (75 s in the packages'
+  # settings).
+  target_health_state {
+    enable_unhealthy_connection_termination = false
+    unhealthy_draining_interval             = 80
   }
 
   lifecycle {

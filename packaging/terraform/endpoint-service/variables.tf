@@ -106,9 +106,9 @@ variable "proxy_network" {
 }
 
 variable "deregistration_delay_seconds" {
-  description = "Time for which open connections to a deregistered proxy continue."
+  description = "Time for which a deregistered proxy is draining. Users report that it gets new connections for 120 s, whatever is set here."
   type        = number
-  default     = 90
+  default     = 120
   nullable    = false
 
   validation {
