@@ -34,7 +34,15 @@ sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' packaging/docker/Dockerfile | tr ' ' '\n
     done)
 (cd "$work/sources" && cargo metadata --quiet --locked --format-version 1 >"$work/metadata")
 
-for overlay in packaging/kubernetes/overlays/*; do
+# All components on top of one overlay, as a user's own overlay has them.
+manifests=$(realpath --relative-to="$work/with-components" packaging/kubernetes)
+mkdir "$work/with-components"
+cat >"$work/with-components/kustomization.yaml" <<END
+resources: [$manifests/overlays/aws]
+components: [$manifests/components/monitoring, $manifests/components/public]
+END
+
+for overlay in packaging/kubernetes/overlays/* "$work/with-components"; do
     name=$(basename "$overlay")
     echo "Kubernetes, overlay $name: kustomize, kubernetes-validate, our own rules, xks-proxy check"
     render "$overlay" >"$work/$name.yaml"
@@ -44,6 +52,18 @@ for overlay in packaging/kubernetes/overlays/*; do
     done
     "$tools/bin/python" tests/packaging/manifests.py "$work/$name.yaml" "$work/$name.toml"
 done
+
+if command -v promtool >/dev/null; then
+    echo 'alerts: promtool'
+    promtool check rules configuration/prometheus-alerts.yml
+    promtool test rules configuration/prometheus-alerts-test.yml
+    # The rules as the operator hands them to Prometheus.
+    sed -n '/^spec:$/,$ s/^  //p' packaging/kubernetes/components/monitoring/prometheusrule.yaml \
+        >"$work/rules.yml"
+    promtool check rules "$work/rules.yml"
+else
+    echo 'not checked, for want of promtool: alerts' >&2
+fi
 
 # Each pod's settings pass the strict check once the files that the cluster mounts exist.
 cargo build --quiet --locked --bin xks-proxy
