@@ -1,18 +1,11 @@
 #!/usr/bin/env bash
-# Checks the container image, Kubernetes manifests and CloudFormation template as far as possible
-# without Docker, a cluster or an AWS account. Needs kubectl or kustomize; tools from PyPI are
+# Checks the container image and the Kubernetes manifests as far as possible without Docker or a
+# cluster; templates.sh checks what is for AWS. Needs kubectl or kustomize; tools from PyPI are
 # installed below target/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-tools=target/packaging-tools
-requirements=tests/packaging/requirements.txt
-if ! cmp -s "$requirements" "$tools/installed"; then
-    rm -rf "$tools"
-    python3 -m venv "$tools"
-    "$tools/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
-    cp "$requirements" "$tools/installed"
-fi
+. tests/packaging/tools.sh
 
 if command -v kustomize >/dev/null; then
     render() { kustomize build "$1"; }
@@ -40,10 +33,6 @@ sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' packaging/docker/Dockerfile | tr ' ' '\n
         mkdir -p "$(dirname "$path")" && cp -R "$OLDPWD/$path" "$path"
     done)
 (cd "$work/sources" && cargo metadata --quiet --locked --format-version 1 >"$work/metadata")
-
-echo 'CloudFormation: cfn-lint'
-"$tools/bin/cfn-lint" --regions us-east-1 us-gov-west-1 eusc-de-east-1 cn-north-1 \
-    --template packaging/cloudformation/*.yaml
 
 # All components on top of one overlay, as a user's own overlay has them.
 manifests=$(realpath --relative-to="$work/with-components" packaging/kubernetes)
@@ -93,4 +82,4 @@ for settings in "$work"/*.toml; do
         -e "s#^PKCS11_HSM_MODULE = .*#PKCS11_HSM_MODULE = \"$work/run/pkcs11.so\"#" -i "$settings"
     target/debug/xks-proxy check --strict "$settings"
 done
-echo 'not checked, for want of them: a build of the image, a cluster, AWS'
+echo 'not checked, for want of them: a build of the image, a cluster'
