@@ -63,7 +63,7 @@ fn fields() {
     let lines = call.clone() + &event;
     assert_eq!(output.write(lines.as_bytes()).unwrap(), call.len());
     assert_eq!(output.write(event.as_bytes()).unwrap(), event.len());
-    let mut receive = || {
+    let receive = || {
         let mut buffer = [0; 2000];
         let count = journal.recv(&mut buffer).unwrap();
         String::from_utf8(buffer[..count].to_vec()).unwrap()
