@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -164,7 +166,14 @@ def rehearsal(scenario):
     except Refused as refused:
         raise Failed(f"the proxy answers {refused}") from refused
     finally:
-        for machine in work.glob("*/pid"):
-            subprocess.run(["kill", "-9", machine.read_text().strip()], check=False)
+        end_proxies(work)
         shutil.rmtree(work, ignore_errors=True)
     print(f"== {scenario}: the page's promises hold ({time.monotonic() - begin:.1f} s)")
+
+
+def end_proxies(work):
+    """Kills the proxies whose environment names a machine of this rehearsal."""
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"REHEARSAL={work}/".encode() in environment.read_bytes():
+                os.kill(int(environment.parent.name), signal.SIGKILL)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from launcher.programs import free_ports, softhsm2_module
 from launcher.settings import CREDENTIAL, PREFIX, is_table, settings, store
+from rehearsal.certificates import Authority
 from rehearsal.kms import Kms
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -33,6 +34,7 @@ class Machine:
     def __init__(self, work, region="us-east-1"):
         self.work = work
         self.region = region
+        self.authority = None
         self.port, self.ping, self.admin = free_ports(3)
         for name in ("etc", "state", "log", "tokens"):
             (work / name).mkdir(parents=True)
@@ -139,14 +141,14 @@ class Machine:
     # Certificates
 
     def make_certificate(self):
-        """Makes an authority, and a certificate for localhost."""
-        made = self.work / "etc/tls-new"
-        self.run("xks-load", "make-cert", made)
+        """Makes a certificate for localhost, by an authority that KMS trusts here."""
+        if self.authority:
+            return
         tls = self.work / "etc/tls"
-        tls.mkdir(exist_ok=True)
-        shutil.copy(made / "server.pem", tls / "server_cert.pem")
-        shutil.copy(made / "server.key", tls / "server_key.pem")
-        shutil.copy(made / "ca.pem", self.work / "ca.pem")
+        tls.mkdir()
+        self.authority = Authority(self)
+        self.authority.issue(tls / "server_cert.pem", tls / "server_key.pem", 90 * 86400)
+        shutil.copy(self.authority.certificate, self.work / "ca.pem")
 
     # The proxy
 

@@ -33,6 +33,7 @@ def rehearse(it):
 
     for member in ("sigv4_access_key_id", "sigv4_secret_access_key"):
         del machine.store[member]
+    machine.write_settings()
     it.run()
     it.refused(
         "the stranger's call", 401, "AuthenticationFailedException",
