@@ -4,6 +4,7 @@
 mod clock;
 mod drain;
 mod hsm;
+mod syslog;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 pub use clock::*;
 pub use drain::*;
 pub use hsm::*;
+pub use syslog::*;
 
 // ---- AES-GCM and the XKS specification
 

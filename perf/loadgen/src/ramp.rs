@@ -4,13 +4,16 @@ use serde::Serialize;
 
 use crate::args::RunArguments;
 use crate::metrics::Metrics;
-use crate::results::{Results, ratio};
+use crate::results::{Point, Results, ratio};
 use crate::run::Prepared;
 use crate::schedule::{Pace, Phase};
 
 /// Number of times that a rate is tried before it counts as too high: another program that takes
 /// the machine for a moment must not end the ramp.
 const ATTEMPTS: u32 = 2;
+
+/// Milliseconds by which latency may differ within a step without meaning anything.
+const NOISE_MS: f64 = 5.0;
 
 /// Limits of a ramp, and what its result is for.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -46,6 +49,9 @@ pub struct Step {
     pub sessions: Option<f64>,
     /// 99th percentile of the generator's own delay in milliseconds.
     pub late_p99_ms: f64,
+    /// Set if latency rose during the step: the proxy did not keep up, and only the step's end kept
+    /// it within the limits.
+    pub is_rising: bool,
     /// Set if an answer was wrong.
     pub has_wrong_answers: bool,
 }
@@ -80,6 +86,7 @@ impl Step {
             queue_ms: metrics.map(|metrics| mean(metrics.queue_seconds, metrics.calls)),
             sessions: metrics.map(|metrics| metrics.sessions),
             late_p99_ms: results.generator.lateness_ms.p99,
+            is_rising: is_rising(&results.over_time),
             has_wrong_answers: results.has_wrong_answers(),
         }
     }
@@ -87,7 +94,9 @@ impl Step {
     /// Returns whether the step keeps within the limits.
     #[must_use]
     pub fn is_within(&self, limits: &Limits) -> bool {
-        self.p99_ms <= limits.p99_ms && self.failed_percent <= limits.failed_percent
+        !self.is_rising
+            && self.p99_ms <= limits.p99_ms
+            && self.failed_percent <= limits.failed_percent
     }
 
     /// Mean number of sessions at work (Little's law).
@@ -146,4 +155,42 @@ fn with_warm_up(arguments: &RunArguments, phase: Phase) -> Vec<Phase> {
     let warm_up = Phase { duration: arguments.warm_up(), is_measured: false, ..phase };
     let phases = [warm_up, phase];
     phases.into_iter().filter(|phase| !phase.duration.is_zero()).collect()
+}
+
+/// Returns whether the median latency of the last quarter is more than twice that of the first.
+fn is_rising(points: &[Point]) -> bool {
+    let measured = points.iter().filter(|point| point.seconds >= 0.0 && point.ok > 0);
+    let medians: Vec<f64> = measured.map(|point| point.p50_ms).collect();
+    let quarter = medians.len() / 4;
+    let mut medians = medians.into_iter();
+    let mean = |values: Vec<f64>| ratio(values.iter().sum(), values.len() as u64);
+    let first = mean(medians.by_ref().take(quarter).collect());
+    let last = mean(medians.rev().take(quarter).collect());
+    last > 2.0 * first + NOISE_MS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn points(medians: &[f64]) -> Vec<Point> {
+        let point = |(second, p50_ms): (i32, &f64)| Point {
+            seconds: f64::from(second) - 1.0,
+            ok: 1,
+            failed: 0,
+            p50_ms: *p50_ms,
+            p99_ms: *p50_ms,
+            max_ms: *p50_ms,
+        };
+        (0..).zip(medians).map(point).collect()
+    }
+
+    /// A queue that grows is told from a slow moment in the middle, and from a warm-up.
+    #[test]
+    fn rising_latency() {
+        assert!(is_rising(&points(&[0.0, 10.0, 10.0, 30.0, 40.0, 60.0, 70.0, 80.0, 90.0])));
+        assert!(!is_rising(&points(&[0.0, 10.0, 10.0, 90.0, 90.0, 10.0, 10.0, 12.0, 11.0])));
+        assert!(!is_rising(&points(&[0.1, 0.1, 0.1, 0.1, 0.1, 2.0, 3.0, 3.0, 4.0])));
+        assert!(!is_rising(&points(&[1.0, 50.0])) && !is_rising(&[]));
+    }
 }

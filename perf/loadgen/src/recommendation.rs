@@ -193,7 +193,11 @@ fn write_table(ramp: &Ramp, out: &mut String) -> std::fmt::Result {
             optional(step.hsm_ms),
             optional(step.queue_ms),
             busy.map_or("-".to_owned(), |(busy, all)| format!("{busy:.1} of {all:.0}")),
-            if step.is_within(&ramp.limits) { "" } else { "  exceeds" }
+            match (step.is_within(&ramp.limits), step.is_rising) {
+                (true, _) => "",
+                (false, true) => "  cannot keep up",
+                (false, false) => "  exceeds",
+            }
         )?;
     }
     Ok(())
@@ -217,6 +221,7 @@ mod tests {
             queue_ms: Some(0.1),
             sessions: Some(16.0),
             late_p99_ms: 0.1,
+            is_rising: false,
             has_wrong_answers: false,
         }
     }
