@@ -30,7 +30,7 @@ curl -s --retry 100 --retry-delay 1 --retry-connrefused -o /dev/null --data '{}'
 entries() { journalctl --directory=/run/log/journal --output=json SYSLOG_IDENTIFIER=xks-proxy; }
 for attempt in $(seq 300); do
     entries >all
-    ! grep -q call= all || break
+    ! grep -q AuthenticationFailed all || break
     kill -0 $proxy
     sleep 0.1
 done
