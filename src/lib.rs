@@ -23,6 +23,7 @@
 //! [`probe`] and `demo` call a proxy through [`client`].
 
 pub mod admin;
+pub mod certificate;
 pub mod cli;
 pub mod client;
 mod decimal;
@@ -36,6 +37,7 @@ pub mod limits;
 mod new_file;
 pub mod observe;
 mod output;
+pub mod partition;
 pub mod policy;
 pub mod probe;
 mod process;

@@ -22,6 +22,7 @@ const EXCUSED: &[(&str, &str)] = &[
     (".ci/", "it runs this test"),
     ("cargo ", "builds, tests and benches of this repository, which .ci/run runs"),
     ("perf/", "measurements, which take from half a minute to hours"),
+    ("src/certificate/update-authorities", "needs GitHub; tests/probe/reports.rs runs it on a file"),
     ("install -m 755 target/dist/xks-proxy ", "needs the build above it, which .ci/packages makes"),
     ("install -m 755 xks-proxy.new ", "writes to /usr; tests/e2e/upgrade.rs upgrades"),
     ("install -D -m 644 ", "writes to /etc; tests/packaging/units.sh verifies the drop-ins"),

@@ -20,6 +20,8 @@ mod ciphertext;
 mod client;
 mod connection;
 mod corpus;
+#[path = "../../../src/partition.rs"]
+mod partition;
 mod plot;
 mod pool;
 mod process;
@@ -53,7 +55,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => load(&arguments),
         Command::Plot(arguments) => plot_files(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::MakeCert { directory, client_name } => {
+        Command::MakeCert { directory, client_name, region } => {
+            let client_name = client_name.unwrap_or_else(|| partition::kms_client_name(&region));
             certificates::make(&directory, &client_name)
                 .map(|()| ExitCode::SUCCESS)
                 .map_err(|error| format!("{}: {error}", directory.display()))
