@@ -19,4 +19,5 @@ pub mod log;
 pub mod metrics;
 pub mod panics;
 pub mod redaction;
+pub mod syslog;
 pub mod timestamp;

@@ -22,7 +22,10 @@ const EXCUSED: &[(&str, &str)] = &[
     (".ci/", "it runs this test"),
     ("cargo ", "builds, tests and benches of this repository, which .ci/run runs"),
     ("perf/", "measurements, which take from half a minute to hours"),
-    ("src/certificate/update-authorities", "needs GitHub; tests/probe/reports.rs runs it on a file"),
+    (
+        "src/certificate/update-authorities",
+        "needs GitHub; tests/probe/reports.rs runs it on a file",
+    ),
     ("install -m 755 target/dist/xks-proxy ", "needs the build above it, which .ci/packages makes"),
     ("install -m 755 xks-proxy.new ", "writes to /usr; tests/e2e/upgrade.rs upgrades"),
     ("install -D -m 644 ", "writes to /etc; tests/packaging/units.sh verifies the drop-ins"),
@@ -34,6 +37,8 @@ const EXCUSED: &[(&str, &str)] = &[
     ("docker ", "needs Docker"),
     ("kubectl ", "needs a cluster; tests/packaging/manifests.sh checks the manifests"),
     ("aws ", "needs an AWS account"),
+    ("cp terraform.tfvars.example ", "tests/packaging/terraform_use.py does"),
+    ("terraform ", "needs an AWS account; tests/packaging/templates.sh runs it without one"),
     ("generatekey ", "needs an nShield HSM"),
     ("pkcs11-tool ", "other pages' commands use the key that it deletes"),
 ];
