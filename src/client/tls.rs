@@ -268,11 +268,15 @@ impl Witness {
         now: UnixTime,
     ) -> Result<Anchor, rustls::Error> {
         let leads_to = |roots| self.leads_to(roots, certificate, intermediates, now);
-        let Err(error) = leads_to(&self.system) else { return Ok(Anchor::System) };
-        if self.extra.is_empty() {
-            return Err(error);
+        // An authority that was named, and that the system trusts as well, is the named one.
+        let by_extra = (!self.extra.is_empty()).then(|| leads_to(&self.extra));
+        if matches!(by_extra, Some(Ok(()))) {
+            return Ok(Anchor::Extra);
         }
-        leads_to(&self.extra).map(|()| Anchor::Extra)
+        match (leads_to(&self.system), by_extra) {
+            (Ok(()), _) => Ok(Anchor::System),
+            (Err(_), Some(Err(error))) | (Err(error), _) => Err(error),
+        }
     }
 
     /// Verifies that the chain leads to a listed authority. This machine need not have its

@@ -102,7 +102,7 @@ fn trusted(trust: &Result<Anchor, String>, chain: &[Certificate]) -> Outcome {
     let way = way(chain);
     match trust {
         Ok(Anchor::System) => Outcome::Held(way),
-        Ok(Anchor::Extra) => Outcome::Held(format!("{way}; by --ca only")),
+        Ok(Anchor::Extra) => Outcome::Held(format!("{way}; by --ca")),
         Err(why) => {
             let is_unknown = why.contains("UnknownIssuer");
             let hint = if is_unknown { "; --ca FILE trusts another authority" } else { "" };

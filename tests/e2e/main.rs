@@ -16,6 +16,7 @@ mod authentication;
 mod bad_settings;
 mod bootstrap;
 mod calls;
+mod capacity;
 mod clock;
 mod confinement;
 mod credentials;

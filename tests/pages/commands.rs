@@ -12,6 +12,7 @@ use crate::pages::{self, Page, Part, root};
 
 /// Pages whose commands another test runs.
 const RUN_ELSEWHERE: &[(&str, &str)] = &[
+    ("docs/disaster-recovery.md", "tests/pages/rehearsals.rs"),
     ("docs/first-hour.md", "tests/interop/first-hour.sh, a step of .ci/run"),
     ("fuzz/README.md", "the fuzz steps of .ci/run"),
 ];
@@ -51,7 +52,7 @@ const SUBSTITUTIONS: &[(&str, &str)] = &[
     ("https://xks.example.com/", "https://localhost:PORT/"),
     ("https://localhost:8443/", "https://localhost:PORT/"),
     ("http://127.0.0.1:9443/", "http://127.0.0.1:ADMIN/"),
-    ("xks-proxy probe https", "xks-proxy probe --count 10 https"),
+    ("xks-proxy probe https", "xks-proxy probe --count 10 --ca tls/ca.pem https"),
     ("xks-proxy ping --ready", "xks-proxy ping --ready localhost:PING"),
     ("xks-proxy probe-hsm ", "xks-proxy probe-hsm --max-sessions 4 --milli 20 "),
 ];

@@ -110,7 +110,7 @@ fn over_tls() {
     assert_clean(&run, &["tls.kms-authority"]);
     assert_eq!(run.json["tls"]["version"], "TLSv1_3");
     assert!(run.came("tls.name").contains("localhost"));
-    assert!(run.came("tls.chain").contains("--ca only"), "KMS does not trust it");
+    assert!(run.came("tls.chain").contains("; by --ca"));
 }
 
 #[test]
