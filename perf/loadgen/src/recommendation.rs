@@ -232,7 +232,7 @@ mod tests {
         Ramp { limits, steps, is_exceeded }
     }
 
-    /// The example of docs/capacity.md: 10 ms, 16 sessions.
+    /// An HSM of 10 ms with 16 sessions.
     #[test]
     fn sessions_are_the_limit() {
         let ramp = ramp(vec![
