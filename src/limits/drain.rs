@@ -23,8 +23,8 @@ pub const NLB_DEREGISTERED_DELAY: Duration = Duration::from_secs(120);
 /// proxy is not ready. It bounds the handshakes when no proxy is ready and all clients come back at
 /// once: one a second for each connection.
 pub const MIN_AGE_TO_SEND_AWAY: Duration = Duration::from_secs(1);
-/// Longest last part of the delay before accepting ends, of which it is half otherwise: during it, answers close the
-/// connections too that were made while draining.
+/// Longest last part of the delay before accepting ends, of which it is half otherwise: during it,
+/// answers close the connections too that were made while draining.
 pub const MAX_DRAIN_LAST_PART: Duration = Duration::from_secs(10);
 /// Time for which quiet connections are kept after the end of accepting, since a request may be on
 /// its way: the first one of a new connection, or the next one of a client that sends one every

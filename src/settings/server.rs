@@ -181,8 +181,7 @@ pub(super) fn port(member: &Member<'_>) -> Option<u16> {
     member.integer(0..=u64::from(u16::MAX), "a port")
 }
 
-/// Reads a part of the SigV4 scope, in which slashes separate the parts. KMS sends no other
-/// characters than those allowed here.
+/// Reads the Region, and warns of one in no known partition.
 fn region(member: &Member<'_>) -> Option<String> {
     let region = scope(member, REGION_REMEDY)?;
     if partition::known(&region).is_none() {
@@ -196,6 +195,8 @@ fn region(member: &Member<'_>) -> Option<String> {
     Some(region)
 }
 
+/// Reads a part of the SigV4 scope, in which slashes separate the parts. KMS sends no other
+/// characters than those allowed here.
 fn scope(member: &Member<'_>, remedy: &str) -> Option<String> {
     let text = member.string(remedy)?;
     if text.is_empty() {

@@ -33,7 +33,7 @@ fn drain(settings: &str) -> (Duration, Duration) {
     (millis("drain_delay_milli"), millis("drain_timeout_milli"))
 }
 
-/// What `NLB_UNHEALTHY_DELAY` counts on: two checks, 10 seconds apart.
+/// The health checks that `NLB_UNHEALTHY_DELAY` assumes: two, 10 seconds apart.
 #[test]
 fn health_checks_are_as_supposed() {
     for (text, interval, threshold) in [

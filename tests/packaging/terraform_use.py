@@ -11,7 +11,7 @@ from terraform import facts
 PLACE = ("aws", "amazonaws.com", "us-east-1")
 KEY_STORE = "cks-0123456789abcdef0"
 SECRET = "0123456789012345678901234567890123456789012"
-# What the command in the README creates, as the provider reads it.
+# The key store that the command in the README creates, as the provider reads it.
 CREATED = {
     "custom_key_store_name": "xks",
     "custom_key_store_type": "EXTERNAL_KEY_STORE",

@@ -36,7 +36,7 @@ impl Watch {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = lines.next().unwrap().unwrap();
-        // What follows is read, so that the process never waits for this one.
+        // The rest is read too, so that the process never waits for this test.
         std::thread::spawn(move || lines.for_each(drop));
         let metrics = line.strip_prefix("metrics: http://").unwrap();
         Self { child, metrics: metrics.strip_suffix("/metrics").unwrap().to_owned() }

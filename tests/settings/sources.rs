@@ -54,7 +54,7 @@ fn comment(lines: &[&str], at: usize) -> String {
     above.take_while(|line| line.starts_with("# ")).copied().collect::<Vec<_>>().join(" ")
 }
 
-/// What is wrong with a file.
+/// The faults of a file.
 fn problems(text: &str) -> Vec<String> {
     let (items, sources) = head(text);
     let mut problems = Vec::new();

@@ -342,7 +342,7 @@ fn what_kms_refuses_is_warned_of() {
     assert_eq!(warnings(&right, &(right.certificate.pem() + &with_sha1(&root))), [""; 0]);
 }
 
-/// What KMS wants and other clients do not: `probe` checks the same from outside.
+/// Requirements of KMS that other clients do not have: `probe` checks the same from outside.
 #[test]
 fn what_kms_alone_wants_is_warned_of() {
     let place = Place::new();

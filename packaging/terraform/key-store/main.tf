@@ -1,4 +1,4 @@
-# What CloudFormation has no resource for: the external key store; and its keys.
+# The external key store, for which CloudFormation has no resource, and its keys.
 
 resource "aws_kms_custom_key_store" "this" {
   custom_key_store_name               = var.name

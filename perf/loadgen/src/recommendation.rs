@@ -17,7 +17,7 @@ const HSM_SLOWER: f64 = 1.5;
 /// Share of the limit of latency that the generator's own delay may have.
 const MAX_LATE: f64 = 0.25;
 
-/// What keeps the rate from rising.
+/// The cause that keeps the rate from rising.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bound {
@@ -38,7 +38,7 @@ pub enum Bound {
 pub struct Recommendation {
     /// Highest rate within the limits, if there is one.
     pub max_rate: Option<f64>,
-    /// What the next rate failed for.
+    /// The cause for which the next rate exceeded the limits.
     pub bound: Bound,
     /// `session_pool_max_size` for the rate of each replica, if the time in the HSM is known.
     pub sessions: Option<f64>,

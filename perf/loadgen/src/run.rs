@@ -30,7 +30,7 @@ const ANNOUNCEMENT: &str = "measuring";
 /// Time between two updates of the progress line.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-/// What runs of the same load at different rates share.
+/// The parts that runs of the same load at different rates share.
 pub struct Prepared<'a> {
     arguments: &'a RunArguments,
     target: Arc<Target>,

@@ -1,7 +1,7 @@
 //! Handles that are valid in one session only.
 //!
 //! PKCS#11 makes an object's handle valid in all sessions of the application (v2.40, 2.6.5), so a
-//! token's sessions share the handles that one of them found. Some modules number objects anew in
+//! token's sessions share the handles that one of them found. Some modules number objects afresh in
 //! each session, and a handle of another session is invalid there or, worse, is another key's.
 //! With such a module the cache has a name in place of each handle, and every session finds the
 //! handles behind the names for itself.

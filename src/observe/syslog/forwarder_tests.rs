@@ -103,7 +103,7 @@ fn a_collector_that_hangs() {
         }
         let stats = forwarder.stats();
         let is_all = stats.sent_lines + stats.dropped_lines == pushed * 1000;
-        // What comes after the gap shows it.
+        // The line after the gap shows it.
         if is_all && !std::mem::replace(&mut last, true) {
             forwarder.push(b"last\n");
         }
