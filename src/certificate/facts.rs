@@ -1,6 +1,6 @@
 //! Descriptions of certificates.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 use x509_parser::certificate::X509Certificate;
@@ -10,7 +10,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::X509Name;
 
 use super::host_name;
-use crate::observe::timestamp::civil_from_days;
+use crate::observe::timestamp::{civil_from_days, unix_secs};
 
 const SECS_PER_DAY: i64 = 86_400;
 const MIN_RSA_BITS: usize = 2048;
@@ -76,8 +76,7 @@ impl Certificate {
     /// Returns the days until it expires; a negative number if it has expired.
     #[must_use]
     pub fn days_left(&self) -> i64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let now = i64::try_from(unix_secs(SystemTime::now())).unwrap_or(i64::MAX);
         self.not_after_unix_secs.saturating_sub(now).div_euclid(SECS_PER_DAY)
     }
 
@@ -91,12 +90,6 @@ impl Certificate {
     #[must_use]
     pub fn has_common_name_for(&self, host: &str) -> bool {
         self.common_names.iter().any(|name| host_name::is_for(name, host))
-    }
-
-    /// Returns whether one of its subject alternative names is for `host`, as TLS clients want.
-    #[must_use]
-    pub fn has_name_for(&self, host: &str) -> bool {
-        self.names.iter().any(|name| host_name::is_for(name, host))
     }
 }
 

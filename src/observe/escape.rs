@@ -14,6 +14,12 @@ const fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
+/// Returns the byte, or a question mark if it is not printable ASCII: for outputs of lines that have
+/// been escaped, in which no other byte is to be expected.
+pub(super) const fn printable(byte: u8) -> u8 {
+    if matches!(byte, b' '..=b'~') { byte } else { b'?' }
+}
+
 /// Returns whether the byte may appear in an unquoted value.
 const fn is_bare(byte: u8) -> bool {
     is_plain(byte) && byte != b' ' && byte != b'='

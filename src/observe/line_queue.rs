@@ -45,6 +45,11 @@ pub(super) struct Requested {
     pub(super) stop: bool,
 }
 
+/// Returns the number of lines.
+pub(super) fn count_lines(lines: &[u8]) -> u64 {
+    memchr_iter(b'\n', lines).count() as u64
+}
+
 impl LineQueue {
     pub(super) fn new(max_bytes: usize) -> Self {
         let waiting = Waiting {
@@ -75,6 +80,16 @@ impl LineQueue {
             && (std::mem::take(&mut waiting.is_idle)
                 || (self.is_filling(&waiting) && !was_filling));
         Pushed { taken, must_wake }
+    }
+
+    /// Adds as many complete lines as fit, wakes the writer if it has to be, and returns the number of
+    /// lines that were rejected.
+    pub(super) fn push_and_wake(&self, lines: &[u8]) -> u64 {
+        let pushed = self.push(lines);
+        if pushed.must_wake {
+            self.wake();
+        }
+        count_lines(lines.get(pushed.taken..).unwrap_or_default())
     }
 
     /// Wakes the writer.

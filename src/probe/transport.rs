@@ -107,13 +107,12 @@ fn try_examine(
 ) -> io::Result<Option<Vec<SocketAddr>>> {
     let found = client::resolve(options.connect_to.as_ref().unwrap_or(&options.endpoint))?;
     let ipv4: Vec<SocketAddr> = found.iter().copied().filter(SocketAddr::is_ipv4).collect();
-    let has_ipv4 = !ipv4.is_empty();
-    let mut addresses = if has_ipv4 { ipv4 } else { found.clone() };
+    let mut addresses = if ipv4.is_empty() { found.clone() } else { ipv4 };
     addresses.truncate(MAX_PROBE_ADDRESSES);
     let socket = client::connect(&addresses, PROBE_CALL_TIMEOUT)?;
     let texts: Vec<String> = addresses.iter().map(|one| one.ip().to_string()).collect();
-    let (texts, peer) = (texts.join(", "), socket.peer_addr()?);
-    report.tell("addresses", json!(texts.split(", ").collect::<Vec<_>>()));
+    let peer = socket.peer_addr()?;
+    report.tell("addresses", json!(texts));
     let Options { endpoint, trust, .. } = options;
     let handshaken = endpoint.is_https.then(|| {
         let started = Instant::now();
@@ -128,8 +127,8 @@ fn try_examine(
         return Err(io::Error::other(format!("{why} ({error})")));
     }
     report.add(&REACHABLE, None, Outcome::Held(peer.to_string()));
-    report.add(&ENDPOINT, None, self::endpoint(options, &texts));
-    report.add(&IPV4, None, over_ipv4(&found, has_ipv4));
+    report.add(&ENDPOINT, None, self::endpoint(options, &texts.join(", ")));
+    report.add(&IPV4, None, over_ipv4(&found));
     report.add(&NETWORK, None, round_trip(&addresses));
     let Some((handshake, outcome)) = handshaken else {
         report.add(&HTTPS, None, Outcome::Broken("plain HTTP, as --insecure-http says".to_owned()));
@@ -259,7 +258,8 @@ fn suites(accepted: &[String]) -> Outcome {
     if is_right { Outcome::Held(came) } else { Outcome::Broken(format!("only {came}")) }
 }
 
-fn over_ipv4(found: &[SocketAddr], has_ipv4: bool) -> Outcome {
+fn over_ipv4(found: &[SocketAddr]) -> Outcome {
+    let has_ipv4 = found.iter().any(SocketAddr::is_ipv4);
     let texts: Vec<String> = found
         .iter()
         .filter(|one| one.is_ipv4() == has_ipv4)
@@ -357,11 +357,11 @@ mod tests {
     fn addresses() {
         let four = SocketAddr::from(([192, 0, 2, 1], 443));
         let six = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 443));
-        assert_eq!(over_ipv4(&[four], true), Outcome::Held("192.0.2.1".to_owned()));
-        let Outcome::Held(both) = over_ipv4(&[six, four], true) else { panic!("not held") };
+        assert_eq!(over_ipv4(&[four]), Outcome::Held("192.0.2.1".to_owned()));
+        let Outcome::Held(both) = over_ipv4(&[six, four]) else { panic!("not held") };
         assert!(both.starts_with("192.0.2.1; its IPv6"), "{both}");
         let only = Outcome::Broken("only IPv6 addresses: 2001:db8::1".to_owned());
-        assert_eq!(over_ipv4(&[six], false), only);
+        assert_eq!(over_ipv4(&[six]), only);
     }
 
     /// KMS in GovCloud has no ChaCha20-Poly1305.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -20,6 +20,7 @@ use crate::admin::exporter;
 use crate::exit::Failed;
 use crate::observe::metrics::exposition::{Exposition, Kind};
 use crate::observe::metrics::histogram::Snapshot;
+use crate::observe::timestamp::unix_secs;
 use crate::output::outln;
 
 /// Results of all rounds so far.
@@ -184,7 +185,7 @@ fn expose_round(round: &Round, text: &mut Exposition) {
         let verdict = check.verdict.name();
         text.sample(&[("check", check.rule.name), ("key", key), ("verdict", verdict)], 1);
     }
-    let begin = round.begin.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let begin = unix_secs(round.begin);
     let help = "Begin of the last round.";
     text.family("xks_probe_last_round_timestamp_seconds", Kind::Gauge, help).sample(&[], begin);
     let help = "Duration of the last round.";

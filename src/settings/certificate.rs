@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -219,12 +220,24 @@ pub(super) fn inspect_chain(
     })
 }
 
+/// Reads the CAs that verify peers from the file that the member names, and warns of unfit ones.
+pub(super) fn read_authorities(member: &Member<'_>, remedy: &str) -> Option<RootCertStore> {
+    let authorities = read_chain(member, remedy)?;
+    inspect_authorities(&authorities, member, remedy);
+    let mut roots = RootCertStore::empty();
+    let mut is_right = true;
+    for (index, authority) in authorities.into_iter().enumerate() {
+        if let Err(error) = roots.add(authority) {
+            let problem = format!("certificate {} of the file is not usable: {error}", index + 1);
+            member.mistake(problem, remedy);
+            is_right = false;
+        }
+    }
+    is_right.then_some(roots)
+}
+
 /// Warns of properties that make a CA unfit to verify peers.
-pub(super) fn inspect_authorities(
-    chain: &[CertificateDer<'static>],
-    member: &Member<'_>,
-    remedy: &str,
-) {
+fn inspect_authorities(chain: &[CertificateDer<'static>], member: &Member<'_>, remedy: &str) {
     for (index, der) in chain.iter().enumerate() {
         let Ok((_, certificate)) = X509Certificate::from_der(der) else {
             continue;

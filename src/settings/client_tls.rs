@@ -6,7 +6,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, version};
 
-use super::certificate::{certified_key, inspect_authorities, read_chain, read_key};
+use super::certificate::{certified_key, read_authorities, read_chain, read_key};
 use super::section::Section;
 use super::tls::provider;
 
@@ -39,8 +39,8 @@ pub(super) fn read(section: &Section<'_>) -> Option<Arc<ClientConfig>> {
 
 /// Reads the authorities, or takes those of the system.
 fn authorities(section: &Section<'_>) -> Option<RootCertStore> {
-    let mut roots = RootCertStore::empty();
     let Some(member) = section.get("server_ca_pem") else {
+        let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             let problem = "it is missing, and the system trusts no CA";
@@ -49,17 +49,7 @@ fn authorities(section: &Section<'_>) -> Option<RootCertStore> {
         }
         return Some(roots);
     };
-    let authorities = read_chain(&member, CA_REMEDY)?;
-    inspect_authorities(&authorities, &member, CA_REMEDY);
-    let mut is_right = true;
-    for (index, authority) in authorities.into_iter().enumerate() {
-        if let Err(error) = roots.add(authority) {
-            let problem = format!("certificate {} of the file is not usable: {error}", index + 1);
-            member.mistake(problem, CA_REMEDY);
-            is_right = false;
-        }
-    }
-    is_right.then_some(roots)
+    read_authorities(&member, CA_REMEDY)
 }
 
 /// Reads the client certificate and its key; returns `Some(None)` if there is none.

@@ -8,10 +8,10 @@ use rustls::pki_types::ServerName;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{RootCertStore, ServerConfig, version};
+use rustls::{ServerConfig, version};
 
 use super::certificate::{
-    CertificateSummary, certified_key, inspect_authorities, inspect_chain, read_chain, read_key,
+    CertificateSummary, certified_key, inspect_chain, read_authorities, read_chain, read_key,
 };
 use super::client_verifier::ClientVerifier;
 use super::section::{Section, shown};
@@ -180,20 +180,7 @@ fn chain_verifier(
     provider: &Arc<CryptoProvider>,
 ) -> Option<Arc<dyn ClientCertVerifier>> {
     let member = section.require(member, remedy)?;
-    let authorities = read_chain(&member, remedy)?;
-    inspect_authorities(&authorities, &member, remedy);
-    let mut roots = RootCertStore::empty();
-    let mut is_right = true;
-    for (index, authority) in authorities.into_iter().enumerate() {
-        if let Err(error) = roots.add(authority) {
-            let problem = format!("certificate {} of the file is not usable: {error}", index + 1);
-            member.mistake(problem, remedy);
-            is_right = false;
-        }
-    }
-    if !is_right {
-        return None;
-    }
+    let roots = read_authorities(&member, remedy)?;
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     match builder.build() {

@@ -51,6 +51,16 @@ fn ends_well(signal: &str) {
     assert!(Connection::open(proxy.api, None).is_err());
 }
 
+/// Sends a request that takes the HSM long, and returns its connection once the HSM has it.
+fn send_to_the_hsm(proxy: &Interposed) -> Connection {
+    let client = proxy.client();
+    let mut connection = client.connect();
+    let body = xks::encrypt(b"in flight", None).to_string();
+    client.send(&mut connection, "keys/foo/encrypt", body.as_bytes());
+    std::thread::sleep(Duration::from_millis(300));
+    connection
+}
+
 /// A second signal ends the delay, and a third one the wait for a request that the HSM does not
 /// answer.
 #[test]
@@ -62,11 +72,7 @@ fn further_signals_shorten_it() {
             .set("server.drain_timeout_milli", 600_000),
     );
     proxy.set("[[fault]]\nhang = true");
-    let client = proxy.client();
-    let mut connection = client.connect();
-    let body = xks::encrypt(b"never answered", None).to_string();
-    client.send(&mut connection, "keys/foo/encrypt", body.as_bytes());
-    std::thread::sleep(Duration::from_millis(300));
+    let _kept = send_to_the_hsm(&proxy);
     for told in ["draining: no longer ready", "accepting ends", "or at a signal"] {
         proxy.signal("INT");
         proxy.log_with(told);
@@ -84,11 +90,7 @@ fn what_is_in_flight_is_finished() {
             .set("server.drain_timeout_milli", 30_000),
     );
     proxy.set("hsm_milli = 1000");
-    let client = proxy.client();
-    let mut connection = client.connect();
-    let body = xks::encrypt(b"in flight", None).to_string();
-    client.send(&mut connection, "keys/foo/encrypt", body.as_bytes());
-    std::thread::sleep(Duration::from_millis(300));
+    let mut connection = send_to_the_hsm(&proxy);
     proxy.signal("TERM");
     connection.receive().unwrap().ok();
     assert_eq!(proxy.wait_for_end().code(), Some(0));

@@ -1,5 +1,6 @@
 //! Runs of the program as a process, and their findings.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -31,9 +32,14 @@ pub fn probe(arguments: &[&str]) -> Run {
 
 /// Runs `xks-proxy probe ARGUMENTS` without a report as a file.
 pub fn run_without_json(arguments: &[&str]) -> Run {
+    execute(arguments, &[])
+}
+
+fn execute(arguments: &[&str], more: &[&OsStr]) -> Run {
     let output = Command::new(env!("CARGO_BIN_EXE_xks-proxy"))
         .arg("probe")
         .args(arguments)
+        .args(more)
         .env_remove("SIGV4_ACCESS_KEY_ID")
         .env_remove("SIGV4_SECRET_ACCESS_KEY")
         .stdin(Stdio::null())
@@ -47,20 +53,10 @@ pub fn run_without_json(arguments: &[&str]) -> Run {
 /// Runs `xks-proxy probe ARGUMENTS` in that directory.
 pub fn run(arguments: &[&str], directory: &Path) -> Run {
     let json = directory.join("probe.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_xks-proxy"))
-        .arg("probe")
-        .args(arguments)
-        .arg("--json")
-        .arg(&json)
-        .env_remove("SIGV4_ACCESS_KEY_ID")
-        .env_remove("SIGV4_SECRET_ACCESS_KEY")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
+    let run = execute(arguments, &["--json".as_ref(), json.as_os_str()]);
     let json =
         std::fs::read(&json).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap());
-    Run { code: output.status.code(), text: String::from_utf8_lossy(&text).into_owned(), json }
+    Run { json, ..run }
 }
 
 /// Returns whether a check depends on the speed of this machine, on which no test can rely.

@@ -24,7 +24,7 @@ use crate::limits::{
     AUDIT_RETRY_INTERVAL, AUDIT_SYNC_INTERVAL, AUDIT_TAKEOVER_POLL, AUDIT_WRITE_BYTES,
     LOG_WRITE_INTERVAL, MAX_ACCESS_LOG_LINE_BYTES,
 };
-use crate::observe::line_queue::Requested;
+use crate::observe::line_queue::{Requested, count_lines};
 use crate::observe::timestamp::{Rfc3339, since_1970};
 
 /// The state in which the writer found the log.
@@ -316,7 +316,7 @@ impl Writer {
         }
         if !self.out.is_empty() {
             let counters = &self.queue.counters;
-            counters.written.add(memchr_iter(b'\n', &self.out).count() as u64);
+            counters.written.add(count_lines(&self.out));
             counters.last_write_unix_secs.store(since_1970().as_secs(), Ordering::Relaxed);
             self.queue.copies.push(&self.out);
             self.out.clear();

@@ -12,6 +12,7 @@ use memchr::memchr_iter;
 use rustix::fs::fstat;
 
 use crate::limits::LOG_BUFFER_BYTES;
+use crate::observe::escape::printable;
 use crate::observe::line_parts::LineParts;
 
 /// The journal's socket.
@@ -135,10 +136,7 @@ impl Fielded {
     fn field(&mut self, name: &[u8], value: &[u8]) {
         self.entry.extend_from_slice(name);
         self.entry.push(b'=');
-        self.entry.extend(value.iter().map(|byte| match byte {
-            b' '..=b'~' => *byte,
-            _ => b'?',
-        }));
+        self.entry.extend(value.iter().copied().map(printable));
         self.entry.push(b'\n');
     }
 }

@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use memchr::memchr_iter;
 use tracing::Level;
 
 use super::sink::Sink;
 use crate::limits::LOG_WRITE_INTERVAL;
 use crate::observe::line::{Line, LogFormat};
-use crate::observe::line_queue::LineQueue;
+use crate::observe::line_queue::{LineQueue, count_lines};
 use crate::observe::timestamp::{Rfc3339, since_1970};
 
 /// The side of an output that other threads use.
@@ -52,13 +51,9 @@ impl Output {
 
     /// Adds complete lines. Those that do not fit are dropped and counted.
     pub(super) fn push(&self, lines: &[u8]) {
-        let pushed = self.queue.push(lines);
-        if pushed.must_wake {
-            self.queue.wake();
-        }
-        let dropped = lines.get(pushed.taken..).unwrap_or_default();
-        if !dropped.is_empty() {
-            self.count_dropped(dropped);
+        let dropped = self.queue.push_and_wake(lines);
+        if dropped > 0 {
+            self.dropped_lines.fetch_add(dropped, Ordering::Relaxed);
         }
     }
 
@@ -83,8 +78,7 @@ impl Output {
     }
 
     fn count_dropped(&self, lines: &[u8]) {
-        let count = memchr_iter(b'\n', lines).count();
-        self.dropped_lines.fetch_add(count as u64, Ordering::Relaxed);
+        self.dropped_lines.fetch_add(count_lines(lines), Ordering::Relaxed);
     }
 }
 

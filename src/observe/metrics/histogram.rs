@@ -20,8 +20,7 @@ pub struct Histogram {
 impl Histogram {
     /// Adds a duration; only for the thread that owns the histogram.
     pub fn record(&self, micros: u32) {
-        let bucket = BOUNDS_MICROS.partition_point(|bound| *bound < micros);
-        if let Some(bucket) = self.buckets.get(bucket) {
+        if let Some(bucket) = self.buckets.get(bucket_of(micros)) {
             bucket.add(1);
         }
         self.sum_micros.add(u64::from(micros));
@@ -36,6 +35,11 @@ impl Histogram {
     }
 }
 
+/// Returns the index of the bucket for a duration.
+fn bucket_of(micros: u32) -> usize {
+    BOUNDS_MICROS.partition_point(|bound| *bound < micros)
+}
+
 /// The counts of one or more histograms at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -48,7 +52,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// Adds a duration.
     pub fn record(&mut self, micros: u64) {
-        let bucket = BOUNDS_MICROS.partition_point(|bound| u64::from(*bound) < micros);
+        // Every duration beyond the bounds is in the last bucket.
+        let bucket = bucket_of(u32::try_from(micros).unwrap_or(u32::MAX));
         if let Some(bucket) = self.buckets.get_mut(bucket) {
             *bucket += 1;
         }

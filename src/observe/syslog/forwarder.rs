@@ -17,7 +17,7 @@ use crate::limits::{
     LOG_WRITE_INTERVAL, MAX_SYSLOG_BACKLOG_BYTES, MAX_SYSLOG_BACKOFF, SYSLOG_EARLY_END,
     SYSLOG_IDLE_INTERVAL, SYSLOG_REPORT_INTERVAL, SYSLOG_TRIAL, SYSLOG_WRITE_BYTES,
 };
-use crate::observe::line_queue::LineQueue;
+use crate::observe::line_queue::{LineQueue, count_lines};
 use crate::observe::metrics::counter::SharedCounter;
 
 /// The side of a forwarder that other threads use.
@@ -68,14 +68,10 @@ impl Forwarder {
 
     /// Adds complete lines. Those that do not fit are dropped and counted.
     pub(super) fn push(&self, lines: &[u8]) {
-        let pushed = self.queue.push(lines);
-        if pushed.must_wake {
-            self.queue.wake();
-        }
-        let dropped = lines.get(pushed.taken..).unwrap_or_default();
-        if !dropped.is_empty() {
-            self.counters.dropped.add(count(dropped));
-            self.overflowed.add(count(dropped));
+        let dropped = self.queue.push_and_wake(lines);
+        if dropped > 0 {
+            self.counters.dropped.add(dropped);
+            self.overflowed.add(dropped);
         }
     }
 
@@ -105,10 +101,6 @@ impl Forwarder {
 
 fn ended_early() -> io::Error {
     io::Error::other("the collector accepts connections, and closes them at once")
-}
-
-fn count(lines: &[u8]) -> u64 {
-    memchr_iter(b'\n', lines).count() as u64
 }
 
 /// The thread's side.
@@ -165,7 +157,7 @@ impl Sender {
             }
             batch.clear();
         }
-        // What is still in the queue, or comes later, is not sent.
+        // Lines that are still in the queue, or come later, are not sent.
         forwarder.counters.dropped.add(queue.waiting_lines() as u64);
         if let Some(connection) = self.connection.take() {
             connection.close();
@@ -188,7 +180,7 @@ impl Sender {
             if (is_full || begin == lines.len())
                 && let Err(stopping) = self.send_out()
             {
-                let lost = self.lines_in_out + count(lines.get(begin..).unwrap_or_default());
+                let lost = self.lines_in_out + count_lines(lines.get(begin..).unwrap_or_default());
                 self.forwarder.counters.dropped.add(lost);
                 return Err(stopping);
             }

@@ -12,6 +12,7 @@ use syslog_fmt::{Facility, Severity};
 
 use crate::decimal::push_decimal;
 use crate::limits::{MAX_SYSLOG_MESSAGE_BYTES, MAX_SYSLOG_SEQUENCE};
+use crate::observe::escape::printable;
 use crate::observe::line_parts::{LineParts, TIME_BYTES, time};
 
 /// Marker at the end of a truncated message.
@@ -112,8 +113,7 @@ impl Origin {
             Some(beginning) if parts.text.len() > room => (beginning, CUT),
             _ => (parts.text, &b""[..]),
         };
-        let printable = |byte: &u8| if matches!(byte, b' '..=b'~') { *byte } else { b'?' };
-        self.message.extend(text.iter().map(printable));
+        self.message.extend(text.iter().copied().map(printable));
         self.message.extend_from_slice(mark);
         if framing == Framing::OctetCount {
             push_decimal(out, self.message.len() as u64);
