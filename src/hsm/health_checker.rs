@@ -454,7 +454,7 @@ impl HealthChecker<'_> {
 
     fn sample(token: &Token, wall: Duration, cpu: Duration) {
         token.service_time.seed(wall);
-        if let Some(locality) = token.service_time.sample_cpu(cpu, wall) {
+        if let Some(locality) = token.service_time.sample_cpu(cpu, wall, Instant::now()) {
             token.set_locality(locality);
         }
     }

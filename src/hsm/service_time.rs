@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::limits::{
-    CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_HANG, MIN_HANG, SERVICE_TIME_CALLS,
-    SERVICE_TIME_FIRST_CALLS, SERVICE_TIME_WINDOW,
+    CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_CPU_WINDOW, MAX_HANG, MIN_CPU_SAMPLES_PER_WINDOW,
+    MIN_HANG, SERVICE_TIME_CALLS, SERVICE_TIME_FIRST_CALLS, SERVICE_TIME_WINDOW,
 };
 
 /// Service time of one token, averaged over recent calls.
@@ -36,6 +36,8 @@ pub struct ServiceTime {
 #[derive(Default)]
 struct Window {
     samples: u32,
+    /// End of the first call.
+    began: Option<Instant>,
     /// The shortest call, with its thread's CPU time.
     fastest: Option<(Duration, Duration)>,
 }
@@ -135,15 +137,22 @@ impl ServiceTime {
         self.mean().saturating_mul(HANG_FACTOR).clamp(MIN_HANG, MAX_HANG)
     }
 
-    /// Records a call's CPU and wall time. At the end of a window of samples, returns where the
-    /// work is done.
-    pub fn sample_cpu(&self, cpu: Duration, wall: Duration) -> Option<Locality> {
+    /// Records the CPU and wall time of a call that ended at `end`. At the end of a window of
+    /// samples, returns where the work is done.
+    ///
+    /// A window also ends by time. A token that computes in this process has few active sessions:
+    /// if it becomes slow, a full window of its calls would take seconds, during which most
+    /// requests would be refused while its other sessions are unused.
+    pub fn sample_cpu(&self, cpu: Duration, wall: Duration, end: Instant) -> Option<Locality> {
         let mut window = self.window.lock();
+        let began = *window.began.get_or_insert(end);
+        let is_long = end.saturating_duration_since(began) >= MAX_CPU_WINDOW;
+        let wanted = if is_long { MIN_CPU_SAMPLES_PER_WINDOW } else { CPU_SAMPLES_PER_WINDOW };
         if window.fastest.is_none_or(|(fastest, _)| wall < fastest) {
             window.fastest = Some((wall, cpu));
         }
         window.samples += 1;
-        (window.samples >= CPU_SAMPLES_PER_WINDOW).then(|| window.close())
+        (window.samples >= wanted).then(|| window.close())
     }
 
     /// Closes the window early. Returns where the work is done, if there were any samples.
@@ -188,14 +197,15 @@ mod tests {
     /// enough.
     #[test]
     fn a_token_that_computes_here_is_told_by_its_luckiest_call() {
-        let service_time = ServiceTime::new(Instant::now());
+        let now = Instant::now();
+        let service_time = ServiceTime::new(now);
         let localities = (0..CPU_SAMPLES_PER_WINDOW).filter_map(|n| {
             let wall = if n == 3 { MILLI } else { 20 * MILLI };
-            service_time.sample_cpu(MILLI, wall)
+            service_time.sample_cpu(MILLI, wall, now)
         });
         assert_eq!(localities.collect::<Vec<_>>(), [Locality::InProcess]);
         let localities = (0..2 * CPU_SAMPLES_PER_WINDOW)
-            .filter_map(|_| service_time.sample_cpu(MILLI, 20 * MILLI));
+            .filter_map(|_| service_time.sample_cpu(MILLI, 20 * MILLI, now));
         assert_eq!(localities.collect::<Vec<_>>(), [Locality::Remote; 2]);
         assert_eq!(service_time.close_window(), None);
     }
@@ -203,12 +213,26 @@ mod tests {
     /// A pause of the machine in the middle of a call looks like CPU time.
     #[test]
     fn a_stop_of_the_machine_is_no_computing() {
-        let service_time = ServiceTime::new(Instant::now());
+        let now = Instant::now();
+        let service_time = ServiceTime::new(now);
         let localities = (0..CPU_SAMPLES_PER_WINDOW).filter_map(|n| {
             let (cpu, wall) = if n == 3 { (20, 22) } else { (0, 2) };
-            service_time.sample_cpu(cpu * MILLI, wall * MILLI)
+            service_time.sample_cpu(cpu * MILLI, wall * MILLI, now)
         });
         assert_eq!(localities.collect::<Vec<_>>(), [Locality::Remote]);
+    }
+
+    /// A token with one active session becomes slow: within a second, not after a full window, it
+    /// is known that its calls wait, and it gets its other sessions.
+    #[test]
+    fn a_token_that_becomes_slow_is_told_within_a_second() {
+        let start = Instant::now();
+        let service_time = ServiceTime::new(start);
+        let first = (1..=50).find_map(|n| {
+            let end = start + 80 * MILLI * n;
+            service_time.sample_cpu(MILLI / 50, 80 * MILLI, end).map(|found| (end - start, found))
+        });
+        assert_eq!(first, Some((640 * MILLI, Locality::Remote)));
     }
 
     /// The average follows changes, and is robust against a single outlier.

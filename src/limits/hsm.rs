@@ -230,8 +230,16 @@ pub const MAX_RETRY_BACKOFF: Duration = Duration::from_millis(16);
 pub const SESSION_STACK_BYTES: usize = 1024 * 1024;
 /// One call in this many has its CPU time measured.
 pub const CPU_SAMPLE_INTERVAL: u32 = 8;
+/// Average duration of a call from which the CPU time of each call is measured: the measurement
+/// costs a microsecond.
+pub const CPU_SAMPLE_ALWAYS: Duration = Duration::from_millis(1);
 /// Number of samples that decide whether a token computes in this process or waits for a device.
 pub const CPU_SAMPLES_PER_WINDOW: u32 = 32;
+/// Number of samples that decide the same once [`MAX_CPU_WINDOW`] has passed.
+pub const MIN_CPU_SAMPLES_PER_WINDOW: u32 = 8;
+/// Time after which fewer samples decide, so that a token that has become slow is soon given all of
+/// its sessions.
+pub const MAX_CPU_WINDOW: Duration = Duration::from_millis(500);
 
 const _: () = {
     assert!(IV_BATCH_BYTES.is_multiple_of(GCM_IV_BYTES));

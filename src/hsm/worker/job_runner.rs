@@ -17,7 +17,8 @@ use crate::hsm::token::Token;
 use crate::hsm::{faults, retry};
 use crate::job::{Completion, Failure, Operation, Success};
 use crate::limits::{
-    CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_RETRY_BACKOFF, MIN_RETRY_BACKOFF,
+    CPU_SAMPLE_ALWAYS, CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_RETRY_BACKOFF,
+    MIN_RETRY_BACKOFF,
 };
 
 /// Performs one worker's jobs, on one session after another.
@@ -213,7 +214,7 @@ impl<'a> JobRunner<'a> {
             self.token.latencies.record(service);
             if let Some(cpu) = cpu {
                 let cpu = thread_cpu_time().saturating_sub(cpu);
-                if let Some(locality) = self.token.service_time.sample_cpu(cpu, service) {
+                if let Some(locality) = self.token.service_time.sample_cpu(cpu, service, end) {
                     self.token.set_locality(locality);
                 }
             }
@@ -394,10 +395,12 @@ impl<'a> JobRunner<'a> {
     }
 
     /// Returns whether to measure this call's CPU time, which takes a system call: true for the
-    /// first calls, and then at regular intervals.
+    /// first calls and then at regular intervals, and for each call if calls take long.
     fn is_sample(&mut self) -> bool {
         self.jobs = self.jobs.wrapping_add(1);
-        self.jobs <= CPU_SAMPLES_PER_WINDOW || self.jobs.is_multiple_of(CPU_SAMPLE_INTERVAL)
+        self.jobs <= CPU_SAMPLES_PER_WINDOW
+            || self.jobs.is_multiple_of(CPU_SAMPLE_INTERVAL)
+            || self.token.service_time.mean() >= CPU_SAMPLE_ALWAYS
     }
 }
 
