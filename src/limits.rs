@@ -3,12 +3,14 @@
 
 mod clock;
 mod hsm;
+mod otlp;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 pub use clock::*;
 pub use hsm::*;
+pub use otlp::*;
 
 // ---- AES-GCM and the XKS specification
 

@@ -138,7 +138,7 @@ impl Handler {
             "/metrics" => Answer::new(
                 200,
                 exposition::CONTENT_TYPE,
-                prometheus::expose(&self.sources).into_bytes(),
+                prometheus::collect(&self.sources).into_text().into_bytes(),
             ),
             "/livez" => Answer::text(200, "alive\n"),
             "/readyz" if self.sources.is_ready() => Answer::text(200, "ready\n"),

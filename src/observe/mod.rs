@@ -17,6 +17,7 @@ mod line;
 mod line_queue;
 pub mod log;
 pub mod metrics;
+pub mod otlp;
 pub mod panics;
 pub mod redaction;
 pub mod timestamp;

@@ -1,4 +1,4 @@
-//! `/metrics`: all counters, in Prometheus's format.
+//! All metrics: for `/metrics` in Prometheus's format, and for the export by OTLP.
 
 mod key_usage;
 mod key_versions;
@@ -20,8 +20,8 @@ use crate::observe::metrics::process::Process;
 use crate::observe::metrics::{Metrics, OutcomeCounts};
 use crate::observe::timestamp::unix_secs;
 
-/// Returns the complete text.
-pub(super) fn expose(sources: &Sources) -> String {
+/// Returns all metrics at this moment.
+pub(super) fn collect(sources: &Sources) -> Exposition {
     let mut text = Exposition::default();
     about(&mut text, sources);
     settings(&mut text, &sources.metrics);
@@ -35,7 +35,7 @@ pub(super) fn expose(sources: &Sources) -> String {
     key_usage::key_usage(&mut text, &KeyUsage::of(&sources.usage));
     key_versions(&mut text, &sources.service_info.load().key_versions);
     process(&mut text, sources);
-    text.into_text()
+    text
 }
 
 fn about(text: &mut Exposition, sources: &Sources) {
@@ -334,7 +334,7 @@ fn keys(text: &mut Exposition, metrics: &Metrics) {
     );
     let (used, rest) = most_used_keys(metrics);
     for (key_id, count) in &used {
-        text.sample(&[("key", key_id)], count);
+        text.sample(&[("key", key_id)], *count);
     }
     if rest > 0 {
         text.sample(&[("key", "other")], rest);

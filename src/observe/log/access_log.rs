@@ -13,6 +13,7 @@ use crate::limits::{
 use crate::observe::audit::handle::AuditHandle;
 use crate::observe::call_record::CallRecord;
 use crate::observe::line::{Line, LogFormat};
+use crate::observe::otlp::traces::Traces;
 use crate::observe::timestamp::{Rfc3339, since_1970};
 use crate::rate::PerSecond;
 
@@ -28,6 +29,8 @@ pub struct AccessLog {
     unauthenticated: PerSecond<u64>,
     /// The audit log, in which the same calls are recorded.
     pub audit: AuditHandle,
+    /// The traces, to which some of the same calls belong.
+    pub traces: Traces,
 }
 
 impl Default for AccessLog {
@@ -41,6 +44,7 @@ impl Default for AccessLog {
             time: Rfc3339::default(),
             unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SEC),
             audit: AuditHandle::default(),
+            traces: Traces::default(),
         }
     }
 }
@@ -60,6 +64,13 @@ impl AccessLog {
     #[must_use]
     pub fn with_audit(mut self, audit: AuditHandle) -> Self {
         self.audit = audit;
+        self
+    }
+
+    /// Makes this log also hand calls over to be traced.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Traces) -> Self {
+        self.traces = traces;
         self
     }
 
