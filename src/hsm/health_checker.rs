@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::backend::{AnyKey, Evidence, Fault, Health, KeyChoice as _, OpenError};
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 use super::evidence_keys::MonitoredKeys;
 use super::faults;
 use super::fleet::Fleet;

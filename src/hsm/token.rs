@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::backend::{Backend, Direction};
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 use super::circuit_breaker::CircuitBreaker;
 use super::deferred::Deferred;
 use super::in_flight_call::InFlightCall;
