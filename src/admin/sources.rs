@@ -12,10 +12,12 @@ use crate::hsm::usage::Usage;
 use crate::observe::audit::Audit;
 use crate::observe::log::LostLines;
 use crate::observe::metrics::{ClockSkew, Metrics};
+use crate::observe::otlp::stats::OtlpStats;
 use crate::server::lifecycle::Lifecycle;
 use crate::settings;
 
 /// The parts of the process about which the listener reports.
+#[derive(Clone)]
 pub struct Sources {
     /// Counters of the event loops.
     pub metrics: Arc<Metrics>,
@@ -29,6 +31,8 @@ pub struct Sources {
     pub lost_lines: LostLines,
     /// The audit log, if there is one.
     pub audit: Audit,
+    /// Counters of the export by OTLP, if there is one.
+    pub otlp: Option<Arc<OtlpStats>>,
     /// Figures from the settings; replaced with them.
     pub service_info: Arc<ArcSwap<ServiceInfo>>,
 }

@@ -15,6 +15,7 @@ use super::telemetry::Telemetry;
 use super::{audit, lockdown, pid_file, startup_log};
 use crate::exit::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_WEDGED, Failed};
 use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
+use crate::observe::otlp::Otlp;
 use crate::observe::redaction::shown_path;
 use crate::observe::{log, panics};
 use crate::settings::{Finding, Settings};
@@ -30,7 +31,8 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     set_environment(&settings.pkcs11.environment);
     let dumps = lockdown::dumps(&settings.confinement);
     let modules = lock_down(&settings, &start.notifier)?;
-    let log = log::start(&settings.tracing)
+    let otlp = settings.otlp.as_ref().map(|config| Arc::new(Otlp::new(config)));
+    let log = log::start(&settings.tracing, otlp.as_ref().and_then(|otlp| otlp.lines()))
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
     let log = Arc::new(log);
     let panics = panics::count_panics();
@@ -41,7 +43,7 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
         tracing::warn!(error, "core dumps cannot be set as in the settings");
     }
     let outcome = audit::open(&settings, start.takeover.as_ref()).and_then(|audit| {
-        let telemetry = Telemetry { log: Arc::clone(&log), audit, panics };
+        let telemetry = Telemetry { log: Arc::clone(&log), audit, otlp: otlp.clone(), panics };
         let outcome = serve(start, settings, findings, &telemetry);
         if !telemetry.audit.stop() {
             tracing::error!("the audit log's last lines could not be written in time");
@@ -53,6 +55,11 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
         tracing::error!("{}", failed.message);
     }
     tracing::info!("stopped");
+    if let Some(otlp) = &otlp
+        && !otlp.stop()
+    {
+        tracing::warn!("the last metrics, log lines or traces could not be exported in time");
+    }
     log.stop();
     // A normal exit could hang: a module's exit handler might wait for the calls that are stuck in
     // it.

@@ -22,6 +22,7 @@ mod limits;
 mod load;
 mod locate;
 mod memory;
+mod otlp;
 mod pkcs11;
 mod pkcs11_logger;
 mod policy;

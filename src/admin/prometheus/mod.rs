@@ -2,12 +2,14 @@
 
 mod key_usage;
 mod key_versions;
+mod otlp;
 mod store_label;
 mod tokens;
 
 use std::time::SystemTime;
 
 use self::key_versions::key_versions;
+use self::otlp::otlp;
 use self::store_label::store_label;
 use self::tokens::tokens;
 use super::key_usage::KeyUsage;
@@ -26,6 +28,7 @@ pub(super) fn collect(sources: &Sources) -> Exposition {
     about(&mut text, sources);
     settings(&mut text, &sources.metrics);
     audit(&mut text, sources);
+    otlp(&mut text, sources);
     requests(&mut text, &sources.metrics);
     durations(&mut text, &sources.metrics);
     connections(&mut text, sources);

@@ -165,7 +165,9 @@ impl Exposition {
             let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
             for Sample { labels, value } in &family.samples {
                 match value {
-                    Value::Number(number) => write_line(&mut text, [name, ""], labels, None, number),
+                    Value::Number(number) => {
+                        write_line(&mut text, [name, ""], labels, None, number)
+                    }
                     Value::Histogram(snapshot) => {
                         write_histogram(&mut text, name, labels, snapshot);
                     }

@@ -24,7 +24,6 @@ pub(super) enum Text {
 const TEXTS: usize = Text::Reason as usize + 1;
 
 /// A traced call.
-#[cfg_attr(not(any(test, feature = "otlp")), expect(dead_code, reason = "for the exporter"))]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallSpan {
     pub(super) trace_id: TraceId,
@@ -42,7 +41,6 @@ pub(super) struct CallSpan {
 }
 
 /// The parts of a call that needed the HSM. From their end on, the answer was encoded.
-#[cfg_attr(not(any(test, feature = "otlp")), expect(dead_code, reason = "for the exporter"))]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HsmTimes {
     /// Time from the request's first byte until it was queued.
@@ -97,7 +95,6 @@ impl CallSpan {
     }
 
     /// Returns a text, if the call has it.
-    #[cfg_attr(not(any(test, feature = "otlp")), expect(dead_code, reason = "for the exporter"))]
     pub(super) fn text(&self, text: Text) -> Option<&str> {
         self.texts.get(text as usize)
     }

@@ -84,7 +84,6 @@ impl SignalStats {
     }
 
     /// Notes whether the last request failed, and returns whether the one before did.
-    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "for the exporter"))]
     pub(super) fn set_failing(&self, is_failing: bool) -> bool {
         self.is_failing.swap(is_failing, Ordering::Relaxed)
     }

@@ -25,7 +25,8 @@ impl<const FIELDS: usize, const BYTES: usize> Texts<FIELDS, BYTES> {
         let mut end = start;
         if let Some(text) = text {
             let room = BYTES.saturating_sub(start).min(text.len());
-            let fitting = text.get(..text.floor_char_boundary(room)).unwrap_or_default();
+            let cut = (0..=room).rev().find(|end| text.is_char_boundary(*end));
+            let fitting = text.get(..cut.unwrap_or(0)).unwrap_or_default();
             if let Some(place) = self.bytes.get_mut(start..start + fitting.len()) {
                 place.copy_from_slice(fitting.as_bytes());
                 end = start + fitting.len();
@@ -39,7 +40,6 @@ impl<const FIELDS: usize, const BYTES: usize> Texts<FIELDS, BYTES> {
     }
 
     /// Returns a text by its number.
-    #[cfg_attr(not(any(test, feature = "otlp")), expect(dead_code, reason = "for the exporter"))]
     pub(super) fn get(&self, number: usize) -> Option<&str> {
         if number >= self.fields || self.present & (1 << number) == 0 {
             return None;

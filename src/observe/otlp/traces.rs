@@ -15,7 +15,6 @@ use crate::random;
 use crate::rate::PerSecond;
 
 /// Traced calls that wait for the exporter.
-#[cfg_attr(not(any(test, feature = "otlp")), expect(dead_code, reason = "for the exporter"))]
 pub(super) struct WaitingCalls(pub(super) Receiver<CallSpan>);
 
 /// Samples calls; each event loop has its own. The default traces nothing.

@@ -35,6 +35,7 @@ pub(super) fn members(started: &Settings, new: &Settings) -> Vec<&'static str> {
         ("pkcs11.initialize_parameters", is_initialized_otherwise(started, new)),
         ("pkcs11_logger", started.pkcs11.environment != new.pkcs11.environment),
         ("audit", started.audit != new.audit),
+        ("otlp", started.otlp != new.otlp),
         ("state", started.state_directory != new.state_directory),
         ("admin.ip or port", address(&started.admin) != address(&new.admin)),
         (

@@ -11,6 +11,7 @@ mod operations;
 mod security;
 mod server;
 mod stores;
+mod telemetry;
 
 pub use self::member::{Absent, Form, MemberSchema, SectionSchema};
 
@@ -37,6 +38,7 @@ pub const SECTIONS: &[SectionSchema] = &[
     operations::AUDIT,
     operations::STATE,
     operations::ENCRYPTION_COUNT,
+    telemetry::OTLP,
 ];
 
 /// Returns the names that may appear in a section: those of its members and of the sections below

@@ -21,7 +21,8 @@ pub(super) fn record(line: &[u8], observed_unix_nano: u64) -> LogRecord {
         _ => String::new(),
     };
     let (time, level, message) = (take("time"), take("level"), take("message"));
-    let trace_id = fields.get("kmsRequestId").and_then(Value::as_str).and_then(trace_id::of_request);
+    let trace_id =
+        fields.get("kmsRequestId").and_then(Value::as_str).and_then(trace_id::of_request);
     LogRecord {
         time_unix_nano: unix_nano(&time).unwrap_or(observed_unix_nano),
         observed_time_unix_nano: observed_unix_nano,

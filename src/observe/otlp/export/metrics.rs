@@ -26,9 +26,11 @@ fn metric(family: &Family, start: u64, now: u64) -> Metric {
     };
     let aggregation_temporality = Temporality::Cumulative.into();
     let data = match family.kind {
-        Kind::Counter => {
-            Data::Sum(Sum { data_points: numbers(start), aggregation_temporality, is_monotonic: true })
-        }
+        Kind::Counter => Data::Sum(Sum {
+            data_points: numbers(start),
+            aggregation_temporality,
+            is_monotonic: true,
+        }),
         // A gauge has no start.
         Kind::Gauge => Data::Gauge(Gauge { data_points: numbers(0) }),
         Kind::Histogram => {

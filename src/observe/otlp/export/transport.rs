@@ -110,7 +110,9 @@ fn taken(body: &[u8]) -> Outcome {
 
 fn said(status: u16, body: &[u8]) -> String {
     match RpcStatus::decode(body) {
-        Ok(RpcStatus { message }) if !message.is_empty() => format!("{status}: {}", shown(&message)),
+        Ok(RpcStatus { message }) if !message.is_empty() => {
+            format!("{status}: {}", shown(&message))
+        }
         _ => format!("HTTP status {status}"),
     }
 }
@@ -165,7 +167,10 @@ mod tests {
         let none = Outcome::Taken { rejected: 0, message: String::new() };
         assert_eq!(taken(b""), none);
         assert_eq!(taken(b"{}"), none);
-        assert_eq!(said(400, &RpcStatus { message: "b\nd".to_owned() }.encode_to_vec()), "400: b\\nd");
+        assert_eq!(
+            said(400, &RpcStatus { message: "b\nd".to_owned() }.encode_to_vec()),
+            "400: b\\nd"
+        );
         assert_eq!(said(400, b"<html>"), "HTTP status 400");
     }
 }

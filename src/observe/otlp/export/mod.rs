@@ -1,0 +1,81 @@
+//! The exporter's threads: one for each signal, so that none waits for another.
+
+mod batches;
+mod logs;
+mod messages;
+mod metrics;
+mod spans;
+mod transport;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use self::batches::{About, Calls, Lines, Numbers};
+use self::transport::Transport;
+use self::worker::{Source, Worker};
+use super::config::OtlpConfig;
+use super::lines::LogLines;
+use super::stats::{OtlpStats, Signal};
+use super::stop::Stop;
+use super::traces::WaitingCalls;
+use crate::limits::OTLP_COLLECT_INTERVAL;
+use crate::observe::metrics::exposition::Exposition;
+
+/// Everything that is exported.
+pub(super) struct Exported {
+    pub(super) calls: Option<WaitingCalls>,
+    pub(super) lines: Option<LogLines>,
+    /// Collects the metrics.
+    pub(super) metrics: Box<dyn FnMut() -> Exposition + Send>,
+}
+
+/// Starts a thread for each signal.
+///
+/// # Errors
+/// The system cannot provide another thread.
+pub(super) fn start(
+    config: &OtlpConfig,
+    exported: Exported,
+    stats: &Arc<OtlpStats>,
+    stop: &Arc<Stop>,
+) -> io::Result<()> {
+    let about = About::new(&config.resource);
+    let start = |signal: Signal, source: Box<dyn Source>, interval: Duration| {
+        let worker = Worker {
+            signal,
+            source,
+            interval,
+            transport: Transport::new(config, signal),
+            stats: Arc::clone(stats),
+            stop: Arc::clone(stop),
+        };
+        stop.started();
+        let thread = thread::Builder::new().name(format!("otlp-{}", signal.name()));
+        thread.spawn(move || worker.run()).map(drop).inspect_err(|_| stop.ended())
+    };
+    if let Some(calls) = exported.calls {
+        let source = Calls::new(calls, about.clone());
+        start(Signal::Traces, Box::new(source), OTLP_COLLECT_INTERVAL)?;
+    }
+    if let Some(lines) = exported.lines {
+        let source = Lines::new(lines, about.clone());
+        start(Signal::Logs, Box::new(source), OTLP_COLLECT_INTERVAL)?;
+    }
+    if config.has(Signal::Metrics) {
+        let source = Numbers::new(exported.metrics, about);
+        start(Signal::Metrics, Box::new(source), config.metrics_interval)?;
+    }
+    Ok(())
+}
+
+/// Returns a time since 1970 as OTLP writes it.
+fn nanos(since_1970: Duration) -> u64 {
+    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn now_unix_nano() -> u64 {
+    nanos(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
