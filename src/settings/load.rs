@@ -141,7 +141,7 @@ fn read_settings(
     // This must be known before any file with a secret is read.
     let strict = security::strict_file_permissions(&root);
     report.set_strict_about_files(strict == Some(true));
-    let server = server::read(&root);
+    let server = server::read(&root, environment);
     let tracing = tracing::read(&root);
     let security = security::read(&root);
     let is_sigv4_auth_enabled = security.as_ref().is_none_or(|it| it.is_sigv4_auth_enabled);

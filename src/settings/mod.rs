@@ -20,6 +20,7 @@ mod file;
 mod key_checks;
 mod limits;
 mod load;
+mod load_balancer;
 mod locate;
 mod memory;
 mod otlp;

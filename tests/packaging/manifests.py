@@ -54,17 +54,44 @@ def check_ports(settings, pod, container, service):
     check(health == ["http", str(ports["ping"]), "/readyz"], f"load balancer's probe: {health}")
 
 
-def check_draining(settings, spec, service):
+def limit_seconds(name):
+    """Returns a Duration of src/limits/drain.rs, which may be a sum."""
+    text = (SOURCE / "src/limits/drain.rs").read_text()
+    seconds = re.search(rf"{name}: Duration = Duration::from_secs\(([\d+ ]+)\)", text)[1]
+    return sum(int(part) for part in seconds.split("+"))
+
+
+def check_draining(settings, spec, container, service):
+    """The pod serves until the load balancer has stopped sending to it, whichever way it learns of
+    the pod's end; nothing cuts the drain short."""
     delay = settings["server"]["drain_delay_milli"]
     drain = delay + settings["server"]["drain_timeout_milli"]
+    hook = 1000 * container["lifecycle"]["preStop"]["sleep"]["seconds"]
     grace = 1000 * spec["terminationGracePeriodSeconds"]
-    check(grace >= drain + GRACE_BESIDE_MILLI, f"killed after {grace} ms, while draining {drain} ms")
-    attributes = service["metadata"]["annotations"][ANNOTATION + "target-group-attributes"]
-    deregistration = re.search(r"deregistration_delay.timeout_seconds=(\d+)", attributes)
+    needed = hook + drain + GRACE_BESIDE_MILLI
+    check(grace >= needed, f"killed after {grace} ms, while the end takes {needed} ms")
+    check(settings["server"]["load_balancer"] == "nlb", "the settings say another load balancer")
+    for name in ("NLB_UNHEALTHY_DELAY", "NLB_DEREGISTERED_DELAY"):
+        needed = 1000 * limit_seconds(name)
+        check(delay >= needed, f"the pod serves for {delay} ms after SIGTERM, {name} is {needed} ms")
+    annotations = service["metadata"]["annotations"]
+    attributes = annotations[ANNOTATION + "target-group-attributes"]
+    attributes = dict(pair.split("=") for pair in attributes.split(","))
+    deregistration = 1000 * int(attributes["deregistration_delay.timeout_seconds"])
     check(
-        deregistration and delay >= 1000 * int(deregistration[1]),
-        f"the pod stops serving after {delay} ms, the load balancer stops later: {attributes}",
+        delay >= deregistration,
+        f"the pod stops serving after {delay} ms, the load balancer after {deregistration} ms",
     )
+    unhealthy = "target_health_state.unhealthy."
+    check(
+        attributes[unhealthy + "connection_termination.enabled"] == "false",
+        "the load balancer resets the connections of a pod that shuts down",
+    )
+    interval = 1000 * int(attributes[unhealthy + "draining_interval_seconds"])
+    check(interval >= drain, f"the load balancer resets connections after {interval} ms of {drain}")
+    # NLB_UNHEALTHY_DELAY counts on these.
+    checks = [annotations[f"{ANNOTATION}healthcheck-{it}"] for it in ("interval", "unhealthy-threshold")]
+    check(checks == ["10", "2"], f"health checks: {checks}")
 
 
 def check_scaling(settings, autoscaler, budget):
@@ -154,7 +181,7 @@ def main():
         check(selector == LABELS, f"{kind} selects {selector}")
     check(pod["metadata"]["labels"] == LABELS, "labels of the pods")
     check_ports(settings, pod, container, objects["Service"])
-    check_draining(settings, spec, objects["Service"])
+    check_draining(settings, spec, container, objects["Service"])
     check_scaling(settings, objects["HorizontalPodAutoscaler"], objects["PodDisruptionBudget"])
     check_confinement(objects["Namespace"], spec)
     check_files(settings, spec, container)

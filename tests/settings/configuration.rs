@@ -55,10 +55,14 @@ fn each_file_loads() {
             "settings.toml",
             "settings_cloudhsm.toml",
             "settings_docker.toml",
+            "settings_fortanix.toml",
             "settings_kryoptic.toml",
             "settings_luna.toml",
             "settings_nshield.toml",
+            "settings_primus.toml",
             "settings_softhsmv2.toml",
+            "settings_utimaco.toml",
+            "settings_vault.toml",
         ]
     );
     for (name, text) in &files {

@@ -57,6 +57,13 @@ pub(super) const SERVER: SectionSchema = SectionSchema {
             "After that, how long requests in flight may take to finish.",
         ),
         optional(
+            "load_balancer",
+            Form::OneOf(&["nlb", "other"]),
+            Absent::None,
+            "Load balancer in front: `\"nlb\"` is an AWS Network Load Balancer. It has no effect but \
+             that a `drain_delay_milli` too short for it is reported.",
+        ),
+        optional(
             "fleet_size",
             integer(1, u32::MAX as u64, "proxies"),
             Absent::Integer(1),
