@@ -11,7 +11,7 @@ pub fn watched() -> Setup {
 }
 
 /// Samples by name and labels, in the exposition format.
-fn scrape(proxy: &Proxy) -> BTreeMap<String, f64> {
+pub fn scrape(proxy: &Proxy) -> BTreeMap<String, f64> {
     let response = proxy.admin_get("/metrics");
     assert_eq!(response.status, 200);
     assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));

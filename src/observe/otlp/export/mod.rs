@@ -23,6 +23,7 @@ use super::stop::Stop;
 use super::traces::WaitingCalls;
 use crate::limits::OTLP_COLLECT_INTERVAL;
 use crate::observe::metrics::exposition::Exposition;
+use crate::random;
 
 /// Everything that is exported.
 pub(super) struct Exported {
@@ -42,7 +43,7 @@ pub(super) fn start(
     stats: &Arc<OtlpStats>,
     stop: &Arc<Stop>,
 ) -> io::Result<()> {
-    let about = About::new(&config.resource);
+    let about = About::new(&resource(config));
     let start = |signal: Signal, source: Box<dyn Source>, interval: Duration| {
         let worker = Worker {
             signal,
@@ -69,6 +70,36 @@ pub(super) fn start(
         start(Signal::Metrics, Box::new(source), config.metrics_interval)?;
     }
     Ok(())
+}
+
+/// Returns the attributes in the settings, and those of this process that are not among them.
+fn resource(config: &OtlpConfig) -> Vec<(String, String)> {
+    let mut resource = config.resource.clone();
+    let host = rustix::system::uname();
+    let own = [
+        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+        // Each process has another one, so that counters which begin anew are told apart.
+        ("service.instance.id", instance_id()),
+        ("host.name", host.nodename().to_string_lossy().into_owned()),
+        ("process.pid", std::process::id().to_string()),
+    ];
+    for (name, value) in own {
+        if !resource.iter().any(|(known, _)| known == name) {
+            resource.push((name.to_owned(), value));
+        }
+    }
+    resource
+}
+
+/// Returns a random UUID (version 4).
+fn instance_id() -> String {
+    let mut bytes = [0; 16];
+    // The system always has random bytes.
+    let _ = random::fill(&mut bytes);
+    let id = u128::from_be_bytes(bytes) & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let digits = format!("{id:032x}");
+    let part = |range| digits.get::<std::ops::Range<usize>>(range).unwrap_or_default();
+    [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-")
 }
 
 /// Returns a time since 1970 as OTLP writes it.
