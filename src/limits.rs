@@ -5,6 +5,7 @@ mod clock;
 mod drain;
 mod hsm;
 mod otlp;
+mod syslog;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -13,6 +14,7 @@ pub use clock::*;
 pub use drain::*;
 pub use hsm::*;
 pub use otlp::*;
+pub use syslog::*;
 
 // ---- AES-GCM and the XKS specification
 

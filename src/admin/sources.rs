@@ -13,6 +13,7 @@ use crate::observe::audit::Audit;
 use crate::observe::log::LostLines;
 use crate::observe::metrics::{ClockSkew, Metrics};
 use crate::observe::otlp::stats::OtlpStats;
+use crate::observe::syslog::Syslog;
 use crate::server::lifecycle::Lifecycle;
 use crate::settings;
 
@@ -33,6 +34,8 @@ pub struct Sources {
     pub audit: Audit,
     /// Counters of the export by OTLP, if there is one.
     pub otlp: Option<Arc<OtlpStats>>,
+    /// The forwarding of both to syslog collectors.
+    pub syslog: Syslog,
     /// Figures from the settings; replaced with them.
     pub service_info: Arc<ArcSwap<ServiceInfo>>,
 }

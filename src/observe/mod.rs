@@ -20,4 +20,5 @@ pub mod metrics;
 pub mod otlp;
 pub mod panics;
 pub mod redaction;
+pub mod syslog;
 pub mod timestamp;

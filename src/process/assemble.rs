@@ -81,6 +81,7 @@ impl Assembled {
             log: Arc::clone(&telemetry.log),
             audit: telemetry.audit.clone(),
             otlp: telemetry.otlp.clone(),
+            syslog: telemetry.syslog.clone(),
             state,
             admin: admin.as_ref().and_then(Admin::acceptor),
             notifier,
@@ -119,6 +120,7 @@ fn sources(reloader: &Reloader) -> admin::Sources {
         lost_lines: reloader.log.lost_lines(),
         audit: reloader.audit.clone(),
         otlp: reloader.otlp.as_ref().map(|otlp| otlp.stats()),
+        syslog: reloader.syslog.clone(),
         service_info: Arc::clone(&reloader.in_use.service_info),
     }
 }

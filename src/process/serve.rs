@@ -17,6 +17,7 @@ use crate::exit::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_WEDGED, Failed};
 use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
 use crate::observe::otlp::Otlp;
 use crate::observe::redaction::shown_path;
+use crate::observe::syslog::Syslog;
 use crate::observe::{log, panics};
 use crate::settings::{Finding, Settings};
 
@@ -32,7 +33,10 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     let dumps = lockdown::dumps(&settings.confinement);
     let modules = lock_down(&settings, &start.notifier)?;
     let otlp = settings.otlp.as_ref().map(|config| Arc::new(Otlp::new(config)));
-    let log = log::start(&settings.tracing, otlp.as_ref().and_then(|otlp| otlp.lines()))
+    let lines = otlp.as_ref().and_then(|otlp| otlp.lines());
+    let syslog = Syslog::start(&settings.syslog)
+        .map_err(|error| Failed::unavailable(format!("[[syslog]]: no thread: {error}")))?;
+    let log = log::start(&settings.tracing, syslog.log(), lines)
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
     let log = Arc::new(log);
     let panics = panics::count_panics();
@@ -42,8 +46,10 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     if let Err(error) = dumps {
         tracing::warn!(error, "core dumps cannot be set as in the settings");
     }
-    let outcome = audit::open(&settings, start.takeover.as_ref()).and_then(|audit| {
-        let telemetry = Telemetry { log: Arc::clone(&log), audit, otlp: otlp.clone(), panics };
+    let audit = audit::open(&settings, start.takeover.as_ref(), syslog.audit());
+    let outcome = audit.and_then(|audit| {
+        let (log, syslog, otlp) = (Arc::clone(&log), syslog.clone(), otlp.clone());
+        let telemetry = Telemetry { log, audit, syslog, otlp, panics };
         let outcome = serve(start, settings, findings, &telemetry);
         if !telemetry.audit.stop() {
             tracing::error!("the audit log's last lines could not be written in time");
@@ -61,6 +67,7 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
         tracing::warn!("the last metrics, log lines or traces could not be exported in time");
     }
     log.stop();
+    syslog.stop();
     // A normal exit could hang: a module's exit handler might wait for the calls that are stuck in
     // it.
     match outcome {

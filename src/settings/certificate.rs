@@ -91,7 +91,7 @@ pub(super) fn read_chain(
 /// Reads the CAs in a file (DER).
 pub(super) fn read_authorities(member: &Member<'_>, remedy: &str) -> Option<Vec<Vec<u8>>> {
     let authorities = read_chain(member, remedy)?;
-    inspect_authorities(&authorities, member);
+    inspect_authorities(&authorities, member, remedy);
     Some(authorities.iter().map(|der| der.to_vec()).collect())
 }
 
@@ -224,8 +224,12 @@ pub(super) fn inspect_chain(
     })
 }
 
-/// Warns of properties that make a CA unfit to verify clients.
-pub(super) fn inspect_authorities(chain: &[CertificateDer<'static>], member: &Member<'_>) {
+/// Warns of properties that make a CA unfit to verify peers.
+pub(super) fn inspect_authorities(
+    chain: &[CertificateDer<'static>],
+    member: &Member<'_>,
+    remedy: &str,
+) {
     for (index, der) in chain.iter().enumerate() {
         let Ok((_, certificate)) = X509Certificate::from_der(der) else {
             continue;
@@ -234,7 +238,7 @@ pub(super) fn inspect_authorities(chain: &[CertificateDer<'static>], member: &Me
         warn_of_dates(&certificate, &name, member);
         if !certificate.is_ca() {
             let problem = format!("{name} is not a CA's (basicConstraints)");
-            member.warning(problem, "name a file with the CAs that issue clients' certificates");
+            member.warning(problem, remedy);
         }
     }
 }

@@ -17,12 +17,13 @@ use super::security::{self, Confinement};
 use super::server::{self, Server};
 use super::stores::{self, Store};
 use super::tls::Tls;
-use super::{audit, encryption_count, file, key_checks, otlp, state, tracing};
+use super::{audit, encryption_count, file, key_checks, otlp, state, syslog, tracing};
 use crate::hsm::usage::Limit;
 use crate::limits::MAX_SETTINGS_BYTES;
 use crate::observe::audit::AuditConfig;
 use crate::observe::log::LogConfig;
 use crate::observe::otlp::config::OtlpConfig;
+use crate::observe::syslog::SyslogConfig;
 use crate::policy::Policy;
 
 /// All settings. Sections that are switched off are `None`.
@@ -54,6 +55,8 @@ pub struct Settings {
     pub audit: Option<AuditConfig>,
     /// `[otlp]`; without it, nothing is exported.
     pub otlp: Option<OtlpConfig>,
+    /// `[[syslog]]`; without one, nothing is forwarded.
+    pub syslog: Vec<SyslogConfig>,
     /// `[state] directory`; without it, no state survives a restart.
     pub state_directory: Option<PathBuf>,
     /// `[encryption_count]`: the limit of encryptions per key.
@@ -155,6 +158,7 @@ fn read_settings(
     let admin = admin::read(&root, server.as_ref());
     let audit = audit::read(&root, stores.as_deref());
     let otlp = otlp::read(&root);
+    let syslog = syslog::read(&root);
     let state_directory = state::read(&root);
     let tokens = pkcs11.as_ref().map(|it| it.tokens.as_slice());
     let encryption_limit = encryption_count::read(&root, tokens);
@@ -185,6 +189,7 @@ fn read_settings(
         admin: admin?,
         audit: audit?,
         otlp: otlp?,
+        syslog: syslog?,
         state_directory: state_directory?,
         encryption_limit: encryption_limit?,
     })

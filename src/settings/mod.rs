@@ -8,6 +8,7 @@ mod audit;
 mod capabilities;
 mod certificate;
 mod certificate_uses;
+mod client_tls;
 mod client_verifier;
 mod configs;
 mod credentials;
@@ -37,6 +38,7 @@ mod server;
 
 mod state;
 mod stores;
+mod syslog;
 mod tls;
 mod token_members;
 mod tokens;

@@ -58,6 +58,7 @@ mod slow_peers;
 mod socket_activation;
 mod status_page;
 mod stores;
+mod syslog;
 mod tls;
 mod upgrade;
 mod versions;

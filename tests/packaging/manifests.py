@@ -155,6 +155,37 @@ def check_files(settings, spec, container):
             check(mode == 0o400, f"{volume['name']}: mode {mode:o}")
 
 
+def check_monitoring(objects, pod):
+    """The component: the operator's pods are scraped once, under the job that the alerts name, and
+    the rules are those of the alert file."""
+    monitor, rule = objects["PodMonitor"], objects["PrometheusRule"]
+    check(monitor["spec"]["selector"]["matchLabels"] == LABELS, "the PodMonitor's selector")
+    job = pod["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+    alerts = yaml.safe_load((SOURCE / "configuration/prometheus-alerts.yml").read_text())
+    check(f'job="{job}"' in str(alerts), f"no alert is for the job {job}")
+    ports = [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]]
+    check(ports == ["metrics"], f"the PodMonitor's ports: {ports}")
+    check(rule["spec"] == alerts, "the PrometheusRule differs from configuration/prometheus-alerts.yml")
+    scraped = pod["metadata"]["annotations"]["prometheus.io/scrape"]
+    check(scraped == "false", "the pods are scraped twice: by the PodMonitor and by annotations")
+    for it in (monitor, rule):
+        check(it["metadata"]["namespace"] == "xks-proxy", f"namespace of the {it['kind']}")
+
+
+def check_public(service):
+    """The component: a load balancer that KMS can reach over the internet."""
+    parameters = (SOURCE / "packaging/kubernetes/components/public/public.env").read_text()
+    values = dict(re.findall(r"^(\w+)=(.*)$", parameters, re.M))
+    annotations = service["metadata"]["annotations"]
+    found = {
+        "SCHEME": annotations[ANNOTATION + "scheme"],
+        "SUBNETS": annotations[ANNOTATION + "subnets"],
+        "SOURCE_RANGES": annotations["service.beta.kubernetes.io/load-balancer-source-ranges"],
+    }
+    check(found == values, f"the Service has {found}, public.env {values}")
+    check(found["SCHEME"] == "internet-facing", "KMS cannot reach it")
+
+
 def main():
     rendered, settings_file = sys.argv[1:]
     objects = {}
@@ -185,6 +216,11 @@ def main():
     check_scaling(settings, objects["HorizontalPodAutoscaler"], objects["PodDisruptionBudget"])
     check_confinement(objects["Namespace"], spec)
     check_files(settings, spec, container)
+    gate = "elbv2.k8s.aws/pod-readiness-gate-inject"
+    check(objects["Namespace"]["metadata"]["labels"].get(gate) == "enabled", "no readiness gate")
+    if "PodMonitor" in objects:
+        check_monitoring(objects, pod)
+        check_public(objects["Service"])
     for failure in failures:
         print(f"{rendered}: {failure}", file=sys.stderr)
     sys.exit(1 if failures else 0)

@@ -17,6 +17,7 @@ mod reference;
 mod schema;
 mod secrets;
 mod sources;
+mod syslog;
 mod tls_files;
 mod versions;
 mod warnings;

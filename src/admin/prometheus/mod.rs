@@ -4,6 +4,7 @@ mod key_usage;
 mod key_versions;
 mod otlp;
 mod store_label;
+mod syslog;
 mod tokens;
 
 use std::time::SystemTime;
@@ -29,6 +30,7 @@ pub(super) fn collect(sources: &Sources) -> Exposition {
     settings(&mut text, &sources.metrics);
     audit(&mut text, sources);
     otlp(&mut text, sources);
+    syslog::syslog(&mut text, &sources.syslog.stats());
     requests(&mut text, &sources.metrics);
     durations(&mut text, &sources.metrics);
     connections(&mut text, sources);

@@ -32,6 +32,7 @@ use self::outputs::Outputs;
 use self::sink::Sink;
 pub use super::line::LogFormat;
 use super::otlp::lines::LogLines;
+use super::syslog::copies::Copies;
 use crate::limits::{LOG_STOP_TIMEOUT, MAX_LOG_BACKLOG_BYTES};
 
 /// The running log. Dropping it stops it.
@@ -45,13 +46,14 @@ pub struct Log {
     exported: Option<LogLines>,
 }
 
-/// Starts the log and sends tracing's events to it, and to the export, if there is one.
+/// Starts the log and sends tracing's events to it. Forwarders, and the export if there is one, get
+/// the same lines.
 ///
 /// # Errors
 /// The directory or the file cannot be created or written (the error names it), the system cannot
 /// provide another thread, or the process already has a tracing subscriber.
-pub fn start(config: &LogConfig, exported: Option<LogLines>) -> io::Result<Log> {
-    let mut log = Log::open(config)?;
+pub fn start(config: &LogConfig, copies: Copies, exported: Option<LogLines>) -> io::Result<Log> {
+    let mut log = Log::open(config, copies)?;
     log.exported = exported;
     let (filter, handle) = reload::Layer::new(LevelFilter::from_level(config.level));
     let subscriber = tracing_subscriber::registry().with(filter).with(log.event_layer());
@@ -62,7 +64,7 @@ pub fn start(config: &LogConfig, exported: Option<LogLines>) -> io::Result<Log> 
 
 impl Log {
     /// Opens the outputs and starts their writers.
-    fn open(config: &LogConfig) -> io::Result<Self> {
+    fn open(config: &LogConfig, copies: Copies) -> io::Result<Self> {
         let mut outputs = Vec::new();
         if let Some(file) = &config.file {
             let file = file.clone();
@@ -75,7 +77,7 @@ impl Log {
             outputs.push(Output::start("stdout", sink, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
         Ok(Self {
-            outputs: Outputs::new(outputs),
+            outputs: Outputs::new(outputs, copies),
             level: Arc::new(SharedLevel::new(config.level)),
             filter: Mutex::new(None),
             format: config.format,

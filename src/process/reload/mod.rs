@@ -25,6 +25,7 @@ use crate::observe::audit::Audit;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::observe::otlp::Otlp;
+use crate::observe::syslog::Syslog;
 use crate::proto::ServiceConfig;
 use crate::server::changes::Changes;
 use crate::server::lifecycle::Lifecycle;
@@ -55,6 +56,7 @@ pub(super) struct Reloader {
     pub(super) audit: Audit,
     /// The export by OTLP, if there is one.
     pub(super) otlp: Option<Arc<Otlp>>,
+    pub(super) syslog: Syslog,
     pub(super) state: KeptState,
     /// The admin listener's certificate.
     pub(super) admin: Option<admin::Acceptor>,
@@ -190,6 +192,7 @@ impl Reloader {
         self.in_use.hsm.store(Arc::clone(&hsm));
         self.service = service;
         self.log.set_level(settings.tracing.level);
+        self.syslog.renew(&settings.syslog);
         self.metrics.clock_skew.set_unready_at(settings.server.unready_at_clock_skew);
         self.metrics.set_certificates(certificates::of_settings(&settings));
         if let (Some(acceptor), Some(tls)) =

@@ -11,9 +11,11 @@ mod operations;
 mod security;
 mod server;
 mod stores;
+mod syslog;
 mod telemetry;
 
 pub use self::member::{Absent, Form, MemberSchema, SectionSchema};
+pub(super) use self::syslog::FACILITIES;
 
 /// All sections, in the order of the sample file.
 pub const SECTIONS: &[SectionSchema] = &[
@@ -36,9 +38,10 @@ pub const SECTIONS: &[SectionSchema] = &[
     hsm::CAPABILITIES,
     operations::ADMIN,
     operations::AUDIT,
+    syslog::SYSLOG,
+    telemetry::OTLP,
     operations::STATE,
     operations::ENCRYPTION_COUNT,
-    telemetry::OTLP,
 ];
 
 /// Returns the names that may appear in a section: those of its members and of the sections below
