@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use xks_proxy::observe::call_record::CallRecord;
-use xks_proxy::observe::log::{self, LogConfig, LogFile, LogFormat, Rotation};
+use xks_proxy::observe::log::{self, JournalForm, LogConfig, LogFile, LogFormat, Rotation};
 use xks_proxy::observe::otlp::Otlp;
 use xks_proxy::observe::otlp::config::{OtlpConfig, TraceConfig};
 use xks_proxy::observe::otlp::stats::Signal;
@@ -98,6 +98,7 @@ fn no_allocation_when_warm() {
         }),
         level: tracing::Level::INFO,
         format: LogFormat::Text,
+        journal: JournalForm::Plain,
     };
     let otlp = export();
     let log = log::start(&config, syslog.log(), otlp.lines()).unwrap();

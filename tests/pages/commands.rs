@@ -12,6 +12,7 @@ use crate::pages::{self, Page, Part, root};
 
 /// Pages whose commands another test runs.
 const RUN_ELSEWHERE: &[(&str, &str)] = &[
+    ("docs/disaster-recovery.md", "tests/pages/rehearsals.rs"),
     ("docs/first-hour.md", "tests/interop/first-hour.sh, a step of .ci/run"),
     ("fuzz/README.md", "the fuzz steps of .ci/run"),
 ];
