@@ -5,12 +5,13 @@ use std::time::Instant;
 use memchr::memrchr;
 use prost::Message as _;
 
+use super::clock::now_unix_nano;
 use super::messages::{
     KeyValue, LogsRequest, MetricsRequest, Resource, ResourceLogs, ResourceMetrics, ResourceSpans,
     Scope, ScopeLogs, ScopeMetrics, ScopeSpans, Span, TraceRequest,
 };
 use super::worker::{Batch, Source};
-use super::{logs, metrics, now_unix_nano, spans};
+use super::{logs, metrics, spans};
 use crate::limits::{MAX_OTLP_BATCH, MAX_OTLP_BATCH_BYTES, OTLP_BATCH_INTERVAL};
 use crate::observe::metrics::exposition::Exposition;
 use crate::observe::otlp::lines::LogLines;

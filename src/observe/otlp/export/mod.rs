@@ -1,6 +1,7 @@
 //! The exporter's threads: one for each signal, so that none waits for another.
 
 mod batches;
+mod clock;
 mod logs;
 mod messages;
 mod metrics;
@@ -11,7 +12,7 @@ mod worker;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use self::batches::{About, Calls, Lines, Numbers};
 use self::transport::Transport;
@@ -100,13 +101,4 @@ fn instance_id() -> String {
     let digits = format!("{id:032x}");
     let part = |range| digits.get::<std::ops::Range<usize>>(range).unwrap_or_default();
     [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-")
-}
-
-/// Returns a time since 1970 as OTLP writes it.
-fn nanos(since_1970: Duration) -> u64 {
-    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn now_unix_nano() -> u64 {
-    nanos(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }

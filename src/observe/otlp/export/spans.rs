@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::clock::nanos;
 use super::messages::{Any, KeyValue, Span, SpanKind, SpanStatus, StatusCode};
-use super::nanos;
 use crate::observe::otlp::call_span::{CallSpan, Text};
 use crate::random;
 
