@@ -1,12 +1,14 @@
 //! All limits, with the unit at the end of the name. Limits that the settings can change name their
 //! member. Those of the HSM side have their own file.
 
+mod audit_report;
 mod clock;
 mod hsm;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+pub use audit_report::*;
 pub use clock::*;
 pub use hsm::*;
 
